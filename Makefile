@@ -1,0 +1,50 @@
+# make tour: the main job on the embedded network. make test: the tests. make check: lint, types, tests.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALL := VIRTUAL_ENV=$(CURDIR)/$(VENV) $(BIN)/uv pip install --quiet --compile-bytecode
+
+.PHONY: setup tour test check lint types lock gallery clean
+
+setup: $(VENV)/.setup
+tour: $(VENV)/.setup
+	@$(BIN)/sightline tour --out out/tour
+
+test: $(VENV)/.setup-test
+	@$(BIN)/python -m pytest
+
+check: lint types test
+
+lint: $(VENV)/.setup-test
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
+
+types: $(VENV)/.setup-test
+	@$(BIN)/pyright
+
+# Makes the pictures of the README again.
+gallery: $(VENV)/.setup
+	@for script in gallery/*.py; do echo $$script; $(BIN)/python $$script || exit 1; done
+
+# Pins every dependency, without any address.
+lock: $(VENV)/.uv
+	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-emit-index-url --no-header --generate-hashes pyproject.toml -o requirements.lock
+	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-emit-index-url --no-header --generate-hashes --all-extras -c requirements.lock pyproject.toml -o requirements-test.lock
+
+$(VENV)/.uv:
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else f"Sightline needs Python 3.11 or newer; $(PYTHON) is {sys.version.split()[0]} (PYTHON=... names another)")'
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==0.13.9
+	@touch $@
+
+$(VENV)/.setup: $(VENV)/.uv requirements.lock pyproject.toml
+	@echo "Installing into $(VENV) (some gigabytes, about a minute) ..."
+	@$(INSTALL) -r requirements.lock
+	@$(INSTALL) --no-deps --editable .
+	@touch $@
+
+$(VENV)/.setup-test: $(VENV)/.setup requirements-test.lock
+	@$(INSTALL) -r requirements-test.lock
+	@touch $@
+
+clean:
+	rm -rf $(VENV) out

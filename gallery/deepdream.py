@@ -1,0 +1,12 @@
+"""DeepDream: what a layer already sees in a photograph, made stronger."""
+
+from pathlib import Path
+
+import sightline as sl
+
+PICTURES = Path(__file__).parent.parent / "docs" / "pictures"
+
+model = sl.load()
+photo = model.fit(sl.sample("chelsea"), 300)
+result = sl.deepdream(model, photo, layer="relu4_2", octaves=4)
+sl.write(result.panels["deepdream"], PICTURES / "deepdream.png")

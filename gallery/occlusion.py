@@ -1,0 +1,12 @@
+"""Saliency by occlusion: cover a window, see how far the score falls."""
+
+from pathlib import Path
+
+import sightline as sl
+
+PICTURES = Path(__file__).parent.parent / "docs" / "pictures"
+
+model = sl.load()
+photo = model.fit(sl.sample("chelsea"), 256)
+result = sl.occlusion(model, photo, window=24, stride=8)
+sl.write(result.panels["occlusion"], PICTURES / "occlusion.png")

@@ -1,0 +1,5 @@
+"""Sightline shows what a vision network has learned. The names are listed in `__init__.pyi`, each loaded when first used."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

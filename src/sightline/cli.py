@@ -1,0 +1,66 @@
+"""The command line's door: light enough that `--help` does not wait for torch. Commands are made in `commands`."""
+
+import ast
+import sys
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+from cyclopts import App, CycloptsError, Group
+
+from .errors import SightlineError
+from .methods import TOPICS
+
+FACES = {
+    "tour": "Writes one self-contained HTML report: every method on one image.",
+    "again": "Makes a result again from its recipe.json.",
+    "layers": "Lists the layers of a network with shapes, names and landmarks.",
+    "models": "Lists the names of networks that can be loaded.",
+    "samples": "Lists the sample photographs, which stand for an image by name.",
+}
+
+
+def summaries() -> dict[str, str]:
+    """Every method's name and first docstring line, read from the source without importing it."""
+    found: dict[str, str] = {}
+    for topic in TOPICS:
+        source = Path(__file__).parent.joinpath("methods", *topic.split(".")).with_suffix(".py").read_text(encoding="utf-8")
+        for node in ast.parse(source).body:
+            if isinstance(node, ast.FunctionDef) and any("method" in ast.unparse(mark) for mark in node.decorator_list):
+                found[node.name] = (ast.get_docstring(node) or "").split("\n")[0]
+    return found
+
+
+def make_app() -> App:
+    """The application with every command known by name and summary; each is built when it is called."""
+    app = App(
+        name="sightline",
+        help="Shows what a vision network has learned. Start with `sightline tour`.",
+        version=version("sightline"),
+        help_format="plaintext",
+    )
+    faces, methods = Group("Reports and lists", sort_key=0), Group("Methods: NETWORK IMAGE [OPTIONS]", sort_key=1)
+    for commands, group in ((FACES, faces), (summaries(), methods)):
+        for name, summary in commands.items():
+            app.command(f"sightline.commands:{name}", name=name, help=summary, group=group, sort_key=len(list(app)))
+    return app
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command. Exit status: 0 done, 1 refused with one line of why, 2 usage, 130 interrupted."""
+    try:
+        status = make_app()(arguments, exit_on_error=False, print_error=True, result_action="return_value")
+        return status if isinstance(status, int) else 0
+    except CycloptsError:
+        return 2
+    except SightlineError as error:
+        print(f"sightline: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("sightline: interrupted", file=sys.stderr)
+        return 130
+
+
+def script() -> None:
+    """The installed command."""
+    sys.exit(main())

@@ -1,0 +1,247 @@
+"""The commands: one per method, generated from the catalogue, and the faces that are not methods."""
+
+import inspect
+import json
+import signal
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import FrameType
+from typing import Annotated, Any, get_origin
+
+from cyclopts import Parameter
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from . import image as images
+from . import zoo
+from .ascend import Step
+from .atomic import check_writable
+from .catalog import Field, Method, load_methods
+from .errors import SightlineError
+from .model import Model
+from .replay import again as repeat
+from .replay import read_recipe
+from .result import Result
+
+Network = Annotated[str, Parameter(help="sightnet (the embedded network), or a name of torchvision or timm.")]
+Picture = Annotated[str, Parameter(help="An image file, or a name of `sightline samples`.")]
+Weights = Annotated[str | None, Parameter(help='File with the network\'s weights (safetensors, torch), or "random".')]
+Size = Annotated[int | None, Parameter(help="Side in pixels that the image is brought to; the network's own by default.")]
+Device = Annotated[str | None, Parameter(help="Where to run: cpu, cuda, cuda:1, mps.")]
+Out = Annotated[Path | None, Parameter(help="Folder for pictures, numbers and recipe; out/NAME by default.")]
+Json = Annotated[bool, Parameter(name="--json", negative=(), help="Print values and file names as JSON.")]
+Quiet = Annotated[bool, Parameter(negative=(), help="No progress bar.")]
+
+
+# ── one command per method ──
+
+
+def command_of(method: Method) -> Callable[..., int]:
+    """A function whose signature is the method's, with network, image and output options around its knobs."""
+
+    def command(network: str, *subject: str, **options: Any) -> int:
+        common = {name: options.pop(name) for name in ("weights", "size", "device", "out", "as_json", "quiet")}
+        out = common["out"] or Path("out") / method.name
+        check_writable(out)
+        model = zoo.load(network, weights=common["weights"], device=common["device"])
+        given = [prepared(model, subject[0], common["size"])] if method.subject == "image" else list(subject)
+        if method.subject != "image" and common["size"]:
+            options["size"] = common["size"]
+        with progress(method.title, quiet=common["quiet"]) as bar:
+            if "callback" in method.fields:
+                options["callback"] = bar.step
+            result = method.function(model, *given, **options)
+        if method.subject == "image":
+            result = located(result, subject[0], common["size"])
+        report(result, out, as_json=common["as_json"])
+        return 130 if bar.stopped else 0
+
+    def call(*args: Any, **kwargs: Any) -> int:
+        bound = signature.bind(*args, **kwargs)
+        bound.apply_defaults()
+        return command(*bound.args, **bound.kwargs)
+
+    signature = signature_of(method)
+    call.__signature__ = signature  # type: ignore[attr-defined]  # pyright: ignore[reportFunctionMemberAccess]
+    call.__annotations__ = {name: parameter.annotation for name, parameter in signature.parameters.items()}
+    call.__name__, call.__doc__ = method.name, f"{method.summary}\n\n{method.reading}\n\nBeware: {method.caution}"
+    return call
+
+
+def signature_of(method: Method) -> inspect.Signature:
+    """Network and subject by position, then the method's knobs, then what all commands share."""
+    position, keyword = inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.KEYWORD_ONLY
+    parameters = [inspect.Parameter("network", position, default="sightnet", annotation=Network)]
+    if method.subject == "image":
+        parameters.append(inspect.Parameter("image", position, default="chelsea", annotation=Picture))
+    elif method.subject:
+        goal = Annotated[str, Parameter(help="A class label, or a formula such as \"channel('conv4_1', 7) - 0.1 * tv()\".")]
+        parameters.append(inspect.Parameter(method.subject, position, default="0", annotation=goal))
+    for field in method.fields.values():
+        if field.name not in ("callback", "size"):
+            parameters.append(inspect.Parameter(field.name, keyword, default=field.default, annotation=option(field)))
+    shared: dict[str, tuple[Any, Any]] = {
+        "weights": (Weights, None), "size": (Size, None), "device": (Device, None),
+        "out": (Out, None), "as_json": (Json, False), "quiet": (Quiet, False),
+    }  # fmt: skip
+    parameters += [inspect.Parameter(name, keyword, default=default, annotation=kind) for name, (kind, default) in shared.items()]
+    return inspect.Signature(parameters)
+
+
+def option(field: Field) -> Any:
+    """The annotation that gives a knob its help text."""
+    limits = f" From {field.between.low:g} to {field.between.high:g}." if field.between else ""
+    many = get_origin(field.type) is tuple
+    return Annotated[field.type, Parameter(help=field.doc + limits, consume_multiple=many, negative=())]
+
+
+def prepared(model: Model, source: str, size: int | None) -> images.Tensor:
+    """The image as the network sees it."""
+    return model.fit(images.find(source), size)
+
+
+def located(result: Result, source: str, size: int | None) -> Result:
+    """The result with the image's whereabouts in its recipe, so that it can be made again."""
+    told = dict(result.recipe["image"], path=source, size=size)
+    return replace(result, recipe={**result.recipe, "image": told})
+
+
+def report(result: Result, out: Path, *, as_json: bool) -> None:
+    """Saves a result and says where, to people or to programs."""
+    files = result.save(out)
+    if as_json:
+        print(json.dumps({"values": result.numbers, "files": [str(path) for path in files]}, default=str))
+        return
+    for caption in result.captions.values():
+        print(caption)
+    print("\n".join(str(path) for path in files if path.suffix == ".png"))
+
+
+# ── progress and Ctrl-C ──
+
+
+@dataclass
+class Bar:
+    """A progress bar fed by steps; the first Ctrl-C stops the run after the step and keeps the picture."""
+
+    display: Progress
+    title: str
+    stopped: bool = False
+
+    def step(self, event: Step) -> bool:
+        """The callback of iterative methods."""
+        if not self.display.tasks:
+            self.display.add_task(self.title, total=event.total)
+        self.display.update(self.display.tasks[0].id, completed=event.index, total=event.total)
+        return self.stopped
+
+    def stop(self, _signal: int, _frame: FrameType | None) -> None:
+        """Handles SIGINT: asks once, insists the second time."""
+        if self.stopped or not self.display.tasks:
+            raise KeyboardInterrupt
+        self.stopped = True
+
+
+@contextmanager
+def progress(title: str, *, quiet: bool) -> Generator[Bar, None, None]:
+    """A progress bar on the error stream while the block runs."""
+    console = Console(stderr=True, quiet=quiet)
+    with Progress(TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn(), console=console, transient=True) as display:
+        bar = Bar(display, title)
+        before = signal.signal(signal.SIGINT, bar.stop)
+        try:
+            yield bar
+        finally:
+            signal.signal(signal.SIGINT, before)
+
+
+# ── the other commands ──
+
+
+def tour(
+    image: Picture = "chelsea",
+    /,
+    *,
+    model: Network = "sightnet",
+    label: Annotated[str, Parameter(help='Class to ask about; "top" for the predicted one.')] = "top",
+    quick: Annotated[bool, Parameter(negative=(), help="Fewer steps and larger windows.")] = False,
+    weights: Weights = None,
+    size: Size = None,
+    device: Device = None,
+    out: Out = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> int:
+    """Writes one self-contained HTML report: every method on one image."""
+    from .tour import Tour
+
+    folder = out or Path("out") / "tour"
+    check_writable(folder)
+    network = zoo.load(model, weights=weights, device=device)
+    report = Tour(network, prepared(network, image, size), source=image, size=size, label=label, quick=quick)
+    console = Console(stderr=True, quiet=quiet)
+    with Progress(TextColumn("{task.description:<32}"), BarColumn(), TimeRemainingColumn(), console=console, transient=True) as display:
+        task = display.add_task("", total=1.0)
+        page = report.write(folder, lambda stage, done: display.update(task, description=stage, completed=done))
+    print(json.dumps({"report": str(page), "sections": report.numbers()}, default=str) if as_json else page)
+    return 130 if report.interrupted else 0
+
+
+def again(
+    recipe: Annotated[Path, Parameter(help="A recipe.json that a command or `Result.save` wrote.")],
+    /,
+    *,
+    out: Out = None,
+    as_json: Json = False,
+) -> int:
+    """Makes a result again from its recipe.json."""
+    told = read_recipe(recipe)
+    folder = out or Path("out") / "again"
+    check_writable(folder)
+    result = repeat(told)
+    if "image" in told:
+        result = located(result, told["image"]["path"], told["image"].get("size"))
+    report(result, folder, as_json=as_json)
+    return 0
+
+
+def layers(network: Network = "sightnet", /, *, weights: Weights = "random", as_json: Json = False) -> int:
+    """Lists the layers of a network with shapes, names and landmarks."""
+    model = zoo.load(network, weights=None if network == "sightnet" else weights, device="cpu")
+    marks = {name: mark for mark, name in model.landmarks.items()}
+    if as_json:
+        rows = [{"name": layer.name, "kind": layer.kind, "shape": layer.shape, "alias": layer.alias} for layer in model.layers.values()]
+        print(json.dumps({"layers": rows, "landmarks": dict(model.landmarks)}))
+        return 0
+    for layer in model.layers.values():
+        shape = "×".join(map(str, layer.shape))
+        print(f"{layer.name:<44} {layer.alias:<14} {marks.get(layer.name, ''):<12} {shape:<16} {layer.kind}")
+    return 0
+
+
+def models(search: Annotated[str, Parameter(help="Part of a name.")] = "", /, *, as_json: Json = False) -> int:
+    """Lists the names of networks that can be loaded."""
+    found = {library: [name for name in names if search in name] for library, names in zoo.names().items()}
+    if as_json:
+        print(json.dumps(found))
+    elif not any(found.values()):
+        raise SightlineError(f"no network's name contains {search!r}")
+    else:
+        print("\n".join(f"{name:<48} {library}" for library, names in found.items() for name in names))
+    return 0
+
+
+def samples(*, as_json: Json = False) -> int:
+    """Lists the sample photographs, which stand for an image by name."""
+    print(json.dumps(images.samples()) if as_json else "\n".join(images.samples()))
+    return 0
+
+
+def __getattr__(name: str) -> Callable[..., int]:
+    """The command of a method, made when it is asked for."""
+    methods: Mapping[str, Method] = load_methods()
+    if name not in methods:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return command_of(methods[name])

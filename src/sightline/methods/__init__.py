@@ -1,0 +1,14 @@
+"""The methods, one topic a file. The order here is the lecture's, and the report's."""
+
+TOPICS = (
+    "predictions",
+    "weights.filters",
+    "analytical.activations",
+    "analytical.saliency",
+    "analytical.occlusion",
+    "analytical.cam",
+    "analytical.guided",
+    "generative.synthesis",
+    "generative.adversarial",
+    "artistic.deepdream",
+)

@@ -1,0 +1,1 @@
+"""What does the network respond to in this input?"""

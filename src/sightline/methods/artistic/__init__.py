@@ -1,0 +1,1 @@
+"""What pictures come out of it?"""

@@ -1,0 +1,1 @@
+"""What would make the network respond so?"""

@@ -1,0 +1,72 @@
+"""Filters as images (the lecture's first question: what are the weights?)."""
+
+from typing import Annotated
+
+import torch
+from torch import Tensor, nn
+
+from ... import render
+from ...catalog import Between, method
+from ...errors import SightlineError
+from ...model import Model
+from ...result import Result
+
+
+@method(
+    title="Filters",
+    question="What are the weights? Each unit of the first layer takes an inner product with a small patch; the patch it likes best looks like its filter.",
+    reading="In a well-trained network the first filters are oriented edges, gratings and colour blobs. Grainy or blank filters point to short "
+    "training, too little data or a dead unit.",
+    caution="A filter's colours are around gray, not pictures of anything in the world. Filters of deeper layers read channels that have no colour, "
+    "so their weights say little; look at activations, top patches or synthesis instead.",
+    tour=({}, {"layer": "middle", "k": 12}),
+)
+def filters(
+    model: Model, *, layer: str = "first", k: Annotated[int, Between(1, 1024)] = 256, inputs: Annotated[int, Between(1, 64)] = 12
+) -> Result:
+    """Shows a convolution's filters as images, all on one common scale around gray.
+
+    A layer without filters stands for the last convolution that its output comes from. Filters that read three colours are shown in colour, in the order of their units. Deeper ones are shown as gray
+    squares, one per input channel: a row for each of the k filters of largest norm, its strongest input channels first.
+
+    Args:
+        k: How many filters at most.
+        inputs: How many input channels of each filter, for layers that don't read colours.
+    """
+    name = convolution(model, model.layer(layer))
+    weight = model.module(name).get_parameter("weight").detach().float().cpu()
+    layer = layer if name == model.layer(layer) else model.layers[name].alias or name
+    count, channels, height, width = weight.shape
+    common = f"{height}×{width} pixels each, one scale for all (gray is zero, ±{weight.abs().max():.3g} is full colour)"
+    if channels == 3:
+        shown = weight[:k]
+        panel = render.sheet(render.enlarge(render.around_gray(shown, float(weight.abs().max())), 42), gap=4)
+        caption = f"{len(shown)} of the {count} filters of {layer}, {common}."
+        values: dict[str, Tensor] = {"filters": weight, "norm": weight.flatten(1).norm(dim=1)}
+        return Result({"filters": panel}, values, {"filters": caption})
+    strength = weight.flatten(2).norm(dim=2)
+    rows = strength.norm(dim=1).argsort(descending=True)[: min(k, 24)]
+    columns = strength[rows].argsort(dim=1, descending=True)[:, :inputs]
+    chosen = torch.stack([weight[row][column] for row, column in zip(rows, columns, strict=True)])
+    squares = render.around_gray(chosen.flatten(0, 1).unsqueeze(1).expand(-1, 3, -1, -1), float(chosen.abs().max()))
+    panel = render.sheet(render.enlarge(squares, 24), columns=columns.shape[1], gap=3)
+    share = float((strength[rows].gather(1, columns).square().sum(1) / strength[rows].square().sum(1)).mean())
+    caption = (
+        f"{len(rows)} of the {count} filters of {layer} (largest norm first), a row each; in a row the {columns.shape[1]} of its {channels} input "
+        f"channels with the largest weights, which hold {share:.0%} of the filter's squared norm. {common}. The channels have no colour and no "
+        f"meaning of their own, so such a picture says little about what the unit looks for."
+    )
+    return Result({"filters": panel}, {"filters": weight, "units": rows, "inputs": columns, "share": share}, {"filters": caption})
+
+
+def convolution(model: Model, name: str) -> str:
+    """The layer itself if it is a convolution, else the last one that ran before its output was there.
+
+    Raises SightlineError for networks and layers without one.
+    """
+    order = list(model.layers)
+    upto = order[: order.index(name) + 1] if name in order else order
+    convs = [other for other in upto if isinstance(model.module(other), nn.Conv2d)]
+    if not convs or isinstance(model.module(name), nn.Linear):
+        raise SightlineError(f"{name} has no filters with a shape, and no convolution comes before it; choose a convolutional layer")
+    return convs[-1]

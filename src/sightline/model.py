@@ -1,0 +1,373 @@
+"""A network one can look into: its layers, features and logits, its own preprocessing, its labels.
+
+The caller's network is never touched: the work happens in a private copy of the module tree that shares
+the weights' storage.
+"""
+
+import copy
+import re
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from . import image as images
+from .errors import SightlineError, unknown
+
+LUMINANCE = (0.299, 0.587, 0.114)
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One module call that gives a tensor: its path (`:1` for a second call), its kind, its output's shape without the batch, a human name."""
+
+    name: str
+    kind: str
+    shape: tuple[int, ...]
+    alias: str = ""
+
+    @property
+    def spatial(self) -> bool:
+        """Whether the output is channels × height × width with more than one position."""
+        return len(self.shape) == 3 and self.shape[1] * self.shape[2] > 1
+
+
+class Enough(Exception):  # noqa: N818 - not an error: it ends a forward pass once all wanted layers are seen
+    """Ends a truncated forward pass."""
+
+
+class Model:
+    """A network with its preprocessing, labels and layer names.
+
+    `network` is any eager `nn.Module`; it keeps its weights, hooks, modes and flags. Forward hooks that the caller
+    set do not run in the copy. `mean` and `std` normalize a [0, 1] image (one value: the network sees luminance);
+    `size` is the side in pixels it was made for and `resize` the short side before the centre crop;
+    `output` picks the logits from a network that returns a tuple (index) or dict (key).
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        *,
+        name: str = "",
+        mean: Sequence[float] = (0.485, 0.456, 0.406),
+        std: Sequence[float] = (0.229, 0.224, 0.225),
+        labels: Sequence[str] = (),
+        size: int = 224,
+        resize: int | None = None,
+        aliases: Mapping[str, str] | None = None,
+        landmarks: Mapping[str, str] | None = None,
+        output: int | str | None = None,
+        device: torch.device | str | None = None,
+        recipe: Mapping[str, Any] | None = None,
+    ) -> None:
+        if len(mean) != len(std) or len(mean) not in (1, 3):
+            raise SightlineError(f"mean and std need one value for each of 1 or 3 channels; given were {len(mean)} and {len(std)}")
+        body = private_body(network)
+        first = next(body.parameters(), torch.empty(0))
+        self.device = torch.device(device) if device is not None else first.device
+        self.body = body.to(self.device)
+        self.name = name or type(network).__name__
+        self.size, self.resize = size, resize or size
+        self.mean, self.std = (torch.tensor(v, device=self.device).view(1, -1, 1, 1) for v in (mean, std))
+        self.output = output
+        self.recipe = dict(recipe or {"model": self.name})
+        self._labels = tuple(labels)
+        self._aliases = dict(aliases or {})
+        self._landmarks = dict(landmarks or {})
+        self._overwritten: set[str] = set()
+        self._lock = threading.RLock()
+
+    def __repr__(self) -> str:
+        return f"Model({self.name!r}, {len(self.labels)} classes, {self.size} px, {self.device})"
+
+    # ── what it is made of ──
+
+    @cached_property
+    def layers(self) -> Mapping[str, Layer]:
+        """Every module call that gives a tensor, in the order of the forward pass, by name."""
+        found: dict[str, Layer] = {}
+        calls: Counter[str] = Counter()
+        human = {path: alias for alias, path in self._aliases.items()}
+
+        def record(path: str) -> Callable[..., None]:
+            def hook(module: nn.Module, _args: Any, output: Any) -> None:
+                name = called(path, calls[path])
+                calls[path] += 1
+                value = first_tensor(output)
+                if value is not None and value.ndim > 1:
+                    found[name] = Layer(name, type(module).__name__, tuple(value.shape[1:]), human.get(name, ""))
+
+            return hook
+
+        with self._lock, ExitStack() as undo, torch.no_grad():
+            for path, module in self.body.named_modules():
+                if path:
+                    undo.callback(module.register_forward_hook(record(path)).remove)
+            self._forward(self.blank())
+        return found
+
+    @cached_property
+    def landmarks(self) -> Mapping[str, str]:
+        """`first`, `middle`, `last_conv`, `penultimate` and `logits` as layer names (`NAME:in` is a module's input)."""
+        layers = list(self.layers.values())
+        convs = [layer for layer in layers if isinstance(self.module(layer.name), nn.Conv2d)]
+        spatial = [layer for layer in layers if layer.spatial and "Pool" not in layer.kind]
+        tokens = [layer for layer in layers if len(layer.shape) == 2]
+        heads = [layer for layer in layers if isinstance(self.module(layer.name), nn.Linear)]
+        guess = {"logits": "logits"}
+        if convs:
+            half = layers.index(convs[len(convs) // 2])
+            active = (layer for layer in layers[half:] if layer.spatial and "ReLU" in layer.kind)
+            guess |= {"first": convs[0].name, "middle": next(active, layers[half]).name}
+        if spatial:
+            guess["last_conv"] = spatial[-1].name
+        if tokens and tokens[-1].shape[0] > 1:
+            # The class score reads one token after the last attention, so the others get their gradient before it.
+            before = [layer.name for layer in tokens if layer.name.endswith(("norm1", "ln_1", "layernorm_before"))]
+            guess["last_conv"] = before[-1] if before else tokens[-1].name
+        if heads:
+            guess["penultimate"] = f"{heads[-1].name}:in"
+        return {**guess, **self._landmarks}
+
+    @cached_property
+    def labels(self) -> tuple[str, ...]:
+        """One name per logit: the given ones, else `class 0`, `class 1`, …"""
+        with torch.no_grad():
+            count = self._logits(self._forward(self.blank())).shape[1]
+        if self._labels and len(self._labels) != count:
+            raise SightlineError(f"{self.name} has {count} logits, but {len(self._labels)} labels were given")
+        return self._labels or tuple(f"class {i}" for i in range(count))
+
+    def layer(self, name: str) -> str:
+        """The layer's own name for a name, alias or landmark; raises SightlineError with the nearest one."""
+        known = self.landmarks.get(name) or self._aliases.get(name) or name
+        if known == "logits" or known.removesuffix(":in") in self.layers:
+            return known
+        raise unknown("layer", name, [*self._aliases, *self.landmarks, *self.layers])
+
+    def module(self, name: str) -> nn.Module:
+        """The module behind a layer's name. It belongs to the private copy: look, don't change."""
+        return self.body.get_submodule(name.split(":", maxsplit=1)[0])
+
+    def shape(self, layer: str) -> tuple[int, ...]:
+        """Shape of a layer's output at the network's own size, without the batch; raises for unknown names."""
+        name = self.layer(layer)
+        return (len(self.labels),) if name == "logits" else self.layers[name].shape
+
+    # ── what it answers ──
+
+    def blank(self) -> Tensor:
+        """A gray image of the network's own size, 1×3×H×W."""
+        return torch.full((1, 3, self.size, self.size), 0.5, device=self.device)
+
+    def fit(self, image: Tensor, size: int | None = None) -> Tensor:
+        """The network's own view of an image: short side resized, centre cropped square; `size` overrides the side in pixels."""
+        side = size or self.size
+        height, width = images.check(image).shape[-2:]
+        # Only the centre is kept, so the far ends of a very long picture need not be enlarged first.
+        image = images.center_crop(image, min(height, 3 * width), min(width, 3 * height))
+        resized = images.short_side(image, max(side, round(side * self.resize / self.size)))
+        return images.center_crop(resized, side, side)
+
+    def logits(self, image: Tensor) -> Tensor:
+        """Scores before the softmax, N×classes, of N×3×H×W in [0, 1]. Normalizes, does not resize. Differentiable.
+
+        Raises SightlineError for anything that is not an image, and for a size the network can't take.
+        """
+        return self.run(images.check(image), ["logits"])["logits"]
+
+    def probabilities(self, image: Tensor) -> Tensor:
+        """Softmax of the logits, N×classes."""
+        return self.logits(image).softmax(1)
+
+    def features(self, image: Tensor, layers: str | Iterable[str]) -> dict[str, Tensor]:
+        """Outputs of the named layers (names, aliases, landmarks), keyed as asked. Stops at the deepest one. Differentiable."""
+        asked = [layers] if isinstance(layers, str) else list(layers)
+        found = self.run(images.check(image), [self.layer(name) for name in asked])
+        return {name: found[self.layer(name)] for name in asked}
+
+    def choose(self, label: int | str, image: Tensor) -> Tensor:
+        """Class index for each image, N: the predicted one for "top", else that of `label` (index or name)."""
+        if label == "top":
+            with torch.no_grad():
+                return self.run(image, ["logits"])["logits"].argmax(1)
+        return torch.full((image.shape[0],), self.index(label), device=self.device)
+
+    def index(self, label: int | str) -> int:
+        """Index of a class by number or name (whole, or a part that only one label has); raises with the nearest name."""
+        if not isinstance(label, str) or re.fullmatch("-?[0-9]{1,9}", label):
+            if not 0 <= int(label) < len(self.labels):
+                raise SightlineError(f"label is {label}; {self.name} has classes 0 to {len(self.labels) - 1}")
+            return int(label)
+        folded, wanted = [name.casefold() for name in self.labels], label.casefold()
+        if wanted in folded:
+            return folded.index(wanted)
+        partly = [i for i, name in enumerate(folded) if wanted in name]
+        if len(partly) == 1:
+            return partly[0]
+        raise unknown("label", label, [self.labels[i] for i in partly] or self.labels)
+
+    def run(self, image: Tensor, layers: Iterable[str]) -> dict[str, Tensor]:
+        """`features` for engines: layer names must be resolved, the image is not checked and may leave [0, 1]."""
+        wanted = list(dict.fromkeys(layers))
+        with self._lock:
+            found, overwritten = self._run(image, wanted)
+            if overwritten:
+                self._overwritten |= overwritten
+                found, _ = self._run(image, wanted)
+        return found
+
+    def _run(self, image: Tensor, wanted: list[str]) -> tuple[dict[str, Tensor], set[str]]:
+        found: dict[str, Tensor] = {}
+        versions: dict[str, int] = {}
+        calls: Counter[str] = Counter()
+        whole = "logits" in wanted
+        inner = {name for name in wanted if name != "logits"}
+
+        def keep(name: str, value: Any) -> Tensor | None:
+            tensor = first_tensor(value)
+            if name not in inner or tensor is None:
+                return None
+            found[name], versions[name] = tensor, tensor._version
+            if len(found) == len(inner) and not whole:
+                raise Enough
+            # A later in-place operation would overwrite what was captured, so the network goes on with a copy.
+            return tensor.clone() if name in self._overwritten and value is tensor else None
+
+        def after(path: str) -> Callable[..., Tensor | None]:
+            def hook(_module: nn.Module, _args: Any, output: Any) -> Tensor | None:
+                calls[path] += 1
+                return keep(called(path, calls[path] - 1), output)
+
+            return hook
+
+        def before(path: str) -> Callable[..., None]:
+            def hook(_module: nn.Module, args: tuple[Any, ...]) -> None:
+                if calls[path] == 0 and f"{path}:in" in inner:
+                    keep(f"{path}:in", args)
+
+            return hook
+
+        with ExitStack() as undo:
+            for path in {name.split(":")[0] for name in inner}:
+                module = self.body.get_submodule(path)
+                undo.callback(module.register_forward_pre_hook(before(path)).remove)
+                undo.callback(module.register_forward_hook(after(path)).remove)
+            try:
+                output = self._forward(image)
+                if whole:
+                    found["logits"] = self._logits(output)
+            except Enough:
+                pass
+        return found, {name for name, version in versions.items() if found[name]._version != version}
+
+    def _forward(self, image: Tensor) -> Any:
+        height, width = image.shape[-2:]
+        try:
+            return self.body(self.normalize(image))
+        except torch.OutOfMemoryError:
+            raise
+        except (RuntimeError, AssertionError, ValueError) as error:
+            if (height, width) == (self.size, self.size):
+                raise
+            reason = str(error).strip().split("\n")[0]
+            raise SightlineError(
+                f"{self.name} can't take an image of {height}×{width} pixels ({reason}); it was made for {self.size}×{self.size}"
+            ) from error
+
+    def normalize(self, image: Tensor) -> Tensor:
+        """What the network itself is fed: on its device, normalized, channels_last (faster on processors)."""
+        image = image.to(self.device)
+        if self.mean.shape[1] == 1:
+            image = (image * torch.tensor(LUMINANCE, device=self.device).view(1, 3, 1, 1)).sum(1, keepdim=True)
+        return ((image - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
+
+    def _logits(self, output: Any) -> Tensor:
+        if isinstance(output, Mapping):
+            keys: list[Any] = list(output)  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
+            key = self.output if self.output is not None else next((k for k in ("logits", "out") if k in keys), keys[0])
+            if key not in keys:
+                raise unknown("output", key, map(str, keys))
+            output = output[key]
+        elif isinstance(output, (tuple, list)):
+            index = self.output or 0
+            if not isinstance(index, int) or not -len(output) <= index < len(output):  # pyright: ignore[reportUnknownArgumentType]
+                raise SightlineError(f"output is {index!r}; {self.name} returns {len(output)} values: give a number from 0")  # pyright: ignore[reportUnknownArgumentType]
+            output = output[index]
+        if not isinstance(output, Tensor) or output.ndim < 2:
+            raise SightlineError(f"{self.name} returns {type(output).__name__}, not N×classes; pick its logits with output=")
+        # A network that scores every position (segmentation) scores the image by the mean over positions.
+        return output.flatten(2).mean(2) if output.ndim > 2 else output
+
+
+def called(path: str, call: int) -> str:
+    """Name of the n-th call of a module: `relu`, `relu:1`, …"""
+    return path if call == 0 else f"{path}:{call}"
+
+
+def first_tensor(value: Any) -> Tensor | None:
+    """The tensor itself, or the first one in a tuple, list or dict."""
+    if isinstance(value, Tensor):
+        return value
+    items: Iterable[Any] = value.values() if isinstance(value, Mapping) else value if isinstance(value, (tuple, list)) else ()  # pyright: ignore[reportUnknownVariableType]
+    return next((item for item in items if isinstance(item, Tensor)), None)
+
+
+def private_body(network: nn.Module) -> nn.Module:
+    """A copy of the module tree on the same weights: in evaluation mode, frozen, without in-place flags and the caller's hooks.
+
+    Raises SightlineError for scripted modules, which can't be copied this way or looked into.
+    """
+    if isinstance(network, torch.jit.ScriptModule):
+        raise SightlineError("a scripted module can't be looked into; give the eager nn.Module it was made from")
+    while isinstance(network, nn.DataParallel) or hasattr(network, "_orig_mod"):
+        network = network.module if isinstance(network, nn.DataParallel) else network._orig_mod  # type: ignore[assignment]  # pyright: ignore
+    memo: dict[int, Any] = {}
+    for module in network.modules():
+        for value in (*module.parameters(recurse=False), *module.buffers(recurse=False), *vars(module).values()):
+            if isinstance(value, Tensor):
+                memo[id(value)] = alias(value)
+    body = copy.deepcopy(network, memo).eval()
+    for module in body.modules():
+        if getattr(module, "inplace", False) is True:
+            module.inplace = False  # type: ignore[assignment]  # pyright: ignore
+        for hooks in (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks):
+            for key in [key for key, hook in hooks.items() if not of_torch(hook)]:
+                del hooks[key]
+    return body
+
+
+def alias(value: Tensor) -> Tensor:
+    """The same storage, detached and frozen."""
+    return nn.Parameter(value.detach(), requires_grad=False) if isinstance(value, nn.Parameter) else value.detach()
+
+
+def of_torch(hook: object) -> bool:
+    """Whether a hook is torch's own machinery (weight norm, spectral norm), which is part of the network's function."""
+    return str(getattr(hook, "__module__", type(hook).__module__)).startswith("torch.")
+
+
+def as_maps(feature: Tensor, height: int, width: int) -> Tensor:
+    """Features as N×C×h×w maps of an image of height × width pixels: convolutional ones as they are, N×h×w×C turned,
+    N×T×C tokens of a transformer laid on their grid with class tokens dropped.
+
+    Raises SightlineError where the features have no places.
+    """
+    aspect = height / width
+    if feature.ndim == 4:
+        last = abs(feature.shape[1] / feature.shape[2] / aspect - 1) < 0.1 and abs(feature.shape[2] / feature.shape[3] / aspect - 1) > 0.1
+        return feature.permute(0, 3, 1, 2) if last else feature
+    if feature.ndim == 3:
+        for extra in range(17):
+            count = feature.shape[1] - extra
+            rows = round((max(count, 0) * aspect) ** 0.5)
+            if rows > 0 and count % rows == 0 and abs(rows * rows / count / aspect - 1) < 0.1:
+                return feature[:, extra:].transpose(1, 2).unflatten(2, (rows, count // rows))
+    raise SightlineError(f"this layer has no places in the image: its output is {tuple(feature.shape)}; choose a convolutional layer")

@@ -1,0 +1,258 @@
+"""What an image should achieve: frozen values with `+ - *`, always to be increased; a loss has a minus.
+
+An objective is also text: `str(objective)` can be parsed back, so it stands in recipes and on the command line:
+`logit('goose') - 0.1 * tv()`, or simply `goose`.
+"""
+
+import ast
+import inspect
+import math
+import operator
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from numbers import Real
+from typing import Any, get_args, get_origin, get_type_hints
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from .errors import SightlineError, unknown
+from .model import Model, as_maps
+
+Score = Callable[[Tensor, Mapping[str, Tensor]], Tensor]
+
+
+@dataclass(frozen=True)
+class Objective:
+    """`text` names it; `layers` are what it reads; `build(model)` gives a function of an image N×3×H×W and its features
+    that returns one score per image, N. Build raises SightlineError for layers, units and labels the model doesn't have."""
+
+    text: str
+    layers: tuple[str, ...]
+    build: Callable[[Model], Score] = field(compare=False, repr=False)
+
+    def __str__(self) -> str:
+        return self.text
+
+    def bind(self, model: Model) -> Score:
+        """The score function for one model."""
+        return self.build(model)
+
+    def __add__(self, other: "Objective") -> "Objective":
+        if not isinstance(other, Objective):  # pyright: ignore[reportUnnecessaryIsInstance]
+            return NotImplemented
+        return combined(f"{self} + {bracketed(other, ' + ', ' - ')}", self, other, operator.add)
+
+    def __sub__(self, other: "Objective") -> "Objective":
+        if not isinstance(other, Objective):  # pyright: ignore[reportUnnecessaryIsInstance]
+            return NotImplemented
+        return combined(f"{self} - {bracketed(other, ' + ', ' - ')}", self, other, operator.sub)
+
+    def __mul__(self, weight: float) -> "Objective":
+        if not isinstance(weight, Real):
+            return NotImplemented
+        factor = float(weight)
+        if not math.isfinite(factor):
+            raise SightlineError(f"the weight of {self} is {weight}; it must be a finite number")
+
+        def build(model: Model) -> Score:
+            score = self.bind(model)
+            return lambda image, features: factor * score(image, features)
+
+        return Objective(f"{weight} * {bracketed(self, ' + ', ' - ', ' * ')}", self.layers, build)
+
+    __rmul__ = __mul__
+
+    def __neg__(self) -> "Objective":
+        return -1 * self
+
+
+def bracketed(objective: Objective, *signs: str) -> str:
+    """Its text, in brackets if it has one of the signs: read back, it is computed in the same order."""
+    return f"({objective})" if any(sign in objective.text for sign in signs) else objective.text
+
+
+def combined(text: str, left: Objective, right: Objective, how: Callable[[Tensor, Tensor], Tensor]) -> Objective:
+    def build(model: Model) -> Score:
+        one, two = left.bind(model), right.bind(model)
+        return lambda image, features: how(one(image, features), two(image, features))
+
+    return Objective(text, tuple(dict.fromkeys(left.layers + right.layers)), build)
+
+
+# ── of the network's answer ──
+
+
+def logit(label: int | str) -> Objective:
+    """The score of a class before the softmax (Simonyan 2013, section 2)."""
+
+    def build(model: Model) -> Score:
+        index = model.index(label)
+        return lambda _, features: features["logits"][:, index]
+
+    return Objective(f"logit({label!r})", ("logits",), build)
+
+
+def cross_entropy(label: int | str | tuple[int, ...]) -> Objective:
+    """Cross-entropy of the softmax against a class (or one index per image): increasing it drives the image away."""
+
+    def build(model: Model) -> Score:
+        index = torch.tensor([model.index(one) for one in (label if isinstance(label, tuple) else (label,))], device=model.device)
+
+        def score(_: Tensor, features: Mapping[str, Tensor]) -> Tensor:
+            logits = features["logits"]
+            if len(index) not in (1, len(logits)):
+                raise SightlineError(f"cross_entropy has {len(index)} classes for {len(logits)} images; it needs one class or one each")
+            return F.cross_entropy(logits, index.expand(len(logits)), reduction="none")
+
+        return score
+
+    return Objective(f"cross_entropy({label!r})", ("logits",), build)
+
+
+# ── of what happens inside ──
+
+
+def channel(layer: str, unit: int) -> Objective:
+    """Mean activation of a channel over all positions (Olah 2017)."""
+
+    def build(model: Model) -> Score:
+        name = checked_unit(model, layer, unit)
+        return lambda image, features: maps(features[name], image)[:, unit].flatten(1).mean(1)
+
+    return Objective(f"channel({layer!r}, {unit})", (layer,), build)
+
+
+def neuron(layer: str, unit: int, row: int | None = None, column: int | None = None) -> Objective:
+    """Activation of a channel at one position, the centre by default."""
+
+    def build(model: Model) -> Score:
+        name = checked_unit(model, layer, unit)
+
+        def score(image: Tensor, features: Mapping[str, Tensor]) -> Tensor:
+            found = maps(features[name], image)[:, unit]
+            y, x = (size // 2 if at is None else at for at, size in zip((row, column), found.shape[1:], strict=True))
+            if not (0 <= y < found.shape[1] and 0 <= x < found.shape[2]):
+                raise SightlineError(f"{layer} has {found.shape[1]}×{found.shape[2]} positions; there is none at row {y}, column {x}")
+            return found[:, y, x]
+
+        return score
+
+    return Objective(f"neuron({layer!r}, {unit}, {row}, {column})", (layer,), build)
+
+
+def energy(layer: str) -> Objective:
+    """½·mean a² of a layer: its gradient at the layer is the activation itself (DeepDream, Mordvintsev 2015)."""
+
+    def build(model: Model) -> Score:
+        name = model.layer(layer)
+        return lambda _, features: features[name].flatten(1).square().mean(1) / 2
+
+    return Objective(f"energy({layer!r})", (layer,), build)
+
+
+def maps(feature: Tensor, image: Tensor) -> Tensor:
+    """N×units×rows×columns of any layer; a vector has one position."""
+    return feature[:, :, None, None] if feature.ndim == 2 else as_maps(feature, *image.shape[-2:])
+
+
+def checked_unit(model: Model, layer: str, unit: int) -> str:
+    """The layer's own name, once it is known to have this unit."""
+    name = model.layer(layer)
+    shape = model.shape(name) if not name.endswith(":in") else model.features(model.blank(), name)[name].shape[1:]
+    units = maps(torch.empty((1, *shape), device="meta"), model.blank()).shape[1]
+    if not 0 <= unit < units:
+        raise SightlineError(f"unit is {unit}; {layer} has units 0 to {units - 1}")
+    return name
+
+
+# ── of the image itself ──
+
+
+def tv(beta: float = 2.0) -> Objective:
+    """Total variation, mean over pixels of Σ_channels (dx² + dy²)^(β/2) (Mahendran & Vedaldi 2015, eq. 4; there summed)."""
+
+    def score(image: Tensor, _: Mapping[str, Tensor]) -> Tensor:
+        dx = F.pad(image[..., 1:] - image[..., :-1], (0, 1))
+        dy = F.pad(image[..., 1:, :] - image[..., :-1, :], (0, 0, 0, 1))
+        square = dx.square() + dy.square()
+        # The power's slope at zero is infinite for β < 2.
+        return (square if beta == 2 else (square + 1e-12) ** (beta / 2) - 1e-12 ** (beta / 2)).sum(1).flatten(1).mean(1)
+
+    return Objective(f"tv({beta})", (), lambda _: score)
+
+
+def l2() -> Objective:
+    """Mean squared distance of the pixels to gray (0.5)."""
+    return Objective("l2()", (), lambda _: lambda image, _: (image - 0.5).square().flatten(1).mean(1))
+
+
+# ── text to objectives ──
+
+VOCABULARY: dict[str, Callable[..., Objective]] = {f.__name__: f for f in (logit, cross_entropy, channel, neuron, energy, tv, l2)}
+OPERATORS: dict[type[ast.operator], Callable[[Any, Any], Any]] = {ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul}
+
+
+LONGEST = 2000  # characters of a formula
+
+
+def parse(text: str) -> Objective:
+    """An objective from text: a formula in this file's words (`channel('conv5', 7) - 0.1 * tv()`), else a class label.
+
+    Raises SightlineError for anything else; nothing but these words, numbers, strings and `+ - *` is evaluated.
+    """
+    if not re.search(r"\w\(", text):  # «crane (bird)» is a label
+        return logit(text.strip())
+    if len(text) > LONGEST:
+        raise SightlineError(f"the objective has {len(text)} characters; it may have {LONGEST}")
+    try:
+        value = evaluated(ast.parse(text.strip(), mode="eval").body)
+    except SightlineError:
+        raise
+    except (SyntaxError, TypeError, ValueError, OverflowError, RecursionError, MemoryError) as error:
+        if any(f"{word}(" in text for word in VOCABULARY):
+            reason = error.args[0] if error.args else "it is nested too deeply"
+            raise SightlineError(f"the objective {text[:80]!r} can't be read: {reason}") from error
+        return logit(text.strip())
+    if not isinstance(value, Objective):
+        raise SightlineError(f"{text[:80]!r} is not an objective; an example is logit('goose') - 0.1 * tv()")
+    return value
+
+
+def evaluated(node: ast.expr) -> Any:
+    """The value of a formula's node."""
+    if isinstance(node, ast.Constant) and isinstance(node.value, (int, float, str, type(None))):
+        return node.value
+    if isinstance(node, ast.Tuple):
+        return tuple(evaluated(item) for item in node.elts)
+    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
+        return -evaluated(node.operand)
+    if isinstance(node, ast.BinOp) and type(node.op) in OPERATORS:
+        left, right = evaluated(node.left), evaluated(node.right)
+        if isinstance(left, (str, tuple)) or isinstance(right, (str, tuple)):  # 'a' * 10**12 would fill the memory
+            raise TypeError("+ - * take objectives and numbers")
+        return OPERATORS[type(node.op)](left, right)
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+        keywords = {str(item.arg): evaluated(item.value) for item in node.keywords}
+        return called(node.func.id, [evaluated(item) for item in node.args], keywords)
+    raise SyntaxError(f"unexpected {ast.unparse(node)}")
+
+
+def called(word: str, args: list[Any], keywords: dict[str, Any]) -> Objective:
+    """One word of the vocabulary with arguments of the types it declares."""
+    if word not in VOCABULARY:
+        raise unknown("objective", word, VOCABULARY)
+    hints = get_type_hints(VOCABULARY[word])
+    for name, value in inspect.signature(VOCABULARY[word]).bind(*args, **keywords).arguments.items():
+        if not any(fits(value, kind) for kind in (get_args(hints[name]) or (hints[name],))):
+            raise TypeError(f"{name} of {word} can't be {value}")
+    return VOCABULARY[word](*args, **keywords)
+
+
+def fits(value: Any, kind: Any) -> bool:
+    """Whether a value is of a type, a whole number being a float too."""
+    if get_origin(kind) is tuple:
+        return isinstance(value, tuple) and all(isinstance(item, int) for item in value)  # pyright: ignore[reportUnknownVariableType]
+    return isinstance(value, (int, float) if kind is float else kind)

@@ -1,0 +1,137 @@
+"""Numbers to pictures: colour maps, sheets, outlines. Every function gives N×3×H×W in [0, 1] and says its scale.
+
+Nothing here stretches contrast on its own: a caller that scales says so in its caption, so noise looks like noise.
+"""
+
+import math
+from functools import cache
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+GRAY = 0.5
+
+
+@cache
+def colors(name: str) -> Tensor:
+    """A colour map as a 256×3 table."""
+    import matplotlib
+
+    return torch.tensor(matplotlib.colormaps[name](range(256))[:, :3], dtype=torch.float32)
+
+
+def look_up(values: Tensor, name: str) -> Tensor:
+    """Colours of values in [0, 1]: N×H×W to N×3×H×W."""
+    steps = values.detach().cpu().nan_to_num(0).clamp(0, 1).mul(255).round().long()
+    return colors(name)[steps].permute(0, 3, 1, 2)
+
+
+def heat(values: Tensor, limit: Tensor | float | None = None, name: str = "inferno") -> Tensor:
+    """Nonnegative maps N×H×W, black at 0 and brightest at `limit` (each map's own maximum unless given)."""
+    return look_up(values / peak(values, limit), name)
+
+
+def signed(values: Tensor, limit: Tensor | float | None = None, name: str = "RdBu_r") -> Tensor:
+    """Signed maps N×H×W: white at 0, red positive, blue negative, the same scale both ways (±`limit`)."""
+    return look_up(0.5 + 0.5 * values / peak(values.abs(), limit), name)
+
+
+def peak(values: Tensor, limit: Tensor | float | None = None) -> Tensor:
+    """What a map is divided by: `limit` or its maximum, as N×1×1, never zero (a constant map stays empty)."""
+    top = values.flatten(1).amax(1) if limit is None else torch.as_tensor(limit, device=values.device).expand(len(values))
+    return torch.where(top > 0, top, torch.ones_like(top)).view(-1, 1, 1)
+
+
+def around_gray(values: Tensor, limit: float | None = None) -> Tensor:
+    """Signed colours N×3×H×W with gray at 0 and one scale for all of them (`limit`, else the largest magnitude)."""
+    top = float(values.abs().max()) if limit is None else limit
+    return (GRAY + GRAY * values.detach().cpu() / (top or 1)).clamp(0, 1)
+
+
+def as_gray(values: Tensor) -> Tensor:
+    """Values N×H×W in [0, 1] as gray pictures."""
+    return values.detach().cpu().clamp(0, 1).unsqueeze(1).expand(-1, 3, -1, -1)
+
+
+def over(image: Tensor, values: Tensor, limit: Tensor | float | None = None, name: str = "inferno") -> Tensor:
+    """A map laid over its image: the stronger the value, the more of its colour; where it is 0 the image is only dimmed."""
+    strength = (fit(values, image.shape[-2:]) / peak(values, limit)).detach().cpu().clamp(0, 1)
+    gray = image.detach().cpu().mean(1, keepdim=True) * 0.65 + 0.1
+    weight = 0.85 * strength.unsqueeze(1).sqrt()
+    return ((1 - weight) * gray + weight * look_up(0.15 + 0.85 * strength, name)).clamp(0, 1)
+
+
+def fit(values: Tensor, size: tuple[int, int] | torch.Size) -> Tensor:
+    """Maps N×h×w enlarged (bilinear) to H×W pixels."""
+    return F.interpolate(values.unsqueeze(1), size=tuple(size), mode="bilinear", align_corners=False).squeeze(1)
+
+
+def enlarge(image: Tensor, least: int) -> Tensor:
+    """Repeats pixels by a whole factor until the shorter side has at least `least`."""
+    factor = max(1, math.ceil(least / min(image.shape[-2:])))
+    return image.repeat_interleave(factor, 2).repeat_interleave(factor, 3)
+
+
+def sheet(image: Tensor, columns: int | None = None, gap: int = 2, fill: float = 1.0) -> Tensor:
+    """N pictures of one size as one picture with `columns` (by default about square), `gap` pixels apart: 1×3×H×W."""
+    count, _, height, width = image.shape
+    columns = min(count, columns or math.ceil(math.sqrt(count * height / width)))
+    rows = math.ceil(count / columns)
+    canvas = torch.full((1, 3, rows * (height + gap) - gap, columns * (width + gap) - gap), fill)
+    for i in range(count):
+        y, x = (i // columns) * (height + gap), (i % columns) * (width + gap)
+        canvas[0, :, y : y + height, x : x + width] = image[i]
+    return canvas
+
+
+def beside(*pictures: Tensor, gap: int = 6, fill: float = 1.0) -> Tensor:
+    """Pictures of equal batch and any size in a row, all as high as the highest; a batch becomes rows: 1×3×H×W."""
+    height = max(picture.shape[2] for picture in pictures)
+    scaled = [resized(picture.detach().cpu(), height, round(picture.shape[3] * height / picture.shape[2])) for picture in pictures]
+    space = torch.full((len(scaled[0]), 3, height, gap), fill)
+    row = torch.cat([part for picture in scaled for part in (picture, space)][:-1], 3)
+    return sheet(row, columns=1, gap=gap, fill=fill)
+
+
+def resized(image: Tensor, height: int, width: int, mode: Literal["bilinear", "nearest"] = "bilinear") -> Tensor:
+    """The picture at another size."""
+    if image.shape[-2:] == (height, width):
+        return image
+    if mode == "nearest":
+        return F.interpolate(image, size=(height, width), mode="nearest")
+    return F.interpolate(image, size=(height, width), mode="bilinear", antialias=True, align_corners=False).clamp(0, 1)
+
+
+def outline(image: Tensor, box: tuple[int, int, int, int], color: tuple[float, float, float] = (1.0, 0.85, 0.0), width: int = 2) -> Tensor:
+    """The image with a rectangle (top, left, bottom, right; exclusive ends) drawn inside its bounds."""
+    picture = image.detach().cpu().clone()
+    top, left, bottom, right = (max(0, edge) for edge in box)
+    paint = torch.tensor(color).view(1, 3, 1, 1)
+    inner = picture[:, :, top + width : bottom - width, left + width : right - width].clone()
+    picture[:, :, top:bottom, left:right] = paint
+    picture[:, :, top + width : bottom - width, left + width : right - width] = inner
+    return picture
+
+
+def bars(names: list[str], shares: list[float]) -> Tensor:
+    """A bar chart of shares in [0, 1] with their names inside: 1×3×320×480."""
+    import numpy as np
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(4.8, 3.2), dpi=100)
+    canvas = FigureCanvasAgg(figure)
+    axis = figure.add_axes((0.02, 0.02, 0.96, 0.96))
+    axis.barh(range(len(names)), [1.0] * len(names), color="#eeeeee", height=0.82)
+    axis.barh(range(len(names)), shares, color="#f2b134", height=0.82)
+    size = min(15, 75 / max(len(names), 1))
+    for row, (name, share) in enumerate(zip(names, shares, strict=True)):
+        axis.text(0.02, row, name if len(name) < 34 else f"{name[:32]}…", va="center", fontsize=size, color="#222222")
+        axis.text(0.98, row, f"{share:.1%}", va="center", ha="right", fontsize=size, color="#222222")
+    axis.set(xlim=(0, 1), ylim=(len(names) - 0.5, -0.5))
+    axis.set_axis_off()
+    canvas.draw()
+    pixels = np.asarray(canvas.buffer_rgba())[..., :3].copy()
+    return torch.from_numpy(pixels).permute(2, 0, 1).unsqueeze(0).float() / 255

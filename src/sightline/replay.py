@@ -1,0 +1,73 @@
+"""A recipe, carried out again."""
+
+import json
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from . import image as images
+from .ascend import Step
+from .catalog import digest, load_methods
+from .errors import SightlineError, unknown
+from .model import Model
+from .result import Result
+from .zoo import load
+
+
+def again(recipe: str | Path | Mapping[str, Any], *, model: Model | None = None, image: Tensor | None = None) -> Result:
+    """Makes a result again from its recipe (a mapping, or the path of a `recipe.json`).
+
+    `model` and `image` are needed only if the recipe does not say where they came from: for a module that was built in
+    code, and a tensor. Raises SightlineError if weights or image are not the ones that the recipe was made with.
+    """
+    told = recipe if isinstance(recipe, Mapping) else read_recipe(Path(recipe))
+    methods = load_methods()
+    name = str(told.get("method"))
+    if name not in methods:
+        raise unknown("method", name, methods)
+    method = methods[name]
+    knobs: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in told["knobs"].items()}  # pyright: ignore[reportUnknownArgumentType]
+    if "stopped_after" in told:
+        knobs["callback"] = partial(reached, told["stopped_after"])
+    model = model or model_of(told["model"])
+    if method.subject == "image":
+        return method.function(model, image_of(told.get("image", {}), model, image), **knobs)
+    return method.function(model, told[method.subject], **knobs) if method.subject else method.function(model, **knobs)
+
+
+def reached(last: int, step: Step) -> bool:
+    """The callback that stops a run where the recipe's was stopped."""
+    return step.index >= last
+
+
+def read_recipe(path: Path) -> Mapping[str, Any]:
+    """The content of a `recipe.json`; raises SightlineError for anything else."""
+    try:
+        told = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise SightlineError(f"{path} can't be read as a recipe ({error})") from error
+    if not isinstance(told, dict) or "method" not in told or not all(isinstance(told.get(part), dict) for part in ("knobs", "model")):  # pyright: ignore
+        raise SightlineError(f"{path} is not a recipe: method, knobs and model are expected")
+    return told  # pyright: ignore[reportUnknownVariableType]
+
+
+def model_of(told: Mapping[str, Any]) -> Model:
+    """The recipe's network, with the very weights."""
+    model = load(told["model"], weights=told.get("weights"), **told.get("options", {}))
+    if model.recipe.get("sha256") != told.get("sha256"):
+        raise SightlineError(f"{told['weights']} is no longer the file that the recipe was made with (its SHA-256 differs)")
+    return model
+
+
+def image_of(told: Mapping[str, Any], model: Model, given: Tensor | None) -> Tensor:
+    """The recipe's image: the given one, else a file or sample, fitted to the network as before."""
+    if given is None and "path" not in told:
+        raise SightlineError("the recipe's image was a tensor, not a file; give it with image=")
+    image = model.fit(images.find(told["path"]), told.get("size")) if given is None else images.check(given)
+    if digest(image) != told.get("sha256"):
+        named = "this tensor" if given is not None else told["path"]
+        raise SightlineError(f"{named} is not the image that the recipe was made with (its content differs)")
+    return image

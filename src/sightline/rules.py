@@ -1,0 +1,77 @@
+"""Backward rules: what a ReLU lets back.
+
+Every spelling of ReLU is caught (`nn.ReLU`, `F.relu`, `torch.relu`, `.relu()`, `.relu_()`, ReLU6), because the rule
+acts on the function called, not on a type of module. No module is touched.
+"""
+
+import math
+from collections.abc import Callable, Iterable
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
+
+Rule = Literal["gradient", "deconvnet", "guided"]
+
+IN_PLACE = {torch.relu_, Tensor.relu_, F.relu_, F.hardtanh_}
+RELU = {torch.relu, Tensor.relu, F.relu, torch.relu_, Tensor.relu_, F.relu_}
+HARDTANH = {F.hardtanh, F.hardtanh_}
+
+
+class Gate(torch.autograd.Function):
+    """ReLU clipped at `high`, with a backward pass that lets through where its input was active, where the gradient is
+    positive, or where both hold."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, high: float, active: bool, positive: bool) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx.positive = positive
+        ctx.mask = (x > 0) & (x < high) if active else None
+        return x.clamp(0, high)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        if ctx.mask is not None:
+            grad = grad * ctx.mask
+        return (grad.clamp_min(0) if ctx.positive else grad), None, None, None
+
+
+class backward(TorchFunctionMode):  # noqa: N801 - reads as a verb: `with rules.backward("guided"):`
+    """Context in which every ReLU of the forward pass gets the backward rule.
+
+    gradient: g·1[x>0]. deconvnet (Zeiler & Fergus 2014): g·1[g>0]. guided (Springenberg 2015): g·1[x>0]·1[g>0].
+    `count` tells how many ReLUs were met; without any, the three rules are the same.
+    """
+
+    def __init__(self, rule: Rule) -> None:
+        super().__init__()
+        self.active, self.positive = rule != "deconvnet", rule != "gradient"
+        self.count = 0
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Iterable[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        high = ceiling(func, args, kwargs)
+        if high is None:
+            return func(*args, **kwargs)
+        self.count += 1
+        x = args[0] if args else kwargs["input"]
+        y = Gate.apply(x, high, self.active, self.positive)
+        in_place = func in IN_PLACE or kwargs.get("inplace") or any(value is True for value in args[1:])
+        return x.copy_(y) if in_place else y
+
+
+def ceiling(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> float | None:
+    """Where the function clips above if it is some ReLU, else None."""
+    if func in RELU:
+        return math.inf
+    if func is F.relu6:
+        return 6.0
+    if func in HARDTANH:
+        low, high = (
+            kwargs.get(name, args[i] if len(args) > i else default) for i, name, default in ((1, "min_val", -1.0), (2, "max_val", 1.0))
+        )
+        return float(high) if low == 0 else None
+    return None

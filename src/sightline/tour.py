@@ -1,0 +1,178 @@
+"""The main job: one self-contained HTML report that shows every method on one image, in the lecture's order."""
+
+import base64
+import shlex
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from . import image as images
+from .ascend import Step
+from .atomic import replacing
+from .catalog import Method, load_methods
+from .errors import SightlineError
+from .model import Model
+from .result import Result, write_json
+
+CHAPTERS = {
+    "methods": "The answer",
+    "weights": "What are the weights?",
+    "analytical": "What does the network respond to in this image?",
+    "generative": "Which image would make it respond so?",
+    "artistic": "What if the image is left to the network?",
+}
+
+
+@dataclass(frozen=True)
+class Section:
+    """One run of one method: its result, or why it does not apply to this network."""
+
+    method: Method
+    folder: str
+    command: str
+    knobs: Mapping[str, Any]
+    seconds: float = 0.0
+    result: Result | None = None
+    refused: str = ""
+
+    @property
+    def title(self) -> str:
+        """The method's title, and what sets this run apart from the method's others."""
+        apart = [str(value) for name, value in self.knobs.items() if isinstance(value, str) and name in self.method.tour[-1]]
+        return f"{self.method.title}: {apart[0]}" if len(self.method.tour) > 1 and apart else self.method.title
+
+
+@dataclass
+class Tour:
+    """A report in the making. `image` is 1×3×H×W as the network sees it; `source` and `size` say how it came about."""
+
+    model: Model
+    image: Tensor
+    source: str
+    size: int | None = None
+    label: str = "top"
+    quick: bool = False
+    sections: list[Section] = field(default_factory=list[Section])
+    interrupted: bool = False
+
+    def write(self, folder: Path, progress: Callable[[str, float], None]) -> Path:
+        """Runs every method and writes `index.html`, pictures, numbers and `recipe.json`; gives the page's path.
+
+        `progress` gets the stage's name and the share of stages done. A Ctrl-C ends the run; what is finished is kept and shown.
+        """
+        label = int(self.model.choose(self.label, self.image)[0])
+        plan = list(self.plan(label))
+        images.write(self.image[:1], folder / "image.png")
+        try:
+            for index, section in enumerate(plan):
+                progress(section.title, index / len(plan))
+                done = self.run(
+                    section, label, lambda step, at=index, of=section: progress(of.title, (at + step.index / step.total) / len(plan))
+                )
+                if done.result:
+                    done.result.save(folder / done.folder)
+                self.sections.append(done)
+        except KeyboardInterrupt:
+            self.interrupted = True
+            if not self.sections:
+                raise
+        progress("Report", 1.0)
+        write_json({"sections": self.numbers(), **self.recipe()}, folder / "recipe.json")
+        page = folder / "index.html"
+        with replacing(page) as temporary:
+            temporary.write_text(self.html(label), encoding="utf-8")
+        return page
+
+    def plan(self, label: int) -> Iterator[Section]:
+        """Every run of every method of the catalogue, still without a result."""
+        for method in load_methods().values():
+            for number, told in enumerate(method.tour):
+                knobs = {**told, **(method.quick if self.quick else {})}
+                if "label" in method.fields:
+                    knobs["label"] = label
+                suffix = f"-{number + 1}" if len(method.tour) > 1 else ""
+                yield Section(method, f"{method.name}{suffix}", self.command(method, knobs, label), knobs)
+
+    def run(self, section: Section, label: int, callback: Callable[[Step], None]) -> Section:
+        """The section with its result."""
+        method, knobs, began = section.method, dict(section.knobs), time.monotonic()
+        if "callback" in method.fields:
+            knobs["callback"] = callback
+        subject = [self.image] if method.subject == "image" else [str(label)] if method.subject else []
+        try:
+            result = method.function(self.model, *subject, **knobs)
+        except SightlineError as error:
+            return replace(section, refused=str(error))
+        if method.subject == "image":
+            told = dict(result.recipe["image"], path=self.source, size=self.size)
+            result = replace(result, recipe={**result.recipe, "image": told})
+        return replace(section, result=result, seconds=time.monotonic() - began)
+
+    def command(self, method: Method, knobs: Mapping[str, Any], label: int) -> str:
+        """The command that makes one section again."""
+        told = self.model.recipe
+        words = ["sightline", method.name, str(told["model"])]
+        words += [self.source] if method.subject == "image" else [str(label)] if method.subject else []
+        for name, value in knobs.items():
+            words += [f"--{name.replace('_', '-')}", *(map(str, value) if isinstance(value, tuple) else [str(value)])]
+        words += ["--weights", str(told["weights"])] if "weights" in told else []
+        words += ["--size", str(self.size)] if self.size and method.subject == "image" else []
+        return shlex.join(words)
+
+    def numbers(self) -> dict[str, Any]:
+        """Every section's values as JSON."""
+        return {section.folder: section.result.numbers if section.result else {"refused": section.refused} for section in self.sections}
+
+    def recipe(self) -> dict[str, Any]:
+        """What the whole report was made from."""
+        return {
+            "image": {"path": self.source, "size": self.size},
+            "model": dict(self.model.recipe),
+            "label": self.label,
+            "quick": self.quick,
+        }
+
+    def html(self, label: int) -> str:
+        """The page, with every picture inside."""
+        from jinja2 import Environment, PackageLoader, StrictUndefined
+
+        environment = Environment(
+            loader=PackageLoader("sightline"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        )
+        chapters: dict[str, list[dict[str, Any]]] = {}
+        for section in self.sections:
+            chapters.setdefault(section.method.chapter, []).append(self.shown(section))
+        return environment.get_template("tour.html").render(
+            model=self.model, source=Path(self.source).name, label=self.model.labels[label], image=data_uri(self.image[:1]), interrupted=self.interrupted,
+            chapters=[(CHAPTERS.get(name, name), name, parts) for name, parts in chapters.items()],
+            seconds=sum(section.seconds for section in self.sections), version=self.version(), layers=len(self.model.layers),
+        )  # fmt: skip
+
+    def version(self) -> str:
+        """The package's version, as the results' recipes have it."""
+        return next((str(section.result.recipe["versions"]["sightline"]) for section in self.sections if section.result), "")
+
+    def shown(self, section: Section) -> dict[str, Any]:
+        """What the page shows of one section."""
+        result = section.result
+        panels = (
+            [
+                {"uri": data_uri(panel), "caption": result.captions.get(name, ""), "wide": panel.shape[3] > 1.5 * panel.shape[2]}
+                for name, panel in result.panels.items()
+            ]
+            if result
+            else []
+        )
+        return {
+            "method": section.method, "title": section.title, "folder": section.folder, "panels": panels,
+            "command": section.command, "refused": section.refused,
+        }  # fmt: skip
+
+
+def data_uri(picture: Tensor) -> str:
+    """A picture as the source of an <img>."""
+    return "data:image/png;base64," + base64.b64encode(images.png(picture)).decode()

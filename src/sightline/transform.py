@@ -1,0 +1,55 @@
+"""What is done to an image on its way into the network: shifts, warps, blur. All differentiable; each image of a batch
+gets its own random draw from a local generator."""
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+Transform = Callable[[Tensor], Tensor]
+
+
+def roll_jitter(pixels: int, generator: torch.Generator) -> Transform:
+    """Rolls the batch by up to `pixels` either way; the gradient rolls back on its own (DeepDream's jitter)."""
+
+    def roll(image: Tensor) -> Tensor:
+        shifts = torch.randint(-pixels, pixels + 1, (2,), generator=generator).tolist()
+        return image.roll(shifts, dims=(2, 3))
+
+    return roll
+
+
+def wobble(shift: float, scale: float, angle: float, generator: torch.Generator) -> Transform:
+    """One affine warp per image: shifted by up to `shift` pixels, scaled by 1 ± `scale`, turned by up to `angle` degrees.
+
+    One resampling instead of the usual four (pad, jitter, scale, rotate: Olah 2017); borders are mirrored.
+    """
+
+    def warp(image: Tensor) -> Tensor:
+        count, _, height, width = image.shape
+        draw = 2 * torch.rand(4, count, generator=generator) - 1
+        size = 1 + scale * draw[0]
+        turn = math.radians(angle) * draw[1]
+        cos, sin = turn.cos() / size, turn.sin() / size
+        # affine_grid counts in half sides, so a rotation of a wide picture needs the aspect put in.
+        rows = [
+            torch.stack([cos, -sin * height / width, 2 * shift / width * draw[2]], 1),
+            torch.stack([sin * width / height, cos, 2 * shift / height * draw[3]], 1),
+        ]
+        grid = F.affine_grid(torch.stack(rows, 1).to(image.device), list(image.shape), align_corners=False)
+        return F.grid_sample(image, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
+
+    return warp
+
+
+def blur(image: Tensor, sigma: float) -> Tensor:
+    """Gaussian blur with standard deviation `sigma` in pixels, mirrored at the borders."""
+    radius = min(max(1, math.ceil(3 * sigma)), min(image.shape[-2:]) - 1)
+    if sigma <= 0 or radius < 1:
+        return image
+    line = torch.exp(-torch.arange(-radius, radius + 1, device=image.device).square() / (2 * sigma**2))
+    kernel = (line / line.sum()).view(1, 1, 1, -1).expand(image.shape[1], 1, 1, -1)
+    image = F.conv2d(F.pad(image, (radius, radius, 0, 0), mode="reflect"), kernel, groups=image.shape[1])
+    return F.conv2d(F.pad(image, (0, 0, radius, radius), mode="reflect"), kernel.transpose(2, 3), groups=image.shape[1])

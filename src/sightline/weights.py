@@ -1,0 +1,83 @@
+"""State dicts from files, read without running any code, and fitted to a network or refused with the reason."""
+
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .errors import SightlineError, nearest
+
+WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "ema")
+PREFIXES = ("module.", "_orig_mod.", "model.")
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """Tensors by name from a safetensors file or a torch file (`weights_only=True`: no code in it is run).
+
+    Looks through the usual wrappings (`state_dict`, `module.`). Raises SightlineError for anything else.
+    """
+    if not path.is_file():
+        siblings = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
+        raise SightlineError(f"no weights file {path}{nearest(path.name, siblings) if siblings else ''}")
+    state: Any = read_safetensors(path) if path.suffix == ".safetensors" else read_torch(path)
+    while isinstance(state, Mapping) and (inner := next((state[key] for key in WRAPPERS if isinstance(state.get(key), Mapping)), None)):  # pyright: ignore
+        state = inner
+    tensors = {str(key): value for key, value in state.items() if isinstance(value, Tensor)} if isinstance(state, Mapping) else {}  # pyright: ignore
+    if not tensors:
+        raise SightlineError(f"{path.name} holds no weights by name; a state dict is expected")
+    for prefix in PREFIXES:
+        if all(key.startswith(prefix) for key in tensors):
+            tensors = {key.removeprefix(prefix): value for key, value in tensors.items()}
+    return tensors
+
+
+def read_safetensors(path: Path) -> dict[str, Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise SightlineError(f"{path.name} is not a whole safetensors file ({first_line(error)})") from error
+
+
+def read_torch(path: Path) -> Any:
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise SightlineError(f"{path.name} is refused: it holds more than tensors, and no code from a weights file is run") from error
+    except (RuntimeError, EOFError, ValueError, OSError, KeyError, AttributeError) as error:
+        raise SightlineError(f"{path.name} is not a whole torch file ({first_line(error)})") from error
+
+
+def first_line(error: Exception) -> str:
+    """The first line of an error's text."""
+    return str(error).strip().split("\n")[0]
+
+
+def fill(network: nn.Module, state: Mapping[str, Tensor], path: Path, name: str) -> None:
+    """Copies `state` into `network` (cast to its types). Every name must fit; raises SightlineError with the first that doesn't."""
+    own = network.state_dict()
+    wrong = [key for key, value in own.items() if key in state and state[key].shape != value.shape]
+    missing = [key for key in own if key not in state and not key.endswith("num_batches_tracked")]
+    extra = [key for key in state if key not in own]
+    if wrong:
+        key = wrong[0]
+        given, needed = tuple(state[key].shape), tuple(own[key].shape)
+        raise SightlineError(f"{path.name} doesn't fit {name}: {key} is {given} in the file, {needed} in the network{more(wrong)}")
+    if missing:
+        raise SightlineError(f"{path.name} doesn't fit {name}: {missing[0]} is missing{more(missing)}")
+    if extra:
+        raise SightlineError(f"{path.name} doesn't fit {name}: the network has no {extra[0]}{more(extra)}")
+    broken = [key for key, value in state.items() if value.is_floating_point() and not value.isfinite().all()]
+    if broken:
+        raise SightlineError(f"{path.name} is refused: {broken[0]} holds NaN or infinite weights{more(broken)}")
+    network.load_state_dict(state, strict=False)
+
+
+def more(keys: list[str]) -> str:
+    """« and 3 more », or nothing."""
+    return f", and {len(keys) - 1} more" if len(keys) > 1 else ""

@@ -1,0 +1,377 @@
+"""What every method promises, run over the catalogue: a new method is held to all of it without a line here."""
+
+import json
+import random
+from collections.abc import Callable, Mapping
+from functools import cache
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import LABELS, small_network, smooth
+from torch import Tensor
+
+import sightline as sl
+from sightline.catalog import Field, Method, load_methods
+from sightline.cli import main
+
+METHODS = load_methods()
+GALLERY = Path(__file__).parents[1] / "gallery"
+# Knobs that keep a run short.
+SHORT: dict[str, dict[str, Any]] = {
+    "activations": {"k": 4},
+    "adversarial": {"steps": 3, "target": "least", "eps": 0.1},
+    "deepdream": {"octaves": 1, "steps": 4},
+    "filters": {"k": 4},
+    "occlusion": {"window": 8, "stride": 8},
+    "predictions": {"k": 3},
+    "synthesis": {"steps": 4, "size": 32},
+}
+# Methods that ask the same of each image of a batch, without drawing at random.
+DETERMINISTIC = ("activations", "gradcam", "guided", "occlusion", "predictions", "saliency")
+
+every = pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
+of_images = pytest.mark.parametrize("method", [m for m in METHODS.values() if m.subject == "image"], ids=lambda m: m.name)
+with_callback = pytest.mark.parametrize("method", [m for m in METHODS.values() if "callback" in m.fields], ids=lambda m: m.name)
+with_seed = pytest.mark.parametrize("method", [m for m in METHODS.values() if "seed" in m.fields], ids=lambda m: m.name)
+
+
+def knobs_where(wanted: Callable[[Field], object]) -> Any:
+    """Parametrizes over those knobs of all methods."""
+    pairs = [(method, knob) for method in METHODS.values() for knob in method.fields.values() if wanted(knob)]
+    return pytest.mark.parametrize(("method", "knob"), pairs, ids=[f"{method.name}-{knob.name}" for method, knob in pairs])
+
+
+def called(method: Method, model: sl.Model, image: Tensor, **knobs: Any) -> sl.Result:
+    """The method on the image, on an objective or on the weights alone, with short knobs."""
+    subject = {"image": [image], "objective": [sl.logit(1) - 0.1 * sl.tv()], "": []}[method.subject]
+    return method.function(model, *subject, **{**SHORT.get(method.name, {}), **knobs})
+
+
+@pytest.fixture(scope="module")
+def first(tiny: sl.Model, photo: Tensor) -> Callable[[Method], sl.Result]:
+    """The first run of each method, made once."""
+    found = cache(lambda name: called(METHODS[name], tiny, photo))
+    return lambda method: found(method.name)
+
+
+def same(one: object, other: object) -> bool:
+    """Whether two values are equal to the bit."""
+    if isinstance(one, Tensor):
+        return isinstance(other, Tensor) and one.dtype == other.dtype and torch.equal(one, other)
+    if isinstance(one, Mapping):
+        return isinstance(other, Mapping) and list(one) == list(other) and all(same(one[key], other[key]) for key in one)
+    return type(one) is type(other) and one == other
+
+
+def identical(one: sl.Result, other: sl.Result) -> bool:
+    """Whether two results hold the same pictures, numbers and words."""
+    return same(one.panels, other.panels) and same(one.values, other.values) and same(one.captions, other.captions)
+
+
+def one_line(error: pytest.ExceptionInfo[sl.SightlineError]) -> bool:
+    """Whether an error is told in one line."""
+    return 0 < len(str(error.value)) and "\n" not in str(error.value)
+
+
+# ── what a method says of itself ──
+
+
+@every
+def test_speaks_for_itself(method: Method) -> None:
+    texts = {name: getattr(method, name) for name in ("title", "summary", "question", "reading", "caution", "chapter")}
+    assert all(text.strip() == text != "" for text in texts.values()), texts
+    assert method.subject in ("image", "objective", "")
+    assert getattr(sl, method.name) is method.function, "its public name is missing from __init__.pyi"
+
+
+@every
+def test_documents_every_knob(method: Method) -> None:
+    for knob in method.fields.values():
+        assert knob.doc.strip(), knob.name
+        assert "\n" not in knob.doc
+        if knob.name != "callback":
+            assert knob.check(knob.default) is knob.default
+
+
+@every
+def test_report_knobs_are_allowed(method: Method) -> None:
+    assert method.tour, "the report would leave it out"
+    for told in (*method.tour, method.quick):
+        method.refuse_unknown(told)
+        for name, value in told.items():
+            method.fields[name].check(value)
+
+
+@every
+def test_help_tells_every_knob(method: Method, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([method.name, "--help"]) == 0
+    shown = capsys.readouterr().out
+    assert all(f"--{name.replace('_', '-')}" in shown for name in method.fields if name != "callback")
+    assert method.summary.split()[0] in shown
+
+
+@every
+def test_has_a_gallery_script(method: Method) -> None:
+    assert (GALLERY / f"{method.name}.py").is_file()
+
+
+# ── what it gives ──
+
+
+@every
+def test_panels_are_pictures_with_captions(method: Method, first: Callable[[Method], sl.Result]) -> None:
+    result = first(method)
+    assert result.panels
+    assert set(result.captions) == set(result.panels)
+    assert all(caption.strip() for caption in result.captions.values())
+    for panel in result.panels.values():
+        assert panel.shape[:2] == (1, 3)
+        assert panel.dtype == torch.float32
+        assert panel.isfinite().all()
+        assert 0 <= panel.min() <= panel.max() <= 1
+        assert not panel.requires_grad
+
+
+@every
+def test_values_are_finite_and_plain(method: Method, first: Callable[[Method], sl.Result]) -> None:
+    result = first(method)
+    assert result.values
+    assert all(tensor.isfinite().all() and not tensor.requires_grad for tensor in result.tensors.values())
+    assert json.loads(json.dumps(result.numbers, allow_nan=False)) == result.numbers
+
+
+@every
+def test_same_seed_same_bits(method: Method, tiny: sl.Model, photo: Tensor, first: Callable[[Method], sl.Result]) -> None:
+    assert identical(called(method, tiny, photo), first(method))
+
+
+@with_seed
+def test_another_seed_another_picture(method: Method, tiny: sl.Model, photo: Tensor, first: Callable[[Method], sl.Result]) -> None:
+    other = called(method, tiny, photo, seed=5)
+    assert not identical(other, first(method))
+    assert identical(other, called(method, tiny, photo, seed=5))
+
+
+@every
+def test_works_where_gradients_are_off(method: Method, tiny: sl.Model, photo: Tensor, first: Callable[[Method], sl.Result]) -> None:
+    with torch.no_grad():
+        result = called(method, tiny, photo)
+        assert not torch.is_grad_enabled()
+    assert identical(result, first(method))
+
+
+@of_images
+def test_takes_a_batch(method: Method, tiny: sl.Model, photo: Tensor) -> None:
+    result = called(method, tiny, torch.cat([photo, smooth(seed=1)]))
+    assert all(panel.shape[:2] == (1, 3) and panel.isfinite().all() for panel in result.panels.values())
+
+
+@pytest.mark.parametrize("name", DETERMINISTIC)
+def test_a_batch_is_its_images_one_by_one(name: str, tiny: sl.Model, photo: Tensor) -> None:
+    images = [photo, smooth(seed=1)]
+    together = called(METHODS[name], tiny, torch.cat(images))
+    alone = [called(METHODS[name], tiny, image) for image in images]
+    for key, value in together.values.items():
+        parts = [result.values[key] for result in alone]
+        if isinstance(value, Tensor):
+            torch.testing.assert_close(value, torch.cat(parts), rtol=1e-4, atol=1e-5)
+        else:
+            assert value in (parts[0], sum(parts, [])) if isinstance(value, list) else value == parts[0]
+
+
+# ── what it leaves alone ──
+
+
+def flags(network: torch.nn.Module) -> list[tuple[object, ...]]:
+    """Everything but the numbers that a method could change in a network."""
+    hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    modules = [(m.training, getattr(m, "inplace", None), *(tuple(getattr(m, kind).items()) for kind in hooks)) for m in network.modules()]
+    return [*modules, *((p.requires_grad, p._version, id(p.grad), p.data_ptr()) for p in network.parameters())]
+
+
+@every
+def test_leaves_the_network_alone(method: Method, photo: Tensor) -> None:
+    network, ran = small_network(), []
+    network.get_submodule("conv1").register_forward_hook(lambda *_: ran.append(1))
+    network.register_buffer("count", torch.ones(3))
+    network.get_parameter("conv2.weight").requires_grad_(False)
+    network.get_parameter("fc.bias").grad = torch.full((len(LABELS),), 7.0)
+    weights, before = {name: value.clone() for name, value in network.state_dict().items()}, flags(network)
+    called(method, sl.load(network, labels=LABELS, size=32), photo)
+    assert not ran, "the caller's hook ran"
+    assert same(weights, network.state_dict())
+    assert flags(network) == before
+    assert network.get_parameter("fc.bias").grad.unique().tolist() == [7.0]  # type: ignore[union-attr]
+
+
+@of_images
+def test_leaves_the_image_alone(method: Method, tiny: sl.Model) -> None:
+    image = smooth().requires_grad_()
+    before, version = image.detach().clone(), image._version
+    called(method, tiny, image)
+    assert torch.equal(image, before)
+    assert (image._version, image.grad, image.requires_grad) == (version, None, True)
+
+
+@every
+def test_leaves_global_state_alone(method: Method, tiny: sl.Model, photo: Tensor) -> None:
+    def state() -> list[Any]:
+        return [
+            random.getstate(),
+            torch.get_rng_state().tolist(),
+            str(np.random.get_state()),
+            torch.is_grad_enabled(),
+            torch.get_num_threads(),
+        ]  # noqa: NPY002
+
+    before = state()
+    called(method, tiny, photo)
+    assert state() == before
+
+
+# ── progress, and stopping it ──
+
+
+@with_callback
+def test_callback_counts_to_the_total(method: Method, tiny: sl.Model, photo: Tensor) -> None:
+    steps: list[sl.Step] = []
+    called(method, tiny, photo, callback=steps.append)
+    assert [step.index for step in steps] == list(range(1, steps[-1].total + 1))
+    assert {step.total for step in steps} == {steps[-1].total}
+    for step in steps:
+        assert step.image.shape[1] == 3
+        assert len(step.scores) == len(step.image)
+    assert all(one.image is not other.image for one, other in pairwise(steps))
+
+
+@with_callback
+def test_callback_stops_and_keeps_the_picture(method: Method, tiny: sl.Model, photo: Tensor) -> None:
+    seen: list[int] = []
+
+    def stop(step: sl.Step) -> bool:
+        seen.append(step.index)
+        return step.index == 2
+
+    result = called(method, tiny, photo, callback=stop)
+    assert seen == [1, 2]
+    assert result.panels
+    assert result.tensors["image"].isfinite().all()
+
+
+@with_callback
+def test_watching_changes_nothing(method: Method, tiny: sl.Model, photo: Tensor, first: Callable[[Method], sl.Result]) -> None:
+    watched = called(method, tiny, photo, callback=lambda step: step.image.zero_() is None)
+    assert identical(watched, first(method))
+
+
+# ── the recipe ──
+
+
+def repeated(result: sl.Result, method: Method, model: sl.Model, image: Tensor, folder: Path) -> sl.Result:
+    """The result, saved and made again from its recipe.json."""
+    result.save(folder)
+    return sl.again(folder / "recipe.json", model=model, image=image if method.subject == "image" else None)
+
+
+@every
+def test_recipe_repeats_it(method: Method, tiny: sl.Model, photo: Tensor, tmp_path: Path, first: Callable[[Method], sl.Result]) -> None:
+    recipe = dict(first(method).recipe)
+    assert json.loads(json.dumps(recipe, allow_nan=False)).keys() == recipe.keys()
+    assert recipe["knobs"].keys() == method.fields.keys() - {"callback"}
+    assert identical(repeated(first(method), method, tiny, photo, tmp_path), first(method))
+
+
+@with_callback
+def test_recipe_repeats_a_stopped_run(method: Method, tiny: sl.Model, photo: Tensor, tmp_path: Path) -> None:
+    stopped = called(method, tiny, photo, callback=lambda step: step.index == 2)
+    again = repeated(stopped, method, tiny, photo, tmp_path)
+    assert identical(again, stopped)
+    assert again.recipe == stopped.recipe
+
+
+@of_images
+def test_recipe_knows_its_image(method: Method, tiny: sl.Model, first: Callable[[Method], sl.Result]) -> None:
+    with pytest.raises(sl.SightlineError, match="not the image that the recipe was made with"):
+        sl.again(first(method).recipe, model=tiny, image=smooth(seed=1))
+    with pytest.raises(sl.SightlineError, match="give it with image="):
+        sl.again(first(method).recipe, model=tiny)
+
+
+@of_images
+def test_takes_model_and_image_by_name(method: Method, tiny: sl.Model, photo: Tensor, first: Callable[[Method], sl.Result]) -> None:
+    named = method.function(model=tiny, image=photo, **SHORT.get(method.name, {}))
+    assert identical(named, first(method))
+    assert named.recipe == first(method).recipe
+
+
+# ── what it refuses ──
+
+
+@every
+def test_refuses_an_unknown_knob(method: Method, tiny: sl.Model, photo: Tensor) -> None:
+    name = next(iter(method.fields))
+    with pytest.raises(sl.SightlineError, match=f"{method.name}.*{name}x.*did you mean {name}?") as error:
+        called(method, tiny, photo, **{f"{name}x": 1})
+    assert one_line(error)
+
+
+@knobs_where(lambda knob: knob.between)
+def test_refuses_a_number_out_of_range(method: Method, knob: Field, tiny: sl.Model, photo: Tensor) -> None:
+    assert knob.between
+    low, high = knob.between.low, knob.between.high
+    for wrong in (low - 1, high + 1, "many", True, float("nan")):
+        with pytest.raises(sl.SightlineError, match=knob.name) as error:
+            called(method, tiny, photo, **{knob.name: wrong})
+        assert one_line(error)
+        if wrong in (low - 1, high + 1):
+            assert f"must lie between {low} and {high}" in str(error.value)
+
+
+@knobs_where(lambda knob: knob.choices)
+def test_refuses_a_wrong_choice(method: Method, knob: Field, tiny: sl.Model, photo: Tensor) -> None:
+    for wrong in (f"{knob.choices[0]}x", "", None, 3):
+        with pytest.raises(sl.SightlineError, match=f"{knob.name}.*{knob.choices[0]}") as error:
+            called(method, tiny, photo, **{knob.name: wrong})
+        assert one_line(error)
+
+
+@knobs_where(lambda knob: knob.name in ("label", "layer", "layers", "target"))
+def test_refuses_a_name_that_is_none(method: Method, knob: Field, tiny: sl.Model, photo: Tensor) -> None:
+    several = knob.name == "layers"
+    for wrong in ("no such thing", 2.5, b"conv1", torch.tensor(1), [[]]):
+        with pytest.raises(sl.SightlineError) as error:
+            called(method, tiny, photo, **{knob.name: (wrong,) if several else wrong})
+        assert one_line(error)
+
+
+@knobs_where(lambda knob: knob.name == "callback")
+def test_refuses_a_callback_that_cannot_be_called(method: Method, knob: Field, tiny: sl.Model, photo: Tensor) -> None:
+    with pytest.raises(sl.SightlineError, match="callback"):
+        called(method, tiny, photo, callback=3)
+
+
+@of_images
+@pytest.mark.parametrize(
+    "image",
+    [
+        torch.full((1, 3, 32, 32), 2.0),
+        torch.full((1, 3, 32, 32), -0.1),
+        torch.rand(3, 32, 32),
+        torch.rand(1, 1, 32, 32),
+        torch.rand(0, 3, 32, 32),
+        torch.full((1, 3, 32, 32), torch.nan),
+        torch.zeros(1, 3, 32, 32, dtype=torch.uint8),
+        np.zeros((1, 3, 32, 32), dtype=np.float32),
+        "photo.jpg",
+        None,
+    ],
+    ids=["over", "under", "dims", "gray", "empty", "nan", "uint8", "numpy", "path", "none"],
+)
+def test_refuses_what_is_no_image(method: Method, image: Any, tiny: sl.Model) -> None:
+    with pytest.raises(sl.SightlineError, match="an image is N×3×H×W in") as error:
+        called(method, tiny, image)
+    assert one_line(error)

@@ -1,0 +1,248 @@
+"""What is optimized: the laws of a projection, and Lucid's spectrum re-derived as a sum of waves."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.optimize import minimize
+from torch import Tensor
+
+from sightline.parameterize import Fourier, Nearby, Pixels, within
+
+TINY = settings(max_examples=60, deadline=None, derandomize=True)
+SEEDS = st.integers(0, 2**31 - 1)
+EPS = st.one_of(st.sampled_from([0.0, 1e-6, 1 / 255, 4 / 255, 0.5, 1.0, 2.0, 100.0]), st.floats(0, 3))
+NORMS = st.sampled_from(["linf", "l2"])
+
+
+def image_of(seed: int, count: int = 2) -> Tensor:
+    """Pictures with many pixels exactly black and white, where the two limits meet."""
+    wild = torch.rand(count, 3, 4, 5, generator=torch.Generator().manual_seed(seed)) * 1.6 - 0.3
+    return wild.clamp(0, 1)
+
+
+def noise_of(seed: int, size: float, count: int = 2) -> Tensor:
+    return torch.randn(count, 3, 4, 5, generator=torch.Generator().manual_seed(seed + 1)) * size
+
+
+def lengths(offset: Tensor, norm: str) -> Tensor:
+    flat = offset.detach().double().flatten(1)
+    return flat.abs().amax(1) if norm == "linf" else flat.square().sum(1).sqrt()
+
+
+# Nearby
+
+
+@given(SEEDS, EPS, NORMS, st.sampled_from([1e-3, 0.1, 1.0, 30.0]))
+@TINY
+def test_a_projection_stays_near_and_in_range(seed: int, eps: float, norm: str, size: float) -> None:
+    center = image_of(seed)
+    nearby = Nearby(center, eps, norm, noise=noise_of(seed, size))
+    for _ in range(2):
+        assert (lengths(nearby() - center, norm) <= eps * (1 + 1e-6) + 1e-7).all()
+        assert nearby().min() >= 0
+        assert nearby().max() <= 1
+        with torch.no_grad():
+            nearby.image.add_(noise_of(seed + 7, size))
+        nearby.project_()
+
+
+@given(SEEDS, EPS, NORMS, st.sampled_from([0.1, 1.0, 30.0]))
+@TINY
+def test_a_second_projection_changes_nothing(seed: int, eps: float, norm: str, size: float) -> None:
+    nearby = Nearby(image_of(seed), eps, norm, noise=noise_of(seed, size))
+    once = nearby().detach().clone()
+    nearby.project_()
+    tolerance = 0 if norm == "linf" else 1e-6
+    assert (nearby() - once).abs().max() <= tolerance
+
+
+@given(SEEDS, st.floats(0.001, 2), NORMS, st.floats(0, 0.999))
+@TINY
+def test_points_inside_are_left_alone(seed: int, eps: float, norm: str, part: float) -> None:
+    center = image_of(seed)
+    offset = noise_of(seed, 1.0)
+    offset = offset * (part * eps / lengths(offset, norm)).float().view(-1, 1, 1, 1)
+    inside = (center + offset).clamp(0, 1)
+    nearby = Nearby(center, eps, norm)
+    with torch.no_grad():
+        nearby.image.copy_(inside)
+    nearby.project_()
+    assert torch.equal(nearby(), inside)
+
+
+@given(SEEDS, EPS, NORMS)
+@TINY
+def test_every_image_has_its_own_ball(seed: int, eps: float, norm: str) -> None:
+    center, noise = image_of(seed, 3), noise_of(seed, 1.0, 3) * torch.tensor([1e-3, 1.0, 50.0]).view(-1, 1, 1, 1)
+    together = Nearby(center, eps, norm, noise=noise)()
+    alone = [Nearby(center[i : i + 1], eps, norm, noise=noise[i : i + 1])() for i in range(3)]
+    assert torch.allclose(together, torch.cat(alone), atol=1e-6)
+
+
+@given(SEEDS, st.floats(0.01, 3), st.sampled_from([0.1, 1.0, 10.0]))
+@TINY
+def test_no_point_of_the_ball_is_nearer(seed: int, eps: float, size: float) -> None:
+    offset = noise_of(seed, size)
+    for norm in ("linf", "l2"):
+        nearest = within(offset, eps, norm)
+        distance = lengths(offset - nearest, "l2")
+        others = noise_of(seed + 3, 1.0, 2 * 100).view(2, 100, -1)
+        length = others.abs().amax(2, keepdim=True) if norm == "linf" else others.norm(dim=2, keepdim=True)
+        radius = torch.rand(2, 100, 1, generator=torch.Generator().manual_seed(seed)) * eps
+        candidates = others / length * radius
+        candidates[:, :50] = (nearest.flatten(1)[:, None] + 0.01 * candidates[:, :50]) / 1.02  # around the answer too
+        for i in range(2):
+            inside = lengths(candidates[i], norm) <= eps
+            rival = (candidates[i].double() - offset[i].double().flatten()).norm(dim=1)[inside]
+            assert (rival >= distance[i] - 1e-5).all()
+
+
+@pytest.mark.parametrize("eps", [0.3, 1.0, 5.0])
+def test_the_nearest_point_of_an_l2_ball_by_an_optimizer(eps: float) -> None:
+    offset = noise_of(4, 0.6, 1)[:, :, :2, :2]
+    goal = offset.double().numpy().ravel()
+    limit = {"type": "ineq", "fun": lambda x: eps**2 - (x**2).sum(), "jac": lambda x: -2 * x}
+    found = minimize(lambda x: ((x - goal) ** 2).sum(), goal * 0.1, jac=lambda x: 2 * (x - goal), constraints=[limit], method="SLSQP")
+    assert found.success
+    assert np.allclose(within(offset, eps, "l2").numpy().ravel(), found.x, atol=1e-4)
+
+
+def test_an_offset_inside_keeps_its_length_under_l2() -> None:
+    """A published library clamps the product instead of the ratio: there, a point at 0.2 moves to 2.0."""
+    offset = torch.zeros(1, 3, 2, 2)
+    offset[0, 0, 0, 0] = 0.2
+    assert torch.equal(within(offset, 2.0, "l2"), offset)
+    assert within(offset, 0.1, "l2").norm().item() == pytest.approx(0.1)
+    assert torch.equal(within(offset, 0.0, "l2"), torch.zeros_like(offset))
+    assert torch.equal(within(torch.zeros_like(offset), 0.1, "l2"), torch.zeros_like(offset))
+
+
+def test_nearby_owns_its_picture_and_gives_a_leaf() -> None:
+    center = image_of(3)
+    before = center.clone()
+    nearby = Nearby(center, 0.1)
+    assert torch.equal(nearby(), center)
+    assert nearby.parameters[0].is_leaf
+    assert nearby.parameters[0].requires_grad
+    with torch.no_grad():
+        nearby.parameters[0].add_(1)
+    nearby.project_()
+    assert torch.equal(center, before)
+    assert torch.equal(nearby(), (before + 0.1).clamp(0, 1))
+
+
+# Fourier
+
+
+def waves(spectrum: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Olah 2017 as Lucid computes it, a sum of waves: coefficients over max(f, 1/max(h, w)), an inverse transform times
+    √(hw), a quarter of it, the colours correlated, a sigmoid. `spectrum` is 2×3×h×(w//2+1): real and imaginary parts."""
+    picture = np.zeros((3, height, width))
+    y, x = np.mgrid[:height, :width]
+    for channel in range(3):
+        for v in range(height):
+            for u in range(width // 2 + 1):
+                fy = (v if v < (height + 1) // 2 else v - height) / height
+                fx = u / width
+                scale = 1 / max(math.sqrt(fx**2 + fy**2), 1 / max(height, width)) * math.sqrt(width * height)
+                z = complex(spectrum[0, channel, v, u], spectrum[1, channel, v, u]) * scale
+                wave = (z * np.exp(2j * np.pi * (v * y / height + u * x / width))).real
+                # The half of the spectrum that is not stored is the conjugate; the columns 0 and w/2 are their own.
+                picture[channel] += wave * (1 if u == 0 or 2 * u == width else 2) / (height * width)
+    picture /= 4.0
+    color = np.array([[0.26, 0.09, 0.02], [0.27, 0.00, -0.05], [0.27, -0.09, 0.03]])
+    color = color / np.max(np.linalg.norm(color, axis=0))
+    flat = picture.reshape(3, -1).T @ color.T
+    return (1 / (1 + np.exp(-flat))).T.reshape(3, height, width)
+
+
+SIZES = [(8, 8), (6, 9), (7, 6), (5, 5), (1, 4), (4, 1), (1, 1)]
+
+
+@pytest.mark.parametrize(("height", "width"), SIZES)
+def test_fourier_is_a_sum_of_waves(height: int, width: int) -> None:
+    start = Fourier(2, height, width, seed=3, deviation=0.3)
+    expected = [waves(start.spectrum[:, i].detach().double().numpy(), height, width) for i in range(2)]
+    assert start().shape == (2, 3, height, width)
+    assert np.allclose(start().detach().numpy(), np.stack(expected), atol=2e-6)
+
+
+@given(st.integers(1, 12), st.integers(1, 12), SEEDS, st.sampled_from([0.01, 1.0, 100.0]))
+@TINY
+def test_fourier_gives_pictures(height: int, width: int, seed: int, deviation: float) -> None:
+    image = Fourier(1, height, width, seed=seed, deviation=deviation)()
+    assert image.shape == (1, 3, height, width)
+    assert torch.isfinite(image).all()
+    assert image.min() >= 0
+    assert image.max() <= 1
+
+
+@pytest.mark.parametrize(("height", "width"), SIZES[:4])
+def test_every_coefficient_is_pulled(height: int, width: int) -> None:
+    """All but the imaginary parts of the waves that are real: the constant and, at even sides, the finest."""
+    start = Fourier(1, height, width, seed=1, deviation=0.3)
+    target = torch.rand(1, 3, height, width, generator=torch.Generator().manual_seed(5))
+    (gradient,) = torch.autograd.grad((start() * target).sum(), start.spectrum)
+    moved = gradient[:, 0].abs().amax(1) > 1e-7
+    for v in range(height):
+        for u in range(width // 2 + 1):
+            assert moved[0, v, u]
+            real = (v == 0 or 2 * v == height) and (u == 0 or 2 * u == width)
+            assert moved[1, v, u] == (not real), (v, u)
+
+
+def test_the_first_picture_is_nearly_gray_and_the_seed_decides() -> None:
+    a, b, c = Fourier(2, 9, 8, seed=5), Fourier(2, 9, 8, seed=5), Fourier(2, 9, 8, seed=6)
+    assert torch.equal(a(), b())
+    assert not torch.equal(a(), c())
+    assert not torch.equal(a()[0], a()[1])
+    assert (a() - 0.5).abs().max() < 0.1
+    assert torch.randn(1).shape == (1,)
+    state = torch.get_rng_state()
+    Fourier(1, 4, 4, seed=1)
+    assert torch.equal(state, torch.get_rng_state()), "no global seed"
+
+
+def test_the_start_has_the_deviation_asked_for() -> None:
+    for deviation in (0.01, 0.5):
+        spectrum = Fourier(4, 24, 24, seed=2, deviation=deviation).spectrum
+        assert spectrum.std().item() == pytest.approx(deviation, rel=0.05)
+        assert abs(spectrum.mean().item()) < deviation * 0.05
+    before = Fourier(1, 6, 6, seed=2)
+    image = before().detach().clone()
+    before.project_()
+    assert torch.equal(before(), image)
+
+
+# Pixels
+
+
+@given(SEEDS, st.sampled_from([0.1, 1.0, 30.0]))
+@TINY
+def test_pixels_are_clamped_and_the_callers_are_not_touched(seed: int, size: float) -> None:
+    image = image_of(seed)
+    before = image.clone()
+    pixels = Pixels(image)
+    assert torch.equal(pixels(), image)
+    assert pixels.parameters[0].is_leaf
+    assert pixels.parameters[0].requires_grad
+    with torch.no_grad():
+        pixels.parameters[0].add_(noise_of(seed, size))
+    moved = pixels().detach().clone()
+    pixels.project_()
+    assert torch.equal(image, before)
+    assert np.array_equal(pixels().detach().numpy(), np.minimum(np.maximum(moved.numpy(), 0), 1))
+    inside = (moved >= 0) & (moved <= 1)
+    assert torch.equal(pixels()[inside], moved[inside])
+
+
+def test_pixels_take_a_picture_that_has_a_graph() -> None:
+    image = torch.rand(1, 3, 4, 4, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    pixels = Pixels(image * 1)
+    pixels().sum().backward()
+    assert image.grad is None
+    assert pixels.parameters[0].grad is not None

@@ -1,0 +1,41 @@
+"""Folds batch norm into the convolutions and writes the half-precision file that the package ships."""
+
+import argparse
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from sightline.sightnet import sightnet
+
+
+def folded(state: dict[str, torch.Tensor]) -> nn.Sequential:
+    """The network without batch norm that computes what the trained one computes at inference."""
+    trained, plain = sightnet(batch_norm=True).eval(), sightnet().eval()
+    trained.load_state_dict(state)
+    for name, layer in plain.named_children():
+        if isinstance(layer, nn.Conv2d):
+            fused = nn.utils.fuse_conv_bn_eval(trained.get_submodule(name), trained.get_submodule(name.replace("conv", "bn")))  # type: ignore[type-var]
+            layer.load_state_dict(fused.state_dict())
+        elif isinstance(layer, nn.Linear):
+            layer.load_state_dict(trained.get_submodule(name).state_dict())
+    image = torch.randn(4, 3, 128, 128)
+    torch.testing.assert_close(plain(image), trained(image), rtol=1e-3, atol=1e-3)
+    return plain
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--checkpoint", type=Path, required=True)
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent.parent / "src/sightline/assets/sightnet.safetensors")
+    options = parser.parse_args()
+    average = torch.load(options.checkpoint, weights_only=True)["average"]
+    state = {name.removeprefix("module."): value for name, value in average.items() if name.startswith("module.")}
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    save_file({name: value.half().contiguous() for name, value in folded(state).state_dict().items()}, options.out)
+    print(f"{options.out}: {options.out.stat().st_size / 1e6:.2f} MB")
+
+
+if __name__ == "__main__":
+    main()
