@@ -209,7 +209,7 @@ class Random(nn.Module):
 
     def step(self, x: Tensor, one: nn.Module, kind: str, size, stride, padding, dilation) -> Tensor:
         rows, columns = (d * (k - 1) + 1 for k, d in zip(size, dilation, strict=True))
-        if x.shape[-2] < rows + stride[0] or x.shape[-1] < columns + stride[1]:
+        if x.shape[-2] < max(rows + stride[0], 5) or x.shape[-1] < max(columns + stride[1], 5):
             return x
         if kind == "same":
             return F.conv2d(x, one.weight, None, 1, "same", dilation).relu_()

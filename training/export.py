@@ -16,7 +16,7 @@ def folded(state: dict[str, torch.Tensor]) -> nn.Sequential:
     trained.load_state_dict(state)
     for name, layer in plain.named_children():
         if isinstance(layer, nn.Conv2d):
-            fused = nn.utils.fuse_conv_bn_eval(trained.get_submodule(name), trained.get_submodule(name.replace("conv", "bn")))  # type: ignore[type-var]
+            fused = nn.utils.fuse_conv_bn_eval(trained.get_submodule(name), trained.get_submodule(name.replace("conv", "bn")))
             layer.load_state_dict(fused.state_dict())
         elif isinstance(layer, nn.Linear):
             layer.load_state_dict(trained.get_submodule(name).state_dict())

@@ -72,7 +72,7 @@ def fits(value: Any, kind: Any) -> bool:
         numbers = (int, float) if kind is float else int
         return isinstance(value, numbers) and not isinstance(value, bool) and value == value
     if get_origin(kind) is tuple:
-        return isinstance(value, (tuple, list)) and all(fits(item, get_args(kind)[0]) for item in value)  # pyright: ignore[reportUnknownVariableType]
+        return isinstance(value, (tuple, list)) and all(fits(item, get_args(kind)[0]) for item in value)
     if get_origin(kind) is Callable:
         return callable(value)
     return not isinstance(kind, type) or isinstance(value, kind)
@@ -141,11 +141,11 @@ def method(
                 if field_.name in kwargs:
                     field_.check(kwargs[field_.name])
             if subject == "image" and len(positional) > 1:
-                positional[1] = images.check(positional[1]).detach()  # type: ignore[arg-type]
+                positional[1] = images.check(positional[1]).detach()
             stopped: list[int] = []
             if kwargs.get("callback"):
-                kwargs["callback"] = noting(kwargs["callback"], stopped)  # type: ignore[arg-type]
-            result = function(*positional, **kwargs)  # type: ignore[arg-type]
+                kwargs["callback"] = noting(kwargs["callback"], stopped)
+            result = function(*positional, **kwargs)
             recipe = recipe_of(entry, positional, kwargs)
             return replace(result, recipe={**recipe, "stopped_after": stopped[0]} if stopped else recipe)
 

@@ -1,6 +1,7 @@
 """The command line's door: light enough that `--help` does not wait for torch. Commands are made in `commands`."""
 
 import ast
+import os
 import sys
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -62,5 +63,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def script() -> None:
-    """The installed command."""
-    sys.exit(main())
+    """The installed command. Output that goes to a program such as `head` may end before all is written."""
+    try:
+        status = main()
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = 0
+    sys.exit(status)

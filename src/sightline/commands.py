@@ -10,7 +10,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any, get_origin
 
-from cyclopts import Parameter
+from cyclopts import Parameter, validators
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -28,7 +28,13 @@ from .result import Result
 Network = Annotated[str, Parameter(help="sightnet (the embedded network), or a name of torchvision or timm.")]
 Picture = Annotated[str, Parameter(help="An image file, or a name of `sightline samples`.")]
 Weights = Annotated[str | None, Parameter(help='File with the network\'s weights (safetensors, torch), or "random".')]
-Size = Annotated[int | None, Parameter(help="Side in pixels that the image is brought to; the network's own by default.")]
+Size = Annotated[
+    int | None,
+    Parameter(
+        help="Side in pixels that the image is brought to; the network's own by default. From 16 to 4096.",
+        validator=validators.Number(gte=16, lte=4096),
+    ),
+]
 Device = Annotated[str | None, Parameter(help="Where to run: cpu, cuda, cuda:1, mps.")]
 Out = Annotated[Path | None, Parameter(help="Folder for pictures, numbers and recipe; out/NAME by default.")]
 Json = Annotated[bool, Parameter(name="--json", negative=(), help="Print values and file names as JSON.")]
@@ -64,7 +70,7 @@ def command_of(method: Method) -> Callable[..., int]:
         return command(*bound.args, **bound.kwargs)
 
     signature = signature_of(method)
-    call.__signature__ = signature  # type: ignore[attr-defined]  # pyright: ignore[reportFunctionMemberAccess]
+    call.__signature__ = signature  # pyright: ignore[reportFunctionMemberAccess]
     call.__annotations__ = {name: parameter.annotation for name, parameter in signature.parameters.items()}
     call.__name__, call.__doc__ = method.name, f"{method.summary}\n\n{method.reading}\n\nBeware: {method.caution}"
     return call

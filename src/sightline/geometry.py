@@ -68,8 +68,8 @@ def tensors(value: Any) -> Iterator[Tensor]:
     if isinstance(value, Tensor):
         yield value
     elif isinstance(value, (tuple, list, Mapping)):
-        items: Iterable[Any] = value.values() if isinstance(value, Mapping) else value  # pyright: ignore[reportUnknownVariableType]
-        for item in items:  # pyright: ignore[reportUnknownVariableType]
+        items: Iterable[Any] = value.values() if isinstance(value, Mapping) else value
+        for item in items:
             yield from tensors(item)
 
 
@@ -109,10 +109,11 @@ def sees(call: Call) -> Sight | None:
     """What the result of a call sees; None if it doesn't depend on the image."""
     if not call.inputs or call.name.startswith("new_") or call.name.endswith("_like"):
         return None
-    if call.name in JOINS or elementwise(call.name):
-        return JOINS.get(call.name, joined)(call)
-    alone = len(call.inputs) == 1 and call.x is call.get(0, "input")
-    return RULES[call.name](call) if alone and call.name in RULES else {}
+    rule = JOINS.get(call.name) or (joined if elementwise(call.name) else None)
+    if not rule and len(call.inputs) == 1 and call.x is call.get(0, "input"):
+        rule = RULES.get(call.name)
+    found = rule(call) if rule else {}
+    return {dim: span for dim, span in found.items() if dim in range(call.out.ndim) and len(span.first) == call.out.shape[dim]}
 
 
 @cache
@@ -134,7 +135,7 @@ def joined(call: Call, new: int | None = None) -> Sight:
         span: Span | None = first
         for other in sights[1:]:
             span = span | other[dim] if span and dim in other else None
-        if span and dim >= 0 and len(span.first) == call.out.shape[dim]:
+        if span:
             found[dim] = span
     return found
 
@@ -197,7 +198,7 @@ def indexed(call: Call) -> Sight:
     """Slices; what index tensors pick may come from anywhere."""
     index: Any = call.args[1]
     plain = (int, slice, NoneType, EllipsisType)
-    return viewed(call) if all(isinstance(i, plain) for i in (index if isinstance(index, tuple) else (index,))) else {}  # pyright: ignore[reportUnknownVariableType]
+    return viewed(call) if all(isinstance(i, plain) for i in (index if isinstance(index, tuple) else (index,))) else {}
 
 
 def reduced(call: Call) -> Sight:

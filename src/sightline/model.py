@@ -4,7 +4,6 @@ The caller's network is never touched: the work happens in a private copy of the
 the weights' storage.
 """
 
-import copy
 import re
 import threading
 from collections import Counter
@@ -18,7 +17,10 @@ import torch
 from torch import Tensor, nn
 
 from . import image as images
+from .body import private_body
+from .capture import Capture, called, first_tensor
 from .errors import SightlineError, unknown
+from .outputs import as_logits
 
 LUMINANCE = (0.299, 0.587, 0.114)
 
@@ -36,10 +38,6 @@ class Layer:
     def spatial(self) -> bool:
         """Whether the output is channels × height × width with more than one position."""
         return len(self.shape) == 3 and self.shape[1] * self.shape[2] > 1
-
-
-class Enough(Exception):  # noqa: N818 - not an error: it ends a forward pass once all wanted layers are seen
-    """Ends a truncated forward pass."""
 
 
 class Model:
@@ -140,7 +138,7 @@ class Model:
     def labels(self) -> tuple[str, ...]:
         """One name per logit: the given ones, else `class 0`, `class 1`, …"""
         with torch.no_grad():
-            count = self._logits(self._forward(self.blank())).shape[1]
+            count = as_logits(self._forward(self.blank()), self.output, self.name).shape[1]
         if self._labels and len(self._labels) != count:
             raise SightlineError(f"{self.name} has {count} logits, but {len(self._labels)} labels were given")
         return self._labels or tuple(f"class {i}" for i in range(count))
@@ -216,57 +214,16 @@ class Model:
 
     def run(self, image: Tensor, layers: Iterable[str]) -> dict[str, Tensor]:
         """`features` for engines: layer names must be resolved, the image is not checked and may leave [0, 1]."""
-        wanted = list(dict.fromkeys(layers))
+        wanted = set(layers)
+        inner, whole = wanted - {"logits"}, "logits" in wanted
         with self._lock:
-            found, overwritten = self._run(image, wanted)
-            if overwritten:
+            seen = Capture(self.body, inner, copied=self._overwritten, whole=whole)
+            output = seen.run(lambda: self._forward(image))
+            if overwritten := seen.overwritten():
                 self._overwritten |= overwritten
-                found, _ = self._run(image, wanted)
-        return found
-
-    def _run(self, image: Tensor, wanted: list[str]) -> tuple[dict[str, Tensor], set[str]]:
-        found: dict[str, Tensor] = {}
-        versions: dict[str, int] = {}
-        calls: Counter[str] = Counter()
-        whole = "logits" in wanted
-        inner = {name for name in wanted if name != "logits"}
-
-        def keep(name: str, value: Any) -> Tensor | None:
-            tensor = first_tensor(value)
-            if name not in inner or tensor is None:
-                return None
-            found[name], versions[name] = tensor, tensor._version
-            if len(found) == len(inner) and not whole:
-                raise Enough
-            # A later in-place operation would overwrite what was captured, so the network goes on with a copy.
-            return tensor.clone() if name in self._overwritten and value is tensor else None
-
-        def after(path: str) -> Callable[..., Tensor | None]:
-            def hook(_module: nn.Module, _args: Any, output: Any) -> Tensor | None:
-                calls[path] += 1
-                return keep(called(path, calls[path] - 1), output)
-
-            return hook
-
-        def before(path: str) -> Callable[..., None]:
-            def hook(_module: nn.Module, args: tuple[Any, ...]) -> None:
-                if calls[path] == 0 and f"{path}:in" in inner:
-                    keep(f"{path}:in", args)
-
-            return hook
-
-        with ExitStack() as undo:
-            for path in {name.split(":")[0] for name in inner}:
-                module = self.body.get_submodule(path)
-                undo.callback(module.register_forward_pre_hook(before(path)).remove)
-                undo.callback(module.register_forward_hook(after(path)).remove)
-            try:
-                output = self._forward(image)
-                if whole:
-                    found["logits"] = self._logits(output)
-            except Enough:
-                pass
-        return found, {name for name, version in versions.items() if found[name]._version != version}
+                seen = Capture(self.body, inner, copied=self._overwritten, whole=whole)
+                output = seen.run(lambda: self._forward(image))
+        return {**seen.found, "logits": as_logits(output, self.output, self.name)} if whole else seen.found
 
     def _forward(self, image: Tensor) -> Any:
         height, width = image.shape[-2:]
@@ -288,86 +245,3 @@ class Model:
         if self.mean.shape[1] == 1:
             image = (image * torch.tensor(LUMINANCE, device=self.device).view(1, 3, 1, 1)).sum(1, keepdim=True)
         return ((image - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
-
-    def _logits(self, output: Any) -> Tensor:
-        if isinstance(output, Mapping):
-            keys: list[Any] = list(output)  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
-            key = self.output if self.output is not None else next((k for k in ("logits", "out") if k in keys), keys[0])
-            if key not in keys:
-                raise unknown("output", key, map(str, keys))
-            output = output[key]
-        elif isinstance(output, (tuple, list)):
-            index = self.output or 0
-            if not isinstance(index, int) or not -len(output) <= index < len(output):  # pyright: ignore[reportUnknownArgumentType]
-                raise SightlineError(f"output is {index!r}; {self.name} returns {len(output)} values: give a number from 0")  # pyright: ignore[reportUnknownArgumentType]
-            output = output[index]
-        if not isinstance(output, Tensor) or output.ndim < 2:
-            raise SightlineError(f"{self.name} returns {type(output).__name__}, not N×classes; pick its logits with output=")
-        # A network that scores every position (segmentation) scores the image by the mean over positions.
-        return output.flatten(2).mean(2) if output.ndim > 2 else output
-
-
-def called(path: str, call: int) -> str:
-    """Name of the n-th call of a module: `relu`, `relu:1`, …"""
-    return path if call == 0 else f"{path}:{call}"
-
-
-def first_tensor(value: Any) -> Tensor | None:
-    """The tensor itself, or the first one in a tuple, list or dict."""
-    if isinstance(value, Tensor):
-        return value
-    items: Iterable[Any] = value.values() if isinstance(value, Mapping) else value if isinstance(value, (tuple, list)) else ()  # pyright: ignore[reportUnknownVariableType]
-    return next((item for item in items if isinstance(item, Tensor)), None)
-
-
-def private_body(network: nn.Module) -> nn.Module:
-    """A copy of the module tree on the same weights: in evaluation mode, frozen, without in-place flags and the caller's hooks.
-
-    Raises SightlineError for scripted modules, which can't be copied this way or looked into.
-    """
-    if isinstance(network, torch.jit.ScriptModule):
-        raise SightlineError("a scripted module can't be looked into; give the eager nn.Module it was made from")
-    while isinstance(network, nn.DataParallel) or hasattr(network, "_orig_mod"):
-        network = network.module if isinstance(network, nn.DataParallel) else network._orig_mod  # type: ignore[assignment]  # pyright: ignore
-    memo: dict[int, Any] = {}
-    for module in network.modules():
-        for value in (*module.parameters(recurse=False), *module.buffers(recurse=False), *vars(module).values()):
-            if isinstance(value, Tensor):
-                memo[id(value)] = alias(value)
-    body = copy.deepcopy(network, memo).eval()
-    for module in body.modules():
-        if getattr(module, "inplace", False) is True:
-            module.inplace = False  # type: ignore[assignment]  # pyright: ignore
-        for hooks in (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks):
-            for key in [key for key, hook in hooks.items() if not of_torch(hook)]:
-                del hooks[key]
-    return body
-
-
-def alias(value: Tensor) -> Tensor:
-    """The same storage, detached and frozen."""
-    return nn.Parameter(value.detach(), requires_grad=False) if isinstance(value, nn.Parameter) else value.detach()
-
-
-def of_torch(hook: object) -> bool:
-    """Whether a hook is torch's own machinery (weight norm, spectral norm), which is part of the network's function."""
-    return str(getattr(hook, "__module__", type(hook).__module__)).startswith("torch.")
-
-
-def as_maps(feature: Tensor, height: int, width: int) -> Tensor:
-    """Features as N×C×h×w maps of an image of height × width pixels: convolutional ones as they are, N×h×w×C turned,
-    N×T×C tokens of a transformer laid on their grid with class tokens dropped.
-
-    Raises SightlineError where the features have no places.
-    """
-    aspect = height / width
-    if feature.ndim == 4:
-        last = abs(feature.shape[1] / feature.shape[2] / aspect - 1) < 0.1 and abs(feature.shape[2] / feature.shape[3] / aspect - 1) > 0.1
-        return feature.permute(0, 3, 1, 2) if last else feature
-    if feature.ndim == 3:
-        for extra in range(17):
-            count = feature.shape[1] - extra
-            rows = round((max(count, 0) * aspect) ** 0.5)
-            if rows > 0 and count % rows == 0 and abs(rows * rows / count / aspect - 1) < 0.1:
-                return feature[:, extra:].transpose(1, 2).unflatten(2, (rows, count // rows))
-    raise SightlineError(f"this layer has no places in the image: its output is {tuple(feature.shape)}; choose a convolutional layer")

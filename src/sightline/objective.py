@@ -19,7 +19,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .errors import SightlineError, unknown
-from .model import Model, as_maps
+from .model import Model
+from .outputs import as_maps
 
 Score = Callable[[Tensor, Mapping[str, Tensor]], Tensor]
 
@@ -254,5 +255,5 @@ def called(word: str, args: list[Any], keywords: dict[str, Any]) -> Objective:
 def fits(value: Any, kind: Any) -> bool:
     """Whether a value is of a type, a whole number being a float too."""
     if get_origin(kind) is tuple:
-        return isinstance(value, tuple) and all(isinstance(item, int) for item in value)  # pyright: ignore[reportUnknownVariableType]
+        return isinstance(value, tuple) and all(isinstance(item, int) for item in value)
     return isinstance(value, (int, float) if kind is float else kind)

@@ -91,4 +91,4 @@ def within(offset: Tensor, eps: float, norm: Norm) -> Tensor:
     if norm == "linf":
         return offset.clamp(-eps, eps)
     length = offset.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
-    return offset * (eps / length.clamp_min(max(eps, 1e-30)))
+    return torch.where(length <= eps, offset, offset * (eps / length))

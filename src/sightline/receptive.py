@@ -18,9 +18,10 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from .capture import called, first_tensor
 from .errors import SightlineError, outside
 from .geometry import Call, Sight, Span, sees, tensors
-from .model import Model, called, first_tensor
+from .model import Model
 
 
 @dataclass(frozen=True)
@@ -157,7 +158,7 @@ def _measure(model: Model, height: int, width: int) -> dict[str, ReceptiveField]
         return hook
 
     last = list(model.layers)[-1:]
-    lock = model._lock  # pyright: ignore[reportPrivateUsage] - keeps other threads' passes from these hooks
+    lock = model._lock  # keeps other threads' passes from these hooks
     with lock, torch.inference_mode(False), torch.no_grad(), trace, ExitStack() as undo:
         undo.callback(model.body.register_forward_pre_hook(start).remove)
         for path in {name.split(":", 1)[0] for name in model.layers}:

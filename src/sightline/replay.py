@@ -29,7 +29,7 @@ def again(recipe: str | Path | Mapping[str, Any], *, model: Model | None = None,
     if name not in methods:
         raise unknown("method", name, methods)
     method = methods[name]
-    knobs: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in told["knobs"].items()}  # pyright: ignore[reportUnknownArgumentType]
+    knobs: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in told["knobs"].items()}
     if "stopped_after" in told:
         knobs["callback"] = partial(reached, told["stopped_after"])
     model = model or model_of(told["model"])
@@ -49,9 +49,9 @@ def read_recipe(path: Path) -> Mapping[str, Any]:
         told = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise SightlineError(f"{path} can't be read as a recipe ({error})") from error
-    if not isinstance(told, dict) or "method" not in told or not all(isinstance(told.get(part), dict) for part in ("knobs", "model")):  # pyright: ignore
+    if not isinstance(told, dict) or "method" not in told or not all(isinstance(told.get(part), dict) for part in ("knobs", "model")):
         raise SightlineError(f"{path} is not a recipe: method, knobs and model are expected")
-    return told  # pyright: ignore[reportUnknownVariableType]
+    return told
 
 
 def model_of(told: Mapping[str, Any]) -> Model:

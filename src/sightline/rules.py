@@ -25,7 +25,7 @@ class Gate(torch.autograd.Function):
     positive, or where both hold."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, high: float, active: bool, positive: bool) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def forward(ctx: Any, x: Tensor, high: float, active: bool, positive: bool) -> Tensor:
         ctx.positive = positive
         ctx.mask = (x > 0) & (x < high) if active else None
         return x.clamp(0, high)

@@ -47,7 +47,7 @@ def wobble(shift: float, scale: float, angle: float, generator: torch.Generator)
 def blur(image: Tensor, sigma: float) -> Tensor:
     """Gaussian blur with standard deviation `sigma` in pixels, mirrored at the borders."""
     radius = min(max(1, math.ceil(3 * sigma)), min(image.shape[-2:]) - 1)
-    if sigma <= 0 or radius < 1:
+    if sigma < 0.05 or radius < 1:  # a neighbour would count less than e^-200
         return image
     line = torch.exp(-torch.arange(-radius, radius + 1, device=image.device).square() / (2 * sigma**2))
     kernel = (line / line.sum()).view(1, 1, 1, -1).expand(image.shape[1], 1, 1, -1)

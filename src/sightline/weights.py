@@ -23,9 +23,9 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         siblings = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
         raise SightlineError(f"no weights file {path}{nearest(path.name, siblings) if siblings else ''}")
     state: Any = read_safetensors(path) if path.suffix == ".safetensors" else read_torch(path)
-    while isinstance(state, Mapping) and (inner := next((state[key] for key in WRAPPERS if isinstance(state.get(key), Mapping)), None)):  # pyright: ignore
+    while isinstance(state, Mapping) and (inner := next((state[key] for key in WRAPPERS if isinstance(state.get(key), Mapping)), None)):
         state = inner
-    tensors = {str(key): value for key, value in state.items() if isinstance(value, Tensor)} if isinstance(state, Mapping) else {}  # pyright: ignore
+    tensors = {str(key): value for key, value in state.items() if isinstance(value, Tensor)} if isinstance(state, Mapping) else {}
     if not tensors:
         raise SightlineError(f"{path.name} holds no weights by name; a state dict is expected")
     for prefix in PREFIXES:

@@ -7,7 +7,8 @@ from torch import Tensor
 
 from ... import render
 from ...catalog import Between, method
-from ...model import Model, as_maps
+from ...model import Model
+from ...outputs import as_maps
 from ...result import Result
 
 

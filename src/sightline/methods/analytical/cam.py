@@ -6,7 +6,8 @@ from torch import Tensor
 from ... import render
 from ...catalog import method
 from ...errors import SightlineError
-from ...model import Model, as_maps
+from ...model import Model
+from ...outputs import as_maps
 from ...result import Result
 
 

@@ -8,7 +8,8 @@ from torch import Tensor
 from ... import render, rules
 from ...catalog import Between, method
 from ...errors import SightlineError
-from ...model import Model, as_maps
+from ...model import Model
+from ...outputs import as_maps
 from ...receptive import receptive_field
 from ...result import Result
 

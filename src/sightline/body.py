@@ -1,0 +1,43 @@
+"""The private copy of a network: the caller's module tree, on the same weights, safe to hook and to change."""
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .errors import SightlineError
+
+
+def private_body(network: nn.Module) -> nn.Module:
+    """A copy of the module tree on the same weights: in evaluation mode, frozen, without in-place flags and the caller's hooks.
+
+    Raises SightlineError for scripted modules, which can't be copied this way or looked into.
+    """
+    if isinstance(network, torch.jit.ScriptModule):
+        raise SightlineError("a scripted module can't be looked into; give the eager nn.Module it was made from")
+    while isinstance(network, nn.DataParallel) or hasattr(network, "_orig_mod"):
+        network = network.module if isinstance(network, nn.DataParallel) else network._orig_mod  # pyright: ignore
+    memo: dict[int, Any] = {}
+    for module in network.modules():
+        for value in (*module.parameters(recurse=False), *module.buffers(recurse=False), *vars(module).values()):
+            if isinstance(value, Tensor):
+                memo[id(value)] = alias(value)
+    body = copy.deepcopy(network, memo).eval()
+    for module in body.modules():
+        if getattr(module, "inplace", False) is True:
+            module.inplace = False  # pyright: ignore
+        for hooks in (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks):
+            for key in [key for key, hook in hooks.items() if not of_torch(hook)]:
+                del hooks[key]
+    return body
+
+
+def alias(value: Tensor) -> Tensor:
+    """The same storage, detached and frozen."""
+    return nn.Parameter(value.detach(), requires_grad=False) if isinstance(value, nn.Parameter) else value.detach()
+
+
+def of_torch(hook: object) -> bool:
+    """Whether a hook is torch's own machinery (weight norm, spectral norm), which is part of the network's function."""
+    return str(getattr(hook, "__module__", type(hook).__module__)).startswith("torch.")

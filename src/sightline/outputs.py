@@ -1,0 +1,49 @@
+"""What a network's outputs mean: class scores from whatever it returns, places in the image from whatever a layer gives."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from .errors import SightlineError, unknown
+
+
+def as_logits(output: Any, choice: int | str | None, name: str) -> Tensor:
+    """Logits N×classes from what the network `name` returns: a tensor, or by `choice` the index in a tuple, the key in a dict.
+
+    Raises SightlineError where there are none.
+    """
+    if isinstance(output, Mapping):
+        keys: list[Any] = list(output)
+        key = choice if choice is not None else next((k for k in ("logits", "out") if k in keys), keys[0])
+        if key not in keys:
+            raise unknown("output", key, map(str, keys))
+        output = output[key]
+    elif isinstance(output, (tuple, list)):
+        index = choice or 0
+        if not isinstance(index, int) or not -len(output) <= index < len(output):
+            raise SightlineError(f"output is {index!r}; {name} returns {len(output)} values: give a number from 0")
+        output = output[index]
+    if not isinstance(output, Tensor) or output.ndim < 2:
+        raise SightlineError(f"{name} returns {type(output).__name__}, not N×classes; pick its logits with output=")
+    # A network that scores every position (segmentation) scores the image by the mean over positions.
+    return output.flatten(2).mean(2) if output.ndim > 2 else output
+
+
+def as_maps(feature: Tensor, height: int, width: int) -> Tensor:
+    """Features as N×C×h×w maps of an image of height × width pixels: convolutional ones as they are, N×h×w×C turned,
+    N×T×C tokens of a transformer laid on their grid with class tokens dropped.
+
+    Raises SightlineError where the features have no places.
+    """
+    aspect = height / width
+    if feature.ndim == 4:
+        last = abs(feature.shape[1] / feature.shape[2] / aspect - 1) < 0.1 and abs(feature.shape[2] / feature.shape[3] / aspect - 1) > 0.1
+        return feature.permute(0, 3, 1, 2) if last else feature
+    if feature.ndim == 3:
+        for extra in range(17):
+            count = feature.shape[1] - extra
+            rows = round((max(count, 0) * aspect) ** 0.5)
+            if rows > 0 and count % rows == 0 and abs(rows * rows / count / aspect - 1) < 0.1:
+                return feature[:, extra:].transpose(1, 2).unflatten(2, (rows, count // rows))
+    raise SightlineError(f"this layer has no places in the image: its output is {tuple(feature.shape)}; choose a convolutional layer")

@@ -1,0 +1,94 @@
+"""Activation maps are what plain hooks see, the strongest first."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import sightline as sl
+
+
+class Net(nn.Module):
+    """ReLU as a module, and an in-place one without a module, which overwrites what a hook on the convolution saw."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1, self.conv2, self.conv3 = nn.Conv2d(3, 5, 3, padding=1), nn.Conv2d(5, 6, 3, stride=2), nn.Conv2d(6, 40, 3)
+        self.relu, self.head = nn.ReLU(inplace=True), nn.Linear(40, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.relu(self.conv1(x))
+        x = F.relu(self.conv2(x), inplace=True)
+        return self.head(F.relu(self.conv3(x)).mean((2, 3)))
+
+
+@pytest.fixture(scope="module")
+def model() -> sl.Model:
+    torch.manual_seed(0)
+    return sl.load(Net(), mean=(0.5,) * 3, std=(0.25,) * 3, size=16, device="cpu")
+
+
+def pictures(count: int = 2) -> Tensor:
+    return torch.rand(count, 3, 16, 20, generator=torch.Generator().manual_seed(1))
+
+
+def by_hand(model: sl.Model, image: Tensor) -> dict[str, Tensor]:
+    """Each layer's own output, computed one after the other."""
+    with torch.no_grad():
+        x = (image - 0.5) / 0.25
+        conv1 = model.module("conv1")(x).clone()
+        conv2 = model.module("conv2")(conv1.relu()).clone()
+        return {"conv1": conv1, "relu": conv1.relu(), "conv2": conv2, "conv3": model.module("conv3")(conv2.relu())}
+
+
+@pytest.mark.parametrize("layer", ["conv1", "relu", "conv2", "conv3"])
+def test_maps_are_the_layers_outputs_and_the_strongest_come_first(model: sl.Model, layer: str) -> None:
+    values = sl.activations(model, pictures(), layers=(layer,), k=4).values
+    expected = by_hand(model, pictures())[layer]
+    assert torch.allclose(values[f"{layer}_maps"], expected, atol=1e-5)
+    for i in range(2):
+        peaks = [float(channel.max()) for channel in expected[i]]
+        order = sorted(range(len(peaks)), key=lambda u: -peaks[u])[:4]
+        assert [peaks[u] for u in values[f"{layer}_order"][i].tolist()] == pytest.approx([peaks[u] for u in order], abs=1e-5)
+
+
+def test_several_layers_at_once(model: sl.Model) -> None:
+    result = sl.activations(model, pictures(1), layers=("conv3", "conv1", "relu"), k=200)
+    assert list(result.panels) == ["conv3", "conv1", "relu"]
+    expected = by_hand(model, pictures(1))
+    for name in result.panels:
+        assert torch.allclose(result.values[f"{name}_maps"], expected[name], atol=1e-5)
+        assert sorted(result.values[f"{name}_order"][0].tolist()) == list(range(expected[name].shape[1]))
+    landmarks = sl.activations(model, pictures(1)).values
+    assert torch.allclose(landmarks["first_maps"], expected["conv1"], atol=1e-5)
+
+
+def test_signed_layers_are_red_and_blue_and_others_gray(model: sl.Model) -> None:
+    signed = sl.activations(model, pictures(1), layers=("conv1",))
+    assert signed.values["conv1_maps"].min() < 0
+    assert "red positive" in signed.captions["conv1"]
+    picture = signed.panels["conv1"][0]
+    assert (picture.amax(0) - picture.amin(0)).max() > 0.3
+    plain = sl.activations(model, pictures(1), layers=("relu",))
+    assert plain.values["relu_maps"].min() >= 0
+    assert "Black is zero" in plain.captions["relu"]
+    picture = plain.panels["relu"][0]
+    assert (picture.amax(0) - picture.amin(0)).max() < 1e-6
+
+
+def test_a_dead_layer_is_black_and_not_nan(model: sl.Model) -> None:
+    torch.manual_seed(0)
+    net = Net()
+    with torch.no_grad():
+        net.conv1.bias.fill_(-1e3)
+    result = sl.activations(sl.load(net, size=16, device="cpu"), pictures(1), layers=("relu",))
+    assert result.values["relu_maps"].abs().max() == 0
+    assert torch.isfinite(result.panels["relu"]).all()
+    assert "0% of all channels" in result.captions["relu"]
+
+
+def test_a_layer_without_places_is_refused(model: sl.Model) -> None:
+    with pytest.raises(sl.SightlineError, match="no places"):
+        sl.activations(model, pictures(1), layers=("head",))
+    with pytest.raises(sl.SightlineError, match="no layer named 'conv9'"):
+        sl.activations(model, pictures(1), layers=("conv9",))

@@ -1,0 +1,155 @@
+"""Occlusion against a literal double loop, in closed form on a linear network, and against captum."""
+
+import numpy as np
+import pytest
+import torch
+from captum.attr import Occlusion
+from torch import Tensor, nn
+
+import sightline as sl
+
+MEAN, STD = (0.5, 0.4, 0.3), (0.25, 0.2, 0.3)
+LABELS = ("ant", "bee", "cat", "dog")
+
+
+def network() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(3, 6, 3, padding=1), nn.ReLU(), nn.Conv2d(6, 8, 3, stride=2), nn.ReLU(),
+        nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(32, 4),
+    )  # fmt: skip
+
+
+def loaded(net: nn.Module) -> sl.Model:
+    return sl.load(net, mean=MEAN, std=STD, labels=LABELS, size=16, device="cpu")
+
+
+def pictures(count: int = 2, height: int = 16, width: int = 19) -> Tensor:
+    return torch.rand(count, 3, height, width, generator=torch.Generator().manual_seed(1))
+
+
+def literal(net: nn.Module, image: Tensor, label: int, window: int, stride: int, fill: float) -> np.ndarray:
+    """Cover, look, compare: one window at a time, normalized here."""
+    mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (MEAN, STD))
+
+    def score(picture: Tensor) -> float:
+        with torch.no_grad():
+            return float(net((picture[None] - mean) / std)[0, label])
+
+    rows = []
+    top = 0
+    while top + window <= image.shape[1]:
+        row, left = [], 0
+        while left + window <= image.shape[2]:
+            covered = image.clone()
+            for y in range(top, top + window):
+                for x in range(left, left + window):
+                    covered[:, y, x] = fill
+            row.append(score(image) - score(covered))
+            left += stride
+        rows.append(row)
+        top += stride
+    return np.array(rows)
+
+
+@pytest.mark.parametrize(
+    ("window", "stride", "fill"), [(4, 4, 0.5), (5, 3, 0.0), (1, 7, 1.0), (16, 8, 0.5), (16, 1, 0.2), (3, 16, 0.5), (7, 100, 0.5)]
+)
+def test_it_is_the_double_loop(window: int, stride: int, fill: float) -> None:
+    net = network()
+    found = sl.occlusion(loaded(net), pictures(), label=2, window=window, stride=stride, fill=fill).values["drop"]
+    expected = [literal(net, image, 2, window, stride, fill) for image in pictures()]
+    assert found.shape == (2, *expected[0].shape)
+    assert np.allclose(found.numpy(), np.stack(expected), atol=2e-6)
+
+
+def test_on_a_linear_network_it_is_the_weights_times_what_was_covered() -> None:
+    torch.manual_seed(2)
+    linear = nn.Sequential(nn.Flatten(), nn.Linear(3 * 16 * 19, 4))
+    weight = linear[1].weight.detach().double().view(4, 3, 16, 19) / torch.tensor(STD).double().view(3, 1, 1)
+    found = sl.occlusion(loaded_as(linear, 16, 19), pictures(), label="dog", window=6, stride=5, fill=0.25).values["drop"]
+    for i, image in enumerate(pictures().double()):
+        share = weight[3] * (image - 0.25)
+        for r, top in enumerate((0, 5, 10)):
+            for c, left in enumerate((0, 5, 10)):
+                assert found[i, r, c].item() == pytest.approx(float(share[:, top : top + 6, left : left + 6].sum()), abs=1e-4)
+
+
+def loaded_as(net: nn.Module, height: int, width: int) -> sl.Model:
+    """A network that takes one size only, which is not square."""
+
+    class Cut(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = net
+
+        def forward(self, x: Tensor) -> Tensor:
+            padded = nn.functional.pad(x, (0, max(0, width - x.shape[3]), 0, max(0, height - x.shape[2])))
+            return self.net(padded[:, :, :height, :width])
+
+    return loaded(Cut())
+
+
+def test_captum_agrees_where_every_window_fits() -> None:
+    """captum gives each pixel the mean over the windows that cover it; here drops are spread in the same way."""
+    model = loaded(network())
+    image = pictures(1, 16, 20)
+    window, stride = 8, 4
+    referee = Occlusion(model.logits).attribute(
+        image, target=1, sliding_window_shapes=(3, window, window), strides=(3, stride, stride), baselines=0.5, perturbations_per_eval=3
+    )
+    drop = sl.occlusion(model, image, label=1, window=window, stride=stride).values["drop"][0]
+    total, count = torch.zeros(16, 20), torch.zeros(16, 20)
+    for r in range(drop.shape[0]):
+        for c in range(drop.shape[1]):
+            total[r * stride : r * stride + window, c * stride : c * stride + window] += drop[r, c]
+            count[r * stride : r * stride + window, c * stride : c * stride + window] += 1
+    assert count.min() >= 1
+    assert torch.allclose(referee[0], (total / count).expand(3, -1, -1), atol=1e-5)
+
+
+@pytest.mark.parametrize("batch", [1, 3, 7, 4096])
+def test_the_batch_changes_nothing(batch: int) -> None:
+    model = loaded(network())
+    one = sl.occlusion(model, pictures(), window=4, stride=5, batch=32).values
+    other = sl.occlusion(model, pictures(), window=4, stride=5, batch=batch).values
+    assert torch.allclose(one["drop"], other["drop"], atol=1e-6)
+    assert torch.equal(one["label"], other["label"])
+
+
+def test_each_image_has_its_own_top_label() -> None:
+    net = network()
+    model = loaded(net)
+    images = torch.cat([pictures(), torch.zeros(1, 3, 16, 19), torch.ones(1, 3, 16, 19)])
+    values = sl.occlusion(model, images, window=8, stride=4).values
+    tops = model.logits(images).argmax(1)
+    assert values["label"].tolist() == tops.tolist()
+    assert torch.allclose(values["score"], model.logits(images).amax(1), atol=1e-6)
+    for i, top in enumerate(tops.tolist()):
+        assert np.allclose(values["drop"][i].numpy(), literal(net, images[i], top, 8, 4, 0.5), atol=2e-6)
+
+
+def test_covering_with_the_same_gray_costs_nothing() -> None:
+    gray = torch.full((1, 3, 16, 16), 0.3)
+    result = sl.occlusion(loaded(network()), gray, window=4, stride=4, fill=0.3)
+    assert result.values["drop"].abs().max() < 1e-6
+    assert torch.isfinite(result.panels["occlusion"]).all()
+
+
+def test_the_image_stays_as_it_is() -> None:
+    image = pictures()
+    before = image.clone()
+    sl.occlusion(loaded(network()), image, window=4, stride=4)
+    assert torch.equal(image, before)
+
+
+@pytest.mark.parametrize(("window", "shape"), [(17, (16, 19)), (17, (19, 16)), (100, (16, 16))])
+def test_a_window_larger_than_the_image_is_refused(window: int, shape: tuple[int, int]) -> None:
+    with pytest.raises(sl.SightlineError, match=f"window is {window}; it must lie between 1 and 16"):
+        sl.occlusion(loaded(network()), pictures(1, *shape), window=window)
+
+
+@pytest.mark.parametrize(("knob", "value"), [("window", 0), ("stride", 0), ("fill", 1.1), ("fill", -0.1), ("batch", 0)])
+def test_knobs_out_of_range_are_refused(knob: str, value: float) -> None:
+    with pytest.raises(sl.SightlineError, match=f"{knob} is {value}; it must lie between"):
+        sl.occlusion(loaded(network()), pictures(1), **{knob: value})
