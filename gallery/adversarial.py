@@ -7,6 +7,6 @@ import sightline as sl
 PICTURES = Path(__file__).parent.parent / "docs" / "pictures"
 
 model = sl.load()
-photo = model.fit(sl.sample("chelsea"), 256)
+photo = model.fit(sl.sample("rocket"), 256)
 result = sl.adversarial(model, photo, target="golf ball", eps=4 / 255)
 sl.write(result.panels["adversarial"], PICTURES / "adversarial.png")

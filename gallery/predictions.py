@@ -7,6 +7,6 @@ import sightline as sl
 PICTURES = Path(__file__).parent.parent / "docs" / "pictures"
 
 model = sl.load()
-photo = model.fit(sl.sample("chelsea"))
+photo = model.fit(sl.sample("rocket"))
 result = sl.predictions(model, photo)
 sl.write(result.panels["predictions"], PICTURES / "predictions.png")

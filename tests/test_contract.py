@@ -348,6 +348,18 @@ def test_refuses_a_name_that_is_none(method: Method, knob: Field, tiny: sl.Model
         assert one_line(error)
 
 
+@knobs_where(lambda knob: knob.name in ("layer", "layers"))
+def test_every_layer_gives_a_result_or_a_reason(method: Method, knob: Field, tiny: sl.Model, photo: Tensor) -> None:
+    for name in (*tiny.layers, *tiny.landmarks, "conv1:in", "fc:in", "conv1:1"):
+        try:
+            result = called(method, tiny, photo, **{knob.name: (name,) if knob.name == "layers" else name})
+        except sl.SightlineError as error:
+            assert "\n" not in str(error)
+        else:
+            assert all(panel.isfinite().all() and 0 <= panel.min() <= panel.max() <= 1 for panel in result.panels.values())
+            assert all(tensor.isfinite().all() for tensor in result.tensors.values())
+
+
 @knobs_where(lambda knob: knob.name == "callback")
 def test_refuses_a_callback_that_cannot_be_called(method: Method, knob: Field, tiny: sl.Model, photo: Tensor) -> None:
     with pytest.raises(sl.SightlineError, match="callback"):

@@ -588,7 +588,7 @@ def test_center_crop() -> None:
 
 
 def test_samples_are_installed() -> None:
-    assert image.samples()[0] == "chelsea"
+    assert image.samples()[0] == "rocket"
     assert {"astronaut", "coffee", "brick"} <= set(image.samples())
     assert image.sample().shape == (1, 3, 300, 451)
     assert is_image(image.sample("rocket"))

@@ -3,7 +3,7 @@
 import gc
 import weakref
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import cache
 
 import numpy as np
@@ -36,7 +36,7 @@ class SumPooling(TorchFunctionMode):
         return self.pool(*args, **(kwargs or {}))
 
     @staticmethod
-    def pool(x, kernel_size, stride=None, padding=0, dilation=1, ceil_mode=False, return_indices=False):
+    def pool(x, kernel_size, stride=None, padding=0, dilation=1, ceil_mode=False, return_indices=False):  # noqa: PLR0917 - as in torch
         if dilation in (1, (1, 1)):
             return F.avg_pool2d(x, kernel_size, stride, padding, ceil_mode)
         return F.conv2d(x, x.new_ones(x.shape[1], 1, *kernel_size), None, stride, padding, dilation, x.shape[1])
@@ -157,7 +157,9 @@ EXACT = {
         nn.ReflectionPad2d(7), conv(3), nn.ReplicationPad2d(5), conv(3, 2), nn.CircularPad2d(2), conv(), nn.ZeroPad2d((3, 0, -1, 2)), conv()
     ),
     "padded convolutions": nn.Sequential(*(conv(5, 2, 2, padding_mode=mode) for mode in ("reflect", "replicate", "circular"))),
-    "batch norm and dropout": nn.Sequential(conv(), nn.BatchNorm2d(3), nn.Dropout(), nn.Dropout2d(), nn.SiLU(), nn.LocalResponseNorm(2), conv()),
+    "batch norm and dropout": nn.Sequential(
+        conv(), nn.BatchNorm2d(3), nn.Dropout(), nn.Dropout2d(), nn.SiLU(), nn.LocalResponseNorm(2), conv()
+    ),
     "identity pooling": nn.Sequential(conv(2, 2), nn.AdaptiveAvgPool2d((15, 13)), conv()),
     "regular adaptive pooling": nn.Sequential(conv(2, 2), nn.AdaptiveAvgPool2d((5, 13)), conv(3, 1, 1)),
     "one row": nn.Sequential(conv(3, 1, 1), nn.AdaptiveAvgPool2d((1, None)), conv(3, 1, 1)),
@@ -204,10 +206,11 @@ class Random(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         for step, one, after in zip(self.plan, self.convs, self.after, strict=True):
-            x = after(self.step(x, one, *step))
+            x = after(self.step(x, one, step))
         return x
 
-    def step(self, x: Tensor, one: nn.Module, kind: str, size, stride, padding, dilation) -> Tensor:
+    def step(self, x: Tensor, one: nn.Module, step: tuple) -> Tensor:
+        kind, size, stride, padding, dilation = step
         rows, columns = (d * (k - 1) + 1 for k, d in zip(size, dilation, strict=True))
         if x.shape[-2] < max(rows + stride[0], 5) or x.shape[-1] < max(columns + stride[1], 5):
             return x
@@ -229,7 +232,10 @@ class Random(nn.Module):
 
 
 KINDS = ("conv", "conv", "same", "max", "average", "reflect", "replicate", "circular", "constant", "residual", "cat", "slice")
-pairs = {name: st.tuples(st.integers(low, high), st.integers(low, high)) for name, low, high in (("size", 1, 4), ("stride", 1, 3), ("pad", 0, 3), ("gap", 1, 3))}
+pairs = {
+    name: st.tuples(st.integers(low, high), st.integers(low, high))
+    for name, low, high in (("size", 1, 4), ("stride", 1, 3), ("pad", 0, 3), ("gap", 1, 3))
+}
 steps = st.tuples(st.sampled_from(KINDS), pairs["size"], pairs["stride"], pairs["pad"], pairs["gap"])
 
 
@@ -305,3 +311,221 @@ def test_what_mixes_places_sees_the_whole_image(name: str) -> None:
     assert not fields["0"].whole
     assert fields["2"] == ReceptiveField((32, 32), (0, 0), (0, 0), True, (32, 32), ((), ()))
     assert fields["2"].box(1, 3, 32, 32) == (0, 0, 32, 32) == fields["2"].window(1, 3)
+
+
+def test_squeeze_excitation_sees_everything_behind_the_gate() -> None:
+    fields = assert_exact(nn.Sequential(conv(3, 1, 1), SqueezeExcitation(3, 2), nn.Hardswish(), conv()), 20, 24)
+    assert [name for name, field in fields.items() if field.whole] == ["1", "2", "3"]
+
+
+def test_one_axis_alone_can_be_whole() -> None:
+    field = receptive_fields(Model(nn.Sequential(conv(), Lambda(lambda _, x: x + x.sum(3, keepdim=True))), size=20), 12, 16)["1"]
+    assert (field.size, field.stride, field.offset, field.whole) == ((3, 16), (1, 0), (0, 0), False)
+    assert field.box(2, 5, 12, 16) == field.window(2, 5) == (2, 0, 5, 16)
+
+
+def test_a_layer_whose_channels_come_last() -> None:
+    turn, back = Lambda(lambda _, x: x.permute(0, 2, 3, 1)), Lambda(lambda _, x: x.permute(0, 3, 1, 2))
+    network = nn.Sequential(conv(4, 4), turn, nn.LayerNorm(3), nn.Linear(3, 5), nn.GELU(), nn.Linear(5, 3), back, conv(3, 1, 1))
+    fields = assert_exact(network, 24, 32, layers=["0", "6", "7"])
+    assert {fields[str(i)] for i in range(7)} == {fields["0"]}
+    assert fields["0"].box(5, 7, 24, 32) == (20, 28, 24, 32)
+
+
+def test_a_network_of_tokens_has_places_until_it_flattens_them() -> None:
+    model = Model(block(lambda _, x: x.flatten(2).transpose(1, 2)), size=32)
+    assert list(receptive_fields(model)) == ["0"]
+    with pytest.raises(SightlineError, match="layer '1' has no places in the image; choose a spatial one such as 0"):
+        receptive_field(model, "1")
+
+
+# ── real networks ──
+
+
+@cache
+def shapes_only(name: str) -> Model:
+    """A network by name without the cost of its weights."""
+    with torch.device("meta"):
+        return load(name, weights="random", device="meta")
+
+
+def recursion(*operations: tuple[int, ...]) -> tuple[int, int, int]:
+    """Size, stride and offset behind (kernel, stride, padding)s, as in Araujo et al. 2019: r += (k-1)·j, j *= s."""
+    size, jump, start = 1, 1, 0
+    for kernel, stride, padding in operations:
+        size, start, jump = size + (kernel - 1) * jump, start - padding * jump, jump * stride
+    return size, jump, start
+
+
+one, three, down = (1, 1, 0), (3, 1, 1), (2, 2, 0)
+ALEX = [(11, 4, 2), (3, 2, 0), (5, 1, 2), (3, 2, 0), three, three, three]
+RESNET_STEM, FIRE = [(7, 2, 3), (3, 2, 1)], [one, three]
+# Each inception module counts with the 3×3 convolution or pooling of its widest branch.
+GOOGLE = [(7, 2, 3), (3, 2, 0), one, three, (3, 2, 0), *[three] * 2, (3, 2, 0), *[three] * 5, down, *[three] * 2]
+SQUEEZE = [(7, 2, 0), (3, 2, 0), *FIRE * 3, (3, 2, 0), *FIRE * 4, (3, 2, 0), *FIRE]
+INCEPTION_STEM = [(3, 2, 0), (3, 1, 0), three, (3, 2, 0), one, (3, 1, 0), (3, 2, 0)]
+INCEPTION = [*INCEPTION_STEM, *[three] * 6, three, (3, 2, 0), *[(7, 1, 3)] * 8, (7, 1, 3), (3, 2, 0), *[three] * 4]
+
+
+def vgg(*blocks: int) -> list[tuple[int, ...]]:
+    return [operation for count in blocks for operation in (*[three] * count, down)]
+
+
+def basic(*strides: int) -> list[tuple[int, ...]]:
+    return [*RESNET_STEM, *(operation for stride in strides for operation in ((3, stride, 1), three))]
+
+
+def bottlenecks(*counts: int) -> list[tuple[int, ...]]:
+    """With the stride in the 3×3 convolution, as torchvision has it (He et al. have it in the 1×1 before)."""
+    strides = [(2 if stage and not i else 1) for stage, count in enumerate(counts) for i in range(count)]
+    return [*RESNET_STEM, *(operation for stride in strides for operation in (one, (3, stride, 1), one))]
+
+
+def dense(*blocks: int) -> list[tuple[int, ...]]:
+    return [*RESNET_STEM, *(operation for count in blocks for operation in (*[one, three] * count, one, down))][:-2]
+
+
+def mobile(*rows: tuple[int, int]) -> list[tuple[int, ...]]:
+    return [(3, 2, 1), *(operation for count, stride in rows for i in range(count) for operation in (one, (3, 1 if i else stride, 1), one))]
+
+
+def convnext(*blocks: int) -> list[tuple[int, ...]]:
+    return [(4, 4, 0), *(operation for count in blocks for operation in (*[(7, 1, 3)] * count, down))][:-1]
+
+
+LITERATURE: list[tuple[str, str, list[tuple[int, ...]], int]] = [
+    ("alexnet", "conv1", ALEX[:1], 11),
+    ("alexnet", "conv5", ALEX, 163),
+    ("alexnet", "pool5", [*ALEX, (3, 2, 0)], 195),
+    ("vgg11", "pool5", vgg(1, 1, 2, 2, 2), 150),
+    ("vgg16_bn", "relu3_3", vgg(2, 2, 3)[:-1], 40),
+    ("vgg16_bn", "conv5_3", vgg(2, 2, 3, 3, 3)[:-1], 196),
+    ("vgg16_bn", "pool5", vgg(2, 2, 3, 3, 3), 212),
+    ("vgg19", "conv5_4", vgg(2, 2, 4, 4, 4)[:-1], 252),
+    ("squeezenet1_0", "fire9", SQUEEZE, 155),
+    ("googlenet", "inception3a", GOOGLE[:6], 43),
+    ("googlenet", "inception5b", GOOGLE, 379),
+    ("inception_v3", "Mixed_7c", INCEPTION, 1311),
+    ("resnet18", "layer4", basic(1, 1, 2, 1, 2, 1, 2, 1), 435),
+    ("resnet50", "layer3", bottlenecks(3, 4, 6), 267),
+    ("resnet50", "layer4", bottlenecks(3, 4, 6, 3), 427),
+    ("mobilenet_v2", "features", mobile((1, 1), (2, 2), (3, 2), (4, 2), (3, 1), (3, 2), (1, 1)), 491),
+    ("densenet121", "features", dense(6, 12, 24, 16), 2071),
+    ("convnext_tiny", "features", convnext(3, 3, 9, 3), 1688),
+    ("vit_b_16", "conv_proj", [(16, 16, 0)], 16),
+]
+
+
+@pytest.mark.parametrize(("name", "layer", "operations", "size"), LITERATURE, ids=lambda value: value if isinstance(value, str) else "")
+def test_the_recursion_of_the_literature(name: str, layer: str, operations: list[tuple[int, ...]], size: int) -> None:
+    field = receptive_field(shapes_only(name), layer)
+    assert recursion(*operations)[0] == size
+    assert recursion(*operations) == (field.size[0], field.stride[0], field.offset[0]) == (field.size[1], field.stride[1], field.offset[1])
+
+
+def test_resnet_50_with_the_stride_of_the_paper() -> None:
+    with torch.device("meta"):
+        network = models.resnet50()
+    for block in network.modules():
+        if isinstance(block, models.resnet.Bottleneck):
+            block.conv1.stride, block.conv2.stride = block.conv2.stride, (1, 1)
+    assert receptive_field(Model(network, size=64), "layer4").size == (483, 483)
+
+
+FAMILIES = [
+    *("alexnet", "vgg11", "vgg16_bn", "squeezenet1_0", "googlenet", "inception_v3", "resnet18", "resnet50"),
+    *("mobilenet_v2", "densenet121", "convnext_tiny", "efficientnet_b0", "vit_b_16"),
+]
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_every_spatial_layer_has_a_field(name: str) -> None:
+    model = shapes_only(name)
+    fields = receptive_fields(model)
+    assert list(fields) == [layer.name for layer in model.layers.values() if layer.spatial]
+    for layer, field in fields.items():
+        rows, columns = model.layers[layer].shape[-2:] if not field.seen[0] else map(len, field.seen)
+        assert field.box(rows - 1, columns - 1, model.size, model.size)[2:] > field.box(rows // 2, columns // 2, model.size, model.size)[:2]
+        assert field.whole == (field.stride == (0, 0))
+    gated = [layer for layer, field in fields.items() if field.whole]
+    assert gated == (list(fields)[list(fields).index("features.1.0.block.1") :] if name == "efficientnet_b0" else [])
+
+
+REAL: dict[str, list[str]] = {
+    "squeezenet1_0": ["features.2", "features.4.expand3x3", "features.6", "features.12", "classifier.2"],
+    "googlenet": ["conv1", "maxpool2", "inception3a", "inception4b.branch4.0", "inception5b"],
+    "resnet18": ["maxpool", "layer1.0.relu:1", "layer2.0.downsample.0", "layer3", "layer4"],
+}
+
+
+@pytest.mark.parametrize("name", REAL)
+def test_real_networks_against_the_gradient(name: str) -> None:
+    options = {"aux_logits": False, "init_weights": False} if name == "googlenet" else {}
+    assert_exact(models.get_model(name, weights=None, **options), 75, 59, layers=REAL[name])
+
+
+# ── the rest of the interface ──
+
+
+def test_names_and_sizes() -> None:
+    model = shapes_only("squeezenet1_0")
+    assert receptive_field(model, "last_conv") == receptive_field(model, "fire9") == receptive_field(model, "features.12")
+    assert receptive_field(model, "penultimate") == receptive_field(model, "fire9")
+    assert receptive_field(model, "conv1", 50, 70).image == (50, 70)
+    assert not any(name.endswith(":in") for name in receptive_fields(model, 50, 70))
+    gated = shapes_only("efficientnet_b0")
+    assert receptive_field(gated, "last_conv").size == (224, 224)
+    assert receptive_field(gated, "last_conv", height=96).size == (96, 224)
+    assert receptive_field(gated, "last_conv", 96, 128).box(0, 1, 96, 128) == (0, 0, 96, 128)
+
+
+def test_errors() -> None:
+    model = shapes_only("alexnet")
+    with pytest.raises(SightlineError, match=r"layer 'fc6' has no places in the image; choose a spatial one such as avgpool"):
+        receptive_field(model, "fc6")
+    with pytest.raises(SightlineError, match="layer 'logits' has no places"):
+        receptive_field(model, "logits")
+    with pytest.raises(SightlineError, match=r"no layer named 'conv53'; did you mean conv5\?"):
+        receptive_field(model, "conv53")
+    with pytest.raises(SightlineError, match="can't take an image of 20×224 pixels"):
+        receptive_fields(model, 20)
+    with pytest.raises(SightlineError, match="at least 1×1 pixels; given was 224×0"):
+        receptive_fields(model, width=0)
+    field = receptive_field(model, "conv5")
+    with pytest.raises(SightlineError, match="row is 13; it must lie between 0 and 12"):
+        field.box(13, 0, 224, 224)
+    with pytest.raises(SightlineError, match="column is -1; it must lie between 0 and 12"):
+        field.box(0, -1, 224, 224)
+
+
+def test_in_an_image_of_another_size_the_box_is_the_clipped_window() -> None:
+    field = receptive_field(shapes_only("alexnet"), "conv5")
+    assert field.box(6, 6, 224, 224) == field.window(6, 6) == (30, 30, 193, 193)
+    assert field.box(6, 30, 100, 1000) == (30, 414, 100, 577)
+    assert field.box(90, 0, 100, 1000) == (100, 0, 100, 97)
+
+
+def test_nothing_of_the_model_changes_and_results_are_kept() -> None:
+    network = nn.Sequential(conv(), nn.ReLU(inplace=True), nn.Sequential(conv()))
+    model = Model(network, size=16)
+    first = receptive_fields(model)
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in (*model.body.modules(), *network.modules()))
+    assert receptive_field(model, "2.0") is first["2.0"] is receptive_fields(model, 16, 16)["2.0"]
+    gone = weakref.ref(model)
+    del model
+    gc.collect()
+    assert gone() is None
+
+
+def test_in_inference_mode_and_from_other_modes() -> None:
+    with torch.inference_mode():
+        network = nn.Sequential(conv(), nn.ReLU(), conv())
+    expected = receptive_fields(Model(nn.Sequential(conv(), nn.ReLU(), conv()), size=16))
+    with torch.inference_mode():
+        assert receptive_fields(Model(network, size=16)) == expected
+    with torch.autocast("cpu"):
+        assert receptive_fields(Model(network, size=16)) == expected
+
+
+def test_a_network_without_layers_has_no_fields() -> None:
+    assert receptive_fields(Model(conv(), size=16)) == {}

@@ -1,4 +1,8 @@
-"""Folds batch norm into the convolutions and writes the half-precision file that the package ships."""
+"""Folds batch norm into the convolutions and writes the half-precision file that the package ships.
+
+The filters of the first layer are brought to one contrast, so that a picture on one common scale shows them all. ReLU and
+max pooling are positively homogeneous, so the network computes what it did before if the next layer scales back.
+"""
 
 import argparse
 from pathlib import Path
@@ -20,9 +24,20 @@ def folded(state: dict[str, torch.Tensor]) -> nn.Sequential:
             layer.load_state_dict(fused.state_dict())
         elif isinstance(layer, nn.Linear):
             layer.load_state_dict(trained.get_submodule(name).state_dict())
+    balance(plain.get_submodule("conv1"), plain.get_submodule("conv2_1"))
     image = torch.randn(4, 3, 128, 128)
     torch.testing.assert_close(plain(image), trained(image), rtol=1e-3, atol=1e-3)
     return plain
+
+
+@torch.no_grad()
+def balance(first: nn.Conv2d, second: nn.Conv2d) -> None:
+    """Scales each filter of `first` to the largest magnitude among them, and the inputs of `second` back."""
+    peak = first.weight.abs().amax((1, 2, 3))
+    scale = peak.max() / peak
+    first.weight.mul_(scale.view(-1, 1, 1, 1))
+    first.bias.mul_(scale)
+    second.weight.div_(scale.view(1, -1, 1, 1))
 
 
 def main() -> None:

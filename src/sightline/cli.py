@@ -39,6 +39,7 @@ def make_app() -> App:
         help="Shows what a vision network has learned. Start with `sightline tour`.",
         version=version("sightline"),
         help_format="plaintext",
+        suppress_keyboard_interrupt=False,
     )
     faces, methods = Group("Reports and lists", sort_key=0), Group("Methods: NETWORK IMAGE [OPTIONS]", sort_key=1)
     for commands, group in ((FACES, faces), (summaries(), methods)):

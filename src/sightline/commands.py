@@ -3,6 +3,7 @@
 import inspect
 import json
 import signal
+import sys
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -20,21 +21,15 @@ from .ascend import Step
 from .atomic import check_writable
 from .catalog import Field, Method, load_methods
 from .errors import SightlineError
-from .model import Model
 from .replay import again as repeat
 from .replay import read_recipe
 from .result import Result
 
-Network = Annotated[str, Parameter(help="sightnet (the embedded network), or a name of torchvision or timm.")]
+Network = Annotated[str, Parameter(help="sightnet (the embedded network), a name of torchvision or timm, or package.module:function.")]
 Picture = Annotated[str, Parameter(help="An image file, or a name of `sightline samples`.")]
 Weights = Annotated[str | None, Parameter(help='File with the network\'s weights (safetensors, torch), or "random".')]
-Size = Annotated[
-    int | None,
-    Parameter(
-        help="Side in pixels that the image is brought to; the network's own by default. From 16 to 4096.",
-        validator=validators.Number(gte=16, lte=4096),
-    ),
-]
+SIDES = validators.Number(gte=16, lte=4096)
+Size = Annotated[int | None, Parameter(help="Side in pixels, 16 to 4096, that the image is brought to; the network's own by default.", validator=SIDES)]
 Device = Annotated[str | None, Parameter(help="Where to run: cpu, cuda, cuda:1, mps.")]
 Out = Annotated[Path | None, Parameter(help="Folder for pictures, numbers and recipe; out/NAME by default.")]
 Json = Annotated[bool, Parameter(name="--json", negative=(), help="Print values and file names as JSON.")]
@@ -52,7 +47,7 @@ def command_of(method: Method) -> Callable[..., int]:
         out = common["out"] or Path("out") / method.name
         check_writable(out)
         model = zoo.load(network, weights=common["weights"], device=common["device"])
-        given = [prepared(model, subject[0], common["size"])] if method.subject == "image" else list(subject)
+        given = [model.fit(images.find(subject[0]), common["size"])] if method.subject == "image" else list(subject)
         if method.subject != "image" and common["size"]:
             options["size"] = common["size"]
         with progress(method.title, quiet=common["quiet"]) as bar:
@@ -81,7 +76,7 @@ def signature_of(method: Method) -> inspect.Signature:
     position, keyword = inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.KEYWORD_ONLY
     parameters = [inspect.Parameter("network", position, default="sightnet", annotation=Network)]
     if method.subject == "image":
-        parameters.append(inspect.Parameter("image", position, default="chelsea", annotation=Picture))
+        parameters.append(inspect.Parameter("image", position, default="rocket", annotation=Picture))
     elif method.subject:
         goal = Annotated[str, Parameter(help="A class label, or a formula such as \"channel('conv4_1', 7) - 0.1 * tv()\".")]
         parameters.append(inspect.Parameter(method.subject, position, default="0", annotation=goal))
@@ -101,11 +96,6 @@ def option(field: Field) -> Any:
     limits = f" From {field.between.low:g} to {field.between.high:g}." if field.between else ""
     many = get_origin(field.type) is tuple
     return Annotated[field.type, Parameter(help=field.doc + limits, consume_multiple=many, negative=())]
-
-
-def prepared(model: Model, source: str, size: int | None) -> images.Tensor:
-    """The image as the network sees it."""
-    return model.fit(images.find(source), size)
 
 
 def located(result: Result, source: str, size: int | None) -> Result:
@@ -150,11 +140,16 @@ class Bar:
         self.stopped = True
 
 
+def screen(column: str, *, quiet: bool) -> Progress:
+    """A progress display on the error stream, if that is a terminal."""
+    console = Console(stderr=True, quiet=quiet or not sys.stderr.isatty())
+    return Progress(TextColumn(column), BarColumn(), TimeRemainingColumn(), console=console, transient=True)
+
+
 @contextmanager
 def progress(title: str, *, quiet: bool) -> Generator[Bar, None, None]:
     """A progress bar on the error stream while the block runs."""
-    console = Console(stderr=True, quiet=quiet)
-    with Progress(TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn(), console=console, transient=True) as display:
+    with screen("{task.description}", quiet=quiet) as display:
         bar = Bar(display, title)
         before = signal.signal(signal.SIGINT, bar.stop)
         try:
@@ -167,7 +162,7 @@ def progress(title: str, *, quiet: bool) -> Generator[Bar, None, None]:
 
 
 def tour(
-    image: Picture = "chelsea",
+    image: Picture = "rocket",
     /,
     *,
     model: Network = "sightnet",
@@ -186,9 +181,8 @@ def tour(
     folder = out or Path("out") / "tour"
     check_writable(folder)
     network = zoo.load(model, weights=weights, device=device)
-    report = Tour(network, prepared(network, image, size), source=image, size=size, label=label, quick=quick)
-    console = Console(stderr=True, quiet=quiet)
-    with Progress(TextColumn("{task.description:<32}"), BarColumn(), TimeRemainingColumn(), console=console, transient=True) as display:
+    report = Tour(network, network.fit(images.find(image), size), source=image, size=size, label=label, quick=quick)
+    with screen("{task.description:<32}", quiet=quiet) as display:
         task = display.add_task("", total=1.0)
         page = report.write(folder, lambda stage, done: display.update(task, description=stage, completed=done))
     print(json.dumps({"report": str(page), "sections": report.numbers()}, default=str) if as_json else page)

@@ -48,9 +48,9 @@ class Span:
         low, high = self.low + self.step * start, self.high + self.step * (start + dilation * (size - 1))
         return Span(self.axis, first, last, low, high, self.step * stride)
 
-    def __or__(self, other: "Span") -> "Span | None":
+    def __or__(self, other: "Span | None") -> "Span | None":
         """What sums of one element of each see; None, the whole axis, unless both go along it at the same pace."""
-        if (self.axis, self.step, len(self.first)) != (other.axis, other.step, len(other.first)):
+        if other is None or (self.axis, self.step, len(self.first)) != (other.axis, other.step, len(other.first)):
             return None
         first, last = np.minimum(self.first, other.first), np.maximum(self.last, other.last)
         return Span(self.axis, first, last, min(self.low, other.low), max(self.high, other.high), self.step)
@@ -89,6 +89,11 @@ class Call:
         """The first operand that depends on the image."""
         return self.inputs[0][0]
 
+    @property
+    def sight(self) -> Sight:
+        """What x sees."""
+        return self.inputs[0][1]
+
     @cached_property
     def name(self) -> str:
         """`add` for torch.add, Tensor.add_, `+`, `+=`."""
@@ -99,10 +104,13 @@ class Call:
         """An argument by place or name."""
         return self.args[at] if at < len(self.args) else self.kwargs.get(name, default)
 
-    def without(self, gone: Iterable[int]) -> Sight:
+    def dims(self, given: int | Iterable[int] | None) -> set[int]:
+        """Dimensions of x counted from 0; all if none is given."""
+        return {dim % self.x.ndim for dim in (range(self.x.ndim) if given is None else [given] if isinstance(given, int) else given)}
+
+    def without(self, given: int | Iterable[int] | None) -> Sight:
         """What x sees, when positions along these of its dimensions mix."""
-        gone = {dim % self.x.ndim for dim in gone}
-        return {dim: span for dim, span in self.inputs[0][1].items() if dim not in gone}
+        return {dim: span for dim, span in self.sight.items() if dim not in self.dims(given)}
 
 
 def sees(call: Call) -> Sight | None:
@@ -130,13 +138,9 @@ def joined(call: Call, new: int | None = None) -> Sight:
     for x, sight in call.inputs:
         shift = call.out.ndim - x.ndim
         sights.append({dim + (shift if new is None else dim >= new): span for dim, span in sight.items()})
-    found: dict[int, Span] = {}
-    for dim, first in sights[0].items():
-        span: Span | None = first
-        for other in sights[1:]:
-            span = span | other[dim] if span and dim in other else None
-        if span:
-            found[dim] = span
+    found = sights[0]
+    for other in sights[1:]:
+        found = {dim: both for dim, span in found.items() if (both := span | other.get(dim))}
     return found
 
 
@@ -154,28 +158,26 @@ def windowed(call: Call) -> Sight:
     padding = call.get(at + 1, "padding", 0)
     if isinstance(padding, str):
         padding = [d * (k - 1) // 2 if padding == "same" else 0 for d, k in zip(dilations, sizes, strict=True)]
-    found: dict[int, Span] = {}
-    for dim, size, stride, dilation, pad in zip(range(-n, 0), sizes, strides, dilations, each(padding), strict=True):
-        if span := call.inputs[0][1].get(call.x.ndim + dim):
-            found[call.x.ndim + dim] = span.slide(call.out.shape[dim], size=size, stride=stride, start=-pad, dilation=dilation)
-    return found
+    geometry = zip(range(call.x.ndim - n, call.x.ndim), sizes, strides, dilations, each(padding), strict=True)
+    return {
+        dim: call.sight[dim].slide(call.out.shape[dim], size=size, stride=stride, start=-pad, dilation=dilation)
+        for dim, size, stride, dilation, pad in geometry
+        if dim in call.sight
+    }
 
 
 def adaptive(call: Call) -> Sight:
     """Adaptive pooling, where it is a regular one."""
-    found: dict[int, Span] = {}
-    for dim, span in call.inputs[0][1].items():
-        size, rest = divmod(call.x.shape[dim], call.out.shape[dim])
-        if not rest:
-            found[dim] = span.slide(call.out.shape[dim], size=size, stride=size)
-    return found
+    sizes = [divmod(before, after) for before, after in zip(call.x.shape, call.out.shape, strict=True)]
+    regular = {dim: sizes[dim][0] for dim in call.sight if not sizes[dim][1]}
+    return {dim: call.sight[dim].slide(call.out.shape[dim], size=size, stride=size) for dim, size in regular.items()}
 
 
 def padded(call: Call) -> Sight:
     """Padding and, where it is negative, cropping."""
     start = {call.x.ndim - 1 - i: -left for i, left in enumerate(call.get(1, "pad")[::2])}
     border = call.get(2, "mode", "constant")
-    return {dim: span.slide(call.out.shape[dim], start=start.get(dim, 0), border=border) for dim, span in call.inputs[0][1].items()}
+    return {dim: span.slide(call.out.shape[dim], start=start.get(dim, 0), border=border) for dim, span in call.sight.items()}
 
 
 def viewed(call: Call) -> Sight:
@@ -184,7 +186,7 @@ def viewed(call: Call) -> Sight:
     args, kwargs = ((probe, *call.args[1:]), call.kwargs) if call.args else ((), {**call.kwargs, "input": probe})
     view = list(tensors(call.func(*args, **kwargs)))[call.index]
     found: dict[int, Span] = {}
-    for dim, span in call.inputs[0][1].items():
+    for dim, span in call.sight.items():
         unit, length = probe.stride(dim), len(span.first)
         along = [d for d, (stride, n) in enumerate(zip(view.stride(), view.shape, strict=True)) if n > 1 and unit <= stride < unit * length]
         if len(along) == 1 and view.stride(along[0]) % unit == 0:
@@ -206,30 +208,8 @@ def reduced(call: Call) -> Sight:
     dims = call.get(1, "dim")
     if isinstance(dims, Tensor) or "other" in call.kwargs:
         return joined(call)
-    gone = {dim % call.x.ndim for dim in ([dims] if isinstance(dims, int) else dims or range(call.x.ndim))}
-    kept = call.out.ndim == call.x.ndim
-    return {dim if kept else dim - sum(d < dim for d in gone): span for dim, span in call.without(gone).items()}
-
-
-def mixed(at: int, default: int | None = None) -> Callable[[Call], Sight]:
-    """The rule for operations that mix places along one dimension, which is argument `at`."""
-
-    def rule(call: Call) -> Sight:
-        dim = call.get(at, "dim", default)
-        return call.without([dim]) if isinstance(dim, int) else {}
-
-    return rule
-
-
-def layer_norm(call: Call) -> Sight:
-    """Normalization over the last dimensions."""
-    shape = call.get(1, "normalized_shape")
-    return call.without(range(-1 if isinstance(shape, int) else -len(shape), 0))
-
-
-def matrix(call: Call) -> Sight:
-    """A product with a constant matrix."""
-    return call.without([-1]) if call.out.ndim == call.x.ndim else {}
+    gone = () if call.out.ndim == call.x.ndim else call.dims(dims)
+    return {dim - sum(d < dim for d in gone): span for dim, span in call.without(dims).items()}
 
 
 JOINS: dict[str, Callable[[Call], Sight]] = {
@@ -247,11 +227,11 @@ RULES: dict[str, Callable[[Call], Sight]] = {
     **dict.fromkeys(("flatten", "unflatten", "view", "reshape", "expand"), viewed),
     **dict.fromkeys(("chunk", "split", "tensor_split", "unbind", "select", "narrow"), viewed),
     **dict.fromkeys(("mean", "sum", "amax", "amin", "std", "var", "logsumexp"), reduced),
-    **dict.fromkeys(("softmax", "log_softmax"), mixed(1)),
-    "glu": mixed(1, -1),
-    "normalize": mixed(2, 1),
-    **dict.fromkeys(("linear", "matmul"), matrix),
-    **dict.fromkeys(("layer_norm", "rms_norm"), layer_norm),
+    **dict.fromkeys(("softmax", "log_softmax"), lambda call: call.without(call.get(1, "dim"))),
+    "glu": lambda call: call.without(call.get(1, "dim", -1)),
+    "normalize": lambda call: call.without(call.get(2, "dim", 1)),
+    **dict.fromkeys(("linear", "matmul"), lambda call: call.without(-1) if call.out.ndim <= call.x.ndim else {}),
+    **dict.fromkeys(("layer_norm", "rms_norm"), lambda call: call.without(range(-len(call.get(1, "normalized_shape")), 0))),
     "batch_norm": lambda call: {} if call.get(5, "training", False) else joined(call),
 }
 # In eval mode, and besides what torch itself tags as pointwise.

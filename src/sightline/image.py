@@ -40,7 +40,7 @@ _LOOKALIKES = {
     "text": rb"[\t\n\r\x20-\x7e\x80-\xff]+\Z",
 }
 _ENCODERS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
-_SAMPLES = "chelsea astronaut coffee rocket motorcycle_left hubble_deep_field retina ihc brick grass gravel"
+_SAMPLES = "rocket chelsea astronaut coffee motorcycle_left hubble_deep_field retina ihc brick grass gravel"
 
 
 def read(path: str | Path, *, limit: int = 100_000_000) -> Tensor:
@@ -118,11 +118,11 @@ def center_crop(image: Tensor, height: int, width: int) -> Tensor:
 
 
 def samples() -> list[str]:
-    """The names of the photographs and textures that come with scikit-image, the cat first."""
+    """The names of the photographs and textures that come with scikit-image, the default first."""
     return list(_sample_files())
 
 
-def sample(name: str = "chelsea") -> Tensor:
+def sample(name: str = "rocket") -> Tensor:
     """One of `samples()`: 1×3×H×W. Raises SightlineError for an unknown name."""
     found = _sample_files()
     if name not in found:

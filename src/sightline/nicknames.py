@@ -30,7 +30,7 @@ def vgg(body: nn.Module) -> dict[str, str]:
             block, i = block + 1, 0
             continue
         i += isinstance(layer, nn.Conv2d)
-        kind = {nn.Conv2d: "conv", nn.BatchNorm2d: "bn", nn.ReLU: "relu"}[type(layer)]
+        kind = {"Conv2d": "conv", "BatchNorm2d": "bn", "ReLU": "relu"}[type(layer).__name__]
         found[f"{kind}{block}_{i}"] = f"features.{index}"
     return found
 

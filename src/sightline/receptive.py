@@ -75,8 +75,8 @@ def receptive_field(model: Model, layer: str, height: int | None = None, width: 
     """The field of one layer (name, alias or landmark). Raises SightlineError for a layer without places."""
     name, found = model.layer(layer), _known(model, height, width)
     if name not in found:
-        such = f"; choose a spatial one such as {list(found)[-1]}" if found else ""
-        raise SightlineError(f"layer {layer!r} has no places in the image{such}")
+        such = [f"; choose a spatial one such as {other}" for other in found if not other.endswith(":in")][-1:]
+        raise SightlineError(f"layer {layer!r} has no places in the image{''.join(such)}")
     return found[name]
 
 

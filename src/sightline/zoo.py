@@ -1,8 +1,10 @@
 """Names to networks: architecture, weights, preprocessing, labels, human layer names, landmarks."""
 
 import hashlib
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +32,11 @@ def load(
     device: str | torch.device | None = None,
     **options: Any,
 ) -> Model:
-    """A `Model` from the embedded network (default), a torchvision or timm name, or any eager `nn.Module`.
+    """A `Model` from the embedded network (default), a torchvision or timm name, your own code by name, or any eager `nn.Module`.
 
     Args:
-        network: "sightnet", a name of torchvision or timm, or a module (left untouched; its weights are shared).
+        network: "sightnet", a name of torchvision or timm, "package.module:function" for your own function that makes a
+            module (this runs that code), or a module (left untouched; its weights are shared).
         weights: file with a state dict (safetensors or torch, loaded with weights_only=True); "random" for a seeded
             random start; None for the pretrained weights of the name's own library.
         mean: channel means that normalize a [0, 1] image; one value for networks that see luminance.
@@ -100,6 +103,8 @@ def builder(name: str) -> Callable[[str, str | None, dict[str, Any]], Built]:
     """The library that knows `name`; raises SightlineError with the nearest name."""
     if name == "sightnet":
         return build_sightnet
+    if ":" in name:
+        return build_imported
     known = names()
     if name in known["torchvision"]:
         return build_torchvision
@@ -111,6 +116,25 @@ def builder(name: str) -> Callable[[str, str | None, dict[str, Any]], Built]:
 def build_sightnet(name: str, weights: str | None, options: dict[str, Any]) -> Built:
     body = filled(name, partial(sightnet, **options), weights or str(EMBEDDED))
     return body, {"mean": MEAN, "std": STD, "size": SIZE, "labels": LABELS, "classes": classes_of(body)}
+
+
+def build_imported(name: str, weights: str | None, options: dict[str, Any]) -> Built:
+    """The module that the user's own function makes; a file of weights must fit it."""
+    where, _, what = name.partition(":")
+    try:
+        # As for `python -m`, code in the working folder counts.
+        sys.path.insert(0, "")
+        make = getattr(import_module(where), what)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise SightlineError(f"{name} can't be imported ({error}); package.module:function is expected") from error
+    finally:
+        sys.path.remove("")
+    body = make(**options)
+    if not isinstance(body, nn.Module):
+        raise SightlineError(f"{name} makes a {type(body).__name__}, not an nn.Module")
+    if weights not in (None, "random"):
+        fill(body, read_weights(Path(str(weights))), Path(str(weights)), name)
+    return body, {}
 
 
 def build_torchvision(name: str, weights: str | None, options: dict[str, Any]) -> Built:

@@ -125,8 +125,8 @@ def test_an_unknown_layer_is_refused() -> None:
 
 def test_an_empty_map_says_so() -> None:
     model = loaded(Net)
-    against = next(label for label in range(3) for _ in [0] if not sl.gradcam(nobody(), pictures()[:1], label=label).values["cam"].any())
-    result = sl.gradcam(nobody(), pictures()[:1], label=against)
+    result = sl.gradcam(nobody(), pictures()[:1])
+    assert not result.values["cam"].any()
     assert "empty" in result.captions["gradcam"]
     assert torch.isfinite(result.panels["gradcam"]).all()
     assert "empty" not in sl.gradcam(model, pictures()[:1], layer="conv1").captions["gradcam"]

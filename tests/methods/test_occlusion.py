@@ -28,7 +28,7 @@ def pictures(count: int = 2, height: int = 16, width: int = 19) -> Tensor:
     return torch.rand(count, 3, height, width, generator=torch.Generator().manual_seed(1))
 
 
-def literal(net: nn.Module, image: Tensor, label: int, window: int, stride: int, fill: float) -> np.ndarray:
+def literal(net: nn.Module, image: Tensor, label: int, *, window: int, stride: int, fill: float) -> np.ndarray:
     """Cover, look, compare: one window at a time, normalized here."""
     mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (MEAN, STD))
 
@@ -58,7 +58,7 @@ def literal(net: nn.Module, image: Tensor, label: int, window: int, stride: int,
 def test_it_is_the_double_loop(window: int, stride: int, fill: float) -> None:
     net = network()
     found = sl.occlusion(loaded(net), pictures(), label=2, window=window, stride=stride, fill=fill).values["drop"]
-    expected = [literal(net, image, 2, window, stride, fill) for image in pictures()]
+    expected = [literal(net, image, 2, window=window, stride=stride, fill=fill) for image in pictures()]
     assert found.shape == (2, *expected[0].shape)
     assert np.allclose(found.numpy(), np.stack(expected), atol=2e-6)
 
@@ -126,7 +126,7 @@ def test_each_image_has_its_own_top_label() -> None:
     assert values["label"].tolist() == tops.tolist()
     assert torch.allclose(values["score"], model.logits(images).amax(1), atol=1e-6)
     for i, top in enumerate(tops.tolist()):
-        assert np.allclose(values["drop"][i].numpy(), literal(net, images[i], top, 8, 4, 0.5), atol=2e-6)
+        assert np.allclose(values["drop"][i].numpy(), literal(net, images[i], top, window=8, stride=4, fill=0.5), atol=2e-6)
 
 
 def test_covering_with_the_same_gray_costs_nothing() -> None:

@@ -57,7 +57,7 @@ def deepdream(
     height, width = image.shape[-2:]
     sizes = [(round(height / scale**i), round(width / scale**i)) for i in reversed(range(octaves))]
     if min(sizes[0]) < LEAST_SIDE:
-        most = max((i + 1 for i in range(octaves) if min(height, width) / scale**i >= LEAST_SIDE), default=0)
+        most = sum(min(size) >= LEAST_SIDE for size in sizes)
         raise SightlineError(
             f"octaves is {octaves}; an image of {height}×{width} pixels allows {most} at scale {scale} (the smallest needs {LEAST_SIDE} pixels)"
         )

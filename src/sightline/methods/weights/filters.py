@@ -65,8 +65,11 @@ def convolution(model: Model, name: str) -> str:
     Raises SightlineError for networks and layers without one.
     """
     order = list(model.layers)
+    name = order[-1] if name == "logits" else name
     upto = order[: order.index(name) + 1] if name in order else order
     convs = [other for other in upto if isinstance(model.module(other), nn.Conv2d)]
-    if not convs or isinstance(model.module(name), nn.Linear):
+    if isinstance(model.module(name), nn.Linear):
+        raise SightlineError(f"{name} is fully connected, it has no filters with a shape; choose a convolutional layer")
+    if not convs:
         raise SightlineError(f"{name} has no filters with a shape, and no convolution comes before it; choose a convolutional layer")
     return convs[-1]

@@ -1,0 +1,138 @@
+"""Synthesis climbs: above every one of many random pictures, from both starts, for every kind of objective."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import sightline as sl
+from sightline.ascend import Step
+
+LABELS = ("ant", "bee", "cat", "dog")
+OBJECTIVES = {
+    "dog": lambda: sl.logit("dog"),
+    "channel('conv2', 3)": lambda: sl.channel("conv2", 3),
+    "neuron('conv2', 5)": lambda: sl.neuron("conv2", 5),
+}
+
+
+class Net(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1, self.conv2 = nn.Conv2d(3, 8, 5, stride=2, padding=2), nn.Conv2d(8, 8, 3, padding=1)
+        self.head = nn.Linear(8, 4)
+        for module in (self.conv1, self.conv2, self.head):
+            nn.init.normal_(module.weight, std=(2 / module.weight[0].numel()) ** 0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(torch.relu(self.conv2(torch.relu(self.conv1(x)))).mean((2, 3)))
+
+
+@pytest.fixture(scope="module")
+def model() -> sl.Model:
+    torch.manual_seed(0)
+    return sl.load(Net(), mean=(0.5,) * 3, std=(0.25,) * 3, labels=LABELS, size=24, device="cpu")
+
+
+def scores(model: sl.Model, objective: sl.Objective, image: Tensor) -> Tensor:
+    with torch.no_grad():
+        return objective.bind(model)(image, model.run(image, [model.layer(name) for name in objective.layers]))
+
+
+def random_pictures(side: int) -> Tensor:
+    """Noise of every size, from single pixels to plain colours."""
+    generator = torch.Generator().manual_seed(5)
+    parts = [nn.functional.interpolate(torch.rand(60, 3, s, s, generator=generator), size=(side, side)) for s in (1, 2, 4, 8, 24)]
+    return torch.cat(parts)
+
+
+@pytest.mark.parametrize("start", ["fourier", "gray"])
+@pytest.mark.parametrize("text", OBJECTIVES)
+def test_it_climbs_far_above_the_start(model: sl.Model, start: str, text: str) -> None:
+    objective = OBJECTIVES[text]()
+    values = sl.synthesis(model, objective, start=start, steps=40, lr={"fourier": 0.3, "gray": 0.05}[start], seed=1).values
+    image = values["image"]
+    assert image.shape == (1, 3, 24, 24)
+    assert 0 <= image.min() <= image.max() <= 1
+    assert values["scores"].shape == (40,)
+    noise = scores(model, objective, random_pictures(24))
+    gray = scores(model, objective, torch.full((1, 3, 24, 24), 0.5))
+    reached = float(scores(model, objective, image))
+    assert reached == pytest.approx(values["score"], abs=1e-5)
+    assert reached > float(noise.max()), "no random picture comes near"
+    assert reached - float(gray) > 3 * float(noise.std())
+    assert values["scores"][-10:].mean() > values["scores"][0] + 2 * noise.std()
+
+
+@pytest.mark.parametrize("start", ["fourier", "gray"])
+def test_a_formula_is_as_good_as_an_objective(model: sl.Model, start: str) -> None:
+    def made(objective: sl.Objective | str) -> Tensor:
+        return sl.synthesis(model, objective, start=start, steps=3).values["image"]
+
+    assert torch.equal(made("bee"), made(sl.logit("bee")))
+    assert torch.equal(made("logit('bee') - 0.5 * tv()"), made(sl.logit("bee") - 0.5 * sl.tv()))
+    assert torch.equal(made("2 * (logit(1) - 0.5 * channel('conv1', 2))"), made(2 * (sl.logit(1) - 0.5 * sl.channel("conv1", 2))))
+    for evil in ("zebra", "channel('conv2', 8)", "chanel('conv2', 1)", "__import__('os')"):
+        with pytest.raises(sl.SightlineError):
+            made(evil)
+
+
+@pytest.mark.parametrize("start", ["fourier", "gray"])
+def test_the_seed_decides(model: sl.Model, start: str) -> None:
+    torch.manual_seed(1)
+    first = sl.synthesis(model, "bee", start=start, steps=4, seed=7).values
+    torch.manual_seed(2)
+    again = sl.synthesis(model, "bee", start=start, steps=4, seed=7).values
+    other = sl.synthesis(model, "bee", start=start, steps=4, seed=8).values
+    assert torch.equal(first["image"], again["image"])
+    assert torch.equal(first["scores"], again["scores"])
+    assert not torch.allclose(first["image"], other["image"], atol=1e-3)
+
+
+@pytest.mark.parametrize("start", ["fourier", "gray"])
+def test_a_callback_stops_it_and_the_picture_is_kept(model: sl.Model, start: str) -> None:
+    seen: list[Step] = []
+
+    def stop_at_3(step: Step) -> bool:
+        seen.append(step)
+        return step.index == 3
+
+    values = sl.synthesis(model, "bee", start=start, steps=50, callback=stop_at_3).values
+    short = sl.synthesis(model, "bee", start=start, steps=3).values
+    assert [(s.index, s.total) for s in seen] == [(1, 50), (2, 50), (3, 50)]
+    assert torch.equal(values["image"], short["image"])
+    assert torch.equal(values["scores"], short["scores"])
+    assert all(0 <= s.image.min() <= s.image.max() <= 1 for s in seen)
+
+
+@pytest.mark.parametrize(("knob", "value"), [("decay", 0.1), ("blur", 1.0), ("clip", 0.2), ("decay", 0.0)])
+def test_regularizers_of_pixels_are_refused_for_a_spectrum(model: sl.Model, knob: str, value: float) -> None:
+    with pytest.raises(sl.SightlineError, match=knob) as caught:
+        sl.synthesis(model, "bee", start="fourier", steps=1, **{knob: value})
+    assert "start='gray'" in str(caught.value)
+    sl.synthesis(model, "bee", start="gray", steps=1, **{knob: value})
+
+
+def test_regularizers_do_what_they_say(model: sl.Model) -> None:
+    def made(**knobs: float) -> Tensor:
+        return sl.synthesis(model, "bee", start="gray", steps=12, seed=3, **{"decay": 0.0, "blur": 0.0, "clip": 0.0, **knobs}).values[
+            "image"
+        ]
+
+    def roughness(image: Tensor) -> float:
+        return float((image[..., 1:] - image[..., :-1]).abs().mean() + (image[..., 1:, :] - image[..., :-1, :]).abs().mean())
+
+    free = made()
+    assert (made(decay=0.3) - 0.5).abs().mean() < 0.7 * (free - 0.5).abs().mean()
+    assert roughness(made(blur=1.5)) < 0.7 * roughness(free)
+    assert ((made(clip=0.8) - 0.5).abs().amax(1) < 1e-6).float().mean() > 0.4
+    assert ((free - 0.5).abs().amax(1) < 1e-6).float().mean() < 0.05
+
+
+@pytest.mark.parametrize("start", ["fourier", "gray"])
+def test_other_sizes(model: sl.Model, start: str) -> None:
+    for side in (17, 33):
+        assert sl.synthesis(model, "bee", start=start, size=side, steps=2).values["image"].shape == (1, 3, side, side)
+    with pytest.raises(sl.SightlineError, match="size is 8; it must lie between 16"):
+        sl.synthesis(model, "bee", start=start, size=8)
+    with pytest.raises(sl.SightlineError, match="steps is 0"):
+        sl.synthesis(model, "bee", start=start, steps=0)
