@@ -8,5 +8,5 @@ PICTURES = Path(__file__).parent.parent / "docs" / "pictures"
 
 model = sl.load()
 for start in ("fourier", "gray"):
-    result = sl.synthesis(model, sl.logit("church"), start=start, size=224)
+    result = sl.synthesis(model, sl.logit("golf ball"), start=start, size=192)
     sl.write(result.panels["synthesis"], PICTURES / f"synthesis_{start}.png")

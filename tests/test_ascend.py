@@ -301,5 +301,18 @@ def test_idle_pixels_become_gray(share: float) -> None:
             assert torch.allclose(found[i, :, r, c], expected, atol=1e-7)
 
 
+def test_small_and_idle_pixels_are_both_clipped() -> None:
+    """Were the second measured after the first, the gray pixels would be the idle ones, and it would clip nothing."""
+    image = pictures()
+    gradient = torch.randn(image.shape, generator=torch.Generator().manual_seed(4))
+    both = regularized(Regularizer(small=0.2, idle=0.2), image, 0, gradient)
+    small = regularized(Regularizer(small=0.2), image, 0)
+    idle = regularized(Regularizer(idle=0.2), image, 0, gradient)
+    gray = [(found == 0.5).all(1) for found in (both, small, idle)]
+    assert torch.equal(gray[0], gray[1] | gray[2])
+    assert gray[0].sum() > gray[1].sum() + 10
+    assert gray[0].sum() > gray[2].sum() + 10
+
+
 def test_idle_without_a_gradient_does_nothing() -> None:
     assert torch.allclose(regularized(Regularizer(idle=0.5), pictures(), 0), pictures(), atol=1e-7)

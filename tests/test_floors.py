@@ -15,8 +15,8 @@ HOUSE = Path(sl.__file__).parent
 # A file never imports from a higher floor. `methods` stands for the whole folder.
 FLOORS = (
     ("errors", "atomic", "image", "render", "result", "catalog"),
-    ("weights", "sightnet", "model", "zoo", "rules", "geometry", "receptive"),
-    ("objective", "parameterize", "transform", "ascend"),
+    ("weights", "sightnet", "body", "capture", "outputs", "model", "nicknames", "zoo", "rules", "geometry", "receptive"),
+    ("objective", "parameterize", "transform", "ascend", "cones", "local", "localize", "incremental"),
     ("methods",),
     ("replay", "tour", "commands", "cli", "__main__", "__init__"),
 )
@@ -24,16 +24,14 @@ FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}
 # The way up that is allowed, inside a function only: the catalogue is filled when it is asked for.
 LAZY = {("catalog", "methods")}
 MOST_LINES, MOST_BODY = 250, 40
-# What may be longer, and why. An entry that is no longer needed must go.
+# What may be longer, and why.
 LONG_FILES = {
     "image.py": "the only file that knows codecs; every refusal is spelt out",
     "model.py": "to be split",
-    "zoo.py": "to be split",
-    "geometry.py": "to be split",
+    "objective.py": "to be split",
+    "incremental.py": "to be split",
 }
-LONG_FUNCTIONS = {
-    "model.py:_run": "to be split",
-}
+LONG_FUNCTIONS: dict[str, str] = {}
 TALKERS = ("cli.py", "commands.py")
 
 FILES = sorted(path for path in HOUSE.rglob("*.py"))
@@ -112,15 +110,28 @@ def test_the_eye_of_this_test_is_open() -> None:
 
 @every_file
 def test_is_short(path: Path) -> None:
-    length = len(path.read_text(encoding="utf-8").splitlines())
-    assert (length > MOST_LINES) == (path.name in LONG_FILES), f"{path.name} has {length} lines; {MOST_LINES} are the most"
+    assert lines(path) <= MOST_LINES or path.name in LONG_FILES, f"{path.name} has {lines(path)} lines; {MOST_LINES} are the most"
 
 
 @every_file
 def test_functions_are_short(path: Path) -> None:
-    lengths = {f"{path.name}:{node.name}": body_lines(node) for node in ast.walk(tree(path)) if isinstance(node, ast.FunctionDef)}
-    long = {name: length for name, length in lengths.items() if length > MOST_BODY}
-    assert long.keys() == {name for name in LONG_FUNCTIONS if name.startswith(f"{path.name}:")}, long
+    long = {name: length for name, length in functions(path).items() if length > MOST_BODY}
+    assert long.keys() <= LONG_FUNCTIONS.keys(), long
+
+
+def test_exceptions_are_still_needed() -> None:
+    assert LONG_FILES.keys() <= {path.name for path in FILES if lines(path) > MOST_LINES}
+    assert LONG_FUNCTIONS.keys() <= {name for path in FILES for name, length in functions(path).items() if length > MOST_BODY}
+
+
+def lines(path: Path) -> int:
+    """Lines of a file."""
+    return len(path.read_text(encoding="utf-8").splitlines())
+
+
+def functions(path: Path) -> dict[str, int]:
+    """Body lines of each function of a file, as FILE:NAME."""
+    return {f"{path.name}:{node.name}": body_lines(node) for node in ast.walk(tree(path)) if isinstance(node, ast.FunctionDef)}
 
 
 def body_lines(function: ast.FunctionDef) -> int:

@@ -83,14 +83,21 @@ def test_detail_is_carried_over_and_the_base_is_never_blurred(model: sl.Model) -
     assert (again - detail).abs().mean() < 0.5 * detail.abs().mean(), "the detail is that of the small size"
 
 
-def test_one_size_without_jitter_in_closed_form(model: sl.Model) -> None:
-    x = pictures(2).requires_grad_()
-    for _ in range(3):
-        score = model.features(x, "conv2")["conv2"].square().flatten(1).mean(1).sum() / 2
-        (gradient,) = torch.autograd.grad(score, x)
-        step = gradient / gradient.abs().flatten(1).mean(1).view(-1, 1, 1, 1)
-        x = (x + 0.01 * step).clamp(0, 1).detach().requires_grad_()
-    found = sl.deepdream(model, pictures(2), layer="conv2", octaves=1, steps=3, step_size=0.01, jitter=0).values["image"]
+@pytest.mark.parametrize("octaves", [1, 2, 3])
+def test_without_jitter_it_is_mordvintsevs_loop(model: sl.Model, octaves: int) -> None:
+    """Per size: base plus all the detail so far, a few steps of g/mean|g|, and what differs from the base is the new detail."""
+    detail = torch.zeros(2, 3, 64, 80)
+    for height, width in ((33, 41), (46, 57), (64, 80))[-octaves:]:
+        base = nn.functional.interpolate(pictures(2), size=(height, width), mode="bilinear", antialias=True, align_corners=False)
+        grown = nn.functional.interpolate(detail, size=(height, width), mode="bilinear", align_corners=False)
+        x = (base + grown).clamp(0, 1).requires_grad_()
+        for _ in range(3):
+            score = model.features(x, "conv2")["conv2"].square().flatten(1).mean(1).sum() / 2
+            (gradient,) = torch.autograd.grad(score, x)
+            step = gradient / gradient.abs().flatten(1).mean(1).view(-1, 1, 1, 1)
+            x = (x + 0.01 * step).clamp(0, 1).detach().requires_grad_()
+        detail = x.detach() - base
+    found = sl.deepdream(model, pictures(2), layer="conv2", octaves=octaves, steps=3, step_size=0.01, jitter=0).values["image"]
     assert torch.allclose(found, x, atol=1e-4)
 
 

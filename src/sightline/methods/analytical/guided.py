@@ -26,7 +26,7 @@ def guided(
     model: Model,
     image: Tensor,
     *,
-    layer: str = "last_conv",
+    layer: str = "middle",
     unit: Annotated[int | None, Between(0, 1_000_000)] = None,
     rule: Literal["gradient", "deconvnet", "guided"] = "guided",
 ) -> Result:

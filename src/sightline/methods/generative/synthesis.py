@@ -50,19 +50,19 @@ def synthesis(
         start: "fourier" for Olah's preconditioned spectrum, "gray" for plain pixels with the lecture's regularizers.
         size: Side of the picture in pixels; the network's own by default.
         steps: How many gradient steps.
-        lr: Step size: Adam's for "fourier" (0.05), the mean change per pixel in units of [0, 1] for "gray" (0.02).
-        decay: L2 decay per step, for "gray" (0.02).
-        blur: Standard deviation in pixels of the blur every 4 steps, for "gray" (0.6).
-        clip: Share of pixels set to gray per step for being small or contributing little, for "gray" (0.1).
+        lr: Step size: Adam's for "fourier" (0.05), the mean change per pixel in units of [0, 1] for "gray" (0.03).
+        decay: L2 decay per step, for "gray" (0.005).
+        blur: Standard deviation in pixels of the blur every 4 steps, for "gray" (0.8).
+        clip: Share of pixels set to gray per step for being small or contributing little, for "gray" (0.3).
     """
     aim = parse(objective) if isinstance(objective, str) else objective
     side = size or model.size
     generator = torch.Generator().manual_seed(seed)
-    warp = wobble(side / 16, 0.1, 10, generator)
+    warp = wobble(side / 12, 0.2, 10, generator)
     if start == "gray":
         pixels = Pixels(gray(side, generator).to(model.device))
-        keep = Regularizer(decay=default(decay, 0.02), sigma=default(blur, 0.6), small=default(clip, 0.1) / 2, idle=default(clip, 0.1) / 2)
-        step = partial(Steepest, lr=default(lr, 0.02), norm="mean")
+        keep = Regularizer(decay=default(decay, 0.005), sigma=default(blur, 0.8), small=default(clip, 0.3) / 2, idle=default(clip, 0.3) / 2)
+        step = partial(Steepest, lr=default(lr, 0.03), norm="mean")
         image, scores = ascend(
             model, aim, pixels, step, steps, transform=warp, regularize=lambda index: keep.apply_(pixels, index), callback=callback
         )
