@@ -183,7 +183,7 @@ REFUSED: dict[tuple[str, ...], str] = {
     ("occlusion", *SMALL, "--window", "65"): "window is 65; it must lie between 1 and 64",
     ("occlusion", *SMALL, "--fill", "nan"): "fill is nan",
     ("gradcam", *SMALL, "--layer", "logits"): "the logits have no places",
-    ("guided", *SMALL, "--unit", "4096"): "unit is 4096; last_conv has units 0 to",
+    ("guided", *SMALL, "--layer", "last_conv", "--unit", "4096"): "unit is 4096; last_conv has units 0 to",
     ("deepdream", *SMALL, "--octaves", "9"): "octaves is 9; an image of 64×64 pixels allows",
     ("adversarial", *SMALL, "--target", "ostrich"): "no label named 'ostrich'",
     ("adversarial", *SMALL, "--eps", "-1"): "eps is -1.0; it must lie between 0 and 1000",

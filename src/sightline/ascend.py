@@ -109,10 +109,13 @@ class Regularizer:
         offset *= 1 - self.decay
         if self.sigma > 0 and (index + 1) % self.every == 0:
             offset = blur(offset, self.sigma)
+        # Both are measured before either clips: what is gray already contributes nothing and would fill the share of the idle.
+        distance, gradient = offset.norm(dim=1), start.pixels.grad
+        contribution = distance if gradient is None else (offset * gradient).sum(1).abs()
         if self.small > 0:
-            offset = kept(offset, offset.norm(dim=1), self.small)
-        if self.idle > 0 and start.pixels.grad is not None:
-            offset = kept(offset, (offset * start.pixels.grad).sum(1).abs(), self.idle)
+            offset = kept(offset, distance, self.small)
+        if self.idle > 0 and gradient is not None:
+            offset = kept(offset, contribution, self.idle)
         start.pixels.copy_(offset + 0.5)
 
 

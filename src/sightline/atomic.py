@@ -34,7 +34,7 @@ def check_writable(folder: Path) -> None:
     try:
         existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
         if not existing.is_dir():
-            raise NotADirectoryError(20, f"{existing} is not a folder")
+            raise NotADirectoryError(20, f"{str(existing)!r} is not a folder")
         if not os.access(existing, os.W_OK | os.X_OK):
             raise PermissionError(13, "permission denied")
     except (OSError, ValueError) as error:

@@ -8,16 +8,18 @@ from torch import Tensor, nn
 
 from .errors import SightlineError
 
+WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel)
+
 
 def private_body(network: nn.Module) -> nn.Module:
     """A copy of the module tree on the same weights: in evaluation mode, frozen, without in-place flags and the caller's hooks.
 
     Raises SightlineError for scripted modules, which can't be copied this way or looked into.
     """
-    if isinstance(network, torch.jit.ScriptModule):
+    if any(isinstance(module, torch.jit.ScriptModule) for module in network.modules()):
         raise SightlineError("a scripted module can't be looked into; give the eager nn.Module it was made from")
-    while isinstance(network, nn.DataParallel) or hasattr(network, "_orig_mod"):
-        network = network.module if isinstance(network, nn.DataParallel) else network._orig_mod  # pyright: ignore
+    while isinstance(network, WRAPPERS) or hasattr(network, "_orig_mod"):
+        network = network.module if isinstance(network, WRAPPERS) else network._orig_mod  # pyright: ignore
     memo: dict[int, Any] = {}
     for module in network.modules():
         for value in (*module.parameters(recurse=False), *module.buffers(recurse=False), *vars(module).values()):

@@ -8,11 +8,13 @@ choices, the image against the convention, and every result carries the recipe t
 import functools
 import hashlib
 import inspect
+import math
 import platform
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from importlib import import_module
 from importlib.metadata import version
+from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, ParamSpec, Union, get_args, get_origin, get_type_hints
 
@@ -70,7 +72,7 @@ def fits(value: Any, kind: Any) -> bool:
     """Whether a value is of a knob's type. A whole number is a number too; True and NaN are none."""
     if kind in (int, float):
         numbers = (int, float) if kind is float else int
-        return isinstance(value, numbers) and not isinstance(value, bool) and value == value
+        return isinstance(value, numbers) and not isinstance(value, bool) and not (isinstance(value, float) and math.isnan(value))
     if get_origin(kind) is tuple:
         return isinstance(value, (tuple, list)) and all(fits(item, get_args(kind)[0]) for item in value)
     if get_origin(kind) is Callable:
@@ -82,8 +84,16 @@ def spoken(kind: Any) -> str:
     """A knob's type in words."""
     if get_origin(kind) is tuple:
         return f"a list, each {spoken(get_args(kind)[0])}"
-    words = {int: "a whole number", float: "a number", str: "text", NoneType: "None"}
-    return words.get(kind) or ("a function" if get_origin(kind) is Callable else str(kind))
+    words = {
+        int: "a whole number",
+        float: "a number",
+        bool: "True or False",
+        str: "text",
+        Path: "a path",
+        NoneType: "None",
+        Callable: "a function",
+    }
+    return words.get(get_origin(kind) or kind) or str(kind)
 
 
 @dataclass(frozen=True)
@@ -130,28 +140,28 @@ def method(
     """
 
     def register(function: Callable[P, Result]) -> Callable[P, Result]:
-        name = function.__name__
+        run: Callable[..., Result] = function
         summary, knobs, subject = declared(function)
 
         @functools.wraps(function)
         def call(*args: P.args, **kwargs: P.kwargs) -> Result:
-            positional = [*args, *(kwargs.pop(name) for name in ("model", subject)[len(args) :] if name in kwargs)]
-            entry.refuse_unknown(kwargs)
-            for field_ in entry.fields.values():
-                if field_.name in kwargs:
-                    field_.check(kwargs[field_.name])
+            given: dict[str, Any] = dict(kwargs)
+            positional: list[Any] = [*args, *(given.pop(name) for name in ("model", subject)[len(args) :] if name in given)]
+            entry.refuse_unknown(given)
+            for name, value in given.items():
+                entry.fields[name].check(value)
             if subject == "image" and len(positional) > 1:
                 positional[1] = images.check(positional[1]).detach()
             stopped: list[int] = []
-            if kwargs.get("callback"):
-                kwargs["callback"] = noting(kwargs["callback"], stopped)
-            result = function(*positional, **kwargs)
-            recipe = recipe_of(entry, positional, kwargs)
+            if given.get("callback"):
+                given["callback"] = noting(given["callback"], stopped)
+            result = run(*positional, **given)
+            recipe = recipe_of(entry, positional, given)
             return replace(result, recipe={**recipe, "stopped_after": stopped[0]} if stopped else recipe)
 
-        chapter = function.__module__.split(".")[-2]
+        name, chapter = function.__name__, function.__module__.split(".")[-2]
         entry = Method(name, chapter, title, summary, question, reading, caution, subject, knobs, call, tour, dict(quick or {}))
-        METHODS[name] = entry
+        METHODS[entry.name] = entry
         return call
 
     return register
@@ -223,9 +233,8 @@ def digest(tensor: Tensor) -> str:
 
 
 def load_methods() -> Mapping[str, Method]:
-    """METHODS, with every topic of the table of contents imported."""
+    """METHODS, with every topic of the table of contents imported, in its order."""
     from .methods import TOPICS
 
-    for topic in TOPICS:
-        import_module(f"sightline.methods.{topic}")
-    return METHODS
+    order = {import_module(f"sightline.methods.{topic}").__name__: number for number, topic in enumerate(TOPICS)}
+    return dict(sorted(METHODS.items(), key=lambda item: order.get(item[1].function.__module__, len(order))))

@@ -29,7 +29,9 @@ Network = Annotated[str, Parameter(help="sightnet (the embedded network), a name
 Picture = Annotated[str, Parameter(help="An image file, or a name of `sightline samples`.")]
 Weights = Annotated[str | None, Parameter(help='File with the network\'s weights (safetensors, torch), or "random".')]
 SIDES = validators.Number(gte=16, lte=4096)
-Size = Annotated[int | None, Parameter(help="Side in pixels, 16 to 4096, that the image is brought to; the network's own by default.", validator=SIDES)]
+Size = Annotated[
+    int | None, Parameter(help="Side in pixels, 16 to 4096, that the image is brought to; the network's own by default.", validator=SIDES)
+]
 Device = Annotated[str | None, Parameter(help="Where to run: cpu, cuda, cuda:1, mps.")]
 Out = Annotated[Path | None, Parameter(help="Folder for pictures, numbers and recipe; out/NAME by default.")]
 Json = Annotated[bool, Parameter(name="--json", negative=(), help="Print values and file names as JSON.")]
@@ -65,7 +67,7 @@ def command_of(method: Method) -> Callable[..., int]:
         return command(*bound.args, **bound.kwargs)
 
     signature = signature_of(method)
-    call.__signature__ = signature  # pyright: ignore[reportFunctionMemberAccess]
+    call.__signature__ = signature
     call.__annotations__ = {name: parameter.annotation for name, parameter in signature.parameters.items()}
     call.__name__, call.__doc__ = method.name, f"{method.summary}\n\n{method.reading}\n\nBeware: {method.caution}"
     return call
@@ -95,7 +97,7 @@ def option(field: Field) -> Any:
     """The annotation that gives a knob its help text."""
     limits = f" From {field.between.low:g} to {field.between.high:g}." if field.between else ""
     many = get_origin(field.type) is tuple
-    return Annotated[field.type, Parameter(help=field.doc + limits, consume_multiple=many, negative=())]
+    return Annotated[field.type, Parameter(help=field.doc + limits, consume_multiple=many, negative=None if field.type is bool else ())]
 
 
 def located(result: Result, source: str, size: int | None) -> Result:

@@ -73,7 +73,8 @@ class Model:
         self.body = body.to(self.device)
         self.name = name or type(network).__name__
         self.size, self.resize = size, resize or size
-        self.mean, self.std = (torch.tensor(v, device=self.device).view(1, -1, 1, 1) for v in (mean, std))
+        precision = first.dtype if first.is_floating_point() else torch.float32
+        self.mean, self.std = (torch.tensor(v, device=self.device, dtype=precision).view(1, -1, 1, 1) for v in (mean, std))
         self.output = output
         self.recipe = dict(recipe or {"model": self.name})
         self._labels = tuple(labels)
@@ -106,7 +107,7 @@ class Model:
 
         with self._lock, ExitStack() as undo, torch.no_grad():
             for path, module in self.body.named_modules():
-                if path:
+                if path and "parametrizations" not in path.split("."):  # those give weights, not features
                     undo.callback(module.register_forward_hook(record(path)).remove)
             self._forward(self.blank())
         return found
@@ -157,6 +158,8 @@ class Model:
     def shape(self, layer: str) -> tuple[int, ...]:
         """Shape of a layer's output at the network's own size, without the batch; raises for unknown names."""
         name = self.layer(layer)
+        if name.endswith(":in"):
+            return tuple(self.run(self.blank(), [name])[name].shape[1:])
         return (len(self.labels),) if name == "logits" else self.layers[name].shape
 
     # ── what it answers ──
@@ -215,6 +218,9 @@ class Model:
     def run(self, image: Tensor, layers: Iterable[str]) -> dict[str, Tensor]:
         """`features` for engines: layer names must be resolved, the image is not checked and may leave [0, 1]."""
         wanted = set(layers)
+        if torch.is_inference_mode_enabled():  # its tensors don't count the writes to them
+            with torch.inference_mode(False), torch.no_grad():
+                return self.run(image, wanted)
         inner, whole = wanted - {"logits"}, "logits" in wanted
         with self._lock:
             seen = Capture(self.body, inner, copied=self._overwritten, whole=whole)
@@ -240,8 +246,8 @@ class Model:
             ) from error
 
     def normalize(self, image: Tensor) -> Tensor:
-        """What the network itself is fed: on its device, normalized, channels_last (faster on processors)."""
-        image = image.to(self.device)
+        """What the network itself is fed: on its device, in its precision, normalized, channels_last (faster on processors)."""
+        image = image.to(self.mean)
         if self.mean.shape[1] == 1:
-            image = (image * torch.tensor(LUMINANCE, device=self.device).view(1, 3, 1, 1)).sum(1, keepdim=True)
+            image = (image * image.new_tensor(LUMINANCE).view(1, 3, 1, 1)).sum(1, keepdim=True)
         return ((image - self.mean) / self.std).contiguous(memory_format=torch.channels_last)

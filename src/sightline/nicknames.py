@@ -57,7 +57,7 @@ def squeezenet(body: nn.Module) -> dict[str, str]:
 
 def inception(body: nn.Module) -> dict[str, str]:
     """mixed3a, …: the modules' numbers in the spelling of the literature."""
-    renamed = {name: re.sub(r"^(inception|mixed_)", "mixed", name.lower()) for name, _ in body.named_children()}
+    renamed = {name: re.sub(r"^(inception|mixed_)", "mixed", name.lower()) for name, _ in body.named_children() if name != "AuxLogits"}
     return {alias: name for name, alias in renamed.items() if alias != name}
 
 

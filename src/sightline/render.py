@@ -24,17 +24,19 @@ def colors(name: str) -> Tensor:
 
 def look_up(values: Tensor, name: str) -> Tensor:
     """Colours of values in [0, 1]: N×H×W to N×3×H×W."""
-    steps = values.detach().cpu().nan_to_num(0).clamp(0, 1).mul(255).round().long()
+    steps = values.detach().cpu().clamp(0, 1).mul(255).round().long()
     return colors(name)[steps].permute(0, 3, 1, 2)
 
 
 def heat(values: Tensor, limit: Tensor | float | None = None, name: str = "inferno") -> Tensor:
     """Nonnegative maps N×H×W, black at 0 and brightest at `limit` (each map's own maximum unless given)."""
+    values = values.nan_to_num(0)
     return look_up(values / peak(values, limit), name)
 
 
 def signed(values: Tensor, limit: Tensor | float | None = None, name: str = "RdBu_r") -> Tensor:
     """Signed maps N×H×W: white at 0, red positive, blue negative, the same scale both ways (±`limit`)."""
+    values = values.nan_to_num(0)
     return look_up(0.5 + 0.5 * values / peak(values.abs(), limit), name)
 
 
@@ -46,8 +48,9 @@ def peak(values: Tensor, limit: Tensor | float | None = None) -> Tensor:
 
 def around_gray(values: Tensor, limit: float | None = None) -> Tensor:
     """Signed colours N×3×H×W with gray at 0 and one scale for all of them (`limit`, else the largest magnitude)."""
+    values = values.detach().cpu().nan_to_num(0)
     top = float(values.abs().max()) if limit is None else limit
-    return (GRAY + GRAY * values.detach().cpu() / (top or 1)).clamp(0, 1)
+    return (GRAY + GRAY * values / (top or 1)).clamp(0, 1)
 
 
 def as_gray(values: Tensor) -> Tensor:
@@ -57,6 +60,7 @@ def as_gray(values: Tensor) -> Tensor:
 
 def over(image: Tensor, values: Tensor, limit: Tensor | float | None = None, name: str = "inferno") -> Tensor:
     """A map laid over its image: the stronger the value, the more of its colour; where it is 0 the image is only dimmed."""
+    values = values.nan_to_num(0)
     strength = (fit(values, image.shape[-2:]) / peak(values, limit)).detach().cpu().clamp(0, 1)
     gray = image.detach().cpu().mean(1, keepdim=True) * 0.65 + 0.1
     weight = 0.85 * strength.unsqueeze(1).sqrt()
@@ -107,7 +111,7 @@ def resized(image: Tensor, height: int, width: int, mode: Literal["bilinear", "n
 def outline(image: Tensor, box: tuple[int, int, int, int], color: tuple[float, float, float] = (1.0, 0.85, 0.0), width: int = 2) -> Tensor:
     """The image with a rectangle (top, left, bottom, right; exclusive ends) drawn inside its bounds."""
     picture = image.detach().cpu().clone()
-    top, left, bottom, right = (max(0, edge) for edge in box)
+    top, left, bottom, right = max(0, box[0]), max(0, box[1]), min(box[2], picture.shape[2]), min(box[3], picture.shape[3])
     paint = torch.tensor(color).view(1, 3, 1, 1)
     inner = picture[:, :, top + width : bottom - width, left + width : right - width].clone()
     picture[:, :, top:bottom, left:right] = paint

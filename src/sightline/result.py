@@ -58,7 +58,7 @@ class Result:
         write_json(self.numbers, written_to(folder / "values.json", written))
         if self.tensors:
             with replacing(written_to(folder / "values.safetensors", written)) as temporary:
-                save_file({name: tensor.detach().cpu().contiguous() for name, tensor in self.tensors.items()}, temporary)
+                save_file({name: tensor.detach().cpu().contiguous().clone() for name, tensor in self.tensors.items()}, temporary)
         write_json({**self.recipe, "captions": dict(self.captions)}, written_to(folder / "recipe.json", written))
         return written
 

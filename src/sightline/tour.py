@@ -93,7 +93,7 @@ class Tour:
             for number, told in enumerate(method.tour):
                 knobs = {**told, **(method.quick if self.quick else {})}
                 if "label" in method.fields:
-                    knobs["label"] = label
+                    knobs["label"] = self.named(label)
                 suffix = f"-{number + 1}" if len(method.tour) > 1 else ""
                 yield Section(method, f"{method.name}{suffix}", self.command(method, knobs, label), knobs)
 
@@ -102,7 +102,7 @@ class Tour:
         method, knobs, began = section.method, dict(section.knobs), time.monotonic()
         if "callback" in method.fields:
             knobs["callback"] = callback
-        subject = [self.image] if method.subject == "image" else [str(label)] if method.subject else []
+        subject = [self.image] if method.subject == "image" else [self.named(label)] if method.subject else []
         try:
             result = method.function(self.model, *subject, **knobs)
         except SightlineError as error:
@@ -116,12 +116,21 @@ class Tour:
         """The command that makes one section again."""
         told = self.model.recipe
         words = ["sightline", method.name, str(told["model"])]
-        words += [self.source] if method.subject == "image" else [str(label)] if method.subject else []
+        words += [self.source] if method.subject == "image" else [self.named(label)] if method.subject else []
         for name, value in knobs.items():
-            words += [f"--{name.replace('_', '-')}", *(map(str, value) if isinstance(value, tuple) else [str(value)])]
+            option = name.replace("_", "-")
+            if isinstance(value, bool):
+                words.append(f"--{option}" if value else f"--no-{option}")
+            else:
+                words += [f"--{option}", *(map(str, value) if isinstance(value, tuple) else [str(value)])]
         words += ["--weights", str(told["weights"])] if "weights" in told else []
         words += ["--size", str(self.size)] if self.size and method.subject == "image" else []
         return shlex.join(words)
+
+    def named(self, label: int) -> str:
+        """The class by its name, or by its index if the name would not be understood."""
+        name = self.model.labels[label]
+        return name if self.model.labels.count(name) == 1 and not name.lstrip("-").isdigit() and "(" not in name else str(label)
 
     def numbers(self) -> dict[str, Any]:
         """Every section's values as JSON."""

@@ -20,7 +20,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     Looks through the usual wrappings (`state_dict`, `module.`). Raises SightlineError for anything else.
     """
     if not path.is_file():
-        siblings = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
+        siblings = [entry.name for entry in path.parent.iterdir() if entry.is_file()] if path.parent.is_dir() else []
         raise SightlineError(f"no weights file {path}{nearest(path.name, siblings) if siblings else ''}")
     state: Any = read_safetensors(path) if path.suffix == ".safetensors" else read_torch(path)
     while isinstance(state, Mapping) and (inner := next((state[key] for key in WRAPPERS if isinstance(state.get(key), Mapping)), None)):
@@ -46,11 +46,15 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
 
 def read_torch(path: Path) -> Any:
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with path.open("rb") as file:
+            start = file.read(4)
+        if start == b"PK\x03\x04" or start[:1] == b"\x80":  # a zip archive, a pickle
+            return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise SightlineError(f"{path.name} is refused: it holds more than tensors, and no code from a weights file is run") from error
-    except (RuntimeError, EOFError, ValueError, OSError, KeyError, AttributeError) as error:
+    except Exception as error:  # on bytes it doesn't like, the unpickler raises whatever comes to hand
         raise SightlineError(f"{path.name} is not a whole torch file ({first_line(error)})") from error
+    raise SightlineError(f"{path.name} is neither a torch nor a safetensors file")
 
 
 def first_line(error: Exception) -> str:
@@ -67,7 +71,8 @@ def fill(network: nn.Module, state: Mapping[str, Tensor], path: Path, name: str)
     if wrong:
         key = wrong[0]
         given, needed = tuple(state[key].shape), tuple(own[key].shape)
-        raise SightlineError(f"{path.name} doesn't fit {name}: {key} is {given} in the file, {needed} in the network{more(wrong)}")
+        others = more([*wrong, *missing, *extra])
+        raise SightlineError(f"{path.name} doesn't fit {name}: {key} is {given} in the file, {needed} in the network{others}")
     if missing:
         raise SightlineError(f"{path.name} doesn't fit {name}: {missing[0]} is missing{more(missing)}")
     if extra:

@@ -115,7 +115,7 @@ def builder(name: str) -> Callable[[str, str | None, dict[str, Any]], Built]:
 
 def build_sightnet(name: str, weights: str | None, options: dict[str, Any]) -> Built:
     body = filled(name, partial(sightnet, **options), weights or str(EMBEDDED))
-    return body, {"mean": MEAN, "std": STD, "size": SIZE, "labels": LABELS, "classes": classes_of(body)}
+    return body, {"mean": MEAN, "std": STD, "size": SIZE, "labels": LABELS, "classes": classes_of(body), "landmarks": {"middle": "relu4_1"}}
 
 
 def build_imported(name: str, weights: str | None, options: dict[str, Any]) -> Built:
@@ -146,12 +146,12 @@ def build_torchvision(name: str, weights: str | None, options: dict[str, Any]) -
     extra = {"transform_input": True, "aux_logits": True, "init_weights": False} if inception else {}
 
     def make(classes: int = 1000) -> nn.Module:
-        return models.get_model(name, weights=None, num_classes=classes, **extra, **options)
+        return models.get_model(name, weights=None, **{"num_classes": classes, **extra, **options})
 
     if weights is None:
         try:
             body = models.get_model(name, weights=best, **options)
-        except OSError as error:
+        except (OSError, RuntimeError) as error:  # RuntimeError: the sha256 is another
             raise no_download(name, error) from error
     else:
         body = filled(name, make, weights)
@@ -168,7 +168,8 @@ def build_timm(name: str, weights: str | None, options: dict[str, Any]) -> Built
     from torchvision.models import AlexNet_Weights
 
     def make(classes: int | None = None) -> nn.Module:
-        return timm.create_model(name, **({} if classes is None else {"num_classes": classes}), **options)
+        given: dict[str, Any] = {} if classes is None else {"num_classes": classes}
+        return timm.create_model(name, **{**given, **options})
 
     if weights is None:
         try:

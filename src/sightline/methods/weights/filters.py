@@ -26,11 +26,12 @@ def filters(
 ) -> Result:
     """Shows a convolution's filters as images, all on one common scale around gray.
 
-    A layer without filters stands for the last convolution that its output comes from. Filters that read three colours are shown in colour, in the order of their units. Deeper ones are shown as gray
-    squares, one per input channel: a row for each of the k filters of largest norm, its strongest input channels first.
+    A layer without filters stands for the last convolution that its output comes from. Filters that read three colours are
+    shown in colour, in the order of their units. Deeper ones are shown as gray squares, one per input channel: a row for
+    each of the k filters of largest norm, its strongest input channels first.
 
     Args:
-        k: How many filters at most.
+        k: How many filters at most; of a layer that doesn't read colours, no more than 24.
         inputs: How many input channels of each filter, for layers that don't read colours.
     """
     name = convolution(model, model.layer(layer))
@@ -48,9 +49,9 @@ def filters(
     rows = strength.norm(dim=1).argsort(descending=True)[: min(k, 24)]
     columns = strength[rows].argsort(dim=1, descending=True)[:, :inputs]
     chosen = torch.stack([weight[row][column] for row, column in zip(rows, columns, strict=True)])
-    squares = render.around_gray(chosen.flatten(0, 1).unsqueeze(1).expand(-1, 3, -1, -1), float(chosen.abs().max()))
+    squares = render.around_gray(chosen.flatten(0, 1).unsqueeze(1).expand(-1, 3, -1, -1), float(weight.abs().max()))
     panel = render.sheet(render.enlarge(squares, 24), columns=columns.shape[1], gap=3)
-    share = float((strength[rows].gather(1, columns).square().sum(1) / strength[rows].square().sum(1)).mean())
+    share = float((strength[rows].gather(1, columns).square().sum(1) / strength[rows].square().sum(1).clamp_min(1e-30)).mean())
     caption = (
         f"{len(rows)} of the {count} filters of {layer} (largest norm first), a row each; in a row the {columns.shape[1]} of its {channels} input "
         f"channels with the largest weights, which hold {share:.0%} of the filter's squared norm. {common}. The channels have no colour and no "
