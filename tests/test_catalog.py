@@ -13,6 +13,7 @@ from torch import Tensor
 import sightline as sl
 from sightline import catalog
 from sightline.catalog import METHODS, Between, Field, declared, digest, load_methods, method
+from sightline.errors import SightlineError
 from sightline.methods import TOPICS
 
 TEXTS = {"title": "Trial", "question": "What?", "reading": "So.", "caution": "Beware."}
@@ -81,7 +82,7 @@ def test_reads_signature_and_docstring(catalogue: Mapping[str, catalog.Method], 
     result = function(tiny, photo, k=5)
     assert result.recipe["knobs"] == {"label": "top", "k": 5, "share": None, "rule": "one", "names": ("a", "b"), "seed": 0}
     assert result.recipe["image"] == {"shape": [1, 3, 32, 32], "sha256": digest(photo)}
-    assert result.recipe["model"] == {"model": "Sequential"}
+    assert result.recipe["model"] == {"model": "Sequential", "built_in_code": True}
     assert result.recipe["versions"].keys() == {"sightline", "torch", "python"}
     assert json.loads(json.dumps(dict(result.recipe)))["method"] == "trial"
 
@@ -252,3 +253,8 @@ def test_digest_is_of_the_content() -> None:
     assert digest(image) == digest(image.clone(memory_format=torch.channels_last)) == digest(image.double())
     assert digest(image) != digest(image + 1e-6)
     assert digest(image) != digest(image.flip(3))
+
+
+def test_a_bare_network_is_refused(photo: Tensor) -> None:
+    with pytest.raises(SightlineError, match=r"saliency takes a Model: sl\.load\(network\), not the Conv2d itself"):
+        sl.saliency(torch.nn.Conv2d(3, 2, 1), photo)

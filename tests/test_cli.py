@@ -348,7 +348,7 @@ def test_again_refuses_other_weights(run: Run) -> None:
     weights.write_bytes(content)
     ran = run("again", "first/recipe.json", "--out", "third")
     assert (ran.code, ran.err.count("\n")) == (1, 1)
-    assert "own.safetensors is no longer the file that the recipe was made with" in ran.err
+    assert "own.safetensors are no longer those that the recipe was made with" in ran.err
     weights.unlink()
     ran = run("again", "first/recipe.json", "--out", "third")
     assert (ran.code, ran.err.count("\n")) == (1, 1)

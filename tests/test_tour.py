@@ -356,4 +356,4 @@ def test_sections_come_in_the_lectures_order(tiny: sl.Model, photo: Tensor, monk
     monkeypatch.setattr(catalog, "METHODS", backwards)
     plan = list(Tour(tiny, photo, source="photo.png").plan(3))
     assert [section.folder for section in plan] == RUNS
-    assert {section.knobs.get("label", 3) for section in plan} == {3}
+    assert {section.knobs.get("label", "dog") for section in plan} == {"dog"}

@@ -147,6 +147,8 @@ def method(
         def call(*args: P.args, **kwargs: P.kwargs) -> Result:
             given: dict[str, Any] = dict(kwargs)
             positional: list[Any] = [*args, *(given.pop(name) for name in ("model", subject)[len(args) :] if name in given)]
+            if positional and isinstance(positional[0], torch.nn.Module):
+                raise SightlineError(f"{entry.name} takes a Model: sl.load(network), not the {type(positional[0]).__name__} itself")
             entry.refuse_unknown(given)
             for name, value in given.items():
                 entry.fields[name].check(value)

@@ -6,7 +6,7 @@ import signal
 import sys
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any, get_origin
@@ -22,7 +22,7 @@ from .atomic import check_writable
 from .catalog import Field, Method, load_methods
 from .errors import SightlineError
 from .replay import again as repeat
-from .replay import read_recipe
+from .replay import located, read_recipe
 from .result import Result
 
 Network = Annotated[str, Parameter(help="sightnet (the embedded network), a name of torchvision or timm, or package.module:function.")]
@@ -98,12 +98,6 @@ def option(field: Field) -> Any:
     limits = f" From {field.between.low:g} to {field.between.high:g}." if field.between else ""
     many = get_origin(field.type) is tuple
     return Annotated[field.type, Parameter(help=field.doc + limits, consume_multiple=many, negative=None if field.type is bool else ())]
-
-
-def located(result: Result, source: str, size: int | None) -> Result:
-    """The result with the image's whereabouts in its recipe, so that it can be made again."""
-    told = dict(result.recipe["image"], path=source, size=size)
-    return replace(result, recipe={**result.recipe, "image": told})
 
 
 def report(result: Result, out: Path, *, as_json: bool) -> None:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -56,9 +57,13 @@ def read_recipe(path: Path) -> Mapping[str, Any]:
 
 def model_of(told: Mapping[str, Any]) -> Model:
     """The recipe's network, with the very weights."""
+    if told.get("built_in_code"):
+        raise SightlineError(f"the recipe's network is a {told['model']} that was built in code; give it with model=")
     model = load(told["model"], weights=told.get("weights"), **told.get("options", {}))
     if model.recipe.get("sha256") != told.get("sha256"):
-        raise SightlineError(f"{told['weights']} is no longer the file that the recipe was made with (its SHA-256 differs)")
+        raise SightlineError(
+            f"the weights of {told.get('weights', told['model'])} are no longer those that the recipe was made with (its SHA-256 differs)"
+        )
     return model
 
 
@@ -71,3 +76,10 @@ def image_of(told: Mapping[str, Any], model: Model, given: Tensor | None) -> Ten
         named = "this tensor" if given is not None else told["path"]
         raise SightlineError(f"{named} is not the image that the recipe was made with (its content differs)")
     return image
+
+
+def located(result: Result, source: str, size: int | None) -> Result:
+    """The result with the whereabouts of its image in the recipe, so that it can be made again: a sample's name or a whole path."""
+    path = str(Path(source).resolve()) if Path(source).exists() else source
+    told = dict(result.recipe["image"], path=path, size=size)
+    return replace(result, recipe={**result.recipe, "image": told})

@@ -16,6 +16,7 @@ from .atomic import replacing
 from .catalog import Method, load_methods
 from .errors import SightlineError
 from .model import Model
+from .replay import located
 from .result import Result, write_json
 
 CHAPTERS = {
@@ -108,8 +109,7 @@ class Tour:
         except SightlineError as error:
             return replace(section, refused=str(error))
         if method.subject == "image":
-            told = dict(result.recipe["image"], path=self.source, size=self.size)
-            result = replace(result, recipe={**result.recipe, "image": told})
+            result = located(result, self.source, self.size)
         return replace(section, result=result, seconds=time.monotonic() - began)
 
     def command(self, method: Method, knobs: Mapping[str, Any], label: int) -> str:

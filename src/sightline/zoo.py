@@ -56,14 +56,16 @@ def load(
             raise SightlineError("weights='random' and constructor options go with a name, not with a module that is already built")
         if weights is not None:
             raise SightlineError("load the weights into the module before giving it, or give a name with weights=")
-        return Model(network, device=usable(device) if device else None, recipe={"model": type(network).__name__}, **given)
+        return Model(
+            network, device=usable(device) if device else None, recipe={"model": type(network).__name__, "built_in_code": True}, **given
+        )
     build = builder(network)
     body, facts = build(network, str(weights) if weights is not None else None, options)
     recipe: dict[str, Any] = {"model": network, **({"options": {**options, **given}} if options or given else {})}
     if weights is not None:
         recipe["weights"] = str(weights)
-        if weights != "random":
-            recipe["sha256"] = hashlib.sha256(Path(weights).read_bytes()).hexdigest()
+    if file := weights if weights not in (None, "random") else EMBEDDED if network == "sightnet" and weights is None else None:
+        recipe["sha256"] = hashlib.sha256(Path(file).read_bytes()).hexdigest()
     body = body.to(memory_format=torch.channels_last)
     if facts.get("labels") and len(facts["labels"]) != facts.pop("classes"):
         del facts["labels"]
@@ -105,9 +107,11 @@ def builder(name: str) -> Callable[[str, str | None, dict[str, Any]], Built]:
         return build_sightnet
     if ":" in name:
         return build_imported
-    known = names()
-    if name in known["torchvision"]:
+    from torchvision import models
+
+    if name in models.list_models(module=models):  # asked first, since timm takes seconds to import
         return build_torchvision
+    known = names()
     if name.split(".", maxsplit=1)[0] in known["timm"]:
         return build_timm
     raise unknown("network", name, [found for library in known.values() for found in library])

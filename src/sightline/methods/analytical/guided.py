@@ -49,7 +49,6 @@ def guided(
         strongest, at = candidates.flatten(1).max(1)
         gradient = torch.autograd.grad(strongest.sum(), leaf)[0].cpu()
     strongest = strongest.detach().cpu()
-    strongest = strongest.detach().cpu()
     channel, row, column = torch.unravel_index(at.cpu(), tuple(candidates.shape[1:]))
     if unit is not None:
         channel = torch.full_like(channel, unit)

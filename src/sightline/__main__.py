@@ -1,0 +1,5 @@
+"""`python -m sightline`."""
+
+from .cli import script
+
+script()
