@@ -6,6 +6,8 @@ from .image import sample as sample
 from .image import samples as samples
 from .image import write as write
 from .methods.analytical.activations import activations as activations
+from .methods.analytical.attention import attention as attention
+from .methods.analytical.cam import cam as cam
 from .methods.analytical.cam import gradcam as gradcam
 from .methods.analytical.guided import guided as guided
 from .methods.analytical.occlusion import occlusion as occlusion

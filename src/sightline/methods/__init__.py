@@ -7,6 +7,7 @@ TOPICS = (
     "analytical.saliency",
     "analytical.occlusion",
     "analytical.cam",
+    "analytical.attention",
     "analytical.guided",
     "generative.synthesis",
     "generative.adversarial",

@@ -1,14 +1,34 @@
-"""Class activation maps: which places of a layer speak for the class? (Zhou 2016; Selvaraju 2017)"""
+"""Class activation maps: which places of a layer speak for the class?
+
+CAM (Zhou 2016), Grad-CAM (Selvaraju 2017), Grad-CAM++ (Chattopadhay 2018), HiResCAM (Draelos & Carin 2020), Layer-CAM
+(Jiang 2021), XGrad-CAM (Fu 2020), Score-CAM (Wang 2020), Eigen-CAM (Muhammad & Yeasin 2020).
+"""
+
+from typing import Annotated, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ... import render
-from ...catalog import method
+from ...catalog import Between, method
 from ...errors import SightlineError
 from ...model import Model
 from ...outputs import as_maps
 from ...result import Result
+from .paths import affordable, score_of
+
+Kind = Literal["cam", "gradcam", "gradcam++", "hirescam", "layercam", "xgradcam", "scorecam", "eigencam"]
+
+SHOWN = {
+    "cam": "class activation map of {label}",
+    "gradcam": "Grad-CAM of {label}",
+    "gradcam++": "Grad-CAM++ of {label}",
+    "hirescam": "HiResCAM of {label}",
+    "layercam": "Layer-CAM of {label}",
+    "xgradcam": "XGrad-CAM of {label}",
+    "scorecam": "Score-CAM of {label}",
+    "eigencam": "Eigen-CAM, of no class,",
+}
 
 
 @method(
@@ -24,20 +44,182 @@ def gradcam(model: Model, image: Tensor, *, label: int | str = "top", layer: str
     `values["cam"]` is N×h×w at the layer's resolution, unscaled; `values["map"]` the same enlarged to N×H×W.
     Token layers of a transformer are laid on their grid.
     """
-    index, name = model.choose(label, image), model.layer(layer)
+    index, name = model.choose(label, image), placed(model, layer)
+    map_ = weighted("gradcam", *maps_and_slopes(model, image, name, index)).relu().float().cpu()
+    panel, caption = pictured(image, map_, spoken(model, index, layer, "gradcam"))
+    return Result({"gradcam": panel}, valued(image, map_, index), {"gradcam": caption})
+
+
+@method(
+    title="Class activation maps",
+    question="Do the ways to weigh a layer's channels agree on where the class is?",
+    reading="Warm places hold features that raise the class score. Where the kinds agree, the place matters whatever the weighing.",
+    caution="Only cam and hirescam give shares of the score, and only after a layer from which a mean and one linear layer lead to it. "
+    "eigencam shows what stands out in the layer, for no class. The map is as coarse as the layer.",
+    tour=(),
+)
+def cam(
+    model: Model,
+    image: Tensor,
+    *,
+    label: int | str = "top",
+    layer: str = "last_conv",
+    kind: Kind = "gradcam",
+    channels: Annotated[int | None, Between(1, 100_000)] = None,
+    batch: Annotated[int | None, Between(1, 4096)] = None,
+) -> Result:
+    """Class activation maps of one layer in eight kinds, which weigh its channels A differently, by gradients g or without.
+
+    `values["cam"]` is N×h×w at the layer's resolution, unscaled; `values["map"]` the same enlarged to N×H×W. Negative places are
+    kept by "cam" and "eigencam" and cut off by the others. Token layers of a transformer are laid on their grid.
+
+    Args:
+        kind: "cam" (weights of the last linear layer), "gradcam" (mean g), "gradcam++" (g > 0 weighed by place), "hirescam" (g·A
+            place by place), "layercam" (the same where g > 0), "xgradcam" (mean of g weighed by A), "scorecam" (the score of the
+            image masked by A; no gradient), "eigencam" (first principal component of A; no class).
+        channels: How many channels "scorecam" tries, those that vary most; None for all.
+        batch: How many masked images "scorecam" runs at once; None for as many as fit into about a gigabyte.
+    """
+    index, name = model.choose(label, image), placed(model, layer)
+    if kind in ("cam", "scorecam", "eigencam"):
+        with torch.no_grad():
+            found = model.run(image, [name])[name]
+        maps = as_maps(found, *image.shape[-2:])
+        if kind == "cam":
+            map_ = torch.einsum("nk,nkhw->nhw", head_weights(model, image, name, layer)[index], maps)
+        elif kind == "eigencam":
+            map_ = principal(maps)
+        else:
+            size = batch or affordable(model, image)
+            each = zip(image, maps, index.tolist(), strict=True)
+            map_ = torch.stack([by_score(model, one, varied(some, channels), i, size) for one, some, i in each])
+    else:
+        map_ = weighted(kind, *maps_and_slopes(model, image, name, index)).relu()
+    map_ = map_.float().cpu()
+    panel, caption = pictured(image, map_, spoken(model, index, layer, kind))
+    return Result({"cam": panel}, valued(image, map_, index), {"cam": caption})
+
+
+# ── a layer's channels and what they count ──
+
+
+def placed(model: Model, layer: str) -> str:
+    """The layer's own name; raises SightlineError for the logits."""
+    name = model.layer(layer)
     if name == "logits":
         raise SightlineError("the logits have no places; choose a convolutional layer, such as last_conv")
+    return name
+
+
+def maps_and_slopes(model: Model, image: Tensor, name: str, index: Tensor) -> tuple[Tensor, Tensor]:
+    """A layer's channels and the gradient of the score before the softmax with respect to them, N×K×h×w each."""
     with torch.enable_grad():
         leaf = image.to(model.device).detach().requires_grad_()
         found = model.run(leaf, [name, "logits"])
         scores = found["logits"].gather(1, index.view(-1, 1))
         gradient = torch.autograd.grad(scores.sum(), found[name])[0]
     maps, slopes = (as_maps(value.detach(), *image.shape[-2:]) for value in (found[name], gradient))
-    cam = (slopes.flatten(2).mean(2)[:, :, None, None] * maps).sum(1).relu().cpu()
-    enlarged = render.fit(cam, image.shape[-2:])
-    panel = render.beside(image, render.heat(enlarged), render.over(image, enlarged))
-    named = ", ".join(model.labels[i] for i in index.tolist())
-    caption = f"Image, Grad-CAM of {named} at {layer} ({cam.shape[1]}×{cam.shape[2]} places, black 0, brightest {float(enlarged[0].max()):.3g}), and both."
-    if not cam[0].any():
+    return maps, slopes
+
+
+def weighted(kind: Kind, maps: Tensor, slopes: Tensor) -> Tensor:
+    """Channels A, N×K×h×w, added up by their gradients g as the kind has it: N×h×w with its sign."""
+    if kind in ("hirescam", "layercam"):
+        return ((slopes.relu() if kind == "layercam" else slopes) * maps).sum(1)
+    if kind == "gradcam":
+        weights = slopes.flatten(2).mean(2)
+    elif kind == "xgradcam":
+        weights = divided((slopes * maps).sum((2, 3)), maps.sum((2, 3)))
+    else:
+        # Eq. 19 is g² / (2g² + g³ ΣA), here divided by g²; where g is 0 the ReLU is 0 as well. Y in eq. 10 is exp(score),
+        # whose factor exp(score) is left out: it scales the whole map and overflows.
+        share = divided(torch.ones_like(slopes), 2 + slopes * maps.sum((2, 3), keepdim=True))
+        weights = (share * slopes.relu()).sum((2, 3))
+    return (weights[:, :, None, None] * maps).sum(1)
+
+
+def divided(numerator: Tensor, denominator: Tensor) -> Tensor:
+    """The quotient, 0 where the denominator is."""
+    safe = denominator.abs() > 1e-12
+    return torch.where(safe, numerator / torch.where(safe, denominator, 1), 0)
+
+
+def head_weights(model: Model, image: Tensor, name: str, layer: str) -> Tensor:
+    """Weights classes×K of the last linear layer (Zhou 2016, eq. 1).
+
+    Raises SightlineError unless the scores are that layer of the mean over the places of layer `name`.
+    """
+    heads = [called for called in model.layers if isinstance(model.module(called), nn.Linear)]
+    if heads:
+        entry, linear = f"{heads[-1]}:in", model.module(heads[-1])
+        found = model.run(image, [name, entry, "logits"])
+        means = as_maps(found[name], *image.shape[-2:]).flatten(2).mean(2)
+        if near(means, found[entry]) and near(linear(found[entry]), found["logits"]):
+            return torch.as_tensor(linear.weight)
+    raise SightlineError(
+        f"the class activation map needs a mean over the layer's places and one linear layer to give the score; from {layer} of {model.name} "
+        "that is not so: choose another kind, such as gradcam or hirescam"
+    )
+
+
+def near(one: Tensor, other: Tensor) -> bool:
+    """Whether two tensors are the same but for rounding."""
+    return one.shape == other.shape and float((one - other).abs().max()) <= 1e-3 * float(other.abs().max())
+
+
+def principal(maps: Tensor) -> Tensor:
+    """N×K×h×w projected on the first right singular vector of its places × channels matrix, N×h×w; the sum is not negative."""
+    left, size, _ = torch.linalg.svd(maps.flatten(2).transpose(1, 2), full_matrices=False)
+    # A singular vector has no sign of its own; channels after a ReLU all point to the same side.
+    found = (left[:, :, 0] * size[:, :1]).unflatten(1, maps.shape[2:])
+    return torch.where(found.sum((1, 2), keepdim=True) < 0, -found, found)
+
+
+def varied(maps: Tensor, count: int | None) -> Tensor:
+    """Of channels K×h×w those that vary over the places, at most `count`, the most varied first."""
+    spread = maps.flatten(1).var(1, correction=0)
+    chosen = spread.argsort(descending=True, stable=True)[:count]
+    # A constant channel makes no mask (0/0 in eq. 8), as in the authors' code.
+    return maps[chosen[spread[chosen] > 0]]
+
+
+def by_score(model: Model, image: Tensor, maps: Tensor, index: int, batch: int) -> Tensor:
+    """Score-CAM of one image 3×H×W and its channels A, K×h×w: ReLU(Σ softmax_k(score of the image masked by A_k) A_k), h×w."""
+    if not len(maps):
+        return maps.new_zeros(maps.shape[1:])
+    image, fill = image.to(model.device), model.mean[0].expand(3, 1, 1)
+
+    def masked(channel: Tensor) -> Tensor:
+        large = render.fit(channel[None], image.shape[-2:])
+        mask = (large - large.min()) / (large.max() - large.min()).clamp_min(1e-12)
+        # The authors multiply the normalized image: what is masked turns to the network's mean colour, not to black.
+        return fill + (image - fill) * mask
+
+    scores = score_of(model, map(masked, maps), index, batch).to(maps)
+    return torch.einsum("k,khw->hw", scores.softmax(0), maps).relu()
+
+
+# ── pictures ──
+
+
+def valued(image: Tensor, map_: Tensor, index: Tensor) -> dict[str, Tensor]:
+    """The map N×h×w, the same enlarged to the image, and the classes."""
+    return {"cam": map_, "map": render.fit(map_, image.shape[-2:]), "label": index}
+
+
+def spoken(model: Model, index: Tensor, layer: str, kind: Kind) -> str:
+    """What a map is, in words."""
+    return f"{SHOWN[kind].format(label=', '.join(model.labels[i] for i in index.tolist()))} at {layer}"
+
+
+def pictured(image: Tensor, map_: Tensor, what: str) -> tuple[Tensor, str]:
+    """The image, the map N×h×w enlarged and both, and the caption with the map's scale."""
+    enlarged, signed = render.fit(map_, image.shape[-2:]), bool((map_ < 0).any())
+    shown = render.signed(enlarged) if signed else render.heat(enlarged)
+    panel = render.beside(image, shown, render.over(image, enlarged.clamp_min(0), enlarged.abs().flatten(1).amax(1)))
+    top = float(enlarged[0].abs().max())
+    scale = f"white 0, full colour ±{top:.3g}" if signed else f"black 0, brightest {top:.3g}"
+    caption = f"Image, {what} ({map_.shape[1]}×{map_.shape[2]} places, {scale}), and both."
+    if not map_[0].any():
         caption += " The map is empty: no place of this layer raises the score."
-    return Result({"gradcam": panel}, {"cam": cam, "map": enlarged, "label": index}, {"gradcam": caption})
+    return panel, caption

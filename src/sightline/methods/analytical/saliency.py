@@ -1,12 +1,74 @@
-"""Saliency by backpropagation: which pixels would change the score most? (Simonyan 2013, section 3)"""
+"""Saliency by backpropagation (Simonyan 2013, section 3), and what later papers average over many gradients.
+
+SmoothGrad (Smilkov 2017), VarGrad (Adebayo 2018), integrated gradients (Sundararajan 2017), blur integrated gradients
+(Xu 2020), expected gradients (Erion 2021).
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor
 
 from ... import render
-from ...catalog import method
+from ...catalog import Between, method
 from ...model import Model
 from ...result import Result
+from . import paths
+from .paths import Baseline, Probe, score_gradient
+
+Kind = Literal["gradient", "gradient_input", "smoothgrad", "vargrad", "smoothgrad_squared", "integrated", "blur_ig", "expected"]
+
+SHOWN = {
+    "gradient": "|gradient| of {score}",
+    "gradient_input": "image × gradient of {score}",
+    "smoothgrad": "mean gradient of {score} over {samples} noisy copies",
+    "vargrad": "variance of the gradient of {score} over {samples} noisy copies",
+    "smoothgrad_squared": "mean squared gradient of {score} over {samples} noisy copies",
+    "integrated": "integrated gradients of {score} from a baseline ({baseline}) at {samples} nodes",
+    "blur_ig": "blur integrated gradients of {score} in {samples} pieces",
+    "expected": "expected gradients of {score} over {samples} baselines ({source})",
+}
+# Shown by their size, largest over the colours; the others by their sum over the colours, with its sign.
+MAGNITUDES = ("gradient", "vargrad", "smoothgrad_squared")
+
+
+@dataclass(frozen=True)
+class Average:
+    """How many gradients become one attribution, and how many of them (`batch`) are run at once."""
+
+    kind: Kind
+    samples: int
+    sigma: float
+    baseline: Baseline
+    folder: str | None
+    batch: int
+    seed: int
+
+    def of(self, model: Model, image: Tensor, index: int) -> tuple[Tensor, Tensor | None]:
+        """Attribution 3×H×W of one image's score of one class; along a path, how far that score lies above the baseline's."""
+        if self.kind in ("smoothgrad", "vargrad", "smoothgrad_squared"):
+            mean, square = paths.moments(model, paths.cloud(image, self.sigma, self.samples, self.seed), index, self.batch)
+            found = {"smoothgrad": mean, "vargrad": (square - mean.square()).clamp_min(0), "smoothgrad_squared": square}
+            return found[self.kind].float(), None
+        probes, baselines = self.path(image)
+        attribution, _ = paths.moments(model, probes, index, self.batch)
+        scores = paths.score_of(model, [image, *baselines], index, self.batch)
+        return attribution.float(), scores[0] - scores[1:].mean()
+
+    def path(self, image: Tensor) -> tuple[Iterator[Probe], list[Tensor]]:
+        """The probes from baseline to image, and the baseline or, for expected gradients, all of them."""
+        if self.kind == "integrated":
+            start = paths.baseline_of(image, self.baseline, self.seed)
+            return paths.straight(image, start, self.samples), [start]
+        if self.kind == "blur_ig":
+            return paths.sharpening(image, self.samples), [paths.blurred(image)]
+        if self.folder:
+            baselines = paths.drawn(self.folder, self.samples, self.seed, *image.shape[-2:])
+        else:
+            baselines = list(paths.crops(image, self.samples, self.seed))
+        return paths.references(image, baselines, self.seed), baselines
 
 
 @method(
@@ -15,25 +77,77 @@ from ...result import Result
     reading="Bright pixels have a large gradient of the score before the softmax. They gather on the object when the network looks at it.",
     caution="It is the slope at this image, not a share of the score. Single pixels are noisy; the bright region matters, not its texture.",
 )
-def saliency(model: Model, image: Tensor, *, label: int | str = "top") -> Result:
-    """Gradient of a class score with respect to the image: magnitude, largest over the colours.
+def saliency(
+    model: Model,
+    image: Tensor,
+    *,
+    label: int | str = "top",
+    kind: Kind = "gradient",
+    samples: Annotated[int, Between(1, 1000)] = 32,
+    sigma: Annotated[float, Between(0, 1)] = 0.15,
+    baseline: Baseline = "black",
+    folder: str | None = None,
+    batch: Annotated[int | None, Between(1, 4096)] = None,
+    seed: int = 0,
+) -> Result:
+    """Gradient of a class score with respect to the image, or what is averaged from many such gradients.
 
-    `values["gradient"]` is signed and unscaled, N×3×H×W, per unit of [0, 1] pixel value; `values["saliency"]` N×H×W.
+    `values["attribution"]` is signed and unscaled, N×3×H×W: for gradients and their means per unit of [0, 1] pixel value, for
+    vargrad and smoothgrad_squared that squared, for the others in units of the score. `values["saliency"]` N×H×W is its
+    magnitude, largest over the colours. "gradient" also has `values["gradient"]`. The kinds along a path from a baseline have
+    `values["difference"]`, the score less the baseline's (mean) score, and `values["gap"]`, the sum of the attribution less that, N each.
+
+    Args:
+        kind: "gradient", "gradient_input" (times the pixel), "smoothgrad" (mean over noisy copies), "vargrad" (their variance),
+            "smoothgrad_squared", "integrated" (from a baseline), "blur_ig" (from the blurred image), "expected" (from many baselines).
+        samples: Number of noisy copies, of nodes or pieces of the path, or of baselines.
+        sigma: Standard deviation of the noise as a share of the image's value range, for the noisy kinds.
+        baseline: Where "integrated" starts: "black", "white", "gray", "blur" (the image blurred) or "random" (noise).
+        folder: Folder of pictures that are the baselines of "expected"; None for random quarters of the image itself.
+        batch: How many gradients are run at once; None for as many as fit into about a gigabyte.
     """
     index = model.choose(label, image)
-    gradient = score_gradient(model, image, index)
-    map_ = gradient.abs().amax(1)
-    # A few pixels hold the largest gradients; the scale ends at the 99th percentile so that the rest can be seen.
-    limit = map_.flatten(1).quantile(0.99, dim=1)
-    panel = render.beside(image, render.heat(map_, limit), render.over(image, map_, limit))
-    named = ", ".join(model.labels[i] for i in index.tolist())
-    caption = f"Image, |gradient| of the score of {named} (black is 0, brightest is the 99th percentile, {float(limit[0]):.3g}), and both."
-    return Result({"saliency": panel}, {"gradient": gradient, "saliency": map_, "label": index}, {"saliency": caption})
+    told: dict[str, Tensor] = {}
+    if kind in ("gradient", "gradient_input"):
+        slope = score_gradient(model, image, index)
+        attribution = slope if kind == "gradient" else image.cpu() * slope
+    else:
+        average = Average(kind, samples, sigma, baseline, folder, batch or paths.affordable(model, image), seed)
+        found = [average.of(model, one.cpu(), int(i)) for one, i in zip(image, index, strict=True)]
+        attribution = torch.stack([part for part, _ in found])
+        changes = [change for _, change in found if change is not None]
+        if changes:
+            told["difference"] = torch.stack(changes)
+            told["gap"] = (attribution.double().sum((1, 2, 3)) - told["difference"]).float()
+    size = attribution.abs().amax(1)
+    map_ = size if kind in MAGNITUDES else attribution.sum(1)
+    panel, scale = pictured(image, map_, signed=kind not in MAGNITUDES)
+    words = {
+        "score": f"the score of {', '.join(model.labels[i] for i in index.tolist())}",
+        "source": f"pictures of {folder}" if folder else "random quarters of the image itself",
+    }
+    what = SHOWN[kind].format(samples=samples, baseline=baseline, **words)
+    caption = f"Image, {what} {scale}, and both.{completeness(told)}"
+    values = {"attribution": attribution, "saliency": size, "label": index, **told}
+    if kind == "gradient":
+        values["gradient"] = attribution
+    return Result({"saliency": panel}, values, {"saliency": caption})
 
 
-def score_gradient(model: Model, image: Tensor, index: Tensor) -> Tensor:
-    """∂(score before the softmax of class index[n])/∂image, N×3×H×W."""
-    with torch.enable_grad():
-        leaf = image.to(model.device).detach().requires_grad_()
-        scores = model.run(leaf, ["logits"])["logits"].gather(1, index.view(-1, 1))
-        return torch.autograd.grad(scores.sum(), leaf)[0].cpu()
+def pictured(image: Tensor, map_: Tensor, signed: bool) -> tuple[Tensor, str]:
+    """The image, the map N×H×W and both, and the map's scale in words."""
+    # A few pixels hold the largest values; the scale ends at the 99th percentile so that the rest can be seen.
+    limit = map_.abs().flatten(1).quantile(0.99, dim=1)
+    shown = render.signed(map_, limit) if signed else render.heat(map_, limit)
+    panel = render.beside(image, shown, render.over(image, map_.clamp_min(0), limit))
+    if signed:
+        return panel, f"summed over the colours (white 0, full colour is the 99th percentile, ±{float(limit[0]):.3g})"
+    return panel, f"(black is 0, brightest is the 99th percentile, {float(limit[0]):.3g})"
+
+
+def completeness(told: Mapping[str, Tensor]) -> str:
+    """How far the attribution's sum misses what it divides up, for the first image."""
+    if not told:
+        return ""
+    change, gap = float(told["difference"][0]), float(told["gap"][0])
+    return f" It sums to {change + gap:.3g}; the score lies {change:.3g} above the baseline's: a gap of {gap:.2g}."

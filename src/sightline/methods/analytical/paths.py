@@ -1,0 +1,158 @@
+"""Gradients at many points near an image: along a path from a baseline, or in a cloud of noise around it.
+
+A path or a cloud is a stream of probes, each a point 3×H×W at which the gradient is taken and the factor 3×H×W that
+multiplies it. Probes are made one by one and in order, so neither memory nor the random draws depend on how many
+are run at once.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice, pairwise
+from math import prod
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from ... import image as images
+from ...errors import SightlineError
+from ...model import Model
+from ...transform import blur
+
+Probe = tuple[Tensor, Tensor]
+Baseline = Literal["black", "white", "gray", "blur", "random"]
+
+MEMORY = 1 << 30
+PICTURES = (".jpg", ".jpeg", ".png", ".gif", ".webp", ".avif", ".tif", ".tiff", ".bmp", ".ppm", ".pgm", ".pnm", ".jp2")
+
+
+# ── streams of probes ──
+
+
+def cloud(image: Tensor, sigma: float, count: int, seed: int) -> Iterator[Probe]:
+    """Noisy copies of a 3×H×W image (Smilkov 2017): Gaussian noise whose deviation is `sigma` of the image's value range."""
+    generator = torch.Generator().manual_seed(seed)
+    deviation = sigma * (image.max() - image.min())
+    for _ in range(count):
+        yield image + deviation * torch.randn(image.shape, generator=generator), torch.full_like(image, 1 / count)
+
+
+def straight(image: Tensor, baseline: Tensor, count: int) -> Iterator[Probe]:
+    """The line from baseline to image (Sundararajan 2017, eq. 1) at `count` Gauss-Legendre nodes, their weights in the factors."""
+    import numpy as np
+
+    nodes, weights = np.polynomial.legendre.leggauss(count)
+    for node, weight in zip(nodes, weights, strict=True):
+        yield baseline + float(node + 1) / 2 * (image - baseline), float(weight) / 2 * (image - baseline)
+
+
+def sharpening(image: Tensor, count: int) -> Iterator[Probe]:
+    """From a blurred image to the sharp one by less and less Gaussian blur (Xu 2020, eq. 4), in `count` straight pieces.
+
+    Each piece has its gradient taken in its middle, so the pieces add up to the path whatever their number.
+    """
+    corners = [blurred(image, (1 - k / count) ** 2) for k in range(count)] + [image]
+    for before, after in pairwise(corners):
+        yield (before + after) / 2, after - before
+
+
+def references(image: Tensor, baselines: Sequence[Tensor], seed: int) -> Iterator[Probe]:
+    """One random point on the line from each baseline to the image (Erion 2021, eq. 4)."""
+    # The paper draws every place on the line anywhere; here each of `count` equal stretches gets one draw: the same mean, less noise.
+    count, generator = len(baselines), torch.Generator().manual_seed(seed)
+    places = (torch.randperm(count, generator=generator) + torch.rand(count, generator=generator)) / count
+    for place, baseline in zip(places.tolist(), baselines, strict=True):
+        yield baseline + place * (image - baseline), (image - baseline) / count
+
+
+# ── baselines ──
+
+
+def blurred(image: Tensor, share: float = 1.0) -> Tensor:
+    """A 3×H×W image under a Gaussian blur of `share` × a sixth of its short side."""
+    # Xu 2020 has a deviation of 50 pixels for images of 299; a sixth is that for every size.
+    return blur(image[None], share * min(image.shape[-2:]) / 6)[0]
+
+
+def baseline_of(image: Tensor, kind: Baseline, seed: int) -> Tensor:
+    """The picture 3×H×W that stands for «nothing there»: one colour, the image blurred, or uniform noise."""
+    if kind == "blur":
+        return blurred(image)
+    if kind == "random":
+        return torch.rand(image.shape, generator=torch.Generator().manual_seed(seed))
+    return torch.full_like(image, {"black": 0.0, "gray": 0.5, "white": 1.0}[kind])
+
+
+def crops(image: Tensor, count: int, seed: int) -> Iterator[Tensor]:
+    """Random quarters of a 3×H×W image, half of them mirrored, enlarged to its size: its colours without its layout."""
+    # Another seed than the places on the lines have, which would go with the crops' positions otherwise.
+    generator, (height, width) = torch.Generator().manual_seed(seed + 1), image.shape[-2:]
+    rows, columns = max(1, height // 2), max(1, width // 2)
+    for draw in torch.rand(count, 3, generator=generator).tolist():
+        top, left = int(draw[0] * (height - rows + 1)), int(draw[1] * (width - columns + 1))
+        part = images.resize(image[None, :, top : top + rows, left : left + columns], height, width)[0]
+        yield part.flip(2) if draw[2] < 0.5 else part
+
+
+def drawn(folder: str, count: int, seed: int, height: int, width: int) -> list[Tensor]:
+    """`count` pictures of a folder, drawn without repeats while there are enough, each covering height × width from its centre.
+
+    Raises SightlineError when the folder has no pictures or one can't be read.
+    """
+    place = Path(folder)
+    if not place.is_dir():
+        raise SightlineError(f"folder is {folder!r}; there is no such folder")
+    files = sorted(file for file in place.iterdir() if file.suffix.lower() in PICTURES)
+    if not files:
+        raise SightlineError(f"folder is {folder!r}; it holds no pictures ({', '.join(PICTURES)})")
+    order = torch.randperm(len(files), generator=torch.Generator().manual_seed(seed)).tolist()
+    read = {k: covering(images.read(files[k]), height, width) for k in order[:count]}
+    return [read[order[i % len(files)]] for i in range(count)]
+
+
+def covering(image: Tensor, height: int, width: int) -> Tensor:
+    """The middle of a 1×3×h×w image, resized to cover height × width: 3×height×width."""
+    scale = max(height / image.shape[2], width / image.shape[3])
+    resized = images.resize(image, max(height, round(image.shape[2] * scale)), max(width, round(image.shape[3] * scale)))
+    return images.center_crop(resized, height, width)[0]
+
+
+# ── gradients ──
+
+
+def score_gradient(model: Model, image: Tensor, index: Tensor) -> Tensor:
+    """∂(score before the softmax of class index[n])/∂image, N×3×H×W."""
+    with torch.enable_grad():
+        leaf = image.to(model.device).detach().requires_grad_()
+        scores = model.run(leaf, ["logits"])["logits"].gather(1, index.view(-1, 1))
+        return torch.autograd.grad(scores.sum(), leaf)[0].cpu()
+
+
+def moments(model: Model, probes: Iterable[Probe], index: int, batch: int) -> tuple[Tensor, Tensor]:
+    """Σ factor · gradient and Σ factor · gradient² over the probes, each 3×H×W, with `batch` probes run at once."""
+    first: Tensor | float = 0.0
+    second: Tensor | float = 0.0
+    stream = iter(probes)
+    while part := list(islice(stream, batch)):
+        points, factors = (torch.stack(side) for side in zip(*part, strict=True))
+        gradient = score_gradient(model, points, torch.full((len(part),), index, device=model.device)).double()
+        first = first + (factors * gradient).sum(0)
+        second = second + (factors * gradient.square()).sum(0)
+    return torch.as_tensor(first), torch.as_tensor(second)
+
+
+def affordable(model: Model, image: Tensor, memory: int = MEMORY) -> int:
+    """How many copies of an image can be run at once with all their features kept in `memory` bytes, at least 1."""
+    numbers = sum(prod(layer.shape) for layer in model.layers.values())
+    share = prod(image.shape[-2:]) / model.size**2
+    return max(1, int(memory / (4 * share * max(numbers, 1))))
+
+
+def score_of(model: Model, pictures: Iterable[Tensor], index: int, batch: int) -> Tensor:
+    """Score before the softmax of one class for every picture 3×H×W, N, with `batch` of them run at once."""
+    scores: list[Tensor] = []
+    stream = iter(pictures)
+    with torch.no_grad():
+        while part := list(islice(stream, batch)):
+            scores.append(model.run(torch.stack(part), ["logits"])["logits"][:, index].cpu())
+    return torch.cat(scores)
