@@ -17,7 +17,7 @@ from conftest import smooth
 from cyclopts import CycloptsError
 
 import sightline as sl
-from sightline import commands, replay, zoo
+from sightline import commands, progress, replay, zoo
 from sightline import image as images
 from sightline.catalog import load_methods
 from sightline.cli import FACES, main, make_app, summaries
@@ -337,6 +337,18 @@ def test_again_refuses_another_image(run: Run) -> None:
     assert not Path("second").exists()
 
 
+@pytest.mark.parametrize("option", [("--window", "8.5"), ("--window", "eight")])
+def test_whole_numbers_are_not_rounded(run: Run, option: tuple[str, str]) -> None:
+    ran = run("occlusion", "sightnet", "rocket", "--size", "32", *option)
+    assert ran.code == 2
+    assert "whole number" in ran.err + ran.out
+
+
+def test_a_label_that_looks_like_a_number(run: Run) -> None:
+    ran = run("saliency", "sightnet", "rocket", "--size", "32", "--label", "8.5")
+    assert (ran.code, "no label named '8.5'" in ran.err) == (1, True)
+
+
 def test_again_refuses_other_weights(run: Run) -> None:
     weights = Path("own.safetensors")
     shutil.copy(zoo.EMBEDDED, weights)
@@ -367,9 +379,9 @@ def ctrl_c() -> Callable[[], None]:
 
 @pytest.mark.parametrize("name", ["synthesis", "adversarial", "deepdream"])
 def test_ctrl_c_keeps_the_picture(name: str, run: Run, ctrl_c: Callable[[], None], monkeypatch: pytest.MonkeyPatch) -> None:
-    before, step, seen = signal.getsignal(signal.SIGINT), commands.Bar.step, list[int]()
+    before, step, seen = signal.getsignal(signal.SIGINT), progress.Bar.step, list[int]()
 
-    def interrupted(self: commands.Bar, event: sl.Step) -> bool:
+    def interrupted(self: progress.Bar, event: sl.Step) -> bool:
         stop = step(self, event)
         seen.append(event.index)
         if event.index == 2:
@@ -378,7 +390,7 @@ def test_ctrl_c_keeps_the_picture(name: str, run: Run, ctrl_c: Callable[[], None
 
     subject = ("0", "--size", "32") if name == "synthesis" else ("photo.png", "--size", "64")
     with monkeypatch.context() as patch:
-        patch.setattr(commands.Bar, "step", interrupted)
+        patch.setattr(progress.Bar, "step", interrupted)
         ran = run(name, "sightnet", *subject, *(("--octaves", "2") if name == "deepdream" else ("--steps", "9")), "--out", "result")
     assert ran.code == 130, ran.err
     assert seen[-1] in (2, 3)
@@ -391,15 +403,15 @@ def test_ctrl_c_keeps_the_picture(name: str, run: Run, ctrl_c: Callable[[], None
 
 
 def test_a_second_ctrl_c_insists(run: Run, ctrl_c: Callable[[], None], monkeypatch: pytest.MonkeyPatch, place: Path) -> None:
-    before, step = contents(place), commands.Bar.step
+    before, step = contents(place), progress.Bar.step
 
-    def interrupted(self: commands.Bar, event: sl.Step) -> bool:
+    def interrupted(self: progress.Bar, event: sl.Step) -> bool:
         step(self, event)
         ctrl_c()
         ctrl_c()
         return False
 
-    monkeypatch.setattr(commands.Bar, "step", interrupted)
+    monkeypatch.setattr(progress.Bar, "step", interrupted)
     ran = run("synthesis", "sightnet", "0", "--size", "32", "--steps", "9", "--out", "result")
     assert (ran.code, ran.out, ran.err.strip().splitlines()[-1]) == (130, "", "sightline: interrupted")
     assert contents(place) == before

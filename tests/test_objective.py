@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 from sightline import objective as words
 from sightline.errors import SightlineError
+from sightline.formula import parse
 from sightline.model import Model
-from sightline.objective import Objective, channel, cross_entropy, energy, l2, logit, neuron, parse, tv
+from sightline.objective import Objective, channel, cross_entropy, energy, l2, logit, neuron, tv
 
 LABELS = ("goose", "tabby cat", "tiger cat", "crane (bird), heron", "it's a dog")
 

@@ -2,25 +2,18 @@
 
 import inspect
 import json
-import signal
-import sys
-from collections.abc import Callable, Generator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from types import FrameType
-from typing import Annotated, Any, get_origin
+from typing import Annotated, Any, get_args, get_origin
 
-from cyclopts import Parameter, validators
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from cyclopts import Parameter, Token, validators
 
 from . import image as images
 from . import zoo
-from .ascend import Step
 from .atomic import check_writable
 from .catalog import Field, Method, load_methods
 from .errors import SightlineError
+from .progress import progress, screen
 from .replay import again as repeat
 from .replay import located, read_recipe
 from .result import Result
@@ -96,8 +89,24 @@ def signature_of(method: Method) -> inspect.Signature:
 def option(field: Field) -> Any:
     """The annotation that gives a knob its help text."""
     limits = f" From {field.between.low:g} to {field.between.high:g}." if field.between else ""
-    many = get_origin(field.type) is tuple
-    return Annotated[field.type, Parameter(help=field.doc + limits, consume_multiple=many, negative=None if field.type is bool else ())]
+    many, kinds = get_origin(field.type) is tuple, get_args(field.type) or (field.type,)
+    parameter = Parameter(
+        help=field.doc + limits,
+        consume_multiple=many,
+        negative=None if field.type is bool else (),
+        converter=whole if int in kinds and float not in kinds else None,
+    )
+    return Annotated[field.type, parameter]
+
+
+def whole(kind: Any, tokens: Sequence[Token]) -> int | str:
+    """A whole number, or the text where text is allowed too; cyclopts would round 8.5 to 8."""
+    text = tokens[0].value
+    if not text.lstrip("+-").isdecimal():
+        if str in get_args(kind):
+            return text
+        raise ValueError(f"{text!r} is not a whole number")
+    return int(text)
 
 
 def report(result: Result, out: Path, *, as_json: bool) -> None:
@@ -109,49 +118,6 @@ def report(result: Result, out: Path, *, as_json: bool) -> None:
     for caption in result.captions.values():
         print(caption)
     print("\n".join(str(path) for path in files if path.suffix == ".png"))
-
-
-# ── progress and Ctrl-C ──
-
-
-@dataclass
-class Bar:
-    """A progress bar fed by steps; the first Ctrl-C stops the run after the step and keeps the picture."""
-
-    display: Progress
-    title: str
-    stopped: bool = False
-
-    def step(self, event: Step) -> bool:
-        """The callback of iterative methods."""
-        if not self.display.tasks:
-            self.display.add_task(self.title, total=event.total)
-        self.display.update(self.display.tasks[0].id, completed=event.index, total=event.total)
-        return self.stopped
-
-    def stop(self, _signal: int, _frame: FrameType | None) -> None:
-        """Handles SIGINT: asks once, insists the second time."""
-        if self.stopped or not self.display.tasks:
-            raise KeyboardInterrupt
-        self.stopped = True
-
-
-def screen(column: str, *, quiet: bool) -> Progress:
-    """A progress display on the error stream, if that is a terminal."""
-    console = Console(stderr=True, quiet=quiet or not sys.stderr.isatty())
-    return Progress(TextColumn(column), BarColumn(), TimeRemainingColumn(), console=console, transient=True)
-
-
-@contextmanager
-def progress(title: str, *, quiet: bool) -> Generator[Bar, None, None]:
-    """A progress bar on the error stream while the block runs."""
-    with screen("{task.description}", quiet=quiet) as display:
-        bar = Bar(display, title)
-        before = signal.signal(signal.SIGINT, bar.stop)
-        try:
-            yield bar
-        finally:
-            signal.signal(signal.SIGINT, before)
 
 
 # ── the other commands ──

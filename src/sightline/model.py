@@ -86,8 +86,6 @@ class Model:
     def __repr__(self) -> str:
         return f"Model({self.name!r}, {len(self.labels)} classes, {self.size} px, {self.device})"
 
-    # ── what it is made of ──
-
     @cached_property
     def layers(self) -> Mapping[str, Layer]:
         """Every module call that gives a tensor, in the order of the forward pass, by name."""
@@ -161,8 +159,6 @@ class Model:
         if name.endswith(":in"):
             return tuple(self.run(self.blank(), [name])[name].shape[1:])
         return (len(self.labels),) if name == "logits" else self.layers[name].shape
-
-    # ── what it answers ──
 
     def blank(self) -> Tensor:
         """A gray image of the network's own size, 1×3×H×W."""

@@ -1,24 +1,19 @@
 """What an image should achieve: frozen values with `+ - *`, always to be increased; a loss has a minus.
 
-An objective is also text: `str(objective)` can be parsed back, so it stands in recipes and on the command line:
-`logit('goose') - 0.1 * tv()`, or simply `goose`.
+An objective is also text: `formula.parse(str(objective))` is the same one.
 """
 
-import ast
-import inspect
 import math
 import operator
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from numbers import Real
-from typing import Any, get_args, get_origin, get_type_hints
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .errors import SightlineError, unknown
+from .errors import SightlineError
 from .model import Model
 from .outputs import as_maps
 
@@ -188,72 +183,3 @@ def tv(beta: float = 2.0) -> Objective:
 def l2() -> Objective:
     """Mean squared distance of the pixels to gray (0.5)."""
     return Objective("l2()", (), lambda _: lambda image, _: (image - 0.5).square().flatten(1).mean(1))
-
-
-# ── text to objectives ──
-
-VOCABULARY: dict[str, Callable[..., Objective]] = {f.__name__: f for f in (logit, cross_entropy, channel, neuron, energy, tv, l2)}
-OPERATORS: dict[type[ast.operator], Callable[[Any, Any], Any]] = {ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul}
-
-
-LONGEST = 2000  # characters of a formula
-
-
-def parse(text: str) -> Objective:
-    """An objective from text: a formula in this file's words (`channel('conv5', 7) - 0.1 * tv()`), else a class label.
-
-    Raises SightlineError for anything else; nothing but these words, numbers, strings and `+ - *` is evaluated.
-    """
-    if not re.search(r"\w\(", text):  # «crane (bird)» is a label
-        return logit(text.strip())
-    if len(text) > LONGEST:
-        raise SightlineError(f"the objective has {len(text)} characters; it may have {LONGEST}")
-    try:
-        value = evaluated(ast.parse(text.strip(), mode="eval").body)
-    except SightlineError:
-        raise
-    except (SyntaxError, TypeError, ValueError, OverflowError, RecursionError, MemoryError) as error:
-        if any(f"{word}(" in text for word in VOCABULARY):
-            reason = error.args[0] if error.args else "it is nested too deeply"
-            raise SightlineError(f"the objective {text[:80]!r} can't be read: {reason}") from error
-        return logit(text.strip())
-    if not isinstance(value, Objective):
-        raise SightlineError(f"{text[:80]!r} is not an objective; an example is logit('goose') - 0.1 * tv()")
-    return value
-
-
-def evaluated(node: ast.expr) -> Any:
-    """The value of a formula's node."""
-    if isinstance(node, ast.Constant) and isinstance(node.value, (int, float, str, type(None))):
-        return node.value
-    if isinstance(node, ast.Tuple):
-        return tuple(evaluated(item) for item in node.elts)
-    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
-        return -evaluated(node.operand)
-    if isinstance(node, ast.BinOp) and type(node.op) in OPERATORS:
-        left, right = evaluated(node.left), evaluated(node.right)
-        if isinstance(left, (str, tuple)) or isinstance(right, (str, tuple)):  # 'a' * 10**12 would fill the memory
-            raise TypeError("+ - * take objectives and numbers")
-        return OPERATORS[type(node.op)](left, right)
-    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
-        keywords = {str(item.arg): evaluated(item.value) for item in node.keywords}
-        return called(node.func.id, [evaluated(item) for item in node.args], keywords)
-    raise SyntaxError(f"unexpected {ast.unparse(node)}")
-
-
-def called(word: str, args: list[Any], keywords: dict[str, Any]) -> Objective:
-    """One word of the vocabulary with arguments of the types it declares."""
-    if word not in VOCABULARY:
-        raise unknown("objective", word, VOCABULARY)
-    hints = get_type_hints(VOCABULARY[word])
-    for name, value in inspect.signature(VOCABULARY[word]).bind(*args, **keywords).arguments.items():
-        if not any(fits(value, kind) for kind in (get_args(hints[name]) or (hints[name],))):
-            raise TypeError(f"{name} of {word} can't be {value}")
-    return VOCABULARY[word](*args, **keywords)
-
-
-def fits(value: Any, kind: Any) -> bool:
-    """Whether a value is of a type, a whole number being a float too."""
-    if get_origin(kind) is tuple:
-        return isinstance(value, tuple) and all(isinstance(item, int) for item in value)
-    return isinstance(value, (int, float) if kind is float else kind)

@@ -10,8 +10,9 @@ from ... import render
 from ...ascend import Callback, Regularizer, Steepest, ascend
 from ...catalog import Between, method
 from ...errors import SightlineError
+from ...formula import parse
 from ...model import Model
-from ...objective import Objective, parse
+from ...objective import Objective
 from ...parameterize import Fourier, Pixels
 from ...result import Result
 from ...transform import wobble

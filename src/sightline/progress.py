@@ -1,0 +1,53 @@
+"""Progress bars on the error stream, and the first Ctrl-C, which ends a run after its step and keeps the picture."""
+
+import signal
+import sys
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import FrameType
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from .ascend import Step
+
+
+@dataclass
+class Bar:
+    """A progress bar fed by steps; the first Ctrl-C stops the run after the step and keeps the picture."""
+
+    display: Progress
+    title: str
+    stopped: bool = False
+
+    def step(self, event: Step) -> bool:
+        """The callback of iterative methods."""
+        if not self.display.tasks:
+            self.display.add_task(self.title, total=event.total)
+        self.display.update(self.display.tasks[0].id, completed=event.index, total=event.total)
+        return self.stopped
+
+    def stop(self, _signal: int, _frame: FrameType | None) -> None:
+        """Handles SIGINT: asks once, insists the second time."""
+        if self.stopped or not self.display.tasks:
+            raise KeyboardInterrupt
+        self.stopped = True
+
+
+def screen(column: str, *, quiet: bool) -> Progress:
+    """A progress display on the error stream, if that is a terminal."""
+    console = Console(stderr=True, quiet=quiet or not sys.stderr.isatty())
+    return Progress(TextColumn(column), BarColumn(), TimeRemainingColumn(), console=console, transient=True)
+
+
+@contextmanager
+def progress(title: str, *, quiet: bool) -> Generator[Bar, None, None]:
+    """A progress bar on the error stream while the block runs."""
+    with screen("{task.description}", quiet=quiet) as display:
+        bar = Bar(display, title)
+        before = signal.signal(signal.SIGINT, bar.stop)
+        try:
+            yield bar
+        finally:
+            signal.signal(signal.SIGINT, before)
