@@ -34,7 +34,7 @@ SHORT: dict[str, dict[str, Any]] = {
     "synthesis": {"steps": 4, "size": 32},
 }
 # Methods that ask the same of each image of a batch, without drawing at random.
-DETERMINISTIC = ("activations", "attention", "cam", "gradcam", "guided", "occlusion", "predictions", "saliency")
+DETERMINISTIC = ("activations", "attention", "cam", "gradcam", "guided", "occlusion", "predictions", "saliency", "segment")
 
 every = pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
 of_images = pytest.mark.parametrize("method", [m for m in METHODS.values() if m.subject == "image"], ids=lambda m: m.name)

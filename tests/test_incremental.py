@@ -81,7 +81,7 @@ def compared(network: nn.Module, height: int = 32, width: int = 29, window: int 
     found = cover(model, windows, torch.arange(expected.shape[1]), **options)
     spread = (expected.amax(0) - expected.amin(0)).max()
     assert (found.scores - expected).abs().max() <= max(1e-4 * spread, 3e-6 * expected.abs().max()), found
-    assert found.bound > 0.8  # the clean pass counts too, and may be all there is to pay for
+    assert found.bound > 0.5  # the clean pass counts too, and may be all there is to pay for
     assert 0 <= found.share <= 1
     return found
 
@@ -219,7 +219,7 @@ def test_what_is_local_is_found_to_be() -> None:
         lambda x: F.pad(x, (1, 1, 1, 1), mode="reflect"),
         lambda x: F.interpolate(x, scale_factor=2),
         lambda x: x * torch.sigmoid(x.mean((2, 3), keepdim=True)),
-        lambda x: x / x.norm(dim=1, keepdim=True),
+        lambda x: x / (1 + x.norm(dim=1, keepdim=True)),
         lambda x: x + torch.linspace(0, 1, x.shape[3]),
         lambda x: F.max_unpool2d(*F.max_pool2d(x, 2, return_indices=True), 2),
         lambda x: x[:, :, 1:],
@@ -267,6 +267,14 @@ def write_into_a_buffer(n: Any, x: Tensor) -> Tensor:
     return n.fc(F.relu(n.b(buffer)).mean((2, 3)))
 
 
+def use_constants_of_the_moment(n: Any, x: Tensor) -> Tensor:
+    x, y = n.a(x), n.a(x)
+    parts = [x * torch.full((1, 4, 1, 1), float(i)) for i in range(3)]
+    scale = torch.ones(4, 1, 1)
+    parts += [y * scale, y * scale.mul_(3)]
+    return n.fc(F.relu(n.b(F.relu(parts[0] + parts[1] - parts[2] + parts[3] * parts[4]))).mean((2, 3)))
+
+
 def use_a_module_twice(n: Any, x: Tensor) -> Tensor:
     return n.fc(n.b(F.relu(n.b(F.relu(n.a(x))))).mean((2, 3)))
 
@@ -275,7 +283,10 @@ def leave_torch(n: Any, x: Tensor) -> Tensor:
     return n.fc(torch.from_numpy(np.tanh(n.a(x).numpy())).mean((2, 3)))
 
 
-@pytest.mark.parametrize("function", [write_through_a_view, write_behind_a_view, write_into_a_buffer, use_a_module_twice, leave_torch])
+@pytest.mark.parametrize(
+    "function",
+    [write_through_a_view, write_behind_a_view, write_into_a_buffer, use_constants_of_the_moment, use_a_module_twice, leave_torch],
+)
 def test_odd_code_is_still_exact(function: Callable[[Any, Tensor], Tensor]) -> None:
     compared(lively(Made(function, **simple())))
 
@@ -300,7 +311,7 @@ def test_a_network_at_fault_says_so() -> None:
 
 # ── real architectures ──
 
-LEAST = {"vgg16": 2, "resnet18": 1.2, "squeezenet1_0": 1.5, "googlenet": 1.3, "densenet121": 1.2, "mobilenet_v2": 1.2}
+LEAST = {"vgg16": 2, "resnet18": 1.3, "squeezenet1_0": 1.5, "googlenet": 1.4, "densenet121": 1.3, "mobilenet_v2": 1.3}
 
 
 @cache
@@ -313,8 +324,8 @@ def architecture(name: str) -> nn.Module:
 
 @pytest.mark.parametrize("name", LEAST)
 def test_architectures(name: str) -> None:
-    found = compared(architecture(name), 72, 64, 9, 18)
-    assert found.share > 0.2
+    found = compared(architecture(name), 96, 96, 6, 22)
+    assert found.share > 0.4
     assert found.bound > LEAST[name]
 
 
@@ -347,7 +358,9 @@ def test_a_slide_reaches_what_it_must(length: int, window: tuple[int, int, int, 
     changed = set(range(start, start + int(reach.size[0])))
     seen = [o for o in range(count) if changed & {o * stride - padding + dilation * k for k in range(size)}]
     assert 0 <= found.start[0] <= found.start[0] + found.size[0] <= count
-    assert not seen or (found.start[0], found.start[0] + found.size[0] - 1) == (seen[0], seen[-1])
+    first, last = found.start[0], found.start[0] + found.size[0] - 1
+    assert not seen or first <= seen[0] <= seen[-1] <= last
+    assert not seen or dilation > 1 or (first, last) == (seen[0], seen[-1])
 
 
 @given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), min_size=1, max_size=30, unique=True), st.integers(1, 8))

@@ -12,6 +12,8 @@ from .methods.analytical.cam import gradcam as gradcam
 from .methods.analytical.guided import guided as guided
 from .methods.analytical.occlusion import occlusion as occlusion
 from .methods.analytical.saliency import saliency as saliency
+from .methods.analytical.segment import segment as segment
+from .methods.analytical.trust import trust as trust
 from .methods.artistic.deepdream import deepdream as deepdream
 from .methods.generative.adversarial import adversarial as adversarial
 from .methods.generative.synthesis import synthesis as synthesis

@@ -4,12 +4,17 @@ Nothing here stretches contrast on its own: a caller that scales says so in its 
 """
 
 import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 GRAY = 0.5
 
@@ -121,12 +126,9 @@ def outline(image: Tensor, box: tuple[int, int, int, int], color: tuple[float, f
 
 def bars(names: list[str], shares: list[float]) -> Tensor:
     """A bar chart of shares in [0, 1] with their names inside: 1×3×320×480."""
-    import numpy as np
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(4.8, 3.2), dpi=100)
-    canvas = FigureCanvasAgg(figure)
     axis = figure.add_axes((0.02, 0.02, 0.96, 0.96))
     axis.barh(range(len(names)), [1.0] * len(names), color="#eeeeee", height=0.82)
     axis.barh(range(len(names)), shares, color="#f2b134", height=0.82)
@@ -136,6 +138,39 @@ def bars(names: list[str], shares: list[float]) -> Tensor:
         axis.text(0.98, row, f"{share:.1%}", va="center", ha="right", fontsize=size, color="#222222")
     axis.set(xlim=(0, 1), ylim=(len(names) - 0.5, -0.5))
     axis.set_axis_off()
+    return drawn(figure)
+
+
+@dataclass(frozen=True)
+class Plot:
+    """Line curves on one pair of axes: what is plotted, over what, and each line's places and values by name."""
+
+    title: str
+    axis: str
+    lines: Mapping[str, tuple[Sequence[float], Sequence[float]]]
+
+
+def lines(plots: Sequence[Plot]) -> Tensor:
+    """Line plots beside each other, from 0 (or the least value) to 1: 1×3×360×W with W 480 for each plot."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(4.8 * len(plots), 3.6), dpi=100, layout="constrained")
+    for axis, plot in zip(figure.subplots(1, len(plots), squeeze=False)[0], plots, strict=True):
+        for (name, (places, values)), color in zip(plot.lines.items(), ("#a65d00", "#3b6ea5", "#999999", "#222222"), strict=False):
+            axis.plot(places, values, color=color, label=name, marker=".", markersize=4)
+        least = min(0.0, *(value for _, values in plot.lines.values() for value in values))
+        axis.set(title=plot.title, xlabel=plot.axis, ylim=(least - 0.03, 1.03))
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.legend(frameon=False, fontsize=9)
+    return drawn(figure)
+
+
+def drawn(figure: "Figure") -> Tensor:
+    """A matplotlib figure as a picture, 1×3×H×W."""
+    import numpy as np
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    canvas = FigureCanvasAgg(figure)
     canvas.draw()
     pixels = np.asarray(canvas.buffer_rgba())[..., :3].copy()
     return torch.from_numpy(pixels).permute(2, 0, 1).unsqueeze(0).float() / 255

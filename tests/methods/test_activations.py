@@ -92,3 +92,43 @@ def test_a_layer_without_places_is_refused(model: sl.Model) -> None:
         sl.activations(model, pictures(1), layers=("head",))
     with pytest.raises(sl.SightlineError, match="no layer named 'conv9'"):
         sl.activations(model, pictures(1), layers=("conv9",))
+
+
+# ── one unit and what it sees ──
+
+
+@pytest.mark.parametrize(("layer", "unit"), [("conv1", 2), ("conv2", 5), ("conv3", 7)])
+def test_a_unit_is_shown_at_its_strongest_place_with_what_it_sees(model: sl.Model, layer: str, unit: int) -> None:
+    result = sl.activations(model, pictures(), layers=(layer,), unit=unit)
+    maps = by_hand(model, pictures())[layer][:, unit]
+    assert list(result.panels) == [layer, f"{layer}_unit"]
+    field = sl.receptive_field(model, layer, 16, 20)
+    for i in range(2):
+        row, column = int(result.values["row"][i]), int(result.values["column"][i])
+        assert maps[i, row, column] == maps[i].max()
+        assert result.values["activation"][i].item() == pytest.approx(float(maps[i].max()), abs=1e-5)
+        assert tuple(result.values["box"][i].tolist()) == field.box(row, column, 16, 20)
+    row, column = int(result.values["row"][0]), int(result.values["column"][0])
+    words = f"Unit {unit} of {layer} is strongest at row {row}, column {column} of its {maps.shape[1]}×{maps.shape[2]} places"
+    assert words in result.captions[f"{layer}_unit"]
+
+
+def test_the_frame_is_drawn_round_what_the_unit_sees(model: sl.Model) -> None:
+    image = 0.1 + 0.3 * pictures(1)
+    result = sl.activations(model, image, layers=("conv2",), unit=1)
+    changed = ((result.panels["conv2_unit"][..., :20] - image).abs().amax(1)[0] > 0.3).nonzero()
+    assert [*changed.amin(0).tolist(), *(changed.amax(0) + 1).tolist()] == result.values["box"][0].tolist()
+
+
+def test_a_unit_leaves_the_rest_as_it_is(model: sl.Model) -> None:
+    plain, more = (sl.activations(model, pictures(), layers=("relu",), unit=unit) for unit in (None, 0))
+    assert torch.equal(plain.panels["relu"], more.panels["relu"])
+    assert plain.captions["relu"] == more.captions["relu"]
+    assert plain.values.keys() == {"relu_maps", "relu_order"}
+
+
+def test_a_unit_that_is_not_there_or_of_several_layers_is_refused(model: sl.Model) -> None:
+    with pytest.raises(sl.SightlineError, match="unit is 5; conv1 has units 0 to 4"):
+        sl.activations(model, pictures(1), layers=("conv1",), unit=5)
+    with pytest.raises(sl.SightlineError, match="unit is 1, of one layer; given were 2: conv1, relu"):
+        sl.activations(model, pictures(1), layers=("conv1", "relu"), unit=1)

@@ -1,5 +1,7 @@
 """One neuron sent back to the pixels: which one it is, what captum gives for it, and the pixels it sees."""
 
+import itertools
+import math
 import warnings
 
 import pytest
@@ -9,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import sightline as sl
+from sightline.methods.analytical.guided import cropped
 
 
 class Net(nn.Module):
@@ -176,3 +179,91 @@ def test_no_trace_is_left(model: sl.Model) -> None:
     with pytest.raises(sl.SightlineError):
         sl.guided(model, pictures(), layer="conv3", unit=99)
     assert torch.equal(sl.saliency(model, pictures()).values["gradient"], before)
+
+
+# ── the strongest neurons of a layer at once ──
+
+
+@pytest.mark.parametrize("layer", ["conv1", "conv2", "conv3", "head"])
+@pytest.mark.parametrize("rule", ["gradient", "deconvnet", "guided"])
+def test_k_neurons_are_k_single_runs(model: sl.Model, layer: str, rule: str) -> None:
+    several = sl.guided(model, pictures(2), layer=layer, rule=rule, k=3).values
+    assert several["gradient"].shape == (2, 3, 3, 24, 28)
+    for i in range(2):
+        for j, unit in enumerate(several["unit"][i].tolist()):
+            one = sl.guided(model, pictures(2)[i : i + 1], layer=layer, rule=rule, unit=unit).values
+            torch.testing.assert_close(several["gradient"][i, j], one["gradient"][0], rtol=1e-4, atol=1e-6)
+            assert several["relus"] == one["relus"]
+            for key in ("row", "column", "activation"):
+                torch.testing.assert_close(several[key][i, j], one[key][0], rtol=1e-5, atol=1e-6)
+
+
+def test_they_are_the_strongest_of_as_many_units(model: sl.Model) -> None:
+    values = sl.guided(model, pictures(2), layer="conv3", k=4).values
+    with torch.no_grad():
+        peaks = model.features(pictures(2), "conv3")["conv3"].flatten(2).amax(2)
+    assert [len(set(units)) for units in values["unit"].tolist()] == [4, 4]
+    torch.testing.assert_close(values["activation"], peaks.sort(1, descending=True).values[:, :4], rtol=1e-5, atol=1e-6)
+    first = sl.guided(model, pictures(2), layer="conv3").values
+    assert torch.equal(first["unit"], values["unit"][:, 0])
+    assert first["gradient"].shape == (2, 3, 24, 28)
+    assert sl.guided(model, pictures(2), layer="conv3", k=64).values["unit"].sort(1).values.tolist() == [list(range(9))] * 2
+
+
+def test_copies_that_do_not_fit_are_sent_in_turns(model: sl.Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    at_once = sl.guided(model, pictures(2), layer="conv3", k=5)
+    monkeypatch.setattr("sightline.methods.analytical.guided.affordable", lambda *_: 3)
+    in_turns = sl.guided(model, pictures(2), layer="conv3", k=5)
+    torch.testing.assert_close(dict(in_turns.values), dict(at_once.values), rtol=1e-5, atol=1e-7)
+
+
+def test_parts_have_one_size_and_lie_where_the_image_has_them() -> None:
+    image = pictures(1)
+    for box in ((2, 3, 9, 12), (-4, -2, 3, 7), (20, 22, 27, 31), (-3, -5, 27, 35), (-9, 0, -2, 9), (30, 30, 37, 39)):
+        part = cropped(image, box)
+        assert part.shape[-2:] == (box[2] - box[0], box[3] - box[1])
+        for y, x in itertools.product(range(part.shape[2]), range(part.shape[3])):
+            row, column = box[0] + y, box[1] + x
+            expected = image[0, :, row, column] if 0 <= row < 24 and 0 <= column < 28 else torch.full((3,), 0.5)
+            assert torch.equal(part[0, :, y, x], expected)
+
+
+@pytest.mark.parametrize("layer", ["conv1", "conv2", "conv3", "head"])
+def test_patches_beside_their_maps_on_one_scale(model: sl.Model, layer: str) -> None:
+    result = sl.guided(model, pictures(2), layer=layer, k=4)
+    size = (24, 28) if layer == "head" else sl.receptive_field(model, layer, 24, 28).size
+    assert f"the {size[0]}×{size[1]} pixels that each sees" in result.captions["guided"]
+    factor = -(-64 // min(size))
+    height, width = size[0] * factor, size[1] * factor
+    columns = math.ceil(math.sqrt(4 * height / width))
+    rows = math.ceil(4 / columns)
+    sheet = (rows * (height + 2) - 2, columns * (width + 2) - 2)
+    panel = result.panels["guided"]
+    assert panel.shape[-2:] == (2 * sheet[0] + 12, 2 * sheet[1] + 12)
+    magnitude = result.values["gradient"].abs()
+    limit = float(magnitude[magnitude > 0].sort().values[round(0.995 * int((magnitude > 0).sum())) - 1])
+    assert f"±{limit:.3g}," in result.captions["guided"]
+    for i, places in enumerate(zip(result.values["row"].tolist(), result.values["column"].tolist(), strict=True)):
+        for j, (row, column) in enumerate(zip(*places, strict=True)):
+            box = (0, 0, 24, 28) if layer == "head" else sl.receptive_field(model, layer, 24, 28).window(row, column)
+            top, left = i * (sheet[0] + 12) + j // columns * (height + 2), j % columns * (width + 2)
+            for shown, at in (
+                (pictures(2)[i : i + 1], left),
+                ((0.5 + 0.5 * result.values["gradient"][i, j][None] / limit).clamp(0, 1), left + sheet[1] + 12),
+            ):
+                part = panel[:, :, top : top + height : factor, at : at + width : factor]
+                torch.testing.assert_close(part, cropped(shown, box), rtol=0, atol=1e-6)
+
+
+def test_several_neurons_leave_no_choice_of_unit(model: sl.Model) -> None:
+    with pytest.raises(sl.SightlineError, match="k is 3 and unit is 2"):
+        sl.guided(model, pictures(), layer="conv3", unit=2, k=3)
+
+
+def test_dead_neurons_have_empty_maps(model: sl.Model) -> None:
+    net = Net()
+    with torch.no_grad():
+        net.conv1.bias.fill_(-1e3)
+    result = sl.guided(sl.load(net, size=24, device="cpu"), pictures(1), layer="relu1", k=2)
+    assert result.values["gradient"].abs().max() == 0
+    assert result.panels["guided"].isfinite().all()

@@ -7,9 +7,11 @@ from torch import Tensor
 
 from ... import render
 from ...catalog import Between, method
+from ...errors import SightlineError
 from ...model import Model
 from ...outputs import as_maps
 from ...result import Result
+from .guided import field_of
 
 
 @method(
@@ -21,14 +23,26 @@ from ...result import Result
     "scale, so dark ones are truly weak.",
 )
 def activations(
-    model: Model, image: Tensor, *, layers: tuple[str, ...] = ("first", "middle", "last_conv"), k: Annotated[int, Between(1, 256)] = 32
+    model: Model,
+    image: Tensor,
+    *,
+    layers: tuple[str, ...] = ("first", "middle", "last_conv"),
+    k: Annotated[int, Between(1, 256)] = 32,
+    unit: Annotated[int | None, Between(0, 1_000_000)] = None,
 ) -> Result:
     """Shows the k strongest channels of layers at several depths as maps over the image, strongest first.
+
+    For each layer NAME (dots and colons become _) `values["NAME_maps"]` are all its maps, N×C×h×w and unscaled, `values["NAME_order"]` the
+    channels shown, N×k. With `unit`, `values["row"]`, `["column"]` and `["activation"]` say where it is strongest and how strong, N each,
+    and `values["box"]` N×4 which pixels it sees there: top, left, bottom, right (exclusive).
 
     Args:
         layers: Layers to show: names, aliases or landmarks.
         k: How many channels of each layer.
+        unit: Channel of the one layer given in layers, whose strongest place is shown on the image beside its map; None for none.
     """
+    if unit is not None and len(layers) != 1:
+        raise SightlineError(f"unit is {unit}, of one layer; given were {len(layers)}: {', '.join(layers)}")
     found = model.features(image, layers)
     panels: dict[str, Tensor] = {}
     captions: dict[str, str] = {}
@@ -45,7 +59,41 @@ def activations(
             f"{layer} ({model.layer(layer)}): the {order.shape[1]} strongest of {maps.shape[1]} channels, {maps.shape[2]}×{maps.shape[3]} positions "
             f"each; {fired:.0%} of all channels fire somewhere. Strongest channel: {int(order[0, 0])}. {scale_of(maps[0, order[0]])}"
         )
+        if unit is not None:
+            panels[f"{name}_unit"], captions[f"{name}_unit"], found_at = placed(model, image, layer, maps, unit)
+            values |= found_at
     return Result(panels, values, captions)
+
+
+def placed(model: Model, image: Tensor, layer: str, maps: Tensor, unit: int) -> tuple[Tensor, str, dict[str, Tensor]]:
+    """Per image a row of the image with what the unit sees at its strongest place outlined and the unit's map with that place; caption; values."""
+    if unit >= maps.shape[1]:
+        raise SightlineError(f"unit is {unit}; {layer} has units 0 to {maps.shape[1] - 1}")
+    own = maps[:, unit]
+    activation, at = own.flatten(1).max(1)
+    row, column = at // own.shape[2], at % own.shape[2]
+    boxes = [field_of(model, layer, int(y), int(x), image) for y, x in zip(row, column, strict=True)]
+    size, count = (image.shape[2], image.shape[3]), (own.shape[1], own.shape[2])
+    colored = render.resized(render.signed(own) if own.min() < 0 else render.heat(own, name="gray"), *size, "nearest")
+    rows: list[Tensor] = []
+    for i, box in enumerate(boxes):
+        marked = render.outline(colored[i : i + 1], cell(int(row[i]), int(column[i]), count, size))
+        rows.append(render.beside(render.outline(image[i : i + 1], box), marked))
+    (top, left, bottom, right), top_of_map = boxes[0], float(own[0].abs().max())
+    caption = (
+        f"Unit {unit} of {layer} is strongest at row {int(row[0])}, column {int(column[0])} of its {own.shape[1]}×{own.shape[2]} places: activation "
+        f"{float(activation[0]):.3g}. Left, outlined, the {bottom - top}×{right - left} pixels that it sees there; right its map with that place. "
+        f"{f'White is zero, red positive, blue negative, full colour ±{top_of_map:.3g}.' if own.min() < 0 else 'Black is zero, white that activation.'}"
+    )
+    values = {"row": row, "column": column, "activation": activation, "box": torch.tensor(boxes)}
+    return render.sheet(torch.cat(rows), columns=1, gap=8), caption, values
+
+
+def cell(row: int, column: int, count: tuple[int, int], size: tuple[int, int]) -> tuple[int, int, int, int]:
+    """Where a place of a map of `count` rows and columns lies when the map is enlarged to `size`, with two pixels around it for a frame."""
+    top, left = (at * side // n - 2 for at, side, n in zip((row, column), size, count, strict=True))
+    bottom, right = (-(-(at + 1) * side // n) + 2 for at, side, n in zip((row, column), size, count, strict=True))
+    return top, left, bottom, right
 
 
 def sheet_of(maps: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
 """Saliency by occlusion: cover a window, see how far the score falls (Zeiler & Fergus 2014, section 4.2)."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor
@@ -8,8 +8,12 @@ from torch import Tensor
 from ... import render
 from ...catalog import Between, method
 from ...errors import SightlineError
+from ...incremental import Windows, cover
 from ...model import Model
 from ...result import Result
+from ...transform import blur
+
+Fill = Literal["gray", "mean", "blur", "zero"]
 
 
 @method(
@@ -26,8 +30,9 @@ def occlusion(
     label: int | str = "top",
     window: Annotated[int, Between(1, 1024)] = 16,
     stride: Annotated[int, Between(1, 1024)] = 8,
-    fill: Annotated[float, Between(0, 1)] = 0.5,
+    fill: Annotated[float | Fill, Between(0, 1)] = 0.5,
     batch: Annotated[int, Between(1, 4096)] = 32,
+    incremental: bool = True,
 ) -> Result:
     """Slides a covered window over the image and records the drop of a class score.
 
@@ -37,19 +42,24 @@ def occlusion(
     Args:
         window: Side of the covered square in pixels.
         stride: Pixels between neighbouring windows.
-        fill: Gray value that covers, in [0, 1].
+        fill: Gray value that covers, in [0, 1], or "gray" (0.5), "zero" (black), "mean" (the image's mean colour), "blur" (the image, blurred).
         batch: How many covered images are run at once.
+        incremental: Whether to compute only what each window can reach, which gives the same and is faster, or every covered image whole.
     """
     height, width = image.shape[-2:]
     if window > min(height, width):
         raise SightlineError(f"window is {window}; it must lie between 1 and {min(height, width)}, the image's shorter side")
+    covers = covers_of(image, fill, window)
     index = model.choose(label, image)
     places = [(y, x) for y in range(0, height - window + 1, stride) for x in range(0, width - window + 1, stride)]
     rows, columns = (height - window) // stride + 1, (width - window) // stride + 1
     with torch.no_grad():
         clean = model.run(image, ["logits"])["logits"].gather(1, index.view(-1, 1)).cpu()
-        drops = [drop_of(model, one, int(i), places, window=window, fill=fill, batch=batch) for one, i in zip(image, index, strict=True)]
-    drop = (clean - torch.stack(drops)).view(-1, rows, columns)
+    found = [
+        cover(model, Windows(image[i : i + 1], covers[i : i + 1], places, window), index[i : i + 1], batch=batch, incremental=incremental)
+        for i in range(len(image))
+    ]
+    drop = (clean - torch.stack([one.scores[:, 0].cpu() for one in found])).view(-1, rows, columns)
     spread = painted(drop, places, window, height, width)
     limit = spread.abs().flatten(1).amax(1)
     panel = render.beside(image, render.signed(spread, limit), render.over(image, spread.clamp_min(0), limit))
@@ -59,19 +69,22 @@ def occlusion(
         f"Image, mean drop of the score of {named} over the {window}×{window} windows that cover each pixel (white 0, ±{float(limit[0]):.3g} full "
         f"colour), and both. Clean score {float(clean[0]):.2f}; the worst window costs {float(strongest[0]):.2f}."
     )
-    return Result({"occlusion": panel}, {"drop": drop, "score": clean.view(-1), "label": index}, {"occlusion": caption})
+    values = {"drop": drop, "score": clean.view(-1), "label": index, "incremental": found[0].share, "speedup_bound": found[0].bound}
+    return Result({"occlusion": panel}, values, {"occlusion": caption})
 
 
-def drop_of(model: Model, image: Tensor, index: int, places: list[tuple[int, int]], *, window: int, fill: float, batch: int) -> Tensor:
-    """Scores of one image 3×H×W with each place covered in turn."""
-    scores: list[Tensor] = []
-    for start in range(0, len(places), batch):
-        part = places[start : start + batch]
-        covered = image.expand(len(part), -1, -1, -1).clone()
-        for copy, (y, x) in zip(covered, part, strict=True):
-            copy[:, y : y + window, x : x + window] = fill
-        scores.append(model.run(covered, ["logits"])["logits"][:, index].cpu())
-    return torch.cat(scores)
+def covers_of(image: Tensor, fill: float | str, window: int) -> Tensor:
+    """What covers, N×3×H×W. Raises SightlineError for a word that is not a fill."""
+    if isinstance(fill, (int, float)) and not isinstance(fill, bool):
+        return torch.full_like(image, fill)
+    plain = {"gray": 0.5, "zero": 0.0}
+    if fill in plain:
+        return torch.full_like(image, plain[fill])
+    if fill == "mean":
+        return image.mean((2, 3), keepdim=True).expand_as(image)
+    if fill == "blur":
+        return blur(image, window / 2)
+    raise SightlineError(f"fill is {fill!r}; it must be a number from 0 to 1, gray, mean, blur or zero")
 
 
 def painted(drop: Tensor, places: list[tuple[int, int]], window: int, height: int, width: int) -> Tensor:

@@ -1,0 +1,16 @@
+"""The model-randomization test: maps of the class as the network's layers lose what they learned, from the answer down. Row by row:
+gradient, Grad-CAM, guided backpropagation. Only the last one still draws the picture when half of the layers are random."""
+
+from pathlib import Path
+
+import torch
+
+import sightline as sl
+from sightline import render
+
+PICTURES = Path(__file__).parent.parent / "docs" / "pictures"
+
+model = sl.load()
+photo = model.fit(sl.sample("rocket"))
+rows = [sl.trust(model, photo, method=name).panels["maps"] for name in ("saliency", "gradcam", "guided")]
+sl.write(render.sheet(torch.cat(rows), columns=1, gap=4), PICTURES / "trust.png")
