@@ -285,7 +285,9 @@ def test_quiet_is_quiet(run: Run) -> None:
 def test_layers(run: Run) -> None:
     model = sl.load()
     ran = run("layers")
-    assert [line.split()[0] for line in ran.out.splitlines()] == list(model.layers)
+    listed, marks = ran.out.split("\n\n")
+    assert [line.split()[0] for line in listed.splitlines()] == list(model.layers)
+    assert all(f"{mark} = {name}" in marks for mark, name in model.landmarks.items())
     told = json.loads(run("layers", "--json").out)
     assert [layer["name"] for layer in told["layers"]] == list(model.layers)
     assert told["landmarks"] == dict(model.landmarks)
@@ -349,6 +351,17 @@ def test_a_label_that_looks_like_a_number(run: Run) -> None:
     assert (ran.code, "no label named '8.5'" in ran.err) == (1, True)
 
 
+@pytest.mark.parametrize(
+    "model", [{"model": "subprocess:check_output", "options": {"args": ["touch", "made"]}}, {"model": "os:getcwd"}, {"model": 5}, {}]
+)
+def test_a_recipe_runs_no_code(run: Run, model: dict[str, object]) -> None:
+    image = {"path": "rocket", "size": None, "sha256": "x"}
+    Path("evil.json").write_text(json.dumps({"method": "predictions", "knobs": {}, "model": model, "image": image}))
+    ran = run("again", "evil.json")
+    assert (ran.code, ran.err.count("\n")) == (1, 1)
+    assert not Path("made").exists()
+
+
 def test_again_refuses_other_weights(run: Run) -> None:
     weights = Path("own.safetensors")
     shutil.copy(zoo.EMBEDDED, weights)
@@ -364,7 +377,7 @@ def test_again_refuses_other_weights(run: Run) -> None:
     weights.unlink()
     ran = run("again", "first/recipe.json", "--out", "third")
     assert (ran.code, ran.err.count("\n")) == (1, 1)
-    assert "no weights file own.safetensors" in ran.err
+    assert "own.safetensors" in ran.err
     assert not Path("third").exists()
 
 

@@ -305,7 +305,7 @@ def test_a_network_at_fault_says_so() -> None:
     def forward(n: Any, x: Tensor) -> Tensor:
         raise RuntimeError("nothing works")
 
-    with pytest.raises(RuntimeError, match="nothing works"):
+    with pytest.raises(sl.SightlineError, match="nothing works"):
         cover(loaded(Made(forward, **simple())), Windows(picture(32, 32), picture(32, 32), grid(32, 32, 8, 8), 8), torch.tensor([0]))
 
 

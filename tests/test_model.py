@@ -578,9 +578,10 @@ def test_images_that_are_too_small() -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_errors_of_the_network_itself_keep_their_traceback() -> None:
-    with pytest.raises(RuntimeError, match="mat1 and mat2"):
+def test_errors_of_the_network_itself_are_told_with_what_may_be_wrong() -> None:
+    with pytest.raises(SightlineError, match=r"mat1 and mat2.*size=") as told:
         Model(nn.Sequential(nn.Flatten(), nn.Linear(7, 5)), size=12).logits(torch.rand(1, 3, 12, 12))
+    assert isinstance(told.value.__cause__, RuntimeError)
 
 
 def test_fit_is_the_networks_own_view() -> None:

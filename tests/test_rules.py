@@ -379,3 +379,29 @@ def test_half_of_a_network_without_gradient() -> None:
         y = second(F.relu(h))
     (gradient,) = torch.autograd.grad(y.sum(), h)
     assert torch.equal(gradient[0], second.weight[0].detach().clamp(min=0))
+
+
+CLAMPS = {
+    "clamp": lambda x: x.clamp(min=0),
+    "clamp_min": lambda x: torch.clamp_min(x, 0),
+    "clamp_": lambda x: x.clone().clamp_(min=0),
+    "clip to 6": lambda x: torch.clip(x, 0, 6),
+    "threshold": lambda x: nn.functional.threshold(x, 0, 0),
+}
+
+
+@pytest.mark.parametrize("spelling", CLAMPS)
+def test_a_clamp_at_zero_is_a_relu(spelling: str) -> None:
+    image = torch.randn(2, 5, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    upstream = torch.randn(2, 5, generator=torch.Generator().manual_seed(1))
+    with backward("guided") as met:
+        (CLAMPS[spelling](image) * upstream).sum().backward()
+    assert met.count == 1
+    torch.testing.assert_close(image.grad, upstream.clamp(min=0) * (image > 0))
+
+
+def test_other_clamps_are_not() -> None:
+    with backward("guided") as met:
+        torch.randn(3).clamp(-1, 1)
+        torch.randn(3).clamp(max=2)
+    assert met.count == 0

@@ -154,7 +154,7 @@ def test_is_well_made(report: Report) -> None:
     assert anchors == list(report.sections)
     for figure in report.page.all("figure"):
         (picture,), (caption,) = figure.all("img"), figure.all("figcaption")
-        assert picture.attributes["alt"] == caption.words() or " ".join(picture.attributes["alt"].split()) == caption.words()
+        assert picture.attributes["alt"].endswith(", enlarge")
         assert caption.words()
 
 
@@ -326,7 +326,7 @@ def test_a_bug_is_not_hidden(tiny: sl.Model, photo: Tensor, tmp_path: Path, brie
     brief["saliency"] = replace(brief["saliency"], function=fails_with(ZeroDivisionError()))
     with pytest.raises(ZeroDivisionError):
         Tour(tiny, photo, source="photo.png", quick=True).write(tmp_path, silent)
-    assert not (tmp_path / "index.html").exists()
+    assert "The run was interrupted" in (tmp_path / "index.html").read_text(encoding="utf-8"), "what was finished is shown"
 
 
 @pytest.mark.usefixtures("brief")

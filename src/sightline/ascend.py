@@ -62,6 +62,14 @@ def ascend(
     return start().detach().clone(), torch.stack(history) if history else torch.empty(0, 0)
 
 
+@torch.no_grad()
+def score_of(model: Model, objective: Objective, image: Tensor) -> Tensor:
+    """The objective of images N×3×H×W as they are, N."""
+    image = image.to(model.device)
+    layers = [model.layer(name) for name in objective.layers]
+    return objective.bind(model)(image, model.run(image, layers) if layers else {})
+
+
 class Steepest(torch.optim.Optimizer):
     """Steps of one length whatever the gradient's scale, each image for itself. Descends, as torch's optimizers do.
 

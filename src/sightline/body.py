@@ -25,7 +25,10 @@ def private_body(network: nn.Module) -> nn.Module:
         for value in (*module.parameters(recurse=False), *module.buffers(recurse=False), *vars(module).values()):
             if isinstance(value, Tensor):
                 memo[id(value)] = alias(value)
-    body = copy.deepcopy(network, memo).eval()
+    try:
+        body = copy.deepcopy(network, memo).eval()
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise SightlineError(f"{type(network).__name__} can't be copied ({error}); give a network that copy.deepcopy takes") from error
     for module in body.modules():
         if getattr(module, "inplace", False) is True:
             module.inplace = False  # pyright: ignore

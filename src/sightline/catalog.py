@@ -149,6 +149,8 @@ def method(
             positional: list[Any] = [*args, *(given.pop(name) for name in ("model", subject)[len(args) :] if name in given)]
             if positional and isinstance(positional[0], torch.nn.Module):
                 raise SightlineError(f"{entry.name} takes a Model: sl.load(network), not the {type(positional[0]).__name__} itself")
+            if positional and not hasattr(positional[0], "recipe"):
+                raise SightlineError(f"{entry.name} takes a Model first, as sl.load gives it, not {positional[0]!r:.60}")
             entry.refuse_unknown(given)
             for name, value in given.items():
                 entry.fields[name].check(value)

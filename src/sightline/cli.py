@@ -3,6 +3,7 @@
 import ast
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -48,6 +49,11 @@ def make_app() -> App:
     return app
 
 
+def note(message: Warning | str, *_: object, **__: object) -> None:
+    """Shows a warning as a line of ours, without the source line that raised it."""
+    print(f"sightline: note: {message}", file=sys.stderr)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command. Exit status: 0 done, 1 refused with one line of why, 2 usage, 130 interrupted."""
     try:
@@ -65,6 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def script() -> None:
     """The installed command. Output that goes to a program such as `head` may end before all is written."""
+    warnings.showwarning = note
     try:
         status = main()
         sys.stdout.flush()

@@ -171,15 +171,15 @@ def again(
 
 def layers(network: Network = "sightnet", /, *, weights: Weights = "random", as_json: Json = False) -> int:
     """Lists the layers of a network with shapes, names and landmarks."""
-    model = zoo.load(network, weights=None if network == "sightnet" else weights, device="cpu")
-    marks = {name: mark for mark, name in model.landmarks.items()}
+    model = zoo.load(network, weights=None if (network, weights) == ("sightnet", "random") else weights, device="cpu")
     if as_json:
         rows = [{"name": layer.name, "kind": layer.kind, "shape": layer.shape, "alias": layer.alias} for layer in model.layers.values()]
         print(json.dumps({"layers": rows, "landmarks": dict(model.landmarks)}))
         return 0
     for layer in model.layers.values():
         shape = "×".join(map(str, layer.shape))
-        print(f"{layer.name:<44} {layer.alias:<14} {marks.get(layer.name, ''):<12} {shape:<16} {layer.kind}")
+        print(f"{layer.name:<44} {layer.alias:<14} {shape:<16} {layer.kind}")
+    print("\nLandmarks: " + ", ".join(f"{mark} = {name}" for mark, name in model.landmarks.items()))
     return 0
 
 

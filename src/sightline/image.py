@@ -183,7 +183,7 @@ def _kind(head: bytes) -> str:
 
 def _require_pixels(sides: str, pixels: int, limit: int) -> None:
     if pixels > limit:
-        raise SightlineError(f"{sides}{pixels:,} pixels, over the limit of {limit:,}; limit={pixels} allows it")
+        raise SightlineError(f"{sides}{pixels:,} pixels, over the limit of {limit:,}; sightline.read(path, limit={pixels}) allows it")
 
 
 def _refusal(kind: str, error: Exception, limit: int) -> SightlineError:

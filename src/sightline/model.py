@@ -125,6 +125,8 @@ class Model:
             guess |= {"first": convs[0].name, "middle": next(active, layers[half]).name}
         if spatial:
             guess["last_conv"] = spatial[-1].name
+        if len(convs) < 3 and (places := [layer for layer in layers if layer in spatial or layer in tokens]):
+            guess["middle"] = places[len(places) // 2].name
         if tokens and tokens[-1].shape[0] > 1:
             # The class score reads one token after the last attention, so the others get their gradient before it.
             before = [layer.name for layer in tokens if layer.name.endswith(("norm1", "ln_1", "layernorm_before"))]
@@ -234,12 +236,11 @@ class Model:
         except torch.OutOfMemoryError:
             raise
         except (RuntimeError, AssertionError, ValueError) as error:
-            if (height, width) == (self.size, self.size):
-                raise
             reason = str(error).strip().split("\n")[0]
-            raise SightlineError(
-                f"{self.name} can't take an image of {height}×{width} pixels ({reason}); it was made for {self.size}×{self.size}"
-            ) from error
+            hint = "lower the batch or the size" if "allocate" in reason else f"it was made for {self.size}×{self.size}"
+            if (height, width) == (self.size, self.size):
+                hint = "is it made for another size=, or for gray (mean= and std= of one value)?"
+            raise SightlineError(f"{self.name} can't take an image of {height}×{width} pixels ({reason}); {hint}") from error
 
     def normalize(self, image: Tensor) -> Tensor:
         """What the network itself is fed: on its device, in its precision, normalized, channels_last (faster on processors)."""

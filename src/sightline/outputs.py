@@ -1,8 +1,9 @@
 """What a network's outputs mean: class scores from whatever it returns, places in the image from whatever a layer gives."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
+import torch
 from torch import Tensor
 
 from .errors import SightlineError, unknown
@@ -47,3 +48,15 @@ def as_maps(feature: Tensor, height: int, width: int) -> Tensor:
             if rows > 0 and count % rows == 0 and abs(rows * rows / count / aspect - 1) < 0.1:
                 return feature[:, extra:].transpose(1, 2).unflatten(2, (rows, count // rows))
     raise SightlineError(f"this layer has no places in the image: its output is {tuple(feature.shape)}; choose a convolutional layer")
+
+
+def slope(scores: Tensor, of: Tensor, what: str) -> Tensor:
+    """∂(sum of scores)/∂of. Raises SightlineError where the scores don't depend on it, or not by steps that have a gradient."""
+    if not scores.requires_grad:
+        raise SightlineError(
+            f"this network's answer has no gradient with respect to {what}: some step of it is cut off from differentiation"
+        )
+    (found,) = cast(tuple[Tensor | None], torch.autograd.grad(scores.sum(), of, allow_unused=True))
+    if found is None:
+        raise SightlineError(f"the score does not depend on {what}; choose another layer")
+    return found

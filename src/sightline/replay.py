@@ -1,5 +1,6 @@
 """A recipe, carried out again."""
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import replace
@@ -34,6 +35,8 @@ def again(recipe: str | Path | Mapping[str, Any], *, model: Model | None = None,
     if "stopped_after" in told:
         knobs["callback"] = partial(reached, told["stopped_after"])
     model = model or model_of(told["model"])
+    if method.subject and method.subject not in told and not (method.subject == "image" and image is not None):
+        raise SightlineError(f"this recipe lacks its {method.subject}")
     if method.subject == "image":
         return method.function(model, image_of(told.get("image", {}), model, image), **knobs)
     return method.function(model, told[method.subject], **knobs) if method.subject else method.function(model, **knobs)
@@ -50,6 +53,10 @@ def read_recipe(path: Path) -> Mapping[str, Any]:
         told = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise SightlineError(f"{path} can't be read as a recipe ({error})") from error
+    if isinstance(told, dict) and "sections" in told:
+        raise SightlineError(
+            f"{path} is a report's recipe; each section has its own in the folder of its name, or run sightline tour again"
+        )
     if not isinstance(told, dict) or "method" not in told or not all(isinstance(told.get(part), dict) for part in ("knobs", "model")):
         raise SightlineError(f"{path} is not a recipe: method, knobs and model are expected")
     return told
@@ -59,8 +66,14 @@ def model_of(told: Mapping[str, Any]) -> Model:
     """The recipe's network, with the very weights."""
     if told.get("built_in_code"):
         raise SightlineError(f"the recipe's network is a {told['model']} that was built in code; give it with model=")
+    name = told.get("model")
+    if not isinstance(name, str) or not isinstance(told.get("options", {}), dict):
+        raise SightlineError("this recipe does not name its network; give it with model=")
+    if ":" in name:
+        # A recipe is data that people pass on: it must not be able to run code.
+        raise SightlineError(f"the recipe's network is made by code ({name}), which a recipe may not run; give it with model=")
     model = load(told["model"], weights=told.get("weights"), **told.get("options", {}))
-    if model.recipe.get("sha256") != told.get("sha256"):
+    if "sha256" in told and model.recipe.get("sha256") != told["sha256"]:
         raise SightlineError(
             f"the weights of {told.get('weights', told['model'])} are no longer those that the recipe was made with (its SHA-256 differs)"
         )
@@ -72,14 +85,25 @@ def image_of(told: Mapping[str, Any], model: Model, given: Tensor | None) -> Ten
     if given is None and "path" not in told:
         raise SightlineError("the recipe's image was a tensor, not a file; give it with image=")
     image = model.fit(images.find(told["path"]), told.get("size")) if given is None else images.check(given)
-    if digest(image) != told.get("sha256"):
+    # A file is known by its bytes: resizing may differ in the last bits from processor to processor.
+    same = digest(image) == told.get("sha256") if given is not None else content(told["path"]) == told.get("file_sha256")
+    if not same:
         named = "this tensor" if given is not None else told["path"]
         raise SightlineError(f"{named} is not the image that the recipe was made with (its content differs)")
     return image
 
 
+def content(source: str) -> str | None:
+    """SHA-256 of a file; None for a sample, which comes with its library."""
+    return hashlib.sha256(Path(source).read_bytes()).hexdigest() if Path(source).is_file() else None
+
+
+def whereabouts(source: str) -> str:
+    """A sample's name, or the whole path of a file."""
+    return str(Path(source).resolve()) if Path(source).exists() else source
+
+
 def located(result: Result, source: str, size: int | None) -> Result:
     """The result with the whereabouts of its image in the recipe, so that it can be made again: a sample's name or a whole path."""
-    path = str(Path(source).resolve()) if Path(source).exists() else source
-    told = dict(result.recipe["image"], path=path, size=size)
+    told = dict(result.recipe["image"], path=whereabouts(source), size=size, file_sha256=content(source))
     return replace(result, recipe={**result.recipe, "image": told})

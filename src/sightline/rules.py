@@ -1,6 +1,7 @@
 """Backward rules: what a ReLU lets back.
 
-Every spelling of ReLU is caught (`nn.ReLU`, `F.relu`, `torch.relu`, `.relu()`, `.relu_()`, ReLU6), because the rule
+Every spelling of ReLU is caught (`nn.ReLU`, `F.relu`, `torch.relu`, `.relu()`, `.relu_()`, ReLU6, clamping at 0,
+`F.threshold`), because the rule
 acts on the function called, not on a type of module. No module is touched.
 """
 
@@ -18,6 +19,9 @@ Rule = Literal["gradient", "deconvnet", "guided"]
 IN_PLACE = {torch.relu_, Tensor.relu_, F.relu_, F.hardtanh_}
 RELU = {torch.relu, Tensor.relu, F.relu, torch.relu_, Tensor.relu_, F.relu_}
 HARDTANH = {F.hardtanh, F.hardtanh_}
+CLAMP_IN_PLACE = {torch.clamp_, Tensor.clamp_, torch.clamp_min_, Tensor.clamp_min_, Tensor.clip_}
+CLAMP = {torch.clamp, Tensor.clamp, torch.clamp_min, Tensor.clamp_min, torch.clip, Tensor.clip, *CLAMP_IN_PLACE}
+THRESHOLD = {F.threshold, torch.threshold}
 
 
 class Gate(torch.autograd.Function):
@@ -59,7 +63,7 @@ class backward(TorchFunctionMode):  # noqa: N801 - reads as a verb: `with rules.
         self.count += 1
         x = args[0] if args else kwargs["input"]
         y = Gate.apply(x, high, self.active, self.positive)
-        in_place = func in IN_PLACE or kwargs.get("inplace") or any(value is True for value in args[1:])
+        in_place = func in IN_PLACE or func in CLAMP_IN_PLACE or kwargs.get("inplace") or any(value is True for value in args[1:])
         return x.copy_(y) if in_place else y
 
 
@@ -69,6 +73,13 @@ def ceiling(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, A
         return math.inf
     if func is F.relu6:
         return 6.0
+    if func in CLAMP:
+        low, high = (kwargs.get(name, args[i] if len(args) > i else None) for i, name in ((1, "min"), (2, "max")))
+        plain = isinstance(low, (int, float)) and low == 0 and (high is None or (isinstance(high, (int, float)) and high > 0))
+        return (math.inf if high is None else float(high)) if plain else None
+    if func in THRESHOLD:
+        low, value = (kwargs.get(name, args[i] if len(args) > i else None) for i, name in ((1, "threshold"), (2, "value")))
+        return math.inf if low == 0 and value == 0 else None
     if func in HARDTANH:
         low, high = (
             kwargs.get(name, args[i] if len(args) > i else default) for i, name, default in ((1, "min_val", -1.0), (2, "max_val", 1.0))

@@ -16,7 +16,7 @@ from .atomic import replacing
 from .catalog import Method, load_methods
 from .errors import SightlineError
 from .model import Model
-from .replay import located
+from .replay import located, whereabouts
 from .result import Result, write_json
 
 CHAPTERS = {
@@ -81,7 +81,15 @@ class Tour:
             self.interrupted = True
             if not self.sections:
                 raise
+        except Exception:
+            self.interrupted = True
+            self.page(folder, label)  # a bug in one method does not lose what the others found
+            raise
         progress("Report", 1.0)
+        return self.page(folder, label)
+
+    def page(self, folder: Path, label: int) -> Path:
+        """Writes the report of what is finished: `index.html` and `recipe.json`."""
         write_json({"sections": self.numbers(), **self.recipe()}, folder / "recipe.json")
         page = folder / "index.html"
         with replacing(page) as temporary:
@@ -116,7 +124,13 @@ class Tour:
         """The command that makes one section again."""
         told = self.model.recipe
         words = ["sightline", method.name, str(told["model"])]
-        words += [self.source] if method.subject == "image" else [self.named(label)] if method.subject else []
+        words += (
+            [f"./{self.source}" if self.source.startswith("-") else self.source]
+            if method.subject == "image"
+            else [self.named(label)]
+            if method.subject
+            else []
+        )
         for name, value in knobs.items():
             option = name.replace("_", "-")
             if isinstance(value, bool):
@@ -139,7 +153,7 @@ class Tour:
     def recipe(self) -> dict[str, Any]:
         """What the whole report was made from."""
         return {
-            "image": {"path": self.source, "size": self.size},
+            "image": {"path": whereabouts(self.source), "size": self.size},
             "model": dict(self.model.recipe),
             "label": self.label,
             "quick": self.quick,

@@ -36,7 +36,7 @@ def load(
 
     Args:
         network: "sightnet", a name of torchvision or timm, "package.module:function" for your own function that makes a
-            module (this runs that code), or a module (left untouched; its weights are shared).
+            module, or a module and a dict of mean, std, size, labels (this runs that code), or a module (left untouched; its weights are shared).
         weights: file with a state dict (safetensors or torch, loaded with weights_only=True); "random" for a seeded
             random start; None for the pretrained weights of the name's own library.
         mean: channel means that normalize a [0, 1] image; one value for networks that see luminance.
@@ -63,7 +63,7 @@ def load(
     body, facts = build(network, str(weights) if weights is not None else None, options)
     recipe: dict[str, Any] = {"model": network, **({"options": {**options, **given}} if options or given else {})}
     if weights is not None:
-        recipe["weights"] = str(weights)
+        recipe["weights"] = weights if weights == "random" else str(Path(weights).resolve())
     if file := weights if weights not in (None, "random") else EMBEDDED if network == "sightnet" and weights is None else None:
         recipe["sha256"] = hashlib.sha256(Path(file).read_bytes()).hexdigest()
     body = body.to(memory_format=torch.channels_last)
@@ -133,12 +133,19 @@ def build_imported(name: str, weights: str | None, options: dict[str, Any]) -> B
         raise SightlineError(f"{name} can't be imported ({error}); package.module:function is expected") from error
     finally:
         sys.path.remove("")
-    body = make(**options)
-    if not isinstance(body, nn.Module):
-        raise SightlineError(f"{name} makes a {type(body).__name__}, not an nn.Module")
+    made = make(**options)
+    body, facts = made if isinstance(made, tuple) and len(made) == 2 else (made, {})
+    if (
+        not isinstance(body, nn.Module)
+        or not isinstance(facts, dict)
+        or not set(facts) <= {"mean", "std", "size", "resize", "labels", "output"}
+    ):
+        raise SightlineError(
+            f"{name} must make an nn.Module, or one and a dict of mean, std, size, resize, labels, output; it made {made!r:.80}"
+        )
     if weights not in (None, "random"):
         fill(body, read_weights(Path(str(weights))), Path(str(weights)), name)
-    return body, {}
+    return body, dict(facts)
 
 
 def build_torchvision(name: str, weights: str | None, options: dict[str, Any]) -> Built:

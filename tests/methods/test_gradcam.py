@@ -139,3 +139,22 @@ def nobody() -> sl.Model:
     with torch.no_grad():
         net.head.weight.fill_(-1.0)
     return sl.load(net, labels=LABELS, size=16, device="cpu")
+
+
+class Aside(torch.nn.Module):
+    """A network with a branch that its answer doesn't use, and one whose answer is cut off from differentiation."""
+
+    def __init__(self, cut: bool) -> None:
+        super().__init__()
+        self.cut, self.main, self.aside, self.head = cut, torch.nn.Conv2d(3, 4, 3), torch.nn.Conv2d(3, 4, 3), torch.nn.Linear(4, 3)
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        self.aside(image)
+        features = self.main(image).mean((2, 3))
+        return self.head(features.detach() if self.cut else features)
+
+
+@pytest.mark.parametrize(("cut", "layer", "told"), [(False, "aside", "does not depend on aside"), (True, "main", "no gradient")])
+def test_a_layer_that_the_answer_does_not_use_is_refused(cut: bool, layer: str, told: str) -> None:
+    with pytest.raises(sl.SightlineError, match=told):
+        sl.gradcam(sl.load(Aside(cut), size=16), torch.rand(1, 3, 16, 16), layer=layer)

@@ -170,7 +170,7 @@ def test_without_relu_the_rules_are_the_same_and_the_caption_says_so() -> None:
     image = torch.rand(1, 3, 12, 12, generator=torch.Generator().manual_seed(0))
     results = [sl.guided(model, image, layer="2", rule=rule) for rule in ("gradient", "deconvnet", "guided")]
     assert all(torch.equal(result.values["gradient"], results[0].values["gradient"]) for result in results)
-    assert all(result.values["relus"] == 0 and "no ReLU" in result.captions["guided"] for result in results)
+    assert all(result.values["relus"] == 0 and "No ReLU" in result.captions["guided"] for result in results)
 
 
 def test_no_trace_is_left(model: sl.Model) -> None:

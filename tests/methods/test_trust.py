@@ -3,7 +3,7 @@
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import pytest
@@ -234,14 +234,16 @@ def test_weights_used_without_a_call_are_randomized_with_their_parent() -> None:
         def __init__(self) -> None:
             super().__init__()
             self.token = nn.Parameter(torch.randn(1, 1, 8))
+            self.stem = nn.Sequential(OrderedDict(inner=nn.Conv2d(3, 3, 1)))
+            self.stem.scale = nn.Parameter(torch.ones(3, 1, 1))
             self.embed, self.attention, self.head = nn.Conv2d(3, 8, 8, stride=8), nn.MultiheadAttention(8, 2), nn.Linear(8, 3)
 
         def forward(self, x: Tensor) -> Tensor:
-            tokens = self.embed(x).flatten(2).permute(2, 0, 1) + self.token
+            tokens = self.embed(self.stem(x * self.stem.scale)).flatten(2).permute(2, 0, 1) + self.token
             return self.head(self.attention(tokens, tokens, tokens)[0].mean(0))
 
     groups = randomize.layers_with_weights(sl.load(Mixer(), size=32))
-    assert groups == [["head"], ["attention.out_proj"], ["attention"], ["embed"], [""]]
+    assert groups == [["head"], ["attention.out_proj"], ["attention"], ["embed"], ["stem.inner"], ["stem"], [""]]
 
 
 @pytest.mark.parametrize("make", [small_network, normed])
@@ -297,8 +299,10 @@ def test_a_map_that_is_the_same_everywhere_has_nothing_to_test(tiny: sl.Model, p
 # ── maps of methods ──
 
 
-def test_every_source_is_a_choice() -> None:
-    assert list(trust.SOURCES) == list(get_args(trust.Mapped))
+def test_the_help_names_every_source() -> None:
+    doc = load_methods()["trust"].fields["method"].doc
+    assert all(f'"{name}"' in doc for name in trust.SOURCES)
+    assert all(name in METHODS for name in trust.SOURCES)
 
 
 def shown(model: sl.Model, image: Tensor) -> Iterator[tuple[dict[str, str], Tensor]]:
@@ -362,6 +366,8 @@ def test_verdicts_go_by_their_limits() -> None:
     assert "partly the same" in sixth
     other = {**found, "deletion_auc": 0.7, "insertion_auc": 0.3, "unexplained": 0.5, "cascade_rank": torch.tensor([0.9, 0.6])}
     first, second, _, fourth, fifth, _ = verdict.verdicts("it", other)
+    dead = {**found, "cascade_rank": torch.zeros(3), "rank_chance": -0.4}
+    assert "is lost" in verdict.verdicts("it", dead)[4]
     assert "more slowly than" in first
     assert "more slowly than" in second
     assert "does, better than" in fourth
@@ -382,7 +388,11 @@ def test_lines_are_a_picture_beside_each_other(count: int) -> None:
 @pytest.mark.parametrize(
     ("knobs", "told"),
     [
-        ({"method": "predictions"}, "no method named 'predictions'; choose from saliency, occlusion, gradcam, cam, attention, guided"),
+        ({"method": "gradcamm"}, "no method with a map named 'gradcamm'; did you mean gradcam?"),
+        (
+            {"method": "predictions"},
+            "no method with a map named 'predictions'; choose from saliency, occlusion, gradcam, cam, attention, guided",
+        ),
         ({"method": "gradcam", "kind": "cam"}, "kind is 'cam'; gradcam has no kinds"),
         ({"kind": "integratd"}, "no kind named 'integratd'; did you mean integrated?"),
         ({"method": "guided", "kind": "gradcam"}, "no rule named 'gradcam'"),

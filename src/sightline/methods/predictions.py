@@ -7,6 +7,7 @@ from torch import Tensor
 
 from .. import render
 from ..catalog import Between, method
+from ..errors import SightlineError
 from ..model import Model
 from ..result import Result
 
@@ -27,6 +28,8 @@ def predictions(model: Model, image: Tensor, *, k: Annotated[int, Between(1, 100
     """
     with torch.no_grad():
         logits = model.run(image, ["logits"])["logits"].cpu()
+    if not logits.isfinite().all():
+        raise SightlineError(f"{model.name} answers with NaN or infinite scores on this image; are its weights whole?")
     probabilities, indices = logits.softmax(1).topk(min(k, logits.shape[1]))
     names = [[model.labels[i] for i in row] for row in indices.tolist()]
     charts = torch.cat([render.bars(row, shares) for row, shares in zip(names, probabilities.tolist(), strict=True)])

@@ -13,7 +13,7 @@ from ... import render
 from ...catalog import Between, method
 from ...errors import SightlineError
 from ...model import Model
-from ...outputs import as_maps
+from ...outputs import as_maps, slope
 from ...result import Result
 from .paths import affordable, score_of
 
@@ -117,7 +117,7 @@ def maps_and_slopes(model: Model, image: Tensor, name: str, index: Tensor) -> tu
         leaf = image.to(model.device).detach().requires_grad_()
         found = model.run(leaf, [name, "logits"])
         scores = found["logits"].gather(1, index.view(-1, 1))
-        gradient = torch.autograd.grad(scores.sum(), found[name])[0]
+        gradient = slope(scores, found[name], name)
     maps, slopes = (as_maps(value.detach(), *image.shape[-2:]) for value in (found[name], gradient))
     return maps, slopes
 

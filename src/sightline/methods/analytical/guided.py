@@ -12,7 +12,7 @@ from ... import render, rules
 from ...catalog import Between, method
 from ...errors import SightlineError
 from ...model import Model
-from ...outputs import as_maps
+from ...outputs import as_maps, slope
 from ...receptive import receptive_field
 from ...result import Result
 from .paths import affordable
@@ -76,7 +76,7 @@ def guided(
         sent = of_several(model, image, name, rule, k)
         panel, caption = of_many(model, image, layer, rule, sent)
     if not sent.relus:
-        caption += " This network has no ReLU, so every rule is the plain gradient."
+        caption += " No ReLU lies between the image and this layer, so every rule is the plain gradient."
     return Result({"guided": panel}, vars(sent), {"guided": caption})
 
 
@@ -111,7 +111,7 @@ def sent_back(model: Model, image: Tensor, name: str, rule: rules.Rule, choose: 
         maps = positions(model.run(leaf, [name])[name], image)
         unit, row, column = choose(maps.detach())
         activation = maps[torch.arange(len(maps), device=maps.device), unit, row, column]
-        gradient = torch.autograd.grad(activation.sum(), leaf)[0].cpu()
+        gradient = slope(activation, leaf, "the image").cpu()
     return Sent(gradient, unit.cpu(), row.cpu(), column.cpu(), activation.detach().cpu(), met.count)
 
 

@@ -61,7 +61,9 @@ def occlusion(
     ]
     drop = (clean - torch.stack([one.scores[:, 0].cpu() for one in found])).view(-1, rows, columns)
     spread = painted(drop, places, window, height, width)
-    limit = spread.abs().flatten(1).amax(1)
+    # What is left of a score that nothing changes is rounding; it must not be stretched to full colour.
+    rounding = 1e-5 * clean.view(-1).abs().clamp_min(1)
+    limit = torch.maximum(spread.abs().flatten(1).amax(1), rounding)
     panel = render.beside(image, render.signed(spread, limit), render.over(image, spread.clamp_min(0), limit))
     named = ", ".join(model.labels[i] for i in index.tolist())
     strongest = drop.flatten(1).amax(1)

@@ -17,6 +17,7 @@ from torch import Tensor
 from ... import image as images
 from ...errors import SightlineError
 from ...model import Model
+from ...outputs import slope
 from ...transform import blur
 
 Probe = tuple[Tensor, Tensor]
@@ -125,7 +126,7 @@ def score_gradient(model: Model, image: Tensor, index: Tensor) -> Tensor:
     with torch.enable_grad():
         leaf = image.to(model.device).detach().requires_grad_()
         scores = model.run(leaf, ["logits"])["logits"].gather(1, index.view(-1, 1))
-        return torch.autograd.grad(scores.sum(), leaf)[0].cpu()
+        return slope(scores, leaf, "the image").cpu()
 
 
 def moments(model: Model, probes: Iterable[Probe], index: int, batch: int) -> tuple[Tensor, Tensor]:

@@ -39,10 +39,11 @@ def layers_with_weights(model: Model) -> list[list[str]]:
         calls.setdefault(name.split(":", maxsplit=1)[0], number)
 
     def place(path: str) -> int:
-        # A module whose weights are used without calling it (an attention's projection) stands where its parent does.
+        # A module whose weights are used without calling it (an attention's projection) stands where its parent does, and weights
+        # of a module with parts (positions that are added to its input) where the first of them is called.
         while path and path not in calls:
             path = path.rpartition(".")[0]
-        return calls.get(path, -1)
+        return min((number for name, number in calls.items() if f"{name}.".startswith(f"{path}.")), default=-1)
 
     paths = [path for path, module in model.body.named_modules() if any(True for _ in module.parameters(recurse=False))]
     groups: list[list[str]] = []
@@ -138,8 +139,13 @@ def structural_similarity(one: Tensor, other: Tensor) -> Tensor:
 
 
 def picture(map_: Tensor) -> Tensor:
-    """The size of a map H×W from 0 to 1, the brightest hundredth at 1; a map that is empty so far stays as it is."""
+    """The size of a map H×W from 0 to 1, the brightest hundredth at 1."""
     size = map_.abs().nan_to_num(0)
-    top = size.flatten().kthvalue(max(1, round(BRIGHTEST * size.numel()))).values
-    top = top if top > 0 else size.max()
+    top = brightest(size)
     return (size / top).clamp(0, 1) if top > 0 else size
+
+
+def brightest(size: Tensor) -> Tensor:
+    """Where the scale of a nonnegative map ends: its 99th percentile, or its maximum if so much of it is empty."""
+    top = size.flatten().kthvalue(max(1, round(BRIGHTEST * size.numel()))).values
+    return top if top > 0 else size.max()

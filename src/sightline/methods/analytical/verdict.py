@@ -2,8 +2,8 @@
 
 A curve's area differs from chance when it is more than `MARGIN` away. A correlation or a share counts when it is `SOME` or more
 better than chance. A map is lost in randomized networks when its median rank correlation over the stages is less than `UNLIKE` above
-chance, else it barely changes from `LIKE` on. Under noise or another seed it stays the same from `STABLE` on, partly from `LIKE` on.
-The limits are this house's, not the papers', which set none.
+chance (or above 0, if chance is less), else it barely changes from `LIKE` on. Under noise or another seed it stays the same from
+`STABLE` on, partly from `LIKE` on. The limits are this house's, not the papers', which set none.
 """
 
 from collections.abc import Mapping, Sequence
@@ -57,7 +57,7 @@ def randomized(name: str, found: Mapping[str, Any]) -> str:
         float(value) for value in (found["cascade_rank"].quantile(0.5), found["cascade_rank"][-1], found["rank_chance"])
     )
     told = f"(median rank correlation {middle:.2f}, with all layers shuffled {last:.2f}, chance {chance:.2f})"
-    if middle < chance + UNLIKE:
+    if middle < max(chance, 0) + UNLIKE:  # a shifted map can be anything but alike, which is no floor to stand on
         return f"The map of {name} is lost when the network is randomized {told}: it comes from what was learned."
     if middle >= LIKE:
         return f"The map of {name} barely changes when the network is randomized {told}: do not read it as evidence about the class."
@@ -76,7 +76,7 @@ def repeated(found: Mapping[str, Any]) -> str:
 def captions(name: str, label: str, found: Mapping[str, Any], layers: Sequence[str]) -> dict[str, str]:
     """The captions of both panels, with the sentences of the first image."""
     sentences, empty = found["verdict"], int(found["empty"])
-    blank = f"; {empty} of these {len(layers)} are empty" if empty else ""
+    blank = f"; {empty} of these {len(layers)} {'is' if empty == 1 else 'are'} empty" if empty else ""
     curves = (
         f"The map of {name} for {label}. Left and middle: probability of the class when pixels are removed, or made sharp, in the order of the map "
         f"(chance: the same map, shifted at random). Right: rank correlation with the maps of randomized networks. {' '.join(sentences[:4])}"

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ... import image as images
 from ... import render
-from ...ascend import Callback, Steepest, Step, ascend
+from ...ascend import Callback, Steepest, Step, ascend, score_of
 from ...catalog import Between, method
 from ...errors import SightlineError
 from ...model import Model
@@ -87,7 +87,8 @@ def deepdream(
     if detail is not None and dream.shape != original.shape:
         dream = (original + resized_detail(detail, (height, width))).clamp(0, 1)
     dream = dream.cpu()
-    caption = f"{aim} of the image, raised from {float(scores[0, 0]):.3g} to {float(scores[-1, 0]):.3g} in {len(scores)} steps over {octaves} sizes."
+    before, after = (float(score_of(model, aim, picture)[0]) for picture in (image, dream))
+    caption = f"{aim}: {before:.3g} on the image, {after:.3g} on the dream, after {len(scores)} steps over {octaves} sizes."
     return Result({"deepdream": render.beside(image, dream)}, {"image": dream, "scores": scores}, {"deepdream": caption})
 
 

@@ -19,8 +19,8 @@ from ...result import Result
 @method(
     title="Adversarial example",
     question="How small a change makes the network say something else?",
-    reading="Left the image, right an image that the network takes for another class, between them their difference enlarged by the factor in the "
-    "caption. The two look the same to us.",
+    reading="Left the image, right the changed image and what the network takes it for, between them their difference enlarged by the factor in the "
+    "caption. At a small radius the two look the same to us.",
     caution="It shows that the class score has steep directions no eye follows, not that the network looked at the wrong thing in the photograph. Success at "
     "one size of change says nothing about smaller ones.",
     tour=({"target": "least"},),
@@ -80,7 +80,7 @@ def adversarial(
     caption = (
         f"{spoken(model, before[0])} on the left; the change, ×{factor:.0f} around gray (largest {float(values['linf'][0]) * 255:.1f}/255, "
         f"length {float(values['l2'][0]):.2f}); {spoken(model, after[0])} on the right. "
-        f"{'It still fools' if bool(fooled_8bit[0]) else 'It does not fool'} the network once rounded to 8 bits."
+        f"{outcome(model, clean, wanted, after.argmax(1), fooled_8bit)}"
     )
     return Result({"adversarial": panel}, values, {"adversarial": caption})
 
@@ -98,6 +98,15 @@ def random_in_ball(image: Tensor, eps: float, norm: Norm, seed: int) -> Tensor:
 def hit(answer: Tensor, clean: Tensor, wanted: Tensor | None) -> Tensor:
     """Whether the aim is reached, per image."""
     return answer != clean if wanted is None else answer == wanted
+
+
+def outcome(model: Model, clean: Tensor, wanted: Tensor | None, answer: Tensor, fooled_8bit: Tensor) -> str:
+    """What came of the first image, in words."""
+    if answer[0] == clean[0]:
+        return "The answer did not change: try a larger eps or more steps."
+    if wanted is not None and answer[0] != wanted[0]:
+        return f"The network is fooled, but the target {model.labels[int(wanted[0])]} was not reached."
+    return f"It {'still' if bool(fooled_8bit[0]) else 'no longer'} fools the network once rounded to 8 bits."
 
 
 def spoken(model: Model, logits: Tensor) -> str:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ... import render
-from ...ascend import Callback, Regularizer, Steepest, ascend
+from ...ascend import Callback, Regularizer, Steepest, ascend, score_of
 from ...catalog import Between, method
 from ...errors import SightlineError
 from ...formula import parse
@@ -57,6 +57,8 @@ def synthesis(
         clip: Share of pixels set to gray per step for being small or contributing little, for "gray" (0.3).
     """
     aim = parse(objective) if isinstance(objective, str) else objective
+    if not isinstance(aim, Objective):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise SightlineError(f"synthesis takes an objective, such as sl.logit('goose') or its text, not a {type(objective).__name__}")
     side = size or model.size
     generator = torch.Generator().manual_seed(seed)
     warp = wobble(side / 12, 0.2, 10, generator)
@@ -74,7 +76,7 @@ def synthesis(
         adam = partial(torch.optim.Adam, lr=default(lr, 0.05))
         image, scores = ascend(model, aim, spectrum, adam, steps, transform=warp, callback=callback)
     image = image.clamp(0, 1).cpu()
-    final = score_of(model, aim, image)
+    final = float(score_of(model, aim, image)[0])
     caption = f"{aim}: {final:.2f} on the finished picture, {float(scores[0, 0]):.2f} at the start; {len(scores)} steps from {start}."
     return Result(
         {"synthesis": render.enlarge(image, 128)}, {"image": image, "scores": scores[:, 0].cpu(), "score": final}, {"synthesis": caption}
@@ -89,11 +91,3 @@ def gray(side: int, generator: torch.Generator) -> Tensor:
 def default(value: float | None, otherwise: float) -> float:
     """The value, or what stands for None."""
     return otherwise if value is None else value
-
-
-@torch.no_grad()
-def score_of(model: Model, objective: Objective, image: Tensor) -> float:
-    """The objective of one image without any warp."""
-    image = image.to(model.device)
-    layers = [model.layer(name) for name in objective.layers]
-    return float(objective.bind(model)(image, model.run(image, layers) if layers else {})[0])
