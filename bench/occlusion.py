@@ -16,7 +16,8 @@ from captum.attr import Occlusion
 from torch import Tensor
 
 import sightline as sl
-from sightline.incremental import Windows, cover
+from sightline.incremental import cover
+from sightline.windows import Windows
 
 SETTINGS = ((32, 16), (16, 8))  # window, stride
 AT_ONCE = (1, 8, 16)

@@ -15,8 +15,9 @@ from torch.nn import functional as F
 
 import sightline as sl
 from sightline.cones import Cone, Reach, classes, divisors
-from sightline.incremental import Covering, Windows, cover
+from sightline.incremental import Covering, cover
 from sightline.methods.analytical.occlusion import covers_of
+from sightline.windows import Windows
 
 Module = Callable[[Tensor], Tensor]
 

@@ -10,9 +10,8 @@ Memory: the clean maps twice, the packed weights, and of patches and, behind the
 the largest layer takes for `batch` whole images, and never more than 64 windows.
 """
 
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,6 +23,7 @@ from .local import Call, Clean, Local, Memory, convolve, functional, multiply_ad
 from .localize import localized
 from .model import Model
 from .outputs import as_logits
+from .windows import Covering, Windows, whole
 
 aten: Any = torch.ops.aten
 SURVEYED = 2  # a batch of one is viewed in other ways than larger ones
@@ -35,39 +35,8 @@ MOST = 64
 WORTHWHILE = 1.1
 
 
-class Covering(NamedTuple):
-    """Scores windows × labels; the share of the network's multiply-adds that were localized; multiply-adds of running
-    every covered image whole over those spent."""
-
-    scores: Tensor
-    share: float
-    bound: float
-
-
 class Refused(RuntimeError):  # noqa: N818 - not an error: the ordinary run takes over
     """The network does something to the stand-in that can't be followed."""
-
-
-@dataclass(frozen=True)
-class Windows:
-    """An image 1×3×H×W, of which a square of side `side` is covered at each place (top, left) with what is there in `fill`, 1×3×H×W."""
-
-    image: Tensor
-    fill: Tensor
-    places: Sequence[tuple[int, int]]
-    side: int
-
-    def patches(self, part: Sequence[int], of: Tensor) -> Tensor:
-        """What `of`, 1×3×H×W, shows in some of the windows."""
-        return torch.cat([of[:, :, y : y + self.side, x : x + self.side] for y, x in (self.places[i] for i in part)])
-
-    def covered(self, part: Sequence[int]) -> Tensor:
-        """The image with some of the windows covered, each in a copy."""
-        found = self.image.repeat(len(part), 1, 1, 1)
-        for i, patch in enumerate(self.patches(part, self.fill)):
-            y, x = self.places[part[i]]
-            found[i, :, y : y + self.side, x : x + self.side] = patch
-        return found
 
 
 def cover(model: Model, windows: Windows, index: Tensor, *, batch: int = 32, incremental: bool = True) -> Covering:
@@ -84,13 +53,6 @@ def cover(model: Model, windows: Windows, index: Tensor, *, batch: int = 32, inc
             except (RuntimeError, TypeError):
                 pass  # the stand-in is no ordinary tensor; if the network itself is at fault, the ordinary run tells
         return Covering(torch.cat([part[:, index] for part in whole(model, windows, batch)]), 0.0, 1.0)
-
-
-def whole(model: Model, windows: Windows, batch: int) -> Iterator[Tensor]:
-    """Logits of every covered image, run whole, a batch at a time."""
-    every = range(len(windows.places))
-    for start in every[::batch]:
-        yield model.run(windows.covered(every[start : start + batch]), ["logits"])["logits"]
 
 
 class Incremental:

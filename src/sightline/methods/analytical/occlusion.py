@@ -8,10 +8,11 @@ from torch import Tensor
 from ... import render
 from ...catalog import Between, method
 from ...errors import SightlineError
-from ...incremental import Windows, cover
+from ...incremental import cover
 from ...model import Model
 from ...result import Result
 from ...transform import blur
+from ...windows import Windows
 
 Fill = Literal["gray", "mean", "blur", "zero"]
 
