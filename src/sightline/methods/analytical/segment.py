@@ -31,6 +31,7 @@ TILE = 8  # pixels of a checkerboard's square
     "background look like, and cuts the picture where the colours change. Beside it the outline of the object found, and the object cut out.",
     caution="The network only gives the seeds; the outline comes from the colours. It is good where the object differs in colour from its surroundings, and "
     "the seeds lie on what the network answers to, which may be a part of the object or not the object at all.",
+    tour=({"source": "smoothgrad"},),
 )
 def segment(
     model: Model,

@@ -90,7 +90,7 @@ class Effort:
 
 
 @registered(
-    title="Can the map be trusted?",
+    title="Trust",
     question="Does a map show what the score depends on, and would a network that has learned nothing give another one?",
     reading="A good map's deletion curve falls sooner and its insertion curve rises sooner than chance (the same map, shifted). Of the maps below, the first "
     "is the network's own; then more and more layers lose what they learned, from the answer down. The picture should change.",
