@@ -71,7 +71,7 @@ def test_signed_has_one_scale_both_ways(limit: float | None) -> None:
 @pytest.mark.parametrize("value", [0.0, 3.0, -3.0])
 def test_a_constant_map_is_not_nan(value: float) -> None:
     values = torch.full((2, 4, 5), value)
-    for found in (render.heat(values), render.signed(values), render.over(pictures(2, 4, 5), values), render.as_gray(values)):
+    for found in (render.heat(values), render.signed(values), render.over(pictures(2, 4, 5), values)):
         assert found.shape == (2, 3, 4, 5)
         assert torch.isfinite(found).all()
         assert 0 <= found.min() <= found.max() <= 1

@@ -26,3 +26,8 @@ def unknown(kind: str, given: object, allowed: Iterable[str]) -> SightlineError:
 def outside(knob: str, given: object, low: object, high: object) -> SightlineError:
     """The error for a number out of its range: «octaves is 40; it must lie between 1 and 12»."""
     return SightlineError(f"{knob} is {given}; it must lie between {low} and {high}")
+
+
+def first_line(error: Exception) -> str:
+    """The first line of another library's error, to be told within ours."""
+    return str(error).strip().split("\n")[0]

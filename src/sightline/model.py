@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from . import image as images
 from .body import private_body
 from .capture import Capture, called, first_tensor
-from .errors import SightlineError, unknown
+from .errors import SightlineError, first_line, unknown
 from .outputs import as_logits
 
 LUMINANCE = (0.299, 0.587, 0.114)
@@ -236,7 +236,7 @@ class Model:
         except torch.OutOfMemoryError:
             raise
         except (RuntimeError, AssertionError, ValueError) as error:
-            reason = str(error).strip().split("\n")[0]
+            reason = first_line(error)
             hint = "lower the batch or the size" if "allocate" in reason else f"it was made for {self.size}×{self.size}"
             if (height, width) == (self.size, self.size):
                 hint = "is it made for another size=, or for gray (mean= and std= of one value)?"

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from .errors import SightlineError
 from .model import Model
-from .outputs import as_maps
+from .outputs import positions
 
 Score = Callable[[Tensor, Mapping[str, Tensor]], Tensor]
 
@@ -116,7 +116,7 @@ def channel(layer: str, unit: int) -> Objective:
 
     def build(model: Model) -> Score:
         name = checked_unit(model, layer, unit)
-        return lambda image, features: maps(features[name], image)[:, unit].flatten(1).mean(1)
+        return lambda image, features: positions(features[name], image)[:, unit].flatten(1).mean(1)
 
     return Objective(f"channel({layer!r}, {unit})", (layer,), build)
 
@@ -128,7 +128,7 @@ def neuron(layer: str, unit: int, row: int | None = None, column: int | None = N
         name = checked_unit(model, layer, unit)
 
         def score(image: Tensor, features: Mapping[str, Tensor]) -> Tensor:
-            found = maps(features[name], image)[:, unit]
+            found = positions(features[name], image)[:, unit]
             y, x = (size // 2 if at is None else at for at, size in zip((row, column), found.shape[1:], strict=True))
             if not (0 <= y < found.shape[1] and 0 <= x < found.shape[2]):
                 raise SightlineError(f"{layer} has {found.shape[1]}×{found.shape[2]} positions; there is none at row {y}, column {x}")
@@ -149,16 +149,11 @@ def energy(layer: str) -> Objective:
     return Objective(f"energy({layer!r})", (layer,), build)
 
 
-def maps(feature: Tensor, image: Tensor) -> Tensor:
-    """N×units×rows×columns of any layer; a vector has one position."""
-    return feature[:, :, None, None] if feature.ndim == 2 else as_maps(feature, *image.shape[-2:])
-
-
 def checked_unit(model: Model, layer: str, unit: int) -> str:
     """The layer's own name, once it is known to have this unit."""
     name = model.layer(layer)
     shape = model.shape(name) if not name.endswith(":in") else model.features(model.blank(), name)[name].shape[1:]
-    units = maps(torch.empty((1, *shape), device="meta"), model.blank()).shape[1]
+    units = positions(torch.empty((1, *shape), device="meta"), model.blank()).shape[1]
     if not 0 <= unit < units:
         raise SightlineError(f"unit is {unit}; {layer} has units 0 to {units - 1}")
     return name

@@ -50,6 +50,11 @@ def as_maps(feature: Tensor, height: int, width: int) -> Tensor:
     raise SightlineError(f"this layer has no places in the image: its output is {tuple(feature.shape)}; choose a convolutional layer")
 
 
+def positions(feature: Tensor, image: Tensor) -> Tensor:
+    """N×units×rows×columns of any layer; a vector has one position."""
+    return feature[:, :, None, None] if feature.ndim == 2 else as_maps(feature, *image.shape[-2:])
+
+
 def slope(scores: Tensor, of: Tensor, what: str) -> Tensor:
     """∂(sum of scores)/∂of. Raises SightlineError where the scores don't depend on it, or not by steps that have a gradient."""
     if not scores.requires_grad:

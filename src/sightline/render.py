@@ -58,11 +58,6 @@ def around_gray(values: Tensor, limit: float | None = None) -> Tensor:
     return (GRAY + GRAY * values / (top or 1)).clamp(0, 1)
 
 
-def as_gray(values: Tensor) -> Tensor:
-    """Values N×H×W in [0, 1] as gray pictures."""
-    return values.detach().cpu().clamp(0, 1).unsqueeze(1).expand(-1, 3, -1, -1)
-
-
 def over(image: Tensor, values: Tensor, limit: Tensor | float | None = None, name: str = "inferno") -> Tensor:
     """A map laid over its image: the stronger the value, the more of its colour; where it is 0 the image is only dimmed."""
     values = values.nan_to_num(0)

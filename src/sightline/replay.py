@@ -1,6 +1,5 @@
 """A recipe, carried out again."""
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import replace
@@ -16,6 +15,7 @@ from .catalog import digest, load_methods
 from .errors import SightlineError, unknown
 from .model import Model
 from .result import Result
+from .weights import file_digest
 from .zoo import load
 
 
@@ -95,7 +95,7 @@ def image_of(told: Mapping[str, Any], model: Model, given: Tensor | None) -> Ten
 
 def content(source: str) -> str | None:
     """SHA-256 of a file; None for a sample, which comes with its library."""
-    return hashlib.sha256(Path(source).read_bytes()).hexdigest() if Path(source).is_file() else None
+    return file_digest(Path(source)) if Path(source).is_file() else None
 
 
 def whereabouts(source: str) -> str:

@@ -1,5 +1,6 @@
 """State dicts from files, read without running any code, and fitted to a network or refused with the reason."""
 
+import hashlib
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .errors import SightlineError, nearest
+from .errors import SightlineError, first_line, nearest
 
 WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "ema")
 PREFIXES = ("module.", "_orig_mod.", "model.")
@@ -34,6 +35,12 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     return tensors
 
 
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file's bytes, read in pieces."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def read_safetensors(path: Path) -> dict[str, Tensor]:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
@@ -55,11 +62,6 @@ def read_torch(path: Path) -> Any:
     except Exception as error:  # on bytes it doesn't like, the unpickler raises whatever comes to hand
         raise SightlineError(f"{path.name} is not a whole torch file ({first_line(error)})") from error
     raise SightlineError(f"{path.name} is neither a torch nor a safetensors file")
-
-
-def first_line(error: Exception) -> str:
-    """The first line of an error's text."""
-    return str(error).strip().split("\n")[0]
 
 
 def fill(network: nn.Module, state: Mapping[str, Tensor], path: Path, name: str) -> None:

@@ -1,6 +1,5 @@
 """Names to networks: architecture, weights, preprocessing, labels, human layer names, landmarks."""
 
-import hashlib
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -11,11 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .errors import SightlineError, unknown
+from .errors import SightlineError, first_line, unknown
 from .model import Model
 from .nicknames import aliases, landmarks
 from .sightnet import LABELS, MEAN, SIZE, STD, sightnet
-from .weights import fill, first_line, read_weights
+from .weights import file_digest, fill, read_weights
 
 EMBEDDED = Path(__file__).parent / "assets" / "sightnet.safetensors"
 
@@ -65,7 +64,7 @@ def load(
     if weights is not None:
         recipe["weights"] = weights if weights == "random" else str(Path(weights).resolve())
     if file := weights if weights not in (None, "random") else EMBEDDED if network == "sightnet" and weights is None else None:
-        recipe["sha256"] = hashlib.sha256(Path(file).read_bytes()).hexdigest()
+        recipe["sha256"] = file_digest(Path(file))
     body = body.to(memory_format=torch.channels_last)
     if facts.get("labels") and len(facts["labels"]) != facts.pop("classes"):
         del facts["labels"]
@@ -197,8 +196,7 @@ def build_timm(name: str, weights: str | None, options: dict[str, Any]) -> Built
 
 def no_download(name: str, error: Exception) -> SightlineError:
     """The error for pretrained weights that can't be had."""
-    reason = str(error).strip().split("\n")[0]
-    return SightlineError(f"the pretrained weights of {name} can't be downloaded ({reason}); give a file with weights=FILE")
+    return SightlineError(f"the pretrained weights of {name} can't be downloaded ({first_line(error)}); give a file with weights=FILE")
 
 
 def filled(name: str, make: Callable[..., nn.Module], weights: str) -> nn.Module:

@@ -15,7 +15,7 @@ from ...errors import SightlineError
 from ...model import Model
 from ...outputs import as_maps, slope
 from ...result import Result
-from .paths import affordable, score_of
+from .paths import affordable, class_scores
 
 Kind = Literal["cam", "gradcam", "gradcam++", "hirescam", "layercam", "xgradcam", "scorecam", "eigencam"]
 
@@ -195,7 +195,7 @@ def by_score(model: Model, image: Tensor, maps: Tensor, index: int, batch: int) 
         # The authors multiply the normalized image: what is masked turns to the network's mean colour, not to black.
         return fill + (image - fill) * mask
 
-    scores = score_of(model, map(masked, maps), index, batch).to(maps)
+    scores = class_scores(model, map(masked, maps), index, batch).to(maps)
     return torch.einsum("k,khw->hw", scores.softmax(0), maps).relu()
 
 

@@ -12,7 +12,7 @@ from ... import render, rules
 from ...catalog import Between, method
 from ...errors import SightlineError
 from ...model import Model
-from ...outputs import as_maps, slope
+from ...outputs import positions, slope
 from ...receptive import receptive_field
 from ...result import Result
 from .paths import affordable
@@ -81,11 +81,6 @@ def guided(
 
 
 # ── which neurons, and their gradients ──
-
-
-def positions(feature: Tensor, image: Tensor) -> Tensor:
-    """N×units×rows×columns; a vector has one position."""
-    return feature[:, :, None, None] if feature.ndim == 2 else as_maps(feature, *image.shape[-2:])
 
 
 def strongest(maps: Tensor, unit: int | None, k: int, layer: str) -> Places:

@@ -149,7 +149,7 @@ def affordable(model: Model, image: Tensor, memory: int = MEMORY) -> int:
     return max(1, int(memory / (4 * share * max(numbers, 1))))
 
 
-def score_of(model: Model, pictures: Iterable[Tensor], index: int, batch: int) -> Tensor:
+def class_scores(model: Model, pictures: Iterable[Tensor], index: int, batch: int) -> Tensor:
     """Score before the softmax of one class for every picture 3×H×W, N, with `batch` of them run at once."""
     scores: list[Tensor] = []
     stream = iter(pictures)

@@ -54,7 +54,7 @@ class Average:
             return found[self.kind].float(), None
         probes, baselines = self.path(image)
         attribution, _ = paths.moments(model, probes, index, self.batch)
-        scores = paths.score_of(model, [image, *baselines], index, self.batch)
+        scores = paths.class_scores(model, [image, *baselines], index, self.batch)
         return attribution.float(), scores[0] - scores[1:].mean()
 
     def path(self, image: Tensor) -> tuple[Iterator[Probe], list[Tensor]]:
