@@ -3,8 +3,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := VIRTUAL_ENV=$(CURDIR)/$(VENV) $(BIN)/uv pip install --quiet --compile-bytecode
+COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-emit-index-url --no-header --generate-hashes pyproject.toml
 
-.PHONY: setup tour test check lint types lock gallery clean
+.PHONY: setup tour test check lint types lock gallery bench-setup clean
 
 setup: $(VENV)/.setup
 tour: $(VENV)/.setup
@@ -27,8 +28,9 @@ gallery: $(VENV)/.setup
 
 # Pins every dependency, without any address.
 lock: $(VENV)/.uv
-	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-emit-index-url --no-header --generate-hashes pyproject.toml -o requirements.lock
-	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-emit-index-url --no-header --generate-hashes --all-extras -c requirements.lock pyproject.toml -o requirements-test.lock
+	@$(COMPILE) -o requirements.lock
+	@$(COMPILE) --extra test --extra train --extra cluster --extra attacks -c requirements.lock -o requirements-test.lock
+	@$(COMPILE) --all-extras -c requirements-test.lock -o requirements-bench.lock
 
 $(VENV)/.uv:
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else f"Sightline needs Python 3.11 or newer; $(PYTHON) is {sys.version.split()[0]} (PYTHON=... names another)")'
@@ -38,13 +40,17 @@ $(VENV)/.uv:
 
 $(VENV)/.setup: $(VENV)/.uv requirements.lock pyproject.toml
 	@echo "Installing into $(VENV) (some gigabytes, about a minute) ..."
-	@$(INSTALL) -r requirements.lock
+	@$(INSTALL) --no-deps -r requirements.lock
 	@$(INSTALL) --no-deps --editable .
 	@touch $@
 
 $(VENV)/.setup-test: $(VENV)/.setup requirements-test.lock
-	@$(INSTALL) -r requirements-test.lock
+	@$(INSTALL) --no-deps -r requirements-test.lock
 	@touch $@
+
+# The peers that bench/ measures beside ours.
+bench-setup: $(VENV)/.setup-test requirements-bench.lock
+	@$(INSTALL) --no-deps -r requirements-bench.lock
 
 clean:
 	rm -rf $(VENV) out

@@ -12,8 +12,9 @@ from torch import Tensor
 
 import sightline as sl
 from sightline import catalog
-from sightline.catalog import METHODS, Between, Field, declared, digest, load_methods, method
+from sightline.catalog import METHODS, declared, digest, load_methods, method
 from sightline.errors import SightlineError
+from sightline.knobs import Between, Field
 from sightline.methods import TOPICS
 
 TEXTS = {"title": "Trial", "question": "What?", "reading": "So.", "caution": "Beware."}
@@ -81,7 +82,7 @@ def test_reads_signature_and_docstring(catalogue: Mapping[str, catalog.Method], 
     assert list(load_methods())[-1] == "trial", "what the table of contents doesn't know comes last"
     assert set(load_methods()) == {*METHODS, "trial"}
     result = function(tiny, photo, k=5)
-    assert result.recipe["knobs"] == {"label": "top", "k": 5, "share": None, "rule": "one", "names": ("a", "b"), "seed": 0}
+    assert result.recipe["knobs"] == {"label": "top", "k": 5, "share": None, "rule": "one", "names": ["a", "b"], "seed": 0}
     assert result.recipe["image"] == {"shape": [1, 3, 32, 32], "sha256": digest(photo)}
     assert result.recipe["model"] == {"model": "Sequential", "built_in_code": True}
     assert result.recipe["versions"].keys() == {"sightline", "torch", "python"}
@@ -259,3 +260,31 @@ def test_digest_is_of_the_content() -> None:
 def test_a_bare_network_is_refused(photo: Tensor) -> None:
     with pytest.raises(SightlineError, match=r"saliency takes a Model: sl\.load\(network\), not the Conv2d itself"):
         sl.saliency(torch.nn.Conv2d(3, 2, 1), photo)
+
+
+# ── images as knobs ──
+
+
+def painted(
+    model: sl.Model, image: Tensor, *, styles: tuple[Tensor | str | Path, ...] = ("brick",), guide: Tensor | str | None = None
+) -> sl.Result:
+    """Takes images.
+
+    Args:
+        styles: Pictures.
+        guide: Another.
+    """
+    return sl.Result({"painted": image.clone()}, {"styles": len(styles), "guided": guide is not None})
+
+
+def test_images_as_knobs_are_recorded_by_path_or_digest(tiny: sl.Model, photo: Tensor) -> None:
+    result = registered(painted)(tiny, photo, styles=["brick", Path("a.png"), photo], guide=photo)  # type: ignore[arg-type]
+    told = {"shape": [1, 3, 32, 32], "sha256": digest(photo)}
+    assert result.recipe["knobs"] == {"styles": ["brick", "a.png", told], "guide": told}
+    assert json.loads(json.dumps(dict(result.recipe)))["knobs"] == result.recipe["knobs"]
+
+
+@pytest.mark.parametrize("styles", [3, "brick", [3], [None]])
+def test_refuses_what_is_no_list_of_images(styles: Any, tiny: sl.Model, photo: Tensor) -> None:
+    with pytest.raises(SightlineError, match=r"styles is .* it must be a list, each an image tensor or text or a path"):
+        registered(painted)(tiny, photo, styles=styles)

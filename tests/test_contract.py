@@ -17,8 +17,9 @@ from torch import Tensor
 from torchvision.models import VisionTransformer
 
 import sightline as sl
-from sightline.catalog import Field, Method, load_methods
+from sightline.catalog import Method, load_methods
 from sightline.cli import main
+from sightline.knobs import Field
 
 METHODS = load_methods()
 GALLERY = Path(__file__).parents[1] / "gallery"

@@ -17,8 +17,9 @@ from torch import Tensor
 import sightline as sl
 from sightline import catalog, tour
 from sightline import image as images
-from sightline.catalog import METHODS, Field, Method, load_methods
+from sightline.catalog import METHODS, Method, load_methods
 from sightline.cli import main, make_app
+from sightline.knobs import Field
 from sightline.tour import Tour
 
 VOID = {"area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "source", "track", "wbr"}

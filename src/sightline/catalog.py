@@ -8,21 +8,20 @@ choices, the image against the convention, and every result carries the recipe t
 import functools
 import hashlib
 import inspect
-import math
 import platform
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from importlib import import_module
 from importlib.metadata import version
-from pathlib import Path
-from types import NoneType, UnionType
-from typing import Annotated, Any, Literal, ParamSpec, Union, get_args, get_origin, get_type_hints
+from types import NoneType
+from typing import Any, ParamSpec, get_type_hints
 
 import torch
 from torch import Tensor
 
 from . import image as images
-from .errors import SightlineError, outside, unknown
+from .errors import SightlineError, unknown
+from .knobs import Field, field_of
 from .result import Result
 
 P = ParamSpec("P")
@@ -34,66 +33,6 @@ COMMON = {
     "seed": "Seed of the local random generator; the same seed gives the same picture.",
     "callback": "Called with a Step after every step; returning True stops the run and keeps the picture.",
 }
-
-
-@dataclass(frozen=True)
-class Between:
-    """The closed range of a number knob: `Annotated[int, Between(1, 12)]`."""
-
-    low: float
-    high: float
-
-
-@dataclass(frozen=True)
-class Field:
-    """One knob: name, type without its range, default, one-line documentation, range, choices."""
-
-    name: str
-    type: Any
-    default: Any
-    doc: str
-    between: Between | None = None
-    choices: tuple[str, ...] = ()
-
-    def check(self, value: Any) -> Any:
-        """The value if it is allowed; raises SightlineError otherwise."""
-        if self.choices and value not in self.choices:
-            raise unknown(self.name, value, self.choices)
-        kinds = get_args(self.type) if get_origin(self.type) in (Union, UnionType) else (self.type,)
-        if not any(fits(value, kind) for kind in kinds):
-            shown = repr(value) if isinstance(value, (int, float, str, NoneType)) else f"of type {type(value).__name__}"
-            raise SightlineError(f"{self.name} is {shown}; it must be {' or '.join(spoken(kind) for kind in kinds)}")
-        if self.between and isinstance(value, (int, float)) and not self.between.low <= value <= self.between.high:
-            raise outside(self.name, value, self.between.low, self.between.high)
-        return value
-
-
-def fits(value: Any, kind: Any) -> bool:
-    """Whether a value is of a knob's type. A whole number is a number too; True and NaN are none."""
-    if kind in (int, float):
-        numbers = (int, float) if kind is float else int
-        return isinstance(value, numbers) and not isinstance(value, bool) and not (isinstance(value, float) and math.isnan(value))
-    if get_origin(kind) is tuple:
-        return isinstance(value, (tuple, list)) and all(fits(item, get_args(kind)[0]) for item in value)
-    if get_origin(kind) is Callable:
-        return callable(value)
-    return not isinstance(kind, type) or isinstance(value, kind)
-
-
-def spoken(kind: Any) -> str:
-    """A knob's type in words."""
-    if get_origin(kind) is tuple:
-        return f"a list, each {spoken(get_args(kind)[0])}"
-    words = {
-        int: "a whole number",
-        float: "a number",
-        bool: "True or False",
-        str: "text",
-        Path: "a path",
-        NoneType: "None",
-        Callable: "a function",
-    }
-    return words.get(get_origin(kind) or kind) or str(kind)
 
 
 @dataclass(frozen=True)
@@ -203,32 +142,29 @@ def declared(function: Callable[..., Result]) -> tuple[str, dict[str, Field], st
     return doc.short_description, fields, positional[1] if len(positional) > 1 else ""
 
 
-def field_of(parameter: inspect.Parameter, hint: Any, doc: str) -> Field:
-    """One knob from its parameter and annotation."""
-    between = None
-    if get_origin(hint) is Annotated:
-        hint, *extras = get_args(hint)
-        between = next((extra for extra in extras if isinstance(extra, Between)), None)
-    choices = tuple(str(choice) for choice in get_args(hint)) if get_origin(hint) is Literal else ()
-    return Field(parameter.name, hint, parameter.default, doc, between, choices)
-
-
 def recipe_of(entry: Method, positional: list[Any], knobs: Mapping[str, Any]) -> dict[str, Any]:
     """Everything that makes the result again, JSON-able: method, knobs with their defaults, model, subject, versions."""
     full = {name: knobs.get(name, field_.default) for name, field_ in entry.fields.items() if name != "callback"}
     recipe: dict[str, Any] = {
         "method": entry.name,
-        "knobs": {
-            name: value if isinstance(value, (int, float, str, list, tuple, NoneType)) else str(value) for name, value in full.items()
-        },
+        "knobs": {name: plain(value) for name, value in full.items()},
         "model": dict(positional[0].recipe),
     }
     if entry.subject == "image" and len(positional) > 1:
-        recipe["image"] = {"shape": list(positional[1].shape), "sha256": digest(positional[1])}
+        recipe["image"] = plain(positional[1])
     elif entry.subject and len(positional) > 1:
         recipe[entry.subject] = str(positional[1])
     recipe["versions"] = {"sightline": version("sightline"), "torch": torch.__version__, "python": platform.python_version()}
     return recipe
+
+
+def plain(value: Any) -> Any:
+    """A knob's value as JSON holds it; a tensor as its shape and digest, a file by its path."""
+    if isinstance(value, Tensor):
+        return {"shape": list(value.shape), "sha256": digest(value)}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    return value if isinstance(value, (int, float, str, NoneType)) else str(value)
 
 
 def digest(tensor: Tensor) -> str:

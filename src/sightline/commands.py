@@ -3,16 +3,20 @@
 import inspect
 import json
 from collections.abc import Callable, Mapping, Sequence
+from functools import reduce
+from operator import or_
 from pathlib import Path
 from typing import Annotated, Any, get_args, get_origin
 
 from cyclopts import Parameter, Token, validators
+from torch import Tensor
 
 from . import image as images
 from . import zoo
 from .atomic import check_writable
-from .catalog import Field, Method, load_methods
+from .catalog import Method, load_methods
 from .errors import SightlineError
+from .knobs import Field
 from .progress import progress, screen
 from .replay import again as repeat
 from .replay import located, read_recipe
@@ -89,14 +93,23 @@ def signature_of(method: Method) -> inspect.Signature:
 def option(field: Field) -> Any:
     """The annotation that gives a knob its help text."""
     limits = f" From {field.between.low:g} to {field.between.high:g}." if field.between else ""
-    many, kinds = get_origin(field.type) is tuple, get_args(field.type) or (field.type,)
+    many, kind = get_origin(field.type) is tuple, written(field.type)
+    kinds = get_args(kind) or (kind,)
     parameter = Parameter(
         help=field.doc + limits,
         consume_multiple=many,
         negative=None if field.type is bool else (),
         converter=whole if int in kinds and float not in kinds else None,
     )
-    return Annotated[field.type, parameter]
+    return Annotated[kind, parameter]
+
+
+def written(kind: Any) -> Any:
+    """A knob's type as far as a command line can write it: an image by its file or sample name."""
+    members = get_args(kind)
+    if get_origin(kind) is tuple:
+        return tuple[written(members[0]), ...]
+    return reduce(or_, [member for member in members if member is not Tensor]) if Tensor in members else kind
 
 
 def whole(kind: Any, tokens: Sequence[Token]) -> int | str:

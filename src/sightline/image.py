@@ -135,6 +135,14 @@ def find(source: str | Path) -> Tensor:
     return sample(str(source)) if str(source) in _SAMPLES.split() and not Path(source).exists() else read(source)
 
 
+Picture = Tensor | str | Path
+
+
+def given(picture: Picture) -> Tensor:
+    """The image that a knob names: a tensor as it is, once checked, else what `find` reads. N×3×H×W."""
+    return check(picture) if isinstance(picture, Tensor) else find(picture)
+
+
 def _sample_files() -> dict[str, Path]:
     folder = Path(str(files("skimage") / "data"))
     return {name: path for name in _SAMPLES.split() for path in folder.glob(f"{name}.*")}

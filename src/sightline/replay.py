@@ -32,6 +32,9 @@ def again(recipe: str | Path | Mapping[str, Any], *, model: Model | None = None,
         raise unknown("method", name, methods)
     method = methods[name]
     knobs: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in told["knobs"].items()}
+    for key, value in knobs.items():
+        if any(isinstance(item, dict) for item in (value if isinstance(value, tuple) else [value])):
+            raise SightlineError(f"the recipe's {key} was a tensor, not a file; call {name} with it yourself")
     if "stopped_after" in told:
         knobs["callback"] = partial(reached, told["stopped_after"])
     model = model or model_of(told["model"])

@@ -9,8 +9,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ... import render, rules
-from ...catalog import Between, method
+from ...catalog import method
 from ...errors import SightlineError
+from ...knobs import Between
 from ...model import Model
 from ...outputs import positions, slope
 from ...receptive import receptive_field

@@ -6,9 +6,10 @@ import torch
 from torch import Tensor
 
 from ... import render
-from ...catalog import Between, method
+from ...catalog import method
 from ...errors import SightlineError
 from ...incremental import cover
+from ...knobs import Between
 from ...model import Model
 from ...result import Result
 from ...transform import blur

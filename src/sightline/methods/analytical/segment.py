@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from ... import render
-from ...catalog import Between, method
+from ...catalog import method
+from ...knobs import Between
 from ...model import Model
 from ...result import Result
 from .cam import gradcam

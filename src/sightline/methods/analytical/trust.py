@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from ... import render
-from ...catalog import METHODS, Between, load_methods
+from ...catalog import METHODS, load_methods
 from ...catalog import method as registered
 from ...errors import SightlineError, unknown
+from ...knobs import Between
 from ...model import Model
 from ...result import Result
 from . import faithful, randomize

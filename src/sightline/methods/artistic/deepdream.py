@@ -9,8 +9,9 @@ from torch import Tensor
 from ... import image as images
 from ... import render
 from ...ascend import Callback, Steepest, Step, ascend, score_of
-from ...catalog import Between, method
+from ...catalog import method
 from ...errors import SightlineError
+from ...knobs import Between
 from ...model import Model
 from ...objective import Objective, channel, energy
 from ...parameterize import Pixels

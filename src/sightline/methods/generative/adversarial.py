@@ -8,8 +8,9 @@ from torch import Tensor
 
 from ... import render
 from ...ascend import Callback, Steepest, ascend
-from ...catalog import Between, method
+from ...catalog import method
 from ...errors import SightlineError
+from ...knobs import Between
 from ...model import Model
 from ...objective import cross_entropy
 from ...parameterize import Nearby, Norm, within

@@ -8,9 +8,10 @@ from torch import Tensor
 
 from ... import render
 from ...ascend import Callback, Regularizer, Steepest, ascend, score_of
-from ...catalog import Between, method
+from ...catalog import method
 from ...errors import SightlineError
 from ...formula import parse
+from ...knobs import Between
 from ...model import Model
 from ...objective import Objective
 from ...parameterize import Fourier, Pixels

@@ -6,8 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from ... import render
-from ...catalog import Between, method
+from ...catalog import method
 from ...errors import SightlineError
+from ...knobs import Between
 from ...model import Model
 from ...result import Result
 
