@@ -256,7 +256,7 @@ def test_json_tells_values_and_files(words: tuple[str, ...], run: Run) -> None:
     folder = Path("out") / words[0]
     assert {Path(name) for name in told["files"]} == set(folder.iterdir())
     assert told["values"] == json.loads((folder / "values.json").read_text(encoding="utf-8"))
-    assert {path.suffix for path in folder.iterdir()} == {".png", ".json", ".safetensors"}
+    assert {path.suffix for path in folder.iterdir()} - {".html"} == {".png", ".json", ".safetensors"}
 
 
 def test_prints_captions_and_pictures(run: Run) -> None:
@@ -264,6 +264,11 @@ def test_prints_captions_and_pictures(run: Run) -> None:
     caption = json.loads(Path("there/recipe.json").read_text(encoding="utf-8"))["captions"]["saliency"]
     assert ran == Ran(0, f"{caption}\n{Path('there/saliency.png')}\n", ran.err)
     assert ran.err.strip() == ""
+
+
+def test_prints_the_page_to_browse(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    commands.report(sl.Result({}, {}, {"map": "A map."}, pages={"map": "<p>"}), tmp_path, as_json=False)
+    assert capsys.readouterr().out == f"A map.\n{tmp_path / 'map.html'}\n"
 
 
 def test_a_label_goes_by_number_name_or_part(run: Run) -> None:

@@ -145,7 +145,7 @@ def test_has_a_gallery_script(method: Method) -> None:
 def test_panels_are_pictures_with_captions(method: Method, first: Callable[[Method], sl.Result]) -> None:
     result = first(method)
     assert result.panels
-    assert set(result.captions) == set(result.panels)
+    assert set(result.captions) == {*result.panels, *result.pages}
     assert all(caption.strip() for caption in result.captions.values())
     for panel in result.panels.values():
         assert panel.shape[:2] == (1, 3)

@@ -38,7 +38,7 @@ def names(folder: Path) -> list[str]:
 
 
 def test_is_frozen(result: Result) -> None:
-    for part in ("panels", "values", "captions", "recipe"):
+    for part in ("panels", "values", "captions", "recipe", "pages"):
         with pytest.raises(TypeError, match="does not support item assignment"):
             getattr(result, part)["new"] = 1
         with pytest.raises(AttributeError):
@@ -50,7 +50,7 @@ def test_keeps_its_own_mappings() -> None:
     result = Result(panels, {})
     panels.clear()
     assert list(result.panels) == ["one"]
-    assert dict(result.captions) == dict(result.recipe) == {}
+    assert dict(result.captions) == dict(result.recipe) == dict(result.pages) == {}
 
 
 def test_save_writes_what_it_says(result: Result, tmp_path: Path) -> None:
@@ -79,6 +79,14 @@ def test_tensors_are_saved_however_they_lie(tmp_path: Path) -> None:
     Result({}, values).save(tmp_path)
     stored = load_file(tmp_path / "values.safetensors")
     assert all(torch.equal(stored[name], tensor) for name, tensor in values.items())
+
+
+def test_a_page_is_written_beside_the_panels(tmp_path: Path) -> None:
+    page = "<!doctype html>\n<p>é</p>\n"
+    written = Result({"one": smooth()}, {}, {"one": "One.", "map": "A map."}, pages={"map": page}).save(tmp_path)
+    assert [path.name for path in written] == ["one.png", "map.html", "values.json", "recipe.json"]
+    assert (tmp_path / "map.html").read_text(encoding="utf-8") == page
+    assert json.loads((tmp_path / "recipe.json").read_text(encoding="utf-8"))["captions"] == {"one": "One.", "map": "A map."}
 
 
 def test_without_tensors_there_is_no_tensor_file(tmp_path: Path) -> None:

@@ -130,12 +130,20 @@ def fails_with(error: BaseException) -> Callable[..., sl.Result]:
 
 
 def test_stands_alone(report: Report) -> None:
-    assert "http:" not in report.text
-    assert "https:" not in report.text
-    assert "url(" not in report.text
-    assert "@import" not in report.text
-    assert not [e for tag in ("link", "iframe", "object", "embed", "base", "form") for e in report.page.all(tag)]
-    for element in (e for tag in ("a", "img", "script", "source", "video", "audio", "use") for e in report.page.all(tag)):
+    check_alone(report.text, report.page)
+    for frame in report.page.all("iframe"):
+        assert frame.attributes.keys() == {"srcdoc", "title", "loading"}
+        check_alone(frame.attributes["srcdoc"], Page(frame.attributes["srcdoc"]).root)
+
+
+def check_alone(text: str, page: Element) -> None:
+    """Asserts that a page loads nothing from elsewhere."""
+    assert "http:" not in text
+    assert "https:" not in text
+    assert "url(" not in text
+    assert "@import" not in text
+    assert not [e for tag in ("link", "object", "embed", "base", "form") for e in page.all(tag)]
+    for element in (e for tag in ("a", "img", "script", "source", "video", "audio", "use") for e in page.all(tag)):
         source = element.attributes.get("src", "data:image/png;base64,")
         assert source.startswith("data:image/png;base64,")
         assert element.attributes.get("href", "#").startswith("#")
@@ -176,7 +184,9 @@ def test_sections_say_what_they_show(report: Report) -> None:
             assert not shown.all("img")
             continue
         assert done.result
-        assert [caption.words() for caption in shown.all("figcaption")] == [" ".join(c.split()) for c in done.result.captions.values()]
+        captions = {name: " ".join(caption.split()) for name, caption in done.result.captions.items()}
+        assert [caption.words() for caption in shown.all("figcaption")] == [captions[name] for name in done.result.panels]
+        assert [details.all("p")[0].words() for details in shown.all("details")] == [captions[name] for name in done.result.pages]
         assert " ".join(method.reading.split()) in shown.words()
         assert " ".join(method.caution.split()) in shown.words()
         assert [code.text for code in shown.all("code")] == [done.command]
@@ -345,6 +355,16 @@ def test_names_are_text_whatever_they_hold(photo: Tensor, tmp_path: Path, report
 
 
 @pytest.mark.usefixtures("brief")
+def test_a_page_to_browse_is_inside_and_beside(tiny: sl.Model, photo: Tensor, tmp_path: Path, brief: dict[str, Method]) -> None:
+    page = '<!doctype html>\n<html lang="en"><p title="&amp;">"quoted" & more</p></html>\n'
+    found = sl.Result({"one": photo}, {"k": 1}, {"one": "One.", "map": "What to click."}, {"versions": {"sightline": "0"}}, {"map": page})
+    brief["filters"] = replace(brief["filters"], function=lambda *_, **__: found)
+    report = reported(tmp_path, Tour(tiny, photo, source="photo.png"))
+    (frame,) = report.sections["filters"].all("iframe")
+    assert frame.attributes["srcdoc"] == page == (tmp_path / "filters" / "map.html").read_text(encoding="utf-8")
+    assert "What to click." in report.sections["filters"].all("details")[0].words()
+
+
 def test_label_is_the_predicted_class_unless_given(tiny: sl.Model, photo: Tensor, tmp_path: Path) -> None:
     top = LABELS[int(tiny.logits(photo).argmax())]
     assert reported(tmp_path, Tour(tiny, photo, source="photo.png", quick=True)).page.all("strong")[0].words() == top

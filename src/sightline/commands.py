@@ -130,7 +130,7 @@ def report(result: Result, out: Path, *, as_json: bool) -> None:
         return
     for caption in result.captions.values():
         print(caption)
-    print("\n".join(str(path) for path in files if path.suffix == ".png"))
+    print("\n".join(str(path) for path in files if path.suffix in (".png", ".html")))
 
 
 # ── the other commands ──

@@ -22,16 +22,18 @@ def frozen(mapping: Mapping[str, Any]) -> Mapping[str, Any]:
 
 @dataclass(frozen=True)
 class Result:
-    """`panels`: pictures by name, 1×3×H×W in [0, 1]. `captions`: what each panel shows and its scale. `values`: unscaled
-    numbers and tensors by name. `recipe`: method, knobs, model, image and versions, JSON-able."""
+    """`panels`: pictures by name, 1×3×H×W in [0, 1]. `captions`: what each panel or page shows and its scale. `values`: unscaled
+    numbers and tensors by name. `recipe`: method, knobs, model, image and versions, JSON-able. `pages`: what can be browsed,
+    by name, each the text of a self-contained HTML page."""
 
     panels: Mapping[str, Tensor]
     values: Mapping[str, Value]
     captions: Mapping[str, str] = field(default_factory=dict[str, str])
     recipe: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    pages: Mapping[str, str] = field(default_factory=dict[str, str])
 
     def __post_init__(self) -> None:
-        for name in ("panels", "values", "captions", "recipe"):
+        for name in ("panels", "values", "captions", "recipe", "pages"):
             object.__setattr__(self, name, frozen(getattr(self, name)))
 
     @property
@@ -45,7 +47,7 @@ class Result:
         return {name: summary(value) if isinstance(value, Tensor) else value for name, value in self.values.items()}
 
     def save(self, folder: str | Path) -> list[Path]:
-        """Writes `NAME.png` per panel, `values.json`, `values.safetensors` and `recipe.json`; each file whole or not at all.
+        """Writes `NAME.png` per panel, `NAME.html` per page, `values.json`, `values.safetensors` and `recipe.json`; each file whole or not at all.
 
         Returns the files. Raises SightlineError when the folder can't be written.
         """
@@ -55,6 +57,8 @@ class Result:
         written: list[Path] = []
         for name, panel in self.panels.items():
             images.write(panel, written_to(folder / f"{name}.png", written))
+        for name, page in self.pages.items():
+            write_text(page, written_to(folder / f"{name}.html", written))
         write_json(self.numbers, written_to(folder / "values.json", written))
         if self.tensors:
             with replacing(written_to(folder / "values.safetensors", written)) as temporary:
@@ -92,5 +96,10 @@ def summary(tensor: Tensor) -> Any:
 
 def write_json(content: Mapping[str, Any], path: Path) -> None:
     """Writes JSON atomically, readable and with sorted order left as given."""
+    write_text(json.dumps(content, indent=1, ensure_ascii=False, default=str) + "\n", path)
+
+
+def write_text(content: str, path: Path) -> None:
+    """Writes UTF-8 text atomically."""
     with replacing(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=1, ensure_ascii=False, default=str) + "\n", encoding="utf-8")
+        temporary.write_text(content, encoding="utf-8")

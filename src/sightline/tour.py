@@ -1,6 +1,5 @@
 """The main job: one self-contained HTML report that shows every method on one image, in the lecture's order."""
 
-import base64
 import shlex
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -12,12 +11,12 @@ from torch import Tensor
 
 from . import image as images
 from .ascend import Step
-from .atomic import replacing
 from .catalog import Method, load_methods
 from .errors import SightlineError
 from .model import Model
+from .pages import data_uri, rendered
 from .replay import located, whereabouts
-from .result import Result, write_json
+from .result import Result, write_json, write_text
 
 CHAPTERS = {
     "methods": "The answer",
@@ -92,8 +91,7 @@ class Tour:
         """Writes the report of what is finished: `index.html` and `recipe.json`."""
         write_json({"sections": self.numbers(), **self.recipe()}, folder / "recipe.json")
         page = folder / "index.html"
-        with replacing(page) as temporary:
-            temporary.write_text(self.html(label), encoding="utf-8")
+        write_text(self.html(label), page)
         return page
 
     def plan(self, label: int) -> Iterator[Section]:
@@ -161,16 +159,11 @@ class Tour:
 
     def html(self, label: int) -> str:
         """The page, with every picture inside."""
-        from jinja2 import Environment, PackageLoader, StrictUndefined
-
-        environment = Environment(
-            loader=PackageLoader("sightline"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-        )
         chapters: dict[str, list[dict[str, Any]]] = {}
         for section in self.sections:
             chapters.setdefault(section.method.chapter, []).append(self.shown(section))
-        return environment.get_template("tour.html").render(
-            model=self.model, source=Path(self.source).name, label=self.model.labels[label], image=data_uri(self.image[:1]), interrupted=self.interrupted,
+        return rendered(
+            "tour.html", model=self.model, source=Path(self.source).name, label=self.model.labels[label], image=data_uri(self.image[:1]), interrupted=self.interrupted,
             chapters=[(CHAPTERS.get(name, name), name, parts) for name, parts in chapters.items()],
             seconds=sum(section.seconds for section in self.sections), version=self.version(), layers=len(self.model.layers),
         )  # fmt: skip
@@ -190,12 +183,8 @@ class Tour:
             if result
             else []
         )
+        pages = [(page, result.captions.get(name, "")) for name, page in result.pages.items()] if result else []
         return {
-            "method": section.method, "title": section.title, "folder": section.folder, "panels": panels,
+            "method": section.method, "title": section.title, "folder": section.folder, "panels": panels, "pages": pages,
             "command": section.command, "refused": section.refused,
         }  # fmt: skip
-
-
-def data_uri(picture: Tensor) -> str:
-    """A picture as the source of an <img>."""
-    return "data:image/png;base64," + base64.b64encode(images.png(picture)).decode()

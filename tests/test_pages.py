@@ -1,0 +1,40 @@
+"""A page holds all that it shows, and what is put in stays text."""
+
+import base64
+
+import pytest
+import torch
+from jinja2 import UndefinedError
+
+from sightline import image as images
+from sightline.pages import data_uri, rendered
+
+CONTENT = {
+    "label": "<script>alert(1)</script>", "source": "a&b.png", "image": "data:,", "interrupted": False, "chapters": [],
+    "seconds": 1.0, "version": "0", "layers": 3,
+}  # fmt: skip
+
+
+class Network:
+    """What the report's template reads of a model."""
+
+    name, labels, device = "net<b>", ("one",), "cpu"
+
+
+def test_what_is_put_in_is_escaped() -> None:
+    page = rendered("tour.html", model=Network(), **CONTENT)
+    assert "<script>alert" not in page
+    assert "a&amp;b.png" in page
+    assert "net&lt;b&gt;" in page
+
+
+def test_what_is_missing_is_an_error() -> None:
+    with pytest.raises(UndefinedError):
+        rendered("tour.html", model=Network())
+
+
+def test_a_picture_is_inside() -> None:
+    picture = torch.rand(1, 3, 5, 4, generator=torch.Generator().manual_seed(0))
+    head, code = data_uri(picture).split(",")
+    assert head == "data:image/png;base64"
+    assert base64.b64decode(code) == images.png(picture)
