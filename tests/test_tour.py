@@ -354,17 +354,17 @@ def test_names_are_text_whatever_they_hold(photo: Tensor, tmp_path: Path, report
     assert f"{evil}.png" in command
 
 
-@pytest.mark.usefixtures("brief")
 def test_a_page_to_browse_is_inside_and_beside(tiny: sl.Model, photo: Tensor, tmp_path: Path, brief: dict[str, Method]) -> None:
     page = '<!doctype html>\n<html lang="en"><p title="&amp;">"quoted" & more</p></html>\n'
     found = sl.Result({"one": photo}, {"k": 1}, {"one": "One.", "map": "What to click."}, {"versions": {"sightline": "0"}}, {"map": page})
-    brief["filters"] = replace(brief["filters"], function=lambda *_, **__: found)
+    brief["filters"] = replace(brief["filters"], function=lambda *_, **__: found, tour=({},))
     report = reported(tmp_path, Tour(tiny, photo, source="photo.png"))
     (frame,) = report.sections["filters"].all("iframe")
     assert frame.attributes["srcdoc"] == page == (tmp_path / "filters" / "map.html").read_text(encoding="utf-8")
     assert "What to click." in report.sections["filters"].all("details")[0].words()
 
 
+@pytest.mark.usefixtures("brief")
 def test_label_is_the_predicted_class_unless_given(tiny: sl.Model, photo: Tensor, tmp_path: Path) -> None:
     top = LABELS[int(tiny.logits(photo).argmax())]
     assert reported(tmp_path, Tour(tiny, photo, source="photo.png", quick=True)).page.all("strong")[0].words() == top
