@@ -16,7 +16,20 @@ HOUSE = Path(sl.__file__).parent
 FLOORS = (
     ("errors", "atomic", "image", "render", "pages", "result", "knobs", "catalog"),
     ("weights", "sightnet", "body", "capture", "outputs", "model", "nicknames", "zoo", "rules", "geometry", "receptive"),
-    ("objective", "formula", "parameterize", "transform", "ascend", "cones", "local", "localize", "windows", "incremental"),
+    (
+        "objective",
+        "formula",
+        "parameterize",
+        "transform",
+        "ascend",
+        "cones",
+        "local",
+        "localize",
+        "windows",
+        "incremental",
+        "perceptual",
+        "presets",
+    ),
     ("methods",),
     ("replay", "tour", "progress", "commands", "cli", "__main__", "__init__"),
 )

@@ -1,0 +1,231 @@
+"""Content and style of an image as a network's features hold them, and how far two images are apart in each.
+
+There is one Gram matrix here, G = FFᵀ/M: the mean over the M positions of the products of C channels. A layer's loss is
+Gatys' E = Σ(G − A)²/4C² (Gatys 2016, eq. 4, with his 1/M² inside G, so that images of different sizes compare). Who
+divides differently is found in `presets`, which converts weights into those of E.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from .errors import SightlineError
+from .model import Model
+from .objective import Objective, Score
+
+Kind = Literal["gram", "w2", "sliced"]
+
+RIDGE = 1e-4  # added to covariances before their square roots, as in style-transfer-pytorch
+
+
+# ── statistics of features ──
+
+
+class Gram(torch.autograd.Function):
+    """XᵀX of N×M×C, one product forward and one backward, where autograd would take two."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor) -> Tensor:
+        ctx.save_for_backward(rows)
+        return rows.mT @ rows
+
+    @staticmethod
+    def backward(ctx: Any, slope: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        (rows,) = ctx.saved_tensors
+        return rows @ (slope + slope.mT)
+
+
+def rows_of(features: Tensor) -> Tensor:
+    """N×M×C, a view of N×C×H×W whether channels or places come last in memory."""
+    return features.permute(0, 2, 3, 1).flatten(1, 2) if features.stride(1) == 1 else features.flatten(2).mT
+
+
+def gram(features: Tensor) -> Tensor:
+    """G = FFᵀ/M of N×C×H×W: N×C×C, symmetric, positive semidefinite, the same for every circular shift. In float32 always."""
+    rows = rows_of(features).float()
+    product: Tensor = Gram.apply(rows)
+    return product / rows.shape[1]
+
+
+@dataclass(frozen=True)
+class Moments:
+    """First and second raw moments of features over all positions: mean N×C and Gram matrix N×C×C. Styles blend linearly in both."""
+
+    mean: Tensor
+    gram: Tensor
+
+    @property
+    def covariance(self) -> Tensor:
+        """N×C×C, with the ridge that keeps its square root differentiable."""
+        identity = torch.eye(self.mean.shape[1], device=self.mean.device)
+        return self.gram - self.mean.unsqueeze(2) * self.mean.unsqueeze(1) + RIDGE * identity
+
+
+def moments(features: Tensor) -> Moments:
+    """The moments of N×C×H×W."""
+    return Moments(rows_of(features).float().mean(1), gram(features))
+
+
+def blended(parts: Sequence[Moments], weights: Sequence[float]) -> Moments:
+    """One style of several, by weights that are brought to a sum of 1."""
+    shares = [weight / sum(weights) for weight in weights]
+    return Moments(
+        torch.stack([share * part.mean for share, part in zip(shares, parts, strict=True)]).sum(0),
+        torch.stack([share * part.gram for share, part in zip(shares, parts, strict=True)]).sum(0),
+    )
+
+
+# ── losses, one number for each image of the batch ──
+
+
+def content_loss(features: Tensor, target: Tensor) -> Tensor:
+    """Mean squared difference, N, of N×C×H×W to 1×C×H×W or N×C×H×W. Gatys' ½Σ is ½CHW times as much."""
+    return (features.float() - target.float()).square().flatten(1).mean(1)
+
+
+def gram_loss(found: Tensor, target: Tensor) -> Tensor:
+    """Gatys' E_l = Σ(G − A)²/4C², N, of Gram matrices N×C×C."""
+    return (found - target).square().flatten(1).mean(1) / 4
+
+
+def w2_loss(found: Moments, target: Moments) -> Tensor:
+    """Squared 2-Wasserstein distance between the Gaussians of the same mean and covariance, divided by C: N.
+
+    |μ − ν|² + tr(A + B − 2(B^½AB^½)^½) (as in style-transfer-pytorch); the trace of the root is read off eigenvalues.
+    """
+    one, two = found.covariance, target.covariance
+    root = square_root(two.detach())
+    inner = root @ one @ root
+    shared = torch.linalg.eigvalsh((inner + inner.mT) / 2).clamp_min(RIDGE**2).sqrt().sum(-1)
+    spread = (one + two).diagonal(dim1=-2, dim2=-1).sum(-1) - 2 * shared
+    return ((found.mean - target.mean).square().sum(1) + spread) / found.mean.shape[1]
+
+
+def square_root(matrix: Tensor) -> Tensor:
+    """The symmetric square root of positive semidefinite N×C×C."""
+    values, vectors = torch.linalg.eigh(matrix)
+    return vectors * values.clamp_min(0).sqrt().unsqueeze(-2) @ vectors.mT
+
+
+def sliced_loss(features: Tensor, target: Tensor, directions: Tensor) -> Tensor:
+    """Sliced Wasserstein distance (Heitz 2021), N: sorted projections of the positions on unit `directions` K×C, mean squared difference.
+
+    The target's sorted projections are read at as many ranks as the features have positions.
+    """
+    found, aim = ((rows_of(part).float() @ directions.T).sort(1).values for part in (features, target))
+    if aim.shape[1] != found.shape[1]:
+        aim = torch.nn.functional.interpolate(aim.mT, size=found.shape[1], mode="linear", align_corners=False).mT
+    return (found - aim).square().flatten(1).mean(1)
+
+
+def random_directions(channels: int, generator: torch.Generator, count: int | None = None) -> Tensor:
+    """Unit vectors, count×C, as many as channels by default."""
+    drawn = torch.randn(count or channels, channels, generator=generator)
+    return drawn / drawn.norm(dim=1, keepdim=True)
+
+
+# ── which layers ──
+
+
+@dataclass(frozen=True)
+class Layers:
+    """Where content and style are read."""
+
+    content: tuple[str, ...]
+    style: tuple[str, ...]
+
+
+# By a layer that only this family has.
+FAMILIES = (
+    Layers(("relu4_2",), ("relu1_1", "relu2_1", "relu3_1", "relu4_1", "relu5_1")),  # VGG: Gatys 2016, after the ReLU as in his code
+    Layers(("fire4",), ("relu1", "fire3", "fire5", "fire7", "fire9")),  # SqueezeNet: the set with the longest strokes of four tried
+    Layers(("relu3_1",), ("relu1", "relu2_1", "relu3_1", "relu4_1")),  # the embedded network
+)
+
+
+def layers_of(model: Model) -> Layers:
+    """The layers tuned for this family of networks; for any other, one of each resolution, and the middle one for content."""
+    for family in FAMILIES:
+        if all(name in model.layers or name in model._aliases for name in (*family.content, *family.style)):
+            return family
+    by_size: dict[int, str] = {}
+    for layer in model.layers.values():
+        if layer.spatial:
+            by_size[layer.shape[1]] = layer.name
+    if not by_size:
+        raise SightlineError(f"{model.name} has no layer with places; style and content need a convolutional network")
+    chosen = tuple(by_size.values())[:5]
+    return Layers((chosen[len(chosen) // 2],), chosen)
+
+
+# ── as objectives ──
+
+
+def content_of(image: Tensor, layers: Sequence[str], weight: float = 1.0) -> Objective:
+    """Minus the weighted content loss to an image 1×3×H×W, summed over layers."""
+
+    def build(model: Model) -> Score:
+        with torch.no_grad():
+            targets = model.features(image, layers)
+        return lambda _, features: -weight * total([content_loss(features[name], targets[name]) for name in layers])
+
+    return Objective(f"content({', '.join(layers)}; {weight:g})", tuple(layers), build)
+
+
+def style_of(
+    images: Sequence[Tensor],
+    layers: Sequence[str],
+    weights: Sequence[float],
+    *,
+    kind: Literal["gram", "w2"] = "gram",
+    mix: Sequence[float] | None = None,
+) -> Objective:
+    """Minus the style loss to one style of several images (of any sizes, mixed by `mix`), Σ over layers of weight × E or × W2."""
+
+    def build(model: Model) -> Score:
+        targets = style_targets(model, images, layers, mix)
+
+        def score(_: Tensor, features: Mapping[str, Tensor]) -> Tensor:
+            return -total([w * style_loss(features[name], targets[name], kind) for name, w in zip(layers, weights, strict=True)])
+
+        return score
+
+    return Objective(f"style({', '.join(layers)}; {kind})", tuple(layers), build)
+
+
+def sliced_of(image: Tensor, layers: Sequence[str], weights: Sequence[float], *, seed: int = 0) -> Objective:
+    """Minus the weighted sliced loss to one style image; its directions are drawn once, so that an optimizer sees one objective."""
+
+    def build(model: Model) -> Score:
+        generator = torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            targets = model.features(image, layers)
+        drawn = {name: random_directions(targets[name].shape[1], generator).to(model.device) for name in layers}
+
+        def score(_: Tensor, features: Mapping[str, Tensor]) -> Tensor:
+            terms = zip(layers, weights, strict=True)
+            return -total([weight * sliced_loss(features[name], targets[name], drawn[name]) for name, weight in terms])
+
+        return score
+
+    return Objective(f"style({', '.join(layers)}; sliced)", tuple(layers), build)
+
+
+def style_loss(features: Tensor, target: Moments, kind: Literal["gram", "w2"] = "gram") -> Tensor:
+    """One layer's distance to a style, N."""
+    return gram_loss(gram(features), target.gram) if kind == "gram" else w2_loss(moments(features), target)
+
+
+@torch.no_grad()
+def style_targets(model: Model, images: Sequence[Tensor], layers: Sequence[str], mix: Sequence[float] | None = None) -> dict[str, Moments]:
+    """The moments of a style in each layer, of several images by weight."""
+    seen = [model.features(image, layers) for image in images]
+    return {name: blended([moments(one[name]) for one in seen], mix or [1.0] * len(images)) for name in layers}
+
+
+def total(terms: Sequence[Tensor]) -> Tensor:
+    """Their sum, N."""
+    return torch.stack(list(terms)).sum(0)

@@ -1,0 +1,45 @@
+"""The weights of published implementations of style transfer, in the units of `perceptual`: each layer's loss is Gatys' E."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from .perceptual import Kind
+
+
+@dataclass(frozen=True)
+class Preset:
+    """How a published implementation weighs its terms: of each layer's E (`share`, times 4/C^`power` for a Gram matrix that is
+    divided by more than M or compared by a plain mean), of the mean squared content difference, of total variation."""
+
+    content: float
+    style: float
+    power: int
+    kind: Kind = "gram"
+    shares: tuple[float, ...] = ()
+    tv: float = 0.0
+    source: str = ""
+
+    def weights(self, channels: Sequence[int]) -> list[float]:
+        """The weight of each layer's E (of its distance for the other kinds), the deepest layer last."""
+        count = len(channels)
+        given = [*self.shares, *[self.shares[-1] if self.shares else 1.0] * count][:count]
+        if self.kind != "gram":
+            return [self.style * share / sum(given) for share in given]
+        factors = [4 / c**self.power if self.power else 1 / count for c in channels]
+        return [self.style * share * factor for share, factor in zip(given, factors, strict=True)]
+
+    def both(self, losses: Sequence[float], channels: Sequence[int]) -> list[tuple[float, float]]:
+        """Each layer's loss as E (or W2) and as this implementation would print it."""
+        return [(loss, weight * loss) for loss, weight in zip(losses, self.weights(channels), strict=True)]
+
+
+PRESETS: dict[str, Preset] = {
+    "gatys": Preset(
+        1.0, 1e3, 0, source="Gatys 2016: w_l = 1/5 each on E, content to style 1e-3; his content sum ½Σ is taken as a mean here"
+    ),
+    "authors": Preset(1.0, 1e3, 2, source="PytorchNeuralStyleTransfer's notebook: mean squared FFᵀ/M, 1e3/C² each, content 1"),
+    "johnson": Preset(1.0, 5.0, 2, tv=1e-6, source="fast-neural-style's train.lua: mean squared FFᵀ/CM, 5 each, content 1"),
+    "crowson": Preset(
+        0.015, 1.0, 0, "w2", (256.0, 64.0, 16.0, 4.0, 1.0), tv=2.0, source="style-transfer-pytorch: mean and covariance, content 0.015"
+    ),
+}

@@ -1,0 +1,151 @@
+"""Gram matrices, content and style losses against literal sums, and the laws that the papers state."""
+
+from collections import OrderedDict
+
+import pytest
+import torch
+from conftest import smooth
+from torch import Tensor, nn
+from torchvision.models.vgg import make_layers
+
+import sightline as sl
+from sightline import nicknames, perceptual
+from sightline.model import Model
+from sightline.perceptual import Moments, content_loss, gram, gram_loss, moments, sliced_loss, style_loss, w2_loss
+
+LAYERS = ("relu1", "relu2")
+
+
+def features(count: int = 2, channels: int = 5, height: int = 6, width: int = 7, seed: int = 0) -> Tensor:
+    return torch.randn(count, channels, height, width, generator=torch.Generator().manual_seed(seed))
+
+
+def literal_gram(one: Tensor) -> Tensor:
+    channels, height, width = one.shape
+    found = torch.zeros(channels, channels)
+    for y in range(height):
+        for x in range(width):
+            found += one[:, y, x].outer(one[:, y, x])
+    return found / (height * width)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_gram_is_the_mean_of_outer_products(layout: torch.memory_format) -> None:
+    given = features().contiguous(memory_format=layout)
+    for found, one in zip(gram(given), given, strict=True):
+        torch.testing.assert_close(found, literal_gram(one), rtol=1e-5, atol=1e-6)
+
+
+def test_gram_in_channels_last_makes_no_copy() -> None:
+    given = features().contiguous(memory_format=torch.channels_last)
+    assert perceptual.rows_of(given).data_ptr() == given.data_ptr()
+    assert perceptual.rows_of(given.contiguous()).is_contiguous() is False
+
+
+def test_gram_is_symmetric_positive_semidefinite_and_knows_no_places() -> None:
+    given = features(channels=9, height=2, width=3)  # more channels than places: singular
+    found = gram(given)
+    assert torch.allclose(found, found.mT, atol=1e-6)
+    assert torch.linalg.eigvalsh(found).min() > -1e-5
+    torch.testing.assert_close(gram(given.roll((1, 2), (2, 3))), found, rtol=1e-5, atol=1e-6)
+
+
+def test_gram_of_half_precision_does_not_overflow() -> None:
+    found = gram(torch.full((1, 2, 64, 64), 200.0, dtype=torch.float16))
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, torch.full((1, 2, 2), 40_000.0))
+
+
+def test_grams_own_backward_pass_is_autograds() -> None:
+    given = features(1, 4, 3, 3).double().requires_grad_()
+    rows = given.flatten(2).mT
+    assert torch.autograd.gradcheck(perceptual.Gram.apply, (rows.detach().requires_grad_(),))
+    weights = torch.randn(1, 4, 4, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    own = torch.autograd.grad((perceptual.Gram.apply(rows) * weights).sum(), given)[0]
+    plain = torch.autograd.grad(((given.flatten(2) @ given.flatten(2).mT) * weights).sum(), given)[0]
+    torch.testing.assert_close(own, plain)
+
+
+def test_gram_loss_is_gatys() -> None:
+    """E = Σ(G − A)²/(4N²M²) with G = FFᵀ summed over the positions."""
+    one, two = features(1)[0], features(1, seed=1)[0]
+    channels, positions = one.shape[0], one[0].numel()
+    difference = literal_gram(one) * positions - literal_gram(two) * positions
+    expected = difference.square().sum() / (4 * channels**2 * positions**2)
+    assert torch.allclose(gram_loss(gram(one[None]), gram(two[None])), expected.view(1))
+
+
+def test_w2_is_the_distance_of_gaussians() -> None:
+    """Against the textbook formula with a square root by eigenvectors of the product itself."""
+    one, two = moments(features(1, height=20)), moments(features(1, height=20, seed=1) * 2 + 1)
+    product = (one.covariance @ two.covariance)[0].double()
+    root = torch.linalg.eigvals(product).real.clamp_min(0).sqrt().sum()
+    expected = (one.mean - two.mean).square().sum() + one.covariance[0].trace() + two.covariance[0].trace() - 2 * root
+    assert torch.allclose(w2_loss(one, two).double(), expected / 5, rtol=1e-4)
+    assert w2_loss(one, one).abs().max() < 1e-5
+    shift = Moments(one.mean + 2, moments(features(1, height=20) + 2).gram)
+    assert torch.allclose(w2_loss(shift, one), torch.tensor([4.0]), atol=1e-3), "a shift by 2 in each channel"
+
+
+def test_w2_has_a_gradient_where_the_covariance_is_singular() -> None:
+    given = torch.zeros(1, 4, 3, 3, requires_grad=True)
+    w2_loss(moments(given), moments(features(1, 4, 3, 3))).sum().backward()
+    assert given.grad is not None
+    assert given.grad.isfinite().all()
+
+
+def test_sliced_loss_knows_no_order_and_takes_two_sizes() -> None:
+    directions = perceptual.random_directions(5, torch.Generator().manual_seed(0))
+    assert torch.allclose(directions.norm(dim=1), torch.ones(5))
+    given = features()
+    mixed = given.flatten(2)[..., torch.randperm(42, generator=torch.Generator().manual_seed(0))].view_as(given)
+    assert sliced_loss(given, mixed, directions).max() < 1e-10
+    shift = torch.tensor([1.0, 0, 0, 0, 0]).view(1, 5, 1, 1)
+    assert torch.allclose(sliced_loss(given + shift, given, directions), directions[:, 0].square().mean().expand(2), atol=1e-5)
+    assert sliced_loss(given, given.repeat(1, 1, 2, 2)[:1], directions).shape == (2,)
+
+
+def test_blends_are_linear_in_both_moments() -> None:
+    one, two = moments(features(1)), moments(features(1, seed=1))
+    half = perceptual.blended([one, two], [3, 1])
+    torch.testing.assert_close(half.gram, 0.75 * one.gram + 0.25 * two.gram)
+    torch.testing.assert_close(half.mean, 0.75 * one.mean + 0.25 * two.mean)
+
+
+def test_losses_are_zero_for_the_image_itself(tiny: sl.Model, photo: Tensor) -> None:
+    seen = tiny.features(photo, LAYERS)
+    aims = [
+        perceptual.content_of(photo, LAYERS),
+        perceptual.style_of([photo], LAYERS, [1.0, 2.0]),
+        perceptual.style_of([photo], LAYERS, [1.0, 2.0], kind="w2"),
+        perceptual.sliced_of(photo, LAYERS, [1.0, 2.0]),
+    ]
+    for aim in aims:
+        score, other = aim.bind(tiny), tiny.features(smooth(seed=3), LAYERS)
+        assert abs(float(score(photo, seen).detach())) < 1e-4
+        assert float(score(photo, other).detach()) < -1e-4, aim
+
+
+def test_style_objective_adds_weighted_layers(tiny: sl.Model, photo: Tensor) -> None:
+    other = smooth(2, seed=4)
+    targets, seen = perceptual.style_targets(tiny, [photo], LAYERS), tiny.features(other, LAYERS)
+    expected = sum(weight * style_loss(seen[name], targets[name]) for name, weight in zip(LAYERS, (3.0, 5.0), strict=True))
+    assert torch.allclose(perceptual.style_of([photo], LAYERS, [3.0, 5.0]).bind(tiny)(other, seen), -expected)
+
+
+def test_features_are_content_only_where_they_are_equal() -> None:
+    given = features()
+    assert content_loss(given, given).tolist() == [0, 0]
+    assert torch.allclose(content_loss(given, given + 3), torch.tensor([9.0, 9.0]))
+
+
+def test_layers_by_family(tiny: sl.Model) -> None:
+    assert perceptual.layers_of(sl.load("sightnet", weights="random")).style[0] == "relu1"
+    vgg = nn.Sequential(OrderedDict(features=make_layers([4, "M", 8, "M", 8, 8, "M", 8, 8, "M", 8, 8])))
+    assert "relu5_1" in perceptual.layers_of(Model(vgg, size=32, aliases=nicknames.vgg(vgg))).style
+    assert "fire4" in perceptual.layers_of(sl.load("squeezenet1_1", weights="random")).content
+    other = perceptual.layers_of(tiny)
+    assert set(other.content) < set(other.style) <= set(tiny.layers)
+    dense = nn.Sequential(nn.Flatten(), nn.Linear(48, 3))
+    with pytest.raises(sl.SightlineError, match="no layer with places"):
+        perceptual.layers_of(sl.load(dense, size=4))
