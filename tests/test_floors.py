@@ -14,7 +14,7 @@ import sightline as sl
 HOUSE = Path(sl.__file__).parent
 # A file never imports from a higher floor. `methods` stands for the whole folder.
 FLOORS = (
-    ("errors", "atomic", "image", "render", "pages", "result", "knobs", "catalog"),
+    ("errors", "atomic", "image", "video", "render", "pages", "result", "knobs", "catalog"),
     ("weights", "sightnet", "body", "capture", "outputs", "model", "nicknames", "zoo", "rules", "geometry", "receptive"),
     (
         "objective",

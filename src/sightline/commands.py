@@ -12,7 +12,7 @@ from cyclopts import Parameter, Token, validators
 from torch import Tensor
 
 from . import image as images
-from . import zoo
+from . import video, zoo
 from .atomic import check_writable
 from .catalog import Method, load_methods
 from .errors import SightlineError
@@ -130,7 +130,7 @@ def report(result: Result, out: Path, *, as_json: bool) -> None:
         return
     for caption in result.captions.values():
         print(caption)
-    print("\n".join(str(path) for path in files if path.suffix in (".png", ".html")))
+    print("\n".join(str(path) for path in files if path.suffix in (".png", ".html", *video.SUFFIXES)))
 
 
 # ── the other commands ──

@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from . import image as images
+from . import video
 from .atomic import replacing
 
 Value = Tensor | float | int | str | bool | None | list[Any] | dict[str, Any]
@@ -24,16 +25,18 @@ def frozen(mapping: Mapping[str, Any]) -> Mapping[str, Any]:
 class Result:
     """`panels`: pictures by name, 1×3×H×W in [0, 1]. `captions`: what each panel or page shows and its scale. `values`: unscaled
     numbers and tensors by name. `recipe`: method, knobs, model, image and versions, JSON-able. `pages`: what can be browsed,
-    by name, each the text of a self-contained HTML page."""
+    by name, each the text of a self-contained HTML page.
+    `movies`: frames N×3×H×W in [0, 1] by name; a name may say its kind (zoom.gif, zoom.webp), else it is an MP4."""
 
     panels: Mapping[str, Tensor]
     values: Mapping[str, Value]
     captions: Mapping[str, str] = field(default_factory=dict[str, str])
     recipe: Mapping[str, Any] = field(default_factory=dict[str, Any])
     pages: Mapping[str, str] = field(default_factory=dict[str, str])
+    movies: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
 
     def __post_init__(self) -> None:
-        for name in ("panels", "values", "captions", "recipe", "pages"):
+        for name in ("panels", "values", "captions", "recipe", "pages", "movies"):
             object.__setattr__(self, name, frozen(getattr(self, name)))
 
     @property
@@ -47,7 +50,8 @@ class Result:
         return {name: summary(value) if isinstance(value, Tensor) else value for name, value in self.values.items()}
 
     def save(self, folder: str | Path) -> list[Path]:
-        """Writes `NAME.png` per panel, `NAME.html` per page, `values.json`, `values.safetensors` and `recipe.json`; each file whole or not at all.
+        """Writes `NAME.png` per panel, `NAME.html` per page, each movie, `values.json`, `values.safetensors` and `recipe.json`;
+        each file whole or not at all.
 
         Returns the files. Raises SightlineError when the folder can't be written.
         """
@@ -59,6 +63,8 @@ class Result:
             images.write(panel, written_to(folder / f"{name}.png", written))
         for name, page in self.pages.items():
             write_text(page, written_to(folder / f"{name}.html", written))
+        for name, frames in self.movies.items():
+            video.write(frames, written_to(folder / (name if name.endswith(video.SUFFIXES) else f"{name}.mp4"), written))
         write_json(self.numbers, written_to(folder / "values.json", written))
         if self.tensors:
             with replacing(written_to(folder / "values.safetensors", written)) as temporary:
