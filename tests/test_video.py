@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import av
+import numpy as np
 import pytest
 import torch
 from conftest import smooth
@@ -123,7 +124,7 @@ def test_what_has_no_frames_is_told_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "half.mp4").write_bytes(whole[: len(whole) // 2])
     with av.open(tmp_path / "sound.mp4", "w") as container:
         stream = container.add_stream("aac", rate=8000, layout="mono")
-        sound = av.AudioFrame(format="fltp", layout="mono", samples=1024)
+        sound = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
         sound.sample_rate = 8000
         container.mux([*stream.encode(sound), *stream.encode()])
     for name, part in (
