@@ -33,6 +33,7 @@ SHORT: dict[str, dict[str, Any]] = {
     "predictions": {"k": 3},
     "saliency": {"kind": "smoothgrad", "samples": 3},
     "synthesis": {"steps": 4, "size": 32},
+    "texture": {"size": 40},
 }
 # Methods that ask the same of each image of a batch, without drawing at random.
 DETERMINISTIC = ("activations", "attention", "cam", "gradcam", "guided", "occlusion", "predictions", "saliency", "segment")

@@ -29,6 +29,7 @@ FLOORS = (
         "incremental",
         "perceptual",
         "presets",
+        "exemplar",
     ),
     ("methods",),
     ("replay", "tour", "progress", "commands", "cli", "__main__", "__init__"),

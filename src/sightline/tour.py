@@ -109,27 +109,29 @@ class Tour:
         method, knobs, began = section.method, dict(section.knobs), time.monotonic()
         if "callback" in method.fields:
             knobs["callback"] = callback
-        subject = [self.image] if method.subject == "image" else [self.named(label)] if method.subject else []
+        source = knobs.pop("image", self.source)  # a run whose pictures need another kind of image names a sample
+        image = self.image if source == self.source else self.model.fit(images.find(source), self.size)
+        subject = [image] if method.subject == "image" else [self.named(label)] if method.subject else []
         try:
             result = method.function(self.model, *subject, **knobs)
         except SightlineError as error:
             return replace(section, refused=str(error))
         if method.subject == "image":
-            result = located(result, self.source, self.size)
+            result = located(result, source, self.size)
         return replace(section, result=result, seconds=time.monotonic() - began)
 
     def command(self, method: Method, knobs: Mapping[str, Any], label: int) -> str:
         """The command that makes one section again."""
         told = self.model.recipe
-        words = ["sightline", method.name, str(told["model"])]
+        words, source = ["sightline", method.name, str(told["model"])], str(knobs.get("image", self.source))
         words += (
-            [f"./{self.source}" if self.source.startswith("-") else self.source]
+            [f"./{source}" if source.startswith("-") else source]
             if method.subject == "image"
             else [self.named(label)]
             if method.subject
             else []
         )
-        for name, value in knobs.items():
+        for name, value in ((name, value) for name, value in knobs.items() if name != "image"):
             option = name.replace("_", "-")
             if isinstance(value, bool):
                 words.append(f"--{option}" if value else f"--no-{option}")

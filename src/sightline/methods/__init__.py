@@ -14,4 +14,5 @@ TOPICS = (
     "generative.synthesis",
     "generative.adversarial",
     "artistic.deepdream",
+    "artistic.texture",
 )

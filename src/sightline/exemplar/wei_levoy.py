@@ -1,0 +1,116 @@
+"""Wei & Levoy 2000, with the full search instead of a tree: raster scan over a pyramid, each pixel the best match of its window."""
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ..ascend import Callback, Step
+from ..transform import blur
+
+ROUNDS = 2
+PARENT = 2  # radius of the window at the coarser level; with 1 stones grow into gray plains
+
+
+@torch.no_grad()
+def scan_lines(
+    exemplar: Tensor,
+    size: tuple[int, int],
+    *,
+    window: int,
+    generator: torch.Generator,
+    levels: int = 4,
+    callback: Callback | None = None,
+) -> Tensor:
+    """A picture 3×H×W from an exemplar 3×h×w. The output is a torus, so it always tiles.
+
+    At each level, coarse to fine, every pixel takes the exemplar's pixel whose causal (L-shaped) window, with the 5×5 window of
+    the level above, differs least. Departure: instead of line by line, pixels are found along slanted lines, each row a window
+    behind the one above, so that none sees another of its line and one matrix product serves them all. A second round lets
+    the first columns see the last ones, which were noise when they were found.
+    """
+    radius = window // 2
+    pyramid, sizes = [exemplar], [size]
+    while len(pyramid) < levels and min(*pyramid[-1].shape[-2:]) // 2 > 2 * window and min(sizes[-1]) // 2 > 2 * window:
+        pyramid.append(halved(pyramid[-1]))
+        sizes.append((math.ceil(sizes[-1][0] / 2), math.ceil(sizes[-1][1] / 2)))
+    steps = [waves(*shape, radius) for shape in sizes]
+    total, done, picture = ROUNDS * sum(map(len, steps)), 0, None
+    for level in reversed(range(len(pyramid))):
+        source, parents = pyramid[level], pyramid[level + 1] if level + 1 < len(pyramid) else None
+        table, centers = candidates(source, parents, radius)
+        squares = table.square().sum(1)
+        coarse, picture = picture, noise(source, sizes[level], generator)
+        for wave in ROUNDS * steps[level]:
+            asked = query(picture, coarse, wave, radius)
+            best = (squares - 2 * asked @ table.T).argmin(1)
+            picture[:, wave[:, 0], wave[:, 1]] = centers[:, best]
+            done += 1
+            if callback and done % 64 == 0 and callback(Step(done, total, torch.zeros(1), enlarged(picture, size))):
+                return enlarged(picture, size)[0]
+    return picture if picture is not None else exemplar
+
+
+def halved(picture: Tensor) -> Tensor:
+    """The next level of the Gaussian pyramid."""
+    return blur(picture[None], 1.0)[0, :, ::2, ::2].contiguous()
+
+
+def noise(source: Tensor, size: tuple[int, int], generator: torch.Generator) -> Tensor:
+    """Pixels of the source drawn at random: noise with its histogram."""
+    flat = source.flatten(1)
+    return flat[:, torch.randint(flat.shape[1], size, generator=generator)]
+
+
+def waves(height: int, width: int, radius: int) -> list[Tensor]:
+    """All pixels, in steps of those that don't see each other: a row runs `radius` + 1 pixels behind the one above."""
+    rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+    when = (columns + (radius + 1) * rows).flatten()
+    order = torch.argsort(when, stable=True)
+    places = torch.stack([rows.flatten(), columns.flatten()], 1)[order]
+    counts = torch.bincount(when)
+    return list(places.split(counts[counts > 0].tolist()))
+
+
+def causal(radius: int) -> Tensor:
+    """Offsets (row, column) of the L-shaped window: the rows above and what lies to the left: m×2."""
+    reach = range(-radius, radius + 1)
+    return torch.tensor([(dy, dx) for dy in range(-radius, 1) for dx in reach if dy < 0 or dx < 0])
+
+
+def query(picture: Tensor, coarse: Tensor | None, wave: Tensor, radius: int) -> Tensor:
+    """The windows around the pixels of a wave, on the torus: n×d."""
+    parts = [gathered(picture, wave, causal(radius))]
+    if coarse is not None:
+        parts.append(gathered(coarse, wave // 2, square()))
+    return torch.cat(parts, 1)
+
+
+def gathered(picture: Tensor, places: Tensor, offsets: Tensor) -> Tensor:
+    """Colours at the offsets from each place, on the torus: n×3m."""
+    where = places[:, None] + offsets
+    return picture[:, where[..., 0] % picture.shape[1], where[..., 1] % picture.shape[2]].permute(1, 0, 2).flatten(1)
+
+
+def square() -> Tensor:
+    """Offsets of the whole window at the coarser level."""
+    reach = range(-PARENT, PARENT + 1)
+    return torch.tensor([(dy, dx) for dy in reach for dx in reach])
+
+
+def candidates(source: Tensor, parents: Tensor | None, radius: int) -> tuple[Tensor, Tensor]:
+    """The windows of the exemplar that lie inside it, at its level and the coarser one, and the colours they lead to."""
+    height, width = source.shape[-2:]
+    rows, columns = torch.meshgrid(torch.arange(radius, height), torch.arange(radius, width - radius), indexing="ij")
+    places = torch.stack([rows.flatten(), columns.flatten()], 1)
+    if parents is not None:
+        above = places // 2
+        inside = (above >= PARENT).all(1) & (above < torch.tensor(parents.shape[-2:]) - PARENT).all(1)
+        places = places[inside]
+    return query(source, parents, places, radius), source[:, places[:, 0], places[:, 1]]
+
+
+def enlarged(picture: Tensor, size: tuple[int, int]) -> Tensor:
+    """What is made so far, at full size: 1×3×H×W."""
+    return F.interpolate(picture[None], size=size, mode="nearest")
