@@ -39,7 +39,7 @@ COMMON = {
 class Method:
     """A method as the faces see it. `subject` is its second argument ("image", "objective" or none); `question`, `reading`
     and `caution` are what the report says beside its pictures; `tour` holds the knobs of each of its
-    runs in the report, and `quick` the ones that make them short."""
+    runs in the report (`image` among them names a sample to run on), and `quick` the ones that make them short."""
 
     name: str
     chapter: str

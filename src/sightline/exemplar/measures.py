@@ -28,9 +28,7 @@ def seam(picture: Tensor) -> float:
 
 def diversity(pictures: Tensor) -> float:
     """Root mean square difference between pictures N×3×H×W of different seeds, over what unrelated pixels of theirs would
-    differ by: 0 for equal ones, about 1 for independent ones; NaN of one picture alone."""
-    if len(pictures) < 2:
-        return float("nan")
+    differ by: 0 for equal ones, about 1 for independent ones. Two pictures at least."""
     mean = pictures.mean((0, 2, 3), keepdim=True)
     unrelated = 2 * (pictures - mean).square().mean()
     differences = [(one - other).square().mean() for index, one in enumerate(pictures) for other in pictures[index + 1 :]]

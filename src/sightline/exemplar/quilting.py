@@ -67,8 +67,7 @@ def quilt(
     rows, columns = places(height, side, tileable), places(width, side, tileable)
     canvas, matcher, costs = torch.zeros(3, height, width), Matcher(exemplar), list[float]()
     luminance = Matcher(guide.exemplar) if guide else None
-    spots = list(product(rows, columns))
-    for index, (row, column) in enumerate(spots):
+    for index, (row, column) in enumerate(product(rows, columns), 1):
         down, across = (row.start + torch.arange(side)) % height, (column.start + torch.arange(side)) % width
         here = (slice(None), down[:, None], across)
         known = covered(side, row, column)
@@ -84,7 +83,11 @@ def quilt(
         keep, cost = joined(error, row, column)
         canvas[here] = torch.where(keep, canvas[here], new)
         costs += cost
-        if callback and column is columns[-1] and callback(Step(index + 1, len(spots), torch.tensor([mean(costs)]), canvas[None].clone())):
+        if (
+            callback
+            and column is columns[-1]
+            and callback(Step(index // len(columns), len(rows), torch.tensor([mean(costs)]), canvas[None].clone()))
+        ):
             break
     return canvas, mean(costs)
 

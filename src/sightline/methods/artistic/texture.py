@@ -62,7 +62,7 @@ def texture(
 
     `values["image"]` is the pictures, N·count×3×H×W (those of one exemplar together); `copy_rate` the share of their 12×12
     patches that stand in the exemplar as they are, `seam` how much steeper the step from edge to opposite edge is than
-    inside (about 1 where a picture tiles), `diversity` how much the seeds differ (0 equal, about 1 unrelated; NaN for one).
+    inside (about 1 where a picture tiles), with a `count`, `diversity` how much the seeds differ (0 equal, about 1 unrelated).
 
     Args:
         method: "quilting" lays whole blocks (Efros & Freeman 2001), "efros_leung" grows pixel by pixel (1999), "wei_levoy"
@@ -170,9 +170,8 @@ class after:  # noqa: N801 a function with a memory
 
 def measured(pictures: Tensor, exemplars: Tensor, count: int) -> dict[str, list[float]]:
     """Copy rate, seam and diversity of each picture."""
-    groups = [pictures[start : start + count] for start in range(0, len(pictures), count)]
-    return {
+    values = {
         "copy_rate": [copy_rate(picture, exemplars[index // count]) for index, picture in enumerate(pictures)],
         "seam": [seam(picture) for picture in pictures],
-        "diversity": [diversity(group) for group in groups],
     }
+    return {**values, "diversity": [diversity(group) for group in pictures.split(count) if len(group) > 1]} if count > 1 else values

@@ -1,0 +1,17 @@
+"""Texture synthesis: a larger picture from a small piece, by four classical methods; and a photograph remade from gravel."""
+
+from pathlib import Path
+
+import sightline as sl
+from sightline.render import beside
+
+PICTURES = Path(__file__).parent.parent / "docs" / "pictures"
+
+model = sl.load()
+piece = model.fit(sl.sample("brick"), 96)
+made = [sl.texture(model, piece, method=method, size=192) for method in ("quilting", "efros_leung", "wei_levoy", "patchmatch")]
+sl.write(beside(piece, *(result.values["image"] for result in made)), PICTURES / "texture.png")
+
+gravel = model.fit(sl.sample("gravel"), 256)
+followed = sl.texture(model, gravel, window=18, guide=model.fit(sl.sample("astronaut"), 256))
+sl.write(followed.panels["texture"], PICTURES / "texture_transfer.png")

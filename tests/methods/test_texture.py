@@ -1,0 +1,103 @@
+"""The texture method: every way gives a picture of the size asked for, and says how much of it is copied."""
+
+import pytest
+import torch
+from torch import Tensor
+
+import sightline as sl
+from sightline.exemplar.measures import copy_rate, diversity, seam
+
+METHODS = ("quilting", "efros_leung", "wei_levoy", "patchmatch")
+
+
+@pytest.fixture(scope="module")
+def grain() -> Tensor:
+    return torch.rand(1, 3, 30, 34, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_gives_pictures_of_the_size_and_number_asked_for(method: str, tiny: sl.Model, grain: Tensor) -> None:
+    result = sl.texture(tiny, grain, method=method, size=37, count=2, window=7)  # type: ignore[arg-type]
+    assert result.values["image"].shape == (2, 3, 37, 37)  # type: ignore[union-attr]
+    assert len(result.values["copy_rate"]) == len(result.values["seam"]) == 2  # type: ignore[arg-type]
+    assert 0 < result.values["diversity"][0] < 1.3  # type: ignore[index]
+    alone = sl.texture(tiny, grain, method=method, size=37, window=7, seed=1)  # type: ignore[arg-type]
+    assert torch.equal(alone.values["image"][0], result.values["image"][1]), "the second is the next seed's"  # type: ignore[index]
+    assert "diversity" not in alone.values
+
+
+def test_each_exemplar_of_a_batch_for_itself(tiny: sl.Model, grain: Tensor) -> None:
+    both = sl.texture(tiny, torch.cat([grain, 1 - grain]), size=40, count=2)
+    alone = sl.texture(tiny, 1 - grain, size=40, count=2)
+    assert torch.equal(both.tensors["image"][2:], alone.tensors["image"])
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_tiles_when_asked_to(method: str, tiny: sl.Model) -> None:
+    waves = (torch.arange(48) * 2 * torch.pi / 12).sin() / 2 + 0.5
+    exemplar = (waves[:, None] * waves).expand(1, 3, 48, 48).contiguous()
+    result = sl.texture(tiny, exemplar, method=method, size=48, tileable=True)  # type: ignore[arg-type]
+    assert result.values["seam"][0] < 1.6  # type: ignore[index]
+
+
+def test_copies_are_counted(grain: Tensor) -> None:
+    exemplar = grain[0]
+    assert copy_rate(exemplar, exemplar) == 1
+    assert copy_rate(1 - exemplar, exemplar) == 0
+    half = torch.cat([exemplar[:, :24, :24], 1 - exemplar[:, :24, :24]], 1)
+    assert copy_rate(half, exemplar, side=12) == 0.5
+
+
+def test_seams_and_diversity_by_hand(grain: Tensor) -> None:
+    ramp = torch.linspace(0, 1, 11).expand(3, 11, 11)
+    assert seam(ramp) == pytest.approx(10)
+    assert seam(torch.full((3, 5, 5), 0.5)) == 1
+    assert diversity(grain.repeat(2, 1, 1, 1)) == 0
+    noise = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    assert diversity(noise) == pytest.approx(1, abs=0.05)
+
+
+def test_remakes_a_picture(tiny: sl.Model, grain: Tensor) -> None:
+    target = torch.zeros(1, 3, 32, 40)
+    target[..., 20:] = 1
+    grain = grain * torch.linspace(0, 1, 34)
+    result = sl.texture(tiny, grain, guide=target, window=8)
+    made = result.tensors["image"]
+    assert made.shape == target.shape
+    assert made[..., 22:].mean() > made[..., :18].mean() + 0.05
+    assert (
+        sl.texture(tiny, grain, guide="grass", window=20, callback=lambda step: True).tensors["image"].shape[-2:]
+        == sl.sample("grass").shape[-2:]
+    )
+
+
+def test_stops_in_the_middle_of_several(tiny: sl.Model, grain: Tensor) -> None:
+    seen: list[tuple[int, int]] = []
+    result = sl.texture(
+        tiny, grain, size=60, count=3, window=7, callback=lambda step: seen.append((step.index, step.total)) or step.index > step.total / 3
+    )
+    assert len(result.tensors["image"]) == 2
+    assert [index for index, _ in seen] == sorted(index for index, _ in seen)
+
+
+@pytest.mark.parametrize(
+    ("knobs", "words"),
+    [
+        ({"window": 2}, "window is 2"),
+        ({"window": 25}, "window is 25; it must lie between 6 and 20"),
+        ({"window": 25, "method": "patchmatch"}, "window is 25; it must lie between 3 and 20"),
+        ({"guide": "nowhere.png"}, "nowhere.png"),
+        ({"guide": "grass", "method": "patchmatch"}, "a guide is followed by method='quilting' only"),
+        ({"guide": "grass", "size": 40}, "the guide gives the size"),
+        ({"size": 8}, "size is 8"),
+    ],
+)
+def test_refuses_in_one_line(knobs: dict[str, object], words: str, tiny: sl.Model, grain: Tensor) -> None:
+    with pytest.raises(sl.SightlineError, match=words) as error:
+        sl.texture(tiny, grain, **knobs)  # type: ignore[arg-type]
+    assert "\n" not in str(error.value)
+
+
+def test_refuses_a_piece_too_small(tiny: sl.Model) -> None:
+    with pytest.raises(sl.SightlineError, match="the exemplar is 8×30 pixels; a texture needs 16×16 or more"):
+        sl.texture(tiny, torch.rand(1, 3, 8, 30))
