@@ -186,7 +186,7 @@ REFUSED: dict[tuple[str, ...], str] = {
     ("guided", *SMALL, "--layer", "last_conv", "--unit", "4096"): "unit is 4096; last_conv has units 0 to",
     ("deepdream", *SMALL, "--octaves", "9"): "octaves is 9; an image of 64×64 pixels allows",
     ("adversarial", *SMALL, "--target", "ostrich"): "no label named 'ostrich'",
-    ("adversarial", *SMALL, "--eps", "-1"): "eps is -1.0; it must lie between 0 and 1000",
+    ("adversarial", *SMALL, "--eps", "-1"): "eps is -1.0; it must lie between 1e-06 and 1000000",
     ("synthesis", "sightnet", "ostrich"): "no label named 'ostrich'",
     ("synthesis", "sightnet", "channel('conv9_1', 3)"): "no layer named 'conv9_1'",
     ("synthesis", "sightnet", "logit("): "can't be read",

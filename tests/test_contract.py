@@ -26,7 +26,7 @@ GALLERY = Path(__file__).parents[1] / "gallery"
 # Knobs that keep a run short.
 SHORT: dict[str, dict[str, Any]] = {
     "activations": {"k": 4},
-    "adversarial": {"steps": 3, "target": "least", "eps": 0.1},
+    "adversarial": {"steps": 3, "target": "least", "early": False},
     "deepdream": {"octaves": 1, "steps": 4},
     "filters": {"k": 4},
     "occlusion": {"window": 8, "stride": 8},

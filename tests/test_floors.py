@@ -22,6 +22,7 @@ FLOORS = (
         "parameterize",
         "transform",
         "ascend",
+        "attacks",
         "cones",
         "local",
         "localize",

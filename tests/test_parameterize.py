@@ -1,4 +1,4 @@
-"""What is optimized: the laws of a projection, and Lucid's spectrum re-derived as a sum of waves."""
+"""What is optimized: pixels, and Lucid's spectrum re-derived as a sum of waves."""
 
 import math
 
@@ -7,15 +7,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.optimize import minimize
 from torch import Tensor
 
-from sightline.parameterize import Fourier, Nearby, Pixels, within
+from sightline.parameterize import Fourier, Pixels
 
 TINY = settings(max_examples=60, deadline=None, derandomize=True)
 SEEDS = st.integers(0, 2**31 - 1)
-EPS = st.one_of(st.sampled_from([0.0, 1e-6, 1 / 255, 4 / 255, 0.5, 1.0, 2.0, 100.0]), st.floats(0, 3))
-NORMS = st.sampled_from(["linf", "l2"])
 
 
 def image_of(seed: int, count: int = 2) -> Tensor:
@@ -26,113 +23,6 @@ def image_of(seed: int, count: int = 2) -> Tensor:
 
 def noise_of(seed: int, size: float, count: int = 2) -> Tensor:
     return torch.randn(count, 3, 4, 5, generator=torch.Generator().manual_seed(seed + 1)) * size
-
-
-def lengths(offset: Tensor, norm: str) -> Tensor:
-    flat = offset.detach().double().flatten(1)
-    return flat.abs().amax(1) if norm == "linf" else flat.square().sum(1).sqrt()
-
-
-# Nearby
-
-
-@given(SEEDS, EPS, NORMS, st.sampled_from([1e-3, 0.1, 1.0, 30.0]))
-@TINY
-def test_a_projection_stays_near_and_in_range(seed: int, eps: float, norm: str, size: float) -> None:
-    center = image_of(seed)
-    nearby = Nearby(center, eps, norm, noise=noise_of(seed, size))
-    for _ in range(2):
-        assert (lengths(nearby() - center, norm) <= eps * (1 + 1e-6) + 1e-7).all()
-        assert nearby().min() >= 0
-        assert nearby().max() <= 1
-        with torch.no_grad():
-            nearby.image.add_(noise_of(seed + 7, size))
-        nearby.project_()
-
-
-@given(SEEDS, EPS, NORMS, st.sampled_from([0.1, 1.0, 30.0]))
-@TINY
-def test_a_second_projection_changes_nothing(seed: int, eps: float, norm: str, size: float) -> None:
-    nearby = Nearby(image_of(seed), eps, norm, noise=noise_of(seed, size))
-    once = nearby().detach().clone()
-    nearby.project_()
-    tolerance = 0 if norm == "linf" else 1e-6
-    assert (nearby() - once).abs().max() <= tolerance
-
-
-@given(SEEDS, st.floats(0.001, 2), NORMS, st.floats(0, 0.999))
-@TINY
-def test_points_inside_are_left_alone(seed: int, eps: float, norm: str, part: float) -> None:
-    center = image_of(seed)
-    offset = noise_of(seed, 1.0)
-    offset = offset * (part * eps / lengths(offset, norm)).float().view(-1, 1, 1, 1)
-    inside = (center + offset).clamp(0, 1)
-    nearby = Nearby(center, eps, norm)
-    with torch.no_grad():
-        nearby.image.copy_(inside)
-    nearby.project_()
-    assert torch.equal(nearby(), inside)
-
-
-@given(SEEDS, EPS, NORMS)
-@TINY
-def test_every_image_has_its_own_ball(seed: int, eps: float, norm: str) -> None:
-    center, noise = image_of(seed, 3), noise_of(seed, 1.0, 3) * torch.tensor([1e-3, 1.0, 50.0]).view(-1, 1, 1, 1)
-    together = Nearby(center, eps, norm, noise=noise)()
-    alone = [Nearby(center[i : i + 1], eps, norm, noise=noise[i : i + 1])() for i in range(3)]
-    assert torch.allclose(together, torch.cat(alone), atol=1e-6)
-
-
-@given(SEEDS, st.floats(0.01, 3), st.sampled_from([0.1, 1.0, 10.0]))
-@TINY
-def test_no_point_of_the_ball_is_nearer(seed: int, eps: float, size: float) -> None:
-    offset = noise_of(seed, size)
-    for norm in ("linf", "l2"):
-        nearest = within(offset, eps, norm)
-        distance = lengths(offset - nearest, "l2")
-        others = noise_of(seed + 3, 1.0, 2 * 100).view(2, 100, -1)
-        length = others.abs().amax(2, keepdim=True) if norm == "linf" else others.norm(dim=2, keepdim=True)
-        radius = torch.rand(2, 100, 1, generator=torch.Generator().manual_seed(seed)) * eps
-        candidates = others / length * radius
-        candidates[:, :50] = (nearest.flatten(1)[:, None] + 0.01 * candidates[:, :50]) / 1.02  # around the answer too
-        for i in range(2):
-            inside = lengths(candidates[i], norm) <= eps
-            rival = (candidates[i].double() - offset[i].double().flatten()).norm(dim=1)[inside]
-            assert (rival >= distance[i] - 1e-5).all()
-
-
-@pytest.mark.parametrize("eps", [0.3, 1.0, 5.0])
-def test_the_nearest_point_of_an_l2_ball_by_an_optimizer(eps: float) -> None:
-    offset = noise_of(4, 0.6, 1)[:, :, :2, :2]
-    goal = offset.double().numpy().ravel()
-    limit = {"type": "ineq", "fun": lambda x: eps**2 - (x**2).sum(), "jac": lambda x: -2 * x}
-    found = minimize(lambda x: ((x - goal) ** 2).sum(), goal * 0.1, jac=lambda x: 2 * (x - goal), constraints=[limit], method="SLSQP")
-    assert found.success
-    assert np.allclose(within(offset, eps, "l2").numpy().ravel(), found.x, atol=1e-4)
-
-
-def test_an_offset_inside_keeps_its_length_under_l2() -> None:
-    """A published library clamps the product instead of the ratio: there, a point at 0.2 moves to 2.0."""
-    offset = torch.zeros(1, 3, 2, 2)
-    offset[0, 0, 0, 0] = 0.2
-    assert torch.equal(within(offset, 2.0, "l2"), offset)
-    assert within(offset, 0.1, "l2").norm().item() == pytest.approx(0.1)
-    assert torch.equal(within(offset, 0.0, "l2"), torch.zeros_like(offset))
-    assert torch.equal(within(torch.zeros_like(offset), 0.1, "l2"), torch.zeros_like(offset))
-
-
-def test_nearby_owns_its_picture_and_gives_a_leaf() -> None:
-    center = image_of(3)
-    before = center.clone()
-    nearby = Nearby(center, 0.1)
-    assert torch.equal(nearby(), center)
-    assert nearby.parameters[0].is_leaf
-    assert nearby.parameters[0].requires_grad
-    with torch.no_grad():
-        nearby.parameters[0].add_(1)
-    nearby.project_()
-    assert torch.equal(center, before)
-    assert torch.equal(nearby(), (before + 0.1).clamp(0, 1))
 
 
 # Fourier

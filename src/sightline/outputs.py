@@ -55,13 +55,13 @@ def positions(feature: Tensor, image: Tensor) -> Tensor:
     return feature[:, :, None, None] if feature.ndim == 2 else as_maps(feature, *image.shape[-2:])
 
 
-def slope(scores: Tensor, of: Tensor, what: str) -> Tensor:
-    """∂(sum of scores)/∂of. Raises SightlineError where the scores don't depend on it, or not by steps that have a gradient."""
+def slope(scores: Tensor, of: Tensor, what: str, *, keep: bool = False) -> Tensor:
+    """∂(sum of scores)/∂of; `keep` leaves the graph for another one. Raises SightlineError where the scores don't depend on it, or not by steps that have a gradient."""
     if not scores.requires_grad:
         raise SightlineError(
             f"this network's answer has no gradient with respect to {what}: some step of it is cut off from differentiation"
         )
-    (found,) = cast(tuple[Tensor | None], torch.autograd.grad(scores.sum(), of, allow_unused=True))
+    (found,) = cast(tuple[Tensor | None], torch.autograd.grad(scores.sum(), of, retain_graph=keep, allow_unused=True))
     if found is None:
         raise SightlineError(f"the score does not depend on {what}; choose another layer")
     return found

@@ -1,7 +1,7 @@
 """What is optimized. A parameterization owns leaf tensors, makes the image from them, and can project them back to
 what is allowed after a step."""
 
-from typing import Literal, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -9,8 +9,6 @@ from torch import Tensor
 # Square root of the covariance of natural colours (lucid, optvis/param/color.py), scaled to a largest column norm of 1.
 NATURAL = torch.tensor([[0.26, 0.09, 0.02], [0.27, 0.00, -0.05], [0.27, -0.09, 0.03]])
 COLOR = NATURAL / NATURAL.norm(dim=0).max()
-
-Norm = Literal["linf", "l2"]
 
 
 class Parameterization(Protocol):
@@ -62,33 +60,3 @@ class Fourier:
 
     def project_(self) -> None:
         """Every spectrum is allowed."""
-
-
-class Nearby:
-    """An image within `eps` of another one, in [0, 1]; one radius for each image of the batch."""
-
-    def __init__(self, image: Tensor, eps: float, norm: Norm = "linf", *, noise: Tensor | None = None) -> None:
-        self.center, self.eps = image.detach(), eps
-        self.norm: Norm = norm
-        self.image = (self.center if noise is None else self.center + noise).clone().requires_grad_()
-        self.parameters = [self.image]
-        self.project_()
-
-    def __call__(self) -> Tensor:
-        return self.image
-
-    @torch.no_grad()
-    def project_(self) -> None:
-        """Onto the ball, then onto [0, 1]; the second can't leave the ball, since its centre lies in [0, 1]."""
-        offset = self.image - self.center
-        near = within(offset, self.eps, self.norm)
-        # Adding the offset back would round a point that is inside already.
-        self.image.copy_(torch.where(near == offset, self.image, self.center + near).clamp_(0, 1))
-
-
-def within(offset: Tensor, eps: float, norm: Norm) -> Tensor:
-    """The nearest offset of norm at most `eps`, per image; offsets inside the ball stay as they are."""
-    if norm == "linf":
-        return offset.clamp(-eps, eps)
-    length = offset.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
-    return torch.where(length <= eps, offset, offset * (eps / length))

@@ -1,0 +1,61 @@
+"""The attack of Carlini & Wagner 2017 in its L2 form: distance and margin weighed against each other, the weight by binary search."""
+
+import torch
+from torch import Tensor
+
+from .aim import Run, margin
+from .ball import length
+
+SEARCHES, FIRST_WEIGHT, LARGEST_WEIGHT = 9, 1e-3, 1e10  # section VI and the published code
+
+
+class Weights:
+    """The weight of the margin for each image: halfway between one that was too small and one that was enough."""
+
+    def __init__(self, like: Tensor) -> None:
+        self.low, self.high = torch.zeros_like(like), torch.full_like(like, LARGEST_WEIGHT)
+        self.now = torch.full_like(like, FIRST_WEIGHT)
+
+    def learn(self, enough: Tensor) -> None:
+        """Halves the range; as long as nothing was enough, tenfold."""
+        self.low, self.high = torch.where(enough, self.low, self.now), torch.where(enough, self.now, self.high)
+        self.now = torch.where(self.high < LARGEST_WEIGHT, (self.low + self.high) / 2, self.now * 10)
+
+
+def carlini_wagner(run: Run, center: Tensor, steps: int, lr: float) -> Tensor:
+    """The nearest image found that fools; the image itself where none was."""
+    start = (2 * center - 1).mul(0.999999).atanh()  # every value of a tanh is a picture: no clipping (section V.B)
+    best, least = center.clone(), torch.full((len(center),), torch.inf, device=center.device)
+    weights = Weights(least)
+    for _ in range(SEARCHES):
+        leaf = start.clone().requires_grad_()
+        optimizer = torch.optim.Adam([leaf], lr=lr)
+        enough = torch.zeros_like(least, dtype=torch.bool)
+        for _ in range(steps):
+            image, size, margins, fooled = weighed(run, center, leaf, weights.now, optimizer)
+            better = fooled & (size < least)
+            best, least = torch.where(better.view(-1, 1, 1, 1), image, best), torch.where(better, size, least)
+            enough |= fooled
+            if run.tell(margins, image):
+                return best
+        weights.learn(enough)
+    return best
+
+
+def weighed(
+    run: Run, center: Tensor, leaf: Tensor, weight: Tensor, optimizer: torch.optim.Optimizer
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """One step of Adam on ‖change‖² + weight · max(−margin, 0); gives the image before it, its distance, margin, and whether it fools."""
+    with torch.enable_grad():
+        image = (leaf.tanh() + 1) / 2
+        logits = run.answers(image)
+        margins = margin(logits, run.aim)
+        cost = (image - center).square().flatten(1).sum(1) + weight * (-margins).clamp_min(0)
+        optimizer.zero_grad()
+        cost.sum().backward()
+    if leaf.grad is not None:
+        leaf.grad.nan_to_num_(0, 0, 0)
+    run.gradients += 1
+    optimizer.step()
+    image = image.detach()
+    return image, length(image - center, "l2"), margins.detach(), run.aim.reached(logits.detach())
