@@ -7,7 +7,7 @@ import sightline as sl
 PICTURES = Path(__file__).parent.parent / "docs" / "pictures"
 
 model = sl.load()
-photo = model.fit(sl.sample("rocket"), 256)
+photo = model.fit(sl.sample("rocket"), 224)
 result = sl.adversarial(model, photo, target="English springer", eps=4 / 255, early=False, curve=7)
 sl.write(result.panels["adversarial"], PICTURES / "adversarial.png")
 sl.write(result.panels["curve"], PICTURES / "adversarial_curve.png")
