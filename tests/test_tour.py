@@ -208,7 +208,10 @@ def test_pictures_and_numbers_lie_beside_it(report: Report) -> None:
         assert json.loads((folder / "values.json").read_text(encoding="utf-8")) == done.result.numbers
         recipe = json.loads((folder / "recipe.json").read_text(encoding="utf-8"))
         assert recipe["method"] == done.method.name
-        assert recipe["knobs"].items() >= {name: list(v) if isinstance(v, tuple) else v for name, v in done.knobs.items() if name != "image"}.items()
+        assert (
+            recipe["knobs"].items()
+            >= {name: list(v) if isinstance(v, tuple) else v for name, v in done.knobs.items() if name != "image"}.items()
+        )
     assert not [path for path in report.folder.rglob("*") if path.name.startswith(".")]
 
 

@@ -10,7 +10,7 @@ import hashlib
 import inspect
 import platform
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from importlib import import_module
 from importlib.metadata import version
 from types import NoneType
@@ -36,6 +36,23 @@ COMMON = {
 
 
 @dataclass(frozen=True)
+class Map:
+    """Which value of a method says where in the image something matters, so that it can be tested: N×3×H×W signed or N×h×w.
+
+    `kind` is the knob that chooses between sorts of map, `label` the one that takes the class's index; `slopes` are the kinds whose
+    value is per unit of pixel value, `sizes` those of a signed value that are shown by their size, `costly` those averaged over many
+    passes (all if True); `knobs` are set for the tests."""
+
+    value: str
+    kind: str = ""
+    label: str = "label"
+    slopes: tuple[str, ...] = ()
+    sizes: tuple[str, ...] = ()
+    costly: tuple[str, ...] | bool = ()
+    knobs: Mapping[str, Any] = field(default_factory=dict[str, Any])
+
+
+@dataclass(frozen=True)
 class Method:
     """A method as the faces see it. `subject` is its second argument ("image", "objective" or none); `question`, `reading`
     and `caution` are what the report says beside its pictures; `tour` holds the knobs of each of its
@@ -53,6 +70,7 @@ class Method:
     function: Callable[..., Result]
     tour: tuple[Mapping[str, Any], ...]
     quick: Mapping[str, Any]
+    map: Map | None = None
 
     def refuse_unknown(self, knobs: Mapping[str, Any]) -> None:
         """Raises SightlineError for the first knob that this method doesn't have."""
@@ -72,6 +90,7 @@ def method(
     caution: str,
     tour: tuple[Mapping[str, Any], ...] = ({},),
     quick: Mapping[str, Any] | None = None,
+    map: Map | None = None,
 ) -> Callable[[Callable[P, Result]], Callable[P, Result]]:
     """Registers `(model, [image | objective], *, knobs) -> Result` in METHODS and keeps its promises.
 
@@ -103,7 +122,7 @@ def method(
             return replace(result, recipe={**recipe, "stopped_after": stopped[0]} if stopped else recipe)
 
         name, chapter = function.__name__, function.__module__.split(".")[-2]
-        entry = Method(name, chapter, title, summary, question, reading, caution, subject, knobs, call, tour, dict(quick or {}))
+        entry = Method(name, chapter, title, summary, question, reading, caution, subject, knobs, call, tour, dict(quick or {}), map)
         METHODS[entry.name] = entry
         return call
 

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from ... import render
-from ...catalog import method
+from ...catalog import Map, method
 from ...errors import SightlineError
 from ...model import Model
 from ...outputs import as_maps
@@ -29,6 +29,7 @@ Fusion = Literal["mean", "max", "min"]
     "between the attention layers.",
     # Most networks have no attention, and a report on them should not have to say so.
     tour=(),
+    map=Map("map", "kind"),
 )
 def attention(model: Model, image: Tensor, *, label: int | str = "top", kind: Kind = "relevance", fusion: Fusion = "mean") -> Result:
     """Relevance of every token for the answer, from the attention weights A of all layers of a vision transformer.

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ... import render
-from ...catalog import method
+from ...catalog import Map, method
 from ...errors import SightlineError
 from ...knobs import Between
 from ...model import Model
@@ -38,6 +38,7 @@ SHOWN = {
     reading="Warm places hold features that raise the class score. In a network that ends in global average pooling and one linear layer, the last layer's "
     "map is exactly the class activation map.",
     caution="The map has only as many places as the layer and is enlarged smoothly; fine outlines in it mean nothing. Evidence against the class is cut off.",
+    map=Map("map"),
 )
 def gradcam(model: Model, image: Tensor, *, label: int | str = "top", layer: str = "last_conv") -> Result:
     """Grad-CAM: ReLU(Σ_k mean(∂score/∂A_k) A_k) of a layer's channels A (Selvaraju 2017, eq. 1 and 2).
@@ -58,6 +59,8 @@ def gradcam(model: Model, image: Tensor, *, label: int | str = "top", layer: str
     caution="Only cam and hirescam give shares of the score, and only after a layer from which a mean and one linear layer lead to it. "
     "eigencam shows what stands out in the layer, for no class. The map is as coarse as the layer.",
     tour=(),
+    # The other kinds have no use for `channels`; each is a forward pass of Score-CAM, in every randomized network.
+    map=Map("map", "kind", costly=("scorecam",), knobs={"channels": 32}),
 )
 def cam(
     model: Model,

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ... import render, rules
-from ...catalog import method
+from ...catalog import Map, method
 from ...errors import SightlineError
 from ...knobs import Between
 from ...model import Model
@@ -18,6 +18,7 @@ from ...receptive import receptive_field
 from ...result import Result
 from .paths import affordable
 
+RULES = ("gradient", "deconvnet", "guided")
 Box = tuple[int, int, int, int]
 Places = tuple[Tensor, Tensor, Tensor]  # unit, row and column of neurons
 
@@ -45,6 +46,8 @@ class Sent:
     caution="Guided backpropagation draws image edges almost whatever the network has learned (Adebayo 2018; Nie 2018): read it as a picture of what the "
     "neuron sees, not as evidence for a class.",
     tour=({}, {"k": 9, "layer": "middle"}),
+    # It explains a neuron; the class score is one.
+    map=Map("gradient", "rule", "unit", slopes=RULES, sizes=RULES, knobs={"layer": "logits", "k": 1}),
 )
 def guided(
     model: Model,

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ... import render
-from ...catalog import method
+from ...catalog import Map, method
 from ...errors import SightlineError
 from ...incremental import cover
 from ...knobs import Between
@@ -24,6 +24,8 @@ Fill = Literal["gray", "mean", "blur", "zero"]
     reading="Red: covering this place lowers the class score, so the network used it. Blue: covering it raises the score.",
     caution="The gray patch is itself unusual input, and parts that can stand in for each other show little. The map is as coarse as the window.",
     quick={"stride": 16, "window": 32},
+    # The default stride of 8 has four times the windows, and every randomized network is asked again.
+    map=Map("drop", costly=True, knobs={"stride": 16}),
 )
 def occlusion(
     model: Model,

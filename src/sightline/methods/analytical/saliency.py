@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ... import render
-from ...catalog import method
+from ...catalog import Map, method
 from ...knobs import Between
 from ...model import Model
 from ...result import Result
@@ -77,6 +77,13 @@ class Average:
     question="Which pixels, changed a little, would change the class score most?",
     reading="Bright pixels have a large gradient of the score before the softmax. They gather on the object when the network looks at it.",
     caution="It is the slope at this image, not a share of the score. Single pixels are noisy; the bright region matters, not its texture.",
+    map=Map(
+        "attribution",
+        "kind",
+        slopes=("gradient", "smoothgrad"),
+        sizes=MAGNITUDES,
+        costly=("smoothgrad", "vargrad", "smoothgrad_squared", "integrated", "blur_ig", "expected"),
+    ),
 )
 def saliency(
     model: Model,

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ... import render
-from ...catalog import method
+from ...catalog import Map, method
 from ...knobs import Between
 from ...model import Model
 from ...result import Result
@@ -33,6 +33,7 @@ TILE = 8  # pixels of a checkerboard's square
     caution="The network only gives the seeds; the outline comes from the colours. It is good where the object differs in colour from its surroundings, and "
     "the seeds lie on what the network answers to, which may be a part of the object or not the object at all.",
     tour=({"source": "smoothgrad"},),
+    map=Map("map", "source", costly=("smoothgrad",)),
 )
 def segment(
     model: Model,
