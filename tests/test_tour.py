@@ -192,6 +192,19 @@ def test_sections_say_what_they_show(report: Report) -> None:
         assert [code.text for code in shown.all("code")] == [done.command]
 
 
+def test_every_map_is_tested_beside_it(report: Report) -> None:
+    tested = {done.folder for done in report.tour.sections if done.trust}
+    assert tested >= {"saliency", "occlusion", "gradcam", "segment", "guided-1"}
+    for done in report.tour.sections:
+        tables = report.sections[done.folder].all("table")
+        assert len(tables) == (1 if done.trust else 0)
+        if done.trust:
+            assert done.trust.sentence in report.sections[done.folder].words()
+            assert [row.all("td")[0].words() for row in tables[0].all("tr")[1:]] == [f"{row[2]:.2f}" for row in done.trust.rows]
+    told = json.loads((report.folder / "recipe.json").read_text(encoding="utf-8"))["trust"]
+    assert set(told) == tested
+
+
 def test_refuses_only_what_does_not_fit(report: Report) -> None:
     assert [done.folder for done in report.tour.sections if done.refused] in ([], ["deepdream"])
 

@@ -13,6 +13,7 @@ from . import image as images
 from .ascend import Step
 from .catalog import Method, load_methods
 from .errors import SightlineError
+from .methods.analytical.brief import Brief, brief, of_run
 from .model import Model
 from .pages import data_uri, rendered
 from .replay import located, whereabouts
@@ -38,6 +39,7 @@ class Section:
     seconds: float = 0.0
     result: Result | None = None
     refused: str = ""
+    trust: Brief | None = None
 
     @property
     def title(self) -> str:
@@ -89,7 +91,8 @@ class Tour:
 
     def page(self, folder: Path, label: int) -> Path:
         """Writes the report of what is finished: `index.html` and `recipe.json`."""
-        write_json({"sections": self.numbers(), **self.recipe()}, folder / "recipe.json")
+        trust = {section.folder: section.trust.numbers for section in self.sections if section.trust}
+        write_json({"sections": self.numbers(), "trust": trust, **self.recipe()}, folder / "recipe.json")
         page = folder / "index.html"
         write_text(self.html(label), page)
         return page
@@ -118,7 +121,21 @@ class Tour:
             return replace(section, refused=str(error))
         if method.subject == "image":
             result = located(result, source, self.size)
-        return replace(section, result=result, seconds=time.monotonic() - began)
+        return replace(section, result=result, trust=self.tested(section, label), seconds=time.monotonic() - began)
+
+    def tested(self, section: Section, label: int) -> Brief | None:
+        """A short test of the section's map; none for a method without one, and for a map that an earlier section has tested."""
+        method, knobs = section.method, section.knobs
+        if not method.map or "image" in knobs:
+            return None
+        of = of_run(method.name, knobs)
+        earlier = [of_run(method.name, done.knobs).asked(label, 0) for done in self.sections if done.method is method]
+        if of.asked(label, 0) in earlier:
+            return None
+        try:
+            return brief(self.model, self.image[:1], of, label)
+        except SightlineError:
+            return None  # the picture stands; a network that can't be randomized has no such test
 
     def command(self, method: Method, knobs: Mapping[str, Any], label: int) -> str:
         """The command that makes one section again."""
@@ -188,5 +205,5 @@ class Tour:
         pages = [(page, result.captions.get(name, "")) for name, page in result.pages.items()] if result else []
         return {
             "method": section.method, "title": section.title, "folder": section.folder, "panels": panels, "pages": pages,
-            "command": section.command, "refused": section.refused,
+            "command": section.command, "refused": section.refused, "trust": section.trust,
         }  # fmt: skip

@@ -18,6 +18,7 @@ import sightline as sl
 from sightline import render
 from sightline.catalog import METHODS, load_methods
 from sightline.methods.analytical import faithful, randomize, verdict
+from sightline.methods.analytical.brief import brief, of_run
 from sightline.methods.analytical.explained import mapping
 from sightline.methods.analytical.faithful import Asked, Evidence
 from sightline.transform import blur
@@ -381,6 +382,43 @@ def test_lines_are_a_picture_beside_each_other(count: int) -> None:
     chart = render.lines(plots)
     assert chart.shape == (1, 3, 360, 480 * count)
     assert 0 <= chart.min() < 0.5 < chart.max() <= 1
+
+
+# ── the short form beside every map ──
+
+
+def test_the_short_form_says_what_the_long_one_does(tiny: sl.Model, photo: Tensor) -> None:
+    index = int(tiny.logits(photo).argmax())
+    short = brief(tiny, photo, of_run("saliency", {"label": "cat"}), index)
+    long = sl.trust(tiny, photo, steps=8, stages=3).tensors
+    for name in ("deletion_auc", "insertion_auc"):
+        assert short.numbers[name] == pytest.approx(float(long[name]), abs=1e-5)
+    assert short.numbers["randomized_rank"] == pytest.approx(float(long["cascade_rank"][0].quantile(0.5)), abs=1e-5)
+    assert [row[2] for row in short.rows] == [
+        short.numbers[k] for k in ("deletion_auc", "insertion_auc", "randomized_rank", "stability_rank")
+    ]
+
+
+def test_the_short_form_finds_out_a_map_that_ignores_the_network(tiny: sl.Model, photo: Tensor, planted: Callable[..., None]) -> None:
+    planted(lambda _, image: (image - blur(image, 2)).abs().sum(1))
+    short = brief(tiny, photo, of_run("gradcam", {}), 2)
+    assert short.numbers["randomized_rank"] == pytest.approx(1)
+    assert "barely changes when the network is randomized: do not read it as evidence about the class" in short.sentence
+
+
+def test_the_short_sentence_goes_by_the_same_limits() -> None:
+    found = {
+        "map": torch.eye(2), "deletion_auc": 0.3, "deletion_auc_chance": 0.5, "insertion_auc": 0.6, "insertion_auc_chance": 0.5,
+        "cascade_rank": torch.zeros(3), "rank_chance": 0.0, "stability_rank": 0.3, "stability_of": "seed",
+    }  # fmt: skip
+    good = verdict.short("it", found)
+    assert good.startswith("The map of it finds what the score depends on better than chance, and is lost")
+    assert good.endswith("It hardly survives another seed.")
+    assert "points away" in verdict.short("it", {**found, "deletion_auc": 0.6, "insertion_auc": 0.4})
+    assert "disagrees with itself" in verdict.short("it", {**found, "insertion_auc": 0.4})
+    assert "no better than chance" in verdict.short("it", {**found, "deletion_auc": 0.5, "insertion_auc": 0.5})
+    assert "keeps part of its pattern" in verdict.short("it", {**found, "cascade_rank": torch.full((3,), 0.3)})
+    assert "nothing in it to test" in verdict.short("it", {**found, "map": torch.ones(2, 2)})
 
 
 # ── what is refused ──

@@ -73,6 +73,36 @@ def repeated(found: Mapping[str, Any]) -> str:
     return f"With {of} the map stays {'the same' if rank >= STABLE else 'partly the same' if rank >= LIKE else 'hardly the same'} (rank correlation {rank:.2f})."
 
 
+def short(name: str, found: Mapping[str, Any]) -> str:
+    """The verdict in a sentence or two, by the curves, the cascade and the repetition."""
+    if found["map"].min() == found["map"].max():
+        return f"The map of {name} is the same everywhere: there is nothing in it to test."
+    gain = found["deletion_auc_chance"] - found["deletion_auc"], found["insertion_auc"] - found["insertion_auc_chance"]
+    better, worse = sum(float(one) > MARGIN for one in gain), sum(float(one) < -MARGIN for one in gain)
+    middle, chance = float(found["cascade_rank"].quantile(0.5)), max(float(found["rank_chance"]), 0)
+    points = better == 2 or (better == 1 and not worse)
+    how = (
+        "finds what the score depends on better than chance"
+        if points
+        else "disagrees with itself on what the score depends on"
+        if better and worse
+        else "points away from what the score depends on"
+        if worse
+        else "finds what the score depends on no better than chance"
+    )
+    lost, kept = middle < chance + UNLIKE, middle >= LIKE
+    then = (
+        "is lost when the network is randomized"
+        if lost
+        else "barely changes when the network is randomized: do not read it as evidence about the class"
+        if kept
+        else "keeps part of its pattern when the network is randomized, which does not come from what was learned"
+    )
+    rank, of = float(found["stability_rank"]), "another seed" if found["stability_of"] == "seed" else "a trace of noise"
+    shaky = "" if rank >= LIKE else f" It hardly survives {of}."
+    return f"The map of {name} {how}, {'and' if points == lost else 'but'} {then}.{shaky}"
+
+
 def captions(name: str, label: str, found: Mapping[str, Any], layers: Sequence[str]) -> dict[str, str]:
     """The captions of both panels, with the sentences of the first image."""
     sentences, empty = found["verdict"], int(found["empty"])
