@@ -87,12 +87,12 @@ def short(name: str, found: Mapping[str, Any]) -> str:
         else "disagrees with itself on what the score depends on"
         if better and worse
         else "points away from what the score depends on"
-        if worse
+        if worse == 2
         else "finds what the score depends on no better than chance"
     )
     lost, kept = middle < chance + UNLIKE, middle >= LIKE
     then = (
-        "is lost when the network is randomized"
+        "is lost when the network is randomized, as it should be"
         if lost
         else "barely changes when the network is randomized: do not read it as evidence about the class"
         if kept
