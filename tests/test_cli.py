@@ -276,6 +276,17 @@ def test_a_label_goes_by_number_name_or_part(run: Run) -> None:
     assert told == {"4": [4], "church": [4], "CHUR": [4]}
 
 
+def test_several_labels_become_an_axis(run: Run) -> None:
+    told = {
+        words: json.loads(run("occlusion", *SMALL, "--window", "32", "--stride", "32", "--label", *words, "--json").out)
+        for words in (("4",), ("church", "4"))
+    }
+    one, two = (found["values"] for found in told.values())
+    assert (one["label"], two["label"]) == ([4], [[4, 4]])
+    assert two["score"] == [one["score"] * 2]
+    assert run("occlusion", *SMALL, "--label", "church", "nosuch").code == 1
+
+
 def test_samples_stand_for_files_unless_there_is_one(run: Run) -> None:
     assert run("saliency", "sightnet", "chelsea", "--size", "32").code == 0
     shutil.copy("note.jpg", "chelsea")

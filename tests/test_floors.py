@@ -17,6 +17,7 @@ FLOORS = (
     ("errors", "atomic", "image", "video", "render", "pages", "result", "knobs", "catalog"),
     ("weights", "sightnet", "body", "capture", "outputs", "model", "nicknames", "zoo", "rules", "geometry", "receptive"),
     (
+        "memory",
         "objective",
         "formula",
         "parameterize",

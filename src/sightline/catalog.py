@@ -30,6 +30,7 @@ P = ParamSpec("P")
 COMMON = {
     "label": 'Class to ask about: an index, a name or an unambiguous part of one, or "top" for the predicted class.',
     "layer": "Layer to look at: its name, alias (conv4_2) or landmark (first, last_conv, penultimate).",
+    "memory": "Gigabytes that the features of what is run at once may take, by estimate; less makes smaller batches, not other numbers.",
     "seed": "Seed of the local random generator; the same seed gives the same picture.",
     "callback": "Called with a Step after every step; returning True stops the run and keeps the picture.",
 }

@@ -93,15 +93,13 @@ def signature_of(method: Method) -> inspect.Signature:
 def option(field: Field) -> Any:
     """The annotation that gives a knob its help text."""
     limits = f" From {field.between.low:g} to {field.between.high:g}." if field.between else ""
-    many, kind = get_origin(field.type) is tuple, written(field.type)
-    kinds = get_args(kind) or (kind,)
+    kind, kinds = written(field.type), get_args(written(field.type)) or (field.type,)
+    lists = [member for member in (kind, *kinds) if get_origin(member) is tuple]
+    convert = one_or_several if lists and lists[0] is not kind else whole if int in kinds and float not in kinds else None
     parameter = Parameter(
-        help=field.doc + limits,
-        consume_multiple=many,
-        negative=None if field.type is bool else (),
-        converter=whole if int in kinds and float not in kinds else None,
+        help=field.doc + limits, consume_multiple=bool(lists), negative=None if field.type is bool else (), converter=convert
     )
-    return Annotated[kind, parameter]
+    return Annotated[lists[0] if lists else kind, parameter]
 
 
 def written(kind: Any) -> Any:
@@ -120,6 +118,12 @@ def whole(kind: Any, tokens: Sequence[Token]) -> int | str:
             return text
         raise ValueError(f"{text!r} is not a whole number")
     return int(text)
+
+
+def one_or_several(kind: Any, tokens: Sequence[Token]) -> Any:
+    """One thing by itself, of a type that may also be a list; more as a list."""
+    found = tuple(whole(get_args(kind)[0], [token]) for token in tokens)
+    return found[0] if len(found) == 1 else found
 
 
 def report(result: Result, out: Path, *, as_json: bool) -> None:

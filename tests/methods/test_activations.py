@@ -1,11 +1,19 @@
 """Activation maps are what plain hooks see, the strongest first."""
 
+import base64
+import itertools
+import json
+import re
+from typing import Any
+
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 import sightline as sl
+from sightline.receptive import receptive_field
 
 
 class Net(nn.Module):
@@ -132,3 +140,58 @@ def test_a_unit_that_is_not_there_or_of_several_layers_is_refused(model: sl.Mode
         sl.activations(model, pictures(1), layers=("conv1",), unit=5)
     with pytest.raises(sl.SightlineError, match="unit is 1, of one layer; given were 2: conv1, relu"):
         sl.activations(model, pictures(1), layers=("conv1", "relu"), unit=1)
+
+
+# ── the page to browse ──
+
+
+def layers_of(page: str) -> list[dict[str, Any]]:
+    """What the page knows of each layer."""
+    found = re.search(r'<script type="application/json" id="data">(.*?)</script>', page, re.DOTALL)
+    assert found
+    return json.loads(found[1])
+
+
+def test_the_page_has_the_maps_and_what_each_place_sees(model: sl.Model) -> None:
+    result = sl.activations(model, pictures(1), layers=("conv1", "conv3"), k=4)
+    assert list(result.pages) == ["browse"]
+    first, last = layers_of(result.pages["browse"])
+    for layer, name in ((first, "conv1"), (last, "conv3")):
+        maps, order = result.values[f"{name}_maps"][0], result.values[f"{name}_order"][0].tolist()
+        assert [channel["unit"] for channel in layer["channels"]] == order
+        steps = np.frombuffer(base64.b64decode(layer["bytes"]), dtype=np.uint8).reshape(len(order), *maps.shape[1:])
+        for channel, step, unit in zip(layer["channels"], steps, order, strict=True):
+            shown = channel["low"] + step / 255 * (channel["high"] - channel["low"])
+            assert np.abs(shown - maps[unit].numpy()).max() <= (channel["high"] - channel["low"]) / 500
+            assert maps[unit, channel["row"], channel["column"]] == maps[unit].max()
+    field = receptive_field(model, "conv3", 16, 20)
+    for row, column in itertools.product(range(len(last["rows"])), range(len(last["columns"]))):
+        (top, bottom), (left, right) = last["rows"][row], last["columns"][column]
+        assert (top, left, bottom, right) == field.box(row, column, 16, 20)
+
+
+def test_a_batch_has_a_page_for_each_image(model: sl.Model) -> None:
+    pages = sl.activations(model, pictures(2), layers=("conv2",), k=3).pages
+    assert list(pages) == ["browse_0", "browse_1"]
+    for i, page in enumerate(pages.values()):
+        alone = sl.activations(model, pictures(2)[i : i + 1], layers=("conv2",), k=3).pages["browse"]
+        assert [c["unit"] for c in layers_of(page)[0]["channels"]] == [c["unit"] for c in layers_of(alone)[0]["channels"]]
+
+
+def test_the_page_stands_alone_and_escapes_names() -> None:
+    torch.manual_seed(0)
+    evil = sl.Model(Net(), mean=(0.5,) * 3, std=(0.25,) * 3, size=16, name="</script><b>")
+    page = sl.activations(evil, pictures(1), layers=("conv1",), k=2).pages["browse"]
+    assert "</script><b>" not in page
+    assert "http" not in page
+    assert page.count("<script") == page.count("</script>") == 2
+
+
+def test_a_map_of_one_value_has_a_page() -> None:
+    flat = Net()
+    nn.init.zeros_(flat.conv1.weight)
+    nn.init.zeros_(flat.conv1.bias)
+    page = sl.activations(sl.load(flat, size=16), pictures(1), layers=("conv1",), k=2).pages["browse"]
+    (layer,) = layers_of(page)
+    assert layer["top"] > 0
+    assert [channel["high"] for channel in layer["channels"]] == [0.0, 0.0]

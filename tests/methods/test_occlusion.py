@@ -153,3 +153,60 @@ def test_a_window_larger_than_the_image_is_refused(window: int, shape: tuple[int
 def test_knobs_out_of_range_are_refused(knob: str, value: float) -> None:
     with pytest.raises(sl.SightlineError, match=f"{knob} is {value}; it must lie between"):
         sl.occlusion(loaded(network()), pictures(1), **{knob: value})
+
+
+# ── several labels ──
+
+
+@pytest.mark.parametrize("incremental", [True, False])
+def test_several_labels_are_each_alone(incremental: bool) -> None:
+    model = loaded(network())
+    labels = ("dog", "top", 0)
+    several = sl.occlusion(model, pictures(), label=labels, window=5, stride=4, incremental=incremental)
+    assert several.values["drop"].shape == (2, 3, 3, 4)
+    for i, label in enumerate(labels):
+        one = sl.occlusion(model, pictures(), label=label, window=5, stride=4, incremental=incremental)
+        assert one.values["drop"].shape == (2, 3, 4)
+        for name in ("drop", "score", "label"):
+            assert torch.allclose(several.values[name][:, i], one.values[name], atol=1e-6), name
+    assert several.panels["occlusion"].shape == (1, 3, 2 * 16 + 6, 4 * 19 + 3 * 6)
+    assert "dog" in several.captions["occlusion"]
+
+
+def test_a_list_of_one_keeps_its_axis() -> None:
+    assert sl.occlusion(loaded(network()), pictures(), label=["cat"], window=8).values["drop"].shape == (2, 1, 2, 2)
+
+
+@pytest.mark.parametrize(
+    ("label", "said"), [((), "label is an empty list"), ((0, 9), "label is 9; .* has classes 0 to 3"), ((0, 1.5), "label")]
+)
+def test_labels_that_are_not_there_are_refused(label: tuple[object, ...], said: str) -> None:
+    with pytest.raises(sl.SightlineError, match=said):
+        sl.occlusion(loaded(network()), pictures(1), label=label)
+
+
+# ── what covers ──
+
+
+def test_words_for_what_covers() -> None:
+    """Each word against the numbers of the covered picture, made here: gray, black, the image's mean colour, the image blurred."""
+    model, image, window = loaded(network()), pictures(1), 6
+    radius, line = 9, np.exp(-(np.arange(-9, 10) ** 2) / (2 * 3.0**2))
+    line /= line.sum()
+    padded = np.pad(image[0].double().numpy(), ((0, 0), (radius, radius), (radius, radius)), mode="reflect")
+    rows = sum(weight * padded[:, i : i + 16] for i, weight in enumerate(line))
+    blurred = sum(weight * rows[:, :, i : i + 19] for i, weight in enumerate(line))
+    fills = {
+        "gray": torch.full((3, 16, 19), 0.5),
+        "zero": torch.zeros(3, 16, 19),
+        "mean": image[0].mean((1, 2)).view(3, 1, 1).expand(3, 16, 19),
+        "blur": torch.from_numpy(blurred).float(),
+    }
+    for fill, cover in fills.items():
+        found = sl.occlusion(model, image, label=1, window=window, stride=5, fill=fill).values["drop"][0]
+        for r, c in np.ndindex(*found.shape):
+            covered = image[0].clone()
+            place = slice(5 * r, 5 * r + window), slice(5 * c, 5 * c + window)
+            covered[:, place[0], place[1]] = cover[:, place[0], place[1]]
+            expected = model.logits(image)[0, 1] - model.logits(covered[None].clamp(0, 1))[0, 1]
+            assert found[r, c].item() == pytest.approx(expected.item(), abs=1e-5), fill

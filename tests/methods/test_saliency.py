@@ -319,14 +319,6 @@ def test_each_kind_has_its_picture(kind: str) -> None:
     assert ("gap of" in result.captions["saliency"]) == (kind in COMPLETE)
 
 
-def test_the_memory_bound_sets_the_batch() -> None:
-    model = loaded(network())
-    numbers = 6 * 144 + 8 * 25 + 4
-    assert paths.affordable(model, pictures(1), memory=4 * numbers * 10) == 10
-    assert paths.affordable(model, torch.zeros(1, 3, 24, 24), memory=4 * numbers * 40) == 10
-    assert paths.affordable(model, pictures(1), memory=1) == 1
-
-
 def test_baselines_say_where_they_come_from(tmp_path: Path) -> None:
     model = loaded(network())
     assert "random quarters of the image itself" in sl.saliency(model, pictures(1), kind="expected", samples=2).captions["saliency"]

@@ -6,6 +6,7 @@ TOPICS = (
     "analytical.activations",
     "analytical.saliency",
     "analytical.occlusion",
+    "analytical.rise",
     "analytical.cam",
     "analytical.attention",
     "analytical.segment",

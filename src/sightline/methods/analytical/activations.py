@@ -12,6 +12,7 @@ from ...knobs import Between
 from ...model import Model
 from ...outputs import as_maps
 from ...result import Result
+from .browse import Channels, page_of
 from .guided import field_of
 
 
@@ -35,7 +36,8 @@ def activations(
 
     For each layer NAME (dots and colons become _) `values["NAME_maps"]` are all its maps, N×C×h×w and unscaled, `values["NAME_order"]` the
     channels shown, N×k. With `unit`, `values["row"]`, `["column"]` and `["activation"]` say where it is strongest and how strong, N each,
-    and `values["box"]` N×4 which pixels it sees there: top, left, bottom, right (exclusive).
+    and `values["box"]` N×4 which pixels it sees there: top, left, bottom, right (exclusive). `pages` has the same maps to browse, for each
+    image a page "browse" (of a batch "browse_0" and on): click a channel and a place of it, and the pixels that the place sees are outlined.
 
     Args:
         layers: Layers to show: names, aliases or landmarks.
@@ -48,6 +50,7 @@ def activations(
     panels: dict[str, Tensor] = {}
     captions: dict[str, str] = {}
     values: dict[str, Tensor] = {}
+    browsed: list[dict[str, Channels]] = [{} for _ in image]
     for layer in layers:
         maps = as_maps(found[layer], *image.shape[-2:]).detach().cpu()
         order = maps.flatten(2).amax(2).argsort(dim=1, descending=True)[:, :k]
@@ -55,6 +58,8 @@ def activations(
         name = layer.replace(".", "_").replace(":", "_")
         panels[name] = render.sheet(torch.cat(rows), columns=1, gap=8)
         values |= {f"{name}_maps": maps, f"{name}_order": order}
+        for one, index, shown in zip(maps, order, browsed, strict=True):
+            shown[layer] = Channels(index, one[index], float(top_of(one[index])))
         fired = (maps.flatten(2).amax(2) > 0).float().mean()
         captions[name] = (
             f"{layer} ({model.layer(layer)}): the {order.shape[1]} strongest of {maps.shape[1]} channels, {maps.shape[2]}×{maps.shape[3]} positions "
@@ -63,7 +68,10 @@ def activations(
         if unit is not None:
             panels[f"{name}_unit"], captions[f"{name}_unit"], found_at = placed(model, image, layer, maps, unit)
             values |= found_at
-    return Result(panels, values, captions)
+    names = ["browse"] if len(image) == 1 else [f"browse_{i}" for i in range(len(image))]
+    pages = {name: page_of(model, image[i : i + 1], browsed[i]) for i, name in enumerate(names)}
+    captions |= dict.fromkeys(pages, "The same maps to browse: choose a channel and click a place of it to see which pixels it sees.")
+    return Result(panels, values, captions, pages=pages)
 
 
 def placed(model: Model, image: Tensor, layer: str, maps: Tensor, unit: int) -> tuple[Tensor, str, dict[str, Tensor]]:

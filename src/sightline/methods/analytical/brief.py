@@ -7,11 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...memory import affordable
 from ...model import Model
 from . import faithful, randomize, verdict
 from .explained import Explained, explained
 from .faithful import Asked
-from .paths import affordable
 
 STEPS, CHANCES = 8, 3
 # Of so many stages of the randomization all but the last are tried: their middle is where half of the layers are random.

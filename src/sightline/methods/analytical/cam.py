@@ -13,10 +13,11 @@ from ... import render
 from ...catalog import Map, method
 from ...errors import SightlineError
 from ...knobs import Between
+from ...memory import affordable
 from ...model import Model
 from ...outputs import as_maps, slope
 from ...result import Result
-from .paths import affordable, class_scores
+from .paths import class_scores
 
 Kind = Literal["cam", "gradcam", "gradcam++", "hirescam", "layercam", "xgradcam", "scorecam", "eigencam"]
 
@@ -71,6 +72,7 @@ def cam(
     kind: Kind = "gradcam",
     channels: Annotated[int | None, Between(1, 100_000)] = None,
     batch: Annotated[int | None, Between(1, 4096)] = None,
+    memory: Annotated[float, Between(0.001, 1024)] = 1.0,
 ) -> Result:
     """Class activation maps of one layer in eight kinds, which weigh its channels A differently, by gradients g or without.
 
@@ -82,7 +84,7 @@ def cam(
             place by place), "layercam" (the same where g > 0), "xgradcam" (mean of g weighed by A), "scorecam" (the score of the
             image masked by A; no gradient), "eigencam" (first principal component of A; no class).
         channels: How many channels "scorecam" tries, those that vary most; None for all.
-        batch: How many masked images "scorecam" runs at once; None for as many as fit into about a gigabyte.
+        batch: How many masked images "scorecam" runs at once; None for as many as `memory` allows.
     """
     index, name = model.choose(label, image), placed(model, layer)
     if kind in ("cam", "scorecam", "eigencam"):
@@ -94,7 +96,7 @@ def cam(
         elif kind == "eigencam":
             map_ = principal(maps)
         else:
-            size = batch or affordable(model, image)
+            size = batch or affordable(model, image, memory, gradients=False)
             each = zip(image, maps, index.tolist(), strict=True)
             map_ = torch.stack([by_score(model, one, varied(some, channels), i, size) for one, some, i in each])
     else:

@@ -12,11 +12,11 @@ from ... import render, rules
 from ...catalog import Map, method
 from ...errors import SightlineError
 from ...knobs import Between
+from ...memory import affordable
 from ...model import Model
 from ...outputs import positions, slope
 from ...receptive import receptive_field
 from ...result import Result
-from .paths import affordable
 
 RULES = ("gradient", "deconvnet", "guided")
 Box = tuple[int, int, int, int]

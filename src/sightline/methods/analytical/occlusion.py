@@ -10,12 +10,16 @@ from ...catalog import Map, method
 from ...errors import SightlineError
 from ...incremental import cover
 from ...knobs import Between
+from ...memory import affordable
 from ...model import Model
 from ...result import Result
 from ...transform import blur
 from ...windows import Windows
 
 Fill = Literal["gray", "mean", "blur", "zero"]
+Labels = int | str | tuple[int | str, ...]
+
+MOST = 32  # images run at once: more make no faster
 
 
 @method(
@@ -31,52 +35,76 @@ def occlusion(
     model: Model,
     image: Tensor,
     *,
-    label: int | str = "top",
+    label: Labels = "top",
     window: Annotated[int, Between(1, 1024)] = 16,
     stride: Annotated[int, Between(1, 1024)] = 8,
     fill: Annotated[float | Fill, Between(0, 1)] = 0.5,
-    batch: Annotated[int, Between(1, 4096)] = 32,
+    batch: Annotated[int | None, Between(1, 4096)] = None,
+    memory: Annotated[float, Between(0.001, 1024)] = 1.0,
     incremental: bool = True,
 ) -> Result:
     """Slides a covered window over the image and records the drop of a class score.
 
     Windows lie fully inside the image, top-left corners at multiples of the stride. `values["drop"]` is
-    score(clean) − score(covered) before the softmax, N×rows×columns.
+    score(clean) − score(covered) before the softmax, N×rows×columns; of a list of labels, however short, N×labels×rows×columns,
+    and `values["score"]` and `["label"]` are N×labels instead of N. All labels cost what one does.
 
     Args:
+        label: Class to ask about, or a list of them: an index, a name or an unambiguous part of one, or "top" for the predicted class.
         window: Side of the covered square in pixels.
         stride: Pixels between neighbouring windows.
         fill: Gray value that covers, in [0, 1], or "gray" (0.5), "zero" (black), "mean" (the image's mean colour), "blur" (the image, blurred).
-        batch: How many covered images are run at once.
+        batch: How many covered images are run at once; None for as many as `memory` allows, at most 32.
         incremental: Whether to compute only what each window can reach, which gives the same and is faster, or every covered image whole.
     """
     height, width = image.shape[-2:]
     if window > min(height, width):
         raise SightlineError(f"window is {window}; it must lie between 1 and {min(height, width)}, the image's shorter side")
     covers = covers_of(image, fill, window)
-    index = model.choose(label, image)
+    index = chosen(model, label, image)
     places = [(y, x) for y in range(0, height - window + 1, stride) for x in range(0, width - window + 1, stride)]
     rows, columns = (height - window) // stride + 1, (width - window) // stride + 1
     with torch.no_grad():
-        clean = model.run(image, ["logits"])["logits"].gather(1, index.view(-1, 1)).cpu()
+        clean = model.run(image, ["logits"])["logits"].gather(1, index).cpu()
+    at_once = batch or min(MOST, affordable(model, image, memory, gradients=False))
     found = [
-        cover(model, Windows(image[i : i + 1], covers[i : i + 1], places, window), index[i : i + 1], batch=batch, incremental=incremental)
+        cover(model, Windows(image[i : i + 1], covers[i : i + 1], places, window), index[i], batch=at_once, incremental=incremental)
         for i in range(len(image))
     ]
-    drop = (clean - torch.stack([one.scores[:, 0].cpu() for one in found])).view(-1, rows, columns)
-    spread = painted(drop, places, window, height, width)
-    # What is left of a score that nothing changes is rounding; it must not be stretched to full colour.
-    rounding = 1e-5 * clean.view(-1).abs().clamp_min(1)
-    limit = torch.maximum(spread.abs().flatten(1).amax(1), rounding)
-    panel = render.beside(image, render.signed(spread, limit), render.over(image, spread.clamp_min(0), limit))
-    named = ", ".join(model.labels[i] for i in index.tolist())
-    strongest = drop.flatten(1).amax(1)
-    caption = (
-        f"Image, mean drop of the score of {named} over the {window}×{window} windows that cover each pixel (white 0, ±{float(limit[0]):.3g} full "
-        f"colour), and both. Clean score {float(clean[0]):.2f}; the worst window costs {float(strongest[0]):.2f}."
+    drop = clean[:, :, None, None] - torch.stack([one.scores.T.cpu().unflatten(1, (rows, columns)) for one in found])
+    panel, limit = pictured(image, painted(drop, places, window, height, width), clean)
+    several = isinstance(label, (tuple, list))
+    costs = drop[0].flatten(1).amax(1).tolist()
+    details = ", ".join(
+        f"{model.labels[i]} ({score:.2f}, {cost:.2f})" for i, score, cost in zip(index[0], clean[0].tolist(), costs, strict=True)
     )
-    values = {"drop": drop, "score": clean.view(-1), "label": index, "incremental": found[0].share, "speedup_bound": found[0].bound}
-    return Result({"occlusion": panel}, values, {"occlusion": caption})
+    caption = (
+        f"Image, then mean drop of the score over the {window}×{window} windows that cover each pixel (white 0, ±{limit:.3g} full colour)"
+        f"{', one map for each label' if several else ', and both'}. Label, its clean score and what the worst window costs: {details}."
+    )
+    values = {"drop": drop, "score": clean, "label": index}
+    values = {name: value if several else value[:, 0] for name, value in values.items()}
+    return Result({"occlusion": panel}, {**values, "incremental": found[0].share, "speedup_bound": found[0].bound}, {"occlusion": caption})
+
+
+def chosen(model: Model, label: Labels, image: Tensor) -> Tensor:
+    """Class indices N×L of one label or of several. Raises SightlineError for none."""
+    labels = label if isinstance(label, (tuple, list)) else (label,)
+    if not labels:
+        raise SightlineError("label is an empty list; give one class or more")
+    return torch.stack([model.choose(one, image) for one in labels], 1)
+
+
+def pictured(image: Tensor, maps: Tensor, scores: Tensor) -> tuple[Tensor, float]:
+    """The image and its signed maps N×L×H×W on one scale for each image, one map also over the image; where the first scale ends.
+
+    What is left of `scores`, N×L, that nothing changes is rounding; it is not stretched to full colour.
+    """
+    limit = torch.maximum(maps.abs().flatten(1).amax(1), 1e-5 * scores.abs().amax(1).clamp_min(1))
+    shown = [render.signed(maps[:, i], limit) for i in range(maps.shape[1])]
+    if len(shown) == 1:
+        shown.append(render.over(image, maps[:, 0].clamp_min(0), limit))
+    return render.beside(image, *shown), float(limit[0])
 
 
 def covers_of(image: Tensor, fill: float | str, window: int) -> Tensor:
@@ -94,9 +122,9 @@ def covers_of(image: Tensor, fill: float | str, window: int) -> Tensor:
 
 
 def painted(drop: Tensor, places: list[tuple[int, int]], window: int, height: int, width: int) -> Tensor:
-    """N×rows×columns drops as N×H×W: at each pixel the mean over the windows that cover it, 0 where none does."""
-    total, count = torch.zeros(len(drop), height, width), torch.zeros(height, width)
+    """Drops …×rows×columns as …×H×W: at each pixel the mean over the windows that cover it, 0 where none does."""
+    total, count = torch.zeros(*drop.shape[:-2], height, width), torch.zeros(height, width)
     for i, (y, x) in enumerate(places):
-        total[:, y : y + window, x : x + window] += drop.flatten(1)[:, i, None, None]
+        total[..., y : y + window, x : x + window] += drop.flatten(-2)[..., i, None, None]
         count[y : y + window, x : x + window] += 1
     return total / count.clamp_min(1)

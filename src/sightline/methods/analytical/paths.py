@@ -7,7 +7,6 @@ are run at once.
 
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice, pairwise
-from math import prod
 from pathlib import Path
 from typing import Literal
 
@@ -23,7 +22,6 @@ from ...transform import blur
 Probe = tuple[Tensor, Tensor]
 Baseline = Literal["black", "white", "gray", "blur", "random"]
 
-MEMORY = 1 << 30
 PICTURES = (".jpg", ".jpeg", ".png", ".gif", ".webp", ".avif", ".tif", ".tiff", ".bmp", ".ppm", ".pgm", ".pnm", ".jp2")
 
 
@@ -140,13 +138,6 @@ def moments(model: Model, probes: Iterable[Probe], index: int, batch: int) -> tu
         first = first + (factors * gradient).sum(0)
         second = second + (factors * gradient.square()).sum(0)
     return torch.as_tensor(first), torch.as_tensor(second)
-
-
-def affordable(model: Model, image: Tensor, memory: int = MEMORY) -> int:
-    """How many copies of an image can be run at once with all their features kept in `memory` bytes, at least 1."""
-    numbers = sum(prod(layer.shape) for layer in model.layers.values())
-    share = prod(image.shape[-2:]) / model.size**2
-    return max(1, int(memory / (4 * share * max(numbers, 1))))
 
 
 def class_scores(model: Model, pictures: Iterable[Tensor], index: int, batch: int) -> Tensor:

@@ -14,6 +14,7 @@ from torch import Tensor
 from ... import render
 from ...catalog import Map, method
 from ...knobs import Between
+from ...memory import affordable
 from ...model import Model
 from ...result import Result
 from . import paths
@@ -96,6 +97,7 @@ def saliency(
     baseline: Baseline = "black",
     folder: str | None = None,
     batch: Annotated[int | None, Between(1, 4096)] = None,
+    memory: Annotated[float, Between(0.001, 1024)] = 1.0,
     seed: int = 0,
 ) -> Result:
     """Gradient of a class score with respect to the image, or what is averaged from many such gradients.
@@ -112,15 +114,16 @@ def saliency(
         sigma: Standard deviation of the noise as a share of the image's value range, for the noisy kinds.
         baseline: Where "integrated" starts: "black", "white", "gray", "blur" (the image blurred) or "random" (noise).
         folder: Folder of pictures that are the baselines of "expected"; None for random quarters of the image itself.
-        batch: How many gradients are run at once; None for as many as fit into about a gigabyte.
+        batch: How many gradients are run at once; None for as many as `memory` allows.
     """
-    index = model.choose(label, image)
+    index, at_once = model.choose(label, image), batch or affordable(model, image, memory)
     told: dict[str, Tensor] = {}
     if kind in ("gradient", "gradient_input"):
-        slope = score_gradient(model, image, index)
+        parts = zip(image.split(at_once), index.split(at_once), strict=True)
+        slope = torch.cat([score_gradient(model, some, of) for some, of in parts])
         attribution = slope if kind == "gradient" else image.cpu() * slope
     else:
-        average = Average(kind, samples, sigma, baseline, folder, batch or paths.affordable(model, image), seed)
+        average = Average(kind, samples, sigma, baseline, folder, at_once, seed)
         found = [average.of(model, one.cpu(), int(i)) for one, i in zip(image, index, strict=True)]
         attribution = torch.stack([part for part, _ in found])
         changes = [change for _, change in found if change is not None]

@@ -11,12 +11,12 @@ from ... import render
 from ...catalog import method as registered
 from ...errors import SightlineError
 from ...knobs import Between
+from ...memory import affordable
 from ...model import Model
 from ...result import Result
 from . import faithful, randomize
 from .explained import Explained, explained
 from .faithful import Asked
-from .paths import affordable
 from .verdict import captions, verdicts
 
 # How often the map is shifted elsewhere to see what chance would give; for the curves, which cost a forward pass a point, fewer.
