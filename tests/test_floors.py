@@ -14,8 +14,8 @@ import sightline as sl
 HOUSE = Path(sl.__file__).parent
 # A file never imports from a higher floor. `methods` stands for the whole folder.
 FLOORS = (
-    ("errors", "atomic", "image", "video", "render", "pages", "result", "knobs", "catalog"),
-    ("weights", "sightnet", "body", "capture", "outputs", "model", "nicknames", "zoo", "rules", "geometry", "receptive"),
+    ("errors", "atomic", "image", "video", "render", "pages", "result", "fitted", "knobs", "catalog"),
+    ("weights", "sightnet", "body", "capture", "outputs", "model", "nicknames", "zoo", "rules", "geometry", "receptive", "recipe"),
     (
         "memory",
         "objective",
@@ -32,6 +32,7 @@ FLOORS = (
         "perceptual",
         "presets",
         "exemplar",
+        "scans",
     ),
     ("methods",),
     ("replay", "tour", "progress", "commands", "cli", "__main__", "__init__"),

@@ -35,4 +35,7 @@ from .receptive import receptive_fields as receptive_fields
 from .replay import again as again
 from .result import Result as Result
 from .rules import backward as backward
+from .scans.store import Scan as Scan
+from .scans.stream import Passing as Passing
+from .scans.stream import scan as scan
 from .zoo import load as load

@@ -205,7 +205,7 @@ def _refusal(kind: str, error: Exception, limit: int) -> SightlineError:
     )
 
 
-def _tensor(picture: ImageFile.ImageFile) -> Tensor:
+def _tensor(picture: Image.Image) -> Tensor:
     """1×3×H×W of a loaded picture in any mode, transparency over white."""
     if picture.mode[0] in "FI":
         return _gray(picture).clamp_(0, 1).repeat(1, 3, 1, 1)
@@ -215,7 +215,7 @@ def _tensor(picture: ImageFile.ImageFile) -> Tensor:
     return (color * alpha + (1 - alpha)).clamp_(0, 1) if alpha.numel() else planes
 
 
-def _gray(picture: ImageFile.ImageFile) -> Tensor:
+def _gray(picture: Image.Image) -> Tensor:
     """H×W of float or more than 8-bit gray, scaled by its white: Pillow leaves 12-bit TIFF as it is and widens PNM to 16 bits."""
     if picture.mode == "I" and picture.format != "PPM":
         raise SightlineError("integer pixels, signed or of 32 bits, whose white is unknown; save it with 8 or 16 bits")

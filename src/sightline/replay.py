@@ -14,9 +14,9 @@ from .ascend import Step
 from .catalog import digest, load_methods
 from .errors import SightlineError, unknown
 from .model import Model
+from .recipe import model_of
 from .result import Result
 from .weights import file_digest
-from .zoo import load
 
 
 def again(recipe: str | Path | Mapping[str, Any], *, model: Model | None = None, image: Tensor | None = None) -> Result:
@@ -63,24 +63,6 @@ def read_recipe(path: Path) -> Mapping[str, Any]:
     if not isinstance(told, dict) or "method" not in told or not all(isinstance(told.get(part), dict) for part in ("knobs", "model")):
         raise SightlineError(f"{path} is not a recipe: method, knobs and model are expected")
     return told
-
-
-def model_of(told: Mapping[str, Any]) -> Model:
-    """The recipe's network, with the very weights."""
-    if told.get("built_in_code"):
-        raise SightlineError(f"the recipe's network is a {told['model']} that was built in code; give it with model=")
-    name = told.get("model")
-    if not isinstance(name, str) or not isinstance(told.get("options", {}), dict):
-        raise SightlineError("this recipe does not name its network; give it with model=")
-    if ":" in name:
-        # A recipe is data that people pass on: it must not be able to run code.
-        raise SightlineError(f"the recipe's network is made by code ({name}), which a recipe may not run; give it with model=")
-    model = load(told["model"], weights=told.get("weights"), **told.get("options", {}))
-    if "sha256" in told and model.recipe.get("sha256") != told["sha256"]:
-        raise SightlineError(
-            f"the weights of {told.get('weights', told['model'])} are no longer those that the recipe was made with (its SHA-256 differs)"
-        )
-    return model
 
 
 def image_of(told: Mapping[str, Any], model: Model, given: Tensor | None) -> Tensor:

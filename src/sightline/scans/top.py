@@ -1,0 +1,129 @@
+"""The strongest, and a sample: kept while responses stream by, the same whatever the batches and their order."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+Find = Callable[[Tensor, Tensor], Tensor]
+"""Given rows of a batch and units of a layer, the places of the maxima (row × columns + column)."""
+
+
+class Held(NamedTuple):
+    """The k strongest of each unit: values falling, ties by rising id; U×k. Empty places have −inf and id −1."""
+
+    values: Tensor
+    ids: Tensor
+    places: Tensor
+
+    @classmethod
+    def empty(cls, *shape: int) -> "Held":
+        """Nothing seen yet."""
+        return cls(
+            torch.full(shape, -torch.inf), torch.full(shape, -1, dtype=torch.int32), torch.full(shape, -1, dtype=torch.int32)
+        )  # ids to 2³¹ − 1
+
+    def of(self, part: slice | int) -> "Held":
+        """A view of some units, or of one class."""
+        return Held(*(tensor[part] for tensor in self))
+
+    def merge(self, values: Tensor, ids: Tensor, find: Find) -> None:
+        """Takes in a batch, N×U and N, in place. NaN and −inf never win."""
+        values, ids = values.T, ids.to(self.ids)
+        last, last_id = self.values[:, -1:], self.ids[:, -1:]
+        better = (values > last) | ((values == last) & (ids < last_id))
+        units = better.any(1).nonzero()[:, 0]
+        if not len(units):
+            return
+        better, k = better[units], self.values.shape[1]
+        candidates = torch.cat([self.values[units], values[units].where(better, -torch.inf)], 1)
+        whose = torch.cat([self.ids[units], ids.expand(len(units), -1).where(better, -1)], 1)
+        order = whose.argsort(dim=1, stable=True)
+        order = order.gather(1, candidates.gather(1, order).argsort(dim=1, descending=True, stable=True))[:, :k]
+        places = torch.cat([self.places[units], self.places.new_full(better.shape, -1)], 1).gather(1, order)
+        kept = candidates.gather(1, order)
+        new = (order >= k) & (kept > -torch.inf)
+        if bool(new.any()):
+            row, _ = new.nonzero(as_tuple=True)
+            places[new] = find(order[new] - k, units[row]).to(places)
+        for held, now in zip(self, (kept, whose.gather(1, order), places), strict=True):
+            held[units] = now
+
+
+class Sampled(NamedTuple):
+    """The images whose numbers have the smallest hashes: a uniform sample that does not depend on the order. ids S, values and places S×U."""
+
+    ids: Tensor
+    values: Tensor
+    places: Tensor
+
+    @classmethod
+    def empty(cls, size: int, units: int) -> "Sampled":
+        """Nothing seen yet."""
+        held = Held.empty(size, units)
+        return cls(torch.full((size,), -1, dtype=torch.int32), held.values, held.places)
+
+    def admit(self, ids: Tensor) -> tuple[Tensor, Tensor]:
+        """Which rows of a batch enter, and the slots that they take."""
+        size = len(self.ids)
+        everyone = [*self.ids.tolist(), *ids.tolist()]
+        ranked = sorted(range(len(everyone)), key=lambda index: (everyone[index] < 0, scattered(everyone[index])))
+        stay = set(ranked[:size])
+        rows = sorted(index - size for index in stay if index >= size)
+        slots = [index for index in range(size) if index not in stay][: len(rows)]
+        self.ids[slots] = ids[rows].to(self.ids)
+        return torch.tensor(rows, dtype=torch.long), torch.tensor(slots, dtype=torch.long)
+
+
+def scattered(number: int) -> int:
+    """A fixed pseudorandom 64-bit number for a number (splitmix64, Steele et al. 2014)."""
+    mask = 2**64 - 1
+    number = (number + 0x9E3779B97F4A7C15) & mask
+    number = ((number ^ (number >> 30)) * 0xBF58476D1CE4E5B9) & mask
+    number = ((number ^ (number >> 27)) * 0x94D049BB133111EB) & mask
+    return number ^ (number >> 31)
+
+
+class Tally:
+    """All that is kept of the units while images stream by: strongest, sample, strongest and mean for each class."""
+
+    def __init__(self, units: int, k: int, sample: int, classes: int, class_k: int) -> None:
+        self.top = Held.empty(units, k)
+        self.sample = Sampled.empty(sample, units)
+        self.classes = Held.empty(classes, units, class_k)
+        self.sums = torch.zeros(classes, units, dtype=torch.float64)
+        self.counts = torch.zeros(classes, dtype=torch.float64)
+        self._ids = self._labels = self._rows = self._slots = torch.empty(0, dtype=torch.long)
+
+    def begin(self, ids: Tensor, labels: Tensor) -> None:
+        """Announces a batch by the numbers and classes of its images."""
+        self._ids, self._labels = ids, labels
+        self._rows, self._slots = self.sample.admit(ids)
+        if len(self.counts):
+            self.counts.index_add_(0, labels[labels >= 0], torch.ones(int((labels >= 0).sum()), dtype=torch.float64))
+
+    def take(self, units: slice, values: Tensor, find: Find) -> None:
+        """Takes in the responses N×U of one layer, whose units have these numbers."""
+        self.top.of(units).merge(values, self._ids, find)
+        if len(self._rows):
+            self.sample.values[self._slots, units] = values[self._rows]
+            width = values.shape[1]
+            found = find(self._rows.repeat_interleave(width), torch.arange(width).repeat(len(self._rows)))
+            self.sample.places[self._slots, units] = found.view(-1, width).to(torch.int32)
+        for label in self._labels[self._labels >= 0].unique().tolist() if len(self.counts) else []:
+            rows = (self._labels == label).nonzero()[:, 0]
+            inside = Held(*(tensor[label, units] for tensor in self.classes))
+            inside.merge(values[rows], self._ids[rows], lambda at, unit, rows=rows: find(rows[at], unit))
+            self.sums[label, units] += values[rows].nan_to_num(0, 0, 0).double().sum(0)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Everything by name, as it is written to the store; without copies."""
+        parts = {"top": self.top, "sample": self.sample, "class": self.classes}
+        named = {f"{part}.{field}": tensor for part, held in parts.items() for field, tensor in held._asdict().items()}
+        return {**named, "class.sums": self.sums, "class.counts": self.counts}
+
+    def load(self, tensors: dict[str, Tensor]) -> None:
+        """Goes on from what was written."""
+        for name, tensor in self.tensors().items():
+            tensor.copy_(tensors[name])

@@ -1,0 +1,112 @@
+"""A store, written: one writer at a time, in commits; what is committed stays whole whatever happens afterwards."""
+
+import json
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from ..atomic import check_writable, replacing
+from ..errors import SightlineError
+from . import layout
+from .store import state_of
+
+Rows = list[dict[str, Any]]
+Tallies = dict[str, int]
+
+
+class Writer:
+    """Appends to a store. The state file is the commit: rows beyond what it tells are left-overs and are removed first."""
+
+    def __init__(self, path: Path, facts: Mapping[str, Any]) -> None:
+        import lancedb
+
+        self.path, self.facts = path, facts
+        self.schema = layout.schema(facts["vectors"])
+        database = lancedb.connect(path)
+        tables = {layout.IMAGES: self.schema, layout.ERRORS: layout.error_schema()}
+        self.images, self.errors = (database.create_table(name, schema=kind, exist_ok=True) for name, kind in tables.items())
+        self.state, self.tallies = self._restored()
+        for table, key, bound in ((self.images, "id", "images"), (self.errors, "position", "done")):
+            if table.count_rows(f"{key} >= {self.tallies[bound]}"):
+                table.delete(f"{key} >= {self.tallies[bound]}")
+
+    def _restored(self) -> tuple[dict[str, Tensor], Tallies]:
+        if not self.path.joinpath(layout.STATE).exists():
+            return {}, layout.nothing()
+        with state_of(self.path) as state:
+            tallies = {name: int(value) for name, value in state.metadata().items()}
+            return {name: state.get_tensor(name) for name in state.keys()}, tallies  # noqa: SIM118 - not a mapping
+
+    def commit(self, images: Rows, errors: Rows, state: Mapping[str, Tensor], tallies: Tallies) -> None:
+        """Adds rows, then moves the state on. Raises SightlineError if the disk does not take it; what was committed stays."""
+        import pyarrow as pa
+        from safetensors.torch import save_file
+
+        try:
+            if images:
+                self.images.add(self._table(images))
+            if errors:
+                self.errors.add(pa.Table.from_pylist(errors, layout.error_schema()))
+            with replacing(self.path / layout.STATE) as temporary:
+                save_file(dict(state), temporary, {name: str(value) for name, value in tallies.items()})
+        except (OSError, RuntimeError, SightlineError) as error:
+            kept = self.tallies["images"]
+            raise SightlineError(
+                f"can't write {self.path}: {layout.reason(error)}; {kept} images are kept, the same scan goes on there"
+            ) from error
+        self.tallies = tallies
+
+    def _table(self, images: Rows) -> Any:
+        import numpy as np
+        import pyarrow as pa
+
+        columns: list[Any] = []
+        for field in self.schema:
+            values = [row[field.name] for row in images]
+            if pa.types.is_fixed_size_list(field.type):
+                flat = pa.array(np.concatenate(values))
+                columns.append(pa.FixedSizeListArray.from_arrays(flat, field.type.list_size))
+            else:
+                columns.append(pa.array(values, field.type))
+        return pa.table(columns, schema=self.schema)
+
+    def compact(self) -> None:
+        """Merges the pieces that the commits left and removes what no commit needs."""
+        for table in (self.images, self.errors):
+            table.optimize(cleanup_older_than=timedelta(milliseconds=1), delete_unverified=True)
+
+
+@contextmanager
+def writing(path: Path, facts: Mapping[str, Any]) -> Generator[Writer, None, None]:
+    """The writer of a store, made if need be. Raises SightlineError if it is of something else, being written, or can't be."""
+    check_writable(path.parent)
+    if path.exists() and not layout.may_become_store(path):
+        raise SightlineError(f"{path} exists and is no store; give another --store")
+    with locked(path):
+        if path.joinpath(layout.FACTS).exists():
+            layout.require_same(path, layout.read_facts(path), facts)
+        else:
+            with replacing(path / layout.FACTS) as temporary:
+                temporary.write_text(json.dumps(facts, indent=1), encoding="utf-8")
+        yield Writer(path, facts)
+
+
+@contextmanager
+def locked(path: Path) -> Generator[None, None, None]:
+    """Only one process writes a store; the system gives the lock back when that process ends, however it ends."""
+    import fcntl
+
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with path.joinpath(layout.LOCK).open("a") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise SightlineError(f"another scan is writing {path}; wait for it or give another --store") from error
+            yield
+    except OSError as error:
+        raise SightlineError(f"can't write {path}: {layout.reason(error)}") from error
