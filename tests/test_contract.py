@@ -30,6 +30,7 @@ SHORT: dict[str, dict[str, Any]] = {
     "deepdream": {"octaves": 1, "steps": 4},
     "filters": {"k": 4},
     "occlusion": {"window": 8, "stride": 8},
+    "pointing": {"methods": ("gradcam", "saliency:smoothgrad")},
     "predictions": {"k": 3},
     "rise": {"masks": 6, "cells": 4, "batch": 2},
     "saliency": {"kind": "smoothgrad", "samples": 3},

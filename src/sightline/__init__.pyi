@@ -11,6 +11,7 @@ from .methods.analytical.cam import cam as cam
 from .methods.analytical.cam import gradcam as gradcam
 from .methods.analytical.guided import guided as guided
 from .methods.analytical.occlusion import occlusion as occlusion
+from .methods.analytical.pointing import pointing as pointing
 from .methods.analytical.rise import rise as rise
 from .methods.analytical.saliency import saliency as saliency
 from .methods.analytical.segment import segment as segment

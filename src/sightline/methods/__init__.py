@@ -12,6 +12,7 @@ TOPICS = (
     "analytical.segment",
     "analytical.guided",
     "analytical.trust",
+    "analytical.pointing",
     "generative.synthesis",
     "generative.adversarial",
     "artistic.deepdream",

@@ -1,0 +1,136 @@
+"""On pictures whose objects are marked: does a map's brightest point hit the object (Zhang 2016), how much of the map lies in it (Wang 2020)?"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+from torch import Tensor
+
+from ... import render
+from ...catalog import method
+from ...errors import SightlineError, first_line
+from ...knobs import Between
+from ...model import Model
+from ...result import Result
+from .annotations import GRID, Marked, grids, marked
+from .explained import Explained, explained
+from .trust import in_a_row
+
+# A map has to beat chance and the middle of the picture by so many standard errors to be said to find the objects.
+ERRORS = 2
+DIM = 0.4
+
+
+@method(
+    title="Pointing game",
+    question="On pictures whose objects are marked: do the maps point at them?",
+    reading="The upper bar of a method is the share of objects that its brightest point hits, the lower one how much of its map lies inside them. A good method "
+    "beats both chance and the middle of the picture, where photographers put things.",
+    caution="It asks whether a map agrees with people, not whether it is true to the network: a network may look at the rails to see the train.",
+    tour=(),
+)
+def pointing(
+    model: Model,
+    *,
+    folder: str | Path | None = None,
+    methods: tuple[str, ...] = ("saliency", "saliency:smoothgrad", "occlusion", "gradcam", "guided"),
+    label: int | str = "top",
+    tolerance: Annotated[int, Between(0, 1000)] = 15,
+    seed: int = 0,
+) -> Result:
+    """Plays the pointing game and measures the energy in the objects, for several methods, on marked pictures: one table.
+
+    A hit is a maximum within `tolerance` pixels of the object (Zhang 2016, section 4.1); of several equal maxima the share that
+    hits counts. Energy is the map's sum inside over its sum (Wang 2020, section 4.3), of its positive part; a map without any
+    counts as the same everywhere. Both are means over the objects. `values["table"]` has `method`, `pointing`, `energy` for every
+    method, then the rows chance (a random point, an even map) and middle (a soft spot there); `hits` and `energies` M×objects in
+    that order; `objects` their files; `broken` what could not be used and why. Distances are in pixels of what the network sees.
+    Without a folder, four sample photographs are the quarters of one image, and each is the object of its own class (Böhle 2021).
+
+    Args:
+        folder: Pictures with NAME.mask.png or NAME.xml (Pascal VOC) beside them, or one boxes.csv with file,label,x0,y0,x1,y1; None for
+            grids of sample photographs.
+        methods: Whose maps: any methods that give one, their kind after a colon as in saliency:smoothgrad.
+        label: Class of masks, and of boxes without a label: an index, a name, or "top" for the predicted class.
+        tolerance: How many pixels beside the object still hit; none in a grid, where the next object is there.
+    """
+    asked = [explained(name) for name in methods]
+    if label != "top":
+        model.index(label)  # refused now even where every object has a label of its own
+    if not asked:
+        raise SightlineError("methods is empty; name at least one that gives a map, such as gradcam")
+    broken: list[str] = []
+    files: list[str] = []
+    scores: list[Tensor] = []
+    pictures: list[Tensor] = []
+    tolerance = tolerance if folder else 0
+    for one in marked(model, Path(folder), broken) if folder else grids(model):
+        try:
+            maps = maps_of(model, one, asked, label, seed)
+        except SightlineError as error:
+            broken.append(f"{one.name}: {first_line(error)}")
+            continue
+        scores.append(torch.stack([torch.stack([hit(map_, one.region, tolerance), energy(map_, one.region)]) for map_ in maps]))
+        files.append(one.name)
+        # The picture outside of the object is dimmed.
+        pictures = pictures or [in_a_row(one.image * torch.where(one.region, 1, DIM), maps[:-2])]
+    if not scores:
+        raise SightlineError(f"no picture of {str(folder or 'the grids')!r} could be used; the first: {broken[0]}")
+    hits, energies = torch.stack(scores, 1).unbind(2)
+    table: list[dict[str, Any]] = [
+        {"method": name, "pointing": float(hits[i].mean()), "energy": float(energies[i].mean())}
+        for i, name in enumerate([*(one.spoken for one in asked), "chance", "middle"])
+    ]
+    what = f"{len(files)} objects" if folder else f"{len(files)} photographs in grids ({', '.join(GRID)}; each of its own class)"
+    values = {"table": table, "hits": hits, "energies": energies, "objects": files, "broken": broken}
+    shown = f"{files[0]}, all but the object dimmed, and its maps: {', '.join(one.spoken for one in asked)}, each on its own scale."
+    told = f"{what} that the map's brightest point hits ({tolerance} pixels beside still count), and share of the map inside them"
+    return Result(
+        {"maps": pictures[0], "pointing": charted(table)},
+        values,
+        {"maps": shown, "pointing": f"Share of {told}. {conclusion(table, len(files))}{unused(broken)}"},
+    )
+
+
+def maps_of(model: Model, one: Marked, asked: Sequence[Explained], label: int | str, seed: int) -> list[Tensor]:
+    """The methods' maps H×W of one object's class, an even one, and a soft spot in the middle."""
+    index = int(model.choose(one.label or label, one.image)[0])
+    found = [method_.map(model, one.image, index, seed).shown for method_ in asked]
+    rows, columns = (torch.linspace(-1, 1, side) for side in one.region.shape)
+    return [*found, torch.ones(one.region.shape), torch.exp(-2 * (rows[:, None] ** 2 + columns[None] ** 2))]
+
+
+def hit(map_: Tensor, region: Tensor, tolerance: int) -> Tensor:
+    """Share of the map's maxima H×W that lie within `tolerance` pixels of the region H×W."""
+    import cv2
+    import numpy as np
+
+    away = cv2.distanceTransform((~region).numpy().astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+    return (torch.from_numpy(away) <= tolerance)[map_ == map_.max()].double().mean()
+
+
+def energy(map_: Tensor, region: Tensor) -> Tensor:
+    """Share of the map's positive part H×W that lies in the region; of a map without any, the region's share of the image."""
+    positive = map_.double().clamp_min(0)
+    return positive[region].sum() / positive.sum() if positive.sum() > 0 else region.double().mean()
+
+
+def charted(table: Sequence[Mapping[str, Any]]) -> Tensor:
+    """Two bars for each row of the table."""
+    names, shares = zip(*((f"{row['method']}: {key}", float(row[key])) for row in table for key in ("pointing", "energy")), strict=True)
+    return render.bars(list(names), list(shares))
+
+
+def conclusion(table: Sequence[Mapping[str, Any]], count: int) -> str:
+    """Which methods find the objects."""
+    floor = max(row["pointing"] for row in table[-2:])
+    floor += ERRORS * (floor * (1 - floor) / count) ** 0.5
+    good = [row["method"] for row in table[:-2] if row["pointing"] > floor]
+    found = f"{', '.join(good)} {'hits' if len(good) == 1 else 'hit'}" if good else "None of these maps hits"
+    return f"{found} them clearly more often than chance and the middle of the picture."
+
+
+def unused(broken: Sequence[str]) -> str:
+    """What could not be used, in a sentence, or nothing."""
+    return f" {len(broken)} could not be used, the first: {broken[0]}." if broken else ""
