@@ -35,6 +35,7 @@ SHORT: dict[str, dict[str, Any]] = {
     "rise": {"masks": 6, "cells": 4, "batch": 2},
     "saliency": {"kind": "smoothgrad", "samples": 3},
     "synthesis": {"steps": 4, "size": 32},
+    "style": {"steps": 2, "coarse": False},
     "texture": {"size": 40},
 }
 # Methods that ask the same of each image of a batch, without drawing at random.

@@ -64,9 +64,15 @@ class Moments:
         return self.gram - self.mean.unsqueeze(2) * self.mean.unsqueeze(1) + RIDGE * identity
 
 
-def moments(features: Tensor) -> Moments:
-    """The moments of N×C×H×W."""
-    return Moments(rows_of(features).float().mean(1), gram(features))
+def moments(features: Tensor, weights: Tensor | None = None, *, normalized: bool = False) -> Moments:
+    """The moments of N×C×H×W, all places alike or by `weights` N×H×W, which are brought to a sum of 1 unless they are `normalized`."""
+    if weights is None:
+        return Moments(rows_of(features).float().mean(1), gram(features))
+    shares = weights.flatten(1).unsqueeze(2)
+    shares = shares if normalized else shares / shares.sum(1, keepdim=True).clamp_min(1e-12)
+    rows = rows_of(features).float()
+    product: Tensor = Gram.apply(rows * shares.sqrt())
+    return Moments((rows * shares).sum(1), product)
 
 
 def blended(parts: Sequence[Moments], weights: Sequence[float]) -> Moments:

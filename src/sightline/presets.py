@@ -9,7 +9,10 @@ from .perceptual import Kind
 @dataclass(frozen=True)
 class Preset:
     """How a published implementation weighs its terms: of each layer's E (`share`, times 4/C^`power` for a Gram matrix that is
-    divided by more than M or compared by a plain mean), of the mean squared content difference, of total variation."""
+    divided by more than M or compared by a plain mean), of the mean squared content difference, of total variation.
+
+    `relative` ones divide each distance by what it would be to nothing (|G − A|²/|A|² and |F − P|²/|P|²): free of the network's scale.
+    """
 
     content: float
     style: float
@@ -18,6 +21,7 @@ class Preset:
     shares: tuple[float, ...] = ()
     tv: float = 0.0
     source: str = ""
+    relative: bool = False
 
     def weights(self, channels: Sequence[int]) -> list[float]:
         """The weight of each layer's E (of its distance for the other kinds), the deepest layer last."""
@@ -34,6 +38,7 @@ class Preset:
 
 
 PRESETS: dict[str, Preset] = {
+    "relative": Preset(1.0, 30.0, 0, relative=True, source="our own: the published weights hold for VGG and its scale of activations only"),
     "gatys": Preset(
         1.0, 1e3, 0, source="Gatys 2016: w_l = 1/5 each on E, content to style 1e-3; his content sum ½Σ is taken as a mean here"
     ),

@@ -17,4 +17,5 @@ TOPICS = (
     "generative.adversarial",
     "artistic.deepdream",
     "artistic.texture",
+    "artistic.style",
 )

@@ -1,0 +1,87 @@
+"""L-BFGS for pictures: one evaluation per step, each image of a batch by itself, and no number that the host waits for."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+LEAST_CURVATURE = 1e-10  # pairs below are left out, as in torch.optim.LBFGS
+LEAST_SLOPE = 1e-9  # a direction that descends by less is not gone
+
+
+class LBFGS(torch.optim.Optimizer):
+    """Limited-memory BFGS (Nocedal 1980) in the compact form of Byrd, Nocedal & Schnabel 1994 (theorem 3.1).
+
+    The steps are those of `torch.optim.LBFGS(max_iter=1)` without line search. Its two loops over the history are two matrix
+    products with the stacked pairs here and a solve of history × history. A pair holds what the parameter really moved by, so
+    a projection after the step is part of the curvature. Memory: 8·history bytes for each number optimized.
+    """
+
+    def __init__(self, parameters: list[Tensor], lr: float = 1.0, history: int = 10) -> None:
+        super().__init__(parameters, {"lr": lr, "history": history})
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                memory = self.state[parameter].setdefault("memory", Memory(parameter, group["history"]))
+                place, slope = parameter.flatten(1), parameter.grad.flatten(1)
+                direction = memory.direction(place, slope)
+                length = group["lr"] * (1 / slope.abs().sum(1, keepdim=True)).clamp_max(1) if memory.steps == 1 else group["lr"]
+                descends = (direction * slope).sum(1, keepdim=True) <= -LEAST_SLOPE
+                parameter.add_((torch.where(descends, direction, 0) * length).view_as(parameter))
+
+
+class Memory:
+    """The last pairs of movement s and change of slope y of every image: two rings N×history×D, and their products."""
+
+    def __init__(self, parameter: Tensor, history: int) -> None:
+        count, size = len(parameter), parameter[0].numel()
+        self.history, self.steps, self.filled = history, 0, 0
+        self.moved, self.changed = (parameter.new_zeros(count, history, size) for _ in range(2))
+        # sᵀy and yᵀy of all pairs, in double: what is solved is small and badly conditioned.
+        self.across, self.within = (torch.zeros(count, history, history, dtype=torch.float64, device=parameter.device) for _ in range(2))
+        self.scale = torch.ones(count, 1, dtype=torch.float64, device=parameter.device)
+        self.place, self.slope = torch.empty(0), torch.empty(0)
+
+    def direction(self, place: Tensor, slope: Tensor) -> Tensor:
+        """Where to go from a place N×D with this slope: −H·slope."""
+        if self.steps:
+            self.note(place - self.place, slope - self.slope)
+        self.steps += 1
+        self.place, self.slope = place.clone(), slope.clone()
+        return -self.inverse_times(slope)
+
+    def note(self, moved: Tensor, changed: Tensor) -> None:
+        """Takes a pair in; where the curvature is too small it is stored as zeros, which change nothing."""
+        curvature = (moved * changed).sum(1, keepdim=True)
+        good = curvature > LEAST_CURVATURE
+        moved, changed = torch.where(good, moved, 0), torch.where(good, changed, 0)
+        slot = (self.steps - 1) % self.history
+        self.moved[:, slot], self.changed[:, slot] = moved, changed
+        self.filled = min(self.filled + 1, self.history)
+        rows, columns, squares = (
+            pairs @ one.unsqueeze(2) for pairs, one in ((self.moved, changed), (self.changed, moved), (self.changed, changed))
+        )
+        self.across[:, :, slot], self.across[:, slot] = rows[..., 0].double(), columns[..., 0].double()
+        self.within[:, :, slot], self.within[:, slot] = squares[..., 0].double(), squares[..., 0].double()
+        ratio = curvature.double() / changed.double().square().sum(1, keepdim=True).clamp_min(1e-300)
+        self.scale = torch.where(good, ratio, self.scale)
+
+    def inverse_times(self, slope: Tensor) -> Tensor:
+        """H·slope: γg + S·a + γY·b, with a = R⁻ᵀ((D + γYᵀY)R⁻¹Sᵀg − γYᵀg), b = −R⁻¹Sᵀg, R the upper triangle of SᵀY by age."""
+        if not self.filled:
+            return slope
+        chosen = torch.tensor([(self.steps - 1 - age) % self.history for age in range(self.filled, 0, -1)], device=slope.device)
+        across, within = (table[:, chosen][:, :, chosen] for table in (self.across, self.within))
+        diagonal = across.diagonal(dim1=1, dim2=2)
+        upper = across.triu() + torch.diag_embed((diagonal == 0).double())
+        along, bent = ((pairs @ slope.unsqueeze(2)).double()[:, chosen] for pairs in (self.moved, self.changed))
+        scale = self.scale.unsqueeze(2)
+        solved = torch.linalg.solve_triangular(upper, along, upper=True)
+        middle = diagonal.unsqueeze(2) * solved + scale * (within @ solved) - scale * bent
+        first = torch.linalg.solve_triangular(upper.mT, middle, upper=False)
+        weights = torch.zeros(2, len(slope), self.history, 1, dtype=torch.float64, device=slope.device)
+        weights[0, :, chosen], weights[1, :, chosen] = first, -scale * solved
+        parts = [(pairs.mT @ weight.to(slope))[..., 0] for pairs, weight in zip((self.moved, self.changed), weights, strict=True)]
+        return self.scale.to(slope) * slope + parts[0] + parts[1]

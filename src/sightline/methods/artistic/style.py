@@ -1,0 +1,191 @@
+"""Style transfer by optimization: the content of one picture in the style of others (Gatys 2016)."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Annotated, Any, Literal
+
+import torch
+from torch import Tensor
+
+from ... import image as images
+from ... import render
+from ...ascend import Callback
+from ...catalog import method
+from ...color import match_colors, match_luminance, with_colors_of
+from ...errors import SightlineError
+from ...knobs import Between
+from ...model import Model
+from ...paint import RATES, Brush, Painted, paint, resized, stages
+from ...painting import content_losses, style_losses
+from ...perceptual import Layers, layers_of
+from ...presets import PRESETS, Preset
+from ...result import Result
+from .easel import Easel
+
+LEAST_SIDE = 64
+
+
+@method(
+    title="Style transfer",
+    question="What would this picture look like, painted like that one?",
+    reading="The photograph and the style, then the painted picture: things stay where the content layer saw them, colours and strokes come from the style.",
+    caution="Style here means which features occur together, wherever they are: composition and meaning are no part of it. How much of the photograph is left is a matter of the weights.",
+    tour=({"steps": 40},),
+    quick={"steps": 15},
+)
+def style(
+    model: Model,
+    image: Tensor,
+    *,
+    styles: tuple[Tensor | str, ...] = ("ihc",),
+    preset: Literal["relative", "gatys", "authors", "johnson", "crowson"] = "relative",
+    loss: Literal["preset", "gram", "w2", "sliced"] = "preset",
+    content_layers: tuple[str, ...] | None = None,
+    style_layers: tuple[str, ...] | None = None,
+    content_weight: Annotated[float | None, Between(0, 1e6)] = None,
+    style_weight: Annotated[float | None, Between(0, 1e9)] = None,
+    tv_weight: Annotated[float | None, Between(0, 1e6)] = None,
+    mix: tuple[float, ...] | None = None,
+    masks: tuple[Tensor | str, ...] | None = None,
+    style_scale: Annotated[float, Between(0.1, 10)] = 1.0,
+    color: Literal["style", "match", "luminance"] = "style",
+    start: Literal["content", "noise"] = "content",
+    optimizer: Literal["lbfgs", "adam"] = "lbfgs",
+    steps: Annotated[int, Between(1, 100_000)] = 100,
+    lr: Annotated[float | None, Between(1e-6, 1000)] = None,
+    coarse: bool = True,
+    memory: Annotated[float, Between(0.01, 10_000)] = 4.0,
+    seed: int = 0,
+    callback: Callback | None = None,
+) -> Result:
+    """Paints the content of an image in the style of one or several pictures.
+
+    The image moves until its features in the content layers are those of the photograph, and the Gram matrices of those in
+    the style layers those of the style. `values["image"]` is N×3×H×W; `values["scores"]` minus the loss of every step;
+    `values["style_losses"]` Gatys' E (or the other distance) by layer, beside the number that the preset's authors would
+    print; `content_losses` mean squared differences by layer.
+
+    Args:
+        styles: The style pictures, of any size.
+        preset: Whose weights: "relative" (our own, for any network), or for VGG "gatys" (the paper), "authors" (their notebook), "johnson" (fast-neural-style), "crowson"
+            (style-transfer-pytorch).
+        loss: How styles are compared: "gram" (Gatys' E), "w2" (mean and covariance as Gaussians), "sliced" (whole
+            distributions, Heitz 2021), or the preset's own.
+        content_layers: Layers whose features are kept; by default those tuned for the family of the network.
+        style_layers: Layers whose statistics make the style, the deepest last.
+        content_weight: Weight of the mean squared content difference, instead of the preset's.
+        style_weight: Weight of the style's distance, instead of the preset's.
+        tv_weight: Weight of total variation, instead of the preset's.
+        mix: Share of each style; all alike by default.
+        masks: One picture for each style, white where it is wanted; without any, all styles are mixed everywhere.
+        style_scale: Size of the style's strokes: 2 makes them twice as large.
+        color: "style" takes the style's colours; "match" brings the style to the photograph's colours first; "luminance"
+            paints the light only and keeps the photograph's colours.
+        start: "content" starts from the photograph, "noise" from nothing.
+        optimizer: "lbfgs" or "adam" (with the mean of its last pictures).
+        steps: Steps at each size.
+        lr: Step size; 1 for "lbfgs", 0.02 for "adam".
+        coarse: Whether to paint at small sizes first, growing by √2 from 128 pixels.
+        memory: GB that the painting may take; what needs more is painted in tiles with the very same gradient.
+    """
+    if min(image.shape[-2:]) < LEAST_SIDE:
+        raise SightlineError(f"the image is {image.shape[-2]}×{image.shape[-1]} pixels; a painting needs {LEAST_SIDE}×{LEAST_SIDE} or more")
+    weighed = chosen(PRESETS[preset], loss, {"content": content_weight, "style": style_weight, "tv": tv_weight})
+    pictures = [images.given(picture)[:1] for picture in styles]
+    regions = [images.given(mask)[:1].mean(1, keepdim=True) for mask in masks] if masks is not None else None
+    shares = checked(pictures, mix, regions, weighed)
+    usual = layers_of(model)
+    layers = Layers(content_layers or usual.content, style_layers or usual.style)
+    size, made, finals = (image.shape[2], image.shape[3]), list[Painted](), list[dict[str, Any]]()
+    plan = stages(size, steps) if coarse else stages(size, steps, least=max(size))
+    for number, photo in enumerate(image.cpu().split(1)):
+        easel = Easel(
+            model,
+            photo,
+            [recolored(one, photo, color) for one in pictures],
+            layers,
+            weighed,
+            shares,
+            regions,
+            style_scale,
+            memory,
+            seed=seed,
+        )
+        first = resized(photo, plan[0].size) if start == "content" else noise(plan[0].size, seed + number)
+        brush = Brush(optimizer, lr if lr is not None else RATES[optimizer])
+        done = paint(model, easel.objective, first.to(model.device), plan, brush, average=optimizer == "adam", callback=callback)
+        finals.append({**told(easel, done.image), "tile": easel.tile(size)})
+        made.append(replace(done, image=with_colors_of(done.image.cpu(), photo) if color == "luminance" else done.image.cpu()))
+        if done.stopped:
+            break
+    pictures_made = torch.cat([one.image for one in made])
+    values = {
+        "image": pictures_made, "scores": torch.tensor(made[0].scores), "work": made[0].work, "notes": made[0].notes, **finals[0],
+    }  # fmt: skip
+    panel = render.beside(image[:1].cpu(), *(shown(one, size[0]) for one in pictures), pictures_made[:1])
+    return Result({"style": panel}, values, {"style": spoken(values, plan, weighed, layers)})
+
+
+def chosen(preset: Preset, loss: str, weights: Mapping[str, float | None]) -> Preset:
+    """The preset with the weights and the kind of loss that were asked for instead."""
+    given = {name: value for name, value in weights.items() if value is not None}
+    return replace(preset, **given, **({} if loss == "preset" else {"kind": loss}))
+
+
+def checked(pictures: Sequence[Tensor], mix: tuple[float, ...] | None, masks: Sequence[Tensor] | None, preset: Preset) -> list[float]:
+    """The share of each style; raises SightlineError where styles, shares and masks don't go together."""
+    if not pictures:
+        raise SightlineError("styles is empty; give one picture at least")
+    shares = list(mix) if mix is not None else [1.0] * len(pictures)
+    if len(shares) != len(pictures) or min(shares) < 0 or sum(shares) <= 0:
+        raise SightlineError(f"mix is {tuple(shares)}; it must be one share for each of the {len(pictures)} styles, none below 0")
+    if masks is not None and len(masks) != len(pictures):
+        raise SightlineError(f"{len(masks)} masks were given for {len(pictures)} styles; each style needs one")
+    if masks is not None and (empty := [number for number, mask in enumerate(masks) if float(mask.max()) <= 0]):
+        raise SightlineError(f"mask {empty[0] + 1} is black everywhere; it must be white where its style is wanted")
+    if preset.kind == "sliced" and (len(pictures) > 1 or masks is not None):
+        raise SightlineError("loss='sliced' takes one style and no masks; choose 'gram' or 'w2' to mix styles")
+    return shares
+
+
+def recolored(picture: Tensor, photo: Tensor, color: str) -> Tensor:
+    """The style picture with the colours that it shall give."""
+    if color == "match":
+        return match_colors(picture, photo)
+    return match_luminance(picture, photo) if color == "luminance" else picture
+
+
+def noise(size: tuple[int, int], seed: int) -> Tensor:
+    """Gray with noise, 1×3×H×W."""
+    return (0.5 + 0.1 * torch.randn(1, 3, *size, generator=torch.Generator().manual_seed(seed))).clamp(0, 1)
+
+
+def told(easel: Easel, image: Tensor) -> dict[str, Any]:
+    """The losses of the finished picture by layer: E and the authors' number for style, mean squares for content."""
+    painting = easel.painting((image.shape[2], image.shape[3]))
+    distances = style_losses(painting, easel.model, image, easel.tile((image.shape[2], image.shape[3])))
+    both = easel.preset.both(list(distances.values()), easel.channels())
+    return {
+        "style_losses": {name: list(pair) for name, pair in zip(distances, both, strict=True)},
+        "content_losses": content_losses(painting, easel.model, image, easel.tile((image.shape[2], image.shape[3]))),
+    }
+
+
+def shown(picture: Tensor, height: int) -> Tensor:
+    """A style picture for the figure, no wider than it is high twice."""
+    return images.center_crop(picture, min(picture.shape[2], 2 * picture.shape[3]), min(picture.shape[3], 2 * picture.shape[2]))
+
+
+def spoken(values: Mapping[str, Any], plan: Sequence[Any], preset: Preset, layers: Layers) -> str:
+    """What the figure shows, and what came out."""
+    distances, content = values["style_losses"], values["content_losses"]
+    kept = f"mean squared content difference {sum(content.values()) / len(content):.3g} at {', '.join(content)}; " if content else ""
+    kind = {"gram": "Gatys' E", "w2": "Wasserstein distance", "sliced": "sliced distance"}[preset.kind]
+    sizes = f"{len(plan)} sizes" if len(plan) > 1 else "one size"
+    tiles = f" In tiles of {values['tile']} pixels." if values["tile"] else ""
+    return (
+        f"The photograph, the style, and the painting after {len(values['scores'])} steps at {sizes}: {kept}"
+        f"{kind} by layer {', '.join(f'{name} {pair[0]:.2g}' for name, pair in distances.items())} "
+        f"(as the preset's authors count, {math.fsum(pair[1] for pair in distances.values()):.3g} in all).{tiles} {' '.join(values['notes'])}"
+    ).strip()

@@ -1,0 +1,183 @@
+"""A picture painted from coarse to fine: the ascent at growing sizes, each starting from the enlarged result of the last."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from .ascend import Callback, Step, ascend, score_of
+from .errors import SightlineError
+from .lbfgs import LBFGS
+from .model import Model
+from .objective import Objective
+from .parameterize import Pixels
+
+Size = tuple[int, int]
+Way = Literal["lbfgs", "adam"]
+
+BETAS = 0.9, 0.99  # of style-transfer-pytorch, for Adam
+DECAY = 0.99  # of its moving average of pictures
+RATES = {"lbfgs": 1.0, "adam": 0.02}
+MOST_HALVINGS = 6
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Steps at one size (height, width)."""
+
+    size: Size
+    steps: int
+
+
+def stages(size: Size, steps: int, *, least: int = 128, first: float = 1.0) -> list[Stage]:
+    """Sizes that grow by √2 up to `size` from a short side of `least` or more (style-transfer-pytorch). The first has
+    `first` × as many steps as the others: the picture is laid out there, where a step costs least."""
+    count = max(0, math.floor(2 * math.log2(min(size) / least)))
+    factors = [2 ** (-index / 2) for index in reversed(range(count + 1))]
+    return [
+        Stage((round(size[0] * factor), round(size[1] * factor)), round(steps * first) if index == 0 and count else steps)
+        for index, factor in enumerate(factors)
+    ]
+
+
+class Averaged(Pixels):
+    """Pixels that keep a moving average of themselves, free of its start's weight (bias-corrected as Adam's moments)."""
+
+    def __init__(self, image: Tensor, decay: float = DECAY) -> None:
+        super().__init__(image)
+        self.decay, self.count, self.sum = decay, 0, torch.zeros_like(image)
+
+    @torch.no_grad()
+    def project_(self) -> None:
+        super().project_()
+        self.count += 1
+        self.sum.lerp_(self.pixels, 1 - self.decay)
+
+    @property
+    def average(self) -> Tensor:
+        """The average of what the pixels were after each step."""
+        return self.sum / (1 - self.decay**self.count) if self.count else self.pixels.detach()
+
+
+@dataclass
+class Painted:
+    """The picture 1×3×H×W, the score of every step, the evaluations weighed by their share of the final pixels, and what
+    went wrong on the way, in words."""
+
+    image: Tensor
+    scores: list[float] = field(default_factory=list[float])
+    work: float = 0.0
+    notes: list[str] = field(default_factory=list[str])
+    stopped: bool = False
+
+
+@dataclass
+class Brush:
+    """How a stage is gone: "lbfgs" or "adam", its step size, its memory, and Adam's moments from the stage before."""
+
+    way: Way
+    lr: float
+    history: int = 10
+    moments: tuple[Tensor, Tensor, Tensor] | None = None
+
+    def optimizer(self, scale: float, parameters: list[Tensor]) -> torch.optim.Optimizer:
+        """The optimizer of one stage. L-BFGS starts anew: its history is bound to a size."""
+        if self.way == "lbfgs":
+            return LBFGS(parameters, lr=self.lr, history=self.history)
+        self.stepper = torch.optim.Adam(parameters, lr=self.lr, betas=BETAS)
+        if self.moments:
+            count, first, second = self.moments
+            size = parameters[0].shape[-2:]
+            grown = [F.interpolate(one, size=size, mode="bilinear", align_corners=False) for one in (first, second)]
+            self.stepper.state[parameters[0]] = {"step": count, "exp_avg": grown[0], "exp_avg_sq": grown[1].clamp_min(0)}
+        return self.stepper
+
+    def keep(self, parameter: Tensor) -> None:
+        """Notes Adam's moments for the next stage."""
+        if self.way == "adam" and (state := self.stepper.state.get(parameter)):
+            self.moments = state["step"], state["exp_avg"], state["exp_avg_sq"]
+
+
+def paint(
+    model: Model,
+    aim: Callable[[Size], Objective],
+    image: Tensor,
+    plan: Sequence[Stage],
+    brush: Brush,
+    *,
+    average: bool = False,
+    callback: Callback | None = None,
+) -> Painted:
+    """Ascends `aim(size)` through the stages from an image 1×3×H×W of any size.
+
+    The objective is divided by the size of its first score: L-BFGS leaves out curvatures below 1e-10, and a mean-normalized
+    Gram loss would stand still. If a score is no number, the stage goes back to the last picture that had one, with half the
+    step. Raises SightlineError if that does not help either.
+    """
+    total, done = sum(stage.steps for stage in plan), 0
+    painted = Painted(image)
+    for stage in plan:
+        objective = aim(stage.size)
+        left = stage.steps
+        start = resized(painted.image, stage.size)
+        scale = float(score_of(model, objective, start).abs().max())
+        while left > 0 and not painted.stopped:
+            watch = Watch(callback, done, total, scale or 1.0)
+            pixels = Averaged(start) if average else Pixels(start)
+            ascend(model, objective * (1 / (scale or 1.0)), pixels, partial(brush.optimizer, scale), left, callback=watch)
+            went = len(watch.scores)
+            done, left = done + went, left - went
+            painted.scores += watch.scores
+            painted.work += went * math.prod(stage.size) / math.prod(plan[-1].size)
+            painted.stopped = watch.stopped
+            if not watch.broken:
+                brush.keep(pixels.pixels)
+                start = pixels.average if isinstance(pixels, Averaged) else pixels.pixels.detach()
+                break
+            start = halved(painted, brush, watch, start, done)
+        painted.image = start.detach().clone()
+        if painted.stopped:
+            break
+    painted.image = resized(painted.image, plan[-1].size).clamp(0, 1)
+    return painted
+
+
+def halved(painted: Painted, brush: Brush, watch: "Watch", start: Tensor, step: int) -> Tensor:
+    """After a score that is no number: half the step, and the last good picture."""
+    brush.lr, brush.moments = brush.lr / 2, None
+    painted.notes.append(f"step {step + 1} gave no number; went back and halved the step to {brush.lr:g}")
+    if len(painted.notes) > MOST_HALVINGS:
+        raise SightlineError(f"the loss is no number even with steps of {brush.lr:g}; do the network and its weights fit together?")
+    return watch.good if watch.good is not None else start
+
+
+class Watch:
+    """The callback of one stage: counts on over stages, keeps the scores and the last good picture, stops at what is no number."""
+
+    def __init__(self, callback: Callback | None, done: int, total: int, scale: float) -> None:
+        self.callback, self.done, self.total, self.scale = callback, done, total, scale
+        self.scores: list[float] = []
+        self.good: Tensor | None = None
+        self.broken = self.stopped = False
+
+    def __call__(self, step: Step) -> bool:
+        if not bool(step.scores.isfinite().all()):
+            self.broken = True
+            return True
+        self.good = step.image
+        scores = step.scores * self.scale
+        self.scores.append(float(scores.sum()))
+        self.stopped = bool(self.callback and self.callback(Step(self.done + step.index, self.total, scores, step.image)))
+        return self.stopped
+
+
+def resized(image: Tensor, size: Size) -> Tensor:
+    """The image at another size, smooth both ways."""
+    if image.shape[-2:] == size:
+        return image
+    return F.interpolate(image, size=size, mode="bicubic", antialias=True, align_corners=False).clamp(0, 1)

@@ -1,0 +1,85 @@
+"""L-BFGS against torch's, step by step."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from sightline.lbfgs import LBFGS
+
+
+def problem(place: Tensor) -> Tensor:
+    """A valley that is no quadratic: N numbers of N×D."""
+    return ((place[:, 1:] - place[:, :-1].square()).square() * 3 + (1 - place[:, :-1]).square()).sum(1)
+
+
+def start(count: int) -> Tensor:
+    return torch.randn(count, 12, dtype=torch.float64, generator=torch.Generator().manual_seed(2)) * 0.5
+
+
+def descended(optimizer: torch.optim.Optimizer, place: Tensor) -> Tensor:
+    """One step, whether the optimizer wants a closure or not."""
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        loss = problem(place).sum()
+        loss.backward()
+        return loss
+
+    if isinstance(optimizer, LBFGS):
+        closure()
+        optimizer.step()
+    else:
+        optimizer.step(closure)  # type: ignore[arg-type]
+    return place.detach().clone()
+
+
+@pytest.mark.parametrize("history", [1, 3, 10])
+@pytest.mark.parametrize("lr", [1.0, 0.5])
+def test_goes_where_torch_goes(history: int, lr: float) -> None:
+    mine, theirs = start(1).requires_grad_(), start(1).requires_grad_()
+    ours = LBFGS([mine], lr=lr, history=history)
+    torchs = torch.optim.LBFGS([theirs], lr=lr, max_iter=1, history_size=history)
+    for _ in range(25):
+        before = theirs.detach().clone()
+        one, two = descended(ours, mine), descended(torchs, theirs)
+        torch.testing.assert_close(one - before, two - before, rtol=1e-5, atol=1e-9)
+    assert problem(mine).item() < 0.5 * problem(start(1)).item()
+
+
+def test_each_image_of_a_batch_goes_its_own_way() -> None:
+    both, alone = start(3).requires_grad_(), start(3)[1:2].clone().requires_grad_()
+    together, single = LBFGS([both], history=4), LBFGS([alone], history=4)
+    for _ in range(15):
+        torch.testing.assert_close(descended(together, both)[1:2], descended(single, alone))
+
+
+def test_a_pair_without_curvature_changes_nothing() -> None:
+    """A line has none: the direction stays the slope's, as torch's does, and nothing becomes NaN."""
+    mine, theirs = start(1).requires_grad_(), start(1).requires_grad_()
+    ours, torchs = LBFGS([mine]), torch.optim.LBFGS([theirs], max_iter=1)
+    for _ in range(4):
+        for place, optimizer in ((mine, ours), (theirs, torchs)):
+            optimizer.zero_grad()
+            closure = lambda place=place: (place.backward(torch.ones_like(place)), place.sum())[1]  # noqa: E731
+            if optimizer is ours:
+                closure()
+                optimizer.step()
+            else:
+                optimizer.step(closure)  # type: ignore[arg-type]
+        theirs.grad = None
+        torch.testing.assert_close(mine.detach(), theirs.detach())
+
+
+def test_stands_still_at_the_bottom() -> None:
+    place = torch.ones(2, 12, dtype=torch.float64).requires_grad_()
+    optimizer = LBFGS([place])
+    for _ in range(3):
+        assert torch.equal(descended(optimizer, place), torch.ones(2, 12, dtype=torch.float64))
+
+
+def test_single_precision_finds_the_bottom() -> None:
+    place = start(1).float().requires_grad_()
+    optimizer = LBFGS([place], lr=0.8)
+    for _ in range(120):
+        descended(optimizer, place)
+    assert problem(place).item() < 1e-6

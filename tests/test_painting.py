@@ -1,0 +1,134 @@
+"""Losses in tiles against those of the whole image; regions; and what the losses are zero for."""
+
+import pytest
+import torch
+from conftest import small_network, smooth
+from torch import Tensor, nn
+from torchvision.models import squeezenet1_0, vgg11
+
+import sightline as sl
+from sightline.painting import Painting, Region, region_weights, tiled
+from sightline.perceptual import moments
+from sightline.tiles import map_sizes, tiles
+
+
+def random_model(build: object, size: int = 64) -> sl.Model:
+    state = torch.get_rng_state()
+    torch.manual_seed(0)
+    network = build()  # type: ignore[operator]
+    torch.set_rng_state(state)
+    return sl.load(network, mean=(0.5,) * 3, std=(0.25,) * 3, size=size)
+
+
+def branches() -> nn.Module:
+    """Ceiling pools, strides without padding, and a layer of odd stride: SqueezeNet's geometry."""
+    return squeezenet1_0(num_classes=4)
+
+
+MODELS = {
+    "small": (lambda: sl.load(small_network(), mean=(0.5,) * 3, std=(0.25,) * 3, size=32), ("relu1", "relu2", "relu3"), ("relu2",)),
+    "squeezenet": (lambda: random_model(branches), ("features.1", "features.3", "features.7"), ("features.4",)),
+    "vgg11": (lambda: random_model(lambda: vgg11(num_classes=4)), ("features.1", "features.4", "features.9"), ("features.12",)),
+}
+
+
+@pytest.fixture(scope="module", params=MODELS)
+def case(request: pytest.FixtureRequest) -> tuple[sl.Model, tuple[str, ...], tuple[str, ...]]:
+    build, style, content = MODELS[request.param]
+    return build(), style, content
+
+
+def picture(height: int, width: int, seed: int = 0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    coarse = torch.rand(1, 3, 12, 14, generator=generator)
+    # Grain, since in a flat patch rounding decides which of equal values a max pooling takes.
+    return (
+        nn.functional.interpolate(coarse, size=(height, width), mode="bilinear") * 0.8
+        + torch.rand(1, 3, height, width, generator=generator) * 0.2
+    )
+
+
+def painting(
+    model: sl.Model, style: tuple[str, ...], content: tuple[str, ...], size: tuple[int, int], *, kind: str, masked: bool
+) -> Painting:
+    with torch.no_grad():
+        aims = [{name: moments(f) for name, f in model.features(picture(60, 50, seed), style).items()} for seed in (1, 2)]
+        wanted = model.features(picture(*size, 3), content)
+    regions = [Region(1.0, aims[0])]
+    if masked:
+        mask = torch.zeros(1, 1, *size)
+        mask[..., : size[1] // 3] = 1
+        sizes = map_sizes(model, style, *size)
+        regions = [Region(0.7, aims[0], region_weights(mask, sizes)), Region(0.3, aims[1], region_weights(1 - mask, sizes))]
+    weights = {name: 1.0 + number for number, name in enumerate(style)}
+    return Painting(weights, regions, {name: (0.5, wanted[name]) for name in content}, kind)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("kind", "masked"), [("gram", False), ("gram", True), ("w2", False)])
+@pytest.mark.parametrize("size", [(150, 97), (128, 160)])
+def test_tiles_give_the_whole_image_s_gradient(
+    case: tuple[sl.Model, tuple[str, ...], tuple[str, ...]], kind: str, masked: bool, size: tuple[int, int]
+) -> None:
+    model, style, content = case
+    loss = painting(model, style, content, size, kind=kind, masked=masked)
+    image = picture(*size, 5).requires_grad_()
+    features = model.run(image, [model.layer(name) for name in loss.layers])
+    whole = -loss.objective().bind(model)(image, features)
+    (gradient,) = torch.autograd.grad(whole.sum(), image)
+    found, tiles_gradient = tiled(image.detach(), loss, model, 48)
+    torch.testing.assert_close(found, whole.detach(), rtol=1e-4, atol=1e-7)
+    # Square roots of covariances that are nearly singular lose digits in single precision.
+    assert float((tiles_gradient - gradient).norm() / gradient.norm()) < (1e-4 if kind == "gram" else 2e-2)
+
+
+def test_every_place_belongs_to_one_tile(case: tuple[sl.Model, tuple[str, ...], tuple[str, ...]]) -> None:
+    model, style, _ = case
+    for height, width in ((150, 97), (64, 200)):
+        sizes = map_sizes(model, style, height, width)
+        features = model.features(picture(height, width), style)
+        assert sizes == {name: tuple(found.shape[-2:]) for name, found in features.items()}
+        seen = {name: torch.zeros(size) for name, size in sizes.items()}
+        for tile in tiles(model, style, height, width, 48):
+            found = model.features(tile.cut(picture(height, width)).contiguous(), style)
+            for name in style:
+                tile.of(name, seen[name]).add_(1)
+                torch.testing.assert_close(tile.own(name, found[name]), tile.of(name, features[name]), rtol=1e-4, atol=1e-5)
+        assert all(bool((count == 1).all()) for count in seen.values())
+
+
+def test_the_loss_is_a_node_of_autograd(case: tuple[sl.Model, tuple[str, ...], tuple[str, ...]]) -> None:
+    model, style, content = case
+    loss = painting(model, style, content, (100, 110), kind="gram", masked=False)
+    image = picture(100, 110, 5).requires_grad_()
+    score = loss.objective(tile=48).bind(model)(image, {})
+    score.sum().backward()
+    _, gradient = tiled(image.detach(), loss, model, 48)
+    torch.testing.assert_close(image.grad, -gradient)
+
+
+def test_a_layer_that_sees_everything_is_refused() -> None:
+    class Squeezed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.head, self.last = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 1), nn.Linear(4, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.conv(x)
+            x = self.head(x * x.mean((2, 3), keepdim=True))
+            return self.last(x.mean((2, 3)))
+
+    model = sl.load(Squeezed(), mean=(0.5,) * 3, std=(0.25,) * 3, size=32)
+    with pytest.raises(sl.SightlineError, match="layer head of Squeezed sees the whole image"):
+        list(tiles(model, ("head",), 100, 100, 48))
+
+
+def test_regions_see_only_their_own() -> None:
+    model = sl.load(small_network(), mean=(0.5,) * 3, std=(0.25,) * 3, size=32)
+    left, right = smooth(1, 40, 1), smooth(1, 40, 2)
+    both = torch.cat([left, right], 3)
+    features = model.features(both, ["relu1"])["relu1"]
+    mask = torch.zeros(1, 40, 80)
+    mask[..., :40] = 1
+    found = moments(features, mask)
+    torch.testing.assert_close(found.gram, moments(features[..., :40]).gram)
+    torch.testing.assert_close(found.mean, moments(features[..., :40]).mean)
