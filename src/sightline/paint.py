@@ -3,7 +3,6 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Literal
 
 import torch
@@ -85,7 +84,7 @@ class Brush:
     history: int = 10
     moments: tuple[Tensor, Tensor, Tensor] | None = None
 
-    def optimizer(self, scale: float, parameters: list[Tensor]) -> torch.optim.Optimizer:
+    def optimizer(self, parameters: list[Tensor]) -> torch.optim.Optimizer:
         """The optimizer of one stage. L-BFGS starts anew: its history is bound to a size."""
         if self.way == "lbfgs":
             return LBFGS(parameters, lr=self.lr, history=self.history)
@@ -125,11 +124,12 @@ def paint(
         objective = aim(stage.size)
         left = stage.steps
         start = resized(painted.image, stage.size)
-        scale = float(score_of(model, objective, start).abs().max())
+        first = float(score_of(model, objective, start).abs().max())
+        scale = first if math.isfinite(first) and first > 0 else 1.0
         while left > 0 and not painted.stopped:
-            watch = Watch(callback, done, total, scale or 1.0)
+            watch = Watch(callback, done, total, scale)
             pixels = Averaged(start) if average else Pixels(start)
-            ascend(model, objective * (1 / (scale or 1.0)), pixels, partial(brush.optimizer, scale), left, callback=watch)
+            ascend(model, objective * (1 / scale), pixels, brush.optimizer, left, callback=watch)
             went = len(watch.scores)
             done, left = done + went, left - went
             painted.scores += watch.scores

@@ -1,0 +1,15 @@
+"""Style transfer: a photograph painted in the manner of other pictures."""
+
+from pathlib import Path
+
+import torch
+
+import sightline as sl
+from sightline.render import sheet
+
+PICTURES = Path(__file__).parent.parent / "docs" / "pictures"
+
+model = sl.load()
+photo = sl.image.short_side(sl.sample("coffee"), 192)
+made = [sl.style(model, photo, styles=(style,), steps=60).values["image"] for style in ("ihc", "hubble_deep_field", "gravel")]
+sl.write(sheet(torch.cat([photo, *made]), columns=2), PICTURES / "style.png")  # type: ignore[list-item]

@@ -1,0 +1,138 @@
+"""Style transfer: what the losses fall to, what each knob changes, and what is refused."""
+
+import pytest
+import torch
+from conftest import small_network, smooth
+from torch import Tensor
+
+import sightline as sl
+from sightline.color import YIQ, mixed
+from sightline.paint import resized
+
+
+@pytest.fixture(scope="module")
+def model() -> sl.Model:
+    return sl.load(small_network(), mean=(0.5,) * 3, std=(0.25,) * 3, size=32)
+
+
+@pytest.fixture(scope="module")
+def photo() -> Tensor:
+    return smooth(1, 64, 1)
+
+
+@pytest.fixture(scope="module")
+def grain() -> Tensor:
+    noise = torch.rand(1, 3, 80, 72, generator=torch.Generator().manual_seed(3))
+    return torch.nn.functional.avg_pool2d(noise, 3, 1, 1)
+
+
+LAYERS = {"content_layers": ("relu2",), "style_layers": ("relu1", "relu2", "relu3")}
+
+
+def loss(result: sl.Result, name: str) -> float:
+    losses = result.values[name]
+    assert isinstance(losses, dict)
+    return sum(value[0] if isinstance(value, list) else value for value in losses.values())
+
+
+@pytest.mark.parametrize("way", ["lbfgs", "adam"])
+@pytest.mark.parametrize("kind", ["gram", "w2", "sliced"])
+def test_the_style_is_taken_on(way: str, kind: str, model: sl.Model, photo: Tensor, grain: Tensor) -> None:
+    knobs = {"styles": (grain,), "loss": kind, "optimizer": way, **LAYERS}
+    before = sl.style(model, photo, steps=1, lr=1e-6, **knobs)  # type: ignore[arg-type]
+    after = sl.style(model, photo, steps=25, **knobs)  # type: ignore[arg-type]
+    assert after.tensors["image"].shape == photo.shape
+    assert loss(after, "style_losses") < 0.5 * loss(before, "style_losses")
+    assert float(after.tensors["scores"][-1]) > float(after.tensors["scores"][0])
+
+
+def test_the_photo_itself_is_a_fixed_point(model: sl.Model, photo: Tensor) -> None:
+    result = sl.style(model, photo, styles=(photo,), steps=5, **LAYERS)
+    torch.testing.assert_close(result.tensors["image"], photo, atol=1e-3, rtol=0)
+    assert loss(result, "style_losses") < 1e-8
+    assert loss(result, "content_losses") < 1e-6
+
+
+def test_content_alone_comes_back_from_noise(model: sl.Model, photo: Tensor, grain: Tensor) -> None:
+    knobs = {"styles": (grain,), "start": "noise", "content_layers": ("relu1",), "style_layers": ("relu1",)}
+    result = sl.style(model, photo, style_weight=0.0, steps=80, coarse=False, **knobs)  # type: ignore[arg-type]
+    assert float((result.tensors["image"] - photo).abs().mean()) < 0.05
+
+
+def test_tiles_paint_the_same_picture(model: sl.Model, grain: Tensor) -> None:
+    photo = smooth(1, 400, 1) * 0.9 + 0.1 * torch.rand(1, 3, 400, 400, generator=torch.Generator().manual_seed(0))
+    knobs = {"styles": (grain,), "steps": 3, "coarse": False, "optimizer": "adam", **LAYERS}
+    whole, tiled = (sl.style(model, photo, memory=memory, **knobs) for memory in (4.0, 0.06))  # type: ignore[arg-type]
+    assert whole.values["tile"] is None
+    assert isinstance(tiled.values["tile"], int)
+    assert "In tiles of" in tiled.captions["style"]
+    torch.testing.assert_close(tiled.tensors["scores"], whole.tensors["scores"], rtol=1e-3, atol=1e-6)
+    assert float((tiled.tensors["image"] - whole.tensors["image"]).abs().mean()) < 1e-3
+
+
+def test_masks_give_each_region_its_style(model: sl.Model, photo: Tensor, grain: Tensor) -> None:
+    left = torch.zeros(1, 3, 64, 64)
+    left[..., :32] = 1
+    red, blue = (torch.tensor(color).view(1, 3, 1, 1).expand(1, 3, 64, 64) for color in ((0.9, 0.1, 0.1), (0.1, 0.1, 0.9)))
+    result = sl.style(
+        model, photo, styles=(red.clone(), blue.clone()), masks=(left, 1 - left), content_weight=0.0, steps=30, coarse=False, **LAYERS
+    )
+    half = result.tensors["image"].mean(2)
+    assert half[0, 0, :28].mean() > half[0, 0, 36:].mean() + 0.1
+    assert half[0, 2, 36:].mean() > half[0, 2, :28].mean() + 0.1
+
+
+def test_shares_mix_styles(model: sl.Model, photo: Tensor, grain: Tensor) -> None:
+    other = 1 - grain
+    both = {"styles": (grain, other), "steps": 5, **LAYERS}
+    one = sl.style(model, photo, mix=(1.0, 0.0), **both)  # type: ignore[arg-type]
+    alone = sl.style(model, photo, styles=(grain,), steps=5, **LAYERS)  # type: ignore[arg-type]
+    torch.testing.assert_close(one.tensors["image"], alone.tensors["image"], atol=1e-4, rtol=0)
+    half = sl.style(model, photo, **both)  # type: ignore[arg-type]
+    assert not torch.allclose(half.tensors["image"], alone.tensors["image"], atol=1e-2)
+
+
+def test_luminance_keeps_the_photo_s_colors(model: sl.Model, grain: Tensor) -> None:
+    photo = 0.35 + 0.3 * smooth(1, 64, 1)
+    result = sl.style(model, photo, styles=(grain,), color="luminance", content_weight=10.0, steps=5, **LAYERS)  # type: ignore[arg-type]
+    found, wanted = (mixed(picture, YIQ)[:, 1:] for picture in (result.tensors["image"], photo))
+    assert float((found - wanted).abs().mean()) < 0.01
+
+
+def test_presets_print_the_authors_number(model: sl.Model, photo: Tensor, grain: Tensor) -> None:
+    result = sl.style(model, photo, styles=(grain,), preset="authors", steps=2, coarse=False, **LAYERS)
+    features = model.features(result.tensors["image"], "relu2")["relu2"][0].flatten(1)
+    style_size = result.values["style_losses"]
+    target = model.features(resized(grain, (67, 61)), "relu2")["relu2"][0].flatten(1)
+    literal = ((features @ features.T / features.shape[1] - target @ target.T / target.shape[1]).square()).mean() * 1e3 / 12**2
+    assert isinstance(style_size, dict)
+    assert style_size["relu2"][1] == pytest.approx(float(literal), rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("knobs", "words"),
+    [
+        ({"styles": ()}, "styles is empty"),
+        ({"mix": (1.0, 2.0)}, "mix is .* one share for each of the 1 styles"),
+        ({"mix": (-1.0,)}, "none below 0"),
+        ({"masks": ("brick", "grass")}, "2 masks were given for 1 styles"),
+        ({"masks": (torch.zeros(1, 3, 64, 64),)}, "mask 1 is black everywhere"),
+        ({"loss": "sliced", "styles": ("brick", "grass")}, "takes one style and no masks"),
+        ({"styles": ("nowhere.jpg",)}, "nowhere.jpg"),
+        ({"style_layers": ("relu9",)}, "no layer named 'relu9'"),
+        ({"style_scale": 0.11}, "sees as a single place; raise style_scale"),
+        ({"memory": 0.01, "coarse": False}, "pixels need about .* GB, more than memory=0.01"),
+        ({"steps": 0}, "steps is 0"),
+    ],
+)
+def test_refuses_in_one_line(knobs: dict[str, object], words: str, model: sl.Model, photo: Tensor) -> None:
+    side = 2000 if "memory" in knobs else 64
+    image = photo if side == 64 else torch.full((1, 3, side, side), 0.5)
+    with pytest.raises(sl.SightlineError, match=words) as error:
+        sl.style(model, image, **{**LAYERS, "styles": ("brick",), **knobs})  # type: ignore[arg-type]
+    assert "\n" not in str(error.value)
+
+
+def test_refuses_an_image_too_small(model: sl.Model) -> None:
+    with pytest.raises(sl.SightlineError, match="the image is 40×50 pixels; a painting needs 64×64 or more"):
+        sl.style(model, torch.rand(1, 3, 40, 50))

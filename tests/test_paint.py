@@ -1,0 +1,106 @@
+"""Coarse to fine: the sizes, the state that is carried over, and what happens when a loss is no number."""
+
+import math
+
+import pytest
+import torch
+from conftest import smooth
+from torch import Tensor
+
+import sightline as sl
+from sightline.objective import Objective
+from sightline.paint import Averaged, Brush, paint, stages
+
+TARGET = 0.2 + 0.6 * smooth(1, 64, 7)
+
+
+def towards(size: tuple[int, int], weight: float = 1.0) -> Objective:
+    """As near to a target as possible."""
+    target = torch.nn.functional.interpolate(TARGET, size=size, mode="bilinear", antialias=True)
+    return Objective("near", (), lambda model: lambda image, _: -weight * (image - target).square().flatten(1).sum(1))
+
+
+def gray(side: int) -> Tensor:
+    return torch.full((1, 3, side, side), 0.5)
+
+
+def test_sizes_grow_by_the_root_of_two_to_the_whole() -> None:
+    plan = stages((512, 768), 50, first=2)
+    assert [stage.size for stage in plan] == [(128, 192), (181, 272), (256, 384), (362, 543), (512, 768)]
+    assert [stage.steps for stage in plan] == [100, 50, 50, 50, 50]
+    assert [stage.size for stage in stages((100, 100), 5)] == [(100, 100)]
+
+
+@pytest.mark.parametrize("way", ["lbfgs", "adam"])
+def test_finds_the_target_through_all_sizes(way: str, tiny: sl.Model) -> None:
+    plan = stages((64, 64), 25, least=32)
+    done = paint(tiny, towards, gray(32), plan, Brush(way, 1.0 if way == "lbfgs" else 0.05), average=way == "adam")  # type: ignore[arg-type]
+    assert done.image.shape == (1, 3, 64, 64)
+    assert len(done.scores) == 75
+    assert done.work == pytest.approx(25 * (1 + 45**2 / 64**2 + 1 / 4))
+    assert float((done.image - TARGET).abs().max()) < (1e-3 if way == "lbfgs" else 0.1)
+    assert done.scores[0] == pytest.approx(float(towards((32, 32)).bind(tiny)(gray(32), {})), rel=1e-4), "scores are not scaled"
+
+
+def test_adam_goes_on_with_its_moments(tiny: sl.Model) -> None:
+    brush = Brush("adam", 0.01)
+    paint(tiny, towards, gray(32), stages((64, 64), 4, least=32), brush)
+    assert brush.moments is not None
+    count, first, second = brush.moments
+    assert float(count) == 12, "three sizes of four steps"
+    assert first.shape == second.shape == (1, 3, 64, 64)
+    assert bool((second >= 0).all())
+
+
+def test_the_average_is_the_literal_one() -> None:
+    pixels, seen = Averaged(torch.zeros(1, 3, 2, 2), decay=0.9), []
+    for value in (0.1, 0.5, 1.5):
+        pixels.pixels.data.fill_(value)
+        pixels.project_()
+        seen.append(min(value, 1.0))
+    weights = [0.1 * 0.9**age for age in (2, 1, 0)]
+    expected = sum(w * v for w, v in zip(weights, seen, strict=True)) / sum(weights)
+    torch.testing.assert_close(pixels.average, torch.full((1, 3, 2, 2), expected))
+
+
+def test_a_loss_that_is_no_number_halves_the_step_and_says_so(tiny: sl.Model) -> None:
+    """A loss that breaks where a whole step leads, but not half of one."""
+
+    def narrow(size: tuple[int, int]) -> Objective:
+        def score(image: Tensor, _: object) -> Tensor:
+            near = -(image - 0.45).square().flatten(1).sum(1)
+            return torch.where(image.flatten(1).amin(1) < 0.46, torch.full_like(near, math.nan), near)
+
+        return Objective("narrow", (), lambda model: score)
+
+    brush = Brush("adam", 0.06)
+    done = paint(tiny, narrow, gray(32), stages((32, 32), 4), brush)
+    assert brush.lr == 0.015
+    assert done.notes == [
+        "step 2 gave no number; went back and halved the step to 0.03",
+        "step 4 gave no number; went back and halved the step to 0.015",
+    ]
+    assert done.image.isfinite().all()
+    assert float(done.image.min()) >= 0.449
+
+
+def test_gives_up_on_a_loss_that_never_is_a_number(tiny: sl.Model) -> None:
+    with pytest.raises(sl.SightlineError, match="the loss is no number even with steps of"):
+        paint(
+            tiny,
+            lambda size: Objective("no", (), lambda model: lambda image, _: image.flatten(1).sum(1) * math.nan),
+            gray(32),
+            stages((32, 32), 3),
+            Brush("adam", 0.1),
+        )
+
+
+def test_stops_when_told_to_and_is_of_full_size(tiny: sl.Model) -> None:
+    seen: list[tuple[int, int]] = []
+    done = paint(
+        tiny, towards, gray(32), stages((64, 64), 5, least=32), Brush("adam", 0.05),
+        callback=lambda step: seen.append((step.index, step.total)) or step.index == 7,
+    )  # fmt: skip
+    assert done.stopped
+    assert seen == [(index, 15) for index in range(1, 8)]
+    assert done.image.shape == (1, 3, 64, 64)
