@@ -12,4 +12,4 @@ PICTURES = Path(__file__).parent.parent / "docs" / "pictures"
 model = sl.load()
 photo = sl.image.short_side(sl.sample("coffee"), 192)
 made = [sl.style(model, photo, styles=(style,), steps=60).values["image"] for style in ("ihc", "hubble_deep_field", "gravel")]
-sl.write(sheet(torch.cat([photo, *made]), columns=2), PICTURES / "style.png")  # type: ignore[list-item]
+sl.write(sheet(torch.cat([photo, *made]), columns=2), PICTURES / "style.jpg")  # type: ignore[list-item]

@@ -35,7 +35,7 @@ SHORT: dict[str, dict[str, Any]] = {
     "rise": {"masks": 6, "cells": 4, "batch": 2},
     "saliency": {"kind": "smoothgrad", "samples": 3},
     "synthesis": {"steps": 4, "size": 32},
-    "style": {"steps": 2, "coarse": False},
+    "style": {"steps": 2, "start": "noise"},
     "texture": {"size": 40},
 }
 # Methods that ask the same of each image of a batch, without drawing at random.
@@ -359,8 +359,9 @@ def test_refuses_a_number_out_of_range(method: Method, knob: Field, tiny: sl.Mod
 @knobs_where(lambda knob: knob.choices)
 def test_refuses_a_wrong_choice(method: Method, knob: Field, tiny: sl.Model, photo: Tensor) -> None:
     for wrong in (f"{knob.choices[0]}x", "", None, 3):
-        with pytest.raises(sl.SightlineError, match=f"{knob.name}.*{knob.choices[0]}") as error:
+        with pytest.raises(sl.SightlineError, match=knob.name) as error:
             called(method, tiny, photo, **{knob.name: wrong})
+        assert any(choice in str(error.value) for choice in knob.choices)
         assert one_line(error)
 
 

@@ -134,5 +134,5 @@ def test_refuses_in_one_line(knobs: dict[str, object], words: str, model: sl.Mod
 
 
 def test_refuses_an_image_too_small(model: sl.Model) -> None:
-    with pytest.raises(sl.SightlineError, match="the image is 40×50 pixels; a painting needs 64×64 or more"):
-        sl.style(model, torch.rand(1, 3, 40, 50))
+    with pytest.raises(sl.SightlineError, match="the image is 20×50 pixels; a painting needs 32×32 or more"):
+        sl.style(model, torch.rand(1, 3, 20, 50))

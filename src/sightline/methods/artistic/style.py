@@ -23,7 +23,7 @@ from ...presets import PRESETS, Preset
 from ...result import Result
 from .easel import Easel
 
-LEAST_SIDE = 64
+LEAST_SIDE = 32
 
 
 @method(
