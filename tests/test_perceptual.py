@@ -10,6 +10,7 @@ from torchvision.models.vgg import make_layers
 
 import sightline as sl
 from sightline import nicknames, perceptual
+from sightline.ascend import score_of
 from sightline.model import Model
 from sightline.perceptual import Moments, content_loss, gram, gram_loss, moments, sliced_loss, style_loss, w2_loss
 
@@ -124,6 +125,18 @@ def test_losses_are_zero_for_the_image_itself(tiny: sl.Model, photo: Tensor) -> 
         score, other = aim.bind(tiny), tiny.features(smooth(seed=3), LAYERS)
         assert abs(float(score(photo, seen).detach())) < 1e-4
         assert float(score(photo, other).detach()) < -1e-4, aim
+
+
+def test_objectives_take_aliases(photo: Tensor) -> None:
+    model = sl.load("squeezenet1_1", weights="random")
+    given = smooth(1, 64, seed=4)
+    for aim in (
+        perceptual.content_of(photo, ["fire2"]),
+        perceptual.style_of([photo], ["relu1"], [1.0]),
+        perceptual.sliced_of(photo, ["relu1"], [1.0]),
+    ):
+        assert float(score_of(model, aim, photo)[0]) == pytest.approx(0, abs=1e-6)
+    assert float(score_of(model, perceptual.style_of([photo], ["relu1"], [1.0]), given)[0]) < 0
 
 
 def test_style_objective_adds_weighted_layers(tiny: sl.Model, photo: Tensor) -> None:

@@ -12,6 +12,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from . import image as images
 from .errors import SightlineError
 from .model import Model
 from .objective import Objective, Score
@@ -175,27 +176,28 @@ def content_of(image: Tensor, layers: Sequence[str], weight: float = 1.0) -> Obj
 
     def build(model: Model) -> Score:
         with torch.no_grad():
-            targets = model.features(image, layers)
-        return lambda _, features: -weight * total([content_loss(features[name], targets[name]) for name in layers])
+            targets = model.run(images.check(image), own := resolved(model, layers))
+        return lambda _, features: -weight * total([content_loss(features[name], targets[name]) for name in own])
 
     return Objective(f"content({', '.join(layers)}; {weight:g})", tuple(layers), build)
 
 
 def style_of(
-    images: Sequence[Tensor],
+    pictures: Sequence[Tensor],
     layers: Sequence[str],
     weights: Sequence[float],
     *,
     kind: Literal["gram", "w2"] = "gram",
     mix: Sequence[float] | None = None,
 ) -> Objective:
-    """Minus the style loss to one style of several images (of any sizes, mixed by `mix`), Σ over layers of weight × E or × W2."""
+    """Minus the style loss to one style of several pictures (of any sizes, mixed by `mix`), Σ over layers of weight × E or × W2."""
 
     def build(model: Model) -> Score:
-        targets = style_targets(model, images, layers, mix)
+        own = resolved(model, layers)
+        targets = style_targets(model, pictures, own, mix)
 
         def score(_: Tensor, features: Mapping[str, Tensor]) -> Tensor:
-            return -total([w * style_loss(features[name], targets[name], kind) for name, w in zip(layers, weights, strict=True)])
+            return -total([w * style_loss(features[name], targets[name], kind) for name, w in zip(own, weights, strict=True)])
 
         return score
 
@@ -208,11 +210,11 @@ def sliced_of(image: Tensor, layers: Sequence[str], weights: Sequence[float], *,
     def build(model: Model) -> Score:
         generator = torch.Generator().manual_seed(seed)
         with torch.no_grad():
-            targets = model.features(image, layers)
-        drawn = {name: random_directions(targets[name].shape[1], generator).to(model.device) for name in layers}
+            targets = model.run(images.check(image), own := resolved(model, layers))
+        drawn = {name: random_directions(targets[name].shape[1], generator).to(model.device) for name in own}
 
         def score(_: Tensor, features: Mapping[str, Tensor]) -> Tensor:
-            terms = zip(layers, weights, strict=True)
+            terms = zip(own, weights, strict=True)
             return -total([weight * sliced_loss(features[name], targets[name], drawn[name]) for name, weight in terms])
 
         return score
@@ -226,10 +228,17 @@ def style_loss(features: Tensor, target: Moments, kind: Literal["gram", "w2"] = 
 
 
 @torch.no_grad()
-def style_targets(model: Model, images: Sequence[Tensor], layers: Sequence[str], mix: Sequence[float] | None = None) -> dict[str, Moments]:
+def style_targets(
+    model: Model, pictures: Sequence[Tensor], layers: Sequence[str], mix: Sequence[float] | None = None
+) -> dict[str, Moments]:
     """The moments of a style in each layer, of several images by weight."""
-    seen = [model.features(image, layers) for image in images]
-    return {name: blended([moments(one[name]) for one in seen], mix or [1.0] * len(images)) for name in layers}
+    seen = [model.features(picture, layers) for picture in pictures]
+    return {name: blended([moments(one[name]) for one in seen], mix or [1.0] * len(pictures)) for name in layers}
+
+
+def resolved(model: Model, layers: Sequence[str]) -> list[str]:
+    """The layers' own names, by which an objective's features are given."""
+    return [model.layer(name) for name in layers]
 
 
 def total(terms: Sequence[Tensor]) -> Tensor:
