@@ -17,7 +17,7 @@ from conftest import smooth
 from cyclopts import CycloptsError
 
 import sightline as sl
-from sightline import commands, progress, replay, zoo
+from sightline import commands, progress, recipe, zoo
 from sightline import image as images
 from sightline.catalog import load_methods
 from sightline.cli import FACES, main, make_app, summaries
@@ -74,7 +74,7 @@ def networks_once() -> Iterator[None]:
         return ready if name == "sightnet" and not any(given.values()) else read(name, **given)
 
     patch.setattr(commands.zoo, "load", load)
-    patch.setattr(replay, "load", load)
+    patch.setattr(recipe, "load", load)
     yield
     patch.undo()
 

@@ -1,5 +1,7 @@
 """The streaming top-k against a full sort, whatever the batches and their order."""
 
+from itertools import pairwise
+
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -47,7 +49,7 @@ def test_merge_equals_a_full_sort(data: st.DataObject) -> None:
 def test_sample_is_the_smallest_hashes(count: int, size: int, cuts: list[int]) -> None:
     sampled = Sampled.empty(size, 1)
     bounds = [0, *sorted(min(cut, count) for cut in cuts), count]
-    for start, end in zip(bounds[:-1], bounds[1:], strict=True):
+    for start, end in pairwise(bounds):
         rows, slots = sampled.admit(torch.arange(start, end))
         sampled.values[slots, 0] = (rows + start).float()
     kept = sorted(int(number) for number in sampled.ids if number >= 0)
