@@ -27,7 +27,7 @@ GALLERY = Path(__file__).parents[1] / "gallery"
 SHORT: dict[str, dict[str, Any]] = {
     "activations": {"k": 4},
     "adversarial": {"steps": 3, "target": "least", "early": False},
-    "deepdream": {"octaves": 1, "steps": 4},
+    "deepdream": {"octaves": 1, "steps": 4, "frames": 2},
     "filters": {"k": 4},
     "occlusion": {"window": 8, "stride": 8},
     "pointing": {"methods": ("gradcam", "saliency:smoothgrad")},

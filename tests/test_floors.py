@@ -22,6 +22,7 @@ FLOORS = (
         "formula",
         "parameterize",
         "transform",
+        "mosaic",
         "ascend",
         "attacks",
         "cones",

@@ -1,14 +1,19 @@
 """DeepDream: the sizes, the detail carried over them, the energy that rises, and the picture that is always whole."""
 
 import re
+from itertools import pairwise
+from pathlib import Path
 
 import pytest
 import torch
+from conftest import smooth
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torchvision.models import VisionTransformer
 
 import sightline as sl
+from sightline import mosaic
 from sightline.ascend import Step
 
 
@@ -162,3 +167,155 @@ def test_layers_units_and_knobs_out_of_range(model: sl.Model) -> None:
     ):
         with pytest.raises(sl.SightlineError, match=part):
             sl.deepdream(model, pictures(), **knobs)
+
+
+# ── several layers, a guide ──
+
+
+def test_several_layers_count_alike(model: sl.Model) -> None:
+    """A step along Σ energy/energy on the image: scaling a layer's activations changes nothing."""
+    image = pictures(2)
+    found = sl.deepdream(model, image, layer="conv1", layers=("relu2", "conv1"), octaves=1, steps=1, step_size=0.01, jitter=0).values
+    x = image.clone().requires_grad_()
+    energies = [model.features(x, name)[name].square().flatten(1).mean(1) / 2 for name in ("conv1", "relu2")]
+    total = sum(value / value.detach() for value in energies)
+    (gradient,) = torch.autograd.grad(total.sum(), x)
+    step = gradient / gradient.abs().flatten(1).mean(1).view(-1, 1, 1, 1)
+    torch.testing.assert_close(found["image"], (image + 0.01 * step).clamp(0, 1), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(found["scores"], torch.full((1, 2), 2.0))
+
+
+def test_a_guide_gives_each_place_its_best_match(model: sl.Model) -> None:
+    """The published guided dream: the gradient at the layer is the guide's feature with the largest dot product."""
+    image, guide = pictures(), smooth(seed=9, side=40)
+    x = image.clone().requires_grad_()
+    seen = model.features(x, "relu2")["relu2"]
+    with torch.no_grad():
+        known = model.features(guide, "relu2")["relu2"].flatten(2)[0]
+        best = torch.stack([known[:, (known.T @ one).argmax()] for one in seen.flatten(2)[0].T], 1)
+    (gradient,) = torch.autograd.grad(seen, x, best.view_as(seen))
+    step = gradient / gradient.abs().mean()
+    found = sl.deepdream(model, image, layer="relu2", guide=guide, octaves=1, steps=1, step_size=0.01, jitter=0).values["image"]
+    torch.testing.assert_close(found, (image + 0.01 * step).clamp(0, 1), rtol=1e-4, atol=1e-4)
+
+
+def test_a_guide_draws_the_dream_towards_itself(model: sl.Model, tmp_path: Path) -> None:
+    sl.write(smooth(seed=9, side=48), tmp_path / "guide.png")
+    tensor = sl.deepdream(
+        model, pictures(), layer="relu2", guide=sl.read(tmp_path / "guide.png"), octaves=1, steps=5, step_size=0.02
+    ).values
+    file = sl.deepdream(model, pictures(), layer="relu2", guide=tmp_path / "guide.png", octaves=1, steps=5, step_size=0.02).values
+    assert torch.equal(tensor["image"], file["image"])
+    assert (tensor["scores"][-1] > 1.2 * tensor["scores"][0]).all()
+
+
+# ── tiles ──
+
+
+@pytest.mark.parametrize(("length", "tile"), [(64, 64), (65, 64), (300, 64), (1000, 256), (130, 128)])
+def test_tiles_cover_everything_once(length: int, tile: int) -> None:
+    begins, parts = mosaic.starts(length, tile), mosaic.shares(length, tile)
+    assert begins[0] == 0
+    assert begins[-1] + min(tile, length) == length
+    assert all(later - earlier <= tile - tile // 4 for earlier, later in pairwise(begins))
+    total = torch.zeros(length)
+    for begin, part in zip(begins, parts, strict=True):
+        assert part.min() >= 0
+        total[begin : begin + len(part)] += part
+    torch.testing.assert_close(total, torch.ones(length))
+
+
+def test_a_gradient_in_tiles_is_the_gradient_where_tiles_see_enough(model: sl.Model) -> None:
+    """Away from the tiles' edges by more than a receptive field, up to the mean's count of positions."""
+    image = pictures(1, 128, 320)
+    whole, _ = mosaic.gradient(model, sl.energy("relu2"), image, 4096)
+    found, _ = mosaic.gradient(model, sl.energy("relu2"), image, 160)
+    count = 320 * 128 / (160 * 128)
+    error = (found / count - whole).abs().mean((0, 1, 2)) / whole.abs().mean()
+    begins = mosaic.starts(320, 160)
+    borders = begins[1:] + [begin + 160 for begin in begins[:-1]]
+    far = torch.tensor([all(abs(column - border) > 12 for border in borders) for column in range(320)])
+    assert error[far].max() < 1e-3
+    assert error.max() < 0.2, "even at an edge its weight is small"
+
+
+def test_tiles_leave_no_seams(model: sl.Model) -> None:
+    """The dream's own gradient energy across the tiles' borders is no larger than elsewhere."""
+    image = torch.full((1, 3, 160, 160), 0.5) + 0.05 * pictures(1, 160, 160)
+    knobs = {"layer": "relu2", "octaves": 1, "steps": 8, "step_size": 0.02, "jitter": 0}
+    change = sl.deepdream(model, image, tile=64, **knobs).values["image"] - image
+    across = (change[..., 1:] - change[..., :-1]).square().mean((0, 1, 2))
+    borders = sorted({place for begin in mosaic.starts(160, 64) for place in (begin, begin + 64) if 0 < place < 160})
+    near = torch.stack([across[place - 2 : place + 2].mean() for place in borders])
+    assert near.mean() < 1.3 * across[4:-4].mean()
+    assert near.max() < 2 * across[4:-4].mean()
+
+
+def test_the_network_never_sees_more_than_a_tile(model: sl.Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: set[tuple[int, ...]] = set()
+    run = sl.Model.run
+    monkeypatch.setattr(sl.Model, "run", lambda self, image, layers: (sizes.add(tuple(image.shape[-2:])), run(self, image, layers))[1])
+    found = sl.deepdream(model, pictures(1, 150, 200), octaves=1, steps=1, tile=64).values["image"]
+    assert found.shape == (1, 3, 150, 200)
+    assert max(max(size) for size in sizes if size != (48, 48)) == 64
+
+
+# ── a film, fixed sizes, broken gradients ──
+
+
+def test_a_film_zooms_in(model: sl.Model, tmp_path: Path) -> None:
+    """Each frame is the middle of the one before, enlarged and dreamed on."""
+    knobs = {"octaves": 1, "steps": 2, "step_size": 0.0, "jitter": 0}
+    seen: list[Step] = []
+    result = sl.deepdream(model, pictures(2), frames=3, callback=seen.append, **knobs)
+    film = result.movies["zoom"]
+    assert film.shape == (3, 3, 64, 80)
+    assert torch.equal(film[0], result.values["image"][0])
+    middle = film[:1, :, 1:62, 2:78]
+    grown = nn.functional.interpolate(middle, size=(64, 80), mode="bilinear", antialias=True, align_corners=False)
+    torch.testing.assert_close(film[1:2], grown, rtol=1e-4, atol=1e-4)
+    assert [(step.index, step.total) for step in seen] == [(number, 6) for number in range(1, 7)]
+    assert "zoom.mp4" in [path.name for path in result.save(tmp_path)]
+    stopped = sl.deepdream(model, pictures(), frames=3, callback=lambda step: step.index == 3, **knobs)
+    assert stopped.movies["zoom"].shape[0] == 2
+
+
+def test_a_network_of_a_fixed_size_dreams_at_that_size() -> None:
+    torch.manual_seed(0)
+    network = VisionTransformer(image_size=64, patch_size=16, num_layers=2, num_heads=2, hidden_dim=8, mlp_dim=8, num_classes=3)
+    model = sl.load(network, size=64)
+    values = sl.deepdream(model, pictures(1, 64, 64), steps=2).values
+    assert values["scores"].shape == (2, 1)
+    with pytest.raises(sl.SightlineError, match=r"can't take an image of 46×46 pixels .* made for 64×64"):
+        sl.deepdream(model, pictures(1, 64, 64), octaves=2, steps=2)
+
+
+def test_a_gradient_that_is_no_number_ends_the_dream(model: sl.Model) -> None:
+    class Broken(Net):
+        calls = 0
+
+        def forward(self, x: Tensor) -> Tensor:
+            Broken.calls += x.requires_grad
+            return super().forward(x * (torch.nan if Broken.calls > 3 else 1.0))
+
+    torch.manual_seed(0)
+    broken = sl.load(Broken(), mean=(0.5,) * 3, std=(0.25,) * 3, size=48)
+    result = sl.deepdream(broken, pictures(), layer="relu2", octaves=1, steps=9, jitter=0)
+    whole = sl.deepdream(model, pictures(), layer="relu2", octaves=1, steps=3, jitter=0)
+    assert torch.equal(result.values["image"], whole.values["image"])
+    assert "no number at step 4" in result.captions["deepdream"]
+
+
+def test_an_odd_guide_is_told(model: sl.Model, tmp_path: Path) -> None:
+    (tmp_path / "words.txt").write_text("no picture")
+    for knobs, part in (
+        ({"guide": tmp_path / "words.txt"}, "words.txt"),
+        ({"guide": torch.full((1, 3, 8, 8), 7.0)}, "an image is"),
+        ({"guide": 3}, "guide is 3; it must be an image tensor or text or a path"),
+        ({"guide": pictures(), "unit": 2}, "leave out unit=2"),
+    ):
+        with pytest.raises(sl.SightlineError, match=part) as error:
+            sl.deepdream(model, pictures(), **knobs)
+        assert "\n" not in str(error.value)
+    with pytest.raises(sl.SightlineError, match="too small"):
+        sl.deepdream(model, pictures(1, 20, 64))

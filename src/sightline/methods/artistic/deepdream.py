@@ -1,6 +1,8 @@
 """DeepDream: what a layer already sees in an image, made stronger (Mordvintsev 2015)."""
 
-from functools import partial
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Annotated
 
 import torch
@@ -8,17 +10,150 @@ from torch import Tensor
 
 from ... import image as images
 from ... import render
-from ...ascend import Callback, Steepest, Step, ascend, score_of
+from ...ascend import Callback, Step, direction, score_of
 from ...catalog import method
 from ...errors import SightlineError
 from ...knobs import Between
 from ...model import Model
+from ...mosaic import gradient
 from ...objective import Objective, channel, energy
-from ...parameterize import Pixels
+from ...outputs import positions
 from ...result import Result
-from ...transform import roll_jitter
 
 LEAST_SIDE = 32
+OCTAVES = 4
+ZOOM = 1.05  # from frame to frame, as in the published script
+
+
+# ── what is strengthened ──
+
+
+def together(aims: list[Objective], model: Model, image: Tensor) -> Objective:
+    """Several objectives, each in units of what it is on the image: none drowns the others."""
+    scale = [score_of(model, aim, image).abs().clamp_min(1e-12) for aim in aims]
+
+    def build(model: Model) -> Callable[[Tensor, Mapping[str, Tensor]], Tensor]:
+        scores = [aim.bind(model) for aim in aims]
+        return lambda image, features: sum(
+            (score(image, features) / unit for score, unit in zip(scores, scale, strict=True)), torch.zeros(())
+        )
+
+    return Objective(" + ".join(map(str, aims)), tuple(layer for aim in aims for layer in aim.layers), build)
+
+
+def echo(layer: str, guide: Tensor) -> Objective:
+    """Mean over positions of the largest dot product with any position of the guide: its gradient at the layer is the best match."""
+
+    def build(model: Model) -> Callable[[Tensor, Mapping[str, Tensor]], Tensor]:
+        name = model.layer(layer)
+        with torch.no_grad():
+            known = positions(model.run(guide, [name])[name], guide).transpose(0, 1).flatten(1)  # C×positions of all guides
+
+        def score(image: Tensor, features: Mapping[str, Tensor]) -> Tensor:
+            seen = positions(features[name], image).flatten(2).transpose(1, 2)
+            return (seen @ known).amax(2).mean(1) / len(known)
+
+        return score
+
+    return Objective(f"echo({layer!r})", (layer,), build)
+
+
+def aim_of(model: Model, image: Tensor, layers: list[str], unit: int | None, guide: Tensor | str | Path | None) -> Objective:
+    """The objective that the knobs name."""
+    if guide is not None and unit is not None:
+        raise SightlineError(f"guide chooses among all units of a layer; leave out unit={unit} or the guide")
+    if guide is not None:
+        other = images.given(guide)
+        other = images.short_side(other, min(model.size, *other.shape[-2:])).to(model.device)
+        aims = [echo(layer, other) for layer in layers]
+    else:
+        aims = [energy(layer) for layer in layers] if unit is None else [channel(layer, unit) for layer in layers]
+    return aims[0] if len(aims) == 1 else together(aims, model, image)
+
+
+# ── the dream ──
+
+
+@dataclass
+class Dreamer:
+    """What stays the same from size to size and from frame to frame."""
+
+    model: Model
+    aim: Objective
+    octaves: int
+    scale: float
+    steps: int
+    step_size: float
+    jitter: int
+    tile: int
+    generator: torch.Generator
+    callback: Callback | None
+    total: int
+    before: int = 0  # steps that were done by another dreamer
+    scores: list[Tensor] = field(default_factory=list[Tensor])
+    ended: str = ""
+
+    def dream(self, original: Tensor) -> Tensor:
+        """The image with what the layer sees in it, N×3×H×W, grown from small to large, the detail carried upwards."""
+        height, width = original.shape[-2:]
+        detail = torch.zeros_like(original)
+        for octave in reversed(range(self.octaves)):
+            size = round(height / self.scale**octave), round(width / self.scale**octave)
+            base = images.resize(original, *size)
+            detail = self.grown((base + resized_detail(detail, size)).clamp(0, 1)) - base
+            if self.ended:
+                break
+        return (original + resized_detail(detail, (height, width))).clamp(0, 1)
+
+    def grown(self, image: Tensor) -> Tensor:
+        """The image after the steps of one size."""
+        reach = min(self.jitter, min(image.shape[-2:]) // 4)
+        for _ in range(self.steps):
+            shift = torch.randint(-reach, reach + 1, (2,), generator=self.generator).tolist()
+            slope, scores = gradient(self.model, self.aim, image.roll(shift, (2, 3)), self.tile)
+            if not slope.isfinite().all():
+                self.ended = f"The gradient was no number at step {self.before + len(self.scores) + 1}; the picture is the one before. "
+                return image
+            self.scores.append(scores.cpu())
+            before, image = image, (image + self.step_size * direction(slope.roll([-by for by in shift], (2, 3)), "mean")).clamp(0, 1)
+            if self.callback and self.callback(Step(self.before + len(self.scores), self.total, scores, before.clone())):
+                self.ended = "Stopped. "
+                return image
+        return image
+
+    def zoomed(self, image: Tensor, frames: int) -> Tensor:
+        """A ride into the dream: each frame is the one before, enlarged and dreamed on. frames×3×H×W."""
+        height, width = image.shape[-2:]
+        film = [image.cpu()]
+        while len(film) < frames and not self.ended:
+            inner = images.center_crop(image, round(height / ZOOM), round(width / ZOOM))
+            image = self.dream(images.resize(inner, height, width))
+            film.append(image.cpu())
+        return torch.cat(film)
+
+
+def resized_detail(detail: Tensor, size: tuple[int, int]) -> Tensor:
+    """What the dream added, at another size; it is signed, so it is not clamped."""
+    return torch.nn.functional.interpolate(detail, size=size, mode="bilinear", align_corners=False)
+
+
+def octaves_for(model: Model, aim: Objective, image: Tensor, octaves: int | None, scale: float) -> int:
+    """How many sizes: the given number if the image allows it, else up to 4; one for a network of a fixed size."""
+    height, width = image.shape[-2:]
+    most = sum(min(round(height / scale**smaller), round(width / scale**smaller)) >= LEAST_SIDE for smaller in range(12))
+    if octaves is not None:
+        if octaves > most:
+            raise SightlineError(
+                f"octaves is {octaves}; an image of {height}×{width} pixels allows {most} at scale {scale} (the smallest needs {LEAST_SIDE} pixels)"
+            )
+        return octaves
+    if most == 0:
+        raise SightlineError(f"an image of {height}×{width} pixels is too small to dream on; the shorter side needs {LEAST_SIDE}")
+    try:
+        score_of(model, aim, images.resize(image[:1], round(height / scale), round(width / scale)).detach())
+    except SightlineError:
+        return 1
+    return min(OCTAVES, most)
 
 
 @method(
@@ -33,66 +168,55 @@ def deepdream(
     image: Tensor,
     *,
     layer: str = "middle",
+    layers: tuple[str, ...] = (),
     unit: Annotated[int | None, Between(0, 1_000_000)] = None,
-    octaves: Annotated[int, Between(1, 12)] = 4,
+    guide: Tensor | str | Path | None = None,
+    octaves: Annotated[int | None, Between(1, 12)] = None,
     scale: Annotated[float, Between(1.01, 4)] = 1.4,
     steps: Annotated[int, Between(1, 10_000)] = 10,
     step_size: Annotated[float, Between(0, 1)] = 1.5 / 255,
     jitter: Annotated[int, Between(0, 512)] = 32,
+    tile: Annotated[int, Between(64, 4096)] = 512,
+    frames: Annotated[int, Between(0, 10_000)] = 0,
     seed: int = 0,
     callback: Callback | None = None,
 ) -> Result:
-    """Ascends the energy of a layer (or one unit) from the image, from small to large, carrying the detail upwards.
+    """Ascends the energy of layers (or one unit, or what they share with a guide) from the image, small sizes first.
 
-    The gradient at the layer is the layer's own activation; at the image it is divided by its mean magnitude.
-    `values["image"]` is N×3×H×W.
+    The gradient at the layer is the layer's own activation; at the image it is divided by its mean magnitude. The detail
+    of each size is carried to the next. Works tile by tile: memory is bounded by the tile whatever the image.
+    `values["image"]` is N×3×H×W; "scores", steps×N, are means over tiles. The film is of the first image.
 
     Args:
+        layers: Further layers to strengthen together with `layer`, each in units of what it sees in the image.
         unit: Channel to strengthen instead of the whole layer.
-        octaves: How many image sizes, the last being the image's own.
+        guide: An image whose features at the layer are strengthened wherever something resembles them.
+        octaves: How many image sizes, the last being the image's own; 4 by default, 1 for a network of a fixed size.
         scale: Factor between two sizes.
         steps: Steps at each size.
         step_size: Mean change of a pixel value per step, in units of [0, 1].
         jitter: Random shift before every step, in pixels at most; less at small sizes.
+        tile: Largest side in pixels that the network sees at once; neighbouring tiles overlap by a fourth.
+        frames: Frames of a film into the dream, each the one before enlarged by 1.05 and dreamed on; 0 for none.
     """
-    height, width = image.shape[-2:]
-    sizes = [(round(height / scale**i), round(width / scale**i)) for i in reversed(range(octaves))]
-    if min(sizes[0]) < LEAST_SIDE:
-        most = sum(min(size) >= LEAST_SIDE for size in sizes)
-        raise SightlineError(
-            f"octaves is {octaves}; an image of {height}×{width} pixels allows {most} at scale {scale} (the smallest needs {LEAST_SIDE} pixels)"
-        )
-    aim: Objective = energy(layer) if unit is None else channel(layer, unit)
-    generator = torch.Generator().manual_seed(seed)
-    original, detail = image.to(model.device), None
-    stopped = False
-
-    def counted(step: Step, octave: int) -> bool:
-        nonlocal stopped
-        stopped = bool(callback and callback(Step(octave * steps + step.index, octaves * steps, step.scores, step.image)))
-        return stopped
-
-    dream, scores = original, torch.empty(0, len(image))
-    for octave, size in enumerate(sizes):
-        base = images.resize(original, *size)
-        start = base if detail is None else (base + resized_detail(detail, size)).clamp(0, 1)
-        shift = roll_jitter(min(jitter, min(size) // 4), generator)
-        dream, gained = ascend(
-            model, aim, Pixels(start), partial(Steepest, lr=step_size, norm="mean"), steps,
-            transform=shift, callback=(lambda step, octave=octave: counted(step, octave)) if callback else None,
-        )  # fmt: skip
-        scores = torch.cat([scores, gained.cpu()])
-        detail = dream - base
-        if stopped:
-            break
-    if detail is not None and dream.shape != original.shape:
-        dream = (original + resized_detail(detail, (height, width))).clamp(0, 1)
-    dream = dream.cpu()
-    before, after = (float(score_of(model, aim, picture)[0]) for picture in (image, dream))
-    caption = f"{aim}: {before:.3g} on the image, {after:.3g} on the dream, after {len(scores)} steps over {octaves} sizes."
-    return Result({"deepdream": render.beside(image, dream)}, {"image": dream, "scores": scores}, {"deepdream": caption})
-
-
-def resized_detail(detail: Tensor, size: tuple[int, int]) -> Tensor:
-    """What the dream added, at another size; it is signed, so it is not clamped."""
-    return torch.nn.functional.interpolate(detail, size=size, mode="bilinear", align_corners=False)
+    original = image.to(model.device)
+    names = [layer, *(name for name in layers if name != layer)]
+    aim = aim_of(model, original, names, unit, guide)
+    sizes = octaves_for(model, aim, original, octaves, scale)
+    total = sizes * steps * max(1, frames)
+    dreamer = Dreamer(
+        model, aim, sizes, scale, steps, step_size, jitter, tile, torch.Generator().manual_seed(seed), callback, total
+    )  # fmt: skip
+    dream = dreamer.dream(original)
+    movies = dict[str, Tensor]()
+    if frames:
+        alone = aim_of(model, original[:1], names, unit, guide)
+        rider = replace(dreamer, aim=alone, before=len(dreamer.scores), scores=[])
+        movies["zoom"] = rider.zoomed(dream[:1], frames)
+        dreamer.ended = rider.ended
+    dream, scores = dream.cpu(), torch.stack(dreamer.scores) if dreamer.scores else torch.empty(0, len(image))
+    first, last = (float(gradient(model, aim, picture.to(model.device), tile)[1][0]) for picture in (image[:1], dream[:1]))
+    caption = f"{dreamer.ended}{aim}: {first:.3g} on the image, {last:.3g} on the dream, after {len(scores)} steps over {sizes} sizes."
+    return Result(
+        {"deepdream": render.beside(image, dream)}, {"image": dream, "scores": scores}, {"deepdream": caption}, movies=movies
+    )  # fmt: skip
