@@ -7,19 +7,23 @@ import torch
 from torch import Tensor, nn
 
 from .errors import SightlineError
+from .weights import more
 
 WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel)
+# Other buffers may hold infinity on purpose, as the masks of attention do.
+RUNNING = ("running_mean", "running_var")
 
 
 def private_body(network: nn.Module) -> nn.Module:
     """A copy of the module tree on the same weights: in evaluation mode, frozen, without in-place flags and the caller's hooks.
 
-    Raises SightlineError for scripted modules, which can't be copied this way or looked into.
+    Raises SightlineError for scripted modules, which can't be copied this way or looked into, and for weights that are not numbers.
     """
     if any(isinstance(module, torch.jit.ScriptModule) for module in network.modules()):
         raise SightlineError("a scripted module can't be looked into; give the eager nn.Module it was made from")
     while isinstance(network, WRAPPERS) or hasattr(network, "_orig_mod"):
         network = network.module if isinstance(network, WRAPPERS) else network._orig_mod  # pyright: ignore
+    refuse_broken(network)
     memo: dict[int, Any] = {}
     for module in network.modules():
         for value in (*module.parameters(recurse=False), *module.buffers(recurse=False), *vars(module).values()):
@@ -36,6 +40,16 @@ def private_body(network: nn.Module) -> nn.Module:
             for key in [key for key, hook in hooks.items() if not of_torch(hook)]:
                 del hooks[key]
     return body
+
+
+def refuse_broken(network: nn.Module) -> None:
+    """Raises SightlineError with the first weight tensor that holds NaN or infinity: every answer and every map would be empty."""
+    running = [item for item in network.named_buffers() if item[0].rpartition(".")[2] in RUNNING]
+    weights = [item for item in (*network.named_parameters(), *running) if item[1].is_floating_point() and not item[1].is_meta]
+    # A sum is one pass without a copy; one that overflows is looked at again.
+    doubtful = [(name, value) for name, value in weights if not value.sum(dtype=torch.float32).isfinite()]
+    if broken := [name for name, value in doubtful if not value.isfinite().all()]:
+        raise SightlineError(f"{type(network).__name__} is refused: {broken[0]} holds NaN or infinite weights{more(broken)}")
 
 
 def alias(value: Tensor) -> Tensor:

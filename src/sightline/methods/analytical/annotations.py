@@ -38,7 +38,7 @@ class Marked:
 
 
 def grids(model: Model) -> Iterator[Marked]:
-    """Sample photographs in the four quarters of one image, every one in every quarter once (Böhle 2021, section 4)."""
+    """Sample photographs in the four quarters of one image, every one in every quarter once (Böhle 2021)."""
     # The paper enlarges the image to hold whole pictures; many networks take only one size, so here each gets a quarter of it.
     side, half = model.size, model.size // 2
     whole = torch.cat([model.fit(images.sample(name)) for name in GRID])

@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...body import RUNNING
 from ...errors import SightlineError
 from ...model import Model
 from .faithful import correlation
 
-RUNNING = ("running_mean", "running_var")
 # A map's picture ends at this quantile, so the rest can be seen; structural similarity compares the pictures.
 BRIGHTEST = 0.99
 
