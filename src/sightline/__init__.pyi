@@ -20,7 +20,11 @@ from .methods.artistic.deepdream import deepdream as deepdream
 from .methods.artistic.style import style as style
 from .methods.artistic.texture import texture as texture
 from .methods.generative.adversarial import adversarial as adversarial
+from .methods.generative.boundary import boundary as boundary
+from .methods.generative.patch import adversarial_patch as adversarial_patch
 from .methods.generative.synthesis import synthesis as synthesis
+from .methods.generative.transfer import transfer as transfer
+from .methods.generative.universal import universal as universal
 from .methods.predictions import predictions as predictions
 from .methods.weights.filters import filters as filters
 from .model import Model as Model

@@ -2,6 +2,7 @@
 
 import inspect
 import warnings
+from dataclasses import replace
 from importlib import import_module
 from typing import Any
 
@@ -63,7 +64,7 @@ def borrowed(name: str, model: Model, ball: Ball, aim: Aim, *, steps: int | None
         torch.manual_seed(seed)
         try:
             run = with_foolbox if library == "foolbox" else with_torchattacks
-            found = run(kind, options, Network(model).eval(), ball, aim)
+            found = run(kind, options, Network(model).eval(), replace(ball, center=ball.center.contiguous()), aim)
         except SightlineError:
             raise
         except Exception as error:

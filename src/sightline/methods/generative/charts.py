@@ -1,13 +1,12 @@
 """Charts of attacks: accuracy over the radius, a histogram of lengths, a matrix of shares, a map of answers."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ... import render
-
-COLORS = "tab10"
 
 
 def histogram(lengths: Sequence[float], axis: str) -> Tensor:
@@ -24,47 +23,48 @@ def histogram(lengths: Sequence[float], axis: str) -> Tensor:
     return render.drawn(figure)
 
 
-def matrix(shares: Tensor, names: Sequence[str], rows: str, columns: str) -> Tensor:
-    """Shares in [0, 1] as a square table, their numbers inside: 1×3×H×H."""
+def matrix(shares: Tensor, rows: Sequence[str], columns: Sequence[str], axes: tuple[str, str]) -> Tensor:
+    """Shares in [0, 1] as a table, rows×columns, their numbers inside: 1×3×H×W."""
     from matplotlib.figure import Figure
 
-    side = 2.6 + 0.9 * len(names)
-    figure = Figure(figsize=(side, side), dpi=100, layout="constrained")
+    figure = Figure(figsize=(2.6 + 0.9 * len(columns), 1.6 + 0.7 * len(rows)), dpi=100, layout="constrained")
     plot = figure.subplots()
-    plot.imshow(shares.numpy(), cmap="YlOrBr", vmin=0, vmax=1)
+    plot.imshow(shares.numpy(), cmap="YlOrBr", vmin=0, vmax=1, aspect="auto")
     for row, values in enumerate(shares.tolist()):
         for column, value in enumerate(values):
             plot.text(column, row, f"{value:.0%}", ha="center", va="center", color="white" if value > 0.6 else "#222222")
-    places = range(len(names))
-    plot.set_xticks(places, names, rotation=20, ha="right")
-    plot.set_yticks(places, names)
-    plot.set(xlabel=columns, ylabel=rows)
+    plot.set_xticks(range(len(columns)), columns, rotation=20, ha="right")
+    plot.set_yticks(range(len(rows)), rows)
+    plot.set(ylabel=axes[0], xlabel=axes[1])
     return render.drawn(figure)
 
 
-def regions(
-    answers: Tensor, names: Sequence[str], span: tuple[float, float], marks: Sequence[tuple[str, float, float]], axes: tuple[str, str]
-) -> Tensor:
-    """A map of answers, rows×columns of class indices, over ±`span` both ways, one colour a class, with named points: 1×3×420×W."""
+def regions(answers: Tensor, names: Sequence[str], span: float, distance: float, axes: tuple[str, str]) -> Tensor:
+    """A map of answers, rows (from below)×columns of class indices over ±`span` both ways, one colour a class; the image in the
+    middle and its adversarial `distance` to the right are marked: 1×3×420×660."""
     from matplotlib.colors import ListedColormap
     from matplotlib.figure import Figure
     from matplotlib.patches import Patch
 
     seen, counts = answers.unique(return_counts=True)
     seen = seen[counts.argsort(descending=True, stable=True)]
-    palette = render.colors(COLORS)[torch.linspace(0, 255, 10).long()].tolist()
+    palette = render.colors("tab10")[:10].tolist()  # a list of ten, not a scale
     colors = [palette[place % len(palette)] for place in range(len(seen))]
     order = torch.zeros(int(seen.max()) + 1, dtype=torch.long)
     order[seen] = torch.arange(len(seen))
     figure = Figure(figsize=(6.6, 4.2), dpi=100, layout="constrained")
     plot = figure.subplots()
-    plot.imshow(
-        order[answers].numpy(), cmap=ListedColormap(colors), vmin=-0.5, vmax=len(seen) - 0.5,
-        extent=(-span[0], span[0], -span[1], span[1]), origin="lower", interpolation="nearest", aspect="auto", alpha=0.75,
-    )  # fmt: skip
-    for name, across, up in marks:
-        plot.plot(across, up, marker="o", markersize=6, color="#222222", markeredgecolor="white")
-        plot.annotate(name, (across, up), xytext=(6, 6), textcoords="offset points", fontsize=9, color="#222222")
+    look: dict[str, Any] = {
+        "cmap": ListedColormap(colors),
+        "vmin": -0.5,
+        "vmax": len(seen) - 0.5,
+        "alpha": 0.75,
+        "interpolation": "nearest",
+    }
+    plot.imshow(order[answers].numpy(), extent=(-span, span, -span, span), origin="lower", **look)
+    for name, across, side in (("image", 0.0, "right"), ("adversarial", distance, "left")):
+        plot.plot(across, 0, marker="o", markersize=6, color="#222222", markeredgecolor="white")
+        plot.annotate(name, (across, 0), xytext=(0, 7), textcoords="offset points", ha=side, fontsize=9, color="#222222")
     plot.set(xlabel=axes[0], ylabel=axes[1])
     handles = [Patch(color=color, alpha=0.75, label=names[int(index)]) for color, index in zip(colors, seen[:10], strict=False)]
     plot.legend(handles=handles, fontsize=9, frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))

@@ -1,0 +1,88 @@
+"""One change for many images: a universal perturbation (Moosavi-Dezfooli 2017), and a patch that works wherever it is pasted (Brown 2017)."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from .aim import Run
+from .ball import Ball, scattered, within
+
+BATCH = 16
+CAP = 9.0  # a cross-entropy above this pulls no more, so that no single image leads (Shafahi 2020, section 4)
+TURN = math.radians(22.5)
+
+
+def universal(run: Run, image: Tensor, ball: Ball, steps: int, generator: torch.Generator) -> Tensor:
+    """The change 1×3×H×W in the ball around zero that fools most of N images: steps along the mean gradient of random batches."""
+    change = scattered(image[:1], ball.norm, generator) * ball.eps
+    for index in range(steps):
+        rows = torch.randperm(len(image), generator=generator)[:BATCH].to(image.device)
+        seen = (image[rows] + change).clamp(0, 1)
+        gradient, losses, _ = run.uphill(seen, rows)
+        pull = (gradient * (losses < CAP).view(-1, 1, 1, 1)).mean(0, keepdim=True)
+        step = ball.eps / 5 * annealing(index, steps)
+        change = within(change + step * ball.steepest(pull, torch.full_like(pull, 0.5)), ball.eps, ball.norm)
+        if run.tell(losses, seen):
+            break
+    return change
+
+
+def annealing(index: int, steps: int) -> float:
+    """From 1 in the first step towards 0 after the last."""
+    return (1 + math.cos(math.pi * index / steps)) / 2
+
+
+# ── patches ──
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where a round patch lies on each of N images: its diameter in pixels, its turn, and its centre from the image's, N each."""
+
+    diameter: Tensor
+    turn: Tensor
+    right: Tensor
+    down: Tensor
+
+
+def places(image: Tensor, share: float, generator: torch.Generator) -> Places:
+    """Random ones: diameters within a fifth of `share` of the short side, turned by up to 22.5° either way, wholly inside."""
+    height, width = image.shape[-2:]
+    draw = torch.rand(4, len(image), generator=generator).to(image.device) * 2 - 1
+    diameter = (share * (1 + 0.2 * draw[0])).clamp(max=1) * min(height, width)
+    return Places(diameter, TURN * draw[1], draw[2] * (width - diameter) / 2, draw[3] * (height - diameter) / 2)
+
+
+def pasted(image: Tensor, patch: Tensor, at: Places) -> Tensor:
+    """The images with the patch 1×3×s×s on each of them; what lies outside its circle stays."""
+    height, width = image.shape[-2:]
+    cos, sin = at.turn.cos() * 2 / at.diameter, at.turn.sin() * 2 / at.diameter
+    rows = [
+        torch.stack([cos * width / 2, sin * height / 2, -(cos * at.right + sin * at.down)], 1),
+        torch.stack([-sin * width / 2, cos * height / 2, sin * at.right - cos * at.down], 1),
+    ]
+    grid = F.affine_grid(torch.stack(rows, 1), list(image.shape), align_corners=False)
+    seen = F.grid_sample(patch.expand(len(image), -1, -1, -1), grid, mode="bilinear", padding_mode="border", align_corners=False)
+    return torch.where((grid.square().sum(-1) <= 1)[:, None], seen, image)
+
+
+def patch_for(run: Run, image: Tensor, share: float, steps: int, generator: torch.Generator) -> Tensor:
+    """The patch 1×3×s×s that makes the network answer the wanted class wherever it lies on N images: sign steps on the mean over
+    random images and places."""
+    side = max(4, round(share * min(image.shape[-2:])))
+    patch = torch.full((1, 3, side, side), 0.5, device=image.device)
+    for index in range(steps):
+        rows = torch.randint(len(image), (BATCH,), generator=generator).to(image.device)
+        shown, at = image[rows], places(image[rows], share, generator)
+        with torch.enable_grad():
+            leaf = patch.clone().requires_grad_()
+            seen = pasted(shown, leaf, at)
+            gradient, losses, _ = run.uphill(seen, rows)
+            (pull,) = torch.autograd.grad(seen, leaf, gradient)
+        patch = (patch + 0.06 * annealing(index, steps) * pull.sign()).clamp(0, 1)
+        if run.tell(losses, seen):
+            break
+    return patch
