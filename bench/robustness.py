@@ -23,7 +23,7 @@ from sightline.attacks.choose import Attack
 from sightline.attacks.peers import Network
 
 STEPS = 20
-RADII: dict[Norm, tuple[float, ...]] = {"linf": (0.5 / 255, 8 / 255), "l2": (0.05, 0.5), "l1": (1.0,)}
+RADII: dict[Norm, tuple[float, ...]] = {"linf": (1 / 255, 2 / 255, 8 / 255), "l2": (0.05, 0.1, 0.5), "l1": (1.0, 2.0)}
 
 
 class Referees:
