@@ -21,6 +21,13 @@ FACES = {
     "samples": "Lists the sample photographs, which stand for an image by name.",
 }
 
+SCANNING = {"scan": "Passes a collection of images through a network once and keeps what it answers."}
+STORE = {
+    "info": "Tells what a store holds.",
+    "verify": "Reads a whole store and tells what is wrong with it.",
+    "compact": "Merges the pieces that a scan's commits left.",
+}
+
 
 def summaries() -> dict[str, str]:
     """Every method's name and first docstring line, read from the source without importing it."""
@@ -46,6 +53,12 @@ def make_app() -> App:
     for commands, group in ((FACES, faces), (summaries(), methods)):
         for name, summary in commands.items():
             app.command(f"sightline.commands:{name}", name=name, help=summary, group=group, sort_key=len(list(app)))
+    for name, summary in SCANNING.items():
+        app.command(f"sightline.scanning:{name}", name=name, help=summary, group=faces, sort_key=len(list(app)))
+    store = App(name="store", help="What a scan's store holds, whether it is whole, and how it is made smaller.", group=faces)
+    for name, summary in STORE.items():
+        store.command(f"sightline.scanning:{name}", name=name, help=summary)
+    app.command(store)
     return app
 
 

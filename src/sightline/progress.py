@@ -23,9 +23,13 @@ class Bar:
 
     def step(self, event: Step) -> bool:
         """The callback of iterative methods."""
+        return self.show(event.index, event.total, self.title)
+
+    def show(self, done: int, total: int, title: str) -> bool:
+        """Moves the bar; whether the run shall stop."""
         if not self.display.tasks:
-            self.display.add_task(self.title, total=event.total)
-        self.display.update(self.display.tasks[0].id, completed=event.index, total=event.total)
+            self.display.add_task(title, total=total)
+        self.display.update(self.display.tasks[0].id, description=title, completed=done, total=total)
         return self.stopped
 
     def stop(self, _signal: int, _frame: FrameType | None) -> None:

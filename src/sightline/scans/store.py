@@ -212,7 +212,7 @@ class Scan:
         return {row["id"]: row for row in query.to_arrow().to_pylist()}
 
     def _column(self, name: str) -> Any:
-        found = table(self.path, layout.IMAGES).search().where(f"id < {self.images}").select(["id", name]).to_arrow()
+        found = table(self.path, layout.IMAGES).search().where(f"id < {self.images}").select(list({"id": 0, name: 0})).to_arrow()
         ids = found["id"].to_numpy()
         if len(ids) != self.images:
             raise SightlineError(f"the store {self.path} is damaged: {len(ids)} of {self.images} images; sightline store verify tells more")

@@ -44,6 +44,7 @@ class Writer:
     def commit(self, images: Rows, errors: Rows, state: Mapping[str, Tensor], tallies: Tallies) -> None:
         """Adds rows, then moves the state on. Raises SightlineError if the disk does not take it; what was committed stays."""
         import pyarrow as pa
+        from safetensors import SafetensorError
         from safetensors.torch import save_file
 
         try:
@@ -53,7 +54,7 @@ class Writer:
                 self.errors.add(pa.Table.from_pylist(errors, layout.error_schema()))
             with replacing(self.path / layout.STATE) as temporary:
                 save_file(dict(state), temporary, {name: str(value) for name, value in tallies.items()})
-        except (OSError, RuntimeError, SightlineError) as error:
+        except (OSError, RuntimeError, SafetensorError, SightlineError) as error:
             kept = self.tallies["images"]
             raise SightlineError(
                 f"can't write {self.path}: {layout.reason(error)}; {kept} images are kept, the same scan goes on there"

@@ -1,0 +1,105 @@
+"""The commands over collections: `sightline scan`, and `sightline store` for what it made."""
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from . import zoo
+from .commands import Device, Json, Network, Quiet, Size, Weights
+from .errors import SightlineError
+from .progress import progress
+from .scans.store import Scan
+from .scans.stream import Passing
+from .scans.stream import scan as pass_over
+
+Store = Annotated[Path, Parameter(help="A store that `sightline scan` made.")]
+
+
+def scan(
+    folder: Annotated[
+        str | None, Parameter(help="Folder tree, pattern, text list, .tar, .parquet or .lance; tiles of the sample photographs by default.")
+    ] = None,
+    /,
+    *,
+    model: Network = "sightnet",
+    store: Annotated[Path | None, Parameter(help="Where it is kept; a folder in your cache by default.")] = None,
+    layers: Annotated[
+        tuple[str, ...] | None,
+        Parameter(help="Layers whose units are followed; all convolutions by default.", consume_multiple=True, negative=()),
+    ] = None,
+    vectors: Annotated[tuple[str, ...], Parameter(help="Layers whose features are kept.", consume_multiple=True, negative=())] = (
+        "penultimate",
+    ),
+    k: Annotated[int | None, Parameter(help="Images kept for each unit; 25 by default.")] = None,
+    batch: Annotated[int, Parameter(help="Images that go through the network at once. From 1 to 4096.")] = 32,
+    weights: Weights = None,
+    size: Size = None,
+    device: Device = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> int:
+    """Passes a collection of images through a network once and keeps what it answers; goes on where an earlier pass ended."""
+    network = zoo.load(model, weights=weights, device=device)
+    with progress("Scan", quiet=quiet) as bar:
+
+        def tell(event: Passing) -> bool:
+            return bar.show(event.done, event.total, f"Scan: {event.rate:.1f} images/s, {event.errors} unreadable")
+
+        found = pass_over(network, folder, store=store, layers=layers, vectors=vectors, k=k, size=size, batch=batch, callback=tell)
+    told = {"store": str(found.path), "images": found.images, "errors": len(found.errors), "complete": found.complete}
+    print(json.dumps(told) if as_json else summary(found))
+    return 0 if found.complete else 130
+
+
+def summary(found: Scan) -> str:
+    """What a pass came to, with the commonest reasons of what could not be read."""
+    lines = [f"{found.images} images in {found.path}" + ("" if found.complete else "; stopped, the same command goes on")]
+    if found.errors:
+        lines.append(f"{len(found.errors)} files could not be read:")
+        reasons = Counter(reason.split(" (")[0] for _, reason in found.errors)
+        lines += [f"  {count} × {reason}" for reason, count in reasons.most_common(10)]
+    return "\n".join(lines)
+
+
+def info(store: Store, /, *, as_json: Json = False) -> int:
+    """Tells what a store holds."""
+    from .scans.upkeep import info as facts_of
+
+    told = facts_of(store)
+    if as_json:
+        print(json.dumps(told))
+        return 0
+    print(
+        f"{told['images']} images, {told['errors']} errors, {told['bytes'] / 1e6:.1f} MB; {'complete' if told['complete'] else 'not complete'}"
+    )
+    print(f"model: {told['model']} at {told['network']['side']} px, weights {told['network']['weights'][:12]}")
+    print(f"collection: {told['collection']['source'] or told['collection']['kind']}, {len(told['classes'])} known classes")
+    print(f"units: {', '.join(f'{name} ({units})' for name, units in told['layers'].items())}; the {told['k']} strongest of each")
+    print(f"vectors: {', '.join(f'{name} ({length})' for name, length in told['vectors'].items())}")
+    return 0
+
+
+def verify(store: Store, /, *, as_json: Json = False) -> int:
+    """Reads a whole store and tells what is wrong with it."""
+    from .scans.upkeep import verify as wrong_with
+
+    wrong = wrong_with(store)
+    if as_json:
+        print(json.dumps({"wrong": wrong}))
+    elif not wrong:
+        print(f"{store} is whole")
+    if wrong:
+        raise SightlineError(f"the store {store} is damaged: {'; '.join(wrong[:5])}")
+    return 0
+
+
+def compact(store: Store, /, *, as_json: Json = False) -> int:
+    """Merges the pieces that a scan's commits left."""
+    from .scans.upkeep import compact as merge
+
+    before, after = merge(store)
+    print(json.dumps({"before": before, "after": after}) if as_json else f"{before / 1e6:.1f} MB before, {after / 1e6:.1f} MB after")
+    return 0
