@@ -105,6 +105,30 @@ def test_no_map_beats_the_perfect_one_on_a_linear_model() -> None:
     assert areas[-1] == max(areas)
 
 
+def test_deletion_of_planted_evidence_is_that_of_the_closed_form() -> None:
+    patch = torch.zeros(SIDE, SIDE)
+    patch[5:9, 2:6] = 1  # 16 pixels, as many as a step removes
+    head = nn.Linear(3 * SIDE * SIDE, 2)
+    with torch.no_grad():
+        head.weight.copy_(torch.stack([0.1 * patch.expand(3, -1, -1).flatten(), torch.zeros(3 * SIDE * SIDE)]))
+        head.bias.copy_(torch.tensor([-0.1 * 3 * 16 / 2, 0.0]))  # a gray patch says nothing
+    model = sl.load(nn.Sequential(nn.Flatten(), head), mean=(0, 0, 0), std=(1, 1, 1), labels=("there", "not"), size=SIDE)
+    image = torch.where(patch.bool(), 1.0, smooth(side=SIDE)[0])
+
+    def deletion(map_: Tensor) -> float:
+        one = evidence(map_)
+        return float(faithful.curves(Asked(model, 0, 64), image, one, [one], steps=16, generator=seeded())["deletion_auc"])
+
+    clean, half, gone = (1 / (1 + np.exp(-score)) for score in (2.4, 1.2, 0.0))
+    perfect, wrong, late = deletion(patch), deletion(-patch), deletion(patch + 2 * patch.flip(0, 1))
+    assert perfect == pytest.approx(((clean + gone) / 2 + 15 * gone) / 16)
+    assert wrong == pytest.approx((15 * clean + (clean + gone) / 2) / 16)
+    assert late == pytest.approx((clean + (clean + gone) / 2 + 14 * gone) / 16), "one step after the perfect map"
+    split = deletion(patch * (torch.arange(SIDE) < 4) + patch.flip(0, 1) * (torch.arange(SIDE) >= 12) + 0.5 * patch)
+    assert split == pytest.approx(((clean + half) / 2 + (half + gone) / 2 + 14 * gone) / 16)
+    assert perfect < split < late < wrong
+
+
 # ── subsets ──
 
 
