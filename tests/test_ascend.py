@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,10 +10,13 @@ import torch
 from scipy.ndimage import gaussian_filter
 from torch import Tensor, nn
 
-from sightline.ascend import Regularizer, Steepest, Step, ascend, direction
+from sightline.ascend import Step, ascend
+from sightline.errors import SightlineError
 from sightline.model import Model
 from sightline.objective import Objective, channel, l2, logit, tv
-from sightline.parameterize import Fourier, Nearby, Pixels
+from sightline.optimizers import Steepest, direction
+from sightline.parameterize import Fourier, Pixels
+from sightline.regularize import Regularizer
 from sightline.transform import roll_jitter
 
 
@@ -196,9 +200,6 @@ def test_regularize_comes_after_the_step_and_before_the_projection(model: Model)
 
 
 def test_other_starts_keep_their_laws(model: Model) -> None:
-    center = pictures()
-    near, _ = ascend(model, -1 * logit(1), Nearby(center, 0.05), lambda p: Steepest(p, 0.04, "linf"), 5)
-    assert (near - center).abs().max() <= 0.05 + 1e-7
     wave, scores = ascend(model, logit(1), Fourier(2, 12, 12, seed=0), lambda p: torch.optim.Adam(p, lr=0.05), 20)
     assert wave.shape == (2, 3, 12, 12)
     assert 0 <= wave.min() <= wave.max() <= 1
@@ -316,3 +317,76 @@ def test_small_and_idle_pixels_are_both_clipped() -> None:
 
 def test_idle_without_a_gradient_does_nothing() -> None:
     assert torch.allclose(regularized(Regularizer(idle=0.5), pictures(), 0), pictures(), atol=1e-7)
+
+
+# What goes wrong
+
+
+def spoilt_at(step: int) -> Objective:
+    """A quadratic whose score is NaN from that step on."""
+    calls: list[int] = []
+
+    def score(image: Tensor, _: Mapping[str, Tensor]) -> Tensor:
+        calls.append(1)
+        return -0.5 * (image - TARGET).square().flatten(1).sum(1) * (float("nan") if len(calls) >= step else 1.0)
+
+    return Objective("spoilt", (), lambda _: score)
+
+
+def test_nan_ends_the_run_and_the_last_good_picture_is_kept(model: Model) -> None:
+    start = 0.4 + 0.2 * pictures(2, 4)
+    with pytest.warns(UserWarning, match="at step 4 of 9 the score or its gradient was not a finite number; the picture of step 3"):
+        found = ascend(model, spoilt_at(4), Pixels(start), lambda p: torch.optim.SGD(p, lr=0.1), 9)
+    assert torch.allclose(found[0], TARGET + 0.9**3 * (start - TARGET), atol=1e-6)
+    assert found[1].shape == (3, 2)
+    assert "step 4" in found.note
+    with pytest.raises(SightlineError, match="not a finite number on the start"):
+        ascend(model, spoilt_at(1), Pixels(start), lambda p: torch.optim.SGD(p, lr=0.1), 9)
+
+
+def test_a_dead_start_is_redirected_and_a_dead_unit_is_noticed() -> None:
+    network = nn.Sequential(nn.Conv2d(3, 2, 1), nn.ReLU())
+    with torch.no_grad():
+        network[0].weight.fill_(1.0)
+        network[0].bias.copy_(torch.tensor([-2.0, 0.0]))  # type: ignore[operator]
+        network[0].weight[1] = 0
+    model = Model(network, mean=(0.0,) * 3, std=(1.0,) * 3, size=8, device="cpu")
+    start = torch.full((2, 3, 8, 8), 0.5)
+    found = ascend(model, channel("1", (0, 1)), Pixels(start), lambda p: Steepest(p, 0.05, "mean"), 12)
+    assert found[1][0].tolist() == [0, 0], "no ReLU lets anything back at the start"
+    assert float(found[1][-1, 0]) > 0.5
+    assert found.moved.tolist() == [True, False], "the second unit sees nothing at all"
+    assert torch.equal(found[0][1], start[1])
+
+
+def test_a_plateau_is_noticed_image_by_image(model: Model) -> None:
+    start = torch.stack([TARGET[0] + 0.1, TARGET[0] + 0.001])
+
+    def run(images: Tensor, patience: int) -> Any:
+        return ascend(model, quadratic(), Pixels(images), lambda p: torch.optim.SGD(p, lr=0.3), 60, patience=patience)
+
+    both = run(start, 5)
+    assert len(both[1]) < 60
+    assert "no image gained any more" in both.note
+    for number in range(2):
+        alone = run(start[number : number + 1], 5)
+        assert torch.allclose(both[0][number], alone[0][0], atol=1e-7)
+        assert both.steps[number] == alone.steps[0] == len(alone[1])
+    assert len(run(start, 0)[1]) == 60
+
+
+def test_scores_of_several_views_are_averaged(model: Model) -> None:
+    def views(image: Tensor) -> Tensor:
+        return torch.stack([image, image.flip(3)], 1).flatten(0, 1)
+
+    image = pictures(2)
+    _, scores = ascend(model, logit(1), Pixels(image), lambda p: Steepest(p, 0.02, "l2"), 1, transform=views)
+    assert torch.allclose(scores[0], (model.logits(image) + model.logits(image.flip(3)))[:, 1] / 2, atol=1e-6)
+
+
+def test_ascent_on_a_linear_unit_finds_its_weight() -> None:
+    torch.manual_seed(3)
+    network = nn.Conv2d(3, 2, 8)
+    model = Model(nn.Sequential(network), mean=(0.5,) * 3, std=(1.0,) * 3, size=8, device="cpu")
+    image, _ = ascend(model, channel("0", 1), Pixels(torch.full((1, 3, 8, 8), 0.5)), lambda p: torch.optim.SGD(p, lr=0.1), 5)
+    assert torch.cosine_similarity((image - 0.5).flatten(), network.weight[1].flatten(), 0) > 0.9999

@@ -19,10 +19,13 @@ FLOORS = (
     (
         "memory",
         "objective",
+        "toward",
         "formula",
         "parameterize",
         "transform",
         "mosaic",
+        "optimizers",
+        "regularize",
         "ascend",
         "attacks",
         "cones",

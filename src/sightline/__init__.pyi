@@ -29,12 +29,15 @@ from .methods.predictions import predictions as predictions
 from .methods.weights.filters import filters as filters
 from .model import Model as Model
 from .objective import Objective as Objective
+from .objective import bounded as bounded
 from .objective import channel as channel
 from .objective import cross_entropy as cross_entropy
 from .objective import energy as energy
+from .objective import l1 as l1
 from .objective import l2 as l2
 from .objective import logit as logit
 from .objective import neuron as neuron
+from .objective import roughness as roughness
 from .objective import tv as tv
 from .receptive import receptive_field as receptive_field
 from .receptive import receptive_fields as receptive_fields
@@ -44,4 +47,9 @@ from .rules import backward as backward
 from .scans.store import Scan as Scan
 from .scans.stream import Passing as Passing
 from .scans.stream import scan as scan
+from .toward import caricature as caricature
+from .toward import content as content
+from .toward import cosine as cosine
+from .toward import direction as direction
+from .toward import diversity as diversity
 from .zoo import load as load

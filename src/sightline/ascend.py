@@ -1,16 +1,24 @@
 """The one ascent: synthesis, DeepDream and adversarial examples differ in objective, parameterization and optimizer only."""
 
+import math
+import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
+from . import rules
+from .errors import SightlineError
 from .model import Model
-from .objective import Objective
-from .parameterize import Parameterization, Pixels
-from .transform import Transform, blur
+from .objective import Objective, Score
+from .optimizers import Optimizing
+from .optimizers import Steepest as Steepest  # noqa: PLC0414 - where others look for it
+from .parameterize import Parameterization
+from .transform import Transform
+
+# Steps in which an image whose gradient is held back by a ReLU gets the redirected one (lucid, misc/redirected_relu_grad.py).
+REDIRECTED = 16
 
 
 @dataclass(frozen=True)
@@ -24,7 +32,15 @@ class Step:
 
 
 Callback = Callable[[Step], bool | None]
-Optimizer = Callable[[list[Tensor]], torch.optim.Optimizer]
+
+
+class Ascent(tuple[Tensor, Tensor]):
+    """The final image N×3×H×W and the scores, steps×N; `moved`, N, says which images a gradient reached at all, `steps`, N,
+    how many each made, and `note` why the run ended early, if it did."""
+
+    moved: Tensor
+    steps: Tensor
+    note: str
 
 
 @torch.enable_grad()
@@ -32,34 +48,127 @@ def ascend(
     model: Model,
     objective: Objective,
     start: Parameterization,
-    optimizer: Optimizer,
+    optimizer: Optimizing,
     steps: int,
     *,
     transform: Transform | None = None,
     regularize: Callable[[int], None] | None = None,
     callback: Callback | None = None,
-) -> tuple[Tensor, Tensor]:
-    """Increases the objective for every image of the batch by itself. Gives the final image N×3×H×W and the scores, steps×N.
+    patience: int = 0,
+) -> Ascent:
+    """Increases the objective for every image of the batch by itself.
 
-    `transform` stands between image and network in every step; `regularize(step)` runs after every step.
+    `transform` stands between image and network in every step; it may give several views of each image, one after the other, whose
+    scores are averaged. `regularize(step)` runs after every step. With `patience`, an image whose scores have not risen by a
+    hundredth for that many steps keeps its picture, and the run ends when all do.
+
+    A gradient that is not finite ends the run with a warning, and the last good picture is kept; raises SightlineError if that
+    happens on the start.
     """
-    score_of, layers = objective.bind(model), [model.layer(name) for name in objective.layers]
-    stepper, history = optimizer(start.parameters), list[Tensor]()
+    climb = Climb(objective.bind(model), [model.layer(name) for name in objective.layers], model)
+    stepper, history, note = optimizer(start.parameters), list[Tensor](), ""
+    plateau, moved = Plateau(patience), torch.zeros(1, dtype=torch.bool)
     for index in range(steps):
         image = start()
         seen = transform(image) if transform else image
-        scores = score_of(seen, model.run(seen, layers) if layers else {})
+        scores, slope = climb(seen, len(image), redirect=index < REDIRECTED)
+        steepest = largest(slope, len(image))
+        if not math.isfinite(float(steepest.sum() + scores.sum())):
+            note = broken(objective, index, steps)
+            break
         stepper.zero_grad()
-        (-scores.sum()).backward()
+        seen.backward(slope)
         shown = image.detach().clone() if callback else image
         stepper.step()
         if regularize:
             regularize(index)
         start.project_()
-        history.append(scores.detach())
-        if callback and callback(Step(index + 1, steps, history[-1], shown)):
+        moved = moved.to(steepest.device) | (steepest > 0)
+        history.append(scores)
+        if callback and callback(Step(index + 1, steps, scores, shown)):
             break
-    return start().detach().clone(), torch.stack(history) if history else torch.empty(0, 0)
+        if patience and plateau.reached(history, start):
+            note = f"no image gained any more; the run ended after {index + 1} of {steps} steps"
+            break
+    found = Ascent((plateau.kept(start().detach().clone()), torch.stack(history) if history else torch.empty(0, 0)))
+    found.moved, found.note, found.steps = moved, note, plateau.lengths(history)
+    return found
+
+
+def broken(objective: Objective, index: int, steps: int) -> str:
+    """Why a run ends at a gradient that is not finite, said as a warning too; raises SightlineError if that is the first step."""
+    if index == 0:
+        raise SightlineError(f"{objective} or its gradient is not a finite number on the start; there is nothing to climb")
+    note = f"at step {index + 1} of {steps} the score or its gradient was not a finite number; the picture of step {index} is kept"
+    warnings.warn(note, stacklevel=3)
+    return note
+
+
+@dataclass(frozen=True)
+class Climb:
+    """Scores of views of images, and the slope that the optimizer goes down."""
+
+    score_of: Score
+    layers: list[str]
+    model: Model
+
+    def __call__(self, seen: Tensor, count: int, *, redirect: bool) -> tuple[Tensor, Tensor]:
+        """Scores of each of `count` images, and −∂(their sum)/∂(what the network saw).
+
+        With `redirect`, an image to which nothing comes back gets the slope by the rule that starts dead ReLUs.
+        """
+        scores, slope = self.at(seen, count)
+        if redirect and bool((dead := largest(slope, count) == 0).any()):
+            with rules.backward("redirect"):
+                other = self.at(seen, count)[1]
+            slope = torch.where(dead.repeat_interleave(len(seen) // count).view(-1, 1, 1, 1), other, slope)
+        return scores, slope
+
+    def at(self, seen: Tensor, count: int) -> tuple[Tensor, Tensor]:
+        leaf = seen.detach().requires_grad_()
+        scores = self.score_of(leaf, self.model.run(leaf, self.layers) if self.layers else {}).view(count, -1).mean(1)
+        if not scores.requires_grad:
+            return scores, torch.zeros_like(leaf)
+        (slope,) = torch.autograd.grad(-scores.sum(), leaf, materialize_grads=True)
+        return scores.detach(), slope
+
+
+def largest(slope: Tensor, count: int) -> Tensor:
+    """The largest magnitude of each image's slope, N; NaN where it has one."""
+    return slope.abs().amax((1, 2, 3)).view(count, -1).amax(1)
+
+
+@dataclass
+class Plateau:
+    """Notices, image by image, when the scores rise no more, and keeps the picture of that step."""
+
+    patience: int
+    ended: dict[int, int] = field(default_factory=dict[int, int])
+    pictures: dict[int, Tensor] = field(default_factory=dict[int, Tensor])
+
+    def reached(self, history: list[Tensor], start: Parameterization) -> bool:
+        """Whether every image has stopped rising: the mean of its last `patience` scores is above that of the `patience` before
+        by less than a hundredth of the whole rise so far."""
+        now = len(history)
+        if now < 2 * self.patience or now % self.patience:
+            return False
+        scores = torch.stack(history).unflatten(0, (-1, self.patience)).mean(1)
+        still = scores[-1] - scores[-2] < 0.01 * (scores.amax(0) - scores[0]).clamp_min(1e-12)
+        for number in still.nonzero().flatten().tolist():
+            if number not in self.ended:
+                self.ended[number], self.pictures[number] = now, start().detach()[number].clone()
+        return len(self.ended) == len(still)
+
+    def kept(self, image: Tensor) -> Tensor:
+        """The images, those that stopped earlier as they were then."""
+        for number, picture in self.pictures.items():
+            image[number] = picture
+        return image
+
+    def lengths(self, history: list[Tensor]) -> Tensor:
+        """The steps that each image made, N."""
+        count = len(history[0]) if history else 0
+        return torch.tensor([self.ended.get(number, len(history)) for number in range(count)])
 
 
 @torch.no_grad()
@@ -68,66 +177,3 @@ def score_of(model: Model, objective: Objective, image: Tensor) -> Tensor:
     image = image.to(model.device)
     layers = [model.layer(name) for name in objective.layers]
     return objective.bind(model)(image, model.run(image, layers) if layers else {})
-
-
-class Steepest(torch.optim.Optimizer):
-    """Steps of one length whatever the gradient's scale, each image for itself. Descends, as torch's optimizers do.
-
-    linf: lr·sign(g) (Goodfellow 2015). l2: lr·g/‖g‖₂. mean: lr·g/mean|g| (DeepDream).
-    """
-
-    def __init__(self, parameters: list[Tensor], lr: float, norm: Literal["linf", "l2", "mean"]) -> None:
-        super().__init__(parameters, {"lr": lr, "norm": norm})
-
-    @torch.no_grad()
-    def step(self, closure: Any = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
-        for group in self.param_groups:
-            for parameter in group["params"]:
-                parameter.sub_(group["lr"] * direction(parameter.grad, group["norm"]))
-
-
-def direction(gradient: Tensor, norm: str) -> Tensor:
-    """The gradient scaled to one size per image; zero stays zero."""
-    if norm == "linf":
-        return gradient.sign()
-    flat = gradient.flatten(1)
-    length = flat.norm(dim=1) if norm == "l2" else flat.abs().mean(1)
-    return gradient / length.clamp_min(1e-20).view(-1, *[1] * (gradient.ndim - 1))
-
-
-@dataclass(frozen=True)
-class Regularizer:
-    """What keeps pixel ascent from noise: the lecture's four (Simonyan 2013; Yosinski 2015, section 3), around gray 0.5.
-
-    `decay`: each step keeps (1 − decay) of the distance to gray. `sigma`, `every`: Gaussian blur of σ pixels every n steps.
-    `small`: that share of pixels with the smallest distance to gray is set to gray;
-    `idle`: likewise the share with the smallest |distance · gradient|, which contribute least.
-    """
-
-    decay: float = 0.0
-    sigma: float = 0.0
-    every: int = 4
-    small: float = 0.0
-    idle: float = 0.0
-
-    @torch.no_grad()
-    def apply_(self, start: Pixels, index: int) -> None:
-        """Works on the pixels in place, after a step."""
-        offset = start.pixels - 0.5
-        offset *= 1 - self.decay
-        if self.sigma > 0 and (index + 1) % self.every == 0:
-            offset = blur(offset, self.sigma)
-        # Both are measured before either clips: what is gray already contributes nothing and would fill the share of the idle.
-        distance, gradient = offset.norm(dim=1), start.pixels.grad
-        contribution = distance if gradient is None else (offset * gradient).sum(1).abs()
-        if self.small > 0:
-            offset = kept(offset, distance, self.small)
-        if self.idle > 0 and gradient is not None:
-            offset = kept(offset, contribution, self.idle)
-        start.pixels.copy_(offset + 0.5)
-
-
-def kept(offset: Tensor, importance: Tensor, share: float) -> Tensor:
-    """Offsets with the least important `share` of pixels (importance N×H×W) set to zero."""
-    threshold = importance.flatten(1).quantile(share, dim=1).view(-1, 1, 1)
-    return offset * (importance >= threshold).unsqueeze(1)

@@ -5,16 +5,21 @@ import inspect
 import operator
 import re
 from collections.abc import Callable
-from typing import Any, get_args, get_origin, get_type_hints
+from types import UnionType
+from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from .errors import SightlineError, unknown
-from .objective import Objective, channel, cross_entropy, energy, l2, logit, neuron, tv
+from .objective import Objective, bounded, channel, cross_entropy, energy, l1, l2, logit, neuron, roughness, tv
+from .toward import caricature, content, cosine, direction, diversity
 
-VOCABULARY: dict[str, Callable[..., Objective]] = {f.__name__: f for f in (logit, cross_entropy, channel, neuron, energy, tv, l2)}
+WORDS = (
+    logit, cross_entropy, channel, neuron, energy, direction, cosine, content, caricature, diversity, tv, l1, l2, bounded, roughness,
+)  # fmt: skip
+VOCABULARY: dict[str, Callable[..., Objective]] = {word.__name__: word for word in WORDS}
 OPERATORS: dict[type[ast.operator], Callable[[Any, Any], Any]] = {ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul}
 
 
-LONGEST = 2000  # characters of a formula
+LONGEST = 50_000  # characters of a formula; a direction of 2048 numbers has about 40,000
 
 
 def parse(text: str) -> Objective:
@@ -65,7 +70,8 @@ def called(word: str, args: list[Any], keywords: dict[str, Any]) -> Objective:
         raise unknown("objective", word, VOCABULARY)
     hints = get_type_hints(VOCABULARY[word])
     for name, value in inspect.signature(VOCABULARY[word]).bind(*args, **keywords).arguments.items():
-        if not any(fits(value, kind) for kind in (get_args(hints[name]) or (hints[name],))):
+        kinds = get_args(hints[name]) if get_origin(hints[name]) in (Union, UnionType) else (hints[name],)
+        if not any(fits(value, kind) for kind in kinds):
             raise TypeError(f"{name} of {word} can't be {value}")
     return VOCABULARY[word](*args, **keywords)
 
@@ -73,5 +79,5 @@ def called(word: str, args: list[Any], keywords: dict[str, Any]) -> Objective:
 def fits(value: Any, kind: Any) -> bool:
     """Whether a value is of a type, a whole number being a float too."""
     if get_origin(kind) is tuple:
-        return isinstance(value, tuple) and all(isinstance(item, int) for item in value)
+        return isinstance(value, tuple) and all(fits(item, get_args(kind)[0]) for item in value)
     return isinstance(value, (int, float) if kind is float else kind)

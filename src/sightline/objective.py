@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from .errors import SightlineError
 from .model import Model
 from .outputs import positions
+from .transform import blur
 
 Score = Callable[[Tensor, Mapping[str, Tensor]], Tensor]
 
@@ -23,11 +24,13 @@ Score = Callable[[Tensor, Mapping[str, Tensor]], Tensor]
 @dataclass(frozen=True)
 class Objective:
     """`text` names it; `layers` are what it reads; `build(model)` gives a function of an image N×3×H×W and its features
-    that returns one score per image, N. Build raises SightlineError for layers, units and labels the model doesn't have."""
+    that returns one score per image, N. Build raises SightlineError for layers, units and labels the model doesn't have.
+    `units` are the layer and the units that it asks for, one for each image (of a sum, those of its first part)."""
 
     text: str
     layers: tuple[str, ...]
     build: Callable[[Model], Score] = field(compare=False, repr=False)
+    units: tuple[str, tuple[int, ...]] = ("", ())
 
     def __str__(self) -> str:
         return self.text
@@ -57,7 +60,7 @@ class Objective:
             score = self.bind(model)
             return lambda image, features: factor * score(image, features)
 
-        return Objective(f"{weight} * {bracketed(self, ' + ', ' - ', ' * ')}", self.layers, build)
+        return Objective(f"{weight} * {bracketed(self, ' + ', ' - ', ' * ')}", self.layers, build, self.units)
 
     __rmul__ = __mul__
 
@@ -75,20 +78,21 @@ def combined(text: str, left: Objective, right: Objective, how: Callable[[Tensor
         one, two = left.bind(model), right.bind(model)
         return lambda image, features: how(one(image, features), two(image, features))
 
-    return Objective(text, tuple(dict.fromkeys(left.layers + right.layers)), build)
+    return Objective(text, tuple(dict.fromkeys(left.layers + right.layers)), build, left.units)
 
 
 # ── of the network's answer ──
 
 
-def logit(label: int | str) -> Objective:
-    """The score of a class before the softmax (Simonyan 2013, section 2)."""
+def logit(label: int | str | tuple[int, ...]) -> Objective:
+    """The score of a class before the softmax (Simonyan 2013, section 2); of several, one for each image of the batch."""
 
     def build(model: Model) -> Score:
-        index = model.index(label)
-        return lambda _, features: features["logits"][:, index]
+        index = tuple(map(model.index, label)) if isinstance(label, tuple) else model.index(label)
+        return lambda _, features: of_each(features["logits"], index)
 
-    return Objective(f"logit({label!r})", ("logits",), build)
+    named = label if isinstance(label, tuple) else ()
+    return Objective(f"logit({label!r})", ("logits",), build, ("logits", named))
 
 
 def cross_entropy(label: int | str | tuple[int, ...]) -> Objective:
@@ -111,24 +115,24 @@ def cross_entropy(label: int | str | tuple[int, ...]) -> Objective:
 # ── of what happens inside ──
 
 
-def channel(layer: str, unit: int) -> Objective:
-    """Mean activation of a channel over all positions (Olah 2017)."""
+def channel(layer: str, unit: int | tuple[int, ...]) -> Objective:
+    """Mean activation of a channel over all positions (Olah 2017); of several channels, one for each image of the batch."""
 
     def build(model: Model) -> Score:
-        name = checked_unit(model, layer, unit)
-        return lambda image, features: positions(features[name], image)[:, unit].flatten(1).mean(1)
+        name = checked_units(model, layer, unit)
+        return lambda image, features: of_each(positions(features[name], image), unit).flatten(1).mean(1)
 
-    return Objective(f"channel({layer!r}, {unit})", (layer,), build)
+    return Objective(f"channel({layer!r}, {unit})", (layer,), build, (layer, several(unit)))
 
 
-def neuron(layer: str, unit: int, row: int | None = None, column: int | None = None) -> Objective:
-    """Activation of a channel at one position, the centre by default."""
+def neuron(layer: str, unit: int | tuple[int, ...], row: int | None = None, column: int | None = None) -> Objective:
+    """Activation of a channel at one position, the centre by default; of several channels, one for each image of the batch."""
 
     def build(model: Model) -> Score:
-        name = checked_unit(model, layer, unit)
+        name = checked_units(model, layer, unit)
 
         def score(image: Tensor, features: Mapping[str, Tensor]) -> Tensor:
-            found = positions(features[name], image)[:, unit]
+            found = of_each(positions(features[name], image), unit)
             y, x = (size // 2 if at is None else at for at, size in zip((row, column), found.shape[1:], strict=True))
             if not (0 <= y < found.shape[1] and 0 <= x < found.shape[2]):
                 raise SightlineError(f"{layer} has {found.shape[1]}×{found.shape[2]} positions; there is none at row {y}, column {x}")
@@ -136,7 +140,7 @@ def neuron(layer: str, unit: int, row: int | None = None, column: int | None = N
 
         return score
 
-    return Objective(f"neuron({layer!r}, {unit}, {row}, {column})", (layer,), build)
+    return Objective(f"neuron({layer!r}, {unit}, {row}, {column})", (layer,), build, (layer, several(unit)))
 
 
 def energy(layer: str) -> Objective:
@@ -149,13 +153,29 @@ def energy(layer: str) -> Objective:
     return Objective(f"energy({layer!r})", (layer,), build)
 
 
-def checked_unit(model: Model, layer: str, unit: int) -> str:
-    """The layer's own name, once it is known to have this unit."""
+def several(unit: int | tuple[int, ...]) -> tuple[int, ...]:
+    """One unit as a tuple of one."""
+    return unit if isinstance(unit, tuple) else (unit,)
+
+
+def of_each(values: Tensor, unit: int | tuple[int, ...]) -> Tensor:
+    """The unit of each image, N×… of N×units×…; of several units each has an equal share of the batch, one after the other."""
+    if isinstance(unit, int):
+        return values[:, unit]
+    if len(values) % len(unit):
+        raise SightlineError(f"the objective has {len(unit)} units for {len(values)} images; it needs one unit or one each")
+    index = torch.tensor(unit, device=values.device).repeat_interleave(len(values) // len(unit))
+    return values[torch.arange(len(values), device=values.device), index]
+
+
+def checked_units(model: Model, layer: str, unit: int | tuple[int, ...]) -> str:
+    """The layer's own name, once it is known to have these units."""
     name = model.layer(layer)
     shape = model.shape(name) if not name.endswith(":in") else model.features(model.blank(), name)[name].shape[1:]
     units = positions(torch.empty((1, *shape), device="meta"), model.blank()).shape[1]
-    if not 0 <= unit < units:
-        raise SightlineError(f"unit is {unit}; {layer} has units 0 to {units - 1}")
+    for one in several(unit):
+        if not 0 <= one < units:
+            raise SightlineError(f"unit is {one}; {layer} has units 0 to {units - 1}")
     return name
 
 
@@ -173,6 +193,25 @@ def tv(beta: float = 2.0) -> Objective:
         return (square if beta == 2 else (square + 1e-12) ** (beta / 2) - 1e-12 ** (beta / 2)).sum(1).flatten(1).mean(1)
 
     return Objective(f"tv({beta})", (), lambda _: score)
+
+
+def l1() -> Objective:
+    """Mean distance of the pixels to gray (0.5)."""
+    return Objective("l1()", (), lambda _: lambda image, _: (image - 0.5).abs().flatten(1).mean(1))
+
+
+def bounded(power: float = 6.0) -> Objective:
+    """Mean |pixel − gray|^power: the α-norm that keeps pixels in range (Mahendran & Vedaldi 2015, section 3, α = 6; there summed)."""
+    return Objective(f"bounded({power})", (), lambda _: lambda image, _: (image - 0.5).abs().pow(power).flatten(1).mean(1))
+
+
+def roughness(sigma: float = 1.0) -> Objective:
+    """½·mean squared distance to a blurred copy, which is taken as given (lucid, objectives.py, blur_input_each_step)."""
+
+    def score(image: Tensor, _: Mapping[str, Tensor]) -> Tensor:
+        return (image - blur(image.detach(), sigma)).square().flatten(1).mean(1) / 2
+
+    return Objective(f"roughness({sigma})", (), lambda _: score)
 
 
 def l2() -> Objective:

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-Rule = Literal["gradient", "deconvnet", "guided"]
+Rule = Literal["gradient", "deconvnet", "guided", "redirect"]
 
 IN_PLACE = {torch.relu_, Tensor.relu_, F.relu_, F.hardtanh_}
 RELU = {torch.relu, Tensor.relu, F.relu, torch.relu_, Tensor.relu_, F.relu_}
@@ -41,16 +41,35 @@ class Gate(torch.autograd.Function):
         return (grad.clamp_min(0) if ctx.positive else grad), None, None, None
 
 
+class Redirect(torch.autograd.Function):
+    """ReLU clipped at `high`. To an image whose whole gradient ends here it lets all of it back but what would push an inactive
+    input further away (lucid, misc/redirected_relu_grad.py). The gradient is that of a loss."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, high: float) -> Tensor:
+        ctx.below, ctx.above = x <= 0, x >= high
+        return x.clamp(0, high)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        through = grad * ~(ctx.below | ctx.above)
+        away = (ctx.below & (grad > 0)) | (ctx.above & (grad < 0))
+        alive = through.flatten(1).any(1).view(-1, *[1] * (grad.ndim - 1))
+        return torch.where(alive, through, grad.masked_fill(away, 0)), None
+
+
 class backward(TorchFunctionMode):  # noqa: N801 - reads as a verb: `with rules.backward("guided"):`
     """Context in which every ReLU of the forward pass gets the backward rule.
 
     gradient: g·1[x>0]. deconvnet (Zeiler & Fergus 2014): g·1[g>0]. guided (Springenberg 2015): g·1[x>0]·1[g>0].
+    redirect (lucid): the gradient, but where none of an image's comes through, all that does not push inactive inputs further away.
     `count` tells how many ReLUs were met; without any, the three rules are the same.
     """
 
     def __init__(self, rule: Rule) -> None:
         super().__init__()
         self.active, self.positive = rule != "deconvnet", rule != "gradient"
+        self.redirect = rule == "redirect"
         self.count = 0
 
     def __torch_function__(
@@ -62,7 +81,7 @@ class backward(TorchFunctionMode):  # noqa: N801 - reads as a verb: `with rules.
             return func(*args, **kwargs)
         self.count += 1
         x = args[0] if args else kwargs["input"]
-        y = Gate.apply(x, high, self.active, self.positive)
+        y = Redirect.apply(x, high) if self.redirect else Gate.apply(x, high, self.active, self.positive)
         in_place = func in IN_PLACE or func in CLAMP_IN_PLACE or kwargs.get("inplace") or any(value is True for value in args[1:])
         return x.copy_(y) if in_place else y
 

@@ -7,14 +7,16 @@ import torch
 from torch import Tensor
 
 from ... import render
-from ...ascend import Callback, Regularizer, Steepest, ascend, score_of
+from ...ascend import Callback, ascend, score_of
 from ...catalog import method
 from ...errors import SightlineError
 from ...formula import parse
 from ...knobs import Between
 from ...model import Model
 from ...objective import Objective
+from ...optimizers import Steepest
 from ...parameterize import Fourier, Pixels
+from ...regularize import Regularizer
 from ...result import Result
 from ...transform import wobble
 
