@@ -10,13 +10,14 @@ from torch import Tensor
 
 from ... import image as images
 from ... import render
-from ...ascend import Callback, Step, direction, score_of
+from ...ascend import Callback, Step, score_of
 from ...catalog import method
 from ...errors import SightlineError
 from ...knobs import Between
 from ...model import Model
 from ...mosaic import gradient
 from ...objective import Objective, channel, energy
+from ...optimizers import direction
 from ...outputs import positions
 from ...result import Result
 
