@@ -21,7 +21,7 @@ from torch import Tensor
 
 import sightline as sl
 from sightline import rules
-from sightline.memory import affordable
+from sightline.memory import worthwhile
 from sightline.methods.analytical.cam import maps_and_slopes, weighted
 from sightline.methods.analytical.paths import score_gradient
 
@@ -84,7 +84,7 @@ def compare(name: str, kind: str, rounds: int) -> None:
     model = sl.load(name, weights="random", device="cpu")
     image = torch.rand(1, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
     normal, count = model.normalize(image), COUNTS.get(kind, 1)
-    at_once = min(count, affordable(model, image))
+    at_once = min(count, worthwhile(model, image))
     runs: tuple[Callable[[], Any], ...] = (
         lambda: own(model, image, kind),
         lambda: engine(model, image, kind),

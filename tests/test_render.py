@@ -100,6 +100,14 @@ def test_around_gray_is_linear_and_common_to_all() -> None:
     assert torch.equal(render.around_gray(torch.zeros(1, 3, 2, 2)), torch.full((1, 3, 2, 2), 0.5))
 
 
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.99, 1.0])
+def test_a_share_of_the_values_does_not_exceed_the_quantile(share: float) -> None:
+    values = torch.rand(3, 50, generator=torch.Generator().manual_seed(0))
+    found = render.quantile(values, share)
+    for row, limit in zip(values.tolist(), found.tolist(), strict=True):
+        assert limit == sorted(row)[max(round(50 * share), 1) - 1]
+
+
 def test_over_leaves_the_image_where_there_is_nothing() -> None:
     image = pictures(1, 6, 8)
     values = torch.zeros(1, 6, 8)

@@ -405,3 +405,21 @@ def test_other_clamps_are_not() -> None:
         torch.randn(3).clamp(-1, 1)
         torch.randn(3).clamp(max=2)
     assert met.count == 0
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("clamp", [lambda x: x.clamp(min=0), lambda x: F.hardtanh(x, 0, 6), lambda x: F.threshold(x, 0, 0)])
+def test_the_result_of_a_clamp_may_be_overwritten(clamp: Callable[[Tensor], Tensor], rule: str) -> None:
+    """As without a rule: a clamp needs its input for the backward pass, a ReLU its result."""
+    image = torch.tensor([-1.0, 2.0]).requires_grad_()
+    with backward(rule):
+        (3 * clamp(image).mul_(-1)).sum().backward()
+    assert image.grad.tolist() == [0.0, {"gradient": -3.0, "deconvnet": 0.0, "guided": 0.0}[rule]]
+
+
+def test_a_relu_writes_in_place_where_it_should() -> None:
+    with backward("guided"):
+        x = torch.tensor([-1.0, 2.0], requires_grad=True) * 1
+        y = F.relu(x, inplace=True)
+    assert y.data_ptr() == x.data_ptr()
+    assert x.tolist() == [0.0, 2.0]

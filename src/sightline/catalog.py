@@ -174,8 +174,14 @@ def recipe_of(entry: Method, positional: list[Any], knobs: Mapping[str, Any]) ->
         recipe["image"] = plain(positional[1])
     elif entry.subject and len(positional) > 1:
         recipe[entry.subject] = str(positional[1])
-    recipe["versions"] = {"sightline": version("sightline"), "torch": torch.__version__, "python": platform.python_version()}
+    recipe["versions"] = {"sightline": own_version(), "torch": torch.__version__, "python": platform.python_version()}
     return recipe
+
+
+@functools.cache
+def own_version() -> str:
+    """The package's version; reading it takes longer than drawing a map."""
+    return version("sightline")
 
 
 def plain(value: Any) -> Any:

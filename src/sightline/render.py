@@ -51,6 +51,11 @@ def peak(values: Tensor, limit: Tensor | float | None = None) -> Tensor:
     return torch.where(top > 0, top, torch.ones_like(top)).view(-1, 1, 1)
 
 
+def quantile(values: Tensor, share: float) -> Tensor:
+    """The least value along the last axis that a `share` of the values do not exceed: unlike `torch.quantile` without sorting, and of any size."""
+    return values.kthvalue(max(1, round(share * values.shape[-1]))).values
+
+
 def around_gray(values: Tensor, limit: float | None = None) -> Tensor:
     """Signed colours N×3×H×W with gray at 0 and one scale for all of them (`limit`, else the largest magnitude)."""
     values = values.detach().cpu().nan_to_num(0)
@@ -69,6 +74,8 @@ def over(image: Tensor, values: Tensor, limit: Tensor | float | None = None, nam
 
 def fit(values: Tensor, size: tuple[int, int] | torch.Size) -> Tensor:
     """Maps N×h×w enlarged (bilinear) to H×W pixels."""
+    if values.shape[-2:] == tuple(size):
+        return values
     return F.interpolate(values.unsqueeze(1), size=tuple(size), mode="bilinear", align_corners=False).squeeze(1)
 
 

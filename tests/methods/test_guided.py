@@ -212,7 +212,7 @@ def test_they_are_the_strongest_of_as_many_units(model: sl.Model) -> None:
 
 def test_copies_that_do_not_fit_are_sent_in_turns(model: sl.Model, monkeypatch: pytest.MonkeyPatch) -> None:
     at_once = sl.guided(model, pictures(2), layer="conv3", k=5)
-    monkeypatch.setattr("sightline.methods.analytical.guided.affordable", lambda *_: 3)
+    monkeypatch.setattr("sightline.methods.analytical.guided.worthwhile", lambda *_: 3)
     in_turns = sl.guided(model, pictures(2), layer="conv3", k=5)
     torch.testing.assert_close(dict(in_turns.values), dict(at_once.values), rtol=1e-5, atol=1e-7)
 

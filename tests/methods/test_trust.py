@@ -328,7 +328,7 @@ def test_a_map_that_is_the_same_everywhere_has_nothing_to_test(tiny: sl.Model, p
 def test_the_help_names_every_source() -> None:
     doc = load_methods()["trust"].fields["method"].doc
     named = [name for name in mapping() if f'"{name}"' in doc]
-    assert named == ["saliency", "occlusion", "gradcam", "cam", "attention", "segment", "guided"]
+    assert named == ["saliency", "occlusion", "rise", "gradcam", "cam", "attention", "segment", "guided"]
 
 
 def shown(model: sl.Model, image: Tensor) -> Iterator[tuple[dict[str, str], Tensor]]:
@@ -454,7 +454,7 @@ def test_the_short_sentence_goes_by_the_same_limits() -> None:
         ({"method": "gradcamm"}, "no method with a map named 'gradcamm'; did you mean gradcam?"),
         (
             {"method": "predictions"},
-            "no method with a map named 'predictions'; choose from saliency, occlusion, gradcam, cam, attention",
+            "no method with a map named 'predictions'; choose from saliency, occlusion, rise, gradcam, cam",
         ),
         ({"method": "gradcam", "kind": "cam"}, "kind is 'cam'; gradcam has no kinds"),
         ({"kind": "integratd"}, "no kind named 'integratd'; did you mean integrated?"),

@@ -114,8 +114,7 @@ def sheet_of(maps: Tensor) -> Tensor:
 
 def top_of(maps: Tensor) -> Tensor:
     """Where the scale ends: the 99.8th percentile, so that a single spot doesn't leave the rest dark."""
-    magnitude = maps.abs().flatten()
-    return magnitude.kthvalue(max(1, round(0.998 * len(magnitude)))).values
+    return render.quantile(maps.abs().flatten(), 0.998)
 
 
 def scale_of(maps: Tensor) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...memory import affordable
+from ...memory import worthwhile
 from ...model import Model
 from . import faithful, randomize, verdict
 from .explained import Explained, explained
@@ -39,7 +39,7 @@ def of_run(name: str, knobs: Mapping[str, Any]) -> Explained:
 def brief(model: Model, image: Tensor, of: Explained, index: int, seed: int = 0) -> Brief:
     """The tests of the map of one image 1×3×H×W for one class; their meaning is that of `trust`. The map is made 5 times."""
     image, generator = image.cpu(), torch.Generator().manual_seed(seed)
-    clean, asked = of.map(model, image, index, seed), Asked(model, index, min(32, affordable(model, image)))
+    clean, asked = of.map(model, image, index, seed), Asked(model, index, min(32, worthwhile(model, image, gradients=False)))
     others = [clean.elsewhere(generator) for _ in range(CHANCES)]
     found: dict[str, Any] = {"map": clean.shown}
     found |= faithful.curves(asked, image[0], clean, others, steps=STEPS, generator=generator)

@@ -13,7 +13,7 @@ from ... import render
 from ...catalog import Map, method
 from ...errors import SightlineError
 from ...knobs import Between
-from ...memory import affordable
+from ...memory import worthwhile
 from ...model import Model
 from ...outputs import as_maps, slope
 from ...result import Result
@@ -84,7 +84,7 @@ def cam(
             place by place), "layercam" (the same where g > 0), "xgradcam" (mean of g weighed by A), "scorecam" (the score of the
             image masked by A; no gradient), "eigencam" (first principal component of A; no class).
         channels: How many channels "scorecam" tries, those that vary most; None for all.
-        batch: How many masked images "scorecam" runs at once; None for as many as `memory` allows.
+        batch: How many masked images "scorecam" runs at once; None for as many as are fastest on a processor, or as `memory` allows.
     """
     index, name = model.choose(label, image), placed(model, layer)
     if kind in ("cam", "scorecam", "eigencam"):
@@ -96,7 +96,7 @@ def cam(
         elif kind == "eigencam":
             map_ = principal(maps)
         else:
-            size = batch or affordable(model, image, memory, gradients=False)
+            size = batch or worthwhile(model, image, memory, gradients=False)
             each = zip(image, maps, index.tolist(), strict=True)
             map_ = torch.stack([by_score(model, one, varied(some, channels), i, size) for one, some, i in each])
     else:

@@ -12,7 +12,7 @@ from ... import render, rules
 from ...catalog import Map, method
 from ...errors import SightlineError
 from ...knobs import Between
-from ...memory import affordable
+from ...memory import worthwhile
 from ...model import Model
 from ...outputs import positions, slope
 from ...receptive import receptive_field
@@ -117,11 +117,11 @@ def sent_back(model: Model, image: Tensor, name: str, rule: rules.Rule, choose: 
 def of_several(model: Model, image: Tensor, name: str, rule: rules.Rule, k: int) -> Sent:
     """The same of the k strongest neurons of each image, with an axis of k after the first: a copy of the image for each, sent back at once.
 
-    Copies whose features would not fit into about a gigabyte are sent in turns.
+    Copies whose features would not fit into about a gigabyte, or of which fewer at once are faster, are sent in turns.
     """
     with torch.no_grad():
         unit, row, column = strongest(positions(model.run(image.to(model.device), [name])[name], image), None, k, name)
-    count, batch = unit.shape[1], affordable(model, image)
+    count, batch = unit.shape[1], worthwhile(model, image)
     copies = image.repeat_interleave(count, 0).split(batch)
     chosen = zip(*(at.flatten().split(batch) for at in (unit, row, column)), strict=True)
     parts = [sent_back(model, some, name, rule, lambda _maps, at=at: at) for some, at in zip(copies, chosen, strict=True)]
@@ -186,7 +186,7 @@ def of_many(model: Model, image: Tensor, layer: str, rule: rules.Rule, sent: Sen
     ]
     magnitude = sent.gradient.abs().flatten()
     magnitude = magnitude[magnitude > 0]  # most of an image lies outside what a neuron sees
-    limit = float(magnitude.kthvalue(max(1, round(0.995 * len(magnitude)))).values) if len(magnitude) else 1.0
+    limit = float(render.quantile(magnitude, 0.995)) if len(magnitude) else 1.0
     rows: list[Tensor] = []
     for one, maps, boxes in zip(image, render.around_gray(sent.gradient.flatten(0, 1), limit).view_as(sent.gradient), windows, strict=True):
         parts = torch.cat([cropped(one[None], box) for box in boxes])
@@ -213,7 +213,7 @@ def sized(pictures: Tensor) -> Tensor:
 def picture(image: Tensor, gradient: Tensor, box: Box) -> Tensor:
     """Outlined image, crop, and the crop of the map around gray."""
     top, left, bottom, right = box
-    limit = float(gradient.abs().flatten().quantile(0.995)) if gradient.numel() < 10_000_000 else float(gradient.abs().max())
+    limit = float(render.quantile(gradient.abs().flatten(), 0.995))
     colored = render.around_gray(gradient, limit)
     return render.beside(render.outline(image, box), image[:, :, top:bottom, left:right], colored[:, :, top:bottom, left:right])
 

@@ -1,7 +1,7 @@
 """Gradients at many points near an image: along a path from a baseline, or in a cloud of noise around it.
 
-A path or a cloud is a stream of probes, each a point 3×H×W at which the gradient is taken and the factor 3×H×W that
-multiplies it. Probes are made one by one and in order, so neither memory nor the random draws depend on how many
+A path or a cloud is a stream of probes, each a point 3×H×W at which the gradient is taken and the factor that
+multiplies it, 3×H×W or one number 1×1×1. Probes are made one by one and in order, so neither memory nor the random draws depend on how many
 are run at once.
 """
 
@@ -33,7 +33,7 @@ def cloud(image: Tensor, sigma: float, count: int, seed: int) -> Iterator[Probe]
     generator = torch.Generator().manual_seed(seed)
     deviation = sigma * (image.max() - image.min())
     for _ in range(count):
-        yield image + deviation * torch.randn(image.shape, generator=generator), torch.full_like(image, 1 / count)
+        yield image + deviation * torch.randn(image.shape, generator=generator), image.new_full((1, 1, 1), 1 / count)
 
 
 def straight(image: Tensor, baseline: Tensor, count: int) -> Iterator[Probe]:
@@ -127,17 +127,14 @@ def score_gradient(model: Model, image: Tensor, index: Tensor) -> Tensor:
         return slope(scores, leaf, "the image").cpu()
 
 
-def moments(model: Model, probes: Iterable[Probe], index: int, batch: int) -> tuple[Tensor, Tensor]:
-    """Σ factor · gradient and Σ factor · gradient² over the probes, each 3×H×W, with `batch` probes run at once."""
-    first: Tensor | float = 0.0
-    second: Tensor | float = 0.0
-    stream = iter(probes)
+def moments(model: Model, probes: Iterable[Probe], index: int, batch: int, powers: Sequence[int] = (1,)) -> list[Tensor]:
+    """Σ factor · gradientᵏ over the probes for each power k, each 3×H×W, with `batch` probes run at once."""
+    stream, totals = iter(probes), [torch.zeros(()) for _ in powers]
     while part := list(islice(stream, batch)):
         points, factors = (torch.stack(side) for side in zip(*part, strict=True))
         gradient = score_gradient(model, points, torch.full((len(part),), index, device=model.device)).double()
-        first = first + (factors * gradient).sum(0)
-        second = second + (factors * gradient.square()).sum(0)
-    return torch.as_tensor(first), torch.as_tensor(second)
+        totals = [total + (factors * (gradient if k == 1 else gradient**k)).sum(0) for total, k in zip(totals, powers, strict=True)]
+    return totals
 
 
 def class_scores(model: Model, pictures: Iterable[Tensor], index: int, batch: int) -> Tensor:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ... import render
 from ...body import RUNNING
 from ...errors import SightlineError
 from ...model import Model
@@ -147,5 +148,5 @@ def picture(map_: Tensor) -> Tensor:
 
 def brightest(size: Tensor) -> Tensor:
     """Where the scale of a nonnegative map ends: its 99th percentile, or its maximum if so much of it is empty."""
-    top = size.flatten().kthvalue(max(1, round(BRIGHTEST * size.numel()))).values
+    top = render.quantile(size.flatten(), BRIGHTEST)
     return top if top > 0 else size.max()

@@ -11,9 +11,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ...ascend import Callback, Step
-from ...catalog import method
+from ...catalog import Map, method
 from ...knobs import Between
-from ...memory import affordable
+from ...memory import worthwhile
 from ...model import Model
 from ...result import Result
 from .occlusion import MOST, Fill, Labels, chosen, covers_of, pictured
@@ -27,8 +27,10 @@ Score = Literal["probability", "logit"]
     reading="Red: while this place is visible, the score is higher than over all random masks. Blue: it is lower.",
     caution="An average over random masks: a faint pattern without a shape is the luck of the draw, and another seed or more masks change it. "
     "The map is as coarse as the cells of the masks.",
-    tour=({"masks": 500},),
+    tour=({"masks": 300},),
     quick={"masks": 200},
+    # Every randomized network is asked again, with fewer masks than the default.
+    map=Map("evidence", costly=True, knobs={"masks": 300}),
 )
 def rise(
     model: Model,
@@ -47,8 +49,8 @@ def rise(
 ) -> Result:
     """Hides random smooth parts of the image and averages the masks, each weighed by the score it leaves (Petsiuk 2018, eq. 6).
 
-    `values["map"]` is N×H×W: the mean score with this pixel visible; `values["mean"]` N the mean over all masks, `values["score"]` N
-    that of the clean image, `values["masks"]` how many were tried. A list of labels, however short, adds an axis after the images.
+    `values["map"]` is N×H×W: the mean score with this pixel visible; `values["mean"]` N the mean over all masks, and `values["evidence"]`
+    how far the map lies above it; `values["score"]` N that of the clean image, `values["masks"]` how many were tried. A list of labels, however short, adds an axis after the images.
     All labels and all images have the same masks.
 
     Args:
@@ -58,19 +60,20 @@ def rise(
         keep: Chance that a cell is kept.
         fill: What hides: a gray value in [0, 1], or "gray" (0.5), "zero" (black), "mean" (the image's mean colour), "blur" (the image, blurred).
         score: What is averaged, "probability" after the softmax or "logit" before.
-        batch: How many masked images are run at once; None for as many as `memory` allows, at most 32.
+        batch: How many masked images are run at once; None for as many as are fastest on a processor, or as `memory` allows, at most 32.
     """
     height, width = image.shape[-2:]
     index, covers = chosen(model, label, image), covers_of(image, fill, max(height, width) // cells)
     average = Average(model, image, covers, index, score)
-    at_once = batch or min(MOST, affordable(model, image, memory, gradients=False))
+    at_once = batch or min(MOST, worthwhile(model, image, memory, gradients=False))
     stream = masks_of((height, width), cells, keep, masks, seed)
     for step in range(1, ceil(masks / at_once) + 1):
         shown, scores = average.add(torch.stack(list(islice(stream, at_once))))
         if callback and callback(Step(step, ceil(masks / at_once), scores, shown)):
             break
     found, mean, clean = average.map, average.mean, average.scores(image).cpu()
-    panel, limit = pictured(image, found - mean[:, :, None, None], clean)
+    evidence = found - mean[:, :, None, None]
+    panel, limit = pictured(image, evidence, clean)
     several = isinstance(label, (tuple, list))
     details = ", ".join(
         f"{model.labels[i]} ({a:.3g}, {b:.3g})" for i, a, b in zip(index[0], clean[0].tolist(), mean[0].tolist(), strict=True)
@@ -79,7 +82,7 @@ def rise(
         f"Image, then how far the mean {score} over the masks that show a pixel lies above that over all {average.count} masks (white 0, "
         f"±{limit:.3g} full colour){', one map for each label' if several else ', and both'}. Label, its clean {score} and its mean: {details}."
     )
-    values = {"map": found, "mean": mean, "score": clean, "label": index}
+    values = {"map": found, "mean": mean, "evidence": evidence, "score": clean, "label": index}
     values = {name: value if several else value[:, 0] for name, value in values.items()}
     return Result({"rise": panel}, {**values, "masks": average.count}, {"rise": caption})
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from ... import render
 from ...catalog import Map, method
 from ...knobs import Between
-from ...memory import affordable
+from ...memory import worthwhile
 from ...model import Model
 from ...result import Result
 from . import paths
@@ -51,11 +51,12 @@ class Average:
     def of(self, model: Model, image: Tensor, index: int) -> tuple[Tensor, Tensor | None]:
         """Attribution 3×H×W of one image's score of one class; along a path, how far that score lies above the baseline's."""
         if self.kind in ("smoothgrad", "vargrad", "smoothgrad_squared"):
-            mean, square = paths.moments(model, paths.cloud(image, self.sigma, self.samples, self.seed), index, self.batch)
-            found = {"smoothgrad": mean, "vargrad": (square - mean.square()).clamp_min(0), "smoothgrad_squared": square}
-            return found[self.kind].float(), None
+            powers = {"smoothgrad": (1,), "vargrad": (2, 1), "smoothgrad_squared": (2,)}[self.kind]
+            noisy = paths.cloud(image, self.sigma, self.samples, self.seed)
+            first, *mean = paths.moments(model, noisy, index, self.batch, powers)
+            return ((first - mean[0].square()).clamp_min(0) if mean else first).float(), None
         probes, baselines = self.path(image)
-        attribution, _ = paths.moments(model, probes, index, self.batch)
+        (attribution,) = paths.moments(model, probes, index, self.batch)
         scores = paths.class_scores(model, [image, *baselines], index, self.batch)
         return attribution.float(), scores[0] - scores[1:].mean()
 
@@ -114,9 +115,9 @@ def saliency(
         sigma: Standard deviation of the noise as a share of the image's value range, for the noisy kinds.
         baseline: Where "integrated" starts: "black", "white", "gray", "blur" (the image blurred) or "random" (noise).
         folder: Folder of pictures that are the baselines of "expected"; None for random quarters of the image itself.
-        batch: How many gradients are run at once; None for as many as `memory` allows.
+        batch: How many gradients are run at once; None for as many as are fastest on a processor, or as `memory` allows.
     """
-    index, at_once = model.choose(label, image), batch or affordable(model, image, memory)
+    index, at_once = model.choose(label, image), batch or worthwhile(model, image, memory)
     told: dict[str, Tensor] = {}
     if kind in ("gradient", "gradient_input"):
         parts = zip(image.split(at_once), index.split(at_once), strict=True)
@@ -148,7 +149,7 @@ def saliency(
 def pictured(image: Tensor, map_: Tensor, signed: bool) -> tuple[Tensor, str]:
     """The image, the map N×H×W and both, and the map's scale in words."""
     # A few pixels hold the largest values; the scale ends at the 99th percentile so that the rest can be seen.
-    limit = map_.abs().flatten(1).quantile(0.99, dim=1)
+    limit = render.quantile(map_.abs().flatten(1), 0.99)
     shown = render.signed(map_, limit) if signed else render.heat(map_, limit)
     panel = render.beside(image, shown, render.over(image, map_.clamp_min(0), limit))
     if signed:

@@ -11,7 +11,7 @@ from ... import render
 from ...catalog import method as registered
 from ...errors import SightlineError
 from ...knobs import Between
-from ...memory import affordable
+from ...memory import worthwhile
 from ...model import Model
 from ...result import Result
 from . import faithful, randomize
@@ -69,16 +69,16 @@ def trust(
     changes nothing, of the image with noise of deviation 0.01 (`stability_of`). A name with `_chance` is what the same map, shifted at
     random, gets. `verdict` has sentences for each image, by these limits: an area differs by 0.02, a correlation or share by 0.1; a
     map is lost below a median rank correlation of 0.2 above chance and barely changes from 0.5; it is stable from 0.8.
-    The other method is run 2 L + 1 times, with occlusion's stride 16 and Score-CAM's 32 strongest channels for speed.
+    The other method is run 2 L + 1 times, with occlusion's stride 16, 300 masks of RISE and Score-CAM's 32 strongest channels for speed.
 
     Args:
-        method: Whose map: any method that gives one, as "saliency", "occlusion", "gradcam", "cam", "attention", "segment" (its seeds' map) or
+        method: Whose map: any method that gives one, as "saliency", "occlusion", "rise", "gradcam", "cam", "attention", "segment" (its seeds' map) or
             "guided" (of the class score).
         kind: Kind of saliency, cam or attention, rule of guided or source of segment; None for that method's default.
         steps: Number of steps of the deletion and insertion curves.
         samples: Number of random removals for each n and for the infidelity.
         stages: Most stages of the randomization; deep networks have their layers put together to so many. None for 10, or 5 where a map
-            takes many passes of the network (occlusion, Score-CAM, the averaged kinds of saliency).
+            takes many passes of the network (occlusion, RISE, Score-CAM, the averaged kinds of saliency).
         batch: How many changed images are run at once; None for as many as fit into about a gigabyte, at most 32.
     """
     if min(image.shape[-2:]) < LEAST:
@@ -86,7 +86,7 @@ def trust(
     asked = explained(method, kind)
     stages = stages or (COSTLY_STAGES if asked.costly else STAGES)
     groups = randomize.gathered(randomize.layers_with_weights(model), stages)
-    size, effort = batch or min(32, affordable(model, image)), Effort(steps, samples, seed)
+    size, effort = batch or min(32, worthwhile(model, image, gradients=False)), Effort(steps, samples, seed)
     index = model.choose(label, image)
     each: list[dict[str, Any]] = []
     for one, i in zip(image.cpu().split(1), index.tolist(), strict=True):
