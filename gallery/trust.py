@@ -6,11 +6,12 @@ from pathlib import Path
 import torch
 
 import sightline as sl
-from sightline import render
+from sightline import image, render
 
 PICTURES = Path(__file__).parent.parent / "docs" / "pictures"
 
 model = sl.load()
 photo = model.fit(sl.sample("rocket"))
 rows = [sl.trust(model, photo, method=name).panels["maps"] for name in ("saliency", "gradcam", "guided")]
-sl.write(render.sheet(torch.cat(rows), columns=1, gap=4), PICTURES / "trust.png")
+sheet = render.sheet(torch.cat(rows), columns=1, gap=4)
+sl.write(image.resize(sheet, sheet.shape[2] // 2, sheet.shape[3] // 2), PICTURES / "trust.png")
