@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from sightline.parameterize import Fourier, Pixels
+from sightline.parameterize import Fourier, Phase, Pixels, frequencies, plain_spectrum
 
 TINY = settings(max_examples=60, deadline=None, derandomize=True)
 SEEDS = st.integers(0, 2**31 - 1)
@@ -136,3 +136,21 @@ def test_pixels_take_a_picture_that_has_a_graph() -> None:
     pixels().sum().backward()
     assert image.grad is None
     assert pixels.parameters[0].grad is not None
+
+
+def test_a_photographs_spectrum_gives_it_back() -> None:
+    photo = 0.1 + 0.8 * torch.rand(2, 3, 15, 20, generator=torch.Generator().manual_seed(0))
+    assert torch.allclose(Fourier(2, 15, 20, image=photo)(), photo, atol=1e-4)
+
+
+def test_only_phases_move() -> None:
+    """Colours undone, an image has nearly the amplitudes of photographs, which fall with frequency."""
+    phase = Phase(2, 32, 48, seed=1)
+    assert torch.equal(phase()[0], phase()[1])
+    amplitude = plain_spectrum(phase().detach())[0].abs()
+    pair = torch.stack([amplitude[:, 1:15, 1:20].flatten().log(), phase.amplitude[:, 1:15, 1:20].flatten().log()])
+    assert float(torch.corrcoef(pair)[0, 1]) > 0.7, "what is clipped near black and white is the rest"
+    radius = frequencies(32, 48)
+    low, high = (phase.amplitude[:, (radius > a) & (radius < b)].mean(1) for a, b in ((0.03, 0.06), (0.3, 0.5)))
+    slope = (high / low).log() / math.log(0.4 / 0.045)
+    assert ((slope < -0.8) & (slope > -2.5)).all(), "natural spectra fall with a power between 1 and 2"

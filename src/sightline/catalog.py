@@ -172,8 +172,8 @@ def recipe_of(entry: Method, positional: list[Any], knobs: Mapping[str, Any]) ->
     }
     if entry.subject == "image" and len(positional) > 1:
         recipe["image"] = plain(positional[1])
-    elif entry.subject and len(positional) > 1:
-        recipe[entry.subject] = str(positional[1])
+    elif entry.subject == "objective":
+        recipe["objective"] = str(positional[1]) if len(positional) > 1 else ""
     recipe["versions"] = {"sightline": own_version(), "torch": torch.__version__, "python": platform.python_version()}
     return recipe
 

@@ -77,8 +77,11 @@ def signature_of(method: Method) -> inspect.Signature:
     if method.subject == "image":
         parameters.append(inspect.Parameter("image", position, default="rocket", annotation=Picture))
     elif method.subject:
-        goal = Annotated[str, Parameter(help="A class label, or a formula such as \"channel('conv4_1', 7) - 0.1 * tv()\".")]
-        parameters.append(inspect.Parameter(method.subject, position, default="0", annotation=goal))
+        goal = Annotated[
+            str,
+            Parameter(help="A class label, or a formula such as \"channel('conv4_1', 7) - 0.1 * tv()\"; nothing for the units of --layer."),
+        ]
+        parameters.append(inspect.Parameter(method.subject, position, default="", annotation=goal))
     for field in method.fields.values():
         if field.name not in ("callback", "size"):
             parameters.append(inspect.Parameter(field.name, keyword, default=field.default, annotation=option(field)))

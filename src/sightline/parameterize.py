@@ -1,10 +1,13 @@
 """What is optimized. A parameterization owns leaf tensors, makes the image from them, and can project them back to
 what is allowed after a step."""
 
+import math
+from pathlib import Path
 from typing import Protocol
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 # Square root of the covariance of natural colours (lucid, optvis/param/color.py), scaled to a largest column norm of 1.
 NATURAL = torch.tensor([[0.26, 0.09, 0.02], [0.27, 0.00, -0.05], [0.27, -0.09, 0.03]])
@@ -38,18 +41,25 @@ class Pixels:
 class Fourier:
     """Spectrum with equal energy per frequency band and decorrelated colours, through a sigmoid (Olah 2017, "preconditioning").
 
-    The coefficients start as N(0, `deviation`²); each is weighted by 1/frequency. Low frequencies then move first.
+    The coefficients start as N(0, `deviation`²), with `alike` the same for all images, or as those of `image`; each is weighted by
+    1/frequency. Low frequencies then move first.
     """
 
     def __init__(
-        self, count: int, height: int, width: int, *, seed: int = 0, deviation: float = 0.01, device: torch.device | str = "cpu"
-    ) -> None:
+        self, count: int, height: int, width: int, *, seed: int = 0, deviation: float = 0.01, alike: bool = False,
+        image: Tensor | None = None, device: torch.device | str = "cpu",
+    ) -> None:  # fmt: skip
         self.size = height, width
-        frequency = (torch.fft.fftfreq(height)[:, None].square() + torch.fft.rfftfreq(width).square()).sqrt()
+        frequency = frequencies(height, width)
         self.scale = (1 / frequency.clamp_min(1 / max(height, width))).to(device)
-        start = torch.randn(2, count, 3, *frequency.shape, generator=torch.Generator().manual_seed(seed)) * deviation
-        self.spectrum = start.to(device).requires_grad_()
         self.color = COLOR.to(device)
+        if image is None:
+            shape = 2, 1 if alike else count, 3, *frequency.shape
+            start = torch.randn(shape, generator=torch.Generator().manual_seed(seed)) * deviation
+            start = start.expand(2, count, *shape[2:]).to(device)
+        else:
+            start = torch.view_as_real(4 * plain_spectrum(image.to(device)) / self.scale).movedim(-1, 0)
+        self.spectrum = start.contiguous().clone().requires_grad_()
         self.parameters = [self.spectrum]
 
     def __call__(self) -> Tensor:
@@ -60,3 +70,56 @@ class Fourier:
 
     def project_(self) -> None:
         """Every spectrum is allowed."""
+
+
+class Phase:
+    """A spectrum with the amplitudes of photographs, of which only the phases move (Fel 2023, MACO).
+
+    The amplitudes are the mean of photographs in decorrelated colours, by frequency in waves per pixel and direction
+    (`training/spectrum.py`); every image is brought to their contrast in each step, and all of a batch start alike.
+    """
+
+    def __init__(self, count: int, height: int, width: int, *, seed: int = 0, device: torch.device | str = "cpu") -> None:
+        self.size = height, width
+        self.amplitude, self.contrast = (value.to(device) for value in natural(height, width))
+        start = torch.randn(1, *self.amplitude.shape, generator=torch.Generator().manual_seed(seed))
+        self.phase = start.expand(count, -1, -1, -1).to(device).clone().requires_grad_()
+        self.color = COLOR.to(device)
+        self.parameters = [self.phase]
+
+    def __call__(self) -> Tensor:
+        # Phases of one spread, or a few would carry the whole picture (xplique, features_visualizations/maco.py).
+        phase = (self.phase - self.phase.mean((1, 2, 3), keepdim=True)) / (self.phase.std((1, 2, 3), keepdim=True) + 1e-5)
+        image = torch.fft.irfft2(torch.polar(self.amplitude.expand_as(phase), phase), s=self.size, norm="ortho")
+        image = image - image.mean((2, 3), keepdim=True)
+        image = image / (image.std((2, 3), keepdim=True) + 1e-5) * self.contrast
+        return torch.einsum("nchw,dc->ndhw", image, self.color).sigmoid()
+
+    def project_(self) -> None:
+        """Every phase is allowed."""
+
+
+def frequencies(height: int, width: int) -> Tensor:
+    """Waves per pixel of every coefficient of a real picture's spectrum, height × (width // 2 + 1)."""
+    return (torch.fft.fftfreq(height)[:, None].square() + torch.fft.rfftfreq(width).square()).sqrt()
+
+
+def plain_spectrum(image: Tensor) -> Tensor:
+    """The spectrum of N×3×H×W before sigmoid and colours, N×3×H×(W // 2 + 1); pixels nearer than 0.02 to black or white are moved there."""
+    plain = torch.einsum("nchw,dc->ndhw", image.clamp(0.02, 0.98).logit(), torch.linalg.inv(COLOR).to(image.device))
+    return torch.fft.rfft2(plain, norm="ortho")
+
+
+def natural(height: int, width: int) -> tuple[Tensor, Tensor]:
+    """Mean amplitudes of photographs at a size, 3×H×(W // 2 + 1) without their mean, and their contrast, 3×1×1."""
+    from safetensors.torch import load_file
+
+    table = load_file(Path(__file__).parent / "assets" / "spectrum.safetensors")
+    radius, rows = frequencies(height, width), torch.fft.fftfreq(height)[:, None].abs()
+    angle = torch.atan2(rows.expand_as(radius), torch.fft.rfftfreq(width).expand_as(radius)) * 4 / math.pi - 1
+    least, most = (math.log(float(value)) for value in table["range"])
+    level = 2 * (radius.clamp_min(1 / max(height, width)).log() - least) / (most - least) - 1
+    grid = torch.stack([angle, level], -1)[None]
+    found = F.grid_sample(table["log_amplitude"].float()[None], grid, padding_mode="border", align_corners=True)[0].exp()
+    found[:, 0, 0] = 0
+    return found, table["contrast"].float().view(3, 1, 1)

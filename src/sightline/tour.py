@@ -114,7 +114,7 @@ class Tour:
             knobs["callback"] = callback
         source = knobs.pop("image", self.source)  # a run whose pictures need another kind of image names a sample
         image = self.image if source == self.source else self.model.fit(images.find(source), self.size)
-        subject = [image] if method.subject == "image" else [self.named(label)] if method.subject else []
+        subject = [image] if method.subject == "image" else self.goal(method, knobs, label)
         try:
             result = method.function(self.model, *subject, **knobs)
         except SightlineError as error:
@@ -141,13 +141,7 @@ class Tour:
         """The command that makes one section again."""
         told = self.model.recipe
         words, source = ["sightline", method.name, str(told["model"])], str(knobs.get("image", self.source))
-        words += (
-            [f"./{source}" if source.startswith("-") else source]
-            if method.subject == "image"
-            else [self.named(label)]
-            if method.subject
-            else []
-        )
+        words += [f"./{source}" if source.startswith("-") else source] if method.subject == "image" else self.goal(method, knobs, label)
         for name, value in ((name, value) for name, value in knobs.items() if name != "image"):
             option = name.replace("_", "-")
             if isinstance(value, bool):
@@ -157,6 +151,10 @@ class Tour:
         words += ["--weights", str(told["weights"])] if "weights" in told else []
         words += ["--size", str(self.size)] if self.size and method.subject == "image" else []
         return shlex.join(words)
+
+    def goal(self, method: Method, knobs: Mapping[str, Any], label: int) -> list[str]:
+        """The objective of a run: the report's class, unless the run has a layer for it."""
+        return [self.named(label)] if method.subject and "layer" not in knobs else []
 
     def named(self, label: int) -> str:
         """The class by its name, or by its index if the name would not be understood."""

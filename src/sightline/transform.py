@@ -21,15 +21,16 @@ def roll_jitter(pixels: int, generator: torch.Generator) -> Transform:
     return roll
 
 
-def wobble(shift: float, scale: float, angle: float, generator: torch.Generator) -> Transform:
+def wobble(shift: float, scale: float, angle: float, generator: torch.Generator, *, alike: bool = False) -> Transform:
     """One affine warp per image: shifted by up to `shift` pixels, scaled by 1 ± `scale`, turned by up to `angle` degrees.
 
-    One resampling instead of the usual four (pad, jitter, scale, rotate: Olah 2017); borders are mirrored.
+    One resampling instead of the usual four (pad, jitter, scale, rotate: Olah 2017); borders are mirrored. With `alike`, all
+    images of a batch are warped in the same way, as each would be alone.
     """
 
     def warp(image: Tensor) -> Tensor:
         count, _, height, width = image.shape
-        draw = 2 * torch.rand(4, count, generator=generator) - 1
+        draw = (2 * torch.rand(4, 1 if alike else count, generator=generator) - 1).expand(4, count)
         size = 1 + scale * draw[0]
         turn = math.radians(angle) * draw[1]
         cos, sin = turn.cos() / size, turn.sin() / size
@@ -42,6 +43,24 @@ def wobble(shift: float, scale: float, angle: float, generator: torch.Generator)
         return F.grid_sample(image, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
 
     return warp
+
+
+def crops(count: int, box: tuple[float, float], grain: float, generator: torch.Generator) -> Transform:
+    """Views of each image, one after the other: `count` random squares of `box` (least, most) times the side, brought to the image's
+    size, with Gaussian noise of deviation `grain`. All images of a batch are cut alike, as each would be alone."""
+
+    def cut(image: Tensor) -> Tensor:
+        draw = torch.rand(3, count, generator=generator)
+        size = box[0] + (box[1] - box[0]) * draw[0]
+        center = (1 - size) * (2 * draw[1:] - 1)  # in half sides: the square stays inside
+        zero = torch.zeros_like(size)
+        rows = torch.stack([torch.stack([size, zero, center[0]], 1), torch.stack([zero, size, center[1]], 1)], 1)
+        views = image.repeat_interleave(count, 0)
+        grid = F.affine_grid(rows.repeat(len(image), 1, 1).to(image.device), list(views.shape), align_corners=False)
+        noise = torch.randn(count, *image.shape[1:], generator=generator).to(image.device).repeat(len(image), 1, 1, 1)
+        return F.grid_sample(views, grid, mode="bilinear", padding_mode="reflection", align_corners=False) + grain * noise
+
+    return cut
 
 
 def blur(image: Tensor, sigma: float) -> Tensor:

@@ -136,3 +136,61 @@ def test_other_sizes(model: sl.Model, start: str) -> None:
         sl.synthesis(model, "bee", start=start, size=8)
     with pytest.raises(sl.SightlineError, match="steps is 0"):
         sl.synthesis(model, "bee", start=start, steps=0)
+
+
+# Several units, presets, photographs
+
+
+def test_units_of_a_sheet_are_as_if_alone(model: sl.Model) -> None:
+    for start in ("fourier", "gray"):
+        together = sl.synthesis(model, layer="conv2", units="1-3,6", start=start, steps=6, seed=2).values
+        assert together["image"].shape == (4, 3, 24, 24)
+        for number, unit in enumerate((1, 2, 3, 6)):
+            alone = sl.synthesis(model, sl.channel("conv2", unit), start=start, steps=6, seed=2).values
+            torch.testing.assert_close(together["image"][number], alone["image"][0], rtol=0, atol=2e-3)
+            assert float(together["score"][number]) == pytest.approx(alone["score"], abs=0.02)
+            assert float(together["natural"][number]) == pytest.approx(float(alone["natural"][0]), abs=1e-4)
+            assert together["rank"][number] == alone["rank"][0]
+    assert sl.synthesis(model, steps=1).values["image"].shape[0] == len(LABELS), "without objective: the classes"
+
+
+@pytest.mark.parametrize(("units", "match"), [("9", "units 0 to 7"), ("3-1", "units 0 to 7"), ("a", "write numbers and ranges")])
+def test_units_that_are_none(model: sl.Model, units: str, match: str) -> None:
+    with pytest.raises(sl.SightlineError, match=match):
+        sl.synthesis(model, layer="conv2", units=units, steps=1)
+    with pytest.raises(sl.SightlineError, match="leave out one"):
+        sl.synthesis(model, "bee", layer="conv2", steps=1)
+
+
+@pytest.mark.parametrize("preset", ["lecture", "yosinski", "yosinski-small", "yosinski-decay", "yosinski-idle", "olah", "maco"])
+def test_every_preset_climbs_and_repeats(model: sl.Model, preset: str) -> None:
+    values = sl.synthesis(model, "bee", preset=preset, steps=12, seed=1).values
+    if preset != "yosinski-idle":  # clipping nine pixels in ten costs some at first
+        assert values["scores"][-1] > values["scores"][0]
+    assert torch.equal(values["image"], sl.synthesis(model, "bee", preset=preset, steps=12, seed=1).values["image"])
+
+
+def test_accentuation_starts_from_the_photograph(model: sl.Model) -> None:
+    photo = torch.rand(1, 3, 24, 24, generator=torch.Generator().manual_seed(0)) * 0.8 + 0.1
+    made = sl.synthesis(model, "bee", photo=photo, steps=1, lr=0.0).values["image"]
+    assert torch.allclose(made, photo, atol=1e-3)
+    for knobs, match in (({"preset": "accentuation"}, "needs a photo="), ({"preset": "maco", "photo": photo}, "leave out photo")):
+        with pytest.raises(sl.SightlineError, match=match):
+            sl.synthesis(model, "bee", steps=1, **knobs)
+    with pytest.raises(sl.SightlineError, match="does not go with it"):
+        sl.synthesis(model, "bee", preset="olah", start="gray", steps=1)
+
+
+def test_a_dead_unit_is_said_so() -> None:
+    network = Net()
+    with torch.no_grad():
+        network.conv2.weight[1] = 0
+    model = sl.load(network, mean=(0.5,) * 3, std=(0.25,) * 3, labels=LABELS, size=24, device="cpu")
+    with pytest.raises(sl.SightlineError, match="dead unit"):
+        sl.synthesis(model, sl.channel("conv2", 1), steps=3)
+    assert "of 1: dead, and left as it started" in sl.synthesis(model, layer="conv2", units="0-2", steps=3).captions["synthesis"]
+
+
+def test_a_movie_of_the_run(model: sl.Model) -> None:
+    assert sl.synthesis(model, "bee", steps=5, movie=True).movies["run"].shape == (6, 3, 24, 24)
+    assert not sl.synthesis(model, "bee", steps=2).movies

@@ -1,24 +1,31 @@
 """Gradient ascent on the image: what would make the network respond so? (Simonyan 2013; Yosinski 2015; Olah 2017)"""
 
+from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Annotated, Literal
 
 import torch
 from torch import Tensor
 
+from ... import image as images
 from ... import render
-from ...ascend import Callback, ascend, score_of
+from ...ascend import Ascent, Callback, Step, ascend
 from ...catalog import method
 from ...errors import SightlineError
-from ...formula import parse
 from ...knobs import Between
 from ...model import Model
 from ...objective import Objective
-from ...optimizers import Steepest
-from ...parameterize import Fourier, Pixels
+from ...optimizers import Adam, Gain, Optimizing, Steepest
+from ...parameterize import Fourier, Parameterization, Phase, Pixels
 from ...regularize import Regularizer
 from ...result import Result
-from ...transform import wobble
+from ...transform import Transform, crops, wobble
+from .asked import aimed, chosen, labelled, turned
+from .evidence import Evidence, gathered
+from .presets import Preset
+
+MOST_FRAMES = 64
 
 
 @method(
@@ -27,70 +34,168 @@ from ...transform import wobble
     reading="The picture shows the pattern that drives the unit or class hardest under the chosen regularizers: repeated parts, textures, sometimes whole objects.",
     caution="What makes it look natural is the regularizer, not the network: with strong ones the picture shows the prior, with none noise. It is one "
     "image of many that work, and no evidence that the network needs these parts in photographs.",
-    tour=({"start": "fourier"}, {"start": "gray"}),
-    quick={"steps": 64},
+    tour=(
+        {"start": "fourier"},
+        {"start": "gray"},
+        {"layer": "logits", "steps": 96},
+        {"layer": "middle", "steps": 48, "size": 64},
+    ),
+    quick={"steps": 32},
 )
 def synthesis(
     model: Model,
-    objective: Objective | str,
+    objective: Objective | str = "",
     *,
-    start: Literal["fourier", "gray"] = "fourier",
+    layer: str | None = None,
+    units: str | None = None,
+    preset: Literal[
+        "auto", "lecture", "yosinski", "yosinski-small", "yosinski-decay", "yosinski-idle", "olah", "maco", "accentuation"
+    ] = "auto",
+    start: Literal["auto", "fourier", "gray", "zero"] = "auto",
+    photo: Tensor | str | Path | None = None,
     size: Annotated[int | None, Between(16, 4096)] = None,
-    steps: Annotated[int, Between(1, 100_000)] = 256,
+    steps: Annotated[int | None, Between(1, 100_000)] = None,
     lr: Annotated[float | None, Between(0, 1000)] = None,
     decay: Annotated[float | None, Between(0, 1)] = None,
     blur: Annotated[float | None, Between(0, 50)] = None,
     clip: Annotated[float | None, Between(0, 1)] = None,
+    movie: bool = False,
     seed: int = 0,
     callback: Callback | None = None,
 ) -> Result:
-    """Ascends the objective from a start that knows nothing.
+    """Ascends the objective from a start that knows nothing, or units of a layer side by side.
 
-    From "gray" the pixels move by normalized gradient steps with the lecture's regularizers: L2 decay, Gaussian blur every
-    4 steps, clipping of small pixels and of pixels with small gradients. From "fourier" a decorrelated spectrum moves
-    (Olah 2017); both under small random shifts, scales and turns. `values["image"]` is 1×3×H×W, `values["scores"]` one per step.
+    A preset is a published recipe. "lecture" moves pixels by normalized gradient steps with L2 decay, Gaussian blur every 4 steps,
+    clipping of small pixels and of pixels with small gradients; "yosinski" and the others of that name are the four settings of Yosinski
+    2015; "olah" moves a decorrelated spectrum (Olah 2017) under random shifts, scales and turns; "maco" only phases, with the
+    amplitudes of photographs (Fel 2023); "accentuation" starts from a photograph (Hamblin 2024). The units of a layer are ascended
+    in one batch, each as if it were alone.
+
+    `values["image"]` is N×3×H×W, one for each unit, `values["scores"]` steps×N (steps for one picture). `values["natural"]` is the score of
+    the best sample photograph, `["robust"]` the share of the score under warps not seen before, `["rank"]` the unit's rank in
+    its layer, `["spectrum"]` the distance of the log spectrum from photographs', N each.
 
     Args:
-        start: "fourier" for Olah's preconditioned spectrum, "gray" for plain pixels with the lecture's regularizers.
+        layer: Layer whose units are shown, instead of an objective; "logits" for the classes.
+        units: Which units of the layer: "7", "0-63", "3,5,8"; the first 16 by default.
+        preset: The recipe; "auto" for olah, for lecture with start gray or zero, for accentuation with a photo.
+        start: "fourier" for a spectrum, "gray" or "zero" (black) for pixels; the preset's own by default.
+        photo: Photograph to start from: a file, a sample's name or a tensor.
         size: Side of the picture in pixels; the network's own by default.
-        steps: How many gradient steps.
-        lr: Step size: Adam's for "fourier" (0.05), the mean change per pixel in units of [0, 1] for "gray" (0.03).
-        decay: L2 decay per step, for "gray" (0.005).
-        blur: Standard deviation in pixels of the blur every 4 steps, for "gray" (0.8).
-        clip: Share of pixels set to gray per step for being small or contributing little, for "gray" (0.3).
+        steps: How many gradient steps; the preset's by default.
+        lr: Step size instead of the preset's: Adam's for a spectrum, the mean change per pixel in units of [0, 1] for the lecture's.
+        decay: L2 decay per step instead of the preset's, for pixels.
+        blur: Standard deviation in pixels of the blur every 4 steps instead of the preset's, for pixels.
+        clip: Share of pixels set to gray per step for being small or contributing little instead of the preset's, for pixels.
+        movie: Whether to keep a movie of the run.
     """
-    aim = parse(objective) if isinstance(objective, str) else objective
-    if not isinstance(aim, Objective):  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise SightlineError(f"synthesis takes an objective, such as sl.logit('goose') or its text, not a {type(objective).__name__}")
+    aim, kept = aimed(model, objective, layer, units), chosen(preset, start, photo)
+    kept = turned(kept, lr, decay, blur, clip)
+    named = labelled(model, aim)
+    count, generator = max(1, len(named[1])), torch.Generator().manual_seed(seed)
     side = size or model.size
-    generator = torch.Generator().manual_seed(seed)
-    warp = wobble(side / 12, 0.2, 10, generator)
-    if start == "gray":
-        pixels = Pixels(gray(side, generator).to(model.device))
-        keep = Regularizer(decay=default(decay, 0.005), sigma=default(blur, 0.8), small=default(clip, 0.3) / 2, idle=default(clip, 0.3) / 2)
-        step = partial(Steepest, lr=default(lr, 0.03), norm="mean")
-        image, scores = ascend(
-            model, aim, pixels, step, steps, transform=warp, regularize=lambda index: keep.apply_(pixels, index), callback=callback
+    begin, regularize = beginning(model, kept, side, count, photo=photo, seed=seed, generator=generator)
+    watch = Watch(callback, every=max(1, (steps or kept.steps) // MOST_FRAMES), keep=movie)
+    found = ascend(
+        model, aim, begin, moving(kept), steps or kept.steps, transform=view(kept, side, generator), regularize=regularize,
+        callback=watch if movie or callback else None,
+    )  # fmt: skip
+    evidence = gathered(model, aim, named, alive(found, aim))
+    return shown(model, aim, named, found=found, evidence=evidence, frames=watch.frames)
+
+
+# ── how it runs ──
+
+
+def beginning(
+    model: Model, preset: Preset, side: int, count: int, *, photo: Tensor | str | Path | None, seed: int, generator: torch.Generator
+) -> tuple[Parameterization, Callable[[int], None] | None]:
+    """What is optimized, the same start for every unit, and what is done to it after each step."""
+    picture = None if photo is None else model.fit(images.given(photo)[:1], side).expand(count, -1, -1, -1)
+    if not preset.of_pixels:
+        if preset.start == "phase":
+            return Phase(count, side, side, seed=seed, device=model.device), None
+        return Fourier(count, side, side, seed=seed, alike=True, image=picture, device=model.device), None
+    if picture is None:
+        level = 0.0 if preset.start == "zero" else 0.5
+        noise = torch.randn(1, 3, side, side, generator=generator)
+        picture = (level + preset.noise * noise).clamp(0, 1).expand(count, -1, -1, -1)
+    pixels = Pixels(picture.to(model.device))
+    keep = Regularizer(preset.decay, preset.sigma, preset.every, preset.small, preset.idle)
+    return pixels, lambda index: keep.apply_(pixels, index)
+
+
+def moving(preset: Preset) -> Optimizing:
+    """The preset's optimizer."""
+    if preset.move == "mean":
+        return partial(Steepest, lr=preset.lr, norm="mean")
+    if preset.move == "gain":
+        return partial(Gain, most=preset.lr, gain=preset.gain)
+    return partial(Adam, lr=preset.lr, nesterov=preset.move == "nadam")
+
+
+def view(preset: Preset, side: int, generator: torch.Generator) -> Transform | None:
+    """What stands between picture and network."""
+    if preset.crops:
+        return crops(preset.crops, preset.box, preset.grain, generator)
+    if preset.shift or preset.scale or preset.angle:
+        return wobble(preset.shift * side, preset.scale, preset.angle, generator, alike=True)
+    return None
+
+
+class Watch:
+    """The caller's callback, and the frames of a movie."""
+
+    def __init__(self, callback: Callback | None, every: int, keep: bool) -> None:
+        self.callback, self.every, self.keep = callback, every, keep
+        self.frames: list[Tensor] = []
+
+    def __call__(self, step: Step) -> bool:
+        """Keeps every so many pictures, and asks whether to stop."""
+        if self.keep and (step.index - 1) % self.every == 0:
+            self.frames.append(render.sheet(step.image.cpu().clamp(0, 1)))
+        return bool(self.callback and self.callback(step))
+
+
+# ── what is shown ──
+
+
+def alive(found: Ascent, aim: Objective) -> Tensor:
+    """The pictures in [0, 1]; raises SightlineError if no gradient reached any."""
+    if not found.moved.any():
+        raise SightlineError(
+            f"{aim}: no gradient reached the picture in {len(found[1])} steps; the unit answers to nothing near this start (a dead unit?)"
         )
-    else:
-        if refused := [name for name, value in (("decay", decay), ("blur", blur), ("clip", clip)) if value is not None]:
-            raise SightlineError(f"{refused[0]} works on pixels, but start='fourier' moves a spectrum; choose start='gray'")
-        spectrum = Fourier(1, side, side, seed=seed, device=model.device)
-        adam = partial(torch.optim.Adam, lr=default(lr, 0.05))
-        image, scores = ascend(model, aim, spectrum, adam, steps, transform=warp, callback=callback)
-    image = image.clamp(0, 1).cpu()
-    final = float(score_of(model, aim, image)[0])
-    caption = f"{aim}: {final:.2f} on the finished picture, {float(scores[0, 0]):.2f} at the start; {len(scores)} steps from {start}."
+    return found[0].clamp(0, 1).cpu()
+
+
+def shown(
+    model: Model, aim: Objective, named: tuple[str, tuple[int, ...]], *, found: Ascent, evidence: Evidence, frames: list[Tensor]
+) -> Result:
+    """The picture or the sheet of pictures, with what speaks for them."""
+    image, scores = found[0].clamp(0, 1).cpu(), found[1].cpu()
+    single = len(image) == 1
+    about = str(aim) if single else f"{len(image)} units of {named[0]}, row by row: {names(model, *named)}"
+    begun = f" It began at {float(scores[0, 0]):.2f} and took {len(scores)} steps." if single else f" Each took {len(scores)} steps."
+    dead = [unit for unit, moved in zip(named[1], found.moved.tolist(), strict=False) if not moved]
+    caption = f"{about}: {evidence.sentence()}{begun}"
+    caption += f" No gradient ever reached the picture of {', '.join(map(str, dead))}: dead, and left as it started." if dead else ""
+    caption += f" Note: {found.note}." if found.note else ""
+    values = {name: value for name, value in vars(evidence).items() if isinstance(value, Tensor) and name != "score"}
+    score = float(evidence.score[0]) if single else evidence.score
+    panel = render.sheet(render.enlarge(image, 128 if single else 64))
+    movies = {"run": torch.cat([*frames, render.sheet(image)])} if frames else {}
     return Result(
-        {"synthesis": render.enlarge(image, 128)}, {"image": image, "scores": scores[:, 0].cpu(), "score": final}, {"synthesis": caption}
+        {"synthesis": panel},
+        {"image": image, "scores": scores[:, 0] if single else scores, "score": score, **values},
+        {"synthesis": caption},
+        movies=movies,
     )
 
 
-def gray(side: int, generator: torch.Generator) -> Tensor:
-    """Gray with a trace of noise, since a constant picture can be a point without gradient: 1×3×side×side."""
-    return (0.5 + 0.01 * torch.randn(1, 3, side, side, generator=generator)).clamp(0, 1)
-
-
-def default(value: float | None, otherwise: float) -> float:
-    """The value, or what stands for None."""
-    return otherwise if value is None else value
+def names(model: Model, layer: str, units: tuple[int, ...]) -> str:
+    """The units in words: classes by name, a run of numbers by its ends."""
+    if layer == "logits":
+        return ", ".join(model.labels[unit] for unit in units)
+    run = units == tuple(range(units[0], units[-1] + 1))
+    return f"{units[0]} to {units[-1]}" if run and len(units) > 1 else ", ".join(map(str, units))

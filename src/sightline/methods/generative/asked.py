@@ -1,0 +1,73 @@
+"""What a synthesis is asked for: the objective or the units of a layer, and the preset with the constants that are given."""
+
+import re
+from dataclasses import replace
+
+from ...errors import SightlineError
+from ...formula import parse
+from ...model import Model
+from ...objective import Objective, channel, logit
+from .presets import PRESETS, Preset
+
+
+def aimed(model: Model, objective: Objective | str, layer: str | None, units: str | None) -> Objective:
+    """The objective, or that of a layer's units."""
+    if not isinstance(objective, (Objective, str)):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise SightlineError(f"synthesis takes an objective, such as sl.logit('goose') or its text, not a {type(objective).__name__}")
+    if str(objective) and (layer or units):
+        raise SightlineError(f"the objective is {objective} and a layer or units are given; leave out one of them")
+    if str(objective):
+        return parse(objective) if isinstance(objective, str) else objective
+    name = model.layer(layer or "logits")
+    total = model.shape(name)[0]
+    numbers = listed(units, total) if units else tuple(range(min(16, total)))
+    return logit(numbers) if name == "logits" else channel(layer or name, numbers)
+
+
+def listed(units: str, total: int) -> tuple[int, ...]:
+    """The numbers of "0-3,7"; raises SightlineError for other text and numbers that the layer doesn't have."""
+    numbers: list[int] = []
+    for part in units.replace(" ", "").split(","):
+        if not (found := re.fullmatch(r"(\d{1,6})(?:-(\d{1,6}))?", part)):
+            raise SightlineError(f"units is {units!r}; write numbers and ranges, such as 0-63 or 3,5,8")
+        first, last = int(found[1]), int(found[2] or found[1])
+        if last >= total or first > last:
+            raise SightlineError(f"units is {units!r}; this layer has units 0 to {total - 1}")
+        numbers += range(first, last + 1)
+    return tuple(numbers)
+
+
+def labelled(model: Model, aim: Objective) -> tuple[str, tuple[int, ...]]:
+    """The layer and units that the objective is about; a class that it names by its label is looked up."""
+    if aim.units[1] or not (named := re.match(r"logit\((.+?)\)", aim.text)):
+        return aim.units
+    return "logits", (model.index(named[1].strip("'\"")),)
+
+
+def chosen(preset: str, start: str, photo: object) -> Preset:
+    """The preset with the start that goes with it; raises SightlineError where they don't fit."""
+    auto = "accentuation" if photo is not None else "lecture" if start in ("gray", "zero") else "olah"
+    name = auto if preset == "auto" else preset
+    kept = PRESETS[name]
+    if (kept.start == "photo") != (photo is not None) and not (photo is not None and kept.start in ("fourier", "gray")):
+        raise SightlineError(f"preset {name!r} {'needs a photo=' if kept.start == 'photo' else 'starts from nothing; leave out photo'}")
+    if start in ("auto", kept.start):
+        return kept
+    if kept.of_pixels != (start != "fourier") or kept.start in ("phase", "photo"):
+        raise SightlineError(f"preset {name!r} starts from {kept.start!r}; start={start!r} does not go with it")
+    return replace(kept, start=start, noise=0.0 if start == "zero" else kept.noise)
+
+
+def turned(preset: Preset, lr: float | None, decay: float | None, blur: float | None, clip: float | None) -> Preset:
+    """The preset with the constants that are given instead of its own."""
+    told = {"decay": decay, "blur": blur, "clip": clip}
+    if not preset.of_pixels and (refused := [name for name, value in told.items() if value is not None]):
+        raise SightlineError(f"{refused[0]} works on pixels, but start={preset.start!r} moves a spectrum; choose start='gray'")
+    given = {
+        "lr": lr,
+        "decay": decay,
+        "sigma": blur,
+        "small": None if clip is None else clip / 2,
+        "idle": None if clip is None else clip / 2,
+    }
+    return replace(preset, **{name: value for name, value in given.items() if value is not None})

@@ -1,0 +1,105 @@
+"""What speaks for a synthesized picture: how it compares with photographs, and whether the network holds on to it."""
+
+from dataclasses import dataclass
+from functools import cache
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from ... import image as images
+from ...ascend import score_of
+from ...model import Model
+from ...objective import Objective, channel, logit
+from ...outputs import positions
+from ...transform import wobble
+
+HELD_OUT, WARPS = 7_919, 8  # seed and number of the warps that no run has seen
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """For each picture, N: its score as it is; the best of `count` photographs; the mean over held-out warps as a share of its own
+    score; its unit's rank among the layer's units, each against its own spread over the photographs (1 is first; 0: no unit); the
+    mean difference of its log spectrum from the photographs' (0 is natural; 1 a factor of e)."""
+
+    score: Tensor
+    natural: Tensor
+    robust: Tensor
+    rank: Tensor
+    spectrum: Tensor
+    units: int
+    count: int
+
+    def sentence(self) -> str:
+        """The evidence in words: of one picture, or the middle of several."""
+        several = "In the middle of the pictures, " if len(self.score) > 1 else ""
+        best, score = float(self.natural.median()), float(self.score.median())
+        against = f"{score / best:.1f} times the best" if best > 0 else f"the best has {best:.2f}"
+        words = f"{several}the score is {score:.2f} ({against} of {self.count} photographs)"
+        words += f"; small warps that it has not seen leave {float(self.robust.median()):.0%} of it"
+        if self.units:
+            words += f"; the unit is number {int(self.rank.median())} of {self.units} on its own picture"
+        return f"{words}. Its spectrum is off a photograph's by a factor of {float(self.spectrum.median().exp()):.1f}."
+
+
+def photographs(model: Model, side: int) -> Tensor:
+    """The sample photographs as the network sees them, M×3×side×side."""
+    return torch.cat([model.fit(small(name), side) for name in images.samples()])
+
+
+@cache
+def small(name: str) -> Tensor:
+    """A sample photograph with a short side of 256 pixels at most."""
+    picture = images.sample(name)
+    return images.short_side(picture, min(256, *picture.shape[-2:]))
+
+
+def gathered(model: Model, aim: Objective, units: tuple[str, tuple[int, ...]], picture: Tensor) -> Evidence:
+    """The evidence for pictures N×3×H×W, one for each unit of the objective."""
+    shown, count = photographs(model, picture.shape[-1]), len(picture)
+    score = score_of(model, aim, picture).cpu()
+    natural = best(model, aim, units, shown, count)
+    generator = torch.Generator().manual_seed(HELD_OUT)
+    warp = wobble(picture.shape[-1] / 16, 0.1, 5, generator, alike=True)
+    warped = torch.stack([score_of(model, aim, warp(picture)).cpu() for _ in range(WARPS)]).mean(0)
+    rank, total = ranks(model, *units, picture, shown)
+    distance = (spectrum(picture) - spectrum(shown).mean(0)).abs().mean(1)
+    return Evidence(score, natural, warped / score.abs().clamp_min(1e-12), rank, distance, total, len(shown))
+
+
+def best(model: Model, aim: Objective, units: tuple[str, tuple[int, ...]], shown: Tensor, count: int) -> Tensor:
+    """The score of the best photograph for each picture, N."""
+    if units[1] and str(aim) in (str(channel(*units)), str(logit(units[1]))):
+        return means(model, units[0], shown)[:, list(units[1])].amax(0)  # one pass for all units
+    return torch.stack([score_of(model, aim, one.expand(count, -1, -1, -1)).cpu() for one in shown]).amax(0)
+
+
+@torch.no_grad()
+def means(model: Model, layer: str, image: Tensor) -> Tensor:
+    """Mean over positions of every unit of a layer, N×units."""
+    image = image.to(model.device)
+    name = model.layer(layer)
+    return positions(model.run(image, [name])[name], image).flatten(2).mean(2).cpu()
+
+
+def ranks(model: Model, layer: str, units: tuple[int, ...], picture: Tensor, shown: Tensor) -> tuple[Tensor, int]:
+    """The rank of each unit on its own picture, and the number of units; (0, 0) without units."""
+    if not units:
+        return torch.zeros(len(picture), dtype=torch.long), 0
+    usual = means(model, layer, shown)
+    found = (means(model, layer, picture) - usual.mean(0)) / usual.std(0).clamp_min(1e-6 * float(usual.std()) + 1e-12)
+    own = found.gather(1, torch.tensor(units).view(-1, 1).expand(len(picture), 1))
+    return (found > own).sum(1) + 1, found.shape[1]
+
+
+def spectrum(picture: Tensor, rings: int = 24) -> Tensor:
+    """Mean log amplitude of N×3×H×W in rings of frequency from 2 waves per picture to half a wave per pixel, N×rings; 0 on average."""
+    gray = picture.detach().cpu().mean(1)
+    height, width = gray.shape[-2:]
+    amplitude = torch.fft.rfft2(gray - gray.mean((1, 2), keepdim=True)).abs()
+    radius = (torch.fft.fftfreq(height)[:, None].square() + torch.fft.rfftfreq(width).square()).sqrt()
+    edges = torch.logspace(torch.log10(torch.tensor(2 / width)).item(), torch.log10(torch.tensor(0.5)).item(), rings + 1)
+    inside = [(radius >= low) & (radius < high) for low, high in pairwise(edges.tolist())]
+    curve = torch.stack([(amplitude[:, ring].mean(1) + 1e-6).log() for ring in inside if ring.any()], 1)
+    return curve - curve.mean(1, keepdim=True)

@@ -1,0 +1,69 @@
+"""Named settings of gradient ascent: each published recipe as one frozen value, with the source of its constants."""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+Start = Literal["gray", "zero", "fourier", "phase", "photo"]
+
+
+@dataclass(frozen=True)
+class Preset:
+    """Where it starts, how it moves, what it sees, what keeps it smooth.
+
+    `start`: pixels from "gray" (with noise of deviation `noise`) or black ("zero"), a spectrum from nothing ("fourier") or from a
+    photograph ("photo"), or only the phases of one ("phase"). `move`: "adam", "nadam", "mean" (DeepDream's steps of one length), "gain"
+    (Yosinski's, towards a rise of `gain`); `lr` in [0, 1] pixels for the last two. `decay`, `sigma`, `every`, `small`, `idle` as in
+    `Regularizer`. `shift` (share of the side), `scale`, `angle`: the random warp; or instead, `crops` random squares of `box` times
+    the side with noise `grain`.
+    """
+
+    start: Start
+    move: Literal["adam", "nadam", "mean", "gain"]
+    lr: float
+    steps: int
+    gain: float = math.inf
+    noise: float = 0.01
+    decay: float = 0.0
+    sigma: float = 0.0
+    every: int = 4
+    small: float = 0.0
+    idle: float = 0.0
+    shift: float = 0.0
+    scale: float = 0.0
+    angle: float = 0.0
+    crops: int = 0
+    box: tuple[float, float] = (1.0, 1.0)
+    grain: float = 0.0
+
+    @property
+    def of_pixels(self) -> bool:
+        """Whether pixels move, and not a spectrum."""
+        return self.start in ("gray", "zero")
+
+
+# Yosinski 2015, table 1 (deep-visualization-toolbox, doc/running-optimize-image.md): pixels from 0 to 255, x += lr·∂s/∂x. In [0, 1] the
+# same step is lr/255²; start: mean plus N(0, 10²).
+CAFFE = 1 / 255**2
+NOISE = 10 / 255
+
+PRESETS = {
+    # EECS 498, lecture 14, after Simonyan 2013 and Yosinski 2015: decay, blur, clipped pixels, clipped gradients. The constants were
+    # found by trying on the embedded network.
+    "lecture": Preset("gray", "mean", 0.03, 256, decay=0.005, sigma=0.8, small=0.15, idle=0.15, shift=1 / 12, scale=0.2, angle=10),
+    # The table's third row, used for most of the paper's figures.
+    "yosinski": Preset("gray", "gain", 100 * CAFFE, 1000, noise=NOISE, decay=0.0001, sigma=1.0),
+    # Its first row: small pixels are clipped.
+    "yosinski-small": Preset("gray", "gain", 100 * CAFFE, 500, gain=2.0, noise=NOISE, sigma=0.5, small=0.5),
+    # Its second row: strong decay.
+    "yosinski-decay": Preset("gray", "gain", 100 * CAFFE, 750, noise=NOISE, decay=0.3, small=0.2),
+    # Its fourth row: pixels that contribute little are clipped.
+    "yosinski-idle": Preset("gray", "gain", 1e8 * CAFFE, 1000, gain=2.0, noise=NOISE, sigma=0.5, idle=0.9),
+    # Olah 2017 (lucid, optvis/param, render.py): Adam 0.05 on a decorrelated spectrum. One warp with about lucid's ranges; steps by trying.
+    "olah": Preset("fourier", "adam", 0.05, 256, shift=1 / 12, scale=0.2, angle=10),
+    # Fel 2023 (xplique, features_visualizations/maco.py): NAdam 1.0 on phases, crops of half to a twentieth of the side there; larger ones
+    # and fewer at once here, since the canvas is the network's own size.
+    "maco": Preset("phase", "nadam", 1.0, 128, crops=6, box=(0.5, 0.95), grain=0.08),
+    # Hamblin 2024 (faccent): Adam 0.05 on a photograph's spectrum, boxes of 0.05 to 0.99 of the side, noise 0.02, about 100 steps.
+    "accentuation": Preset("photo", "adam", 0.05, 100, crops=6, box=(0.4, 0.99), grain=0.02),
+}
