@@ -38,12 +38,25 @@ SHORT: dict[str, dict[str, Any]] = {
     "saliency": {"kind": "smoothgrad", "samples": 3},
     "transfer": {"steps": 3},
     "universal": {"steps": 3, "k": 2},
+    "stylize": {"styles": ("scream", "minotaur")},
     "synthesis": {"steps": 4, "size": 32},
     "style": {"steps": 2, "start": "noise"},
     "texture": {"size": 40},
 }
 # Methods that ask the same of each image of a batch, without drawing at random.
-DETERMINISTIC = ("activations", "attention", "cam", "gradcam", "guided", "occlusion", "predictions", "rise", "saliency", "segment")
+DETERMINISTIC = (
+    "activations",
+    "attention",
+    "cam",
+    "gradcam",
+    "guided",
+    "occlusion",
+    "predictions",
+    "rise",
+    "saliency",
+    "segment",
+    "stylize",
+)
 
 every = pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
 of_images = pytest.mark.parametrize("method", [m for m in METHODS.values() if m.subject == "image"], ids=lambda m: m.name)

@@ -55,6 +55,11 @@ def test_gram_of_half_precision_does_not_overflow() -> None:
     found = gram(torch.full((1, 2, 64, 64), 200.0, dtype=torch.float16))
     assert found.dtype == torch.float32
     torch.testing.assert_close(found, torch.full((1, 2, 2), 40_000.0))
+    given = features().requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed = gram(given)
+    mixed.sum().backward()
+    assert torch.equal(mixed, gram(given)), "products in half precision lose the small differences"
 
 
 def test_grams_own_backward_pass_is_autograds() -> None:

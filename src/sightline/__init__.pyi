@@ -18,6 +18,7 @@ from .methods.analytical.segment import segment as segment
 from .methods.analytical.trust import trust as trust
 from .methods.artistic.deepdream import deepdream as deepdream
 from .methods.artistic.style import style as style
+from .methods.artistic.stylize import stylize as stylize
 from .methods.artistic.texture import texture as texture
 from .methods.generative.adversarial import adversarial as adversarial
 from .methods.generative.boundary import boundary as boundary

@@ -20,6 +20,17 @@ FACES = {
     "models": "Lists the names of networks that can be loaded.",
     "samples": "Lists the sample photographs, which stand for an image by name.",
 }
+# Commands with commands of their own, which `NAME_commands` makes.
+SUITES = {
+    "stylizer": (
+        "Feed-forward style networks: trained once, they restyle an image in one pass.",
+        {
+            "train": "Trains a style network on a folder of photographs; the same command goes on where it was stopped.",
+            "apply": "Restyles an image, a folder of images or a video with a trained style network.",
+            "export": "Writes a style network as ONNX, for images of any size and any blend of its styles.",
+        },
+    ),
+}
 
 SCANNING = {"scan": "Passes a collection of images through a network once and keeps what it answers."}
 STORE = {
@@ -59,6 +70,11 @@ def make_app() -> App:
     for name, summary in STORE.items():
         store.command(f"sightline.scanning:{name}", name=name, help=summary)
     app.command(store)
+    for name, (summary, commands) in SUITES.items():
+        suite = App(name=name, help=summary, help_format="plaintext", group=faces, sort_key=len(list(app)), version_flags=[])
+        for inner, told in commands.items():
+            suite.command(f"sightline.{name}_commands:{inner}", name=inner, help=told)
+        app.command(suite)
     return app
 
 

@@ -31,7 +31,8 @@ class Gram(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, rows: Tensor) -> Tensor:
         ctx.save_for_backward(rows)
-        return rows.mT @ rows
+        with torch.autocast(rows.device.type, enabled=False):
+            return rows.mT @ rows
 
     @staticmethod
     def backward(ctx: Any, slope: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]

@@ -20,6 +20,7 @@ TOPICS = (
     "generative.universal",
     "generative.patch",
     "artistic.deepdream",
+    "artistic.stylize",
     "artistic.texture",
     "artistic.style",
 )

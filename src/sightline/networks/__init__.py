@@ -1,0 +1,1 @@
+"""Networks of our own that make images."""

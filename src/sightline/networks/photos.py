@@ -1,0 +1,91 @@
+"""Photographs for training, decoded once: a folder's pictures as one uint8 memory map, batches drawn by seed and step."""
+
+import hashlib
+import json
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from .. import image as images
+from ..atomic import replacing
+from ..errors import SightlineError
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
+
+
+class Photos:
+    """Square pictures N×side×side×3 uint8; `key` tells them from others."""
+
+    def __init__(self, pixels: NDArray[np.uint8], key: str = "") -> None:
+        self.pixels, self.side, self.key = pixels, pixels.shape[1], key
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    def batch(self, indices: Sequence[int], size: int, rng: np.random.Generator) -> Tensor:
+        """These pictures, cropped at random to `size` and mirrored half of the time: N×3×size×size in [0, 1], channels_last."""
+        crops: list[NDArray[np.uint8]] = []
+        for index in indices:
+            y, x = rng.integers(0, self.side - size + 1, 2)
+            crop = self.pixels[index, y : y + size, x : x + size]
+            crops.append(crop[:, ::-1] if rng.random() < 0.5 else crop)
+        return torch.from_numpy(np.stack(crops)).permute(0, 3, 1, 2).float().div_(255)
+
+    def drawn(self, seed: int, step: int, count: int, size: int) -> Tensor:
+        """The batch of one step of training: it depends on seed and step alone, so a resumed run sees what it would have seen."""
+        rng = np.random.default_rng([seed, step])
+        return self.batch(rng.integers(0, len(self), count).tolist(), size, rng)
+
+
+def decoded(folder: Path, side: int, cache: Path, progress: Callable[[float], object] = lambda _: None) -> Photos:
+    """The pictures under `folder`, each resized to the short side and cropped to the middle square, from `cache` if it was made from the same files.
+    Those that can't be read are left out, and a warning counts them.
+
+    Raises SightlineError for a folder that is missing or holds no picture.
+    """
+    if not folder.is_dir():
+        raise SightlineError(f"no folder {str(folder)!r}; photographs to train on are expected there")
+    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+    if not paths:
+        raise SightlineError(f"the folder {str(folder)!r} holds no picture ({', '.join(SUFFIXES)})")
+    pixels, facts = cache / "photos.u8", cache / "photos.json"
+    key = fingerprint(paths, side)
+    if not (facts.is_file() and pixels.is_file() and json.loads(facts.read_text(encoding="utf-8")).get("key") == key):
+        count = write(paths, side, pixels, progress)
+        with replacing(facts) as temporary:
+            temporary.write_text(json.dumps({"key": key, "count": count}), encoding="utf-8")
+    count = json.loads(facts.read_text(encoding="utf-8"))["count"]
+    return Photos(np.memmap(pixels, np.uint8, "r", shape=(count, side, side, 3)), key)
+
+
+def fingerprint(paths: Sequence[Path], side: int) -> str:
+    """What tells one set of files from another: names, sizes and times of change."""
+    told = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in paths]
+    return hashlib.sha256(json.dumps([side, told]).encode()).hexdigest()
+
+
+def write(paths: Sequence[Path], side: int, target: Path, progress: Callable[[float], object]) -> int:
+    """Decodes pictures one after the other into a flat file; gives how many there are."""
+    count, reasons = 0, list[str]()
+    with replacing(target) as temporary, temporary.open("wb") as file:
+        for done, path in enumerate(paths):
+            try:
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")  # of an animation the first frame does
+                    picture = images.center_crop(images.short_side(images.read(path), side), side, side)
+            except SightlineError as error:
+                reasons.append(str(error))
+                continue
+            file.write(picture[0].mul(255).round().byte().permute(1, 2, 0).numpy().tobytes())
+            count += 1
+            progress((done + 1) / len(paths))
+        if not count:
+            raise SightlineError(f"none of {len(paths)} pictures can be read; the first: {reasons[0]}")
+    if reasons:
+        warnings.warn(f"{len(reasons)} of {len(paths)} pictures are left out; the first: {reasons[0]}", stacklevel=3)
+    return count

@@ -1,0 +1,171 @@
+"""`sightline stylizer train|apply|export`: feed-forward style networks from the command line."""
+
+import json
+import math
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from cyclopts import Parameter, validators
+
+from . import image as images
+from . import video, zoo
+from .atomic import check_writable
+from .commands import Device, Json, Quiet, Size, Weights
+from .errors import SightlineError
+from .networks import apply as at_work
+from .networks.export import export as write_onnx
+from .networks.files import Styles, blend, read_styles
+from .networks.photos import decoded
+from .networks.stylizer import Norm
+from .networks.training import Plan, Trained
+from .networks.training import train as run_training
+from .progress import screen
+
+MARGIN = 1.25  # photographs are kept that much larger than the crops
+MOVIES = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v", ".gif")
+Positive = validators.Number(gt=0)
+Network = Annotated[str, Parameter(help="A style network's file, or painters, the one that comes with Sightline.")]
+
+
+def train(
+    *styles: Annotated[Path, Parameter(help="Style images; each file's name becomes the style's.")],
+    folder: Annotated[Path, Parameter(help="Folder of photographs to train on.")],
+    norm: Annotated[Norm, Parameter(help="instance, batch, or conditional for many styles in one network.")] = "conditional",
+    extend: Annotated[Path | None, Parameter(help="A style network that gets the styles as new rows; all else of it stays.")] = None,
+    loss: Annotated[str, Parameter(help="Loss network: a name that sightline knows.")] = "sightnet",
+    weights: Weights = None,
+    width: Annotated[int, Parameter(help="Channels at full size.", validator=validators.Number(gte=4, lte=64))] = 24,
+    blocks: Annotated[int, Parameter(help="Residual blocks.", validator=validators.Number(gte=1, lte=16))] = 5,
+    size: Annotated[int, Parameter(help="Side of the crops to train on.", validator=validators.Number(gte=32, lte=1024))] = 128,
+    style_size: Annotated[int, Parameter(help="Short side of the style images: smaller, finer strokes.", validator=Positive)] = 256,
+    batch: Annotated[int, Parameter(help="Photographs in a step, over all devices.", validator=Positive)] = 4,
+    steps: Annotated[int, Parameter(help="Steps of Adam.", validator=Positive)] = 4000,
+    lr: Annotated[float, Parameter(help="Step size of Adam.", validator=Positive)] = 1e-3,
+    content_weight: Annotated[float, Parameter(help="Weight of content; a loss of 1 is that of two unrelated photographs.")] = 1.0,
+    style_weight: Annotated[float, Parameter(help="Weight of style; a loss of 1 is that of untouched photographs.")] = 5.0,
+    tv_weight: Annotated[float, Parameter(help="Weight of total variation.")] = 1.0,
+    every: Annotated[int, Parameter(help="Steps between checkpoints.", validator=Positive)] = 250,
+    seed: int = 0,
+    accelerator: Annotated[str, Parameter(help="cpu, cuda, mps or auto.")] = "auto",
+    devices: Annotated[int, Parameter(help="Devices (processes) on each node.", validator=Positive)] = 1,
+    nodes: Annotated[int, Parameter(help="Machines.", validator=Positive)] = 1,
+    precision: Annotated[Literal["32-true", "bf16-mixed", "16-mixed"], Parameter(help="Precision of the products.")] = "32-true",
+    out: Annotated[Path, Parameter(help="Folder for checkpoint, network, curves and samples.")] = Path("out/stylizer"),
+    quiet: Quiet = False,
+) -> int:
+    """Trains a style network on a folder of photographs; the same command goes on where it was stopped."""
+    plan = Plan(
+        styles, out, norm, width, blocks, size, style_size, batch, steps, lr, content_weight, style_weight, tv_weight, every, seed, extend
+    )
+    check_writable(out)
+    if batch % (devices * nodes):
+        raise SightlineError(f"batch is {batch}; it must be a multiple of the {devices * nodes} processes that share it")
+    fabric = launched(accelerator, devices, nodes, precision)
+    model = zoo.load(loss, weights=weights, device=fabric.device)
+    with screen("{task.description:<36}", quiet=quiet or not fabric.is_global_zero) as display:
+        task = display.add_task("decoding photographs", total=1.0)
+        with fabric.rank_zero_first():
+            photos = decoded(folder, math.ceil(size * MARGIN), out, lambda done: display.update(task, completed=done))
+
+        def shown(step: Trained) -> None:
+            told = f"content {step.losses['content']:.3f}, style {step.losses['style']:.3f}"
+            display.update(task, description=told, completed=step.index, total=step.total)
+
+        path = run_training(plan, photos, model, fabric, shown)
+    if fabric.is_global_zero:
+        print(path)
+    return 0
+
+
+def launched(accelerator: str, devices: int, nodes: int, precision: Any) -> Any:
+    """Lightning's Fabric, its processes running; raises SightlineError without it or for devices that this machine lacks."""
+    try:
+        import tensorboard  # noqa: F401  # pyright: ignore[reportUnusedImport]
+        from lightning_fabric import Fabric
+        from lightning_fabric.utilities.exceptions import MisconfigurationException
+    except ImportError as error:
+        raise SightlineError(f"training needs the extra «train» ({error}); pip install 'sightline[train]'") from error
+    try:
+        fabric = Fabric(accelerator=accelerator, devices=devices, num_nodes=nodes, precision=precision)
+    except (MisconfigurationException, ValueError, RuntimeError) as error:
+        raise SightlineError(f"{devices} devices of {accelerator} can't be used here ({str(error).splitlines()[0]})") from error
+    fabric.launch()
+    return fabric
+
+
+def apply(
+    model: Network,
+    source: Annotated[str, Parameter(help="An image, a name of `sightline samples`, a folder of images, or a video.")],
+    /,
+    *,
+    style: Annotated[str, Parameter(help="A style's name, or a blend such as wave:2,scream:1; the first one by default.")] = "",
+    size: Size = None,
+    batch: Annotated[int, Parameter(help="Images of one size at once.", validator=validators.Number(gte=1, lte=256))] = 4,
+    temporal: Annotated[
+        float, Parameter(help="Of a video: how much is kept along the motion.", validator=validators.Number(gte=0, lte=1))
+    ] = 0.6,
+    fps: Annotated[int, Parameter(help="Frames per second of the video made.", validator=Positive)] = 25,
+    device: Device = None,
+    out: Annotated[Path, Parameter(help="Folder for what is made.")] = Path("out/stylizer"),
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> int:
+    """Restyles an image, a folder of images or a video with a trained style network."""
+    check_writable(out)
+    styles = read_styles(model, zoo.usable(device or zoo.accelerator()))
+    mix = styles.mix(blend(style or styles.names[0]))
+    path = Path(source)
+    if path.is_dir() and path.resolve() == out.resolve():
+        raise SightlineError(f"the pictures in {str(path)!r} would be overwritten; give another --out")
+    left_out: list[str] = []
+    if path.is_dir():
+        files, left_out = folder_of(styles, path, out, mix=mix, size=size, batch=batch, quiet=quiet)
+    elif path.suffix.lower() in MOVIES:
+        made = at_work.restyled_video(styles, video.read(path), mix, size=size, batch=batch, temporal=temporal)
+        files = [out / f"{path.stem}.mp4"]
+        video.write(made, files[0], fps=fps)
+    else:
+        files = [out / f"{path.stem}.png"]
+        images.write(at_work.restyled(styles, at_work.sized(images.find(source), size), mix), files[0])
+    if as_json:
+        print(json.dumps({"files": [str(file) for file in files], "left_out": left_out}))
+    else:
+        print("\n".join([*(str(file) for file in files), *(f"left out: {reason}" for reason in left_out)]))
+    return 0
+
+
+def folder_of(
+    styles: Styles, folder: Path, out: Path, *, mix: Any, size: int | None, batch: int, quiet: bool
+) -> tuple[list[Path], list[str]]:
+    """Restyles the pictures of a folder; gives the files made, and why others could not be read."""
+    files, left_out = list[Path](), list[str]()
+    paths = at_work.pictures(folder)
+    with screen("{task.description:<36}", quiet=quiet) as display:
+        task = display.add_task("restyling", total=len(paths))
+        for held, stack in at_work.batches(paths, size, batch):
+            display.advance(task, len(held))
+            if isinstance(stack, SightlineError):
+                left_out.append(str(stack))
+                continue
+            for path, made in zip(held, at_work.restyled(styles, stack, mix), strict=True):
+                images.write(made, out / f"{path.stem}.png")
+                files.append(out / f"{path.stem}.png")
+    if not files:
+        raise SightlineError(f"none of {len(paths)} pictures can be read; the first: {left_out[0]}")
+    return files, left_out
+
+
+def export(
+    model: Network,
+    /,
+    *,
+    out: Annotated[Path, Parameter(help="The file to write.")] = Path("out/stylizer.onnx"),
+) -> int:
+    """Writes a style network as ONNX, for images of any size and any blend of its styles."""
+    if out.suffix != ".onnx":
+        raise SightlineError(f"{out.name}: the network is written as .onnx")
+    check_writable(out.parent)
+    styles = read_styles(model)
+    write_onnx(styles, out)
+    print(f"{out}\ninputs: image N×3×H×W in [0, 1], mix N×{len(styles.names)} ({', '.join(styles.names)}); output: made N×3×H×W")
+    return 0

@@ -1,0 +1,109 @@
+"""Style networks at work: sizes, batches, folders, and videos held steady."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import smooth
+from torch import Tensor
+
+import sightline as sl
+from sightline import image as images
+from sightline.networks.apply import batches, flow, follow, pictures, restyled, restyled_video, warped
+from sightline.networks.files import Styles
+from sightline.networks.stylizer import seeded
+
+
+@pytest.fixture(scope="module")
+def styles() -> Styles:
+    return Styles(seeded(0, 2, width=4, blocks=1).eval(), ("a", "b"))
+
+
+def moving(count: int, step: int = 2, side: int = 48) -> list[Tensor]:
+    """A textured picture that moves to the right."""
+    world = smooth(side=128, seed=2) * 0.5 + 0.5 * torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(0)).repeat_interleave(
+        8, 2
+    ).repeat_interleave(8, 3)
+    return [world[..., 20 : 20 + side, 60 - step * i : 60 - step * i + side] for i in range(count)]
+
+
+def test_a_batch_is_its_images(styles: Styles) -> None:
+    both = smooth(2, 33)
+    together = restyled(styles, both, styles.mix("a"))
+    for image, made in zip(both.split(1), together.split(1), strict=True):
+        torch.testing.assert_close(restyled(styles, image, styles.mix("a")), made, rtol=1e-4, atol=1e-5)
+
+
+def test_borders_are_not_dead(styles: Styles) -> None:
+    """A constant image gives a constant picture, up to the very border: padding reflects, it adds no zeros."""
+    made = restyled(styles, torch.full((1, 3, 37, 50), 0.3), styles.mix("b"))
+    assert (made - made.mean((2, 3), keepdim=True)).abs().max() < 1e-4
+
+
+def test_what_repeats_is_painted_alike(styles: Styles) -> None:
+    made = restyled(styles, smooth(side=32).repeat(1, 1, 5, 5), styles.mix("a"))
+    torch.testing.assert_close(made[..., 64:96, 32:64], made[..., 64:96, 64:96], rtol=1e-3, atol=1e-3)
+
+
+def test_folders(tmp_path: Path) -> None:
+    for name, side in (("a", 20), ("b", 20), ("c", 24), ("e", 24)):
+        images.write(smooth(side=side), tmp_path / f"{name}.png")
+    (tmp_path / "d.jpg").write_bytes(b"no picture")
+    (tmp_path / "notes.txt").write_text("no picture")
+    found = list(batches(pictures(tmp_path), None, 4))
+    told = [([path.stem for path in held], type(stack).__name__) for held, stack in found]
+    assert told == [(["a", "b"], "Tensor"), (["d"], "SightlineError"), (["c", "e"], "Tensor")]
+    assert [len(held) for held, stack in batches(pictures(tmp_path), 16, 3) if isinstance(stack, Tensor)] == [3, 1]
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(sl.SightlineError, match="holds no picture"):
+        pictures(tmp_path / "empty")
+
+
+def test_flow_finds_the_motion() -> None:
+    before, after = moving(2, step=3)
+    found = flow(after, before)
+    assert abs(float(found[0, 0, 12:36, 12:36].median()) + 3) < 0.5, "the same place lies 3 pixels to the left in the frame before"
+    assert abs(float(found[0, 1, 12:36, 12:36].median())) < 0.3
+    error = (warped(before, found) - after).abs()[..., 8:40, 8:40].mean()
+    assert error < 0.3 * (before - after).abs()[..., 8:40, 8:40].mean()
+
+
+def test_warping_by_nothing_and_by_whole_pixels() -> None:
+    image = smooth(side=20)
+    assert torch.allclose(warped(image, torch.zeros(1, 2, 20, 20)), image, atol=1e-5)
+    move = torch.zeros(1, 2, 20, 20)
+    move[:, 0] = 3
+    assert torch.allclose(warped(image, move)[..., :17], image[..., 3:], atol=1e-5)
+
+
+def test_a_cut_is_not_followed() -> None:
+    before, after = moving(1)[0], torch.rand(1, 3, 48, 48, generator=torch.Generator().manual_seed(3))
+    assert follow(before, before, after)[1].mean() < 0.5
+    assert follow(before, before, before)[1].mean() == 1
+
+
+def test_temporal_steadies_noise_and_zero_changes_nothing(styles: Styles) -> None:
+    noise = torch.Generator().manual_seed(1)
+    frames = [(frame + 0.05 * torch.randn(frame.shape, generator=noise)).clamp(0, 1) for frame in moving(5, step=0)]
+
+    def flicker(temporal: float) -> float:
+        made = list(restyled_video(styles, frames, styles.mix("a"), batch=2, temporal=temporal))
+        return float(torch.cat(made).diff(dim=0).abs().mean())
+
+    assert flicker(0.8) < 0.6 * flicker(0.0)
+    plain = list(restyled_video(styles, frames, styles.mix("a"), batch=2))
+    for frame, made in zip(frames, plain, strict=True):
+        torch.testing.assert_close(made, restyled(styles, frame, styles.mix("a")), rtol=1e-4, atol=1e-5)
+
+
+def test_a_video_is_taken_frame_by_frame(styles: Styles) -> None:
+    asked: list[int] = []
+
+    def frames() -> object:
+        for i, frame in enumerate(moving(6)):
+            asked.append(i)
+            yield frame
+
+    made = restyled_video(styles, frames(), styles.mix("a"), size=16, batch=2)  # type: ignore[arg-type]
+    assert next(made).shape == (1, 3, 16, 16)
+    assert asked == [0, 1]
