@@ -31,6 +31,7 @@ SHORT: dict[str, dict[str, Any]] = {
     "adversarial_patch": {"steps": 3, "k": 2},
     "boundary": {"cells": 5, "steps": 5},
     "filters": {"k": 4},
+    "inversion": {"k": 2, "steps": 2},
     "occlusion": {"window": 8, "stride": 8},
     "pointing": {"methods": ("gradcam", "saliency:smoothgrad")},
     "predictions": {"k": 3},

@@ -44,6 +44,7 @@ FLOORS = (
         "painting",
         "pooling",
         "tiles",
+        "networks",
     ),
     ("methods",),
     ("replay", "tour", "progress", "commands", "scanning", "stylizer_commands", "cli", "__main__", "__init__"),

@@ -22,6 +22,7 @@ from .methods.artistic.stylize import stylize as stylize
 from .methods.artistic.texture import texture as texture
 from .methods.generative.adversarial import adversarial as adversarial
 from .methods.generative.boundary import boundary as boundary
+from .methods.generative.inversion import inversion as inversion
 from .methods.generative.patch import adversarial_patch as adversarial_patch
 from .methods.generative.synthesis import synthesis as synthesis
 from .methods.generative.transfer import transfer as transfer

@@ -106,6 +106,22 @@ def beside(*pictures: Tensor, gap: int = 6, fill: float = 1.0) -> Tensor:
     return sheet(row, columns=1, gap=gap, fill=fill)
 
 
+def titled(titles: Sequence[str], pictures: Sequence[Tensor], gap: int = 6) -> Tensor:
+    """Pictures of equal batch in a row as `beside` sets them, each under its title: 1×3×H×W."""
+    from matplotlib.figure import Figure
+
+    row = beside(*pictures, gap=gap)
+    height = max(picture.shape[2] for picture in pictures)
+    widths = [round(picture.shape[3] * height / picture.shape[2]) for picture in pictures]
+    figure = Figure(figsize=(row.shape[3] / 100, 0.22), dpi=100)
+    for number, (title, width) in enumerate(zip(titles, widths, strict=True)):
+        centre = sum(widths[:number]) + gap * number + width / 2
+        figure.text(
+            centre / row.shape[3], 0.5, title, ha="center", va="center", fontsize=min(10, 1.3 * width / len(title)), color="#222222"
+        )
+    return torch.cat([drawn(figure)[..., : row.shape[3]], row], 2)
+
+
 def resized(image: Tensor, height: int, width: int, mode: Literal["bilinear", "nearest"] = "bilinear") -> Tensor:
     """The picture at another size."""
     if image.shape[-2:] == (height, width):

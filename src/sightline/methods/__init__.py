@@ -19,6 +19,7 @@ TOPICS = (
     "generative.transfer",
     "generative.universal",
     "generative.patch",
+    "generative.inversion",
     "artistic.deepdream",
     "artistic.stylize",
     "artistic.texture",
