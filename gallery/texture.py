@@ -12,6 +12,10 @@ piece = model.fit(sl.sample("brick"), 96)
 made = [sl.texture(model, piece, method=method, size=192) for method in ("quilting", "efros_leung", "wei_levoy", "patchmatch")]
 sl.write(beside(piece, *(result.values["image"] for result in made)), PICTURES / "texture.png")
 
+piece = sl.image.center_crop(model.fit(sl.sample("gravel"), 256), 128, 128)
+ways = [sl.texture(model, piece, method="gatys", size=192, pooling=pooling, steps=80) for pooling in ("average", "max")]
+sl.write(beside(piece, *(way.tensors["image"] for way in ways)), PICTURES / "texture_neural.png")
+
 gravel = model.fit(sl.sample("gravel"), 256)
 followed = sl.texture(model, gravel, window=18, guide=model.fit(sl.sample("astronaut"), 256))
 sl.write(followed.panels["texture"], PICTURES / "texture_transfer.png")

@@ -43,6 +43,7 @@ FLOORS = (
         "paint",
         "painting",
         "pooling",
+        "spectrum",
         "tiles",
         "networks",
     ),

@@ -1,11 +1,15 @@
 """The texture method: every way gives a picture of the size asked for, and says how much of it is copied."""
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 from torch import Tensor
 
 import sightline as sl
 from sightline.exemplar.measures import copy_rate, diversity, seam
+from sightline.methods.artistic.statistics import gram_error, held_out
+from sightline.pooling import average_pooling
 
 METHODS = ("quilting", "efros_leung", "wei_levoy", "patchmatch")
 
@@ -71,6 +75,33 @@ def test_remakes_a_picture(tiny: sl.Model, grain: Tensor) -> None:
     )
 
 
+@pytest.mark.parametrize("method", ["gatys", "sliced"])
+@pytest.mark.parametrize("pooling", ["average", "max"])
+def test_statistics_become_the_exemplar_s(method: str, pooling: str, tiny: sl.Model, grain: Tensor) -> None:
+    exemplar = torch.nn.functional.avg_pool2d(grain.repeat(1, 1, 2, 2), 3, 1)
+    knobs = {"method": method, "pooling": pooling, "size": 64, "layers": ("relu1", "relu3"), "spectrum": 0.0}
+    start, end = (sl.texture(tiny, exemplar, steps=steps, **knobs).tensors["image"] for steps in (1, 60))  # type: ignore[arg-type]
+    with average_pooling() if pooling == "average" else nullcontext():
+        before, after = (sum(gram_error(tiny, ("relu1", "relu3"), picture, exemplar).values()) for picture in (start, end))
+    assert after < 0.2 * before
+    assert held_out(tiny, ("relu1", "relu3")) == ("conv1", "conv2", "conv3")
+
+
+def test_a_flat_exemplar_stays_flat(tiny: sl.Model) -> None:
+    flat = torch.tensor([0.2, 0.5, 0.7]).view(1, 3, 1, 1).expand(1, 3, 32, 32).clone()
+    for method in (*METHODS, "gatys"):
+        made = sl.texture(tiny, flat, method=method, size=36, steps=10).tensors["image"]  # type: ignore[arg-type]
+        torch.testing.assert_close(made, flat[..., :1, :1].expand_as(made), atol=1e-4, rtol=0)
+
+
+def test_gram_errors_by_hand(tiny: sl.Model, grain: Tensor) -> None:
+    other = grain.flip(1)
+    found, wanted = (tiny.features(picture, "relu1")["relu1"][0].flatten(1) for picture in (other, grain))
+    literal = ((found @ found.T - wanted @ wanted.T).square().sum() / (wanted @ wanted.T).square().sum()).item()
+    assert gram_error(tiny, ("relu1",), other, grain)["relu1"] == pytest.approx(literal, rel=1e-4)
+    assert gram_error(tiny, ("relu1",), grain, grain)["relu1"] < 1e-10
+
+
 def test_stops_in_the_middle_of_several(tiny: sl.Model, grain: Tensor) -> None:
     seen: list[tuple[int, int]] = []
     result = sl.texture(
@@ -90,6 +121,9 @@ def test_stops_in_the_middle_of_several(tiny: sl.Model, grain: Tensor) -> None:
         ({"guide": "grass", "method": "patchmatch"}, "a guide is followed by method='quilting' only"),
         ({"guide": "grass", "size": 40}, "the guide gives the size"),
         ({"size": 8}, "size is 8"),
+        ({"method": "gatys", "window": 9}, "window is for the classical methods"),
+        ({"method": "sliced", "tileable": True}, "tileable is for the classical methods"),
+        ({"method": "gatys", "layers": ("relu9",)}, "no layer named 'relu9'"),
     ],
 )
 def test_refuses_in_one_line(knobs: dict[str, object], words: str, tiny: sl.Model, grain: Tensor) -> None:

@@ -1,7 +1,5 @@
-"""Texture synthesis: more of the same, from a small piece (Efros & Leung 1999 to Barnes 2009)."""
+"""Texture synthesis: more of the same, from a small piece (Efros & Leung 1999 to Heitz 2021)."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Annotated, Literal
 
 import torch
@@ -9,7 +7,7 @@ from torch import Tensor
 
 from ... import image as images
 from ... import render
-from ...ascend import Callback, Step
+from ...ascend import Callback
 from ...catalog import method
 from ...errors import SightlineError, outside
 from ...exemplar.efros_leung import grow
@@ -19,42 +17,36 @@ from ...exemplar.quilting import quilt, transfer
 from ...exemplar.wei_levoy import scan_lines
 from ...knobs import Between
 from ...model import Model
+from ...perceptual import layers_of
 from ...result import Result
+from .order import Count, Maker, Order
+from .statistics import by_statistics, judged
 
 LEAST_SIDE = 16
-
-
-@dataclass(frozen=True)
-class Order:
-    """What is to be made: from which exemplar 3×h×w, how large, with windows of how many pixels, tiling or not, remade after
-    which picture 3×H×W, with which random numbers, watched by whom."""
-
-    exemplar: Tensor
-    size: tuple[int, int]
-    window: int
-    tileable: bool
-    guide: Tensor | None
-    generator: torch.Generator
-    callback: Callback | None
 
 
 @method(
     title="Texture synthesis",
     question="What would more of this texture look like?",
     reading="The small piece on the left, and a larger picture made of it. Look for what repeats, for joints, and for what the piece has but the large picture lacks.",
-    caution="A good texture may be a copy: see the copy rate. These methods know nothing of the network; they show how far local statistics alone go.",
-    tour=({"image": "gravel"},),
+    caution="A good texture may be a copy: see the copy rate. The classical ways know nothing of the network; they show how far local statistics alone go.",
+    tour=({"image": "gravel", "method": "quilting"}, {"image": "gravel", "method": "gatys", "size": 192, "steps": 40}),
+    quick={"size": 128},
 )
 def texture(
     model: Model,
     image: Tensor,
     *,
-    method: Literal["quilting", "efros_leung", "wei_levoy", "patchmatch"] = "quilting",
+    method: Literal["quilting", "efros_leung", "wei_levoy", "patchmatch", "gatys", "sliced"] = "quilting",
     size: Annotated[int | None, Between(LEAST_SIDE, 8192)] = None,
     window: Annotated[int | None, Between(3, 256)] = None,
     tileable: bool = False,
     guide: Tensor | str | None = None,
     count: Annotated[int, Between(1, 64)] = 1,
+    layers: tuple[str, ...] | None = None,
+    steps: Annotated[int, Between(1, 100_000)] = 100,
+    pooling: Literal["average", "max"] = "average",
+    spectrum: Annotated[float, Between(0, 1e6)] = 0.3,
     seed: int = 0,
     callback: Callback | None = None,
 ) -> Result:
@@ -62,41 +54,53 @@ def texture(
 
     `values["image"]` is the pictures, N·count×3×H×W (those of one exemplar together); `copy_rate` the share of their 12×12
     patches that stand in the exemplar as they are, `seam` how much steeper the step from edge to opposite edge is than
-    inside (about 1 where a picture tiles), with a `count`, `diversity` how much the seeds differ (0 equal, about 1 unrelated).
+    inside (about 1 where a picture tiles), `held_out` and `other_network` the relative error of Gram matrices in layers, and in a
+    network, that it was not made by; with a `count`, `diversity` how much the seeds differ (0 equal, about 1 unrelated).
 
     Args:
         method: "quilting" lays whole blocks (Efros & Freeman 2001), "efros_leung" grows pixel by pixel (1999), "wei_levoy"
-            scans a pyramid (2000), "patchmatch" makes every patch alike (Kwatra 2005, Barnes 2009).
+            scans a pyramid (2000), "patchmatch" makes every patch alike (Kwatra 2005, Barnes 2009); "gatys" (2015) and "sliced"
+            (Heitz 2021) change noise until the network's features are distributed as the exemplar's.
         size: Side of the square picture in pixels; twice the exemplar's shorter side by default.
         window: Side of the blocks ("quilting"; a quarter of the exemplar by default) or of the neighbourhoods (13, 9 and 7)
             in pixels; about as large as the largest thing that repeats.
         tileable: Whether the picture shall continue across its edges; "wei_levoy" and "patchmatch" always do.
         guide: A picture to remake from the texture by its light and dark, for "quilting" (texture transfer); it gives the size.
         count: How many pictures, from this seed on.
+        layers: Layers of the network whose statistics count, for "gatys" and "sliced"; by default those tuned for its family.
+        steps: Steps at each size, for "gatys" and "sliced".
+        pooling: "average" pools by the mean in the place of the maximum, as Gatys did, or "max".
+        spectrum: Weight of the exemplar's spectrum beside the statistics (Liu 2016): it holds far repeats together and
+            keeps grain out that the network's strides don't see; 0 is Gatys' own.
     """
     if min(image.shape[-2:]) < LEAST_SIDE:
         raise SightlineError(
             f"the exemplar is {image.shape[-2]}×{image.shape[-1]} pixels; a texture needs {LEAST_SIDE}×{LEAST_SIDE} or more"
         )
     target = followed(guide, method, size)
-    make, preset = MAKERS[method], WINDOWS.get(method, min(image.shape[-2:]) // 4)
-    width = checked_window(window if window is not None else min(preset, min(image.shape[-2:]) // 2), method, image)
+    neural = method in ("gatys", "sliced")
+    if neural and (tileable or window is not None):
+        raise SightlineError(f"{'tileable' if tileable else 'window'} is for the classical methods, not {method!r}")
     side = size or 2 * min(image.shape[-2:])
     shape = (target.shape[-2], target.shape[-1]) if target is not None else (side, side)
+    used = layers or layers_of(model).style
+    preset = min(WINDOWS.get(method, min(image.shape[-2:]) // 4), min(image.shape[-2:]) // 2)
+    width = 0 if neural else checked_window(preset if window is None else window, method, image)
     made = list[Tensor]()
     for number, (exemplar, variation) in enumerate((exemplar, seed + index) for exemplar in image.cpu() for index in range(count)):
-        watch = after(callback, number, len(image) * count) if callback else None
-        generator = torch.Generator().manual_seed(variation)
-        made.append(make(Order(exemplar, shape, width, tileable, target, generator, watch)).clamp(0, 1))
-        if watch and watch.stopped:
+        watch = Count(callback, number, len(image) * count)
+        told = (model, used, steps, pooling == "average", spectrum, variation, watch if callback else None)
+        made.append(MAKERS[method](Order(exemplar, shape, width, tileable, target, *told)).clamp(0, 1))
+        if watch.stopped:
             break
     pictures = torch.stack(made)
-    values = measured(pictures, image.cpu(), count)
+    values = {**measured(pictures, image.cpu(), count), **judged(model, used, pictures, image.cpu(), count)}
     panel = render.beside(image[:1].cpu(), pictures[:1]) if target is None else render.beside(image[:1].cpu(), target[None], pictures[:1])
     caption = (
         f"The exemplar, {image.shape[-2]}×{image.shape[-1]} pixels, and {'the picture to follow, and ' if target is not None else ''}"
-        f"{shape[0]}×{shape[1]} pixels made of it by {method.replace('_', ' and ')}. {values['copy_rate'][0]:.0%} of its 12×12 patches are copied whole; "
-        f"the step across its edges is {values['seam'][0]:.1f} × that inside."
+        f"{shape[0]}×{shape[1]} pixels made of it by {SPOKEN.get(method, method)}. {values['copy_rate'][0]:.0%} of its 12×12 patches are copied whole; "
+        f"the step across its edges is {values['seam'][0]:.1f} × that inside; Gram matrices differ by {values['held_out'][0]:.0%} in layers, "
+        f"and by {values['other_network'][0]:.0%} in a network, that it was not made by."
     )
     return Result({"texture": panel}, {"image": pictures, **values}, {"texture": caption})
 
@@ -127,11 +131,19 @@ def by_patches(order: Order) -> Tensor:
     return optimize(order.exemplar, order.size, window=order.window, generator=order.generator, callback=order.callback)[0]
 
 
-MAKERS: dict[str, Callable[[Order], Tensor]] = {
+MAKERS: dict[str, Maker] = {
     "quilting": by_quilting,
     "efros_leung": by_growing,
     "wei_levoy": by_scanning,
     "patchmatch": by_patches,
+    "gatys": by_statistics("gram"),
+    "sliced": by_statistics("sliced"),
+}
+SPOKEN = {
+    "efros_leung": "Efros and Leung's growing",
+    "wei_levoy": "Wei and Levoy's scan",
+    "gatys": "Gatys' Gram matrices",
+    "sliced": "sliced distributions",
 }
 WINDOWS = {"efros_leung": 13, "wei_levoy": 9, "patchmatch": 7}
 
@@ -154,18 +166,6 @@ def checked_window(window: int, method: str, image: Tensor) -> int:
     if not least <= window <= most:
         raise outside("window", window, least, most)
     return window
-
-
-class after:  # noqa: N801 a function with a memory
-    """Counts the steps of one run of several as part of them all, and notes whether it was stopped."""
-
-    def __init__(self, callback: Callback, number: int, runs: int) -> None:
-        self.callback, self.number, self.runs, self.stopped = callback, number, runs, False
-
-    def __call__(self, step: Step) -> bool:
-        told = Step(self.number * step.total + step.index, self.runs * step.total, step.scores, step.image)
-        self.stopped = bool(self.callback(told))
-        return self.stopped
 
 
 def measured(pictures: Tensor, exemplars: Tensor, count: int) -> dict[str, list[float]]:

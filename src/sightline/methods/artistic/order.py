@@ -1,0 +1,50 @@
+"""What a texture method is asked for."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ...ascend import Callback, Step
+from ...model import Model
+
+
+@dataclass(frozen=True)
+class Order:
+    """From which exemplar 3×h×w, how large; with windows of how many pixels, tiling or not, remade after which picture 3×H×W
+    (the classical ways); by which network and layers, in how many steps at each size, with average pooling or not, with which
+    weight of the spectrum (the neural ones); with which seed, watched by whom."""
+
+    exemplar: Tensor
+    size: tuple[int, int]
+    window: int
+    tileable: bool
+    guide: Tensor | None
+    model: Model
+    layers: tuple[str, ...]
+    steps: int
+    average: bool
+    spectrum: float
+    seed: int
+    callback: Callback | None
+
+    @property
+    def generator(self) -> torch.Generator:
+        """Random numbers of this seed, from the first."""
+        return torch.Generator().manual_seed(self.seed)
+
+
+Maker = Callable[[Order], Tensor]
+
+
+class Count:
+    """Counts the steps of one run of several as part of them all, and notes whether it was stopped."""
+
+    def __init__(self, callback: Callback | None, number: int, runs: int) -> None:
+        self.callback, self.number, self.runs, self.stopped = callback, number, runs, False
+
+    def __call__(self, step: Step) -> bool:
+        told = Step(self.number * step.total + step.index, self.runs * step.total, step.scores, step.image)
+        self.stopped = bool(self.callback and self.callback(told))
+        return self.stopped
