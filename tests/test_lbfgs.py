@@ -16,7 +16,7 @@ def start(count: int) -> Tensor:
     return torch.randn(count, 12, dtype=torch.float64, generator=torch.Generator().manual_seed(2)) * 0.5
 
 
-def descended(optimizer: torch.optim.Optimizer, place: Tensor) -> Tensor:
+def descended(optimizer: LBFGS | torch.optim.Optimizer, place: Tensor) -> Tensor:
     """One step, whether the optimizer wants a closure or not."""
 
     def closure() -> Tensor:

@@ -1,15 +1,15 @@
 """L-BFGS for pictures: one evaluation per step, each image of a batch by itself, and no number that the host waits for."""
 
-from typing import Any
-
 import torch
 from torch import Tensor
+
+from .optimizers import Stepper
 
 LEAST_CURVATURE = 1e-10  # pairs below are left out, as in torch.optim.LBFGS
 LEAST_SLOPE = 1e-9  # a direction that descends by less is not gone
 
 
-class LBFGS(torch.optim.Optimizer):
+class LBFGS(Stepper):
     """Limited-memory BFGS (Nocedal 1980) in the compact form of Byrd, Nocedal & Schnabel 1994 (theorem 3.1).
 
     The steps are those of `torch.optim.LBFGS(max_iter=1)` without line search. Its two loops over the history are two matrix
@@ -18,18 +18,16 @@ class LBFGS(torch.optim.Optimizer):
     """
 
     def __init__(self, parameters: list[Tensor], lr: float = 1.0, history: int = 10) -> None:
-        super().__init__(parameters, {"lr": lr, "history": history})
+        super().__init__(parameters)
+        self.lr, self.memories = lr, [Memory(parameter, history) for parameter in parameters]
 
-    @torch.no_grad()
-    def step(self, closure: Any = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
-        for group in self.param_groups:
-            for parameter in group["params"]:
-                memory = self.state[parameter].setdefault("memory", Memory(parameter, group["history"]))
-                place, slope = parameter.flatten(1), parameter.grad.flatten(1)
-                direction = memory.direction(place, slope)
-                length = group["lr"] * (1 / slope.abs().sum(1, keepdim=True)).clamp_max(1) if memory.steps == 1 else group["lr"]
-                descends = (direction * slope).sum(1, keepdim=True) <= -LEAST_SLOPE
-                parameter.add_((torch.where(descends, direction, 0) * length).view_as(parameter))
+    def move_(self, number: int, parameter: Tensor, gradient: Tensor) -> None:
+        """One step of the leaf of that number, in place."""
+        memory, slope = self.memories[number], gradient.flatten(1)
+        direction = memory.direction(parameter.detach().flatten(1), slope)
+        length = self.lr * (1 / slope.abs().sum(1, keepdim=True)).clamp_max(1) if memory.steps == 1 else self.lr
+        descends = (direction * slope).sum(1, keepdim=True) <= -LEAST_SLOPE
+        parameter.add_((torch.where(descends, direction, 0) * length).view_as(parameter))
 
 
 class Memory:

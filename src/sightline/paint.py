@@ -1,6 +1,7 @@
 """A picture painted from coarse to fine: the ascent at growing sizes, each starting from the enlarged result of the last."""
 
 import math
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
@@ -14,6 +15,7 @@ from .errors import SightlineError
 from .lbfgs import LBFGS
 from .model import Model
 from .objective import Objective
+from .optimizers import Adam
 from .parameterize import Pixels
 
 Size = tuple[int, int]
@@ -77,29 +79,30 @@ class Painted:
 
 @dataclass
 class Brush:
-    """How a stage is gone: "lbfgs" or "adam", its step size, its memory, and Adam's moments from the stage before."""
+    """How a stage is gone: "lbfgs" or "adam", its step size, its memory, and Adam as the stage before left it."""
 
     way: Way
     lr: float
     history: int = 10
-    moments: tuple[Tensor, Tensor, Tensor] | None = None
+    before: Adam | None = None
 
-    def optimizer(self, parameters: list[Tensor]) -> torch.optim.Optimizer:
+    def optimizer(self, parameters: list[Tensor]) -> LBFGS | Adam:
         """The optimizer of one stage. L-BFGS starts anew: its history is bound to a size."""
         if self.way == "lbfgs":
             return LBFGS(parameters, lr=self.lr, history=self.history)
-        self.stepper = torch.optim.Adam(parameters, lr=self.lr, betas=BETAS)
-        if self.moments:
-            count, first, second = self.moments
+        stepper = Adam(parameters, self.lr, BETAS)
+        if self.before:
             size = parameters[0].shape[-2:]
-            grown = [F.interpolate(one, size=size, mode="bilinear", align_corners=False) for one in (first, second)]
-            self.stepper.state[parameters[0]] = {"step": count, "exp_avg": grown[0], "exp_avg_sq": grown[1].clamp_min(0)}
-        return self.stepper
+            grown = [
+                F.interpolate(one[0], size=size, mode="bilinear", align_corners=False) for one in (self.before.mean, self.before.square)
+            ]
+            stepper.mean, stepper.square, stepper.done = [grown[0]], [grown[1].clamp_min(0)], self.before.done
+        self.stepper = stepper
+        return stepper
 
-    def keep(self, parameter: Tensor) -> None:
+    def keep(self) -> None:
         """Notes Adam's moments for the next stage."""
-        if self.way == "adam" and (state := self.stepper.state.get(parameter)):
-            self.moments = state["step"], state["exp_avg"], state["exp_avg_sq"]
+        self.before = self.stepper if self.way == "adam" else None
 
 
 def paint(
@@ -129,14 +132,15 @@ def paint(
         while left > 0 and not painted.stopped:
             watch = Watch(callback, done, total, scale)
             pixels = Averaged(start) if average else Pixels(start)
-            ascend(model, objective * (1 / scale), pixels, brush.optimizer, left, callback=watch)
+            with warnings.catch_warnings(action="ignore"):  # what the warning says is told below
+                broken = ascend(model, objective * (1 / scale), pixels, brush.optimizer, left, callback=watch).note
             went = len(watch.scores)
             done, left = done + went, left - went
             painted.scores += watch.scores
             painted.work += went * math.prod(stage.size) / math.prod(plan[-1].size)
             painted.stopped = watch.stopped
-            if not watch.broken:
-                brush.keep(pixels.pixels)
+            if not broken:
+                brush.keep()
                 start = pixels.average if isinstance(pixels, Averaged) else pixels.pixels.detach()
                 break
             start = halved(painted, brush, watch, start, done)
@@ -149,7 +153,7 @@ def paint(
 
 def halved(painted: Painted, brush: Brush, watch: "Watch", start: Tensor, step: int) -> Tensor:
     """After a score that is no number: half the step, and the last good picture."""
-    brush.lr, brush.moments = brush.lr / 2, None
+    brush.lr, brush.before = brush.lr / 2, None
     painted.notes.append(f"step {step + 1} gave no number; went back and halved the step to {brush.lr:g}")
     if len(painted.notes) > MOST_HALVINGS:
         raise SightlineError(f"the loss is no number even with steps of {brush.lr:g}; do the network and its weights fit together?")
@@ -157,18 +161,15 @@ def halved(painted: Painted, brush: Brush, watch: "Watch", start: Tensor, step: 
 
 
 class Watch:
-    """The callback of one stage: counts on over stages, keeps the scores and the last good picture, stops at what is no number."""
+    """The callback of one stage: counts on over stages, keeps the scores and the last picture that had one."""
 
     def __init__(self, callback: Callback | None, done: int, total: int, scale: float) -> None:
         self.callback, self.done, self.total, self.scale = callback, done, total, scale
         self.scores: list[float] = []
         self.good: Tensor | None = None
-        self.broken = self.stopped = False
+        self.stopped = False
 
     def __call__(self, step: Step) -> bool:
-        if not bool(step.scores.isfinite().all()):
-            self.broken = True
-            return True
         self.good = step.image
         scores = step.scores * self.scale
         self.scores.append(float(scores.sum()))

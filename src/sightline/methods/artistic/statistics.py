@@ -69,7 +69,7 @@ def gram_error(model: Model, layers: tuple[str, ...], picture: Tensor, exemplar:
 
 def held_out(model: Model, used: tuple[str, ...], most: int = 3) -> tuple[str, ...]:
     """Layers with places that a texture was not made for, spread between those that it was."""
-    names = {model.layer(name) for name in used}
+    names = {model.layer(name).removesuffix(":in") for name in used}
     deepest = max(list(model.layers).index(name) for name in names)
     free = [name for name, layer in list(model.layers.items())[:deepest] if layer.spatial and name not in names and "Conv" in layer.kind]
     if not free:
@@ -85,6 +85,8 @@ def judge(name: str) -> Model:
 
 def judged(model: Model, layers: tuple[str, ...], pictures: Tensor, exemplars: Tensor, count: int) -> dict[str, list[float]]:
     """Mean Gram error of each picture in layers that were held out, and in another network's layers."""
+    if not layers:
+        return {}
     other = judge(str(model.recipe.get("model", "")))
     asked = {"held_out": (model, held_out(model, layers)), "other_network": (other, layers_of(other).style)}
     found: dict[str, list[float]] = {}

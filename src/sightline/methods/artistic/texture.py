@@ -18,6 +18,7 @@ from ...exemplar.wei_levoy import scan_lines
 from ...knobs import Between
 from ...model import Model
 from ...perceptual import layers_of
+from ...receptive import receptive_field
 from ...result import Result
 from .order import Count, Maker, Order
 from .statistics import by_statistics, judged
@@ -83,7 +84,7 @@ def texture(
         raise SightlineError(f"{'tileable' if tileable else 'window'} is for the classical methods, not {method!r}")
     side = size or 2 * min(image.shape[-2:])
     shape = (target.shape[-2], target.shape[-1]) if target is not None else (side, side)
-    used = layers or layers_of(model).style
+    used = read_layers(model, layers, neural=neural)
     preset = min(WINDOWS.get(method, min(image.shape[-2:]) // 4), min(image.shape[-2:]) // 2)
     width = 0 if neural else checked_window(preset if window is None else window, method, image)
     made = list[Tensor]()
@@ -96,11 +97,15 @@ def texture(
     pictures = torch.stack(made)
     values = {**measured(pictures, image.cpu(), count), **judged(model, used, pictures, image.cpu(), count)}
     panel = render.beside(image[:1].cpu(), pictures[:1]) if target is None else render.beside(image[:1].cpu(), target[None], pictures[:1])
+    judgement = (
+        f"; Gram matrices differ by {values['held_out'][0]:.0%} in layers, and by {values['other_network'][0]:.0%} in a network, that it was not made by"
+        if used
+        else ""
+    )
     caption = (
         f"The exemplar, {image.shape[-2]}×{image.shape[-1]} pixels, and {'the picture to follow, and ' if target is not None else ''}"
         f"{shape[0]}×{shape[1]} pixels made of it by {SPOKEN.get(method, method)}. {values['copy_rate'][0]:.0%} of its 12×12 patches are copied whole; "
-        f"the step across its edges is {values['seam'][0]:.1f} × that inside; Gram matrices differ by {values['held_out'][0]:.0%} in layers, "
-        f"and by {values['other_network'][0]:.0%} in a network, that it was not made by."
+        f"the step across its edges is {values['seam'][0]:.1f} × that inside{judgement}."
     )
     return Result({"texture": panel}, {"image": pictures, **values}, {"texture": caption})
 
@@ -146,6 +151,20 @@ SPOKEN = {
     "sliced": "sliced distributions",
 }
 WINDOWS = {"efros_leung": 13, "wei_levoy": 9, "patchmatch": 7}
+
+
+def read_layers(model: Model, layers: tuple[str, ...] | None, *, neural: bool) -> tuple[str, ...]:
+    """The layers whose statistics make or judge the texture; none for a classical way beside a network without places."""
+    if not layers:
+        try:
+            return layers_of(model).style
+        except SightlineError:
+            if neural:
+                raise
+            return ()
+    for name in layers:
+        receptive_field(model, name)  # refuses what has no places
+    return layers
 
 
 def followed(guide: Tensor | str | None, method: str, size: int | None) -> Tensor | None:
