@@ -165,6 +165,8 @@ def declared(function: Callable[..., Result]) -> tuple[str, dict[str, Field], st
 def recipe_of(entry: Method, positional: list[Any], knobs: Mapping[str, Any]) -> dict[str, Any]:
     """Everything that makes the result again, JSON-able: method, knobs with their defaults, model, subject, versions."""
     full = {name: knobs.get(name, field_.default) for name, field_ in entry.fields.items() if name != "callback"}
+    if "store" in full and full["store"] is None:  # a Scan in the Model's place is found again by its store
+        full["store"] = getattr(positional[0], "path", None)
     recipe: dict[str, Any] = {
         "method": entry.name,
         "knobs": {name: plain(value) for name, value in full.items()},

@@ -183,6 +183,19 @@ def lines(plots: Sequence[Plot]) -> Tensor:
     return drawn(figure)
 
 
+def histogram(values: Sequence[float], marks: Sequence[float], axis: str) -> Tensor:
+    """How often values occur, with some of them marked on the axis: 1×3×300×480."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(4.8, 3.0), dpi=100, layout="constrained")
+    plot = figure.subplots()
+    plot.hist(values, bins=min(60, max(8, round(math.sqrt(len(values))))), color="#3b6ea5")
+    plot.plot(marks, [0] * len(marks), "|", color="#a65d00", markersize=14, markeredgewidth=2, clip_on=False)
+    plot.set(xlabel=axis, ylabel="images")
+    plot.spines[["top", "right"]].set_visible(False)
+    return drawn(figure)
+
+
 def drawn(figure: "Figure") -> Tensor:
     """A matplotlib figure as a picture, 1×3×H×W."""
     import numpy as np

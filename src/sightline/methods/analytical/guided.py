@@ -115,21 +115,30 @@ def sent_back(model: Model, image: Tensor, name: str, rule: rules.Rule, choose: 
 
 
 def of_several(model: Model, image: Tensor, name: str, rule: rules.Rule, k: int) -> Sent:
-    """The same of the k strongest neurons of each image, with an axis of k after the first: a copy of the image for each, sent back at once.
-
-    Copies whose features would not fit into about a gigabyte, or of which fewer at once are faster, are sent in turns.
-    """
+    """The same of the k strongest neurons of each image, with an axis of k after the first: a copy of the image for each."""
     with torch.no_grad():
         unit, row, column = strongest(positions(model.run(image.to(model.device), [name])[name], image), None, k, name)
-    count, batch = unit.shape[1], worthwhile(model, image)
-    copies = image.repeat_interleave(count, 0).split(batch)
-    chosen = zip(*(at.flatten().split(batch) for at in (unit, row, column)), strict=True)
-    parts = [sent_back(model, some, name, rule, lambda _maps, at=at: at) for some, at in zip(copies, chosen, strict=True)]
+    count = unit.shape[1]
+    places = (unit.flatten(), row.flatten(), column.flatten())
+    sent = sent_to(model, image.repeat_interleave(count, 0), name, rule, places)
+
+    def each(value: Tensor) -> Tensor:
+        return value.unflatten(0, (len(image), count))
+
+    return Sent(each(sent.gradient), each(sent.unit), each(sent.row), each(sent.column), each(sent.activation), sent.relus)
+
+
+def sent_to(model: Model, image: Tensor, name: str, rule: rules.Rule, places: Places) -> Sent:
+    """The gradient of the neuron of each image that is named for it. Images whose features would not fit into about a gigabyte, or of which fewer at once are faster, are sent in turns."""
+    batch = worthwhile(model, image)
+    chosen = zip(*(at.to(model.device).split(batch) for at in places), strict=True)
+    parts = [sent_back(model, some, name, rule, lambda _maps, at=at: at) for some, at in zip(image.split(batch), chosen, strict=True)]
 
     def joined(part: Callable[[Sent], Tensor]) -> Tensor:
-        return torch.cat([part(sent) for sent in parts]).unflatten(0, (len(image), count))
+        return torch.cat([part(sent) for sent in parts])
 
-    return Sent(joined(lambda s: s.gradient), unit.cpu(), row.cpu(), column.cpu(), joined(lambda s: s.activation), parts[0].relus)
+    unit, row, column = (at.cpu() for at in places)
+    return Sent(joined(lambda s: s.gradient), unit, row, column, joined(lambda s: s.activation), parts[0].relus)
 
 
 # ── what they see ──
@@ -184,9 +193,7 @@ def of_many(model: Model, image: Tensor, layer: str, rule: rules.Rule, sent: Sen
     windows = [
         [window_of(model, layer, int(y), int(x), image) for y, x in zip(*at, strict=True)] for at in zip(sent.row, sent.column, strict=True)
     ]
-    magnitude = sent.gradient.abs().flatten()
-    magnitude = magnitude[magnitude > 0]  # most of an image lies outside what a neuron sees
-    limit = float(render.quantile(magnitude, 0.995)) if len(magnitude) else 1.0
+    limit = scale(sent.gradient)
     rows: list[Tensor] = []
     for one, maps, boxes in zip(image, render.around_gray(sent.gradient.flatten(0, 1), limit).view_as(sent.gradient), windows, strict=True):
         parts = torch.cat([cropped(one[None], box) for box in boxes])
@@ -200,6 +207,13 @@ def of_many(model: Model, image: Tensor, layer: str, rule: rules.Rule, sent: Sen
         f"all on one scale: gray is zero, full colour ±{limit:.3g}, the 99.5th percentile."
     )
     return render.sheet(torch.cat(rows), columns=1, gap=12), caption
+
+
+def scale(gradient: Tensor) -> float:
+    """The 99.5th percentile of the magnitudes that are not zero: most of an image lies outside what a neuron sees."""
+    magnitude = gradient.abs().flatten()
+    magnitude = magnitude[magnitude > 0]
+    return float(render.quantile(magnitude, 0.995)) if len(magnitude) else 1.0
 
 
 def sized(pictures: Tensor) -> Tensor:

@@ -1,0 +1,158 @@
+"""Nearest neighbours of an image in feature space beside those in pixel space (Krizhevsky 2012, section 6.1)."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import torch
+from torch import Tensor
+
+from ... import image as images
+from ...catalog import method
+from ...errors import SightlineError, outside
+from ...knobs import Between
+from ...model import Model
+from ...nearest import Metric, accuracy, nearest
+from ...plates import Row, plate
+from ...render import outline
+from ...result import Result
+from ...scans import Scan
+from .scanned import named, network, pixels, scanned, squared, vector
+
+VOTERS = 5  # of the k-NN classification
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is looked for: vectors N×d, pictures of it with words, and N places in the store that are not an answer."""
+
+    vectors: Tensor
+    pictures: list[Tensor]
+    words: list[str]
+    own: Tensor | None = None
+    compared: Tensor | None = None  # N×3072; None for a direction, which has no pixels
+
+
+@method(
+    title="Nearest neighbours",
+    question="Which images are alike to the network?",
+    reading="The first row has the images whose features are nearest to those of the image on the left, the second the ones whose pixels are. Pixels agree "
+    "in colour and layout; features should agree in what is shown, whatever the pose and background.",
+    caution="The nearest of a small collection can still be far away: look at the distances, and at how large the collection is.",
+)
+def neighbors(
+    model: Model | Scan,
+    image: Tensor | None = None,
+    *,
+    folder: str | Path | None = None,
+    store: str | Path | None = None,
+    layer: str = "penultimate",
+    k: Annotated[int, Between(1, 1000)] = 8,
+    metric: Literal["cosine", "l2"] = "cosine",
+    id: Annotated[int | None, Between(0, 10**12)] = None,
+    unit: Annotated[int | None, Between(0, 10**6)] = None,
+    box: tuple[int, ...] = (),
+) -> Result:
+    """Finds the k images of a collection that are nearest to an image, a part of one, or a unit, by features and by pixels; the search is exact.
+
+    For N images `values["ids"]`, `["distance"]` are N×k, nearest first, and `["paths"]` the files; `["pixel_ids"]`,
+    `["pixel_distance"]` the same by pixels (L2 between the middle squares at 32×32; not for a unit). Where the collection has classes,
+    `["accuracy"]` and `["pixel_accuracy"]` are the shares of its images whose class the 5 nearest others tell.
+
+    Args:
+        folder: Collection to search: a folder of images; None for tiles of the sample photographs.
+        store: File that keeps the pass over the collection; alone, it is read as it is. None for one in the user's cache.
+        k: How many neighbours.
+        metric: "cosine" 1 − cos of the features, or "l2", their distance.
+        id: Asks for the neighbours of this image of the collection, in place of an image of your own.
+        unit: Asks which images lie most in the direction of this number of the features, in place of an image.
+        box: Part of the image to ask for: top, left, bottom, right in pixels (exclusive); none for the whole.
+    """
+    found = scanned(model, folder, store, vectors=layer)
+    vectors = found.vectors(layer)
+    asked = query(model, found, image, layer=layer, id=id, unit=unit, box=box, metric=metric)
+    distance, ids = nearest(vectors, asked.vectors, k, metric, asked.own)
+    values = {"ids": ids, "distance": distance, "paths": [[str(found.paths[i]) for i in row] for row in ids.tolist()]}
+    if asked.compared is not None:
+        values["pixel_distance"], values["pixel_ids"] = nearest(pixels(found), asked.compared, k, "l2", asked.own)
+    if found.classes is not None:
+        values["accuracy"] = accuracy(vectors, found.classes, VOTERS, metric)
+        values["pixel_accuracy"] = accuracy(pixels(found), found.classes, VOTERS, "l2")
+    return Result({"neighbors": picture(found, asked, values, layer)}, values, {"neighbors": told(found, values, layer, metric)})
+
+
+# ── what is looked for ──
+
+
+def query(
+    model: Model | Scan, found: Scan, image: Tensor | None, *, layer: str, id: int | None, unit: int | None, box: tuple[int, ...], metric: Metric
+) -> Asked:
+    """The one thing that is asked for: an image, a stored one, or a unit."""
+    if sum(given is not None for given in (image, id, unit)) != 1:
+        raise SightlineError("neighbours of what? give an image, or the id of a stored one, or a unit: exactly one of them")
+    if unit is not None:
+        return direction(found, layer, unit, box, metric)
+    if id is not None and id >= found.images:
+        raise outside("id", id, 0, f"{found.images - 1}, the last image of the collection")
+    if id is not None and not box:
+        shown, own = found.thumbnail(id), torch.tensor([id])
+        return Asked(found.vectors(layer)[own], [shown], [f"{named(found, [id])[0]}\nid {id}"], own, squared(shown))
+    whole = image if image is not None else found.image(id or 0)
+    part, shown = cut(whole, box)
+    net = network(model, found)
+    part = part if not box else images.resize(part, net.size, net.size)
+    return Asked(vector(net, part, layer), list(shown.split(1)), ["the region" if box else "the image"] * len(part), None, squared(part.cpu()))
+
+
+def direction(found: Scan, layer: str, unit: int, box: tuple[int, ...], metric: Metric) -> Asked:
+    """The axis of one number of the features."""
+    size = found.vectors(layer).shape[1]
+    if unit >= size:
+        raise SightlineError(f"unit is {unit}; {layer} has units 0 to {size - 1}")
+    if metric != "cosine" or box:
+        raise SightlineError('a unit is a direction: it goes with metric="cosine" and without a box')
+    return Asked(torch.eye(size)[unit : unit + 1], [torch.full((1, 3, 8, 8), 0.93)], [f"unit {unit}\nof {layer}"])
+
+
+def cut(image: Tensor, box: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+    """The part of the images in a box, and the images with it outlined. Raises SightlineError for a box that isn't inside."""
+    if not box:
+        return image, image
+    height, width = image.shape[-2:]
+    if len(box) != 4 or not (0 <= box[0] < box[2] <= height and 0 <= box[1] < box[3] <= width):
+        raise SightlineError(f"box is {box}; it must be top, left, bottom, right inside the image's {height}×{width} pixels")
+    top, left, bottom, right = box
+    return image[:, :, top:bottom, left:right], outline(image, (top, left, bottom, right))
+
+
+# ── picture ──
+
+
+def picture(found: Scan, asked: Asked, values: Mapping[str, object], layer: str) -> Tensor:
+    """For each query a row of neighbours by features and one by pixels."""
+    rows: list[Row] = []
+    for i, (shown, words) in enumerate(zip(asked.pictures, asked.words, strict=True)):
+        for kind, title in (("", f"nearest in the features of {layer}"), ("pixel_", "nearest in pixels")):
+            ids, distance = values.get(f"{kind}ids"), values.get(f"{kind}distance")
+            if not isinstance(ids, Tensor) or not isinstance(distance, Tensor):
+                continue
+            near = ids[i].tolist()
+            under = [f"{name}\n{d:.3g}" for name, d in zip(named(found, near), distance[i].tolist(), strict=True)]
+            rows.append(Row(title, [shown, *(found.thumbnail(id) for id in near)], [words, *under], lead=1))
+    return plate(rows)
+
+
+def told(found: Scan, values: Mapping[str, object], layer: str, metric: Metric) -> str:
+    """The caption."""
+    measure = "1 − cosine" if metric == "cosine" else "Euclidean distance"
+    words = f"On the left what was asked for; right of it the nearest of {found.images:,} images, with the {measure} of their features of {layer} under each"
+    words += ", and below those nearest in pixels (middle square at 32×32), with the Euclidean distance." if "pixel_ids" in values else "."
+    if "accuracy" in values:
+        words += (
+            f" The 5 nearest others tell an image's class for {values['accuracy']:.1%} of the collection by features, "
+            f"{values['pixel_accuracy']:.1%} by pixels."
+        )
+    else:
+        words += " A name with a question mark is what the network takes the image for."
+    return words

@@ -1,0 +1,174 @@
+"""Maximally activating patches: the parts of a collection's images that drive one unit, or every unit of a layer, the most
+(Girshick 2014; Springenberg 2015, figure 3), and what lies in the middle (Olah 2017, on the spectrum of examples)."""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import torch
+from torch import Tensor
+
+from ... import render
+from ...catalog import method
+from ...errors import SightlineError, outside
+from ...knobs import Between
+from ...model import Model
+from ...plates import Row, plate
+from ...result import Result
+from ...rules import Rule
+from ...scans import Scan
+from ...scans.store import Top
+from .guided import Box, cropped, scale, sent_to, sized, window_of
+from .scanned import named, network, scanned
+
+TILE, ACROSS = 96, 12  # pixels of a tile, and tiles in a row of a sheet
+
+
+@method(
+    title="Maximally activating patches",
+    question="What makes this unit fire the most, over a whole collection?",
+    reading="The strongest patches, at most one of each image, and under each the pixels that push the unit up there. What they share is what the unit "
+    "stands for; the row from the middle of the distribution shows what it does on ordinary images, which the strongest ones hide.",
+    caution="The extremes of a unit can look pure while most of its activity is something else: look at the middle row and at where it lies in the "
+    "distribution. A small collection may not hold what the unit is made for.",
+)
+def patches(
+    model: Model | Scan,
+    *,
+    folder: str | Path | None = None,
+    store: str | Path | None = None,
+    layer: str | None = None,
+    unit: Annotated[int | None, Between(0, 1_000_000)] = None,
+    k: Annotated[int, Between(1, 100)] = 9,
+    rule: Literal["gradient", "deconvnet", "guided"] = "guided",
+    units: Annotated[int, Between(1, 4096)] = 64,
+) -> Result:
+    """Shows the patches that make a unit fire the most, its middle cases and the distribution; or the whole layer as one sheet.
+
+    Of a unit `values["activation"]`, `["ids"]`, `["row"]`, `["column"]` and `["box"]` (k×4: top, left, bottom, right of what the
+    neuron sees of the image, exclusive, of one size and perhaps beyond it) are those of its k strongest images; `["middle_..."]` the same
+    of the middle ones; `["gradient"]` is k×3×H×W, its map; `["quantiles"]` the distribution's 0, 10, …, 100 %.
+    Without a unit the first axis is the layer's units.
+
+    Args:
+        folder: Collection to search: a folder of images; None for tiles of the sample photographs.
+        store: File that keeps the pass over the collection; alone, it is read as it is. None for one in the user's cache.
+        layer: A layer of the scan; None for the middle one of those that have places.
+        unit: Channel to look at; None for a sheet of all.
+        k: How many patches; for a sheet 1, 4, 9, … of each unit are shown, as many as fit into a square.
+        rule: Backward rule of the maps: "gradient" g·1[x>0], "deconvnet" g·1[g>0], "guided" both.
+        units: How many units a sheet shows at most, from the first.
+    """
+    found = scanned(model, folder, store, layer=layer)
+    name = found.layer(layer) if layer is not None else middle(found)
+    top = found.top(name)
+    if unit is None:
+        return of_layer(model, found, name, min(k, len(top.values)), units)
+    if unit >= top.values.shape[1]:
+        raise SightlineError(f"unit is {unit}; {name} has units 0 to {top.values.shape[1] - 1}")
+    if k > len(top.values):
+        raise outside("k", k, 1, f"{len(top.values)}, the number of images that the scan keeps of each unit")
+    return of_unit(model, found, name, unit=unit, k=k, rule=rule)
+
+
+def middle(found: Scan) -> str:
+    """The middle one of the layers whose units have places, else of all."""
+    spatial = [layer for layer in found.layers if found.top(layer).positions is not None] or found.layers
+    return spatial[len(spatial) // 2]
+
+
+# ── one unit ──
+
+
+def of_unit(model: Model | Scan, found: Scan, name: str, *, unit: int, k: int, rule: Rule) -> Result:
+    """The strongest patches of a unit with their maps, cases from across its range, and the distribution."""
+    net, top, sample = network(model, found), found.top(name), found.sample(name)
+    strong = Cases.of(net, found, name, part_of(top, unit, slice(k)))
+    order = torch.linspace(0.1, 0.9, min(k, len(sample.values))).mul(len(sample.values) - 1).round().long()
+    usual = Cases.of(net, found, name, part_of(Top(*sample[:3]), unit, order))
+    sent = sent_to(net, strong.pictures, name, rule, (torch.full_like(strong.ids, unit), strong.row, strong.column))
+    limit = scale(sent.gradient)
+    maps = [cropped(m[None], box) for m, box in zip(render.around_gray(sent.gradient, limit), strong.boxes, strict=True)]
+    rows = [
+        Row(f"the strongest of unit {unit} of {name}", [sized(part) for part in strong.parts], strong.words(found)),
+        Row(f"their {rule} maps", [sized(part) for part in maps], [""] * k),
+        Row("from across its range: the strongest tenth to the weakest tenth", [sized(part) for part in usual.parts], usual.words(found)),
+    ]
+    values = {**strong.values(), **{f"middle_{key}": value for key, value in usual.values().items()}, "gradient": sent.gradient}
+    values["quantiles"] = sample.quantiles[:, unit]
+    top_, left, bottom, right = strong.boxes[0]
+    seen = f"{bottom - top_}×{right - left} pixels that it sees, gray beyond the image," if top.positions is not None else "whole images"
+    caption = (
+        f"The {seen} where unit {unit} of {name} is strongest among {found.images:,} images, with its activation and the image's "
+        f"class; below, what pushes it up there (gray is zero, full colour ±{limit:.3g}, the 99.5th percentile); last, evenly spread over its range."
+    )
+    counts = f"Peak activation of unit {unit} in a uniform sample of {len(sample.values):,} images; marked are the strongest {k} of all {found.images:,}."
+    histogram = render.histogram(sample.values[:, unit].tolist(), strong.activation.tolist(), f"peak activation of unit {unit}")
+    return Result({"patches": plate(rows, TILE), "distribution": histogram}, values, {"patches": caption, "distribution": counts})
+
+
+def part_of(top: Top, unit: int, which: slice | Tensor) -> Top:
+    """Some of the images of one unit: values and ids k, positions k×2."""
+    return Top(top.values[which, unit], top.ids[which, unit], None if top.positions is None else top.positions[which, unit])
+
+
+@dataclass(frozen=True)
+class Cases:
+    """Images in which a unit was measured: how strong, which, where, and what it sees there."""
+
+    activation: Tensor
+    ids: Tensor
+    row: Tensor
+    column: Tensor
+    pictures: Tensor
+    boxes: list[Box]
+
+    @classmethod
+    def of(cls, net: Model, found: Scan, name: str, top: Top) -> "Cases":
+        """The images from the collection, and the boxes from the network's geometry."""
+        pictures = torch.cat([found.image(id) for id in top.ids.tolist()])
+        places = torch.zeros(len(pictures), 2, dtype=torch.long) if top.positions is None else top.positions
+        boxes = [window_of(net, name, row, column, pictures) for row, column in places.tolist()]
+        return cls(top.values, top.ids, places[:, 0], places[:, 1], pictures, boxes)
+
+    @property
+    def parts(self) -> list[Tensor]:
+        """What the unit sees of each image."""
+        return [cropped(picture[None], box) for picture, box in zip(self.pictures, self.boxes, strict=True)]
+
+    def words(self, found: Scan) -> list[str]:
+        """Activation and class."""
+        return [f"{value:.3g}\n{name}" for value, name in zip(self.activation.tolist(), named(found, self.ids.tolist()), strict=True)]
+
+    def values(self) -> dict[str, Tensor]:
+        """The numbers."""
+        return {"activation": self.activation, "ids": self.ids, "row": self.row, "column": self.column, "box": torch.tensor(self.boxes)}
+
+
+# ── a layer ──
+
+
+def of_layer(model: Model | Scan, found: Scan, name: str, k: int, units: int) -> Result:
+    """For each unit a square of its strongest patches."""
+    net, top, side = network(model, found), found.top(name), math.isqrt(k)
+    count, shown = min(units, top.values.shape[1]), side**2
+    loaded = {id: found.image(id) for id in top.ids[:shown, :count].unique().tolist()}
+    tiles: list[Tensor] = []
+    boxes: list[list[Box]] = []
+    for unit in range(count):
+        ids, places = top.ids[:shown, unit].tolist(), top.positions
+        spots = [[0, 0]] * shown if places is None else places[:shown, unit].tolist()
+        boxes.append([window_of(net, name, row, column, loaded[id]) for id, (row, column) in zip(ids, spots, strict=True)])
+        parts = torch.cat([sized(cropped(loaded[id], box)) for id, box in zip(ids, boxes[-1], strict=True)])
+        tiles.append(render.sheet(parts, columns=side, gap=max(1, parts.shape[-1] // 40)))
+    words = [f"unit {unit}\n{float(top.values[0, unit]):.3g}" for unit in range(count)]
+    rows = [Row("", tiles[start : start + ACROSS], words[start : start + ACROSS]) for start in range(0, count, ACROSS)]
+    values = {"activation": top.values[:shown, :count].T, "ids": top.ids[:shown, :count].T, "box": torch.tensor(boxes)}
+    if top.positions is not None:
+        values |= {"row": top.positions[:shown, :count, 0].T, "column": top.positions[:shown, :count, 1].T}
+    caption = (
+        f"The {shown} strongest patches of each of {count} of the {top.values.shape[1]} units of {name} among {found.images:,} images, at most one of an image, "
+        "gray beyond it; under each unit its highest activation."
+    )
+    return Result({"patches": plate(rows, max(TILE, 32 * side))}, values, {"patches": caption})
