@@ -2,7 +2,7 @@
 
 import json
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from functools import cache
 from itertools import pairwise
@@ -32,7 +32,9 @@ SHORT: dict[str, dict[str, Any]] = {
     "boundary": {"cells": 5, "steps": 5},
     "filters": {"k": 4},
     "inversion": {"k": 2, "steps": 2},
+    "neighbors": {"k": 3},
     "occlusion": {"window": 8, "stride": 8},
+    "patches": {"k": 4, "unit": 3},
     "pointing": {"methods": ("gradcam", "saliency:smoothgrad")},
     "predictions": {"k": 3},
     "rise": {"masks": 6, "cells": 4, "batch": 2},
@@ -51,6 +53,7 @@ DETERMINISTIC = (
     "cam",
     "gradcam",
     "guided",
+    "neighbors",
     "occlusion",
     "predictions",
     "rise",
@@ -85,6 +88,21 @@ def transformer() -> sl.Model:
 def suited(method: Method, model: sl.Model) -> sl.Model:
     """The model, or a transformer for a method that needs one."""
     return transformer() if method.name == "attention" else model
+
+
+@pytest.fixture(scope="session", autouse=True)
+def collection(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A folder of a few images for the methods that read one, and a cache of its own."""
+    folder = tmp_path_factory.mktemp("collection")
+    for number in range(12):
+        (folder / LABELS[number % 3]).mkdir(exist_ok=True)
+        sl.write(smooth(seed=20 + number), folder / LABELS[number % 3] / f"{number}.png")
+    for method in METHODS.values():
+        if "folder" in method.fields:
+            SHORT.setdefault(method.name, {})["folder"] = str(folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 def called(method: Method, model: sl.Model, image: Tensor, /, **knobs: Any) -> sl.Result:

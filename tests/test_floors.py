@@ -14,7 +14,7 @@ import sightline as sl
 HOUSE = Path(sl.__file__).parent
 # A file never imports from a higher floor. `methods` stands for the whole folder.
 FLOORS = (
-    ("errors", "atomic", "image", "video", "render", "pages", "result", "fitted", "knobs", "catalog"),
+    ("errors", "atomic", "image", "video", "render", "plates", "gridding", "pages", "result", "fitted", "knobs", "catalog"),
     ("weights", "sightnet", "body", "capture", "outputs", "model", "nicknames", "zoo", "rules", "geometry", "receptive", "recipe"),
     (
         "memory",
@@ -46,6 +46,8 @@ FLOORS = (
         "spectrum",
         "tiles",
         "networks",
+        "nearest",
+        "coordinates",
     ),
     ("methods",),
     ("replay", "tour", "progress", "commands", "scanning", "stylizer_commands", "cli", "__main__", "__init__"),

@@ -72,6 +72,7 @@ class Method:
     tour: tuple[Mapping[str, Any], ...]
     quick: Mapping[str, Any]
     map: Map | None = None
+    optional: bool = False  # whether it can do without its subject
 
     def refuse_unknown(self, knobs: Mapping[str, Any]) -> None:
         """Raises SightlineError for the first knob that this method doesn't have."""
@@ -101,6 +102,7 @@ def method(
     def register(function: Callable[P, Result]) -> Callable[P, Result]:
         run: Callable[..., Result] = function
         summary, knobs, subject = declared(function)
+        optional = bool(subject) and inspect.signature(function).parameters[subject].default is not inspect.Parameter.empty
 
         @functools.wraps(function)
         def call(*args: P.args, **kwargs: P.kwargs) -> Result:
@@ -123,7 +125,9 @@ def method(
             return replace(result, recipe={**recipe, "stopped_after": stopped[0]} if stopped else recipe)
 
         name, chapter = function.__name__, function.__module__.split(".")[-2]
-        entry = Method(name, chapter, title, summary, question, reading, caution, subject, knobs, call, tour, dict(quick or {}), map)
+        entry = Method(
+            name, chapter, title, summary, question, reading, caution, subject, knobs, call, tour, dict(quick or {}), map, optional
+        )
         METHODS[entry.name] = entry
         return call
 

@@ -17,10 +17,12 @@ from .atomic import check_writable
 from .catalog import Method, load_methods
 from .errors import SightlineError
 from .knobs import Field
+from .model import Model
 from .progress import progress, screen
 from .replay import again as repeat
 from .replay import located, read_recipe
 from .result import Result
+from .scans import Scan
 
 Network = Annotated[str, Parameter(help="sightnet (the embedded network), a name of torchvision or timm, or package.module:function.")]
 Picture = Annotated[str, Parameter(help="An image file, or a name of `sightline samples`.")]
@@ -41,19 +43,24 @@ Quiet = Annotated[bool, Parameter(negative=(), help="No progress bar.")]
 def command_of(method: Method) -> Callable[..., int]:
     """A function whose signature is the method's, with network, image and output options around its knobs."""
 
-    def command(network: str, *subject: str, **options: Any) -> int:
+    def command(network: str | None, *named: str | None, **options: Any) -> int:
         common = {name: options.pop(name) for name in ("weights", "size", "device", "out", "as_json", "quiet")}
         out = common["out"] or Path("out") / method.name
         check_writable(out)
-        model = zoo.load(network, weights=common["weights"], device=common["device"])
-        given = [model.fit(images.find(subject[0]), common["size"])] if method.subject == "image" else list(subject)
+        model, subject = looked_into(method, network, named, options, common)
+        given: list[Any] = list(subject)
+        if method.subject == "image":
+            given = [
+                (model.model(common["device"]) if isinstance(model, Scan) else model).fit(images.find(name), common["size"])
+                for name in subject
+            ]
         if method.subject != "image" and common["size"]:
             options["size"] = common["size"]
         with progress(method.title, quiet=common["quiet"]) as bar:
             if "callback" in method.fields:
                 options["callback"] = bar.step
             result = method.function(model, *given, **options)
-        if method.subject == "image":
+        if method.subject == "image" and subject:
             result = located(result, subject[0], common["size"])
         report(result, out, as_json=common["as_json"])
         return 130 if bar.stopped else 0
@@ -70,12 +77,28 @@ def command_of(method: Method) -> Callable[..., int]:
     return call
 
 
+def looked_into(
+    method: Method, network: str | None, named: Sequence[str | None], options: dict[str, Any], common: Mapping[str, Any]
+) -> tuple[Model | Scan, list[str]]:
+    """The network, or a store in its place, and the subject's name if there is one. A store alone knows its network; a name beside it is the image's."""
+    store = options.get("store") if not options.get("folder") else None
+    if store and method.subject and network and not any(named):
+        network, named = None, [network]
+    elif method.subject and not any(named) and all(options.get(name) is None for name in ("id", "unit") if "store" in method.fields):
+        named = ["rocket"]
+    subject = [name for name in named if name]
+    if store and network is None:
+        return Scan.open(options.pop("store")), subject
+    return zoo.load(network or "sightnet", weights=common["weights"], device=common["device"]), subject
+
+
 def signature_of(method: Method) -> inspect.Signature:
     """Network and subject by position, then the method's knobs, then what all commands share."""
     position, keyword = inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.KEYWORD_ONLY
-    parameters = [inspect.Parameter("network", position, default="sightnet", annotation=Network)]
+    stored = "store" in method.fields  # then the network may be the store's
+    parameters = [inspect.Parameter("network", position, default=None if stored else "sightnet", annotation=Network)]
     if method.subject == "image":
-        parameters.append(inspect.Parameter("image", position, default="rocket", annotation=Picture))
+        parameters.append(inspect.Parameter("image", position, default=None if stored else "rocket", annotation=Picture))
     elif method.subject:
         goal = Annotated[
             str,

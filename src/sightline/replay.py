@@ -38,11 +38,12 @@ def again(recipe: str | Path | Mapping[str, Any], *, model: Model | None = None,
     if "stopped_after" in told:
         knobs["callback"] = partial(reached, told["stopped_after"])
     model = model or model_of(told["model"])
-    if method.subject and method.subject not in told and not (method.subject == "image" and image is not None):
+    given = bool(method.subject) and (method.subject in told or (method.subject == "image" and image is not None))
+    if method.subject and not given and not method.optional:
         raise SightlineError(f"this recipe lacks its {method.subject}")
-    if method.subject == "image":
+    if method.subject == "image" and given:
         return method.function(model, image_of(told.get("image", {}), model, image), **knobs)
-    return method.function(model, told[method.subject], **knobs) if method.subject else method.function(model, **knobs)
+    return method.function(model, told[method.subject], **knobs) if given else method.function(model, **knobs)
 
 
 def reached(last: int, step: Step) -> bool:

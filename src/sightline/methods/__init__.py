@@ -3,7 +3,10 @@
 TOPICS = (
     "predictions",
     "weights.filters",
+    "analytical.neighbors",
+    "analytical.embedding",
     "analytical.activations",
+    "analytical.patches",
     "analytical.saliency",
     "analytical.occlusion",
     "analytical.rise",

@@ -14,8 +14,8 @@ from ...gridding import mosaic, snapped
 from ...nearest import accuracy
 from ...result import Result
 from ...scans import Scan
-from .scatter import page
 from .scanned import scanned, square
+from .scatter import page
 
 NAMES = {"pca": "PCA", "tsne": "t-SNE", "umap": "UMAP"}
 WIDTH = 960  # pixels of the map that its tiles share

@@ -86,7 +86,15 @@ def neighbors(
 
 
 def query(
-    model: Model | Scan, found: Scan, image: Tensor | None, *, layer: str, id: int | None, unit: int | None, box: tuple[int, ...], metric: Metric
+    model: Model | Scan,
+    found: Scan,
+    image: Tensor | None,
+    *,
+    layer: str,
+    id: int | None,
+    unit: int | None,
+    box: tuple[int, ...],
+    metric: Metric,
 ) -> Asked:
     """The one thing that is asked for: an image, a stored one, or a unit."""
     if sum(given is not None for given in (image, id, unit)) != 1:
@@ -102,7 +110,9 @@ def query(
     part, shown = cut(whole, box)
     net = network(model, found)
     part = part if not box else images.resize(part, net.size, net.size)
-    return Asked(vector(net, part, layer), list(shown.split(1)), ["the region" if box else "the image"] * len(part), None, squared(part.cpu()))
+    return Asked(
+        vector(net, part, layer), list(shown.split(1)), ["the region" if box else "the image"] * len(part), None, squared(part.cpu())
+    )
 
 
 def direction(found: Scan, layer: str, unit: int, box: tuple[int, ...], metric: Metric) -> Asked:

@@ -32,6 +32,7 @@ TILE, ACROSS = 96, 12  # pixels of a tile, and tiles in a row of a sheet
     "stands for; the row from the middle of the distribution shows what it does on ordinary images, which the strongest ones hide.",
     caution="The extremes of a unit can look pure while most of its activity is something else: look at the middle row and at where it lies in the "
     "distribution. A small collection may not hold what the unit is made for.",
+    tour=({"unit": 7}, {"k": 4, "units": 48}),
 )
 def patches(
     model: Model | Scan,

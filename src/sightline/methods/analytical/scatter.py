@@ -93,10 +93,16 @@ def groups(found: Scan) -> Iterator[dict[str, Any]]:
         yield grouping("label", [names[int(c)] for c in found.classes])
     yield grouping("prediction", [found.model_labels[int(c)] for c in predicted])
     if found.classes is not None:
-        right = [found.class_names[int(c)] == found.model_labels[int(p)] if c >= 0 else None for c, p in zip(found.classes, predicted, strict=True)]
+        right = [
+            found.class_names[int(c)] == found.model_labels[int(p)] if c >= 0 else None
+            for c, p in zip(found.classes, predicted, strict=True)
+        ]
         words = {True: "right", False: "wrong", None: "unknown"}
-        if any(right):  # the classes have the network's names
-            yield {**grouping("error", [words[r] for r in right], ("right", "wrong", "unknown")), "colors": ["#4a8fd6", "#d33f2f", "#999999"]}
+        if set(found.class_names) & set(found.model_labels):
+            yield {
+                **grouping("error", [words[r] for r in right], ("right", "wrong", "unknown")),
+                "colors": ["#4a8fd6", "#d33f2f", "#999999"],
+            }
 
 
 def grouping(label: str, each: Sequence[str], order: Sequence[str] = ()) -> dict[str, Any]:
