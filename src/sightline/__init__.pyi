@@ -13,8 +13,8 @@ from .methods.analytical.embedding import embedding as embedding
 from .methods.analytical.guided import guided as guided
 from .methods.analytical.neighbors import neighbors as neighbors
 from .methods.analytical.occlusion import occlusion as occlusion
-from .methods.analytical.pointing import pointing as pointing
 from .methods.analytical.patches import patches as patches
+from .methods.analytical.pointing import pointing as pointing
 from .methods.analytical.rise import rise as rise
 from .methods.analytical.saliency import saliency as saliency
 from .methods.analytical.segment import segment as segment

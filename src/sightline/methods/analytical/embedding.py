@@ -8,9 +8,9 @@ from torch import Tensor
 
 from ...catalog import method
 from ...coordinates import faithful, laid_out
+from ...gridding import mosaic, snapped
 from ...knobs import Between
 from ...model import Model
-from ...gridding import mosaic, snapped
 from ...nearest import accuracy
 from ...result import Result
 from ...scans import Scan
