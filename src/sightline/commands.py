@@ -26,6 +26,8 @@ from .scans import Scan
 
 Network = Annotated[str, Parameter(help="sightnet (the embedded network), a name of torchvision or timm, or package.module:function.")]
 Picture = Annotated[str, Parameter(help="An image file, or a name of `sightline samples`.")]
+Stored = Annotated[str | None, Parameter(help="As everywhere; by default the network of --store, else sightnet.")]
+Shown = Annotated[str | None, Parameter(help="An image file, or a name of `sightline samples`.")]
 Weights = Annotated[str | None, Parameter(help='File with the network\'s weights (safetensors, torch), or "random".')]
 SIDES = validators.Number(gte=16, lte=4096)
 Size = Annotated[
@@ -50,10 +52,8 @@ def command_of(method: Method) -> Callable[..., int]:
         model, subject = looked_into(method, network, named, options, common)
         given: list[Any] = list(subject)
         if method.subject == "image":
-            given = [
-                (model.model(common["device"]) if isinstance(model, Scan) else model).fit(images.find(name), common["size"])
-                for name in subject
-            ]
+            nets = [model.model(common["device"]) if isinstance(model, Scan) else model for _ in subject]
+            given = [net.fit(images.find(name), common["size"]) for net, name in zip(nets, subject, strict=True)]
         if method.subject != "image" and common["size"]:
             options["size"] = common["size"]
         with progress(method.title, quiet=common["quiet"]) as bar:
@@ -86,19 +86,20 @@ def looked_into(
         network, named = None, [network]
     elif method.subject and not any(named) and all(options.get(name) is None for name in ("id", "unit") if "store" in method.fields):
         named = ["rocket"]
-    subject = [name for name in named if name]
-    if store and network is None:
-        return Scan.open(options.pop("store")), subject
-    return zoo.load(network or "sightnet", weights=common["weights"], device=common["device"]), subject
+    own = store and network is None
+    model = Scan.open(options.pop("store")) if own else zoo.load(network or "sightnet", weights=common["weights"], device=common["device"])
+    return model, [name for name in named if name]
 
 
 def signature_of(method: Method) -> inspect.Signature:
     """Network and subject by position, then the method's knobs, then what all commands share."""
     position, keyword = inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.KEYWORD_ONLY
     stored = "store" in method.fields  # then the network may be the store's
-    parameters = [inspect.Parameter("network", position, default=None if stored else "sightnet", annotation=Network)]
+    parameters = [inspect.Parameter("network", position, default=None if stored else "sightnet", annotation=Stored if stored else Network)]
     if method.subject == "image":
-        parameters.append(inspect.Parameter("image", position, default=None if stored else "rocket", annotation=Picture))
+        parameters.append(
+            inspect.Parameter("image", position, default=None if stored else "rocket", annotation=Shown if stored else Picture)
+        )
     elif method.subject:
         goal = Annotated[
             str,

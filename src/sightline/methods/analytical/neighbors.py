@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import Tensor
@@ -73,7 +73,7 @@ def neighbors(
     vectors = found.vectors(layer)
     asked = query(model, found, image, layer=layer, id=id, unit=unit, box=box, metric=metric)
     distance, ids = nearest(vectors, asked.vectors, k, metric, asked.own)
-    values = {"ids": ids, "distance": distance, "paths": [[str(found.paths[i]) for i in row] for row in ids.tolist()]}
+    values: dict[str, Any] = {"ids": ids, "distance": distance, "paths": [[str(found.paths[i]) for i in row] for row in ids.tolist()]}
     if asked.compared is not None:
         values["pixel_distance"], values["pixel_ids"] = nearest(pixels(found), asked.compared, k, "l2", asked.own)
     if found.classes is not None:
