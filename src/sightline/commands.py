@@ -17,12 +17,12 @@ from .atomic import check_writable
 from .catalog import Method, load_methods
 from .errors import SightlineError
 from .knobs import Field
-from .model import Model
 from .progress import progress, screen
 from .replay import again as repeat
 from .replay import located, read_recipe
 from .result import Result
 from .scans import Scan
+from .subjects import looked_into
 
 Network = Annotated[str, Parameter(help="sightnet (the embedded network), a name of torchvision or timm, or package.module:function.")]
 Picture = Annotated[str, Parameter(help="An image file, or a name of `sightline samples`.")]
@@ -75,20 +75,6 @@ def command_of(method: Method) -> Callable[..., int]:
     call.__annotations__ = {name: parameter.annotation for name, parameter in signature.parameters.items()}
     call.__name__, call.__doc__ = method.name, f"{method.summary}\n\n{method.reading}\n\nBeware: {method.caution}"
     return call
-
-
-def looked_into(
-    method: Method, network: str | None, named: Sequence[str | None], options: dict[str, Any], common: Mapping[str, Any]
-) -> tuple[Model | Scan, list[str]]:
-    """The network, or a store in its place, and the subject's name if there is one. A store alone knows its network; a name beside it is the image's."""
-    store = options.get("store") if not options.get("folder") else None
-    if store and method.subject and network and not any(named):
-        network, named = None, [network]
-    elif method.subject and not any(named) and all(options.get(name) is None for name in ("id", "unit") if "store" in method.fields):
-        named = ["rocket"]
-    own = store and network is None
-    model = Scan.open(options.pop("store")) if own else zoo.load(network or "sightnet", weights=common["weights"], device=common["device"])
-    return model, [name for name in named if name]
 
 
 def signature_of(method: Method) -> inspect.Signature:
