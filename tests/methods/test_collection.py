@@ -59,6 +59,14 @@ def test_a_unit_asks_for_its_direction(kept: Scan) -> None:
     assert sl.neighbors(kept, unit=4, k=4).values["ids"][0].tolist() == share.argsort(descending=True, stable=True)[:4].tolist()
 
 
+def test_logits_are_a_layer_too(tiny: sl.Model, folder: Path, tmp_path: Path) -> None:
+    kept = scan(tiny, folder, store=tmp_path / "logits.scan", layers=("logits",), vectors=("logits",))
+    with torch.no_grad():
+        logits = tiny.logits(pictures(kept))
+    assert torch.allclose(kept.vectors("logits"), logits, atol=1e-5)
+    assert kept.top("logits").ids[0].tolist() == logits.argmax(0).tolist()
+
+
 def test_a_region_is_asked_for_alone(kept: Scan, tiny: sl.Model) -> None:
     one = pictures(kept)[5:6]
     values = sl.neighbors(tiny, one, store=kept.path, box=(0, 0, 32, 32), k=1).values

@@ -16,7 +16,7 @@ class Peaks(Capture):
     """A forward pass whose watched layers go to a tally at once; of `vectors` the tensors are kept, averaged over places."""
 
     def __init__(self, model: Model, layers: Mapping[str, slice], vectors: Mapping[str, int], tally: Tally) -> None:
-        super().__init__(model.body, {*layers, *vectors}, whole=True)
+        super().__init__(model.body, {*layers, *vectors} - {"logits"}, whole=True)
         self.model, self.layers, self.vectors, self.tally = model, layers, vectors, tally
         self.image = torch.empty(0)
 
@@ -25,7 +25,7 @@ class Peaks(Capture):
         from ..capture import first_tensor
 
         tensor = first_tensor(value)
-        if name not in self.wanted or tensor is None:
+        if tensor is None or not (name in self.layers or name in self.vectors):
             return
         maps = positions(tensor, self.image)
         if name in self.layers:
@@ -43,7 +43,9 @@ class Peaks(Capture):
         self.calls.clear()
         with self.model._lock, torch.inference_mode():
             output = self.run(lambda: self.model._forward(image))
-            return {**self.found, "logits": as_logits(output, self.model.output, self.model.name).float().cpu()}
+            logits = as_logits(output, self.model.output, self.model.name)
+            self.keep("logits", logits)  # no module's output by that name, but a layer that one may ask for
+            return {**self.found, "logits": logits.float().cpu()}
 
 
 def largest(maps: Tensor) -> tuple[Tensor, Tensor]:

@@ -30,11 +30,16 @@ def scanned(
             raise SightlineError("a Scan is read as it is: leave out folder and store, or give the Model instead")
         return model
     if store is None or folder is not None:
-        others = None if layer is None or isinstance(model.module(model.layer(layer)), nn.Conv2d) else (layer,)
+        others = None if layer is None or followed(model, model.layer(layer)) else (layer,)
         return scan(model, folder, store=store, vectors=tuple(dict.fromkeys(("penultimate", vectors))), layers=others)
     found = Scan.open(store)
     found.require(model)
     return found
+
+
+def followed(model: Model, layer: str) -> bool:
+    """Whether a pass follows this layer's units without being told."""
+    return layer in model.layers and isinstance(model.module(layer), nn.Conv2d)
 
 
 def vector(model: Model, image: Tensor, layer: str) -> Tensor:
