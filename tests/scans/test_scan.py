@@ -126,7 +126,7 @@ def test_stopped_and_gone_on_is_the_same(tiny: sl.Model, found: sl.Scan, folder:
 
 
 PROGRAM = """
-import sys, time
+import resource, sys, time
 sys.path.insert(0, {tests!r})
 from conftest import small_network, LABELS
 import sightline as sl
@@ -136,27 +136,36 @@ model = sl.load(small_network(), mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25), l
 def tell(event):
     print(event.done, flush=True)
     time.sleep(0.05)
-sl.scan(model, {folder!r}, store={store!r}, batch=8, k=5, vectors=("penultimate", "conv2"), callback=tell)
+def scan(store):
+    sl.scan(model, {folder!r}, store=store, batch=8, k=5, vectors=("penultimate", "conv2"), callback=tell)
+resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, resource.RLIM_INFINITY))
+try:
+    scan({small!r})
+except sl.SightlineError as error:
+    print(error, flush=True)
+resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+scan({killed!r})
 """
 
 
-def test_killed_and_started_again_is_the_same(found: sl.Scan, folder: Path, tmp_path: Path) -> None:
-    store = tmp_path / "killed.scan"
-    program = PROGRAM.format(tests=str(CODE.parent), folder=str(folder), store=str(store))
-    child = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
-    assert child.stdout is not None
-    while int(child.stdout.readline()) < 24:
-        pass
-    with pytest.raises(sl.SightlineError, match=r"another scan is writing .*killed.scan; wait for it"), writing.locked(store):
-        pass
-    child.send_signal(signal.SIGKILL)
-    child.wait()
-    child.stdout.close()
+def test_in_a_process_of_its_own(tiny: sl.Model, found: sl.Scan, folder: Path, tmp_path: Path) -> None:
+    """Files that may not grow, then killed in the middle, both in one process, since starting it costs the most."""
+    small, store = tmp_path / "small.scan", tmp_path / "killed.scan"
+    program = PROGRAM.format(tests=str(CODE.parent), folder=str(folder), small=str(small), killed=str(store))
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as child:
+        assert child.stdout is not None
+        while (line := child.stdout.readline()).strip().isdigit():
+            pass
+        assert line.startswith(f"can't write {small}: File too large")
+        while int(child.stdout.readline()) < 24:
+            pass
+        with pytest.raises(sl.SightlineError, match=r"another scan is writing .*killed.scan; wait for it"), writing.locked(store):
+            pass
+        child.send_signal(signal.SIGKILL)
     left = sl.Scan.open(store)
     assert 8 <= left.done < COUNT
     assert verify(store) == []
-    subprocess.run([sys.executable, "-c", program], check=True, capture_output=True)
-    assert same(sl.Scan.open(store), found)
+    assert same(sl.scan(tiny, folder, store=store, batch=8, k=5, vectors=("penultimate", "conv2")), found)
 
 
 def test_rows_without_a_commit_are_removed(
@@ -177,15 +186,6 @@ def test_rows_without_a_commit_are_removed(
 def full_disk(path: Path) -> Any:
     """What writing gives on a full disk."""
     raise OSError(28, os.strerror(28))
-
-
-def test_a_file_that_may_not_grow(tmp_path: Path, folder: Path) -> None:
-    """The table's own file can't be written: LanceDB's error comes out as one line."""
-    limit = "import resource\nresource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))\n"
-    program = limit + PROGRAM.format(tests=str(CODE.parent), folder=str(folder), store=str(tmp_path / "small.scan"))
-    ended = subprocess.run([sys.executable, "-c", program], check=False, capture_output=True, text=True)
-    assert ended.stderr.splitlines()[-1].split("SightlineError: ")[1].startswith("can't write")
-    assert "File too large" in ended.stderr.splitlines()[-1]
 
 
 def test_cache_is_reused_until_something_changes(tiny: sl.Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
