@@ -47,6 +47,7 @@ def command_of(method: Method) -> Callable[..., int]:
 
     def command(network: str | None, *named: str | None, **options: Any) -> int:
         common = {name: options.pop(name) for name in ("weights", "size", "device", "out", "as_json", "quiet")}
+        options = {name: alone(method.fields[name], value) for name, value in options.items()}
         out = common["out"] or Path("out") / method.name
         check_writable(out)
         model, subject = looked_into(method, network, named, options, common)
@@ -108,7 +109,7 @@ def option(field: Field) -> Any:
     limits = f" From {field.between.low:g} to {field.between.high:g}." if field.between else ""
     kind, kinds = written(field.type), get_args(written(field.type)) or (field.type,)
     lists = [member for member in (kind, *kinds) if get_origin(member) is tuple]
-    convert = one_or_several if lists and lists[0] is not kind else whole if int in kinds and float not in kinds else None
+    convert = several if lists and lists[0] is not kind else whole if int in kinds and float not in kinds else None
     parameter = Parameter(
         help=field.doc + limits, consume_multiple=bool(lists), negative=None if field.type is bool else (), converter=convert
     )
@@ -133,10 +134,14 @@ def whole(kind: Any, tokens: Sequence[Token]) -> int | str:
     return int(text)
 
 
-def one_or_several(kind: Any, tokens: Sequence[Token]) -> Any:
-    """One thing by itself, of a type that may also be a list; more as a list."""
-    found = tuple(whole(get_args(kind)[0], [token]) for token in tokens)
-    return found[0] if len(found) == 1 else found
+def several(kind: Any, tokens: Sequence[Token]) -> tuple[int | str, ...]:
+    """A list, of a type that may also be one thing by itself (see `alone`)."""
+    return tuple(whole(get_args(kind)[0], [token]) for token in tokens)
+
+
+def alone(field: Field, value: Any) -> Any:
+    """The only item of a list where the knob takes one thing by itself too."""
+    return value[0] if isinstance(value, tuple) and len(value) == 1 and get_origin(field.type) is not tuple else value
 
 
 def report(result: Result, out: Path, *, as_json: bool) -> None:

@@ -137,7 +137,7 @@ def test_a_few_pixels_do_not_crash(side: int) -> None:
 
 
 def test_dead_weights_are_a_flat_map() -> None:
-    assert "mask is empty" in sl.segment(weighing(torch.full((SIDE, SIDE), torch.nan)), picture(DISC), label=0).captions["segment"]
+    assert "mask is empty" in sl.segment(weighing(torch.zeros(SIDE, SIDE)), picture(DISC), label=0).captions["segment"]
 
 
 def test_opencvs_random_numbers_neither_matter_nor_move(model: sl.Model) -> None:
