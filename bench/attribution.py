@@ -2,7 +2,8 @@
 
 `python bench/attribution.py [--rounds N] [--kinds KIND ...] [NAME ...]`: random weights, one image of 224 px, one process, ours,
 the bare forward and backward passes (channels_last, frozen weights, the same number at once) and captum in turns. Medians of
-processor time, which other work on the machine disturbs less than the time by the clock. Grad-CAM's bare cost is a whole
+processor time, which other work on the machine disturbs less than the time by the clock. captum runs as many noisy copies or path
+points at once as we do, and, as it comes, all of them. Grad-CAM's bare cost is a whole
 forward and backward pass too, of which it needs only a part. Peak memory is the process's high-water mark.
 """
 
@@ -45,9 +46,7 @@ def bare(model: sl.Model, image: Tensor, count: int, at_once: int) -> None:
 
 
 def engine(model: sl.Model, image: Tensor, kind: str) -> Any:
-    """Our method's numbers without its picture, which is what captum gives; SmoothGrad and integrated gradients as they are."""
-    if kind in COUNTS:
-        return own(model, image, kind)
+    """Our method's numbers without its picture, which is what captum gives."""
     index = torch.tensor([LABEL])
     if kind == "gradcam":
         return weighted("gradcam", *maps_and_slopes(model, image, model.layer("last_conv"), index)).relu()
@@ -85,21 +84,25 @@ def compare(name: str, kind: str, rounds: int) -> None:
     image = torch.rand(1, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
     normal, count = model.normalize(image), COUNTS.get(kind, 1)
     at_once = min(count, worthwhile(model, image))
-    runs: tuple[Callable[[], Any], ...] = (
-        lambda: own(model, image, kind),
-        lambda: engine(model, image, kind),
-        lambda: bare(model, normal, count, at_once),
-        lambda: peer(model, normal, kind, at_once),
-    )
-    if count == 1:
-        for run in runs:
-            run()
-    times = [[seconds(run) for run in runs] for _ in range(rounds)]
-    ours, numbers, plain, theirs = (1000 * statistics.median(column) for column in zip(*times, strict=True))
+    runs: dict[str, Callable[[], Any]] = {
+        "sightline": lambda: own(model, image, kind),
+        "bare": lambda: bare(model, normal, count, at_once),
+        "captum": lambda: peer(model, normal, kind, at_once),
+    }
+    if count > 1:
+        runs["captum as it comes"] = lambda: peer(model, normal, kind, count)
+    else:
+        runs["sightline without the picture"] = lambda: engine(model, image, kind)
+    for run in runs.values() if count == 1 else [lambda: bare(model, normal, at_once, at_once)]:
+        run()
+    times = [[seconds(run) for run in runs.values()] for _ in range(rounds)]
+    medians = {name: 1000 * statistics.median(column) for name, column in zip(runs, zip(*times, strict=True), strict=True)}
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+    ours = medians["sightline"]
     print(
-        f"{name} {kind}: sightline {ours:.0f} ms ({numbers:.0f} without the picture), bare {plain:.0f} ms ({at_once} at once), captum {theirs:.0f} ms; "
-        f"{ours / plain:.2f} ({numbers / plain:.2f}) times bare, captum {theirs / ours:.2f} ({theirs / numbers:.2f}) times ours; peak {peak:.2f} GB",
+        f"{name} {kind}, {at_once} at once: "
+        + ", ".join(f"{run} {time:.0f} ms ({time / ours:.2f} times ours)" for run, time in medians.items())
+        + f"; sightline {ours / medians['bare']:.2f} times bare; peak {peak:.2f} GB",
         flush=True,
     )
 

@@ -1,6 +1,6 @@
 """Occlusion: incremental against captum's, and against the bound that the multiply-adds set.
 
-`python bench/occlusion.py [--quick] [NAME ...]`: random weights, one image of 224 px; captum at the best of several
+`python bench/occlusion.py [--quick | --small] [NAME ...]`: random weights, one image of 224 px; captum at the best of several
 numbers of images at once, tried on a part of the windows. The two take turns, and each has its best of the rounds.
 The ratios are of processor time, which other work on the machine disturbs less than the time by the clock, also shown.
 """
@@ -80,12 +80,13 @@ def compare(name: str, window: int, stride: int, rounds: int) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--quick", action="store_true", help="only the larger windows, one round")
-    parser.add_argument("names", nargs="*", default=["vgg16", "resnet18"])
+    parser.add_argument("--small", action="store_true", help="only the smaller windows, one round")
+    parser.add_argument("names", nargs="*", default=["vgg16", "resnet18", "squeezenet1_0", "googlenet"])
     asked = parser.parse_args()
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads")
-    for window, stride in SETTINGS[: 1 if asked.quick else None]:
+    for window, stride in SETTINGS[:1] if asked.quick else SETTINGS[1:] if asked.small else SETTINGS:
         for name in asked.names:
-            compare(name, window, stride, 1 if asked.quick else 2)
+            compare(name, window, stride, 1 if asked.quick or asked.small else 2)
 
 
 if __name__ == "__main__":

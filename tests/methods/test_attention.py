@@ -8,7 +8,7 @@ import torch
 from timm.models.vision_transformer import VisionTransformer as TimmTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchvision.models import VisionTransformer
+from torchvision.models import SwinTransformer, VisionTransformer
 
 import sightline as sl
 from sightline.methods.analytical.attention import Watched
@@ -308,9 +308,15 @@ class Windowed(nn.Module):
         return self.head(F.scaled_dot_product_attention(first, first, first).mean((1, 2)))
 
 
+def swin() -> nn.Module:
+    """torchvision's, with attention in shifted windows."""
+    return SwinTransformer([4, 4], embed_dim=8, depths=[2, 2], num_heads=[2, 2], window_size=[4, 4], num_classes=4).eval()
+
+
 @pytest.mark.parametrize(
     ("make", "why"),
     [
+        (swin, "no attention between image tokens"),
         (convolutional, "no attention between image tokens"),
         (Shrinking, "among parts of its tokens"),
         (Windowed, "among parts of its tokens"),

@@ -41,8 +41,9 @@ def straight(image: Tensor, baseline: Tensor, count: int) -> Iterator[Probe]:
     import numpy as np
 
     nodes, weights = np.polynomial.legendre.leggauss(count)
+    line = image - baseline
     for node, weight in zip(nodes, weights, strict=True):
-        yield baseline + float(node + 1) / 2 * (image - baseline), float(weight) / 2 * (image - baseline)
+        yield baseline + float(node + 1) / 2 * line, float(weight) / 2 * line
 
 
 def sharpening(image: Tensor, count: int) -> Iterator[Probe]:
@@ -129,11 +130,15 @@ def score_gradient(model: Model, image: Tensor, index: Tensor) -> Tensor:
 
 def moments(model: Model, probes: Iterable[Probe], index: int, batch: int, powers: Sequence[int] = (1,)) -> list[Tensor]:
     """Σ factor · gradientᵏ over the probes for each power k, each 3×H×W, with `batch` probes run at once."""
-    stream, totals = iter(probes), [torch.zeros(()) for _ in powers]
+    stream, totals = iter(probes), [torch.zeros((), dtype=torch.float64) for _ in powers]
     while part := list(islice(stream, batch)):
         points, factors = (torch.stack(side) for side in zip(*part, strict=True))
-        gradient = score_gradient(model, points, torch.full((len(part),), index, device=model.device)).double()
-        totals = [total + (factors * (gradient if k == 1 else gradient**k)).sum(0) for total, k in zip(totals, powers, strict=True)]
+        gradient = score_gradient(model, points, torch.full((len(part),), index, device=model.device))
+        if max(powers) > 1:  # a variance is the small difference of two of them
+            gradient = gradient.double()
+        totals = [
+            total + (factors * (gradient if k == 1 else gradient**k)).sum(0).double() for total, k in zip(totals, powers, strict=True)
+        ]
     return totals
 
 

@@ -27,10 +27,10 @@ Score = Literal["probability", "logit"]
     reading="Red: while this place is visible, the score is higher than over all random masks. Blue: it is lower.",
     caution="An average over random masks: a faint pattern without a shape is the luck of the draw, and another seed or more masks change it. "
     "The map is as coarse as the cells of the masks.",
-    tour=({"masks": 300},),
-    quick={"masks": 200},
-    # Every randomized network is asked again, with fewer masks than the default.
-    map=Map("evidence", costly=True, knobs={"masks": 300}),
+    tour=({"masks": 150, "cells": 4},),
+    quick={"masks": 100},
+    # Every randomized network is asked again. Few masks need large cells, or the map is little but luck.
+    map=Map("evidence", costly=True, knobs={"masks": 150, "cells": 4}),
 )
 def rise(
     model: Model,

@@ -69,7 +69,8 @@ def trust(
     changes nothing, of the image with noise of deviation 0.01 (`stability_of`). A name with `_chance` is what the same map, shifted at
     random, gets. `verdict` has sentences for each image, by these limits: an area differs by 0.02, a correlation or share by 0.1; a
     map is lost below a median rank correlation of 0.2 above chance and barely changes from 0.5; it is stable from 0.8.
-    The other method is run 2 L + 1 times, with occlusion's stride 16, 300 masks of RISE and Score-CAM's 32 strongest channels for speed.
+    The other method is run 2 L + 1 times, with occlusion's stride 16, 150 masks of RISE with 4×4 cells and Score-CAM's 32 strongest channels
+    for speed.
 
     Args:
         method: Whose map: any method that gives one, as "saliency", "occlusion", "rise", "gradcam", "cam", "attention", "segment" (its seeds' map) or
