@@ -3,8 +3,9 @@
 from pathlib import Path
 
 import sightline as sl
+from sightline import image
 
 PICTURES = Path(__file__).parent.parent / "docs" / "pictures"
 
 result = sl.embedding(sl.load())
-sl.write(result.panels["embedding"], PICTURES / "embedding.jpg")
+sl.write(image.resize(result.panels["embedding"], 640, 640), PICTURES / "embedding.jpg")

@@ -32,6 +32,7 @@ SHORT: dict[str, dict[str, Any]] = {
     "boundary": {"cells": 5, "steps": 5},
     "filters": {"k": 4},
     "inversion": {"k": 2, "steps": 2},
+    "labels": {"k": 3, "units": 2},
     "neighbors": {"k": 3},
     "occlusion": {"window": 8, "stride": 8},
     "patches": {"k": 4, "unit": 3},

@@ -11,6 +11,7 @@ from .methods.analytical.cam import cam as cam
 from .methods.analytical.cam import gradcam as gradcam
 from .methods.analytical.embedding import embedding as embedding
 from .methods.analytical.guided import guided as guided
+from .methods.analytical.labels import labels as labels
 from .methods.analytical.neighbors import neighbors as neighbors
 from .methods.analytical.occlusion import occlusion as occlusion
 from .methods.analytical.patches import patches as patches

@@ -7,6 +7,7 @@ TOPICS = (
     "analytical.embedding",
     "analytical.activations",
     "analytical.patches",
+    "analytical.labels",
     "analytical.saliency",
     "analytical.occlusion",
     "analytical.rise",

@@ -1,0 +1,10 @@
+"""The units of the embedded network's last convolution that one sample photograph drives and the others do not."""
+
+from pathlib import Path
+
+import sightline as sl
+
+PICTURES = Path(__file__).parent.parent / "docs" / "pictures"
+
+result = sl.labels(sl.load(), units=4)
+sl.write(result.panels["labels"], PICTURES / "labels.png")

@@ -1,0 +1,111 @@
+"""What each unit of a layer fires for: class selectivity (Morcos 2018, equation 1) and the class of its strongest images."""
+
+from pathlib import Path
+from typing import Annotated
+
+import torch
+from torch import Tensor
+
+from ... import render
+from ...catalog import method
+from ...errors import SightlineError
+from ...knobs import Between
+from ...model import Model
+from ...plates import Row, plate
+from ...result import Result
+from ...scans import Scan
+from .guided import sized
+from .patches import Cases, part_of
+from .scanned import network, scanned
+
+
+@method(
+    title="Labels of units",
+    question="Which class does each unit fire for, and does it fire for that class alone?",
+    reading="Each row is a unit, the most selective first, with the parts of images that drive it most. Selectivity 0 means that all classes drive it alike, "
+    "1 that only one does. See whether the patches show the class itself or what usually stands around it.",
+    caution="A selective unit need not matter: networks often do as well without it (Morcos 2018). With few images of a class its mean is uncertain, and the "
+    "largest of many uncertain means makes every unit look selective. A label says when a unit fires, not what it looks at.",
+)
+def labels(
+    model: Model | Scan,
+    *,
+    folder: str | Path | None = None,
+    store: str | Path | None = None,
+    layer: str | None = None,
+    k: Annotated[int, Between(1, 25)] = 8,
+    units: Annotated[int, Between(1, 100)] = 6,
+) -> Result:
+    """Names every unit of a layer after the class that drives it most, and says how much that class stands out.
+
+    Where the collection has classes `values["selectivity"]` is (best − rest) / (best + rest) for each unit, of its mean response to
+    the class `["preferred"]` and the mean over all other classes. `["top_class"]` is the class that most of its strongest images (25, as many as
+    the scan keeps) have, `["share"]` how many of them, `["chance"]` that class's share of the whole collection. Classes are
+    indices into `["names"]`. Without known classes the network's own predictions stand in, and there is no selectivity.
+
+    Args:
+        folder: Collection to look at: a folder of images, each class in a folder of its own; None for tiles of the sample photographs.
+        store: File that keeps the pass over the collection; alone, it is read as it is. None for one in the user's cache.
+        layer: A layer of the scan; None for its last one.
+        k: How many patches of a unit are shown.
+        units: How many units are shown, the most selective first.
+    """
+    found = scanned(model, folder, store, layer=layer)
+    name = found.layer(layer) if layer is not None else found.layers[-1]
+    top = found.top(name)
+    classes = found.classes if found.classes is not None else found.top5[0][:, 0]
+    names = found.class_names if found.classes is not None else found.model_labels
+    most, share = commonest(torch.where(top.ids >= 0, classes[top.ids.clamp_min(0)], -1), len(names))
+    chance = (classes == most[:, None]).float().mean(1)
+    values: dict[str, Tensor | list[str]] = {"top_class": most, "share": share, "chance": chance, "names": list(names)}
+    order = share - chance
+    if found.classes is not None:
+        order, values["preferred"] = selectivity(found.class_means(name))
+        values["selectivity"] = order
+    shown = order.argsort(descending=True, stable=True)[:units]
+    net = network(model, found)
+    rows: list[Row] = []
+    for unit in shown.tolist():
+        cases = Cases.of(net, found, name, part_of(top, unit, slice(k)))
+        rows.append(Row(titled(values, unit), [sized(part) for part in cases.parts], cases.words(found)))
+    measure = (
+        "class selectivity" if "selectivity" in values else "share of the commonest prediction among its strongest images, less chance"
+    )
+    histogram = render.histogram(order.tolist(), order[shown].tolist(), f"{measure} of the units of {name}")
+    return Result(
+        {"labels": plate(rows), "selectivity": histogram},
+        values,
+        {
+            "labels": f"The {len(rows)} of {len(order)} units of {name} with the highest {measure}, over {found.images:,} images; of each the strongest "
+            "patches with activation and class, gray beyond the image.",
+            "selectivity": f"The {measure} of all units of {name}: median {float(order.median()):.2f}; marked are the units that are shown.",
+        },
+    )
+
+
+def selectivity(means: Tensor) -> tuple[Tensor, Tensor]:
+    """Of mean responses, classes×units with NaN for a class without images: each unit's selectivity in [0, 1] and its best class."""
+    # The paper averages maps after their ReLU. A scan's response is a map's maximum, perhaps before the ReLU: below zero it counts as none.
+    known = ~means.isnan()
+    if int(known[:, 0].sum()) < 2:
+        raise SightlineError("selectivity compares classes, and the images have only one; put each class into a folder of its own")
+    means = means.clamp_min(0).nan_to_num(0)
+    best, preferred = means.where(known, -1).max(0)
+    rest = (means.sum(0) - best) / (known.sum(0) - 1)
+    return ((best - rest) / (best + rest).clamp_min(1e-30)).clamp(0, 1), preferred
+
+
+def commonest(classes: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Of K×units classes the one that each unit has most often, and how much of its K that is; −1 is no class."""
+    votes = torch.zeros(count + 1, classes.shape[1]).scatter_add_(0, classes + 1, torch.ones(classes.shape))[1:]
+    most, which = votes.max(0)
+    return which, most / len(classes)
+
+
+def titled(values: dict[str, Tensor | list[str]], unit: int) -> str:
+    """What is found of a unit, on a line."""
+    label = {key: float(value[unit]) for key, value in values.items() if isinstance(value, Tensor)}
+    names, words = values["names"], f"unit {unit}: "
+    if "selectivity" in label:
+        words += f"{names[int(label['preferred'])]}, selectivity {label['selectivity']:.2f}; "
+    return words + f"{label['share']:.0%} of its strongest images are {names[int(label['top_class'])]} ({label['chance']:.0%} by chance)"
