@@ -1,6 +1,7 @@
 """Inversion by depth: what each layer still knows of a photograph, by descent and by the generator."""
 
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import sightline as sl
 
@@ -13,3 +14,12 @@ sl.write(result.panels["inversion"], PICTURES / "inversion.png")
 sl.write(result.panels["depth"], PICTURES / "inversion_depth.png")
 learned = sl.inversion(model, photo, layer="relu4_2", kind="learned")
 sl.write(learned.panels["inversion"], PICTURES / "inversion_learned.png")
+
+# From the vectors alone that a scan keeps: the photograph stands beside, and is not used.
+with TemporaryDirectory() as folder:
+    sl.write(photo, Path(folder) / "chelsea.png")
+    kept = sl.scan(
+        model, folder, store=Path(folder) / "kept.scan", layers=["relu1"], vectors=("relu2_2", "relu3_2", "penultimate"), size=128
+    )
+    stored = sl.inversion(model, photo, store=kept.path, kind="fourier", steps=100)
+sl.write(stored.panels["inversion"], PICTURES / "inversion_store.png")

@@ -121,20 +121,15 @@ def test_a_patch_larger_than_the_layer_is_the_layer(tiny: sl.Model) -> None:
 def test_real_networks_forget_with_depth(name: str, request: pytest.FixtureRequest) -> None:
     if name == "sightnet":
         model, layers = sl.load(), ("relu1", "relu3_2", "relu5_2")
+    elif name == "squeezenet":
+        weights = request.getfixturevalue("data") / "nets" / "squeezenet1_0.safetensors"
+        model, layers = sl.load("squeezenet1_0", weights=str(weights)), ("features.0", "features.12")
     else:
-        nets = request.getfixturevalue("data") / "nets"
-        model, layers = {
-            "squeezenet": (
-                sl.load("squeezenet1_0", weights=str(nets / "squeezenet1_0.safetensors")),
-                ("features.0", "features.5", "features.12"),
-            ),
-            "mobilenet": (
-                sl.load("mobilenetv2_100", weights=str(nets / "mobilenetv2_100_same.safetensors"), pad_type="same"),
-                ("conv_stem", "blocks.2", "conv_head"),
-            ),
-        }[name]
-    photo = model.fit(sl.sample("chelsea"), 64)
-    found = [sl.inversion(model, photo, layer=layer, kind="fourier", steps=15).values for layer in layers]
+        weights = request.getfixturevalue("data") / "nets" / "mobilenetv2_100_same.safetensors"
+        model = sl.load("mobilenetv2_100", weights=str(weights), pad_type="same")
+        layers = ("conv_stem", "conv_head")
+    photo = model.fit(sl.sample("chelsea"), 48)
+    found = [sl.inversion(model, photo, layer=layer, kind="fourier", steps=12).values for layer in layers]
     psnr, ssim = ([float(values[key]) for values in found] for key in ("psnr", "ssim"))
     assert psnr[0] > 2 + max(psnr[1:])
     assert ssim[0] > 2 * max(ssim[1:])
@@ -174,3 +169,44 @@ def test_the_generator_knows_one_network(tiny: sl.Model) -> None:
     ):
         with pytest.raises(sl.SightlineError, match=part):
             sl.inversion(model, smooth(1, 64), layer=layer, kind="learned")
+
+
+# ── from a store ──
+
+
+@pytest.fixture(scope="module")
+def kept(tiny: sl.Model, tmp_path_factory: pytest.TempPathFactory) -> sl.Scan:
+    """A scan of three images that remembers two layers."""
+    folder = tmp_path_factory.mktemp("photos")
+    for number, image in enumerate(smooth(3)):
+        sl.write(image[None], folder / f"{number}.png")
+    return sl.scan(tiny, folder, store=folder / "kept.scan", vectors=("penultimate", "conv2"))
+
+
+def test_a_stored_vector_is_inverted_without_its_image(tiny: sl.Model, kept: sl.Scan) -> None:
+    """The picture is the same whatever the image beside it, its error that of its mean features, and it comes near the vector."""
+    one, other = (sl.inversion(tiny, image, store=kept.path, id=1, layer="conv2", steps=20).values for image in (smooth(), smooth(seed=9)))
+    assert torch.equal(one["image"], other["image"])
+    wanted, found = kept.vectors("conv2")[1], tiny.features(one["image"], "conv2")["conv2"].mean((2, 3))[0]
+    torch.testing.assert_close(one["error"][0, 0], (found - wanted).square().sum() / wanted.square().sum(), rtol=1e-4, atol=1e-6)
+    assert one["error"][0, 0] < 0.2 * -one["scores"][0, 0]
+    assert not torch.equal(one["image"], sl.inversion(tiny, smooth(), store=kept.path, layer="conv2", steps=20).values["image"])
+
+
+def test_all_layers_that_a_store_keeps_are_inverted(tiny: sl.Model, kept: sl.Scan) -> None:
+    values = sl.inversion(tiny, smooth(2), store=str(kept.path), steps=2).values
+    assert values["layers"] == list(kept.facts["vectors"])
+    assert values["image"].shape == (4, 3, 32, 32)
+
+
+def test_what_a_store_cannot_give_is_refused(tiny: sl.Model, kept: sl.Scan) -> None:
+    for knobs, part in (
+        ({"id": 3}, "id is 3"),
+        ({"layer": "conv1"}, "vectors of layer"),
+        ({"patch": 2}, "leave out patch"),
+        ({"kind": "learned"}, "choose kind pixels or fourier"),
+    ):
+        with pytest.raises(sl.SightlineError, match=part):
+            sl.inversion(tiny, smooth(), store=kept.path, **knobs)
+    with pytest.raises(sl.SightlineError, match="was made with"):
+        sl.inversion(sl.load(small_network(), labels=LABELS, size=32), smooth(), store=kept.path)

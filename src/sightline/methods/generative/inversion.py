@@ -1,8 +1,8 @@
 """Feature inversion: which images look the same to a layer? (Mahendran & Vedaldi 2015; Dosovitskiy & Brox 2016)"""
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import torch
@@ -12,92 +12,19 @@ from ... import image as images
 from ... import render
 from ...ascend import Callback, Step, ascend
 from ...catalog import method
+from ...errors import SightlineError, outside
 from ...knobs import Between
 from ...model import Model
 from ...networks.decoder import decoder_of, known
-from ...objective import Objective, tv
-from ...outputs import positions
+from ...objective import tv
 from ...parameterize import Fourier, Parameterization
 from ...result import Result
+from ...scans.store import Scan
+from .resemblance import NATURAL, Annealed, Levels, Looking, bounded, middle, pooled, relative_error, resemblance, smoothness
 
 Kind = Literal["pixels", "fourier", "learned"]
 
-# Root mean square of a pixel's distance to gray in photographs, of 255 (measured on Imagenette's training images).
-NATURAL = 72.0
-SMOOTHNESS = (1.0, 10.0, 100.0)  # the weight of total variation for the first, middle and last third of the layers (their table 2)
-PLAN = ((1.0, 0.25), (0.1, 0.5), (0.01, 0.25))  # their learning rates for 100, 200 and 100 steps
 ALIKE = ("Dropout", "Identity", "Flatten")  # these say what the layer before them says
-
-
-class Levels:
-    """Pixels in gray levels around the middle, 255·(image − ½), as the published constants count them; kept in [0, 1] as an image."""
-
-    def __init__(self, like: Tensor, seed: int) -> None:
-        start = torch.randn(like.shape[1:], generator=torch.Generator().manual_seed(seed)).expand(len(like), -1, -1, -1)
-        self.levels = (start * NATURAL).to(like.device).clamp(-127.5, 127.5).requires_grad_()
-        self.parameters = [self.levels]
-
-    def __call__(self) -> Tensor:
-        return self.levels / 255 + 0.5
-
-    @torch.no_grad()
-    def project_(self) -> None:
-        """A picture must be one that can be saved; the published norm only discourages what can't."""
-        self.levels.clamp_(-127.5, 127.5)
-
-
-class Annealed(torch.optim.SGD):
-    """Gradient descent with momentum 0.9 whose learning rate drops in stages; the momentum starts anew at each (invert_nn.m)."""
-
-    def __init__(self, parameters: list[Tensor], lr: float, steps: int) -> None:
-        super().__init__(parameters, lr=lr, momentum=0.9)
-        ends = [round(steps * sum(share for _, share in PLAN[:stage])) for stage in range(1, len(PLAN))]
-        self.drops = {end: lr * factor for end, (factor, _) in zip(ends, PLAN[1:], strict=True)}
-        self.done = 0
-
-    def step(self, closure: Any = None) -> None:
-        if self.done in self.drops:
-            self.param_groups[0]["lr"] = self.drops[self.done]
-            self.state.clear()
-        super().step(closure)
-        self.done += 1
-
-
-# ── what is asked of the picture ──
-
-
-def resemblance(layer: str, wanted: Tensor, patch: int | None) -> Objective:
-    """−‖Φ(x) − Φ₀‖² / ‖Φ₀‖² for each image; `patch` compares only so many rows and columns in the middle."""
-
-    def score(image: Tensor, features: Mapping[str, Tensor]) -> Tensor:
-        return -relative_error(middle(features[layer], image, patch), middle(wanted, image, patch))
-
-    return Objective(f"resemblance({layer!r})", (layer,), lambda _: score)
-
-
-def bounded() -> Objective:
-    """Σ |255·(image − ½)|⁶, small as long as the pixels can be shown (the α-norm of Mahendran & Vedaldi 2015, section 3)."""
-    return Objective("bounded()", (), lambda _: lambda image, _: (255 * (image - 0.5)).pow(6).flatten(1).sum(1))
-
-
-def relative_error(found: Tensor, wanted: Tensor) -> Tensor:
-    """‖found − wanted‖² / ‖wanted‖², per image."""
-    return (found - wanted).flatten(1).square().sum(1) / wanted.flatten(1).square().sum(1).clamp_min(1e-12)
-
-
-def middle(features: Tensor, image: Tensor, patch: int | None) -> Tensor:
-    """The features at the `patch`×`patch` positions in the middle."""
-    if patch is None:
-        return features
-    maps = positions(features, image)
-    return images.center_crop(maps, *(min(patch, side) for side in maps.shape[2:]))
-
-
-def smoothness(model: Model, layer: str) -> float:
-    """The published weight of total variation for a layer, by its place in the network."""
-    names = list(model.layers)
-    place = names.index(layer.removesuffix(":in")) if layer.removesuffix(":in") in names else len(names) - 1
-    return SMOOTHNESS[3 * place // len(names)]
 
 
 def chosen(model: Model, layer: str, k: int, kind: str) -> list[str]:
@@ -111,6 +38,16 @@ def chosen(model: Model, layer: str, k: int, kind: str) -> list[str]:
     return [names[place] for place in places]
 
 
+def remembered(model: Model, layer: str, store: str | Path, id: int) -> dict[str, Tensor]:
+    """The vectors that a scan by this very network kept of an image, 1×C by layer, for one layer or for all that it kept."""
+    scan = Scan.open(store)
+    scan.require(model)
+    names = list(scan.facts["vectors"]) if layer == "depth" else [model.layer(layer)]
+    if not 0 <= id < scan.images:
+        raise outside("id", id, 0, scan.images - 1)
+    return {name: scan.vectors(name)[id : id + 1].to(model.device) for name in names}
+
+
 # ── the inversions ──
 
 
@@ -122,7 +59,7 @@ class Inversion:
     image: Tensor
     layers: list[str]
     kind: Kind
-    patch: int | None
+    look: Looking
     steps: int
     lr: float
     seed: int
@@ -136,7 +73,7 @@ class Inversion:
         power = 3 * height * width * NATURAL**2  # the squared norm of a natural image, in gray levels
         even = smoothness(self.model, layer) if smooth is None else smooth
         penalty = even / 2 * 255**2 * height * width * tv(2.0) + limit / 2 * bounded()
-        aim = power * resemblance(layer, wanted, self.patch) - penalty
+        aim = power * resemblance(layer, wanted, self.look) - penalty
         if self.kind == "fourier":
             start: Parameterization = Fourier(len(self.image), height, width, seed=self.seed, device=self.model.device)
             optimizer = partial(torch.optim.Adam, lr=self.lr)
@@ -161,7 +98,7 @@ class Inversion:
     def error(self, layer: str, made: Tensor, wanted: Tensor) -> Tensor:
         """The relative error of the finished picture's features, N."""
         found = self.model.run(made, [layer])[layer]
-        return relative_error(middle(found, made, self.patch), middle(wanted, self.image, self.patch)).cpu()
+        return relative_error(self.look(found, made), self.look(wanted, self.image)).cpu()
 
 
 def likeness(made: Tensor, image: Tensor) -> tuple[Tensor, Tensor]:
@@ -197,6 +134,8 @@ def inversion(
     lr: Annotated[float | None, Between(0, 100)] = None,
     smooth: Annotated[float | None, Between(0, 1_000_000)] = None,
     limit: Annotated[float, Between(0, 1)] = 8e-10,
+    store: str | Path | None = None,
+    id: Annotated[int, Between(0, 10**12)] = 0,
     seed: int = 0,
     callback: Callback | None = None,
 ) -> Result:
@@ -215,12 +154,20 @@ def inversion(
         lr: Learning rate: of gradient descent for "pixels" (0.004, dropping to a tenth twice), Adam's for "fourier" (0.05).
         smooth: Weight of the total variation; by default 1, 10 or 100 for the first, middle or last third of the layers.
         limit: Weight of the sixth power of the pixels' distance to gray, in gray levels.
+        store: A scan whose vector is inverted instead of the image's features; the image then only gives the size and stands beside.
+        id: Which image of the store.
     """
-    names = chosen(model, layer, k, kind)
-    with torch.no_grad():
-        wanted = model.run(image, names)
+    if store is not None:
+        if kind == "learned" or patch is not None:
+            raise SightlineError("a store keeps means over positions; leave out patch, and choose kind pixels or fourier")
+        wanted = remembered(model, layer, store, id)
+        names, look = list(wanted), pooled
+    else:
+        names, look = chosen(model, layer, k, kind), partial(middle, patch=patch)
+        with torch.no_grad():
+            wanted = model.run(image, names)
     rate = (0.05 if kind == "fourier" else 0.004) if lr is None else lr
-    work = Inversion(model, image, names, kind, patch, steps, rate, seed, callback)
+    work = Inversion(model, image, names, kind, look, steps, rate, seed, callback)
     made, errors = list[Tensor](), list[Tensor]()
     for number, name in enumerate(names):
         features = wanted[name]
