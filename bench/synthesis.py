@@ -1,7 +1,8 @@
 """One step of gradient ascent: against the bare truncated forward and backward pass of the same batch, and against lucent's step.
 
-`python bench/synthesis.py [ROUNDS]`: GoogLeNet with random weights, 8 units, 224 px; interleaved, medians, processor time. lucent runs as a
-user gets it: one image, its own transforms and resize, the whole network.
+`python bench/synthesis.py [ROUNDS]`: GoogLeNet with random weights, 8 units, pictures of 128 px; medians of processor time in steady state, one
+step of each in turn. The bare pass is the plain modules up to the layer, frozen, on a leaf that is already normalized and laid out as is fastest.
+lucent runs as a user gets it: one image of its default 128 px, its own transforms, its resize to 224 px, the whole network, weight gradients.
 """
 
 import statistics
@@ -9,19 +10,22 @@ import sys
 import time
 import warnings
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from lucent.optvis import objectives, render
+from torch import Tensor, nn
 from torchvision.models import googlenet
 
 import sightline as sl
-from sightline.ascend import ascend
+from sightline.ascend import REDIRECTED, ascend
 from sightline.optimizers import Adam
 from sightline.parameterize import Fourier
 from sightline.transform import wobble
 
 LAYERS = ("inception3a", "inception4c", "inception5b")
-UNITS, SIDE = 8, 224
+UNITS, SIDE = 8, 128
+WARM = 2  # lucent's steps before the one that counts
 
 
 def seconds(run: Callable[[], object]) -> float:
@@ -30,34 +34,76 @@ def seconds(run: Callable[[], object]) -> float:
     return time.process_time() - begun
 
 
-def main() -> None:
-    warnings.simplefilter("ignore")
-    rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 5
+def bare(network: nn.Module, layer: str) -> Callable[[], object]:
+    """The plain pass: modules one after the other, and the gradient of one mean for each image."""
+    modules = dict(network.named_children())
+    trunk = nn.Sequential(*list(modules.values())[: list(modules).index(layer) + 1])
+    picture = torch.randn(UNITS, 3, SIDE, SIDE).contiguous(memory_format=torch.channels_last)
+
+    def run() -> Tensor:
+        leaf = picture.detach().requires_grad_()
+        found = trunk(leaf)[range(UNITS), range(UNITS)].mean((1, 2)).sum()
+        return torch.autograd.grad(found, leaf)[0]
+
+    return run
+
+
+class Timed(torch.optim.Adam):
+    """lucent's optimizer, which notes how long each of its steps took."""
+
+    taken: list[float]
+
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        begun = time.process_time()
+        result = super().step(closure)
+        self.taken.append(time.process_time() - begun)
+        return result
+
+
+def theirs(network: nn.Module, layer: str) -> float:
+    """Seconds of one of lucent's steps, after some that do not count."""
+    taken: list[float] = []
+
+    def optimizer(parameters: list[Tensor]) -> Timed:
+        made = Timed(parameters, lr=0.05)
+        made.taken = taken
+        return made
+
+    render.render_vis(network, objectives.channel(layer, 0), optimizer=optimizer, thresholds=(WARM + 1,), progress=False, show_image=False)
+    return taken[-1]
+
+
+def compared(layer: str, rounds: int) -> tuple[float, float, float]:
+    """Seconds of the bare pass, of our step and of lucent's, interleaved: the others run between two steps of one ascent."""
     torch.manual_seed(0)
     network = googlenet(weights=None, init_weights=False, aux_logits=False).eval()
     model = sl.load(network, size=SIDE)
+    frozen = googlenet(weights=None, init_weights=False, aux_logits=False).eval().requires_grad_(False)
+    plain, taken, begun = bare(frozen, layer), list[tuple[float, float, float]](), 0.0
+
+    def between(index: int) -> None:
+        nonlocal begun
+        own = time.process_time() - begun
+        if index > REDIRECTED:  # one step without redirection has run before, and so has the bare pass
+            taken.append((seconds(plain), own, theirs(network, layer)))
+        elif index == REDIRECTED:
+            plain()
+        begun = time.process_time()
+
+    warp = wobble(SIDE / 12, 0.2, 10, torch.Generator().manual_seed(0), alike=True)
+    start, aim = Fourier(UNITS, SIDE, SIDE, alike=True), sl.channel(layer, tuple(range(UNITS)))
+    ascend(model, aim, start, partial(Adam, lr=0.05), REDIRECTED + 1 + rounds, transform=warp, regularize=between)
+    one, own, other = zip(*taken, strict=True)
+    return statistics.median(one), statistics.median(own), statistics.median(other)
+
+
+def main() -> None:
+    warnings.simplefilter("ignore")
+    rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 7
     for layer in LAYERS:
-        aim = sl.channel(layer, tuple(range(UNITS)))
-        score = aim.bind(model)
-
-        def bare(aim_of: object = score, name: str = layer) -> None:
-            leaf = torch.rand(UNITS, 3, SIDE, SIDE).requires_grad_()
-            torch.autograd.grad(aim_of(leaf, model.run(leaf, [name])).sum(), leaf)  # type: ignore[operator]
-
-        def ours(steps: int, objective: sl.Objective = aim) -> None:
-            warp = wobble(18, 0.2, 10, torch.Generator().manual_seed(0), alike=True)
-            ascend(model, objective, Fourier(UNITS, SIDE, SIDE), lambda p: Adam(p, 0.05), steps, transform=warp)
-
-        def theirs(steps: int, name: str = layer) -> None:
-            render.render_vis(network, objectives.channel(name, 0), thresholds=(steps,), progress=False, show_image=False)
-
-        bare()
-        ours(1)
-        theirs(1)
-        found = [(seconds(bare), seconds(lambda: ours(2)) / 2, seconds(lambda: theirs(2)) / 2) for _ in range(rounds)]
-        one, own, other = (statistics.median(column) for column in zip(*found, strict=True))
+        one, own, other = compared(layer, rounds)
         print(
-            f"{layer}: bare pass {one / UNITS * 1000:.0f} ms, our step {own / UNITS * 1000:.0f} ms per image ({own / one:.2f} times), "
+            f"{layer}: bare pass {one / UNITS * 1000:.1f} ms, our step {own / UNITS * 1000:.1f} ms per image ({own / one:.2f} times), "
             f"lucent's {other * 1000:.0f} ms per image, {other / own * UNITS:.1f} times as long",
             flush=True,
         )

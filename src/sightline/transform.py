@@ -29,8 +29,13 @@ def wobble(shift: float, scale: float, angle: float, generator: torch.Generator,
     """
 
     def warp(image: Tensor) -> Tensor:
+        if alike:  # as channels of one image: torch then works out where to read once instead of once for each image
+            return each(image.flatten(0, 1)[None])[0].unflatten(0, image.shape[:2])
+        return each(image)
+
+    def each(image: Tensor) -> Tensor:
         count, _, height, width = image.shape
-        draw = (2 * torch.rand(4, 1 if alike else count, generator=generator) - 1).expand(4, count)
+        draw = 2 * torch.rand(4, count, generator=generator) - 1
         size = 1 + scale * draw[0]
         turn = math.radians(angle) * draw[1]
         cos, sin = turn.cos() / size, turn.sin() / size

@@ -154,6 +154,12 @@ def test_units_of_a_sheet_are_as_if_alone(model: sl.Model) -> None:
     assert sl.synthesis(model, steps=1).values["image"].shape[0] == len(LABELS), "without objective: the classes"
 
 
+def test_classes_by_their_names(model: sl.Model) -> None:
+    named = sl.synthesis(model, sl.logit(("dog", "bee")), steps=2)
+    assert torch.equal(named.values["image"], sl.synthesis(model, sl.logit((3, 1)), steps=2).values["image"])
+    assert "dog, bee" in named.captions["synthesis"]
+
+
 @pytest.mark.parametrize(("units", "match"), [("9", "units 0 to 7"), ("3-1", "units 0 to 7"), ("a", "write numbers and ranges")])
 def test_units_that_are_none(model: sl.Model, units: str, match: str) -> None:
     with pytest.raises(sl.SightlineError, match=match):

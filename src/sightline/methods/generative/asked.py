@@ -38,7 +38,9 @@ def listed(units: str, total: int) -> tuple[int, ...]:
 
 
 def labelled(model: Model, aim: Objective) -> tuple[str, tuple[int, ...]]:
-    """The layer and units that the objective is about; a class that it names by its label is looked up."""
+    """The layer and units that the objective is about; classes that it names by their labels are looked up."""
+    if aim.units[0] == "logits" and aim.units[1]:
+        return "logits", tuple(map(model.index, aim.units[1]))
     if aim.units[1] or not (named := re.match(r"logit\((.+?)\)", aim.text)):
         return aim.units
     return "logits", (model.index(named[1].strip("'\"")),)
