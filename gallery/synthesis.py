@@ -1,14 +1,38 @@
-"""Gradient ascent from nothing to a class, by a spectrum and by regularized pixels."""
+"""Gradient ascent from nothing: a class by spectrum and by pixels, a sheet of units, and three networks side by side."""
 
 from pathlib import Path
 
+import torch
+from torch import Tensor
+
 import sightline as sl
+from sightline import render
 
-PICTURES = Path(__file__).parent.parent / "docs" / "pictures"
+ROOT = Path(__file__).parent.parent
+PICTURES, NETS = ROOT / "docs" / "pictures", ROOT.parent / "shared" / "data" / "nets"
+SEEN, LARGE = ("golf ball", "church", "tench"), ("goldfish", "flamingo", "volcano")
 
-model = sl.load()
-sheet = sl.synthesis(model, layer="middle", units="0-8", size=64, steps=40)
-sl.write(sheet.panels["synthesis"], PICTURES / "synthesis_sheet.png")
-for start in ("fourier", "gray"):
-    result = sl.synthesis(model, sl.logit("golf ball"), start=start, size=192)
-    sl.write(result.panels["synthesis"], PICTURES / f"synthesis_{start}.png")
+
+def row(model: sl.Model, classes: tuple[str, ...], layer: str, unit: int, lr: float) -> Tensor:
+    """Three classes and one unit of a network, 4×3×128×128."""
+    goals = (sl.logit(classes), sl.channel(layer, unit))
+    return torch.cat([sl.synthesis(model, goal, size=128, lr=lr).values["image"] for goal in goals])
+
+
+def main() -> None:
+    model = sl.load()
+    sheet = sl.synthesis(model, layer="middle", units="0-8", size=64, steps=40)
+    sl.write(sheet.panels["synthesis"], PICTURES / "synthesis_sheet.png")
+    for start in ("fourier", "gray"):
+        result = sl.synthesis(model, sl.logit("golf ball"), start=start, size=192)
+        sl.write(result.panels["synthesis"], PICTURES / f"synthesis_{start}.png")
+    rows = [row(model, SEEN, "middle", 5, 0.1)]
+    if NETS.is_dir():
+        squeezenet = sl.load("squeezenet1_0", weights=NETS / "squeezenet1_0.safetensors")
+        mobilenet = sl.load("mobilenetv2_100", weights=NETS / "mobilenetv2_100_same.safetensors", pad_type="same")
+        rows += [row(squeezenet, LARGE, "features.9", 7, 0.05), row(mobilenet, LARGE, "blocks.4.1", 7, 0.1)]
+        sl.write(render.sheet(torch.cat(rows), columns=4), PICTURES / "synthesis_networks.jpg")
+
+
+if __name__ == "__main__":
+    main()

@@ -61,6 +61,16 @@ def test_fourier_is_a_sum_of_waves(height: int, width: int) -> None:
     assert np.allclose(start().detach().numpy(), np.stack(expected), atol=2e-6)
 
 
+@pytest.mark.parametrize("slope", [0.5, 1.5, 2.0])
+def test_the_slope_turns_the_weights_about_four_waves(slope: float) -> None:
+    plain, steep = Fourier(1, 32, 32, seed=1), Fourier(1, 32, 32, seed=1, slope=slope)
+    for row, column in ((0, 1), (0, 4), (3, 5), (16, 16)):
+        waves = math.hypot(row, column)
+        ratio = float(steep.scale[row, column] / plain.scale[row, column])
+        assert ratio == pytest.approx((waves / 4) ** (1 - slope), rel=1e-5)
+    assert torch.equal(plain.spectrum, steep.spectrum)
+
+
 @given(st.integers(1, 12), st.integers(1, 12), SEEDS, st.sampled_from([0.01, 1.0, 100.0]))
 @TINY
 def test_fourier_gives_pictures(height: int, width: int, seed: int, deviation: float) -> None:

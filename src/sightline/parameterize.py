@@ -12,6 +12,7 @@ from torch.nn import functional as F
 # Square root of the covariance of natural colours (lucid, optvis/param/color.py), scaled to a largest column norm of 1.
 NATURAL = torch.tensor([[0.26, 0.09, 0.02], [0.27, 0.00, -0.05], [0.27, -0.09, 0.03]])
 COLOR = NATURAL / NATURAL.norm(dim=0).max()
+PIVOT = 4  # waves per picture, about the size of the parts of an object: there every slope gives the same weight
 
 
 class Parameterization(Protocol):
@@ -39,19 +40,21 @@ class Pixels:
 
 
 class Fourier:
-    """Spectrum with equal energy per frequency band and decorrelated colours, through a sigmoid (Olah 2017, "preconditioning").
+    """Spectrum with decorrelated colours, through a sigmoid (Olah 2017, "preconditioning").
 
     The coefficients start as N(0, `deviation`²), with `alike` the same for all images, or as those of `image`; each is weighted by
-    1/frequency. Low frequencies then move first.
+    1/frequency^`slope`, which is the same at 4 waves per picture for every slope. Low frequencies then move first; at slope 1 every
+    octave has equal energy, above it the coarse ones have more.
     """
 
     def __init__(
         self, count: int, height: int, width: int, *, seed: int = 0, deviation: float = 0.01, alike: bool = False,
-        image: Tensor | None = None, device: torch.device | str = "cpu",
+        image: Tensor | None = None, slope: float = 1.0, device: torch.device | str = "cpu",
     ) -> None:  # fmt: skip
         self.size = height, width
-        frequency = frequencies(height, width)
-        self.scale = (1 / frequency.clamp_min(1 / max(height, width))).to(device)
+        side = max(height, width)
+        frequency = frequencies(height, width).clamp_min(1 / side)
+        self.scale = ((frequency * side / PIVOT) ** (1 - slope) / frequency).to(device)
         self.color = COLOR.to(device)
         if image is None:
             shape = 2, 1 if alike else count, 3, *frequency.shape

@@ -168,7 +168,7 @@ def test_units_that_are_none(model: sl.Model, units: str, match: str) -> None:
         sl.synthesis(model, "bee", layer="conv2", steps=1)
 
 
-@pytest.mark.parametrize("preset", ["lecture", "yosinski", "yosinski-small", "yosinski-decay", "yosinski-idle", "olah", "maco"])
+@pytest.mark.parametrize("preset", ["smooth", "lecture", "yosinski", "yosinski-small", "yosinski-decay", "yosinski-idle", "olah", "maco"])
 def test_every_preset_climbs_and_repeats(model: sl.Model, preset: str) -> None:
     values = sl.synthesis(model, "bee", preset=preset, steps=12, seed=1).values
     if preset != "yosinski-idle":  # clipping nine pixels in ten costs some at first
@@ -195,6 +195,35 @@ def test_a_dead_unit_is_said_so() -> None:
     with pytest.raises(sl.SightlineError, match="dead unit"):
         sl.synthesis(model, sl.channel("conv2", 1), steps=3)
     assert "of 1: dead, and left as it started" in sl.synthesis(model, layer="conv2", units="0-2", steps=3).captions["synthesis"]
+
+
+def test_a_judge_places_the_classes(model: sl.Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The other network knows the same classes in another order; its places are counted by hand."""
+    torch.manual_seed(5)
+    other = sl.load(Net(), mean=(0.5,) * 3, std=(0.25,) * 3, labels=("dog", "cat", "bee", "ant"), size=24, device="cpu")
+    monkeypatch.setattr("sightline.methods.generative.evidence.named", lambda *_: other)
+    result = sl.synthesis(model, steps=4, judge="other")
+    scores_of = other.logits(result.values["image"]).tolist()
+    own = [row[other.labels.index(label)] for row, label in zip(scores_of, LABELS, strict=True)]
+    assert result.values["transfer"].tolist() == [1 + sum(x > mine for x in row) for row, mine in zip(scores_of, own, strict=True)]
+    assert "had no part in it" in result.captions["synthesis"]
+    assert "transfer" not in sl.synthesis(model, "bee", steps=1).values
+
+
+def test_a_judge_that_can_not_judge(model: sl.Model) -> None:
+    with pytest.raises(sl.SightlineError, match="asked about classes"):
+        sl.synthesis(model, layer="conv2", units="1", steps=1, judge="sightnet")
+    with pytest.raises(sl.SightlineError, match="ant"):
+        sl.synthesis(model, "ant", steps=1, judge="sightnet")
+    with pytest.raises(sl.SightlineError, match="the other network is ''"):
+        sl.synthesis(model, "bee", steps=1, judge="")
+
+
+def test_patience_ends_a_run_that_gains_nothing(model: sl.Model) -> None:
+    still = sl.synthesis(model, "bee", steps=60, lr=0.0, start="gray", preset="yosinski", decay=0.0, blur=0.0, patience=5)
+    assert len(still.values["scores"]) == 10
+    assert "no image gained any more" in still.captions["synthesis"]
+    assert len(sl.synthesis(model, "bee", steps=20, lr=0.0).values["scores"]) == 20
 
 
 def test_a_movie_of_the_run(model: sl.Model) -> None:

@@ -48,7 +48,7 @@ def labelled(model: Model, aim: Objective) -> tuple[str, tuple[int, ...]]:
 
 def chosen(preset: str, start: str, photo: object) -> Preset:
     """The preset with the start that goes with it; raises SightlineError where they don't fit."""
-    auto = "accentuation" if photo is not None else "lecture" if start in ("gray", "zero") else "olah"
+    auto = "accentuation" if photo is not None else "lecture" if start in ("gray", "zero") else "smooth"
     name = auto if preset == "auto" else preset
     kept = PRESETS[name]
     if (kept.start == "photo") != (photo is not None) and not (photo is not None and kept.start in ("fourier", "gray")):

@@ -1,6 +1,6 @@
 """What speaks for a synthesized picture: how it compares with photographs, and whether the network holds on to it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from itertools import pairwise
 
@@ -9,10 +9,12 @@ from torch import Tensor
 
 from ... import image as images
 from ...ascend import score_of
+from ...errors import SightlineError
 from ...model import Model
 from ...objective import Objective, channel, logit
 from ...outputs import positions
 from ...transform import wobble
+from .transfer import named
 
 HELD_OUT, WARPS = 7_919, 8  # seed and number of the warps that no run has seen
 
@@ -21,7 +23,8 @@ HELD_OUT, WARPS = 7_919, 8  # seed and number of the warps that no run has seen
 class Evidence:
     """For each picture, N: its score as it is; the best of `count` photographs; the mean over held-out warps as a share of its own
     score; its unit's rank among the layer's units, each against its own spread over the photographs (1 is first; 0: no unit); the
-    mean difference of its log spectrum from the photographs' (0 is natural; 1 a factor of e)."""
+    mean difference of its log spectrum from the photographs' (0 is natural; 1 a factor of e); with a judge, the place that it gives
+    the class among all of its own (1 is first)."""
 
     score: Tensor
     natural: Tensor
@@ -30,6 +33,8 @@ class Evidence:
     spectrum: Tensor
     units: int
     count: int
+    transfer: Tensor | None = None
+    judge: str = ""
 
     def sentence(self) -> str:
         """The evidence in words: of one picture, or the middle of several."""
@@ -40,7 +45,35 @@ class Evidence:
         words += f"; small warps that it has not seen leave {float(self.robust.median()):.0%} of it"
         if self.units:
             words += f"; the unit is number {int(self.rank.median())} of {self.units} on its own picture"
+        if self.transfer is not None:
+            words += f"; {self.judge}, which had no part in it, puts the class in place {int(self.transfer.median())}"
         return f"{words}. Its spectrum is off a photograph's by a factor of {float(self.spectrum.median().exp()):.1f}."
+
+
+@dataclass(frozen=True)
+class Judge:
+    """A second network, and its numbers of the classes that the pictures are made for."""
+
+    model: Model
+    classes: tuple[int, ...]
+
+    @torch.no_grad()
+    def added(self, evidence: Evidence, picture: Tensor) -> Evidence:
+        """The evidence with the judge's own: it sees the whole pictures, resized to its own size."""
+        shown = images.short_side(picture, self.model.size).to(self.model.device)
+        logits = self.model.run(shown, ["logits"])["logits"].cpu()
+        own = logits.gather(1, torch.tensor(self.classes).view(-1, 1))
+        return replace(evidence, transfer=(logits > own).sum(1) + 1, judge=self.model.name)
+
+
+def judging(model: Model, units: tuple[str, tuple[int, ...]], judge: str | None) -> Judge | None:
+    """The judge; raises SightlineError if the objective is about no class, or about one that the judge does not have."""
+    if judge is None:
+        return None
+    if units[0] != "logits" or not units[1]:
+        raise SightlineError("a judge can only be asked about classes; leave out judge, or ask for logits")
+    second = named(judge, model.device)
+    return Judge(second, tuple(second.index(model.labels[unit]) for unit in units[1]))
 
 
 def photographs(model: Model, side: int) -> Tensor:

@@ -22,7 +22,7 @@ from ...regularize import Regularizer
 from ...result import Result
 from ...transform import Transform, crops, wobble
 from .asked import aimed, chosen, labelled, turned
-from .evidence import Evidence, gathered
+from .evidence import Evidence, gathered, judging
 from .presets import Preset
 
 MOST_FRAMES = 64
@@ -36,9 +36,9 @@ MOST_FRAMES = 64
     "image of many that work, and no evidence that the network needs these parts in photographs.",
     tour=(
         {"start": "fourier"},
-        {"start": "gray"},
-        {"layer": "logits", "steps": 96},
-        {"layer": "middle", "steps": 48, "size": 64},
+        {"start": "gray", "steps": 128},
+        {"layer": "logits", "steps": 48, "size": 96},
+        {"layer": "middle", "steps": 32, "size": 64},
     ),
     quick={"steps": 32},
 )
@@ -49,7 +49,7 @@ def synthesis(
     layer: str | None = None,
     units: str | None = None,
     preset: Literal[
-        "auto", "lecture", "yosinski", "yosinski-small", "yosinski-decay", "yosinski-idle", "olah", "maco", "accentuation"
+        "auto", "smooth", "lecture", "yosinski", "yosinski-small", "yosinski-decay", "yosinski-idle", "olah", "maco", "accentuation"
     ] = "auto",
     start: Literal["auto", "fourier", "gray", "zero"] = "auto",
     photo: Tensor | str | Path | None = None,
@@ -59,6 +59,8 @@ def synthesis(
     decay: Annotated[float | None, Between(0, 1)] = None,
     blur: Annotated[float | None, Between(0, 50)] = None,
     clip: Annotated[float | None, Between(0, 1)] = None,
+    patience: Annotated[int, Between(0, 100_000)] = 0,
+    judge: str | None = None,
     movie: bool = False,
     seed: int = 0,
     callback: Callback | None = None,
@@ -67,18 +69,20 @@ def synthesis(
 
     A preset is a published recipe. "lecture" moves pixels by normalized gradient steps with L2 decay, Gaussian blur every 4 steps,
     clipping of small pixels and of pixels with small gradients; "yosinski" and the others of that name are the four settings of Yosinski
-    2015; "olah" moves a decorrelated spectrum (Olah 2017) under random shifts, scales and turns; "maco" only phases, with the
+    2015; "olah" moves a decorrelated spectrum (Olah 2017) under random shifts, scales and turns; "smooth", the default, does so with more
+    weight on coarse waves; "maco" only phases, with the
     amplitudes of photographs (Fel 2023); "accentuation" starts from a photograph (Hamblin 2024). The units of a layer are ascended
     in one batch, each as if it were alone.
 
     `values["image"]` is N×3×H×W, one for each unit, `values["scores"]` steps×N (steps for one picture). `values["natural"]` is the score of
     the best sample photograph, `["robust"]` the share of the score under warps not seen before, `["rank"]` the unit's rank in
-    its layer, `["spectrum"]` the distance of the log spectrum from photographs', N each.
+    its layer, `["spectrum"]` the distance of the log spectrum from photographs', `["transfer"]` the class's place in the judge's
+    answer, N each.
 
     Args:
         layer: Layer whose units are shown, instead of an objective; "logits" for the classes.
         units: Which units of the layer: "7", "0-63", "3,5,8"; the first 16 by default.
-        preset: The recipe; "auto" for olah, for lecture with start gray or zero, for accentuation with a photo.
+        preset: The recipe; "auto" for smooth, for lecture with start gray or zero, for accentuation with a photo.
         start: "fourier" for a spectrum, "gray" or "zero" (black) for pixels; the preset's own by default.
         photo: Photograph to start from: a file, a sample's name or a tensor.
         size: Side of the picture in pixels; the network's own by default.
@@ -87,20 +91,25 @@ def synthesis(
         decay: L2 decay per step instead of the preset's, for pixels.
         blur: Standard deviation in pixels of the blur every 4 steps instead of the preset's, for pixels.
         clip: Share of pixels set to gray per step for being small or contributing little instead of the preset's, for pixels.
+        patience: A picture whose score has not risen for so many steps is finished; 0 to make every step.
+        judge: A second network that says what it sees in pictures of classes, as the command line names it; NAME=FILE for its weights.
         movie: Whether to keep a movie of the run.
     """
     aim, kept = aimed(model, objective, layer, units), chosen(preset, start, photo)
     kept = turned(kept, lr, decay, blur, clip)
     named = labelled(model, aim)
+    second = judging(model, named, judge)
     count, generator = max(1, len(named[1])), torch.Generator().manual_seed(seed)
     side = size or model.size
     begin, regularize = beginning(model, kept, side, count, photo=photo, seed=seed, generator=generator)
     watch = Watch(callback, every=max(1, (steps or kept.steps) // MOST_FRAMES), keep=movie)
     found = ascend(
         model, aim, begin, moving(kept), steps or kept.steps, transform=view(kept, side, generator), regularize=regularize,
-        callback=watch if movie or callback else None,
+        callback=watch if movie or callback else None, patience=patience,
     )  # fmt: skip
-    evidence = gathered(model, aim, named, alive(found, aim))
+    picture = alive(found, aim)
+    evidence = gathered(model, aim, named, picture)
+    evidence = second.added(evidence, picture) if second else evidence
     return shown(model, aim, named, found=found, evidence=evidence, frames=watch.frames)
 
 
@@ -115,7 +124,7 @@ def beginning(
     if not preset.of_pixels:
         if preset.start == "phase":
             return Phase(count, side, side, seed=seed, device=model.device), None
-        return Fourier(count, side, side, seed=seed, alike=True, image=picture, device=model.device), None
+        return Fourier(count, side, side, seed=seed, alike=True, image=picture, slope=preset.slope, device=model.device), None
     if picture is None:
         level = 0.0 if preset.start == "zero" else 0.5
         noise = torch.randn(1, 3, side, side, generator=generator)

@@ -73,7 +73,7 @@ def named(other: str, device: torch.device) -> Model:
     """The network of «NAME» or «NAME=FILE»."""
     name, _, weights = other.partition("=")
     if not name:
-        raise SightlineError(f"others has {other!r}; it must be a network's name, or NAME=FILE with its weights")
+        raise SightlineError(f"the other network is {other!r}; it must be a network's name, or NAME=FILE with its weights")
     with torch.random.fork_rng(devices=[]):  # to build a network draws numbers
         return load(name, weights=weights or None, device=str(device))
 
