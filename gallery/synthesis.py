@@ -4,6 +4,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 import sightline as sl
 from sightline import render
@@ -13,10 +14,11 @@ PICTURES, NETS = ROOT / "docs" / "pictures", ROOT.parent / "shared" / "data" / "
 SEEN, LARGE = ("golf ball", "church", "tench"), ("goldfish", "flamingo", "volcano")
 
 
-def row(model: sl.Model, classes: tuple[str, ...], layer: str, unit: int, lr: float) -> Tensor:
+def row(model: sl.Model, classes: tuple[str, ...], layer: str, unit: int, size: int) -> Tensor:
     """Three classes and one unit of a network, 4×3×128×128."""
     goals = (sl.logit(classes), sl.channel(layer, unit))
-    return torch.cat([sl.synthesis(model, goal, size=128, lr=lr).values["image"] for goal in goals])
+    made = torch.cat([sl.synthesis(model, goal, size=size).values["image"] for goal in goals])
+    return F.interpolate(made, size=(128, 128), mode="bilinear", antialias=True)
 
 
 def main() -> None:
@@ -24,13 +26,13 @@ def main() -> None:
     sheet = sl.synthesis(model, layer="middle", units="0-8", size=64, steps=40)
     sl.write(sheet.panels["synthesis"], PICTURES / "synthesis_sheet.png")
     for start in ("fourier", "gray"):
-        result = sl.synthesis(model, sl.logit("golf ball"), start=start, size=192)
+        result = sl.synthesis(model, sl.logit("golf ball"), start=start, size=128)
         sl.write(result.panels["synthesis"], PICTURES / f"synthesis_{start}.png")
-    rows = [row(model, SEEN, "middle", 5, 0.1)]
+    rows = [row(model, SEEN, "middle", 5, 128)]
     if NETS.is_dir():
         squeezenet = sl.load("squeezenet1_0", weights=NETS / "squeezenet1_0.safetensors")
         mobilenet = sl.load("mobilenetv2_100", weights=NETS / "mobilenetv2_100_same.safetensors", pad_type="same")
-        rows += [row(squeezenet, LARGE, "features.9", 7, 0.05), row(mobilenet, LARGE, "blocks.4.1", 7, 0.1)]
+        rows += [row(squeezenet, LARGE, "features.9", 7, 128), row(mobilenet, LARGE, "blocks.4.1", 7, 160)]
         sl.write(render.sheet(torch.cat(rows), columns=4), PICTURES / "synthesis_networks.jpg")
 
 

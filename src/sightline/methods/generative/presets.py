@@ -62,7 +62,7 @@ PRESETS = {
     "yosinski-idle": Preset("gray", "gain", 1e8 * CAFFE, 1000, gain=2.0, noise=NOISE, sigma=0.5, idle=0.9),
     # "olah" with a steeper spectrum and steps twice as long, found by trying on three networks (docs/synthesis.md): large areas of colour
     # instead of grain, in fewer steps.
-    "smooth": Preset("fourier", "adam", 0.1, 96, slope=1.3, shift=1 / 12, scale=0.2, angle=10),
+    "smooth": Preset("fourier", "adam", 0.1, 96, slope=1.5, shift=1 / 12, scale=0.2, angle=10),
     # Olah 2017 (lucid, optvis/param, render.py): Adam 0.05 on a decorrelated spectrum. One warp with about lucid's ranges; steps by trying.
     "olah": Preset("fourier", "adam", 0.05, 256, shift=1 / 12, scale=0.2, angle=10),
     # Fel 2023 (xplique, features_visualizations/maco.py): NAdam 1.0 on phases, crops of half to a twentieth of the side there; larger ones
