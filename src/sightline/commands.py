@@ -136,7 +136,8 @@ def whole(kind: Any, tokens: Sequence[Token]) -> int | str:
 
 def several(kind: Any, tokens: Sequence[Token]) -> tuple[int | str, ...]:
     """A list, of a type that may also be one thing by itself (see `alone`)."""
-    return tuple(whole(get_args(kind)[0], [token]) for token in tokens)
+    item = get_args(kind)[0]
+    return tuple(whole(item, [token]) if int in (item, *get_args(item)) else token.value for token in tokens)
 
 
 def alone(field: Field, value: Any) -> Any:

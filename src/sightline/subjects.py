@@ -16,8 +16,12 @@ def looked_into(
     store = options.get("store") if not options.get("folder") else None
     if store and method.subject and network and not any(named):
         network, named = None, [network]
-    elif method.subject and not any(named) and all(options.get(name) is None for name in ("id", "unit") if "store" in method.fields):
+    elif (
+        method.subject == "image"
+        and not any(named)
+        and all(options.get(name) is None for name in ("id", "unit") if "store" in method.fields)
+    ):
         named = ["rocket"]
     own = store and network is None
     model = Scan.open(options.pop("store")) if own else zoo.load(network or "sightnet", weights=common["weights"], device=common["device"])
-    return model, [name for name in named if name]
+    return model, [name for name in named if name] if method.subject == "image" else [name or "" for name in named]
