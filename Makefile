@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALL := VIRTUAL_ENV=$(CURDIR)/$(VENV) $(BIN)/uv pip install --quiet --compile-bytecode
 COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-emit-index-url --no-header --generate-hashes pyproject.toml
 
-.PHONY: setup tour test check lint types lock gallery bench-setup clean
+.PHONY: setup tour test cluster-test check lint types lock gallery bench-setup clean
 
 setup: $(VENV)/.setup
 tour: $(VENV)/.setup
@@ -15,6 +15,10 @@ test: $(VENV)/.setup-test
 	@$(BIN)/python -m pytest
 
 check: lint types test
+
+# A scan on two Ray nodes on this machine, one worker killed; half a minute and more.
+cluster-test: $(VENV)/.setup-test
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -s tests/cluster/cluster_test.py
 
 lint: $(VENV)/.setup-test
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .

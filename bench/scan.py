@@ -28,7 +28,7 @@ from PIL import Image
 
 import sightline as sl
 from sightline.fitted import Fitted, fitted, stacked
-from sightline.scans.stream import AHEAD
+from sightline.scans.eye import AHEAD
 
 SIDE, SHORT, BATCH = 224, 256, 32
 
@@ -98,14 +98,15 @@ def compare(root: Path, images: int, rounds: int) -> None:
 
 
 CHILD = """
-import resource, sys, time
+import sys, time
 import sightline as sl
 from torch import nn
 model = sl.load(nn.Sequential(nn.Conv2d(3, 32, 5, 4), nn.ReLU(), nn.Conv2d(32, 64, 3, 2), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10)), size=64)
 import lancedb
 began = time.process_time()
 sl.scan(model, sys.argv[1], store=sys.argv[2])
-print(time.process_time() - began, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3)
+peak = next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM"))  # getrusage would tell the parent's
+print(time.process_time() - began, int(peak) / 1e3)
 """
 
 
@@ -130,11 +131,13 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--images", type=int, default=400)
+    parser.add_argument("--only-grow", action="store_true")
     parser.add_argument("--grow", type=int, nargs="*", default=[500, 2000, 8000])
     given = parser.parse_args()
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads")
     with tempfile.TemporaryDirectory() as root:
-        compare(Path(root), given.images, given.rounds)
+        if not given.only_grow:
+            compare(Path(root), given.images, given.rounds)
         grow(Path(root), given.grow)
     print(f"peak of this process {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3:.0f} MB")
 

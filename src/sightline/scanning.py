@@ -12,7 +12,7 @@ from .commands import Device, Json, Network, Quiet, Size, Weights
 from .errors import SightlineError
 from .progress import progress
 from .scans.store import Scan
-from .scans.stream import Passing
+from .scans.stream import Engine, Passing
 from .scans.stream import scan as pass_over
 
 Store = Annotated[Path, Parameter(help="A store that `sightline scan` made.")]
@@ -35,6 +35,9 @@ def scan(
     ),
     k: Annotated[int | None, Parameter(help="Images kept for each unit; 25 by default.")] = None,
     batch: Annotated[int, Parameter(help="Images that go through the network at once. From 1 to 4096.")] = 32,
+    engine: Annotated[
+        Engine, Parameter(help="Here, or on the workers of a Ray cluster (RAY_ADDRESS names it; extra «cluster»).")
+    ] = "local",
     weights: Weights = None,
     size: Size = None,
     device: Device = None,
@@ -48,7 +51,8 @@ def scan(
         def tell(event: Passing) -> bool:
             return bar.show(event.done, event.total, f"Scan: {event.rate:.1f} images/s, {event.errors} unreadable")
 
-        found = pass_over(network, folder, store=store, layers=layers, vectors=vectors, k=k, size=size, batch=batch, callback=tell)
+        options = {"layers": layers, "vectors": vectors, "k": k, "size": size, "batch": batch, "engine": engine}
+        found = pass_over(network, folder, store=store, callback=tell, **options)  # pyright: ignore[reportArgumentType]
     told = {"store": str(found.path), "images": found.images, "errors": len(found.errors), "complete": found.complete}
     print(json.dumps(told) if as_json else summary(found))
     return 0 if found.complete else 130

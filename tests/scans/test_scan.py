@@ -142,7 +142,7 @@ resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, resource.RLIM_INFINITY))
 try:
     scan({small!r})
 except sl.SightlineError as error:
-    print(error, flush=True)
+    print(error if "ray" not in sys.modules else "Ray was imported", flush=True)
 resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
 scan({killed!r})
 """
@@ -213,6 +213,7 @@ def test_refusals(tiny: sl.Model, found: sl.Scan, folder: Path, tmp_path: Path) 
     refused("there are no images in .*empty", tiny, tmp_path / "empty", store=tmp_path / "a.scan")
     refused("none of the 1 files could be read; the first: text.jpg: ", tiny, tmp_path / "broken", store=tmp_path / "b.scan")
     refused("k is 45; the collection has 44 images", tiny, folder, k=45)
+    refused("no engine named 'rey'; did you mean ray", tiny, folder, engine="rey")
     refused("no layer named 'conv9'", tiny, folder, layers=["conv9"])
     refused("there is no folder, list or archive", tiny, tmp_path / "absent")
     refused("exists and is no store", tiny, folder, store=folder)
@@ -226,6 +227,12 @@ def test_refusals(tiny: sl.Model, found: sl.Scan, folder: Path, tmp_path: Path) 
     kind = {"mean": (0.5, 0.5, 0.5), "labels": LABELS, "size": 32}
     refused("other weights of Sequential", sl.load(changed, std=(0.25, 0.25, 0.25), **kind), folder, **options)
     refused("another preprocessing", sl.load(small_network(), std=(0.2, 0.2, 0.2), **kind), folder, **options)
+
+
+def test_cluster_needs_its_extra(tiny: sl.Model, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(sl.SightlineError, match=r"--engine ray needs the extra «cluster» .*; pip install 'sightline\[cluster\]'"):
+        sl.scan(tiny, folder, store=tmp_path / "a.scan", engine="ray")
 
 
 def test_broken_stores(found: sl.Scan, tmp_path: Path) -> None:

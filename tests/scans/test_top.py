@@ -50,7 +50,7 @@ def test_sample_is_the_smallest_hashes(count: int, size: int, cuts: list[int]) -
     sampled = Sampled.empty(size, 1)
     bounds = [0, *sorted(min(cut, count) for cut in cuts), count]
     for start, end in pairwise(bounds):
-        rows, slots = sampled.admit(torch.arange(start, end))
+        rows, slots = sampled.admit(torch.arange(start, end), torch.arange(start, end))
         sampled.values[slots, 0] = (rows + start).float()
     kept = sorted(int(number) for number in sampled.ids if number >= 0)
     assert kept == sorted(sorted(range(count), key=scattered)[:size])
@@ -68,7 +68,7 @@ def test_classes_have_their_own_lists_and_means() -> None:
     tally = Tally(4, 5, 8, 3, 2)
     for start in range(0, 30, 7):
         ids = torch.arange(start, min(start + 7, 30))
-        tally.begin(ids, labels[ids])
+        tally.begin(ids, labels[ids], ids)
         tally.take(slice(0, 4), values[ids], places_of(ids))  # type: ignore[arg-type]
     for label in range(3):
         mine = (labels == label).nonzero()[:, 0]
@@ -76,3 +76,24 @@ def test_classes_have_their_own_lists_and_means() -> None:
         torch.testing.assert_close(tally.classes.values[label], best.values[:2].T)
         assert torch.equal(tally.classes.ids[label].long(), mine[best.indices[:2]].T)
         torch.testing.assert_close((tally.sums / tally.counts[:, None])[label].float(), values[mine].mean(0))
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 2**31), st.lists(st.integers(0, 40), max_size=4))
+def test_parts_join_to_the_whole(seed: int, cuts: list[int]) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    values = torch.randint(-3, 3, (40, 4), generator=generator).float() / 2  # many equal ones
+    labels, positions = torch.randint(-1, 3, (40,), generator=generator), torch.arange(40) * 2 + 7
+    whole, joined = Tally(4, 5, 8, 3, 2), Tally(4, 5, 8, 3, 2)
+    for start, end in pairwise([0, *sorted(cuts), 40]):
+        part, ids = Tally(4, 5, 8, 3, 2), torch.arange(start, end)
+        for tally, numbers in ((whole, ids), (part, ids - start)):
+            tally.begin(numbers, labels[ids], positions[ids])
+            tally.take(slice(0, 4), values[ids], places_of(ids))  # type: ignore[arg-type]
+        joined.join(part.part(), start)
+    slots = {id(tally): tally.sample.ids.argsort() for tally in (whole, joined)}
+    for name in whole.tensors():
+        got, wanted = (
+            tally.tensors()[name][slots[id(tally)]] if name.startswith("sample.") else tally.tensors()[name] for tally in (joined, whole)
+        )
+        assert torch.equal(got, wanted), name

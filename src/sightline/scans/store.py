@@ -147,7 +147,7 @@ class Scan:
         """A uniform sample of the images with the responses of every unit of a layer."""
         name, units = self._units(layer)
         ids = self._state("sample.ids", None)
-        here = ids >= 0
+        here = ids.argsort()[(ids < 0).sum() :]  # the order of entry counts for nothing, not even between equal values
         values, order = self._state("sample.values", units)[here].sort(dim=0, descending=True, stable=True)
         places = self._state("sample.places", units)[here].gather(0, order)
         quantiles = values.quantile(torch.tensor(layout.QUANTILES), dim=0) if len(values) else values

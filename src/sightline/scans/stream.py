@@ -1,34 +1,33 @@
-"""The pass: images are decoded ahead in threads, a batch goes through the network once, and all that is kept is taken on the way."""
+"""The pass over a collection: what it is of, where it is kept, how it goes on, and its commits."""
 
 import hashlib
 import json
 import os
 import time
-from collections import deque
-from collections.abc import Callable, Generator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from torch import nn
 
-from ..errors import SightlineError, first_line, outside
-from ..fitted import Fitted, fitted, stacked, thumbnail
+from ..errors import SightlineError, outside, unknown
 from ..model import Model
 from ..outputs import positions
 from . import layout
-from .collection import Collection, collect, sha256
-from .peaks import Peaks
+from .collection import Collection, collect
+from .eye import Eye, Part
 from .store import Scan
 from .top import Tally
-from .writing import Writer, writing
+from .writing import Rows, Writer, writing
 
 K, CLASS_K, SAMPLE = 25, 5, 256
 CLASS_ENTRIES = 16_000_000  # units × classes × images kept for each class at most
-AHEAD = 2  # batches decoded while one is in the network
 COMMIT_SHARE, COMMIT_SECONDS = 0.02, 5.0  # commits take at most this share of the time, and are this far apart at least
+
+Engine = Literal["local", "ray"]
 
 
 @dataclass(frozen=True)
@@ -51,6 +50,7 @@ def scan(
     k: int | None = None,
     size: int | None = None,
     batch: int = 32,
+    engine: Engine = "local",
     callback: Callable[[Passing], object] | None = None,
 ) -> Scan:
     """Passes a collection of images through a network once and keeps what it answers; goes on where an earlier pass ended.
@@ -65,21 +65,42 @@ def scan(
         k: images kept for each unit; 25, or all if there are fewer, by default.
         size: side in pixels that images are fitted to; the network's own by default.
         batch: images that go through the network at once; the results may differ in the last bit from batch to batch size.
+        engine: `ray` divides the pass over the workers of a Ray cluster (extra `cluster`), which must see the same files.
         callback: called with a `Passing` after each batch; if it returns True the pass ends there and keeps what it has.
 
     Raises SightlineError where nothing can be read, for a store that was made of something else, a full or read-only disk.
     """
+    if engine not in get_args(Engine):
+        raise unknown("engine", engine, get_args(Engine))
     found = collect(folder)
     facts = facts_of(model, found, layers, vectors, k, side=size or model.size, batch=batch)
     path = Path(store) if store is not None else cached(facts)
     with writing(path, facts) as writer:
         if not writer.tallies["complete"]:
-            Pass(model, found, writer).run(callback)
+            run_pass(model, folder, found, writer, engine=engine, callback=callback)
     scanned = Scan.open(path)
     if scanned.complete and not scanned.images:
         name, why = scanned.errors[0]
         raise SightlineError(f"none of the {len(found)} files could be read; the first: {os.path.basename(name)}: {why.split(': ')[-1]}")
     return scanned
+
+
+def run_pass(
+    model: Model, source: Any, found: Collection, writer: Writer, *, engine: Engine, callback: Callable[[Passing], object] | None
+) -> None:
+    """What is still to do of a pass, here or on a cluster."""
+    tally = Tally.of(writer.facts)
+    if writer.state:
+        tally.load(writer.state)
+    done, images = writer.tallies["done"], writer.tallies["images"]
+    if engine == "ray":
+        from .cluster import parts
+
+        work = parts(model, source, dict(writer.facts), tally, done=done, images=images)
+    else:
+        work = Eye(model, found, writer.facts, tally).parts(done, len(found), images)
+    with closing(work):
+        Pass(writer, tally, len(found)).run(work, callback)
 
 
 def facts_of(
@@ -126,50 +147,29 @@ def cached(facts: dict[str, Any]) -> Path:
     return cache / "sightline" / "scans" / f"{name[:40]}-{digest[:16]}.scan"
 
 
-@dataclass(frozen=True)
-class Read:
-    """One file, read: its square, digest and thumbnail; or why not."""
-
-    view: Fitted | None
-    sha256: str = ""
-    thumbnail: bytes = b""
-    reason: str = ""
-
-
 class Pass:
     """One run over a collection from where the store ends. Batches are fixed by position, so a resumed pass has the same."""
 
-    def __init__(self, model: Model, found: Collection, writer: Writer) -> None:
-        facts = writer.facts
-        self.found, self.writer, self.batch = found, writer, facts["batch"]
-        self.side, self.short = facts["network"]["side"], facts["network"]["short"]
-        self.slices: dict[str, slice] = {}
-        units = 0
-        for name, layer in facts["layers"].items():
-            self.slices[name] = slice(units, units + layer["units"])
-            units += layer["units"]
-        self.tally = Tally(units, facts["k"], facts["sample"], len(facts["class_names"]), facts["class_k"])
-        if writer.state:
-            self.tally.load(writer.state)
-        self.peaks = Peaks(model, self.slices, facts["vectors"], self.tally)
-        self.device = model.device
+    def __init__(self, writer: Writer, tally: Tally, total: int) -> None:
+        self.writer, self.tally, self.total = writer, tally, total
         self.tallies = dict(writer.tallies)
-        self.images: list[dict[str, Any]] = []
-        self.errors: list[dict[str, Any]] = []
+        self.images: Rows = []
+        self.errors: Rows = []
 
-    def run(self, callback: Callable[[Passing], object] | None) -> None:
+    def run(self, parts: Iterable[Part], callback: Callable[[Passing], object] | None) -> None:
         """To the end, or until the callback has enough."""
-        total, first = len(self.found), self.tallies["done"]
+        first = self.tallies["done"]
         began = committed = time.monotonic()
         pause = COMMIT_SECONDS
-        for start, batch in self.decoded(first):
-            self.take(start, batch)
-            done, now = start + len(batch), time.monotonic()
-            self.tallies["done"] = done
-            told = Passing(done, total, self.tallies["errors"], (done - first) / (now - began))
+        for done, images, errors in parts:
+            self.images += images
+            self.errors += errors
+            self.tallies |= {"done": done, "images": self.tallies["images"] + len(images), "errors": self.tallies["errors"] + len(errors)}
+            now = time.monotonic()
+            told = Passing(done, self.total, self.tallies["errors"], (done - first) / (now - began))
             stopped = callback is not None and callback(told)
-            if stopped or done == total or now - committed > pause:
-                self.commit(complete=done == total)
+            if stopped or done == self.total or now - committed > pause:
+                self.commit(complete=done == self.total)
                 committed = time.monotonic()
                 pause = max(COMMIT_SECONDS, (committed - now) / COMMIT_SHARE)
             if stopped:
@@ -183,54 +183,3 @@ class Pass:
         self.errors.clear()
         if complete:
             self.writer.compact()
-
-    def decoded(self, first: int) -> Generator[tuple[int, list[Read]], None, None]:
-        """Batches by their first position, decoded in threads a little ahead."""
-        starts = iter(range(first, len(self.found), self.batch))
-        waiting: deque[tuple[int, list[Future[Read]]]] = deque()
-        with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-            try:
-                while True:
-                    while len(waiting) <= AHEAD and (start := next(starts, None)) is not None:
-                        ends = min(start + self.batch, len(self.found))
-                        waiting.append((start, [pool.submit(self.read, position) for position in range(start, ends)]))
-                    if not waiting:
-                        return
-                    start, futures = waiting.popleft()
-                    yield start, [future.result() for future in futures]
-            finally:
-                pool.shutdown(wait=True, cancel_futures=True)
-
-    def read(self, position: int) -> Read:
-        """One file, decoded, or the reason why not."""
-        try:
-            source = self.found.read(position)
-            view = fitted(source, self.side, self.short)
-        except SightlineError as error:
-            return Read(None, reason=first_line(error))
-        except (OSError, ValueError) as error:
-            return Read(None, reason=getattr(error, "strerror", None) or first_line(error))
-        return Read(view, sha256(source), thumbnail(view, min(layout.THUMBNAIL, self.side)))
-
-    def take(self, start: int, batch: list[Read]) -> None:
-        """One batch through the network."""
-        for offset, read in enumerate(batch):
-            if read.view is None:
-                self.errors.append({"position": start + offset, "path": self.found.path(start + offset), "reason": read.reason})
-        self.tallies["errors"] += sum(read.view is None for read in batch)
-        good = [(start + offset, read, read.view) for offset, read in enumerate(batch) if read.view is not None]
-        if not good:
-            return
-        first = self.tallies["images"]
-        labels = torch.tensor([self.found.label(position) for position, _, _ in good])
-        self.tally.begin(torch.arange(first, first + len(good)), labels)
-        outputs = self.peaks.measure(stacked([view for _, _, view in good]).to(self.device))
-        best = outputs["logits"].softmax(1).topk(min(5, outputs["logits"].shape[1]))
-        for row, (position, read, view) in enumerate(good):
-            self.images.append({
-                "id": first + row, "position": position, "path": self.found.path(position), "sha256": read.sha256,
-                "class": int(labels[row]), "height": view.height, "width": view.width, "thumbnail": read.thumbnail,
-                "labels": best.indices[row].numpy(), "probabilities": best.values[row].numpy(),
-                **{f"vector_{number}": outputs[name][row].numpy() for number, name in enumerate(self.writer.facts["vectors"])},
-            })  # fmt: skip
-        self.tallies["images"] += len(good)

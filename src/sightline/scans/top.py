@@ -1,7 +1,7 @@
 """The strongest, and a sample: kept while responses stream by, the same whatever the batches and their order."""
 
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -39,8 +39,7 @@ class Held(NamedTuple):
         better, k = better[units], self.values.shape[1]
         candidates = torch.cat([self.values[units], values[units].where(better, -torch.inf)], 1)
         whose = torch.cat([self.ids[units], ids.expand(len(units), -1).where(better, -1)], 1)
-        order = whose.argsort(dim=1, stable=True)
-        order = order.gather(1, candidates.gather(1, order).argsort(dim=1, descending=True, stable=True))[:, :k]
+        order = ranked(candidates, whose)[:, :k]
         places = torch.cat([self.places[units], self.places.new_full(better.shape, -1)], 1).gather(1, order)
         kept = candidates.gather(1, order)
         new = (order >= k) & (kept > -torch.inf)
@@ -50,30 +49,51 @@ class Held(NamedTuple):
         for held, now in zip(self, (kept, whose.gather(1, order), places), strict=True):
             held[units] = now
 
+    def join(self, other: "Held") -> None:
+        """Takes in the strongest of other images, in place: the result does not depend on how the images were divided."""
+        both = Held(*(torch.cat(pair, 1) for pair in zip(self, other, strict=True)))
+        order = ranked(both.values, both.ids)[:, : self.values.shape[1]]
+        for held, joined in zip(self, both, strict=True):
+            held.copy_(joined.gather(1, order))
+
+
+def ranked(values: Tensor, ids: Tensor) -> Tensor:
+    """The order of each row by falling value, then rising id."""
+    order = ids.argsort(dim=1, stable=True)
+    return order.gather(1, values.gather(1, order).argsort(dim=1, descending=True, stable=True))
+
 
 class Sampled(NamedTuple):
-    """The images whose numbers have the smallest hashes: a uniform sample that does not depend on the order. ids S, values and places S×U."""
+    """The images whose positions in the collection have the smallest hashes: a uniform sample that does not depend on the
+    order. ids and positions S, values and places S×U."""
 
     ids: Tensor
+    positions: Tensor
     values: Tensor
     places: Tensor
 
     @classmethod
     def empty(cls, size: int, units: int) -> "Sampled":
         """Nothing seen yet."""
-        held = Held.empty(size, units)
-        return cls(torch.full((size,), -1, dtype=torch.int32), held.values, held.places)
+        held, nobody = Held.empty(size, units), torch.full((size,), -1, dtype=torch.int32)
+        return cls(nobody, nobody.clone(), held.values, held.places)
 
-    def admit(self, ids: Tensor) -> tuple[Tensor, Tensor]:
+    def admit(self, ids: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
         """Which rows of a batch enter, and the slots that they take."""
         size = len(self.ids)
-        everyone = [*self.ids.tolist(), *ids.tolist()]
+        everyone = [*self.positions.tolist(), *positions.tolist()]
         ranked = sorted(range(len(everyone)), key=lambda index: (everyone[index] < 0, scattered(everyone[index])))
         stay = set(ranked[:size])
         rows = sorted(index - size for index in stay if index >= size)
         slots = [index for index in range(size) if index not in stay][: len(rows)]
-        self.ids[slots] = ids[rows].to(self.ids)
+        self.ids[slots], self.positions[slots] = ids[rows].to(self.ids), positions[rows].to(self.ids)
         return torch.tensor(rows, dtype=torch.long), torch.tensor(slots, dtype=torch.long)
+
+    def join(self, other: "Sampled") -> None:
+        """Takes in the sample of other images."""
+        other = Sampled(*(tensor[other.positions >= 0] for tensor in other))
+        rows, slots = self.admit(other.ids, other.positions)
+        self.values[slots], self.places[slots] = other.values[rows], other.places[rows]
 
 
 def scattered(number: int) -> int:
@@ -96,10 +116,16 @@ class Tally:
         self.counts = torch.zeros(classes, dtype=torch.float64)
         self._ids = self._labels = self._rows = self._slots = torch.empty(0, dtype=torch.long)
 
-    def begin(self, ids: Tensor, labels: Tensor) -> None:
-        """Announces a batch by the numbers and classes of its images."""
+    @classmethod
+    def of(cls, facts: Mapping[str, Any]) -> "Tally":
+        """An empty one for a pass."""
+        units = sum(layer["units"] for layer in facts["layers"].values())
+        return cls(units, facts["k"], facts["sample"], len(facts["class_names"]), facts["class_k"])
+
+    def begin(self, ids: Tensor, labels: Tensor, positions: Tensor) -> None:
+        """Announces a batch by the numbers, classes and positions in the collection of its images."""
         self._ids, self._labels = ids, labels
-        self._rows, self._slots = self.sample.admit(ids)
+        self._rows, self._slots = self.sample.admit(ids, positions)
         if len(self.counts):
             self.counts.index_add_(0, labels[labels >= 0], torch.ones(int((labels >= 0).sum()), dtype=torch.float64))
 
@@ -122,6 +148,27 @@ class Tally:
         parts = {"top": self.top, "sample": self.sample, "class": self.classes}
         named = {f"{part}.{field}": tensor for part, held in parts.items() for field, tensor in held._asdict().items()}
         return {**named, "class.sums": self.sums, "class.counts": self.counts}
+
+    def part(self) -> dict[str, Tensor]:
+        """The same for sending: only the classes that were seen, which `seen` lists."""
+        seen = self.counts.nonzero()[:, 0]
+        return {"seen": seen, **{name: tensor[seen] if name.startswith("class.") else tensor for name, tensor in self.tensors().items()}}
+
+    def join(self, part: Mapping[str, Tensor], first: int) -> None:
+        """Takes in a part of other images, whose number 0 is `first` here. Only the sums of the means round differently."""
+
+        def fields(kind: str, names: Sequence[str]) -> Iterator[Tensor]:
+            for name in names:
+                tensor = part[f"{kind}.{name}"]
+                yield tensor.where(tensor < 0, tensor + first) if name == "ids" else tensor
+
+        self.top.join(Held(*fields("top", Held._fields)))
+        self.sample.join(Sampled(*fields("sample", Sampled._fields)))
+        classes = Held(*fields("class", Held._fields))
+        for row, label in enumerate(part["seen"].tolist()):
+            self.classes.of(label).join(classes.of(row))
+        self.sums.index_add_(0, part["seen"], part["class.sums"])
+        self.counts.index_add_(0, part["seen"], part["class.counts"])
 
     def load(self, tensors: dict[str, Tensor]) -> None:
         """Goes on from what was written."""
