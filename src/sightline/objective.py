@@ -30,7 +30,7 @@ class Objective:
     text: str
     layers: tuple[str, ...]
     build: Callable[[Model], Score] = field(compare=False, repr=False)
-    units: tuple[str, tuple[int, ...]] = ("", ())
+    units: tuple[str, tuple[int | str, ...]] = ("", ())
 
     def __str__(self) -> str:
         return self.text
@@ -84,7 +84,7 @@ def combined(text: str, left: Objective, right: Objective, how: Callable[[Tensor
 # ── of the network's answer ──
 
 
-def logit(label: int | str | tuple[int, ...]) -> Objective:
+def logit(label: int | str | tuple[int | str, ...]) -> Objective:
     """The score of a class before the softmax (Simonyan 2013, section 2); of several, one for each image of the batch."""
 
     def build(model: Model) -> Score:
@@ -95,7 +95,7 @@ def logit(label: int | str | tuple[int, ...]) -> Objective:
     return Objective(f"logit({label!r})", ("logits",), build, ("logits", named))
 
 
-def cross_entropy(label: int | str | tuple[int, ...]) -> Objective:
+def cross_entropy(label: int | str | tuple[int | str, ...]) -> Objective:
     """Cross-entropy of the softmax against a class (or one index per image): increasing it drives the image away."""
 
     def build(model: Model) -> Score:

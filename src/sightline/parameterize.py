@@ -79,13 +79,15 @@ class Phase:
     """A spectrum with the amplitudes of photographs, of which only the phases move (Fel 2023, MACO).
 
     The amplitudes are the mean of photographs in decorrelated colours, by frequency in waves per pixel and direction
-    (`training/spectrum.py`); every image is brought to their contrast in each step, and all of a batch start alike.
+    (`training/spectrum.py`); every image is brought to their contrast in each step, and all of a batch start alike unless told otherwise.
     """
 
-    def __init__(self, count: int, height: int, width: int, *, seed: int = 0, device: torch.device | str = "cpu") -> None:
+    def __init__(
+        self, count: int, height: int, width: int, *, seed: int = 0, alike: bool = True, device: torch.device | str = "cpu"
+    ) -> None:
         self.size = height, width
         self.amplitude, self.contrast = (value.to(device) for value in natural(height, width))
-        start = torch.randn(1, *self.amplitude.shape, generator=torch.Generator().manual_seed(seed))
+        start = torch.randn(1 if alike else count, *self.amplitude.shape, generator=torch.Generator().manual_seed(seed))
         self.phase = start.expand(count, -1, -1, -1).to(device).clone().requires_grad_()
         self.color = COLOR.to(device)
         self.parameters = [self.phase]

@@ -160,6 +160,21 @@ def test_classes_by_their_names(model: sl.Model) -> None:
     assert "dog, bee" in named.captions["synthesis"]
 
 
+@pytest.mark.parametrize("preset", ["smooth", "lecture", "maco"])
+def test_several_pictures_of_one_unit_begin_elsewhere(model: sl.Model, preset: str) -> None:
+    pictures = sl.synthesis(model, layer="conv2", units="3,3,3", preset=preset, steps=3, seed=1).values["image"]
+    assert len(pictures) == 3
+    assert all((pictures[i] - pictures[j]).abs().max() > 1e-3 for i, j in ((0, 1), (0, 2), (1, 2)))
+
+
+def test_diversity_keeps_them_apart(model: sl.Model) -> None:
+    def likeness(text: str) -> float:
+        pictures = sl.synthesis(model, text, steps=40, lr=0.3, seed=1).values["image"]
+        return float(scores(model, sl.diversity("conv1"), pictures).mean())
+
+    assert likeness("logit(('bee', 'bee', 'bee')) - 20 * diversity('conv1')") < likeness("logit((1, 1, 1))") - 0.05
+
+
 @pytest.mark.parametrize(("units", "match"), [("9", "units 0 to 7"), ("3-1", "units 0 to 7"), ("a", "write numbers and ranges")])
 def test_units_that_are_none(model: sl.Model, units: str, match: str) -> None:
     with pytest.raises(sl.SightlineError, match=match):

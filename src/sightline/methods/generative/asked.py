@@ -42,7 +42,7 @@ def labelled(model: Model, aim: Objective) -> tuple[str, tuple[int, ...]]:
     if aim.units[0] == "logits" and aim.units[1]:
         return "logits", tuple(map(model.index, aim.units[1]))
     if aim.units[1] or not (named := re.match(r"logit\((.+?)\)", aim.text)):
-        return aim.units
+        return aim.units[0], tuple(map(int, aim.units[1]))
     return "logits", (model.index(named[1].strip("'\"")),)
 
 

@@ -72,7 +72,7 @@ def synthesis(
     2015; "olah" moves a decorrelated spectrum (Olah 2017) under random shifts, scales and turns; "smooth", the default, does so with more
     weight on coarse waves; "maco" only phases, with the
     amplitudes of photographs (Fel 2023); "accentuation" starts from a photograph (Hamblin 2024). The units of a layer are ascended
-    in one batch, each as if it were alone.
+    in one batch, each as if it were alone; of a unit given several times, as in "7,7,7", each picture begins elsewhere.
 
     `values["image"]` is N×3×H×W, one for each unit, `values["scores"]` steps×N (steps for one picture). `values["natural"]` is the score of
     the best sample photograph, `["robust"]` the share of the score under warps not seen before, `["rank"]` the unit's rank in
@@ -101,7 +101,8 @@ def synthesis(
     second = judging(model, named, judge)
     count, generator = max(1, len(named[1])), torch.Generator().manual_seed(seed)
     side = size or model.size
-    begin, regularize = beginning(model, kept, side, count, photo=photo, seed=seed, generator=generator)
+    alike = len(set(named[1])) == len(named[1])  # of one unit, several pictures begin differently
+    begin, regularize = beginning(model, kept, side, count, photo=photo, seed=seed, generator=generator, alike=alike)
     watch = Watch(callback, every=max(1, (steps or kept.steps) // MOST_FRAMES), keep=movie)
     found = ascend(
         model, aim, begin, moving(kept), steps or kept.steps, transform=view(kept, side, generator), regularize=regularize,
@@ -117,17 +118,25 @@ def synthesis(
 
 
 def beginning(
-    model: Model, preset: Preset, side: int, count: int, *, photo: Tensor | str | Path | None, seed: int, generator: torch.Generator
+    model: Model,
+    preset: Preset,
+    side: int,
+    count: int,
+    *,
+    photo: Tensor | str | Path | None,
+    seed: int,
+    generator: torch.Generator,
+    alike: bool,
 ) -> tuple[Parameterization, Callable[[int], None] | None]:
-    """What is optimized, the same start for every unit, and what is done to it after each step."""
+    """What is optimized, with the same start for every unit or one each, and what is done to it after each step."""
     picture = None if photo is None else model.fit(images.given(photo)[:1], side).expand(count, -1, -1, -1)
     if not preset.of_pixels:
         if preset.start == "phase":
-            return Phase(count, side, side, seed=seed, device=model.device), None
-        return Fourier(count, side, side, seed=seed, alike=True, image=picture, slope=preset.slope, device=model.device), None
+            return Phase(count, side, side, seed=seed, alike=alike, device=model.device), None
+        return Fourier(count, side, side, seed=seed, alike=alike, image=picture, slope=preset.slope, device=model.device), None
     if picture is None:
         level = 0.0 if preset.start == "zero" else 0.5
-        noise = torch.randn(1, 3, side, side, generator=generator)
+        noise = torch.randn(1 if alike else count, 3, side, side, generator=generator)
         picture = (level + preset.noise * noise).clamp(0, 1).expand(count, -1, -1, -1)
     pixels = Pixels(picture.to(model.device))
     keep = Regularizer(preset.decay, preset.sigma, preset.every, preset.small, preset.idle)
