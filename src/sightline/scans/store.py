@@ -102,8 +102,12 @@ class Scan:
 
     def thumbnail(self, id: int) -> Tensor:
         """The middle square that the network saw, small: 1×3×h×w in [0, 1]."""
+        return self.thumbnails([id])
+
+    def thumbnails(self, ids: Sequence[int]) -> Tensor:
+        """Those of several images, read at once, n×3×h×w."""
         side = min(layout.THUMBNAIL, self.network["side"])
-        return stacked([fitted(self.thumbnail_bytes([id])[0], side, side)])
+        return stacked([fitted(data, side, side) for data in self.thumbnail_bytes(ids)])
 
     def thumbnail_bytes(self, ids: Sequence[int]) -> list[bytes]:
         """Those thumbnails as JPEG files."""

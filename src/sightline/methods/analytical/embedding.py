@@ -14,7 +14,7 @@ from ...model import Model
 from ...nearest import accuracy
 from ...result import Result
 from ...scans import Scan
-from .scanned import scanned, square
+from .scanned import scanned, squares
 from .scatter import page
 
 NAMES = {"pca": "PCA", "tsne": "t-SNE", "umap": "UMAP"}
@@ -82,7 +82,7 @@ def picture(found: Scan, places: Tensor, shown: Tensor) -> Tensor:
     """The images on a square grid, each near its place."""
     cells, side = snapped(places)
     tile = max(24, min(96, WIDTH // side))
-    return mosaic(torch.cat([square(found.thumbnail(id), tile) for id in shown.tolist()]), cells, side)
+    return mosaic(squares(found, shown.tolist(), tile), cells, side)
 
 
 def told(explained: Tensor, values: dict[str, Tensor | float], what: str, method: str) -> str:

@@ -149,7 +149,7 @@ def picture(found: Scan, asked: Asked, values: Mapping[str, object], layer: str)
                 continue
             near = ids[i].tolist()
             under = [f"{name}\n{d:.3g}" for name, d in zip(named(found, near), distance[i].tolist(), strict=True)]
-            rows.append(Row(title, [shown, *(found.thumbnail(id) for id in near)], [words, *under], lead=1))
+            rows.append(Row(title, [shown, *found.thumbnails(near).split(1)], [words, *under], lead=1))
     return plate(rows)
 
 

@@ -1,6 +1,6 @@
 """What the methods over a collection share: the scan they read, the network behind it, its images as they compare and name them."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from weakref import WeakKeyDictionary
 
@@ -14,6 +14,7 @@ from ...outputs import positions
 from ...scans import Scan, scan
 
 PIXELS = 32  # side of the thumbnails that are compared pixel by pixel
+BLOCK = 256  # thumbnails in memory at their full size
 _pixels: "WeakKeyDictionary[Scan, Tensor]" = WeakKeyDictionary()
 
 
@@ -57,8 +58,13 @@ def network(model: Model | Scan, found: Scan) -> Model:
 def pixels(found: Scan) -> Tensor:
     """All images as n×3072 numbers: the middle square of each at 32×32; decoded once for a scan."""
     if found not in _pixels:
-        _pixels[found] = torch.cat([squared(found.thumbnail(id)) for id in range(found.images)])
+        _pixels[found] = squares(found, range(found.images), PIXELS).flatten(1)
     return _pixels[found]
+
+
+def squares(found: Scan, ids: Sequence[int], side: int) -> Tensor:
+    """The middle squares of stored images, n×3×side×side, read by the hundred."""
+    return torch.cat([square(found.thumbnails(ids[start : start + BLOCK]), side) for start in range(0, len(ids), BLOCK)])
 
 
 def squared(image: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from ... import image as images
 from ...gridding import mosaic
 from ...pages import rendered
 from ...scans import Scan
-from .scanned import square
+from .scanned import squares
 
 TILE, COLUMNS = 48, 32  # pixels of a thumbnail, thumbnails along a side of a sheet
 QUALITY = 80
@@ -63,9 +63,7 @@ def spread(count: int, most: int) -> list[int]:
 def sheet(found: Scan, ids: Sequence[int]) -> str:
     """Thumbnails side by side, row by row, as one JPEG."""
     places = torch.arange(len(ids))
-    picture = mosaic(
-        torch.cat([square(found.thumbnail(id), TILE) for id in ids]), torch.stack([places // COLUMNS, places % COLUMNS], 1), COLUMNS
-    )
+    picture = mosaic(squares(found, ids, TILE), torch.stack([places // COLUMNS, places % COLUMNS], 1), COLUMNS)
     rows = math.ceil(len(ids) / COLUMNS)
     return "data:image/jpeg;base64," + base64.b64encode(images.jpeg(picture[:, :, : rows * TILE], QUALITY)).decode()
 
