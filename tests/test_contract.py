@@ -45,7 +45,7 @@ SHORT: dict[str, dict[str, Any]] = {
     "stylize": {"styles": ("scream", "minotaur")},
     "synthesis": {"steps": 4, "size": 32},
     "style": {"steps": 2, "start": "noise"},
-    "texture": {"size": 40},
+    "texture": {"side": 40},
 }
 # Choices that take seconds to set up; a test of their own runs them.
 SLOW = {("embedding", "method"): ("umap",)}

@@ -50,7 +50,7 @@ FLOORS = (
         "coordinates",
     ),
     ("methods",),
-    ("replay", "tour", "progress", "subjects", "commands", "scanning", "stylizer_commands", "cli", "__main__", "__init__"),
+    ("replay", "options", "tour", "progress", "subjects", "commands", "scanning", "stylizer_commands", "cli", "__main__", "__init__"),
 )
 FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}
 # The way up that is allowed, inside a function only: the catalogue is filled when it is asked for.

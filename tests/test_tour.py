@@ -19,8 +19,8 @@ from sightline import catalog, tour
 from sightline import image as images
 from sightline.catalog import METHODS, Method, load_methods
 from sightline.cli import main, make_app
-from sightline.commands import alone
 from sightline.knobs import Field
+from sightline.options import alone
 from sightline.tour import Tour
 
 VOID = {"area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "source", "track", "wbr"}

@@ -2,24 +2,21 @@
 
 import inspect
 import json
-from collections.abc import Callable, Mapping, Sequence
-from functools import reduce
-from operator import or_
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, get_args, get_origin
+from typing import Annotated, Any
 
-from cyclopts import Parameter, Token, validators
-from torch import Tensor
+from cyclopts import Parameter, validators
 
 from . import image as images
 from . import video, zoo
 from .atomic import check_writable
 from .catalog import Method, load_methods
 from .errors import SightlineError
-from .knobs import Field
+from .options import alone, listed, option
 from .progress import progress, screen
 from .replay import again as repeat
-from .replay import located, read_recipe
+from .replay import framed, located, read_recipe
 from .result import Result
 from .scans import Scan
 from .subjects import looked_into
@@ -32,6 +29,9 @@ Weights = Annotated[str | None, Parameter(help='File with the network\'s weights
 SIDES = validators.Number(gte=16, lte=4096)
 Size = Annotated[
     int | None, Parameter(help="Side in pixels, 16 to 4096, that the image is brought to; the network's own by default.", validator=SIDES)
+]
+Uncropped = Annotated[
+    bool, Parameter(negative=(), help="Take the image whole, its short side brought to --size, instead of its square middle.")
 ]
 Device = Annotated[str | None, Parameter(help="Where to run: cpu, cuda, cuda:1, mps.")]
 Out = Annotated[Path | None, Parameter(help="Folder for pictures, numbers and recipe; out/NAME by default.")]
@@ -46,7 +46,9 @@ def command_of(method: Method) -> Callable[..., int]:
     """A function whose signature is the method's, with network, image and output options around its knobs."""
 
     def command(network: str | None, *named: str | None, **options: Any) -> int:
-        common = {name: options.pop(name) for name in ("weights", "size", "device", "out", "as_json", "quiet")}
+        common = {
+            name: options.pop(name) for name in ("weights", "size", "uncropped", "device", "out", "as_json", "quiet") if name in options
+        }
         options = {name: alone(method.fields[name], value) for name, value in options.items()}
         out = common["out"] or Path("out") / method.name
         check_writable(out)
@@ -54,7 +56,9 @@ def command_of(method: Method) -> Callable[..., int]:
         given: list[Any] = list(subject)
         if method.subject == "image":
             nets = [model.model(common["device"]) if isinstance(model, Scan) else model for _ in subject]
-            given = [net.fit(images.find(name), common["size"]) for net, name in zip(nets, subject, strict=True)]
+            given = [
+                framed(net, images.find(name), common["size"], whole=common["uncropped"]) for net, name in zip(nets, subject, strict=True)
+            ]
         if method.subject != "image" and common["size"]:
             options["size"] = common["size"]
         with progress(method.title, quiet=common["quiet"]) as bar:
@@ -62,7 +66,7 @@ def command_of(method: Method) -> Callable[..., int]:
                 options["callback"] = bar.step
             result = method.function(model, *given, **options)
         if method.subject == "image" and subject:
-            result = located(result, subject[0], common["size"])
+            result = located(result, subject[0], common["size"], whole=common["uncropped"])
         report(result, out, as_json=common["as_json"])
         return 130 if bar.stopped else 0
 
@@ -95,54 +99,14 @@ def signature_of(method: Method) -> inspect.Signature:
         parameters.append(inspect.Parameter(method.subject, position, default="", annotation=goal))
     for field in method.fields.values():
         if field.name not in ("callback", "size"):
-            parameters.append(inspect.Parameter(field.name, keyword, default=field.default, annotation=option(field)))
+            parameters.append(inspect.Parameter(field.name, keyword, default=listed(field), annotation=option(field)))
     shared: dict[str, tuple[Any, Any]] = {
         "weights": (Weights, None), "size": (Size, None), "device": (Device, None),
         "out": (Out, None), "as_json": (Json, False), "quiet": (Quiet, False),
+        **({"uncropped": (Uncropped, False)} if method.subject == "image" else {}),
     }  # fmt: skip
     parameters += [inspect.Parameter(name, keyword, default=default, annotation=kind) for name, (kind, default) in shared.items()]
     return inspect.Signature(parameters)
-
-
-def option(field: Field) -> Any:
-    """The annotation that gives a knob its help text."""
-    limits = f" From {field.between.low:g} to {field.between.high:g}." if field.between else ""
-    kind, kinds = written(field.type), get_args(written(field.type)) or (field.type,)
-    lists = [member for member in (kind, *kinds) if get_origin(member) is tuple]
-    convert = several if lists and lists[0] is not kind else whole if int in kinds and float not in kinds else None
-    parameter = Parameter(
-        help=field.doc + limits, consume_multiple=bool(lists), negative=None if field.type is bool else (), converter=convert
-    )
-    return Annotated[lists[0] if lists else kind, parameter]
-
-
-def written(kind: Any) -> Any:
-    """A knob's type as far as a command line can write it: an image by its file or sample name."""
-    members = get_args(kind)
-    if get_origin(kind) is tuple:
-        return tuple[written(members[0]), ...]
-    return reduce(or_, [member for member in members if member is not Tensor]) if Tensor in members else kind
-
-
-def whole(kind: Any, tokens: Sequence[Token]) -> int | str:
-    """A whole number, or the text where text is allowed too; cyclopts would round 8.5 to 8."""
-    text = tokens[0].value
-    if not text.lstrip("+-").isdecimal():
-        if str in get_args(kind):
-            return text
-        raise ValueError(f"{text!r} is not a whole number")
-    return int(text)
-
-
-def several(kind: Any, tokens: Sequence[Token]) -> tuple[int | str, ...]:
-    """A list, of a type that may also be one thing by itself (see `alone`)."""
-    item = get_args(kind)[0]
-    return tuple(whole(item, [token]) if int in (item, *get_args(item)) else token.value for token in tokens)
-
-
-def alone(field: Field, value: Any) -> Any:
-    """The only item of a list where the knob takes one thing by itself too."""
-    return value[0] if isinstance(value, tuple) and len(value) == 1 and get_origin(field.type) is not tuple else value
 
 
 def report(result: Result, out: Path, *, as_json: bool) -> None:
@@ -200,7 +164,7 @@ def again(
     check_writable(folder)
     result = repeat(told)
     if "image" in told:
-        result = located(result, told["image"]["path"], told["image"].get("size"))
+        result = located(result, told["image"]["path"], told["image"].get("size"), whole=bool(told["image"].get("whole")))
     report(result, folder, as_json=as_json)
     return 0
 

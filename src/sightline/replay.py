@@ -70,7 +70,9 @@ def image_of(told: Mapping[str, Any], model: Model, given: Tensor | None) -> Ten
     """The recipe's image: the given one, else a file or sample, fitted to the network as before."""
     if given is None and "path" not in told:
         raise SightlineError("the recipe's image was a tensor, not a file; give it with image=")
-    image = model.fit(images.find(told["path"]), told.get("size")) if given is None else images.check(given)
+    image = (
+        framed(model, images.find(told["path"]), told.get("size"), whole=bool(told.get("whole"))) if given is None else images.check(given)
+    )
     # A file is known by its bytes: resizing may differ in the last bits from processor to processor.
     same = digest(image) == told.get("sha256") if given is not None else content(told["path"]) == told.get("file_sha256")
     if not same:
@@ -89,7 +91,12 @@ def whereabouts(source: str) -> str:
     return str(Path(source).resolve()) if Path(source).exists() else source
 
 
-def located(result: Result, source: str, size: int | None) -> Result:
+def framed(model: Model, image: Tensor, size: int | None, *, whole: bool) -> Tensor:
+    """What a network is shown of a picture: its square middle, or the whole at a short side of `size` (the network's own by default)."""
+    return images.short_side(image, size or model.size) if whole else model.fit(image, size)
+
+
+def located(result: Result, source: str, size: int | None, *, whole: bool = False) -> Result:
     """The result with the whereabouts of its image in the recipe, so that it can be made again: a sample's name or a whole path."""
-    told = dict(result.recipe["image"], path=whereabouts(source), size=size, file_sha256=content(source))
+    told = dict(result.recipe["image"], path=whereabouts(source), size=size, whole=whole, file_sha256=content(source))
     return replace(result, recipe={**result.recipe, "image": told})

@@ -21,18 +21,18 @@ def grain() -> Tensor:
 
 @pytest.mark.parametrize("method", METHODS)
 def test_gives_pictures_of_the_size_and_number_asked_for(method: str, tiny: sl.Model, grain: Tensor) -> None:
-    result = sl.texture(tiny, grain, method=method, size=37, count=2, window=7)  # type: ignore[arg-type]
+    result = sl.texture(tiny, grain, method=method, side=37, count=2, window=7)  # type: ignore[arg-type]
     assert result.values["image"].shape == (2, 3, 37, 37)  # type: ignore[union-attr]
     assert len(result.values["copy_rate"]) == len(result.values["seam"]) == 2  # type: ignore[arg-type]
     assert 0 < result.values["diversity"][0] < 1.3  # type: ignore[index]
-    alone = sl.texture(tiny, grain, method=method, size=37, window=7, seed=1)  # type: ignore[arg-type]
+    alone = sl.texture(tiny, grain, method=method, side=37, window=7, seed=1)  # type: ignore[arg-type]
     assert torch.equal(alone.values["image"][0], result.values["image"][1]), "the second is the next seed's"  # type: ignore[index]
     assert "diversity" not in alone.values
 
 
 def test_each_exemplar_of_a_batch_for_itself(tiny: sl.Model, grain: Tensor) -> None:
-    both = sl.texture(tiny, torch.cat([grain, 1 - grain]), size=40, count=2)
-    alone = sl.texture(tiny, 1 - grain, size=40, count=2)
+    both = sl.texture(tiny, torch.cat([grain, 1 - grain]), side=40, count=2)
+    alone = sl.texture(tiny, 1 - grain, side=40, count=2)
     assert torch.equal(both.tensors["image"][2:], alone.tensors["image"])
 
 
@@ -40,7 +40,7 @@ def test_each_exemplar_of_a_batch_for_itself(tiny: sl.Model, grain: Tensor) -> N
 def test_tiles_when_asked_to(method: str, tiny: sl.Model) -> None:
     waves = (torch.arange(48) * 2 * torch.pi / 12).sin() / 2 + 0.5
     exemplar = (waves[:, None] * waves).expand(1, 3, 48, 48).contiguous()
-    result = sl.texture(tiny, exemplar, method=method, size=48, tileable=True)  # type: ignore[arg-type]
+    result = sl.texture(tiny, exemplar, method=method, side=48, tileable=True)  # type: ignore[arg-type]
     assert result.values["seam"][0] < 1.6  # type: ignore[index]
 
 
@@ -79,7 +79,7 @@ def test_remakes_a_picture(tiny: sl.Model, grain: Tensor) -> None:
 @pytest.mark.parametrize("pooling", ["average", "max"])
 def test_statistics_become_the_exemplar_s(method: str, pooling: str, tiny: sl.Model, grain: Tensor) -> None:
     exemplar = torch.nn.functional.avg_pool2d(grain.repeat(1, 1, 2, 2), 3, 1)
-    knobs = {"method": method, "pooling": pooling, "size": 64, "layers": ("relu1", "relu3"), "spectrum": 0.0}
+    knobs = {"method": method, "pooling": pooling, "side": 64, "layers": ("relu1", "relu3"), "spectrum": 0.0}
     start, end = (sl.texture(tiny, exemplar, steps=steps, **knobs).tensors["image"] for steps in (1, 60))  # type: ignore[arg-type]
     with average_pooling() if pooling == "average" else nullcontext():
         before, after = (sum(gram_error(tiny, ("relu1", "relu3"), picture, exemplar).values()) for picture in (start, end))
@@ -90,7 +90,7 @@ def test_statistics_become_the_exemplar_s(method: str, pooling: str, tiny: sl.Mo
 def test_a_flat_exemplar_stays_flat(tiny: sl.Model) -> None:
     flat = torch.tensor([0.2, 0.5, 0.7]).view(1, 3, 1, 1).expand(1, 3, 32, 32).clone()
     for method in (*METHODS, "gatys"):
-        made = sl.texture(tiny, flat, method=method, size=36, steps=10).tensors["image"]  # type: ignore[arg-type]
+        made = sl.texture(tiny, flat, method=method, side=36, steps=10).tensors["image"]  # type: ignore[arg-type]
         torch.testing.assert_close(made, flat[..., :1, :1].expand_as(made), atol=1e-4, rtol=0)
 
 
@@ -105,7 +105,7 @@ def test_gram_errors_by_hand(tiny: sl.Model, grain: Tensor) -> None:
 def test_stops_in_the_middle_of_several(tiny: sl.Model, grain: Tensor) -> None:
     seen: list[tuple[int, int]] = []
     result = sl.texture(
-        tiny, grain, size=60, count=3, window=7, callback=lambda step: seen.append((step.index, step.total)) or step.index > step.total / 3
+        tiny, grain, side=60, count=3, window=7, callback=lambda step: seen.append((step.index, step.total)) or step.index > step.total / 3
     )
     assert len(result.tensors["image"]) == 2
     assert [index for index, _ in seen] == sorted(index for index, _ in seen)
@@ -119,8 +119,8 @@ def test_stops_in_the_middle_of_several(tiny: sl.Model, grain: Tensor) -> None:
         ({"window": 25, "method": "patchmatch"}, "window is 25; it must lie between 3 and 20"),
         ({"guide": "nowhere.png"}, "nowhere.png"),
         ({"guide": "grass", "method": "patchmatch"}, "a guide is followed by method='quilting' only"),
-        ({"guide": "grass", "size": 40}, "the guide gives the size"),
-        ({"size": 8}, "size is 8"),
+        ({"guide": "grass", "side": 40}, "the guide gives the size"),
+        ({"side": 8}, "side is 8"),
         ({"method": "gatys", "window": 9}, "window is for the classical methods"),
         ({"method": "sliced", "tileable": True}, "tileable is for the classical methods"),
         ({"method": "gatys", "layers": ("relu9",)}, "no layer named 'relu9'"),

@@ -31,15 +31,15 @@ LEAST_SIDE = 16
     question="What would more of this texture look like?",
     reading="The small piece on the left, and a larger picture made of it. Look for what repeats, for joints, and for what the piece has but the large picture lacks.",
     caution="A good texture may be a copy: see the copy rate. The classical ways know nothing of the network; they show how far local statistics alone go.",
-    tour=({"image": "gravel", "method": "quilting"}, {"image": "gravel", "method": "gatys", "size": 192, "steps": 40}),
-    quick={"size": 128},
+    tour=({"image": "gravel", "method": "quilting"}, {"image": "gravel", "method": "gatys", "side": 192, "steps": 40}),
+    quick={"side": 128},
 )
 def texture(
     model: Model,
     image: Tensor,
     *,
     method: Literal["quilting", "efros_leung", "wei_levoy", "patchmatch", "gatys", "sliced"] = "quilting",
-    size: Annotated[int | None, Between(LEAST_SIDE, 8192)] = None,
+    side: Annotated[int | None, Between(LEAST_SIDE, 8192)] = None,
     window: Annotated[int | None, Between(3, 256)] = None,
     tileable: bool = False,
     guide: Tensor | str | None = None,
@@ -62,7 +62,7 @@ def texture(
         method: "quilting" lays whole blocks (Efros & Freeman 2001), "efros_leung" grows pixel by pixel (1999), "wei_levoy"
             scans a pyramid (2000), "patchmatch" makes every patch alike (Kwatra 2005, Barnes 2009); "gatys" (2015) and "sliced"
             (Heitz 2021) change noise until the network's features are distributed as the exemplar's.
-        size: Side of the square picture in pixels; twice the exemplar's shorter side by default.
+        side: Side of the square picture in pixels; twice the exemplar's shorter side by default.
         window: Side of the blocks ("quilting"; a quarter of the exemplar by default) or of the neighbourhoods (13, 9 and 7)
             in pixels; about as large as the largest thing that repeats.
         tileable: Whether the picture shall continue across its edges; "wei_levoy" and "patchmatch" always do.
@@ -78,12 +78,12 @@ def texture(
         raise SightlineError(
             f"the exemplar is {image.shape[-2]}×{image.shape[-1]} pixels; a texture needs {LEAST_SIDE}×{LEAST_SIDE} or more"
         )
-    target = followed(guide, method, size)
+    target = followed(guide, method, side)
     neural = method in ("gatys", "sliced")
     if neural and (tileable or window is not None):
         raise SightlineError(f"{'tileable' if tileable else 'window'} is for the classical methods, not {method!r}")
-    side = size or 2 * min(image.shape[-2:])
-    shape = (target.shape[-2], target.shape[-1]) if target is not None else (side, side)
+    square = side or 2 * min(image.shape[-2:])
+    shape = (target.shape[-2], target.shape[-1]) if target is not None else (square, square)
     used = read_layers(model, layers, neural=neural)
     preset = min(WINDOWS.get(method, min(image.shape[-2:]) // 4), min(image.shape[-2:]) // 2)
     width = 0 if neural else checked_window(preset if window is None else window, method, image)
@@ -167,14 +167,14 @@ def read_layers(model: Model, layers: tuple[str, ...] | None, *, neural: bool) -
     return layers
 
 
-def followed(guide: Tensor | str | None, method: str, size: int | None) -> Tensor | None:
+def followed(guide: Tensor | str | None, method: str, side: int | None) -> Tensor | None:
     """The picture that a texture transfer follows, 3×H×W."""
     if guide is None:
         return None
     if method != "quilting":
         raise SightlineError(f"a guide is followed by method='quilting' only, not {method!r}")
-    if size is not None:
-        raise SightlineError("the guide gives the size; leave out size or guide")
+    if side is not None:
+        raise SightlineError("the guide gives the size; leave out side or guide")
     return images.given(guide)[0].cpu()
 
 
