@@ -12,7 +12,7 @@ tour: $(VENV)/.setup
 	@$(BIN)/sightline tour --out out/tour
 
 test: $(VENV)/.setup-test
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n auto
 
 check: lint types test
 
