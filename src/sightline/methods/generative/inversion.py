@@ -119,8 +119,8 @@ def likeness(made: Tensor, image: Tensor) -> tuple[Tensor, Tensor]:
     "forgotten: first hardly anything, then exact colours and places, at last all but what kind of things are there.",
     caution="Where the features leave the picture open, the smoothness that was asked for fills it in: blurred or mottled places show that "
     "choice, not the network's memory. A learned inversion fills them with what its training photographs had there.",
-    tour=({"k": 5, "steps": 40},),
-    quick={"k": 4, "steps": 20},
+    tour=({"k": 5, "kind": "fourier", "steps": 60},),
+    quick={"k": 4, "kind": "fourier", "steps": 20},
 )
 def inversion(
     model: Model,
@@ -193,5 +193,7 @@ def shown(work: Inversion, made: list[Tensor], error: Tensor) -> Result:
         depth = list(range(1, len(made) + 1))
         curves = {"feature error": (depth, error[:, 0].clamp(0, 1).tolist()), "SSIM": (depth, ssim[:, 0].tolist())}
         panels["depth"] = render.lines([render.Plot("What is lost with depth", "layer, from the first to the last", curves)])
-        captions["depth"] = "The same numbers by depth, of the first image: SSIM falls from layer to layer as the picture is forgotten."
+        captions["depth"] = (
+            "The same numbers by depth, of the first image: a low SSIM tells of a picture forgotten, a high feature error of too few steps."
+        )
     return Result(panels, values, captions)
