@@ -101,7 +101,7 @@ def collection(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         (folder / LABELS[number % 3]).mkdir(exist_ok=True)
         sl.write(smooth(seed=20 + number), folder / LABELS[number % 3] / f"{number}.png")
     for method in METHODS.values():
-        if "folder" in method.fields:
+        if {"folder", "store"} <= method.fields.keys():
             SHORT.setdefault(method.name, {})["folder"] = str(folder)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
