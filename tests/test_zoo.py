@@ -383,4 +383,4 @@ def test_real_weights_are_those_of_the_file(data: Path) -> None:
     path = data / "nets" / "squeezenet1_0.safetensors"
     model, state = squeezenet(weights=path), load_file(path)
     assert all(torch.equal(value, state[key].float()) for key, value in model.body.state_dict().items())
-    assert model.recipe["weights"] == str(path)
+    assert model.recipe["weights"] == str(path.resolve())
