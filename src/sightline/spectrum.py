@@ -27,10 +27,17 @@ def projected(image: Tensor, exemplar: Tensor) -> Tensor:
     exemplar's phases between them. N×3×H×W."""
     size = (image.shape[2], image.shape[3])
     mean = exemplar.mean((2, 3), keepdim=True)
-    # Zeros around the exemplar interpolate its spectrum to the frequencies of a larger picture, at the same energy per pixel.
+    # Zeros around the exemplar, which fades into them, interpolate its spectrum to the frequencies of a larger picture, at the
+    # same energy per pixel. Without the fading its outline would be seen.
     piece = (exemplar - mean)[:, :, : size[0], : size[1]]
-    wide = F.pad(piece, (0, size[1] - piece.shape[3], 0, size[0] - piece.shape[2]))
-    reference = torch.fft.rfft2(wide) * math.sqrt(size[0] * size[1] / (piece.shape[2] * piece.shape[3]))
+    fade = faded(piece.shape[2], size[0])[:, None] * faded(piece.shape[3], size[1])
+    wide = F.pad(piece * fade.to(piece), (0, size[1] - piece.shape[3], 0, size[0] - piece.shape[2]))
+    reference = torch.fft.rfft2(wide) * math.sqrt(size[0] * size[1] / float(fade.square().sum()))
     agreement = (torch.fft.rfft2(image - mean) * reference.conj()).sum(1, keepdim=True)
     phase = agreement / agreement.abs().clamp_min(1e-12)
     return torch.fft.irfft2(phase * reference, s=size) + mean
+
+
+def faded(length: int, whole: int) -> Tensor:
+    """Weights along one side of the exemplar: a Hann window where the picture is longer."""
+    return torch.hann_window(length + 2, periodic=False)[1:-1] if whole > length else torch.ones(length)

@@ -22,6 +22,7 @@ from .easel import Easel
 from .order import Maker, Order
 
 HISTORY = 20  # of L-BFGS, as in DeepTextures
+LEAST = 48  # pixels of the exemplar where a texture is begun: what is large must be laid out while the windows see it whole
 
 
 def by_statistics(kind: Kind) -> Maker:
@@ -32,7 +33,7 @@ def by_statistics(kind: Kind) -> Maker:
         preset = Preset(0.0, 1.0, 0, kind, relative=True)
         scale = math.sqrt(exemplar[0, 0].numel() / math.prod(order.size))  # the exemplar stays at its own size at the end
         easel = Easel(order.model, None, [exemplar], Layers((), order.layers), preset, [1.0], scale=scale, history=HISTORY, seed=order.seed)
-        plan = stages(order.size, order.steps)
+        plan = stages(order.size, order.steps, least=max(LEAST, round(LEAST * min(order.size) / min(exemplar.shape[-2:]))))
         first = noise(exemplar, plan[0].size, order.generator).to(order.model.device)
         with average_pooling() if order.average else nullcontext():
             done = paint(order.model, aims(easel, order), first, plan, Brush("lbfgs", 1.0, HISTORY), callback=order.callback)
