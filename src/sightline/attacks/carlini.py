@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from ..optimizers import Adam
 from .aim import Run, margin
 from .ball import length
 
@@ -29,7 +30,7 @@ def carlini_wagner(run: Run, center: Tensor, steps: int, lr: float) -> Tensor:
     weights = Weights(least)
     for _ in range(SEARCHES):
         leaf = start.clone().requires_grad_()
-        optimizer = torch.optim.Adam([leaf], lr=lr)
+        optimizer = Adam([leaf], lr)
         enough = torch.zeros_like(least, dtype=torch.bool)
         for _ in range(steps):
             image, size, margins, fooled = weighed(run, center, leaf, weights.now, optimizer)
@@ -42,9 +43,7 @@ def carlini_wagner(run: Run, center: Tensor, steps: int, lr: float) -> Tensor:
     return best
 
 
-def weighed(
-    run: Run, center: Tensor, leaf: Tensor, weight: Tensor, optimizer: torch.optim.Optimizer
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def weighed(run: Run, center: Tensor, leaf: Tensor, weight: Tensor, optimizer: Adam) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """One step of Adam on ‖change‖² + weight · max(−margin, 0); gives the image before it, its distance, margin, and whether it fools."""
     with torch.enable_grad():
         image = (leaf.tanh() + 1) / 2

@@ -16,11 +16,12 @@ from ...errors import SightlineError, outside
 from ...knobs import Between
 from ...model import Model
 from ...networks.decoder import decoder_of, known
-from ...objective import tv
+from ...objective import bounded, tv
+from ...optimizers import Adam
 from ...parameterize import Fourier, Parameterization
 from ...result import Result
 from ...scans.store import Scan
-from .resemblance import NATURAL, Annealed, Levels, Looking, bounded, middle, pooled, relative_error, resemblance, smoothness
+from .resemblance import NATURAL, Annealed, Levels, Looking, middle, pooled, relative_error, resemblance, smoothness
 
 Kind = Literal["pixels", "fourier", "learned"]
 
@@ -72,11 +73,11 @@ class Inversion:
         layer, (height, width) = self.layers[number], self.image.shape[-2:]
         power = 3 * height * width * NATURAL**2  # the squared norm of a natural image, in gray levels
         even = smoothness(self.model, layer) if smooth is None else smooth
-        penalty = even / 2 * 255**2 * height * width * tv(2.0) + limit / 2 * bounded()
+        penalty = even / 2 * 255**2 * height * width * tv(2.0) + limit / 2 * 255**6 * 3 * height * width * bounded()
         aim = power * resemblance(layer, wanted, self.look) - penalty
         if self.kind == "fourier":
             start: Parameterization = Fourier(len(self.image), height, width, seed=self.seed, device=self.model.device)
-            optimizer = partial(torch.optim.Adam, lr=self.lr)
+            optimizer = partial(Adam, lr=self.lr)
         else:
             start, optimizer = Levels(self.image.to(self.model.device), self.seed), partial(Annealed, lr=self.lr, steps=self.steps)
 

@@ -1,7 +1,6 @@
 """What inversion asks of a picture, and how it descends, by the constants of Mahendran & Vedaldi (2015)."""
 
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -9,6 +8,7 @@ from torch import Tensor
 from ... import image as images
 from ...model import Model
 from ...objective import Objective
+from ...optimizers import Stepper
 from ...outputs import positions
 
 Looking = Callable[[Tensor, Tensor], Tensor]  # what of the features of an image is compared
@@ -36,21 +36,27 @@ class Levels:
         self.levels.clamp_(-127.5, 127.5)
 
 
-class Annealed(torch.optim.SGD):
+class Annealed(Stepper):
     """Gradient descent with momentum 0.9 whose learning rate drops in stages; the momentum starts anew at each (invert_nn.m)."""
 
     def __init__(self, parameters: list[Tensor], lr: float, steps: int) -> None:
-        super().__init__(parameters, lr=lr, momentum=0.9)
+        super().__init__(parameters)
         ends = [round(steps * sum(share for _, share in PLAN[:stage])) for stage in range(1, len(PLAN))]
         self.drops = {end: lr * factor for end, (factor, _) in zip(ends, PLAN[1:], strict=True)}
-        self.done = 0
+        self.lr, self.done, self.momentum = lr, 0, dict[int, Tensor]()
 
-    def step(self, closure: Any = None) -> None:
+    def step(self) -> None:
+        """Moves every leaf that has a gradient."""
         if self.done in self.drops:
-            self.param_groups[0]["lr"] = self.drops[self.done]
-            self.state.clear()
-        super().step(closure)
+            self.lr, self.momentum = self.drops[self.done], {}
+        super().step()
         self.done += 1
+
+    def move_(self, number: int, parameter: Tensor, gradient: Tensor) -> None:
+        """One step of the leaf of that number, in place."""
+        before = self.momentum.get(number)
+        self.momentum[number] = gradient.clone() if before is None else before.mul_(0.9).add_(gradient)
+        parameter.add_(self.momentum[number], alpha=-self.lr)
 
 
 # ── what is asked of the picture ──
@@ -63,11 +69,6 @@ def resemblance(layer: str, wanted: Tensor, look: Looking) -> Objective:
         return -relative_error(look(features[layer], image), look(wanted, image))
 
     return Objective(f"resemblance({layer!r})", (layer,), lambda _: score)
-
-
-def bounded() -> Objective:
-    """Σ |255·(image − ½)|⁶, small as long as the pixels can be shown (the α-norm of Mahendran & Vedaldi 2015, section 3)."""
-    return Objective("bounded()", (), lambda _: lambda image, _: (255 * (image - 0.5)).pow(6).flatten(1).sum(1))
 
 
 def relative_error(found: Tensor, wanted: Tensor) -> Tensor:
