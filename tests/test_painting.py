@@ -9,7 +9,7 @@ from torchvision.models import squeezenet1_0, vgg11
 import sightline as sl
 from sightline.painting import Painting, Region, region_weights, tiled
 from sightline.perceptual import moments
-from sightline.tiles import map_sizes, tiles
+from sightline.tiles import map_sizes, planned, tiles
 
 
 def random_model(build: object, size: int = 64) -> sl.Model:
@@ -75,7 +75,7 @@ def test_tiles_give_the_whole_image_s_gradient(
     features = model.run(image, [model.layer(name) for name in loss.layers])
     whole = -loss.objective().bind(model)(image, features)
     (gradient,) = torch.autograd.grad(whole.sum(), image)
-    found, tiles_gradient = tiled(image.detach(), loss, model, 48)
+    found, tiles_gradient = tiled(image.detach(), loss, model, planned(model, loss.layers, (image.shape[2], image.shape[3]), 48))
     torch.testing.assert_close(found, whole.detach(), rtol=1e-4, atol=1e-7)
     # Square roots of covariances that are nearly singular lose digits in single precision.
     assert float((tiles_gradient - gradient).norm() / gradient.norm()) < (1e-4 if kind == "gram" else 2e-2)
@@ -102,7 +102,7 @@ def test_the_loss_is_a_node_of_autograd(case: tuple[sl.Model, tuple[str, ...], t
     image = picture(100, 110, 5).requires_grad_()
     score = loss.objective(tile=48).bind(model)(image, {})
     score.sum().backward()
-    _, gradient = tiled(image.detach(), loss, model, 48)
+    _, gradient = tiled(image.detach(), loss, model, planned(model, loss.layers, (image.shape[2], image.shape[3]), 48))
     torch.testing.assert_close(image.grad, -gradient)
 
 

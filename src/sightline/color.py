@@ -3,8 +3,10 @@
 import torch
 from torch import Tensor
 
+from .model import LUMINANCE
+
 # Luminance and two colour differences (YIQ), as the paper's section 4 has it.
-YIQ = torch.tensor([[0.299, 0.587, 0.114], [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]])
+YIQ = torch.tensor([LUMINANCE, [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]])
 RIDGE = 1e-5  # added to colour covariances
 
 

@@ -7,6 +7,7 @@ whole image's gradient, and seams can't arise. (Matching each tile's own Gram ma
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ from torch.nn import functional as F
 from .model import Model
 from .objective import Objective, Score
 from .perceptual import Kind, Moments, gram_loss, moments, random_directions, sliced_loss, w2_loss
-from .tiles import Tile, map_sizes, tiles
+from .tiles import Plan, Tile, planned
 
 
 @dataclass(frozen=True)
@@ -57,8 +58,13 @@ class Painting:
     def objective(self, tile: int | None = None) -> Objective:
         """Minus the loss, whole or in tiles of about `tile` pixels."""
         if tile is not None:
-            return Objective("painting in tiles", (), lambda model: lambda image, _: -InTiles.apply(image, self, model, tile))
+            return Objective("painting in tiles", (), lambda model: self.in_tiles(model, tile))
         return Objective("painting", self.layers, self.whole)
+
+    def in_tiles(self, model: Model, side: int) -> Score:
+        """The score of an image tile by tile; an image of one size is planned once."""
+        plan = cache(lambda *size: planned(model, self.layers, size, side))
+        return lambda image, _: -InTiles.apply(image, self, model, plan(image.shape[2], image.shape[3]))
 
     def whole(self, model: Model) -> Score:
         """The score of an image from its features."""
@@ -134,8 +140,8 @@ class InTiles(torch.autograd.Function):
     """The loss of an image as a node of autograd whose gradient is found on the way forward."""
 
     @staticmethod
-    def forward(ctx: Any, image: Tensor, painting: Painting, model: Model, side: int) -> Tensor:
-        loss, gradient = tiled(image.detach(), painting, model, side)
+    def forward(ctx: Any, image: Tensor, painting: Painting, model: Model, plan: Plan) -> Tensor:
+        loss, gradient = tiled(image.detach(), painting, model, plan)
         ctx.save_for_backward(gradient)
         return loss
 
@@ -150,19 +156,17 @@ def seen(model: Model, layers: Sequence[str], piece: Tensor, tile: Tile) -> dict
     return {name: tile.own(name, found[model.layer(name)]) for name in layers}
 
 
-def tiled(image: Tensor, painting: Painting, model: Model, side: int) -> tuple[Tensor, Tensor]:
-    """The loss, 1, and its gradient by an image 1×3×H×W, in tiles of about `side` pixels."""
-    plan = list(tiles(model, painting.layers, image.shape[2], image.shape[3], side))
-    sizes = map_sizes(model, painting.layers, image.shape[2], image.shape[3])
-    shares = {name: 1 / (height * width) for name, (height, width) in sizes.items()}
-    found = summed(image, model, list(painting.style), painting.regions, plan=plan, shares=shares)
+def tiled(image: Tensor, painting: Painting, model: Model, plan: Plan) -> tuple[Tensor, Tensor]:
+    """The loss, 1, and its gradient by an image 1×3×H×W, in the tiles of a plan for the painting's layers."""
+    shares = plan.shares
+    found = summed(image, model, list(painting.style), painting.regions, plan)
     leaves = [{name: Moments(one.mean.requires_grad_(), one.gram.requires_grad_()) for name, one in layer.items()} for layer in found]
     with torch.enable_grad():
         loss = painting.style_loss(leaves)
         if painting.style and painting.regions:
             loss.sum().backward()
     loss, gradient = loss.detach(), torch.zeros_like(image)
-    for tile in plan:
+    for tile in plan.tiles:
         piece = tile.cut(image).clone().requires_grad_()
         with torch.enable_grad():
             features = seen(model, painting.layers, piece, tile)
@@ -179,16 +183,14 @@ def tiled(image: Tensor, painting: Painting, model: Model, side: int) -> tuple[T
 
 
 @torch.no_grad()
-def summed(
-    image: Tensor, model: Model, layers: Sequence[str], regions: Sequence[Region], *, plan: Sequence[Tile], shares: Mapping[str, float]
-) -> list[dict[str, Moments]]:
+def summed(image: Tensor, model: Model, layers: Sequence[str], regions: Sequence[Region], plan: Plan) -> list[dict[str, Moments]]:
     """Mean and Gram matrix of each layer in each region over the whole image."""
     totals: list[dict[str, Moments]] = [{} for _ in regions]
-    for tile in plan if layers else ():
+    for tile in plan.tiles if layers else ():
         features = seen(model, layers, tile.cut(image), tile)
         for region, total in zip(regions, totals, strict=True):
             for name in layers:
-                part = partial_moments(features[name], region.weight(name, tile), shares[name])
+                part = partial_moments(features[name], region.weight(name, tile), plan.shares[name])
                 total[name] = Moments(total[name].mean + part.mean, total[name].gram + part.gram) if name in total else part
     return totals
 
@@ -203,9 +205,7 @@ def moments_of(model: Model, layers: Sequence[str], image: Tensor, side: int | N
 
 def all_moments(image: Tensor, model: Model, layers: Sequence[str], regions: Sequence[Region], side: int) -> list[dict[str, Moments]]:
     """The moments in each region by layer, in tiles."""
-    size = (image.shape[2], image.shape[3])
-    shares = {name: 1 / (height * width) for name, (height, width) in map_sizes(model, layers, *size).items()}
-    return summed(image, model, layers, regions, plan=list(tiles(model, layers, *size, side)), shares=shares)
+    return summed(image, model, layers, regions, planned(model, layers, (image.shape[2], image.shape[3]), side))
 
 
 @torch.no_grad()
@@ -213,11 +213,9 @@ def features_of(model: Model, layers: Sequence[str], image: Tensor, side: int | 
     """An image's features by layer, whole or put together from tiles."""
     if side is None or not layers:
         return model.features(image, layers) if layers else {}
-    size = (image.shape[2], image.shape[3])
-    whole = {
-        name: torch.empty(1, model.shape(name)[0], *found, device=model.device) for name, found in map_sizes(model, layers, *size).items()
-    }
-    for tile in tiles(model, layers, *size, side):
+    plan = planned(model, layers, (image.shape[2], image.shape[3]), side)
+    whole = {name: torch.empty(1, model.shape(name)[0], *found, device=model.device) for name, found in plan.sizes.items()}
+    for tile in plan.tiles:
         for name, features in seen(model, layers, tile.cut(image), tile).items():
             tile.of(name, whole[name]).copy_(features)
     return whole

@@ -88,3 +88,21 @@ def map_sizes(model: Model, layers: Sequence[str], height: int, width: int) -> d
     short = min(model.size, height, width)
     strips = [model.run(torch.zeros(1, 3, *size, device=model.device), names.values()) for size in ((height, short), (short, width))]
     return {name: (strips[0][layer].shape[2], strips[1][layer].shape[3]) for name, layer in names.items()}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How an image is cut, and the size (height, width) of each layer's map of the whole."""
+
+    tiles: Sequence[Tile]
+    sizes: Mapping[str, tuple[int, int]]
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """What one place of a layer counts in a mean over all."""
+        return {name: 1 / (height * width) for name, (height, width) in self.sizes.items()}
+
+
+def planned(model: Model, layers: Sequence[str], size: tuple[int, int], side: int) -> Plan:
+    """The plan for an image of that size (height, width) in tiles of about `side` pixels."""
+    return Plan(list(tiles(model, layers, *size, side)), map_sizes(model, layers, *size))

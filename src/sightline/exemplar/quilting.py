@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ..ascend import Callback, Step
+from ..model import LUMINANCE
 from ..transform import blur
 
 
@@ -192,7 +193,7 @@ def transfer(
 
 def luminance_of(picture: Tensor) -> Tensor:
     """Blurred luminance, spread over its whole range, as the map by which places correspond: 1×h×w."""
-    light = blur((picture * torch.tensor([0.299, 0.587, 0.114]).view(3, 1, 1)).sum(0, keepdim=True)[None], 1.0)[0]
+    light = blur((picture * torch.tensor(LUMINANCE).view(3, 1, 1)).sum(0, keepdim=True)[None], 1.0)[0]
     # By rank (departure): a dark exemplar then still has a place for every shade of the target.
     ordered = light.flatten().sort().values
     return (torch.searchsorted(ordered, light) + torch.searchsorted(ordered, light, right=True)) / (2 * len(ordered))
