@@ -1,7 +1,5 @@
 """Gradient ascent on the image: what would make the network respond so? (Simonyan 2013; Yosinski 2015; Olah 2017)"""
 
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -9,21 +7,18 @@ import torch
 from torch import Tensor
 
 from ... import image as images
-from ... import render
-from ...ascend import Ascent, Callback, Step, ascend
+from ...ascend import Ascent, Callback, ascend
 from ...catalog import method
 from ...errors import SightlineError
 from ...knobs import Between
 from ...model import Model
 from ...objective import Objective
-from ...optimizers import Adam, Gain, Optimizing, Steepest
-from ...parameterize import Fourier, Parameterization, Phase, Pixels
-from ...regularize import Regularizer
 from ...result import Result
-from ...transform import Transform, crops, wobble
 from .asked import aimed, chosen, labelled, turned
-from .evidence import Evidence, gathered, judging
-from .presets import Preset
+from .evidence import gathered, judging
+from .running import Watch, moving, view
+from .shown import shown
+from .starts import Canvas, beginning
 
 MOST_FRAMES = 64
 
@@ -101,8 +96,9 @@ def synthesis(
     second = judging(model, named, judge)
     count, generator = max(1, len(named[1])), torch.Generator().manual_seed(seed)
     side = size or model.size
-    alike = len(set(named[1])) == len(named[1])  # of one unit, several pictures begin differently
-    begin, regularize = beginning(model, kept, side, count, photo=photo, seed=seed, generator=generator, alike=alike)
+    canvas = Canvas(side, count, seed, alike=len(set(named[1])) == len(named[1]))  # of one unit, several pictures begin differently
+    picture = None if photo is None else model.fit(images.given(photo)[:1], side).expand(count, -1, -1, -1)
+    begin, regularize = beginning(model, kept, canvas, picture, generator)
     watch = Watch(callback, every=max(1, (steps or kept.steps) // MOST_FRAMES), keep=movie)
     found = ascend(
         model, aim, begin, moving(kept), steps or kept.steps, transform=view(kept, side, generator), regularize=regularize,
@@ -114,70 +110,6 @@ def synthesis(
     return shown(model, aim, named, found=found, evidence=evidence, frames=watch.frames)
 
 
-# ── how it runs ──
-
-
-def beginning(
-    model: Model,
-    preset: Preset,
-    side: int,
-    count: int,
-    *,
-    photo: Tensor | str | Path | None,
-    seed: int,
-    generator: torch.Generator,
-    alike: bool,
-) -> tuple[Parameterization, Callable[[int], None] | None]:
-    """What is optimized, with the same start for every unit or one each, and what is done to it after each step."""
-    picture = None if photo is None else model.fit(images.given(photo)[:1], side).expand(count, -1, -1, -1)
-    if not preset.of_pixels:
-        if preset.start == "phase":
-            return Phase(count, side, side, seed=seed, alike=alike, device=model.device), None
-        return Fourier(count, side, side, seed=seed, alike=alike, image=picture, slope=preset.slope, device=model.device), None
-    if picture is None:
-        level = 0.0 if preset.start == "zero" else 0.5
-        noise = torch.randn(1 if alike else count, 3, side, side, generator=generator)
-        picture = (level + preset.noise * noise).clamp(0, 1).expand(count, -1, -1, -1)
-    pixels = Pixels(picture.to(model.device))
-    keep = Regularizer(preset.decay, preset.sigma, preset.every, preset.small, preset.idle)
-    return pixels, lambda index: keep.apply_(pixels, index)
-
-
-def moving(preset: Preset) -> Optimizing:
-    """The preset's optimizer."""
-    if preset.move == "mean":
-        return partial(Steepest, lr=preset.lr, norm="mean")
-    if preset.move == "gain":
-        return partial(Gain, most=preset.lr, gain=preset.gain)
-    return partial(Adam, lr=preset.lr, nesterov=preset.move == "nadam")
-
-
-def view(preset: Preset, side: int, generator: torch.Generator) -> Transform | None:
-    """What stands between picture and network."""
-    if preset.crops:
-        return crops(preset.crops, preset.box, preset.grain, generator)
-    if preset.shift or preset.scale or preset.angle:
-        return wobble(preset.shift * side, preset.scale, preset.angle, generator, alike=True)
-    return None
-
-
-class Watch:
-    """The caller's callback, and the frames of a movie."""
-
-    def __init__(self, callback: Callback | None, every: int, keep: bool) -> None:
-        self.callback, self.every, self.keep = callback, every, keep
-        self.frames: list[Tensor] = []
-
-    def __call__(self, step: Step) -> bool:
-        """Keeps every so many pictures, and asks whether to stop."""
-        if self.keep and (step.index - 1) % self.every == 0:
-            self.frames.append(render.sheet(step.image.cpu().clamp(0, 1)))
-        return bool(self.callback and self.callback(step))
-
-
-# ── what is shown ──
-
-
 def alive(found: Ascent, aim: Objective) -> Tensor:
     """The pictures in [0, 1]; raises SightlineError if no gradient reached any."""
     if not found.moved.any():
@@ -185,35 +117,3 @@ def alive(found: Ascent, aim: Objective) -> Tensor:
             f"{aim}: no gradient reached the picture in {len(found[1])} steps; the unit answers to nothing near this start (a dead unit?)"
         )
     return found[0].clamp(0, 1).cpu()
-
-
-def shown(
-    model: Model, aim: Objective, named: tuple[str, tuple[int, ...]], *, found: Ascent, evidence: Evidence, frames: list[Tensor]
-) -> Result:
-    """The picture or the sheet of pictures, with what speaks for them."""
-    image, scores = found[0].clamp(0, 1).cpu(), found[1].cpu()
-    single = len(image) == 1
-    about = str(aim) if single else f"{len(image)} units of {named[0]}, row by row: {names(model, *named)}"
-    begun = f" It began at {float(scores[0, 0]):.2f} and took {len(scores)} steps." if single else f" Each took {len(scores)} steps."
-    dead = [unit for unit, moved in zip(named[1], found.moved.tolist(), strict=False) if not moved]
-    caption = f"{about}: {evidence.sentence()}{begun}"
-    caption += f" No gradient ever reached the picture of {', '.join(map(str, dead))}: dead, and left as it started." if dead else ""
-    caption += f" Note: {found.note}." if found.note else ""
-    values = {name: value for name, value in vars(evidence).items() if isinstance(value, Tensor) and name != "score"}
-    score = float(evidence.score[0]) if single else evidence.score
-    panel = render.sheet(render.enlarge(image, 128 if single else 64))
-    movies = {"run": torch.cat([*frames, render.sheet(image)])} if frames else {}
-    return Result(
-        {"synthesis": panel},
-        {"image": image, "scores": scores[:, 0] if single else scores, "score": score, **values},
-        {"synthesis": caption},
-        movies=movies,
-    )
-
-
-def names(model: Model, layer: str, units: tuple[int, ...]) -> str:
-    """The units in words: classes by name, a run of numbers by its ends."""
-    if layer == "logits":
-        return ", ".join(model.labels[unit] for unit in units)
-    run = units == tuple(range(units[0], units[-1] + 1))
-    return f"{units[0]} to {units[-1]}" if run and len(units) > 1 else ", ".join(map(str, units))
