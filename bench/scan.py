@@ -1,14 +1,14 @@
 """A scan against the bare pipeline, and how both grow with the number of images.
 
-`python bench/scan.py [--rounds 3] [--images 400] [--grow 500 2000 8000]`: ResNet-18 with random weights at 224 px, batches
+`python bench/scan.py [--rounds 3] [--images 400] [--grow 1000 10000 100000]`: ResNet-18 with random weights at 224 px, batches
 of 32, synthetic JPEGs of 500×375. The bare pipeline decodes, resizes and runs the network in channels_last under
 inference_mode, decoding ahead in as many threads, and keeps nothing. They take turns; medians, and the median ratio of
 pairs, by the clock and in processor time, which other work on the machine disturbs less.
-Growth is measured on a small network at 64 px, so that the pass's own work counts, each size in a process of its own.
+Growth is measured on a small network at 64 px, so that the pass's own work counts, over JPEGs of 96×72 cut from the sample
+photographs, each size in a process of its own; exponents are fitted by least squares to the logarithms.
 """
 
 import argparse
-import math
 import os
 import resource
 import shutil
@@ -27,6 +27,7 @@ import torch
 from PIL import Image
 
 import sightline as sl
+from sightline import image as images
 from sightline.fitted import Fitted, fitted, stacked
 from sightline.scans.eye import AHEAD
 
@@ -42,6 +43,20 @@ def photographs(folder: Path, count: int, width: int, height: int) -> Path:
         Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC).save(folder / f"{number:06}.jpg", quality=90)
     for number in range(500, count):
         (folder / f"{number:06}.jpg").hardlink_to(folder / f"{number % 500:06}.jpg")
+    return folder
+
+
+def crops(folder: Path, count: int) -> Path:
+    """JPEG files of 96×72, each another part of a sample photograph."""
+    folder.mkdir(parents=True, exist_ok=True)
+    photos = [
+        Image.fromarray((images.sample(name)[0].permute(1, 2, 0).numpy() * 255).round().astype(np.uint8)) for name in images.samples()
+    ]
+    generator = np.random.default_rng(0)
+    for number in range(count):
+        photo = photos[number % len(photos)]
+        left, top = generator.integers(0, photo.width - 96), generator.integers(0, photo.height - 72)
+        photo.crop((left, top, left + 96, top + 72)).save(folder / f"{number:06}.jpg", quality=85)
     return folder
 
 
@@ -81,20 +96,20 @@ def timed(work: Callable[[], None]) -> tuple[float, float]:
     return time.perf_counter() - began, time.process_time() - worked
 
 
-def compare(root: Path, images: int, rounds: int) -> None:
+def compare(root: Path, count: int, rounds: int) -> None:
     model = sl.load("resnet18", weights="random", device="cpu")
-    folder = photographs(root / "photos", images, 500, 375)
+    folder = photographs(root / "photos", count, 500, 375)
     paths = sorted(folder.iterdir())
     works = (lambda: bare(model, paths), lambda: full(model, folder, root / "a.scan"), lambda: decode(paths))
     bare(model, paths[:BATCH])
     sl.scan(model, paths[:BATCH], store=root / "warm.scan")
     rows = [[timed(work) for work in works] for _ in range(rounds)]
-    print(f"resnet18 {SIDE} px, {images} images, {rounds} rounds")
+    print(f"resnet18 {SIDE} px, {count} images, {rounds} rounds")
     for clock, name in enumerate(("by the clock", "processor time")):
         plain, kept, alone = (statistics.median(row[column][clock] for row in rows) for column in range(3))
         ratio = statistics.median(row[0][clock] / row[1][clock] for row in rows)
-        print(f"{name}: bare {images / plain:.1f} images/s, scan {images / kept:.1f} images/s, {ratio:.1%} of bare;", end=" ")
-        print(f"decode and resize alone {images / alone:.0f} images/s, {alone / plain:.1%} of the bare pipeline's time")
+        print(f"{name}: bare {count / plain:.1f} images/s, scan {count / kept:.1f} images/s, {ratio:.1%} of bare;", end=" ")
+        print(f"decode and resize alone {count / alone:.0f} images/s, {alone / plain:.1%} of the bare pipeline's time")
 
 
 CHILD = """
@@ -103,28 +118,28 @@ import sightline as sl
 from torch import nn
 model = sl.load(nn.Sequential(nn.Conv2d(3, 32, 5, 4), nn.ReLU(), nn.Conv2d(32, 64, 3, 2), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10)), size=64)
 import lancedb
-began = time.process_time()
+began, clock = time.process_time(), time.perf_counter()
 sl.scan(model, sys.argv[1], store=sys.argv[2])
 peak = next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM"))  # getrusage would tell the parent's
-print(time.process_time() - began, int(peak) / 1e3)
+print(time.process_time() - began, time.perf_counter() - clock, int(peak) / 1e3)
 """
 
 
 def grow(root: Path, sizes: list[int]) -> None:
     told: list[tuple[int, float, float]] = []
     for size in sizes:
-        folder = photographs(root / f"grow{size}", size, 96, 72)
-        command = [sys.executable, "-c", CHILD, str(folder), str(root / f"grow{size}.scan")]
-        seconds, memory = map(float, subprocess.run(command, check=True, capture_output=True, text=True).stdout.split())
+        folder, store = crops(root / f"grow{size}", size), root / f"grow{size}.scan"
+        done = subprocess.run([sys.executable, "-c", CHILD, str(folder), str(store)], check=True, capture_output=True, text=True)
+        seconds, clock, memory = map(float, done.stdout.split())
         told.append((size, seconds, memory))
-        stored = sum(file.stat().st_size for file in (root / f"grow{size}.scan").rglob("*") if file.is_file())
-        print(
-            f"{size} images: {seconds:.1f} s of processor time, {size / seconds:.0f} images/s, peak {memory:.0f} MB, store {stored / size / 1e3:.1f} kB an image"
-        )
+        stored = sum(file.stat().st_size for file in store.rglob("*") if file.is_file()) / size / 1e3
+        print(f"{size} images: {seconds:.1f} s of processor time ({clock:.1f} s by the clock),", end=" ")
+        print(f"{size / seconds:.0f} images/s of it, peak {memory:.0f} MB, store {stored:.1f} kB an image", flush=True)
+        shutil.rmtree(folder)
+        shutil.rmtree(store)
     if len(told) > 1:
-        first, last = told[0], told[-1]
-        exponent = math.log(last[1] / first[1]) / math.log(last[0] / first[0])
-        print(f"time grows as n^{exponent:.2f}; memory from {first[2]:.0f} to {last[2]:.0f} MB")
+        counts, seconds, memory = np.log(np.array(told)).T
+        print(f"time grows as n^{np.polyfit(counts, seconds, 1)[0]:.2f}, memory as n^{np.polyfit(counts, memory, 1)[0]:.3f}")
 
 
 def main() -> None:
@@ -132,7 +147,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--images", type=int, default=400)
     parser.add_argument("--only-grow", action="store_true")
-    parser.add_argument("--grow", type=int, nargs="*", default=[500, 2000, 8000])
+    parser.add_argument("--grow", type=int, nargs="*", default=[1000, 10_000, 100_000])
     given = parser.parse_args()
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads")
     with tempfile.TemporaryDirectory() as root:

@@ -17,7 +17,8 @@ from torch import Tensor
 import sightline as sl
 from sightline import image as images
 from sightline.fitted import fitted, stacked
-from sightline.scans import writing
+from sightline.scans import stream, writing
+from sightline.scans.store import table
 from sightline.scans.upkeep import compact, info, verify
 
 COUNT = 44
@@ -181,6 +182,31 @@ def test_rows_without_a_commit_are_removed(
     left = sl.Scan.open(tmp_path / "full.scan")
     assert (left.images, len(left.paths), verify(left.path)) == (15, 15, [])
     assert same(sl.scan(tiny, folder, **options), found)
+
+
+def test_rows_go_to_the_disk_between_commits(
+    tiny: sl.Model, found: sl.Scan, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that memory does not grow with the speed; what waits on the disk is not yet part of the store, and goes with a dead process."""
+    options: dict[str, Any] = {"store": tmp_path / "waiting.scan", "batch": 8, "k": 5, "vectors": ("penultimate", "conv2")}
+    monkeypatch.setattr(stream, "ROWS", 10)
+    monkeypatch.setattr(stream, "COMMIT_SECONDS", 1e9)
+
+    def die(event: stream.Passing) -> None:
+        if event.done >= 32:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        sl.scan(tiny, folder, callback=die, **options)
+    left = sl.Scan.open(options["store"])
+    assert (left.images, table(left.path, "images").count_rows()) == (0, 15)
+    assert same(sl.scan(tiny, folder, **options), found)
+    assert pieces_of(left.path) == pieces_of(found.path) == 1
+
+
+def pieces_of(store: Path) -> int:
+    """In how many pieces a store's images lie."""
+    return table(store, "images").stats()["fragment_stats"]["num_fragments"]
 
 
 def full_disk(path: Path) -> Any:

@@ -26,6 +26,7 @@ from .writing import Rows, Writer, writing
 K, CLASS_K, SAMPLE = 25, 5, 256
 CLASS_ENTRIES = 16_000_000  # units × classes × images kept for each class at most
 COMMIT_SHARE, COMMIT_SECONDS = 0.02, 5.0  # commits take at most this share of the time, and are this far apart at least
+ROWS = 2048  # rows in memory: with more they are written, and wait for the commit on the disk
 
 Engine = Literal["local", "ray"]
 
@@ -168,6 +169,8 @@ class Pass:
             now = time.monotonic()
             told = Passing(done, self.total, self.tallies["errors"], (done - first) / (now - began))
             stopped = callback is not None and callback(told)
+            if len(self.images) + len(self.errors) >= ROWS:
+                self.write()
             if stopped or done == self.total or now - committed > pause:
                 self.commit(complete=done == self.total)
                 committed = time.monotonic()
@@ -176,10 +179,15 @@ class Pass:
                 return
 
     def commit(self, *, complete: bool) -> None:
-        """Hands what has gathered to the store."""
+        """What has gathered belongs to the store from here on."""
+        self.write()
         self.tallies["complete"] = int(complete)
-        self.writer.commit(self.images, self.errors, self.tally.tensors(), dict(self.tallies))
-        self.images.clear()
-        self.errors.clear()
+        self.writer.commit(self.tally.tensors(), dict(self.tallies))
         if complete:
             self.writer.compact()
+
+    def write(self) -> None:
+        """Hands the rows that have gathered to the store."""
+        self.writer.add(self.images, self.errors)
+        self.images.clear()
+        self.errors.clear()

@@ -1,7 +1,7 @@
 """A store, written: one writer at a time, in commits; what is committed stays whole whatever happens afterwards."""
 
 import json
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -18,6 +18,10 @@ Rows = list[dict[str, Any]]
 Tallies = dict[str, int]
 
 
+CACHE = 1_000_000  # bytes that LanceDB may keep of a table's metadata; by default gigabytes, which fill as pieces are added
+PIECE = 500  # rows in memory while pieces are merged
+
+
 class Writer:
     """Appends to a store. The state file is the commit: rows beyond what it tells are left-overs and are removed first."""
 
@@ -26,7 +30,7 @@ class Writer:
 
         self.path, self.facts = path, facts
         self.schema = layout.schema(facts["vectors"])
-        database = lancedb.connect(path)
+        database = lancedb.connect(path, session=lancedb.Session(CACHE, CACHE))
         tables = {layout.IMAGES: self.schema, layout.ERRORS: layout.error_schema()}
         self.images, self.errors = (database.create_table(name, schema=kind, exist_ok=True) for name, kind in tables.items())
         self.state, self.tallies = self._restored()
@@ -41,25 +45,36 @@ class Writer:
             tallies = {name: int(value) for name, value in state.metadata().items()}
             return {name: state.get_tensor(name) for name in state.keys()}, tallies  # noqa: SIM118 - not a mapping
 
-    def commit(self, images: Rows, errors: Rows, state: Mapping[str, Tensor], tallies: Tallies) -> None:
-        """Adds rows, then moves the state on. Raises SightlineError if the disk does not take it; what was committed stays."""
+    def add(self, images: Rows, errors: Rows) -> None:
+        """Adds rows, which count from the next commit on. Raises SightlineError if the disk does not take them."""
         import pyarrow as pa
-        from safetensors import SafetensorError
-        from safetensors.torch import save_file
 
-        try:
+        with self._kept():
             if images:
                 self.images.add(self._table(images))
             if errors:
                 self.errors.add(pa.Table.from_pylist(errors, layout.error_schema()))
-            with replacing(self.path / layout.STATE) as temporary:
-                save_file(dict(state), temporary, {name: str(value) for name, value in tallies.items()})
+
+    def commit(self, state: Mapping[str, Tensor], tallies: Tallies) -> None:
+        """Moves the state on to the rows that were added. Raises SightlineError if the disk does not take it."""
+        from safetensors.torch import save_file
+
+        with self._kept(), replacing(self.path / layout.STATE) as temporary:
+            save_file(dict(state), temporary, {name: str(value) for name, value in tallies.items()})
+        self.tallies = tallies
+
+    @contextmanager
+    def _kept(self) -> Generator[None, None, None]:
+        """Turns what a disk refuses into one line that tells what stays."""
+        from safetensors import SafetensorError
+
+        try:
+            yield
         except (OSError, RuntimeError, SafetensorError, SightlineError) as error:
             kept = self.tallies["images"]
             raise SightlineError(
                 f"can't write {self.path}: {layout.reason(error)}; {kept} images are kept, the same scan goes on there"
             ) from error
-        self.tallies = tallies
 
     def _table(self, images: Rows) -> Any:
         import numpy as np
@@ -76,9 +91,22 @@ class Writer:
         return pa.table(columns, schema=self.schema)
 
     def compact(self) -> None:
-        """Merges the pieces that the commits left and removes what no commit needs."""
+        """Merges the pieces that the commits left and removes what no commit needs.
+
+        Row by row through this process: LanceDB's own merging reads ahead as much as there is.
+        """
+        import pyarrow as pa
+
         for table in (self.images, self.errors):
+            if table.stats()["fragment_stats"]["num_fragments"] > 1:
+                table.add(pa.RecordBatchReader.from_batches(table.schema, pieces(table)), mode="overwrite")
             table.optimize(cleanup_older_than=timedelta(milliseconds=1), delete_unverified=True)
+
+
+def pieces(table: Any) -> Iterator[Any]:
+    """All rows of a table, a few at a time."""
+    for first in range(0, table.count_rows(), PIECE):
+        yield from table.search().offset(first).limit(PIECE).to_arrow().to_batches()
 
 
 @contextmanager
