@@ -98,9 +98,14 @@ class Writer:
         import pyarrow as pa
 
         for table in (self.images, self.errors):
-            if table.stats()["fragment_stats"]["num_fragments"] > 1:
+            if count_of(table) > 1:
                 table.add(pa.RecordBatchReader.from_batches(table.schema, pieces(table)), mode="overwrite")
             table.optimize(cleanup_older_than=timedelta(milliseconds=1), delete_unverified=True)
+
+
+def count_of(table: Any) -> int:
+    """In how many pieces a table lies."""
+    return table.stats()["fragment_stats"]["num_fragments"]
 
 
 def pieces(table: Any) -> Iterator[Any]:
