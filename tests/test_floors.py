@@ -15,7 +15,21 @@ HOUSE = Path(sl.__file__).parent
 # A file never imports from a higher floor. `methods` stands for the whole folder.
 FLOORS = (
     ("errors", "atomic", "image", "video", "render", "plates", "gridding", "pages", "result", "fitted", "knobs", "catalog"),
-    ("weights", "sightnet", "body", "capture", "outputs", "model", "nicknames", "zoo", "rules", "geometry", "receptive", "recipe"),
+    (
+        "weights",
+        "sightnet",
+        "body",
+        "capture",
+        "outputs",
+        "packed",
+        "model",
+        "nicknames",
+        "zoo",
+        "rules",
+        "geometry",
+        "receptive",
+        "recipe",
+    ),
     (
         "memory",
         "objective",

@@ -19,10 +19,11 @@ from torch import Tensor
 
 from .cones import Cone, Indices, Reach, classes
 from .geometry import tensors
-from .local import Call, Clean, Local, Memory, convolve, functional, multiply_adds, signature, swap
+from .local import Call, Clean, Local, Memory, functional, multiply_adds, signature, swap
 from .localize import localized
 from .model import Model
 from .outputs import as_logits
+from .packed import convolve
 from .windows import Covering, Windows, whole
 
 aten: Any = torch.ops.aten
@@ -144,8 +145,8 @@ class Pass:
         key = func, signature((args, kwargs), lambda x: x.number if isinstance(x, Covered) else None)
         if self.survey:
             # The constants are kept, so that no other may lie at their address.
-            constants = {"constants": [x for x in tensors((args, kwargs)) if not isinstance(x, Covered)]}
-            return self.tape.setdefault(key, Memory(len(self.tape), kept=constants))
+            constants = [x for x in tensors((args, kwargs)) if not isinstance(x, Covered)]
+            return self.tape.setdefault(key, Memory(len(self.tape), constants=constants))
         self.unknown -= 1
         return self.tape.get(key) or Memory(self.unknown)
 
@@ -164,7 +165,7 @@ class Pass:
         known = not stand_ins((args[1:], kwargs))
         args, kwargs = swap((args, kwargs), Covered, Covered.whole)
         if func is aten.convolution.default and known and args[1].ndim == 4 and not args[6] and not self.survey:
-            found = convolve(memory, *args[:6], args[8])
+            found = convolve(*args[:6], args[8])
         else:
             # Maps put together from patches may lie in memory in another order than a view would need.
             found = (aten.reshape.default if func in (aten.view.default, aten._unsafe_view.default) else func)(*args, **kwargs)

@@ -111,13 +111,7 @@ class Memory:
 
     number: int
     clean: list[Clean] = field(default_factory=list[Clean])
-    kept: dict[str, Any] = field(default_factory=dict[str, Any])
-
-    def keep(self, name: str, make: Callable[[], Any]) -> Any:
-        """What `make` gives, made once."""
-        if name not in self.kept:
-            self.kept[name] = make()
-        return self.kept[name]
+    constants: list[Tensor] = field(default_factory=list[Tensor])
 
 
 @dataclass(frozen=True)
@@ -159,19 +153,6 @@ class Call:
 
 
 Result = Local | Tensor | Sequence[Local | None] | None  # None: no rule after all; inside a sequence: not to be used
-
-
-def convolve(memory: Memory, x: Tensor, weight: Tensor, bias: Tensor | None, *geometry: Any) -> Tensor:
-    """Convolution (stride, padding, dilation, groups) with the weight as oneDNN stores it, where torch is built with it.
-
-    Otherwise each call arranges the weight anew, which for small patches takes longer than the convolution.
-    """
-    stride, padding, dilation, groups = geometry
-    if not (torch.backends.mkldnn.is_available() and x.device.type == "cpu" and x.dtype == torch.float32):
-        return torch.conv2d(x, weight, bias, stride, padding, dilation, groups)
-    pack, run = torch.ops.mkldnn._reorder_convolution_weight, torch.ops.mkldnn._convolution_pointwise
-    packed = memory.keep("weight", lambda: pack(weight, padding, stride, dilation, groups, list(x.shape)))
-    return run(x, packed, bias, padding, stride, dilation, groups, "none", [], "")
 
 
 def swap(value: Any, kind: type, by: Callable[[Any], Any]) -> Any:

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from .cones import Axis, Cone, divisors
-from .local import LOWEST, ZERO, Call, Local, Result, convolve, patch_of
+from .local import LOWEST, ZERO, Call, Local, Result, patch_of
+from .packed import convolve
 
 aten: Any = torch.ops.aten
 # A patch that fills more of its map is not worth cutting out.
@@ -68,7 +69,7 @@ def convolution(call: Call) -> Local | None:
     window = [(weight.shape[2 + i], stride[i % len(stride)], padding[i % len(padding)], dilation[i % len(dilation)]) for i in (0, 1)]
 
     def run(x: Tensor, _cone: Cone) -> Tensor:
-        return convolve(call.memory, x, weight, bias, stride, [0, 0], dilation, groups)
+        return convolve(x, weight, bias, stride, [0, 0], dilation, groups)
 
     return windowed(call, (window[0], window[1]), ZERO, run)
 

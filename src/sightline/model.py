@@ -21,6 +21,7 @@ from .body import private_body
 from .capture import Capture, called, first_tensor
 from .errors import SightlineError, first_line, unknown
 from .outputs import as_logits
+from .packed import faster
 
 LUMINANCE = (0.299, 0.587, 0.114)
 
@@ -232,7 +233,8 @@ class Model:
     def _forward(self, image: Tensor) -> Any:
         height, width = image.shape[-2:]
         try:
-            return self.body(self.normalize(image))
+            with faster():
+                return self.body(self.normalize(image))
         except torch.OutOfMemoryError:
             raise
         except (RuntimeError, AssertionError, ValueError) as error:

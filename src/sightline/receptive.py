@@ -22,6 +22,7 @@ from .capture import called, first_tensor
 from .errors import SightlineError, outside
 from .geometry import Call, Sight, Span, sees, tensors
 from .model import Model
+from .packed import watched
 
 
 @dataclass(frozen=True)
@@ -159,7 +160,7 @@ def _measure(model: Model, height: int, width: int) -> dict[str, ReceptiveField]
 
     last = list(model.layers)[-1:]
     lock = model._lock  # keeps other threads' passes from these hooks
-    with lock, torch.inference_mode(False), torch.no_grad(), trace, ExitStack() as undo:
+    with lock, torch.inference_mode(False), torch.no_grad(), watched(), trace, ExitStack() as undo:
         undo.callback(model.body.register_forward_pre_hook(start).remove)
         for path in {name.split(":", 1)[0] for name in model.layers}:
             undo.callback(model.module(path).register_forward_pre_hook(before(path)).remove)
