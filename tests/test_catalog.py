@@ -288,3 +288,12 @@ def test_images_as_knobs_are_recorded_by_path_or_digest(tiny: sl.Model, photo: T
 def test_refuses_what_is_no_list_of_images(styles: Any, tiny: sl.Model, photo: Tensor) -> None:
     with pytest.raises(SightlineError, match=r"styles is .* it must be a list, each an image tensor or text or a path"):
         registered(painted)(tiny, photo, styles=styles)
+
+
+def test_methods_work_in_inference_mode(tiny: sl.Model) -> None:
+    """There nothing has a gradient, and what is made there never gets one."""
+    image = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    expected = sl.saliency(tiny, image).tensors["gradient"]
+    with torch.inference_mode():
+        for given in (image, image.clone()):
+            assert torch.equal(sl.saliency(tiny, given).tensors["gradient"], expected)

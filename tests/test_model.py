@@ -294,6 +294,17 @@ def test_in_place_operations_leave_the_gradient_right() -> None:
     close(given, expected)
 
 
+@pytest.mark.parametrize("name", IN_PLACE)
+def test_a_gradient_may_end_at_a_layer(name: str) -> None:
+    model = Model(Net(IN_PLACE[name], one=conv(), two=conv(4, 4)), size=12)
+    slopes: list[Tensor] = []
+    for image, leaf in ((IMAGE.clone().requires_grad_(), None), (IMAGE, "one")):
+        found = model.run(image, ["one", "logits"], leaf=leaf)
+        assert (found["one"].grad_fn is None) == (leaf is not None)
+        slopes.append(torch.autograd.grad(found["logits"][:, 1].sum(), found["one"])[0])
+    close(*slopes)
+
+
 def test_branches_stop_at_the_deepest_wanted_layer() -> None:
     calls: list[str] = []
 

@@ -3,9 +3,25 @@
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import ExitStack
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One module call that gives a tensor: its path (`:1` for a second call), its kind, its output's shape without the batch, a human name."""
+
+    name: str
+    kind: str
+    shape: tuple[int, ...]
+    alias: str = ""
+
+    @property
+    def spatial(self) -> bool:
+        """Whether the output is channels × height × width with more than one position."""
+        return len(self.shape) == 3 and self.shape[1] * self.shape[2] > 1
 
 
 class Enough(Exception):  # noqa: N818 - not an error: it ends a forward pass once all wanted layers are seen
@@ -16,11 +32,14 @@ class Capture:
     """Watches the module calls `wanted` (`relu`, `relu:1` for a second call, `fc:in` for an input) of a network.
 
     `copied` are those whose output a later in-place operation overwrites: there the network goes on with a copy.
-    With `whole` the pass runs to its end, else it ends with the last wanted call. `found` holds the tensors.
+    With `whole` the pass runs to its end, else it ends with the last wanted call. `found` holds the tensors. The output of the wanted
+    call `leaf`, if it is a single tensor, becomes a variable without a history, for gradients that need not reach further back.
     """
 
-    def __init__(self, network: nn.Module, wanted: Iterable[str], *, copied: Collection[str] = (), whole: bool = False) -> None:
-        self.network, self.wanted, self.copied, self.whole = network, set(wanted), copied, whole
+    def __init__(
+        self, network: nn.Module, wanted: Iterable[str], *, copied: Collection[str] = (), whole: bool = False, leaf: str | None = None
+    ) -> None:
+        self.network, self.wanted, self.copied, self.whole, self.leaf = network, set(wanted), copied, whole, leaf
         self.found: dict[str, Tensor] = {}
         self.versions: dict[str, int] = {}
         self.calls: Counter[str] = Counter()
@@ -60,10 +79,13 @@ class Capture:
         tensor = first_tensor(value)
         if name not in self.wanted or tensor is None:
             return None
+        begins = name == self.leaf and value is tensor
+        if begins:
+            tensor = tensor.detach().requires_grad_()
         self.found[name], self.versions[name] = tensor, tensor._version
         if len(self.found) == len(self.wanted) and not self.whole:
             raise Enough
-        return tensor.clone() if name in self.copied and value is tensor else None
+        return tensor.clone() if begins or (name in self.copied and value is tensor) else None
 
     def overwritten(self) -> set[str]:
         """The wanted calls whose tensor was changed in place after it was seen."""

@@ -115,12 +115,14 @@ def method(
             entry.refuse_unknown(given)
             for name, value in given.items():
                 entry.fields[name].check(value)
-            if subject == "image" and len(positional) > 1:
-                positional[1] = images.check(positional[1]).detach()
             stopped: list[int] = []
             if given.get("callback"):
                 given["callback"] = noting(given["callback"], stopped)
-            result = run(*positional, **given)
+            with torch.inference_mode(False):  # in which nothing has a gradient
+                if subject == "image" and len(positional) > 1:
+                    checked = images.check(positional[1])
+                    positional[1] = checked.clone() if checked.is_inference() else checked.detach()
+                result = run(*positional, **given)
             recipe = recipe_of(entry, positional, given)
             return replace(result, recipe={**recipe, "stopped_after": stopped[0]} if stopped else recipe)
 

@@ -9,7 +9,6 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -18,27 +17,12 @@ from torch import Tensor, nn
 
 from . import image as images
 from .body import private_body
-from .capture import Capture, called, first_tensor
+from .capture import Capture, Layer, called, first_tensor
 from .errors import SightlineError, first_line, unknown
 from .outputs import as_logits
 from .packed import faster
 
 LUMINANCE = (0.299, 0.587, 0.114)
-
-
-@dataclass(frozen=True)
-class Layer:
-    """One module call that gives a tensor: its path (`:1` for a second call), its kind, its output's shape without the batch, a human name."""
-
-    name: str
-    kind: str
-    shape: tuple[int, ...]
-    alias: str = ""
-
-    @property
-    def spatial(self) -> bool:
-        """Whether the output is channels × height × width with more than one position."""
-        return len(self.shape) == 3 and self.shape[1] * self.shape[2] > 1
 
 
 class Model:
@@ -193,11 +177,11 @@ class Model:
         found = self.run(images.check(image), [self.layer(name) for name in asked])
         return {name: found[self.layer(name)] for name in asked}
 
-    def choose(self, label: int | str, image: Tensor) -> Tensor:
-        """Class index for each image, N: the predicted one for "top", else that of `label` (index or name)."""
+    def choose(self, label: int | str, image: Tensor, logits: Tensor | None = None) -> Tensor:
+        """Class index for each image, N: the predicted one for "top" (by the logits, if they are known), else that of `label` (index or name)."""
         if label == "top":
             with torch.no_grad():
-                return self.run(image, ["logits"])["logits"].argmax(1)
+                return (self.run(image, ["logits"])["logits"] if logits is None else logits).argmax(1)
         return torch.full((image.shape[0],), self.index(label), device=self.device)
 
     def index(self, label: int | str) -> int:
@@ -214,21 +198,27 @@ class Model:
             return partly[0]
         raise unknown("label", label, [self.labels[i] for i in partly] or self.labels)
 
-    def run(self, image: Tensor, layers: Iterable[str]) -> dict[str, Tensor]:
-        """`features` for engines: layer names must be resolved, the image is not checked and may leave [0, 1]."""
+    def run(self, image: Tensor, layers: Iterable[str], *, leaf: str | None = None) -> dict[str, Tensor]:
+        """`features` for engines: layer names must be resolved, the image is not checked and may leave [0, 1].
+
+        The network goes on from layer `leaf` as from a new variable: gradients reach back to it and nothing is kept for what lies before.
+        """
         wanted = set(layers)
         if torch.is_inference_mode_enabled():  # its tensors don't count the writes to them
             with torch.inference_mode(False), torch.no_grad():
                 return self.run(image, wanted)
         inner, whole = wanted - {"logits"}, "logits" in wanted
+
+        def seen() -> tuple[Capture, Any]:
+            watch = Capture(self.body, inner, copied=self._overwritten, whole=whole, leaf=leaf)
+            return watch, watch.run(lambda: self._forward(image))
+
         with self._lock:
-            seen = Capture(self.body, inner, copied=self._overwritten, whole=whole)
-            output = seen.run(lambda: self._forward(image))
-            if overwritten := seen.overwritten():
+            watch, output = seen()
+            if overwritten := watch.overwritten():
                 self._overwritten |= overwritten
-                seen = Capture(self.body, inner, copied=self._overwritten, whole=whole)
-                output = seen.run(lambda: self._forward(image))
-        return {**seen.found, "logits": as_logits(output, self.output, self.name)} if whole else seen.found
+                watch, output = seen()
+        return {**watch.found, "logits": as_logits(output, self.output, self.name)} if whole else watch.found
 
     def _forward(self, image: Tensor) -> Any:
         height, width = image.shape[-2:]

@@ -84,6 +84,46 @@ def test_before_a_global_mean_and_a_linear_layer_it_is_cam() -> None:
         assert np.allclose(found.numpy() * 49, np.maximum(cam, 0), atol=1e-5)
 
 
+class Pair(nn.Module):
+    """Gives two tensors, the first of which is its map."""
+
+    def forward(self, x: Tensor) -> tuple[Tensor, int]:
+        return x * 2, 1
+
+
+class Paired(Net):
+    """The same network by way of a module that gives a tuple."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pair = Pair()
+
+    def forward(self, x: Tensor) -> Tensor:
+        x, _ = self.pair(torch.relu(self.conv2(torch.relu(self.conv1(x)))))
+        return self.head(self.relu(self.conv3(x)).mean((2, 3)))
+
+
+def test_a_layer_that_gives_more_than_one_tensor() -> None:
+    model, image = sl.load(Paired(), size=16), torch.rand(2, 3, 16, 16)
+    found = sl.gradcam(model, image, label=1, layer="pair")
+    maps = model.features(image.clone().requires_grad_(), ["pair", "logits"])
+    (slopes,) = torch.autograd.grad(maps["logits"][:, 1].sum(), maps["pair"])
+    expected = (slopes.mean((2, 3), keepdim=True) * maps["pair"]).sum(1).relu()
+    torch.testing.assert_close(found.tensors["cam"], expected.detach())
+
+
+def test_one_forward_pass_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The predicted class is read off the pass that is made anyway."""
+    model, image = sl.load(Net(), size=16), torch.rand(2, 3, 16, 16)
+    sl.gradcam(model, image)
+    calls: list[Tensor] = []
+    monkeypatch.setattr(sl.Model, "_forward", lambda self, x, run=sl.Model._forward: (calls.append(x), run(self, x))[1])
+    for method in (sl.gradcam, sl.saliency):
+        calls.clear()
+        method(model, image)
+        assert len(calls) == 1
+
+
 def test_each_image_asks_about_its_own_top_label() -> None:
     model = loaded(Net)
     images = torch.cat([pictures(), torch.zeros(1, 3, 16, 16), torch.ones(1, 3, 16, 16)])

@@ -47,8 +47,8 @@ def gradcam(model: Model, image: Tensor, *, label: int | str = "top", layer: str
     `values["cam"]` is N×h×w at the layer's resolution, unscaled; `values["map"]` the same enlarged to N×H×W.
     Token layers of a transformer are laid on their grid.
     """
-    index, name = model.choose(label, image), placed(model, layer)
-    map_ = weighted("gradcam", *maps_and_slopes(model, image, name, index)).relu().float().cpu()
+    maps, slopes, index = maps_and_slopes(model, image, placed(model, layer), label)
+    map_ = weighted("gradcam", maps, slopes).relu().float().cpu()
     panel, caption = pictured(image, map_, spoken(model, index, layer, "gradcam"))
     return Result({"gradcam": panel}, valued(image, map_, index), {"gradcam": caption})
 
@@ -86,11 +86,11 @@ def cam(
         channels: How many channels "scorecam" tries, those that vary most; None for all.
         batch: How many masked images "scorecam" runs at once; None for as many as are fastest on a processor, or as `memory` allows.
     """
-    index, name = model.choose(label, image), placed(model, layer)
+    name = placed(model, layer)
     if kind in ("cam", "scorecam", "eigencam"):
         with torch.no_grad():
-            found = model.run(image, [name])[name]
-        maps = as_maps(found, *image.shape[-2:])
+            found = model.run(image, [name, "logits"])
+        maps, index = as_maps(found[name], *image.shape[-2:]), model.choose(label, image, found["logits"])
         if kind == "cam":
             map_ = torch.einsum("nk,nkhw->nhw", head_weights(model, image, name, layer)[index], maps)
         elif kind == "eigencam":
@@ -100,7 +100,8 @@ def cam(
             each = zip(image, maps, index.tolist(), strict=True)
             map_ = torch.stack([by_score(model, one, varied(some, channels), i, size) for one, some, i in each])
     else:
-        map_ = weighted(kind, *maps_and_slopes(model, image, name, index)).relu()
+        maps, slopes, index = maps_and_slopes(model, image, name, label)
+        map_ = weighted(kind, maps, slopes).relu()
     map_ = map_.float().cpu()
     panel, caption = pictured(image, map_, spoken(model, index, layer, kind))
     return Result({"cam": panel}, valued(image, map_, index), {"cam": caption})
@@ -117,15 +118,17 @@ def placed(model: Model, layer: str) -> str:
     return name
 
 
-def maps_and_slopes(model: Model, image: Tensor, name: str, index: Tensor) -> tuple[Tensor, Tensor]:
-    """A layer's channels and the gradient of the score before the softmax with respect to them, N×K×h×w each."""
+def maps_and_slopes(model: Model, image: Tensor, name: str, label: int | str) -> tuple[Tensor, Tensor, Tensor]:
+    """A layer's channels, the gradient of the score before the softmax with respect to them, N×K×h×w each, and the classes N."""
+    known = None if label == "top" else model.choose(label, image)
     with torch.enable_grad():
-        leaf = image.to(model.device).detach().requires_grad_()
-        found = model.run(leaf, [name, "logits"])
-        scores = found["logits"].gather(1, index.view(-1, 1))
-        gradient = slope(scores, found[name], name)
+        found = model.run(image.to(model.device).detach(), [name, "logits"], leaf=name)
+        if not found["logits"].requires_grad:  # the layer gives more than one tensor, or the score does not depend on it
+            found = model.run(image.to(model.device).detach().requires_grad_(), [name, "logits"])
+        index = model.choose("top", image, found["logits"]) if known is None else known
+        gradient = slope(found["logits"].gather(1, index.view(-1, 1)), found[name], name)
     maps, slopes = (as_maps(value.detach(), *image.shape[-2:]) for value in (found[name], gradient))
-    return maps, slopes
+    return maps, slopes, index
 
 
 def weighted(kind: Kind, maps: Tensor, slopes: Tensor) -> Tensor:

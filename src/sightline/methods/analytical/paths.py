@@ -120,12 +120,14 @@ def covering(image: Tensor, height: int, width: int) -> Tensor:
 # ── gradients ──
 
 
-def score_gradient(model: Model, image: Tensor, index: Tensor) -> Tensor:
-    """∂(score before the softmax of class index[n])/∂image, N×3×H×W."""
+def score_gradient(model: Model, image: Tensor, label: int | str = "top") -> tuple[Tensor, Tensor]:
+    """∂(score of the label before the softmax)/∂image, N×3×H×W, and the label's index for each image, N."""
+    known = None if label == "top" else model.choose(label, image)
     with torch.enable_grad():
         leaf = image.to(model.device).detach().requires_grad_()
-        scores = model.run(leaf, ["logits"])["logits"].gather(1, index.view(-1, 1))
-        return slope(scores, leaf, "the image").cpu()
+        logits = model.run(leaf, ["logits"])["logits"]
+        index = model.choose("top", image, logits) if known is None else known
+        return slope(logits.gather(1, index.view(-1, 1)), leaf, "the image").cpu(), index
 
 
 def moments(model: Model, probes: Iterable[Probe], index: int, batch: int, powers: Sequence[int] = (1,)) -> list[Tensor]:
@@ -133,7 +135,7 @@ def moments(model: Model, probes: Iterable[Probe], index: int, batch: int, power
     stream, totals = iter(probes), [torch.zeros((), dtype=torch.float64) for _ in powers]
     while part := list(islice(stream, batch)):
         points, factors = (torch.stack(side) for side in zip(*part, strict=True))
-        gradient = score_gradient(model, points, torch.full((len(part),), index, device=model.device))
+        gradient, _ = score_gradient(model, points, index)
         if max(powers) > 1:  # a variance is the small difference of two of them
             gradient = gradient.double()
         totals = [

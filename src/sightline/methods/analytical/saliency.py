@@ -117,14 +117,15 @@ def saliency(
         folder: Folder of pictures that are the baselines of "expected"; None for random quarters of the image itself.
         batch: How many gradients are run at once; None for as many as are fastest on a processor, or as `memory` allows.
     """
-    index, at_once = model.choose(label, image), batch or worthwhile(model, image, memory)
+    at_once = batch or worthwhile(model, image, memory)
     told: dict[str, Tensor] = {}
     if kind in ("gradient", "gradient_input"):
-        parts = zip(image.split(at_once), index.split(at_once), strict=True)
-        slope = torch.cat([score_gradient(model, some, of) for some, of in parts])
+        slope, index = (
+            torch.cat(parts) for parts in zip(*(score_gradient(model, some, label) for some in image.split(at_once)), strict=True)
+        )
         attribution = slope if kind == "gradient" else image.cpu() * slope
     else:
-        average = Average(kind, samples, sigma, baseline, folder, at_once, seed)
+        index, average = model.choose(label, image), Average(kind, samples, sigma, baseline, folder, at_once, seed)
         found = [average.of(model, one.cpu(), int(i)) for one, i in zip(image, index, strict=True)]
         attribution = torch.stack([part for part, _ in found])
         changes = [change for _, change in found if change is not None]
