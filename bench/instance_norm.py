@@ -64,7 +64,7 @@ def held_out(run: Training, photos: Photos) -> dict[str, float]:
     run.bare.eval()
     photo = torch.from_numpy(photos.pixels[-HELD_OUT:]).permute(0, 3, 1, 2).float() / 255
     style = torch.zeros(HELD_OUT, dtype=torch.long)
-    terms = run.teacher.terms(run.bare(photo, run.bare.one_hot(style)), photo, style)
+    terms = run.lesson.teacher.terms(run.bare(photo, run.bare.one_hot(style)), photo, style)
     content, manner = float(terms.content.mean()), float(terms.style.mean())
     return {"content": content, "style": manner, "loss": run.plan.content_weight * content + run.plan.style_weight * manner}
 

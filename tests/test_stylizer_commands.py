@@ -12,7 +12,8 @@ from sightline import image as images
 from sightline import stylizer_commands as commands
 from sightline import video
 from sightline.cli import SUITES, main
-from sightline.networks.files import read_styles, write_styles
+from sightline.networks.apply import restyled
+from sightline.networks.files import AnyStyles, read_painter, read_styles, write_styles
 from sightline.networks.stylizer import seeded
 
 
@@ -81,6 +82,31 @@ def test_train_writes_a_network_that_apply_takes(capsys: pytest.CaptureFixture[s
     assert read_styles("run/stylizer.safetensors").names == ("style",)
     assert main([*words.replace("instance", "batch").split(), "--weights", "random", "--accelerator", "cpu", "--quiet"]) == 1
     assert "was made with norm instance, not batch" in capsys.readouterr().err
+
+
+def test_any_style_from_training_to_picture(capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("lightning_fabric")
+    Path("photos/broken.jpg").unlink()
+    for seed, name in enumerate(("wave", "night")):
+        images.write(smooth(side=60, seed=9 + seed), Path("manners") / f"{name}.png")
+    words = "stylizer train manners --norm adaptive --folder photos --size 32 --style-size 48 --steps 2 --batch 2 --out run --accelerator cpu --quiet"
+    assert main(words.split()) == 0
+    assert capsys.readouterr().out.endswith("run/stylizer.safetensors\n")
+    words = (
+        "stylizer apply run/stylizer.safetensors photo.png --style manners/wave.png:1,great_wave:2 --alpha 0.7 --style-size 100 --out made"
+    )
+    assert main(words.split()) == 0
+    own = read_painter("run/stylizer.safetensors")
+    assert isinstance(own, AnyStyles)
+    mix = own.mix({"manners/wave.png": 1, "great_wave": 2}, 0.7, 100)
+    assert (sl.read("made/photo.png") - restyled(own, sl.read("photo.png"), mix)).abs().max() < 0.01
+    for words, said in {
+        "apply own.safetensors photo.png --alpha 0.5": "alpha and style size are for networks of any style",
+        "apply run/stylizer.safetensors photo.png --style wve.png": "wve.png: no such file",
+        "apply run/stylizer.safetensors photo.png --style photos": "photos: a folder, not an image file",
+    }.items():
+        assert main(["stylizer", *words.split()]) == 1
+        assert said in capsys.readouterr().err
 
 
 def test_export_gives_the_same_picture(capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,8 +14,8 @@ from .commands import Device, Json, Quiet, Size, Weights
 from .errors import SightlineError
 from .networks import apply as at_work
 from .networks.export import export as write_onnx
-from .networks.files import Styles, blend, read_styles
-from .networks.photos import decoded
+from .networks.files import STYLE_SIZE, AnyStyles, Styles, blend, read_painter
+from .networks.photos import decoded, pictures_under
 from .networks.stylizer import Norm
 from .networks.training import Plan, Trained
 from .networks.training import train as run_training
@@ -24,15 +24,18 @@ from .progress import screen
 MARGIN = 1.25  # photographs are kept that much larger than the crops
 MOVIES = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v", ".gif")
 Positive = validators.Number(gt=0)
-Network = Annotated[str, Parameter(help="A style network's file, or painters, the one that comes with Sightline.")]
+Network = Annotated[str, Parameter(help="A style network's file, or painters, which comes with Sightline.")]
 
 
 def train(
-    *styles: Annotated[Path, Parameter(help="Style images; each file's name becomes the style's.")],
+    *styles: Annotated[Path, Parameter(help="Style images, or folders of them; each file's name becomes the style's.")],
     folder: Annotated[Path, Parameter(help="Folder of photographs to train on.")],
-    norm: Annotated[Norm, Parameter(help="instance, batch, or conditional for many styles in one network.")] = "conditional",
+    norm: Annotated[
+        Norm | Literal["adaptive"],
+        Parameter(help="instance, batch, conditional for many styles in one network, or adaptive for any style."),
+    ] = "conditional",
     extend: Annotated[Path | None, Parameter(help="A style network that gets the styles as new rows; all else of it stays.")] = None,
-    loss: Annotated[str, Parameter(help="Loss network: a name that sightline knows.")] = "sightnet",
+    loss: Annotated[str, Parameter(help="Loss network, with adaptive also the encoder: a name that sightline knows.")] = "sightnet",
     weights: Weights = None,
     width: Annotated[int, Parameter(help="Channels at full size.", validator=validators.Number(gte=4, lte=64))] = 24,
     blocks: Annotated[int, Parameter(help="Residual blocks.", validator=validators.Number(gte=1, lte=16))] = 5,
@@ -54,8 +57,24 @@ def train(
     quiet: Quiet = False,
 ) -> int:
     """Trains a style network on a folder of photographs; the same command goes on where it was stopped."""
+    pictures = [file for path in styles for file in (pictures_under(path) if path.is_dir() else [path])]
     plan = Plan(
-        styles, out, norm, width, blocks, size, style_size, batch, steps, lr, content_weight, style_weight, tv_weight, every, seed, extend
+        tuple(pictures),
+        out,
+        norm,
+        width,
+        blocks,
+        size,
+        style_size,
+        batch,
+        steps,
+        lr,
+        content_weight,
+        style_weight,
+        tv_weight,
+        every,
+        seed,
+        extend,
     )
     check_writable(out)
     if batch % (devices * nodes):
@@ -98,7 +117,18 @@ def apply(
     source: Annotated[str, Parameter(help="An image, a name of `sightline samples`, a folder of images, or a video.")],
     /,
     *,
-    style: Annotated[str, Parameter(help="A style's name, or a blend such as wave:2,scream:1; the first one by default.")] = "",
+    style: Annotated[
+        str,
+        Parameter(
+            help="A style's name, or a picture for a network of any style; or a blend such as wave:2,scream:1. The first by default."
+        ),
+    ] = "",
+    alpha: Annotated[
+        float, Parameter(help="Of any style: how strongly it is taken over.", validator=validators.Number(gte=0, lte=1))
+    ] = 1.0,
+    style_size: Annotated[
+        int, Parameter(help="Of any style: short side of its picture; smaller, finer strokes.", validator=Positive)
+    ] = STYLE_SIZE,
     size: Size = None,
     batch: Annotated[int, Parameter(help="Images of one size at once.", validator=validators.Number(gte=1, lte=256))] = 4,
     temporal: Annotated[
@@ -112,8 +142,11 @@ def apply(
 ) -> int:
     """Restyles an image, a folder of images or a video with a trained style network."""
     check_writable(out)
-    styles = read_styles(model, zoo.usable(device or zoo.accelerator()))
-    mix = styles.mix(blend(style or styles.names[0]))
+    styles = read_painter(model, zoo.usable(device or zoo.accelerator()))
+    shares = blend(style or styles.names[0])
+    if isinstance(styles, Styles) and (alpha, style_size) != (1.0, STYLE_SIZE):
+        raise SightlineError("alpha and style size are for networks of any style; the styles of this one were fixed when it was trained")
+    mix = styles.mix(shares, alpha, style_size) if isinstance(styles, AnyStyles) else styles.mix(shares)
     path = Path(source)
     if path.is_dir() and path.resolve() == out.resolve():
         raise SightlineError(f"the pictures in {str(path)!r} would be overwritten; give another --out")
@@ -135,7 +168,7 @@ def apply(
 
 
 def folder_of(
-    styles: Styles, folder: Path, out: Path, *, mix: Any, size: int | None, batch: int, quiet: bool
+    styles: Styles | AnyStyles, folder: Path, out: Path, *, mix: Any, size: int | None, batch: int, quiet: bool
 ) -> tuple[list[Path], list[str]]:
     """Restyles the pictures of a folder; gives the files made, and why others could not be read."""
     files, left_out = list[Path](), list[str]()
@@ -165,7 +198,6 @@ def export(
     if out.suffix != ".onnx":
         raise SightlineError(f"{out.name}: the network is written as .onnx")
     check_writable(out.parent)
-    styles = read_styles(model)
-    write_onnx(styles, out)
-    print(f"{out}\ninputs: image N×3×H×W in [0, 1], mix N×{len(styles.names)} ({', '.join(styles.names)}); output: made N×3×H×W")
+    told = write_onnx(read_painter(model), out)
+    print(f"{out}\ninputs: {told}; output: made N×3×H×W")
     return 0

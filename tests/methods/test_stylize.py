@@ -8,8 +8,10 @@ from conftest import smooth
 from torch import Tensor
 
 import sightline as sl
+from sightline import image as images
+from sightline.networks.adain import AnyStyle
 from sightline.networks.apply import restyled
-from sightline.networks.files import read_styles, write_styles
+from sightline.networks.files import read_painter, read_styles, write_any, write_styles
 from sightline.networks.stylizer import seeded
 from sightline.perceptual import layers_of
 
@@ -70,6 +72,16 @@ def test_ones_own_network_has_no_painting_to_compare(tiny: sl.Model, photo: Tens
     result = sl.stylize(tiny, photo, painter=tmp_path / "own.safetensors")
     assert set(result.values) == {"image", "names", "content"}
     assert "Style loss" not in result.captions["stylize"]
+
+
+def test_any_style_takes_pictures(tiny: sl.Model, photo: Tensor, tmp_path: Path) -> None:
+    write_any(AnyStyle(sl.load()), tmp_path / "any.safetensors")
+    images.write(smooth(side=60), tmp_path / "own.png")
+    mixes = ("scream", str(tmp_path / "own.png"))
+    result = sl.stylize(tiny, photo, painter=tmp_path / "any.safetensors", styles=mixes)
+    network = read_painter(tmp_path / "any.safetensors")
+    for index, style in enumerate(mixes):
+        torch.testing.assert_close(result.values["image"][:, index], restyled(network, photo, network.mix(style)))
 
 
 def test_refusals(tiny: sl.Model, photo: Tensor) -> None:

@@ -11,23 +11,22 @@ from torch.nn import functional as F
 
 from .. import image as images
 from ..errors import SightlineError, first_line
-from .files import Styles
+from .files import AnyStyles, Styles
 from .photos import SUFFIXES
 from .stylizer import LEAST_SIDE
 
 
 @torch.no_grad()
-def restyled(styles: Styles, image: Tensor, mix: Tensor) -> Tensor:
+def restyled(styles: Styles | AnyStyles, image: Tensor, mix: Tensor) -> Tensor:
     """Images N×3×H×W restyled, of the same size; `mix` is 1×styles or N×styles. Raises SightlineError below 16 pixels a side."""
     height, width = image.shape[-2:]
     if min(height, width) < LEAST_SIDE:
         raise SightlineError(
             f"an image of {height}×{width} pixels is too small for a style network; each side must have at least {LEAST_SIDE}"
         )
-    device = styles.network.last.conv.weight.device
-    given = image.to(device).contiguous(memory_format=torch.channels_last)
+    given = image.to(styles.device).contiguous(memory_format=torch.channels_last)
     try:
-        return styles.network(given, mix.to(device).expand(len(image), -1)).cpu().contiguous()
+        return styles.network(given, mix.to(styles.device).expand(len(image), -1)).cpu().contiguous()
     except torch.OutOfMemoryError:
         raise
     except RuntimeError as error:
@@ -74,7 +73,7 @@ def batches(paths: Iterable[Path], size: int | None, batch: int) -> Iterator[tup
 
 
 def restyled_video(
-    styles: Styles, frames: Iterable[Tensor], mix: Tensor, *, size: int | None = None, batch: int = 4, temporal: float = 0.0
+    styles: Styles | AnyStyles, frames: Iterable[Tensor], mix: Tensor, *, size: int | None = None, batch: int = 4, temporal: float = 0.0
 ) -> Iterator[Tensor]:
     """Frames 1×3×H×W restyled one by one. `temporal` in [0, 1] is how much of the last restyled frame is kept where the motion is known."""
     source = iter(sized(frame, size) for frame in frames)

@@ -48,12 +48,22 @@ def decoded(folder: Path, side: int, cache: Path, progress: Callable[[float], ob
 
     Raises SightlineError for a folder that is missing or holds no picture.
     """
+    return kept(pictures_under(folder), side, cache, "photos", progress)
+
+
+def pictures_under(folder: Path) -> list[Path]:
+    """The picture files in a folder and those below it, sorted; raises SightlineError for a folder that is missing or holds none."""
     if not folder.is_dir():
         raise SightlineError(f"no folder {str(folder)!r}; photographs to train on are expected there")
     paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
     if not paths:
         raise SightlineError(f"the folder {str(folder)!r} holds no picture ({', '.join(SUFFIXES)})")
-    pixels, facts = cache / "photos.u8", cache / "photos.json"
+    return paths
+
+
+def kept(paths: Sequence[Path], side: int, cache: Path, name: str, progress: Callable[[float], object] = lambda _: None) -> Photos:
+    """These pictures as `decoded` has them, in `cache` under a name."""
+    pixels, facts = cache / f"{name}.u8", cache / f"{name}.json"
     key = fingerprint(paths, side)
     if not (facts.is_file() and pixels.is_file() and json.loads(facts.read_text(encoding="utf-8")).get("key") == key):
         count = write(paths, side, pixels, progress)

@@ -62,11 +62,11 @@ class Teacher:
         return list(zip(layers, self.names(layers), strict=True))
 
 
-def check_style(image: Tensor, model: Model, layers: Layers, name: str) -> None:
+def check_style(image: Tensor, model: Model, layer: str, name: str) -> None:
     """Raises SightlineError for a style image of which the deepest style layer would see mostly border."""
     height, width = image.shape[-2:]
-    least = max(receptive_field(model, layers.style[-1]).size)
+    least = max(receptive_field(model, layer).size)
     if min(height, width) < least:
         raise SightlineError(
-            f"{name} is {height}×{width} pixels at this style size; {layers.style[-1]} of {model.name} sees {least}: use a larger picture or style size"
+            f"{name} is {height}×{width} pixels at this style size; {layer} of {model.name} sees {least}: use a larger picture or style size"
         )

@@ -1,4 +1,4 @@
-"""Training of style networks: Adam on the losses of a `Teacher`, resumable to the bit, on any devices that Lightning Fabric knows."""
+"""Training of style networks: Adam on the losses of a lesson, resumable to the bit, on any devices that Lightning Fabric knows."""
 
 import math
 import warnings
@@ -10,42 +10,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .. import image as images
-from .. import render
 from ..atomic import check_writable, replacing
 from ..errors import SightlineError
 from ..model import Model
-from ..perceptual import layers_of
-from .files import read_styles, write_styles
+from .adaptive import AnyStyleLesson
 from .journal import Journal
+from .lessons import GivenStyles, Lesson, Plan
 from .photos import Photos
-from .stylizer import STRIDE, InstanceNorm, Norm, Stylizer, seeded
-from .teacher import Teacher, check_style
 
 HALVINGS = 6
 COLD = 0.25  # the last share of the steps, over which the step size falls to zero
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What is trained, on which style images, and how. `extend` names a style network that gets the styles as new rows, all else of it fixed."""
-
-    styles: tuple[Path, ...]
-    out: Path
-    norm: Norm = "conditional"
-    width: int = 24
-    blocks: int = 5
-    size: int = 128
-    style_size: int = 256
-    batch: int = 4
-    steps: int = 4000
-    lr: float = 1e-3
-    content_weight: float = 1.0
-    style_weight: float = 5.0
-    tv_weight: float = 1.0
-    every: int = 250
-    seed: int = 0
-    extend: Path | None = None
 
 
 @dataclass
@@ -84,50 +58,27 @@ class Training:
 
     def __init__(self, plan: Plan, photos: Photos, model: Model, fabric: Any) -> None:
         self.plan, self.photos, self.fabric, self.step, self.slowed = plan, photos, fabric, 0, 0
-        layers = layers_of(model)
-        styles = [style_image(path, plan.style_size) for path in plan.styles]
-        if not styles:
-            raise SightlineError("a style network needs at least one style image")
-        if plan.norm != "conditional" and len(styles) > 1:
-            raise SightlineError(f"norm is {plan.norm!r} and has room for one style, not {len(styles)}; conditional holds many")
         if plan.size > photos.side:
             raise SightlineError(f"size is {plan.size}, but the photographs were kept with {photos.side} pixels; make it smaller")
-        for path, style in zip(plan.styles, styles, strict=True):
-            check_style(style, model, layers, path.name)
-        self.teacher = Teacher(model, layers, styles, self.photos.drawn(plan.seed, -1 % 2**32, 16, plan.size).to(model.device))
-        self.bare, self.names, self.old = self.network()
+        self.lesson: Lesson = AnyStyleLesson(plan, photos, model, fabric) if plan.norm == "adaptive" else GivenStyles(plan, photos, model)
+        self.bare = self.lesson.network
         trained = [parameter for parameter in self.bare.parameters() if parameter.requires_grad]
         self.net, self.optimizer = fabric.setup(self.bare, torch.optim.Adam(trained, plan.lr))
         self.journal = Journal(plan.out) if fabric.is_global_zero else None
         self.good = self.state()
-
-    def network(self) -> tuple[Stylizer, tuple[str, ...], int]:
-        """The network at its start, the names of its styles, and how many of them are not to be trained."""
-        plan, names = self.plan, tuple(path.stem for path in self.plan.styles)
-        if plan.extend is None:
-            return seeded(plan.seed, len(names), width=plan.width, blocks=plan.blocks, norm=plan.norm), names, 0
-        found = read_styles(plan.extend)
-        return extended(found.network, len(names)), (*found.names, *names), len(found.names)
 
     # ── one step ──
 
     def advance(self) -> dict[str, float] | None:
         """One step of Adam; the mean losses over all processes, or None if they were not finite and the run went back."""
         plan, fabric = self.plan, self.fabric
-        everything = self.photos.drawn(plan.seed, self.step, plan.batch, plan.size)
-        style = torch.arange(plan.batch) + self.step * plan.batch
-        mine = slice(fabric.global_rank, None, fabric.world_size)
-        photo, style = everything[mine].to(fabric.device), style[mine].to(fabric.device) % len(plan.styles)
         for group in self.optimizer.param_groups:
             group["lr"] = plan.lr * 0.5**self.slowed * min(1, (1 - self.step / plan.steps) / COLD)
         self.bare.train()
-        made = self.net(photo, self.bare.one_hot(style + self.old))
         with fabric.autocast():
-            terms = self.teacher.terms(self.shifted(made), self.shifted(photo), style)
-        loss = plan.content_weight * terms.content + plan.style_weight * terms.style + plan.tv_weight * terms.variation
+            told = self.lesson.losses(self.net, self.step, slice(fabric.global_rank, None, fabric.world_size))
         self.optimizer.zero_grad()
-        fabric.backward(loss.mean())
-        told = {"loss": loss, "content": terms.content, "style": terms.style, "tv": terms.variation}
+        fabric.backward(told["loss"].mean())
         losses = {name: float(fabric.all_reduce(value.detach().mean(), reduce_op="mean")) for name, value in told.items()}
         if not math.isfinite(losses["loss"]):
             self.go_back(losses["loss"])
@@ -137,11 +88,6 @@ class Training:
         if self.journal:
             self.journal.note(self.step, losses)
         return losses
-
-    def shifted(self, image: Tensor) -> Tensor:
-        """A crop that moves from step to step: both networks have strides of 4, and where their grids always met a pattern of that period would grow."""
-        y, x, side = self.step % STRIDE, self.step // STRIDE % STRIDE, self.plan.size - STRIDE + 1
-        return image[..., y : y + side, x : x + side]
 
     def go_back(self, loss: float) -> None:
         """To the last state that was kept, with half the step size."""
@@ -163,7 +109,7 @@ class Training:
         """What a checkpoint must have in common with the run that goes on from it."""
         told = {name: value for name, value in asdict(self.plan).items() if name not in ("out", "every")}
         told["styles"] = [path.name for path in self.plan.styles]
-        return {name: str(value) for name, value in {**told, "photographs": self.photos.key}.items()}
+        return {name: str(value) for name, value in {**told, "photographs": self.photos.key + self.lesson.key}.items()}
 
     def state(self) -> dict[str, Any]:
         """Everything that a resumed run needs, detached from the running one."""
@@ -198,45 +144,17 @@ class Training:
             return
         with replacing(self.plan.out / "checkpoint.pt") as temporary:
             torch.save({"plan": self.identity(), "state": self.good}, temporary)
-        facts = {"step": self.step, "loss_network": self.teacher.model.name, "size": self.plan.size}
-        write_styles(self.bare, self.names, self.plan.out / "stylizer.safetensors", facts)
+        self.lesson.write(self.plan.out / "stylizer.safetensors", self.step)
         self.journal.draw(self.step, self.sample())
 
     @torch.no_grad()
     def sample(self, count: int = 3) -> Tensor:
-        """A sheet: each row a photograph and the same in every style that is trained."""
+        """A sheet of what the network makes of a few photographs by now."""
         self.bare.eval()
         chosen = [len(self.photos) * i // count for i in range(count)]
         pixels = torch.from_numpy(self.photos.pixels[chosen]).permute(0, 3, 1, 2).float().div(255).to(self.fabric.device)
-        styles = range(self.old, len(self.names))
-        made = [self.bare(pixels, self.bare.one_hot(torch.full((count,), style, device=pixels.device))) for style in styles]
-        return render.sheet(torch.stack([pixels, *made], 1).flatten(0, 1).cpu(), columns=1 + len(made))
+        return self.lesson.sample(pixels)
 
 
 def copied(value: Any) -> Any:
     return value.detach().clone() if isinstance(value, Tensor) else value
-
-
-def style_image(path: Path, size: int) -> Tensor:
-    """A style image whose short side has `size` pixels; a smaller one stays as it is."""
-    image = images.find(path)
-    return images.short_side(image, size) if min(image.shape[-2:]) > size else image
-
-
-def extended(network: Stylizer, more: int) -> Stylizer:
-    """The network with rows for more styles, which start as the mean of the old ones. Only norms are to be trained: gradients
-    reach the rows in use alone."""
-    if network.kind != "conditional":
-        raise SightlineError(f"this style network has {network.kind} norm and one style; only a conditional one takes more")
-    larger = seeded(0, network.styles + more, width=network.width, blocks=network.blocks, norm="conditional")
-    state = {name: with_rows(value, more) if ".norm." in name else value for name, value in network.state_dict().items()}
-    larger.load_state_dict(state)
-    for module in larger.modules():
-        if not isinstance(module, InstanceNorm):
-            for parameter in module.parameters(recurse=False):
-                parameter.requires_grad_(False)
-    return larger
-
-
-def with_rows(table: Tensor, more: int) -> Tensor:
-    return torch.cat([table, table.mean(0, keepdim=True).expand(more, -1)])

@@ -11,7 +11,7 @@ from ... import render
 from ...catalog import method
 from ...model import Model
 from ...networks.apply import restyled
-from ...networks.files import PAINTINGS, Styles, blend, read_styles
+from ...networks.files import PAINTINGS, Styles, blend, read_painter
 from ...perceptual import Layers, content_loss, gram, gram_loss, layers_of
 from ...result import Result
 
@@ -33,14 +33,15 @@ def stylize(model: Model, image: Tensor, *, painter: str | Path = "painters", st
 
     Args:
         painter: File of a style network that `sightline stylizer train` wrote, or painters, the one that comes with Sightline.
-        styles: Names of its styles, or blends such as "scream:1,great_wave:2"; all of its styles by default.
+        styles: Names of its styles, or blends such as "scream:1,great_wave:2"; all of its styles by default. A network for any style
+            (`--norm adaptive`) takes files of pictures, too.
     """
-    network = read_styles(painter, model.device)
+    network = read_painter(painter, model.device)
     chosen = styles or network.names
     made = torch.stack([restyled(network, image, network.mix(blend(style))) for style in chosen], 1)
     layers = layers_of(model)
     values: dict[str, Tensor | list[str]] = {"image": made, "names": list(chosen), "content": contents(model, layers, image, made)}
-    if painter == "painters":
+    if painter == "painters" and isinstance(network, Styles):
         before, after = manners(model, network, image, dict(zip(chosen, made.unbind(1), strict=True)))
         values |= {"style_before": before, "style_after": after}
     sheets = [
