@@ -65,4 +65,6 @@ def loaded(folder: Path = DATA) -> sl.Model:
 def images(count: int, folder: Path = DATA) -> tuple[Tensor, Tensor]:
     """The first test images and their classes."""
     data = np.load(folder / "cifar10" / "cifar10_test.npz")
-    return torch.from_numpy(data["images"][:count]).permute(0, 3, 1, 2).float() / 255, torch.from_numpy(data["labels"][:count]).long()
+    return torch.from_numpy(data["images"][:count]).permute(0, 3, 1, 2).float().contiguous() / 255, torch.from_numpy(
+        data["labels"][:count]
+    ).long()

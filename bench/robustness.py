@@ -1,6 +1,6 @@
 """How many images withstand, and how small a change need be: ours against torchattacks and foolbox.
 
-`python bench/robustness.py [--images N] [--skip-bounded] [--skip-cw]`: the CIFAR-10 ResNet-20 of the data folder, the first N test images (200), the true class,
+`python bench/robustness.py [--images N] [--norms linf l2 l1] [--smallest deepfool fmn cw]`: the CIFAR-10 ResNet-20 of the data folder, the first N test images (200), the true class,
 the same radius, steps, step size, loss and restarts. Robust accuracy counts images that are answered rightly after the attack;
 the median length is over the images that are answered rightly before it (one that an attack fails on counts as infinite).
 """
@@ -66,30 +66,32 @@ def bounded(referees: Referees, norm: Norm, eps: float) -> dict[str, Callable[[T
     return runs
 
 
-def smallest(referees: Referees, cw: bool) -> dict[tuple[str, Norm], Callable[[Tensor, Tensor], Tensor]]:
+def smallest(referees: Referees, wanted: list[str]) -> dict[tuple[str, Norm], Callable[[Tensor, Tensor], Tensor]]:
     """The attacks that look for the smallest change."""
-    fools = foolbox.attacks
+    fools, lent = foolbox.attacks, torchattacks
     pairs: list[tuple[str, Norm, object]] = [
         ("deepfool", "l2", fools.L2DeepFoolAttack()), ("deepfool", "linf", fools.LinfDeepFoolAttack()),
         ("fmn", "l2", fools.L2FMNAttack()), ("fmn", "linf", fools.LInfFMNAttack()), ("fmn", "l1", fools.L1FMNAttack()),
+        ("cw", "l2", fools.L2CarliniWagnerAttack(steps=100)),
     ]  # fmt: skip
-    if cw:
-        pairs.append(("cw", "l2", fools.L2CarliniWagnerAttack(steps=100)))
     runs: dict[tuple[str, Norm], Callable[[Tensor, Tensor], Tensor]] = {}
     for name, norm, theirs in pairs:
         runs[f"{name}, ours", norm] = lambda x, y, n=name, m=norm: referees.ours(x, y, name=n, norm=m, eps=math.inf)
         runs[f"{name}, foolbox", norm] = lambda x, y, a=theirs: referees.of_foolbox(a, x, y, None)
-    if cw:
-        runs["cw c=1, torchattacks", "l2"] = torchattacks.CW(referees.network, c=1, steps=900, lr=0.01)
-    runs["deepfool, torchattacks", "l2"] = torchattacks.DeepFool(referees.network)
-    return runs
+    runs["cw c=1, torchattacks", "l2"] = lent.CW(referees.network, c=1, steps=900, lr=0.01)
+    runs["deepfool, torchattacks", "l2"] = lent.DeepFool(referees.network)
+    return {key: run for key, run in runs.items() if key[0].replace(",", " ").split()[0] in wanted}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--images", type=int, default=200)
-    parser.add_argument("--skip-bounded", action="store_true", help="only the smallest changes")
-    parser.add_argument("--skip-cw", action="store_true", help="without Carlini & Wagner, which takes 900 steps")
+    parser.add_argument(
+        "--norms", nargs="*", default=list(RADII), choices=list(RADII), help="of the bounded attacks; none for the smallest changes only"
+    )
+    parser.add_argument(
+        "--smallest", nargs="*", default=["deepfool", "fmn", "cw"], help="attacks for the smallest change; cw takes 900 steps"
+    )
     asked = parser.parse_args()
     warnings.simplefilter("ignore")
     torch.manual_seed(0)
@@ -98,8 +100,8 @@ def main() -> None:
     print(
         f"torch {torch.__version__}, {torch.get_num_threads()} threads, {len(image)} images, {float(clean.float().mean()):.1%} right before"
     )
-    for norm, radii in () if asked.skip_bounded else RADII.items():
-        for eps in radii:
+    for norm in asked.norms:
+        for eps in RADII[norm]:
             for name, run in sorted(bounded(referees, norm, eps).items()):
                 began = time.perf_counter()
                 found = run(image, label)
@@ -108,7 +110,7 @@ def main() -> None:
                     f"{norm} {eps:.4f} {name}: {robust:.1%} withstand ({most / eps:.4f} eps, {time.perf_counter() - began:.1f} s)",
                     flush=True,
                 )
-    for (name, norm), run in smallest(referees, not asked.skip_cw).items():
+    for (name, norm), run in smallest(referees, asked.smallest).items():
         began = time.perf_counter()
         found = run(image, label)
         far = length(found - image, norm).masked_fill(referees.right(found, label), math.inf)[clean]

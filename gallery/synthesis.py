@@ -1,5 +1,6 @@
-"""Gradient ascent from nothing: a class by spectrum and by pixels, a sheet of units, and three networks side by side."""
+"""Gradient ascent from nothing: a class by spectrum and by pixels, a sheet of units, transparency, natural images beside it, and three networks."""
 
+import tempfile
 from pathlib import Path
 
 import torch
@@ -10,7 +11,8 @@ import sightline as sl
 from sightline import render
 
 ROOT = Path(__file__).parent.parent
-PICTURES, NETS = ROOT / "docs" / "pictures", ROOT.parent / "shared" / "data" / "nets"
+PICTURES, DATA = ROOT / "docs" / "pictures", ROOT.parent / "shared" / "data"
+NETS, VALIDATION = DATA / "nets", DATA / "imagenette" / "imagenette160-val.tar"
 SEEN, LARGE = ("golf ball", "church", "tench"), ("goldfish", "flamingo", "volcano")
 
 
@@ -21,6 +23,15 @@ def row(model: sl.Model, classes: tuple[str, ...], layer: str, unit: int, size: 
     return F.interpolate(made, size=(128, 128), mode="bilinear", antialias=True)
 
 
+def beside_nature(model: sl.Model, store: Path) -> None:
+    """Classes beside their natural images, and four facets of a unit."""
+    sl.scan(model, VALIDATION, store=store, layers=("middle", "logits"), k=100)
+    classes = sl.synthesis(model, sl.logit(SEEN), size=128, store=store)
+    sl.write(classes.panels["natural"], PICTURES / "synthesis_natural.jpg")
+    facets = sl.synthesis(model, layer="middle", units="5,5,5,5", start="facets", size=128, store=store)
+    sl.write(facets.panels["natural"], PICTURES / "synthesis_facets.jpg")
+
+
 def main() -> None:
     model = sl.load()
     sheet = sl.synthesis(model, layer="middle", units="0-8", size=64, steps=40)
@@ -28,6 +39,11 @@ def main() -> None:
     for start in ("fourier", "gray"):
         result = sl.synthesis(model, sl.logit("golf ball"), start=start, size=128)
         sl.write(result.panels["synthesis"], PICTURES / f"synthesis_{start}.png")
+    clear = sl.synthesis(model, sl.logit(SEEN), focus="alpha", size=128)
+    sl.write(clear.panels["synthesis"], PICTURES / "synthesis_alpha.png")
+    if VALIDATION.is_file():
+        with tempfile.TemporaryDirectory() as folder:
+            beside_nature(model, Path(folder) / "nature.scan")
     rows = [row(model, SEEN, "middle", 5, 128)]
     if NETS.is_dir():
         squeezenet = sl.load("squeezenet1_0", weights=NETS / "squeezenet1_0.safetensors")

@@ -37,6 +37,7 @@ FLOORS = (
         "formula",
         "parameterize",
         "transform",
+        "veil",
         "mosaic",
         "optimizers",
         "regularize",

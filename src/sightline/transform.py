@@ -1,6 +1,7 @@
 """What is done to an image on its way into the network: shifts, warps, blur. All differentiable; each image of a batch
 gets its own random draw from a local generator."""
 
+import itertools
 import math
 from collections.abc import Callable
 
@@ -66,6 +67,20 @@ def crops(count: int, box: tuple[float, float], grain: float, generator: torch.G
         return F.grid_sample(views, grid, mode="bilinear", padding_mode="reflection", align_corners=False) + grain * noise
 
     return cut
+
+
+def middle_first(steps: int, least: float = 0.25, most: float = 0.75) -> Transform:
+    """Leaves the image as it is; its gradient counts by a Gaussian around the middle, whose deviation grows from `least` to `most` half
+    sides over so many calls (centre bias, Nguyen 2016)."""
+    calls = itertools.count()
+
+    def bias(image: Tensor) -> Tensor:
+        deviation = least + (most - least) * min(1, next(calls) / max(1, steps - 1))
+        down, right = (torch.linspace(-1, 1, side, device=image.device) for side in image.shape[-2:])
+        weight = torch.exp(-(down[:, None].square() + right.square()) / (2 * deviation**2))
+        return image * weight + (image * (1 - weight)).detach()
+
+    return bias
 
 
 def blur(image: Tensor, sigma: float) -> Tensor:

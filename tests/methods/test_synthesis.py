@@ -1,11 +1,17 @@
 """Synthesis climbs: above every one of many random pictures, from both starts, for every kind of objective."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor, nn
 
 import sightline as sl
 from sightline.ascend import Step
+from sightline.methods.generative.exemplars import Nature
+from sightline.methods.generative.facets import centred, facets, own
+from sightline.scans import Scan, scan
+from sightline.transform import middle_first
 
 LABELS = ("ant", "bee", "cat", "dog")
 OBJECTIVES = {
@@ -244,3 +250,146 @@ def test_patience_ends_a_run_that_gains_nothing(model: sl.Model) -> None:
 def test_a_movie_of_the_run(model: sl.Model) -> None:
     assert sl.synthesis(model, "bee", steps=5, movie=True).movies["run"].shape == (6, 3, 24, 24)
     assert not sl.synthesis(model, "bee", steps=2).movies
+
+
+# ── beside natural images; facets, centre, transparency ──
+
+
+@pytest.fixture(scope="module")
+def store(model: sl.Model, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Sixteen pictures, half of them reddish and half bluish, scanned at two layers and the logits."""
+    folder, generator = tmp_path_factory.mktemp("natural"), torch.Generator().manual_seed(3)
+    for number in range(16):
+        coarse = torch.rand(1, 3, 6, 6, generator=generator) * 0.4
+        coarse[:, 2 * (number % 2)] += 0.6
+        sl.write(nn.functional.interpolate(coarse, size=(24, 24)), folder / f"{number:02}.png")
+    path = tmp_path_factory.mktemp("stores") / "natural.scan"
+    scan(model, folder, store=path, layers=("conv1", "conv2", "logits"), vectors=("penultimate",))
+    return path
+
+
+def test_the_ratio_is_the_peak_over_the_best_of_the_scan(model: sl.Model, store: Path) -> None:
+    result = sl.synthesis(model, layer="conv2", units="1,3", steps=6, store=store)
+    seen = torch.cat([Scan.open(store).image(number) for number in range(16)])
+    with torch.no_grad():
+        made, natural = (model.features(picture, "conv2")["conv2"].flatten(2).amax(2) for picture in (result.values["image"], seen))
+    expected = torch.stack([made[0, 1] / natural[:, 1].max(), made[1, 3] / natural[:, 3].max()])
+    torch.testing.assert_close(result.values["ratio"], expected, rtol=1e-4, atol=1e-4)
+    assert "16 natural images" in result.captions["natural"]
+    assert result.panels["natural"].shape[2] > result.panels["synthesis"].shape[2]
+
+
+def test_a_class_that_the_scan_did_not_follow_is_asked_again(model: sl.Model, store: Path, tmp_path: Path) -> None:
+    folder = Path(Scan.open(store).paths[0]).parent
+    scan(model, folder, store=tmp_path / "conv.scan", layers=("conv2",))
+    ratios = [sl.synthesis(model, "bee", steps=2, store=path).values["ratio"] for path in (store, tmp_path / "conv.scan")]
+    torch.testing.assert_close(ratios[0], ratios[1])
+
+
+def test_many_pictures_share_squares_with_their_patches(model: sl.Model, store: Path) -> None:
+    result = sl.synthesis(model, layer="conv2", units="0-7,0", steps=1, store=store)
+    assert "upper left of its four" in result.captions["natural"]
+
+
+def test_a_store_that_can_not_stand_beside(model: sl.Model, store: Path) -> None:
+    with pytest.raises(sl.SightlineError, match="about neither"):
+        sl.synthesis(model, "energy('conv2')", steps=1, store=store)
+    with pytest.raises(sl.SightlineError, match="head:in"):
+        sl.synthesis(model, layer="head:in", units="0", steps=1, store=store)
+    torch.manual_seed(9)
+    with pytest.raises(sl.SightlineError, match="made with"):
+        sl.synthesis(sl.load(Net(), labels=LABELS, size=24), "bee", steps=1, store=store)
+
+
+def test_facets_are_the_groups_that_there_are(model: sl.Model, store: Path) -> None:
+    """Reddish and bluish pictures are told apart by the first layer's means, so two facets are these halves, and their starts the means."""
+    nature = Nature.of(model, store, sl.logit((0, 0)), ("logits", (0, 0)))
+    found = facets(model, nature, 24, 0)
+    ids = [nature.strongest[number].ids[group.places] % 2 for number, group in enumerate(found)]
+    assert sorted(int(group.size) for group in found) == [8, 8]
+    assert all(len(set(colors.tolist())) == 1 for colors in ids)
+    for number, group in enumerate(found):
+        members = torch.cat([nature.found.image(int(id)) for id in nature.strongest[number].ids[group.places]])
+        torch.testing.assert_close(group.start, members.mean(0), rtol=0, atol=1e-5)
+    assert own(model, torch.stack([group.start for group in found]), found).all()
+    result = sl.synthesis(model, layer="logits", units="0,0", start="facets", store=store, steps=3)
+    assert result.values["facet"].shape == (2,)
+    assert "facet 1" not in result.captions["synthesis"]
+    still = sl.synthesis(model, layer="logits", units="0,0", start="facets", store=store, steps=1, lr=0.0).values["image"]
+    torch.testing.assert_close(still, torch.stack([group.start for group in found]), rtol=0, atol=5e-3)
+
+
+def test_what_a_unit_saw_is_moved_to_the_middle(model: sl.Model, store: Path) -> None:
+    nature = Nature.of(model, store, sl.channel("conv1", 2), ("conv1", (2,)))
+    cases = nature.cases(0, torch.arange(4))
+    for picture, (top, left, bottom, right), moved in zip(cases.pictures, cases.boxes, centred(nature, 0, 24)[:4], strict=True):
+        y, x = (top + bottom) / 2, (left + right) / 2  # the field's middle, between pixels or on one
+        assert y % 1 == x % 1 == 0.5
+        middle = (moved[:, 11:13, 11:13]).mean((1, 2))  # half a pixel off: the mean of four is that of a 3×3 tent around the middle
+        tent = torch.tensor([0.25, 0.5, 0.25])
+        rows, columns = ([min(max(int(at) + by, 0), 23) for by in (-1, 0, 1)] for at in (y, x))
+        if 1 <= y < 23 and 1 <= x < 23:
+            torch.testing.assert_close(middle, torch.einsum("cyx,y,x->c", picture[:, rows][:, :, columns], tent, tent), rtol=0, atol=1e-5)
+
+
+def test_facets_that_can_not_be(model: sl.Model, store: Path) -> None:
+    with pytest.raises(sl.SightlineError, match="name a scan"):
+        sl.synthesis(model, "bee", start="facets", steps=1)
+    with pytest.raises(sl.SightlineError, match="a facet needs two at least"):
+        sl.synthesis(model, layer="conv2", units=",".join(["1"] * 9), start="facets", store=store, steps=1)
+    with pytest.raises(sl.SightlineError, match="does not go with it"):
+        sl.synthesis(model, "bee", preset="maco", start="facets", store=store, steps=1)
+
+
+def test_the_middle_moves_first(model: sl.Model) -> None:
+    def moved(focus: str) -> float:
+        """How much of the change lies in the middle quarter of the picture."""
+        made = sl.synthesis(model, "bee", preset="lecture", decay=0.0, blur=0.0, clip=0.0, focus=focus, steps=6).values["image"]
+        change = (made - 0.5).abs().sum(1)
+        return float(change[:, 6:18, 6:18].sum() / change.sum())
+
+    assert moved("center") > moved("whole") + 0.15
+
+
+def test_middle_first_is_a_gaussian_that_grows() -> None:
+    bias, image = middle_first(2, 0.25, 0.75), torch.rand(1, 3, 9, 9, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    for deviation in (0.25, 0.75, 0.75):
+        seen = bias(image)
+        torch.testing.assert_close(seen, image)
+        (slope,) = torch.autograd.grad(seen.sum(), image)
+        away = torch.linspace(-1, 1, 9)
+        expected = torch.exp(-(away[:, None] ** 2 + away**2) / (2 * deviation**2))
+        torch.testing.assert_close(slope[0, 1], expected)
+
+
+class Corner(nn.Module):
+    """Sees the brightness of the upper left quarter only."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 2, 1)
+        nn.init.ones_(self.conv.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(x)[:, :, :12, :12].mean((2, 3))
+
+
+def test_what_does_nothing_for_the_score_becomes_clear() -> None:
+    model = sl.load(Corner(), mean=(0.0,) * 3, std=(1.0,) * 3, labels=("a", "b"), size=24, device="cpu")
+    result = sl.synthesis(model, "a", preset="olah", focus="alpha", steps=60)
+    alpha = result.values["alpha"]
+    assert alpha.shape == (1, 24, 24)
+    assert alpha[:, :10, :10].mean() > 0.8
+    assert alpha[:, 14:, 14:].mean() < 0.2
+    assert "checkerboard" in result.captions["synthesis"]
+    clear = result.values["image"][0, :, 16:, 16:]
+    assert (clear - 0.5).abs().mean() < 0.15, "over gray where it is clear"
+    with pytest.raises(sl.SightlineError, match="goes with a spectrum"):
+        sl.synthesis(model, "a", preset="lecture", focus="alpha", steps=1)
+
+
+def test_pictures_with_transparency_are_as_if_alone(model: sl.Model) -> None:
+    together = sl.synthesis(model, layer="conv2", units="1-3", focus="alpha", steps=6, seed=2).values
+    alone = sl.synthesis(model, layer="conv2", units="2", focus="alpha", steps=6, seed=2).values
+    torch.testing.assert_close(together["image"][1:2], alone["image"], rtol=0, atol=2e-3)
+    torch.testing.assert_close(together["alpha"][1:2], alone["alpha"], rtol=0, atol=2e-3)

@@ -46,18 +46,29 @@ def labelled(model: Model, aim: Objective) -> tuple[str, tuple[int, ...]]:
     return "logits", (model.index(named[1].strip("'\"")),)
 
 
-def chosen(preset: str, start: str, photo: object) -> Preset:
-    """The preset with the start that goes with it; raises SightlineError where they don't fit."""
-    auto = "accentuation" if photo is not None else "lecture" if start in ("gray", "zero") else "smooth"
+def chosen(preset: str, start: str, photo: object, store: object, focus: str) -> Preset:
+    """The preset with the start and focus that go with it; raises SightlineError where they don't fit."""
+    auto = "accentuation" if photo is not None else "lecture" if start in ("gray", "zero") else "facets" if start == "facets" else "smooth"
     name = auto if preset == "auto" else preset
     kept = PRESETS[name]
     if (kept.start == "photo") != (photo is not None) and not (photo is not None and kept.start in ("fourier", "gray")):
         raise SightlineError(f"preset {name!r} {'needs a photo=' if kept.start == 'photo' else 'starts from nothing; leave out photo'}")
-    if start in ("auto", kept.start):
-        return kept
-    if kept.of_pixels != (start != "fourier") or kept.start in ("phase", "photo"):
-        raise SightlineError(f"preset {name!r} starts from {kept.start!r}; start={start!r} does not go with it")
-    return replace(kept, start=start, noise=0.0 if start == "zero" else kept.noise)
+    if focus == "alpha" and kept.of_pixels:
+        raise SightlineError(f"focus='alpha' goes with a spectrum, and preset {name!r} moves pixels; choose smooth")
+    kept = kept if focus == "auto" else replace(kept, focus=focus)
+    if start not in ("auto", kept.start):
+        kept = begun(kept, name, start, photo)
+    if kept.start == "facets" and store is None:
+        raise SightlineError("facets are groups of a unit's natural images: name a scan of them with store=")
+    return kept
+
+
+def begun(preset: Preset, name: str, start: str, photo: object) -> Preset:
+    """The preset from another start; raises SightlineError where that is of another kind."""
+    fits = preset.of_pixels == (start not in ("fourier", "facets")) and preset.start not in ("phase", "photo")
+    if not fits or (start == "facets" and photo is not None):
+        raise SightlineError(f"preset {name!r} starts from {preset.start!r}; start={start!r} does not go with it")
+    return replace(preset, start=start, noise=0.0 if start == "zero" else preset.noise)
 
 
 def turned(preset: Preset, lr: float | None, decay: float | None, blur: float | None, clip: float | None) -> Preset:

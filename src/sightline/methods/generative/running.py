@@ -1,6 +1,7 @@
 """How a synthesis runs: what moves it, what stands between picture and network, what is kept on the way."""
 
-from functools import partial
+from collections.abc import Sequence
+from functools import partial, reduce
 
 import torch
 from torch import Tensor
@@ -8,7 +9,7 @@ from torch import Tensor
 from ... import render
 from ...ascend import Callback, Step
 from ...optimizers import Adam, Gain, Optimizing, Steepest
-from ...transform import Transform, crops, wobble
+from ...transform import Transform, crops, middle_first, wobble
 from .presets import Preset
 
 
@@ -21,13 +22,19 @@ def moving(preset: Preset) -> Optimizing:
     return partial(Adam, lr=preset.lr, nesterov=preset.move == "nadam")
 
 
-def view(preset: Preset, side: int, generator: torch.Generator) -> Transform | None:
-    """What stands between picture and network."""
+def view(preset: Preset, side: int, steps: int, generator: torch.Generator) -> list[Transform]:
+    """What stands between picture and network, one after the other."""
+    first = [middle_first(steps)] if preset.focus == "center" else []
     if preset.crops:
-        return crops(preset.crops, preset.box, preset.grain, generator)
+        return [*first, crops(preset.crops, preset.box, preset.grain, generator)]
     if preset.shift or preset.scale or preset.angle:
-        return wobble(preset.shift * side, preset.scale, preset.angle, generator, alike=True)
-    return None
+        return [*first, wobble(preset.shift * side, preset.scale, preset.angle, generator, alike=True)]
+    return first
+
+
+def through(views: Sequence[Transform]) -> Transform | None:
+    """Transforms one after the other; None for none."""
+    return (lambda image: reduce(lambda seen, view: view(seen), views, image)) if views else None
 
 
 class Watch:

@@ -1,5 +1,7 @@
 """What a synthesis shows: the picture or the sheet of pictures, and the evidence in words."""
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
@@ -9,30 +11,70 @@ from ...model import Model
 from ...objective import Objective
 from ...result import Result
 from .evidence import Evidence
+from .exemplars import Nature
+from .facets import Facet, own
+from .plate import panel
 
 
-def shown(
-    model: Model, aim: Objective, named: tuple[str, tuple[int, ...]], *, found: Ascent, evidence: Evidence, frames: list[Tensor]
-) -> Result:
-    """The picture or the sheet of pictures, with what speaks for them."""
-    image, scores = found[0].clamp(0, 1).cpu(), found[1].cpu()
+@dataclass(frozen=True)
+class Made:
+    """A synthesis: what was asked, what came of it, what speaks for it, and what may stand beside it."""
+
+    aim: Objective
+    named: tuple[str, tuple[int, ...]]
+    found: Ascent
+    evidence: Evidence
+    frames: list[Tensor]
+    nature: Nature | None
+    facets: list[Facet]
+    opacity: Tensor | None
+
+
+def shown(model: Model, made: Made) -> Result:
+    """The picture or the sheet of pictures, with what speaks for them, and beside natural images where there is a scan."""
+    image, scores, evidence = made.found[0].clamp(0, 1).cpu(), made.found[1].cpu(), made.evidence
     single = len(image) == 1
-    about = str(aim) if single else f"{len(image)} units of {named[0]}, row by row: {names(model, *named)}"
-    begun = f" It began at {float(scores[0, 0]):.2f} and took {len(scores)} steps." if single else f" Each took {len(scores)} steps."
-    dead = [unit for unit, moved in zip(named[1], found.moved.tolist(), strict=False) if not moved]
-    caption = f"{about}: {evidence.sentence()}{begun}"
-    caption += f" No gradient ever reached the picture of {', '.join(map(str, dead))}: dead, and left as it started." if dead else ""
-    caption += f" Note: {found.note}." if found.note else ""
     values = {name: value for name, value in vars(evidence).items() if isinstance(value, Tensor) and name != "score"}
     score = float(evidence.score[0]) if single else evidence.score
-    panel = render.sheet(render.enlarge(image, 128 if single else 64))
-    movies = {"run": torch.cat([*frames, render.sheet(image)])} if frames else {}
-    return Result(
-        {"synthesis": panel},
-        {"image": image, "scores": scores[:, 0] if single else scores, "score": score, **values},
-        {"synthesis": caption},
-        movies=movies,
-    )
+    visible = image if made.opacity is None else over_checks(image, made.opacity)
+    panels = {"synthesis": render.sheet(render.enlarge(visible, 128 if single else 64))}
+    captions = {"synthesis": told(model, made)}
+    if made.opacity is not None:
+        values["alpha"] = made.opacity
+    if made.nature:
+        values["ratio"] = made.nature.ratio(image)
+        panels["natural"], captions["natural"] = panel(made.nature, image, values["ratio"], made.facets)
+        if made.facets:
+            values["facet"] = own(model, image, made.facets)
+            captions["natural"] += (
+                f" To the network, {int(values['facet'].sum())} of {len(image)} are still nearest to their own group's middle."
+            )
+    movies = {"run": torch.cat([*made.frames, render.sheet(image)])} if made.frames else {}
+    values = {"image": image, "scores": scores[:, 0] if single else scores, "score": score, **values}
+    return Result(panels, values, captions, movies=movies)
+
+
+def over_checks(image: Tensor, opacity: Tensor) -> Tensor:
+    """Pictures that lie over gray 0.5, over a checkerboard instead, where `opacity` N×H×W lets it through."""
+    height, width = image.shape[-2:]
+    side = max(2, min(height, width) // 16)
+    checks = (torch.arange(height)[:, None] // side + torch.arange(width) // side) % 2
+    return (image + (1 - opacity[:, None]) * (0.1 * checks - 0.05)).clamp(0, 1)
+
+
+def told(model: Model, made: Made) -> str:
+    """What is shown, and what speaks for it, in words."""
+    scores, single, (layer, units) = made.found[1], len(made.found[0]) == 1, made.named
+    about = str(made.aim) if single else f"{len(made.found[0])} units of {layer}, row by row: {names(model, layer, units)}"
+    begun = f" It began at {float(scores[0, 0]):.2f} and took {len(scores)} steps." if single else f" Each took {len(scores)} steps."
+    dead = [unit for unit, moved in zip(units, made.found.moved.tolist(), strict=False) if not moved]
+    caption = f"{about}: {made.evidence.sentence()}{begun}"
+    if made.opacity is not None:
+        caption += (
+            f" The checkerboard shows through where the picture does little for the score: {float(made.opacity.mean()):.0%} is opaque."
+        )
+    caption += f" No gradient ever reached the picture of {', '.join(map(str, dead))}: dead, and left as it started." if dead else ""
+    return caption + (f" Note: {made.found.note}." if made.found.note else "")
 
 
 def names(model: Model, layer: str, units: tuple[int, ...]) -> str:

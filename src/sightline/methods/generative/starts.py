@@ -1,4 +1,4 @@
-"""What a synthesis begins with: gray, noise, a photograph, a spectrum, its phases."""
+"""What a synthesis begins with: gray, noise, a photograph or a mean of some, a spectrum, its phases, transparency."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,6 +9,7 @@ from torch import Tensor
 from ...model import Model
 from ...parameterize import Fourier, Parameterization, Phase, Pixels
 from ...regularize import Regularizer
+from ...veil import Veiled
 from .presets import Preset
 
 Start = tuple[Parameterization, Callable[[int], None] | None]
@@ -29,13 +30,22 @@ def beginning(model: Model, preset: Preset, canvas: Canvas, picture: Tensor | No
 
     `picture`, count×3×side×side, is what it begins from; None for nothing.
     """
-    if preset.start == "phase":
-        return Phase(canvas.count, canvas.side, canvas.side, seed=canvas.seed, alike=canvas.alike, device=model.device), None
     if not preset.of_pixels:
-        return spectral(model, preset, canvas, picture), None
+        colors = phases(model, canvas) if preset.start == "phase" else spectral(model, preset, canvas, picture)
+        return (veiled(model, colors, canvas) if preset.focus == "alpha" else colors), None
     pixels = Pixels((gray(preset, canvas, generator) if picture is None else picture).to(model.device))
     keep = Regularizer(preset.decay, preset.sigma, preset.every, preset.small, preset.idle)
     return pixels, lambda index: keep.apply_(pixels, index)
+
+
+def phases(model: Model, canvas: Canvas) -> Phase:
+    """Random phases with the amplitudes of photographs."""
+    return Phase(canvas.count, canvas.side, canvas.side, seed=canvas.seed, alike=canvas.alike, device=model.device)
+
+
+def veiled(model: Model, colors: Parameterization, canvas: Canvas) -> Veiled:
+    """Colours with transparency."""
+    return Veiled(colors, canvas.count, canvas.side, canvas.side, seed=canvas.seed, device=model.device)
 
 
 def spectral(model: Model, preset: Preset, canvas: Canvas, picture: Tensor | None) -> Fourier:

@@ -14,10 +14,13 @@ from ...knobs import Between
 from ...model import Model
 from ...objective import Objective
 from ...result import Result
+from ...veil import Veiled
 from .asked import aimed, chosen, labelled, turned
 from .evidence import gathered, judging
-from .running import Watch, moving, view
-from .shown import shown
+from .exemplars import Nature
+from .facets import facets
+from .running import Watch, moving, through, view
+from .shown import Made, shown
 from .starts import Canvas, beginning
 
 MOST_FRAMES = 64
@@ -44,9 +47,20 @@ def synthesis(
     layer: str | None = None,
     units: str | None = None,
     preset: Literal[
-        "auto", "smooth", "lecture", "yosinski", "yosinski-small", "yosinski-decay", "yosinski-idle", "olah", "maco", "accentuation"
+        "auto",
+        "smooth",
+        "lecture",
+        "yosinski",
+        "yosinski-small",
+        "yosinski-decay",
+        "yosinski-idle",
+        "olah",
+        "maco",
+        "accentuation",
+        "facets",
     ] = "auto",
-    start: Literal["auto", "fourier", "gray", "zero"] = "auto",
+    start: Literal["auto", "fourier", "gray", "zero", "facets"] = "auto",
+    focus: Literal["auto", "whole", "center", "alpha"] = "auto",
     photo: Tensor | str | Path | None = None,
     size: Annotated[int | None, Between(16, 4096)] = None,
     steps: Annotated[int | None, Between(1, 100_000)] = None,
@@ -56,6 +70,7 @@ def synthesis(
     clip: Annotated[float | None, Between(0, 1)] = None,
     patience: Annotated[int, Between(0, 100_000)] = 0,
     judge: str | None = None,
+    store: str | Path | None = None,
     movie: bool = False,
     seed: int = 0,
     callback: Callback | None = None,
@@ -65,20 +80,22 @@ def synthesis(
     A preset is a published recipe. "lecture" moves pixels by normalized gradient steps with L2 decay, Gaussian blur every 4 steps,
     clipping of small pixels and of pixels with small gradients; "yosinski" and the others of that name are the four settings of Yosinski
     2015; "olah" moves a decorrelated spectrum (Olah 2017) under random shifts, scales and turns; "smooth", the default, does so with more
-    weight on coarse waves; "maco" only phases, with the
-    amplitudes of photographs (Fel 2023); "accentuation" starts from a photograph (Hamblin 2024). The units of a layer are ascended
-    in one batch, each as if it were alone; of a unit given several times, as in "7,7,7", each picture begins elsewhere.
+    weight on coarse waves; "maco" only phases, with the amplitudes of photographs (Fel 2023); "accentuation" starts from a photograph
+    (Hamblin 2024); "facets" from the mean of each group of a unit's natural images (Nguyen 2016). The units of a layer are ascended in one
+    batch, each as if it were alone; of a unit given several times, as in "7,7,7", each picture begins elsewhere, or shows another facet.
 
     `values["image"]` is N×3×H×W, one for each unit, `values["scores"]` steps×N (steps for one picture). `values["natural"]` is the score of
     the best sample photograph, `["robust"]` the share of the score under warps not seen before, `["rank"]` the unit's rank in
     its layer, `["spectrum"]` the distance of the log spectrum from photographs', `["transfer"]` the class's place in the judge's
-    answer, N each.
+    answer, N each; with a store `["ratio"]` is the unit's strongest answer as a multiple of that on the best image of the scan. `["facet"]`
+    says whether a picture's features are still nearest to its own group's, N; `["alpha"]` is the opacity, N×H×W.
 
     Args:
         layer: Layer whose units are shown, instead of an objective; "logits" for the classes.
         units: Which units of the layer: "7", "0-63", "3,5,8"; the first 16 by default.
-        preset: The recipe; "auto" for smooth, for lecture with start gray or zero, for accentuation with a photo.
-        start: "fourier" for a spectrum, "gray" or "zero" (black) for pixels; the preset's own by default.
+        preset: The recipe; "auto" for smooth, for lecture with start gray or zero, for facets with that start, for accentuation with a photo.
+        start: "fourier" for a spectrum, "gray" or "zero" (black) for pixels, "facets" for means of natural images; the preset's own by default.
+        focus: "center" lets the middle move first, "alpha" makes clear what does little for the score (lucid); the preset's own by default.
         photo: Photograph to start from: a file, a sample's name or a tensor.
         size: Side of the picture in pixels; the network's own by default.
         steps: How many gradient steps; the preset's by default.
@@ -88,26 +105,29 @@ def synthesis(
         clip: Share of pixels set to gray per step for being small or contributing little instead of the preset's, for pixels.
         patience: A picture whose score has not risen for so many steps is finished; 0 to make every step.
         judge: A second network that says what it sees in pictures of classes, as the command line names it; NAME=FILE for its weights.
+        store: A scan of natural images by the same network (`sightline scan`), whose strongest patches stand beside each picture.
         movie: Whether to keep a movie of the run.
     """
-    aim, kept = aimed(model, objective, layer, units), chosen(preset, start, photo)
-    kept = turned(kept, lr, decay, blur, clip)
-    named = labelled(model, aim)
-    second = judging(model, named, judge)
+    aim, kept = aimed(model, objective, layer, units), turned(chosen(preset, start, photo, store, focus), lr, decay, blur, clip)
+    named, total, side = labelled(model, aim), steps or kept.steps, size or model.size
+    second, nature = judging(model, named, judge), None if store is None else Nature.of(model, store, aim, named)
+    groups = facets(model, nature, side, seed) if nature and kept.start == "facets" else []
     count, generator = max(1, len(named[1])), torch.Generator().manual_seed(seed)
-    side = size or model.size
     canvas = Canvas(side, count, seed, alike=len(set(named[1])) == len(named[1]))  # of one unit, several pictures begin differently
-    picture = None if photo is None else model.fit(images.given(photo)[:1], side).expand(count, -1, -1, -1)
+    picture = model.fit(images.given(photo)[:1], side).expand(count, -1, -1, -1) if photo is not None else None
+    picture = torch.stack([group.start for group in groups]) if groups else picture
     begin, regularize = beginning(model, kept, canvas, picture, generator)
-    watch = Watch(callback, every=max(1, (steps or kept.steps) // MOST_FRAMES), keep=movie)
+    watch, views = Watch(callback, every=max(1, total // MOST_FRAMES), keep=movie), view(kept, side, total, generator)
+    if isinstance(begin, Veiled):
+        views.insert(0, begin.changing)
     found = ascend(
-        model, aim, begin, moving(kept), steps or kept.steps, transform=view(kept, side, generator), regularize=regularize,
+        model, aim, begin, moving(kept), total, transform=through(views), regularize=regularize,
         callback=watch if movie or callback else None, patience=patience,
     )  # fmt: skip
-    picture = alive(found, aim)
-    evidence = gathered(model, aim, named, picture)
-    evidence = second.added(evidence, picture) if second else evidence
-    return shown(model, aim, named, found=found, evidence=evidence, frames=watch.frames)
+    evidence = gathered(model, aim, named, alive(found, aim))
+    evidence = second.added(evidence, alive(found, aim)) if second else evidence
+    opacity = begin.opacity[:, 0].detach().cpu() if isinstance(begin, Veiled) else None
+    return shown(model, Made(aim, named, found, evidence, watch.frames, nature, groups, opacity))
 
 
 def alive(found: Ascent, aim: Objective) -> Tensor:
