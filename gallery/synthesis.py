@@ -39,8 +39,7 @@ def main() -> None:
     for start in ("fourier", "gray"):
         result = sl.synthesis(model, sl.logit("golf ball"), start=start, size=128)
         sl.write(result.panels["synthesis"], PICTURES / f"synthesis_{start}.png")
-    clear = sl.synthesis(model, sl.logit(SEEN), focus="alpha", size=128)
-    sl.write(clear.panels["synthesis"], PICTURES / "synthesis_alpha.png")
+    clear = [sl.synthesis(model, sl.logit(SEEN), focus="alpha", size=128).panels["synthesis"]]
     if VALIDATION.is_file():
         with tempfile.TemporaryDirectory() as folder:
             beside_nature(model, Path(folder) / "nature.scan")
@@ -48,8 +47,10 @@ def main() -> None:
     if NETS.is_dir():
         squeezenet = sl.load("squeezenet1_0", weights=NETS / "squeezenet1_0.safetensors")
         mobilenet = sl.load("mobilenetv2_100", weights=NETS / "mobilenetv2_100_same.safetensors", pad_type="same")
+        clear.append(sl.synthesis(mobilenet, sl.logit(LARGE), focus="alpha", size=128).panels["synthesis"])
         rows += [row(squeezenet, LARGE, "features.9", 7, 128), row(mobilenet, LARGE, "blocks.4.1", 7, 160)]
         sl.write(render.sheet(torch.cat(rows), columns=4), PICTURES / "synthesis_networks.jpg")
+    sl.write(render.beside(*clear), PICTURES / "synthesis_alpha.png")
 
 
 if __name__ == "__main__":
