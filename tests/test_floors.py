@@ -61,6 +61,7 @@ FLOORS = (
         "spectrum",
         "tiles",
         "networks",
+        "candidates",
         "nearest",
         "coordinates",
     ),

@@ -7,8 +7,9 @@ from sklearn.neighbors import KNeighborsClassifier, NearestNeighbors
 from torch import Tensor
 
 import sightline as sl
-from sightline import nearest as engine
-from sightline.nearest import accuracy, nearest, preserved, voted
+from sightline import candidates as engine
+from sightline import nearest as search
+from sightline.nearest import Metric, accuracy, nearest, preserved, voted
 
 
 def cloud(count: int, size: int = 24, seed: int = 0) -> Tensor:
@@ -16,8 +17,8 @@ def cloud(count: int, size: int = 24, seed: int = 0) -> Tensor:
 
 
 @pytest.mark.parametrize("metric", ["cosine", "l2"])
-@pytest.mark.parametrize("blocks", [(256, 16_384), (7, 50)])
-def test_sklearn_agrees(metric: engine.Metric, blocks: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("blocks", [(1024, 4096), (7, 64)])
+def test_sklearn_agrees(metric: Metric, blocks: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine, "QUERIES", blocks[0])
     monkeypatch.setattr(engine, "VECTORS", blocks[1])
     vectors, queries = cloud(333), cloud(20, seed=1)
@@ -26,6 +27,94 @@ def test_sklearn_agrees(metric: engine.Metric, blocks: tuple[int, int], monkeypa
     distance, index = nearest(vectors, queries, 9, metric)
     assert np.array_equal(index.numpy(), at)
     assert np.allclose(distance.numpy(), expected, atol=1e-6)
+
+
+def literal(vectors: Tensor, queries: Tensor, k: int, metric: Metric, own: Tensor | None = None) -> list[list[int]]:
+    """The definition, a pair at a time."""
+    answers: list[list[int]] = []
+    for number, query in enumerate(queries.double()):
+        others = [i for i in range(len(vectors)) if own is None or i != int(own[number])]
+        chosen = vectors[others].double()
+        if metric == "cosine":
+            away = 1 - torch.nn.functional.cosine_similarity(chosen, query[None].expand_as(chosen), dim=1, eps=1e-30)
+        else:
+            away = torch.linalg.vector_norm(chosen - query, dim=1)
+        answers.append([others[i] for i in away.argsort(stable=True)[:k].tolist()])
+    return answers
+
+
+def awkward(kind: str, count: int = 300, size: int = 33) -> Tensor:
+    """Vectors that rounding to eight bits confuses."""
+    generator = torch.Generator().manual_seed(3)
+    plain = torch.randn(count, size, generator=generator)
+    which = torch.randint(5, (count,), generator=generator)
+    return {
+        "plain": plain,
+        "near ties": torch.ones(count, size) + 1e-4 * plain,
+        "duplicates": plain[:5][which],
+        "alike": torch.ones(count, size),
+        "zeros": plain * (which > 1)[:, None],
+        "sizes": plain * 10.0 ** (8 * which - 16)[:, None],
+        "one giant": plain * torch.where(torch.arange(count) == 70, 1e12, 1)[:, None],
+        "huge": plain / plain.abs().max() * 3e38,
+        "tiny": plain * 1e-30,
+        "denormal": plain * 1e-40,
+        "far away": 1e6 + plain,
+        "no negatives": plain.relu(),
+    }[kind]
+
+
+KINDS = ["plain", "near ties", "duplicates", "alike", "zeros", "sizes", "one giant", "huge", "tiny", "denormal", "far away", "no negatives"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("metric", ["cosine", "l2"])
+@pytest.mark.parametrize("number", [torch.bfloat16, torch.float32, torch.float64])
+def test_no_precision_changes_the_answer(kind: str, metric: Metric, number: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(search, "precision", lambda *_: number)
+    monkeypatch.setattr(engine, "VECTORS", 128)  # groups of 32 in blocks, and a last block without
+    vectors, own = awkward(kind), torch.arange(0, 300, 23)
+    queries = torch.cat([vectors[own], vectors[:2] * 0, awkward("plain")[:2]])
+    own = torch.cat([own, torch.tensor([5, 6, 299, 0])])
+    assert nearest(vectors, queries, 2, metric, own)[1].tolist() == literal(vectors, queries, 2, metric, own)
+    monkeypatch.setattr(engine, "HELD", 100)
+    assert nearest(vectors, queries, 9, metric)[1].tolist() == literal(vectors, queries, 9, metric)
+    assert nearest(vectors, vectors[:8], 9, metric)[1].tolist() == literal(vectors, vectors[:8], 9, metric)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("number", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("metric", ["cosine", "l2"])
+def test_scores_are_within_their_bound(kind: str, number: torch.dtype, metric: Metric) -> None:
+    vectors, queries = awkward(kind), torch.cat([awkward(kind)[:9] * 0.7, awkward("plain")[:9]])
+    of_vectors, of_queries = search.prepared(vectors, queries, metric)
+    rows, asked = of_vectors.part(0, 300, number, queries=False), of_queries.part(0, 18, number, queries=True)
+    scores = (asked.rows @ rows.rows.T).double()
+    x, q = (of.vectors.double() * of.factor.double()[:, None] for of in (of_vectors, of_queries))
+    true = -(torch.cdist(q, x, compute_mode="donot_use_mm_for_euclid_dist").square() / 2 + of_vectors.short + of_queries.short[:, None])
+    bound = asked.slack(rows, 300).double() + torch.finfo(number).eps / 2 * scores.abs()
+    assert ((scores - true).abs() <= bound).all()
+    assert bound.median() < (0.05 if number == torch.bfloat16 else 1e-4)
+
+
+def test_few_are_left_to_put_in_order() -> None:
+    vectors, left = cloud(4096, 128), list[int]()
+    points = search.prepared(vectors, vectors[:80], "l2")
+    for number in (torch.bfloat16, torch.float32):
+        query, _ = engine.candidates(*points, 5, number, own=None, choose=lambda *_: pytest.fail("too many to hold"))
+        left.append(len(query))
+    assert 5 * 80 <= left[1] < 6 * 80  # single precision hardly doubts
+    assert left[1] < left[0] < 20 * 80
+
+
+def test_what_torch_makes_less_of_is_done_in_double() -> None:
+    torch.set_float32_matmul_precision("medium")
+    try:
+        assert engine.precision(1000, 512) == torch.bfloat16 or not engine.quick()
+        assert engine.precision(1, 512) == torch.float64
+    finally:
+        torch.set_float32_matmul_precision("highest")
+    assert engine.precision(1, 512) == torch.float32
 
 
 def test_close_vectors_far_from_zero_keep_their_order() -> None:
@@ -53,6 +142,12 @@ def test_refuses_more_than_there_are() -> None:
         nearest(cloud(3), cloud(1), 3, own=torch.tensor([0]))
     with pytest.raises(sl.SightlineError, match="a query has 5 numbers, the stored vectors 24"):
         nearest(cloud(3), cloud(1, 5), 2)
+    for value in (torch.nan, torch.inf):
+        broken = torch.cat([cloud(3), torch.full((1, 24), value)])
+        with pytest.raises(sl.SightlineError, match="the stored vectors hold values that are no finite numbers"):
+            nearest(broken, cloud(1), 2)
+        with pytest.raises(sl.SightlineError, match="a query holds values that are no finite numbers"):
+            nearest(cloud(3), broken, 2)
 
 
 def test_vote_and_its_draws() -> None:

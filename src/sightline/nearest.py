@@ -1,23 +1,27 @@
-"""Exact nearest neighbours: one matrix product over blocks of vectors, and the best of each block merged."""
+"""Exact nearest neighbours: candidates by a matrix product, put in order by their distances in double precision."""
 
+import math
 from typing import Literal
 
 import torch
 from torch import Tensor
 
+from .candidates import Pairs, Points, candidates, precision
 from .errors import SightlineError, outside
 
 Metric = Literal["cosine", "l2"]
-QUERIES, VECTORS = 256, 16_384  # sides of a block of scores: 16 MB
-SPARE = 8  # candidates beyond k: single precision may order the last ones wrongly
+NUMBERS = 2**18  # of candidates that are compared at once: 2 MB
+MIDDLE_OF = 1024  # vectors whose mean is taken for the middle of all
+TINY, HUGE = 1e-15, 1e15  # lengths between which single precision holds the squares
+ZERO = 1e-30  # a shorter vector has no direction
 
 
 def nearest(vectors: Tensor, queries: Tensor, k: int, metric: Metric = "l2", own: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Distances and indices, m×k each, of the k of n×d vectors nearest to each of m×d queries, nearest first, ties by index.
 
     "l2" is ‖x − q‖, "cosine" 1 − cos(x, q), where a vector of zeros is at distance 1 from all. `own`, m indices, is left out of
-    each query's answer: its own place among the vectors. Candidates are found in single precision by x·q − ‖x‖²/2 and put in
-    order by their distances in double. Raises SightlineError where k is larger than what there is.
+    each query's answer: its own place among the vectors. Candidates are found by products in low precision, whose error is
+    bounded, and put in order by their distances in double. Raises SightlineError for k larger than what there is, and for NaN.
     """
     among = len(vectors) - (own is not None)
     if not 1 <= k <= among:
@@ -25,43 +29,63 @@ def nearest(vectors: Tensor, queries: Tensor, k: int, metric: Metric = "l2", own
     if vectors.shape[1] != queries.shape[1]:
         raise SightlineError(f"a query has {queries.shape[1]} numbers, the stored vectors {vectors.shape[1]}")
     vectors, queries = vectors.detach().float(), queries.detach().float()
-    norms = torch.linalg.vector_norm(vectors, dim=1)
-    factor = 1 / norms.clamp_min(1e-30) if metric == "cosine" else torch.ones_like(norms)
-    offset = torch.zeros_like(norms) if metric == "cosine" else norms.square() / 2
-    found: list[tuple[Tensor, Tensor]] = []
-    for start in range(0, len(queries), QUERIES):
-        some, mine = queries[start : start + QUERIES], None if own is None else own[start : start + QUERIES]
-        candidates = best(vectors, factor, offset, some, count=min(k + SPARE, among), own=mine)
-        found.append(ordered(vectors, some, candidates, k, metric))
-    return torch.cat([distance for distance, _ in found]), torch.cat([index for _, index in found])
+    kind = precision(len(queries), vectors.shape[1])
+
+    def choose(query: Tensor, index: Tensor, first: int) -> Pairs:
+        return ordered(vectors, queries[first:], (query, index), k, metric)[1:]
+
+    found = candidates(*prepared(vectors, queries, metric), k, kind, own=own, choose=choose)
+    distance, _, index = ordered(vectors, queries, found, k, metric)
+    return distance.view(-1, k).float(), index.view(-1, k)
 
 
-def best(vectors: Tensor, factor: Tensor, offset: Tensor, queries: Tensor, *, count: int, own: Tensor | None) -> Tensor:
-    """Indices, m×count and ascending, of the largest scores q·x · factor − offset."""
-    top, at = queries.new_empty(len(queries), 0), torch.empty(len(queries), 0, dtype=torch.long)
-    for start in range(0, len(vectors), VECTORS):
-        part = slice(start, start + VECTORS)
-        scores = (queries @ vectors[part].T).mul_(factor[part]).sub_(offset[part])
-        if own is not None:
-            mine = ((own >= start) & (own < start + scores.shape[1])).nonzero().flatten()
-            scores[mine, own[mine] - start] = -torch.inf
-        score, index = scores.topk(min(count, scores.shape[1]), dim=1)
-        top, at = torch.cat([top, score], 1), torch.cat([at, index + start], 1)
-        if top.shape[1] > count:
-            top, kept = top.topk(count, dim=1)
-            at = at.gather(1, kept)
-    return at.sort(dim=1).values
-
-
-def ordered(vectors: Tensor, queries: Tensor, candidates: Tensor, k: int, metric: Metric) -> tuple[Tensor, Tensor]:
-    """The k nearest of the candidates of each query, by distances in double precision; equal ones keep the order of the indices."""
-    chosen, query = vectors[candidates].double(), queries.double()[:, None]
+def prepared(vectors: Tensor, queries: Tensor, metric: Metric) -> tuple[Points, Points]:
+    """Both kinds for the search: of length 1 for cosines, else all divided by one power of two, so that none is longer than 1."""
+    norms = [lengths(vectors, "the stored vectors hold"), lengths(queries, "a query holds")]
+    largest = max(float(some.max()) for some in norms)
     if metric == "cosine":
-        distance = 1 - torch.nn.functional.cosine_similarity(chosen, query, dim=2, eps=1e-30)
+        factors = [some.clamp_min(ZERO).reciprocal() for some in norms]
+        # By half of its missing square the distance of a vector of zeros becomes that of one at a right angle.
+        shorts = [(1 - (some * factor).square()).clamp_min(0) / 2 * (some < ZERO) for some, factor in zip(norms, factors, strict=True)]
     else:
-        distance = torch.linalg.vector_norm(chosen - query, dim=2)
-    distance, order = distance.sort(dim=1, stable=True)
-    return distance[:, :k].float(), candidates.gather(1, order[:, :k])
+        power = 0.5 ** math.ceil(math.log2(max(largest, ZERO)))
+        factors, shorts = [torch.full_like(some, power) for some in norms], [torch.zeros_like(some) for some in norms]
+    work = torch.float64 if largest > HUGE else torch.float32
+    some = torch.linspace(0, len(vectors) - 1, min(MIDDLE_OF, len(vectors))).long()
+    middle = (vectors[some].double() * factors[0][some, None]).mean(0).to(work)
+    both = zip((vectors, queries), factors, shorts, strict=True)
+    of_vectors, of_queries = (Points(of, factor, short, middle, even=metric == "l2") for of, factor, short in both)
+    return of_vectors, of_queries
+
+
+def lengths(vectors: Tensor, who: str) -> Tensor:
+    """‖x‖ of each, in double. Raises SightlineError for vectors with values that are no numbers."""
+    found = torch.linalg.vector_norm(vectors, dim=1).double()
+    odd = ~((found > TINY) & (found < HUGE))
+    found[odd] = torch.linalg.vector_norm(vectors[odd].double(), dim=1)
+    if not found.isfinite().all():
+        raise SightlineError(f"{who} values that are no finite numbers; neighbours can't be told")
+    return found
+
+
+def ordered(vectors: Tensor, queries: Tensor, pairs: Pairs, k: int, metric: Metric) -> tuple[Tensor, Tensor, Tensor]:
+    """Distances, queries, and indices of the k nearest candidates of each query (all, where it has fewer), one after another."""
+    query, index = pairs
+    distance, step = torch.empty(len(query), dtype=torch.float64), max(1, NUMBERS // vectors.shape[1])
+    for start in range(0, len(query), step):
+        some = slice(start, start + step)
+        chosen, asked = vectors[index[some]].double(), queries[query[some]]
+        if metric == "cosine":
+            distance[some] = 1 - torch.nn.functional.cosine_similarity(chosen, asked.double(), dim=1, eps=ZERO)
+        else:
+            distance[some] = torch.linalg.vector_norm(chosen.sub_(asked), dim=1)
+    order = index.argsort(stable=True)
+    order = order[distance[order].argsort(stable=True)]
+    order = order[query[order].argsort(stable=True)]
+    counts = query.bincount(minlength=len(queries))
+    rank = torch.arange(len(query)) - (counts.cumsum(0) - counts)[query[order]]
+    order = order[rank < k]
+    return distance[order], query[order], index[order]
 
 
 def voted(classes: Tensor, neighbors: Tensor) -> Tensor:
