@@ -60,7 +60,8 @@ def stored(vectors: Tensor, place: Path) -> Scan:
             part = enumerate(vectors[start : start + 10_000].numpy(), start)
             rows = [{"id": id, "position": id, "path": f"{id}.jpg", **plain, "vector_0": row} for id, row in part]
             done = start + len(rows)
-            writer.commit(rows, [], {}, {"done": done, "images": done, "errors": 0, "complete": int(done == len(vectors))})
+            writer.add(rows, [])
+            writer.commit({}, {"done": done, "images": done, "errors": 0, "complete": int(done == len(vectors))})
     return Scan.open(place)
 
 
