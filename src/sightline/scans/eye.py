@@ -2,7 +2,7 @@
 
 import os
 from collections import deque
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -32,11 +32,14 @@ class Read:
 
 
 class Part(NamedTuple):
-    """Rows for the store from one stretch of a collection, and the position where it ends."""
+    """Rows for the store from one stretch of a collection, the position where it ends, and how many of its images could be read;
+    their rows, or the fragments in which a worker of a cluster has written them."""
 
     done: int
+    readable: int
     images: Rows
     errors: Rows
+    fragments: Sequence[str] = ()
 
 
 class Eye:
@@ -56,7 +59,7 @@ class Eye:
         """Batch by batch from one position to another; `id` is the first image's number."""
         for start, batch in self.decoded(first, end):
             part = self.take(start, batch, id)
-            id += len(part.images)
+            id += part.readable
             yield part
 
     def decoded(self, first: int, end: int) -> Generator[tuple[int, list[Read]], None, None]:
@@ -95,7 +98,7 @@ class Eye:
             if read.view is None
         ]
         good = [(position, read, read.view) for position, read in enumerate(batch, start) if read.view is not None]
-        return Part(start + len(batch), self.look(good, id) if good else [], errors)
+        return Part(start + len(batch), len(good), self.look(good, id) if good else [], errors)
 
     def look(self, good: list[tuple[int, Read, Fitted]], id: int) -> Rows:
         """The rows of a batch's readable images."""

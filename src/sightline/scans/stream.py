@@ -76,6 +76,10 @@ def scan(
     found = collect(folder)
     facts = facts_of(model, found, layers, vectors, k, side=size or model.size, batch=batch)
     path = Path(store) if store is not None else cached(facts)
+    if engine == "ray":
+        from .cluster import started
+
+        started()
     with writing(path, facts) as writer:
         if not writer.tallies["complete"]:
             run_pass(model, folder, found, writer, engine=engine, callback=callback)
@@ -97,7 +101,7 @@ def run_pass(
     if engine == "ray":
         from .cluster import parts
 
-        work = parts(model, source, dict(writer.facts), tally, done=done, images=images)
+        work = parts(model, source, {**writer.facts, "store": os.path.abspath(writer.path)}, tally, done=done, images=images)
     else:
         work = Eye(model, found, writer.facts, tally).parts(done, len(found), images)
     with closing(work):
@@ -156,16 +160,18 @@ class Pass:
         self.tallies = dict(writer.tallies)
         self.images: Rows = []
         self.errors: Rows = []
+        self.fragments: list[str] = []
 
     def run(self, parts: Iterable[Part], callback: Callable[[Passing], object] | None) -> None:
         """To the end, or until the callback has enough."""
         first = self.tallies["done"]
         began = committed = time.monotonic()
         pause = COMMIT_SECONDS
-        for done, images, errors in parts:
+        for done, readable, images, errors, fragments in parts:
             self.images += images
             self.errors += errors
-            self.tallies |= {"done": done, "images": self.tallies["images"] + len(images), "errors": self.tallies["errors"] + len(errors)}
+            self.fragments += fragments
+            self.tallies |= {"done": done, "images": self.tallies["images"] + readable, "errors": self.tallies["errors"] + len(errors)}
             now = time.monotonic()
             told = Passing(done, self.total, self.tallies["errors"], (done - first) / (now - began))
             stopped = callback is not None and callback(told)
@@ -188,6 +194,6 @@ class Pass:
 
     def write(self) -> None:
         """Hands the rows that have gathered to the store."""
-        self.writer.add(self.images, self.errors)
-        self.images.clear()
-        self.errors.clear()
+        self.writer.add(self.images, self.errors, self.fragments)
+        for gathered in (self.images, self.errors, self.fragments):
+            gathered.clear()

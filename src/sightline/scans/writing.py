@@ -1,7 +1,7 @@
 """A store, written: one writer at a time, in commits; what is committed stays whole whatever happens afterwards."""
 
 import json
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -19,6 +19,7 @@ Tallies = dict[str, int]
 
 
 CACHE = 1_000_000  # bytes that LanceDB may keep of a table's metadata; by default gigabytes, which fill as pieces are added
+LARGE = 4096  # rows of a piece from which on merging it gains nothing
 PIECE = 500  # rows in memory while pieces are merged
 
 
@@ -34,6 +35,7 @@ class Writer:
         tables = {layout.IMAGES: self.schema, layout.ERRORS: layout.error_schema()}
         self.images, self.errors = (database.create_table(name, schema=kind, exist_ok=True) for name, kind in tables.items())
         self.state, self.tallies = self._restored()
+        self.rows, self.scattered = self.tallies["images"], False
         for table, key, bound in ((self.images, "id", "images"), (self.errors, "position", "done")):
             if table.count_rows(f"{key} >= {self.tallies[bound]}"):
                 table.delete(f"{key} >= {self.tallies[bound]}")
@@ -45,13 +47,23 @@ class Writer:
             tallies = {name: int(value) for name, value in state.metadata().items()}
             return {name: state.get_tensor(name) for name in state.keys()}, tallies  # noqa: SIM118 - not a mapping
 
-    def add(self, images: Rows, errors: Rows) -> None:
-        """Adds rows, which count from the next commit on. Raises SightlineError if the disk does not take them."""
+    def add(self, images: Rows, errors: Rows, fragments: Sequence[str] = ()) -> None:
+        """Adds rows, which count from the next commit on. Raises SightlineError if the disk does not take them.
+
+        `fragments` are images that the workers of a cluster have written already, in order, without numbers.
+        """
         import pyarrow as pa
 
         with self._kept():
             if images:
-                self.images.add(self._table(images))
+                self.images.add(columns(images, self.schema))
+                self.rows += len(images)
+            if fragments:
+                from .fragments import appended
+
+                self.rows = appended(self.path, fragments, self.rows)
+                self.images.checkout_latest()
+                self.scattered = True
             if errors:
                 self.errors.add(pa.Table.from_pylist(errors, layout.error_schema()))
 
@@ -76,31 +88,38 @@ class Writer:
                 f"can't write {self.path}: {layout.reason(error)}; {kept} images are kept, the same scan goes on there"
             ) from error
 
-    def _table(self, images: Rows) -> Any:
-        import numpy as np
-        import pyarrow as pa
-
-        columns: list[Any] = []
-        for field in self.schema:
-            values = [row[field.name] for row in images]
-            if pa.types.is_fixed_size_list(field.type):
-                flat = pa.array(np.concatenate(values))
-                columns.append(pa.FixedSizeListArray.from_arrays(flat, field.type.list_size))
-            else:
-                columns.append(pa.array(values, field.type))
-        return pa.table(columns, schema=self.schema)
-
     def compact(self) -> None:
         """Merges the pieces that the commits left and removes what no commit needs.
 
-        Row by row through this process: LanceDB's own merging reads ahead as much as there is.
+        Row by row through this process: LanceDB's own merging reads ahead as much as there is. The large pieces of a cluster stay.
         """
         import pyarrow as pa
 
-        for table in (self.images, self.errors):
+        large = self.scattered and self.rows >= LARGE * count_of(self.images)
+        if large:
+            from .fragments import cleaned
+
+            cleaned(self.path)
+        for table in (self.errors,) if large else (self.images, self.errors):
             if count_of(table) > 1:
                 table.add(pa.RecordBatchReader.from_batches(table.schema, pieces(table)), mode="overwrite")
             table.optimize(cleanup_older_than=timedelta(milliseconds=1), delete_unverified=True)
+
+
+def columns(images: Rows, schema: Any) -> Any:
+    """Rows as an Arrow table."""
+    import numpy as np
+    import pyarrow as pa
+
+    made: list[Any] = []
+    for field in schema:
+        values = [row[field.name] for row in images]
+        if pa.types.is_fixed_size_list(field.type):
+            flat = pa.array(np.concatenate(values))
+            made.append(pa.FixedSizeListArray.from_arrays(flat, field.type.list_size))
+        else:
+            made.append(pa.array(values, field.type))
+    return pa.table(made, schema=schema)
 
 
 def count_of(table: Any) -> int:

@@ -1,0 +1,77 @@
+"""Rows as Lance fragments: workers of a cluster write them beside a store's table, the driver numbers the images and commits.
+
+A worker can't know how many images before its own could be read, so it leaves the column of numbers out; the driver, who knows,
+adds it to each fragment as a file of its own. What nobody commits (a worker died) is in no version of the table and is removed at the end.
+"""
+
+import json
+import uuid
+from collections.abc import Sequence
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from ..errors import SightlineError
+from . import layout
+
+NUMBER = "id"
+
+
+def written(store: Path, images: Any) -> list[str]:
+    """Writes rows without numbers; what the driver must know of the fragments, JSON."""
+    from lance.fragment import write_fragments
+
+    dataset = opened(store)
+    version = dataset.data_storage_version
+    found = write_fragments(images.drop_columns([NUMBER]), dataset, mode="append", data_storage_version=version)
+    return [json.dumps(fragment.to_json()) for fragment in found]
+
+
+def appended(store: Path, fragments: Sequence[str], first: int) -> int:
+    """Numbers the rows of fragments from `first` on and adds all to the table in one commit; the number after the last.
+
+    Raises SightlineError if they are not here: then the store lies where the workers' machines have another disk.
+    """
+    import lance
+    from lance.fragment import FragmentMetadata
+
+    dataset = opened(store)
+    whole: list[FragmentMetadata] = []
+    for text in fragments:
+        fragment = FragmentMetadata.from_json(text)
+        if not all((store / f"{layout.IMAGES}.lance" / "data" / file.path).exists() for file in fragment.files):
+            raise SightlineError(f"what a worker wrote is not in {store}; the store must lie on a file system that all nodes share")
+        fragment.files = [numbers(dataset, store, first, fragment.physical_rows), *fragment.files]
+        first += fragment.physical_rows
+        whole.append(fragment)
+    lance.LanceDataset.commit(dataset.uri, lance.LanceOperation.Append(whole), read_version=dataset.version)
+    return first
+
+
+def numbers(dataset: Any, store: Path, first: int, count: int) -> Any:
+    """A file with the column of numbers of one fragment."""
+    from lance.file import LanceFileWriter
+    from lance.fragment import DataFile
+
+    schema = pa.schema([dataset.schema.field(NUMBER)])
+    version, name = dataset.data_storage_version, f"{uuid.uuid4().hex}.lance"
+    path = store / f"{layout.IMAGES}.lance" / "data" / name
+    with LanceFileWriter(str(path), schema, version=version) as file:
+        file.write_batch(pa.record_batch([pa.array(range(first, first + count), schema.field(0).type)], schema=schema))
+    field = next(field.id() for field in dataset.lance_schema.fields() if field.name() == NUMBER)
+    major, minor = map(int, version.split("."))
+    return DataFile(name, [field], [0], major, minor, path.stat().st_size)
+
+
+def cleaned(store: Path) -> None:
+    """Removes old versions of the table, and fragments that nobody committed."""
+    opened(store).cleanup_old_versions(timedelta(0), delete_unverified=True)
+
+
+def opened(store: Path) -> Any:
+    """The table of images, by Lance itself."""
+    import lance
+
+    return lance.dataset(str(store / f"{layout.IMAGES}.lance"))

@@ -1,0 +1,69 @@
+"""What the workers of a cluster write and tell, without a cluster."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load
+from test_scan import COUNT, folder_of
+
+import sightline as sl
+from sightline.scans import cluster, layout, stream, writing
+from sightline.scans.collection import collect
+from sightline.scans.eye import Eye
+from sightline.scans.fragments import appended, written
+from sightline.scans.store import table
+from sightline.scans.top import Tally
+
+BATCH = 4
+
+
+def branches(tiny: sl.Model, folder: Path, store: Path, step: int) -> tuple[dict[str, object], list[object]]:
+    """A new store, and what workers tell of its stretches."""
+    found = collect(folder)
+    facts = stream.facts_of(tiny, found, None, ("penultimate",), 5, side=tiny.size, batch=BATCH)
+    with writing.writing(store, facts):
+        pass
+    worker = cluster.Worker([])
+    worker.held = (tiny, found, {**facts, "store": str(store)})
+    bounds = [(first, min(first + step, COUNT)) for first in range(0, COUNT, step)]
+    return facts, [worker(cluster.pa.table({"first": [first], "end": [end]})) for first, end in bounds]
+
+
+def test_a_tree_of_parts_equals_one_pass(tiny: sl.Model, tmp_path: Path) -> None:
+    facts, told = branches(tiny, folder_of(tmp_path / "photos"), tmp_path / "a.scan", 2 * BATCH)
+    whole = Tally.of(facts)
+    list(Eye(tiny, collect(tmp_path / "photos"), facts, whole).parts(0, COUNT, 0))
+    pairs = [cluster.joined(cluster.pa.concat_tables(told[i : i + 2]), facts) for i in range(0, len(told), 2)]
+    root = cluster.joined(cluster.pa.concat_tables(pairs), facts)
+    one = json.loads(root["told"][0].as_py())
+    assert (one["first"], one["end"], one["count"], len(one["errors"]), len(one["fragments"])) == (0, COUNT, COUNT - 1, 1, len(told))
+    joined = Tally.of(facts)
+    joined.join(load(root["units"][0].as_py()), 0)
+    for field, wanted in whole.tensors().items():
+        if not field.startswith("sample."):
+            torch.testing.assert_close(joined.tensors()[field], wanted, rtol=1e-12, atol=0)
+    order, other = (tally.sample.positions.argsort() for tally in (joined, whole))
+    for got, wanted in zip(joined.sample, whole.sample, strict=True):
+        assert torch.equal(got[order], wanted[other])
+    with pytest.raises(sl.SightlineError, match="gave position 16 where 8 was due"):
+        cluster.joined(cluster.pa.concat_tables([told[0], told[2]]), facts)
+
+
+def test_fragments_are_numbered_and_committed_once(tiny: sl.Model, tmp_path: Path) -> None:
+    store = tmp_path / "a.scan"
+    _, told = branches(tiny, folder_of(tmp_path / "photos"), store, 3 * BATCH)
+    found = [name for part in told for name in json.loads(part["told"][0].as_py())["fragments"]]
+    assert table(store, layout.IMAGES).count_rows() == 0
+    before = table(store, layout.IMAGES).version
+    assert appended(store, found, 0) == COUNT - 1
+    images = table(store, layout.IMAGES)
+    assert images.version == before + 1
+    here = sl.scan(tiny, tmp_path / "photos", store=tmp_path / "b.scan", batch=BATCH, k=5)
+    assert images.to_arrow().equals(table(here.path, layout.IMAGES).to_arrow())
+    lost = written(store, images.to_arrow())
+    shutil.rmtree(store / "images.lance" / "data")
+    with pytest.raises(sl.SightlineError, match="the store must lie on a file system that all nodes share"):
+        appended(store, lost, COUNT)
