@@ -397,3 +397,64 @@ def test_sections_come_in_the_lectures_order(tiny: sl.Model, photo: Tensor, monk
     plan = list(Tour(tiny, photo, source="photo.png").plan(3))
     assert [section.folder for section in plan] == RUNS
     assert {section.knobs.get("label", "dog") for section in plan} == {"dog"}
+
+
+# ── over a folder of one's own ──
+
+
+def collection(folder: Path, count: int) -> Path:
+    """Small photographs in two classes."""
+    for number, picture in enumerate(smooth(count, side=24)):
+        images.write(picture[None], folder / ("even" if number % 2 == 0 else "odd") / f"{number:03}.png")
+    return folder
+
+
+@pytest.fixture
+def over(brief: dict[str, Method], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Method]:
+    """A catalogue of two methods, one of them over a collection; a cache of its own."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    for name in ("filters", "saliency", "synthesis"):
+        del brief[name]
+    brief["neighbors"] = replace(METHODS["neighbors"], quick={"k": 2})
+    return brief
+
+
+@pytest.mark.usefixtures("over")
+def test_a_folder_is_what_neighbours_are_sought_in(tiny: sl.Model, photo: Tensor, tmp_path: Path) -> None:
+    folder = collection(tmp_path / "photos", 12)
+    done = reported(tmp_path / "report", Tour(tiny, photo, source="photo.png", quick=True, folder=str(folder)))
+    assert "look at the 12 images of photos." in done.page.words()
+    assert done.tour.sections[1].result
+    assert "of 12 images" in done.sections["neighbors"].words()
+    assert f"--folder {folder}" in done.tour.sections[1].command
+    assert done.told[0][0].startswith("Scan: ")
+
+
+@pytest.mark.usefixtures("over")
+def test_of_a_large_folder_some_are_drawn_evenly(tiny: sl.Model, photo: Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tour, "FEW", 4)
+    folder = collection(tmp_path / "photos", 13)
+    for name in ("one", "two"):
+        done = reported(tmp_path / name, Tour(tiny, photo, source="photo.png", quick=True, folder=str(folder)))
+        assert "look at 4 of the 13 images of photos, evenly drawn." in done.page.words()
+    (scanned,) = (tmp_path / "cache" / "sightline" / "scans").iterdir()
+    found = sl.Scan.open(scanned)
+    assert [Path(path).name for path in found.paths] == ["000.png", "008.png", "003.png", "011.png"]
+    assert found.class_names == ["even", "odd"]
+    text = json.loads((tmp_path / "two" / "recipe.json").read_text(encoding="utf-8"))
+    assert text["folder"] == str(folder)
+
+
+@pytest.mark.usefixtures("over")
+@pytest.mark.parametrize(
+    ("files", "why"), [((), "there are no images in "), (("a.jpg", "b.jpg"), "none of the 2 files could be read; the first: a.jpg: ")]
+)
+def test_a_folder_without_an_image_is_refused_at_once(
+    files: tuple[str, ...], why: str, tiny: sl.Model, photo: Tensor, tmp_path: Path
+) -> None:
+    (tmp_path / "photos").mkdir()
+    for name in files:
+        (tmp_path / "photos" / name).write_text("words", encoding="utf-8")
+    with pytest.raises(sl.SightlineError, match=why):
+        Tour(tiny, photo, source="photo.png", folder=str(tmp_path / "photos")).write(tmp_path / "report", silent)
+    assert not (tmp_path / "report").exists()

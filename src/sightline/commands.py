@@ -129,7 +129,14 @@ def tour(
     *,
     model: Network = "sightnet",
     label: Annotated[str, Parameter(help='Class to ask about; "top" for the predicted one.')] = "top",
-    quick: Annotated[bool, Parameter(negative=(), help="Fewer steps and larger windows.")] = False,
+    folder: Annotated[
+        str | None,
+        Parameter(
+            help="Collection for neighbours, map and patches, as for scan: at most 1,000 images of it, evenly drawn (200 with --quick). "
+            "Tiles of the sample photographs by default."
+        ),
+    ] = None,
+    quick: Annotated[bool, Parameter(negative=(), help="Fewer steps, larger windows, fewer images of the folder.")] = False,
     weights: Weights = None,
     size: Size = None,
     device: Device = None,
@@ -140,13 +147,14 @@ def tour(
     """Writes one self-contained HTML report: every method on one image."""
     from .tour import Tour
 
-    folder = out or Path("out") / "tour"
-    check_writable(folder)
+    place = out or Path("out") / "tour"
+    check_writable(place)
     network = zoo.load(model, weights=weights, device=device)
-    report = Tour(network, network.fit(images.find(image), size), source=image, size=size, label=label, quick=quick)
+    picture = network.fit(images.find(image), size)
+    report = Tour(network, picture, source=image, size=size, label=label, quick=quick, folder=folder)
     with screen("{task.description:<32}", quiet=quiet) as display:
         task = display.add_task("", total=1.0)
-        page = report.write(folder, lambda stage, done: display.update(task, description=stage, completed=done))
+        page = report.write(place, lambda stage, done: display.update(task, description=stage, completed=done))
     print(json.dumps({"report": str(page), "sections": report.numbers()}, default=str) if as_json else page)
     return 130 if report.interrupted else 0
 

@@ -18,7 +18,10 @@ from .model import Model
 from .pages import data_uri, rendered
 from .replay import located, whereabouts
 from .result import Result, write_json, write_text
+from .scans import scan
+from .scans.drawn import Drawn, drawn
 
+MOST, FEW = 1000, 200  # images of a folder that a report looks at, and a quick one
 CHAPTERS = {
     "methods": "The answer",
     "weights": "What are the weights?",
@@ -50,7 +53,8 @@ class Section:
 
 @dataclass
 class Tour:
-    """A report in the making. `image` is 1×3×H×W as the network sees it; `source` and `size` say how it came about."""
+    """A report in the making. `image` is 1×3×H×W as the network sees it; `source` and `size` say how it came about. `folder` is the
+    collection of the sections that look at one; tiles of the sample photographs by default."""
 
     model: Model
     image: Tensor
@@ -58,6 +62,8 @@ class Tour:
     size: int | None = None
     label: str = "top"
     quick: bool = False
+    folder: str | None = None
+    drawn: Drawn | None = None
     sections: list[Section] = field(default_factory=list[Section])
     interrupted: bool = False
 
@@ -65,7 +71,10 @@ class Tour:
         """Runs every method and writes `index.html`, pictures, numbers and `recipe.json`; gives the page's path.
 
         `progress` gets the stage's name and the share of stages done. A Ctrl-C ends the run; what is finished is kept and shown.
+        Raises SightlineError for a folder without a readable image.
         """
+        if self.folder is not None:
+            self.look_over(self.folder, progress)
         label = int(self.model.choose(self.label, self.image)[0])
         plan = list(self.plan(label))
         images.write(self.image[:1], folder / "image.png")
@@ -89,6 +98,11 @@ class Tour:
         progress("Report", 1.0)
         return self.page(folder, label)
 
+    def look_over(self, folder: str, progress: Callable[[str, float], None]) -> None:
+        """Passes the collection through the network, at most some evenly drawn images of it; the sections read what is kept."""
+        self.drawn = drawn(folder, FEW if self.quick else MOST)
+        scan(self.model, self.drawn.source, callback=lambda event: progress(f"Scan: {event.done:,} of {event.total:,} images", 0.0))
+
     def page(self, folder: Path, label: int) -> Path:
         """Writes the report of what is finished: `index.html` and `recipe.json`."""
         trust = {section.folder: section.trust.numbers for section in self.sections if section.trust}
@@ -104,6 +118,8 @@ class Tour:
                 knobs = {**told, **(method.quick if self.quick else {})}
                 if "label" in method.fields:
                     knobs["label"] = self.named(label)
+                if self.drawn and "folder" in method.fields:
+                    knobs["folder"] = self.drawn.source
                 suffix = f"-{number + 1}" if len(method.tour) > 1 else ""
                 yield Section(method, f"{method.name}{suffix}", self.command(method, knobs, label), knobs)
 
@@ -169,6 +185,7 @@ class Tour:
         """What the whole report was made from."""
         return {
             "image": {"path": whereabouts(self.source), "size": self.size},
+            **({"folder": self.folder} if self.folder is not None else {}),
             "model": dict(self.model.recipe),
             "label": self.label,
             "quick": self.quick,
@@ -183,6 +200,7 @@ class Tour:
             "tour.html", model=self.model, source=Path(self.source).name, label=self.model.labels[label], image=data_uri(self.image[:1]), interrupted=self.interrupted,
             chapters=[(CHAPTERS.get(name, name), name, parts) for name, parts in chapters.items()],
             seconds=sum(section.seconds for section in self.sections), version=self.version(), layers=len(self.model.layers),
+            collection=self.drawn.words if self.drawn else "",
         )  # fmt: skip
 
     def version(self) -> str:
