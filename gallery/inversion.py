@@ -12,7 +12,7 @@ photo = model.fit(sl.sample("chelsea"), 128)
 result = sl.inversion(model, photo, k=6, steps=200)
 sl.write(result.panels["inversion"], PICTURES / "inversion.png")
 sl.write(result.panels["depth"], PICTURES / "inversion_depth.png")
-learned = sl.inversion(model, photo, layer="relu4_2", kind="learned")
+learned = sl.inversion(model, photo, kind="learned")
 sl.write(learned.panels["inversion"], PICTURES / "inversion_learned.png")
 
 # From the vectors alone that a scan keeps: the photograph stands beside, and is not used.

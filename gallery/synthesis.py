@@ -1,4 +1,5 @@
-"""Gradient ascent from nothing: a class by spectrum and by pixels, a sheet of units, transparency, natural images beside it, and three networks."""
+"""Gradient ascent from nothing: a class by spectrum and by pixels, a sheet of units, transparency, natural images beside it, three networks, and
+a generator's code."""
 
 import tempfile
 from pathlib import Path
@@ -13,6 +14,8 @@ from sightline import render
 ROOT = Path(__file__).parent.parent
 PICTURES, DATA = ROOT / "docs" / "pictures", ROOT.parent / "shared" / "data"
 NETS, VALIDATION = DATA / "nets", DATA / "imagenette" / "imagenette160-val.tar"
+# The ten classes that the generator knows, by their numbers in ImageNet, and ten that it does not.
+KNOWN, UNKNOWN = "0,217,482,491,497,566,569,571,574,701", "1,130,980,291,340,817,387,949,985,22"
 SEEN, LARGE = ("golf ball", "church", "tench"), ("goldfish", "flamingo", "volcano")
 
 
@@ -30,6 +33,11 @@ def beside_nature(model: sl.Model, store: Path) -> None:
     sl.write(classes.panels["natural"], PICTURES / "synthesis_natural.jpg")
     facets = sl.synthesis(model, layer="middle", units="5,5,5,5", start="facets", size=128, store=store)
     sl.write(facets.panels["natural"], PICTURES / "synthesis_facets.jpg")
+
+
+def painted(model: sl.Model, units: str) -> Tensor:
+    """Ten classes by the generator's code."""
+    return sl.synthesis(model, layer="logits", units=units, start="generator", size=96).values["image"]
 
 
 def main() -> None:
@@ -50,6 +58,8 @@ def main() -> None:
         clear.append(sl.synthesis(mobilenet, sl.logit(LARGE), focus="alpha", size=128).panels["synthesis"])
         rows += [row(squeezenet, LARGE, "features.9", 7, 128), row(mobilenet, LARGE, "blocks.4.1", 7, 160)]
         sl.write(render.sheet(torch.cat(rows), columns=4), PICTURES / "synthesis_networks.jpg")
+        rows = [painted(model, "0-9"), painted(squeezenet, KNOWN), painted(mobilenet, KNOWN), painted(squeezenet, UNKNOWN)]
+        sl.write(render.sheet(torch.cat(rows), columns=10), PICTURES / "synthesis_generator.jpg")
     sl.write(render.beside(*clear), PICTURES / "synthesis_alpha.png")
 
 

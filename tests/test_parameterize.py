@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from sightline.parameterize import Fourier, Phase, Pixels, frequencies, plain_spectrum
+from sightline.networks.decoder import composer
+from sightline.parameterize import Code, Fourier, Phase, Pixels, frequencies, plain_spectrum
 
 TINY = settings(max_examples=60, deadline=None, derandomize=True)
 SEEDS = st.integers(0, 2**31 - 1)
@@ -164,3 +165,24 @@ def test_only_phases_move() -> None:
     low, high = (phase.amplitude[:, (radius > a) & (radius < b)].mean(1) for a, b in ((0.03, 0.06), (0.3, 0.5)))
     slope = (high / low).log() / math.log(0.4 / 0.045)
     assert ((slope < -0.8) & (slope > -2.5)).all(), "natural spectra fall with a power between 1 and 2"
+
+
+def test_a_code_starts_at_the_mean_and_stays_where_photographs_are() -> None:
+    """Enlarged to the side asked for; every gradient step within 0 and mean + 3 deviations; decay goes back to the mean."""
+    generator = composer()
+    start = Code(generator, 2, 96)
+    assert torch.equal(start.code, generator.mean.expand(2, -1))
+    torch.testing.assert_close(start().detach(), generator(generator.mean).expand(2, -1, -1, -1))
+    assert Code(generator, 1, 128)().shape == (1, 3, 128, 128)
+    other = Code(generator, 2, 96, alike=False, seed=1).code
+    assert (other[0] - other[1]).abs().max() > 0.01
+    start().square().sum().backward()
+    assert start.code.grad is not None
+    assert (start.code.grad != 0).any(1).all()
+    with torch.no_grad():
+        start.code.add_(torch.tensor([[1e3], [-1e3]]))
+    start.project_()
+    most = generator.mean + 3 * generator.deviation
+    assert torch.equal(start.code, torch.cat([most, torch.zeros_like(most)]))
+    start.decay_(0.25)
+    torch.testing.assert_close(start.code, torch.cat([most, 0 * most]) * 0.75 + 0.25 * generator.mean)

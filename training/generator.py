@@ -1,4 +1,4 @@
-"""Trains the picture generators of the embedded network on Imagenette: `python training/generator.py --data DIR --out DIR --layer LAYER`.
+"""Trains the decoder of the embedded network's relu4_2 on Imagenette: `python training/generator.py --data DIR --out DIR`.
 
 After Dosovitskiy & Brox (2016, NIPS), sized to two processor cores. A picture made from the features of a photograph should
 have the photograph's features (in three middle layers and in the layer it was made from), its coarse colours, and be taken
@@ -23,10 +23,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import sightline as sl
-from sightline.networks.decoder import LAYERS, SHIPPED, Decoder, untrained
+from sightline.networks.decoder import Composer, Decoder
 from sightline.weights import file_digest
 
+LAYER = "relu4_2"
 SIDE = 96
+STRIDE = 16  # of the deepest layer compared
 COMPARED = ("relu2_2", "relu3_2", "relu4_2", "relu5_2")
 
 
@@ -38,15 +40,22 @@ class Comparator:
 
     def __call__(self, image: Tensor) -> dict[str, Tensor]:
         """Features by layer, N×C×h×w (penultimate: N×C)."""
-        found: dict[str, Tensor] = {}
-        x = normalize(image)
+        return self.passed(normalize(image))
+
+    def after(self, features: Tensor) -> Tensor:
+        """The last features N×C that follow from those of relu4_2."""
+        return self.passed(features, LAYER)["penultimate"]
+
+    def passed(self, x: Tensor, behind: str | None = None) -> dict[str, Tensor]:
+        found, begun = dict[str, Tensor](), behind is None
         for name, module in self.body.named_children():
             if name == "fc":
-                found["penultimate"] = x
-                return found
-            x = F.relu(x) if isinstance(module, nn.ReLU) else module(x)
-            if name in COMPARED:
+                return found | {"penultimate": x}
+            if begun:
+                x = F.relu(x) if isinstance(module, nn.ReLU) else module(x)
+            if begun and name in COMPARED:
                 found[name] = x
+            begun = begun or name == behind
         raise ValueError("no layer named fc")
 
 
@@ -68,6 +77,16 @@ class Discriminator(nn.Module):
         for layer in self.body:
             x = F.leaky_relu(layer(x), 0.2)
         return self.judge(x).squeeze(1) + (x * self.told(code)[..., None, None]).mean(1)
+
+
+def hinge(real: Tensor, fake: Tensor) -> Tensor:
+    """What a discriminator goes down."""
+    return (F.relu(1 - real) + F.relu(1 + fake)).mean()
+
+
+def told(last: Tensor) -> Tensor:
+    """The last features as a discriminator is told them: of length 1."""
+    return F.layer_norm(last, last.shape[1:]) / 16
 
 
 def relative(found: Tensor, wanted: Tensor) -> Tensor:
@@ -93,16 +112,14 @@ def held_out(photos: Photos, count: int) -> Tensor:
 
 
 @torch.no_grad()
-def statistics(compare: Comparator, photos: Photos, layer: str) -> tuple[Tensor, Tensor]:
+def statistics(compare: Comparator, photos: Photos) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation of each channel over 2,048 training photographs."""
-    images = held_out(photos, 2048).split(64)
-    code = torch.cat([compare(image)[layer].flatten(2) if layer != "penultimate" else compare(image)[layer][..., None] for image in images])
-    flat = code.transpose(0, 1).flatten(1)
+    flat = torch.cat([compare(image)[LAYER].flatten(2) for image in held_out(photos, 2048).split(64)]).transpose(0, 1).flatten(1)
     return flat.mean(1).view(1, -1, 1, 1), flat.std(1).clamp_min(1e-3).view(1, -1, 1, 1)
 
 
 @torch.no_grad()
-def measured(decoder: Decoder, compare: Comparator, image: Tensor, layer: str) -> dict[str, float]:
+def measured(decoder: Decoder | Composer, compare: Comparator, image: Tensor, layer: str) -> dict[str, float]:
     """On photographs held out: relative error of the features made from, PSNR, and how often both get the same answer."""
     wanted = [compare(part) for part in image.split(64)]
     made = torch.cat([decoder(part[layer]) for part in wanted])
@@ -117,7 +134,7 @@ def measured(decoder: Decoder, compare: Comparator, image: Tensor, layer: str) -
     }
 
 
-def sheet(decoder: Decoder, compare: Comparator, image: Tensor, layer: str, path: Path) -> None:
+def sheet(decoder: Decoder | Composer, compare: Comparator, image: Tensor, layer: str, path: Path) -> None:
     """Photographs above, what is made of their features below."""
     with torch.no_grad():
         made = decoder(compare(image)[layer])
@@ -125,23 +142,25 @@ def sheet(decoder: Decoder, compare: Comparator, image: Tensor, layer: str, path
     Image.fromarray(rows.clamp(0, 1).mul(255).round().byte().permute(1, 2, 0).numpy()).save(path)
 
 
-def lacking(made: Tensor, wanted: dict[str, Tensor], compare: Comparator, options: argparse.Namespace) -> dict[str, Tensor]:
-    """What the pictures lack in features."""
+def lacking(made: Tensor, image: Tensor, compare: Comparator, options: argparse.Namespace, step: int) -> dict[str, Tensor]:
+    """What the pictures lack in features, seen through a window that is elsewhere in each step: seen always at the same places, the
+    strides of the network would leave their lattice in the pictures."""
+    top, left = np.random.default_rng([options.seed, step, 1]).integers(0, STRIDE, 2)
+    made, image = (value[..., top : top + SIDE - STRIDE, left : left + SIDE - STRIDE] for value in (made, image))
+    with torch.no_grad():
+        wanted = {name: value.float() for name, value in compare(image).items()}
     found = compare(made)
-    kept = COMPARED if options.layer != "penultimate" else COMPARED[1:]
     return {
-        "feature": options.feature * sum(relative(found[name].float(), wanted[name]) for name in kept) / len(kept),
-        "code": options.code * relative(found[options.layer].float(), wanted[options.layer]),
+        "feature": options.feature * sum(relative(found[name].float(), wanted[name]) for name in COMPARED) / len(COMPARED),
+        "code": options.code * relative(found[LAYER].float(), wanted[LAYER]),
     }
 
 
 def started(decoder: Decoder) -> Decoder:
     """With weights drawn so that signals keep their strength through the layers (He 2015); torch's own draw leaves a gray picture."""
     for module in decoder.modules():
-        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
-            # Each place of the first layer, which spreads a vector over the picture, has the channels alone as its inputs.
-            inputs = module.in_channels * (1 if isinstance(module, nn.ConvTranspose2d) else 9)
-            nn.init.normal_(module.weight, std=(2 / (1 + 0.3**2) / inputs) ** 0.5)
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, 0.3)
             nn.init.zeros_(module.bias)
     for refine in decoder.refine:
         refine.weight.data *= 0.5
@@ -158,12 +177,12 @@ def train(options: argparse.Namespace) -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     compare, photos = Comparator(), Photos(options.data / "imagenette160-train.tar", options.cache)
     validation = held_out(Photos(options.data / "imagenette160-val.tar", options.cache), 256)
-    decoder, judge = (net.to(memory_format=torch.channels_last) for net in (started(untrained(options.layer)), Discriminator()))
+    decoder, judge = (net.to(memory_format=torch.channels_last) for net in (started(Decoder()), Discriminator()))
     average = torch.optim.swa_utils.AveragedModel(decoder, avg_fn=moving)
     makers = torch.optim.Adam(decoder.parameters(), lr=options.lr, betas=(0.5, 0.99))
     judges = torch.optim.Adam(judge.parameters(), lr=options.lr, betas=(0.0, 0.99))
     parts = {"decoder": decoder, "judge": judge, "average": average, "makers": makers, "judges": judges}
-    checkpoint, first = options.out / f"{options.layer}.pt", 0
+    checkpoint, first = options.out / f"{LAYER}.pt", 0
     if checkpoint.exists():
         state = torch.load(checkpoint, weights_only=True)
         for name, part in parts.items():
@@ -171,7 +190,7 @@ def train(options: argparse.Namespace) -> None:
         first = state["step"]
     else:
         for network in (decoder, average.module):
-            network.mean, network.deviation = (value.clone() for value in statistics(compare, photos, options.layer))
+            network.mean, network.deviation = (value.clone() for value in statistics(compare, photos))
     began, sums = time.time(), dict[str, float]()
     for step in range(first, options.steps):
         rest = 1 - step / options.steps
@@ -181,15 +200,15 @@ def train(options: argparse.Namespace) -> None:
         with torch.autocast("cpu", torch.bfloat16, enabled=options.bf16):
             with torch.no_grad():
                 wanted = {name: value.float() for name, value in compare(image).items()}
-            code = F.layer_norm(wanted["penultimate"], (256,)) / 16  # of length 1
-            made = decoder(wanted[options.layer]).float()
+            code = told(wanted["penultimate"])
+            made = decoder(wanted[LAYER]).float()
             loss = {"image": options.image * coarse(made, image) + options.pixel * F.l1_loss(made, image)}
             if step >= options.warm:  # until then colours and rough shapes, which outlines would drown
                 real, fake = judge(image, code).float(), judge(made.detach(), code).float()
-                (F.relu(1 - real) + F.relu(1 + fake)).mean().backward()
+                hinge(real, fake).backward()
                 judges.step()
                 judges.zero_grad()
-                loss |= lacking(made, wanted, compare, options)
+                loss |= lacking(made, image, compare, options, step)
                 loss["adversarial"] = -options.adversarial * judge(made, code).float().mean() * min(1, (step - options.warm) / 500)
         sum(loss.values()).backward()
         makers.step()
@@ -199,10 +218,10 @@ def train(options: argparse.Namespace) -> None:
         for name, value in loss.items():
             sums[name] = sums.get(name, 0.0) + float(value.detach()) / options.every
         if (step + 1) % options.every == 0 or step + 1 == options.steps:
-            row = {"step": step + 1, **sums, **measured(average.module, compare, validation, options.layer), "seconds": time.time() - began}
+            row = {"step": step + 1, **sums, **measured(average.module, compare, validation, LAYER), "seconds": time.time() - began}
             save({name: part.state_dict() for name, part in parts.items()} | {"step": step + 1}, checkpoint)
-            sheet(average.module, compare, validation[::16], options.layer, options.out / f"{options.layer}-{step + 1:06}.png")
-            with (options.out / f"{options.layer}.jsonl").open("a") as log:
+            sheet(average.module, compare, validation[::16], LAYER, options.out / f"{LAYER}-{step + 1:06}.png")
+            with (options.out / f"{LAYER}.jsonl").open("a") as log:
                 log.write(json.dumps(row) + "\n")
             print({name: round(value, 4) for name, value in row.items()}, flush=True)
             began, sums = time.time(), {}
@@ -214,14 +233,17 @@ def save(state: dict[str, object], path: Path) -> None:
     os.replace(path.with_suffix(".new"), path)
 
 
+def parts_of(average: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The weights of an averaged network under their own names."""
+    return {name.removeprefix("module."): value for name, value in average.items() if name.startswith("module.")}
+
+
 def export(folder: Path, out: Path) -> None:
-    """The averaged weights of the shipped layers in one half-precision file, each name under its layer."""
+    """The averaged weights of decoder and composer in one half-precision file, each name under its layer."""
     tensors = {}
-    for layer in SHIPPED:
-        state = torch.load(folder / f"{layer}.pt", weights_only=True)["average"]
-        tensors |= {
-            name.replace("module", layer, 1): value.half().contiguous() for name, value in state.items() if name.startswith("module.")
-        }
+    for layer in (LAYER, "penultimate"):
+        state = parts_of(torch.load(folder / f"{layer}.pt", weights_only=True)["average"])
+        tensors |= {f"{layer}.{name}": value.half().contiguous() for name, value in state.items() if not name.startswith("decoder.")}
     save_file(tensors, out)
     print(f"{out}: {out.stat().st_size / 1e6:.2f} MB, sha256 {file_digest(out)}")
 
@@ -231,7 +253,6 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="folder with imagenette160-train.tar and imagenette160-val.tar")
     parser.add_argument("--out", type=Path, required=True, help="folder for checkpoints, log and samples")
     parser.add_argument("--cache", type=Path, default=Path(tempfile.gettempdir()) / "sightline-imagenette")
-    parser.add_argument("--layer", choices=list(LAYERS), default="relu4_2")
     parser.add_argument("--steps", type=int, default=12_000)
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--lr", type=float, default=1.5e-3)
@@ -244,7 +265,7 @@ def main() -> None:
     parser.add_argument("--every", type=int, default=250, help="steps between two checkpoints")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--bf16", action=argparse.BooleanOptionalAction, default=False, help="autocast to bfloat16")
-    parser.add_argument("--export", type=Path, help="writes the weights of the shipped layers to this file instead of training")
+    parser.add_argument("--export", type=Path, help="writes the weights of decoder and composer to this file instead of training")
     options = parser.parse_args()
     if options.export:
         export(options.out, options.export)

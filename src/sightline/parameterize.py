@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from .networks.decoder import Composer
+
 # Square root of the covariance of natural colours (lucid, optvis/param/color.py), scaled to a largest column norm of 1.
 NATURAL = torch.tensor([[0.26, 0.09, 0.02], [0.27, 0.00, -0.05], [0.27, -0.09, 0.03]])
 COLOR = NATURAL / NATURAL.norm(dim=0).max()
@@ -102,6 +104,37 @@ class Phase:
 
     def project_(self) -> None:
         """Every phase is allowed."""
+
+
+class Code:
+    """Features from which a trained generator paints the pictures (Nguyen 2016), enlarged to `side` pixels.
+
+    The codes start as the mean of photographs' features, or with `alike` false, near it: `deviation` of theirs away. They
+    stay within 0 and mean + 3 deviations, where photographs' features lie.
+    """
+
+    def __init__(self, generator: Composer, count: int, side: int, *, seed: int = 0, alike: bool = True, deviation: float = 0.5) -> None:
+        self.generator, self.side = generator, side
+        noise = torch.randn(count, generator.mean.shape[1], generator=torch.Generator().manual_seed(seed)).to(generator.mean)
+        start = generator.mean + (0.0 if alike else deviation) * generator.deviation * noise
+        self.code = start.clamp_min(0).requires_grad_()
+        self.parameters = [self.code]
+
+    def __call__(self) -> Tensor:
+        picture = self.generator(self.code)
+        return (
+            picture if picture.shape[-1] == self.side else F.interpolate(picture, size=(self.side, self.side), mode="bicubic").clamp(0, 1)
+        )
+
+    @torch.no_grad()
+    def decay_(self, share: float) -> None:
+        """Goes that share of the way back to the mean."""
+        self.code.lerp_(self.generator.mean.expand_as(self.code), share)
+
+    @torch.no_grad()
+    def project_(self) -> None:
+        most = self.generator.mean + 3 * self.generator.deviation
+        self.code.copy_(self.code.clamp_min(0).minimum(most))
 
 
 def mixed(image: Tensor, matrix: Tensor) -> Tensor:

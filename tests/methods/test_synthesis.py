@@ -10,6 +10,7 @@ import sightline as sl
 from sightline.ascend import Step
 from sightline.methods.generative.exemplars import Nature
 from sightline.methods.generative.facets import centred, facets, own
+from sightline.networks.decoder import composer
 from sightline.scans import Scan, scan
 from sightline.transform import middle_first
 
@@ -393,3 +394,31 @@ def test_pictures_with_transparency_are_as_if_alone(model: sl.Model) -> None:
     alone = sl.synthesis(model, layer="conv2", units="2", focus="alpha", steps=6, seed=2).values
     torch.testing.assert_close(together["image"][1:2], alone["image"], rtol=0, atol=2e-3)
     torch.testing.assert_close(together["alpha"][1:2], alone["alpha"], rtol=0, atol=2e-3)
+
+
+def test_a_generators_code_reaches_the_class_within_photographs_bounds() -> None:
+    """Units of one batch are as when alone, the seed decides, and the picture is one that the generator can paint."""
+    embedded = sl.load()
+    sheet = sl.synthesis(embedded, layer="logits", units="2,8", start="generator", size=96, steps=12).values
+    assert (sheet["scores"][-1] > sheet["scores"][0] + 3).all()
+    alone = sl.synthesis(embedded, "golf ball", preset="generator", size=96, steps=12).values
+    # Adam makes steps of one length of the smallest gradients, rounding included.
+    torch.testing.assert_close(alone["image"], sheet["image"][1:], atol=0.02, rtol=0)
+    assert torch.equal(alone["image"], sl.synthesis(embedded, "golf ball", start="generator", size=96, steps=12).values["image"])
+    image = sl.synthesis(embedded, "golf ball", start="generator", size=96, steps=1, lr=0.0).values["image"]
+    torch.testing.assert_close(image, composer()(composer().mean), atol=1e-5, rtol=0)
+
+
+def test_a_generators_code_serves_any_network(model: sl.Model) -> None:
+    values = sl.synthesis(model, layer="conv2", units="3,3", start="generator", steps=8).values
+    assert values["image"].shape == (2, 3, 24, 24)
+    assert (values["scores"][-1] > values["scores"][0]).all()
+    assert not torch.equal(values["image"][0], values["image"][1])
+    for knobs, match in (
+        ({"blur": 1.0}, "blur works on pixels, but start='generator' moves a code"),
+        ({"preset": "lecture"}, "start='generator' does not go with it"),
+        ({"preset": "maco"}, "start='generator' does not go with it"),
+        ({"photo": "chelsea"}, "start='generator' does not go with it"),
+    ):
+        with pytest.raises(sl.SightlineError, match=match):
+            sl.synthesis(model, "bee", start="generator", steps=1, **knobs)

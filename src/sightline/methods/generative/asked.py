@@ -9,6 +9,9 @@ from ...model import Model
 from ...objective import Objective, channel, logit
 from .presets import PRESETS, Preset
 
+# The preset that goes with a start, where none is named.
+AUTO = {"gray": "lecture", "zero": "lecture", "facets": "facets", "generator": "generator"}
+
 
 def aimed(model: Model, objective: Objective | str, layer: str | None, units: str | None) -> Objective:
     """The objective, or that of a layer's units."""
@@ -48,13 +51,14 @@ def labelled(model: Model, aim: Objective) -> tuple[str, tuple[int, ...]]:
 
 def chosen(preset: str, start: str, photo: object, store: object, focus: str) -> Preset:
     """The preset with the start and focus that go with it; raises SightlineError where they don't fit."""
-    auto = "accentuation" if photo is not None else "lecture" if start in ("gray", "zero") else "facets" if start == "facets" else "smooth"
+    auto = "accentuation" if photo is not None else AUTO.get(start, "smooth")
     name = auto if preset == "auto" else preset
     kept = PRESETS[name]
     if (kept.start == "photo") != (photo is not None) and not (photo is not None and kept.start in ("fourier", "gray")):
         raise SightlineError(f"preset {name!r} {'needs a photo=' if kept.start == 'photo' else 'starts from nothing; leave out photo'}")
-    if focus == "alpha" and kept.of_pixels:
-        raise SightlineError(f"focus='alpha' goes with a spectrum, and preset {name!r} moves pixels; choose smooth")
+    if focus == "alpha" and (kept.of_pixels or kept.start == "generator"):
+        moved = "pixels" if kept.of_pixels else "a code"
+        raise SightlineError(f"focus='alpha' goes with a spectrum, and preset {name!r} moves {moved}; choose smooth")
     kept = kept if focus == "auto" else replace(kept, focus=focus)
     if start not in ("auto", kept.start):
         kept = begun(kept, name, start, photo)
@@ -65,17 +69,18 @@ def chosen(preset: str, start: str, photo: object, store: object, focus: str) ->
 
 def begun(preset: Preset, name: str, start: str, photo: object) -> Preset:
     """The preset from another start; raises SightlineError where that is of another kind."""
-    fits = preset.of_pixels == (start not in ("fourier", "facets")) and preset.start not in ("phase", "photo")
-    if not fits or (start == "facets" and photo is not None):
+    fits = preset.of_pixels == (start in ("gray", "zero")) and preset.start not in ("phase", "photo", "generator")
+    if not fits or start == "generator" or (start == "facets" and photo is not None):
         raise SightlineError(f"preset {name!r} starts from {preset.start!r}; start={start!r} does not go with it")
     return replace(preset, start=start, noise=0.0 if start == "zero" else preset.noise)
 
 
 def turned(preset: Preset, lr: float | None, decay: float | None, blur: float | None, clip: float | None) -> Preset:
     """The preset with the constants that are given instead of its own."""
-    told = {"decay": decay, "blur": blur, "clip": clip}
+    told = {"decay": None if preset.start == "generator" else decay, "blur": blur, "clip": clip}
     if not preset.of_pixels and (refused := [name for name, value in told.items() if value is not None]):
-        raise SightlineError(f"{refused[0]} works on pixels, but start={preset.start!r} moves a spectrum; choose start='gray'")
+        moved = "a code" if preset.start == "generator" else "a spectrum"
+        raise SightlineError(f"{refused[0]} works on pixels, but start={preset.start!r} moves {moved}; choose start='gray'")
     given = {
         "lr": lr,
         "decay": decay,

@@ -15,7 +15,7 @@ from ...catalog import method
 from ...errors import SightlineError, outside
 from ...knobs import Between
 from ...model import Model
-from ...networks.decoder import decoder_of, known
+from ...networks.decoder import generator_of, known
 from ...objective import bounded, tv
 from ...optimizers import Adam
 from ...parameterize import Fourier, Parameterization
@@ -93,7 +93,7 @@ class Inversion:
     @torch.no_grad()
     def learned(self, layer: str, wanted: Tensor) -> Tensor:
         """The generator's picture, of its own size."""
-        return decoder_of(self.model, layer)(wanted)
+        return generator_of(self.model, layer)(wanted)
 
     @torch.no_grad()
     def error(self, layer: str, made: Tensor, wanted: Tensor) -> Tensor:

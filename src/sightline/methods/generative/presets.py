@@ -4,7 +4,11 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-Start = Literal["gray", "zero", "fourier", "phase", "photo", "facets"]
+Recipe = Literal[
+    "auto", "smooth", "lecture", "yosinski", "yosinski-small", "yosinski-decay", "yosinski-idle", "olah", "maco", "accentuation", "facets",
+    "generator",
+]  # fmt: skip
+Start = Literal["gray", "zero", "fourier", "phase", "photo", "facets", "generator"]
 Focus = Literal["whole", "center", "alpha"]
 
 
@@ -13,8 +17,9 @@ class Preset:
     """Where it starts, how it moves, what it sees, what keeps it smooth.
 
     `start`: pixels from "gray" (with noise of deviation `noise`) or black ("zero"), a spectrum from nothing ("fourier") or from a
-    photograph ("photo") or of the mean of several ("facets"), or only the phases of one ("phase"); `slope` is that of a spectrum's weights. `move`: "adam", "nadam", "mean" (DeepDream's steps of one length), "gain"
-    (Yosinski's, towards a rise of `gain`); `lr` in [0, 1] pixels for the last two. `decay`, `sigma`, `every`, `small`, `idle` as in
+    photograph ("photo") or of the mean of several ("facets"), only the phases of one ("phase"), or the code of a trained "generator";
+    `slope` is that of a spectrum's weights. `move`: "adam", "nadam", "mean" (DeepDream's steps of one length), "gain" (Yosinski's, towards
+    a rise of `gain`); `lr` in [0, 1] pixels for the last two. `decay`, `sigma`, `every`, `small`, `idle` as in
     `Regularizer`. `shift` (share of the side), `scale`, `angle`: the random warp; or instead, `crops` random squares of `box` times
     the side with noise `grain`. `focus`: the "whole" picture, the middle first ("center"), or with transparency ("alpha").
     """
@@ -70,6 +75,9 @@ PRESETS = {
     # Fel 2023 (xplique, features_visualizations/maco.py): NAdam 1.0 on phases, crops of half to a twentieth of the side there; larger ones
     # and fewer at once here, since the canvas is the network's own size.
     "maco": Preset("phase", "nadam", 1.0, 128, crops=6, box=(0.5, 0.95), grain=0.08),
+    # Nguyen 2016 (DGN): the code of a generator, drawn back to the mean and kept within photographs' bounds. Their network, generator and
+    # step sizes are others; these constants were found by trying.
+    "generator": Preset("generator", "adam", 0.05, 80, decay=0.05, shift=1 / 12, scale=0.1, angle=5),
     # Hamblin 2024 (faccent): Adam 0.05 on a photograph's spectrum, boxes of 0.05 to 0.99 of the side, noise 0.02, about 100 steps.
     "accentuation": Preset("photo", "adam", 0.05, 100, crops=6, box=(0.4, 0.99), grain=0.02),
     # Nguyen 2016, multifaceted feature visualization: from the mean of the 15 images nearest to a group's centre, the middle first. There

@@ -1,4 +1,4 @@
-"""What a synthesis begins with: gray, noise, a photograph or a mean of some, a spectrum, its phases, transparency."""
+"""What a synthesis begins with: gray, noise, a photograph or a mean of some, a spectrum, its phases, a generator's code, transparency."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from ...model import Model
-from ...parameterize import Fourier, Parameterization, Phase, Pixels
+from ...networks.decoder import composer
+from ...parameterize import Code, Fourier, Parameterization, Phase, Pixels
 from ...regularize import Regularizer
 from ...veil import Veiled
 from .presets import Preset
@@ -30,6 +31,9 @@ def beginning(model: Model, preset: Preset, canvas: Canvas, picture: Tensor | No
 
     `picture`, count×3×side×side, is what it begins from; None for nothing.
     """
+    if preset.start == "generator":
+        code = Code(composer().to(model.device), canvas.count, canvas.side, seed=canvas.seed, alike=canvas.alike)
+        return code, lambda _: code.decay_(preset.decay)
     if not preset.of_pixels:
         colors = phases(model, canvas) if preset.start == "phase" else spectral(model, preset, canvas, picture)
         return (veiled(model, colors, canvas) if preset.focus == "alpha" else colors), None

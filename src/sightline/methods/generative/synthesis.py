@@ -19,6 +19,7 @@ from .asked import aimed, chosen, labelled, turned
 from .evidence import gathered, judging
 from .exemplars import Nature
 from .facets import facets
+from .presets import Recipe
 from .running import Watch, moving, through, view
 from .shown import Made, shown
 from .starts import Canvas, beginning
@@ -46,20 +47,8 @@ def synthesis(
     *,
     layer: str | None = None,
     units: str | None = None,
-    preset: Literal[
-        "auto",
-        "smooth",
-        "lecture",
-        "yosinski",
-        "yosinski-small",
-        "yosinski-decay",
-        "yosinski-idle",
-        "olah",
-        "maco",
-        "accentuation",
-        "facets",
-    ] = "auto",
-    start: Literal["auto", "fourier", "gray", "zero", "facets"] = "auto",
+    preset: Recipe = "auto",
+    start: Literal["auto", "fourier", "gray", "zero", "facets", "generator"] = "auto",
     focus: Literal["auto", "whole", "center", "alpha"] = "auto",
     photo: Tensor | str | Path | None = None,
     size: Annotated[int | None, Between(16, 4096)] = None,
@@ -81,8 +70,9 @@ def synthesis(
     clipping of small pixels and of pixels with small gradients; "yosinski" and the others of that name are the four settings of Yosinski
     2015; "olah" moves a decorrelated spectrum (Olah 2017) under random shifts, scales and turns; "smooth", the default, does so with more
     weight on coarse waves; "maco" only phases, with the amplitudes of photographs (Fel 2023); "accentuation" starts from a photograph
-    (Hamblin 2024); "facets" from the mean of each group of a unit's natural images (Nguyen 2016). The units of a layer are ascended in one
-    batch, each as if it were alone; of a unit given several times, as in "7,7,7", each picture begins elsewhere, or shows another facet.
+    (Hamblin 2024); "facets" from the mean of each group of a unit's natural images (Nguyen 2016); "generator" moves the code from which a
+    small network, trained on the ten classes of the embedded one, paints the picture (Nguyen 2016, DGN). The units of a layer are ascended
+    in one batch, each as if it were alone; of a unit given several times, as in "7,7,7", each picture begins elsewhere, or shows another facet.
 
     `values["image"]` is N×3×H×W, one for each unit, `values["scores"]` steps×N (steps for one picture). `values["natural"]` is the score of
     the best sample photograph, `["robust"]` the share of the score under warps not seen before, `["rank"]` the unit's rank in
@@ -93,14 +83,15 @@ def synthesis(
     Args:
         layer: Layer whose units are shown, instead of an objective; "logits" for the classes.
         units: Which units of the layer: "7", "0-63", "3,5,8"; the first 16 by default.
-        preset: The recipe; "auto" for smooth, for lecture with start gray or zero, for facets with that start, for accentuation with a photo.
-        start: "fourier" for a spectrum, "gray" or "zero" (black) for pixels, "facets" for means of natural images; the preset's own by default.
+        preset: The recipe; "auto" for smooth, for lecture with start gray or zero, for facets or generator with that start, for accentuation with a photo.
+        start: "fourier" for a spectrum, "gray" or "zero" (black) for pixels, "facets" for means of natural images, "generator" for a code;
+            the preset's own by default.
         focus: "center" lets the middle move first, "alpha" makes clear what does little for the score (lucid); the preset's own by default.
         photo: Photograph to start from: a file, a sample's name or a tensor.
         size: Side of the picture in pixels; the network's own by default.
         steps: How many gradient steps; the preset's by default.
         lr: Step size instead of the preset's: Adam's for a spectrum, the mean change per pixel in units of [0, 1] for the lecture's.
-        decay: L2 decay per step instead of the preset's, for pixels.
+        decay: L2 decay per step instead of the preset's, for pixels and codes.
         blur: Standard deviation in pixels of the blur every 4 steps instead of the preset's, for pixels.
         clip: Share of pixels set to gray per step for being small or contributing little instead of the preset's, for pixels.
         patience: A picture whose score has not risen for so many steps is finished; 0 to make every step.
