@@ -76,8 +76,8 @@ def test_tiles_give_the_whole_image_s_gradient(
     whole = -loss.objective().bind(model)(image, features)
     (gradient,) = torch.autograd.grad(whole.sum(), image)
     found, tiles_gradient = tiled(image.detach(), loss, model, planned(model, loss.layers, (image.shape[2], image.shape[3]), 48))
-    torch.testing.assert_close(found, whole.detach(), rtol=1e-4, atol=1e-7)
     # Square roots of covariances that are nearly singular lose digits in single precision.
+    torch.testing.assert_close(found, whole.detach(), rtol=1e-4 if kind == "gram" else 1e-3, atol=1e-7)
     assert float((tiles_gradient - gradient).norm() / gradient.norm()) < (1e-4 if kind == "gram" else 2e-2)
 
 

@@ -44,38 +44,34 @@ class Memory:
 
     def direction(self, place: Tensor, slope: Tensor) -> Tensor:
         """Where to go from a place N×D with this slope: −H·slope."""
-        if self.steps:
-            self.note(place - self.place, slope - self.slope)
+        both = self.note(place, slope) if self.steps else None
         self.steps += 1
         self.place, self.slope = place.clone(), slope.clone()
-        return -self.inverse_times(slope)
+        return -slope if both is None else -self.inverse_times(slope, *both)
 
-    def note(self, moved: Tensor, changed: Tensor) -> None:
-        """Takes a pair in; where the curvature is too small it is stored as zeros, which change nothing."""
+    def note(self, place: Tensor, slope: Tensor) -> tuple[Tensor, Tensor]:
+        """Takes a pair in; where the curvature is too small it is stored as zeros, which change nothing. Gives Sᵀg and Yᵀg, found on
+        the same way through the memory as the products with the new pair."""
+        slot = (self.steps - 1) % self.history
+        moved, changed = place - self.place, slope - self.slope
         curvature = (moved * changed).sum(1, keepdim=True)
         good = curvature > LEAST_CURVATURE
-        moved, changed = torch.where(good, moved, 0), torch.where(good, changed, 0)
-        slot = (self.steps - 1) % self.history
-        self.moved[:, slot], self.changed[:, slot] = moved, changed
+        self.moved[:, slot], self.changed[:, slot] = torch.where(good, moved, 0), torch.where(good, changed, 0)
         self.filled = min(self.filled + 1, self.history)
-        rows, columns, squares = (
-            pairs @ one.unsqueeze(2) for pairs, one in ((self.moved, changed), (self.changed, moved), (self.changed, changed))
-        )
-        self.across[:, :, slot], self.across[:, slot] = rows[..., 0].double(), columns[..., 0].double()
-        self.within[:, :, slot], self.within[:, slot] = squares[..., 0].double(), squares[..., 0].double()
+        new = torch.stack([self.changed[:, slot], slope], 2)
+        rows, squares = ((pairs @ new).double() for pairs in (self.moved, self.changed))
+        self.across[:, :, slot], self.within[:, :, slot], self.within[:, slot] = rows[..., 0], squares[..., 0], squares[..., 0]
         ratio = curvature.double() / changed.double().square().sum(1, keepdim=True).clamp_min(1e-300)
         self.scale = torch.where(good, ratio, self.scale)
+        return rows[..., 1:], squares[..., 1:]
 
-    def inverse_times(self, slope: Tensor) -> Tensor:
+    def inverse_times(self, slope: Tensor, along: Tensor, bent: Tensor) -> Tensor:
         """H·slope: γg + S·a + γY·b, with a = R⁻ᵀ((D + γYᵀY)R⁻¹Sᵀg − γYᵀg), b = −R⁻¹Sᵀg, R the upper triangle of SᵀY by age."""
-        if not self.filled:
-            return slope
         chosen = torch.tensor([(self.steps - 1 - age) % self.history for age in range(self.filled, 0, -1)], device=slope.device)
         across, within = (table[:, chosen][:, :, chosen] for table in (self.across, self.within))
         diagonal = across.diagonal(dim1=1, dim2=2)
         upper = across.triu() + torch.diag_embed((diagonal == 0).double())
-        along, bent = ((pairs @ slope.unsqueeze(2)).double()[:, chosen] for pairs in (self.moved, self.changed))
-        scale = self.scale.unsqueeze(2)
+        along, bent, scale = along[:, chosen], bent[:, chosen], self.scale.unsqueeze(2)
         solved = torch.linalg.solve_triangular(upper, along, upper=True)
         middle = diagonal.unsqueeze(2) * solved + scale * (within @ solved) - scale * bent
         first = torch.linalg.solve_triangular(upper.mT, middle, upper=False)

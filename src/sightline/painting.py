@@ -76,8 +76,9 @@ class Painting:
                 terms = [w * sliced_loss(features[name], self.samples[name], directions[name]) for name, w in self.style.items()]
                 loss = torch.stack(terms).sum(0)
             else:
+                both = self.kind == "w2"
                 loss = self.style_loss(
-                    [{name: moments(features[name], region.weight(name)) for name in self.style} for region in self.regions]
+                    [{name: moments(features[name], region.weight(name), mean=both) for name in self.style} for region in self.regions]
                 )
             return -(loss + self.content_loss(features))
 
@@ -103,7 +104,7 @@ class Painting:
         terms = [features[next(iter(features))].new_zeros(1)]
         for name, (weight, target) in self.content.items():
             wanted = target if tile is None else tile.of(name, target)
-            terms.append(weight * (features[name].float() - wanted).square().sum().view(1) / target.numel())
+            terms.append(weight / target.numel() * (features[name].float() - wanted).square().sum().view(1))
         return torch.stack(terms).sum(0)
 
 
@@ -223,8 +224,10 @@ def features_of(model: Model, layers: Sequence[str], image: Tensor, side: int | 
 
 def partial_moments(features: Tensor, weight: Tensor | None, share: float) -> Moments:
     """What some places add to the moments of all: each counts its weight, or `share`."""
-    weights = features.new_full((1, *features.shape[-2:]), share) if weight is None else weight
-    return moments(features, weights, normalized=True)
+    if weight is not None:
+        return moments(features, weight, normalized=True)
+    part, counted = moments(features), share * features.shape[2] * features.shape[3]
+    return Moments(part.mean * counted, part.gram * counted)
 
 
 def pull(features: Tensor, weight: Tensor | None, share: float, slope: Moments) -> Tensor:
