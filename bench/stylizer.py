@@ -13,10 +13,12 @@ import torch
 from torch import Tensor, nn
 
 import sightline as sl
+from sightline.methods.artistic.easel import Easel
 from sightline.networks.apply import restyled
 from sightline.networks.files import read_styles
 from sightline.networks.stylizer import InstanceNorm
-from sightline.perceptual import content_of, layers_of, style_of
+from sightline.perceptual import layers_of
+from sightline.presets import PRESETS
 
 EVALUATIONS = 500
 SHAPES = ((4, 24, 128, 128), (4, 48, 64, 64), (4, 96, 32, 32), (1, 32, 512, 512))
@@ -30,8 +32,7 @@ def seconds(run: Callable[[], object]) -> float:
 
 def evaluation(model: sl.Model, image: Tensor) -> Callable[[], object]:
     """One evaluation of Gatys' loss and its gradient at the pixels."""
-    layers = layers_of(model)
-    aim = content_of(image, layers.content) + style_of([image.flip(3)], layers.style, [1.0] * len(layers.style))
+    aim = Easel(model, image, [image.flip(3)], layers_of(model), PRESETS["gatys"], [1.0]).objective((image.shape[2], image.shape[3]))
     score, names = aim.bind(model), [model.layer(name) for name in aim.layers]
     leaf = image.clone().requires_grad_()
     return lambda: torch.autograd.grad(score(leaf, model.run(leaf, names)).sum(), leaf)

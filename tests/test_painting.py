@@ -132,3 +132,29 @@ def test_regions_see_only_their_own() -> None:
     found = moments(features, mask)
     torch.testing.assert_close(found.gram, moments(features[..., :40]).gram)
     torch.testing.assert_close(found.mean, moments(features[..., :40]).mean)
+
+
+@pytest.mark.parametrize("kind", ["gram", "w2", "sliced"])
+def test_loss_is_zero_for_the_image_itself_only(tiny: sl.Model, kind: str) -> None:
+    given, layers = picture(60, 50), ("relu1", "relu2")
+    seen = tiny.features(given, layers)
+    regions = [] if kind == "sliced" else [Region(1.0, {name: moments(found) for name, found in seen.items()})]
+    samples = seen if kind == "sliced" else None
+    loss = Painting({"relu1": 1.0, "relu2": 2.0}, regions, {"relu2": (1.0, seen["relu2"])}, kind, samples)  # type: ignore[arg-type]
+    score = loss.objective().bind(tiny)
+    assert abs(float(score(given, seen))) < 1e-4
+    assert float(score(given, tiny.features(picture(60, 50, 3), layers))) < -1e-4
+
+
+def test_loss_adds_weighted_layers_by_any_of_their_names() -> None:
+    model = sl.load("squeezenet1_1", weights="random")
+    given, other = picture(64, 64), picture(64, 64, 4)
+    wanted, found = (model.features(one, ["relu1", "fire2"]) for one in (given, other))
+    target = {name: moments(features) for name, features in wanted.items()}
+    loss = Painting({"relu1": 3.0, "fire2": 5.0}, [Region(1.0, target)], {"fire2": (2.0, wanted["fire2"])})
+    expected = (
+        sum(weight * (moments(found[name]).gram - target[name].gram).square().mean() / 4 for name, weight in loss.style.items())
+        + 2 * (found["fire2"] - wanted["fire2"]).square().mean()
+    )
+    seen = model.run(other, [model.layer(name) for name in loss.layers])
+    torch.testing.assert_close(-loss.objective().bind(model)(other, seen)[0], expected)

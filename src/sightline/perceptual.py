@@ -5,7 +5,7 @@ Gatys' E = Σ(G − A)²/4C² (Gatys 2016, eq. 4, with his 1/M² inside G, so th
 divides differently is found in `presets`, which converts weights into those of E.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -14,10 +14,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.grad import conv2d_weight
 
-from . import image as images
 from .errors import SightlineError
 from .model import Model
-from .objective import Objective, Score
 
 Kind = Literal["gram", "w2", "sliced"]
 
@@ -196,81 +194,3 @@ def layers_of(model: Model) -> Layers:
         raise SightlineError(f"{model.name} has no layer with places; style and content need a convolutional network")
     chosen = tuple(by_size.values())[:5]
     return Layers((chosen[len(chosen) // 2],), chosen)
-
-
-# ── as objectives ──
-
-
-def content_of(image: Tensor, layers: Sequence[str], weight: float = 1.0) -> Objective:
-    """Minus the weighted content loss to an image 1×3×H×W, summed over layers."""
-
-    def build(model: Model) -> Score:
-        with torch.no_grad():
-            targets = model.run(images.check(image), own := resolved(model, layers))
-        return lambda _, features: -weight * total([content_loss(features[name], targets[name]) for name in own])
-
-    return Objective(f"content({', '.join(layers)}; {weight:g})", tuple(layers), build)
-
-
-def style_of(
-    pictures: Sequence[Tensor],
-    layers: Sequence[str],
-    weights: Sequence[float],
-    *,
-    kind: Literal["gram", "w2"] = "gram",
-    mix: Sequence[float] | None = None,
-) -> Objective:
-    """Minus the style loss to one style of several pictures (of any sizes, mixed by `mix`), Σ over layers of weight × E or × W2."""
-
-    def build(model: Model) -> Score:
-        own = resolved(model, layers)
-        targets = style_targets(model, pictures, own, mix)
-
-        def score(_: Tensor, features: Mapping[str, Tensor]) -> Tensor:
-            return -total([w * style_loss(features[name], targets[name], kind) for name, w in zip(own, weights, strict=True)])
-
-        return score
-
-    return Objective(f"style({', '.join(layers)}; {kind})", tuple(layers), build)
-
-
-def sliced_of(image: Tensor, layers: Sequence[str], weights: Sequence[float], *, seed: int = 0) -> Objective:
-    """Minus the weighted sliced loss to one style image; its directions are drawn once, so that an optimizer sees one objective."""
-
-    def build(model: Model) -> Score:
-        generator = torch.Generator().manual_seed(seed)
-        with torch.no_grad():
-            targets = model.run(images.check(image), own := resolved(model, layers))
-        drawn = {name: random_directions(targets[name].shape[1], generator).to(model.device) for name in own}
-
-        def score(_: Tensor, features: Mapping[str, Tensor]) -> Tensor:
-            terms = zip(own, weights, strict=True)
-            return -total([weight * sliced_loss(features[name], targets[name], drawn[name]) for name, weight in terms])
-
-        return score
-
-    return Objective(f"style({', '.join(layers)}; sliced)", tuple(layers), build)
-
-
-def style_loss(features: Tensor, target: Moments, kind: Literal["gram", "w2"] = "gram") -> Tensor:
-    """One layer's distance to a style, N."""
-    return gram_loss(gram(features), target.gram) if kind == "gram" else w2_loss(moments(features), target)
-
-
-@torch.no_grad()
-def style_targets(
-    model: Model, pictures: Sequence[Tensor], layers: Sequence[str], mix: Sequence[float] | None = None
-) -> dict[str, Moments]:
-    """The moments of a style in each layer, of several images by weight."""
-    seen = [model.features(picture, layers) for picture in pictures]
-    return {name: blended([moments(one[name]) for one in seen], mix or [1.0] * len(pictures)) for name in layers}
-
-
-def resolved(model: Model, layers: Sequence[str]) -> list[str]:
-    """The layers' own names, by which an objective's features are given."""
-    return [model.layer(name) for name in layers]
-
-
-def total(terms: Sequence[Tensor]) -> Tensor:
-    """Their sum, N."""
-    return torch.stack(list(terms)).sum(0)
