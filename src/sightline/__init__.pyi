@@ -21,6 +21,7 @@ from .methods.analytical.saliency import saliency as saliency
 from .methods.analytical.segment import segment as segment
 from .methods.analytical.trust import trust as trust
 from .methods.artistic.deepdream import deepdream as deepdream
+from .methods.artistic.norms import norms as norms
 from .methods.artistic.style import style as style
 from .methods.artistic.stylize import stylize as stylize
 from .methods.artistic.texture import texture as texture

@@ -26,6 +26,7 @@ TOPICS = (
     "generative.inversion",
     "artistic.deepdream",
     "artistic.stylize",
+    "artistic.norms",
     "artistic.texture",
     "artistic.style",
 )

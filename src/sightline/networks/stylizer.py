@@ -22,7 +22,10 @@ class InstanceNorm(nn.Module):
 
     `weight` and `bias` are styles×channels; a mix N×styles blends rows for each image (Dumoulin 2017). With one style it is the
     instance norm of Ulyanov 2017. What comes in as channels_last goes out so; torch's own instance norm loses the layout.
+    With `together` mean and variance are those of the whole batch, as batch norm has them while it trains.
     """
+
+    together = False
 
     def __init__(self, channels: int, styles: int = 1) -> None:
         super().__init__()
@@ -31,12 +34,13 @@ class InstanceNorm(nn.Module):
 
     def forward(self, x: Tensor, mix: Tensor) -> Tensor:
         weight, bias = mix @ self.weight, mix @ self.bias
-        if torch.is_grad_enabled():
+        if torch.is_grad_enabled() and not self.together:
             # Batch norm of one image is instance norm, and has fused kernels for channels_last, forward and backward.
             rows = zip(x.split(1), weight, bias, strict=True)
             return torch.cat([F.batch_norm(one, None, None, scale, shift, training=True, eps=EPS) for one, scale, shift in rows])
-        centred = x - x.mean((2, 3), keepdim=True)
-        scale = weight[..., None, None] * torch.rsqrt(centred.square().mean((2, 3), keepdim=True) + EPS)
+        over = (0, 2, 3) if self.together else (2, 3)
+        centred = x - x.mean(over, keepdim=True)
+        scale = weight[..., None, None] * torch.rsqrt(centred.square().mean(over, keepdim=True) + EPS)
         return torch.addcmul(bias[..., None, None], centred, scale)
 
 
@@ -102,6 +106,12 @@ class Stylizer(nn.Module):
         for block in (*self.down, *self.middle, *self.up):
             x = block(x, mix) if isinstance(block, Residual) else F.relu(block(x, mix))
         return self.last(x, mix).float().sigmoid()[..., :height, :width]
+
+    def normalize_together(self, together: bool = True) -> None:
+        """Lets every instance norm take mean and variance over the whole batch, or of each image again."""
+        for module in self.modules():
+            if isinstance(module, InstanceNorm):
+                module.together = together
 
     def one_hot(self, style: Tensor) -> Tensor:
         """The mix N×styles of style indices N."""

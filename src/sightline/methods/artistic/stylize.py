@@ -11,7 +11,7 @@ from ... import render
 from ...catalog import method
 from ...model import Model
 from ...networks.apply import restyled
-from ...networks.files import PAINTINGS, Styles, blend, read_painter
+from ...networks.files import PAINTINGS, Styles, blend, normalized, read_painter
 from ...perceptual import Layers, content_loss, gram, gram_loss, layers_of
 from ...result import Result
 
@@ -64,11 +64,12 @@ def contents(model: Model, layers: Layers, image: Tensor, made: Tensor) -> Tenso
 def manners(model: Model, network: Styles, image: Tensor, made: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
     """Style loss of the photographs and of the pictures made in each style, N×S each. A painting is seen at the size of the photograph."""
     layers, (height, width) = layers_of(model), image.shape[-2:]
-    seen = {name: grams(model, layers, cut(images.read(PAINTINGS / f"{name}.jpg"), height, width)) for name in network.names}
+    asked = {name for style in made for name in blend(style)}
+    seen = {name: grams(model, layers, cut(images.read(PAINTINGS / f"{name}.jpg"), height, width)) for name in asked}
     own = grams(model, layers, image)
     before, after = list[Tensor](), list[Tensor]()
     for style, picture in made.items():
-        shares = dict(zip(network.names, network.mix(blend(style))[0].tolist(), strict=True))
+        shares = normalized(blend(style))
         target = {layer: torch.stack([share * seen[name][layer] for name, share in shares.items()]).sum(0) for layer in layers.style}
         for found, rows in ((own, before), (grams(model, layers, picture), after)):
             rows.append(torch.stack([gram_loss(found[layer], target[layer]) for layer in layers.style]).mean(0))

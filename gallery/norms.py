@@ -1,0 +1,12 @@
+"""What instance norm takes away and batch norm leaves: a photograph and a pale copy, painted by one network with either."""
+
+from pathlib import Path
+
+import sightline as sl
+from sightline import image as images
+
+PICTURES = Path(__file__).parent.parent / "docs" / "pictures"
+
+model = sl.load()
+photo = images.center_crop(images.short_side(sl.sample("chelsea"), 144), 144, 180)
+sl.write(sl.norms(model, photo).panels["norms"], PICTURES / "norms.jpg")
