@@ -176,8 +176,10 @@ def test_rows_without_a_commit_are_removed(
     options: dict[str, Any] = {"store": tmp_path / "full.scan", "batch": 8, "k": 5, "vectors": ("penultimate", "conv2")}
     sl.scan(tiny, folder, callback=lambda event: event.done >= 16, **options)
     monkeypatch.setattr(writing, "replacing", full_disk)
+    before = data_of(options["store"])
     with pytest.raises(sl.SightlineError, match=r"can't write .*full.scan: No space left on device; 15 images are kept"):
         sl.scan(tiny, folder, **options)
+    assert data_of(options["store"]) == before  # or each further attempt would need more room
     monkeypatch.undo()
     left = sl.Scan.open(tmp_path / "full.scan")
     assert (left.images, len(left.paths), verify(left.path)) == (15, 15, [])
@@ -202,6 +204,27 @@ def test_rows_go_to_the_disk_between_commits(
     assert (left.images, table(left.path, "images").count_rows()) == (0, 15)
     assert same(sl.scan(tiny, folder, **options), found)
     assert [writing.count_of(table(path, "images")) for path in (left.path, found.path)] == [1, 1]
+
+
+def data_of(store: Path) -> set[str]:
+    """The files that hold a store's images."""
+    return {path.name for path in (store / "images.lance" / "data").iterdir()}
+
+
+def test_no_room_to_merge(tiny: sl.Model, found: sl.Scan, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    options: dict[str, Any] = {"store": tmp_path / "full.scan", "batch": 8, "k": 5, "vectors": ("penultimate", "conv2")}
+    sl.scan(tiny, folder, callback=lambda event: event.done >= 16, **options)
+    monkeypatch.setattr(writing, "pieces", full_disk)
+    scanned = sl.scan(tiny, folder, **options)
+    assert scanned.complete
+    assert len(data_of(scanned.path)) == 2
+    with pytest.raises(sl.SightlineError, match=r"can't write .*full.scan: No space left on device; 43 images are kept"):
+        compact(scanned.path)
+    assert same(scanned, found)
+    monkeypatch.undo()
+    compact(scanned.path)
+    assert len(data_of(scanned.path)) == 1
+    assert same(sl.Scan.open(scanned.path), found)
 
 
 def full_disk(path: Path) -> Any:

@@ -1,8 +1,9 @@
 """A store, written: one writer at a time, in commits; what is committed stays whole whatever happens afterwards."""
 
 import json
+import shutil
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,7 @@ class Writer:
         for table, key, bound in ((self.images, "id", "images"), (self.errors, "position", "done")):
             if table.count_rows(f"{key} >= {self.tallies[bound]}"):
                 table.delete(f"{key} >= {self.tallies[bound]}")
+        self.files = self._files()
 
     def _restored(self) -> tuple[dict[str, Tensor], Tallies]:
         if not self.path.joinpath(layout.STATE).exists():
@@ -73,7 +75,19 @@ class Writer:
 
         with self._kept(), replacing(self.path / layout.STATE) as temporary:
             save_file(dict(state), temporary, {name: str(value) for name, value in tallies.items()})
-        self.tallies = tallies
+            shutil.copymode(self.path / layout.FACTS, temporary)  # safetensors makes it its owner's alone
+        self.tallies, self.files = tallies, self._files()
+
+    def _files(self) -> set[Path]:
+        """The files that the table of images has."""
+        return set(self.path.joinpath(f"{layout.IMAGES}.lance", "data").glob("*"))
+
+    def _take_back(self) -> None:
+        """Removes what was added since the last commit, or every further attempt on a full disk would fill it more."""
+        with suppress(OSError, RuntimeError):
+            self.images.delete(f"id >= {self.tallies['images']}")
+            for file in self._files() - self.files:
+                file.unlink()
 
     @contextmanager
     def _kept(self) -> Generator[None, None, None]:
@@ -83,27 +97,30 @@ class Writer:
         try:
             yield
         except (OSError, RuntimeError, SafetensorError, SightlineError) as error:
+            self._take_back()
             kept = self.tallies["images"]
             raise SightlineError(
                 f"can't write {self.path}: {layout.reason(error)}; {kept} images are kept, the same scan goes on there"
             ) from error
 
     def compact(self) -> None:
-        """Merges the pieces that the commits left and removes what no commit needs.
+        """Merges the pieces that the commits left and removes what no commit needs. Raises SightlineError if the disk does not take it.
 
         Row by row through this process: LanceDB's own merging reads ahead as much as there is. The large pieces of a cluster stay.
         """
         import pyarrow as pa
 
-        large = self.scattered and self.rows >= LARGE * count_of(self.images)
-        if large:
-            from .fragments import cleaned
+        with self._kept():
+            large = self.scattered and self.rows >= LARGE * count_of(self.images)
+            if large:
+                from .fragments import cleaned
 
-            cleaned(self.path)
-        for table in (self.errors,) if large else (self.images, self.errors):
-            if count_of(table) > 1:
-                table.add(pa.RecordBatchReader.from_batches(table.schema, pieces(table)), mode="overwrite")
-            table.optimize(cleanup_older_than=timedelta(milliseconds=1), delete_unverified=True)
+                cleaned(self.path)
+            for table in (self.errors,) if large else (self.images, self.errors):
+                if count_of(table) > 1:
+                    table.add(pa.RecordBatchReader.from_batches(table.schema, pieces(table)), mode="overwrite")
+                    self.files = self._files()
+                table.optimize(cleanup_older_than=timedelta(milliseconds=1), delete_unverified=True)
 
 
 def columns(images: Rows, schema: Any) -> Any:
