@@ -1,6 +1,6 @@
 """Exact nearest neighbours against faiss's flat index, maps against scikit-learn's, and whether the nearest of a dog are dogs.
 
-`python bench/neighbors.py [--rounds 5] [--threads 1] [--points 10000] [--skip knn|map|truth ...]`: 100,000 × 512 random normal vectors
+`python bench/neighbors.py [--rounds 5] [--threads 1] [--points 10000] [--skip knn|index|map|truth ...]`: 100,000 × 512 random normal vectors
 in a store, 1,000 queries in one batch, k = 10, in turns, medians of processor time and of time on the clock. t-SNE of clusters of as
 many points, PCA to 50 first for both, one run of each. Truth: 800 photographs of as many ImageNet classes, MobileNetV2; a neighbour of a
 dog is right if its class is one of the dogs', whichever.
@@ -25,6 +25,7 @@ from sightline.coordinates import FIRST, components, faithful, laid_out
 from sightline.methods.analytical.scanned import pixels
 from sightline.nearest import accuracy, nearest
 from sightline.scans import Scan, layout, scan
+from sightline.scans.index import approximate, indexed
 from sightline.scans.writing import writing
 
 DATA = Path(os.environ.get("SIGHTLINE_DATA") or Path(__file__).parents[2] / "shared" / "data")
@@ -89,6 +90,25 @@ def knn(rounds: int) -> None:
     for name, column in zip(runs, zip(*times, strict=True), strict=True):
         ratios = [statistics.median(first[0][kind] / time[kind] for first, time in zip(times, column, strict=True)) for kind in (0, 1)]
         print(f"{name}: {middle(column)}, faiss / it {ratios[0]:.2f} (clock {ratios[1]:.2f})")
+
+
+def by_index(rounds: int) -> None:
+    """Building the index of vectors that vary in 32 directions, its recall, and a query by it against an exact one, loading included."""
+    generator = torch.Generator().manual_seed(0)
+    spread = torch.randn(COUNT, 32, generator=generator) @ torch.randn(32, SIZE, generator=generator)
+    with tempfile.TemporaryDirectory() as place:
+        kept = stored(spread + 0.1 * torch.randn(COUNT, SIZE, generator=generator), Path(place) / "random.scan")
+        building, built = seconds(lambda: indexed(kept, "penultimate")), indexed(kept, "penultimate")
+        own, vectors = torch.arange(rounds), kept.vectors()
+        runs = {
+            "by the index": lambda i: approximate(kept, "penultimate", built, vectors[[i]], k=K, own=own[[i]]),
+            "exactly, vectors loaded": lambda i: nearest(vectors, vectors[[i]], K, "cosine", own[[i]]),
+            "exactly, from the store": lambda i: nearest(kept.vectors(), vectors[[i]], K, "cosine", own[[i]]),
+        }
+        times = [[seconds(lambda run=run, i=i: run(i)) for run in runs.values()] for i in range(rounds)]
+    print(f"{COUNT:,} × {SIZE}: {built}, {built.refine} k compared in full; built in {middle([building])}")
+    for name, column in zip(runs, zip(*times, strict=True), strict=True):
+        print(f"one query {name}: {middle(column)}")
 
 
 def middle(times: Sequence[tuple[float, float]]) -> str:
@@ -159,12 +179,14 @@ if __name__ == "__main__":
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--points", type=int, default=10_000)
-    parser.add_argument("--skip", nargs="*", default=[], choices=["knn", "map", "truth"])
+    parser.add_argument("--skip", nargs="*", default=[], choices=["knn", "index", "map", "truth"])
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     faiss.omp_set_num_threads(given.threads)
     if "knn" not in given.skip:
         knn(given.rounds)
+    if "index" not in given.skip:
+        by_index(given.rounds)
     if "truth" not in given.skip:
         truth()
     if "map" not in given.skip:

@@ -37,6 +37,7 @@ STORE = {
     "info": "Tells what a store holds.",
     "verify": "Reads a whole store and tells what is wrong with it.",
     "compact": "Merges the pieces that a scan's commits left.",
+    "index": "Builds an index for approximate search and measures its recall.",
 }
 
 

@@ -13,7 +13,7 @@ from .nearest import nearest, preserved
 Kind = Literal["pca", "tsne", "umap"]
 FIRST = 50  # principal components that t-SNE and UMAP start from
 PERPLEXITY, NEIGHBORS = 30, 15
-FEW = 2_000  # points below which the tree of Barnes-Hut is faster than the interpolation on a grid
+FEW = 6_000  # points below which the tree of Barnes-Hut is faster than the interpolation on a grid (bench/RESULTS.md)
 MEASURED = 2_000  # places whose neighbourhoods are compared
 LEAST = 4  # vectors
 

@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -10,7 +11,9 @@ from cyclopts import Parameter
 from . import zoo
 from .commands import Device, Json, Network, Quiet, Size, Weights
 from .errors import SightlineError
+from .nearest import Metric
 from .progress import progress
+from .scans.index import Index, indexed
 from .scans.store import Scan
 from .scans.stream import Engine, Passing
 from .scans.stream import scan as pass_over
@@ -83,6 +86,8 @@ def info(store: Store, /, *, as_json: Json = False) -> int:
     print(f"collection: {told['collection']['source'] or told['collection']['kind']}, {len(told['classes'])} known classes")
     print(f"units: {', '.join(f'{name} ({units})' for name, units in told['layers'].items())}; the {told['k']} strongest of each")
     print(f"vectors: {', '.join(f'{name} ({length})' for name, length in told['vectors'].items())}")
+    for name, held in told["indexes"].items():
+        print(f"index of {name} ({held['metric']}): {Index(**held)}")
     return 0
 
 
@@ -106,4 +111,18 @@ def compact(store: Store, /, *, as_json: Json = False) -> int:
 
     before, after = merge(store)
     print(json.dumps({"before": before, "after": after}) if as_json else f"{before / 1e6:.1f} MB before, {after / 1e6:.1f} MB after")
+    return 0
+
+
+def index(
+    store: Store,
+    /,
+    *,
+    layer: Annotated[str, Parameter(help="Whose vectors: a layer of the scan's --vectors.")] = "penultimate",
+    metric: Annotated[Metric, Parameter(help="What near means; an index serves one.")] = "cosine",
+    as_json: Json = False,
+) -> int:
+    """Builds an index for approximate search, unless there is one of all images, and measures how many neighbours it finds."""
+    built = indexed(Scan.open(store), layer, metric)
+    print(json.dumps(asdict(built)) if as_json else f"{built}; built in {built.seconds:.0f} s")
     return 0

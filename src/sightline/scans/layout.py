@@ -4,6 +4,7 @@ OUT.scan/scan.json            what the pass is of: network, collection, layers, 
 OUT.scan/images.lance         one row per image, in the order of the collection (LanceDB)
 OUT.scan/errors.lance         one row per file that could not be read
 OUT.scan/state.safetensors    the units' strongest responses and how far the pass has come: the commit
+OUT.scan/index.json           which indexes of vectors there are, how they are asked, and their recall
 OUT.scan/lock                 held by the process that writes
 """
 
@@ -20,7 +21,7 @@ from ..errors import SightlineError, first_line
 from ..model import Model
 
 FORMAT, VERSION = "sightline scan", 1
-FACTS, STATE, LOCK, IMAGES, ERRORS = "scan.json", "state.safetensors", "lock", "images", "errors"
+FACTS, STATE, LOCK, INDEX, IMAGES, ERRORS = "scan.json", "state.safetensors", "lock", "index.json", "images", "errors"
 QUANTILES = tuple(number / 10 for number in range(11))
 THUMBNAIL = 96  # pixels
 

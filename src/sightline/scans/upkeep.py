@@ -1,5 +1,6 @@
 """What a store holds, whether it is whole, and how it is made smaller."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import torch
 from ..errors import SightlineError, first_line
 from ..fitted import decoded
 from . import layout
+from .index import known
 from .store import Scan, table
 from .writing import Writer, locked
 
@@ -31,6 +33,7 @@ def info(path: str | Path) -> dict[str, Any]:
         "k": facts["k"],
         "classes": found.class_names,
         "collection": facts["collection"],
+        "indexes": {name: asdict(index) for name, index in known(found).items()},
         "version": facts["version"],
         "bytes": sum(file.stat().st_size for file in found.path.rglob("*") if file.is_file()),
     }
