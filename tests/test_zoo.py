@@ -103,6 +103,9 @@ def test_random_weights_are_the_same_every_time_and_leave_the_global_generator_a
     torch.manual_seed(0)
     assert torch.equal(flat(first), flat(Model(models.squeezenet1_0())))
     assert first.recipe == {"model": "squeezenet1_0", "weights": "random"}
+    torch.manual_seed(5)
+    load("sightnet", **CPU)
+    assert torch.equal(torch.rand(1), expected)
 
 
 def test_a_module_of_the_callers_own() -> None:

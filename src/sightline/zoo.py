@@ -59,7 +59,8 @@ def load(
             network, device=usable(device) if device else None, recipe={"model": type(network).__name__, "built_in_code": True}, **given
         )
     build = builder(network)
-    body, facts = build(network, str(weights) if weights is not None else None, options)
+    with torch.random.fork_rng(devices=[]):  # architectures draw their first weights, whatever fills them then
+        body, facts = build(network, str(weights) if weights is not None else None, options)
     recipe: dict[str, Any] = {"model": network, **({"options": {**options, **given}} if options or given else {})}
     if weights is not None:
         recipe["weights"] = weights if weights == "random" else str(Path(weights).resolve())
@@ -202,9 +203,8 @@ def no_download(name: str, error: Exception) -> SightlineError:
 def filled(name: str, make: Callable[..., nn.Module], weights: str) -> nn.Module:
     """The architecture with weights from a file, or seeded random ones. A fine-tuned head sets the number of classes."""
     if weights == "random":
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
-            return make()
+        torch.manual_seed(0)
+        return make()
     state, body = read_weights(Path(weights)), make()
     last = next((key for key in reversed(body.state_dict()) if key in state), None)
     classes = classes_of(body)
