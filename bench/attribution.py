@@ -1,123 +1,196 @@
-"""Gradient, guided backpropagation, Grad-CAM, SmoothGrad and integrated gradients: what they cost beyond the bare passes, and against captum.
+"""What the maps by gradients cost: ours, the bare passes, captum and pytorch-grad-cam in turns.
 
-`python bench/attribution.py [--rounds N] [--kinds KIND ...] [NAME ...]`: random weights, one image of 224 px, one process, ours,
-the bare forward and backward passes (channels_last, frozen weights, the same number at once) and captum in turns. Medians of
-processor time, which other work on the machine disturbs less than the time by the clock. captum runs as many noisy copies or path
-points at once as we do, and, as it comes, all of them. Grad-CAM's bare cost is a whole
-forward and backward pass too, of which it needs only a part. Peak memory is the process's high-water mark.
+`python bench/attribution.py [--rounds N] [--kinds KIND ...] [NAME ...]`: random weights, one image of the network's own size, one
+process, medians of processor time, which other work on the machine disturbs less than the time by the clock; averages of many
+gradients (25 or 50) have a third of the rounds. Prints a row of a table for each network and method:
+
+- ours with the picture, caption and recipe, and in brackets the numbers alone, which is what the others give;
+- the bare forward and backward passes, as many at once, of the frozen network in channels_last by torch's own operations: all of
+  them for Grad-CAM too, which needs a part;
+- the peers on the network as torchvision gives it, which their user has, and in brackets on the one that we prepare (frozen, in
+  channels_last, not in place); averages as many at once as ours, and on torchvision's network all at once, as captum comes;
+- the memory that one run takes above what was there before, ours and the first peer's on our network (Linux).
 """
 
 import argparse
-import resource
+import copy
+import ctypes
 import statistics
 import time
 import warnings
 from collections.abc import Callable
-from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
 import torch
 from captum.attr import GuidedBackprop, IntegratedGradients, LayerGradCam, NoiseTunnel, Saliency
-from torch import Tensor
+from torch import Tensor, nn
 
 import sightline as sl
 from sightline import rules
 from sightline.memory import worthwhile
-from sightline.methods.analytical.cam import maps_and_slopes, weighted
+from sightline.methods.analytical import cam
 from sightline.methods.analytical.paths import score_gradient
 
-SIDE, LABEL = 224, 0
+LABEL = 0
 COUNTS = {"smoothgrad": 25, "integrated": 50}
-KINDS = ("gradient", "guided", "gradcam", *COUNTS)
+CAMS = {"gradcam": "GradCAM", "gradcam++": "GradCAMPlusPlus", "layercam": "LayerCAM", "eigencam": "EigenCAM", "scorecam": "ScoreCAM"}
+KINDS = ("gradient", "guided", *COUNTS, *CAMS)
+SHORT = {"gradient", "guided", *COUNTS, "gradcam"}  # of every network; the other kinds of class activation maps of one
+Runs = dict[str, Callable[[], Any]]
 
 
-def seconds(run: Callable[[], Any]) -> float:
-    """Processor time of a run."""
-    began = time.process_time()
-    run()
-    return time.process_time() - began
+def ours(model: sl.Model, image: Tensor, kind: str) -> tuple[Callable[[], Any], Callable[[], Any]]:
+    """Our method as a user calls it (guided of a class score, as captum's), and its numbers alone."""
+    if kind == "guided":
+
+        def guided() -> Any:
+            with rules.backward("guided"):
+                return score_gradient(model, image, LABEL)
+
+        return lambda: sl.guided(model, image, layer="logits", unit=LABEL), guided
+    if kind in ("eigencam", "scorecam"):
+        return (lambda: sl.cam(model, image, label=LABEL, kind=kind),) * 2
+    if kind in CAMS:
+        name: Any = model.layer("last_conv")
+
+        def weighed() -> Any:
+            maps, slopes, _ = cam.maps_and_slopes(model, image, name, LABEL)
+            return cam.weighted(kind, maps, slopes).relu()
+
+        return lambda: sl.cam(model, image, label=LABEL, kind=kind), weighed
+    whole = lambda: sl.saliency(model, image, label=LABEL, kind=kind, samples=COUNTS.get(kind, 1))  # noqa: E731
+    return whole, whole if kind in COUNTS else lambda: score_gradient(model, image, LABEL)
 
 
-def bare(model: sl.Model, image: Tensor, count: int, at_once: int) -> None:
+def bare(body: nn.Module, image: Tensor, count: int, at_once: int) -> None:
     """Forward and backward passes of `count` copies and nothing else."""
     for copies in image.expand(count, -1, -1, -1).split(at_once):
         leaf = copies.contiguous(memory_format=torch.channels_last).requires_grad_()
-        torch.autograd.grad(model.body(leaf)[:, LABEL].sum(), leaf)
+        torch.autograd.grad(body(leaf)[:, LABEL].sum(), leaf)
 
 
-def engine(model: sl.Model, image: Tensor, kind: str) -> Any:
-    """Our method's numbers without its picture, which is what captum gives."""
-    index = torch.tensor([LABEL])
-    if kind == "gradcam":
-        return weighted("gradcam", *maps_and_slopes(model, image, model.layer("last_conv"), index)).relu()
-    with rules.backward("guided") if kind == "guided" else nullcontext():
-        return score_gradient(model, image, index)
-
-
-def own(model: sl.Model, image: Tensor, kind: str) -> Any:
-    """Our method as a user calls it, picture and recipe included; guided is of a class score here, as captum's."""
-    if kind == "guided":
-        return engine(model, image, kind)
-    if kind == "gradcam":
-        return sl.gradcam(model, image, label=LABEL)
-    return sl.saliency(model, image, label=LABEL, kind=kind, samples=COUNTS.get(kind, 1))
-
-
-def peer(model: sl.Model, image: Tensor, kind: str, at_once: int) -> Any:
+def by_captum(network: nn.Module, layer: str, image: Tensor, kind: str, at_once: int) -> Any:
     """captum doing the same work."""
-    body, layer = model.body, model.module(model.layer("last_conv"))
     if kind == "gradient":
-        return Saliency(body).attribute(image, target=LABEL, abs=False)
+        return Saliency(network).attribute(image, target=LABEL, abs=False)
     if kind == "guided":
-        return GuidedBackprop(body).attribute(image, target=LABEL)
+        return GuidedBackprop(network).attribute(image, target=LABEL)
     if kind == "gradcam":
-        return LayerGradCam(body, layer).attribute(image, target=LABEL, relu_attributions=True)
+        return LayerGradCam(network, network.get_submodule(layer)).attribute(image, target=LABEL, relu_attributions=True)
     if kind == "integrated":
-        return IntegratedGradients(body).attribute(image, target=LABEL, n_steps=COUNTS[kind], internal_batch_size=at_once)
-    tunnel, count = NoiseTunnel(Saliency(body)), COUNTS[kind]
-    return tunnel.attribute(image, target=LABEL, nt_samples=count, nt_samples_batch_size=min(count, at_once), stdevs=0.15, abs=False)
+        return IntegratedGradients(network).attribute(image, target=LABEL, n_steps=COUNTS[kind], internal_batch_size=at_once)
+    tunnel, count = NoiseTunnel(Saliency(network)), COUNTS[kind]
+    return tunnel.attribute(image, target=LABEL, nt_samples=count, nt_samples_batch_size=at_once, stdevs=0.15, abs=False)
+
+
+def by_grad_cam(network: nn.Module, layer: str, image: Tensor, kind: str) -> Any:
+    """pytorch-grad-cam doing the same work."""
+    import pytorch_grad_cam
+    from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
+
+    with getattr(pytorch_grad_cam, CAMS[kind])(model=network, target_layers=[network.get_submodule(layer)]) as method:
+        method.batch_size = 4  # Score-CAM's, for which we have as many
+        # A frozen network has a gradient of the image's alone.
+        leaf = image.clone().requires_grad_(not next(network.parameters()).requires_grad)
+        return method(input_tensor=leaf, targets=[ClassifierOutputTarget(LABEL)])
+
+
+def plain(name: str, model: sl.Model) -> nn.Module:
+    """The network as its user has it, with the same weights."""
+    if name == "sightnet":
+        return copy.deepcopy(model.body).requires_grad_()
+    import torchvision
+
+    network = torchvision.models.get_model(name, weights=None, **({"init_weights": False} if name == "googlenet" else {}))
+    network.load_state_dict(model.body.state_dict(), strict=False)
+    return network.eval()
+
+
+def peers(name: str, model: sl.Model, image: Tensor, kind: str, at_once: int) -> Runs:
+    """The peers' runs, on the network as it comes and on ours."""
+    network, layer, ready = plain(name, model), model.layer("last_conv"), model.normalize(image)
+    fed = ready.contiguous()
+    runs: Runs = {}
+    if kind in ("gradient", "guided", "gradcam", *COUNTS):
+        runs["captum"] = lambda: by_captum(network, layer, fed, kind, COUNTS.get(kind, 1))
+        runs["captum, ours"] = lambda: by_captum(model.body, layer, ready, kind, at_once)
+    if kind in CAMS:
+        runs["grad-cam"] = lambda: by_grad_cam(network, layer, fed, kind)
+        runs["grad-cam, ours"] = lambda: by_grad_cam(model.body, layer, ready, kind)
+    return runs
+
+
+def milliseconds(run: Callable[[], Any]) -> float:
+    """Processor time of a run."""
+    began = time.process_time()
+    run()
+    return 1000 * (time.process_time() - began)
+
+
+def taken(run: Callable[[], Any]) -> float:
+    """Megabytes that a run takes at its peak above what is there."""
+
+    def status(name: str) -> float:
+        return int(Path("/proc/self/status").read_text().split(f"{name}:")[1].split()[0]) / 1000
+
+    ctypes.CDLL("libc.so.6").malloc_trim(0)
+    before = status("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")
+    run()
+    return max(0.0, status("VmHWM") - before)
 
 
 def compare(name: str, kind: str, rounds: int) -> None:
-    """Prints one line."""
-    model = sl.load(name, weights="random", device="cpu")
-    image = torch.rand(1, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
-    normal, count = model.normalize(image), COUNTS.get(kind, 1)
+    """Prints one row."""
+    model = sl.load(*([] if name == "sightnet" else [name]), **({} if name == "sightnet" else {"weights": "random"}), device="cpu")
+    image = torch.rand(1, 3, model.size, model.size, generator=torch.Generator().manual_seed(0))
+    count = COUNTS.get(kind, 1)
     at_once = min(count, worthwhile(model, image))
-    runs: dict[str, Callable[[], Any]] = {
-        "sightline": lambda: own(model, image, kind),
-        "bare": lambda: bare(model, normal, count, at_once),
-        "captum": lambda: peer(model, normal, kind, at_once),
-    }
-    if count > 1:
-        runs["captum as it comes"] = lambda: peer(model, normal, kind, count)
-    else:
-        runs["sightline without the picture"] = lambda: engine(model, image, kind)
-    for run in runs.values() if count == 1 else [lambda: bare(model, normal, at_once, at_once)]:
-        run()
-    times = [[seconds(run) for run in runs.values()] for _ in range(rounds)]
-    medians = {name: 1000 * statistics.median(column) for name, column in zip(runs, zip(*times, strict=True), strict=True)}
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
-    ours = medians["sightline"]
+    whole, numbers = ours(model, image, kind)
+    ready = model.normalize(image)
+    runs: Runs = {"whole": whole, "bare": lambda: bare(model.body, ready, count, at_once), **peers(name, model, image, kind, at_once)}
+    if numbers is not whole:
+        runs["numbers"] = numbers
+    once: Runs = {key: runs[key] for key in runs if key in ("whole", "captum, ours", "grad-cam, ours")}
+    memory = {key: taken(run) for key, run in once.items()}  # a warm-up as well
+    times = [{key: milliseconds(run) for key, run in runs.items()} for _ in range(rounds)]
+    told = {key: statistics.median(row[key] for row in times) for key in runs}
+    mine = told.get("numbers", told["whole"])
+
+    def against(peer: str) -> str:
+        if peer not in told:
+            return "– | – "
+        other, prepared = told[peer], told[f"{peer}, ours"]
+        return f"{other:.0f} ({prepared:.0f}) | {other / mine:.2f} ({prepared / mine:.2f})"
+
+    first, *rest = memory.values()
     print(
-        f"{name} {kind}, {at_once} at once: "
-        + ", ".join(f"{run} {time:.0f} ms ({time / ours:.2f} times ours)" for run, time in medians.items())
-        + f"; sightline {ours / medians['bare']:.2f} times bare; peak {peak:.2f} GB",
+        f"| {name} | {kind}{f', {count} by {at_once}' if count > 1 else ''} | {told['whole']:.0f} ({mine:.0f}) | {told['bare']:.0f} | "
+        f"{told['whole'] / told['bare']:.2f} ({mine / told['bare']:.2f}) | {against('captum')} | {against('grad-cam')} | {first:.0f} ({rest[0]:.0f}) |",
         flush=True,
     )
+
+
+HEAD = (
+    "| network | method | ours ms (numbers) | bare ms | ours / bare | captum ms (on ours) | captum / ours | grad-cam ms (on ours) "
+    "| grad-cam / ours | MB (peer) |\n|---|---|---|---|---|---|---|---|---|---|"
+)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--kinds", nargs="*", default=KINDS, choices=KINDS)
-    parser.add_argument("names", nargs="*", default=["resnet18", "vgg16", "squeezenet1_0"])
+    parser.add_argument("names", nargs="*", default=["resnet18", "squeezenet1_0", "googlenet", "vgg16", "sightnet"])
     asked = parser.parse_args()
-    warnings.filterwarnings("ignore", module="captum")
-    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads")
+    warnings.filterwarnings("ignore")
+    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads\n\n{HEAD}")
     for name in asked.names:
         for kind in asked.kinds:
-            compare(name, kind, asked.rounds if kind not in COUNTS else max(1, asked.rounds // 3))
+            if name == asked.names[0] or kind in SHORT:
+                rounds = 1 if kind == "scorecam" else max(1, asked.rounds // 3) if kind in COUNTS else asked.rounds
+                compare(name, kind, rounds)
 
 
 if __name__ == "__main__":

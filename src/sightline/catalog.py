@@ -203,7 +203,7 @@ def plain(value: Any) -> Any:
 
 def digest(tensor: Tensor) -> str:
     """SHA-256 of a tensor's float32 content."""
-    return hashlib.sha256(tensor.detach().cpu().float().contiguous().numpy().tobytes()).hexdigest()
+    return hashlib.sha256(tensor.detach().cpu().float().contiguous().view(-1).numpy().data).hexdigest()
 
 
 def load_methods() -> Mapping[str, Method]:

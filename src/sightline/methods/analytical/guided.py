@@ -185,7 +185,7 @@ def of_one(model: Model, image: Tensor, layer: str, rule: rules.Rule, sent: Sent
         f"{int(sent.unit[0])} of {layer} at row {int(sent.row[0])}, column {int(sent.column[0])}, activation {float(sent.activation[0]):.3g}. "
         "Gray is zero; full colour is the 99.5th percentile."
     )
-    return render.sheet(torch.cat([padded(row, width) for row in rows]), columns=1, gap=6), caption
+    return rows[0] if len(rows) == 1 else render.sheet(torch.cat([padded(row, width) for row in rows]), columns=1, gap=6), caption
 
 
 def of_many(model: Model, image: Tensor, layer: str, rule: rules.Rule, sent: Sent) -> tuple[Tensor, str]:
