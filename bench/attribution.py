@@ -8,8 +8,10 @@ gradients (25 or 50) have a third of the rounds. Prints a row of a table for eac
 - the bare forward and backward passes, as many at once, of the frozen network in channels_last by torch's own operations: all of
   them for Grad-CAM too, which needs a part;
 - the peers on the network as torchvision gives it, which their user has, and in brackets on the one that we prepare (frozen, in
-  channels_last, not in place); averages as many at once as ours, and on torchvision's network all at once, as captum comes;
-- the memory that one run takes above what was there before, ours and the first peer's on our network (Linux).
+  channels_last, not in place); averages as many at once as ours, and on torchvision's network all at once, as captum comes, if two
+  gigabytes hold them;
+- megabytes that the first run takes at its peak above what was there before, ours with the packed weights that it leaves, and in
+  brackets the last peer's on our network (Linux).
 """
 
 import argparse
@@ -28,7 +30,7 @@ from torch import Tensor, nn
 
 import sightline as sl
 from sightline import rules
-from sightline.memory import worthwhile
+from sightline.memory import affordable, worthwhile
 from sightline.methods.analytical import cam
 from sightline.methods.analytical.paths import score_gradient
 
@@ -36,7 +38,8 @@ LABEL = 0
 COUNTS = {"smoothgrad": 25, "integrated": 50}
 CAMS = {"gradcam": "GradCAM", "gradcam++": "GradCAMPlusPlus", "layercam": "LayerCAM", "eigencam": "EigenCAM", "scorecam": "ScoreCAM"}
 KINDS = ("gradient", "guided", *COUNTS, *CAMS)
-SHORT = {"gradient", "guided", *COUNTS, "gradcam"}  # of every network; the other kinds of class activation maps of one
+SHORT = {"gradient", "guided", *COUNTS, "gradcam"}  # of every network
+OTHERS = {"resnet18": {"gradcam++", "layercam", "eigencam"}, "sightnet": {"scorecam"}}
 Runs = dict[str, Callable[[], Any]]
 
 
@@ -113,7 +116,8 @@ def peers(name: str, model: sl.Model, image: Tensor, kind: str, at_once: int) ->
     fed = ready.contiguous()
     runs: Runs = {}
     if kind in ("gradient", "guided", "gradcam", *COUNTS):
-        runs["captum"] = lambda: by_captum(network, layer, fed, kind, COUNTS.get(kind, 1))
+        many = min(COUNTS.get(kind, 1), affordable(model, image, 2))
+        runs["captum"] = lambda: by_captum(network, layer, fed, kind, many)
         runs["captum, ours"] = lambda: by_captum(model.body, layer, ready, kind, at_once)
     if kind in CAMS:
         runs["grad-cam"] = lambda: by_grad_cam(network, layer, fed, kind)
@@ -160,14 +164,14 @@ def compare(name: str, kind: str, rounds: int) -> None:
 
     def against(peer: str) -> str:
         if peer not in told:
-            return "– | – "
+            return "– | –"
         other, prepared = told[peer], told[f"{peer}, ours"]
         return f"{other:.0f} ({prepared:.0f}) | {other / mine:.2f} ({prepared / mine:.2f})"
 
     first, *rest = memory.values()
     print(
         f"| {name} | {kind}{f', {count} by {at_once}' if count > 1 else ''} | {told['whole']:.0f} ({mine:.0f}) | {told['bare']:.0f} | "
-        f"{told['whole'] / told['bare']:.2f} ({mine / told['bare']:.2f}) | {against('captum')} | {against('grad-cam')} | {first:.0f} ({rest[0]:.0f}) |",
+        f"{told['whole'] / told['bare']:.2f} ({mine / told['bare']:.2f}) | {against('captum')} | {against('grad-cam')} | {first:.0f} ({rest[-1]:.0f}) |",
         flush=True,
     )
 
@@ -188,7 +192,7 @@ def main() -> None:
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads\n\n{HEAD}")
     for name in asked.names:
         for kind in asked.kinds:
-            if name == asked.names[0] or kind in SHORT:
+            if kind in SHORT | OTHERS.get(name, set()):
                 rounds = 1 if kind == "scorecam" else max(1, asked.rounds // 3) if kind in COUNTS else asked.rounds
                 compare(name, kind, rounds)
 

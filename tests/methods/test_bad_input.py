@@ -38,6 +38,10 @@ def test_a_layer_without_places(name: str, layer: str, tiny: sl.Model) -> None:
     refused(method, tiny, "places", **({"layers": (layer,)} if "layers" in method.fields else {"layer": layer}))
 
 
+def test_no_layers_at_all(tiny: sl.Model) -> None:
+    refused(load_methods()["activations"], tiny, "layers is empty", layers=())
+
+
 def test_guided_takes_a_layer_without_places(tiny: sl.Model) -> None:
     result = sl.guided(tiny, smooth(), layer="logits", unit=2)
     assert result.captions

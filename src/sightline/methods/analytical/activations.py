@@ -44,6 +44,8 @@ def activations(
         k: How many channels of each layer.
         unit: Channel of the one layer given in layers, whose strongest place is shown on the image beside its map; None for none.
     """
+    if not layers:
+        raise SightlineError("layers is empty; name at least one, such as last_conv")
     if unit is not None and len(layers) != 1:
         raise SightlineError(f"unit is {unit}, of one layer; given were {len(layers)}: {', '.join(layers)}")
     found = model.features(image, layers)
