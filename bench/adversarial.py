@@ -1,7 +1,7 @@
 """PGD-20 on a batch: ours against twenty bare forward and backward passes, torchattacks and foolbox.
 
 `python bench/adversarial.py [--images N] [--rounds N]`: the CIFAR-10 ResNet-20 of the data folder, eps 2/255, true classes, one warm-up of each,
-then all take turns; medians. What leaves the batch early is counted apart.
+then all take turns; medians. What leaves the batch early is counted apart. The libraries run on our network and on the plain one.
 """
 
 import argparse
@@ -13,8 +13,8 @@ from collections.abc import Callable
 import foolbox
 import torch
 import torchattacks
-from resnet20 import images, loaded
-from torch import Tensor
+from resnet20 import images, loaded, network
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sightline.attacks.aim import Aim
@@ -32,6 +32,19 @@ def bare(network: Callable[[Tensor], Tensor], image: Tensor, label: Tensor) -> T
     return image
 
 
+class Usual(nn.Module):
+    """The network as a user of these libraries has it: contiguous, its weights trainable, with a normalization before it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, facts = network()
+        self.mean, self.std = (torch.tensor(facts[name]).view(1, 3, 1, 1) for name in ("mean", "std"))
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Logits N×10 of images in [0, 1]."""
+        return self.body((image - self.mean) / self.std)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--images", type=int, default=64)
@@ -39,15 +52,21 @@ def main() -> None:
     asked = parser.parse_args()
     warnings.simplefilter("ignore")
     model, (image, label) = loaded(), images(asked.images)
-    network = Network(model).eval()
-    victim = foolbox.PyTorchModel(network, bounds=(0, 1), device="cpu")
+    ours = Network(model).eval()
+    usual = Usual().eval()
+    victim = foolbox.PyTorchModel(ours, bounds=(0, 1), device="cpu")
+    unchanged = foolbox.PyTorchModel(usual, bounds=(0, 1), device="cpu")
     theirs = foolbox.attacks.LinfPGD(abs_stepsize=2.5 * EPS / STEPS, steps=STEPS)
     runs: dict[str, Callable[[], Tensor]] = {
         "twenty bare forward and backward passes": lambda: bare(lambda x: model.body(model.normalize(x)), image, label),
         "pgd-20, ours": lambda: Attack("pgd", eps=EPS, steps=STEPS, early=False)(model, image, Aim(label))[0],
         "pgd-20, ours, fooled images leave": lambda: Attack("pgd", eps=EPS, steps=STEPS)(model, image, Aim(label))[0],
-        "pgd-20, torchattacks": lambda: torchattacks.PGD(network, eps=EPS, alpha=2.5 * EPS / STEPS, steps=STEPS)(image, label),
-        "pgd-20, foolbox": lambda: theirs(victim, image, foolbox.criteria.Misclassification(label), epsilons=EPS)[1],
+        "pgd-20, torchattacks on our network": lambda: torchattacks.PGD(ours, eps=EPS, alpha=2.5 * EPS / STEPS, steps=STEPS)(image, label),
+        "pgd-20, foolbox on our network": lambda: theirs(victim, image, foolbox.criteria.Misclassification(label), epsilons=EPS)[1],
+        "pgd-20, torchattacks as its user has it": lambda: torchattacks.PGD(usual, eps=EPS, alpha=2.5 * EPS / STEPS, steps=STEPS)(
+            image, label
+        ),
+        "pgd-20, foolbox as its user has it": lambda: theirs(unchanged, image, foolbox.criteria.Misclassification(label), epsilons=EPS)[1],
     }
     robust = {name: float((model.logits(run()).argmax(1) == label).float().mean()) for name, run in runs.items()}
     times: dict[str, list[float]] = {name: [] for name in runs}

@@ -1,5 +1,6 @@
 """The gradient of an objective for images of any size: tile by tile with overlap, so that memory is bounded by the tile."""
 
+import math
 from collections.abc import Iterator
 
 import torch
@@ -37,10 +38,20 @@ def shares(length: int, tile: int) -> list[Tensor]:
     return [weight / total[begin : begin + side] for begin, weight in zip(begins, weights, strict=True)]
 
 
+def evened(length: int, tile: int) -> int:
+    """The side of tiles along an axis, at most `tile`: no more tiles than needed, and none larger than their overlap of a fourth asks for."""
+    count = len(starts(length, tile))
+    if count == 1:
+        return length
+    least = length * OVERLAP / (count * (OVERLAP - 1) + 1)
+    return min(tile, -(-math.ceil(least) // 8) * 8)
+
+
 def boxes(height: int, width: int, tile: int) -> Iterator[tuple[slice, slice, Tensor]]:
     """Rows and columns of every tile, and what each of its pixels contributes, h×w."""
-    for top, tall in zip(starts(height, tile), shares(height, tile), strict=True):
-        for left, wide in zip(starts(width, tile), shares(width, tile), strict=True):
+    rows, columns = evened(height, tile), evened(width, tile)
+    for top, tall in zip(starts(height, rows), shares(height, rows), strict=True):
+        for left, wide in zip(starts(width, columns), shares(width, columns), strict=True):
             yield slice(top, top + len(tall)), slice(left, left + len(wide)), tall[:, None] * wide
 
 
@@ -52,10 +63,17 @@ def gradient(model: Model, objective: Objective, image: Tensor, tile: int) -> tu
     """
     score_of, layers = objective.bind(model), [model.layer(name) for name in objective.layers]
     found, scores = torch.zeros_like(image), list[Tensor]()
-    height, width = image.shape[-2:]
-    for rows, columns, share in boxes(height, width, tile):
+    for rows, columns, share in boxes(image.shape[2], image.shape[3], tile):
         part = image[..., rows, columns].detach().requires_grad_()
         score = score_of(part, model.run(part, layers) if layers else {})
         found[..., rows, columns] += slope(score, part, "the image") * share.to(image.device)
         scores.append(score.detach())
     return found, torch.stack(scores).mean(0)
+
+
+@torch.no_grad()
+def score(model: Model, objective: Objective, image: Tensor, tile: int) -> Tensor:
+    """The objective of images N×3×H×W alone, N, as `gradient` has it."""
+    score_of, layers = objective.bind(model), [model.layer(name) for name in objective.layers]
+    parts = (image[..., rows, columns] for rows, columns, _ in boxes(image.shape[2], image.shape[3], tile))
+    return torch.stack([score_of(part, model.run(part, layers) if layers else {}) for part in parts]).mean(0)

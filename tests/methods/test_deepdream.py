@@ -15,6 +15,7 @@ from torchvision.models import VisionTransformer
 import sightline as sl
 from sightline import mosaic
 from sightline.ascend import Step
+from sightline.methods.artistic.deepdream import rolled
 
 
 class Net(nn.Module):
@@ -230,10 +231,11 @@ def test_a_gradient_in_tiles_is_the_gradient_where_tiles_see_enough(model: sl.Mo
     image = pictures(1, 128, 320)
     whole, _ = mosaic.gradient(model, sl.energy("relu2"), image, 4096)
     found, _ = mosaic.gradient(model, sl.energy("relu2"), image, 160)
-    count = 320 * 128 / (160 * 128)
+    side = mosaic.evened(320, 160)
+    count = 320 * 128 / (side * 128)
     error = (found / count - whole).abs().mean((0, 1, 2)) / whole.abs().mean()
-    begins = mosaic.starts(320, 160)
-    borders = begins[1:] + [begin + 160 for begin in begins[:-1]]
+    begins = mosaic.starts(320, side)
+    borders = begins[1:] + [begin + side for begin in begins[:-1]]
     far = torch.tensor([all(abs(column - border) > 12 for border in borders) for column in range(320)])
     assert error[far].max() < 1e-3
     assert error.max() < 0.2, "even at an edge its weight is small"
@@ -319,3 +321,35 @@ def test_an_odd_guide_is_told(model: sl.Model, tmp_path: Path) -> None:
         assert "\n" not in str(error.value)
     with pytest.raises(sl.SightlineError, match="too small"):
         sl.deepdream(model, pictures(1, 20, 64))
+
+
+@pytest.mark.parametrize(("length", "tile"), [(1024, 512), (2048, 512), (513, 512), (700, 64), (512, 512), (130, 64)])
+def test_tiles_are_as_few_and_as_small_as_their_overlap_allows(length: int, tile: int) -> None:
+    side = mosaic.evened(length, tile)
+    begins = mosaic.starts(length, side)
+    assert side <= tile
+    assert len(begins) == len(mosaic.starts(length, tile))
+    assert all(first + side - second >= side // 4 for first, second in pairwise(begins))
+    assert begins[-1] + side == length
+    if side + 8 <= tile:  # smaller ones would not do
+        assert len(mosaic.starts(length, side - 8)) > len(begins)
+    torch.testing.assert_close(sum(torch.nn.functional.pad(share, (begin, length - begin - side)) for begin, share in zip(begins, mosaic.shares(length, side), strict=True)), torch.ones(length))  # fmt: skip
+
+
+def test_the_score_alone_is_the_gradients_score(model: sl.Model) -> None:
+    image = pictures(2, 96, 150)
+    torch.testing.assert_close(mosaic.score(model, sl.energy("relu2"), image, 64), mosaic.gradient(model, sl.energy("relu2"), image, 64)[1])
+
+
+def test_the_image_is_not_written_to(model: sl.Model) -> None:
+    image = pictures(1, 64, 64)
+    kept = image.clone()
+    for octaves in (1, 2):
+        sl.deepdream(model, image, layer="conv1", octaves=octaves, steps=2)
+        assert torch.equal(image, kept)
+
+
+@pytest.mark.parametrize(("down", "right"), [(0, 0), (3, -2), (-40, 0), (0, 7), (23, 31)])
+def test_rolled_is_torchs_roll(down: int, right: int) -> None:
+    image = pictures(2, 23, 31)
+    assert torch.equal(rolled(image, down, right), image.roll((down, right), (2, 3)))

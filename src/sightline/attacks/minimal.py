@@ -11,7 +11,7 @@ from .ball import DUAL, Norm, column, effective, length, projected
 
 OVERSHOOT, CANDIDATES = 0.02, 10  # DeepFool's, section 3.3 and 4.1
 LONGEST, SHORTEST, GROWTH, LEAST_GROWTH = 1.0, 0.01, 0.05, 0.001  # FMN's steps α and relative changes γ of the radius
-HALVINGS, ENLARGED = 12, 1.15
+HALVINGS, ENLARGED = 14, 1.15
 
 
 # ── DeepFool ──
@@ -113,7 +113,7 @@ def annealed(first: float, last: float, share: float) -> float:
 def nearer(run: Run, center: Tensor, image: Tensor) -> Tensor:
     """The point nearest to `center` on the line to an image that still fools, by halving; an image that does not fool stays.
 
-    It lies beyond the boundary by about 1/4096 of its way, which the rounding of another batch size does not undo.
+    It lies beyond the boundary by about 1/16,384 of its way, which the rounding of another batch size does not undo.
     """
     rows = torch.arange(len(center), device=center.device)
     near, far = torch.zeros(len(center), device=center.device), torch.ones(len(center), device=center.device)

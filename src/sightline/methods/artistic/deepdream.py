@@ -15,9 +15,8 @@ from ...catalog import method
 from ...errors import SightlineError
 from ...knobs import Between
 from ...model import Model
-from ...mosaic import gradient
+from ...mosaic import gradient, score
 from ...objective import Objective, channel, energy
-from ...optimizers import direction
 from ...outputs import positions
 from ...result import Result
 
@@ -97,30 +96,40 @@ class Dreamer:
     def dream(self, original: Tensor) -> Tensor:
         """The image with what the layer sees in it, N×3×H×W, grown from small to large, the detail carried upwards."""
         height, width = original.shape[-2:]
-        detail = torch.zeros_like(original)
+        detail: Tensor | None = None
         for octave in reversed(range(self.octaves)):
             size = round(height / self.scale**octave), round(width / self.scale**octave)
             base = images.resize(original, *size)
-            detail = self.grown((base + resized_detail(detail, size)).clamp(0, 1)) - base
+            # In place and without a name: of a large image every copy counts.
+            detail = self.grown(base.clone() if detail is None else resized_detail(detail, size).add_(base).clamp_(0, 1)).sub_(base)
             if self.ended:
                 break
-        return (original + resized_detail(detail, (height, width))).clamp(0, 1)
+        return original.clone() if detail is None else resized_detail(detail, (height, width)).add_(original).clamp_(0, 1)
 
     def grown(self, image: Tensor) -> Tensor:
-        """The image after the steps of one size."""
+        """The image after the steps of one size; the one given is used up. It stays shifted from step to step, and is brought back at the end."""
         reach = min(self.jitter, min(image.shape[-2:]) // 4)
+        down = right = 0
         for _ in range(self.steps):
-            shift = torch.randint(-reach, reach + 1, (2,), generator=self.generator).tolist()
-            slope, scores = gradient(self.model, self.aim, image.roll(shift, (2, 3)), self.tile)
-            if not slope.isfinite().all():
-                self.ended = f"The gradient was no number at step {self.before + len(self.scores) + 1}; the picture is the one before. "
-                return image
-            self.scores.append(scores.cpu())
-            before, image = image, (image + self.step_size * direction(slope.roll([-by for by in shift], (2, 3)), "mean")).clamp(0, 1)
-            if self.callback and self.callback(Step(self.before + len(self.scores), self.total, scores, before.clone())):
-                self.ended = "Stopped. "
-                return image
-        return image
+            below, beside = torch.randint(-reach, reach + 1, (2,), generator=self.generator).tolist()
+            image, down, right = rolled(image, below - down, beside - right), below, beside
+            if not self.step(image, lambda moved=image, shift=(down, right): rolled(moved, -shift[0], -shift[1])):
+                break
+        return rolled(image, -down, -right)
+
+    def step(self, image: Tensor, upright: Callable[[], Tensor]) -> bool:
+        """One step, in place; False when the run ends with it. `upright` gives the image as it was before the shift."""
+        slope, scores = gradient(self.model, self.aim, image, self.tile)
+        mean = torch.linalg.vector_norm(slope, 1, dim=(1, 2, 3), keepdim=True) / slope[0].numel()
+        if not mean.isfinite().all():
+            self.ended = f"The gradient was no number at step {self.before + len(self.scores) + 1}; the picture is the one before. "
+            return False
+        self.scores.append(scores.cpu())
+        before = upright().clone() if self.callback else image
+        image.add_(slope.mul_(self.step_size / mean.clamp_min(1e-20))).clamp_(0, 1)
+        if self.callback and self.callback(Step(self.before + len(self.scores), self.total, scores, before)):
+            self.ended = "Stopped. "
+        return not self.ended
 
     def zoomed(self, image: Tensor, frames: int) -> Tensor:
         """A ride into the dream: each frame is the one before, enlarged and dreamed on. frames×3×H×W."""
@@ -133,8 +142,22 @@ class Dreamer:
         return torch.cat(film)
 
 
+def rolled(image: Tensor, down: int, right: int) -> Tensor:
+    """The images moved round, as `Tensor.roll` moves them, with one copy where that makes two; without any by nothing."""
+    height, width = image.shape[-2:]
+    down, right = down % height, right % width
+    if not (down or right):
+        return image
+    moved = torch.empty_like(image)
+    for to, off in ((slice(down, None), slice(0, height - down)), (slice(0, down), slice(height - down, None))):
+        moved[..., to, right:], moved[..., to, :right] = image[..., off, : width - right], image[..., off, width - right :]
+    return moved
+
+
 def resized_detail(detail: Tensor, size: tuple[int, int]) -> Tensor:
-    """What the dream added, at another size; it is signed, so it is not clamped."""
+    """What the dream added, at another size; it is signed, so it is not clamped. Without a copy if it has that size."""
+    if detail.shape[-2:] == size:
+        return detail
     return torch.nn.functional.interpolate(detail, size=size, mode="bilinear", align_corners=False)
 
 
@@ -216,7 +239,7 @@ def deepdream(
         movies["zoom"] = rider.zoomed(dream[:1], frames)
         dreamer.ended = rider.ended
     dream, scores = dream.cpu(), torch.stack(dreamer.scores) if dreamer.scores else torch.empty(0, len(image))
-    first, last = (float(gradient(model, aim, picture.to(model.device), tile)[1][0]) for picture in (image[:1], dream[:1]))
+    first, last = (float(score(model, aim, picture.to(model.device), tile)[0]) for picture in (image[:1], dream[:1]))
     caption = f"{dreamer.ended}{aim}: {first:.3g} on the image, {last:.3g} on the dream, after {len(scores)} steps over {sizes} sizes."
     return Result(
         {"deepdream": render.beside(image, dream)}, {"image": dream, "scores": scores}, {"deepdream": caption}, movies=movies

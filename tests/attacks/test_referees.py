@@ -1,0 +1,111 @@
+"""torchattacks and foolbox as referees on a real network: the CIFAR-10 ResNet-20 of the data folder."""
+
+import math
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import sightline as sl
+from sightline.attacks.aim import Aim
+from sightline.attacks.ball import Norm, length
+from sightline.attacks.choose import Attack, Name
+from sightline.attacks.peers import Network
+
+BENCH = Path(__file__).parents[2] / "bench"
+STEPS = 10
+Victim = tuple[sl.Model, Tensor, Aim]
+
+
+@pytest.fixture(scope="module")
+def victim(data: Path) -> Victim:
+    """The network, twelve test images that it answers rightly, and the aim to be wrong."""
+    for library in ("foolbox", "torchattacks"):
+        pytest.importorskip(library)
+    if not (data / "nets" / "cifar10_resnet20.safetensors").is_file() or not (data / "cifar10" / "cifar10_test.npz").is_file():
+        pytest.skip(f"no CIFAR-10 network or test images in {data}")
+    sys.path.insert(0, str(BENCH))
+    try:
+        from resnet20 import images, loaded
+    finally:
+        sys.path.remove(str(BENCH))
+    model, (image, label) = loaded(data), images(20, data)
+    right = (model.logits(image).argmax(1) == label).nonzero()[:12, 0]
+    return model, image[right], Aim(label[right])
+
+
+def of_torchattacks(victim: Victim, name: str, **options: Any) -> Tensor:
+    """What an attack of torchattacks makes of the images."""
+    import torchattacks
+
+    model, image, aim = victim
+    with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
+        warnings.simplefilter("ignore")
+        torch.manual_seed(0)
+        return getattr(torchattacks, name)(Network(model).eval(), steps=STEPS, **options)(image, aim.away).detach()
+
+
+def of_foolbox(victim: Victim, name: str, eps: float | None = None, **options: Any) -> Tensor:
+    """What an attack of foolbox makes of the images."""
+    import foolbox
+
+    model, image, aim = victim
+    with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
+        warnings.simplefilter("ignore")
+        torch.manual_seed(0)
+        network = foolbox.PyTorchModel(Network(model).eval(), bounds=(0, 1), device="cpu")
+        return getattr(foolbox.attacks, name)(**options)(network, image, foolbox.criteria.Misclassification(aim.away), epsilons=eps)[1]
+
+
+def withstand(victim: Victim, found: Tensor) -> int:
+    """How many images are still answered rightly."""
+    model, _, aim = victim
+    return int((~aim.reached(model.logits(found))).sum())
+
+
+@pytest.mark.parametrize(("norm", "eps"), [("linf", 0.6 / 255), ("l2", 0.05)])
+def test_pgd_leaves_no_more_images_than_the_referees(victim: Victim, norm: Norm, eps: float) -> None:
+    """The same radius, steps, step size and loss, one random start each; one image more is luck of the start."""
+    model, image, aim = victim
+    found, _ = Attack("pgd", norm, eps, steps=STEPS)(model, image, aim)
+    assert length(found - image, norm).max() <= eps * (1 + 1e-4)
+    assert 0 < withstand(victim, found) < len(image), "the radius tells attacks apart"
+    theirs = of_torchattacks(victim, "PGDL2" if norm == "l2" else "PGD", eps=eps, alpha=0.25 * eps)
+    others = of_foolbox(victim, "L2PGD" if norm == "l2" else "LinfPGD", eps, rel_stepsize=0.25, steps=STEPS)
+    assert withstand(victim, found) <= min(withstand(victim, theirs), withstand(victim, others)) + 1
+
+
+@pytest.mark.parametrize(("norm", "eps"), [("linf", 0.6 / 255), ("l2", 0.05)])
+def test_apgd_leaves_no_more_images_than_torchattacks(victim: Victim, norm: Norm, eps: float) -> None:
+    model, image, aim = victim
+    found, _ = Attack("apgd", norm, eps, steps=STEPS)(model, image, aim)
+    assert 0 < withstand(victim, found) <= withstand(victim, of_torchattacks(victim, "APGD", norm=norm.capitalize(), eps=eps)) + 1
+
+
+def shorter(victim: Victim, ours: Tensor, theirs: Tensor, norm: Norm) -> bool:
+    """Whether our changes all fool and are no longer in the middle than the referee's, where failures count as infinite."""
+    model, image, aim = victim
+    lengths = length(theirs - image, norm).masked_fill(~aim.reached(model.logits(theirs)), math.inf)
+    return withstand(victim, ours) == 0 and float(length(ours - image, norm).median()) <= float(lengths.median()) * 1.001
+
+
+@pytest.mark.parametrize(
+    ("name", "norm", "referee", "steps"),
+    [("fmn", "linf", "LInfFMNAttack", 30), ("fmn", "l2", "L2FMNAttack", 30), ("deepfool", "l2", "L2DeepFoolAttack", 50)],
+)
+def test_the_smallest_changes_are_no_longer_than_foolboxs(victim: Victim, name: Name, norm: Norm, referee: str, steps: int) -> None:
+    ours, _ = Attack(name, norm, math.inf, steps=steps)(*victim)
+    assert shorter(victim, ours, of_foolbox(victim, referee, steps=steps), norm)
+
+
+def test_carlini_wagner_is_no_longer_than_foolboxs(victim: Victim, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Four images, five searches of 20 steps: both begin with the same weight and learn it in the same way."""
+    model, image, aim = victim
+    few = (model, image[:4], aim.rows(torch.arange(4)))
+    monkeypatch.setattr("sightline.attacks.carlini.SEARCHES", 5)
+    ours, _ = Attack("cw", "l2", math.inf, steps=20)(*few)
+    assert shorter(few, ours, of_foolbox(few, "L2CarliniWagnerAttack", binary_search_steps=5, steps=20, stepsize=0.01), "l2")
