@@ -27,7 +27,7 @@ from .writing import columns
 
 LEAST, MOST = 4, 256  # batches in a stretch: few, and a fragment is small; many, and a dead worker loses much
 SHARES = 8  # stretches for each worker, so that the slow ones get fewer
-FAN, ROOTS = 4, 256  # parts joined by one task of the tree; levels are added until about so many parts reach the driver
+FAN, ROOTS = 2, 256  # parts joined by one task of the tree; levels are added until about so many parts reach the driver
 Held = tuple[Model, Collection, dict[str, Any]]
 
 
