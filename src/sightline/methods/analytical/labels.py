@@ -1,4 +1,5 @@
-"""What each unit of a layer fires for: class selectivity (Morcos 2018, equation 1) and the class of its strongest images."""
+"""What each unit of a layer fires for: class selectivity (Morcos 2018, equation 1), the class of its strongest images, and where masks of
+concepts are given, the concept inside of which it fires (Network Dissection, Bau 2017)."""
 
 from pathlib import Path
 from typing import Annotated
@@ -14,6 +15,7 @@ from ...model import Model
 from ...plates import Row, plate
 from ...result import Result
 from ...scans import Scan
+from .dissection import DETECTS, Masks, dissected, pictured
 from .guided import sized
 from .patches import Cases, part_of
 from .scanned import network, scanned
@@ -35,6 +37,7 @@ def labels(
     layer: str | None = None,
     k: Annotated[int, Between(1, 25)] = 8,
     units: Annotated[int, Between(1, 100)] = 6,
+    masks: str | Path | None = None,
 ) -> Result:
     """Names every unit of a layer after the class that drives it most, and says how much that class stands out.
 
@@ -42,6 +45,8 @@ def labels(
     the class `["preferred"]` and the mean over all other classes. `["top_class"]` is the class that most of its strongest images (25, as many as
     the scan keeps) have, `["share"]` how many of them, `["chance"]` that class's share of the whole collection. Classes are
     indices into `["names"]`. Without known classes the network's own predictions stand in, and there is no selectivity.
+    With masks `["iou"]` is units×concepts, of the places where a unit is above its `["threshold"]` (0.5 % of all) and the concept's
+    masks: intersection over union; `["detectors"]` counts for each of the `["concepts"]` the units whose best it is, beyond 0.04.
 
     Args:
         folder: Collection to look at: a folder of images, each class in a folder of its own; None for tiles of the sample photographs.
@@ -49,6 +54,7 @@ def labels(
         layer: A layer of the scan; None for its last one.
         k: How many patches of a unit are shown.
         units: How many units are shown, the most selective first.
+        masks: Folder of masks, CONCEPT/NAME.png for the image of that name, the concept where it is not black; None for none.
     """
     found = scanned(model, folder, store, layer=layer)
     name = found.layer(layer) if layer is not None else found.layers[-1]
@@ -72,13 +78,37 @@ def labels(
         "class selectivity" if "selectivity" in values else "share of the commonest prediction among its strongest images, less chance"
     )
     histogram = render.histogram(order.tolist(), order[shown].tolist(), f"{measure} of the units of {name}")
+    found_in = within(net, found, name, Path(masks), shape=(units, k)) if masks is not None else Result({}, {}, {})
     return Result(
-        {"labels": plate(rows), "selectivity": histogram},
-        values,
+        {"labels": plate(rows), "selectivity": histogram, **found_in.panels},
+        {**values, **found_in.values},
         {
+            **found_in.captions,
             "labels": f"The {len(rows)} of {len(order)} units of {name} with the highest {measure}, over {found.images:,} images; of each the strongest "
             "patches with activation and class, gray beyond the image.",
             "selectivity": f"The {measure} of all units of {name}: median {float(order.median()):.2f}; marked are the units that are shown.",
+        },
+    )
+
+
+def within(net: Model, found: Scan, name: str, folder: Path, *, shape: tuple[int, int]) -> Result:
+    """The concepts of a folder of masks inside of which units fire."""
+    masks = Masks.of(found, folder)
+    result = dissected(net, found, name, masks)
+    picture, shown = pictured(net, found, name, masks, result, units=shape[0], k=shape[1])
+    counts, total = result.detectors(), len(result.iou)
+    most = sorted(counts, key=lambda concept: -counts[concept])[:12]
+    chart = render.bars([f"{concept}: {counts[concept]} units" for concept in most], [counts[concept] / total for concept in most])
+    values = {"iou": result.iou, "threshold": result.threshold, "concepts": result.concepts, "detectors": counts, "unused": result.broken}
+    lost = f" {len(result.broken)} masks could not be used, the first: {result.broken[0]}." if result.broken else ""
+    where = f"{result.images:,} images with masks of {len(counts)} concepts"
+    return Result(
+        {"concepts": picture, "detectors": chart},
+        values,
+        {
+            "concepts": f"The {len(shown)} of {total} units of {name} that fire the most inside of a concept, on {where}: the images that drive each most, bright "
+            f"where it is above the value that 0.5 % of its places exceed, the concept's masks outlined. IoU is intersection over union over all of them.{lost}",
+            "detectors": f"Units of {name} with an IoU beyond {DETECTS} for their best concept: {sum(counts.values())} of {total}, by concept.",
         },
     )
 
