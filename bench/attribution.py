@@ -24,8 +24,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytorch_grad_cam
 import torch
 from captum.attr import GuidedBackprop, IntegratedGradients, LayerGradCam, NoiseTunnel, Saliency
+from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from torch import Tensor, nn
 
 import sightline as sl
@@ -89,9 +91,6 @@ def by_captum(network: nn.Module, layer: str, image: Tensor, kind: str, at_once:
 
 def by_grad_cam(network: nn.Module, layer: str, image: Tensor, kind: str) -> Any:
     """pytorch-grad-cam doing the same work."""
-    import pytorch_grad_cam
-    from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
-
     with getattr(pytorch_grad_cam, CAMS[kind])(model=network, target_layers=[network.get_submodule(layer)]) as method:
         method.batch_size = 4  # Score-CAM's, for which we have as many
         # A frozen network has a gradient of the image's alone.
@@ -168,10 +167,14 @@ def compare(name: str, kind: str, rounds: int) -> None:
         other, prepared = told[peer], told[f"{peer}, ours"]
         return f"{other:.0f} ({prepared:.0f}) | {other / mine:.2f} ({prepared / mine:.2f})"
 
+    if numbers is whole:
+        own, ratio = f"{mine:.0f}", "–" if kind == "scorecam" else f"{mine / told['bare']:.2f}"
+    else:
+        own, ratio = f"{told['whole']:.0f} ({mine:.0f})", f"{told['whole'] / told['bare']:.2f} ({mine / told['bare']:.2f})"
     first, *rest = memory.values()
     print(
-        f"| {name} | {kind}{f', {count} by {at_once}' if count > 1 else ''} | {told['whole']:.0f} ({mine:.0f}) | {told['bare']:.0f} | "
-        f"{told['whole'] / told['bare']:.2f} ({mine / told['bare']:.2f}) | {against('captum')} | {against('grad-cam')} | {first:.0f} ({rest[-1]:.0f}) |",
+        f"| {name} | {kind}{f', {count} by {at_once}' if count > 1 else ''} | {own} | {told['bare']:.0f} | {ratio} | {against('captum')} | "
+        f"{against('grad-cam')} | {first:.0f} ({rest[-1]:.0f}) |",
         flush=True,
     )
 

@@ -9,7 +9,7 @@ from conftest import small_network, smooth
 from torch import Tensor
 
 import sightline as sl
-from sightline.memory import BLOCK, FEW, affordable, worthwhile
+from sightline.memory import BLOCK, affordable, worthwhile
 
 SIZES = (8 * 32 * 32, 8 * 32 * 32, 8 * 16 * 16, 12 * 16 * 16, 12 * 16 * 16, 12 * 8 * 8, 16 * 8 * 8, 16 * 8 * 8, 16, 16, 5)
 METHODS: dict[str, tuple[str, Callable[..., sl.Result]]] = {
@@ -35,7 +35,7 @@ def test_gradients_are_taken_in_blocks_that_are_fast(tiny: sl.Model) -> None:
     plenty, side = 1e6, 32
     image = torch.zeros(1, 3, 4 * side, 4 * side)
     assert worthwhile(tiny, image, plenty) == int(BLOCK / (4 * 16 * SIZES[0]))
-    assert worthwhile(tiny, torch.zeros(1, 3, 100 * side, 100 * side), plenty) == FEW
+    assert worthwhile(tiny, torch.zeros(1, 3, 100 * side, 100 * side), plenty) == 1
     assert worthwhile(tiny, image, 1e-9) == 1
 
 

@@ -9,8 +9,8 @@ from .model import Model
 # Without gradients a layer's input and output are held, and one more map for a branch that waits or a convolution's workspace.
 HELD = 3
 # Measured on five networks: a processor takes longer for each image, up to a third, once a layer's output is much larger than so many
-# bytes, for it leaves the caches and is new memory every time; below so few images, because the weights are read for each batch.
-BLOCK, FEW = 16e6, 4
+# bytes, for it leaves the caches and is new memory every time.
+BLOCK = 16e6
 
 
 def affordable(model: Model, image: Tensor, gigabytes: float = 1.0, *, gradients: bool = True) -> int:
@@ -28,7 +28,7 @@ def worthwhile(model: Model, image: Tensor, gigabytes: float = 1.0, *, gradients
     many = affordable(model, image, gigabytes, gradients=gradients)
     if model.device.type != "cpu":
         return many
-    return min(many, max(FEW, int(BLOCK / max(bytes_of(model, image), default=1))))
+    return max(1, min(many, int(BLOCK / max(bytes_of(model, image), default=1))))
 
 
 def bytes_of(model: Model, image: Tensor) -> list[float]:
