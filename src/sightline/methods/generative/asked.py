@@ -55,7 +55,9 @@ def chosen(preset: str, start: str, photo: object, store: object, focus: str) ->
     name = auto if preset == "auto" else preset
     kept = PRESETS[name]
     if (kept.start == "photo") != (photo is not None) and not (photo is not None and kept.start in ("fourier", "gray")):
-        raise SightlineError(f"preset {name!r} {'needs a photo=' if kept.start == 'photo' else 'starts from nothing; leave out photo'}")
+        raise SightlineError(
+            f"preset {name!r} {'needs a photo=' if kept.start == 'photo' else 'does not start from a photograph; leave out photo'}"
+        )
     if focus == "alpha" and (kept.of_pixels or kept.start == "generator"):
         moved = "pixels" if kept.of_pixels else "a code"
         raise SightlineError(f"focus='alpha' goes with a spectrum, and preset {name!r} moves {moved}; choose smooth")
