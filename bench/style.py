@@ -1,24 +1,35 @@
 """Style transfer and quilting: one step beyond the bare pass, time to a loss, coarse to fine, and growth. Processor time, one thread.
 
 The loss network is VGG-19 with random weights (cost is the same as with trained ones), or SqueezeNet's trained weights where
-pictures matter: python bench/style.py [--weights squeezenet1_0.safetensors]
+pictures matter: python bench/style.py [--data FOLDER] [--curves docs/pictures/style_curves.png]
+
+pystiche and style-transfer-pytorch could not be installed beside this torch; the tutorial's algorithm is written out below.
 """
 
 import argparse
+import contextlib
+import copy
 import math
+import resource
 import statistics
+import subprocess
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 import sightline as sl
 from sightline.exemplar.quilting import quilt
 from sightline.methods.artistic.easel import Easel
-from sightline.paint import Brush, paint, resized, stages
+from sightline.paint import FALLOFF, Brush, paint, stages
 from sightline.perceptual import layers_of
 from sightline.presets import PRESETS
+
+PAIRS = {"tubingen": "van_gogh_starry_night", "golden_gate": "munch_the_scream", "cornell": "hokusai_great_wave"}
 
 
 def timed(call: Callable[[], object]) -> float:
@@ -33,77 +44,131 @@ def easel_of(model: sl.Model, photo: Tensor, painting: Tensor) -> Easel:
     return Easel(model, photo, [painting], layers_of(model), PRESETS["relative"], [1.0])
 
 
-def step_beyond_bare(model: sl.Model, side: int, rounds: int) -> None:
-    """One step of L-BFGS on the whole loss over one forward and backward pass to the deepest layer."""
+def pictures(side: int) -> tuple[Tensor, Tensor]:
+    """A photograph and a painting, square."""
     photo, painting = (sl.image.center_crop(sl.image.short_side(sl.sample(name), side), side, side) for name in ("coffee", "ihc"))
-    easel = easel_of(model, photo, painting)
-    aim = easel.objective((side, side))
-    layers = [model.layer(name) for name in aim.layers]
-    bare, ours = list[float](), list[float]()
+    return photo, painting
+
+
+def step_beyond_bare(model: sl.Model, deepest: str, side: int, rounds: int) -> None:
+    """One step of L-BFGS on the whole loss over one forward and backward pass to the deepest layer, whose gradient is all ones."""
+    photo, painting = pictures(side)
+    aim = easel_of(model, photo, painting).objective((side, side))
+    layer, bare, ours = model.layer(deepest), list[float](), list[float]()
 
     def passes() -> None:
         image = photo.clone().requires_grad_()
-        found = model.run(image, layers)
-        torch.autograd.grad([found[layers[-1]].sum()], image)
+        torch.autograd.grad(model.run(image, [layer])[layer].sum(), image)
 
-    steps = 3
-    for _ in range(rounds):
+    def watch(step: sl.Step) -> None:
+        marks.append(time.process_time())
         bare.append(timed(passes))
-        ours.append(
-            timed(lambda: paint(model, lambda _: aim, photo, stages((side, side), steps, least=side), Brush("lbfgs", 1.0))) / (steps + 0.4)
-        )
-    ratio = statistics.median(ours) / statistics.median(bare)
+        marks[-1] += bare[-1]  # the pass is not part of the step
+        ours.extend([marks[-1] - bare[-1] - marks[-2]] if len(marks) > 1 else [])
+
+    marks = list[float]()
+    plan = stages((side, side), rounds + 12, least=side)  # from the eleventh step on the history is full
+    paint(model, lambda _: aim, photo, plan, Brush("lbfgs", 1.0, falloff=FALLOFF), callback=watch)
+    one, step = statistics.median(bare[-rounds:]), statistics.median(ours[-rounds:])
+    print(f"{model.name} {side} px: bare {one * 1e3:.0f} ms, one step {step * 1e3:.0f} ms, ratio {step / one:.2f}", flush=True)
+
+
+def peak(network: str, side: int) -> None:
+    """Bytes per pixel that painting adds to the process: its peak over what it held with the network loaded."""
+    torch.set_num_threads(1)
+    model = sl.load(network, weights="random", device="cpu")
+    photo, painting = pictures(side)
+    before = resident()
+    aim = easel_of(model, photo, painting).objective((side, side))
+    paint(model, lambda _: aim, photo, stages((side, side), 3, least=side), Brush("lbfgs", 1.0, falloff=FALLOFF))
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     print(
-        f"{model.name} {side} px: bare {statistics.median(bare) * 1e3:.0f} ms, one step {statistics.median(ours) * 1e3:.0f} ms, ratio {ratio:.2f}"
+        f"{network} {side} px: peak {(most - before) / 1e6:.0f} MB beyond the loaded network, {(most - before) / side**2 / 1e3:.2f} kB per pixel"
     )
 
 
-def tutorial(model: sl.Model, easel: Easel, photo: Tensor, evaluations: int) -> tuple[list[float], float]:
-    """The PyTorch tutorial's way: torch's L-BFGS with its history of 100, clamping in the closure, at one size."""
-    size = (photo.shape[2], photo.shape[3])
-    aim = easel.objective(size)
-    score, layers = aim.bind(model), [model.layer(name) for name in aim.layers]
-    image, losses = photo.clone().requires_grad_(), list[float]()
-    optimizer = torch.optim.LBFGS([image], max_iter=20, history_size=100)
+def resident() -> int:
+    """Bytes of the process in memory now."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+
+def tutorial(model: sl.Model, easel: Easel, photo: Tensor, evaluations: int) -> tuple[list[float], list[float]]:
+    """The PyTorch tutorial's way, losses and processor times: torch's L-BFGS with its history of 100, clamping in the closure, Gram
+    matrices by `mm` under autograd, the network in torch's default layout. The weights of the terms are ours: one loss for both."""
+    painting = easel.painting((photo.shape[2], photo.shape[3]))
+    image, losses, times = photo.clone().requires_grad_(), list[float](), list[float]()
+    optimizer = torch.optim.LBFGS([image], history_size=100)
+    names = {name: model.layer(name) for name in painting.layers}
+    body, normalize = copy.deepcopy(model.body), model.normalize
+    seen: dict[str, Tensor] = {}
+    for name, path in names.items():
+        body.get_submodule(path).register_forward_hook(lambda _m, _i, out, name=name: seen.update({name: out}))
+    deepest = max(names.values(), key=list(model.layers).index)
+    body.get_submodule(deepest).register_forward_hook(stop)
 
     def closure() -> Tensor:
         with torch.no_grad():
             image.clamp_(0, 1)
         optimizer.zero_grad()
-        loss = -score(image, model.run(image, layers)).sum()
+        with contextlib.suppress(StopIteration):
+            body(normalize(image).contiguous())
+        loss = torch.zeros(())
+        for name, weight in painting.style.items():
+            flat = seen[name][0].flatten(1)
+            loss = loss + weight / 4 * F.mse_loss(torch.mm(flat, flat.t()) / flat.shape[1], painting.regions[0].targets[name].gram[0])
+        for name, (weight, wanted) in painting.content.items():
+            loss = loss + weight * F.mse_loss(seen[name], wanted)
         loss.backward()
         losses.append(loss.item())
+        times.append(time.process_time() - began)
         return loss
 
     began = time.process_time()
     while len(losses) < evaluations:
         optimizer.step(closure)  # pyright: ignore[reportArgumentType]
-    return losses, time.process_time() - began
+    return losses, times
 
 
-def time_to_a_loss(model: sl.Model, side: int, evaluations: int) -> None:
-    """How long ours takes to the loss that the tutorial's way ends with, and by how many evaluations at full size."""
-    photo = sl.image.short_side(sl.sample("coffee"), side)
-    easel = easel_of(model, photo, sl.sample("ihc"))
+def stop(*_: object) -> None:
+    """Ends a pass."""
+    raise StopIteration
+
+
+def time_to_a_loss(model: sl.Model, photo: Tensor, painting: Tensor, evaluations: int) -> dict[str, tuple[list[float], list[float]]]:
+    """Losses and processor times of the tutorial's way and of ours, at one size; prints how long ours takes to the tutorial's losses."""
+    easel = easel_of(model, photo, painting)
     size = (photo.shape[2], photo.shape[3])
-    losses, theirs = tutorial(model, easel, photo, evaluations)
-    aim = min(loss for loss in losses if math.isfinite(loss))
-    for name, plan in (("one size", stages(size, evaluations, least=max(size))), ("coarse to fine", stages(size, evaluations))):
-        final, reached = plan[-1], list[float]()
+    curves = {"tutorial": tutorial(model, easel, photo, evaluations)}
+    losses, times, began = list[float](), list[float](), time.process_time()
 
-        def watch(step: sl.Step, final: object = final, reached: list[float] = reached) -> bool:
-            at_end = step.image.shape[-2:] == final.size  # type: ignore[attr-defined]
-            reached.append(float(step.scores.sum()))
-            return at_end and -reached[-1] <= aim
+    def watch(step: sl.Step) -> None:
+        losses.append(-float(step.scores.sum()))
+        times.append(time.process_time() - began)
 
-        began = time.process_time()
-        short = [stage if stage is plan[-1] else type(stage)(stage.size, evaluations // 3) for stage in plan]
-        done = paint(model, easel.objective, resized(photo, plan[0].size), short, Brush("lbfgs", 1.0), callback=watch)
-        ours = time.process_time() - began
-        print(
-            f"{name}: loss {-done.scores[-1]:.3f} (tutorial {aim:.3f} after {len(losses)} evaluations, {theirs:.1f} s) in {ours:.1f} s, "
-            f"{done.work:.0f} evaluations' worth of pixels; {theirs / ours:.1f} × as fast, {done.work / len(losses):.2f} of its pixel-evaluations"
+    plan = stages(size, evaluations, least=max(size))
+    paint(model, easel.objective, photo, plan, Brush("lbfgs", 1.0, falloff=FALLOFF), callback=watch)
+    curves["ours"] = losses, times
+    for step in (50, 100, evaluations):
+        aim, theirs = min(curves["tutorial"][0][:step]), curves["tutorial"][1][step - 1]
+        when = next((index for index, loss in enumerate(losses) if loss <= aim), None)
+        found = (
+            f"{when + 1} evaluations, {times[when] / theirs:.2f} of its time" if when is not None else f"not reached ({min(losses):.3f})"
         )
+        print(f"{model.name} {size}: the tutorial's loss after {step} evaluations, {aim:.3f}, {theirs:.1f} s: {found}", flush=True)
+    return curves
+
+
+def drawn(curves: Sequence[dict[str, tuple[list[float], list[float]]]], path: str) -> None:
+    """The curves, a panel for each pair of pictures."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(4 * len(curves), 3), layout="constrained")
+    for panel, pair in zip(figure.subplots(1, len(curves), squeeze=False)[0], curves, strict=True):
+        for name, (losses, times) in pair.items():
+            panel.loglog(times, losses, label=name)
+        panel.set(xlabel="seconds of processor time", ylabel="loss")
+        panel.legend()
+    figure.savefig(path, dpi=90)
 
 
 def literal_quilt(exemplar: Tensor, blocks: int, block: int, overlap: int) -> float:
@@ -132,16 +197,31 @@ def quilting() -> None:
 def main() -> None:
     """Runs all."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--weights", help="trained weights of squeezenet1_0")
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--data", type=Path, help="folder with nets, content and paintings; without it random weights and samples only")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--evaluations", type=int, default=300)
+    parser.add_argument("--side", type=int, default=128, help="short side for the time to a loss")
+    parser.add_argument("--curves", help="where to write the picture of the curves")
+    parser.add_argument("--peak", nargs=2, metavar=("NETWORK", "SIDE"), help="only the peak memory, which needs a process of its own")
     options = parser.parse_args()
+    if options.peak:
+        peak(options.peak[0], int(options.peak[1]))
+        return
+    for side in (256, 512, 1024):
+        subprocess.run([sys.executable, __file__, "--peak", "vgg19", str(side)], check=True)
     torch.set_num_threads(1)
     vgg = sl.load("vgg19", weights="random", device="cpu")
-    step_beyond_bare(vgg, 256, options.rounds)
-    if options.weights:
-        squeeze = sl.load("squeezenet1_0", weights=options.weights, device="cpu")
-        step_beyond_bare(squeeze, 256, options.rounds)
-        time_to_a_loss(squeeze, 256, 120)
+    step_beyond_bare(vgg, "relu5_1", 256, options.rounds)
+    step_beyond_bare(vgg, "relu5_1", 512, options.rounds)
+    if options.data:
+        squeeze = sl.load("squeezenet1_0", weights=options.data / "nets" / "squeezenet1_0.safetensors", device="cpu")
+        step_beyond_bare(squeeze, "fire9", 256, options.rounds)
+        curves = list[dict[str, tuple[list[float], list[float]]]]()
+        for photo, painting in PAIRS.items():
+            content = sl.image.short_side(sl.read(options.data / "content" / f"{photo}.jpg"), options.side)
+            curves.append(time_to_a_loss(squeeze, content, sl.read(options.data / "paintings" / f"{painting}.jpg"), options.evaluations))
+        if options.curves:
+            drawn(curves, options.curves)
     quilting()
 
 

@@ -83,3 +83,26 @@ def test_single_precision_finds_the_bottom() -> None:
     for _ in range(120):
         descended(optimizer, place)
     assert problem(place).item() < 1e-6
+
+
+def test_a_filter_stands_for_the_identity_at_the_start_of_the_history() -> None:
+    """Against the definition: H of the pairs, one BFGS update after the other, from γK with γ = sᵀy/yᵀKy of the newest."""
+    drawn = torch.randn(12, 12, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
+    kernel = drawn @ drawn.T / 12 + torch.eye(12)
+    place, history = start(1).requires_grad_(), 4
+    optimizer = LBFGS([place], history=history, filter=lambda slope: slope @ kernel)
+    places, slopes = list[Tensor](), list[Tensor]()
+    for _ in range(15):
+        places.append(place.detach()[0].clone())
+        after = descended(optimizer, place)[0]
+        assert place.grad is not None
+        slopes.append(place.grad[0].clone())
+        pairs = [(places[i + 1] - places[i], slopes[i + 1] - slopes[i]) for i in range(len(places) - 1)]
+        pairs = [(s, y) for s, y in pairs if s @ y > 1e-10][-history:]
+        if pairs:
+            inverse = kernel * (pairs[-1][0] @ pairs[-1][1]) / (pairs[-1][1] @ kernel @ pairs[-1][1])
+            for s, y in pairs:
+                turn = torch.eye(12) - s.outer(y) / (s @ y)
+                inverse = turn @ inverse @ turn.T + s.outer(s) / (s @ y)
+            torch.testing.assert_close(after - places[-1], -inverse @ slopes[-1], rtol=1e-5, atol=1e-9)
+    assert problem(place).item() < 0.5 * problem(start(1)).item()

@@ -9,7 +9,7 @@ from torch import Tensor
 
 import sightline as sl
 from sightline.objective import Objective
-from sightline.paint import Averaged, Brush, paint, stages
+from sightline.paint import Averaged, Brush, coarse_first, paint, stages
 
 TARGET = 0.2 + 0.6 * smooth(1, 64, 7)
 
@@ -103,3 +103,18 @@ def test_stops_when_told_to_and_is_of_full_size(tiny: sl.Model) -> None:
     assert done.stopped
     assert seen == [(index, 15) for index in range(1, 8)]
     assert done.image.shape == (1, 3, 64, 64)
+
+
+def test_coarse_first_weighs_cosines_by_their_frequency() -> None:
+    """A wave over the height is multiplied by 1/frequency^power; nothing crosses from one edge to the opposite one."""
+    weigh = coarse_first(torch.zeros(1, 3, 48, 32), 0.7)
+    for waves in (0.5, 1, 4, 10):
+        wave = torch.cos(2 * torch.pi * waves * (torch.arange(48) + 0.5) / 48).view(1, 1, 48, 1).expand(1, 3, 48, 32)
+        torch.testing.assert_close(weigh(wave), wave * (max(waves, 1) / 4) ** -0.7, rtol=1e-4, atol=1e-4)
+    edge = torch.zeros(1, 3, 48, 32)
+    edge[..., 0] = 1
+    assert float(weigh(edge)[..., -1].abs().max()) < 0.1 * float(weigh(edge)[..., 0].abs().max())
+    one, two = torch.randn(2, 1, 3, 200, 140, generator=torch.Generator().manual_seed(0))
+    weigh = coarse_first(one, 0.7)
+    assert float((one * weigh(two)).sum()) == pytest.approx(float((two * weigh(one)).sum()), rel=1e-3)
+    assert float((one * weigh(one)).sum()) > 0

@@ -1,5 +1,8 @@
 """L-BFGS for pictures: one evaluation per step, each image of a batch by itself, and no number that the host waits for."""
 
+import math
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -15,59 +18,80 @@ class LBFGS(Stepper):
     The steps are those of `torch.optim.LBFGS(max_iter=1)` without line search. Its two loops over the history are two matrix
     products with the stacked pairs here and a solve of history × history. A pair holds what the parameter really moved by, so
     a projection after the step is part of the curvature. Memory: 8·history bytes for each number optimized.
+
+    `filter` K, linear, symmetric and positive, is the guess at the inverse curvature that the history corrects, in the place of the
+    identity: the same steps as in coordinates √K times as large, without a way back from them. `most` bounds the root mean square of
+    a step, and the first, of which nothing is known, is a tenth of it: where the curvature is misjudged a full one may end far away.
     """
 
-    def __init__(self, parameters: list[Tensor], lr: float = 1.0, history: int = 10) -> None:
+    def __init__(
+        self,
+        parameters: list[Tensor],
+        lr: float = 1.0,
+        history: int = 10,
+        filter: Callable[[Tensor], Tensor] | None = None,
+        most: float = math.inf,
+    ) -> None:
         super().__init__(parameters)
-        self.lr, self.memories = lr, [Memory(parameter, history) for parameter in parameters]
+        self.lr, self.filter, self.most = lr, filter, most
+        self.memories = [Memory(parameter, history) for parameter in parameters]
 
     def move_(self, number: int, parameter: Tensor, gradient: Tensor) -> None:
         """One step of the leaf of that number, in place."""
         memory, slope = self.memories[number], gradient.flatten(1)
-        direction = memory.direction(parameter.detach().flatten(1), slope)
-        length = self.lr * (1 / slope.abs().sum(1, keepdim=True)).clamp_max(1) if memory.steps == 1 else self.lr
+        filtered = self.filter(gradient).flatten(1) if self.filter else slope
+        direction = memory.direction(parameter.detach().flatten(1), slope, filtered)
         descends = (direction * slope).sum(1, keepdim=True) <= -LEAST_SLOPE
-        parameter.add_((torch.where(descends, direction, 0) * length).view_as(parameter))
+        step = torch.where(descends, direction, 0) * self.lr
+        length = step.square().mean(1, keepdim=True).sqrt().clamp_min(1e-30)
+        if memory.steps == 1:
+            step *= (1 / filtered.abs().sum(1, keepdim=True)).clamp_max(1) if self.most == math.inf else self.most / 10 / length
+        else:
+            step *= (self.most / length).clamp_max(1)
+        parameter.add_(step.view_as(parameter))
 
 
 class Memory:
-    """The last pairs of movement s and change of slope y of every image: two rings N×history×D, and their products."""
+    """The last pairs of movement s and change of slope y of every image, the latter filtered: two rings N×history×D, S and KY, and
+    their products."""
 
     def __init__(self, parameter: Tensor, history: int) -> None:
         count, size = len(parameter), parameter[0].numel()
         self.history, self.steps, self.filled = history, 0, 0
         self.moved, self.changed = (parameter.new_zeros(count, history, size) for _ in range(2))
-        # sᵀy and yᵀy of all pairs, in double: what is solved is small and badly conditioned.
+        # sᵀy and yᵀKy of all pairs, in double: what is solved is small and badly conditioned.
         self.across, self.within = (torch.zeros(count, history, history, dtype=torch.float64, device=parameter.device) for _ in range(2))
         self.scale = torch.ones(count, 1, dtype=torch.float64, device=parameter.device)
-        self.place, self.slope = torch.empty(0), torch.empty(0)
+        self.place, self.slope, self.filtered = torch.empty(0), torch.empty(0), torch.empty(0)
 
-    def direction(self, place: Tensor, slope: Tensor) -> Tensor:
-        """Where to go from a place N×D with this slope: −H·slope."""
-        both = self.note(place, slope) if self.steps else None
+    def direction(self, place: Tensor, slope: Tensor, filtered: Tensor) -> Tensor:
+        """Where to go from a place N×D with this slope g and Kg: −H·g."""
+        both = self.note(place, slope, filtered) if self.steps else None
         self.steps += 1
         self.place, self.slope = place.clone(), slope.clone()
-        return -slope if both is None else -self.inverse_times(slope, *both)
+        self.filtered = self.slope if filtered is slope else filtered
+        return -filtered if both is None else -self.inverse_times(filtered, *both)
 
-    def note(self, place: Tensor, slope: Tensor) -> tuple[Tensor, Tensor]:
-        """Takes a pair in; where the curvature is too small it is stored as zeros, which change nothing. Gives Sᵀg and Yᵀg, found on
+    def note(self, place: Tensor, slope: Tensor, filtered: Tensor) -> tuple[Tensor, Tensor]:
+        """Takes a pair in; where the curvature is too small it is stored as zeros, which change nothing. Gives Sᵀg and YᵀKg, found on
         the same way through the memory as the products with the new pair."""
         slot = (self.steps - 1) % self.history
         moved, changed = place - self.place, slope - self.slope
+        softened = changed if filtered is slope else filtered - self.filtered
         curvature = (moved * changed).sum(1, keepdim=True)
         good = curvature > LEAST_CURVATURE
-        self.moved[:, slot], self.changed[:, slot] = torch.where(good, moved, 0), torch.where(good, changed, 0)
+        self.moved[:, slot], self.changed[:, slot] = torch.where(good, moved, 0), torch.where(good, softened, 0)
         self.filled = min(self.filled + 1, self.history)
-        new = torch.stack([self.changed[:, slot], slope], 2)
+        new = torch.stack([torch.where(good, changed, 0), slope], 2)
         rows, squares = ((pairs @ new).double() for pairs in (self.moved, self.changed))
         self.across[:, :, slot], self.within[:, :, slot], self.within[:, slot] = rows[..., 0], squares[..., 0], squares[..., 0]
-        ratio = curvature.double() / changed.double().square().sum(1, keepdim=True).clamp_min(1e-300)
+        ratio = curvature.double() / (changed.double() * softened).sum(1, keepdim=True).clamp_min(1e-300)
         self.scale = torch.where(good, ratio, self.scale)
         return rows[..., 1:], squares[..., 1:]
 
-    def inverse_times(self, slope: Tensor, along: Tensor, bent: Tensor) -> Tensor:
-        """H·slope: γg + S·a + γY·b, with a = R⁻ᵀ((D + γYᵀY)R⁻¹Sᵀg − γYᵀg), b = −R⁻¹Sᵀg, R the upper triangle of SᵀY by age."""
-        chosen = torch.tensor([(self.steps - 1 - age) % self.history for age in range(self.filled, 0, -1)], device=slope.device)
+    def inverse_times(self, filtered: Tensor, along: Tensor, bent: Tensor) -> Tensor:
+        """H·g: γKg + S·a + γKY·b, with a = R⁻ᵀ((D + γYᵀKY)R⁻¹Sᵀg − γYᵀKg), b = −R⁻¹Sᵀg, R the upper triangle of SᵀY by age."""
+        chosen = torch.tensor([(self.steps - 1 - age) % self.history for age in range(self.filled, 0, -1)], device=filtered.device)
         across, within = (table[:, chosen][:, :, chosen] for table in (self.across, self.within))
         diagonal = across.diagonal(dim1=1, dim2=2)
         upper = across.triu() + torch.diag_embed((diagonal == 0).double())
@@ -75,7 +99,7 @@ class Memory:
         solved = torch.linalg.solve_triangular(upper, along, upper=True)
         middle = diagonal.unsqueeze(2) * solved + scale * (within @ solved) - scale * bent
         first = torch.linalg.solve_triangular(upper.mT, middle, upper=False)
-        weights = torch.zeros(2, len(slope), self.history, 1, dtype=torch.float64, device=slope.device)
+        weights = torch.zeros(2, len(filtered), self.history, 1, dtype=torch.float64, device=filtered.device)
         weights[0, :, chosen], weights[1, :, chosen] = first, -scale * solved
-        parts = [(pairs.mT @ weight.to(slope))[..., 0] for pairs, weight in zip((self.moved, self.changed), weights, strict=True)]
-        return self.scale.to(slope) * slope + parts[0] + parts[1]
+        parts = [(pairs.mT @ weight.to(filtered))[..., 0] for pairs, weight in zip((self.moved, self.changed), weights, strict=True)]
+        return self.scale.to(filtered) * filtered + parts[0] + parts[1]

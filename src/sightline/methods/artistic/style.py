@@ -16,7 +16,7 @@ from ...color import match_colors, match_luminance, with_colors_of
 from ...errors import SightlineError
 from ...knobs import Between
 from ...model import Model
-from ...paint import RATES, Brush, Painted, paint, resized, stages
+from ...paint import FALLOFF, RATES, Brush, Painted, paint, resized, stages
 from ...painting import content_losses, style_losses
 from ...perceptual import Layers, layers_of
 from ...presets import PRESETS, Preset
@@ -113,7 +113,7 @@ def style(
             seed=seed,
         )
         first = resized(photo, plan[0].size) if start == "content" else noise(plan[0].size, seed + number)
-        brush = Brush(optimizer, lr if lr is not None else RATES[optimizer])
+        brush = Brush(optimizer, lr if lr is not None else RATES[optimizer], falloff=FALLOFF)
         done = paint(model, easel.objective, first.to(model.device), plan, brush, average=optimizer == "adam", callback=callback)
         finals.append({**told(easel, done.image), "tile": easel.tile(size)})
         made.append(replace(done, image=with_colors_of(done.image.cpu(), photo) if color == "luminance" else done.image.cpu()))
