@@ -85,8 +85,12 @@ def pointing(
     ]
     what = f"{len(files)} objects" if folder else f"{len(files)} photographs in grids ({', '.join(GRID)}; each of its own class)"
     values = {"table": table, "hits": hits, "energies": energies, "objects": files, "broken": broken}
-    shown = f"{files[0]}, all but the object dimmed, and its maps: {', '.join(one.spoken for one in asked)}, each on its own scale."
-    told = f"{what} that the map's brightest point hits ({tolerance} pixels beside still count), and share of the map inside them"
+    first = files[0] if folder else "Sample photographs in the quarters of one image"
+    shown = (
+        f"{first}, all but the object dimmed, and the maps of its class: {', '.join(one.spoken for one in asked)}, each on its own scale."
+    )
+    beside = f" ({tolerance} pixels beside still count)" if tolerance else ""
+    told = f"{what} that the map's brightest point hits{beside}, and share of the map inside them"
     return Result(
         {"maps": pictures[0], "pointing": charted(table)},
         values,
