@@ -12,6 +12,6 @@ PICTURES = Path(__file__).parent.parent / "docs" / "pictures"
 KINDS = ("cam", "gradcam", "gradcam++", "hirescam", "layercam", "xgradcam", "scorecam", "eigencam")
 
 model = sl.load()
-photo = model.fit(sl.sample("rocket"), 256)
+photo = model.fit(sl.sample("rocket"), 240)
 over_photo = [sl.cam(model, photo, kind=kind).panels["cam"][..., -photo.shape[3] :] for kind in KINDS]
 sl.write(render.sheet(torch.cat(over_photo), columns=4, gap=6), PICTURES / "cam.png")

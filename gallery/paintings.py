@@ -40,10 +40,10 @@ for photo, painting in PAIRS.items():
     content = square(DATA / "content" / f"{photo}.jpg", SIDE)
     style = str(DATA / "paintings" / f"{painting}.jpg")
     rows += [content, square(Path(style), SIDE), sl.style(model, content, styles=(style,), steps=80).tensors["image"]]
-sl.write(sl.image.resize(sheet(torch.cat(rows), columns=6), 500, 1000), PICTURES / "paintings.jpg")
+(PICTURES / "paintings.jpg").write_bytes(sl.image.jpeg(sl.image.resize(sheet(torch.cat(rows), columns=6), 500, 1000)))
 rows = []
 for name in TEXTURES:
     piece = square(DATA / "textures" / name, 128)
     made = sl.texture(model, piece, method="gatys", side=192, steps=100).tensors["image"]
     rows += [sl.image.resize(piece, 192, 192), made]
-sl.write(sl.image.resize(sheet(torch.cat(rows), columns=6), 300, 900), PICTURES / "textures.jpg")
+(PICTURES / "textures.jpg").write_bytes(sl.image.jpeg(sl.image.resize(sheet(torch.cat(rows), columns=6), 300, 900)))

@@ -58,6 +58,7 @@ FLOORS = (
         "paint",
         "painting",
         "pooling",
+        "borders",
         "spectrum",
         "tiles",
         "networks",

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scipy.ndimage import affine_transform, gaussian_filter
 from torch import Tensor
 
-from sightline.transform import Transform, blur, roll_jitter, wobble
+from sightline.transform import Transform, blur, wobble
 
 
 def picture(height: int, width: int, count: int = 1, seed: int = 0) -> Tensor:
@@ -67,39 +67,6 @@ def test_no_blur_is_the_picture_itself() -> None:
     assert torch.equal(blur(image, 0.0), image)
     for sigma in (1e-3, 1e-12, 1e-200):
         assert torch.allclose(blur(image, sigma), image, atol=1e-7), sigma
-
-
-# Roll
-
-
-def test_a_rolls_gradient_rolls_back() -> None:
-    for seed in range(8):
-        image = picture(9, 11, 2).requires_grad_()
-        rolled = roll_jitter(4, generator(seed))(image)
-        weight = picture(9, 11, 2, seed=5)
-        (gradient,) = torch.autograd.grad((rolled * weight).sum(), image)
-        shifts = [(dy, dx) for dy in range(-4, 5) for dx in range(-4, 5) if torch.equal(image.roll((dy, dx), (2, 3)), rolled)]
-        assert len(shifts) == 1
-        dy, dx = shifts[0]
-        assert torch.equal(gradient, weight.roll((-dy, -dx), (2, 3)))
-
-
-def test_rolls_reach_every_shift_both_ways() -> None:
-    image = torch.arange(49.0).view(1, 1, 7, 7).expand(1, 3, 7, 7)
-    roll = roll_jitter(2, generator())
-    seen = {int(roll(image)[0, 0, 0, 0]) for _ in range(400)}
-    assert seen == {int(image[0, 0, -dy % 7, -dx % 7]) for dy in range(-2, 3) for dx in range(-2, 3)}
-    assert torch.equal(roll_jitter(0, generator())(image), image)
-
-
-def test_rolls_repeat_and_may_be_larger_than_the_picture() -> None:
-    image = picture(3, 4)
-    a, b = roll_jitter(500, generator(3)), roll_jitter(500, generator(3))
-    for _ in range(5):
-        rolled = a(image)
-        assert torch.equal(rolled, b(image))
-        assert sorted(rolled.flatten().tolist()) == sorted(image.flatten().tolist())
-    assert torch.equal(roll_jitter(32, generator())(picture(1, 1)), picture(1, 1))
 
 
 # Wobble

@@ -12,16 +12,6 @@ from torch.nn import functional as F
 Transform = Callable[[Tensor], Tensor]
 
 
-def roll_jitter(pixels: int, generator: torch.Generator) -> Transform:
-    """Rolls the batch by up to `pixels` either way; the gradient rolls back on its own (DeepDream's jitter)."""
-
-    def roll(image: Tensor) -> Tensor:
-        shifts = torch.randint(-pixels, pixels + 1, (2,), generator=generator).tolist()
-        return image.roll(shifts, dims=(2, 3))
-
-    return roll
-
-
 def wobble(shift: float, scale: float, angle: float, generator: torch.Generator, *, alike: bool = False) -> Transform:
     """One affine warp per image: shifted by up to `shift` pixels, scaled by 1 ± `scale`, turned by up to `angle` degrees.
 

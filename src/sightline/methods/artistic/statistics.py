@@ -3,12 +3,14 @@
 
 import math
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 
 import torch
 from torch import Tensor
 
+from ...borders import borders
+from ...errors import SightlineError
 from ...model import Model
 from ...objective import Objective
 from ...paint import Brush, Size, paint, stages
@@ -35,7 +37,7 @@ def by_statistics(kind: Kind) -> Maker:
         easel = Easel(order.model, None, [exemplar], Layers((), order.layers), preset, [1.0], scale=scale, history=HISTORY, seed=order.seed)
         plan = stages(order.size, order.steps, least=max(LEAST, round(LEAST * min(order.size) / min(exemplar.shape[-2:]))))
         first = noise(exemplar, plan[0].size, order.generator).to(order.model.device)
-        with average_pooling() if order.average else nullcontext():
+        with average_pooling() if order.average else nullcontext(), edges(easel, order):
             done = paint(order.model, aims(easel, order), first, plan, Brush("lbfgs", 1.0, HISTORY), callback=order.callback)
         return done.image[0].cpu()
 
@@ -46,11 +48,23 @@ def aims(easel: Easel, order: Order) -> Callable[[Size], Objective]:
     """The objective at a size: the statistics, and the spectrum if it is wanted."""
 
     def aim(size: Size) -> Objective:
+        with borders("reflect") if easel.tile(size) is None else nullcontext():
+            statistics = easel.objective(size)
         if not order.spectrum:
-            return easel.objective(size)
-        return easel.objective(size) + order.spectrum * spectrum_of(easel.fitted(easel.styles[0], size).to(order.model.device))
+            return statistics
+        return statistics + order.spectrum * spectrum_of(easel.fitted(easel.styles[0], size).to(order.model.device))
 
     return aim
+
+
+def edges(easel: Easel, order: Order) -> AbstractContextManager[object]:
+    """How the network sees the picture's borders: its other side if it shall tile, else its mirror image. Zeros, which the network would
+    add, count in the moments: a frame grew along the borders, and what it took was missing in the middle."""
+    if easel.tile(order.size) is None:
+        return borders("circular" if order.tileable else "reflect")
+    if order.tileable:
+        raise SightlineError(f"{easel.need(order.size)}; a neural texture that tiles is made in one piece: lower side, or tileable=False")
+    return nullcontext()
 
 
 def noise(exemplar: Tensor, size: Size, generator: torch.Generator) -> Tensor:
@@ -64,7 +78,8 @@ def noise(exemplar: Tensor, size: Size, generator: torch.Generator) -> Tensor:
 
 def gram_error(model: Model, layers: tuple[str, ...], picture: Tensor, exemplar: Tensor) -> dict[str, float]:
     """|G − A|²/|A|² by layer, of the Gram matrices of two images 1×3×H×W: 0 for the same statistics, 1 for gray."""
-    found, wanted = (moments_of(model, layers, one.to(model.device), None) for one in (picture, exemplar))
+    with borders("reflect"):
+        found, wanted = (moments_of(model, layers, one.to(model.device), None) for one in (picture, exemplar))
     return {name: float((found[name].gram - wanted[name].gram).square().sum() / wanted[name].gram.square().sum()) for name in layers}
 
 

@@ -65,7 +65,8 @@ def texture(
         side: Side of the square picture in pixels; twice the exemplar's shorter side by default.
         window: Side of the blocks ("quilting"; a quarter of the exemplar by default) or of the neighbourhoods (13, 9 and 7)
             in pixels; about as large as the largest thing that repeats.
-        tileable: Whether the picture shall continue across its edges; "wei_levoy" and "patchmatch" always do.
+        tileable: Whether the picture shall continue across its edges; "wei_levoy" and "patchmatch" always do. For "gatys" and "sliced" best
+            with a side that is a multiple of 16.
         guide: A picture to remake from the texture by its light and dark, for "quilting" (texture transfer); it gives the size.
         count: How many pictures, from this seed on.
         layers: Layers of the network whose statistics count, for "gatys" and "sliced"; by default those tuned for its family.
@@ -80,8 +81,8 @@ def texture(
         )
     target = followed(guide, method, side)
     neural = method in ("gatys", "sliced")
-    if neural and (tileable or window is not None):
-        raise SightlineError(f"{'tileable' if tileable else 'window'} is for the classical methods, not {method!r}")
+    if neural and window is not None:
+        raise SightlineError(f"window is for the classical methods, not {method!r}")
     square = side or 2 * min(image.shape[-2:])
     shape = (target.shape[-2], target.shape[-1]) if target is not None else (square, square)
     used = read_layers(model, layers, neural=neural)

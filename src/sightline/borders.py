@@ -1,0 +1,66 @@
+"""What a network sees beyond an image's borders: by itself zeros, which deep layers take for a frame; here the other side of a picture
+that tiles, or its mirror image. The network's own padding stays as it is outside."""
+
+from collections.abc import Callable, Iterable
+from typing import Any, Literal
+
+from torch import Tensor
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
+
+from .packed import convolve, watched
+from .pooling import MAX_POOL
+
+AVERAGE_POOL: set[Any] = {F.avg_pool2d}
+CONVOLUTION = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
+POOLING = ("input", "kernel_size", "stride", "padding", "dilation", "ceil_mode")
+
+
+class borders(TorchFunctionMode):  # noqa: N801 - reads as a verb: `with borders("circular"):`
+    """Context in which convolutions and poolings continue their maps "circular" or in "reflect", and give a place for every stride of them, also
+    where they have no padding of their own. A picture whose sides are multiples of the network's stride is then one period to every layer."""
+
+    def __init__(self, mode: Literal["circular", "reflect"]) -> None:
+        super().__init__()
+        self.mode, self.watched = mode, watched()
+
+    def __enter__(self) -> "borders":
+        self.watched.__enter__()
+        return super().__enter__()
+
+    def __exit__(self, *told: Any) -> None:
+        super().__exit__(*told)
+        self.watched.__exit__(*told)
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Iterable[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func is F.conv2d:
+            given = {**dict(zip(CONVOLUTION, args, strict=False)), **kwargs}
+            stride, dilation, padding = pair(given.get("stride", 1)), pair(given.get("dilation", 1)), given.get("padding", 0)
+            if not isinstance(padding, str):
+                x = self.continued(given["input"], given["weight"].shape[-2:], stride, dilation, pair(padding))
+                return convolve(x, given["weight"], given.get("bias"), stride, (0, 0), dilation, given.get("groups", 1))
+        if func in MAX_POOL or func in AVERAGE_POOL:
+            given = {**dict(zip(POOLING, args, strict=False)), **kwargs}
+            kernel, padding = pair(given["kernel_size"]), pair(given.get("padding", 0))
+            stride = pair(given.get("stride") or kernel)
+            return func(self.continued(given["input"], kernel, stride, (1, 1), padding), kernel, stride)
+        return func(*args, **kwargs)
+
+    def continued(self, x: Tensor, kernel: Any, stride: Any, dilation: Any, padding: Any) -> Tensor:
+        """Maps N×C×H×W with as much beyond their borders as windows at every stride see."""
+        sides: list[int] = []
+        for axis in (1, 0):  # the last one first, as `pad` has it
+            span, length = dilation[axis] * (kernel[axis] - 1) + 1, x.shape[2 + axis]
+            total = max(0, (-(-length // stride[axis]) - 1) * stride[axis] + span - length)
+            before = min(padding[axis] or (span - 1) // 2, total)
+            sides += [before, total - before]
+        # Maps of a few places are continued by their last one.
+        most = min(x.shape[-2:]) - (self.mode == "reflect")
+        return F.pad(x, sides, mode=self.mode if max(sides) <= most else "replicate") if any(sides) else x
+
+
+def pair(value: Any) -> tuple[int, int]:
+    return (value, value) if isinstance(value, int) else (value[0], value[-1])
