@@ -182,6 +182,7 @@ def test_what_is_refused(styles: AnyStyles, tiny: sl.Model, plan: Plan, tmp_path
             styles.mix(str(tmp_path / name))
     for change, said in (
         ({"styles": ()}, "needs a folder of style images"),
+        ({"styles": (tmp_path / "wav.png",)}, "did you mean wave.png"),
         ({"size": 40, "style_size": 32}, "kept with 32 pixels"),
         ({"extend": tmp_path}, "no rows to extend"),
     ):

@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .. import image as images
 from ..errors import SightlineError
 from ..model import Model
 from ..objective import tv
@@ -30,6 +31,9 @@ class AnyStyleLesson:
             raise SightlineError("adaptive norm takes any style as it is; there are no rows to extend")
         if plan.size > plan.style_size:
             raise SightlineError(f"size is {plan.size}, but the style images are kept with {plan.style_size} pixels; make it smaller")
+        for path in plan.styles:
+            if not path.is_file():
+                images.read(path)  # raises with the nearest name
         self.plan, self.photos = plan, photos
         self.network = AnyStyle(model, plan.seed)
         with fabric.rank_zero_first():
