@@ -11,7 +11,7 @@ from sightline.pages import data_uri, rendered
 
 CONTENT = {
     "label": "<script>alert(1)</script>", "source": "a&b.png", "image": "data:,", "interrupted": False, "chapters": [],
-    "seconds": 1.0, "version": "0", "layers": 3,
+    "seconds": 1.0, "version": "0", "layers": 3, "collection": "the folder <i>mine</i>",
 }  # fmt: skip
 
 
@@ -26,6 +26,7 @@ def test_what_is_put_in_is_escaped() -> None:
     assert "<script>alert" not in page
     assert "a&amp;b.png" in page
     assert "net&lt;b&gt;" in page
+    assert "the folder &lt;i&gt;mine" in page
 
 
 def test_what_is_missing_is_an_error() -> None:

@@ -122,7 +122,10 @@ def index(
     metric: Annotated[Metric, Parameter(help="What near means; an index serves one.")] = "cosine",
     as_json: Json = False,
 ) -> int:
-    """Builds an index for approximate search, unless there is one of all images, and measures how many neighbours it finds."""
+    """Builds an index for approximate search and measures its recall.
+
+    One that holds all images is kept.
+    """
     built = indexed(Scan.open(store), layer, metric)
     print(json.dumps(asdict(built)) if as_json else f"{built}; built in {built.seconds:.0f} s")
     return 0
