@@ -6,7 +6,9 @@ from conftest import small_network, smooth
 from torch import Tensor
 
 import sightline as sl
+from sightline import image as images
 from sightline.color import YIQ, mixed
+from sightline.networks.files import PAINTINGS
 from sightline.paint import resized
 
 
@@ -136,3 +138,11 @@ def test_refuses_in_one_line(knobs: dict[str, object], words: str, model: sl.Mod
 def test_refuses_an_image_too_small(model: sl.Model) -> None:
     with pytest.raises(sl.SightlineError, match="the image is 20×50 pixels; a painting needs 32×32 or more"):
         sl.style(model, torch.rand(1, 3, 20, 50))
+
+
+def test_a_shipped_painting_is_a_style_by_its_name(model: sl.Model) -> None:
+    picture = images.read(PAINTINGS / "great_wave.jpg")
+    named, given = (sl.style(model, smooth(1, 64), styles=(style,), steps=2, **LAYERS).values["image"] for style in ("great_wave", picture))
+    assert torch.equal(named, given)
+    with pytest.raises(sl.SightlineError, match="great_wav: no such file"):
+        sl.style(model, smooth(1, 64), styles=("great_wav",), steps=1, **LAYERS)

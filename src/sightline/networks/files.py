@@ -69,11 +69,16 @@ class AnyStyles:
         return torch.stack(rows).sum(0)
 
     def picture(self, name: str, size: int) -> Tensor:
-        painting = PAINTINGS / f"{name}.jpg"
-        image = images.read(painting) if name in self.names and not Path(name).exists() else images.find(name)
+        image = painting(name)
         image = images.short_side(image, size) if min(image.shape[-2:]) > size else image
         check_style(image, self.network.model, self.network.deepest, Path(name).name)
         return image
+
+
+def painting(picture: Tensor | str | Path) -> Tensor:
+    """A style picture N×3×H×W: a shipped painting by its name, else what `image.given` reads."""
+    shipped = isinstance(picture, str) and picture in PAINTED and not Path(picture).exists()
+    return images.read(PAINTINGS / f"{picture}.jpg") if shipped else images.given(picture)
 
 
 def normalized(weights: Mapping[str, float]) -> dict[str, float]:

@@ -16,6 +16,7 @@ from ...color import match_colors, match_luminance, with_colors_of
 from ...errors import SightlineError
 from ...knobs import Between
 from ...model import Model
+from ...networks.files import painting
 from ...paint import FALLOFF, RATES, Brush, Painted, paint, resized, stages
 from ...painting import content_losses, style_losses
 from ...perceptual import Layers, layers_of
@@ -31,14 +32,14 @@ LEAST_SIDE = 32
     question="What would this picture look like, painted like that one?",
     reading="The photograph and the style, then the painted picture: things stay where the content layer saw them, colours and strokes come from the style.",
     caution="Style here means which features occur together, wherever they are: composition and meaning are no part of it. How much of the photograph is left is a matter of the weights.",
-    tour=({"steps": 40},),
+    tour=({"steps": 80},),
     quick={"steps": 15},
 )
 def style(
     model: Model,
     image: Tensor,
     *,
-    styles: tuple[Tensor | str, ...] = ("ihc",),
+    styles: tuple[Tensor | str, ...] = ("starry_night",),
     preset: Literal["relative", "gatys", "authors", "johnson", "crowson"] = "relative",
     loss: Literal["preset", "gram", "w2", "sliced"] = "preset",
     content_layers: tuple[str, ...] | None = None,
@@ -67,7 +68,7 @@ def style(
     print; `content_losses` mean squared differences by layer.
 
     Args:
-        styles: The style pictures, of any size.
+        styles: The style pictures, of any size: files, tensors, samples, or shipped paintings by name, such as great_wave.
         preset: Whose weights: "relative" (our own, for any network), or for VGG "gatys" (the paper), "authors" (their notebook), "johnson" (fast-neural-style), "crowson"
             (style-transfer-pytorch).
         loss: How styles are compared: "gram" (Gatys' E), "w2" (mean and covariance as Gaussians), "sliced" (whole
@@ -92,7 +93,7 @@ def style(
     if min(image.shape[-2:]) < LEAST_SIDE:
         raise SightlineError(f"the image is {image.shape[-2]}×{image.shape[-1]} pixels; a painting needs {LEAST_SIDE}×{LEAST_SIDE} or more")
     weighed = chosen(PRESETS[preset], loss, {"content": content_weight, "style": style_weight, "tv": tv_weight})
-    pictures = [images.given(picture)[:1] for picture in styles]
+    pictures = [painting(picture)[:1] for picture in styles]
     regions = [images.given(mask)[:1].mean(1, keepdim=True) for mask in masks] if masks is not None else None
     shares = checked(pictures, mix, regions, weighed)
     usual = layers_of(model)

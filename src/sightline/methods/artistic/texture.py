@@ -31,7 +31,7 @@ LEAST_SIDE = 16
     question="What would more of this texture look like?",
     reading="The small piece on the left, and a larger picture made of it. Look for what repeats, for joints, and for what the piece has but the large picture lacks.",
     caution="A good texture may be a copy: see the copy rate. The classical ways know nothing of the network; they show how far local statistics alone go.",
-    tour=({"image": "gravel", "method": "quilting"}, {"image": "gravel", "method": "gatys", "side": 192, "steps": 40}),
+    tour=({"image": "gravel", "method": "quilting"}, {"image": "gravel", "method": "gatys", "side": 160, "steps": 60}),
     quick={"side": 128},
 )
 def texture(
