@@ -249,7 +249,7 @@ def test_patience_ends_a_run_that_gains_nothing(model: sl.Model) -> None:
 
 
 def test_a_movie_of_the_run(model: sl.Model) -> None:
-    assert sl.synthesis(model, "bee", steps=5, movie=True).movies["run"].shape == (6, 3, 24, 24)
+    assert sl.synthesis(model, "bee", steps=5, movie="gif").movies["run.gif"].shape == (6, 3, 24, 24)
     assert not sl.synthesis(model, "bee", steps=2).movies
 
 

@@ -25,6 +25,7 @@ class Made:
     found: Ascent
     evidence: Evidence
     frames: list[Tensor]
+    movie: str
     nature: Nature | None
     facets: list[Facet]
     opacity: Tensor | None
@@ -49,7 +50,7 @@ def shown(model: Model, made: Made) -> Result:
             captions["natural"] += (
                 f" To the network, {int(values['facet'].sum())} of {len(image)} are still nearest to their own group's middle."
             )
-    movies = {"run": torch.cat([*made.frames, render.sheet(image)])} if made.frames else {}
+    movies = {f"run.{made.movie}": torch.cat([*made.frames, render.sheet(image)])} if made.frames else {}
     values = {"image": image, "scores": scores[:, 0] if single else scores, "score": score, **values}
     return Result(panels, values, captions, movies=movies)
 

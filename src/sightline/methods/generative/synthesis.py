@@ -60,7 +60,7 @@ def synthesis(
     patience: Annotated[int, Between(0, 100_000)] = 0,
     judge: str | None = None,
     store: str | Path | None = None,
-    movie: bool = False,
+    movie: Literal["none", "mp4", "gif", "webp"] = "none",
     seed: int = 0,
     callback: Callback | None = None,
 ) -> Result:
@@ -97,7 +97,7 @@ def synthesis(
         patience: A picture whose score has not risen for so many steps is finished; 0 to make every step.
         judge: A second network that says what it sees in pictures of classes, as the command line names it; NAME=FILE for its weights.
         store: A scan of natural images by the same network (`sightline scan`), whose strongest patches stand beside each picture.
-        movie: Whether to keep a movie of the run.
+        movie: Keeps a movie of the run, as a file of this kind.
     """
     aim, kept = aimed(model, objective, layer, units), turned(chosen(preset, start, photo, store, focus), lr, decay, blur, clip)
     named, total, side = labelled(model, aim), steps or kept.steps, size or model.size
@@ -108,17 +108,17 @@ def synthesis(
     picture = model.fit(images.given(photo)[:1], side).expand(count, -1, -1, -1) if photo is not None else None
     picture = torch.stack([group.start for group in groups]) if groups else picture
     begin, regularize = beginning(model, kept, canvas, picture, generator)
-    watch, views = Watch(callback, every=max(1, total // MOST_FRAMES), keep=movie), view(kept, side, total, generator)
+    watch, views = Watch(callback, every=max(1, total // MOST_FRAMES), keep=movie != "none"), view(kept, side, total, generator)
     if isinstance(begin, Veiled):
         views.insert(0, begin.changing)
     found = ascend(
         model, aim, begin, moving(kept), total, transform=through(views), regularize=regularize,
-        callback=watch if movie or callback else None, patience=patience,
+        callback=watch if watch.keep or callback else None, patience=patience,
     )  # fmt: skip
     evidence = gathered(model, aim, named, alive(found, aim))
     evidence = second.added(evidence, alive(found, aim)) if second else evidence
     opacity = begin.opacity[:, 0].detach().cpu() if isinstance(begin, Veiled) else None
-    return shown(model, Made(aim, named, found, evidence, watch.frames, nature, groups, opacity))
+    return shown(model, Made(aim, named, found, evidence, watch.frames, movie, nature, groups, opacity))
 
 
 def alive(found: Ascent, aim: Objective) -> Tensor:
