@@ -1,6 +1,6 @@
 """A scan against the bare pipeline, and how both grow with the number of images.
 
-`python bench/scan.py [--rounds 3] [--images 400] [--grow 1000 10000 100000]`: ResNet-18 with random weights at 224 px, batches
+`python bench/scan.py [--rounds 2] [--images 1000] [--grow 1000 10000 100000]`: ResNet-18 with random weights at 224 px, batches
 of 32, synthetic JPEGs of 500×375. The bare pipeline decodes, resizes and runs the network in channels_last under
 inference_mode, decoding ahead in as many threads, and keeps nothing. They take turns; medians, and the median ratio of
 pairs, by the clock and in processor time, which other work on the machine disturbs less.
@@ -144,8 +144,8 @@ def grow(root: Path, sizes: list[int]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--images", type=int, default=400)
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--images", type=int, default=1000)
     parser.add_argument("--only-grow", action="store_true")
     parser.add_argument("--grow", type=int, nargs="*", default=[1000, 10_000, 100_000])
     given = parser.parse_args()
