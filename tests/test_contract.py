@@ -2,7 +2,7 @@
 
 import json
 import random
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import cache
 from itertools import pairwise
@@ -96,8 +96,8 @@ def suited(method: Method, model: sl.Model) -> sl.Model:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def collection(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """A folder of a few images for the methods that read one, and a cache of its own."""
+def collection(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """A folder of a few images for the methods that read one."""
     folder = tmp_path_factory.mktemp("collection")
     for number in range(12):
         (folder / LABELS[number % 3]).mkdir(exist_ok=True)
@@ -105,9 +105,6 @@ def collection(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     for method in METHODS.values():
         if {"folder", "store"} <= method.fields.keys():
             SHORT.setdefault(method.name, {})["folder"] = str(folder)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
-        yield
 
 
 def called(method: Method, model: sl.Model, image: Tensor, /, **knobs: Any) -> sl.Result:
