@@ -8,15 +8,12 @@ command goes on after a stop as if there had been none.
 """
 
 import argparse
-import json
-import tempfile
-import time
-from pathlib import Path
 
 import numpy as np
 import torch
-from generator import SIDE, Comparator, hinge, measured, moving, parts_of, relative, save, sheet, told
-from imagenette import Photos, center_crop, random_crop, to_tensor
+from contest import Contest, arguments, averaged, relative, told
+from generator import LAYER, SIDE, Comparator, held_out
+from imagenette import Photos, random_crop, to_tensor
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -73,79 +70,35 @@ def started(decoder: Decoder, compare: Comparator, features: np.ndarray) -> Comp
     return composer
 
 
-def painter(folder: Path) -> Decoder:
-    """The decoder that was trained first, its averaged weights."""
-    state, decoder = torch.load(folder / "relu4_2.pt", weights_only=True)["average"], Decoder()
-    decoder.load_state_dict(parts_of(state))
-    return decoder.eval()
-
-
 def train(options: argparse.Namespace) -> None:
     torch.manual_seed(options.seed)
     compare, photos = Comparator(), Photos(options.data / "imagenette160-train.tar", options.cache)
     features = remembered(compare, photos, options)
-    held = Photos(options.data / "imagenette160-val.tar", options.cache)
-    validation = to_tensor([center_crop(held[int(i)][0], SIDE) for i in np.linspace(0, len(held) - 1, 256).astype(int)])
-    decoder = painter(options.out)
-    composer, judge = started(decoder, compare, features), Judge(decoder)
-    average = torch.optim.swa_utils.AveragedModel(composer, avg_fn=moving)
-    makers = torch.optim.Adam([p for p in composer.parameters() if p.requires_grad], lr=options.lr, betas=(0.5, 0.99))
-    judges = torch.optim.Adam(judge.parameters(), lr=options.lr / 2, betas=(0.0, 0.99))
-    parts = {"composer": composer, "judge": judge, "average": average, "makers": makers, "judges": judges}
-    checkpoint, first = options.out / "penultimate.pt", 0
-    if checkpoint.exists():
-        state = torch.load(checkpoint, weights_only=True)
-        for name, part in parts.items():
-            part.load_state_dict(state[name])
-        first = state["step"]
-    began, sums = time.time(), dict[str, float]()
-    for step in range(first, options.steps):
-        for optimizer, share in ((makers, 1.0), (judges, 0.5)):
-            optimizer.param_groups[0]["lr"] = share * options.lr * min(1, (1 - step / options.steps) / 0.4)
+    validation = held_out(Photos(options.data / "imagenette160-val.tar", options.cache), 256)
+    decoder = Decoder().eval()
+    decoder.load_state_dict(averaged(options.out, LAYER))
+    composer = started(decoder, compare, features)
+    contest = Contest(composer, Judge(decoder), "penultimate", options, share=0.5, weight=options.adversarial)
+    contest.resume()
+    while (step := contest.step) < options.steps:
+        contest.pace(min(1, (1 - step / options.steps) / 0.4))
         chosen = np.sort(np.random.default_rng([options.seed, step]).integers(0, len(features), options.batch))
         wanted = torch.from_numpy(features[chosen]).float()
         with torch.autocast("cpu", torch.bfloat16, enabled=options.bf16):
             with torch.no_grad():
                 last = compare.after(wanted).float()
-            made, code = composer.composed(last).float(), told(last)
-            hinge(judge(wanted, code).float(), judge(made.detach(), code).float()).backward()
-            judges.step()
-            judges.zero_grad()
-            loss = {
+            made = composer.composed(last).float()
+            losses = {
                 "features": ((made - wanted) / decoder.deviation).square().mean(),
                 "last": relative(compare.after(made).float(), last),
-                "adversarial": -options.adversarial * judge(made, code).float().mean(),
+                "adversarial": contest.told_apart(wanted, made, told(last)),
             }
-        torch.stack(list(loss.values())).sum().backward()
-        makers.step()
-        makers.zero_grad()
-        judges.zero_grad()
-        average.update_parameters(composer)
-        for name, value in loss.items():
-            sums[name] = sums.get(name, 0.0) + value.item() / options.every
-        if (step + 1) % options.every == 0 or step + 1 == options.steps:
-            row = {"step": step + 1, **sums, **measured(average.module, compare, validation, "penultimate"), "seconds": time.time() - began}
-            save({name: part.state_dict() for name, part in parts.items()} | {"step": step + 1}, checkpoint)
-            sheet(average.module, compare, validation[::16], "penultimate", options.out / f"penultimate-{step + 1:06}.png")
-            with (options.out / "penultimate.jsonl").open("a") as log:
-                log.write(json.dumps(row) + "\n")
-            print({name: round(value, 4) for name, value in row.items()}, flush=True)
-            began, sums = time.time(), {}
+        contest.descend(losses)
+        contest.keep(compare, validation)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="folder with imagenette160-train.tar and imagenette160-val.tar")
-    parser.add_argument("--out", type=Path, required=True, help="folder with relu4_2.pt, for checkpoints, log and samples")
-    parser.add_argument("--cache", type=Path, default=Path(tempfile.gettempdir()) / "sightline-imagenette")
-    parser.add_argument("--steps", type=int, default=4000)
-    parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument("--lr", type=float, default=1e-3)
-    parser.add_argument("--adversarial", type=float, default=0.2, help="weight of the discriminator's view")
-    parser.add_argument("--every", type=int, default=500, help="steps between two checkpoints")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--bf16", action=argparse.BooleanOptionalAction, default=False, help="autocast to bfloat16")
-    train(parser.parse_args())
+    train(arguments(__doc__, steps=4000, batch=64, lr=1e-3, adversarial=0.2, every=500).parse_args())
 
 
 if __name__ == "__main__":
