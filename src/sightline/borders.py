@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from .packed import convolve, watched
+from .packed import convolve, pair, watched
 from .pooling import MAX_POOL
 
 AVERAGE_POOL: set[Any] = {F.avg_pool2d}
@@ -60,7 +60,3 @@ class borders(TorchFunctionMode):  # noqa: N801 - reads as a verb: `with borders
         # Maps of a few places are continued by their last one.
         most = min(x.shape[-2:]) - (self.mode == "reflect")
         return F.pad(x, sides, mode=self.mode if max(sides) <= most else "replicate") if any(sides) else x
-
-
-def pair(value: Any) -> tuple[int, int]:
-    return (value, value) if isinstance(value, int) else (value[0], value[-1])

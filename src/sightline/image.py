@@ -114,6 +114,11 @@ def short_side(image: Tensor, pixels: int) -> Tensor:
     return resize(image, *(round(side * scale) for side in image.shape[-2:]))
 
 
+def at_most(image: Tensor, pixels: int) -> Tensor:
+    """The image, resized so that the shorter side has `pixels` if it has more."""
+    return short_side(image, pixels) if min(image.shape[-2:]) > pixels else image
+
+
 def center_crop(image: Tensor, height: int, width: int) -> Tensor:
     """The middle N×3×height×width, a view. Raises SightlineError when the image is smaller than that."""
     rows, columns = image.shape[-2:]

@@ -25,9 +25,8 @@ BETAS = 0.9, 0.99  # of style-transfer-pytorch, for Adam
 DECAY = 0.99  # of its moving average of pictures
 RATES = {"lbfgs": 1.0, "adam": 0.02}
 MOST_HALVINGS = 6
-FALLOFF = (
-    0.7  # of 0, 0.5, 0.7 and 1 on three pairs of pictures: 1 falls behind after 100 steps, without any all take twice as long to step 40
-)
+# Of 0, 0.5, 0.7 and 1 on three pairs of pictures: 1 falls behind after 100 steps, without any all take twice as long to step 40.
+FALLOFF = 0.7
 LONGEST = 0.1  # root mean square of a step of L-BFGS, of pixels in [0, 1]
 FINEST = 128  # half waves per side up to which coarse and fine are told apart
 

@@ -80,8 +80,7 @@ class AnyStyleLesson:
 
     def sample(self, photos: Tensor) -> Tensor:
         """Each row a photograph, itself decoded, and the same in three styles; the first row is the styles."""
-        chosen = [len(self.styles) * i // 3 for i in range(3)]
-        styles = torch.from_numpy(self.styles.pixels[chosen]).permute(0, 3, 1, 2).float().div(255).to(photos.device)
+        styles = self.styles.spread(3).to(photos.device)
         rows = [self.network.row(style[None]).expand(len(photos), -1) for style in styles]
         made = [self.network(photos, self.network.row(photos)), *(self.network(photos, row) for row in rows)]
         return rowed(photos, made)

@@ -69,8 +69,7 @@ class AnyStyles:
         return torch.stack(rows).sum(0)
 
     def picture(self, name: str, size: int) -> Tensor:
-        image = painting(name)
-        image = images.short_side(image, size) if min(image.shape[-2:]) > size else image
+        image = images.at_most(painting(name), size)
         check_style(image, self.network.model, self.network.deepest, Path(name).name)
         return image
 

@@ -123,8 +123,7 @@ def shifted(image: Tensor, step: int, stride: int = STRIDE) -> Tensor:
 
 def style_image(path: Path, size: int) -> Tensor:
     """A style image whose short side has `size` pixels; a smaller one stays as it is."""
-    image = images.find(path)
-    return images.short_side(image, size) if min(image.shape[-2:]) > size else image
+    return images.at_most(images.find(path), size)
 
 
 def extended(network: Stylizer, more: int) -> Stylizer:

@@ -34,12 +34,21 @@ class Photos:
             y, x = rng.integers(0, self.side - size + 1, 2)
             crop = self.pixels[index, y : y + size, x : x + size]
             crops.append(crop[:, ::-1] if rng.random() < 0.5 else crop)
-        return torch.from_numpy(np.stack(crops)).permute(0, 3, 1, 2).float().div_(255)
+        return as_images(np.stack(crops))
+
+    def spread(self, count: int) -> Tensor:
+        """As many pictures, evenly spread over all, whole: count×3×side×side in [0, 1]."""
+        return as_images(self.pixels[[len(self) * i // count for i in range(count)]])
 
     def drawn(self, seed: int, step: int, count: int, size: int) -> Tensor:
         """The batch of one step of training: it depends on seed and step alone, so a resumed run sees what it would have seen."""
         rng = np.random.default_rng([seed, step])
         return self.batch(rng.integers(0, len(self), count).tolist(), size, rng)
+
+
+def as_images(pixels: NDArray[np.uint8]) -> Tensor:
+    """N×H×W×3 uint8 as N×3×H×W in [0, 1], channels_last."""
+    return torch.from_numpy(pixels).permute(0, 3, 1, 2).float().div_(255)
 
 
 def decoded(folder: Path, side: int, cache: Path, progress: Callable[[float], object] = lambda _: None) -> Photos:

@@ -151,9 +151,7 @@ class Training:
     def sample(self, count: int = 3) -> Tensor:
         """A sheet of what the network makes of a few photographs by now."""
         self.bare.eval()
-        chosen = [len(self.photos) * i // count for i in range(count)]
-        pixels = torch.from_numpy(self.photos.pixels[chosen]).permute(0, 3, 1, 2).float().div(255).to(self.fabric.device)
-        return self.lesson.sample(pixels)
+        return self.lesson.sample(self.photos.spread(count).to(self.fabric.device))
 
 
 def copied(value: Any) -> Any:

@@ -8,6 +8,7 @@ from pathlib import Path
 from ..atomic import replacing
 from ..errors import SightlineError
 from .collection import Files, collect
+from .layout import in_cache
 
 
 @dataclass(frozen=True)
@@ -17,7 +18,6 @@ class Drawn:
     source: str
     count: int
     of: int
-
     name: str
 
     @property
@@ -55,9 +55,8 @@ def told(found: Files, position: int) -> str:
 
 def kept(source: str, text: str) -> Path:
     """A list in the user's cache, under a name that changes with what it says."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     digest = hashlib.sha256(text.encode()).hexdigest()[:12]
-    path = cache / "sightline" / "lists" / f"{os.path.basename(os.path.abspath(source))[:40]}-{digest}.txt"
+    path = in_cache("lists", f"{os.path.basename(os.path.abspath(source))[:40]}-{digest}.txt")
     if not path.exists():
         with replacing(path) as temporary:
             temporary.write_text(text, encoding="utf-8")

@@ -10,6 +10,7 @@ OUT.scan/lock                 held by the process that writes
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -24,6 +25,11 @@ FORMAT, VERSION = "sightline scan", 1
 FACTS, STATE, LOCK, INDEX, IMAGES, ERRORS = "scan.json", "state.safetensors", "lock", "index.json", "images", "errors"
 QUANTILES = tuple(number / 10 for number in range(11))
 THUMBNAIL = 96  # pixels
+
+
+def in_cache(kind: str, name: str) -> Path:
+    """A place for something of a kind in the user's cache."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sightline" / kind / name
 
 
 def network_facts(model: Model, side: int) -> dict[str, Any]:

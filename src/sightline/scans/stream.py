@@ -146,10 +146,9 @@ def facts_of(
 
 def cached(facts: dict[str, Any]) -> Path:
     """The store's place in the user's cache."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     name = os.path.basename(facts["collection"]["source"] or facts["collection"]["kind"]) or "images"
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
-    return cache / "sightline" / "scans" / f"{name[:40]}-{digest[:16]}.scan"
+    return layout.in_cache("scans", f"{name[:40]}-{digest[:16]}.scan")
 
 
 class Pass:

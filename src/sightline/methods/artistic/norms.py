@@ -52,7 +52,7 @@ def norms(
         contrast: Contrast of the pale copy, a share of the photograph's.
         size: Short side in pixels at which is painted, if the photograph has more.
     """
-    photo = images.short_side(image, size) if min(image.shape[-2:]) > size else image
+    photo = images.at_most(image, size)
     middle = photo.mean((1, 2, 3), keepdim=True)
     pale = middle + contrast * (photo - middle)
     network = read_styles("painters", model.device)
