@@ -51,6 +51,22 @@ def test_reflected_borders_are_torchs_and_leave_no_frame(tiny: sl.Model) -> None
     assert (flat - flat.mean((2, 3), keepdim=True)).abs().max() < 1e-5
 
 
+@torch.no_grad()
+def test_of_several_only_the_innermost_acts(tiny: sl.Model) -> None:
+    image, layers = smooth(side=32, seed=6), ["conv1", "pool1", "relu3"]
+    with borders("reflect"):
+        alone = tiny.features(image, layers)
+    with borders("circular"):
+        before = tiny.features(image, layers)
+        with borders("reflect"):
+            nested = tiny.features(image, layers)
+        after = tiny.features(image, layers)
+    for name in layers:
+        assert torch.equal(nested[name], alone[name])
+        assert torch.equal(after[name], before[name])
+        assert not torch.equal(before[name], alone[name])
+
+
 def test_outside_nothing_changes_and_the_gradient_is_the_definition_s(tiny: sl.Model) -> None:
     image = (0.1 + 0.8 * smooth(side=16, seed=5)).requires_grad_()
     before = tiny.features(image, "relu3")["relu3"]

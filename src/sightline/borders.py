@@ -2,6 +2,7 @@
 that tiles, or its mirror image. The network's own padding stays as it is outside."""
 
 from collections.abc import Callable, Iterable
+from threading import local
 from typing import Any, Literal
 
 from torch import Tensor
@@ -13,12 +14,14 @@ from .pooling import MAX_POOL
 
 AVERAGE_POOL: set[Any] = {F.avg_pool2d}
 CONVOLUTION = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
+STATE = local()
 POOLING = ("input", "kernel_size", "stride", "padding", "dilation", "ceil_mode")
 
 
 class borders(TorchFunctionMode):  # noqa: N801 - reads as a verb: `with borders("circular"):`
     """Context in which convolutions and poolings continue their maps "circular" or in "reflect", and give a place for every stride of them, also
-    where they have no padding of their own. A picture whose sides are multiples of the network's stride is then one period to every layer."""
+    where they have no padding of their own. A picture whose sides are multiples of the network's stride is then one period to every layer. Of several,
+    one in the other, only the innermost acts."""
 
     def __init__(self, mode: Literal["circular", "reflect"]) -> None:
         super().__init__()
@@ -26,16 +29,20 @@ class borders(TorchFunctionMode):  # noqa: N801 - reads as a verb: `with borders
 
     def __enter__(self) -> "borders":
         self.watched.__enter__()
+        self.outer, STATE.innermost = getattr(STATE, "innermost", None), self
         return super().__enter__()
 
     def __exit__(self, *told: Any) -> None:
         super().__exit__(*told)
+        STATE.innermost = self.outer
         self.watched.__exit__(*told)
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Iterable[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
+        if STATE.innermost is not self:  # an outer one would continue what is continued already
+            return func(*args, **kwargs)
         if func is F.conv2d:
             given = {**dict(zip(CONVOLUTION, args, strict=False)), **kwargs}
             stride, dilation, padding = pair(given.get("stride", 1)), pair(given.get("dilation", 1)), given.get("padding", 0)

@@ -138,20 +138,21 @@ def paint(
     brush: Brush,
     *,
     average: bool = False,
+    enlarge: Callable[[Tensor, Size], Tensor] | None = None,
     callback: Callback | None = None,
 ) -> Painted:
-    """Ascends `aim(size)` through the stages from an image 1×3×H×W of any size.
+    """Ascends `aim(size)` through the stages from an image 1×3×H×W of any size. Between them the picture grows by `enlarge`, or `resized`.
 
     The objective is divided by the size of its first score: L-BFGS leaves out curvatures below 1e-10, and a mean-normalized
     Gram loss would stand still. If a score is no number, the stage goes back to the last picture that had one, with half the
     step. Raises SightlineError if that does not help either.
     """
-    total, done = sum(stage.steps for stage in plan), 0
+    total, done, enlarge = sum(stage.steps for stage in plan), 0, enlarge or resized
     painted = Painted(image)
     for stage in plan:
         objective = aim(stage.size)
         left = stage.steps
-        start = resized(painted.image, stage.size)
+        start = enlarge(painted.image, stage.size)
         first = float(score_of(model, objective, start).abs().max())
         scale = first if math.isfinite(first) and first > 0 else 1.0
         while left > 0 and not painted.stopped:
@@ -172,7 +173,7 @@ def paint(
         painted.image = start.detach().clone()
         if painted.stopped:
             break
-    painted.image = resized(painted.image, plan[-1].size).clamp(0, 1)
+    painted.image = enlarge(painted.image, plan[-1].size).clamp(0, 1)
     return painted
 
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 import sightline as sl
 from sightline.exemplar.measures import copy_rate, diversity, seam
-from sightline.methods.artistic.statistics import gram_error, held_out
+from sightline.methods.artistic.statistics import around, gram_error, held_out
 from sightline.pooling import average_pooling
 
 METHODS = ("quilting", "efros_leung", "wei_levoy", "patchmatch")
@@ -44,6 +44,22 @@ def test_tiles_when_asked_to(method: str, tiny: sl.Model) -> None:
     assert result.values["seam"][0] < 1.6  # type: ignore[index]
 
 
+@pytest.mark.parametrize(("method", "spectrum"), [("gatys", 0.0), ("gatys", 0.3), ("sliced", 0.3)])
+def test_neural_textures_have_no_joint(method: str, spectrum: float, tiny: sl.Model) -> None:
+    """Single pictures scatter. A joint at the border would show in the mean of several."""
+    exemplar = torch.nn.functional.avg_pool2d(torch.rand(1, 3, 99, 99, generator=torch.Generator().manual_seed(3)), 4, 1)
+    made = sl.texture(tiny, exemplar, method=method, side=96, steps=6, spectrum=spectrum, count=5, tileable=True)  # type: ignore[arg-type]
+    assert 0.8 < sum(made.values["seam"]) / 5 < 1.1  # type: ignore[arg-type]
+    assert 0.25 < sum(made.values["seam_rank"]) / 5 < 0.75  # type: ignore[arg-type]
+
+
+def test_what_tiles_grows_as_one_period() -> None:
+    picture = torch.rand(1, 3, 8, 12, generator=torch.Generator().manual_seed(4))
+    grown, turned = (around(torch.Generator().manual_seed(5))(one, (16, 24)) for one in (picture, picture.roll((3, 5), (2, 3))))
+    torch.testing.assert_close(turned, grown.roll((6, 10), (2, 3)))
+    assert seam(grown[0])[0] < 1.3
+
+
 def test_copies_are_counted(grain: Tensor) -> None:
     exemplar = grain[0]
     assert copy_rate(exemplar, exemplar) == 1
@@ -54,8 +70,9 @@ def test_copies_are_counted(grain: Tensor) -> None:
 
 def test_seams_and_diversity_by_hand(grain: Tensor) -> None:
     ramp = torch.linspace(0, 1, 11).expand(3, 11, 11)
-    assert seam(ramp) == pytest.approx(10)
-    assert seam(torch.full((3, 5, 5), 0.5)) == 1
+    assert seam(ramp) == pytest.approx((10 / 2 + 1 / 2, 3 / 4)), "down the ramp nothing steps, which is a tie"
+    assert seam(ramp + ramp.mT) == pytest.approx((10, 1))
+    assert seam(torch.full((3, 5, 5), 0.5)) == (1, 0.5)
     assert diversity(grain.repeat(2, 1, 1, 1)) == 0
     noise = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     assert diversity(noise) == pytest.approx(1, abs=0.05)

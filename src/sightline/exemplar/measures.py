@@ -19,11 +19,17 @@ def copy_rate(picture: Tensor, exemplar: Tensor, side: int = 12, most: int = 100
     return sum(float(matcher.distance(patch, weight).min()) < 3 * (side * SAME) ** 2 for patch in tried) / len(tried)
 
 
-def seam(picture: Tensor) -> float:
-    """The mean step from edge to opposite edge over the mean step between neighbours inside: about 1 where a picture tiles."""
-    across = (picture[..., 0] - picture[..., -1]).abs().mean() + (picture[..., 0, :] - picture[..., -1, :]).abs().mean()
-    inside = picture.diff(dim=-1).abs().mean() + picture.diff(dim=-2).abs().mean()
-    return float(across / inside) if inside > 0 else 1.0
+def seam(picture: Tensor) -> tuple[float, float]:
+    """How the step from edge to opposite edge compares with the steps between neighbouring rows and columns inside: their ratio, and the
+    share of those that are smaller. About 1 and anywhere in [0, 1], one half in the mean, where a picture tiles; a joint is larger than
+    nearly all of them."""
+    ratios, shares = list[Tensor](), list[Tensor]()
+    for axis in (-1, -2):
+        step = (picture - picture.roll(1, axis)).abs().movedim(axis, 0).flatten(1).mean(1)
+        edge, inside = step[0], step[1:]
+        ratios.append(edge / inside.mean() if inside.sum() > 0 else torch.ones(()))
+        shares.append(((inside < edge).float() + (inside == edge).float() / 2).mean())
+    return float(sum(ratios) / 2), float(sum(shares) / 2)
 
 
 def diversity(pictures: Tensor) -> float:

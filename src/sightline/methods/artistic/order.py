@@ -14,7 +14,7 @@ from ...model import Model
 class Order:
     """From which exemplar 3×h×w, how large; with windows of how many pixels, tiling or not, remade after which picture 3×H×W
     (the classical ways); by which network and layers, in how many steps at each size, with average pooling or not, with which
-    weight of the spectrum (the neural ones); with which seed, watched by whom."""
+    weight of the spectrum, in how many GB (the neural ones); with which seed, watched by whom."""
 
     exemplar: Tensor
     size: tuple[int, int]
@@ -26,6 +26,7 @@ class Order:
     steps: int
     average: bool
     spectrum: float
+    memory: float
     seed: int
     callback: Callback | None
 

@@ -2,9 +2,11 @@
 (Gatys 2015: Gram matrices; Heitz 2021: sliced distributions), and measures of any texture by layers that it was not made for."""
 
 import math
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import replace
 from functools import cache
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -13,11 +15,12 @@ from ...borders import borders
 from ...errors import SightlineError
 from ...model import Model
 from ...objective import Objective
-from ...paint import Brush, Size, paint, stages
+from ...paint import Brush, Size, Stage, paint, resized, stages
 from ...painting import moments_of
 from ...perceptual import Kind, Layers, layers_of
 from ...pooling import average_pooling
 from ...presets import Preset
+from ...receptive import receptive_field
 from ...spectrum import spectrum_of
 from ...zoo import load
 from .easel import Easel
@@ -31,40 +34,86 @@ def by_statistics(kind: Kind) -> Maker:
     """The maker whose loss is of this kind, each layer's counted relative to the exemplar's own energy."""
 
     def make(order: Order) -> Tensor:
-        exemplar = order.exemplar[None]
+        exemplar, generator = order.exemplar[None], order.generator
+        stride = stride_of(order)
         preset = Preset(0.0, 1.0, 0, kind, relative=True)
         scale = math.sqrt(exemplar[0, 0].numel() / math.prod(order.size))  # the exemplar stays at its own size at the end
-        easel = Easel(order.model, None, [exemplar], Layers((), order.layers), preset, [1.0], scale=scale, history=HISTORY, seed=order.seed)
+        easel = Easel(
+            order.model, None, [exemplar], Layers((), order.layers), preset, [1.0],
+            scale=scale, memory=order.memory, history=HISTORY, seed=order.seed,
+        )  # fmt: skip
+        mode = continued(easel, order)
         plan = stages(order.size, order.steps, least=max(LEAST, round(LEAST * min(order.size) / min(exemplar.shape[-2:]))))
-        first = noise(exemplar, plan[0].size, order.generator).to(order.model.device)
-        with average_pooling() if order.average else nullcontext(), edges(easel, order):
-            done = paint(order.model, aims(easel, order), first, plan, Brush("lbfgs", 1.0, HISTORY), callback=order.callback)
+        plan = periods(plan, stride) if order.tileable else plan
+        first = noise(exemplar, plan[0].size, generator).to(order.model.device)
+        enlarge = around(generator) if order.tileable else None
+        with average_pooling() if order.average else nullcontext(), borders(mode) if mode else nullcontext():
+            aim = aims(easel, order.spectrum, mirrored=mode is not None)
+            done = paint(order.model, aim, first, plan, Brush("lbfgs", 1.0, HISTORY), enlarge=enlarge, callback=order.callback)
         return done.image[0].cpu()
 
     return make
 
 
-def aims(easel: Easel, order: Order) -> Callable[[Size], Objective]:
-    """The objective at a size: the statistics, and the spectrum if it is wanted."""
+def aims(easel: Easel, spectrum: float, *, mirrored: bool) -> Callable[[Size], Objective]:
+    """The objective at a size: the statistics of the exemplar, which may go on in its mirror image, and its spectrum if it is wanted."""
 
     def aim(size: Size) -> Objective:
-        with borders("reflect") if easel.tile(size) is None else nullcontext():
+        with borders("reflect") if mirrored else nullcontext():
             statistics = easel.objective(size)
-        if not order.spectrum:
+        if not spectrum:
             return statistics
-        return statistics + order.spectrum * spectrum_of(easel.fitted(easel.styles[0], size).to(order.model.device))
+        return statistics + spectrum * spectrum_of(easel.fitted(easel.styles[0], size).to(easel.model.device))
 
     return aim
 
 
-def edges(easel: Easel, order: Order) -> AbstractContextManager[object]:
-    """How the network sees the picture's borders: its other side if it shall tile, else its mirror image. Zeros, which the network would
-    add, count in the moments: a frame grew along the borders, and what it took was missing in the middle."""
+def continued(easel: Easel, order: Order) -> Literal["circular", "reflect"] | None:
+    """How the network sees the picture's borders: its other side if it shall tile, else its mirror image; only a picture in tiles has its own
+    zeros. They count in the moments: a frame grew along the borders, and what it took was missing in the middle."""
     if easel.tile(order.size) is None:
-        return borders("circular" if order.tileable else "reflect")
+        return "circular" if order.tileable else "reflect"
     if order.tileable:
-        raise SightlineError(f"{easel.need(order.size)}; a neural texture that tiles is made in one piece: lower side, or tileable=False")
-    return nullcontext()
+        raise SightlineError(
+            f"{easel.need(order.size)}; a neural texture that continues across its edges is made in one piece: raise memory, lower side, "
+            "or leave out tileable and it is made in tiles"
+        )
+    return None
+
+
+def stride_of(order: Order) -> int:
+    """The stride in pixels of the deepest layer; raises SightlineError where the exemplar has fewer than two places there."""
+    stride = max(receptive_field(order.model, name).stride[0] for name in order.layers)
+    if min(order.exemplar.shape[-2:]) < 2 * stride:
+        height, width = order.exemplar.shape[-2:]
+        raise SightlineError(
+            f"the exemplar is {height}×{width} pixels, which the deepest layer, of stride {stride}, sees as a single place; "
+            f"it needs {2 * stride}×{2 * stride} or more, or shallower layers"
+        )
+    return stride
+
+
+def periods(plan: Sequence[Stage], stride: int) -> list[Stage]:
+    """The stages before the last at whole multiples of the stride, where the network sees a torus without a joint."""
+    return [replace(stage, size=(whole(stage.size[0], stride), whole(stage.size[1], stride))) for stage in plan[:-1]] + [plan[-1]]
+
+
+def whole(length: int, stride: int) -> int:
+    """The multiple of the stride that is nearest to a length, at least twice the stride."""
+    return max(2, round(length / stride)) * stride
+
+
+def around(generator: torch.Generator) -> Callable[[Tensor, Size], Tensor]:
+    """Enlarges a picture that tiles, seeing its other side beyond its borders, and shifts it round itself by a random way. A torus has no
+    origin, but the network's strides have, and leave a faint grid: so it does not fall on the same pixels at each size."""
+
+    def enlarge(image: Tensor, size: Size) -> Tensor:
+        height, width = size
+        grown = resized(image.repeat(1, 1, 3, 3), (3 * height, 3 * width))[..., height : 2 * height, width : 2 * width]
+        down, right = (int(torch.randint(length, (1,), generator=generator)) for length in size)
+        return grown.roll((down, right), (2, 3))
+
+    return enlarge
 
 
 def noise(exemplar: Tensor, size: Size, generator: torch.Generator) -> Tensor:

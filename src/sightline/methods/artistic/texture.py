@@ -48,15 +48,17 @@ def texture(
     steps: Annotated[int, Between(1, 100_000)] = 100,
     pooling: Literal["average", "max"] = "average",
     spectrum: Annotated[float, Between(0, 1e6)] = 0.3,
+    memory: Annotated[float, Between(0.01, 10_000)] = 4.0,
     seed: int = 0,
     callback: Callback | None = None,
 ) -> Result:
     """Makes a larger picture of the same texture from a small piece of it.
 
     `values["image"]` is the pictures, N·count×3×H×W (those of one exemplar together); `copy_rate` the share of their 12×12
-    patches that stand in the exemplar as they are, `seam` how much steeper the step from edge to opposite edge is than
-    inside (about 1 where a picture tiles), `held_out` and `other_network` the relative error of Gram matrices in layers, and in a
-    network, that it was not made by; with a `count`, `diversity` how much the seeds differ (0 equal, about 1 unrelated).
+    patches that stand in the exemplar as they are; `seam` how much steeper the step from edge to opposite edge is than those between
+    neighbours inside (about 1 where a picture tiles), `seam_rank` the share of those that are smaller (a joint exceeds nearly all);
+    `held_out` and `other_network` the relative error of Gram matrices in layers, and in a network, that it was not made by; with a
+    `count`, `diversity` how much the seeds differ (0 equal, about 1 unrelated).
 
     Args:
         method: "quilting" lays whole blocks (Efros & Freeman 2001), "efros_leung" grows pixel by pixel (1999), "wei_levoy"
@@ -65,8 +67,7 @@ def texture(
         side: Side of the square picture in pixels; twice the exemplar's shorter side by default.
         window: Side of the blocks ("quilting"; a quarter of the exemplar by default) or of the neighbourhoods (13, 9 and 7)
             in pixels; about as large as the largest thing that repeats.
-        tileable: Whether the picture shall continue across its edges; "wei_levoy" and "patchmatch" always do. For "gatys" and "sliced" best
-            with a side that is a multiple of 16.
+        tileable: Whether the picture shall continue across its edges; "wei_levoy" and "patchmatch" always do.
         guide: A picture to remake from the texture by its light and dark, for "quilting" (texture transfer); it gives the size.
         count: How many pictures, from this seed on.
         layers: Layers of the network whose statistics count, for "gatys" and "sliced"; by default those tuned for its family.
@@ -74,6 +75,7 @@ def texture(
         pooling: "average" pools by the mean in the place of the maximum, as Gatys did, or "max".
         spectrum: Weight of the exemplar's spectrum beside the statistics (Liu 2016): it holds far repeats together and
             keeps grain out that the network's strides don't see; 0 is Gatys' own.
+        memory: GB that the picture may take; with "gatys", what needs more is made in tiles with the very same gradient.
     """
     if min(image.shape[-2:]) < LEAST_SIDE:
         raise SightlineError(
@@ -91,7 +93,7 @@ def texture(
     made = list[Tensor]()
     for number, (exemplar, variation) in enumerate((exemplar, seed + index) for exemplar in image.cpu() for index in range(count)):
         watch = Count(callback, number, len(image) * count)
-        told = (model, used, steps, pooling == "average", spectrum, variation, watch if callback else None)
+        told = (model, used, steps, pooling == "average", spectrum, memory, variation, watch if callback else None)
         made.append(MAKERS[method](Order(exemplar, shape, width, tileable, target, *told)).clamp(0, 1))
         if watch.stopped:
             break
@@ -106,7 +108,7 @@ def texture(
     caption = (
         f"The exemplar, {image.shape[-2]}×{image.shape[-1]} pixels, and {'the picture to follow, and ' if target is not None else ''}"
         f"{shape[0]}×{shape[1]} pixels made of it by {SPOKEN.get(method, method)}. {values['copy_rate'][0]:.0%} of its 12×12 patches are copied whole; "
-        f"the step across its edges is {values['seam'][0]:.1f} × that inside{judgement}."
+        f"the step across its edges is {values['seam'][0]:.1f} × that inside, larger than {values['seam_rank'][0]:.0%} of those{judgement}."
     )
     return Result({"texture": panel}, {"image": pictures, **values}, {"texture": caption})
 
@@ -190,8 +192,10 @@ def checked_window(window: int, method: str, image: Tensor) -> int:
 
 def measured(pictures: Tensor, exemplars: Tensor, count: int) -> dict[str, list[float]]:
     """Copy rate, seam and diversity of each picture."""
+    seams = [seam(picture) for picture in pictures]
     values = {
         "copy_rate": [copy_rate(picture, exemplars[index // count]) for index, picture in enumerate(pictures)],
-        "seam": [seam(picture) for picture in pictures],
+        "seam": [ratio for ratio, _ in seams],
+        "seam_rank": [share for _, share in seams],
     }
     return {**values, "diversity": [diversity(group) for group in pictures.split(count) if len(group) > 1]} if count > 1 else values
