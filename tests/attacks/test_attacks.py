@@ -1,5 +1,6 @@
 """The attacks: exact on a linear classifier, their published steps re-derived, and none worse than those of other libraries."""
 
+import itertools
 import math
 
 import pytest
@@ -190,12 +191,26 @@ def test_restarts_only_help_and_spare_the_fooled(conv: sl.Model) -> None:
 
 
 def test_checkpoints_are_the_papers() -> None:
-    """Croce & Hein 2020, section 3: p₀ = 0, p₁ = 0.22, p_{j+1} = p_j + max(p_j − p_{j−1} − 0.03, 0.06)."""
+    """Croce & Hein 2020, section 3: p₀ = 0, p₁ = 0.22, p_{j+1} = p_j + max(p_j − p_{j−1} − 0.03, 0.06), exactly where these are whole steps."""
     shares = [0.0, 0.22]
     while shares[-1] < 1:
         shares.append(shares[-1] + max(shares[-1] - shares[-2] - 0.03, 0.06))
-    assert list(checkpoints(100)) == [math.ceil(round(100 * share, 9)) for share in shares if share <= 1]
-    assert sum(checkpoints(50).values()) <= 50
+    assert list(checkpoints(100)) == [math.ceil(round(100 * share, 9)) for share in shares[1:] if share <= 1]
+
+
+@pytest.mark.parametrize("steps", [1, 2, 10, 20, 50, 130])
+def test_checkpoints_are_those_of_the_authors_program(steps: int) -> None:
+    """It counts down whole steps: 22 % of them, then 3 % fewer each time, at least 6 %, and none of these below one."""
+    left, expected = max(int(0.22 * steps), 1), list[int]()
+    period = left
+    for step in range(1, steps + 1):
+        left -= 1
+        if left == 0:
+            expected.append(step)
+            left = period = max(period - max(int(0.03 * steps), 1), int(0.06 * steps), 1)
+    marks = checkpoints(steps)
+    assert list(marks) == expected
+    assert list(itertools.accumulate(marks.values())) == expected, "each knows how many steps it looks back on"
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2", "l1"])

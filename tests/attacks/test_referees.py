@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 import sightline as sl
-from sightline.attacks.aim import Aim
+from sightline.attacks.aim import Aim, Loss
 from sightline.attacks.ball import Norm, length
 from sightline.attacks.choose import Attack, Name
 from sightline.attacks.peers import Network
@@ -22,8 +22,8 @@ Victim = tuple[sl.Model, Tensor, Aim]
 
 
 @pytest.fixture(scope="module")
-def victim(data: Path) -> Victim:
-    """The network, twelve test images that it answers rightly, and the aim to be wrong."""
+def cifar(data: Path) -> Victim:
+    """The network, the first 200 test images, and the aim to be wrong."""
     for library in ("foolbox", "torchattacks"):
         pytest.importorskip(library)
     if not (data / "nets" / "cifar10_resnet20.safetensors").is_file() or not (data / "cifar10" / "cifar10_test.npz").is_file():
@@ -33,12 +33,19 @@ def victim(data: Path) -> Victim:
         from resnet20 import images, loaded
     finally:
         sys.path.remove(str(BENCH))
-    model, (image, label) = loaded(data), images(20, data)
-    right = (model.logits(image).argmax(1) == label).nonzero()[:12, 0]
-    return model, image[right], Aim(label[right])
+    image, label = images(200, data)
+    return loaded(data), image, Aim(label)
 
 
-def of_torchattacks(victim: Victim, name: str, **options: Any) -> Tensor:
+@pytest.fixture(scope="module")
+def victim(cifar: Victim) -> Victim:
+    """Twelve images that the network answers rightly."""
+    model, image, aim = cifar
+    right = (model.logits(image[:20]).argmax(1) == aim.away[:20]).nonzero()[:12, 0]
+    return model, image[right], aim.rows(right)
+
+
+def of_torchattacks(victim: Victim, name: str, steps: int = STEPS, **options: Any) -> Tensor:
     """What an attack of torchattacks makes of the images."""
     import torchattacks
 
@@ -46,7 +53,7 @@ def of_torchattacks(victim: Victim, name: str, **options: Any) -> Tensor:
     with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
         warnings.simplefilter("ignore")
         torch.manual_seed(0)
-        return getattr(torchattacks, name)(Network(model).eval(), steps=STEPS, **options)(image, aim.away).detach()
+        return getattr(torchattacks, name)(Network(model).eval(), steps=steps, **options)(image, aim.away).detach()
 
 
 def of_foolbox(victim: Victim, name: str, eps: float | None = None, **options: Any) -> Tensor:
@@ -79,11 +86,29 @@ def test_pgd_leaves_no_more_images_than_the_referees(victim: Victim, norm: Norm,
     assert withstand(victim, found) <= min(withstand(victim, theirs), withstand(victim, others)) + 1
 
 
-@pytest.mark.parametrize(("norm", "eps"), [("linf", 0.6 / 255), ("l2", 0.05)])
-def test_apgd_leaves_no_more_images_than_torchattacks(victim: Victim, norm: Norm, eps: float) -> None:
-    model, image, aim = victim
-    found, _ = Attack("apgd", norm, eps, steps=STEPS)(model, image, aim)
-    assert 0 < withstand(victim, found) <= withstand(victim, of_torchattacks(victim, "APGD", norm=norm.capitalize(), eps=eps)) + 1
+@pytest.mark.parametrize(
+    ("norm", "eps", "loss", "places"),
+    [
+        ("linf", 0.5 / 255, "cross_entropy", (45, 183, 199)),
+        ("linf", 0.5 / 255, "dlr", (45, 183, 199)),
+        ("linf", 1 / 255, "dlr", (185,)),
+        ("l2", 0.05, "cross_entropy", (22, 64)),
+        ("l2", 0.05, "dlr", (22, 64)),
+    ],
+)
+def test_apgd_leaves_no_more_images_than_torchattacks(cifar: Victim, norm: Norm, eps: float, loss: Loss, places: tuple[int, ...]) -> None:
+    """The images of the first 200 on which luck decides at these radii, each from 12 random starts: 20 steps.
+
+    What all starts leave or all starts fool tells nothing. In linf the two start nearly alike; in l2 theirs starts on the sphere
+    and ours inside, and each has its own luck.
+    """
+    model, image, aim = cifar
+    repeated, luck = torch.tensor(places).repeat_interleave(12), 1 if norm == "linf" else 4
+    crowd = model, image[repeated], aim.rows(repeated)
+    found, _ = Attack("apgd", norm, eps, steps=20, loss=loss)(*crowd)
+    assert length(found - crowd[1], norm).max() <= eps * (1 + 1e-4)
+    theirs = of_torchattacks(crowd, "APGD", 20, norm=norm.capitalize(), eps=eps, loss="ce" if loss == "cross_entropy" else "dlr")
+    assert withstand(crowd, found) <= withstand(crowd, theirs) + luck
 
 
 def shorter(victim: Victim, ours: Tensor, theirs: Tensor, norm: Norm) -> bool:

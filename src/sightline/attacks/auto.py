@@ -100,10 +100,12 @@ class Auto:
 
 def checkpoints(steps: int) -> dict[int, int]:
     """The steps at which the step length is reviewed, with how many passed since the last: after 22 %, then ever shorter periods."""
-    marks, percent, period = {0: 0}, 22, 22
-    while percent <= 100:
-        if (mark := -(-percent * steps // 100)) > max(marks):
-            marks[mark] = mark - max(marks)
-        period = max(period - 3, 6)
-        percent += period
+    # The paper rounds the places up. Its authors' program rounds the periods down: with few steps there are more reviews, and fewer
+    # images withstand.
+    period, shorter, least = (max(percent * steps // 100, 1) for percent in (22, 3, 6))
+    marks, mark = dict[int, int](), period
+    while mark <= steps:
+        marks[mark] = period
+        period = max(period - shorter, least)
+        mark += period
     return marks
