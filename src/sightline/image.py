@@ -264,7 +264,7 @@ def _encode(image: Tensor, kind: str, quality: int = 95, subsampling: int = 0) -
     image = _checked(image[None] if getattr(image, "ndim", 4) == 3 else image, "this tensor", tolerance=1e-3)
     if len(image) != 1:
         raise SightlineError(f"a file holds one image; this batch has {len(image)}")
-    pixels = image[0].detach().clamp(0, 1).mul(255).round().byte().permute(1, 2, 0).cpu().numpy()
+    pixels = image[0].detach().clamp(0, 1).mul_(255).round_().byte().permute(1, 2, 0).cpu().numpy()
     encoded = io.BytesIO()
     try:
         Image.fromarray(pixels).save(encoded, kind, quality=quality, subsampling=subsampling)

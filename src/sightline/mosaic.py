@@ -47,26 +47,33 @@ def evened(length: int, tile: int) -> int:
     return min(tile, -(-math.ceil(least) // 8) * 8)
 
 
-def boxes(height: int, width: int, tile: int) -> Iterator[tuple[slice, slice, Tensor]]:
-    """Rows and columns of every tile, and what each of its pixels contributes, h×w."""
-    rows, columns = evened(height, tile), evened(width, tile)
-    for top, tall in zip(starts(height, rows), shares(height, rows), strict=True):
-        for left, wide in zip(starts(width, columns), shares(width, columns), strict=True):
-            yield slice(top, top + len(tall)), slice(left, left + len(wide)), tall[:, None] * wide
+def boxes(height: int, width: int, tile: int, shift: tuple[int, int] = (0, 0)) -> Iterator[tuple[tuple[Tensor, Tensor], Tensor]]:
+    """Rows h×1 and columns w of every tile, and what each of its pixels contributes, h×w.
+
+    The tiles are those of an image moved round by `shift` pixels down and right, as `Tensor.roll` moves it; the places are
+    those in the image as it is, so that nobody needs to move it.
+    """
+    tall, wide = evened(height, tile), evened(width, tile)
+    for top, below in zip(starts(height, tall), shares(height, tall), strict=True):
+        rows = (torch.arange(top, top + len(below)) - shift[0]) % height
+        for left, beside in zip(starts(width, wide), shares(width, wide), strict=True):
+            columns = (torch.arange(left, left + len(beside)) - shift[1]) % width
+            yield (rows[:, None], columns), below[:, None] * beside
 
 
 @torch.enable_grad()
-def gradient(model: Model, objective: Objective, image: Tensor, tile: int) -> tuple[Tensor, Tensor]:
+def gradient(model: Model, objective: Objective, image: Tensor, tile: int, shift: tuple[int, int] = (0, 0)) -> tuple[Tensor, Tensor]:
     """∂objective/∂image of images N×3×H×W, and the objective, N: the mean over tiles of at most `tile`×`tile` pixels.
 
-    An image that is no larger than a tile is one. Raises SightlineError where there is no gradient.
+    An image that is no larger than a tile is one. The network sees the image moved round by `shift` pixels down and right.
+    Raises SightlineError where there is no gradient.
     """
     score_of, layers = objective.bind(model), [model.layer(name) for name in objective.layers]
     found, scores = torch.zeros_like(image), list[Tensor]()
-    for rows, columns, share in boxes(image.shape[2], image.shape[3], tile):
-        part = image[..., rows, columns].detach().requires_grad_()
+    for place, share in boxes(image.shape[2], image.shape[3], tile, shift):
+        part = image[..., *place].detach().requires_grad_()
         score = score_of(part, model.run(part, layers) if layers else {})
-        found[..., rows, columns] += slope(score, part, "the image") * share.to(image.device)
+        found[..., *place] += slope(score, part, "the image") * share.to(image.device)
         scores.append(score.detach())
     return found, torch.stack(scores).mean(0)
 
@@ -75,5 +82,5 @@ def gradient(model: Model, objective: Objective, image: Tensor, tile: int) -> tu
 def score(model: Model, objective: Objective, image: Tensor, tile: int) -> Tensor:
     """The objective of images N×3×H×W alone, N, as `gradient` has it."""
     score_of, layers = objective.bind(model), [model.layer(name) for name in objective.layers]
-    parts = (image[..., rows, columns] for rows, columns, _ in boxes(image.shape[2], image.shape[3], tile))
+    parts = (image[..., *place] for place, _ in boxes(image.shape[2], image.shape[3], tile))
     return torch.stack([score_of(part, model.run(part, layers) if layers else {}) for part in parts]).mean(0)

@@ -1,8 +1,10 @@
 """DeepDream: the sizes, the detail carried over them, the energy that rises, and the picture that is always whole."""
 
 import re
+import weakref
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -10,12 +12,13 @@ from conftest import smooth
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from torchvision.models import VisionTransformer
 
 import sightline as sl
-from sightline import mosaic
+from sightline import mosaic, render
 from sightline.ascend import Step
-from sightline.methods.artistic.deepdream import rolled
 
 
 class Net(nn.Module):
@@ -349,7 +352,40 @@ def test_the_image_is_not_written_to(model: sl.Model) -> None:
         assert torch.equal(image, kept)
 
 
-@pytest.mark.parametrize(("down", "right"), [(0, 0), (3, -2), (-40, 0), (0, 7), (23, 31)])
-def test_rolled_is_torchs_roll(down: int, right: int) -> None:
-    image = pictures(2, 23, 31)
-    assert torch.equal(rolled(image, down, right), image.roll((down, right), (2, 3)))
+@pytest.mark.parametrize("tile", [64, 512])
+@pytest.mark.parametrize("shift", [(0, 0), (3, -2), (-40, 0), (0, 7), (23, 31)])
+def test_the_gradient_after_a_shift_is_that_of_the_image_rolled(model: sl.Model, shift: tuple[int, int], tile: int) -> None:
+    image = pictures(2, 96, 150)
+    found, scores = mosaic.gradient(model, sl.energy("relu2"), image, tile, shift)
+    rolled, same = mosaic.gradient(model, sl.energy("relu2"), image.roll(shift, (2, 3)), tile)
+    assert torch.equal(found.roll(shift, (2, 3)), rolled)
+    assert torch.equal(scores, same)
+
+
+class Pictures(TorchDispatchMode):
+    """Counts the bytes of all large tensors that operations give, each from then until nobody holds it."""
+
+    def __init__(self, least: int) -> None:
+        super().__init__()
+        self.least, self.most, self.held = least, 0, dict[int, int]()
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        given = function(*args, **(kwargs or {}))
+        for storage in (tensor.untyped_storage() for tensor in tree_leaves(given) if isinstance(tensor, Tensor)):
+            if storage.nbytes() >= self.least and storage.data_ptr() not in self.held:
+                self.held[storage.data_ptr()] = storage.nbytes()
+                weakref.finalize(storage, self.held.pop, storage.data_ptr())
+        self.most = max(self.most, sum(self.held.values()))
+        return given
+
+
+@pytest.mark.parametrize("octaves", [1, 3])
+def test_what_grows_with_the_image_is_no_more_than_the_result(model: sl.Model, octaves: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While it dreams: the given image, the dream and its gradient. In the end the given one, and the result's dream and panel."""
+    image, beside = pictures(1, 256, 320), render.beside
+    dreaming: list[int] = []
+    monkeypatch.setattr(render, "beside", lambda *shown: (dreaming.append(seen.most), beside(*shown))[1])
+    with Pictures(image.nbytes // 4) as seen:
+        result = sl.deepdream(model, image, octaves=octaves, steps=2, tile=64)
+    assert dreaming[0] <= 3 * image.nbytes
+    assert seen.most <= image.nbytes + result.values["image"].nbytes + result.panels["deepdream"].nbytes

@@ -96,36 +96,35 @@ class Dreamer:
     def dream(self, original: Tensor) -> Tensor:
         """The image with what the layer sees in it, N×3×H×W, grown from small to large, the detail carried upwards."""
         height, width = original.shape[-2:]
-        detail: Tensor | None = None
+        picture = original.new_zeros(len(original), 3, 2, 2)  # between two sizes: only what the dream has added
         for octave in reversed(range(self.octaves)):
             size = round(height / self.scale**octave), round(width / self.scale**octave)
             base = images.resize(original, *size)
-            # In place and without a name: of a large image every copy counts.
-            detail = self.grown(base.clone() if detail is None else resized_detail(detail, size).add_(base).clamp_(0, 1)).sub_(base)
+            # All in place: of a large image every copy counts.
+            picture = resized_detail(picture, size).add_(base).clamp_(0, 1)
+            self.grow(picture)
+            picture.sub_(base)
             if self.ended:
                 break
-        return original.clone() if detail is None else resized_detail(detail, (height, width)).add_(original).clamp_(0, 1)
+        return resized_detail(picture, (height, width)).add_(original).clamp_(0, 1)
 
-    def grown(self, image: Tensor) -> Tensor:
-        """The image after the steps of one size; the one given is used up. It stays shifted from step to step, and is brought back at the end."""
+    def grow(self, image: Tensor) -> None:
+        """The steps of one size, in place."""
         reach = min(self.jitter, min(image.shape[-2:]) // 4)
-        down = right = 0
         for _ in range(self.steps):
-            below, beside = torch.randint(-reach, reach + 1, (2,), generator=self.generator).tolist()
-            image, down, right = rolled(image, below - down, beside - right), below, beside
-            if not self.step(image, lambda moved=image, shift=(down, right): rolled(moved, -shift[0], -shift[1])):
+            down, right = torch.randint(-reach, reach + 1, (2,), generator=self.generator).tolist()
+            if not self.step(image, (down, right)):
                 break
-        return rolled(image, -down, -right)
 
-    def step(self, image: Tensor, upright: Callable[[], Tensor]) -> bool:
-        """One step, in place; False when the run ends with it. `upright` gives the image as it was before the shift."""
-        slope, scores = gradient(self.model, self.aim, image, self.tile)
+    def step(self, image: Tensor, shift: tuple[int, int]) -> bool:
+        """One step, in place, seen by the network after a shift; False when the run ends with it."""
+        slope, scores = gradient(self.model, self.aim, image, self.tile, shift)
         mean = torch.linalg.vector_norm(slope, 1, dim=(1, 2, 3), keepdim=True) / slope[0].numel()
         if not mean.isfinite().all():
             self.ended = f"The gradient was no number at step {self.before + len(self.scores) + 1}; the picture is the one before. "
             return False
         self.scores.append(scores.cpu())
-        before = upright().clone() if self.callback else image
+        before = image.clone() if self.callback else image
         image.add_(slope.mul_(self.step_size / mean.clamp_min(1e-20))).clamp_(0, 1)
         if self.callback and self.callback(Step(self.before + len(self.scores), self.total, scores, before)):
             self.ended = "Stopped. "
@@ -140,18 +139,6 @@ class Dreamer:
             image = self.dream(images.resize(inner, height, width))
             film.append(image.cpu())
         return torch.cat(film)
-
-
-def rolled(image: Tensor, down: int, right: int) -> Tensor:
-    """The images moved round, as `Tensor.roll` moves them, with one copy where that makes two; without any by nothing."""
-    height, width = image.shape[-2:]
-    down, right = down % height, right % width
-    if not (down or right):
-        return image
-    moved = torch.empty_like(image)
-    for to, off in ((slice(down, None), slice(0, height - down)), (slice(0, down), slice(height - down, None))):
-        moved[..., to, right:], moved[..., to, :right] = image[..., off, : width - right], image[..., off, width - right :]
-    return moved
 
 
 def resized_detail(detail: Tensor, size: tuple[int, int]) -> Tensor:
