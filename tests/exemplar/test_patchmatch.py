@@ -65,6 +65,24 @@ def test_a_coarse_field_points_to_the_same_places_at_twice_the_size() -> None:
     assert torch.equal((field % fine.columns)[inside], columns[inside] - 4)
 
 
+def test_where_all_patches_are_far_the_vote_is_still_theirs() -> None:
+    source = smooth(16, 20).clamp_min(0.3)
+    search = PatchMatch(source, (16, 20), 3, generator())
+    far = torch.ones(16, 20).index_fill(0, torch.arange(6, 12), 1e4)
+    mean, sharp = search.vote(search.random(), far)
+    assert float(mean.min()) >= float(source.min()) - 1e-5, "weights that vanish would leave black"
+    assert float(sharp.min()) >= float(source.min())
+
+
+def test_it_begins_with_whole_blocks() -> None:
+    search = PatchMatch(smooth(60, 64), (20, 20), 5, generator(1))
+    field = search.random()
+    whole = field[0, 0] + torch.arange(10)[:, None] * search.columns + torch.arange(10)
+    assert torch.equal(field[:10, :10], whole), "one block of two windows' side, from one place"
+    assert len(torch.unique(field[::10, ::10])) == 4
+    assert 0 <= int(field.min()) <= int(field.max()) < len(search.table)
+
+
 def test_the_picture_is_made_of_the_exemplar_s_colors() -> None:
     exemplar = smooth(40, 40)
     runs = [optimize(exemplar, (36, 44), window=5, generator=generator(seed), rounds=2) for seed in (0, 0, 1)]

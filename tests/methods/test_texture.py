@@ -141,12 +141,38 @@ def test_stops_in_the_middle_of_several(tiny: sl.Model, grain: Tensor) -> None:
         ({"side": 8}, "side is 8"),
         ({"method": "gatys", "window": 9}, "window is for the classical methods"),
         ({"method": "gatys", "layers": ("relu9",)}, "no layer named 'relu9'"),
+        (
+            {"method": "patchmatch", "side": 4000},
+            r"4000×4000 pixels from 30×34 by method='patchmatch' with windows of 7 need about 47.0 GB, more than memory=4; raise memory",
+        ),
+        ({"method": "wei_levoy", "side": 8000, "memory": 0.01}, "need about .* GB, more than memory=0.01"),
+        (
+            {"method": "gatys", "side": 2500, "tileable": True},
+            "pixels need about .* GB, more than memory=4; .* made in one piece: raise memory",
+        ),
+        ({"method": "gatys", "side": 4000, "memory": 0.01}, "tiles of 128 pixels would not fit either; raise memory or lower the size"),
+        ({"method": "sliced", "side": 4000}, "the sliced loss sorts the whole picture"),
     ],
 )
 def test_refuses_in_one_line(knobs: dict[str, object], words: str, tiny: sl.Model, grain: Tensor) -> None:
     with pytest.raises(sl.SightlineError, match=words) as error:
         sl.texture(tiny, grain, **knobs)  # type: ignore[arg-type]
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("method", ["gatys", "sliced"])
+def test_refuses_a_piece_smaller_than_the_deepest_layer_s_windows(method: str, tiny: sl.Model) -> None:
+    deep = sl.load(torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3, 4), torch.nn.Conv2d(4, 4, 3, 4, 1)), size=64)
+    with pytest.raises(
+        sl.SightlineError, match=r"the exemplar is 24×40 pixels, which the deepest layer, of stride 16, .* needs 32×32 or more"
+    ):
+        sl.texture(deep, torch.rand(1, 3, 24, 40), method=method, layers=("0", "1"))  # type: ignore[arg-type]
+
+
+def test_what_does_not_fit_is_made_in_tiles(tiny: sl.Model, grain: Tensor) -> None:
+    exemplar = torch.nn.functional.avg_pool2d(grain.repeat(1, 1, 2, 2), 3, 1)
+    result = sl.texture(tiny, exemplar, method="gatys", side=400, steps=2, memory=0.12)
+    assert result.tensors["image"].shape == (1, 3, 400, 400)
 
 
 def test_refuses_a_piece_too_small(tiny: sl.Model) -> None:

@@ -62,8 +62,14 @@ class PatchMatch:
         self.bias = torch.zeros(len(self.table))
 
     def random(self) -> Tensor:
-        """Any patch anywhere."""
-        return torch.randint(self.rows * self.columns, self.size, generator=self.generator)
+        """Blocks of two windows' side from anywhere: their insides fit at once. (The mean of single patches from anywhere is gray, and what
+        grows out of gray stays dull.)"""
+        side = 2 * self.window
+        counts = [-(-length // side) for length in self.size]
+        drawn = (torch.randint(most, tuple(counts), generator=self.generator) for most in (self.rows, self.columns))
+        across = [torch.arange(length) for length in self.size]
+        row, column = (one[across[0][:, None] // side, across[1] // side] for one in drawn)
+        return self.index(row + across[0][:, None] % side - side // 2, column + across[1] % side - side // 2)
 
     def refined(self, field: Tensor) -> Tensor:
         """The field of the coarser level, at twice the size."""
@@ -115,25 +121,30 @@ class PatchMatch:
         return ((asked - self.table[field.flatten()]).square().sum(1) + self.bias[field.flatten()]).view(self.size)
 
     def better(self, asked: Tensor, field: Tensor, distance: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
-        """Each pixel keeps the nearer of two patches."""
-        found = self.distances(asked, other)
-        closer = found < distance
-        return torch.where(closer, other, field), torch.where(closer, found, distance)
+        """Each pixel keeps the nearer of two patches. Where they are one and the same, as inside what fits already, there is nothing to ask."""
+        field, distance = field.flatten().clone(), distance.flatten().clone()
+        differing = (field != other.flatten()).nonzero()[:, 0]
+        tried = other.flatten()[differing]
+        found = (asked[differing] - self.table[tried]).square_().sum(1) + self.bias[tried]
+        closer = found < distance[differing]
+        field[differing[closer]], distance[differing[closer]] = tried[closer], found[closer]
+        return field.view(self.size), distance.view(self.size)
 
     def vote(self, field: Tensor, distance: Tensor | None) -> tuple[Tensor, Tensor]:
         """What the patches over each pixel say: their weighted mean, and the one colour of theirs that is nearest to it.
 
-        Near patches weigh more (Wexler 2007, section 3.2).
+        Near patches weigh more (Wexler 2007, section 3.2): by exp(-distance/2σ²), relative to the nearest one over the pixel, since where
+        all are far they would weigh nothing and leave black.
         """
-        weight = torch.ones(self.size) if distance is None else torch.exp(-distance / (2 * distance.median().clamp_min(1e-6)))
+        exponent = torch.zeros(self.size) if distance is None else -distance / (2 * distance.median().clamp_min(1e-6))
         reach = range(-(self.window // 2), self.window // 2 + 1)
         rows, columns = field // self.columns + self.window // 2, field % self.columns + self.window // 2
-        said, weights = list[Tensor](), list[Tensor]()
+        said, exponents = list[Tensor](), list[Tensor]()
         for shift in product(reach, reach):
-            row, column, told = (values.roll(shift, (0, 1)) for values in (rows, columns, weight))
+            row, column, told = (values.roll(shift, (0, 1)) for values in (rows, columns, exponent))
             said.append(self.source[:, row + shift[0], column + shift[1]])
-            weights.append(told)
-        colors, shares = torch.stack(said, 1), torch.stack(weights)
-        mean = (colors * shares).sum(1) / shares.sum(0).clamp_min(1e-12)
+            exponents.append(told)
+        colors = torch.stack(said, 1)
+        mean = (colors * torch.stack(exponents).softmax(0)).sum(1)
         nearest = (colors - mean[:, None]).square().sum(0).argmin(0)
         return mean, colors.gather(1, nearest.expand(3, 1, *self.size))[:, 0]

@@ -9,7 +9,6 @@ from torch.nn import functional as F
 from ..ascend import Callback, Step
 from ..transform import blur
 
-ROUNDS = 2
 PARENT = 2  # radius of the window at the coarser level; with 1 stones grow into gray plains
 
 
@@ -26,9 +25,10 @@ def scan_lines(
     """A picture 3×H×W from an exemplar 3×h×w. The output is a torus, so it always tiles.
 
     At each level, coarse to fine, every pixel takes the exemplar's pixel whose causal (L-shaped) window, with the 5×5 window of
-    the level above, differs least. Departure: instead of line by line, pixels are found along slanted lines, each row a window
-    behind the one above, so that none sees another of its line and one matrix product serves them all. A second round lets
-    the first columns see the last ones, which were noise when they were found.
+    the level above, differs least. Departures: instead of line by line, pixels are found along slanted lines, each row a window
+    behind the one above, so that none sees another of its line and one matrix product serves them all. A second round compares
+    whole windows, as the paper does to fill holes (section 5.1), so that the last rows and columns fit the first ones. The coarsest
+    level begins with blocks of the exemplar, and whole windows: out of noise grow plains.
     """
     radius = window // 2
     pyramid, sizes = [exemplar], [size]
@@ -36,19 +36,19 @@ def scan_lines(
         pyramid.append(halved(pyramid[-1]))
         sizes.append((math.ceil(sizes[-1][0] / 2), math.ceil(sizes[-1][1] / 2)))
     steps = [waves(*shape, radius) for shape in sizes]
-    total, done, picture = ROUNDS * sum(map(len, steps)), 0, None
+    total, done, picture = 2 * sum(map(len, steps)), 0, None
     for level in reversed(range(len(pyramid))):
         source, parents = pyramid[level], pyramid[level + 1] if level + 1 < len(pyramid) else None
-        table, centers = candidates(source, parents, radius)
-        squares = table.square().sum(1)
-        coarse, picture = picture, noise(source, sizes[level], generator)
-        for wave in ROUNDS * steps[level]:
-            asked = query(picture, coarse, wave, radius)
-            best = (squares - 2 * asked @ table.T).argmin(1)
-            picture[:, wave[:, 0], wave[:, 1]] = centers[:, best]
-            done += 1
-            if callback and done % 64 == 0 and callback(Step(done, total, torch.zeros(1), enlarged(picture, size))):
-                return enlarged(picture, size)[0]
+        coarse, picture = picture, blocks(source, sizes[level], 2 * window, generator)
+        for seen in (square(radius) if coarse is None else causal(radius), square(radius)):
+            table, centers = candidates(source, parents, seen)
+            squares = table.square().sum(1)
+            for wave in steps[level]:
+                best = (squares - 2 * query(picture, coarse, wave, seen) @ table.T).argmin(1)
+                picture[:, wave[:, 0], wave[:, 1]] = centers[:, best]
+                done += 1
+                if callback and done % 64 == 0 and callback(Step(done, total, torch.zeros(1), enlarged(picture, size))):
+                    return enlarged(picture, size)[0]
     return picture if picture is not None else exemplar
 
 
@@ -57,10 +57,14 @@ def halved(picture: Tensor) -> Tensor:
     return blur(picture[None], 1.0)[0, :, ::2, ::2].contiguous()
 
 
-def noise(source: Tensor, size: tuple[int, int], generator: torch.Generator) -> Tensor:
-    """Pixels of the source drawn at random: noise with its histogram."""
-    flat = source.flatten(1)
-    return flat[:, torch.randint(flat.shape[1], size, generator=generator)]
+def blocks(source: Tensor, size: tuple[int, int], side: int, generator: torch.Generator) -> Tensor:
+    """Square blocks of the source from anywhere, laid side by side: 3×H×W."""
+    side = min(side, *source.shape[-2:])
+    counts = [-(-length // side) for length in size]
+    corners = [torch.randint(length - side + 1, tuple(counts), generator=generator) for length in source.shape[-2:]]
+    rows, columns = torch.arange(size[0])[:, None], torch.arange(size[1])
+    top, left = (corner[rows // side, columns // side] for corner in corners)
+    return source[:, top + rows % side, left + columns % side]
 
 
 def waves(height: int, width: int, radius: int) -> list[Tensor]:
@@ -79,11 +83,17 @@ def causal(radius: int) -> Tensor:
     return torch.tensor([(dy, dx) for dy in range(-radius, 1) for dx in reach if dy < 0 or dx < 0])
 
 
-def query(picture: Tensor, coarse: Tensor | None, wave: Tensor, radius: int) -> Tensor:
-    """The windows around the pixels of a wave, on the torus: n×d."""
-    parts = [gathered(picture, wave, causal(radius))]
+def square(radius: int, *, middle: bool = False) -> Tensor:
+    """Offsets (row, column) of the whole window, without or with its middle: m×2."""
+    reach = range(-radius, radius + 1)
+    return torch.tensor([(dy, dx) for dy in reach for dx in reach if middle or dy or dx])
+
+
+def query(picture: Tensor, coarse: Tensor | None, wave: Tensor, seen: Tensor) -> Tensor:
+    """What is `seen` around the pixels of a wave, and the windows at the coarser level, on the torus: n×d."""
+    parts = [gathered(picture, wave, seen)]
     if coarse is not None:
-        parts.append(gathered(coarse, wave // 2, square()))
+        parts.append(gathered(coarse, wave // 2, square(PARENT, middle=True)))
     return torch.cat(parts, 1)
 
 
@@ -93,22 +103,16 @@ def gathered(picture: Tensor, places: Tensor, offsets: Tensor) -> Tensor:
     return picture[:, where[..., 0] % picture.shape[1], where[..., 1] % picture.shape[2]].permute(1, 0, 2).flatten(1)
 
 
-def square() -> Tensor:
-    """Offsets of the whole window at the coarser level."""
-    reach = range(-PARENT, PARENT + 1)
-    return torch.tensor([(dy, dx) for dy in reach for dx in reach])
-
-
-def candidates(source: Tensor, parents: Tensor | None, radius: int) -> tuple[Tensor, Tensor]:
+def candidates(source: Tensor, parents: Tensor | None, seen: Tensor) -> tuple[Tensor, Tensor]:
     """The windows of the exemplar that lie inside it, at its level and the coarser one, and the colours they lead to."""
-    height, width = source.shape[-2:]
-    rows, columns = torch.meshgrid(torch.arange(radius, height), torch.arange(radius, width - radius), indexing="ij")
-    places = torch.stack([rows.flatten(), columns.flatten()], 1)
+    size = torch.tensor(source.shape[-2:])
+    first, last = -seen.amin(0), size - seen.amax(0).clamp_min(0)
+    places = torch.cartesian_prod(*(torch.arange(int(one), int(other)) for one, other in zip(first, last, strict=True)))
     if parents is not None:
         above = places // 2
         inside = (above >= PARENT).all(1) & (above < torch.tensor(parents.shape[-2:]) - PARENT).all(1)
         places = places[inside]
-    return query(source, parents, places, radius), source[:, places[:, 0], places[:, 1]]
+    return query(source, parents, places, seen), source[:, places[:, 0], places[:, 1]]
 
 
 def enlarged(picture: Tensor, size: tuple[int, int]) -> Tensor:

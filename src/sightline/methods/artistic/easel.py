@@ -105,7 +105,9 @@ class Easel:
         if gigabytes(self, size) <= self.memory:
             return None
         if self.kind == "sliced":
-            raise SightlineError(f"{self.need(size)}; the sliced loss sorts the whole picture, tiles are for 'gram' and 'w2'")
+            raise SightlineError(
+                f"{self.need(size)}; the sliced loss sorts the whole picture and can't be had in tiles; raise memory, lower the size, or compare Gram matrices"
+            )
         margin = max(receptive_field(self.model, name).size[0] for name in (*self.layers.style, *self.layers.content))
         kept = math.prod(size) * 24 * (self.history + 2) / 1e9
         side = math.sqrt(max(self.memory - kept, 0) * 1e9 / (numbers(self) * BYTES)) - 2 * margin

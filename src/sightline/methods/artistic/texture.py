@@ -4,12 +4,14 @@ from typing import Annotated, Literal
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from ... import image as images
 from ... import render
 from ...ascend import Callback
 from ...catalog import method
 from ...errors import SightlineError, outside
+from ...exemplar.demand import gigabytes
 from ...exemplar.efros_leung import grow
 from ...exemplar.measures import copy_rate, diversity, seam
 from ...exemplar.patchmatch import optimize
@@ -29,7 +31,7 @@ LEAST_SIDE = 16
 @method(
     title="Texture synthesis",
     question="What would more of this texture look like?",
-    reading="The small piece on the left, and a larger picture made of it. Look for what repeats, for joints, and for what the piece has but the large picture lacks.",
+    reading="The small piece on the left, and a larger picture made of it, both at the same scale. Look for what repeats, for joints, and for what the piece has but the large picture lacks.",
     caution="A good texture may be a copy: see the copy rate. The classical ways know nothing of the network; they show how far local statistics alone go.",
     tour=({"image": "gravel", "method": "quilting"}, {"image": "gravel", "method": "gatys", "side": 160, "steps": 60}),
     quick={"side": 128},
@@ -75,7 +77,8 @@ def texture(
         pooling: "average" pools by the mean in the place of the maximum, as Gatys did, or "max".
         spectrum: Weight of the exemplar's spectrum beside the statistics (Liu 2016): it holds far repeats together and
             keeps grain out that the network's strides don't see; 0 is Gatys' own.
-        memory: GB that the picture may take; with "gatys", what needs more is made in tiles with the very same gradient.
+        memory: GB that the work may take; what needs more is refused before it begins, or with "gatys" made in tiles with the very same
+            gradient.
     """
     if min(image.shape[-2:]) < LEAST_SIDE:
         raise SightlineError(
@@ -90,6 +93,7 @@ def texture(
     used = read_layers(model, layers, neural=neural)
     preset = min(WINDOWS.get(method, min(image.shape[-2:]) // 4), min(image.shape[-2:]) // 2)
     width = 0 if neural else checked_window(preset if window is None else window, method, image)
+    affordable(method, image, shape, width, memory)
     made = list[Tensor]()
     for number, (exemplar, variation) in enumerate((exemplar, seed + index) for exemplar in image.cpu() for index in range(count)):
         watch = Count(callback, number, len(image) * count)
@@ -99,7 +103,7 @@ def texture(
             break
     pictures = torch.stack(made)
     values = {**measured(pictures, image.cpu(), count), **judged(model, used, pictures, image.cpu(), count)}
-    panel = render.beside(image[:1].cpu(), pictures[:1]) if target is None else render.beside(image[:1].cpu(), target[None], pictures[:1])
+    panel = render.beside(*at_one_scale(image[:1].cpu(), *([] if target is None else [target[None]]), pictures[:1]))
     judgement = (
         f"; Gram matrices differ by {values['held_out'][0]:.0%} in layers, and by {values['other_network'][0]:.0%} in a network, that it was not made by"
         if used
@@ -188,6 +192,22 @@ def checked_window(window: int, method: str, image: Tensor) -> int:
     if not least <= window <= most:
         raise outside("window", window, least, most)
     return window
+
+
+def affordable(method: str, image: Tensor, shape: tuple[int, int], window: int, memory: float) -> None:
+    """Raises SightlineError, with what would be needed, where a classical way exceeds the memory."""
+    need = gigabytes(method, (image.shape[-2], image.shape[-1]), shape, window)
+    if need > memory:
+        raise SightlineError(
+            f"{shape[0]}×{shape[1]} pixels from {image.shape[-2]}×{image.shape[-1]} by method={method!r} with windows of {window} need about "
+            f"{need:.1f} GB, more than memory={memory:g}; raise memory, lower side or window, or lay blocks with method='quilting'"
+        )
+
+
+def at_one_scale(*pictures: Tensor) -> list[Tensor]:
+    """Pictures N×3×H×W with white below the lower ones, so that `beside` enlarges none: a stone stays as large as it is."""
+    height = max(picture.shape[2] for picture in pictures)
+    return [pad(picture, (0, 0, 0, height - picture.shape[2]), value=1.0) for picture in pictures]
 
 
 def measured(pictures: Tensor, exemplars: Tensor, count: int) -> dict[str, list[float]]:
