@@ -127,7 +127,12 @@ def test_what_has_no_frames_is_told_in_one_line(tmp_path: Path) -> None:
         sound = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
         sound.sample_rate = 8000
         container.mux([*stream.encode(sound), *stream.encode()])
+    with av.open(tmp_path / "none.mkv", "w") as container:
+        stream = container.add_stream("mpeg4", rate=25)
+        stream.width = stream.height = 64
+        container.start_encoding()
     for name, part in (
+        ("none.mkv", "a video without frames"),
         ("empty.mp4", "not a whole video"),
         ("text.mp4", "not a whole video"),
         ("list.m3u8", "not a whole video"),

@@ -17,7 +17,7 @@ def option(field: Field) -> Any:
     limits = f" From {field.between.low:g} to {field.between.high:g}." if field.between else ""
     kind, kinds = written(field.type), get_args(written(field.type)) or (field.type,)
     lists = [member for member in (kind, *kinds) if get_origin(member) is tuple]
-    convert = several if lists and lists[0] is not kind else whole if int in kinds and float not in kinds else None
+    convert = several if lists and takes_one(field) else whole if int in kinds and float not in kinds else None
     parameter = Parameter(
         help=field.doc + limits, consume_multiple=bool(lists), negative=None if field.type is bool else (), converter=convert
     )
@@ -49,6 +49,14 @@ def several(kind: Any, tokens: Sequence[Token]) -> tuple[int | str, ...]:
     return tuple(whole(item, [token]) if int in (item, *get_args(item)) else token.value for token in tokens)
 
 
+def takes_one(field: Field) -> bool:
+    """Whether a knob that takes a list takes one thing by itself too."""
+    return (
+        any(get_origin(member) is not tuple and member is not NoneType for member in get_args(field.type))
+        and get_origin(field.type) is not tuple
+    )
+
+
 def listed(field: Field) -> Any:
     """A knob's default as a list where the command line takes lists: what is parsed is checked against that."""
     single = any(get_origin(member) is tuple for member in get_args(field.type)) and not isinstance(field.default, (tuple, NoneType))
@@ -57,4 +65,4 @@ def listed(field: Field) -> Any:
 
 def alone(field: Field, value: Any) -> Any:
     """The only item of a list where the knob takes one thing by itself too."""
-    return value[0] if isinstance(value, tuple) and len(value) == 1 and get_origin(field.type) is not tuple else value
+    return value[0] if isinstance(value, tuple) and len(value) == 1 and takes_one(field) else value

@@ -61,6 +61,8 @@ def read(path: str | Path) -> Iterator[Tensor]:
         raise SightlineError(f"{name}: {images._absence(path)}") from error
     except IndexError as error:
         raise SightlineError(f"{name}: there is no picture in it, only sound or data") from error
+    except EOFError as error:  # a container that ends before its first frame
+        raise SightlineError(f"{name}: {f'broken after {count} frames' if count else 'a video without frames'}") from error
     except (OSError, ValueError) as error:  # also av's own errors, and SightlineError
         why = getattr(error, "strerror", None) or first_line(error)
         reason = (

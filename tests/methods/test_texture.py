@@ -137,6 +137,7 @@ def test_stops_in_the_middle_of_several(tiny: sl.Model, grain: Tensor) -> None:
         ({"window": 25, "method": "patchmatch"}, "window is 25; it must lie between 3 and 20"),
         ({"guide": "nowhere.png"}, "nowhere.png"),
         ({"guide": "grass", "method": "patchmatch"}, "a guide is followed by method='quilting' only"),
+        ({"guide": torch.rand(1, 3, 1, 1)}, "the guide is 1×1 pixels; it needs 16×16 or more"),
         ({"guide": "grass", "side": 40}, "the guide gives the size"),
         ({"side": 8}, "side is 8"),
         ({"method": "gatys", "window": 9}, "window is for the classical methods"),

@@ -119,7 +119,7 @@ class Easel:
 
     def need(self, size: Size) -> str:
         """What a picture of this size would take, in words."""
-        return f"{size[0]}×{size[1]} pixels need about {gigabytes(self, size):.1f} GB, more than memory={self.memory:g}"
+        return f"{size[0]}×{size[1]} pixels need about {gigabytes(self, size):.3g} GB, more than memory={self.memory:g}"
 
 
 def numbers(easel: Easel) -> float:

@@ -182,7 +182,10 @@ def followed(guide: Tensor | str | None, method: str, side: int | None) -> Tenso
         raise SightlineError(f"a guide is followed by method='quilting' only, not {method!r}")
     if side is not None:
         raise SightlineError("the guide gives the size; leave out side or guide")
-    return images.given(guide)[0].cpu()
+    picture = images.given(guide)[0].cpu()
+    if min(picture.shape[-2:]) < LEAST_SIDE:
+        raise SightlineError(f"the guide is {picture.shape[-2]}×{picture.shape[-1]} pixels; it needs {LEAST_SIDE}×{LEAST_SIDE} or more")
+    return picture
 
 
 def checked_window(window: int, method: str, image: Tensor) -> int:
