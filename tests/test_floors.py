@@ -21,6 +21,7 @@ FLOORS = (
         "body",
         "capture",
         "outputs",
+        "frugal",
         "packed",
         "model",
         "nicknames",

@@ -22,6 +22,8 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from . import frugal
+
 Pair = tuple[int, int]
 Geometry = tuple[Pair, Pair, Pair, int]  # stride, padding, dilation, groups
 
@@ -58,19 +60,18 @@ class watched:  # noqa: N801 - reads as a verb
 
 
 class Packed(TorchFunctionMode):
-    """Context in which frozen convolutions and batch norms are computed by packed weights. No module is touched."""
+    """Context in which frozen convolutions and batch norms are computed by packed weights, and `frugal` pools. No module is touched."""
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Iterable[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        if func is F.conv2d and not kwargs:
-            found = convolved(*args)
-        elif func is F.linear and not kwargs:
-            found = multiplied(*args)
+        found = None
+        if func in (F.conv2d, F.linear) and not kwargs:
+            found = convolved(*args) if func is F.conv2d else multiplied(*args)
         elif func is F.batch_norm:
             found = normalized(*args, **kwargs or {})
-        else:
-            found = None
+        elif func in (F.relu, F.max_pool2d) and not core._len_torch_function_stack():  # else another mode has its own
+            found = frugal.rectified(*args, **kwargs or {}) if func is F.relu else frugal.pooled(*args, **kwargs or {})
         return func(*args, **kwargs or {}) if found is None else found
 
 
