@@ -34,12 +34,20 @@ class Capture:
     `copied` are those whose output a later in-place operation overwrites: there the network goes on with a copy.
     With `whole` the pass runs to its end, else it ends with the last wanted call. `found` holds the tensors. The output of the wanted
     call `leaf`, if it is a single tensor, becomes a variable without a history, for gradients that need not reach further back.
+    `seen` is told each tensor when it is there, before the network goes on.
     """
 
     def __init__(
-        self, network: nn.Module, wanted: Iterable[str], *, copied: Collection[str] = (), whole: bool = False, leaf: str | None = None
+        self,
+        network: nn.Module,
+        wanted: Iterable[str],
+        *,
+        copied: Collection[str] = (),
+        whole: bool = False,
+        leaf: str | None = None,
+        seen: Callable[[str, Tensor], object] | None = None,
     ) -> None:
-        self.network, self.wanted, self.copied, self.whole, self.leaf = network, set(wanted), copied, whole, leaf
+        self.network, self.wanted, self.copied, self.whole, self.leaf, self.seen = network, set(wanted), copied, whole, leaf, seen
         self.found: dict[str, Tensor] = {}
         self.versions: dict[str, int] = {}
         self.calls: Counter[str] = Counter()
@@ -83,6 +91,8 @@ class Capture:
         if begins:
             tensor = tensor.detach().requires_grad_()
         self.found[name], self.versions[name] = tensor, tensor._version
+        if self.seen:
+            self.seen(name, tensor)
         if len(self.found) == len(self.wanted) and not self.whole:
             raise Enough
         return tensor.clone() if begins or (name in self.copied and value is tensor) else None

@@ -198,26 +198,29 @@ class Model:
             return partly[0]
         raise unknown("label", label, [self.labels[i] for i in partly] or self.labels)
 
-    def run(self, image: Tensor, layers: Iterable[str], *, leaf: str | None = None) -> dict[str, Tensor]:
+    def run(
+        self, image: Tensor, layers: Iterable[str], *, leaf: str | None = None, seen: Callable[[str, Tensor], object] | None = None
+    ) -> dict[str, Tensor]:
         """`features` for engines: layer names must be resolved, the image is not checked and may leave [0, 1].
 
         The network goes on from layer `leaf` as from a new variable: gradients reach back to it and nothing is kept for what lies before.
+        `seen` gets each inner layer's output as soon as it is there; what it computes then is last to keep a gradient on the way back.
         """
         wanted = set(layers)
         if torch.is_inference_mode_enabled():  # its tensors don't count the writes to them
             with torch.inference_mode(False), torch.no_grad():
-                return self.run(image, wanted)
+                return self.run(image, wanted, seen=seen)
         inner, whole = wanted - {"logits"}, "logits" in wanted
 
-        def seen() -> tuple[Capture, Any]:
-            watch = Capture(self.body, inner, copied=self._overwritten, whole=whole, leaf=leaf)
+        def watched() -> tuple[Capture, Any]:
+            watch = Capture(self.body, inner, copied=self._overwritten, whole=whole, leaf=leaf, seen=seen)
             return watch, watch.run(lambda: self._forward(image))
 
         with self._lock:
-            watch, output = seen()
+            watch, output = watched()
             if overwritten := watch.overwritten():
                 self._overwritten |= overwritten
-                watch, output = seen()
+                watch, output = watched()
         return {**watch.found, "logits": as_logits(output, self.output, self.name)} if whole else watch.found
 
     def _forward(self, image: Tensor) -> Any:

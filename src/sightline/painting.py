@@ -59,7 +59,7 @@ class Painting:
         """Minus the loss, whole or in tiles of about `tile` pixels."""
         if tile is not None:
             return Objective("painting in tiles", (), lambda model: self.in_tiles(model, tile))
-        return Objective("painting", self.layers, self.whole)
+        return Objective("painting", (), self.whole)
 
     def in_tiles(self, model: Model, side: int) -> Score:
         """The score of an image tile by tile; an image of one size is planned once."""
@@ -67,22 +67,28 @@ class Painting:
         return lambda image, _: -InTiles.apply(image, self, model, plan(image.shape[2], image.shape[3]))
 
     def whole(self, model: Model) -> Score:
-        """The score of an image from its features."""
-        directions = self.directions(model)
+        """The score of an image from its features. A layer's part is formed as soon as the network is there: on the way back its gradient,
+        as large as the layer's maps, is then formed when the network's own arrives there, and not that of all layers at the start."""
+        directions, names = self.directions(model), {name: model.layer(name) for name in self.layers}
 
-        def score(_: Tensor, features: Mapping[str, Tensor]) -> Tensor:
-            features = {name: features[model.layer(name)] for name in self.layers}
-            if self.kind == "sliced" and self.samples is not None:
-                terms = [w * sliced_loss(features[name], self.samples[name], directions[name]) for name, w in self.style.items()]
-                loss = torch.stack(terms).sum(0)
-            else:
-                both = self.kind == "w2"
-                loss = self.style_loss(
-                    [{name: moments(features[name], region.weight(name), mean=both) for name in self.style} for region in self.regions]
-                )
-            return -(loss + self.content_loss(features))
+        def score(image: Tensor, _: Mapping[str, Tensor]) -> Tensor:
+            terms: dict[str, Tensor] = {}
+
+            def read(layer: str, features: Tensor) -> None:
+                terms.update({name: self.style_term(name, features, directions) for name in self.style if names[name] == layer})
+
+            found = model.run(image, names.values(), seen=read)
+            return -(sum(terms.values(), self.content_loss({name: found[layer] for name, layer in names.items()})))
 
         return score
+
+    def style_term(self, name: str, features: Tensor, directions: Mapping[str, Tensor]) -> Tensor:
+        """One layer's part of the style loss: 1."""
+        if self.samples is not None:
+            return self.style[name] * sliced_loss(features, self.samples[name], directions[name])
+        found = [moments(features, region.weight(name), mean=self.kind == "w2") for region in self.regions]
+        terms = [region.share * distance(one, region.targets[name], self.kind) for one, region in zip(found, self.regions, strict=True)]
+        return self.style[name] * torch.stack(terms).sum(0)
 
     def directions(self, model: Model) -> dict[str, Tensor]:
         """The directions of the sliced loss, drawn once: an optimizer should see one objective."""
