@@ -2,6 +2,8 @@
 
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import product
 
 import torch
 from torch import Tensor
@@ -47,18 +49,44 @@ def evened(length: int, tile: int) -> int:
     return min(tile, -(-math.ceil(least) // 8) * 8)
 
 
-def boxes(height: int, width: int, tile: int, shift: tuple[int, int] = (0, 0)) -> Iterator[tuple[tuple[Tensor, Tensor], Tensor]]:
-    """Rows h×1 and columns w of every tile, and what each of its pixels contributes, h×w.
+def stretches(begin: int, count: int, length: int) -> list[tuple[slice, slice]]:
+    """`count` places from `begin` on, round an axis of `length`: where they lie on the axis, and which of the `count` they are."""
+    begin %= length
+    first = min(count, length - begin)
+    whole = (slice(begin, begin + first), slice(0, first)), (slice(0, count - first), slice(first, count))
+    return [part for part in whole if part[1].start < part[1].stop]
 
-    The tiles are those of an image moved round by `shift` pixels down and right, as `Tensor.roll` moves it; the places are
-    those in the image as it is, so that nobody needs to move it.
+
+@dataclass(frozen=True)
+class Box:
+    """A tile, perhaps round the border of the image: what each of its pixels contributes, h×w, and its rows and columns as stretches."""
+
+    share: Tensor
+    rows: list[tuple[slice, slice]]
+    columns: list[tuple[slice, slice]]
+
+    def cut(self, image: Tensor) -> Tensor:
+        """What lies under the tile, N×3×h×w, a copy."""
+        return torch.cat([torch.cat([image[..., rows, columns] for columns, _ in self.columns], 3) for rows, _ in self.rows], 2)
+
+    def add(self, image: Tensor, tile: Tensor) -> None:
+        """Adds the tile's share to the image."""
+        tile = tile * self.share.to(tile.device)
+        for (rows, tall), (columns, wide) in product(self.rows, self.columns):
+            image[..., rows, columns] += tile[..., tall, wide]
+
+
+def boxes(height: int, width: int, tile: int, shift: tuple[int, int] = (0, 0)) -> Iterator[Box]:
+    """Every tile.
+
+    The tiles are those of an image moved round by `shift` pixels down and right, as `Tensor.roll` moves it; they lie in the
+    image as it is, so that nobody needs to move it.
     """
     tall, wide = evened(height, tile), evened(width, tile)
     for top, below in zip(starts(height, tall), shares(height, tall), strict=True):
-        rows = (torch.arange(top, top + len(below)) - shift[0]) % height
+        rows = stretches(top - shift[0], len(below), height)
         for left, beside in zip(starts(width, wide), shares(width, wide), strict=True):
-            columns = (torch.arange(left, left + len(beside)) - shift[1]) % width
-            yield (rows[:, None], columns), below[:, None] * beside
+            yield Box(below[:, None] * beside, rows, stretches(left - shift[1], len(beside), width))
 
 
 @torch.enable_grad()
@@ -70,10 +98,10 @@ def gradient(model: Model, objective: Objective, image: Tensor, tile: int, shift
     """
     score_of, layers = objective.bind(model), [model.layer(name) for name in objective.layers]
     found, scores = torch.zeros_like(image), list[Tensor]()
-    for place, share in boxes(image.shape[2], image.shape[3], tile, shift):
-        part = image[..., *place].detach().requires_grad_()
+    for box in boxes(image.shape[2], image.shape[3], tile, shift):
+        part = box.cut(image).detach().requires_grad_()
         score = score_of(part, model.run(part, layers) if layers else {})
-        found[..., *place] += slope(score, part, "the image") * share.to(image.device)
+        box.add(found, slope(score, part, "the image"))
         scores.append(score.detach())
     return found, torch.stack(scores).mean(0)
 
@@ -82,5 +110,5 @@ def gradient(model: Model, objective: Objective, image: Tensor, tile: int, shift
 def score(model: Model, objective: Objective, image: Tensor, tile: int) -> Tensor:
     """The objective of images N×3×H×W alone, N, as `gradient` has it."""
     score_of, layers = objective.bind(model), [model.layer(name) for name in objective.layers]
-    parts = (image[..., *place] for place, _ in boxes(image.shape[2], image.shape[3], tile))
+    parts = (box.cut(image) for box in boxes(image.shape[2], image.shape[3], tile))
     return torch.stack([score_of(part, model.run(part, layers) if layers else {}) for part in parts]).mean(0)
