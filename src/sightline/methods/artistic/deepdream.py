@@ -195,7 +195,8 @@ def deepdream(
     """Ascends the energy of layers (or one unit, or what they share with a guide) from the image, small sizes first.
 
     The gradient at the layer is the layer's own activation; at the image it is divided by its mean magnitude. The detail
-    of each size is carried to the next. Works tile by tile: memory is bounded by the tile whatever the image.
+    of each size is carried to the next. Works tile by tile: beyond the image and the result itself, memory is bounded by the
+    tile; a callback takes one image more.
     `values["image"]` is N×3×H×W; "scores", steps×N, are means over tiles. The film is of the first image.
 
     Args:
