@@ -80,7 +80,7 @@ def peak(network: str, side: int) -> None:
     photo, painting = pictures(side)
     before = resident()
     aim = easel_of(model, photo, painting).objective((side, side))
-    paint(model, lambda _: aim, photo, stages((side, side), 3, least=side), Brush("lbfgs", 1.0, falloff=FALLOFF))
+    paint(model, lambda _: aim, photo, stages((side, side), 12, least=side), Brush("lbfgs", 1.0, falloff=FALLOFF))
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     print(
         f"{network} {side} px: peak {(most - before) / 1e6:.0f} MB beyond the loaded network, {(most - before) / side**2 / 1e3:.2f} kB per pixel"

@@ -46,14 +46,14 @@ def test_what_repeats_is_painted_alike(styles: Styles) -> None:
 
 
 def test_folders(tmp_path: Path) -> None:
-    for name, side in (("a", 20), ("b", 20), ("c", 24), ("e", 24)):
+    for name, side in (("a", 20), ("b", 20), ("c", 24), ("e", 24), ("f", 12)):
         images.write(smooth(side=side), tmp_path / f"{name}.png")
     (tmp_path / "d.jpg").write_bytes(b"no picture")
     (tmp_path / "notes.txt").write_text("no picture")
     found = list(batches(pictures(tmp_path), None, 4))
     told = [([path.stem for path in held], type(stack).__name__) for held, stack in found]
-    assert told == [(["a", "b"], "Tensor"), (["d"], "SightlineError"), (["c", "e"], "Tensor")]
-    assert [len(held) for held, stack in batches(pictures(tmp_path), 16, 3) if isinstance(stack, Tensor)] == [3, 1]
+    assert told == [(["a", "b"], "Tensor"), (["d"], "SightlineError"), (["f"], "SightlineError"), (["c", "e"], "Tensor")]
+    assert [len(held) for held, stack in batches(pictures(tmp_path), 16, 3) if isinstance(stack, Tensor)] == [3, 2]
     (tmp_path / "empty").mkdir()
     with pytest.raises(sl.SightlineError, match="holds no picture"):
         pictures(tmp_path / "empty")

@@ -19,11 +19,7 @@ from .stylizer import LEAST_SIDE
 @torch.no_grad()
 def restyled(styles: Styles | AnyStyles, image: Tensor, mix: Tensor) -> Tensor:
     """Images N×3×H×W restyled, of the same size; `mix` is 1×styles or N×styles. Raises SightlineError below 16 pixels a side."""
-    height, width = image.shape[-2:]
-    if min(height, width) < LEAST_SIDE:
-        raise SightlineError(
-            f"an image of {height}×{width} pixels is too small for a style network; each side must have at least {LEAST_SIDE}"
-        )
+    height, width = large_enough(image).shape[-2:]
     given = image.to(styles.device).contiguous(memory_format=torch.channels_last)
     try:
         return styles.network(given, mix.to(styles.device).expand(len(image), -1)).cpu().contiguous()
@@ -35,6 +31,16 @@ def restyled(styles: Styles | AnyStyles, image: Tensor, mix: Tensor) -> Tensor:
                 f"no memory to restyle {height}×{width} pixels at once ({first_line(error)}); give a smaller size"
             ) from error
         raise
+
+
+def large_enough(image: Tensor, name: str = "an image") -> Tensor:
+    """The images, if a style network can take them."""
+    height, width = image.shape[-2:]
+    if min(height, width) < LEAST_SIDE:
+        raise SightlineError(
+            f"{name} of {height}×{width} pixels is too small for a style network; each side must have at least {LEAST_SIDE}"
+        )
+    return image
 
 
 def sized(image: Tensor, size: int | None) -> Tensor:
@@ -51,12 +57,12 @@ def pictures(folder: Path) -> list[Path]:
 
 
 def batches(paths: Iterable[Path], size: int | None, batch: int) -> Iterator[tuple[list[Path], Tensor | SightlineError]]:
-    """Pictures read and stacked while they have one size, at most `batch` of them; one that can't be read as its error."""
+    """Pictures read and stacked while they have one size, at most `batch` of them; one that can't be read, or is too small, as its error."""
     held: list[Path] = []
     stack: list[Tensor] = []
     for path in paths:
         try:
-            image = sized(images.read(path), size)
+            image = large_enough(sized(images.read(path), size), path.name)
         except SightlineError as error:
             yield [path], error
             continue
