@@ -45,5 +45,5 @@ rows = []
 for name in TEXTURES:
     piece = square(DATA / "textures" / name, 128)
     made = sl.texture(model, piece, method="gatys", side=192, steps=100).tensors["image"]
-    rows += [sl.image.resize(piece, 192, 192), made]
+    rows += [torch.nn.functional.pad(piece, (0, 192 - piece.shape[3], 0, 192 - piece.shape[2]), value=1), made]  # at one scale
 (PICTURES / "textures.jpg").write_bytes(sl.image.jpeg(sl.image.resize(sheet(torch.cat(rows), columns=6), 300, 900)))

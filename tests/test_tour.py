@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_origin
 
 import pytest
 from conftest import LABELS, small_network, smooth
@@ -261,6 +261,8 @@ def sample(knob: Field) -> Any:
         return knob.choices[-1] if knob.choices else not knob.default
     if knob.default is not None:
         return knob.default
+    if any(get_origin(member) is tuple and float in get_args(member) for member in get_args(knob.type)):
+        return 3.0, 1.0
     return min(max(16, knob.between.low), knob.between.high) if knob.between else "3"
 
 
