@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch import Tensor
 from torch.nn import functional as F
@@ -40,6 +40,7 @@ class Easel:
     memory: float = 4.0
     history: int = 10
     seed: int = 0
+    last: dict[Size, Painting] = field(default_factory=dict[Size, Painting], compare=False, repr=False)
 
     @property
     def kind(self) -> Kind:
@@ -58,7 +59,14 @@ class Easel:
         return [self.model.shape(name)[0] for name in self.layers.style]
 
     def painting(self, size: Size) -> Painting:
-        """The loss of a picture of this size."""
+        """The loss of a picture of this size. The last one is kept: the finished picture is judged by the targets it was painted to."""
+        if size not in self.last:
+            self.last.clear()
+            self.last[size] = self.begun(size)
+        return self.last[size]
+
+    def begun(self, size: Size) -> Painting:
+        """The loss of a picture of this size, its targets found anew."""
         side, layers = self.tile(size), self.layers
         pictures = [self.fitted(picture, size).to(self.model.device) for picture in self.styles]
         samples = features_of(self.model, layers.style, pictures[0], None) if self.kind == "sliced" else None
