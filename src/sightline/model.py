@@ -204,7 +204,8 @@ class Model:
         """`features` for engines: layer names must be resolved, the image is not checked and may leave [0, 1].
 
         The network goes on from layer `leaf` as from a new variable: gradients reach back to it and nothing is kept for what lies before.
-        `seen` gets each inner layer's output as soon as it is there; what it computes then is last to keep a gradient on the way back.
+        `seen` gets each inner layer's output before the network goes on: what it computes from it then gets its gradient only when the
+        network's own has come back to that layer.
         """
         wanted = set(layers)
         if torch.is_inference_mode_enabled():  # its tensors don't count the writes to them

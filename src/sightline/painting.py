@@ -87,8 +87,12 @@ class Painting:
         if self.samples is not None:
             return self.style[name] * sliced_loss(features, self.samples[name], directions[name])
         found = [moments(features, region.weight(name), mean=self.kind == "w2") for region in self.regions]
-        terms = [region.share * distance(one, region.targets[name], self.kind) for one, region in zip(found, self.regions, strict=True)]
-        return self.style[name] * torch.stack(terms).sum(0)
+        return self.style[name] * self.apart(name, found)
+
+    def apart(self, name: str, found: Sequence[Moments]) -> Tensor:
+        """A layer's unweighted distance to the style, given its moments in each region: 1."""
+        pairs = zip(self.regions, found, strict=True)
+        return torch.stack([region.share * distance(one, region.targets[name], self.kind) for region, one in pairs]).sum(0)
 
     def directions(self, model: Model) -> dict[str, Tensor]:
         """The directions of the sliced loss, drawn once: an optimizer should see one objective."""
@@ -98,11 +102,7 @@ class Painting:
 
     def style_loss(self, found: Sequence[Mapping[str, Moments]]) -> Tensor:
         """The weighted style loss of the moments in each region: 1."""
-        terms = [
-            region.share * weight * distance(seen[name], region.targets[name], self.kind)
-            for region, seen in zip(self.regions, found, strict=True)
-            for name, weight in self.style.items()
-        ]
+        terms = [weight * self.apart(name, [seen[name] for seen in found]) for name, weight in self.style.items()] if found else []
         return torch.stack(terms).sum(0) if terms else torch.zeros(1)
 
     def content_loss(self, features: Mapping[str, Tensor], tile: Tile | None = None) -> Tensor:
@@ -125,11 +125,7 @@ def style_losses(painting: Painting, model: Model, image: Tensor, side: int | No
         seen_by = [{name: moments(features[name], region.weight(name)) for name in painting.style} for region in painting.regions]
     else:
         seen_by = all_moments(image, model, list(painting.style), painting.regions, side)
-    pairs = list(zip(painting.regions, seen_by, strict=True))
-    return {
-        name: sum(region.share * float(distance(one[name], region.targets[name], painting.kind)) for region, one in pairs)
-        for name in painting.style
-    }
+    return {name: float(painting.apart(name, [one[name] for one in seen_by])) for name in painting.style}
 
 
 def content_losses(painting: Painting, model: Model, image: Tensor, side: int | None) -> dict[str, float]:
