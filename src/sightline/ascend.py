@@ -34,6 +34,18 @@ class Step:
 Callback = Callable[[Step], bool | None]
 
 
+class Count:
+    """Counts the steps of one run of several as part of them all, and notes whether it was stopped."""
+
+    def __init__(self, callback: Callback | None, number: int, runs: int) -> None:
+        self.callback, self.number, self.runs, self.stopped = callback, number, runs, False
+
+    def __call__(self, step: Step) -> bool:
+        told = Step(self.number * step.total + step.index, self.runs * step.total, step.scores, step.image)
+        self.stopped = bool(self.callback and self.callback(told))
+        return self.stopped
+
+
 class Ascent(tuple[Tensor, Tensor]):
     """The final image N×3×H×W and the scores, steps×N; `moved`, N, says which images a gradient reached at all, `steps`, N,
     how many each made, and `note` why the run ended early, if it did."""

@@ -82,12 +82,13 @@ class Memory:
         good = curvature > LEAST_CURVATURE
         self.moved[:, slot], self.changed[:, slot] = torch.where(good, moved, 0), torch.where(good, softened, 0)
         self.filled = min(self.filled + 1, self.history)
-        new = torch.stack([torch.where(good, changed, 0), slope], 2)
-        rows, squares = ((pairs @ new).double() for pairs in (self.moved, self.changed))
-        self.across[:, :, slot], self.within[:, :, slot], self.within[:, slot] = rows[..., 0], squares[..., 0], squares[..., 0]
+        # The pairs as columns: MKL takes ten times as long for the same products the other way round.
+        new = torch.stack([torch.where(good, changed, 0), slope], 1)
+        rows, squares = ((new @ pairs.mT).double() for pairs in (self.moved, self.changed))
+        self.across[:, :, slot], self.within[:, :, slot], self.within[:, slot] = rows[:, 0], squares[:, 0], squares[:, 0]
         ratio = curvature.double() / (changed.double() * softened).sum(1, keepdim=True).clamp_min(1e-300)
         self.scale = torch.where(good, ratio, self.scale)
-        return rows[..., 1:], squares[..., 1:]
+        return rows[:, 1, :, None], squares[:, 1, :, None]
 
     def inverse_times(self, filtered: Tensor, along: Tensor, bent: Tensor) -> Tensor:
         """H·g: γKg + S·a + γKY·b, with a = R⁻ᵀ((D + γYᵀKY)R⁻¹Sᵀg − γYᵀKg), b = −R⁻¹Sᵀg, R the upper triangle of SᵀY by age."""

@@ -7,7 +7,7 @@ from itertools import product
 import torch
 from torch import Tensor
 
-from ..ascend import Callback, Step
+from ..ascend import Callback, Count, Step
 from ..model import LUMINANCE
 from ..transform import blur
 
@@ -171,22 +171,14 @@ def transfer(
     Each pass has blocks a third smaller and more weight on the texture: α = 0.8·(i − 1)/(N − 1) + 0.1.
     """
     light, wanted = luminance_of(exemplar), luminance_of(target)
-    picture, cost, stopped = None, 0.0, False
-
-    def counted(step: Step, number: int) -> bool:
-        nonlocal stopped
-        stopped = bool(callback and callback(Step(number * step.total + step.index, passes * step.total, step.scores, step.image)))
-        return stopped
-
+    picture, cost = None, 0.0
     for number in range(passes):
         alpha = 0.8 * number / (passes - 1) + 0.1 if passes > 1 else 0.1
         guide = Guide(light, wanted, picture, alpha)
         side = max(6, round(block * (2 / 3) ** number))
-        picture, cost = quilt(
-            exemplar, (target.shape[-2], target.shape[-1]), block=side, generator=generator, guide=guide,
-            callback=lambda step, number=number: counted(step, number),
-        )  # fmt: skip
-        if stopped:
+        watch, size = Count(callback, number, passes), (target.shape[-2], target.shape[-1])
+        picture, cost = quilt(exemplar, size, block=side, generator=generator, guide=guide, callback=watch)
+        if watch.stopped:
             break
     return (picture if picture is not None else target), cost
 

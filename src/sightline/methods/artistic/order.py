@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ...ascend import Callback, Step
+from ...ascend import Callback
 from ...model import Model
 
 
@@ -37,15 +37,3 @@ class Order:
 
 
 Maker = Callable[[Order], Tensor]
-
-
-class Count:
-    """Counts the steps of one run of several as part of them all, and notes whether it was stopped."""
-
-    def __init__(self, callback: Callback | None, number: int, runs: int) -> None:
-        self.callback, self.number, self.runs, self.stopped = callback, number, runs, False
-
-    def __call__(self, step: Step) -> bool:
-        told = Step(self.number * step.total + step.index, self.runs * step.total, step.scores, step.image)
-        self.stopped = bool(self.callback and self.callback(told))
-        return self.stopped

@@ -105,9 +105,11 @@ def whole(length: int, stride: int) -> int:
 
 def around(generator: torch.Generator) -> Callable[[Tensor, Size], Tensor]:
     """Enlarges a picture that tiles, seeing its other side beyond its borders, and shifts it round itself by a random way. A torus has no
-    origin, but the network's strides have, and leave a faint grid: so it does not fall on the same pixels at each size."""
+    origin, but the network's strides have, and leave a faint grid: so it does not fall on the same pixels at each size. What is of that size stays."""
 
     def enlarge(image: Tensor, size: Size) -> Tensor:
+        if image.shape[-2:] == size:
+            return image
         height, width = size
         grown = resized(image.repeat(1, 1, 3, 3), (3 * height, 3 * width))[..., height : 2 * height, width : 2 * width]
         down, right = (int(torch.randint(length, (1,), generator=generator)) for length in size)

@@ -8,7 +8,7 @@ from torch.nn.functional import pad
 
 from ... import image as images
 from ... import render
-from ...ascend import Callback
+from ...ascend import Callback, Count
 from ...catalog import method
 from ...errors import SightlineError, outside
 from ...exemplar.demand import gigabytes
@@ -22,7 +22,7 @@ from ...model import Model
 from ...perceptual import layers_of
 from ...receptive import receptive_field
 from ...result import Result
-from .order import Count, Maker, Order
+from .order import Maker, Order
 from .statistics import by_statistics, judged
 
 LEAST_SIDE = 16

@@ -1,6 +1,6 @@
 """Feature inversion: which images look the same to a layer? (Mahendran & Vedaldi 2015; Dosovitskiy & Brox 2016)"""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ... import image as images
 from ... import render
-from ...ascend import Callback, Step, ascend
+from ...ascend import Callback, Count, Step, ascend
 from ...catalog import method
 from ...errors import SightlineError, outside
 from ...knobs import Between
@@ -81,12 +81,13 @@ class Inversion:
         else:
             start, optimizer = Levels(self.image.to(self.model.device), self.seed), partial(Annealed, lr=self.lr, steps=self.steps)
 
-        def counted(step: Step) -> bool:
-            done = Step(number * self.steps + step.index, len(self.layers) * self.steps, step.scores / power, step.image)
-            self.stopped = bool(self.callback and self.callback(done))
-            return self.stopped
+        watch = Count(self.callback, number, len(self.layers))
 
-        made, scores = ascend(self.model, aim, start, optimizer, self.steps, callback=counted if self.callback else None)
+        def watched(step: Step) -> bool:
+            return watch(replace(step, scores=step.scores / power))
+
+        made, scores = ascend(self.model, aim, start, optimizer, self.steps, callback=watched if self.callback else None)
+        self.stopped = watch.stopped
         self.scores.append(scores.cpu() / power)
         return made.clamp(0, 1)
 
