@@ -106,3 +106,30 @@ def test_a_filter_stands_for_the_identity_at_the_start_of_the_history() -> None:
                 inverse = turn @ inverse @ turn.T + s.outer(s) / (s @ y)
             torch.testing.assert_close(after - places[-1], -inverse @ slopes[-1], rtol=1e-5, atol=1e-9)
     assert problem(place).item() < 0.5 * problem(start(1)).item()
+
+
+def test_what_was_learned_holds_at_another_size_and_scale() -> None:
+    """Two waves of different curvature, learned at 16×16 pixels; the first step at 40×40, of a loss three times as large, ends at the bottom."""
+
+    def waves(side: int) -> Tensor:
+        line = torch.cos(torch.pi * torch.arange(1, 3)[:, None] * (torch.arange(side) + 0.5) / side).double()
+        return torch.stack([line[0].expand(side, side), line[1].expand(side, side).T])[:, None, None]
+
+    def loss(picture: Tensor, gain: float) -> Tensor:
+        """Means over the pixels: the same number at every size."""
+        parts = (picture * waves(picture.shape[-1])).mean((2, 3, 4)).square()[:, 0]
+        return gain * (5 * parts[0] + 0.2 * parts[1])
+
+    def stepped(optimizer: LBFGS, picture: Tensor, gain: float) -> None:
+        optimizer.zero_grad()
+        loss(picture, gain).backward()
+        optimizer.step()
+
+    small, large = ((0.3 * waves(side)[0] + 0.5 * waves(side)[1]).requires_grad_() for side in (16, 40))
+    learned, anew = LBFGS([small]), LBFGS([large])
+    for _ in range(12):
+        stepped(learned, small, 1.0)
+    before = loss(large, 3.0).item()
+    anew.remember(learned, 3.0)
+    stepped(anew, large, 3.0)
+    assert loss(large, 3.0).item() < 1e-3 * before

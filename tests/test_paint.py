@@ -9,7 +9,8 @@ from torch import Tensor
 
 import sightline as sl
 from sightline.objective import Objective
-from sightline.paint import Averaged, Brush, coarse_first, paint, stages
+from sightline.optimizers import Adam
+from sightline.paint import Averaged, Brush, coarse_first, paint, resized, stages
 
 TARGET = 0.2 + 0.6 * smooth(1, 64, 7)
 
@@ -46,9 +47,25 @@ def test_adam_goes_on_with_its_moments(tiny: sl.Model) -> None:
     brush = Brush("adam", 0.01)
     paint(tiny, towards, gray(32), stages((64, 64), 4, least=32), brush)
     assert brush.before is not None
-    assert brush.before.done == 12, "three sizes of four steps"
-    assert brush.before.mean[0].shape == brush.before.square[0].shape == (1, 3, 64, 64)
-    assert bool((brush.before.square[0] >= 0).all())
+    adam = brush.before[0]
+    assert isinstance(adam, Adam)
+    assert adam.done == 12, "three sizes of four steps"
+    assert adam.mean[0].shape == adam.square[0].shape == (1, 3, 64, 64)
+    assert bool((adam.square[0] >= 0).all())
+
+
+def test_lbfgs_goes_on_with_its_pairs_unless_the_picture_is_shifted(tiny: sl.Model) -> None:
+    """By a fixed number of steps at each size it gets nearer than one that starts anew at each."""
+
+    def steep(size: tuple[int, int]) -> Objective:
+        """Of curvatures from 1 to 100 from the top to the bottom; a number that does not depend on the size."""
+        weights = torch.logspace(0, 2, size[0]).view(1, 1, -1, 1)
+        target = torch.nn.functional.interpolate(TARGET, size=size, mode="bilinear", antialias=True)
+        return Objective("steep", (), lambda model: lambda image, _: -(weights * (image - target).square()).flatten(1).mean(1))
+
+    plan = stages((64, 64), 6, least=16)
+    going_on, anew = (paint(tiny, steep, gray(16), plan, Brush("lbfgs", 1.0), enlarge=enlarge) for enlarge in (None, resized))
+    assert going_on.scores[-1] > 0.5 * anew.scores[-1]
 
 
 def test_the_average_is_the_literal_one() -> None:

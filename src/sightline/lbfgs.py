@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from .optimizers import Stepper
 
@@ -36,6 +37,11 @@ class LBFGS(Stepper):
         self.lr, self.filter, self.most = lr, filter, most
         self.memories = [Memory(parameter, history) for parameter in parameters]
 
+    def remember(self, before: "LBFGS", gain: float) -> None:
+        """Takes over what was learned of the same pictures at another size, where the objective was 1/`gain` times as large."""
+        for memory, other in zip(self.memories, before.memories, strict=True):
+            memory.remember(other, gain)
+
     def move_(self, number: int, parameter: Tensor, gradient: Tensor) -> None:
         """One step of the leaf of that number, in place."""
         memory, slope = self.memories[number], gradient.flatten(1)
@@ -44,7 +50,7 @@ class LBFGS(Stepper):
         descends = (direction * slope).sum(1, keepdim=True) <= -LEAST_SLOPE
         step = torch.where(descends, direction, 0) * self.lr
         length = step.square().mean(1, keepdim=True).sqrt().clamp_min(1e-30)
-        if memory.steps == 1:
+        if not memory.noted:
             step *= (1 / filtered.abs().sum(1, keepdim=True)).clamp_max(1) if self.most == math.inf else self.most / 10 / length
         else:
             step *= (self.most / length).clamp_max(1)
@@ -57,42 +63,58 @@ class Memory:
 
     def __init__(self, parameter: Tensor, history: int) -> None:
         count, size = len(parameter), parameter[0].numel()
-        self.history, self.steps, self.filled = history, 0, 0
+        self.shape, self.history, self.noted = parameter.shape, history, 0
         self.moved, self.changed = (parameter.new_zeros(count, history, size) for _ in range(2))
         # sᵀy and yᵀKy of all pairs, in double: what is solved is small and badly conditioned.
         self.across, self.within = (torch.zeros(count, history, history, dtype=torch.float64, device=parameter.device) for _ in range(2))
         self.scale = torch.ones(count, 1, dtype=torch.float64, device=parameter.device)
-        self.place, self.slope, self.filtered = torch.empty(0), torch.empty(0), torch.empty(0)
+        self.last: tuple[Tensor, Tensor, Tensor] | None = None  # place, slope and filtered slope
+
+    @property
+    def chosen(self) -> Tensor:
+        """The places of the pairs in the rings, oldest first."""
+        ages = range(min(self.noted, self.history), 0, -1)
+        return torch.tensor([(self.noted - age) % self.history for age in ages], device=self.moved.device)
+
+    def remember(self, other: "Memory", gain: float) -> None:
+        """Takes over the pairs of pictures of another size, resized, for an objective `gain` times as large. What a movement does to it is
+        shared by as many more pixels. The products are those of the pairs as they were: nearly those of the resized ones."""
+        share = gain * math.prod(other.shape[2:]) / math.prod(self.shape[2:])
+        self.moved, self.changed = (resized(pairs, other.shape, self.shape) for pairs in (other.moved, other.changed * share))
+        self.across, self.within, self.scale = other.across * gain, other.within * (gain * share), other.scale / share
+        self.history, self.noted = other.history, other.noted
 
     def direction(self, place: Tensor, slope: Tensor, filtered: Tensor) -> Tensor:
         """Where to go from a place N×D with this slope g and Kg: −H·g."""
-        both = self.note(place, slope, filtered) if self.steps else None
-        self.steps += 1
-        self.place, self.slope = place.clone(), slope.clone()
-        self.filtered = self.slope if filtered is slope else filtered
-        return -filtered if both is None else -self.inverse_times(filtered, *both)
+        if self.last:
+            along, bent = self.note(place - self.last[0], slope, slope - self.last[1], filtered - self.last[2])
+        else:
+            along, bent = self.times(slope.unsqueeze(1))
+        self.last = place.clone(), slope.clone(), filtered
+        return -self.inverse_times(filtered, along, bent) if self.noted else -filtered
 
-    def note(self, place: Tensor, slope: Tensor, filtered: Tensor) -> tuple[Tensor, Tensor]:
-        """Takes a pair in; where the curvature is too small it is stored as zeros, which change nothing. Gives Sᵀg and YᵀKg, found on
-        the same way through the memory as the products with the new pair."""
-        slot = (self.steps - 1) % self.history
-        moved, changed = place - self.place, slope - self.slope
-        softened = changed if filtered is slope else filtered - self.filtered
+    def note(self, moved: Tensor, slope: Tensor, changed: Tensor, softened: Tensor) -> tuple[Tensor, Tensor]:
+        """Takes the pair s, y in, with Ky; where the curvature is too small it is stored as zeros, which change nothing. Gives Sᵀg and YᵀKg,
+        found on the same way through the memory as the products with the new pair."""
+        slot = self.noted % self.history
+        self.noted += 1
         curvature = (moved * changed).sum(1, keepdim=True)
         good = curvature > LEAST_CURVATURE
         self.moved[:, slot], self.changed[:, slot] = torch.where(good, moved, 0), torch.where(good, softened, 0)
-        self.filled = min(self.filled + 1, self.history)
-        # The pairs as columns: MKL takes ten times as long for the same products the other way round.
-        new = torch.stack([torch.where(good, changed, 0), slope], 1)
-        rows, squares = ((new @ pairs.mT).double() for pairs in (self.moved, self.changed))
-        self.across[:, :, slot], self.within[:, :, slot], self.within[:, slot] = rows[:, 0], squares[:, 0], squares[:, 0]
+        rows, squares = self.times(torch.stack([torch.where(good, changed, 0), slope], 1))
+        self.across[:, :, slot], self.within[:, :, slot], self.within[:, slot] = rows[..., 0], squares[..., 0], squares[..., 0]
         ratio = curvature.double() / (changed.double() * softened).sum(1, keepdim=True).clamp_min(1e-300)
         self.scale = torch.where(good, ratio, self.scale)
-        return rows[:, 1, :, None], squares[:, 1, :, None]
+        return rows[..., -1:], squares[..., -1:]
+
+    def times(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """S and KY times rows N×k×D: N×history×k each, in double. MKL takes ten times as long where the pairs stand first."""
+        moved, changed = ((rows @ pairs.mT).double().mT for pairs in (self.moved, self.changed))
+        return moved, changed
 
     def inverse_times(self, filtered: Tensor, along: Tensor, bent: Tensor) -> Tensor:
         """H·g: γKg + S·a + γKY·b, with a = R⁻ᵀ((D + γYᵀKY)R⁻¹Sᵀg − γYᵀKg), b = −R⁻¹Sᵀg, R the upper triangle of SᵀY by age."""
-        chosen = torch.tensor([(self.steps - 1 - age) % self.history for age in range(self.filled, 0, -1)], device=filtered.device)
+        chosen = self.chosen
         across, within = (table[:, chosen][:, :, chosen] for table in (self.across, self.within))
         diagonal = across.diagonal(dim1=1, dim2=2)
         upper = across.triu() + torch.diag_embed((diagonal == 0).double())
@@ -104,3 +126,9 @@ class Memory:
         weights[0, :, chosen], weights[1, :, chosen] = first, -scale * solved
         parts = [(pairs.mT @ weight.to(filtered))[..., 0] for pairs, weight in zip((self.moved, self.changed), weights, strict=True)]
         return self.scale.to(filtered) * filtered + parts[0] + parts[1]
+
+
+def resized(pairs: Tensor, before: torch.Size, shape: torch.Size) -> Tensor:
+    """Vectors N×history×D of pictures N×C×h×w, for pictures N×C×H×W."""
+    pictures = pairs.view(-1, *before[1:])
+    return F.interpolate(pictures, size=shape[2:], mode="bicubic", align_corners=False).view(*pairs.shape[:2], -1)

@@ -4,6 +4,7 @@ import math
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Literal
 
 import torch
@@ -84,32 +85,30 @@ class Painted:
 @dataclass
 class Brush:
     """How a stage is gone: "lbfgs" or "adam", its step size, its memory, how much further L-BFGS trusts coarse changes than fine
-    ones (`falloff`), and Adam as the stage before left it."""
+    ones (`falloff`), and the optimizer as the stage before left it, with what the objective was divided by there."""
 
     way: Way
     lr: float
     history: int = 10
     falloff: float = 0.0
-    before: Adam | None = None
+    before: tuple[LBFGS | Adam, float] | None = None
 
-    def optimizer(self, parameters: list[Tensor]) -> LBFGS | Adam:
-        """The optimizer of one stage. L-BFGS starts anew: its history is bound to a size."""
+    def optimizer(self, parameters: list[Tensor], scale: float) -> LBFGS | Adam:
+        """The optimizer of one stage, whose objective is divided by `scale`; with the moments or the pairs of the stage before, resized."""
+        (before, divided), self.before = self.before or (None, scale), None
         if self.way == "lbfgs":
             filter = coarse_first(parameters[0], self.falloff) if self.falloff else None
-            return LBFGS(parameters, lr=self.lr, history=self.history, filter=filter, most=LONGEST)
-        stepper = Adam(parameters, self.lr, BETAS)
-        if self.before:
-            size = parameters[0].shape[-2:]
-            grown = [
-                F.interpolate(one[0], size=size, mode="bilinear", align_corners=False) for one in (self.before.mean, self.before.square)
-            ]
-            stepper.mean, stepper.square, stepper.done = [grown[0]], [grown[1].clamp_min(0)], self.before.done
-        self.stepper = stepper
+            stepper = LBFGS(parameters, lr=self.lr, history=self.history, filter=filter, most=LONGEST)
+            if isinstance(before, LBFGS):
+                stepper.remember(before, divided / scale)
+        else:
+            stepper = Adam(parameters, self.lr, BETAS)
+            if isinstance(before, Adam):
+                size = parameters[0].shape[-2:]
+                grown = [F.interpolate(one[0], size=size, mode="bilinear", align_corners=False) for one in (before.mean, before.square)]
+                stepper.mean, stepper.square, stepper.done = [grown[0]], [grown[1].clamp_min(0)], before.done
+        self.stepper = stepper, scale
         return stepper
-
-    def keep(self) -> None:
-        """Notes Adam's moments for the next stage."""
-        self.before = self.stepper if self.way == "adam" else None
 
 
 def coarse_first(image: Tensor, power: float) -> Callable[[Tensor], Tensor]:
@@ -141,39 +140,41 @@ def paint(
     enlarge: Callable[[Tensor, Size], Tensor] | None = None,
     callback: Callback | None = None,
 ) -> Painted:
-    """Ascends `aim(size)` through the stages from an image 1×3×H×W of any size. Between them the picture grows by `enlarge`, or `resized`.
+    """Ascends `aim(size)` through the stages from an image 1×3×H×W of any size. Between them the picture is `resized`, and what the
+    optimizer knows of it; or it grows by `enlarge`, which may shift it, so that the optimizer starts anew.
 
     The objective is divided by the size of its first score: L-BFGS leaves out curvatures below 1e-10, and a mean-normalized
     Gram loss would stand still. If a score is no number, the stage goes back to the last picture that had one, with half the
     step. Raises SightlineError if that does not help either.
     """
-    total, done, enlarge = sum(stage.steps for stage in plan), 0, enlarge or resized
+    total, done, grown = sum(stage.steps for stage in plan), 0, enlarge or resized
     painted = Painted(image)
     for stage in plan:
         objective = aim(stage.size)
         left = stage.steps
-        start = enlarge(painted.image, stage.size)
+        start = grown(painted.image, stage.size)
         first = float(score_of(model, objective, start).abs().max())
         scale = first if math.isfinite(first) and first > 0 else 1.0
         while left > 0 and not painted.stopped:
             watch = Watch(callback, done, total, scale)
             pixels = Averaged(start) if average else Pixels(start)
             with warnings.catch_warnings(action="ignore"):  # what the warning says is told below
-                broken = ascend(model, objective * (1 / scale), pixels, brush.optimizer, left, callback=watch).note
+                optimizer = partial(brush.optimizer, scale=scale)
+                broken = ascend(model, objective * (1 / scale), pixels, optimizer, left, callback=watch).note
             went = len(watch.scores)
             done, left = done + went, left - went
             painted.scores += watch.scores
             painted.work += went * math.prod(stage.size) / math.prod(plan[-1].size)
             painted.stopped = watch.stopped
             if not broken:
-                brush.keep()
+                brush.before = None if enlarge else brush.stepper
                 start = pixels.average if isinstance(pixels, Averaged) else pixels.pixels.detach()
                 break
             start = halved(painted, brush, watch, start, done)
         painted.image = start.detach().clone()
         if painted.stopped:
             break
-    painted.image = enlarge(painted.image, plan[-1].size).clamp(0, 1)
+    painted.image = grown(painted.image, plan[-1].size).clamp(0, 1)
     return painted
 
 

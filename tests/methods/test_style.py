@@ -94,6 +94,15 @@ def test_shares_mix_styles(model: sl.Model, photo: Tensor, grain: Tensor) -> Non
     assert not torch.allclose(half.tensors["image"], alone.tensors["image"], atol=1e-2)
 
 
+@pytest.mark.parametrize(("start", "scale", "sizes"), [("noise", 1.0, 3), ("noise", 0.15, 2), ("content", 1.0, 1)])
+def test_sizes_where_the_style_would_be_a_single_place_are_left_out(
+    start: str, scale: float, sizes: int, model: sl.Model, grain: Tensor
+) -> None:
+    knobs = {"styles": (grain,), "start": start, "style_scale": scale, "steps": 2, **LAYERS}
+    result = sl.style(model, smooth(1, 160, 1), **knobs)  # type: ignore[arg-type]
+    assert len(result.tensors["scores"]) == 2 * sizes
+
+
 def test_luminance_keeps_the_photo_s_colors(model: sl.Model, grain: Tensor) -> None:
     photo = 0.35 + 0.3 * smooth(1, 64, 1)
     result = sl.style(model, photo, styles=(grain,), color="luminance", content_weight=10.0, steps=5, **LAYERS)  # type: ignore[arg-type]

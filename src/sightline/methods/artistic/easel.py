@@ -94,14 +94,26 @@ class Easel:
 
     def fitted(self, picture: Tensor, size: Size) -> Tensor:
         """A style picture at the size where its strokes are as large as wanted: as many pixels as the output, times scale²."""
-        factor = self.scale * math.sqrt(math.prod(size) / (picture.shape[2] * picture.shape[3]))
-        height, width = (max(1, round(side * factor)) for side in picture.shape[-2:])
-        least = max(receptive_field(self.model, name).stride[0] for name in self.layers.style) * 2
-        if min(height, width) < max(least, 16):
+        height, width = self.measure(picture, size)
+        if min(height, width) < self.least():
             raise SightlineError(
                 f"the style would be {height}×{width} pixels, which its deepest layer sees as a single place; raise style_scale or the size"
             )
         return resized(picture, (height, width))
+
+    def measure(self, picture: Tensor, size: Size) -> Size:
+        """The size of a style picture beside an output of this one."""
+        factor = self.scale * math.sqrt(math.prod(size) / (picture.shape[2] * picture.shape[3]))
+        height, width = (max(1, round(side * factor)) for side in picture.shape[-2:])
+        return height, width
+
+    def least(self) -> int:
+        """The short side that a style needs for more than a single place in the deepest layer."""
+        return max(16, 2 * max(receptive_field(self.model, name).stride[0] for name in self.layers.style))
+
+    def holds(self, size: Size) -> bool:
+        """Whether all styles are large enough beside an output of this size."""
+        return all(min(self.measure(picture, size)) >= self.least() for picture in self.styles)
 
     def objective(self, size: Size) -> Objective:
         """Minus the loss at a size, with total variation."""

@@ -25,6 +25,8 @@ from ...result import Result
 from .easel import Easel
 
 LEAST_SIDE = 32
+# Short side of the first size: a photograph has its layout already, and would lose it at 64 pixels.
+FIRST = {"content": 128, "noise": 64}
 
 
 @method(
@@ -87,7 +89,7 @@ def style(
         optimizer: "lbfgs" or "adam" (with the mean of its last pictures).
         steps: Steps at each size.
         lr: Step size; 1 for "lbfgs", 0.02 for "adam".
-        coarse: Whether to paint at small sizes first, growing by √2 from 128 pixels.
+        coarse: Whether to paint at small sizes first, growing by √2 from 128 pixels, from 64 out of noise.
         memory: GB that the painting may take; what needs more is painted in tiles with the very same gradient.
     """
     if min(image.shape[-2:]) < LEAST_SIDE:
@@ -99,7 +101,7 @@ def style(
     usual = layers_of(model)
     layers = Layers(content_layers or usual.content, style_layers or usual.style)
     size, made, finals = (image.shape[2], image.shape[3]), list[Painted](), list[dict[str, Any]]()
-    plan = stages(size, steps) if coarse else stages(size, steps, least=max(size))
+    plan = stages(size, steps, least=FIRST[start] if coarse else max(size))
     for number, photo in enumerate(image.cpu().split(1)):
         easel = Easel(
             model,
@@ -113,6 +115,7 @@ def style(
             memory,
             seed=seed,
         )
+        plan = [stage for stage in plan if stage.size == size or easel.holds(stage.size)]
         first = resized(photo, plan[0].size) if start == "content" else noise(plan[0].size, seed + number)
         brush = Brush(optimizer, lr if lr is not None else RATES[optimizer], falloff=FALLOFF)
         done = paint(model, easel.objective, first.to(model.device), plan, brush, average=optimizer == "adam", callback=callback)
