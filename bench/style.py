@@ -25,7 +25,8 @@ from torch.nn import functional as F
 import sightline as sl
 from sightline.exemplar.quilting import quilt
 from sightline.methods.artistic.easel import Easel
-from sightline.paint import FALLOFF, Brush, paint, stages
+from sightline.methods.artistic.style import FIRST, noise
+from sightline.paint import FALLOFF, Brush, Stage, paint, stages
 from sightline.perceptual import layers_of
 from sightline.presets import PRESETS
 
@@ -53,7 +54,8 @@ def pictures(side: int) -> tuple[Tensor, Tensor]:
 def step_beyond_bare(model: sl.Model, deepest: str, side: int, rounds: int) -> None:
     """One step of L-BFGS on the whole loss over one forward and backward pass to the deepest layer, whose gradient is all ones."""
     photo, painting = pictures(side)
-    aim = easel_of(model, photo, painting).objective((side, side))
+    easel = easel_of(model, photo, painting)
+    aim = easel.objective((side, side))
     layer, bare, ours = model.layer(deepest), list[float](), list[float]()
 
     def passes() -> None:
@@ -67,8 +69,8 @@ def step_beyond_bare(model: sl.Model, deepest: str, side: int, rounds: int) -> N
         ours.extend([marks[-1] - bare[-1] - marks[-2]] if len(marks) > 1 else [])
 
     marks = list[float]()
-    plan = stages((side, side), rounds + 12, least=side)  # from the eleventh step on the history is full
-    paint(model, lambda _: aim, photo, plan, Brush("lbfgs", 1.0, falloff=FALLOFF), callback=watch)
+    plan = stages((side, side), rounds + easel.pairs((side, side)) + 2, least=side)  # only then the history is full
+    paint(model, lambda _: aim, photo, plan, Brush("lbfgs", 1.0, easel.pairs((side, side)), FALLOFF), callback=watch)
     one, step = statistics.median(bare[-rounds:]), statistics.median(ours[-rounds:])
     print(f"{model.name} {side} px: bare {one * 1e3:.0f} ms, one step {step * 1e3:.0f} ms, ratio {step / one:.2f}", flush=True)
 
@@ -79,8 +81,15 @@ def peak(network: str, side: int) -> None:
     model = sl.load(network, weights="random", device="cpu")
     photo, painting = pictures(side)
     before = resident()
-    aim = easel_of(model, photo, painting).objective((side, side))
-    paint(model, lambda _: aim, photo, stages((side, side), 12, least=side), Brush("lbfgs", 1.0, falloff=FALLOFF))
+    easel = easel_of(model, photo, painting)
+    aim = easel.objective((side, side))
+    paint(
+        model,
+        lambda _: aim,
+        photo,
+        stages((side, side), easel.pairs((side, side)) + 2, least=side),
+        Brush("lbfgs", 1.0, easel.pairs((side, side)), FALLOFF),
+    )
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     print(
         f"{network} {side} px: peak {(most - before) / 1e6:.0f} MB beyond the loaded network, {(most - before) / side**2 / 1e3:.2f} kB per pixel"
@@ -146,7 +155,7 @@ def time_to_a_loss(model: sl.Model, photo: Tensor, painting: Tensor, evaluations
         times.append(time.process_time() - began)
 
     plan = stages(size, evaluations, least=max(size))
-    paint(model, easel.objective, photo, plan, Brush("lbfgs", 1.0, falloff=FALLOFF), callback=watch)
+    paint(model, easel.objective, photo, plan, Brush("lbfgs", 1.0, easel.pairs(size), FALLOFF), callback=watch)
     curves["ours"] = losses, times
     for step in (50, 100, evaluations):
         aim, theirs = min(curves["tutorial"][0][:step]), curves["tutorial"][1][step - 1]
@@ -156,6 +165,36 @@ def time_to_a_loss(model: sl.Model, photo: Tensor, painting: Tensor, evaluations
         )
         print(f"{model.name} {size}: the tutorial's loss after {step} evaluations, {aim:.3f}, {theirs:.1f} s: {found}", flush=True)
     return curves
+
+
+def coarse_to_fine(model: sl.Model, photo: Tensor, painting: Tensor, evaluations: int) -> None:
+    """From noise: how many evaluations at one size give the losses that growing sizes reach, by L-BFGS as in textbooks (no filter) and by ours.
+
+    Evaluations at smaller sizes count by their share of the pixels. Every size has 20 or 30; the rows follow the last one.
+    """
+    easel, size = easel_of(model, photo, painting), (photo.shape[2], photo.shape[3])
+
+    def losses(plan: Sequence[Stage], falloff: float) -> list[tuple[float, float]]:
+        """Evaluations so far, in pictures of the full size, and the least loss, of those at the full size."""
+        found, spent = list[tuple[float, float]](), 0.0
+
+        def watch(step: sl.Step) -> None:
+            nonlocal spent
+            height, width = step.image.shape[-2:]
+            spent += height * width / math.prod(size)
+            if (height, width) == size:
+                found.append((spent, min([-float(step.scores.sum()), *(loss for _, loss in found[-1:])])))
+
+        paint(model, easel.objective, noise(plan[0].size, 0), plan, Brush("lbfgs", 1.0, easel.pairs(size), falloff), callback=watch)
+        return found
+
+    whole = stages(size, evaluations, least=max(size))
+    single = {"textbook": losses(whole, 0.0), "ours": losses(whole, FALLOFF)}
+    for steps in (20, 30):
+        for spent, loss in losses(stages(size, steps, least=FIRST["noise"]), FALLOFF)[9::10]:
+            same = {name: next((count for count, one in curve if one <= loss), math.inf) for name, curve in single.items()}
+            told = ", ".join(f"{name} {count:.0f} ({spent / count:.2f})" for name, count in same.items())
+            print(f"{model.name} {size}, {steps} steps a size: {spent:.0f} reach {loss:.3f}, at one size {told}", flush=True)
 
 
 def drawn(curves: Sequence[dict[str, tuple[list[float], list[float]]]], path: str) -> None:
@@ -200,29 +239,39 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="folder with nets, content and paintings; without it random weights and samples only")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--evaluations", type=int, default=300)
-    parser.add_argument("--side", type=int, default=128, help="short side for the time to a loss")
-    parser.add_argument("--curves", help="where to write the picture of the curves")
+    parser.add_argument("--sides", type=int, nargs="+", default=[128, 256, 512], help="short sides for the time to a loss")
+    parser.add_argument("--coarse", type=int, default=512, help="short side for coarse to fine")
+    parser.add_argument("--curves", help="where to write the picture of the curves, of the second side")
     parser.add_argument("--peak", nargs=2, metavar=("NETWORK", "SIDE"), help="only the peak memory, which needs a process of its own")
     options = parser.parse_args()
     if options.peak:
         peak(options.peak[0], int(options.peak[1]))
         return
+    torch.set_num_threads(1)
+    if options.data:
+        painted(options)
     for side in (256, 512, 1024):
         subprocess.run([sys.executable, __file__, "--peak", "vgg19", str(side)], check=True)
-    torch.set_num_threads(1)
     vgg = sl.load("vgg19", weights="random", device="cpu")
     step_beyond_bare(vgg, "relu5_1", 256, options.rounds)
     step_beyond_bare(vgg, "relu5_1", 512, options.rounds)
-    if options.data:
-        squeeze = sl.load("squeezenet1_0", weights=options.data / "nets" / "squeezenet1_0.safetensors", device="cpu")
-        step_beyond_bare(squeeze, "fire9", 256, options.rounds)
-        curves = list[dict[str, tuple[list[float], list[float]]]]()
-        for photo, painting in PAIRS.items():
-            content = sl.image.short_side(sl.read(options.data / "content" / f"{photo}.jpg"), options.side)
-            curves.append(time_to_a_loss(squeeze, content, sl.read(options.data / "paintings" / f"{painting}.jpg"), options.evaluations))
-        if options.curves:
-            drawn(curves, options.curves)
     quilting()
+
+
+def painted(options: argparse.Namespace) -> None:
+    """What wants trained weights and pictures: the time to a loss, and coarse to fine."""
+    squeeze = sl.load("squeezenet1_0", weights=options.data / "nets" / "squeezenet1_0.safetensors", device="cpu")
+    step_beyond_bare(squeeze, "fire9", 256, options.rounds)
+    pairs = [
+        (sl.read(options.data / "content" / f"{photo}.jpg"), sl.read(options.data / "paintings" / f"{art}.jpg"))
+        for photo, art in PAIRS.items()
+    ]
+    for number, side in enumerate(options.sides):
+        curves = [time_to_a_loss(squeeze, sl.image.short_side(photo, side), painting, options.evaluations) for photo, painting in pairs]
+        if options.curves and number == min(1, len(options.sides) - 1):
+            drawn(curves, options.curves)
+    for photo, painting in pairs if options.coarse else ():
+        coarse_to_fine(squeeze, sl.image.short_side(photo, options.coarse), painting, options.evaluations)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from torchvision.models.vgg import make_layers
 import sightline as sl
 from sightline import nicknames, perceptual
 from sightline.model import Model
-from sightline.perceptual import Moments, content_loss, gram, gram_loss, moments, sliced_loss, w2_loss
+from sightline.perceptual import Moments, content_loss, gram, gram_distance, gram_loss, moments, sliced_loss, w2_loss
 
 
 def features(count: int = 2, channels: int = 5, height: int = 6, width: int = 7, seed: int = 0) -> Tensor:
@@ -74,6 +74,20 @@ def test_gram_loss_is_gatys() -> None:
     difference = literal_gram(one) * positions - literal_gram(two) * positions
     expected = difference.square().sum() / (4 * channels**2 * positions**2)
     assert torch.allclose(gram_loss(gram(one[None]), gram(two[None])), expected.view(1))
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("targets", [1, 2])
+def test_the_distance_found_at_once_is_that_of_the_gram_matrices(layout: torch.memory_format, targets: int) -> None:
+    """Its value, and its gradient as autograd has it from literal sums."""
+    given = features().contiguous(memory_format=layout).requires_grad_()
+    target, weights = gram(features(targets, seed=1)), torch.tensor([0.3, 2.0])
+    products = torch.einsum("nchw,ndhw->ncd", given, given) / 42
+    literal = ((products - target) ** 2).sum((1, 2)) / (4 * 5**2)
+    found = gram_distance(given, target)
+    torch.testing.assert_close(found, literal)
+    slopes = [torch.autograd.grad((weights * one).sum(), given)[0] for one in (found, literal)]
+    torch.testing.assert_close(slopes[0], slopes[1])
 
 
 def test_w2_is_the_distance_of_gaussians() -> None:

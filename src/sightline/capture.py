@@ -6,7 +6,10 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
+
+core: Any = torch._C
 
 
 @dataclass(frozen=True)
@@ -92,7 +95,8 @@ class Capture:
             tensor = tensor.detach().requires_grad_()
         self.found[name], self.versions[name] = tensor, tensor._version
         if self.seen:
-            self.seen(name, tensor)
+            with core.DisableTorchFunction():  # modes are there for the network's operations
+                self.seen(name, tensor)
         if len(self.found) == len(self.wanted) and not self.whole:
             raise Enough
         return tensor.clone() if begins or (name in self.copied and value is tensor) else None

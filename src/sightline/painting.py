@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from .model import Model
 from .objective import Objective, Score
-from .perceptual import Kind, Moments, gram_loss, moments, random_directions, sliced_loss, w2_loss
+from .perceptual import Kind, Moments, gram_distance, gram_loss, moments, random_directions, sliced_loss, w2_loss
 from .tiles import Plan, Tile, planned
 
 
@@ -86,6 +86,8 @@ class Painting:
         """One layer's part of the style loss: 1."""
         if self.samples is not None:
             return self.style[name] * sliced_loss(features, self.samples[name], directions[name])
+        if self.kind == "gram" and self.regions[0].weights is None:  # then it is the only one
+            return self.style[name] * gram_distance(features, self.regions[0].targets[name].gram)
         found = [moments(features, region.weight(name), mean=self.kind == "w2") for region in self.regions]
         return self.style[name] * self.apart(name, found)
 

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 from torch.nn.grad import conv2d_weight
 
@@ -62,6 +63,22 @@ class Gram(torch.autograd.Function):
     def backward(ctx: Any, slope: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         # A new tensor with nothing around it: autograd then adds the network's own gradient in place.
         return mixed(ctx.saved_tensors[0], slope + slope.mT)
+
+
+class GramLoss(torch.autograd.Function):
+    """Gatys' E of N×C×H×W beside a Gram matrix 1×C×C or N×C×C, in which no matrix is formed but the difference."""
+
+    @staticmethod
+    def forward(ctx: Any, features: Tensor, target: Tensor) -> Tensor:
+        difference = products(features).div_(features.shape[2] * features.shape[3]).sub_(target)
+        ctx.save_for_backward(features, difference)
+        return difference.square().flatten(1).mean(1) / 4
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        features, difference = ctx.saved_tensors
+        return mixed(features, difference * (slope.view(-1, 1, 1) / features[0].numel() / features.shape[1])), None
 
 
 def rows_of(features: Tensor) -> Tensor:
@@ -124,6 +141,13 @@ def content_loss(features: Tensor, target: Tensor) -> Tensor:
 def gram_loss(found: Tensor, target: Tensor) -> Tensor:
     """Gatys' E_l = Σ(G − A)²/4C², N, of Gram matrices N×C×C."""
     return (found - target).square().flatten(1).mean(1) / 4
+
+
+def gram_distance(features: Tensor, target: Tensor) -> Tensor:
+    """`gram_loss` of the Gram matrices of N×C×H×W, N, sooner found."""
+    with torch.autocast(features.device.type, enabled=False):
+        distance: Tensor = GramLoss.apply(features.float(), target)
+    return distance
 
 
 def w2_loss(found: Moments, target: Moments) -> Tensor:

@@ -1,15 +1,20 @@
 """Style transfer: what the losses fall to, what each knob changes, and what is refused."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from conftest import small_network, smooth
-from torch import Tensor
+from torch import Tensor, nn
 
 import sightline as sl
 from sightline import image as images
 from sightline.color import YIQ, mixed
+from sightline.methods.artistic.easel import Easel
 from sightline.networks.files import PAINTINGS
 from sightline.paint import resized
+from sightline.perceptual import Layers
+from sightline.presets import PRESETS
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +69,7 @@ def test_content_alone_comes_back_from_noise(model: sl.Model, photo: Tensor, gra
 def test_tiles_paint_the_same_picture(model: sl.Model, grain: Tensor) -> None:
     photo = smooth(1, 400, 1) * 0.9 + 0.1 * torch.rand(1, 3, 400, 400, generator=torch.Generator().manual_seed(0))
     knobs = {"styles": (grain,), "steps": 3, "coarse": False, "optimizer": "adam", **LAYERS}
-    whole, tiled = (sl.style(model, photo, memory=memory, **knobs) for memory in (4.0, 0.06))  # type: ignore[arg-type]
+    whole, tiled = (sl.style(model, photo, memory=memory, **knobs) for memory in (4.0, 0.035))  # type: ignore[arg-type]
     assert whole.values["tile"] is None
     assert isinstance(tiled.values["tile"], int)
     assert "In tiles of" in tiled.captions["style"]
@@ -101,6 +106,16 @@ def test_sizes_where_the_style_would_be_a_single_place_are_left_out(
     knobs = {"styles": (grain,), "start": start, "style_scale": scale, "steps": 2, **LAYERS}
     result = sl.style(model, smooth(1, 160, 1), **knobs)  # type: ignore[arg-type]
     assert len(result.tensors["scores"]) == 2 * sizes
+
+
+def test_pairs_are_kept_as_memory_allows(model: sl.Model, photo: Tensor) -> None:
+    """20 beside small maps, 10 beside large ones."""
+    layers = Layers(LAYERS["content_layers"], LAYERS["style_layers"])
+    easel = Easel(model, photo, [photo], layers, PRESETS["relative"], [1.0])
+    assert easel.pairs((64, 64)) == 20
+    assert easel.pairs((4000, 4000)) == 10, "at the whole memory"
+    wide = sl.load(nn.Sequential(nn.Conv2d(3, 1000, 3)), size=32)
+    assert replace(easel, model=wide, layers=Layers((), ("0",))).pairs((64, 64)) == 10
 
 
 def test_luminance_keeps_the_photo_s_colors(model: sl.Model, grain: Tensor) -> None:

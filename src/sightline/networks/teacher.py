@@ -14,7 +14,7 @@ from torch import Tensor
 from ..errors import SightlineError
 from ..model import Model
 from ..objective import tv
-from ..perceptual import Layers, content_loss, gram, gram_loss
+from ..perceptual import Layers, content_loss, gram, gram_distance, gram_loss
 from ..receptive import receptive_field
 
 
@@ -51,7 +51,7 @@ class Teacher:
         found = self.model.run(made, self.names([*self.layers.content, *self.layers.style]))
         content = [content_loss(found[name], wanted[name]) / self.kept[own] for own, name in self.pairs(self.layers.content)]
         manner = [
-            gram_loss(gram(found[name]), self.grams[own][style]) / self.untouched[own][style] for own, name in self.pairs(self.layers.style)
+            gram_distance(found[name], self.grams[own][style]) / self.untouched[own][style] for own, name in self.pairs(self.layers.style)
         ]
         return Terms(torch.stack(content).mean(0), torch.stack(manner).mean(0), self.variation(made, {}))
 

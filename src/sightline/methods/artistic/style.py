@@ -25,6 +25,7 @@ from ...result import Result
 from .easel import Easel
 
 LEAST_SIDE = 32
+ADAM = 2  # what Adam keeps, in pairs of pictures: its two moments, the moving average and the picture before the step
 # Short side of the first size: a photograph has its layout already, and would lose it at 64 pixels.
 FIRST = {"content": 128, "noise": 64}
 
@@ -113,11 +114,12 @@ def style(
             regions,
             style_scale,
             memory,
-            seed=seed,
+            None if optimizer == "lbfgs" else ADAM,
+            seed,
         )
         plan = [stage for stage in plan if stage.size == size or easel.holds(stage.size)]
         first = resized(photo, plan[0].size) if start == "content" else noise(plan[0].size, seed + number)
-        brush = Brush(optimizer, lr if lr is not None else RATES[optimizer], falloff=FALLOFF)
+        brush = Brush(optimizer, lr if lr is not None else RATES[optimizer], easel.pairs(size), FALLOFF)
         done = paint(model, easel.objective, first.to(model.device), plan, brush, average=optimizer == "adam", callback=callback)
         finals.append({**told(easel, done.image), "tile": easel.tile(size)})
         made.append(replace(done, image=with_colors_of(done.image.cpu(), photo) if color == "luminance" else done.image.cpu()))
