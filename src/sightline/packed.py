@@ -114,12 +114,14 @@ class Convolution(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry, size: Pair | None) -> Tensor:  # noqa: PLR0917
         ctx.weight, ctx.geometry, ctx.size = weight, geometry, (x.shape[2], x.shape[3]) if size is None else None
-        packed = weights_of(weight, geometry)
-        return packed.convolve(x, weight, bias) if size is None else packed.send_back(x, weight, size)
+        ctx.packed = weights_of(weight, geometry)
+        return ctx.packed.either(x, weight, bias, size)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        return Convolution.apply(grad, ctx.weight, None, ctx.geometry, ctx.size), None, None, None, None
+        if torch.is_grad_enabled() or ctx.weight._version != ctx.packed.version:
+            return Convolution.apply(grad, ctx.weight, None, ctx.geometry, ctx.size), None, None, None, None
+        return ctx.packed.either(grad, ctx.weight, None, ctx.size), None, None, None, None
 
 
 @dataclass
@@ -134,6 +136,10 @@ class Weights:
     seen: NDArray[Any]
     probe: bytes
     kept: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
+
+    def either(self, x: Tensor, weight: Tensor, bias: Tensor | None, size: Pair | None) -> Tensor:
+        """The convolution, or with `size` its gradient."""
+        return self.convolve(x, weight, bias) if size is None else self.send_back(x, weight, size)
 
     def convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """The convolution."""
@@ -227,15 +233,9 @@ class Linear(torch.autograd.Function):
 
 
 def normalized(  # noqa: PLR0917 - torch's own signature
-    input: Tensor,
-    running_mean: Tensor | None,
-    running_var: Tensor | None,
-    weight: Tensor | None = None,
-    bias: Tensor | None = None,
-    training: bool = False,
-    momentum: float = 0.1,
-    eps: float = 1e-5,
-) -> Tensor | None:
+    input: Tensor, running_mean: Tensor | None, running_var: Tensor | None, weight: Tensor | None = None, bias: Tensor | None = None,
+    training: bool = False, momentum: float = 0.1, eps: float = 1e-5,
+) -> Tensor | None:  # fmt: skip
     """`F.batch_norm` with statistics that are known, or None where it had better be torch's own."""
     if (
         training

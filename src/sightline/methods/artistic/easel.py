@@ -145,8 +145,9 @@ class Easel:
         kept = math.prod(size) * pictures(self, size) / 1e9
         side = math.sqrt(max(self.memory - kept, 0) * 1e9 / (numbers(self) * BYTES)) - 2 * margin
         if side < LEAST_TILE:
+            least = kept + (LEAST_TILE + 2 * margin) ** 2 * numbers(self) * BYTES / 1e9
             raise SightlineError(
-                f"{self.need(size)}, and tiles of {LEAST_TILE} pixels would not fit either; raise memory or lower the size"
+                f"{self.need(size)}, and in tiles of {LEAST_TILE} pixels about {least:.3g} GB; raise memory or lower the size"
             )
         return int(side)
 
