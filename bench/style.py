@@ -192,8 +192,13 @@ def coarse_to_fine(model: sl.Model, photo: Tensor, painting: Tensor, evaluations
     single = {"textbook": losses(whole, 0.0), "ours": losses(whole, FALLOFF)}
     for steps in (20, 30):
         for spent, loss in losses(stages(size, steps, least=FIRST["noise"]), FALLOFF)[9::10]:
-            same = {name: next((count for count, one in curve if one <= loss), math.inf) for name, curve in single.items()}
-            told = ", ".join(f"{name} {count:.0f} ({spent / count:.2f})" for name, count in same.items())
+            same = {name: next((count for count, one in curve if one <= loss), None) for name, curve in single.items()}
+            told = ", ".join(
+                f"{name} {count:.0f} ({spent / count:.2f})"
+                if count
+                else f"{name} more than {evaluations} (below {spent / evaluations:.2f})"
+                for name, count in same.items()
+            )
             print(f"{model.name} {size}, {steps} steps a size: {spent:.0f} reach {loss:.3f}, at one size {told}", flush=True)
 
 
@@ -247,14 +252,14 @@ def main() -> None:
     if options.peak:
         peak(options.peak[0], int(options.peak[1]))
         return
-    torch.set_num_threads(1)
-    if options.data:
-        painted(options)
-    for side in (256, 512, 1024):
+    for side in (256, 512, 1024):  # first: a new process begins with the peak of this one
         subprocess.run([sys.executable, __file__, "--peak", "vgg19", str(side)], check=True)
+    torch.set_num_threads(1)
     vgg = sl.load("vgg19", weights="random", device="cpu")
     step_beyond_bare(vgg, "relu5_1", 256, options.rounds)
     step_beyond_bare(vgg, "relu5_1", 512, options.rounds)
+    if options.data:
+        painted(options)
     quilting()
 
 
