@@ -159,6 +159,13 @@ def test_refuses_in_one_line(knobs: dict[str, object], words: str, model: sl.Mod
     assert "\n" not in str(error.value)
 
 
+def test_what_exceeds_the_memory_is_refused_before_the_first_step(model: sl.Model, grain: Tensor) -> None:
+    seen: list[int] = []
+    with pytest.raises(sl.SightlineError, match=r"600×600 pixels need about .* GB, more than memory=0.05, and in tiles of 128 pixels about"):
+        sl.style(model, smooth(1, 600, 1), styles=(grain,), memory=0.05, callback=lambda step: seen.append(step.index), **LAYERS)  # type: ignore[arg-type]
+    assert not seen
+
+
 def test_refuses_an_image_too_small(model: sl.Model) -> None:
     with pytest.raises(sl.SightlineError, match="the image is 20×50 pixels; a painting needs 32×32 or more"):
         sl.style(model, torch.rand(1, 3, 20, 50))

@@ -117,11 +117,12 @@ def style(
             None if optimizer == "lbfgs" else ADAM,
             seed,
         )
+        tile = easel.tile(size)  # refuses what is too large before the first step
         plan = [stage for stage in plan if stage.size == size or easel.holds(stage.size)]
         first = resized(photo, plan[0].size) if start == "content" else noise(plan[0].size, seed + number)
         brush = Brush(optimizer, lr if lr is not None else RATES[optimizer], easel.pairs(size), FALLOFF)
         done = paint(model, easel.objective, first.to(model.device), plan, brush, average=optimizer == "adam", callback=callback)
-        finals.append({**told(easel, done.image), "tile": easel.tile(size)})
+        finals.append({**told(easel, done.image), "tile": tile})
         made.append(replace(done, image=with_colors_of(done.image.cpu(), photo) if color == "luminance" else done.image.cpu()))
         if done.stopped:
             break
