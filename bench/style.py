@@ -1,4 +1,4 @@
-"""Style transfer and quilting: one step beyond the bare pass, time to a loss, coarse to fine, and growth. Processor time, one thread.
+"""Style transfer and classical textures: one step beyond the bare pass, time to a loss, coarse to fine, and growth. Processor time, one thread.
 
 The loss network is VGG-19 with random weights (cost is the same as with trained ones), or SqueezeNet's trained weights where
 pictures matter: python bench/style.py [--data FOLDER] [--curves docs/pictures/style_curves.png]
@@ -23,6 +23,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import sightline as sl
+from sightline.exemplar.efros_leung import gaussian, grow
 from sightline.exemplar.quilting import quilt
 from sightline.methods.artistic.easel import Easel
 from sightline.methods.artistic.style import FIRST, noise
@@ -238,6 +239,32 @@ def quilting() -> None:
     )
 
 
+def literal_growing(exemplar: Tensor, pixels: int, window: int) -> float:
+    """Seconds that a plain search takes for some pixels: for each all windows' weighted distances, one pixel after the other."""
+    windows = exemplar.unfold(1, window, 1).unfold(2, window, 1).permute(1, 2, 0, 3, 4).flatten(0, 1)
+    weight = gaussian(window).view(window, window)
+    began = time.process_time()
+    for number in range(pixels):
+        known = weight * (torch.arange(window * window).view(window, window) < window * window // 2)
+        distance = ((windows - windows[number % len(windows)]).square() * known).flatten(1).sum(1) / known.sum()
+        near = (distance <= 1.1 * distance.min()).nonzero()
+        near[number % len(near)]
+    return time.process_time() - began
+
+
+def growing() -> None:
+    """Efros and Leung's growth with the output, and a plain search beside it."""
+    exemplar, window, sides = sl.image.short_side(sl.sample("gravel"), 64)[0], 11, (64, 128, 256)
+    times = [
+        timed(lambda side=side: grow(exemplar, (side, side), window=window, generator=torch.Generator().manual_seed(0))) for side in sides
+    ]
+    slope = math.log(times[-1] / times[0]) / math.log(sides[-1] ** 2 / sides[0] ** 2)
+    plain = literal_growing(exemplar, 200, window) / 200 * sides[-1] ** 2
+    print(
+        f"Efros-Leung {dict(zip(sides, (round(t, 2) for t in times), strict=True))} s, grows as pixels^{slope:.2f}; plain search at 256: {plain:.1f} s, {plain / times[-1]:.1f} ×"
+    )
+
+
 def main() -> None:
     """Runs all."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -261,6 +288,7 @@ def main() -> None:
     if options.data:
         painted(options)
     quilting()
+    growing()
 
 
 def painted(options: argparse.Namespace) -> None:
