@@ -46,6 +46,11 @@ def easel_of(model: sl.Model, photo: Tensor, painting: Tensor) -> Easel:
     return Easel(model, photo, [painting], layers_of(model), PRESETS["relative"], [1.0])
 
 
+def brush_of(easel: Easel, size: tuple[int, int], falloff: float = FALLOFF) -> Brush:
+    """L-BFGS as `style` has it."""
+    return Brush("lbfgs", 1.0, easel.pairs(size), falloff)
+
+
 def pictures(side: int) -> tuple[Tensor, Tensor]:
     """A photograph and a painting, square."""
     photo, painting = (sl.image.center_crop(sl.image.short_side(sl.sample(name), side), side, side) for name in ("coffee", "ihc"))
@@ -70,8 +75,8 @@ def step_beyond_bare(model: sl.Model, deepest: str, side: int, rounds: int) -> N
         ours.extend([marks[-1] - bare[-1] - marks[-2]] if len(marks) > 1 else [])
 
     marks = list[float]()
-    plan = stages((side, side), rounds + easel.pairs((side, side)) + 2, least=side)  # only then the history is full
-    paint(model, lambda _: aim, photo, plan, Brush("lbfgs", 1.0, easel.pairs((side, side)), FALLOFF), callback=watch)
+    brush = brush_of(easel, (side, side))
+    paint(model, lambda _: aim, photo, [Stage((side, side), rounds + brush.history + 2)], brush, callback=watch)  # only then is it full
     one, step = statistics.median(bare[-rounds:]), statistics.median(ours[-rounds:])
     print(f"{model.name} {side} px: bare {one * 1e3:.0f} ms, one step {step * 1e3:.0f} ms, ratio {step / one:.2f}", flush=True)
 
@@ -84,13 +89,8 @@ def peak(network: str, side: int) -> None:
     before = resident()
     easel = easel_of(model, photo, painting)
     aim = easel.objective((side, side))
-    paint(
-        model,
-        lambda _: aim,
-        photo,
-        stages((side, side), easel.pairs((side, side)) + 2, least=side),
-        Brush("lbfgs", 1.0, easel.pairs((side, side)), FALLOFF),
-    )
+    brush = brush_of(easel, (side, side))
+    paint(model, lambda _: aim, photo, [Stage((side, side), brush.history + 2)], brush)
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     print(
         f"{network} {side} px: peak {(most - before) / 1e6:.0f} MB beyond the loaded network, {(most - before) / side**2 / 1e3:.2f} kB per pixel"
@@ -156,7 +156,7 @@ def time_to_a_loss(model: sl.Model, photo: Tensor, painting: Tensor, evaluations
         times.append(time.process_time() - began)
 
     plan = stages(size, evaluations, least=max(size))
-    paint(model, easel.objective, photo, plan, Brush("lbfgs", 1.0, easel.pairs(size), FALLOFF), callback=watch)
+    paint(model, easel.objective, photo, plan, brush_of(easel, size), callback=watch)
     curves["ours"] = losses, times
     for step in (50, 100, evaluations):
         aim, theirs = min(curves["tutorial"][0][:step]), curves["tutorial"][1][step - 1]
@@ -186,7 +186,7 @@ def coarse_to_fine(model: sl.Model, photo: Tensor, painting: Tensor, evaluations
             if (height, width) == size:
                 found.append((spent, min([-float(step.scores.sum()), *(loss for _, loss in found[-1:])])))
 
-        paint(model, easel.objective, noise(plan[0].size, 0), plan, Brush("lbfgs", 1.0, easel.pairs(size), falloff), callback=watch)
+        paint(model, easel.objective, noise(plan[0].size, 0), plan, brush_of(easel, size, falloff), callback=watch)
         return found
 
     whole = stages(size, evaluations, least=max(size))
@@ -243,9 +243,9 @@ def literal_growing(exemplar: Tensor, pixels: int, window: int) -> float:
     """Seconds that a plain search takes for some pixels: for each all windows' weighted distances, one pixel after the other."""
     windows = exemplar.unfold(1, window, 1).unfold(2, window, 1).permute(1, 2, 0, 3, 4).flatten(0, 1)
     weight = gaussian(window).view(window, window)
+    known = weight * (torch.arange(window * window).view(window, window) < window * window // 2)
     began = time.process_time()
     for number in range(pixels):
-        known = weight * (torch.arange(window * window).view(window, window) < window * window // 2)
         distance = ((windows - windows[number % len(windows)]).square() * known).flatten(1).sum(1) / known.sum()
         near = (distance <= 1.1 * distance.min()).nonzero()
         near[number % len(near)]

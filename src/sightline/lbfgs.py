@@ -87,10 +87,12 @@ class Memory:
     def direction(self, place: Tensor, slope: Tensor, filtered: Tensor) -> Tensor:
         """Where to go from a place N×D with this slope g and Kg: −H·g."""
         if self.last:
-            along, bent = self.note(place - self.last[0], slope, slope - self.last[1], filtered - self.last[2])
+            changed = slope - self.last[1]
+            along, bent = self.note(place - self.last[0], slope, changed, changed if filtered is slope else filtered - self.last[2])
         else:
             along, bent = self.times(slope.unsqueeze(1))
-        self.last = place.clone(), slope.clone(), filtered
+        kept = slope.clone()
+        self.last = place.clone(), kept, kept if filtered is slope else filtered
         return -self.inverse_times(filtered, along, bent) if self.noted else -filtered
 
     def note(self, moved: Tensor, slope: Tensor, changed: Tensor, softened: Tensor) -> tuple[Tensor, Tensor]:
@@ -108,7 +110,7 @@ class Memory:
         return rows[..., -1:], squares[..., -1:]
 
     def times(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """S and KY times rows N×k×D: N×history×k each, in double. MKL takes ten times as long where the pairs stand first."""
+        """S and KY times rows N×k×D: N×history×k each, in double. MKL takes up to ten times as long where the pairs stand first."""
         moved, changed = ((rows @ pairs.mT).double().mT for pairs in (self.moved, self.changed))
         return moved, changed
 

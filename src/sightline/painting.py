@@ -86,13 +86,12 @@ class Painting:
         """One layer's part of the style loss: 1."""
         if self.samples is not None:
             return self.style[name] * sliced_loss(features, self.samples[name], directions[name])
-        if self.kind == "gram" and self.regions[0].weights is None:  # then it is the only one
-            return self.style[name] * gram_distance(features, self.regions[0].targets[name].gram)
-        found = [moments(features, region.weight(name), mean=self.kind == "w2") for region in self.regions]
+        whole = self.kind == "gram"
+        found = [features if whole and one.weights is None else moments(features, one.weight(name), mean=not whole) for one in self.regions]
         return self.style[name] * self.apart(name, found)
 
-    def apart(self, name: str, found: Sequence[Moments]) -> Tensor:
-        """A layer's unweighted distance to the style, given its moments in each region: 1."""
+    def apart(self, name: str, found: Sequence[Moments | Tensor]) -> Tensor:
+        """A layer's unweighted distance to the style, given its moments in each region, or the features of a region that is everywhere: 1."""
         pairs = zip(self.regions, found, strict=True)
         return torch.stack([region.share * distance(one, region.targets[name], self.kind) for region, one in pairs]).sum(0)
 
@@ -136,8 +135,10 @@ def content_losses(painting: Painting, model: Model, image: Tensor, side: int | 
     return {name: float((found[name] - target).square().mean()) for name, (_, target) in painting.content.items()}
 
 
-def distance(found: Moments, target: Moments, kind: Kind) -> Tensor:
-    """One layer's distance to a style."""
+def distance(found: Moments | Tensor, target: Moments, kind: Kind) -> Tensor:
+    """One layer's distance to a style, by its moments, or by its features themselves for the Gram matrix."""
+    if isinstance(found, Tensor):
+        return gram_distance(found, target.gram)
     return w2_loss(found, target) if kind == "w2" else gram_loss(found.gram, target.gram)
 
 
