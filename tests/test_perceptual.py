@@ -4,6 +4,7 @@ from collections import OrderedDict
 
 import pytest
 import torch
+from conftest import smooth
 from torch import Tensor, nn
 from torchvision.models.vgg import make_layers
 
@@ -143,3 +144,45 @@ def test_layers_by_family(tiny: sl.Model) -> None:
     dense = nn.Sequential(nn.Flatten(), nn.Linear(48, 3))
     with pytest.raises(sl.SightlineError, match="no layer with places"):
         perceptual.layers_of(sl.load(dense, size=4))
+
+
+def normed(scale: float = 1.0, *, trained: bool = True) -> nn.Sequential:
+    """A convolution and the batch norm behind it, trained on `scale` times what mean 0.5 and std 0.25 make of smooth pictures."""
+    torch.manual_seed(0)
+    body = nn.Sequential(
+        nn.Conv2d(3, 8, 3, bias=False), nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 3)
+    )
+    if trained:
+        with torch.no_grad():
+            body.train()
+            for _ in range(200):
+                body((smooth(16) - 0.5) / 0.25 * scale)
+    return body.eval()
+
+
+HALF = {"mean": (0.5, 0.5, 0.5), "std": (0.25, 0.25, 0.25), "size": 32}
+
+
+@pytest.mark.parametrize("scale", [57, 1 / 57])
+def test_a_scale_that_batch_norm_does_not_know_is_refused(photo: Tensor, scale: float) -> None:
+    model = sl.load(normed(scale), **HALF)
+    with pytest.raises(sl.SightlineError, match=r"answers this one ([\d.]+) times as strongly") as caught:
+        perceptual.refuse_other_scale(model, photo)
+    told = float(str(caught.value).split("this one ")[1].split()[0])
+    assert told == pytest.approx(1 / scale, rel=0.4)  # the picture is not those of the training
+    with pytest.raises(sl.SightlineError, match="trained on pictures of another scale"):
+        sl.style(model, photo, styles=(photo,), steps=1)
+
+
+@pytest.mark.parametrize("body", [normed(), normed(3), normed(1 / 3), normed(57, trained=False)])
+def test_scales_that_it_may_have_seen_are_taken(photo: Tensor, body: nn.Module) -> None:
+    perceptual.refuse_other_scale(sl.load(body, **HALF), photo)
+
+
+def test_a_plain_picture_says_nothing_of_the_scale() -> None:
+    perceptual.refuse_other_scale(sl.load(normed(), **HALF), torch.full((1, 3, 32, 32), 0.4))
+
+
+def test_networks_without_batch_norm_are_not_asked(tiny: sl.Model, photo: Tensor) -> None:
+    perceptual.refuse_other_scale(tiny, photo * 1e3)
+    perceptual.refuse_other_scale(sl.load(nn.Sequential(nn.Flatten(), nn.Linear(48, 3)), size=4), photo)

@@ -64,7 +64,7 @@ def tsne(vectors: Tensor, dimensions: int, seed: int) -> Tensor:
         from sklearn.manifold import TSNE
 
         rate = max(len(vectors) / RATE, LEAST_RATE)
-        way = TSNE(3, perplexity=perplexity, init="pca", random_state=seed, learning_rate=rate)
+        way = TSNE(3, perplexity=perplexity, init="pca", random_state=seed, learning_rate=rate)  # pyright: ignore[reportArgumentType]
         return torch.from_numpy(way.fit_transform(vectors.numpy()))
     from openTSNE import TSNEEmbedding, affinity, initialization
     from openTSNE.nearest_neighbors import PrecomputedNeighbors

@@ -21,6 +21,7 @@ from .capture import Capture, Layer, called, first_tensor
 from .errors import SightlineError, first_line, unknown
 from .outputs import as_logits
 from .packed import faster
+from .pairing import refuse_wrong_pair
 
 LUMINANCE = (0.299, 0.587, 0.114)
 
@@ -67,6 +68,7 @@ class Model:
         self._landmarks = dict(landmarks or {})
         self._overwritten: set[str] = set()
         self._lock = threading.RLock()
+        refuse_wrong_pair(self.body, self.normalize, size, self.name)
 
     def __repr__(self) -> str:
         return f"Model({self.name!r}, {len(self.labels)} classes, {self.size} px, {self.device})"

@@ -10,16 +10,21 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 from torch.nn.grad import conv2d_weight
 
+from . import image as images
 from .errors import SightlineError
 from .model import Model
+from .pairing import rounded
 
 Kind = Literal["gram", "w2", "sliced"]
 
+# Variances of the first layer's answers, beside those of training. The wrong scale of published networks is 57 (or 255) in deviations.
+STRONGEST = 100.0
+PLAIN = 0.05  # standard deviation of a picture below which a weak answer says nothing
 RIDGE = 1e-4  # added to covariances before their square roots, as in style-transfer-pytorch
 
 
@@ -186,7 +191,31 @@ def random_directions(channels: int, generator: torch.Generator, count: int | No
     return drawn / drawn.norm(dim=1, keepdim=True)
 
 
-# ── which layers ──
+# ── which network, which layers ──
+
+
+@torch.no_grad()
+def refuse_other_scale(model: Model, picture: Tensor) -> None:
+    """Raises SightlineError where the first convolution answers a picture N×3×H×W ten times as strongly as in training, or a tenth,
+    by the batch norm behind it."""
+    names = list(model.layers)
+    first = next((name for name in names if isinstance(model.module(name), nn.Conv2d)), None)
+    norm = model.module(names[names.index(first) + 1]) if first and first != names[-1] else None
+    if first is None or not isinstance(norm, nn.BatchNorm2d) or norm.running_var is None or norm.running_mean is None:
+        return
+    if not norm.running_mean.any() and bool((norm.running_var == 1).all()):
+        return  # never trained, or folded into the convolution
+    seen = model.run(images.at_most(picture, model.size**2).to(model.device), [first])[first].float()
+    if seen.shape[1] != len(norm.running_var):
+        return
+    live = norm.running_var > 1e-3 * norm.running_var.max()
+    ratio = float((seen.var((0, 2, 3))[live] / norm.running_var[live]).median())
+    if ratio > STRONGEST or (ratio < 1 / STRONGEST and float(picture.std()) > PLAIN):
+        raise SightlineError(
+            f"{model.name} was trained on pictures of another scale: its first layer answers this one {ratio**0.5:.2g} times as strongly as "
+            f"in training; its mean is {rounded(model.mean.flatten().tolist())} and its std {rounded(model.std.flatten().tolist())}: "
+            "load it with the mean= and std= of its training"
+        )
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from .perceptual import Kind
+from .published import Published
 
 
 @dataclass(frozen=True)
@@ -12,6 +13,7 @@ class Preset:
     divided by more than M or compared by a plain mean), of the mean squared content difference, of total variation.
 
     `relative` ones divide each distance by what it would be to nothing (|G − A|²/|A|² and |F − P|²/|P|²): free of the network's scale.
+    The others hold for their authors' `network`.
     """
 
     content: float
@@ -22,6 +24,7 @@ class Preset:
     tv: float = 0.0
     source: str = ""
     relative: bool = False
+    network: str = ""
 
     def weights(self, channels: Sequence[int]) -> list[float]:
         """The weight of each layer's E (of its distance for the other kinds), the deepest layer last."""
@@ -32,6 +35,12 @@ class Preset:
         factors = [4 / c**self.power if self.power else 1 / count for c in channels]
         return [self.style * share * factor for share, factor in zip(given, factors, strict=True)]
 
+    def warning(self, known: Published | None) -> str:
+        """What to say where the weights were published for another network than one with these weights, or nothing."""
+        if not self.network or (known and known.name == self.network):
+            return ""
+        return f"These weights were published for {self.network}; where activations have another scale they may drown content or style."
+
     def both(self, losses: Sequence[float], channels: Sequence[int]) -> list[tuple[float, float]]:
         """Each layer's loss as E (or W2) and as this implementation would print it."""
         return [(loss, weight * loss) for loss, weight in zip(losses, self.weights(channels), strict=True)]
@@ -40,11 +49,35 @@ class Preset:
 PRESETS: dict[str, Preset] = {
     "relative": Preset(1.0, 30.0, 0, relative=True, source="our own: the published weights hold for VGG and its scale of activations only"),
     "gatys": Preset(
-        1.0, 1e3, 0, source="Gatys 2016: w_l = 1/5 each on E, content to style 1e-3; his content sum ½Σ is taken as a mean here"
+        1.0,
+        1e3,
+        0,
+        source="Gatys 2016: w_l = 1/5 each on E, content to style 1e-3; his content sum ½Σ is taken as a mean here",
+        network="Caffe's VGG-19",
     ),
-    "authors": Preset(1.0, 1e3, 2, source="PytorchNeuralStyleTransfer's notebook: mean squared FFᵀ/M, 1e3/C² each, content 1"),
-    "johnson": Preset(1.0, 5.0, 2, tv=1e-6, source="fast-neural-style's train.lua: mean squared FFᵀ/CM, 5 each, content 1"),
+    "authors": Preset(
+        1.0,
+        1e3,
+        2,
+        source="PytorchNeuralStyleTransfer's notebook: mean squared FFᵀ/M, 1e3/C² each, content 1",
+        network="Caffe's VGG-19",
+    ),
+    "johnson": Preset(
+        1.0,
+        5.0,
+        2,
+        tv=1e-6,
+        source="fast-neural-style's train.lua: mean squared FFᵀ/CM, 5 each, content 1",
+        network="Caffe's VGG-16",
+    ),
     "crowson": Preset(
-        0.015, 1.0, 0, "w2", (256.0, 64.0, 16.0, 4.0, 1.0), tv=2.0, source="style-transfer-pytorch: mean and covariance, content 0.015"
+        0.015,
+        1.0,
+        0,
+        "w2",
+        (256.0, 64.0, 16.0, 4.0, 1.0),
+        tv=2.0,
+        source="style-transfer-pytorch: mean and covariance, content 0.015",
+        network="torchvision's VGG-19",
     ),
 }

@@ -13,9 +13,12 @@ from torch import Tensor, nn
 from .errors import SightlineError, first_line, unknown
 from .model import Model
 from .nicknames import aliases, landmarks
+from .pairing import refuse_other_normalization
+from .published import normalization, spelled
 from .sightnet import LABELS, MEAN, SIZE, STD, sightnet
 from .weights import file_digest, fill, read_weights
 
+VGG = ("vgg16", "vgg19")  # whose files come in other spellings and from another training
 EMBEDDED = Path(__file__).parent / "assets" / "sightnet.safetensors"
 
 
@@ -70,6 +73,8 @@ def load(
     if facts.get("labels") and len(facts["labels"]) != facts.pop("classes"):
         del facts["labels"]
     facts.pop("classes", None)
+    if weights is None and ":" not in network:
+        refuse_other_normalization(facts, given, network)
     return Model(body, name=network, device=usable(device or accelerator()), recipe=recipe, **{**facts, **given})
 
 
@@ -168,6 +173,8 @@ def build_torchvision(name: str, weights: str | None, options: dict[str, Any]) -
         body = filled(name, make, weights)
     view = best.transforms()
     facts: dict[str, Any] = {"mean": view.mean, "std": view.std, "size": view.crop_size[0], "resize": view.resize_size[0]}
+    if name in VGG:
+        facts |= normalization(body)
     human = aliases(name, body)
     facts |= {"labels": best.meta["categories"], "classes": classes_of(body), "aliases": human, "landmarks": landmarks(name, human)}
     return body, facts
@@ -206,6 +213,8 @@ def filled(name: str, make: Callable[..., nn.Module], weights: str) -> nn.Module
         torch.manual_seed(0)
         return make()
     state, body = read_weights(Path(weights)), make()
+    if name in VGG:
+        state, body = spelled(state, body)
     last = next((key for key in reversed(body.state_dict()) if key in state), None)
     classes = classes_of(body)
     if last and state[last].ndim and state[last].shape[0] != classes and same_body(body, state):

@@ -14,7 +14,7 @@ from torch import Tensor
 from ..errors import SightlineError
 from ..model import Model
 from ..objective import tv
-from ..perceptual import Layers, content_loss, gram, gram_distance, gram_loss
+from ..perceptual import Layers, content_loss, gram, gram_distance, gram_loss, refuse_other_scale
 from ..receptive import receptive_field
 
 
@@ -32,6 +32,7 @@ class Teacher:
 
     @torch.no_grad()
     def __init__(self, model: Model, layers: Layers, styles: Sequence[Tensor], photos: Tensor) -> None:
+        refuse_other_scale(model, photos)
         self.model, self.layers = model, layers
         self.variation = tv().bind(model)
         self.grams = {name: torch.cat([gram(model.features(style, name)[name]) for style in styles]) for name in layers.style}

@@ -12,7 +12,7 @@ from ...model import Model
 from ...objective import Objective, tv
 from ...paint import Size, resized
 from ...painting import Painting, Region, features_of, moments_of, region_weights
-from ...perceptual import Kind, Layers, Moments, blended
+from ...perceptual import Kind, Layers, Moments, blended, refuse_other_scale
 from ...presets import Preset
 from ...receptive import receptive_field
 from ...tiles import map_sizes
@@ -44,6 +44,9 @@ class Easel:
     history: int | None = None
     seed: int = 0
     last: dict[Size, Painting] = field(default_factory=dict[Size, Painting], compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        refuse_other_scale(self.model, self.styles[0])
 
     @property
     def kind(self) -> Kind:

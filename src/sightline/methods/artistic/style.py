@@ -21,6 +21,7 @@ from ...paint import FALLOFF, RATES, Brush, Painted, paint, resized, stages
 from ...painting import content_losses, style_losses
 from ...perceptual import Layers, layers_of
 from ...presets import PRESETS, Preset
+from ...published import recognized
 from ...result import Result
 from .easel import Easel
 
@@ -127,8 +128,9 @@ def style(
         if done.stopped:
             break
     pictures_made = torch.cat([one.image for one in made])
+    notes = [*made[0].notes, *filter(None, [PRESETS[preset].warning(recognized(model.body))])]
     values = {
-        "image": pictures_made, "scores": torch.tensor(made[0].scores), "work": made[0].work, "notes": made[0].notes, **finals[0],
+        "image": pictures_made, "scores": torch.tensor(made[0].scores), "work": made[0].work, "notes": notes, **finals[0],
     }  # fmt: skip
     panel = render.beside(image[:1].cpu(), *(shown(one, size[0]) for one in pictures), pictures_made[:1])
     return Result({"style": panel}, values, {"style": spoken(values, plan, weighed, layers)})
