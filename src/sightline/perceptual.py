@@ -205,7 +205,7 @@ def refuse_other_scale(model: Model, picture: Tensor) -> None:
         return
     if not norm.running_mean.any() and bool((norm.running_var == 1).all()):
         return  # never trained, or folded into the convolution
-    seen = model.run(images.at_most(picture, model.size**2).to(model.device), [first])[first].float()
+    seen = model.run(images.at_most(picture, 2 * model.size).to(model.device), [first])[first].float()
     if seen.shape[1] != len(norm.running_var):
         return
     live = norm.running_var > 1e-3 * norm.running_var.max()
