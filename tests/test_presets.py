@@ -6,6 +6,7 @@ from torch import Tensor
 
 from sightline.perceptual import gram, gram_loss
 from sightline.presets import PRESETS
+from sightline.published import KNOWN
 
 
 def grams(channels: int, seed: int) -> Tensor:
@@ -25,3 +26,13 @@ def test_presets_convert_what_their_authors_print(channels: tuple[int, ...]) -> 
     assert sum(PRESETS["crowson"].weights(channels)) == pytest.approx(1.0)
     assert PRESETS["crowson"].weights(channels)[0] == pytest.approx(4 * PRESETS["crowson"].weights(channels)[1])
     assert PRESETS["johnson"].both([2.0] * len(channels), channels)[0] == (2.0, pytest.approx(40 / channels[0] ** 2))
+
+
+def test_published_weights_warn_of_another_network() -> None:
+    assert PRESETS["relative"].warning(None) == ""
+    for preset in PRESETS.values():
+        if preset.network:
+            own = [known for known in KNOWN if known.name == preset.network]
+            assert len(own) == 1
+            assert preset.warning(own[0]) == ""
+            assert all(preset.network in preset.warning(other) for other in (None, *KNOWN) if other not in own)

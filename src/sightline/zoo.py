@@ -40,7 +40,8 @@ def load(
         network: "sightnet", a name of torchvision or timm, "package.module:function" for your own function that makes a
             module, or a module and a dict of mean, std, size, labels (this runs that code), or a module (left untouched; its weights are shared).
         weights: file with a state dict (safetensors or torch, loaded with weights_only=True); "random" for a seeded
-            random start; None for the pretrained weights of the name's own library.
+            random start; None for the pretrained weights of the name's own library. Caffe's VGG-16 and VGG-19 are known
+            and bring their own mean and std.
         mean: channel means that normalize a [0, 1] image; one value for networks that see luminance.
         std: channel standard deviations, as many as means.
         labels: one name per logit.
@@ -49,7 +50,8 @@ def load(
         device: where to run; the module's own device, or an accelerator if there is one for a name.
         options: passed to the architecture's constructor (`pad_type="same"`).
 
-    Raises SightlineError for unknown names, weights that can't be downloaded, read or fitted, and scripted modules.
+    Raises SightlineError for unknown names, weights that can't be downloaded, read or fitted, a mean and std that known weights
+    were not trained with, and scripted modules.
     """
     given: dict[str, Any] = {"mean": mean, "std": std, "labels": labels, "size": size, "output": output}
     given = {name: value for name, value in given.items() if value is not None}

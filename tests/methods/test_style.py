@@ -144,6 +144,7 @@ def test_presets_print_the_authors_number(model: sl.Model, photo: Tensor, grain:
     literal = ((features @ features.T / features.shape[1] - target @ target.T / target.shape[1]).square()).mean() * 1e3 / 12**2
     assert isinstance(style_size, dict)
     assert style_size["relu2"][1] == pytest.approx(float(literal), rel=1e-3)
+    assert "published for Caffe's VGG-19" in result.captions["style"]
 
 
 @pytest.mark.parametrize(
