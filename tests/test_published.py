@@ -187,7 +187,7 @@ def test_johnsons_classifier_is_torchvisions() -> None:
 
 
 def test_other_names_are_left_alone() -> None:
-    state = {"stem.weight": torch.zeros(1), "classifier.0.weight": torch.zeros(1)}
+    state = {"stem.weight": torch.zeros(1), "classifier.0.weight": torch.zeros(1), "undotted": torch.zeros(1)}
     assert spelled(state, small_vgg())[0] == state
 
 

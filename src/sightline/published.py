@@ -84,9 +84,8 @@ def spelled(state: Mapping[str, Tensor], body: nn.Module) -> tuple[dict[str, Ten
             convolutions = [path for alias, path in paths.items() if alias.startswith("conv")]
             renamed |= dict(zip(sorted(modules, key=int)[1:], convolutions, strict=False))
             state = {key: value for key, value in state.items() if not key.startswith("0.")}
-    state = {
-        f"{renamed.get(module, module)}.{kind}": state[f"{module}.{kind}"] for module, _, kind in (key.rpartition(".") for key in state)
-    }
+    split = {key: key.rpartition(".") for key in state}
+    state = {f"{renamed.get(module, module)}{dot}{kind}": state[key] for key, (module, dot, kind) in split.items()}
     if not any(key.startswith("classifier") for key in state):
         features = nn.Sequential()
         features.add_module("features", body.get_submodule("features"))
