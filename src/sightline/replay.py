@@ -35,6 +35,7 @@ def again(recipe: str | Path | Mapping[str, Any], *, model: Model | None = None,
     for key, value in knobs.items():
         if any(isinstance(item, dict) for item in (value if isinstance(value, tuple) else [value])):
             raise SightlineError(f"the recipe's {key} was a tensor, not a file; call {name} with it yourself")
+    read_only(knobs)
     if "stopped_after" in told:
         knobs["callback"] = partial(reached, told["stopped_after"])
     model = model or model_of(told["model"])
@@ -44,6 +45,15 @@ def again(recipe: str | Path | Mapping[str, Any], *, model: Model | None = None,
     if method.subject == "image" and given:
         return method.function(model, image_of(told.get("image", {}), model, image), **knobs)
     return method.function(model, told[method.subject], **knobs) if given else method.function(model, **knobs)
+
+
+def read_only(knobs: dict[str, Any]) -> None:
+    """Leaves out of a recipe's knobs what would write where the recipe says: a pass over `folder` into `store`.
+
+    A store that is there is read as it is; else the pass goes into the cache of the one who repeats.
+    """
+    if knobs.get("folder") is not None and knobs.get("store") is not None:
+        del knobs["folder" if Path(knobs["store"]).exists() else "store"]
 
 
 def reached(last: int, step: Step) -> bool:
