@@ -17,9 +17,9 @@ from resnet20 import images, loaded, network
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sightline.attacks.aim import Aim
+from sightline.attacks.aim import AttackGoal
 from sightline.attacks.choose import Attack
-from sightline.attacks.peers import Network
+from sightline.attacks.peers import LogitsModule
 
 STEPS, EPS = 20, 2 / 255
 
@@ -52,15 +52,15 @@ def main() -> None:
     asked = parser.parse_args()
     warnings.simplefilter("ignore")
     model, (image, label) = loaded(), images(asked.images)
-    ours = Network(model).eval()
+    ours = LogitsModule(model).eval()
     usual = Usual().eval()
     victim = foolbox.PyTorchModel(ours, bounds=(0, 1), device="cpu")
     unchanged = foolbox.PyTorchModel(usual, bounds=(0, 1), device="cpu")
     theirs = foolbox.attacks.LinfPGD(abs_stepsize=2.5 * EPS / STEPS, steps=STEPS)
     runs: dict[str, Callable[[], Tensor]] = {
-        "twenty bare forward and backward passes": lambda: bare(lambda x: model.body(model.normalize(x)), image, label),
-        "pgd-20, ours": lambda: Attack("pgd", eps=EPS, steps=STEPS, early=False)(model, image, Aim(label))[0],
-        "pgd-20, ours, fooled images leave": lambda: Attack("pgd", eps=EPS, steps=STEPS)(model, image, Aim(label))[0],
+        "twenty bare forward and backward passes": lambda: bare(lambda x: model.network(model.normalize(x)), image, label),
+        "pgd-20, ours": lambda: Attack("pgd", eps=EPS, steps=STEPS, early=False)(model, image, AttackGoal(label))[0],
+        "pgd-20, ours, fooled images leave": lambda: Attack("pgd", eps=EPS, steps=STEPS)(model, image, AttackGoal(label))[0],
         "pgd-20, torchattacks on our network": lambda: torchattacks.PGD(ours, eps=EPS, alpha=2.5 * EPS / STEPS, steps=STEPS)(image, label),
         "pgd-20, foolbox on our network": lambda: theirs(victim, image, foolbox.criteria.Misclassification(label), epsilons=EPS)[1],
         "pgd-20, torchattacks as its user has it": lambda: torchattacks.PGD(usual, eps=EPS, alpha=2.5 * EPS / STEPS, steps=STEPS)(

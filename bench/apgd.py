@@ -16,17 +16,17 @@ from resnet20 import images
 from robustness import Referees
 from torch import Tensor
 
-from sightline.attacks.aim import Loss
+from sightline.attacks.aim import AttackLoss
 from sightline.attacks.ball import Norm
 
 RADII: tuple[tuple[Norm, str, float], ...] = (
     ("linf", "0.5/255", 0.5 / 255), ("linf", "1/255", 1 / 255), ("linf", "2/255", 2 / 255), ("l2", "0.05", 0.05), ("l2", "0.1", 0.1),
 )  # fmt: skip
-LOSSES: tuple[Loss, ...] = ("cross_entropy", "dlr")
+LOSSES: tuple[AttackLoss, ...] = ("cross_entropy", "dlr")
 Run = Callable[[Tensor, Tensor, int, int], Tensor]  # images, classes, steps, seed
 
 
-def sides(referees: Referees, norm: Norm, eps: float, loss: Loss) -> dict[str, Run]:
+def sides(referees: Referees, norm: Norm, eps: float, loss: AttackLoss) -> dict[str, Run]:
     """Both attacks."""
 
     def theirs(image: Tensor, label: Tensor, steps: int, seed: int) -> Tensor:

@@ -32,9 +32,9 @@ from torch import Tensor, nn
 
 import sightline as sl
 from sightline import rules
-from sightline.memory import affordable, worthwhile
+from sightline.memory import choose_batch_size, estimate_max_batch
 from sightline.methods.analytical import cam
-from sightline.methods.analytical.paths import score_gradient
+from sightline.methods.analytical.paths import compute_score_gradient
 
 LABEL = 0
 COUNTS = {"smoothgrad": 25, "integrated": 50}
@@ -51,7 +51,7 @@ def ours(model: sl.Model, image: Tensor, kind: str) -> tuple[Callable[[], Any], 
 
         def guided() -> Any:
             with rules.backward("guided"):
-                return score_gradient(model, image, LABEL)
+                return compute_score_gradient(model, image, LABEL)
 
         return lambda: sl.guided(model, image, layer="logits", unit=LABEL), guided
     if kind in ("eigencam", "scorecam"):
@@ -60,12 +60,12 @@ def ours(model: sl.Model, image: Tensor, kind: str) -> tuple[Callable[[], Any], 
         name: Any = model.layer("last_conv")
 
         def weighed() -> Any:
-            maps, slopes, _ = cam.maps_and_slopes(model, image, name, LABEL)
-            return cam.weighted(kind, maps, slopes).relu()
+            maps, slopes, _ = cam.compute_maps_and_gradients(model, image, name, LABEL)
+            return cam.combine_channels(kind, maps, slopes).relu()
 
         return lambda: sl.cam(model, image, label=LABEL, kind=kind), weighed
     whole = lambda: sl.saliency(model, image, label=LABEL, kind=kind, samples=COUNTS.get(kind, 1))  # noqa: E731
-    return whole, whole if kind in COUNTS else lambda: score_gradient(model, image, LABEL)
+    return whole, whole if kind in COUNTS else lambda: compute_score_gradient(model, image, LABEL)
 
 
 def bare(body: nn.Module, image: Tensor, count: int, at_once: int) -> None:
@@ -101,11 +101,11 @@ def by_grad_cam(network: nn.Module, layer: str, image: Tensor, kind: str) -> Any
 def plain(name: str, model: sl.Model) -> nn.Module:
     """The network as its user has it, with the same weights."""
     if name == "sightnet":
-        return copy.deepcopy(model.body).requires_grad_()
+        return copy.deepcopy(model.network).requires_grad_()
     import torchvision
 
     network = torchvision.models.get_model(name, weights=None, **({"init_weights": False} if name == "googlenet" else {}))
-    network.load_state_dict(model.body.state_dict(), strict=False)
+    network.load_state_dict(model.network.state_dict(), strict=False)
     return network.eval()
 
 
@@ -115,12 +115,12 @@ def peers(name: str, model: sl.Model, image: Tensor, kind: str, at_once: int) ->
     fed = ready.contiguous()
     runs: Runs = {}
     if kind in ("gradient", "guided", "gradcam", *COUNTS):
-        many = min(COUNTS.get(kind, 1), affordable(model, image, 2))
+        many = min(COUNTS.get(kind, 1), estimate_max_batch(model, image, 2))
         runs["captum"] = lambda: by_captum(network, layer, fed, kind, many)
-        runs["captum, ours"] = lambda: by_captum(model.body, layer, ready, kind, at_once)
+        runs["captum, ours"] = lambda: by_captum(model.network, layer, ready, kind, at_once)
     if kind in CAMS:
         runs["grad-cam"] = lambda: by_grad_cam(network, layer, fed, kind)
-        runs["grad-cam, ours"] = lambda: by_grad_cam(model.body, layer, ready, kind)
+        runs["grad-cam, ours"] = lambda: by_grad_cam(model.network, layer, ready, kind)
     return runs
 
 
@@ -149,10 +149,10 @@ def compare(name: str, kind: str, rounds: int) -> None:
     model = sl.load(*([] if name == "sightnet" else [name]), **({} if name == "sightnet" else {"weights": "random"}), device="cpu")
     image = torch.rand(1, 3, model.size, model.size, generator=torch.Generator().manual_seed(0))
     count = COUNTS.get(kind, 1)
-    at_once = min(count, worthwhile(model, image))
+    at_once = min(count, choose_batch_size(model, image))
     whole, numbers = ours(model, image, kind)
     ready = model.normalize(image)
-    runs: Runs = {"whole": whole, "bare": lambda: bare(model.body, ready, count, at_once), **peers(name, model, image, kind, at_once)}
+    runs: Runs = {"whole": whole, "bare": lambda: bare(model.network, ready, count, at_once), **peers(name, model, image, kind, at_once)}
     if numbers is not whole:
         runs["numbers"] = numbers
     once: Runs = {key: runs[key] for key in runs if key in ("whole", "captum, ours", "grad-cam, ours")}

@@ -22,9 +22,9 @@ from skimage.exposure import equalize_hist
 import sightline as sl
 from sightline import image as images
 from sightline import render
-from sightline.networks.files import read_styles
-from sightline.networks.photos import Photos, decoded
-from sightline.networks.training import Plan, Training, train
+from sightline.networks.files import read_fixed_style_network
+from sightline.networks.photos import PhotoDataset, decode_photo_folder
+from sightline.networks.training import TrainingPlan, TrainingRun, train_stylizer
 
 NORMS, SEEDS = ("instance", "batch"), (0, 1, 2)
 PHOTOS, SIDE, HELD_OUT = 1000, 80, 32
@@ -42,10 +42,10 @@ def equalized(pixels: np.ndarray) -> np.ndarray:
 
 def styled(pixels: np.ndarray, style: str) -> np.ndarray:
     """Each photograph in the target style, by the network that comes with Sightline."""
-    painters = read_styles("painters")
+    painters = read_fixed_style_network("painters")
     with torch.no_grad():
         made = [
-            painters.network(torch.from_numpy(part).permute(0, 3, 1, 2).float() / 255, painters.mix(style).expand(len(part), -1))
+            painters.network(torch.from_numpy(part).permute(0, 3, 1, 2).float() / 255, painters.make_mix(style).expand(len(part), -1))
             for part in np.array_split(pixels, len(pixels) // 20)
         ]
     return (torch.cat(made) * 255).round().byte().permute(0, 2, 3, 1).numpy()
@@ -59,12 +59,12 @@ def made_once(path: Path, make: Callable[[], np.ndarray]) -> np.ndarray:
 
 
 @torch.no_grad()
-def held_out(run: Training, photos: Photos) -> dict[str, float]:
+def held_out(run: TrainingRun, photos: PhotoDataset) -> dict[str, float]:
     """Losses of the trained network, as it is applied, on photographs that it was not trained on."""
-    run.bare.eval()
+    run.network.eval()
     photo = torch.from_numpy(photos.pixels[-HELD_OUT:]).permute(0, 3, 1, 2).float() / 255
     style = torch.zeros(HELD_OUT, dtype=torch.long)
-    terms = run.lesson.teacher.terms(run.bare(photo, run.bare.one_hot(style)), photo, style)
+    terms = run.task.perceptual_loss.compute_terms(run.network(photo, run.network.make_one_hot(style)), photo, style)
     content, manner = float(terms.content.mean()), float(terms.style.mean())
     return {"content": content, "style": manner, "loss": run.plan.content_weight * content + run.plan.style_weight * manner}
 
@@ -86,7 +86,7 @@ def curves(out: Path, conditions: list[str], window: int = 20) -> torch.Tensor:
         axis.set(title=TITLES[condition], xlabel=f"step (loss: mean of {window})")
         axis.spines[["top", "right"]].set_visible(False)
         axis.legend(frameon=False)
-    return render.drawn(figure)
+    return render.rasterize_figure(figure)
 
 
 def sentence(condition: str, found: dict[str, list[dict[str, float]]]) -> str:
@@ -110,32 +110,32 @@ def main() -> None:
     asked = parser.parse_args()
     torch.set_num_threads(1)
     asked.out.mkdir(parents=True, exist_ok=True)
-    everything = decoded(asked.photos, SIDE, asked.out)
+    everything = decode_photo_folder(asked.photos, SIDE, asked.out)
     chosen = np.linspace(0, len(everything) - 1, PHOTOS).astype(int)
     plain = made_once(asked.out / "plain.npy", lambda: np.array(everything.pixels[np.random.default_rng(0).permutation(chosen)]))
     make = {"plain": lambda: plain, "equalized": lambda: equalized(plain), "styled": lambda: styled(plain, asked.target)}
     model, fabric = sl.load(), Fabric(accelerator="cpu", devices=1)
-    base = Plan((asked.style,), asked.out, width=12, blocks=3, size=64, style_size=128, steps=asked.steps, every=100, lr=3e-3)
+    base = TrainingPlan((asked.style,), asked.out, width=12, blocks=3, size=64, style_size=128, steps=asked.steps, every=100, lr=3e-3)
     found: dict[str, dict[str, list[dict[str, float]]]] = {}
     samples: list[torch.Tensor] = []
     for condition in asked.conditions:
         pixels = made_once(asked.out / f"{condition}.npy", make[condition])
-        photos, held = Photos(pixels[:-HELD_OUT], condition), Photos(pixels, condition)
+        photos, held = PhotoDataset(pixels[:-HELD_OUT], condition), PhotoDataset(pixels, condition)
         found[condition] = {norm: [] for norm in NORMS}
         shown = [torch.from_numpy(pixels[-4:]).permute(0, 3, 1, 2).float() / 255]
         for norm in NORMS:
             for seed in SEEDS:
                 plan = replace(base, norm=norm, seed=seed, out=asked.out / f"{condition}-{norm}-{seed}")
-                train(plan, photos, model, fabric)
-                run = Training(plan, photos, model, fabric)
-                run.resume()
+                train_stylizer(plan, photos, model, fabric)
+                run = TrainingRun(plan, photos, model, fabric)
+                run.resume_checkpoint()
                 found[condition][norm].append(held_out(run, held))
             with torch.no_grad():
-                shown.append(run.bare(shown[0], torch.ones(4, 1)))
+                shown.append(run.network(shown[0], torch.ones(4, 1)))
         print(sentence(condition, found[condition]), flush=True)
-        samples.append(render.sheet(torch.cat(shown), columns=4))
+        samples.append(render.make_contact_sheet(torch.cat(shown), columns=4))
     images.write(curves(asked.out, asked.conditions), asked.out / "curves.png")
-    images.write(render.sheet(torch.cat(samples), columns=len(samples), gap=12), asked.out / "pictures.png")
+    images.write(render.make_contact_sheet(torch.cat(samples), columns=len(samples), gap=12), asked.out / "pictures.png")
     (asked.out / "results.json").write_text(json.dumps(found, indent=1))
 
 

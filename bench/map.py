@@ -75,7 +75,7 @@ def page(count: int) -> str:
         images=count, paths=[f"/photos/{id:06}.jpg" for id in range(count)], class_names=names, model_labels=names, classes=classes,
         top5=(predicted[:, None].expand(-1, 5), None), thumbnails=thumbnails,
     )  # fmt: skip
-    return scatter.page(found, places, "t-SNE of penultimate", f"{count:,} images", 16.0)
+    return scatter.render_scatter_page(found, places, "t-SNE of penultimate", f"{count:,} images", 16.0)
 
 
 class Browser:

@@ -21,12 +21,12 @@ import torch
 from torch import Tensor
 
 import sightline as sl
-from sightline.coordinates import FIRST, components, faithful, laid_out
-from sightline.methods.analytical.scanned import pixels
-from sightline.nearest import accuracy, nearest
+from sightline.coordinates import PCA_COMPONENTS, compute_principal_components, measure_faithfulness, project_vectors
+from sightline.methods.analytical.scanned import load_pixel_vectors
+from sightline.nearest import find_nearest, measure_vote_accuracy
 from sightline.scans import Scan, layout, scan
-from sightline.scans.index import approximate, indexed
-from sightline.scans.writing import writing
+from sightline.scans.index import ensure_vector_index, search_vector_index
+from sightline.scans.writing import open_store_writer
 
 DATA = Path(os.environ.get("SIGHTLINE_DATA") or Path(__file__).parents[2] / "shared" / "data")
 COUNT, SIZE, QUERIES, K = 100_000, 512, 1_000, 10
@@ -54,15 +54,22 @@ def seconds(run: Callable[[], object]) -> tuple[float, float]:
 def stored(vectors: Tensor, place: Path) -> Scan:
     """A store as a scan of so many images leaves it, as far as the search is concerned."""
     plain = {"sha256": "", "class": -1, "height": 1, "width": 1, "labels": [0], "probabilities": [1.0], "thumbnail": b""}
-    facts: dict[str, Any] = {"format": layout.FORMAT, "version": layout.VERSION, "model": {}, "network": {}, "names": {}, "layers": {}}
+    facts: dict[str, Any] = {
+        "format": layout.STORE_FORMAT,
+        "version": layout.STORE_VERSION,
+        "model": {},
+        "network": {},
+        "names": {},
+        "layers": {},
+    }
     facts |= {"vectors": {"penultimate": vectors.shape[1]}, "class_names": [], "labels": ["none"]}
-    with writing(place, facts) as writer:
+    with open_store_writer(place, facts) as writer:
         for start in range(0, len(vectors), 10_000):
             part = enumerate(vectors[start : start + 10_000].numpy(), start)
             rows = [{"id": id, "position": id, "path": f"{id}.jpg", **plain, "vector_0": row} for id, row in part]
             done = start + len(rows)
-            writer.add(rows, [])
-            writer.commit({}, {"done": done, "images": done, "errors": 0, "complete": int(done == len(vectors))})
+            writer.add_rows(rows, [])
+            writer.commit_state({}, {"done": done, "images": done, "errors": 0, "complete": int(done == len(vectors))})
     return Scan.open(place)
 
 
@@ -77,11 +84,11 @@ def knn(rounds: int) -> None:
     index = faiss.IndexFlatL2(SIZE)
     adding = seconds(lambda: index.add(vectors.numpy()))
     _, theirs = index.search(queries.numpy(), K)
-    same = float((nearest(vectors, queries, K)[1].numpy() == theirs).mean())
+    same = float((find_nearest(vectors, queries, K)[1].numpy() == theirs).mean())
     runs = {
         "faiss": lambda: index.search(queries.numpy(), K),
-        "sightline": lambda: nearest(vectors, queries, K),
-        "sightline, cosine": lambda: nearest(vectors, queries, K, "cosine"),
+        "sightline": lambda: find_nearest(vectors, queries, K),
+        "sightline, cosine": lambda: find_nearest(vectors, queries, K, "cosine"),
         "torch's product alone": lambda: queries @ vectors.T,
     }
     times = [[seconds(run) for run in runs.values()] for _ in range(rounds)]
@@ -98,12 +105,12 @@ def by_index(rounds: int) -> None:
     spread = torch.randn(COUNT, 32, generator=generator) @ torch.randn(32, SIZE, generator=generator)
     with tempfile.TemporaryDirectory() as place:
         kept = stored(spread + 0.1 * torch.randn(COUNT, SIZE, generator=generator), Path(place) / "random.scan")
-        building, built = seconds(lambda: indexed(kept, "penultimate")), indexed(kept, "penultimate")
+        building, built = seconds(lambda: ensure_vector_index(kept, "penultimate")), ensure_vector_index(kept, "penultimate")
         own, vectors = torch.arange(rounds), kept.vectors()
         runs = {
-            "by the index": lambda i: approximate(kept, "penultimate", built, vectors[[i]], k=K, own=own[[i]]),
-            "exactly, vectors loaded": lambda i: nearest(vectors, vectors[[i]], K, "cosine", own[[i]]),
-            "exactly, from the store": lambda i: nearest(kept.vectors(), vectors[[i]], K, "cosine", own[[i]]),
+            "by the index": lambda i: search_vector_index(kept, "penultimate", built, vectors[[i]], k=K, exclude=own[[i]]),
+            "exactly, vectors loaded": lambda i: find_nearest(vectors, vectors[[i]], K, "cosine", own[[i]]),
+            "exactly, from the store": lambda i: find_nearest(kept.vectors(), vectors[[i]], K, "cosine", own[[i]]),
         }
         times = [[seconds(lambda run=run, i=i: run(i)) for run in runs.values()] for i in range(rounds)]
     print(f"{COUNT:,} × {SIZE}: {built}, {built.refine} k compared in full; built in {middle([building])}")
@@ -130,15 +137,15 @@ def tsne(points: int) -> None:
     vectors, found = clusters(points), dict[str, Tensor]()
 
     def ours() -> None:
-        found["sightline"] = laid_out(vectors, "tsne", 2, seed=0).places
+        found["sightline"] = project_vectors(vectors, "tsne", 2, seed=0).positions
 
     def peer() -> None:
-        reduced, _ = components(vectors, FIRST, 0)
+        reduced, _ = compute_principal_components(vectors, PCA_COMPONENTS, 0)
         found["scikit-learn"] = torch.from_numpy(TSNE(2, init="pca", random_state=0, max_iter=750, n_jobs=1).fit_transform(reduced.numpy()))
 
     times = {"sightline": seconds(ours)[0], "scikit-learn": seconds(peer)[0]}
     for name, took in times.items():
-        kept = faithful(vectors, found[name], 10)
+        kept = measure_faithfulness(vectors, found[name], 10)
         print(
             f"t-SNE {points:,} × {SIZE}: {name} {took:.1f} s, trustworthiness {kept['trustworthiness']:.3f}, preserved {kept['preserved']:.3f}"
         )
@@ -153,17 +160,17 @@ def truth() -> None:
     with tempfile.TemporaryDirectory() as place:
         kept = scan(model, DATA / "imagenet_samples", store=Path(place) / "samples.scan", layers=["penultimate"])
         branches = torch.tensor([branch(number[Path(path).name.split("_")[0]]) for path in kept.paths])
-        spaces = {"features": kept.vectors(), "pixels": pixels(kept)}
+        spaces = {"features": kept.vectors(), "pixels": load_pixel_vectors(kept)}
     counts = torch.bincount(branches)
     dogs = (branches == list(BRANCHES).index("dog")).nonzero().flatten()
     print(f"{kept.images} photographs: {', '.join(f'{n} {name}' for name, n in zip(BRANCHES, counts.tolist(), strict=True))}")
     for name, space in spaces.items():
-        found = nearest(space, space[dogs], NEAR, "cosine" if name == "features" else "l2", own=dogs)[1]
+        found = find_nearest(space, space[dogs], NEAR, "cosine" if name == "features" else "l2", exclude=dogs)[1]
         share = float((branches[found] == branches[dogs][:, None]).float().mean())
         print(f"of the {NEAR} nearest of a dog by {name}, dogs: {share:.1%} (chance {(len(dogs) - 1) / (kept.images - 1):.1%})")
-    spaces["t-SNE map"] = laid_out(spaces["features"], "tsne", 2, seed=0).places
+    spaces["t-SNE map"] = project_vectors(spaces["features"], "tsne", 2, seed=0).positions
     for name, space in spaces.items():
-        print(f"branch by the vote of the {K} nearest others, {name}: {accuracy(space, branches, K, 'l2'):.1%}")
+        print(f"branch by the vote of the {K} nearest others, {name}: {measure_vote_accuracy(space, branches, K, 'l2'):.1%}")
     print(
         f"always the largest branch: {float(counts.max() / kept.images):.1%}; a random other's: {float((counts / kept.images).square().sum()):.1%}"
     )

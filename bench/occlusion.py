@@ -16,8 +16,8 @@ from captum.attr import Occlusion
 from torch import Tensor
 
 import sightline as sl
-from sightline.incremental import cover
-from sightline.windows import Windows
+from sightline.incremental import score_occluded_windows
+from sightline.windows import OcclusionWindows
 
 SETTINGS = ((32, 16), (16, 8))  # window, stride
 AT_ONCE = (1, 8, 16)
@@ -34,7 +34,7 @@ def seconds(run: Callable[[], Any]) -> tuple[float, float, Any]:
 def peer(model: sl.Model, image: Tensor, window: int, stride: int, at_once: int) -> Tensor:
     """captum's map; only the places where it has windows differ from ours, none for these sizes."""
     with torch.no_grad():
-        return Occlusion(model.body).attribute(
+        return Occlusion(model.network).attribute(
             model.normalize(image).contiguous(),
             target=0,
             sliding_window_shapes=(3, window, window),
@@ -59,19 +59,19 @@ def compare(name: str, window: int, stride: int, rounds: int) -> None:
     model = sl.load(name, weights="random", device="cpu")
     image = torch.rand(1, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
     places = [(y, x) for y in range(0, SIDE - window + 1, stride) for x in range(0, SIDE - window + 1, stride)]
-    windows = Windows(image, torch.full_like(image, 0.5), places, window)
+    windows = OcclusionWindows(image, torch.full_like(image, 0.5), places, window)
     before, ours, theirs = peak(), list[tuple[float, float]](), list[tuple[float, float]]()
-    found = cover(model, windows, torch.tensor([0]))
+    found = score_occluded_windows(model, windows, torch.tensor([0]))
     own_peak = peak()
     at_once = best_at_once(model, image)
     for _ in range(rounds):
-        ours.append(seconds(lambda: cover(model, windows, torch.tensor([0])))[:2])
+        ours.append(seconds(lambda: score_occluded_windows(model, windows, torch.tensor([0])))[:2])
         theirs.append(seconds(lambda: peer(model, image, window, stride, at_once))[:2])
     (own, own_clock), (other, other_clock) = min(ours), min(theirs)
     print(
         f"{name} {window}/{stride}, {len(places)} windows: sightline {own:.2f} s of processor time ({own_clock:.2f} by the clock), "
-        f"captum {other:.2f} ({other_clock:.2f}; {at_once} at once), {other / own:.2f} times as long; multiply-adds {found.bound:.2f} times "
-        f"fewer ({found.share:.0%} of them localized), {other / own / found.bound:.0%} of that reached; "
+        f"captum {other:.2f} ({other_clock:.2f}; {at_once} at once), {other / own:.2f} times as long; multiply-adds {found.speedup_bound:.2f} times "
+        f"fewer ({found.localized_share:.0%} of them localized), {other / own / found.speedup_bound:.0%} of that reached; "
         f"peak {own_peak:.2f} GB ({before:.2f} before), {peak():.2f} GB with captum",
         flush=True,
     )

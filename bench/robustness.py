@@ -17,10 +17,10 @@ import torchattacks
 from resnet20 import images, loaded
 from torch import Tensor
 
-from sightline.attacks.aim import Aim
-from sightline.attacks.ball import Norm, length
+from sightline.attacks.aim import AttackGoal
+from sightline.attacks.ball import Norm, compute_image_norms
 from sightline.attacks.choose import Attack
-from sightline.attacks.peers import Network
+from sightline.attacks.peers import LogitsModule
 
 STEPS = 20
 RADII: dict[Norm, tuple[float, ...]] = {"linf": (1 / 255, 2 / 255, 8 / 255), "l2": (0.05, 0.1, 0.5), "l1": (1.0, 2.0)}
@@ -31,11 +31,11 @@ class Referees:
 
     def __init__(self) -> None:
         self.model = loaded()
-        self.network = Network(self.model).eval()
+        self.network = LogitsModule(self.model).eval()
         self.foolbox = foolbox.PyTorchModel(self.network, bounds=(0, 1), device="cpu")
 
     def ours(self, image: Tensor, label: Tensor, **knobs: object) -> Tensor:
-        return Attack(**knobs)(self.model, image, Aim(label))[0]  # type: ignore[arg-type]
+        return Attack(**knobs)(self.model, image, AttackGoal(label))[0]  # type: ignore[arg-type]
 
     def of_foolbox(self, attack: foolbox.attacks.base.Attack, image: Tensor, label: Tensor, eps: float | None) -> Tensor:
         return attack(self.foolbox, image, foolbox.criteria.Misclassification(label), epsilons=eps)[1]
@@ -105,7 +105,7 @@ def main() -> None:
             for name, run in sorted(bounded(referees, norm, eps).items()):
                 began = time.perf_counter()
                 found = run(image, label)
-                robust, most = float(referees.right(found, label).float().mean()), float(length(found - image, norm).max())
+                robust, most = float(referees.right(found, label).float().mean()), float(compute_image_norms(found - image, norm).max())
                 print(
                     f"{norm} {eps:.4f} {name}: {robust:.1%} withstand ({most / eps:.4f} eps, {time.perf_counter() - began:.1f} s)",
                     flush=True,
@@ -113,7 +113,7 @@ def main() -> None:
     for (name, norm), run in smallest(referees, asked.smallest).items():
         began = time.perf_counter()
         found = run(image, label)
-        far = length(found - image, norm).masked_fill(referees.right(found, label), math.inf)[clean]
+        far = compute_image_norms(found - image, norm).masked_fill(referees.right(found, label), math.inf)[clean]
         lost = int(far.isinf().sum())
         print(f"{norm} {name}: median {float(far.median()):.5f}, {lost} failures ({time.perf_counter() - began:.1f} s)", flush=True)
 

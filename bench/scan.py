@@ -28,8 +28,8 @@ from PIL import Image
 
 import sightline as sl
 from sightline import image as images
-from sightline.fitted import Fitted, fitted, stacked
-from sightline.scans.eye import AHEAD
+from sightline.fitted import FittedSquare, fit_square, stack_squares
+from sightline.scans.eye import PREFETCH_BATCHES
 
 SIDE, SHORT, BATCH = 224, 256, 32
 
@@ -60,8 +60,8 @@ def crops(folder: Path, count: int) -> Path:
     return folder
 
 
-def view(path: Path) -> Fitted:
-    return fitted(path.read_bytes(), SIDE, SHORT)
+def view(path: Path) -> FittedSquare:
+    return fit_square(path.read_bytes(), SIDE, SHORT)
 
 
 def decode(paths: list[Path]) -> None:
@@ -73,14 +73,14 @@ def decode(paths: list[Path]) -> None:
 def bare(model: sl.Model, paths: list[Path]) -> None:
     """Decode, resize and forward with nothing kept; as many batches ahead as in the scan."""
     starts = iter(range(0, len(paths), BATCH))
-    waiting: deque[list[Future[Fitted]]] = deque()
+    waiting: deque[list[Future[FittedSquare]]] = deque()
     with ThreadPoolExecutor(os.cpu_count()) as pool, torch.inference_mode():
         while True:
-            while len(waiting) <= AHEAD and (start := next(starts, None)) is not None:
+            while len(waiting) <= PREFETCH_BATCHES and (start := next(starts, None)) is not None:
                 waiting.append([pool.submit(view, path) for path in paths[start : start + BATCH]])
             if not waiting:
                 return
-            model.body(model.normalize(stacked([future.result() for future in waiting.popleft()])))
+            model.network(model.normalize(stack_squares([future.result() for future in waiting.popleft()])))
 
 
 def full(model: sl.Model, folder: Path, store: Path) -> None:

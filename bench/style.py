@@ -23,13 +23,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import sightline as sl
-from sightline.exemplar.efros_leung import gaussian, grow
-from sightline.exemplar.quilting import quilt
-from sightline.methods.artistic.easel import Easel
-from sightline.methods.artistic.style import FIRST, noise
-from sightline.paint import FALLOFF, Brush, Stage, paint, stages
-from sightline.perceptual import layers_of
-from sightline.presets import PRESETS
+from sightline.exemplar.efros_leung import grow_texture, make_gaussian_window
+from sightline.exemplar.quilting import quilt_texture
+from sightline.methods.artistic.easel import StyleLossBuilder
+from sightline.methods.artistic.style import FIRST_SIDES, make_gray_noise
+from sightline.paint import FREQUENCY_FALLOFF, Stage, StageOptimizer, optimize_coarse_to_fine, plan_stages
+from sightline.perceptual import choose_perceptual_layers
+from sightline.presets import STYLE_PRESETS
 
 PAIRS = {"tubingen": "van_gogh_starry_night", "golden_gate": "munch_the_scream", "cornell": "hokusai_great_wave"}
 
@@ -41,19 +41,19 @@ def timed(call: Callable[[], object]) -> float:
     return time.process_time() - began
 
 
-def easel_of(model: sl.Model, photo: Tensor, painting: Tensor) -> Easel:
+def easel_of(model: sl.Model, photo: Tensor, painting: Tensor) -> StyleLossBuilder:
     """The default loss between a photograph and a painting."""
-    return Easel(model, photo, [painting], layers_of(model), PRESETS["relative"], [1.0])
+    return StyleLossBuilder(model, photo, [painting], choose_perceptual_layers(model), STYLE_PRESETS["relative"], [1.0])
 
 
-def brush_of(easel: Easel, size: tuple[int, int], falloff: float = FALLOFF) -> Brush:
+def brush_of(easel: StyleLossBuilder, size: tuple[int, int], falloff: float = FREQUENCY_FALLOFF) -> StageOptimizer:
     """L-BFGS as `style` has it."""
-    return Brush("lbfgs", 1.0, easel.pairs(size), falloff)
+    return StageOptimizer("lbfgs", 1.0, easel.choose_pair_count(size), falloff)
 
 
 def pictures(side: int) -> tuple[Tensor, Tensor]:
     """A photograph and a painting, square."""
-    photo, painting = (sl.image.center_crop(sl.image.short_side(sl.sample(name), side), side, side) for name in ("coffee", "ihc"))
+    photo, painting = (sl.image.crop_center(sl.image.resize_short_side(sl.sample(name), side), side, side) for name in ("coffee", "ihc"))
     return photo, painting
 
 
@@ -61,7 +61,7 @@ def step_beyond_bare(model: sl.Model, deepest: str, side: int, rounds: int) -> N
     """One step of L-BFGS on the whole loss over one forward and backward pass to the deepest layer, whose gradient is all ones."""
     photo, painting = pictures(side)
     easel = easel_of(model, photo, painting)
-    aim = easel.objective((side, side))
+    aim = easel.build_objective((side, side))
     layer, bare, ours = model.layer(deepest), list[float](), list[float]()
 
     def passes() -> None:
@@ -76,7 +76,9 @@ def step_beyond_bare(model: sl.Model, deepest: str, side: int, rounds: int) -> N
 
     marks = list[float]()
     brush = brush_of(easel, (side, side))
-    paint(model, lambda _: aim, photo, [Stage((side, side), rounds + brush.history + 2)], brush, callback=watch)  # only then is it full
+    optimize_coarse_to_fine(
+        model, lambda _: aim, photo, [Stage((side, side), rounds + brush.history_size + 2)], brush, callback=watch
+    )  # only then is it full
     one, step = statistics.median(bare[-rounds:]), statistics.median(ours[-rounds:])
     print(f"{model.name} {side} px: bare {one * 1e3:.0f} ms, one step {step * 1e3:.0f} ms, ratio {step / one:.2f}", flush=True)
 
@@ -88,9 +90,9 @@ def peak(network: str, side: int) -> None:
     photo, painting = pictures(side)
     before = resident()
     easel = easel_of(model, photo, painting)
-    aim = easel.objective((side, side))
+    aim = easel.build_objective((side, side))
     brush = brush_of(easel, (side, side))
-    paint(model, lambda _: aim, photo, [Stage((side, side), brush.history + 2)], brush)
+    optimize_coarse_to_fine(model, lambda _: aim, photo, [Stage((side, side), brush.history_size + 2)], brush)
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     print(
         f"{network} {side} px: peak {(most - before) / 1e6:.0f} MB beyond the loaded network, {(most - before) / side**2 / 1e3:.2f} kB per pixel"
@@ -102,14 +104,14 @@ def resident() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
 
 
-def tutorial(model: sl.Model, easel: Easel, photo: Tensor, evaluations: int) -> tuple[list[float], list[float]]:
+def tutorial(model: sl.Model, easel: StyleLossBuilder, photo: Tensor, evaluations: int) -> tuple[list[float], list[float]]:
     """The PyTorch tutorial's way, losses and processor times: torch's L-BFGS with its history of 100, clamping in the closure, Gram
     matrices by `mm` under autograd, the network in torch's default layout. The weights of the terms are ours: one loss for both."""
-    painting = easel.painting((photo.shape[2], photo.shape[3]))
+    painting = easel.get_loss((photo.shape[2], photo.shape[3]))
     image, losses, times = photo.clone().requires_grad_(), list[float](), list[float]()
     optimizer = torch.optim.LBFGS([image], history_size=100)
     names = {name: model.layer(name) for name in painting.layers}
-    body, normalize = copy.deepcopy(model.body), model.normalize
+    body, normalize = copy.deepcopy(model.network), model.normalize
     seen: dict[str, Tensor] = {}
     for name, path in names.items():
         body.get_submodule(path).register_forward_hook(lambda _m, _i, out, name=name: seen.update({name: out}))
@@ -123,10 +125,10 @@ def tutorial(model: sl.Model, easel: Easel, photo: Tensor, evaluations: int) -> 
         with contextlib.suppress(StopIteration):
             body(normalize(image).contiguous())
         loss = torch.zeros(())
-        for name, weight in painting.style.items():
+        for name, weight in painting.style_weights.items():
             flat = seen[name][0].flatten(1)
             loss = loss + weight / 4 * F.mse_loss(torch.mm(flat, flat.t()) / flat.shape[1], painting.regions[0].targets[name].gram[0])
-        for name, (weight, wanted) in painting.content.items():
+        for name, (weight, wanted) in painting.content_targets.items():
             loss = loss + weight * F.mse_loss(seen[name], wanted)
         loss.backward()
         losses.append(loss.item())
@@ -155,8 +157,8 @@ def time_to_a_loss(model: sl.Model, photo: Tensor, painting: Tensor, evaluations
         losses.append(-float(step.scores.sum()))
         times.append(time.process_time() - began)
 
-    plan = stages(size, evaluations, least=max(size))
-    paint(model, easel.objective, photo, plan, brush_of(easel, size), callback=watch)
+    plan = plan_stages(size, evaluations, min_side=max(size))
+    optimize_coarse_to_fine(model, easel.build_objective, photo, plan, brush_of(easel, size), callback=watch)
     curves["ours"] = losses, times
     for step in (50, 100, evaluations):
         aim, theirs = min(curves["tutorial"][0][:step]), curves["tutorial"][1][step - 1]
@@ -186,13 +188,15 @@ def coarse_to_fine(model: sl.Model, photo: Tensor, painting: Tensor, evaluations
             if (height, width) == size:
                 found.append((spent, min([-float(step.scores.sum()), *(loss for _, loss in found[-1:])])))
 
-        paint(model, easel.objective, noise(plan[0].size, 0), plan, brush_of(easel, size, falloff), callback=watch)
+        optimize_coarse_to_fine(
+            model, easel.build_objective, make_gray_noise(plan[0].size, 0), plan, brush_of(easel, size, falloff), callback=watch
+        )
         return found
 
-    whole = stages(size, evaluations, least=max(size))
-    single = {"textbook": losses(whole, 0.0), "ours": losses(whole, FALLOFF)}
+    whole = plan_stages(size, evaluations, min_side=max(size))
+    single = {"textbook": losses(whole, 0.0), "ours": losses(whole, FREQUENCY_FALLOFF)}
     for steps in (20, 30):
-        for spent, loss in losses(stages(size, steps, least=FIRST["noise"]), FALLOFF)[9::10]:
+        for spent, loss in losses(plan_stages(size, steps, min_side=FIRST_SIDES["noise"]), FREQUENCY_FALLOFF)[9::10]:
             same = {name: next((count for count, one in curve if one <= loss), None) for name, curve in single.items()}
             told = ", ".join(
                 f"{name} {count:.0f} ({spent / count:.2f})"
@@ -229,9 +233,12 @@ def literal_quilt(exemplar: Tensor, blocks: int, block: int, overlap: int) -> fl
 
 def quilting() -> None:
     """Quilting's growth with the output, and a plain search beside it."""
-    exemplar = sl.image.short_side(sl.sample("gravel"), 192)[0]
+    exemplar = sl.image.resize_short_side(sl.sample("gravel"), 192)[0]
     sides = (256, 512, 1024)
-    times = [timed(lambda side=side: quilt(exemplar, (side, side), block=48, generator=torch.Generator().manual_seed(0))) for side in sides]
+    times = [
+        timed(lambda side=side: quilt_texture(exemplar, (side, side), block=48, generator=torch.Generator().manual_seed(0)))
+        for side in sides
+    ]
     slope = math.log(times[-1] / times[0]) / math.log(sides[-1] ** 2 / sides[0] ** 2)
     plain = literal_quilt(exemplar, math.ceil((512 - 48) / 40 + 1) ** 2, 48, 8)
     print(
@@ -242,7 +249,7 @@ def quilting() -> None:
 def literal_growing(exemplar: Tensor, pixels: int, window: int) -> float:
     """Seconds that a plain search takes for some pixels: for each all windows' weighted distances, one pixel after the other."""
     windows = exemplar.unfold(1, window, 1).unfold(2, window, 1).permute(1, 2, 0, 3, 4).flatten(0, 1)
-    weight = gaussian(window).view(window, window)
+    weight = make_gaussian_window(window).view(window, window)
     known = weight * (torch.arange(window * window).view(window, window) < window * window // 2)
     began = time.process_time()
     for number in range(pixels):
@@ -254,9 +261,10 @@ def literal_growing(exemplar: Tensor, pixels: int, window: int) -> float:
 
 def growing() -> None:
     """Efros and Leung's growth with the output, and a plain search beside it."""
-    exemplar, window, sides = sl.image.short_side(sl.sample("gravel"), 64)[0], 11, (64, 128, 256)
+    exemplar, window, sides = sl.image.resize_short_side(sl.sample("gravel"), 64)[0], 11, (64, 128, 256)
     times = [
-        timed(lambda side=side: grow(exemplar, (side, side), window=window, generator=torch.Generator().manual_seed(0))) for side in sides
+        timed(lambda side=side: grow_texture(exemplar, (side, side), window=window, generator=torch.Generator().manual_seed(0)))
+        for side in sides
     ]
     slope = math.log(times[-1] / times[0]) / math.log(sides[-1] ** 2 / sides[0] ** 2)
     plain = literal_growing(exemplar, 200, window) / 200 * sides[-1] ** 2
@@ -300,11 +308,13 @@ def painted(options: argparse.Namespace) -> None:
         for photo, art in PAIRS.items()
     ]
     for number, side in enumerate(options.sides):
-        curves = [time_to_a_loss(squeeze, sl.image.short_side(photo, side), painting, options.evaluations) for photo, painting in pairs]
+        curves = [
+            time_to_a_loss(squeeze, sl.image.resize_short_side(photo, side), painting, options.evaluations) for photo, painting in pairs
+        ]
         if options.curves and number == min(1, len(options.sides) - 1):
             drawn(curves, options.curves)
     for photo, painting in pairs if options.coarse else ():
-        coarse_to_fine(squeeze, sl.image.short_side(photo, options.coarse), painting, options.evaluations)
+        coarse_to_fine(squeeze, sl.image.resize_short_side(photo, options.coarse), painting, options.evaluations)
 
 
 if __name__ == "__main__":

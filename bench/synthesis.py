@@ -18,10 +18,10 @@ from torch import Tensor, nn
 from torchvision.models import googlenet
 
 import sightline as sl
-from sightline.ascend import REDIRECTED, ascend
+from sightline.ascend import REDIRECTED_RELU_STEPS, maximize_objective
 from sightline.optimizers import Adam
-from sightline.parameterize import Fourier
-from sightline.transform import wobble
+from sightline.parameterize import FourierSpectrum
+from sightline.transform import make_random_affine
 
 LAYERS = ("inception3a", "inception4c", "inception5b")
 UNITS, SIDE = 8, 128
@@ -84,15 +84,15 @@ def compared(layer: str, rounds: int) -> tuple[float, float, float]:
     def between(index: int) -> None:
         nonlocal begun
         own = time.process_time() - begun
-        if index > REDIRECTED:  # one step without redirection has run before
+        if index > REDIRECTED_RELU_STEPS:  # one step without redirection has run before
             other = theirs(network, layer)
             plain()  # ours and the one that counts both come after a bare pass, with the same memory warm
             taken.append((seconds(plain), own, other))
         begun = time.process_time()
 
-    warp = wobble(SIDE / 12, 0.2, 10, torch.Generator().manual_seed(0), alike=True)
-    start, aim = Fourier(UNITS, SIDE, SIDE, alike=True), sl.channel(layer, tuple(range(UNITS)))
-    ascend(model, aim, start, partial(Adam, lr=0.05), REDIRECTED + 1 + rounds, transform=warp, regularize=between)
+    warp = make_random_affine(SIDE / 12, 0.2, 10, torch.Generator().manual_seed(0), same_for_batch=True)
+    start, aim = FourierSpectrum(UNITS, SIDE, SIDE, shared_start=True), sl.channel(layer, tuple(range(UNITS)))
+    maximize_objective(model, aim, start, partial(Adam, lr=0.05), REDIRECTED_RELU_STEPS + 1 + rounds, transform=warp, regularize=between)
     one, own, other = zip(*taken, strict=True)
     return statistics.median(one), statistics.median(own), statistics.median(other)
 

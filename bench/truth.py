@@ -18,8 +18,8 @@ import torch
 from torch import Tensor, nn
 
 import sightline as sl
-from sightline.methods.analytical.occlusion import painted
-from sightline.methods.analytical.pointing import energy, hit
+from sightline.methods.analytical.occlusion import average_drops_per_pixel
+from sightline.methods.analytical.pointing import compute_energy_share, compute_hit_share
 
 SIDE, PATCH, CLASSES = 48, 12, ("level", "upright", "falling", "rising")
 CLEAR = 0.95  # a network right less often has not learned what is planted
@@ -75,7 +75,7 @@ def occluded(model: sl.Model, image: Tensor, label: int) -> Tensor:
     """Mean drop of the score over the windows of 8 pixels, 4 apart, that cover each pixel, H×W."""
     drop = sl.occlusion(model, image, label=label, window=8, stride=4).tensors["drop"]
     places = [(y, x) for y in range(0, SIDE - 7, 4) for x in range(0, SIDE - 7, 4)]
-    return painted(drop[:, None], places, 8, SIDE, SIDE).reshape(SIDE, SIDE)
+    return average_drops_per_pixel(drop[:, None], places, 8, SIDE, SIDE).reshape(SIDE, SIDE)
 
 
 def occlusion_row(model: sl.Model, count: int) -> dict[str, Any]:
@@ -85,7 +85,7 @@ def occlusion_row(model: sl.Model, count: int) -> dict[str, Any]:
         region = torch.zeros(SIDE, SIDE, dtype=torch.bool)
         region[top : top + PATCH, left : left + PATCH] = True
         map_ = occluded(model, image[None], int(label))
-        shares.append(torch.stack([hit(map_, region, 0), energy(map_, region)]))
+        shares.append(torch.stack([compute_hit_share(map_, region, 0), compute_energy_share(map_, region)]))
     pointing, inside = torch.stack(shares).mean(0).tolist()
     return {"method": "occlusion (window 8, stride 4)", "pointing": pointing, "energy": inside}
 

@@ -17,4 +17,4 @@ torch.nn.init.normal_(network.heads.head.weight)  # torchvision starts it at zer
 model = sl.load(network, size=160)
 photo = model.fit(sl.sample("rocket"))
 rows = [sl.attention(model, photo, kind=kind).panels["attention"] for kind in ("rollout", "relevance")]
-sl.write(render.sheet(torch.cat(rows), columns=1, gap=6), PICTURES / "attention.png")
+sl.write(render.make_contact_sheet(torch.cat(rows), columns=1, gap=6), PICTURES / "attention.png")

@@ -8,4 +8,4 @@ from sightline import image
 PICTURES = Path(__file__).parent.parent / "docs" / "pictures"
 
 result = sl.embedding(sl.load())
-sl.write(image.resize(result.panels["embedding"], 640, 640), PICTURES / "embedding.jpg")
+sl.write(image.resize_image(result.panels["embedding"], 640, 640), PICTURES / "embedding.jpg")

@@ -8,5 +8,5 @@ from sightline import image as images
 PICTURES = Path(__file__).parent.parent / "docs" / "pictures"
 
 model = sl.load()
-photo = images.center_crop(images.short_side(sl.sample("chelsea"), 144), 144, 180)
+photo = images.crop_center(images.resize_short_side(sl.sample("chelsea"), 144), 144, 180)
 sl.write(sl.norms(model, photo).panels["norms"], PICTURES / "norms.jpg")

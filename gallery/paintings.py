@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 import sightline as sl
-from sightline.render import sheet
+from sightline.render import make_contact_sheet
 
 PICTURES = Path(__file__).parent.parent / "docs" / "pictures"
 DATA = Path(os.environ.get("SIGHTLINE_DATA") or Path(__file__).parents[2] / "shared" / "data")
@@ -27,9 +27,9 @@ SIDE = 256
 def square(path: Path, side: int) -> torch.Tensor:
     """The middle of a picture, at most `side` pixels."""
     image = sl.read(path)
-    image = sl.image.short_side(image, side) if min(image.shape[-2:]) > side else image
+    image = sl.image.resize_short_side(image, side) if min(image.shape[-2:]) > side else image
     least = min(side, *image.shape[-2:])
-    return sl.image.center_crop(image, least, least)
+    return sl.image.crop_center(image, least, least)
 
 
 if not DATA.is_dir():
@@ -40,10 +40,14 @@ for photo, painting in PAIRS.items():
     content = square(DATA / "content" / f"{photo}.jpg", SIDE)
     style = str(DATA / "paintings" / f"{painting}.jpg")
     rows += [content, square(Path(style), SIDE), sl.style(model, content, styles=(style,), steps=80).tensors["image"]]
-(PICTURES / "paintings.jpg").write_bytes(sl.image.jpeg(sl.image.resize(sheet(torch.cat(rows), columns=6), 500, 1000)))
+(PICTURES / "paintings.jpg").write_bytes(
+    sl.image.encode_jpeg(sl.image.resize_image(make_contact_sheet(torch.cat(rows), columns=6), 500, 1000))
+)
 rows = []
 for name in TEXTURES:
     piece = square(DATA / "textures" / name, 128)
     made = sl.texture(model, piece, method="gatys", side=192, steps=100).tensors["image"]
     rows += [torch.nn.functional.pad(piece, (0, 192 - piece.shape[3], 0, 192 - piece.shape[2]), value=1), made]  # at one scale
-(PICTURES / "textures.jpg").write_bytes(sl.image.jpeg(sl.image.resize(sheet(torch.cat(rows), columns=6), 300, 900)))
+(PICTURES / "textures.jpg").write_bytes(
+    sl.image.encode_jpeg(sl.image.resize_image(make_contact_sheet(torch.cat(rows), columns=6), 300, 900))
+)

@@ -57,10 +57,10 @@ def main() -> None:
         mobilenet = sl.load("mobilenetv2_100", weights=NETS / "mobilenetv2_100_same.safetensors", pad_type="same")
         clear.append(sl.synthesis(mobilenet, sl.logit(LARGE), focus="alpha", size=128).panels["synthesis"])
         rows += [row(squeezenet, LARGE, "features.9", 7, 128), row(mobilenet, LARGE, "blocks.4.1", 7, 160)]
-        sl.write(render.sheet(torch.cat(rows), columns=4), PICTURES / "synthesis_networks.jpg")
+        sl.write(render.make_contact_sheet(torch.cat(rows), columns=4), PICTURES / "synthesis_networks.jpg")
         rows = [painted(model, "0-9"), painted(squeezenet, KNOWN), painted(mobilenet, KNOWN), painted(squeezenet, UNKNOWN)]
-        sl.write(render.sheet(torch.cat(rows), columns=10), PICTURES / "synthesis_generator.jpg")
-    sl.write(render.beside(*clear), PICTURES / "synthesis_alpha.png")
+        sl.write(render.make_contact_sheet(torch.cat(rows), columns=10), PICTURES / "synthesis_generator.jpg")
+    sl.write(render.arrange_in_row(*clear), PICTURES / "synthesis_alpha.png")
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from sightline.atomic import check_writable, replacing
+from sightline.atomic import check_writable, replace_atomically
 from sightline.errors import SightlineError
 
 
@@ -17,7 +17,7 @@ def names(folder: Path) -> list[str]:
 
 def write_half(path: Path, error: BaseException) -> None:
     """Fails in the middle."""
-    with replacing(path) as temporary:
+    with replace_atomically(path) as temporary:
         temporary.write_text("half", encoding="utf-8")
         raise error
 
@@ -25,7 +25,7 @@ def write_half(path: Path, error: BaseException) -> None:
 def test_makes_folders_and_replaces(tmp_path: Path) -> None:
     path = tmp_path / "a" / "b" / "c.txt"
     for content in ("old", "new"):
-        with replacing(path) as temporary:
+        with replace_atomically(path) as temporary:
             assert temporary.parent == path.parent
             assert temporary.suffix == ".txt"
             temporary.write_text(content, encoding="utf-8")
@@ -54,21 +54,21 @@ def test_a_full_disk_is_told_in_one_line(error: Exception, tmp_path: Path) -> No
 
 
 def test_a_block_that_wrote_nothing_is_told(tmp_path: Path) -> None:
-    with pytest.raises(SightlineError, match="can't write"), replacing(tmp_path / "c.txt"):
+    with pytest.raises(SightlineError, match="can't write"), replace_atomically(tmp_path / "c.txt"):
         pass
     assert names(tmp_path) == []
 
 
 def test_a_folder_in_the_way(tmp_path: Path) -> None:
     (tmp_path / "c.txt").mkdir()
-    with pytest.raises(SightlineError, match="can't write"), replacing(tmp_path / "c.txt") as temporary:
+    with pytest.raises(SightlineError, match="can't write"), replace_atomically(tmp_path / "c.txt") as temporary:
         temporary.write_text("new", encoding="utf-8")
     assert names(tmp_path) == ["c.txt"]
 
 
 def test_a_file_in_the_way(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(SightlineError, match=r"can't write '.*b': "), replacing(tmp_path / "file" / "b") as temporary:
+    with pytest.raises(SightlineError, match=r"can't write '.*b': "), replace_atomically(tmp_path / "file" / "b") as temporary:
         temporary.write_text("new", encoding="utf-8")
     with pytest.raises(SightlineError, match="is not a folder"):
         check_writable(tmp_path / "file" / "b")
@@ -105,7 +105,7 @@ def test_writers_at_once_each_write_a_whole_file(tmp_path: Path) -> None:
     path, texts = tmp_path / "c.txt", [letter * 10_000 for letter in "abcdefgh"]
 
     def write(text: str) -> None:
-        with replacing(path) as temporary:
+        with replace_atomically(path) as temporary:
             temporary.write_text(text, encoding="utf-8")
 
     threads = [threading.Thread(target=write, args=(text,)) for text in texts]

@@ -12,9 +12,9 @@ from torch import Tensor
 
 import sightline as sl
 from sightline import catalog
-from sightline.catalog import METHODS, declared, digest, load_methods, method
+from sightline.catalog import METHODS, hash_tensor, load_methods, parse_method_signature, register_method
 from sightline.errors import SightlineError
-from sightline.knobs import Between, Field
+from sightline.knobs import ParameterSpec, ValueRange
 from sightline.methods import TOPICS
 
 TEXTS = {"title": "Trial", "question": "What?", "reading": "So.", "caution": "Beware."}
@@ -33,7 +33,7 @@ def catalogue(monkeypatch: pytest.MonkeyPatch) -> Iterator[Mapping[str, catalog.
 def registered(function: Callable[..., sl.Result], **more: Any) -> Callable[..., sl.Result]:
     """The function as a method of the weights chapter."""
     function.__module__ = "sightline.methods.weights.trial"
-    return method(**{**TEXTS, **more})(function)
+    return register_method(**{**TEXTS, **more})(function)
 
 
 # ── what is read ──
@@ -44,8 +44,8 @@ def trial(
     image: Tensor,
     *,
     label: int | str = "top",
-    k: Annotated[int, Between(1, 9)] = 3,
-    share: Annotated[float | None, Between(0, 1)] = None,
+    k: Annotated[int, ValueRange(1, 9)] = 3,
+    share: Annotated[float | None, ValueRange(0, 1)] = None,
     rule: Literal["one", "two"] = "one",
     names: tuple[str, ...] = ("a", "b"),
     seed: int = 0,
@@ -68,22 +68,22 @@ def trial(
 
 
 def test_reads_signature_and_docstring(catalogue: Mapping[str, catalog.Method], tiny: sl.Model, photo: Tensor) -> None:
-    function = registered(trial, quick={"k": 1})
+    function = registered(trial, quick_parameters={"k": 1})
     entry = catalogue["trial"]
     assert entry.function is function
     assert (entry.name, entry.chapter, entry.summary, entry.subject) == ("trial", "weights", "Tries things.", "image")
     assert {name: getattr(entry, name) for name in TEXTS} == TEXTS
-    assert (entry.tour, entry.quick) == (({},), {"k": 1})
-    assert list(entry.fields) == ["label", "k", "share", "rule", "names", "seed"]
-    assert entry.fields["k"] == Field("k", int, 3, "How many, told on two lines.", Between(1, 9))
-    assert entry.fields["share"] == Field("share", float | None, None, "Part.", Between(0, 1))
-    assert entry.fields["rule"].choices == ("one", "two")
-    assert entry.fields["seed"].doc == catalog.COMMON["seed"]
+    assert (entry.tour_runs, entry.quick_parameters) == (({},), {"k": 1})
+    assert list(entry.parameters) == ["label", "k", "share", "rule", "names", "seed"]
+    assert entry.parameters["k"] == ParameterSpec("k", int, 3, "How many, told on two lines.", ValueRange(1, 9))
+    assert entry.parameters["share"] == ParameterSpec("share", float | None, None, "Part.", ValueRange(0, 1))
+    assert entry.parameters["rule"].choices == ("one", "two")
+    assert entry.parameters["seed"].doc == catalog.SHARED_PARAMETER_DOCS["seed"]
     assert list(load_methods())[-1] == "trial", "what the table of contents doesn't know comes last"
     assert set(load_methods()) == {*METHODS, "trial"}
     result = function(tiny, photo, k=5)
     assert result.recipe["knobs"] == {"label": "top", "k": 5, "share": None, "rule": "one", "names": ["a", "b"], "seed": 0}
-    assert result.recipe["image"] == {"shape": [1, 3, 32, 32], "sha256": digest(photo)}
+    assert result.recipe["image"] == {"shape": [1, 3, 32, 32], "sha256": hash_tensor(photo)}
     assert result.recipe["model"] == {"model": "Sequential", "built_in_code": True}
     assert result.recipe["versions"].keys() == {"sightline", "torch", "python"}
     assert json.loads(json.dumps(dict(result.recipe)))["method"] == "trial"
@@ -133,7 +133,7 @@ def test_subjects() -> None:
         """Goal."""
         return sl.Result({}, {})
 
-    assert [declared(function)[2] for function in (weights, goal, trial)] == ["", "objective", "image"]
+    assert [parse_method_signature(function)[2] for function in (weights, goal, trial)] == ["", "objective", "image"]
 
 
 def test_the_real_catalogue_is_the_table_of_contents() -> None:
@@ -145,7 +145,7 @@ def test_the_real_catalogue_is_the_table_of_contents() -> None:
 
 
 def test_checks_before_the_work(tiny: sl.Model, photo: Tensor) -> None:
-    def never(model: sl.Model, image: Tensor, *, k: Annotated[int, Between(1, 9)] = 3) -> sl.Result:
+    def never(model: sl.Model, image: Tensor, *, k: Annotated[int, ValueRange(1, 9)] = 3) -> sl.Result:
         """Never runs.
 
         Args:
@@ -178,19 +178,19 @@ def test_the_image_comes_as_float_without_history(tiny: sl.Model) -> None:
 
 # ── one knob ──
 
-WHOLE = Field("k", int, 3, "", Between(1, 9))
-NUMBER = Field("lr", float, 0.1, "", Between(0, 1))
-OPTION = Field("decay", float | None, None, "", Between(0, 1))
-FLAG = Field("fast", bool, True, "")
-FOLDER = Field("folder", str | Path | None, None, "")
-FREE = Field("scale", float, 1.0, "")
-SEED = Field("seed", int, 0, "")
-LABEL = Field("label", int | str, "top", "")
-TARGET = Field("target", int | str | None, None, "")
-LAYER = Field("layer", str, "first", "")
-LAYERS = Field("layers", tuple[str, ...], (), "")
-RULE = Field("rule", Literal["one", "two"], "one", "", None, ("one", "two"))
-WATCH = Field("callback", Callable[[sl.Step], bool | None] | None, None, "")
+WHOLE = ParameterSpec("k", int, 3, "", ValueRange(1, 9))
+NUMBER = ParameterSpec("lr", float, 0.1, "", ValueRange(0, 1))
+OPTION = ParameterSpec("decay", float | None, None, "", ValueRange(0, 1))
+FLAG = ParameterSpec("fast", bool, True, "")
+FOLDER = ParameterSpec("folder", str | Path | None, None, "")
+FREE = ParameterSpec("scale", float, 1.0, "")
+SEED = ParameterSpec("seed", int, 0, "")
+LABEL = ParameterSpec("label", int | str, "top", "")
+TARGET = ParameterSpec("target", int | str | None, None, "")
+LAYER = ParameterSpec("layer", str, "first", "")
+LAYERS = ParameterSpec("layers", tuple[str, ...], (), "")
+RULE = ParameterSpec("rule", Literal["one", "two"], "one", "", None, ("one", "two"))
+WATCH = ParameterSpec("callback", Callable[[sl.Step], bool | None] | None, None, "")
 NAN, INFINITE = float("nan"), float("inf")
 
 ALLOWED = [
@@ -239,22 +239,22 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("knob", "value"), ALLOWED, ids=lambda value: getattr(value, "name", repr(value)[:20]))
-def test_allowed(knob: Field, value: object) -> None:
-    assert knob.check(value) is value
+def test_allowed(knob: ParameterSpec, value: object) -> None:
+    assert knob.check_value(value) is value
 
 
 @pytest.mark.parametrize(("knob", "value", "said"), REFUSED, ids=lambda value: getattr(value, "name", repr(value)[:20]))
-def test_refused(knob: Field, value: object, said: str) -> None:
+def test_refused(knob: ParameterSpec, value: object, said: str) -> None:
     with pytest.raises(sl.SightlineError) as error:
-        knob.check(value)
+        knob.check_value(value)
     assert str(error.value) == said
 
 
 def test_digest_is_of_the_content() -> None:
     image = smooth()
-    assert digest(image) == digest(image.clone(memory_format=torch.channels_last)) == digest(image.double())
-    assert digest(image) != digest(image + 1e-6)
-    assert digest(image) != digest(image.flip(3))
+    assert hash_tensor(image) == hash_tensor(image.clone(memory_format=torch.channels_last)) == hash_tensor(image.double())
+    assert hash_tensor(image) != hash_tensor(image + 1e-6)
+    assert hash_tensor(image) != hash_tensor(image.flip(3))
 
 
 def test_a_bare_network_is_refused(photo: Tensor) -> None:
@@ -279,7 +279,7 @@ def painted(
 
 def test_images_as_knobs_are_recorded_by_path_or_digest(tiny: sl.Model, photo: Tensor) -> None:
     result = registered(painted)(tiny, photo, styles=["brick", Path("a.png"), photo], guide=photo)  # type: ignore[arg-type]
-    told = {"shape": [1, 3, 32, 32], "sha256": digest(photo)}
+    told = {"shape": [1, 3, 32, 32], "sha256": hash_tensor(photo)}
     assert result.recipe["knobs"] == {"styles": ["brick", "a.png", told], "guide": told}
     assert json.loads(json.dumps(dict(result.recipe)))["knobs"] == result.recipe["knobs"]
 

@@ -20,7 +20,7 @@ import sightline as sl
 from sightline import commands, progress, recipe, zoo
 from sightline import image as images
 from sightline.catalog import load_methods
-from sightline.cli import FACES, main, make_app, summaries
+from sightline.cli import GENERAL_COMMANDS, main, make_app, read_method_summaries
 
 SMALL = ("sightnet", "photo.png", "--size", "64")
 
@@ -110,18 +110,18 @@ def test_the_installed_command(tmp_path: Path) -> None:
 def test_help_lists_every_command_with_its_summary(run: Run) -> None:
     shown = run("--help")
     assert (shown.code, shown.err) == (0, "")
-    assert all(name in shown.out for name in (*FACES, *load_methods()))
+    assert all(name in shown.out for name in (*GENERAL_COMMANDS, *load_methods()))
 
 
 def test_summaries_are_read_without_importing() -> None:
-    assert summaries() == {name: method.summary for name, method in load_methods().items()}
+    assert read_method_summaries() == {name: method.summary for name, method in load_methods().items()}
 
 
-@pytest.mark.parametrize("name", FACES)
+@pytest.mark.parametrize("name", GENERAL_COMMANDS)
 def test_faces_have_help_and_the_summary_they_announce(name: str, run: Run) -> None:
     shown = run(name, "--help")
     assert shown.code == 0
-    assert (getattr(commands, name).__doc__ or "").split("\n")[0] == FACES[name]
+    assert (getattr(commands, name).__doc__ or "").split("\n")[0] == GENERAL_COMMANDS[name]
 
 
 def test_commands_are_not_made_up() -> None:
@@ -272,7 +272,7 @@ def test_prints_captions_and_pictures(run: Run) -> None:
 
 
 def test_prints_the_page_to_browse(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    commands.report(sl.Result({}, {}, {"map": "A map."}, pages={"map": "<p>"}), tmp_path, as_json=False)
+    commands.save_and_print_result(sl.Result({}, {}, {"map": "A map."}, pages={"map": "<p>"}), tmp_path, as_json=False)
     assert capsys.readouterr().out == f"A map.\n{tmp_path / 'map.html'}\n"
 
 
@@ -385,7 +385,7 @@ def test_a_recipe_runs_no_code(run: Run, model: dict[str, object]) -> None:
 
 def test_again_refuses_other_weights(run: Run) -> None:
     weights = Path("own.safetensors")
-    shutil.copy(zoo.EMBEDDED, weights)
+    shutil.copy(zoo.EMBEDDED_WEIGHTS, weights)
     weights.chmod(0o600)
     assert run("filters", "sightnet", "--k", "2", "--weights", str(weights), "--out", "first").code == 0
     assert run("again", "first/recipe.json", "--out", "second").code == 0
@@ -413,9 +413,9 @@ def ctrl_c() -> Callable[[], None]:
 
 @pytest.mark.parametrize("name", ["synthesis", "adversarial", "deepdream"])
 def test_ctrl_c_keeps_the_picture(name: str, run: Run, ctrl_c: Callable[[], None], monkeypatch: pytest.MonkeyPatch) -> None:
-    before, step, seen = signal.getsignal(signal.SIGINT), progress.Bar.step, list[int]()
+    before, step, seen = signal.getsignal(signal.SIGINT), progress.StepProgressBar.on_step, list[int]()
 
-    def interrupted(self: progress.Bar, event: sl.Step) -> bool:
+    def interrupted(self: progress.StepProgressBar, event: sl.Step) -> bool:
         stop = step(self, event)
         seen.append(event.index)
         if event.index == 2:
@@ -424,7 +424,7 @@ def test_ctrl_c_keeps_the_picture(name: str, run: Run, ctrl_c: Callable[[], None
 
     subject = ("0", "--size", "32") if name == "synthesis" else ("photo.png", "--size", "64")
     with monkeypatch.context() as patch:
-        patch.setattr(progress.Bar, "step", interrupted)
+        patch.setattr(progress.StepProgressBar, "on_step", interrupted)
         ran = run(name, "sightnet", *subject, *(("--octaves", "2") if name == "deepdream" else ("--steps", "9")), "--out", "result")
     assert ran.code == 130, ran.err
     assert seen[-1] in (2, 3)
@@ -437,15 +437,15 @@ def test_ctrl_c_keeps_the_picture(name: str, run: Run, ctrl_c: Callable[[], None
 
 
 def test_a_second_ctrl_c_insists(run: Run, ctrl_c: Callable[[], None], monkeypatch: pytest.MonkeyPatch, place: Path) -> None:
-    before, step = contents(place), progress.Bar.step
+    before, step = contents(place), progress.StepProgressBar.on_step
 
-    def interrupted(self: progress.Bar, event: sl.Step) -> bool:
+    def interrupted(self: progress.StepProgressBar, event: sl.Step) -> bool:
         step(self, event)
         ctrl_c()
         ctrl_c()
         return False
 
-    monkeypatch.setattr(progress.Bar, "step", interrupted)
+    monkeypatch.setattr(progress.StepProgressBar, "on_step", interrupted)
     ran = run("synthesis", "sightnet", "0", "--size", "32", "--steps", "9", "--out", "result")
     assert (ran.code, ran.out, ran.err.strip().splitlines()[-1]) == (130, "", "sightline: interrupted")
     assert contents(place) == before

@@ -4,7 +4,7 @@ import torch
 from conftest import smooth
 from torch import Tensor
 
-from sightline.color import YIQ, match_colors, match_luminance, mixed, with_colors_of
+from sightline.color import RGB_TO_YIQ, apply_color_matrix, copy_photo_colors, match_colors, match_luminance
 
 
 def statistics(image: Tensor) -> tuple[Tensor, Tensor]:
@@ -23,7 +23,7 @@ def test_colors_get_the_other_s_mean_and_covariance() -> None:
 def test_luminance_gets_the_other_s_mean_and_spread() -> None:
     image, model = smooth(1, 40, 0), 0.4 + 0.2 * smooth(1, 40, 1)
     gray = match_luminance(image, model)
-    light = mixed(model, YIQ)[:, :1]
+    light = apply_color_matrix(model, RGB_TO_YIQ)[:, :1]
     assert torch.equal(gray[:, 0], gray[:, 1])
     torch.testing.assert_close(gray[:, 0].mean(), light.mean(), atol=1e-3, rtol=0)
     torch.testing.assert_close(gray[:, 0].std(), light.std(), atol=1e-3, rtol=0)
@@ -31,7 +31,7 @@ def test_luminance_gets_the_other_s_mean_and_spread() -> None:
 
 def test_a_photo_s_colors_keep_the_picture_s_luminance() -> None:
     image, photo = 0.4 + 0.2 * smooth(1, 30, 2), 0.4 + 0.2 * smooth(1, 30, 3)
-    joined = mixed(with_colors_of(image, photo), YIQ)
-    torch.testing.assert_close(joined[:, :1], mixed(image, YIQ)[:, :1], atol=1e-4, rtol=0)
-    torch.testing.assert_close(joined[:, 1:], mixed(photo, YIQ)[:, 1:], atol=1e-4, rtol=0)
-    torch.testing.assert_close(with_colors_of(photo, photo), photo, atol=1e-4, rtol=0)
+    joined = apply_color_matrix(copy_photo_colors(image, photo), RGB_TO_YIQ)
+    torch.testing.assert_close(joined[:, :1], apply_color_matrix(image, RGB_TO_YIQ)[:, :1], atol=1e-4, rtol=0)
+    torch.testing.assert_close(joined[:, 1:], apply_color_matrix(photo, RGB_TO_YIQ)[:, 1:], atol=1e-4, rtol=0)
+    torch.testing.assert_close(copy_photo_colors(photo, photo), photo, atol=1e-4, rtol=0)

@@ -19,7 +19,7 @@ from torchvision.models import VisionTransformer
 import sightline as sl
 from sightline.catalog import Method, load_methods
 from sightline.cli import main
-from sightline.knobs import Field
+from sightline.knobs import ParameterSpec
 
 METHODS = load_methods()
 GALLERY = Path(__file__).parents[1] / "gallery"
@@ -69,13 +69,13 @@ DETERMINISTIC = (
 
 every = pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
 of_images = pytest.mark.parametrize("method", [m for m in METHODS.values() if m.subject == "image"], ids=lambda m: m.name)
-with_callback = pytest.mark.parametrize("method", [m for m in METHODS.values() if "callback" in m.fields], ids=lambda m: m.name)
-with_seed = pytest.mark.parametrize("method", [m for m in METHODS.values() if "seed" in m.fields], ids=lambda m: m.name)
+with_callback = pytest.mark.parametrize("method", [m for m in METHODS.values() if "callback" in m.parameters], ids=lambda m: m.name)
+with_seed = pytest.mark.parametrize("method", [m for m in METHODS.values() if "seed" in m.parameters], ids=lambda m: m.name)
 
 
-def knobs_where(wanted: Callable[[Field], object]) -> Any:
+def knobs_where(wanted: Callable[[ParameterSpec], object]) -> Any:
     """Parametrizes over those knobs of all methods."""
-    pairs = [(method, knob) for method in METHODS.values() for knob in method.fields.values() if wanted(knob)]
+    pairs = [(method, knob) for method in METHODS.values() for knob in method.parameters.values() if wanted(knob)]
     return pytest.mark.parametrize(("method", "knob"), pairs, ids=[f"{method.name}-{knob.name}" for method, knob in pairs])
 
 
@@ -103,7 +103,7 @@ def collection(tmp_path_factory: pytest.TempPathFactory) -> None:
         (folder / LABELS[number % 3]).mkdir(exist_ok=True)
         sl.write(smooth(seed=20 + number), folder / LABELS[number % 3] / f"{number}.png")
     for method in METHODS.values():
-        if {"folder", "store"} <= method.fields.keys():
+        if {"folder", "store"} <= method.parameters.keys():
             SHORT.setdefault(method.name, {})["folder"] = str(folder)
 
 
@@ -152,27 +152,27 @@ def test_speaks_for_itself(method: Method) -> None:
 
 @every
 def test_documents_every_knob(method: Method) -> None:
-    for knob in method.fields.values():
+    for knob in method.parameters.values():
         assert knob.doc.strip(), knob.name
         assert "\n" not in knob.doc
         if knob.name != "callback":
-            assert knob.check(knob.default) is knob.default
+            assert knob.check_value(knob.default) is knob.default
 
 
 @every
 def test_report_knobs_are_allowed(method: Method) -> None:
-    for told in (*method.tour, method.quick):
+    for told in (*method.tour_runs, method.quick_parameters):
         knobs = {name: value for name, value in told.items() if (name, method.subject) != ("image", "image")}
-        method.refuse_unknown(knobs)
+        method.check_parameter_names(knobs)
         for name, value in knobs.items():
-            method.fields[name].check(value)
+            method.parameters[name].check_value(value)
 
 
 @every
 def test_help_tells_every_knob(method: Method, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([method.name, "--help"]) == 0
     shown = capsys.readouterr().out
-    assert all(f"--{name.replace('_', '-')}" in shown for name in method.fields if name != "callback")
+    assert all(f"--{name.replace('_', '-')}" in shown for name in method.parameters if name != "callback")
     assert method.summary.split()[0] in shown
 
 
@@ -344,7 +344,7 @@ def repeated(result: sl.Result, method: Method, model: sl.Model, image: Tensor, 
 def test_recipe_repeats_it(method: Method, tiny: sl.Model, photo: Tensor, tmp_path: Path, first: Callable[[Method], sl.Result]) -> None:
     recipe = dict(first(method).recipe)
     assert json.loads(json.dumps(recipe, allow_nan=False)).keys() == recipe.keys()
-    assert recipe["knobs"].keys() == method.fields.keys() - {"callback"}
+    assert recipe["knobs"].keys() == method.parameters.keys() - {"callback"}
     assert identical(repeated(first(method), method, tiny, photo, tmp_path), first(method))
 
 
@@ -376,16 +376,16 @@ def test_takes_model_and_image_by_name(method: Method, tiny: sl.Model, photo: Te
 
 @every
 def test_refuses_an_unknown_knob(method: Method, tiny: sl.Model, photo: Tensor) -> None:
-    name = next(iter(method.fields))
+    name = next(iter(method.parameters))
     with pytest.raises(sl.SightlineError, match=f"{method.name}.*{name}x.*did you mean {name}?") as error:
         called(method, tiny, photo, **{f"{name}x": 1})
     assert one_line(error)
 
 
-@knobs_where(lambda knob: knob.between)
-def test_refuses_a_number_out_of_range(method: Method, knob: Field, tiny: sl.Model, photo: Tensor) -> None:
-    assert knob.between
-    low, high = knob.between.low, knob.between.high
+@knobs_where(lambda knob: knob.value_range)
+def test_refuses_a_number_out_of_range(method: Method, knob: ParameterSpec, tiny: sl.Model, photo: Tensor) -> None:
+    assert knob.value_range
+    low, high = knob.value_range.low, knob.value_range.high
     for wrong in (low - 1, high + 1, "many", True, float("nan")):
         with pytest.raises(sl.SightlineError, match=knob.name) as error:
             called(method, tiny, photo, **{knob.name: wrong})
@@ -395,7 +395,7 @@ def test_refuses_a_number_out_of_range(method: Method, knob: Field, tiny: sl.Mod
 
 
 @knobs_where(lambda knob: knob.choices)
-def test_refuses_a_wrong_choice(method: Method, knob: Field, tiny: sl.Model, photo: Tensor) -> None:
+def test_refuses_a_wrong_choice(method: Method, knob: ParameterSpec, tiny: sl.Model, photo: Tensor) -> None:
     for wrong in (f"{knob.choices[0]}x", "", None, 3):
         with pytest.raises(sl.SightlineError, match=knob.name) as error:
             called(method, tiny, photo, **{knob.name: wrong})
@@ -404,7 +404,7 @@ def test_refuses_a_wrong_choice(method: Method, knob: Field, tiny: sl.Model, pho
 
 
 @knobs_where(lambda knob: knob.name in ("label", "layer", "layers", "target"))
-def test_refuses_a_name_that_is_none(method: Method, knob: Field, tiny: sl.Model, photo: Tensor) -> None:
+def test_refuses_a_name_that_is_none(method: Method, knob: ParameterSpec, tiny: sl.Model, photo: Tensor) -> None:
     several = knob.name == "layers"
     for wrong in ("no such thing", 2.5, b"conv1", torch.tensor(1), [[]]):
         with pytest.raises(sl.SightlineError) as error:
@@ -413,7 +413,7 @@ def test_refuses_a_name_that_is_none(method: Method, knob: Field, tiny: sl.Model
 
 
 @knobs_where(lambda knob: knob.name in ("layer", "layers"))
-def test_every_layer_gives_a_result_or_a_reason(method: Method, knob: Field, tiny: sl.Model, photo: Tensor) -> None:
+def test_every_layer_gives_a_result_or_a_reason(method: Method, knob: ParameterSpec, tiny: sl.Model, photo: Tensor) -> None:
     for name in (*tiny.layers, *tiny.landmarks, "conv1:in", "fc:in", "conv1:1"):
         with suppress(sl.SightlineError):
             result = called(method, tiny, photo, **{knob.name: (name,) if knob.name == "layers" else name})
@@ -422,7 +422,7 @@ def test_every_layer_gives_a_result_or_a_reason(method: Method, knob: Field, tin
 
 
 @knobs_where(lambda knob: knob.choices)
-def test_every_choice_gives_a_result_or_a_reason(method: Method, knob: Field, tiny: sl.Model, photo: Tensor) -> None:
+def test_every_choice_gives_a_result_or_a_reason(method: Method, knob: ParameterSpec, tiny: sl.Model, photo: Tensor) -> None:
     results: list[sl.Result] = []
     for choice in (c for c in knob.choices if c not in SLOW.get((method.name, knob.name), ())):
         with suppress(sl.SightlineError):
@@ -434,7 +434,7 @@ def test_every_choice_gives_a_result_or_a_reason(method: Method, knob: Field, ti
 
 
 @knobs_where(lambda knob: knob.name == "callback")
-def test_refuses_a_callback_that_cannot_be_called(method: Method, knob: Field, tiny: sl.Model, photo: Tensor) -> None:
+def test_refuses_a_callback_that_cannot_be_called(method: Method, knob: ParameterSpec, tiny: sl.Model, photo: Tensor) -> None:
     with pytest.raises(sl.SightlineError, match="callback"):
         called(method, tiny, photo, callback=3)
 

@@ -5,8 +5,8 @@ import torch
 from torch import Tensor
 
 import sightline as sl
-from sightline.coordinates import components, faithful, laid_out
-from sightline.nearest import accuracy
+from sightline.coordinates import compute_principal_components, measure_faithfulness, project_vectors
+from sightline.nearest import measure_vote_accuracy
 
 
 def clusters(count: int = 60, size: int = 64) -> tuple[Tensor, Tensor]:
@@ -18,23 +18,26 @@ def clusters(count: int = 60, size: int = 64) -> tuple[Tensor, Tensor]:
 @pytest.mark.parametrize("dimensions", [2, 3])
 def test_tsne_keeps_clusters_and_repeats(dimensions: int) -> None:
     vectors, classes = clusters()
-    places = laid_out(vectors, "tsne", dimensions, seed=0).places
+    places = project_vectors(vectors, "tsne", dimensions, seed=0).positions
     assert places.shape == (60, dimensions)
     assert places.mean(0).abs().max() < 1e-3
-    assert accuracy(places, classes, 10, "l2") == 1  # chance is 0.33
-    assert torch.equal(places, laid_out(vectors, "tsne", dimensions, seed=0).places)
+    assert measure_vote_accuracy(places, classes, 10, "l2") == 1  # chance is 0.33
+    assert torch.equal(places, project_vectors(vectors, "tsne", dimensions, seed=0).positions)
 
 
 def test_umap_keeps_clusters_and_threads() -> None:
     vectors, classes = clusters()
     threads = torch.get_num_threads()
-    places = laid_out(vectors, "umap", 2, seed=0).places
+    places = project_vectors(vectors, "umap", 2, seed=0).positions
     assert torch.get_num_threads() == threads
-    assert accuracy(places, classes, 10, "l2") == 1
+    assert measure_vote_accuracy(places, classes, 10, "l2") == 1
 
 
 def test_vectors_that_are_all_alike() -> None:
-    places, explained = laid_out(torch.ones(5, 3), "tsne", 2, seed=0).places, components(torch.ones(5, 3), 2, 0)[1]
+    places, explained = (
+        project_vectors(torch.ones(5, 3), "tsne", 2, seed=0).positions,
+        compute_principal_components(torch.ones(5, 3), 2, 0)[1],
+    )
     assert places.tolist() == [[0, 0]] * 5
     assert explained.tolist() == [0, 0]
 
@@ -48,11 +51,11 @@ def test_trustworthiness_is_venna_and_kaskis() -> None:
         ranks = {j: rank for rank, j in enumerate(sorted(range(20), key=lambda j: float((vectors[j] - vectors[i]).norm())))}
         shown = sorted((j for j in range(20) if j != i), key=lambda j: float((places[j] - places[i]).norm()))[:k]
         penalty += sum(max(0, ranks[j] - k) for j in shown)
-    assert faithful(vectors, places, k)["trustworthiness"] == pytest.approx(1 - 2 * penalty / (20 * k * (40 - 3 * k - 1)))
+    assert measure_faithfulness(vectors, places, k)["trustworthiness"] == pytest.approx(1 - 2 * penalty / (20 * k * (40 - 3 * k - 1)))
 
 
 def test_refuses_too_little() -> None:
     with pytest.raises(sl.SightlineError, match="a map needs at least 4 images; there are 3"):
-        laid_out(torch.randn(3, 8), "pca", 2, seed=0)
+        project_vectors(torch.randn(3, 8), "pca", 2, seed=0)
     with pytest.raises(sl.SightlineError, match="2 numbers an image can't be laid out in 3 dimensions"):
-        laid_out(torch.randn(9, 2), "pca", 3, seed=0)
+        project_vectors(torch.randn(9, 2), "pca", 3, seed=0)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from sightline.errors import SightlineError, nearest, outside, unknown
+from sightline.errors import SightlineError, make_out_of_range_error, make_unknown_name_error, suggest_closest_name
 
 
 @pytest.mark.parametrize(
@@ -21,20 +21,20 @@ from sightline.errors import SightlineError, nearest, outside, unknown
     ],
 )
 def test_nearest(given: str, allowed: list[str], clause: str) -> None:
-    assert nearest(given, allowed) == clause
+    assert suggest_closest_name(given, allowed) == clause
 
 
 def test_unknown() -> None:
-    assert str(unknown("layer", "conv53", ["conv5_3"])) == "no layer named 'conv53'; did you mean conv5_3?"
-    assert str(unknown("label", 7, [])) == "no label named '7'"
-    assert "\n" not in str(unknown("layer", "two\nlines", ["one"]))
+    assert str(make_unknown_name_error("layer", "conv53", ["conv5_3"])) == "no layer named 'conv53'; did you mean conv5_3?"
+    assert str(make_unknown_name_error("label", 7, [])) == "no label named '7'"
+    assert "\n" not in str(make_unknown_name_error("layer", "two\nlines", ["one"]))
 
 
 def test_outside() -> None:
-    assert str(outside("octaves", 40, 1, 12)) == "octaves is 40; it must lie between 1 and 12"
+    assert str(make_out_of_range_error("octaves", 40, 1, 12)) == "octaves is 40; it must lie between 1 and 12"
 
 
 def test_is_a_value_error() -> None:
     assert issubclass(SightlineError, ValueError)
-    assert isinstance(unknown("layer", "a", []), SightlineError)
-    assert isinstance(outside("k", 0, 1, 2), SightlineError)
+    assert isinstance(make_unknown_name_error("layer", "a", []), SightlineError)
+    assert isinstance(make_out_of_range_error("k", 0, 1, 2), SightlineError)

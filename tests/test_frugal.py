@@ -10,12 +10,12 @@ from torch import Tensor, nn
 
 import sightline as sl
 from sightline import frugal, packed, rules
-from sightline.pooling import average_pooling
+from sightline.pooling import AveragePoolingMode
 
 
 @pytest.fixture(autouse=True)
 def every_size(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(frugal, "LARGE", 1)
+    monkeypatch.setattr(frugal, "MIN_COMPACT_POOL_ELEMENTS", 1)
 
 
 def drawn(*shape: int) -> Tensor:
@@ -55,7 +55,7 @@ MODULES = [
 def test_as_torch_has_it(module: nn.Module, order: torch.memory_format) -> None:
     x = drawn(2, 3, 11, 10).contiguous(memory_format=order)
     plain = derivatives(module, x)
-    with packed.faster():
+    with packed.use_packed_weights():
         found = derivatives(module, x)
     for one, other in zip(found, plain, strict=True):
         assert torch.equal(one, other)
@@ -63,7 +63,7 @@ def test_as_torch_has_it(module: nn.Module, order: torch.memory_format) -> None:
 
 def test_a_number_that_is_none_comes_through() -> None:
     x = torch.full((1, 1, 2, 2), torch.nan, requires_grad=True)
-    with packed.faster():
+    with packed.use_packed_weights():
         found = nn.functional.max_pool2d(nn.functional.relu(x), 2)
     found.sum().backward()
     assert found.isnan().all()
@@ -73,7 +73,7 @@ def test_a_number_that_is_none_comes_through() -> None:
 
 def test_nothing_is_kept_of_maps_that_are_pooled() -> None:
     leaf, seen = drawn(1, 3, 8, 8).requires_grad_(), list[Any]()
-    with packed.faster():
+    with packed.use_packed_weights():
         maps = nn.functional.relu(leaf * 1)
         seen.append(weakref.ref(maps.untyped_storage()))
         found = nn.functional.max_pool2d(maps, 2)
@@ -90,7 +90,7 @@ def test_other_rules_see_every_relu_and_every_pooling() -> None:
 
     def gradients() -> list[Tensor]:
         found: list[Tensor] = []
-        for context in (rules.backward("guided"), rules.backward("deconvnet"), average_pooling()):
+        for context in (rules.backward("guided"), rules.backward("deconvnet"), AveragePoolingMode()):
             leaf = image.clone().requires_grad_()
             with context:
                 maps = model.run(leaf, ["4"])["4"]
@@ -99,7 +99,7 @@ def test_other_rules_see_every_relu_and_every_pooling() -> None:
 
     ours = gradients()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(frugal, "LARGE", 10**9)
+        patch.setattr(frugal, "MIN_COMPACT_POOL_ELEMENTS", 10**9)
         plain = gradients()
     for one, other in zip(ours, plain, strict=True):
         assert torch.equal(one, other)
@@ -108,7 +108,7 @@ def test_other_rules_see_every_relu_and_every_pooling() -> None:
 
 def test_indices_that_are_asked_for_are_torchs() -> None:
     x = drawn(1, 2, 6, 6).requires_grad_()
-    with packed.faster():
+    with packed.use_packed_weights():
         found, places = nn.functional.max_pool2d(x, 2, return_indices=True)
     plain, expected = nn.functional.max_pool2d(x, 2, return_indices=True)
     assert torch.equal(found, plain)

@@ -448,7 +448,7 @@ def test_png_comes_back_to_half_a_step(tmp_path: Path, shape: tuple[int, ...]) -
     picture = torch.rand(shape, generator=torch.Generator().manual_seed(0))
     image.write(picture, tmp_path / "new" / "folder" / "x.PNG")
     assert close(image.read(tmp_path / "new" / "folder" / "x.PNG"), picture.reshape(1, 3, 5, 7), tolerance=1 / 510 + 1e-6)
-    assert (tmp_path / "new" / "folder" / "x.PNG").read_bytes() == image.png(picture)
+    assert (tmp_path / "new" / "folder" / "x.PNG").read_bytes() == image.encode_png(picture)
 
 
 @pytest.mark.parametrize(("suffix", "magic"), [(".jpg", b"\xff\xd8"), (".jpeg", b"\xff\xd8"), (".webp", b"RIFF")])
@@ -477,8 +477,8 @@ def test_what_is_not_written(tmp_path: Path, picture: Tensor, why: str) -> None:
 
 
 def test_rounding_noise_is_written() -> None:
-    assert image.png(torch.full((3, 4, 4), 1.0009)) == image.png(torch.ones(3, 4, 4))
-    assert image.png(torch.full((3, 4, 4), -0.0009)) == image.png(torch.zeros(3, 4, 4))
+    assert image.encode_png(torch.full((3, 4, 4), 1.0009)) == image.encode_png(torch.ones(3, 4, 4))
+    assert image.encode_png(torch.full((3, 4, 4), -0.0009)) == image.encode_png(torch.zeros(3, 4, 4))
 
 
 def test_unknown_suffix(tmp_path: Path) -> None:
@@ -515,13 +515,13 @@ def test_unwritable(tmp_path: Path, name: str) -> None:
 
 def test_check_hands_on_what_is_right() -> None:
     picture = torch.rand(2, 3, 4, 4, requires_grad=True)
-    assert image.check(picture) is picture
+    assert image.check_image(picture) is picture
     double = picture.double()
-    assert image.check(double).dtype == torch.float32
-    image.check(double).sum().backward()
+    assert image.check_image(double).dtype == torch.float32
+    image.check_image(double).sum().backward()
     assert torch.equal(picture.grad, torch.ones_like(picture))
-    assert is_image(image.check(torch.rand(1, 3, 4, 4).half()))
-    image.check(torch.full((1, 3, 1, 1), 1.00009))
+    assert is_image(image.check_image(torch.rand(1, 3, 4, 4).half()))
+    image.check_image(torch.full((1, 3, 1, 1), 1.00009))
 
 
 @pytest.mark.parametrize(
@@ -542,16 +542,16 @@ def test_check_hands_on_what_is_right() -> None:
 )
 def test_check_says_what_is_wrong(value: Tensor, why: str) -> None:
     with pytest.raises(SightlineError) as caught:
-        image.check(value)
+        image.check_image(value)
     assert str(caught.value) == f"an image is N×3×H×W in [0, 1]; this tensor is {why}"
     with pytest.raises(SightlineError, match="the style is"):
-        image.check(value, "the style")
+        image.check_image(value, "the style")
 
 
 @pytest.mark.parametrize("size", [(3, 5), (40, 20), (17, 31), (1, 1)])
 def test_resize_agrees_with_pillow(size: tuple[int, int]) -> None:
     picture = torch.rand(2, 3, 17, 31, generator=torch.Generator().manual_seed(0))
-    small = image.resize(picture, *size)
+    small = image.resize_image(picture, *size)
     channel = Image.fromarray(picture[1, 2].numpy()).resize(size[::-1], Image.Resampling.BILINEAR)
     assert close(small[1, 2], torch.tensor(np.array(channel)), 1e-5)
     assert (small is picture) == (size == (17, 31))
@@ -559,32 +559,32 @@ def test_resize_agrees_with_pillow(size: tuple[int, int]) -> None:
 
 def test_resize_is_differentiable_and_stays_inside() -> None:
     picture = torch.rand(1, 3, 8, 8, requires_grad=True)
-    image.resize(picture, 4, 4).sum().backward()
+    image.resize_image(picture, 4, 4).sum().backward()
     assert torch.allclose(picture.grad.sum(), torch.tensor(3 * 16.0))
-    assert is_image(image.resize(torch.ones(1, 3, 7, 5), 23, 11))
+    assert is_image(image.resize_image(torch.ones(1, 3, 7, 5), 23, 11))
 
 
 @pytest.mark.parametrize("size", [(0, 4), (4, -1)])
 def test_resize_refuses(size: tuple[int, int]) -> None:
     with pytest.raises(SightlineError, match="at least 1"):
-        image.resize(torch.rand(1, 3, 8, 8), *size)
+        image.resize_image(torch.rand(1, 3, 8, 8), *size)
 
 
 @given(height=st.integers(1, 60), width=st.integers(1, 60), pixels=st.integers(1, 40))
 @settings(max_examples=40, deadline=None)
 def test_short_side(height: int, width: int, pixels: int) -> None:
-    rows, columns = image.short_side(torch.zeros(1, 3, height, width), pixels).shape[-2:]
+    rows, columns = image.resize_short_side(torch.zeros(1, 3, height, width), pixels).shape[-2:]
     assert min(rows, columns) == pixels
     assert abs(rows * width - columns * height) <= max(height, width) / 2 + 1e-9
 
 
 def test_center_crop() -> None:
     picture = torch.rand(1, 3, 7, 8)
-    assert torch.equal(image.center_crop(picture, 4, 2), picture[..., 1:5, 3:5])
-    assert torch.equal(image.center_crop(picture, 7, 8), picture)
+    assert torch.equal(image.crop_center(picture, 4, 2), picture[..., 1:5, 3:5])
+    assert torch.equal(image.crop_center(picture, 7, 8), picture)
     for size in [(8, 8), (7, 9), (0, 3)]:
         with pytest.raises(SightlineError, match="an image of 7×8"):
-            image.center_crop(picture, *size)
+            image.crop_center(picture, *size)
 
 
 def test_samples_are_installed() -> None:

@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import sightline as sl
-from sightline.cones import Cone, Reach, classes, divisors
-from sightline.incremental import Covering, cover
-from sightline.methods.analytical.occlusion import covers_of
-from sightline.windows import Windows
+from sightline.cones import ChangedIntervals, ChangedRegions, count_pooled_elements, group_window_positions
+from sightline.incremental import OcclusionScores, score_occluded_windows
+from sightline.methods.analytical.occlusion import make_fill_images
+from sightline.windows import OcclusionWindows
 
 Module = Callable[[Tensor], Tensor]
 
@@ -61,10 +61,10 @@ def grid(height: int, width: int, window: int, stride: int) -> list[tuple[int, i
     return [(y, x) for y in range(0, height - window + 1, stride) for x in range(0, width - window + 1, stride)]
 
 
-def literal(model: sl.Model, windows: Windows) -> Tensor:
+def literal(model: sl.Model, windows: OcclusionWindows) -> Tensor:
     """All scores, one covered image at a time."""
     rows = []
-    for top, left in windows.places:
+    for top, left in windows.positions:
         covered = windows.image.clone()
         for y in range(top, top + windows.side):
             for x in range(left, left + windows.side):
@@ -74,16 +74,16 @@ def literal(model: sl.Model, windows: Windows) -> Tensor:
     return torch.stack(rows)
 
 
-def compared(network: nn.Module, height: int = 32, width: int = 29, window: int = 5, stride: int = 6, **options: Any) -> Covering:
+def compared(network: nn.Module, height: int = 32, width: int = 29, window: int = 5, stride: int = 6, **options: Any) -> OcclusionScores:
     """Runs both ways and compares them: the difference is below 1e-4 of what covering changes (or of the rounding of the scores)."""
     model = loaded(network)
-    windows = Windows(picture(height, width), picture(height, width, 2), grid(height, width, window, stride), window)
+    windows = OcclusionWindows(picture(height, width), picture(height, width, 2), grid(height, width, window, stride), window)
     expected = literal(model, windows)
-    found = cover(model, windows, torch.arange(expected.shape[1]), **options)
+    found = score_occluded_windows(model, windows, torch.arange(expected.shape[1]), **options)
     spread = (expected.amax(0) - expected.amin(0)).max()
     assert (found.scores - expected).abs().max() <= max(1e-4 * spread, 3e-6 * expected.abs().max()), found
-    assert found.bound > 0.5  # the clean pass counts too, and may be all there is to pay for
-    assert 0 <= found.share <= 1
+    assert found.speedup_bound > 0.5  # the clean pass counts too, and may be all there is to pay for
+    assert 0 <= found.localized_share <= 1
     return found
 
 
@@ -207,8 +207,8 @@ def simple(**extra: nn.Module) -> dict[str, nn.Module]:
 def test_what_is_local_is_found_to_be() -> None:
     network = Made(lambda n, x: n.fc(F.relu(n.b(F.relu(n.a(x)))).mean((2, 3))), **simple())
     found = compared(lively(network))
-    assert found.share > 0.99
-    assert found.bound > 8
+    assert found.localized_share > 0.99
+    assert found.speedup_bound > 8
 
 
 @pytest.mark.parametrize(
@@ -230,7 +230,7 @@ def test_what_is_local_is_found_to_be() -> None:
 )
 def test_what_can_not_be_localized_is_run_whole(between: Module) -> None:
     network = Made(lambda n, x: n.fc(F.relu(n.b(between(F.relu(n.a(x))))).mean((2, 3))), **simple())
-    assert compared(lively(network), height=30, width=28).share < 0.9
+    assert compared(lively(network), height=30, width=28).localized_share < 0.9
 
 
 @pytest.mark.parametrize(
@@ -307,7 +307,9 @@ def test_a_network_at_fault_says_so() -> None:
         raise RuntimeError("nothing works")
 
     with pytest.raises(sl.SightlineError, match="nothing works"):
-        cover(loaded(Made(forward, **simple())), Windows(picture(32, 32), picture(32, 32), grid(32, 32, 8, 8), 8), torch.tensor([0]))
+        score_occluded_windows(
+            loaded(Made(forward, **simple())), OcclusionWindows(picture(32, 32), picture(32, 32), grid(32, 32, 8, 8), 8), torch.tensor([0])
+        )
 
 
 # ── real architectures ──
@@ -326,22 +328,22 @@ def architecture(name: str) -> nn.Module:
 @pytest.mark.parametrize("name", LEAST)
 def test_architectures(name: str) -> None:
     found = compared(architecture(name), 96, 96, 6, 22)
-    assert found.share > 0.4
-    assert found.bound > LEAST[name]
+    assert found.localized_share > 0.4
+    assert found.speedup_bound > LEAST[name]
 
 
 def test_the_embedded_network() -> None:
     model = sl.load(device="cpu")
-    windows = Windows(picture(96, 80), picture(96, 80, 2), grid(96, 80, 16, 16), 16)
-    expected, found = literal(model, windows), cover(model, windows, torch.arange(10))
+    windows = OcclusionWindows(picture(96, 80), picture(96, 80, 2), grid(96, 80, 16, 16), 16)
+    expected, found = literal(model, windows), score_occluded_windows(model, windows, torch.arange(10))
     assert (found.scores - expected).abs().max() <= 1e-4 * (expected.amax(0) - expected.amin(0)).max()
-    assert found.share > 0.3
+    assert found.localized_share > 0.3
 
 
 def test_a_transformer_is_run_whole() -> None:
     network = torchvision.models.VisionTransformer(32, 8, 2, 2, 16, 32, num_classes=5)
     found = compared(network.eval(), 32, 32, 8, 8)
-    assert found.share < 0.5
+    assert found.localized_share < 0.5
 
 
 # ── geometry ──
@@ -354,8 +356,8 @@ def test_a_slide_reaches_what_it_must(length: int, window: tuple[int, int, int, 
     if count < 1:
         return
     start = data.draw(st.integers(0, length - 1))
-    reach = Reach(np.array([start]), np.array([data.draw(st.integers(1, length - start))]), length)
-    found = reach.slide(count, size, stride, padding, dilation)
+    reach = ChangedIntervals(np.array([start]), np.array([data.draw(st.integers(1, length - start))]), length)
+    found = reach.slide_window(count, size, stride, padding, dilation)
     changed = set(range(start, start + int(reach.size[0])))
     seen = [o for o in range(count) if changed & {o * stride - padding + dilation * k for k in range(size)}]
     assert 0 <= found.start[0] <= found.start[0] + found.size[0] <= count
@@ -367,8 +369,8 @@ def test_a_slide_reaches_what_it_must(length: int, window: tuple[int, int, int, 
 @given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), min_size=1, max_size=30, unique=True), st.integers(1, 8))
 def test_classes_hold_each_window_once(places: list[tuple[int, int]], batch: int) -> None:
     tops, lefts = (np.unique(np.array(side)) for side in zip(*places, strict=True))
-    cone = Cone(Reach(tops, tops % 3 + 1, 20), Reach(lefts, lefts % 2 + 1, 20))
-    found = classes(places, [(1.0, cone)], 1.0, batch)
+    cone = ChangedRegions(ChangedIntervals(tops, tops % 3 + 1, 20), ChangedIntervals(lefts, lefts % 2 + 1, 20))
+    found = group_window_positions(places, [(1.0, cone)], 1.0, batch)
     assert sorted(i for part in found for i in part) == list(range(len(places)))
     assert max(map(len, found)) <= batch
 
@@ -381,7 +383,7 @@ def test_divisors_are_those_of_average_pooling(length: int, size: int, stride: i
     options: dict[str, Any] = {"stride": (stride, 1), "padding": (size // 2, 0), "ceil_mode": ceil}
     total = F.avg_pool2d(ones, (size, 1), divisor_override=1, **options)
     mean = F.avg_pool2d(ones, (size, 1), count_include_pad=padded, **options)
-    found = divisors((size, stride, size // 2, 1), length, total.shape[2], padded=padded)
+    found = count_pooled_elements((size, stride, size // 2, 1), length, total.shape[2], count_padding=padded)
     assert torch.allclose(total.flatten() / torch.from_numpy(found), mean.flatten())
 
 
@@ -406,11 +408,11 @@ def test_every_fill_covers(tiny: sl.Model, photo: Tensor, incremental: bool) -> 
 
     assert torch.equal(drop("gray"), drop(0.5))
     assert torch.equal(drop("zero"), drop(0))
-    mean, blur = photo.mean((2, 3), keepdim=True).expand_as(photo), covers_of(photo, "blur", 8)
+    mean, blur = photo.mean((2, 3), keepdim=True).expand_as(photo), make_fill_images(photo, "blur", 8)
     assert blur.std() < photo.std()
     clean = tiny.logits(photo)
     for fill, covered in (("mean", mean), ("blur", blur)):
-        expected = (clean - literal(tiny, Windows(photo, covered, grid(32, 32, 8, 8), 8)))[:, clean.argmax()]
+        expected = (clean - literal(tiny, OcclusionWindows(photo, covered, grid(32, 32, 8, 8), 8)))[:, clean.argmax()]
         assert torch.allclose(drop(fill).flatten(), expected, atol=1e-5)
 
 

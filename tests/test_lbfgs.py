@@ -90,7 +90,7 @@ def test_a_filter_stands_for_the_identity_at_the_start_of_the_history() -> None:
     drawn = torch.randn(12, 12, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
     kernel = drawn @ drawn.T / 12 + torch.eye(12)
     place, history = start(1).requires_grad_(), 4
-    optimizer = LBFGS([place], history=history, filter=lambda slope: slope @ kernel)
+    optimizer = LBFGS([place], history=history, preconditioner=lambda slope: slope @ kernel)
     places, slopes = list[Tensor](), list[Tensor]()
     for _ in range(15):
         places.append(place.detach()[0].clone())
@@ -130,6 +130,6 @@ def test_what_was_learned_holds_at_another_size_and_scale() -> None:
     for _ in range(12):
         stepped(learned, small, 1.0)
     before = loss(large, 3.0).item()
-    anew.remember(learned, 3.0)
+    anew.inherit_history(learned, 3.0)
     stepped(anew, large, 3.0)
     assert loss(large, 3.0).item() < 1e-3 * before

@@ -9,7 +9,7 @@ from conftest import small_network, smooth
 from torch import Tensor
 
 import sightline as sl
-from sightline.memory import BLOCK, affordable, worthwhile
+from sightline.memory import CACHE_FRIENDLY_BYTES, choose_batch_size, estimate_max_batch
 
 SIZES = (8 * 32 * 32, 8 * 32 * 32, 8 * 16 * 16, 12 * 16 * 16, 12 * 16 * 16, 12 * 8 * 8, 16 * 8 * 8, 16 * 8 * 8, 16, 16, 5)
 METHODS: dict[str, tuple[str, Callable[..., sl.Result]]] = {
@@ -25,23 +25,23 @@ METHODS: dict[str, tuple[str, Callable[..., sl.Result]]] = {
 def test_it_counts_the_layers_outputs(tiny: sl.Model) -> None:
     assert [prod(layer.shape) for layer in tiny.layers.values()] == list(SIZES)
     per_image = 4 * sum(SIZES) / 1e9
-    assert affordable(tiny, smooth(), 10.5 * per_image) == 10
-    assert affordable(tiny, torch.zeros(1, 3, 64, 64), 42 * per_image) == 10
-    assert affordable(tiny, smooth(), 3.5 * 3 * 4 * SIZES[0] / 1e9, gradients=False) == 3
-    assert affordable(tiny, smooth(), 1e-9) == 1
+    assert estimate_max_batch(tiny, smooth(), 10.5 * per_image) == 10
+    assert estimate_max_batch(tiny, torch.zeros(1, 3, 64, 64), 42 * per_image) == 10
+    assert estimate_max_batch(tiny, smooth(), 3.5 * 3 * 4 * SIZES[0] / 1e9, gradients=False) == 3
+    assert estimate_max_batch(tiny, smooth(), 1e-9) == 1
 
 
 def test_gradients_are_taken_in_blocks_that_are_fast(tiny: sl.Model) -> None:
     plenty, side = 1e6, 32
     image = torch.zeros(1, 3, 4 * side, 4 * side)
-    assert worthwhile(tiny, image, plenty) == int(BLOCK / (4 * 16 * SIZES[0]))
-    assert worthwhile(tiny, torch.zeros(1, 3, 100 * side, 100 * side), plenty) == 1
-    assert worthwhile(tiny, image, 1e-9) == 1
+    assert choose_batch_size(tiny, image, plenty) == int(CACHE_FRIENDLY_BYTES / (4 * 16 * SIZES[0]))
+    assert choose_batch_size(tiny, torch.zeros(1, 3, 100 * side, 100 * side), plenty) == 1
+    assert choose_batch_size(tiny, image, 1e-9) == 1
 
 
 def test_double_precision_takes_twice_as_much(tiny: sl.Model) -> None:
     double = sl.load(small_network().double(), size=32)
-    assert affordable(double, smooth(), 0.01) == affordable(tiny, smooth(), 0.01) // 2
+    assert estimate_max_batch(double, smooth(), 0.01) == estimate_max_batch(tiny, smooth(), 0.01) // 2
 
 
 @pytest.mark.parametrize("name", METHODS)

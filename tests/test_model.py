@@ -13,7 +13,7 @@ from torchvision import models
 
 from sightline.errors import SightlineError
 from sightline.model import Layer, Model
-from sightline.nicknames import aliases, landmarks
+from sightline.nicknames import find_family_landmarks, find_layer_aliases
 
 FAMILIES = [
     *("alexnet", "vgg11", "vgg16_bn", "squeezenet1_0", "googlenet", "inception_v3", "resnet18", "resnet50"),
@@ -97,8 +97,8 @@ def pair(request: pytest.FixtureRequest) -> Iterator[Pair]:
     expected, answer = plain(network, normalized(image))
     for module in list(network.modules())[::3]:
         module.training = True
-    before, human = state(network), aliases(name, network)
-    model = Model(network, name=name, size=96, aliases=human, landmarks=landmarks(name, human))
+    before, human = state(network), find_layer_aliases(name, network)
+    model = Model(network, name=name, size=96, aliases=human, landmarks=find_family_landmarks(name, human))
     yield model, image, expected, answer
     assert state(network) == before
 
@@ -132,7 +132,7 @@ def test_gradients_reach_the_image_and_nothing_else(pair: Pair) -> None:
     model, image = pair[0], pair[1].clone().requires_grad_()
     (gradient,) = torch.autograd.grad(model.features(image, "first")["first"].square().sum(), image)
     assert gradient.abs().sum() > 0
-    assert not any(parameter.requires_grad for parameter in model.body.parameters())
+    assert not any(parameter.requires_grad for parameter in model.network.parameters())
 
 
 # ── names ──
@@ -147,8 +147,8 @@ def test_vgg_aliases_follow_the_paper(name: str) -> None:
     expected = [f"{kind}{block}_{i}" for block, count in enumerate(convolutions, 1) for i in range(1, count + 1) for kind in kinds]
     expected += [f"pool{block}" for block in channels]
     network = hollow(name)
-    human = aliases(name, network)
-    model = Model(network, aliases=human, landmarks=landmarks(name, human))
+    human = find_layer_aliases(name, network)
+    model = Model(network, aliases=human, landmarks=find_family_landmarks(name, human))
     assert set(human) == {*expected, "fc6", "relu6", "fc7", "relu7", "fc8"}
     for alias in expected:
         layer, block = model.layers[model.layer(alias)], int(alias.split("_")[0][-1])
@@ -169,8 +169,8 @@ def test_vgg_aliases_follow_the_paper(name: str) -> None:
 )
 def test_every_alias_and_landmark_is_a_layer(name: str) -> None:
     network = hollow(name)
-    human = aliases(name, network)
-    model = Model(network, size=299 if name == "inception_v3" else 224, aliases=human, landmarks=landmarks(name, human))
+    human = find_layer_aliases(name, network)
+    model = Model(network, size=299 if name == "inception_v3" else 224, aliases=human, landmarks=find_family_landmarks(name, human))
     assert human
     for alias, path in human.items():
         assert model.layer(alias) == path
@@ -208,7 +208,7 @@ ALIASES = {
 
 @pytest.mark.parametrize("name", ALIASES)
 def test_aliases_of_the_other_families(name: str) -> None:
-    human = aliases(name, hollow(name))
+    human = find_layer_aliases(name, hollow(name))
     assert ALIASES[name].items() <= human.items()
     assert len(set(human.values())) == len(human)
 
@@ -440,7 +440,7 @@ def test_a_network_in_training_stays_as_it_is() -> None:
     assert state(network) == before
     assert torch.equal(network[0].bias.grad, gradient)  # type: ignore[arg-type]
     assert image.grad is not None
-    assert all(parameter.grad is None for parameter in model.body.parameters())
+    assert all(parameter.grad is None for parameter in model.network.parameters())
 
 
 def test_hooks_of_the_caller_do_not_run() -> None:
@@ -457,14 +457,14 @@ def test_hooks_of_the_caller_do_not_run() -> None:
     model.logits(image).sum().backward()
     assert list(model.layers) == ["0", "1", "2", "3", "4"]
     assert [len(module._forward_hooks) for module in (network, network[0])] == [1, 1]
-    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.body.modules())
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.network.modules())
 
 
 def test_hooks_are_gone_after_an_error() -> None:
     model = Model(nn.Sequential(conv(), nn.Flatten(), nn.Linear(4 * 144, 5)), size=12)
     with pytest.raises(SightlineError, match="can't take an image of 12×10 pixels"):
         model.features(IMAGE, ["0", "2"])
-    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.body.modules())
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.network.modules())
     assert model.features(model.blank(), "2")["2"].shape == (1, 5)
 
 
@@ -554,8 +554,8 @@ def test_labels_of_another_number() -> None:
 
 def test_unknown_layers_are_named_with_the_nearest() -> None:
     network = hollow("vgg16")
-    human = aliases("vgg16", network)
-    model = Model(network, name="vgg16", aliases=human, landmarks=landmarks("vgg16", human))
+    human = find_layer_aliases("vgg16", network)
+    model = Model(network, name="vgg16", aliases=human, landmarks=find_family_landmarks("vgg16", human))
     for given, nearest in (("conv53", "conv5_3"), ("features.299", "features.29"), ("last", "last_conv"), ("Relu4_2", "relu4_2")):
         with pytest.raises(SightlineError, match=f"^no layer named '{given}'; did you mean {nearest}\\?$"):
             model.layer(given)

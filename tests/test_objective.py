@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from sightline import objective as words
 from sightline.errors import SightlineError
-from sightline.formula import parse
+from sightline.formula import parse_objective
 from sightline.model import Model
 from sightline.objective import Objective, channel, cross_entropy, energy, l2, logit, neuron, tv
 
@@ -98,7 +98,7 @@ def test_weights_stand_on_either_side(model: Model) -> None:
 def test_the_text_keeps_the_precedence(model: Model) -> None:
     a, b, c = l2(), tv(), logit(1)
     for objective in ((a + b) * 2, a - (b - c), a - (b + c), (a - b) - c, 2 * (3 * (a - b)), (a + b) * -1 + c, -2 * a - -3 * b):
-        again = parse(str(objective))
+        again = parse_objective(str(objective))
         assert str(again) == str(objective)
         assert torch.allclose(scores(model, again, pictures()), scores(model, objective, pictures()), atol=1e-5), str(objective)
 
@@ -129,7 +129,7 @@ FORMULAS = st.recursive(
 @given(FORMULAS)
 @settings(max_examples=50, deadline=None, derandomize=True)
 def test_parse_undoes_str(model: Model, objective: Objective) -> None:
-    again = parse(str(objective))
+    again = parse_objective(str(objective))
     assert str(again) == str(objective)
     assert again.layers == objective.layers
     assert torch.equal(scores(model, again, pictures(2)), scores(model, objective, pictures(2)))
@@ -137,8 +137,8 @@ def test_parse_undoes_str(model: Model, objective: Objective) -> None:
 
 def test_text_of_numbers_from_other_libraries_parses(model: Model) -> None:
     for weight in (np.float64(0.5), np.float32(0.5), np.int64(2)):
-        assert str(parse(str(weight * tv()))) == str(weight * tv())
-    assert str(parse(str(channel("conv1", np.int64(2))))) == str(channel("conv1", np.int64(2)))  # pyright: ignore[reportArgumentType]
+        assert str(parse_objective(str(weight * tv()))) == str(weight * tv())
+    assert str(parse_objective(str(channel("conv1", np.int64(2))))) == str(channel("conv1", np.int64(2)))  # pyright: ignore[reportArgumentType]
 
 
 # Text
@@ -147,17 +147,17 @@ def test_text_of_numbers_from_other_libraries_parses(model: Model) -> None:
 def test_a_label_is_shorthand_for_its_logit(model: Model) -> None:
     for text, label in (("goose", 0), ("tabby cat", 1), ("crane (bird), heron", 3), ("it's a dog", 4), (" goose ", 0)):
         expected = model.logits(pictures())[:, label]
-        assert torch.allclose(scores(model, parse(text), pictures()), expected, atol=1e-6), text
-    assert str(parse("goose")) == str(logit("goose"))
-    assert torch.allclose(scores(model, parse("2"), pictures()), model.logits(pictures())[:, 2], atol=1e-6)
+        assert torch.allclose(scores(model, parse_objective(text), pictures()), expected, atol=1e-6), text
+    assert str(parse_objective("goose")) == str(logit("goose"))
+    assert torch.allclose(scores(model, parse_objective("2"), pictures()), model.logits(pictures())[:, 2], atol=1e-6)
 
 
 def test_a_formula_reads_as_it_is_written(model: Model) -> None:
-    found = scores(model, parse(" logit('goose')-0.1*tv( ) + channel( layer=\"conv1\", unit=2 ) * 3 "), pictures())
+    found = scores(model, parse_objective(" logit('goose')-0.1*tv( ) + channel( layer=\"conv1\", unit=2 ) * 3 "), pictures())
     a, b, c = (scores(model, o, pictures()) for o in (logit(0), tv(), channel("conv1", 2)))
     assert torch.allclose(found, a - 0.1 * b + 3 * c, atol=1e-5)
-    assert torch.allclose(scores(model, parse("-1 * tv()"), pictures()), -scores(model, tv(), pictures()))
-    assert torch.allclose(scores(model, parse("tv(beta=1.5)"), pictures()), scores(model, tv(1.5), pictures()))
+    assert torch.allclose(scores(model, parse_objective("-1 * tv()"), pictures()), -scores(model, tv(), pictures()))
+    assert torch.allclose(scores(model, parse_objective("tv(beta=1.5)"), pictures()), scores(model, tv(1.5), pictures()))
 
 
 EVIL = [
@@ -241,7 +241,7 @@ def test_anything_else_is_refused_and_not_evaluated(model: Model, text: str, tmp
     trace = tmp_path / "trace"
     text = text.format(trace) if "{" in text else text
     with pytest.raises(SightlineError) as caught:
-        parse(text).bind(model)
+        parse_objective(text).bind(model)
     assert not trace.exists()
     assert list(tmp_path.iterdir()) == []
     assert os.getcwd() == str(Path.cwd())

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from sightline.optimizers import Adam, Gain
+from sightline.optimizers import Adam, FixedGainDescent
 
 
 @pytest.mark.parametrize("nesterov", [False, True])
@@ -29,6 +29,6 @@ def test_a_step_of_one_gain_raises_a_linear_score_by_it() -> None:
     weight = torch.tensor([[[[3.0, 4.0]]], [[[0.03, 0.04]]]])
     x = torch.zeros_like(weight).requires_grad_()
     x.grad = -weight
-    Gain([x], most=10.0, gain=2.0).step()
+    FixedGainDescent([x], max_rate=10.0, gain=2.0).step()
     gained = (weight * x.detach()).flatten(1).sum(1)
     assert gained.tolist() == pytest.approx([2.0, 10.0 * 0.0025]), "the second is held back by the largest rate"

@@ -36,7 +36,7 @@ def same(module: nn.Module, x: Tensor) -> None:
     module = module.eval().requires_grad_(False)
 
     def fast(x: Tensor) -> Tensor:
-        with packed.faster():
+        with packed.use_packed_weights():
             return module(x)
 
     with torch.no_grad():
@@ -91,15 +91,15 @@ def test_batch_norms(affine: bool) -> None:
 @pytest.mark.parametrize("rule", [None, nn.ReLU(), nn.Tanh()])
 @pytest.mark.parametrize("count", [1, 2])
 def test_linear_layers(rule: nn.Module | None, count: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(packed, "MANY", 1)
+    monkeypatch.setattr(packed, "MIN_SPARSE_LINEAR_ELEMENTS", 1)
     torch.manual_seed(0)
     same(nn.Sequential(nn.Linear(9, 40), *[rule] if rule else [], nn.Linear(40, 5)), drawn(count, 9))
 
 
 def test_one_class_of_a_linear_layer_reads_one_row(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(packed, "MANY", 1)
+    monkeypatch.setattr(packed, "MIN_SPARSE_LINEAR_ELEMENTS", 1)
     layer, x = nn.Linear(9, 40).requires_grad_(False), drawn(1, 9).requires_grad_()
-    with packed.faster():
+    with packed.use_packed_weights():
         score = layer(x)[0, 3]
     layer.weight[4:] = torch.nan
     (found,) = torch.autograd.grad(score, x)
@@ -111,7 +111,7 @@ def test_networks(name: str) -> None:
     """Whole networks at a small size, by the medians of what differs: where a ReLU's input is nearly 0, rounding decides."""
     model, image = sl.load(name, weights="random", device="cpu"), torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     found: list[tuple[Tensor, Tensor]] = []
-    for context in (packed.faster, packed.watched):
+    for context in (packed.use_packed_weights, packed.PackingDisabled):
         leaf = image.clone().requires_grad_()
         with context():
             logits = model.logits(leaf)
@@ -140,18 +140,18 @@ def test_weights_that_are_written_to_are_packed_anew(write: str) -> None:
         network.load_state_dict({name: 2 * value for name, value in network.state_dict().items()})
     after = model.logits(image)
     assert not torch.allclose(before, after)
-    with packed.watched():
+    with packed.PackingDisabled():
         close(after, model.logits(image))
 
 
 @needs_onednn
 def test_what_is_kept_goes_with_the_weight() -> None:
-    count = len(packed.KEPT)
+    count = len(packed.PACKED_WEIGHTS)
     model = sl.load(nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(144, 2)), size=8, device="cpu")
     model.logits(torch.rand(1, 3, 8, 8))
-    assert len(packed.KEPT) == count + 1
+    assert len(packed.PACKED_WEIGHTS) == count + 1
     del model
-    assert len(packed.KEPT) == count
+    assert len(packed.PACKED_WEIGHTS) == count
 
 
 # ── left to torch ──
@@ -160,9 +160,9 @@ def test_what_is_kept_goes_with_the_weight() -> None:
 def untouched(layer: nn.Module, x: Tensor, monkeypatch: pytest.MonkeyPatch) -> bool:
     """Whether a layer runs as it is."""
     calls: list[str] = []
-    monkeypatch.setattr(packed, "weights_of", lambda *_: calls.append("convolution"))
+    monkeypatch.setattr(packed, "get_packed_weight", lambda *_: calls.append("convolution"))
     monkeypatch.setattr(torch, "addcmul", lambda *_: calls.append("batch norm"))
-    with packed.faster():
+    with packed.use_packed_weights():
         layer(x)
     return not calls
 
@@ -187,7 +187,7 @@ def test_whoever_watches_operations_sees_torchs_own(monkeypatch: pytest.MonkeyPa
     with FlopCounterMode(display=False) as counter:
         assert untouched(layer, x, monkeypatch)
     assert counter.get_total_flops() == 2 * 36 * 4 * 27
-    with packed.watched():
+    with packed.PackingDisabled():
         assert untouched(layer, x, monkeypatch)
 
 
@@ -196,7 +196,7 @@ def test_torchs_own_transforms_go_through() -> None:
     layer, x = nn.Conv2d(3, 4, 3).requires_grad_(False), drawn(1, 3, 8, 8)
 
     def fast(x: Tensor) -> Tensor:
-        with packed.faster():
+        with packed.use_packed_weights():
             return layer(x)
 
     close(torch.func.vmap(fast)(x[None])[0], layer(x))

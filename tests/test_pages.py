@@ -7,7 +7,7 @@ import torch
 from jinja2 import UndefinedError
 
 from sightline import image as images
-from sightline.pages import data_uri, rendered
+from sightline.pages import make_data_uri, render_template
 
 CONTENT = {
     "label": "<script>alert(1)</script>", "source": "a&b.png", "image": "data:,", "interrupted": False, "chapters": [],
@@ -22,7 +22,7 @@ class Network:
 
 
 def test_what_is_put_in_is_escaped() -> None:
-    page = rendered("tour.html", model=Network(), **CONTENT)
+    page = render_template("tour.html", model=Network(), **CONTENT)
     assert "<script>alert" not in page
     assert "a&amp;b.png" in page
     assert "net&lt;b&gt;" in page
@@ -31,11 +31,11 @@ def test_what_is_put_in_is_escaped() -> None:
 
 def test_what_is_missing_is_an_error() -> None:
     with pytest.raises(UndefinedError):
-        rendered("tour.html", model=Network())
+        render_template("tour.html", model=Network())
 
 
 def test_a_picture_is_inside() -> None:
     picture = torch.rand(1, 3, 5, 4, generator=torch.Generator().manual_seed(0))
-    head, code = data_uri(picture).split(",")
+    head, code = make_data_uri(picture).split(",")
     assert head == "data:image/png;base64"
-    assert base64.b64decode(code) == images.png(picture)
+    assert base64.b64decode(code) == images.encode_png(picture)

@@ -7,9 +7,9 @@ from torch import Tensor, nn
 from torchvision.models import squeezenet1_0, vgg11
 
 import sightline as sl
-from sightline.painting import Painting, Region, region_weights, tiled
-from sightline.perceptual import moments
-from sightline.tiles import map_sizes, planned, tiles
+from sightline.painting import StyleRegion, StyleTransferLoss, compute_region_weights, compute_tiled_loss
+from sightline.perceptual import compute_moments
+from sightline.tiles import iterate_image_tiles, measure_feature_map_sizes, plan_tiles
 
 
 def random_model(build: object, size: int = 64) -> sl.Model:
@@ -50,18 +50,21 @@ def picture(height: int, width: int, seed: int = 0) -> Tensor:
 
 def painting(
     model: sl.Model, style: tuple[str, ...], content: tuple[str, ...], size: tuple[int, int], *, kind: str, masked: bool
-) -> Painting:
+) -> StyleTransferLoss:
     with torch.no_grad():
-        aims = [{name: moments(f) for name, f in model.features(picture(60, 50, seed), style).items()} for seed in (1, 2)]
+        aims = [{name: compute_moments(f) for name, f in model.features(picture(60, 50, seed), style).items()} for seed in (1, 2)]
         wanted = model.features(picture(*size, 3), content)
-    regions = [Region(1.0, aims[0])]
+    regions = [StyleRegion(1.0, aims[0])]
     if masked:
         mask = torch.zeros(1, 1, *size)
         mask[..., : size[1] // 3] = 1
-        sizes = map_sizes(model, style, *size)
-        regions = [Region(0.7, aims[0], region_weights(mask, sizes)), Region(0.3, aims[1], region_weights(1 - mask, sizes))]
+        sizes = measure_feature_map_sizes(model, style, *size)
+        regions = [
+            StyleRegion(0.7, aims[0], compute_region_weights(mask, sizes)),
+            StyleRegion(0.3, aims[1], compute_region_weights(1 - mask, sizes)),
+        ]
     weights = {name: 1.0 + number for number, name in enumerate(style)}
-    return Painting(weights, regions, {name: (0.5, wanted[name]) for name in content}, kind)  # type: ignore[arg-type]
+    return StyleTransferLoss(weights, regions, {name: (0.5, wanted[name]) for name in content}, kind)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(("kind", "masked"), [("gram", False), ("gram", True), ("w2", False)])
@@ -72,9 +75,11 @@ def test_tiles_give_the_whole_image_s_gradient(
     model, style, content = case
     loss = painting(model, style, content, size, kind=kind, masked=masked)
     image = picture(*size, 5).requires_grad_()
-    whole = -loss.objective().bind(model)(image, {})
+    whole = -loss.make_objective().bind(model)(image, {})
     (gradient,) = torch.autograd.grad(whole.sum(), image)
-    found, tiles_gradient = tiled(image.detach(), loss, model, planned(model, loss.layers, (image.shape[2], image.shape[3]), 48))
+    found, tiles_gradient = compute_tiled_loss(
+        image.detach(), loss, model, plan_tiles(model, loss.layers, (image.shape[2], image.shape[3]), 48)
+    )
     # Square roots of covariances that are nearly singular lose digits in single precision.
     torch.testing.assert_close(found, whole.detach(), rtol=1e-4 if kind == "gram" else 1e-3, atol=1e-7)
     assert float((tiles_gradient - gradient).norm() / gradient.norm()) < (1e-4 if kind == "gram" else 2e-2)
@@ -83,15 +88,17 @@ def test_tiles_give_the_whole_image_s_gradient(
 def test_every_place_belongs_to_one_tile(case: tuple[sl.Model, tuple[str, ...], tuple[str, ...]]) -> None:
     model, style, _ = case
     for height, width in ((150, 97), (64, 200)):
-        sizes = map_sizes(model, style, height, width)
+        sizes = measure_feature_map_sizes(model, style, height, width)
         features = model.features(picture(height, width), style)
         assert sizes == {name: tuple(found.shape[-2:]) for name, found in features.items()}
         seen = {name: torch.zeros(size) for name, size in sizes.items()}
-        for tile in tiles(model, style, height, width, 48):
-            found = model.features(tile.cut(picture(height, width)).contiguous(), style)
+        for tile in iterate_image_tiles(model, style, height, width, 48):
+            found = model.features(tile.crop_image(picture(height, width)).contiguous(), style)
             for name in style:
-                tile.of(name, seen[name]).add_(1)
-                torch.testing.assert_close(tile.own(name, found[name]), tile.of(name, features[name]), rtol=1e-4, atol=1e-5)
+                tile.crop_whole_map(name, seen[name]).add_(1)
+                torch.testing.assert_close(
+                    tile.crop_owned_features(name, found[name]), tile.crop_whole_map(name, features[name]), rtol=1e-4, atol=1e-5
+                )
         assert all(bool((count == 1).all()) for count in seen.values())
 
 
@@ -99,9 +106,9 @@ def test_the_loss_is_a_node_of_autograd(case: tuple[sl.Model, tuple[str, ...], t
     model, style, content = case
     loss = painting(model, style, content, (100, 110), kind="gram", masked=False)
     image = picture(100, 110, 5).requires_grad_()
-    score = loss.objective(tile=48).bind(model)(image, {})
+    score = loss.make_objective(tile_side=48).bind(model)(image, {})
     score.sum().backward()
-    _, gradient = tiled(image.detach(), loss, model, planned(model, loss.layers, (image.shape[2], image.shape[3]), 48))
+    _, gradient = compute_tiled_loss(image.detach(), loss, model, plan_tiles(model, loss.layers, (image.shape[2], image.shape[3]), 48))
     torch.testing.assert_close(image.grad, -gradient)
 
 
@@ -118,7 +125,7 @@ def test_a_layer_that_sees_everything_is_refused() -> None:
 
     model = sl.load(Squeezed(), mean=(0.5,) * 3, std=(0.25,) * 3, size=32)
     with pytest.raises(sl.SightlineError, match="layer head of Squeezed sees the whole image"):
-        list(tiles(model, ("head",), 100, 100, 48))
+        list(iterate_image_tiles(model, ("head",), 100, 100, 48))
 
 
 def test_regions_see_only_their_own() -> None:
@@ -128,19 +135,19 @@ def test_regions_see_only_their_own() -> None:
     features = model.features(both, ["relu1"])["relu1"]
     mask = torch.zeros(1, 40, 80)
     mask[..., :40] = 1
-    found = moments(features, mask)
-    torch.testing.assert_close(found.gram, moments(features[..., :40]).gram)
-    torch.testing.assert_close(found.mean, moments(features[..., :40]).mean)
+    found = compute_moments(features, mask)
+    torch.testing.assert_close(found.gram, compute_moments(features[..., :40]).gram)
+    torch.testing.assert_close(found.mean, compute_moments(features[..., :40]).mean)
 
 
 @pytest.mark.parametrize("kind", ["gram", "w2", "sliced"])
 def test_loss_is_zero_for_the_image_itself_only(tiny: sl.Model, kind: str) -> None:
     given, layers = picture(60, 50), ("relu1", "relu2")
     seen = tiny.features(given, layers)
-    regions = [] if kind == "sliced" else [Region(1.0, {name: moments(found) for name, found in seen.items()})]
+    regions = [] if kind == "sliced" else [StyleRegion(1.0, {name: compute_moments(found) for name, found in seen.items()})]
     samples = seen if kind == "sliced" else None
-    loss = Painting({"relu1": 1.0, "relu2": 2.0}, regions, {"relu2": (1.0, seen["relu2"])}, kind, samples)  # type: ignore[arg-type]
-    score = loss.objective().bind(tiny)
+    loss = StyleTransferLoss({"relu1": 1.0, "relu2": 2.0}, regions, {"relu2": (1.0, seen["relu2"])}, kind, samples)  # type: ignore[arg-type]
+    score = loss.make_objective().bind(tiny)
     assert abs(float(score(given, {}))) < 1e-4
     assert float(score(picture(60, 50, 3), {})) < -1e-4
 
@@ -149,10 +156,13 @@ def test_loss_adds_weighted_layers_by_any_of_their_names() -> None:
     model = sl.load("squeezenet1_1", weights="random")
     given, other = picture(64, 64), picture(64, 64, 4)
     wanted, found = (model.features(one, ["relu1", "fire2"]) for one in (given, other))
-    target = {name: moments(features) for name, features in wanted.items()}
-    loss = Painting({"relu1": 3.0, "fire2": 5.0}, [Region(1.0, target)], {"fire2": (2.0, wanted["fire2"])})
+    target = {name: compute_moments(features) for name, features in wanted.items()}
+    loss = StyleTransferLoss({"relu1": 3.0, "fire2": 5.0}, [StyleRegion(1.0, target)], {"fire2": (2.0, wanted["fire2"])})
     expected = (
-        sum(weight * (moments(found[name]).gram - target[name].gram).square().mean() / 4 for name, weight in loss.style.items())
+        sum(
+            weight * (compute_moments(found[name]).gram - target[name].gram).square().mean() / 4
+            for name, weight in loss.style_weights.items()
+        )
         + 2 * (found["fire2"] - wanted["fire2"]).square().mean()
     )
-    torch.testing.assert_close(-loss.objective().bind(model)(other, {})[0], expected)
+    torch.testing.assert_close(-loss.make_objective().bind(model)(other, {})[0], expected)

@@ -9,8 +9,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from sightline.networks.decoder import composer
-from sightline.parameterize import Code, Fourier, Phase, Pixels, frequencies, plain_spectrum
+from sightline.networks.decoder import load_code_generator
+from sightline.parameterize import (
+    FourierPhase,
+    FourierSpectrum,
+    GeneratorCode,
+    Pixels,
+    compute_decorrelated_spectrum,
+    compute_frequency_grid,
+)
 
 TINY = settings(max_examples=60, deadline=None, derandomize=True)
 SEEDS = st.integers(0, 2**31 - 1)
@@ -56,7 +63,7 @@ SIZES = [(8, 8), (6, 9), (7, 6), (5, 5), (1, 4), (4, 1), (1, 1)]
 
 @pytest.mark.parametrize(("height", "width"), SIZES)
 def test_fourier_is_a_sum_of_waves(height: int, width: int) -> None:
-    start = Fourier(2, height, width, seed=3, deviation=0.3)
+    start = FourierSpectrum(2, height, width, seed=3, deviation=0.3)
     expected = [waves(start.spectrum[:, i].detach().double().numpy(), height, width) for i in range(2)]
     assert start().shape == (2, 3, height, width)
     assert np.allclose(start().detach().numpy(), np.stack(expected), atol=2e-6)
@@ -64,10 +71,10 @@ def test_fourier_is_a_sum_of_waves(height: int, width: int) -> None:
 
 @pytest.mark.parametrize("slope", [0.5, 1.5, 2.0])
 def test_the_slope_turns_the_weights_about_four_waves(slope: float) -> None:
-    plain, steep = Fourier(1, 32, 32, seed=1), Fourier(1, 32, 32, seed=1, slope=slope)
+    plain, steep = FourierSpectrum(1, 32, 32, seed=1), FourierSpectrum(1, 32, 32, seed=1, frequency_exponent=slope)
     for row, column in ((0, 1), (0, 4), (3, 5), (16, 16)):
         waves = math.hypot(row, column)
-        ratio = float(steep.scale[row, column] / plain.scale[row, column])
+        ratio = float(steep.frequency_weights[row, column] / plain.frequency_weights[row, column])
         assert ratio == pytest.approx((waves / 4) ** (1 - slope), rel=1e-5)
     assert torch.equal(plain.spectrum, steep.spectrum)
 
@@ -75,7 +82,7 @@ def test_the_slope_turns_the_weights_about_four_waves(slope: float) -> None:
 @given(st.integers(1, 12), st.integers(1, 12), SEEDS, st.sampled_from([0.01, 1.0, 100.0]))
 @TINY
 def test_fourier_gives_pictures(height: int, width: int, seed: int, deviation: float) -> None:
-    image = Fourier(1, height, width, seed=seed, deviation=deviation)()
+    image = FourierSpectrum(1, height, width, seed=seed, deviation=deviation)()
     assert image.shape == (1, 3, height, width)
     assert torch.isfinite(image).all()
     assert image.min() >= 0
@@ -85,7 +92,7 @@ def test_fourier_gives_pictures(height: int, width: int, seed: int, deviation: f
 @pytest.mark.parametrize(("height", "width"), SIZES[:4])
 def test_every_coefficient_is_pulled(height: int, width: int) -> None:
     """All but the imaginary parts of the waves that are real: the constant and, at even sides, the finest."""
-    start = Fourier(1, height, width, seed=1, deviation=0.3)
+    start = FourierSpectrum(1, height, width, seed=1, deviation=0.3)
     target = torch.rand(1, 3, height, width, generator=torch.Generator().manual_seed(5))
     (gradient,) = torch.autograd.grad((start() * target).sum(), start.spectrum)
     moved = gradient[:, 0].abs().amax(1) > 1e-7
@@ -97,23 +104,23 @@ def test_every_coefficient_is_pulled(height: int, width: int) -> None:
 
 
 def test_the_first_picture_is_nearly_gray_and_the_seed_decides() -> None:
-    a, b, c = Fourier(2, 9, 8, seed=5), Fourier(2, 9, 8, seed=5), Fourier(2, 9, 8, seed=6)
+    a, b, c = FourierSpectrum(2, 9, 8, seed=5), FourierSpectrum(2, 9, 8, seed=5), FourierSpectrum(2, 9, 8, seed=6)
     assert torch.equal(a(), b())
     assert not torch.equal(a(), c())
     assert not torch.equal(a()[0], a()[1])
     assert (a() - 0.5).abs().max() < 0.1
     assert torch.randn(1).shape == (1,)
     state = torch.get_rng_state()
-    Fourier(1, 4, 4, seed=1)
+    FourierSpectrum(1, 4, 4, seed=1)
     assert torch.equal(state, torch.get_rng_state()), "no global seed"
 
 
 def test_the_start_has_the_deviation_asked_for() -> None:
     for deviation in (0.01, 0.5):
-        spectrum = Fourier(4, 24, 24, seed=2, deviation=deviation).spectrum
+        spectrum = FourierSpectrum(4, 24, 24, seed=2, deviation=deviation).spectrum
         assert spectrum.std().item() == pytest.approx(deviation, rel=0.05)
         assert abs(spectrum.mean().item()) < deviation * 0.05
-    before = Fourier(1, 6, 6, seed=2)
+    before = FourierSpectrum(1, 6, 6, seed=2)
     image = before().detach().clone()
     before.project_()
     assert torch.equal(before(), image)
@@ -151,17 +158,17 @@ def test_pixels_take_a_picture_that_has_a_graph() -> None:
 
 def test_a_photographs_spectrum_gives_it_back() -> None:
     photo = 0.1 + 0.8 * torch.rand(2, 3, 15, 20, generator=torch.Generator().manual_seed(0))
-    assert torch.allclose(Fourier(2, 15, 20, image=photo)(), photo, atol=1e-4)
+    assert torch.allclose(FourierSpectrum(2, 15, 20, image=photo)(), photo, atol=1e-4)
 
 
 def test_only_phases_move() -> None:
     """Colours undone, an image has nearly the amplitudes of photographs, which fall with frequency."""
-    phase = Phase(2, 32, 48, seed=1)
+    phase = FourierPhase(2, 32, 48, seed=1)
     assert torch.equal(phase()[0], phase()[1])
-    amplitude = plain_spectrum(phase().detach())[0].abs()
+    amplitude = compute_decorrelated_spectrum(phase().detach())[0].abs()
     pair = torch.stack([amplitude[:, 1:15, 1:20].flatten().log(), phase.amplitude[:, 1:15, 1:20].flatten().log()])
     assert float(torch.corrcoef(pair)[0, 1]) > 0.7, "what is clipped near black and white is the rest"
-    radius = frequencies(32, 48)
+    radius = compute_frequency_grid(32, 48)
     low, high = (phase.amplitude[:, (radius > a) & (radius < b)].mean(1) for a, b in ((0.03, 0.06), (0.3, 0.5)))
     slope = (high / low).log() / math.log(0.4 / 0.045)
     assert ((slope < -0.8) & (slope > -2.5)).all(), "natural spectra fall with a power between 1 and 2"
@@ -169,12 +176,12 @@ def test_only_phases_move() -> None:
 
 def test_a_code_starts_at_the_mean_and_stays_where_photographs_are() -> None:
     """Enlarged to the side asked for; every gradient step within 0 and mean + 3 deviations; decay goes back to the mean."""
-    generator = composer()
-    start = Code(generator, 2, 96)
+    generator = load_code_generator()
+    start = GeneratorCode(generator, 2, 96)
     assert torch.equal(start.code, generator.mean.expand(2, -1))
     torch.testing.assert_close(start().detach(), generator(generator.mean).expand(2, -1, -1, -1))
-    assert Code(generator, 1, 128)().shape == (1, 3, 128, 128)
-    other = Code(generator, 2, 96, alike=False, seed=1).code
+    assert GeneratorCode(generator, 1, 128)().shape == (1, 3, 128, 128)
+    other = GeneratorCode(generator, 2, 96, shared_start=False, seed=1).code
     assert (other[0] - other[1]).abs().max() > 0.01
     start().square().sum().backward()
     assert start.code.grad is not None
@@ -184,5 +191,5 @@ def test_a_code_starts_at_the_mean_and_stays_where_photographs_are() -> None:
     start.project_()
     most = generator.mean + 3 * generator.deviation
     assert torch.equal(start.code, torch.cat([most, torch.zeros_like(most)]))
-    start.decay_(0.25)
+    start.decay_to_mean_(0.25)
     torch.testing.assert_close(start.code, torch.cat([most, 0 * most]) * 0.75 + 0.25 * generator.mean)

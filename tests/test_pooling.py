@@ -7,7 +7,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import sightline as sl
-from sightline.pooling import average_pooling
+from sightline.pooling import AveragePoolingMode
 
 
 @pytest.mark.parametrize(
@@ -23,19 +23,19 @@ from sightline.pooling import average_pooling
 def test_every_spelling_averages(pool: object) -> None:
     image = torch.rand(1, 2, 7, 7, generator=torch.Generator().manual_seed(0))
     most = pool(image)  # type: ignore[operator]
-    with average_pooling():
+    with AveragePoolingMode():
         mean = pool(image)  # type: ignore[operator]
     assert mean.shape == most.shape
     assert bool((mean < most).all())
     constant = torch.full((1, 2, 7, 7), 0.25)
-    with average_pooling():
+    with AveragePoolingMode():
         torch.testing.assert_close(pool(constant), torch.full_like(most, 0.25))  # type: ignore[operator]
 
 
 def test_a_network_s_own_pooling_comes_back() -> None:
     model = sl.load(small_network(), mean=(0.5,) * 3, std=(0.25,) * 3, size=32)
     before = model.features(smooth(), "pool1")["pool1"]
-    with average_pooling():
+    with AveragePoolingMode():
         inside = model.features(smooth(), ["relu1", "pool1"])
     torch.testing.assert_close(inside["pool1"], F.avg_pool2d(inside["relu1"], 2))
     assert torch.equal(model.features(smooth(), "pool1")["pool1"], before)

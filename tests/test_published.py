@@ -16,22 +16,28 @@ from torchvision.models.vgg import VGG, make_layers
 import sightline as sl
 from sightline.errors import SightlineError
 from sightline.model import Model
-from sightline.published import KNOWN, Published, normalization, recognized, spelled
+from sightline.published import (
+    KNOWN_PUBLISHED_WEIGHTS,
+    PublishedWeights,
+    adopt_caffe_normalization,
+    convert_vgg_state_dict,
+    recognize_published_weights,
+)
 
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 CAFFE = {"mean": (123.68 / 255, 116.779 / 255, 103.939 / 255), "std": (1 / 255,) * 3}
 RAW = {"mean": (0.0, 0.0, 0.0), "std": (1 / 255,) * 3}
-CAFFES, TORCHVISIONS = KNOWN[1], KNOWN[2]
+CAFFES, TORCHVISIONS = KNOWN_PUBLISHED_WEIGHTS[1], KNOWN_PUBLISHED_WEIGHTS[2]
 
 
-def filters(known: Published, *, turned: bool = False) -> Tensor:
+def filters(known: PublishedWeights, *, turned: bool = False) -> Tensor:
     """Random filters 64×3×3×3 with the telling one in its place, times 0.03, with its channels turned round or not."""
     weight = torch.randn(64, 3, 3, 3, generator=torch.Generator().manual_seed(0)) / 5
-    weight[known.index] = torch.tensor([float(value) for value in known.filter.split()]).view(3, 3, 3) * 3e-4
+    weight[known.filter_index] = torch.tensor([float(value) for value in known.filter_values.split()]).view(3, 3, 3) * 3e-4
     return weight.flip(1) if turned else weight
 
 
-def network(known: Published, *before: nn.Module, turned: bool = False) -> nn.Sequential:
+def network(known: PublishedWeights, *before: nn.Module, turned: bool = False) -> nn.Sequential:
     """A first convolution with the filters of `known`, what stands before it, and five classes."""
     body = nn.Sequential(*before, nn.Conv2d(3, 64, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 5))
     body[len(before)].weight.data = filters(known, turned=turned)
@@ -52,24 +58,24 @@ class Fed(nn.Module):
 # ── known weights ──
 
 
-@pytest.mark.parametrize("known", KNOWN, ids=lambda known: known.name)
+@pytest.mark.parametrize("known", KNOWN_PUBLISHED_WEIGHTS, ids=lambda known: known.name)
 @pytest.mark.parametrize("turned", [False, True])
-def test_each_is_known_by_its_filter_in_either_order(known: Published, turned: bool) -> None:
+def test_each_is_known_by_its_filter_in_either_order(known: PublishedWeights, turned: bool) -> None:
     noisy = network(known, turned=turned)
-    noisy[0].weight.data[known.index] *= 1 + 0.1 * torch.randn(3, 3, 3, generator=torch.Generator().manual_seed(1))
-    assert recognized(noisy) == replace(known, order=known.order[::-1] if turned else known.order)
+    noisy[0].weight.data[known.filter_index] *= 1 + 0.1 * torch.randn(3, 3, 3, generator=torch.Generator().manual_seed(1))
+    assert recognize_published_weights(noisy) == replace(known, channel_order=known.channel_order[::-1] if turned else known.channel_order)
 
 
 def test_others_are_not_known() -> None:
-    assert recognized(small_network()) is None
-    assert recognized(nn.Linear(2, 2)) is None
-    assert recognized(nn.Conv2d(3, 64, 3, device="meta")) is None
-    assert all(recognized(nn.Conv2d(3, 64, 3)) is None for _ in range(200))
+    assert recognize_published_weights(small_network()) is None
+    assert recognize_published_weights(nn.Linear(2, 2)) is None
+    assert recognize_published_weights(nn.Conv2d(3, 64, 3, device="meta")) is None
+    assert all(recognize_published_weights(nn.Conv2d(3, 64, 3)) is None for _ in range(200))
 
 
 def test_the_telling_filters_tell_red_from_blue() -> None:
-    for known in KNOWN:
-        filter = torch.tensor([float(value) for value in known.filter.split()]).view(3, 3, 3)
+    for known in KNOWN_PUBLISHED_WEIGHTS:
+        filter = torch.tensor([float(value) for value in known.filter_values.split()]).view(3, 3, 3)
         assert torch.cosine_similarity(filter.flatten(), filter.flip(0).flatten(), 0) < 0
 
 
@@ -166,7 +172,7 @@ def test_every_spelling_gives_the_same_features() -> None:
     adain = {"0.weight": 255 * torch.eye(3).flip(0)[:, :, None, None], "0.bias": torch.tensor([-103.939, -116.779, -123.68])}
     adain |= {f"{numbers[key.split('.')[0]]}.{key.split('.')[1]}": value for key, value in bare.items()}
     for spelling in (state, bare, gatys, adain):
-        found, body = spelled(spelling, small_vgg())
+        found, body = convert_vgg_state_dict(spelling, small_vgg())
         assert sorted(found) == sorted(body.state_dict()) == sorted(state)
         assert all(torch.equal(found[key], state[key]) for key in state)
         assert not hasattr(body, "classifier")
@@ -181,14 +187,14 @@ def test_johnsons_classifier_is_torchvisions() -> None:
         ".".join(["classifier", shifted[key.split(".")[1]], key.split(".")[2]]) if key.startswith("classifier") else key: value
         for key, value in own.items()
     }
-    found, whole = spelled(state, body)
+    found, whole = convert_vgg_state_dict(state, body)
     assert whole is body
     assert {key: value.shape for key, value in found.items()} == {key: value.shape for key, value in own.items()}
 
 
 def test_other_names_are_left_alone() -> None:
     state = {"stem.weight": torch.zeros(1), "classifier.0.weight": torch.zeros(1), "undotted": torch.zeros(1)}
-    assert spelled(state, small_vgg())[0] == state
+    assert convert_vgg_state_dict(state, small_vgg())[0] == state
 
 
 @pytest.mark.parametrize("turned", [False, True])
@@ -199,17 +205,17 @@ def test_caffes_weights_bring_their_normalization_and_see_rgb(turned: bool) -> N
     bgr = (image * 255 - torch.tensor([123.68, 116.779, 103.939]).view(1, 3, 1, 1)).flip(1)
     weight = filters(CAFFES)
     expected = nn.functional.conv2d(bgr, weight, body.features[0].bias, padding=1)
-    facts = normalization(body)
+    facts = adopt_caffe_normalization(body)
     model = Model(nn.Sequential(OrderedDict(features=body.features)), size=16, **facts)
     assert torch.allclose(model.features(image, "features.0")["features.0"], expected, rtol=1e-4, atol=1e-3)
-    assert recognized(body) == replace(CAFFES, order="RGB")
-    assert normalization(body) == facts  # once turned, it stays
+    assert recognize_published_weights(body) == replace(CAFFES, channel_order="RGB")
+    assert adopt_caffe_normalization(body) == facts  # once turned, it stays
 
 
 def test_torchvisions_weights_need_no_other_normalization() -> None:
     body = small_vgg()
     body.features[0].weight.data = filters(TORCHVISIONS)
-    assert normalization(body) == {}
+    assert adopt_caffe_normalization(body) == {}
     assert torch.equal(body.features[0].weight.data, filters(TORCHVISIONS))
 
 

@@ -308,19 +308,19 @@ def buffered(x: Tensor) -> Tensor:
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script")
 def test_what_mixes_places_sees_the_whole_image(name: str) -> None:
     fields = receptive_fields(Model(block(MIXING[name], one=conv()), size=32))
-    assert not fields["0"].whole
+    assert not fields["0"].covers_image
     assert fields["2"] == ReceptiveField((32, 32), (0, 0), (0, 0), True, (32, 32), ((), ()))
     assert fields["2"].box(1, 3, 32, 32) == (0, 0, 32, 32) == fields["2"].window(1, 3)
 
 
 def test_squeeze_excitation_sees_everything_behind_the_gate() -> None:
     fields = assert_exact(nn.Sequential(conv(3, 1, 1), SqueezeExcitation(3, 2), nn.Hardswish(), conv()), 20, 24)
-    assert [name for name, field in fields.items() if field.whole] == ["1", "2", "3"]
+    assert [name for name, field in fields.items() if field.covers_image] == ["1", "2", "3"]
 
 
 def test_one_axis_alone_can_be_whole() -> None:
     field = receptive_fields(Model(nn.Sequential(conv(), Lambda(lambda _, x: x + x.sum(3, keepdim=True))), size=20), 12, 16)["1"]
-    assert (field.size, field.stride, field.offset, field.whole) == ((3, 16), (1, 0), (0, 0), False)
+    assert (field.size, field.stride, field.offset, field.covers_image) == ((3, 16), (1, 0), (0, 0), False)
     assert field.box(2, 5, 12, 16) == field.window(2, 5) == (2, 0, 5, 16)
 
 
@@ -442,12 +442,12 @@ FAMILIES = [
 def test_every_spatial_layer_has_a_field(name: str) -> None:
     model = shapes_only(name)
     fields = receptive_fields(model)
-    assert list(fields) == [layer.name for layer in model.layers.values() if layer.spatial]
+    assert list(fields) == [layer.name for layer in model.layers.values() if layer.is_spatial]
     for layer, field in fields.items():
-        rows, columns = model.layers[layer].shape[-2:] if not field.seen[0] else map(len, field.seen)
+        rows, columns = model.layers[layer].shape[-2:] if not field.unit_ranges[0] else map(len, field.unit_ranges)
         assert field.box(rows - 1, columns - 1, model.size, model.size)[2:] > field.box(rows // 2, columns // 2, model.size, model.size)[:2]
-        assert field.whole == (field.stride == (0, 0))
-    gated = [layer for layer, field in fields.items() if field.whole]
+        assert field.covers_image == (field.stride == (0, 0))
+    gated = [layer for layer, field in fields.items() if field.covers_image]
     assert gated == (list(fields)[list(fields).index("features.1.0.block.1") :] if name == "efficientnet_b0" else [])
 
 
@@ -471,7 +471,7 @@ def test_names_and_sizes() -> None:
     model = shapes_only("squeezenet1_0")
     assert receptive_field(model, "last_conv") == receptive_field(model, "fire9") == receptive_field(model, "features.12")
     assert receptive_field(model, "penultimate") == receptive_field(model, "fire9")
-    assert receptive_field(model, "conv1", 50, 70).image == (50, 70)
+    assert receptive_field(model, "conv1", 50, 70).image_size == (50, 70)
     assert not any(name.endswith(":in") for name in receptive_fields(model, 50, 70))
     gated = shapes_only("efficientnet_b0")
     assert receptive_field(gated, "last_conv").size == (224, 224)
@@ -509,7 +509,7 @@ def test_nothing_of_the_model_changes_and_results_are_kept() -> None:
     network = nn.Sequential(conv(), nn.ReLU(inplace=True), nn.Sequential(conv()))
     model = Model(network, size=16)
     first = receptive_fields(model)
-    assert not any(module._forward_hooks or module._forward_pre_hooks for module in (*model.body.modules(), *network.modules()))
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in (*model.network.modules(), *network.modules()))
     assert receptive_field(model, "2.0") is first["2.0"] is receptive_fields(model, 16, 16)["2.0"]
     gone = weakref.ref(model)
     del model

@@ -10,8 +10,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import sightline as sl
-from sightline.networks.files import read_painter, write_any
-from sightline.recipe import model_of
+from sightline.networks.files import read_style_network, write_any_style_network
+from sightline.recipe import load_recipe_model
 
 HOSTILE: list[Mapping[str, Any]] = [
     {"pretrained_cfg_overlay": {"url": "file:///etc/passwd"}},
@@ -39,7 +39,7 @@ def test_a_recipe_hands_no_other_option_to_a_loader(monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr("sightline.recipe.load", load)
     with pytest.raises(sl.SightlineError, match=next(iter(options))) as refused:
-        model_of({"model": network, "weights": "random", "options": options})
+        load_recipe_model({"model": network, "weights": "random", "options": options})
     assert "\n" not in str(refused.value)
 
 
@@ -57,7 +57,7 @@ def test_a_recipe_hands_no_other_option_to_a_loader(monkeypatch: pytest.MonkeyPa
 )
 def test_a_recipe_of_another_form_is_refused(recipe: Mapping[str, Any]) -> None:
     with pytest.raises(sl.SightlineError) as refused:
-        model_of(recipe)
+        load_recipe_model(recipe)
     assert "\n" not in str(refused.value)
 
 
@@ -71,18 +71,18 @@ def test_a_recipe_of_another_form_is_refused(recipe: Mapping[str, Any]) -> None:
 )
 def test_what_load_was_given_is_loaded_again(network: str, options: Mapping[str, Any]) -> None:
     first = sl.load(network, weights="random", **options)
-    second = model_of(json.loads(json.dumps(first.recipe)))
+    second = load_recipe_model(json.loads(json.dumps(first.recipe)))
     assert second.recipe == json.loads(json.dumps(first.recipe)) or second.recipe == first.recipe
     image = torch.rand(1, 3, 64, 72, generator=torch.Generator().manual_seed(3))
     torch.testing.assert_close(second.logits(image), first.logits(image))
 
 
 def test_a_style_networks_header_hands_nothing_to_a_loader(tmp_path: Path) -> None:
-    from sightline.networks.adain import AnyStyle
+    from sightline.networks.adain import AdaINStylizer
 
     written = tmp_path / "any.safetensors"
-    write_any(AnyStyle(sl.load(weights="random")), written)
-    read_painter(written)
+    write_any_style_network(AdaINStylizer(sl.load(weights="random")), written)
+    read_style_network(written)
     head: dict[str, Any] = {"kind": "", "encoder": {}}
     from safetensors import safe_open
 
@@ -91,7 +91,7 @@ def test_a_style_networks_header_hands_nothing_to_a_loader(tmp_path: Path) -> No
     head["encoder"]["options"] = {"pretrained_cfg_overlay": {"url": "file:///etc/passwd"}, "cache_dir": str(tmp_path)}
     save_file(load_file(written), written, {"sightline": json.dumps(head)})
     with pytest.raises(sl.SightlineError, match="pretrained_cfg_overlay"):
-        read_painter(written)
+        read_style_network(written)
 
 
 def test_a_store_hands_nothing_to_a_loader(tmp_path: Path, tiny: sl.Model) -> None:

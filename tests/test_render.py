@@ -34,22 +34,22 @@ def place(colors: Tensor, name: str) -> Tensor:
 
 def test_heat_is_black_at_zero_and_brightest_at_the_limit() -> None:
     values = torch.tensor([[[0.0, 1.0, 2.0, 4.0]], [[0.0, 10.0, 5.0, 2.5]]])
-    found = render.heat(values)
+    found = render.render_heatmap(values)
     assert found.shape == (2, 3, 1, 4)
     assert torch.equal(found[0, :, 0, 0], table("inferno")[0])
     assert found[0, :, 0, 0].max() < 0.05
     assert torch.equal(found[0, :, 0, 3], table("inferno")[255])
     assert torch.equal(found[1, :, 0, 1], table("inferno")[255]), "each map has its own scale"
-    common = render.heat(values, 10.0)
+    common = render.render_heatmap(values, 10.0)
     assert place(common, "inferno")[:, 0].tolist() == [[0, 26, 51, 102], [0, 255, 128, 64]]
-    each = render.heat(values, torch.tensor([8.0, 20.0]))
+    each = render.render_heatmap(values, torch.tensor([8.0, 20.0]))
     assert place(each, "inferno")[:, 0].tolist() == [[0, 32, 64, 128], [0, 128, 64, 32]]
-    assert torch.equal(render.heat(values, 2.0)[0, :, 0, 3], table("inferno")[255]), "over the limit it stays brightest"
+    assert torch.equal(render.render_heatmap(values, 2.0)[0, :, 0, 3], table("inferno")[255]), "over the limit it stays brightest"
 
 
 def test_signed_is_white_at_zero_red_above_and_blue_below() -> None:
     values = torch.tensor([[[0.0, 2.0, -2.0, 1.0, -1.0]]])
-    zero, most, least, some, minus = render.signed(values)[0, :, 0].T
+    zero, most, least, some, minus = render.render_signed_map(values)[0, :, 0].T
     assert zero.min() > 0.95
     assert most[0] > most[2] + 0.2
     assert least[2] > least[0] + 0.2
@@ -61,7 +61,7 @@ def test_signed_is_white_at_zero_red_above_and_blue_below() -> None:
 
 @pytest.mark.parametrize("limit", [None, 0.7, 5.0])
 def test_signed_has_one_scale_both_ways(limit: float | None) -> None:
-    above, below = (place(render.signed(sign * maps(), limit), "RdBu_r") for sign in (1, -1))
+    above, below = (place(render.render_signed_map(sign * maps(), limit), "RdBu_r") for sign in (1, -1))
     assert ((above + below) - 255).abs().max() <= 1
     top = maps().abs().flatten(1).amax(1).view(-1, 1, 1) if limit is None else limit
     expected = ((0.5 + 0.5 * maps() / top).clamp(0, 1) * 255).round()
@@ -71,39 +71,39 @@ def test_signed_has_one_scale_both_ways(limit: float | None) -> None:
 @pytest.mark.parametrize("value", [0.0, 3.0, -3.0])
 def test_a_constant_map_is_not_nan(value: float) -> None:
     values = torch.full((2, 4, 5), value)
-    for found in (render.heat(values), render.signed(values), render.over(pictures(2, 4, 5), values)):
+    for found in (render.render_heatmap(values), render.render_signed_map(values), render.overlay_heatmap(pictures(2, 4, 5), values)):
         assert found.shape == (2, 3, 4, 5)
         assert torch.isfinite(found).all()
         assert 0 <= found.min() <= found.max() <= 1
     if value == 0:
-        assert torch.equal(render.heat(values), table("inferno")[0].view(1, 3, 1, 1).expand(2, -1, 4, 5))
-        assert render.signed(values).min() > 0.95
+        assert torch.equal(render.render_heatmap(values), table("inferno")[0].view(1, 3, 1, 1).expand(2, -1, 4, 5))
+        assert render.render_signed_map(values).min() > 0.95
 
 
 def test_nan_is_shown_as_zero_and_leaves_the_scale() -> None:
     values = maps(1)
     hole, zero = values.clone(), values.clone()
     hole[0, 2, 3], zero[0, 2, 3] = float("nan"), 0.0
-    for draw in (render.heat, render.signed, lambda v: render.over(pictures(1, 5, 7), v)):
+    for draw in (render.render_heatmap, render.render_signed_map, lambda v: render.overlay_heatmap(pictures(1, 5, 7), v)):
         assert torch.equal(draw(hole), draw(zero))
     colors = torch.randn(1, 3, 4, 4, generator=torch.Generator().manual_seed(0))
     broken, gray = colors.clone(), colors.clone()
     broken[0, 1, 2, 2], gray[0, 1, 2, 2] = float("nan"), 0.0
-    assert torch.equal(render.around_gray(broken), render.around_gray(gray))
+    assert torch.equal(render.render_around_gray(broken), render.render_around_gray(gray))
 
 
 def test_around_gray_is_linear_and_common_to_all() -> None:
     values = torch.randn(3, 3, 4, 5, generator=torch.Generator().manual_seed(1))
     top = float(values.abs().max())
-    assert torch.allclose(render.around_gray(values), 0.5 + 0.5 * values / top, atol=1e-6)
-    assert torch.allclose(render.around_gray(values, 0.5), (0.5 + values).clamp(0, 1), atol=1e-6)
-    assert torch.equal(render.around_gray(torch.zeros(1, 3, 2, 2)), torch.full((1, 3, 2, 2), 0.5))
+    assert torch.allclose(render.render_around_gray(values), 0.5 + 0.5 * values / top, atol=1e-6)
+    assert torch.allclose(render.render_around_gray(values, 0.5), (0.5 + values).clamp(0, 1), atol=1e-6)
+    assert torch.equal(render.render_around_gray(torch.zeros(1, 3, 2, 2)), torch.full((1, 3, 2, 2), 0.5))
 
 
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.99, 1.0])
 def test_a_share_of_the_values_does_not_exceed_the_quantile(share: float) -> None:
     values = torch.rand(3, 50, generator=torch.Generator().manual_seed(0))
-    found = render.quantile(values, share)
+    found = render.compute_quantile(values, share)
     for row, limit in zip(values.tolist(), found.tolist(), strict=True):
         assert limit == sorted(row)[max(round(50 * share), 1) - 1]
 
@@ -112,7 +112,7 @@ def test_over_leaves_the_image_where_there_is_nothing() -> None:
     image = pictures(1, 6, 8)
     values = torch.zeros(1, 6, 8)
     values[0, :, 4:] = 1
-    found = render.over(image, values)
+    found = render.overlay_heatmap(image, values)
     dimmed = image.mean(1, keepdim=True).expand(-1, 3, -1, -1)
     order = [found[0, 0, :, :4].flatten().argsort().tolist(), dimmed[0, 0, :, :4].flatten().argsort().tolist()]
     assert order[0] == order[1], "dimmed, but the same picture"
@@ -123,12 +123,12 @@ def test_over_leaves_the_image_where_there_is_nothing() -> None:
 
 def test_maps_are_enlarged_smoothly_and_pixels_by_whole_factors() -> None:
     values = maps()
-    assert torch.equal(render.fit(values, (5, 7)), values)
-    assert render.fit(values, (20, 21)).shape == (2, 20, 21)
-    assert torch.allclose(render.fit(torch.full((1, 2, 2), 3.0), (7, 9)), torch.full((1, 7, 9), 3.0))
+    assert torch.equal(render.upsample_maps(values, (5, 7)), values)
+    assert render.upsample_maps(values, (20, 21)).shape == (2, 20, 21)
+    assert torch.allclose(render.upsample_maps(torch.full((1, 2, 2), 3.0), (7, 9)), torch.full((1, 7, 9), 3.0))
     image = pictures(2, 5, 7)
     for least, factor in ((1, 1), (5, 1), (6, 2), (11, 3), (50, 10)):
-        large = render.enlarge(image, least)
+        large = render.enlarge_pixels(image, least)
         assert large.shape == (2, 3, 5 * factor, 7 * factor)
         assert torch.equal(large[:, :, ::factor, ::factor], image)
         assert torch.equal(large[:, :, factor - 1 :: factor, factor - 1 :: factor], image)
@@ -141,7 +141,7 @@ def test_maps_are_enlarged_smoothly_and_pixels_by_whole_factors() -> None:
 @pytest.mark.parametrize("columns", [None, 1, 3, 30])
 def test_a_sheet_holds_every_picture_once(count: int, columns: int | None) -> None:
     image = 0.2 + 0.5 * pictures(count, 4, 6)
-    sheet = render.sheet(image, columns, gap=2)
+    sheet = render.make_contact_sheet(image, columns, gap=2)
     wide = min(count, columns or math.ceil(math.sqrt(count * 4 / 6)))
     high = math.ceil(count / wide)
     assert sheet.shape == (1, 3, 4 * high + 2 * (high - 1), 6 * wide + 2 * (wide - 1))
@@ -156,7 +156,7 @@ def test_a_sheet_holds_every_picture_once(count: int, columns: int | None) -> No
 @given(st.integers(1, 20), st.integers(1, 9), st.integers(1, 9), st.integers(0, 5))
 @settings(max_examples=60, deadline=None, derandomize=True)
 def test_sheets_are_about_square(count: int, height: int, width: int, gap: int) -> None:
-    sheet = render.sheet(pictures(count, height, width), gap=gap, fill=0.0)
+    sheet = render.make_contact_sheet(pictures(count, height, width), gap=gap, fill=0.0)
     columns = (sheet.shape[3] + gap) // (width + gap)
     rows = (sheet.shape[2] + gap) // (height + gap)
     assert columns * rows >= count > columns * (rows - 1)
@@ -169,17 +169,17 @@ def test_sheets_are_about_square(count: int, height: int, width: int, gap: int) 
 
 def test_pictures_beside_one_another_are_as_high_as_the_highest() -> None:
     low, high = pictures(1, 6, 10), pictures(1, 12, 9)
-    row = render.beside(low, high, gap=5)
+    row = render.arrange_in_row(low, high, gap=5)
     assert row.shape == (1, 3, 12, 20 + 5 + 9)
     assert torch.equal(row[..., 25:], high)
     assert torch.equal(row[..., 20:25], torch.ones(1, 3, 12, 5))
     assert abs(float(row[..., :20].mean() - low.mean())) < 0.02
-    assert torch.equal(render.beside(low, gap=5), low)
+    assert torch.equal(render.arrange_in_row(low, gap=5), low)
 
 
 def test_a_batch_beside_another_becomes_rows() -> None:
     left, right = pictures(3, 4, 5), pictures(3, 8, 3)
-    row = render.beside(left, right, gap=2)
+    row = render.arrange_in_row(left, right, gap=2)
     assert row.shape == (1, 3, 3 * 8 + 2 * 2, 10 + 2 + 3)
     for i in range(3):
         assert torch.equal(row[0, :, 10 * i : 10 * i + 8, 12:], right[i])
@@ -188,7 +188,7 @@ def test_a_batch_beside_another_becomes_rows() -> None:
 @given(st.lists(st.tuples(st.integers(1, 12), st.integers(1, 12)), min_size=1, max_size=4))
 @settings(max_examples=60, deadline=None, derandomize=True)
 def test_beside_takes_any_sizes(sizes: list[tuple[int, int]]) -> None:
-    row = render.beside(*(pictures(1, *size) for size in sizes), gap=1)
+    row = render.arrange_in_row(*(pictures(1, *size) for size in sizes), gap=1)
     height = max(h for h, _ in sizes)
     assert row.shape == (1, 3, height, sum(round(w * height / h) for h, w in sizes) + len(sizes) - 1)
     assert 0 <= row.min() <= row.max() <= 1
@@ -206,7 +206,7 @@ def test_an_outline_stays_inside_its_box_and_the_image_as_it_is(height: int, wid
     right = data.draw(st.integers(left + 1, width))
     image = 0.3 * pictures(1, height, width)
     before = image.clone()
-    drawn = render.outline(image, (top, left, bottom, right), width=thick)
+    drawn = render.draw_box_outline(image, (top, left, bottom, right), width=thick)
     assert torch.equal(image, before)
     for y in range(height):
         for x in range(width):
@@ -218,8 +218,8 @@ def test_an_outline_stays_inside_its_box_and_the_image_as_it_is(height: int, wid
 
 def test_a_box_beyond_the_image_is_cut() -> None:
     image = 0.3 * pictures(2, 8, 9)
-    assert torch.equal(render.outline(image, (-4, -3, 5, 6)), render.outline(image, (0, 0, 5, 6)))
-    assert torch.equal(render.outline(image, (3, 2, 50, 60)), render.outline(image, (3, 2, 8, 9)))
+    assert torch.equal(render.draw_box_outline(image, (-4, -3, 5, 6)), render.draw_box_outline(image, (0, 0, 5, 6)))
+    assert torch.equal(render.draw_box_outline(image, (3, 2, 50, 60)), render.draw_box_outline(image, (3, 2, 8, 9)))
 
 
 # Bars
@@ -228,7 +228,9 @@ def test_a_box_beyond_the_image_is_cut() -> None:
 @pytest.mark.parametrize("count", [1, 5, 40])
 def test_bars_are_as_long_as_their_shares(count: int) -> None:
     shares = [0.8 / (i + 1) for i in range(count)]
-    chart = render.bars([f"name {i}" if i % 2 else "a very long name of a class with commas, and more" for i in range(count)], shares)
+    chart = render.draw_bar_chart(
+        [f"name {i}" if i % 2 else "a very long name of a class with commas, and more" for i in range(count)], shares
+    )
     assert chart.shape == (1, 3, 320, 480)
     assert 0 <= chart.min() <= chart.max() <= 1
     if count <= 5:

@@ -15,7 +15,7 @@ from torch import Tensor
 import sightline as sl
 from sightline import image as images
 from sightline import result as results
-from sightline.result import Result, summary
+from sightline.result import Result, summarize_tensor
 
 
 @pytest.fixture
@@ -146,8 +146,8 @@ def test_a_place_that_cannot_be_written_is_told(result: Result, tmp_path: Path) 
     ids=["scalar", "flags", "few", "none", "many", "matrix", "many-flags", "half", "grad"],
 )
 def test_summary(tensor: Tensor, expected: object) -> None:
-    assert summary(tensor) == expected
-    assert json.loads(json.dumps(summary(tensor))) == expected
+    assert summarize_tensor(tensor) == expected
+    assert json.loads(json.dumps(summarize_tensor(tensor))) == expected
 
 
 def test_numbers_leave_plain_values_as_they_are(result: Result) -> None:

@@ -11,7 +11,7 @@ from conftest import smooth
 import sightline as sl
 from sightline import image as images
 from sightline import scanning, zoo
-from sightline.cli import STORE, main
+from sightline.cli import STORE_COMMANDS, main
 from sightline.scans.stream import Passing
 
 WORDS = ("scan", "photos", "--store", "a.scan", "--size", "32", "--quiet")
@@ -36,11 +36,11 @@ def network_once() -> Iterator[None]:
     patch.undo()
 
 
-@pytest.mark.parametrize("name", STORE)
+@pytest.mark.parametrize("name", STORE_COMMANDS)
 def test_help_and_the_summaries_announced(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["store", name, "--help"]) == 0
     assert capsys.readouterr().out
-    assert (getattr(scanning, name).__doc__ or "").split("\n")[0] == STORE[name]
+    assert (getattr(scanning, name).__doc__ or "").split("\n")[0] == STORE_COMMANDS[name]
 
 
 def test_scan_then_store(capsys: pytest.CaptureFixture[str]) -> None:

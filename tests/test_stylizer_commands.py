@@ -11,17 +11,17 @@ import sightline as sl
 from sightline import image as images
 from sightline import stylizer_commands as commands
 from sightline import video
-from sightline.cli import SUITES, main
-from sightline.networks.apply import restyled
-from sightline.networks.files import AnyStyles, read_painter, read_styles, write_styles
-from sightline.networks.stylizer import seeded
+from sightline.cli import COMMAND_GROUPS, main
+from sightline.networks.apply import restyle_images
+from sightline.networks.files import AnyStyleNetwork, read_fixed_style_network, read_style_network, write_fixed_style_network
+from sightline.networks.stylizer import make_stylizer
 
 
 @pytest.fixture(autouse=True)
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty working folder with a style network, a picture, a folder of pictures, and what is none of these."""
     monkeypatch.chdir(tmp_path)
-    write_styles(seeded(0, 2, width=4, blocks=1), ["wave", "night"], Path("own.safetensors"))
+    write_fixed_style_network(make_stylizer(0, 2, width=4, blocks=1), ["wave", "night"], Path("own.safetensors"))
     images.write(smooth(side=40)[..., :32], "photo.png")
     for seed in range(3):
         images.write(smooth(side=36, seed=seed), Path("photos") / f"{seed}.png")
@@ -34,19 +34,19 @@ def names(folder: str) -> list[str]:
     return sorted(path.name for path in Path(folder).iterdir())
 
 
-@pytest.mark.parametrize("name", SUITES["stylizer"][1])
+@pytest.mark.parametrize("name", COMMAND_GROUPS["stylizer"][1])
 def test_help_and_the_summaries_announced(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["stylizer", name, "--help"]) == 0
     assert capsys.readouterr().out
-    assert (getattr(commands, name).__doc__ or "").split("\n")[0] == SUITES["stylizer"][1][name]
+    assert (getattr(commands, name).__doc__ or "").split("\n")[0] == COMMAND_GROUPS["stylizer"][1][name]
 
 
 def test_apply_to_an_image(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["stylizer", "apply", "own.safetensors", "photo.png", "--style", "night", "--out", "made"]) == 0
     assert capsys.readouterr().out == "made/photo.png\n"
-    own = read_styles("own.safetensors")
+    own = read_fixed_style_network("own.safetensors")
     with torch.no_grad():
-        expected = own.network(sl.read("photo.png"), own.mix("night"))
+        expected = own.network(sl.read("photo.png"), own.make_mix("night"))
     assert (sl.read("made/photo.png") - expected).abs().max() < 0.01
     assert names("made") == ["photo.png"]
 
@@ -66,9 +66,9 @@ def test_apply_to_a_folder_leaves_out_what_is_broken(capsys: pytest.CaptureFixtu
 
 
 def test_apply_to_a_video() -> None:
-    video.write((smooth(side=32, seed=seed) for seed in range(4)), "short.mp4")
+    video.write_video((smooth(side=32, seed=seed) for seed in range(4)), "short.mp4")
     assert main(["stylizer", "apply", "own.safetensors", "short.mp4", "--out", "made", "--batch", "3"]) == 0
-    frames = list(video.read("made/short.mp4"))
+    frames = list(video.read_video("made/short.mp4"))
     assert (len(frames), frames[0].shape) == (4, (1, 3, 32, 32))
 
 
@@ -79,7 +79,7 @@ def test_train_writes_a_network_that_apply_takes(capsys: pytest.CaptureFixture[s
     words = "stylizer train style.png --folder photos --norm instance --width 4 --blocks 1 --size 32 --style-size 200 --steps 2 --batch 2 --out run"
     assert main([*words.split(), "--weights", "random", "--accelerator", "cpu", "--quiet"]) == 0
     assert capsys.readouterr().out.endswith("run/stylizer.safetensors\n")
-    assert read_styles("run/stylizer.safetensors").names == ("style",)
+    assert read_fixed_style_network("run/stylizer.safetensors").names == ("style",)
     assert main([*words.replace("instance", "batch").split(), "--weights", "random", "--accelerator", "cpu", "--quiet"]) == 1
     assert "was made with norm instance, not batch" in capsys.readouterr().err
 
@@ -96,10 +96,10 @@ def test_any_style_from_training_to_picture(capsys: pytest.CaptureFixture[str]) 
         "stylizer apply run/stylizer.safetensors photo.png --style manners/wave.png:1,great_wave:2 --alpha 0.7 --style-size 100 --out made"
     )
     assert main(words.split()) == 0
-    own = read_painter("run/stylizer.safetensors")
-    assert isinstance(own, AnyStyles)
-    mix = own.mix({"manners/wave.png": 1, "great_wave": 2}, 0.7, 100)
-    assert (sl.read("made/photo.png") - restyled(own, sl.read("photo.png"), mix)).abs().max() < 0.01
+    own = read_style_network("run/stylizer.safetensors")
+    assert isinstance(own, AnyStyleNetwork)
+    mix = own.make_mix({"manners/wave.png": 1, "great_wave": 2}, 0.7, 100)
+    assert (sl.read("made/photo.png") - restyle_images(own, sl.read("photo.png"), mix)).abs().max() < 0.01
     for words, said in {
         "apply own.safetensors photo.png --alpha 0.5": "alpha and style size are for networks of any style",
         "apply run/stylizer.safetensors photo.png --style wve.png": "wve.png: no such file",
@@ -114,10 +114,10 @@ def test_export_gives_the_same_picture(capsys: pytest.CaptureFixture[str]) -> No
     runtime = pytest.importorskip("onnxruntime")
     assert main(["stylizer", "export", "own.safetensors", "--out", "net.onnx"]) == 0
     assert "mix N×2 (wave, night)" in capsys.readouterr().out
-    session, own = runtime.InferenceSession("net.onnx", providers=["CPUExecutionProvider"]), read_styles("own.safetensors")
+    session, own = runtime.InferenceSession("net.onnx", providers=["CPUExecutionProvider"]), read_fixed_style_network("own.safetensors")
     assert session.get_modelmeta().custom_metadata_map == {"styles": "wave,night"}
     for count, height, width in ((1, 32, 32), (3, 21, 50)):
-        image, mix = torch.rand(count, 3, height, width), own.mix({"wave": 1, "night": 2}).repeat(count, 1)
+        image, mix = torch.rand(count, 3, height, width), own.make_mix({"wave": 1, "night": 2}).repeat(count, 1)
         with torch.no_grad():
             expected = own.network(image, mix)
         found = session.run(None, {"image": image.numpy(), "mix": mix.numpy()})[0]
@@ -163,7 +163,7 @@ def test_refuses_in_one_line_and_writes_no_picture(words: str, capsys: pytest.Ca
 
 
 def test_a_failing_video_leaves_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    video.write((smooth(side=32, seed=seed) for seed in range(8)), "short.mp4")
+    video.write_video((smooth(side=32, seed=seed) for seed in range(8)), "short.mp4")
     whole = Path("short.mp4").read_bytes()
     Path("half.mp4").write_bytes(whole[: len(whole) // 2])
     assert main(["stylizer", "apply", "own.safetensors", "half.mp4", "--out", "made"]) == 1

@@ -19,12 +19,12 @@ from sightline import catalog, tour
 from sightline import image as images
 from sightline.catalog import METHODS, Method, load_methods
 from sightline.cli import main, make_app
-from sightline.knobs import Field
-from sightline.options import alone
-from sightline.tour import Tour
+from sightline.knobs import ParameterSpec
+from sightline.options import unwrap_single_item
+from sightline.tour import TourReport
 
 VOID = {"area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "source", "track", "wbr"}
-RUNS = [f"{m.name}-{number + 1}" if len(m.tour) > 1 else m.name for m in load_methods().values() for number in range(len(m.tour))]
+RUNS = [f"{m.name}-{number + 1}" if len(m.tour_runs) > 1 else m.name for m in load_methods().values() for number in range(len(m.tour_runs))]
 
 
 @dataclass
@@ -81,7 +81,7 @@ class Report:
     """A finished report: the folder, the tour that wrote it, the page as text and as elements, what the progress display was told."""
 
     folder: Path
-    tour: Tour
+    tour: TourReport
     text: str
     page: Element
     told: list[tuple[str, float]]
@@ -92,10 +92,10 @@ class Report:
         return {section.attributes["id"]: section for section in self.page.all("section")}
 
 
-def reported(folder: Path, tour: Tour) -> Report:
+def reported(folder: Path, tour: TourReport) -> Report:
     """Writes and reads a report."""
     told: list[tuple[str, float]] = []
-    written = tour.write(folder, lambda stage, done: told.append((stage, done)))
+    written = tour.write_report(folder, lambda stage, done: told.append((stage, done)))
     assert written == folder / "index.html"
     text = written.read_text(encoding="utf-8")
     return Report(folder, tour, text, Page(text).root, told)
@@ -105,15 +105,15 @@ def reported(folder: Path, tour: Tour) -> Report:
 def report(tiny: sl.Model, photo: Tensor, tmp_path_factory: pytest.TempPathFactory) -> Report:
     """A quick report on the small network."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(METHODS, "synthesis", replace(METHODS["synthesis"], quick={"steps": 4}))
-        return reported(tmp_path_factory.mktemp("tour"), Tour(tiny, photo, source="photo.png", quick=True))
+        patch.setitem(METHODS, "synthesis", replace(METHODS["synthesis"], quick_parameters={"steps": 4}))
+        return reported(tmp_path_factory.mktemp("tour"), TourReport(tiny, photo, source="photo.png", quick=True))
 
 
 @pytest.fixture
 def brief(monkeypatch: pytest.MonkeyPatch) -> dict[str, Method]:
     """A catalogue of few methods with few steps."""
     kept: dict[str, dict[str, Any]] = {"predictions": {"k": 2}, "filters": {"k": 2}, "saliency": {}, "synthesis": {"steps": 2}}
-    catalogue = {name: replace(METHODS[name], quick=quick) for name, quick in kept.items()}
+    catalogue = {name: replace(METHODS[name], quick_parameters=quick) for name, quick in kept.items()}
     monkeypatch.setattr(tour, "load_methods", lambda: catalogue)
     return catalogue
 
@@ -179,9 +179,9 @@ def test_sections_say_what_they_show(report: Report) -> None:
     for done in report.tour.sections:
         shown, method = report.sections[done.folder], done.method
         assert method.question in shown.words()
-        if done.refused:
+        if done.refusal_reason:
             assert "Not shown" in shown.words()
-            assert done.refused in shown.words()
+            assert done.refusal_reason in shown.words()
             assert not shown.all("img")
             continue
         assert done.result
@@ -194,26 +194,26 @@ def test_sections_say_what_they_show(report: Report) -> None:
 
 
 def test_every_map_is_tested_beside_it(report: Report) -> None:
-    tested = {done.folder for done in report.tour.sections if done.trust}
+    tested = {done.folder for done in report.tour.sections if done.trust_summary}
     assert tested >= {"saliency", "occlusion", "gradcam", "segment", "guided-1"}
     for done in report.tour.sections:
         tables = report.sections[done.folder].all("table")
-        assert len(tables) == (1 if done.trust else 0)
-        if done.trust:
-            assert done.trust.sentence in report.sections[done.folder].words()
-            assert [row.all("td")[0].words() for row in tables[0].all("tr")[1:]] == [f"{row[2]:.2f}" for row in done.trust.rows]
+        assert len(tables) == (1 if done.trust_summary else 0)
+        if done.trust_summary:
+            assert done.trust_summary.sentence in report.sections[done.folder].words()
+            assert [row.all("td")[0].words() for row in tables[0].all("tr")[1:]] == [f"{row[2]:.2f}" for row in done.trust_summary.rows]
     told = json.loads((report.folder / "recipe.json").read_text(encoding="utf-8"))["trust"]
     assert set(told) == tested
 
 
 def test_refuses_only_what_does_not_fit(report: Report) -> None:
-    assert [done.folder for done in report.tour.sections if done.refused] in ([], ["deepdream"])
+    assert [done.folder for done in report.tour.sections if done.refusal_reason] in ([], ["deepdream"])
 
 
 def test_pictures_and_numbers_lie_beside_it(report: Report) -> None:
     for done in report.tour.sections:
         folder, shown = report.folder / done.folder, report.sections[done.folder]
-        if done.refused:
+        if done.refusal_reason:
             assert not folder.exists()
             continue
         assert done.result
@@ -224,7 +224,7 @@ def test_pictures_and_numbers_lie_beside_it(report: Report) -> None:
         assert recipe["method"] == done.method.name
         assert (
             recipe["knobs"].items()
-            >= {name: list(v) if isinstance(v, tuple) else v for name, v in done.knobs.items() if name != "image"}.items()
+            >= {name: list(v) if isinstance(v, tuple) else v for name, v in done.parameters.items() if name != "image"}.items()
         )
     assert not [path for path in report.folder.rglob("*") if path.name.startswith(".")]
 
@@ -251,11 +251,15 @@ def test_commands_parse_to_the_knobs_of_their_section(report: Report) -> None:
         command, bound, _ = app.parse_args(words, exit_on_error=False, print_error=False)
         bound.apply_defaults()
         assert (name, command.__name__) == ("sightline", done.method.name)
-        told = {name: alone(done.method.fields[name], value) for name, value in bound.arguments.items() if name in done.method.fields}
-        assert told.items() >= {name: value for name, value in done.knobs.items() if name != "image"}.items()
+        told = {
+            name: unwrap_single_item(done.method.parameters[name], value)
+            for name, value in bound.arguments.items()
+            if name in done.method.parameters
+        }
+        assert told.items() >= {name: value for name, value in done.parameters.items() if name != "image"}.items()
 
 
-def sample(knob: Field) -> Any:
+def sample(knob: ParameterSpec) -> Any:
     """A value that a knob may have, another than its default where that is easy."""
     if knob.choices or isinstance(knob.default, bool):
         return knob.choices[-1] if knob.choices else not knob.default
@@ -263,17 +267,17 @@ def sample(knob: Field) -> Any:
         return knob.default
     if any(get_origin(member) is tuple and float in get_args(member) for member in get_args(knob.type)):
         return 3.0, 1.0
-    return min(max(16, knob.between.low), knob.between.high) if knob.between else "3"
+    return min(max(16, knob.value_range.low), knob.value_range.high) if knob.value_range else "3"
 
 
 @pytest.mark.parametrize("method", load_methods().values(), ids=load_methods())
 def test_every_knob_can_be_told_to_a_command(method: Method, report: Report) -> None:
-    names = [name for name in method.fields if name != "callback" and not (name == "size" and method.subject == "image")]
-    knobs = {name: sample(method.fields[name]) for name in names}
-    _, *words = shlex.split(report.tour.command(method, knobs, 3))
+    names = [name for name in method.parameters if name != "callback" and not (name == "size" and method.subject == "image")]
+    knobs = {name: sample(method.parameters[name]) for name in names}
+    _, *words = shlex.split(report.tour.format_command(method, knobs, 3))
     _, bound, _ = make_app().parse_args(words, exit_on_error=False, print_error=False)
     for name, told in knobs.items():
-        found = alone(method.fields[name], bound.arguments[name])
+        found = unwrap_single_item(method.parameters[name], bound.arguments[name])
         assert found == told or str(found) == told or found == (told,), name
 
 
@@ -297,7 +301,7 @@ def test_every_command_makes_its_pictures_again(place: Path, monkeypatch: pytest
         "style": {"steps": 2, "style_scale": 1.5},  # a painting of 32 pixels is too small for its deepest layer
     }
     for name, knobs in short.items():
-        monkeypatch.setitem(METHODS, name, replace(METHODS[name], quick=knobs))
+        monkeypatch.setitem(METHODS, name, replace(METHODS[name], quick_parameters=knobs))
     assert main(["tour", "photo.png", "--quick", "--size", "32", "--label", "church", "--out", "report", "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert Path(told["report"]) == Path("report/index.html")
@@ -309,7 +313,7 @@ def test_every_command_makes_its_pictures_again(place: Path, monkeypatch: pytest
         made = {path.name: path.read_bytes() for path in Path(f"again/{name}").iterdir()}
         assert made == {path.name: path.read_bytes() for path in Path(f"report/{name}").iterdir()}, command
     once_more = sl.again("report/saliency/recipe.json").panels["saliency"]
-    assert images.png(once_more) == Path("report/saliency/saliency.png").read_bytes()
+    assert images.encode_png(once_more) == Path("report/saliency/saliency.png").read_bytes()
 
 
 def test_ctrl_c_keeps_finished_sections(place: Path, brief: dict[str, Method], capsys: pytest.CaptureFixture[str]) -> None:
@@ -337,7 +341,7 @@ def test_ctrl_c_before_the_first_section(brief: dict[str, Method], capsys: pytes
 
 @pytest.mark.usefixtures("brief")
 def test_an_uninterrupted_page_says_nothing_of_it(tiny: sl.Model, photo: Tensor, tmp_path: Path) -> None:
-    done = reported(tmp_path, Tour(tiny, photo, source="photo.png", quick=True))
+    done = reported(tmp_path, TourReport(tiny, photo, source="photo.png", quick=True))
     assert "interrupted" not in done.page.words()
     assert not done.tour.interrupted
 
@@ -345,7 +349,7 @@ def test_an_uninterrupted_page_says_nothing_of_it(tiny: sl.Model, photo: Tensor,
 def test_a_method_that_refuses_becomes_a_note(tiny: sl.Model, photo: Tensor, tmp_path: Path, brief: dict[str, Method]) -> None:
     refusal = sl.SightlineError("no layer here has <places>; choose another network")
     brief["saliency"] = replace(brief["saliency"], function=fails_with(refusal))
-    done = reported(tmp_path, Tour(tiny, photo, source="photo.png", quick=True))
+    done = reported(tmp_path, TourReport(tiny, photo, source="photo.png", quick=True))
     words = done.sections["saliency"].words()
     assert "Not shown" in words
     assert str(refusal) in words
@@ -358,7 +362,7 @@ def test_a_method_that_refuses_becomes_a_note(tiny: sl.Model, photo: Tensor, tmp
 def test_a_bug_is_not_hidden(tiny: sl.Model, photo: Tensor, tmp_path: Path, brief: dict[str, Method]) -> None:
     brief["saliency"] = replace(brief["saliency"], function=fails_with(ZeroDivisionError()))
     with pytest.raises(ZeroDivisionError):
-        Tour(tiny, photo, source="photo.png", quick=True).write(tmp_path, silent)
+        TourReport(tiny, photo, source="photo.png", quick=True).write_report(tmp_path, silent)
     assert "The run was interrupted" in (tmp_path / "index.html").read_text(encoding="utf-8"), "what was finished is shown"
 
 
@@ -367,7 +371,7 @@ def test_names_are_text_whatever_they_hold(photo: Tensor, tmp_path: Path, report
     evil = '"><script>alert(1)</script><img src=x onerror=alert(2)>&amp;'
     labels = [f"{label} {evil}" for label in LABELS]
     model = sl.Model(small_network(), name=f"net {evil}", labels=labels, size=32)
-    done = reported(tmp_path, Tour(model, photo, source=f"{evil}.png", quick=True, label=labels[2]))
+    done = reported(tmp_path, TourReport(model, photo, source=f"{evil}.png", quick=True, label=labels[2]))
     assert len(done.page.all("script")) == len(report.page.all("script"))
     assert not [e for tag in ("img", "section", "div", "p", "a") for e in done.page.all(tag) if "onerror" in e.attributes]
     assert f"What does net {evil} see in" in done.page.all("h1")[0].words()
@@ -379,8 +383,8 @@ def test_names_are_text_whatever_they_hold(photo: Tensor, tmp_path: Path, report
 def test_a_page_to_browse_is_inside_and_beside(tiny: sl.Model, photo: Tensor, tmp_path: Path, brief: dict[str, Method]) -> None:
     page = '<!doctype html>\n<html lang="en"><p title="&amp;">"quoted" & more</p></html>\n'
     found = sl.Result({"one": photo}, {"k": 1}, {"one": "One.", "map": "What to click."}, {"versions": {"sightline": "0"}}, {"map": page})
-    brief["filters"] = replace(brief["filters"], function=lambda *_, **__: found, tour=({},))
-    report = reported(tmp_path, Tour(tiny, photo, source="photo.png"))
+    brief["filters"] = replace(brief["filters"], function=lambda *_, **__: found, tour_runs=({},))
+    report = reported(tmp_path, TourReport(tiny, photo, source="photo.png"))
     (frame,) = report.sections["filters"].all("iframe")
     assert frame.attributes["srcdoc"] == page == (tmp_path / "filters" / "map.html").read_text(encoding="utf-8")
     assert "What to click." in report.sections["filters"].all("details")[0].words()
@@ -389,17 +393,17 @@ def test_a_page_to_browse_is_inside_and_beside(tiny: sl.Model, photo: Tensor, tm
 @pytest.mark.usefixtures("brief")
 def test_label_is_the_predicted_class_unless_given(tiny: sl.Model, photo: Tensor, tmp_path: Path) -> None:
     top = LABELS[int(tiny.logits(photo).argmax())]
-    assert reported(tmp_path, Tour(tiny, photo, source="photo.png", quick=True)).page.all("strong")[0].words() == top
+    assert reported(tmp_path, TourReport(tiny, photo, source="photo.png", quick=True)).page.all("strong")[0].words() == top
     other = next(label for label in LABELS if label != top)
-    assert reported(tmp_path, Tour(tiny, photo, source="photo.png", quick=True, label=other)).page.all("strong")[0].words() == other
+    assert reported(tmp_path, TourReport(tiny, photo, source="photo.png", quick=True, label=other)).page.all("strong")[0].words() == other
 
 
 def test_sections_come_in_the_lectures_order(tiny: sl.Model, photo: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
     backwards = dict(reversed(METHODS.items()))
     monkeypatch.setattr(catalog, "METHODS", backwards)
-    plan = list(Tour(tiny, photo, source="photo.png").plan(3))
+    plan = list(TourReport(tiny, photo, source="photo.png").plan_sections(3))
     assert [section.folder for section in plan] == RUNS
-    assert {section.knobs.get("label", "dog") for section in plan} == {"dog"}
+    assert {section.parameters.get("label", "dog") for section in plan} == {"dog"}
 
 
 # ── over a folder of one's own ──
@@ -418,14 +422,14 @@ def over(brief: dict[str, Method], tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     for name in ("filters", "saliency", "synthesis"):
         del brief[name]
-    brief["neighbors"] = replace(METHODS["neighbors"], quick={"k": 2})
+    brief["neighbors"] = replace(METHODS["neighbors"], quick_parameters={"k": 2})
     return brief
 
 
 @pytest.mark.usefixtures("over")
 def test_a_folder_is_what_neighbours_are_sought_in(tiny: sl.Model, photo: Tensor, tmp_path: Path) -> None:
     folder = collection(tmp_path / "photos", 12)
-    done = reported(tmp_path / "report", Tour(tiny, photo, source="photo.png", quick=True, folder=str(folder)))
+    done = reported(tmp_path / "report", TourReport(tiny, photo, source="photo.png", quick=True, dataset_folder=str(folder)))
     assert "look at the 12 images of photos." in done.page.words()
     assert done.tour.sections[1].result
     assert "of 12 images" in done.sections["neighbors"].words()
@@ -435,10 +439,10 @@ def test_a_folder_is_what_neighbours_are_sought_in(tiny: sl.Model, photo: Tensor
 
 @pytest.mark.usefixtures("over")
 def test_of_a_large_folder_some_are_drawn_evenly(tiny: sl.Model, photo: Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tour, "FEW", 4)
+    monkeypatch.setattr(tour, "MAX_DATASET_IMAGES_QUICK", 4)
     folder = collection(tmp_path / "photos", 13)
     for name in ("one", "two"):
-        done = reported(tmp_path / name, Tour(tiny, photo, source="photo.png", quick=True, folder=str(folder)))
+        done = reported(tmp_path / name, TourReport(tiny, photo, source="photo.png", quick=True, dataset_folder=str(folder)))
         assert "look at 4 of the 13 images of photos, evenly drawn." in done.page.words()
     (scanned,) = (tmp_path / "cache" / "sightline" / "scans").iterdir()
     found = sl.Scan.open(scanned)
@@ -459,5 +463,5 @@ def test_a_folder_without_an_image_is_refused_at_once(
     for name in files:
         (tmp_path / "photos" / name).write_text("words", encoding="utf-8")
     with pytest.raises(sl.SightlineError, match=why):
-        Tour(tiny, photo, source="photo.png", folder=str(tmp_path / "photos")).write(tmp_path / "report", silent)
+        TourReport(tiny, photo, source="photo.png", dataset_folder=str(tmp_path / "photos")).write_report(tmp_path / "report", silent)
     assert not (tmp_path / "report").exists()

@@ -8,7 +8,7 @@ from conftest import smooth
 from torch import Tensor
 
 import sightline as sl
-from sightline.formula import parse
+from sightline.formula import parse_objective
 
 
 def value(model: sl.Model, objective: sl.Objective, image: Tensor) -> list[float]:
@@ -62,8 +62,8 @@ def test_diversity_counts_the_others_of_a_group(tiny: sl.Model) -> None:
     "channel('conv2', (3, 1)) - l1() - 2 * bounded(6.0)",
 ])  # fmt: skip
 def test_its_text_is_the_objective(text: str) -> None:
-    assert str(parse(text)) == text
-    assert parse(str(parse(text))) == parse(text)
+    assert str(parse_objective(text)) == text
+    assert parse_objective(str(parse_objective(text))) == parse_objective(text)
 
 
 def test_each_image_has_its_unit(tiny: sl.Model) -> None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scipy.ndimage import affine_transform, gaussian_filter
 from torch import Tensor
 
-from sightline.transform import Transform, blur, wobble
+from sightline.transform import Transform, blur_image, make_random_affine
 
 
 def picture(height: int, width: int, count: int = 1, seed: int = 0) -> Tensor:
@@ -30,17 +30,17 @@ def test_blur_is_scipys(sigma: float) -> None:
     radius = max(1, math.ceil(3 * sigma))
     same = gaussian_filter(image.numpy(), sigma, mode="mirror", axes=(2, 3), radius=radius)
     usual = gaussian_filter(image.numpy(), sigma, mode="mirror", axes=(2, 3), truncate=3)
-    assert np.allclose(blur(image, sigma).numpy(), same, atol=1e-6)
-    assert np.abs(blur(image, sigma).numpy() - usual).max() < 5e-3
+    assert np.allclose(blur_image(image, sigma).numpy(), same, atol=1e-6)
+    assert np.abs(blur_image(image, sigma).numpy() - usual).max() < 5e-3
 
 
 @given(st.floats(0.0, 20), st.integers(1, 9), st.integers(1, 9), st.floats(0, 1))
 @settings(max_examples=60, deadline=None, derandomize=True)
 def test_blur_keeps_a_constant(sigma: float, height: int, width: int, value: float) -> None:
     image = torch.full((2, 3, height, width), value)
-    assert torch.allclose(blur(image, sigma), image, atol=1e-6)
+    assert torch.allclose(blur_image(image, sigma), image, atol=1e-6)
     noise = picture(height, width)
-    blurred = blur(noise, sigma)
+    blurred = blur_image(noise, sigma)
     assert blurred.shape == noise.shape
     assert noise.min() - 1e-6 <= blurred.min()
     assert blurred.max() <= noise.max() + 1e-6
@@ -49,13 +49,13 @@ def test_blur_keeps_a_constant(sigma: float, height: int, width: int, value: flo
 def test_blur_keeps_the_mean_of_what_lies_inside() -> None:
     image = torch.zeros(1, 3, 30, 34)
     image[..., 10:20, 10:24] = picture(10, 14)
-    assert torch.allclose(blur(image, 2.0).mean((2, 3)), image.mean((2, 3)), atol=1e-6)
+    assert torch.allclose(blur_image(image, 2.0).mean((2, 3)), image.mean((2, 3)), atol=1e-6)
 
 
 def test_blur_of_a_point_is_the_bell_and_does_not_mix_colours() -> None:
     image = torch.zeros(1, 3, 21, 21)
     image[0, 1, 10, 10] = 1
-    found = blur(image, 1.5)
+    found = blur_image(image, 1.5)
     assert found[0, [0, 2]].abs().max() == 0
     bell = np.array([math.exp(-(d**2) / (2 * 1.5**2)) for d in range(-5, 6)])
     bell /= bell.sum()
@@ -64,9 +64,9 @@ def test_blur_of_a_point_is_the_bell_and_does_not_mix_colours() -> None:
 
 def test_no_blur_is_the_picture_itself() -> None:
     image = picture(6, 7)
-    assert torch.equal(blur(image, 0.0), image)
+    assert torch.equal(blur_image(image, 0.0), image)
     for sigma in (1e-3, 1e-12, 1e-200):
-        assert torch.allclose(blur(image, sigma), image, atol=1e-7), sigma
+        assert torch.allclose(blur_image(image, sigma), image, atol=1e-7), sigma
 
 
 # Wobble
@@ -100,13 +100,13 @@ def read_back(warp: Transform, height: int, width: int, count: int = 1) -> list[
 def test_without_ranges_nothing_moves() -> None:
     for height, width in ((9, 14), (1, 1), (1, 6)):
         image = picture(height, width, 3)
-        assert torch.allclose(wobble(0, 0, 0, generator())(image), image, atol=1e-5)
+        assert torch.allclose(make_random_affine(0, 0, 0, generator())(image), image, atol=1e-5)
 
 
 def test_turns_are_rotations_also_of_a_wide_picture() -> None:
     angles = []
     for height, width in ((40, 60), (60, 40)):
-        for matrix, offset in read_back(wobble(0, 0, 20, generator()), height, width, 150):
+        for matrix, offset in read_back(make_random_affine(0, 0, 20, generator()), height, width, 150):
             assert np.allclose(matrix @ matrix.T, np.eye(2), atol=1e-4), "neither sheared nor scaled"
             assert np.linalg.det(matrix) > 0
             assert np.abs(offset).max() < 1e-3
@@ -120,7 +120,7 @@ def test_turns_are_rotations_also_of_a_wide_picture() -> None:
 def test_shifts_are_in_pixels_in_x_and_in_y() -> None:
     shifts = []
     for height, width in ((36, 60), (60, 36)):
-        for matrix, offset in read_back(wobble(5, 0, 0, generator(1)), height, width, 150):
+        for matrix, offset in read_back(make_random_affine(5, 0, 0, generator(1)), height, width, 150):
             assert np.allclose(matrix, np.eye(2), atol=1e-4)
             shifts.append(offset)
     by_axis = np.array(shifts)
@@ -133,7 +133,7 @@ def test_shifts_are_in_pixels_in_x_and_in_y() -> None:
 def test_sizes_are_one_plus_or_minus_the_scale() -> None:
     """At size 1.5 a thing is 1.5 times as large: the source is read in steps of 1/1.5."""
     sizes = []
-    for matrix, offset in read_back(wobble(0, 0.5, 0, generator(2)), 41, 60, 300):
+    for matrix, offset in read_back(make_random_affine(0, 0.5, 0, generator(2)), 41, 60, 300):
         assert np.allclose(matrix, matrix[0, 0] * np.eye(2), atol=1e-4)
         assert np.abs(offset).max() < 1e-3
         sizes.append(1 / matrix[0, 0])
@@ -144,9 +144,9 @@ def test_sizes_are_one_plus_or_minus_the_scale() -> None:
 @pytest.mark.parametrize(("height", "width"), [(24, 36), (36, 24), (25, 25)])
 def test_a_warp_samples_as_scipy_does(height: int, width: int) -> None:
     """The warp is read back from the picture of coordinates, then done again by scipy, mirrored borders included."""
-    maps = read_back(wobble(3, 0.15, 25, generator(4)), height, width, 4)
+    maps = read_back(make_random_affine(3, 0.15, 25, generator(4)), height, width, 4)
     image = picture(height, width, 4)
-    found = wobble(3, 0.15, 25, generator(4))(image).numpy()
+    found = make_random_affine(3, 0.15, 25, generator(4))(image).numpy()
     center = np.array([(height - 1) / 2, (width - 1) / 2])
     for i, (matrix, offset) in enumerate(maps):
         by_row = matrix[::-1, ::-1]  # scipy counts (row, column)
@@ -158,7 +158,7 @@ def test_a_warp_samples_as_scipy_does(height: int, width: int) -> None:
 
 def test_every_image_has_its_own_draw_and_the_generator_decides() -> None:
     one = picture(16, 20).expand(4, -1, -1, -1)
-    a, b, c = (wobble(4, 0.1, 10, generator(seed)) for seed in (7, 7, 8))
+    a, b, c = (make_random_affine(4, 0.1, 10, generator(seed)) for seed in (7, 7, 8))
     first = a(one)
     assert torch.equal(first, b(one))
     assert not torch.equal(first, c(one))
@@ -173,7 +173,7 @@ def test_every_image_has_its_own_draw_and_the_generator_decides() -> None:
 @settings(max_examples=60, deadline=None, derandomize=True)
 def test_small_pictures_and_far_shifts(height: int, width: int, shift: float, scale: float, angle: float) -> None:
     image = picture(height, width, 2).requires_grad_()
-    warped = wobble(shift, scale, angle, generator(1))(image)
+    warped = make_random_affine(shift, scale, angle, generator(1))(image)
     assert warped.shape == image.shape
     assert torch.isfinite(warped).all()
     assert image.min() - 1e-5 <= warped.min()

@@ -25,8 +25,8 @@ def frames(count: int = 5, height: int = 34, width: int = 48) -> list[Tensor]:
 
 @pytest.mark.parametrize(("suffix", "tolerance"), [(".mp4", 0.02), (".gif", 0.02), (".MP4", 0.02)])
 def test_frames_come_back(suffix: str, tolerance: float, tmp_path: Path) -> None:
-    video.write(iter(frames()), tmp_path / f"a{suffix}", fps=10)
-    found = list(video.read(tmp_path / f"a{suffix}"))
+    video.write_video(iter(frames()), tmp_path / f"a{suffix}", fps=10)
+    found = list(video.read_video(tmp_path / f"a{suffix}"))
     assert len(found) == 5
     for one, other in zip(found, frames(), strict=True):
         assert one.shape == other.shape
@@ -35,7 +35,7 @@ def test_frames_come_back(suffix: str, tolerance: float, tmp_path: Path) -> None
 
 @pytest.mark.parametrize("suffix", [".gif", ".webp"])
 def test_animations_run_for_ever_at_their_rate(suffix: str, tmp_path: Path) -> None:
-    video.write(frames(), tmp_path / f"a{suffix}", fps=10)
+    video.write_video(frames(), tmp_path / f"a{suffix}", fps=10)
     with Image.open(tmp_path / f"a{suffix}") as picture:
         assert picture.n_frames == 5
         assert picture.info["loop"] == 0
@@ -49,8 +49,8 @@ def test_animations_run_for_ever_at_their_rate(suffix: str, tmp_path: Path) -> N
 
 def test_an_mp4_tells_its_rate_and_doubles_an_odd_edge(tmp_path: Path) -> None:
     odd = frames(3, 33, 47)
-    video.write(torch.cat(odd), tmp_path / "a.mp4", fps=12)
-    found = list(video.read(tmp_path / "a.mp4"))
+    video.write_video(torch.cat(odd), tmp_path / "a.mp4", fps=12)
+    found = list(video.read_video(tmp_path / "a.mp4"))
     assert found[0].shape == (1, 3, 34, 48)
     assert (found[1][..., :33, :47] - odd[1]).abs().mean() < 0.02
     assert (found[1][..., 33:, :47] - odd[1][..., 32:, :]).abs().mean() < 0.04
@@ -61,13 +61,13 @@ def test_an_mp4_tells_its_rate_and_doubles_an_odd_edge(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("turned", "matrix"), [(1, (0, -1, 1, 0)), (-1, (0, 1, -1, 0)), (2, (-1, 0, 0, -1))])
 def test_a_turned_camera_is_turned_back(turned: int, matrix: tuple[int, ...], tmp_path: Path) -> None:
     """The track header's matrix holds how a player turns the frames (ISO 14496-12, 8.3.2); players turn clockwise for (0, 1, -1, 0)."""
-    video.write(frames(), tmp_path / "a.mp4")
+    video.write_video(frames(), tmp_path / "a.mp4")
     whole = bytearray((tmp_path / "a.mp4").read_bytes())
     at = whole.index(b"tkhd") + 44
     a, b, c, d = (value << 16 for value in matrix)
     whole[at : at + 20] = struct.pack(">5i", a, b, 0, c, d)
     (tmp_path / "a.mp4").write_bytes(whole)
-    first = next(video.read(tmp_path / "a.mp4"))
+    first = next(video.read_video(tmp_path / "a.mp4"))
     assert (first - frames()[0].rot90(turned, (2, 3))).abs().mean() < 0.02
 
 
@@ -79,9 +79,9 @@ def test_reading_and_writing_hold_one_frame_at_a_time(tmp_path: Path) -> None:
             alive.append(number)
             yield frame
 
-    video.write(watched(), tmp_path / "a.mp4")
+    video.write_video(watched(), tmp_path / "a.mp4")
     assert alive == [0, 1, 2, 3, 4]
-    reading = video.read(tmp_path / "a.mp4")
+    reading = video.read_video(tmp_path / "a.mp4")
     assert next(reading).shape == (1, 3, 34, 48)
     reading.close()
 
@@ -98,12 +98,12 @@ def test_reading_and_writing_hold_one_frame_at_a_time(tmp_path: Path) -> None:
 )
 def test_what_is_no_movie_is_not_written(given: list[Tensor], path: str, part: str, tmp_path: Path) -> None:
     with pytest.raises(sl.SightlineError, match=part):
-        video.write(given, tmp_path / path)
+        video.write_video(given, tmp_path / path)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_broken_run_keeps_the_old_movie(tmp_path: Path) -> None:
-    video.write(frames(), tmp_path / "a.mp4")
+    video.write_video(frames(), tmp_path / "a.mp4")
     before = (tmp_path / "a.mp4").read_bytes()
 
     def failing() -> Iterator[Tensor]:
@@ -111,12 +111,12 @@ def test_a_broken_run_keeps_the_old_movie(tmp_path: Path) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        video.write(failing(), tmp_path / "a.mp4")
+        video.write_video(failing(), tmp_path / "a.mp4")
     assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("a.mp4", before)]
 
 
 def test_what_has_no_frames_is_told_in_one_line(tmp_path: Path) -> None:
-    video.write(frames(), tmp_path / "whole.mp4")
+    video.write_video(frames(), tmp_path / "whole.mp4")
     whole = (tmp_path / "whole.mp4").read_bytes()
     (tmp_path / "empty.mp4").touch()
     (tmp_path / "text.mp4").write_text("not a film\n" * 20)
@@ -142,7 +142,7 @@ def test_what_has_no_frames_is_told_in_one_line(tmp_path: Path) -> None:
         ("", "not a video file"),
     ):
         with pytest.raises(sl.SightlineError, match=part) as error:
-            list(video.read(tmp_path / name))
+            list(video.read_video(tmp_path / name))
         assert "\n" not in str(error.value)
         assert str(error.value).startswith((tmp_path / name).name)
 
@@ -152,6 +152,6 @@ def test_a_result_carries_movies(tmp_path: Path) -> None:
     result = Result({"one": smooth()}, {}, {"one": "One."}, movies={"zoom": movie, "run.gif": movie, "still.webp": movie[:1]})
     written = [path.name for path in result.save(tmp_path)]
     assert written == ["one.png", "zoom.mp4", "run.gif", "still.webp", "values.json", "recipe.json"]
-    assert len(list(video.read(tmp_path / "zoom.mp4"))) == len(list(video.read(tmp_path / "run.gif"))) == 5
+    assert len(list(video.read_video(tmp_path / "zoom.mp4"))) == len(list(video.read_video(tmp_path / "run.gif"))) == 5
     with pytest.raises(TypeError):
         result.movies["other"] = movie  # type: ignore[index]

@@ -18,23 +18,23 @@ from torchvision import models
 from sightline.errors import SightlineError
 from sightline.image import read
 from sightline.model import Model
-from sightline.sightnet import LABELS, sightnet
-from sightline.weights import fill, read_weights
-from sightline.zoo import accelerator, builder, classes_of, load, names
+from sightline.sightnet import SIGHTNET_LABELS, make_sightnet
+from sightline.weights import fill_network_weights, read_weights
+from sightline.zoo import choose_default_device, count_classes, find_network_builder, list_network_names, load
 
 CPU = {"device": "cpu"}
 
 
 def flat(model: Model) -> Tensor:
     """All weights in one vector."""
-    return torch.cat([value.detach().flatten().float() for value in model.body.state_dict().values()])
+    return torch.cat([value.detach().flatten().float() for value in model.network.state_dict().values()])
 
 
 # ── names ──
 
 
 def test_names_of_every_library() -> None:
-    known = names()
+    known = list_network_names()
     assert list(known) == ["sightline", "torchvision", "timm"]
     assert {"vgg16", "resnet50", "googlenet"} <= set(known["torchvision"])
     assert not {"fcn_resnet50", "raft_large"} & set(known["torchvision"])
@@ -57,8 +57,8 @@ def test_unknown_names_are_told_the_nearest(name: str, nearest: str) -> None:
 
 
 def test_the_name_of_both_libraries_is_torchvisions() -> None:
-    assert builder("resnet18").__name__ == "build_torchvision"
-    assert builder("resnet10t.c3_in1k").__name__ == "build_timm"
+    assert find_network_builder("resnet18").__name__ == "build_torchvision_network"
+    assert find_network_builder("resnet10t.c3_in1k").__name__ == "build_timm_network"
 
 
 @pytest.mark.parametrize(
@@ -119,8 +119,8 @@ def test_a_module_of_the_callers_own() -> None:
 
 def test_the_embedded_network() -> None:
     model = load(**CPU)
-    assert (model.name, model.size, model.labels) == ("sightnet", 160, LABELS)
-    assert list(model.layers) == [path for path, module in sightnet().named_modules() if path]
+    assert (model.name, model.size, model.labels) == ("sightnet", 160, SIGHTNET_LABELS)
+    assert list(model.layers) == [path for path, module in make_sightnet().named_modules() if path]
     assert model.layer("last_conv") in model.layers
     assert model.layer("penultimate") == "fc:in"
 
@@ -231,7 +231,7 @@ WRAPPED = {
 def test_usual_wrappings_are_looked_through(tmp_path: Path, squeezenet_state: dict[str, Tensor], wrapping: str) -> None:
     torch.save(WRAPPED[wrapping](squeezenet_state), tmp_path / "wrapped.pt")
     model = squeezenet(weights=tmp_path / "wrapped.pt")
-    for key, value in model.body.state_dict().items():
+    for key, value in model.network.state_dict().items():
         assert value.dtype == torch.float32
         torch.testing.assert_close(
             value, squeezenet_state[key], rtol=1e-3 if wrapping == "half" else 0, atol=1e-6 if wrapping == "half" else 0
@@ -280,7 +280,7 @@ def test_fine_tuned_heads_of_other_kinds(tmp_path: Path) -> None:
 
 
 def test_the_embedded_network_with_other_weights(tmp_path: Path) -> None:
-    network = sightnet(4)
+    network = make_sightnet(4)
     save_file(network.state_dict(), tmp_path / "four.safetensors")
     model = load(weights=tmp_path / "four.safetensors", **CPU)
     assert model.labels == tuple(f"class {i}" for i in range(4))
@@ -296,9 +296,9 @@ def test_a_round_trip_through_both_formats(tmp_path: Path, squeezenet_state: dic
         assert state.keys() == squeezenet_state.keys()
         assert all(torch.equal(state[key], value) for key, value in squeezenet_state.items())
     network = models.squeezenet1_0()
-    fill(network, squeezenet_state, tmp_path / "a.pt", "squeezenet1_0")
+    fill_network_weights(network, squeezenet_state, tmp_path / "a.pt", "squeezenet1_0")
     assert torch.equal(network.state_dict()["classifier.1.bias"], squeezenet_state["classifier.1.bias"])
-    assert classes_of(network) == 1000
+    assert count_classes(network) == 1000
 
 
 # ── downloads, none of which happens ──
@@ -345,17 +345,17 @@ def test_downloads_verify_their_sha256(monkeypatch: pytest.MonkeyPatch, squeezen
     model = load("squeezenet1_0", **CPU)
     assert asked["check_hash"] is True
     assert model.recipe == {"model": "squeezenet1_0"}
-    assert torch.equal(model.body.state_dict()["classifier.1.bias"], squeezenet_state["classifier.1.bias"])
+    assert torch.equal(model.network.state_dict()["classifier.1.bias"], squeezenet_state["classifier.1.bias"])
 
 
 def test_the_device_is_an_accelerator_if_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    assert accelerator() == "cuda"
+    assert choose_default_device() == "cuda"
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
-    assert accelerator() == "mps"
+    assert choose_default_device() == "mps"
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
-    assert accelerator() == "cpu"
+    assert choose_default_device() == "cpu"
 
 
 # ── real weights ──
@@ -385,5 +385,5 @@ def test_real_networks_know_real_photographs(data: Path, name: str) -> None:
 def test_real_weights_are_those_of_the_file(data: Path) -> None:
     path = data / "nets" / "squeezenet1_0.safetensors"
     model, state = squeezenet(weights=path), load_file(path)
-    assert all(torch.equal(value, state[key].float()) for key, value in model.body.state_dict().items())
+    assert all(torch.equal(value, state[key].float()) for key, value in model.network.state_dict().items())
     assert model.recipe["weights"] == str(path.resolve())

@@ -17,7 +17,7 @@ from imagenette import Photos, random_crop, to_tensor
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sightline.networks.decoder import BROAD, CHANNELS, PLACES, Composer, Decoder
+from sightline.networks.decoder import FEATURE_CHANNELS, GRID_SIDE, HIDDEN_CHANNELS, CodeGenerator, FeatureDecoder
 
 CROPS = 6
 
@@ -25,14 +25,15 @@ CROPS = 6
 class Judge(nn.Module):
     """Whether features of relu4_2 are a photograph's with these last features: one logit for each of 3×3 places."""
 
-    def __init__(self, decoder: Decoder) -> None:
+    def __init__(self, decoder: FeatureDecoder) -> None:
         super().__init__()
         norm = nn.utils.parametrizations.spectral_norm
         self.decoder = [decoder]  # not its own: only for mean and deviation
         self.body = nn.ModuleList(
-            norm(nn.Conv2d(CHANNELS if first else BROAD, BROAD, 3, stride=stride, padding=1)) for first, stride in ((1, 1), (0, 2), (0, 1))
+            norm(nn.Conv2d(FEATURE_CHANNELS if first else HIDDEN_CHANNELS, HIDDEN_CHANNELS, 3, stride=stride, padding=1))
+            for first, stride in ((1, 1), (0, 2), (0, 1))
         )
-        self.judge, self.told = norm(nn.Conv2d(BROAD, 1, 1)), norm(nn.Linear(CHANNELS, BROAD))
+        self.judge, self.told = norm(nn.Conv2d(HIDDEN_CHANNELS, 1, 1)), norm(nn.Linear(FEATURE_CHANNELS, HIDDEN_CHANNELS))
 
     def forward(self, features: Tensor, code: Tensor) -> Tensor:
         """Logits, N×9, by projection (Miyato & Koyama 2018)."""
@@ -44,7 +45,7 @@ class Judge(nn.Module):
 
 def remembered(compare: Comparator, photos: Photos, options: argparse.Namespace) -> np.ndarray:
     """Features of crops of every photograph, half precision, N×256×6×6; computed once."""
-    path, shape = options.cache / "relu4_2.f16", (CROPS * len(photos), CHANNELS, PLACES, PLACES)
+    path, shape = options.cache / "relu4_2.f16", (CROPS * len(photos), FEATURE_CHANNELS, GRID_SIDE, GRID_SIDE)
     if not path.exists():
         new = np.memmap(path.with_suffix(".new"), np.float16, "w+", shape=shape)
         for first in range(0, len(new), 64):
@@ -57,9 +58,9 @@ def remembered(compare: Comparator, photos: Photos, options: argparse.Namespace)
     return np.memmap(path, np.float16, "r", shape=shape)
 
 
-def started(decoder: Decoder, compare: Comparator, features: np.ndarray) -> Composer:
+def started(decoder: FeatureDecoder, compare: Comparator, features: np.ndarray) -> CodeGenerator:
     """A composer with weights drawn for leaky ReLU, and the statistics of the last features over 2,048 crops."""
-    composer = Composer(decoder.requires_grad_(False))
+    composer = CodeGenerator(decoder.requires_grad_(False))
     for module in (composer.places, composer.enter, composer.refine, composer.leave):
         nn.init.kaiming_normal_(module.weight, 0.3)
         nn.init.zeros_(module.bias)
@@ -75,7 +76,7 @@ def train(options: argparse.Namespace) -> None:
     compare, photos = Comparator(), Photos(options.data / "imagenette160-train.tar", options.cache)
     features = remembered(compare, photos, options)
     validation = held_out(Photos(options.data / "imagenette160-val.tar", options.cache), 256)
-    decoder = Decoder().eval()
+    decoder = FeatureDecoder().eval()
     decoder.load_state_dict(averaged(options.out, LAYER))
     composer = started(decoder, compare, features)
     contest = Contest(composer, Judge(decoder), "penultimate", options, share=0.5, weight=options.adversarial)
@@ -87,7 +88,7 @@ def train(options: argparse.Namespace) -> None:
         with torch.autocast("cpu", torch.bfloat16, enabled=options.bf16):
             with torch.no_grad():
                 last = compare.after(wanted).float()
-            made = composer.composed(last).float()
+            made = composer.predict_features(last).float()
             losses = {
                 "features": ((made - wanted) / decoder.deviation).square().mean(),
                 "last": relative(compare.after(made).float(), last),

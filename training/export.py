@@ -11,12 +11,12 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from sightline.sightnet import sightnet
+from sightline.sightnet import make_sightnet
 
 
 def folded(state: dict[str, torch.Tensor]) -> nn.Sequential:
     """The network without batch norm that computes what the trained one computes at inference."""
-    trained, plain = sightnet(batch_norm=True).eval(), sightnet().eval()
+    trained, plain = make_sightnet(batch_norm=True).eval(), make_sightnet().eval()
     trained.load_state_dict(state)
     for name, layer in plain.named_children():
         if isinstance(layer, nn.Conv2d):

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import sightline as sl
-from sightline.networks.decoder import Decoder
-from sightline.weights import file_digest
+from sightline.networks.decoder import FeatureDecoder
+from sightline.weights import hash_file
 
 LAYER = "relu4_2"
 SIDE = 96
@@ -32,7 +32,7 @@ class Comparator:
     """The embedded network's features of pictures, its weights untouched."""
 
     def __init__(self) -> None:
-        self.body = sl.load().body.float().eval().requires_grad_(False).to(memory_format=torch.channels_last)
+        self.body = sl.load().network.float().eval().requires_grad_(False).to(memory_format=torch.channels_last)
 
     def __call__(self, image: Tensor) -> dict[str, Tensor]:
         """Features by layer, N×C×h×w (penultimate: N×C)."""
@@ -113,7 +113,7 @@ def lacking(made: Tensor, image: Tensor, compare: Comparator, options: argparse.
     }
 
 
-def started(decoder: Decoder) -> Decoder:
+def started(decoder: FeatureDecoder) -> FeatureDecoder:
     """With weights drawn so that signals keep their strength through the layers (He 2015); torch's own draw leaves a gray picture."""
     for module in decoder.modules():
         if isinstance(module, nn.Conv2d):
@@ -129,7 +129,7 @@ def train(options: argparse.Namespace) -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     compare, photos = Comparator(), Photos(options.data / "imagenette160-train.tar", options.cache)
     validation = held_out(Photos(options.data / "imagenette160-val.tar", options.cache), 256)
-    decoder, judge = (net.to(memory_format=torch.channels_last) for net in (started(Decoder()), Discriminator()))
+    decoder, judge = (net.to(memory_format=torch.channels_last) for net in (started(FeatureDecoder()), Discriminator()))
     contest = Contest(decoder, judge, LAYER, options, share=0.2, weight=options.adversarial)
     if not contest.resume():
         for network in (decoder, contest.average.module):
@@ -156,7 +156,7 @@ def export(folder: Path, out: Path) -> None:
         own = {name: value for name, value in averaged(folder, layer).items() if not name.startswith("decoder.")}
         tensors |= {f"{layer}.{name}": value.half().contiguous() for name, value in own.items()}
     save_file(tensors, out)
-    print(f"{out}: {out.stat().st_size / 1e6:.2f} MB, sha256 {file_digest(out)}")
+    print(f"{out}: {out.stat().st_size / 1e6:.2f} MB, sha256 {hash_file(out)}")
 
 
 def main() -> None:

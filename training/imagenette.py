@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from sightline.sightnet import MEAN, STD
+from sightline.sightnet import SIGHTNET_MEAN, SIGHTNET_STD
 
 # In the order of sightnet.LABELS.
 CLASSES = (
@@ -95,7 +95,7 @@ def to_tensor(batch: list[np.ndarray]) -> torch.Tensor:
 
 def normalize(image: torch.Tensor) -> torch.Tensor:
     """[0, 1] to zero mean and unit variance by ImageNet's channel statistics."""
-    return (image - torch.tensor(MEAN).view(1, 3, 1, 1)) / torch.tensor(STD).view(1, 3, 1, 1)
+    return (image - torch.tensor(SIGHTNET_MEAN).view(1, 3, 1, 1)) / torch.tensor(SIGHTNET_STD).view(1, 3, 1, 1)
 
 
 def jitter_color(image: torch.Tensor, rng: torch.Generator, strength: float = 0.3) -> torch.Tensor:

@@ -14,8 +14,8 @@ from torch import Tensor
 
 import sightline as sl
 from sightline import image as images
-from sightline.networks.apply import restyled
-from sightline.networks.files import read_styles
+from sightline.networks.apply import restyle_images
+from sightline.networks.files import read_fixed_style_network
 
 SIDE, EACH = 160, 400
 UNSEEN = "matisse_woman_with_a_hat"
@@ -24,7 +24,7 @@ SAMPLES = ("brick", "grass", "gravel", "hubble_deep_field", "ihc", "retina", "co
 
 def cut(picture: Tensor, rng: np.random.Generator) -> Tensor:
     """A square of a picture of which the short side was brought to once, or up to three times, that."""
-    scaled = images.short_side(picture, round(SIDE * rng.uniform(1, min(3.0, max(1.0, min(picture.shape[-2:]) / SIDE)))))
+    scaled = images.resize_short_side(picture, round(SIDE * rng.uniform(1, min(3.0, max(1.0, min(picture.shape[-2:]) / SIDE)))))
     y, x = (int(rng.integers(0, side - SIDE + 1)) for side in scaled.shape[-2:])
     return scaled[..., y : y + SIDE, x : x + SIDE]
 
@@ -48,7 +48,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     asked = parser.parse_args()
     torch.set_num_threads(1)
-    rng, painters = np.random.default_rng(0), read_styles("painters")
+    rng, painters = np.random.default_rng(0), read_fixed_style_network("painters")
     names = [name for name in painters.names if name != "woman_with_a_hat"]
     paintings = [sl.read(path) for path in sorted(asked.paintings.glob("*.jpg")) if path.stem != UNSEEN]
     others = [sl.sample(name) for name in SAMPLES]
@@ -58,7 +58,7 @@ def main() -> None:
         blend = dict(zip(rng.choice(names, 2, replace=False).tolist(), rng.dirichlet([1, 1]).tolist(), strict=True))
         made = {
             "painting": paintings[index % len(paintings)],
-            "painted": restyled(painters, cut(subject, rng), painters.mix(blend)),
+            "painted": restyle_images(painters, cut(subject, rng), painters.make_mix(blend)),
             "photo": photo,
             "sample": others[index % len(others)],
         }

@@ -14,9 +14,9 @@ from lightning_fabric import Fabric
 from PIL import Image
 
 import sightline as sl
-from sightline.networks.files import PAINTINGS, SHIPPED, read_styles, write_styles
-from sightline.networks.photos import decoded
-from sightline.networks.training import Plan, Trained, style_image, train
+from sightline.networks.files import PAINTINGS_FOLDER, SHIPPED_STYLE_NETWORKS, read_fixed_style_network, write_fixed_style_network
+from sightline.networks.photos import decode_photo_folder
+from sightline.networks.training import TrainingPlan, TrainingStep, style_image, train_stylizer
 
 NAMES = {
     "van_gogh_starry_night": "starry_night",
@@ -28,22 +28,22 @@ NAMES = {
 }
 
 
-def shown(step: Trained) -> None:
+def shown(step: TrainingStep) -> None:
     if step.index % 50 == 0:
         print(step.index, {name: round(value, 3) for name, value in step.losses.items()}, flush=True)
 
 
 def publish(made: Path, paintings: Path) -> None:
     """Writes network and paintings to the assets."""
-    found = read_styles(made)
-    write_styles(found.network, [NAMES[name] for name in found.names], SHIPPED["painters"], found.facts)
-    PAINTINGS.mkdir(parents=True, exist_ok=True)
+    found = read_fixed_style_network(made)
+    write_fixed_style_network(found.network, [NAMES[name] for name in found.names], SHIPPED_STYLE_NETWORKS["painters"], found.metadata)
+    PAINTINGS_FOLDER.mkdir(parents=True, exist_ok=True)
     for file, name in NAMES.items():
         pixels = style_image(paintings / f"{file}.jpg", 256)[0].permute(1, 2, 0).mul(255).round().byte().numpy()
         encoded = io.BytesIO()
         Image.fromarray(pixels).save(encoded, "JPEG", quality=85)
-        (PAINTINGS / f"{name}.jpg").write_bytes(encoded.getvalue())
-    print(f"{SHIPPED['painters']}: {SHIPPED['painters'].stat().st_size / 1e6:.2f} MB")
+        (PAINTINGS_FOLDER / f"{name}.jpg").write_bytes(encoded.getvalue())
+    print(f"{SHIPPED_STYLE_NETWORKS['painters']}: {SHIPPED_STYLE_NETWORKS['painters'].stat().st_size / 1e6:.2f} MB")
 
 
 def main() -> None:
@@ -56,9 +56,9 @@ def main() -> None:
     asked = parser.parse_args()
     torch.set_num_threads(1)
     fabric = Fabric(accelerator="cpu", devices=1, precision="bf16-mixed")
-    photos = decoded(asked.photos, 160, asked.out)
-    plan = Plan(tuple(asked.paintings / f"{name}.jpg" for name in NAMES), asked.out, steps=asked.steps)
-    publish(train(plan, photos, sl.load("squeezenet1_0", weights=asked.loss), fabric, shown), asked.paintings)
+    photos = decode_photo_folder(asked.photos, 160, asked.out)
+    plan = TrainingPlan(tuple(asked.paintings / f"{name}.jpg" for name in NAMES), asked.out, steps=asked.steps)
+    publish(train_stylizer(plan, photos, sl.load("squeezenet1_0", weights=asked.loss), fabric, shown), asked.paintings)
 
 
 if __name__ == "__main__":

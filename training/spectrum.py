@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 from sightline import image as images
-from sightline.parameterize import frequencies, plain_spectrum
+from sightline.parameterize import compute_decorrelated_spectrum, compute_frequency_grid
 
 SIDE, RINGS, ANGLES = 224, 24, 7
 TARGET = Path(__file__).parents[1] / "src" / "sightline" / "assets" / "spectrum.safetensors"
@@ -24,12 +24,12 @@ def main() -> None:
     window = window[:, None] * window / (window.square().mean())  # the edges of a crop are no edges of the picture
     total, square = torch.zeros(3, SIDE, SIDE // 2 + 1), torch.zeros(3)
     for path in files:
-        image = images.center_crop(images.short_side(images.read(path), SIDE), SIDE, SIDE)
-        plain = torch.fft.irfft2(plain_spectrum(image), s=(SIDE, SIDE), norm="ortho")
+        image = images.crop_center(images.resize_short_side(images.read(path), SIDE), SIDE, SIDE)
+        plain = torch.fft.irfft2(compute_decorrelated_spectrum(image), s=(SIDE, SIDE), norm="ortho")
         plain = plain - plain.mean((2, 3), keepdim=True)
         total += torch.fft.rfft2(plain * window, norm="ortho")[0].abs()
         square += plain[0].square().mean((1, 2))
-    mean, radius = total / len(files), frequencies(SIDE, SIDE)
+    mean, radius = total / len(files), compute_frequency_grid(SIDE, SIDE)
     least, most = 1 / SIDE, 0.5 * 2**0.5
     rows = torch.fft.fftfreq(SIDE)[:, None].abs().expand_as(radius)
     angle = torch.atan2(rows, torch.fft.rfftfreq(SIDE).expand_as(radius))

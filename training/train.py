@@ -26,7 +26,7 @@ from imagenette import Photos, jitter_color, normalize, random_crop, to_tensor
 from torch import nn
 from torch.nn import functional as F
 
-from sightline.sightnet import sightnet
+from sightline.sightnet import make_sightnet
 
 LAPLACIAN = torch.tensor([[0.0, 1, 0], [1, -4, 1], [0, 1, 0]]).view(1, 1, 3, 3)
 
@@ -84,7 +84,7 @@ def measured(net: nn.Module, photos: Photos) -> float:
 
 def train(options: argparse.Namespace) -> None:
     torch.manual_seed(options.seed)
-    net = sightnet(batch_norm=True).to(memory_format=torch.channels_last)
+    net = make_sightnet(batch_norm=True).to(memory_format=torch.channels_last)
     smooth_start(net.get_submodule("conv1").weight)
     average = torch.optim.swa_utils.AveragedModel(net, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.998), use_buffers=True)
     decayed = [p for p in net.parameters() if p.ndim > 1]

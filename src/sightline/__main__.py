@@ -1,5 +1,5 @@
 """`python -m sightline`."""
 
-from .cli import script
+from .cli import run_script
 
-script()
+run_script()

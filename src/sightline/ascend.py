@@ -11,14 +11,14 @@ from torch import Tensor
 from . import rules
 from .errors import SightlineError
 from .model import Model
-from .objective import Objective, Score
-from .optimizers import Optimizing
-from .optimizers import Steepest as Steepest  # noqa: PLC0414 - where others look for it
+from .objective import Objective, ScoreFunction
+from .optimizers import OptimizerFactory
+from .optimizers import SteepestDescent as SteepestDescent  # noqa: PLC0414 - where others look for it
 from .parameterize import Parameterization
 from .transform import Transform
 
 # Steps in which an image whose gradient is held back by a ReLU gets the redirected one (lucid, misc/redirected_relu_grad.py).
-REDIRECTED = 16
+REDIRECTED_RELU_STEPS = 16
 
 
 @dataclass(frozen=True)
@@ -34,40 +34,40 @@ class Step:
 Callback = Callable[[Step], bool | None]
 
 
-class Count:
+class MultiRunCallback:
     """Counts the steps of one run of several as part of them all, and notes whether it was stopped."""
 
-    def __init__(self, callback: Callback | None, number: int, runs: int) -> None:
-        self.callback, self.number, self.runs, self.stopped = callback, number, runs, False
+    def __init__(self, callback: Callback | None, run_index: int, run_count: int) -> None:
+        self.callback, self.run_index, self.run_count, self.stopped = callback, run_index, run_count, False
 
     def __call__(self, step: Step) -> bool:
-        told = Step(self.number * step.total + step.index, self.runs * step.total, step.scores, step.image)
+        told = Step(self.run_index * step.total + step.index, self.run_count * step.total, step.scores, step.image)
         self.stopped = bool(self.callback and self.callback(told))
         return self.stopped
 
 
-class Ascent(tuple[Tensor, Tensor]):
+class AscentResult(tuple[Tensor, Tensor]):
     """The final image N×3×H×W and the scores, steps×N; `moved`, N, says which images a gradient reached at all, `steps`, N,
     how many each made, and `note` why the run ended early, if it did."""
 
-    moved: Tensor
-    steps: Tensor
-    note: str
+    received_gradient: Tensor
+    step_counts: Tensor
+    stop_reason: str
 
 
 @torch.enable_grad()
-def ascend(
+def maximize_objective(
     model: Model,
     objective: Objective,
-    start: Parameterization,
-    optimizer: Optimizing,
+    parameterization: Parameterization,
+    make_optimizer: OptimizerFactory,
     steps: int,
     *,
     transform: Transform | None = None,
     regularize: Callable[[int], None] | None = None,
     callback: Callback | None = None,
     patience: int = 0,
-) -> Ascent:
+) -> AscentResult:
     """Increases the objective for every image of the batch by itself.
 
     `transform` stands between image and network in every step; it may give several views of each image, one after the other, whose
@@ -77,16 +77,16 @@ def ascend(
     A gradient that is not finite ends the run with a warning, and the last good picture is kept; raises SightlineError if that
     happens on the start.
     """
-    climb = Climb(objective.bind(model), [model.layer(name) for name in objective.layers], model)
-    stepper, history, note = optimizer(start.parameters), list[Tensor](), ""
-    plateau, moved = Plateau(patience), torch.zeros(1, dtype=torch.bool)
+    climb = ObjectiveGradient(objective.bind(model), [model.layer(name) for name in objective.layers], model)
+    stepper, history, note = make_optimizer(parameterization.parameters), list[Tensor](), ""
+    plateau, moved = PlateauDetector(patience), torch.zeros(1, dtype=torch.bool)
     for index in range(steps):
-        image = start()
+        image = parameterization()
         seen = transform(image) if transform else image
-        scores, slope = climb(seen, len(image), redirect=index < REDIRECTED)
-        steepest = largest(slope, len(image))
+        scores, slope = climb(seen, len(image), redirect=index < REDIRECTED_RELU_STEPS)
+        steepest = find_max_gradient(slope, len(image))
         if not math.isfinite(float(steepest.sum() + scores.sum())):
-            note = broken(objective, index, steps)
+            note = warn_nonfinite_gradient(objective, index, steps)
             break
         stepper.zero_grad()
         seen.backward(slope)
@@ -94,20 +94,22 @@ def ascend(
         stepper.step()
         if regularize:
             regularize(index)
-        start.project_()
+        parameterization.project_()
         moved = moved.to(steepest.device) | (steepest > 0)
         history.append(scores)
         if callback and callback(Step(index + 1, steps, scores, shown)):
             break
-        if patience and plateau.reached(history, start):
+        if patience and plateau.detect_plateau(history, parameterization):
             note = f"no image gained any more; the run ended after {index + 1} of {steps} steps"
             break
-    found = Ascent((plateau.kept(start().detach().clone()), torch.stack(history) if history else torch.empty(0, 0)))
-    found.moved, found.note, found.steps = moved, note, plateau.lengths(history)
+    found = AscentResult(
+        (plateau.restore_stopped_pictures(parameterization().detach().clone()), torch.stack(history) if history else torch.empty(0, 0))
+    )
+    found.received_gradient, found.stop_reason, found.step_counts = moved, note, plateau.count_steps(history)
     return found
 
 
-def broken(objective: Objective, index: int, steps: int) -> str:
+def warn_nonfinite_gradient(objective: Objective, index: int, steps: int) -> str:
     """Why a run ends at a gradient that is not finite, said as a warning too; raises SightlineError if that is the first step."""
     if index == 0:
         raise SightlineError(f"{objective} or its gradient is not a finite number on the start; there is nothing to climb")
@@ -117,48 +119,48 @@ def broken(objective: Objective, index: int, steps: int) -> str:
 
 
 @dataclass(frozen=True)
-class Climb:
+class ObjectiveGradient:
     """Scores of views of images, and the slope that the optimizer goes down."""
 
-    score_of: Score
+    score_function: ScoreFunction
     layers: list[str]
     model: Model
 
-    def __call__(self, seen: Tensor, count: int, *, redirect: bool) -> tuple[Tensor, Tensor]:
+    def __call__(self, views: Tensor, image_count: int, *, redirect: bool) -> tuple[Tensor, Tensor]:
         """Scores of each of `count` images, and −∂(their sum)/∂(what the network saw).
 
         With `redirect`, an image to which nothing comes back gets the slope by the rule that starts dead ReLUs.
         """
-        scores, slope = self.at(seen, count)
-        if redirect and bool((dead := largest(slope, count) == 0).any()):
+        scores, slope = self.compute_gradient(views, image_count)
+        if redirect and bool((dead := find_max_gradient(slope, image_count) == 0).any()):
             with rules.backward("redirect"):
-                other = self.at(seen, count)[1]
-            slope = torch.where(dead.repeat_interleave(len(seen) // count).view(-1, 1, 1, 1), other, slope)
+                other = self.compute_gradient(views, image_count)[1]
+            slope = torch.where(dead.repeat_interleave(len(views) // image_count).view(-1, 1, 1, 1), other, slope)
         return scores, slope
 
-    def at(self, seen: Tensor, count: int) -> tuple[Tensor, Tensor]:
-        leaf = seen.detach().requires_grad_()
-        scores = self.score_of(leaf, self.model.run(leaf, self.layers) if self.layers else {}).view(count, -1).mean(1)
+    def compute_gradient(self, views: Tensor, image_count: int) -> tuple[Tensor, Tensor]:
+        leaf = views.detach().requires_grad_()
+        scores = self.score_function(leaf, self.model.run(leaf, self.layers) if self.layers else {}).view(image_count, -1).mean(1)
         if not scores.requires_grad:
             return scores, torch.zeros_like(leaf)
         (slope,) = torch.autograd.grad(-scores.sum(), leaf, materialize_grads=True)
         return scores.detach(), slope
 
 
-def largest(slope: Tensor, count: int) -> Tensor:
+def find_max_gradient(gradient: Tensor, image_count: int) -> Tensor:
     """The largest magnitude of each image's slope, N; NaN where it has one."""
-    return slope.abs().amax((1, 2, 3)).view(count, -1).amax(1)
+    return gradient.abs().amax((1, 2, 3)).view(image_count, -1).amax(1)
 
 
 @dataclass
-class Plateau:
+class PlateauDetector:
     """Notices, image by image, when the scores rise no more, and keeps the picture of that step."""
 
     patience: int
-    ended: dict[int, int] = field(default_factory=dict[int, int])
-    pictures: dict[int, Tensor] = field(default_factory=dict[int, Tensor])
+    stop_steps: dict[int, int] = field(default_factory=dict[int, int])
+    stopped_pictures: dict[int, Tensor] = field(default_factory=dict[int, Tensor])
 
-    def reached(self, history: list[Tensor], start: Parameterization) -> bool:
+    def detect_plateau(self, history: list[Tensor], parameterization: Parameterization) -> bool:
         """Whether every image has stopped rising: the mean of its last `patience` scores is above that of the `patience` before
         by less than a hundredth of the whole rise so far."""
         now = len(history)
@@ -167,24 +169,24 @@ class Plateau:
         scores = torch.stack(history).unflatten(0, (-1, self.patience)).mean(1)
         still = scores[-1] - scores[-2] < 0.01 * (scores.amax(0) - scores[0]).clamp_min(1e-12)
         for number in still.nonzero().flatten().tolist():
-            if number not in self.ended:
-                self.ended[number], self.pictures[number] = now, start().detach()[number].clone()
-        return len(self.ended) == len(still)
+            if number not in self.stop_steps:
+                self.stop_steps[number], self.stopped_pictures[number] = now, parameterization().detach()[number].clone()
+        return len(self.stop_steps) == len(still)
 
-    def kept(self, image: Tensor) -> Tensor:
+    def restore_stopped_pictures(self, image: Tensor) -> Tensor:
         """The images, those that stopped earlier as they were then."""
-        for number, picture in self.pictures.items():
+        for number, picture in self.stopped_pictures.items():
             image[number] = picture
         return image
 
-    def lengths(self, history: list[Tensor]) -> Tensor:
+    def count_steps(self, history: list[Tensor]) -> Tensor:
         """The steps that each image made, N."""
         count = len(history[0]) if history else 0
-        return torch.tensor([self.ended.get(number, len(history)) for number in range(count)])
+        return torch.tensor([self.stop_steps.get(number, len(history)) for number in range(count)])
 
 
 @torch.no_grad()
-def score_of(model: Model, objective: Objective, image: Tensor) -> Tensor:
+def score_images(model: Model, objective: Objective, image: Tensor) -> Tensor:
     """The objective of images N×3×H×W as they are, N."""
     image = image.to(model.device)
     layers = [model.layer(name) for name in objective.layers]

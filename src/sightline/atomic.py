@@ -10,7 +10,7 @@ from .errors import SightlineError
 
 
 @contextmanager
-def replacing(path: Path) -> Generator[Path, None, None]:
+def replace_atomically(path: Path) -> Generator[Path, None, None]:
     """Gives a temporary path in the folder of `path`, made if need be; renamed to `path` if the block succeeds.
 
     Raises SightlineError when the folder can't be made or written.
@@ -23,7 +23,7 @@ def replacing(path: Path) -> Generator[Path, None, None]:
     except (OSError, ValueError) as error:
         if isinstance(error, SightlineError):
             raise
-        raise refused(path, error) from error
+        raise make_write_error(path, error) from error
     finally:
         with suppress(OSError, ValueError):
             temporary.unlink()
@@ -38,10 +38,10 @@ def check_writable(folder: Path) -> None:
         if not os.access(existing, os.W_OK | os.X_OK):
             raise PermissionError(13, "permission denied")
     except (OSError, ValueError) as error:
-        raise refused(folder, error) from error
+        raise make_write_error(folder, error) from error
 
 
-def refused(path: Path, error: Exception) -> SightlineError:
+def make_write_error(path: Path, error: Exception) -> SightlineError:
     """The one line for a place that can't be written; an odd name is escaped."""
     reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     return SightlineError(f"can't write {str(path)!r}: {reason}")

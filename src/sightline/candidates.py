@@ -13,21 +13,21 @@ from time import perf_counter
 import torch
 from torch import Tensor
 
-QUERIES, VECTORS = 1024, 4096  # sides of a block of scores: 8 MB
-GROUP = 32  # scores of which only the largest is looked at first
-READY = 2048  # vectors that are made ready at once: 4 MB
-HELD = 2_000_000  # candidates in memory, beyond those of one block
-FEW, SHORT = 64, 128  # queries, and numbers of a vector, below which bfloat16 does not pay
-PARTS = 3  # numbers of 8 bits that together hold one of 24
-NONE = -1e30  # the score of no vector: those of vectors lie in [-8, 0]
-UNDERFLOW = 1e-30  # more than all products lose that are below the smallest normal number
+QUERY_BLOCK_ROWS, VECTOR_BLOCK_ROWS = 1024, 4096  # sides of a block of scores: 8 MB
+SCORE_GROUP_SIZE = 32  # scores of which only the largest is looked at first
+PREPARE_BATCH_ROWS = 2048  # vectors that are made ready at once: 4 MB
+MAX_HELD_CANDIDATES = 2_000_000  # candidates in memory, beyond those of one block
+MIN_BFLOAT16_QUERIES, MIN_BFLOAT16_DIMENSIONS = 64, 128  # queries, and numbers of a vector, below which bfloat16 does not pay
+OFFSET_COLUMNS = 3  # numbers of 8 bits that together hold one of 24
+MISSING_SCORE = -1e30  # the score of no vector: those of vectors lie in [-8, 0]
+UNDERFLOW_BOUND = 1e-30  # more than all products lose that are below the smallest normal number
 
-Pairs = tuple[Tensor, Tensor]  # places of queries and of vectors, one of each a candidate
-Sifted = tuple[Tensor, Tensor, Tensor]  # and the score that it has at most
+CandidatePairs = tuple[Tensor, Tensor]  # places of queries and of vectors, one of each a candidate
+BoundedPairs = tuple[Tensor, Tensor, Tensor]  # and the score that it has at most
 
 
 @cache
-def quick() -> bool:
+def is_bfloat16_fast() -> bool:
     """Whether this processor multiplies bfloat16 clearly faster than single precision: tried once, in a few milliseconds."""
     generator, times = torch.Generator().manual_seed(0), list[float]()
     matrices = [torch.randn(size, 512, generator=generator) for size in (256, 2048)]
@@ -42,154 +42,168 @@ def quick() -> bool:
     return times[1] < 0.6 * times[0]
 
 
-def precision(queries: int, size: int) -> torch.dtype:
+def choose_matmul_dtype(query_count: int, dimensions: int) -> torch.dtype:
     """What to multiply in: bfloat16 where it pays, else single precision, or double where torch was told to let that be less."""
-    if queries >= FEW and size >= SHORT and quick():
+    if query_count >= MIN_BFLOAT16_QUERIES and dimensions >= MIN_BFLOAT16_DIMENSIONS and is_bfloat16_fast():
         return torch.bfloat16
     return torch.float32 if torch.get_float32_matmul_precision() == "highest" else torch.float64
 
 
 @dataclass(frozen=True)
-class Points:
+class ScaledVectors:
     """Vectors of lengths up to 1 as they are compared: n×d times `factor`, around a middle, and `short` subtracted from their scores.
 
     Distances don't depend on the middle; the nearer it is, the better the bound. `even` says that factors are powers of two.
     """
 
     vectors: Tensor
-    factor: Tensor
-    short: Tensor
-    middle: Tensor
-    even: bool
+    factors: Tensor
+    penalties: Tensor
+    center: Tensor
+    exact_factors: bool
 
-    def part(self, start: int, count: int, kind: torch.dtype, *, queries: bool) -> "Rows":
+    def make_block(self, start: int, count: int, dtype: torch.dtype, *, are_queries: bool) -> "ScoreBlock":
         """Some of them, ready to be multiplied."""
-        count, work = min(count, len(self.vectors) - start), self.middle.dtype
+        count, work = min(count, len(self.vectors) - start), self.center.dtype
         length, moved, offset, doubt = torch.empty(4, count, dtype=work)
-        found = Rows(torch.empty(count, self.vectors.shape[1] + 2 * PARTS, dtype=kind), length, moved, offset, doubt, queries)
-        for first in range(0, count, READY):
-            some, here = slice(start + first, start + min(first + READY, count)), slice(first, first + READY)
-            exact = torch.addcmul(-self.middle, self.vectors[some].to(work), self.factor[some].to(work)[:, None])
-            found.fill(here, exact, self.short[some].to(work), even=self.even)
+        found = ScoreBlock(
+            torch.empty(count, self.vectors.shape[1] + 2 * OFFSET_COLUMNS, dtype=dtype), length, moved, offset, doubt, are_queries
+        )
+        for first in range(0, count, PREPARE_BATCH_ROWS):
+            some, here = slice(start + first, start + min(first + PREPARE_BATCH_ROWS, count)), slice(first, first + PREPARE_BATCH_ROWS)
+            exact = torch.addcmul(-self.center, self.vectors[some].to(work), self.factors[some].to(work)[:, None])
+            found.fill_rows(here, exact, self.penalties[some].to(work), exact_factors=self.exact_factors)
         return found
 
 
 @dataclass(frozen=True)
-class Rows:
+class ScoreBlock:
     """n×(d+6), such that a product with one of the other kind is the score: the last columns are ones against what is subtracted.
     And what bounds its error: the length of each, how far rounding moved it, and all that adding up the numbers can do."""
 
     rows: Tensor
-    length: Tensor
-    moved: Tensor
-    offset: Tensor
-    doubt: Tensor
-    queries: bool
+    norms: Tensor
+    shifts: Tensor
+    offsets: Tensor
+    sum_errors: Tensor
+    are_queries: bool
 
-    def fill(self, here: slice, exact: Tensor, short: Tensor, *, even: bool) -> None:
+    def fill_rows(self, span: slice, centered: Tensor, penalties: Tensor, *, exact_factors: bool) -> None:
         """Writes vectors, which are lost, to their places."""
-        rows, size = self.rows[here], exact.shape[1]
-        length = torch.linalg.vector_norm(exact, dim=1)
-        rows[:, :size], rows[:, size:] = exact, 1
-        self.length[here], self.moved[here] = length, torch.linalg.vector_norm(exact.sub_(rows[:, :size]), dim=1)
-        self.offset[here] = length.square() / 2 + short
-        self.subtract(here, self.offset[here])
+        rows, size = self.rows[span], centered.shape[1]
+        length = torch.linalg.vector_norm(centered, dim=1)
+        rows[:, :size], rows[:, size:] = centered, 1
+        self.norms[span], self.shifts[span] = length, torch.linalg.vector_norm(centered.sub_(rows[:, :size]), dim=1)
+        self.offsets[span] = length.square() / 2 + penalties
+        self.subtract_offsets(span, self.offsets[span])
         # Factors that are no powers of two have been rounded themselves.
-        self.doubt[here] = self.unit * (self.offset[here] + length.square() / 2 + (0 if even else length))
+        self.sum_errors[span] = self.unit_error * (self.offsets[span] + length.square() / 2 + (0 if exact_factors else length))
 
     @property
-    def unit(self) -> float:
+    def unit_error(self) -> float:
         """What a sum of d numbers in single precision can be wrong, in whatever order, twice over."""
         return (self.rows.shape[1] + 40) * torch.finfo(torch.float32).eps
 
-    def subtract(self, here: slice, offset: Tensor) -> None:
+    def subtract_offsets(self, span: slice, offsets: Tensor) -> None:
         """Makes the scores so much less: columns that add up to it, against the ones of the other kind."""
-        first = self.rows.shape[1] - PARTS * (1 if self.queries else 2)
-        for place in range(first, first + PARTS):
-            self.rows[here, place] = -offset
-            offset = offset + self.rows[here, place]
+        first = self.rows.shape[1] - OFFSET_COLUMNS * (1 if self.are_queries else 2)
+        for place in range(first, first + OFFSET_COLUMNS):
+            self.rows[span, place] = -offsets
+            offsets = offsets + self.rows[span, place]
 
-    def slack(self, others: "Rows", groups: int) -> Tensor:
+    def bound_errors(self, others: "ScoreBlock", group_count: int) -> Tensor:
         """How wrong the scores with others can be, n×groups, before they are rounded themselves; i, i + groups, … are one group.
 
         q·x − q′·x′ = q·(x − x′) + (q − q′)·x′ where a dash is what rounding made of it; Cauchy and Schwarz bound both terms.
         """
-        length, moved, doubt = (bound.view(-1, groups).amax(0) for bound in (others.length, others.moved, others.doubt))
-        rounding = torch.outer(self.length, moved) + torch.outer(self.moved, length + moved)
-        return (rounding + self.doubt[:, None] + doubt).mul_(1.001).add_(UNDERFLOW)
+        length, moved, doubt = (bound.view(-1, group_count).amax(0) for bound in (others.norms, others.shifts, others.sum_errors))
+        rounding = torch.outer(self.norms, moved) + torch.outer(self.shifts, length + moved)
+        return (rounding + self.sum_errors[:, None] + doubt).mul_(1.001).add_(UNDERFLOW_BOUND)
 
 
-class Sieve:
+class CandidateFilter:
     """The candidates of some queries, block by block. `floor`, m×k and falling, are the best scores that they are sure to reach."""
 
-    def __init__(self, queries: Rows, own: Tensor | None, k: int) -> None:
-        self.queries, self.own, self.held = queries, own, list[Sifted]()
-        self.floor = torch.full((len(queries.rows), k), -torch.inf, dtype=queries.length.dtype)
+    def __init__(self, queries: ScoreBlock, exclude: Tensor | None, k: int) -> None:
+        self.queries, self.exclude, self.pairs = queries, exclude, list[BoundedPairs]()
+        self.lower_bounds = torch.full((len(queries.rows), k), -torch.inf, dtype=queries.norms.dtype)
 
-    def take(self, rows: Rows, start: int, buffer: Tensor) -> None:
+    def add_block(self, block: ScoreBlock, start: int, buffer: Tensor) -> None:
         """Looks at a block of vectors; its scores are written to the buffer."""
-        many, count = len(self.queries.rows), len(rows.rows)
-        scores = torch.mm(self.queries.rows, rows.rows.T, out=buffer[: many * count].view(many, count))
-        if self.own is not None:
-            place = self.own - start
+        many, count = len(self.queries.rows), len(block.rows)
+        scores = torch.mm(self.queries.rows, block.rows.T, out=buffer[: many * count].view(many, count))
+        if self.exclude is not None:
+            place = self.exclude - start
             mine = ((place >= 0) & (place < count)).nonzero().flatten()
-            scores[mine, place[mine]] = NONE
-        self.sift(scores, rows, start)
+            scores[mine, place[mine]] = MISSING_SCORE
+        self.filter_scores(scores, block, start)
         if start == 0:
-            self.lift()
+            self.center_scores()
 
-    def sift(self, scores: Tensor, rows: Rows, start: int) -> None:
+    def filter_scores(self, scores: Tensor, block: ScoreBlock, start: int) -> None:
         """Holds what may be among the best of a block of scores m×n. Only groups whose largest may be are looked at one by one."""
-        k, (many, count), half = self.floor.shape[1], scores.shape, torch.finfo(scores.dtype).eps / 2
-        sure = count // GROUP >= 2 * k or bool(self.floor.isfinite().all())
-        grouped = scores.view(many, -1, count // GROUP if count % GROUP == 0 and sure else count)
-        slack = self.queries.slack(rows, grouped.shape[2])
+        k, (many, count), half = self.lower_bounds.shape[1], scores.shape, torch.finfo(scores.dtype).eps / 2
+        sure = count // SCORE_GROUP_SIZE >= 2 * k or bool(self.lower_bounds.isfinite().all())
+        grouped = scores.view(many, -1, count // SCORE_GROUP_SIZE if count % SCORE_GROUP_SIZE == 0 and sure else count)
+        slack = self.queries.bound_errors(block, grouped.shape[2])
         best = grouped.amax(1).to(slack.dtype)
         margin = slack + half * best.abs()
-        self.floor = torch.cat([self.floor, best - margin], 1).topk(k, dim=1).values
-        query, group = (best + margin >= self.floor[:, -1:]).nonzero(as_tuple=True)
+        self.lower_bounds = torch.cat([self.lower_bounds, best - margin], 1).topk(k, dim=1).values
+        query, group = (best + margin >= self.lower_bounds[:, -1:]).nonzero(as_tuple=True)
         inner = grouped[query, :, group].to(slack.dtype)
         high = inner + half * inner.abs() + slack[query, group][:, None]
-        which, member = (high >= self.floor[query, -1:]).nonzero(as_tuple=True)
+        which, member = (high >= self.lower_bounds[query, -1:]).nonzero(as_tuple=True)
         query, index = query[which], start + member * grouped.shape[2] + group[which]
-        self.held.append((query, index, high[which, member]))
+        self.pairs.append((query, index, high[which, member]))
 
-    def lift(self) -> None:
+    def center_scores(self) -> None:
         """Raises all scores until the k-th best of each query is about 0, where rounding them does the least."""
-        least = self.floor[:, -1]
-        more = -least.where(least > NONE / 2, 0)
-        self.queries.subtract(slice(None), self.queries.offset - more)
-        self.queries.doubt.add_(self.queries.unit * more.abs())
-        self.floor += more[:, None]
-        self.held = [(query, index, high + more[query]) for query, index, high in self.held]
+        least = self.lower_bounds[:, -1]
+        more = -least.where(least > MISSING_SCORE / 2, 0)
+        self.queries.subtract_offsets(slice(None), self.queries.offsets - more)
+        self.queries.sum_errors.add_(self.queries.unit_error * more.abs())
+        self.lower_bounds += more[:, None]
+        self.pairs = [(query, index, high + more[query]) for query, index, high in self.pairs]
 
-    def settle(self, choose: Callable[[Tensor, Tensor], Pairs]) -> None:
+    def limit_pairs(self, select_nearest: Callable[[Tensor, Tensor], CandidatePairs]) -> None:
         """Leaves the best of the candidates, if there are too many to hold."""
-        if sum(len(query) for query, _, _ in self.held) > HELD:
-            query, index = choose(*self.left())
-            self.held = [(query, index, torch.full((len(query),), torch.inf))]
+        if sum(len(query) for query, _, _ in self.pairs) > MAX_HELD_CANDIDATES:
+            query, index = select_nearest(*self.list_remaining())
+            self.pairs = [(query, index, torch.full((len(query),), torch.inf))]
 
-    def left(self) -> Pairs:
+    def list_remaining(self) -> CandidatePairs:
         """Those of the candidates that still are."""
-        query, index, high = (torch.cat(part) for part in zip(*self.held, strict=True))
-        still = (high >= self.floor[query, -1]) & (high > NONE / 2)
+        query, index, high = (torch.cat(part) for part in zip(*self.pairs, strict=True))
+        still = (high >= self.lower_bounds[query, -1]) & (high > MISSING_SCORE / 2)
         return query[still], index[still]
 
 
-def candidates(
-    vectors: Points, queries: Points, k: int, kind: torch.dtype, *, own: Tensor | None, choose: Callable[[Tensor, Tensor, int], Pairs]
-) -> Pairs:
+def find_candidates(
+    vectors: ScaledVectors,
+    queries: ScaledVectors,
+    k: int,
+    dtype: torch.dtype,
+    *,
+    exclude: Tensor | None,
+    select_nearest: Callable[[Tensor, Tensor, int], CandidatePairs],
+) -> CandidatePairs:
     """The candidates of all queries, at least k of each. `choose` leaves the k best of each query, counted from the one it is told."""
-    firsts = range(0, len(queries.vectors), QUERIES)
+    firsts = range(0, len(queries.vectors), QUERY_BLOCK_ROWS)
     sieves = [
-        Sieve(queries.part(first, QUERIES, kind, queries=True), None if own is None else own[first : first + QUERIES], k)
+        CandidateFilter(
+            queries.make_block(first, QUERY_BLOCK_ROWS, dtype, are_queries=True),
+            None if exclude is None else exclude[first : first + QUERY_BLOCK_ROWS],
+            k,
+        )
         for first in firsts
     ]
-    buffer = torch.empty(min(QUERIES, len(queries.vectors)) * VECTORS, dtype=kind)  # a new one for each block takes its time
-    for start in range(0, len(vectors.vectors), VECTORS):
-        rows = vectors.part(start, VECTORS, kind, queries=False)
+    buffer = torch.empty(
+        min(QUERY_BLOCK_ROWS, len(queries.vectors)) * VECTOR_BLOCK_ROWS, dtype=dtype
+    )  # a new one for each block takes its time
+    for start in range(0, len(vectors.vectors), VECTOR_BLOCK_ROWS):
+        rows = vectors.make_block(start, VECTOR_BLOCK_ROWS, dtype, are_queries=False)
         for first, sieve in zip(firsts, sieves, strict=True):
-            sieve.take(rows, start, buffer)
-            sieve.settle(lambda query, index, first=first: choose(query, index, first))
-    found = [(query + first, index) for first, (query, index) in zip(firsts, (sieve.left() for sieve in sieves), strict=True)]
+            sieve.add_block(rows, start, buffer)
+            sieve.limit_pairs(lambda query, index, first=first: select_nearest(query, index, first))
+    found = [(query + first, index) for first, (query, index) in zip(firsts, (sieve.list_remaining() for sieve in sieves), strict=True)]
     return torch.cat([query for query, _ in found]), torch.cat([index for _, index in found])

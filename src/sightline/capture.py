@@ -22,12 +22,12 @@ class Layer:
     alias: str = ""
 
     @property
-    def spatial(self) -> bool:
+    def is_spatial(self) -> bool:
         """Whether the output is channels × height × width with more than one position."""
         return len(self.shape) == 3 and self.shape[1] * self.shape[2] > 1
 
 
-class Enough(Exception):  # noqa: N818 - not an error: it ends a forward pass once all wanted layers are seen
+class StopForwardPass(Exception):  # noqa: N818 - not an error: it ends a forward pass once all wanted layers are seen
     """Ends a truncated forward pass."""
 
 
@@ -43,75 +43,82 @@ class Capture:
     def __init__(
         self,
         network: nn.Module,
-        wanted: Iterable[str],
+        wanted_calls: Iterable[str],
         *,
-        copied: Collection[str] = (),
-        whole: bool = False,
+        copied_calls: Collection[str] = (),
+        run_to_end: bool = False,
         leaf: str | None = None,
-        seen: Callable[[str, Tensor], object] | None = None,
+        on_layer: Callable[[str, Tensor], object] | None = None,
     ) -> None:
-        self.network, self.wanted, self.copied, self.whole, self.leaf, self.seen = network, set(wanted), copied, whole, leaf, seen
-        self.found: dict[str, Tensor] = {}
-        self.versions: dict[str, int] = {}
-        self.calls: Counter[str] = Counter()
+        self.network, self.wanted_calls, self.copied_calls, self.run_to_end, self.leaf, self.on_layer = (
+            network,
+            set(wanted_calls),
+            copied_calls,
+            run_to_end,
+            leaf,
+            on_layer,
+        )
+        self.tensors: dict[str, Tensor] = {}
+        self.tensor_versions: dict[str, int] = {}
+        self.call_counts: Counter[str] = Counter()
 
-    def run(self, forward: Callable[[], Any]) -> Any:
+    def run_forward_pass(self, forward: Callable[[], Any]) -> Any:
         """What `forward` returns, or None if it was ended."""
         with ExitStack() as undo:
-            for path in {name.split(":")[0] for name in self.wanted}:
+            for path in {name.split(":")[0] for name in self.wanted_calls}:
                 module = self.network.get_submodule(path)
-                undo.callback(module.register_forward_pre_hook(self.before(path)).remove)
-                undo.callback(module.register_forward_hook(self.after(path)).remove)
+                undo.callback(module.register_forward_pre_hook(self.make_input_hook(path)).remove)
+                undo.callback(module.register_forward_hook(self.make_output_hook(path)).remove)
             try:
                 return forward()
-            except Enough:
+            except StopForwardPass:
                 return None
 
-    def before(self, path: str) -> Callable[..., None]:
+    def make_input_hook(self, path: str) -> Callable[..., None]:
         """The hook that sees a module's input."""
 
         def hook(_module: nn.Module, args: tuple[Any, ...]) -> None:
-            if self.calls[path] == 0 and f"{path}:in" in self.wanted:
-                self.keep(f"{path}:in", args)
+            if self.call_counts[path] == 0 and f"{path}:in" in self.wanted_calls:
+                self.record_tensor(f"{path}:in", args)
 
         return hook
 
-    def after(self, path: str) -> Callable[..., Tensor | None]:
+    def make_output_hook(self, path: str) -> Callable[..., Tensor | None]:
         """The hook that sees a module's output, and may replace it by a copy."""
 
         def hook(_module: nn.Module, _args: Any, output: Any) -> Tensor | None:
-            self.calls[path] += 1
-            return self.keep(called(path, self.calls[path] - 1), output)
+            self.call_counts[path] += 1
+            return self.record_tensor(format_call_name(path, self.call_counts[path] - 1), output)
 
         return hook
 
-    def keep(self, name: str, value: Any) -> Tensor | None:
+    def record_tensor(self, name: str, value: Any) -> Tensor | None:
         """Notes a wanted tensor; ends the pass with the last one."""
-        tensor = first_tensor(value)
-        if name not in self.wanted or tensor is None:
+        tensor = find_first_tensor(value)
+        if name not in self.wanted_calls or tensor is None:
             return None
         begins = name == self.leaf and value is tensor
         if begins:
             tensor = tensor.detach().requires_grad_()
-        self.found[name], self.versions[name] = tensor, tensor._version
-        if self.seen:
+        self.tensors[name], self.tensor_versions[name] = tensor, tensor._version
+        if self.on_layer:
             with core.DisableTorchFunction():  # modes are there for the network's operations
-                self.seen(name, tensor)
-        if len(self.found) == len(self.wanted) and not self.whole:
-            raise Enough
-        return tensor.clone() if begins or (name in self.copied and value is tensor) else None
+                self.on_layer(name, tensor)
+        if len(self.tensors) == len(self.wanted_calls) and not self.run_to_end:
+            raise StopForwardPass
+        return tensor.clone() if begins or (name in self.copied_calls and value is tensor) else None
 
-    def overwritten(self) -> set[str]:
+    def find_overwritten_calls(self) -> set[str]:
         """The wanted calls whose tensor was changed in place after it was seen."""
-        return {name for name, version in self.versions.items() if self.found[name]._version != version}
+        return {name for name, version in self.tensor_versions.items() if self.tensors[name]._version != version}
 
 
-def called(path: str, call: int) -> str:
+def format_call_name(path: str, call_index: int) -> str:
     """Name of the n-th call of a module: `relu`, `relu:1`, …"""
-    return path if call == 0 else f"{path}:{call}"
+    return path if call_index == 0 else f"{path}:{call_index}"
 
 
-def first_tensor(value: Any) -> Tensor | None:
+def find_first_tensor(value: Any) -> Tensor | None:
     """The tensor itself, or the first one in a tuple, list or dict."""
     if isinstance(value, Tensor):
         return value

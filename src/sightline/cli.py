@@ -13,7 +13,7 @@ from cyclopts import App, CycloptsError, Group
 from .errors import SightlineError
 from .methods import TOPICS
 
-FACES = {
+GENERAL_COMMANDS = {
     "tour": "Writes one self-contained HTML report: every method on one image.",
     "again": "Makes a result again from its recipe.json.",
     "layers": "Lists the layers of a network with shapes, names and landmarks.",
@@ -21,7 +21,7 @@ FACES = {
     "samples": "Lists the sample photographs, which stand for an image by name.",
 }
 # Commands with commands of their own, which `NAME_commands` makes.
-SUITES = {
+COMMAND_GROUPS = {
     "stylizer": (
         "Feed-forward style networks: trained once, they restyle an image in one pass.",
         {
@@ -32,8 +32,8 @@ SUITES = {
     ),
 }
 
-SCANNING = {"scan": "Passes a collection of images through a network once and keeps what it answers."}
-STORE = {
+SCAN_COMMANDS = {"scan": "Passes a collection of images through a network once and keeps what it answers."}
+STORE_COMMANDS = {
     "info": "Tells what a store holds.",
     "verify": "Reads a whole store and tells what is wrong with it.",
     "compact": "Merges the pieces that a scan's commits left.",
@@ -41,7 +41,7 @@ STORE = {
 }
 
 
-def summaries() -> dict[str, str]:
+def read_method_summaries() -> dict[str, str]:
     """Every method's name and first docstring line, read from the source without importing it."""
     found: dict[str, str] = {}
     for topic in TOPICS:
@@ -62,16 +62,16 @@ def make_app() -> App:
         suppress_keyboard_interrupt=False,
     )
     faces, methods = Group("Reports and lists", sort_key=0), Group("Methods: NETWORK IMAGE [OPTIONS]", sort_key=1)
-    for commands, group in ((FACES, faces), (summaries(), methods)):
+    for commands, group in ((GENERAL_COMMANDS, faces), (read_method_summaries(), methods)):
         for name, summary in commands.items():
             app.command(f"sightline.commands:{name}", name=name, help=summary, group=group, sort_key=len(list(app)))
-    for name, summary in SCANNING.items():
+    for name, summary in SCAN_COMMANDS.items():
         app.command(f"sightline.scanning:{name}", name=name, help=summary, group=faces, sort_key=len(list(app)))
     store = App(name="store", help="What a scan's store holds, whether it is whole, and how it is made smaller.", group=faces)
-    for name, summary in STORE.items():
+    for name, summary in STORE_COMMANDS.items():
         store.command(f"sightline.scanning:{name}", name=name, help=summary)
     app.command(store)
-    for name, (summary, commands) in SUITES.items():
+    for name, (summary, commands) in COMMAND_GROUPS.items():
         suite = App(name=name, help=summary, help_format="plaintext", group=faces, sort_key=len(list(app)), version_flags=[])
         for inner, told in commands.items():
             suite.command(f"sightline.{name}_commands:{inner}", name=inner, help=told)
@@ -79,7 +79,7 @@ def make_app() -> App:
     return app
 
 
-def note(message: Warning | str, *_: object, **__: object) -> None:
+def print_warning(message: Warning | str, *_: object, **__: object) -> None:
     """Shows a warning as a line of ours, without the source line that raised it."""
     print(f"sightline: note: {message}", file=sys.stderr)
 
@@ -101,9 +101,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
 
 
-def script() -> None:
+def run_script() -> None:
     """The installed command. Output that goes to a program such as `head` may end before all is written."""
-    warnings.showwarning = note
+    warnings.showwarning = print_warning
     try:
         status = main()
         sys.stdout.flush()

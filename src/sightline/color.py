@@ -3,46 +3,46 @@
 import torch
 from torch import Tensor
 
-from .model import LUMINANCE
+from .model import LUMINANCE_WEIGHTS
 
 # Luminance and two colour differences (YIQ), as the paper's section 4 has it.
-YIQ = torch.tensor([LUMINANCE, [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]])
-RIDGE = 1e-5  # added to colour covariances
+RGB_TO_YIQ = torch.tensor([LUMINANCE_WEIGHTS, [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]])
+COVARIANCE_RIDGE = 1e-5  # added to colour covariances
 
 
-def mixed(image: Tensor, matrix: Tensor) -> Tensor:
+def apply_color_matrix(image: Tensor, matrix: Tensor) -> Tensor:
     """Every pixel's colour times a 3×3 matrix: N×3×H×W."""
     return torch.einsum("nchw,dc->ndhw", image, matrix.to(image))
 
 
-def match_colors(image: Tensor, model: Tensor) -> Tensor:
+def match_colors(image: Tensor, reference: Tensor) -> Tensor:
     """The image with the mean and covariance of another one's colours, by the symmetric (CORAL) map of section 3: 1×3×H×W in [0, 1]."""
-    (mean, spread), (target, wanted) = statistics(image), statistics(model)
-    change = power(wanted, 0.5) @ power(spread, -0.5)
-    moved = mixed(image - mean.view(1, 3, 1, 1), change) + target.view(1, 3, 1, 1)
+    (mean, spread), (target, wanted) = compute_color_statistics(image), compute_color_statistics(reference)
+    change = compute_matrix_power(wanted, 0.5) @ compute_matrix_power(spread, -0.5)
+    moved = apply_color_matrix(image - mean.view(1, 3, 1, 1), change) + target.view(1, 3, 1, 1)
     return moved.clamp(0, 1)
 
 
-def match_luminance(image: Tensor, model: Tensor) -> Tensor:
+def match_luminance(image: Tensor, reference: Tensor) -> Tensor:
     """The image as gray, its luminance brought to the mean and deviation of another one's (section 4): 1×3×H×W in [0, 1]."""
-    light, target = (mixed(picture, YIQ)[:, :1] for picture in (image, model))
+    light, target = (apply_color_matrix(picture, RGB_TO_YIQ)[:, :1] for picture in (image, reference))
     scaled = (light - light.mean()) / light.std().clamp_min(1e-6) * target.std() + target.mean()
     return scaled.clamp(0, 1).expand(-1, 3, -1, -1).contiguous()
 
 
-def with_colors_of(image: Tensor, photo: Tensor) -> Tensor:
+def copy_photo_colors(image: Tensor, photo: Tensor) -> Tensor:
     """The image's luminance with the photograph's colours: N×3×H×W in [0, 1]."""
-    joined = torch.cat([mixed(image, YIQ)[:, :1], mixed(photo, YIQ)[:, 1:]], 1)
-    return mixed(joined, torch.linalg.inv(YIQ)).clamp(0, 1)
+    joined = torch.cat([apply_color_matrix(image, RGB_TO_YIQ)[:, :1], apply_color_matrix(photo, RGB_TO_YIQ)[:, 1:]], 1)
+    return apply_color_matrix(joined, torch.linalg.inv(RGB_TO_YIQ)).clamp(0, 1)
 
 
-def statistics(image: Tensor) -> tuple[Tensor, Tensor]:
+def compute_color_statistics(image: Tensor) -> tuple[Tensor, Tensor]:
     """Mean (3) and covariance (3×3) of an image's colours."""
     pixels = image[0].flatten(1)
-    return pixels.mean(1), torch.cov(pixels) + RIDGE * torch.eye(3)
+    return pixels.mean(1), torch.cov(pixels) + COVARIANCE_RIDGE * torch.eye(3)
 
 
-def power(matrix: Tensor, exponent: float) -> Tensor:
+def compute_matrix_power(matrix: Tensor, exponent: float) -> Tensor:
     """A power of a symmetric positive matrix."""
     values, vectors = torch.linalg.eigh(matrix)
-    return vectors * values.clamp_min(RIDGE).pow(exponent) @ vectors.T
+    return vectors * values.clamp_min(COVARIANCE_RIDGE).pow(exponent) @ vectors.T

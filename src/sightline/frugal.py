@@ -11,30 +11,35 @@ from torch import Tensor
 from torch.nn import functional as F
 
 # Maps with fewer numbers are not worth the way.
-LARGE = 1_000_000
+MIN_COMPACT_POOL_ELEMENTS = 1_000_000
 
 aten: Any = torch.ops.aten
 
 
-def large(x: Tensor) -> bool:
+def is_large_differentiable_batch(x: Tensor) -> bool:
     """Whether x is a large batch of maps N×C×H×W, on a processor, that a gradient will be asked for."""
     return (
-        type(x) is Tensor and x.ndim == 4 and x.numel() >= LARGE and x.requires_grad and torch.is_grad_enabled() and x.device.type == "cpu"
+        type(x) is Tensor
+        and x.ndim == 4
+        and x.numel() >= MIN_COMPACT_POOL_ELEMENTS
+        and x.requires_grad
+        and torch.is_grad_enabled()
+        and x.device.type == "cpu"
     )
 
 
-def rectified(input: Tensor, inplace: bool = False) -> Tensor | None:
+def try_bypassed_relu(input: Tensor, inplace: bool = False) -> Tensor | None:
     """`F.relu`, which notes a way around itself for a pooling that may follow, or None where the input is small."""
-    if not large(input):
+    if not is_large_differentiable_batch(input):
         return None
-    around = Around.apply(input)
+    around = GradientBypass.apply(input)
     found = F.relu(input, inplace)
     node: Any = found.grad_fn
     node.metadata["around"] = around
     return found
 
 
-def pooled(  # noqa: PLR0917 - torch's own signature
+def try_compact_max_pool(  # noqa: PLR0917 - torch's own signature
     input: Tensor,
     kernel_size: Any,
     stride: Any = None,
@@ -44,15 +49,15 @@ def pooled(  # noqa: PLR0917 - torch's own signature
     return_indices: bool = False,
 ) -> Tensor | None:
     """`F.max_pool2d`, or None where the input is small or the places are asked for."""
-    if not large(input) or return_indices:
+    if not is_large_differentiable_batch(input) or return_indices:
         return None
     node: Any = input.grad_fn
     around: Tensor | None = node.metadata.get("around") if node is not None else None
     geometry = kernel_size, stride or [], padding, dilation, ceil_mode
-    return Maxima.apply(*(input, False) if around is None else (around, True), input.detach(), geometry)
+    return CompactMaxPool.apply(*(input, False) if around is None else (around, True), input.detach(), geometry)
 
 
-class Around(torch.autograd.Function):
+class GradientBypass(torch.autograd.Function):
     """Stands for x, without its numbers, so that gradients reach what x came from."""
 
     @staticmethod
@@ -64,13 +69,13 @@ class Around(torch.autograd.Function):
         return grad
 
 
-class Maxima(torch.autograd.Function):
+class CompactMaxPool(torch.autograd.Function):
     """Max pooling of `maps`, whose gradient goes to `x`; if the maps were `rectified`, to what they were before that."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, rectified: bool, maps: Tensor, geometry: tuple[Any, ...]) -> Tensor:
+    def forward(ctx: Any, x: Tensor, is_rectified: bool, maps: Tensor, geometry: tuple[Any, ...]) -> Tensor:
         found, places = aten.max_pool2d_with_indices(maps, *geometry)
-        ctx.places = (torch.where(found <= 0, -1, places) if rectified else places).to(torch.int32)
+        ctx.places = (torch.where(found <= 0, -1, places) if is_rectified else places).to(torch.int32)
         ctx.shape, ctx.geometry, ctx.last = maps.shape, geometry, maps.is_contiguous(memory_format=torch.channels_last)
         return found
 

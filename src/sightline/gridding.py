@@ -5,35 +5,35 @@ import math
 import torch
 from torch import Tensor
 
-EXACT = 1600  # pictures up to which the shortest total way is found; the time grows with the cube
+MAX_EXACT_POSITIONS = 1600  # pictures up to which the shortest total way is found; the time grows with the cube
 
 
-def snapped(places: Tensor) -> tuple[Tensor, int]:
+def snap_to_grid(positions: Tensor) -> tuple[Tensor, int]:
     """Row and column, n×2, of a cell of its own for each of n×2 places (x to the right, y upwards), and the square grid's side.
 
     Up to 1,600 the sum of squared ways from place to cell is least (linear assignment); above, halves of the plane go to halves
     of the grid, and so on, in the time of a sort.
     """
-    side = math.ceil(math.sqrt(len(places)))
-    low, high = places.amin(0), places.amax(0)
-    unit = (places - low) / (high - low).clamp_min(1e-12)
+    side = math.ceil(math.sqrt(len(positions)))
+    low, high = positions.amin(0), positions.amax(0)
+    unit = (positions - low) / (high - low).clamp_min(1e-12)
     unit = torch.stack([1 - unit[:, 1], unit[:, 0]], 1)  # rows go down
-    return (shortest(unit, side) if len(places) <= EXACT else halved(unit, side)), side
+    return (assign_cells_optimally(unit, side) if len(positions) <= MAX_EXACT_POSITIONS else assign_cells_by_halving(unit, side)), side
 
 
-def shortest(places: Tensor, side: int) -> Tensor:
+def assign_cells_optimally(positions: Tensor, side: int) -> Tensor:
     """Cells n×2 of places in the unit square by linear assignment."""
     from scipy.optimize import linear_sum_assignment
 
     cells = torch.cartesian_prod(torch.arange(side), torch.arange(side))
-    ways = torch.cdist(places.double(), (cells.double() + 0.5) / side).square()
+    ways = torch.cdist(positions.double(), (cells.double() + 0.5) / side).square()
     return cells[torch.from_numpy(linear_sum_assignment(ways.numpy())[1])]
 
 
-def halved(places: Tensor, side: int) -> Tensor:
+def assign_cells_by_halving(positions: Tensor, side: int) -> Tensor:
     """Cells n×2 of places in the unit square by halving the longer side of the grid, and with it the places, until a cell is left."""
-    cells = torch.zeros(len(places), 2, dtype=torch.long)
-    todo = [(torch.arange(len(places)), (0, 0), (side, side))]
+    cells = torch.zeros(len(positions), 2, dtype=torch.long)
+    todo = [(torch.arange(len(positions)), (0, 0), (side, side))]
     while todo:
         ids, corner, size = todo.pop()
         if size == (1, 1) or not len(ids):
@@ -42,7 +42,7 @@ def halved(places: Tensor, side: int) -> Tensor:
         axis = 0 if size[0] >= size[1] else 1
         near = size[axis] // 2
         first, rest = (tuple(length if i == axis else size[i] for i in (0, 1)) for length in (near, size[axis] - near))
-        order = ids[places[ids, axis].argsort(stable=True)]
+        order = ids[positions[ids, axis].argsort(stable=True)]
         most, least = first[0] * first[1], len(ids) - rest[0] * rest[1]
         share = min(most, max(least, round(len(ids) * near / size[axis])))
         beyond = tuple(corner[i] + near * (i == axis) for i in (0, 1))
@@ -50,7 +50,7 @@ def halved(places: Tensor, side: int) -> Tensor:
     return cells
 
 
-def mosaic(pictures: Tensor, cells: Tensor, side: int) -> Tensor:
+def make_picture_mosaic(pictures: Tensor, cells: Tensor, side: int) -> Tensor:
     """n×3×t×t pictures laid into their cells, white where there is none: 1×3×(side·t)×(side·t)."""
     tile = pictures.shape[-1]
     canvas = torch.ones(1, 3, side * tile, side * tile)

@@ -17,83 +17,105 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .cones import Cone, Indices, Reach, classes
-from .geometry import tensors
-from .local import Call, Clean, Local, Memory, functional, multiply_adds, signature, swap
-from .localize import localized
+from .cones import ChangedIntervals, ChangedRegions, IndexArray, group_window_positions
+from .geometry import iterate_nested_tensors
+from .local import (
+    CleanMap,
+    OperationRecord,
+    PatchedCall,
+    PatchedMaps,
+    count_multiply_adds,
+    find_functional_overload,
+    make_call_key,
+    replace_instances,
+)
+from .localize import apply_patch_rule
 from .model import Model
-from .outputs import as_logits
-from .packed import convolve
-from .windows import Covering, Windows, whole
+from .outputs import select_logits
+from .packed import convolve_packed
+from .windows import OcclusionScores, OcclusionWindows, run_occluded_images
 
 aten: Any = torch.ops.aten
-SURVEYED = 2  # a batch of one is viewed in other ways than larger ones
+SURVEY_BATCH_SIZE = 2  # a batch of one is viewed in other ways than larger ones
 # What one more batch costs beyond its multiply-adds, as multiply-adds: for each operation, and for each weight that is read.
-OVERHEAD, READING = 1e7, 50
+OPERATION_OVERHEAD, WEIGHT_READ_OVERHEAD = 1e7, 50
 # Windows run at once: more make no faster.
-MOST = 64
+MAX_WINDOWS_AT_ONCE = 64
 # Below this ratio of multiply-adds the ordinary run is as fast.
-WORTHWHILE = 1.1
+MIN_SPEEDUP = 1.1
 
 
-class Refused(RuntimeError):  # noqa: N818 - not an error: the ordinary run takes over
+class IncrementalUnsupported(RuntimeError):  # noqa: N818 - not an error: the ordinary run takes over
     """The network does something to the stand-in that can't be followed."""
 
 
-def cover(model: Model, windows: Windows, index: Tensor, *, batch: int = 32, incremental: bool = True) -> Covering:
+def score_occluded_windows(
+    model: Model, windows: OcclusionWindows, label_indices: Tensor, *, batch: int = 32, incremental: bool = True
+) -> OcclusionScores:
     """Scores of the labels `index` with each window covered in turn, in the memory that `batch` whole images take.
 
     Equals running every covered image whole, to rounding; where that can't be had otherwise, or wouldn't pay, it is done.
     """
     with torch.inference_mode(False), torch.no_grad():
-        if incremental and len(windows.places) > 1:
+        if incremental and len(windows.positions) > 1:
             try:
-                with model._lock:
-                    if found := Incremental(model, windows, batch).run(index):
+                with model.lock:
+                    if found := IncrementalOcclusion(model, windows, batch).score_windows(label_indices):
                         return found
             except (RuntimeError, TypeError):
                 pass  # the stand-in is no ordinary tensor; if the network itself is at fault, the ordinary run tells
-        return Covering(torch.cat([part[:, index] for part in whole(model, windows, batch)]), 0.0, 1.0)
+        return OcclusionScores(torch.cat([part[:, label_indices] for part in run_occluded_images(model, windows, batch)]), 0.0, 1.0)
 
 
-class Incremental:
+class IncrementalOcclusion:
     """The passes over one image."""
 
-    def __init__(self, model: Model, windows: Windows, batch: int) -> None:
+    def __init__(self, model: Model, windows: OcclusionWindows, batch: int) -> None:
         self.model, self.windows, self.batch = model, windows, batch
-        self.image, self.fill = Clean(model.normalize(windows.image)), model.normalize(windows.fill)
+        self.clean_image, self.fill = CleanMap(model.normalize(windows.image)), model.normalize(windows.fill)
 
-    def run(self, index: Tensor) -> Covering | None:
+    def score_windows(self, label_indices: Tensor) -> OcclusionScores | None:
         """Scores of all windows, or None where it wouldn't pay."""
-        survey, places = Pass({}, SURVEYED, survey=True), np.array(self.windows.places)
-        self.forward(survey, Local(self.image, self.cone(np.unique(places[:, 0]), np.unique(places[:, 1]))))
-        if not survey.layers or survey.gain < WORTHWHILE:
+        survey, places = OcclusionPass({}, SURVEY_BATCH_SIZE, survey=True), np.array(self.windows.positions)
+        self.compute_logits(
+            survey, PatchedMaps(self.clean_image, self.locate_window_regions(np.unique(places[:, 0]), np.unique(places[:, 1])))
+        )
+        if not survey.layer_costs or survey.speedup < MIN_SPEEDUP:
             return None
-        scores, spent, kept = torch.empty(len(places), len(index), device=self.image.map.device), survey.full, 0.0
-        most = max(1, min(MOST, int(self.batch * survey.largest / survey.widest)))
-        for part in classes(self.windows.places, survey.layers, OVERHEAD * len(survey.tape) + READING * survey.weights, most):
-            run = Pass(survey.tape, len(part))
-            start = Local(self.image, self.cone(*places[part].T), self.windows.patches(part, self.fill))
-            scores[part] = self.forward(run, start)[:, index]
-            spent, kept = spent + run.spent * len(part), kept + run.localized * len(part)
-        return Covering(scores, kept / (survey.full * len(places)), survey.full * len(places) / spent)
+        scores, spent, kept = torch.empty(len(places), len(label_indices), device=self.clean_image.tensor.device), survey.full_cost, 0.0
+        most = max(1, min(MAX_WINDOWS_AT_ONCE, int(self.batch * survey.largest_map / survey.largest_kept)))
+        for part in group_window_positions(
+            self.windows.positions,
+            survey.layer_costs,
+            OPERATION_OVERHEAD * len(survey.records) + WEIGHT_READ_OVERHEAD * survey.weights_read,
+            most,
+        ):
+            run = OcclusionPass(survey.records, len(part))
+            start = PatchedMaps(self.clean_image, self.locate_window_regions(*places[part].T), self.windows.crop_windows(part, self.fill))
+            scores[part] = self.compute_logits(run, start)[:, label_indices]
+            spent, kept = spent + run.spent_cost * len(part), kept + run.localized_cost * len(part)
+        return OcclusionScores(scores, kept / (survey.full_cost * len(places)), survey.full_cost * len(places) / spent)
 
-    def cone(self, tops: Indices, lefts: Indices) -> Cone:
+    def locate_window_regions(self, tops: IndexArray, lefts: IndexArray) -> ChangedRegions:
         """The windows themselves."""
-        height, width = self.image.map.shape[-2:]
+        height, width = self.clean_image.tensor.shape[-2:]
         size = self.windows.side
-        return Cone(Reach(tops, np.full_like(tops, size), height), Reach(lefts, np.full_like(lefts, size), width))
+        return ChangedRegions(
+            ChangedIntervals(tops, np.full_like(tops, size), height), ChangedIntervals(lefts, np.full_like(lefts, size), width)
+        )
 
-    def forward(self, run: "Pass", start: Local) -> Tensor:
+    def compute_logits(self, occlusion_pass: "OcclusionPass", start_maps: PatchedMaps) -> Tensor:
         """Logits for a batch."""
-        logits = as_logits(self.model.body(stand_in(run, (), local=start)), self.model.output, self.model.name)
-        if not isinstance(logits, Covered):
-            raise Refused("the network lost the stand-in on its way")
-        return logits.whole()
+        logits = select_logits(
+            self.model.network(make_stand_in(occlusion_pass, (), patched_maps=start_maps)), self.model.output, self.model.name
+        )
+        if not isinstance(logits, StandInTensor):
+            raise IncrementalUnsupported("the network lost the stand-in on its way")
+        return logits.build_full_tensor()
 
 
 @dataclass
-class Pass:
+class OcclusionPass:
     """One forward pass for `count` images. `tape` has the memory of each operation, filled by the survey.
 
     `layers` of a survey: multiply-adds of one position, and its cones. `full`, `spent` and `localized` count multiply-adds
@@ -101,112 +123,128 @@ class Pass:
     in a map, `widest` the most in what was kept of one.
     """
 
-    tape: dict[Any, Memory]
-    count: int
+    records: dict[Any, OperationRecord]
+    image_count: int
     survey: bool = False
-    unknown: int = 0
-    full: float = 0.0
-    spent: float = 0.0
-    localized: float = 0.0
-    weights: int = 0
-    largest: int = 1
-    widest: float = 1
-    layers: list[tuple[float, Cone]] = field(default_factory=list[tuple[float, Cone]])
+    last_unknown_number: int = 0
+    full_cost: float = 0.0
+    spent_cost: float = 0.0
+    localized_cost: float = 0.0
+    weights_read: int = 0
+    largest_map: int = 1
+    largest_kept: float = 1
+    layer_costs: list[tuple[float, ChangedRegions]] = field(default_factory=list[tuple[float, ChangedRegions]])
 
     @property
-    def gain(self) -> float:
+    def speedup(self) -> float:
         """How many times fewer multiply-adds a mean window takes than the whole image."""
-        local = sum(price * float(cone.rows.size.mean() * cone.cols.size.mean()) for price, cone in self.layers)
-        return self.full / max(self.full - self.localized + local, 1)
+        local = sum(price * float(cone.rows.size.mean() * cone.cols.size.mean()) for price, cone in self.layer_costs)
+        return self.full_cost / max(self.full_cost - self.localized_cost + local, 1)
 
-    def call(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def run_operation(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """One operation that the network calls."""
-        memory, given = self.remembered(func, args, kwargs), stand_ins((args, kwargs))
+        memory, given = self.find_record(func, args, kwargs), find_stand_ins((args, kwargs))
         written = [i for i, argument in enumerate(func._schema.arguments) if argument.alias_info and argument.alias_info.is_write]
         if not written:
-            found = self.wrapped(self.apply(func, args, kwargs, memory), memory.number)
-            if any(result.alias_info for result in func._schema.returns) and any(x.local or x.shared for x in given):
+            found = self.wrap_results(self.apply_operation(func, args, kwargs, memory), memory.number)
+            if any(result.alias_info for result in func._schema.returns) and any(x.patched_maps or x.shared for x in given):
                 # A view of what is kept in pieces doesn't follow later writes.
-                for x in (*given, *stand_ins(found)):
+                for x in (*given, *find_stand_ins(found)):
                     x.shared = True
             return found
         target = args[0] if written == [0] and args else None
-        if not isinstance(target, Covered) or target.shared:
-            raise Refused("an operation writes to a tensor that others may see")
-        if target.local:
-            target.become(self.apply(functional(func), args, kwargs, memory))
+        if not isinstance(target, StandInTensor) or target.shared:
+            raise IncrementalUnsupported("an operation writes to a tensor that others may see")
+        if target.patched_maps:
+            target.take_over_result(self.apply_operation(find_functional_overload(func), args, kwargs, memory))
         else:
-            func(*swap(args, Covered, Covered.whole), **swap(kwargs, Covered, Covered.whole))
+            func(
+                *replace_instances(args, StandInTensor, StandInTensor.build_full_tensor),
+                **replace_instances(kwargs, StandInTensor, StandInTensor.build_full_tensor),
+            )
         target.number = (memory.number,)
         return target
 
-    def remembered(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Memory:
+    def find_record(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> OperationRecord:
         """What is known of this call from the survey, whichever way the network took to it."""
-        key = func, signature((args, kwargs), lambda x: x.number if isinstance(x, Covered) else None)
+        key = func, make_call_key((args, kwargs), lambda x: x.number if isinstance(x, StandInTensor) else None)
         if self.survey:
             # The constants are kept, so that no other may lie at their address.
-            constants = [x for x in tensors((args, kwargs)) if not isinstance(x, Covered)]
-            return self.tape.setdefault(key, Memory(len(self.tape), constants=constants))
-        self.unknown -= 1
-        return self.tape.get(key) or Memory(self.unknown)
+            constants = [x for x in iterate_nested_tensors((args, kwargs)) if not isinstance(x, StandInTensor)]
+            return self.records.setdefault(key, OperationRecord(len(self.records), constants=constants))
+        self.last_unknown_number -= 1
+        return self.records.get(key) or OperationRecord(self.last_unknown_number)
 
-    def apply(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], memory: Memory) -> Any:
+    def apply_operation(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], record: OperationRecord) -> Any:
         """The operation on patches if it can be, else on whole maps."""
-        if all(x.local for x in stand_ins((args, kwargs))):
-            call = Call(
-                func, swap(args, Covered, lambda x: x.local), swap(kwargs, Covered, lambda x: x.local), memory, self.count, self.survey
+        if all(x.patched_maps for x in find_stand_ins((args, kwargs))):
+            call = PatchedCall(
+                func,
+                replace_instances(args, StandInTensor, lambda x: x.patched_maps),
+                replace_instances(kwargs, StandInTensor, lambda x: x.patched_maps),
+                record,
+                self.image_count,
+                self.survey,
             )
-            found = localized(call)
+            found = apply_patch_rule(call)
             if found is not None:
-                if isinstance(found, Local):
-                    self.measure(found.clean.map.numel(), found.cone.share)
-                    self.note(found, multiply_adds(func, swap(args, Covered, lambda x: x.local.clean.map), kwargs, found.clean.map))
+                if isinstance(found, PatchedMaps):
+                    self.note_map_size(found.clean_map.tensor.numel(), found.regions.map_share)
+                    self.count_localized_operation(
+                        found,
+                        count_multiply_adds(
+                            func,
+                            replace_instances(args, StandInTensor, lambda x: x.patched_maps.clean_map.tensor),
+                            kwargs,
+                            found.clean_map.tensor,
+                        ),
+                    )
                 return found
-        known = not stand_ins((args[1:], kwargs))
-        args, kwargs = swap((args, kwargs), Covered, Covered.whole)
+        known = not find_stand_ins((args[1:], kwargs))
+        args, kwargs = replace_instances((args, kwargs), StandInTensor, StandInTensor.build_full_tensor)
         if func is aten.convolution.default and known and args[1].ndim == 4 and not args[6] and not self.survey:
-            found = convolve(*args[:6], args[8])
+            found = convolve_packed(*args[:6], args[8])
         else:
             # Maps put together from patches may lie in memory in another order than a view would need.
             found = (aten.reshape.default if func in (aten.view.default, aten._unsafe_view.default) else func)(*args, **kwargs)
-        amount = multiply_adds(func, args, kwargs, found) / self.count
-        self.full, self.spent = self.full + amount, self.spent + amount
+        amount = count_multiply_adds(func, args, kwargs, found) / self.image_count
+        self.full_cost, self.spent_cost = self.full_cost + amount, self.spent_cost + amount
         # Seldom more than its multiply-adds for one image: a fully connected layer's are its weights.
-        self.weights += int(min(amount, sum(x.numel() for x in tensors(args)))) if amount else 0
-        self.measure(max((out.numel() // self.count for out in tensors(found)), default=0))
+        self.weights_read += int(min(amount, sum(x.numel() for x in iterate_nested_tensors(args)))) if amount else 0
+        self.note_map_size(max((out.numel() // self.image_count for out in iterate_nested_tensors(found)), default=0))
         return found
 
-    def measure(self, size: int, share: float = 1) -> None:
+    def note_map_size(self, size: int, computed_share: float = 1) -> None:
         """Notes the size of a map of one image, and the share of it that was computed."""
-        self.largest, self.widest = max(self.largest, size), max(self.widest, size * share)
+        self.largest_map, self.largest_kept = max(self.largest_map, size), max(self.largest_kept, size * computed_share)
 
-    def note(self, found: Local, amount: float) -> None:
+    def count_localized_operation(self, result: PatchedMaps, multiply_adds: float) -> None:
         """Counts a localized operation that takes `amount` multiply-adds for the whole image."""
-        if amount:
-            price = amount / (found.size[0] * found.size[1])
-            self.layers.append((price, found.cone))
-            self.full, self.localized = self.full + amount, self.localized + amount
-            self.spent += price * found.cone.height * found.cone.width
+        if multiply_adds:
+            price = multiply_adds / (result.map_size[0] * result.map_size[1])
+            self.layer_costs.append((price, result.regions))
+            self.full_cost, self.localized_cost = self.full_cost + multiply_adds, self.localized_cost + multiply_adds
+            self.spent_cost += price * result.regions.height * result.regions.width
 
-    def wrapped(self, found: Any, *number: int) -> Any:
+    def wrap_results(self, results: Any, *number: int) -> Any:
         """Results as stand-ins."""
-        if isinstance(found, (tuple, list)):
-            return type(found)(self.wrapped(item, *number, i) for i, item in enumerate(found))
-        if isinstance(found, Local):
-            return stand_in(self, number, local=found)
-        return stand_in(self, number, full=found) if found is None or isinstance(found, Tensor) else found
+        if isinstance(results, (tuple, list)):
+            return type(results)(self.wrap_results(item, *number, i) for i, item in enumerate(results))
+        if isinstance(results, PatchedMaps):
+            return make_stand_in(self, number, patched_maps=results)
+        return make_stand_in(self, number, full_tensor=results) if results is None or isinstance(results, Tensor) else results
 
 
-class Covered(Tensor):
+class StandInTensor(Tensor):
     """Stands in for a tensor of the batch: clean but for patches (`local`), as it is (`full`), or neither: of no use.
 
     `number` names it in all passes. `shared`: another one may look at the same numbers.
     """
 
-    run: Pass
+    occlusion_pass: OcclusionPass
     number: tuple[int, ...]
-    local: Local | None
-    full: Tensor | None
+    patched_maps: PatchedMaps | None
+    full_tensor: Tensor | None
     shared: bool
 
     __torch_function__ = torch._C._disabled_torch_function_impl  # pyright: ignore[reportAssignmentType]
@@ -214,32 +252,40 @@ class Covered(Tensor):
     @classmethod
     def __torch_dispatch__(cls, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
         kwargs = kwargs or {}
-        return stand_ins((args, kwargs))[0].run.call(func, args, kwargs)
+        return find_stand_ins((args, kwargs))[0].occlusion_pass.run_operation(func, args, kwargs)
 
-    def whole(self) -> Tensor:
+    def build_full_tensor(self) -> Tensor:
         """The ordinary tensor."""
-        if self.full is None:
-            if self.local is None:
-                raise Refused("the indices of a pooling are not known")
-            self.full = self.local.whole(self.run.count)
-        return self.full
+        if self.full_tensor is None:
+            if self.patched_maps is None:
+                raise IncrementalUnsupported("the indices of a pooling are not known")
+            self.full_tensor = self.patched_maps.build_full_maps(self.occlusion_pass.image_count)
+        return self.full_tensor
 
-    def become(self, found: Local | Tensor) -> None:
+    def take_over_result(self, result: PatchedMaps | Tensor) -> None:
         """Takes over what a write gives."""
-        self.local, self.full = (found, None) if isinstance(found, Local) else (None, found)
+        self.patched_maps, self.full_tensor = (result, None) if isinstance(result, PatchedMaps) else (None, result)
 
 
-def stand_in(run: Pass, number: tuple[int, ...], *, local: Local | None = None, full: Tensor | None = None) -> Covered:
+def make_stand_in(
+    occlusion_pass: OcclusionPass, number: tuple[int, ...], *, patched_maps: PatchedMaps | None = None, full_tensor: Tensor | None = None
+) -> StandInTensor:
     """Makes one, with the shape and strides that the tensor of the whole batch has."""
-    like = local.clean.map if local else full if full is not None else torch.empty(0)
+    like = patched_maps.clean_map.tensor if patched_maps else full_tensor if full_tensor is not None else torch.empty(0)
     shape, strides = tuple(like.shape), like.stride()
-    if local:
-        shape, strides = (run.count, *shape[1:]), (like.numel(), *strides[1:])
-    made = Tensor._make_wrapper_subclass(Covered, shape, strides=strides, dtype=like.dtype, device=like.device)
-    made.run, made.number, made.local, made.full, made.shared = run, number, local, full, False
+    if patched_maps:
+        shape, strides = (occlusion_pass.image_count, *shape[1:]), (like.numel(), *strides[1:])
+    made = Tensor._make_wrapper_subclass(StandInTensor, shape, strides=strides, dtype=like.dtype, device=like.device)
+    made.occlusion_pass, made.number, made.patched_maps, made.full_tensor, made.shared = (
+        occlusion_pass,
+        number,
+        patched_maps,
+        full_tensor,
+        False,
+    )
     return made
 
 
-def stand_ins(value: Any) -> list[Covered]:
+def find_stand_ins(value: Any) -> list[StandInTensor]:
     """Those in nested tuples, lists and dicts."""
-    return [x for x in tensors(value) if isinstance(x, Covered)]
+    return [x for x in iterate_nested_tensors(value) if isinstance(x, StandInTensor)]

@@ -10,11 +10,11 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from torch import Tensor
 
-from .errors import SightlineError, outside, unknown
+from .errors import SightlineError, make_out_of_range_error, make_unknown_name_error
 
 
 @dataclass(frozen=True)
-class Between:
+class ValueRange:
     """The closed range of a number knob: `Annotated[int, Between(1, 12)]`."""
 
     low: float
@@ -22,48 +22,48 @@ class Between:
 
 
 @dataclass(frozen=True)
-class Field:
+class ParameterSpec:
     """One knob: name, type without its range, default, one-line documentation, range, choices."""
 
     name: str
     type: Any
     default: Any
     doc: str
-    between: Between | None = None
+    value_range: ValueRange | None = None
     choices: tuple[str, ...] = ()
 
-    def check(self, value: Any) -> Any:
+    def check_value(self, value: Any) -> Any:
         """The value if it is allowed; raises SightlineError otherwise."""
         if self.choices and value not in self.choices:
-            raise unknown(self.name, value, self.choices)
-        if not fits(value, self.type):
+            raise make_unknown_name_error(self.name, value, self.choices)
+        if not is_value_of_type(value, self.type):
             shown = repr(value) if isinstance(value, (int, float, str, NoneType)) else f"of type {type(value).__name__}"
-            raise SightlineError(f"{self.name} is {shown}; it must be {spoken(self.type)}")
-        if self.between and isinstance(value, (int, float)) and not self.between.low <= value <= self.between.high:
-            raise outside(self.name, value, self.between.low, self.between.high)
+            raise SightlineError(f"{self.name} is {shown}; it must be {describe_parameter_type(self.type)}")
+        if self.value_range and isinstance(value, (int, float)) and not self.value_range.low <= value <= self.value_range.high:
+            raise make_out_of_range_error(self.name, value, self.value_range.low, self.value_range.high)
         return value
 
 
-def fits(value: Any, kind: Any) -> bool:
+def is_value_of_type(value: Any, kind: Any) -> bool:
     """Whether a value is of a knob's type. A whole number is a number too; True and NaN are none."""
     if get_origin(kind) in (Union, UnionType):
-        return any(fits(value, member) for member in get_args(kind))
+        return any(is_value_of_type(value, member) for member in get_args(kind))
     if kind in (int, float):
         numbers = (int, float) if kind is float else int
         return isinstance(value, numbers) and not isinstance(value, bool) and not (isinstance(value, float) and math.isnan(value))
     if get_origin(kind) is tuple:
-        return isinstance(value, (tuple, list)) and all(fits(item, get_args(kind)[0]) for item in value)
+        return isinstance(value, (tuple, list)) and all(is_value_of_type(item, get_args(kind)[0]) for item in value)
     if get_origin(kind) is Callable:
         return callable(value)
     return not isinstance(kind, type) or isinstance(value, kind)
 
 
-def spoken(kind: Any) -> str:
+def describe_parameter_type(kind: Any) -> str:
     """A knob's type in words."""
     if get_origin(kind) in (Union, UnionType):
-        return " or ".join(spoken(member) for member in get_args(kind))
+        return " or ".join(describe_parameter_type(member) for member in get_args(kind))
     if get_origin(kind) is tuple:
-        return f"a list, each {spoken(get_args(kind)[0])}"
+        return f"a list, each {describe_parameter_type(get_args(kind)[0])}"
     words = {
         int: "a whole number",
         float: "a number",
@@ -77,11 +77,11 @@ def spoken(kind: Any) -> str:
     return words.get(get_origin(kind) or kind) or str(kind)
 
 
-def field_of(parameter: inspect.Parameter, hint: Any, doc: str) -> Field:
+def make_parameter_spec(parameter: inspect.Parameter, hint: Any, doc: str) -> ParameterSpec:
     """One knob from its parameter and annotation."""
     between = None
     if get_origin(hint) is Annotated:
         hint, *extras = get_args(hint)
-        between = next((extra for extra in extras if isinstance(extra, Between)), None)
+        between = next((extra for extra in extras if isinstance(extra, ValueRange)), None)
     choices = tuple(str(choice) for choice in get_args(hint)) if get_origin(hint) is Literal else ()
-    return Field(parameter.name, hint, parameter.default, doc, between, choices)
+    return ParameterSpec(parameter.name, hint, parameter.default, doc, between, choices)

@@ -7,13 +7,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .optimizers import Stepper
+from .optimizers import BaseOptimizer
 
-LEAST_CURVATURE = 1e-10  # pairs below are left out, as in torch.optim.LBFGS
-LEAST_SLOPE = 1e-9  # a direction that descends by less is not gone
+MIN_CURVATURE = 1e-10  # pairs below are left out, as in torch.optim.LBFGS
+MIN_DESCENT = 1e-9  # a direction that descends by less is not gone
 
 
-class LBFGS(Stepper):
+class LBFGS(BaseOptimizer):
     """Limited-memory BFGS (Nocedal 1980) in the compact form of Byrd, Nocedal & Schnabel 1994 (theorem 3.1).
 
     The steps are those of `torch.optim.LBFGS(max_iter=1)` without line search. Its two loops over the history are two matrix
@@ -30,107 +30,131 @@ class LBFGS(Stepper):
         parameters: list[Tensor],
         lr: float = 1.0,
         history: int = 10,
-        filter: Callable[[Tensor], Tensor] | None = None,
-        most: float = math.inf,
+        preconditioner: Callable[[Tensor], Tensor] | None = None,
+        max_rms_step: float = math.inf,
     ) -> None:
         super().__init__(parameters)
-        self.lr, self.filter, self.most = lr, filter, most
-        self.memories = [Memory(parameter, history) for parameter in parameters]
+        self.lr, self.preconditioner, self.max_rms_step = lr, preconditioner, max_rms_step
+        self.memories = [CurvatureMemory(parameter, history) for parameter in parameters]
 
-    def remember(self, before: "LBFGS", gain: float) -> None:
+    def inherit_history(self, previous: "LBFGS", objective_ratio: float) -> None:
         """Takes over what was learned of the same pictures at another size, where the objective was 1/`gain` times as large."""
-        for memory, other in zip(self.memories, before.memories, strict=True):
-            memory.remember(other, gain)
+        for memory, other in zip(self.memories, previous.memories, strict=True):
+            memory.inherit_pairs(other, objective_ratio)
 
-    def move_(self, number: int, parameter: Tensor, gradient: Tensor) -> None:
+    def update_parameter_(self, index: int, parameter: Tensor, gradient: Tensor) -> None:
         """One step of the leaf of that number, in place."""
-        memory, slope = self.memories[number], gradient.flatten(1)
-        filtered = self.filter(gradient).flatten(1) if self.filter else slope
-        direction = memory.direction(parameter.detach().flatten(1), slope, filtered)
-        descends = (direction * slope).sum(1, keepdim=True) <= -LEAST_SLOPE
+        memory, slope = self.memories[index], gradient.flatten(1)
+        filtered = self.preconditioner(gradient).flatten(1) if self.preconditioner else slope
+        direction = memory.compute_direction(parameter.detach().flatten(1), slope, filtered)
+        descends = (direction * slope).sum(1, keepdim=True) <= -MIN_DESCENT
         step = torch.where(descends, direction, 0) * self.lr
         length = step.square().mean(1, keepdim=True).sqrt().clamp_min(1e-30)
-        if not memory.noted:
-            step *= (1 / filtered.abs().sum(1, keepdim=True)).clamp_max(1) if self.most == math.inf else self.most / 10 / length
+        if not memory.pair_count:
+            step *= (
+                (1 / filtered.abs().sum(1, keepdim=True)).clamp_max(1) if self.max_rms_step == math.inf else self.max_rms_step / 10 / length
+            )
         else:
-            step *= (self.most / length).clamp_max(1)
+            step *= (self.max_rms_step / length).clamp_max(1)
         parameter.add_(step.view_as(parameter))
 
 
-class Memory:
+class CurvatureMemory:
     """The last pairs of movement s and change of slope y of every image, the latter filtered: two rings N×history×D, S and KY, and
     their products."""
 
     def __init__(self, parameter: Tensor, history: int) -> None:
         count, size = len(parameter), parameter[0].numel()
-        self.shape, self.history, self.noted = parameter.shape, history, 0
-        self.moved, self.changed = (parameter.new_zeros(count, history, size) for _ in range(2))
+        self.shape, self.history, self.pair_count = parameter.shape, history, 0
+        self.position_changes, self.gradient_changes = (parameter.new_zeros(count, history, size) for _ in range(2))
         # sᵀy and yᵀKy of all pairs, in double: what is solved is small and badly conditioned.
-        self.across, self.within = (torch.zeros(count, history, history, dtype=torch.float64, device=parameter.device) for _ in range(2))
+        self.sy_products, self.yy_products = (
+            torch.zeros(count, history, history, dtype=torch.float64, device=parameter.device) for _ in range(2)
+        )
         self.scale = torch.ones(count, 1, dtype=torch.float64, device=parameter.device)
-        self.last: tuple[Tensor, Tensor, Tensor] | None = None  # place, slope and filtered slope
+        self.previous: tuple[Tensor, Tensor, Tensor] | None = None  # place, slope and filtered slope
 
     @property
-    def chosen(self) -> Tensor:
+    def slots_by_age(self) -> Tensor:
         """The places of the pairs in the rings, oldest first."""
-        ages = range(min(self.noted, self.history), 0, -1)
-        return torch.tensor([(self.noted - age) % self.history for age in ages], device=self.moved.device)
+        ages = range(min(self.pair_count, self.history), 0, -1)
+        return torch.tensor([(self.pair_count - age) % self.history for age in ages], device=self.position_changes.device)
 
-    def remember(self, other: "Memory", gain: float) -> None:
+    def inherit_pairs(self, other: "CurvatureMemory", objective_ratio: float) -> None:
         """Takes over the pairs of pictures of another size, resized, for an objective `gain` times as large. What a movement does to it is
         shared by as many more pixels. The products are those of the pairs as they were: nearly those of the resized ones."""
-        share = gain * math.prod(other.shape[2:]) / math.prod(self.shape[2:])
-        self.moved, self.changed = (resized(pairs, other.shape, self.shape) for pairs in (other.moved, other.changed * share))
-        self.across, self.within, self.scale = other.across * gain, other.within * (gain * share), other.scale / share
-        self.history, self.noted = other.history, other.noted
+        share = objective_ratio * math.prod(other.shape[2:]) / math.prod(self.shape[2:])
+        self.position_changes, self.gradient_changes = (
+            resize_pairs(pairs, other.shape, self.shape) for pairs in (other.position_changes, other.gradient_changes * share)
+        )
+        self.sy_products, self.yy_products, self.scale = (
+            other.sy_products * objective_ratio,
+            other.yy_products * (objective_ratio * share),
+            other.scale / share,
+        )
+        self.history, self.pair_count = other.history, other.pair_count
 
-    def direction(self, place: Tensor, slope: Tensor, filtered: Tensor) -> Tensor:
+    def compute_direction(self, position: Tensor, gradient: Tensor, preconditioned: Tensor) -> Tensor:
         """Where to go from a place N×D with this slope g and Kg: −H·g."""
-        if self.last:
-            changed = slope - self.last[1]
-            along, bent = self.note(place - self.last[0], slope, changed, changed if filtered is slope else filtered - self.last[2])
+        if self.previous:
+            changed = gradient - self.previous[1]
+            along, bent = self.store_pair(
+                position - self.previous[0], gradient, changed, changed if preconditioned is gradient else preconditioned - self.previous[2]
+            )
         else:
-            along, bent = self.times(slope.unsqueeze(1))
-        kept = slope.clone()
-        self.last = place.clone(), kept, kept if filtered is slope else filtered
-        return -self.inverse_times(filtered, along, bent) if self.noted else -filtered
+            along, bent = self.multiply_history(gradient.unsqueeze(1))
+        kept = gradient.clone()
+        self.previous = position.clone(), kept, kept if preconditioned is gradient else preconditioned
+        return -self.multiply_inverse_hessian(preconditioned, along, bent) if self.pair_count else -preconditioned
 
-    def note(self, moved: Tensor, slope: Tensor, changed: Tensor, softened: Tensor) -> tuple[Tensor, Tensor]:
+    def store_pair(
+        self, position_change: Tensor, gradient: Tensor, gradient_change: Tensor, preconditioned_change: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """Takes the pair s, y in, with Ky; where the curvature is too small it is stored as zeros, which change nothing. Gives Sᵀg and YᵀKg,
         found on the same way through the memory as the products with the new pair."""
-        slot = self.noted % self.history
-        self.noted += 1
-        curvature = (moved * changed).sum(1, keepdim=True)
-        good = curvature > LEAST_CURVATURE
-        self.moved[:, slot], self.changed[:, slot] = torch.where(good, moved, 0), torch.where(good, softened, 0)
-        rows, squares = self.times(torch.stack([torch.where(good, changed, 0), slope], 1))
-        self.across[:, :, slot], self.within[:, :, slot], self.within[:, slot] = rows[..., 0], squares[..., 0], squares[..., 0]
-        ratio = curvature.double() / (changed.double() * softened).sum(1, keepdim=True).clamp_min(1e-300)
+        slot = self.pair_count % self.history
+        self.pair_count += 1
+        curvature = (position_change * gradient_change).sum(1, keepdim=True)
+        good = curvature > MIN_CURVATURE
+        self.position_changes[:, slot], self.gradient_changes[:, slot] = (
+            torch.where(good, position_change, 0),
+            torch.where(good, preconditioned_change, 0),
+        )
+        rows, squares = self.multiply_history(torch.stack([torch.where(good, gradient_change, 0), gradient], 1))
+        self.sy_products[:, :, slot], self.yy_products[:, :, slot], self.yy_products[:, slot] = (
+            rows[..., 0],
+            squares[..., 0],
+            squares[..., 0],
+        )
+        ratio = curvature.double() / (gradient_change.double() * preconditioned_change).sum(1, keepdim=True).clamp_min(1e-300)
         self.scale = torch.where(good, ratio, self.scale)
         return rows[..., -1:], squares[..., -1:]
 
-    def times(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+    def multiply_history(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """S and KY times rows N×k×D: N×history×k each, in double. MKL takes up to ten times as long where the pairs stand first."""
-        moved, changed = ((rows @ pairs.mT).double().mT for pairs in (self.moved, self.changed))
+        moved, changed = ((rows @ pairs.mT).double().mT for pairs in (self.position_changes, self.gradient_changes))
         return moved, changed
 
-    def inverse_times(self, filtered: Tensor, along: Tensor, bent: Tensor) -> Tensor:
+    def multiply_inverse_hessian(self, preconditioned: Tensor, s_products: Tensor, y_products: Tensor) -> Tensor:
         """H·g: γKg + S·a + γKY·b, with a = R⁻ᵀ((D + γYᵀKY)R⁻¹Sᵀg − γYᵀKg), b = −R⁻¹Sᵀg, R the upper triangle of SᵀY by age."""
-        chosen = self.chosen
-        across, within = (table[:, chosen][:, :, chosen] for table in (self.across, self.within))
+        chosen = self.slots_by_age
+        across, within = (table[:, chosen][:, :, chosen] for table in (self.sy_products, self.yy_products))
         diagonal = across.diagonal(dim1=1, dim2=2)
         upper = across.triu() + torch.diag_embed((diagonal == 0).double())
-        along, bent, scale = along[:, chosen], bent[:, chosen], self.scale.unsqueeze(2)
-        solved = torch.linalg.solve_triangular(upper, along, upper=True)
-        middle = diagonal.unsqueeze(2) * solved + scale * (within @ solved) - scale * bent
+        s_products, y_products, scale = s_products[:, chosen], y_products[:, chosen], self.scale.unsqueeze(2)
+        solved = torch.linalg.solve_triangular(upper, s_products, upper=True)
+        middle = diagonal.unsqueeze(2) * solved + scale * (within @ solved) - scale * y_products
         first = torch.linalg.solve_triangular(upper.mT, middle, upper=False)
-        weights = torch.zeros(2, len(filtered), self.history, 1, dtype=torch.float64, device=filtered.device)
+        weights = torch.zeros(2, len(preconditioned), self.history, 1, dtype=torch.float64, device=preconditioned.device)
         weights[0, :, chosen], weights[1, :, chosen] = first, -scale * solved
-        parts = [(pairs.mT @ weight.to(filtered))[..., 0] for pairs, weight in zip((self.moved, self.changed), weights, strict=True)]
-        return self.scale.to(filtered) * filtered + parts[0] + parts[1]
+        parts = [
+            (pairs.mT @ weight.to(preconditioned))[..., 0]
+            for pairs, weight in zip((self.position_changes, self.gradient_changes), weights, strict=True)
+        ]
+        return self.scale.to(preconditioned) * preconditioned + parts[0] + parts[1]
 
 
-def resized(pairs: Tensor, before: torch.Size, shape: torch.Size) -> Tensor:
+def resize_pairs(pairs: Tensor, old_shape: torch.Size, new_shape: torch.Size) -> Tensor:
     """Vectors N×history×D of pictures N×C×h×w, for pictures N×C×H×W."""
-    pictures = pairs.view(-1, *before[1:])
-    return F.interpolate(pictures, size=shape[2:], mode="bicubic", align_corners=False).view(*pairs.shape[:2], -1)
+    pictures = pairs.view(-1, *old_shape[1:])
+    return F.interpolate(pictures, size=new_shape[2:], mode="bicubic", align_corners=False).view(*pairs.shape[:2], -1)

@@ -16,14 +16,14 @@ import torch
 from torch import Tensor, nn
 
 from . import image as images
-from .body import private_body
-from .capture import Capture, Layer, called, first_tensor
-from .errors import SightlineError, first_line, unknown
-from .outputs import as_logits
-from .packed import faster
-from .pairing import refuse_wrong_pair
+from .body import make_private_network
+from .capture import Capture, Layer, find_first_tensor, format_call_name
+from .errors import SightlineError, get_first_error_line, make_unknown_name_error
+from .outputs import select_logits
+from .packed import use_packed_weights
+from .pairing import check_known_weights_input
 
-LUMINANCE = (0.299, 0.587, 0.114)
+LUMINANCE_WEIGHTS = (0.299, 0.587, 0.114)
 
 
 class Model:
@@ -53,22 +53,22 @@ class Model:
     ) -> None:
         if len(mean) != len(std) or len(mean) not in (1, 3):
             raise SightlineError(f"mean and std need one value for each of 1 or 3 channels; given were {len(mean)} and {len(std)}")
-        body = private_body(network)
+        body = make_private_network(network)
         first = next(body.parameters(), torch.empty(0))
         self.device = torch.device(device) if device is not None else first.device
-        self.body = body.to(self.device)
+        self.network = body.to(self.device)
         self.name = name or type(network).__name__
         self.size, self.resize = size, resize or size
         precision = first.dtype if first.is_floating_point() else torch.float32
         self.mean, self.std = (torch.tensor(v, device=self.device, dtype=precision).view(1, -1, 1, 1) for v in (mean, std))
         self.output = output
         self.recipe = dict(recipe or {"model": self.name})
-        self._labels = tuple(labels)
-        self._aliases = dict(aliases or {})
-        self._landmarks = dict(landmarks or {})
-        self._overwritten: set[str] = set()
-        self._lock = threading.RLock()
-        refuse_wrong_pair(self.body, self.normalize, size, self.name)
+        self._given_labels = tuple(labels)
+        self.aliases = dict(aliases or {})
+        self._given_landmarks = dict(landmarks or {})
+        self.overwritten_calls: set[str] = set()
+        self.lock = threading.RLock()
+        check_known_weights_input(self.network, self.normalize, size, self.name)
 
     def __repr__(self) -> str:
         return f"Model({self.name!r}, {len(self.labels)} classes, {self.size} px, {self.device})"
@@ -78,23 +78,23 @@ class Model:
         """Every module call that gives a tensor, in the order of the forward pass, by name."""
         found: dict[str, Layer] = {}
         calls: Counter[str] = Counter()
-        human = {path: alias for alias, path in self._aliases.items()}
+        human = {path: alias for alias, path in self.aliases.items()}
 
         def record(path: str) -> Callable[..., None]:
             def hook(module: nn.Module, _args: Any, output: Any) -> None:
-                name = called(path, calls[path])
+                name = format_call_name(path, calls[path])
                 calls[path] += 1
-                value = first_tensor(output)
+                value = find_first_tensor(output)
                 if value is not None and value.ndim > 1:
                     found[name] = Layer(name, type(module).__name__, tuple(value.shape[1:]), human.get(name, ""))
 
             return hook
 
-        with self._lock, ExitStack() as undo, torch.no_grad():
-            for path, module in self.body.named_modules():
+        with self.lock, ExitStack() as undo, torch.no_grad():
+            for path, module in self.network.named_modules():
                 if path and "parametrizations" not in path.split("."):  # those give weights, not features
                     undo.callback(module.register_forward_hook(record(path)).remove)
-            self._forward(self.blank())
+            self.run_network(self.blank())
         return found
 
     @cached_property
@@ -102,13 +102,13 @@ class Model:
         """`first`, `middle`, `last_conv`, `penultimate` and `logits` as layer names (`NAME:in` is a module's input)."""
         layers = list(self.layers.values())
         convs = [layer for layer in layers if isinstance(self.module(layer.name), nn.Conv2d)]
-        spatial = [layer for layer in layers if layer.spatial and "Pool" not in layer.kind]
+        spatial = [layer for layer in layers if layer.is_spatial and "Pool" not in layer.kind]
         tokens = [layer for layer in layers if len(layer.shape) == 2]
         heads = [layer for layer in layers if isinstance(self.module(layer.name), nn.Linear)]
         guess = {"logits": "logits"}
         if convs:
             half = layers.index(convs[len(convs) // 2])
-            active = (layer for layer in layers[half:] if layer.spatial and "ReLU" in layer.kind)
+            active = (layer for layer in layers[half:] if layer.is_spatial and "ReLU" in layer.kind)
             guess |= {"first": convs[0].name, "middle": next(active, layers[half]).name}
         if spatial:
             guess["last_conv"] = spatial[-1].name
@@ -120,27 +120,27 @@ class Model:
             guess["last_conv"] = before[-1] if before else tokens[-1].name
         if heads:
             guess["penultimate"] = f"{heads[-1].name}:in"
-        return {**guess, **self._landmarks}
+        return {**guess, **self._given_landmarks}
 
     @cached_property
     def labels(self) -> tuple[str, ...]:
         """One name per logit: the given ones, else `class 0`, `class 1`, …"""
         with torch.no_grad():
-            count = as_logits(self._forward(self.blank()), self.output, self.name).shape[1]
-        if self._labels and len(self._labels) != count:
-            raise SightlineError(f"{self.name} has {count} logits, but {len(self._labels)} labels were given")
-        return self._labels or tuple(f"class {i}" for i in range(count))
+            count = select_logits(self.run_network(self.blank()), self.output, self.name).shape[1]
+        if self._given_labels and len(self._given_labels) != count:
+            raise SightlineError(f"{self.name} has {count} logits, but {len(self._given_labels)} labels were given")
+        return self._given_labels or tuple(f"class {i}" for i in range(count))
 
     def layer(self, name: str) -> str:
         """The layer's own name for a name, alias or landmark; raises SightlineError with the nearest one."""
-        known = self.landmarks.get(name) or self._aliases.get(name) or name
+        known = self.landmarks.get(name) or self.aliases.get(name) or name
         if known == "logits" or known.removesuffix(":in") in self.layers:
             return known
-        raise unknown("layer", name, [*self._aliases, *self.landmarks, *self.layers])
+        raise make_unknown_name_error("layer", name, [*self.aliases, *self.landmarks, *self.layers])
 
     def module(self, name: str) -> nn.Module:
         """The module behind a layer's name. It belongs to the private copy: look, don't change."""
-        return self.body.get_submodule(name.split(":", maxsplit=1)[0])
+        return self.network.get_submodule(name.split(":", maxsplit=1)[0])
 
     def shape(self, layer: str) -> tuple[int, ...]:
         """Shape of a layer's output at the network's own size, without the batch; raises for unknown names."""
@@ -156,18 +156,18 @@ class Model:
     def fit(self, image: Tensor, size: int | None = None) -> Tensor:
         """The network's own view of an image: short side resized, centre cropped square; `size` overrides the side in pixels."""
         side = size or self.size
-        height, width = images.check(image).shape[-2:]
+        height, width = images.check_image(image).shape[-2:]
         # Only the centre is kept, so the far ends of a very long picture need not be enlarged first.
-        image = images.center_crop(image, min(height, 3 * width), min(width, 3 * height))
-        resized = images.short_side(image, max(side, round(side * self.resize / self.size)))
-        return images.center_crop(resized, side, side)
+        image = images.crop_center(image, min(height, 3 * width), min(width, 3 * height))
+        resized = images.resize_short_side(image, max(side, round(side * self.resize / self.size)))
+        return images.crop_center(resized, side, side)
 
     def logits(self, image: Tensor) -> Tensor:
         """Scores before the softmax, N×classes, of N×3×H×W in [0, 1]. Normalizes, does not resize. Differentiable.
 
         Raises SightlineError for anything that is not an image, and for a size the network can't take.
         """
-        return self.run(images.check(image), ["logits"])["logits"]
+        return self.run(images.check_image(image), ["logits"])["logits"]
 
     def probabilities(self, image: Tensor) -> Tensor:
         """Softmax of the logits, N×classes."""
@@ -176,7 +176,7 @@ class Model:
     def features(self, image: Tensor, layers: str | Iterable[str]) -> dict[str, Tensor]:
         """Outputs of the named layers (names, aliases, landmarks), keyed as asked. Stops at the deepest one. Differentiable."""
         asked = [layers] if isinstance(layers, str) else list(layers)
-        found = self.run(images.check(image), [self.layer(name) for name in asked])
+        found = self.run(images.check_image(image), [self.layer(name) for name in asked])
         return {name: found[self.layer(name)] for name in asked}
 
     def choose(self, label: int | str, image: Tensor, logits: Tensor | None = None) -> Tensor:
@@ -198,10 +198,10 @@ class Model:
         partly = [i for i, name in enumerate(folded) if wanted in name]
         if len(partly) == 1:
             return partly[0]
-        raise unknown("label", label, [self.labels[i] for i in partly] or self.labels)
+        raise make_unknown_name_error("label", label, [self.labels[i] for i in partly] or self.labels)
 
     def run(
-        self, image: Tensor, layers: Iterable[str], *, leaf: str | None = None, seen: Callable[[str, Tensor], object] | None = None
+        self, image: Tensor, layers: Iterable[str], *, leaf: str | None = None, on_layer: Callable[[str, Tensor], object] | None = None
     ) -> dict[str, Tensor]:
         """`features` for engines: layer names must be resolved, the image is not checked and may leave [0, 1].
 
@@ -212,29 +212,30 @@ class Model:
         wanted = set(layers)
         if torch.is_inference_mode_enabled():  # its tensors don't count the writes to them
             with torch.inference_mode(False), torch.no_grad():
-                return self.run(image, wanted, seen=seen)
+                return self.run(image, wanted, on_layer=on_layer)
         inner, whole = wanted - {"logits"}, "logits" in wanted
 
         def watched() -> tuple[Capture, Any]:
-            watch = Capture(self.body, inner, copied=self._overwritten, whole=whole, leaf=leaf, seen=seen)
-            return watch, watch.run(lambda: self._forward(image))
+            watch = Capture(self.network, inner, copied_calls=self.overwritten_calls, run_to_end=whole, leaf=leaf, on_layer=on_layer)
+            return watch, watch.run_forward_pass(lambda: self.run_network(image))
 
-        with self._lock:
+        with self.lock:
             watch, output = watched()
-            if overwritten := watch.overwritten():
-                self._overwritten |= overwritten
+            if overwritten := watch.find_overwritten_calls():
+                self.overwritten_calls |= overwritten
                 watch, output = watched()
-        return {**watch.found, "logits": as_logits(output, self.output, self.name)} if whole else watch.found
+        return {**watch.tensors, "logits": select_logits(output, self.output, self.name)} if whole else watch.tensors
 
-    def _forward(self, image: Tensor) -> Any:
+    def run_network(self, image: Tensor) -> Any:
+        """What the network itself returns for an image, normalized first. Raises SightlineError for a size it can't take."""
         height, width = image.shape[-2:]
         try:
-            with faster():
-                return self.body(self.normalize(image))
+            with use_packed_weights():
+                return self.network(self.normalize(image))
         except torch.OutOfMemoryError:
             raise
         except (RuntimeError, AssertionError, ValueError) as error:
-            reason = first_line(error)
+            reason = get_first_error_line(error)
             hint = "lower the batch or the size" if "allocate" in reason else f"it was made for {self.size}×{self.size}"
             if (height, width) == (self.size, self.size):
                 hint = "is it made for another size=, or for gray (mean= and std= of one value)?"
@@ -244,5 +245,5 @@ class Model:
         """What the network itself is fed: on its device, in its precision, normalized, channels_last (faster on processors)."""
         image = image.to(self.mean)
         if self.mean.shape[1] == 1:
-            image = (image * image.new_tensor(LUMINANCE).view(1, 3, 1, 1)).sum(1, keepdim=True)
+            image = (image * image.new_tensor(LUMINANCE_WEIGHTS).view(1, 3, 1, 1)).sum(1, keepdim=True)
         return ((image - self.mean) / self.std).contiguous(memory_format=torch.channels_last)

@@ -15,10 +15,10 @@ from torch.nn import functional as F
 
 from .errors import SightlineError
 from .model import Model
-from .outputs import positions
-from .transform import blur
+from .outputs import reshape_to_unit_grid
+from .transform import blur_image
 
-Score = Callable[[Tensor, Mapping[str, Tensor]], Tensor]
+ScoreFunction = Callable[[Tensor, Mapping[str, Tensor]], Tensor]
 
 
 @dataclass(frozen=True)
@@ -29,25 +29,25 @@ class Objective:
 
     text: str
     layers: tuple[str, ...]
-    build: Callable[[Model], Score] = field(compare=False, repr=False)
+    build: Callable[[Model], ScoreFunction] = field(compare=False, repr=False)
     units: tuple[str, tuple[int | str, ...]] = ("", ())
 
     def __str__(self) -> str:
         return self.text
 
-    def bind(self, model: Model) -> Score:
+    def bind(self, model: Model) -> ScoreFunction:
         """The score function for one model."""
         return self.build(model)
 
     def __add__(self, other: "Objective") -> "Objective":
         if not isinstance(other, Objective):  # pyright: ignore[reportUnnecessaryIsInstance]
             return NotImplemented
-        return combined(f"{self} + {bracketed(other, ' + ', ' - ')}", self, other, operator.add)
+        return combine_operands(f"{self} + {parenthesize_objective(other, ' + ', ' - ')}", self, other, operator.add)
 
     def __sub__(self, other: "Objective") -> "Objective":
         if not isinstance(other, Objective):  # pyright: ignore[reportUnnecessaryIsInstance]
             return NotImplemented
-        return combined(f"{self} - {bracketed(other, ' + ', ' - ')}", self, other, operator.sub)
+        return combine_operands(f"{self} - {parenthesize_objective(other, ' + ', ' - ')}", self, other, operator.sub)
 
     def __mul__(self, weight: float) -> "Objective":
         if not isinstance(weight, Real):
@@ -56,11 +56,11 @@ class Objective:
         if not math.isfinite(factor):
             raise SightlineError(f"the weight of {self} is {weight}; it must be a finite number")
 
-        def build(model: Model) -> Score:
+        def build(model: Model) -> ScoreFunction:
             score = self.bind(model)
             return lambda image, features: factor * score(image, features)
 
-        return Objective(f"{weight} * {bracketed(self, ' + ', ' - ', ' * ')}", self.layers, build, self.units)
+        return Objective(f"{weight} * {parenthesize_objective(self, ' + ', ' - ', ' * ')}", self.layers, build, self.units)
 
     __rmul__ = __mul__
 
@@ -68,15 +68,15 @@ class Objective:
         return -1 * self
 
 
-def bracketed(objective: Objective, *signs: str) -> str:
+def parenthesize_objective(objective: Objective, *signs: str) -> str:
     """Its text, in brackets if it has one of the signs: read back, it is computed in the same order."""
     return f"({objective})" if any(sign in objective.text for sign in signs) else objective.text
 
 
-def combined(text: str, left: Objective, right: Objective, how: Callable[[Tensor, Tensor], Tensor]) -> Objective:
-    def build(model: Model) -> Score:
+def combine_operands(text: str, left: Objective, right: Objective, operation: Callable[[Tensor, Tensor], Tensor]) -> Objective:
+    def build(model: Model) -> ScoreFunction:
         one, two = left.bind(model), right.bind(model)
-        return lambda image, features: how(one(image, features), two(image, features))
+        return lambda image, features: operation(one(image, features), two(image, features))
 
     return Objective(text, tuple(dict.fromkeys(left.layers + right.layers)), build, left.units)
 
@@ -87,9 +87,9 @@ def combined(text: str, left: Objective, right: Objective, how: Callable[[Tensor
 def logit(label: int | str | tuple[int | str, ...]) -> Objective:
     """The score of a class before the softmax (Simonyan 2013, section 2); of several, one for each image of the batch."""
 
-    def build(model: Model) -> Score:
+    def build(model: Model) -> ScoreFunction:
         index = tuple(map(model.index, label)) if isinstance(label, tuple) else model.index(label)
-        return lambda _, features: of_each(features["logits"], index)
+        return lambda _, features: select_unit_per_image(features["logits"], index)
 
     named = label if isinstance(label, tuple) else ()
     return Objective(f"logit({label!r})", ("logits",), build, ("logits", named))
@@ -98,7 +98,7 @@ def logit(label: int | str | tuple[int | str, ...]) -> Objective:
 def cross_entropy(label: int | str | tuple[int | str, ...]) -> Objective:
     """Cross-entropy of the softmax against a class (or one index per image): increasing it drives the image away."""
 
-    def build(model: Model) -> Score:
+    def build(model: Model) -> ScoreFunction:
         index = torch.tensor([model.index(one) for one in (label if isinstance(label, tuple) else (label,))], device=model.device)
 
         def score(_: Tensor, features: Mapping[str, Tensor]) -> Tensor:
@@ -118,21 +118,21 @@ def cross_entropy(label: int | str | tuple[int | str, ...]) -> Objective:
 def channel(layer: str, unit: int | tuple[int, ...]) -> Objective:
     """Mean activation of a channel over all positions (Olah 2017); of several channels, one for each image of the batch."""
 
-    def build(model: Model) -> Score:
-        name = checked_units(model, layer, unit)
-        return lambda image, features: of_each(positions(features[name], image), unit).flatten(1).mean(1)
+    def build(model: Model) -> ScoreFunction:
+        name = check_layer_units(model, layer, unit)
+        return lambda image, features: select_unit_per_image(reshape_to_unit_grid(features[name], image), unit).flatten(1).mean(1)
 
-    return Objective(f"channel({layer!r}, {unit})", (layer,), build, (layer, several(unit)))
+    return Objective(f"channel({layer!r}, {unit})", (layer,), build, (layer, make_unit_tuple(unit)))
 
 
 def neuron(layer: str, unit: int | tuple[int, ...], row: int | None = None, column: int | None = None) -> Objective:
     """Activation of a channel at one position, the centre by default; of several channels, one for each image of the batch."""
 
-    def build(model: Model) -> Score:
-        name = checked_units(model, layer, unit)
+    def build(model: Model) -> ScoreFunction:
+        name = check_layer_units(model, layer, unit)
 
         def score(image: Tensor, features: Mapping[str, Tensor]) -> Tensor:
-            found = of_each(positions(features[name], image), unit)
+            found = select_unit_per_image(reshape_to_unit_grid(features[name], image), unit)
             y, x = (size // 2 if at is None else at for at, size in zip((row, column), found.shape[1:], strict=True))
             if not (0 <= y < found.shape[1] and 0 <= x < found.shape[2]):
                 raise SightlineError(f"{layer} has {found.shape[1]}×{found.shape[2]} positions; there is none at row {y}, column {x}")
@@ -140,25 +140,25 @@ def neuron(layer: str, unit: int | tuple[int, ...], row: int | None = None, colu
 
         return score
 
-    return Objective(f"neuron({layer!r}, {unit}, {row}, {column})", (layer,), build, (layer, several(unit)))
+    return Objective(f"neuron({layer!r}, {unit}, {row}, {column})", (layer,), build, (layer, make_unit_tuple(unit)))
 
 
 def energy(layer: str) -> Objective:
     """½·mean a² of a layer: its gradient at the layer is the activation itself (DeepDream, Mordvintsev 2015)."""
 
-    def build(model: Model) -> Score:
+    def build(model: Model) -> ScoreFunction:
         name = model.layer(layer)
         return lambda _, features: features[name].flatten(1).square().mean(1) / 2
 
     return Objective(f"energy({layer!r})", (layer,), build)
 
 
-def several(unit: int | tuple[int, ...]) -> tuple[int, ...]:
+def make_unit_tuple(unit: int | tuple[int, ...]) -> tuple[int, ...]:
     """One unit as a tuple of one."""
     return unit if isinstance(unit, tuple) else (unit,)
 
 
-def of_each(values: Tensor, unit: int | tuple[int, ...]) -> Tensor:
+def select_unit_per_image(values: Tensor, unit: int | tuple[int, ...]) -> Tensor:
     """The unit of each image, N×… of N×units×…; of several units each has an equal share of the batch, one after the other."""
     if isinstance(unit, int):
         return values[:, unit]
@@ -168,12 +168,12 @@ def of_each(values: Tensor, unit: int | tuple[int, ...]) -> Tensor:
     return values[torch.arange(len(values), device=values.device), index]
 
 
-def checked_units(model: Model, layer: str, unit: int | tuple[int, ...]) -> str:
+def check_layer_units(model: Model, layer: str, unit: int | tuple[int, ...]) -> str:
     """The layer's own name, once it is known to have these units."""
     name = model.layer(layer)
     shape = model.shape(name) if not name.endswith(":in") else model.features(model.blank(), name)[name].shape[1:]
-    units = positions(torch.empty((1, *shape), device="meta"), model.blank()).shape[1]
-    for one in several(unit):
+    units = reshape_to_unit_grid(torch.empty((1, *shape), device="meta"), model.blank()).shape[1]
+    for one in make_unit_tuple(unit):
         if not 0 <= one < units:
             raise SightlineError(f"unit is {one}; {layer} has units 0 to {units - 1}")
     return name
@@ -209,7 +209,7 @@ def roughness(sigma: float = 1.0) -> Objective:
     """½·mean squared distance to a blurred copy, which is taken as given (lucid, objectives.py, blur_input_each_step)."""
 
     def score(image: Tensor, _: Mapping[str, Tensor]) -> Tensor:
-        return (image - blur(image.detach(), sigma)).square().flatten(1).mean(1) / 2
+        return (image - blur_image(image.detach(), sigma)).square().flatten(1).mean(1) / 2
 
     return Objective(f"roughness({sigma})", (), lambda _: score)
 

@@ -17,10 +17,10 @@ class Optimizer(Protocol):
     def zero_grad(self) -> object: ...
 
 
-Optimizing = Callable[[list[Tensor]], Optimizer]
+OptimizerFactory = Callable[[list[Tensor]], Optimizer]
 
 
-class Stepper:
+class BaseOptimizer:
     """What the optimizers share: the leaves, and forgetting their gradients."""
 
     def __init__(self, parameters: list[Tensor]) -> None:
@@ -36,14 +36,14 @@ class Stepper:
         """Moves every leaf that has a gradient."""
         for number, parameter in enumerate(self.parameters):
             if parameter.grad is not None:
-                self.move_(number, parameter, parameter.grad)
+                self.update_parameter_(number, parameter, parameter.grad)
 
-    def move_(self, number: int, parameter: Tensor, gradient: Tensor) -> None:
+    def update_parameter_(self, index: int, parameter: Tensor, gradient: Tensor) -> None:
         """One step of the leaf of that number, in place."""
         raise NotImplementedError
 
 
-class Adam(Stepper):
+class Adam(BaseOptimizer):
     """Adam (Kingma & Ba 2015), to the bit as torch.optim.Adam(foreach=False) computes it; `nesterov` makes it NAdam (Dozat 2016)."""
 
     def __init__(
@@ -51,35 +51,35 @@ class Adam(Stepper):
     ) -> None:
         super().__init__(parameters)
         self.lr, self.betas, self.eps, self.nesterov = lr, betas, eps, nesterov
-        self.mean, self.square = ([torch.zeros_like(parameter) for parameter in parameters] for _ in range(2))
-        self.done, self.product = 0, 1.0
+        self.first_moments, self.second_moments = ([torch.zeros_like(parameter) for parameter in parameters] for _ in range(2))
+        self.step_count, self.momentum_product = 0, 1.0
 
     def step(self) -> None:
         """Moves every leaf that has a gradient."""
-        self.done += 1
-        self.product *= self.momentum(self.done)
+        self.step_count += 1
+        self.momentum_product *= self.compute_momentum(self.step_count)
         super().step()
 
-    def momentum(self, step: int) -> float:
+    def compute_momentum(self, step: int) -> float:
         """NAdam's momentum of a step: it rises from about half to β₁ (torch's momentum_decay, 0.004)."""
         return self.betas[0] * (1.0 - 0.5 * 0.96 ** (step * 0.004))
 
-    def move_(self, number: int, parameter: Tensor, gradient: Tensor) -> None:
+    def update_parameter_(self, index: int, parameter: Tensor, gradient: Tensor) -> None:
         """One step of the leaf of that number, in place."""
         first, second = self.betas
-        mean = self.mean[number].lerp_(gradient, 1 - first)
-        square = self.square[number].mul_(second).addcmul_(gradient, gradient, value=1 - second)
+        mean = self.first_moments[index].lerp_(gradient, 1 - first)
+        square = self.second_moments[index].mul_(second).addcmul_(gradient, gradient, value=1 - second)
         if self.nesterov:
-            spread = square.div(1 - second**self.done).sqrt_().add_(self.eps)
-            now, then = self.momentum(self.done), self.momentum(self.done + 1)
-            parameter.addcdiv_(gradient, spread, value=-self.lr * (1.0 - now) / (1.0 - self.product))
-            parameter.addcdiv_(mean, spread, value=-self.lr * then / (1.0 - self.product * then))
+            spread = square.div(1 - second**self.step_count).sqrt_().add_(self.eps)
+            now, then = self.compute_momentum(self.step_count), self.compute_momentum(self.step_count + 1)
+            parameter.addcdiv_(gradient, spread, value=-self.lr * (1.0 - now) / (1.0 - self.momentum_product))
+            parameter.addcdiv_(mean, spread, value=-self.lr * then / (1.0 - self.momentum_product * then))
         else:
-            spread = (square.sqrt() / (1 - second**self.done) ** 0.5).add_(self.eps)
-            parameter.addcdiv_(mean, spread, value=-(self.lr / (1 - first**self.done)))
+            spread = (square.sqrt() / (1 - second**self.step_count) ** 0.5).add_(self.eps)
+            parameter.addcdiv_(mean, spread, value=-(self.lr / (1 - first**self.step_count)))
 
 
-class Steepest(Stepper):
+class SteepestDescent(BaseOptimizer):
     """Steps of one length whatever the gradient's scale, each image for itself.
 
     linf: lr·sign(g) (Goodfellow 2015). l2: lr·g/‖g‖₂. mean: lr·g/mean|g| (DeepDream).
@@ -89,27 +89,27 @@ class Steepest(Stepper):
         super().__init__(parameters)
         self.lr, self.norm = lr, norm
 
-    def move_(self, number: int, parameter: Tensor, gradient: Tensor) -> None:
+    def update_parameter_(self, index: int, parameter: Tensor, gradient: Tensor) -> None:
         """One step of the leaf of that number, in place."""
-        parameter.sub_(self.lr * direction(gradient, self.norm))
+        parameter.sub_(self.lr * normalize_gradient(gradient, self.norm))
 
 
-class Gain(Stepper):
+class FixedGainDescent(BaseOptimizer):
     """Plain steps rate·g, each image for itself, with the rate that would raise the score by `gain` but at most `most`
     (Yosinski 2015, «progress»: min(most, gain/‖g‖²))."""
 
-    def __init__(self, parameters: list[Tensor], most: float, gain: float) -> None:
+    def __init__(self, parameters: list[Tensor], max_rate: float, gain: float) -> None:
         super().__init__(parameters)
-        self.most, self.gain = most, gain
+        self.max_rate, self.gain = max_rate, gain
 
-    def move_(self, number: int, parameter: Tensor, gradient: Tensor) -> None:
+    def update_parameter_(self, index: int, parameter: Tensor, gradient: Tensor) -> None:
         """One step of the leaf of that number, in place."""
         square = gradient.flatten(1).square().sum(1).clamp_min(1e-30)
-        rate = (self.gain / square).clamp_max(self.most)
+        rate = (self.gain / square).clamp_max(self.max_rate)
         parameter.sub_(rate.view(-1, *[1] * (gradient.ndim - 1)) * gradient)
 
 
-def direction(gradient: Tensor, norm: str) -> Tensor:
+def normalize_gradient(gradient: Tensor, norm: str) -> Tensor:
     """The gradient scaled to one size per image; zero stays zero."""
     if norm == "linf":
         return gradient.sign()

@@ -9,31 +9,33 @@ from typing import Annotated, Any, get_args, get_origin
 from cyclopts import Parameter, Token
 from torch import Tensor
 
-from .knobs import Field
+from .knobs import ParameterSpec
 
 
-def option(field: Field) -> Any:
+def make_option_annotation(spec: ParameterSpec) -> Any:
     """The annotation that gives a knob its help text."""
-    limits = f" From {field.between.low:g} to {field.between.high:g}." if field.between else ""
-    kind, kinds = written(field.type), get_args(written(field.type)) or (field.type,)
+    limits = f" From {spec.value_range.low:g} to {spec.value_range.high:g}." if spec.value_range else ""
+    kind, kinds = make_writable_type(spec.type), get_args(make_writable_type(spec.type)) or (spec.type,)
     lists = [member for member in (kind, *kinds) if get_origin(member) is tuple]
-    convert = several if lists and takes_one(field) else whole if int in kinds and float not in kinds else None
+    convert = (
+        parse_list_option if lists and is_single_item_allowed(spec) else parse_whole_number if int in kinds and float not in kinds else None
+    )
     parameter = Parameter(
-        help=field.doc + limits, consume_multiple=bool(lists), negative=None if field.type is bool else (), converter=convert
+        help=spec.doc + limits, consume_multiple=bool(lists), negative=None if spec.type is bool else (), converter=convert
     )
     told = lists[0] if lists else kind
     return Annotated[told | None if lists and NoneType in kinds else told, parameter]
 
 
-def written(kind: Any) -> Any:
+def make_writable_type(kind: Any) -> Any:
     """A knob's type as far as a command line can write it: an image by its file or sample name."""
     members = get_args(kind)
     if get_origin(kind) is tuple:
-        return tuple[written(members[0]), ...]
+        return tuple[make_writable_type(members[0]), ...]
     return reduce(or_, [member for member in members if member is not Tensor]) if Tensor in members else kind
 
 
-def whole(kind: Any, tokens: Sequence[Token]) -> int | str:
+def parse_whole_number(kind: Any, tokens: Sequence[Token]) -> int | str:
     """A whole number, or the text where text is allowed too; cyclopts would round 8.5 to 8."""
     text = tokens[0].value
     if not text.lstrip("+-").isdecimal():
@@ -43,26 +45,26 @@ def whole(kind: Any, tokens: Sequence[Token]) -> int | str:
     return int(text)
 
 
-def several(kind: Any, tokens: Sequence[Token]) -> tuple[int | str, ...]:
+def parse_list_option(kind: Any, tokens: Sequence[Token]) -> tuple[int | str, ...]:
     """A list, of a type that may also be one thing by itself (see `alone`)."""
     item = get_args(kind)[0]
-    return tuple(whole(item, [token]) if int in (item, *get_args(item)) else token.value for token in tokens)
+    return tuple(parse_whole_number(item, [token]) if int in (item, *get_args(item)) else token.value for token in tokens)
 
 
-def takes_one(field: Field) -> bool:
+def is_single_item_allowed(spec: ParameterSpec) -> bool:
     """Whether a knob that takes a list takes one thing by itself too."""
     return (
-        any(get_origin(member) is not tuple and member is not NoneType for member in get_args(field.type))
-        and get_origin(field.type) is not tuple
+        any(get_origin(member) is not tuple and member is not NoneType for member in get_args(spec.type))
+        and get_origin(spec.type) is not tuple
     )
 
 
-def listed(field: Field) -> Any:
+def make_option_default(spec: ParameterSpec) -> Any:
     """A knob's default as a list where the command line takes lists: what is parsed is checked against that."""
-    single = any(get_origin(member) is tuple for member in get_args(field.type)) and not isinstance(field.default, (tuple, NoneType))
-    return (field.default,) if single else field.default
+    single = any(get_origin(member) is tuple for member in get_args(spec.type)) and not isinstance(spec.default, (tuple, NoneType))
+    return (spec.default,) if single else spec.default
 
 
-def alone(field: Field, value: Any) -> Any:
+def unwrap_single_item(spec: ParameterSpec, value: Any) -> Any:
     """The only item of a list where the knob takes one thing by itself too."""
-    return value[0] if isinstance(value, tuple) and len(value) == 1 and takes_one(field) else value
+    return value[0] if isinstance(value, tuple) and len(value) == 1 and is_single_item_allowed(spec) else value

@@ -6,32 +6,32 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from .errors import SightlineError, unknown
+from .errors import SightlineError, make_unknown_name_error
 
 
-def as_logits(output: Any, choice: int | str | None, name: str) -> Tensor:
+def select_logits(output: Any, selector: int | str | None, network_name: str) -> Tensor:
     """Logits N×classes from what the network `name` returns: a tensor, or by `choice` the index in a tuple, the key in a dict.
 
     Raises SightlineError where there are none.
     """
     if isinstance(output, Mapping):
         keys: list[Any] = list(output)
-        key = choice if choice is not None else next((k for k in ("logits", "out") if k in keys), keys[0])
+        key = selector if selector is not None else next((k for k in ("logits", "out") if k in keys), keys[0])
         if key not in keys:
-            raise unknown("output", key, map(str, keys))
+            raise make_unknown_name_error("output", key, map(str, keys))
         output = output[key]
     elif isinstance(output, (tuple, list)):
-        index = choice or 0
+        index = selector or 0
         if not isinstance(index, int) or not -len(output) <= index < len(output):
-            raise SightlineError(f"output is {index!r}; {name} returns {len(output)} values: give a number from 0")
+            raise SightlineError(f"output is {index!r}; {network_name} returns {len(output)} values: give a number from 0")
         output = output[index]
     if not isinstance(output, Tensor) or output.ndim < 2:
-        raise SightlineError(f"{name} returns {type(output).__name__}, not N×classes; pick its logits with output=")
+        raise SightlineError(f"{network_name} returns {type(output).__name__}, not N×classes; pick its logits with output=")
     # A network that scores every position (segmentation) scores the image by the mean over positions.
     return output.flatten(2).mean(2) if output.ndim > 2 else output
 
 
-def as_maps(feature: Tensor, height: int, width: int) -> Tensor:
+def reshape_to_feature_maps(feature: Tensor, height: int, width: int) -> Tensor:
     """Features as N×C×h×w maps of an image of height × width pixels: convolutional ones as they are, N×h×w×C turned,
     N×T×C tokens of a transformer laid on their grid with class tokens dropped.
 
@@ -50,18 +50,18 @@ def as_maps(feature: Tensor, height: int, width: int) -> Tensor:
     raise SightlineError(f"this layer has no places in the image: its output is {tuple(feature.shape)}; choose a convolutional layer")
 
 
-def positions(feature: Tensor, image: Tensor) -> Tensor:
+def reshape_to_unit_grid(feature: Tensor, image: Tensor) -> Tensor:
     """N×units×rows×columns of any layer; a vector has one position."""
-    return feature[:, :, None, None] if feature.ndim == 2 else as_maps(feature, *image.shape[-2:])
+    return feature[:, :, None, None] if feature.ndim == 2 else reshape_to_feature_maps(feature, *image.shape[-2:])
 
 
-def slope(scores: Tensor, of: Tensor, what: str, *, keep: bool = False) -> Tensor:
+def differentiate_scores(scores: Tensor, inputs: Tensor, inputs_name: str, *, retain_graph: bool = False) -> Tensor:
     """∂(sum of scores)/∂of; `keep` leaves the graph for another one. Raises SightlineError where the scores don't depend on it, or not by steps that have a gradient."""
     if not scores.requires_grad:
         raise SightlineError(
-            f"this network's answer has no gradient with respect to {what}: some step of it is cut off from differentiation"
+            f"this network's answer has no gradient with respect to {inputs_name}: some step of it is cut off from differentiation"
         )
-    (found,) = cast(tuple[Tensor | None], torch.autograd.grad(scores.sum(), of, retain_graph=keep, allow_unused=True))
+    (found,) = cast(tuple[Tensor | None], torch.autograd.grad(scores.sum(), inputs, retain_graph=retain_graph, allow_unused=True))
     if found is None:
-        raise SightlineError(f"the score does not depend on {what}; choose another layer")
+        raise SightlineError(f"the score does not depend on {inputs_name}; choose another layer")
     return found

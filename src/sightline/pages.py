@@ -8,7 +8,7 @@ from torch import Tensor
 from . import image as images
 
 
-def rendered(template: str, **content: Any) -> str:
+def render_template(template: str, **content: Any) -> str:
     """The text of the page that a template gives; what is put in is escaped, what is missing is an error."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
@@ -17,6 +17,6 @@ def rendered(template: str, **content: Any) -> str:
     return environment.get_template(template).render(**content)
 
 
-def data_uri(picture: Tensor) -> str:
+def make_data_uri(picture: Tensor) -> str:
     """A picture 1×3×H×W in [0, 1] as the source of an <img>."""
-    return "data:image/png;base64," + base64.b64encode(images.png(picture)).decode()
+    return "data:image/png;base64," + base64.b64encode(images.encode_png(picture)).decode()

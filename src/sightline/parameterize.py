@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .networks.decoder import Composer
+from .networks.decoder import CodeGenerator
 
 # Square root of the covariance of natural colours (lucid, optvis/param/color.py), scaled to a largest column norm of 1.
-NATURAL = torch.tensor([[0.26, 0.09, 0.02], [0.27, 0.00, -0.05], [0.27, -0.09, 0.03]])
-COLOR = NATURAL / NATURAL.norm(dim=0).max()
-PIVOT = 4  # waves per picture, about the size of the parts of an object: there every slope gives the same weight
+COLOR_COVARIANCE_ROOT = torch.tensor([[0.26, 0.09, 0.02], [0.27, 0.00, -0.05], [0.27, -0.09, 0.03]])
+COLOR_CORRELATION = COLOR_COVARIANCE_ROOT / COLOR_COVARIANCE_ROOT.norm(dim=0).max()
+PIVOT_WAVES = 4  # waves per picture, about the size of the parts of an object: there every slope gives the same weight
 
 
 class Parameterization(Protocol):
@@ -41,7 +41,7 @@ class Pixels:
         self.pixels.clamp_(0, 1)
 
 
-class Fourier:
+class FourierSpectrum:
     """Spectrum with decorrelated colours, through a sigmoid (Olah 2017, "preconditioning").
 
     The coefficients start as N(0, `deviation`²), with `alike` the same for all images, or as those of `image`; each is weighted by
@@ -50,34 +50,34 @@ class Fourier:
     """
 
     def __init__(
-        self, count: int, height: int, width: int, *, seed: int = 0, deviation: float = 0.01, alike: bool = False,
-        image: Tensor | None = None, slope: float = 1.0, device: torch.device | str = "cpu",
+        self, count: int, height: int, width: int, *, seed: int = 0, deviation: float = 0.01, shared_start: bool = False,
+        image: Tensor | None = None, frequency_exponent: float = 1.0, device: torch.device | str = "cpu",
     ) -> None:  # fmt: skip
         self.size = height, width
         side = max(height, width)
-        frequency = frequencies(height, width).clamp_min(1 / side)
-        self.scale = ((frequency * side / PIVOT) ** (1 - slope) / frequency).to(device)
-        self.color = COLOR.to(device)
+        frequency = compute_frequency_grid(height, width).clamp_min(1 / side)
+        self.frequency_weights = ((frequency * side / PIVOT_WAVES) ** (1 - frequency_exponent) / frequency).to(device)
+        self.color_matrix = COLOR_CORRELATION.to(device)
         if image is None:
-            shape = 2, 1 if alike else count, 3, *frequency.shape
+            shape = 2, 1 if shared_start else count, 3, *frequency.shape
             start = torch.randn(shape, generator=torch.Generator().manual_seed(seed)) * deviation
             start = start.expand(2, count, *shape[2:]).to(device)
         else:
-            start = torch.view_as_real(4 * plain_spectrum(image.to(device)) / self.scale).movedim(-1, 0)
+            start = torch.view_as_real(4 * compute_decorrelated_spectrum(image.to(device)) / self.frequency_weights).movedim(-1, 0)
         self.spectrum = start.contiguous().clone().requires_grad_()
         self.parameters = [self.spectrum]
 
     def __call__(self) -> Tensor:
-        weighted = torch.complex(self.spectrum[0], self.spectrum[1]) * self.scale
+        weighted = torch.complex(self.spectrum[0], self.spectrum[1]) * self.frequency_weights
         # Lucid's constant: the 4 sets the contrast of the first picture. "ortho" absorbs its factor √(height·width).
         image = torch.fft.irfft2(weighted, s=self.size, norm="ortho") / 4
-        return mixed(image, self.color).sigmoid()
+        return apply_channel_matrix(image, self.color_matrix).sigmoid()
 
     def project_(self) -> None:
         """Every spectrum is allowed."""
 
 
-class Phase:
+class FourierPhase:
     """A spectrum with the amplitudes of photographs, of which only the phases move (Fel 2023, MACO).
 
     The amplitudes are the mean of photographs in decorrelated colours, by frequency in waves per pixel and direction
@@ -85,13 +85,13 @@ class Phase:
     """
 
     def __init__(
-        self, count: int, height: int, width: int, *, seed: int = 0, alike: bool = True, device: torch.device | str = "cpu"
+        self, count: int, height: int, width: int, *, seed: int = 0, shared_start: bool = True, device: torch.device | str = "cpu"
     ) -> None:
         self.size = height, width
-        self.amplitude, self.contrast = (value.to(device) for value in natural(height, width))
-        start = torch.randn(1 if alike else count, *self.amplitude.shape, generator=torch.Generator().manual_seed(seed))
+        self.amplitude, self.contrast = (value.to(device) for value in load_natural_spectrum(height, width))
+        start = torch.randn(1 if shared_start else count, *self.amplitude.shape, generator=torch.Generator().manual_seed(seed))
         self.phase = start.expand(count, -1, -1, -1).to(device).clone().requires_grad_()
-        self.color = COLOR.to(device)
+        self.color_matrix = COLOR_CORRELATION.to(device)
         self.parameters = [self.phase]
 
     def __call__(self) -> Tensor:
@@ -100,23 +100,25 @@ class Phase:
         image = torch.fft.irfft2(torch.polar(self.amplitude.expand_as(phase), phase), s=self.size, norm="ortho")
         image = image - image.mean((2, 3), keepdim=True)
         image = image / (image.std((2, 3), keepdim=True) + 1e-5) * self.contrast
-        return mixed(image, self.color).sigmoid()
+        return apply_channel_matrix(image, self.color_matrix).sigmoid()
 
     def project_(self) -> None:
         """Every phase is allowed."""
 
 
-class Code:
+class GeneratorCode:
     """Features from which a trained generator paints the pictures (Nguyen 2016), enlarged to `side` pixels.
 
     The codes start as the mean of photographs' features, or with `alike` false, near it: `deviation` of theirs away. They
     stay within 0 and mean + 3 deviations, where photographs' features lie.
     """
 
-    def __init__(self, generator: Composer, count: int, side: int, *, seed: int = 0, alike: bool = True, deviation: float = 0.5) -> None:
+    def __init__(
+        self, generator: CodeGenerator, count: int, side: int, *, seed: int = 0, shared_start: bool = True, deviation: float = 0.5
+    ) -> None:
         self.generator, self.side = generator, side
         noise = torch.randn(count, generator.mean.shape[1], generator=torch.Generator().manual_seed(seed)).to(generator.mean)
-        start = generator.mean + (0.0 if alike else deviation) * generator.deviation * noise
+        start = generator.mean + (0.0 if shared_start else deviation) * generator.deviation * noise
         self.code = start.clamp_min(0).requires_grad_()
         self.parameters = [self.code]
 
@@ -127,7 +129,7 @@ class Code:
         )
 
     @torch.no_grad()
-    def decay_(self, share: float) -> None:
+    def decay_to_mean_(self, share: float) -> None:
         """Goes that share of the way back to the mean."""
         self.code.lerp_(self.generator.mean.expand_as(self.code), share)
 
@@ -137,28 +139,28 @@ class Code:
         self.code.copy_(self.code.clamp_min(0).minimum(most))
 
 
-def mixed(image: Tensor, matrix: Tensor) -> Tensor:
+def apply_channel_matrix(image: Tensor, matrix: Tensor) -> Tensor:
     """Colours of N×3×H×W through a matrix 3×3. As a matrix product, forward and backward take a tenth of einsum's time."""
     return (matrix @ image.flatten(2)).unflatten(2, image.shape[2:])
 
 
-def frequencies(height: int, width: int) -> Tensor:
+def compute_frequency_grid(height: int, width: int) -> Tensor:
     """Waves per pixel of every coefficient of a real picture's spectrum, height × (width // 2 + 1)."""
     return (torch.fft.fftfreq(height)[:, None].square() + torch.fft.rfftfreq(width).square()).sqrt()
 
 
-def plain_spectrum(image: Tensor) -> Tensor:
+def compute_decorrelated_spectrum(image: Tensor) -> Tensor:
     """The spectrum of N×3×H×W before sigmoid and colours, N×3×H×(W // 2 + 1); pixels nearer than 0.02 to black or white are moved there."""
-    plain = mixed(image.clamp(0.02, 0.98).logit(), torch.linalg.inv(COLOR).to(image.device))
+    plain = apply_channel_matrix(image.clamp(0.02, 0.98).logit(), torch.linalg.inv(COLOR_CORRELATION).to(image.device))
     return torch.fft.rfft2(plain, norm="ortho")
 
 
-def natural(height: int, width: int) -> tuple[Tensor, Tensor]:
+def load_natural_spectrum(height: int, width: int) -> tuple[Tensor, Tensor]:
     """Mean amplitudes of photographs at a size, 3×H×(W // 2 + 1) without their mean, and their contrast, 3×1×1."""
     from safetensors.torch import load_file
 
     table = load_file(Path(__file__).parent / "assets" / "spectrum.safetensors")
-    radius, rows = frequencies(height, width), torch.fft.fftfreq(height)[:, None].abs()
+    radius, rows = compute_frequency_grid(height, width), torch.fft.fftfreq(height)[:, None].abs()
     angle = torch.atan2(rows.expand_as(radius), torch.fft.rfftfreq(width).expand_as(radius)) * 4 / math.pi - 1
     least, most = (math.log(float(value)) for value in table["range"])
     level = 2 * (radius.clamp_min(1 / max(height, width)).log() - least) / (most - least) - 1

@@ -18,87 +18,87 @@ from torch.nn.grad import conv2d_weight
 from . import image as images
 from .errors import SightlineError
 from .model import Model
-from .pairing import rounded
+from .pairing import format_rounded_values
 
-Kind = Literal["gram", "w2", "sliced"]
+StyleDistanceKind = Literal["gram", "w2", "sliced"]
 
 # Variances of the first layer's answers, beside those of training. The wrong scale of published networks is 57 (or 255) in deviations.
-STRONGEST = 100.0
-PLAIN = 0.05  # standard deviation of a picture below which a weak answer says nothing
-RIDGE = 1e-4  # added to covariances before their square roots, as in style-transfer-pytorch
+MAX_VARIANCE_RATIO = 100.0
+FLAT_PICTURE_DEVIATION = 0.05  # standard deviation of a picture below which a weak answer says nothing
+STYLE_COVARIANCE_RIDGE = 1e-4  # added to covariances before their square roots, as in style-transfer-pytorch
 
 
 # ── statistics of features ──
 
 
-def products(features: Tensor) -> Tensor:
+def compute_feature_products(features: Tensor) -> Tensor:
     """XᵀX of the M×C places of each image of N×C×H×W: N×C×C."""
-    if not convolved(features):
-        rows = rows_of(features)
+    if not is_convolution_faster(features):
+        rows = flatten_positions(features)
         return rows.mT @ rows
     kernel = (features.shape[1], features.shape[1], 1, 1)
     return torch.stack([conv2d_weight(one, kernel, one, dilation=2)[:, :, 0, 0] for one in features.split(1)])
 
 
-def mixed(features: Tensor, matrices: Tensor) -> Tensor:
+def multiply_positions(features: Tensor, matrices: Tensor) -> Tensor:
     """Each place of N×C×H×W times its image's symmetric matrix, N×C×C."""
-    if not convolved(features):
-        return (rows_of(features) @ matrices).mT.unflatten(2, features.shape[2:])
+    if not is_convolution_faster(features):
+        return (flatten_positions(features) @ matrices).mT.unflatten(2, features.shape[2:])
     pairs = zip(features.split(1), matrices[..., None, None], strict=True)
     parts = [F.conv2d(one, matrix, dilation=2) for one, matrix in pairs]
     return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
-def convolved(features: Tensor) -> bool:
+def is_convolution_faster(features: Tensor) -> bool:
     """Whether products of places are taken as 1×1 convolutions: oneDNN has AVX-512 on every processor, MKL's products on Intel's only
     (AMD EPYC: 2.2 ms where those took 5.3). A dilation does nothing to a window of one place, but torch hands such to oneDNN always."""
     return features.device.type == "cpu" and torch.backends.mkldnn.is_available()
 
 
-class Gram(torch.autograd.Function):
+class GramFunction(torch.autograd.Function):
     """XᵀX of N×C×H×W, one product forward and one backward, where autograd would take two."""
 
     @staticmethod
     def forward(ctx: Any, features: Tensor) -> Tensor:
         ctx.save_for_backward(features)
         with torch.autocast(features.device.type, enabled=False):
-            return products(features)
+            return compute_feature_products(features)
 
     @staticmethod
-    def backward(ctx: Any, slope: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def backward(ctx: Any, grad_output: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         # A new tensor with nothing around it: autograd then adds the network's own gradient in place.
-        return mixed(ctx.saved_tensors[0], slope + slope.mT)
+        return multiply_positions(ctx.saved_tensors[0], grad_output + grad_output.mT)
 
 
-class GramLoss(torch.autograd.Function):
+class GramLossFunction(torch.autograd.Function):
     """Gatys' E of N×C×H×W beside a Gram matrix 1×C×C or N×C×C, in which no matrix is formed but the difference."""
 
     @staticmethod
     def forward(ctx: Any, features: Tensor, target: Tensor) -> Tensor:
-        difference = products(features).div_(features.shape[2] * features.shape[3]).sub_(target)
+        difference = compute_feature_products(features).div_(features.shape[2] * features.shape[3]).sub_(target)
         ctx.save_for_backward(features, difference)
         return difference.square().flatten(1).mean(1) / 4
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
         features, difference = ctx.saved_tensors
-        return mixed(features, difference * (slope.view(-1, 1, 1) / features[0].numel() / features.shape[1])), None
+        return multiply_positions(features, difference * (grad_output.view(-1, 1, 1) / features[0].numel() / features.shape[1])), None
 
 
-def rows_of(features: Tensor) -> Tensor:
+def flatten_positions(features: Tensor) -> Tensor:
     """N×M×C, a view of N×C×H×W whether channels or places come last in memory."""
     return features.permute(0, 2, 3, 1).flatten(1, 2) if features.stride(1) == 1 else features.flatten(2).mT
 
 
-def gram(features: Tensor) -> Tensor:
+def compute_gram(features: Tensor) -> Tensor:
     """G = FFᵀ/M of N×C×H×W: N×C×C, symmetric, positive semidefinite, the same for every circular shift. In float32 always."""
-    product: Tensor = Gram.apply(features.float())
+    product: Tensor = GramFunction.apply(features.float())
     return product / (features.shape[2] * features.shape[3])
 
 
 @dataclass(frozen=True)
-class Moments:
+class FeatureMoments:
     """First and second raw moments of features over all positions: mean N×C and Gram matrix N×C×C. Styles blend linearly in both."""
 
     mean: Tensor
@@ -108,10 +108,10 @@ class Moments:
     def covariance(self) -> Tensor:
         """N×C×C, with the ridge that keeps its square root differentiable."""
         identity = torch.eye(self.mean.shape[1], device=self.mean.device)
-        return self.gram - self.mean.unsqueeze(2) * self.mean.unsqueeze(1) + RIDGE * identity
+        return self.gram - self.mean.unsqueeze(2) * self.mean.unsqueeze(1) + STYLE_COVARIANCE_RIDGE * identity
 
 
-def moments(features: Tensor, weights: Tensor | None = None, *, normalized: bool = False, mean: bool = True) -> Moments:
+def compute_moments(features: Tensor, weights: Tensor | None = None, *, normalized: bool = False, with_mean: bool = True) -> FeatureMoments:
     """The moments of N×C×H×W, all places alike or by `weights` N×H×W, which are brought to a sum of 1 unless they are `normalized`.
 
     Without `mean` only the Gram matrix is computed, and the mean is left at 0.
@@ -119,17 +119,17 @@ def moments(features: Tensor, weights: Tensor | None = None, *, normalized: bool
     features = features.float()
     zero = features.new_zeros(features.shape[:2])
     if weights is None:
-        return Moments(features.mean((2, 3)) if mean else zero, gram(features))
+        return FeatureMoments(features.mean((2, 3)) if with_mean else zero, compute_gram(features))
     shares = weights.unsqueeze(1)
     shares = shares if normalized else shares / shares.sum((2, 3), keepdim=True).clamp_min(1e-12)
-    product: Tensor = Gram.apply(features * shares.sqrt())
-    return Moments((features * shares).sum((2, 3)) if mean else zero, product)
+    product: Tensor = GramFunction.apply(features * shares.sqrt())
+    return FeatureMoments((features * shares).sum((2, 3)) if with_mean else zero, product)
 
 
-def blended(parts: Sequence[Moments], weights: Sequence[float]) -> Moments:
+def blend_moments(parts: Sequence[FeatureMoments], weights: Sequence[float]) -> FeatureMoments:
     """One style of several, by weights that are brought to a sum of 1."""
     shares = [weight / sum(weights) for weight in weights]
-    return Moments(
+    return FeatureMoments(
         torch.stack([share * part.mean for share, part in zip(shares, parts, strict=True)]).sum(0),
         torch.stack([share * part.gram for share, part in zip(shares, parts, strict=True)]).sum(0),
     )
@@ -138,54 +138,54 @@ def blended(parts: Sequence[Moments], weights: Sequence[float]) -> Moments:
 # ── losses, one number for each image of the batch ──
 
 
-def content_loss(features: Tensor, target: Tensor) -> Tensor:
+def compute_content_loss(features: Tensor, target: Tensor) -> Tensor:
     """Mean squared difference, N, of N×C×H×W to 1×C×H×W or N×C×H×W. Gatys' ½Σ is ½CHW times as much."""
     return (features.float() - target.float()).square().flatten(1).mean(1)
 
 
-def gram_loss(found: Tensor, target: Tensor) -> Tensor:
+def compute_gram_loss(gram_matrix: Tensor, target: Tensor) -> Tensor:
     """Gatys' E_l = Σ(G − A)²/4C², N, of Gram matrices N×C×C."""
-    return (found - target).square().flatten(1).mean(1) / 4
+    return (gram_matrix - target).square().flatten(1).mean(1) / 4
 
 
-def gram_distance(features: Tensor, target: Tensor) -> Tensor:
+def compute_gram_loss_from_features(features: Tensor, target: Tensor) -> Tensor:
     """`gram_loss` of the Gram matrices of N×C×H×W, N, sooner found."""
     with torch.autocast(features.device.type, enabled=False):
-        distance: Tensor = GramLoss.apply(features.float(), target)
+        distance: Tensor = GramLossFunction.apply(features.float(), target)
     return distance
 
 
-def w2_loss(found: Moments, target: Moments) -> Tensor:
+def compute_w2_loss(image_moments: FeatureMoments, target: FeatureMoments) -> Tensor:
     """Squared 2-Wasserstein distance between the Gaussians of the same mean and covariance, divided by C: N.
 
     |μ − ν|² + tr(A + B − 2(B^½AB^½)^½) (as in style-transfer-pytorch); the trace of the root is read off eigenvalues.
     """
-    one, two = found.covariance, target.covariance
-    root = square_root(two.detach())
+    one, two = image_moments.covariance, target.covariance
+    root = compute_matrix_root(two.detach())
     inner = root @ one @ root
-    shared = torch.linalg.eigvalsh((inner + inner.mT) / 2).clamp_min(RIDGE**2).sqrt().sum(-1)
+    shared = torch.linalg.eigvalsh((inner + inner.mT) / 2).clamp_min(STYLE_COVARIANCE_RIDGE**2).sqrt().sum(-1)
     spread = (one + two).diagonal(dim1=-2, dim2=-1).sum(-1) - 2 * shared
-    return ((found.mean - target.mean).square().sum(1) + spread) / found.mean.shape[1]
+    return ((image_moments.mean - target.mean).square().sum(1) + spread) / image_moments.mean.shape[1]
 
 
-def square_root(matrix: Tensor) -> Tensor:
+def compute_matrix_root(matrix: Tensor) -> Tensor:
     """The symmetric square root of positive semidefinite N×C×C."""
     values, vectors = torch.linalg.eigh(matrix)
     return vectors * values.clamp_min(0).sqrt().unsqueeze(-2) @ vectors.mT
 
 
-def sliced_loss(features: Tensor, target: Tensor, directions: Tensor) -> Tensor:
+def compute_sliced_loss(features: Tensor, target: Tensor, directions: Tensor) -> Tensor:
     """Sliced Wasserstein distance (Heitz 2021), N: sorted projections of the positions on unit `directions` K×C, mean squared difference.
 
     The target's sorted projections are read at as many ranks as the features have positions.
     """
-    found, aim = ((rows_of(part).float() @ directions.T).sort(1).values for part in (features, target))
+    found, aim = ((flatten_positions(part).float() @ directions.T).sort(1).values for part in (features, target))
     if aim.shape[1] != found.shape[1]:
         aim = torch.nn.functional.interpolate(aim.mT, size=found.shape[1], mode="linear", align_corners=False).mT
     return (found - aim).square().flatten(1).mean(1)
 
 
-def random_directions(channels: int, generator: torch.Generator, count: int | None = None) -> Tensor:
+def draw_random_directions(channels: int, generator: torch.Generator, count: int | None = None) -> Tensor:
     """Unit vectors, count×C, as many as channels by default."""
     drawn = torch.randn(count or channels, channels, generator=generator)
     return drawn / drawn.norm(dim=1, keepdim=True)
@@ -195,7 +195,7 @@ def random_directions(channels: int, generator: torch.Generator, count: int | No
 
 
 @torch.no_grad()
-def refuse_other_scale(model: Model, picture: Tensor) -> None:
+def refuse_wrong_input_scale(model: Model, picture: Tensor) -> None:
     """Raises SightlineError where the first convolution answers a picture N×3×H×W ten times as strongly as in training, or a tenth,
     by the batch norm behind it."""
     names = list(model.layers)
@@ -205,21 +205,21 @@ def refuse_other_scale(model: Model, picture: Tensor) -> None:
         return
     if not norm.running_mean.any() and bool((norm.running_var == 1).all()):
         return  # never trained, or folded into the convolution
-    seen = model.run(images.at_most(picture, 2 * model.size).to(model.device), [first])[first].float()
+    seen = model.run(images.limit_short_side(picture, 2 * model.size).to(model.device), [first])[first].float()
     if seen.shape[1] != len(norm.running_var):
         return
     live = norm.running_var > 1e-3 * norm.running_var.max()
     ratio = float((seen.var((0, 2, 3))[live] / norm.running_var[live]).median())
-    if ratio > STRONGEST or (ratio < 1 / STRONGEST and float(picture.std()) > PLAIN):
+    if ratio > MAX_VARIANCE_RATIO or (ratio < 1 / MAX_VARIANCE_RATIO and float(picture.std()) > FLAT_PICTURE_DEVIATION):
         raise SightlineError(
             f"{model.name} was trained on pictures of another scale: its first layer answers this one {ratio**0.5:.2g} times as strongly as "
-            f"in training; its mean is {rounded(model.mean.flatten().tolist())} and its std {rounded(model.std.flatten().tolist())}: "
+            f"in training; its mean is {format_rounded_values(model.mean.flatten().tolist())} and its std {format_rounded_values(model.std.flatten().tolist())}: "
             "load it with the mean= and std= of its training"
         )
 
 
 @dataclass(frozen=True)
-class Layers:
+class PerceptualLayers:
     """Where content and style are read."""
 
     content: tuple[str, ...]
@@ -227,23 +227,27 @@ class Layers:
 
 
 # By a layer that only this family has.
-FAMILIES = (
-    Layers(("relu4_2",), ("relu1_1", "relu2_1", "relu3_1", "relu4_1", "relu5_1")),  # VGG: Gatys 2016, after the ReLU as in his code
-    Layers(("fire4",), ("relu1", "fire3", "fire5", "fire7", "fire9")),  # SqueezeNet: the set with the longest strokes of four tried
-    Layers(("relu3_1",), ("relu1", "relu2_1", "relu3_1", "relu4_1")),  # the embedded network
+FAMILY_LAYERS = (
+    PerceptualLayers(
+        ("relu4_2",), ("relu1_1", "relu2_1", "relu3_1", "relu4_1", "relu5_1")
+    ),  # VGG: Gatys 2016, after the ReLU as in his code
+    PerceptualLayers(
+        ("fire4",), ("relu1", "fire3", "fire5", "fire7", "fire9")
+    ),  # SqueezeNet: the set with the longest strokes of four tried
+    PerceptualLayers(("relu3_1",), ("relu1", "relu2_1", "relu3_1", "relu4_1")),  # the embedded network
 )
 
 
-def layers_of(model: Model) -> Layers:
+def choose_perceptual_layers(model: Model) -> PerceptualLayers:
     """The layers tuned for this family of networks; for any other, one of each resolution, and the middle one for content."""
-    for family in FAMILIES:
-        if all(name in model.layers or name in model._aliases for name in (*family.content, *family.style)):
+    for family in FAMILY_LAYERS:
+        if all(name in model.layers or name in model.aliases for name in (*family.content, *family.style)):
             return family
     by_size: dict[int, str] = {}
     for layer in model.layers.values():
-        if layer.spatial:
+        if layer.is_spatial:
             by_size[layer.shape[1]] = layer.name
     if not by_size:
         raise SightlineError(f"{model.name} has no layer with places; style and content need a convolutional network")
     chosen = tuple(by_size.values())[:5]
-    return Layers((chosen[len(chosen) // 2],), chosen)
+    return PerceptualLayers((chosen[len(chosen) // 2],), chosen)

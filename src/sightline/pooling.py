@@ -7,20 +7,20 @@ import torch
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-MAX_POOL = {torch.max_pool2d, F.max_pool2d, F.max_pool2d_with_indices}
+MAX_POOL_FUNCTIONS = {torch.max_pool2d, F.max_pool2d, F.max_pool2d_with_indices}
 
 
-class average_pooling(TorchFunctionMode):  # noqa: N801 - reads as a verb: `with average_pooling():`
+class AveragePoolingMode(TorchFunctionMode):
     """Context in which every 2-D max pooling averages, whoever calls it. Windows over the border count what lies inside only."""
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Iterable[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        return averaged(*args, **kwargs) if func in MAX_POOL else func(*args, **kwargs)
+        return average_like_max_pool(*args, **kwargs) if func in MAX_POOL_FUNCTIONS else func(*args, **kwargs)
 
 
-def averaged(*args: Any, **kwargs: Any) -> torch.Tensor:
+def average_like_max_pool(*args: Any, **kwargs: Any) -> torch.Tensor:
     """Average pooling with max pooling's arguments; dilation, which averages don't have, is taken as 1."""
     names = ("input", "kernel_size", "stride", "padding", "dilation", "ceil_mode", "return_indices")
     given = {**dict(zip(names, args, strict=False)), **kwargs}

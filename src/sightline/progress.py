@@ -14,43 +14,43 @@ from .ascend import Step
 
 
 @dataclass
-class Bar:
+class StepProgressBar:
     """A progress bar fed by steps; the first Ctrl-C stops the run after the step and keeps the picture."""
 
     display: Progress
     title: str
     stopped: bool = False
 
-    def step(self, event: Step) -> bool:
+    def on_step(self, event: Step) -> bool:
         """The callback of iterative methods."""
-        return self.show(event.index, event.total, self.title)
+        return self.update_display(event.index, event.total, self.title)
 
-    def show(self, done: int, total: int, title: str) -> bool:
+    def update_display(self, done: int, total: int, title: str) -> bool:
         """Moves the bar; whether the run shall stop."""
         if not self.display.tasks:
             self.display.add_task(title, total=total)
         self.display.update(self.display.tasks[0].id, description=title, completed=done, total=total)
         return self.stopped
 
-    def stop(self, _signal: int, _frame: FrameType | None) -> None:
+    def handle_interrupt(self, _signal: int, _frame: FrameType | None) -> None:
         """Handles SIGINT: asks once, insists the second time."""
         if self.stopped or not self.display.tasks:
             raise KeyboardInterrupt
         self.stopped = True
 
 
-def screen(column: str, *, quiet: bool) -> Progress:
+def make_progress_display(text_format: str, *, quiet: bool) -> Progress:
     """A progress display on the error stream, if that is a terminal."""
     console = Console(stderr=True, quiet=quiet or not sys.stderr.isatty())
-    return Progress(TextColumn(column), BarColumn(), TimeRemainingColumn(), console=console, transient=True)
+    return Progress(TextColumn(text_format), BarColumn(), TimeRemainingColumn(), console=console, transient=True)
 
 
 @contextmanager
-def progress(title: str, *, quiet: bool) -> Generator[Bar, None, None]:
+def show_progress_bar(title: str, *, quiet: bool) -> Generator[StepProgressBar, None, None]:
     """A progress bar on the error stream while the block runs."""
-    with screen("{task.description}", quiet=quiet) as display:
-        bar = Bar(display, title)
-        before = signal.signal(signal.SIGINT, bar.stop)
+    with make_progress_display("{task.description}", quiet=quiet) as display:
+        bar = StepProgressBar(display, title)
+        before = signal.signal(signal.SIGINT, bar.handle_interrupt)
         try:
             yield bar
         finally:

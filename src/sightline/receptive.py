@@ -18,11 +18,11 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from .capture import called, first_tensor
-from .errors import SightlineError, outside
-from .geometry import Call, Sight, Span, sees, tensors
+from .capture import find_first_tensor, format_call_name
+from .errors import SightlineError, make_out_of_range_error
+from .geometry import ReceptiveSpan, SpansByDim, TracedCall, iterate_nested_tensors, propagate_spans
 from .model import Model
-from .packed import watched
+from .packed import PackingDisabled
 
 
 @dataclass(frozen=True)
@@ -36,16 +36,16 @@ class ReceptiveField:
     size: tuple[int, int]
     stride: tuple[int, int]
     offset: tuple[int, int]
-    whole: bool
-    image: tuple[int, int]
-    seen: tuple[tuple[tuple[int, int], ...], ...] = field(repr=False)  # start and end for each row and each column of units
+    covers_image: bool
+    image_size: tuple[int, int]
+    unit_ranges: tuple[tuple[tuple[int, int], ...], ...] = field(repr=False)  # start and end for each row and each column of units
 
     def box(self, row: int, column: int, height: int, width: int) -> tuple[int, int, int, int]:
         """Top, left, bottom, right (exclusive) of what a unit sees of an image of height × width pixels.
 
         Exact if `image` is that large, else the clipped window. Raises SightlineError for a unit that isn't there.
         """
-        (top, bottom), (left, right) = self._along(0, row, height), self._along(1, column, width)
+        (top, bottom), (left, right) = self._locate_unit(0, row, height), self._locate_unit(1, column, width)
         return top, left, bottom, right
 
     def window(self, row: int, column: int) -> tuple[int, int, int, int]:
@@ -53,15 +53,15 @@ class ReceptiveField:
         top, left = (start + step * i for start, step, i in zip(self.offset, self.stride, (row, column), strict=True))
         return top, left, top + self.size[0], left + self.size[1]
 
-    def _along(self, axis: int, unit: int, length: int) -> tuple[int, int]:
+    def _locate_unit(self, axis: int, unit: int, length: int) -> tuple[int, int]:
         if not self.stride[axis]:
             return 0, length
-        if length != self.image[axis]:
+        if length != self.image_size[axis]:
             start = self.offset[axis] + self.stride[axis] * unit
             return min(max(start, 0), length), min(max(start + self.size[axis], 0), length)
-        if not 0 <= unit < len(self.seen[axis]):
-            raise outside(("row", "column")[axis], unit, 0, len(self.seen[axis]) - 1)
-        return self.seen[axis][unit]
+        if not 0 <= unit < len(self.unit_ranges[axis]):
+            raise make_out_of_range_error(("row", "column")[axis], unit, 0, len(self.unit_ranges[axis]) - 1)
+        return self.unit_ranges[axis][unit]
 
 
 def receptive_fields(model: Model, height: int | None = None, width: int | None = None) -> dict[str, ReceptiveField]:
@@ -69,32 +69,32 @@ def receptive_fields(model: Model, height: int | None = None, width: int | None 
 
     Raises SightlineError for a size that the network can't take.
     """
-    return {name: found for name, found in _known(model, height, width).items() if not name.endswith(":in")}
+    return {name: found for name, found in _find_receptive_fields(model, height, width).items() if not name.endswith(":in")}
 
 
 def receptive_field(model: Model, layer: str, height: int | None = None, width: int | None = None) -> ReceptiveField:
     """The field of one layer (name, alias or landmark). Raises SightlineError for a layer without places."""
-    name, found = model.layer(layer), _known(model, height, width)
+    name, found = model.layer(layer), _find_receptive_fields(model, height, width)
     if name not in found:
         such = [f"; choose a spatial one such as {other}" for other in found if not other.endswith(":in")][-1:]
         raise SightlineError(f"layer {layer!r} has no places in the image{''.join(such)}")
     return found[name]
 
 
-_CACHE: MutableMapping[Model, dict[tuple[int, int], dict[str, ReceptiveField]]] = WeakKeyDictionary()
+_FIELD_CACHE: MutableMapping[Model, dict[tuple[int, int], dict[str, ReceptiveField]]] = WeakKeyDictionary()
 
 
-def _known(model: Model, height: int | None, width: int | None) -> dict[str, ReceptiveField]:
+def _find_receptive_fields(model: Model, height: int | None, width: int | None) -> dict[str, ReceptiveField]:
     size = model.size if height is None else height, model.size if width is None else width
     if min(size) < 1:
         raise SightlineError(f"an image has at least 1×1 pixels; given was {size[0]}×{size[1]}")
-    cached = _CACHE.setdefault(model, {})
+    cached = _FIELD_CACHE.setdefault(model, {})
     if size not in cached:
-        cached[size] = _measure(model, *size)
+        cached[size] = _measure_receptive_fields(model, *size)
     return cached[size]
 
 
-class Trace(TorchFunctionMode):
+class ReceptiveTrace(TorchFunctionMode):
     """Knows what tensors see while it is entered.
 
     That is None for what doesn't depend on the image, and everything for a tensor of unknown origin (numpy, a script, an
@@ -103,65 +103,67 @@ class Trace(TorchFunctionMode):
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
-        self.known: MutableMapping[Tensor, tuple[int, Sight | None]] = WeakTensorKeyDictionary()
-        for constant in tensors([vars(module) for module in network.modules()]):
-            self.note(constant, None)
+        self.spans_by_tensor: MutableMapping[Tensor, tuple[int, SpansByDim | None]] = WeakTensorKeyDictionary()
+        for constant in iterate_nested_tensors([vars(module) for module in network.modules()]):
+            self.set_spans(constant, None)
 
-    def note(self, tensor: Tensor, sight: Sight | None) -> None:
+    def set_spans(self, tensor: Tensor, spans: SpansByDim | None) -> None:
         """Sets what a tensor sees."""
-        self.known[tensor] = version(tensor), sight
+        self.spans_by_tensor[tensor] = count_tensor_writes(tensor), spans
 
-    def sight(self, tensor: Tensor) -> Sight | None:
+    def get_spans(self, tensor: Tensor) -> SpansByDim | None:
         """What a tensor sees."""
-        when, sight = self.known.get(tensor, (-1, {}))
-        return sight if when == version(tensor) else {}
+        when, sight = self.spans_by_tensor.get(tensor, (-1, {}))
+        return sight if when == count_tensor_writes(tensor) else {}
 
     def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
         kwargs = kwargs or {}
-        given = [(tensor, self.sight(tensor), version(tensor)) for tensor in tensors((args, kwargs))]
+        given = [(tensor, self.get_spans(tensor), count_tensor_writes(tensor)) for tensor in iterate_nested_tensors((args, kwargs))]
         result = func(*args, **kwargs)
         inputs = [(tensor, sight) for tensor, sight, _ in given if sight is not None]
         for tensor, _, before in given:
-            if version(tensor) != before:  # written in place; if it is also the result, its rule overrides this
-                self.note(tensor, {} if inputs else None)
-        for i, out in enumerate(tensors(result)):
-            self.note(out, sees(Call(func, args, kwargs, inputs, out, i)))
+            if count_tensor_writes(tensor) != before:  # written in place; if it is also the result, its rule overrides this
+                self.set_spans(tensor, {} if inputs else None)
+        for i, out in enumerate(iterate_nested_tensors(result)):
+            self.set_spans(out, propagate_spans(TracedCall(func, args, kwargs, inputs, out, i)))
         return result
 
 
-def version(tensor: Tensor) -> int:
+def count_tensor_writes(tensor: Tensor) -> int:
     """Counts the writes to a tensor's storage, through whichever view."""
     return 0 if tensor.is_inference() else tensor._version
 
 
-def _measure(model: Model, height: int, width: int) -> dict[str, ReceptiveField]:
+def _measure_receptive_fields(model: Model, height: int, width: int) -> dict[str, ReceptiveField]:
     """The fields of all outputs, and of what modules are first given, as NAME:in, from one pass of a gray image."""
     found: dict[str, ReceptiveField] = {}
     calls: Counter[str] = Counter()
-    trace = Trace(model.body)
+    trace = ReceptiveTrace(model.network)
 
     def look(name: str, value: Any) -> None:
-        tensor = first_tensor(value)
+        tensor = find_first_tensor(value)
         if tensor is not None and tensor.ndim == 4 and tensor.shape[-2:].numel() > 1:
-            found[name] = _field(trace.sight(tensor) or {}, (height, width))
+            found[name] = _build_receptive_field(trace.get_spans(tensor) or {}, (height, width))
 
     def start(_module: nn.Module, args: tuple[Any, ...]) -> None:
-        trace.note(args[0], {2: Span(0, np.arange(height), np.arange(height)), 3: Span(1, np.arange(width), np.arange(width))})
+        trace.set_spans(
+            args[0], {2: ReceptiveSpan(0, np.arange(height), np.arange(height)), 3: ReceptiveSpan(1, np.arange(width), np.arange(width))}
+        )
 
     def before(path: str) -> Callable[[nn.Module, Any], None]:
         return lambda _module, args: None if calls[path] else look(f"{path}:in", args)
 
     def after(path: str) -> Callable[[nn.Module, Any, Any], None]:
         def hook(_module: nn.Module, _args: Any, output: Any) -> None:
-            look(called(path, calls[path]), output)
+            look(format_call_name(path, calls[path]), output)
             calls[path] += 1
 
         return hook
 
     last = list(model.layers)[-1:]
-    lock = model._lock  # keeps other threads' passes from these hooks
-    with lock, torch.inference_mode(False), torch.no_grad(), watched(), trace, ExitStack() as undo:
-        undo.callback(model.body.register_forward_pre_hook(start).remove)
+    lock = model.lock  # keeps other threads' passes from these hooks
+    with lock, torch.inference_mode(False), torch.no_grad(), PackingDisabled(), trace, ExitStack() as undo:
+        undo.callback(model.network.register_forward_pre_hook(start).remove)
         for path in {name.split(":", 1)[0] for name in model.layers}:
             undo.callback(model.module(path).register_forward_pre_hook(before(path)).remove)
             undo.callback(model.module(path).register_forward_hook(after(path)).remove)
@@ -169,9 +171,9 @@ def _measure(model: Model, height: int, width: int) -> dict[str, ReceptiveField]
     return found
 
 
-def _field(sight: Sight, image: tuple[int, int]) -> ReceptiveField:
-    spans = [next((span for span in sight.values() if span.axis == axis), None) for axis in (0, 1)]
-    sides = zip(spans, image, strict=True)
-    facts = [(s.high - s.low + 1, s.step, s.low, s.pixels()) if s else (side, 0, 0, ()) for s, side in sides]
+def _build_receptive_field(spans_by_dim: SpansByDim, image_size: tuple[int, int]) -> ReceptiveField:
+    spans = [next((span for span in spans_by_dim.values() if span.axis == axis), None) for axis in (0, 1)]
+    sides = zip(spans, image_size, strict=True)
+    facts = [(s.high - s.low + 1, s.step, s.low, s.list_pixel_ranges()) if s else (side, 0, 0, ()) for s, side in sides]
     size, stride, offset, seen = zip(*facts, strict=True)
-    return ReceptiveField(size, stride, offset, not any(stride), image, seen)
+    return ReceptiveField(size, stride, offset, not any(stride), image_size, seen)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from .parameterize import Pixels
-from .transform import blur
+from .transform import blur_image
 
 
 @dataclass(frozen=True)
@@ -19,29 +19,29 @@ class Regularizer:
     """
 
     decay: float = 0.0
-    sigma: float = 0.0
-    every: int = 4
-    small: float = 0.0
-    idle: float = 0.0
+    blur_sigma: float = 0.0
+    blur_interval: int = 4
+    small_norm_share: float = 0.0
+    small_contribution_share: float = 0.0
 
     @torch.no_grad()
-    def apply_(self, start: Pixels, index: int) -> None:
+    def regularize_pixels_(self, parameterization: Pixels, step: int) -> None:
         """Works on the pixels in place, after a step."""
-        offset = start.pixels - 0.5
+        offset = parameterization.pixels - 0.5
         offset *= 1 - self.decay
-        if self.sigma > 0 and (index + 1) % self.every == 0:
-            offset = blur(offset, self.sigma)
+        if self.blur_sigma > 0 and (step + 1) % self.blur_interval == 0:
+            offset = blur_image(offset, self.blur_sigma)
         # Both are measured before either clips: what is gray already contributes nothing and would fill the share of the idle.
-        distance, gradient = offset.norm(dim=1), start.pixels.grad
+        distance, gradient = offset.norm(dim=1), parameterization.pixels.grad
         contribution = distance if gradient is None else (offset * gradient).sum(1).abs()
-        if self.small > 0:
-            offset = kept(offset, distance, self.small)
-        if self.idle > 0 and gradient is not None:
-            offset = kept(offset, contribution, self.idle)
-        start.pixels.copy_(offset + 0.5)
+        if self.small_norm_share > 0:
+            offset = zero_least_important(offset, distance, self.small_norm_share)
+        if self.small_contribution_share > 0 and gradient is not None:
+            offset = zero_least_important(offset, contribution, self.small_contribution_share)
+        parameterization.pixels.copy_(offset + 0.5)
 
 
-def kept(offset: Tensor, importance: Tensor, share: float) -> Tensor:
+def zero_least_important(offset: Tensor, importance: Tensor, share: float) -> Tensor:
     """Offsets with the least important `share` of pixels (importance N×H×W) set to zero."""
     threshold = importance.flatten(1).quantile(share, dim=1).view(-1, 1, 1)
     return offset * (importance >= threshold).unsqueeze(1)

@@ -16,96 +16,96 @@ from torch.nn import functional as F
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-GRAY = 0.5
+MID_GRAY = 0.5
 
 
 @cache
-def colors(name: str) -> Tensor:
+def load_colormap(name: str) -> Tensor:
     """A colour map as a 256×3 table."""
     import matplotlib
 
     return torch.tensor(matplotlib.colormaps[name](range(256))[:, :3], dtype=torch.float32)
 
 
-def look_up(values: Tensor, name: str) -> Tensor:
+def apply_colormap(values: Tensor, colormap: str) -> Tensor:
     """Colours of values in [0, 1]: N×H×W to N×3×H×W."""
     steps = values.detach().cpu().clamp(0, 1).mul_(255).round_().int()
-    return F.embedding(steps, colors(name)).permute(0, 3, 1, 2)
+    return F.embedding(steps, load_colormap(colormap)).permute(0, 3, 1, 2)
 
 
-def heat(values: Tensor, limit: Tensor | float | None = None, name: str = "inferno") -> Tensor:
+def render_heatmap(values: Tensor, limit: Tensor | float | None = None, colormap: str = "inferno") -> Tensor:
     """Nonnegative maps N×H×W, black at 0 and brightest at `limit` (each map's own maximum unless given)."""
     values = values.nan_to_num(0)
-    return look_up(values / peak(values, limit), name)
+    return apply_colormap(values / compute_map_scale(values, limit), colormap)
 
 
-def signed(values: Tensor, limit: Tensor | float | None = None, name: str = "RdBu_r") -> Tensor:
+def render_signed_map(values: Tensor, limit: Tensor | float | None = None, colormap: str = "RdBu_r") -> Tensor:
     """Signed maps N×H×W: white at 0, red positive, blue negative, the same scale both ways (±`limit`)."""
     values = values.nan_to_num(0)
-    return look_up(0.5 + 0.5 * values / peak(values.abs(), limit), name)
+    return apply_colormap(0.5 + 0.5 * values / compute_map_scale(values.abs(), limit), colormap)
 
 
-def peak(values: Tensor, limit: Tensor | float | None = None) -> Tensor:
+def compute_map_scale(values: Tensor, limit: Tensor | float | None = None) -> Tensor:
     """What a map is divided by: `limit` or its maximum, as N×1×1, never zero (a constant map stays empty)."""
     top = values.flatten(1).amax(1) if limit is None else torch.as_tensor(limit, device=values.device).expand(len(values))
     return torch.where(top > 0, top, torch.ones_like(top)).view(-1, 1, 1)
 
 
-def quantile(values: Tensor, share: float) -> Tensor:
+def compute_quantile(values: Tensor, fraction: float) -> Tensor:
     """The least value along the last axis that a `share` of the values do not exceed: unlike `torch.quantile` without sorting, and of any size."""
     import numpy as np
 
     numbers = values.detach().cpu().to(torch.promote_types(values.dtype, torch.float32)).numpy()
-    at = max(1, round(share * values.shape[-1])) - 1
+    at = max(1, round(fraction * values.shape[-1])) - 1
     # Many times faster than torch.kthvalue.
     return torch.as_tensor(np.partition(numbers, at, axis=-1)[..., at]).to(values)
 
 
-def around_gray(values: Tensor, limit: float | None = None) -> Tensor:
+def render_around_gray(values: Tensor, limit: float | None = None) -> Tensor:
     """Signed colours N×3×H×W with gray at 0 and one scale for all of them (`limit`, else the largest magnitude)."""
     values = values.detach().cpu().nan_to_num(0)
     top = float(values.abs().max()) if limit is None else limit
-    return (GRAY + GRAY * values / (top or 1)).clamp(0, 1)
+    return (MID_GRAY + MID_GRAY * values / (top or 1)).clamp(0, 1)
 
 
-def over(image: Tensor, values: Tensor, limit: Tensor | float | None = None, name: str = "inferno") -> Tensor:
+def overlay_heatmap(image: Tensor, values: Tensor, limit: Tensor | float | None = None, colormap: str = "inferno") -> Tensor:
     """A map laid over its image: the stronger the value, the more of its colour; where it is 0 the image is only dimmed."""
     values = values.nan_to_num(0)
-    strength = (fit(values, image.shape[-2:]) / peak(values, limit)).detach().cpu().clamp(0, 1)
+    strength = (upsample_maps(values, image.shape[-2:]) / compute_map_scale(values, limit)).detach().cpu().clamp(0, 1)
     gray = image.detach().cpu().mean(1, keepdim=True) * 0.65 + 0.1
     weight = 0.85 * strength.unsqueeze(1).sqrt()
-    return ((1 - weight) * gray + weight * look_up(0.15 + 0.85 * strength, name)).clamp(0, 1)
+    return ((1 - weight) * gray + weight * apply_colormap(0.15 + 0.85 * strength, colormap)).clamp(0, 1)
 
 
-def fit(values: Tensor, size: tuple[int, int] | torch.Size) -> Tensor:
+def upsample_maps(values: Tensor, size: tuple[int, int] | torch.Size) -> Tensor:
     """Maps N×h×w enlarged (bilinear) to H×W pixels."""
     if values.shape[-2:] == tuple(size):
         return values
     return F.interpolate(values.unsqueeze(1), size=tuple(size), mode="bilinear", align_corners=False).squeeze(1)
 
 
-def enlarge(image: Tensor, least: int) -> Tensor:
+def enlarge_pixels(image: Tensor, min_side: int) -> Tensor:
     """Repeats pixels by a whole factor until the shorter side has at least `least`."""
-    factor = max(1, math.ceil(least / min(image.shape[-2:])))
+    factor = max(1, math.ceil(min_side / min(image.shape[-2:])))
     return image.repeat_interleave(factor, 2).repeat_interleave(factor, 3)
 
 
-def sheet(image: Tensor, columns: int | None = None, gap: int = 2, fill: float = 1.0) -> Tensor:
+def make_contact_sheet(pictures: Tensor, columns: int | None = None, gap: int = 2, fill: float = 1.0) -> Tensor:
     """N pictures of one size as one picture with `columns` (by default about square), `gap` pixels apart: 1×3×H×W."""
-    count, _, height, width = image.shape
+    count, _, height, width = pictures.shape
     columns = min(count, columns or math.ceil(math.sqrt(count * height / width)))
     rows = math.ceil(count / columns)
     canvas = torch.full((1, 3, rows * (height + gap) - gap, columns * (width + gap) - gap), fill)
     for i in range(count):
         y, x = (i // columns) * (height + gap), (i % columns) * (width + gap)
-        canvas[0, :, y : y + height, x : x + width] = image[i]
+        canvas[0, :, y : y + height, x : x + width] = pictures[i]
     return canvas
 
 
-def beside(*pictures: Tensor, gap: int = 6, fill: float = 1.0) -> Tensor:
+def arrange_in_row(*pictures: Tensor, gap: int = 6, fill: float = 1.0) -> Tensor:
     """Pictures of equal batch and any size in a row, all as high as the highest; a batch becomes rows: 1×3×H×W."""
     height = max(picture.shape[2] for picture in pictures)
-    scaled = [resized(picture.detach().cpu(), height, round(picture.shape[3] * height / picture.shape[2])) for picture in pictures]
+    scaled = [resize_picture(picture.detach().cpu(), height, round(picture.shape[3] * height / picture.shape[2])) for picture in pictures]
     count, widths = len(scaled[0]), [picture.shape[3] for picture in scaled]
     canvas = torch.empty(1, 3, count * (height + gap) - gap, sum(widths) + gap * (len(widths) - 1))
     for i in range(count):
@@ -118,11 +118,11 @@ def beside(*pictures: Tensor, gap: int = 6, fill: float = 1.0) -> Tensor:
     return canvas
 
 
-def titled(titles: Sequence[str], pictures: Sequence[Tensor], gap: int = 6) -> Tensor:
+def arrange_with_titles(titles: Sequence[str], pictures: Sequence[Tensor], gap: int = 6) -> Tensor:
     """Pictures of equal batch in a row as `beside` sets them, each under its title: 1×3×H×W."""
     from matplotlib.figure import Figure
 
-    row = beside(*pictures, gap=gap)
+    row = arrange_in_row(*pictures, gap=gap)
     height = max(picture.shape[2] for picture in pictures)
     widths = [round(picture.shape[3] * height / picture.shape[2]) for picture in pictures]
     figure = Figure(figsize=(row.shape[3] / 100, 0.22), dpi=100)
@@ -131,19 +131,21 @@ def titled(titles: Sequence[str], pictures: Sequence[Tensor], gap: int = 6) -> T
         figure.text(
             centre / row.shape[3], 0.5, title, ha="center", va="center", fontsize=min(10, 1.3 * width / len(title)), color="#222222"
         )
-    return torch.cat([drawn(figure)[..., : row.shape[3]], row], 2)
+    return torch.cat([rasterize_figure(figure)[..., : row.shape[3]], row], 2)
 
 
-def resized(image: Tensor, height: int, width: int, mode: Literal["bilinear", "nearest"] = "bilinear") -> Tensor:
+def resize_picture(picture: Tensor, height: int, width: int, mode: Literal["bilinear", "nearest"] = "bilinear") -> Tensor:
     """The picture at another size."""
-    if image.shape[-2:] == (height, width):
-        return image
+    if picture.shape[-2:] == (height, width):
+        return picture
     if mode == "nearest":
-        return F.interpolate(image, size=(height, width), mode="nearest")
-    return F.interpolate(image, size=(height, width), mode="bilinear", antialias=True, align_corners=False).clamp(0, 1)
+        return F.interpolate(picture, size=(height, width), mode="nearest")
+    return F.interpolate(picture, size=(height, width), mode="bilinear", antialias=True, align_corners=False).clamp(0, 1)
 
 
-def outline(image: Tensor, box: tuple[int, int, int, int], color: tuple[float, float, float] = (1.0, 0.85, 0.0), width: int = 2) -> Tensor:
+def draw_box_outline(
+    image: Tensor, box: tuple[int, int, int, int], color: tuple[float, float, float] = (1.0, 0.85, 0.0), width: int = 2
+) -> Tensor:
     """The image with a rectangle (top, left, bottom, right; exclusive ends) drawn inside its bounds."""
     picture = image.detach().cpu().clone()
     top, left, bottom, right = max(0, box[0]), max(0, box[1]), min(box[2], picture.shape[2]), min(box[3], picture.shape[3])
@@ -154,7 +156,7 @@ def outline(image: Tensor, box: tuple[int, int, int, int], color: tuple[float, f
     return picture
 
 
-def bars(names: list[str], shares: list[float]) -> Tensor:
+def draw_bar_chart(names: list[str], shares: list[float]) -> Tensor:
     """A bar chart of shares in [0, 1] with their names inside: 1×3×320×480."""
     from matplotlib.figure import Figure
 
@@ -168,19 +170,19 @@ def bars(names: list[str], shares: list[float]) -> Tensor:
         axis.text(0.98, row, f"{share:.1%}", va="center", ha="right", fontsize=size, color="#222222")
     axis.set(xlim=(0, 1), ylim=(len(names) - 0.5, -0.5))
     axis.set_axis_off()
-    return drawn(figure)
+    return rasterize_figure(figure)
 
 
 @dataclass(frozen=True)
-class Plot:
+class LinePlot:
     """Line curves on one pair of axes: what is plotted, over what, and each line's places and values by name."""
 
     title: str
-    axis: str
+    x_label: str
     lines: Mapping[str, tuple[Sequence[float], Sequence[float]]]
 
 
-def lines(plots: Sequence[Plot]) -> Tensor:
+def draw_line_plots(plots: Sequence[LinePlot]) -> Tensor:
     """Line plots beside each other, from 0 (or the least value) to 1: 1×3×360×W with W 480 for each plot."""
     from matplotlib.figure import Figure
 
@@ -189,13 +191,13 @@ def lines(plots: Sequence[Plot]) -> Tensor:
         for (name, (places, values)), color in zip(plot.lines.items(), ("#a65d00", "#3b6ea5", "#999999", "#222222"), strict=False):
             axis.plot(places, values, color=color, label=name, marker=".", markersize=4)
         least = min(0.0, *(value for _, values in plot.lines.values() for value in values))
-        axis.set(title=plot.title, xlabel=plot.axis, ylim=(least - 0.03, 1.03))
+        axis.set(title=plot.title, xlabel=plot.x_label, ylim=(least - 0.03, 1.03))
         axis.spines[["top", "right"]].set_visible(False)
         axis.legend(frameon=False, fontsize=9)
-    return drawn(figure)
+    return rasterize_figure(figure)
 
 
-def histogram(values: Sequence[float], marks: Sequence[float], axis: str) -> Tensor:
+def draw_histogram(values: Sequence[float], marks: Sequence[float], x_label: str) -> Tensor:
     """How often values occur, with some of them marked on the axis: 1×3×300×480."""
     from matplotlib.figure import Figure
 
@@ -203,12 +205,12 @@ def histogram(values: Sequence[float], marks: Sequence[float], axis: str) -> Ten
     plot = figure.subplots()
     plot.hist(values, bins=min(60, max(8, round(math.sqrt(len(values))))), color="#3b6ea5")
     plot.plot(marks, [0] * len(marks), "|", color="#a65d00", markersize=14, markeredgewidth=2, clip_on=False)
-    plot.set(xlabel=axis, ylabel="images")
+    plot.set(xlabel=x_label, ylabel="images")
     plot.spines[["top", "right"]].set_visible(False)
-    return drawn(figure)
+    return rasterize_figure(figure)
 
 
-def drawn(figure: "Figure") -> Tensor:
+def rasterize_figure(figure: "Figure") -> Tensor:
     """A matplotlib figure as a picture, 1×3×H×W."""
     import numpy as np
     from matplotlib.backends.backend_agg import FigureCanvasAgg

@@ -11,12 +11,12 @@ from torch import Tensor
 
 from . import image as images
 from .ascend import Step
-from .catalog import digest, load_methods
-from .errors import SightlineError, unknown
+from .catalog import hash_tensor, load_methods
+from .errors import SightlineError, make_unknown_name_error
 from .model import Model
-from .recipe import model_of
+from .recipe import load_recipe_model
 from .result import Result
-from .weights import file_digest
+from .weights import hash_file
 
 
 def again(recipe: str | Path | Mapping[str, Any], *, model: Model | None = None, image: Tensor | None = None) -> Result:
@@ -29,36 +29,36 @@ def again(recipe: str | Path | Mapping[str, Any], *, model: Model | None = None,
     methods = load_methods()
     name = str(told.get("method"))
     if name not in methods:
-        raise unknown("method", name, methods)
+        raise make_unknown_name_error("method", name, methods)
     method = methods[name]
     knobs: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in told["knobs"].items()}
     for key, value in knobs.items():
         if any(isinstance(item, dict) for item in (value if isinstance(value, tuple) else [value])):
             raise SightlineError(f"the recipe's {key} was a tensor, not a file; call {name} with it yourself")
-    read_only(knobs)
+    prevent_store_writes(knobs)
     if "stopped_after" in told:
-        knobs["callback"] = partial(reached, told["stopped_after"])
-    model = model or model_of(told["model"])
+        knobs["callback"] = partial(has_reached_stop, told["stopped_after"])
+    model = model or load_recipe_model(told["model"])
     given = bool(method.subject) and (method.subject in told or (method.subject == "image" and image is not None))
-    if method.subject and not given and not method.optional:
+    if method.subject and not given and not method.subject_optional:
         raise SightlineError(f"this recipe lacks its {method.subject}")
     if method.subject == "image" and given:
-        return method.function(model, image_of(told.get("image", {}), model, image), **knobs)
+        return method.function(model, load_recipe_image(told.get("image", {}), model, image), **knobs)
     return method.function(model, told[method.subject], **knobs) if given else method.function(model, **knobs)
 
 
-def read_only(knobs: dict[str, Any]) -> None:
+def prevent_store_writes(parameters: dict[str, Any]) -> None:
     """Leaves out of a recipe's knobs what would write where the recipe says: a pass over `folder` into `store`.
 
     A store that is there is read as it is; else the pass goes into the cache of the one who repeats.
     """
-    if knobs.get("folder") is not None and knobs.get("store") is not None:
-        del knobs["folder" if Path(knobs["store"]).exists() else "store"]
+    if parameters.get("folder") is not None and parameters.get("store") is not None:
+        del parameters["folder" if Path(parameters["store"]).exists() else "store"]
 
 
-def reached(last: int, step: Step) -> bool:
+def has_reached_stop(last_index: int, step: Step) -> bool:
     """The callback that stops a run where the recipe's was stopped."""
-    return step.index >= last
+    return step.index >= last_index
 
 
 def read_recipe(path: Path) -> Mapping[str, Any]:
@@ -76,37 +76,45 @@ def read_recipe(path: Path) -> Mapping[str, Any]:
     return told
 
 
-def image_of(told: Mapping[str, Any], model: Model, given: Tensor | None) -> Tensor:
+def load_recipe_image(image_recipe: Mapping[str, Any], model: Model, supplied_image: Tensor | None) -> Tensor:
     """The recipe's image: the given one, else a file or sample, fitted to the network as before."""
-    if given is None and "path" not in told:
+    if supplied_image is None and "path" not in image_recipe:
         raise SightlineError("the recipe's image was a tensor, not a file; give it with image=")
     image = (
-        framed(model, images.find(told["path"]), told.get("size"), whole=bool(told.get("whole"))) if given is None else images.check(given)
+        prepare_network_input(
+            model, images.read_file_or_sample(image_recipe["path"]), image_recipe.get("size"), whole=bool(image_recipe.get("whole"))
+        )
+        if supplied_image is None
+        else images.check_image(supplied_image)
     )
     # A file is known by its bytes: resizing may differ in the last bits from processor to processor.
-    same = digest(image) == told.get("sha256") if given is not None else content(told["path"]) == told.get("file_sha256")
+    same = (
+        hash_tensor(image) == image_recipe.get("sha256")
+        if supplied_image is not None
+        else hash_source_file(image_recipe["path"]) == image_recipe.get("file_sha256")
+    )
     if not same:
-        named = "this tensor" if given is not None else told["path"]
+        named = "this tensor" if supplied_image is not None else image_recipe["path"]
         raise SightlineError(f"{named} is not the image that the recipe was made with (its content differs)")
     return image
 
 
-def content(source: str) -> str | None:
+def hash_source_file(source: str) -> str | None:
     """SHA-256 of a file; None for a sample, which comes with its library."""
-    return file_digest(Path(source)) if Path(source).is_file() else None
+    return hash_file(Path(source)) if Path(source).is_file() else None
 
 
-def whereabouts(source: str) -> str:
+def resolve_source(source: str) -> str:
     """A sample's name, or the whole path of a file."""
     return str(Path(source).resolve()) if Path(source).exists() else source
 
 
-def framed(model: Model, image: Tensor, size: int | None, *, whole: bool) -> Tensor:
+def prepare_network_input(model: Model, image: Tensor, size: int | None, *, whole: bool) -> Tensor:
     """What a network is shown of a picture: its square middle, or the whole at a short side of `size` (the network's own by default)."""
-    return images.short_side(image, size or model.size) if whole else model.fit(image, size)
+    return images.resize_short_side(image, size or model.size) if whole else model.fit(image, size)
 
 
-def located(result: Result, source: str, size: int | None, *, whole: bool = False) -> Result:
+def record_image_source(result: Result, source: str, size: int | None, *, whole: bool = False) -> Result:
     """The result with the whereabouts of its image in the recipe, so that it can be made again: a sample's name or a whole path."""
-    told = dict(result.recipe["image"], path=whereabouts(source), size=size, whole=whole, file_sha256=content(source))
+    told = dict(result.recipe["image"], path=resolve_source(source), size=size, whole=whole, file_sha256=hash_source_file(source))
     return replace(result, recipe={**result.recipe, "image": told})

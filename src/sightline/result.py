@@ -11,12 +11,12 @@ from torch import Tensor
 
 from . import image as images
 from . import video
-from .atomic import replacing
+from .atomic import replace_atomically
 
-Value = Tensor | float | int | str | bool | None | list[Any] | dict[str, Any]
+ResultValue = Tensor | float | int | str | bool | None | list[Any] | dict[str, Any]
 
 
-def frozen(mapping: Mapping[str, Any]) -> Mapping[str, Any]:
+def freeze_mapping(mapping: Mapping[str, Any]) -> Mapping[str, Any]:
     """A read-only copy of the top level."""
     return MappingProxyType(dict(mapping))
 
@@ -29,7 +29,7 @@ class Result:
     `movies`: frames N×3×H×W in [0, 1] by name; a name may say its kind (zoom.gif, zoom.webp), else it is an MP4."""
 
     panels: Mapping[str, Tensor]
-    values: Mapping[str, Value]
+    values: Mapping[str, ResultValue]
     captions: Mapping[str, str] = field(default_factory=dict[str, str])
     recipe: Mapping[str, Any] = field(default_factory=dict[str, Any])
     pages: Mapping[str, str] = field(default_factory=dict[str, str])
@@ -37,7 +37,7 @@ class Result:
 
     def __post_init__(self) -> None:
         for name in ("panels", "values", "captions", "recipe", "pages", "movies"):
-            object.__setattr__(self, name, frozen(getattr(self, name)))
+            object.__setattr__(self, name, freeze_mapping(getattr(self, name)))
 
     @property
     def tensors(self) -> dict[str, Tensor]:
@@ -47,7 +47,7 @@ class Result:
     @property
     def numbers(self) -> dict[str, Any]:
         """All values as JSON: a tensor of up to 16 numbers as a list, a larger one as its shape and range."""
-        return {name: summary(value) if isinstance(value, Tensor) else value for name, value in self.values.items()}
+        return {name: summarize_tensor(value) if isinstance(value, Tensor) else value for name, value in self.values.items()}
 
     def save(self, folder: str | Path) -> list[Path]:
         """Writes `NAME.png` per panel, `NAME.html` per page, each movie, `values.json`, `values.safetensors` and `recipe.json`;
@@ -60,16 +60,18 @@ class Result:
         folder = Path(folder)
         written: list[Path] = []
         for name, panel in self.panels.items():
-            images.write(panel, written_to(folder / f"{name}.png", written))
+            images.write(panel, record_written_path(folder / f"{name}.png", written))
         for name, page in self.pages.items():
-            write_text(page, written_to(folder / f"{name}.html", written))
+            write_text(page, record_written_path(folder / f"{name}.html", written))
         for name, frames in self.movies.items():
-            video.write(frames, written_to(folder / (name if name.endswith(video.SUFFIXES) else f"{name}.mp4"), written))
-        write_json(self.numbers, written_to(folder / "values.json", written))
+            video.write_video(
+                frames, record_written_path(folder / (name if name.endswith(video.VIDEO_SUFFIXES) else f"{name}.mp4"), written)
+            )
+        write_json(self.numbers, record_written_path(folder / "values.json", written))
         if self.tensors:
-            with replacing(written_to(folder / "values.safetensors", written)) as temporary:
+            with replace_atomically(record_written_path(folder / "values.safetensors", written)) as temporary:
                 save_file({name: tensor.detach().cpu().contiguous().clone() for name, tensor in self.tensors.items()}, temporary)
-        write_json({**self.recipe, "captions": dict(self.captions)}, written_to(folder / "recipe.json", written))
+        write_json({**self.recipe, "captions": dict(self.captions)}, record_written_path(folder / "recipe.json", written))
         return written
 
     def show(self) -> None:
@@ -85,13 +87,13 @@ class Result:
         plt.show()
 
 
-def written_to(path: Path, written: list[Path]) -> Path:
+def record_written_path(path: Path, written: list[Path]) -> Path:
     """Notes a file that is about to be written."""
     written.append(path)
     return path
 
 
-def summary(tensor: Tensor) -> Any:
+def summarize_tensor(tensor: Tensor) -> Any:
     """A small tensor as a list, a large one as shape, least, largest and mean value."""
     tensor = tensor.detach().cpu()
     if tensor.numel() <= 16:
@@ -107,5 +109,5 @@ def write_json(content: Mapping[str, Any], path: Path) -> None:
 
 def write_text(content: str, path: Path) -> None:
     """Writes UTF-8 text atomically."""
-    with replacing(path) as temporary:
+    with replace_atomically(path) as temporary:
         temporary.write_text(content, encoding="utf-8")

@@ -14,33 +14,33 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-Rule = Literal["gradient", "deconvnet", "guided", "redirect"]
+BackwardRule = Literal["gradient", "deconvnet", "guided", "redirect"]
 
-IN_PLACE = {torch.relu_, Tensor.relu_, F.relu_, F.hardtanh_}
-RELU = {torch.relu, Tensor.relu, F.relu, torch.relu_, Tensor.relu_, F.relu_}
-HARDTANH = {F.hardtanh, F.hardtanh_}
-CLAMP_IN_PLACE = {torch.clamp_, Tensor.clamp_, torch.clamp_min_, Tensor.clamp_min_, Tensor.clip_}
-CLAMP = {torch.clamp, Tensor.clamp, torch.clamp_min, Tensor.clamp_min, torch.clip, Tensor.clip, *CLAMP_IN_PLACE}
-THRESHOLD = {F.threshold, torch.threshold}
+IN_PLACE_RECTIFIERS = {torch.relu_, Tensor.relu_, F.relu_, F.hardtanh_}
+RELU_FUNCTIONS = {torch.relu, Tensor.relu, F.relu, torch.relu_, Tensor.relu_, F.relu_}
+HARDTANH_FUNCTIONS = {F.hardtanh, F.hardtanh_}
+IN_PLACE_CLAMP_FUNCTIONS = {torch.clamp_, Tensor.clamp_, torch.clamp_min_, Tensor.clamp_min_, Tensor.clip_}
+CLAMP_FUNCTIONS = {torch.clamp, Tensor.clamp, torch.clamp_min, Tensor.clamp_min, torch.clip, Tensor.clip, *IN_PLACE_CLAMP_FUNCTIONS}
+THRESHOLD_FUNCTIONS = {F.threshold, torch.threshold}
 
 
 aten: Any = torch.ops.aten
 
 
-class Rectifier(torch.autograd.Function):
+class RuledReLU(torch.autograd.Function):
     """ReLU with a backward pass that lets through where its input was active, where the gradient is positive, or where both hold.
 
     It writes in place where it is told to, and keeps its result for the backward pass: what torch's own does, and no slower.
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, in_place: bool, active: bool, positive: bool) -> Tensor:
+    def forward(ctx: Any, x: Tensor, in_place: bool, only_active: bool, only_positive: bool) -> Tensor:
         y = x.relu_() if in_place else x.relu()
         if in_place:
             ctx.mark_dirty(x)
-        if active:
+        if only_active:
             ctx.save_for_backward(y)
-        ctx.positive = positive
+        ctx.positive = only_positive
         return y
 
     @staticmethod
@@ -52,13 +52,13 @@ class Rectifier(torch.autograd.Function):
         return (grad.clamp_min_(0) if ctx.positive else grad), None, None, None
 
 
-class Gate(torch.autograd.Function):
+class RuledClippedReLU(torch.autograd.Function):
     """The same of a ReLU clipped at `high`. It keeps a mask, because the result of a clamp may be overwritten."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, high: float, active: bool, positive: bool) -> Tensor:
-        ctx.positive = positive
-        ctx.mask = (x > 0) & (x < high) if active else None
+    def forward(ctx: Any, x: Tensor, high: float, only_active: bool, only_positive: bool) -> Tensor:
+        ctx.positive = only_positive
+        ctx.mask = (x > 0) & (x < high) if only_active else None
         return x.clamp(0, high)
 
     @staticmethod
@@ -68,7 +68,7 @@ class Gate(torch.autograd.Function):
         return (grad.clamp_min(0) if ctx.positive else grad), None, None, None
 
 
-class Redirect(torch.autograd.Function):
+class RedirectedReLU(torch.autograd.Function):
     """ReLU clipped at `high`. To an image whose whole gradient ends here it lets all of it back but what would push an inactive
     input further away (lucid, misc/redirected_relu_grad.py). The gradient is that of a loss."""
 
@@ -93,9 +93,9 @@ class backward(TorchFunctionMode):  # noqa: N801 - reads as a verb: `with rules.
     `count` tells how many ReLUs were met; without any, the three rules are the same.
     """
 
-    def __init__(self, rule: Rule) -> None:
+    def __init__(self, rule: BackwardRule) -> None:
         super().__init__()
-        self.active, self.positive = rule != "deconvnet", rule != "gradient"
+        self.only_active, self.only_positive = rule != "deconvnet", rule != "gradient"
         self.redirect = rule == "redirect"
         self.count = 0
 
@@ -103,32 +103,37 @@ class backward(TorchFunctionMode):  # noqa: N801 - reads as a verb: `with rules.
         self, func: Callable[..., Any], types: Iterable[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        high = ceiling(func, args, kwargs)
+        high = find_relu_ceiling(func, args, kwargs)
         if high is None:
             return func(*args, **kwargs)
         self.count += 1
         x = args[0] if args else kwargs["input"]
-        in_place = func in IN_PLACE or func in CLAMP_IN_PLACE or kwargs.get("inplace") or any(value is True for value in args[1:])
-        if func in RELU and not self.redirect:
-            return Rectifier.apply(x, bool(in_place), self.active, self.positive)
-        y = Redirect.apply(x, high) if self.redirect else Gate.apply(x, high, self.active, self.positive)
+        in_place = (
+            func in IN_PLACE_RECTIFIERS
+            or func in IN_PLACE_CLAMP_FUNCTIONS
+            or kwargs.get("inplace")
+            or any(value is True for value in args[1:])
+        )
+        if func in RELU_FUNCTIONS and not self.redirect:
+            return RuledReLU.apply(x, bool(in_place), self.only_active, self.only_positive)
+        y = RedirectedReLU.apply(x, high) if self.redirect else RuledClippedReLU.apply(x, high, self.only_active, self.only_positive)
         return x.copy_(y) if in_place else y
 
 
-def ceiling(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> float | None:
+def find_relu_ceiling(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> float | None:
     """Where the function clips above if it is some ReLU, else None."""
-    if func in RELU:
+    if func in RELU_FUNCTIONS:
         return math.inf
     if func is F.relu6:
         return 6.0
-    if func in CLAMP:
+    if func in CLAMP_FUNCTIONS:
         low, high = (kwargs.get(name, args[i] if len(args) > i else None) for i, name in ((1, "min"), (2, "max")))
         plain = isinstance(low, (int, float)) and low == 0 and (high is None or (isinstance(high, (int, float)) and high > 0))
         return (math.inf if high is None else float(high)) if plain else None
-    if func in THRESHOLD:
+    if func in THRESHOLD_FUNCTIONS:
         low, value = (kwargs.get(name, args[i] if len(args) > i else None) for i, name in ((1, "threshold"), (2, "value")))
         return math.inf if low == 0 and value == 0 else None
-    if func in HARDTANH:
+    if func in HARDTANH_FUNCTIONS:
         low, high = (
             kwargs.get(name, args[i] if len(args) > i else default) for i, name, default in ((1, "min_val", -1.0), (2, "max_val", 1.0))
         )

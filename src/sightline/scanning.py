@@ -9,16 +9,16 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from . import zoo
-from .commands import Device, Json, Network, Quiet, Size, Weights
+from .commands import DeviceOption, JsonOption, NetworkArgument, QuietOption, SizeOption, WeightsOption
 from .errors import SightlineError
 from .nearest import Metric
-from .progress import progress
-from .scans.index import Index, indexed
+from .progress import show_progress_bar
+from .scans.index import VectorIndex, ensure_vector_index
 from .scans.store import Scan
-from .scans.stream import Engine, Passing
+from .scans.stream import Passing, ScanEngine
 from .scans.stream import scan as pass_over
 
-Store = Annotated[Path, Parameter(help="A store that `sightline scan` made.")]
+StoreArgument = Annotated[Path, Parameter(help="A store that `sightline scan` made.")]
 
 
 def scan(
@@ -27,7 +27,7 @@ def scan(
     ] = None,
     /,
     *,
-    model: Network = "sightnet",
+    model: NetworkArgument = "sightnet",
     store: Annotated[Path | None, Parameter(help="Where it is kept; a folder in your cache by default.")] = None,
     layers: Annotated[
         tuple[str, ...] | None,
@@ -39,41 +39,43 @@ def scan(
     k: Annotated[int | None, Parameter(help="Images kept for each unit; 25 by default.")] = None,
     batch: Annotated[int, Parameter(help="Images that go through the network at once. From 1 to 4096.")] = 32,
     engine: Annotated[
-        Engine, Parameter(help="Here, or on the workers of a Ray cluster (RAY_ADDRESS names it; extra «cluster»).")
+        ScanEngine, Parameter(help="Here, or on the workers of a Ray cluster (RAY_ADDRESS names it; extra «cluster»).")
     ] = "local",
-    weights: Weights = None,
-    size: Size = None,
-    device: Device = None,
-    as_json: Json = False,
-    quiet: Quiet = False,
+    weights: WeightsOption = None,
+    size: SizeOption = None,
+    device: DeviceOption = None,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
 ) -> int:
     """Passes a collection of images through a network once and keeps what it answers; goes on where an earlier pass ended."""
     network = zoo.load(model, weights=weights, device=device)
-    with progress("Scan", quiet=quiet) as bar:
+    with show_progress_bar("Scan", quiet=quiet) as bar:
 
         def tell(event: Passing) -> bool:
-            return bar.show(event.done, event.total, f"Scan: {event.rate:.1f} images/s, {event.errors} unreadable")
+            return bar.update_display(event.done, event.total, f"Scan: {event.rate:.1f} images/s, {event.errors} unreadable")
 
         options = {"layers": layers, "vectors": vectors, "k": k, "size": size, "batch": batch, "engine": engine}
         found = pass_over(network, folder, store=store, callback=tell, **options)  # pyright: ignore[reportArgumentType]
     told = {"store": str(found.path), "images": found.images, "errors": len(found.errors), "complete": found.complete}
-    print(json.dumps(told) if as_json else summary(found))
+    print(json.dumps(told) if as_json else summarize_scan(found))
     return 0 if found.complete else 130
 
 
-def summary(found: Scan) -> str:
+def summarize_scan(finished_scan: Scan) -> str:
     """What a pass came to, with the commonest reasons of what could not be read."""
-    lines = [f"{found.images} images in {found.path}" + ("" if found.complete else "; stopped, the same command goes on")]
-    if found.errors:
-        lines.append(f"{len(found.errors)} files could not be read:")
-        reasons = Counter(reason.split(" (")[0] for _, reason in found.errors)
+    lines = [
+        f"{finished_scan.images} images in {finished_scan.path}" + ("" if finished_scan.complete else "; stopped, the same command goes on")
+    ]
+    if finished_scan.errors:
+        lines.append(f"{len(finished_scan.errors)} files could not be read:")
+        reasons = Counter(reason.split(" (")[0] for _, reason in finished_scan.errors)
         lines += [f"  {count} × {reason}" for reason, count in reasons.most_common(10)]
     return "\n".join(lines)
 
 
-def info(store: Store, /, *, as_json: Json = False) -> int:
+def info(store: StoreArgument, /, *, as_json: JsonOption = False) -> int:
     """Tells what a store holds."""
-    from .scans.upkeep import info as facts_of
+    from .scans.upkeep import summarize_store as facts_of
 
     told = facts_of(store)
     if as_json:
@@ -87,13 +89,13 @@ def info(store: Store, /, *, as_json: Json = False) -> int:
     print(f"units: {', '.join(f'{name} ({units})' for name, units in told['layers'].items())}; the {told['k']} strongest of each")
     print(f"vectors: {', '.join(f'{name} ({length})' for name, length in told['vectors'].items())}")
     for name, held in told["indexes"].items():
-        print(f"index of {name} ({held['metric']}): {Index(**held)}")
+        print(f"index of {name} ({held['metric']}): {VectorIndex(**held)}")
     return 0
 
 
-def verify(store: Store, /, *, as_json: Json = False) -> int:
+def verify(store: StoreArgument, /, *, as_json: JsonOption = False) -> int:
     """Reads a whole store and tells what is wrong with it."""
-    from .scans.upkeep import verify as wrong_with
+    from .scans.upkeep import verify_store as wrong_with
 
     wrong = wrong_with(store)
     if as_json:
@@ -105,9 +107,9 @@ def verify(store: Store, /, *, as_json: Json = False) -> int:
     return 0
 
 
-def compact(store: Store, /, *, as_json: Json = False) -> int:
+def compact(store: StoreArgument, /, *, as_json: JsonOption = False) -> int:
     """Merges the pieces that a scan's commits left."""
-    from .scans.upkeep import compact as merge
+    from .scans.upkeep import compact_store as merge
 
     before, after = merge(store)
     print(json.dumps({"before": before, "after": after}) if as_json else f"{before / 1e6:.1f} MB before, {after / 1e6:.1f} MB after")
@@ -115,17 +117,17 @@ def compact(store: Store, /, *, as_json: Json = False) -> int:
 
 
 def index(
-    store: Store,
+    store: StoreArgument,
     /,
     *,
     layer: Annotated[str, Parameter(help="Whose vectors: a layer of the scan's --vectors.")] = "penultimate",
     metric: Annotated[Metric, Parameter(help="What near means; an index serves one.")] = "cosine",
-    as_json: Json = False,
+    as_json: JsonOption = False,
 ) -> int:
     """Builds an index for approximate search and measures its recall.
 
     One that holds all images is kept.
     """
-    built = indexed(Scan.open(store), layer, metric)
+    built = ensure_vector_index(Scan.open(store), layer, metric)
     print(json.dumps(asdict(built)) if as_json else f"{built}; built in {built.seconds:.0f} s")
     return 0

@@ -9,19 +9,23 @@ from .model import Model
 from .scans import Scan
 
 
-def looked_into(
-    method: Method, network: str | None, named: Sequence[str | None], options: dict[str, Any], common: Mapping[str, Any]
+def load_model_and_subject(
+    method: Method, network: str | None, subject_names: Sequence[str | None], options: dict[str, Any], shared_options: Mapping[str, Any]
 ) -> tuple[Model | Scan, list[str]]:
     """The network, or a store in its place, and the subject's name if there is one. A store alone knows its network; a name beside it is the image's."""
     store = options.get("store") if not options.get("folder") else None
-    if store and method.subject and network and not any(named):
-        network, named = None, [network]
+    if store and method.subject and network and not any(subject_names):
+        network, subject_names = None, [network]
     elif (
         method.subject == "image"
-        and not any(named)
-        and all(options.get(name) is None for name in ("id", "unit") if "store" in method.fields)
+        and not any(subject_names)
+        and all(options.get(name) is None for name in ("id", "unit") if "store" in method.parameters)
     ):
-        named = ["rocket"]
+        subject_names = ["rocket"]
     own = store and network is None
-    model = Scan.open(options.pop("store")) if own else zoo.load(network or "sightnet", weights=common["weights"], device=common["device"])
-    return model, [name for name in named if name] if method.subject == "image" else [name or "" for name in named]
+    model = (
+        Scan.open(options.pop("store"))
+        if own
+        else zoo.load(network or "sightnet", weights=shared_options["weights"], device=shared_options["device"])
+    )
+    return model, [name for name in subject_names if name] if method.subject == "image" else [name or "" for name in subject_names]

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 Transform = Callable[[Tensor], Tensor]
 
 
-def wobble(shift: float, scale: float, angle: float, generator: torch.Generator, *, alike: bool = False) -> Transform:
+def make_random_affine(shift: float, scale: float, angle: float, generator: torch.Generator, *, same_for_batch: bool = False) -> Transform:
     """One affine warp per image: shifted by up to `shift` pixels, scaled by 1 ± `scale`, turned by up to `angle` degrees.
 
     One resampling instead of the usual four (pad, jitter, scale, rotate: Olah 2017); borders are mirrored. With `alike`, all
@@ -20,7 +20,7 @@ def wobble(shift: float, scale: float, angle: float, generator: torch.Generator,
     """
 
     def warp(image: Tensor) -> Tensor:
-        if alike:  # as channels of one image: torch then works out where to read once instead of once for each image
+        if same_for_batch:  # as channels of one image: torch then works out where to read once instead of once for each image
             return each(image.flatten(0, 1)[None])[0].unflatten(0, image.shape[:2])
         return each(image)
 
@@ -41,31 +41,31 @@ def wobble(shift: float, scale: float, angle: float, generator: torch.Generator,
     return warp
 
 
-def crops(count: int, box: tuple[float, float], grain: float, generator: torch.Generator) -> Transform:
+def make_random_crops(count: int, size_range: tuple[float, float], noise_std: float, generator: torch.Generator) -> Transform:
     """Views of each image, one after the other: `count` random squares of `box` (least, most) times the side, brought to the image's
     size, with Gaussian noise of deviation `grain`. All images of a batch are cut alike, as each would be alone."""
 
     def cut(image: Tensor) -> Tensor:
         draw = torch.rand(3, count, generator=generator)
-        size = box[0] + (box[1] - box[0]) * draw[0]
+        size = size_range[0] + (size_range[1] - size_range[0]) * draw[0]
         center = (1 - size) * (2 * draw[1:] - 1)  # in half sides: the square stays inside
         zero = torch.zeros_like(size)
         rows = torch.stack([torch.stack([size, zero, center[0]], 1), torch.stack([zero, size, center[1]], 1)], 1)
         views = image.repeat_interleave(count, 0)
         grid = F.affine_grid(rows.repeat(len(image), 1, 1).to(image.device), list(views.shape), align_corners=False)
         noise = torch.randn(count, *image.shape[1:], generator=generator).to(image.device).repeat(len(image), 1, 1, 1)
-        return F.grid_sample(views, grid, mode="bilinear", padding_mode="reflection", align_corners=False) + grain * noise
+        return F.grid_sample(views, grid, mode="bilinear", padding_mode="reflection", align_corners=False) + noise_std * noise
 
     return cut
 
 
-def middle_first(steps: int, least: float = 0.25, most: float = 0.75) -> Transform:
+def make_center_bias(steps: int, min_deviation: float = 0.25, max_deviation: float = 0.75) -> Transform:
     """Leaves the image as it is; its gradient counts by a Gaussian around the middle, whose deviation grows from `least` to `most` half
     sides over so many calls (centre bias, Nguyen 2016)."""
     calls = itertools.count()
 
     def bias(image: Tensor) -> Tensor:
-        deviation = least + (most - least) * min(1, next(calls) / max(1, steps - 1))
+        deviation = min_deviation + (max_deviation - min_deviation) * min(1, next(calls) / max(1, steps - 1))
         down, right = (torch.linspace(-1, 1, side, device=image.device) for side in image.shape[-2:])
         weight = torch.exp(-(down[:, None].square() + right.square()) / (2 * deviation**2))
         return image * weight + (image * (1 - weight)).detach()
@@ -73,7 +73,7 @@ def middle_first(steps: int, least: float = 0.25, most: float = 0.75) -> Transfo
     return bias
 
 
-def blur(image: Tensor, sigma: float) -> Tensor:
+def blur_image(image: Tensor, sigma: float) -> Tensor:
     """Gaussian blur with standard deviation `sigma` in pixels, mirrored at the borders."""
     radius = min(max(1, math.ceil(3 * sigma)), min(image.shape[-2:]) - 1)
     if sigma < 0.05 or radius < 1:  # a neighbour would count less than e^-200

@@ -10,16 +10,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .errors import SightlineError, first_line, unknown
+from .errors import SightlineError, get_first_error_line, make_unknown_name_error
 from .model import Model
-from .nicknames import aliases, landmarks
-from .pairing import refuse_other_normalization
-from .published import normalization, spelled
-from .sightnet import LABELS, MEAN, SIZE, STD, sightnet
-from .weights import file_digest, fill, read_weights
+from .nicknames import find_family_landmarks, find_layer_aliases
+from .pairing import check_library_normalization
+from .published import adopt_caffe_normalization, convert_vgg_state_dict
+from .sightnet import SIGHTNET_LABELS, SIGHTNET_MEAN, SIGHTNET_SIZE, SIGHTNET_STD, make_sightnet
+from .weights import fill_network_weights, hash_file, read_weights
 
-VGG = ("vgg16", "vgg19")  # whose files come in other spellings and from another training
-EMBEDDED = Path(__file__).parent / "assets" / "sightnet.safetensors"
+VGG_NAMES = ("vgg16", "vgg19")  # whose files come in other spellings and from another training
+EMBEDDED_WEIGHTS = Path(__file__).parent / "assets" / "sightnet.safetensors"
 
 
 def load(
@@ -61,39 +61,42 @@ def load(
         if weights is not None:
             raise SightlineError("load the weights into the module before giving it, or give a name with weights=")
         return Model(
-            network, device=usable(device) if device else None, recipe={"model": type(network).__name__, "built_in_code": True}, **given
+            network,
+            device=resolve_device(device) if device else None,
+            recipe={"model": type(network).__name__, "built_in_code": True},
+            **given,
         )
-    build = builder(network)
+    build = find_network_builder(network)
     with torch.random.fork_rng(devices=[]):  # architectures draw their first weights, whatever fills them then
         body, facts = build(network, str(weights) if weights is not None else None, options)
     recipe: dict[str, Any] = {"model": network, **({"options": {**options, **given}} if options or given else {})}
     if weights is not None:
         recipe["weights"] = weights if weights == "random" else str(Path(weights).resolve())
-    if file := weights if weights not in (None, "random") else EMBEDDED if network == "sightnet" and weights is None else None:
-        recipe["sha256"] = file_digest(Path(file))
+    if file := weights if weights not in (None, "random") else EMBEDDED_WEIGHTS if network == "sightnet" and weights is None else None:
+        recipe["sha256"] = hash_file(Path(file))
     body = body.to(memory_format=torch.channels_last)
     if facts.get("labels") and len(facts["labels"]) != facts.pop("classes"):
         del facts["labels"]
     facts.pop("classes", None)
     if weights is None and ":" not in network:
-        refuse_other_normalization(facts, given, network)
-    return Model(body, name=network, device=usable(device or accelerator()), recipe=recipe, **{**facts, **given})
+        check_library_normalization(facts, given, network)
+    return Model(body, name=network, device=resolve_device(device or choose_default_device()), recipe=recipe, **{**facts, **given})
 
 
-def usable(device: str | torch.device) -> torch.device:
+def resolve_device(device: str | torch.device) -> torch.device:
     """The device; raises SightlineError for one that this machine doesn't have."""
     try:
         return torch.empty(0, device=device).device
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise SightlineError(f"the device {str(device)!r} can't be used here ({first_line(error)})") from error
+        raise SightlineError(f"the device {str(device)!r} can't be used here ({get_first_error_line(error)})") from error
 
 
-def accelerator() -> str:
+def choose_default_device() -> str:
     """The device to use when none is asked for."""
     return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
 
 
-def names() -> dict[str, list[str]]:
+def list_network_names() -> dict[str, list[str]]:
     """Every name that `load` takes, by the library it comes from."""
     import timm
     import torchvision
@@ -105,31 +108,38 @@ def names() -> dict[str, list[str]]:
     }
 
 
-Built = tuple[nn.Module, dict[str, Any]]
+BuiltNetwork = tuple[nn.Module, dict[str, Any]]
 
 
-def builder(name: str) -> Callable[[str, str | None, dict[str, Any]], Built]:
+def find_network_builder(name: str) -> Callable[[str, str | None, dict[str, Any]], BuiltNetwork]:
     """The library that knows `name`; raises SightlineError with the nearest name."""
     if name == "sightnet":
-        return build_sightnet
+        return build_embedded_network
     if ":" in name:
-        return build_imported
+        return build_imported_network
     from torchvision import models
 
     if name in models.list_models(module=models):  # asked first, since timm takes seconds to import
-        return build_torchvision
-    known = names()
+        return build_torchvision_network
+    known = list_network_names()
     if name.split(".", maxsplit=1)[0] in known["timm"]:
-        return build_timm
-    raise unknown("network", name, [found for library in known.values() for found in library])
+        return build_timm_network
+    raise make_unknown_name_error("network", name, [found for library in known.values() for found in library])
 
 
-def build_sightnet(name: str, weights: str | None, options: dict[str, Any]) -> Built:
-    body = filled(name, partial(sightnet, **options), weights or str(EMBEDDED))
-    return body, {"mean": MEAN, "std": STD, "size": SIZE, "labels": LABELS, "classes": classes_of(body), "landmarks": {"middle": "relu4_1"}}
+def build_embedded_network(name: str, weights: str | None, options: dict[str, Any]) -> BuiltNetwork:
+    body = build_network_with_weights(name, partial(make_sightnet, **options), weights or str(EMBEDDED_WEIGHTS))
+    return body, {
+        "mean": SIGHTNET_MEAN,
+        "std": SIGHTNET_STD,
+        "size": SIGHTNET_SIZE,
+        "labels": SIGHTNET_LABELS,
+        "classes": count_classes(body),
+        "landmarks": {"middle": "relu4_1"},
+    }
 
 
-def build_imported(name: str, weights: str | None, options: dict[str, Any]) -> Built:
+def build_imported_network(name: str, weights: str | None, options: dict[str, Any]) -> BuiltNetwork:
     """The module that the user's own function makes; a file of weights must fit it."""
     where, _, what = name.partition(":")
     try:
@@ -151,11 +161,11 @@ def build_imported(name: str, weights: str | None, options: dict[str, Any]) -> B
             f"{name} must make an nn.Module, or one and a dict of mean, std, size, resize, labels, output; it made {made!r:.80}"
         )
     if weights not in (None, "random"):
-        fill(body, read_weights(Path(str(weights))), Path(str(weights)), name)
+        fill_network_weights(body, read_weights(Path(str(weights))), Path(str(weights)), name)
     return body, dict(facts)
 
 
-def build_torchvision(name: str, weights: str | None, options: dict[str, Any]) -> Built:
+def build_torchvision_network(name: str, weights: str | None, options: dict[str, Any]) -> BuiltNetwork:
     from torchvision import models
 
     best = models.get_model_weights(name).DEFAULT  # pyright: ignore
@@ -170,19 +180,24 @@ def build_torchvision(name: str, weights: str | None, options: dict[str, Any]) -
         try:
             body = models.get_model(name, weights=best, **options)
         except (OSError, RuntimeError) as error:  # RuntimeError: the sha256 is another
-            raise no_download(name, error) from error
+            raise make_download_error(name, error) from error
     else:
-        body = filled(name, make, weights)
+        body = build_network_with_weights(name, make, weights)
     view = best.transforms()
     facts: dict[str, Any] = {"mean": view.mean, "std": view.std, "size": view.crop_size[0], "resize": view.resize_size[0]}
-    if name in VGG:
-        facts |= normalization(body)
-    human = aliases(name, body)
-    facts |= {"labels": best.meta["categories"], "classes": classes_of(body), "aliases": human, "landmarks": landmarks(name, human)}
+    if name in VGG_NAMES:
+        facts |= adopt_caffe_normalization(body)
+    human = find_layer_aliases(name, body)
+    facts |= {
+        "labels": best.meta["categories"],
+        "classes": count_classes(body),
+        "aliases": human,
+        "landmarks": find_family_landmarks(name, human),
+    }
     return body, facts
 
 
-def build_timm(name: str, weights: str | None, options: dict[str, Any]) -> Built:
+def build_timm_network(name: str, weights: str | None, options: dict[str, Any]) -> BuiltNetwork:
     import timm
     from timm.data.config import resolve_model_data_config
     from torchvision.models import AlexNet_Weights
@@ -195,43 +210,47 @@ def build_timm(name: str, weights: str | None, options: dict[str, Any]) -> Built
         try:
             body = timm.create_model(name, pretrained=True, **options)
         except Exception as error:  # the hub's client raises many kinds of error when there is no network
-            raise no_download(name, error) from error
+            raise make_download_error(name, error) from error
     else:
-        body = filled(name, make, weights)
+        body = build_network_with_weights(name, make, weights)
     config = resolve_model_data_config(body)
     side = config["input_size"][-1]
     facts = {"mean": config["mean"], "std": config["std"], "size": side, "resize": round(side / config["crop_pct"])}
-    return body, {**facts, "labels": AlexNet_Weights.DEFAULT.meta["categories"], "classes": classes_of(body)}
+    return body, {**facts, "labels": AlexNet_Weights.DEFAULT.meta["categories"], "classes": count_classes(body)}
 
 
-def no_download(name: str, error: Exception) -> SightlineError:
+def make_download_error(name: str, error: Exception) -> SightlineError:
     """The error for pretrained weights that can't be had."""
-    return SightlineError(f"the pretrained weights of {name} can't be downloaded ({first_line(error)}); give a file with weights=FILE")
+    return SightlineError(
+        f"the pretrained weights of {name} can't be downloaded ({get_first_error_line(error)}); give a file with weights=FILE"
+    )
 
 
-def filled(name: str, make: Callable[..., nn.Module], weights: str) -> nn.Module:
+def build_network_with_weights(name: str, make_network: Callable[..., nn.Module], weights: str) -> nn.Module:
     """The architecture with weights from a file, or seeded random ones. A fine-tuned head sets the number of classes."""
     if weights == "random":
         torch.manual_seed(0)
-        return make()
-    state, body = read_weights(Path(weights)), make()
-    if name in VGG:
-        state, body = spelled(state, body)
+        return make_network()
+    state, body = read_weights(Path(weights)), make_network()
+    if name in VGG_NAMES:
+        state, body = convert_vgg_state_dict(state, body)
     last = next((key for key in reversed(body.state_dict()) if key in state), None)
-    classes = classes_of(body)
-    if last and state[last].ndim and state[last].shape[0] != classes and same_body(body, state):
-        body = make(state[last].shape[0])
-    fill(body, state, Path(weights), name)
+    classes = count_classes(body)
+    if last and state[last].ndim and state[last].shape[0] != classes and has_other_head_only(body, state):
+        body = make_network(state[last].shape[0])
+    fill_network_weights(body, state, Path(weights), name)
     return body
 
 
-def same_body(body: nn.Module, state: Mapping[str, Tensor]) -> bool:
+def has_other_head_only(network: nn.Module, state_dict: Mapping[str, Tensor]) -> bool:
     """Whether a file differs from the architecture in the size of the classifier's output alone."""
-    wrong = [key for key, value in body.state_dict().items() if key in state and state[key].shape != value.shape]
-    classes = classes_of(body)
-    return all(body.state_dict()[key].shape[0] == classes and body.state_dict()[key].shape[1:] == state[key].shape[1:] for key in wrong)
+    wrong = [key for key, value in network.state_dict().items() if key in state_dict and state_dict[key].shape != value.shape]
+    classes = count_classes(network)
+    return all(
+        network.state_dict()[key].shape[0] == classes and network.state_dict()[key].shape[1:] == state_dict[key].shape[1:] for key in wrong
+    )
 
 
-def classes_of(body: nn.Module) -> int:
+def count_classes(network: nn.Module) -> int:
     """Rows of the last weight: the number of logits of a classifier."""
-    return next(reversed([p.shape[0] for p in body.parameters()]), 0)
+    return next(reversed([p.shape[0] for p in network.parameters()]), 0)

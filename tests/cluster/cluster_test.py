@@ -16,8 +16,8 @@ from conftest import LABELS, small_network, smooth
 import sightline as sl
 from sightline import image as images
 from sightline.scans import cluster, writing
-from sightline.scans.store import state_of
-from sightline.scans.upkeep import verify
+from sightline.scans.store import open_state_file
+from sightline.scans.upkeep import verify_store
 
 COUNT, BATCH = 160, 4
 
@@ -47,12 +47,12 @@ def photos(folder: Path) -> Path:
     return folder
 
 
-def watched(head: str, seen: Path) -> type[cluster.Worker]:
+def watched(head: str, seen: Path) -> type[cluster.RayScanWorker]:
     """Workers that note where they run. In the second pass that of the second node ends in its second stretch, its rows written but
     not told. By value, since other processes can't import this file."""
     import ray
 
-    class Watched(cluster.Worker):
+    class Watched(cluster.RayScanWorker):
         def __init__(self, shared: list[Any]) -> None:
             super().__init__(shared)
             self.node, self.calls = ray.get_runtime_context().get_node_id(), 0
@@ -69,10 +69,10 @@ def watched(head: str, seen: Path) -> type[cluster.Worker]:
     return Watched
 
 
-def failing() -> type[cluster.Worker]:
+def failing() -> type[cluster.RayScanWorker]:
     """Workers of nodes that have other files."""
 
-    class Failing(cluster.Worker):
+    class Failing(cluster.RayScanWorker):
         def __call__(self, stretch: Any) -> Any:
             raise sl.SightlineError("the files are not the same")
 
@@ -85,13 +85,13 @@ def test_stopped_gone_on_with_and_a_worker_killed_equals_the_local_scan(head: st
     folder, seen, began = photos(tmp_path / "photos"), tmp_path / "seen", time.monotonic()
     here = sl.scan(model, folder, store=tmp_path / "here.scan", batch=BATCH, k=5)
     seen.mkdir()
-    monkeypatch.setattr(cluster, "Worker", watched(head, seen))
-    monkeypatch.setattr(cluster, "LEAST", 2)
-    monkeypatch.setattr(writing, "LARGE", 1)  # the fragments stay as they are
+    monkeypatch.setattr(cluster, "RayScanWorker", watched(head, seen))
+    monkeypatch.setattr(cluster, "MIN_CHUNK_BATCHES", 2)
+    monkeypatch.setattr(writing, "MIN_LARGE_FRAGMENT_ROWS", 1)  # the fragments stay as they are
     options: dict[str, Any] = {"store": tmp_path / "there.scan", "batch": BATCH, "k": 5, "engine": "ray"}
     part = sl.scan(model, folder, callback=lambda _: True, **options)
     assert 0 < part.done < COUNT
-    assert (verify(part.path), part.paths) == ([], here.paths[: part.images])
+    assert (verify_store(part.path), part.paths) == ([], here.paths[: part.images])
     (seen / "second").touch()
     there = sl.scan(model, folder, **options)
     told = {path.name: path.read_text(encoding="utf-8") for path in seen.iterdir() if path.name != "second"}
@@ -103,7 +103,7 @@ def test_stopped_gone_on_with_and_a_worker_killed_equals_the_local_scan(head: st
     assert list(told.values()).count(told[killed]) == 3  # one in the first pass; in the second the one that was killed, and its successor
     assert_same(there, here)
     assert_only_fragments(there, math.ceil(COUNT / BATCH / 2))
-    monkeypatch.setattr(cluster, "Worker", failing())
+    monkeypatch.setattr(cluster, "RayScanWorker", failing())
     with pytest.raises(sl.SightlineError, match=r"^a worker of the cluster failed: the files are not the same$"):
         sl.scan(model, folder, **{**options, "store": tmp_path / "failed.scan"})
 
@@ -116,7 +116,7 @@ def assert_only_fragments(found: sl.Scan, count: int) -> None:
     wanted = {file.path for fragment in held for file in fragment.data_files()}
     assert len(held) == count
     assert {path.name for path in (found.path / "images.lance" / "data").iterdir()} == wanted
-    assert verify(found.path) == []
+    assert verify_store(found.path) == []
 
 
 def assert_same(there: sl.Scan, here: sl.Scan) -> None:
@@ -124,7 +124,7 @@ def assert_same(there: sl.Scan, here: sl.Scan) -> None:
     assert (there.images, there.errors, there.paths) == (COUNT - 1, here.errors, here.paths)
     assert torch.equal(there.vectors(), here.vectors())
     assert there.thumbnail_bytes(range(COUNT - 1)) == here.thumbnail_bytes(range(COUNT - 1))
-    with state_of(there.path) as one, state_of(here.path) as other:
+    with open_state_file(there.path) as one, open_state_file(here.path) as other:
         slots = [state.get_tensor("sample.ids").argsort() for state in (one, other)]
         for name in other.keys():  # noqa: SIM118 - not a mapping
             got, wanted = one.get_tensor(name), other.get_tensor(name)

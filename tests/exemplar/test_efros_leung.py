@@ -4,7 +4,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from sightline.exemplar.efros_leung import gaussian, grow, neighborhoods, ring_of, sampled, sown, windows_of
+from sightline.exemplar.efros_leung import (
+    extract_windows,
+    gather_neighborhoods,
+    grow_texture,
+    make_gaussian_window,
+    place_seed_patch,
+    sample_window_match,
+    select_ring_pixels,
+)
 
 
 def random(*shape: int, seed: int = 0) -> Tensor:
@@ -18,12 +26,12 @@ def generator(seed: int = 0) -> torch.Generator:
 @pytest.mark.parametrize("tileable", [False, True])
 def test_a_pixel_is_one_of_the_literal_candidates(tileable: bool) -> None:
     exemplar, window, radius = random(3, 12, 12), 5, 2
-    canvas, known = sown(exemplar, (9, 9), generator())
+    canvas, known = place_seed_patch(exemplar, (9, 9), generator())
     known[4, 0:3] = True
     place = torch.tensor([[3, 3]])
-    table, centers = windows_of(exemplar, window)
-    around, seen = neighborhoods(canvas, known, place, radius, tileable)
-    masked = seen * gaussian(window)
+    table, centers = extract_windows(exemplar, window)
+    around, seen = gather_neighborhoods(canvas, known, place, radius, tileable)
+    masked = seen * make_gaussian_window(window)
     masked /= masked.sum(1, keepdim=True)
     found = (masked.repeat(1, 3) * (around - table).square()).sum(1)
     for number in range(len(table)):
@@ -42,7 +50,7 @@ def test_a_pixel_is_one_of_the_literal_candidates(tileable: bool) -> None:
 
 def test_draws_evenly_among_those_near_the_least() -> None:
     distance = torch.tensor([[1.0, 1.05, 1.2, 1.09, 3.0]]).repeat(3000, 1)
-    choice, error = sampled(distance, generator())
+    choice, error = sample_window_match(distance, generator())
     counts = torch.bincount(choice, minlength=5)
     assert counts[[2, 4]].tolist() == [0, 0]
     assert (counts[[0, 1, 3]] > 900).all()
@@ -53,7 +61,7 @@ def test_draws_evenly_among_those_near_the_least() -> None:
 def test_the_ring_touches_what_is_known(tileable: bool) -> None:
     known = torch.zeros(7, 8, dtype=torch.bool)
     known[0, 0] = True
-    ring = {tuple(place) for place in ring_of(known, tileable, generator()).tolist()}
+    ring = {tuple(place) for place in select_ring_pixels(known, tileable, generator()).tolist()}
     beside = {(0, 1), (1, 0), (1, 1)} | ({(6, 0), (0, 7), (6, 7), (6, 1), (1, 7)} if tileable else set())
     assert ring
     assert ring <= beside
@@ -62,7 +70,7 @@ def test_the_ring_touches_what_is_known(tileable: bool) -> None:
 
 def test_grows_from_the_exemplar_s_own_colors_and_repeats() -> None:
     exemplar = random(3, 14, 16)
-    runs = [grow(exemplar, (19, 23), window=5, generator=generator(seed)) for seed in (0, 0, 1)]
+    runs = [grow_texture(exemplar, (19, 23), window=5, generator=generator(seed)) for seed in (0, 0, 1)]
     palette = {tuple(color) for color in exemplar.flatten(1).T.tolist()}
     assert {tuple(color) for color in runs[0].flatten(1).T.tolist()} <= palette
     assert torch.equal(runs[0], runs[1])
@@ -71,14 +79,16 @@ def test_grows_from_the_exemplar_s_own_colors_and_repeats() -> None:
 
 def test_continues_stripes() -> None:
     exemplar = (torch.arange(18) % 3 == 0).float().expand(3, 18, 18).contiguous()
-    picture = grow(exemplar, (24, 24), window=7, generator=generator(), tileable=True)
+    picture = grow_texture(exemplar, (24, 24), window=7, generator=generator(), tileable=True)
     assert torch.equal(picture, picture.roll(3, 2))
     assert torch.equal(picture, picture.roll(1, 1))
 
 
 def test_constant_stays_constant_and_can_be_stopped() -> None:
-    assert torch.equal(grow(torch.full((3, 9, 9), 0.25), (12, 12), window=3, generator=generator()), torch.full((3, 12, 12), 0.25))
+    assert torch.equal(grow_texture(torch.full((3, 9, 9), 0.25), (12, 12), window=3, generator=generator()), torch.full((3, 12, 12), 0.25))
     seen: list[int] = []
-    picture = grow(random(3, 12, 12), (30, 30), window=3, generator=generator(), callback=lambda step: seen.append(step.index) or True)
+    picture = grow_texture(
+        random(3, 12, 12), (30, 30), window=3, generator=generator(), callback=lambda step: seen.append(step.index) or True
+    )
     assert len(seen) == 1
     assert picture.isfinite().all()

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from torchvision.models import SwinTransformer, VisionTransformer
 
 import sightline as sl
-from sightline.methods.analytical.attention import Watched
+from sightline.methods.analytical.attention import AttentionRecorder
 
 LABELS = ("ant", "bee", "cat", "dog")
 MEAN, STD = (0.5, 0.4, 0.3), (0.25, 0.2, 0.3)
@@ -121,7 +121,7 @@ def test_watching_changes_no_answer(make: Callable[[], nn.Module]) -> None:
     model = loaded(make())
     with torch.no_grad():
         plain = model.logits(pictures())
-        with Watched() as seen:
+        with AttentionRecorder() as seen:
             watched = model.logits(pictures())
         assert torch.allclose(plain, watched, atol=1e-5)
         assert torch.equal(model.logits(pictures()), plain)
@@ -133,7 +133,7 @@ def test_watching_changes_no_answer(make: Callable[[], nn.Module]) -> None:
 @every
 def test_weights_are_softmax_of_queries_and_keys(make: Callable[[], nn.Module]) -> None:
     network = make()
-    with torch.no_grad(), Watched() as seen:
+    with torch.no_grad(), AttentionRecorder() as seen:
         loaded(network).logits(pictures())
     for i, image in enumerate(pictures()):
         expected, _ = by_hand(network, image, 0)
@@ -147,7 +147,7 @@ def attended(**knobs: object) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(0)
     query, key, value = (torch.randn(2, heads, 6, 4, generator=generator) for heads in ((4, 2, 2) if "enable_gqa" in knobs else (4, 4, 4)))
     plain = F.scaled_dot_product_attention(query, key, value, **knobs)
-    with Watched() as seen:
+    with AttentionRecorder() as seen:
         watched = F.scaled_dot_product_attention(query, key, value, **knobs)
     assert [one.shape for one in seen.weights] == [(2, 4, 6, 6)]
     return plain, watched
@@ -173,7 +173,7 @@ def test_every_way_of_multi_head_attention_gives_the_same(knobs: dict[str, objec
     query = torch.randn(3, 5, 8)
     key = torch.randn(3, 5, 7) if "kdim" in options else query
     plain = layer(query, key, key, **knobs)
-    with Watched():
+    with AttentionRecorder():
         watched = layer(query, key, key, **knobs)
     assert torch.allclose(plain[0], watched[0], atol=1e-6)
     assert (plain[1] is None) == (watched[1] is None)

@@ -222,7 +222,7 @@ def test_the_picture_shows_the_map(kind: str) -> None:
     map_ = result.values["map"]
     negative = bool((result.values["cam"] < 0).any())
     shown = result.panels["cam"][:, :, :, 22:38]
-    assert torch.equal(shown, render.signed(map_) if negative else render.heat(map_))
+    assert torch.equal(shown, render.render_signed_map(map_) if negative else render.render_heatmap(map_))
     assert ("full colour ±" in result.captions["cam"]) == negative
     assert negative <= (kind in SIGNED)
     assert "of no class" in result.captions["cam"] or "cat" in result.captions["cam"]

@@ -218,7 +218,7 @@ def test_a_guide_draws_the_dream_towards_itself(model: sl.Model, tmp_path: Path)
 
 @pytest.mark.parametrize(("length", "tile"), [(64, 64), (65, 64), (300, 64), (1000, 256), (130, 128)])
 def test_tiles_cover_everything_once(length: int, tile: int) -> None:
-    begins, parts = mosaic.starts(length, tile), mosaic.shares(length, tile)
+    begins, parts = mosaic.compute_tile_starts(length, tile), mosaic.compute_tile_weights(length, tile)
     assert begins[0] == 0
     assert begins[-1] + min(tile, length) == length
     assert all(later - earlier <= tile - tile // 4 for earlier, later in pairwise(begins))
@@ -232,12 +232,12 @@ def test_tiles_cover_everything_once(length: int, tile: int) -> None:
 def test_a_gradient_in_tiles_is_the_gradient_where_tiles_see_enough(model: sl.Model) -> None:
     """Away from the tiles' edges by more than a receptive field, up to the mean's count of positions."""
     image = pictures(1, 128, 320)
-    whole, _ = mosaic.gradient(model, sl.energy("relu2"), image, 4096)
-    found, _ = mosaic.gradient(model, sl.energy("relu2"), image, 160)
-    side = mosaic.evened(320, 160)
+    whole, _ = mosaic.compute_tiled_gradient(model, sl.energy("relu2"), image, 4096)
+    found, _ = mosaic.compute_tiled_gradient(model, sl.energy("relu2"), image, 160)
+    side = mosaic.balance_tile_side(320, 160)
     count = 320 * 128 / (side * 128)
     error = (found / count - whole).abs().mean((0, 1, 2)) / whole.abs().mean()
-    begins = mosaic.starts(320, side)
+    begins = mosaic.compute_tile_starts(320, side)
     borders = begins[1:] + [begin + side for begin in begins[:-1]]
     far = torch.tensor([all(abs(column - border) > 12 for border in borders) for column in range(320)])
     assert error[far].max() < 1e-3
@@ -250,7 +250,7 @@ def test_tiles_leave_no_seams(model: sl.Model) -> None:
     knobs = {"layer": "relu2", "octaves": 1, "steps": 8, "step_size": 0.02, "jitter": 0}
     change = sl.deepdream(model, image, tile=64, **knobs).values["image"] - image
     across = (change[..., 1:] - change[..., :-1]).square().mean((0, 1, 2))
-    borders = sorted({place for begin in mosaic.starts(160, 64) for place in (begin, begin + 64) if 0 < place < 160})
+    borders = sorted({place for begin in mosaic.compute_tile_starts(160, 64) for place in (begin, begin + 64) if 0 < place < 160})
     near = torch.stack([across[place - 2 : place + 2].mean() for place in borders])
     assert near.mean() < 1.3 * across[4:-4].mean()
     assert near.max() < 2 * across[4:-4].mean()
@@ -328,20 +328,23 @@ def test_an_odd_guide_is_told(model: sl.Model, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("length", "tile"), [(1024, 512), (2048, 512), (513, 512), (700, 64), (512, 512), (130, 64)])
 def test_tiles_are_as_few_and_as_small_as_their_overlap_allows(length: int, tile: int) -> None:
-    side = mosaic.evened(length, tile)
-    begins = mosaic.starts(length, side)
+    side = mosaic.balance_tile_side(length, tile)
+    begins = mosaic.compute_tile_starts(length, side)
     assert side <= tile
-    assert len(begins) == len(mosaic.starts(length, tile))
+    assert len(begins) == len(mosaic.compute_tile_starts(length, tile))
     assert all(first + side - second >= side // 4 for first, second in pairwise(begins))
     assert begins[-1] + side == length
     if side + 8 <= tile:  # smaller ones would not do
-        assert len(mosaic.starts(length, side - 8)) > len(begins)
-    torch.testing.assert_close(sum(torch.nn.functional.pad(share, (begin, length - begin - side)) for begin, share in zip(begins, mosaic.shares(length, side), strict=True)), torch.ones(length))  # fmt: skip
+        assert len(mosaic.compute_tile_starts(length, side - 8)) > len(begins)
+    torch.testing.assert_close(sum(torch.nn.functional.pad(share, (begin, length - begin - side)) for begin, share in zip(begins, mosaic.compute_tile_weights(length, side), strict=True)), torch.ones(length))  # fmt: skip
 
 
 def test_the_score_alone_is_the_gradients_score(model: sl.Model) -> None:
     image = pictures(2, 96, 150)
-    torch.testing.assert_close(mosaic.score(model, sl.energy("relu2"), image, 64), mosaic.gradient(model, sl.energy("relu2"), image, 64)[1])
+    torch.testing.assert_close(
+        mosaic.compute_tiled_score(model, sl.energy("relu2"), image, 64),
+        mosaic.compute_tiled_gradient(model, sl.energy("relu2"), image, 64)[1],
+    )
 
 
 def test_the_image_is_not_written_to(model: sl.Model) -> None:
@@ -356,8 +359,8 @@ def test_the_image_is_not_written_to(model: sl.Model) -> None:
 @pytest.mark.parametrize("shift", [(0, 0), (3, -2), (-40, 0), (0, 7), (23, 31)])
 def test_the_gradient_after_a_shift_is_that_of_the_image_rolled(model: sl.Model, shift: tuple[int, int], tile: int) -> None:
     image = pictures(2, 96, 150)
-    found, scores = mosaic.gradient(model, sl.energy("relu2"), image, tile, shift)
-    rolled, same = mosaic.gradient(model, sl.energy("relu2"), image.roll(shift, (2, 3)), tile)
+    found, scores = mosaic.compute_tiled_gradient(model, sl.energy("relu2"), image, tile, shift)
+    rolled, same = mosaic.compute_tiled_gradient(model, sl.energy("relu2"), image.roll(shift, (2, 3)), tile)
     assert torch.equal(found.roll(shift, (2, 3)), rolled)
     assert torch.equal(scores, same)
 
@@ -382,9 +385,9 @@ class Pictures(TorchDispatchMode):
 @pytest.mark.parametrize("octaves", [1, 3])
 def test_what_grows_with_the_image_is_no_more_than_the_result(model: sl.Model, octaves: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """While it dreams: the given image, the dream and its gradient. In the end the given one, and the result's dream and panel."""
-    image, beside = pictures(1, 256, 320), render.beside
+    image, beside = pictures(1, 256, 320), render.arrange_in_row
     dreaming: list[int] = []
-    monkeypatch.setattr(render, "beside", lambda *shown: (dreaming.append(seen.most), beside(*shown))[1])
+    monkeypatch.setattr(render, "arrange_in_row", lambda *shown: (dreaming.append(seen.most), beside(*shown))[1])
     with Pictures(image.nbytes // 4) as seen:
         result = sl.deepdream(model, image, octaves=octaves, steps=2, tile=64)
     assert dreaming[0] <= 3 * image.nbytes

@@ -8,7 +8,7 @@ from conftest import LABELS, smooth
 from torch import Tensor, nn
 
 import sightline as sl
-from sightline.methods.analytical.dissection import enlarged
+from sightline.methods.analytical.dissection import upsample_unit_maps
 from sightline.receptive import receptive_field
 from sightline.scans import Scan, scan
 
@@ -56,7 +56,7 @@ def planted() -> sl.Model:
 
 def test_a_planted_detector_is_found(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # Each colour covers up to 36 of 1,024 pixels: the share above the threshold is set such that all of it fires.
-    monkeypatch.setattr("sightline.methods.analytical.dissection.EXCEED", 0.05)
+    monkeypatch.setattr("sightline.methods.analytical.dissection.ABOVE_THRESHOLD_SHARE", 0.05)
     result = sl.labels(planted(), folder=root / "photos", store=root / "a.scan", layer="0", masks=root / "masks", units=2, k=3)
     iou, names = result.values["iou"], result.values["concepts"]
     assert names == ["blue", "red"]
@@ -79,7 +79,7 @@ def test_it_is_the_paper_to_the_letter(root: Path, tiny: sl.Model) -> None:
         for number, concept in enumerate(("blue", "red")):
             shared = either = 0
             for id in range(COUNT):
-                fires = enlarged(tiny, "conv2", maps[id], kept.image(id))[unit] > float(result["threshold"][unit])
+                fires = upsample_unit_maps(tiny, "conv2", maps[id], kept.image(id))[unit] > float(result["threshold"][unit])
                 mask = sl.read(root / "masks" / concept / f"p{id}.png")[0, 0] > 0
                 shared += int((fires & mask).sum())
                 either += int((fires | mask).sum())
@@ -89,7 +89,7 @@ def test_it_is_the_paper_to_the_letter(root: Path, tiny: sl.Model) -> None:
 def test_maps_are_linear_between_the_middles_of_what_places_see(tiny: sl.Model, photo: Tensor) -> None:
     with torch.no_grad():
         maps = tiny.features(photo, "conv2")["conv2"][0]
-    large, field = enlarged(tiny, "conv2", maps, photo), receptive_field(tiny, "conv2", 32, 32)
+    large, field = upsample_unit_maps(tiny, "conv2", maps, photo), receptive_field(tiny, "conv2", 32, 32)
     windows = [field.window(place, place) for place in range(maps.shape[1])]
     middles = [(top + bottom - 1) / 2 for top, _, bottom, _ in windows]
     for y, x in ((0, 0), (3, 17), (16, 9), (21, 30), (31, 31)):

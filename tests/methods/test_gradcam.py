@@ -117,7 +117,7 @@ def test_one_forward_pass_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
     model, image = sl.load(Net(), size=16), torch.rand(2, 3, 16, 16)
     sl.gradcam(model, image)
     calls: list[Tensor] = []
-    monkeypatch.setattr(sl.Model, "_forward", lambda self, x, run=sl.Model._forward: (calls.append(x), run(self, x))[1])
+    monkeypatch.setattr(sl.Model, "run_network", lambda self, x, run=sl.Model.run_network: (calls.append(x), run(self, x))[1])
     for method in (sl.gradcam, sl.saliency):
         calls.clear()
         method(model, image)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import sightline as sl
-from sightline.methods.analytical.guided import cropped
+from sightline.methods.analytical.guided import crop_padded_window
 
 
 class Net(nn.Module):
@@ -212,7 +212,7 @@ def test_they_are_the_strongest_of_as_many_units(model: sl.Model) -> None:
 
 def test_copies_that_do_not_fit_are_sent_in_turns(model: sl.Model, monkeypatch: pytest.MonkeyPatch) -> None:
     at_once = sl.guided(model, pictures(2), layer="conv3", k=5)
-    monkeypatch.setattr("sightline.methods.analytical.guided.worthwhile", lambda *_: 3)
+    monkeypatch.setattr("sightline.methods.analytical.guided.choose_batch_size", lambda *_: 3)
     in_turns = sl.guided(model, pictures(2), layer="conv3", k=5)
     torch.testing.assert_close(dict(in_turns.values), dict(at_once.values), rtol=1e-5, atol=1e-7)
 
@@ -220,7 +220,7 @@ def test_copies_that_do_not_fit_are_sent_in_turns(model: sl.Model, monkeypatch: 
 def test_parts_have_one_size_and_lie_where_the_image_has_them() -> None:
     image = pictures(1)
     for box in ((2, 3, 9, 12), (-4, -2, 3, 7), (20, 22, 27, 31), (-3, -5, 27, 35), (-9, 0, -2, 9), (30, 30, 37, 39)):
-        part = cropped(image, box)
+        part = crop_padded_window(image, box)
         assert part.shape[-2:] == (box[2] - box[0], box[3] - box[1])
         for y, x in itertools.product(range(part.shape[2]), range(part.shape[3])):
             row, column = box[0] + y, box[1] + x
@@ -252,7 +252,7 @@ def test_patches_beside_their_maps_on_one_scale(model: sl.Model, layer: str) -> 
                 ((0.5 + 0.5 * result.values["gradient"][i, j][None] / limit).clamp(0, 1), left + sheet[1] + 12),
             ):
                 part = panel[:, :, top : top + height : factor, at : at + width : factor]
-                torch.testing.assert_close(part, cropped(shown, box), rtol=0, atol=1e-6)
+                torch.testing.assert_close(part, crop_padded_window(shown, box), rtol=0, atol=1e-6)
 
 
 def test_several_neurons_leave_no_choice_of_unit(model: sl.Model) -> None:

@@ -7,21 +7,21 @@ import torch
 from conftest import LABELS, smooth
 
 import sightline as sl
-from sightline.methods.analytical.labels import commonest, selectivity
+from sightline.methods.analytical.labels import compute_class_selectivity, find_commonest_class
 from sightline.scans import Scan, scan
 
 
 def test_selectivity_by_hand() -> None:
     means = torch.tensor([[4.0, 1, 0, -3], [1, 1, 0, -1], [3, 1, 0, 2], [torch.nan] * 4])
-    found, preferred = selectivity(means)
+    found, preferred = compute_class_selectivity(means)
     assert found.tolist() == pytest.approx([(4 - 2) / (4 + 2), 0, 0, 1])
     assert preferred[[0, 3]].tolist() == [0, 2]
     with pytest.raises(sl.SightlineError, match="the images have only one"):
-        selectivity(torch.tensor([[1.0], [torch.nan]]))
+        compute_class_selectivity(torch.tensor([[1.0], [torch.nan]]))
 
 
 def test_the_commonest_class() -> None:
-    which, share = commonest(torch.tensor([[2, 0, -1], [2, 1, -1], [1, 1, -1], [2, 1, 0]]), 3)
+    which, share = find_commonest_class(torch.tensor([[2, 0, -1], [2, 1, -1], [1, 1, -1], [2, 1, 0]]), 3)
     assert which.tolist() == [2, 1, 0]
     assert share.tolist() == [0.75, 0.75, 0.25]
 

@@ -8,19 +8,19 @@ from conftest import smooth
 from torch import Tensor, nn
 
 import sightline as sl
-from sightline.methods.artistic.norms import RECORDED
-from sightline.networks.files import read_styles
-from sightline.networks.stylizer import InstanceNorm, seeded
-from sightline.perceptual import gram, gram_loss, layers_of
+from sightline.methods.artistic.norms import RECORDED_EXPERIMENT
+from sightline.networks.files import read_fixed_style_network
+from sightline.networks.stylizer import ConditionalInstanceNorm, make_stylizer
+from sightline.perceptual import choose_perceptual_layers, compute_gram, compute_gram_loss
 
 
 def test_together_it_is_torchs_batch_norm_in_training() -> None:
-    norm, other = InstanceNorm(5), nn.BatchNorm2d(5).train()
+    norm, other = ConditionalInstanceNorm(5), nn.BatchNorm2d(5).train()
     with torch.no_grad():
         for own, theirs in ((norm.weight, other.weight), (norm.bias, other.bias)):
             theirs.copy_(own[0].uniform_(0.5, 2))
     x = torch.randn(3, 5, 6, 7, generator=torch.Generator().manual_seed(0)) * 2 + 1
-    norm.together = True
+    norm.use_batch_statistics = True
     torch.testing.assert_close(norm(x, torch.ones(3, 1)), other(x), rtol=1e-4, atol=1e-5)
     with torch.no_grad():
         torch.testing.assert_close(norm(x, torch.ones(3, 1)), other(x), rtol=1e-4, atol=1e-5)
@@ -28,13 +28,13 @@ def test_together_it_is_torchs_batch_norm_in_training() -> None:
 
 @torch.no_grad()
 def test_a_batch_of_one_is_alike_with_either() -> None:
-    network, image = seeded(0, 1, width=4, blocks=1).eval(), smooth(side=32)
+    network, image = make_stylizer(0, 1, width=4, blocks=1).eval(), smooth(side=32)
     expected = network(image, torch.ones(1, 1))
-    network.normalize_together()
+    network.set_batch_statistics()
     torch.testing.assert_close(network(image, torch.ones(1, 1)), expected)
     both = torch.cat([image, 0.5 * image])
     together = network(both, torch.ones(2, 1))
-    network.normalize_together(False)
+    network.set_batch_statistics(False)
     assert (network(both, torch.ones(2, 1)) - together).abs().max() > 0.01
     torch.testing.assert_close(network(both, torch.ones(2, 1))[:1], expected, rtol=1e-4, atol=1e-5)
 
@@ -51,21 +51,26 @@ def test_values_are_what_they_say(tiny: sl.Model) -> None:
     photo = smooth(2, 40, seed=3)
     values = sl.norms(tiny, photo, style="scream", contrast=0.5).values
     assert values["instance"].shape == values["batch"].shape == (2, 2, 3, 40, 40)
-    network = read_styles("painters")
+    network = read_fixed_style_network("painters")
     mean = photo[:1].mean()
     both = torch.cat([photo[:1], mean + 0.5 * (photo[:1] - mean)])
     with torch.no_grad():
-        torch.testing.assert_close(values["instance"][0], network.network(both, network.mix("scream").expand(2, -1)), rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(
+            values["instance"][0], network.network(both, network.make_mix("scream").expand(2, -1)), rtol=1e-3, atol=1e-4
+        )
     torch.testing.assert_close(values["apart"][1, 1], (values["batch"][1, 0] - values["batch"][1, 1]).abs().mean())
     assert sl.norms(tiny, photo, contrast=1.0).values["apart"].max() < 1e-4
-    painting = sl.read(RECORDED.parent / "paintings" / "scream.jpg")
+    painting = sl.read(RECORDED_EXPERIMENT.parent / "paintings" / "scream.jpg")
     painting = torch.nn.functional.interpolate(
         painting, (round(painting.shape[2] * 40 / painting.shape[3]), 40), mode="bilinear", antialias=True
     )
     painting = painting[:, :, (painting.shape[2] - 40) // 2 :][:, :, :40]
 
     def loss(picture: Tensor) -> Tensor:
-        parts = [gram_loss(*(gram(tiny.features(one, name)[name]) for one in (picture, painting))) for name in layers_of(tiny).style]
+        parts = [
+            compute_gram_loss(*(compute_gram(tiny.features(one, name)[name]) for one in (picture, painting)))
+            for name in choose_perceptual_layers(tiny).style
+        ]
         return torch.stack(parts).mean()
 
     torch.testing.assert_close(values["style"][1, 1, 0], loss(values["batch"][1, :1]) / loss(photo[1:]), rtol=1e-3, atol=1e-4)
@@ -73,8 +78,8 @@ def test_values_are_what_they_say(tiny: sl.Model) -> None:
 
 def test_the_record_is_the_documents() -> None:
     """The table in docs/instance_norm.md and the file say the same."""
-    document = (RECORDED.parents[3] / "docs" / "instance_norm.md").read_text(encoding="utf-8")
-    for condition, found in json.loads(RECORDED.read_text()).items():
+    document = (RECORDED_EXPERIMENT.parents[3] / "docs" / "instance_norm.md").read_text(encoding="utf-8")
+    for condition, found in json.loads(RECORDED_EXPERIMENT.read_text()).items():
         row = " | ".join(", ".join(f"{loss:.2f}" for loss in found[norm]) for norm in ("instance", "batch"))
         assert f"| {condition.removeprefix('photographs ')} | {row} |" in document
 

@@ -57,23 +57,23 @@ def planted(monkeypatch: pytest.MonkeyPatch) -> Callable[[Tensor], None]:
     ("row", "column", "tolerance", "wanted"), [(4, 16, 0, 1), (3, 16, 0, 0), (3, 16, 1, 1), (0, 13, 4, 0), (0, 13, 5, 1)]
 )
 def test_a_hit_is_a_maximum_so_near(row: int, column: int, tolerance: int, wanted: int) -> None:
-    assert float(pointing.hit(spot(row, column), REGION, tolerance)) == wanted
+    assert float(pointing.compute_hit_share(spot(row, column), REGION, tolerance)) == wanted
 
 
 def test_an_even_map_is_chance() -> None:
     near = sum((max(4 - y, 0, y - 11) ** 2 + max(16 - x, 0, x - 27) ** 2) ** 0.5 <= 3 for y in range(32) for x in range(32)) / 1024
-    assert float(pointing.hit(torch.ones(32, 32), REGION, 3)) == pytest.approx(near)
-    assert float(pointing.energy(torch.ones(32, 32), REGION)) == pytest.approx(96 / 1024)
-    assert float(pointing.energy(-torch.ones(32, 32), REGION)) == pytest.approx(96 / 1024)
+    assert float(pointing.compute_hit_share(torch.ones(32, 32), REGION, 3)) == pytest.approx(near)
+    assert float(pointing.compute_energy_share(torch.ones(32, 32), REGION)) == pytest.approx(96 / 1024)
+    assert float(pointing.compute_energy_share(-torch.ones(32, 32), REGION)) == pytest.approx(96 / 1024)
 
 
 def test_energy_is_the_share_of_the_positive_part() -> None:
-    assert float(pointing.energy(3 * spot(5, 20) + spot(30, 1) - 9 * spot(0, 0), REGION)) == pytest.approx(0.75)
+    assert float(pointing.compute_energy_share(3 * spot(5, 20) + spot(30, 1) - 9 * spot(0, 0), REGION)) == pytest.approx(0.75)
 
 
 def test_every_annotation_marks_the_same_place(folder: Path, tiny: sl.Model) -> None:
     broken: list[str] = []
-    found = list(annotations.marked(tiny, folder, broken))
+    found = list(annotations.read_annotated_objects(tiny, folder, broken))
     assert [(one.name, one.label) for one in found] == [("a.png", ""), ("b.png", "cat"), ("c.png", "dog")]
     assert all(torch.equal(one.region, REGION) for one in found)
     assert [line.split(":")[0] for line in broken] == ["boxes.csv, line 4", "d.png", "e.png"]
@@ -93,7 +93,7 @@ def test_one_table_for_several_methods(folder: Path, tiny: sl.Model, planted: Ca
 
 def test_a_grid_has_every_photograph_in_every_quarter(tiny: sl.Model, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tiny, "choose", lambda *_: torch.tensor([3, 0, 3, 2]))
-    found = list(annotations.grids(tiny))
+    found = list(annotations.make_sample_grids(tiny))
     assert [one.label for one in found] == ["3", "0", "2"] * 4
     assert torch.stack([one.region.float() for one in found]).sum(0).unique().tolist() == [4]
     assert {float(one.region.float().mean()) for one in found if one.label == "3"} == {0.5}
@@ -115,9 +115,9 @@ def test_only_a_clear_lead_is_called_one() -> None:
         {"method": "chance", "pointing": 0.25},
         {"method": "middle", "pointing": 0.2},
     ]
-    assert pointing.conclusion(table, 16) == "a hits them clearly more often than chance and the middle of the picture."
-    assert pointing.conclusion(table, 4).startswith("None of these maps hits")
-    assert pointing.conclusion(table, 400).startswith("a, b hit them")
+    assert pointing.describe_successful_methods(table, 16) == "a hits them clearly more often than chance and the middle of the picture."
+    assert pointing.describe_successful_methods(table, 4).startswith("None of these maps hits")
+    assert pointing.describe_successful_methods(table, 400).startswith("a, b hit them")
 
 
 @pytest.mark.parametrize(

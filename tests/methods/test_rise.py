@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import sightline as sl
-from sightline.methods.analytical.rise import masks_of
+from sightline.methods.analytical.rise import sample_rise_masks
 
 LABELS = ("ant", "bee", "cat", "dog")
 
@@ -31,7 +31,7 @@ def pictures(count: int = 2, height: int = 16, width: int = 19) -> Tensor:
 
 @pytest.mark.parametrize("score", ["probability", "logit"])
 def test_it_is_the_mean_score_with_each_pixel_visible(score: str) -> None:
-    model, masks = loaded(network()), list(masks_of((16, 19), 5, 0.4, 23, seed=3))
+    model, masks = loaded(network()), list(sample_rise_masks((16, 19), 5, 0.4, 23, seed=3))
     found = sl.rise(model, pictures(), label=2, masks=23, cells=5, keep=0.4, fill=0.25, score=score, batch=4, seed=3).values
     for n, image in enumerate(pictures()):
         weighed, visible, total = np.zeros((16, 19)), np.zeros((16, 19)), 0.0
@@ -61,7 +61,7 @@ def test_masks_are_shifted_grids_enlarged() -> None:
 
     rows, columns = line(3, 3), line(3, 4)
     grids = [np.array(bits).reshape(3, 3) for bits in itertools.product((0, 1), repeat=9)]
-    for mask in masks_of((8, 10), 3, 0.5, 12, seed=0):
+    for mask in sample_rise_masks((8, 10), 3, 0.5, 12, seed=0):
         crops = ((rows @ grid @ columns.T)[y : y + 8, x : x + 10] for grid in grids for y in range(3) for x in range(4))
         assert mask.shape == (8, 10)
         assert any(np.allclose(mask.numpy(), crop, atol=1e-5) for crop in crops)
@@ -69,7 +69,7 @@ def test_masks_are_shifted_grids_enlarged() -> None:
 
 @pytest.mark.parametrize("keep", [0.2, 0.5])
 def test_every_pixel_is_visible_as_often_as_cells_are_kept(keep: float) -> None:
-    masks = torch.stack(list(masks_of((9, 11), 4, keep, 4000, seed=1)))
+    masks = torch.stack(list(sample_rise_masks((9, 11), 4, keep, 4000, seed=1)))
     assert (masks.mean(0) - keep).abs().max() < 0.04
     assert masks.min() >= 0
     assert masks.max() <= 1

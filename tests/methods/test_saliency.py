@@ -209,7 +209,7 @@ def test_captum_agrees_on_integrated_gradients(baseline: str, samples: int) -> N
     if baseline == "random":
         start = torch.rand(3, 12, 12, generator=torch.Generator().manual_seed(9)).expand(3, -1, -1, -1)
     elif baseline == "blur":
-        start = torch.cat([transform.blur(one[None], 2.0) for one in image])
+        start = torch.cat([transform.blur_image(one[None], 2.0) for one in image])
     else:
         start = torch.full_like(image, {"black": 0.0, "white": 1.0, "gray": 0.5}[baseline])
     referee = IntegratedGradients(model.logits)
@@ -241,14 +241,14 @@ def test_one_node_is_exact_on_a_linear_network(kind: str) -> None:
     if kind == "integrated":
         assert torch.allclose(values["attribution"], weight[3] * (pictures() - 1), atol=1e-5)
     if kind == "blur_ig":
-        start = torch.cat([transform.blur(one[None], 2.0) for one in pictures()])
+        start = torch.cat([transform.blur_image(one[None], 2.0) for one in pictures()])
         assert torch.allclose(values["attribution"], weight[3] * (pictures() - start), atol=1e-5)
 
 
 def test_blur_ig_is_its_loop() -> None:
     net = network()
     image = pictures(1)
-    corners = [*(transform.blur(image, 2.0 * (1 - k / 5) ** 2)[0] for k in range(5)), image[0]]
+    corners = [*(transform.blur_image(image, 2.0 * (1 - k / 5) ** 2)[0] for k in range(5)), image[0]]
     expected = torch.zeros(3, 12, 12, dtype=torch.float64)
     for before, after in pairwise(corners):
         expected += slope(net, (before + after) / 2, 0) * (after - before)
@@ -315,7 +315,7 @@ def test_each_kind_has_its_picture(kind: str) -> None:
     else:
         sizes = sorted(total.abs().flatten().tolist())
         limit = sizes[round(0.99 * len(sizes)) - 1]
-        assert torch.equal(map_, render.signed(total[None], limit)[0])
+        assert torch.equal(map_, render.render_signed_map(total[None], limit)[0])
         assert f"±{limit:.3g}" in result.captions["saliency"]
     assert ("gap of" in result.captions["saliency"]) == (kind in COMPLETE)
 
@@ -323,14 +323,14 @@ def test_each_kind_has_its_picture(kind: str) -> None:
 def test_baselines_say_where_they_come_from(tmp_path: Path) -> None:
     model = loaded(network())
     assert "random quarters of the image itself" in sl.saliency(model, pictures(1), kind="expected", samples=2).captions["saliency"]
-    quarters = list(paths.crops(pictures(1)[0], 50, 0))
+    quarters = list(paths.sample_quarter_crops(pictures(1)[0], 50, 0))
     assert {one.shape for one in quarters} == {(3, 12, 12)}
     assert all(0 <= one.min() <= one.max() <= 1 for one in quarters)
     assert len({one.sum().item() for one in quarters}) > 20
-    assert next(paths.crops(torch.rand(3, 1, 1), 1, 0)).shape == (3, 1, 1)
+    assert next(paths.sample_quarter_crops(torch.rand(3, 1, 1), 1, 0)).shape == (3, 1, 1)
     for number in range(2):
         sl.write(torch.full((1, 3, 4, 9), number / 4), tmp_path / f"{number}.png")
-    drawn = paths.drawn(str(tmp_path), 5, 0, 6, 6)
+    drawn = paths.read_random_images(str(tmp_path), 5, 0, 6, 6)
     assert [one.shape for one in drawn] == [(3, 6, 6)] * 5
     assert len({one.mean().item() for one in drawn[:2]}) == 2
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 import sightline as sl
-from sightline.methods.analytical.segment import seeds_of
+from sightline.methods.analytical.segment import select_seeds
 
 SIDE = 48
 
@@ -76,9 +76,11 @@ def test_seeds_are_the_quantiles_of_the_gradient() -> None:
 
 def test_equal_values_are_seeds_as_well_but_not_of_both() -> None:
     ties = torch.tensor([0.0] * 6 + [1.0, 1.0, 2.0, 2.0]).view(2, 5)
-    assert seeds_of(ties, 0.95, 0.3).flatten().tolist() == [-1] * 6 + [0, 0, 1, 1]
-    assert seeds_of(torch.tensor([[0.0] * 99 + [1.0]]), 0.95, 0.3).flatten().tolist() == [-1] * 99 + [1], "most of the map cut off at zero"
-    assert (seeds_of(torch.full((4, 4), 0.7), 0.95, 0.3) == -1).all()
+    assert select_seeds(ties, 0.95, 0.3).flatten().tolist() == [-1] * 6 + [0, 0, 1, 1]
+    assert select_seeds(torch.tensor([[0.0] * 99 + [1.0]]), 0.95, 0.3).flatten().tolist() == [-1] * 99 + [1], (
+        "most of the map cut off at zero"
+    )
+    assert (select_seeds(torch.full((4, 4), 0.7), 0.95, 0.3) == -1).all()
 
 
 def test_other_quantiles(model: sl.Model) -> None:

@@ -9,12 +9,12 @@ from torch import Tensor, nn
 
 import sightline as sl
 from sightline import image as images
-from sightline.color import YIQ, mixed
-from sightline.methods.artistic.easel import Easel
-from sightline.networks.files import PAINTINGS
-from sightline.paint import resized
-from sightline.perceptual import Layers
-from sightline.presets import PRESETS
+from sightline.color import RGB_TO_YIQ, apply_color_matrix
+from sightline.methods.artistic.easel import StyleLossBuilder
+from sightline.networks.files import PAINTINGS_FOLDER
+from sightline.paint import resize_bicubic
+from sightline.perceptual import PerceptualLayers
+from sightline.presets import STYLE_PRESETS
 
 
 @pytest.fixture(scope="module")
@@ -112,7 +112,7 @@ def test_sizes_where_the_style_would_be_a_single_place_are_left_out(
 def test_the_loss_falls_as_in_the_authors_notebook(painting: str) -> None:
     """Their losses after 50, 100, 200, 300 of 500 evaluations over the last one; ours at the same parts of 100, on a network of another scale."""
     published = [one / 368_494 for one in (1_388_532, 707_861, 469_375, 411_658)]
-    photo = images.short_side(sl.sample("coffee"), 64)
+    photo = images.resize_short_side(sl.sample("coffee"), 64)
     losses = (-sl.style(sl.load(device="cpu"), photo, styles=(painting,), steps=100, coarse=False).tensors["scores"]).tolist()
     found = [losses[step - 1] / losses[-1] for step in (10, 20, 40, 60)]
     assert found == sorted(found, reverse=True)
@@ -121,18 +121,18 @@ def test_the_loss_falls_as_in_the_authors_notebook(painting: str) -> None:
 
 def test_pairs_are_kept_as_memory_allows(model: sl.Model, photo: Tensor) -> None:
     """20 beside small maps, 10 beside large ones."""
-    layers = Layers(LAYERS["content_layers"], LAYERS["style_layers"])
-    easel = Easel(model, photo, [photo], layers, PRESETS["relative"], [1.0])
-    assert easel.pairs((64, 64)) == 20
-    assert easel.pairs((4000, 4000)) == 10, "at the whole memory"
+    layers = PerceptualLayers(LAYERS["content_layers"], LAYERS["style_layers"])
+    easel = StyleLossBuilder(model, photo, [photo], layers, STYLE_PRESETS["relative"], [1.0])
+    assert easel.choose_pair_count((64, 64)) == 20
+    assert easel.choose_pair_count((4000, 4000)) == 10, "at the whole memory"
     wide = sl.load(nn.Sequential(nn.Conv2d(3, 1000, 3)), size=32)
-    assert replace(easel, model=wide, layers=Layers((), ("0",))).pairs((64, 64)) == 10
+    assert replace(easel, model=wide, layers=PerceptualLayers((), ("0",))).choose_pair_count((64, 64)) == 10
 
 
 def test_luminance_keeps_the_photo_s_colors(model: sl.Model, grain: Tensor) -> None:
     photo = 0.35 + 0.3 * smooth(1, 64, 1)
     result = sl.style(model, photo, styles=(grain,), color="luminance", content_weight=10.0, steps=5, **LAYERS)  # type: ignore[arg-type]
-    found, wanted = (mixed(picture, YIQ)[:, 1:] for picture in (result.tensors["image"], photo))
+    found, wanted = (apply_color_matrix(picture, RGB_TO_YIQ)[:, 1:] for picture in (result.tensors["image"], photo))
     assert float((found - wanted).abs().mean()) < 0.01
 
 
@@ -140,7 +140,7 @@ def test_presets_print_the_authors_number(model: sl.Model, photo: Tensor, grain:
     result = sl.style(model, photo, styles=(grain,), preset="authors", steps=2, coarse=False, **LAYERS)
     features = model.features(result.tensors["image"], "relu2")["relu2"][0].flatten(1)
     style_size = result.values["style_losses"]
-    target = model.features(resized(grain, (67, 61)), "relu2")["relu2"][0].flatten(1)
+    target = model.features(resize_bicubic(grain, (67, 61)), "relu2")["relu2"][0].flatten(1)
     literal = ((features @ features.T / features.shape[1] - target @ target.T / target.shape[1]).square()).mean() * 1e3 / 12**2
     assert isinstance(style_size, dict)
     assert style_size["relu2"][1] == pytest.approx(float(literal), rel=1e-3)
@@ -186,7 +186,7 @@ def test_refuses_an_image_too_small(model: sl.Model) -> None:
 
 
 def test_a_shipped_painting_is_a_style_by_its_name(model: sl.Model) -> None:
-    picture = images.read(PAINTINGS / "great_wave.jpg")
+    picture = images.read(PAINTINGS_FOLDER / "great_wave.jpg")
     named, given = (sl.style(model, smooth(1, 64), styles=(style,), steps=2, **LAYERS).values["image"] for style in ("great_wave", picture))
     assert torch.equal(named, given)
     with pytest.raises(sl.SightlineError, match="great_wav: no such file"):

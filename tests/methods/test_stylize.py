@@ -9,20 +9,20 @@ from torch import Tensor
 
 import sightline as sl
 from sightline import image as images
-from sightline.networks.adain import AnyStyle
-from sightline.networks.apply import restyled
-from sightline.networks.files import read_painter, read_styles, write_any, write_styles
-from sightline.networks.stylizer import seeded
-from sightline.perceptual import layers_of
+from sightline.networks.adain import AdaINStylizer
+from sightline.networks.apply import restyle_images
+from sightline.networks.files import read_fixed_style_network, read_style_network, write_any_style_network, write_fixed_style_network
+from sightline.networks.stylizer import make_stylizer
+from sightline.perceptual import choose_perceptual_layers
 
 
 def test_every_shipped_style_is_shown(tiny: sl.Model, photo: Tensor) -> None:
-    painters = read_styles("painters")
+    painters = read_fixed_style_network("painters")
     result = sl.stylize(tiny, photo)
     assert result.values["names"] == list(painters.names)
     assert result.values["image"].shape == (1, len(painters.names), 3, 32, 32)
     for index, name in enumerate(painters.names):
-        expected = restyled(painters, photo, painters.mix(name))
+        expected = restyle_images(painters, photo, painters.make_mix(name))
         torch.testing.assert_close(result.values["image"][:, index], expected)
         assert name in result.captions["stylize"]
     pictures = result.values["image"][0].flatten(1)
@@ -38,7 +38,7 @@ def test_losses_are_the_papers_sums(tiny: sl.Model) -> None:
     height, width = painting.shape[-2:]
     rows = round(height * 64 / width)
     painting = torch.nn.functional.interpolate(painting, (rows, 64), mode="bilinear", antialias=True)[:, :, (rows - 64) // 2 :][:, :, :64]
-    style, layers = torch.zeros(2), layers_of(tiny).style
+    style, layers = torch.zeros(2), choose_perceptual_layers(tiny).style
 
     def gram(image: Tensor, layer: str) -> Tensor:
         rows = tiny.features(image, layer)[layer][0].flatten(1)
@@ -49,7 +49,7 @@ def test_losses_are_the_papers_sums(tiny: sl.Model) -> None:
             style[i] += (gram(picture, layer) - gram(painting, layer)).square().mean() / 4 / len(layers)
     torch.testing.assert_close(values["style_before"], style[:1, None], rtol=1e-3, atol=1e-6)
     torch.testing.assert_close(values["style_after"], style[1:, None], rtol=1e-3, atol=1e-6)
-    layer = layers_of(tiny).content[0]
+    layer = choose_perceptual_layers(tiny).content[0]
     content = (tiny.features(photo, layer)[layer] - tiny.features(made, layer)[layer]).square().mean()
     torch.testing.assert_close(values["content"], content.view(1, 1), rtol=1e-3, atol=1e-6)
 
@@ -62,26 +62,26 @@ def test_the_shipped_network_has_learned_its_styles() -> None:
 
 
 def test_a_blend_is_one_of_the_styles(tiny: sl.Model, photo: Tensor) -> None:
-    names = read_styles("painters").names[:2]
+    names = read_fixed_style_network("painters").names[:2]
     one, both, other = sl.stylize(tiny, photo, styles=(names[0], f"{names[0]}:1,{names[1]}:1", names[1])).values["image"][0]
     assert (both - one).abs().mean() < (other - one).abs().mean()
 
 
 def test_ones_own_network_has_no_painting_to_compare(tiny: sl.Model, photo: Tensor, tmp_path: Path) -> None:
-    write_styles(seeded(0, 2, width=4, blocks=1), ["a", "b"], tmp_path / "own.safetensors")
+    write_fixed_style_network(make_stylizer(0, 2, width=4, blocks=1), ["a", "b"], tmp_path / "own.safetensors")
     result = sl.stylize(tiny, photo, painter=tmp_path / "own.safetensors")
     assert set(result.values) == {"image", "names", "content"}
     assert "Style loss" not in result.captions["stylize"]
 
 
 def test_any_style_takes_pictures(tiny: sl.Model, photo: Tensor, tmp_path: Path) -> None:
-    write_any(AnyStyle(sl.load()), tmp_path / "any.safetensors")
+    write_any_style_network(AdaINStylizer(sl.load()), tmp_path / "any.safetensors")
     images.write(smooth(side=60), tmp_path / "own.png")
     mixes = ("scream", str(tmp_path / "own.png"))
     result = sl.stylize(tiny, photo, painter=tmp_path / "any.safetensors", styles=mixes)
-    network = read_painter(tmp_path / "any.safetensors")
+    network = read_style_network(tmp_path / "any.safetensors")
     for index, style in enumerate(mixes):
-        torch.testing.assert_close(result.values["image"][:, index], restyled(network, photo, network.mix(style)))
+        torch.testing.assert_close(result.values["image"][:, index], restyle_images(network, photo, network.make_mix(style)))
 
 
 def test_refusals(tiny: sl.Model, photo: Tensor) -> None:

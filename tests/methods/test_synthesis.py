@@ -8,11 +8,11 @@ from torch import Tensor, nn
 
 import sightline as sl
 from sightline.ascend import Step
-from sightline.methods.generative.exemplars import Nature
-from sightline.methods.generative.facets import centred, facets, own
-from sightline.networks.decoder import composer
+from sightline.methods.generative.exemplars import NaturalExemplars
+from sightline.methods.generative.facets import center_unit_images, find_unit_facets, match_own_facets
+from sightline.networks.decoder import load_code_generator
 from sightline.scans import Scan, scan
-from sightline.transform import middle_first
+from sightline.transform import make_center_bias
 
 LABELS = ("ant", "bee", "cat", "dog")
 OBJECTIVES = {
@@ -223,7 +223,7 @@ def test_a_judge_places_the_classes(model: sl.Model, monkeypatch: pytest.MonkeyP
     """The other network knows the same classes in another order; its places are counted by hand."""
     torch.manual_seed(5)
     other = sl.load(Net(), mean=(0.5,) * 3, std=(0.25,) * 3, labels=("dog", "cat", "bee", "ant"), size=24, device="cpu")
-    monkeypatch.setattr("sightline.methods.generative.evidence.named", lambda *_: other)
+    monkeypatch.setattr("sightline.methods.generative.evidence.load_other_network", lambda *_: other)
     result = sl.synthesis(model, steps=4, judge="other")
     scores_of = other.logits(result.values["image"]).tolist()
     own = [row[other.labels.index(label)] for row, label in zip(scores_of, LABELS, strict=True)]
@@ -304,26 +304,26 @@ def test_a_store_that_can_not_stand_beside(model: sl.Model, store: Path) -> None
 
 def test_facets_are_the_groups_that_there_are(model: sl.Model, store: Path) -> None:
     """Reddish and bluish pictures are told apart by the first layer's means, so two facets are these halves, and their starts the means."""
-    nature = Nature.of(model, store, sl.logit((0, 0)), ("logits", (0, 0)))
-    found = facets(model, nature, 24, 0)
-    ids = [nature.strongest[number].ids[group.places] % 2 for number, group in enumerate(found)]
-    assert sorted(int(group.size) for group in found) == [8, 8]
+    nature = NaturalExemplars.from_store(model, store, sl.logit((0, 0)), ("logits", (0, 0)))
+    found = find_unit_facets(model, nature, 24, 0)
+    ids = [nature.top_images[number].ids[group.indices] % 2 for number, group in enumerate(found)]
+    assert sorted(int(group.image_count) for group in found) == [8, 8]
     assert all(len(set(colors.tolist())) == 1 for colors in ids)
     for number, group in enumerate(found):
-        members = torch.cat([nature.found.image(int(id)) for id in nature.strongest[number].ids[group.places]])
-        torch.testing.assert_close(group.start, members.mean(0), rtol=0, atol=1e-5)
-    assert own(model, torch.stack([group.start for group in found]), found).all()
+        members = torch.cat([nature.scan.image(int(id)) for id in nature.top_images[number].ids[group.indices]])
+        torch.testing.assert_close(group.start_image, members.mean(0), rtol=0, atol=1e-5)
+    assert match_own_facets(model, torch.stack([group.start_image for group in found]), found).all()
     result = sl.synthesis(model, layer="logits", units="0,0", start="facets", store=store, steps=3)
     assert result.values["facet"].shape == (2,)
     assert "facet 1" not in result.captions["synthesis"]
     still = sl.synthesis(model, layer="logits", units="0,0", start="facets", store=store, steps=1, lr=0.0).values["image"]
-    torch.testing.assert_close(still, torch.stack([group.start for group in found]), rtol=0, atol=5e-3)
+    torch.testing.assert_close(still, torch.stack([group.start_image for group in found]), rtol=0, atol=5e-3)
 
 
 def test_what_a_unit_saw_is_moved_to_the_middle(model: sl.Model, store: Path) -> None:
-    nature = Nature.of(model, store, sl.channel("conv1", 2), ("conv1", (2,)))
-    cases = nature.cases(0, torch.arange(4))
-    for picture, (top, left, bottom, right), moved in zip(cases.pictures, cases.boxes, centred(nature, 0, 24)[:4], strict=True):
+    nature = NaturalExemplars.from_store(model, store, sl.channel("conv1", 2), ("conv1", (2,)))
+    cases = nature.load_examples(0, torch.arange(4))
+    for picture, (top, left, bottom, right), moved in zip(cases.images, cases.boxes, center_unit_images(nature, 0, 24)[:4], strict=True):
         y, x = (top + bottom) / 2, (left + right) / 2  # the field's middle, between pixels or on one
         assert y % 1 == x % 1 == 0.5
         middle = (moved[:, 11:13, 11:13]).mean((1, 2))  # half a pixel off: the mean of four is that of a 3×3 tent around the middle
@@ -353,7 +353,7 @@ def test_the_middle_moves_first(model: sl.Model) -> None:
 
 
 def test_middle_first_is_a_gaussian_that_grows() -> None:
-    bias, image = middle_first(2, 0.25, 0.75), torch.rand(1, 3, 9, 9, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    bias, image = make_center_bias(2, 0.25, 0.75), torch.rand(1, 3, 9, 9, generator=torch.Generator().manual_seed(0)).requires_grad_()
     for deviation in (0.25, 0.75, 0.75):
         seen = bias(image)
         torch.testing.assert_close(seen, image)
@@ -406,7 +406,7 @@ def test_a_generators_code_reaches_the_class_within_photographs_bounds() -> None
     torch.testing.assert_close(alone["image"], sheet["image"][1:], atol=0.02, rtol=0)
     assert torch.equal(alone["image"], sl.synthesis(embedded, "golf ball", start="generator", size=96, steps=12).values["image"])
     image = sl.synthesis(embedded, "golf ball", start="generator", size=96, steps=1, lr=0.0).values["image"]
-    torch.testing.assert_close(image, composer()(composer().mean), atol=1e-5, rtol=0)
+    torch.testing.assert_close(image, load_code_generator()(load_code_generator().mean), atol=1e-5, rtol=0)
 
 
 def test_a_generators_code_serves_any_network(model: sl.Model) -> None:

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 import sightline as sl
-from sightline.exemplar.measures import copy_rate, diversity, seam
-from sightline.methods.artistic.statistics import around, gram_error, held_out
-from sightline.pooling import average_pooling
+from sightline.exemplar.measures import measure_copy_rate, measure_seam, measure_seed_diversity
+from sightline.methods.artistic.statistics import make_torus_enlarger, measure_gram_error, pick_held_out_layers
+from sightline.pooling import AveragePoolingMode
 
 METHODS = ("quilting", "efros_leung", "wei_levoy", "patchmatch")
 
@@ -55,27 +55,29 @@ def test_neural_textures_have_no_joint(method: str, spectrum: float, tiny: sl.Mo
 
 def test_what_tiles_grows_as_one_period() -> None:
     picture = torch.rand(1, 3, 8, 12, generator=torch.Generator().manual_seed(4))
-    grown, turned = (around(torch.Generator().manual_seed(5))(one, (16, 24)) for one in (picture, picture.roll((3, 5), (2, 3))))
+    grown, turned = (
+        make_torus_enlarger(torch.Generator().manual_seed(5))(one, (16, 24)) for one in (picture, picture.roll((3, 5), (2, 3)))
+    )
     torch.testing.assert_close(turned, grown.roll((6, 10), (2, 3)))
-    assert seam(grown[0])[0] < 1.3
+    assert measure_seam(grown[0])[0] < 1.3
 
 
 def test_copies_are_counted(grain: Tensor) -> None:
     exemplar = grain[0]
-    assert copy_rate(exemplar, exemplar) == 1
-    assert copy_rate(1 - exemplar, exemplar) == 0
+    assert measure_copy_rate(exemplar, exemplar) == 1
+    assert measure_copy_rate(1 - exemplar, exemplar) == 0
     half = torch.cat([exemplar[:, :24, :24], 1 - exemplar[:, :24, :24]], 1)
-    assert copy_rate(half, exemplar, side=12) == 0.5
+    assert measure_copy_rate(half, exemplar, side=12) == 0.5
 
 
 def test_seams_and_diversity_by_hand(grain: Tensor) -> None:
     ramp = torch.linspace(0, 1, 11).expand(3, 11, 11)
-    assert seam(ramp) == pytest.approx((10 / 2 + 1 / 2, 3 / 4)), "down the ramp nothing steps, which is a tie"
-    assert seam(ramp + ramp.mT) == pytest.approx((10, 1))
-    assert seam(torch.full((3, 5, 5), 0.5)) == (1, 0.5)
-    assert diversity(grain.repeat(2, 1, 1, 1)) == 0
+    assert measure_seam(ramp) == pytest.approx((10 / 2 + 1 / 2, 3 / 4)), "down the ramp nothing steps, which is a tie"
+    assert measure_seam(ramp + ramp.mT) == pytest.approx((10, 1))
+    assert measure_seam(torch.full((3, 5, 5), 0.5)) == (1, 0.5)
+    assert measure_seed_diversity(grain.repeat(2, 1, 1, 1)) == 0
     noise = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
-    assert diversity(noise) == pytest.approx(1, abs=0.05)
+    assert measure_seed_diversity(noise) == pytest.approx(1, abs=0.05)
 
 
 def test_remakes_a_picture(tiny: sl.Model, grain: Tensor) -> None:
@@ -98,10 +100,10 @@ def test_statistics_become_the_exemplar_s(method: str, pooling: str, tiny: sl.Mo
     exemplar = torch.nn.functional.avg_pool2d(grain.repeat(1, 1, 2, 2), 3, 1)
     knobs = {"method": method, "pooling": pooling, "side": 64, "layers": ("relu1", "relu3"), "spectrum": 0.0}
     start, end = (sl.texture(tiny, exemplar, steps=steps, **knobs).tensors["image"] for steps in (1, 60))  # type: ignore[arg-type]
-    with average_pooling() if pooling == "average" else nullcontext():
-        before, after = (sum(gram_error(tiny, ("relu1", "relu3"), picture, exemplar).values()) for picture in (start, end))
+    with AveragePoolingMode() if pooling == "average" else nullcontext():
+        before, after = (sum(measure_gram_error(tiny, ("relu1", "relu3"), picture, exemplar).values()) for picture in (start, end))
     assert after < 0.2 * before
-    assert held_out(tiny, ("relu1", "relu3")) == ("conv1", "conv2", "conv3")
+    assert pick_held_out_layers(tiny, ("relu1", "relu3")) == ("conv1", "conv2", "conv3")
 
 
 def test_a_flat_exemplar_stays_flat(tiny: sl.Model) -> None:
@@ -116,8 +118,8 @@ def test_gram_errors_by_hand(tiny: sl.Model, grain: Tensor) -> None:
     conv, mirrored = tiny.module("conv1"), [torch.nn.functional.pad(picture, (1, 1, 1, 1), mode="reflect") for picture in (other, grain)]
     found, wanted = (conv(tiny.normalize(picture))[0, :, 1:-1, 1:-1].relu().flatten(1) for picture in mirrored)
     literal = ((found @ found.T - wanted @ wanted.T).square().sum() / (wanted @ wanted.T).square().sum()).item()
-    assert gram_error(tiny, ("relu1",), other, grain)["relu1"] == pytest.approx(literal, rel=1e-4)
-    assert gram_error(tiny, ("relu1",), grain, grain)["relu1"] < 1e-10
+    assert measure_gram_error(tiny, ("relu1",), other, grain)["relu1"] == pytest.approx(literal, rel=1e-4)
+    assert measure_gram_error(tiny, ("relu1",), grain, grain)["relu1"] < 1e-10
 
 
 def test_stops_in_the_middle_of_several(tiny: sl.Model, grain: Tensor) -> None:

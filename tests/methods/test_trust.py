@@ -18,10 +18,10 @@ import sightline as sl
 from sightline import render
 from sightline.catalog import METHODS, load_methods
 from sightline.methods.analytical import faithful, randomize, verdict
-from sightline.methods.analytical.brief import brief, of_run
-from sightline.methods.analytical.explained import mapping
-from sightline.methods.analytical.faithful import Asked, Evidence
-from sightline.transform import blur
+from sightline.methods.analytical.brief import find_run_attribution_method, summarize_trust
+from sightline.methods.analytical.explained import list_attribution_methods
+from sightline.methods.analytical.faithful import Attribution, ClassScorer
+from sightline.transform import blur_image
 
 FEW: dict[str, Any] = {"steps": 6, "samples": 12, "stages": 3}
 SIDE = 16
@@ -31,8 +31,8 @@ def seeded(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def evidence(map_: Tensor) -> Evidence:
-    return Evidence(map_, map_[None], slope=False)
+def evidence(map_: Tensor) -> Attribution:
+    return Attribution(map_, map_[None], is_gradient=False)
 
 
 def linear() -> tuple[sl.Model, Tensor]:
@@ -66,9 +66,11 @@ def planted(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[sl.Model, Te
 @pytest.mark.parametrize("steps", [1, 5, 16])
 def test_curves_are_those_made_pixel_by_pixel(tiny: sl.Model, photo: Tensor, steps: int) -> None:
     map_ = torch.rand(32, 32, generator=seeded(3))  # no two values are equal
-    found = faithful.curves(Asked(tiny, 2, 7), photo[0], evidence(map_), [evidence(-map_)], steps=steps, generator=seeded())
+    found = faithful.measure_deletion_insertion(
+        ClassScorer(tiny, 2, 7), photo[0], evidence(map_), [evidence(-map_)], steps=steps, generator=seeded()
+    )
     order = np.argsort(-map_.numpy().ravel())
-    starts = {"deletion": (photo, torch.full_like(photo, 0.5)), "insertion": (blur(photo, 1.6), photo)}
+    starts = {"deletion": (photo, torch.full_like(photo, 0.5)), "insertion": (blur_image(photo, 1.6), photo)}
     for name, (start, end) in starts.items():
         for key, places in ((name, order), (f"{name}_chance", order[::-1])):
             wanted = []
@@ -84,12 +86,12 @@ def test_curves_are_those_made_pixel_by_pixel(tiny: sl.Model, photo: Tensor, ste
 def test_equal_values_come_in_random_order() -> None:
     map_ = torch.zeros(20, 20)
     map_[3:6, 4:8] = 2.0
-    places = faithful.places_in_order(map_, seeded())
+    places = faithful.rank_pixels(map_, seeded())
     assert sorted(places.flatten().tolist()) == list(range(400))
     assert sorted(places[3:6, 4:8].flatten().tolist()) == list(range(12))
     rest = places[10:].double().mean()
     assert abs(rest - 205.5) < 15, "the lower half is not put last"
-    assert not torch.equal(places, faithful.places_in_order(map_, seeded(1)))
+    assert not torch.equal(places, faithful.rank_pixels(map_, seeded(1)))
 
 
 def test_no_map_beats_the_perfect_one_on_a_linear_model() -> None:
@@ -99,7 +101,7 @@ def test_no_map_beats_the_perfect_one_on_a_linear_model() -> None:
     others = [evidence(torch.rand(SIDE, SIDE, generator=seeded(i))) for i in range(20)] + [evidence(-perfect)]
     areas = []
     for one in (evidence(perfect), *others):
-        found = faithful.curves(Asked(model, 0, 64), image[0], one, [one], steps=16, generator=seeded())
+        found = faithful.measure_deletion_insertion(ClassScorer(model, 0, 64), image[0], one, [one], steps=16, generator=seeded())
         areas.append(float(found["deletion_auc"]))
     assert all(areas[0] < area for area in areas[1:-1])
     assert areas[-1] == max(areas)
@@ -117,7 +119,9 @@ def test_deletion_of_planted_evidence_is_that_of_the_closed_form() -> None:
 
     def deletion(map_: Tensor) -> float:
         one = evidence(map_)
-        return float(faithful.curves(Asked(model, 0, 64), image, one, [one], steps=16, generator=seeded())["deletion_auc"])
+        return float(
+            faithful.measure_deletion_insertion(ClassScorer(model, 0, 64), image, one, [one], steps=16, generator=seeded())["deletion_auc"]
+        )
 
     clean, half, gone = (1 / (1 + np.exp(-score)) for score in (2.4, 1.2, 0.0))
     perfect, wrong, late = deletion(patch), deletion(-patch), deletion(patch + 2 * patch.flip(0, 1))
@@ -147,8 +151,8 @@ def test_perfect_map_of_a_linear_model_explains_everything(planted: Callable[...
 
 def test_sensitivity_is_that_of_loops(tiny: sl.Model, photo: Tensor) -> None:
     map_ = torch.randn(32, 32, generator=seeded(5))
-    asked = Asked(tiny, 1, 5)
-    found = faithful.removals(asked, photo[0], evidence(map_), [evidence(map_)], samples=9, generator=seeded(4))
+    asked = ClassScorer(tiny, 1, 5)
+    found = faithful.measure_sensitivity_infidelity(asked, photo[0], evidence(map_), [evidence(map_)], samples=9, generator=seeded(4))
     draws, wanted = seeded(4), []
     for n in (26, 77, 128):
         chosen = torch.rand(9, 256, generator=draws).argsort(1) < n
@@ -168,14 +172,14 @@ def test_sensitivity_is_that_of_loops(tiny: sl.Model, photo: Tensor) -> None:
 
 @pytest.mark.parametrize(("height", "width"), [(7, 7), (16, 16), (33, 20), (40, 70)])
 def test_subsets_are_whole_squares(height: int, width: int) -> None:
-    side = faithful.patch_side(height, width)
-    for n in faithful.subset_sizes(height, width):
-        for mask in faithful.subsets(height, width, n, 3, seeded()):
+    side = faithful.compute_square_side(height, width)
+    for n in faithful.compute_subset_sizes(height, width):
+        for mask in faithful.sample_square_subsets(height, width, n, 3, seeded()):
             padded = nn.functional.pad(mask[None].double(), (0, -width % side, 0, -height % side))
             shares = nn.functional.max_pool2d(padded, side)
             assert int(shares.sum()) == n
             assert torch.equal(shares.repeat_interleave(side, 1).repeat_interleave(side, 2)[0, :height, :width] > 0, mask)
-    for mask in faithful.squares(height, width, 20, seeded()):
+    for mask in faithful.sample_random_squares(height, width, 20, seeded()):
         rows, columns = mask.any(1).sum(), mask.any(0).sum()
         assert rows == columns
         assert rows * columns == mask.sum()
@@ -183,9 +187,9 @@ def test_subsets_are_whole_squares(height: int, width: int) -> None:
 
 
 def test_infidelity_is_captums(tiny: sl.Model, photo: Tensor) -> None:
-    masks = faithful.squares(32, 32, 25, seeded())
+    masks = faithful.sample_random_squares(32, 32, 25, seeded())
     map_ = torch.rand(32, 32, generator=seeded(2))
-    drop, expected = faithful.drops(Asked(tiny, 3, 8), photo[0], masks), faithful.sums(map_, masks)
+    drop, expected = faithful.measure_score_drops(ClassScorer(tiny, 3, 8), photo[0], masks), faithful.sum_over_masks(map_, masks)
     if (drop * expected).mean() < 0:
         map_, expected = -map_, -expected
 
@@ -197,15 +201,15 @@ def test_infidelity_is_captums(tiny: sl.Model, photo: Tensor) -> None:
     wanted = captum_infidelity(
         lambda x: tiny.logits(x)[:, 3].unsqueeze(1), perturbed, photo, attribution, target=0, n_perturb_samples=25, normalize=True
     )
-    torch.testing.assert_close(faithful.infidelity(expected, drop).float(), wanted[0].detach(), atol=1e-6, rtol=1e-4)
-    torch.testing.assert_close(faithful.infidelity(-expected, drop), drop.square().mean())
-    torch.testing.assert_close(faithful.infidelity(torch.zeros(25).double(), drop), drop.square().mean())
+    torch.testing.assert_close(faithful.compute_infidelity(expected, drop).float(), wanted[0].detach(), atol=1e-6, rtol=1e-4)
+    torch.testing.assert_close(faithful.compute_infidelity(-expected, drop), drop.square().mean())
+    torch.testing.assert_close(faithful.compute_infidelity(torch.zeros(25).double(), drop), drop.square().mean())
 
 
 def test_correlation_of_what_does_not_vary_is_zero() -> None:
-    assert faithful.correlation(torch.full((9,), 0.1), torch.arange(9.0)) == 0
-    assert faithful.correlation(torch.zeros(9), torch.arange(9.0)) == 0
-    assert faithful.correlation(torch.arange(9.0) * 1e-20, torch.arange(9.0)) == pytest.approx(1)
+    assert faithful.compute_pearson_correlation(torch.full((9,), 0.1), torch.arange(9.0)) == 0
+    assert faithful.compute_pearson_correlation(torch.zeros(9), torch.arange(9.0)) == 0
+    assert faithful.compute_pearson_correlation(torch.arange(9.0) * 1e-20, torch.arange(9.0)) == pytest.approx(1)
 
 
 # ── likeness ──
@@ -216,18 +220,18 @@ def test_rank_correlation_is_scipys(digits: int) -> None:
     one, other = (torch.randn(15, 12, generator=seeded(i)).round(decimals=digits) for i in (1, 2))
     other = other + one
     wanted = spearmanr(one.abs().flatten(), other.abs().flatten()).statistic
-    assert float(randomize.rank_correlation(one, other)) == pytest.approx(wanted)
-    assert float(randomize.rank_correlation(one, -one)) == pytest.approx(1)
-    assert randomize.rank_correlation(one, torch.ones(15, 12)) == 0
+    assert float(randomize.compute_rank_correlation(one, other)) == pytest.approx(wanted)
+    assert float(randomize.compute_rank_correlation(one, -one)) == pytest.approx(1)
+    assert randomize.compute_rank_correlation(one, torch.ones(15, 12)) == 0
 
 
 def test_structural_similarity_is_that_of_the_pictures() -> None:
     one, other = torch.randn(20, 24, generator=seeded(1)), torch.randn(20, 24, generator=seeded(2)) ** 3
     pictures = [np.clip(m / np.sort(m.ravel())[round(0.99 * m.size) - 1], 0, 1) for m in (one.abs().numpy(), other.abs().numpy())]
     wanted = structural_similarity(*pictures, data_range=1.0)
-    assert float(randomize.structural_similarity(one, other)) == pytest.approx(wanted, abs=1e-5)
-    assert float(randomize.structural_similarity(one, -3 * one)) == pytest.approx(1)
-    assert float(randomize.structural_similarity(one, torch.full((20, 24), torch.nan))) < 1
+    assert float(randomize.compute_structural_similarity(one, other)) == pytest.approx(wanted, abs=1e-5)
+    assert float(randomize.compute_structural_similarity(one, -3 * one)) == pytest.approx(1)
+    assert float(randomize.compute_structural_similarity(one, torch.full((20, 24), torch.nan))) < 1
 
 
 # ── randomized networks ──
@@ -248,11 +252,11 @@ def normed() -> nn.Module:
 
 def test_layers_come_from_the_top_with_their_norms() -> None:
     model = sl.load(normed(), size=32)
-    groups = randomize.layers_with_weights(model)
+    groups = randomize.group_weight_layers(model)
     assert groups == [["fc"], ["conv2", "bn2"], ["conv1", "bn1"]]
-    assert randomize.gathered(groups, 2) == [["fc", "conv2", "bn2"], ["conv1", "bn1"]]
-    assert randomize.gathered(groups, 99) == groups
-    assert set(randomize.weights_of(model, ["bn1"])) == {"bn1.weight", "bn1.bias", "bn1.running_mean", "bn1.running_var"}
+    assert randomize.merge_layer_groups(groups, 2) == [["fc", "conv2", "bn2"], ["conv1", "bn1"]]
+    assert randomize.merge_layer_groups(groups, 99) == groups
+    assert set(randomize.collect_module_weights(model, ["bn1"])) == {"bn1.weight", "bn1.bias", "bn1.running_mean", "bn1.running_var"}
 
 
 def test_weights_used_without_a_call_are_randomized_with_their_parent() -> None:
@@ -268,7 +272,7 @@ def test_weights_used_without_a_call_are_randomized_with_their_parent() -> None:
             tokens = self.embed(self.stem(x * self.stem.scale)).flatten(2).permute(2, 0, 1) + self.token
             return self.head(self.attention(tokens, tokens, tokens)[0].mean(0))
 
-    groups = randomize.layers_with_weights(sl.load(Mixer(), size=32))
+    groups = randomize.group_weight_layers(sl.load(Mixer(), size=32))
     assert groups == [["head"], ["attention.out_proj"], ["attention"], ["embed"], ["stem.inner"], ["stem"], [""]]
 
 
@@ -277,27 +281,27 @@ def test_randomized_networks_are_copies(make: Callable[[], nn.Module]) -> None:
     network = make()
     model = sl.load(network, size=32)
     before = {name: value.clone() for name, value in network.state_dict().items()}
-    groups = randomize.layers_with_weights(model)
+    groups = randomize.group_weight_layers(model)
     done: list[str] = []
     answers: list[Tensor] = []
-    for paths, (cascade, alone) in zip(groups, randomize.randomized(model, groups, 3), strict=True):
+    for paths, (cascade, alone) in zip(groups, randomize.randomize_layer_groups(model, groups, 3), strict=True):
         done += paths
         for twin, changed in ((cascade, done), (alone, paths)):
-            for name, value in twin.body.state_dict().items():
+            for name, value in twin.network.state_dict().items():
                 told, own = before[name], name.rpartition(".")[0] in changed
                 assert value.data_ptr() != network.state_dict()[name].data_ptr()
                 assert torch.equal(value.flatten().sort().values, told.flatten().sort().values)
                 assert torch.equal(value, told) != (own and told.ndim > 1) or (own and told.ndim < 2)
         answers.append(cascade.logits(smooth()))
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
-    assert all(torch.equal(value, before[name]) for name, value in model.body.state_dict().items())
-    again = [cascade.logits(smooth()) for cascade, _ in randomize.randomized(model, groups, 3)]
+    assert all(torch.equal(value, before[name]) for name, value in model.network.state_dict().items())
+    again = [cascade.logits(smooth()) for cascade, _ in randomize.randomize_layer_groups(model, groups, 3)]
     assert all(torch.equal(one, other) for one, other in zip(answers, again, strict=True))
     assert not torch.equal(answers[-1], model.logits(smooth()))
 
 
 def test_a_map_that_ignores_the_network_is_found_out(tiny: sl.Model, photo: Tensor, planted: Callable[..., None]) -> None:
-    planted(lambda _, image: (image - blur(image, 2)).abs().sum(1))
+    planted(lambda _, image: (image - blur_image(image, 2)).abs().sum(1))
     result = sl.trust(tiny, photo, method="gradcam", stages=99)
     for name in ("cascade_rank", "cascade_ssim", "layer_rank", "layer_ssim"):
         torch.testing.assert_close(result.tensors[name], torch.ones(1, 4, dtype=torch.float64))
@@ -326,8 +330,8 @@ def test_a_map_that_is_the_same_everywhere_has_nothing_to_test(tiny: sl.Model, p
 
 
 def test_the_help_names_every_source() -> None:
-    doc = load_methods()["trust"].fields["method"].doc
-    named = [name for name in mapping() if f'"{name}"' in doc]
+    doc = load_methods()["trust"].parameters["method"].doc
+    named = [name for name in list_attribution_methods() if f'"{name}"' in doc]
     assert named == ["saliency", "occlusion", "rise", "gradcam", "cam", "attention", "segment", "guided"]
 
 
@@ -339,7 +343,7 @@ def shown(model: sl.Model, image: Tensor) -> Iterator[tuple[dict[str, str], Tens
     yield {"method": "saliency", "kind": "integrated"}, sl.saliency(model, image, kind="integrated").tensors["attribution"].sum(1)
     yield {"method": "gradcam"}, sl.gradcam(model, image).tensors["map"]
     yield {"method": "cam", "kind": "cam"}, sl.cam(model, image, kind="cam").tensors["map"]
-    yield {"method": "occlusion"}, render.fit(sl.occlusion(model, image, stride=16).tensors["drop"], size)
+    yield {"method": "occlusion"}, render.upsample_maps(sl.occlusion(model, image, stride=16).tensors["drop"], size)
     guided = sl.guided(model, image, layer="logits", unit=label, rule="deconvnet").tensors["gradient"]
     yield {"method": "guided", "kind": "deconvnet"}, guided.abs().amax(1)
 
@@ -354,7 +358,7 @@ def test_stability_is_of_seeds_where_they_count(tiny: sl.Model, photo: Tensor) -
     result = sl.trust(tiny, photo, kind="smoothgrad", seed=4, **FEW)
     assert result.values["stability_of"] == ["seed"]
     one, other = (sl.saliency(tiny, photo, kind="smoothgrad", seed=seed).tensors["attribution"].sum(1) for seed in (4, 5))
-    torch.testing.assert_close(result.tensors["stability_rank"][0], randomize.rank_correlation(one[0], other[0]))
+    torch.testing.assert_close(result.tensors["stability_rank"][0], randomize.compute_rank_correlation(one[0], other[0]))
 
 
 def test_a_batch_is_its_images_one_by_one(tiny: sl.Model, photo: Tensor) -> None:
@@ -382,7 +386,7 @@ def test_verdicts_go_by_their_limits() -> None:
         "sensitivity_chance": torch.tensor([0.0]), "unexplained": 0.99, "unexplained_chance": 0.98, "rank_chance": 0.0,
         "cascade_rank": torch.tensor([0.4, 0.3]), "stability_rank": 0.6, "stability_of": "noise", "map": torch.eye(2),
     }  # fmt: skip
-    first, second, third, fourth, fifth, sixth = verdict.verdicts("it", found)
+    first, second, third, fourth, fifth, sixth = verdict.write_verdicts("it", found)
     assert "lowers the probability faster than" in first
     assert "no faster than" in second
     assert "tells what they count" in third
@@ -391,9 +395,9 @@ def test_verdicts_go_by_their_limits() -> None:
     assert "keeps part of its pattern" in fifth
     assert "partly the same" in sixth
     other = {**found, "deletion_auc": 0.7, "insertion_auc": 0.3, "unexplained": 0.5, "cascade_rank": torch.tensor([0.9, 0.6])}
-    first, second, _, fourth, fifth, _ = verdict.verdicts("it", other)
+    first, second, _, fourth, fifth, _ = verdict.write_verdicts("it", other)
     dead = {**found, "cascade_rank": torch.zeros(3), "rank_chance": -0.4}
-    assert "is lost" in verdict.verdicts("it", dead)[4]
+    assert "is lost" in verdict.write_verdicts("it", dead)[4]
     assert "more slowly than" in first
     assert "more slowly than" in second
     assert "does, better than" in fourth
@@ -402,8 +406,8 @@ def test_verdicts_go_by_their_limits() -> None:
 
 @pytest.mark.parametrize("count", [1, 3])
 def test_lines_are_a_picture_beside_each_other(count: int) -> None:
-    plots = [render.Plot("a", "b", {"one": ([0, 1], [0.2, -0.4]), "two": ([0, 1], [1.0, 1.0])})] * count
-    chart = render.lines(plots)
+    plots = [render.LinePlot("a", "b", {"one": ([0, 1], [0.2, -0.4]), "two": ([0, 1], [1.0, 1.0])})] * count
+    chart = render.draw_line_plots(plots)
     assert chart.shape == (1, 3, 360, 480 * count)
     assert 0 <= chart.min() < 0.5 < chart.max() <= 1
 
@@ -413,7 +417,7 @@ def test_lines_are_a_picture_beside_each_other(count: int) -> None:
 
 def test_the_short_form_says_what_the_long_one_does(tiny: sl.Model, photo: Tensor) -> None:
     index = int(tiny.logits(photo).argmax())
-    short = brief(tiny, photo, of_run("saliency", {"label": "cat"}), index)
+    short = summarize_trust(tiny, photo, find_run_attribution_method("saliency", {"label": "cat"}), index)
     long = sl.trust(tiny, photo, steps=8, stages=4).tensors
     for name in ("deletion_auc", "insertion_auc"):
         assert short.numbers[name] == pytest.approx(float(long[name]), abs=1e-5)
@@ -424,8 +428,8 @@ def test_the_short_form_says_what_the_long_one_does(tiny: sl.Model, photo: Tenso
 
 
 def test_the_short_form_finds_out_a_map_that_ignores_the_network(tiny: sl.Model, photo: Tensor, planted: Callable[..., None]) -> None:
-    planted(lambda _, image: (image - blur(image, 2)).abs().sum(1))
-    short = brief(tiny, photo, of_run("gradcam", {}), 2)
+    planted(lambda _, image: (image - blur_image(image, 2)).abs().sum(1))
+    short = summarize_trust(tiny, photo, find_run_attribution_method("gradcam", {}), 2)
     assert short.numbers["randomized_rank"] == pytest.approx(1)
     assert "barely changes when the network is randomized: do not read it as evidence about the class" in short.sentence
 
@@ -435,14 +439,14 @@ def test_the_short_sentence_goes_by_the_same_limits() -> None:
         "map": torch.eye(2), "deletion_auc": 0.3, "deletion_auc_chance": 0.5, "insertion_auc": 0.6, "insertion_auc_chance": 0.5,
         "cascade_rank": torch.zeros(3), "rank_chance": 0.0, "stability_rank": 0.3, "stability_of": "seed",
     }  # fmt: skip
-    good = verdict.short("it", found)
+    good = verdict.write_short_verdict("it", found)
     assert good.startswith("The map of it finds what the score depends on better than chance, and is lost")
     assert good.endswith("It hardly survives another seed.")
-    assert "points away" in verdict.short("it", {**found, "deletion_auc": 0.6, "insertion_auc": 0.4})
-    assert "disagrees with itself" in verdict.short("it", {**found, "insertion_auc": 0.4})
-    assert "no better than chance" in verdict.short("it", {**found, "deletion_auc": 0.5, "insertion_auc": 0.5})
-    assert "keeps part of its pattern" in verdict.short("it", {**found, "cascade_rank": torch.full((3,), 0.3)})
-    assert "nothing in it to test" in verdict.short("it", {**found, "map": torch.ones(2, 2)})
+    assert "points away" in verdict.write_short_verdict("it", {**found, "deletion_auc": 0.6, "insertion_auc": 0.4})
+    assert "disagrees with itself" in verdict.write_short_verdict("it", {**found, "insertion_auc": 0.4})
+    assert "no better than chance" in verdict.write_short_verdict("it", {**found, "deletion_auc": 0.5, "insertion_auc": 0.5})
+    assert "keeps part of its pattern" in verdict.write_short_verdict("it", {**found, "cascade_rank": torch.full((3,), 0.3)})
+    assert "nothing in it to test" in verdict.write_short_verdict("it", {**found, "map": torch.ones(2, 2)})
 
 
 # ── what is refused ──

@@ -9,19 +9,19 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 import sightline as sl
-from sightline.networks.files import KIND, blend, read_styles, write_styles
-from sightline.networks.stylizer import InstanceNorm, Stylizer, seeded
+from sightline.networks.files import FIXED_STYLE_KIND, parse_style_blend, read_fixed_style_network, write_fixed_style_network
+from sightline.networks.stylizer import ConditionalInstanceNorm, Stylizer, make_stylizer
 
 NAMES = ("wave", "night", "scream")
 
 
 def small(styles: int = 3, norm: str = "conditional", seed: int = 0) -> Stylizer:
     """A tiny network whose rows differ from style to style."""
-    network = seeded(seed, styles, width=4, blocks=1, norm=norm).eval()
+    network = make_stylizer(seed, styles, width=4, blocks=1, norm=norm).eval()
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for module in network.modules():
-            if isinstance(module, InstanceNorm):
+            if isinstance(module, ConditionalInstanceNorm):
                 module.weight.add_(0.3 * torch.randn(module.weight.shape, generator=generator))
                 module.bias.add_(0.3 * torch.randn(module.bias.shape, generator=generator))
     return network
@@ -38,7 +38,7 @@ def mix(*rows: list[float]) -> Tensor:
 @pytest.mark.parametrize("grad", [True, False])
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 def test_norm_of_one_style_is_torchs_instance_norm(grad: bool, layout: torch.memory_format) -> None:
-    own, other = InstanceNorm(5), nn.InstanceNorm2d(5, affine=True)
+    own, other = ConditionalInstanceNorm(5), nn.InstanceNorm2d(5, affine=True)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter, name in ((own.weight, "weight"), (own.bias, "bias")):
@@ -50,7 +50,7 @@ def test_norm_of_one_style_is_torchs_instance_norm(grad: bool, layout: torch.mem
 
 
 def test_norm_has_torchs_gradient() -> None:
-    own, other = InstanceNorm(5), nn.InstanceNorm2d(5, affine=True)
+    own, other = ConditionalInstanceNorm(5), nn.InstanceNorm2d(5, affine=True)
     x = torch.randn(3, 5, 6, 7, generator=torch.Generator().manual_seed(0)).contiguous(memory_format=torch.channels_last)
     slopes: list[list[Tensor]] = []
     for run, norm in ((lambda y: own(y, torch.ones(3, 1)), own), (other, other)):
@@ -65,11 +65,11 @@ def test_norm_has_torchs_gradient() -> None:
 def test_norm_keeps_channels_last(grad: bool) -> None:
     x = torch.randn(2, 8, 6, 6).contiguous(memory_format=torch.channels_last)
     with torch.set_grad_enabled(grad):
-        assert InstanceNorm(8)(x, torch.ones(2, 1)).is_contiguous(memory_format=torch.channels_last)
+        assert ConditionalInstanceNorm(8)(x, torch.ones(2, 1)).is_contiguous(memory_format=torch.channels_last)
 
 
 def test_rows_are_blended_by_weight() -> None:
-    norm, x = InstanceNorm(4, 2), torch.randn(1, 4, 5, 5)
+    norm, x = ConditionalInstanceNorm(4, 2), torch.randn(1, 4, 5, 5)
     with torch.no_grad():
         norm.weight.copy_(torch.tensor([[1.0] * 4, [3.0] * 4]))
         norm.bias.copy_(torch.tensor([[0.0] * 4, [8.0] * 4]))
@@ -78,7 +78,7 @@ def test_rows_are_blended_by_weight() -> None:
 
 
 def test_conditional_with_one_style_is_instance() -> None:
-    one, other = seeded(0, 1, width=4, blocks=1, norm="conditional"), seeded(0, 1, width=4, blocks=1, norm="instance")
+    one, other = make_stylizer(0, 1, width=4, blocks=1, norm="conditional"), make_stylizer(0, 1, width=4, blocks=1, norm="instance")
     with torch.no_grad():
         assert torch.equal(one(images(), torch.ones(2, 1)), other(images(), torch.ones(2, 1)))
 
@@ -98,7 +98,7 @@ def test_each_image_of_a_batch_has_its_own_style() -> None:
         for i in range(2):
             torch.testing.assert_close(together[i : i + 1], network(images()[i : i + 1], rows[i : i + 1]), rtol=1e-4, atol=1e-5)
     assert (together[0] - network(images(), rows.flip(0))[0]).abs().mean() > 1e-3
-    assert torch.equal(network.one_hot(torch.tensor([2, 0])), mix([0, 0, 1], [1, 0, 0]))
+    assert torch.equal(network.make_one_hot(torch.tensor([2, 0])), mix([0, 0, 1], [1, 0, 0]))
 
 
 def test_the_kinds_compute_the_same_with_gradients_on() -> None:
@@ -110,7 +110,7 @@ def test_the_kinds_compute_the_same_with_gradients_on() -> None:
 
 def test_seed_decides_the_start_and_nothing_else_is_drawn() -> None:
     before = torch.get_rng_state()
-    one, same, other = (seeded(seed, width=4, blocks=1).state_dict() for seed in (3, 3, 4))
+    one, same, other = (make_stylizer(seed, width=4, blocks=1).state_dict() for seed in (3, 3, 4))
     assert torch.equal(before, torch.get_rng_state())
     assert all(torch.equal(one[name], same[name]) for name in one)
     assert not torch.equal(one["last.conv.weight"], other["last.conv.weight"])
@@ -127,9 +127,9 @@ def test_batch_norm_ignores_the_mix_and_depends_on_the_batch() -> None:
 
 def test_a_file_gives_the_network_back(tmp_path: Path) -> None:
     network = small()
-    write_styles(network, NAMES, tmp_path / "a.safetensors", {"step": 7})
-    found = read_styles(tmp_path / "a.safetensors")
-    assert (found.names, found.facts["step"]) == (NAMES, 7)
+    write_fixed_style_network(network, NAMES, tmp_path / "a.safetensors", {"step": 7})
+    found = read_fixed_style_network(tmp_path / "a.safetensors")
+    assert (found.names, found.metadata["step"]) == (NAMES, 7)
     with torch.no_grad():
         one, two = (net(images(), mix([1, 0, 0], [0, 1, 0])) for net in (network, found.network))
     assert (one - two).abs().max() < 0.01, "half precision"
@@ -138,32 +138,34 @@ def test_a_file_gives_the_network_back(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("norm", ["instance", "batch"])
 def test_other_norms_come_back_too(norm: str, tmp_path: Path) -> None:
-    write_styles(small(1, norm), ["wave"], tmp_path / "a.safetensors")
-    assert read_styles(tmp_path / "a.safetensors").network.kind == norm
+    write_fixed_style_network(small(1, norm), ["wave"], tmp_path / "a.safetensors")
+    assert read_fixed_style_network(tmp_path / "a.safetensors").network.norm_kind == norm
 
 
 def test_blends(tmp_path: Path) -> None:
-    write_styles(small(), NAMES, tmp_path / "a.safetensors")
-    found = read_styles(tmp_path / "a.safetensors")
-    assert torch.equal(found.mix("night"), mix([0, 1, 0]))
-    assert torch.allclose(found.mix(blend("wave:3, scream")), mix([0.75, 0, 0.25]))
+    write_fixed_style_network(small(), NAMES, tmp_path / "a.safetensors")
+    found = read_fixed_style_network(tmp_path / "a.safetensors")
+    assert torch.equal(found.make_mix("night"), mix([0, 1, 0]))
+    assert torch.allclose(found.make_mix(parse_style_blend("wave:3, scream")), mix([0.75, 0, 0.25]))
     for wrong, said in (({"nigt": 1.0}, "did you mean night"), ({"wave": -1.0}, "0 or more"), ({"wave": 0.0}, "not all 0")):
         with pytest.raises(sl.SightlineError, match=said):
-            found.mix(wrong)
+            found.make_mix(wrong)
     with pytest.raises(sl.SightlineError, match="'wave:much' is not a style"):
-        blend("wave:much")
+        parse_style_blend("wave:much")
 
 
 def test_files_of_another_kind_are_refused_in_one_line(tmp_path: Path) -> None:
     save_file({"weight": torch.ones(2)}, tmp_path / "net.safetensors")
-    save_file({"weight": torch.ones(2)}, tmp_path / "short.safetensors", {"sightline": json.dumps({"kind": KIND, "styles": ["a"]})})
+    save_file(
+        {"weight": torch.ones(2)}, tmp_path / "short.safetensors", {"sightline": json.dumps({"kind": FIXED_STYLE_KIND, "styles": ["a"]})}
+    )
     torch.save({"weight": torch.ones(2)}, tmp_path / "net.pt")
     (tmp_path / "text.safetensors").write_text("no weights")
-    write_styles(small(), NAMES, tmp_path / "good.safetensors")
+    write_fixed_style_network(small(), NAMES, tmp_path / "good.safetensors")
     whole = (tmp_path / "good.safetensors").read_bytes()
     (tmp_path / "half.safetensors").write_bytes(whole[: len(whole) // 2])
     state = {name: (value * torch.nan).contiguous() for name, value in small().state_dict().items()}
-    head = {"kind": KIND, "styles": NAMES, "width": 4, "blocks": 1, "norm": "conditional"}
+    head = {"kind": FIXED_STYLE_KIND, "styles": NAMES, "width": 4, "blocks": 1, "norm": "conditional"}
     save_file(state, tmp_path / "nan.safetensors", {"sightline": json.dumps(head)})
     for name, said in (
         ("net.safetensors", "not of a style network"),
@@ -176,5 +178,5 @@ def test_files_of_another_kind_are_refused_in_one_line(tmp_path: Path) -> None:
         ("paynters", "did you mean painters"),
     ):
         with pytest.raises(sl.SightlineError, match=said) as error:
-            read_styles(tmp_path / name if "." in name else name)
+            read_fixed_style_network(tmp_path / name if "." in name else name)
         assert "\n" not in str(error.value)

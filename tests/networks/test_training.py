@@ -16,9 +16,9 @@ from conftest import smooth
 
 import sightline as sl
 from sightline import image as images
-from sightline.networks.files import read_styles
-from sightline.networks.photos import Photos, decoded
-from sightline.networks.training import Plan, Training, train
+from sightline.networks.files import read_fixed_style_network
+from sightline.networks.photos import PhotoDataset, decode_photo_folder
+from sightline.networks.training import TrainingPlan, TrainingRun, train_stylizer
 
 pytest.importorskip("lightning_fabric")
 pytest.importorskip("tensorboard")
@@ -36,17 +36,17 @@ def fabric(**given: Any) -> Any:
 
 
 @pytest.fixture(scope="module")
-def photos() -> Photos:
+def photos() -> PhotoDataset:
     pixels = (smooth(12, 40, seed=5) * 255).round().byte().permute(0, 2, 3, 1).contiguous().numpy()
-    return Photos(pixels, "smooth")
+    return PhotoDataset(pixels, "smooth")
 
 
 @pytest.fixture
-def plan(tmp_path: Path) -> Plan:
+def plan(tmp_path: Path) -> TrainingPlan:
     for seed, name in enumerate(("wave", "night", "scream")):
         images.write(smooth(side=48, seed=30 + seed), tmp_path / f"{name}.png")
     styles = tmp_path / "wave.png", tmp_path / "night.png"
-    return Plan(styles, tmp_path / "out", width=4, blocks=1, size=32, style_size=48, batch=2, steps=6, every=2, lr=0.01)
+    return TrainingPlan(styles, tmp_path / "out", width=4, blocks=1, size=32, style_size=48, batch=2, steps=6, every=2, lr=0.01)
 
 
 def weights(path: Path) -> dict[str, torch.Tensor]:
@@ -57,8 +57,8 @@ def losses(path: Path) -> list[dict[str, float]]:
     return [json.loads(line) for line in (path / "losses.jsonl").read_text().splitlines()]
 
 
-def test_it_learns_and_writes_while_it_runs(plan: Plan, photos: Photos, tiny: sl.Model) -> None:
-    train(replace(plan, steps=20, every=10), photos, tiny, fabric())
+def test_it_learns_and_writes_while_it_runs(plan: TrainingPlan, photos: PhotoDataset, tiny: sl.Model) -> None:
+    train_stylizer(replace(plan, steps=20, every=10), photos, tiny, fabric())
     rows = losses(plan.out)
     assert [row["step"] for row in rows] == list(range(1, 21))
     first, last = (np.mean([row["loss"] for row in part]) for part in (rows[:5], rows[-5:]))
@@ -67,50 +67,50 @@ def test_it_learns_and_writes_while_it_runs(plan: Plan, photos: Photos, tiny: sl
     assert sl.read(plan.out / "samples" / "000020.png").shape == (1, 3, 3 * 42 - 2, 3 * 42 - 2)
     assert sl.read(plan.out / "losses.png").shape[1] == 3
     assert list(plan.out.glob("events.out.tfevents.*"))
-    found = read_styles(plan.out / "stylizer.safetensors")
-    assert (found.names, found.facts["step"]) == (("wave", "night"), 20)
+    found = read_fixed_style_network(plan.out / "stylizer.safetensors")
+    assert (found.names, found.metadata["step"]) == (("wave", "night"), 20)
 
 
-def test_killed_and_resumed_it_ends_with_the_same_bits(plan: Plan, photos: Photos, tiny: sl.Model) -> None:
-    train(plan, photos, tiny, fabric())
+def test_killed_and_resumed_it_ends_with_the_same_bits(plan: TrainingPlan, photos: PhotoDataset, tiny: sl.Model) -> None:
+    train_stylizer(plan, photos, tiny, fabric())
     other = replace(plan, out=plan.out.with_name("killed"))
 
     def die(step: Any) -> None:
         if step.index == 5:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    child = get_context("fork").Process(target=lambda: train(other, photos, tiny, fabric(), die))
+    child = get_context("fork").Process(target=lambda: train_stylizer(other, photos, tiny, fabric(), die))
     child.start()
     child.join(60)
     assert child.exitcode == -signal.SIGKILL
     assert [row["step"] for row in losses(other.out)] == [1, 2, 3, 4], "the last checkpoint"
-    train(other, photos, tiny, fabric())
+    train_stylizer(other, photos, tiny, fabric())
     one, two = weights(plan.out), weights(other.out)
     assert all(torch.equal(one[name], two[name]) for name in one)
     assert losses(plan.out) == losses(other.out)
     assert not [path for path in other.out.iterdir() if path.name.startswith(".")]
 
 
-def test_a_callback_ends_it_with_everything_kept(plan: Plan, photos: Photos, tiny: sl.Model) -> None:
-    train(plan, photos, tiny, fabric(), lambda step: step.index == 3)
-    assert read_styles(plan.out / "stylizer.safetensors").facts["step"] == 3
+def test_a_callback_ends_it_with_everything_kept(plan: TrainingPlan, photos: PhotoDataset, tiny: sl.Model) -> None:
+    train_stylizer(plan, photos, tiny, fabric(), lambda step: step.index == 3)
+    assert read_fixed_style_network(plan.out / "stylizer.safetensors").metadata["step"] == 3
 
 
-def test_a_checkpoint_of_another_plan_is_refused(plan: Plan, photos: Photos, tiny: sl.Model) -> None:
-    train(replace(plan, steps=2), photos, tiny, fabric())
+def test_a_checkpoint_of_another_plan_is_refused(plan: TrainingPlan, photos: PhotoDataset, tiny: sl.Model) -> None:
+    train_stylizer(replace(plan, steps=2), photos, tiny, fabric())
     for other, said in ((replace(plan, steps=2, lr=0.02), "lr 0.01, not 0.02"), (replace(plan, steps=2, seed=1), "seed 0, not 1")):
         with pytest.raises(sl.SightlineError, match=said):
-            train(other, photos, tiny, fabric())
+            train_stylizer(other, photos, tiny, fabric())
 
 
-def test_two_processes_give_the_loss_of_one(plan: Plan, photos: Photos, tiny: sl.Model) -> None:
+def test_two_processes_give_the_loss_of_one(plan: TrainingPlan, photos: PhotoDataset, tiny: sl.Model) -> None:
     plan = replace(plan, steps=3, every=3)
-    train(plan, photos, tiny, fabric())
+    train_stylizer(plan, photos, tiny, fabric())
     other = replace(plan, out=plan.out.with_name("two"))
 
     def work(engine: Any) -> None:
         warnings.simplefilter("ignore")
-        train(other, photos, tiny, engine)
+        train_stylizer(other, photos, tiny, engine)
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -118,47 +118,47 @@ def test_two_processes_give_the_loss_of_one(plan: Plan, photos: Photos, tiny: sl
     for one, two in zip(losses(plan.out), losses(other.out), strict=True):
         assert one == pytest.approx(two, rel=1e-4)
     # Weights differ where the gradient is zero up to rounding (a shift before the next norm), which Adam makes into whole steps.
-    one, two = (read_styles(out / "stylizer.safetensors") for out in (plan.out, other.out))
+    one, two = (read_fixed_style_network(out / "stylizer.safetensors") for out in (plan.out, other.out))
     with torch.no_grad():
-        pictures = [found.network(smooth(side=32), found.mix("night")) for found in (one, two)]
+        pictures = [found.network(smooth(side=32), found.make_mix("night")) for found in (one, two)]
     torch.testing.assert_close(*pictures, rtol=0, atol=0.01)
 
 
-def test_nan_goes_back_and_halves_the_step(plan: Plan, photos: Photos, tiny: sl.Model) -> None:
-    run = Training(replace(plan, steps=10), photos, tiny, fabric())
+def test_nan_goes_back_and_halves_the_step(plan: TrainingPlan, photos: PhotoDataset, tiny: sl.Model) -> None:
+    run = TrainingRun(replace(plan, steps=10), photos, tiny, fabric())
     for _ in range(2):
-        run.advance()
-    run.keep()
-    before = {name: value.clone() for name, value in run.bare.state_dict().items()}
-    run.advance()
+        run.run_step()
+    run.write_checkpoint()
+    before = {name: value.clone() for name, value in run.network.state_dict().items()}
+    run.run_step()
     with torch.no_grad():
-        run.bare.last.conv.weight.fill_(torch.nan)
+        run.network.last.conv.weight.fill_(torch.nan)
     with pytest.warns(UserWarning, match=r"loss is nan at step 4: back to step 2, step size halved to 0\.005"):
-        assert run.advance() is None
+        assert run.run_step() is None
     assert run.step == 2
-    assert all(torch.equal(value, before[name]) for name, value in run.bare.state_dict().items())
-    assert run.advance()
+    assert all(torch.equal(value, before[name]) for name, value in run.network.state_dict().items())
+    assert run.run_step()
     assert run.optimizer.param_groups[0]["lr"] == pytest.approx(0.005)
 
 
-def test_nan_that_stays_ends_it(plan: Plan, photos: Photos, tiny: sl.Model) -> None:
-    run = Training(plan, photos, tiny, fabric())
-    run.good["network"]["last.conv.weight"].fill_(torch.nan)
-    run.restore(run.good)
+def test_nan_that_stays_ends_it(plan: TrainingPlan, photos: PhotoDataset, tiny: sl.Model) -> None:
+    run = TrainingRun(plan, photos, tiny, fabric())
+    run.last_good_state["network"]["last.conv.weight"].fill_(torch.nan)
+    run.restore_state(run.last_good_state)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for _ in range(6):
-            assert run.advance() is None
+            assert run.run_step() is None
     with pytest.raises(sl.SightlineError, match="the loss is nan at step 1 even with"):
-        run.advance()
+        run.run_step()
     assert not (plan.out / "stylizer.safetensors").exists()
 
 
-def test_a_new_style_trains_its_rows_only(plan: Plan, photos: Photos, tiny: sl.Model) -> None:
-    made = train(replace(plan, steps=4), photos, tiny, fabric())
-    old = read_styles(made)
+def test_a_new_style_trains_its_rows_only(plan: TrainingPlan, photos: PhotoDataset, tiny: sl.Model) -> None:
+    made = train_stylizer(replace(plan, steps=4), photos, tiny, fabric())
+    old = read_fixed_style_network(made)
     more = replace(plan, styles=(plan.out.parent / "scream.png",), out=plan.out.with_name("more"), extend=made, steps=4)
-    new = read_styles(train(more, photos, tiny, fabric()))
+    new = read_fixed_style_network(train_stylizer(more, photos, tiny, fabric()))
     assert new.names == ("wave", "night", "scream")
     before, after = old.network.state_dict(), new.network.state_dict()
     for name, value in after.items():
@@ -167,10 +167,10 @@ def test_a_new_style_trains_its_rows_only(plan: Plan, photos: Photos, tiny: sl.M
             assert not torch.equal(value[2], before[name].mean(0))
     photo = smooth(side=32, seed=3)
     with torch.no_grad():
-        assert torch.equal(new.network(photo, new.mix("wave")), old.network(photo, old.mix("wave")))
+        assert torch.equal(new.network(photo, new.make_mix("wave")), old.network(photo, old.make_mix("wave")))
 
 
-def test_plans_that_cannot_be_carried_out(plan: Plan, photos: Photos, tiny: sl.Model, tmp_path: Path) -> None:
+def test_plans_that_cannot_be_carried_out(plan: TrainingPlan, photos: PhotoDataset, tiny: sl.Model, tmp_path: Path) -> None:
     images.write(smooth(side=4), tmp_path / "speck.png")
     for wrong, said in (
         (replace(plan, styles=()), "at least one style image"),
@@ -180,7 +180,7 @@ def test_plans_that_cannot_be_carried_out(plan: Plan, photos: Photos, tiny: sl.M
         (replace(plan, styles=(tmp_path / "wav.png",)), "did you mean wave.png"),
     ):
         with pytest.raises(sl.SightlineError, match=said):
-            train(wrong, photos, tiny, fabric())
+            train_stylizer(wrong, photos, tiny, fabric())
         assert not plan.out.exists()
 
 
@@ -194,25 +194,25 @@ def test_photos_are_decoded_once(tmp_path: Path) -> None:
     (folder / "broken.jpg").write_bytes(b"\xff\xd8\xff nothing")
     (folder / "notes.txt").write_text("no picture")
     with pytest.warns(UserWarning, match=r"1 of 4 pictures are left out; the first: broken\.jpg"):
-        found = decoded(folder, 32, cache)
+        found = decode_photo_folder(folder, 32, cache)
     assert (len(found), found.side) == (3, 32)
-    expected = images.center_crop(images.short_side(images.read(folder / "deep" / "1.png"), 32), 32, 32)
+    expected = images.crop_center(images.resize_short_side(images.read(folder / "deep" / "1.png"), 32), 32, 32)
     assert np.abs(found.pixels[1] / 255.0 - expected[0].permute(1, 2, 0).numpy()).max() < 0.003
     made = (cache / "photos.u8").stat().st_mtime_ns
-    assert len(decoded(folder, 32, cache)) == 3
+    assert len(decode_photo_folder(folder, 32, cache)) == 3
     assert (cache / "photos.u8").stat().st_mtime_ns == made
     images.write(smooth(side=50, seed=9), folder / "new.png")
     with pytest.warns(UserWarning, match="1 of 5"):
-        assert len(decoded(folder, 32, cache)) == 4
+        assert len(decode_photo_folder(folder, 32, cache)) == 4
 
 
-def test_batches_depend_on_seed_and_step_alone(photos: Photos) -> None:
-    one = photos.drawn(0, 3, 4, 24)
+def test_batches_depend_on_seed_and_step_alone(photos: PhotoDataset) -> None:
+    one = photos.draw_batch(0, 3, 4, 24)
     assert one.shape == (4, 3, 24, 24)
     assert one.is_contiguous(memory_format=torch.channels_last)
-    assert torch.equal(one, photos.drawn(0, 3, 4, 24))
-    assert not torch.equal(one, photos.drawn(0, 4, 4, 24))
-    assert not torch.equal(one, photos.drawn(1, 3, 4, 24))
+    assert torch.equal(one, photos.draw_batch(0, 3, 4, 24))
+    assert not torch.equal(one, photos.draw_batch(0, 4, 4, 24))
+    assert not torch.equal(one, photos.draw_batch(1, 3, 4, 24))
 
 
 def test_folders_without_photographs_are_refused(tmp_path: Path) -> None:
@@ -221,5 +221,5 @@ def test_folders_without_photographs_are_refused(tmp_path: Path) -> None:
     (tmp_path / "bad" / "a.jpg").write_bytes(b"no picture")
     for name, said in (("absent", "no folder"), ("empty", "holds no picture"), ("bad", "none of 1 pictures can be read; the first: a.jpg")):
         with pytest.raises(sl.SightlineError, match=said):
-            decoded(tmp_path / name, 32, tmp_path / "cache")
+            decode_photo_folder(tmp_path / name, 32, tmp_path / "cache")
     assert not (tmp_path / "cache" / "photos.u8").exists()

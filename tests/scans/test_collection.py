@@ -11,7 +11,7 @@ from conftest import smooth
 
 import sightline as sl
 from sightline import image as images
-from sightline.scans.collection import collect
+from sightline.scans.collection import open_dataset
 
 COUNT = 6
 
@@ -68,12 +68,12 @@ def sources(files: list[Path], folder: Path) -> dict[str, Any]:
 
 def test_every_form_gives_the_same(files: list[Path], tiny: sl.Model, tmp_path: Path) -> None:
     for kind, source in sources(files, tmp_path).items():
-        found = collect(source)
+        found = open_dataset(source)
         assert len(found) == COUNT, kind
         for position in range(COUNT):
-            got = found.read(position)
+            got = found.read_image(position)
             assert (got == files[position].read_bytes()) if isinstance(got, bytes) else got.shape == (3, 16, 16), kind  # type: ignore[union-attr]
-        assert [found.label(position) for position in range(COUNT)] == [0, 0, 0, 1, 1, 1], kind
+        assert [found.get_label(position) for position in range(COUNT)] == [0, 0, 0, 1, 1, 1], kind
         assert found.class_names == (("0", "1") if kind in ("parquet", "lance") else ("ant", "bee")), kind
         scanned = sl.scan(tiny, source, store=tmp_path / f"{kind}.scan")
         assert (scanned.images, len(scanned.errors)) == (COUNT, 0)
@@ -85,11 +85,11 @@ def test_every_form_gives_the_same(files: list[Path], tiny: sl.Model, tmp_path: 
 
 
 def test_default_collection_is_tiles() -> None:
-    found, again = collect(), collect()
+    found, again = open_dataset(), open_dataset()
     assert 300 <= len(found) <= 600
     assert found.digest == again.digest
-    assert found.class_names[found.label(0)] == "rocket"
-    assert len({found.path(position) for position in range(len(found))}) == len(found)
+    assert found.class_names[found.get_label(0)] == "rocket"
+    assert len({found.get_path(position) for position in range(len(found))}) == len(found)
 
 
 def test_refusals(tmp_path: Path) -> None:
@@ -105,6 +105,6 @@ def test_refusals(tmp_path: Path) -> None:
         "*.png": "no file matches",
     }.items():
         with pytest.raises(sl.SightlineError, match=text):
-            collect(tmp_path / name)
+            open_dataset(tmp_path / name)
     with pytest.raises(sl.SightlineError, match="this is 3"):
-        collect(3)
+        open_dataset(3)

@@ -16,10 +16,10 @@ from torch import Tensor
 
 import sightline as sl
 from sightline import image as images
-from sightline.fitted import fitted, stacked
+from sightline.fitted import fit_square, stack_squares
 from sightline.scans import stream, writing
-from sightline.scans.store import table
-from sightline.scans.upkeep import compact, info, verify
+from sightline.scans.store import open_store_table
+from sightline.scans.upkeep import compact_store, summarize_store, verify_store
 
 COUNT = 44
 CODE = Path(__file__).parent
@@ -67,8 +67,8 @@ def same(one: sl.Scan, other: sl.Scan) -> bool:
 def test_equals_a_full_pass(tiny: sl.Model, found: sl.Scan) -> None:
     fed = torch.cat([tiny.fit(images.read(path)) for path in found.paths])
     fed = (fed * 255).round() / 255  # the pass feeds 8-bit pixels
-    assert (stacked([fitted(Path(path).read_bytes(), 32, 32) for path in found.paths]) - fed).abs().max() < 1.01 / 255
-    fed = stacked([fitted(Path(path).read_bytes(), 32, 32) for path in found.paths])
+    assert (stack_squares([fit_square(Path(path).read_bytes(), 32, 32) for path in found.paths]) - fed).abs().max() < 1.01 / 255
+    fed = stack_squares([fit_square(Path(path).read_bytes(), 32, 32) for path in found.paths])
     with torch.no_grad():
         wanted = tiny.features(fed, ["conv1", "conv3", "penultimate", "logits", "conv2"])
     torch.testing.assert_close(found.vectors(), wanted["penultimate"])
@@ -104,9 +104,9 @@ def test_what_a_store_tells(found: sl.Scan, folder: Path) -> None:
     assert (found.thumbnail(3) - found.image(3)).abs().mean() < 0.03
     assert [len(data) > 100 for data in found.thumbnail_bytes([5, 0])] == [True, True]
     assert found.model_labels == list(LABELS)
-    told = info(found.path)
+    told = summarize_store(found.path)
     assert (told["images"], told["errors"], told["model"], list(told["layers"])) == (43, 1, "Sequential", found.layers)
-    assert verify(found.path) == []
+    assert verify_store(found.path) == []
     with pytest.raises(sl.SightlineError, match=r"no layer in the store whole.scan named 'conv4'; did you mean conv3"):
         found.top("conv4")
     with pytest.raises(sl.SightlineError, match="id is 43; it must lie between 0 and 42"):
@@ -121,7 +121,7 @@ def test_stopped_and_gone_on_is_the_same(tiny: sl.Model, found: sl.Scan, folder:
     second = sl.scan(tiny, folder, callback=lambda event: event.done >= 24, **options)
     assert second.done == 24
     assert same(sl.scan(tiny, folder, **options), found)
-    before, after = compact(tmp_path / "parts.scan")
+    before, after = compact_store(tmp_path / "parts.scan")
     assert after <= before
     assert same(sl.Scan.open(tmp_path / "parts.scan"), found)
 
@@ -132,7 +132,7 @@ sys.path.insert(0, {tests!r})
 from conftest import small_network, LABELS
 import sightline as sl
 from sightline.scans import stream
-stream.COMMIT_SECONDS, stream.COMMIT_SHARE = 0.0, 1e9
+stream.MIN_COMMIT_SECONDS, stream.MAX_COMMIT_SHARE = 0.0, 1e9
 model = sl.load(small_network(), mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25), labels=LABELS, size=32)
 def tell(event):
     print(event.done, flush=True)
@@ -160,12 +160,12 @@ def test_in_a_process_of_its_own(tiny: sl.Model, found: sl.Scan, folder: Path, t
         assert line.startswith(f"can't write {small}: File too large")
         while int(child.stdout.readline()) < 24:
             pass
-        with pytest.raises(sl.SightlineError, match=r"another scan is writing .*killed.scan; wait for it"), writing.locked(store):
+        with pytest.raises(sl.SightlineError, match=r"another scan is writing .*killed.scan; wait for it"), writing.lock_store(store):
             pass
         child.send_signal(signal.SIGKILL)
     left = sl.Scan.open(store)
     assert 8 <= left.done < COUNT
-    assert verify(store) == []
+    assert verify_store(store) == []
     assert same(sl.scan(tiny, folder, store=store, batch=8, k=5, vectors=("penultimate", "conv2")), found)
 
 
@@ -175,14 +175,14 @@ def test_rows_without_a_commit_are_removed(
     """The disk fills up between the rows and the state, at the second commit."""
     options: dict[str, Any] = {"store": tmp_path / "full.scan", "batch": 8, "k": 5, "vectors": ("penultimate", "conv2")}
     sl.scan(tiny, folder, callback=lambda event: event.done >= 16, **options)
-    monkeypatch.setattr(writing, "replacing", full_disk)
+    monkeypatch.setattr(writing, "replace_atomically", full_disk)
     before = data_of(options["store"])
     with pytest.raises(sl.SightlineError, match=r"can't write .*full.scan: No space left on device; 15 images are kept"):
         sl.scan(tiny, folder, **options)
     assert data_of(options["store"]) == before  # or each further attempt would need more room
     monkeypatch.undo()
     left = sl.Scan.open(tmp_path / "full.scan")
-    assert (left.images, len(left.paths), verify(left.path)) == (15, 15, [])
+    assert (left.images, len(left.paths), verify_store(left.path)) == (15, 15, [])
     assert same(sl.scan(tiny, folder, **options), found)
 
 
@@ -191,8 +191,8 @@ def test_rows_go_to_the_disk_between_commits(
 ) -> None:
     """So that memory does not grow with the speed; what waits on the disk is not yet part of the store, and goes with a dead process."""
     options: dict[str, Any] = {"store": tmp_path / "waiting.scan", "batch": 8, "k": 5, "vectors": ("penultimate", "conv2")}
-    monkeypatch.setattr(stream, "ROWS", 10)
-    monkeypatch.setattr(stream, "COMMIT_SECONDS", 1e9)
+    monkeypatch.setattr(stream, "MAX_BUFFERED_ROWS", 10)
+    monkeypatch.setattr(stream, "MIN_COMMIT_SECONDS", 1e9)
 
     def die(event: stream.Passing) -> None:
         if event.done >= 32:
@@ -201,9 +201,9 @@ def test_rows_go_to_the_disk_between_commits(
     with pytest.raises(KeyboardInterrupt):
         sl.scan(tiny, folder, callback=die, **options)
     left = sl.Scan.open(options["store"])
-    assert (left.images, table(left.path, "images").count_rows()) == (0, 15)
+    assert (left.images, open_store_table(left.path, "images").count_rows()) == (0, 15)
     assert same(sl.scan(tiny, folder, **options), found)
-    assert [writing.count_of(table(path, "images")) for path in (left.path, found.path)] == [1, 1]
+    assert [writing.count_fragments(open_store_table(path, "images")) for path in (left.path, found.path)] == [1, 1]
 
 
 def data_of(store: Path) -> set[str]:
@@ -214,15 +214,15 @@ def data_of(store: Path) -> set[str]:
 def test_no_room_to_merge(tiny: sl.Model, found: sl.Scan, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     options: dict[str, Any] = {"store": tmp_path / "full.scan", "batch": 8, "k": 5, "vectors": ("penultimate", "conv2")}
     sl.scan(tiny, folder, callback=lambda event: event.done >= 16, **options)
-    monkeypatch.setattr(writing, "pieces", full_disk)
+    monkeypatch.setattr(writing, "iterate_row_batches", full_disk)
     scanned = sl.scan(tiny, folder, **options)
     assert scanned.complete
     assert len(data_of(scanned.path)) == 2
     with pytest.raises(sl.SightlineError, match=r"can't write .*full.scan: No space left on device; 43 images are kept"):
-        compact(scanned.path)
+        compact_store(scanned.path)
     assert same(scanned, found)
     monkeypatch.undo()
-    compact(scanned.path)
+    compact_store(scanned.path)
     assert len(data_of(scanned.path)) == 1
     assert same(sl.Scan.open(scanned.path), found)
 
@@ -328,7 +328,7 @@ def test_every_bad_input_is_an_error_or_an_image(tiny: sl.Model, data: Path, tmp
 
 def test_large_jpeg_is_decoded_small(tmp_path: Path) -> None:
     Image.effect_noise((1600, 1200), 60).convert("RGB").resize((400, 300)).resize((1600, 1200)).save(tmp_path / "big.jpg", quality=95)
-    view = fitted((tmp_path / "big.jpg").read_bytes(), 64, 64)
-    whole = images.short_side(images.read(tmp_path / "big.jpg"), 64)
+    view = fit_square((tmp_path / "big.jpg").read_bytes(), 64, 64)
+    whole = images.resize_short_side(images.read(tmp_path / "big.jpg"), 64)
     assert (view.height, view.width) == (1200, 1600)
-    assert (stacked([view]) - images.center_crop(whole, 64, 64)).abs().mean() < 0.01
+    assert (stack_squares([view]) - images.crop_center(whole, 64, 64)).abs().mean() < 0.01

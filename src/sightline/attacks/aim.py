@@ -11,129 +11,140 @@ from torch.nn import functional as F
 from ..ascend import Callback, Step
 from ..errors import SightlineError
 from ..model import Model
-from ..outputs import slope
+from ..outputs import differentiate_scores
 
-Loss = Literal["cross_entropy", "margin", "dlr", "logit"]
+AttackLoss = Literal["cross_entropy", "margin", "dlr", "logit"]
 
 
 @dataclass(frozen=True)
-class Aim:
+class AttackGoal:
     """Per image: the class to leave, and the class to reach (None: any other)."""
 
-    away: Tensor
-    wanted: Tensor | None = None
+    source_labels: Tensor
+    target_labels: Tensor | None = None
 
-    def rows(self, index: Tensor) -> "Aim":
+    def select_images(self, index: Tensor) -> "AttackGoal":
         """The aims for some of the images."""
-        return Aim(self.away[index], None if self.wanted is None else self.wanted[index])
+        return AttackGoal(self.source_labels[index], None if self.target_labels is None else self.target_labels[index])
 
-    def reached(self, logits: Tensor) -> Tensor:
+    def is_reached(self, logits: Tensor) -> Tensor:
         """Whether the answer is what the attack is after, N."""
         answer = logits.argmax(1)
-        return answer != self.away if self.wanted is None else answer == self.wanted
+        return answer != self.source_labels if self.target_labels is None else answer == self.target_labels
 
 
 # ── losses: one number per image, to be increased ──
 
 
-def cross_entropy(logits: Tensor, aim: Aim) -> Tensor:
+def compute_cross_entropy_loss(logits: Tensor, goal: AttackGoal) -> Tensor:
     """Away from the class, or towards the wanted one (Goodfellow 2015)."""
-    if aim.wanted is not None:
-        return -F.cross_entropy(logits, aim.wanted, reduction="none")
-    return F.cross_entropy(logits, aim.away, reduction="none")
+    if goal.target_labels is not None:
+        return -F.cross_entropy(logits, goal.target_labels, reduction="none")
+    return F.cross_entropy(logits, goal.source_labels, reduction="none")
 
 
-def margin(logits: Tensor, aim: Aim) -> Tensor:
+def compute_margin_loss(logits: Tensor, goal: AttackGoal) -> Tensor:
     """By how much the best score that would do exceeds the best that would not (Carlini & Wagner 2017): positive once it fools."""
-    if aim.wanted is not None:
-        return of(logits, aim.wanted) - best_but(logits, aim.wanted)
-    return best_but(logits, aim.away) - of(logits, aim.away)
+    if goal.target_labels is not None:
+        return select_class_scores(logits, goal.target_labels) - find_best_other_scores(logits, goal.target_labels)
+    return find_best_other_scores(logits, goal.source_labels) - select_class_scores(logits, goal.source_labels)
 
 
-def dlr(logits: Tensor, aim: Aim) -> Tensor:
+def compute_dlr_loss(logits: Tensor, goal: AttackGoal) -> Tensor:
     """Difference of logits ratio (Croce & Hein 2020, eq. 6 and 7): the margin, whatever the scale of the scores."""
-    least = 3 if aim.wanted is None else 4
+    least = 3 if goal.target_labels is None else 4
     if logits.shape[1] < least:
         raise SightlineError(f"loss is 'dlr'; it compares {least} classes and this network has {logits.shape[1]}: choose margin")
     top = logits.topk(least, dim=1).values
-    if aim.wanted is not None:
-        return (of(logits, aim.wanted) - of(logits, aim.away)) / (top[:, 0] - (top[:, 2] + top[:, 3]) / 2 + 1e-12)
-    return margin(logits, aim) / (top[:, 0] - top[:, 2] + 1e-12)
+    if goal.target_labels is not None:
+        return (select_class_scores(logits, goal.target_labels) - select_class_scores(logits, goal.source_labels)) / (
+            top[:, 0] - (top[:, 2] + top[:, 3]) / 2 + 1e-12
+        )
+    return compute_margin_loss(logits, goal) / (top[:, 0] - top[:, 2] + 1e-12)
 
 
-def logit(logits: Tensor, aim: Aim) -> Tensor:
+def compute_logit_loss(logits: Tensor, goal: AttackGoal) -> Tensor:
     """The wanted score itself, or minus the one to leave: the lecture's ascent."""
-    return of(logits, aim.wanted) if aim.wanted is not None else -of(logits, aim.away)
+    return (
+        select_class_scores(logits, goal.target_labels)
+        if goal.target_labels is not None
+        else -select_class_scores(logits, goal.source_labels)
+    )
 
 
-LOSSES: dict[Loss, Callable[[Tensor, Aim], Tensor]] = {"cross_entropy": cross_entropy, "margin": margin, "dlr": dlr, "logit": logit}
+ATTACK_LOSSES: dict[AttackLoss, Callable[[Tensor, AttackGoal], Tensor]] = {
+    "cross_entropy": compute_cross_entropy_loss,
+    "margin": compute_margin_loss,
+    "dlr": compute_dlr_loss,
+    "logit": compute_logit_loss,
+}
 
 
-def of(logits: Tensor, index: Tensor) -> Tensor:
+def select_class_scores(logits: Tensor, class_indices: Tensor) -> Tensor:
     """Each image's score of its class, N."""
-    return logits.gather(1, index[:, None])[:, 0]
+    return logits.gather(1, class_indices[:, None])[:, 0]
 
 
-def best_but(logits: Tensor, index: Tensor) -> Tensor:
+def find_best_other_scores(logits: Tensor, class_indices: Tensor) -> Tensor:
     """Each image's best score of another class, N."""
-    return logits.scatter(1, index[:, None], -torch.inf).amax(1)
+    return logits.scatter(1, class_indices[:, None], -torch.inf).amax(1)
 
 
 # ── a run ──
 
 
-class Run:
+class AttackRun:
     """One run of an attack on a batch: the network, the aim, and the record: `gradients` per image, the first step whose
     gradient was not a number (`halted`, 0 for none), and whether the callback stopped it.
 
     `rows` are the places in the batch of the images that are still under attack.
     """
 
-    def __init__(self, model: Model, aim: Aim, loss: Loss, total: int, callback: Callback | None = None) -> None:
-        self.model, self.aim, self.total, self.callback = model, aim, total, callback
-        self.loss: Loss = loss
-        self.gradients, self.halted = torch.zeros_like(aim.away), torch.zeros_like(aim.away)
-        self.index, self.stopped = 0, False
+    def __init__(self, model: Model, goal: AttackGoal, loss: AttackLoss, total_steps: int, callback: Callback | None = None) -> None:
+        self.model, self.goal, self.total_steps, self.callback = model, goal, total_steps, callback
+        self.loss: AttackLoss = loss
+        self.gradient_counts, self.first_nan_steps = torch.zeros_like(goal.source_labels), torch.zeros_like(goal.source_labels)
+        self.step_index, self.is_stopped = 0, False
 
-    def answers(self, image: Tensor) -> Tensor:
+    def compute_logits(self, image: Tensor) -> Tensor:
         """Logits, in full precision."""
         return self.model.run(image, ["logits"])["logits"].float()
 
-    def uphill(self, image: Tensor, rows: Tensor, loss: Loss | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    def compute_gradient(self, image: Tensor, rows: Tensor, loss: AttackLoss | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """Gradient, loss and logits of images. A gradient that is not a number is zero, so the picture stays as it is."""
         with torch.enable_grad():
             leaf = image.detach().requires_grad_()
-            logits = self.answers(leaf)
-            losses = LOSSES[loss or self.loss](logits, self.aim.rows(rows))
-            gradient = slope(losses, leaf, "the image")
-        self.gradients[rows] += 1
+            logits = self.compute_logits(leaf)
+            losses = ATTACK_LOSSES[loss or self.loss](logits, self.goal.select_images(rows))
+            gradient = differentiate_scores(losses, leaf, "the image")
+        self.gradient_counts[rows] += 1
         broken = ~gradient.flatten(1).isfinite().all(1)
         if broken.any():
-            first = rows[broken & (self.halted[rows] == 0)]
-            self.halted[first] = self.gradients[first]
+            first = rows[broken & (self.first_nan_steps[rows] == 0)]
+            self.first_nan_steps[first] = self.gradient_counts[first]
             gradient[broken] = 0
         return gradient, losses.detach(), logits.detach()
 
     @torch.no_grad()
-    def fools(self, image: Tensor, rows: Tensor) -> Tensor:
+    def is_fooled(self, image: Tensor, rows: Tensor) -> Tensor:
         """Whether the network is fooled, per image."""
-        return self.aim.rows(rows).reached(self.answers(image))
+        return self.goal.select_images(rows).is_reached(self.compute_logits(image))
 
-    def settled(self, image: Tensor, rows: Tensor, logits: Tensor) -> Tensor:
+    def is_fooled_after_rounding(self, image: Tensor, rows: Tensor, logits: Tensor) -> Tensor:
         """Whether an image with these logits fools the network and still will when it is saved with 8 bits."""
-        fooled = self.aim.rows(rows).reached(logits)
+        fooled = self.goal.select_images(rows).is_reached(logits)
         if fooled.any():
-            fooled[fooled.clone()] = self.fools(rounded(image[fooled]), rows[fooled])
+            fooled[fooled.clone()] = self.is_fooled(round_to_8_bits(image[fooled]), rows[fooled])
         return fooled
 
-    def tell(self, scores: Tensor, image: Tensor) -> bool:
+    def report_step(self, scores: Tensor, image: Tensor) -> bool:
         """Reports a step to the callback, with the images before it; True once the run is to stop."""
-        self.index += 1
+        self.step_index += 1
         if self.callback:
-            self.stopped = bool(self.callback(Step(self.index, self.total, scores, image.detach().clone())))
-        return self.stopped
+            self.is_stopped = bool(self.callback(Step(self.step_index, self.total_steps, scores, image.detach().clone())))
+        return self.is_stopped
 
 
-def rounded(image: Tensor) -> Tensor:
+def round_to_8_bits(image: Tensor) -> Tensor:
     """The image as 8 bits keep it."""
     return (image * 255).round() / 255

@@ -5,135 +5,146 @@ import math
 import torch
 from torch import Tensor
 
-from ..outputs import slope
-from .aim import Run, of, rounded
-from .ball import DUAL, Norm, column, effective, length, projected
+from ..outputs import differentiate_scores
+from .aim import AttackRun, round_to_8_bits, select_class_scores
+from .ball import DUAL_NORMS, Norm, compute_image_norms, keep_feasible_gradient, project_onto_ball, reshape_per_image
 
-OVERSHOOT, CANDIDATES = 0.02, 10  # DeepFool's, section 3.3 and 4.1
-LONGEST, SHORTEST, GROWTH, LEAST_GROWTH = 1.0, 0.01, 0.05, 0.001  # FMN's steps α and relative changes γ of the radius
-HALVINGS, ENLARGED = 14, 1.15
+DEEPFOOL_OVERSHOOT, DEEPFOOL_CANDIDATES = 0.02, 10  # DeepFool's, section 3.3 and 4.1
+FMN_FIRST_STEP_SIZE, FMN_LAST_STEP_SIZE, FMN_FIRST_RADIUS_CHANGE, FMN_LAST_RADIUS_CHANGE = (
+    1.0,
+    0.01,
+    0.05,
+    0.001,
+)  # FMN's steps α and relative changes γ of the radius
+BOUNDARY_HALVINGS, ENLARGEMENT_FACTOR = 14, 1.15
 
 
 # ── DeepFool ──
 
 
-def deepfool(run: Run, center: Tensor, norm: Norm, steps: int) -> Tensor:
+def run_deepfool(run: AttackRun, center: Tensor, norm: Norm, steps: int) -> Tensor:
     """Steps to the nearest boundary of the network made linear where the image is, until it fools."""
     found, rows, total = center.clone(), torch.arange(len(center), device=center.device), torch.zeros_like(center)
     for _ in range(steps):
         image = found[rows]
-        gaps, pulls, logits = boundaries(run, image, rows)
-        stay = ~run.aim.rows(rows).reached(logits)
+        gaps, pulls, logits = linearize_boundaries(run, image, rows)
+        stay = ~run.goal.select_images(rows).is_reached(logits)
         if not stay.any():
             break
         rows, gaps, pulls, image = rows[stay], gaps[stay], pulls[stay], image[stay]
-        steepness = length(pulls.flatten(0, 1), DUAL[norm]).view_as(gaps).clamp_min(1e-12)
+        steepness = compute_image_norms(pulls.flatten(0, 1), DUAL_NORMS[norm]).view_as(gaps).clamp_min(1e-12)
         gap, nearest = (gaps / steepness).min(1)
         pull = pulls[torch.arange(len(rows)), nearest]
-        total[rows] += shortest(pull, gap, norm)
+        total[rows] += find_shortest_step(pull, gap, norm)
         # The paper enlarges the sum of steps once at the end; enlarged in every step it is known when to stop.
-        found[rows] = (center[rows] + (1 + OVERSHOOT) * total[rows]).clamp(0, 1)
-        if run.tell(-gap, image):
+        found[rows] = (center[rows] + (1 + DEEPFOOL_OVERSHOOT) * total[rows]).clamp(0, 1)
+        if run.report_step(-gap, image):
             break
     return found
 
 
-def shortest(pull: Tensor, gap: Tensor, norm: Norm) -> Tensor:
+def find_shortest_step(gradient: Tensor, distance: Tensor, norm: Norm) -> Tensor:
     """The shortest step over a plane at distance `gap` (in the norm) whose slope is `pull`."""
-    gap = column(gap + 1e-5)
+    distance = reshape_per_image(distance + 1e-5)
     if norm == "linf":
-        return gap * pull.sign()
+        return distance * gradient.sign()
     if norm == "l2":
-        return gap * pull / column(length(pull, "l2").clamp_min(1e-12))
-    flat = pull.flatten(1)
+        return distance * gradient / reshape_per_image(compute_image_norms(gradient, "l2").clamp_min(1e-12))
+    flat = gradient.flatten(1)
     steepest = torch.zeros_like(flat).scatter_(1, flat.abs().argmax(1, keepdim=True), 1.0)
-    return gap * (flat.sign() * steepest).view_as(pull)
+    return distance * (flat.sign() * steepest).view_as(gradient)
 
 
-def boundaries(run: Run, image: Tensor, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def linearize_boundaries(run: AttackRun, image: Tensor, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """How far the scores of the best rivals lie below the answer's, N×k, the slopes of these differences, N×k×3×H×W, and the logits.
 
     With a target, it is the only rival, of the best other class.
     """
-    aim = run.aim.rows(rows)
+    aim = run.goal.select_images(rows)
     with torch.enable_grad():
         leaf = image.detach().requires_grad_()
-        logits = run.answers(leaf)
+        logits = run.compute_logits(leaf)
         scores = logits.detach()
-        if aim.wanted is None:
-            answer = aim.away
+        if aim.target_labels is None:
+            answer = aim.source_labels
             others = scores.scatter(1, answer[:, None], -torch.inf)
-            rivals = others.topk(min(CANDIDATES, scores.shape[1]) - 1, dim=1).indices
+            rivals = others.topk(min(DEEPFOOL_CANDIDATES, scores.shape[1]) - 1, dim=1).indices
         else:
-            answer = scores.scatter(1, aim.wanted[:, None], -torch.inf).argmax(1)
-            rivals = aim.wanted[:, None]
-        lead = of(logits, answer)
-        pulls = [slope(of(logits, rival) - lead, leaf, "the image", keep=True) for rival in rivals.T]
-    run.gradients[rows] += len(pulls)
-    gaps = (of(scores, answer)[:, None] - scores.gather(1, rivals)).abs()
+            answer = scores.scatter(1, aim.target_labels[:, None], -torch.inf).argmax(1)
+            rivals = aim.target_labels[:, None]
+        lead = select_class_scores(logits, answer)
+        pulls = [
+            differentiate_scores(select_class_scores(logits, rival) - lead, leaf, "the image", retain_graph=True) for rival in rivals.T
+        ]
+    run.gradient_counts[rows] += len(pulls)
+    gaps = (select_class_scores(scores, answer)[:, None] - scores.gather(1, rivals)).abs()
     return gaps, torch.stack(pulls, 1).nan_to_num(0, 0, 0), scores
 
 
 # ── FMN ──
 
 
-def fmn(run: Run, center: Tensor, norm: Norm, steps: int) -> Tensor:
+def run_fmn(run: AttackRun, center: Tensor, norm: Norm, steps: int) -> Tensor:
     """Gradient steps on the margin in a ball that shrinks while the image fools and grows while it does not (algorithm 1)."""
     rows = torch.arange(len(center), device=center.device)
     image, best = center.clone(), center.clone()
     least = torch.full((len(center),), torch.inf, device=center.device)
     radius = least.clone()
     for index in range(steps):
-        gradient, margin, logits = run.uphill(image, rows, "margin")
+        gradient, margin, logits = run.compute_gradient(image, rows, "margin")
         # The paper takes the whole gradient; what leads out of [0, 1] would let it stop short of the boundary for ever.
-        gradient = effective(gradient, image)
-        fooled, size = run.aim.reached(logits), length(image - center, norm)
+        gradient = keep_feasible_gradient(gradient, image)
+        fooled, size = run.goal.is_reached(logits), compute_image_norms(image - center, norm)
         better = fooled & (size < least)
         best, least = torch.where(better.view(-1, 1, 1, 1), image, best), torch.where(better, size, least)
-        change = annealed(GROWTH, LEAST_GROWTH, index / steps)
-        distance = margin.abs() / length(gradient, DUAL[norm]).clamp_min(1e-12)
+        change = anneal_by_cosine(FMN_FIRST_RADIUS_CHANGE, FMN_LAST_RADIUS_CHANGE, index / steps)
+        distance = margin.abs() / compute_image_norms(gradient, DUAL_NORMS[norm]).clamp_min(1e-12)
         outside = torch.where(least.isinf(), size + distance, radius) * (1 + change)
         radius = torch.where(fooled, torch.minimum(radius, least) * (1 - change), outside)
-        step = annealed(LONGEST, SHORTEST, index / steps) * gradient / column(length(gradient, "l2").clamp_min(1e-12))
-        before, image = image, projected(image + step, center, radius, norm)
-        if run.tell(margin, before):
+        step = (
+            anneal_by_cosine(FMN_FIRST_STEP_SIZE, FMN_LAST_STEP_SIZE, index / steps)
+            * gradient
+            / reshape_per_image(compute_image_norms(gradient, "l2").clamp_min(1e-12))
+        )
+        before, image = image, project_onto_ball(image + step, center, radius, norm)
+        if run.report_step(margin, before):
             break
-    fooled = run.fools(image, rows) & (length(image - center, norm) < least)
+    fooled = run.is_fooled(image, rows) & (compute_image_norms(image - center, norm) < least)
     return torch.where(fooled.view(-1, 1, 1, 1), image, best)
 
 
-def annealed(first: float, last: float, share: float) -> float:
+def anneal_by_cosine(first: float, last: float, progress: float) -> float:
     """Cosine annealing from the first to the last value."""
-    return last + (first - last) * (1 + math.cos(math.pi * share)) / 2
+    return last + (first - last) * (1 + math.cos(math.pi * progress)) / 2
 
 
 # ── back to the boundary ──
 
 
-def nearer(run: Run, center: Tensor, image: Tensor) -> Tensor:
+def bisect_to_boundary(run: AttackRun, center: Tensor, image: Tensor) -> Tensor:
     """The point nearest to `center` on the line to an image that still fools, by halving; an image that does not fool stays.
 
     It lies beyond the boundary by about 1/16,384 of its way, which the rounding of another batch size does not undo.
     """
     rows = torch.arange(len(center), device=center.device)
     near, far = torch.zeros(len(center), device=center.device), torch.ones(len(center), device=center.device)
-    fooled = run.fools(image, rows)
-    for _ in range(HALVINGS if fooled.any() else 0):
+    fooled = run.is_fooled(image, rows)
+    for _ in range(BOUNDARY_HALVINGS if fooled.any() else 0):
         middle = (near + far) / 2
-        works = run.fools(center + column(middle) * (image - center), rows)
+        works = run.is_fooled(center + reshape_per_image(middle) * (image - center), rows)
         near, far = torch.where(works, near, middle), torch.where(works, middle, far)
-    tried = (center + column(far + 0.5**HALVINGS) * (image - center)).clamp(0, 1)
-    return torch.where(column(fooled & run.fools(tried, rows)), tried, image)
+    tried = (center + reshape_per_image(far + 0.5**BOUNDARY_HALVINGS) * (image - center)).clamp(0, 1)
+    return torch.where(reshape_per_image(fooled & run.is_fooled(tried, rows)), tried, image)
 
 
-def printable(run: Run, center: Tensor, image: Tensor, farthest: float) -> Tensor:
+def round_adversarial_image(run: AttackRun, center: Tensor, image: Tensor, max_enlargement: float) -> Tensor:
     """The image in 8 bits that fools the network: where rounding undoes a change, it is enlarged step by step, up to `farthest` times."""
-    best, factor = rounded(image), 1.0
+    best, factor = round_to_8_bits(image), 1.0
     left = torch.arange(len(center), device=center.device)
-    left = left[run.fools(image, left) & ~run.fools(best, left)]
-    while len(left) and (factor := factor * ENLARGED) <= farthest:
-        tried = rounded((center[left] + factor * (image[left] - center[left])).clamp(0, 1))
-        works = run.fools(tried, left)
+    left = left[run.is_fooled(image, left) & ~run.is_fooled(best, left)]
+    while len(left) and (factor := factor * ENLARGEMENT_FACTOR) <= max_enlargement:
+        tried = round_to_8_bits((center[left] + factor * (image[left] - center[left])).clamp(0, 1))
+        works = run.is_fooled(tried, left)
         best[left[works]] = tried[works]
         left = left[~works]
     return best

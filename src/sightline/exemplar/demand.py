@@ -3,7 +3,7 @@
 import math
 
 
-def gigabytes(method: str, exemplar: tuple[int, int], size: tuple[int, int], window: int) -> float:
+def estimate_exemplar_memory(method: str, exemplar: tuple[int, int], size: tuple[int, int], window: int) -> float:
     """For a picture of this size from an exemplar of that: the table of the exemplar's windows, what is made of it on the way, and
     (for "patchmatch") the windows of all output pixels at once. Quilting holds little more than both pictures."""
     windows = math.prod(length - window + 1 for length in exemplar)

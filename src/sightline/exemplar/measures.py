@@ -3,23 +3,23 @@
 import torch
 from torch import Tensor
 
-from .quilting import Matcher
+from .quilting import BlockMatcher
 
 # A patch counts as copied when its pixels differ from the exemplar's by less than a 100th of the range (root mean square).
-SAME = 0.01
+COPY_THRESHOLD = 0.01
 
 
 @torch.no_grad()
-def copy_rate(picture: Tensor, exemplar: Tensor, side: int = 12, most: int = 100) -> float:
+def measure_copy_rate(picture: Tensor, exemplar: Tensor, side: int = 12, max_patches: int = 100) -> float:
     """The share of square patches of a picture 3×H×W that stand in the exemplar 3×h×w as they are; at most `most` are tried."""
     side = min(side, *picture.shape[-2:], *exemplar.shape[-2:])
     patches = picture.unfold(1, side, side).unfold(2, side, side).flatten(1, 2).transpose(0, 1)
-    tried = patches[torch.linspace(0, len(patches) - 1, min(most, len(patches))).round().long()]
-    matcher, weight = Matcher(exemplar), torch.ones(side, side)
-    return sum(float(matcher.distance(patch, weight).min()) < 3 * (side * SAME) ** 2 for patch in tried) / len(tried)
+    tried = patches[torch.linspace(0, len(patches) - 1, min(max_patches, len(patches))).round().long()]
+    matcher, weight = BlockMatcher(exemplar), torch.ones(side, side)
+    return sum(float(matcher.measure_distances(patch, weight).min()) < 3 * (side * COPY_THRESHOLD) ** 2 for patch in tried) / len(tried)
 
 
-def seam(picture: Tensor) -> tuple[float, float]:
+def measure_seam(picture: Tensor) -> tuple[float, float]:
     """How the step from edge to opposite edge compares with the steps between neighbouring rows and columns inside: their ratio, and the
     share of those that are smaller. About 1 and anywhere in [0, 1], one half in the mean, where a picture tiles; a joint is larger than
     nearly all of them."""
@@ -32,7 +32,7 @@ def seam(picture: Tensor) -> tuple[float, float]:
     return float(sum(ratios) / 2), float(sum(shares) / 2)
 
 
-def diversity(pictures: Tensor) -> float:
+def measure_seed_diversity(pictures: Tensor) -> float:
     """Root mean square difference between pictures N×3×H×W of different seeds, over what unrelated pixels of theirs would
     differ by: 0 for equal ones, about 1 for independent ones. Two pictures at least."""
     mean = pictures.mean((0, 2, 3), keepdim=True)

@@ -7,13 +7,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..ascend import Callback, Step
-from ..transform import blur
+from ..transform import blur_image
 
-PARENT = 2  # radius of the window at the coarser level; with 1 stones grow into gray plains
+PARENT_RADIUS = 2  # radius of the window at the coarser level; with 1 stones grow into gray plains
 
 
 @torch.no_grad()
-def scan_lines(
+def scan_texture(
     exemplar: Tensor,
     size: tuple[int, int],
     *,
@@ -33,31 +33,31 @@ def scan_lines(
     radius = window // 2
     pyramid, sizes = [exemplar], [size]
     while len(pyramid) < levels and min(*pyramid[-1].shape[-2:]) // 2 > 2 * window and min(sizes[-1]) // 2 > 2 * window:
-        pyramid.append(halved(pyramid[-1]))
+        pyramid.append(downsample_level(pyramid[-1]))
         sizes.append((math.ceil(sizes[-1][0] / 2), math.ceil(sizes[-1][1] / 2)))
-    steps = [waves(*shape, radius) for shape in sizes]
+    steps = [schedule_wavefronts(*shape, radius) for shape in sizes]
     total, done, picture = 2 * sum(map(len, steps)), 0, None
     for level in reversed(range(len(pyramid))):
         source, parents = pyramid[level], pyramid[level + 1] if level + 1 < len(pyramid) else None
-        coarse, picture = picture, blocks(source, sizes[level], 2 * window, generator)
-        for seen in (square(radius) if coarse is None else causal(radius), square(radius)):
-            table, centers = candidates(source, parents, seen)
+        coarse, picture = picture, tile_random_blocks(source, sizes[level], 2 * window, generator)
+        for seen in (make_square_offsets(radius) if coarse is None else make_causal_offsets(radius), make_square_offsets(radius)):
+            table, centers = gather_exemplar_windows(source, parents, seen)
             squares = table.square().sum(1)
             for wave in steps[level]:
-                best = (squares - 2 * query(picture, coarse, wave, seen) @ table.T).argmin(1)
+                best = (squares - 2 * gather_queries(picture, coarse, wave, seen) @ table.T).argmin(1)
                 picture[:, wave[:, 0], wave[:, 1]] = centers[:, best]
                 done += 1
-                if callback and done % 64 == 0 and callback(Step(done, total, torch.zeros(1), enlarged(picture, size))):
-                    return enlarged(picture, size)[0]
+                if callback and done % 64 == 0 and callback(Step(done, total, torch.zeros(1), enlarge_preview(picture, size))):
+                    return enlarge_preview(picture, size)[0]
     return picture if picture is not None else exemplar
 
 
-def halved(picture: Tensor) -> Tensor:
+def downsample_level(picture: Tensor) -> Tensor:
     """The next level of the Gaussian pyramid."""
-    return blur(picture[None], 1.0)[0, :, ::2, ::2].contiguous()
+    return blur_image(picture[None], 1.0)[0, :, ::2, ::2].contiguous()
 
 
-def blocks(source: Tensor, size: tuple[int, int], side: int, generator: torch.Generator) -> Tensor:
+def tile_random_blocks(source: Tensor, size: tuple[int, int], side: int, generator: torch.Generator) -> Tensor:
     """Square blocks of the source from anywhere, laid side by side: 3×H×W."""
     side = min(side, *source.shape[-2:])
     counts = [-(-length // side) for length in size]
@@ -67,7 +67,7 @@ def blocks(source: Tensor, size: tuple[int, int], side: int, generator: torch.Ge
     return source[:, top + rows % side, left + columns % side]
 
 
-def waves(height: int, width: int, radius: int) -> list[Tensor]:
+def schedule_wavefronts(height: int, width: int, radius: int) -> list[Tensor]:
     """All pixels, in steps of those that don't see each other: a row runs `radius` + 1 pixels behind the one above."""
     rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
     when = (columns + (radius + 1) * rows).flatten()
@@ -77,44 +77,44 @@ def waves(height: int, width: int, radius: int) -> list[Tensor]:
     return list(places.split(counts[counts > 0].tolist()))
 
 
-def causal(radius: int) -> Tensor:
+def make_causal_offsets(radius: int) -> Tensor:
     """Offsets (row, column) of the L-shaped window: the rows above and what lies to the left: m×2."""
     reach = range(-radius, radius + 1)
     return torch.tensor([(dy, dx) for dy in range(-radius, 1) for dx in reach if dy < 0 or dx < 0])
 
 
-def square(radius: int, *, middle: bool = False) -> Tensor:
+def make_square_offsets(radius: int, *, include_center: bool = False) -> Tensor:
     """Offsets (row, column) of the whole window, without or with its middle: m×2."""
     reach = range(-radius, radius + 1)
-    return torch.tensor([(dy, dx) for dy in reach for dx in reach if middle or dy or dx])
+    return torch.tensor([(dy, dx) for dy in reach for dx in reach if include_center or dy or dx])
 
 
-def query(picture: Tensor, coarse: Tensor | None, wave: Tensor, seen: Tensor) -> Tensor:
+def gather_queries(picture: Tensor, coarse: Tensor | None, wave: Tensor, offsets: Tensor) -> Tensor:
     """What is `seen` around the pixels of a wave, and the windows at the coarser level, on the torus: n×d."""
-    parts = [gathered(picture, wave, seen)]
+    parts = [gather_colors(picture, wave, offsets)]
     if coarse is not None:
-        parts.append(gathered(coarse, wave // 2, square(PARENT, middle=True)))
+        parts.append(gather_colors(coarse, wave // 2, make_square_offsets(PARENT_RADIUS, include_center=True)))
     return torch.cat(parts, 1)
 
 
-def gathered(picture: Tensor, places: Tensor, offsets: Tensor) -> Tensor:
+def gather_colors(picture: Tensor, positions: Tensor, offsets: Tensor) -> Tensor:
     """Colours at the offsets from each place, on the torus: n×3m."""
-    where = places[:, None] + offsets
+    where = positions[:, None] + offsets
     return picture[:, where[..., 0] % picture.shape[1], where[..., 1] % picture.shape[2]].permute(1, 0, 2).flatten(1)
 
 
-def candidates(source: Tensor, parents: Tensor | None, seen: Tensor) -> tuple[Tensor, Tensor]:
+def gather_exemplar_windows(source: Tensor, parents: Tensor | None, offsets: Tensor) -> tuple[Tensor, Tensor]:
     """The windows of the exemplar that lie inside it, at its level and the coarser one, and the colours they lead to."""
     size = torch.tensor(source.shape[-2:])
-    first, last = -seen.amin(0), size - seen.amax(0).clamp_min(0)
+    first, last = -offsets.amin(0), size - offsets.amax(0).clamp_min(0)
     places = torch.cartesian_prod(*(torch.arange(int(one), int(other)) for one, other in zip(first, last, strict=True)))
     if parents is not None:
         above = places // 2
-        inside = (above >= PARENT).all(1) & (above < torch.tensor(parents.shape[-2:]) - PARENT).all(1)
+        inside = (above >= PARENT_RADIUS).all(1) & (above < torch.tensor(parents.shape[-2:]) - PARENT_RADIUS).all(1)
         places = places[inside]
-    return query(source, parents, places, seen), source[:, places[:, 0], places[:, 1]]
+    return gather_queries(source, parents, places, offsets), source[:, places[:, 0], places[:, 1]]
 
 
-def enlarged(picture: Tensor, size: tuple[int, int]) -> Tensor:
+def enlarge_preview(picture: Tensor, size: tuple[int, int]) -> Tensor:
     """What is made so far, at full size: 1×3×H×W."""
     return F.interpolate(picture[None], size=size, mode="nearest")

@@ -6,20 +6,20 @@ import torch
 from torch import Tensor
 
 from .. import render
-from ..catalog import method
+from ..catalog import register_method
 from ..errors import SightlineError
-from ..knobs import Between
+from ..knobs import ValueRange
 from ..model import Model
 from ..result import Result
 
 
-@method(
+@register_method(
     title="What the network answers",
     question="Which classes does the network see in this image?",
     reading="The bars are the softmax of the class scores. Everything below asks why the longest bar is the longest.",
     caution="The network can only choose among the classes it was trained on, and it is often too sure of itself: a high bar is not a promise.",
 )
-def predictions(model: Model, image: Tensor, *, k: Annotated[int, Between(1, 100)] = 5) -> Result:
+def predictions(model: Model, image: Tensor, *, k: Annotated[int, ValueRange(1, 100)] = 5) -> Result:
     """Lists the most probable classes of each image.
 
     `values["labels"]` are lists of names, `values["indices"]` and `values["probabilities"]` N×k, `values["logits"]` N×classes.
@@ -33,9 +33,9 @@ def predictions(model: Model, image: Tensor, *, k: Annotated[int, Between(1, 100
         raise SightlineError(f"{model.name} answers with NaN or infinite scores on this image; are its weights whole?")
     probabilities, indices = logits.softmax(1).topk(min(k, logits.shape[1]))
     names = [[model.labels[i] for i in row] for row in indices.tolist()]
-    charts = torch.cat([render.bars(row, shares) for row, shares in zip(names, probabilities.tolist(), strict=True)])
+    charts = torch.cat([render.draw_bar_chart(row, shares) for row, shares in zip(names, probabilities.tolist(), strict=True)])
     caption = f"{model.name} on this image: " + ", ".join(
         f"{name} {share:.1%}" for name, share in zip(names[0], probabilities[0].tolist(), strict=True)
     )
     values = {"labels": names, "indices": indices, "probabilities": probabilities, "logits": logits}
-    return Result({"predictions": render.beside(image, charts)}, values, {"predictions": f"{caption}."})
+    return Result({"predictions": render.arrange_in_row(image, charts)}, values, {"predictions": f"{caption}."})

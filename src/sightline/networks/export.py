@@ -11,18 +11,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..atomic import replacing
+from ..atomic import replace_atomically
 from ..errors import SightlineError
-from .adain import AnyStyle
-from .files import AnyStyles, Styles
-from .stylizer import LEAST_SIDE
+from .adain import AdaINStylizer
+from .files import AnyStyleNetwork, FixedStyleNetwork
+from .stylizer import MIN_STYLIZER_SIDE
 
-OPSET = 20
-AT = 4 * LEAST_SIDE, 5 * LEAST_SIDE  # the size of the pictures that are traced
-Axes = dict[str, dict[int, Any]]
+ONNX_OPSET = 20
+TRACE_SIZES = 4 * MIN_STYLIZER_SIDE, 5 * MIN_STYLIZER_SIDE  # the size of the pictures that are traced
+DynamicAxes = dict[str, dict[int, Any]]
 
 
-def export(styles: Styles | AnyStyles, path: Path) -> str:
+def export_onnx(style_network: FixedStyleNetwork | AnyStyleNetwork, path: Path) -> str:
     """Writes the network, with the names of given styles in the metadata, whole or not at all; tells its inputs.
     Raises SightlineError without the package `onnx`."""
     try:
@@ -30,62 +30,68 @@ def export(styles: Styles | AnyStyles, path: Path) -> str:
         import onnxscript  # noqa: F401  # pyright: ignore[reportUnusedImport]
     except ImportError as error:
         raise SightlineError(f"export needs the packages onnx and onnxscript ({error}); pip install onnx onnxscript") from error
-    module, given, axes = any_style(styles) if isinstance(styles, AnyStyles) else given_styles(styles)
-    with replacing(path) as temporary, torch.no_grad(), warnings.catch_warnings():
+    module, given, axes = (
+        prepare_any_style_export(style_network) if isinstance(style_network, AnyStyleNetwork) else prepare_fixed_style_export(style_network)
+    )
+    with replace_atomically(path) as temporary, torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         program = torch.onnx.export(
-            module.cpu().eval(), given, dynamo=True, verbose=False, opset_version=OPSET, external_data=False,
+            module.cpu().eval(), given, dynamo=True, verbose=False, opset_version=ONNX_OPSET, external_data=False,
             input_names=list(axes), output_names=["made"], dynamic_shapes=axes,
         )  # fmt: skip
         model: Any = program.model_proto  # pyright: ignore[reportOptionalMemberAccess]
-        if isinstance(styles, Styles):
-            onnx.helper.set_model_props(model, {"styles": ",".join(styles.names)})
+        if isinstance(style_network, FixedStyleNetwork):
+            onnx.helper.set_model_props(model, {"styles": ",".join(style_network.names)})
         onnx.save(model, temporary)
-    if isinstance(styles, AnyStyles):
+    if isinstance(style_network, AnyStyleNetwork):
         return "image N×3×H×W and style N×3×h×w in [0, 1], alpha N"
-    return f"image N×3×H×W in [0, 1], mix N×{len(styles.names)} ({', '.join(styles.names)})"
+    return f"image N×3×H×W in [0, 1], mix N×{len(style_network.names)} ({', '.join(style_network.names)})"
 
 
 # Written at batch 2: the exporter takes an axis of length 1 for a constant.
 
 
-def given_styles(styles: Styles) -> tuple[nn.Module, tuple[Tensor, ...], Axes]:
+def prepare_fixed_style_export(style_network: FixedStyleNetwork) -> tuple[nn.Module, tuple[Tensor, ...], DynamicAxes]:
     """The module, inputs at which it is traced, and their axes that may vary."""
-    count, height, width = dimensions("count", "height", "width")
-    given = torch.rand(2, 3, *AT), styles.mix(styles.names[0]).cpu().repeat(2, 1)
-    return styles.network, given, {"image": {0: count, 2: height, 3: width}, "mix": {0: count}}
+    count, height, width = make_dynamic_dims("count", "height", "width")
+    given = torch.rand(2, 3, *TRACE_SIZES), style_network.make_mix(style_network.names[0]).cpu().repeat(2, 1)
+    return style_network.network, given, {"image": {0: count, 2: height, 3: width}, "mix": {0: count}}
 
 
-def any_style(styles: AnyStyles) -> tuple[nn.Module, tuple[Tensor, ...], Axes]:
+def prepare_any_style_export(style_network: AnyStyleNetwork) -> tuple[nn.Module, tuple[Tensor, ...], DynamicAxes]:
     """As `given_styles`."""
-    count, height, width, rows, columns = dimensions("count", "height", "width", "rows", "columns")
-    given = torch.rand(2, 3, *AT), torch.rand(2, 3, AT[1], AT[0] + AT[1]), torch.ones(2)
+    count, height, width, rows, columns = make_dynamic_dims("count", "height", "width", "rows", "columns")
+    given = torch.rand(2, 3, *TRACE_SIZES), torch.rand(2, 3, TRACE_SIZES[1], TRACE_SIZES[0] + TRACE_SIZES[1]), torch.ones(2)
     axes = {"image": {0: count, 2: height, 3: width}, "style": {0: count, 2: rows, 3: columns}, "alpha": {0: count}}
-    return Whole(styles.network), given, axes
+    return ExportableStylizer(style_network.network), given, axes
 
 
-def dimensions(*names: str) -> list[Any]:
-    return [torch.export.Dim(name, min=1 if name == "count" else LEAST_SIDE) for name in names]
+def make_dynamic_dims(*names: str) -> list[Any]:
+    return [torch.export.Dim(name, min=1 if name == "count" else MIN_STYLIZER_SIDE) for name in names]
 
 
-class Whole(nn.Module):
+class ExportableStylizer(nn.Module):
     """Encoder, adaptive instance norm and decoder as one module without hooks."""
 
-    def __init__(self, network: AnyStyle) -> None:
+    def __init__(self, network: AdaINStylizer) -> None:
         super().__init__()
-        self.network, self.encoder, self.normalize = network, beginning(network.model.body, network.deepest), network.model.normalize
+        self.network, self.encoder, self.normalize = (
+            network,
+            truncate_network(network.model.network, network.deepest_layer),
+            network.model.normalize,
+        )
 
     def forward(self, image: Tensor, style: Tensor, alpha: Tensor) -> Tensor:
         content, manner = (self.encoder(self.normalize(picture)) for picture in (image, style))
-        return self.network.painted(content, self.network.told(manner, alpha), *image.shape[-2:])
+        return self.network.stylize_features(content, self.network.pack_style_row(manner, alpha), *image.shape[-2:])
 
 
-def beginning(body: nn.Module, layer: str) -> nn.Sequential:
+def truncate_network(network: nn.Module, last_layer: str) -> nn.Sequential:
     """The layers up to one, of a network that calls them one after the other, as all `ENCODERS` do."""
-    own, _, inner = layer.partition(".")
+    own, _, inner = last_layer.partition(".")
     found: list[nn.Module] = []
-    for name, child in body.named_children():
-        found.append(beginning(child, inner) if name == own and inner else child)
+    for name, child in network.named_children():
+        found.append(truncate_network(child, inner) if name == own and inner else child)
         if name == own:
             break
     return nn.Sequential(*found)

@@ -10,65 +10,65 @@ from torch import Tensor
 
 from .. import image as images
 from .. import render
-from ..atomic import replacing
+from ..atomic import replace_atomically
 
-SHOWN = ("loss", "content", "style")
+PLOTTED_LOSSES = ("loss", "content", "style")
 
 
-class Journal:
+class TrainingLog:
     """The records in a folder: losses.jsonl, losses.png, samples/STEP.png, events of TensorBoard."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.path = folder, folder / "losses.jsonl"
         folder.mkdir(parents=True, exist_ok=True)
-        self.waiting: list[tuple[int, Mapping[str, float]]] = []
-        self.board: Any = None
+        self.pending_rows: list[tuple[int, Mapping[str, float]]] = []
+        self.tensorboard_writer: Any = None
 
-    def note(self, step: int, losses: Mapping[str, float]) -> None:
+    def record_losses(self, step: int, losses: Mapping[str, float]) -> None:
         """Remembers the losses of a step; they are written with the next checkpoint, so that no step is written twice."""
-        self.waiting.append((step, losses))
+        self.pending_rows.append((step, losses))
 
-    def rows(self) -> list[dict[str, float]]:
+    def read_rows(self) -> list[dict[str, float]]:
         """All steps that were written."""
         return [json.loads(line) for line in self.path.read_text(encoding="utf-8").splitlines()] if self.path.is_file() else []
 
-    def cut(self, step: int) -> None:
+    def drop_rows_after(self, step: int) -> None:
         """Drops what was written after `step`: the run goes on from there."""
-        self.replace([row for row in self.rows() if row["step"] <= step])
+        self.rewrite_rows([row for row in self.read_rows() if row["step"] <= step])
 
-    def replace(self, rows: list[dict[str, float]]) -> None:
-        with replacing(self.path) as temporary:
+    def rewrite_rows(self, rows: list[dict[str, float]]) -> None:
+        with replace_atomically(self.path) as temporary:
             temporary.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
-    def draw(self, step: int, sample: Tensor) -> None:
+    def write_progress(self, step: int, sample_sheet: Tensor) -> None:
         """Writes the remembered losses, the curves so far and a sheet of samples."""
-        fresh = [{"step": number, **losses} for number, losses in self.waiting]
-        self.waiting = []
-        known = [row for row in self.rows() if not fresh or row["step"] < fresh[0]["step"]]
-        self.replace([*known, *fresh])
-        images.write(sample, self.folder / "samples" / f"{step:06}.png")
-        images.write(curves([*known, *fresh]), self.folder / "losses.png")
-        if self.board is None:
+        fresh = [{"step": number, **losses} for number, losses in self.pending_rows]
+        self.pending_rows = []
+        known = [row for row in self.read_rows() if not fresh or row["step"] < fresh[0]["step"]]
+        self.rewrite_rows([*known, *fresh])
+        images.write(sample_sheet, self.folder / "samples" / f"{step:06}.png")
+        images.write(plot_loss_curves([*known, *fresh]), self.folder / "losses.png")
+        if self.tensorboard_writer is None:
             from torch.utils.tensorboard import SummaryWriter
 
-            self.board = SummaryWriter(str(self.folder), purge_step=step)
+            self.tensorboard_writer = SummaryWriter(str(self.folder), purge_step=step)
         for row in fresh:
-            for name in SHOWN:
-                self.board.add_scalar(name, row[name], int(row["step"]))
-        self.board.add_image("samples", sample[0], step)
-        self.board.flush()
+            for name in PLOTTED_LOSSES:
+                self.tensorboard_writer.add_scalar(name, row[name], int(row["step"]))
+        self.tensorboard_writer.add_image("samples", sample_sheet[0], step)
+        self.tensorboard_writer.flush()
 
 
-def curves(rows: list[dict[str, float]], window: int = 25) -> Tensor:
+def plot_loss_curves(rows: list[dict[str, float]], window: int = 25) -> Tensor:
     """Losses over steps on a logarithmic axis, each the mean of `window` steps: 1×3×H×W."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6.4, 4), dpi=100, layout="constrained")
     axis = figure.subplots()
-    for name in SHOWN if rows else ():
+    for name in PLOTTED_LOSSES if rows else ():
         values = torch.tensor([row[name] for row in rows])
         smooth = values.unfold(0, window, 1).mean(1) if len(values) > window else values
         axis.semilogy([int(row["step"]) for row in rows][len(values) - len(smooth) :], smooth.tolist(), label=name)
     axis.set(xlabel="step", ylabel=f"loss, mean of {window} steps")
     axis.legend(frameon=False)
-    return render.drawn(figure)
+    return render.rasterize_figure(figure)

@@ -14,56 +14,66 @@ from torch import Tensor
 from ..errors import SightlineError
 from ..model import Model
 from ..objective import tv
-from ..perceptual import Layers, content_loss, gram, gram_distance, gram_loss, refuse_other_scale
+from ..perceptual import (
+    PerceptualLayers,
+    compute_content_loss,
+    compute_gram,
+    compute_gram_loss,
+    compute_gram_loss_from_features,
+    refuse_wrong_input_scale,
+)
 from ..receptive import receptive_field
 
 
 @dataclass(frozen=True)
-class Terms:
+class LossTerms:
     """Content, style and total variation of each image, N each, unweighted."""
 
     content: Tensor
     style: Tensor
-    variation: Tensor
+    total_variation: Tensor
 
 
-class Teacher:
+class PerceptualLoss:
     """The losses of images against photographs and styles. `styles` are 1×3×H×W of any size, `photos` N×3×H×W a sample of the training data."""
 
     @torch.no_grad()
-    def __init__(self, model: Model, layers: Layers, styles: Sequence[Tensor], photos: Tensor) -> None:
-        refuse_other_scale(model, photos)
+    def __init__(self, model: Model, layers: PerceptualLayers, styles: Sequence[Tensor], photos: Tensor) -> None:
+        refuse_wrong_input_scale(model, photos)
         self.model, self.layers = model, layers
-        self.variation = tv().bind(model)
-        self.grams = {name: torch.cat([gram(model.features(style, name)[name]) for style in styles]) for name in layers.style}
+        self.total_variation = tv().bind(model)
+        self.style_grams = {name: torch.cat([compute_gram(model.features(style, name)[name]) for style in styles]) for name in layers.style}
         seen = model.features(photos, [*layers.content, *layers.style])
         other = {name: seen[name].roll(1, 0) for name in layers.content}
-        self.kept = {name: content_loss(seen[name], other[name]).mean() for name in layers.content}
-        self.untouched = {name: self.distances(gram(seen[name]), name) for name in layers.style}
+        self.content_units = {name: compute_content_loss(seen[name], other[name]).mean() for name in layers.content}
+        self.style_units = {name: self.measure_style_distances(compute_gram(seen[name]), name) for name in layers.style}
 
-    def distances(self, grams: Tensor, layer: str) -> Tensor:
+    def measure_style_distances(self, grams: Tensor, layer: str) -> Tensor:
         """The mean E of Gram matrices N×C×C to each style, S."""
-        return torch.stack([gram_loss(grams, target[None]).mean() for target in self.grams[layer]])
+        return torch.stack([compute_gram_loss(grams, target[None]).mean() for target in self.style_grams[layer]])
 
-    def terms(self, made: Tensor, photo: Tensor, style: Tensor) -> Terms:
+    def compute_terms(self, stylized: Tensor, photo: Tensor, style: Tensor) -> LossTerms:
         """The losses of `made` N×3×H×W as restyled `photo`, each in the style of index `style` N. Differentiable."""
         with torch.no_grad():
-            wanted = self.model.run(photo, self.names(self.layers.content))
-        found = self.model.run(made, self.names([*self.layers.content, *self.layers.style]))
-        content = [content_loss(found[name], wanted[name]) / self.kept[own] for own, name in self.pairs(self.layers.content)]
-        manner = [
-            gram_distance(found[name], self.grams[own][style]) / self.untouched[own][style] for own, name in self.pairs(self.layers.style)
+            wanted = self.model.run(photo, self.resolve_layers(self.layers.content))
+        found = self.model.run(stylized, self.resolve_layers([*self.layers.content, *self.layers.style]))
+        content = [
+            compute_content_loss(found[name], wanted[name]) / self.content_units[own] for own, name in self.pair_layers(self.layers.content)
         ]
-        return Terms(torch.stack(content).mean(0), torch.stack(manner).mean(0), self.variation(made, {}))
+        manner = [
+            compute_gram_loss_from_features(found[name], self.style_grams[own][style]) / self.style_units[own][style]
+            for own, name in self.pair_layers(self.layers.style)
+        ]
+        return LossTerms(torch.stack(content).mean(0), torch.stack(manner).mean(0), self.total_variation(stylized, {}))
 
-    def names(self, layers: Sequence[str]) -> list[str]:
+    def resolve_layers(self, layers: Sequence[str]) -> list[str]:
         return [self.model.layer(name) for name in layers]
 
-    def pairs(self, layers: Sequence[str]) -> list[tuple[str, str]]:
-        return list(zip(layers, self.names(layers), strict=True))
+    def pair_layers(self, layers: Sequence[str]) -> list[tuple[str, str]]:
+        return list(zip(layers, self.resolve_layers(layers), strict=True))
 
 
-def check_style(image: Tensor, model: Model, layer: str, name: str) -> None:
+def check_style_size(image: Tensor, model: Model, layer: str, name: str) -> None:
     """Raises SightlineError for a style image of which the deepest style layer would see mostly border."""
     height, width = image.shape[-2:]
     least = max(receptive_field(model, layer).size)

@@ -12,13 +12,29 @@ from typing import Any, Protocol
 from PIL import Image
 
 from ..errors import SightlineError
-from ..fitted import Source
+from ..fitted import ImageSource
 
-BESIDE = {".txt", ".json", ".csv", ".md", ".xml", ".yaml", ".yml", ".log", ".py", ".npz", ".npy", ".mat", ".safetensors", ".pt", ".pth"}
-STORES = (".scan", ".lance")
+COMPANION_SUFFIXES = {
+    ".txt",
+    ".json",
+    ".csv",
+    ".md",
+    ".xml",
+    ".yaml",
+    ".yml",
+    ".log",
+    ".py",
+    ".npz",
+    ".npy",
+    ".mat",
+    ".safetensors",
+    ".pt",
+    ".pth",
+}
+STORE_SUFFIXES = (".scan", ".lance")
 
 
-class Collection(Protocol):
+class ImageDataset(Protocol):
     """Images by position."""
 
     @property
@@ -38,15 +54,15 @@ class Collection(Protocol):
 
     def __len__(self) -> int: ...
 
-    def path(self, position: int) -> str:
+    def get_path(self, position: int) -> str:
         """A name that people recognise; of a file its path."""
         ...
 
-    def label(self, position: int) -> int:
+    def get_label(self, position: int) -> int:
         """Index into `class_names`, −1 if it is not known."""
         ...
 
-    def read(self, position: int) -> Source:
+    def read_image(self, position: int) -> ImageSource:
         """The file's bytes or the picture; raises OSError or SightlineError if there is none. Called from several threads."""
         ...
 
@@ -62,23 +78,23 @@ class Files:
         self.labels = [number.get(name, -1) if name is not None else -1 for name in classes]
         found = hashlib.sha256()
         for path in paths:
-            found.update(f"{path}\0{stamp(path)}\n".encode(errors="surrogateescape"))
+            found.update(f"{path}\0{read_file_stamp(path)}\n".encode(errors="surrogateescape"))
         self.digest = found.hexdigest()
 
     def __len__(self) -> int:
         return len(self.paths)
 
-    def path(self, position: int) -> str:
+    def get_path(self, position: int) -> str:
         return self.paths[position].encode(errors="surrogateescape").decode(errors="backslashreplace")
 
-    def label(self, position: int) -> int:
+    def get_label(self, position: int) -> int:
         return self.labels[position]
 
-    def read(self, position: int) -> bytes:
-        return file_bytes(self.paths[position])
+    def read_image(self, position: int) -> bytes:
+        return read_file_bytes(self.paths[position])
 
 
-def file_bytes(path: str) -> bytes:
+def read_file_bytes(path: str) -> bytes:
     """A regular file's content; a pipe is refused, since opening it would wait for its writer."""
     if not stat.S_ISREG(os.stat(path).st_mode):
         raise SightlineError("a folder, pipe, socket or device, not an image file")
@@ -86,7 +102,7 @@ def file_bytes(path: str) -> bytes:
         return file.read()
 
 
-def stamp(path: str) -> str:
+def read_file_stamp(path: str) -> str:
     """Size and time of change of a file, or nothing."""
     try:
         told = os.stat(path)
@@ -95,7 +111,7 @@ def stamp(path: str) -> str:
     return f"{told.st_size} {told.st_mtime_ns}"
 
 
-def collect(source: Any = None) -> Collection:
+def open_dataset(source: Any = None) -> ImageDataset:
     """The collection that `source` names.
 
     None: tiles of the sample photographs. A folder: its tree, where folders are classes if every image lies in one. A
@@ -108,65 +124,69 @@ def collect(source: Any = None) -> Collection:
 
         return Tiles()
     if isinstance(source, (str, Path)):
-        return of_path(str(source))
+        return open_dataset_path(str(source))
     if isinstance(source, (list, tuple)) and all(isinstance(item, (str, Path)) for item in source):
         paths = [os.path.abspath(item) for item in source]
-        return nonempty(Files("a list of paths", paths, [None] * len(paths)), "the list")
-    from .datasets import of_dataset
+        return require_images(Files("a list of paths", paths, [None] * len(paths)), "the list")
+    from .datasets import wrap_dataset
 
-    return nonempty(of_dataset(source), f"the {type(source).__name__}")
+    return require_images(wrap_dataset(source), f"the {type(source).__name__}")
 
 
-def of_path(source: str) -> Collection:
+def open_dataset_path(source: str) -> ImageDataset:
     path = os.path.abspath(source)
     if os.path.isdir(path) and not path.endswith(".lance"):
-        files = sorted(walk(path))
-        if shards := packed(files):
+        files = sorted(find_image_files(path))
+        if shards := open_archives(files):
             return shards
-        return nonempty(Files(path, files, folder_classes(path, files)), source)
+        return require_images(Files(path, files, infer_folder_classes(path, files)), source)
     if os.path.exists(path):
-        return nonempty(packed([path]) or of_list(path), source)
+        return require_images(open_archives([path]) or open_file_list(path), source)
     if glob.has_magic(source):
         files = sorted(found for found in glob.glob(path, recursive=True) if not os.path.isdir(found) or found.endswith(".lance"))
         if not files:
             raise SightlineError(f"no file matches {source}")
-        return packed(files) or Files(path, files, folder_classes(os.path.commonpath([os.path.dirname(file) for file in files]), files))
+        return open_archives(files) or Files(
+            path, files, infer_folder_classes(os.path.commonpath([os.path.dirname(file) for file in files]), files)
+        )
     raise SightlineError(f"there is no folder, list or archive {source}; a pattern such as 'photos/*.jpg' works too")
 
 
-def nonempty(found: Collection, name: str) -> Collection:
+def require_images(dataset: ImageDataset, name: str) -> ImageDataset:
     """The collection; raises SightlineError if it holds nothing."""
-    if not len(found):
+    if not len(dataset):
         raise SightlineError(f"there are no images in {name}")
-    return found
+    return dataset
 
 
-def walk(folder: str) -> Iterator[str]:
+def find_image_files(folder: str) -> Iterator[str]:
     """Every file of a tree that could be an image; hidden ones, stores and the usual companions are left out, links to folders too."""
     for parent, folders, files in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".") and not name.endswith(STORES)]
-        yield from (os.path.join(parent, name) for name in files if not name.startswith(".") and Path(name).suffix.lower() not in BESIDE)
+        folders[:] = [name for name in folders if not name.startswith(".") and not name.endswith(STORE_SUFFIXES)]
+        yield from (
+            os.path.join(parent, name) for name in files if not name.startswith(".") and Path(name).suffix.lower() not in COMPANION_SUFFIXES
+        )
 
 
-def folder_classes(root: str, files: Iterable[str]) -> list[str | None]:
+def infer_folder_classes(root: str, files: Iterable[str]) -> list[str | None]:
     """The first folder below `root` of each file, or None for all if some lie in none."""
     parts = [os.path.relpath(file, root).split(os.sep) for file in files]
     return [part[0] if len(part) > 1 else None for part in parts] if all(len(part) > 1 for part in parts) else [None] * len(parts)
 
 
-def packed(files: Sequence[str]) -> Collection | None:
+def open_archives(files: Sequence[str]) -> ImageDataset | None:
     """The collection in archives or tables, if these files are such; raises SightlineError for a mixture of kinds."""
     if not files or not all(file.endswith((".tar", ".parquet", ".lance")) for file in files):
         return None
     kinds = {Path(file).suffix for file in files}
     if len(kinds) > 1:
         raise SightlineError(f"{os.path.dirname(files[0])} mixes {' and '.join(sorted(kinds))} files; give one kind")
-    from .shards import KINDS
+    from .shards import ARCHIVE_OPENERS
 
-    return KINDS[kinds.pop()](files)
+    return ARCHIVE_OPENERS[kinds.pop()](files)
 
 
-def of_list(path: str) -> Files:
+def open_file_list(path: str) -> Files:
     """The files that a text list names, relative to it."""
     try:
         lines = [line for line in Path(path).read_text(encoding="utf-8").splitlines() if line.strip()]
@@ -177,7 +197,7 @@ def of_list(path: str) -> Files:
     return Files(path, files, [row[1].strip() if len(row) > 1 else None for row in rows])
 
 
-def sha256(source: Source) -> str:
+def hash_source(source: ImageSource) -> str:
     """Digest of a file's bytes or a picture's pixels; empty for a tensor."""
     if isinstance(source, bytes):
         return hashlib.sha256(source).hexdigest()
@@ -185,16 +205,20 @@ def sha256(source: Source) -> str:
 
 
 @lru_cache(maxsize=4)
-def _opened(kind: str, source: str) -> Collection:
-    return collect(source or None) if kind != "Tiles" else collect()
+def _open_cached_dataset(kind: str, source: str) -> ImageDataset:
+    return open_dataset(source or None) if kind != "Tiles" else open_dataset()
 
 
-def reopened(told: Mapping[str, Any], position: int, path: str) -> tuple[Source, str]:
+def reread_image(descriptor: Mapping[str, Any], position: int, path: str) -> tuple[ImageSource, str]:
     """What a collection's descriptor gave at a position, read again, and its digest. Raises SightlineError if it is gone."""
-    if told["source"] is None:
+    if descriptor["source"] is None:
         raise SightlineError(f"{path} came from a dataset object in code; the store has its thumbnail only")
     try:
-        source = file_bytes(path) if told["kind"] == "Files" else _opened(told["kind"], told["source"]).read(position)
+        source = (
+            read_file_bytes(path)
+            if descriptor["kind"] == "Files"
+            else _open_cached_dataset(descriptor["kind"], descriptor["source"]).read_image(position)
+        )
     except (OSError, IndexError) as error:
         raise SightlineError(f"{path} can't be read any more ({getattr(error, 'strerror', None) or error})") from error
-    return source, sha256(source)
+    return source, hash_source(source)

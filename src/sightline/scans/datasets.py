@@ -9,13 +9,13 @@ from PIL import Image
 from torch import Tensor
 
 from ..errors import SightlineError
-from ..fitted import Source, of_tensor
-from .collection import Collection, Files, sha256
+from ..fitted import ImageSource, convert_tensor_to_pillow
+from .collection import Files, ImageDataset, hash_source
 
-PROBES = 16
+FINGERPRINT_IMAGES = 16
 
 
-def of_dataset(dataset: Any) -> Collection:
+def wrap_dataset(dataset: Any) -> ImageDataset:
     """The files of an image folder without transform, else the pictures that `dataset[i]` gives."""
     if not hasattr(dataset, "__getitem__") or not hasattr(dataset, "__len__"):
         raise SightlineError(f"a collection is a folder, list, archive or dataset with len(); this is {dataset!r:.60}")
@@ -41,21 +41,25 @@ class Dataset:
         self.class_names = tuple(map(str, names or ()))
         self.labels: dict[int, int] = {}
         found = hashlib.sha256(f"{type(dataset).__name__} {len(dataset)} {getattr(dataset, '_fingerprint', '')}".encode())
-        for position in sorted({number * (len(dataset) - 1) // (PROBES - 1) for number in range(PROBES)}) if len(dataset) else []:
-            picture = self.read(position)
-            found.update((sha256(of_tensor(picture)) if isinstance(picture, Tensor) else sha256(picture)).encode())
+        for position in (
+            sorted({number * (len(dataset) - 1) // (FINGERPRINT_IMAGES - 1) for number in range(FINGERPRINT_IMAGES)})
+            if len(dataset)
+            else []
+        ):
+            picture = self.read_image(position)
+            found.update((hash_source(convert_tensor_to_pillow(picture)) if isinstance(picture, Tensor) else hash_source(picture)).encode())
         self.digest = found.hexdigest()
 
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def path(self, position: int) -> str:
+    def get_path(self, position: int) -> str:
         return f"{type(self.dataset).__name__}[{position}]"
 
-    def label(self, position: int) -> int:
+    def get_label(self, position: int) -> int:
         return self.labels.pop(position, -1)
 
-    def read(self, position: int) -> Source:
+    def read_image(self, position: int) -> ImageSource:
         with self.lock:
             item = self.dataset[position]
         if isinstance(item, Mapping):

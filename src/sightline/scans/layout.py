@@ -18,24 +18,31 @@ from typing import Any
 
 import torch
 
-from ..errors import SightlineError, first_line
+from ..errors import SightlineError, get_first_error_line
 from ..model import Model
 
-FORMAT, VERSION = "sightline scan", 1
-FACTS, STATE, LOCK, INDEX, IMAGES, ERRORS = "scan.json", "state.safetensors", "lock", "index.json", "images", "errors"
-QUANTILES = tuple(number / 10 for number in range(11))
-THUMBNAIL = 96  # pixels
+STORE_FORMAT, STORE_VERSION = "sightline scan", 1
+FACTS_FILE, STATE_FILE, LOCK_FILE, INDEX_FILE, IMAGES_TABLE, ERRORS_TABLE = (
+    "scan.json",
+    "state.safetensors",
+    "lock",
+    "index.json",
+    "images",
+    "errors",
+)
+QUANTILE_LEVELS = tuple(number / 10 for number in range(11))
+THUMBNAIL_SIZE = 96  # pixels
 
 
-def in_cache(kind: str, name: str) -> Path:
+def get_cache_path(kind: str, name: str) -> Path:
     """A place for something of a kind in the user's cache."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sightline" / kind / name
 
 
-def network_facts(model: Model, side: int) -> dict[str, Any]:
+def compute_network_facts(model: Model, side: int) -> dict[str, Any]:
     """What decides a network's numbers: the digest of all its weights, and its preprocessing."""
     found = hashlib.sha256()
-    for name, value in sorted(model.body.state_dict().items()):
+    for name, value in sorted(model.network.state_dict().items()):
         found.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
         found.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     mean, std = ([float(f"{number:.6g}") for number in value.flatten().tolist()] for value in (model.mean, model.std))
@@ -48,7 +55,7 @@ def network_facts(model: Model, side: int) -> dict[str, Any]:
     }
 
 
-def schema(vectors: Mapping[str, int]) -> Any:
+def make_images_schema(vectors: Mapping[str, int]) -> Any:
     """Columns of the images table; vector_0, vector_1, … are the layers of `vectors` in order."""
     import pyarrow as pa
 
@@ -69,56 +76,56 @@ def schema(vectors: Mapping[str, int]) -> Any:
     )
 
 
-def error_schema() -> Any:
+def make_errors_schema() -> Any:
     """Columns of the errors table."""
     import pyarrow as pa
 
     return pa.schema([pa.field("position", pa.int64()), pa.field("path", pa.string()), pa.field("reason", pa.string())])
 
 
-def nothing() -> dict[str, int]:
+def make_zero_counters() -> dict[str, int]:
     """The tallies of a pass that has not begun: positions done, images kept, errors, whether it is complete."""
     return {"done": 0, "images": 0, "errors": 0, "complete": 0}
 
 
-def may_become_store(path: Path) -> bool:
+def is_store_or_empty(path: Path) -> bool:
     """Whether an existing path is a store, or an empty folder that may be one."""
-    return path.is_dir() and (path.joinpath(FACTS).exists() or {entry.name for entry in path.iterdir()} <= {LOCK})
+    return path.is_dir() and (path.joinpath(FACTS_FILE).exists() or {entry.name for entry in path.iterdir()} <= {LOCK_FILE})
 
 
-def read_facts(path: Path) -> dict[str, Any]:
+def read_store_facts(path: Path) -> dict[str, Any]:
     """The content of `scan.json`. Raises SightlineError for no store, one made by a newer version, a damaged one."""
     try:
-        told = json.loads(path.joinpath(FACTS).read_text(encoding="utf-8"))
+        told = json.loads(path.joinpath(FACTS_FILE).read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise SightlineError(f"{path} is no store{'' if path.exists() else ': there is nothing'}; sightline scan makes one") from error
     except (OSError, ValueError) as error:
-        raise SightlineError(f"the store {path} is damaged: {FACTS} can't be read ({first_line(error)})") from error
-    if not isinstance(told, dict) or told.get("format") != FORMAT or not isinstance(told.get("version"), int):
-        raise SightlineError(f"{path} is no store: its {FACTS} is something else")
-    if told["version"] > VERSION:
-        raise SightlineError(f"the store {path} was made by a newer version (layout {told['version']}; this one reads {VERSION})")
+        raise SightlineError(f"the store {path} is damaged: {FACTS_FILE} can't be read ({get_first_error_line(error)})") from error
+    if not isinstance(told, dict) or told.get("format") != STORE_FORMAT or not isinstance(told.get("version"), int):
+        raise SightlineError(f"{path} is no store: its {FACTS_FILE} is something else")
+    if told["version"] > STORE_VERSION:
+        raise SightlineError(f"the store {path} was made by a newer version (layout {told['version']}; this one reads {STORE_VERSION})")
     return told
 
 
-def require_same(path: Path, held: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+def require_same_facts(path: Path, stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
     """Raises SightlineError if a store was made of something else than what is wanted now, naming the first difference."""
-    if held["network"]["weights"] != wanted["network"]["weights"] or held["model"].get("model") != wanted["model"].get("model"):
-        same = held["model"].get("model") == wanted["model"].get("model")
+    if stored["network"]["weights"] != wanted["network"]["weights"] or stored["model"].get("model") != wanted["model"].get("model"):
+        same = stored["model"].get("model") == wanted["model"].get("model")
         other = (
-            f"other weights of {held['model'].get('model')}"
+            f"other weights of {stored['model'].get('model')}"
             if same
-            else f"{held['model'].get('model')}, not {wanted['model'].get('model')}"
+            else f"{stored['model'].get('model')}, not {wanted['model'].get('model')}"
         )
         raise SightlineError(f"the store {path} was made with {other}; give another --store")
-    for part, words in WORDS.items():
-        if part in wanted and held[part] != wanted[part]:
+    for part, words in DIFFERENCE_MESSAGES.items():
+        if part in wanted and stored[part] != wanted[part]:
             raise SightlineError(
-                f"the store {path} was made with {words} ({short(held[part])}, now {short(wanted[part])}); give another --store"
+                f"the store {path} was made with {words} ({shorten_fact(stored[part])}, now {shorten_fact(wanted[part])}); give another --store"
             )
 
 
-WORDS = {
+DIFFERENCE_MESSAGES = {
     "network": "another preprocessing",
     "layers": "other layers",
     "vectors": "other vectors",
@@ -131,12 +138,12 @@ WORDS = {
 }
 
 
-def short(value: Any) -> str:
+def shorten_fact(value: Any) -> str:
     """A fact on one short line."""
     return f"{', '.join(value) if isinstance(value, dict) and len(value) > 5 else value!s:.80}"
 
 
-def reason(error: Exception) -> str:
+def explain_disk_error(error: Exception) -> str:
     """What another library's message says about a file system, in a few words: «No space left on device»."""
     found = re.search(r"([A-Z][\w ]+) \(os error \d+\)", str(error))
-    return found[1] if found else getattr(error, "strerror", None) or first_line(error)
+    return found[1] if found else getattr(error, "strerror", None) or get_first_error_line(error)

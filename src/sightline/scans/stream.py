@@ -13,22 +13,22 @@ from typing import Any, Literal, get_args
 import torch
 from torch import nn
 
-from ..errors import SightlineError, outside, unknown
+from ..errors import SightlineError, make_out_of_range_error, make_unknown_name_error
 from ..model import Model
-from ..outputs import positions
+from ..outputs import reshape_to_unit_grid
 from . import layout
-from .collection import Collection, collect
-from .eye import Eye, Part
+from .collection import ImageDataset, open_dataset
+from .eye import ScanPart, ScanWorker
 from .store import Scan
-from .top import Tally
-from .writing import Rows, Writer, writing
+from .top import UnitStatistics
+from .writing import RowDicts, StoreWriter, open_store_writer
 
-K, CLASS_K, SAMPLE = 25, 5, 256
-CLASS_ENTRIES = 16_000_000  # units × classes × images kept for each class at most
-COMMIT_SHARE, COMMIT_SECONDS = 0.02, 5.0  # commits take at most this share of the time, and are this far apart at least
-ROWS = 2048  # rows in memory: with more they are written, and wait for the commit on the disk
+DEFAULT_TOP_K, MAX_CLASS_TOP_K, RESPONSE_SAMPLE_SIZE = 25, 5, 256
+MAX_CLASS_ENTRIES = 16_000_000  # units × classes × images kept for each class at most
+MAX_COMMIT_SHARE, MIN_COMMIT_SECONDS = 0.02, 5.0  # commits take at most this share of the time, and are this far apart at least
+MAX_BUFFERED_ROWS = 2048  # rows in memory: with more they are written, and wait for the commit on the disk
 
-Engine = Literal["local", "ray"]
+ScanEngine = Literal["local", "ray"]
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ def scan(
     k: int | None = None,
     size: int | None = None,
     batch: int = 32,
-    engine: Engine = "local",
+    engine: ScanEngine = "local",
     callback: Callable[[Passing], object] | None = None,
 ) -> Scan:
     """Passes a collection of images through a network once and keeps what it answers; goes on where an earlier pass ended.
@@ -71,18 +71,18 @@ def scan(
 
     Raises SightlineError where nothing can be read, for a store that was made of something else, a full or read-only disk.
     """
-    if engine not in get_args(Engine):
-        raise unknown("engine", engine, get_args(Engine))
-    found = collect(folder)
-    facts = facts_of(model, found, layers, vectors, k, side=size or model.size, batch=batch)
-    path = Path(store) if store is not None else cached(facts)
+    if engine not in get_args(ScanEngine):
+        raise make_unknown_name_error("engine", engine, get_args(ScanEngine))
+    found = open_dataset(folder)
+    facts = make_scan_facts(model, found, layers, vectors, k, side=size or model.size, batch=batch)
+    path = Path(store) if store is not None else make_store_path(facts)
     if engine == "ray":
-        from .cluster import started
+        from .cluster import start_ray
 
-        started()
-    with writing(path, facts) as writer:
-        if not writer.tallies["complete"]:
-            run_pass(model, folder, found, writer, engine=engine, callback=callback)
+        start_ray()
+    with open_store_writer(path, facts) as writer:
+        if not writer.counters["complete"]:
+            run_scan_pass(model, folder, found, writer, engine=engine, callback=callback)
     scanned = Scan.open(path)
     if scanned.complete and not scanned.images:
         name, why = scanned.errors[0]
@@ -90,110 +90,118 @@ def scan(
     return scanned
 
 
-def run_pass(
-    model: Model, source: Any, found: Collection, writer: Writer, *, engine: Engine, callback: Callable[[Passing], object] | None
+def run_scan_pass(
+    model: Model,
+    source: Any,
+    dataset: ImageDataset,
+    writer: StoreWriter,
+    *,
+    engine: ScanEngine,
+    callback: Callable[[Passing], object] | None,
 ) -> None:
     """What is still to do of a pass, here or on a cluster."""
-    tally = Tally.of(writer.facts)
+    tally = UnitStatistics.from_facts(writer.facts)
     if writer.state:
-        tally.load(writer.state)
-    done, images = writer.tallies["done"], writer.tallies["images"]
+        tally.restore_tensors(writer.state)
+    done, images = writer.counters["done"], writer.counters["images"]
     if engine == "ray":
-        from .cluster import parts
+        from .cluster import scan_on_cluster
 
-        work = parts(model, source, {**writer.facts, "store": os.path.abspath(writer.path)}, tally, done=done, images=images)
+        work = scan_on_cluster(
+            model, source, {**writer.facts, "store": os.path.abspath(writer.path)}, tally, next_position=done, next_id=images
+        )
     else:
-        work = Eye(model, found, writer.facts, tally).parts(done, len(found), images)
+        work = ScanWorker(model, dataset, writer.facts, tally).scan_range(done, len(dataset), images)
     with closing(work):
-        Pass(writer, tally, len(found)).run(work, callback)
+        ScanPass(writer, tally, len(dataset)).store_parts(work, callback)
 
 
-def facts_of(
-    model: Model, found: Collection, layers: Sequence[str] | None, vectors: Sequence[str], k: int | None, *, side: int, batch: int
+def make_scan_facts(
+    model: Model, dataset: ImageDataset, layers: Sequence[str] | None, vectors: Sequence[str], k: int | None, *, side: int, batch: int
 ) -> dict[str, Any]:
     """All that a pass depends on, as the store tells it."""
-    count = len(found)
+    count = len(dataset)
     if k is not None and not 1 <= k <= count:
-        raise SightlineError(f"k is {k}; the collection has {count} images") if k > count else outside("k", k, 1, count)
+        raise SightlineError(f"k is {k}; the collection has {count} images") if k > count else make_out_of_range_error("k", k, 1, count)
     if not 1 <= batch <= 4096:
-        raise outside("batch", batch, 1, 4096)
+        raise make_out_of_range_error("batch", batch, 1, 4096)
     convolutions = [name for name in model.layers if isinstance(model.module(name), nn.Conv2d) and len(model.layers[name].shape) == 3]
     watched = list(dict.fromkeys(map(model.layer, layers))) if layers is not None else convolutions
     kept = list(dict.fromkeys(model.layer(name) for name in vectors))
     blank = torch.full((1, 3, side, side), 0.5, device=model.device)
     with torch.no_grad():
         outputs = model.run(blank, [*watched, *kept])
-    shapes = {name: tuple(positions(outputs[name], blank).shape[1:]) for name in dict.fromkeys([*watched, *kept])}
+    shapes = {name: tuple(reshape_to_unit_grid(outputs[name], blank).shape[1:]) for name in dict.fromkeys([*watched, *kept])}
     units = sum(shapes[name][0] for name in watched)
-    per_class = max(1, min(CLASS_K, CLASS_ENTRIES // max(1, units * len(found.class_names))))
+    per_class = max(1, min(MAX_CLASS_TOP_K, MAX_CLASS_ENTRIES // max(1, units * len(dataset.class_names))))
     return {
-        "format": layout.FORMAT,
-        "version": layout.VERSION,
+        "format": layout.STORE_FORMAT,
+        "version": layout.STORE_VERSION,
         "model": model.recipe,
-        "network": layout.network_facts(model, side),
+        "network": layout.compute_network_facts(model, side),
         "labels": list(model.labels),
-        "names": {**model._aliases, **model.landmarks},
+        "names": {**model.aliases, **model.landmarks},
         "layers": {name: {"units": shapes[name][0], "shape": list(shapes[name][1:])} for name in watched},
         "vectors": {name: shapes[name][0] for name in kept},
-        "k": k or min(K, count),
+        "k": k or min(DEFAULT_TOP_K, count),
         "class_k": per_class,
-        "sample": SAMPLE,
+        "sample": RESPONSE_SAMPLE_SIZE,
         "batch": batch,
-        "collection": {"kind": type(found).__name__, "source": found.source, "count": count, "sha256": found.digest},
-        "class_names": list(found.class_names),
+        "collection": {"kind": type(dataset).__name__, "source": dataset.source, "count": count, "sha256": dataset.digest},
+        "class_names": list(dataset.class_names),
     }
 
 
-def cached(facts: dict[str, Any]) -> Path:
+def make_store_path(facts: dict[str, Any]) -> Path:
     """The store's place in the user's cache."""
     name = os.path.basename(facts["collection"]["source"] or facts["collection"]["kind"]) or "images"
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
-    return layout.in_cache("scans", f"{name[:40]}-{digest[:16]}.scan")
+    return layout.get_cache_path("scans", f"{name[:40]}-{digest[:16]}.scan")
 
 
-class Pass:
+class ScanPass:
     """One run over a collection from where the store ends. Batches are fixed by position, so a resumed pass has the same."""
 
-    def __init__(self, writer: Writer, tally: Tally, total: int) -> None:
-        self.writer, self.tally, self.total = writer, tally, total
-        self.tallies = dict(writer.tallies)
-        self.images: Rows = []
-        self.errors: Rows = []
+    def __init__(self, writer: StoreWriter, statistics: UnitStatistics, total: int) -> None:
+        self.writer, self.statistics, self.total = writer, statistics, total
+        self.counters = dict(writer.counters)
+        self.image_rows: RowDicts = []
+        self.error_rows: RowDicts = []
         self.fragments: list[str] = []
 
-    def run(self, parts: Iterable[Part], callback: Callable[[Passing], object] | None) -> None:
+    def store_parts(self, parts: Iterable[ScanPart], callback: Callable[[Passing], object] | None) -> None:
         """To the end, or until the callback has enough."""
-        first = self.tallies["done"]
+        first = self.counters["done"]
         began = committed = time.monotonic()
-        pause = COMMIT_SECONDS
+        pause = MIN_COMMIT_SECONDS
         for done, readable, images, errors, fragments in parts:
-            self.images += images
-            self.errors += errors
+            self.image_rows += images
+            self.error_rows += errors
             self.fragments += fragments
-            self.tallies |= {"done": done, "images": self.tallies["images"] + readable, "errors": self.tallies["errors"] + len(errors)}
+            self.counters |= {"done": done, "images": self.counters["images"] + readable, "errors": self.counters["errors"] + len(errors)}
             now = time.monotonic()
-            told = Passing(done, self.total, self.tallies["errors"], (done - first) / (now - began))
+            told = Passing(done, self.total, self.counters["errors"], (done - first) / (now - began))
             stopped = callback is not None and callback(told)
-            if len(self.images) + len(self.errors) >= ROWS:
-                self.write()
+            if len(self.image_rows) + len(self.error_rows) >= MAX_BUFFERED_ROWS:
+                self.write_rows()
             if stopped or done == self.total or now - committed > pause:
-                self.commit(complete=done == self.total)
+                self.commit_rows(complete=done == self.total)
                 committed = time.monotonic()
-                pause = max(COMMIT_SECONDS, (committed - now) / COMMIT_SHARE)
+                pause = max(MIN_COMMIT_SECONDS, (committed - now) / MAX_COMMIT_SHARE)
             if stopped:
                 return
 
-    def commit(self, *, complete: bool) -> None:
+    def commit_rows(self, *, complete: bool) -> None:
         """What has gathered belongs to the store from here on."""
-        self.write()
-        self.tallies["complete"] = int(complete)
-        self.writer.commit(self.tally.tensors(), dict(self.tallies))
+        self.write_rows()
+        self.counters["complete"] = int(complete)
+        self.writer.commit_state(self.statistics.name_tensors(), dict(self.counters))
         if complete:
             with suppress(SightlineError):  # no room to merge: the store is whole as it is, `sightline store compact` tells why
-                self.writer.compact()
+                self.writer.compact_tables()
 
-    def write(self) -> None:
+    def write_rows(self) -> None:
         """Hands the rows that have gathered to the store."""
-        self.writer.add(self.images, self.errors, self.fragments)
-        for gathered in (self.images, self.errors, self.fragments):
+        self.writer.add_rows(self.image_rows, self.error_rows, self.fragments)
+        for gathered in (self.image_rows, self.error_rows, self.fragments):
             gathered.clear()

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from .. import image as images
 
-ACROSS = 3  # tiles of a third of the short side, in steps of half a tile
+TILES_PER_SHORT_SIDE = 3  # tiles of a third of the short side, in steps of half a tile
 
 
 class Tiles:
@@ -17,31 +17,31 @@ class Tiles:
 
     def __init__(self) -> None:
         self.class_names = tuple(images.samples())
-        self.boxes = [(name, *box) for name in self.class_names for box in squares(*_photograph(name).shape[-2:])]
+        self.boxes = [(name, *box) for name in self.class_names for box in list_tile_boxes(*_load_photograph(name).shape[-2:])]
         self.digest = hashlib.sha256(repr(self.boxes).encode()).hexdigest()
 
     def __len__(self) -> int:
         return len(self.boxes)
 
-    def path(self, position: int) -> str:
+    def get_path(self, position: int) -> str:
         name, top, left, side = self.boxes[position]
         return f"{name}[{top}:{top + side},{left}:{left + side}]"
 
-    def label(self, position: int) -> int:
+    def get_label(self, position: int) -> int:
         return self.class_names.index(self.boxes[position][0])
 
-    def read(self, position: int) -> Tensor:
+    def read_image(self, position: int) -> Tensor:
         name, top, left, side = self.boxes[position]
-        return _photograph(name)[..., top : top + side, left : left + side]
+        return _load_photograph(name)[..., top : top + side, left : left + side]
 
 
-def squares(height: int, width: int) -> list[tuple[int, int, int]]:
+def list_tile_boxes(height: int, width: int) -> list[tuple[int, int, int]]:
     """Top, left and side of the tiles of a picture."""
-    side = min(height, width) // ACROSS
+    side = min(height, width) // TILES_PER_SHORT_SIDE
     step = side // 2
     return [(top, left, side) for top in range(0, height - side + 1, step) for left in range(0, width - side + 1, step)]
 
 
 @cache
-def _photograph(name: str) -> Tensor:
+def _load_photograph(name: str) -> Tensor:
     return images.sample(name)

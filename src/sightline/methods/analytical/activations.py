@@ -6,17 +6,17 @@ import torch
 from torch import Tensor
 
 from ... import render
-from ...catalog import method
+from ...catalog import register_method
 from ...errors import SightlineError
-from ...knobs import Between
+from ...knobs import ValueRange
 from ...model import Model
-from ...outputs import as_maps
+from ...outputs import reshape_to_feature_maps
 from ...result import Result
-from .browse import Channels, page_of
-from .guided import field_of
+from .browse import ChannelMaps, render_browse_page
+from .guided import find_receptive_box
 
 
-@method(
+@register_method(
     title="Activation maps",
     question="Where in the image does each channel fire?",
     reading="Each square is one channel, laid out like the image. Early maps look like edge drawings; deeper ones are coarse and sparse, and some "
@@ -29,8 +29,8 @@ def activations(
     image: Tensor,
     *,
     layers: tuple[str, ...] = ("first", "middle", "last_conv"),
-    k: Annotated[int, Between(1, 256)] = 32,
-    unit: Annotated[int | None, Between(0, 1_000_000)] = None,
+    k: Annotated[int, ValueRange(1, 256)] = 32,
+    unit: Annotated[int | None, ValueRange(0, 1_000_000)] = None,
 ) -> Result:
     """Shows the k strongest channels of layers at several depths as maps over the image, strongest first.
 
@@ -52,44 +52,46 @@ def activations(
     panels: dict[str, Tensor] = {}
     captions: dict[str, str] = {}
     values: dict[str, Tensor] = {}
-    browsed: list[dict[str, Channels]] = [{} for _ in image]
+    browsed: list[dict[str, ChannelMaps]] = [{} for _ in image]
     for layer in layers:
-        maps = as_maps(found[layer], *image.shape[-2:]).detach().cpu()
+        maps = reshape_to_feature_maps(found[layer], *image.shape[-2:]).detach().cpu()
         order = maps.flatten(2).amax(2).argsort(dim=1, descending=True)[:, :k]
-        rows = [sheet_of(one[index]) for one, index in zip(maps, order, strict=True)]
+        rows = [render_map_sheet(one[index]) for one, index in zip(maps, order, strict=True)]
         name = layer.replace(".", "_").replace(":", "_")
-        panels[name] = render.sheet(torch.cat(rows), columns=1, gap=8)
+        panels[name] = render.make_contact_sheet(torch.cat(rows), columns=1, gap=8)
         values |= {f"{name}_maps": maps, f"{name}_order": order}
         for one, index, shown in zip(maps, order, browsed, strict=True):
-            shown[layer] = Channels(index, one[index], float(top_of(one[index])))
+            shown[layer] = ChannelMaps(index, one[index], float(find_activation_limit(one[index])))
         fired = (maps.flatten(2).amax(2) > 0).float().mean()
         captions[name] = (
             f"{layer} ({model.layer(layer)}): the {order.shape[1]} strongest of {maps.shape[1]} channels, {maps.shape[2]}×{maps.shape[3]} positions "
-            f"each; {fired:.0%} of all channels fire somewhere. Strongest channel: {int(order[0, 0])}. {scale_of(maps[0, order[0]])}"
+            f"each; {fired:.0%} of all channels fire somewhere. Strongest channel: {int(order[0, 0])}. {describe_activation_colors(maps[0, order[0]])}"
         )
         if unit is not None:
-            panels[f"{name}_unit"], captions[f"{name}_unit"], found_at = placed(model, image, layer, maps, unit)
+            panels[f"{name}_unit"], captions[f"{name}_unit"], found_at = render_unit_peak(model, image, layer, maps, unit)
             values |= found_at
     names = ["browse"] if len(image) == 1 else [f"browse_{i}" for i in range(len(image))]
-    pages = {name: page_of(model, image[i : i + 1], browsed[i]) for i, name in enumerate(names)}
+    pages = {name: render_browse_page(model, image[i : i + 1], browsed[i]) for i, name in enumerate(names)}
     captions |= dict.fromkeys(pages, "The same maps to browse: choose a channel and click a place of it to see which pixels it sees.")
     return Result(panels, values, captions, pages=pages)
 
 
-def placed(model: Model, image: Tensor, layer: str, maps: Tensor, unit: int) -> tuple[Tensor, str, dict[str, Tensor]]:
+def render_unit_peak(model: Model, image: Tensor, layer: str, maps: Tensor, unit: int) -> tuple[Tensor, str, dict[str, Tensor]]:
     """Per image a row of the image with what the unit sees at its strongest place outlined and the unit's map with that place; caption; values."""
     if unit >= maps.shape[1]:
         raise SightlineError(f"unit is {unit}; {layer} has units 0 to {maps.shape[1] - 1}")
     own = maps[:, unit]
     activation, at = own.flatten(1).max(1)
     row, column = at // own.shape[2], at % own.shape[2]
-    boxes = [field_of(model, layer, int(y), int(x), image) for y, x in zip(row, column, strict=True)]
+    boxes = [find_receptive_box(model, layer, int(y), int(x), image) for y, x in zip(row, column, strict=True)]
     size, count = (image.shape[2], image.shape[3]), (own.shape[1], own.shape[2])
-    colored = render.resized(render.signed(own) if own.min() < 0 else render.heat(own, name="gray"), *size, "nearest")
+    colored = render.resize_picture(
+        render.render_signed_map(own) if own.min() < 0 else render.render_heatmap(own, colormap="gray"), *size, "nearest"
+    )
     rows: list[Tensor] = []
     for i, box in enumerate(boxes):
-        marked = render.outline(colored[i : i + 1], cell(int(row[i]), int(column[i]), count, size))
-        rows.append(render.beside(render.outline(image[i : i + 1], box), marked))
+        marked = render.draw_box_outline(colored[i : i + 1], locate_map_cell(int(row[i]), int(column[i]), count, size))
+        rows.append(render.arrange_in_row(render.draw_box_outline(image[i : i + 1], box), marked))
     (top, left, bottom, right), top_of_map = boxes[0], float(own[0].abs().max())
     caption = (
         f"Unit {unit} of {layer} is strongest at row {int(row[0])}, column {int(column[0])} of its {own.shape[1]}×{own.shape[2]} places: activation "
@@ -97,31 +99,31 @@ def placed(model: Model, image: Tensor, layer: str, maps: Tensor, unit: int) -> 
         f"{f'White is zero, red positive, blue negative, full colour ±{top_of_map:.3g}.' if own.min() < 0 else 'Black is zero, white that activation.'}"
     )
     values = {"row": row, "column": column, "activation": activation, "box": torch.tensor(boxes)}
-    return render.sheet(torch.cat(rows), columns=1, gap=8), caption, values
+    return render.make_contact_sheet(torch.cat(rows), columns=1, gap=8), caption, values
 
 
-def cell(row: int, column: int, count: tuple[int, int], size: tuple[int, int]) -> tuple[int, int, int, int]:
+def locate_map_cell(row: int, column: int, map_size: tuple[int, int], image_size: tuple[int, int]) -> tuple[int, int, int, int]:
     """Where a place of a map of `count` rows and columns lies when the map is enlarged to `size`, with two pixels around it for a frame."""
-    top, left = (at * side // n - 2 for at, side, n in zip((row, column), size, count, strict=True))
-    bottom, right = (-(-(at + 1) * side // n) + 2 for at, side, n in zip((row, column), size, count, strict=True))
+    top, left = (at * side // n - 2 for at, side, n in zip((row, column), image_size, map_size, strict=True))
+    bottom, right = (-(-(at + 1) * side // n) + 2 for at, side, n in zip((row, column), image_size, map_size, strict=True))
     return top, left, bottom, right
 
 
-def sheet_of(maps: Tensor) -> Tensor:
+def render_map_sheet(maps: Tensor) -> Tensor:
     """Maps K×h×w as one sheet on one scale, each at least 84 pixels."""
-    top = top_of(maps).expand(len(maps))
-    colored = render.signed(maps, top) if maps.min() < 0 else render.heat(maps, top, "gray")
-    return render.sheet(render.enlarge(colored, 84), columns=8, gap=3)
+    top = find_activation_limit(maps).expand(len(maps))
+    colored = render.render_signed_map(maps, top) if maps.min() < 0 else render.render_heatmap(maps, top, "gray")
+    return render.make_contact_sheet(render.enlarge_pixels(colored, 84), columns=8, gap=3)
 
 
-def top_of(maps: Tensor) -> Tensor:
+def find_activation_limit(maps: Tensor) -> Tensor:
     """Where the scale ends: the 99.8th percentile, so that a single spot doesn't leave the rest dark."""
-    return render.quantile(maps.abs().flatten(), 0.998)
+    return render.compute_quantile(maps.abs().flatten(), 0.998)
 
 
-def scale_of(maps: Tensor) -> str:
+def describe_activation_colors(maps: Tensor) -> str:
     """One sentence on the colours."""
-    top = top_of(maps)
+    top = find_activation_limit(maps)
     return (
         f"White is zero, red positive, blue negative, full colour at ±{top:.3g} or more."
         if maps.min() < 0

@@ -17,18 +17,18 @@ import torch
 from torch import Tensor
 
 from ... import image as images
-from ...errors import SightlineError, first_line
+from ...errors import SightlineError, get_first_error_line
 from ...model import Model
-from .paths import PICTURES
+from .paths import IMAGE_FILE_SUFFIXES
 
-Box = tuple[str, float, float, float, float]
-COLUMNS = ("file", "label", "x0", "y0", "x1", "y1")
+LabeledBox = tuple[str, float, float, float, float]
+BOX_COLUMNS = ("file", "label", "x0", "y0", "x1", "y1")
 # Photographs so different that a network hardly gives two of them the same class.
-GRID = ("rocket", "chelsea", "coffee", "astronaut")
+GRID_SAMPLES = ("rocket", "chelsea", "coffee", "astronaut")
 
 
 @dataclass(frozen=True)
-class Marked:
+class AnnotatedObject:
     """A picture as the network sees it 1×3×H×W, the name of a class ("" if none is told), and where it is, H×W."""
 
     name: str
@@ -37,56 +37,58 @@ class Marked:
     region: Tensor
 
 
-def grids(model: Model) -> Iterator[Marked]:
+def make_sample_grids(model: Model) -> Iterator[AnnotatedObject]:
     """Sample photographs in the four quarters of one image, every one in every quarter once (Böhle 2021)."""
     # The paper enlarges the image to hold whole pictures; many networks take only one size, so here each gets a quarter of it.
     side, half = model.size, model.size // 2
-    whole = torch.cat([model.fit(images.sample(name)) for name in GRID])
-    labels, parts = [str(index) for index in model.choose("top", whole).tolist()], images.resize(whole, half, half)
-    for turn in range(len(GRID)):
+    whole = torch.cat([model.fit(images.sample(name)) for name in GRID_SAMPLES])
+    labels, parts = [str(index) for index in model.choose("top", whole).tolist()], images.resize_image(whole, half, half)
+    for turn in range(len(GRID_SAMPLES)):
         image, regions = torch.full((1, 3, side, side), 0.5), dict[str, Tensor]()
         for number, (label, part) in enumerate(zip(labels, parts, strict=True)):
             row, column = divmod((number + turn) % 4, 2)
             place = slice(row * half, (row + 1) * half), slice(column * half, (column + 1) * half)
             image[0, :, *place] = part
             regions.setdefault(label, torch.zeros(side, side, dtype=torch.bool))[place] = True
-        yield from (Marked(f"grid {turn + 1}", image, label, region) for label, region in regions.items())
+        yield from (AnnotatedObject(f"grid {turn + 1}", image, label, region) for label, region in regions.items())
 
 
-def marked(model: Model, folder: Path, broken: list[str]) -> Iterator[Marked]:
+def read_annotated_objects(model: Model, folder: Path, problems: list[str]) -> Iterator[AnnotatedObject]:
     """Every object of the folder, picture by picture; what can't be read or isn't seen is noted in `broken`, one line each.
 
     Raises SightlineError when there is no such folder, and when none of its pictures has a mask or boxes beside it.
     """
     if not folder.is_dir():
         raise SightlineError(f"folder is {str(folder)!r}; there is no such folder")
-    table = boxes_of_table(folder / "boxes.csv", broken)
-    files = [path for path in sorted(folder.iterdir()) if path.suffix.lower() in PICTURES and not path.name.endswith(".mask.png")]
-    known = [path for path in files if path.name in table or any(beside(path, end).is_file() for end in (".mask.png", ".xml"))]
-    broken += [f"{name}: no such file, but boxes.csv has boxes of it" for name in sorted(table.keys() - {path.name for path in files})]
+    table = read_box_table(folder / "boxes.csv", problems)
+    files = [
+        path for path in sorted(folder.iterdir()) if path.suffix.lower() in IMAGE_FILE_SUFFIXES and not path.name.endswith(".mask.png")
+    ]
+    known = [path for path in files if path.name in table or any(make_sibling_path(path, end).is_file() for end in (".mask.png", ".xml"))]
+    problems += [f"{name}: no such file, but boxes.csv has boxes of it" for name in sorted(table.keys() - {path.name for path in files})]
     if not known:
         raise SightlineError(
             f"folder is {str(folder)!r}; none of its {len(files)} pictures has a mask (NAME.mask.png) or boxes (NAME.xml, boxes.csv)"
         )
     for path in known:
         try:
-            yield from objects(model, path, table.get(path.name, []))
+            yield from read_image_objects(model, path, table.get(path.name, []))
         except (SightlineError, ElementTree.ParseError, ValueError) as error:
-            reason = first_line(error)
-            broken.append(reason if reason.startswith(path.name) else f"{path.name}: {reason}")
+            reason = get_first_error_line(error)
+            problems.append(reason if reason.startswith(path.name) else f"{path.name}: {reason}")
 
 
-def objects(model: Model, path: Path, boxes: list[Box]) -> Iterator[Marked]:
+def read_image_objects(model: Model, path: Path, boxes: list[LabeledBox]) -> Iterator[AnnotatedObject]:
     """The objects of one picture, by its mask or its boxes. Raises SightlineError for what is broken or outside of what is seen."""
     picture = images.read(path)
     height, width = picture.shape[-2:]
     regions: dict[str, Tensor] = {}
-    if beside(path, ".mask.png").is_file():
-        mask = images.read(beside(path, ".mask.png")).amax(1)[0] > 0
+    if make_sibling_path(path, ".mask.png").is_file():
+        mask = images.read(make_sibling_path(path, ".mask.png")).amax(1)[0] > 0
         if mask.shape != (height, width):
             raise SightlineError(f"its mask is {mask.shape[0]}×{mask.shape[1]}, the picture {height}×{width}")
         regions[""] = mask
-    for label, *sides in boxes + boxes_of_voc(beside(path, ".xml")):
+    for label, *sides in boxes + read_voc_boxes(make_sibling_path(path, ".xml")):
         left, top, right, bottom = (round(side) for side in sides)
         if not (0 <= left < right <= width and 0 <= top < bottom <= height):
             raise SightlineError(f"the box {left}, {top}, {right}, {bottom} does not lie in the picture of {width}×{height}")
@@ -96,39 +98,39 @@ def objects(model: Model, path: Path, boxes: list[Box]) -> Iterator[Marked]:
         seen = model.fit(region.float().expand(1, 3, -1, -1))[0, 0] > 0.5
         if not seen.any():
             raise SightlineError(f"{label or 'the object'} lies outside the middle that the network sees")
-        yield Marked(path.name, model.fit(picture), label, seen)
+        yield AnnotatedObject(path.name, model.fit(picture), label, seen)
 
 
-def beside(path: Path, end: str) -> Path:
+def make_sibling_path(path: Path, suffix: str) -> Path:
     """The file of the picture's name with another ending."""
-    return path.with_name(path.stem + end)
+    return path.with_name(path.stem + suffix)
 
 
-def boxes_of_table(path: Path, broken: list[str]) -> dict[str, list[Box]]:
+def read_box_table(path: Path, problems: list[str]) -> dict[str, list[LabeledBox]]:
     """The boxes of boxes.csv by file; a line that can't be read is noted. Raises SightlineError for another header."""
-    found: dict[str, list[Box]] = {}
+    found: dict[str, list[LabeledBox]] = {}
     if not path.is_file():
         return found
     with path.open(newline="", encoding="utf-8-sig", errors="replace") as file:
         lines = csv.reader(file)
         header = next(lines, [])
-        if tuple(header) != COLUMNS:
-            raise SightlineError(f"boxes.csv begins with {','.join(header)!r:.80}; its first line must be {','.join(COLUMNS)}")
+        if tuple(header) != BOX_COLUMNS:
+            raise SightlineError(f"boxes.csv begins with {','.join(header)!r:.80}; its first line must be {','.join(BOX_COLUMNS)}")
         for number, line in enumerate(lines, 2):
             try:
                 name, label, *sides = line
                 left, top, right, bottom = map(float, sides)
                 found.setdefault(name, []).append((label, left, top, right, bottom))
             except ValueError:
-                broken.append(f"boxes.csv, line {number}: not {','.join(COLUMNS)}")
+                problems.append(f"boxes.csv, line {number}: not {','.join(BOX_COLUMNS)}")
     return found
 
 
-def boxes_of_voc(path: Path) -> list[Box]:
+def read_voc_boxes(path: Path) -> list[LabeledBox]:
     """The boxes of a Pascal VOC annotation, whose pixels count from 1 and whose far ends are inside; none without the file."""
     if not path.is_file():
         return []
-    found: list[Box] = []
+    found: list[LabeledBox] = []
     for one in ElementTree.parse(path).getroot().iter("object"):
         left, top, right, bottom = (float(one.findtext(f"bndbox/{side}", "nan")) for side in ("xmin", "ymin", "xmax", "ymax"))
         found.append((one.findtext("name", ""), left - 1, top - 1, right, bottom))

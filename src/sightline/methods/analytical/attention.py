@@ -11,27 +11,29 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from ... import render
-from ...catalog import Map, method
+from ...catalog import AttributionSpec, register_method
 from ...errors import SightlineError
 from ...model import Model
-from ...outputs import as_maps
+from ...outputs import reshape_to_feature_maps
 from ...result import Result
 
-Kind = Literal["relevance", "rollout"]
-Fusion = Literal["mean", "max", "min"]
+AttentionKind = Literal["relevance", "rollout"]
+HeadFusion = Literal["mean", "max", "min"]
 
 
-@method(
+@register_method(
     title="Attention",
     question="Which parts of the image does a transformer's answer draw on, through all its layers?",
     reading="Bright parts pass on the most to the answer: by the attention weights alone (rollout), or by those that raise the class score (relevance).",
     caution="Attention says where information flows, not what it says. Rollout is the same for every class; both ignore what happens "
     "between the attention layers.",
     # Most networks have no attention, and a report on them should not have to say so.
-    tour=(),
-    map=Map("map", "kind"),
+    tour_runs=(),
+    attribution=AttributionSpec("map", "kind"),
 )
-def attention(model: Model, image: Tensor, *, label: int | str = "top", kind: Kind = "relevance", fusion: Fusion = "mean") -> Result:
+def attention(
+    model: Model, image: Tensor, *, label: int | str = "top", kind: AttentionKind = "relevance", fusion: HeadFusion = "mean"
+) -> Result:
     """Relevance of every token for the answer, from the attention weights A of all layers of a vision transformer.
 
     rollout: product of (A + I)/2, heads fused first. relevance: R ← R + mean over heads of (∂score/∂A ⊙ A)⁺ R, from R = I.
@@ -44,12 +46,12 @@ def attention(model: Model, image: Tensor, *, label: int | str = "top", kind: Ki
         fusion: How "rollout" makes one weight of all heads': "mean", "max" or "min".
     """
     index = model.choose(label, image)
-    weights, slopes = weights_and_slopes(model, image, index)
-    relation = rolled_out(weights, fusion) if kind == "rollout" else relevance(weights, slopes)
-    tokens = read_off(relation, slopes[-1]).float().cpu()
-    grid = as_maps(tokens[:, :, None], *image.shape[-2:])[:, 0]
-    map_ = render.fit(grid, image.shape[-2:])
-    panel = render.beside(image, render.heat(map_), render.over(image, map_))
+    weights, slopes = compute_attention_gradients(model, image, index)
+    relation = compute_rollout(weights, fusion) if kind == "rollout" else propagate_relevance(weights, slopes)
+    tokens = average_output_rows(relation, slopes[-1]).float().cpu()
+    grid = reshape_to_feature_maps(tokens[:, :, None], *image.shape[-2:])[:, 0]
+    map_ = render.upsample_maps(grid, image.shape[-2:])
+    panel = render.arrange_in_row(image, render.render_heatmap(map_), render.overlay_heatmap(image, map_))
     what = f"{fusion} attention rollout" if kind == "rollout" else f"relevance for {', '.join(model.labels[i] for i in index.tolist())}"
     scale = f"{grid.shape[1]}×{grid.shape[2]} patches, black 0, brightest {float(map_[0].max()):.3g}"
     caption = f"Image, {what} through {len(weights)} attention layers ({scale}), and both."
@@ -60,7 +62,7 @@ def attention(model: Model, image: Tensor, *, label: int | str = "top", kind: Ki
 # ── relations between tokens ──
 
 
-def rolled_out(weights: Sequence[Tensor], fusion: Fusion) -> Tensor:
+def compute_rollout(weights: Sequence[Tensor], fusion: HeadFusion) -> Tensor:
     """Product of (A + I)/2 over the layers (Abnar & Zuidema 2020, section 3), N×T×T: what each token has of each at the start."""
     found = torch.eye(weights[0].shape[-1], device=weights[0].device)
     for layer in weights:
@@ -71,21 +73,21 @@ def rolled_out(weights: Sequence[Tensor], fusion: Fusion) -> Tensor:
     return found
 
 
-def relevance(weights: Sequence[Tensor], slopes: Sequence[Tensor]) -> Tensor:
+def propagate_relevance(weights: Sequence[Tensor], gradients: Sequence[Tensor]) -> Tensor:
     """R ← R + E_heads[(∂score/∂A ⊙ A)⁺] R over the layers (Chefer 2021, eq. 5 and 6), N×T×T."""
     found = torch.eye(weights[0].shape[-1]).to(weights[0])
-    for layer, slope in zip(weights, slopes, strict=True):
+    for layer, slope in zip(weights, gradients, strict=True):
         found = found + (slope * layer).relu().mean(1) @ found
     return found
 
 
-def read_off(relation: Tensor, slope: Tensor) -> Tensor:
+def average_output_rows(relation: Tensor, gradient: Tensor) -> Tensor:
     """The relation's mean row over the tokens that the answer is read from, N×T.
 
     Those are the ones whose row of the last attention has a gradient; all of them if none has.
     """
     # The papers have a class token; this finds it, and does right by networks that average their patches.
-    read = (slope != 0).any(3).any(1)
+    read = (gradient != 0).any(3).any(1)
     read = read | ~read.any(1, keepdim=True)
     return (relation * read[:, :, None]).sum(1) / read.sum(1, keepdim=True)
 
@@ -93,12 +95,12 @@ def read_off(relation: Tensor, slope: Tensor) -> Tensor:
 # ── attention weights ──
 
 
-def weights_and_slopes(model: Model, image: Tensor, index: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+def compute_attention_gradients(model: Model, image: Tensor, index: Tensor) -> tuple[list[Tensor], list[Tensor]]:
     """Attention weights N×heads×T×T of every layer, and the gradients of the score before the softmax with respect to them.
 
     Raises SightlineError for a network without attention between all of its tokens.
     """
-    with torch.enable_grad(), Watched() as seen:
+    with torch.enable_grad(), AttentionRecorder() as seen:
         leaf = image.to(model.device).detach().requires_grad_()
         scores = model.run(leaf, ["logits"])["logits"].gather(1, index.view(-1, 1))
         # A pooling head's attention is not tokens × tokens: it stands outside the product.
@@ -113,7 +115,7 @@ def weights_and_slopes(model: Model, image: Tensor, index: Tensor) -> tuple[list
     return [one.detach() for one in weights], list(slopes)
 
 
-class Watched(TorchFunctionMode):
+class AttentionRecorder(TorchFunctionMode):
     """Context in which `scaled_dot_product_attention` and `multi_head_attention_forward` are computed step by step.
 
     Fused attention never forms its weights; here they are formed, kept in `weights` in order, and are part of the gradient's
@@ -129,15 +131,15 @@ class Watched(TorchFunctionMode):
     ) -> Any:
         kwargs = kwargs or {}
         if func is F.scaled_dot_product_attention:
-            return self.attend(*args, **kwargs)
+            return self.compute_attention(*args, **kwargs)
         if func is F.multi_head_attention_forward:
-            told = SIGNATURE.bind(*args, **kwargs)
+            told = MULTI_HEAD_SIGNATURE.bind(*args, **kwargs)
             told.apply_defaults()
-            if plain(told.arguments):
-                return self.heads(told.arguments)
+            if is_standard_attention(told.arguments):
+                return self.compute_multi_head_attention(told.arguments)
         return func(*args, **kwargs)
 
-    def attend(  # noqa: PLR0917 - the signature of the function it stands for
+    def compute_attention(  # noqa: PLR0917 - the signature of the function it stands for
         self,
         query: Tensor,
         key: Tensor,
@@ -161,24 +163,26 @@ class Watched(TorchFunctionMode):
             self.weights.append(weights)
         return weights @ value
 
-    def heads(self, told: dict[str, Any]) -> tuple[Tensor, Tensor | None]:
+    def compute_multi_head_attention(self, arguments: dict[str, Any]) -> tuple[Tensor, Tensor | None]:
         """What `multi_head_attention_forward` gives for T×N×E inputs: outputs T×N×E and, where asked for, the weights."""
-        biases = (None,) * 3 if told["in_proj_bias"] is None else told["in_proj_bias"].chunk(3)
-        projections = zip((told["query"], told["key"], told["value"]), told["in_proj_weight"].chunk(3), biases, strict=True)
-        query, key, value = (F.linear(*parts).unflatten(2, (told["num_heads"], -1)).permute(1, 2, 0, 3) for parts in projections)
-        mixed = self.attend(query, key, value).permute(2, 0, 1, 3).flatten(2)
-        weights = self.weights[-1] if told["need_weights"] else None
-        if weights is not None and told["average_attn_weights"]:
+        biases = (None,) * 3 if arguments["in_proj_bias"] is None else arguments["in_proj_bias"].chunk(3)
+        projections = zip(
+            (arguments["query"], arguments["key"], arguments["value"]), arguments["in_proj_weight"].chunk(3), biases, strict=True
+        )
+        query, key, value = (F.linear(*parts).unflatten(2, (arguments["num_heads"], -1)).permute(1, 2, 0, 3) for parts in projections)
+        mixed = self.compute_attention(query, key, value).permute(2, 0, 1, 3).flatten(2)
+        weights = self.weights[-1] if arguments["need_weights"] else None
+        if weights is not None and arguments["average_attn_weights"]:
             weights = weights.mean(1)
-        return F.linear(mixed, told["out_proj_weight"], told["out_proj_bias"]), weights
+        return F.linear(mixed, arguments["out_proj_weight"], arguments["out_proj_bias"]), weights
 
 
-SIGNATURE = inspect.signature(F.multi_head_attention_forward)
-UNUSUAL = (
+MULTI_HEAD_SIGNATURE = inspect.signature(F.multi_head_attention_forward)
+UNSUPPORTED_ARGUMENTS = (
     "bias_k", "bias_v", "add_zero_attn", "training", "key_padding_mask", "attn_mask", "use_separate_proj_weight", "static_k", "static_v",
 )  # fmt: skip
 
 
-def plain(told: dict[str, Any]) -> bool:
+def is_standard_attention(arguments: dict[str, Any]) -> bool:
     """Whether a multi-head attention is the one of vision transformers: a batch, without masks or additions to the keys."""
-    return told["query"].ndim == 3 and all(told[name] is None or told[name] is False for name in UNUSUAL)
+    return arguments["query"].ndim == 3 and all(arguments[name] is None or arguments[name] is False for name in UNSUPPORTED_ARGUMENTS)

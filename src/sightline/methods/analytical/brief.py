@@ -7,21 +7,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...memory import worthwhile
+from ...memory import choose_batch_size
 from ...model import Model
 from . import faithful, randomize, verdict
-from .explained import Explained, explained
-from .faithful import Asked
+from .explained import AttributionMethod, find_attribution_method
+from .faithful import ClassScorer
 
-STEPS, CHANCES = 8, 3
+SUMMARY_CURVE_STEPS, SUMMARY_SHIFT_COUNT = 8, 3
 # Of so many stages of the randomization all but the last are tried: their middle is where half of the layers are random.
-STAGES = 4
+SUMMARY_STAGE_COUNT = 4
 # The same everywhere or chosen for a run; what the map is of stays the same.
-LEFT_OUT = ("label", "unit", "callback", "seed", "k")
+EXCLUDED_PARAMETERS = ("label", "unit", "callback", "seed", "k")
 
 
 @dataclass(frozen=True)
-class Brief:
+class TrustSummary:
     """What is shown beside a map: rows of (test, what is good, the map's number, chance's number), a sentence, the numbers."""
 
     rows: list[tuple[str, str, float, float | None]]
@@ -29,34 +29,44 @@ class Brief:
     numbers: dict[str, float | str]
 
 
-def of_run(name: str, knobs: Mapping[str, Any]) -> Explained:
+def find_run_attribution_method(name: str, parameters: Mapping[str, Any]) -> AttributionMethod:
     """The map of a method's run with these knobs. Raises SightlineError for a method without a map."""
-    found = explained(name)
-    kind = knobs.get(found.source.kind, found.kind)
-    return Explained(name, kind, {key: value for key, value in knobs.items() if key not in (*LEFT_OUT, found.source.kind)})
+    found = find_attribution_method(name)
+    kind = parameters.get(found.map_declaration.kind_parameter, found.kind)
+    return AttributionMethod(
+        name,
+        kind,
+        {key: value for key, value in parameters.items() if key not in (*EXCLUDED_PARAMETERS, found.map_declaration.kind_parameter)},
+    )
 
 
-def brief(model: Model, image: Tensor, of: Explained, index: int, seed: int = 0) -> Brief:
+def summarize_trust(model: Model, image: Tensor, method: AttributionMethod, index: int, seed: int = 0) -> TrustSummary:
     """The tests of the map of one image 1×3×H×W for one class; their meaning is that of `trust`. The map is made 5 times."""
     image, generator = image.cpu(), torch.Generator().manual_seed(seed)
-    clean, asked = of.map(model, image, index, seed), Asked(model, index, min(32, worthwhile(model, image, gradients=False)))
-    others = [clean.elsewhere(generator) for _ in range(CHANCES)]
-    found: dict[str, Any] = {"map": clean.shown}
-    found |= faithful.curves(asked, image[0], clean, others, steps=STEPS, generator=generator)
-    groups = randomize.gathered(randomize.layers_with_weights(model), STAGES)
-    some = groups[: STAGES - 1]
-    cascade = [of.map(network, image, index, seed).shown for network, _ in randomize.randomized(model, some, seed)]
-    again, found["stability_of"] = of.again(model, image, index, clean.shown, seed, generator)
-    found["cascade_rank"] = torch.stack([randomize.rank_correlation(clean.shown, other) for other in cascade])
-    found["rank_chance"] = torch.stack([randomize.rank_correlation(clean.shown, other.shown) for other in others]).mean()
-    found["stability_rank"] = randomize.rank_correlation(clean.shown, again)
+    clean, asked = (
+        method.compute_attribution(model, image, index, seed),
+        ClassScorer(model, index, min(32, choose_batch_size(model, image, gradients=False))),
+    )
+    others = [clean.shift_randomly(generator) for _ in range(SUMMARY_SHIFT_COUNT)]
+    found: dict[str, Any] = {"map": clean.heatmap}
+    found |= faithful.measure_deletion_insertion(asked, image[0], clean, others, steps=SUMMARY_CURVE_STEPS, generator=generator)
+    groups = randomize.merge_layer_groups(randomize.group_weight_layers(model), SUMMARY_STAGE_COUNT)
+    some = groups[: SUMMARY_STAGE_COUNT - 1]
+    cascade = [
+        method.compute_attribution(network, image, index, seed).heatmap
+        for network, _ in randomize.randomize_layer_groups(model, some, seed)
+    ]
+    again, found["stability_of"] = method.repeat_attribution(model, image, index, clean.heatmap, seed, generator)
+    found["cascade_rank"] = torch.stack([randomize.compute_rank_correlation(clean.heatmap, other) for other in cascade])
+    found["rank_chance"] = torch.stack([randomize.compute_rank_correlation(clean.heatmap, other.heatmap) for other in others]).mean()
+    found["stability_rank"] = randomize.compute_rank_correlation(clean.heatmap, again)
     numbers: dict[str, float | str] = {name: float(found[name]) for name in found if name.endswith(("_auc", "_auc_chance"))}
     numbers |= {"randomized_rank": float(found["cascade_rank"].quantile(0.5)), "rank_chance": float(found["rank_chance"])}
     numbers |= {"stability_rank": float(found["stability_rank"]), "stability_of": str(found["stability_of"])}
-    return Brief(rows_of(numbers), verdict.short(of.spoken, found), numbers)
+    return TrustSummary(make_summary_rows(numbers), verdict.write_short_verdict(method.description, found), numbers)
 
 
-def rows_of(numbers: Mapping[str, Any]) -> list[tuple[str, str, float, float | None]]:
+def make_summary_rows(numbers: Mapping[str, Any]) -> list[tuple[str, str, float, float | None]]:
     """The table's rows."""
     repeated = "With another seed" if numbers["stability_of"] == "seed" else "With a trace of noise on the image"
     return [

@@ -6,23 +6,23 @@ from typing import Annotated, Literal
 import torch
 from torch import Tensor
 
-from ...catalog import method
-from ...coordinates import faithful, laid_out
-from ...gridding import mosaic, snapped
-from ...knobs import Between
+from ...catalog import register_method
+from ...coordinates import measure_faithfulness, project_vectors
+from ...gridding import make_picture_mosaic, snap_to_grid
+from ...knobs import ValueRange
 from ...model import Model
-from ...nearest import accuracy
+from ...nearest import measure_vote_accuracy
 from ...result import Result
 from ...scans import Scan
-from .scanned import scanned, squares
-from .scatter import page
+from .scanned import load_center_crops, resolve_scan
+from .scatter import render_scatter_page
 
-NAMES = {"pca": "PCA", "tsne": "t-SNE", "umap": "UMAP"}
-WIDTH = 960  # pixels of the map that its tiles share
-NEAR = 10  # neighbours that the measures ask for
+PROJECTION_NAMES = {"pca": "PCA", "tsne": "t-SNE", "umap": "UMAP"}
+MOSAIC_WIDTH = 960  # pixels of the map that its tiles share
+NEIGHBORHOOD_SIZE = 10  # neighbours that the measures ask for
 
 
-@method(
+@register_method(
     title="Map of the images",
     question="Which images lie together in the network's features?",
     reading="Images that the network describes alike lie close together. Walk along the map: what changes, and what stays? On the page one can zoom in, "
@@ -37,9 +37,9 @@ def embedding(
     store: str | Path | None = None,
     layer: str = "penultimate",
     method: Literal["pca", "tsne", "umap"] = "tsne",
-    dimensions: Annotated[int, Between(2, 3)] = 2,
-    tiles: Annotated[int, Between(4, 10_000)] = 900,
-    megabytes: Annotated[float, Between(0, 500)] = 16.0,
+    dimensions: Annotated[int, ValueRange(2, 3)] = 2,
+    tiles: Annotated[int, ValueRange(4, 10_000)] = 900,
+    megabytes: Annotated[float, ValueRange(0, 500)] = 16.0,
     seed: int = 0,
 ) -> Result:
     """Lays all images of a collection out in the plane by their features, as a grid of thumbnails and as a page to browse.
@@ -56,17 +56,23 @@ def embedding(
         tiles: How many images the picture shows at most, evenly spread over the collection.
         megabytes: What the thumbnails of the page may take; images beyond that are points.
     """
-    found = scanned(model, folder, store, vectors=layer)
+    found = resolve_scan(model, folder, store, vector_layer=layer)
     vectors = found.vectors(layer)
-    layout = laid_out(vectors, method, dimensions, seed)
-    values: dict[str, Tensor | float] = {"places": layout.places, "explained": layout.explained, **faithful(vectors, layout.places, NEAR)}
+    layout = project_vectors(vectors, method, dimensions, seed)
+    values: dict[str, Tensor | float] = {
+        "places": layout.positions,
+        "explained": layout.explained_variance,
+        **measure_faithfulness(vectors, layout.positions, NEIGHBORHOOD_SIZE),
+    }
     if found.classes is not None:
-        values["agreement"] = accuracy(layout.places, found.classes, NEAR, "l2")
-        values["feature_agreement"] = accuracy(vectors, found.classes, NEAR, "l2")
+        values["agreement"] = measure_vote_accuracy(layout.positions, found.classes, NEIGHBORHOOD_SIZE, "l2")
+        values["feature_agreement"] = measure_vote_accuracy(vectors, found.classes, NEIGHBORHOOD_SIZE, "l2")
     shown = torch.linspace(0, found.images - 1, min(tiles, found.images)).round().long()
-    words = told(layout.explained, values, f"{NAMES[method]} of the features of {layer} of {found.images:,} images", method)
+    words = describe_embedding(
+        layout.explained_variance, values, f"{PROJECTION_NAMES[method]} of the features of {layer} of {found.images:,} images", method
+    )
     return Result(
-        {"embedding": picture(found, layout.places[shown, :2], shown)},
+        {"embedding": render_embedding_grid(found, layout.positions[shown, :2], shown)},
         values,
         {
             "embedding": f"{words} Snapped to a grid{', ' + str(len(shown)) + ' of them' if len(shown) < found.images else ''}: each image as near to its "
@@ -74,23 +80,23 @@ def embedding(
             "map": "The same map to browse: images at their true places. Wheel to zoom, drag to move, hover for a picture and its names, Shift and drag "
             "to list the images in a region.",
         },
-        pages={"map": page(found, layout.places, f"{NAMES[method]} of {layer}", words, megabytes)},
+        pages={"map": render_scatter_page(found, layout.positions, f"{PROJECTION_NAMES[method]} of {layer}", words, megabytes)},
     )
 
 
-def picture(found: Scan, places: Tensor, shown: Tensor) -> Tensor:
+def render_embedding_grid(scan: Scan, positions: Tensor, ids: Tensor) -> Tensor:
     """The images on a square grid, each near its place."""
-    cells, side = snapped(places)
-    tile = max(24, min(96, WIDTH // side))
-    return mosaic(squares(found, shown.tolist(), tile), cells, side)
+    cells, side = snap_to_grid(positions)
+    tile = max(24, min(96, MOSAIC_WIDTH // side))
+    return make_picture_mosaic(load_center_crops(scan, ids.tolist(), tile), cells, side)
 
 
-def told(explained: Tensor, values: dict[str, Tensor | float], what: str, method: str) -> str:
+def describe_embedding(explained: Tensor, values: dict[str, Tensor | float], subject: str, method: str) -> str:
     """The caption of both."""
-    words = f"{what}: trustworthiness {values['trustworthiness']:.2f}, {values['preserved']:.0%} of the {NEAR} nearest in the features are among the {NEAR} nearest here."
+    words = f"{subject}: trustworthiness {values['trustworthiness']:.2f}, {values['preserved']:.0%} of the {NEIGHBORHOOD_SIZE} nearest in the features are among the {NEIGHBORHOOD_SIZE} nearest here."
     shares = " and ".join(f"{share:.1%}" for share in explained[:3].tolist())
     if method == "pca":
         words += f" Left to right and bottom to top explain {shares} of the variance."
     if "agreement" in values:
-        words += f" The {NEAR} nearest on the map tell the class of {values['agreement']:.1%} of the images (by the features {values['feature_agreement']:.1%})."
+        words += f" The {NEIGHBORHOOD_SIZE} nearest on the map tell the class of {values['agreement']:.1%} of the images (by the features {values['feature_agreement']:.1%})."
     return words

@@ -12,135 +12,135 @@ import torch
 from torch import Tensor
 
 from ...model import Model
-from ...transform import blur
+from ...transform import blur_image
 
-GRAY = 0.5
+REMOVED_GRAY = 0.5
 # Sensitivity-n removes these shares of the image.
-SHARES = (0.1, 0.3, 0.5)
+REMOVED_SHARES = (0.1, 0.3, 0.5)
 # Ancona 2018 removes single pixels. Their subsets hardly differ from one another in what they cost, and their gray dots are an
 # unusual input; here they are squares of a side of 1/16 of the image's short side.
-ACROSS = 16
+SQUARES_PER_SIDE = 16
 
 
 @dataclass(frozen=True)
-class Evidence:
+class Attribution:
     """A map of one image. `shown` H×W is what the method's picture shows, by which pixels are ordered; `attribution` C×H×W is what
     is added up. A `slope` is the attribution per unit of pixel value, else it is what the pixel itself counts."""
 
-    shown: Tensor
-    attribution: Tensor
-    slope: bool
+    heatmap: Tensor
+    per_channel: Tensor
+    is_gradient: bool
 
-    def shares(self, image: Tensor) -> Tensor:
+    def predict_pixel_drops(self, image: Tensor) -> Tensor:
         """What turning each pixel of the image 3×H×W to gray should take from the score, up to one common factor, H×W."""
-        return (self.attribution * (image - GRAY) if self.slope else self.attribution).sum(0).double()
+        return (self.per_channel * (image - REMOVED_GRAY) if self.is_gradient else self.per_channel).sum(0).double()
 
-    def elsewhere(self, generator: torch.Generator) -> "Evidence":
+    def shift_randomly(self, generator: torch.Generator) -> "Attribution":
         """The same map shifted round the image at random: same values and smoothness, no relation to the picture."""
-        height, width = self.shown.shape
+        height, width = self.heatmap.shape
         by = (int(torch.randint(height, (), generator=generator)), int(torch.randint(width, (), generator=generator)))
-        return Evidence(self.shown.roll(by, (0, 1)), self.attribution.roll(by, (1, 2)), self.slope)
+        return Attribution(self.heatmap.roll(by, (0, 1)), self.per_channel.roll(by, (1, 2)), self.is_gradient)
 
 
 @dataclass(frozen=True)
-class Asked:
+class ClassScorer:
     """A network that is asked about one class, with `batch` pictures run at once."""
 
     model: Model
     index: int
     batch: int
 
-    def logits(self, pictures: Iterable[Tensor]) -> Tensor:
+    def compute_logits(self, images: Iterable[Tensor]) -> Tensor:
         """Scores before the softmax of pictures 3×H×W, N×classes, in double precision."""
         found: list[Tensor] = []
-        stream = iter(pictures)
+        stream = iter(images)
         with torch.no_grad():
             while part := list(islice(stream, self.batch)):
                 found.append(self.model.run(torch.stack(part), ["logits"])["logits"].cpu().double())
         return torch.cat(found)
 
-    def scores(self, pictures: Iterable[Tensor]) -> Tensor:
+    def compute_scores(self, images: Iterable[Tensor]) -> Tensor:
         """Score of the class before the softmax, N."""
-        return self.logits(pictures)[:, self.index]
+        return self.compute_logits(images)[:, self.index]
 
-    def probabilities(self, pictures: Iterable[Tensor]) -> Tensor:
+    def compute_probabilities(self, images: Iterable[Tensor]) -> Tensor:
         """Probability of the class, N."""
-        return self.logits(pictures).softmax(1)[:, self.index]
+        return self.compute_logits(images).softmax(1)[:, self.index]
 
 
 # ── deletion and insertion ──
 
 
-def places_in_order(map_: Tensor, generator: torch.Generator) -> Tensor:
+def rank_pixels(heatmap: Tensor, generator: torch.Generator) -> Tensor:
     """Each pixel's place, H×W, when the largest value of the map comes first; equal ones in random order."""
-    flat = map_.flatten()
+    flat = heatmap.flatten()
     # Without the shuffle, the empty part of a map would be taken row by row from the top.
     shuffle = torch.randperm(len(flat), generator=generator)
     order = shuffle[flat[shuffle].argsort(descending=True, stable=True)]
     places = torch.empty_like(order)
     places[order] = torch.arange(len(order))
-    return places.view(map_.shape)
+    return places.view(heatmap.shape)
 
 
-def curves_of(asked: Asked, start: Tensor, end: Tensor, orders: list[Tensor], steps: int) -> Tensor:
+def compute_replacement_curves(scorer: ClassScorer, start: Tensor, end: Tensor, pixel_ranks: list[Tensor], steps: int) -> Tensor:
     """Probability of the class while the pixels of `start` become those of `end` in each of K orders, K×(steps + 1)."""
 
     def pictures() -> Iterator[Tensor]:
         yield from (start, end)  # the same in every order
-        for places in orders:
+        for places in pixel_ranks:
             yield from (torch.where(places < round(k * places.numel() / steps), end, start) for k in range(1, steps))
 
-    found = asked.probabilities(pictures())
-    first, last = found[:2, None, None].expand(2, len(orders), 1)
-    return torch.cat([first, found[2:].view(len(orders), steps - 1), last], 1)
+    found = scorer.compute_probabilities(pictures())
+    first, last = found[:2, None, None].expand(2, len(pixel_ranks), 1)
+    return torch.cat([first, found[2:].view(len(pixel_ranks), steps - 1), last], 1)
 
 
-def area(curve_: Tensor) -> Tensor:
+def compute_curve_area(curve: Tensor) -> Tensor:
     """Area under curves …×(steps + 1) over the share of pixels from 0 to 1, by trapezia."""
-    return (curve_[..., 1:] + curve_[..., :-1]).mean(-1) / 2
+    return (curve[..., 1:] + curve[..., :-1]).mean(-1) / 2
 
 
-def curves(
-    asked: Asked, image: Tensor, map_: Evidence, others: list[Evidence], *, steps: int, generator: torch.Generator
+def measure_deletion_insertion(
+    scorer: ClassScorer, image: Tensor, attribution: Attribution, others: list[Attribution], *, steps: int, generator: torch.Generator
 ) -> dict[str, Tensor]:
     """Deletion and insertion of an image 3×H×W by its map, and the mean of those by other maps, with the areas under them."""
     # Petsiuk 2018 has a kernel of 11 pixels at 224, after which classes are often still seen; a twentieth of the side fits every size.
-    dim = blur(image[None], min(image.shape[-2:]) / 20)[0]
-    ends = {"deletion": (image, torch.full_like(image, GRAY)), "insertion": (dim, image)}
-    orders = [places_in_order(one.shown, generator) for one in (map_, *others)]
+    dim = blur_image(image[None], min(image.shape[-2:]) / 20)[0]
+    ends = {"deletion": (image, torch.full_like(image, REMOVED_GRAY)), "insertion": (dim, image)}
+    orders = [rank_pixels(one.heatmap, generator) for one in (attribution, *others)]
     found: dict[str, Tensor] = {}
     for name, (start, end) in ends.items():
-        drawn = curves_of(asked, start, end, orders, steps)
+        drawn = compute_replacement_curves(scorer, start, end, orders, steps)
         found |= {name: drawn[0], f"{name}_chance": drawn[1:].mean(0)}
     for name in ends:
-        found |= {f"{name}_auc": area(found[name]), f"{name}_auc_chance": area(found[f"{name}_chance"])}
+        found |= {f"{name}_auc": compute_curve_area(found[name]), f"{name}_auc_chance": compute_curve_area(found[f"{name}_chance"])}
     return found
 
 
 # ── subsets of pixels ──
 
 
-def patch_side(height: int, width: int) -> int:
+def compute_square_side(height: int, width: int) -> int:
     """Side in pixels of the squares that sensitivity-n removes; 1 in small images."""
-    return max(1, round(min(height, width) / ACROSS))
+    return max(1, round(min(height, width) / SQUARES_PER_SIDE))
 
 
-def subset_sizes(height: int, width: int) -> list[int]:
+def compute_subset_sizes(height: int, width: int) -> list[int]:
     """The n of sensitivity-n: how many of the squares are removed."""
-    side = patch_side(height, width)
-    return [max(1, round(share * math.ceil(height / side) * math.ceil(width / side))) for share in SHARES]
+    side = compute_square_side(height, width)
+    return [max(1, round(share * math.ceil(height / side) * math.ceil(width / side))) for share in REMOVED_SHARES]
 
 
-def subsets(height: int, width: int, n: int, count: int, generator: torch.Generator) -> Tensor:
+def sample_square_subsets(height: int, width: int, n: int, count: int, generator: torch.Generator) -> Tensor:
     """`count` random sets of n squares of the image, as true pixels, count×H×W."""
-    side = patch_side(height, width)
+    side = compute_square_side(height, width)
     rows, columns = math.ceil(height / side), math.ceil(width / side)
     chosen = torch.rand(count, rows * columns, generator=generator).argsort(1) < n
     square = torch.arange(height)[:, None] // side * columns + torch.arange(width)[None] // side
     return chosen[:, square]
 
 
-def squares(height: int, width: int, count: int, generator: torch.Generator) -> Tensor:
+def sample_random_squares(height: int, width: int, count: int, generator: torch.Generator) -> Tensor:
     """`count` random squares with a side between an eighth and a half of the image's short side, as true pixels, count×H×W."""
     short = min(height, width)
     masks = torch.zeros(count, height, width, dtype=torch.bool)
@@ -151,55 +151,55 @@ def squares(height: int, width: int, count: int, generator: torch.Generator) -> 
     return masks
 
 
-def removals(
-    asked: Asked, image: Tensor, map_: Evidence, others: list[Evidence], *, samples: int, generator: torch.Generator
+def measure_sensitivity_infidelity(
+    scorer: ClassScorer, image: Tensor, attribution: Attribution, others: list[Attribution], *, samples: int, generator: torch.Generator
 ) -> dict[str, Tensor]:
     """Sensitivity-n for each of the subset sizes and infidelity of an image's map, and the mean of those of other maps."""
     height, width = image.shape[-2:]
-    shares = [one.shares(image) for one in (map_, *others)]
+    shares = [one.predict_pixel_drops(image) for one in (attribution, *others)]
     found: list[list[Tensor]] = []
-    for n in subset_sizes(height, width):
-        masks = subsets(height, width, n, samples, generator)
-        drop = drops(asked, image, masks)
-        found.append([correlation(sums(share, masks), drop) for share in shares])
+    for n in compute_subset_sizes(height, width):
+        masks = sample_square_subsets(height, width, n, samples, generator)
+        drop = measure_score_drops(scorer, image, masks)
+        found.append([compute_pearson_correlation(sum_over_masks(share, masks), drop) for share in shares])
     sensitivity = torch.stack([torch.stack(row) for row in found], 1)
-    masks = squares(height, width, samples, generator)
-    drop = drops(asked, image, masks)
-    missed = torch.stack([infidelity(sums(share, masks), drop) for share in shares])
+    masks = sample_random_squares(height, width, samples, generator)
+    drop = measure_score_drops(scorer, image, masks)
+    missed = torch.stack([compute_infidelity(sum_over_masks(share, masks), drop) for share in shares])
     unexplained = missed / drop.square().mean().clamp_min(1e-300)
     told = {"sensitivity": sensitivity, "infidelity": missed, "unexplained": unexplained}
     return {name: value[0] for name, value in told.items()} | {f"{name}_chance": value[1:].mean(0) for name, value in told.items()}
 
 
-def drops(asked: Asked, image: Tensor, masks: Tensor) -> Tensor:
+def measure_score_drops(scorer: ClassScorer, image: Tensor, masks: Tensor) -> Tensor:
     """How far the score falls when the pixels of each mask turn gray, one number for each of K masks K×H×W."""
-    found = asked.scores(grayed(image, masks))
+    found = scorer.compute_scores(gray_out_pixels(image, masks))
     return found[0] - found[1:]
 
 
-def grayed(image: Tensor, masks: Tensor) -> Iterator[Tensor]:
+def gray_out_pixels(image: Tensor, masks: Tensor) -> Iterator[Tensor]:
     """The image 3×H×W, then the image with the pixels of each mask gray."""
     yield image
     for mask in masks:
-        yield torch.where(mask, torch.full_like(image, GRAY), image)
+        yield torch.where(mask, torch.full_like(image, REMOVED_GRAY), image)
 
 
-def sums(shares: Tensor, masks: Tensor) -> Tensor:
+def sum_over_masks(pixel_drops: Tensor, masks: Tensor) -> Tensor:
     """Sum of a map H×W over each mask, K."""
-    return masks.flatten(1).double() @ shares.flatten().double()
+    return masks.flatten(1).double() @ pixel_drops.flatten().double()
 
 
-def correlation(one: Tensor, other: Tensor) -> Tensor:
+def compute_pearson_correlation(first_values: Tensor, second_values: Tensor) -> Tensor:
     """Pearson correlation of two lists of numbers; 0 where one of them does not vary."""
-    parts = [value.double() - value.double().mean() for value in (one, other)]
+    parts = [value.double() - value.double().mean() for value in (first_values, second_values)]
     # What is left of equal numbers is rounding.
-    if any(part.norm() <= 1e-9 * value.double().norm() for part, value in zip(parts, (one, other), strict=True)):
+    if any(part.norm() <= 1e-9 * value.double().norm() for part, value in zip(parts, (first_values, second_values), strict=True)):
         return torch.zeros((), dtype=torch.float64)
     first, second = (part / part.norm() for part in parts)
     return (first @ second).clamp(-1, 1)
 
 
-def infidelity(expected: Tensor, drop: Tensor) -> Tensor:
+def compute_infidelity(expected: Tensor, drop: Tensor) -> Tensor:
     """Mean squared difference of what a map expects removals to cost, times its best factor β ≥ 0, and what they cost, in score²."""
     # β as in Yeh 2019, section 2.2, so that maps in any unit compare; a negative one would praise the map that says the opposite.
     power = expected.square().mean()

@@ -8,20 +8,20 @@ import torch
 from torch import Tensor
 
 from ... import render
-from ...catalog import method
+from ...catalog import register_method
 from ...errors import SightlineError
-from ...knobs import Between
+from ...knobs import ValueRange
 from ...model import Model
-from ...plates import Row, plate
+from ...plates import FigureRow, compose_figure_rows
 from ...result import Result
 from ...scans import Scan
-from .dissection import DETECTS, Masks, dissected, pictured
-from .guided import sized
-from .patches import Cases, part_of
-from .scanned import network, scanned
+from .dissection import MIN_DETECTOR_IOU, ConceptMasks, dissect_layer, render_concept_units
+from .guided import resize_for_sheet
+from .patches import UnitExamples, select_unit_top_images
+from .scanned import resolve_network, resolve_scan
 
 
-@method(
+@register_method(
     title="Labels of units",
     question="Which class does each unit fire for, and does it fire for that class alone?",
     reading="Each row is a unit, the most selective first, with the parts of images that drive it most. Selectivity 0 means that all classes drive it alike, "
@@ -35,8 +35,8 @@ def labels(
     folder: str | Path | None = None,
     store: str | Path | None = None,
     layer: str | None = None,
-    k: Annotated[int, Between(1, 25)] = 8,
-    units: Annotated[int, Between(1, 100)] = 6,
+    k: Annotated[int, ValueRange(1, 25)] = 8,
+    units: Annotated[int, ValueRange(1, 100)] = 6,
     masks: str | Path | None = None,
 ) -> Result:
     """Names every unit of a layer after the class that drives it most, and says how much that class stands out.
@@ -56,31 +56,33 @@ def labels(
         units: How many units are shown, the most selective first.
         masks: Folder of masks, CONCEPT/NAME.png for the image of that name, the concept where it is not black; None for none.
     """
-    found = scanned(model, folder, store, layer=layer)
+    found = resolve_scan(model, folder, store, layer=layer)
     name = found.layer(layer) if layer is not None else found.layers[-1]
     top = found.top(name)
     classes = found.classes if found.classes is not None else found.top5[0][:, 0]
     names = found.class_names if found.classes is not None else found.model_labels
-    most, share = commonest(torch.where(top.ids >= 0, classes[top.ids.clamp_min(0)], -1), len(names))
+    most, share = find_commonest_class(torch.where(top.ids >= 0, classes[top.ids.clamp_min(0)], -1), len(names))
     chance = (classes == most[:, None]).float().mean(1)
     values: dict[str, Tensor | list[str]] = {"top_class": most, "share": share, "chance": chance, "names": list(names)}
     order = share - chance
     if found.classes is not None:
-        order, values["preferred"] = selectivity(found.class_means(name))
+        order, values["preferred"] = compute_class_selectivity(found.class_means(name))
         values["selectivity"] = order
     shown = order.argsort(descending=True, stable=True)[:units]
-    net = network(model, found)
-    rows: list[Row] = []
+    net = resolve_network(model, found)
+    rows: list[FigureRow] = []
     for unit in shown.tolist():
-        cases = Cases.of(net, found, name, part_of(top, unit, slice(k)))
-        rows.append(Row(titled(values, unit), [sized(part) for part in cases.parts], cases.words(found)))
+        cases = UnitExamples.from_scan(net, found, name, select_unit_top_images(top, unit, slice(k)))
+        rows.append(
+            FigureRow(format_label_title(values, unit), [resize_for_sheet(part) for part in cases.patches], cases.describe_examples(found))
+        )
     measure = (
         "class selectivity" if "selectivity" in values else "share of the commonest prediction among its strongest images, less chance"
     )
-    histogram = render.histogram(order.tolist(), order[shown].tolist(), f"{measure} of the units of {name}")
-    found_in = within(net, found, name, Path(masks), shape=(units, k)) if masks is not None else Result({}, {}, {})
+    histogram = render.draw_histogram(order.tolist(), order[shown].tolist(), f"{measure} of the units of {name}")
+    found_in = label_units_by_concept(net, found, name, Path(masks), grid_shape=(units, k)) if masks is not None else Result({}, {}, {})
     return Result(
-        {"labels": plate(rows), "selectivity": histogram, **found_in.panels},
+        {"labels": compose_figure_rows(rows), "selectivity": histogram, **found_in.panels},
         {**values, **found_in.values},
         {
             **found_in.captions,
@@ -91,48 +93,56 @@ def labels(
     )
 
 
-def within(net: Model, found: Scan, name: str, folder: Path, *, shape: tuple[int, int]) -> Result:
+def label_units_by_concept(model: Model, scan: Scan, layer: str, folder: Path, *, grid_shape: tuple[int, int]) -> Result:
     """The concepts of a folder of masks inside of which units fire."""
-    masks = Masks.of(found, folder)
-    result = dissected(net, found, name, masks)
-    picture, shown = pictured(net, found, name, masks, result, units=shape[0], k=shape[1])
-    counts, total = result.detectors(), len(result.iou)
+    masks = ConceptMasks.from_folder(scan, folder)
+    result = dissect_layer(model, scan, layer, masks)
+    picture, shown = render_concept_units(model, scan, layer, masks, result, unit_count=grid_shape[0], images_per_unit=grid_shape[1])
+    counts, total = result.count_detectors(), len(result.iou)
     most = sorted(counts, key=lambda concept: -counts[concept])[:12]
-    chart = render.bars([f"{concept}: {counts[concept]} units" for concept in most], [counts[concept] / total for concept in most])
-    values = {"iou": result.iou, "threshold": result.threshold, "concepts": result.concepts, "detectors": counts, "unused": result.broken}
-    lost = f" {len(result.broken)} masks could not be used, the first: {result.broken[0]}." if result.broken else ""
-    where = f"{result.images:,} images with masks of {len(counts)} concepts"
+    chart = render.draw_bar_chart(
+        [f"{concept}: {counts[concept]} units" for concept in most], [counts[concept] / total for concept in most]
+    )
+    values = {
+        "iou": result.iou,
+        "threshold": result.thresholds,
+        "concepts": result.concepts,
+        "detectors": counts,
+        "unused": result.unused_masks,
+    }
+    lost = f" {len(result.unused_masks)} masks could not be used, the first: {result.unused_masks[0]}." if result.unused_masks else ""
+    where = f"{result.image_count:,} images with masks of {len(counts)} concepts"
     return Result(
         {"concepts": picture, "detectors": chart},
         values,
         {
-            "concepts": f"The {len(shown)} of {total} units of {name} that fire the most inside of a concept, on {where}: the images that drive each most, bright "
+            "concepts": f"The {len(shown)} of {total} units of {layer} that fire the most inside of a concept, on {where}: the images that drive each most, bright "
             f"where it is above the value that 0.5 % of its places exceed, the concept's masks outlined. IoU is intersection over union over all of them.{lost}",
-            "detectors": f"Units of {name} with an IoU beyond {DETECTS} for their best concept: {sum(counts.values())} of {total}, by concept.",
+            "detectors": f"Units of {layer} with an IoU beyond {MIN_DETECTOR_IOU} for their best concept: {sum(counts.values())} of {total}, by concept.",
         },
     )
 
 
-def selectivity(means: Tensor) -> tuple[Tensor, Tensor]:
+def compute_class_selectivity(class_means: Tensor) -> tuple[Tensor, Tensor]:
     """Of mean responses, classes×units with NaN for a class without images: each unit's selectivity in [0, 1] and its best class."""
     # The paper averages maps after their ReLU. A scan's response is a map's maximum, perhaps before the ReLU: below zero it counts as none.
-    known = ~means.isnan()
+    known = ~class_means.isnan()
     if int(known[:, 0].sum()) < 2:
         raise SightlineError("selectivity compares classes, and the images have only one; put each class into a folder of its own")
-    means = means.clamp_min(0).nan_to_num(0)
-    best, preferred = means.where(known, -1).max(0)
-    rest = (means.sum(0) - best) / (known.sum(0) - 1)
+    class_means = class_means.clamp_min(0).nan_to_num(0)
+    best, preferred = class_means.where(known, -1).max(0)
+    rest = (class_means.sum(0) - best) / (known.sum(0) - 1)
     return ((best - rest) / (best + rest).clamp_min(1e-30)).clamp(0, 1), preferred
 
 
-def commonest(classes: Tensor, count: int) -> tuple[Tensor, Tensor]:
+def find_commonest_class(classes: Tensor, class_count: int) -> tuple[Tensor, Tensor]:
     """Of K×units classes the one that each unit has most often, and how much of its K that is; −1 is no class."""
-    votes = torch.zeros(count + 1, classes.shape[1]).scatter_add_(0, classes + 1, torch.ones(classes.shape))[1:]
+    votes = torch.zeros(class_count + 1, classes.shape[1]).scatter_add_(0, classes + 1, torch.ones(classes.shape))[1:]
     most, which = votes.max(0)
     return which, most / len(classes)
 
 
-def titled(values: dict[str, Tensor | list[str]], unit: int) -> str:
+def format_label_title(values: dict[str, Tensor | list[str]], unit: int) -> str:
     """What is found of a unit, on a line."""
     label = {key: float(value[unit]) for key, value in values.items() if isinstance(value, Tensor)}
     names, words = values["names"], f"unit {unit}: "

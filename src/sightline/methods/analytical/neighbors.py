@@ -9,33 +9,33 @@ import torch
 from torch import Tensor
 
 from ... import image as images
-from ...catalog import method
-from ...errors import SightlineError, outside
-from ...knobs import Between
+from ...catalog import register_method
+from ...errors import SightlineError, make_out_of_range_error
+from ...knobs import ValueRange
 from ...model import Model
-from ...nearest import Metric, accuracy, nearest
-from ...plates import Row, plate
-from ...render import outline
+from ...nearest import Metric, find_nearest, measure_vote_accuracy
+from ...plates import FigureRow, compose_figure_rows
+from ...render import draw_box_outline
 from ...result import Result
 from ...scans import Scan
-from ...scans.index import LARGE, Index, approximate, indexed, rows
-from .scanned import named, network, pixels, scanned, squared, vector
+from ...scans.index import MIN_APPROXIMATE_IMAGES, VectorIndex, ensure_vector_index, read_vector_rows, search_vector_index
+from .scanned import compute_feature_vectors, compute_pixel_vectors, load_pixel_vectors, name_image_classes, resolve_network, resolve_scan
 
-VOTERS = 5  # of the k-NN classification
+KNN_VOTERS = 5  # of the k-NN classification
 
 
 @dataclass(frozen=True)
-class Asked:
+class NeighborQuery:
     """What is looked for: vectors N×d, pictures of it with words, and N places in the store that are not an answer."""
 
     vectors: Tensor
-    pictures: list[Tensor]
-    words: list[str]
-    own: Tensor | None = None
-    compared: Tensor | None = None  # N×3072; None for a direction, which has no pixels
+    images: list[Tensor]
+    captions: list[str]
+    excluded_ids: Tensor | None = None
+    pixel_vectors: Tensor | None = None  # N×3072; None for a direction, which has no pixels
 
 
-@method(
+@register_method(
     title="Nearest neighbours",
     question="Which images are alike to the network?",
     reading="The first row has the images whose features are nearest to those of the image on the left, the second the ones whose pixels are. Pixels agree "
@@ -49,10 +49,10 @@ def neighbors(
     folder: str | Path | None = None,
     store: str | Path | None = None,
     layer: str = "penultimate",
-    k: Annotated[int, Between(1, 1000)] = 8,
+    k: Annotated[int, ValueRange(1, 1000)] = 8,
     metric: Literal["cosine", "l2"] = "cosine",
-    id: Annotated[int | None, Between(0, 10**12)] = None,
-    unit: Annotated[int | None, Between(0, 10**6)] = None,
+    id: Annotated[int | None, ValueRange(0, 10**12)] = None,
+    unit: Annotated[int | None, ValueRange(0, 10**6)] = None,
     box: tuple[int, ...] = (),
     search: Literal["auto", "exact", "approximate"] = "auto",
 ) -> Result:
@@ -74,30 +74,32 @@ def neighbors(
         box: Part of the image to ask for: top, left, bottom, right in pixels (exclusive); none for the whole.
         search: "exact", "approximate" by an index that is built in the store once for a metric, or "auto": the index from 500,000 images on.
     """
-    found = scanned(model, folder, store, vectors=layer)
-    asked = query(model, found, image, layer=layer, id=id, unit=unit, box=box, metric=metric)
-    index, how = chosen(found, layer, metric, search)
+    found = resolve_scan(model, folder, store, vector_layer=layer)
+    asked = build_neighbor_query(model, found, image, layer=layer, image_id=id, unit=unit, box=box, metric=metric)
+    index, how = choose_search_index(found, layer, metric, search)
     if index is not None:
-        distance, ids = approximate(found, layer, index, asked.vectors, k=k, own=asked.own)
+        distance, ids = search_vector_index(found, layer, index, asked.vectors, k=k, exclude=asked.excluded_ids)
     else:
-        distance, ids = nearest(found.vectors(layer), asked.vectors, k, metric, asked.own)
+        distance, ids = find_nearest(found.vectors(layer), asked.vectors, k, metric, asked.excluded_ids)
     values: dict[str, Any] = {"ids": ids, "distance": distance, "paths": [[str(found.paths[i]) for i in row] for row in ids.tolist()]}
     values["recall"] = 1.0 if index is None else index.recall
-    if asked.compared is not None and found.images < LARGE:
-        values["pixel_distance"], values["pixel_ids"] = nearest(pixels(found), asked.compared, k, "l2", asked.own)
-    if found.classes is not None and found.images < LARGE:
-        values["accuracy"] = accuracy(found.vectors(layer), found.classes, VOTERS, metric)
-        values["pixel_accuracy"] = accuracy(pixels(found), found.classes, VOTERS, "l2")
-    caption = told(found, values, layer, metric) + f" Searched {how}."
-    return Result({"neighbors": picture(found, asked, values, layer)}, values, {"neighbors": caption})
+    if asked.pixel_vectors is not None and found.images < MIN_APPROXIMATE_IMAGES:
+        values["pixel_distance"], values["pixel_ids"] = find_nearest(
+            load_pixel_vectors(found), asked.pixel_vectors, k, "l2", asked.excluded_ids
+        )
+    if found.classes is not None and found.images < MIN_APPROXIMATE_IMAGES:
+        values["accuracy"] = measure_vote_accuracy(found.vectors(layer), found.classes, KNN_VOTERS, metric)
+        values["pixel_accuracy"] = measure_vote_accuracy(load_pixel_vectors(found), found.classes, KNN_VOTERS, "l2")
+    caption = describe_neighbors(found, values, layer, metric) + f" Searched {how}."
+    return Result({"neighbors": render_neighbors(found, asked, values, layer)}, values, {"neighbors": caption})
 
 
-def chosen(found: Scan, layer: str, metric: Metric, search: str) -> tuple[Index | None, str]:
+def choose_search_index(scan: Scan, layer: str, metric: Metric, search: str) -> tuple[VectorIndex | None, str]:
     """The index to search by, None for all vectors, and in words how. Raises SightlineError where one is asked for that can't be had."""
-    if search == "exact" or (search == "auto" and found.images < LARGE):
+    if search == "exact" or (search == "auto" and scan.images < MIN_APPROXIMATE_IMAGES):
         return None, "exactly"
     try:
-        index = indexed(found, layer, metric)
+        index = ensure_vector_index(scan, layer, metric)
     except SightlineError as error:
         if search == "approximate":
             raise
@@ -108,47 +110,57 @@ def chosen(found: Scan, layer: str, metric: Metric, search: str) -> tuple[Index 
 # ── what is looked for ──
 
 
-def query(
+def build_neighbor_query(
     model: Model | Scan,
-    found: Scan,
+    scan: Scan,
     image: Tensor | None,
     *,
     layer: str,
-    id: int | None,
+    image_id: int | None,
     unit: int | None,
     box: tuple[int, ...],
     metric: Metric,
-) -> Asked:
+) -> NeighborQuery:
     """The one thing that is asked for: an image, a stored one, or a unit."""
-    if sum(given is not None for given in (image, id, unit)) != 1:
+    if sum(given is not None for given in (image, image_id, unit)) != 1:
         raise SightlineError("neighbours of what? give an image, or the id of a stored one, or a unit: exactly one of them")
     if unit is not None:
-        return direction(found, layer, unit, box, metric)
-    if id is not None and id >= found.images:
-        raise outside("id", id, 0, f"{found.images - 1}, the last image of the collection")
-    if id is not None and not box:
-        shown, own = found.thumbnail(id), torch.tensor([id])
-        return Asked(rows(found, layer, [id]), [shown], [f"{named(found, [id])[0]}\nid {id}"], own, squared(shown))
-    whole = image if image is not None else found.image(id or 0)
-    part, shown = cut(whole, box)
-    net = network(model, found)
-    part = part if not box else images.resize(part, net.size, net.size)
-    return Asked(
-        vector(net, part, layer), list(shown.split(1)), ["the region" if box else "the image"] * len(part), None, squared(part.cpu())
+        return build_unit_query(scan, layer, unit, box, metric)
+    if image_id is not None and image_id >= scan.images:
+        raise make_out_of_range_error("id", image_id, 0, f"{scan.images - 1}, the last image of the collection")
+    if image_id is not None and not box:
+        shown, own = scan.thumbnail(image_id), torch.tensor([image_id])
+        return NeighborQuery(
+            read_vector_rows(scan, layer, [image_id]),
+            [shown],
+            [f"{name_image_classes(scan, [image_id])[0]}\nid {image_id}"],
+            own,
+            compute_pixel_vectors(shown),
+        )
+    whole = image if image is not None else scan.image(image_id or 0)
+    part, shown = crop_query_region(whole, box)
+    net = resolve_network(model, scan)
+    part = part if not box else images.resize_image(part, net.size, net.size)
+    return NeighborQuery(
+        compute_feature_vectors(net, part, layer),
+        list(shown.split(1)),
+        ["the region" if box else "the image"] * len(part),
+        None,
+        compute_pixel_vectors(part.cpu()),
     )
 
 
-def direction(found: Scan, layer: str, unit: int, box: tuple[int, ...], metric: Metric) -> Asked:
+def build_unit_query(scan: Scan, layer: str, unit: int, box: tuple[int, ...], metric: Metric) -> NeighborQuery:
     """The axis of one number of the features."""
-    size = rows(found, layer, [0]).shape[1]
+    size = read_vector_rows(scan, layer, [0]).shape[1]
     if unit >= size:
         raise SightlineError(f"unit is {unit}; {layer} has units 0 to {size - 1}")
     if metric != "cosine" or box:
         raise SightlineError('a unit is a direction: it goes with metric="cosine" and without a box')
-    return Asked(torch.eye(size)[unit : unit + 1], [torch.full((1, 3, 8, 8), 0.93)], [f"unit {unit}\nof {layer}"])
+    return NeighborQuery(torch.eye(size)[unit : unit + 1], [torch.full((1, 3, 8, 8), 0.93)], [f"unit {unit}\nof {layer}"])
 
 
-def cut(image: Tensor, box: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+def crop_query_region(image: Tensor, box: tuple[int, ...]) -> tuple[Tensor, Tensor]:
     """The part of the images in a box, and the images with it outlined. Raises SightlineError for a box that isn't inside."""
     if not box:
         return image, image
@@ -156,30 +168,30 @@ def cut(image: Tensor, box: tuple[int, ...]) -> tuple[Tensor, Tensor]:
     if len(box) != 4 or not (0 <= box[0] < box[2] <= height and 0 <= box[1] < box[3] <= width):
         raise SightlineError(f"box is {box}; it must be top, left, bottom, right inside the image's {height}×{width} pixels")
     top, left, bottom, right = box
-    return image[:, :, top:bottom, left:right], outline(image, (top, left, bottom, right))
+    return image[:, :, top:bottom, left:right], draw_box_outline(image, (top, left, bottom, right))
 
 
 # ── picture ──
 
 
-def picture(found: Scan, asked: Asked, values: Mapping[str, object], layer: str) -> Tensor:
+def render_neighbors(scan: Scan, query: NeighborQuery, values: Mapping[str, object], layer: str) -> Tensor:
     """For each query a row of neighbours by features and one by pixels."""
-    rows: list[Row] = []
-    for i, (shown, words) in enumerate(zip(asked.pictures, asked.words, strict=True)):
+    rows: list[FigureRow] = []
+    for i, (shown, words) in enumerate(zip(query.images, query.captions, strict=True)):
         for kind, title in (("", f"nearest in the features of {layer}"), ("pixel_", "nearest in pixels")):
             ids, distance = values.get(f"{kind}ids"), values.get(f"{kind}distance")
             if not isinstance(ids, Tensor) or not isinstance(distance, Tensor):
                 continue
             near = ids[i].tolist()
-            under = [f"{name}\n{d:.3g}" for name, d in zip(named(found, near), distance[i].tolist(), strict=True)]
-            rows.append(Row(title, [shown, *found.thumbnails(near).split(1)], [words, *under], lead=1))
-    return plate(rows)
+            under = [f"{name}\n{d:.3g}" for name, d in zip(name_image_classes(scan, near), distance[i].tolist(), strict=True)]
+            rows.append(FigureRow(title, [shown, *scan.thumbnails(near).split(1)], [words, *under], lead_count=1))
+    return compose_figure_rows(rows)
 
 
-def told(found: Scan, values: Mapping[str, object], layer: str, metric: Metric) -> str:
+def describe_neighbors(scan: Scan, values: Mapping[str, object], layer: str, metric: Metric) -> str:
     """The caption."""
     measure = "1 − cosine" if metric == "cosine" else "Euclidean distance"
-    words = f"On the left what was asked for; right of it the nearest of {found.images:,} images, with the {measure} of their features of {layer} under each"
+    words = f"On the left what was asked for; right of it the nearest of {scan.images:,} images, with the {measure} of their features of {layer} under each"
     words += ", and below those nearest in pixels (middle square at 32×32), with the Euclidean distance." if "pixel_ids" in values else "."
     if "accuracy" in values:
         words += (

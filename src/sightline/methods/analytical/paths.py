@@ -16,19 +16,19 @@ from torch import Tensor
 from ... import image as images
 from ...errors import SightlineError
 from ...model import Model
-from ...outputs import slope
-from ...transform import blur
+from ...outputs import differentiate_scores
+from ...transform import blur_image
 
-Probe = tuple[Tensor, Tensor]
-Baseline = Literal["black", "white", "gray", "blur", "random"]
+GradientProbe = tuple[Tensor, Tensor]
+BaselineKind = Literal["black", "white", "gray", "blur", "random"]
 
-PICTURES = (".jpg", ".jpeg", ".png", ".gif", ".webp", ".avif", ".tif", ".tiff", ".bmp", ".ppm", ".pgm", ".pnm", ".jp2")
+IMAGE_FILE_SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".webp", ".avif", ".tif", ".tiff", ".bmp", ".ppm", ".pgm", ".pnm", ".jp2")
 
 
 # ── streams of probes ──
 
 
-def cloud(image: Tensor, sigma: float, count: int, seed: int) -> Iterator[Probe]:
+def sample_noisy_copies(image: Tensor, sigma: float, count: int, seed: int) -> Iterator[GradientProbe]:
     """Noisy copies of a 3×H×W image (Smilkov 2017): Gaussian noise whose deviation is `sigma` of the image's value range."""
     generator = torch.Generator().manual_seed(seed)
     deviation = sigma * (image.max() - image.min())
@@ -36,7 +36,7 @@ def cloud(image: Tensor, sigma: float, count: int, seed: int) -> Iterator[Probe]
         yield image + deviation * torch.randn(image.shape, generator=generator), image.new_full((1, 1, 1), 1 / count)
 
 
-def straight(image: Tensor, baseline: Tensor, count: int) -> Iterator[Probe]:
+def sample_straight_path(image: Tensor, baseline: Tensor, count: int) -> Iterator[GradientProbe]:
     """The line from baseline to image (Sundararajan 2017, eq. 1) at `count` Gauss-Legendre nodes, their weights in the factors."""
     import numpy as np
 
@@ -46,17 +46,17 @@ def straight(image: Tensor, baseline: Tensor, count: int) -> Iterator[Probe]:
         yield baseline + float(node + 1) / 2 * line, float(weight) / 2 * line
 
 
-def sharpening(image: Tensor, count: int) -> Iterator[Probe]:
+def sample_blur_path(image: Tensor, count: int) -> Iterator[GradientProbe]:
     """From a blurred image to the sharp one by less and less Gaussian blur (Xu 2020, eq. 4), in `count` straight pieces.
 
     Each piece has its gradient taken in its middle, so the pieces add up to the path whatever their number.
     """
-    corners = [blurred(image, (1 - k / count) ** 2) for k in range(count)] + [image]
+    corners = [blur_image_by_share(image, (1 - k / count) ** 2) for k in range(count)] + [image]
     for before, after in pairwise(corners):
         yield (before + after) / 2, after - before
 
 
-def references(image: Tensor, baselines: Sequence[Tensor], seed: int) -> Iterator[Probe]:
+def sample_baseline_lines(image: Tensor, baselines: Sequence[Tensor], seed: int) -> Iterator[GradientProbe]:
     """One random point on the line from each baseline to the image (Erion 2021, eq. 4)."""
     # The paper draws every place on the line anywhere; here each of `count` equal stretches gets one draw: the same mean, less noise.
     count, generator = len(baselines), torch.Generator().manual_seed(seed)
@@ -68,33 +68,33 @@ def references(image: Tensor, baselines: Sequence[Tensor], seed: int) -> Iterato
 # ── baselines ──
 
 
-def blurred(image: Tensor, share: float = 1.0) -> Tensor:
+def blur_image_by_share(image: Tensor, share: float = 1.0) -> Tensor:
     """A 3×H×W image under a Gaussian blur of `share` × a sixth of its short side."""
     # Xu 2020 has a deviation of 50 pixels for images of 299; a sixth is that for every size.
-    return blur(image[None], share * min(image.shape[-2:]) / 6)[0]
+    return blur_image(image[None], share * min(image.shape[-2:]) / 6)[0]
 
 
-def baseline_of(image: Tensor, kind: Baseline, seed: int) -> Tensor:
+def make_baseline(image: Tensor, kind: BaselineKind, seed: int) -> Tensor:
     """The picture 3×H×W that stands for «nothing there»: one colour, the image blurred, or uniform noise."""
     if kind == "blur":
-        return blurred(image)
+        return blur_image_by_share(image)
     if kind == "random":
         return torch.rand(image.shape, generator=torch.Generator().manual_seed(seed))
     return torch.full_like(image, {"black": 0.0, "gray": 0.5, "white": 1.0}[kind])
 
 
-def crops(image: Tensor, count: int, seed: int) -> Iterator[Tensor]:
+def sample_quarter_crops(image: Tensor, count: int, seed: int) -> Iterator[Tensor]:
     """Random quarters of a 3×H×W image, half of them mirrored, enlarged to its size: its colours without its layout."""
     # Another seed than the places on the lines have, which would go with the crops' positions otherwise.
     generator, (height, width) = torch.Generator().manual_seed(seed + 1), image.shape[-2:]
     rows, columns = max(1, height // 2), max(1, width // 2)
     for draw in torch.rand(count, 3, generator=generator).tolist():
         top, left = int(draw[0] * (height - rows + 1)), int(draw[1] * (width - columns + 1))
-        part = images.resize(image[None, :, top : top + rows, left : left + columns], height, width)[0]
+        part = images.resize_image(image[None, :, top : top + rows, left : left + columns], height, width)[0]
         yield part.flip(2) if draw[2] < 0.5 else part
 
 
-def drawn(folder: str, count: int, seed: int, height: int, width: int) -> list[Tensor]:
+def read_random_images(folder: str, count: int, seed: int, height: int, width: int) -> list[Tensor]:
     """`count` pictures of a folder, drawn without repeats while there are enough, each covering height × width from its centre.
 
     Raises SightlineError when the folder has no pictures or one can't be read.
@@ -102,40 +102,42 @@ def drawn(folder: str, count: int, seed: int, height: int, width: int) -> list[T
     place = Path(folder)
     if not place.is_dir():
         raise SightlineError(f"folder is {folder!r}; there is no such folder")
-    files = sorted(file for file in place.iterdir() if file.suffix.lower() in PICTURES)
+    files = sorted(file for file in place.iterdir() if file.suffix.lower() in IMAGE_FILE_SUFFIXES)
     if not files:
-        raise SightlineError(f"folder is {folder!r}; it holds no pictures ({', '.join(PICTURES)})")
+        raise SightlineError(f"folder is {folder!r}; it holds no pictures ({', '.join(IMAGE_FILE_SUFFIXES)})")
     order = torch.randperm(len(files), generator=torch.Generator().manual_seed(seed)).tolist()
-    read = {k: covering(images.read(files[k]), height, width) for k in order[:count]}
+    read = {k: resize_to_cover_center(images.read(files[k]), height, width) for k in order[:count]}
     return [read[order[i % len(files)]] for i in range(count)]
 
 
-def covering(image: Tensor, height: int, width: int) -> Tensor:
+def resize_to_cover_center(image: Tensor, height: int, width: int) -> Tensor:
     """The middle of a 1×3×h×w image, resized to cover height × width: 3×height×width."""
     scale = max(height / image.shape[2], width / image.shape[3])
-    resized = images.resize(image, max(height, round(image.shape[2] * scale)), max(width, round(image.shape[3] * scale)))
-    return images.center_crop(resized, height, width)[0]
+    resized = images.resize_image(image, max(height, round(image.shape[2] * scale)), max(width, round(image.shape[3] * scale)))
+    return images.crop_center(resized, height, width)[0]
 
 
 # ── gradients ──
 
 
-def score_gradient(model: Model, image: Tensor, label: int | str = "top") -> tuple[Tensor, Tensor]:
+def compute_score_gradient(model: Model, image: Tensor, label: int | str = "top") -> tuple[Tensor, Tensor]:
     """∂(score of the label before the softmax)/∂image, N×3×H×W, and the label's index for each image, N."""
     known = None if label == "top" else model.choose(label, image)
     with torch.enable_grad():
         leaf = image.to(model.device).detach().requires_grad_()
         logits = model.run(leaf, ["logits"])["logits"]
         index = model.choose("top", image, logits) if known is None else known
-        return slope(logits.gather(1, index.view(-1, 1)), leaf, "the image").cpu(), index
+        return differentiate_scores(logits.gather(1, index.view(-1, 1)), leaf, "the image").cpu(), index
 
 
-def moments(model: Model, probes: Iterable[Probe], index: int, batch: int, powers: Sequence[int] = (1,)) -> list[Tensor]:
+def sum_gradient_powers(
+    model: Model, probes: Iterable[GradientProbe], index: int, batch: int, powers: Sequence[int] = (1,)
+) -> list[Tensor]:
     """Σ factor · gradientᵏ over the probes for each power k, each 3×H×W, with `batch` probes run at once."""
     stream, totals = iter(probes), [torch.zeros((), dtype=torch.float64) for _ in powers]
     while part := list(islice(stream, batch)):
         points, factors = (torch.stack(side) for side in zip(*part, strict=True))
-        gradient, _ = score_gradient(model, points, index)
+        gradient, _ = compute_score_gradient(model, points, index)
         if max(powers) > 1:  # a variance is the small difference of two of them
             gradient = gradient.double()
         totals = [
@@ -144,10 +146,10 @@ def moments(model: Model, probes: Iterable[Probe], index: int, batch: int, power
     return totals
 
 
-def class_scores(model: Model, pictures: Iterable[Tensor], index: int, batch: int) -> Tensor:
+def compute_class_scores(model: Model, inputs: Iterable[Tensor], index: int, batch: int) -> Tensor:
     """Score before the softmax of one class for every picture 3×H×W, N, with `batch` of them run at once."""
     scores: list[Tensor] = []
-    stream = iter(pictures)
+    stream = iter(inputs)
     with torch.no_grad():
         while part := list(islice(stream, batch)):
             scores.append(model.run(torch.stack(part), ["logits"])["logits"][:, index].cpu())

@@ -11,39 +11,39 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ...ascend import Callback, Step
-from ...catalog import Map, method
-from ...knobs import Between
-from ...memory import worthwhile
+from ...catalog import AttributionSpec, register_method
+from ...knobs import ValueRange
+from ...memory import choose_batch_size
 from ...model import Model
 from ...result import Result
-from .occlusion import MOST, Fill, Labels, chosen, covers_of, pictured
+from .occlusion import MAX_OCCLUSION_BATCH, FillKind, LabelChoice, choose_class_indices, draw_score_panel, make_fill_images
 
-Score = Literal["probability", "logit"]
+ScoreKind = Literal["probability", "logit"]
 
 
-@method(
+@register_method(
     title="RISE",
     question="Which parts, kept while others are hidden at random, hold the answer?",
     reading="Red: while this place is visible, the score is higher than over all random masks. Blue: it is lower.",
     caution="An average over random masks: a faint pattern without a shape is the luck of the draw, and another seed or more masks change it. "
     "The map is as coarse as the cells of the masks.",
-    tour=({"masks": 150, "cells": 4},),
-    quick={"masks": 100},
+    tour_runs=({"masks": 150, "cells": 4},),
+    quick_parameters={"masks": 100},
     # Every randomized network is asked again. Few masks need large cells, or the map is little but luck.
-    map=Map("evidence", costly=True, knobs={"masks": 150, "cells": 4}),
+    attribution=AttributionSpec("evidence", costly_kinds=True, test_parameters={"masks": 150, "cells": 4}),
 )
 def rise(
     model: Model,
     image: Tensor,
     *,
-    label: Labels = "top",
-    masks: Annotated[int, Between(1, 100_000)] = 2000,
-    cells: Annotated[int, Between(1, 64)] = 7,
-    keep: Annotated[float, Between(0.01, 0.99)] = 0.5,
-    fill: Annotated[float | Fill, Between(0, 1)] = 0.5,
-    score: Score = "probability",
-    batch: Annotated[int | None, Between(1, 4096)] = None,
-    memory: Annotated[float, Between(0.001, 1024)] = 1.0,
+    label: LabelChoice = "top",
+    masks: Annotated[int, ValueRange(1, 100_000)] = 2000,
+    cells: Annotated[int, ValueRange(1, 64)] = 7,
+    keep: Annotated[float, ValueRange(0.01, 0.99)] = 0.5,
+    fill: Annotated[float | FillKind, ValueRange(0, 1)] = 0.5,
+    score: ScoreKind = "probability",
+    batch: Annotated[int | None, ValueRange(1, 4096)] = None,
+    memory: Annotated[float, ValueRange(0.001, 1024)] = 1.0,
     seed: int = 0,
     callback: Callback | None = None,
 ) -> Result:
@@ -63,17 +63,17 @@ def rise(
         batch: How many masked images are run at once; None for as many as are fastest on a processor, or as `memory` allows, at most 32.
     """
     height, width = image.shape[-2:]
-    index, covers = chosen(model, label, image), covers_of(image, fill, max(height, width) // cells)
-    average = Average(model, image, covers, index, score)
-    at_once = batch or min(MOST, worthwhile(model, image, memory, gradients=False))
-    stream = masks_of((height, width), cells, keep, masks, seed)
+    index, covers = choose_class_indices(model, label, image), make_fill_images(image, fill, max(height, width) // cells)
+    average = RiseAverage(model, image, covers, index, score)
+    at_once = batch or min(MAX_OCCLUSION_BATCH, choose_batch_size(model, image, memory, gradients=False))
+    stream = sample_rise_masks((height, width), cells, keep, masks, seed)
     for step in range(1, ceil(masks / at_once) + 1):
-        shown, scores = average.add(torch.stack(list(islice(stream, at_once))))
+        shown, scores = average.add_masks(torch.stack(list(islice(stream, at_once))))
         if callback and callback(Step(step, ceil(masks / at_once), scores, shown)):
             break
-    found, mean, clean = average.map, average.mean, average.scores(image).cpu()
+    found, mean, clean = average.attribution, average.mean_score, average.compute_scores(image).cpu()
     evidence = found - mean[:, :, None, None]
-    panel, limit = pictured(image, evidence, clean)
+    panel, limit = draw_score_panel(image, evidence, clean)
     several = isinstance(label, (tuple, list))
     details = ", ".join(
         f"{model.labels[i]} ({a:.3g}, {b:.3g})" for i, a, b in zip(index[0], clean[0].tolist(), mean[0].tolist(), strict=True)
@@ -87,7 +87,7 @@ def rise(
     return Result({"rise": panel}, {**values, "masks": average.count}, {"rise": caption})
 
 
-def masks_of(size: tuple[int, int], cells: int, keep: float, count: int, seed: int) -> Iterator[Tensor]:
+def sample_rise_masks(size: tuple[int, int], cells: int, keep: float, count: int, seed: int) -> Iterator[Tensor]:
     """Random masks of `size`, in [0, 1] (Petsiuk 2018, section 3.3): cells×cells of 0 and 1, enlarged bilinearly, cropped at a random place."""
     (height, width), generator = size, torch.Generator().manual_seed(seed)
     rows, columns = ceil(height / cells), ceil(width / cells)
@@ -99,46 +99,46 @@ def masks_of(size: tuple[int, int], cells: int, keep: float, count: int, seed: i
 
 
 @dataclass
-class Average:
+class RiseAverage:
     """Sums over masks: of the masks, of the scores, and of the masks weighed by the scores of the labels `index`, N×L."""
 
     model: Model
     image: Tensor
-    covers: Tensor
+    fills: Tensor
     index: Tensor
-    score: Score
+    score_kind: ScoreKind
 
     def __post_init__(self) -> None:
         size = self.image.shape[-2:]
-        self.count, self.visible = 0, torch.zeros(size, dtype=torch.float64)
-        self.total = torch.zeros(self.index.shape, dtype=torch.float64)
-        self.weighed = torch.zeros(*self.index.shape, *size, dtype=torch.float64)
+        self.count, self.visibility = 0, torch.zeros(size, dtype=torch.float64)
+        self.score_sum = torch.zeros(self.index.shape, dtype=torch.float64)
+        self.weighted_sum = torch.zeros(*self.index.shape, *size, dtype=torch.float64)
 
-    def add(self, masks: Tensor) -> tuple[Tensor, Tensor]:
+    def add_masks(self, masks: Tensor) -> tuple[Tensor, Tensor]:
         """Takes in masks B×H×W; gives the images under the last of them, N×3×H×W, and their scores of the first label, N."""
-        images = zip(self.image.split(1), self.covers.split(1), strict=True)
+        images = zip(self.image.split(1), self.fills.split(1), strict=True)
         masked = [cover.cpu() + (image.cpu() - cover.cpu()) * masks[:, None] for image, cover in images]
-        scores = torch.stack([self.scores(some, i) for i, some in enumerate(masked)]).cpu().double()
-        self.count, self.visible = self.count + len(masks), self.visible + masks.double().sum(0)
-        self.total += scores.sum(1)
-        self.weighed += torch.einsum("nbl,bhw->nlhw", scores, masks.double())
+        scores = torch.stack([self.compute_scores(some, i) for i, some in enumerate(masked)]).cpu().double()
+        self.count, self.visibility = self.count + len(masks), self.visibility + masks.double().sum(0)
+        self.score_sum += scores.sum(1)
+        self.weighted_sum += torch.einsum("nbl,bhw->nlhw", scores, masks.double())
         return torch.stack([some[-1] for some in masked]), scores[:, -1, 0].float()
 
-    def scores(self, pictures: Tensor, of: int | None = None) -> Tensor:
+    def compute_scores(self, images: Tensor, image_index: int | None = None) -> Tensor:
         """Scores B×L of pictures B×3×H×W: of the labels of image `of`, or each of its own."""
         with torch.no_grad():
-            logits = self.model.run(pictures, ["logits"])["logits"]
-            index = self.index if of is None else self.index[of : of + 1].expand(len(pictures), -1)
-            return (logits.softmax(1) if self.score == "probability" else logits).gather(1, index)
+            logits = self.model.run(images, ["logits"])["logits"]
+            index = self.index if image_index is None else self.index[image_index : image_index + 1].expand(len(images), -1)
+            return (logits.softmax(1) if self.score_kind == "probability" else logits).gather(1, index)
 
     @property
-    def mean(self) -> Tensor:
+    def mean_score(self) -> Tensor:
         """Mean score over the masks, N×L."""
-        return (self.total / self.count).float()
+        return (self.score_sum / self.count).float()
 
     @property
-    def map(self) -> Tensor:
+    def attribution(self) -> Tensor:
         """Mean score weighed by how visible each pixel is, N×L×H×W; where a pixel never is, the mean score."""
         # The paper divides by the expected visibility, keep × masks. By the masks' own, luck in it does not show as evidence.
-        seen = self.visible > 1e-6
-        return torch.where(seen, self.weighed / self.visible.clamp_min(1e-6), self.mean.double()[:, :, None, None]).float()
+        seen = self.visibility > 1e-6
+        return torch.where(seen, self.weighted_sum / self.visibility.clamp_min(1e-6), self.mean_score.double()[:, :, None, None]).float()

@@ -12,17 +12,17 @@ import torch
 from torch import Tensor
 
 from ... import render
-from ...catalog import Map, method
-from ...knobs import Between
-from ...memory import worthwhile
+from ...catalog import AttributionSpec, register_method
+from ...knobs import ValueRange
+from ...memory import choose_batch_size
 from ...model import Model
 from ...result import Result
 from . import paths
-from .paths import Baseline, Probe, score_gradient
+from .paths import BaselineKind, GradientProbe, compute_score_gradient
 
-Kind = Literal["gradient", "gradient_input", "smoothgrad", "vargrad", "smoothgrad_squared", "integrated", "blur_ig", "expected"]
+SaliencyKind = Literal["gradient", "gradient_input", "smoothgrad", "vargrad", "smoothgrad_squared", "integrated", "blur_ig", "expected"]
 
-SHOWN = {
+SALIENCY_DESCRIPTIONS = {
     "gradient": "|gradient| of {score}",
     "gradient_input": "image × gradient of {score}",
     "smoothgrad": "mean gradient of {score} over {samples} noisy copies",
@@ -33,58 +33,58 @@ SHOWN = {
     "expected": "expected gradients of {score} over {samples} baselines ({source})",
 }
 # Shown by their size, largest over the colours; the others by their sum over the colours, with its sign.
-MAGNITUDES = ("gradient", "vargrad", "smoothgrad_squared")
+MAGNITUDE_KINDS = ("gradient", "vargrad", "smoothgrad_squared")
 
 
 @dataclass(frozen=True)
-class Average:
+class GradientAverage:
     """How many gradients become one attribution, and how many of them (`batch`) are run at once."""
 
-    kind: Kind
+    kind: SaliencyKind
     samples: int
     sigma: float
-    baseline: Baseline
+    baseline: BaselineKind
     folder: str | None
     batch: int
     seed: int
 
-    def of(self, model: Model, image: Tensor, index: int) -> tuple[Tensor, Tensor | None]:
+    def compute_attribution(self, model: Model, image: Tensor, index: int) -> tuple[Tensor, Tensor | None]:
         """Attribution 3×H×W of one image's score of one class; along a path, how far that score lies above the baseline's."""
         if self.kind in ("smoothgrad", "vargrad", "smoothgrad_squared"):
             powers = {"smoothgrad": (1,), "vargrad": (2, 1), "smoothgrad_squared": (2,)}[self.kind]
-            noisy = paths.cloud(image, self.sigma, self.samples, self.seed)
-            first, *mean = paths.moments(model, noisy, index, self.batch, powers)
+            noisy = paths.sample_noisy_copies(image, self.sigma, self.samples, self.seed)
+            first, *mean = paths.sum_gradient_powers(model, noisy, index, self.batch, powers)
             return ((first - mean[0].square()).clamp_min(0) if mean else first).float(), None
-        probes, baselines = self.path(image)
-        (attribution,) = paths.moments(model, probes, index, self.batch)
-        scores = paths.class_scores(model, [image, *baselines], index, self.batch)
+        probes, baselines = self.build_probe_path(image)
+        (attribution,) = paths.sum_gradient_powers(model, probes, index, self.batch)
+        scores = paths.compute_class_scores(model, [image, *baselines], index, self.batch)
         return attribution.float(), scores[0] - scores[1:].mean()
 
-    def path(self, image: Tensor) -> tuple[Iterator[Probe], list[Tensor]]:
+    def build_probe_path(self, image: Tensor) -> tuple[Iterator[GradientProbe], list[Tensor]]:
         """The probes from baseline to image, and the baseline or, for expected gradients, all of them."""
         if self.kind == "integrated":
-            start = paths.baseline_of(image, self.baseline, self.seed)
-            return paths.straight(image, start, self.samples), [start]
+            start = paths.make_baseline(image, self.baseline, self.seed)
+            return paths.sample_straight_path(image, start, self.samples), [start]
         if self.kind == "blur_ig":
-            return paths.sharpening(image, self.samples), [paths.blurred(image)]
+            return paths.sample_blur_path(image, self.samples), [paths.blur_image_by_share(image)]
         if self.folder:
-            baselines = paths.drawn(self.folder, self.samples, self.seed, *image.shape[-2:])
+            baselines = paths.read_random_images(self.folder, self.samples, self.seed, *image.shape[-2:])
         else:
-            baselines = list(paths.crops(image, self.samples, self.seed))
-        return paths.references(image, baselines, self.seed), baselines
+            baselines = list(paths.sample_quarter_crops(image, self.samples, self.seed))
+        return paths.sample_baseline_lines(image, baselines, self.seed), baselines
 
 
-@method(
+@register_method(
     title="Saliency by backpropagation",
     question="Which pixels, changed a little, would change the class score most?",
     reading="Bright pixels have a large gradient of the score before the softmax. They gather on the object when the network looks at it.",
     caution="It is the slope at this image, not a share of the score. Single pixels are noisy; the bright region matters, not its texture.",
-    map=Map(
+    attribution=AttributionSpec(
         "attribution",
         "kind",
-        slopes=("gradient", "smoothgrad"),
-        sizes=MAGNITUDES,
-        costly=("smoothgrad", "vargrad", "smoothgrad_squared", "integrated", "blur_ig", "expected"),
+        gradient_kinds=("gradient", "smoothgrad"),
+        magnitude_kinds=MAGNITUDE_KINDS,
+        costly_kinds=("smoothgrad", "vargrad", "smoothgrad_squared", "integrated", "blur_ig", "expected"),
     ),
 )
 def saliency(
@@ -92,13 +92,13 @@ def saliency(
     image: Tensor,
     *,
     label: int | str = "top",
-    kind: Kind = "gradient",
-    samples: Annotated[int, Between(1, 1000)] = 32,
-    sigma: Annotated[float, Between(0, 1)] = 0.15,
-    baseline: Baseline = "black",
+    kind: SaliencyKind = "gradient",
+    samples: Annotated[int, ValueRange(1, 1000)] = 32,
+    sigma: Annotated[float, ValueRange(0, 1)] = 0.15,
+    baseline: BaselineKind = "black",
     folder: str | None = None,
-    batch: Annotated[int | None, Between(1, 4096)] = None,
-    memory: Annotated[float, Between(0.001, 1024)] = 1.0,
+    batch: Annotated[int | None, ValueRange(1, 4096)] = None,
+    memory: Annotated[float, ValueRange(0.001, 1024)] = 1.0,
     seed: int = 0,
 ) -> Result:
     """Gradient of a class score with respect to the image, or what is averaged from many such gradients.
@@ -117,50 +117,50 @@ def saliency(
         folder: Folder of pictures that are the baselines of "expected"; None for random quarters of the image itself.
         batch: How many gradients are run at once; None for as many as are fastest on a processor, or as `memory` allows.
     """
-    at_once = batch or worthwhile(model, image, memory)
+    at_once = batch or choose_batch_size(model, image, memory)
     told: dict[str, Tensor] = {}
     if kind in ("gradient", "gradient_input"):
         slope, index = (
-            torch.cat(parts) for parts in zip(*(score_gradient(model, some, label) for some in image.split(at_once)), strict=True)
+            torch.cat(parts) for parts in zip(*(compute_score_gradient(model, some, label) for some in image.split(at_once)), strict=True)
         )
         attribution = slope if kind == "gradient" else image.cpu() * slope
     else:
-        index, average = model.choose(label, image), Average(kind, samples, sigma, baseline, folder, at_once, seed)
-        found = [average.of(model, one.cpu(), int(i)) for one, i in zip(image, index, strict=True)]
+        index, average = model.choose(label, image), GradientAverage(kind, samples, sigma, baseline, folder, at_once, seed)
+        found = [average.compute_attribution(model, one.cpu(), int(i)) for one, i in zip(image, index, strict=True)]
         attribution = torch.stack([part for part, _ in found])
         changes = [change for _, change in found if change is not None]
         if changes:
             told["difference"] = torch.stack(changes)
             told["gap"] = (attribution.double().sum((1, 2, 3)) - told["difference"]).float()
     size = attribution.abs().amax(1)
-    map_ = size if kind in MAGNITUDES else attribution.sum(1)
-    panel, scale = pictured(image, map_, signed=kind not in MAGNITUDES)
+    map_ = size if kind in MAGNITUDE_KINDS else attribution.sum(1)
+    panel, scale = draw_saliency_panel(image, map_, signed=kind not in MAGNITUDE_KINDS)
     words = {
         "score": f"the score of {', '.join(model.labels[i] for i in index.tolist())}",
         "source": f"pictures of {folder}" if folder else "random quarters of the image itself",
     }
-    what = SHOWN[kind].format(samples=samples, baseline=baseline, **words)
-    caption = f"Image, {what} {scale}, and both.{completeness(told)}"
+    what = SALIENCY_DESCRIPTIONS[kind].format(samples=samples, baseline=baseline, **words)
+    caption = f"Image, {what} {scale}, and both.{describe_completeness(told)}"
     values = {"attribution": attribution, "saliency": size, "label": index, **told}
     if kind == "gradient":
         values["gradient"] = attribution
     return Result({"saliency": panel}, values, {"saliency": caption})
 
 
-def pictured(image: Tensor, map_: Tensor, signed: bool) -> tuple[Tensor, str]:
+def draw_saliency_panel(image: Tensor, attribution: Tensor, signed: bool) -> tuple[Tensor, str]:
     """The image, the map N×H×W and both, and the map's scale in words."""
     # A few pixels hold the largest values; the scale ends at the 99th percentile so that the rest can be seen.
-    limit = render.quantile(map_.abs().flatten(1), 0.99)
-    shown = render.signed(map_, limit) if signed else render.heat(map_, limit)
-    panel = render.beside(image, shown, render.over(image, map_.clamp_min(0), limit))
+    limit = render.compute_quantile(attribution.abs().flatten(1), 0.99)
+    shown = render.render_signed_map(attribution, limit) if signed else render.render_heatmap(attribution, limit)
+    panel = render.arrange_in_row(image, shown, render.overlay_heatmap(image, attribution.clamp_min(0), limit))
     if signed:
         return panel, f"summed over the colours (white 0, full colour is the 99th percentile, ±{float(limit[0]):.3g})"
     return panel, f"(black is 0, brightest is the 99th percentile, {float(limit[0]):.3g})"
 
 
-def completeness(told: Mapping[str, Tensor]) -> str:
+def describe_completeness(path_values: Mapping[str, Tensor]) -> str:
     """How far the attribution's sum misses what it divides up, for the first image."""
-    if not told:
+    if not path_values:
         return ""
-    change, gap = float(told["difference"][0]), float(told["gap"][0])
+    change, gap = float(path_values["difference"][0]), float(path_values["gap"][0])
     return f" It sums to {change + gap:.3g}; the score lies {change:.3g} above the baseline's: a gap of {gap:.2g}."

@@ -10,16 +10,16 @@ from torch import Tensor, nn
 from ... import image as images
 from ...errors import SightlineError
 from ...model import Model
-from ...outputs import positions
+from ...outputs import reshape_to_unit_grid
 from ...scans import Scan, scan
 
-PIXELS = 32  # side of the thumbnails that are compared pixel by pixel
-BLOCK = 256  # thumbnails in memory at their full size
-_pixels: "WeakKeyDictionary[Scan, Tensor]" = WeakKeyDictionary()
+PIXEL_VECTOR_SIDE = 32  # side of the thumbnails that are compared pixel by pixel
+THUMBNAIL_BATCH_SIZE = 256  # thumbnails in memory at their full size
+_pixel_vector_cache: "WeakKeyDictionary[Scan, Tensor]" = WeakKeyDictionary()
 
 
-def scanned(
-    model: Model | Scan, folder: str | Path | None, store: str | Path | None, *, vectors: str = "penultimate", layer: str | None = None
+def resolve_scan(
+    model: Model | Scan, folder: str | Path | None, store: str | Path | None, *, vector_layer: str = "penultimate", layer: str | None = None
 ) -> Scan:
     """The scan that a method reads: the one given, else the model's pass over `folder` (or what comes along) kept in `store`.
 
@@ -31,59 +31,64 @@ def scanned(
             raise SightlineError("a Scan is read as it is: leave out folder and store, or give the Model instead")
         return model
     if store is None or folder is not None:
-        others = None if layer is None or followed(model, model.layer(layer)) else (layer,)
-        return scan(model, folder, store=store, vectors=tuple(dict.fromkeys(("penultimate", vectors))), layers=others)
+        others = None if layer is None or is_followed_by_default(model, model.layer(layer)) else (layer,)
+        return scan(model, folder, store=store, vectors=tuple(dict.fromkeys(("penultimate", vector_layer))), layers=others)
     found = Scan.open(store)
     found.require(model)
     return found
 
 
-def followed(model: Model, layer: str) -> bool:
+def is_followed_by_default(model: Model, layer: str) -> bool:
     """Whether a pass follows this layer's units without being told."""
     return layer in model.layers and isinstance(model.module(layer), nn.Conv2d)
 
 
-def vector(model: Model, image: Tensor, layer: str) -> Tensor:
+def compute_feature_vectors(model: Model, image: Tensor, layer: str) -> Tensor:
     """The features of images as a scan keeps them, N×d: averaged over places."""
     with torch.no_grad():
         feature = model.features(image, layer)[layer]
-        return (feature if feature.ndim == 2 else positions(feature, image).mean((2, 3))).float().cpu()
+        return (feature if feature.ndim == 2 else reshape_to_unit_grid(feature, image).mean((2, 3))).float().cpu()
 
 
-def network(model: Model | Scan, found: Scan) -> Model:
+def resolve_network(model: Model | Scan, dataset_scan: Scan) -> Model:
     """The network itself: the one given, else the one that the store names."""
-    return found.model() if isinstance(model, Scan) else model
+    return dataset_scan.model() if isinstance(model, Scan) else model
 
 
-def pixels(found: Scan) -> Tensor:
+def load_pixel_vectors(dataset_scan: Scan) -> Tensor:
     """All images as n×3072 numbers: the middle square of each at 32×32; decoded once for a scan."""
-    if found not in _pixels:
-        _pixels[found] = squares(found, range(found.images), PIXELS).flatten(1)
-    return _pixels[found]
+    if dataset_scan not in _pixel_vector_cache:
+        _pixel_vector_cache[dataset_scan] = load_center_crops(dataset_scan, range(dataset_scan.images), PIXEL_VECTOR_SIDE).flatten(1)
+    return _pixel_vector_cache[dataset_scan]
 
 
-def squares(found: Scan, ids: Sequence[int], side: int) -> Tensor:
+def load_center_crops(dataset_scan: Scan, ids: Sequence[int], side: int) -> Tensor:
     """The middle squares of stored images, n×3×side×side, read by the hundred."""
-    return torch.cat([square(found.thumbnails(ids[start : start + BLOCK]), side) for start in range(0, len(ids), BLOCK)])
+    return torch.cat(
+        [
+            resize_center_crop(dataset_scan.thumbnails(ids[start : start + THUMBNAIL_BATCH_SIZE]), side)
+            for start in range(0, len(ids), THUMBNAIL_BATCH_SIZE)
+        ]
+    )
 
 
-def squared(image: Tensor) -> Tensor:
+def compute_pixel_vectors(image: Tensor) -> Tensor:
     """Images N×3×H×W as N×3072 numbers: their middle square at 32×32."""
-    return square(image, PIXELS).flatten(1)
+    return resize_center_crop(image, PIXEL_VECTOR_SIDE).flatten(1)
 
 
-def square(image: Tensor, side: int) -> Tensor:
+def resize_center_crop(image: Tensor, side: int) -> Tensor:
     """The middle square of images, N×3×side×side."""
     whole = min(image.shape[-2:])
-    return images.resize(images.center_crop(image, whole, whole), side, side)
+    return images.resize_image(images.crop_center(image, whole, whole), side, side)
 
 
-def named(found: Scan, ids: Iterable[int]) -> list[str]:
+def name_image_classes(dataset_scan: Scan, ids: Iterable[int]) -> list[str]:
     """The class of each image, else the class that the network takes it for, with a question mark."""
     words: list[str] = []
     for id in ids:
-        if found.classes is not None and int(found.classes[id]) >= 0:
-            words.append(found.class_names[int(found.classes[id])])
+        if dataset_scan.classes is not None and int(dataset_scan.classes[id]) >= 0:
+            words.append(dataset_scan.class_names[int(dataset_scan.classes[id])])
         else:
-            words.append(f"{found.model_labels[int(found.top5[0][id, 0])]}?")
+            words.append(f"{dataset_scan.model_labels[int(dataset_scan.top5[0][id, 0])]}?")
     return words

@@ -11,40 +11,40 @@ import torch
 from torch import Tensor
 
 from ... import render
-from ...catalog import Map, method
-from ...knobs import Between
+from ...catalog import AttributionSpec, register_method
+from ...knobs import ValueRange
 from ...model import Model
 from ...result import Result
 from .cam import gradcam
 from .saliency import saliency
 
-Source = Literal["saliency", "smoothgrad", "gradcam"]
+SeedSource = Literal["saliency", "smoothgrad", "gradcam"]
 
-FOREGROUND, BACKGROUND = (1.0, 0.2, 0.1), (0.15, 0.4, 1.0)
-NOWHERE = (0, 0, 0, 0)  # GrabCut's rectangle, which a mask leaves unused
-TILE = 8  # pixels of a checkerboard's square
+FOREGROUND_COLOR, BACKGROUND_COLOR = (1.0, 0.2, 0.1), (0.15, 0.4, 1.0)
+UNUSED_RECTANGLE = (0, 0, 0, 0)  # GrabCut's rectangle, which a mask leaves unused
+CHECKER_SIDE = 8  # pixels of a checkerboard's square
 
 
-@method(
+@register_method(
     title="Segmentation without supervision",
     question="Does the network know where the object ends, though it was only told what is in the picture?",
     reading="Red are the pixels that the score depends on most, blue those it hardly depends on. From their colours GrabCut learns what object and "
     "background look like, and cuts the picture where the colours change. Beside it the outline of the object found, and the object cut out.",
     caution="The network only gives the seeds; the outline comes from the colours. It is good where the object differs in colour from its surroundings, and "
     "the seeds lie on what the network answers to, which may be a part of the object or not the object at all.",
-    tour=({"source": "smoothgrad"},),
-    map=Map("map", "source", costly=("smoothgrad",)),
+    tour_runs=({"source": "smoothgrad"},),
+    attribution=AttributionSpec("map", "source", costly_kinds=("smoothgrad",)),
 )
 def segment(
     model: Model,
     image: Tensor,
     *,
     label: int | str = "top",
-    source: Source = "saliency",
-    foreground: Annotated[float, Between(0.5, 1)] = 0.95,
-    background: Annotated[float, Between(0, 0.5)] = 0.3,
-    smooth: Annotated[float, Between(0, 0.2)] = 0.01,
-    steps: Annotated[int, Between(0, 50)] = 5,
+    source: SeedSource = "saliency",
+    foreground: Annotated[float, ValueRange(0.5, 1)] = 0.95,
+    background: Annotated[float, ValueRange(0, 0.5)] = 0.3,
+    smooth: Annotated[float, ValueRange(0, 0.2)] = 0.01,
+    steps: Annotated[int, ValueRange(0, 50)] = 5,
     whole: bool = False,
 ) -> Result:
     """Cuts the object of a class out of the image with GrabCut, started from the class's saliency map.
@@ -62,27 +62,27 @@ def segment(
         steps: Rounds in which GrabCut learns the colours anew from its last cut; 0 for a single cut by the seeds' colours.
         whole: Keep every piece of the cut instead of the largest one only.
     """
-    map_, index = seeding(model, image, label, source)
+    map_, index = compute_seed_map(model, image, label, source)
     sigma = smooth * min(map_.shape[-2:])
-    map_ = blurred(map_.cpu().nan_to_num(0), sigma)
-    seeds = torch.stack([seeds_of(one, foreground, background) for one in map_])
+    map_ = blur_seed_map(map_.cpu().nan_to_num(0), sigma)
+    seeds = torch.stack([select_seeds(one, foreground, background) for one in map_])
     # OpenCV's random numbers belong to the thread: in one of its own, the caller's stay as they are.
     with ThreadPoolExecutor(1) as apart:
-        masks = list(apart.map(lambda one, at: cut(one, at, steps, whole), image.cpu(), seeds))
+        masks = list(apart.map(lambda one, at: run_grabcut(one, at, steps, whole), image.cpu(), seeds))
     mask = torch.stack(masks)
     share = mask.float().flatten(1).mean(1)
-    panel = torch.cat([pictured(image[i : i + 1].cpu(), mask[i], seeds[i]) for i in range(len(mask))])
+    panel = torch.cat([draw_segment_row(image[i : i + 1].cpu(), mask[i], seeds[i]) for i in range(len(mask))])
     names = ", ".join(model.labels[i] for i in index.tolist())
     softly = f" blurred over {sigma:.2g} pixels" if sigma else ""
     caption = (
         f"Seeds from the {source} map of {names}{softly}: red from the {foreground:.0%} quantile on, blue up to the {background:.0%} quantile; the outline "
-        f"of the object that GrabCut finds; and the object cut out: {float(share[0]):.0%} of the pixels.{emptiness(mask, seeds)}"
+        f"of the object that GrabCut finds; and the object cut out: {float(share[0]):.0%} of the pixels.{describe_empty_masks(mask, seeds)}"
     )
     values = {"mask": mask, "share": share, "seeds": seeds, "map": map_, "label": index}
-    return Result({"segment": render.sheet(panel, columns=1, gap=6)}, values, {"segment": caption})
+    return Result({"segment": render.make_contact_sheet(panel, columns=1, gap=6)}, values, {"segment": caption})
 
 
-def seeding(model: Model, image: Tensor, label: int | str, source: Source) -> tuple[Tensor, Tensor]:
+def compute_seed_map(model: Model, image: Tensor, label: int | str, source: SeedSource) -> tuple[Tensor, Tensor]:
     """The map N×H×W that gives the seeds, and the classes N."""
     # The paper averages the maps of ten crops and mirror images; here it is the map of the image itself.
     if source == "gradcam":
@@ -92,20 +92,20 @@ def seeding(model: Model, image: Tensor, label: int | str, source: Source) -> tu
     return found["saliency"], found["label"]
 
 
-def blurred(map_: Tensor, sigma: float) -> Tensor:
+def blur_seed_map(seed_map: Tensor, sigma: float) -> Tensor:
     """Maps N×H×W under a Gaussian of standard deviation `sigma` in pixels, mirrored at the border."""
     # The paper takes the quantiles of the raw map. A single pixel of its noise would be a seed that GrabCut has to obey:
     # a hole in the object, or a speck of it elsewhere.
     import cv2
 
-    return torch.stack([torch.from_numpy(cv2.GaussianBlur(one.numpy(), (0, 0), sigma)) for one in map_]) if sigma else map_
+    return torch.stack([torch.from_numpy(cv2.GaussianBlur(one.numpy(), (0, 0), sigma)) for one in seed_map]) if sigma else seed_map
 
 
-def seeds_of(map_: Tensor, foreground: float, background: float) -> Tensor:
+def select_seeds(seed_map: Tensor, foreground: float, background: float) -> Tensor:
     """Seeds H×W of a map H×W: 1 from its upper quantile on, -1 up to its lower one, 0 between."""
     import numpy as np
 
-    values = map_.double().numpy()
+    values = seed_map.double().numpy()
     low, high = np.quantile(values, (background, foreground))
     # The paper has > and <. Maps cut off at zero have many equal values: with >= and <= these are seeds as well, and
     # what equals both quantiles is background.
@@ -113,7 +113,7 @@ def seeds_of(map_: Tensor, foreground: float, background: float) -> Tensor:
     return torch.from_numpy(seeds.astype(np.int8))
 
 
-def cut(image: Tensor, seeds: Tensor, steps: int, whole: bool) -> Tensor:
+def run_grabcut(image: Tensor, seeds: Tensor, steps: int, whole: bool) -> Tensor:
     """The object's mask H×W in an image 3×H×W by GrabCut; without seeds of both kinds, an empty one."""
     import cv2
     import numpy as np
@@ -124,26 +124,26 @@ def cut(image: Tensor, seeds: Tensor, steps: int, whole: bool) -> Tensor:
     pixels = np.ascontiguousarray(image.mul(255).round().byte().permute(1, 2, 0).numpy())
     at = seeds.numpy()
     mask = np.select([at > 0, at < 0], [cv2.GC_FGD, cv2.GC_BGD], cv2.GC_PR_BGD).astype(np.uint8)
-    colours = learned(pixels[at != 0], mask[at != 0])
+    colours = fit_color_models(pixels[at != 0], mask[at != 0])
     # First the paper's single cut by the colours of the seeds, then GrabCut's own rounds.
     for rounds, how in ((1, cv2.GC_EVAL_FREEZE_MODEL), (steps, cv2.GC_EVAL)):
         if rounds:
-            cv2.grabCut(pixels, mask, NOWHERE, *colours, rounds, how)
+            cv2.grabCut(pixels, mask, UNUSED_RECTANGLE, *colours, rounds, how)
     found = ((mask == cv2.GC_FGD) | (mask == cv2.GC_PR_FGD)).astype(np.uint8)
-    return torch.from_numpy(found if whole else largest(found)).bool()
+    return torch.from_numpy(found if whole else keep_largest_piece(found)).bool()
 
 
-def learned(pixels: Any, kinds: Any) -> tuple[Any, Any]:
+def fit_color_models(pixels: Any, seed_kinds: Any) -> tuple[Any, Any]:
     """GrabCut's colour models of background and foreground, learned from the seeds alone: M×3 colours and their M kinds."""
     import cv2
     import numpy as np
 
     background, foreground = np.zeros((1, 65)), np.zeros((1, 65))
-    cv2.grabCut(pixels[None], kinds[None].copy(), NOWHERE, background, foreground, 0, cv2.GC_INIT_WITH_MASK)
+    cv2.grabCut(pixels[None], seed_kinds[None].copy(), UNUSED_RECTANGLE, background, foreground, 0, cv2.GC_INIT_WITH_MASK)
     return background, foreground
 
 
-def largest(mask: Any) -> Any:
+def keep_largest_piece(mask: Any) -> Any:
     """The largest connected piece of a mask H×W (uint8)."""
     import cv2
 
@@ -154,38 +154,38 @@ def largest(mask: Any) -> Any:
 # ── pictures ──
 
 
-def pictured(image: Tensor, mask: Tensor, seeds: Tensor) -> Tensor:
+def draw_segment_row(image: Tensor, mask: Tensor, seeds: Tensor) -> Tensor:
     """Seeds over the gray image, the outlined image, the object over a checkerboard: 1×3×H×(3W and gaps)."""
     gray = 0.25 + 0.6 * image.mean(1, keepdim=True).expand(-1, 3, -1, -1)
-    marked = painted(painted(gray, seeds < 0, BACKGROUND, 0.45), seeds > 0, FOREGROUND, 1)
-    return render.beside(marked, contour(image, mask), torch.where(mask, image, checkerboard(*mask.shape)))
+    marked = tint_pixels(tint_pixels(gray, seeds < 0, BACKGROUND_COLOR, 0.45), seeds > 0, FOREGROUND_COLOR, 1)
+    return render.arrange_in_row(marked, draw_mask_contour(image, mask), torch.where(mask, image, make_checkerboard(*mask.shape)))
 
 
-def painted(image: Tensor, where: Tensor, color: Sequence[float], weight: float) -> Tensor:
+def tint_pixels(image: Tensor, mask: Tensor, color: Sequence[float], weight: float) -> Tensor:
     """The image 1×3×H×W with a colour laid over the pixels H×W."""
-    return torch.where(where, (1 - weight) * image + weight * torch.tensor(color).view(1, 3, 1, 1), image)
+    return torch.where(mask, (1 - weight) * image + weight * torch.tensor(color).view(1, 3, 1, 1), image)
 
 
-def contour(image: Tensor, mask: Tensor) -> Tensor:
+def draw_mask_contour(image: Tensor, mask: Tensor) -> Tensor:
     """The image with the mask's border in yellow between black lines, which shows on any colours."""
     solid = mask.float()[None, None]
     wide, narrow = (torch.nn.functional.max_pool2d(solid, side, 1, side // 2)[0, 0] > 0 for side in (5, 3))
-    dark = painted(image, wide & ~eroded(solid), (0, 0, 0), 1)
-    return painted(dark, narrow & ~mask, (1.0, 0.85, 0.0), 1)
+    dark = tint_pixels(image, wide & ~erode_mask(solid), (0, 0, 0), 1)
+    return tint_pixels(dark, narrow & ~mask, (1.0, 0.85, 0.0), 1)
 
 
-def eroded(solid: Tensor) -> Tensor:
+def erode_mask(mask: Tensor) -> Tensor:
     """The mask 1×1×H×W without its outermost pixels, H×W; the image's border is none of them."""
-    return -torch.nn.functional.max_pool2d(-solid, 3, 1, 1)[0, 0] > 0
+    return -torch.nn.functional.max_pool2d(-mask, 3, 1, 1)[0, 0] > 0
 
 
-def checkerboard(height: int, width: int) -> Tensor:
+def make_checkerboard(height: int, width: int) -> Tensor:
     """Light squares 1×3×H×W that no photograph has."""
-    rows, columns = torch.arange(height)[:, None] // TILE, torch.arange(width)[None] // TILE
+    rows, columns = torch.arange(height)[:, None] // CHECKER_SIDE, torch.arange(width)[None] // CHECKER_SIDE
     return (0.9 + 0.1 * ((rows + columns) % 2)).expand(1, 3, -1, -1)
 
 
-def emptiness(mask: Tensor, seeds: Tensor) -> str:
+def describe_empty_masks(mask: Tensor, seeds: Tensor) -> str:
     """A note on the images without a mask."""
     flat = [i + 1 for i, one in enumerate(seeds) if not (one > 0).any()]
     empty = [i + 1 for i, one in enumerate(mask) if not one.any() and i + 1 not in flat]

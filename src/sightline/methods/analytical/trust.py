@@ -8,26 +8,26 @@ import torch
 from torch import Tensor
 
 from ... import render
-from ...catalog import method as registered
+from ...catalog import register_method as registered
 from ...errors import SightlineError
-from ...knobs import Between
-from ...memory import worthwhile
+from ...knobs import ValueRange
+from ...memory import choose_batch_size
 from ...model import Model
 from ...result import Result
 from . import faithful, randomize
-from .explained import Explained, explained
-from .faithful import Asked
-from .verdict import captions, verdicts
+from .explained import AttributionMethod, find_attribution_method
+from .faithful import ClassScorer
+from .verdict import write_trust_captions, write_verdicts
 
 # How often the map is shifted elsewhere to see what chance would give; for the curves, which cost a forward pass a point, fewer.
-CHANCES, CURVE_CHANCES = 16, 3
+SHIFT_COUNT, CURVE_SHIFT_COUNT = 16, 3
 # Stages of the randomization unless told: every one but the first asks for two more maps.
-STAGES, COSTLY_STAGES = 10, 5
-LEAST = 7
+DEFAULT_STAGE_COUNT, COSTLY_STAGE_COUNT = 10, 5
+MIN_TRUST_SIDE = 7
 
 
 @dataclass(frozen=True)
-class Effort:
+class TrustSettings:
     """How much is spent: points of a curve, subsets of pixels; and the seed of all draws."""
 
     steps: int
@@ -42,8 +42,8 @@ class Effort:
     "is the network's own; then more and more layers lose what they learned, from the answer down. The picture should change.",
     caution="Removing pixels makes unusual images, to which the network may answer anything. A map that passes every test here may still mislead, and one "
     "image proves little: look at several.",
-    tour=({"method": "saliency"},),
-    quick={"steps": 8, "samples": 16, "stages": 4},
+    tour_runs=({"method": "saliency"},),
+    quick_parameters={"steps": 8, "samples": 16, "stages": 4},
 )
 def trust(
     model: Model,
@@ -52,10 +52,10 @@ def trust(
     method: str = "saliency",
     label: int | str = "top",
     kind: str | None = None,
-    steps: Annotated[int, Between(1, 1000)] = 16,
-    samples: Annotated[int, Between(4, 10_000)] = 32,
-    stages: Annotated[int | None, Between(1, 1000)] = None,
-    batch: Annotated[int | None, Between(1, 4096)] = None,
+    steps: Annotated[int, ValueRange(1, 1000)] = 16,
+    samples: Annotated[int, ValueRange(4, 10_000)] = 32,
+    stages: Annotated[int | None, ValueRange(1, 1000)] = None,
+    batch: Annotated[int | None, ValueRange(1, 4096)] = None,
     seed: int = 0,
 ) -> Result:
     """Tests the map of another method: deletion, insertion, sensitivity-n, infidelity, model randomization, stability.
@@ -82,89 +82,95 @@ def trust(
             takes many passes of the network (occlusion, RISE, Score-CAM, the averaged kinds of saliency).
         batch: How many changed images are run at once; None for as many as fit into about a gigabyte, at most 32.
     """
-    if min(image.shape[-2:]) < LEAST:
-        raise SightlineError(f"the image is {image.shape[-2]}×{image.shape[-1]} pixels; trust needs at least {LEAST}×{LEAST}")
-    asked = explained(method, kind)
-    stages = stages or (COSTLY_STAGES if asked.costly else STAGES)
-    groups = randomize.gathered(randomize.layers_with_weights(model), stages)
-    size, effort = batch or min(32, worthwhile(model, image, gradients=False)), Effort(steps, samples, seed)
+    if min(image.shape[-2:]) < MIN_TRUST_SIDE:
+        raise SightlineError(
+            f"the image is {image.shape[-2]}×{image.shape[-1]} pixels; trust needs at least {MIN_TRUST_SIDE}×{MIN_TRUST_SIDE}"
+        )
+    asked = find_attribution_method(method, kind)
+    stages = stages or (COSTLY_STAGE_COUNT if asked.is_costly else DEFAULT_STAGE_COUNT)
+    groups = randomize.merge_layer_groups(randomize.group_weight_layers(model), stages)
+    size, effort = batch or min(32, choose_batch_size(model, image, gradients=False)), TrustSettings(steps, samples, seed)
     index = model.choose(label, image)
     each: list[dict[str, Any]] = []
     for one, i in zip(image.cpu().split(1), index.tolist(), strict=True):
-        each.append(judged(one, asked, Asked(model, i, size), groups=groups, effort=effort))
+        each.append(measure_trust(one, asked, ClassScorer(model, i, size), groups=groups, settings=effort))
     rows = [found.pop("maps") for found in each]
     for found in each:
-        found["verdict"] = verdicts(asked.spoken, found)
+        found["verdict"] = write_verdicts(asked.description, found)
     height, width = image.shape[-2:]
     values: dict[str, Any] = {
         name: torch.stack([found[name] for found in each]) if isinstance(each[0][name], Tensor) else [found[name] for found in each]
         for name in each[0]
     }
-    names = [stage(paths) for paths in groups]
+    names = [describe_stage(paths) for paths in groups]
     values |= {
-        "sensitivity_n": faithful.subset_sizes(height, width), "patch": faithful.patch_side(height, width), "layers": names, "label": index,
+        "sensitivity_n": faithful.compute_subset_sizes(height, width), "patch": faithful.compute_square_side(height, width), "layers": names, "label": index,
     }  # fmt: skip
-    panels = {"curves": charted(each[0]), "maps": in_a_row(image[:1], rows[0])}
-    return Result(panels, values, captions(asked.spoken, str(model.labels[int(index[0])]), each[0], names))
+    panels = {"curves": draw_trust_curves(each[0]), "maps": draw_heatmap_row(image[:1], rows[0])}
+    return Result(panels, values, write_trust_captions(asked.description, str(model.labels[int(index[0])]), each[0], names))
 
 
 # ── the tests of one image ──
 
 
-def judged(image: Tensor, explained_: Explained, asked: Asked, *, groups: list[list[str]], effort: Effort) -> dict[str, Any]:
+def measure_trust(
+    image: Tensor, method: AttributionMethod, scorer: ClassScorer, *, groups: list[list[str]], settings: TrustSettings
+) -> dict[str, Any]:
     """All numbers of one image, and the `maps` of the cascade."""
-    seed, generator = effort.seed, torch.Generator().manual_seed(effort.seed)
-    clean = explained_.map(asked.model, image, asked.index, seed)
-    others = [clean.elsewhere(generator) for _ in range(CHANCES)]
-    found: dict[str, Any] = {"map": clean.shown}
-    found |= faithful.curves(asked, image[0], clean, others[:CURVE_CHANCES], steps=effort.steps, generator=generator)
-    found |= faithful.removals(asked, image[0], clean, others, samples=effort.samples, generator=generator)
+    seed, generator = settings.seed, torch.Generator().manual_seed(settings.seed)
+    clean = method.compute_attribution(scorer.model, image, scorer.index, seed)
+    others = [clean.shift_randomly(generator) for _ in range(SHIFT_COUNT)]
+    found: dict[str, Any] = {"map": clean.heatmap}
+    found |= faithful.measure_deletion_insertion(
+        scorer, image[0], clean, others[:CURVE_SHIFT_COUNT], steps=settings.steps, generator=generator
+    )
+    found |= faithful.measure_sensitivity_infidelity(scorer, image[0], clean, others, samples=settings.samples, generator=generator)
     cascade: list[Tensor] = []
     alone: list[Tensor] = []
-    for both, one in randomize.randomized(asked.model, groups, seed):
-        cascade.append(explained_.map(both, image, asked.index, seed).shown)
+    for both, one in randomize.randomize_layer_groups(scorer.model, groups, seed):
+        cascade.append(method.compute_attribution(both, image, scorer.index, seed).heatmap)
         # In the first stage the two networks are the same.
-        alone.append(explained_.map(one, image, asked.index, seed).shown if alone else cascade[0])
-    again, of = explained_.again(asked.model, image, asked.index, clean.shown, seed, generator)
+        alone.append(method.compute_attribution(one, image, scorer.index, seed).heatmap if alone else cascade[0])
+    again, of = method.repeat_attribution(scorer.model, image, scorer.index, clean.heatmap, seed, generator)
     found["rank_chance"], found["ssim_chance"] = (
-        part.mean() for part in randomize.likeness(clean.shown, [other.shown for other in others])
+        part.mean() for part in randomize.compare_heatmaps(clean.heatmap, [other.heatmap for other in others])
     )
-    found["cascade_rank"], found["cascade_ssim"] = randomize.likeness(clean.shown, cascade)
-    found["layer_rank"], found["layer_ssim"] = randomize.likeness(clean.shown, alone)
-    found["stability_rank"], found["stability_ssim"] = (part[0] for part in randomize.likeness(clean.shown, [again]))
+    found["cascade_rank"], found["cascade_ssim"] = randomize.compare_heatmaps(clean.heatmap, cascade)
+    found["layer_rank"], found["layer_ssim"] = randomize.compare_heatmaps(clean.heatmap, alone)
+    found["stability_rank"], found["stability_ssim"] = (part[0] for part in randomize.compare_heatmaps(clean.heatmap, [again]))
     found["empty"] = torch.tensor([not map_.any() for map_ in cascade]).sum()
-    return {**found, "stability_of": of, "maps": [clean.shown, *cascade]}
+    return {**found, "stability_of": of, "maps": [clean.heatmap, *cascade]}
 
 
 # ── pictures ──
 
 
-def charted(found: Mapping[str, Any]) -> Tensor:
+def draw_trust_curves(results: Mapping[str, Any]) -> Tensor:
     """Curves of one image: deletion, insertion, and how the maps of randomized networks are like its map."""
-    removed = torch.linspace(0, 1, len(found["deletion"])).tolist()
-    plots: list[render.Plot] = []
+    removed = torch.linspace(0, 1, len(results["deletion"])).tolist()
+    plots: list[render.LinePlot] = []
     for name, axis in (("deletion", "share of pixels turned gray"), ("insertion", "share of pixels made sharp")):
-        curves = {name_: (removed, found[key].tolist()) for name_, key in (("the map", name), ("shifted maps", f"{name}_chance"))}
-        plots.append(render.Plot(f"{name.capitalize()}: probability of the class", axis, curves))
-    stages = list(range(len(found["cascade_rank"]) + 1))
+        curves = {name_: (removed, results[key].tolist()) for name_, key in (("the map", name), ("shifted maps", f"{name}_chance"))}
+        plots.append(render.LinePlot(f"{name.capitalize()}: probability of the class", axis, curves))
+    stages = list(range(len(results["cascade_rank"]) + 1))
     likeness = {
-        "from the top down": (stages, [1.0, *found["cascade_rank"].tolist()]),
-        "one alone": (stages, [1.0, *found["layer_rank"].tolist()]),
-        "shifted maps": (stages, [float(found["rank_chance"])] * len(stages)),
+        "from the top down": (stages, [1.0, *results["cascade_rank"].tolist()]),
+        "one alone": (stages, [1.0, *results["layer_rank"].tolist()]),
+        "shifted maps": (stages, [float(results["rank_chance"])] * len(stages)),
     }
-    plots.append(render.Plot("Randomized: rank correlation of the maps", "stage of randomization, from the answer down", likeness))
-    return render.lines(plots)
+    plots.append(render.LinePlot("Randomized: rank correlation of the maps", "stage of randomization, from the answer down", likeness))
+    return render.draw_line_plots(plots)
 
 
-def in_a_row(image: Tensor, maps: list[Tensor]) -> Tensor:
+def draw_heatmap_row(image: Tensor, heatmaps: list[Tensor]) -> Tensor:
     """The image 1×3×H×W, then maps H×W, each on its own scale up to its 99th percentile."""
-    stack = torch.stack(maps)
-    limit = torch.stack([randomize.brightest(map_.abs()) for map_ in maps])
-    shown = render.signed(stack, limit) if bool((stack < 0).any()) else render.heat(stack, limit)
-    return render.sheet(torch.cat([image.cpu(), shown]), columns=len(maps) + 1, gap=4)
+    stack = torch.stack(heatmaps)
+    limit = torch.stack([randomize.find_heatmap_limit(map_.abs()) for map_ in heatmaps])
+    shown = render.render_signed_map(stack, limit) if bool((stack < 0).any()) else render.render_heatmap(stack, limit)
+    return render.make_contact_sheet(torch.cat([image.cpu(), shown]), columns=len(heatmaps) + 1, gap=4)
 
 
-def stage(paths: list[str]) -> str:
+def describe_stage(paths: list[str]) -> str:
     """A stage of the randomization in words: its topmost and lowest module."""
     names = [path or "the network's own weights" for path in paths]
     return names[0] if len(names) == 1 else f"{names[0]} … {names[-1]}"

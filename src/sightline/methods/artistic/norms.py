@@ -10,19 +10,19 @@ from torch import Tensor
 
 from ... import image as images
 from ... import render
-from ...catalog import method
-from ...knobs import Between
+from ...catalog import register_method
+from ...knobs import ValueRange
 from ...model import Model
-from ...networks.apply import restyled
-from ...networks.files import Styles, blend, read_styles
+from ...networks.apply import restyle_images
+from ...networks.files import FixedStyleNetwork, parse_style_blend, read_fixed_style_network
 from ...result import Result
-from .stylize import manners
+from .stylize import measure_stylized_style
 
-RECORDED = Path(__file__).parents[2] / "assets" / "instance_norm.json"
-COLORS = {"instance": "#a65d00", "batch": "#3b6ea5"}
+RECORDED_EXPERIMENT = Path(__file__).parents[2] / "assets" / "instance_norm.json"
+NORM_COLORS = {"instance": "#a65d00", "batch": "#3b6ea5"}
 
 
-@method(
+@register_method(
     title="Instance norm against batch norm",
     question="Why does a style network normalize every photograph by itself?",
     reading="Left the photograph, below it the same with little contrast. In the middle both painted by the network that comes with Sightline, whose instance "
@@ -38,8 +38,8 @@ def norms(
     image: Tensor,
     *,
     style: str = "starry_night",
-    contrast: Annotated[float, Between(0.0, 1.0)] = 0.25,
-    size: Annotated[int, Between(32, 1024)] = 144,
+    contrast: Annotated[float, ValueRange(0.0, 1.0)] = 0.25,
+    size: Annotated[int, ValueRange(32, 1024)] = 144,
 ) -> Result:
     """Paints a photograph and a pale copy with instance norm, then with statistics of both together, as batch norm takes them.
 
@@ -52,42 +52,42 @@ def norms(
         contrast: Contrast of the pale copy, a share of the photograph's.
         size: Short side in pixels at which is painted, if the photograph has more.
     """
-    photo = images.at_most(image, size)
+    photo = images.limit_short_side(image, size)
     middle = photo.mean((1, 2, 3), keepdim=True)
     pale = middle + contrast * (photo - middle)
-    network = read_styles("painters", model.device)
-    mix = network.mix(blend(style))
-    found = [painted(network, torch.cat(pair), mix) for pair in zip(photo.split(1), pale.split(1), strict=True)]
+    network = read_fixed_style_network("painters", model.device)
+    mix = network.make_mix(parse_style_blend(style))
+    found = [restyle_with_both_norms(network, torch.cat(pair), mix) for pair in zip(photo.split(1), pale.split(1), strict=True)]
     instance, batch = (torch.stack(pictures) for pictures in zip(*found, strict=True))
     apart = torch.stack([(made[:, 0] - made[:, 1]).abs().flatten(1).mean(1) for made in (instance, batch)], 1)
-    losses = torch.stack([kept(model, network, photo, made, style) for made in (instance, batch)], 1)
+    losses = torch.stack([measure_style_share(model, network, photo, made, style) for made in (instance, batch)], 1)
     given = torch.stack([photo, pale], 1).cpu()
     rows = torch.stack([given, instance, batch], 2).flatten(0, 2)
-    recorded = json.loads(RECORDED.read_text(encoding="utf-8"))
+    recorded = json.loads(RECORDED_EXPERIMENT.read_text(encoding="utf-8"))
     values = {"instance": instance, "batch": batch, "apart": apart, "style": losses, "recorded": recorded}
-    panels = {"norms": render.sheet(rows, columns=3), "recorded": chart(recorded)}
-    return Result(panels, values, {"norms": told(style, apart, losses), "recorded": said(recorded)})
+    panels = {"norms": render.make_contact_sheet(rows, columns=3), "recorded": plot_recorded_losses(recorded)}
+    return Result(panels, values, {"norms": describe_norm_comparison(style, apart, losses), "recorded": describe_recorded_losses(recorded)})
 
 
-def painted(network: Styles, both: Tensor, mix: Tensor) -> tuple[Tensor, Tensor]:
+def restyle_with_both_norms(network: FixedStyleNetwork, pair: Tensor, mix: Tensor) -> tuple[Tensor, Tensor]:
     """A photograph and its copy, each normalized by itself, and both together."""
-    each = restyled(network, both, mix)
-    network.network.normalize_together()
-    together = restyled(network, both, mix)
-    network.network.normalize_together(False)
+    each = restyle_images(network, pair, mix)
+    network.network.set_batch_statistics()
+    together = restyle_images(network, pair, mix)
+    network.network.set_batch_statistics(False)
     return each, together
 
 
-def kept(model: Model, network: Styles, photo: Tensor, made: Tensor, style: str) -> Tensor:
+def measure_style_share(model: Model, network: FixedStyleNetwork, photo: Tensor, restyled_pairs: Tensor, style: str) -> Tensor:
     """Share of the photograph's style loss that the painted photograph and its painted copy have, N×2."""
     shares: list[Tensor] = []
-    for picture in made.unbind(1):
-        before, after = manners(model, network, photo, {style: picture})
+    for picture in restyled_pairs.unbind(1):
+        before, after = measure_stylized_style(model, network, photo, {style: picture})
         shares.append((after / before.clamp_min(1e-12))[:, 0])
     return torch.stack(shares, 1)
 
 
-def chart(recorded: Mapping[str, Mapping[str, Sequence[float]]]) -> Tensor:
+def plot_recorded_losses(recorded: Mapping[str, Mapping[str, Sequence[float]]]) -> Tensor:
     """Losses of all runs, one column of dots for each norm and condition, lines between runs of one seed."""
     from matplotlib.figure import Figure
 
@@ -95,20 +95,20 @@ def chart(recorded: Mapping[str, Mapping[str, Sequence[float]]]) -> Tensor:
     axes: Any = figure.subplots(1, len(recorded))
     for axis, (condition, found) in zip(axes, recorded.items(), strict=True):
         axis.plot([0, 1], [found["instance"], found["batch"]], color="#bbbbbb", linewidth=1, zorder=1)
-        for place, (norm, color) in enumerate(COLORS.items()):
+        for place, (norm, color) in enumerate(NORM_COLORS.items()):
             axis.scatter([place] * len(found[norm]), found[norm], color=color, zorder=2)
         axis.set_title(condition, fontsize=9)
-        axis.set_xticks([0, 1], [f"{norm} norm" for norm in COLORS], fontsize=8)
+        axis.set_xticks([0, 1], [f"{norm} norm" for norm in NORM_COLORS], fontsize=8)
         axis.set(xlim=(-0.5, 1.5), ylim=(0, 1.1 * max(max(losses) for losses in found.values())))
         axis.tick_params(axis="y", labelsize=8)
         axis.spines[["top", "right"]].set_visible(False)
     axes[0].set_ylabel("loss on held-out photographs", fontsize=8)
-    return render.drawn(figure)
+    return render.rasterize_figure(figure)
 
 
-def told(style: str, apart: Tensor, losses: Tensor) -> str:
+def describe_norm_comparison(style: str, differences: Tensor, losses: Tensor) -> str:
     """The pictures in words."""
-    (one, two), (each, together) = apart.mean(0).tolist(), losses.mean(0)
+    (one, two), (each, together) = differences.mean(0).tolist(), losses.mean(0)
     return (
         f"Rows: the photograph, and with little contrast. Columns: as given; {style} with instance norm; the same weights with statistics of both pictures "
         f"together, as batch norm takes them. The two paintings differ by {one:.3f} with instance norm, by {two:.3f} with batch statistics (mean over "
@@ -117,7 +117,7 @@ def told(style: str, apart: Tensor, losses: Tensor) -> str:
     )
 
 
-def said(recorded: Mapping[str, Mapping[str, Sequence[float]]]) -> str:
+def describe_recorded_losses(recorded: Mapping[str, Mapping[str, Sequence[float]]]) -> str:
     """What came out of the recorded experiment."""
     parts: list[str] = []
     for condition, found in recorded.items():

@@ -11,7 +11,7 @@ from ...model import Model
 
 
 @dataclass(frozen=True)
-class Order:
+class TextureRequest:
     """From which exemplar 3×h×w, how large; with windows of how many pixels, tiling or not, remade after which picture 3×H×W
     (the classical ways); by which network and layers, in how many steps at each size, with average pooling or not, with which
     weight of the spectrum, in how many GB (the neural ones); with which seed, watched by whom."""
@@ -24,9 +24,9 @@ class Order:
     model: Model
     layers: tuple[str, ...]
     steps: int
-    average: bool
-    spectrum: float
-    memory: float
+    use_average_pooling: bool
+    spectrum_weight: float
+    memory_gb: float
     seed: int
     callback: Callback | None
 
@@ -36,4 +36,4 @@ class Order:
         return torch.Generator().manual_seed(self.seed)
 
 
-Maker = Callable[[Order], Tensor]
+TextureMaker = Callable[[TextureRequest], Tensor]

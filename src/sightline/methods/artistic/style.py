@@ -11,33 +11,41 @@ from torch import Tensor
 from ... import image as images
 from ... import render
 from ...ascend import Callback
-from ...catalog import method
-from ...color import match_colors, match_luminance, with_colors_of
+from ...catalog import register_method
+from ...color import copy_photo_colors, match_colors, match_luminance
 from ...errors import SightlineError
-from ...knobs import Between
+from ...knobs import ValueRange
 from ...model import Model
-from ...networks.files import painting
-from ...paint import FALLOFF, RATES, Brush, Painted, paint, resized, stages
-from ...painting import content_losses, style_losses
-from ...perceptual import Layers, layers_of
-from ...presets import PRESETS, Preset
-from ...published import recognized
+from ...networks.files import read_style_picture
+from ...paint import (
+    DEFAULT_LEARNING_RATES,
+    FREQUENCY_FALLOFF,
+    CoarseToFineResult,
+    StageOptimizer,
+    optimize_coarse_to_fine,
+    plan_stages,
+    resize_bicubic,
+)
+from ...painting import measure_content_losses, measure_style_losses
+from ...perceptual import PerceptualLayers, choose_perceptual_layers
+from ...presets import STYLE_PRESETS, StylePreset
+from ...published import recognize_published_weights
 from ...result import Result
-from .easel import Easel
+from .easel import StyleLossBuilder
 
-LEAST_SIDE = 32
-ADAM = 2  # what Adam keeps, in pairs of pictures: its two moments, the moving average and the picture before the step
+MIN_PHOTO_SIDE = 32
+ADAM_PAIRS = 2  # what Adam keeps, in pairs of pictures: its two moments, the moving average and the picture before the step
 # Short side of the first size: a photograph has its layout already, and would lose it at 64 pixels.
-FIRST = {"content": 128, "noise": 64}
+FIRST_SIDES = {"content": 128, "noise": 64}
 
 
-@method(
+@register_method(
     title="Style transfer",
     question="What would this picture look like, painted like that one?",
     reading="The photograph and the style, then the painted picture: things stay where the content layer saw them, colours and strokes come from the style.",
     caution="Style here means which features occur together, wherever they are: composition and meaning are no part of it. How much of the photograph is left is a matter of the weights.",
-    tour=({"steps": 80},),
-    quick={"steps": 15},
+    tour_runs=({"steps": 80},),
+    quick_parameters={"steps": 15},
 )
 def style(
     model: Model,
@@ -48,19 +56,19 @@ def style(
     loss: Literal["preset", "gram", "w2", "sliced"] = "preset",
     content_layers: tuple[str, ...] | None = None,
     style_layers: tuple[str, ...] | None = None,
-    content_weight: Annotated[float | None, Between(0, 1e6)] = None,
-    style_weight: Annotated[float | None, Between(0, 1e9)] = None,
-    tv_weight: Annotated[float | None, Between(0, 1e6)] = None,
+    content_weight: Annotated[float | None, ValueRange(0, 1e6)] = None,
+    style_weight: Annotated[float | None, ValueRange(0, 1e9)] = None,
+    tv_weight: Annotated[float | None, ValueRange(0, 1e6)] = None,
     mix: tuple[float, ...] | None = None,
     masks: tuple[Tensor | str, ...] | None = None,
-    style_scale: Annotated[float, Between(0.1, 10)] = 1.0,
+    style_scale: Annotated[float, ValueRange(0.1, 10)] = 1.0,
     color: Literal["style", "match", "luminance"] = "style",
     start: Literal["content", "noise"] = "content",
     optimizer: Literal["lbfgs", "adam"] = "lbfgs",
-    steps: Annotated[int, Between(1, 100_000)] = 100,
-    lr: Annotated[float | None, Between(1e-6, 1000)] = None,
+    steps: Annotated[int, ValueRange(1, 100_000)] = 100,
+    lr: Annotated[float | None, ValueRange(1e-6, 1000)] = None,
     coarse: bool = True,
-    memory: Annotated[float, Between(0.01, 10_000)] = 4.0,
+    memory: Annotated[float, ValueRange(0.01, 10_000)] = 4.0,
     seed: int = 0,
     callback: Callback | None = None,
 ) -> Result:
@@ -94,55 +102,63 @@ def style(
         coarse: Whether to paint at small sizes first, growing by √2 from 128 pixels, from 64 out of noise.
         memory: GB that the painting may take; what needs more is painted in tiles with the very same gradient.
     """
-    if min(image.shape[-2:]) < LEAST_SIDE:
-        raise SightlineError(f"the image is {image.shape[-2]}×{image.shape[-1]} pixels; a painting needs {LEAST_SIDE}×{LEAST_SIDE} or more")
-    weighed = chosen(PRESETS[preset], loss, {"content": content_weight, "style": style_weight, "tv": tv_weight})
-    pictures = [painting(picture)[:1] for picture in styles]
-    regions = [images.given(mask)[:1].mean(1, keepdim=True) for mask in masks] if masks is not None else None
-    shares = checked(pictures, mix, regions, weighed)
-    usual = layers_of(model)
-    layers = Layers(content_layers or usual.content, style_layers or usual.style)
-    size, made, finals = (image.shape[2], image.shape[3]), list[Painted](), list[dict[str, Any]]()
-    plan = stages(size, steps, least=FIRST[start] if coarse else max(size))
+    if min(image.shape[-2:]) < MIN_PHOTO_SIDE:
+        raise SightlineError(
+            f"the image is {image.shape[-2]}×{image.shape[-1]} pixels; a painting needs {MIN_PHOTO_SIDE}×{MIN_PHOTO_SIDE} or more"
+        )
+    weighed = override_preset(STYLE_PRESETS[preset], loss, {"content": content_weight, "style": style_weight, "tv": tv_weight})
+    pictures = [read_style_picture(picture)[:1] for picture in styles]
+    regions = [images.resolve_image(mask)[:1].mean(1, keepdim=True) for mask in masks] if masks is not None else None
+    shares = check_style_shares(pictures, mix, regions, weighed)
+    usual = choose_perceptual_layers(model)
+    layers = PerceptualLayers(content_layers or usual.content, style_layers or usual.style)
+    size, made, finals = (image.shape[2], image.shape[3]), list[CoarseToFineResult](), list[dict[str, Any]]()
+    plan = plan_stages(size, steps, min_side=FIRST_SIDES[start] if coarse else max(size))
     for number, photo in enumerate(image.cpu().split(1)):
-        easel = Easel(
+        easel = StyleLossBuilder(
             model,
             photo,
-            [recolored(one, photo, color) for one in pictures],
+            [recolor_style(one, photo, color) for one in pictures],
             layers,
             weighed,
             shares,
             regions,
             style_scale,
             memory,
-            None if optimizer == "lbfgs" else ADAM,
+            None if optimizer == "lbfgs" else ADAM_PAIRS,
             seed,
         )
-        tile = easel.tile(size)  # refuses what is too large before the first step
-        plan = [stage for stage in plan if stage.size == size or easel.holds(stage.size)]
-        first = resized(photo, plan[0].size) if start == "content" else noise(plan[0].size, seed + number)
-        brush = Brush(optimizer, lr if lr is not None else RATES[optimizer], easel.pairs(size), FALLOFF)
-        done = paint(model, easel.objective, first.to(model.device), plan, brush, average=optimizer == "adam", callback=callback)
-        finals.append({**told(easel, done.image), "tile": tile})
-        made.append(replace(done, image=with_colors_of(done.image.cpu(), photo) if color == "luminance" else done.image.cpu()))
+        tile = easel.choose_tile_side(size)  # refuses what is too large before the first step
+        plan = [stage for stage in plan if stage.size == size or easel.has_large_enough_styles(stage.size)]
+        first = resize_bicubic(photo, plan[0].size) if start == "content" else make_gray_noise(plan[0].size, seed + number)
+        brush = StageOptimizer(
+            optimizer, lr if lr is not None else DEFAULT_LEARNING_RATES[optimizer], easel.choose_pair_count(size), FREQUENCY_FALLOFF
+        )
+        done = optimize_coarse_to_fine(
+            model, easel.build_objective, first.to(model.device), plan, brush, average=optimizer == "adam", callback=callback
+        )
+        finals.append({**measure_painting_losses(easel, done.image), "tile": tile})
+        made.append(replace(done, image=copy_photo_colors(done.image.cpu(), photo) if color == "luminance" else done.image.cpu()))
         if done.stopped:
             break
     pictures_made = torch.cat([one.image for one in made])
-    notes = [*made[0].notes, *filter(None, [PRESETS[preset].warning(recognized(model.body))])]
+    notes = [*made[0].notes, *filter(None, [STYLE_PRESETS[preset].describe_network_mismatch(recognize_published_weights(model.network))])]
     values = {
-        "image": pictures_made, "scores": torch.tensor(made[0].scores), "work": made[0].work, "notes": notes, **finals[0],
+        "image": pictures_made, "scores": torch.tensor(made[0].scores), "work": made[0].weighted_evaluations, "notes": notes, **finals[0],
     }  # fmt: skip
-    panel = render.beside(image[:1].cpu(), *(shown(one, size[0]) for one in pictures), pictures_made[:1])
-    return Result({"style": panel}, values, {"style": spoken(values, plan, weighed, layers)})
+    panel = render.arrange_in_row(image[:1].cpu(), *(crop_style_for_figure(one, size[0]) for one in pictures), pictures_made[:1])
+    return Result({"style": panel}, values, {"style": describe_style_transfer(values, plan, weighed, layers)})
 
 
-def chosen(preset: Preset, loss: str, weights: Mapping[str, float | None]) -> Preset:
+def override_preset(preset: StylePreset, loss: str, weights: Mapping[str, float | None]) -> StylePreset:
     """The preset with the weights and the kind of loss that were asked for instead."""
     given = {name: value for name, value in weights.items() if value is not None}
     return replace(preset, **given, **({} if loss == "preset" else {"kind": loss}))
 
 
-def checked(pictures: Sequence[Tensor], mix: tuple[float, ...] | None, masks: Sequence[Tensor] | None, preset: Preset) -> list[float]:
+def check_style_shares(
+    pictures: Sequence[Tensor], mix: tuple[float, ...] | None, masks: Sequence[Tensor] | None, preset: StylePreset
+) -> list[float]:
     """The share of each style; raises SightlineError where styles, shares and masks don't go together."""
     if not pictures:
         raise SightlineError("styles is empty; give one picture at least")
@@ -158,35 +174,37 @@ def checked(pictures: Sequence[Tensor], mix: tuple[float, ...] | None, masks: Se
     return shares
 
 
-def recolored(picture: Tensor, photo: Tensor, color: str) -> Tensor:
+def recolor_style(picture: Tensor, photo: Tensor, color: str) -> Tensor:
     """The style picture with the colours that it shall give."""
     if color == "match":
         return match_colors(picture, photo)
     return match_luminance(picture, photo) if color == "luminance" else picture
 
 
-def noise(size: tuple[int, int], seed: int) -> Tensor:
+def make_gray_noise(size: tuple[int, int], seed: int) -> Tensor:
     """Gray with noise, 1×3×H×W."""
     return (0.5 + 0.1 * torch.randn(1, 3, *size, generator=torch.Generator().manual_seed(seed))).clamp(0, 1)
 
 
-def told(easel: Easel, image: Tensor) -> dict[str, Any]:
+def measure_painting_losses(builder: StyleLossBuilder, image: Tensor) -> dict[str, Any]:
     """The losses of the finished picture by layer: E and the authors' number for style, mean squares for content."""
-    painting = easel.painting((image.shape[2], image.shape[3]))
-    distances = style_losses(painting, easel.model, image, easel.tile((image.shape[2], image.shape[3])))
-    both = easel.preset.both(list(distances.values()), easel.channels())
+    painting = builder.get_loss((image.shape[2], image.shape[3]))
+    distances = measure_style_losses(painting, builder.model, image, builder.choose_tile_side((image.shape[2], image.shape[3])))
+    both = builder.preset.pair_losses(list(distances.values()), builder.list_channels())
     return {
         "style_losses": {name: list(pair) for name, pair in zip(distances, both, strict=True)},
-        "content_losses": content_losses(painting, easel.model, image, easel.tile((image.shape[2], image.shape[3]))),
+        "content_losses": measure_content_losses(
+            painting, builder.model, image, builder.choose_tile_side((image.shape[2], image.shape[3]))
+        ),
     }
 
 
-def shown(picture: Tensor, height: int) -> Tensor:
+def crop_style_for_figure(picture: Tensor, height: int) -> Tensor:
     """A style picture for the figure, no wider than it is high twice."""
-    return images.center_crop(picture, min(picture.shape[2], 2 * picture.shape[3]), min(picture.shape[3], 2 * picture.shape[2]))
+    return images.crop_center(picture, min(picture.shape[2], 2 * picture.shape[3]), min(picture.shape[3], 2 * picture.shape[2]))
 
 
-def spoken(values: Mapping[str, Any], plan: Sequence[Any], preset: Preset, layers: Layers) -> str:
+def describe_style_transfer(values: Mapping[str, Any], plan: Sequence[Any], preset: StylePreset, layers: PerceptualLayers) -> str:
     """What the figure shows, and what came out."""
     distances, content = values["style_losses"], values["content_losses"]
     kept = f"mean squared content difference {sum(content.values()) / len(content):.3g} at {', '.join(content)}; " if content else ""

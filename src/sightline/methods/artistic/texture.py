@@ -8,49 +8,49 @@ from torch.nn.functional import pad
 
 from ... import image as images
 from ... import render
-from ...ascend import Callback, Count
-from ...catalog import method
-from ...errors import SightlineError, outside
-from ...exemplar.demand import gigabytes
-from ...exemplar.efros_leung import grow
-from ...exemplar.measures import copy_rate, diversity, seam
-from ...exemplar.patchmatch import optimize
-from ...exemplar.quilting import quilt, transfer
-from ...exemplar.wei_levoy import scan_lines
-from ...knobs import Between
+from ...ascend import Callback, MultiRunCallback
+from ...catalog import register_method
+from ...errors import SightlineError, make_out_of_range_error
+from ...exemplar.demand import estimate_exemplar_memory
+from ...exemplar.efros_leung import grow_texture
+from ...exemplar.measures import measure_copy_rate, measure_seam, measure_seed_diversity
+from ...exemplar.patchmatch import optimize_texture
+from ...exemplar.quilting import quilt_texture, transfer_texture
+from ...exemplar.wei_levoy import scan_texture
+from ...knobs import ValueRange
 from ...model import Model
-from ...perceptual import layers_of
+from ...perceptual import choose_perceptual_layers
 from ...receptive import receptive_field
 from ...result import Result
-from .order import Maker, Order
-from .statistics import by_statistics, judged
+from .order import TextureMaker, TextureRequest
+from .statistics import make_statistics_maker, measure_held_out_errors
 
-LEAST_SIDE = 16
+MIN_EXEMPLAR_SIDE = 16
 
 
-@method(
+@register_method(
     title="Texture synthesis",
     question="What would more of this texture look like?",
     reading="The small piece on the left, and a larger picture made of it, both at the same scale. Look for what repeats, for joints, and for what the piece has but the large picture lacks.",
     caution="A good texture may be a copy: see the copy rate. The classical ways know nothing of the network; they show how far local statistics alone go.",
-    tour=({"image": "gravel", "method": "quilting"}, {"image": "gravel", "method": "gatys", "side": 160, "steps": 60}),
-    quick={"side": 128},
+    tour_runs=({"image": "gravel", "method": "quilting"}, {"image": "gravel", "method": "gatys", "side": 160, "steps": 60}),
+    quick_parameters={"side": 128},
 )
 def texture(
     model: Model,
     image: Tensor,
     *,
     method: Literal["quilting", "efros_leung", "wei_levoy", "patchmatch", "gatys", "sliced"] = "quilting",
-    side: Annotated[int | None, Between(LEAST_SIDE, 8192)] = None,
-    window: Annotated[int | None, Between(3, 256)] = None,
+    side: Annotated[int | None, ValueRange(MIN_EXEMPLAR_SIDE, 8192)] = None,
+    window: Annotated[int | None, ValueRange(3, 256)] = None,
     tileable: bool = False,
     guide: Tensor | str | None = None,
-    count: Annotated[int, Between(1, 64)] = 1,
+    count: Annotated[int, ValueRange(1, 64)] = 1,
     layers: tuple[str, ...] | None = None,
-    steps: Annotated[int, Between(1, 100_000)] = 100,
+    steps: Annotated[int, ValueRange(1, 100_000)] = 100,
     pooling: Literal["average", "max"] = "average",
-    spectrum: Annotated[float, Between(0, 1e6)] = 0.3,
-    memory: Annotated[float, Between(0.01, 10_000)] = 4.0,
+    spectrum: Annotated[float, ValueRange(0, 1e6)] = 0.3,
+    memory: Annotated[float, ValueRange(0.01, 10_000)] = 4.0,
     seed: int = 0,
     callback: Callback | None = None,
 ) -> Result:
@@ -80,30 +80,30 @@ def texture(
         memory: GB that the work may take; what needs more is refused before it begins, or with "gatys" made in tiles with the very same
             gradient.
     """
-    if min(image.shape[-2:]) < LEAST_SIDE:
+    if min(image.shape[-2:]) < MIN_EXEMPLAR_SIDE:
         raise SightlineError(
-            f"the exemplar is {image.shape[-2]}×{image.shape[-1]} pixels; a texture needs {LEAST_SIDE}×{LEAST_SIDE} or more"
+            f"the exemplar is {image.shape[-2]}×{image.shape[-1]} pixels; a texture needs {MIN_EXEMPLAR_SIDE}×{MIN_EXEMPLAR_SIDE} or more"
         )
-    target = followed(guide, method, side)
+    target = read_transfer_guide(guide, method, side)
     neural = method in ("gatys", "sliced")
     if neural and window is not None:
         raise SightlineError(f"window is for the classical methods, not {method!r}")
     square = side or 2 * min(image.shape[-2:])
     shape = (target.shape[-2], target.shape[-1]) if target is not None else (square, square)
-    used = read_layers(model, layers, neural=neural)
-    preset = min(WINDOWS.get(method, min(image.shape[-2:]) // 4), min(image.shape[-2:]) // 2)
-    width = 0 if neural else checked_window(preset if window is None else window, method, image)
-    affordable(method, image, shape, width, memory)
+    used = choose_texture_layers(model, layers, neural=neural)
+    preset = min(DEFAULT_WINDOWS.get(method, min(image.shape[-2:]) // 4), min(image.shape[-2:]) // 2)
+    width = 0 if neural else fit_texture_window(preset if window is None else window, method, image)
+    check_texture_memory(method, image, shape, width, memory)
     made = list[Tensor]()
     for number, (exemplar, variation) in enumerate((exemplar, seed + index) for exemplar in image.cpu() for index in range(count)):
-        watch = Count(callback, number, len(image) * count)
+        watch = MultiRunCallback(callback, number, len(image) * count)
         told = (model, used, steps, pooling == "average", spectrum, memory, variation, watch if callback else None)
-        made.append(MAKERS[method](Order(exemplar, shape, width, tileable, target, *told)).clamp(0, 1))
+        made.append(TEXTURE_MAKERS[method](TextureRequest(exemplar, shape, width, tileable, target, *told)).clamp(0, 1))
         if watch.stopped:
             break
     pictures = torch.stack(made)
-    values = {**measured(pictures, image.cpu(), count), **judged(model, used, pictures, image.cpu(), count)}
-    panel = render.beside(*at_one_scale(image[:1].cpu(), *([] if target is None else [target[None]]), pictures[:1]))
+    values = {**measure_textures(pictures, image.cpu(), count), **measure_held_out_errors(model, used, pictures, image.cpu(), count)}
+    panel = render.arrange_in_row(*pad_to_same_height(image[:1].cpu(), *([] if target is None else [target[None]]), pictures[:1]))
     judgement = (
         f"; Gram matrices differ by {values['held_out'][0]:.0%} in layers, and by {values['other_network'][0]:.0%} in a network, that it was not made by"
         if used
@@ -111,60 +111,74 @@ def texture(
     )
     caption = (
         f"The exemplar, {image.shape[-2]}×{image.shape[-1]} pixels, and {'the picture to follow, and ' if target is not None else ''}"
-        f"{shape[0]}×{shape[1]} pixels made of it by {SPOKEN.get(method, method)}. {values['copy_rate'][0]:.0%} of its 12×12 patches are copied whole; "
+        f"{shape[0]}×{shape[1]} pixels made of it by {METHOD_PHRASES.get(method, method)}. {values['copy_rate'][0]:.0%} of its 12×12 patches are copied whole; "
         f"the step across its edges is {values['seam'][0]:.1f} × that inside, larger than {values['seam_rank'][0]:.0%} of those{judgement}."
     )
     return Result({"texture": panel}, {"image": pictures, **values}, {"texture": caption})
 
 
-def by_quilting(order: Order) -> Tensor:
+def synthesize_by_quilting(request: TextureRequest) -> Tensor:
     """Blocks, or blocks that follow a picture."""
-    if order.guide is not None:
-        return transfer(order.exemplar, order.guide, block=order.window, generator=order.generator, callback=order.callback)[0]
-    return quilt(
-        order.exemplar, order.size, block=order.window, generator=order.generator, tileable=order.tileable, callback=order.callback
+    if request.guide is not None:
+        return transfer_texture(
+            request.exemplar, request.guide, block=request.window, generator=request.generator, callback=request.callback
+        )[0]
+    return quilt_texture(
+        request.exemplar,
+        request.size,
+        block=request.window,
+        generator=request.generator,
+        tileable=request.tileable,
+        callback=request.callback,
     )[0]
 
 
-def by_growing(order: Order) -> Tensor:
+def synthesize_by_growing(request: TextureRequest) -> Tensor:
     """Pixel by pixel, outwards."""
-    return grow(
-        order.exemplar, order.size, window=order.window, generator=order.generator, tileable=order.tileable, callback=order.callback
+    return grow_texture(
+        request.exemplar,
+        request.size,
+        window=request.window,
+        generator=request.generator,
+        tileable=request.tileable,
+        callback=request.callback,
     )
 
 
-def by_scanning(order: Order) -> Tensor:
+def synthesize_by_scanning(request: TextureRequest) -> Tensor:
     """Pixel by pixel, line by line."""
-    return scan_lines(order.exemplar, order.size, window=order.window, generator=order.generator, callback=order.callback)
+    return scan_texture(request.exemplar, request.size, window=request.window, generator=request.generator, callback=request.callback)
 
 
-def by_patches(order: Order) -> Tensor:
+def synthesize_by_patchmatch(request: TextureRequest) -> Tensor:
     """All pixels at once, until their patches fit."""
-    return optimize(order.exemplar, order.size, window=order.window, generator=order.generator, callback=order.callback)[0]
+    return optimize_texture(request.exemplar, request.size, window=request.window, generator=request.generator, callback=request.callback)[
+        0
+    ]
 
 
-MAKERS: dict[str, Maker] = {
-    "quilting": by_quilting,
-    "efros_leung": by_growing,
-    "wei_levoy": by_scanning,
-    "patchmatch": by_patches,
-    "gatys": by_statistics("gram"),
-    "sliced": by_statistics("sliced"),
+TEXTURE_MAKERS: dict[str, TextureMaker] = {
+    "quilting": synthesize_by_quilting,
+    "efros_leung": synthesize_by_growing,
+    "wei_levoy": synthesize_by_scanning,
+    "patchmatch": synthesize_by_patchmatch,
+    "gatys": make_statistics_maker("gram"),
+    "sliced": make_statistics_maker("sliced"),
 }
-SPOKEN = {
+METHOD_PHRASES = {
     "efros_leung": "Efros and Leung's growing",
     "wei_levoy": "Wei and Levoy's scan",
     "gatys": "Gatys' Gram matrices",
     "sliced": "sliced distributions",
 }
-WINDOWS = {"efros_leung": 13, "wei_levoy": 9, "patchmatch": 7}
+DEFAULT_WINDOWS = {"efros_leung": 13, "wei_levoy": 9, "patchmatch": 7}
 
 
-def read_layers(model: Model, layers: tuple[str, ...] | None, *, neural: bool) -> tuple[str, ...]:
+def choose_texture_layers(model: Model, layers: tuple[str, ...] | None, *, neural: bool) -> tuple[str, ...]:
     """The layers whose statistics make or judge the texture; none for a classical way beside a network without places."""
     if not layers:
         try:
-            return layers_of(model).style
+            return choose_perceptual_layers(model).style
         except SightlineError:
             if neural:
                 raise
@@ -174,7 +188,7 @@ def read_layers(model: Model, layers: tuple[str, ...] | None, *, neural: bool) -
     return layers
 
 
-def followed(guide: Tensor | str | None, method: str, side: int | None) -> Tensor | None:
+def read_transfer_guide(guide: Tensor | str | None, method: str, side: int | None) -> Tensor | None:
     """The picture that a texture transfer follows, 3×H×W."""
     if guide is None:
         return None
@@ -182,43 +196,49 @@ def followed(guide: Tensor | str | None, method: str, side: int | None) -> Tenso
         raise SightlineError(f"a guide is followed by method='quilting' only, not {method!r}")
     if side is not None:
         raise SightlineError("the guide gives the size; leave out side or guide")
-    picture = images.given(guide)[0].cpu()
-    if min(picture.shape[-2:]) < LEAST_SIDE:
-        raise SightlineError(f"the guide is {picture.shape[-2]}×{picture.shape[-1]} pixels; it needs {LEAST_SIDE}×{LEAST_SIDE} or more")
+    picture = images.resolve_image(guide)[0].cpu()
+    if min(picture.shape[-2:]) < MIN_EXEMPLAR_SIDE:
+        raise SightlineError(
+            f"the guide is {picture.shape[-2]}×{picture.shape[-1]} pixels; it needs {MIN_EXEMPLAR_SIDE}×{MIN_EXEMPLAR_SIDE} or more"
+        )
     return picture
 
 
-def checked_window(window: int, method: str, image: Tensor) -> int:
+def fit_texture_window(window: int, method: str, image: Tensor) -> int:
     """The window, made odd where it has a middle; raises SightlineError where it does not fit into the exemplar."""
     window = window if method == "quilting" else window | 1
     least, most = (6 if method == "quilting" else 3), min(image.shape[-2:]) * 2 // 3
     if not least <= window <= most:
-        raise outside("window", window, least, most)
+        raise make_out_of_range_error("window", window, least, most)
     return window
 
 
-def affordable(method: str, image: Tensor, shape: tuple[int, int], window: int, memory: float) -> None:
+def check_texture_memory(method: str, image: Tensor, output_size: tuple[int, int], window: int, memory_gb: float) -> None:
     """Raises SightlineError, with what would be needed, where a classical way exceeds the memory."""
-    need = gigabytes(method, (image.shape[-2], image.shape[-1]), shape, window)
-    if need > memory:
+    need = estimate_exemplar_memory(method, (image.shape[-2], image.shape[-1]), output_size, window)
+    if need > memory_gb:
         raise SightlineError(
-            f"{shape[0]}×{shape[1]} pixels from {image.shape[-2]}×{image.shape[-1]} by method={method!r} with windows of {window} need about "
-            f"{need:.1f} GB, more than memory={memory:g}; raise memory, lower side or window, or lay blocks with method='quilting'"
+            f"{output_size[0]}×{output_size[1]} pixels from {image.shape[-2]}×{image.shape[-1]} by method={method!r} with windows of {window} need about "
+            f"{need:.1f} GB, more than memory={memory_gb:g}; raise memory, lower side or window, or lay blocks with method='quilting'"
         )
 
 
-def at_one_scale(*pictures: Tensor) -> list[Tensor]:
+def pad_to_same_height(*pictures: Tensor) -> list[Tensor]:
     """Pictures N×3×H×W with white below the lower ones, so that `beside` enlarges none: a stone stays as large as it is."""
     height = max(picture.shape[2] for picture in pictures)
     return [pad(picture, (0, 0, 0, height - picture.shape[2]), value=1.0) for picture in pictures]
 
 
-def measured(pictures: Tensor, exemplars: Tensor, count: int) -> dict[str, list[float]]:
+def measure_textures(pictures: Tensor, exemplars: Tensor, count: int) -> dict[str, list[float]]:
     """Copy rate, seam and diversity of each picture."""
-    seams = [seam(picture) for picture in pictures]
+    seams = [measure_seam(picture) for picture in pictures]
     values = {
-        "copy_rate": [copy_rate(picture, exemplars[index // count]) for index, picture in enumerate(pictures)],
+        "copy_rate": [measure_copy_rate(picture, exemplars[index // count]) for index, picture in enumerate(pictures)],
         "seam": [ratio for ratio, _ in seams],
         "seam_rank": [share for _, share in seams],
     }
-    return {**values, "diversity": [diversity(group) for group in pictures.split(count) if len(group) > 1]} if count > 1 else values
+    return (
+        {**values, "diversity": [measure_seed_diversity(group) for group in pictures.split(count) if len(group) > 1]}
+        if count > 1
+        else values
+    )

@@ -6,19 +6,19 @@ import torch
 from torch import Tensor
 
 from ...ascend import Callback
-from ...attacks.aim import Aim
-from ...attacks.ball import Norm, length
-from ...attacks.choose import BOUNDLESS, Attack, Name, chosen
-from ...catalog import method
+from ...attacks.aim import AttackGoal
+from ...attacks.ball import Norm, compute_image_norms
+from ...attacks.choose import UNBOUNDED_ATTACKS, Attack, AttackName, set_attack_radius
+from ...catalog import register_method
 from ...errors import SightlineError
-from ...knobs import Between
+from ...knobs import ValueRange
 from ...model import Model
 from ...result import Result
-from .charts import histogram
-from .outcome import outcome_of
+from .charts import draw_length_histogram
+from .outcome import evaluate_attack
 
 
-@method(
+@register_method(
     title="Adversarial example",
     question="How small a change makes the network say something else?",
     reading="Left the image, right the changed image and what the network takes it for, between them their difference enlarged by the factor in the "
@@ -26,22 +26,22 @@ from .outcome import outcome_of
     "bring it to zero at a large radius is broken, not the network strong.",
     caution="It shows that the class score has steep directions no eye follows, not that the network looked at the wrong thing in the photograph. Success at "
     "one size of change says nothing about smaller ones, and an attack's failure is no proof that none exists.",
-    tour=({"target": "least", "early": False, "curve": 5},),
+    tour_runs=({"target": "least", "early": False, "curve": 5},),
 )
 def adversarial(
     model: Model,
     image: Tensor,
     *,
     target: int | str | None = None,
-    attack: Name = "pgd",
+    attack: AttackName = "pgd",
     norm: Literal["auto", "linf", "l2", "l1"] = "auto",
-    eps: Annotated[float | None, Between(1e-6, 1_000_000)] = None,
-    steps: Annotated[int | None, Between(1, 10_000)] = None,
-    step_size: Annotated[float | None, Between(1e-9, 1_000_000)] = None,
+    eps: Annotated[float | None, ValueRange(1e-6, 1_000_000)] = None,
+    steps: Annotated[int | None, ValueRange(1, 10_000)] = None,
+    step_size: Annotated[float | None, ValueRange(1e-9, 1_000_000)] = None,
     loss: Literal["cross_entropy", "margin", "dlr"] = "cross_entropy",
-    restarts: Annotated[int, Between(1, 100)] = 1,
+    restarts: Annotated[int, ValueRange(1, 100)] = 1,
     early: bool = True,
-    curve: Annotated[int, Between(0, 30)] = 0,
+    curve: Annotated[int, ValueRange(0, 30)] = 0,
     peer: str | None = None,
     seed: int = 0,
     callback: Callback | None = None,
@@ -72,31 +72,33 @@ def adversarial(
     image = image.to(model.device)
     with torch.no_grad():
         before = model.run(image, ["logits"])["logits"].float()
-    aim = aimed(model, image, before, target)
-    kind: Norm = ("l2" if attack in BOUNDLESS and not peer else "linf") if norm == "auto" else norm
-    asked = chosen(Attack(attack, kind, 0.0, steps, step_size, loss, restarts, early, peer, seed), eps, image)
+    aim = make_attack_goal(model, image, before, target)
+    kind: Norm = ("l2" if attack in UNBOUNDED_ATTACKS and not peer else "linf") if norm == "auto" else norm
+    asked = set_attack_radius(Attack(attack, kind, 0.0, steps, step_size, loss, restarts, early, peer, seed), eps, image)
     found, run = asked(model, image, aim, callback)
-    outcome = outcome_of(asked, run, image, before, found.detach())
-    values = outcome.values()
+    outcome = evaluate_attack(asked, run, image, before, found.detach())
+    values = outcome.collect_values()
     panels, captions = (
-        {"adversarial": outcome.picture(), "image": outcome.file[:1].cpu()},
-        {"adversarial": outcome.caption(), "image": outcome.saved()},
+        {"adversarial": outcome.render_comparison(), "image": outcome.rounded_image[:1].cpu()},
+        {"adversarial": outcome.describe_outcome(), "image": outcome.describe_saved_file()},
     )
     if curve:
-        radii, accuracy, probability = outcome.curve(curve)
+        radii, accuracy, probability = outcome.compute_accuracy_curve(curve)
         values |= {"curve_eps": radii, "curve_accuracy": accuracy, "curve_probability": probability}
-        panels["curve"], captions["curve"] = outcome.plot(radii, accuracy, probability)
-    success = aim.reached(outcome.after).cpu()
-    if asked.minimal and len(image) > 1 and success.any():
-        panels["lengths"] = histogram(length((found - image).cpu(), kind)[success].tolist(), f"{kind} length of the smallest change")
+        panels["curve"], captions["curve"] = outcome.render_accuracy_curve(radii, accuracy, probability)
+    success = aim.is_reached(outcome.changed_logits).cpu()
+    if asked.is_minimal and len(image) > 1 and success.any():
+        panels["lengths"] = draw_length_histogram(
+            compute_image_norms((found - image).cpu(), kind)[success].tolist(), f"{kind} length of the smallest change"
+        )
         captions["lengths"] = f"How large a change each of {len(image)} images needs, as {attack} finds it."
     return Result(panels, values, captions)
 
 
-def aimed(model: Model, image: Tensor, logits: Tensor, target: int | str | None) -> Aim:
+def make_attack_goal(model: Model, image: Tensor, logits: Tensor, target: int | str | None) -> AttackGoal:
     """The aim for images with these logits. Raises SightlineError for a class that all of them have already, or that there is not."""
     clean = logits.argmax(1)
     wanted = logits.argmin(1) if target == "least" else None if target is None else model.choose(target, image)
     if wanted is not None and bool((wanted == clean).all()):
         raise SightlineError(f"the target {model.labels[int(wanted[0])]} is what the network already sees; choose another class")
-    return Aim(clean, wanted)
+    return AttackGoal(clean, wanted)

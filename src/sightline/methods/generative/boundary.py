@@ -7,35 +7,35 @@ import torch
 from torch import Tensor
 
 from ...ascend import Callback
-from ...attacks.ball import length
+from ...attacks.ball import compute_image_norms
 from ...attacks.choose import Attack
-from ...catalog import method
-from ...knobs import Between
+from ...catalog import register_method
+from ...knobs import ValueRange
 from ...model import Model
 from ...result import Result
-from .adversarial import aimed
-from .charts import regions
+from .adversarial import make_attack_goal
+from .charts import draw_decision_regions
 
-BATCH = 64
+PLANE_BATCH_SIZE = 64
 
 
-@method(
+@register_method(
     title="Decision boundary",
     question="How do the classes lie around this image?",
     reading="The middle is the image. To the right it changes along the adversarial direction, up and down along a random one of the same length; each colour is a class. "
     "In the random direction the answer lasts far longer than in the adversarial one: the image lies close to a boundary that chance does not find.",
     caution="It is one plane of a space with as many directions as pixel values, and most of its points look like noise over the image. Another random direction "
     "gives another picture.",
-    tour=(),
+    tour_runs=(),
 )
 def boundary(
     model: Model,
     image: Tensor,
     *,
     target: int | str | None = None,
-    span: Annotated[float, Between(1, 100)] = 4.0,
-    cells: Annotated[int, Between(3, 401)] = 41,
-    steps: Annotated[int, Between(1, 10_000)] = 100,
+    span: Annotated[float, ValueRange(1, 100)] = 4.0,
+    cells: Annotated[int, ValueRange(3, 401)] = 41,
+    steps: Annotated[int, ValueRange(1, 10_000)] = 100,
     seed: int = 0,
     callback: Callback | None = None,
 ) -> Result:
@@ -54,10 +54,10 @@ def boundary(
     image = image[:1].to(model.device)
     with torch.no_grad():
         clean = model.run(image, ["logits"])["logits"].float()
-    aim = aimed(model, image, clean, target)
+    aim = make_attack_goal(model, image, clean, target)
     found, run = Attack("fmn", "l2", math.inf, steps)(model, image, aim, callback)
     change = (found - image).detach()
-    distance = float(length(change, "l2"))
+    distance = float(compute_image_norms(change, "l2"))
     # An attack that failed leaves no direction: then both are random.
     one, two = torch.randn(2, *image.shape, generator=torch.Generator().manual_seed(seed)).to(image.device)
     one = change if distance > 0 else one
@@ -65,12 +65,14 @@ def boundary(
     two = two - (two * one).sum() * one
     two = two / two.norm()
     places = torch.linspace(-span, span, cells) * (distance or 1.0)
-    answers = answered(model, image, one, two, places)
-    panel = regions(answers, model.labels, float(places[-1]), distance, ("along the adversarial direction", "along a random direction"))
-    index = int(run.answers(found).detach().argmax())
+    answers = classify_plane(model, image, one, two, places)
+    panel = draw_decision_regions(
+        answers, model.labels, float(places[-1]), distance, ("along the adversarial direction", "along a random direction")
+    )
+    index = int(run.compute_logits(found).detach().argmax())
     caption = (
-        f"The image ({model.labels[int(aim.away)]}) in the middle; {model.labels[index]} is reached {distance:.3g} to the right, in the Euclidean length of "
-        f"[0, 1] pixel values. The same length up or down is as large a change in a random direction. {float((answers == int(aim.away)).float().mean()):.0%} of the "
+        f"The image ({model.labels[int(aim.source_labels)]}) in the middle; {model.labels[index]} is reached {distance:.3g} to the right, in the Euclidean length of "
+        f"[0, 1] pixel values. The same length up or down is as large a change in a random direction. {float((answers == int(aim.source_labels)).float().mean()):.0%} of the "
         "plane has the image's own class."
         if distance
         else "The attack found no adversarial direction: both are random. Try more steps."
@@ -82,11 +84,13 @@ def boundary(
 
 
 @torch.no_grad()
-def answered(model: Model, image: Tensor, one: Tensor, two: Tensor, places: Tensor) -> Tensor:
+def classify_plane(model: Model, image: Tensor, across_direction: Tensor, up_direction: Tensor, offsets: Tensor) -> Tensor:
     """Class indices at the points of a plane, rows from below."""
-    up, across = (grid.flatten().to(image.device) for grid in torch.meshgrid(places, places, indexing="ij"))
+    up, across = (grid.flatten().to(image.device) for grid in torch.meshgrid(offsets, offsets, indexing="ij"))
     parts = [
-        model.run((image + a.view(-1, 1, 1, 1) * one + b.view(-1, 1, 1, 1) * two).clamp(0, 1), ["logits"])["logits"].argmax(1)
-        for a, b in zip(across.split(BATCH), up.split(BATCH), strict=True)
+        model.run((image + a.view(-1, 1, 1, 1) * across_direction + b.view(-1, 1, 1, 1) * up_direction).clamp(0, 1), ["logits"])[
+            "logits"
+        ].argmax(1)
+        for a, b in zip(across.split(PLANE_BATCH_SIZE), up.split(PLANE_BATCH_SIZE), strict=True)
     ]
-    return torch.cat(parts).view(len(places), len(places)).cpu()
+    return torch.cat(parts).view(len(offsets), len(offsets)).cpu()

@@ -8,19 +8,19 @@ import torch
 from torch import Tensor
 
 from ... import image as images
-from ...ascend import score_of
+from ...ascend import score_images
 from ...errors import SightlineError
 from ...model import Model
 from ...objective import Objective, channel, logit
-from ...outputs import positions
-from ...transform import wobble
-from .transfer import named
+from ...outputs import reshape_to_unit_grid
+from ...transform import make_random_affine
+from .transfer import load_other_network
 
-HELD_OUT, WARPS = 7_919, 8  # seed and number of the warps that no run has seen
+HELD_OUT_WARP_SEED, HELD_OUT_WARP_COUNT = 7_919, 8  # seed and number of the warps that no run has seen
 
 
 @dataclass(frozen=True)
-class Evidence:
+class SynthesisEvidence:
     """For each picture, N: its score as it is; the best of `count` photographs; the mean over held-out warps as a share of its own
     score; its unit's rank among the layer's units, each against its own spread over the photographs (1 is first; 0: no unit); the
     mean difference of its log spectrum from the photographs' (0 is natural; 1 a factor of e); with a judge, the place that it gives
@@ -31,108 +31,110 @@ class Evidence:
     robust: Tensor
     rank: Tensor
     spectrum: Tensor
-    units: int
-    count: int
+    unit_count: int
+    photo_count: int
     transfer: Tensor | None = None
     judge: str = ""
 
-    def sentence(self) -> str:
+    def describe_evidence(self) -> str:
         """The evidence in words: of one picture, or the middle of several."""
         several = "In the middle of the pictures, " if len(self.score) > 1 else ""
         best, score = float(self.natural.median()), float(self.score.median())
         against = f"{score / best:.1f} times the best" if best > 0 else f"the best has {best:.2f}"
-        words = f"{several}the score is {score:.2f} ({against} of {self.count} photographs)"
+        words = f"{several}the score is {score:.2f} ({against} of {self.photo_count} photographs)"
         words += f"; small warps that it has not seen leave {float(self.robust.median()):.0%} of it"
-        if self.units:
-            words += f"; the unit is number {int(self.rank.median())} of {self.units} on its own picture"
+        if self.unit_count:
+            words += f"; the unit is number {int(self.rank.median())} of {self.unit_count} on its own picture"
         if self.transfer is not None:
             words += f"; {self.judge}, which had no part in it, puts the class in place {int(self.transfer.median())}"
         return f"{words}. Its spectrum is off a photograph's by a factor of {float(self.spectrum.median().exp()):.1f}."
 
 
 @dataclass(frozen=True)
-class Judge:
+class JudgeNetwork:
     """A second network, and its numbers of the classes that the pictures are made for."""
 
     model: Model
     classes: tuple[int, ...]
 
     @torch.no_grad()
-    def added(self, evidence: Evidence, picture: Tensor) -> Evidence:
+    def add_class_rank(self, evidence: SynthesisEvidence, picture: Tensor) -> SynthesisEvidence:
         """The evidence with the judge's own: it sees the whole pictures, resized to its own size."""
-        shown = images.short_side(picture, self.model.size).to(self.model.device)
+        shown = images.resize_short_side(picture, self.model.size).to(self.model.device)
         logits = self.model.run(shown, ["logits"])["logits"].cpu()
         own = logits.gather(1, torch.tensor(self.classes).view(-1, 1))
         return replace(evidence, transfer=(logits > own).sum(1) + 1, judge=self.model.name)
 
 
-def judging(model: Model, units: tuple[str, tuple[int, ...]], judge: str | None) -> Judge | None:
+def load_judge(model: Model, objective_units: tuple[str, tuple[int, ...]], judge_name: str | None) -> JudgeNetwork | None:
     """The judge; raises SightlineError if the objective is about no class, or about one that the judge does not have."""
-    if judge is None:
+    if judge_name is None:
         return None
-    if units[0] != "logits" or not units[1]:
+    if objective_units[0] != "logits" or not objective_units[1]:
         raise SightlineError("a judge can only be asked about classes; leave out judge, or ask for logits")
-    second = named(judge, model.device)
-    return Judge(second, tuple(second.index(model.labels[unit]) for unit in units[1]))
+    second = load_other_network(judge_name, model.device)
+    return JudgeNetwork(second, tuple(second.index(model.labels[unit]) for unit in objective_units[1]))
 
 
-def photographs(model: Model, side: int) -> Tensor:
+def load_sample_photos(model: Model, side: int) -> Tensor:
     """The sample photographs as the network sees them, M×3×side×side."""
-    return torch.cat([model.fit(small(name), side) for name in images.samples()])
+    return torch.cat([model.fit(load_small_sample(name), side) for name in images.samples()])
 
 
 @cache
-def small(name: str) -> Tensor:
+def load_small_sample(name: str) -> Tensor:
     """A sample photograph with a short side of 256 pixels at most."""
     picture = images.sample(name)
-    return images.short_side(picture, min(256, *picture.shape[-2:]))
+    return images.resize_short_side(picture, min(256, *picture.shape[-2:]))
 
 
-def gathered(model: Model, aim: Objective, units: tuple[str, tuple[int, ...]], picture: Tensor) -> Evidence:
+def gather_evidence(model: Model, objective: Objective, objective_units: tuple[str, tuple[int, ...]], picture: Tensor) -> SynthesisEvidence:
     """The evidence for pictures N×3×H×W, one for each unit of the objective."""
-    shown, count = photographs(model, picture.shape[-1]), len(picture)
-    score = score_of(model, aim, picture).cpu()
-    natural = best(model, aim, units, shown, count)
-    generator = torch.Generator().manual_seed(HELD_OUT)
-    warp = wobble(picture.shape[-1] / 16, 0.1, 5, generator, alike=True)
-    warped = torch.stack([score_of(model, aim, warp(picture)).cpu() for _ in range(WARPS)]).mean(0)
-    rank, total = ranks(model, *units, picture, shown)
-    distance = (spectrum(picture) - spectrum(shown).mean(0)).abs().mean(1)
-    return Evidence(score, natural, warped / score.abs().clamp_min(1e-12), rank, distance, total, len(shown))
+    shown, count = load_sample_photos(model, picture.shape[-1]), len(picture)
+    score = score_images(model, objective, picture).cpu()
+    natural = score_best_photos(model, objective, objective_units, shown, count)
+    generator = torch.Generator().manual_seed(HELD_OUT_WARP_SEED)
+    warp = make_random_affine(picture.shape[-1] / 16, 0.1, 5, generator, same_for_batch=True)
+    warped = torch.stack([score_images(model, objective, warp(picture)).cpu() for _ in range(HELD_OUT_WARP_COUNT)]).mean(0)
+    rank, total = rank_units_on_pictures(model, *objective_units, picture, shown)
+    distance = (compute_ring_spectrum(picture) - compute_ring_spectrum(shown).mean(0)).abs().mean(1)
+    return SynthesisEvidence(score, natural, warped / score.abs().clamp_min(1e-12), rank, distance, total, len(shown))
 
 
-def best(model: Model, aim: Objective, units: tuple[str, tuple[int, ...]], shown: Tensor, count: int) -> Tensor:
+def score_best_photos(
+    model: Model, objective: Objective, objective_units: tuple[str, tuple[int, ...]], photos: Tensor, picture_count: int
+) -> Tensor:
     """The score of the best photograph for each picture, N."""
-    if units[1] and str(aim) in (str(channel(*units)), str(logit(units[1]))):
-        return means(model, units[0], shown)[:, list(units[1])].amax(0)  # one pass for all units
-    return torch.stack([score_of(model, aim, one.expand(count, -1, -1, -1)).cpu() for one in shown]).amax(0)
+    if objective_units[1] and str(objective) in (str(channel(*objective_units)), str(logit(objective_units[1]))):
+        return compute_unit_means(model, objective_units[0], photos)[:, list(objective_units[1])].amax(0)  # one pass for all units
+    return torch.stack([score_images(model, objective, one.expand(picture_count, -1, -1, -1)).cpu() for one in photos]).amax(0)
 
 
 @torch.no_grad()
-def means(model: Model, layer: str, image: Tensor) -> Tensor:
+def compute_unit_means(model: Model, layer: str, image: Tensor) -> Tensor:
     """Mean over positions of every unit of a layer, N×units."""
     image = image.to(model.device)
     name = model.layer(layer)
-    return positions(model.run(image, [name])[name], image).flatten(2).mean(2).cpu()
+    return reshape_to_unit_grid(model.run(image, [name])[name], image).flatten(2).mean(2).cpu()
 
 
-def ranks(model: Model, layer: str, units: tuple[int, ...], picture: Tensor, shown: Tensor) -> tuple[Tensor, int]:
+def rank_units_on_pictures(model: Model, layer: str, units: tuple[int, ...], picture: Tensor, photos: Tensor) -> tuple[Tensor, int]:
     """The rank of each unit on its own picture, and the number of units; (0, 0) without units."""
     if not units:
         return torch.zeros(len(picture), dtype=torch.long), 0
-    usual = means(model, layer, shown)
-    found = (means(model, layer, picture) - usual.mean(0)) / usual.std(0).clamp_min(1e-6 * float(usual.std()) + 1e-12)
+    usual = compute_unit_means(model, layer, photos)
+    found = (compute_unit_means(model, layer, picture) - usual.mean(0)) / usual.std(0).clamp_min(1e-6 * float(usual.std()) + 1e-12)
     own = found.gather(1, torch.tensor(units).view(-1, 1).expand(len(picture), 1))
     return (found > own).sum(1) + 1, found.shape[1]
 
 
-def spectrum(picture: Tensor, rings: int = 24) -> Tensor:
+def compute_ring_spectrum(picture: Tensor, ring_count: int = 24) -> Tensor:
     """Mean log amplitude of N×3×H×W in rings of frequency from 2 waves per picture to half a wave per pixel, N×rings; 0 on average."""
     gray = picture.detach().cpu().mean(1)
     height, width = gray.shape[-2:]
     amplitude = torch.fft.rfft2(gray - gray.mean((1, 2), keepdim=True)).abs()
     radius = (torch.fft.fftfreq(height)[:, None].square() + torch.fft.rfftfreq(width).square()).sqrt()
-    edges = torch.logspace(torch.log10(torch.tensor(2 / width)).item(), torch.log10(torch.tensor(0.5)).item(), rings + 1)
+    edges = torch.logspace(torch.log10(torch.tensor(2 / width)).item(), torch.log10(torch.tensor(0.5)).item(), ring_count + 1)
     inside = [(radius >= low) & (radius < high) for low, high in pairwise(edges.tolist())]
     curve = torch.stack([(amplitude[:, ring].mean(1) + 1e-6).log() for ring in inside if ring.any()], 1)
     return curve - curve.mean(1, keepdim=True)

@@ -6,56 +6,56 @@ import torch
 from torch import Tensor
 
 from ... import render
-from ...ascend import Ascent
+from ...ascend import AscentResult
 from ...model import Model
 from ...objective import Objective
 from ...result import Result
-from .evidence import Evidence
-from .exemplars import Nature
-from .facets import Facet, own
-from .plate import panel
+from .evidence import SynthesisEvidence
+from .exemplars import NaturalExemplars
+from .facets import Facet, match_own_facets
+from .plate import compose_exemplar_figure
 
 
 @dataclass(frozen=True)
-class Made:
+class FinishedSynthesis:
     """A synthesis: what was asked, what came of it, what speaks for it, and what may stand beside it."""
 
-    aim: Objective
-    named: tuple[str, tuple[int, ...]]
-    found: Ascent
-    evidence: Evidence
+    objective: Objective
+    objective_units: tuple[str, tuple[int, ...]]
+    ascent: AscentResult
+    evidence: SynthesisEvidence
     frames: list[Tensor]
-    movie: str
-    nature: Nature | None
+    movie_format: str
+    exemplars: NaturalExemplars | None
     facets: list[Facet]
     opacity: Tensor | None
 
 
-def shown(model: Model, made: Made) -> Result:
+def build_synthesis_result(model: Model, finished: FinishedSynthesis) -> Result:
     """The picture or the sheet of pictures, with what speaks for them, and beside natural images where there is a scan."""
-    image, scores, evidence = made.found[0].clamp(0, 1).cpu(), made.found[1].cpu(), made.evidence
+    image, scores, evidence = finished.ascent[0].clamp(0, 1).cpu(), finished.ascent[1].cpu(), finished.evidence
     single = len(image) == 1
     values = {name: value for name, value in vars(evidence).items() if isinstance(value, Tensor) and name != "score"}
     score = float(evidence.score[0]) if single else evidence.score
-    visible = image if made.opacity is None else over_checks(image, made.opacity)
-    panels = {"synthesis": render.sheet(render.enlarge(visible, 128 if single else 64))}
-    captions = {"synthesis": told(model, made)}
-    if made.opacity is not None:
-        values["alpha"] = made.opacity
-    if made.nature:
-        values["ratio"] = made.nature.ratio(image)
-        panels["natural"], captions["natural"] = panel(made.nature, image, values["ratio"], made.facets)
-        if made.facets:
-            values["facet"] = own(model, image, made.facets)
+    visible = image if finished.opacity is None else blend_over_checkerboard(image, finished.opacity)
+    panels = {"synthesis": render.make_contact_sheet(render.enlarge_pixels(visible, 128 if single else 64))}
+    captions = {"synthesis": describe_synthesis(model, finished)}
+    if finished.opacity is not None:
+        values["alpha"] = finished.opacity
+    if finished.exemplars:
+        values["ratio"] = finished.exemplars.compute_response_ratio(image)
+        panels["natural"], captions["natural"] = compose_exemplar_figure(finished.exemplars, image, values["ratio"], finished.facets)
+        if finished.facets:
+            values["facet"] = match_own_facets(model, image, finished.facets)
             captions["natural"] += (
                 f" To the network, {int(values['facet'].sum())} of {len(image)} are still nearest to their own group's middle."
             )
-    movies = {f"run.{made.movie}": torch.cat([*made.frames, render.sheet(image)])} if made.frames else {}
+    movies = {f"run.{finished.movie_format}": torch.cat([*finished.frames, render.make_contact_sheet(image)])} if finished.frames else {}
     values = {"image": image, "scores": scores[:, 0] if single else scores, "score": score, **values}
     return Result(panels, values, captions, movies=movies)
 
 
-def over_checks(image: Tensor, opacity: Tensor) -> Tensor:
+def blend_over_checkerboard(image: Tensor, opacity: Tensor) -> Tensor:
     """Pictures that lie over gray 0.5, over a checkerboard instead, where `opacity` N×H×W lets it through."""
     height, width = image.shape[-2:]
     side = max(2, min(height, width) // 16)
@@ -63,22 +63,26 @@ def over_checks(image: Tensor, opacity: Tensor) -> Tensor:
     return (image + (1 - opacity[:, None]) * (0.1 * checks - 0.05)).clamp(0, 1)
 
 
-def told(model: Model, made: Made) -> str:
+def describe_synthesis(model: Model, finished: FinishedSynthesis) -> str:
     """What is shown, and what speaks for it, in words."""
-    scores, single, (layer, units) = made.found[1], len(made.found[0]) == 1, made.named
-    about = str(made.aim) if single else f"{len(made.found[0])} units of {layer}, row by row: {names(model, layer, units)}"
+    scores, single, (layer, units) = finished.ascent[1], len(finished.ascent[0]) == 1, finished.objective_units
+    about = (
+        str(finished.objective)
+        if single
+        else f"{len(finished.ascent[0])} units of {layer}, row by row: {format_unit_names(model, layer, units)}"
+    )
     begun = f" It began at {float(scores[0, 0]):.2f} and took {len(scores)} steps." if single else f" Each took {len(scores)} steps."
-    dead = [unit for unit, moved in zip(units, made.found.moved.tolist(), strict=False) if not moved]
-    caption = f"{about}: {made.evidence.sentence()}{begun}"
-    if made.opacity is not None:
+    dead = [unit for unit, moved in zip(units, finished.ascent.received_gradient.tolist(), strict=False) if not moved]
+    caption = f"{about}: {finished.evidence.describe_evidence()}{begun}"
+    if finished.opacity is not None:
         caption += (
-            f" The checkerboard shows through where the picture does little for the score: {float(made.opacity.mean()):.0%} is opaque."
+            f" The checkerboard shows through where the picture does little for the score: {float(finished.opacity.mean()):.0%} is opaque."
         )
     caption += f" No gradient ever reached the picture of {', '.join(map(str, dead))}: dead, and left as it started." if dead else ""
-    return caption + (f" Note: {made.found.note}." if made.found.note else "")
+    return caption + (f" Note: {finished.ascent.stop_reason}." if finished.ascent.stop_reason else "")
 
 
-def names(model: Model, layer: str, units: tuple[int, ...]) -> str:
+def format_unit_names(model: Model, layer: str, units: tuple[int, ...]) -> str:
     """The units in words: classes by name, a run of numbers by its ends."""
     if layer == "logits":
         return ", ".join(model.labels[unit] for unit in units)

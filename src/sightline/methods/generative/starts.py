@@ -7,60 +7,69 @@ import torch
 from torch import Tensor
 
 from ...model import Model
-from ...networks.decoder import composer
-from ...parameterize import Code, Fourier, Parameterization, Phase, Pixels
+from ...networks.decoder import load_code_generator
+from ...parameterize import FourierPhase, FourierSpectrum, GeneratorCode, Parameterization, Pixels
 from ...regularize import Regularizer
-from ...veil import Veiled
-from .presets import Preset
+from ...veil import TransparentImage
+from .presets import SynthesisPreset
 
-Start = tuple[Parameterization, Callable[[int], None] | None]
+SynthesisStart = tuple[Parameterization, Callable[[int], None] | None]
 
 
 @dataclass(frozen=True)
-class Canvas:
+class PictureSpec:
     """How many pictures of which side in pixels, from which seed, and whether all of them begin alike."""
 
     side: int
     count: int
     seed: int
-    alike: bool
+    same_start: bool
 
 
-def beginning(model: Model, preset: Preset, canvas: Canvas, picture: Tensor | None, generator: torch.Generator) -> Start:
+def make_synthesis_start(
+    model: Model, preset: SynthesisPreset, spec: PictureSpec, picture: Tensor | None, generator: torch.Generator
+) -> SynthesisStart:
     """What is optimized, with the same start for every unit or one each, and what is done to it after each step.
 
     `picture`, count×3×side×side, is what it begins from; None for nothing.
     """
     if preset.start == "generator":
-        code = Code(composer().to(model.device), canvas.count, canvas.side, seed=canvas.seed, alike=canvas.alike)
-        return code, lambda _: code.decay_(preset.decay)
-    if not preset.of_pixels:
-        colors = phases(model, canvas) if preset.start == "phase" else spectral(model, preset, canvas, picture)
-        return (veiled(model, colors, canvas) if preset.focus == "alpha" else colors), None
-    pixels = Pixels((gray(preset, canvas, generator) if picture is None else picture).to(model.device))
-    keep = Regularizer(preset.decay, preset.sigma, preset.every, preset.small, preset.idle)
-    return pixels, lambda index: keep.apply_(pixels, index)
+        code = GeneratorCode(load_code_generator().to(model.device), spec.count, spec.side, seed=spec.seed, shared_start=spec.same_start)
+        return code, lambda _: code.decay_to_mean_(preset.decay)
+    if not preset.is_pixel_based:
+        colors = make_phase_start(model, spec) if preset.start == "phase" else make_fourier_start(model, preset, spec, picture)
+        return (make_transparent_start(model, colors, spec) if preset.focus == "alpha" else colors), None
+    pixels = Pixels((make_gray_start(preset, spec, generator) if picture is None else picture).to(model.device))
+    keep = Regularizer(preset.decay, preset.sigma, preset.blur_every, preset.small, preset.idle)
+    return pixels, lambda index: keep.regularize_pixels_(pixels, index)
 
 
-def phases(model: Model, canvas: Canvas) -> Phase:
+def make_phase_start(model: Model, spec: PictureSpec) -> FourierPhase:
     """Random phases with the amplitudes of photographs."""
-    return Phase(canvas.count, canvas.side, canvas.side, seed=canvas.seed, alike=canvas.alike, device=model.device)
+    return FourierPhase(spec.count, spec.side, spec.side, seed=spec.seed, shared_start=spec.same_start, device=model.device)
 
 
-def veiled(model: Model, colors: Parameterization, canvas: Canvas) -> Veiled:
+def make_transparent_start(model: Model, colors: Parameterization, spec: PictureSpec) -> TransparentImage:
     """Colours with transparency."""
-    return Veiled(colors, canvas.count, canvas.side, canvas.side, seed=canvas.seed, device=model.device)
+    return TransparentImage(colors, spec.count, spec.side, spec.side, seed=spec.seed, device=model.device)
 
 
-def spectral(model: Model, preset: Preset, canvas: Canvas, picture: Tensor | None) -> Fourier:
+def make_fourier_start(model: Model, preset: SynthesisPreset, spec: PictureSpec, picture: Tensor | None) -> FourierSpectrum:
     """A spectrum from nothing or of a picture."""
-    return Fourier(
-        canvas.count, canvas.side, canvas.side, seed=canvas.seed, alike=canvas.alike, image=picture, slope=preset.slope, device=model.device
+    return FourierSpectrum(
+        spec.count,
+        spec.side,
+        spec.side,
+        seed=spec.seed,
+        shared_start=spec.same_start,
+        image=picture,
+        frequency_exponent=preset.slope,
+        device=model.device,
     )
 
 
-def gray(preset: Preset, canvas: Canvas, generator: torch.Generator) -> Tensor:
+def make_gray_start(preset: SynthesisPreset, spec: PictureSpec, generator: torch.Generator) -> Tensor:
     """Gray or black with the preset's noise."""
     level = 0.0 if preset.start == "zero" else 0.5
-    noise = torch.randn(1 if canvas.alike else canvas.count, 3, canvas.side, canvas.side, generator=generator)
-    return (level + preset.noise * noise).clamp(0, 1).expand(canvas.count, -1, -1, -1)
+    noise = torch.randn(1 if spec.same_start else spec.count, 3, spec.side, spec.side, generator=generator)
+    return (level + preset.noise * noise).clamp(0, 1).expand(spec.count, -1, -1, -1)

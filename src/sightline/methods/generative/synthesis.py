@@ -7,39 +7,39 @@ import torch
 from torch import Tensor
 
 from ... import image as images
-from ...ascend import Ascent, Callback, ascend
-from ...catalog import method
+from ...ascend import AscentResult, Callback, maximize_objective
+from ...catalog import register_method
 from ...errors import SightlineError
-from ...knobs import Between
+from ...knobs import ValueRange
 from ...model import Model
 from ...objective import Objective
 from ...result import Result
-from ...veil import Veiled
-from .asked import aimed, chosen, labelled, turned
-from .evidence import gathered, judging
-from .exemplars import Nature
-from .facets import facets
-from .presets import Recipe
-from .running import Watch, moving, through, view
-from .shown import Made, shown
-from .starts import Canvas, beginning
+from ...veil import TransparentImage
+from .asked import choose_synthesis_preset, find_objective_units, override_preset_constants, resolve_objective
+from .evidence import gather_evidence, load_judge
+from .exemplars import NaturalExemplars
+from .facets import find_unit_facets
+from .presets import SynthesisPresetName
+from .running import MovieRecorder, build_view_transforms, chain_view_transforms, make_synthesis_optimizer
+from .shown import FinishedSynthesis, build_synthesis_result
+from .starts import PictureSpec, make_synthesis_start
 
-MOST_FRAMES = 64
+MAX_MOVIE_FRAMES = 64
 
 
-@method(
+@register_method(
     title="Synthesis by gradient ascent",
     question="Which image, made from nothing, would make the network respond most?",
     reading="The picture shows the pattern that drives the unit or class hardest under the chosen regularizers: repeated parts, textures, sometimes whole objects.",
     caution="What makes it look natural is the regularizer, not the network: with strong ones the picture shows the prior, with none noise. It is one "
     "image of many that work, and no evidence that the network needs these parts in photographs.",
-    tour=(
+    tour_runs=(
         {"start": "fourier"},
         {"start": "gray", "steps": 128},
         {"layer": "logits", "steps": 48, "size": 96},
         {"layer": "middle", "steps": 32, "size": 64},
     ),
-    quick={"steps": 32},
+    quick_parameters={"steps": 32},
 )
 def synthesis(
     model: Model,
@@ -47,17 +47,17 @@ def synthesis(
     *,
     layer: str | None = None,
     units: str | None = None,
-    preset: Recipe = "auto",
+    preset: SynthesisPresetName = "auto",
     start: Literal["auto", "fourier", "gray", "zero", "facets", "generator"] = "auto",
     focus: Literal["auto", "whole", "center", "alpha"] = "auto",
     photo: Tensor | str | Path | None = None,
-    size: Annotated[int | None, Between(16, 4096)] = None,
-    steps: Annotated[int | None, Between(1, 100_000)] = None,
-    lr: Annotated[float | None, Between(0, 1000)] = None,
-    decay: Annotated[float | None, Between(0, 1)] = None,
-    blur: Annotated[float | None, Between(0, 50)] = None,
-    clip: Annotated[float | None, Between(0, 1)] = None,
-    patience: Annotated[int, Between(0, 100_000)] = 0,
+    size: Annotated[int | None, ValueRange(16, 4096)] = None,
+    steps: Annotated[int | None, ValueRange(1, 100_000)] = None,
+    lr: Annotated[float | None, ValueRange(0, 1000)] = None,
+    decay: Annotated[float | None, ValueRange(0, 1)] = None,
+    blur: Annotated[float | None, ValueRange(0, 50)] = None,
+    clip: Annotated[float | None, ValueRange(0, 1)] = None,
+    patience: Annotated[int, ValueRange(0, 100_000)] = 0,
     judge: str | None = None,
     store: str | Path | None = None,
     movie: Literal["none", "mp4", "gif", "webp"] = "none",
@@ -99,32 +99,40 @@ def synthesis(
         store: A scan of natural images by the same network (`sightline scan`), whose strongest patches stand beside each picture.
         movie: Keeps a movie of the run, as a file of this kind.
     """
-    aim, kept = aimed(model, objective, layer, units), turned(chosen(preset, start, photo, store, focus), lr, decay, blur, clip)
-    named, total, side = labelled(model, aim), steps or kept.steps, size or model.size
-    second, nature = judging(model, named, judge), None if store is None else Nature.of(model, store, aim, named)
-    groups = facets(model, nature, side, seed) if nature and kept.start == "facets" else []
+    aim, kept = (
+        resolve_objective(model, objective, layer, units),
+        override_preset_constants(choose_synthesis_preset(preset, start, photo, store, focus), lr, decay, blur, clip),
+    )
+    named, total, side = find_objective_units(model, aim), steps or kept.steps, size or model.size
+    second, nature = load_judge(model, named, judge), None if store is None else NaturalExemplars.from_store(model, store, aim, named)
+    groups = find_unit_facets(model, nature, side, seed) if nature and kept.start == "facets" else []
     count, generator = max(1, len(named[1])), torch.Generator().manual_seed(seed)
-    canvas = Canvas(side, count, seed, alike=len(set(named[1])) == len(named[1]))  # of one unit, several pictures begin differently
-    picture = model.fit(images.given(photo)[:1], side).expand(count, -1, -1, -1) if photo is not None else None
-    picture = torch.stack([group.start for group in groups]) if groups else picture
-    begin, regularize = beginning(model, kept, canvas, picture, generator)
-    watch, views = Watch(callback, every=max(1, total // MOST_FRAMES), keep=movie != "none"), view(kept, side, total, generator)
-    if isinstance(begin, Veiled):
-        views.insert(0, begin.changing)
-    found = ascend(
-        model, aim, begin, moving(kept), total, transform=through(views), regularize=regularize,
-        callback=watch if watch.keep or callback else None, patience=patience,
+    canvas = PictureSpec(
+        side, count, seed, same_start=len(set(named[1])) == len(named[1])
+    )  # of one unit, several pictures begin differently
+    picture = model.fit(images.resolve_image(photo)[:1], side).expand(count, -1, -1, -1) if photo is not None else None
+    picture = torch.stack([group.start_image for group in groups]) if groups else picture
+    begin, regularize = make_synthesis_start(model, kept, canvas, picture, generator)
+    watch, views = (
+        MovieRecorder(callback, frame_interval=max(1, total // MAX_MOVIE_FRAMES), keep_frames=movie != "none"),
+        build_view_transforms(kept, side, total, generator),
+    )
+    if isinstance(begin, TransparentImage):
+        views.insert(0, begin.replace_background)
+    found = maximize_objective(
+        model, aim, begin, make_synthesis_optimizer(kept), total, transform=chain_view_transforms(views), regularize=regularize,
+        callback=watch if watch.keep_frames or callback else None, patience=patience,
     )  # fmt: skip
-    evidence = gathered(model, aim, named, alive(found, aim))
-    evidence = second.added(evidence, alive(found, aim)) if second else evidence
-    opacity = begin.opacity[:, 0].detach().cpu() if isinstance(begin, Veiled) else None
-    return shown(model, Made(aim, named, found, evidence, watch.frames, movie, nature, groups, opacity))
+    evidence = gather_evidence(model, aim, named, require_moved_pictures(found, aim))
+    evidence = second.add_class_rank(evidence, require_moved_pictures(found, aim)) if second else evidence
+    opacity = begin.opacity[:, 0].detach().cpu() if isinstance(begin, TransparentImage) else None
+    return build_synthesis_result(model, FinishedSynthesis(aim, named, found, evidence, watch.frames, movie, nature, groups, opacity))
 
 
-def alive(found: Ascent, aim: Objective) -> Tensor:
+def require_moved_pictures(ascent: AscentResult, objective: Objective) -> Tensor:
     """The pictures in [0, 1]; raises SightlineError if no gradient reached any."""
-    if not found.moved.any():
+    if not ascent.received_gradient.any():
         raise SightlineError(
-            f"{aim}: no gradient reached the picture in {len(found[1])} steps; the unit answers to nothing near this start (a dead unit?)"
+            f"{objective}: no gradient reached the picture in {len(ascent[1])} steps; the unit answers to nothing near this start (a dead unit?)"
         )
-    return found[0].clamp(0, 1).cpu()
+    return ascent[0].clamp(0, 1).cpu()

@@ -5,36 +5,36 @@ from typing import Annotated
 import torch
 from torch import Tensor
 
-from ...attacks.aim import Aim
+from ...attacks.aim import AttackGoal
 from ...attacks.ball import Norm
-from ...attacks.choose import Attack, Name, chosen
-from ...catalog import method
+from ...attacks.choose import Attack, AttackName, set_attack_radius
+from ...catalog import register_method
 from ...errors import SightlineError
-from ...knobs import Between
+from ...knobs import ValueRange
 from ...model import Model
 from ...result import Result
 from ...zoo import load
-from .charts import matrix
+from .charts import draw_share_matrix
 
 
-@method(
+@register_method(
     title="Transfer",
     question="Does what fools one network fool another?",
     reading="Each row is the network that the change was made on, each column a network that is shown the changed images, and the number the share of images on which "
     "that one leaves its own answer. The diagonal is the attack itself; what lies off it transfers: the networks share weak directions.",
     caution="Each network is compared with its own answer to the clean image, whatever its classes are. A network that is unsure anyway leaves its answer easily: "
     "the row of random noise of the same size says how easily.",
-    tour=(),
+    tour_runs=(),
 )
 def transfer(
     model: Model,
     image: Tensor,
     *,
     others: tuple[str, ...] = ("sightnet",),
-    attack: Name = "pgd",
+    attack: AttackName = "pgd",
     norm: Norm = "linf",
-    eps: Annotated[float | None, Between(1e-6, 1_000_000)] = None,
-    steps: Annotated[int | None, Between(1, 10_000)] = None,
+    eps: Annotated[float | None, ValueRange(1e-6, 1_000_000)] = None,
+    steps: Annotated[int | None, ValueRange(1, 10_000)] = None,
     seed: int = 0,
 ) -> Result:
     """Attacks the images on each network and shows every network the results.
@@ -50,16 +50,19 @@ def transfer(
         eps: Radius in units of [0, 1]; the usual one of the norm by default.
         steps: How many steps; the usual number of the attack by default.
     """
-    models = [model, *(named(other, model.device) for other in others)]
+    models = [model, *(load_other_network(other, model.device) for other in others)]
     image = image.to(model.device)
-    asked = chosen(Attack(attack, norm, 0.0, steps, early=False, seed=seed), eps, image)
+    asked = set_attack_radius(Attack(attack, norm, 0.0, steps, early=False, seed=seed), eps, image)
     clean = [one.choose("top", image) for one in models]
-    made = [asked(one, image, Aim(answer))[0].detach() for one, answer in zip(models, clean, strict=True)]
+    made = [asked(one, image, AttackGoal(answer))[0].detach() for one, answer in zip(models, clean, strict=True)]
     signs = torch.rand(image.shape, generator=torch.Generator().manual_seed(seed)).to(image.device).sub(0.5).sign()
     noise = (image + signs * (made[0] - image).abs()).clamp(0, 1)
-    rows = [torch.tensor([left(one, pictures, answer) for one, answer in zip(models, clean, strict=True)]) for pictures in (*made, noise)]
-    shares, names = torch.stack(rows[:-1]), distinct([one.name for one in models])
-    panel = matrix(torch.stack(rows), [*names, "random noise"], names, ("made on", "shown to"))
+    rows = [
+        torch.tensor([measure_changed_share(one, pictures, answer) for one, answer in zip(models, clean, strict=True)])
+        for pictures in (*made, noise)
+    ]
+    shares, names = torch.stack(rows[:-1]), number_duplicate_names([one.name for one in models])
+    panel = draw_share_matrix(torch.stack(rows), [*names, "random noise"], names, ("made on", "shown to"))
     caption = (
         f"Share of {len(image)} image{'s' if len(image) > 1 else ''} on which the network of a column leaves its answer, after {attack} on the network of the row; "
         "in the last row after noise of the same size with random signs."
@@ -69,21 +72,21 @@ def transfer(
     )
 
 
-def named(other: str, device: torch.device) -> Model:
+def load_other_network(network_name: str, device: torch.device) -> Model:
     """The network of «NAME» or «NAME=FILE»."""
-    name, _, weights = other.partition("=")
+    name, _, weights = network_name.partition("=")
     if not name:
-        raise SightlineError(f"the other network is {other!r}; it must be a network's name, or NAME=FILE with its weights")
+        raise SightlineError(f"the other network is {network_name!r}; it must be a network's name, or NAME=FILE with its weights")
     with torch.random.fork_rng(devices=[]):  # to build a network draws numbers
         return load(name, weights=weights or None, device=str(device))
 
 
 @torch.no_grad()
-def left(model: Model, image: Tensor, clean: Tensor) -> float:
+def measure_changed_share(model: Model, image: Tensor, clean_classes: Tensor) -> float:
     """The share of images on which the network leaves its clean answer."""
-    return float((model.run(image, ["logits"])["logits"].argmax(1) != clean).float().mean())
+    return float((model.run(image, ["logits"])["logits"].argmax(1) != clean_classes).float().mean())
 
 
-def distinct(names: list[str]) -> list[str]:
+def number_duplicate_names(names: list[str]) -> list[str]:
     """The names, numbered where two are the same."""
     return [name if names.count(name) == 1 else f"{name} {place + 1}" for place, name in enumerate(names)]

@@ -7,37 +7,37 @@ from torch import Tensor
 
 from ... import render
 from ...ascend import Callback
-from ...attacks.aim import Aim, Run
-from ...attacks.ball import Ball, Norm, length, scattered
-from ...attacks.choose import usual_radius
-from ...attacks.shared import universal as shared
-from ...catalog import method
-from ...knobs import Between
+from ...attacks.aim import AttackGoal, AttackRun
+from ...attacks.ball import Norm, NormBall, compute_image_norms, sample_unit_offset
+from ...attacks.choose import compute_default_radius
+from ...attacks.shared import optimize_universal_change as shared
+from ...catalog import register_method
+from ...knobs import ValueRange
 from ...model import Model
 from ...result import Result
-from .crowd import gathered
+from .crowd import split_attack_images
 
-SHOWN = 4  # images in the picture
+MAX_UNIVERSAL_IMAGES = 4  # images in the picture
 
 
-@method(
+@register_method(
     title="Universal perturbation",
     question="Is there one small change that fools the network on most images?",
     reading="Left the one change, enlarged by the factor in the caption, beside it images before and after it is added. That a single pattern works on images "
     "it was not made from shows that the network's weak directions are largely the same everywhere.",
     caution="Compare with the share that random noise of the same size fools, and look at the share on new images: made from few images, it fits those.",
-    tour=(),
+    tour_runs=(),
 )
 def universal(
     model: Model,
     image: Tensor,
     *,
     folder: str | None = None,
-    k: Annotated[int, Between(1, 10_000)] = 64,
+    k: Annotated[int, ValueRange(1, 10_000)] = 64,
     target: int | str | None = None,
     norm: Norm = "linf",
-    eps: Annotated[float | None, Between(1e-6, 1_000_000)] = None,
-    steps: Annotated[int, Between(1, 10_000)] = 100,
+    eps: Annotated[float | None, ValueRange(1e-6, 1_000_000)] = None,
+    steps: Annotated[int, ValueRange(1, 10_000)] = 100,
     seed: int = 0,
     callback: Callback | None = None,
 ) -> Result:
@@ -56,24 +56,29 @@ def universal(
         steps: How many steps, each on up to 16 of the pictures.
     """
     image = image.to(model.device)
-    learned, new = gathered(model, image, folder, k, seed)
-    ball = Ball(
-        torch.zeros_like(image[:1]), (10 / 255 if norm == "linf" else 2.5 * usual_radius(norm, image)) if eps is None else eps, norm
+    learned, new = split_attack_images(model, image, folder, k, seed)
+    ball = NormBall(
+        torch.zeros_like(image[:1]),
+        (10 / 255 if norm == "linf" else 2.5 * compute_default_radius(norm, image)) if eps is None else eps,
+        norm,
     )
-    run = Run(model, aim_of(model, learned, target), "cross_entropy", steps, callback)
+    run = AttackRun(model, make_universal_goal(model, learned, target), "cross_entropy", steps, callback)
     change = shared(run, learned, ball, steps, torch.Generator().manual_seed(seed)).detach()
-    noise = scattered(change, norm, torch.Generator().manual_seed(seed + 1))
-    noise = noise / length(noise, norm) * length(change, norm)
-    shares = {"fooled": fooled(model, learned, change, target), "fooled_random": fooled(model, learned, noise, target)}
+    noise = sample_unit_offset(change, norm, torch.Generator().manual_seed(seed + 1))
+    noise = noise / compute_image_norms(noise, norm) * compute_image_norms(change, norm)
+    shares = {
+        "fooled": measure_perturbation_success(model, learned, change, target),
+        "fooled_random": measure_perturbation_success(model, learned, noise, target),
+    }
     if new is not None:
-        shares["fooled_new"] = fooled(model, new, change, target)
+        shares["fooled_new"] = measure_perturbation_success(model, new, change, target)
     after = (image + change).clamp(0, 1)
     with torch.no_grad():
-        logits = run.answers(after)
-    reached = aim_of(model, image, target).reached(logits)
+        logits = run.compute_logits(after)
+    reached = make_universal_goal(model, image, target).is_reached(logits)
     factor = 0.5 / max(float(change.abs().max()), 1e-6)
     pattern = (0.5 + change * factor).clamp(0, 1)
-    panel = render.beside(*(part[:SHOWN].cpu() for part in (pattern.expand_as(image), image, after)))
+    panel = render.arrange_in_row(*(part[:MAX_UNIVERSAL_IMAGES].cpu() for part in (pattern.expand_as(image), image, after)))
     told = f" and on {shares['fooled_new']:.0%} of new ones" if "fooled_new" in shares else ""
     caption = (
         f"The change, ×{factor:.0f} around gray, and images before and after it. It fools the network on {shares['fooled']:.0%} of the {len(learned)} images it "
@@ -83,14 +88,14 @@ def universal(
     return Result({"universal": panel}, values, {"universal": caption})
 
 
-def aim_of(model: Model, image: Tensor, target: int | str | None) -> Aim:
+def make_universal_goal(model: Model, image: Tensor, target: int | str | None) -> AttackGoal:
     """What the change is after on these images."""
     clean = model.choose("top", image)
-    return Aim(clean, None if target is None else model.choose(target, image))
+    return AttackGoal(clean, None if target is None else model.choose(target, image))
 
 
 @torch.no_grad()
-def fooled(model: Model, image: Tensor, change: Tensor, target: int | str | None) -> float:
+def measure_perturbation_success(model: Model, image: Tensor, change: Tensor, target: int | str | None) -> float:
     """The share of images on which a change does what it is after."""
-    aim = aim_of(model, image, target)
-    return float(aim.reached(model.run((image + change).clamp(0, 1), ["logits"])["logits"]).float().mean())
+    aim = make_universal_goal(model, image, target)
+    return float(aim.is_reached(model.run((image + change).clamp(0, 1), ["logits"])["logits"]).float().mean())

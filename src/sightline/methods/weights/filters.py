@@ -6,24 +6,24 @@ import torch
 from torch import Tensor, nn
 
 from ... import render
-from ...catalog import method
+from ...catalog import register_method
 from ...errors import SightlineError
-from ...knobs import Between
+from ...knobs import ValueRange
 from ...model import Model
 from ...result import Result
 
 
-@method(
+@register_method(
     title="Filters",
     question="What are the weights? Each unit of the first layer takes an inner product with a small patch; the patch it likes best looks like its filter.",
     reading="In a well-trained network the first filters are oriented edges, gratings and colour blobs. Grainy or blank filters point to short "
     "training, too little data or a dead unit.",
     caution="A filter's colours are around gray, not pictures of anything in the world. Filters of deeper layers read channels that have no colour, "
     "so their weights say little; look at activations, top patches or synthesis instead.",
-    tour=({}, {"layer": "middle", "k": 12}),
+    tour_runs=({}, {"layer": "middle", "k": 12}),
 )
 def filters(
-    model: Model, *, layer: str = "first", k: Annotated[int, Between(1, 1024)] = 256, inputs: Annotated[int, Between(1, 64)] = 12
+    model: Model, *, layer: str = "first", k: Annotated[int, ValueRange(1, 1024)] = 256, inputs: Annotated[int, ValueRange(1, 64)] = 12
 ) -> Result:
     """Shows a convolution's filters as images, all on one common scale around gray.
 
@@ -35,14 +35,14 @@ def filters(
         k: How many filters at most; of a layer that doesn't read colours, no more than 24.
         inputs: How many input channels of each filter, for layers that don't read colours.
     """
-    name = convolution(model, model.layer(layer))
+    name = find_conv_layer(model, model.layer(layer))
     weight = model.module(name).get_parameter("weight").detach().float().cpu()
     layer = layer if name == model.layer(layer) else model.layers[name].alias or name
     count, channels, height, width = weight.shape
     common = f"{height}×{width} pixels each, one scale for all (gray is zero, ±{weight.abs().max():.3g} is full colour)"
     if channels == 3:
         shown = weight[:k]
-        panel = render.sheet(render.enlarge(render.around_gray(shown, float(weight.abs().max())), 42), gap=4)
+        panel = render.make_contact_sheet(render.enlarge_pixels(render.render_around_gray(shown, float(weight.abs().max())), 42), gap=4)
         caption = f"{len(shown)} of the {count} filters of {layer}, {common}."
         values: dict[str, Tensor] = {"filters": weight, "norm": weight.flatten(1).norm(dim=1)}
         return Result({"filters": panel}, values, {"filters": caption})
@@ -50,8 +50,8 @@ def filters(
     rows = strength.norm(dim=1).argsort(descending=True)[: min(k, 24)]
     columns = strength[rows].argsort(dim=1, descending=True)[:, :inputs]
     chosen = torch.stack([weight[row][column] for row, column in zip(rows, columns, strict=True)])
-    squares = render.around_gray(chosen.flatten(0, 1).unsqueeze(1).expand(-1, 3, -1, -1), float(weight.abs().max()))
-    panel = render.sheet(render.enlarge(squares, 24), columns=columns.shape[1], gap=3)
+    squares = render.render_around_gray(chosen.flatten(0, 1).unsqueeze(1).expand(-1, 3, -1, -1), float(weight.abs().max()))
+    panel = render.make_contact_sheet(render.enlarge_pixels(squares, 24), columns=columns.shape[1], gap=3)
     share = float((strength[rows].gather(1, columns).square().sum(1) / strength[rows].square().sum(1).clamp_min(1e-30)).mean())
     caption = (
         f"{len(rows)} of the {count} filters of {layer} (largest norm first), a row each; in a row the {columns.shape[1]} of its {channels} input "
@@ -61,7 +61,7 @@ def filters(
     return Result({"filters": panel}, {"filters": weight, "units": rows, "inputs": columns, "share": share}, {"filters": caption})
 
 
-def convolution(model: Model, name: str) -> str:
+def find_conv_layer(model: Model, name: str) -> str:
     """The layer itself if it is a convolution, else the last one that ran before its output was there.
 
     Raises SightlineError for networks and layers without one.
