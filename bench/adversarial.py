@@ -17,9 +17,9 @@ from resnet20 import images, loaded, network
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sightline.attacks.aim import AttackGoal
-from sightline.attacks.choose import Attack
-from sightline.attacks.peers import LogitsModule
+from sightline.methods.adversarial.attacks.external import LogitsModule
+from sightline.methods.adversarial.attacks.goal import AttackGoal
+from sightline.methods.adversarial.attacks.registry import Attack
 
 STEPS, EPS = 20, 2 / 255
 

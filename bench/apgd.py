@@ -16,8 +16,8 @@ from resnet20 import images
 from robustness import Referees
 from torch import Tensor
 
-from sightline.attacks.aim import AttackLoss
-from sightline.attacks.ball import Norm
+from sightline.methods.adversarial.attacks.goal import AttackLoss
+from sightline.methods.adversarial.attacks.norm_ball import Norm
 
 RADII: tuple[tuple[Norm, str, float], ...] = (
     ("linf", "0.5/255", 0.5 / 255), ("linf", "1/255", 1 / 255), ("linf", "2/255", 2 / 255), ("l2", "0.05", 0.05), ("l2", "0.1", 0.1),

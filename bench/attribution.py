@@ -31,10 +31,10 @@ from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from torch import Tensor, nn
 
 import sightline as sl
-from sightline import rules
-from sightline.memory import choose_batch_size, estimate_max_batch
-from sightline.methods.analytical import cam
-from sightline.methods.analytical.paths import compute_score_gradient
+from sightline.methods.attribution import cam
+from sightline.methods.attribution.gradients import compute_score_gradient
+from sightline.models.overrides import relu as rules
+from sightline.models.tracing.batch_size import choose_batch_size, estimate_max_batch
 
 LABEL = 0
 COUNTS = {"smoothgrad": 25, "integrated": 50}

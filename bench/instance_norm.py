@@ -20,11 +20,12 @@ from matplotlib.figure import Figure
 from skimage.exposure import equalize_hist
 
 import sightline as sl
-from sightline import image as images
-from sightline import render
-from sightline.networks.files import read_fixed_style_network
-from sightline.networks.photos import PhotoDataset, decode_photo_folder
-from sightline.networks.training import TrainingPlan, TrainingRun, train_stylizer
+from sightline.generators.checkpoint import read_fixed_style_network
+from sightline.generators.training.dataset import PhotoDataset, decode_photo_folder
+from sightline.generators.training.fixed_styles import TrainingPlan
+from sightline.generators.training.train import TrainingRun, train_stylizer
+from sightline.images import io as images
+from sightline.images.plotting import maps as render
 
 NORMS, SEEDS = ("instance", "batch"), (0, 1, 2)
 PHOTOS, SIDE, HELD_OUT = 1000, 80, 32

@@ -20,8 +20,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sightline import image as images
-from sightline.methods.analytical import scatter
+from sightline.images import io as images
+from sightline.methods.retrieval import embedding_page as scatter
 
 CLASSES, PORT = 200, 9377
 SPY = """

@@ -21,12 +21,14 @@ import torch
 from torch import Tensor
 
 import sightline as sl
-from sightline.coordinates import PCA_COMPONENTS, compute_principal_components, measure_faithfulness, project_vectors
-from sightline.methods.analytical.scanned import load_pixel_vectors
-from sightline.nearest import find_nearest, measure_vote_accuracy
-from sightline.scans import Scan, layout, scan
-from sightline.scans.index import ensure_vector_index, search_vector_index
-from sightline.scans.writing import open_store_writer
+from sightline.data.scan.access import load_pixel_vectors
+from sightline.data.scan.run import scan
+from sightline.data.search.nearest import find_nearest, measure_vote_accuracy
+from sightline.data.search.projection import PCA_COMPONENTS, compute_principal_components, measure_faithfulness, project_vectors
+from sightline.data.store import schema as layout
+from sightline.data.store.index import ensure_vector_index, search_vector_index
+from sightline.data.store.reader import Scan
+from sightline.data.store.writer import open_store_writer
 
 DATA = Path(os.environ.get("SIGHTLINE_DATA") or Path(__file__).parents[2] / "shared" / "data")
 COUNT, SIZE, QUERIES, K = 100_000, 512, 1_000, 10

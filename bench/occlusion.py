@@ -16,8 +16,8 @@ from captum.attr import Occlusion
 from torch import Tensor
 
 import sightline as sl
-from sightline.incremental import score_occluded_windows
-from sightline.windows import OcclusionWindows
+from sightline.models.tracing.incremental import score_occluded_windows
+from sightline.models.tracing.windows import OcclusionWindows
 
 SETTINGS = ((32, 16), (16, 8))  # window, stride
 AT_ONCE = (1, 8, 16)

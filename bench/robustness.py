@@ -17,10 +17,10 @@ import torchattacks
 from resnet20 import images, loaded
 from torch import Tensor
 
-from sightline.attacks.aim import AttackGoal
-from sightline.attacks.ball import Norm, compute_image_norms
-from sightline.attacks.choose import Attack
-from sightline.attacks.peers import LogitsModule
+from sightline.methods.adversarial.attacks.external import LogitsModule
+from sightline.methods.adversarial.attacks.goal import AttackGoal
+from sightline.methods.adversarial.attacks.norm_ball import Norm, compute_image_norms
+from sightline.methods.adversarial.attacks.registry import Attack
 
 STEPS = 20
 RADII: dict[Norm, tuple[float, ...]] = {"linf": (1 / 255, 2 / 255, 8 / 255), "l2": (0.05, 0.1, 0.5), "l1": (1.0, 2.0)}

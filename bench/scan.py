@@ -27,9 +27,9 @@ import torch
 from PIL import Image
 
 import sightline as sl
-from sightline import image as images
-from sightline.fitted import FittedSquare, fit_square, stack_squares
-from sightline.scans.eye import PREFETCH_BATCHES
+from sightline.data.scan.worker import PREFETCH_BATCHES
+from sightline.images import io as images
+from sightline.images.decode import FittedSquare, fit_square, stack_squares
 
 SIDE, SHORT, BATCH = 224, 256, 32
 

@@ -23,13 +23,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import sightline as sl
-from sightline.exemplar.efros_leung import grow_texture, make_gaussian_window
-from sightline.exemplar.quilting import quilt_texture
-from sightline.methods.artistic.easel import StyleLossBuilder
-from sightline.methods.artistic.style import FIRST_SIDES, make_gray_noise
-from sightline.paint import FREQUENCY_FALLOFF, Stage, StageOptimizer, optimize_coarse_to_fine, plan_stages
-from sightline.perceptual import choose_perceptual_layers
-from sightline.presets import STYLE_PRESETS
+from sightline.methods.style.setup import StyleLossBuilder
+from sightline.methods.style.style import FIRST_SIDES, make_gray_noise
+from sightline.methods.texture.efros_leung import grow_texture, make_gaussian_window
+from sightline.methods.texture.quilting import quilt_texture
+from sightline.optim.multiscale import FREQUENCY_FALLOFF, Stage, StageOptimizer, optimize_coarse_to_fine, plan_stages
+from sightline.optim.perceptual.layers import choose_perceptual_layers
+from sightline.optim.perceptual.presets import STYLE_PRESETS
 
 PAIRS = {"tubingen": "van_gogh_starry_night", "golden_gate": "munch_the_scream", "cornell": "hokusai_great_wave"}
 

@@ -13,12 +13,12 @@ import torch
 from torch import Tensor, nn
 
 import sightline as sl
-from sightline.methods.artistic.easel import StyleLossBuilder
-from sightline.networks.apply import restyle_images
-from sightline.networks.files import read_fixed_style_network
-from sightline.networks.stylizer import ConditionalInstanceNorm
-from sightline.perceptual import choose_perceptual_layers
-from sightline.presets import STYLE_PRESETS
+from sightline.generators.apply import restyle_images
+from sightline.generators.architectures.style import ConditionalInstanceNorm
+from sightline.generators.checkpoint import read_fixed_style_network
+from sightline.methods.style.setup import StyleLossBuilder
+from sightline.optim.perceptual.layers import choose_perceptual_layers
+from sightline.optim.perceptual.presets import STYLE_PRESETS
 
 EVALUATIONS = 500
 SHAPES = ((4, 24, 128, 128), (4, 48, 64, 64), (4, 96, 32, 32), (1, 32, 512, 512))

@@ -18,10 +18,10 @@ from torch import Tensor, nn
 from torchvision.models import googlenet
 
 import sightline as sl
-from sightline.ascend import REDIRECTED_RELU_STEPS, maximize_objective
-from sightline.optimizers import Adam
-from sightline.parameterize import FourierSpectrum
-from sightline.transform import make_random_affine
+from sightline.images.transforms import make_random_affine
+from sightline.optim.ascent import REDIRECTED_RELU_STEPS, maximize_objective
+from sightline.optim.optimizers import Adam
+from sightline.optim.parameterizations.fourier import FourierSpectrum
 
 LAYERS = ("inception3a", "inception4c", "inception5b")
 UNITS, SIDE = 8, 128

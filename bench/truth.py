@@ -18,8 +18,8 @@ import torch
 from torch import Tensor, nn
 
 import sightline as sl
-from sightline.methods.analytical.occlusion import average_drops_per_pixel
-from sightline.methods.analytical.pointing import compute_energy_share, compute_hit_share
+from sightline.methods.attribution.occlusion import average_drops_per_pixel
+from sightline.methods.evaluation.pointing import compute_energy_share, compute_hit_share
 
 SIDE, PATCH, CLASSES = 48, 12, ("level", "upright", "falling", "rising")
 CLEAR = 0.95  # a network right less often has not learned what is planted

@@ -7,7 +7,7 @@ import torch
 from torchvision.models import VisionTransformer
 
 import sightline as sl
-from sightline import render
+from sightline.images.plotting import maps as render
 
 PICTURES = Path(__file__).parent.parent / "out"
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 import sightline as sl
-from sightline import render
+from sightline.images.plotting import maps as render
 
 PICTURES = Path(__file__).parent.parent / "docs" / "pictures"
 KINDS = ("cam", "gradcam", "gradcam++", "hirescam", "layercam", "xgradcam", "scorecam", "eigencam")

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import sightline as sl
-from sightline import image as images
+from sightline.images import io as images
 
 PICTURES = Path(__file__).parent.parent / "docs" / "pictures"
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 
 import sightline as sl
-from sightline.render import make_contact_sheet
+from sightline.images.plotting.maps import make_contact_sheet
 
 PICTURES = Path(__file__).parent.parent / "docs" / "pictures"
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import sightline as sl
-from sightline import render
+from sightline.images.plotting import maps as render
 
 ROOT = Path(__file__).parent.parent
 PICTURES, DATA = ROOT / "docs" / "pictures", ROOT.parent / "shared" / "data"

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import sightline as sl
-from sightline.render import arrange_in_row
+from sightline.images.plotting.maps import arrange_in_row
 
 PICTURES = Path(__file__).parent.parent / "docs" / "pictures"
 

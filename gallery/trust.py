@@ -6,7 +6,8 @@ from pathlib import Path
 import torch
 
 import sightline as sl
-from sightline import image, render
+from sightline.images import io as image
+from sightline.images.plotting import maps as render
 
 PICTURES = Path(__file__).parent.parent / "docs" / "pictures"
 

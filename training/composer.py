@@ -17,7 +17,7 @@ from imagenette import Photos, random_crop, to_tensor
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sightline.networks.decoder import FEATURE_CHANNELS, GRID_SIDE, HIDDEN_CHANNELS, CodeGenerator, FeatureDecoder
+from sightline.generators.architectures.decoder import FEATURE_CHANNELS, GRID_SIDE, HIDDEN_CHANNELS, CodeGenerator, FeatureDecoder
 
 CROPS = 6
 

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from sightline.sightnet import make_sightnet
+from sightline.models.zoo.sightnet import make_sightnet
 
 
 def folded(state: dict[str, torch.Tensor]) -> nn.Sequential:

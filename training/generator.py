@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import sightline as sl
-from sightline.networks.decoder import FeatureDecoder
-from sightline.weights import hash_file
+from sightline.generators.architectures.decoder import FeatureDecoder
+from sightline.models.weights.checkpoint import hash_file
 
 LAYER = "relu4_2"
 SIDE = 96

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from sightline.sightnet import SIGHTNET_MEAN, SIGHTNET_STD
+from sightline.models.zoo.sightnet import SIGHTNET_MEAN, SIGHTNET_STD
 
 # In the order of sightnet.LABELS.
 CLASSES = (

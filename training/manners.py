@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 import sightline as sl
-from sightline import image as images
-from sightline.networks.apply import restyle_images
-from sightline.networks.files import read_fixed_style_network
+from sightline.generators.apply import restyle_images
+from sightline.generators.checkpoint import read_fixed_style_network
+from sightline.images import io as images
 
 SIDE, EACH = 160, 400
 UNSEEN = "matisse_woman_with_a_hat"

@@ -14,9 +14,11 @@ from lightning_fabric import Fabric
 from PIL import Image
 
 import sightline as sl
-from sightline.networks.files import PAINTINGS_FOLDER, SHIPPED_STYLE_NETWORKS, read_fixed_style_network, write_fixed_style_network
-from sightline.networks.photos import decode_photo_folder
-from sightline.networks.training import TrainingPlan, TrainingStep, style_image, train_stylizer
+from sightline.generators.checkpoint import SHIPPED_STYLE_NETWORKS, read_fixed_style_network, write_fixed_style_network
+from sightline.generators.training.dataset import decode_photo_folder
+from sightline.generators.training.fixed_styles import TrainingPlan, read_style_image
+from sightline.generators.training.train import TrainingStep, train_stylizer
+from sightline.images.library import PAINTINGS_FOLDER
 
 NAMES = {
     "van_gogh_starry_night": "starry_night",
@@ -39,7 +41,7 @@ def publish(made: Path, paintings: Path) -> None:
     write_fixed_style_network(found.network, [NAMES[name] for name in found.names], SHIPPED_STYLE_NETWORKS["painters"], found.metadata)
     PAINTINGS_FOLDER.mkdir(parents=True, exist_ok=True)
     for file, name in NAMES.items():
-        pixels = style_image(paintings / f"{file}.jpg", 256)[0].permute(1, 2, 0).mul(255).round().byte().numpy()
+        pixels = read_style_image(paintings / f"{file}.jpg", 256)[0].permute(1, 2, 0).mul(255).round().byte().numpy()
         encoded = io.BytesIO()
         Image.fromarray(pixels).save(encoded, "JPEG", quality=85)
         (PAINTINGS_FOLDER / f"{name}.jpg").write_bytes(encoded.getvalue())

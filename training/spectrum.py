@@ -11,8 +11,8 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from sightline import image as images
-from sightline.parameterize import compute_decorrelated_spectrum, compute_frequency_grid
+from sightline.images import io as images
+from sightline.images.spectrum import compute_decorrelated_spectrum, compute_frequency_grid
 
 SIDE, RINGS, ANGLES = 224, 24, 7
 TARGET = Path(__file__).parents[1] / "src" / "sightline" / "assets" / "spectrum.safetensors"

@@ -26,7 +26,7 @@ from imagenette import Photos, jitter_color, normalize, random_crop, to_tensor
 from torch import nn
 from torch.nn import functional as F
 
-from sightline.sightnet import make_sightnet
+from sightline.models.zoo.sightnet import make_sightnet
 
 LAPLACIAN = torch.tensor([[0.0, 1, 0], [1, -4, 1], [0, 1, 0]]).view(1, 1, 3, 3)
 

@@ -1,5 +1,5 @@
 """`python -m sightline`."""
 
-from .cli import run_script
+from sightline.app.cli.main import run_script
 
 run_script()

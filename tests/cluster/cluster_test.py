@@ -11,13 +11,14 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import LABELS, small_network, smooth
+from helpers import LABELS, small_network, smooth
 
 import sightline as sl
-from sightline import image as images
-from sightline.scans import cluster, writing
-from sightline.scans.store import open_state_file
-from sightline.scans.upkeep import verify_store
+from sightline.data.scan import ray as cluster
+from sightline.data.store import writer as writing
+from sightline.data.store.maintenance import verify_store
+from sightline.data.store.reader import open_state_file
+from sightline.images import io as images
 
 COUNT, BATCH = 160, 4
 

@@ -1,0 +1,1 @@
+"""What people start: reports, recipes carried out again, and the command line."""

@@ -1,0 +1,57 @@
+"""Progress bars on the error stream, and the first Ctrl-C, which ends a run after its step and keeps the picture."""
+
+import signal
+import sys
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import FrameType
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from sightline.registry.progress import Step
+
+
+@dataclass
+class StepProgressBar:
+    """A progress bar fed by steps; the first Ctrl-C stops the run after the step and keeps the picture."""
+
+    display: Progress
+    title: str
+    stopped: bool = False
+
+    def on_step(self, event: Step) -> bool:
+        """The callback of iterative methods."""
+        return self.update_display(event.index, event.total, self.title)
+
+    def update_display(self, done: int, total: int, title: str) -> bool:
+        """Moves the bar; whether the run shall stop."""
+        if not self.display.tasks:
+            self.display.add_task(title, total=total)
+        self.display.update(self.display.tasks[0].id, description=title, completed=done, total=total)
+        return self.stopped
+
+    def handle_interrupt(self, _signal: int, _frame: FrameType | None) -> None:
+        """Handles SIGINT: asks once, insists the second time."""
+        if self.stopped or not self.display.tasks:
+            raise KeyboardInterrupt
+        self.stopped = True
+
+
+def make_progress_display(text_format: str, *, quiet: bool) -> Progress:
+    """A progress display on the error stream, if that is a terminal."""
+    console = Console(stderr=True, quiet=quiet or not sys.stderr.isatty())
+    return Progress(TextColumn(text_format), BarColumn(), TimeRemainingColumn(), console=console, transient=True)
+
+
+@contextmanager
+def show_progress_bar(title: str, *, quiet: bool) -> Generator[StepProgressBar, None, None]:
+    """A progress bar on the error stream while the block runs."""
+    with make_progress_display("{task.description}", quiet=quiet) as display:
+        bar = StepProgressBar(display, title)
+        before = signal.signal(signal.SIGINT, bar.handle_interrupt)
+        try:
+            yield bar
+        finally:
+            signal.signal(signal.SIGINT, before)

@@ -1,0 +1,1 @@
+"""Where the images of a scan come from: folders, lists, archives, tables, dataset objects."""

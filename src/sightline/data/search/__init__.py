@@ -1,0 +1,1 @@
+"""Nearest neighbours among stored vectors, and their layout in the plane."""

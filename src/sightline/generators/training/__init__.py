@@ -1,0 +1,1 @@
+"""How style networks are trained."""

@@ -1,0 +1,1 @@
+"""Images as tensors: reading, writing, video, transforms, colour."""

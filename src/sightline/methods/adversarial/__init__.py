@@ -1,0 +1,1 @@
+"""Images changed so that the network answers wrongly."""

@@ -1,1 +1,0 @@
-"""What does the network respond to in this input?"""

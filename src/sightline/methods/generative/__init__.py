@@ -1,1 +1,0 @@
-"""What would make the network respond so?"""

@@ -1,0 +1,1 @@
+"""A whole collection of images: neighbours and maps."""

@@ -1,0 +1,1 @@
+"""Style transfer, by optimization and in one pass."""

@@ -1,0 +1,1 @@
+"""Which image would make the network respond so: gradient ascent, inversion, DeepDream."""

@@ -1,0 +1,1 @@
+"""Single units: their weights, maps, strongest patches and names."""

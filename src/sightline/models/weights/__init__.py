@@ -1,0 +1,1 @@
+"""Checkpoints, the names in them, and the weights that are known."""

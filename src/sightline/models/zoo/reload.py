@@ -1,0 +1,121 @@
+"""The network that a recipe names, loaded again with the very weights.
+
+A recipe, a store and a style network's header are data that people pass on. They may name an
+architecture of a library, a file of weights and how the network is fed, and nothing else: no code,
+no URL, and no option of a constructor that is not listed here.
+"""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from sightline.errors import SightlineError
+from sightline.models.model import Model
+from sightline.models.zoo.load import load
+
+OptionCount = Annotated[int, Field(ge=0, le=100_000)]
+
+PixelSide = Annotated[int, Field(ge=1, le=16_384)]
+
+UnitRate = Annotated[float, Field(ge=0, le=1)]
+
+# The name of a pooling, an activation or a padding: a word, never a path or an address.
+OptionWord = Annotated[str, Field(pattern=r"^[A-Za-z0-9_]{0,40}$")]
+
+ChannelStatistics = Annotated[list[float], Field(min_length=1, max_length=1_000)]
+
+
+class StrictModel(BaseModel):
+    """A structure without room for what it does not name."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class NetworkOptions(StrictModel):
+    """What a recipe may hand to `load`: the network's feeding, and the constructor options known to be harmless."""
+
+    mean: ChannelStatistics | None = None
+    std: ChannelStatistics | None = None
+    labels: list[str] | None = None
+    size: PixelSide | None = None
+    output: int | str | None = None
+    num_classes: OptionCount | None = None
+    classes: OptionCount | None = None
+    batch_norm: bool | None = None
+    in_chans: Annotated[int, Field(ge=1, le=1_000)] | None = None
+    img_size: PixelSide | list[PixelSide] | None = None
+    image_size: PixelSide | None = None
+    patch_size: PixelSide | None = None
+    output_stride: Literal[8, 16, 32] | None = None
+    dynamic_img_size: bool | None = None
+    dynamic_img_pad: bool | None = None
+    aux_logits: bool | None = None
+    transform_input: bool | None = None
+    init_weights: bool | None = None
+    dropout: UnitRate | None = None
+    drop_rate: UnitRate | None = None
+    drop_path_rate: UnitRate | None = None
+    stochastic_depth_prob: UnitRate | None = None
+    act_layer: OptionWord | None = None
+    norm_layer: OptionWord | None = None
+    global_pool: OptionWord | None = None
+    pad_type: OptionWord | None = None
+
+
+class ModelRecipe(StrictModel):
+    """The `model` part of a recipe, a store's description or a style network's header."""
+
+    model: str
+    weights: str | None = None
+    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
+    options: NetworkOptions = NetworkOptions()
+
+
+def load_recipe_model(model_recipe: Mapping[str, Any], device: str | torch.device | None = None) -> Model:
+    """The recipe's network, with the very weights.
+
+    Raises SightlineError where it can't be had by name, where the recipe asks for more than a recipe
+    may (code, an unknown option, an address), and where the weights changed.
+    """
+    if model_recipe.get("built_in_code"):
+        raise SightlineError(f"the recipe's network is a {model_recipe.get('model')} that was built in code; give it with model=")
+    name = model_recipe.get("model")
+    if not isinstance(name, str):
+        raise SightlineError("this recipe does not name its network; give it with model=")
+    if ":" in name:
+        raise SightlineError(f"the recipe's network is made by code ({name}), which a recipe may not run; give it with model=")
+    try:
+        recipe = ModelRecipe.model_validate(convert_to_json_types(model_recipe))
+    except ValidationError as error:
+        raise SightlineError(f"this recipe's network can't be loaded: {describe_validation_error(error)}; give it with model=") from error
+    # A file may be named only together with its digest: what a recipe loads is what it was made with.
+    if recipe.weights not in (None, "random") and recipe.sha256 is None:
+        raise SightlineError(f"this recipe names the weights {recipe.weights} without their SHA-256; give the network with model=")
+    options = recipe.options.model_dump(exclude_none=True)
+    model = load(recipe.model, weights=recipe.weights, device=device, **options)
+    if recipe.sha256 is not None and model.recipe.get("sha256") != recipe.sha256:
+        raise SightlineError(
+            f"the weights of {recipe.weights or recipe.model} are no longer those that the recipe was made with (its SHA-256 differs)"
+        )
+    return model
+
+
+def convert_to_json_types(value: Any) -> Any:
+    """The value with tuples as lists and mappings as dicts, as they are after a trip through JSON."""
+    if isinstance(value, Mapping):
+        return {str(key): convert_to_json_types(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [convert_to_json_types(item) for item in value]
+    return value
+
+
+def describe_validation_error(error: ValidationError) -> str:
+    """The first thing that a recipe got wrong, in one line: where, what was given, what is allowed."""
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        allowed = NetworkOptions if first["loc"][0] == "options" else ModelRecipe
+        return f"{where!r:.80} is not allowed in a recipe (allowed are {', '.join(allowed.model_fields)})"
+    return f"{where!r:.80} is {first['input']!r:.60} ({first['msg'].lower()})"

@@ -1,0 +1,1 @@
+"""The one ascent loop, its optimizers, and what keeps an image natural."""

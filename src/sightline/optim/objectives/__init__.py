@@ -1,0 +1,1 @@
+"""What is increased: objectives, their algebra and their formula."""

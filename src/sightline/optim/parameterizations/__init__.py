@@ -1,0 +1,1 @@
+"""What is optimized: pixels, a spectrum, an image with transparency."""

@@ -1,0 +1,1 @@
+"""Content and style as losses over a network's layers."""

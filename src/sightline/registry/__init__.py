@@ -1,0 +1,1 @@
+"""What a method is: its declaration, its parameters, its result, its progress."""

@@ -1,0 +1,203 @@
+"""The layout, read off the source: who may import whom, how much a folder holds, and what is public."""
+
+import ast
+import importlib
+import inspect
+from collections.abc import Iterator
+from functools import cache
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+import sightline as sl
+
+SOURCE = Path(sl.__file__).parent
+# Lowest first. A package imports only from those on a lower floor, or from itself.
+FLOORS = (
+    ("errors",),
+    ("images",),
+    ("registry",),
+    ("models",),
+    ("data", "optim"),
+    ("generators",),
+    ("methods",),
+    ("app",),
+    ("__init__", "__main__"),
+)
+FLOOR = {package: number for number, packages in enumerate(FLOORS) for package in packages}
+MAX_ENTRIES = 10
+# Only a terminal's commands print.
+MAY_PRINT = "app/cli"
+# Not to be had on every system; no part of the main job may need them when it is loaded.
+POSIX_ONLY = {"fcntl", "grp", "posix", "pwd", "resource", "syslog", "termios", "tty", "pty"}
+
+FILES = sorted(path.relative_to(SOURCE).as_posix() for path in SOURCE.rglob("*.py"))
+every_file = pytest.mark.parametrize("file", FILES)
+
+
+@cache
+def parse_file(file: str) -> ast.Module:
+    """The syntax of a file of the package."""
+    return ast.parse((SOURCE / file).read_text(encoding="utf-8"))
+
+
+def find_module(parts: tuple[str, ...]) -> str | None:
+    """The file of a module of the package, or None where the name is not a module's."""
+    candidates = ("/".join(parts) + ".py", "/".join((*parts, "__init__.py")))
+    return next((file for file in candidates if file in FILES), None)
+
+
+def iterate_imports(file: str) -> Iterator[str]:
+    """Every file of the package that `file` imports, at any depth of its code."""
+    package = file.split("/")[:-1]
+    for node in ast.walk(parse_file(file)):
+        modules: list[tuple[str, ...]] = []
+        if isinstance(node, ast.Import):
+            modules = [tuple(alias.name.split(".")) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = ["sightline", *package[: len(package) - node.level + 1]] if node.level else []
+            module = (*base, *(node.module or "").split("."))
+            modules = [(*module, alias.name) for alias in node.names]
+        for module in modules:
+            if module[0] != "sightline":
+                continue
+            target = find_module(module[1:]) or find_module(module[1:-1])
+            if target is not None and target != file:
+                yield target
+
+
+def top_package(file: str) -> str:
+    """The name under which a file stands in the table of floors."""
+    return file.split("/", maxsplit=1)[0].removesuffix(".py")
+
+
+def folder_of(file: str) -> str:
+    """The folder of a file; a file at the top stands for itself."""
+    folder, _, name = file.rpartition("/")
+    return folder or name
+
+
+def build_graph() -> dict[str, set[str]]:
+    """Which file imports which."""
+    return {file: set(iterate_imports(file)) for file in FILES}
+
+
+def find_circle(graph: dict[str, set[str]]) -> list[str]:
+    """Nodes of one circle of a graph, or an empty list."""
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        return list(error.args[1])
+    return []
+
+
+@every_file
+def test_imports_go_down(file: str) -> None:
+    package = top_package(file)
+    assert package in FLOOR, f"{package} is on no floor: add it to FLOORS in {Path(__file__).name}"
+    for target in iterate_imports(file):
+        other = top_package(target)
+        allowed = other == package or FLOOR[other] < FLOOR[package]
+        assert allowed, f"{file} imports {target}, which is not below it"
+
+
+def test_no_circle_of_files() -> None:
+    assert find_circle(build_graph()) == []
+
+
+@pytest.mark.parametrize("depth", [1, 9], ids=["packages", "folders"])
+def test_no_circle_of_folders(depth: int) -> None:
+    graph: dict[str, set[str]] = {}
+    for file, targets in build_graph().items():
+        if top_package(file) in ("__init__", "__main__"):
+            continue
+        folder = "/".join(folder_of(file).split("/")[:depth])
+        # A package's own __init__ only holds its table of contents.
+        others = {"/".join(folder_of(target).split("/")[:depth]) for target in targets if not target.endswith("__init__.py")}
+        graph.setdefault(folder, set()).update(others - {folder})
+    assert find_circle(graph) == []
+
+
+def test_the_circle_finder_finds_circles() -> None:
+    assert set(find_circle({"a": {"b"}, "b": {"c"}, "c": {"b"}})) == {"b", "c"}
+    assert find_circle({"a": {"b", "c"}, "b": {"c"}, "c": set()}) == []
+
+
+def test_no_folder_holds_too_much() -> None:
+    entries: dict[str, set[str]] = {}
+    for file in FILES:
+        parts = file.split("/")
+        for depth, name in enumerate(parts):
+            if not name.startswith("__"):
+                entries.setdefault("/".join(parts[:depth]) or ".", set()).add(name)
+    assert {folder: len(names) for folder, names in entries.items() if len(names) > MAX_ENTRIES} == {}
+
+
+@every_file
+def test_minds_its_manners(file: str) -> None:
+    tree = parse_file(file)
+    calls = {ast.unparse(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
+    assert file.startswith(MAY_PRINT) or not calls & {"print", "breakpoint", "input"}
+    for node in ast.walk(tree):
+        assert not isinstance(node, ast.Assert), f"line {node.lineno}: an assert is no check, -O removes it"
+        bare = isinstance(node, ast.ExceptHandler) and node.type is None
+        assert not bare, f"line {node.lineno}: a bare except"
+
+
+@every_file
+def test_says_what_it_is_about(file: str) -> None:
+    assert ast.get_docstring(parse_file(file))
+    assert Path(file).stem not in ("utils", "base", "helpers", "core", "misc", "common")
+
+
+@every_file
+def test_nothing_posix_only_is_imported_when_loaded(file: str) -> None:
+    for node in parse_file(file).body:
+        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+        assert not POSIX_ONLY & set(names), f"{file}:{node.lineno}"
+
+
+@every_file
+def test_text_files_are_read_and_written_as_utf8(file: str) -> None:
+    """Without an encoding Windows takes its own."""
+    for node in ast.walk(parse_file(file)):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in ("read_text", "write_text"):
+            assert "encoding" in {keyword.arg for keyword in node.keywords}, f"{file}:{node.lineno}"
+
+
+# ── what is public ──
+
+STUB = ast.parse((SOURCE / "__init__.pyi").read_text(encoding="utf-8"))
+PUBLIC = {alias.name: node.module for node in STUB.body if isinstance(node, ast.ImportFrom) for alias in node.names}
+
+
+def test_stub_is_in_order() -> None:
+    lines = [(node.module or "", alias.name) for node in STUB.body if isinstance(node, ast.ImportFrom) for alias in node.names]
+    assert lines == sorted(lines)
+    assert len(STUB.body) == len(lines) == len(PUBLIC), "one name a line, each once, and nothing else"
+
+
+def test_all_is_the_stub() -> None:
+    assert sorted(sl.__all__) == sorted(PUBLIC)
+    assert set(PUBLIC) <= set(dir(sl))
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_public_name_is_there_and_documented(name: str) -> None:
+    value = getattr(sl, name)
+    assert value is getattr(importlib.import_module(f"sightline.{PUBLIC[name]}"), name)
+    assert inspect.getdoc(value)
+    if not inspect.isclass(value):
+        return
+    for member, function in vars(value).items():
+        if inspect.isfunction(function) and not member.startswith("_"):
+            assert inspect.getdoc(function), f"{name}.{member}"
+
+
+@pytest.mark.parametrize("name", [name for name in PUBLIC if inspect.isfunction(getattr(sl, name))])
+def test_public_functions_are_typed(name: str) -> None:
+    signature = inspect.signature(getattr(sl, name))
+    assert signature.return_annotation is not inspect.Signature.empty
+    assert all(parameter.annotation is not inspect.Parameter.empty for parameter in signature.parameters.values())

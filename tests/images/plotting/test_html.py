@@ -1,0 +1,41 @@
+"""A page holds all that it shows, and what is put in stays text."""
+
+import base64
+
+import pytest
+import torch
+from jinja2 import UndefinedError
+
+from sightline.images import io as images
+from sightline.images.plotting.html import make_data_uri, render_template
+
+CONTENT = {
+    "label": "<script>alert(1)</script>", "source": "a&b.png", "image": "data:,", "interrupted": False, "chapters": [],
+    "seconds": 1.0, "version": "0", "layers": 3, "collection": "the folder <i>mine</i>",
+}  # fmt: skip
+
+
+class Network:
+    """What the report's template reads of a model."""
+
+    name, labels, device = "net<b>", ("one",), "cpu"
+
+
+def test_what_is_put_in_is_escaped() -> None:
+    page = render_template("tour.html", model=Network(), **CONTENT)
+    assert "<script>alert" not in page
+    assert "a&amp;b.png" in page
+    assert "net&lt;b&gt;" in page
+    assert "the folder &lt;i&gt;mine" in page
+
+
+def test_what_is_missing_is_an_error() -> None:
+    with pytest.raises(UndefinedError):
+        render_template("tour.html", model=Network())
+
+
+def test_a_picture_is_inside() -> None:
+    picture = torch.rand(1, 3, 5, 4, generator=torch.Generator().manual_seed(0))
+    head, code = make_data_uri(picture).split(",")
+    assert head == "data:image/png;base64"
+    assert base64.b64decode(code) == images.encode_png(picture)

@@ -1,0 +1,117 @@
+"""A file appears whole or not at all, and a place that can't be written is told before the work."""
+
+import os
+import threading
+from pathlib import Path
+
+import pytest
+
+from sightline.errors import SightlineError
+from sightline.images.files import check_writable, replace_atomically
+
+
+def names(folder: Path) -> list[str]:
+    """What lies in a folder."""
+    return sorted(path.name for path in folder.iterdir())
+
+
+def write_half(path: Path, error: BaseException) -> None:
+    """Fails in the middle."""
+    with replace_atomically(path) as temporary:
+        temporary.write_text("half", encoding="utf-8")
+        raise error
+
+
+def test_makes_folders_and_replaces(tmp_path: Path) -> None:
+    path = tmp_path / "a" / "b" / "c.txt"
+    for content in ("old", "new"):
+        with replace_atomically(path) as temporary:
+            assert temporary.parent == path.parent
+            assert temporary.suffix == ".txt"
+            temporary.write_text(content, encoding="utf-8")
+        assert path.read_text(encoding="utf-8") == content
+    assert names(path.parent) == ["c.txt"]
+
+
+@pytest.mark.parametrize("error", [ZeroDivisionError(), KeyboardInterrupt(), SystemExit(3), SightlineError("no")])
+@pytest.mark.parametrize("before", [None, "old"])
+def test_a_failing_write_leaves_what_was_there(error: BaseException, before: str | None, tmp_path: Path) -> None:
+    path = tmp_path / "c.txt"
+    if before:
+        path.write_text(before, encoding="utf-8")
+    with pytest.raises(type(error)) as raised:
+        write_half(path, error)
+    assert raised.value is error
+    assert names(tmp_path) == (["c.txt"] if before else [])
+    assert not before or path.read_text(encoding="utf-8") == before
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), ValueError("embedded null byte")])
+def test_a_full_disk_is_told_in_one_line(error: Exception, tmp_path: Path) -> None:
+    with pytest.raises(SightlineError, match=r"can't write '.*c\.txt': (No space left on device|embedded null byte)$"):
+        write_half(tmp_path / "c.txt", error)
+    assert names(tmp_path) == []
+
+
+def test_a_block_that_wrote_nothing_is_told(tmp_path: Path) -> None:
+    with pytest.raises(SightlineError, match="can't write"), replace_atomically(tmp_path / "c.txt"):
+        pass
+    assert names(tmp_path) == []
+
+
+def test_a_folder_in_the_way(tmp_path: Path) -> None:
+    (tmp_path / "c.txt").mkdir()
+    with pytest.raises(SightlineError, match="can't write"), replace_atomically(tmp_path / "c.txt") as temporary:
+        temporary.write_text("new", encoding="utf-8")
+    assert names(tmp_path) == ["c.txt"]
+
+
+def test_a_file_in_the_way(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(SightlineError, match=r"can't write '.*b': "), replace_atomically(tmp_path / "file" / "b") as temporary:
+        temporary.write_text("new", encoding="utf-8")
+    with pytest.raises(SightlineError, match="is not a folder"):
+        check_writable(tmp_path / "file" / "b")
+    with pytest.raises(SightlineError, match="is not a folder"):
+        check_writable(tmp_path / "file")
+
+
+def test_an_odd_name_stays_on_one_line(tmp_path: Path) -> None:
+    (tmp_path / "two\nlines").touch()
+    with pytest.raises(SightlineError) as raised:
+        check_writable(tmp_path / "two\nlines")
+    assert "\n" not in str(raised.value)
+
+
+def test_checking_makes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    check_writable(tmp_path / "a" / "b")
+    monkeypatch.chdir(tmp_path)
+    check_writable(Path("a"))
+    check_writable(Path())
+    assert names(tmp_path) == []
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="permissions bind neither here nor root")
+def test_a_folder_without_permission(tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    try:
+        with pytest.raises(SightlineError, match="permission denied"):
+            check_writable(tmp_path / "a")
+    finally:
+        tmp_path.chmod(0o700)
+
+
+def test_writers_at_once_each_write_a_whole_file(tmp_path: Path) -> None:
+    path, texts = tmp_path / "c.txt", [letter * 10_000 for letter in "abcdefgh"]
+
+    def write(text: str) -> None:
+        with replace_atomically(path) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+
+    threads = [threading.Thread(target=write, args=(text,)) for text in texts]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert path.read_text(encoding="utf-8") in texts
+    assert names(tmp_path) == ["c.txt"]

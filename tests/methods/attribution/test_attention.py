@@ -1,0 +1,328 @@
+"""Attention rollout and relevance against explicit softmax(QKᵀ/√d), on small random transformers of torchvision and timm."""
+
+import copy
+from collections.abc import Callable
+
+import pytest
+import torch
+from timm.models.vision_transformer import VisionTransformer as TimmTransformer
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchvision.models import SwinTransformer, VisionTransformer
+
+import sightline as sl
+from sightline.methods.attribution.attention import AttentionRecorder
+
+LABELS = ("ant", "bee", "cat", "dog")
+MEAN, STD = (0.5, 0.4, 0.3), (0.25, 0.2, 0.3)
+
+
+def of_torchvision() -> nn.Module:
+    torch.manual_seed(0)
+    network = VisionTransformer(image_size=32, patch_size=8, num_layers=2, num_heads=2, hidden_dim=16, mlp_dim=24, num_classes=4)
+    return lively(network)
+
+
+def of_timm(**knobs: object) -> nn.Module:
+    torch.manual_seed(0)
+    shape = {"img_size": 32, "patch_size": 8, "embed_dim": 16, "depth": 2, "num_heads": 2, "mlp_ratio": 1.5, "num_classes": 4}
+    return lively(TimmTransformer(**{**shape, **knobs}))
+
+
+def averaging() -> nn.Module:
+    return of_timm(global_pool="avg", class_token=False)
+
+
+def averaging_with_a_class_token() -> nn.Module:
+    return of_timm(global_pool="avg")
+
+
+def with_registers() -> nn.Module:
+    return of_timm(reg_tokens=3, depth=3, num_heads=4)
+
+
+def lively(network: nn.Module) -> nn.Module:
+    """Weights so large that attention is far from uniform."""
+    with torch.no_grad():
+        for parameter in network.parameters():
+            if parameter.ndim > 1:
+                parameter.copy_(torch.randn(parameter.shape) * 1.5 / parameter[0].numel() ** 0.5)
+    return network.eval()
+
+
+NETWORKS = (of_torchvision, of_timm, averaging, averaging_with_a_class_token, with_registers)
+every = pytest.mark.parametrize("make", NETWORKS, ids=lambda make: make.__name__)
+
+
+def loaded(network: nn.Module) -> sl.Model:
+    return sl.load(network, mean=MEAN, std=STD, labels=LABELS, size=32, device="cpu")
+
+
+def pictures(count: int = 3) -> Tensor:
+    return torch.rand(count, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+
+
+# ── the same, written out ──
+
+
+def by_hand(network: nn.Module, image: Tensor, label: int) -> tuple[list[Tensor], list[Tensor]]:
+    """Attention weights heads×T×T of every layer, and their gradients, of one image: every block spelt out, in float64."""
+    network = copy.deepcopy(network).double()
+    mean, std = (torch.tensor(v, dtype=torch.float64).view(1, 3, 1, 1) for v in (MEAN, STD))
+    x = (image[None].double() - mean) / std
+    weights: list[Tensor] = []
+    score = torchvision_forward(network, x, weights) if isinstance(network, VisionTransformer) else timm_forward(network, x, weights)
+    return [one.detach() for one in weights], list(torch.autograd.grad(score[0, label], weights))
+
+
+def mixed(qkv: Tensor, heads: int, weights: list[Tensor]) -> Tensor:
+    """Multi-head attention of T×3E projections, head by head."""
+    query, key, value = qkv.chunk(3, 1)
+    width = query.shape[1] // heads
+    parts = [slice(h * width, (h + 1) * width) for h in range(heads)]
+    weights.append(torch.stack([torch.softmax(query[:, p] @ key[:, p].T / width**0.5, 1) for p in parts]))
+    return torch.cat([weights[-1][h] @ value[:, p] for h, p in enumerate(parts)], 1)
+
+
+def torchvision_forward(network: VisionTransformer, x: Tensor, weights: list[Tensor]) -> Tensor:
+    patches = network.conv_proj(x).flatten(2)[0].T
+    tokens = torch.cat([network.class_token[0], patches]) + network.encoder.pos_embedding[0]
+    for block in network.encoder.layers:
+        inner, layer = block.ln_1(tokens), block.self_attention
+        out = mixed(F.linear(inner, layer.in_proj_weight, layer.in_proj_bias), layer.num_heads, weights)
+        tokens = tokens + layer.out_proj(out)
+        tokens = tokens + block.mlp(block.ln_2(tokens))
+    return network.heads(network.encoder.ln(tokens)[:1])
+
+
+def timm_forward(network: TimmTransformer, x: Tensor, weights: list[Tensor]) -> Tensor:
+    tokens = network._pos_embed(network.patch_embed(x))[0]
+    for block in network.blocks:
+        tokens = tokens + block.attn.proj(mixed(block.attn.qkv(block.norm1(tokens)), block.attn.num_heads, weights))
+        tokens = tokens + block.mlp(block.norm2(tokens))
+    tokens = network.norm(tokens)
+    extra = network.num_prefix_tokens
+    pooled = tokens[:1] if network.global_pool == "token" else tokens[extra:].mean(0, keepdim=True)
+    return network.head(network.fc_norm(pooled))
+
+
+def row_of(network: nn.Module, relation: Tensor) -> Tensor:
+    """The row that the answer is read from."""
+    if isinstance(network, TimmTransformer) and network.global_pool == "avg":
+        return relation[network.num_prefix_tokens :].mean(0)
+    return relation[0]
+
+
+# ── capturing ──
+
+
+@every
+def test_watching_changes_no_answer(make: Callable[[], nn.Module]) -> None:
+    model = loaded(make())
+    with torch.no_grad():
+        plain = model.logits(pictures())
+        with AttentionRecorder() as seen:
+            watched = model.logits(pictures())
+        assert torch.allclose(plain, watched, atol=1e-5)
+        assert torch.equal(model.logits(pictures()), plain)
+    assert len(seen.weights) == (3 if make is with_registers else 2)
+    for weights in seen.weights:
+        assert torch.allclose(weights.sum(3), torch.ones(weights.shape[:3]), atol=1e-5)
+
+
+@every
+def test_weights_are_softmax_of_queries_and_keys(make: Callable[[], nn.Module]) -> None:
+    network = make()
+    with torch.no_grad(), AttentionRecorder() as seen:
+        loaded(network).logits(pictures())
+    for i, image in enumerate(pictures()):
+        expected, _ = by_hand(network, image, 0)
+        for found, one in zip(seen.weights, expected, strict=True):
+            assert torch.allclose(found[i].double(), one, atol=1e-5)
+    assert seen.weights[0].std() > 0.02, "a uniform attention would test nothing"
+
+
+def attended(**knobs: object) -> tuple[Tensor, Tensor]:
+    """Fused attention of random tensors, and the same computed step by step."""
+    generator = torch.Generator().manual_seed(0)
+    query, key, value = (torch.randn(2, heads, 6, 4, generator=generator) for heads in ((4, 2, 2) if "enable_gqa" in knobs else (4, 4, 4)))
+    plain = F.scaled_dot_product_attention(query, key, value, **knobs)
+    with AttentionRecorder() as seen:
+        watched = F.scaled_dot_product_attention(query, key, value, **knobs)
+    assert [one.shape for one in seen.weights] == [(2, 4, 6, 6)]
+    return plain, watched
+
+
+@pytest.mark.parametrize(
+    "knobs",
+    [{}, {"is_causal": True}, {"scale": 0.3}, {"enable_gqa": True}, {"attn_mask": torch.eye(6).bool()}, {"attn_mask": torch.randn(6, 6)}],
+    ids=["plain", "causal", "scale", "groups", "mask", "bias"],
+)
+def test_every_way_of_fused_attention_gives_the_same(knobs: dict[str, object]) -> None:
+    plain, watched = attended(**knobs)
+    assert torch.allclose(plain, watched, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "knobs", [{}, {"need_weights": False}, {"average_attn_weights": False}, {"key_padding_mask": torch.eye(3, 5).bool()}], ids=str
+)
+@pytest.mark.parametrize("options", [{}, {"bias": False}, {"add_bias_kv": True}, {"kdim": 7, "vdim": 7}], ids=str)
+def test_every_way_of_multi_head_attention_gives_the_same(knobs: dict[str, object], options: dict[str, object]) -> None:
+    torch.manual_seed(0)
+    layer = nn.MultiheadAttention(8, 2, batch_first=True, **options).eval()
+    query = torch.randn(3, 5, 8)
+    key = torch.randn(3, 5, 7) if "kdim" in options else query
+    plain = layer(query, key, key, **knobs)
+    with AttentionRecorder():
+        watched = layer(query, key, key, **knobs)
+    assert torch.allclose(plain[0], watched[0], atol=1e-6)
+    assert (plain[1] is None) == (watched[1] is None)
+    if plain[1] is not None:
+        assert torch.allclose(plain[1], watched[1], atol=1e-6)
+
+
+# ── the two methods ──
+
+
+@every
+@pytest.mark.parametrize("fusion", ["mean", "max", "min"])
+def test_rollout_is_its_product(make: Callable[[], nn.Module], fusion: str) -> None:
+    network = make()
+    found = sl.attention(loaded(network), pictures(), kind="rollout", fusion=fusion).values["tokens"]
+    for i, image in enumerate(pictures()):
+        weights, _ = by_hand(network, image, 0)
+        product = torch.eye(weights[0].shape[1], dtype=torch.float64)
+        for layer in weights:
+            fused = {"mean": layer.mean(0), "max": layer.max(0).values, "min": layer.min(0).values}[fusion]
+            half = 0.5 * fused + 0.5 * torch.eye(len(fused), dtype=torch.float64)
+            product = (half / half.sum(1, keepdim=True)) @ product
+        assert torch.allclose(found[i].double(), row_of(network, product), atol=1e-5)
+    assert torch.allclose(found.sum(1), torch.ones(3), atol=1e-5)
+
+
+@every
+def test_relevance_is_its_recursion(make: Callable[[], nn.Module]) -> None:
+    network = make()
+    for label in range(4):
+        found = sl.attention(loaded(network), pictures(), label=label).values["tokens"]
+        for i, image in enumerate(pictures()):
+            weights, slopes = by_hand(network, image, label)
+            relation = torch.eye(weights[0].shape[1], dtype=torch.float64)
+            for layer, slope in zip(weights, slopes, strict=True):
+                step = sum(torch.clamp(slope[h] * layer[h], min=0) for h in range(len(layer))) / len(layer)
+                relation = relation + step @ relation
+            assert torch.allclose(found[i].double(), row_of(network, relation), atol=1e-5, rtol=1e-4)
+
+
+@every
+@pytest.mark.parametrize("kind", ["rollout", "relevance"])
+def test_patches_are_laid_on_their_grid(make: Callable[[], nn.Module], kind: str) -> None:
+    network = make()
+    result = sl.attention(loaded(network), pictures(), kind=kind)
+    extra = network.num_prefix_tokens if isinstance(network, TimmTransformer) else 1
+    tokens = result.values["tokens"]
+    assert tokens.shape == (3, 16 + extra)
+    assert torch.equal(result.values["relevance"], tokens[:, extra:].view(3, 4, 4))
+    assert result.values["map"].shape == (3, 32, 32)
+    assert result.values["layers"] == (3 if make is with_registers else 2)
+    assert "4×4 patches" in result.captions["attention"]
+
+
+def test_relevance_asks_about_a_class_and_rollout_does_not() -> None:
+    model = loaded(of_timm())
+    one, other = (sl.attention(model, pictures(), label=label).values["tokens"] for label in (0, 1))
+    assert not torch.allclose(one, other)
+    one, other = (sl.attention(model, pictures(), label=label, kind="rollout").values["tokens"] for label in (0, 1))
+    assert torch.equal(one, other)
+
+
+@every
+@pytest.mark.parametrize("kind", ["rollout", "relevance"])
+def test_a_batch_gives_what_its_images_give_alone(make: Callable[[], nn.Module], kind: str) -> None:
+    model = loaded(make())
+    together = sl.attention(model, pictures(), kind=kind).values
+    assert together["label"].tolist() == model.logits(pictures()).argmax(1).tolist()
+    for i in range(3):
+        alone = sl.attention(model, pictures()[i : i + 1], kind=kind).values["tokens"]
+        assert torch.allclose(together["tokens"][i : i + 1], alone, atol=1e-5)
+
+
+def test_a_network_that_heeds_no_patch_has_a_flat_relevance() -> None:
+    network = of_torchvision()
+    with torch.no_grad():
+        network.heads.head.weight.zero_()
+    result = sl.attention(loaded(network), pictures(1), label=0)
+    assert torch.allclose(result.values["tokens"], torch.full((1, 17), 1 / 17))
+    assert result.panels["attention"].isfinite().all()
+
+
+# ── what it leaves alone, and what it refuses ──
+
+
+@pytest.mark.parametrize("make", [of_torchvision, of_timm], ids=["torchvision", "timm"])
+def test_no_module_is_touched(make: Callable[[], nn.Module]) -> None:
+    network, ran = make(), []
+    network.train()
+    network.register_forward_hook(lambda *_: ran.append(1))
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    forward = {name: module.forward.__func__ for name, module in network.named_modules()}
+    sl.attention(loaded(network), pictures(1))
+    assert not ran
+    assert network.training
+    assert all(torch.equal(before[name], value) for name, value in network.state_dict().items())
+    assert {name: module.forward.__func__ for name, module in network.named_modules()} == forward
+    assert all(parameter.grad is None for parameter in network.parameters())
+
+
+def convolutional() -> nn.Module:
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 4))
+
+
+class Shrinking(nn.Module):
+    """Attention among 16 tokens, then among 4."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.head = nn.Conv2d(3, 8, 8, stride=8), nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        maps = self.embed(x)
+        for _ in range(2):
+            tokens = maps.flatten(2).transpose(1, 2)[:, None]
+            mixed = F.scaled_dot_product_attention(tokens, tokens, tokens)[:, 0].transpose(1, 2)
+            maps = F.avg_pool2d(mixed.unflatten(2, maps.shape[2:]), 2)
+        return self.head(maps.flatten(2).mean(2))
+
+
+class Windowed(nn.Module):
+    """Attention in four windows of 16 tokens, then in a single one: the last layer alone looks like a whole transformer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.head = nn.Conv2d(3, 8, 4, stride=4), nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        maps = self.embed(x)
+        windows = maps.unflatten(2, (2, 4)).unflatten(4, (2, 4)).permute(0, 2, 4, 3, 5, 1).reshape(-1, 1, 16, 8)
+        first = F.scaled_dot_product_attention(windows, windows, windows).view(len(x), 4, 16, 8).mean(1, keepdim=True)
+        return self.head(F.scaled_dot_product_attention(first, first, first).mean((1, 2)))
+
+
+def swin() -> nn.Module:
+    """torchvision's, with attention in shifted windows."""
+    return SwinTransformer([4, 4], embed_dim=8, depths=[2, 2], num_heads=[2, 2], window_size=[4, 4], num_classes=4).eval()
+
+
+@pytest.mark.parametrize(
+    ("make", "why"),
+    [
+        (swin, "no attention between image tokens"),
+        (convolutional, "no attention between image tokens"),
+        (Shrinking, "among parts of its tokens"),
+        (Windowed, "among parts of its tokens"),
+    ],
+)
+def test_other_networks_are_refused_in_one_line(make: Callable[[], nn.Module], why: str) -> None:
+    with pytest.raises(sl.SightlineError, match=why) as caught:
+        sl.attention(loaded(make()), pictures(1))
+    assert "\n" not in str(caught.value)
