@@ -38,7 +38,9 @@ class Usual(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.body, facts = network()
-        self.mean, self.std = (torch.tensor(facts[name]).view(1, 3, 1, 1) for name in ("mean", "std"))
+        self.mean, self.std = (
+            torch.tensor(facts[name]).view(1, 3, 1, 1) for name in ("mean", "std")
+        )
 
     def forward(self, image: Tensor) -> Tensor:
         """Logits N×10 of images in [0, 1]."""
@@ -58,17 +60,32 @@ def main() -> None:
     unchanged = foolbox.PyTorchModel(usual, bounds=(0, 1), device="cpu")
     theirs = foolbox.attacks.LinfPGD(abs_stepsize=2.5 * EPS / STEPS, steps=STEPS)
     runs: dict[str, Callable[[], Tensor]] = {
-        "twenty bare forward and backward passes": lambda: bare(lambda x: model.network(model.normalize(x)), image, label),
-        "pgd-20, ours": lambda: Attack("pgd", eps=EPS, steps=STEPS, early=False)(model, image, AttackGoal(label))[0],
-        "pgd-20, ours, fooled images leave": lambda: Attack("pgd", eps=EPS, steps=STEPS)(model, image, AttackGoal(label))[0],
-        "pgd-20, torchattacks on our network": lambda: torchattacks.PGD(ours, eps=EPS, alpha=2.5 * EPS / STEPS, steps=STEPS)(image, label),
-        "pgd-20, foolbox on our network": lambda: theirs(victim, image, foolbox.criteria.Misclassification(label), epsilons=EPS)[1],
-        "pgd-20, torchattacks as its user has it": lambda: torchattacks.PGD(usual, eps=EPS, alpha=2.5 * EPS / STEPS, steps=STEPS)(
-            image, label
+        "twenty bare forward and backward passes": lambda: bare(
+            lambda x: model.network(model.normalize(x)), image, label
         ),
-        "pgd-20, foolbox as its user has it": lambda: theirs(unchanged, image, foolbox.criteria.Misclassification(label), epsilons=EPS)[1],
+        "pgd-20, ours": lambda: Attack("pgd", eps=EPS, steps=STEPS, early=False)(
+            model, image, AttackGoal(label)
+        )[0],
+        "pgd-20, ours, fooled images leave": lambda: Attack("pgd", eps=EPS, steps=STEPS)(
+            model, image, AttackGoal(label)
+        )[0],
+        "pgd-20, torchattacks on our network": lambda: torchattacks.PGD(
+            ours, eps=EPS, alpha=2.5 * EPS / STEPS, steps=STEPS
+        )(image, label),
+        "pgd-20, foolbox on our network": lambda: theirs(
+            victim, image, foolbox.criteria.Misclassification(label), epsilons=EPS
+        )[1],
+        "pgd-20, torchattacks as its user has it": lambda: torchattacks.PGD(
+            usual, eps=EPS, alpha=2.5 * EPS / STEPS, steps=STEPS
+        )(image, label),
+        "pgd-20, foolbox as its user has it": lambda: theirs(
+            unchanged, image, foolbox.criteria.Misclassification(label), epsilons=EPS
+        )[1],
     }
-    robust = {name: float((model.logits(run()).argmax(1) == label).float().mean()) for name, run in runs.items()}
+    robust = {
+        name: float((model.logits(run()).argmax(1) == label).float().mean())
+        for name, run in runs.items()
+    }
     times: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(asked.rounds):
         for name, run in runs.items():
@@ -81,7 +98,9 @@ def main() -> None:
     )
     for name, values in times.items():
         median = statistics.median(values)
-        print(f"{name}: {median:.2f} s of processor time, {median / least:.3f} times the bare passes; {robust[name]:.1%} withstand")
+        print(
+            f"{name}: {median:.2f} s of processor time, {median / least:.3f} times the bare passes; {robust[name]:.1%} withstand"
+        )
 
 
 if __name__ == "__main__":

@@ -31,16 +31,22 @@ def sides(referees: Referees, norm: Norm, eps: float, loss: AttackLoss) -> dict[
 
     def theirs(image: Tensor, label: Tensor, steps: int, seed: int) -> Tensor:
         short = "ce" if loss == "cross_entropy" else "dlr"
-        attack = torchattacks.APGD(referees.network, norm=norm.capitalize(), eps=eps, steps=steps, seed=seed, loss=short)
+        attack = torchattacks.APGD(
+            referees.network, norm=norm.capitalize(), eps=eps, steps=steps, seed=seed, loss=short
+        )
         return attack(image.contiguous(), label)
 
     def ours(image: Tensor, label: Tensor, steps: int, seed: int) -> Tensor:
-        return referees.ours(image, label, name="apgd", norm=norm, eps=eps, steps=steps, loss=loss, seed=seed)
+        return referees.ours(
+            image, label, name="apgd", norm=norm, eps=eps, steps=steps, loss=loss, seed=seed
+        )
 
     return {"sightline": ours, "torchattacks": theirs}
 
 
-def left(referees: Referees, run: Run, data: tuple[Tensor, Tensor], steps: int, seeds: int) -> Tensor:
+def left(
+    referees: Referees, run: Run, data: tuple[Tensor, Tensor], steps: int, seeds: int
+) -> Tensor:
     """Which images each seed leaves, seeds×N."""
     return torch.stack([referees.right(run(*data, steps, seed), data[1]) for seed in range(seeds)])
 
@@ -48,7 +54,10 @@ def left(referees: Referees, run: Run, data: tuple[Tensor, Tensor], steps: int, 
 def told(found: dict[str, Tensor]) -> str:
     """Mean number of images left and its range, of both."""
     counts = {name: rows.sum(1).tolist() for name, rows in found.items()}
-    return ", ".join(f"{name} {statistics.mean(count):.1f} ({min(count)} to {max(count)})" for name, count in counts.items())
+    return ", ".join(
+        f"{name} {statistics.mean(count):.1f} ({min(count)} to {max(count)})"
+        for name, count in counts.items()
+    )
 
 
 def main() -> None:
@@ -63,18 +72,33 @@ def main() -> None:
     for loss in asked.losses:
         for norm, shown, eps in RADII:
             runs = sides(referees, norm, eps, loss)
-            found = {name: left(referees, run, (image, label), 20, asked.seeds) for name, run in runs.items()}
+            found = {
+                name: left(referees, run, (image, label), 20, asked.seeds)
+                for name, run in runs.items()
+            }
             every = torch.cat(list(found.values()))
             print(f"{norm} {shown} {loss}, 20 steps, left: {told(found)}", flush=True)
             chance = (every.any(0) & ~every.all(0)).nonzero()[:, 0]
             if len(chance):
                 many = chance.repeat_interleave(asked.starts)
                 # Another seed: the starts that chose these images would speak for themselves.
-                ends = {name: referees.right(run(image[many], label[many], 20, 1000), label[many]) for name, run in runs.items()}
-                sums = ", ".join(f"{name} {float(end.float().sum()) / asked.starts:.2f}" for name, end in ends.items())
-                print(f"  of {len(chance)} on which chance decides, from {asked.starts} starts each: {sums}", flush=True)
+                ends = {
+                    name: referees.right(run(image[many], label[many], 20, 1000), label[many])
+                    for name, run in runs.items()
+                }
+                sums = ", ".join(
+                    f"{name} {float(end.float().sum()) / asked.starts:.2f}"
+                    for name, end in ends.items()
+                )
+                print(
+                    f"  of {len(chance)} on which chance decides, from {asked.starts} starts each: {sums}",
+                    flush=True,
+                )
             if (hard := every.any(0).nonzero()[:, 0]).numel():
-                longer = {name: left(referees, run, (image[hard], label[hard]), 100, asked.seeds) for name, run in runs.items()}
+                longer = {
+                    name: left(referees, run, (image[hard], label[hard]), 100, asked.seeds)
+                    for name, run in runs.items()
+                }
                 print(f"  100 steps: {told(longer)}", flush=True)
 
 

@@ -38,7 +38,13 @@ from sightline.models.tracing.batch_size import choose_batch_size, estimate_max_
 
 LABEL = 0
 COUNTS = {"smoothgrad": 25, "integrated": 50}
-CAMS = {"gradcam": "GradCAM", "gradcam++": "GradCAMPlusPlus", "layercam": "LayerCAM", "eigencam": "EigenCAM", "scorecam": "ScoreCAM"}
+CAMS = {
+    "gradcam": "GradCAM",
+    "gradcam++": "GradCAMPlusPlus",
+    "layercam": "LayerCAM",
+    "eigencam": "EigenCAM",
+    "scorecam": "ScoreCAM",
+}
 KINDS = ("gradient", "guided", *COUNTS, *CAMS)
 SHORT = {"gradient", "guided", *COUNTS, "gradcam"}  # of every network
 OTHERS = {"resnet18": {"gradcam++", "layercam", "eigencam"}, "sightnet": {"scorecam"}}
@@ -82,16 +88,24 @@ def by_captum(network: nn.Module, layer: str, image: Tensor, kind: str, at_once:
     if kind == "guided":
         return GuidedBackprop(network).attribute(image, target=LABEL)
     if kind == "gradcam":
-        return LayerGradCam(network, network.get_submodule(layer)).attribute(image, target=LABEL, relu_attributions=True)
+        return LayerGradCam(network, network.get_submodule(layer)).attribute(
+            image, target=LABEL, relu_attributions=True
+        )
     if kind == "integrated":
-        return IntegratedGradients(network).attribute(image, target=LABEL, n_steps=COUNTS[kind], internal_batch_size=at_once)
+        return IntegratedGradients(network).attribute(
+            image, target=LABEL, n_steps=COUNTS[kind], internal_batch_size=at_once
+        )
     tunnel, count = NoiseTunnel(Saliency(network)), COUNTS[kind]
-    return tunnel.attribute(image, target=LABEL, nt_samples=count, nt_samples_batch_size=at_once, stdevs=0.15, abs=False)
+    return tunnel.attribute(
+        image, target=LABEL, nt_samples=count, nt_samples_batch_size=at_once, stdevs=0.15, abs=False
+    )
 
 
 def by_grad_cam(network: nn.Module, layer: str, image: Tensor, kind: str) -> Any:
     """pytorch-grad-cam doing the same work."""
-    with getattr(pytorch_grad_cam, CAMS[kind])(model=network, target_layers=[network.get_submodule(layer)]) as method:
+    with getattr(pytorch_grad_cam, CAMS[kind])(
+        model=network, target_layers=[network.get_submodule(layer)]
+    ) as method:
         method.batch_size = 4  # Score-CAM's, for which we have as many
         # A frozen network has a gradient of the image's alone.
         leaf = image.clone().requires_grad_(not next(network.parameters()).requires_grad)
@@ -104,7 +118,9 @@ def plain(name: str, model: sl.Model) -> nn.Module:
         return copy.deepcopy(model.network).requires_grad_()
     import torchvision
 
-    network = torchvision.models.get_model(name, weights=None, **({"init_weights": False} if name == "googlenet" else {}))
+    network = torchvision.models.get_model(
+        name, weights=None, **({"init_weights": False} if name == "googlenet" else {})
+    )
     network.load_state_dict(model.network.state_dict(), strict=False)
     return network.eval()
 
@@ -146,16 +162,26 @@ def taken(run: Callable[[], Any]) -> float:
 
 def compare(name: str, kind: str, rounds: int) -> None:
     """Prints one row."""
-    model = sl.load(*([] if name == "sightnet" else [name]), **({} if name == "sightnet" else {"weights": "random"}), device="cpu")
+    model = sl.load(
+        *([] if name == "sightnet" else [name]),
+        **({} if name == "sightnet" else {"weights": "random"}),
+        device="cpu",
+    )
     image = torch.rand(1, 3, model.size, model.size, generator=torch.Generator().manual_seed(0))
     count = COUNTS.get(kind, 1)
     at_once = min(count, choose_batch_size(model, image))
     whole, numbers = ours(model, image, kind)
     ready = model.normalize(image)
-    runs: Runs = {"whole": whole, "bare": lambda: bare(model.network, ready, count, at_once), **peers(name, model, image, kind, at_once)}
+    runs: Runs = {
+        "whole": whole,
+        "bare": lambda: bare(model.network, ready, count, at_once),
+        **peers(name, model, image, kind, at_once),
+    }
     if numbers is not whole:
         runs["numbers"] = numbers
-    once: Runs = {key: runs[key] for key in runs if key in ("whole", "captum, ours", "grad-cam, ours")}
+    once: Runs = {
+        key: runs[key] for key in runs if key in ("whole", "captum, ours", "grad-cam, ours")
+    }
     memory = {key: taken(run) for key, run in once.items()}  # a warm-up as well
     times = [{key: milliseconds(run) for key, run in runs.items()} for _ in range(rounds)]
     told = {key: statistics.median(row[key] for row in times) for key in runs}
@@ -170,7 +196,10 @@ def compare(name: str, kind: str, rounds: int) -> None:
     if numbers is whole:
         own, ratio = f"{mine:.0f}", "–" if kind == "scorecam" else f"{mine / told['bare']:.2f}"
     else:
-        own, ratio = f"{told['whole']:.0f} ({mine:.0f})", f"{told['whole'] / told['bare']:.2f} ({mine / told['bare']:.2f})"
+        own, ratio = (
+            f"{told['whole']:.0f} ({mine:.0f})",
+            f"{told['whole'] / told['bare']:.2f} ({mine / told['bare']:.2f})",
+        )
     first, *rest = memory.values()
     print(
         f"| {name} | {kind}{f', {count} by {at_once}' if count > 1 else ''} | {own} | {told['bare']:.0f} | {ratio} | {against('captum')} | "
@@ -189,14 +218,22 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--kinds", nargs="*", default=KINDS, choices=KINDS)
-    parser.add_argument("names", nargs="*", default=["resnet18", "squeezenet1_0", "googlenet", "vgg16", "sightnet"])
+    parser.add_argument(
+        "names", nargs="*", default=["resnet18", "squeezenet1_0", "googlenet", "vgg16", "sightnet"]
+    )
     asked = parser.parse_args()
     warnings.filterwarnings("ignore")
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads\n\n{HEAD}")
     for name in asked.names:
         for kind in asked.kinds:
             if kind in SHORT | OTHERS.get(name, set()):
-                rounds = 1 if kind == "scorecam" else max(1, asked.rounds // 3) if kind in COUNTS else asked.rounds
+                rounds = (
+                    1
+                    if kind == "scorecam"
+                    else max(1, asked.rounds // 3)
+                    if kind in COUNTS
+                    else asked.rounds
+                )
                 compare(name, kind, rounds)
 
 

@@ -47,14 +47,23 @@ def watched(run: Callable[[], sl.Result]) -> tuple[sl.Result, float]:
 
 def measure(side: int, tile: int, octaves: int) -> None:
     """Prints processor seconds, extra memory (as the kernel's high-water mark and as sampled) and the result's own bytes of one dream."""
-    model, image = sl.load(), torch.rand(1, 3, side, side, generator=torch.Generator().manual_seed(0))
+    model, image = (
+        sl.load(),
+        torch.rand(1, 3, side, side, generator=torch.Generator().manual_seed(0)),
+    )
     knobs = {"layer": "relu4_2", "octaves": octaves, "tile": tile}
     sl.deepdream(model, image[..., :64, :64], steps=1, **{**knobs, "octaves": 1})
-    before, mark, began = anonymous(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
+    before, mark, began = (
+        anonymous(),
+        resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
+        time.process_time(),
+    )
     result, most = watched(lambda: sl.deepdream(model, image, steps=2, **knobs))
     seconds = time.process_time() - began
     marked = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - mark) / 1024
-    own = sum(tensor.nbytes for tensor in (*result.panels.values(), *result.tensors.values())) / MEGA
+    own = (
+        sum(tensor.nbytes for tensor in (*result.panels.values(), *result.tensors.values())) / MEGA
+    )
     print(seconds, marked, most - before, own)
 
 
@@ -69,8 +78,13 @@ def main() -> None:
     for side in (512, 1024, 2048, 4096):
         for tile in (512, WHOLE) if side in {1024, 2048} else (512,):
             command = [sys.executable, __file__, "--one", str(side), str(tile), str(asked.octaves)]
-            runs = [subprocess.run(command, check=True, capture_output=True, text=True).stdout.split() for _ in range(asked.rounds)]
-            seconds, marked, most, own = (statistics.median(map(float, column)) for column in zip(*runs, strict=True))
+            runs = [
+                subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
+                for _ in range(asked.rounds)
+            ]
+            seconds, marked, most, own = (
+                statistics.median(map(float, column)) for column in zip(*runs, strict=True)
+            )
             name = f"tiles of {tile} px" if tile < side else "in one piece"
             print(
                 f"{side} px, {name}: {seconds / (side * side / MEGA):.1f} s; high-water mark {marked:.0f} MB, anonymous {most:.0f} MB, "

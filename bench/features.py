@@ -24,16 +24,27 @@ def seconds(run: Callable[[], object]) -> float:
 
 def main() -> None:
     network = vgg16(weights=None).eval()
-    model, image = sl.load(network, size=224), torch.rand(1, 3, 224, 224, generator=torch.Generator().manual_seed(0))
+    model, image = (
+        sl.load(network, size=224),
+        torch.rand(1, 3, 224, 224, generator=torch.Generator().manual_seed(0)),
+    )
     paths = {layer: f"features.{index}" for layer, index in LAYERS.items()}
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads")
     for layer, path in paths.items():
         peer, normal = LayerActivation(network, network.get_submodule(path)), model.normalize(image)
         with torch.no_grad():
-            pairs = [(seconds(lambda: model.features(image, path)), seconds(lambda: peer.attribute(normal))) for _ in range(12)][2:]  # noqa: B023
+            pairs = [
+                (
+                    seconds(lambda: model.features(image, path)),
+                    seconds(lambda: peer.attribute(normal)),
+                )
+                for _ in range(12)
+            ][2:]  # noqa: B023
         ours, theirs = (statistics.median(times) * 1000 for times in zip(*pairs, strict=True))
         ratio = statistics.median(peer_time / own for own, peer_time in pairs)
-        print(f"{layer}: sightline {ours:.0f} ms, captum LayerActivation {theirs:.0f} ms, {ratio:.1f} times faster")
+        print(
+            f"{layer}: sightline {ours:.0f} ms, captum LayerActivation {theirs:.0f} ms, {ratio:.1f} times faster"
+        )
 
 
 if __name__ == "__main__":

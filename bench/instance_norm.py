@@ -29,7 +29,11 @@ from sightline.images.plotting import maps as render
 
 NORMS, SEEDS = ("instance", "batch"), (0, 1, 2)
 PHOTOS, SIDE, HELD_OUT = 1000, 80, 32
-TITLES = {"plain": "photographs as they are", "equalized": "contrast equalized", "styled": "restyled beforehand"}
+TITLES = {
+    "plain": "photographs as they are",
+    "equalized": "contrast equalized",
+    "styled": "restyled beforehand",
+}
 
 
 def equalized(pixels: np.ndarray) -> np.ndarray:
@@ -46,7 +50,10 @@ def styled(pixels: np.ndarray, style: str) -> np.ndarray:
     painters = read_fixed_style_network("painters")
     with torch.no_grad():
         made = [
-            painters.network(torch.from_numpy(part).permute(0, 3, 1, 2).float() / 255, painters.make_mix(style).expand(len(part), -1))
+            painters.network(
+                torch.from_numpy(part).permute(0, 3, 1, 2).float() / 255,
+                painters.make_mix(style).expand(len(part), -1),
+            )
             for part in np.array_split(pixels, len(pixels) // 20)
         ]
     return (torch.cat(made) * 255).round().byte().permute(0, 2, 3, 1).numpy()
@@ -65,9 +72,15 @@ def held_out(run: TrainingRun, photos: PhotoDataset) -> dict[str, float]:
     run.network.eval()
     photo = torch.from_numpy(photos.pixels[-HELD_OUT:]).permute(0, 3, 1, 2).float() / 255
     style = torch.zeros(HELD_OUT, dtype=torch.long)
-    terms = run.task.perceptual_loss.compute_terms(run.network(photo, run.network.make_one_hot(style)), photo, style)
+    terms = run.task.perceptual_loss.compute_terms(
+        run.network(photo, run.network.make_one_hot(style)), photo, style
+    )
     content, manner = float(terms.content.mean()), float(terms.style.mean())
-    return {"content": content, "style": manner, "loss": run.plan.content_weight * content + run.plan.style_weight * manner}
+    return {
+        "content": content,
+        "style": manner,
+        "loss": run.plan.content_weight * content + run.plan.style_weight * manner,
+    }
 
 
 def rows_of(folder: Path) -> list[dict[str, float]]:
@@ -77,12 +90,21 @@ def rows_of(folder: Path) -> list[dict[str, float]]:
 def curves(out: Path, conditions: list[str], window: int = 20) -> torch.Tensor:
     """Training losses, the mean over the seeds as a line and their range as a band."""
     figure = Figure(figsize=(4.4 * len(conditions), 3.6), dpi=100, layout="constrained")
-    for axis, condition in zip(figure.subplots(1, len(conditions), squeeze=False, sharey=True)[0], conditions, strict=True):
+    for axis, condition in zip(
+        figure.subplots(1, len(conditions), squeeze=False, sharey=True)[0], conditions, strict=True
+    ):
         for norm, color in zip(NORMS, ("#a65d00", "#3b6ea5"), strict=True):
-            values = torch.tensor([[row["loss"] for row in rows_of(out / f"{condition}-{norm}-{seed}")] for seed in SEEDS])
+            values = torch.tensor(
+                [
+                    [row["loss"] for row in rows_of(out / f"{condition}-{norm}-{seed}")]
+                    for seed in SEEDS
+                ]
+            )
             smooth = values.unfold(1, window, 1).mean(-1)
             steps = range(window, values.shape[1] + 1)
-            axis.fill_between(steps, smooth.amin(0), smooth.amax(0), color=color, alpha=0.25, linewidth=0)
+            axis.fill_between(
+                steps, smooth.amin(0), smooth.amax(0), color=color, alpha=0.25, linewidth=0
+            )
             axis.semilogy(steps, smooth.mean(0), color=color, label=f"{norm} norm")
         axis.set(title=TITLES[condition], xlabel=f"step (loss: mean of {window})")
         axis.spines[["top", "right"]].set_visible(False)
@@ -93,7 +115,10 @@ def curves(out: Path, conditions: list[str], window: int = 20) -> torch.Tensor:
 def sentence(condition: str, found: dict[str, list[dict[str, float]]]) -> str:
     """What came out, in words. Runs are compared seed by seed: a seed decides the photographs and the units of the loss."""
     means = {norm: statistics.mean(one["loss"] for one in found[norm]) for norm in NORMS}
-    wins = sum(one["loss"] < other["loss"] for one, other in zip(found["instance"], found["batch"], strict=True))
+    wins = sum(
+        one["loss"] < other["loss"]
+        for one, other in zip(found["instance"], found["batch"], strict=True)
+    )
     return (
         f"{TITLES[condition]}: loss on held-out photographs {means['instance']:.2f} with instance norm, {means['batch']:.2f} with batch norm "
         f"({means['batch'] / means['instance']:.2f} times); instance norm is better in {wins} of {len(SEEDS)} pairs of runs."
@@ -104,7 +129,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--photos", type=Path, required=True)
     parser.add_argument("--style", type=Path, required=True, help="the target style's picture")
-    parser.add_argument("--target", default="starry_night", help="its name in the network that comes with Sightline")
+    parser.add_argument(
+        "--target", default="starry_night", help="its name in the network that comes with Sightline"
+    )
     parser.add_argument("--out", type=Path, default=Path("out/instance_norm"))
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--conditions", nargs="+", default=list(TITLES), choices=list(TITLES))
@@ -113,10 +140,27 @@ def main() -> None:
     asked.out.mkdir(parents=True, exist_ok=True)
     everything = decode_photo_folder(asked.photos, SIDE, asked.out)
     chosen = np.linspace(0, len(everything) - 1, PHOTOS).astype(int)
-    plain = made_once(asked.out / "plain.npy", lambda: np.array(everything.pixels[np.random.default_rng(0).permutation(chosen)]))
-    make = {"plain": lambda: plain, "equalized": lambda: equalized(plain), "styled": lambda: styled(plain, asked.target)}
+    plain = made_once(
+        asked.out / "plain.npy",
+        lambda: np.array(everything.pixels[np.random.default_rng(0).permutation(chosen)]),
+    )
+    make = {
+        "plain": lambda: plain,
+        "equalized": lambda: equalized(plain),
+        "styled": lambda: styled(plain, asked.target),
+    }
     model, fabric = sl.load(), Fabric(accelerator="cpu", devices=1)
-    base = TrainingPlan((asked.style,), asked.out, width=12, blocks=3, size=64, style_size=128, steps=asked.steps, every=100, lr=3e-3)
+    base = TrainingPlan(
+        (asked.style,),
+        asked.out,
+        width=12,
+        blocks=3,
+        size=64,
+        style_size=128,
+        steps=asked.steps,
+        every=100,
+        lr=3e-3,
+    )
     found: dict[str, dict[str, list[dict[str, float]]]] = {}
     samples: list[torch.Tensor] = []
     for condition in asked.conditions:
@@ -126,7 +170,9 @@ def main() -> None:
         shown = [torch.from_numpy(pixels[-4:]).permute(0, 3, 1, 2).float() / 255]
         for norm in NORMS:
             for seed in SEEDS:
-                plan = replace(base, norm=norm, seed=seed, out=asked.out / f"{condition}-{norm}-{seed}")
+                plan = replace(
+                    base, norm=norm, seed=seed, out=asked.out / f"{condition}-{norm}-{seed}"
+                )
                 train_stylizer(plan, photos, model, fabric)
                 run = TrainingRun(plan, photos, model, fabric)
                 run.resume_checkpoint()
@@ -136,7 +182,10 @@ def main() -> None:
         print(sentence(condition, found[condition]), flush=True)
         samples.append(render.make_contact_sheet(torch.cat(shown), columns=4))
     images.write(curves(asked.out, asked.conditions), asked.out / "curves.png")
-    images.write(render.make_contact_sheet(torch.cat(samples), columns=len(samples), gap=12), asked.out / "pictures.png")
+    images.write(
+        render.make_contact_sheet(torch.cat(samples), columns=len(samples), gap=12),
+        asked.out / "pictures.png",
+    )
     (asked.out / "results.json").write_text(json.dumps(found, indent=1))
 
 

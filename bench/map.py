@@ -58,8 +58,12 @@ def page(count: int) -> str:
     """The page of so many images: clusters of places, parts of the sample photographs, wrong predictions for a fifth."""
     generator = torch.Generator().manual_seed(0)
     classes = torch.randint(0, CLASSES, (count,), generator=generator)
-    places = 20 * torch.randn(CLASSES, 2, generator=generator)[classes] + 1.6 * torch.randn(count, 2, generator=generator)
-    predicted = torch.where(torch.rand(count, generator=generator) < 0.8, classes, (classes + 1) % CLASSES)
+    places = 20 * torch.randn(CLASSES, 2, generator=generator)[classes] + 1.6 * torch.randn(
+        count, 2, generator=generator
+    )
+    predicted = torch.where(
+        torch.rand(count, generator=generator) < 0.8, classes, (classes + 1) % CLASSES
+    )
     photographs = [images.sample(name) for name in images.samples()]
 
     def thumbnails(ids: Sequence[int]) -> Tensor:
@@ -75,7 +79,9 @@ def page(count: int) -> str:
         images=count, paths=[f"/photos/{id:06}.jpg" for id in range(count)], class_names=names, model_labels=names, classes=classes,
         top5=(predicted[:, None].expand(-1, 5), None), thumbnails=thumbnails,
     )  # fmt: skip
-    return scatter.render_scatter_page(found, places, "t-SNE of penultimate", f"{count:,} images", 16.0)
+    return scatter.render_scatter_page(
+        found, places, "t-SNE of penultimate", f"{count:,} images", 16.0
+    )
 
 
 class Browser:
@@ -94,7 +100,9 @@ class Browser:
 
     async def run(self, script: str) -> Any:
         """The value of an expression in the page."""
-        told = await self.call("Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True)
+        told = await self.call(
+            "Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True
+        )
         if "exceptionDetails" in told:
             raise RuntimeError(told["exceptionDetails"])
         return told["result"].get("value")
@@ -108,7 +116,9 @@ async def measure(path: Path) -> None:
         while not address:
             with contextlib.suppress(aiohttp.ClientError):
                 tabs = await (await session.get(f"http://127.0.0.1:{PORT}/json")).json()
-                address = next((tab["webSocketDebuggerUrl"] for tab in tabs if tab["type"] == "page"), "")
+                address = next(
+                    (tab["webSocketDebuggerUrl"] for tab in tabs if tab["type"] == "page"), ""
+                )
             await asyncio.sleep(0.1)
         browser = Browser(await session.ws_connect(address, max_msg_size=0))
         await browser.call("Page.enable")
@@ -117,12 +127,21 @@ async def measure(path: Path) -> None:
         while not await browser.run("window.firstDrawn && sheets.every(sheet => sheet.complete)"):
             await asyncio.sleep(0.1)
         print(f"first drawing after {await browser.run('firstDrawn'):.0f} ms")
-        for zoom, kind in ((1, "drag"), (1, "wheel"), (4, "drag"), (20, "drag"), (1, "lasso"), (1, "hover")):
+        for zoom, kind in (
+            (1, "drag"),
+            (1, "wheel"),
+            (4, "drag"),
+            (20, "drag"),
+            (1, "lasso"),
+            (1, "hover"),
+        ):
             await browser.run(f"home(); zoomed({zoom}, map.width / 2, map.height / 2)")
             await asyncio.sleep(0.5)
             told = await browser.run(f"{MOVE}({kind!r}, 90)")
             shares = [f"{name} {middle(told[name])}" for name in ("between", "draws") if told[name]]
-            print(f"{kind}, zoomed {zoom} times: {', '.join(shares)}; the end of it {told['ended']:.0f} ms")
+            print(
+                f"{kind}, zoomed {zoom} times: {', '.join(shares)}; the end of it {told['ended']:.0f} ms"
+            )
 
 
 def middle(values: list[float]) -> str:
@@ -140,8 +159,16 @@ def main() -> None:
         path = Path(folder, "map.html")
         path.write_text(page(given.images), encoding="utf-8")
         print(f"{path.stat().st_size / 1e6:.1f} MB, {given.images:,} images")
-        flags = ["--headless=new", "--no-sandbox", "--disable-gpu", "--window-size=1280,900", f"--remote-debugging-port={PORT}"]
-        browser = subprocess.Popen([given.chromium, *flags, f"--user-data-dir={folder}/profile"], stderr=subprocess.DEVNULL)
+        flags = [
+            "--headless=new",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--window-size=1280,900",
+            f"--remote-debugging-port={PORT}",
+        ]
+        browser = subprocess.Popen(
+            [given.chromium, *flags, f"--user-data-dir={folder}/profile"], stderr=subprocess.DEVNULL
+        )
         try:
             asyncio.run(measure(path))
         finally:

@@ -24,7 +24,12 @@ import sightline as sl
 from sightline.data.scan.access import load_pixel_vectors
 from sightline.data.scan.run import scan
 from sightline.data.search.nearest import find_nearest, measure_vote_accuracy
-from sightline.data.search.projection import PCA_COMPONENTS, compute_principal_components, measure_faithfulness, project_vectors
+from sightline.data.search.projection import (
+    PCA_COMPONENTS,
+    compute_principal_components,
+    measure_faithfulness,
+    project_vectors,
+)
 from sightline.data.store import schema as layout
 from sightline.data.store.index import ensure_vector_index, search_vector_index
 from sightline.data.store.reader import Scan
@@ -55,7 +60,15 @@ def seconds(run: Callable[[], object]) -> tuple[float, float]:
 
 def stored(vectors: Tensor, place: Path) -> Scan:
     """A store as a scan of so many images leaves it, as far as the search is concerned."""
-    plain = {"sha256": "", "class": -1, "height": 1, "width": 1, "labels": [0], "probabilities": [1.0], "thumbnail": b""}
+    plain = {
+        "sha256": "",
+        "class": -1,
+        "height": 1,
+        "width": 1,
+        "labels": [0],
+        "probabilities": [1.0],
+        "thumbnail": b"",
+    }
     facts: dict[str, Any] = {
         "format": layout.STORE_FORMAT,
         "version": layout.STORE_VERSION,
@@ -68,10 +81,16 @@ def stored(vectors: Tensor, place: Path) -> Scan:
     with open_store_writer(place, facts) as writer:
         for start in range(0, len(vectors), 10_000):
             part = enumerate(vectors[start : start + 10_000].numpy(), start)
-            rows = [{"id": id, "position": id, "path": f"{id}.jpg", **plain, "vector_0": row} for id, row in part]
+            rows = [
+                {"id": id, "position": id, "path": f"{id}.jpg", **plain, "vector_0": row}
+                for id, row in part
+            ]
             done = start + len(rows)
             writer.add_rows(rows, [])
-            writer.commit_state({}, {"done": done, "images": done, "errors": 0, "complete": int(done == len(vectors))})
+            writer.commit_state(
+                {},
+                {"done": done, "images": done, "errors": 0, "complete": int(done == len(vectors))},
+            )
     return Scan.open(place)
 
 
@@ -94,28 +113,53 @@ def knn(rounds: int) -> None:
         "torch's product alone": lambda: queries @ vectors.T,
     }
     times = [[seconds(run) for run in runs.values()] for _ in range(rounds)]
-    print(f"k-NN {COUNT:,} × {SIZE}, {QUERIES:,} queries, k {K}, {torch.get_num_threads()} threads; {same:.2%} of the answers are the same")
+    print(
+        f"k-NN {COUNT:,} × {SIZE}, {QUERIES:,} queries, k {K}, {torch.get_num_threads()} threads; {same:.2%} of the answers are the same"
+    )
     print(f"the column loaded: {middle(loading)}; faiss's copy of it: {middle([adding])}")
     for name, column in zip(runs, zip(*times, strict=True), strict=True):
-        ratios = [statistics.median(first[0][kind] / time[kind] for first, time in zip(times, column, strict=True)) for kind in (0, 1)]
+        ratios = [
+            statistics.median(
+                first[0][kind] / time[kind] for first, time in zip(times, column, strict=True)
+            )
+            for kind in (0, 1)
+        ]
         print(f"{name}: {middle(column)}, faiss / it {ratios[0]:.2f} (clock {ratios[1]:.2f})")
 
 
 def by_index(rounds: int) -> None:
     """Building the index of vectors that vary in 32 directions, its recall, and a query by it against an exact one, loading included."""
     generator = torch.Generator().manual_seed(0)
-    spread = torch.randn(COUNT, 32, generator=generator) @ torch.randn(32, SIZE, generator=generator)
+    spread = torch.randn(COUNT, 32, generator=generator) @ torch.randn(
+        32, SIZE, generator=generator
+    )
     with tempfile.TemporaryDirectory() as place:
-        kept = stored(spread + 0.1 * torch.randn(COUNT, SIZE, generator=generator), Path(place) / "random.scan")
-        building, built = seconds(lambda: ensure_vector_index(kept, "penultimate")), ensure_vector_index(kept, "penultimate")
+        kept = stored(
+            spread + 0.1 * torch.randn(COUNT, SIZE, generator=generator),
+            Path(place) / "random.scan",
+        )
+        building, built = (
+            seconds(lambda: ensure_vector_index(kept, "penultimate")),
+            ensure_vector_index(kept, "penultimate"),
+        )
         own, vectors = torch.arange(rounds), kept.vectors()
         runs = {
-            "by the index": lambda i: search_vector_index(kept, "penultimate", built, vectors[[i]], k=K, exclude=own[[i]]),
-            "exactly, vectors loaded": lambda i: find_nearest(vectors, vectors[[i]], K, "cosine", own[[i]]),
-            "exactly, from the store": lambda i: find_nearest(kept.vectors(), vectors[[i]], K, "cosine", own[[i]]),
+            "by the index": lambda i: search_vector_index(
+                kept, "penultimate", built, vectors[[i]], k=K, exclude=own[[i]]
+            ),
+            "exactly, vectors loaded": lambda i: find_nearest(
+                vectors, vectors[[i]], K, "cosine", own[[i]]
+            ),
+            "exactly, from the store": lambda i: find_nearest(
+                kept.vectors(), vectors[[i]], K, "cosine", own[[i]]
+            ),
         }
-        times = [[seconds(lambda run=run, i=i: run(i)) for run in runs.values()] for i in range(rounds)]
-    print(f"{COUNT:,} × {SIZE}: {built}, {built.refine} k compared in full; built in {middle([building])}")
+        times = [
+            [seconds(lambda run=run, i=i: run(i)) for run in runs.values()] for i in range(rounds)
+        ]
+    print(
+        f"{COUNT:,} × {SIZE}: {built}, {built.refine} k compared in full; built in {middle([building])}"
+    )
     for name, column in zip(runs, zip(*times, strict=True), strict=True):
         print(f"one query {name}: {middle(column)}")
 
@@ -129,7 +173,10 @@ def middle(times: Sequence[tuple[float, float]]) -> str:
 def clusters(count: int) -> Tensor:
     """Fifty clouds."""
     generator = torch.Generator().manual_seed(0)
-    return torch.randn(count, SIZE, generator=generator) + 2 * torch.randn(50, SIZE, generator=generator)[torch.arange(count) % 50]
+    return (
+        torch.randn(count, SIZE, generator=generator)
+        + 2 * torch.randn(50, SIZE, generator=generator)[torch.arange(count) % 50]
+    )
 
 
 def tsne(points: int) -> None:
@@ -143,7 +190,11 @@ def tsne(points: int) -> None:
 
     def peer() -> None:
         reduced, _ = compute_principal_components(vectors, PCA_COMPONENTS, 0)
-        found["scikit-learn"] = torch.from_numpy(TSNE(2, init="pca", random_state=0, max_iter=750, n_jobs=1).fit_transform(reduced.numpy()))
+        found["scikit-learn"] = torch.from_numpy(
+            TSNE(2, init="pca", random_state=0, max_iter=750, n_jobs=1).fit_transform(
+                reduced.numpy()
+            )
+        )
 
     times = {"sightline": seconds(ours)[0], "scikit-learn": seconds(peer)[0]}
     for name, took in times.items():
@@ -157,22 +208,43 @@ def tsne(points: int) -> None:
 def truth() -> None:
     """The nearest others of every dog by features and by pixels, and what the nearest on a map tell of an image's branch."""
     options = {"pad_type": "same", "mean": [0.5] * 3, "std": [0.5] * 3}
-    model = sl.load("mobilenetv2_100", weights=str(DATA / "nets" / "mobilenetv2_100_same.safetensors"), **options)
-    number = {one["wnid"]: one["index"] for one in json.loads((DATA / "imagenet_labels.json").read_text())}
+    model = sl.load(
+        "mobilenetv2_100",
+        weights=str(DATA / "nets" / "mobilenetv2_100_same.safetensors"),
+        **options,
+    )
+    number = {
+        one["wnid"]: one["index"] for one in json.loads((DATA / "imagenet_labels.json").read_text())
+    }
     with tempfile.TemporaryDirectory() as place:
-        kept = scan(model, DATA / "imagenet_samples", store=Path(place) / "samples.scan", layers=["penultimate"])
-        branches = torch.tensor([branch(number[Path(path).name.split("_")[0]]) for path in kept.paths])
+        kept = scan(
+            model,
+            DATA / "imagenet_samples",
+            store=Path(place) / "samples.scan",
+            layers=["penultimate"],
+        )
+        branches = torch.tensor(
+            [branch(number[Path(path).name.split("_")[0]]) for path in kept.paths]
+        )
         spaces = {"features": kept.vectors(), "pixels": load_pixel_vectors(kept)}
     counts = torch.bincount(branches)
     dogs = (branches == list(BRANCHES).index("dog")).nonzero().flatten()
-    print(f"{kept.images} photographs: {', '.join(f'{n} {name}' for name, n in zip(BRANCHES, counts.tolist(), strict=True))}")
+    print(
+        f"{kept.images} photographs: {', '.join(f'{n} {name}' for name, n in zip(BRANCHES, counts.tolist(), strict=True))}"
+    )
     for name, space in spaces.items():
-        found = find_nearest(space, space[dogs], NEAR, "cosine" if name == "features" else "l2", exclude=dogs)[1]
+        found = find_nearest(
+            space, space[dogs], NEAR, "cosine" if name == "features" else "l2", exclude=dogs
+        )[1]
         share = float((branches[found] == branches[dogs][:, None]).float().mean())
-        print(f"of the {NEAR} nearest of a dog by {name}, dogs: {share:.1%} (chance {(len(dogs) - 1) / (kept.images - 1):.1%})")
+        print(
+            f"of the {NEAR} nearest of a dog by {name}, dogs: {share:.1%} (chance {(len(dogs) - 1) / (kept.images - 1):.1%})"
+        )
     spaces["t-SNE map"] = project_vectors(spaces["features"], "tsne", 2, seed=0).positions
     for name, space in spaces.items():
-        print(f"branch by the vote of the {K} nearest others, {name}: {measure_vote_accuracy(space, branches, K, 'l2'):.1%}")
+        print(
+            f"branch by the vote of the {K} nearest others, {name}: {measure_vote_accuracy(space, branches, K, 'l2'):.1%}"
+        )
     print(
         f"always the largest branch: {float(counts.max() / kept.images):.1%}; a random other's: {float((counts / kept.images).square().sum()):.1%}"
     )
@@ -180,7 +252,11 @@ def truth() -> None:
 
 def branch(number: int) -> int:
     """Which branch a class belongs to."""
-    return next(i for i, ranges in enumerate(BRANCHES.values()) if any(low <= number <= high for low, high in ranges))
+    return next(
+        i
+        for i, ranges in enumerate(BRANCHES.values())
+        if any(low <= number <= high for low, high in ranges)
+    )
 
 
 if __name__ == "__main__":

@@ -39,14 +39,19 @@ def peer(model: sl.Model, image: Tensor, window: int, stride: int, at_once: int)
             target=0,
             sliding_window_shapes=(3, window, window),
             strides=(3, stride, stride),
-            baselines=model.normalize(torch.full_like(image[:, :, :1, :1], 0.5)).expand(-1, -1, SIDE, SIDE),
+            baselines=model.normalize(torch.full_like(image[:, :, :1, :1], 0.5)).expand(
+                -1, -1, SIDE, SIDE
+            ),
             perturbations_per_eval=at_once,
         )
 
 
 def best_at_once(model: sl.Model, image: Tensor) -> int:
     """How many images at once captum is fastest with, on 9 large windows."""
-    times = {n: min(seconds(lambda n=n: peer(model, image, 96, 64, n))[0] for _ in range(2)) for n in AT_ONCE}
+    times = {
+        n: min(seconds(lambda n=n: peer(model, image, 96, 64, n))[0] for _ in range(2))
+        for n in AT_ONCE
+    }
     return min(times, key=lambda n: times[n])
 
 
@@ -58,7 +63,11 @@ def peak() -> float:
 def compare(name: str, window: int, stride: int, rounds: int) -> None:
     model = sl.load(name, weights="random", device="cpu")
     image = torch.rand(1, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
-    places = [(y, x) for y in range(0, SIDE - window + 1, stride) for x in range(0, SIDE - window + 1, stride)]
+    places = [
+        (y, x)
+        for y in range(0, SIDE - window + 1, stride)
+        for x in range(0, SIDE - window + 1, stride)
+    ]
     windows = OcclusionWindows(image, torch.full_like(image, 0.5), places, window)
     before, ours, theirs = peak(), list[tuple[float, float]](), list[tuple[float, float]]()
     found = score_occluded_windows(model, windows, torch.tensor([0]))
@@ -81,10 +90,14 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--quick", action="store_true", help="only the larger windows, one round")
     parser.add_argument("--small", action="store_true", help="only the smaller windows, one round")
-    parser.add_argument("names", nargs="*", default=["vgg16", "resnet18", "squeezenet1_0", "googlenet"])
+    parser.add_argument(
+        "names", nargs="*", default=["vgg16", "resnet18", "squeezenet1_0", "googlenet"]
+    )
     asked = parser.parse_args()
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads")
-    for window, stride in SETTINGS[:1] if asked.quick else SETTINGS[1:] if asked.small else SETTINGS:
+    for window, stride in (
+        SETTINGS[:1] if asked.quick else SETTINGS[1:] if asked.small else SETTINGS
+    ):
         for name in asked.names:
             compare(name, window, stride, 1 if asked.quick or asked.small else 2)
 

@@ -20,13 +20,18 @@ class Block(nn.Module):
 
     def __init__(self, width: int, wider: int, stride: int) -> None:
         super().__init__()
-        self.conv1, self.bn1 = nn.Conv2d(width, wider, 3, stride, 1, bias=False), nn.BatchNorm2d(wider)
+        self.conv1, self.bn1 = (
+            nn.Conv2d(width, wider, 3, stride, 1, bias=False),
+            nn.BatchNorm2d(wider),
+        )
         self.conv2, self.bn2 = nn.Conv2d(wider, wider, 3, 1, 1, bias=False), nn.BatchNorm2d(wider)
         self.stride, self.more = stride, (wider - width) // 2
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.bn2(self.conv2(torch.relu(self.bn1(self.conv1(x)))))
-        return torch.relu(y + F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, self.more, self.more)))
+        return torch.relu(
+            y + F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, self.more, self.more))
+        )
 
 
 class ResNet20(nn.Module):
@@ -36,7 +41,12 @@ class ResNet20(nn.Module):
         super().__init__()
         self.conv1, self.bn1 = nn.Conv2d(3, 16, 3, 1, 1, bias=False), nn.BatchNorm2d(16)
         self.layer1, self.layer2, self.layer3 = (
-            nn.Sequential(*(Block(first if k == 0 else wide, wide, 1 + (k == 0 and first < wide)) for k in range(3)))
+            nn.Sequential(
+                *(
+                    Block(first if k == 0 else wide, wide, 1 + (k == 0 and first < wide))
+                    for k in range(3)
+                )
+            )
             for first, wide in ((16, 16), (16, 32), (32, 64))
         )
         self.linear = nn.Linear(64, 10)
@@ -49,7 +59,10 @@ class ResNet20(nn.Module):
 def network(folder: Path = DATA) -> tuple[nn.Module, dict]:
     """The network with its weights, and the facts about it."""
     facts, body = json.loads((folder / "nets" / "cifar10_resnet20.json").read_text()), ResNet20()
-    state = {name: value.float() for name, value in load_file(folder / "nets" / "cifar10_resnet20.safetensors").items()}
+    state = {
+        name: value.float()
+        for name, value in load_file(folder / "nets" / "cifar10_resnet20.safetensors").items()
+    }
     missing, unexpected = body.load_state_dict(state, strict=False)
     if unexpected or [name for name in missing if not name.endswith("num_batches_tracked")]:
         raise ValueError(f"weights don't fit: missing {missing}, unexpected {unexpected}")
@@ -59,12 +72,14 @@ def network(folder: Path = DATA) -> tuple[nn.Module, dict]:
 def loaded(folder: Path = DATA) -> sl.Model:
     """The same as a Model."""
     body, facts = network(folder)
-    return sl.load(body, mean=facts["mean"], std=facts["std"], labels=facts["labels"], size=32, device="cpu")
+    return sl.load(
+        body, mean=facts["mean"], std=facts["std"], labels=facts["labels"], size=32, device="cpu"
+    )
 
 
 def images(count: int, folder: Path = DATA) -> tuple[Tensor, Tensor]:
     """The first test images and their classes."""
     data = np.load(folder / "cifar10" / "cifar10_test.npz")
-    return torch.from_numpy(data["images"][:count]).permute(0, 3, 1, 2).float().contiguous() / 255, torch.from_numpy(
-        data["labels"][:count]
-    ).long()
+    return torch.from_numpy(data["images"][:count]).permute(
+        0, 3, 1, 2
+    ).float().contiguous() / 255, torch.from_numpy(data["labels"][:count]).long()

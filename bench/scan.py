@@ -40,7 +40,9 @@ def photographs(folder: Path, count: int, width: int, height: int) -> Path:
     generator = np.random.default_rng(0)
     for number in range(min(count, 500)):
         coarse = generator.integers(0, 256, (24, 32, 3), dtype=np.uint8)
-        Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC).save(folder / f"{number:06}.jpg", quality=90)
+        Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC).save(
+            folder / f"{number:06}.jpg", quality=90
+        )
     for number in range(500, count):
         (folder / f"{number:06}.jpg").hardlink_to(folder / f"{number % 500:06}.jpg")
     return folder
@@ -50,12 +52,18 @@ def crops(folder: Path, count: int) -> Path:
     """JPEG files of 96×72, each another part of a sample photograph."""
     folder.mkdir(parents=True, exist_ok=True)
     photos = [
-        Image.fromarray((images.sample(name)[0].permute(1, 2, 0).numpy() * 255).round().astype(np.uint8)) for name in images.samples()
+        Image.fromarray(
+            (images.sample(name)[0].permute(1, 2, 0).numpy() * 255).round().astype(np.uint8)
+        )
+        for name in images.samples()
     ]
     generator = np.random.default_rng(0)
     for number in range(count):
         photo = photos[number % len(photos)]
-        left, top = generator.integers(0, photo.width - 96), generator.integers(0, photo.height - 72)
+        left, top = (
+            generator.integers(0, photo.width - 96),
+            generator.integers(0, photo.height - 72),
+        )
         photo.crop((left, top, left + 96, top + 72)).save(folder / f"{number:06}.jpg", quality=85)
     return folder
 
@@ -80,7 +88,9 @@ def bare(model: sl.Model, paths: list[Path]) -> None:
                 waiting.append([pool.submit(view, path) for path in paths[start : start + BATCH]])
             if not waiting:
                 return
-            model.network(model.normalize(stack_squares([future.result() for future in waiting.popleft()])))
+            model.network(
+                model.normalize(stack_squares([future.result() for future in waiting.popleft()]))
+            )
 
 
 def full(model: sl.Model, folder: Path, store: Path) -> None:
@@ -100,16 +110,27 @@ def compare(root: Path, count: int, rounds: int) -> None:
     model = sl.load("resnet18", weights="random", device="cpu")
     folder = photographs(root / "photos", count, 500, 375)
     paths = sorted(folder.iterdir())
-    works = (lambda: bare(model, paths), lambda: full(model, folder, root / "a.scan"), lambda: decode(paths))
+    works = (
+        lambda: bare(model, paths),
+        lambda: full(model, folder, root / "a.scan"),
+        lambda: decode(paths),
+    )
     bare(model, paths[:BATCH])
     sl.scan(model, paths[:BATCH], store=root / "warm.scan")
     rows = [[timed(work) for work in works] for _ in range(rounds)]
     print(f"resnet18 {SIDE} px, {count} images, {rounds} rounds")
     for clock, name in enumerate(("by the clock", "processor time")):
-        plain, kept, alone = (statistics.median(row[column][clock] for row in rows) for column in range(3))
+        plain, kept, alone = (
+            statistics.median(row[column][clock] for row in rows) for column in range(3)
+        )
         ratio = statistics.median(row[0][clock] / row[1][clock] for row in rows)
-        print(f"{name}: bare {count / plain:.1f} images/s, scan {count / kept:.1f} images/s, {ratio:.1%} of bare;", end=" ")
-        print(f"decode and resize alone {count / alone:.0f} images/s, {alone / plain:.1%} of the bare pipeline's time")
+        print(
+            f"{name}: bare {count / plain:.1f} images/s, scan {count / kept:.1f} images/s, {ratio:.1%} of bare;",
+            end=" ",
+        )
+        print(
+            f"decode and resize alone {count / alone:.0f} images/s, {alone / plain:.1%} of the bare pipeline's time"
+        )
 
 
 CHILD = """
@@ -129,17 +150,32 @@ def grow(root: Path, sizes: list[int]) -> None:
     told: list[tuple[int, float, float]] = []
     for size in sizes:
         folder, store = crops(root / f"grow{size}", size), root / f"grow{size}.scan"
-        done = subprocess.run([sys.executable, "-c", CHILD, str(folder), str(store)], check=True, capture_output=True, text=True)
+        done = subprocess.run(
+            [sys.executable, "-c", CHILD, str(folder), str(store)],
+            check=True,
+            capture_output=True,
+            text=True,
+        )
         seconds, clock, memory = map(float, done.stdout.split())
         told.append((size, seconds, memory))
-        stored = sum(file.stat().st_size for file in store.rglob("*") if file.is_file()) / size / 1e3
-        print(f"{size} images: {seconds:.1f} s of processor time ({clock:.1f} s by the clock),", end=" ")
-        print(f"{size / seconds:.0f} images/s of it, peak {memory:.0f} MB, store {stored:.1f} kB an image", flush=True)
+        stored = (
+            sum(file.stat().st_size for file in store.rglob("*") if file.is_file()) / size / 1e3
+        )
+        print(
+            f"{size} images: {seconds:.1f} s of processor time ({clock:.1f} s by the clock),",
+            end=" ",
+        )
+        print(
+            f"{size / seconds:.0f} images/s of it, peak {memory:.0f} MB, store {stored:.1f} kB an image",
+            flush=True,
+        )
         shutil.rmtree(folder)
         shutil.rmtree(store)
     if len(told) > 1:
         counts, seconds, memory = np.log(np.array(told)).T
-        print(f"time grows as n^{np.polyfit(counts, seconds, 1)[0]:.2f}, memory as n^{np.polyfit(counts, memory, 1)[0]:.3f}")
+        print(
+            f"time grows as n^{np.polyfit(counts, seconds, 1)[0]:.2f}, memory as n^{np.polyfit(counts, memory, 1)[0]:.3f}"
+        )
 
 
 def main() -> None:

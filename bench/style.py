@@ -27,11 +27,21 @@ from sightline.methods.style.setup import StyleLossBuilder
 from sightline.methods.style.style import FIRST_SIDES, make_gray_noise
 from sightline.methods.texture.efros_leung import grow_texture, make_gaussian_window
 from sightline.methods.texture.quilting import quilt_texture
-from sightline.optim.multiscale import FREQUENCY_FALLOFF, Stage, StageOptimizer, optimize_coarse_to_fine, plan_stages
+from sightline.optim.multiscale import (
+    FREQUENCY_FALLOFF,
+    Stage,
+    StageOptimizer,
+    optimize_coarse_to_fine,
+    plan_stages,
+)
 from sightline.optim.perceptual.layers import choose_perceptual_layers
 from sightline.optim.perceptual.presets import STYLE_PRESETS
 
-PAIRS = {"tubingen": "van_gogh_starry_night", "golden_gate": "munch_the_scream", "cornell": "hokusai_great_wave"}
+PAIRS = {
+    "tubingen": "van_gogh_starry_night",
+    "golden_gate": "munch_the_scream",
+    "cornell": "hokusai_great_wave",
+}
 
 
 def timed(call: Callable[[], object]) -> float:
@@ -43,17 +53,24 @@ def timed(call: Callable[[], object]) -> float:
 
 def easel_of(model: sl.Model, photo: Tensor, painting: Tensor) -> StyleLossBuilder:
     """The default loss between a photograph and a painting."""
-    return StyleLossBuilder(model, photo, [painting], choose_perceptual_layers(model), STYLE_PRESETS["relative"], [1.0])
+    return StyleLossBuilder(
+        model, photo, [painting], choose_perceptual_layers(model), STYLE_PRESETS["relative"], [1.0]
+    )
 
 
-def brush_of(easel: StyleLossBuilder, size: tuple[int, int], falloff: float = FREQUENCY_FALLOFF) -> StageOptimizer:
+def brush_of(
+    easel: StyleLossBuilder, size: tuple[int, int], falloff: float = FREQUENCY_FALLOFF
+) -> StageOptimizer:
     """L-BFGS as `style` has it."""
     return StageOptimizer("lbfgs", 1.0, easel.choose_pair_count(size), falloff)
 
 
 def pictures(side: int) -> tuple[Tensor, Tensor]:
     """A photograph and a painting, square."""
-    photo, painting = (sl.image.crop_center(sl.image.resize_short_side(sl.sample(name), side), side, side) for name in ("coffee", "ihc"))
+    photo, painting = (
+        sl.image.crop_center(sl.image.resize_short_side(sl.sample(name), side), side, side)
+        for name in ("coffee", "ihc")
+    )
     return photo, painting
 
 
@@ -77,10 +94,18 @@ def step_beyond_bare(model: sl.Model, deepest: str, side: int, rounds: int) -> N
     marks = list[float]()
     brush = brush_of(easel, (side, side))
     optimize_coarse_to_fine(
-        model, lambda _: aim, photo, [Stage((side, side), rounds + brush.history_size + 2)], brush, callback=watch
+        model,
+        lambda _: aim,
+        photo,
+        [Stage((side, side), rounds + brush.history_size + 2)],
+        brush,
+        callback=watch,
     )  # only then is it full
     one, step = statistics.median(bare[-rounds:]), statistics.median(ours[-rounds:])
-    print(f"{model.name} {side} px: bare {one * 1e3:.0f} ms, one step {step * 1e3:.0f} ms, ratio {step / one:.2f}", flush=True)
+    print(
+        f"{model.name} {side} px: bare {one * 1e3:.0f} ms, one step {step * 1e3:.0f} ms, ratio {step / one:.2f}",
+        flush=True,
+    )
 
 
 def peak(network: str, side: int) -> None:
@@ -92,7 +117,9 @@ def peak(network: str, side: int) -> None:
     easel = easel_of(model, photo, painting)
     aim = easel.build_objective((side, side))
     brush = brush_of(easel, (side, side))
-    optimize_coarse_to_fine(model, lambda _: aim, photo, [Stage((side, side), brush.history_size + 2)], brush)
+    optimize_coarse_to_fine(
+        model, lambda _: aim, photo, [Stage((side, side), brush.history_size + 2)], brush
+    )
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     print(
         f"{network} {side} px: peak {(most - before) / 1e6:.0f} MB beyond the loaded network, {(most - before) / side**2 / 1e3:.2f} kB per pixel"
@@ -104,7 +131,9 @@ def resident() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
 
 
-def tutorial(model: sl.Model, easel: StyleLossBuilder, photo: Tensor, evaluations: int) -> tuple[list[float], list[float]]:
+def tutorial(
+    model: sl.Model, easel: StyleLossBuilder, photo: Tensor, evaluations: int
+) -> tuple[list[float], list[float]]:
     """The PyTorch tutorial's way, losses and processor times: torch's L-BFGS with its history of 100, clamping in the closure, Gram
     matrices by `mm` under autograd, the network in torch's default layout. The weights of the terms are ours: one loss for both."""
     painting = easel.get_loss((photo.shape[2], photo.shape[3]))
@@ -114,7 +143,9 @@ def tutorial(model: sl.Model, easel: StyleLossBuilder, photo: Tensor, evaluation
     body, normalize = copy.deepcopy(model.network), model.normalize
     seen: dict[str, Tensor] = {}
     for name, path in names.items():
-        body.get_submodule(path).register_forward_hook(lambda _m, _i, out, name=name: seen.update({name: out}))
+        body.get_submodule(path).register_forward_hook(
+            lambda _m, _i, out, name=name: seen.update({name: out})
+        )
     deepest = max(names.values(), key=list(model.layers).index)
     body.get_submodule(deepest).register_forward_hook(stop)
 
@@ -127,7 +158,9 @@ def tutorial(model: sl.Model, easel: StyleLossBuilder, photo: Tensor, evaluation
         loss = torch.zeros(())
         for name, weight in painting.style_weights.items():
             flat = seen[name][0].flatten(1)
-            loss = loss + weight / 4 * F.mse_loss(torch.mm(flat, flat.t()) / flat.shape[1], painting.regions[0].targets[name].gram[0])
+            loss = loss + weight / 4 * F.mse_loss(
+                torch.mm(flat, flat.t()) / flat.shape[1], painting.regions[0].targets[name].gram[0]
+            )
         for name, (weight, wanted) in painting.content_targets.items():
             loss = loss + weight * F.mse_loss(seen[name], wanted)
         loss.backward()
@@ -146,7 +179,9 @@ def stop(*_: object) -> None:
     raise StopIteration
 
 
-def time_to_a_loss(model: sl.Model, photo: Tensor, painting: Tensor, evaluations: int) -> dict[str, tuple[list[float], list[float]]]:
+def time_to_a_loss(
+    model: sl.Model, photo: Tensor, painting: Tensor, evaluations: int
+) -> dict[str, tuple[list[float], list[float]]]:
     """Losses and processor times of the tutorial's way and of ours, at one size; prints how long ours takes to the tutorial's losses."""
     easel = easel_of(model, photo, painting)
     size = (photo.shape[2], photo.shape[3])
@@ -158,15 +193,22 @@ def time_to_a_loss(model: sl.Model, photo: Tensor, painting: Tensor, evaluations
         times.append(time.process_time() - began)
 
     plan = plan_stages(size, evaluations, min_side=max(size))
-    optimize_coarse_to_fine(model, easel.build_objective, photo, plan, brush_of(easel, size), callback=watch)
+    optimize_coarse_to_fine(
+        model, easel.build_objective, photo, plan, brush_of(easel, size), callback=watch
+    )
     curves["ours"] = losses, times
     for step in (50, 100, evaluations):
         aim, theirs = min(curves["tutorial"][0][:step]), curves["tutorial"][1][step - 1]
         when = next((index for index, loss in enumerate(losses) if loss <= aim), None)
         found = (
-            f"{when + 1} evaluations, {times[when] / theirs:.2f} of its time" if when is not None else f"not reached ({min(losses):.3f})"
+            f"{when + 1} evaluations, {times[when] / theirs:.2f} of its time"
+            if when is not None
+            else f"not reached ({min(losses):.3f})"
         )
-        print(f"{model.name} {size}: the tutorial's loss after {step} evaluations, {aim:.3f}, {theirs:.1f} s: {found}", flush=True)
+        print(
+            f"{model.name} {size}: the tutorial's loss after {step} evaluations, {aim:.3f}, {theirs:.1f} s: {found}",
+            flush=True,
+        )
     return curves
 
 
@@ -186,25 +228,40 @@ def coarse_to_fine(model: sl.Model, photo: Tensor, painting: Tensor, evaluations
             height, width = step.image.shape[-2:]
             spent += height * width / math.prod(size)
             if (height, width) == size:
-                found.append((spent, min([-float(step.scores.sum()), *(loss for _, loss in found[-1:])])))
+                found.append(
+                    (spent, min([-float(step.scores.sum()), *(loss for _, loss in found[-1:])]))
+                )
 
         optimize_coarse_to_fine(
-            model, easel.build_objective, make_gray_noise(plan[0].size, 0), plan, brush_of(easel, size, falloff), callback=watch
+            model,
+            easel.build_objective,
+            make_gray_noise(plan[0].size, 0),
+            plan,
+            brush_of(easel, size, falloff),
+            callback=watch,
         )
         return found
 
     whole = plan_stages(size, evaluations, min_side=max(size))
     single = {"textbook": losses(whole, 0.0), "ours": losses(whole, FREQUENCY_FALLOFF)}
     for steps in (20, 30):
-        for spent, loss in losses(plan_stages(size, steps, min_side=FIRST_SIDES["noise"]), FREQUENCY_FALLOFF)[9::10]:
-            same = {name: next((count for count, one in curve if one <= loss), None) for name, curve in single.items()}
+        for spent, loss in losses(
+            plan_stages(size, steps, min_side=FIRST_SIDES["noise"]), FREQUENCY_FALLOFF
+        )[9::10]:
+            same = {
+                name: next((count for count, one in curve if one <= loss), None)
+                for name, curve in single.items()
+            }
             told = ", ".join(
                 f"{name} {count:.0f} ({spent / count:.2f})"
                 if count
                 else f"{name} more than {evaluations} (below {spent / evaluations:.2f})"
                 for name, count in same.items()
             )
-            print(f"{model.name} {size}, {steps} steps a size: {spent:.0f} reach {loss:.3f}, at one size {told}", flush=True)
+            print(
+                f"{model.name} {size}, {steps} steps a size: {spent:.0f} reach {loss:.3f}, at one size {told}",
+                flush=True,
+            )
 
 
 def drawn(curves: Sequence[dict[str, tuple[list[float], list[float]]]], path: str) -> None:
@@ -236,7 +293,11 @@ def quilting() -> None:
     exemplar = sl.image.resize_short_side(sl.sample("gravel"), 192)[0]
     sides = (256, 512, 1024)
     times = [
-        timed(lambda side=side: quilt_texture(exemplar, (side, side), block=48, generator=torch.Generator().manual_seed(0)))
+        timed(
+            lambda side=side: quilt_texture(
+                exemplar, (side, side), block=48, generator=torch.Generator().manual_seed(0)
+            )
+        )
         for side in sides
     ]
     slope = math.log(times[-1] / times[0]) / math.log(sides[-1] ** 2 / sides[0] ** 2)
@@ -248,12 +309,16 @@ def quilting() -> None:
 
 def literal_growing(exemplar: Tensor, pixels: int, window: int) -> float:
     """Seconds that a plain search takes for some pixels: for each all windows' weighted distances, one pixel after the other."""
-    windows = exemplar.unfold(1, window, 1).unfold(2, window, 1).permute(1, 2, 0, 3, 4).flatten(0, 1)
+    windows = (
+        exemplar.unfold(1, window, 1).unfold(2, window, 1).permute(1, 2, 0, 3, 4).flatten(0, 1)
+    )
     weight = make_gaussian_window(window).view(window, window)
     known = weight * (torch.arange(window * window).view(window, window) < window * window // 2)
     began = time.process_time()
     for number in range(pixels):
-        distance = ((windows - windows[number % len(windows)]).square() * known).flatten(1).sum(1) / known.sum()
+        distance = ((windows - windows[number % len(windows)]).square() * known).flatten(1).sum(
+            1
+        ) / known.sum()
         near = (distance <= 1.1 * distance.min()).nonzero()
         near[number % len(near)]
     return time.process_time() - began
@@ -261,9 +326,17 @@ def literal_growing(exemplar: Tensor, pixels: int, window: int) -> float:
 
 def growing() -> None:
     """Efros and Leung's growth with the output, and a plain search beside it."""
-    exemplar, window, sides = sl.image.resize_short_side(sl.sample("gravel"), 64)[0], 11, (64, 128, 256)
+    exemplar, window, sides = (
+        sl.image.resize_short_side(sl.sample("gravel"), 64)[0],
+        11,
+        (64, 128, 256),
+    )
     times = [
-        timed(lambda side=side: grow_texture(exemplar, (side, side), window=window, generator=torch.Generator().manual_seed(0)))
+        timed(
+            lambda side=side: grow_texture(
+                exemplar, (side, side), window=window, generator=torch.Generator().manual_seed(0)
+            )
+        )
         for side in sides
     ]
     slope = math.log(times[-1] / times[0]) / math.log(sides[-1] ** 2 / sides[0] ** 2)
@@ -276,13 +349,30 @@ def growing() -> None:
 def main() -> None:
     """Runs all."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", type=Path, help="folder with nets, content and paintings; without it random weights and samples only")
+    parser.add_argument(
+        "--data",
+        type=Path,
+        help="folder with nets, content and paintings; without it random weights and samples only",
+    )
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--evaluations", type=int, default=300)
-    parser.add_argument("--sides", type=int, nargs="+", default=[128, 256, 512], help="short sides for the time to a loss")
+    parser.add_argument(
+        "--sides",
+        type=int,
+        nargs="+",
+        default=[128, 256, 512],
+        help="short sides for the time to a loss",
+    )
     parser.add_argument("--coarse", type=int, default=512, help="short side for coarse to fine")
-    parser.add_argument("--curves", help="where to write the picture of the curves, of the second side")
-    parser.add_argument("--peak", nargs=2, metavar=("NETWORK", "SIDE"), help="only the peak memory, which needs a process of its own")
+    parser.add_argument(
+        "--curves", help="where to write the picture of the curves, of the second side"
+    )
+    parser.add_argument(
+        "--peak",
+        nargs=2,
+        metavar=("NETWORK", "SIDE"),
+        help="only the peak memory, which needs a process of its own",
+    )
     options = parser.parse_args()
     if options.peak:
         peak(options.peak[0], int(options.peak[1]))
@@ -301,20 +391,33 @@ def main() -> None:
 
 def painted(options: argparse.Namespace) -> None:
     """What wants trained weights and pictures: the time to a loss, and coarse to fine."""
-    squeeze = sl.load("squeezenet1_0", weights=options.data / "nets" / "squeezenet1_0.safetensors", device="cpu")
+    squeeze = sl.load(
+        "squeezenet1_0", weights=options.data / "nets" / "squeezenet1_0.safetensors", device="cpu"
+    )
     step_beyond_bare(squeeze, "fire9", 256, options.rounds)
     pairs = [
-        (sl.read(options.data / "content" / f"{photo}.jpg"), sl.read(options.data / "paintings" / f"{art}.jpg"))
+        (
+            sl.read(options.data / "content" / f"{photo}.jpg"),
+            sl.read(options.data / "paintings" / f"{art}.jpg"),
+        )
         for photo, art in PAIRS.items()
     ]
     for number, side in enumerate(options.sides):
         curves = [
-            time_to_a_loss(squeeze, sl.image.resize_short_side(photo, side), painting, options.evaluations) for photo, painting in pairs
+            time_to_a_loss(
+                squeeze, sl.image.resize_short_side(photo, side), painting, options.evaluations
+            )
+            for photo, painting in pairs
         ]
         if options.curves and number == min(1, len(options.sides) - 1):
             drawn(curves, options.curves)
     for photo, painting in pairs if options.coarse else ():
-        coarse_to_fine(squeeze, sl.image.resize_short_side(photo, options.coarse), painting, options.evaluations)
+        coarse_to_fine(
+            squeeze,
+            sl.image.resize_short_side(photo, options.coarse),
+            painting,
+            options.evaluations,
+        )
 
 
 if __name__ == "__main__":

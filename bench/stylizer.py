@@ -32,9 +32,14 @@ def seconds(run: Callable[[], object]) -> float:
 
 def evaluation(model: sl.Model, image: Tensor) -> Callable[[], object]:
     """One evaluation of Gatys' loss and its gradient at the pixels."""
-    aim = StyleLossBuilder(model, image, [image.flip(3)], choose_perceptual_layers(model), STYLE_PRESETS["gatys"], [1.0]).build_objective(
-        (image.shape[2], image.shape[3])
-    )
+    aim = StyleLossBuilder(
+        model,
+        image,
+        [image.flip(3)],
+        choose_perceptual_layers(model),
+        STYLE_PRESETS["gatys"],
+        [1.0],
+    ).build_objective((image.shape[2], image.shape[3]))
     score, names = aim.bind(model), [model.layer(name) for name in aim.layers]
     leaf = image.clone().requires_grad_()
     return lambda: torch.autograd.grad(score(leaf, model.run(leaf, names)).sum(), leaf)
@@ -43,7 +48,11 @@ def evaluation(model: sl.Model, image: Tensor) -> Callable[[], object]:
 def norms(shape: tuple[int, ...], grad: bool, rounds: int = 15) -> tuple[float, float]:
     """Milliseconds of our norm and torch's in channels_last, followed by the copy that the next convolution needs if the layout is lost."""
     x = torch.randn(shape).contiguous(memory_format=torch.channels_last).requires_grad_(grad)
-    own, other, mix = ConditionalInstanceNorm(shape[1]), nn.InstanceNorm2d(shape[1], affine=True), torch.ones(shape[0], 1)
+    own, other, mix = (
+        ConditionalInstanceNorm(shape[1]),
+        nn.InstanceNorm2d(shape[1], affine=True),
+        torch.ones(shape[0], 1),
+    )
 
     def run(norm: Callable[[Tensor], Tensor]) -> None:
         with torch.set_grad_enabled(grad):
@@ -51,7 +60,10 @@ def norms(shape: tuple[int, ...], grad: bool, rounds: int = 15) -> tuple[float, 
             if grad:
                 torch.autograd.grad(made, x, torch.ones_like(made))
 
-    pairs = [(seconds(lambda: run(lambda y: own(y, mix))), seconds(lambda: run(other))) for _ in range(rounds + 2)][2:]
+    pairs = [
+        (seconds(lambda: run(lambda y: own(y, mix))), seconds(lambda: run(other)))
+        for _ in range(rounds + 2)
+    ][2:]
     return tuple(statistics.median(times) * 1000 for times in zip(*pairs, strict=True))  # type: ignore[return-value]
 
 
@@ -64,13 +76,21 @@ def main() -> None:
         for grad in (False, True):
             own, other = norms(shape, grad)
             what = "forward and backward" if grad else "forward"
-            print(f"instance norm {'×'.join(map(str, shape))} {what}: ours {own:.2f} ms, torch's {other:.2f} ms, ratio {other / own:.1f}")
-    painters, vgg = read_fixed_style_network("painters"), sl.load("vgg19", weights="random", device="cpu")
+            print(
+                f"instance norm {'×'.join(map(str, shape))} {what}: ours {own:.2f} ms, torch's {other:.2f} ms, ratio {other / own:.1f}"
+            )
+    painters, vgg = (
+        read_fixed_style_network("painters"),
+        sl.load("vgg19", weights="random", device="cpu"),
+    )
     for side in asked.sides:
         image = torch.rand(1, 3, side, side, generator=torch.Generator().manual_seed(0))
         mix, gatys = painters.make_mix(painters.names[0]), evaluation(vgg, image)
         restyle_images(painters, image, mix)
-        pairs = [(seconds(lambda: restyle_images(painters, image, mix)), seconds(gatys)) for _ in range(3 if side < 1024 else 1)]  # noqa: B023
+        pairs = [
+            (seconds(lambda: restyle_images(painters, image, mix)), seconds(gatys))
+            for _ in range(3 if side < 1024 else 1)
+        ]  # noqa: B023
         once, one = (statistics.median(times) for times in zip(*pairs, strict=True))
         print(
             f"{side} px: {1 / once:.2f} pictures per second; one evaluation of Gatys' loss {one:.2f} s, {EVALUATIONS} of them "

@@ -69,7 +69,14 @@ def theirs(network: nn.Module, layer: str) -> float:
         made.taken = taken
         return made
 
-    render.render_vis(network, objectives.channel(layer, 0), optimizer=optimizer, thresholds=(WARM + 1,), progress=False, show_image=False)
+    render.render_vis(
+        network,
+        objectives.channel(layer, 0),
+        optimizer=optimizer,
+        thresholds=(WARM + 1,),
+        progress=False,
+        show_image=False,
+    )
     return taken[-1]
 
 
@@ -78,7 +85,9 @@ def compared(layer: str, rounds: int) -> tuple[float, float, float]:
     torch.manual_seed(0)
     network = googlenet(weights=None, init_weights=False, aux_logits=False).eval()
     model = sl.load(network, size=SIDE)
-    frozen = googlenet(weights=None, init_weights=False, aux_logits=False).eval().requires_grad_(False)
+    frozen = (
+        googlenet(weights=None, init_weights=False, aux_logits=False).eval().requires_grad_(False)
+    )
     plain, taken, begun = bare(frozen, layer), list[tuple[float, float, float]](), 0.0
 
     def between(index: int) -> None:
@@ -90,9 +99,22 @@ def compared(layer: str, rounds: int) -> tuple[float, float, float]:
             taken.append((seconds(plain), own, other))
         begun = time.process_time()
 
-    warp = make_random_affine(SIDE / 12, 0.2, 10, torch.Generator().manual_seed(0), same_for_batch=True)
-    start, aim = FourierSpectrum(UNITS, SIDE, SIDE, shared_start=True), sl.channel(layer, tuple(range(UNITS)))
-    maximize_objective(model, aim, start, partial(Adam, lr=0.05), REDIRECTED_RELU_STEPS + 1 + rounds, transform=warp, regularize=between)
+    warp = make_random_affine(
+        SIDE / 12, 0.2, 10, torch.Generator().manual_seed(0), same_for_batch=True
+    )
+    start, aim = (
+        FourierSpectrum(UNITS, SIDE, SIDE, shared_start=True),
+        sl.channel(layer, tuple(range(UNITS))),
+    )
+    maximize_objective(
+        model,
+        aim,
+        start,
+        partial(Adam, lr=0.05),
+        REDIRECTED_RELU_STEPS + 1 + rounds,
+        transform=warp,
+        regularize=between,
+    )
     one, own, other = zip(*taken, strict=True)
     return statistics.median(one), statistics.median(own), statistics.median(other)
 

@@ -34,11 +34,18 @@ def planted(count: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:
     """Images count×3×48×48, their classes, and the top left corners of their patches count×2."""
     generator = torch.Generator().manual_seed(seed)
     coarse = torch.rand(count, 3, 8, 8, generator=generator)
-    pictures = nn.functional.interpolate(coarse, size=(SIDE, SIDE), mode="bicubic", align_corners=False).clamp(0, 1)
+    pictures = nn.functional.interpolate(
+        coarse, size=(SIDE, SIDE), mode="bicubic", align_corners=False
+    ).clamp(0, 1)
     labels = torch.randint(len(CLASSES), (count,), generator=generator)
     corners = torch.randint(SIDE - PATCH + 1, (count, 2), generator=generator)
-    y, x = torch.arange(PATCH)[:, None].expand(-1, PATCH), torch.arange(PATCH)[None].expand(PATCH, -1)
-    for picture, label, (top, left) in zip(pictures, labels.tolist(), corners.tolist(), strict=True):
+    y, x = (
+        torch.arange(PATCH)[:, None].expand(-1, PATCH),
+        torch.arange(PATCH)[None].expand(PATCH, -1),
+    )
+    for picture, label, (top, left) in zip(
+        pictures, labels.tolist(), corners.tolist(), strict=True
+    ):
         stripes = ((y, x, y - x, y + x)[label] % 4 < 2).float()
         picture[:, top : top + PATCH, left : left + PATCH] = stripes
     return pictures, labels, corners
@@ -50,7 +57,9 @@ def trained(steps: int = 120) -> nn.Module:
     layers: list[nn.Module] = []
     for before, after, stride in ((3, 16, 1), (16, 24, 2), (24, 32, 1)):
         layers += [nn.Conv2d(before, after, 3, stride=stride, padding=1), nn.ReLU()]
-    network = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, len(CLASSES)))
+    network = nn.Sequential(
+        *layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, len(CLASSES))
+    )
     optimizer = torch.optim.Adam(network.parameters(), 5e-3)
     for step in range(steps):
         images, labels, _ = planted(64, 1000 + step)
@@ -66,9 +75,13 @@ def fill(folder: Path, count: int) -> None:
     with (folder / "boxes.csv").open("w", newline="", encoding="utf-8") as file:
         lines = csv.writer(file)
         lines.writerow(("file", "label", "x0", "y0", "x1", "y1"))
-        for number, (image, label, (top, left)) in enumerate(zip(images, labels.tolist(), corners.tolist(), strict=True)):
+        for number, (image, label, (top, left)) in enumerate(
+            zip(images, labels.tolist(), corners.tolist(), strict=True)
+        ):
             sl.write(image[None], folder / f"{number:03}.png")
-            lines.writerow((f"{number:03}.png", CLASSES[label], left, top, left + PATCH, top + PATCH))
+            lines.writerow(
+                (f"{number:03}.png", CLASSES[label], left, top, left + PATCH, top + PATCH)
+            )
 
 
 def occluded(model: sl.Model, image: Tensor, label: int) -> Tensor:
@@ -85,7 +98,9 @@ def occlusion_row(model: sl.Model, count: int) -> dict[str, Any]:
         region = torch.zeros(SIDE, SIDE, dtype=torch.bool)
         region[top : top + PATCH, left : left + PATCH] = True
         map_ = occluded(model, image[None], int(label))
-        shares.append(torch.stack([compute_hit_share(map_, region, 0), compute_energy_share(map_, region)]))
+        shares.append(
+            torch.stack([compute_hit_share(map_, region, 0), compute_energy_share(map_, region)])
+        )
     pointing, inside = torch.stack(shares).mean(0).tolist()
     return {"method": "occlusion (window 8, stride 4)", "pointing": pointing, "energy": inside}
 
@@ -101,7 +116,9 @@ def main() -> None:
     images, labels, _ = planted(500, 99)
     model = sl.load(network, mean=(0.5,) * 3, std=(0.25,) * 3, labels=CLASSES, size=SIDE)
     right = float((model.logits(images).argmax(1) == labels).float().mean())
-    print(f"network ready after {time.process_time() - began:.0f} s of processor time; right on {right:.1%} of 500 new images")
+    print(
+        f"network ready after {time.process_time() - began:.0f} s of processor time; right on {right:.1%} of 500 new images"
+    )
     if right < CLEAR:
         raise SystemExit("the network has not learned the planted evidence")
     with tempfile.TemporaryDirectory() as folder:

@@ -13,5 +13,7 @@ KINDS = ("cam", "gradcam", "gradcam++", "hirescam", "layercam", "xgradcam", "sco
 
 model = sl.load()
 photo = model.fit(sl.sample("rocket"), 240)
-over_photo = [sl.cam(model, photo, kind=kind).panels["cam"][..., -photo.shape[3] :] for kind in KINDS]
+over_photo = [
+    sl.cam(model, photo, kind=kind).panels["cam"][..., -photo.shape[3] :] for kind in KINDS
+]
 sl.write(render.make_contact_sheet(torch.cat(over_photo), columns=4, gap=6), PICTURES / "cam.png")

@@ -19,7 +19,12 @@ sl.write(learned.panels["inversion"], PICTURES / "inversion_learned.png")
 with TemporaryDirectory() as folder:
     sl.write(photo, Path(folder) / "chelsea.png")
     kept = sl.scan(
-        model, folder, store=Path(folder) / "kept.scan", layers=["relu1"], vectors=("relu2_2", "relu3_2", "penultimate"), size=128
+        model,
+        folder,
+        store=Path(folder) / "kept.scan",
+        layers=["relu1"],
+        vectors=("relu2_2", "relu3_2", "penultimate"),
+        size=128,
     )
     stored = sl.inversion(model, photo, store=kept.path, kind="fourier", steps=100)
 sl.write(stored.panels["inversion"], PICTURES / "inversion_store.png")

@@ -20,7 +20,14 @@ PAIRS = {
     "flowers": "kandinsky_composition_vii",
     "amber": "matisse_woman_with_a_hat",
 }
-TEXTURES = ("pebbles.jpg", "water_caustics.jpg", "brodatz_d3.jpg", "wood.jpg", "sliced_wasserstein_example.png", "tiny_161.jpg")
+TEXTURES = (
+    "pebbles.jpg",
+    "water_caustics.jpg",
+    "brodatz_d3.jpg",
+    "wood.jpg",
+    "sliced_wasserstein_example.png",
+    "tiny_161.jpg",
+)
 SIDE = 256
 
 
@@ -39,15 +46,26 @@ rows = list[torch.Tensor]()
 for photo, painting in PAIRS.items():
     content = square(DATA / "content" / f"{photo}.jpg", SIDE)
     style = str(DATA / "paintings" / f"{painting}.jpg")
-    rows += [content, square(Path(style), SIDE), sl.style(model, content, styles=(style,), steps=80).tensors["image"]]
+    rows += [
+        content,
+        square(Path(style), SIDE),
+        sl.style(model, content, styles=(style,), steps=80).tensors["image"],
+    ]
 (PICTURES / "paintings.jpg").write_bytes(
-    sl.image.encode_jpeg(sl.image.resize_image(make_contact_sheet(torch.cat(rows), columns=6), 500, 1000))
+    sl.image.encode_jpeg(
+        sl.image.resize_image(make_contact_sheet(torch.cat(rows), columns=6), 500, 1000)
+    )
 )
 rows = []
 for name in TEXTURES:
     piece = square(DATA / "textures" / name, 128)
     made = sl.texture(model, piece, method="gatys", side=192, steps=100).tensors["image"]
-    rows += [torch.nn.functional.pad(piece, (0, 192 - piece.shape[3], 0, 192 - piece.shape[2]), value=1), made]  # at one scale
+    rows += [
+        torch.nn.functional.pad(piece, (0, 192 - piece.shape[3], 0, 192 - piece.shape[2]), value=1),
+        made,
+    ]  # at one scale
 (PICTURES / "textures.jpg").write_bytes(
-    sl.image.encode_jpeg(sl.image.resize_image(make_contact_sheet(torch.cat(rows), columns=6), 300, 900))
+    sl.image.encode_jpeg(
+        sl.image.resize_image(make_contact_sheet(torch.cat(rows), columns=6), 300, 900)
+    )
 )

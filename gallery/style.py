@@ -11,5 +11,8 @@ PICTURES = Path(__file__).parent.parent / "docs" / "pictures"
 
 model = sl.load()
 photo = sl.image.resize_short_side(sl.sample("coffee"), 192)
-made = [sl.style(model, photo, styles=(style,), steps=60).values["image"] for style in ("ihc", "hubble_deep_field", "gravel")]
+made = [
+    sl.style(model, photo, styles=(style,), steps=60).values["image"]
+    for style in ("ihc", "hubble_deep_field", "gravel")
+]
 sl.write(make_contact_sheet(torch.cat([photo, *made]), columns=2), PICTURES / "style.jpg")  # type: ignore[list-item]

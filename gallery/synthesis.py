@@ -31,13 +31,17 @@ def beside_nature(model: sl.Model, store: Path) -> None:
     sl.scan(model, VALIDATION, store=store, layers=("middle", "logits"), k=100)
     classes = sl.synthesis(model, sl.logit(SEEN), size=128, store=store)
     sl.write(classes.panels["natural"], PICTURES / "synthesis_natural.jpg")
-    facets = sl.synthesis(model, layer="middle", units="5,5,5,5", start="facets", size=128, store=store)
+    facets = sl.synthesis(
+        model, layer="middle", units="5,5,5,5", start="facets", size=128, store=store
+    )
     sl.write(facets.panels["natural"], PICTURES / "synthesis_facets.jpg")
 
 
 def painted(model: sl.Model, units: str) -> Tensor:
     """Ten classes by the generator's code."""
-    return sl.synthesis(model, layer="logits", units=units, start="generator", size=96).values["image"]
+    return sl.synthesis(model, layer="logits", units=units, start="generator", size=96).values[
+        "image"
+    ]
 
 
 def main() -> None:
@@ -54,12 +58,30 @@ def main() -> None:
     rows = [row(model, SEEN, "middle", 5, 128)]
     if NETS.is_dir():
         squeezenet = sl.load("squeezenet1_0", weights=NETS / "squeezenet1_0.safetensors")
-        mobilenet = sl.load("mobilenetv2_100", weights=NETS / "mobilenetv2_100_same.safetensors", pad_type="same")
-        clear.append(sl.synthesis(mobilenet, sl.logit(LARGE), focus="alpha", size=128).panels["synthesis"])
-        rows += [row(squeezenet, LARGE, "features.9", 7, 128), row(mobilenet, LARGE, "blocks.4.1", 7, 160)]
-        sl.write(render.make_contact_sheet(torch.cat(rows), columns=4), PICTURES / "synthesis_networks.jpg")
-        rows = [painted(model, "0-9"), painted(squeezenet, KNOWN), painted(mobilenet, KNOWN), painted(squeezenet, UNKNOWN)]
-        sl.write(render.make_contact_sheet(torch.cat(rows), columns=10), PICTURES / "synthesis_generator.jpg")
+        mobilenet = sl.load(
+            "mobilenetv2_100", weights=NETS / "mobilenetv2_100_same.safetensors", pad_type="same"
+        )
+        clear.append(
+            sl.synthesis(mobilenet, sl.logit(LARGE), focus="alpha", size=128).panels["synthesis"]
+        )
+        rows += [
+            row(squeezenet, LARGE, "features.9", 7, 128),
+            row(mobilenet, LARGE, "blocks.4.1", 7, 160),
+        ]
+        sl.write(
+            render.make_contact_sheet(torch.cat(rows), columns=4),
+            PICTURES / "synthesis_networks.jpg",
+        )
+        rows = [
+            painted(model, "0-9"),
+            painted(squeezenet, KNOWN),
+            painted(mobilenet, KNOWN),
+            painted(squeezenet, UNKNOWN),
+        ]
+        sl.write(
+            render.make_contact_sheet(torch.cat(rows), columns=10),
+            PICTURES / "synthesis_generator.jpg",
+        )
     sl.write(render.arrange_in_row(*clear), PICTURES / "synthesis_alpha.png")
 
 

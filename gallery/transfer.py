@@ -9,6 +9,8 @@ import sightline as sl
 PICTURES = Path(__file__).parent.parent / "docs" / "pictures"
 
 model = sl.load()
-photos = torch.cat([model.fit(sl.sample(name)) for name in ("rocket", "chelsea", "coffee", "astronaut")])
+photos = torch.cat(
+    [model.fit(sl.sample(name)) for name in ("rocket", "chelsea", "coffee", "astronaut")]
+)
 result = sl.transfer(model, photos, others=("resnet18=random",), eps=8 / 255, steps=10)
 sl.write(result.panels["transfer"], PICTURES / "transfer.png")

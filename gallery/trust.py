@@ -13,6 +13,10 @@ PICTURES = Path(__file__).parent.parent / "docs" / "pictures"
 
 model = sl.load()
 photo = model.fit(sl.sample("rocket"))
-rows = [sl.trust(model, photo, method=name).panels["maps"] for name in ("saliency", "gradcam", "guided")]
+rows = [
+    sl.trust(model, photo, method=name).panels["maps"] for name in ("saliency", "gradcam", "guided")
+]
 sheet = render.make_contact_sheet(torch.cat(rows), columns=1, gap=4)
-sl.write(image.resize_image(sheet, sheet.shape[2] // 2, sheet.shape[3] // 2), PICTURES / "trust.png")
+sl.write(
+    image.resize_image(sheet, sheet.shape[2] // 2, sheet.shape[3] // 2), PICTURES / "trust.png"
+)

@@ -33,7 +33,9 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 @pytest.fixture(scope="session")
 def tiny() -> sl.Model:
     """A small network as a Model."""
-    return sl.load(small_network(), mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25), labels=LABELS, size=32)
+    return sl.load(
+        small_network(), mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25), labels=LABELS, size=32
+    )
 
 
 @pytest.fixture(scope="session")

@@ -43,7 +43,9 @@ def small_network() -> nn.Sequential:
 def smooth(count: int = 1, side: int = 32, seed: int = 0) -> Tensor:
     """Random colours that change slowly: count×3×side×side."""
     coarse = torch.rand(count, 3, 6, 6, generator=torch.Generator().manual_seed(seed))
-    return nn.functional.interpolate(coarse, size=(side, side), mode="bicubic", align_corners=False).clamp(0, 1)
+    return nn.functional.interpolate(
+        coarse, size=(side, side), mode="bicubic", align_corners=False
+    ).clamp(0, 1)
 
 
 def folder_of(root: Path, count: int = COUNT) -> Path:

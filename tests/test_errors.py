@@ -2,7 +2,12 @@
 
 import pytest
 
-from sightline.errors import SightlineError, make_out_of_range_error, make_unknown_name_error, suggest_closest_name
+from sightline.errors import (
+    SightlineError,
+    make_out_of_range_error,
+    make_unknown_name_error,
+    suggest_closest_name,
+)
 
 
 @pytest.mark.parametrize(
@@ -15,7 +20,11 @@ from sightline.errors import SightlineError, make_out_of_range_error, make_unkno
         ("zebra", ["tench", "tench"], "; choose from tench"),
         ("zebra", [], ""),
         ("", ["tench"], "; choose from tench"),
-        ("zebra", [f"layer{i}" for i in range(12)], "; choose from " + ", ".join(f"layer{i}" for i in range(12))),
+        (
+            "zebra",
+            [f"layer{i}" for i in range(12)],
+            "; choose from " + ", ".join(f"layer{i}" for i in range(12)),
+        ),
         ("zebra", [f"layer{i}" for i in range(13)], ""),
         ("tensch", (name for name in ("tench", "goose")), "; did you mean tench?"),
     ],
@@ -25,13 +34,19 @@ def test_nearest(given: str, allowed: list[str], clause: str) -> None:
 
 
 def test_unknown() -> None:
-    assert str(make_unknown_name_error("layer", "conv53", ["conv5_3"])) == "no layer named 'conv53'; did you mean conv5_3?"
+    assert (
+        str(make_unknown_name_error("layer", "conv53", ["conv5_3"]))
+        == "no layer named 'conv53'; did you mean conv5_3?"
+    )
     assert str(make_unknown_name_error("label", 7, [])) == "no label named '7'"
     assert "\n" not in str(make_unknown_name_error("layer", "two\nlines", ["one"]))
 
 
 def test_outside() -> None:
-    assert str(make_out_of_range_error("octaves", 40, 1, 12)) == "octaves is 40; it must lie between 1 and 12"
+    assert (
+        str(make_out_of_range_error("octaves", 40, 1, 12))
+        == "octaves is 40; it must lie between 1 and 12"
+    )
 
 
 def test_is_a_value_error() -> None:

@@ -17,7 +17,13 @@ from imagenette import Photos, random_crop, to_tensor
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sightline.generators.architectures.decoder import FEATURE_CHANNELS, GRID_SIDE, HIDDEN_CHANNELS, CodeGenerator, FeatureDecoder
+from sightline.generators.architectures.decoder import (
+    FEATURE_CHANNELS,
+    GRID_SIDE,
+    HIDDEN_CHANNELS,
+    CodeGenerator,
+    FeatureDecoder,
+)
 
 CROPS = 6
 
@@ -30,10 +36,21 @@ class Judge(nn.Module):
         norm = nn.utils.parametrizations.spectral_norm
         self.decoder = [decoder]  # not its own: only for mean and deviation
         self.body = nn.ModuleList(
-            norm(nn.Conv2d(FEATURE_CHANNELS if first else HIDDEN_CHANNELS, HIDDEN_CHANNELS, 3, stride=stride, padding=1))
+            norm(
+                nn.Conv2d(
+                    FEATURE_CHANNELS if first else HIDDEN_CHANNELS,
+                    HIDDEN_CHANNELS,
+                    3,
+                    stride=stride,
+                    padding=1,
+                )
+            )
             for first, stride in ((1, 1), (0, 2), (0, 1))
         )
-        self.judge, self.told = norm(nn.Conv2d(HIDDEN_CHANNELS, 1, 1)), norm(nn.Linear(FEATURE_CHANNELS, HIDDEN_CHANNELS))
+        self.judge, self.told = (
+            norm(nn.Conv2d(HIDDEN_CHANNELS, 1, 1)),
+            norm(nn.Linear(FEATURE_CHANNELS, HIDDEN_CHANNELS)),
+        )
 
     def forward(self, features: Tensor, code: Tensor) -> Tensor:
         """Logits, N×9, by projection (Miyato & Koyama 2018)."""
@@ -45,14 +62,26 @@ class Judge(nn.Module):
 
 def remembered(compare: Comparator, photos: Photos, options: argparse.Namespace) -> np.ndarray:
     """Features of crops of every photograph, half precision, N×256×6×6; computed once."""
-    path, shape = options.cache / "relu4_2.f16", (CROPS * len(photos), FEATURE_CHANNELS, GRID_SIDE, GRID_SIDE)
+    path, shape = (
+        options.cache / "relu4_2.f16",
+        (CROPS * len(photos), FEATURE_CHANNELS, GRID_SIDE, GRID_SIDE),
+    )
     if not path.exists():
         new = np.memmap(path.with_suffix(".new"), np.float16, "w+", shape=shape)
         for first in range(0, len(new), 64):
             rng = np.random.default_rng([7, first])
-            crops = [random_crop(photos[i // CROPS][0], SIDE, rng, 0.4) for i in range(first, min(first + 64, len(new)))]
+            crops = [
+                random_crop(photos[i // CROPS][0], SIDE, rng, 0.4)
+                for i in range(first, min(first + 64, len(new)))
+            ]
             with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=options.bf16):
-                new[first : first + 64] = compare(to_tensor(crops).contiguous(memory_format=torch.channels_last))["relu4_2"].half().numpy()
+                new[first : first + 64] = (
+                    compare(to_tensor(crops).contiguous(memory_format=torch.channels_last))[
+                        "relu4_2"
+                    ]
+                    .half()
+                    .numpy()
+                )
         new.flush()
         path.with_suffix(".new").rename(path)
     return np.memmap(path, np.float16, "r", shape=shape)
@@ -66,8 +95,13 @@ def started(decoder: FeatureDecoder, compare: Comparator, features: np.ndarray) 
         nn.init.zeros_(module.bias)
     chosen = np.array(features[:: len(features) // 2048][:2048])
     with torch.no_grad():
-        last = torch.cat([compare.after(torch.from_numpy(part).float()) for part in np.split(chosen, 32)])
-    composer.mean, composer.deviation = last.mean(0, keepdim=True), last.std(0, keepdim=True).clamp_min(1e-3)
+        last = torch.cat(
+            [compare.after(torch.from_numpy(part).float()) for part in np.split(chosen, 32)]
+        )
+    composer.mean, composer.deviation = (
+        last.mean(0, keepdim=True),
+        last.std(0, keepdim=True).clamp_min(1e-3),
+    )
     return composer
 
 
@@ -79,11 +113,15 @@ def train(options: argparse.Namespace) -> None:
     decoder = FeatureDecoder().eval()
     decoder.load_state_dict(averaged(options.out, LAYER))
     composer = started(decoder, compare, features)
-    contest = Contest(composer, Judge(decoder), "penultimate", options, share=0.5, weight=options.adversarial)
+    contest = Contest(
+        composer, Judge(decoder), "penultimate", options, share=0.5, weight=options.adversarial
+    )
     contest.resume()
     while (step := contest.step) < options.steps:
         contest.pace(min(1, (1 - step / options.steps) / 0.4))
-        chosen = np.sort(np.random.default_rng([options.seed, step]).integers(0, len(features), options.batch))
+        chosen = np.sort(
+            np.random.default_rng([options.seed, step]).integers(0, len(features), options.batch)
+        )
         wanted = torch.from_numpy(features[chosen]).float()
         with torch.autocast("cpu", torch.bfloat16, enabled=options.bf16):
             with torch.no_grad():
@@ -99,7 +137,9 @@ def train(options: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    train(arguments(__doc__, steps=4000, batch=64, lr=1e-3, adversarial=0.2, every=500).parse_args())
+    train(
+        arguments(__doc__, steps=4000, batch=64, lr=1e-3, adversarial=0.2, every=500).parse_args()
+    )
 
 
 if __name__ == "__main__":

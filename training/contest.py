@@ -29,7 +29,16 @@ class Comparing(Protocol):
 class Contest:
     """One run for a layer: `maker` descends losses, `judge` tells what it makes from the real; `step` is how many are done."""
 
-    def __init__(self, maker: nn.Module, judge: nn.Module, layer: str, options: argparse.Namespace, *, share: float, weight: float) -> None:
+    def __init__(
+        self,
+        maker: nn.Module,
+        judge: nn.Module,
+        layer: str,
+        options: argparse.Namespace,
+        *,
+        share: float,
+        weight: float,
+    ) -> None:
         self.layer, self.options, self.share = layer, options, share
         self.maker, self.judge, self.step = maker, judge, 0
         self.average = torch.optim.swa_utils.AveragedModel(maker, avg_fn=moving)
@@ -62,7 +71,10 @@ class Contest:
 
     def told_apart(self, real: Tensor, made: Tensor, told: Tensor) -> Tensor:
         """A step of the judge, who is told something of both; then what the maker lacks in its eyes."""
-        (F.relu(1 - self.judge(real, told).float()) + F.relu(1 + self.judge(made.detach(), told).float())).mean().backward()
+        (
+            F.relu(1 - self.judge(real, told).float())
+            + F.relu(1 + self.judge(made.detach(), told).float())
+        ).mean().backward()
         self.judges.step()
         self.judges.zero_grad()
         return -self.weight * self.judge(made, told).float().mean()
@@ -83,11 +95,25 @@ class Contest:
         if self.step % self.options.every and self.step != self.options.steps:
             return
         made = self.average.module
-        row = {"step": self.step, **self.sums, **measured(made, compare, held_out, self.layer), "seconds": time.time() - self.began}
+        row = {
+            "step": self.step,
+            **self.sums,
+            **measured(made, compare, held_out, self.layer),
+            "seconds": time.time() - self.began,
+        }
         new = self.checkpoint.with_suffix(".new")
-        torch.save({name: part.state_dict() for name, part in self.parts.items()} | {"step": self.step}, new)
+        torch.save(
+            {name: part.state_dict() for name, part in self.parts.items()} | {"step": self.step},
+            new,
+        )
         os.replace(new, self.checkpoint)
-        sheet(made, compare, held_out[::16], self.layer, self.options.out / f"{self.layer}-{self.step:06}.png")
+        sheet(
+            made,
+            compare,
+            held_out[::16],
+            self.layer,
+            self.options.out / f"{self.layer}-{self.step:06}.png",
+        )
         with (self.options.out / f"{self.layer}.jsonl").open("a") as log:
             log.write(json.dumps(row) + "\n")
         print({name: round(value, 4) for name, value in row.items()}, flush=True)
@@ -112,7 +138,11 @@ def moving(average: Tensor, latest: Tensor, count: Tensor | int) -> Tensor:
 def averaged(folder: Path, layer: str) -> dict[str, Tensor]:
     """The averaged weights of a layer's maker, under their own names."""
     state = torch.load(folder / f"{layer}.pt", weights_only=True)["average"]
-    return {name.removeprefix("module."): value for name, value in state.items() if name.startswith("module.")}
+    return {
+        name.removeprefix("module."): value
+        for name, value in state.items()
+        if name.startswith("module.")
+    }
 
 
 @torch.no_grad()
@@ -123,7 +153,12 @@ def measured(maker: nn.Module, compare: Comparing, image: Tensor, layer: str) ->
     found = [compare(part) for part in made.split(64)]
     a, b = (torch.cat([part[layer].flatten(1) for part in parts]) for parts in (wanted, found))
     head = compare.body.get_submodule("fc")
-    same = torch.cat([head(x["penultimate"]).argmax(1) == head(y["penultimate"]).argmax(1) for x, y in zip(wanted, found, strict=True)])
+    same = torch.cat(
+        [
+            head(x["penultimate"]).argmax(1) == head(y["penultimate"]).argmax(1)
+            for x, y in zip(wanted, found, strict=True)
+        ]
+    )
     return {
         "feature_error": float(((a - b).norm(dim=1) / a.norm(dim=1)).mean()),
         "psnr": float((-10 * (made - image).square().flatten(1).mean(1).log10()).mean()),
@@ -134,22 +169,34 @@ def measured(maker: nn.Module, compare: Comparing, image: Tensor, layer: str) ->
 @torch.no_grad()
 def sheet(maker: nn.Module, compare: Comparing, image: Tensor, layer: str, path: Path) -> None:
     """Photographs above, what is made of their features below."""
-    rows = torch.cat([torch.cat(list(part), 2) for part in (image, maker(compare(image)[layer]))], 1)
+    rows = torch.cat(
+        [torch.cat(list(part), 2) for part in (image, maker(compare(image)[layer]))], 1
+    )
     Image.fromarray(rows.clamp(0, 1).mul(255).round().byte().permute(1, 2, 0).numpy()).save(path)
 
 
 def arguments(about: str | None, **defaults: Any) -> argparse.ArgumentParser:
     """What both take on the command line."""
-    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, help="folder with imagenette160-train.tar and imagenette160-val.tar")
-    parser.add_argument("--out", type=Path, required=True, help="folder for checkpoints, log and samples")
-    parser.add_argument("--cache", type=Path, default=Path(tempfile.gettempdir()) / "sightline-imagenette")
+    parser = argparse.ArgumentParser(
+        description=about, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--data", type=Path, help="folder with imagenette160-train.tar and imagenette160-val.tar"
+    )
+    parser.add_argument(
+        "--out", type=Path, required=True, help="folder for checkpoints, log and samples"
+    )
+    parser.add_argument(
+        "--cache", type=Path, default=Path(tempfile.gettempdir()) / "sightline-imagenette"
+    )
     parser.add_argument("--steps", type=int)
     parser.add_argument("--batch", type=int)
     parser.add_argument("--lr", type=float)
     parser.add_argument("--adversarial", type=float, help="weight of the judge's view")
     parser.add_argument("--every", type=int, help="steps between two checkpoints")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--bf16", action=argparse.BooleanOptionalAction, default=False, help="autocast to bfloat16")
+    parser.add_argument(
+        "--bf16", action=argparse.BooleanOptionalAction, default=False, help="autocast to bfloat16"
+    )
     parser.set_defaults(**defaults)
     return parser

@@ -13,7 +13,9 @@ import sightline as sl
 
 
 @torch.inference_mode()
-def accuracy(logits_of: Callable[[Tensor], Tensor], photos: Photos, size: int, batch: int = 128) -> float:
+def accuracy(
+    logits_of: Callable[[Tensor], Tensor], photos: Photos, size: int, batch: int = 128
+) -> float:
     """Share of `photos` whose largest logit is their label; one centre crop of `size` pixels each, no averaging."""
     right = 0
     for start in range(0, len(photos), batch):
@@ -25,13 +27,19 @@ def accuracy(logits_of: Callable[[Tensor], Tensor], photos: Photos, size: int, b
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", type=Path, required=True, help="folder with imagenette160-val.tar")
-    parser.add_argument("--cache", type=Path, default=Path(tempfile.gettempdir()) / "sightline-imagenette")
+    parser.add_argument(
+        "--data", type=Path, required=True, help="folder with imagenette160-val.tar"
+    )
+    parser.add_argument(
+        "--cache", type=Path, default=Path(tempfile.gettempdir()) / "sightline-imagenette"
+    )
     parser.add_argument("--sizes", type=int, nargs="+", default=[128, 160])
     options = parser.parse_args()
     photos, model = Photos(options.data / "imagenette160-val.tar", options.cache), sl.load()
     for size in options.sizes:
-        print(f"{size} px: {accuracy(model.logits, photos, size):.2%} of {len(photos)} validation images")
+        print(
+            f"{size} px: {accuracy(model.logits, photos, size):.2%} of {len(photos)} validation images"
+        )
 
 
 if __name__ == "__main__":

@@ -20,7 +20,9 @@ def folded(state: dict[str, torch.Tensor]) -> nn.Sequential:
     trained.load_state_dict(state)
     for name, layer in plain.named_children():
         if isinstance(layer, nn.Conv2d):
-            fused = nn.utils.fuse_conv_bn_eval(trained.get_submodule(name), trained.get_submodule(name.replace("conv", "bn")))
+            fused = nn.utils.fuse_conv_bn_eval(
+                trained.get_submodule(name), trained.get_submodule(name.replace("conv", "bn"))
+            )
             layer.load_state_dict(fused.state_dict())
         elif isinstance(layer, nn.Linear):
             layer.load_state_dict(trained.get_submodule(name).state_dict())
@@ -43,12 +45,23 @@ def balance(first: nn.Conv2d, second: nn.Conv2d) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--checkpoint", type=Path, required=True)
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent.parent / "src/sightline/assets/sightnet.safetensors")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path(__file__).parent.parent / "src/sightline/assets/sightnet.safetensors",
+    )
     options = parser.parse_args()
     average = torch.load(options.checkpoint, weights_only=True)["average"]
-    state = {name.removeprefix("module."): value for name, value in average.items() if name.startswith("module.")}
+    state = {
+        name.removeprefix("module."): value
+        for name, value in average.items()
+        if name.startswith("module.")
+    }
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    save_file({name: value.half().contiguous() for name, value in folded(state).state_dict().items()}, options.out)
+    save_file(
+        {name: value.half().contiguous() for name, value in folded(state).state_dict().items()},
+        options.out,
+    )
     print(f"{options.out}: {options.out.stat().st_size / 1e6:.2f} MB")
 
 

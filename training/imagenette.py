@@ -73,7 +73,9 @@ def random_crop(image: np.ndarray, size: int, rng: np.random.Generator, least: f
         w = h = min(height, width)
     y, x = rng.integers(0, height - h + 1), rng.integers(0, width - w + 1)
     crop = image[y : y + h, x : x + w]
-    crop = cv2.resize(crop, (size, size), interpolation=cv2.INTER_AREA if h > size else cv2.INTER_LINEAR)
+    crop = cv2.resize(
+        crop, (size, size), interpolation=cv2.INTER_AREA if h > size else cv2.INTER_LINEAR
+    )
     return crop[:, ::-1] if rng.random() < 0.5 else crop
 
 
@@ -82,7 +84,11 @@ def center_crop(image: np.ndarray, size: int) -> np.ndarray:
     height, width = image.shape[:2]
     scale = size / min(height, width)
     if scale != 1:
-        image = cv2.resize(image, (max(size, round(width * scale)), max(size, round(height * scale))), interpolation=cv2.INTER_AREA)
+        image = cv2.resize(
+            image,
+            (max(size, round(width * scale)), max(size, round(height * scale))),
+            interpolation=cv2.INTER_AREA,
+        )
     height, width = image.shape[:2]
     y, x = (height - size) // 2, (width - size) // 2
     return image[y : y + size, x : x + size]
@@ -95,7 +101,9 @@ def to_tensor(batch: list[np.ndarray]) -> torch.Tensor:
 
 def normalize(image: torch.Tensor) -> torch.Tensor:
     """[0, 1] to zero mean and unit variance by ImageNet's channel statistics."""
-    return (image - torch.tensor(SIGHTNET_MEAN).view(1, 3, 1, 1)) / torch.tensor(SIGHTNET_STD).view(1, 3, 1, 1)
+    return (image - torch.tensor(SIGHTNET_MEAN).view(1, 3, 1, 1)) / torch.tensor(SIGHTNET_STD).view(
+        1, 3, 1, 1
+    )
 
 
 def jitter_color(image: torch.Tensor, rng: torch.Generator, strength: float = 0.3) -> torch.Tensor:

@@ -24,7 +24,9 @@ SAMPLES = ("brick", "grass", "gravel", "hubble_deep_field", "ihc", "retina", "co
 
 def cut(picture: Tensor, rng: np.random.Generator) -> Tensor:
     """A square of a picture of which the short side was brought to once, or up to three times, that."""
-    scaled = images.resize_short_side(picture, round(SIDE * rng.uniform(1, min(3.0, max(1.0, min(picture.shape[-2:]) / SIDE)))))
+    scaled = images.resize_short_side(
+        picture, round(SIDE * rng.uniform(1, min(3.0, max(1.0, min(picture.shape[-2:]) / SIDE))))
+    )
     y, x = (int(rng.integers(0, side - SIDE + 1)) for side in scaled.shape[-2:])
     return scaled[..., y : y + SIDE, x : x + SIDE]
 
@@ -36,7 +38,10 @@ def turned(picture: Tensor, rng: np.random.Generator) -> Tensor:
     angle, third = rng.uniform(0, 2 * np.pi), 1 / 3
     one, two = np.cos(angle) * 2 * third, np.sin(angle) / np.sqrt(3)
     side, other = third - one / 2 - two, third - one / 2 + two
-    rows = torch.tensor([[third + one, side, other], [other, third + one, side], [side, other, third + one]], dtype=torch.float32)
+    rows = torch.tensor(
+        [[third + one, side, other], [other, third + one, side], [side, other, third + one]],
+        dtype=torch.float32,
+    )
     picture = torch.einsum("rc,nchw->nrhw", rows, picture).clamp(0, 1)
     return 1 - picture if rng.random() < 0.2 else picture
 
@@ -50,12 +55,22 @@ def main() -> None:
     torch.set_num_threads(1)
     rng, painters = np.random.default_rng(0), read_fixed_style_network("painters")
     names = [name for name in painters.names if name != "woman_with_a_hat"]
-    paintings = [sl.read(path) for path in sorted(asked.paintings.glob("*.jpg")) if path.stem != UNSEEN]
+    paintings = [
+        sl.read(path) for path in sorted(asked.paintings.glob("*.jpg")) if path.stem != UNSEEN
+    ]
     others = [sl.sample(name) for name in SAMPLES]
-    photos = sorted(path for path in asked.photos.rglob("*") if path.suffix.lower() in (".jpg", ".jpeg"))
+    photos = sorted(
+        path for path in asked.photos.rglob("*") if path.suffix.lower() in (".jpg", ".jpeg")
+    )
     for index in range(EACH):
         photo, subject = (sl.read(photos[int(rng.integers(len(photos)))]) for _ in range(2))
-        blend = dict(zip(rng.choice(names, 2, replace=False).tolist(), rng.dirichlet([1, 1]).tolist(), strict=True))
+        blend = dict(
+            zip(
+                rng.choice(names, 2, replace=False).tolist(),
+                rng.dirichlet([1, 1]).tolist(),
+                strict=True,
+            )
+        )
         made = {
             "painting": paintings[index % len(paintings)],
             "painted": restyle_images(painters, cut(subject, rng), painters.make_mix(blend)),

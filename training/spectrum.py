@@ -21,7 +21,9 @@ TARGET = Path(__file__).parents[1] / "src" / "sightline" / "assets" / "spectrum.
 def main() -> None:
     files = sorted(Path(sys.argv[1]).glob("*.jpg"))[::2]
     window = torch.hann_window(SIDE, periodic=False)
-    window = window[:, None] * window / (window.square().mean())  # the edges of a crop are no edges of the picture
+    window = (
+        window[:, None] * window / (window.square().mean())
+    )  # the edges of a crop are no edges of the picture
     total, square = torch.zeros(3, SIDE, SIDE // 2 + 1), torch.zeros(3)
     for path in files:
         image = images.crop_center(images.resize_short_side(images.read(path), SIDE), SIDE, SIDE)
@@ -33,15 +35,30 @@ def main() -> None:
     least, most = 1 / SIDE, 0.5 * 2**0.5
     rows = torch.fft.fftfreq(SIDE)[:, None].abs().expand_as(radius)
     angle = torch.atan2(rows, torch.fft.rfftfreq(SIDE).expand_as(radius))
-    rings, turns = torch.logspace(*torch.tensor([least, most]).log10().tolist(), RINGS), torch.linspace(0, torch.pi / 2, ANGLES)
+    rings, turns = (
+        torch.logspace(*torch.tensor([least, most]).log10().tolist(), RINGS),
+        torch.linspace(0, torch.pi / 2, ANGLES),
+    )
     table = torch.zeros(3, RINGS, ANGLES)
     spread = (rings[1] / rings[0]).log(), turns[1]
     for i, ring in enumerate(rings):
         for j, turn in enumerate(turns):
-            near = torch.exp(-(((radius.clamp_min(least) / ring).log() / spread[0]).square() + ((angle - turn) / spread[1]).square()))
+            near = torch.exp(
+                -(
+                    ((radius.clamp_min(least) / ring).log() / spread[0]).square()
+                    + ((angle - turn) / spread[1]).square()
+                )
+            )
             near[0, 0] = 0
             table[:, i, j] = ((mean + 1e-9).log() * near).sum((1, 2)) / near.sum()
-    save_file({"log_amplitude": table.half(), "range": torch.tensor([least, most]), "contrast": (square / len(files)).sqrt()}, TARGET)
+    save_file(
+        {
+            "log_amplitude": table.half(),
+            "range": torch.tensor([least, most]),
+            "contrast": (square / len(files)).sqrt(),
+        },
+        TARGET,
+    )
     print(f"{len(files)} photographs, {TARGET.stat().st_size} bytes")
 
 

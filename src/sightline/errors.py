@@ -20,10 +20,14 @@ def suggest_closest_name(requested: str, allowed: Iterable[str]) -> str:
 
 def make_unknown_name_error(kind: str, requested: object, allowed: Iterable[str]) -> SightlineError:
     """The error for a name that does not exist: «no layer named 'conv53'; did you mean conv5_3?»."""
-    return SightlineError(f"no {kind} named {str(requested)!r}{suggest_closest_name(str(requested), allowed)}")
+    return SightlineError(
+        f"no {kind} named {str(requested)!r}{suggest_closest_name(str(requested), allowed)}"
+    )
 
 
-def make_out_of_range_error(parameter: str, value: object, low: object, high: object) -> SightlineError:
+def make_out_of_range_error(
+    parameter: str, value: object, low: object, high: object
+) -> SightlineError:
     """The error for a number out of its range: «octaves is 40; it must lie between 1 and 12»."""
     return SightlineError(f"{parameter} is {value}; it must lie between {low} and {high}")
 

@@ -25,8 +25,26 @@ from sightline.registry import method as catalog
 from sightline.registry.method import METHODS, Method
 from sightline.registry.parameter import ParameterSpec
 
-VOID = {"area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "source", "track", "wbr"}
-RUNS = [f"{m.name}-{number + 1}" if len(m.tour_runs) > 1 else m.name for m in load_methods().values() for number in range(len(m.tour_runs))]
+VOID = {
+    "area",
+    "base",
+    "br",
+    "col",
+    "embed",
+    "hr",
+    "img",
+    "input",
+    "link",
+    "meta",
+    "source",
+    "track",
+    "wbr",
+}
+RUNS = [
+    f"{m.name}-{number + 1}" if len(m.tour_runs) > 1 else m.name
+    for m in load_methods().values()
+    for number in range(len(m.tour_runs))
+]
 
 
 @dataclass
@@ -40,7 +58,11 @@ class Element:
 
     def all(self, tag: str) -> list["Element"]:
         """Every element of this kind inside, in order."""
-        return [found for child in self.children for found in ([child] if child.tag == tag else []) + child.all(tag)]
+        return [
+            found
+            for child in self.children
+            for found in ([child] if child.tag == tag else []) + child.all(tag)
+        ]
 
     def words(self) -> str:
         """Its text, white space folded."""
@@ -107,15 +129,26 @@ def reported(folder: Path, tour: TourReport) -> Report:
 def report(tiny: sl.Model, photo: Tensor, tmp_path_factory: pytest.TempPathFactory) -> Report:
     """A quick report on the small network."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(METHODS, "synthesis", replace(METHODS["synthesis"], quick_parameters={"steps": 4}))
-        return reported(tmp_path_factory.mktemp("tour"), TourReport(tiny, photo, source="photo.png", quick=True))
+        patch.setitem(
+            METHODS, "synthesis", replace(METHODS["synthesis"], quick_parameters={"steps": 4})
+        )
+        return reported(
+            tmp_path_factory.mktemp("tour"), TourReport(tiny, photo, source="photo.png", quick=True)
+        )
 
 
 @pytest.fixture
 def brief(monkeypatch: pytest.MonkeyPatch) -> dict[str, Method]:
     """A catalogue of few methods with few steps."""
-    kept: dict[str, dict[str, Any]] = {"predictions": {"k": 2}, "filters": {"k": 2}, "saliency": {}, "synthesis": {"steps": 2}}
-    catalogue = {name: replace(METHODS[name], quick_parameters=quick) for name, quick in kept.items()}
+    kept: dict[str, dict[str, Any]] = {
+        "predictions": {"k": 2},
+        "filters": {"k": 2},
+        "saliency": {},
+        "synthesis": {"steps": 2},
+    }
+    catalogue = {
+        name: replace(METHODS[name], quick_parameters=quick) for name, quick in kept.items()
+    }
     monkeypatch.setattr(tour, "load_methods", lambda: catalogue)
     return catalogue
 
@@ -146,7 +179,11 @@ def check_alone(text: str, page: Element) -> None:
     assert "url(" not in text
     assert "@import" not in text
     assert not [e for tag in ("link", "object", "embed", "base", "form") for e in page.all(tag)]
-    for element in (e for tag in ("a", "img", "script", "source", "video", "audio", "use") for e in page.all(tag)):
+    for element in (
+        e
+        for tag in ("a", "img", "script", "source", "video", "audio", "use")
+        for e in page.all(tag)
+    ):
         source = element.attributes.get("src", "data:image/png;base64,")
         assert source.startswith("data:image/png;base64,")
         assert element.attributes.get("href", "#").startswith("#")
@@ -157,9 +194,17 @@ def test_is_well_made(report: Report) -> None:
     assert report.text.startswith("<!doctype html>")
     (html,) = report.page.all("html")
     assert html.attributes["lang"] == "en"
-    assert len(report.page.all("h1")) == len(report.page.all("main")) == len(report.page.all("title")) == 1
+    assert (
+        len(report.page.all("h1"))
+        == len(report.page.all("main"))
+        == len(report.page.all("title"))
+        == 1
+    )
     identities = Counter(
-        e.attributes["id"] for tag in ("section", "div", "h2", "figure") for e in report.page.all(tag) if "id" in e.attributes
+        e.attributes["id"]
+        for tag in ("section", "div", "h2", "figure")
+        for e in report.page.all(tag)
+        if "id" in e.attributes
     )
     assert set(identities.values()) == {1}
     anchors = [link.attributes["href"].removeprefix("#") for link in report.page.all("a")]
@@ -187,9 +232,15 @@ def test_sections_say_what_they_show(report: Report) -> None:
             assert not shown.all("img")
             continue
         assert done.result
-        captions = {name: " ".join(caption.split()) for name, caption in done.result.captions.items()}
-        assert [caption.words() for caption in shown.all("figcaption")] == [captions[name] for name in done.result.panels]
-        assert [details.all("p")[0].words() for details in shown.all("details")] == [captions[name] for name in done.result.pages]
+        captions = {
+            name: " ".join(caption.split()) for name, caption in done.result.captions.items()
+        }
+        assert [caption.words() for caption in shown.all("figcaption")] == [
+            captions[name] for name in done.result.panels
+        ]
+        assert [details.all("p")[0].words() for details in shown.all("details")] == [
+            captions[name] for name in done.result.pages
+        ]
         assert " ".join(method.reading.split()) in shown.words()
         assert " ".join(method.caution.split()) in shown.words()
         assert [code.text for code in shown.all("code")] == [done.command]
@@ -203,13 +254,18 @@ def test_every_map_is_tested_beside_it(report: Report) -> None:
         assert len(tables) == (1 if done.trust_summary else 0)
         if done.trust_summary:
             assert done.trust_summary.sentence in report.sections[done.folder].words()
-            assert [row.all("td")[0].words() for row in tables[0].all("tr")[1:]] == [f"{row[2]:.2f}" for row in done.trust_summary.rows]
+            assert [row.all("td")[0].words() for row in tables[0].all("tr")[1:]] == [
+                f"{row[2]:.2f}" for row in done.trust_summary.rows
+            ]
     told = json.loads((report.folder / "recipe.json").read_text(encoding="utf-8"))["trust"]
     assert set(told) == tested
 
 
 def test_refuses_only_what_does_not_fit(report: Report) -> None:
-    assert [done.folder for done in report.tour.sections if done.refusal_reason] in ([], ["deepdream"])
+    assert [done.folder for done in report.tour.sections if done.refusal_reason] in (
+        [],
+        ["deepdream"],
+    )
 
 
 def test_pictures_and_numbers_lie_beside_it(report: Report) -> None:
@@ -219,14 +275,23 @@ def test_pictures_and_numbers_lie_beside_it(report: Report) -> None:
             assert not folder.exists()
             continue
         assert done.result
-        inside = [base64.b64decode(picture.attributes["src"].split(",")[1]) for picture in shown.all("img")]
+        inside = [
+            base64.b64decode(picture.attributes["src"].split(",")[1])
+            for picture in shown.all("img")
+        ]
         assert inside == [(folder / f"{name}.png").read_bytes() for name in done.result.panels]
-        assert json.loads((folder / "values.json").read_text(encoding="utf-8")) == done.result.numbers
+        assert (
+            json.loads((folder / "values.json").read_text(encoding="utf-8")) == done.result.numbers
+        )
         recipe = json.loads((folder / "recipe.json").read_text(encoding="utf-8"))
         assert recipe["method"] == done.method.name
         assert (
             recipe["knobs"].items()
-            >= {name: list(v) if isinstance(v, tuple) else v for name, v in done.parameters.items() if name != "image"}.items()
+            >= {
+                name: list(v) if isinstance(v, tuple) else v
+                for name, v in done.parameters.items()
+                if name != "image"
+            }.items()
         )
     assert not [path for path in report.folder.rglob("*") if path.name.startswith(".")]
 
@@ -235,7 +300,11 @@ def test_recipe_tells_what_it_was_made_from(report: Report) -> None:
     told = json.loads((report.folder / "recipe.json").read_text(encoding="utf-8"))
     assert list(told["sections"]) == RUNS
     assert told["image"] == {"path": "photo.png", "size": None}
-    assert (told["model"], told["label"], told["quick"]) == (dict(report.tour.model.recipe), "top", True)
+    assert (told["model"], told["label"], told["quick"]) == (
+        dict(report.tour.model.recipe),
+        "top",
+        True,
+    )
     assert images.read(report.folder / "image.png").shape == (1, 3, 32, 32)
 
 
@@ -258,7 +327,10 @@ def test_commands_parse_to_the_knobs_of_their_section(report: Report) -> None:
             for name, value in bound.arguments.items()
             if name in done.method.parameters
         }
-        assert told.items() >= {name: value for name, value in done.parameters.items() if name != "image"}.items()
+        assert (
+            told.items()
+            >= {name: value for name, value in done.parameters.items() if name != "image"}.items()
+        )
 
 
 def sample(knob: ParameterSpec) -> Any:
@@ -267,14 +339,20 @@ def sample(knob: ParameterSpec) -> Any:
         return knob.choices[-1] if knob.choices else not knob.default
     if knob.default is not None:
         return knob.default
-    if any(get_origin(member) is tuple and float in get_args(member) for member in get_args(knob.type)):
+    if any(
+        get_origin(member) is tuple and float in get_args(member) for member in get_args(knob.type)
+    ):
         return 3.0, 1.0
     return min(max(16, knob.value_range.low), knob.value_range.high) if knob.value_range else "3"
 
 
 @pytest.mark.parametrize("method", load_methods().values(), ids=load_methods())
 def test_every_knob_can_be_told_to_a_command(method: Method, report: Report) -> None:
-    names = [name for name in method.parameters if name != "callback" and not (name == "size" and method.subject == "image")]
+    names = [
+        name
+        for name in method.parameters
+        if name != "callback" and not (name == "size" and method.subject == "image")
+    ]
     knobs = {name: sample(method.parameters[name]) for name in names}
     _, *words = shlex.split(report.tour.format_command(method, knobs, 3))
     _, bound, _ = make_app().parse_args(words, exit_on_error=False, print_error=False)
@@ -294,17 +372,38 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_every_command_makes_its_pictures_again(place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_command_makes_its_pictures_again(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     short: dict[str, dict[str, Any]] = {
         "synthesis": {"steps": 2},
         "adversarial": {"steps": 2},
         "deepdream": {"octaves": 1, "steps": 2},
         "occlusion": {"window": 16, "stride": 16},
-        "style": {"steps": 2, "style_scale": 1.5},  # a painting of 32 pixels is too small for its deepest layer
+        "style": {
+            "steps": 2,
+            "style_scale": 1.5,
+        },  # a painting of 32 pixels is too small for its deepest layer
     }
     for name, knobs in short.items():
         monkeypatch.setitem(METHODS, name, replace(METHODS[name], quick_parameters=knobs))
-    assert main(["tour", "photo.png", "--quick", "--size", "32", "--label", "church", "--out", "report", "--json"]) == 0
+    assert (
+        main(
+            [
+                "tour",
+                "photo.png",
+                "--quick",
+                "--size",
+                "32",
+                "--label",
+                "church",
+                "--out",
+                "report",
+                "--json",
+            ]
+        )
+        == 0
+    )
     told = json.loads(capsys.readouterr().out)
     assert Path(told["report"]) == Path("report/index.html")
     assert list(told["sections"]) == RUNS
@@ -313,12 +412,16 @@ def test_every_command_makes_its_pictures_again(place: Path, monkeypatch: pytest
         name, command = section.attributes["id"], section.all("code")[0].text
         assert main([*shlex.split(command)[1:], "--out", f"again/{name}"]) == 0, command
         made = {path.name: path.read_bytes() for path in Path(f"again/{name}").iterdir()}
-        assert made == {path.name: path.read_bytes() for path in Path(f"report/{name}").iterdir()}, command
+        assert made == {
+            path.name: path.read_bytes() for path in Path(f"report/{name}").iterdir()
+        }, command
     once_more = sl.again("report/saliency/recipe.json").panels["saliency"]
     assert images.encode_png(once_more) == Path("report/saliency/saliency.png").read_bytes()
 
 
-def test_ctrl_c_keeps_finished_sections(place: Path, brief: dict[str, Method], capsys: pytest.CaptureFixture[str]) -> None:
+def test_ctrl_c_keeps_finished_sections(
+    place: Path, brief: dict[str, Method], capsys: pytest.CaptureFixture[str]
+) -> None:
     brief["saliency"] = replace(brief["saliency"], function=fails_with(KeyboardInterrupt()))
     assert main(["tour", "photo.png", "--quick", "--size", "32", "--out", "report"]) == 130
     assert capsys.readouterr().out.strip() == str(Path("report/index.html"))
@@ -327,11 +430,16 @@ def test_ctrl_c_keeps_finished_sections(place: Path, brief: dict[str, Method], c
         name for name in RUNS if name.startswith(("predictions", "filters"))
     ]
     assert "The run was interrupted" in page.words()
-    assert all((place / "report" / section.attributes["id"] / "recipe.json").is_file() for section in page.all("section"))
+    assert all(
+        (place / "report" / section.attributes["id"] / "recipe.json").is_file()
+        for section in page.all("section")
+    )
 
 
 @pytest.mark.usefixtures("place")
-def test_ctrl_c_before_the_first_section(brief: dict[str, Method], capsys: pytest.CaptureFixture[str]) -> None:
+def test_ctrl_c_before_the_first_section(
+    brief: dict[str, Method], capsys: pytest.CaptureFixture[str]
+) -> None:
     brief["predictions"] = replace(brief["predictions"], function=fails_with(KeyboardInterrupt()))
     assert main(["tour", "photo.png", "--quick", "--size", "32", "--out", "report"]) == 130
     assert capsys.readouterr() == ("", "sightline: interrupted\n")
@@ -342,13 +450,17 @@ def test_ctrl_c_before_the_first_section(brief: dict[str, Method], capsys: pytes
 
 
 @pytest.mark.usefixtures("brief")
-def test_an_uninterrupted_page_says_nothing_of_it(tiny: sl.Model, photo: Tensor, tmp_path: Path) -> None:
+def test_an_uninterrupted_page_says_nothing_of_it(
+    tiny: sl.Model, photo: Tensor, tmp_path: Path
+) -> None:
     done = reported(tmp_path, TourReport(tiny, photo, source="photo.png", quick=True))
     assert "interrupted" not in done.page.words()
     assert not done.tour.interrupted
 
 
-def test_a_method_that_refuses_becomes_a_note(tiny: sl.Model, photo: Tensor, tmp_path: Path, brief: dict[str, Method]) -> None:
+def test_a_method_that_refuses_becomes_a_note(
+    tiny: sl.Model, photo: Tensor, tmp_path: Path, brief: dict[str, Method]
+) -> None:
     refusal = sl.SightlineError("no layer here has <places>; choose another network")
     brief["saliency"] = replace(brief["saliency"], function=fails_with(refusal))
     done = reported(tmp_path, TourReport(tiny, photo, source="photo.png", quick=True))
@@ -356,16 +468,22 @@ def test_a_method_that_refuses_becomes_a_note(tiny: sl.Model, photo: Tensor, tmp
     assert "Not shown" in words
     assert str(refusal) in words
     assert not done.sections["saliency"].all("code")
-    assert json.loads((tmp_path / "recipe.json").read_text(encoding="utf-8"))["sections"]["saliency"] == {"refused": str(refusal)}
+    assert json.loads((tmp_path / "recipe.json").read_text(encoding="utf-8"))["sections"][
+        "saliency"
+    ] == {"refused": str(refusal)}
     assert len(done.sections) > 1
     assert not (tmp_path / "saliency").exists()
 
 
-def test_a_bug_is_not_hidden(tiny: sl.Model, photo: Tensor, tmp_path: Path, brief: dict[str, Method]) -> None:
+def test_a_bug_is_not_hidden(
+    tiny: sl.Model, photo: Tensor, tmp_path: Path, brief: dict[str, Method]
+) -> None:
     brief["saliency"] = replace(brief["saliency"], function=fails_with(ZeroDivisionError()))
     with pytest.raises(ZeroDivisionError):
         TourReport(tiny, photo, source="photo.png", quick=True).write_report(tmp_path, silent)
-    assert "The run was interrupted" in (tmp_path / "index.html").read_text(encoding="utf-8"), "what was finished is shown"
+    assert "The run was interrupted" in (tmp_path / "index.html").read_text(encoding="utf-8"), (
+        "what was finished is shown"
+    )
 
 
 @pytest.mark.usefixtures("brief")
@@ -373,34 +491,71 @@ def test_names_are_text_whatever_they_hold(photo: Tensor, tmp_path: Path, report
     evil = '"><script>alert(1)</script><img src=x onerror=alert(2)>&amp;'
     labels = [f"{label} {evil}" for label in LABELS]
     model = sl.Model(small_network(), name=f"net {evil}", labels=labels, size=32)
-    done = reported(tmp_path, TourReport(model, photo, source=f"{evil}.png", quick=True, label=labels[2]))
+    done = reported(
+        tmp_path, TourReport(model, photo, source=f"{evil}.png", quick=True, label=labels[2])
+    )
     assert len(done.page.all("script")) == len(report.page.all("script"))
-    assert not [e for tag in ("img", "section", "div", "p", "a") for e in done.page.all(tag) if "onerror" in e.attributes]
+    assert not [
+        e
+        for tag in ("img", "section", "div", "p", "a")
+        for e in done.page.all(tag)
+        if "onerror" in e.attributes
+    ]
     assert f"What does net {evil} see in" in done.page.all("h1")[0].words()
     assert labels[2] in done.page.all("strong")[0].words()
-    command = next(shlex.split(section.all("code")[0].text) for name, section in done.sections.items() if name == "saliency")
+    command = next(
+        shlex.split(section.all("code")[0].text)
+        for name, section in done.sections.items()
+        if name == "saliency"
+    )
     assert f"{evil}.png" in command
 
 
-def test_a_page_to_browse_is_inside_and_beside(tiny: sl.Model, photo: Tensor, tmp_path: Path, brief: dict[str, Method]) -> None:
+def test_a_page_to_browse_is_inside_and_beside(
+    tiny: sl.Model, photo: Tensor, tmp_path: Path, brief: dict[str, Method]
+) -> None:
     page = '<!doctype html>\n<html lang="en"><p title="&amp;">"quoted" & more</p></html>\n'
-    found = sl.Result({"one": photo}, {"k": 1}, {"one": "One.", "map": "What to click."}, {"versions": {"sightline": "0"}}, {"map": page})
+    found = sl.Result(
+        {"one": photo},
+        {"k": 1},
+        {"one": "One.", "map": "What to click."},
+        {"versions": {"sightline": "0"}},
+        {"map": page},
+    )
     brief["filters"] = replace(brief["filters"], function=lambda *_, **__: found, tour_runs=({},))
     report = reported(tmp_path, TourReport(tiny, photo, source="photo.png"))
     (frame,) = report.sections["filters"].all("iframe")
-    assert frame.attributes["srcdoc"] == page == (tmp_path / "filters" / "map.html").read_text(encoding="utf-8")
+    assert (
+        frame.attributes["srcdoc"]
+        == page
+        == (tmp_path / "filters" / "map.html").read_text(encoding="utf-8")
+    )
     assert "What to click." in report.sections["filters"].all("details")[0].words()
 
 
 @pytest.mark.usefixtures("brief")
-def test_label_is_the_predicted_class_unless_given(tiny: sl.Model, photo: Tensor, tmp_path: Path) -> None:
+def test_label_is_the_predicted_class_unless_given(
+    tiny: sl.Model, photo: Tensor, tmp_path: Path
+) -> None:
     top = LABELS[int(tiny.logits(photo).argmax())]
-    assert reported(tmp_path, TourReport(tiny, photo, source="photo.png", quick=True)).page.all("strong")[0].words() == top
+    assert (
+        reported(tmp_path, TourReport(tiny, photo, source="photo.png", quick=True))
+        .page.all("strong")[0]
+        .words()
+        == top
+    )
     other = next(label for label in LABELS if label != top)
-    assert reported(tmp_path, TourReport(tiny, photo, source="photo.png", quick=True, label=other)).page.all("strong")[0].words() == other
+    assert (
+        reported(tmp_path, TourReport(tiny, photo, source="photo.png", quick=True, label=other))
+        .page.all("strong")[0]
+        .words()
+        == other
+    )
 
 
-def test_sections_come_in_the_lectures_order(tiny: sl.Model, photo: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sections_come_in_the_lectures_order(
+    tiny: sl.Model, photo: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
     backwards = dict(reversed(METHODS.items()))
     monkeypatch.setattr(catalog, "METHODS", backwards)
     plan = list(TourReport(tiny, photo, source="photo.png").plan_sections(3))
@@ -414,12 +569,16 @@ def test_sections_come_in_the_lectures_order(tiny: sl.Model, photo: Tensor, monk
 def collection(folder: Path, count: int) -> Path:
     """Small photographs in two classes."""
     for number, picture in enumerate(smooth(count, side=24)):
-        images.write(picture[None], folder / ("even" if number % 2 == 0 else "odd") / f"{number:03}.png")
+        images.write(
+            picture[None], folder / ("even" if number % 2 == 0 else "odd") / f"{number:03}.png"
+        )
     return folder
 
 
 @pytest.fixture
-def over(brief: dict[str, Method], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Method]:
+def over(
+    brief: dict[str, Method], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> dict[str, Method]:
     """A catalogue of two methods, one of them over a collection; a cache of its own."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     for name in ("filters", "saliency", "synthesis"):
@@ -429,9 +588,14 @@ def over(brief: dict[str, Method], tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.usefixtures("over")
-def test_a_folder_is_what_neighbours_are_sought_in(tiny: sl.Model, photo: Tensor, tmp_path: Path) -> None:
+def test_a_folder_is_what_neighbours_are_sought_in(
+    tiny: sl.Model, photo: Tensor, tmp_path: Path
+) -> None:
     folder = collection(tmp_path / "photos", 12)
-    done = reported(tmp_path / "report", TourReport(tiny, photo, source="photo.png", quick=True, dataset_folder=str(folder)))
+    done = reported(
+        tmp_path / "report",
+        TourReport(tiny, photo, source="photo.png", quick=True, dataset_folder=str(folder)),
+    )
     assert "look at the 12 images of photos." in done.page.words()
     assert done.tour.sections[1].result
     assert "of 12 images" in done.sections["neighbors"].words()
@@ -440,11 +604,16 @@ def test_a_folder_is_what_neighbours_are_sought_in(tiny: sl.Model, photo: Tensor
 
 
 @pytest.mark.usefixtures("over")
-def test_of_a_large_folder_some_are_drawn_evenly(tiny: sl.Model, photo: Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_of_a_large_folder_some_are_drawn_evenly(
+    tiny: sl.Model, photo: Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(tour, "MAX_DATASET_IMAGES_QUICK", 4)
     folder = collection(tmp_path / "photos", 13)
     for name in ("one", "two"):
-        done = reported(tmp_path / name, TourReport(tiny, photo, source="photo.png", quick=True, dataset_folder=str(folder)))
+        done = reported(
+            tmp_path / name,
+            TourReport(tiny, photo, source="photo.png", quick=True, dataset_folder=str(folder)),
+        )
         assert "look at 4 of the 13 images of photos, evenly drawn." in done.page.words()
     (scanned,) = (tmp_path / "cache" / "sightline" / "scans").iterdir()
     found = sl.Scan.open(scanned)
@@ -456,7 +625,11 @@ def test_of_a_large_folder_some_are_drawn_evenly(tiny: sl.Model, photo: Tensor, 
 
 @pytest.mark.usefixtures("over")
 @pytest.mark.parametrize(
-    ("files", "why"), [((), "there are no images in "), (("a.jpg", "b.jpg"), "none of the 2 files could be read; the first: a.jpg: ")]
+    ("files", "why"),
+    [
+        ((), "there are no images in "),
+        (("a.jpg", "b.jpg"), "none of the 2 files could be read; the first: a.jpg: "),
+    ],
 )
 def test_a_folder_without_an_image_is_refused_at_once(
     files: tuple[str, ...], why: str, tiny: sl.Model, photo: Tensor, tmp_path: Path
@@ -465,5 +638,7 @@ def test_a_folder_without_an_image_is_refused_at_once(
     for name in files:
         (tmp_path / "photos" / name).write_text("words", encoding="utf-8")
     with pytest.raises(sl.SightlineError, match=why):
-        TourReport(tiny, photo, source="photo.png", dataset_folder=str(tmp_path / "photos")).write_report(tmp_path / "report", silent)
+        TourReport(
+            tiny, photo, source="photo.png", dataset_folder=str(tmp_path / "photos")
+        ).write_report(tmp_path / "report", silent)
     assert not (tmp_path / "report").exists()

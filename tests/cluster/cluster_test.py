@@ -30,7 +30,9 @@ def head(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     from ray.cluster_utils import Cluster
 
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(map(os.path.abspath, sys.path)))
-    nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    nodes = Cluster(
+        initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False}
+    )
     try:
         nodes.add_node(num_cpus=1)
         ray.init(address=nodes.address, log_to_driver=False)
@@ -43,7 +45,9 @@ def head(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 def photos(folder: Path) -> Path:
     """Small JPEG files of two classes, one of them broken."""
     for number, picture in enumerate(smooth(COUNT, side=40)):
-        images.write(picture[None], folder / ("even" if number % 2 == 0 else "odd") / f"{number:03}.jpg")
+        images.write(
+            picture[None], folder / ("even" if number % 2 == 0 else "odd") / f"{number:03}.jpg"
+        )
     (folder / "even" / "004.jpg").write_bytes(b"no photograph")
     return folder
 
@@ -62,7 +66,12 @@ def watched(head: str, seen: Path) -> type[cluster.RayScanWorker]:
         def __call__(self, stretch: Any) -> Any:
             done = super().__call__(stretch)
             self.calls += 1
-            if self.node != head and self.calls == 2 and (seen / "second").exists() and not (seen / "killed").exists():
+            if (
+                self.node != head
+                and self.calls == 2
+                and (seen / "second").exists()
+                and not (seen / "killed").exists()
+            ):
                 (seen / "killed").write_text(str(os.getpid()), encoding="utf-8")
                 os.kill(os.getpid(), signal.SIGKILL)
             return done
@@ -81,31 +90,48 @@ def failing() -> type[cluster.RayScanWorker]:
 
 
 @pytest.mark.filterwarnings("default")
-def test_stopped_gone_on_with_and_a_worker_killed_equals_the_local_scan(head: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    model = sl.load(small_network(), mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25), labels=LABELS, size=32)
+def test_stopped_gone_on_with_and_a_worker_killed_equals_the_local_scan(
+    head: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = sl.load(
+        small_network(), mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25), labels=LABELS, size=32
+    )
     folder, seen, began = photos(tmp_path / "photos"), tmp_path / "seen", time.monotonic()
     here = sl.scan(model, folder, store=tmp_path / "here.scan", batch=BATCH, k=5)
     seen.mkdir()
     monkeypatch.setattr(cluster, "RayScanWorker", watched(head, seen))
     monkeypatch.setattr(cluster, "MIN_CHUNK_BATCHES", 2)
     monkeypatch.setattr(writing, "MIN_LARGE_FRAGMENT_ROWS", 1)  # the fragments stay as they are
-    options: dict[str, Any] = {"store": tmp_path / "there.scan", "batch": BATCH, "k": 5, "engine": "ray"}
+    options: dict[str, Any] = {
+        "store": tmp_path / "there.scan",
+        "batch": BATCH,
+        "k": 5,
+        "engine": "ray",
+    }
     part = sl.scan(model, folder, callback=lambda _: True, **options)
     assert 0 < part.done < COUNT
     assert (verify_store(part.path), part.paths) == ([], here.paths[: part.images])
     (seen / "second").touch()
     there = sl.scan(model, folder, **options)
-    told = {path.name: path.read_text(encoding="utf-8") for path in seen.iterdir() if path.name != "second"}
+    told = {
+        path.name: path.read_text(encoding="utf-8")
+        for path in seen.iterdir()
+        if path.name != "second"
+    }
     killed = told.pop("killed")
     sys.stdout.write(
         f"\nworkers (process: node): {told}; killed: {killed}; {part.done} files, then the rest; {time.monotonic() - began:.0f} s\n"
     )
     assert len(set(told.values())) == 2
-    assert list(told.values()).count(told[killed]) == 3  # one in the first pass; in the second the one that was killed, and its successor
+    assert (
+        list(told.values()).count(told[killed]) == 3
+    )  # one in the first pass; in the second the one that was killed, and its successor
     assert_same(there, here)
     assert_only_fragments(there, math.ceil(COUNT / BATCH / 2))
     monkeypatch.setattr(cluster, "RayScanWorker", failing())
-    with pytest.raises(sl.SightlineError, match=r"^a worker of the cluster failed: the files are not the same$"):
+    with pytest.raises(
+        sl.SightlineError, match=r"^a worker of the cluster failed: the files are not the same$"
+    ):
         sl.scan(model, folder, **{**options, "store": tmp_path / "failed.scan"})
 
 

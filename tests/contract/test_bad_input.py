@@ -26,7 +26,9 @@ def refused(method: Method, model: sl.Model, *told: str, **knobs: Any) -> None:
     assert all(word in str(error.value) for word in told), str(error.value)
 
 
-@pytest.mark.parametrize("method", [m for m in METHODS if "label" in m.parameters], ids=lambda m: m.name)
+@pytest.mark.parametrize(
+    "method", [m for m in METHODS if "label" in m.parameters], ids=lambda m: m.name
+)
 @pytest.mark.parametrize("label", [5, -1, "cta"])
 def test_a_label_out_of_range(method: Method, label: int | str, tiny: sl.Model) -> None:
     refused(method, tiny, str(label), label=label)
@@ -36,7 +38,12 @@ def test_a_label_out_of_range(method: Method, label: int | str, tiny: sl.Model) 
 @pytest.mark.parametrize("name", ["activations", "cam", "gradcam"])
 def test_a_layer_without_places(name: str, layer: str, tiny: sl.Model) -> None:
     method = load_methods()[name]
-    refused(method, tiny, "places", **({"layers": (layer,)} if "layers" in method.parameters else {"layer": layer}))
+    refused(
+        method,
+        tiny,
+        "places",
+        **({"layers": (layer,)} if "layers" in method.parameters else {"layer": layer}),
+    )
 
 
 def test_no_layers_at_all(tiny: sl.Model) -> None:
@@ -67,7 +74,10 @@ def test_weights_that_are_not_numbers(wrong: float) -> None:
     with torch.no_grad():
         network.get_parameter("conv2.weight")[0] = wrong
         network.get_buffer("11.running_var")[2] = wrong
-    with pytest.raises(sl.SightlineError, match=r"^Sequential is refused: conv2.weight holds NaN or infinite weights, and 1 more$"):
+    with pytest.raises(
+        sl.SightlineError,
+        match=r"^Sequential is refused: conv2.weight holds NaN or infinite weights, and 1 more$",
+    ):
         sl.load(network, labels=LABELS, size=32)
 
 

@@ -114,7 +114,11 @@ def test_no_circle_of_folders(depth: int) -> None:
             continue
         folder = "/".join(folder_of(file).split("/")[:depth])
         # A package's own __init__ only holds its table of contents.
-        others = {"/".join(folder_of(target).split("/")[:depth]) for target in targets if not target.endswith("__init__.py")}
+        others = {
+            "/".join(folder_of(target).split("/")[:depth])
+            for target in targets
+            if not target.endswith("__init__.py")
+        }
         graph.setdefault(folder, set()).update(others - {folder})
     assert find_circle(graph) == []
 
@@ -131,7 +135,9 @@ def test_no_folder_holds_too_much() -> None:
         for depth, name in enumerate(parts):
             if not name.startswith("__"):
                 entries.setdefault("/".join(parts[:depth]) or ".", set()).add(name)
-    assert {folder: len(names) for folder, names in entries.items() if len(names) > MAX_ENTRIES} == {}
+    assert {
+        folder: len(names) for folder, names in entries.items() if len(names) > MAX_ENTRIES
+    } == {}
 
 
 @every_file
@@ -140,7 +146,9 @@ def test_minds_its_manners(file: str) -> None:
     calls = {ast.unparse(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
     assert file.startswith(MAY_PRINT) or not calls & {"print", "breakpoint", "input"}
     for node in ast.walk(tree):
-        assert not isinstance(node, ast.Assert), f"line {node.lineno}: an assert is no check, -O removes it"
+        assert not isinstance(node, ast.Assert), (
+            f"line {node.lineno}: an assert is no check, -O removes it"
+        )
         bare = isinstance(node, ast.ExceptHandler) and node.type is None
         assert not bare, f"line {node.lineno}: a bare except"
 
@@ -163,20 +171,36 @@ def test_nothing_posix_only_is_imported_when_loaded(file: str) -> None:
 def test_text_files_are_read_and_written_as_utf8(file: str) -> None:
     """Without an encoding Windows takes its own."""
     for node in ast.walk(parse_file(file)):
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in ("read_text", "write_text"):
+        if (
+            isinstance(node, ast.Call)
+            and isinstance(node.func, ast.Attribute)
+            and node.func.attr in ("read_text", "write_text")
+        ):
             assert "encoding" in {keyword.arg for keyword in node.keywords}, f"{file}:{node.lineno}"
 
 
 # ── what is public ──
 
 STUB = ast.parse((SOURCE / "__init__.pyi").read_text(encoding="utf-8"))
-PUBLIC = {alias.name: node.module for node in STUB.body if isinstance(node, ast.ImportFrom) for alias in node.names}
+PUBLIC = {
+    alias.name: node.module
+    for node in STUB.body
+    if isinstance(node, ast.ImportFrom)
+    for alias in node.names
+}
 
 
 def test_stub_is_in_order() -> None:
-    lines = [(node.module or "", alias.name) for node in STUB.body if isinstance(node, ast.ImportFrom) for alias in node.names]
+    lines = [
+        (node.module or "", alias.name)
+        for node in STUB.body
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    ]
     assert lines == sorted(lines)
-    assert len(STUB.body) == len(lines) == len(PUBLIC), "one name a line, each once, and nothing else"
+    assert len(STUB.body) == len(lines) == len(PUBLIC), (
+        "one name a line, each once, and nothing else"
+    )
 
 
 def test_all_is_the_stub() -> None:
@@ -200,4 +224,7 @@ def test_public_name_is_there_and_documented(name: str) -> None:
 def test_public_functions_are_typed(name: str) -> None:
     signature = inspect.signature(getattr(sl, name))
     assert signature.return_annotation is not inspect.Signature.empty
-    assert all(parameter.annotation is not inspect.Parameter.empty for parameter in signature.parameters.values())
+    assert all(
+        parameter.annotation is not inspect.Parameter.empty
+        for parameter in signature.parameters.values()
+    )

@@ -29,9 +29,9 @@ def styles() -> FixedStyleNetwork:
 
 def moving(count: int, step: int = 2, side: int = 48) -> list[Tensor]:
     """A textured picture that moves to the right."""
-    world = smooth(side=128, seed=2) * 0.5 + 0.5 * torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(0)).repeat_interleave(
-        8, 2
-    ).repeat_interleave(8, 3)
+    world = smooth(side=128, seed=2) * 0.5 + 0.5 * torch.rand(
+        1, 3, 16, 16, generator=torch.Generator().manual_seed(0)
+    ).repeat_interleave(8, 2).repeat_interleave(8, 3)
     return [world[..., 20 : 20 + side, 60 - step * i : 60 - step * i + side] for i in range(count)]
 
 
@@ -39,7 +39,9 @@ def test_a_batch_is_its_images(styles: FixedStyleNetwork) -> None:
     both = smooth(2, 33)
     together = restyle_images(styles, both, styles.make_mix("a"))
     for image, made in zip(both.split(1), together.split(1), strict=True):
-        torch.testing.assert_close(restyle_images(styles, image, styles.make_mix("a")), made, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(
+            restyle_images(styles, image, styles.make_mix("a")), made, rtol=1e-4, atol=1e-5
+        )
 
 
 def test_borders_are_not_dead(styles: FixedStyleNetwork) -> None:
@@ -50,7 +52,9 @@ def test_borders_are_not_dead(styles: FixedStyleNetwork) -> None:
 
 def test_what_repeats_is_painted_alike(styles: FixedStyleNetwork) -> None:
     made = restyle_images(styles, smooth(side=32).repeat(1, 1, 5, 5), styles.make_mix("a"))
-    torch.testing.assert_close(made[..., 64:96, 32:64], made[..., 64:96, 64:96], rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(
+        made[..., 64:96, 32:64], made[..., 64:96, 64:96], rtol=1e-3, atol=1e-3
+    )
 
 
 def test_folders(tmp_path: Path) -> None:
@@ -60,8 +64,17 @@ def test_folders(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("no picture")
     found = list(read_picture_batches(list_folder_pictures(tmp_path), None, 4))
     told = [([path.stem for path in held], type(stack).__name__) for held, stack in found]
-    assert told == [(["a", "b"], "Tensor"), (["d"], "SightlineError"), (["f"], "SightlineError"), (["c", "e"], "Tensor")]
-    assert [len(held) for held, stack in read_picture_batches(list_folder_pictures(tmp_path), 16, 3) if isinstance(stack, Tensor)] == [3, 2]
+    assert told == [
+        (["a", "b"], "Tensor"),
+        (["d"], "SightlineError"),
+        (["f"], "SightlineError"),
+        (["c", "e"], "Tensor"),
+    ]
+    assert [
+        len(held)
+        for held, stack in read_picture_batches(list_folder_pictures(tmp_path), 16, 3)
+        if isinstance(stack, Tensor)
+    ] == [3, 2]
     (tmp_path / "empty").mkdir()
     with pytest.raises(sl.SightlineError, match="holds no picture"):
         list_folder_pictures(tmp_path / "empty")
@@ -70,7 +83,9 @@ def test_folders(tmp_path: Path) -> None:
 def test_flow_finds_the_motion() -> None:
     before, after = moving(2, step=3)
     found = compute_optical_flow(after, before)
-    assert abs(float(found[0, 0, 12:36, 12:36].median()) + 3) < 0.5, "the same place lies 3 pixels to the left in the frame before"
+    assert abs(float(found[0, 0, 12:36, 12:36].median()) + 3) < 0.5, (
+        "the same place lies 3 pixels to the left in the frame before"
+    )
     assert abs(float(found[0, 1, 12:36, 12:36].median())) < 0.3
     error = (warp_by_flow(before, found) - after).abs()[..., 8:40, 8:40].mean()
     assert error < 0.3 * (before - after).abs()[..., 8:40, 8:40].mean()
@@ -85,23 +100,35 @@ def test_warping_by_nothing_and_by_whole_pixels() -> None:
 
 
 def test_a_cut_is_not_followed() -> None:
-    before, after = moving(1)[0], torch.rand(1, 3, 48, 48, generator=torch.Generator().manual_seed(3))
+    before, after = (
+        moving(1)[0],
+        torch.rand(1, 3, 48, 48, generator=torch.Generator().manual_seed(3)),
+    )
     assert warp_to_frame(before, before, after)[1].mean() < 0.5
     assert warp_to_frame(before, before, before)[1].mean() == 1
 
 
 def test_temporal_steadies_noise_and_zero_changes_nothing(styles: FixedStyleNetwork) -> None:
     noise = torch.Generator().manual_seed(1)
-    frames = [(frame + 0.05 * torch.randn(frame.shape, generator=noise)).clamp(0, 1) for frame in moving(5, step=0)]
+    frames = [
+        (frame + 0.05 * torch.randn(frame.shape, generator=noise)).clamp(0, 1)
+        for frame in moving(5, step=0)
+    ]
 
     def flicker(temporal: float) -> float:
-        made = list(restyle_video(styles, frames, styles.make_mix("a"), batch_size=2, temporal_weight=temporal))
+        made = list(
+            restyle_video(
+                styles, frames, styles.make_mix("a"), batch_size=2, temporal_weight=temporal
+            )
+        )
         return float(torch.cat(made).diff(dim=0).abs().mean())
 
     assert flicker(0.8) < 0.6 * flicker(0.0)
     plain = list(restyle_video(styles, frames, styles.make_mix("a"), batch_size=2))
     for frame, made in zip(frames, plain, strict=True):
-        torch.testing.assert_close(made, restyle_images(styles, frame, styles.make_mix("a")), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(
+            made, restyle_images(styles, frame, styles.make_mix("a")), rtol=1e-4, atol=1e-5
+        )
 
 
 def test_a_video_is_taken_frame_by_frame(styles: FixedStyleNetwork) -> None:

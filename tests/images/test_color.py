@@ -4,7 +4,13 @@ import torch
 from helpers import smooth
 from torch import Tensor
 
-from sightline.images.color import RGB_TO_YIQ, apply_color_matrix, copy_photo_colors, match_colors, match_luminance
+from sightline.images.color import (
+    RGB_TO_YIQ,
+    apply_color_matrix,
+    copy_photo_colors,
+    match_colors,
+    match_luminance,
+)
 
 
 def statistics(image: Tensor) -> tuple[Tensor, Tensor]:
@@ -32,6 +38,10 @@ def test_luminance_gets_the_other_s_mean_and_spread() -> None:
 def test_a_photo_s_colors_keep_the_picture_s_luminance() -> None:
     image, photo = 0.4 + 0.2 * smooth(1, 30, 2), 0.4 + 0.2 * smooth(1, 30, 3)
     joined = apply_color_matrix(copy_photo_colors(image, photo), RGB_TO_YIQ)
-    torch.testing.assert_close(joined[:, :1], apply_color_matrix(image, RGB_TO_YIQ)[:, :1], atol=1e-4, rtol=0)
-    torch.testing.assert_close(joined[:, 1:], apply_color_matrix(photo, RGB_TO_YIQ)[:, 1:], atol=1e-4, rtol=0)
+    torch.testing.assert_close(
+        joined[:, :1], apply_color_matrix(image, RGB_TO_YIQ)[:, :1], atol=1e-4, rtol=0
+    )
+    torch.testing.assert_close(
+        joined[:, 1:], apply_color_matrix(photo, RGB_TO_YIQ)[:, 1:], atol=1e-4, rtol=0
+    )
     torch.testing.assert_close(copy_photo_colors(photo, photo), photo, atol=1e-4, rtol=0)

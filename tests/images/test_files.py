@@ -33,9 +33,13 @@ def test_makes_folders_and_replaces(tmp_path: Path) -> None:
     assert names(path.parent) == ["c.txt"]
 
 
-@pytest.mark.parametrize("error", [ZeroDivisionError(), KeyboardInterrupt(), SystemExit(3), SightlineError("no")])
+@pytest.mark.parametrize(
+    "error", [ZeroDivisionError(), KeyboardInterrupt(), SystemExit(3), SightlineError("no")]
+)
 @pytest.mark.parametrize("before", [None, "old"])
-def test_a_failing_write_leaves_what_was_there(error: BaseException, before: str | None, tmp_path: Path) -> None:
+def test_a_failing_write_leaves_what_was_there(
+    error: BaseException, before: str | None, tmp_path: Path
+) -> None:
     path = tmp_path / "c.txt"
     if before:
         path.write_text(before, encoding="utf-8")
@@ -46,9 +50,14 @@ def test_a_failing_write_leaves_what_was_there(error: BaseException, before: str
     assert not before or path.read_text(encoding="utf-8") == before
 
 
-@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), ValueError("embedded null byte")])
+@pytest.mark.parametrize(
+    "error", [OSError(28, "No space left on device"), ValueError("embedded null byte")]
+)
 def test_a_full_disk_is_told_in_one_line(error: Exception, tmp_path: Path) -> None:
-    with pytest.raises(SightlineError, match=r"can't write '.*c\.txt': (No space left on device|embedded null byte)$"):
+    with pytest.raises(
+        SightlineError,
+        match=r"can't write '.*c\.txt': (No space left on device|embedded null byte)$",
+    ):
         write_half(tmp_path / "c.txt", error)
     assert names(tmp_path) == []
 
@@ -61,14 +70,20 @@ def test_a_block_that_wrote_nothing_is_told(tmp_path: Path) -> None:
 
 def test_a_folder_in_the_way(tmp_path: Path) -> None:
     (tmp_path / "c.txt").mkdir()
-    with pytest.raises(SightlineError, match="can't write"), replace_atomically(tmp_path / "c.txt") as temporary:
+    with (
+        pytest.raises(SightlineError, match="can't write"),
+        replace_atomically(tmp_path / "c.txt") as temporary,
+    ):
         temporary.write_text("new", encoding="utf-8")
     assert names(tmp_path) == ["c.txt"]
 
 
 def test_a_file_in_the_way(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(SightlineError, match=r"can't write '.*b': "), replace_atomically(tmp_path / "file" / "b") as temporary:
+    with (
+        pytest.raises(SightlineError, match=r"can't write '.*b': "),
+        replace_atomically(tmp_path / "file" / "b") as temporary,
+    ):
         temporary.write_text("new", encoding="utf-8")
     with pytest.raises(SightlineError, match="is not a folder"):
         check_writable(tmp_path / "file" / "b")
@@ -91,7 +106,9 @@ def test_checking_makes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert names(tmp_path) == []
 
 
-@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="permissions bind neither here nor root")
+@pytest.mark.skipif(
+    os.name != "posix" or os.geteuid() == 0, reason="permissions bind neither here nor root"
+)
 def test_a_folder_without_permission(tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
     try:

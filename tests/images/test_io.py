@@ -64,7 +64,9 @@ REFUSED = {
 def bad_inputs() -> Path:
     folder = DATA / "badinputs"
     if not folder.is_dir():
-        pytest.skip("the bad inputs are not here; SIGHTLINE_DATA names the folder that holds badinputs")
+        pytest.skip(
+            "the bad inputs are not here; SIGHTLINE_DATA names the folder that holds badinputs"
+        )
     return folder
 
 
@@ -81,7 +83,9 @@ def refusal(path: Path | str, **options: int) -> str:
 
 def is_image(value: Tensor) -> bool:
     shaped = value.dtype == torch.float32 and value.ndim == 4 and value.shape[:2] == (1, 3)
-    return shaped and value.is_contiguous() and bool((value >= 0).all()) and bool((value <= 1).all())
+    return (
+        shaped and value.is_contiguous() and bool((value >= 0).all()) and bool((value <= 1).all())
+    )
 
 
 def quietly(path: Path) -> Tensor:
@@ -97,12 +101,17 @@ def handmade_png(pixels: np.ndarray) -> bytes:
     rows = b"".join(b"\0" + row.astype(pixels.dtype.newbyteorder(">")).tobytes() for row in pixels)
     header = struct.pack(">IIBBBBB", width, height, 8 * pixels.dtype.itemsize, color, 0, 0, 0)
     chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
-    framed = [struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body)) for kind, body in chunks]
+    framed = [
+        struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+        for kind, body in chunks
+    ]
     return b"\x89PNG\r\n\x1a\n" + b"".join(framed)
 
 
 def noise(*shape: int, kind: type = np.uint8) -> np.ndarray:
-    return np.random.default_rng(0).integers(0, np.iinfo(kind).max, shape, dtype=kind, endpoint=True)
+    return np.random.default_rng(0).integers(
+        0, np.iinfo(kind).max, shape, dtype=kind, endpoint=True
+    )
 
 
 def planes(pixels: np.ndarray) -> Tensor:
@@ -127,7 +136,9 @@ def save(tmp_path: Path) -> Callable[..., Path]:
 
 
 def test_the_table_is_whole(bad_inputs: Path) -> None:
-    assert {path.name for path in bad_inputs.iterdir()} - {"README.md"} == READ.keys() | REFUSED.keys()
+    assert {path.name for path in bad_inputs.iterdir()} - {
+        "README.md"
+    } == READ.keys() | REFUSED.keys()
 
 
 @pytest.mark.parametrize("name", READ)
@@ -144,7 +155,10 @@ def test_refused(bad_inputs: Path, name: str) -> None:
         assert REFUSED[name] in refusal(bad_inputs / name)
 
 
-@pytest.mark.parametrize("name", ["cmyk.jpg", "exif_rotated_6.jpg", "progressive.jpg", "wrong_suffix.png", "animated.webp"])
+@pytest.mark.parametrize(
+    "name",
+    ["cmyk.jpg", "exif_rotated_6.jpg", "progressive.jpg", "wrong_suffix.png", "animated.webp"],
+)
 def test_the_same_scene_in_the_same_colors(bad_inputs: Path, name: str) -> None:
     truth = image.read(bad_inputs / "no_suffix")
     assert (quietly(bad_inputs / name) - truth).abs().mean().item() < 0.04
@@ -165,7 +179,9 @@ def test_pickle_is_not_run(bad_inputs: Path) -> None:
 
 def test_bomb_is_not_decoded(bad_inputs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     decoded: list[object] = []
-    monkeypatch.setattr(ImageFile.ImageFile, "load_prepare", decoded.append)  # where the memory is taken
+    monkeypatch.setattr(
+        ImageFile.ImageFile, "load_prepare", decoded.append
+    )  # where the memory is taken
     assert "over the limit" in refusal(bad_inputs / "bomb_30000x30000.png")
     assert decoded == []
 
@@ -176,10 +192,15 @@ def test_bomb_is_not_decoded(bad_inputs: Path, monkeypatch: pytest.MonkeyPatch) 
 def test_limit_counts_pixels(save: Callable[..., Path]) -> None:
     path = save(handmade_png(noise(6, 9, 3)))
     assert is_image(image.read(path, limit=54))
-    assert "9×6 = 54 pixels, over the limit of 53; sightline.read(path, limit=54) allows it" in refusal(path, limit=53)
+    assert (
+        "9×6 = 54 pixels, over the limit of 53; sightline.read(path, limit=54) allows it"
+        in refusal(path, limit=53)
+    )
 
 
-def test_limit_of_pillow_neither_matters_nor_changes(save: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_limit_of_pillow_neither_matters_nor_changes(
+    save: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -190,8 +211,9 @@ def test_limit_of_pillow_neither_matters_nor_changes(save: Callable[..., Path], 
 def test_bomb_that_only_the_decoder_sees(save: Callable[..., Path]) -> None:
     side = (16383 - 1).to_bytes(3, "little")
     body = b"WEBPVP8X" + struct.pack("<I", 10) + bytes(4) + side + side
-    assert "268,402,689 pixels, over the limit of 100,000,000; sightline.read(path, limit=268402689" in refusal(
-        save(b"RIFF" + struct.pack("<I", len(body)) + body)
+    assert (
+        "268,402,689 pixels, over the limit of 100,000,000; sightline.read(path, limit=268402689"
+        in refusal(save(b"RIFF" + struct.pack("<I", len(body)) + body))
     )
 
 
@@ -239,7 +261,9 @@ def test_link_loop(tmp_path: Path) -> None:
 def test_fifo_does_not_hang(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.png")
     texts: list[str] = []
-    reader = threading.Thread(target=lambda: texts.append(refusal(tmp_path / "pipe.png")), daemon=True)
+    reader = threading.Thread(
+        target=lambda: texts.append(refusal(tmp_path / "pipe.png")), daemon=True
+    )
     reader.start()
     reader.join(timeout=3)
     assert texts == ["pipe.png: a pipe, socket or device, not an image file"]
@@ -260,7 +284,9 @@ def test_unreadable(save: Callable[..., Path]) -> None:
     assert "Permission denied" in refusal(path)
 
 
-@pytest.mark.skipif(not Path("/proc/self/mem").exists(), reason="a file whose reading fails is taken from Linux")
+@pytest.mark.skipif(
+    not Path("/proc/self/mem").exists(), reason="a file whose reading fails is taken from Linux"
+)
 def test_failing_disk() -> None:
     assert refusal("/proc/self/mem") == "mem: Input/output error"
 
@@ -293,14 +319,18 @@ def test_impossible_names(name: str) -> None:
 @pytest.mark.parametrize("channels", [1, 2, 3, 4])
 def test_8_bits_over_white(save: Callable[..., Path], channels: int) -> None:
     pixels = noise(5, 7, channels)
-    color, alpha = (pixels[..., :-1], pixels[..., -1:] / 255) if channels in (2, 4) else (pixels, 1.0)
+    color, alpha = (
+        (pixels[..., :-1], pixels[..., -1:] / 255) if channels in (2, 4) else (pixels, 1.0)
+    )
     expected = np.broadcast_to(color / 255 * alpha + 1 - alpha, (5, 7, 3))
     assert close(image.read(save(handmade_png(pixels))), planes(expected))
 
 
 def test_16_bit_gray_is_scaled_and_not_clipped(save: Callable[..., Path]) -> None:
     pixels = noise(5, 7, 1, kind=np.uint16)
-    assert close(image.read(save(handmade_png(pixels))), planes(np.repeat(pixels / 65535, 3, axis=2)))
+    assert close(
+        image.read(save(handmade_png(pixels))), planes(np.repeat(pixels / 65535, 3, axis=2))
+    )
 
 
 @pytest.mark.parametrize("channels", [3, 4])
@@ -320,15 +350,37 @@ def test_tiff_in_both_byte_orders(tmp_path: Path, order: str) -> None:
 
 def test_12_bit_tiff(save: Callable[..., Path]) -> None:
     white = 4095
-    tags = [(256, 4, 2), (257, 4, 1), (258, 3, 12), (259, 3, 1), (262, 3, 1), (273, 4, 8), (277, 3, 1), (278, 4, 1), (279, 4, 3)]
+    tags = [
+        (256, 4, 2),
+        (257, 4, 1),
+        (258, 3, 12),
+        (259, 3, 1),
+        (262, 3, 1),
+        (273, 4, 8),
+        (277, 3, 1),
+        (278, 4, 1),
+        (279, 4, 3),
+    ]
     entries = b"".join(struct.pack("<HHII", tag, kind, 1, value) for tag, kind, value in tags)
     pixels = bytes([white >> 4, (white & 15) << 4, 0])
-    path = save(b"II*\0" + struct.pack("<I", 12) + pixels + b"\0" + struct.pack("<H", len(tags)) + entries + bytes(4))
+    path = save(
+        b"II*\0"
+        + struct.pack("<I", 12)
+        + pixels
+        + b"\0"
+        + struct.pack("<H", len(tags))
+        + entries
+        + bytes(4)
+    )
     assert image.read(path)[0, :, 0].tolist() == [[1.0, 0.0]] * 3
 
 
 def test_portable_graymap_with_its_own_white(save: Callable[..., Path]) -> None:
-    assert close(image.read(save(b"P5 2 1 1000\n" + struct.pack(">HH", 1000, 250)))[0, 0], torch.tensor([[1, 0.25]]), 1e-4)
+    assert close(
+        image.read(save(b"P5 2 1 1000\n" + struct.pack(">HH", 1000, 250)))[0, 0],
+        torch.tensor([[1, 0.25]]),
+        1e-4,
+    )
 
 
 def test_palette_with_transparency(tmp_path: Path) -> None:
@@ -384,7 +436,9 @@ def test_cmyk(tmp_path: Path, inverted: bool) -> None:
     file = io.BytesIO()
     Image.fromarray(ink, "CMYK").save(file, "JPEG" if inverted else "TIFF", quality=100)
     (tmp_path / "ink").write_bytes(file.getvalue())
-    assert close(image.read(tmp_path / "ink"), planes(np.full((16, 16, 3), [0.8, 0, 0])), tolerance=3 / 255)
+    assert close(
+        image.read(tmp_path / "ink"), planes(np.full((16, 16, 3), [0.8, 0, 0])), tolerance=3 / 255
+    )
 
 
 # Any bytes at all
@@ -396,8 +450,15 @@ def encoded(kind: str, **options: object) -> bytes:
     return file.getvalue()
 
 
-WHOLE = [encoded(kind) for kind in ("PNG", "JPEG", "GIF", "WEBP", "TIFF", "BMP", "PPM", "AVIF", "JPEG2000")]
-WHOLE += [encoded("JPEG", progressive=True), encoded("TIFF", compression="tiff_lzw"), handmade_png(noise(16, 16, 4, kind=np.uint16))]
+WHOLE = [
+    encoded(kind)
+    for kind in ("PNG", "JPEG", "GIF", "WEBP", "TIFF", "BMP", "PPM", "AVIF", "JPEG2000")
+]
+WHOLE += [
+    encoded("JPEG", progressive=True),
+    encoded("TIFF", compression="tiff_lzw"),
+    handmade_png(noise(16, 16, 4, kind=np.uint16)),
+]
 
 
 @pytest.mark.parametrize("whole", WHOLE, ids=range(len(WHOLE)))
@@ -415,7 +476,9 @@ def reads_or_refuses(path: Path) -> bool:
         return str(error).isprintable() and str(error).startswith(path.name)
 
 
-fuzz = settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+fuzz = settings(
+    max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 
 
 @fuzz
@@ -446,11 +509,17 @@ def test_cut_and_corrupted(save: Callable[..., Path], whole: bytes, data: st.Dat
 def test_png_comes_back_to_half_a_step(tmp_path: Path, shape: tuple[int, ...]) -> None:
     picture = torch.rand(shape, generator=torch.Generator().manual_seed(0))
     image.write(picture, tmp_path / "new" / "folder" / "x.PNG")
-    assert close(image.read(tmp_path / "new" / "folder" / "x.PNG"), picture.reshape(1, 3, 5, 7), tolerance=1 / 510 + 1e-6)
+    assert close(
+        image.read(tmp_path / "new" / "folder" / "x.PNG"),
+        picture.reshape(1, 3, 5, 7),
+        tolerance=1 / 510 + 1e-6,
+    )
     assert (tmp_path / "new" / "folder" / "x.PNG").read_bytes() == image.encode_png(picture)
 
 
-@pytest.mark.parametrize(("suffix", "magic"), [(".jpg", b"\xff\xd8"), (".jpeg", b"\xff\xd8"), (".webp", b"RIFF")])
+@pytest.mark.parametrize(
+    ("suffix", "magic"), [(".jpg", b"\xff\xd8"), (".jpeg", b"\xff\xd8"), (".webp", b"RIFF")]
+)
 def test_lossy_formats(tmp_path: Path, suffix: str, magic: bytes) -> None:
     picture = image.sample("coffee")[..., :64, :64]
     image.write(picture, tmp_path / f"x{suffix}")
@@ -477,16 +546,22 @@ def test_what_is_not_written(tmp_path: Path, picture: Tensor, why: str) -> None:
 
 def test_rounding_noise_is_written() -> None:
     assert image.encode_png(torch.full((3, 4, 4), 1.0009)) == image.encode_png(torch.ones(3, 4, 4))
-    assert image.encode_png(torch.full((3, 4, 4), -0.0009)) == image.encode_png(torch.zeros(3, 4, 4))
+    assert image.encode_png(torch.full((3, 4, 4), -0.0009)) == image.encode_png(
+        torch.zeros(3, 4, 4)
+    )
 
 
 def test_unknown_suffix(tmp_path: Path) -> None:
-    with pytest.raises(SightlineError, match=r"written as \.png, \.jpg, \.jpeg, \.webp, not as '\.gif'"):
+    with pytest.raises(
+        SightlineError, match=r"written as \.png, \.jpg, \.jpeg, \.webp, not as '\.gif'"
+    ):
         image.write(torch.rand(3, 4, 4), tmp_path / "x.gif")
 
 
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
-def test_a_failing_write_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
+def test_a_failing_write_leaves_what_was_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException
+) -> None:
     (tmp_path / "x.png").write_bytes(b"before")
     really_write = Path.write_bytes
 
@@ -500,7 +575,10 @@ def test_a_failing_write_leaves_what_was_there(tmp_path: Path, monkeypatch: pyte
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"x.png": b"before"}
 
 
-@pytest.mark.parametrize("name", ["file/x.png", "file/deeper/x.png", "folder.png", "null\0.png", "line\nbreak/../file/x.png"])
+@pytest.mark.parametrize(
+    "name",
+    ["file/x.png", "file/deeper/x.png", "folder.png", "null\0.png", "line\nbreak/../file/x.png"],
+)
 def test_unwritable(tmp_path: Path, name: str) -> None:
     (tmp_path / "file").touch()
     (tmp_path / "folder.png").mkdir()
@@ -526,7 +604,10 @@ def test_check_hands_on_what_is_right() -> None:
 @pytest.mark.parametrize(
     ("value", "why"),
     [
-        (torch.tensor([-2.06, 2.06, 0]).reshape(1, 3, 1, 1).expand(1, 3, 8, 8), "(1, 3, 8, 8) in [-2.06, 2.06]"),
+        (
+            torch.tensor([-2.06, 2.06, 0]).reshape(1, 3, 1, 1).expand(1, 3, 8, 8),
+            "(1, 3, 8, 8) in [-2.06, 2.06]",
+        ),
         (torch.full((1, 3, 1, 1), 1.0002), "(1, 3, 1, 1) in [1.0002, 1.0002]"),
         (torch.full((1, 3, 1, 1), torch.inf), "(1, 3, 1, 1) in [inf, inf]"),
         (torch.tensor([0, torch.nan, 0]).reshape(1, 3, 1, 1), "(1, 3, 1, 1) with NaN"),
@@ -592,5 +673,7 @@ def test_samples_are_installed() -> None:
     assert image.sample("chelsea").shape == (1, 3, 300, 451)
     assert torch.equal(image.sample(), image.sample("rocket"))
     assert is_image(image.sample("brick"))
-    with pytest.raises(SightlineError, match="no sample image named 'chelsey'; did you mean chelsea"):
+    with pytest.raises(
+        SightlineError, match="no sample image named 'chelsey'; did you mean chelsea"
+    ):
         image.sample("chelsey")

@@ -76,10 +76,14 @@ def coordinates(height: int, width: int, count: int = 1) -> Tensor:
     """A picture whose pixels say where they are, from the centre: channel 0 x, channel 1 y."""
     y = torch.arange(height) - (height - 1) / 2
     x = torch.arange(width) - (width - 1) / 2
-    return torch.stack([x.expand(height, width), y[:, None].expand(height, width), torch.zeros(height, width)]).expand(count, -1, -1, -1)
+    return torch.stack(
+        [x.expand(height, width), y[:, None].expand(height, width), torch.zeros(height, width)]
+    ).expand(count, -1, -1, -1)
 
 
-def read_back(warp: Transform, height: int, width: int, count: int = 1) -> list[tuple[np.ndarray, np.ndarray]]:
+def read_back(
+    warp: Transform, height: int, width: int, count: int = 1
+) -> list[tuple[np.ndarray, np.ndarray]]:
     """The affine map from output to source pixels, both from the centre: source = matrix · output + offset, for (x, y).
 
     Between pixels a linear picture is sampled exactly; only what stays clear of the border is used.
@@ -92,7 +96,9 @@ def read_back(warp: Transform, height: int, width: int, count: int = 1) -> list[
         clear &= (np.abs(places[0]) < width / 5) & (np.abs(places[1]) < height / 5)
         design = np.stack([places[0][clear], places[1][clear], np.ones(clear.sum())], 1)
         fit, *_ = np.linalg.lstsq(design, np.stack([one[0][clear], one[1][clear]], 1), rcond=None)
-        assert np.abs(design @ fit - np.stack([one[0][clear], one[1][clear]], 1)).max() < 1e-4, "not affine"
+        assert np.abs(design @ fit - np.stack([one[0][clear], one[1][clear]], 1)).max() < 1e-4, (
+            "not affine"
+        )
         result.append((fit[:2].T, fit[2]))
     return result
 
@@ -106,8 +112,12 @@ def test_without_ranges_nothing_moves() -> None:
 def test_turns_are_rotations_also_of_a_wide_picture() -> None:
     angles = []
     for height, width in ((40, 60), (60, 40)):
-        for matrix, offset in read_back(make_random_affine(0, 0, 20, generator()), height, width, 150):
-            assert np.allclose(matrix @ matrix.T, np.eye(2), atol=1e-4), "neither sheared nor scaled"
+        for matrix, offset in read_back(
+            make_random_affine(0, 0, 20, generator()), height, width, 150
+        ):
+            assert np.allclose(matrix @ matrix.T, np.eye(2), atol=1e-4), (
+                "neither sheared nor scaled"
+            )
             assert np.linalg.det(matrix) > 0
             assert np.abs(offset).max() < 1e-3
             angles.append(math.degrees(math.atan2(matrix[1, 0], matrix[0, 0])))
@@ -120,7 +130,9 @@ def test_turns_are_rotations_also_of_a_wide_picture() -> None:
 def test_shifts_are_in_pixels_in_x_and_in_y() -> None:
     shifts = []
     for height, width in ((36, 60), (60, 36)):
-        for matrix, offset in read_back(make_random_affine(5, 0, 0, generator(1)), height, width, 150):
+        for matrix, offset in read_back(
+            make_random_affine(5, 0, 0, generator(1)), height, width, 150
+        ):
             assert np.allclose(matrix, np.eye(2), atol=1e-4)
             shifts.append(offset)
     by_axis = np.array(shifts)
@@ -152,7 +164,9 @@ def test_a_warp_samples_as_scipy_does(height: int, width: int) -> None:
         by_row = matrix[::-1, ::-1]  # scipy counts (row, column)
         start = center + offset[::-1] - by_row @ center
         for c in range(3):
-            expected = affine_transform(image[i, c].double().numpy(), by_row, start, order=1, mode="reflect")
+            expected = affine_transform(
+                image[i, c].double().numpy(), by_row, start, order=1, mode="reflect"
+            )
             assert np.abs(found[i, c] - expected).max() < 2e-3
 
 
@@ -162,16 +176,26 @@ def test_every_image_has_its_own_draw_and_the_generator_decides() -> None:
     first = a(one)
     assert torch.equal(first, b(one))
     assert not torch.equal(first, c(one))
-    assert all(not torch.allclose(first[i], first[j], atol=1e-3) for i in range(4) for j in range(i))
+    assert all(
+        not torch.allclose(first[i], first[j], atol=1e-3) for i in range(4) for j in range(i)
+    )
     assert not torch.allclose(first, a(one)), "a new draw at every call"
     state = torch.get_rng_state()
     a(one)
     assert torch.equal(state, torch.get_rng_state())
 
 
-@given(st.integers(1, 6), st.integers(1, 6), st.sampled_from([0.0, 3.0, 1000.0]), st.sampled_from([0.0, 0.9]), st.sampled_from([0, 180]))
+@given(
+    st.integers(1, 6),
+    st.integers(1, 6),
+    st.sampled_from([0.0, 3.0, 1000.0]),
+    st.sampled_from([0.0, 0.9]),
+    st.sampled_from([0, 180]),
+)
 @settings(max_examples=60, deadline=None, derandomize=True)
-def test_small_pictures_and_far_shifts(height: int, width: int, shift: float, scale: float, angle: float) -> None:
+def test_small_pictures_and_far_shifts(
+    height: int, width: int, shift: float, scale: float, angle: float
+) -> None:
     image = picture(height, width, 2).requires_grad_()
     warped = make_random_affine(shift, scale, angle, generator(1))(image)
     assert warped.shape == image.shape
@@ -180,4 +204,6 @@ def test_small_pictures_and_far_shifts(height: int, width: int, shift: float, sc
     assert warped.max() <= image.max() + 1e-5
     (gradient,) = torch.autograd.grad(warped.sum(), image)
     assert torch.isfinite(gradient).all()
-    assert gradient.sum().item() == pytest.approx(image.numel(), rel=1e-3), "every output pixel is a mean of pixels"
+    assert gradient.sum().item() == pytest.approx(image.numel(), rel=1e-3), (
+        "every output pixel is a mean of pixels"
+    )

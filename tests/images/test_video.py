@@ -42,7 +42,12 @@ def test_animations_run_for_ever_at_their_rate(suffix: str, tmp_path: Path) -> N
         for number, expected in enumerate(frames()):
             picture.seek(number)
             picture.load()
-            shown = torch.tensor(list(picture.convert("RGB").tobytes())).view(34, 48, 3).permute(2, 0, 1) / 255
+            shown = (
+                torch.tensor(list(picture.convert("RGB").tobytes()))
+                .view(34, 48, 3)
+                .permute(2, 0, 1)
+                / 255
+            )
             assert (shown - expected[0]).abs().mean() < 0.03
             assert picture.info["duration"] == 100
 
@@ -58,8 +63,12 @@ def test_an_mp4_tells_its_rate_and_doubles_an_odd_edge(tmp_path: Path) -> None:
         assert container.streams.video[0].average_rate == 12
 
 
-@pytest.mark.parametrize(("turned", "matrix"), [(1, (0, -1, 1, 0)), (-1, (0, 1, -1, 0)), (2, (-1, 0, 0, -1))])
-def test_a_turned_camera_is_turned_back(turned: int, matrix: tuple[int, ...], tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("turned", "matrix"), [(1, (0, -1, 1, 0)), (-1, (0, 1, -1, 0)), (2, (-1, 0, 0, -1))]
+)
+def test_a_turned_camera_is_turned_back(
+    turned: int, matrix: tuple[int, ...], tmp_path: Path
+) -> None:
     """The track header's matrix holds how a player turns the frames (ISO 14496-12, 8.3.2); players turn clockwise for (0, 1, -1, 0)."""
     video.write_video(frames(), tmp_path / "a.mp4")
     whole = bytearray((tmp_path / "a.mp4").read_bytes())
@@ -91,12 +100,18 @@ def test_reading_and_writing_hold_one_frame_at_a_time(tmp_path: Path) -> None:
     [
         ([], "a.mp4", "at least one frame"),
         (frames(1), "a.avi", r"a.avi: movies are written as .mp4, .gif, .webp, not as '.avi'"),
-        ([frames()[0], smooth()], "a.gif", r"frame 1 is \(1, 3, 32, 32\); every frame .* \(3, 34, 48\)"),
+        (
+            [frames()[0], smooth()],
+            "a.gif",
+            r"frame 1 is \(1, 3, 32, 32\); every frame .* \(3, 34, 48\)",
+        ),
         ([frames()[0], frames()[1] + 2], "a.mp4", "frame 1 is"),
         ([torch.cat(frames())], "a.webp", "one image"),
     ],
 )
-def test_what_is_no_movie_is_not_written(given: list[Tensor], path: str, part: str, tmp_path: Path) -> None:
+def test_what_is_no_movie_is_not_written(
+    given: list[Tensor], path: str, part: str, tmp_path: Path
+) -> None:
     with pytest.raises(sl.SightlineError, match=part):
         video.write_video(given, tmp_path / path)
     assert list(tmp_path.iterdir()) == []
@@ -124,7 +139,9 @@ def test_what_has_no_frames_is_told_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "half.mp4").write_bytes(whole[: len(whole) // 2])
     with av.open(tmp_path / "sound.mp4", "w") as container:
         stream = container.add_stream("aac", rate=8000, layout="mono")
-        sound = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
+        sound = av.AudioFrame.from_ndarray(
+            np.zeros((1, 1024), np.float32), format="fltp", layout="mono"
+        )
         sound.sample_rate = 8000
         container.mux([*stream.encode(sound), *stream.encode()])
     with av.open(tmp_path / "none.mkv", "w") as container:
@@ -149,9 +166,18 @@ def test_what_has_no_frames_is_told_in_one_line(tmp_path: Path) -> None:
 
 def test_a_result_carries_movies(tmp_path: Path) -> None:
     movie = torch.cat(frames())
-    result = Result({"one": smooth()}, {}, {"one": "One."}, movies={"zoom": movie, "run.gif": movie, "still.webp": movie[:1]})
+    result = Result(
+        {"one": smooth()},
+        {},
+        {"one": "One."},
+        movies={"zoom": movie, "run.gif": movie, "still.webp": movie[:1]},
+    )
     written = [path.name for path in result.save(tmp_path)]
     assert written == ["one.png", "zoom.mp4", "run.gif", "still.webp", "values.json", "recipe.json"]
-    assert len(list(video.read_video(tmp_path / "zoom.mp4"))) == len(list(video.read_video(tmp_path / "run.gif"))) == 5
+    assert (
+        len(list(video.read_video(tmp_path / "zoom.mp4")))
+        == len(list(video.read_video(tmp_path / "run.gif")))
+        == 5
+    )
     with pytest.raises(TypeError):
         result.movies["other"] = movie  # type: ignore[index]

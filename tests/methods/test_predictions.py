@@ -21,11 +21,16 @@ class Means(nn.Module):
 
 @pytest.fixture(scope="module")
 def model() -> sl.Model:
-    return sl.load(Means(), mean=(0.5, 0.4, 0.3), std=(0.1, 0.2, 0.25), labels=LABELS, size=8, device="cpu")
+    return sl.load(
+        Means(), mean=(0.5, 0.4, 0.3), std=(0.1, 0.2, 0.25), labels=LABELS, size=8, device="cpu"
+    )
 
 
 def by_hand(image: Tensor) -> list[float]:
-    r, g, b = ((float(image[c].double().mean()) - m) / s for c, (m, s) in enumerate(((0.5, 0.1), (0.4, 0.2), (0.3, 0.25))))
+    r, g, b = (
+        (float(image[c].double().mean()) - m) / s
+        for c, (m, s) in enumerate(((0.5, 0.1), (0.4, 0.2), (0.3, 0.25)))
+    )
     return [r, g, b, r + g + b, -r - g - b, (r + g + b) / 2]
 
 
@@ -39,7 +44,9 @@ def test_probabilities_are_the_softmax_of_the_scores(model: sl.Model) -> None:
         assert values["logits"][i].tolist() == pytest.approx(scores, abs=1e-4)
         assert values["indices"][i].tolist() == order
         assert values["labels"][i] == [LABELS[j] for j in order]
-        assert values["probabilities"][i].tolist() == pytest.approx([math.exp(scores[j]) / total for j in order], abs=1e-5)
+        assert values["probabilities"][i].tolist() == pytest.approx(
+            [math.exp(scores[j]) / total for j in order], abs=1e-5
+        )
 
 
 def test_large_scores_do_not_overflow() -> None:

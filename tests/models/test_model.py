@@ -17,7 +17,16 @@ from sightline.models.model import Model
 from sightline.models.weights.layer_names import find_family_landmarks, find_layer_aliases
 
 FAMILIES = [
-    *("alexnet", "vgg11", "vgg16_bn", "squeezenet1_0", "googlenet", "inception_v3", "resnet18", "resnet50"),
+    *(
+        "alexnet",
+        "vgg11",
+        "vgg16_bn",
+        "squeezenet1_0",
+        "googlenet",
+        "inception_v3",
+        "resnet18",
+        "resnet50",
+    ),
     *("mobilenet_v2", "densenet121", "convnext_tiny", "efficientnet_b0", "vit_b_16"),
 ]
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -26,12 +35,19 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 def hollow(name: str, **options: Any) -> nn.Module:
     """A torchvision network that has shapes but no weights."""
     with torch.device("meta"):
-        return models.get_model(name, weights=None, **({"init_weights": False} if name in ("googlenet", "inception_v3") else {}), **options)
+        return models.get_model(
+            name,
+            weights=None,
+            **({"init_weights": False} if name in ("googlenet", "inception_v3") else {}),
+            **options,
+        )
 
 
 def built(name: str) -> nn.Module:
     """A torchvision network with random weights, made without its slow initialization."""
-    network = hollow(name, **({"image_size": 96} if name.startswith("vit") else {})).to_empty(device="cpu")
+    network = hollow(name, **({"image_size": 96} if name.startswith("vit") else {})).to_empty(
+        device="cpu"
+    )
     torch.manual_seed(0)
     for path, value in (*network.named_parameters(), *network.named_buffers()):
         with torch.no_grad():
@@ -47,10 +63,30 @@ def state(network: nn.Module) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for path, value in (*network.named_parameters(), *network.named_buffers()):
         bits = value.detach().view(torch.int32) if value.dtype == torch.float32 else value.detach()
-        found[path] = (id(value), value.data_ptr(), int(bits.sum(dtype=torch.int64)), value.requires_grad, value.grad is None)
+        found[path] = (
+            id(value),
+            value.data_ptr(),
+            int(bits.sum(dtype=torch.int64)),
+            value.requires_grad,
+            value.grad is None,
+        )
     for path, module in network.named_modules():
-        hooks = [dict(vars(module)[kind]) for kind in ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")]
-        found[f"module {path}"] = (id(module), module.training, getattr(module, "inplace", None), hooks, sorted(vars(module)))
+        hooks = [
+            dict(vars(module)[kind])
+            for kind in (
+                "_forward_hooks",
+                "_forward_pre_hooks",
+                "_backward_hooks",
+                "_backward_pre_hooks",
+            )
+        ]
+        found[f"module {path}"] = (
+            id(module),
+            module.training,
+            getattr(module, "inplace", None),
+            hooks,
+            sorted(vars(module)),
+        )
     return found
 
 
@@ -69,7 +105,9 @@ def plain(network: nn.Module, x: Tensor) -> tuple[dict[str, Tensor], Any]:
 
         return record
 
-    handles = [module.register_forward_hook(hook(path)) for path, module in network.named_modules() if path]
+    handles = [
+        module.register_forward_hook(hook(path)) for path, module in network.named_modules() if path
+    ]
     with torch.no_grad():
         answer = network(x)
     for handle in handles:
@@ -82,7 +120,9 @@ def normalized(image: Tensor) -> Tensor:
 
 
 def close(given: Tensor, expected: Tensor) -> None:
-    torch.testing.assert_close(given, expected, rtol=1e-4, atol=1e-5 * float(expected.detach().abs().max()))
+    torch.testing.assert_close(
+        given, expected, rtol=1e-4, atol=1e-5 * float(expected.detach().abs().max())
+    )
 
 
 # ── whole families ──
@@ -94,12 +134,16 @@ Pair = tuple[Model, Tensor, dict[str, Tensor], Tensor]
 def pair(request: pytest.FixtureRequest) -> Iterator[Pair]:
     """A family's model, an image, and what the plain network makes of it. Some of that network's modules are in training mode."""
     name, network = request.param, built(request.param).eval()
-    image = torch.rand(1, 3, 96, 96 if name.startswith("vit") else 80, generator=torch.Generator().manual_seed(1))
+    image = torch.rand(
+        1, 3, 96, 96 if name.startswith("vit") else 80, generator=torch.Generator().manual_seed(1)
+    )
     expected, answer = plain(network, normalized(image))
     for module in list(network.modules())[::3]:
         module.training = True
     before, human = state(network), find_layer_aliases(name, network)
-    model = Model(network, name=name, size=96, aliases=human, landmarks=find_family_landmarks(name, human))
+    model = Model(
+        network, name=name, size=96, aliases=human, landmarks=find_family_landmarks(name, human)
+    )
     yield model, image, expected, answer
     assert state(network) == before
 
@@ -139,13 +183,25 @@ def test_gradients_reach_the_image_and_nothing_else(pair: Pair) -> None:
 # ── names ──
 
 
-@pytest.mark.parametrize("name", [f"vgg{depth}{norm}" for depth in (11, 13, 16, 19) for norm in ("", "_bn")])
+@pytest.mark.parametrize(
+    "name", [f"vgg{depth}{norm}" for depth in (11, 13, 16, 19) for norm in ("", "_bn")]
+)
 def test_vgg_aliases_follow_the_paper(name: str) -> None:
     """Table 1 of Simonyan & Zisserman: configurations A, B, D, E."""
-    convolutions = {"11": (1, 1, 2, 2, 2), "13": (2, 2, 2, 2, 2), "16": (2, 2, 3, 3, 3), "19": (2, 2, 4, 4, 4)}[name[3:5]]
+    convolutions = {
+        "11": (1, 1, 2, 2, 2),
+        "13": (2, 2, 2, 2, 2),
+        "16": (2, 2, 3, 3, 3),
+        "19": (2, 2, 4, 4, 4),
+    }[name[3:5]]
     channels = dict(zip(range(1, 6), (64, 128, 256, 512, 512), strict=True))
     kinds = ("conv", "bn", "relu") if name.endswith("_bn") else ("conv", "relu")
-    expected = [f"{kind}{block}_{i}" for block, count in enumerate(convolutions, 1) for i in range(1, count + 1) for kind in kinds]
+    expected = [
+        f"{kind}{block}_{i}"
+        for block, count in enumerate(convolutions, 1)
+        for i in range(1, count + 1)
+        for kind in kinds
+    ]
     expected += [f"pool{block}" for block in channels]
     network = hollow(name)
     human = find_layer_aliases(name, network)
@@ -156,29 +212,62 @@ def test_vgg_aliases_follow_the_paper(name: str) -> None:
         side = 224 >> (block if alias.startswith("pool") else block - 1)
         assert layer.shape == (channels[block], side, side)
         assert layer.alias == alias
-        assert layer.kind == {"c": "Conv2d", "b": "BatchNorm2d", "r": "ReLU", "p": "MaxPool2d"}[alias[0]]
+        assert (
+            layer.kind
+            == {"c": "Conv2d", "b": "BatchNorm2d", "r": "ReLU", "p": "MaxPool2d"}[alias[0]]
+        )
     order = list(model.layers)
-    places = [order.index(model.layer(f"relu{block}_{i}")) for block, count in enumerate(convolutions, 1) for i in range(1, count + 1)]
+    places = [
+        order.index(model.layer(f"relu{block}_{i}"))
+        for block, count in enumerate(convolutions, 1)
+        for i in range(1, count + 1)
+    ]
     assert places == sorted(places)
-    assert model.layer("last_conv") == model.layer(f"relu5_{convolutions[4]}") == order[order.index(model.layer("pool5")) - 1]
-    assert [model.layers[model.layer(f"fc{i}")].shape for i in (6, 7, 8)] == [(4096,), (4096,), (1000,)]
+    assert (
+        model.layer("last_conv")
+        == model.layer(f"relu5_{convolutions[4]}")
+        == order[order.index(model.layer("pool5")) - 1]
+    )
+    assert [model.layers[model.layer(f"fc{i}")].shape for i in (6, 7, 8)] == [
+        (4096,),
+        (4096,),
+        (1000,),
+    ]
     assert model.layer("penultimate") == "classifier.6:in"
 
 
 @pytest.mark.parametrize(
-    "name", [*FAMILIES, "squeezenet1_1", "resnet34", "resnet152", "densenet161", "convnext_base", "efficientnet_b3", "vit_b_32"]
+    "name",
+    [
+        *FAMILIES,
+        "squeezenet1_1",
+        "resnet34",
+        "resnet152",
+        "densenet161",
+        "convnext_base",
+        "efficientnet_b3",
+        "vit_b_32",
+    ],
 )
 def test_every_alias_and_landmark_is_a_layer(name: str) -> None:
     network = hollow(name)
     human = find_layer_aliases(name, network)
-    model = Model(network, size=299 if name == "inception_v3" else 224, aliases=human, landmarks=find_family_landmarks(name, human))
+    model = Model(
+        network,
+        size=299 if name == "inception_v3" else 224,
+        aliases=human,
+        landmarks=find_family_landmarks(name, human),
+    )
     assert human
     for alias, path in human.items():
         assert model.layer(alias) == path
         assert model.layers[path].alias == alias
     assert set(model.landmarks) == {"first", "middle", "last_conv", "penultimate", "logits"}
     order = list(model.layers)
-    places = [order.index(model.layer(mark).removesuffix(":in")) for mark in ("first", "middle", "last_conv", "penultimate")]
+    places = [
+        order.index(model.layer(mark).removesuffix(":in"))
+        for mark in ("first", "middle", "last_conv", "penultimate")
+    ]
     assert places == sorted(places)
     assert len(set(places)) == 4
     assert isinstance(model.module(model.layer("first")), nn.Conv2d)
@@ -187,7 +276,13 @@ def test_every_alias_and_landmark_is_a_layer(name: str) -> None:
 
 
 ALIASES = {
-    "alexnet": {"conv1": "features.0", "pool2": "features.5", "conv5": "features.10", "fc7": "classifier.4", "fc8": "classifier.6"},
+    "alexnet": {
+        "conv1": "features.0",
+        "pool2": "features.5",
+        "conv5": "features.10",
+        "fc7": "classifier.4",
+        "fc8": "classifier.6",
+    },
     "squeezenet1_0": {
         "fire2": "features.3",
         "fire4": "features.5",
@@ -197,13 +292,40 @@ ALIASES = {
     },
     "squeezenet1_1": {"fire2": "features.3", "fire4": "features.6", "fire9": "features.12"},
     "googlenet": {"mixed3a": "inception3a", "mixed4e": "inception4e", "mixed5b": "inception5b"},
-    "inception_v3": {"mixed5b": "Mixed_5b", "mixed7c": "Mixed_7c", "conv2d_1a_3x3": "Conv2d_1a_3x3"},
-    "resnet50": {"conv2_x": "layer1", "conv2_3": "layer1.2", "conv5_x": "layer4", "conv4_6": "layer3.5"},
-    "mobilenet_v2": {"stem": "features.0", "block1": "features.1", "block17": "features.17", "head": "features.18"},
-    "densenet121": {"dense1": "features.denseblock1", "transition3": "features.transition3", "dense4": "features.denseblock4"},
-    "convnext_tiny": {"stem": "features.0", "stage1": "features.1", "stage2": "features.3", "stage4": "features.7"},
+    "inception_v3": {
+        "mixed5b": "Mixed_5b",
+        "mixed7c": "Mixed_7c",
+        "conv2d_1a_3x3": "Conv2d_1a_3x3",
+    },
+    "resnet50": {
+        "conv2_x": "layer1",
+        "conv2_3": "layer1.2",
+        "conv5_x": "layer4",
+        "conv4_6": "layer3.5",
+    },
+    "mobilenet_v2": {
+        "stem": "features.0",
+        "block1": "features.1",
+        "block17": "features.17",
+        "head": "features.18",
+    },
+    "densenet121": {
+        "dense1": "features.denseblock1",
+        "transition3": "features.transition3",
+        "dense4": "features.denseblock4",
+    },
+    "convnext_tiny": {
+        "stem": "features.0",
+        "stage1": "features.1",
+        "stage2": "features.3",
+        "stage4": "features.7",
+    },
     "efficientnet_b0": {"stage1": "features.1", "stage7": "features.7", "head": "features.8"},
-    "vit_b_16": {"patches": "conv_proj", "block0": "encoder.layers.encoder_layer_0", "block11": "encoder.layers.encoder_layer_11"},
+    "vit_b_16": {
+        "patches": "conv_proj",
+        "block0": "encoder.layers.encoder_layer_0",
+        "block11": "encoder.layers.encoder_layer_11",
+    },
 }
 
 
@@ -243,7 +365,10 @@ IMAGE = torch.rand(2, 3, 12, 10, generator=torch.Generator().manual_seed(0))
 
 def test_a_module_called_several_times() -> None:
     network = Net(
-        lambda self, x: pooled(self.relu(self.two(self.relu(self.one(x))) + 0.1)), one=conv(), two=conv(4, 4), relu=nn.ReLU(inplace=True)
+        lambda self, x: pooled(self.relu(self.two(self.relu(self.one(x))) + 0.1)),
+        one=conv(),
+        two=conv(4, 4),
+        relu=nn.ReLU(inplace=True),
     )
     model = Model(network, size=12)
     assert list(model.layers) == ["one", "relu", "two", "relu:1"]
@@ -281,7 +406,9 @@ def test_features_are_those_before_an_operation_in_place(name: str) -> None:
                 close(found["two"], expected["two"])
         close(found["logits"], answer)
     with torch.inference_mode():
-        close(Model(network, size=12).features(IMAGE, ["one", "two"])["one"].clone(), expected["one"])
+        close(
+            Model(network, size=12).features(IMAGE, ["one", "two"])["one"].clone(), expected["one"]
+        )
 
 
 def test_in_place_operations_leave_the_gradient_right() -> None:
@@ -291,7 +418,9 @@ def test_in_place_operations_leave_the_gradient_right() -> None:
     (given,) = torch.autograd.grad(found["one"].sum() + found["two"].sum(), image)
     x = normalized(image)
     one = network.get_submodule("one")(x)
-    (expected,) = torch.autograd.grad(one.sum() + network.get_submodule("two")(one.clone().relu()).sum(), image)
+    (expected,) = torch.autograd.grad(
+        one.sum() + network.get_submodule("two")(one.clone().relu()).sum(), image
+    )
     close(given, expected)
 
 
@@ -327,7 +456,12 @@ def test_branches_stop_at_the_deepest_wanted_layer() -> None:
 
 def test_control_flow_that_depends_on_the_size() -> None:
     model = Model(
-        Net(lambda self, x: pooled(self.two(self.one(x)) if x.shape[-1] > 20 else self.one(x)), one=conv(), two=conv(4, 4)), size=32
+        Net(
+            lambda self, x: pooled(self.two(self.one(x)) if x.shape[-1] > 20 else self.one(x)),
+            one=conv(),
+            two=conv(4, 4),
+        ),
+        size=32,
     )
     assert list(model.layers) == ["one", "two"]
     assert model.features(IMAGE, "one")["one"].shape == (2, 4, 12, 10)
@@ -349,8 +483,13 @@ def test_outputs_in_a_tuple() -> None:
 
 
 def test_outputs_in_a_dict() -> None:
-    network = Net(lambda self, x: {"aux": pooled(x), "out": self.one(x), "loss": x.mean()}, one=conv())
-    close(Model(network, size=12).logits(IMAGE), pooled(network.get_submodule("one")(normalized(IMAGE))))
+    network = Net(
+        lambda self, x: {"aux": pooled(x), "out": self.one(x), "loss": x.mean()}, one=conv()
+    )
+    close(
+        Model(network, size=12).logits(IMAGE),
+        pooled(network.get_submodule("one")(normalized(IMAGE))),
+    )
     assert len(Model(network, size=12, output="aux").labels) == 3
     with pytest.raises(SightlineError, match="no output named 'uax'; did you mean aux"):
         Model(network, size=12, output="uax").logits(IMAGE)
@@ -371,11 +510,23 @@ def test_outputs_that_are_no_logits() -> None:
 
 
 def small(channels: int = 3) -> nn.Sequential:
-    return nn.Sequential(conv(channels), nn.ReLU(inplace=True), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 5))
+    return nn.Sequential(
+        conv(channels),
+        nn.ReLU(inplace=True),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(4, 5),
+    )
 
 
 @pytest.mark.parametrize(
-    "wrap", [nn.DataParallel, torch.compile, lambda network: nn.DataParallel(torch.compile(network)), lambda network: network]
+    "wrap",
+    [
+        nn.DataParallel,
+        torch.compile,
+        lambda network: nn.DataParallel(torch.compile(network)),
+        lambda network: network,
+    ],
 )
 def test_wrappers_are_looked_through(wrap: Callable[[nn.Module], nn.Module]) -> None:
     network = small()
@@ -386,10 +537,18 @@ def test_wrappers_are_looked_through(wrap: Callable[[nn.Module], nn.Module]) -> 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script", "ignore:.*torch.jit.trace")
 @pytest.mark.parametrize(
-    "make", [torch.jit.script, lambda network: torch.jit.trace(network, IMAGE), lambda network: nn.Sequential(torch.jit.script(network[0]))]
+    "make",
+    [
+        torch.jit.script,
+        lambda network: torch.jit.trace(network, IMAGE),
+        lambda network: nn.Sequential(torch.jit.script(network[0])),
+    ],
 )
 def test_scripted_modules_are_refused(make: Callable[[nn.Module], nn.Module]) -> None:
-    with pytest.raises(SightlineError, match=r"^a scripted module can't be looked into; give the eager nn.Module it was made from$"):
+    with pytest.raises(
+        SightlineError,
+        match=r"^a scripted module can't be looked into; give the eager nn.Module it was made from$",
+    ):
         Model(make(small()))
 
 
@@ -430,7 +589,14 @@ def test_weights_are_shared() -> None:
 
 
 def test_a_network_in_training_stays_as_it_is() -> None:
-    network = nn.Sequential(conv(), nn.BatchNorm2d(4), nn.Dropout(), nn.ReLU(inplace=True), nn.AdaptiveAvgPool2d(1), nn.Flatten()).train()
+    network = nn.Sequential(
+        conv(),
+        nn.BatchNorm2d(4),
+        nn.Dropout(),
+        nn.ReLU(inplace=True),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+    ).train()
     network(IMAGE).sum().backward()
     network[0].weight.requires_grad_(False)
     before, gradient = state(network), network[0].bias.grad.clone()  # type: ignore[union-attr]
@@ -458,14 +624,18 @@ def test_hooks_of_the_caller_do_not_run() -> None:
     model.logits(image).sum().backward()
     assert list(model.layers) == ["0", "1", "2", "3", "4"]
     assert [len(module._forward_hooks) for module in (network, network[0])] == [1, 1]
-    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.network.modules())
+    assert not any(
+        module._forward_hooks or module._forward_pre_hooks for module in model.network.modules()
+    )
 
 
 def test_hooks_are_gone_after_an_error() -> None:
     model = Model(nn.Sequential(conv(), nn.Flatten(), nn.Linear(4 * 144, 5)), size=12)
     with pytest.raises(SightlineError, match="can't take an image of 12×10 pixels"):
         model.features(IMAGE, ["0", "2"])
-    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.network.modules())
+    assert not any(
+        module._forward_hooks or module._forward_pre_hooks for module in model.network.modules()
+    )
     assert model.features(model.blank(), "2")["2"].shape == (1, 5)
 
 
@@ -475,13 +645,17 @@ def test_a_network_of_gray_pictures() -> None:
     gray = (IMAGE * torch.tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)).sum(1, keepdim=True)
     close(model.logits(IMAGE), network((gray - 0.4) / 0.3))
     for mean, std in (([0.5], [0.5, 0.5, 0.5]), ([], []), ([0.5, 0.5], [0.5, 0.5])):
-        with pytest.raises(SightlineError, match="mean and std need one value for each of 1 or 3 channels"):
+        with pytest.raises(
+            SightlineError, match="mean and std need one value for each of 1 or 3 channels"
+        ):
             Model(network, mean=mean, std=std)
 
 
 @pytest.mark.parametrize("precision", [torch.float64, torch.bfloat16])
 @pytest.mark.parametrize("channels", [1, 3])
-def test_networks_of_another_precision_get_images_of_theirs(precision: torch.dtype, channels: int) -> None:
+def test_networks_of_another_precision_get_images_of_theirs(
+    precision: torch.dtype, channels: int
+) -> None:
     network = small(channels).to(precision)
     image = IMAGE.clone().requires_grad_()
     logits = Model(network, size=12, mean=MEAN[:channels], std=STD[:channels]).logits(image)
@@ -523,7 +697,9 @@ LABELS = ("tabby cat", "tiger cat", "goose", "golf ball", "Crane")
 
 def test_labels_by_number_name_and_part() -> None:
     model = Model(small(), size=12, labels=LABELS)
-    assert [model.index(label) for label in (0, "4", "goose", "TIGER cat", "tabby", "crane", "golf")] == [0, 4, 2, 1, 0, 4, 3]
+    assert [
+        model.index(label) for label in (0, "4", "goose", "TIGER cat", "tabby", "crane", "golf")
+    ] == [0, 4, 2, 1, 0, 4, 3]
     assert model.choose("goose", IMAGE).tolist() == [2, 2]
     assert torch.equal(model.choose("top", IMAGE), model.logits(IMAGE).argmax(1))
 
@@ -536,7 +712,10 @@ def test_labels_by_number_name_and_part() -> None:
         ("17", r"label is 17; Sequential has classes 0 to 4"),
         ("cat", r"no label named 'cat'; (did you mean|choose from) ta?i?bb?y?g?e?r? cat"),
         ("gose", r"no label named 'gose'; did you mean goose\?"),
-        ("zebra", r"no label named 'zebra'; choose from tabby cat, tiger cat, goose, golf ball, Crane"),
+        (
+            "zebra",
+            r"no label named 'zebra'; choose from tabby cat, tiger cat, goose, golf ball, Crane",
+        ),
     ],
 )
 def test_labels_that_are_not_there(label: int | str, error: str) -> None:
@@ -556,9 +735,18 @@ def test_labels_of_another_number() -> None:
 def test_unknown_layers_are_named_with_the_nearest() -> None:
     network = hollow("vgg16")
     human = find_layer_aliases("vgg16", network)
-    model = Model(network, name="vgg16", aliases=human, landmarks=find_family_landmarks("vgg16", human))
-    for given, nearest in (("conv53", "conv5_3"), ("features.299", "features.29"), ("last", "last_conv"), ("Relu4_2", "relu4_2")):
-        with pytest.raises(SightlineError, match=f"^no layer named '{given}'; did you mean {nearest}\\?$"):
+    model = Model(
+        network, name="vgg16", aliases=human, landmarks=find_family_landmarks("vgg16", human)
+    )
+    for given, nearest in (
+        ("conv53", "conv5_3"),
+        ("features.299", "features.29"),
+        ("last", "last_conv"),
+        ("Relu4_2", "relu4_2"),
+    ):
+        with pytest.raises(
+            SightlineError, match=f"^no layer named '{given}'; did you mean {nearest}\\?$"
+        ):
             model.layer(given)
         with pytest.raises(SightlineError, match="no layer named"):
             model.shape(given)
@@ -569,7 +757,10 @@ def test_unknown_layers_are_named_with_the_nearest() -> None:
 @pytest.mark.parametrize(
     ("image", "error"),
     [
-        (torch.rand(1, 3, 8, 8) * 4 - 2, r"an image is N×3×H×W in \[0, 1\]; this tensor is \(1, 3, 8, 8\) in \[-"),
+        (
+            torch.rand(1, 3, 8, 8) * 4 - 2,
+            r"an image is N×3×H×W in \[0, 1\]; this tensor is \(1, 3, 8, 8\) in \[-",
+        ),
         (torch.rand(3, 8, 8), r"this tensor is \(3, 8, 8\)"),
         (torch.rand(1, 1, 8, 8), r"this tensor is \(1, 1, 8, 8\)"),
         (torch.full((1, 3, 8, 8), float("nan")), "NaN"),
@@ -587,14 +778,19 @@ def test_images_that_are_too_small() -> None:
     network = hollow("alexnet", num_classes=5).to_empty(device="cpu")
     for tensor in network.state_dict().values():
         tensor.zero_()  # what lay in memory may be NaN, which is refused at load
-    with pytest.raises(SightlineError, match=r"^AlexNet can't take an image of 20×30 pixels .*; it was made for 224×224$") as caught:
+    with pytest.raises(
+        SightlineError,
+        match=r"^AlexNet can't take an image of 20×30 pixels .*; it was made for 224×224$",
+    ) as caught:
         Model(network).logits(torch.rand(1, 3, 20, 30))
     assert "\n" not in str(caught.value)
 
 
 def test_errors_of_the_network_itself_are_told_with_what_may_be_wrong() -> None:
     with pytest.raises(SightlineError, match=r"mat1 and mat2.*size=") as told:
-        Model(nn.Sequential(nn.Flatten(), nn.Linear(7, 5)), size=12).logits(torch.rand(1, 3, 12, 12))
+        Model(nn.Sequential(nn.Flatten(), nn.Linear(7, 5)), size=12).logits(
+            torch.rand(1, 3, 12, 12)
+        )
     assert isinstance(told.value.__cause__, RuntimeError)
 
 

@@ -57,9 +57,14 @@ def quadratic(curvature: float = 1.0) -> Objective:
 
 def test_gradient_ascent_closes_in_geometrically(model: Model) -> None:
     start = 0.4 + 0.2 * pictures(2, 4)
-    image, scores = maximize_objective(model, quadratic(), Pixels(start), lambda p: torch.optim.SGD(p, lr=0.1), 7)
+    image, scores = maximize_objective(
+        model, quadratic(), Pixels(start), lambda p: torch.optim.SGD(p, lr=0.1), 7
+    )
     assert torch.allclose(image, TARGET + 0.9**7 * (start - TARGET), atol=1e-6)
-    expected = [[-0.5 * 0.9 ** (2 * t) * float((x - TARGET[0]).square().sum()) for x in start] for t in range(7)]
+    expected = [
+        [-0.5 * 0.9 ** (2 * t) * float((x - TARGET[0]).square().sum()) for x in start]
+        for t in range(7)
+    ]
     assert scores.shape == (7, 2)
     assert np.allclose(scores.numpy(), expected, atol=1e-5)
 
@@ -67,7 +72,9 @@ def test_gradient_ascent_closes_in_geometrically(model: Model) -> None:
 def test_pixels_stay_pictures(model: Model) -> None:
     """Far beyond, each step would end outside [0, 1]: what is kept is the clamped point."""
     start, x = pictures(1, 4), pictures(1, 4).double()
-    image, _ = maximize_objective(model, quadratic(-1), Pixels(start), lambda p: torch.optim.SGD(p, lr=0.5), 5)
+    image, _ = maximize_objective(
+        model, quadratic(-1), Pixels(start), lambda p: torch.optim.SGD(p, lr=0.5), 5
+    )
     for _ in range(5):
         x = (x - 0.5 * (TARGET - x)).clamp(0, 1)
     assert torch.allclose(image.double(), x, atol=1e-5)
@@ -78,7 +85,9 @@ def test_pixels_stay_pictures(model: Model) -> None:
 @pytest.mark.parametrize("norm", ["linf", "l2", "mean"])
 def test_steepest_iterates(model: Model, norm: str) -> None:
     start = 0.4 + 0.2 * pictures(2, 4)
-    image, _ = maximize_objective(model, quadratic(3), Pixels(start), lambda p: SteepestDescent(p, 0.01, norm), 6)
+    image, _ = maximize_objective(
+        model, quadratic(3), Pixels(start), lambda p: SteepestDescent(p, 0.01, norm), 6
+    )
     for i in range(2):
         x = start[i].double().numpy()
         for _ in range(6):
@@ -90,7 +99,9 @@ def test_steepest_iterates(model: Model, norm: str) -> None:
 
 def test_adam_is_adam(model: Model) -> None:
     start = 0.4 + 0.2 * pictures(1, 4)
-    image, _ = maximize_objective(model, quadratic(), Pixels(start), lambda p: torch.optim.Adam(p, lr=0.01), 4)
+    image, _ = maximize_objective(
+        model, quadratic(), Pixels(start), lambda p: torch.optim.Adam(p, lr=0.01), 4
+    )
     x, m, v = start.double().numpy(), 0.0, 0.0
     for t in range(1, 5):
         g = x - TARGET.double().numpy()
@@ -102,13 +113,19 @@ def test_adam_is_adam(model: Model) -> None:
 @pytest.mark.parametrize("optimizer", ["linf", "l2", "mean", "adam"])
 def test_a_batch_is_its_images(model: Model, optimizer: str) -> None:
     def make(parameters: list[Tensor]) -> torch.optim.Optimizer:
-        return torch.optim.Adam(parameters, lr=0.02) if optimizer == "adam" else SteepestDescent(parameters, 0.01, optimizer)
+        return (
+            torch.optim.Adam(parameters, lr=0.02)
+            if optimizer == "adam"
+            else SteepestDescent(parameters, 0.01, optimizer)
+        )
 
     objective = 5 * channel("conv", 2) + logit(1) - 0.1 * tv()
     scale = torch.tensor([1.0, 0.1, 0.5]).view(3, 1, 1, 1)
     together, scores = maximize_objective(model, objective, Pixels(pictures() * scale), make, 6)
     for i in range(3):
-        alone, own = maximize_objective(model, objective, Pixels((pictures() * scale)[i : i + 1]), make, 6)
+        alone, own = maximize_objective(
+            model, objective, Pixels((pictures() * scale)[i : i + 1]), make, 6
+        )
         assert torch.allclose(together[i : i + 1], alone, atol=1e-4)
         assert torch.allclose(scores[:, i : i + 1], own, atol=1e-4)
 
@@ -117,11 +134,17 @@ def test_it_climbs_and_nothing_of_the_callers_changes(model: Model) -> None:
     image = pictures()
     before = image.clone()
     weights = {name: value.clone() for name, value in model.network.state_dict().items()}
-    final, scores = maximize_objective(model, logit(2), Pixels(image), lambda p: SteepestDescent(p, 0.02, "mean"), 10)
+    final, scores = maximize_objective(
+        model, logit(2), Pixels(image), lambda p: SteepestDescent(p, 0.02, "mean"), 10
+    )
     assert (scores[-1] > scores[0]).all()
-    assert torch.allclose(scores[0], model.logits(image)[:, 2], atol=1e-5), "scores are of the picture before the step"
+    assert torch.allclose(scores[0], model.logits(image)[:, 2], atol=1e-5), (
+        "scores are of the picture before the step"
+    )
     assert torch.equal(image, before)
-    assert all(torch.equal(weights[name], value) for name, value in model.network.state_dict().items())
+    assert all(
+        torch.equal(weights[name], value) for name, value in model.network.state_dict().items()
+    )
     assert all(parameter.grad is None for parameter in model.network.parameters())
     assert not final.requires_grad
     assert not scores.requires_grad
@@ -129,7 +152,9 @@ def test_it_climbs_and_nothing_of_the_callers_changes(model: Model) -> None:
 
 def test_it_works_where_gradients_are_off(model: Model) -> None:
     with torch.no_grad():
-        image, _ = maximize_objective(model, logit(2), Pixels(pictures()), lambda p: SteepestDescent(p, 0.02, "mean"), 2)
+        image, _ = maximize_objective(
+            model, logit(2), Pixels(pictures()), lambda p: SteepestDescent(p, 0.02, "mean"), 2
+        )
         assert not torch.is_grad_enabled()
     assert not torch.equal(image, pictures())
 
@@ -145,20 +170,36 @@ def test_a_callback_stops_it_and_the_picture_is_kept(model: Model) -> None:
         return step.index == 3
 
     start = 0.4 + 0.2 * pictures(2, 4)
-    image, scores = maximize_objective(model, quadratic(), Pixels(start), lambda p: torch.optim.SGD(p, lr=0.1), 7, callback=stop_at_3)
+    image, scores = maximize_objective(
+        model,
+        quadratic(),
+        Pixels(start),
+        lambda p: torch.optim.SGD(p, lr=0.1),
+        7,
+        callback=stop_at_3,
+    )
     assert scores.shape == (3, 2)
-    assert torch.allclose(image, TARGET + 0.9**3 * (start - TARGET), atol=1e-6), "three steps were done"
+    assert torch.allclose(image, TARGET + 0.9**3 * (start - TARGET), atol=1e-6), (
+        "three steps were done"
+    )
     assert [(s.index, s.total) for s in steps] == [(1, 7), (2, 7), (3, 7)]
     for t, step in enumerate(steps):
         assert torch.equal(step.scores, scores[t])
-        assert torch.allclose(step.image, TARGET + 0.9**t * (start - TARGET), atol=1e-6), "each event keeps its own picture"
+        assert torch.allclose(step.image, TARGET + 0.9**t * (start - TARGET), atol=1e-6), (
+            "each event keeps its own picture"
+        )
         assert not step.image.requires_grad
 
 
 def test_a_callback_that_says_nothing_does_not_stop_it(model: Model) -> None:
     for answer in (None, False, 0):
         _, scores = maximize_objective(
-            model, l2(), Pixels(pictures()), lambda p: torch.optim.SGD(p, 0.1), 3, callback=lambda _, a=answer: a
+            model,
+            l2(),
+            Pixels(pictures()),
+            lambda p: torch.optim.SGD(p, 0.1),
+            3,
+            callback=lambda _, a=answer: a,
         )
         assert len(scores) == 3
 
@@ -167,8 +208,17 @@ def test_a_callback_may_scribble_on_its_picture(model: Model) -> None:
     def scribble(step: Step) -> None:
         step.image.zero_()
 
-    plain, _ = maximize_objective(model, quadratic(), Pixels(pictures(1, 4)), lambda p: torch.optim.SGD(p, 0.1), 3)
-    scribbled, _ = maximize_objective(model, quadratic(), Pixels(pictures(1, 4)), lambda p: torch.optim.SGD(p, 0.1), 3, callback=scribble)
+    plain, _ = maximize_objective(
+        model, quadratic(), Pixels(pictures(1, 4)), lambda p: torch.optim.SGD(p, 0.1), 3
+    )
+    scribbled, _ = maximize_objective(
+        model,
+        quadratic(),
+        Pixels(pictures(1, 4)),
+        lambda p: torch.optim.SGD(p, 0.1),
+        3,
+        callback=scribble,
+    )
     assert torch.equal(plain, scribbled)
 
 
@@ -176,8 +226,17 @@ def test_a_transform_stands_before_the_network_only(model: Model) -> None:
     def mirror(image: Tensor) -> Tensor:
         return image.flip(3)
 
-    image, scores = maximize_objective(model, logit(0), Pixels(pictures(1)), lambda p: SteepestDescent(p, 0.02, "l2"), 3, transform=mirror)
-    flipped, own = maximize_objective(model, logit(0), Pixels(pictures(1).flip(3)), lambda p: SteepestDescent(p, 0.02, "l2"), 3)
+    image, scores = maximize_objective(
+        model,
+        logit(0),
+        Pixels(pictures(1)),
+        lambda p: SteepestDescent(p, 0.02, "l2"),
+        3,
+        transform=mirror,
+    )
+    flipped, own = maximize_objective(
+        model, logit(0), Pixels(pictures(1).flip(3)), lambda p: SteepestDescent(p, 0.02, "l2"), 3
+    )
     assert torch.allclose(image, flipped.flip(3), atol=1e-5)
     assert torch.allclose(scores, own, atol=1e-5)
     a, b = (
@@ -197,13 +256,21 @@ def test_regularize_comes_after_the_step_and_before_the_projection(model: Model)
         with torch.no_grad():
             start.pixels.add_(10.0)
 
-    image, _ = maximize_objective(model, quadratic(), start, lambda p: torch.optim.SGD(p, lr=0.1), 3, regularize=push)
+    image, _ = maximize_objective(
+        model, quadratic(), start, lambda p: torch.optim.SGD(p, lr=0.1), 3, regularize=push
+    )
     assert seen == [0, 1, 2]
     assert torch.equal(image, torch.ones(1, 3, 4, 4))
 
 
 def test_other_starts_keep_their_laws(model: Model) -> None:
-    wave, scores = maximize_objective(model, logit(1), FourierSpectrum(2, 12, 12, seed=0), lambda p: torch.optim.Adam(p, lr=0.05), 20)
+    wave, scores = maximize_objective(
+        model,
+        logit(1),
+        FourierSpectrum(2, 12, 12, seed=0),
+        lambda p: torch.optim.Adam(p, lr=0.05),
+        20,
+    )
     assert wave.shape == (2, 3, 12, 12)
     assert 0 <= wave.min() <= wave.max() <= 1
     assert (scores[-1] > scores[0]).all()
@@ -214,12 +281,20 @@ def test_other_starts_keep_their_laws(model: Model) -> None:
 
 @pytest.mark.parametrize("shape", [(3, 3, 4, 5), (2, 3, 2, 4, 5)])
 def test_steps_have_one_length(shape: tuple[int, ...]) -> None:
-    g = torch.randn(shape, generator=torch.Generator().manual_seed(0)) * torch.logspace(-12, 3, shape[0]).view(-1, *[1] * (len(shape) - 1))
+    g = torch.randn(shape, generator=torch.Generator().manual_seed(0)) * torch.logspace(
+        -12, 3, shape[0]
+    ).view(-1, *[1] * (len(shape) - 1))
     assert torch.equal(normalize_gradient(g, "linf"), g.sign())
-    assert torch.allclose(normalize_gradient(g, "l2").flatten(1).norm(dim=1), torch.ones(shape[0]), atol=1e-5)
-    assert torch.allclose(normalize_gradient(g, "mean").flatten(1).abs().mean(1), torch.ones(shape[0]), atol=1e-5)
+    assert torch.allclose(
+        normalize_gradient(g, "l2").flatten(1).norm(dim=1), torch.ones(shape[0]), atol=1e-5
+    )
+    assert torch.allclose(
+        normalize_gradient(g, "mean").flatten(1).abs().mean(1), torch.ones(shape[0]), atol=1e-5
+    )
     for norm in ("l2", "mean"):
-        cosine = torch.cosine_similarity(normalize_gradient(g, norm).flatten(1).double(), g.flatten(1).double(), eps=1e-30)
+        cosine = torch.cosine_similarity(
+            normalize_gradient(g, norm).flatten(1).double(), g.flatten(1).double(), eps=1e-30
+        )
         assert torch.allclose(cosine, torch.ones_like(cosine), atol=1e-6)
 
 
@@ -238,7 +313,9 @@ def test_without_gradient_nothing_moves(norm: str) -> None:
 # Regularizer
 
 
-def regularized(regularizer: Regularizer, image: Tensor, index: int, gradient: Tensor | None = None) -> Tensor:
+def regularized(
+    regularizer: Regularizer, image: Tensor, index: int, gradient: Tensor | None = None
+) -> Tensor:
     pixels = Pixels(image)
     pixels.pixels.grad = gradient
     regularizer.regularize_pixels_(pixels, index)
@@ -248,7 +325,9 @@ def regularized(regularizer: Regularizer, image: Tensor, index: int, gradient: T
 
 def test_nothing_asked_nothing_done() -> None:
     image = pictures()
-    assert torch.allclose(regularized(Regularizer(), image, 3, torch.ones_like(image)), image, atol=1e-7)
+    assert torch.allclose(
+        regularized(Regularizer(), image, 3, torch.ones_like(image)), image, atol=1e-7
+    )
 
 
 def test_decay_shrinks_the_distance_to_gray() -> None:
@@ -283,7 +362,9 @@ def test_small_pixels_become_gray(share: float) -> None:
     found = regularized(Regularizer(small_norm_share=share), image, 0)
     for i in range(3):
         x = image[i].double().numpy() - 0.5
-        importance = np.array([[math.sqrt((x[:, r, c] ** 2).sum()) for c in range(12)] for r in range(12)])
+        importance = np.array(
+            [[math.sqrt((x[:, r, c] ** 2).sum()) for c in range(12)] for r in range(12)]
+        )
         gray = least(importance, share)
         assert abs(len(gray) - share * 144) <= 1
         for r, c in np.ndindex(12, 12):
@@ -298,7 +379,12 @@ def test_idle_pixels_become_gray(share: float) -> None:
     found = regularized(Regularizer(small_contribution_share=share), image, 0, gradient)
     for i in range(3):
         x, g = image[i].double().numpy() - 0.5, gradient[i].double().numpy()
-        importance = np.array([[abs(sum(x[k, r, c] * g[k, r, c] for k in range(3))) for c in range(12)] for r in range(12)])
+        importance = np.array(
+            [
+                [abs(sum(x[k, r, c] * g[k, r, c] for k in range(3))) for c in range(12)]
+                for r in range(12)
+            ]
+        )
         gray = least(importance, share)
         for r, c in np.ndindex(12, 12):
             expected = torch.full((3,), 0.5) if (r, c) in gray else image[i, :, r, c]
@@ -309,7 +395,9 @@ def test_small_and_idle_pixels_are_both_clipped() -> None:
     """Were the second measured after the first, the gray pixels would be the idle ones, and it would clip nothing."""
     image = pictures()
     gradient = torch.randn(image.shape, generator=torch.Generator().manual_seed(4))
-    both = regularized(Regularizer(small_norm_share=0.2, small_contribution_share=0.2), image, 0, gradient)
+    both = regularized(
+        Regularizer(small_norm_share=0.2, small_contribution_share=0.2), image, 0, gradient
+    )
     small = regularized(Regularizer(small_norm_share=0.2), image, 0)
     idle = regularized(Regularizer(small_contribution_share=0.2), image, 0, gradient)
     gray = [(found == 0.5).all(1) for found in (both, small, idle)]
@@ -319,7 +407,9 @@ def test_small_and_idle_pixels_are_both_clipped() -> None:
 
 
 def test_idle_without_a_gradient_does_nothing() -> None:
-    assert torch.allclose(regularized(Regularizer(small_contribution_share=0.5), pictures(), 0), pictures(), atol=1e-7)
+    assert torch.allclose(
+        regularized(Regularizer(small_contribution_share=0.5), pictures(), 0), pictures(), atol=1e-7
+    )
 
 
 # What goes wrong
@@ -331,20 +421,31 @@ def spoilt_at(step: int) -> Objective:
 
     def score(image: Tensor, _: Mapping[str, Tensor]) -> Tensor:
         calls.append(1)
-        return -0.5 * (image - TARGET).square().flatten(1).sum(1) * (float("nan") if len(calls) >= step else 1.0)
+        return (
+            -0.5
+            * (image - TARGET).square().flatten(1).sum(1)
+            * (float("nan") if len(calls) >= step else 1.0)
+        )
 
     return Objective("spoilt", (), lambda _: score)
 
 
 def test_nan_ends_the_run_and_the_last_good_picture_is_kept(model: Model) -> None:
     start = 0.4 + 0.2 * pictures(2, 4)
-    with pytest.warns(UserWarning, match="at step 4 of 9 the score or its gradient was not a finite number; the picture of step 3"):
-        found = maximize_objective(model, spoilt_at(4), Pixels(start), lambda p: torch.optim.SGD(p, lr=0.1), 9)
+    with pytest.warns(
+        UserWarning,
+        match="at step 4 of 9 the score or its gradient was not a finite number; the picture of step 3",
+    ):
+        found = maximize_objective(
+            model, spoilt_at(4), Pixels(start), lambda p: torch.optim.SGD(p, lr=0.1), 9
+        )
     assert torch.allclose(found[0], TARGET + 0.9**3 * (start - TARGET), atol=1e-6)
     assert found[1].shape == (3, 2)
     assert "step 4" in found.stop_reason
     with pytest.raises(SightlineError, match="not a finite number on the start"):
-        maximize_objective(model, spoilt_at(1), Pixels(start), lambda p: torch.optim.SGD(p, lr=0.1), 9)
+        maximize_objective(
+            model, spoilt_at(1), Pixels(start), lambda p: torch.optim.SGD(p, lr=0.1), 9
+        )
 
 
 def test_a_dead_start_is_redirected_and_a_dead_unit_is_noticed() -> None:
@@ -355,7 +456,9 @@ def test_a_dead_start_is_redirected_and_a_dead_unit_is_noticed() -> None:
         network[0].weight[1] = 0
     model = Model(network, mean=(0.0,) * 3, std=(1.0,) * 3, size=8, device="cpu")
     start = torch.full((2, 3, 8, 8), 0.5)
-    found = maximize_objective(model, channel("1", (0, 1)), Pixels(start), lambda p: SteepestDescent(p, 0.05, "mean"), 12)
+    found = maximize_objective(
+        model, channel("1", (0, 1)), Pixels(start), lambda p: SteepestDescent(p, 0.05, "mean"), 12
+    )
     assert found[1][0].tolist() == [0, 0], "no ReLU lets anything back at the start"
     assert float(found[1][-1, 0]) > 0.5
     assert found.received_gradient.tolist() == [True, False], "the second unit sees nothing at all"
@@ -366,7 +469,14 @@ def test_a_plateau_is_noticed_image_by_image(model: Model) -> None:
     start = torch.stack([TARGET[0] + 0.1, TARGET[0] + 0.001])
 
     def run(images: Tensor, patience: int) -> Any:
-        return maximize_objective(model, quadratic(), Pixels(images), lambda p: torch.optim.SGD(p, lr=0.3), 60, patience=patience)
+        return maximize_objective(
+            model,
+            quadratic(),
+            Pixels(images),
+            lambda p: torch.optim.SGD(p, lr=0.3),
+            60,
+            patience=patience,
+        )
 
     both = run(start, 5)
     assert len(both[1]) < 60
@@ -383,13 +493,23 @@ def test_scores_of_several_views_are_averaged(model: Model) -> None:
         return torch.stack([image, image.flip(3)], 1).flatten(0, 1)
 
     image = pictures(2)
-    _, scores = maximize_objective(model, logit(1), Pixels(image), lambda p: SteepestDescent(p, 0.02, "l2"), 1, transform=views)
-    assert torch.allclose(scores[0], (model.logits(image) + model.logits(image.flip(3)))[:, 1] / 2, atol=1e-6)
+    _, scores = maximize_objective(
+        model, logit(1), Pixels(image), lambda p: SteepestDescent(p, 0.02, "l2"), 1, transform=views
+    )
+    assert torch.allclose(
+        scores[0], (model.logits(image) + model.logits(image.flip(3)))[:, 1] / 2, atol=1e-6
+    )
 
 
 def test_ascent_on_a_linear_unit_finds_its_weight() -> None:
     torch.manual_seed(3)
     network = nn.Conv2d(3, 2, 8)
     model = Model(nn.Sequential(network), mean=(0.5,) * 3, std=(1.0,) * 3, size=8, device="cpu")
-    image, _ = maximize_objective(model, channel("0", 1), Pixels(torch.full((1, 3, 8, 8), 0.5)), lambda p: torch.optim.SGD(p, lr=0.1), 5)
+    image, _ = maximize_objective(
+        model,
+        channel("0", 1),
+        Pixels(torch.full((1, 3, 8, 8), 0.5)),
+        lambda p: torch.optim.SGD(p, lr=0.1),
+        5,
+    )
     assert torch.cosine_similarity((image - 0.5).flatten(), network.weight[1].flatten(), 0) > 0.9999

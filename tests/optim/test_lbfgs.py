@@ -9,11 +9,16 @@ from sightline.optim.lbfgs import LBFGS
 
 def problem(place: Tensor) -> Tensor:
     """A valley that is no quadratic: N numbers of N×D."""
-    return ((place[:, 1:] - place[:, :-1].square()).square() * 3 + (1 - place[:, :-1]).square()).sum(1)
+    return (
+        (place[:, 1:] - place[:, :-1].square()).square() * 3 + (1 - place[:, :-1]).square()
+    ).sum(1)
 
 
 def start(count: int) -> Tensor:
-    return torch.randn(count, 12, dtype=torch.float64, generator=torch.Generator().manual_seed(2)) * 0.5
+    return (
+        torch.randn(count, 12, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+        * 0.5
+    )
 
 
 def descended(optimizer: LBFGS | torch.optim.Optimizer, place: Tensor) -> Tensor:
@@ -97,14 +102,20 @@ def test_a_filter_stands_for_the_identity_at_the_start_of_the_history() -> None:
         after = descended(optimizer, place)[0]
         assert place.grad is not None
         slopes.append(place.grad[0].clone())
-        pairs = [(places[i + 1] - places[i], slopes[i + 1] - slopes[i]) for i in range(len(places) - 1)]
+        pairs = [
+            (places[i + 1] - places[i], slopes[i + 1] - slopes[i]) for i in range(len(places) - 1)
+        ]
         pairs = [(s, y) for s, y in pairs if s @ y > 1e-10][-history:]
         if pairs:
-            inverse = kernel * (pairs[-1][0] @ pairs[-1][1]) / (pairs[-1][1] @ kernel @ pairs[-1][1])
+            inverse = (
+                kernel * (pairs[-1][0] @ pairs[-1][1]) / (pairs[-1][1] @ kernel @ pairs[-1][1])
+            )
             for s, y in pairs:
                 turn = torch.eye(12) - s.outer(y) / (s @ y)
                 inverse = turn @ inverse @ turn.T + s.outer(s) / (s @ y)
-            torch.testing.assert_close(after - places[-1], -inverse @ slopes[-1], rtol=1e-5, atol=1e-9)
+            torch.testing.assert_close(
+                after - places[-1], -inverse @ slopes[-1], rtol=1e-5, atol=1e-9
+            )
     assert problem(place).item() < 0.5 * problem(start(1)).item()
 
 
@@ -112,8 +123,12 @@ def test_what_was_learned_holds_at_another_size_and_scale() -> None:
     """Two waves of different curvature, learned at 16×16 pixels; the first step at 40×40, of a loss three times as large, ends at the bottom."""
 
     def waves(side: int) -> Tensor:
-        line = torch.cos(torch.pi * torch.arange(1, 3)[:, None] * (torch.arange(side) + 0.5) / side).double()
-        return torch.stack([line[0].expand(side, side), line[1].expand(side, side).T])[:, None, None]
+        line = torch.cos(
+            torch.pi * torch.arange(1, 3)[:, None] * (torch.arange(side) + 0.5) / side
+        ).double()
+        return torch.stack([line[0].expand(side, side), line[1].expand(side, side).T])[
+            :, None, None
+        ]
 
     def loss(picture: Tensor, gain: float) -> Tensor:
         """Means over the pixels: the same number at every size."""
@@ -125,7 +140,9 @@ def test_what_was_learned_holds_at_another_size_and_scale() -> None:
         loss(picture, gain).backward()
         optimizer.step()
 
-    small, large = ((0.3 * waves(side)[0] + 0.5 * waves(side)[1]).requires_grad_() for side in (16, 40))
+    small, large = (
+        (0.3 * waves(side)[0] + 0.5 * waves(side)[1]).requires_grad_() for side in (16, 40)
+    )
     learned, anew = LBFGS([small]), LBFGS([large])
     for _ in range(12):
         stepped(learned, small, 1.0)

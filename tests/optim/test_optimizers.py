@@ -31,4 +31,6 @@ def test_a_step_of_one_gain_raises_a_linear_score_by_it() -> None:
     x.grad = -weight
     FixedGainDescent([x], max_rate=10.0, gain=2.0).step()
     gained = (weight * x.detach()).flatten(1).sum(1)
-    assert gained.tolist() == pytest.approx([2.0, 10.0 * 0.0025]), "the second is held back by the largest rate"
+    assert gained.tolist() == pytest.approx([2.0, 10.0 * 0.0025]), (
+        "the second is held back by the largest rate"
+    )

@@ -17,7 +17,13 @@ from sightline.registry import method as catalog
 from sightline.registry.method import METHODS, hash_tensor, parse_method_signature, register_method
 from sightline.registry.parameter import ParameterSpec, ValueRange
 
-TEXTS = {"chapter": "weights", "title": "Trial", "question": "What?", "reading": "So.", "caution": "Beware."}
+TEXTS = {
+    "chapter": "weights",
+    "title": "Trial",
+    "question": "What?",
+    "reading": "So.",
+    "caution": "Beware.",
+}
 
 
 @pytest.fixture(autouse=True)
@@ -62,26 +68,46 @@ def trial(
     """
     generator = torch.Generator().manual_seed(seed)
     return sl.Result(
-        {"trial": image.clone()}, {"k": k, "noise": torch.rand(3, generator=generator)}, {"trial": f"{label} {share} {rule} {names}"}
+        {"trial": image.clone()},
+        {"k": k, "noise": torch.rand(3, generator=generator)},
+        {"trial": f"{label} {share} {rule} {names}"},
     )
 
 
-def test_reads_signature_and_docstring(catalogue: Mapping[str, catalog.Method], tiny: sl.Model, photo: Tensor) -> None:
+def test_reads_signature_and_docstring(
+    catalogue: Mapping[str, catalog.Method], tiny: sl.Model, photo: Tensor
+) -> None:
     function = registered(trial, quick_parameters={"k": 1})
     entry = catalogue["trial"]
     assert entry.function is function
-    assert (entry.name, entry.chapter, entry.summary, entry.subject) == ("trial", "weights", "Tries things.", "image")
+    assert (entry.name, entry.chapter, entry.summary, entry.subject) == (
+        "trial",
+        "weights",
+        "Tries things.",
+        "image",
+    )
     assert {name: getattr(entry, name) for name in TEXTS} == TEXTS
     assert (entry.tour_runs, entry.quick_parameters) == (({},), {"k": 1})
     assert list(entry.parameters) == ["label", "k", "share", "rule", "names", "seed"]
-    assert entry.parameters["k"] == ParameterSpec("k", int, 3, "How many, told on two lines.", ValueRange(1, 9))
-    assert entry.parameters["share"] == ParameterSpec("share", float | None, None, "Part.", ValueRange(0, 1))
+    assert entry.parameters["k"] == ParameterSpec(
+        "k", int, 3, "How many, told on two lines.", ValueRange(1, 9)
+    )
+    assert entry.parameters["share"] == ParameterSpec(
+        "share", float | None, None, "Part.", ValueRange(0, 1)
+    )
     assert entry.parameters["rule"].choices == ("one", "two")
     assert entry.parameters["seed"].doc == catalog.SHARED_PARAMETER_DOCS["seed"]
     assert list(load_methods())[-1] == "trial", "what the table of contents doesn't know comes last"
     assert set(load_methods()) == {*METHODS, "trial"}
     result = function(tiny, photo, k=5)
-    assert result.recipe["knobs"] == {"label": "top", "k": 5, "share": None, "rule": "one", "names": ["a", "b"], "seed": 0}
+    assert result.recipe["knobs"] == {
+        "label": "top",
+        "k": 5,
+        "share": None,
+        "rule": "one",
+        "names": ["a", "b"],
+        "seed": 0,
+    }
     assert result.recipe["image"] == {"shape": [1, 3, 32, 32], "sha256": hash_tensor(photo)}
     assert result.recipe["model"] == {"model": "Sequential", "built_in_code": True}
     assert result.recipe["versions"].keys() == {"sightline", "torch", "python"}
@@ -132,11 +158,18 @@ def test_subjects() -> None:
         """Goal."""
         return sl.Result({}, {})
 
-    assert [parse_method_signature(function)[2] for function in (weights, goal, trial)] == ["", "objective", "image"]
+    assert [parse_method_signature(function)[2] for function in (weights, goal, trial)] == [
+        "",
+        "objective",
+        "image",
+    ]
 
 
 def test_the_real_catalogue_is_the_table_of_contents() -> None:
-    modules = [entry.function.__module__.removeprefix("sightline.methods.") for entry in load_methods().values()]
+    modules = [
+        entry.function.__module__.removeprefix("sightline.methods.")
+        for entry in load_methods().values()
+    ]
     assert list(dict.fromkeys(modules)) == list(TOPICS)
 
 
@@ -144,7 +177,9 @@ def test_the_real_catalogue_is_the_table_of_contents() -> None:
 
 
 def test_checks_before_the_work(tiny: sl.Model, photo: Tensor) -> None:
-    def never(model: sl.Model, image: Tensor, *, k: Annotated[int, ValueRange(1, 9)] = 3) -> sl.Result:
+    def never(
+        model: sl.Model, image: Tensor, *, k: Annotated[int, ValueRange(1, 9)] = 3
+    ) -> sl.Result:
         """Never runs.
 
         Args:
@@ -210,19 +245,37 @@ ALLOWED = [
 REFUSED = [
     *((WHOLE, value, "k is 0; it must lie between 1 and 9") for value in (0,)),
     (WHOLE, 10, "k is 10; it must lie between 1 and 9"),
-    *((WHOLE, value, f"k is {value!r}; it must be a whole number") for value in (3.0, 3.5, True, False, None, "3", NAN, INFINITE)),
+    *(
+        (WHOLE, value, f"k is {value!r}; it must be a whole number")
+        for value in (3.0, 3.5, True, False, None, "3", NAN, INFINITE)
+    ),
     (WHOLE, [3], "k is of type list; it must be a whole number"),
     (WHOLE, torch.tensor(3), "k is of type Tensor; it must be a whole number"),
     (NUMBER, -1e-9, "lr is -1e-09; it must lie between 0 and 1"),
     (NUMBER, INFINITE, "lr is inf; it must lie between 0 and 1"),
-    *((NUMBER, value, f"lr is {value!r}; it must be a number") for value in (True, None, "0.5", NAN)),
+    *(
+        (NUMBER, value, f"lr is {value!r}; it must be a number")
+        for value in (True, None, "0.5", NAN)
+    ),
     (OPTION, 2, "decay is 2; it must lie between 0 and 1"),
-    *((OPTION, value, f"decay is {value!r}; it must be a number or None") for value in (True, "none", NAN)),
-    *((FLAG, value, f"fast is {value!r}; it must be True or False") for value in (1, 0.0, None, "yes")),
+    *(
+        (OPTION, value, f"decay is {value!r}; it must be a number or None")
+        for value in (True, "none", NAN)
+    ),
+    *(
+        (FLAG, value, f"fast is {value!r}; it must be True or False")
+        for value in (1, 0.0, None, "yes")
+    ),
     (FOLDER, 3, "folder is 3; it must be text or a path or None"),
     (FREE, NAN, "scale is nan; it must be a number"),
-    *((SEED, value, f"seed is {value!r}; it must be a whole number") for value in (0.0, True, None, NAN)),
-    *((LABEL, value, f"label is {value!r}; it must be a whole number or text") for value in (1.5, True, None, NAN)),
+    *(
+        (SEED, value, f"seed is {value!r}; it must be a whole number")
+        for value in (0.0, True, None, NAN)
+    ),
+    *(
+        (LABEL, value, f"label is {value!r}; it must be a whole number or text")
+        for value in (1.5, True, None, NAN)
+    ),
     (LABEL, torch.tensor(3), "label is of type Tensor; it must be a whole number or text"),
     (TARGET, True, "target is True; it must be a whole number or text or None"),
     (LAYER, 5, "layer is 5; it must be text"),
@@ -237,12 +290,16 @@ REFUSED = [
 ]
 
 
-@pytest.mark.parametrize(("knob", "value"), ALLOWED, ids=lambda value: getattr(value, "name", repr(value)[:20]))
+@pytest.mark.parametrize(
+    ("knob", "value"), ALLOWED, ids=lambda value: getattr(value, "name", repr(value)[:20])
+)
 def test_allowed(knob: ParameterSpec, value: object) -> None:
     assert knob.check_value(value) is value
 
 
-@pytest.mark.parametrize(("knob", "value", "said"), REFUSED, ids=lambda value: getattr(value, "name", repr(value)[:20]))
+@pytest.mark.parametrize(
+    ("knob", "value", "said"), REFUSED, ids=lambda value: getattr(value, "name", repr(value)[:20])
+)
 def test_refused(knob: ParameterSpec, value: object, said: str) -> None:
     with pytest.raises(sl.SightlineError) as error:
         knob.check_value(value)
@@ -251,13 +308,19 @@ def test_refused(knob: ParameterSpec, value: object, said: str) -> None:
 
 def test_digest_is_of_the_content() -> None:
     image = smooth()
-    assert hash_tensor(image) == hash_tensor(image.clone(memory_format=torch.channels_last)) == hash_tensor(image.double())
+    assert (
+        hash_tensor(image)
+        == hash_tensor(image.clone(memory_format=torch.channels_last))
+        == hash_tensor(image.double())
+    )
     assert hash_tensor(image) != hash_tensor(image + 1e-6)
     assert hash_tensor(image) != hash_tensor(image.flip(3))
 
 
 def test_a_bare_network_is_refused(photo: Tensor) -> None:
-    with pytest.raises(SightlineError, match=r"saliency takes a Model: sl\.load\(network\), not the Conv2d itself"):
+    with pytest.raises(
+        SightlineError, match=r"saliency takes a Model: sl\.load\(network\), not the Conv2d itself"
+    ):
         sl.saliency(torch.nn.Conv2d(3, 2, 1), photo)
 
 
@@ -265,7 +328,11 @@ def test_a_bare_network_is_refused(photo: Tensor) -> None:
 
 
 def painted(
-    model: sl.Model, image: Tensor, *, styles: tuple[Tensor | str | Path, ...] = ("brick",), guide: Tensor | str | None = None
+    model: sl.Model,
+    image: Tensor,
+    *,
+    styles: tuple[Tensor | str | Path, ...] = ("brick",),
+    guide: Tensor | str | None = None,
 ) -> sl.Result:
     """Takes images.
 
@@ -273,7 +340,9 @@ def painted(
         styles: Pictures.
         guide: Another.
     """
-    return sl.Result({"painted": image.clone()}, {"styles": len(styles), "guided": guide is not None})
+    return sl.Result(
+        {"painted": image.clone()}, {"styles": len(styles), "guided": guide is not None}
+    )
 
 
 def test_images_as_knobs_are_recorded_by_path_or_digest(tiny: sl.Model, photo: Tensor) -> None:
@@ -285,7 +354,10 @@ def test_images_as_knobs_are_recorded_by_path_or_digest(tiny: sl.Model, photo: T
 
 @pytest.mark.parametrize("styles", [3, "brick", [3], [None]])
 def test_refuses_what_is_no_list_of_images(styles: Any, tiny: sl.Model, photo: Tensor) -> None:
-    with pytest.raises(SightlineError, match=r"styles is .* it must be a list, each an image tensor or text or a path"):
+    with pytest.raises(
+        SightlineError,
+        match=r"styles is .* it must be a list, each an image tensor or text or a path",
+    ):
         registered(painted)(tiny, photo, styles=styles)
 
 

@@ -29,7 +29,9 @@ def result() -> Result:
         "none": None,
     }
     panels = {"one": smooth(), "two": smooth(seed=1)}
-    return Result(panels, values, {"one": "One.", "two": "Two."}, {"method": "test", "knobs": {"k": 3}})
+    return Result(
+        panels, values, {"one": "One.", "two": "Two."}, {"method": "test", "knobs": {"k": 3}}
+    )
 
 
 def names(folder: Path) -> list[str]:
@@ -55,14 +57,25 @@ def test_keeps_its_own_mappings() -> None:
 
 def test_save_writes_what_it_says(result: Result, tmp_path: Path) -> None:
     written = result.save(tmp_path / "a" / "b")
-    assert [path.name for path in written] == ["one.png", "two.png", "values.json", "values.safetensors", "recipe.json"]
+    assert [path.name for path in written] == [
+        "one.png",
+        "two.png",
+        "values.json",
+        "values.safetensors",
+        "recipe.json",
+    ]
     assert names(tmp_path / "a" / "b") == sorted(path.name for path in written)
     for name, panel in result.panels.items():
-        assert (images.read(tmp_path / "a" / "b" / f"{name}.png") - panel).abs().max() <= 0.5 / 255 + 1e-6
+        assert (
+            images.read(tmp_path / "a" / "b" / f"{name}.png") - panel
+        ).abs().max() <= 0.5 / 255 + 1e-6
     stored = load_file(tmp_path / "a" / "b" / "values.safetensors")
     assert stored.keys() == {"few", "many"}
     assert all(torch.equal(stored[name], tensor) for name, tensor in result.tensors.items())
-    assert json.loads((tmp_path / "a" / "b" / "values.json").read_text(encoding="utf-8")) == result.numbers
+    assert (
+        json.loads((tmp_path / "a" / "b" / "values.json").read_text(encoding="utf-8"))
+        == result.numbers
+    )
     told = json.loads((tmp_path / "a" / "b" / "recipe.json").read_text(encoding="utf-8"))
     assert told == {"method": "test", "knobs": {"k": 3}, "captions": {"one": "One.", "two": "Two."}}
     assert "é" in (tmp_path / "a" / "b" / "values.json").read_text(encoding="utf-8")
@@ -75,7 +88,14 @@ def test_saving_twice_gives_the_same_bytes(result: Result, tmp_path: Path) -> No
 
 def test_tensors_are_saved_however_they_lie(tmp_path: Path) -> None:
     base = torch.arange(12.0).view(3, 4)
-    values = {"turned": base.t(), "part": base[:, 1], "whole": base, "same": base, "grad": base.clone().requires_grad_(), "flags": base > 3}
+    values = {
+        "turned": base.t(),
+        "part": base[:, 1],
+        "whole": base,
+        "same": base,
+        "grad": base.clone().requires_grad_(),
+        "flags": base > 3,
+    }
     Result({}, values).save(tmp_path)
     stored = load_file(tmp_path / "values.safetensors")
     assert all(torch.equal(stored[name], tensor) for name, tensor in values.items())
@@ -83,10 +103,15 @@ def test_tensors_are_saved_however_they_lie(tmp_path: Path) -> None:
 
 def test_a_page_is_written_beside_the_panels(tmp_path: Path) -> None:
     page = "<!doctype html>\n<p>é</p>\n"
-    written = Result({"one": smooth()}, {}, {"one": "One.", "map": "A map."}, pages={"map": page}).save(tmp_path)
+    written = Result(
+        {"one": smooth()}, {}, {"one": "One.", "map": "A map."}, pages={"map": page}
+    ).save(tmp_path)
     assert [path.name for path in written] == ["one.png", "map.html", "values.json", "recipe.json"]
     assert (tmp_path / "map.html").read_text(encoding="utf-8") == page
-    assert json.loads((tmp_path / "recipe.json").read_text(encoding="utf-8"))["captions"] == {"one": "One.", "map": "A map."}
+    assert json.loads((tmp_path / "recipe.json").read_text(encoding="utf-8"))["captions"] == {
+        "one": "One.",
+        "map": "A map.",
+    }
 
 
 def test_without_tensors_there_is_no_tensor_file(tmp_path: Path) -> None:
@@ -103,7 +128,11 @@ def test_a_panel_that_is_no_picture_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("failing", ["save_file", "write_json"])
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
 def test_a_failing_write_leaves_whole_files(
-    failing: str, error: BaseException, result: Result, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    failing: str,
+    error: BaseException,
+    result: Result,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     whole = {path.name: path.read_bytes() for path in result.save(tmp_path / "whole")}
 
@@ -140,7 +169,10 @@ def test_a_place_that_cannot_be_written_is_told(result: Result, tmp_path: Path) 
         (torch.arange(17), {"shape": [17], "min": 0.0, "max": 16.0, "mean": 8.0}),
         (torch.full((4, 5), -1.5), {"shape": [4, 5], "min": -1.5, "max": -1.5, "mean": -1.5}),
         (torch.tensor([True, False] * 10), {"shape": [20], "min": 0.0, "max": 1.0, "mean": 0.5}),
-        (torch.full((100,), 60000.0, dtype=torch.float16), {"shape": [100], "min": 60000.0, "max": 60000.0, "mean": 60000.0}),
+        (
+            torch.full((100,), 60000.0, dtype=torch.float16),
+            {"shape": [100], "min": 60000.0, "max": 60000.0, "mean": 60000.0},
+        ),
         (torch.ones(20, requires_grad=True), {"shape": [20], "min": 1.0, "max": 1.0, "mean": 1.0}),
     ],
     ids=["scalar", "flags", "few", "none", "many", "matrix", "many-flags", "half", "grad"],
@@ -164,13 +196,17 @@ def test_show_draws_every_panel(result: Result, monkeypatch: pytest.MonkeyPatch)
     drawn: list[list[str]] = []
     with mpl.rc_context():
         plt.switch_backend("agg")
-        monkeypatch.setattr(plt, "show", lambda: drawn.append([axis.get_title() for axis in plt.gcf().axes]))
+        monkeypatch.setattr(
+            plt, "show", lambda: drawn.append([axis.get_title() for axis in plt.gcf().axes])
+        )
         result.show()
         plt.close("all")
     assert drawn == [["one", "two"]]
 
 
-def test_a_file_is_never_seen_half_written(result: Result, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_is_never_seen_half_written(
+    result: Result, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     seen: list[list[str]] = []
     write = results.write
 

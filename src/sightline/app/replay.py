@@ -20,7 +20,12 @@ from sightline.registry.progress import Step
 from sightline.registry.result import Result
 
 
-def again(recipe: str | Path | Mapping[str, Any], *, model: Model | None = None, image: Tensor | None = None) -> Result:
+def again(
+    recipe: str | Path | Mapping[str, Any],
+    *,
+    model: Model | None = None,
+    image: Tensor | None = None,
+) -> Result:
     """Makes a result again from its recipe (a mapping, or the path of a `recipe.json`).
 
     `model` and `image` are needed only if the recipe does not say where they came from: for a module that was built in
@@ -32,20 +37,33 @@ def again(recipe: str | Path | Mapping[str, Any], *, model: Model | None = None,
     if name not in methods:
         raise make_unknown_name_error("method", name, methods)
     method = methods[name]
-    knobs: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in told["knobs"].items()}
+    knobs: dict[str, Any] = {
+        key: tuple(value) if isinstance(value, list) else value
+        for key, value in told["knobs"].items()
+    }
     for key, value in knobs.items():
         if any(isinstance(item, dict) for item in (value if isinstance(value, tuple) else [value])):
-            raise SightlineError(f"the recipe's {key} was a tensor, not a file; call {name} with it yourself")
+            raise SightlineError(
+                f"the recipe's {key} was a tensor, not a file; call {name} with it yourself"
+            )
     prevent_store_writes(knobs)
     if "stopped_after" in told:
         knobs["callback"] = partial(has_reached_stop, told["stopped_after"])
     model = model or load_recipe_model(told["model"])
-    given = bool(method.subject) and (method.subject in told or (method.subject == "image" and image is not None))
+    given = bool(method.subject) and (
+        method.subject in told or (method.subject == "image" and image is not None)
+    )
     if method.subject and not given and not method.subject_optional:
         raise SightlineError(f"this recipe lacks its {method.subject}")
     if method.subject == "image" and given:
-        return method.function(model, load_recipe_image(told.get("image", {}), model, image), **knobs)
-    return method.function(model, told[method.subject], **knobs) if given else method.function(model, **knobs)
+        return method.function(
+            model, load_recipe_image(told.get("image", {}), model, image), **knobs
+        )
+    return (
+        method.function(model, told[method.subject], **knobs)
+        if given
+        else method.function(model, **knobs)
+    )
 
 
 def prevent_store_writes(parameters: dict[str, Any]) -> None:
@@ -72,18 +90,27 @@ def read_recipe(path: Path) -> Mapping[str, Any]:
         raise SightlineError(
             f"{path} is a report's recipe; each section has its own in the folder of its name, or run sightline tour again"
         )
-    if not isinstance(told, dict) or "method" not in told or not all(isinstance(told.get(part), dict) for part in ("knobs", "model")):
+    if (
+        not isinstance(told, dict)
+        or "method" not in told
+        or not all(isinstance(told.get(part), dict) for part in ("knobs", "model"))
+    ):
         raise SightlineError(f"{path} is not a recipe: method, knobs and model are expected")
     return told
 
 
-def load_recipe_image(image_recipe: Mapping[str, Any], model: Model, supplied_image: Tensor | None) -> Tensor:
+def load_recipe_image(
+    image_recipe: Mapping[str, Any], model: Model, supplied_image: Tensor | None
+) -> Tensor:
     """The recipe's image: the given one, else a file or sample, fitted to the network as before."""
     if supplied_image is None and "path" not in image_recipe:
         raise SightlineError("the recipe's image was a tensor, not a file; give it with image=")
     image = (
         prepare_network_input(
-            model, read_file_or_sample(image_recipe["path"]), image_recipe.get("size"), whole=bool(image_recipe.get("whole"))
+            model,
+            read_file_or_sample(image_recipe["path"]),
+            image_recipe.get("size"),
+            whole=bool(image_recipe.get("whole")),
         )
         if supplied_image is None
         else check_image(supplied_image)
@@ -96,7 +123,9 @@ def load_recipe_image(image_recipe: Mapping[str, Any], model: Model, supplied_im
     )
     if not same:
         named = "this tensor" if supplied_image is not None else image_recipe["path"]
-        raise SightlineError(f"{named} is not the image that the recipe was made with (its content differs)")
+        raise SightlineError(
+            f"{named} is not the image that the recipe was made with (its content differs)"
+        )
     return image
 
 
@@ -115,7 +144,15 @@ def prepare_network_input(model: Model, image: Tensor, size: int | None, *, whol
     return resize_short_side(image, size or model.size) if whole else model.fit(image, size)
 
 
-def record_image_source(result: Result, source: str, size: int | None, *, whole: bool = False) -> Result:
+def record_image_source(
+    result: Result, source: str, size: int | None, *, whole: bool = False
+) -> Result:
     """The result with the whereabouts of its image in the recipe, so that it can be made again: a sample's name or a whole path."""
-    told = dict(result.recipe["image"], path=resolve_source(source), size=size, whole=whole, file_sha256=hash_source_file(source))
+    told = dict(
+        result.recipe["image"],
+        path=resolve_source(source),
+        size=size,
+        whole=whole,
+        file_sha256=hash_source_file(source),
+    )
     return replace(result, recipe={**result.recipe, "image": told})

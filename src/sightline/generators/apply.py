@@ -17,12 +17,18 @@ from sightline.images.library import PICTURE_SUFFIXES
 
 
 @torch.no_grad()
-def restyle_images(style_network: FixedStyleNetwork | AnyStyleNetwork, image: Tensor, mix: Tensor) -> Tensor:
+def restyle_images(
+    style_network: FixedStyleNetwork | AnyStyleNetwork, image: Tensor, mix: Tensor
+) -> Tensor:
     """Images N×3×H×W restyled, of the same size; `mix` is 1×styles or N×styles. Raises SightlineError below 16 pixels a side."""
     height, width = require_min_side(image).shape[-2:]
     given = image.to(style_network.device).contiguous(memory_format=torch.channels_last)
     try:
-        return style_network.network(given, mix.to(style_network.device).expand(len(image), -1)).cpu().contiguous()
+        return (
+            style_network.network(given, mix.to(style_network.device).expand(len(image), -1))
+            .cpu()
+            .contiguous()
+        )
     except torch.OutOfMemoryError:
         raise
     except RuntimeError as error:
@@ -50,13 +56,21 @@ def resize_if_given(image: Tensor, size: int | None) -> Tensor:
 
 def list_folder_pictures(folder: Path) -> list[Path]:
     """The picture files of a folder, sorted; raises SightlineError if there are none."""
-    found = sorted(path for path in folder.iterdir() if path.suffix.lower() in PICTURE_SUFFIXES and path.is_file())
+    found = sorted(
+        path
+        for path in folder.iterdir()
+        if path.suffix.lower() in PICTURE_SUFFIXES and path.is_file()
+    )
     if not found:
-        raise SightlineError(f"the folder {str(folder)!r} holds no picture ({', '.join(PICTURE_SUFFIXES)})")
+        raise SightlineError(
+            f"the folder {str(folder)!r} holds no picture ({', '.join(PICTURE_SUFFIXES)})"
+        )
     return found
 
 
-def read_picture_batches(paths: Iterable[Path], size: int | None, batch_size: int) -> Iterator[tuple[list[Path], Tensor | SightlineError]]:
+def read_picture_batches(
+    paths: Iterable[Path], size: int | None, batch_size: int
+) -> Iterator[tuple[list[Path], Tensor | SightlineError]]:
     """Pictures read and stacked while they have one size, at most `batch` of them; one that can't be read, or is too small, as its error."""
     held: list[Path] = []
     stack: list[Tensor] = []
@@ -106,9 +120,15 @@ def warp_to_frame(previous_frame: Tensor, picture: Tensor, frame: Tensor) -> tup
 
     Flow and its inverse must cancel: |f + b|² ≤ 0.01 (|f|² + |b|²) + 0.5 (Ruder 2016, eq. 5).
     """
-    back, forth = compute_optical_flow(frame, previous_frame), compute_optical_flow(previous_frame, frame)
+    back, forth = (
+        compute_optical_flow(frame, previous_frame),
+        compute_optical_flow(previous_frame, frame),
+    )
     there = warp_by_flow(forth, back)
-    error, length = (back + there).square().sum(1, keepdim=True), back.square().sum(1, keepdim=True) + there.square().sum(1, keepdim=True)
+    error, length = (
+        (back + there).square().sum(1, keepdim=True),
+        back.square().sum(1, keepdim=True) + there.square().sum(1, keepdim=True),
+    )
     return warp_by_flow(picture, back), (error <= 0.01 * length + 0.5).float()
 
 
@@ -117,7 +137,10 @@ def compute_optical_flow(source_frame: Tensor, target_frame: Tensor) -> Tensor:
     import cv2
     import numpy as np
 
-    gray = [(picture[0].mean(0) * 255).round().byte().numpy() for picture in (source_frame, target_frame)]
+    gray = [
+        (picture[0].mean(0) * 255).round().byte().numpy()
+        for picture in (source_frame, target_frame)
+    ]
     found: Any = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_FAST).calc(
         gray[0], gray[1], np.zeros((*gray[0].shape, 2), np.float32)
     )
@@ -128,5 +151,13 @@ def warp_by_flow(image: Tensor, displacement: Tensor) -> Tensor:
     """The image read at p + move for each place p; beyond its borders their pixels are repeated."""
     height, width = image.shape[-2:]
     y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
-    grid = torch.stack([(x + displacement[0, 0] + 0.5) * 2 / width - 1, (y + displacement[0, 1] + 0.5) * 2 / height - 1], -1)
-    return F.grid_sample(image, grid[None], mode="bilinear", padding_mode="border", align_corners=False)
+    grid = torch.stack(
+        [
+            (x + displacement[0, 0] + 0.5) * 2 / width - 1,
+            (y + displacement[0, 1] + 0.5) * 2 / height - 1,
+        ],
+        -1,
+    )
+    return F.grid_sample(
+        image, grid[None], mode="bilinear", padding_mode="border", align_corners=False
+    )

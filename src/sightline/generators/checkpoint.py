@@ -62,12 +62,19 @@ class AnyStyleNetwork:
         return self.network.model.device
 
     @torch.no_grad()
-    def make_mix(self, weights: str | Mapping[str, float], strength: float = 1.0, size: int = DEFAULT_STYLE_SIZE) -> Tensor:
+    def make_mix(
+        self,
+        weights: str | Mapping[str, float],
+        strength: float = 1.0,
+        size: int = DEFAULT_STYLE_SIZE,
+    ) -> Tensor:
         """What the network takes for a style, or several by weights that are brought to a sum of 1: files, names of shipped paintings, or samples,
         each with `size` pixels on its short side if it has more. Raises SightlineError for what can't be read or is too small."""
         shares = normalize_style_weights({weights: 1.0} if isinstance(weights, str) else weights)
         rows = [
-            share * self.network.make_style_row(self.read_style(name, size).to(self.device), strength) for name, share in shares.items()
+            share
+            * self.network.make_style_row(self.read_style(name, size).to(self.device), strength)
+            for name, share in shares.items()
         ]
         return torch.stack(rows).sum(0)
 
@@ -79,8 +86,14 @@ class AnyStyleNetwork:
 
 def normalize_style_weights(weights: Mapping[str, float]) -> dict[str, float]:
     """Weights of a blend with a sum of 1; raises SightlineError for negative ones, or none above 0."""
-    if not weights or any(weight < 0 for weight in weights.values()) or not 0 < sum(weights.values()) < float("inf"):
-        raise SightlineError(f"the weights of a blend are 0 or more and not all 0; given were {dict(weights)}")
+    if (
+        not weights
+        or any(weight < 0 for weight in weights.values())
+        or not 0 < sum(weights.values()) < float("inf")
+    ):
+        raise SightlineError(
+            f"the weights of a blend are 0 or more and not all 0; given were {dict(weights)}"
+        )
     return {name: weight / sum(weights.values()) for name, weight in weights.items()}
 
 
@@ -92,11 +105,15 @@ def parse_style_blend(text: str) -> dict[str, float]:
         try:
             found[name] = float(weight or 1)
         except ValueError:
-            raise SightlineError(f"{part.strip()!r} is not a style and its weight; NAME or NAME:2,NAME:1 is expected") from None
+            raise SightlineError(
+                f"{part.strip()!r} is not a style and its weight; NAME or NAME:2,NAME:1 is expected"
+            ) from None
     return found
 
 
-def write_fixed_style_network(network: Stylizer, names: Sequence[str], path: Path, metadata: Mapping[str, Any] | None = None) -> None:
+def write_fixed_style_network(
+    network: Stylizer, names: Sequence[str], path: Path, metadata: Mapping[str, Any] | None = None
+) -> None:
     """Writes the network in half precision, whole or not at all."""
     head = {
         "kind": FIXED_STYLE_KIND,
@@ -109,20 +126,30 @@ def write_fixed_style_network(network: Stylizer, names: Sequence[str], path: Pat
     save_network_file(network, path, head)
 
 
-def write_any_style_network(network: AdaINStylizer, path: Path, metadata: Mapping[str, Any] | None = None) -> None:
+def write_any_style_network(
+    network: AdaINStylizer, path: Path, metadata: Mapping[str, Any] | None = None
+) -> None:
     """Writes a decoder for any style, and which network its encoder is, as `write_styles` does."""
-    save_network_file(network, path, {"kind": ANY_STYLE_KIND, "encoder": network.model.recipe, **(metadata or {})})
+    save_network_file(
+        network, path, {"kind": ANY_STYLE_KIND, "encoder": network.model.recipe, **(metadata or {})}
+    )
 
 
 def save_network_file(network: nn.Module, path: Path, header: Mapping[str, Any]) -> None:
     from safetensors.torch import save_file
 
-    state = {name: value.detach().cpu().half().contiguous() for name, value in network.state_dict().items() if value.is_floating_point()}
+    state = {
+        name: value.detach().cpu().half().contiguous()
+        for name, value in network.state_dict().items()
+        if value.is_floating_point()
+    }
     with replace_atomically(path) as temporary:
         save_file(state, temporary, {"sightline": json.dumps(header)})
 
 
-def read_style_network(source: str | Path, device: torch.device | str = "cpu") -> FixedStyleNetwork | AnyStyleNetwork:
+def read_style_network(
+    source: str | Path, device: torch.device | str = "cpu"
+) -> FixedStyleNetwork | AnyStyleNetwork:
     """A trained network of either kind from its file, or a shipped one by name. Raises SightlineError for a file of another kind."""
     path = SHIPPED_STYLE_NETWORKS.get(str(source), Path(source))
     if not path.is_file() and path.suffix != ".safetensors":
@@ -134,18 +161,30 @@ def read_style_network(source: str | Path, device: torch.device | str = "cpu") -
             fill_network_weights(network, state, path, "its decoder")
             return AnyStyleNetwork(network.eval(), head)
         names = tuple(str(name) for name in head.pop("styles"))
-        network = make_stylizer(0, len(names), width=int(head.pop("width")), blocks=int(head.pop("blocks")), norm=head.pop("norm"))
+        network = make_stylizer(
+            0,
+            len(names),
+            width=int(head.pop("width")),
+            blocks=int(head.pop("blocks")),
+            norm=head.pop("norm"),
+        )
     except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise SightlineError(f"{path.name} is a damaged style network: its header lacks {error}") from error
+        raise SightlineError(
+            f"{path.name} is a damaged style network: its header lacks {error}"
+        ) from error
     fill_network_weights(network, state, path, "its style network")
     return FixedStyleNetwork(network.to(device).eval(), names, head)
 
 
-def read_fixed_style_network(source: str | Path, device: torch.device | str = "cpu") -> FixedStyleNetwork:
+def read_fixed_style_network(
+    source: str | Path, device: torch.device | str = "cpu"
+) -> FixedStyleNetwork:
     """`read_painter` for networks of given styles only."""
     found = read_style_network(source, device)
     if isinstance(found, AnyStyleNetwork):
-        raise SightlineError(f"{Path(source).name} is a network for any style; here one of given styles is needed")
+        raise SightlineError(
+            f"{Path(source).name} is a network for any style; here one of given styles is needed"
+        )
     return found
 
 
@@ -158,7 +197,9 @@ def read_network_header(path: Path) -> dict[str, Any]:
         with safe_open(path, "pt") as file:
             told = json.loads((file.metadata() or {}).get("sightline", "null"))
     if not isinstance(told, dict) or told.get("kind") not in (FIXED_STYLE_KIND, ANY_STYLE_KIND):
-        raise SightlineError(f"{path.name} holds weights, but not of a style network; `sightline stylizer train` writes those")
+        raise SightlineError(
+            f"{path.name} holds weights, but not of a style network; `sightline stylizer train` writes those"
+        )
     return told
 
 

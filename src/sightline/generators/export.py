@@ -19,7 +19,10 @@ from sightline.images.files import replace_atomically
 
 ONNX_OPSET = 20
 
-TRACE_SIZES = 4 * MIN_STYLIZER_SIDE, 5 * MIN_STYLIZER_SIDE  # the size of the pictures that are traced
+TRACE_SIZES = (
+    4 * MIN_STYLIZER_SIDE,
+    5 * MIN_STYLIZER_SIDE,
+)  # the size of the pictures that are traced
 
 DynamicAxes = dict[str, dict[int, Any]]
 
@@ -31,9 +34,13 @@ def export_onnx(style_network: FixedStyleNetwork | AnyStyleNetwork, path: Path) 
         import onnx
         import onnxscript  # noqa: F401  # pyright: ignore[reportUnusedImport]
     except ImportError as error:
-        raise SightlineError(f"export needs the packages onnx and onnxscript ({error}); pip install onnx onnxscript") from error
+        raise SightlineError(
+            f"export needs the packages onnx and onnxscript ({error}); pip install onnx onnxscript"
+        ) from error
     module, given, axes = (
-        prepare_any_style_export(style_network) if isinstance(style_network, AnyStyleNetwork) else prepare_fixed_style_export(style_network)
+        prepare_any_style_export(style_network)
+        if isinstance(style_network, AnyStyleNetwork)
+        else prepare_fixed_style_export(style_network)
     )
     with replace_atomically(path) as temporary, torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -53,23 +60,46 @@ def export_onnx(style_network: FixedStyleNetwork | AnyStyleNetwork, path: Path) 
 # Written at batch 2: the exporter takes an axis of length 1 for a constant.
 
 
-def prepare_fixed_style_export(style_network: FixedStyleNetwork) -> tuple[nn.Module, tuple[Tensor, ...], DynamicAxes]:
+def prepare_fixed_style_export(
+    style_network: FixedStyleNetwork,
+) -> tuple[nn.Module, tuple[Tensor, ...], DynamicAxes]:
     """The module, inputs at which it is traced, and their axes that may vary."""
     count, height, width = make_dynamic_dims("count", "height", "width")
-    given = torch.rand(2, 3, *TRACE_SIZES), style_network.make_mix(style_network.names[0]).cpu().repeat(2, 1)
-    return style_network.network, given, {"image": {0: count, 2: height, 3: width}, "mix": {0: count}}
+    given = (
+        torch.rand(2, 3, *TRACE_SIZES),
+        style_network.make_mix(style_network.names[0]).cpu().repeat(2, 1),
+    )
+    return (
+        style_network.network,
+        given,
+        {"image": {0: count, 2: height, 3: width}, "mix": {0: count}},
+    )
 
 
-def prepare_any_style_export(style_network: AnyStyleNetwork) -> tuple[nn.Module, tuple[Tensor, ...], DynamicAxes]:
+def prepare_any_style_export(
+    style_network: AnyStyleNetwork,
+) -> tuple[nn.Module, tuple[Tensor, ...], DynamicAxes]:
     """As `given_styles`."""
-    count, height, width, rows, columns = make_dynamic_dims("count", "height", "width", "rows", "columns")
-    given = torch.rand(2, 3, *TRACE_SIZES), torch.rand(2, 3, TRACE_SIZES[1], TRACE_SIZES[0] + TRACE_SIZES[1]), torch.ones(2)
-    axes = {"image": {0: count, 2: height, 3: width}, "style": {0: count, 2: rows, 3: columns}, "alpha": {0: count}}
+    count, height, width, rows, columns = make_dynamic_dims(
+        "count", "height", "width", "rows", "columns"
+    )
+    given = (
+        torch.rand(2, 3, *TRACE_SIZES),
+        torch.rand(2, 3, TRACE_SIZES[1], TRACE_SIZES[0] + TRACE_SIZES[1]),
+        torch.ones(2),
+    )
+    axes = {
+        "image": {0: count, 2: height, 3: width},
+        "style": {0: count, 2: rows, 3: columns},
+        "alpha": {0: count},
+    }
     return ExportableStylizer(style_network.network), given, axes
 
 
 def make_dynamic_dims(*names: str) -> list[Any]:
-    return [torch.export.Dim(name, min=1 if name == "count" else MIN_STYLIZER_SIDE) for name in names]
+    return [
+        torch.export.Dim(name, min=1 if name == "count" else MIN_STYLIZER_SIDE) for name in names
+    ]
 
 
 class ExportableStylizer(nn.Module):
@@ -85,7 +115,9 @@ class ExportableStylizer(nn.Module):
 
     def forward(self, image: Tensor, style: Tensor, alpha: Tensor) -> Tensor:
         content, manner = (self.encoder(self.normalize(picture)) for picture in (image, style))
-        return self.network.stylize_features(content, self.network.pack_style_row(manner, alpha), *image.shape[-2:])
+        return self.network.stylize_features(
+            content, self.network.pack_style_row(manner, alpha), *image.shape[-2:]
+        )
 
 
 def truncate_network(network: nn.Module, last_layer: str) -> nn.Sequential:

@@ -15,10 +15,19 @@ class GeneratorCode:
     """
 
     def __init__(
-        self, generator: CodeGenerator, count: int, side: int, *, seed: int = 0, shared_start: bool = True, deviation: float = 0.5
+        self,
+        generator: CodeGenerator,
+        count: int,
+        side: int,
+        *,
+        seed: int = 0,
+        shared_start: bool = True,
+        deviation: float = 0.5,
     ) -> None:
         self.generator, self.side = generator, side
-        noise = torch.randn(count, generator.mean.shape[1], generator=torch.Generator().manual_seed(seed)).to(generator.mean)
+        noise = torch.randn(
+            count, generator.mean.shape[1], generator=torch.Generator().manual_seed(seed)
+        ).to(generator.mean)
         start = generator.mean + (0.0 if shared_start else deviation) * generator.deviation * noise
         self.code = start.clamp_min(0).requires_grad_()
         self.parameters = [self.code]
@@ -26,7 +35,9 @@ class GeneratorCode:
     def __call__(self) -> Tensor:
         picture = self.generator(self.code)
         return (
-            picture if picture.shape[-1] == self.side else F.interpolate(picture, size=(self.side, self.side), mode="bicubic").clamp(0, 1)
+            picture
+            if picture.shape[-1] == self.side
+            else F.interpolate(picture, size=(self.side, self.side), mode="bicubic").clamp(0, 1)
         )
 
     @torch.no_grad()

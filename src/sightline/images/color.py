@@ -22,7 +22,10 @@ def apply_color_matrix(image: Tensor, matrix: Tensor) -> Tensor:
 
 def match_colors(image: Tensor, reference: Tensor) -> Tensor:
     """The image with the mean and covariance of another one's colours, by the symmetric (CORAL) map of section 3: 1×3×H×W in [0, 1]."""
-    (mean, spread), (target, wanted) = compute_color_statistics(image), compute_color_statistics(reference)
+    (mean, spread), (target, wanted) = (
+        compute_color_statistics(image),
+        compute_color_statistics(reference),
+    )
     change = compute_matrix_power(wanted, 0.5) @ compute_matrix_power(spread, -0.5)
     moved = apply_color_matrix(image - mean.view(1, 3, 1, 1), change) + target.view(1, 3, 1, 1)
     return moved.clamp(0, 1)
@@ -30,14 +33,22 @@ def match_colors(image: Tensor, reference: Tensor) -> Tensor:
 
 def match_luminance(image: Tensor, reference: Tensor) -> Tensor:
     """The image as gray, its luminance brought to the mean and deviation of another one's (section 4): 1×3×H×W in [0, 1]."""
-    light, target = (apply_color_matrix(picture, RGB_TO_YIQ)[:, :1] for picture in (image, reference))
+    light, target = (
+        apply_color_matrix(picture, RGB_TO_YIQ)[:, :1] for picture in (image, reference)
+    )
     scaled = (light - light.mean()) / light.std().clamp_min(1e-6) * target.std() + target.mean()
     return scaled.clamp(0, 1).expand(-1, 3, -1, -1).contiguous()
 
 
 def copy_photo_colors(image: Tensor, photo: Tensor) -> Tensor:
     """The image's luminance with the photograph's colours: N×3×H×W in [0, 1]."""
-    joined = torch.cat([apply_color_matrix(image, RGB_TO_YIQ)[:, :1], apply_color_matrix(photo, RGB_TO_YIQ)[:, 1:]], 1)
+    joined = torch.cat(
+        [
+            apply_color_matrix(image, RGB_TO_YIQ)[:, :1],
+            apply_color_matrix(photo, RGB_TO_YIQ)[:, 1:],
+        ],
+        1,
+    )
     return apply_color_matrix(joined, torch.linalg.inv(RGB_TO_YIQ)).clamp(0, 1)
 
 

@@ -15,7 +15,13 @@ from PIL import Image, ImageFile, ImageOps
 from torch import Tensor
 
 from sightline.errors import SightlineError
-from sightline.images.io import check_image, check_pixel_count, convert_pillow_to_tensor, detect_image_format, make_decoding_error
+from sightline.images.io import (
+    check_image,
+    check_pixel_count,
+    convert_pillow_to_tensor,
+    detect_image_format,
+    make_decoding_error,
+)
 
 MAX_PIXELS = 100_000_000  # pixels, as in image.read
 
@@ -46,7 +52,10 @@ def fit_square(source: ImageSource, side: int, short_side: int) -> FittedSquare:
         picture = picture.crop((0, top, picture.width, top + picture.width * 3))
     scale = short_side / min(picture.size)
     columns, rows = (round(length * scale) for length in picture.size)
-    left, top = (columns - side) // 2 * picture.width / columns, (rows - side) // 2 * picture.height / rows
+    left, top = (
+        (columns - side) // 2 * picture.width / columns,
+        (rows - side) // 2 * picture.height / rows,
+    )
     box = (left, top, left + side * picture.width / columns, top + side * picture.height / rows)
     if box != (0, 0, side, side) or picture.size != (side, side):
         picture = picture.resize((side, side), Image.Resampling.BILINEAR, box)
@@ -66,7 +75,9 @@ def open_as_rgb(source: ImageSource, short_side: int) -> tuple[Image.Image, int,
 def decode_as_rgb(data: bytes, short_side: int) -> tuple[Image.Image, int, int]:
     kind = detect_image_format(data[:64])
     try:
-        plugin: type[ImageFile.ImageFile] = getattr(import_module(f"PIL.{kind}ImagePlugin"), f"{kind}ImageFile")
+        plugin: type[ImageFile.ImageFile] = getattr(
+            import_module(f"PIL.{kind}ImagePlugin"), f"{kind}ImageFile"
+        )
         with plugin(io.BytesIO(data)) as picture:
             width, height = picture.size
             check_pixel_count(f"{width}×{height} = ", width * height, MAX_PIXELS)
@@ -75,10 +86,16 @@ def decode_as_rgb(data: bytes, short_side: int) -> tuple[Image.Image, int, int]:
                 reduction = min(width, height) / (2 * short_side)
                 picture.draft("RGB", (int(width / reduction), int(height / reduction)))
             picture.load()
-            with suppress(SyntaxError, ValueError, LookupError, TypeError, struct.error):  # EXIF may be damaged in a whole picture
+            with suppress(
+                SyntaxError, ValueError, LookupError, TypeError, struct.error
+            ):  # EXIF may be damaged in a whole picture
                 turned = picture.getexif().get(ORIENTATION_TAG, 1) in (5, 6, 7, 8)
                 ImageOps.exif_transpose(picture, in_place=True)
-            return (convert_to_rgb(picture), width, height) if turned else (convert_to_rgb(picture), height, width)
+            return (
+                (convert_to_rgb(picture), width, height)
+                if turned
+                else (convert_to_rgb(picture), height, width)
+            )
     except SightlineError:
         raise
     except Exception as error:  # on bytes they don't like, decoders raise whatever comes to hand
@@ -97,17 +114,26 @@ def convert_to_rgb(picture: Image.Image) -> Image.Image:
 def convert_tensor_to_pillow(image: Tensor) -> Image.Image:
     """An image tensor, 1×3×H×W or 3×H×W in [0, 1], in 8 bits."""
     pixels = check_image(image[None] if image.ndim == 3 else image)[0]
-    return Image.fromarray(pixels.detach().cpu().mul(255).round().byte().permute(1, 2, 0).contiguous().numpy())
+    return Image.fromarray(
+        pixels.detach().cpu().mul(255).round().byte().permute(1, 2, 0).contiguous().numpy()
+    )
 
 
 def encode_thumbnail(square: FittedSquare, side: int) -> bytes:
     """The square as a small JPEG file."""
     picture = Image.fromarray(square.pixels)
     encoded = io.BytesIO()
-    (picture.resize((side, side), Image.Resampling.BILINEAR) if picture.width > side else picture).save(encoded, "JPEG", quality=85)
+    (
+        picture.resize((side, side), Image.Resampling.BILINEAR) if picture.width > side else picture
+    ).save(encoded, "JPEG", quality=85)
     return encoded.getvalue()
 
 
 def stack_squares(squares: list[FittedSquare]) -> Tensor:
     """The squares as images, n×3×side×side in [0, 1], in channels_last."""
-    return torch.from_numpy(np.stack([view.pixels for view in squares])).permute(0, 3, 1, 2).float().div_(255)
+    return (
+        torch.from_numpy(np.stack([view.pixels for view in squares]))
+        .permute(0, 3, 1, 2)
+        .float()
+        .div_(255)
+    )

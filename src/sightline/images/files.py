@@ -32,7 +32,9 @@ def replace_atomically(path: Path) -> Generator[Path, None, None]:
 def check_writable(folder: Path) -> None:
     """Raises SightlineError before the work is done if `folder` could not be made or written afterwards. Makes nothing."""
     try:
-        existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
+        existing = next(
+            parent for parent in (folder, *folder.absolute().parents) if parent.exists()
+        )
         if not existing.is_dir():
             raise NotADirectoryError(20, f"{str(existing)!r} is not a folder")
         if not os.access(existing, os.W_OK | os.X_OK):
@@ -49,4 +51,6 @@ def make_write_error(path: Path, error: Exception) -> SightlineError:
 
 def get_cache_path(kind: str, name: str) -> Path:
     """A place for something of a kind in the user's cache."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sightline" / kind / name
+    return (
+        Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sightline" / kind / name
+    )

@@ -55,12 +55,23 @@ def read(path: str | Path, *, limit: int = 100_000_000) -> Tensor:
     path = Path(path)
     name = escape_line_breaks(path.name or str(path))
     try:
-        if not stat.S_ISREG(path.stat().st_mode):  # to open a FIFO would be to wait for its writer, perhaps for ever
-            raise SightlineError(f"a {'folder' if path.is_dir() else 'pipe, socket or device'}, not an image file")
+        if not stat.S_ISREG(
+            path.stat().st_mode
+        ):  # to open a FIFO would be to wait for its writer, perhaps for ever
+            raise SightlineError(
+                f"a {'folder' if path.is_dir() else 'pipe, socket or device'}, not an image file"
+            )
         with path.open("rb") as file:
             image, frames = _decode_image(file, limit)
-    except (OSError, ValueError) as error:  # ValueError: a null byte in the path, and SightlineError
-        reason = describe_missing_file(path) if isinstance(error, FileNotFoundError) else getattr(error, "strerror", None) or str(error)
+    except (
+        OSError,
+        ValueError,
+    ) as error:  # ValueError: a null byte in the path, and SightlineError
+        reason = (
+            describe_missing_file(path)
+            if isinstance(error, FileNotFoundError)
+            else getattr(error, "strerror", None) or str(error)
+        )
         raise SightlineError(f"{name}: {escape_line_breaks(reason)}") from error
     if frames > 1:
         warnings.warn(f"{name}: {frames} frames; the first is read", stacklevel=2)
@@ -82,7 +93,10 @@ def write(image: Tensor, path: str | Path) -> None:
     try:
         with replace_atomically(path) as temporary:
             temporary.write_bytes(encoded)
-    except (OSError, ValueError) as error:  # ValueError: a null byte in the path, and SightlineError
+    except (
+        OSError,
+        ValueError,
+    ) as error:  # ValueError: a null byte in the path, and SightlineError
         raise SightlineError(escape_line_breaks(str(error))) from error
 
 
@@ -107,7 +121,9 @@ def check_image(image: Tensor, subject: str = "image") -> Tensor:
 def resize_image(image: Tensor, height: int, width: int) -> Tensor:
     """N×3×height×width, antialiased bilinear, differentiable; no copy if it has that size. Raises SightlineError below 1×1."""
     if min(height, width) < 1:
-        raise SightlineError(f"an image can't be resized to {height}×{width}; both must be at least 1")
+        raise SightlineError(
+            f"an image can't be resized to {height}×{width}; both must be at least 1"
+        )
     if image.shape[-2:] == (height, width):
         return image
     return interpolate(image, (height, width), mode="bilinear", antialias=True).clamp(0, 1)
@@ -128,7 +144,9 @@ def crop_center(image: Tensor, height: int, width: int) -> Tensor:
     """The middle N×3×height×width, a view. Raises SightlineError when the image is smaller than that."""
     rows, columns = image.shape[-2:]
     if not (1 <= height <= rows and 1 <= width <= columns):
-        raise SightlineError(f"a crop of {height}×{width} can't be cut from an image of {rows}×{columns}")
+        raise SightlineError(
+            f"a crop of {height}×{width} can't be cut from an image of {rows}×{columns}"
+        )
     return image[..., (rows - height) // 2 :, (columns - width) // 2 :][..., :height, :width]
 
 
@@ -147,7 +165,11 @@ def sample(name: str = "rocket") -> Tensor:
 
 def read_file_or_sample(source: str | Path) -> Tensor:
     """What a user means by an image on a command line: a file, else one of `samples()` by its name. 1×3×H×W."""
-    return sample(str(source)) if str(source) in _SAMPLE_NAMES.split() and not Path(source).exists() else read(source)
+    return (
+        sample(str(source))
+        if str(source) in _SAMPLE_NAMES.split() and not Path(source).exists()
+        else read(source)
+    )
 
 
 ImageOrPath = Tensor | str | Path
@@ -172,7 +194,9 @@ def describe_missing_file(path: Path) -> str:
     if path.is_symlink():
         return "a link to a file that does not exist"
     with suppress(OSError):
-        return "no such file" + suggest_closest_name(path.name, [sibling.name for sibling in path.parent.iterdir()][:2000])
+        return "no such file" + suggest_closest_name(
+            path.name, [sibling.name for sibling in path.parent.iterdir()][:2000]
+        )
     return f"no such file; there is no folder {path.parent}"
 
 
@@ -180,12 +204,18 @@ def _decode_image(file: io.BufferedReader, limit: int) -> tuple[Tensor, int]:
     """The picture and the number of frames. Raises OSError if not even the first bytes can be read, else only SightlineError."""
     kind = detect_image_format(file.peek(64)[:64])
     try:
-        plugin: type[ImageFile.ImageFile] = getattr(import_module(f"PIL.{kind}ImagePlugin"), f"{kind}ImageFile")
+        plugin: type[ImageFile.ImageFile] = getattr(
+            import_module(f"PIL.{kind}ImagePlugin"), f"{kind}ImageFile"
+        )
         with plugin(file) as picture:
-            check_pixel_count(f"{picture.width}×{picture.height} = ", picture.width * picture.height, limit)
+            check_pixel_count(
+                f"{picture.width}×{picture.height} = ", picture.width * picture.height, limit
+            )
             frames: int = getattr(picture, "n_frames", 1)
             picture.load()
-            with suppress(SyntaxError, ValueError, LookupError, TypeError, struct.error):  # EXIF may be damaged in a whole picture
+            with suppress(
+                SyntaxError, ValueError, LookupError, TypeError, struct.error
+            ):  # EXIF may be damaged in a whole picture
                 ImageOps.exif_transpose(picture, in_place=True)
             return convert_pillow_to_tensor(picture), frames
     except SightlineError:
@@ -200,23 +230,34 @@ def detect_image_format(first_bytes: bytes) -> str:
     for kind, signature in _FORMAT_SIGNATURES.items():
         if re.match(signature, first_bytes, re.DOTALL):
             return kind
-    looks = [f"; it looks like {kind}" for kind, signature in _OTHER_SIGNATURES.items() if re.match(signature, first_bytes, re.DOTALL)]
-    raise SightlineError(f"not an image in a known format ({', '.join(_FORMAT_SIGNATURES).upper()}){''.join(looks[:1])}")
+    looks = [
+        f"; it looks like {kind}"
+        for kind, signature in _OTHER_SIGNATURES.items()
+        if re.match(signature, first_bytes, re.DOTALL)
+    ]
+    raise SightlineError(
+        f"not an image in a known format ({', '.join(_FORMAT_SIGNATURES).upper()}){''.join(looks[:1])}"
+    )
 
 
 def check_pixel_count(size_text: str, pixels: int, limit: int) -> None:
     if pixels > limit:
-        raise SightlineError(f"{size_text}{pixels:,} pixels, over the limit of {limit:,}; sightline.read(path, limit={pixels}) allows it")
+        raise SightlineError(
+            f"{size_text}{pixels:,} pixels, over the limit of {limit:,}; sightline.read(path, limit={pixels}) allows it"
+        )
 
 
 def make_decoding_error(format_name: str, error: Exception, limit: int) -> SightlineError:
     """What a decoder's exception means to the user."""
-    if isinstance(error, Image.DecompressionBombError):  # a few plugins check before they tell the size
+    if isinstance(
+        error, Image.DecompressionBombError
+    ):  # a few plugins check before they tell the size
         check_pixel_count("", int(re.findall(r"\d+", str(error))[0]), limit)
     if isinstance(error, MemoryError) or "allocate" in str(error):
         return SightlineError(f"not enough memory to decode this {format_name}")
     return SightlineError(
-        getattr(error, "strerror", None) or f"a truncated, broken or unsupported {format_name} ({error or type(error).__name__})"
+        getattr(error, "strerror", None)
+        or f"a truncated, broken or unsupported {format_name} ({error or type(error).__name__})"
     )
 
 
@@ -224,7 +265,9 @@ def convert_pillow_to_tensor(picture: Image.Image) -> Tensor:
     """1×3×H×W of a loaded picture in any mode, transparency over white."""
     if picture.mode[0] in "FI":
         return _convert_gray_to_tensor(picture).clamp_(0, 1).repeat(1, 3, 1, 1)
-    pixels = torch.as_tensor(np.array(picture.convert("RGBA" if picture.has_transparency_data else "RGB")))
+    pixels = torch.as_tensor(
+        np.array(picture.convert("RGBA" if picture.has_transparency_data else "RGB"))
+    )
     planes = pixels.permute(2, 0, 1)[None].contiguous().float().div_(255)
     color, alpha = planes[:, :3], planes[:, 3:]
     return (color * alpha + (1 - alpha)).clamp_(0, 1) if alpha.numel() else planes
@@ -233,7 +276,9 @@ def convert_pillow_to_tensor(picture: Image.Image) -> Tensor:
 def _convert_gray_to_tensor(picture: Image.Image) -> Tensor:
     """H×W of float or more than 8-bit gray, scaled by its white: Pillow leaves 12-bit TIFF as it is and widens PNM to 16 bits."""
     if picture.mode == "I" and picture.format != "PPM":
-        raise SightlineError("integer pixels, signed or of 32 bits, whose white is unknown; save it with 8 or 16 bits")
+        raise SightlineError(
+            "integer pixels, signed or of 32 bits, whose white is unknown; save it with 8 or 16 bits"
+        )
     bits: int = getattr(picture, "tag_v2", {}).get(258, (16,))[0]  # of TIFF
     white = 1 if picture.mode == "F" else 2**bits - 1
     values = torch.as_tensor(np.array(picture).astype(np.float32)).div_(white)
@@ -264,9 +309,13 @@ def _validate_image(image: object, subject: str, tolerance: float) -> Tensor:
     raise SightlineError(f"an image is N×3×H×W in [0, 1]; {subject} is {wrong}")
 
 
-def _encode_image(image: Tensor, format_name: str, quality: int = 95, subsampling: int = 0) -> bytes:
+def _encode_image(
+    image: Tensor, format_name: str, quality: int = 95, subsampling: int = 0
+) -> bytes:
     """The bytes of a file with this one image, 3×H×W or 1×3×H×W."""
-    image = _validate_image(image[None] if getattr(image, "ndim", 4) == 3 else image, "this tensor", tolerance=1e-3)
+    image = _validate_image(
+        image[None] if getattr(image, "ndim", 4) == 3 else image, "this tensor", tolerance=1e-3
+    )
     if len(image) != 1:
         raise SightlineError(f"a file holds one image; this batch has {len(image)}")
     pixels = image[0].detach().clamp(0, 1).mul_(255).round_().byte().permute(1, 2, 0).cpu().numpy()
@@ -274,5 +323,7 @@ def _encode_image(image: Tensor, format_name: str, quality: int = 95, subsamplin
     try:
         Image.fromarray(pixels).save(encoded, format_name, quality=quality, subsampling=subsampling)
     except (OSError, ValueError) as error:
-        raise SightlineError(f"an image of {pixels.shape[0]}×{pixels.shape[1]} can't be written as {format_name} ({error})") from error
+        raise SightlineError(
+            f"an image of {pixels.shape[0]}×{pixels.shape[1]} can't be written as {format_name} ({error})"
+        ) from error
     return encoded.getvalue()

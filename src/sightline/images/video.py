@@ -31,7 +31,9 @@ def write_video(frames: Iterable[Tensor], path: str | Path, *, fps: int = 20) ->
     """
     path = Path(path)
     if path.suffix.lower() not in VIDEO_SUFFIXES:
-        raise SightlineError(f"{path.name}: movies are written as {', '.join(VIDEO_SUFFIXES)}, not as {path.suffix!r}")
+        raise SightlineError(
+            f"{path.name}: movies are written as {', '.join(VIDEO_SUFFIXES)}, not as {path.suffix!r}"
+        )
     if fps < 1:
         raise SightlineError(f"fps is {fps}; it must be at least 1")
     pixels = _quantize_frames(frames)
@@ -55,7 +57,10 @@ def read_video(path: str | Path) -> Iterator[Tensor]:
     try:
         if not stat.S_ISREG(path.stat().st_mode):
             raise SightlineError("not a video file")
-        with path.open("rb") as file, av.open(file, "r", options={"format_whitelist": _READABLE_CONTAINERS}) as container:
+        with (
+            path.open("rb") as file,
+            av.open(file, "r", options={"format_whitelist": _READABLE_CONTAINERS}) as container,
+        ):
             for frame in container.decode(video=0):
                 count += 1
                 yield _convert_frame(frame)
@@ -64,7 +69,9 @@ def read_video(path: str | Path) -> Iterator[Tensor]:
     except IndexError as error:
         raise SightlineError(f"{name}: there is no picture in it, only sound or data") from error
     except EOFError as error:  # a container that ends before its first frame
-        raise SightlineError(f"{name}: {f'broken after {count} frames' if count else 'a video without frames'}") from error
+        raise SightlineError(
+            f"{name}: {f'broken after {count} frames' if count else 'a video without frames'}"
+        ) from error
     except (OSError, ValueError) as error:  # also av's own errors, and SightlineError
         why = getattr(error, "strerror", None) or get_first_error_line(error)
         reason = (
@@ -79,7 +86,13 @@ def read_video(path: str | Path) -> Iterator[Tensor]:
 
 def _convert_frame(frame: Any) -> Tensor:
     """A decoded frame as an image, turned as its camera was held."""
-    pixels = torch.from_numpy(frame.to_ndarray(format="rgb24")).permute(2, 0, 1).unsqueeze(0).float().div_(255)
+    pixels = (
+        torch.from_numpy(frame.to_ndarray(format="rgb24"))
+        .permute(2, 0, 1)
+        .unsqueeze(0)
+        .float()
+        .div_(255)
+    )
     return pixels.rot90(round(frame.rotation / 90), (2, 3)).contiguous()
 
 
@@ -87,11 +100,26 @@ def _quantize_frames(frames: Iterable[Tensor]) -> Iterator[Any]:
     """Frames as H×W×3 bytes; raises for the first that is none, or of another size."""
     size = None
     for number, frame in enumerate(frames):
-        image = check_image(frame[None] if getattr(frame, "ndim", 4) == 3 else frame, f"frame {number}")
+        image = check_image(
+            frame[None] if getattr(frame, "ndim", 4) == 3 else frame, f"frame {number}"
+        )
         size = size or image.shape
         if image.shape != size or len(image) != 1:
-            raise SightlineError(f"frame {number} is {tuple(image.shape)}; every frame of a movie must be one image of {tuple(size[1:])}")
-        yield image[0].detach().clamp(0, 1).mul(255).round().byte().permute(1, 2, 0).cpu().contiguous().numpy()
+            raise SightlineError(
+                f"frame {number} is {tuple(image.shape)}; every frame of a movie must be one image of {tuple(size[1:])}"
+            )
+        yield (
+            image[0]
+            .detach()
+            .clamp(0, 1)
+            .mul(255)
+            .round()
+            .byte()
+            .permute(1, 2, 0)
+            .cpu()
+            .contiguous()
+            .numpy()
+        )
 
 
 def _encode_animation(pixels: Iterable[Any], path: Path, fps: int) -> None:
@@ -99,7 +127,15 @@ def _encode_animation(pixels: Iterable[Any], path: Path, fps: int) -> None:
     pictures = (Image.fromarray(frame) for frame in pixels)
     first = next(pictures)
     # Pillow counts in milliseconds, GIF in hundredths of a second.
-    first.save(path, save_all=True, append_images=pictures, duration=round(1000 / fps), loop=0, quality=85, disposal=1)
+    first.save(
+        path,
+        save_all=True,
+        append_images=pictures,
+        duration=round(1000 / fps),
+        loop=0,
+        quality=85,
+        disposal=1,
+    )
 
 
 def _encode_video(pixels: Iterable[Any], path: Path, fps: int) -> None:
@@ -111,10 +147,16 @@ def _encode_video(pixels: Iterable[Any], path: Path, fps: int) -> None:
         stream: Any = None
         for frame in pixels:
             # Colour is stored for blocks of 2×2 pixels.
-            even = np.pad(frame, ((0, frame.shape[0] % 2), (0, frame.shape[1] % 2), (0, 0)), mode="edge")
+            even = np.pad(
+                frame, ((0, frame.shape[0] % 2), (0, frame.shape[1] % 2), (0, 0)), mode="edge"
+            )
             picture = av.VideoFrame.from_ndarray(even, format="rgb24")
             if stream is None:
                 stream = container.add_stream(known, rate=fps, options=_VIDEO_ENCODERS[known])
-                stream.width, stream.height, stream.pix_fmt = picture.width, picture.height, "yuv420p"
+                stream.width, stream.height, stream.pix_fmt = (
+                    picture.width,
+                    picture.height,
+                    "yuv420p",
+                )
             container.mux(stream.encode(picture))
         container.mux(stream.encode())

@@ -43,5 +43,10 @@ def load_methods() -> "Mapping[str, Method]":
     """Every method by name, with all topics imported, in the order of the table of contents."""
     from sightline.registry.method import METHODS  # imports torch, which --help does without
 
-    order = {import_module(f"sightline.methods.{topic}").__name__: number for number, topic in enumerate(TOPICS)}
-    return dict(sorted(METHODS.items(), key=lambda item: order.get(item[1].function.__module__, len(order))))
+    order = {
+        import_module(f"sightline.methods.{topic}").__name__: number
+        for number, topic in enumerate(TOPICS)
+    }
+    return dict(
+        sorted(METHODS.items(), key=lambda item: order.get(item[1].function.__module__, len(order)))
+    )

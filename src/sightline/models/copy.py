@@ -18,23 +18,36 @@ def make_private_network(network: nn.Module) -> nn.Module:
     Raises SightlineError for scripted modules, which can't be copied this way or looked into, and for weights that are not numbers.
     """
     if any(isinstance(module, torch.jit.ScriptModule) for module in network.modules()):
-        raise SightlineError("a scripted module can't be looked into; give the eager nn.Module it was made from")
+        raise SightlineError(
+            "a scripted module can't be looked into; give the eager nn.Module it was made from"
+        )
     while isinstance(network, PARALLEL_WRAPPERS) or hasattr(network, "_orig_mod"):
         network = network.module if isinstance(network, PARALLEL_WRAPPERS) else network._orig_mod  # pyright: ignore
     check_finite_weights(network)
     memo: dict[int, Any] = {}
     for module in network.modules():
-        for value in (*module.parameters(recurse=False), *module.buffers(recurse=False), *vars(module).values()):
+        for value in (
+            *module.parameters(recurse=False),
+            *module.buffers(recurse=False),
+            *vars(module).values(),
+        ):
             if isinstance(value, Tensor):
                 memo[id(value)] = share_storage(value)
     try:
         body = copy.deepcopy(network, memo).eval()
     except (TypeError, ValueError, RuntimeError) as error:
-        raise SightlineError(f"{type(network).__name__} can't be copied ({error}); give a network that copy.deepcopy takes") from error
+        raise SightlineError(
+            f"{type(network).__name__} can't be copied ({error}); give a network that copy.deepcopy takes"
+        ) from error
     for module in body.modules():
         if getattr(module, "inplace", False) is True:
             module.inplace = False  # pyright: ignore
-        for hooks in (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks):
+        for hooks in (
+            module._forward_hooks,
+            module._forward_pre_hooks,
+            module._backward_hooks,
+            module._backward_pre_hooks,
+        ):
             for key in [key for key, hook in hooks.items() if not is_torch_hook(hook)]:
                 del hooks[key]
     return body
@@ -42,10 +55,18 @@ def make_private_network(network: nn.Module) -> nn.Module:
 
 def check_finite_weights(network: nn.Module) -> None:
     """Raises SightlineError with the first weight tensor that holds NaN or infinity: every answer and every map would be empty."""
-    running = [item for item in network.named_buffers() if item[0].rpartition(".")[2] in RUNNING_STATISTICS]
-    weights = [item for item in (*network.named_parameters(), *running) if item[1].is_floating_point() and not item[1].is_meta]
+    running = [
+        item for item in network.named_buffers() if item[0].rpartition(".")[2] in RUNNING_STATISTICS
+    ]
+    weights = [
+        item
+        for item in (*network.named_parameters(), *running)
+        if item[1].is_floating_point() and not item[1].is_meta
+    ]
     # A sum is one pass without a copy; one that overflows is looked at again.
-    doubtful = [(name, value) for name, value in weights if not value.sum(dtype=torch.float32).isfinite()]
+    doubtful = [
+        (name, value) for name, value in weights if not value.sum(dtype=torch.float32).isfinite()
+    ]
     if broken := [name for name, value in doubtful if not value.isfinite().all()]:
         raise SightlineError(
             f"{type(network).__name__} is refused: {broken[0]} holds NaN or infinite weights{describe_remaining_keys(broken)}"
@@ -54,7 +75,11 @@ def check_finite_weights(network: nn.Module) -> None:
 
 def share_storage(value: Tensor) -> Tensor:
     """The same storage, detached and frozen."""
-    return nn.Parameter(value.detach(), requires_grad=False) if isinstance(value, nn.Parameter) else value.detach()
+    return (
+        nn.Parameter(value.detach(), requires_grad=False)
+        if isinstance(value, nn.Parameter)
+        else value.detach()
+    )
 
 
 def is_torch_hook(hook: object) -> bool:

@@ -50,7 +50,14 @@ class Capture:
         leaf: str | None = None,
         on_layer: Callable[[str, Tensor], object] | None = None,
     ) -> None:
-        self.network, self.wanted_calls, self.copied_calls, self.run_to_end, self.leaf, self.on_layer = (
+        (
+            self.network,
+            self.wanted_calls,
+            self.copied_calls,
+            self.run_to_end,
+            self.leaf,
+            self.on_layer,
+        ) = (
             network,
             set(wanted_calls),
             copied_calls,
@@ -110,7 +117,11 @@ class Capture:
 
     def find_overwritten_calls(self) -> set[str]:
         """The wanted calls whose tensor was changed in place after it was seen."""
-        return {name for name, version in self.tensor_versions.items() if self.tensors[name]._version != version}
+        return {
+            name
+            for name, version in self.tensor_versions.items()
+            if self.tensors[name]._version != version
+        }
 
 
 def format_call_name(path: str, call_index: int) -> str:
@@ -122,5 +133,11 @@ def find_first_tensor(value: Any) -> Tensor | None:
     """The tensor itself, or the first one in a tuple, list or dict."""
     if isinstance(value, Tensor):
         return value
-    items: Iterable[Any] = value.values() if isinstance(value, Mapping) else value if isinstance(value, (tuple, list)) else ()
+    items: Iterable[Any] = (
+        value.values()
+        if isinstance(value, Mapping)
+        else value
+        if isinstance(value, (tuple, list))
+        else ()
+    )
     return next((item for item in items if isinstance(item, Tensor)), None)

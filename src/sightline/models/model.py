@@ -51,7 +51,9 @@ class Model:
         recipe: Mapping[str, Any] | None = None,
     ) -> None:
         if len(mean) != len(std) or len(mean) not in (1, 3):
-            raise SightlineError(f"mean and std need one value for each of 1 or 3 channels; given were {len(mean)} and {len(std)}")
+            raise SightlineError(
+                f"mean and std need one value for each of 1 or 3 channels; given were {len(mean)} and {len(std)}"
+            )
         body = make_private_network(network)
         first = next(body.parameters(), torch.empty(0))
         self.device = torch.device(device) if device is not None else first.device
@@ -59,7 +61,10 @@ class Model:
         self.name = name or type(network).__name__
         self.size, self.resize = size, resize or size
         precision = first.dtype if first.is_floating_point() else torch.float32
-        self.mean, self.std = (torch.tensor(v, device=self.device, dtype=precision).view(1, -1, 1, 1) for v in (mean, std))
+        self.mean, self.std = (
+            torch.tensor(v, device=self.device, dtype=precision).view(1, -1, 1, 1)
+            for v in (mean, std)
+        )
         self.output = output
         self.recipe = dict(recipe or {"model": self.name})
         self._given_labels = tuple(labels)
@@ -85,13 +90,17 @@ class Model:
                 calls[path] += 1
                 value = find_first_tensor(output)
                 if value is not None and value.ndim > 1:
-                    found[name] = Layer(name, type(module).__name__, tuple(value.shape[1:]), human.get(name, ""))
+                    found[name] = Layer(
+                        name, type(module).__name__, tuple(value.shape[1:]), human.get(name, "")
+                    )
 
             return hook
 
         with self.lock, ExitStack() as undo, torch.no_grad():
             for path, module in self.network.named_modules():
-                if path and "parametrizations" not in path.split("."):  # those give weights, not features
+                if path and "parametrizations" not in path.split(
+                    "."
+                ):  # those give weights, not features
                     undo.callback(module.register_forward_hook(record(path)).remove)
             self.run_network(self.blank())
         return found
@@ -111,11 +120,17 @@ class Model:
             guess |= {"first": convs[0].name, "middle": next(active, layers[half]).name}
         if spatial:
             guess["last_conv"] = spatial[-1].name
-        if len(convs) < 3 and (places := [layer for layer in layers if layer in spatial or layer in tokens]):
+        if len(convs) < 3 and (
+            places := [layer for layer in layers if layer in spatial or layer in tokens]
+        ):
             guess["middle"] = places[len(places) // 2].name
         if tokens and tokens[-1].shape[0] > 1:
             # The class score reads one token after the last attention, so the others get their gradient before it.
-            before = [layer.name for layer in tokens if layer.name.endswith(("norm1", "ln_1", "layernorm_before"))]
+            before = [
+                layer.name
+                for layer in tokens
+                if layer.name.endswith(("norm1", "ln_1", "layernorm_before"))
+            ]
             guess["last_conv"] = before[-1] if before else tokens[-1].name
         if heads:
             guess["penultimate"] = f"{heads[-1].name}:in"
@@ -127,7 +142,9 @@ class Model:
         with torch.no_grad():
             count = select_logits(self.run_network(self.blank()), self.output, self.name).shape[1]
         if self._given_labels and len(self._given_labels) != count:
-            raise SightlineError(f"{self.name} has {count} logits, but {len(self._given_labels)} labels were given")
+            raise SightlineError(
+                f"{self.name} has {count} logits, but {len(self._given_labels)} labels were given"
+            )
         return self._given_labels or tuple(f"class {i}" for i in range(count))
 
     def layer(self, name: str) -> str:
@@ -182,14 +199,18 @@ class Model:
         """Class index for each image, N: the predicted one for "top" (by the logits, if they are known), else that of `label` (index or name)."""
         if label == "top":
             with torch.no_grad():
-                return (self.run(image, ["logits"])["logits"] if logits is None else logits).argmax(1)
+                return (self.run(image, ["logits"])["logits"] if logits is None else logits).argmax(
+                    1
+                )
         return torch.full((image.shape[0],), self.index(label), device=self.device)
 
     def index(self, label: int | str) -> int:
         """Index of a class by number or name (whole, or a part that only one label has); raises with the nearest name."""
         if not isinstance(label, str) or re.fullmatch("-?[0-9]{1,9}", label):
             if not 0 <= int(label) < len(self.labels):
-                raise SightlineError(f"label is {label}; {self.name} has classes 0 to {len(self.labels) - 1}")
+                raise SightlineError(
+                    f"label is {label}; {self.name} has classes 0 to {len(self.labels) - 1}"
+                )
             return int(label)
         folded, wanted = [name.casefold() for name in self.labels], label.casefold()
         if wanted in folded:
@@ -197,10 +218,17 @@ class Model:
         partly = [i for i, name in enumerate(folded) if wanted in name]
         if len(partly) == 1:
             return partly[0]
-        raise make_unknown_name_error("label", label, [self.labels[i] for i in partly] or self.labels)
+        raise make_unknown_name_error(
+            "label", label, [self.labels[i] for i in partly] or self.labels
+        )
 
     def run(
-        self, image: Tensor, layers: Iterable[str], *, leaf: str | None = None, on_layer: Callable[[str, Tensor], object] | None = None
+        self,
+        image: Tensor,
+        layers: Iterable[str],
+        *,
+        leaf: str | None = None,
+        on_layer: Callable[[str, Tensor], object] | None = None,
     ) -> dict[str, Tensor]:
         """`features` for engines: layer names must be resolved, the image is not checked and may leave [0, 1].
 
@@ -215,7 +243,14 @@ class Model:
         inner, whole = wanted - {"logits"}, "logits" in wanted
 
         def watched() -> tuple[Capture, Any]:
-            watch = Capture(self.network, inner, copied_calls=self.overwritten_calls, run_to_end=whole, leaf=leaf, on_layer=on_layer)
+            watch = Capture(
+                self.network,
+                inner,
+                copied_calls=self.overwritten_calls,
+                run_to_end=whole,
+                leaf=leaf,
+                on_layer=on_layer,
+            )
             return watch, watch.run_forward_pass(lambda: self.run_network(image))
 
         with self.lock:
@@ -223,7 +258,11 @@ class Model:
             if overwritten := watch.find_overwritten_calls():
                 self.overwritten_calls |= overwritten
                 watch, output = watched()
-        return {**watch.tensors, "logits": select_logits(output, self.output, self.name)} if whole else watch.tensors
+        return (
+            {**watch.tensors, "logits": select_logits(output, self.output, self.name)}
+            if whole
+            else watch.tensors
+        )
 
     def run_network(self, image: Tensor) -> Any:
         """What the network itself returns for an image, normalized first. Raises SightlineError for a size it can't take."""
@@ -235,14 +274,22 @@ class Model:
             raise
         except (RuntimeError, AssertionError, ValueError) as error:
             reason = get_first_error_line(error)
-            hint = "lower the batch or the size" if "allocate" in reason else f"it was made for {self.size}×{self.size}"
+            hint = (
+                "lower the batch or the size"
+                if "allocate" in reason
+                else f"it was made for {self.size}×{self.size}"
+            )
             if (height, width) == (self.size, self.size):
                 hint = "is it made for another size=, or for gray (mean= and std= of one value)?"
-            raise SightlineError(f"{self.name} can't take an image of {height}×{width} pixels ({reason}); {hint}") from error
+            raise SightlineError(
+                f"{self.name} can't take an image of {height}×{width} pixels ({reason}); {hint}"
+            ) from error
 
     def normalize(self, image: Tensor) -> Tensor:
         """What the network itself is fed: on its device, in its precision, normalized, channels_last (faster on processors)."""
         image = image.to(self.mean)
         if self.mean.shape[1] == 1:
-            image = (image * image.new_tensor(LUMINANCE_WEIGHTS).view(1, 3, 1, 1)).sum(1, keepdim=True)
+            image = (image * image.new_tensor(LUMINANCE_WEIGHTS).view(1, 3, 1, 1)).sum(
+                1, keepdim=True
+            )
         return ((image - self.mean) / self.std).contiguous(memory_format=torch.channels_last)

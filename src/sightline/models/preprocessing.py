@@ -13,14 +13,18 @@ from torch import Tensor, nn
 
 from sightline.errors import SightlineError
 from sightline.models.hooks import Capture
-from sightline.models.weights.published import PublishedWeights, find_first_convolution, recognize_published_weights
-
-NORMALIZATION_TOLERANCE = (
-    0.25  # of the input's range: 256 for 255, one deviation for all channels and the like pass, anything else is another scale
+from sightline.models.weights.published import (
+    PublishedWeights,
+    find_first_convolution,
+    recognize_published_weights,
 )
 
+NORMALIZATION_TOLERANCE = 0.25  # of the input's range: 256 for 255, one deviation for all channels and the like pass, anything else is another scale
 
-def check_known_weights_input(network: nn.Module, normalize: Callable[[Tensor], Tensor], size: int, name: str) -> None:
+
+def check_known_weights_input(
+    network: nn.Module, normalize: Callable[[Tensor], Tensor], size: int, name: str
+) -> None:
     """Raises SightlineError where `body` has weights that are known and its first convolution gets, after `normalize` and whatever
     stands before it, another range or order of channels than they were trained on."""
     known, first = recognize_published_weights(network), find_first_convolution(network)
@@ -46,7 +50,9 @@ def measure_color_transform(
     watch = Capture(network, [f"{conv_path}:in"])
     try:
         with torch.inference_mode(False), torch.no_grad():
-            watch.run_forward_pass(lambda: network(normalize(colours[:, :, None, None].expand(-1, -1, size, size))))
+            watch.run_forward_pass(
+                lambda: network(normalize(colours[:, :, None, None].expand(-1, -1, size, size)))
+            )
     except Exception:  # noqa: BLE001 - the caller's own code; it will say so itself when it is asked
         return None
     found = watch.tensors.get(f"{conv_path}:in")
@@ -73,12 +79,19 @@ def describe_color_range(color_transform: tuple[Tensor, Tensor]) -> str:
     return f"{order} from {float(black.min()):.3g} to {float((black + matrix.sum(1)).max()):.3g}"
 
 
-def check_library_normalization(library_settings: Mapping[str, Any], given_settings: Mapping[str, Any], name: str) -> None:
+def check_library_normalization(
+    library_settings: Mapping[str, Any], given_settings: Mapping[str, Any], name: str
+) -> None:
     """Raises SightlineError where `mean` or `std` was given for a library's own weights, and is not what they were trained with."""
     for key in ("mean", "std"):
-        own, other = tuple(library_settings[key]), tuple(given_settings.get(key, library_settings[key]))
+        own, other = (
+            tuple(library_settings[key]),
+            tuple(given_settings.get(key, library_settings[key])),
+        )
         scale = min(library_settings["std"])
-        if len(own) != len(other) or any(abs(a - b) > NORMALIZATION_TOLERANCE * scale for a, b in zip(own, other, strict=True)):
+        if len(own) != len(other) or any(
+            abs(a - b) > NORMALIZATION_TOLERANCE * scale for a, b in zip(own, other, strict=True)
+        ):
             raise SightlineError(
                 f"{name}'s own weights were trained with {key} {format_rounded_values(own)}; given was {format_rounded_values(other)}: leave it out, "
                 "or give the weights that go with it as weights=FILE"

@@ -52,7 +52,9 @@ def maximize_objective(
     A gradient that is not finite ends the run with a warning, and the last good picture is kept; raises SightlineError if that
     happens on the start.
     """
-    climb = ObjectiveGradient(objective.bind(model), [model.layer(name) for name in objective.layers], model)
+    climb = ObjectiveGradient(
+        objective.bind(model), [model.layer(name) for name in objective.layers], model
+    )
     stepper, history, note = make_optimizer(parameterization.parameters), list[Tensor](), ""
     plateau, moved = PlateauDetector(patience), torch.zeros(1, dtype=torch.bool)
     for index in range(steps):
@@ -78,16 +80,25 @@ def maximize_objective(
             note = f"no image gained any more; the run ended after {index + 1} of {steps} steps"
             break
     found = AscentResult(
-        (plateau.restore_stopped_pictures(parameterization().detach().clone()), torch.stack(history) if history else torch.empty(0, 0))
+        (
+            plateau.restore_stopped_pictures(parameterization().detach().clone()),
+            torch.stack(history) if history else torch.empty(0, 0),
+        )
     )
-    found.received_gradient, found.stop_reason, found.step_counts = moved, note, plateau.count_steps(history)
+    found.received_gradient, found.stop_reason, found.step_counts = (
+        moved,
+        note,
+        plateau.count_steps(history),
+    )
     return found
 
 
 def warn_nonfinite_gradient(objective: Objective, index: int, steps: int) -> str:
     """Why a run ends at a gradient that is not finite, said as a warning too; raises SightlineError if that is the first step."""
     if index == 0:
-        raise SightlineError(f"{objective} or its gradient is not a finite number on the start; there is nothing to climb")
+        raise SightlineError(
+            f"{objective} or its gradient is not a finite number on the start; there is nothing to climb"
+        )
     note = f"at step {index + 1} of {steps} the score or its gradient was not a finite number; the picture of step {index} is kept"
     warnings.warn(note, stacklevel=3)
     return note
@@ -110,12 +121,18 @@ class ObjectiveGradient:
         if redirect and bool((dead := find_max_gradient(slope, image_count) == 0).any()):
             with backward("redirect"):
                 other = self.compute_gradient(views, image_count)[1]
-            slope = torch.where(dead.repeat_interleave(len(views) // image_count).view(-1, 1, 1, 1), other, slope)
+            slope = torch.where(
+                dead.repeat_interleave(len(views) // image_count).view(-1, 1, 1, 1), other, slope
+            )
         return scores, slope
 
     def compute_gradient(self, views: Tensor, image_count: int) -> tuple[Tensor, Tensor]:
         leaf = views.detach().requires_grad_()
-        scores = self.score_function(leaf, self.model.run(leaf, self.layers) if self.layers else {}).view(image_count, -1).mean(1)
+        scores = (
+            self.score_function(leaf, self.model.run(leaf, self.layers) if self.layers else {})
+            .view(image_count, -1)
+            .mean(1)
+        )
         if not scores.requires_grad:
             return scores, torch.zeros_like(leaf)
         (slope,) = torch.autograd.grad(-scores.sum(), leaf, materialize_grads=True)
@@ -145,7 +162,10 @@ class PlateauDetector:
         still = scores[-1] - scores[-2] < 0.01 * (scores.amax(0) - scores[0]).clamp_min(1e-12)
         for number in still.nonzero().flatten().tolist():
             if number not in self.stop_steps:
-                self.stop_steps[number], self.stopped_pictures[number] = now, parameterization().detach()[number].clone()
+                self.stop_steps[number], self.stopped_pictures[number] = (
+                    now,
+                    parameterization().detach()[number].clone(),
+                )
         return len(self.stop_steps) == len(still)
 
     def restore_stopped_pictures(self, image: Tensor) -> Tensor:

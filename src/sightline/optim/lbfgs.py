@@ -53,7 +53,9 @@ class LBFGS(BaseOptimizer):
         length = step.square().mean(1, keepdim=True).sqrt().clamp_min(1e-30)
         if not memory.pair_count:
             step *= (
-                (1 / filtered.abs().sum(1, keepdim=True)).clamp_max(1) if self.max_rms_step == math.inf else self.max_rms_step / 10 / length
+                (1 / filtered.abs().sum(1, keepdim=True)).clamp_max(1)
+                if self.max_rms_step == math.inf
+                else self.max_rms_step / 10 / length
             )
         else:
             step *= (self.max_rms_step / length).clamp_max(1)
@@ -67,26 +69,35 @@ class CurvatureMemory:
     def __init__(self, parameter: Tensor, history: int) -> None:
         count, size = len(parameter), parameter[0].numel()
         self.shape, self.history, self.pair_count = parameter.shape, history, 0
-        self.position_changes, self.gradient_changes = (parameter.new_zeros(count, history, size) for _ in range(2))
+        self.position_changes, self.gradient_changes = (
+            parameter.new_zeros(count, history, size) for _ in range(2)
+        )
         # sᵀy and yᵀKy of all pairs, in double: what is solved is small and badly conditioned.
         self.sy_products, self.yy_products = (
-            torch.zeros(count, history, history, dtype=torch.float64, device=parameter.device) for _ in range(2)
+            torch.zeros(count, history, history, dtype=torch.float64, device=parameter.device)
+            for _ in range(2)
         )
         self.scale = torch.ones(count, 1, dtype=torch.float64, device=parameter.device)
-        self.previous: tuple[Tensor, Tensor, Tensor] | None = None  # place, slope and filtered slope
+        self.previous: tuple[Tensor, Tensor, Tensor] | None = (
+            None  # place, slope and filtered slope
+        )
 
     @property
     def slots_by_age(self) -> Tensor:
         """The places of the pairs in the rings, oldest first."""
         ages = range(min(self.pair_count, self.history), 0, -1)
-        return torch.tensor([(self.pair_count - age) % self.history for age in ages], device=self.position_changes.device)
+        return torch.tensor(
+            [(self.pair_count - age) % self.history for age in ages],
+            device=self.position_changes.device,
+        )
 
     def inherit_pairs(self, other: "CurvatureMemory", objective_ratio: float) -> None:
         """Takes over the pairs of pictures of another size, resized, for an objective `gain` times as large. What a movement does to it is
         shared by as many more pixels. The products are those of the pairs as they were: nearly those of the resized ones."""
         share = objective_ratio * math.prod(other.shape[2:]) / math.prod(self.shape[2:])
         self.position_changes, self.gradient_changes = (
-            resize_pairs(pairs, other.shape, self.shape) for pairs in (other.position_changes, other.gradient_changes * share)
+            resize_pairs(pairs, other.shape, self.shape)
+            for pairs in (other.position_changes, other.gradient_changes * share)
         )
         self.sy_products, self.yy_products, self.scale = (
             other.sy_products * objective_ratio,
@@ -95,21 +106,38 @@ class CurvatureMemory:
         )
         self.history, self.pair_count = other.history, other.pair_count
 
-    def compute_direction(self, position: Tensor, gradient: Tensor, preconditioned: Tensor) -> Tensor:
+    def compute_direction(
+        self, position: Tensor, gradient: Tensor, preconditioned: Tensor
+    ) -> Tensor:
         """Where to go from a place N×D with this slope g and Kg: −H·g."""
         if self.previous:
             changed = gradient - self.previous[1]
             along, bent = self.store_pair(
-                position - self.previous[0], gradient, changed, changed if preconditioned is gradient else preconditioned - self.previous[2]
+                position - self.previous[0],
+                gradient,
+                changed,
+                changed if preconditioned is gradient else preconditioned - self.previous[2],
             )
         else:
             along, bent = self.multiply_history(gradient.unsqueeze(1))
         kept = gradient.clone()
-        self.previous = position.clone(), kept, kept if preconditioned is gradient else preconditioned
-        return -self.multiply_inverse_hessian(preconditioned, along, bent) if self.pair_count else -preconditioned
+        self.previous = (
+            position.clone(),
+            kept,
+            kept if preconditioned is gradient else preconditioned,
+        )
+        return (
+            -self.multiply_inverse_hessian(preconditioned, along, bent)
+            if self.pair_count
+            else -preconditioned
+        )
 
     def store_pair(
-        self, position_change: Tensor, gradient: Tensor, gradient_change: Tensor, preconditioned_change: Tensor
+        self,
+        position_change: Tensor,
+        gradient: Tensor,
+        gradient_change: Tensor,
+        preconditioned_change: Tensor,
     ) -> tuple[Tensor, Tensor]:
         """Takes the pair s, y in, with Ky; where the curvature is too small it is stored as zeros, which change nothing. Gives Sᵀg and YᵀKg,
         found on the same way through the memory as the products with the new pair."""
@@ -121,36 +149,60 @@ class CurvatureMemory:
             torch.where(good, position_change, 0),
             torch.where(good, preconditioned_change, 0),
         )
-        rows, squares = self.multiply_history(torch.stack([torch.where(good, gradient_change, 0), gradient], 1))
+        rows, squares = self.multiply_history(
+            torch.stack([torch.where(good, gradient_change, 0), gradient], 1)
+        )
         self.sy_products[:, :, slot], self.yy_products[:, :, slot], self.yy_products[:, slot] = (
             rows[..., 0],
             squares[..., 0],
             squares[..., 0],
         )
-        ratio = curvature.double() / (gradient_change.double() * preconditioned_change).sum(1, keepdim=True).clamp_min(1e-300)
+        ratio = curvature.double() / (gradient_change.double() * preconditioned_change).sum(
+            1, keepdim=True
+        ).clamp_min(1e-300)
         self.scale = torch.where(good, ratio, self.scale)
         return rows[..., -1:], squares[..., -1:]
 
     def multiply_history(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """S and KY times rows N×k×D: N×history×k each, in double. MKL takes up to ten times as long where the pairs stand first."""
-        moved, changed = ((rows @ pairs.mT).double().mT for pairs in (self.position_changes, self.gradient_changes))
+        moved, changed = (
+            (rows @ pairs.mT).double().mT
+            for pairs in (self.position_changes, self.gradient_changes)
+        )
         return moved, changed
 
-    def multiply_inverse_hessian(self, preconditioned: Tensor, s_products: Tensor, y_products: Tensor) -> Tensor:
+    def multiply_inverse_hessian(
+        self, preconditioned: Tensor, s_products: Tensor, y_products: Tensor
+    ) -> Tensor:
         """H·g: γKg + S·a + γKY·b, with a = R⁻ᵀ((D + γYᵀKY)R⁻¹Sᵀg − γYᵀKg), b = −R⁻¹Sᵀg, R the upper triangle of SᵀY by age."""
         chosen = self.slots_by_age
-        across, within = (table[:, chosen][:, :, chosen] for table in (self.sy_products, self.yy_products))
+        across, within = (
+            table[:, chosen][:, :, chosen] for table in (self.sy_products, self.yy_products)
+        )
         diagonal = across.diagonal(dim1=1, dim2=2)
         upper = across.triu() + torch.diag_embed((diagonal == 0).double())
-        s_products, y_products, scale = s_products[:, chosen], y_products[:, chosen], self.scale.unsqueeze(2)
+        s_products, y_products, scale = (
+            s_products[:, chosen],
+            y_products[:, chosen],
+            self.scale.unsqueeze(2),
+        )
         solved = torch.linalg.solve_triangular(upper, s_products, upper=True)
         middle = diagonal.unsqueeze(2) * solved + scale * (within @ solved) - scale * y_products
         first = torch.linalg.solve_triangular(upper.mT, middle, upper=False)
-        weights = torch.zeros(2, len(preconditioned), self.history, 1, dtype=torch.float64, device=preconditioned.device)
+        weights = torch.zeros(
+            2,
+            len(preconditioned),
+            self.history,
+            1,
+            dtype=torch.float64,
+            device=preconditioned.device,
+        )
         weights[0, :, chosen], weights[1, :, chosen] = first, -scale * solved
         parts = [
             (pairs.mT @ weight.to(preconditioned))[..., 0]
-            for pairs, weight in zip((self.position_changes, self.gradient_changes), weights, strict=True)
+            for pairs, weight in zip(
+                (self.position_changes, self.gradient_changes), weights, strict=True
+            )
         ]
         return self.scale.to(preconditioned) * preconditioned + parts[0] + parts[1]
 
@@ -158,4 +210,6 @@ class CurvatureMemory:
 def resize_pairs(pairs: Tensor, old_shape: torch.Size, new_shape: torch.Size) -> Tensor:
     """Vectors N×history×D of pictures N×C×h×w, for pictures N×C×H×W."""
     pictures = pairs.view(-1, *old_shape[1:])
-    return F.interpolate(pictures, size=new_shape[2:], mode="bicubic", align_corners=False).view(*pairs.shape[:2], -1)
+    return F.interpolate(pictures, size=new_shape[2:], mode="bicubic", align_corners=False).view(
+        *pairs.shape[:2], -1
+    )

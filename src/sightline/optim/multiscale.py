@@ -48,13 +48,18 @@ class Stage:
     steps: int
 
 
-def plan_stages(size: ImageSize, steps: int, *, min_side: int = 128, first_steps_factor: float = 1.0) -> list[Stage]:
+def plan_stages(
+    size: ImageSize, steps: int, *, min_side: int = 128, first_steps_factor: float = 1.0
+) -> list[Stage]:
     """Sizes that grow by √2 up to `size` from a short side of `least` or more (style-transfer-pytorch). The first has
     `first` × as many steps as the others: the picture is laid out there, where a step costs least."""
     count = max(0, math.floor(2 * math.log2(min(size) / min_side)))
     factors = [2 ** (-index / 2) for index in reversed(range(count + 1))]
     return [
-        Stage((round(size[0] * factor), round(size[1] * factor)), round(steps * first_steps_factor) if index == 0 and count else steps)
+        Stage(
+            (round(size[0] * factor), round(size[1] * factor)),
+            round(steps * first_steps_factor) if index == 0 and count else steps,
+        )
         for index, factor in enumerate(factors)
     ]
 
@@ -75,7 +80,11 @@ class AveragedPixels(Pixels):
     @property
     def average(self) -> Tensor:
         """The average of what the pixels were after each step."""
-        return self.running_sum / (1 - self.decay**self.step_count) if self.step_count else self.pixels.detach()
+        return (
+            self.running_sum / (1 - self.decay**self.step_count)
+            if self.step_count
+            else self.pixels.detach()
+        )
 
 
 @dataclass
@@ -105,8 +114,16 @@ class StageOptimizer:
         """The optimizer of one stage, whose objective is divided by `scale`; with the moments or the pairs of the stage before, resized."""
         (before, divided), self.previous = self.previous or (None, scale), None
         if self.algorithm == "lbfgs":
-            filter = make_lowpass_preconditioner(parameters[0], self.falloff) if self.falloff else None
-            stepper = LBFGS(parameters, lr=self.lr, history=self.history_size, preconditioner=filter, max_rms_step=MAX_RMS_STEP)
+            filter = (
+                make_lowpass_preconditioner(parameters[0], self.falloff) if self.falloff else None
+            )
+            stepper = LBFGS(
+                parameters,
+                lr=self.lr,
+                history=self.history_size,
+                preconditioner=filter,
+                max_rms_step=MAX_RMS_STEP,
+            )
             if isinstance(before, LBFGS):
                 stepper.inherit_history(before, divided / scale)
         else:
@@ -117,7 +134,11 @@ class StageOptimizer:
                     F.interpolate(one[0], size=size, mode="bilinear", align_corners=False)
                     for one in (before.first_moments, before.second_moments)
                 ]
-                stepper.first_moments, stepper.second_moments, stepper.step_count = [grown[0]], [grown[1].clamp_min(0)], before.step_count
+                stepper.first_moments, stepper.second_moments, stepper.step_count = (
+                    [grown[0]],
+                    [grown[1].clamp_min(0)],
+                    before.step_count,
+                )
         self.current = stepper, scale
         return stepper
 
@@ -127,16 +148,25 @@ def make_lowpass_preconditioner(image: Tensor, power: float) -> Callable[[Tensor
     than `FINEST` by the same as there: work in proportion to the pixels. Cosines, since a Fourier series would tie opposite edges."""
     rows, columns = (make_cosine_basis(length).to(image) for length in image.shape[2:])
     side = max(image.shape[2:])
-    waves = [torch.arange(len(one), device=image.device) / 2 * side / one.shape[1] for one in (rows, columns)]
-    weights = ((waves[0][:, None].square() + waves[1].square()).sqrt().clamp_min(1) / PIVOT_WAVES).pow(-power)
+    waves = [
+        torch.arange(len(one), device=image.device) / 2 * side / one.shape[1]
+        for one in (rows, columns)
+    ]
+    weights = (
+        (waves[0][:, None].square() + waves[1].square()).sqrt().clamp_min(1) / PIVOT_WAVES
+    ).pow(-power)
     least = float(weights.min())
-    return lambda slope: least * slope + rows.T @ ((weights - least) * (rows @ slope @ columns.T)) @ columns
+    return lambda slope: (
+        least * slope + rows.T @ ((weights - least) * (rows @ slope @ columns.T)) @ columns
+    )
 
 
 def make_cosine_basis(length: int) -> Tensor:
     """The first `FINEST` of an orthonormal base of cosines (DCT-II), each a row of `length`."""
     order = torch.arange(min(length, MAX_COSINE_COUNT))[:, None]
-    base = torch.cos(math.pi / length * order * (torch.arange(length) + 0.5)) * math.sqrt(2 / length)
+    base = torch.cos(math.pi / length * order * (torch.arange(length) + 0.5)) * math.sqrt(
+        2 / length
+    )
     return torch.where(order == 0, base / math.sqrt(2), base)
 
 
@@ -171,7 +201,9 @@ def optimize_coarse_to_fine(
             pixels = AveragedPixels(start) if average else Pixels(start)
             with warnings.catch_warnings(action="ignore"):  # what the warning says is told below
                 optimizer = partial(stage_optimizer.make_optimizer, scale=scale)
-                broken = maximize_objective(model, objective * (1 / scale), pixels, optimizer, left, callback=watch).stop_reason
+                broken = maximize_objective(
+                    model, objective * (1 / scale), pixels, optimizer, left, callback=watch
+                ).stop_reason
             went = len(watch.scores)
             done, left = done + went, left - went
             painted.scores += watch.scores
@@ -179,7 +211,9 @@ def optimize_coarse_to_fine(
             painted.stopped = watch.stopped
             if not broken:
                 stage_optimizer.previous = None if enlarge else stage_optimizer.current
-                start = pixels.average if isinstance(pixels, AveragedPixels) else pixels.pixels.detach()
+                start = (
+                    pixels.average if isinstance(pixels, AveragedPixels) else pixels.pixels.detach()
+                )
                 break
             start = halve_step_size(painted, stage_optimizer, watch, start, done)
         painted.image = start.detach().clone()
@@ -190,11 +224,17 @@ def optimize_coarse_to_fine(
 
 
 def halve_step_size(
-    result: CoarseToFineResult, stage_optimizer: StageOptimizer, monitor: "StageMonitor", start: Tensor, step: int
+    result: CoarseToFineResult,
+    stage_optimizer: StageOptimizer,
+    monitor: "StageMonitor",
+    start: Tensor,
+    step: int,
 ) -> Tensor:
     """After a score that is no number: half the step, and the last good picture."""
     stage_optimizer.lr, stage_optimizer.previous = stage_optimizer.lr / 2, None
-    result.notes.append(f"step {step + 1} gave no number; went back and halved the step to {stage_optimizer.lr:g}")
+    result.notes.append(
+        f"step {step + 1} gave no number; went back and halved the step to {stage_optimizer.lr:g}"
+    )
     if len(result.notes) > MAX_STEP_HALVINGS:
         raise SightlineError(
             f"the loss is no number even with steps of {stage_optimizer.lr:g}; do the network and its weights fit together?"
@@ -205,8 +245,15 @@ def halve_step_size(
 class StageMonitor:
     """The callback of one stage: counts on over stages, keeps the scores and the last picture that had one."""
 
-    def __init__(self, callback: Callback | None, steps_done: int, total_steps: int, objective_scale: float) -> None:
-        self.callback, self.steps_done, self.total_steps, self.objective_scale = callback, steps_done, total_steps, objective_scale
+    def __init__(
+        self, callback: Callback | None, steps_done: int, total_steps: int, objective_scale: float
+    ) -> None:
+        self.callback, self.steps_done, self.total_steps, self.objective_scale = (
+            callback,
+            steps_done,
+            total_steps,
+            objective_scale,
+        )
         self.scores: list[float] = []
         self.last_picture: Tensor | None = None
         self.stopped = False
@@ -215,5 +262,10 @@ class StageMonitor:
         self.last_picture = step.image
         scores = step.scores * self.objective_scale
         self.scores.append(float(scores.sum()))
-        self.stopped = bool(self.callback and self.callback(Step(self.steps_done + step.index, self.total_steps, scores, step.image)))
+        self.stopped = bool(
+            self.callback
+            and self.callback(
+                Step(self.steps_done + step.index, self.total_steps, scores, step.image)
+            )
+        )
         return self.stopped

@@ -47,11 +47,18 @@ class Adam(BaseOptimizer):
     """Adam (Kingma & Ba 2015), to the bit as torch.optim.Adam(foreach=False) computes it; `nesterov` makes it NAdam (Dozat 2016)."""
 
     def __init__(
-        self, parameters: list[Tensor], lr: float, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8, nesterov: bool = False
+        self,
+        parameters: list[Tensor],
+        lr: float,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        nesterov: bool = False,
     ) -> None:
         super().__init__(parameters)
         self.lr, self.betas, self.eps, self.nesterov = lr, betas, eps, nesterov
-        self.first_moments, self.second_moments = ([torch.zeros_like(parameter) for parameter in parameters] for _ in range(2))
+        self.first_moments, self.second_moments = (
+            [torch.zeros_like(parameter) for parameter in parameters] for _ in range(2)
+        )
         self.step_count, self.momentum_product = 0, 1.0
 
     def step(self) -> None:
@@ -68,12 +75,21 @@ class Adam(BaseOptimizer):
         """One step of the leaf of that number, in place."""
         first, second = self.betas
         mean = self.first_moments[index].lerp_(gradient, 1 - first)
-        square = self.second_moments[index].mul_(second).addcmul_(gradient, gradient, value=1 - second)
+        square = (
+            self.second_moments[index].mul_(second).addcmul_(gradient, gradient, value=1 - second)
+        )
         if self.nesterov:
             spread = square.div(1 - second**self.step_count).sqrt_().add_(self.eps)
-            now, then = self.compute_momentum(self.step_count), self.compute_momentum(self.step_count + 1)
-            parameter.addcdiv_(gradient, spread, value=-self.lr * (1.0 - now) / (1.0 - self.momentum_product))
-            parameter.addcdiv_(mean, spread, value=-self.lr * then / (1.0 - self.momentum_product * then))
+            now, then = (
+                self.compute_momentum(self.step_count),
+                self.compute_momentum(self.step_count + 1),
+            )
+            parameter.addcdiv_(
+                gradient, spread, value=-self.lr * (1.0 - now) / (1.0 - self.momentum_product)
+            )
+            parameter.addcdiv_(
+                mean, spread, value=-self.lr * then / (1.0 - self.momentum_product * then)
+            )
         else:
             spread = (square.sqrt() / (1 - second**self.step_count) ** 0.5).add_(self.eps)
             parameter.addcdiv_(mean, spread, value=-(self.lr / (1 - first**self.step_count)))
@@ -85,7 +101,9 @@ class SteepestDescent(BaseOptimizer):
     linf: lr·sign(g) (Goodfellow 2015). l2: lr·g/‖g‖₂. mean: lr·g/mean|g| (DeepDream).
     """
 
-    def __init__(self, parameters: list[Tensor], lr: float, norm: Literal["linf", "l2", "mean"]) -> None:
+    def __init__(
+        self, parameters: list[Tensor], lr: float, norm: Literal["linf", "l2", "mean"]
+    ) -> None:
         super().__init__(parameters)
         self.lr, self.norm = lr, norm
 

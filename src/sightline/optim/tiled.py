@@ -33,11 +33,19 @@ def compute_tile_weights(length: int, tile_side: int) -> list[Tensor]:
         rise = places if number else torch.full_like(places, torch.inf)
         fall = side - places if number + 1 < len(begins) else torch.full_like(places, torch.inf)
         # A tile is trusted in its middle: near its edges the network sees padding instead of the picture.
-        weights.append((torch.minimum(rise, fall) / (tile_side / OVERLAP_DIVISOR)).clamp(0, 1).mul(torch.pi / 2).sin().square())
+        weights.append(
+            (torch.minimum(rise, fall) / (tile_side / OVERLAP_DIVISOR))
+            .clamp(0, 1)
+            .mul(torch.pi / 2)
+            .sin()
+            .square()
+        )
     total = torch.zeros(length)
     for begin, weight in zip(begins, weights, strict=True):
         total[begin : begin + side] += weight
-    return [weight / total[begin : begin + side] for begin, weight in zip(begins, weights, strict=True)]
+    return [
+        weight / total[begin : begin + side] for begin, weight in zip(begins, weights, strict=True)
+    ]
 
 
 def balance_tile_side(length: int, tile_side: int) -> int:
@@ -53,7 +61,10 @@ def split_wrapped_range(begin: int, count: int, length: int) -> list[tuple[slice
     """`count` places from `begin` on, round an axis of `length`: where they lie on the axis, and which of the `count` they are."""
     begin %= length
     first = min(count, length - begin)
-    whole = (slice(begin, begin + first), slice(0, first)), (slice(0, count - first), slice(first, count))
+    whole = (
+        (slice(begin, begin + first), slice(0, first)),
+        (slice(0, count - first), slice(first, count)),
+    )
     return [part for part in whole if part[1].start < part[1].stop]
 
 
@@ -67,7 +78,13 @@ class WrappedTile:
 
     def crop_image(self, image: Tensor) -> Tensor:
         """What lies under the tile, N×3×h×w, a copy."""
-        return torch.cat([torch.cat([image[..., rows, columns] for columns, _ in self.column_spans], 3) for rows, _ in self.row_spans], 2)
+        return torch.cat(
+            [
+                torch.cat([image[..., rows, columns] for columns, _ in self.column_spans], 3)
+                for rows, _ in self.row_spans
+            ],
+            2,
+        )
 
     def add_weighted(self, image: Tensor, tile: Tensor) -> None:
         """Adds the tile's share to the image."""
@@ -76,22 +93,36 @@ class WrappedTile:
             image[..., rows, columns] += tile[..., tall, wide]
 
 
-def iterate_wrapped_tiles(height: int, width: int, tile_side: int, shift: tuple[int, int] = (0, 0)) -> Iterator[WrappedTile]:
+def iterate_wrapped_tiles(
+    height: int, width: int, tile_side: int, shift: tuple[int, int] = (0, 0)
+) -> Iterator[WrappedTile]:
     """Every tile.
 
     The tiles are those of an image moved round by `shift` pixels down and right, as `Tensor.roll` moves it; they lie in the
     image as it is, so that nobody needs to move it.
     """
     tall, wide = balance_tile_side(height, tile_side), balance_tile_side(width, tile_side)
-    for top, below in zip(compute_tile_starts(height, tall), compute_tile_weights(height, tall), strict=True):
+    for top, below in zip(
+        compute_tile_starts(height, tall), compute_tile_weights(height, tall), strict=True
+    ):
         rows = split_wrapped_range(top - shift[0], len(below), height)
-        for left, beside in zip(compute_tile_starts(width, wide), compute_tile_weights(width, wide), strict=True):
-            yield WrappedTile(below[:, None] * beside, rows, split_wrapped_range(left - shift[1], len(beside), width))
+        for left, beside in zip(
+            compute_tile_starts(width, wide), compute_tile_weights(width, wide), strict=True
+        ):
+            yield WrappedTile(
+                below[:, None] * beside,
+                rows,
+                split_wrapped_range(left - shift[1], len(beside), width),
+            )
 
 
 @torch.enable_grad()
 def compute_tiled_gradient(
-    model: Model, objective: Objective, image: Tensor, tile_side: int, shift: tuple[int, int] = (0, 0)
+    model: Model,
+    objective: Objective,
+    image: Tensor,
+    tile_side: int,
+    shift: tuple[int, int] = (0, 0),
 ) -> tuple[Tensor, Tensor]:
     """∂objective/∂image of images N×3×H×W, and the objective, N: the mean over tiles of at most `tile`×`tile` pixels.
 
@@ -109,8 +140,15 @@ def compute_tiled_gradient(
 
 
 @torch.no_grad()
-def compute_tiled_score(model: Model, objective: Objective, image: Tensor, tile_side: int) -> Tensor:
+def compute_tiled_score(
+    model: Model, objective: Objective, image: Tensor, tile_side: int
+) -> Tensor:
     """The objective of images N×3×H×W alone, N, as `gradient` has it."""
     score_of, layers = objective.bind(model), [model.layer(name) for name in objective.layers]
-    parts = (box.crop_image(image) for box in iterate_wrapped_tiles(image.shape[2], image.shape[3], tile_side))
-    return torch.stack([score_of(part, model.run(part, layers) if layers else {}) for part in parts]).mean(0)
+    parts = (
+        box.crop_image(image)
+        for box in iterate_wrapped_tiles(image.shape[2], image.shape[3], tile_side)
+    )
+    return torch.stack(
+        [score_of(part, model.run(part, layers) if layers else {}) for part in parts]
+    ).mean(0)

@@ -102,16 +102,27 @@ def register_method(
     def register(function: Callable[P, Result]) -> Callable[P, Result]:
         run: Callable[..., Result] = function
         summary, knobs, subject = parse_method_signature(function)
-        optional = bool(subject) and inspect.signature(function).parameters[subject].default is not inspect.Parameter.empty
+        optional = (
+            bool(subject)
+            and inspect.signature(function).parameters[subject].default
+            is not inspect.Parameter.empty
+        )
 
         @functools.wraps(function)
         def call(*args: P.args, **kwargs: P.kwargs) -> Result:
             given: dict[str, Any] = dict(kwargs)
-            positional: list[Any] = [*args, *(given.pop(name) for name in ("model", subject)[len(args) :] if name in given)]
+            positional: list[Any] = [
+                *args,
+                *(given.pop(name) for name in ("model", subject)[len(args) :] if name in given),
+            ]
             if positional and isinstance(positional[0], torch.nn.Module):
-                raise SightlineError(f"{entry.name} takes a Model: sl.load(network), not the {type(positional[0]).__name__} itself")
+                raise SightlineError(
+                    f"{entry.name} takes a Model: sl.load(network), not the {type(positional[0]).__name__} itself"
+                )
             if positional and not hasattr(positional[0], "recipe"):
-                raise SightlineError(f"{entry.name} takes a Model first, as sl.load gives it, not {positional[0]!r:.60}")
+                raise SightlineError(
+                    f"{entry.name} takes a Model first, as sl.load gives it, not {positional[0]!r:.60}"
+                )
             entry.check_parameter_names(given)
             for name, value in given.items():
                 entry.parameters[name].check_value(value)
@@ -124,7 +135,9 @@ def register_method(
                     positional[1] = checked.clone() if checked.is_inference() else checked.detach()
                 result = run(*positional, **given)
             recipe = build_result_recipe(entry, positional, given)
-            return replace(result, recipe={**recipe, "stopped_after": stopped[0]} if stopped else recipe)
+            return replace(
+                result, recipe={**recipe, "stopped_after": stopped[0]} if stopped else recipe
+            )
 
         name = function.__name__
         entry = Method(
@@ -160,12 +173,17 @@ def record_stop(callback: Callable[[Any], object], stop_steps: list[int]) -> Cal
     return call
 
 
-def parse_method_signature(function: Callable[..., Result]) -> tuple[str, dict[str, ParameterSpec], str]:
+def parse_method_signature(
+    function: Callable[..., Result],
+) -> tuple[str, dict[str, ParameterSpec], str]:
     """Summary, knobs and subject of a method, from its signature and docstring."""
     from docstring_parser import parse
 
     doc = parse(inspect.getdoc(function) or "")
-    lines = {**SHARED_PARAMETER_DOCS, **{item.arg_name: " ".join((item.description or "").split()) for item in doc.params}}
+    lines = {
+        **SHARED_PARAMETER_DOCS,
+        **{item.arg_name: " ".join((item.description or "").split()) for item in doc.params},
+    }
     hints = get_type_hints(function, include_extras=True)
     fields: dict[str, ParameterSpec] = {}
     positional: list[str] = []
@@ -174,17 +192,29 @@ def parse_method_signature(function: Callable[..., Result]) -> tuple[str, dict[s
             positional.append(parameter.name)
             continue
         if not lines.get(parameter.name):
-            raise TypeError(f"{function.__name__}: the knob {parameter.name!r} has no line under Args: in its docstring")
-        fields[parameter.name] = make_parameter_spec(parameter, hints[parameter.name], lines[parameter.name])
+            raise TypeError(
+                f"{function.__name__}: the knob {parameter.name!r} has no line under Args: in its docstring"
+            )
+        fields[parameter.name] = make_parameter_spec(
+            parameter, hints[parameter.name], lines[parameter.name]
+        )
     if not doc.short_description:
         raise TypeError(f"{function.__name__} has no docstring")
     return doc.short_description, fields, positional[1] if len(positional) > 1 else ""
 
 
-def build_result_recipe(entry: Method, positional: list[Any], parameters: Mapping[str, Any]) -> dict[str, Any]:
+def build_result_recipe(
+    entry: Method, positional: list[Any], parameters: Mapping[str, Any]
+) -> dict[str, Any]:
     """Everything that makes the result again, JSON-able: method, knobs with their defaults, model, subject, versions."""
-    full = {name: parameters.get(name, field_.default) for name, field_ in entry.parameters.items() if name != "callback"}
-    if "store" in full and full["store"] is None:  # a Scan in the Model's place is found again by its store
+    full = {
+        name: parameters.get(name, field_.default)
+        for name, field_ in entry.parameters.items()
+        if name != "callback"
+    }
+    if (
+        "store" in full and full["store"] is None
+    ):  # a Scan in the Model's place is found again by its store
         full["store"] = getattr(positional[0], "path", None)
     recipe: dict[str, Any] = {
         "method": entry.name,
@@ -195,7 +225,11 @@ def build_result_recipe(entry: Method, positional: list[Any], parameters: Mappin
         recipe["image"] = serialize_parameter(positional[1])
     elif entry.subject == "objective":
         recipe["objective"] = str(positional[1]) if len(positional) > 1 else ""
-    recipe["versions"] = {"sightline": read_package_version(), "torch": torch.__version__, "python": platform.python_version()}
+    recipe["versions"] = {
+        "sightline": read_package_version(),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+    }
     return recipe
 
 
@@ -216,4 +250,6 @@ def serialize_parameter(value: Any) -> Any:
 
 def hash_tensor(tensor: Tensor) -> str:
     """SHA-256 of a tensor's float32 content."""
-    return hashlib.sha256(tensor.detach().cpu().float().contiguous().view(-1).numpy().data).hexdigest()
+    return hashlib.sha256(
+        tensor.detach().cpu().float().contiguous().view(-1).numpy().data
+    ).hexdigest()

@@ -37,10 +37,22 @@ class ParameterSpec:
         if self.choices and value not in self.choices:
             raise make_unknown_name_error(self.name, value, self.choices)
         if not is_value_of_type(value, self.type):
-            shown = repr(value) if isinstance(value, (int, float, str, NoneType)) else f"of type {type(value).__name__}"
-            raise SightlineError(f"{self.name} is {shown}; it must be {describe_parameter_type(self.type)}")
-        if self.value_range and isinstance(value, (int, float)) and not self.value_range.low <= value <= self.value_range.high:
-            raise make_out_of_range_error(self.name, value, self.value_range.low, self.value_range.high)
+            shown = (
+                repr(value)
+                if isinstance(value, (int, float, str, NoneType))
+                else f"of type {type(value).__name__}"
+            )
+            raise SightlineError(
+                f"{self.name} is {shown}; it must be {describe_parameter_type(self.type)}"
+            )
+        if (
+            self.value_range
+            and isinstance(value, (int, float))
+            and not self.value_range.low <= value <= self.value_range.high
+        ):
+            raise make_out_of_range_error(
+                self.name, value, self.value_range.low, self.value_range.high
+            )
         return value
 
 
@@ -50,9 +62,15 @@ def is_value_of_type(value: Any, kind: Any) -> bool:
         return any(is_value_of_type(value, member) for member in get_args(kind))
     if kind in (int, float):
         numbers = (int, float) if kind is float else int
-        return isinstance(value, numbers) and not isinstance(value, bool) and not (isinstance(value, float) and math.isnan(value))
+        return (
+            isinstance(value, numbers)
+            and not isinstance(value, bool)
+            and not (isinstance(value, float) and math.isnan(value))
+        )
     if get_origin(kind) is tuple:
-        return isinstance(value, (tuple, list)) and all(is_value_of_type(item, get_args(kind)[0]) for item in value)
+        return isinstance(value, (tuple, list)) and all(
+            is_value_of_type(item, get_args(kind)[0]) for item in value
+        )
     if get_origin(kind) is Callable:
         return callable(value)
     return not isinstance(kind, type) or isinstance(value, kind)

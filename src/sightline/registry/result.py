@@ -47,7 +47,10 @@ class Result:
     @property
     def numbers(self) -> dict[str, Any]:
         """All values as JSON: a tensor of up to 16 numbers as a list, a larger one as its shape and range."""
-        return {name: summarize_tensor(value) if isinstance(value, Tensor) else value for name, value in self.values.items()}
+        return {
+            name: summarize_tensor(value) if isinstance(value, Tensor) else value
+            for name, value in self.values.items()
+        }
 
     def save(self, folder: str | Path) -> list[Path]:
         """Writes `NAME.png` per panel, `NAME.html` per page, each movie, `values.json`, `values.safetensors` and `recipe.json`;
@@ -64,19 +67,37 @@ class Result:
         for name, page in self.pages.items():
             write_text(page, record_written_path(folder / f"{name}.html", written))
         for name, frames in self.movies.items():
-            write_video(frames, record_written_path(folder / (name if name.endswith(VIDEO_SUFFIXES) else f"{name}.mp4"), written))
+            write_video(
+                frames,
+                record_written_path(
+                    folder / (name if name.endswith(VIDEO_SUFFIXES) else f"{name}.mp4"), written
+                ),
+            )
         write_json(self.numbers, record_written_path(folder / "values.json", written))
         if self.tensors:
-            with replace_atomically(record_written_path(folder / "values.safetensors", written)) as temporary:
-                save_file({name: tensor.detach().cpu().contiguous().clone() for name, tensor in self.tensors.items()}, temporary)
-        write_json({**self.recipe, "captions": dict(self.captions)}, record_written_path(folder / "recipe.json", written))
+            with replace_atomically(
+                record_written_path(folder / "values.safetensors", written)
+            ) as temporary:
+                save_file(
+                    {
+                        name: tensor.detach().cpu().contiguous().clone()
+                        for name, tensor in self.tensors.items()
+                    },
+                    temporary,
+                )
+        write_json(
+            {**self.recipe, "captions": dict(self.captions)},
+            record_written_path(folder / "recipe.json", written),
+        )
         return written
 
     def show(self) -> None:
         """Draws the panels side by side with matplotlib, in a notebook or a window."""
         import matplotlib.pyplot as plt
 
-        figure, axes = plt.subplots(1, len(self.panels), figsize=(4 * len(self.panels), 4), squeeze=False)
+        figure, axes = plt.subplots(
+            1, len(self.panels), figsize=(4 * len(self.panels), 4), squeeze=False
+        )
         for axis, (name, panel) in zip(axes[0], self.panels.items(), strict=True):
             axis.imshow(panel[0].detach().permute(1, 2, 0).cpu().numpy())
             axis.set_title(name)
@@ -97,7 +118,12 @@ def summarize_tensor(tensor: Tensor) -> Any:
     if tensor.numel() <= 16:
         return tensor.tolist()
     numbers = tensor.double()
-    return {"shape": list(tensor.shape), "min": numbers.min().item(), "max": numbers.max().item(), "mean": numbers.mean().item()}
+    return {
+        "shape": list(tensor.shape),
+        "min": numbers.min().item(),
+        "max": numbers.max().item(),
+        "mean": numbers.mean().item(),
+    }
 
 
 def write_json(content: Mapping[str, Any], path: Path) -> None:

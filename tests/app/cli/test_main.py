@@ -50,8 +50,12 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     Path("folder").mkdir()
     Path("text.json").write_text("recipe", encoding="utf-8")
     Path("list.json").write_text("[1, 2]", encoding="utf-8")
-    Path("other.json").write_text('{"method": "saliency", "knobs": 3, "model": "sightnet"}', encoding="utf-8")
-    Path("method.json").write_text('{"method": "salience", "knobs": {}, "model": {"model": "sightnet"}}', encoding="utf-8")
+    Path("other.json").write_text(
+        '{"method": "saliency", "knobs": 3, "model": "sightnet"}', encoding="utf-8"
+    )
+    Path("method.json").write_text(
+        '{"method": "salience", "knobs": {}, "model": {"model": "sightnet"}}', encoding="utf-8"
+    )
     Path("weights.pt").write_bytes(b"no weights")
     return tmp_path
 
@@ -84,7 +88,11 @@ def networks_once() -> Iterator[None]:
 
 def contents(folder: Path) -> dict[str, bytes]:
     """Every file below a folder."""
-    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
 
 
 # ── help ──
@@ -96,7 +104,9 @@ def test_help_and_version_wait_for_no_heavy_part() -> None:
         "heavy = {'torch', 'torchvision', 'timm', 'numpy', 'PIL', 'matplotlib', 'skimage', 'jinja2'} & set(sys.modules); "
         "print(sorted(heavy), resource.getrusage(resource.RUSAGE_SELF).ru_utime < 2)"
     )
-    done = subprocess.run([sys.executable, "-W", "error", "-c", script], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", script], capture_output=True, text=True, check=True
+    )
     assert done.stdout.splitlines()[-1] == "[] True"
     assert "0 0" in done.stdout.splitlines()
     assert done.stderr == ""
@@ -106,7 +116,9 @@ def test_the_installed_command(tmp_path: Path) -> None:
     command = Path(sys.executable).with_name("sightline")
     if not command.exists():
         pytest.skip("sightline is not installed as a command beside this interpreter")
-    done = subprocess.run([command, "--version"], capture_output=True, text=True, check=False, cwd=tmp_path)
+    done = subprocess.run(
+        [command, "--version"], capture_output=True, text=True, check=False, cwd=tmp_path
+    )
     assert (done.returncode, done.stderr) == (0, "")
 
 
@@ -117,7 +129,9 @@ def test_help_lists_every_command_with_its_summary(run: Run) -> None:
 
 
 def test_summaries_are_read_without_importing() -> None:
-    assert read_method_summaries() == {name: method.summary for name, method in load_methods().items()}
+    assert read_method_summaries() == {
+        name: method.summary for name, method in load_methods().items()
+    }
 
 
 @pytest.mark.parametrize("name", GENERAL_COMMANDS)
@@ -168,12 +182,23 @@ REFUSED: dict[tuple[str, ...], str] = {
     ("filters", "nosuchnet"): "no network named 'nosuchnet'",
     ("filters", "resnet5O"): "no network named 'resnet5O'; did you mean resnet50?",
     ("filters", "sightnet", "--layer", "conv53"): "no layer named 'conv53'; did you mean conv5_",
-    ("filters", "sightnet", "--layer", "fc"): "fc is fully connected, it has no filters with a shape",
+    (
+        "filters",
+        "sightnet",
+        "--layer",
+        "fc",
+    ): "fc is fully connected, it has no filters with a shape",
     ("filters", "sightnet", "--k", "0"): "k is 0; it must lie between 1 and 1024",
     ("filters", "sightnet", "--weights", "nosuch.pt"): "no weights file nosuch.pt",
     ("filters", "sightnet", "--weights", "weights.pt"): "weights.pt is",
     ("filters", "sightnet", "--device", "gpu0"): "the device 'gpu0' can't be used here",
-    ("activations", *SMALL, "--layers", "conv1", "conv2_11"): "no layer named 'conv2_11'; did you mean conv2_1?",
+    (
+        "activations",
+        *SMALL,
+        "--layers",
+        "conv1",
+        "conv2_11",
+    ): "no layer named 'conv2_11'; did you mean conv2_1?",
     ("saliency", *SMALL, "--label", "churhc"): "no label named 'churhc'; did you mean church?",
     ("saliency", *SMALL, "--label", "99"): "label is 99; sightnet has classes 0 to 9",
     ("saliency", *SMALL, "--label", "-1"): "label is -1; sightnet has classes 0 to 9",
@@ -186,20 +211,64 @@ REFUSED: dict[tuple[str, ...], str] = {
     ("occlusion", *SMALL, "--window", "65"): "window is 65; it must lie between 1 and 64",
     ("occlusion", *SMALL, "--fill", "nan"): "fill is nan",
     ("gradcam", *SMALL, "--layer", "logits"): "the logits have no places",
-    ("guided", *SMALL, "--layer", "last_conv", "--unit", "4096"): "unit is 4096; last_conv has units 0 to",
+    (
+        "guided",
+        *SMALL,
+        "--layer",
+        "last_conv",
+        "--unit",
+        "4096",
+    ): "unit is 4096; last_conv has units 0 to",
     ("deepdream", *SMALL, "--octaves", "9"): "octaves is 9; an image of 64×64 pixels allows",
     ("adversarial", *SMALL, "--target", "ostrich"): "no label named 'ostrich'",
     ("adversarial", *SMALL, "--eps", "-1"): "eps is -1.0; it must lie between 1e-06 and 1000000",
-    ("style", *SMALL, "--styles", "great_wave", "scream", "--mix", "1", "-2"): "mix is (1.0, -2.0); it must be one share for each of the 2",
-    ("style", *SMALL, "--styles", "great_wave", "scream", "--mix", "1"): "mix is (1.0,); it must be one share for each of the 2",
-    ("style", *SMALL, "--styles", "great_wave", "scream", "--masks", "photo.png"): "1 masks were given for 2 styles",
+    (
+        "style",
+        *SMALL,
+        "--styles",
+        "great_wave",
+        "scream",
+        "--mix",
+        "1",
+        "-2",
+    ): "mix is (1.0, -2.0); it must be one share for each of the 2",
+    (
+        "style",
+        *SMALL,
+        "--styles",
+        "great_wave",
+        "scream",
+        "--mix",
+        "1",
+    ): "mix is (1.0,); it must be one share for each of the 2",
+    (
+        "style",
+        *SMALL,
+        "--styles",
+        "great_wave",
+        "scream",
+        "--masks",
+        "photo.png",
+    ): "1 masks were given for 2 styles",
     ("texture", *SMALL, "--method", "gatys", "--layers", "relu9"): "no layer named 'relu9'",
-    ("texture", *SMALL, "--method", "patchmatch", "--side", "8192"): "GB, more than memory=4; raise memory",
+    (
+        "texture",
+        *SMALL,
+        "--method",
+        "patchmatch",
+        "--side",
+        "8192",
+    ): "GB, more than memory=4; raise memory",
     ("synthesis", "sightnet", "ostrich"): "no label named 'ostrich'",
     ("synthesis", "sightnet", "channel('conv9_1', 3)"): "no layer named 'conv9_1'",
     ("synthesis", "sightnet", "logit("): "can't be read",
     ("synthesis", "sightnet", "chanel('conv1', 3)"): "chanel",
-    ("synthesis", "sightnet", "--blur", "1"): "blur works on pixels, but start='fourier' moves a spectrum",
+    (
+        "synthesis",
+        "sightnet",
+        "--blur",
+        "1",
+    ): "blur works on pixels, but start='fourier' moves a spectrum",
     ("tour", "phto.png"): "phto.png: no such file; did you mean photo.png?",
     ("tour", "photo.png", "--label", "ostrich"): "no label named 'ostrich'",
     ("tour", "photo.png", "--model", "resnet5O"): "did you mean resnet50?",
@@ -216,7 +285,9 @@ REFUSED: dict[tuple[str, ...], str] = {
 
 
 @pytest.mark.parametrize("words", REFUSED, ids=" ".join)
-def test_refuses_in_one_line_and_writes_nothing(words: tuple[str, ...], run: Run, place: Path) -> None:
+def test_refuses_in_one_line_and_writes_nothing(
+    words: tuple[str, ...], run: Run, place: Path
+) -> None:
     before = contents(place)
     ran = run(*words, *(() if words[0] in ("layers", "models") else ("--out", "result")))
     assert (ran.code, ran.out) == (1, "")
@@ -228,8 +299,14 @@ def test_refuses_in_one_line_and_writes_nothing(words: tuple[str, ...], run: Run
     assert not Path("result").exists()
 
 
-@pytest.mark.parametrize("out", ["photo.png", "photo.png/sub", "x" * 300], ids=["file", "below-file", "long"])
-@pytest.mark.parametrize("words", [("filters", "sightnet"), ("tour", "photo.png"), ("again", "text.json")], ids=lambda words: words[0])
+@pytest.mark.parametrize(
+    "out", ["photo.png", "photo.png/sub", "x" * 300], ids=["file", "below-file", "long"]
+)
+@pytest.mark.parametrize(
+    "words",
+    [("filters", "sightnet"), ("tour", "photo.png"), ("again", "text.json")],
+    ids=lambda words: words[0],
+)
 def test_refuses_a_place_that_cannot_be_written(
     words: tuple[str, ...], out: str, run: Run, place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -237,7 +314,9 @@ def test_refuses_a_place_that_cannot_be_written(
     if words[0] == "again":
         assert run("filters", "sightnet", "--k", "2", "--out", "first").code == 0
         words, before = ("again", "first/recipe.json"), contents(place)
-    monkeypatch.setattr(commands, "load", lambda *_, **__: pytest.fail("the work began before the place was tried"))
+    monkeypatch.setattr(
+        commands, "load", lambda *_, **__: pytest.fail("the work began before the place was tried")
+    )
     ran = run(*words, "--out", out)
     assert (ran.code, ran.out, ran.err.count("\n")) == (1, "", 1)
     assert "can't write" in ran.err
@@ -264,29 +343,44 @@ def test_json_tells_values_and_files(words: tuple[str, ...], run: Run) -> None:
     folder = Path("out") / words[0]
     assert {Path(name) for name in told["files"]} == set(folder.iterdir())
     assert told["values"] == json.loads((folder / "values.json").read_text(encoding="utf-8"))
-    assert {path.suffix for path in folder.iterdir()} - {".html"} == {".png", ".json", ".safetensors"}
+    assert {path.suffix for path in folder.iterdir()} - {".html"} == {
+        ".png",
+        ".json",
+        ".safetensors",
+    }
 
 
 def test_prints_captions_and_pictures(run: Run) -> None:
     ran = run("saliency", *SMALL, "--out", "there")
-    caption = json.loads(Path("there/recipe.json").read_text(encoding="utf-8"))["captions"]["saliency"]
+    caption = json.loads(Path("there/recipe.json").read_text(encoding="utf-8"))["captions"][
+        "saliency"
+    ]
     assert ran == Ran(0, f"{caption}\n{Path('there/saliency.png')}\n", ran.err)
     assert ran.err.strip() == ""
 
 
 def test_prints_the_page_to_browse(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    commands.save_and_print_result(sl.Result({}, {}, {"map": "A map."}, pages={"map": "<p>"}), tmp_path, as_json=False)
+    commands.save_and_print_result(
+        sl.Result({}, {}, {"map": "A map."}, pages={"map": "<p>"}), tmp_path, as_json=False
+    )
     assert capsys.readouterr().out == f"A map.\n{tmp_path / 'map.html'}\n"
 
 
 def test_a_label_goes_by_number_name_or_part(run: Run) -> None:
-    told = {word: json.loads(run("saliency", *SMALL, "--label", word, "--json").out)["values"]["label"] for word in ("4", "church", "CHUR")}
+    told = {
+        word: json.loads(run("saliency", *SMALL, "--label", word, "--json").out)["values"]["label"]
+        for word in ("4", "church", "CHUR")
+    }
     assert told == {"4": [4], "church": [4], "CHUR": [4]}
 
 
 def test_several_labels_become_an_axis(run: Run) -> None:
     told = {
-        words: json.loads(run("occlusion", *SMALL, "--window", "32", "--stride", "32", "--label", *words, "--json").out)
+        words: json.loads(
+            run(
+                "occlusion", *SMALL, "--window", "32", "--stride", "32", "--label", *words, "--json"
+            ).out
+        )
         for words in (("4",), ("church", "4"))
     }
     one, two = (found["values"] for found in told.values())
@@ -340,7 +434,17 @@ def test_samples(run: Run) -> None:
         ("filters", "sightnet", "--k", "4"),
         ("activations", *SMALL, "--layers", "conv1", "last_conv", "--k", "3"),
         ("adversarial", *SMALL, "--steps", "2"),
-        ("synthesis", "sightnet", "logit('church') - 0.1 * tv()", "--steps", "2", "--size", "32", "--seed", "3"),
+        (
+            "synthesis",
+            "sightnet",
+            "logit('church') - 0.1 * tv()",
+            "--steps",
+            "2",
+            "--size",
+            "32",
+            "--seed",
+            "3",
+        ),
     ],
     ids=lambda words: words[0],
 )
@@ -376,11 +480,19 @@ def test_a_label_that_looks_like_a_number(run: Run) -> None:
 
 
 @pytest.mark.parametrize(
-    "model", [{"model": "subprocess:check_output", "options": {"args": ["touch", "made"]}}, {"model": "os:getcwd"}, {"model": 5}, {}]
+    "model",
+    [
+        {"model": "subprocess:check_output", "options": {"args": ["touch", "made"]}},
+        {"model": "os:getcwd"},
+        {"model": 5},
+        {},
+    ],
 )
 def test_a_recipe_runs_no_code(run: Run, model: dict[str, object]) -> None:
     image = {"path": "rocket", "size": None, "sha256": "x"}
-    Path("evil.json").write_text(json.dumps({"method": "predictions", "knobs": {}, "model": model, "image": image}))
+    Path("evil.json").write_text(
+        json.dumps({"method": "predictions", "knobs": {}, "model": model, "image": image})
+    )
     ran = run("again", "evil.json")
     assert (ran.code, ran.err.count("\n")) == (1, 1)
     assert not Path("made").exists()
@@ -390,7 +502,10 @@ def test_again_refuses_other_weights(run: Run) -> None:
     weights = Path("own.safetensors")
     shutil.copy(zoo.EMBEDDED_WEIGHTS, weights)
     weights.chmod(0o600)
-    assert run("filters", "sightnet", "--k", "2", "--weights", str(weights), "--out", "first").code == 0
+    assert (
+        run("filters", "sightnet", "--k", "2", "--weights", str(weights), "--out", "first").code
+        == 0
+    )
     assert run("again", "first/recipe.json", "--out", "second").code == 0
     content = bytearray(weights.read_bytes())
     content[-1] ^= 1
@@ -415,8 +530,14 @@ def ctrl_c() -> Callable[[], None]:
 
 
 @pytest.mark.parametrize("name", ["synthesis", "adversarial", "deepdream"])
-def test_ctrl_c_keeps_the_picture(name: str, run: Run, ctrl_c: Callable[[], None], monkeypatch: pytest.MonkeyPatch) -> None:
-    before, step, seen = signal.getsignal(signal.SIGINT), progress.StepProgressBar.on_step, list[int]()
+def test_ctrl_c_keeps_the_picture(
+    name: str, run: Run, ctrl_c: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, step, seen = (
+        signal.getsignal(signal.SIGINT),
+        progress.StepProgressBar.on_step,
+        list[int](),
+    )
 
     def interrupted(self: progress.StepProgressBar, event: sl.Step) -> bool:
         stop = step(self, event)
@@ -428,7 +549,14 @@ def test_ctrl_c_keeps_the_picture(name: str, run: Run, ctrl_c: Callable[[], None
     subject = ("0", "--size", "32") if name == "synthesis" else ("photo.png", "--size", "64")
     with monkeypatch.context() as patch:
         patch.setattr(progress.StepProgressBar, "on_step", interrupted)
-        ran = run(name, "sightnet", *subject, *(("--octaves", "2") if name == "deepdream" else ("--steps", "9")), "--out", "result")
+        ran = run(
+            name,
+            "sightnet",
+            *subject,
+            *(("--octaves", "2") if name == "deepdream" else ("--steps", "9")),
+            "--out",
+            "result",
+        )
     assert ran.code == 130, ran.err
     assert seen[-1] in (2, 3)
     assert images.read(f"result/{name}.png").isfinite().all()
@@ -439,7 +567,9 @@ def test_ctrl_c_keeps_the_picture(name: str, run: Run, ctrl_c: Callable[[], None
     assert contents(Path("second")) == contents(Path("result"))
 
 
-def test_a_second_ctrl_c_insists(run: Run, ctrl_c: Callable[[], None], monkeypatch: pytest.MonkeyPatch, place: Path) -> None:
+def test_a_second_ctrl_c_insists(
+    run: Run, ctrl_c: Callable[[], None], monkeypatch: pytest.MonkeyPatch, place: Path
+) -> None:
     before, step = contents(place), progress.StepProgressBar.on_step
 
     def interrupted(self: progress.StepProgressBar, event: sl.Step) -> bool:
@@ -450,15 +580,25 @@ def test_a_second_ctrl_c_insists(run: Run, ctrl_c: Callable[[], None], monkeypat
 
     monkeypatch.setattr(progress.StepProgressBar, "on_step", interrupted)
     ran = run("synthesis", "sightnet", "0", "--size", "32", "--steps", "9", "--out", "result")
-    assert (ran.code, ran.out, ran.err.strip().splitlines()[-1]) == (130, "", "sightline: interrupted")
+    assert (ran.code, ran.out, ran.err.strip().splitlines()[-1]) == (
+        130,
+        "",
+        "sightline: interrupted",
+    )
     assert contents(place) == before
 
 
 @pytest.mark.parametrize(
-    "words", [("saliency", *SMALL), ("occlusion", *SMALL), ("synthesis", "sightnet", "0", "--size", "32")], ids=lambda words: words[0]
+    "words",
+    [("saliency", *SMALL), ("occlusion", *SMALL), ("synthesis", "sightnet", "0", "--size", "32")],
+    ids=lambda words: words[0],
 )
 def test_ctrl_c_before_there_is_anything(
-    words: tuple[str, ...], run: Run, ctrl_c: Callable[[], None], monkeypatch: pytest.MonkeyPatch, place: Path
+    words: tuple[str, ...],
+    run: Run,
+    ctrl_c: Callable[[], None],
+    monkeypatch: pytest.MonkeyPatch,
+    place: Path,
 ) -> None:
     before, pass_ = contents(place), sl.Model.run
 
@@ -468,12 +608,18 @@ def test_ctrl_c_before_there_is_anything(
 
     monkeypatch.setattr(sl.Model, "run", interrupted)
     ran = run(*words, "--out", "result")
-    assert (ran.code, ran.out, ran.err.strip().splitlines()[-1]) == (130, "", "sightline: interrupted")
+    assert (ran.code, ran.out, ran.err.strip().splitlines()[-1]) == (
+        130,
+        "",
+        "sightline: interrupted",
+    )
     assert contents(place) == before
     assert not Path("result").exists()
 
 
-def test_ctrl_c_while_writing_leaves_whole_files(run: Run, ctrl_c: Callable[[], None], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ctrl_c_while_writing_leaves_whole_files(
+    run: Run, ctrl_c: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
     write, count = Path.write_bytes, iter(range(9))
 
     def interrupted(self: Path, content: bytes) -> int:
@@ -506,10 +652,18 @@ def test_no_warnings_on_a_common_path(run: Run) -> None:
 
 def test_parsing_loads_no_network(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(commands, "load", lambda *_, **__: pytest.fail("loaded"))
-    command, bound, _ = make_app().parse_args(["adversarial", "resnet50", "cat.jpg", "--eps", "0.01", "--norm", "l2"], exit_on_error=False)
-    assert (command.__name__, bound.arguments["eps"], bound.arguments["norm"]) == ("adversarial", 0.01, "l2")
+    command, bound, _ = make_app().parse_args(
+        ["adversarial", "resnet50", "cat.jpg", "--eps", "0.01", "--norm", "l2"], exit_on_error=False
+    )
+    assert (command.__name__, bound.arguments["eps"], bound.arguments["norm"]) == (
+        "adversarial",
+        0.01,
+        "l2",
+    )
     with pytest.raises(CycloptsError):
-        make_app().parse_args(["adversarial", "--norm", "l3"], exit_on_error=False, print_error=False)
+        make_app().parse_args(
+            ["adversarial", "--norm", "l3"], exit_on_error=False, print_error=False
+        )
 
 
 def test_torch_draws_the_same_after_a_command(run: Run) -> None:

@@ -23,7 +23,10 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty working folder with five pictures in two classes and what is none."""
     monkeypatch.chdir(tmp_path)
     for number in range(5):
-        images.write(smooth(side=40, seed=number), Path("photos") / ("ant", "bee")[number % 2] / f"{number}.png")
+        images.write(
+            smooth(side=40, seed=number),
+            Path("photos") / ("ant", "bee")[number % 2] / f"{number}.png",
+        )
     Path("photos/bee/broken.jpg").write_bytes(b"no picture")
     return tmp_path
 
@@ -51,7 +54,12 @@ def test_scan_then_store(capsys: pytest.CaptureFixture[str]) -> None:
     assert told.out.splitlines()[2].startswith("  1 × ")
     assert told.err == ""
     assert main([*WORDS, "--json"]) == 0
-    assert json.loads(capsys.readouterr().out) == {"store": "a.scan", "images": 5, "errors": 1, "complete": True}
+    assert json.loads(capsys.readouterr().out) == {
+        "store": "a.scan",
+        "images": 5,
+        "errors": 1,
+        "complete": True,
+    }
     assert main(["store", "info", "a.scan"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("5 images, 1 errors, ")
@@ -67,7 +75,9 @@ def test_scan_then_store(capsys: pytest.CaptureFixture[str]) -> None:
     assert sl.Scan.open("a.scan").images == 5
 
 
-def test_interrupted_and_gone_on(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_interrupted_and_gone_on(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     def stopping(*given: Any, callback: Any, **options: Any) -> sl.Scan:
         def stop(event: Passing) -> bool:
             callback(event)
@@ -96,7 +106,9 @@ def test_interrupted_and_gone_on(capsys: pytest.CaptureFixture[str], monkeypatch
         (("store", "verify", "photos"), "photos is no store"),
     ],
 )
-def test_refuses_in_one_line(words: tuple[str, ...], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_refuses_in_one_line(
+    words: tuple[str, ...], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(words) == 1
     told = capsys.readouterr()
     assert (told.out, told.err.count("\n")) == ("", 1)

@@ -12,7 +12,12 @@ from sightline.app.cli import stylizer as commands
 from sightline.app.cli.main import COMMAND_GROUPS, main
 from sightline.generators.apply import restyle_images
 from sightline.generators.architectures.style import make_stylizer
-from sightline.generators.checkpoint import AnyStyleNetwork, read_fixed_style_network, read_style_network, write_fixed_style_network
+from sightline.generators.checkpoint import (
+    AnyStyleNetwork,
+    read_fixed_style_network,
+    read_style_network,
+    write_fixed_style_network,
+)
 from sightline.images import io as images
 from sightline.images import video
 
@@ -21,7 +26,9 @@ from sightline.images import video
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty working folder with a style network, a picture, a folder of pictures, and what is none of these."""
     monkeypatch.chdir(tmp_path)
-    write_fixed_style_network(make_stylizer(0, 2, width=4, blocks=1), ["wave", "night"], Path("own.safetensors"))
+    write_fixed_style_network(
+        make_stylizer(0, 2, width=4, blocks=1), ["wave", "night"], Path("own.safetensors")
+    )
     images.write(smooth(side=40)[..., :32], "photo.png")
     for seed in range(3):
         images.write(smooth(side=36, seed=seed), Path("photos") / f"{seed}.png")
@@ -38,11 +45,27 @@ def names(folder: str) -> list[str]:
 def test_help_and_the_summaries_announced(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["stylizer", name, "--help"]) == 0
     assert capsys.readouterr().out
-    assert (getattr(commands, name).__doc__ or "").split("\n")[0] == COMMAND_GROUPS["stylizer"][1][name]
+    assert (getattr(commands, name).__doc__ or "").split("\n")[0] == COMMAND_GROUPS["stylizer"][1][
+        name
+    ]
 
 
 def test_apply_to_an_image(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["stylizer", "apply", "own.safetensors", "photo.png", "--style", "night", "--out", "made"]) == 0
+    assert (
+        main(
+            [
+                "stylizer",
+                "apply",
+                "own.safetensors",
+                "photo.png",
+                "--style",
+                "night",
+                "--out",
+                "made",
+            ]
+        )
+        == 0
+    )
     assert capsys.readouterr().out == "made/photo.png\n"
     own = read_fixed_style_network("own.safetensors")
     with torch.no_grad():
@@ -52,12 +75,42 @@ def test_apply_to_an_image(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_apply_offline_with_what_is_shipped() -> None:
-    assert main(["stylizer", "apply", "painters", "photo.png", "--style", "scream:1,great_wave:2", "--size", "48", "--quiet"]) == 0
+    assert (
+        main(
+            [
+                "stylizer",
+                "apply",
+                "painters",
+                "photo.png",
+                "--style",
+                "scream:1,great_wave:2",
+                "--size",
+                "48",
+                "--quiet",
+            ]
+        )
+        == 0
+    )
     assert sl.read("out/stylizer/photo.png").shape == (1, 3, 60, 48)
 
 
 def test_apply_to_a_folder_leaves_out_what_is_broken(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["stylizer", "apply", "own.safetensors", "photos", "--out", "made", "--json", "--batch", "2"]) == 0
+    assert (
+        main(
+            [
+                "stylizer",
+                "apply",
+                "own.safetensors",
+                "photos",
+                "--out",
+                "made",
+                "--json",
+                "--batch",
+                "2",
+            ]
+        )
+        == 0
+    )
     told = json.loads(capsys.readouterr().out)
     assert told["files"] == [f"made/{i}.png" for i in range(3)]
     assert len(told["left_out"]) == 1
@@ -67,7 +120,10 @@ def test_apply_to_a_folder_leaves_out_what_is_broken(capsys: pytest.CaptureFixtu
 
 def test_apply_to_a_video() -> None:
     video.write_video((smooth(side=32, seed=seed) for seed in range(4)), "short.mp4")
-    assert main(["stylizer", "apply", "own.safetensors", "short.mp4", "--out", "made", "--batch", "3"]) == 0
+    assert (
+        main(["stylizer", "apply", "own.safetensors", "short.mp4", "--out", "made", "--batch", "3"])
+        == 0
+    )
     frames = list(video.read_video("made/short.mp4"))
     assert (len(frames), frames[0].shape) == (4, (1, 3, 32, 32))
 
@@ -80,7 +136,19 @@ def test_train_writes_a_network_that_apply_takes(capsys: pytest.CaptureFixture[s
     assert main([*words.split(), "--weights", "random", "--accelerator", "cpu", "--quiet"]) == 0
     assert capsys.readouterr().out.endswith("run/stylizer.safetensors\n")
     assert read_fixed_style_network("run/stylizer.safetensors").names == ("style",)
-    assert main([*words.replace("instance", "batch").split(), "--weights", "random", "--accelerator", "cpu", "--quiet"]) == 1
+    assert (
+        main(
+            [
+                *words.replace("instance", "batch").split(),
+                "--weights",
+                "random",
+                "--accelerator",
+                "cpu",
+                "--quiet",
+            ]
+        )
+        == 1
+    )
     assert "was made with norm instance, not batch" in capsys.readouterr().err
 
 
@@ -92,14 +160,14 @@ def test_any_style_from_training_to_picture(capsys: pytest.CaptureFixture[str]) 
     words = "stylizer train manners --norm adaptive --folder photos --size 32 --style-size 48 --steps 2 --batch 2 --out run --accelerator cpu --quiet"
     assert main(words.split()) == 0
     assert capsys.readouterr().out.endswith("run/stylizer.safetensors\n")
-    words = (
-        "stylizer apply run/stylizer.safetensors photo.png --style manners/wave.png:1,great_wave:2 --alpha 0.7 --style-size 100 --out made"
-    )
+    words = "stylizer apply run/stylizer.safetensors photo.png --style manners/wave.png:1,great_wave:2 --alpha 0.7 --style-size 100 --out made"
     assert main(words.split()) == 0
     own = read_style_network("run/stylizer.safetensors")
     assert isinstance(own, AnyStyleNetwork)
     mix = own.make_mix({"manners/wave.png": 1, "great_wave": 2}, 0.7, 100)
-    assert (sl.read("made/photo.png") - restyle_images(own, sl.read("photo.png"), mix)).abs().max() < 0.01
+    assert (
+        sl.read("made/photo.png") - restyle_images(own, sl.read("photo.png"), mix)
+    ).abs().max() < 0.01
     for words, said in {
         "apply own.safetensors photo.png --alpha 0.5": "alpha and style size are for networks of any style",
         "apply run/stylizer.safetensors photo.png --style wve.png": "wve.png: no such file",
@@ -114,10 +182,16 @@ def test_export_gives_the_same_picture(capsys: pytest.CaptureFixture[str]) -> No
     runtime = pytest.importorskip("onnxruntime")
     assert main(["stylizer", "export", "own.safetensors", "--out", "net.onnx"]) == 0
     assert "mix N×2 (wave, night)" in capsys.readouterr().out
-    session, own = runtime.InferenceSession("net.onnx", providers=["CPUExecutionProvider"]), read_fixed_style_network("own.safetensors")
+    session, own = (
+        runtime.InferenceSession("net.onnx", providers=["CPUExecutionProvider"]),
+        read_fixed_style_network("own.safetensors"),
+    )
     assert session.get_modelmeta().custom_metadata_map == {"styles": "wave,night"}
     for count, height, width in ((1, 32, 32), (3, 21, 50)):
-        image, mix = torch.rand(count, 3, height, width), own.make_mix({"wave": 1, "night": 2}).repeat(count, 1)
+        image, mix = (
+            torch.rand(count, 3, height, width),
+            own.make_mix({"wave": 1, "night": 2}).repeat(count, 1),
+        )
         with torch.no_grad():
             expected = own.network(image, mix)
         found = session.run(None, {"image": image.numpy(), "mix": mix.numpy()})[0]
@@ -147,12 +221,18 @@ REFUSED = {
 
 @pytest.mark.filterwarnings("ignore:1 of 4 pictures are left out")
 @pytest.mark.parametrize("words", REFUSED)
-def test_refuses_in_one_line_and_writes_no_picture(words: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_refuses_in_one_line_and_writes_no_picture(
+    words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     from safetensors.torch import save_file
 
     save_file({"weight": torch.ones(2)}, "other.safetensors")
     images.write(smooth(side=8), "speck.png")
-    given = words.split() if "--out" in words else [*words.split(), "--out", "made.onnx" if words.startswith("export") else "made"]
+    given = (
+        words.split()
+        if "--out" in words
+        else [*words.split(), "--out", "made.onnx" if words.startswith("export") else "made"]
+    )
     assert main(["stylizer", *given]) == 1
     said = capsys.readouterr()
     assert said.err.startswith("sightline: ")

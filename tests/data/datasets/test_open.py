@@ -46,12 +46,16 @@ def sources(files: list[Path], folder: Path) -> dict[str, Any]:
     """The pictures in every form."""
     import lancedb
 
-    folder.joinpath("list.txt").write_text("".join(f"{path}\t{path.parent.name}\n" for path in files), encoding="utf-8")
+    folder.joinpath("list.txt").write_text(
+        "".join(f"{path}\t{path.parent.name}\n" for path in files), encoding="utf-8"
+    )
     for number in (0, 1):
         with tarfile.open(folder / f"{number}.tar", "w") as archive:
             for path in files[number * 3 : number * 3 + 3]:
                 archive.add(path, f"{path.parent.name}/{path.name}")
-    table = pa.table({"image": [{"bytes": path.read_bytes()} for path in files], "label": [0, 0, 0, 1, 1, 1]})
+    table = pa.table(
+        {"image": [{"bytes": path.read_bytes()} for path in files], "label": [0, 0, 0, 1, 1, 1]}
+    )
     pq.write_table(table, folder / "rows.parquet", row_group_size=4)
     lancedb.connect(folder).create_table("rows", table)
     root = files[0].parent.parent
@@ -72,9 +76,15 @@ def test_every_form_gives_the_same(files: list[Path], tiny: sl.Model, tmp_path: 
         assert len(found) == COUNT, kind
         for position in range(COUNT):
             got = found.read_image(position)
-            assert (got == files[position].read_bytes()) if isinstance(got, bytes) else got.shape == (3, 16, 16), kind  # type: ignore[union-attr]
+            assert (
+                (got == files[position].read_bytes())
+                if isinstance(got, bytes)
+                else got.shape == (3, 16, 16)
+            ), kind  # type: ignore[union-attr]
         assert [found.get_label(position) for position in range(COUNT)] == [0, 0, 0, 1, 1, 1], kind
-        assert found.class_names == (("0", "1") if kind in ("parquet", "lance") else ("ant", "bee")), kind
+        assert found.class_names == (
+            ("0", "1") if kind in ("parquet", "lance") else ("ant", "bee")
+        ), kind
         scanned = sl.scan(tiny, source, store=tmp_path / f"{kind}.scan")
         assert (scanned.images, len(scanned.errors)) == (COUNT, 0)
         if kind == "dataset":

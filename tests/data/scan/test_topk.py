@@ -10,12 +10,18 @@ from torch import Tensor
 from sightline.data.scan.topk import HashedSample, TopK, UnitStatistics, hash_position
 
 UNITS, PLACES = 3, 4
-RESPONSES = st.sampled_from([-1.0, 0.0, 0.0, 0.5, 1.0, 2.0, float("nan"), float("inf"), float("-inf")])
+RESPONSES = st.sampled_from(
+    [-1.0, 0.0, 0.0, 0.5, 1.0, 2.0, float("nan"), float("inf"), float("-inf")]
+)
 
 
 def literal(values: list[list[float]], k: int, unit: int) -> list[tuple[float, int]]:
     """Sorted by falling value, then rising id; what is not a response left out."""
-    rows = [(-row[unit], number) for number, row in enumerate(values) if row[unit] == row[unit] and row[unit] > float("-inf")]
+    rows = [
+        (-row[unit], number)
+        for number, row in enumerate(values)
+        if row[unit] == row[unit] and row[unit] > float("-inf")
+    ]
     return [(-value, number) for value, number in sorted(rows)[:k]]
 
 
@@ -27,7 +33,9 @@ def places_of(ids: Tensor) -> object:
 @settings(max_examples=60, deadline=None)
 @given(st.data())
 def test_merge_equals_a_full_sort(data: st.DataObject) -> None:
-    values = data.draw(st.lists(st.lists(RESPONSES, min_size=UNITS, max_size=UNITS), min_size=1, max_size=14))
+    values = data.draw(
+        st.lists(st.lists(RESPONSES, min_size=UNITS, max_size=UNITS), min_size=1, max_size=14)
+    )
     order = data.draw(st.permutations(range(len(values))))
     cuts = sorted(data.draw(st.lists(st.integers(0, len(values)), max_size=4)))
     k = data.draw(st.integers(1, 6))
@@ -35,12 +43,20 @@ def test_merge_equals_a_full_sort(data: st.DataObject) -> None:
     for start, end in zip([0, *cuts], [*cuts, len(values)], strict=True):
         ids = torch.tensor(order[start:end], dtype=torch.long)
         if len(ids):
-            held.add_batch(torch.tensor([values[number] for number in ids.tolist()]), ids, places_of(ids))  # type: ignore[arg-type]
+            held.add_batch(
+                torch.tensor([values[number] for number in ids.tolist()]), ids, places_of(ids)
+            )  # type: ignore[arg-type]
     for unit in range(UNITS):
         wanted = literal(values, k, unit)
-        found = [(float(v), int(i)) for v, i in zip(held.values[unit], held.ids[unit], strict=True) if i >= 0]
+        found = [
+            (float(v), int(i))
+            for v, i in zip(held.values[unit], held.ids[unit], strict=True)
+            if i >= 0
+        ]
         assert found == wanted
-        assert held.places[unit, : len(wanted)].tolist() == [number * 10 + unit for _, number in wanted]
+        assert held.places[unit, : len(wanted)].tolist() == [
+            number * 10 + unit for _, number in wanted
+        ]
         assert (held.values[unit, len(wanted) :] == -torch.inf).all()
 
 
@@ -64,7 +80,10 @@ def test_sample_is_uniform() -> None:
 
 def test_classes_have_their_own_lists_and_means() -> None:
     generator = torch.Generator().manual_seed(0)
-    values, labels = torch.randn(30, 4, generator=generator), torch.randint(-1, 3, (30,), generator=generator)
+    values, labels = (
+        torch.randn(30, 4, generator=generator),
+        torch.randint(-1, 3, (30,), generator=generator),
+    )
     tally = UnitStatistics(4, 5, 8, 3, 2)
     for start in range(0, 30, 7):
         ids = torch.arange(start, min(start + 7, 30))
@@ -75,7 +94,9 @@ def test_classes_have_their_own_lists_and_means() -> None:
         best = values[mine].sort(dim=0, descending=True, stable=True)
         torch.testing.assert_close(tally.classes.values[label], best.values[:2].T)
         assert torch.equal(tally.classes.ids[label].long(), mine[best.indices[:2]].T)
-        torch.testing.assert_close((tally.sums / tally.counts[:, None])[label].float(), values[mine].mean(0))
+        torch.testing.assert_close(
+            (tally.sums / tally.counts[:, None])[label].float(), values[mine].mean(0)
+        )
 
 
 @settings(max_examples=25, deadline=None)
@@ -94,7 +115,9 @@ def test_parts_join_to_the_whole(seed: int, cuts: list[int]) -> None:
     slots = {id(tally): tally.sample.ids.argsort() for tally in (whole, joined)}
     for name in whole.name_tensors():
         got, wanted = (
-            tally.name_tensors()[name][slots[id(tally)]] if name.startswith("sample.") else tally.name_tensors()[name]
+            tally.name_tensors()[name][slots[id(tally)]]
+            if name.startswith("sample.")
+            else tally.name_tensors()[name]
             for tally in (joined, whole)
         )
         assert torch.equal(got, wanted), name

@@ -24,10 +24,14 @@ from sightline.data.store.reader import open_store_table
 BATCH = 4
 
 
-def branches(tiny: sl.Model, folder: Path, store: Path, step: int) -> tuple[dict[str, object], list[object]]:
+def branches(
+    tiny: sl.Model, folder: Path, store: Path, step: int
+) -> tuple[dict[str, object], list[object]]:
     """A new store, and what workers tell of its stretches."""
     found = open_dataset(folder)
-    facts = stream.make_scan_facts(tiny, found, None, ("penultimate",), 5, side=tiny.size, batch=BATCH)
+    facts = stream.make_scan_facts(
+        tiny, found, None, ("penultimate",), 5, side=tiny.size, batch=BATCH
+    )
     with writing.open_store_writer(store, facts):
         pass
     worker = cluster.RayScanWorker([])
@@ -40,10 +44,19 @@ def test_a_tree_of_parts_equals_one_pass(tiny: sl.Model, tmp_path: Path) -> None
     facts, told = branches(tiny, folder_of(tmp_path / "photos"), tmp_path / "a.scan", 2 * BATCH)
     whole = UnitStatistics.from_facts(facts)
     list(ScanWorker(tiny, open_dataset(tmp_path / "photos"), facts, whole).scan_range(0, COUNT, 0))
-    pairs = [cluster.merge_branches(pa.concat_tables(told[i : i + 2]), facts) for i in range(0, len(told), 2)]
+    pairs = [
+        cluster.merge_branches(pa.concat_tables(told[i : i + 2]), facts)
+        for i in range(0, len(told), 2)
+    ]
     root = cluster.merge_branches(pa.concat_tables(pairs), facts)
     one = json.loads(root["told"][0].as_py())
-    assert (one["first"], one["end"], one["count"], len(one["errors"]), len(one["fragments"])) == (0, COUNT, COUNT - 1, 1, len(told))
+    assert (one["first"], one["end"], one["count"], len(one["errors"]), len(one["fragments"])) == (
+        0,
+        COUNT,
+        COUNT - 1,
+        1,
+        len(told),
+    )
     joined = UnitStatistics.from_facts(facts)
     joined.merge_partial(load(root["units"][0].as_py()), 0)
     for field, wanted in whole.name_tensors().items():
@@ -69,5 +82,7 @@ def test_fragments_are_numbered_and_committed_once(tiny: sl.Model, tmp_path: Pat
     assert images.to_arrow().equals(open_store_table(here.path, layout.IMAGES_TABLE).to_arrow())
     lost = write_image_fragments(store, images.to_arrow())
     shutil.rmtree(store / "images.lance" / "data")
-    with pytest.raises(sl.SightlineError, match="the store must lie on a file system that all nodes share"):
+    with pytest.raises(
+        sl.SightlineError, match="the store must lie on a file system that all nodes share"
+    ):
         append_fragments(store, lost, COUNT)

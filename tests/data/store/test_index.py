@@ -23,10 +23,22 @@ COUNT, SIZE = 1200, 24
 
 def appended(writer: StoreWriter, vectors: Tensor, thumbnail: bytes) -> None:
     """Images of these vectors, committed."""
-    plain = {"sha256": "", "class": -1, "height": 8, "width": 8, "labels": [0], "probabilities": [1.0], "thumbnail": thumbnail}
+    plain = {
+        "sha256": "",
+        "class": -1,
+        "height": 8,
+        "width": 8,
+        "labels": [0],
+        "probabilities": [1.0],
+        "thumbnail": thumbnail,
+    }
     first = writer.counters["images"]
     writer.add_rows(
-        [{"id": i, "position": i, "path": f"{i}.png", **plain, "vector_0": row} for i, row in enumerate(vectors.numpy(), first)], []
+        [
+            {"id": i, "position": i, "path": f"{i}.png", **plain, "vector_0": row}
+            for i, row in enumerate(vectors.numpy(), first)
+        ],
+        [],
     )
     done = first + len(vectors)
     writer.commit_state({}, {"done": done, "images": done, "errors": 0, "complete": 1})
@@ -49,7 +61,10 @@ FACTS: dict[str, Any] = {
 
 def clouds(count: int, seed: int = 0) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
-    return torch.randn(count, SIZE, generator=generator) + 3 * torch.randn(20, SIZE, generator=generator)[torch.arange(count) % 20]
+    return (
+        torch.randn(count, SIZE, generator=generator)
+        + 3 * torch.randn(20, SIZE, generator=generator)[torch.arange(count) % 20]
+    )
 
 
 @pytest.fixture
@@ -75,9 +90,19 @@ def test_recall_is_what_it_says(kept: Scan, metric: Metric) -> None:
     built = index.ensure_vector_index(kept, "last", metric)
     own = torch.linspace(0, COUNT - 1, index.RECALL_QUERIES).round().long()
     distance, true = find_nearest(clouds(COUNT), clouds(COUNT)[own], 10, metric, own)
-    assert index.search_all_vectors(kept, "penultimate", clouds(COUNT)[own], k=10, metric=metric, exclude=own)[1].tolist() == true.tolist()
-    away, ids = index.search_vector_index(kept, "penultimate", built, clouds(COUNT)[own], k=10, exclude=own)
-    shares = [len(set(one) & set(other)) / 10 for one, other in zip(ids.tolist(), true.tolist(), strict=True)]
+    assert (
+        index.search_all_vectors(
+            kept, "penultimate", clouds(COUNT)[own], k=10, metric=metric, exclude=own
+        )[1].tolist()
+        == true.tolist()
+    )
+    away, ids = index.search_vector_index(
+        kept, "penultimate", built, clouds(COUNT)[own], k=10, exclude=own
+    )
+    shares = [
+        len(set(one) & set(other)) / 10
+        for one, other in zip(ids.tolist(), true.tolist(), strict=True)
+    ]
     assert built.recall == pytest.approx(sum(shares) / len(shares))
     assert built.recall >= index.TARGET_RECALL
     same = ids == true
@@ -108,7 +133,9 @@ def test_neighbors_search_by_it(kept: Scan, monkeypatch: pytest.MonkeyPatch) -> 
     assert exact.captions["neighbors"].endswith("Searched exactly.")
     near = sl.neighbors(kept, id=7, k=5, search="approximate")
     assert len(set(near.values["ids"][0].tolist()) & set(exact.values["ids"][0].tolist())) >= 4
-    assert f"recall@10 {near.values['recall']:.1%} of 100 stored vectors" in near.captions["neighbors"]
+    assert (
+        f"recall@10 {near.values['recall']:.1%} of 100 stored vectors" in near.captions["neighbors"]
+    )
     monkeypatch.setattr(method, "MIN_APPROXIMATE_IMAGES", COUNT)
     large = sl.neighbors(kept, id=7, k=5)
     assert large.values["ids"].tolist() == near.values["ids"].tolist()
@@ -125,12 +152,17 @@ def test_the_command_line_tells_recall(kept: Scan, capsys: pytest.CaptureFixture
     assert main(["store", "index", str(kept.path), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["recall"] >= index.TARGET_RECALL
     assert main(["store", "info", str(kept.path)]) == 0
-    assert re.search(r"index of penultimate \(cosine\): IVF-PQ with 4 lists and 3 codes.*recall@10", capsys.readouterr().out)
+    assert re.search(
+        r"index of penultimate \(cosine\): IVF-PQ with 4 lists and 3 codes.*recall@10",
+        capsys.readouterr().out,
+    )
     assert main(["store", "index", str(kept.path), "--layer", "conv1"]) == 1
     assert "conv1" in capsys.readouterr().err
 
 
 def test_few_images_need_none(kept: Scan, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(index, "MIN_INDEX_IMAGES", COUNT + 1)
-    with pytest.raises(sl.SightlineError, match="an index needs at least 1,201 images; the store many"):
+    with pytest.raises(
+        sl.SightlineError, match="an index needs at least 1,201 images; the store many"
+    ):
         sl.neighbors(kept, id=7, search="approximate")

@@ -9,8 +9,17 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 import sightline as sl
-from sightline.generators.architectures.style import ConditionalInstanceNorm, Stylizer, make_stylizer
-from sightline.generators.checkpoint import FIXED_STYLE_KIND, parse_style_blend, read_fixed_style_network, write_fixed_style_network
+from sightline.generators.architectures.style import (
+    ConditionalInstanceNorm,
+    Stylizer,
+    make_stylizer,
+)
+from sightline.generators.checkpoint import (
+    FIXED_STYLE_KIND,
+    parse_style_blend,
+    read_fixed_style_network,
+    write_fixed_style_network,
+)
 
 NAMES = ("wave", "night", "scream")
 
@@ -51,11 +60,15 @@ def test_norm_of_one_style_is_torchs_instance_norm(grad: bool, layout: torch.mem
 
 def test_norm_has_torchs_gradient() -> None:
     own, other = ConditionalInstanceNorm(5), nn.InstanceNorm2d(5, affine=True)
-    x = torch.randn(3, 5, 6, 7, generator=torch.Generator().manual_seed(0)).contiguous(memory_format=torch.channels_last)
+    x = torch.randn(3, 5, 6, 7, generator=torch.Generator().manual_seed(0)).contiguous(
+        memory_format=torch.channels_last
+    )
     slopes: list[list[Tensor]] = []
     for run, norm in ((lambda y: own(y, torch.ones(3, 1)), own), (other, other)):
         leaf = x.clone().requires_grad_()
-        slopes.append([*torch.autograd.grad((run(leaf) ** 3).sum(), (leaf, norm.weight, norm.bias))])
+        slopes.append(
+            [*torch.autograd.grad((run(leaf) ** 3).sum(), (leaf, norm.weight, norm.bias))]
+        )
     for one, two in zip(*slopes, strict=True):
         torch.testing.assert_close(one.flatten(), two.flatten(), rtol=1e-3, atol=1e-4)
     assert slopes[0][0].is_contiguous(memory_format=torch.channels_last)
@@ -65,7 +78,9 @@ def test_norm_has_torchs_gradient() -> None:
 def test_norm_keeps_channels_last(grad: bool) -> None:
     x = torch.randn(2, 8, 6, 6).contiguous(memory_format=torch.channels_last)
     with torch.set_grad_enabled(grad):
-        assert ConditionalInstanceNorm(8)(x, torch.ones(2, 1)).is_contiguous(memory_format=torch.channels_last)
+        assert ConditionalInstanceNorm(8)(x, torch.ones(2, 1)).is_contiguous(
+            memory_format=torch.channels_last
+        )
 
 
 def test_rows_are_blended_by_weight() -> None:
@@ -74,11 +89,16 @@ def test_rows_are_blended_by_weight() -> None:
         norm.weight.copy_(torch.tensor([[1.0] * 4, [3.0] * 4]))
         norm.bias.copy_(torch.tensor([[0.0] * 4, [8.0] * 4]))
         found = norm(x, mix([0.75, 0.25]))
-        torch.testing.assert_close(found, nn.functional.instance_norm(x) * 1.5 + 2, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(
+            found, nn.functional.instance_norm(x) * 1.5 + 2, rtol=1e-4, atol=1e-4
+        )
 
 
 def test_conditional_with_one_style_is_instance() -> None:
-    one, other = make_stylizer(0, 1, width=4, blocks=1, norm="conditional"), make_stylizer(0, 1, width=4, blocks=1, norm="instance")
+    one, other = (
+        make_stylizer(0, 1, width=4, blocks=1, norm="conditional"),
+        make_stylizer(0, 1, width=4, blocks=1, norm="instance"),
+    )
     with torch.no_grad():
         assert torch.equal(one(images(), torch.ones(2, 1)), other(images(), torch.ones(2, 1)))
 
@@ -96,7 +116,12 @@ def test_each_image_of_a_batch_has_its_own_style() -> None:
     with torch.no_grad():
         together = network(images(), rows)
         for i in range(2):
-            torch.testing.assert_close(together[i : i + 1], network(images()[i : i + 1], rows[i : i + 1]), rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(
+                together[i : i + 1],
+                network(images()[i : i + 1], rows[i : i + 1]),
+                rtol=1e-4,
+                atol=1e-5,
+            )
     assert (together[0] - network(images(), rows.flip(0))[0]).abs().mean() > 1e-3
     assert torch.equal(network.make_one_hot(torch.tensor([2, 0])), mix([0, 0, 1], [1, 0, 0]))
 
@@ -105,7 +130,9 @@ def test_the_kinds_compute_the_same_with_gradients_on() -> None:
     network = small()
     with torch.no_grad():
         quiet = network(images(), mix([1, 0, 0], [0, 1, 0]))
-    torch.testing.assert_close(network(images(), mix([1, 0, 0], [0, 1, 0])).detach(), quiet, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        network(images(), mix([1, 0, 0], [0, 1, 0])).detach(), quiet, rtol=1e-4, atol=1e-5
+    )
 
 
 def test_seed_decides_the_start_and_nothing_else_is_drawn() -> None:
@@ -119,7 +146,11 @@ def test_seed_decides_the_start_and_nothing_else_is_drawn() -> None:
 def test_batch_norm_ignores_the_mix_and_depends_on_the_batch() -> None:
     network = small(1, "batch").train()
     with torch.no_grad():
-        assert not torch.allclose(network(images(), torch.ones(2, 1))[:1], network(images()[:1], torch.ones(1, 1)), atol=1e-3)
+        assert not torch.allclose(
+            network(images(), torch.ones(2, 1))[:1],
+            network(images()[:1], torch.ones(1, 1)),
+            atol=1e-3,
+        )
 
 
 # ── files ──
@@ -147,7 +178,11 @@ def test_blends(tmp_path: Path) -> None:
     found = read_fixed_style_network(tmp_path / "a.safetensors")
     assert torch.equal(found.make_mix("night"), mix([0, 1, 0]))
     assert torch.allclose(found.make_mix(parse_style_blend("wave:3, scream")), mix([0.75, 0, 0.25]))
-    for wrong, said in (({"nigt": 1.0}, "did you mean night"), ({"wave": -1.0}, "0 or more"), ({"wave": 0.0}, "not all 0")):
+    for wrong, said in (
+        ({"nigt": 1.0}, "did you mean night"),
+        ({"wave": -1.0}, "0 or more"),
+        ({"wave": 0.0}, "not all 0"),
+    ):
         with pytest.raises(sl.SightlineError, match=said):
             found.make_mix(wrong)
     with pytest.raises(sl.SightlineError, match="'wave:much' is not a style"):
@@ -157,7 +192,9 @@ def test_blends(tmp_path: Path) -> None:
 def test_files_of_another_kind_are_refused_in_one_line(tmp_path: Path) -> None:
     save_file({"weight": torch.ones(2)}, tmp_path / "net.safetensors")
     save_file(
-        {"weight": torch.ones(2)}, tmp_path / "short.safetensors", {"sightline": json.dumps({"kind": FIXED_STYLE_KIND, "styles": ["a"]})}
+        {"weight": torch.ones(2)},
+        tmp_path / "short.safetensors",
+        {"sightline": json.dumps({"kind": FIXED_STYLE_KIND, "styles": ["a"]})},
     )
     torch.save({"weight": torch.ones(2)}, tmp_path / "net.pt")
     (tmp_path / "text.safetensors").write_text("no weights")
@@ -165,7 +202,13 @@ def test_files_of_another_kind_are_refused_in_one_line(tmp_path: Path) -> None:
     whole = (tmp_path / "good.safetensors").read_bytes()
     (tmp_path / "half.safetensors").write_bytes(whole[: len(whole) // 2])
     state = {name: (value * torch.nan).contiguous() for name, value in small().state_dict().items()}
-    head = {"kind": FIXED_STYLE_KIND, "styles": NAMES, "width": 4, "blocks": 1, "norm": "conditional"}
+    head = {
+        "kind": FIXED_STYLE_KIND,
+        "styles": NAMES,
+        "width": 4,
+        "blocks": 1,
+        "norm": "conditional",
+    }
     save_file(state, tmp_path / "nan.safetensors", {"sightline": json.dumps(head)})
     for name, said in (
         ("net.safetensors", "not of a style network"),

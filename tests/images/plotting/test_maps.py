@@ -44,7 +44,9 @@ def test_heat_is_black_at_zero_and_brightest_at_the_limit() -> None:
     assert place(common, "inferno")[:, 0].tolist() == [[0, 26, 51, 102], [0, 255, 128, 64]]
     each = render.render_heatmap(values, torch.tensor([8.0, 20.0]))
     assert place(each, "inferno")[:, 0].tolist() == [[0, 32, 64, 128], [0, 128, 64, 32]]
-    assert torch.equal(render.render_heatmap(values, 2.0)[0, :, 0, 3], table("inferno")[255]), "over the limit it stays brightest"
+    assert torch.equal(render.render_heatmap(values, 2.0)[0, :, 0, 3], table("inferno")[255]), (
+        "over the limit it stays brightest"
+    )
 
 
 def test_signed_is_white_at_zero_red_above_and_blue_below() -> None:
@@ -61,7 +63,9 @@ def test_signed_is_white_at_zero_red_above_and_blue_below() -> None:
 
 @pytest.mark.parametrize("limit", [None, 0.7, 5.0])
 def test_signed_has_one_scale_both_ways(limit: float | None) -> None:
-    above, below = (place(render.render_signed_map(sign * maps(), limit), "RdBu_r") for sign in (1, -1))
+    above, below = (
+        place(render.render_signed_map(sign * maps(), limit), "RdBu_r") for sign in (1, -1)
+    )
     assert ((above + below) - 255).abs().max() <= 1
     top = maps().abs().flatten(1).amax(1).view(-1, 1, 1) if limit is None else limit
     expected = ((0.5 + 0.5 * maps() / top).clamp(0, 1) * 255).round()
@@ -71,12 +75,18 @@ def test_signed_has_one_scale_both_ways(limit: float | None) -> None:
 @pytest.mark.parametrize("value", [0.0, 3.0, -3.0])
 def test_a_constant_map_is_not_nan(value: float) -> None:
     values = torch.full((2, 4, 5), value)
-    for found in (render.render_heatmap(values), render.render_signed_map(values), render.overlay_heatmap(pictures(2, 4, 5), values)):
+    for found in (
+        render.render_heatmap(values),
+        render.render_signed_map(values),
+        render.overlay_heatmap(pictures(2, 4, 5), values),
+    ):
         assert found.shape == (2, 3, 4, 5)
         assert torch.isfinite(found).all()
         assert 0 <= found.min() <= found.max() <= 1
     if value == 0:
-        assert torch.equal(render.render_heatmap(values), table("inferno")[0].view(1, 3, 1, 1).expand(2, -1, 4, 5))
+        assert torch.equal(
+            render.render_heatmap(values), table("inferno")[0].view(1, 3, 1, 1).expand(2, -1, 4, 5)
+        )
         assert render.render_signed_map(values).min() > 0.95
 
 
@@ -84,7 +94,11 @@ def test_nan_is_shown_as_zero_and_leaves_the_scale() -> None:
     values = maps(1)
     hole, zero = values.clone(), values.clone()
     hole[0, 2, 3], zero[0, 2, 3] = float("nan"), 0.0
-    for draw in (render.render_heatmap, render.render_signed_map, lambda v: render.overlay_heatmap(pictures(1, 5, 7), v)):
+    for draw in (
+        render.render_heatmap,
+        render.render_signed_map,
+        lambda v: render.overlay_heatmap(pictures(1, 5, 7), v),
+    ):
         assert torch.equal(draw(hole), draw(zero))
     colors = torch.randn(1, 3, 4, 4, generator=torch.Generator().manual_seed(0))
     broken, gray = colors.clone(), colors.clone()
@@ -96,8 +110,12 @@ def test_around_gray_is_linear_and_common_to_all() -> None:
     values = torch.randn(3, 3, 4, 5, generator=torch.Generator().manual_seed(1))
     top = float(values.abs().max())
     assert torch.allclose(render.render_around_gray(values), 0.5 + 0.5 * values / top, atol=1e-6)
-    assert torch.allclose(render.render_around_gray(values, 0.5), (0.5 + values).clamp(0, 1), atol=1e-6)
-    assert torch.equal(render.render_around_gray(torch.zeros(1, 3, 2, 2)), torch.full((1, 3, 2, 2), 0.5))
+    assert torch.allclose(
+        render.render_around_gray(values, 0.5), (0.5 + values).clamp(0, 1), atol=1e-6
+    )
+    assert torch.equal(
+        render.render_around_gray(torch.zeros(1, 3, 2, 2)), torch.full((1, 3, 2, 2), 0.5)
+    )
 
 
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.99, 1.0])
@@ -114,7 +132,10 @@ def test_over_leaves_the_image_where_there_is_nothing() -> None:
     values[0, :, 4:] = 1
     found = render.overlay_heatmap(image, values)
     dimmed = image.mean(1, keepdim=True).expand(-1, 3, -1, -1)
-    order = [found[0, 0, :, :4].flatten().argsort().tolist(), dimmed[0, 0, :, :4].flatten().argsort().tolist()]
+    order = [
+        found[0, 0, :, :4].flatten().argsort().tolist(),
+        dimmed[0, 0, :, :4].flatten().argsort().tolist(),
+    ]
     assert order[0] == order[1], "dimmed, but the same picture"
     assert (found[:, :, :, :4].amax(1) - found[:, :, :, :4].amin(1)).max() < 1e-6
     assert (found[:, :, :, 4:].amax(1) - found[:, :, :, 4:].amin(1)).min() > 0.1
@@ -125,7 +146,9 @@ def test_maps_are_enlarged_smoothly_and_pixels_by_whole_factors() -> None:
     values = maps()
     assert torch.equal(render.upsample_maps(values, (5, 7)), values)
     assert render.upsample_maps(values, (20, 21)).shape == (2, 20, 21)
-    assert torch.allclose(render.upsample_maps(torch.full((1, 2, 2), 3.0), (7, 9)), torch.full((1, 7, 9), 3.0))
+    assert torch.allclose(
+        render.upsample_maps(torch.full((1, 2, 2), 3.0), (7, 9)), torch.full((1, 7, 9), 3.0)
+    )
     image = pictures(2, 5, 7)
     for least, factor in ((1, 1), (5, 1), (6, 2), (11, 3), (50, 10)):
         large = render.enlarge_pixels(image, least)
@@ -190,7 +213,12 @@ def test_a_batch_beside_another_becomes_rows() -> None:
 def test_beside_takes_any_sizes(sizes: list[tuple[int, int]]) -> None:
     row = render.arrange_in_row(*(pictures(1, *size) for size in sizes), gap=1)
     height = max(h for h, _ in sizes)
-    assert row.shape == (1, 3, height, sum(round(w * height / h) for h, w in sizes) + len(sizes) - 1)
+    assert row.shape == (
+        1,
+        3,
+        height,
+        sum(round(w * height / h) for h, w in sizes) + len(sizes) - 1,
+    )
     assert 0 <= row.min() <= row.max() <= 1
 
 
@@ -199,7 +227,9 @@ def test_beside_takes_any_sizes(sizes: list[tuple[int, int]]) -> None:
 
 @given(st.integers(1, 12), st.integers(1, 12), st.data(), st.integers(1, 4))
 @settings(max_examples=100, deadline=None, derandomize=True)
-def test_an_outline_stays_inside_its_box_and_the_image_as_it_is(height: int, width: int, data: st.DataObject, thick: int) -> None:
+def test_an_outline_stays_inside_its_box_and_the_image_as_it_is(
+    height: int, width: int, data: st.DataObject, thick: int
+) -> None:
     top = data.draw(st.integers(0, height - 1))
     left = data.draw(st.integers(0, width - 1))
     bottom = data.draw(st.integers(top + 1, height))
@@ -218,8 +248,12 @@ def test_an_outline_stays_inside_its_box_and_the_image_as_it_is(height: int, wid
 
 def test_a_box_beyond_the_image_is_cut() -> None:
     image = 0.3 * pictures(2, 8, 9)
-    assert torch.equal(render.draw_box_outline(image, (-4, -3, 5, 6)), render.draw_box_outline(image, (0, 0, 5, 6)))
-    assert torch.equal(render.draw_box_outline(image, (3, 2, 50, 60)), render.draw_box_outline(image, (3, 2, 8, 9)))
+    assert torch.equal(
+        render.draw_box_outline(image, (-4, -3, 5, 6)), render.draw_box_outline(image, (0, 0, 5, 6))
+    )
+    assert torch.equal(
+        render.draw_box_outline(image, (3, 2, 50, 60)), render.draw_box_outline(image, (3, 2, 8, 9))
+    )
 
 
 # Bars
@@ -229,13 +263,21 @@ def test_a_box_beyond_the_image_is_cut() -> None:
 def test_bars_are_as_long_as_their_shares(count: int) -> None:
     shares = [0.8 / (i + 1) for i in range(count)]
     chart = render.draw_bar_chart(
-        [f"name {i}" if i % 2 else "a very long name of a class with commas, and more" for i in range(count)], shares
+        [
+            f"name {i}" if i % 2 else "a very long name of a class with commas, and more"
+            for i in range(count)
+        ],
+        shares,
     )
     assert chart.shape == (1, 3, 320, 480)
     assert 0 <= chart.min() <= chart.max() <= 1
     if count <= 5:
-        orange = ((chart[0] - torch.tensor([0.949, 0.694, 0.204]).view(3, 1, 1)).abs().amax(0) < 0.02).sum(1)
+        orange = (
+            (chart[0] - torch.tensor([0.949, 0.694, 0.204]).view(3, 1, 1)).abs().amax(0) < 0.02
+        ).sum(1)
         height = 0.96 * 320 / count
         for i, share in enumerate(shares):
-            row = 0.02 * 320 + (i + 0.5) * height - 0.35 * height  # near the bar's upper edge, above its text
+            row = (
+                0.02 * 320 + (i + 0.5) * height - 0.35 * height
+            )  # near the bar's upper edge, above its text
             assert int(orange[round(row)]) == pytest.approx(share * 0.96 * 480, abs=3)

@@ -16,7 +16,9 @@ def test_every_cell_is_the_answer_there(tiny: sl.Model, photo: Tensor) -> None:
         for column, across in enumerate(values["across"]):
             point = (photo + across * one + up * two).clamp(0, 1)
             assert int(tiny.logits(point).argmax()) == int(values["answers"][row, column])
-    assert int(values["answers"][3, 3]) == int(tiny.logits(photo).argmax()), "the middle is the image"
+    assert int(values["answers"][3, 3]) == int(tiny.logits(photo).argmax()), (
+        "the middle is the image"
+    )
     assert int(tiny.logits(values["image"]).argmax()) != int(tiny.logits(photo).argmax())
     assert float((values["image"] - photo).norm()) == pytest.approx(values["length"], rel=1e-4)
     assert float(values["across"][-1]) == pytest.approx(3 * values["length"], rel=1e-5)

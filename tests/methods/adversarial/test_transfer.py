@@ -14,10 +14,14 @@ def test_the_table_is_a_count(tiny: sl.Model) -> None:
     values = sl.transfer(tiny, photos, others=("sightnet",), eps=0.1, steps=3).values
     models = (tiny, sl.load())
     for row, made in enumerate(models):
-        found, _ = Attack("pgd", eps=0.1, steps=3, early=False)(made, photos, AttackGoal(made.logits(photos).argmax(1)))
+        found, _ = Attack("pgd", eps=0.1, steps=3, early=False)(
+            made, photos, AttackGoal(made.logits(photos).argmax(1))
+        )
         for column, shown in enumerate(models):
             fooled = shown.logits(found).argmax(1) != shown.logits(photos).argmax(1)
-            assert float(values["fooled"][row, column]) == pytest.approx(float(fooled.float().mean()))
+            assert float(values["fooled"][row, column]) == pytest.approx(
+                float(fooled.float().mean())
+            )
     assert values["fooled"].diag().min() >= 0.75
     assert values["random"].shape == (2,)
 

@@ -16,7 +16,9 @@ def photos() -> Tensor:
 
 
 @pytest.mark.parametrize(("norm", "eps"), [("linf", 0.1), ("l2", 3.0), ("l1", 100.0)])
-def test_it_stays_in_its_ball_and_fools_more_than_noise(tiny: sl.Model, photos: Tensor, norm: str, eps: float) -> None:
+def test_it_stays_in_its_ball_and_fools_more_than_noise(
+    tiny: sl.Model, photos: Tensor, norm: str, eps: float
+) -> None:
     values = sl.universal(tiny, photos, norm=norm, eps=eps, steps=30).values
     size = values["change"].flatten().norm(p={"linf": torch.inf, "l2": 2, "l1": 1}[norm])
     assert size <= eps * (1 + 1e-5)
@@ -41,7 +43,10 @@ def test_half_of_a_folder_is_kept_back(tiny: sl.Model, photos: Tensor, tmp_path:
     assert "the 4 images it was learned from" in result.captions["universal"]
     (tmp_path / "one").mkdir()
     sl.write(photos[0], tmp_path / "one" / "1.png")
-    assert "fooled_new" not in sl.universal(tiny, photos[:1], folder=str(tmp_path / "one"), steps=2).values, "a single picture is not new"
+    assert (
+        "fooled_new"
+        not in sl.universal(tiny, photos[:1], folder=str(tmp_path / "one"), steps=2).values
+    ), "a single picture is not new"
 
 
 def test_an_empty_folder_is_refused(tiny: sl.Model, photos: Tensor, tmp_path: Path) -> None:

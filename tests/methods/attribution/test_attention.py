@@ -19,13 +19,29 @@ MEAN, STD = (0.5, 0.4, 0.3), (0.25, 0.2, 0.3)
 
 def of_torchvision() -> nn.Module:
     torch.manual_seed(0)
-    network = VisionTransformer(image_size=32, patch_size=8, num_layers=2, num_heads=2, hidden_dim=16, mlp_dim=24, num_classes=4)
+    network = VisionTransformer(
+        image_size=32,
+        patch_size=8,
+        num_layers=2,
+        num_heads=2,
+        hidden_dim=16,
+        mlp_dim=24,
+        num_classes=4,
+    )
     return lively(network)
 
 
 def of_timm(**knobs: object) -> nn.Module:
     torch.manual_seed(0)
-    shape = {"img_size": 32, "patch_size": 8, "embed_dim": 16, "depth": 2, "num_heads": 2, "mlp_ratio": 1.5, "num_classes": 4}
+    shape = {
+        "img_size": 32,
+        "patch_size": 8,
+        "embed_dim": 16,
+        "depth": 2,
+        "num_heads": 2,
+        "mlp_ratio": 1.5,
+        "num_classes": 4,
+    }
     return lively(TimmTransformer(**{**shape, **knobs}))
 
 
@@ -71,7 +87,11 @@ def by_hand(network: nn.Module, image: Tensor, label: int) -> tuple[list[Tensor]
     mean, std = (torch.tensor(v, dtype=torch.float64).view(1, 3, 1, 1) for v in (MEAN, STD))
     x = (image[None].double() - mean) / std
     weights: list[Tensor] = []
-    score = torchvision_forward(network, x, weights) if isinstance(network, VisionTransformer) else timm_forward(network, x, weights)
+    score = (
+        torchvision_forward(network, x, weights)
+        if isinstance(network, VisionTransformer)
+        else timm_forward(network, x, weights)
+    )
     return [one.detach() for one in weights], list(torch.autograd.grad(score[0, label], weights))
 
 
@@ -80,7 +100,9 @@ def mixed(qkv: Tensor, heads: int, weights: list[Tensor]) -> Tensor:
     query, key, value = qkv.chunk(3, 1)
     width = query.shape[1] // heads
     parts = [slice(h * width, (h + 1) * width) for h in range(heads)]
-    weights.append(torch.stack([torch.softmax(query[:, p] @ key[:, p].T / width**0.5, 1) for p in parts]))
+    weights.append(
+        torch.stack([torch.softmax(query[:, p] @ key[:, p].T / width**0.5, 1) for p in parts])
+    )
     return torch.cat([weights[-1][h] @ value[:, p] for h, p in enumerate(parts)], 1)
 
 
@@ -89,7 +111,9 @@ def torchvision_forward(network: VisionTransformer, x: Tensor, weights: list[Ten
     tokens = torch.cat([network.class_token[0], patches]) + network.encoder.pos_embedding[0]
     for block in network.encoder.layers:
         inner, layer = block.ln_1(tokens), block.self_attention
-        out = mixed(F.linear(inner, layer.in_proj_weight, layer.in_proj_bias), layer.num_heads, weights)
+        out = mixed(
+            F.linear(inner, layer.in_proj_weight, layer.in_proj_bias), layer.num_heads, weights
+        )
         tokens = tokens + layer.out_proj(out)
         tokens = tokens + block.mlp(block.ln_2(tokens))
     return network.heads(network.encoder.ln(tokens)[:1])
@@ -98,7 +122,9 @@ def torchvision_forward(network: VisionTransformer, x: Tensor, weights: list[Ten
 def timm_forward(network: TimmTransformer, x: Tensor, weights: list[Tensor]) -> Tensor:
     tokens = network._pos_embed(network.patch_embed(x))[0]
     for block in network.blocks:
-        tokens = tokens + block.attn.proj(mixed(block.attn.qkv(block.norm1(tokens)), block.attn.num_heads, weights))
+        tokens = tokens + block.attn.proj(
+            mixed(block.attn.qkv(block.norm1(tokens)), block.attn.num_heads, weights)
+        )
         tokens = tokens + block.mlp(block.norm2(tokens))
     tokens = network.norm(tokens)
     extra = network.num_prefix_tokens
@@ -145,7 +171,10 @@ def test_weights_are_softmax_of_queries_and_keys(make: Callable[[], nn.Module]) 
 def attended(**knobs: object) -> tuple[Tensor, Tensor]:
     """Fused attention of random tensors, and the same computed step by step."""
     generator = torch.Generator().manual_seed(0)
-    query, key, value = (torch.randn(2, heads, 6, 4, generator=generator) for heads in ((4, 2, 2) if "enable_gqa" in knobs else (4, 4, 4)))
+    query, key, value = (
+        torch.randn(2, heads, 6, 4, generator=generator)
+        for heads in ((4, 2, 2) if "enable_gqa" in knobs else (4, 4, 4))
+    )
     plain = F.scaled_dot_product_attention(query, key, value, **knobs)
     with AttentionRecorder() as seen:
         watched = F.scaled_dot_product_attention(query, key, value, **knobs)
@@ -155,7 +184,14 @@ def attended(**knobs: object) -> tuple[Tensor, Tensor]:
 
 @pytest.mark.parametrize(
     "knobs",
-    [{}, {"is_causal": True}, {"scale": 0.3}, {"enable_gqa": True}, {"attn_mask": torch.eye(6).bool()}, {"attn_mask": torch.randn(6, 6)}],
+    [
+        {},
+        {"is_causal": True},
+        {"scale": 0.3},
+        {"enable_gqa": True},
+        {"attn_mask": torch.eye(6).bool()},
+        {"attn_mask": torch.randn(6, 6)},
+    ],
     ids=["plain", "causal", "scale", "groups", "mask", "bias"],
 )
 def test_every_way_of_fused_attention_gives_the_same(knobs: dict[str, object]) -> None:
@@ -164,10 +200,21 @@ def test_every_way_of_fused_attention_gives_the_same(knobs: dict[str, object]) -
 
 
 @pytest.mark.parametrize(
-    "knobs", [{}, {"need_weights": False}, {"average_attn_weights": False}, {"key_padding_mask": torch.eye(3, 5).bool()}], ids=str
+    "knobs",
+    [
+        {},
+        {"need_weights": False},
+        {"average_attn_weights": False},
+        {"key_padding_mask": torch.eye(3, 5).bool()},
+    ],
+    ids=str,
 )
-@pytest.mark.parametrize("options", [{}, {"bias": False}, {"add_bias_kv": True}, {"kdim": 7, "vdim": 7}], ids=str)
-def test_every_way_of_multi_head_attention_gives_the_same(knobs: dict[str, object], options: dict[str, object]) -> None:
+@pytest.mark.parametrize(
+    "options", [{}, {"bias": False}, {"add_bias_kv": True}, {"kdim": 7, "vdim": 7}], ids=str
+)
+def test_every_way_of_multi_head_attention_gives_the_same(
+    knobs: dict[str, object], options: dict[str, object]
+) -> None:
     torch.manual_seed(0)
     layer = nn.MultiheadAttention(8, 2, batch_first=True, **options).eval()
     query = torch.randn(3, 5, 8)
@@ -188,12 +235,16 @@ def test_every_way_of_multi_head_attention_gives_the_same(knobs: dict[str, objec
 @pytest.mark.parametrize("fusion", ["mean", "max", "min"])
 def test_rollout_is_its_product(make: Callable[[], nn.Module], fusion: str) -> None:
     network = make()
-    found = sl.attention(loaded(network), pictures(), kind="rollout", fusion=fusion).values["tokens"]
+    found = sl.attention(loaded(network), pictures(), kind="rollout", fusion=fusion).values[
+        "tokens"
+    ]
     for i, image in enumerate(pictures()):
         weights, _ = by_hand(network, image, 0)
         product = torch.eye(weights[0].shape[1], dtype=torch.float64)
         for layer in weights:
-            fused = {"mean": layer.mean(0), "max": layer.max(0).values, "min": layer.min(0).values}[fusion]
+            fused = {"mean": layer.mean(0), "max": layer.max(0).values, "min": layer.min(0).values}[
+                fusion
+            ]
             half = 0.5 * fused + 0.5 * torch.eye(len(fused), dtype=torch.float64)
             product = (half / half.sum(1, keepdim=True)) @ product
         assert torch.allclose(found[i].double(), row_of(network, product), atol=1e-5)
@@ -209,9 +260,13 @@ def test_relevance_is_its_recursion(make: Callable[[], nn.Module]) -> None:
             weights, slopes = by_hand(network, image, label)
             relation = torch.eye(weights[0].shape[1], dtype=torch.float64)
             for layer, slope in zip(weights, slopes, strict=True):
-                step = sum(torch.clamp(slope[h] * layer[h], min=0) for h in range(len(layer))) / len(layer)
+                step = sum(
+                    torch.clamp(slope[h] * layer[h], min=0) for h in range(len(layer))
+                ) / len(layer)
                 relation = relation + step @ relation
-            assert torch.allclose(found[i].double(), row_of(network, relation), atol=1e-5, rtol=1e-4)
+            assert torch.allclose(
+                found[i].double(), row_of(network, relation), atol=1e-5, rtol=1e-4
+            )
 
 
 @every
@@ -232,7 +287,10 @@ def test_relevance_asks_about_a_class_and_rollout_does_not() -> None:
     model = loaded(of_timm())
     one, other = (sl.attention(model, pictures(), label=label).values["tokens"] for label in (0, 1))
     assert not torch.allclose(one, other)
-    one, other = (sl.attention(model, pictures(), label=label, kind="rollout").values["tokens"] for label in (0, 1))
+    one, other = (
+        sl.attention(model, pictures(), label=label, kind="rollout").values["tokens"]
+        for label in (0, 1)
+    )
     assert torch.equal(one, other)
 
 
@@ -275,7 +333,9 @@ def test_no_module_is_touched(make: Callable[[], nn.Module]) -> None:
 
 
 def convolutional() -> nn.Module:
-    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 4))
+    return nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 4)
+    )
 
 
 class Shrinking(nn.Module):
@@ -303,14 +363,25 @@ class Windowed(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         maps = self.embed(x)
-        windows = maps.unflatten(2, (2, 4)).unflatten(4, (2, 4)).permute(0, 2, 4, 3, 5, 1).reshape(-1, 1, 16, 8)
-        first = F.scaled_dot_product_attention(windows, windows, windows).view(len(x), 4, 16, 8).mean(1, keepdim=True)
+        windows = (
+            maps.unflatten(2, (2, 4))
+            .unflatten(4, (2, 4))
+            .permute(0, 2, 4, 3, 5, 1)
+            .reshape(-1, 1, 16, 8)
+        )
+        first = (
+            F.scaled_dot_product_attention(windows, windows, windows)
+            .view(len(x), 4, 16, 8)
+            .mean(1, keepdim=True)
+        )
         return self.head(F.scaled_dot_product_attention(first, first, first).mean((1, 2)))
 
 
 def swin() -> nn.Module:
     """torchvision's, with attention in shifted windows."""
-    return SwinTransformer([4, 4], embed_dim=8, depths=[2, 2], num_heads=[2, 2], window_size=[4, 4], num_classes=4).eval()
+    return SwinTransformer(
+        [4, 4], embed_dim=8, depths=[2, 2], num_heads=[2, 2], window_size=[4, 4], num_classes=4
+    ).eval()
 
 
 @pytest.mark.parametrize(

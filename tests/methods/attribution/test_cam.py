@@ -22,7 +22,11 @@ class Net(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.conv1, self.conv2, self.conv3 = nn.Conv2d(3, 5, 3, padding=1), nn.Conv2d(5, 6, 3, stride=2), nn.Conv2d(6, 7, 3, padding=1)
+        self.conv1, self.conv2, self.conv3 = (
+            nn.Conv2d(3, 5, 3, padding=1),
+            nn.Conv2d(5, 6, 3, stride=2),
+            nn.Conv2d(6, 7, 3, padding=1),
+        )
         self.relu, self.head = nn.ReLU(), nn.Linear(7, 3)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -35,7 +39,11 @@ class Flat(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.conv, self.relu, self.head = nn.Conv2d(3, 5, 3, stride=2), nn.ReLU(), nn.Linear(5 * 49, 3)
+        self.conv, self.relu, self.head = (
+            nn.Conv2d(3, 5, 3, stride=2),
+            nn.ReLU(),
+            nn.Linear(5 * 49, 3),
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(self.relu(self.conv(x)).flatten(1))
@@ -46,11 +54,24 @@ class Tokens(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.embed, self.cls, self.norm1 = nn.Conv2d(3, 8, 4, stride=4), nn.Parameter(torch.randn(1, 1, 8)), nn.LayerNorm(8)
-        self.q, self.k, self.v, self.head = nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 3)
+        self.embed, self.cls, self.norm1 = (
+            nn.Conv2d(3, 8, 4, stride=4),
+            nn.Parameter(torch.randn(1, 1, 8)),
+            nn.LayerNorm(8),
+        )
+        self.q, self.k, self.v, self.head = (
+            nn.Linear(8, 8),
+            nn.Linear(8, 8),
+            nn.Linear(8, 8),
+            nn.Linear(8, 3),
+        )
 
     def forward(self, x: Tensor) -> Tensor:
-        tokens = self.norm1(torch.cat([self.cls.expand(len(x), -1, -1), self.embed(x).flatten(2).transpose(1, 2)], 1))
+        tokens = self.norm1(
+            torch.cat(
+                [self.cls.expand(len(x), -1, -1), self.embed(x).flatten(2).transpose(1, 2)], 1
+            )
+        )
         weights = (self.q(tokens) @ self.k(tokens).transpose(1, 2)).softmax(2)
         return self.head((tokens + weights @ self.v(tokens))[:, 0])
 
@@ -76,7 +97,9 @@ def normalized(image: Tensor) -> Tensor:
 def watched(net: nn.Module, layer: str, label: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Channels and gradient of each picture in float64, K×h×w, by a plain forward hook."""
     net, seen = copy.deepcopy(net).double(), []
-    net.get_submodule(layer).register_forward_hook(lambda _module, _args, output: seen.append(output))
+    net.get_submodule(layer).register_forward_hook(
+        lambda _module, _args, output: seen.append(output)
+    )
     for image in pictures():
         score = net(normalized(image[None]))[0, label]
         (gradient,) = torch.autograd.grad(score, seen[-1])
@@ -93,7 +116,9 @@ def literal(kind: str, maps: np.ndarray, slopes: np.ndarray) -> np.ndarray:
             weight = sum(slopes[k, y, x] for y, x in places) / len(places)
         elif kind == "xgradcam":
             total = sum(maps[k, y, x] for y, x in places)
-            weight = sum(maps[k, y, x] / total * slopes[k, y, x] for y, x in places) if total else 0.0
+            weight = (
+                sum(maps[k, y, x] / total * slopes[k, y, x] for y, x in places) if total else 0.0
+            )
         elif kind == "gradcam++":
             total, weight = sum(maps[k, y, x] for y, x in places), 0.0
             for y, x in places:
@@ -102,7 +127,11 @@ def literal(kind: str, maps: np.ndarray, slopes: np.ndarray) -> np.ndarray:
                     weight += g**2 / (2 * g**2 + total * g**3) * g
         for y, x in places:
             g = slopes[k, y, x]
-            share = {"hirescam": g, "layercam": max(g, 0.0)}[kind] if kind in ("hirescam", "layercam") else weight
+            share = (
+                {"hirescam": g, "layercam": max(g, 0.0)}[kind]
+                if kind in ("hirescam", "layercam")
+                else weight
+            )
             map_[y, x] += share * maps[k, y, x]
     return np.maximum(map_, 0)
 
@@ -126,14 +155,17 @@ def test_cam_is_the_head_at_every_place() -> None:
             expected = np.einsum("k,khw->hw", net.head.weight[label].detach().numpy(), maps)
             assert np.allclose(found[i].numpy(), expected, atol=1e-6)
         scores = loaded(net).logits(pictures())[:, label].detach()
-        assert torch.allclose(found.mean((1, 2)) + net.head.bias[label].detach(), scores, atol=1e-5), "it adds up to the score"
+        assert torch.allclose(
+            found.mean((1, 2)) + net.head.bias[label].detach(), scores, atol=1e-5
+        ), "it adds up to the score"
 
 
 def test_after_the_last_convolution_of_a_pooled_network_the_kinds_are_one() -> None:
     model = loaded(network())
     for label in range(3):
         cam, grad, hires, xgrad = (
-            sl.cam(model, pictures(), kind=kind, label=label).values["cam"] for kind in ("cam", "gradcam", "hirescam", "xgradcam")
+            sl.cam(model, pictures(), kind=kind, label=label).values["cam"]
+            for kind in ("cam", "gradcam", "hirescam", "xgradcam")
         )
         assert torch.allclose(grad, cam.relu() / 49, atol=1e-6)
         assert torch.allclose(hires, grad, atol=1e-6)
@@ -143,8 +175,13 @@ def test_after_the_last_convolution_of_a_pooled_network_the_kinds_are_one() -> N
 def test_gradcam_is_gradcam() -> None:
     model = loaded(network())
     for layer in ("conv1", "relu", "last_conv"):
-        one, other = sl.cam(model, pictures(), layer=layer), sl.gradcam(model, pictures(), layer=layer)
-        assert all(torch.equal(one.values[name], other.values[name]) for name in ("cam", "map", "label"))
+        one, other = (
+            sl.cam(model, pictures(), layer=layer),
+            sl.gradcam(model, pictures(), layer=layer),
+        )
+        assert all(
+            torch.equal(one.values[name], other.values[name]) for name in ("cam", "map", "label")
+        )
         assert torch.equal(one.panels["cam"], other.panels["gradcam"])
         assert one.captions["cam"] == other.captions["gradcam"]
 
@@ -155,25 +192,36 @@ def test_scorecam_is_its_loop(channels: int | None) -> None:
     with torch.no_grad():
         net.conv3.weight[2] = 0  # a channel that is the same everywhere makes no mask
         net.conv3.bias[2] = 0.3
-    found = sl.cam(loaded(net), pictures(), kind="scorecam", label=1, channels=channels, batch=2).values["cam"]
+    found = sl.cam(
+        loaded(net), pictures(), kind="scorecam", label=1, channels=channels, batch=2
+    ).values["cam"]
     double = copy.deepcopy(net).double()
     for i, (maps, _) in enumerate(watched(net, "relu", 1)):
-        order = sorted((k for k in range(7) if k != 2 and maps[k].std() > 0), key=lambda k, maps=maps: -maps[k].var())[:channels]
+        order = sorted(
+            (k for k in range(7) if k != 2 and maps[k].std() > 0),
+            key=lambda k, maps=maps: -maps[k].var(),
+        )[:channels]
         scores = []
         for k in order:
-            large = nn.functional.interpolate(torch.from_numpy(maps[k])[None, None], size=(16, 16), mode="bilinear")
+            large = nn.functional.interpolate(
+                torch.from_numpy(maps[k])[None, None], size=(16, 16), mode="bilinear"
+            )
             mask = (large - large.min()) / (large.max() - large.min())
             with torch.no_grad():
                 scores.append(double(normalized(pictures()[i : i + 1]) * mask)[0, 1].item())
         weights = np.exp(scores) / np.exp(scores).sum()
-        expected = np.maximum(sum(weight * maps[k] for weight, k in zip(weights, order, strict=True)), 0)
+        expected = np.maximum(
+            sum(weight * maps[k] for weight, k in zip(weights, order, strict=True)), 0
+        )
         assert np.allclose(found[i].numpy(), expected, atol=1e-5)
     assert found.max() > 0
 
 
 def test_scorecam_does_not_depend_on_its_batches() -> None:
     model = loaded(network())
-    one, all_ = (sl.cam(model, pictures(), kind="scorecam", batch=batch).values["cam"] for batch in (1, None))
+    one, all_ = (
+        sl.cam(model, pictures(), kind="scorecam", batch=batch).values["cam"] for batch in (1, None)
+    )
     assert torch.allclose(one, all_, atol=1e-6)
 
 
@@ -181,7 +229,9 @@ def test_scorecam_does_not_depend_on_its_batches() -> None:
 def test_eigencam_is_the_first_principal_component(layer: str) -> None:
     net = network()
     found = sl.cam(loaded(net), pictures(), kind="eigencam", layer=layer).values["cam"]
-    assert torch.equal(found, sl.cam(loaded(net), pictures(), kind="eigencam", layer=layer, label=2).values["cam"])
+    assert torch.equal(
+        found, sl.cam(loaded(net), pictures(), kind="eigencam", layer=layer, label=2).values["cam"]
+    )
     for i, (maps, _) in enumerate(watched(net, layer, 0)):
         flat = maps.reshape(len(maps), -1).T
         values, vectors = np.linalg.eigh(flat.T @ flat)
@@ -201,7 +251,9 @@ def test_tokens_are_laid_on_their_grid(kind: str) -> None:
     if kind in ("gradcam", "gradcam++", "hirescam", "layercam", "xgradcam"):
         for i, (tokens, slopes) in enumerate(watched(net, "norm1", 1)):
             laid, laid_slopes = (value[1:].T.reshape(8, 4, 4) for value in (tokens, slopes))
-            assert np.allclose(values["cam"][i].numpy(), literal(kind, laid, laid_slopes), atol=1e-4, rtol=1e-2)
+            assert np.allclose(
+                values["cam"][i].numpy(), literal(kind, laid, laid_slopes), atol=1e-4, rtol=1e-2
+            )
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -222,15 +274,21 @@ def test_the_picture_shows_the_map(kind: str) -> None:
     map_ = result.values["map"]
     negative = bool((result.values["cam"] < 0).any())
     shown = result.panels["cam"][:, :, :, 22:38]
-    assert torch.equal(shown, render.render_signed_map(map_) if negative else render.render_heatmap(map_))
+    assert torch.equal(
+        shown, render.render_signed_map(map_) if negative else render.render_heatmap(map_)
+    )
     assert ("full colour ±" in result.captions["cam"]) == negative
     assert negative <= (kind in SIGNED)
     assert "of no class" in result.captions["cam"] or "cat" in result.captions["cam"]
 
 
-@pytest.mark.parametrize(("make", "layer"), [(Flat, "relu"), (Net, "conv3"), (Net, "conv1"), (Tokens, "norm1")])
+@pytest.mark.parametrize(
+    ("make", "layer"), [(Flat, "relu"), (Net, "conv3"), (Net, "conv1"), (Tokens, "norm1")]
+)
 def test_cam_is_refused_where_it_is_not_exact(make: type[nn.Module], layer: str) -> None:
-    with pytest.raises(sl.SightlineError, match=r"mean over the layer's places and one linear layer.*gradcam") as caught:
+    with pytest.raises(
+        sl.SightlineError, match=r"mean over the layer's places and one linear layer.*gradcam"
+    ) as caught:
         sl.cam(loaded(network(make)), pictures(), kind="cam", layer=layer)
     assert "\n" not in str(caught.value)
 

@@ -16,7 +16,11 @@ class Net(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.conv1, self.conv2, self.conv3 = nn.Conv2d(3, 5, 3, padding=1), nn.Conv2d(5, 6, 3, stride=2), nn.Conv2d(6, 7, 3, padding=1)
+        self.conv1, self.conv2, self.conv3 = (
+            nn.Conv2d(3, 5, 3, padding=1),
+            nn.Conv2d(5, 6, 3, stride=2),
+            nn.Conv2d(6, 7, 3, padding=1),
+        )
         self.relu, self.hidden, self.head = nn.ReLU(), nn.Identity(), nn.Linear(7, 3)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -57,7 +61,9 @@ def test_captum_agrees(layer: str) -> None:
     image = pictures(16, 20)
     for label in range(3):
         found = sl.gradcam(model, image, label=label, layer=layer).values
-        expected = LayerGradCam(model.logits, model.module(layer)).attribute(image.requires_grad_(), target=label, relu_attributions=True)
+        expected = LayerGradCam(model.logits, model.module(layer)).attribute(
+            image.requires_grad_(), target=label, relu_attributions=True
+        )
         assert torch.allclose(found["cam"], expected[:, 0].detach(), atol=1e-6)
         assert found["map"].shape == (3, 16, 20)
         assert found["cam"].min() >= 0
@@ -65,7 +71,9 @@ def test_captum_agrees(layer: str) -> None:
 
 def test_the_map_is_the_cam_enlarged() -> None:
     found = sl.gradcam(loaded(Net), pictures(), label=0, layer="conv1").values
-    assert torch.equal(found["map"], found["cam"]), "at the image's own resolution nothing is enlarged"
+    assert torch.equal(found["map"], found["cam"]), (
+        "at the image's own resolution nothing is enlarged"
+    )
     found = sl.gradcam(loaded(Net), pictures(18, 30), label=1).values
     assert found["map"].shape == (3, 18, 30)
     assert found["map"].amax() <= found["cam"].amax() + 1e-6
@@ -117,7 +125,11 @@ def test_one_forward_pass_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
     model, image = sl.load(Net(), size=16), torch.rand(2, 3, 16, 16)
     sl.gradcam(model, image)
     calls: list[Tensor] = []
-    monkeypatch.setattr(sl.Model, "run_network", lambda self, x, run=sl.Model.run_network: (calls.append(x), run(self, x))[1])
+    monkeypatch.setattr(
+        sl.Model,
+        "run_network",
+        lambda self, x, run=sl.Model.run_network: (calls.append(x), run(self, x))[1],
+    )
     for method in (sl.gradcam, sl.saliency):
         calls.clear()
         method(model, image)
@@ -145,7 +157,9 @@ def test_tokens_are_laid_on_their_grid(layer: str) -> None:
     assert tokens.shape == (3, 16, 8)
     for i in range(3):
         weight = slopes[i].mean(0)
-        expected = np.array([[max(0.0, float(weight @ tokens[i, 4 * r + c])) for c in range(4)] for r in range(4)])
+        expected = np.array(
+            [[max(0.0, float(weight @ tokens[i, 4 * r + c])) for c in range(4)] for r in range(4)]
+        )
         assert np.allclose(found["cam"][i].numpy(), expected, atol=1e-6)
     assert found["cam"].max() > 0
     assert found["map"].shape == (3, 16, 16)
@@ -186,7 +200,12 @@ class Aside(torch.nn.Module):
 
     def __init__(self, cut: bool) -> None:
         super().__init__()
-        self.cut, self.main, self.aside, self.head = cut, torch.nn.Conv2d(3, 4, 3), torch.nn.Conv2d(3, 4, 3), torch.nn.Linear(4, 3)
+        self.cut, self.main, self.aside, self.head = (
+            cut,
+            torch.nn.Conv2d(3, 4, 3),
+            torch.nn.Conv2d(3, 4, 3),
+            torch.nn.Linear(4, 3),
+        )
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         self.aside(image)
@@ -194,7 +213,10 @@ class Aside(torch.nn.Module):
         return self.head(features.detach() if self.cut else features)
 
 
-@pytest.mark.parametrize(("cut", "layer", "told"), [(False, "aside", "does not depend on aside"), (True, "main", "no gradient")])
+@pytest.mark.parametrize(
+    ("cut", "layer", "told"),
+    [(False, "aside", "does not depend on aside"), (True, "main", "no gradient")],
+)
 def test_a_layer_that_the_answer_does_not_use_is_refused(cut: bool, layer: str, told: str) -> None:
     with pytest.raises(sl.SightlineError, match=told):
         sl.gradcam(sl.load(Aside(cut), size=16), torch.rand(1, 3, 16, 16), layer=layer)

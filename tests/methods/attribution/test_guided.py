@@ -17,7 +17,11 @@ from sightline.models.tracing.crops import crop_padded_window
 class Net(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.conv1, self.relu1, self.pool = nn.Conv2d(3, 6, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)
+        self.conv1, self.relu1, self.pool = (
+            nn.Conv2d(3, 6, 3, padding=1),
+            nn.ReLU(),
+            nn.MaxPool2d(2),
+        )
         self.conv2, self.relu2 = nn.Conv2d(6, 8, 3), nn.ReLU()
         self.conv3, self.head = nn.Conv2d(8, 9, 3), nn.Linear(9, 4)
 
@@ -53,15 +57,24 @@ def referee_network(model: sl.Model) -> nn.Module:
     return Upto().eval()
 
 
-@pytest.mark.parametrize(("rule", "referee"), [("guided", GuidedBackprop), ("deconvnet", Deconvolution), ("gradient", Saliency)])
+@pytest.mark.parametrize(
+    ("rule", "referee"),
+    [("guided", GuidedBackprop), ("deconvnet", Deconvolution), ("gradient", Saliency)],
+)
 @pytest.mark.parametrize("unit", [None, 0, 5])
-def test_captum_agrees_for_that_neuron(model: sl.Model, rule: str, referee: type, unit: int | None) -> None:
+def test_captum_agrees_for_that_neuron(
+    model: sl.Model, rule: str, referee: type, unit: int | None
+) -> None:
     values = sl.guided(model, pictures(), layer="conv3", unit=unit, rule=rule).values
-    target = list(zip(values["unit"].tolist(), values["row"].tolist(), values["column"].tolist(), strict=True))
+    target = list(
+        zip(values["unit"].tolist(), values["row"].tolist(), values["column"].tolist(), strict=True)
+    )
     extra = {"abs": False} if referee is Saliency else {}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        expected = referee(referee_network(model)).attribute(pictures().requires_grad_(), target=target, **extra)
+        expected = referee(referee_network(model)).attribute(
+            pictures().requires_grad_(), target=target, **extra
+        )
     assert expected.abs().max() > 1e-4
     assert torch.allclose(values["gradient"], expected.detach(), atol=1e-6)
     assert values["relus"] == 2
@@ -89,12 +102,16 @@ def test_a_vector_layer_has_one_place(model: sl.Model) -> None:
     logits = model.logits(pictures())
     assert values["unit"].tolist() == logits.argmax(1).tolist()
     assert values["row"].tolist() == values["column"].tolist() == [0, 0, 0]
-    assert torch.allclose(values["gradient"], sl.saliency(model, pictures()).values["gradient"], atol=1e-6)
+    assert torch.allclose(
+        values["gradient"], sl.saliency(model, pictures()).values["gradient"], atol=1e-6
+    )
 
 
 @pytest.mark.parametrize(("layer", "units"), [("conv3", 9), ("head", 4), ("relu1", 6)])
 def test_a_unit_out_of_range_is_refused(model: sl.Model, layer: str, units: int) -> None:
-    with pytest.raises(sl.SightlineError, match=f"unit is {units}; {layer} has units 0 to {units - 1}"):
+    with pytest.raises(
+        sl.SightlineError, match=f"unit is {units}; {layer} has units 0 to {units - 1}"
+    ):
         sl.guided(model, pictures(), layer=layer, unit=units)
     sl.guided(model, pictures(1), layer=layer, unit=units - 1)
     with pytest.raises(sl.SightlineError, match="unit is -1"):
@@ -123,15 +140,26 @@ def test_the_outlined_part_is_what_the_neuron_sees(model: sl.Model, layer: str) 
     for seed in range(3):
         image = 0.1 + 0.3 * torch.rand(1, 3, 24, 28, generator=torch.Generator().manual_seed(seed))
         result = sl.guided(model, image, layer=layer)
-        place = (int(result.values["unit"]), int(result.values["row"]), int(result.values["column"]))
+        place = (
+            int(result.values["unit"]),
+            int(result.values["row"]),
+            int(result.values["column"]),
+        )
         top, left, bottom, right = seen_by(layer, *place)
         assert f"{bottom - top}×{right - left} pixels" in result.captions["guided"]
         panel = result.panels["guided"]
         assert panel.shape[2] >= 24
         scale = panel.shape[2] // 24
-        drawn = nn.functional.interpolate(panel[..., : 28 * scale], size=(24, 28)) if scale > 1 else panel[:, :, :24, :28]
+        drawn = (
+            nn.functional.interpolate(panel[..., : 28 * scale], size=(24, 28))
+            if scale > 1
+            else panel[:, :, :24, :28]
+        )
         changed = ((drawn - image).abs().amax(1)[0] > 0.3).nonzero()
-        assert (changed.amin(0).tolist(), (changed.amax(0) + 1).tolist()) == ([top, left], [bottom, right])
+        assert (changed.amin(0).tolist(), (changed.amax(0) + 1).tolist()) == (
+            [top, left],
+            [bottom, right],
+        )
         gradient = result.values["gradient"][0].abs().sum(0)
         outside = gradient.clone()
         outside[top:bottom, left:right] = 0
@@ -153,24 +181,44 @@ def test_functional_relus_are_met() -> None:
     torch.manual_seed(1)
     model = sl.load(Functional(), size=16, device="cpu")
     image = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(0))
-    maps = {rule: sl.guided(model, image, layer="b", rule=rule).values for rule in ("gradient", "deconvnet", "guided")}
-    assert {rule: values["relus"] for rule, values in maps.items()} == {"gradient": 1, "deconvnet": 1, "guided": 1}
+    maps = {
+        rule: sl.guided(model, image, layer="b", rule=rule).values
+        for rule in ("gradient", "deconvnet", "guided")
+    }
+    assert {rule: values["relus"] for rule, values in maps.items()} == {
+        "gradient": 1,
+        "deconvnet": 1,
+        "guided": 1,
+    }
     assert not torch.allclose(maps["gradient"]["gradient"], maps["guided"]["gradient"], atol=1e-4)
     assert not torch.allclose(maps["deconvnet"]["gradient"], maps["guided"]["gradient"], atol=1e-4)
     with torch.no_grad():
         inner = model.module("b")(model.module("a")(model.normalize(image)).relu())
-    assert maps["guided"]["activation"].item() == pytest.approx(float(inner.max()), abs=1e-5), "before the in-place ReLU"
+    assert maps["guided"]["activation"].item() == pytest.approx(float(inner.max()), abs=1e-5), (
+        "before the in-place ReLU"
+    )
 
 
 def test_without_relu_the_rules_are_the_same_and_the_caption_says_so() -> None:
     torch.manual_seed(1)
     model = sl.load(
-        nn.Sequential(nn.Conv2d(3, 4, 3), nn.GELU(), nn.Conv2d(4, 4, 3), nn.Flatten(), nn.Linear(256, 2)), size=12, device="cpu"
+        nn.Sequential(
+            nn.Conv2d(3, 4, 3), nn.GELU(), nn.Conv2d(4, 4, 3), nn.Flatten(), nn.Linear(256, 2)
+        ),
+        size=12,
+        device="cpu",
     )
     image = torch.rand(1, 3, 12, 12, generator=torch.Generator().manual_seed(0))
-    results = [sl.guided(model, image, layer="2", rule=rule) for rule in ("gradient", "deconvnet", "guided")]
-    assert all(torch.equal(result.values["gradient"], results[0].values["gradient"]) for result in results)
-    assert all(result.values["relus"] == 0 and "No ReLU" in result.captions["guided"] for result in results)
+    results = [
+        sl.guided(model, image, layer="2", rule=rule)
+        for rule in ("gradient", "deconvnet", "guided")
+    ]
+    assert all(
+        torch.equal(result.values["gradient"], results[0].values["gradient"]) for result in results
+    )
+    assert all(
+        result.values["relus"] == 0 and "No ReLU" in result.captions["guided"] for result in results
+    )
 
 
 def test_no_trace_is_left(model: sl.Model) -> None:
@@ -192,7 +240,9 @@ def test_k_neurons_are_k_single_runs(model: sl.Model, layer: str, rule: str) -> 
     for i in range(2):
         for j, unit in enumerate(several["unit"][i].tolist()):
             one = sl.guided(model, pictures(2)[i : i + 1], layer=layer, rule=rule, unit=unit).values
-            torch.testing.assert_close(several["gradient"][i, j], one["gradient"][0], rtol=1e-4, atol=1e-6)
+            torch.testing.assert_close(
+                several["gradient"][i, j], one["gradient"][0], rtol=1e-4, atol=1e-6
+            )
             assert several["relus"] == one["relus"]
             for key in ("row", "column", "activation"):
                 torch.testing.assert_close(several[key][i, j], one[key][0], rtol=1e-5, atol=1e-6)
@@ -203,14 +253,21 @@ def test_they_are_the_strongest_of_as_many_units(model: sl.Model) -> None:
     with torch.no_grad():
         peaks = model.features(pictures(2), "conv3")["conv3"].flatten(2).amax(2)
     assert [len(set(units)) for units in values["unit"].tolist()] == [4, 4]
-    torch.testing.assert_close(values["activation"], peaks.sort(1, descending=True).values[:, :4], rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(
+        values["activation"], peaks.sort(1, descending=True).values[:, :4], rtol=1e-5, atol=1e-6
+    )
     first = sl.guided(model, pictures(2), layer="conv3").values
     assert torch.equal(first["unit"], values["unit"][:, 0])
     assert first["gradient"].shape == (2, 3, 24, 28)
-    assert sl.guided(model, pictures(2), layer="conv3", k=64).values["unit"].sort(1).values.tolist() == [list(range(9))] * 2
+    assert (
+        sl.guided(model, pictures(2), layer="conv3", k=64).values["unit"].sort(1).values.tolist()
+        == [list(range(9))] * 2
+    )
 
 
-def test_copies_that_do_not_fit_are_sent_in_turns(model: sl.Model, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_copies_that_do_not_fit_are_sent_in_turns(
+    model: sl.Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
     at_once = sl.guided(model, pictures(2), layer="conv3", k=5)
     monkeypatch.setattr("sightline.methods.attribution.guided.choose_batch_size", lambda *_: 3)
     in_turns = sl.guided(model, pictures(2), layer="conv3", k=5)
@@ -219,12 +276,23 @@ def test_copies_that_do_not_fit_are_sent_in_turns(model: sl.Model, monkeypatch: 
 
 def test_parts_have_one_size_and_lie_where_the_image_has_them() -> None:
     image = pictures(1)
-    for box in ((2, 3, 9, 12), (-4, -2, 3, 7), (20, 22, 27, 31), (-3, -5, 27, 35), (-9, 0, -2, 9), (30, 30, 37, 39)):
+    for box in (
+        (2, 3, 9, 12),
+        (-4, -2, 3, 7),
+        (20, 22, 27, 31),
+        (-3, -5, 27, 35),
+        (-9, 0, -2, 9),
+        (30, 30, 37, 39),
+    ):
         part = crop_padded_window(image, box)
         assert part.shape[-2:] == (box[2] - box[0], box[3] - box[1])
         for y, x in itertools.product(range(part.shape[2]), range(part.shape[3])):
             row, column = box[0] + y, box[1] + x
-            expected = image[0, :, row, column] if 0 <= row < 24 and 0 <= column < 28 else torch.full((3,), 0.5)
+            expected = (
+                image[0, :, row, column]
+                if 0 <= row < 24 and 0 <= column < 28
+                else torch.full((3,), 0.5)
+            )
             assert torch.equal(part[0, :, y, x], expected)
 
 
@@ -241,15 +309,26 @@ def test_patches_beside_their_maps_on_one_scale(model: sl.Model, layer: str) -> 
     panel = result.panels["guided"]
     assert panel.shape[-2:] == (2 * sheet[0] + 12, 2 * sheet[1] + 12)
     magnitude = result.values["gradient"].abs()
-    limit = float(magnitude[magnitude > 0].sort().values[round(0.995 * int((magnitude > 0).sum())) - 1])
+    limit = float(
+        magnitude[magnitude > 0].sort().values[round(0.995 * int((magnitude > 0).sum())) - 1]
+    )
     assert f"±{limit:.3g}," in result.captions["guided"]
-    for i, places in enumerate(zip(result.values["row"].tolist(), result.values["column"].tolist(), strict=True)):
+    for i, places in enumerate(
+        zip(result.values["row"].tolist(), result.values["column"].tolist(), strict=True)
+    ):
         for j, (row, column) in enumerate(zip(*places, strict=True)):
-            box = (0, 0, 24, 28) if layer == "head" else sl.receptive_field(model, layer, 24, 28).window(row, column)
+            box = (
+                (0, 0, 24, 28)
+                if layer == "head"
+                else sl.receptive_field(model, layer, 24, 28).window(row, column)
+            )
             top, left = i * (sheet[0] + 12) + j // columns * (height + 2), j % columns * (width + 2)
             for shown, at in (
                 (pictures(2)[i : i + 1], left),
-                ((0.5 + 0.5 * result.values["gradient"][i, j][None] / limit).clamp(0, 1), left + sheet[1] + 12),
+                (
+                    (0.5 + 0.5 * result.values["gradient"][i, j][None] / limit).clamp(0, 1),
+                    left + sheet[1] + 12,
+                ),
             ):
                 part = panel[:, :, top : top + height : factor, at : at + width : factor]
                 torch.testing.assert_close(part, crop_padded_window(shown, box), rtol=0, atol=1e-6)

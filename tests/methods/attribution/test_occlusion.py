@@ -28,7 +28,9 @@ def pictures(count: int = 2, height: int = 16, width: int = 19) -> Tensor:
     return torch.rand(count, 3, height, width, generator=torch.Generator().manual_seed(1))
 
 
-def literal(net: nn.Module, image: Tensor, label: int, *, window: int, stride: int, fill: float) -> np.ndarray:
+def literal(
+    net: nn.Module, image: Tensor, label: int, *, window: int, stride: int, fill: float
+) -> np.ndarray:
     """Cover, look, compare: one window at a time, normalized here."""
     mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (MEAN, STD))
 
@@ -53,12 +55,25 @@ def literal(net: nn.Module, image: Tensor, label: int, *, window: int, stride: i
 
 
 @pytest.mark.parametrize(
-    ("window", "stride", "fill"), [(4, 4, 0.5), (5, 3, 0.0), (1, 7, 1.0), (16, 8, 0.5), (16, 1, 0.2), (3, 16, 0.5), (7, 100, 0.5)]
+    ("window", "stride", "fill"),
+    [
+        (4, 4, 0.5),
+        (5, 3, 0.0),
+        (1, 7, 1.0),
+        (16, 8, 0.5),
+        (16, 1, 0.2),
+        (3, 16, 0.5),
+        (7, 100, 0.5),
+    ],
 )
 def test_it_is_the_double_loop(window: int, stride: int, fill: float) -> None:
     net = network()
-    found = sl.occlusion(loaded(net), pictures(), label=2, window=window, stride=stride, fill=fill).values["drop"]
-    expected = [literal(net, image, 2, window=window, stride=stride, fill=fill) for image in pictures()]
+    found = sl.occlusion(
+        loaded(net), pictures(), label=2, window=window, stride=stride, fill=fill
+    ).values["drop"]
+    expected = [
+        literal(net, image, 2, window=window, stride=stride, fill=fill) for image in pictures()
+    ]
     assert found.shape == (2, *expected[0].shape)
     assert np.allclose(found.numpy(), np.stack(expected), atol=2e-6)
 
@@ -66,13 +81,19 @@ def test_it_is_the_double_loop(window: int, stride: int, fill: float) -> None:
 def test_on_a_linear_network_it_is_the_weights_times_what_was_covered() -> None:
     torch.manual_seed(2)
     linear = nn.Sequential(nn.Flatten(), nn.Linear(3 * 16 * 19, 4))
-    weight = linear[1].weight.detach().double().view(4, 3, 16, 19) / torch.tensor(STD).double().view(3, 1, 1)
-    found = sl.occlusion(loaded_as(linear, 16, 19), pictures(), label="dog", window=6, stride=5, fill=0.25).values["drop"]
+    weight = linear[1].weight.detach().double().view(4, 3, 16, 19) / torch.tensor(
+        STD
+    ).double().view(3, 1, 1)
+    found = sl.occlusion(
+        loaded_as(linear, 16, 19), pictures(), label="dog", window=6, stride=5, fill=0.25
+    ).values["drop"]
     for i, image in enumerate(pictures().double()):
         share = weight[3] * (image - 0.25)
         for r, top in enumerate((0, 5, 10)):
             for c, left in enumerate((0, 5, 10)):
-                assert found[i, r, c].item() == pytest.approx(float(share[:, top : top + 6, left : left + 6].sum()), abs=1e-4)
+                assert found[i, r, c].item() == pytest.approx(
+                    float(share[:, top : top + 6, left : left + 6].sum()), abs=1e-4
+                )
 
 
 def loaded_as(net: nn.Module, height: int, width: int) -> sl.Model:
@@ -84,7 +105,9 @@ def loaded_as(net: nn.Module, height: int, width: int) -> sl.Model:
             self.net = net
 
         def forward(self, x: Tensor) -> Tensor:
-            padded = nn.functional.pad(x, (0, max(0, width - x.shape[3]), 0, max(0, height - x.shape[2])))
+            padded = nn.functional.pad(
+                x, (0, max(0, width - x.shape[3]), 0, max(0, height - x.shape[2]))
+            )
             return self.net(padded[:, :, :height, :width])
 
     return loaded(Cut())
@@ -96,7 +119,12 @@ def test_captum_agrees_where_every_window_fits() -> None:
     image = pictures(1, 16, 20)
     window, stride = 8, 4
     referee = Occlusion(model.logits).attribute(
-        image, target=1, sliding_window_shapes=(3, window, window), strides=(3, stride, stride), baselines=0.5, perturbations_per_eval=3
+        image,
+        target=1,
+        sliding_window_shapes=(3, window, window),
+        strides=(3, stride, stride),
+        baselines=0.5,
+        perturbations_per_eval=3,
     )
     drop = sl.occlusion(model, image, label=1, window=window, stride=stride).values["drop"][0]
     total, count = torch.zeros(16, 20), torch.zeros(16, 20)
@@ -126,7 +154,11 @@ def test_each_image_has_its_own_top_label() -> None:
     assert values["label"].tolist() == tops.tolist()
     assert torch.allclose(values["score"], model.logits(images).amax(1), atol=1e-6)
     for i, top in enumerate(tops.tolist()):
-        assert np.allclose(values["drop"][i].numpy(), literal(net, images[i], top, window=8, stride=4, fill=0.5), atol=2e-6)
+        assert np.allclose(
+            values["drop"][i].numpy(),
+            literal(net, images[i], top, window=8, stride=4, fill=0.5),
+            atol=2e-6,
+        )
 
 
 def test_covering_with_the_same_gray_costs_nothing() -> None:
@@ -145,11 +177,15 @@ def test_the_image_stays_as_it_is() -> None:
 
 @pytest.mark.parametrize(("window", "shape"), [(17, (16, 19)), (17, (19, 16)), (100, (16, 16))])
 def test_a_window_larger_than_the_image_is_refused(window: int, shape: tuple[int, int]) -> None:
-    with pytest.raises(sl.SightlineError, match=f"window is {window}; it must lie between 1 and 16"):
+    with pytest.raises(
+        sl.SightlineError, match=f"window is {window}; it must lie between 1 and 16"
+    ):
         sl.occlusion(loaded(network()), pictures(1, *shape), window=window)
 
 
-@pytest.mark.parametrize(("knob", "value"), [("window", 0), ("stride", 0), ("fill", 1.1), ("fill", -0.1), ("batch", 0)])
+@pytest.mark.parametrize(
+    ("knob", "value"), [("window", 0), ("stride", 0), ("fill", 1.1), ("fill", -0.1), ("batch", 0)]
+)
 def test_knobs_out_of_range_are_refused(knob: str, value: float) -> None:
     with pytest.raises(sl.SightlineError, match=f"{knob} is {value}; it must lie between"):
         sl.occlusion(loaded(network()), pictures(1), **{knob: value})
@@ -162,10 +198,14 @@ def test_knobs_out_of_range_are_refused(knob: str, value: float) -> None:
 def test_several_labels_are_each_alone(incremental: bool) -> None:
     model = loaded(network())
     labels = ("dog", "top", 0)
-    several = sl.occlusion(model, pictures(), label=labels, window=5, stride=4, incremental=incremental)
+    several = sl.occlusion(
+        model, pictures(), label=labels, window=5, stride=4, incremental=incremental
+    )
     assert several.values["drop"].shape == (2, 3, 3, 4)
     for i, label in enumerate(labels):
-        one = sl.occlusion(model, pictures(), label=label, window=5, stride=4, incremental=incremental)
+        one = sl.occlusion(
+            model, pictures(), label=label, window=5, stride=4, incremental=incremental
+        )
         assert one.values["drop"].shape == (2, 3, 4)
         for name in ("drop", "score", "label"):
             assert torch.allclose(several.values[name][:, i], one.values[name], atol=1e-6), name
@@ -174,11 +214,18 @@ def test_several_labels_are_each_alone(incremental: bool) -> None:
 
 
 def test_a_list_of_one_keeps_its_axis() -> None:
-    assert sl.occlusion(loaded(network()), pictures(), label=["cat"], window=8).values["drop"].shape == (2, 1, 2, 2)
+    assert sl.occlusion(loaded(network()), pictures(), label=["cat"], window=8).values[
+        "drop"
+    ].shape == (2, 1, 2, 2)
 
 
 @pytest.mark.parametrize(
-    ("label", "said"), [((), "label is an empty list"), ((0, 9), "label is 9; .* has classes 0 to 3"), ((0, 1.5), "label")]
+    ("label", "said"),
+    [
+        ((), "label is an empty list"),
+        ((0, 9), "label is 9; .* has classes 0 to 3"),
+        ((0, 1.5), "label"),
+    ],
 )
 def test_labels_that_are_not_there_are_refused(label: tuple[object, ...], said: str) -> None:
     with pytest.raises(sl.SightlineError, match=said):
@@ -193,7 +240,9 @@ def test_words_for_what_covers() -> None:
     model, image, window = loaded(network()), pictures(1), 6
     radius, line = 9, np.exp(-(np.arange(-9, 10) ** 2) / (2 * 3.0**2))
     line /= line.sum()
-    padded = np.pad(image[0].double().numpy(), ((0, 0), (radius, radius), (radius, radius)), mode="reflect")
+    padded = np.pad(
+        image[0].double().numpy(), ((0, 0), (radius, radius), (radius, radius)), mode="reflect"
+    )
     rows = sum(weight * padded[:, i : i + 16] for i, weight in enumerate(line))
     blurred = sum(weight * rows[:, :, i : i + 19] for i, weight in enumerate(line))
     fills = {
@@ -203,7 +252,9 @@ def test_words_for_what_covers() -> None:
         "blur": torch.from_numpy(blurred).float(),
     }
     for fill, cover in fills.items():
-        found = sl.occlusion(model, image, label=1, window=window, stride=5, fill=fill).values["drop"][0]
+        found = sl.occlusion(model, image, label=1, window=window, stride=5, fill=fill).values[
+            "drop"
+        ][0]
         for r, c in np.ndindex(*found.shape):
             covered = image[0].clone()
             place = slice(5 * r, 5 * r + window), slice(5 * c, 5 * c + window)

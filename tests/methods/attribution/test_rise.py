@@ -15,7 +15,9 @@ LABELS = ("ant", "bee", "cat", "dog")
 
 
 def loaded(net: nn.Module, size: int = 16) -> sl.Model:
-    return sl.load(net, mean=(0.5, 0.4, 0.3), std=(0.25, 0.2, 0.3), labels=LABELS, size=size, device="cpu")
+    return sl.load(
+        net, mean=(0.5, 0.4, 0.3), std=(0.25, 0.2, 0.3), labels=LABELS, size=size, device="cpu"
+    )
 
 
 def network() -> nn.Module:
@@ -32,7 +34,18 @@ def pictures(count: int = 2, height: int = 16, width: int = 19) -> Tensor:
 @pytest.mark.parametrize("score", ["probability", "logit"])
 def test_it_is_the_mean_score_with_each_pixel_visible(score: str) -> None:
     model, masks = loaded(network()), list(sample_rise_masks((16, 19), 5, 0.4, 23, seed=3))
-    found = sl.rise(model, pictures(), label=2, masks=23, cells=5, keep=0.4, fill=0.25, score=score, batch=4, seed=3).values
+    found = sl.rise(
+        model,
+        pictures(),
+        label=2,
+        masks=23,
+        cells=5,
+        keep=0.4,
+        fill=0.25,
+        score=score,
+        batch=4,
+        seed=3,
+    ).values
     for n, image in enumerate(pictures()):
         weighed, visible, total = np.zeros((16, 19)), np.zeros((16, 19)), 0.0
         for mask in masks:
@@ -62,7 +75,12 @@ def test_masks_are_shifted_grids_enlarged() -> None:
     rows, columns = line(3, 3), line(3, 4)
     grids = [np.array(bits).reshape(3, 3) for bits in itertools.product((0, 1), repeat=9)]
     for mask in sample_rise_masks((8, 10), 3, 0.5, 12, seed=0):
-        crops = ((rows @ grid @ columns.T)[y : y + 8, x : x + 10] for grid in grids for y in range(3) for x in range(4))
+        crops = (
+            (rows @ grid @ columns.T)[y : y + 8, x : x + 10]
+            for grid in grids
+            for y in range(3)
+            for x in range(4)
+        )
         assert mask.shape == (8, 10)
         assert any(np.allclose(mask.numpy(), crop, atol=1e-5) for crop in crops)
 
@@ -84,10 +102,16 @@ def test_on_a_linear_network_it_tends_to_the_closed_form() -> None:
     large = F.interpolate(grids, size=(6, 6), mode="bilinear", align_corners=False)[:, 0]
     masks = torch.cat([large[:, y : y + 4, x : x + 4] for y in (0, 1) for x in (0, 1)]).double()
     std = torch.tensor((0.25, 0.2, 0.3)).double().view(3, 1, 1)
-    slope = (linear[1].weight[1].detach().double().view(3, 4, 4) / std * (image[0].double() - 0.5)).sum(0)
+    slope = (
+        linear[1].weight[1].detach().double().view(3, 4, 4) / std * (image[0].double() - 0.5)
+    ).sum(0)
     together = torch.einsum("myx,mvu->yxvu", masks, masks) / len(masks)
-    expected = float(model.logits(torch.full((1, 3, 4, 4), 0.5))[0, 1]) + (together * slope).sum((2, 3)) / masks.mean(0)
-    found = sl.rise(model, image, label=1, masks=20_000, cells=2, score="logit", batch=4000).values["map"][0]
+    expected = float(model.logits(torch.full((1, 3, 4, 4), 0.5))[0, 1]) + (together * slope).sum(
+        (2, 3)
+    ) / masks.mean(0)
+    found = sl.rise(model, image, label=1, masks=20_000, cells=2, score="logit", batch=4000).values[
+        "map"
+    ][0]
     spread = float(expected.max() - expected.min())
     assert spread > 0.2
     assert (found - expected).abs().max() < 0.03 * spread
@@ -107,13 +131,21 @@ def test_an_answer_that_does_not_depend_on_the_image_leaves_an_empty_map() -> No
     constant = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 4))
     nn.init.zeros_(constant[2].weight)
     result = sl.rise(loaded(constant), pictures(1), masks=5)
-    assert torch.allclose(result.values["map"], result.values["score"][:, None, None].expand(-1, 16, 19), atol=1e-6)
-    assert result.panels["rise"][..., 25:44].min() > 0.9  # the map between image and overlay is white
+    assert torch.allclose(
+        result.values["map"], result.values["score"][:, None, None].expand(-1, 16, 19), atol=1e-6
+    )
+    assert (
+        result.panels["rise"][..., 25:44].min() > 0.9
+    )  # the map between image and overlay is white
 
 
 def test_a_pixel_that_no_mask_shows_gets_the_mean() -> None:
-    values = sl.rise(loaded(network()), pictures(), masks=2, cells=4, keep=0.01, seed=0, label=0).values
-    assert torch.allclose(values["map"], values["mean"][:, None, None].expand(-1, 16, 19), atol=1e-5)
+    values = sl.rise(
+        loaded(network()), pictures(), masks=2, cells=4, keep=0.01, seed=0, label=0
+    ).values
+    assert torch.allclose(
+        values["map"], values["mean"][:, None, None].expand(-1, 16, 19), atol=1e-5
+    )
 
 
 def test_no_label_is_refused() -> None:

@@ -67,7 +67,9 @@ def test_it_is_the_slope_by_finite_differences() -> None:
     assert torch.allclose(found["gradient"].double(), expected, atol=1e-6, rtol=1e-4)
     for r in range(12):
         for c in range(12):
-            assert found["saliency"][0, r, c].item() == max(abs(v) for v in found["gradient"][0, :, r, c].tolist())
+            assert found["saliency"][0, r, c].item() == max(
+                abs(v) for v in found["gradient"][0, :, r, c].tolist()
+            )
 
 
 @pytest.mark.parametrize("label", [0, 3, "top"])
@@ -78,7 +80,11 @@ def test_captum_agrees(label: int | str) -> None:
     expected = referee.attribute(pictures().requires_grad_(), target=target, abs=False)
     found = sl.saliency(model, pictures(), label=label).values
     assert torch.allclose(found["gradient"], expected, atol=1e-6)
-    assert torch.allclose(found["saliency"], referee.attribute(pictures().requires_grad_(), target=target).amax(1), atol=1e-6)
+    assert torch.allclose(
+        found["saliency"],
+        referee.attribute(pictures().requires_grad_(), target=target).amax(1),
+        atol=1e-6,
+    )
 
 
 def test_on_a_linear_network_it_is_the_weights() -> None:
@@ -89,7 +95,9 @@ def test_on_a_linear_network_it_is_the_weights() -> None:
         found = sl.saliency(loaded(linear), pictures(), label=name).values
         assert found["label"].tolist() == [label] * 3
         assert torch.allclose(found["gradient"], weight[label].expand(3, -1, -1, -1), atol=1e-6)
-        assert torch.allclose(found["saliency"], weight[label].abs().amax(0).expand(3, -1, -1), atol=1e-6)
+        assert torch.allclose(
+            found["saliency"], weight[label].abs().amax(0).expand(3, -1, -1), atol=1e-6
+        )
 
 
 def test_each_image_asks_about_its_own_top_label() -> None:
@@ -107,7 +115,10 @@ def test_the_score_is_before_the_softmax() -> None:
     sure = network()
     with torch.no_grad():
         sure.head.bias[1] += 100
-    certain, plain = (sl.saliency(loaded(net), pictures(), label=1).values["gradient"] for net in (sure, network()))
+    certain, plain = (
+        sl.saliency(loaded(net), pictures(), label=1).values["gradient"]
+        for net in (sure, network())
+    )
     assert torch.allclose(certain, plain, atol=1e-6)
     assert plain.abs().max() > 1e-3
 
@@ -181,25 +192,44 @@ def copies(image: Tensor, sigma: float, count: int, seed: int) -> list[Tensor]:
 @pytest.mark.parametrize("kind", NOISY)
 def test_noisy_kinds_are_the_moments_of_the_gradient(kind: str) -> None:
     net = network()
-    found = sl.saliency(loaded(net), pictures(), label=2, kind=kind, samples=7, sigma=0.3, seed=4).values["attribution"]
+    found = sl.saliency(
+        loaded(net), pictures(), label=2, kind=kind, samples=7, sigma=0.3, seed=4
+    ).values["attribution"]
     for i, image in enumerate(pictures()):
         slopes = torch.stack([slope(net, noisy, 2) for noisy in copies(image, 0.3, 7, 4)])
-        expected = {"smoothgrad": slopes.mean(0), "vargrad": slopes.var(0, correction=0), "smoothgrad_squared": slopes.square().mean(0)}
+        expected = {
+            "smoothgrad": slopes.mean(0),
+            "vargrad": slopes.var(0, correction=0),
+            "smoothgrad_squared": slopes.square().mean(0),
+        }
         assert torch.allclose(found[i].double(), expected[kind], atol=1e-6, rtol=1e-4)
     assert found.abs().max() > 1e-4
 
 
-@pytest.mark.parametrize(("kind", "peer"), [("smoothgrad", "smoothgrad"), ("smoothgrad_squared", "smoothgrad_sq"), ("vargrad", "vargrad")])
+@pytest.mark.parametrize(
+    ("kind", "peer"),
+    [("smoothgrad", "smoothgrad"), ("smoothgrad_squared", "smoothgrad_sq"), ("vargrad", "vargrad")],
+)
 def test_captum_agrees_on_noisy_kinds(kind: str, peer: str) -> None:
     """Captum draws its own noise, so the two agree as two samples of one mean do."""
     model = loaded(network())
     image, count = pictures(1), 1000
     deviation = 0.2 * float(image.max() - image.min())
     torch.manual_seed(0)
-    expected = NoiseTunnel(Saliency(lambda noisy: model.run(noisy, ["logits"])["logits"])).attribute(
-        image.clone().requires_grad_(), nt_type=peer, nt_samples=count, nt_samples_batch_size=250, stdevs=deviation, target=1, abs=False
+    expected = NoiseTunnel(
+        Saliency(lambda noisy: model.run(noisy, ["logits"])["logits"])
+    ).attribute(
+        image.clone().requires_grad_(),
+        nt_type=peer,
+        nt_samples=count,
+        nt_samples_batch_size=250,
+        stdevs=deviation,
+        target=1,
+        abs=False,
     )
-    found = sl.saliency(model, image, label=1, kind=kind, samples=count, sigma=0.2).values["attribution"]
+    found = sl.saliency(model, image, label=1, kind=kind, samples=count, sigma=0.2).values[
+        "attribution"
+    ]
     assert (found - expected).norm() / expected.norm() < 0.12
 
 
@@ -209,14 +239,20 @@ def test_captum_agrees_on_integrated_gradients(baseline: str, samples: int) -> N
     model = loaded(network())
     image = pictures()
     if baseline == "random":
-        start = torch.rand(3, 12, 12, generator=torch.Generator().manual_seed(9)).expand(3, -1, -1, -1)
+        start = torch.rand(3, 12, 12, generator=torch.Generator().manual_seed(9)).expand(
+            3, -1, -1, -1
+        )
     elif baseline == "blur":
         start = torch.cat([transform.blur_image(one[None], 2.0) for one in image])
     else:
         start = torch.full_like(image, {"black": 0.0, "white": 1.0, "gray": 0.5}[baseline])
     referee = IntegratedGradients(model.logits)
-    expected = referee.attribute(image.clone().requires_grad_(), start, target=1, n_steps=samples, method="gausslegendre")
-    values = sl.saliency(model, image, label=1, kind="integrated", baseline=baseline, samples=samples, seed=9).values
+    expected = referee.attribute(
+        image.clone().requires_grad_(), start, target=1, n_steps=samples, method="gausslegendre"
+    )
+    values = sl.saliency(
+        model, image, label=1, kind="integrated", baseline=baseline, samples=samples, seed=9
+    ).values
     assert torch.allclose(values["attribution"], expected.float(), atol=1e-5)
     difference = (model.logits(image) - model.logits(start))[:, 1].detach()
     assert torch.allclose(values["difference"], difference, atol=1e-5)
@@ -227,7 +263,9 @@ def test_captum_agrees_on_integrated_gradients(baseline: str, samples: int) -> N
 def test_more_nodes_close_the_gap(kind: str) -> None:
     """Completeness (Sundararajan 2017, axiom 3): the attribution adds up to the change of the score."""
     model = loaded(network(smooth=True))
-    few, many = (sl.saliency(model, pictures(), label=1, kind=kind, samples=n).values for n in (2, 64))
+    few, many = (
+        sl.saliency(model, pictures(), label=1, kind=kind, samples=n).values for n in (2, 64)
+    )
     assert many["difference"].abs().min() > 1e-3
     assert (many["gap"].abs() < 2e-3 * many["difference"].abs()).all()
     assert many["gap"].abs().max() < 0.1 * few["gap"].abs().max()
@@ -238,7 +276,9 @@ def test_more_nodes_close_the_gap(kind: str) -> None:
 def test_one_node_is_exact_on_a_linear_network(kind: str) -> None:
     net = linear_network()
     weight = net[1].weight.detach().view(4, 3, 12, 12) / torch.tensor(STD).view(3, 1, 1)
-    values = sl.saliency(loaded(net), pictures(), label=3, kind=kind, samples=1, baseline="white").values
+    values = sl.saliency(
+        loaded(net), pictures(), label=3, kind=kind, samples=1, baseline="white"
+    ).values
     assert values["gap"].abs().max() < 1e-4
     if kind == "integrated":
         assert torch.allclose(values["attribution"], weight[3] * (pictures() - 1), atol=1e-5)
@@ -250,22 +290,32 @@ def test_one_node_is_exact_on_a_linear_network(kind: str) -> None:
 def test_blur_ig_is_its_loop() -> None:
     net = network()
     image = pictures(1)
-    corners = [*(transform.blur_image(image, 2.0 * (1 - k / 5) ** 2)[0] for k in range(5)), image[0]]
+    corners = [
+        *(transform.blur_image(image, 2.0 * (1 - k / 5) ** 2)[0] for k in range(5)),
+        image[0],
+    ]
     expected = torch.zeros(3, 12, 12, dtype=torch.float64)
     for before, after in pairwise(corners):
         expected += slope(net, (before + after) / 2, 0) * (after - before)
     found = sl.saliency(loaded(net), image, label=0, kind="blur_ig", samples=5).values
     assert torch.allclose(found["attribution"][0].double(), expected, atol=1e-6)
-    assert found["difference"].item() == pytest.approx(score(net, image[0], 0) - score(net, corners[0], 0), abs=1e-5)
+    assert found["difference"].item() == pytest.approx(
+        score(net, image[0], 0) - score(net, corners[0], 0), abs=1e-5
+    )
 
 
 def test_expected_gradients_are_their_loop(tmp_path: Path) -> None:
     net = network()
-    image, stored = pictures(1), torch.rand(4, 3, 15, 12, generator=torch.Generator().manual_seed(6)).mul(255).round() / 255
+    image, stored = (
+        pictures(1),
+        torch.rand(4, 3, 15, 12, generator=torch.Generator().manual_seed(6)).mul(255).round() / 255,
+    )
     for number, picture in enumerate(stored):
         sl.write(picture, tmp_path / f"{number}.png")
     (tmp_path / "notes.txt").write_text("not a picture")
-    values = sl.saliency(loaded(net), image, label=0, kind="expected", samples=4, folder=str(tmp_path), seed=5).values
+    values = sl.saliency(
+        loaded(net), image, label=0, kind="expected", samples=4, folder=str(tmp_path), seed=5
+    ).values
     generator = torch.Generator().manual_seed(5)
     stretches, within = torch.randperm(4, generator=generator), torch.rand(4, generator=generator)
     order = torch.randperm(4, generator=torch.Generator().manual_seed(5))
@@ -276,11 +326,16 @@ def test_expected_gradients_are_their_loop(tmp_path: Path) -> None:
         expected += slope(net, start + place * (image[0] - start), 0) * (image[0] - start) / 4
         scores.append(score(net, start, 0))
     assert torch.allclose(values["attribution"][0].double(), expected, atol=1e-6)
-    assert values["difference"].item() == pytest.approx(score(net, image[0], 0) - sum(scores) / 4, abs=1e-5)
+    assert values["difference"].item() == pytest.approx(
+        score(net, image[0], 0) - sum(scores) / 4, abs=1e-5
+    )
 
 
 def test_expected_gradients_add_up_in_the_mean() -> None:
-    few, many = (sl.saliency(loaded(network()), pictures(), label=1, kind="expected", samples=n).values for n in (1, 500))
+    few, many = (
+        sl.saliency(loaded(network()), pictures(), label=1, kind="expected", samples=n).values
+        for n in (1, 500)
+    )
     assert many["gap"].abs().max() < 0.1 * many["difference"].abs().max()
     assert many["gap"].abs().mean() < few["gap"].abs().mean()
 
@@ -288,7 +343,10 @@ def test_expected_gradients_add_up_in_the_mean() -> None:
 @pytest.mark.parametrize("kind", [*NOISY, *COMPLETE])
 def test_the_split_into_batches_changes_nothing(kind: str) -> None:
     whole, single, thirds = (
-        sl.saliency(loaded(network()), pictures(), kind=kind, samples=7, baseline="random", batch=batch).values for batch in (None, 1, 3)
+        sl.saliency(
+            loaded(network()), pictures(), kind=kind, samples=7, baseline="random", batch=batch
+        ).values
+        for batch in (None, 1, 3)
     )
     for other in (single, thirds):
         assert whole.keys() == other.keys()
@@ -324,7 +382,10 @@ def test_each_kind_has_its_picture(kind: str) -> None:
 
 def test_baselines_say_where_they_come_from(tmp_path: Path) -> None:
     model = loaded(network())
-    assert "random quarters of the image itself" in sl.saliency(model, pictures(1), kind="expected", samples=2).captions["saliency"]
+    assert (
+        "random quarters of the image itself"
+        in sl.saliency(model, pictures(1), kind="expected", samples=2).captions["saliency"]
+    )
     quarters = list(paths.sample_quarter_crops(pictures(1)[0], 50, 0))
     assert {one.shape for one in quarters} == {(3, 12, 12)}
     assert all(0 <= one.min() <= one.max() <= 1 for one in quarters)
@@ -337,8 +398,12 @@ def test_baselines_say_where_they_come_from(tmp_path: Path) -> None:
     assert len({one.mean().item() for one in drawn[:2]}) == 2
 
 
-@pytest.mark.parametrize(("folder", "why"), [("missing", "no such folder"), (".", "holds no pictures")])
-def test_a_folder_without_pictures_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: str, why: str) -> None:
+@pytest.mark.parametrize(
+    ("folder", "why"), [("missing", "no such folder"), (".", "holds no pictures")]
+)
+def test_a_folder_without_pictures_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: str, why: str
+) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(sl.SightlineError, match=why) as caught:
         sl.saliency(loaded(network()), pictures(1), kind="expected", folder=folder)

@@ -23,7 +23,13 @@ def weighing(*weights: Tensor) -> sl.Model:
     conv = nn.Conv2d(3, len(weights), SIDE, bias=False)
     with torch.no_grad():
         conv.weight.copy_(torch.stack(weights)[:, None].expand(-1, 3, -1, -1))
-    return sl.load(nn.Sequential(conv, nn.Flatten()), mean=(0.0,) * 3, std=(1.0,) * 3, size=SIDE, labels=("disc", "flat")[: len(weights)])
+    return sl.load(
+        nn.Sequential(conv, nn.Flatten()),
+        mean=(0.0,) * 3,
+        std=(1.0,) * 3,
+        size=SIDE,
+        labels=("disc", "flat")[: len(weights)],
+    )
 
 
 DISC = distance(22, 26) < 13
@@ -34,8 +40,14 @@ FADING = torch.exp(-(distance(24, 25) / 20).square())
 def picture(*masks: Tensor, noise: float = 0.02) -> Tensor:
     """Orange where a mask is, else bluish, with a little noise."""
     where = torch.stack(masks).any(0)
-    colors = torch.where(where, torch.tensor([0.8, 0.45, 0.2]).view(3, 1, 1), torch.tensor([0.3, 0.4, 0.5]).view(3, 1, 1))
-    return (colors + noise * torch.randn(3, SIDE, SIDE, generator=torch.Generator().manual_seed(0))).clamp(0, 1)[None]
+    colors = torch.where(
+        where,
+        torch.tensor([0.8, 0.45, 0.2]).view(3, 1, 1),
+        torch.tensor([0.3, 0.4, 0.5]).view(3, 1, 1),
+    )
+    return (
+        colors + noise * torch.randn(3, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
+    ).clamp(0, 1)[None]
 
 
 @pytest.fixture(scope="module")
@@ -77,14 +89,16 @@ def test_seeds_are_the_quantiles_of_the_gradient() -> None:
 def test_equal_values_are_seeds_as_well_but_not_of_both() -> None:
     ties = torch.tensor([0.0] * 6 + [1.0, 1.0, 2.0, 2.0]).view(2, 5)
     assert select_seeds(ties, 0.95, 0.3).flatten().tolist() == [-1] * 6 + [0, 0, 1, 1]
-    assert select_seeds(torch.tensor([[0.0] * 99 + [1.0]]), 0.95, 0.3).flatten().tolist() == [-1] * 99 + [1], (
-        "most of the map cut off at zero"
-    )
+    assert select_seeds(torch.tensor([[0.0] * 99 + [1.0]]), 0.95, 0.3).flatten().tolist() == [
+        -1
+    ] * 99 + [1], "most of the map cut off at zero"
     assert (select_seeds(torch.full((4, 4), 0.7), 0.95, 0.3) == -1).all()
 
 
 def test_other_quantiles(model: sl.Model) -> None:
-    seeds = sl.segment(model, picture(DISC), label=0, foreground=0.9, background=0.5).values["seeds"]
+    seeds = sl.segment(model, picture(DISC), label=0, foreground=0.9, background=0.5).values[
+        "seeds"
+    ]
     assert float((seeds > 0).float().mean()) == pytest.approx(0.1, abs=0.01)
     assert float((seeds < 0).float().mean()) == pytest.approx(0.5, abs=0.01)
 
@@ -92,16 +106,25 @@ def test_other_quantiles(model: sl.Model) -> None:
 def test_opencv_itself_finds_the_same(model: sl.Model) -> None:
     image = picture(DISC)
     values = sl.segment(model, image, label=0).values
-    mask = np.select([values["seeds"][0] > 0, values["seeds"][0] < 0], [cv2.GC_FGD, cv2.GC_BGD], cv2.GC_PR_BGD).astype(np.uint8)
+    mask = np.select(
+        [values["seeds"][0] > 0, values["seeds"][0] < 0], [cv2.GC_FGD, cv2.GC_BGD], cv2.GC_PR_BGD
+    ).astype(np.uint8)
     pixels = np.round(image[0].permute(1, 2, 0).numpy() * 255).astype(np.uint8)
-    cv2.grabCut(pixels, mask, (0, 0, 0, 0), np.zeros((1, 65)), np.zeros((1, 65)), 5, cv2.GC_INIT_WITH_MASK)
+    cv2.grabCut(
+        pixels, mask, (0, 0, 0, 0), np.zeros((1, 65)), np.zeros((1, 65)), 5, cv2.GC_INIT_WITH_MASK
+    )
     assert overlap(values["mask"][0], torch.from_numpy(mask % 2 == 1)) > 0.97
 
 
 def test_keeps_the_largest_piece_or_all() -> None:
     large, small = distance(14, 14) < 9, distance(36, 36) < 6
-    net = weighing(torch.exp(-(distance(14, 14) / 9).square()) + torch.exp(-(distance(36, 36) / 9).square()))
-    one, both = (sl.segment(net, picture(large, small), label=0, whole=whole).values["mask"][0] for whole in (False, True))
+    net = weighing(
+        torch.exp(-(distance(14, 14) / 9).square()) + torch.exp(-(distance(36, 36) / 9).square())
+    )
+    one, both = (
+        sl.segment(net, picture(large, small), label=0, whole=whole).values["mask"][0]
+        for whole in (False, True)
+    )
     assert overlap(one, large) > 0.95
     assert overlap(both, large | small) > 0.95
 
@@ -111,7 +134,10 @@ def test_a_batch_is_its_images_one_by_one(model: sl.Model) -> None:
     together = sl.segment(model, images, label=0).values
     for i in range(3):
         alone = sl.segment(model, images[i : i + 1], label=0).values
-        assert all(torch.equal(together[key][i], alone[key][0]) for key in ("mask", "seeds", "map", "share", "label"))
+        assert all(
+            torch.equal(together[key][i], alone[key][0])
+            for key in ("mask", "seeds", "map", "share", "label")
+        )
 
 
 def test_a_flat_map_has_no_object_and_the_caption_says_so(model: sl.Model) -> None:
@@ -132,14 +158,20 @@ def test_a_constant_image_does_not_crash(model: sl.Model, value: float) -> None:
 
 @pytest.mark.parametrize("side", [4, 6, 9])
 def test_a_few_pixels_do_not_crash(side: int) -> None:
-    net = sl.load(nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.AdaptiveAvgPool2d(1), nn.Flatten()), size=side)
+    net = sl.load(
+        nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.AdaptiveAvgPool2d(1), nn.Flatten()),
+        size=side,
+    )
     image = torch.rand(2, 3, side, side, generator=torch.Generator().manual_seed(0))
     for smooth in (0.0, 0.01, 0.2):
         assert sl.segment(net, image, smooth=smooth).values["mask"].shape == (2, side, side)
 
 
 def test_dead_weights_are_a_flat_map() -> None:
-    assert "mask is empty" in sl.segment(weighing(torch.zeros(SIDE, SIDE)), picture(DISC), label=0).captions["segment"]
+    assert (
+        "mask is empty"
+        in sl.segment(weighing(torch.zeros(SIDE, SIDE)), picture(DISC), label=0).captions["segment"]
+    )
 
 
 def test_opencvs_random_numbers_neither_matter_nor_move(model: sl.Model) -> None:
@@ -160,7 +192,9 @@ def test_seeds_from_other_maps(tiny: sl.Model, photo: Tensor) -> None:
     cam = sl.segment(tiny, photo, source="gradcam", label="bee", smooth=0).values
     assert torch.equal(cam["map"], sl.gradcam(tiny, photo, label="bee").values["map"])
     soft = sl.segment(tiny, photo, source="smoothgrad", label="bee", smooth=0).values
-    assert torch.equal(soft["map"], sl.saliency(tiny, photo, label="bee", kind="smoothgrad").values["saliency"])
+    assert torch.equal(
+        soft["map"], sl.saliency(tiny, photo, label="bee", kind="smoothgrad").values["saliency"]
+    )
     assert cam["label"].tolist() == soft["label"].tolist() == [1]
 
 

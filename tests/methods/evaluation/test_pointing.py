@@ -32,9 +32,13 @@ def folder(tmp_path: Path) -> Path:
     for name in ("a", "b", "c"):
         images.write(smooth(seed=ord(name)), tmp_path / f"{name}.png")
     images.write(REGION.float().expand(1, 3, -1, -1), tmp_path / "a.mask.png")
-    (tmp_path / "boxes.csv").write_text("file,label,x0,y0,x1,y1\nb.png,cat,16,4,28,12\nd.png,cat,0,0,1,1\nb.png,cat,x\n")
+    (tmp_path / "boxes.csv").write_text(
+        "file,label,x0,y0,x1,y1\nb.png,cat,16,4,28,12\nd.png,cat,0,0,1,1\nb.png,cat,x\n"
+    )
     box = "<bndbox><xmin>17</xmin><ymin>5</ymin><xmax>28</xmax><ymax>12</ymax></bndbox>"
-    (tmp_path / "c.xml").write_text(f"<annotation><object><name>dog</name>{box}</object></annotation>")
+    (tmp_path / "c.xml").write_text(
+        f"<annotation><object><name>dog</name>{box}</object></annotation>"
+    )
     images.write(smooth(), tmp_path / "e.png")
     (tmp_path / "e.xml").write_text("<annotation>")
     return tmp_path
@@ -55,36 +59,63 @@ def planted(monkeypatch: pytest.MonkeyPatch) -> Callable[[Tensor], None]:
 
 
 @pytest.mark.parametrize(
-    ("row", "column", "tolerance", "wanted"), [(4, 16, 0, 1), (3, 16, 0, 0), (3, 16, 1, 1), (0, 13, 4, 0), (0, 13, 5, 1)]
+    ("row", "column", "tolerance", "wanted"),
+    [(4, 16, 0, 1), (3, 16, 0, 0), (3, 16, 1, 1), (0, 13, 4, 0), (0, 13, 5, 1)],
 )
 def test_a_hit_is_a_maximum_so_near(row: int, column: int, tolerance: int, wanted: int) -> None:
     assert float(pointing.compute_hit_share(spot(row, column), REGION, tolerance)) == wanted
 
 
 def test_an_even_map_is_chance() -> None:
-    near = sum((max(4 - y, 0, y - 11) ** 2 + max(16 - x, 0, x - 27) ** 2) ** 0.5 <= 3 for y in range(32) for x in range(32)) / 1024
+    near = (
+        sum(
+            (max(4 - y, 0, y - 11) ** 2 + max(16 - x, 0, x - 27) ** 2) ** 0.5 <= 3
+            for y in range(32)
+            for x in range(32)
+        )
+        / 1024
+    )
     assert float(pointing.compute_hit_share(torch.ones(32, 32), REGION, 3)) == pytest.approx(near)
-    assert float(pointing.compute_energy_share(torch.ones(32, 32), REGION)) == pytest.approx(96 / 1024)
-    assert float(pointing.compute_energy_share(-torch.ones(32, 32), REGION)) == pytest.approx(96 / 1024)
+    assert float(pointing.compute_energy_share(torch.ones(32, 32), REGION)) == pytest.approx(
+        96 / 1024
+    )
+    assert float(pointing.compute_energy_share(-torch.ones(32, 32), REGION)) == pytest.approx(
+        96 / 1024
+    )
 
 
 def test_energy_is_the_share_of_the_positive_part() -> None:
-    assert float(pointing.compute_energy_share(3 * spot(5, 20) + spot(30, 1) - 9 * spot(0, 0), REGION)) == pytest.approx(0.75)
+    assert float(
+        pointing.compute_energy_share(3 * spot(5, 20) + spot(30, 1) - 9 * spot(0, 0), REGION)
+    ) == pytest.approx(0.75)
 
 
 def test_every_annotation_marks_the_same_place(folder: Path, tiny: sl.Model) -> None:
     broken: list[str] = []
     found = list(annotations.read_annotated_objects(tiny, folder, broken))
-    assert [(one.name, one.label) for one in found] == [("a.png", ""), ("b.png", "cat"), ("c.png", "dog")]
+    assert [(one.name, one.label) for one in found] == [
+        ("a.png", ""),
+        ("b.png", "cat"),
+        ("c.png", "dog"),
+    ]
     assert all(torch.equal(one.region, REGION) for one in found)
     assert [line.split(":")[0] for line in broken] == ["boxes.csv, line 4", "d.png", "e.png"]
 
 
-def test_one_table_for_several_methods(folder: Path, tiny: sl.Model, planted: Callable[[Tensor], None]) -> None:
+def test_one_table_for_several_methods(
+    folder: Path, tiny: sl.Model, planted: Callable[[Tensor], None]
+) -> None:
     planted(spot(5, 20))
-    result = sl.pointing(tiny, folder=folder, methods=("gradcam", "saliency:smoothgrad"), tolerance=0)
+    result = sl.pointing(
+        tiny, folder=folder, methods=("gradcam", "saliency:smoothgrad"), tolerance=0
+    )
     table: Any = result.values["table"]
-    assert [row["method"] for row in table] == ["gradcam", "saliency (smoothgrad)", "chance", "middle"]
+    assert [row["method"] for row in table] == [
+        "gradcam",
+        "saliency (smoothgrad)",
+        "chance",
+        "middle",
+    ]
     assert (table[0]["pointing"], table[0]["energy"]) == (1, 1)
     assert table[2]["pointing"] == table[2]["energy"] == pytest.approx(96 / 1024)
     assert result.tensors["hits"].shape == (4, 3)
@@ -92,7 +123,9 @@ def test_one_table_for_several_methods(folder: Path, tiny: sl.Model, planted: Ca
     assert "3 could not be used" in result.captions["pointing"]
 
 
-def test_a_grid_has_every_photograph_in_every_quarter(tiny: sl.Model, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_grid_has_every_photograph_in_every_quarter(
+    tiny: sl.Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(tiny, "choose", lambda *_: torch.tensor([3, 0, 3, 2]))
     found = list(annotations.make_sample_grids(tiny))
     assert [one.label for one in found] == ["3", "0", "2"] * 4
@@ -102,7 +135,9 @@ def test_a_grid_has_every_photograph_in_every_quarter(tiny: sl.Model, monkeypatc
     assert all(torch.equal(cell, cells[0]) for cell in cells)
 
 
-def test_without_a_folder_the_grids_are_played_on(tiny: sl.Model, planted: Callable[[Tensor], None]) -> None:
+def test_without_a_folder_the_grids_are_played_on(
+    tiny: sl.Model, planted: Callable[[Tensor], None]
+) -> None:
     planted(spot(5, 20))
     result = sl.pointing(tiny, methods=("gradcam",))
     assert len(result.values["objects"]) == result.tensors["hits"].shape[1]  # type: ignore[arg-type]
@@ -116,7 +151,10 @@ def test_only_a_clear_lead_is_called_one() -> None:
         {"method": "chance", "pointing": 0.25},
         {"method": "middle", "pointing": 0.2},
     ]
-    assert pointing.describe_successful_methods(table, 16) == "a hits them clearly more often than chance and the middle of the picture."
+    assert (
+        pointing.describe_successful_methods(table, 16)
+        == "a hits them clearly more often than chance and the middle of the picture."
+    )
     assert pointing.describe_successful_methods(table, 4).startswith("None of these maps hits")
     assert pointing.describe_successful_methods(table, 400).startswith("a, b hit them")
 
@@ -126,14 +164,20 @@ def test_only_a_clear_lead_is_called_one() -> None:
     [
         ({}, {}, "has a mask"),
         ({"boxes.csv": "a,b\n"}, {}, "its first line must be file,label,x0,y0,x1,y1"),
-        ({"boxes.csv": "file,label,x0,y0,x1,y1\np.png,cat,0,0,99,9\n"}, {}, "does not lie in the picture of 32×32"),
+        (
+            {"boxes.csv": "file,label,x0,y0,x1,y1\np.png,cat,0,0,99,9\n"},
+            {},
+            "does not lie in the picture of 32×32",
+        ),
         ({"boxes.csv": "file,label,x0,y0,x1,y1\np.png,caat,0,0,9,9\n"}, {}, "caat"),
         ({}, {"folder": "nowhere"}, "there is no such folder"),
         ({}, {"methods": ("predictions",)}, "no method with a map named 'predictions'"),
         ({}, {"methods": ()}, "methods is empty"),
     ],
 )
-def test_refuses_in_one_line(tmp_path: Path, tiny: sl.Model, files: dict[str, str], knobs: dict[str, Any], told: str) -> None:
+def test_refuses_in_one_line(
+    tmp_path: Path, tiny: sl.Model, files: dict[str, str], knobs: dict[str, Any], told: str
+) -> None:
     images.write(smooth(), tmp_path / "p.png")
     for name, text in files.items():
         (tmp_path / name).write_text(text)

@@ -45,7 +45,9 @@ def test_instance_norm_takes_contrast_away_and_batch_statistics_do_not() -> None
     values = sl.norms(model, model.fit(sl.sample("chelsea"), 96), contrast=0.25).values
     each, together = values["apart"][0]
     assert each < 0.4 * together
-    assert values["style"][0, 1, 1] > 1.2 * values["style"][0, 0, 1], "the pale one is farther from the painting with batch statistics"
+    assert values["style"][0, 1, 1] > 1.2 * values["style"][0, 0, 1], (
+        "the pale one is farther from the painting with batch statistics"
+    )
 
 
 def test_values_are_what_they_say(tiny: sl.Model) -> None:
@@ -57,35 +59,56 @@ def test_values_are_what_they_say(tiny: sl.Model) -> None:
     both = torch.cat([photo[:1], mean + 0.5 * (photo[:1] - mean)])
     with torch.no_grad():
         torch.testing.assert_close(
-            values["instance"][0], network.network(both, network.make_mix("scream").expand(2, -1)), rtol=1e-3, atol=1e-4
+            values["instance"][0],
+            network.network(both, network.make_mix("scream").expand(2, -1)),
+            rtol=1e-3,
+            atol=1e-4,
         )
-    torch.testing.assert_close(values["apart"][1, 1], (values["batch"][1, 0] - values["batch"][1, 1]).abs().mean())
+    torch.testing.assert_close(
+        values["apart"][1, 1], (values["batch"][1, 0] - values["batch"][1, 1]).abs().mean()
+    )
     assert sl.norms(tiny, photo, contrast=1.0).values["apart"].max() < 1e-4
     painting = sl.read(RECORDED_EXPERIMENT.parent / "paintings" / "scream.jpg")
     painting = torch.nn.functional.interpolate(
-        painting, (round(painting.shape[2] * 40 / painting.shape[3]), 40), mode="bilinear", antialias=True
+        painting,
+        (round(painting.shape[2] * 40 / painting.shape[3]), 40),
+        mode="bilinear",
+        antialias=True,
     )
     painting = painting[:, :, (painting.shape[2] - 40) // 2 :][:, :, :40]
 
     def loss(picture: Tensor) -> Tensor:
         parts = [
-            compute_gram_loss(*(compute_gram(tiny.features(one, name)[name]) for one in (picture, painting)))
+            compute_gram_loss(
+                *(compute_gram(tiny.features(one, name)[name]) for one in (picture, painting))
+            )
             for name in choose_perceptual_layers(tiny).style
         ]
         return torch.stack(parts).mean()
 
-    torch.testing.assert_close(values["style"][1, 1, 0], loss(values["batch"][1, :1]) / loss(photo[1:]), rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(
+        values["style"][1, 1, 0],
+        loss(values["batch"][1, :1]) / loss(photo[1:]),
+        rtol=1e-3,
+        atol=1e-4,
+    )
 
 
 def test_the_record_is_the_documents() -> None:
     """The table in docs/instance_norm.md and the file say the same."""
     document = (ROOT / "docs" / "instance_norm.md").read_text(encoding="utf-8")
     for condition, found in json.loads(RECORDED_EXPERIMENT.read_text()).items():
-        row = " | ".join(", ".join(f"{loss:.2f}" for loss in found[norm]) for norm in ("instance", "batch"))
+        row = " | ".join(
+            ", ".join(f"{loss:.2f}" for loss in found[norm]) for norm in ("instance", "batch")
+        )
         assert f"| {condition.removeprefix('photographs ')} | {row} |" in document
 
 
 def test_refusals(tiny: sl.Model, photo: Tensor) -> None:
-    for knobs, said in (({"style": "screm"}, "did you mean scream"), ({"contrast": 1.5}, "contrast is 1.5"), ({"size": 8}, "size is 8")):
+    for knobs, said in (
+        ({"style": "screm"}, "did you mean scream"),
+        ({"contrast": 1.5}, "contrast is 1.5"),
+        ({"size": 8}, "size is 8"),
+    ):
         with pytest.raises(sl.SightlineError, match=said):
             sl.norms(tiny, photo, **knobs)

@@ -17,7 +17,9 @@ def mixing(kernel: int = 2, side: int = 8) -> sl.Model:
     layer = nn.Conv2d(3, size, kernel, stride=kernel)
     with torch.no_grad():
         layer.weight.copy_(turn.view(size, 3, kernel, kernel))
-    network = nn.Sequential(OrderedDict(mix=layer, flat=nn.Flatten(), head=nn.Linear(size * (side // kernel) ** 2, 4)))
+    network = nn.Sequential(
+        OrderedDict(mix=layer, flat=nn.Flatten(), head=nn.Linear(size * (side // kernel) ** 2, 4))
+    )
     return sl.load(network, mean=(0.5,) * 3, std=(0.25,) * 3, size=side)
 
 
@@ -28,7 +30,9 @@ def tiny() -> sl.Model:
 
 def test_a_layer_that_loses_nothing_is_inverted_exactly() -> None:
     image = smooth(2, 8) * 0.8 + 0.1
-    values = sl.inversion(mixing(), image, layer="mix", steps=200, lr=0.02, smooth=0, limit=0).values
+    values = sl.inversion(
+        mixing(), image, layer="mix", steps=200, lr=0.02, smooth=0, limit=0
+    ).values
     assert (values["image"] - image).abs().max() < 1e-3
     assert values["error"].max() < 1e-6
     assert values["psnr"].min() > 70
@@ -37,7 +41,9 @@ def test_a_layer_that_loses_nothing_is_inverted_exactly() -> None:
 
 def test_a_spectrum_finds_it_too() -> None:
     image = smooth(2, 8) * 0.8 + 0.1
-    values = sl.inversion(mixing(), image, layer="mix", kind="fourier", steps=200, smooth=0, limit=0).values
+    values = sl.inversion(
+        mixing(), image, layer="mix", kind="fourier", steps=200, smooth=0, limit=0
+    ).values
     assert values["psnr"].min() > 25
 
 
@@ -47,17 +53,24 @@ def test_it_is_the_published_descent(tiny: sl.Model, layer: str) -> None:
     image = smooth(seed=4)
     wanted = tiny.features(image, layer)[layer].detach()
     power = 72.0**2 * 3 * 32 * 32
-    x = (torch.randn(3, 32, 32, generator=torch.Generator().manual_seed(7)) * 72).clamp(-127.5, 127.5)[None]
+    x = (torch.randn(3, 32, 32, generator=torch.Generator().manual_seed(7)) * 72).clamp(
+        -127.5, 127.5
+    )[None]
     speed, scores = torch.zeros_like(x), []
     for lr, steps in ((0.01, 2), (0.001, 4), (0.0001, 2)):
         speed.zero_()
         for _ in range(steps):
             x.requires_grad_()
-            data = (tiny.run(x / 255 + 0.5, [layer])[layer] - wanted).square().sum() / wanted.square().sum()
+            data = (
+                tiny.run(x / 255 + 0.5, [layer])[layer] - wanted
+            ).square().sum() / wanted.square().sum()
             dx, dy = torch.zeros_like(x), torch.zeros_like(x)
             dx[..., :-1] = x[..., 1:] - x[..., :-1]
             dy[..., :-1, :] = x[..., 1:, :] - x[..., :-1, :]
-            loss = data + (8e-10 / 2 * x.pow(6).sum() + 3.0 / 2 * (dx.square() + dy.square()).sum()) / power
+            loss = (
+                data
+                + (8e-10 / 2 * x.pow(6).sum() + 3.0 / 2 * (dx.square() + dy.square()).sum()) / power
+            )
             (gradient,) = torch.autograd.grad(loss * power, x)
             scores.append(-loss.item())
             speed = 0.9 * speed - lr * gradient
@@ -67,11 +80,17 @@ def test_it_is_the_published_descent(tiny: sl.Model, layer: str) -> None:
     torch.testing.assert_close(values["scores"][:, 0], torch.tensor(scores), rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize(("layer", "weight"), [("conv1", 1.0), ("relu2", 10.0), ("gap", 100.0), ("fc", 100.0)])
+@pytest.mark.parametrize(
+    ("layer", "weight"), [("conv1", 1.0), ("relu2", 10.0), ("gap", 100.0), ("fc", 100.0)]
+)
 def test_the_smoothness_is_that_of_the_depth(tiny: sl.Model, layer: str, weight: float) -> None:
     told = sl.inversion(tiny, smooth(), layer=layer, steps=3).values["image"]
-    assert torch.equal(told, sl.inversion(tiny, smooth(), layer=layer, steps=3, smooth=weight).values["image"])
-    assert not torch.equal(told, sl.inversion(tiny, smooth(), layer=layer, steps=3, smooth=weight + 1).values["image"])
+    assert torch.equal(
+        told, sl.inversion(tiny, smooth(), layer=layer, steps=3, smooth=weight).values["image"]
+    )
+    assert not torch.equal(
+        told, sl.inversion(tiny, smooth(), layer=layer, steps=3, smooth=weight + 1).values["image"]
+    )
 
 
 def test_the_numbers_are_those_of_the_pictures(tiny: sl.Model) -> None:
@@ -82,38 +101,67 @@ def test_the_numbers_are_those_of_the_pictures(tiny: sl.Model) -> None:
     pictures = values["image"].unflatten(0, (3, 2))
     for at, name in enumerate(names):
         wanted, found = (tiny.features(x, name)[name].flatten(1) for x in (image, pictures[at]))
-        torch.testing.assert_close(values["error"][at], (found - wanted).square().sum(1) / wanted.square().sum(1), rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(
+            values["error"][at],
+            (found - wanted).square().sum(1) / wanted.square().sum(1),
+            rtol=1e-4,
+            atol=1e-6,
+        )
         square = (pictures[at] - image).square().mean((1, 2, 3))
-        torch.testing.assert_close(values["psnr"][at], 10 * torch.log10(1 / square), rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(
+            values["psnr"][at], 10 * torch.log10(1 / square), rtol=1e-4, atol=1e-4
+        )
     assert values["scores"].shape == (9, 2)
     assert values["ssim"].shape == (3, 2)
 
 
 def test_depth_takes_every_layer_if_asked(tiny: sl.Model) -> None:
-    assert sl.inversion(tiny, smooth(), k=1000, steps=1).values["layers"] == [name for name in tiny.layers if name != "flatten"]
+    assert sl.inversion(tiny, smooth(), k=1000, steps=1).values["layers"] == [
+        name for name in tiny.layers if name != "flatten"
+    ]
 
 
 def test_a_batch_is_its_images(tiny: sl.Model) -> None:
     together = sl.inversion(tiny, smooth(3), layer="relu2", steps=5).values["image"]
-    alone = [sl.inversion(tiny, image[None], layer="relu2", steps=5).values["image"] for image in smooth(3)]
+    alone = [
+        sl.inversion(tiny, image[None], layer="relu2", steps=5).values["image"]
+        for image in smooth(3)
+    ]
     torch.testing.assert_close(together, torch.cat(alone), rtol=1e-4, atol=1e-4)
 
 
 def test_a_patch_of_neurons_moves_what_it_sees_alone(tiny: sl.Model) -> None:
     image = smooth(seed=3)
-    start = (torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 72).clamp(-127.5, 127.5) / 255 + 0.5
-    values = sl.inversion(tiny, image, layer="conv2", patch=4, steps=6, lr=0.05, smooth=0, limit=0).values
+    start = (torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 72).clamp(
+        -127.5, 127.5
+    ) / 255 + 0.5
+    values = sl.inversion(
+        tiny, image, layer="conv2", patch=4, steps=6, lr=0.05, smooth=0, limit=0
+    ).values
     moved = (values["image"] - start).abs().amax((0, 1)) > 1e-6
     field = sl.receptive_fields(tiny)["conv2"]
     rows = [place for place in range(32) if moved[place].any()]
     # Positions 6 to 9 of 16 rows, two pixels apart.
-    assert (rows[0], rows[-1] + 1) == (max(0, field.box(6, 6, 32, 32)[0]), field.box(9, 9, 32, 32)[2])
-    wanted, found = (tiny.features(x, "conv2")["conv2"][:, :, 6:10, 6:10] for x in (image, values["image"]))
-    torch.testing.assert_close(values["error"][0, 0], (found - wanted).square().sum() / wanted.square().sum(), rtol=1e-4, atol=1e-6)
+    assert (rows[0], rows[-1] + 1) == (
+        max(0, field.box(6, 6, 32, 32)[0]),
+        field.box(9, 9, 32, 32)[2],
+    )
+    wanted, found = (
+        tiny.features(x, "conv2")["conv2"][:, :, 6:10, 6:10] for x in (image, values["image"])
+    )
+    torch.testing.assert_close(
+        values["error"][0, 0],
+        (found - wanted).square().sum() / wanted.square().sum(),
+        rtol=1e-4,
+        atol=1e-6,
+    )
 
 
 def test_a_patch_larger_than_the_layer_is_the_layer(tiny: sl.Model) -> None:
-    whole, patch = (sl.inversion(tiny, smooth(), layer="conv3", steps=2, patch=patch).values["image"] for patch in (None, 500))
+    whole, patch = (
+        sl.inversion(tiny, smooth(), layer="conv3", steps=2, patch=patch).values["image"]
+        for patch in (None, 500)
+    )
     assert torch.equal(whole, patch)
 
 
@@ -123,20 +171,27 @@ def test_real_networks_forget_with_depth(name: str, request: pytest.FixtureReque
         model, layers = sl.load(), ("relu1", "relu3_2", "relu5_2")
     elif name == "squeezenet":
         weights = request.getfixturevalue("data") / "nets" / "squeezenet1_0.safetensors"
-        model, layers = sl.load("squeezenet1_0", weights=str(weights)), ("features.0", "features.12")
+        model, layers = (
+            sl.load("squeezenet1_0", weights=str(weights)),
+            ("features.0", "features.12"),
+        )
     else:
         weights = request.getfixturevalue("data") / "nets" / "mobilenetv2_100_same.safetensors"
         model = sl.load("mobilenetv2_100", weights=str(weights), pad_type="same")
         layers = ("conv_stem", "conv_head")
     photo = model.fit(sl.sample("chelsea"), 48)
-    found = [sl.inversion(model, photo, layer=layer, kind="fourier", steps=12).values for layer in layers]
+    found = [
+        sl.inversion(model, photo, layer=layer, kind="fourier", steps=12).values for layer in layers
+    ]
     psnr, ssim = ([float(values[key]) for values in found] for key in ("psnr", "ssim"))
     assert psnr[0] > 2 + max(psnr[1:])
     assert ssim[0] > 2 * max(ssim[1:])
 
 
 def test_stops_between_layers_with_what_is_done(tiny: sl.Model) -> None:
-    values = sl.inversion(tiny, smooth(), k=3, steps=2, callback=lambda step: step.index == 3).values
+    values = sl.inversion(
+        tiny, smooth(), k=3, steps=2, callback=lambda step: step.index == 3
+    ).values
     assert values["layers"] == ["conv1", "relu2"]
     assert values["image"].shape == (2, 3, 32, 32)
 
@@ -186,12 +241,26 @@ def kept(tiny: sl.Model, tmp_path_factory: pytest.TempPathFactory) -> sl.Scan:
 
 def test_a_stored_vector_is_inverted_without_its_image(tiny: sl.Model, kept: sl.Scan) -> None:
     """The picture is the same whatever the image beside it, its error that of its mean features, and it comes near the vector."""
-    one, other = (sl.inversion(tiny, image, store=kept.path, id=1, layer="conv2", steps=20).values for image in (smooth(), smooth(seed=9)))
+    one, other = (
+        sl.inversion(tiny, image, store=kept.path, id=1, layer="conv2", steps=20).values
+        for image in (smooth(), smooth(seed=9))
+    )
     assert torch.equal(one["image"], other["image"])
-    wanted, found = kept.vectors("conv2")[1], tiny.features(one["image"], "conv2")["conv2"].mean((2, 3))[0]
-    torch.testing.assert_close(one["error"][0, 0], (found - wanted).square().sum() / wanted.square().sum(), rtol=1e-4, atol=1e-6)
+    wanted, found = (
+        kept.vectors("conv2")[1],
+        tiny.features(one["image"], "conv2")["conv2"].mean((2, 3))[0],
+    )
+    torch.testing.assert_close(
+        one["error"][0, 0],
+        (found - wanted).square().sum() / wanted.square().sum(),
+        rtol=1e-4,
+        atol=1e-6,
+    )
     assert one["error"][0, 0] < 0.2 * -one["scores"][0, 0]
-    assert not torch.equal(one["image"], sl.inversion(tiny, smooth(), store=kept.path, layer="conv2", steps=20).values["image"])
+    assert not torch.equal(
+        one["image"],
+        sl.inversion(tiny, smooth(), store=kept.path, layer="conv2", steps=20).values["image"],
+    )
 
 
 def test_all_layers_that_a_store_keeps_are_inverted(tiny: sl.Model, kept: sl.Scan) -> None:

@@ -11,7 +11,11 @@ from sightline.data.scan.run import scan
 from sightline.data.store.reader import Scan
 from sightline.generators.architectures.decoder import load_code_generator
 from sightline.images.transforms import make_center_bias
-from sightline.methods.synthesis.facets import center_unit_images, find_unit_facets, match_own_facets
+from sightline.methods.synthesis.facets import (
+    center_unit_images,
+    find_unit_facets,
+    match_own_facets,
+)
 from sightline.methods.synthesis.natural_images import NaturalExemplars
 from sightline.registry.progress import Step
 
@@ -26,7 +30,10 @@ OBJECTIVES = {
 class Net(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.conv1, self.conv2 = nn.Conv2d(3, 8, 5, stride=2, padding=2), nn.Conv2d(8, 8, 3, padding=1)
+        self.conv1, self.conv2 = (
+            nn.Conv2d(3, 8, 5, stride=2, padding=2),
+            nn.Conv2d(8, 8, 3, padding=1),
+        )
         self.head = nn.Linear(8, 4)
         for module in (self.conv1, self.conv2, self.head):
             nn.init.normal_(module.weight, std=(2 / module.weight[0].numel()) ** 0.5)
@@ -43,13 +50,18 @@ def model() -> sl.Model:
 
 def scores(model: sl.Model, objective: sl.Objective, image: Tensor) -> Tensor:
     with torch.no_grad():
-        return objective.bind(model)(image, model.run(image, [model.layer(name) for name in objective.layers]))
+        return objective.bind(model)(
+            image, model.run(image, [model.layer(name) for name in objective.layers])
+        )
 
 
 def random_pictures(side: int) -> Tensor:
     """Noise of every size, from single pixels to plain colours."""
     generator = torch.Generator().manual_seed(5)
-    parts = [nn.functional.interpolate(torch.rand(60, 3, s, s, generator=generator), size=(side, side)) for s in (1, 2, 4, 8, 24)]
+    parts = [
+        nn.functional.interpolate(torch.rand(60, 3, s, s, generator=generator), size=(side, side))
+        for s in (1, 2, 4, 8, 24)
+    ]
     return torch.cat(parts)
 
 
@@ -58,7 +70,15 @@ def random_pictures(side: int) -> Tensor:
 def test_it_climbs_far_above_the_start(model: sl.Model, start: str, text: str) -> None:
     objective = OBJECTIVES[text]()
     clip = {"gray": 0.1}.get(start)
-    values = sl.synthesis(model, objective, start=start, steps=40, lr={"fourier": 0.3, "gray": 0.05}[start], clip=clip, seed=1).values
+    values = sl.synthesis(
+        model,
+        objective,
+        start=start,
+        steps=40,
+        lr={"fourier": 0.3, "gray": 0.05}[start],
+        clip=clip,
+        seed=1,
+    ).values
     image = values["image"]
     assert image.shape == (1, 3, 24, 24)
     assert 0 <= image.min() <= image.max() <= 1
@@ -79,7 +99,10 @@ def test_a_formula_is_as_good_as_an_objective(model: sl.Model, start: str) -> No
 
     assert torch.equal(made("bee"), made(sl.logit("bee")))
     assert torch.equal(made("logit('bee') - 0.5 * tv()"), made(sl.logit("bee") - 0.5 * sl.tv()))
-    assert torch.equal(made("2 * (logit(1) - 0.5 * channel('conv1', 2))"), made(2 * (sl.logit(1) - 0.5 * sl.channel("conv1", 2))))
+    assert torch.equal(
+        made("2 * (logit(1) - 0.5 * channel('conv1', 2))"),
+        made(2 * (sl.logit(1) - 0.5 * sl.channel("conv1", 2))),
+    )
     for evil in ("zebra", "channel('conv2', 8)", "chanel('conv2', 1)", "__import__('os')"):
         with pytest.raises(sl.SightlineError):
             made(evil)
@@ -113,8 +136,12 @@ def test_a_callback_stops_it_and_the_picture_is_kept(model: sl.Model, start: str
     assert all(0 <= s.image.min() <= s.image.max() <= 1 for s in seen)
 
 
-@pytest.mark.parametrize(("knob", "value"), [("decay", 0.1), ("blur", 1.0), ("clip", 0.2), ("decay", 0.0)])
-def test_regularizers_of_pixels_are_refused_for_a_spectrum(model: sl.Model, knob: str, value: float) -> None:
+@pytest.mark.parametrize(
+    ("knob", "value"), [("decay", 0.1), ("blur", 1.0), ("clip", 0.2), ("decay", 0.0)]
+)
+def test_regularizers_of_pixels_are_refused_for_a_spectrum(
+    model: sl.Model, knob: str, value: float
+) -> None:
     with pytest.raises(sl.SightlineError, match=knob) as caught:
         sl.synthesis(model, "bee", start="fourier", steps=1, **{knob: value})
     assert "start='gray'" in str(caught.value)
@@ -127,7 +154,10 @@ def test_regularizers_do_what_they_say(model: sl.Model) -> None:
         return sl.synthesis(model, "bee", start="gray", steps=12, seed=3, **knobs).values["image"]
 
     def roughness(image: Tensor) -> float:
-        return float((image[..., 1:] - image[..., :-1]).abs().mean() + (image[..., 1:, :] - image[..., :-1, :]).abs().mean())
+        return float(
+            (image[..., 1:] - image[..., :-1]).abs().mean()
+            + (image[..., 1:, :] - image[..., :-1, :]).abs().mean()
+        )
 
     free = made()
     assert (made(decay=0.3) - 0.5).abs().mean() < 0.7 * (free - 0.5).abs().mean()
@@ -139,7 +169,9 @@ def test_regularizers_do_what_they_say(model: sl.Model) -> None:
 @pytest.mark.parametrize("start", ["fourier", "gray"])
 def test_other_sizes(model: sl.Model, start: str) -> None:
     for side in (17, 33):
-        assert sl.synthesis(model, "bee", start=start, size=side, steps=2).values["image"].shape == (1, 3, side, side)
+        assert sl.synthesis(model, "bee", start=start, size=side, steps=2).values[
+            "image"
+        ].shape == (1, 3, side, side)
     with pytest.raises(sl.SightlineError, match="size is 8; it must lie between 16"):
         sl.synthesis(model, "bee", start=start, size=8)
     with pytest.raises(sl.SightlineError, match="steps is 0"):
@@ -151,26 +183,40 @@ def test_other_sizes(model: sl.Model, start: str) -> None:
 
 def test_units_of_a_sheet_are_as_if_alone(model: sl.Model) -> None:
     for start in ("fourier", "gray"):
-        together = sl.synthesis(model, layer="conv2", units="1-3,6", start=start, steps=6, seed=2).values
+        together = sl.synthesis(
+            model, layer="conv2", units="1-3,6", start=start, steps=6, seed=2
+        ).values
         assert together["image"].shape == (4, 3, 24, 24)
         for number, unit in enumerate((1, 2, 3, 6)):
-            alone = sl.synthesis(model, sl.channel("conv2", unit), start=start, steps=6, seed=2).values
-            torch.testing.assert_close(together["image"][number], alone["image"][0], rtol=0, atol=2e-3)
+            alone = sl.synthesis(
+                model, sl.channel("conv2", unit), start=start, steps=6, seed=2
+            ).values
+            torch.testing.assert_close(
+                together["image"][number], alone["image"][0], rtol=0, atol=2e-3
+            )
             assert float(together["score"][number]) == pytest.approx(alone["score"], abs=0.02)
-            assert float(together["natural"][number]) == pytest.approx(float(alone["natural"][0]), abs=1e-4)
+            assert float(together["natural"][number]) == pytest.approx(
+                float(alone["natural"][0]), abs=1e-4
+            )
             assert together["rank"][number] == alone["rank"][0]
-    assert sl.synthesis(model, steps=1).values["image"].shape[0] == len(LABELS), "without objective: the classes"
+    assert sl.synthesis(model, steps=1).values["image"].shape[0] == len(LABELS), (
+        "without objective: the classes"
+    )
 
 
 def test_classes_by_their_names(model: sl.Model) -> None:
     named = sl.synthesis(model, sl.logit(("dog", "bee")), steps=2)
-    assert torch.equal(named.values["image"], sl.synthesis(model, sl.logit((3, 1)), steps=2).values["image"])
+    assert torch.equal(
+        named.values["image"], sl.synthesis(model, sl.logit((3, 1)), steps=2).values["image"]
+    )
     assert "dog, bee" in named.captions["synthesis"]
 
 
 @pytest.mark.parametrize("preset", ["smooth", "lecture", "maco"])
 def test_several_pictures_of_one_unit_begin_elsewhere(model: sl.Model, preset: str) -> None:
-    pictures = sl.synthesis(model, layer="conv2", units="3,3,3", preset=preset, steps=3, seed=1).values["image"]
+    pictures = sl.synthesis(
+        model, layer="conv2", units="3,3,3", preset=preset, steps=3, seed=1
+    ).values["image"]
     assert len(pictures) == 3
     assert all((pictures[i] - pictures[j]).abs().max() > 1e-3 for i, j in ((0, 1), (0, 2), (1, 2)))
 
@@ -180,10 +226,16 @@ def test_diversity_keeps_them_apart(model: sl.Model) -> None:
         pictures = sl.synthesis(model, text, steps=40, lr=0.3, seed=1).values["image"]
         return float(scores(model, sl.diversity("conv1"), pictures).mean())
 
-    assert likeness("logit(('bee', 'bee', 'bee')) - 20 * diversity('conv1')") < likeness("logit((1, 1, 1))") - 0.05
+    assert (
+        likeness("logit(('bee', 'bee', 'bee')) - 20 * diversity('conv1')")
+        < likeness("logit((1, 1, 1))") - 0.05
+    )
 
 
-@pytest.mark.parametrize(("units", "match"), [("9", "units 0 to 7"), ("3-1", "units 0 to 7"), ("a", "write numbers and ranges")])
+@pytest.mark.parametrize(
+    ("units", "match"),
+    [("9", "units 0 to 7"), ("3-1", "units 0 to 7"), ("a", "write numbers and ranges")],
+)
 def test_units_that_are_none(model: sl.Model, units: str, match: str) -> None:
     with pytest.raises(sl.SightlineError, match=match):
         sl.synthesis(model, layer="conv2", units=units, steps=1)
@@ -191,19 +243,36 @@ def test_units_that_are_none(model: sl.Model, units: str, match: str) -> None:
         sl.synthesis(model, "bee", layer="conv2", steps=1)
 
 
-@pytest.mark.parametrize("preset", ["smooth", "lecture", "yosinski", "yosinski-small", "yosinski-decay", "yosinski-idle", "olah", "maco"])
+@pytest.mark.parametrize(
+    "preset",
+    [
+        "smooth",
+        "lecture",
+        "yosinski",
+        "yosinski-small",
+        "yosinski-decay",
+        "yosinski-idle",
+        "olah",
+        "maco",
+    ],
+)
 def test_every_preset_climbs_and_repeats(model: sl.Model, preset: str) -> None:
     values = sl.synthesis(model, "bee", preset=preset, steps=12, seed=1).values
     if preset != "yosinski-idle":  # clipping nine pixels in ten costs some at first
         assert values["scores"][-1] > values["scores"][0]
-    assert torch.equal(values["image"], sl.synthesis(model, "bee", preset=preset, steps=12, seed=1).values["image"])
+    assert torch.equal(
+        values["image"], sl.synthesis(model, "bee", preset=preset, steps=12, seed=1).values["image"]
+    )
 
 
 def test_accentuation_starts_from_the_photograph(model: sl.Model) -> None:
     photo = torch.rand(1, 3, 24, 24, generator=torch.Generator().manual_seed(0)) * 0.8 + 0.1
     made = sl.synthesis(model, "bee", photo=photo, steps=1, lr=0.0).values["image"]
     assert torch.allclose(made, photo, atol=1e-3)
-    for knobs, match in (({"preset": "accentuation"}, "needs a photo="), ({"preset": "maco", "photo": photo}, "leave out photo")):
+    for knobs, match in (
+        ({"preset": "accentuation"}, "needs a photo="),
+        ({"preset": "maco", "photo": photo}, "leave out photo"),
+    ):
         with pytest.raises(sl.SightlineError, match=match):
             sl.synthesis(model, "bee", steps=1, **knobs)
     with pytest.raises(sl.SightlineError, match="does not go with it"):
@@ -217,18 +286,30 @@ def test_a_dead_unit_is_said_so() -> None:
     model = sl.load(network, mean=(0.5,) * 3, std=(0.25,) * 3, labels=LABELS, size=24, device="cpu")
     with pytest.raises(sl.SightlineError, match="dead unit"):
         sl.synthesis(model, sl.channel("conv2", 1), steps=3)
-    assert "of 1: dead, and left as it started" in sl.synthesis(model, layer="conv2", units="0-2", steps=3).captions["synthesis"]
+    assert (
+        "of 1: dead, and left as it started"
+        in sl.synthesis(model, layer="conv2", units="0-2", steps=3).captions["synthesis"]
+    )
 
 
 def test_a_judge_places_the_classes(model: sl.Model, monkeypatch: pytest.MonkeyPatch) -> None:
     """The other network knows the same classes in another order; its places are counted by hand."""
     torch.manual_seed(5)
-    other = sl.load(Net(), mean=(0.5,) * 3, std=(0.25,) * 3, labels=("dog", "cat", "bee", "ant"), size=24, device="cpu")
+    other = sl.load(
+        Net(),
+        mean=(0.5,) * 3,
+        std=(0.25,) * 3,
+        labels=("dog", "cat", "bee", "ant"),
+        size=24,
+        device="cpu",
+    )
     monkeypatch.setattr("sightline.methods.synthesis.evidence.load_other_network", lambda *_: other)
     result = sl.synthesis(model, steps=4, judge="other")
     scores_of = other.logits(result.values["image"]).tolist()
     own = [row[other.labels.index(label)] for row, label in zip(scores_of, LABELS, strict=True)]
-    assert result.values["transfer"].tolist() == [1 + sum(x > mine for x in row) for row, mine in zip(scores_of, own, strict=True)]
+    assert result.values["transfer"].tolist() == [
+        1 + sum(x > mine for x in row) for row, mine in zip(scores_of, own, strict=True)
+    ]
     assert "had no part in it" in result.captions["synthesis"]
     assert "transfer" not in sl.synthesis(model, "bee", steps=1).values
 
@@ -243,14 +324,29 @@ def test_a_judge_that_can_not_judge(model: sl.Model) -> None:
 
 
 def test_patience_ends_a_run_that_gains_nothing(model: sl.Model) -> None:
-    still = sl.synthesis(model, "bee", steps=60, lr=0.0, start="gray", preset="yosinski", decay=0.0, blur=0.0, patience=5)
+    still = sl.synthesis(
+        model,
+        "bee",
+        steps=60,
+        lr=0.0,
+        start="gray",
+        preset="yosinski",
+        decay=0.0,
+        blur=0.0,
+        patience=5,
+    )
     assert len(still.values["scores"]) == 10
     assert "no image gained any more" in still.captions["synthesis"]
     assert len(sl.synthesis(model, "bee", steps=20, lr=0.0).values["scores"]) == 20
 
 
 def test_a_movie_of_the_run(model: sl.Model) -> None:
-    assert sl.synthesis(model, "bee", steps=5, movie="gif").movies["run.gif"].shape == (6, 3, 24, 24)
+    assert sl.synthesis(model, "bee", steps=5, movie="gif").movies["run.gif"].shape == (
+        6,
+        3,
+        24,
+        24,
+    )
     assert not sl.synthesis(model, "bee", steps=2).movies
 
 
@@ -274,17 +370,25 @@ def test_the_ratio_is_the_peak_over_the_best_of_the_scan(model: sl.Model, store:
     result = sl.synthesis(model, layer="conv2", units="1,3", steps=6, store=store)
     seen = torch.cat([Scan.open(store).image(number) for number in range(16)])
     with torch.no_grad():
-        made, natural = (model.features(picture, "conv2")["conv2"].flatten(2).amax(2) for picture in (result.values["image"], seen))
+        made, natural = (
+            model.features(picture, "conv2")["conv2"].flatten(2).amax(2)
+            for picture in (result.values["image"], seen)
+        )
     expected = torch.stack([made[0, 1] / natural[:, 1].max(), made[1, 3] / natural[:, 3].max()])
     torch.testing.assert_close(result.values["ratio"], expected, rtol=1e-4, atol=1e-4)
     assert "16 natural images" in result.captions["natural"]
     assert result.panels["natural"].shape[2] > result.panels["synthesis"].shape[2]
 
 
-def test_a_class_that_the_scan_did_not_follow_is_asked_again(model: sl.Model, store: Path, tmp_path: Path) -> None:
+def test_a_class_that_the_scan_did_not_follow_is_asked_again(
+    model: sl.Model, store: Path, tmp_path: Path
+) -> None:
     folder = Path(Scan.open(store).paths[0]).parent
     scan(model, folder, store=tmp_path / "conv.scan", layers=("conv2",))
-    ratios = [sl.synthesis(model, "bee", steps=2, store=path).values["ratio"] for path in (store, tmp_path / "conv.scan")]
+    ratios = [
+        sl.synthesis(model, "bee", steps=2, store=path).values["ratio"]
+        for path in (store, tmp_path / "conv.scan")
+    ]
     torch.testing.assert_close(ratios[0], ratios[1])
 
 
@@ -311,34 +415,54 @@ def test_facets_are_the_groups_that_there_are(model: sl.Model, store: Path) -> N
     assert sorted(int(group.image_count) for group in found) == [8, 8]
     assert all(len(set(colors.tolist())) == 1 for colors in ids)
     for number, group in enumerate(found):
-        members = torch.cat([nature.scan.image(int(id)) for id in nature.top_images[number].ids[group.indices]])
+        members = torch.cat(
+            [nature.scan.image(int(id)) for id in nature.top_images[number].ids[group.indices]]
+        )
         torch.testing.assert_close(group.start_image, members.mean(0), rtol=0, atol=1e-5)
     assert match_own_facets(model, torch.stack([group.start_image for group in found]), found).all()
     result = sl.synthesis(model, layer="logits", units="0,0", start="facets", store=store, steps=3)
     assert result.values["facet"].shape == (2,)
     assert "facet 1" not in result.captions["synthesis"]
-    still = sl.synthesis(model, layer="logits", units="0,0", start="facets", store=store, steps=1, lr=0.0).values["image"]
-    torch.testing.assert_close(still, torch.stack([group.start_image for group in found]), rtol=0, atol=5e-3)
+    still = sl.synthesis(
+        model, layer="logits", units="0,0", start="facets", store=store, steps=1, lr=0.0
+    ).values["image"]
+    torch.testing.assert_close(
+        still, torch.stack([group.start_image for group in found]), rtol=0, atol=5e-3
+    )
 
 
 def test_what_a_unit_saw_is_moved_to_the_middle(model: sl.Model, store: Path) -> None:
     nature = NaturalExemplars.from_store(model, store, sl.channel("conv1", 2), ("conv1", (2,)))
     cases = nature.load_examples(0, torch.arange(4))
-    for picture, (top, left, bottom, right), moved in zip(cases.images, cases.boxes, center_unit_images(nature, 0, 24)[:4], strict=True):
-        y, x = (top + bottom) / 2, (left + right) / 2  # the field's middle, between pixels or on one
+    for picture, (top, left, bottom, right), moved in zip(
+        cases.images, cases.boxes, center_unit_images(nature, 0, 24)[:4], strict=True
+    ):
+        y, x = (
+            (top + bottom) / 2,
+            (left + right) / 2,
+        )  # the field's middle, between pixels or on one
         assert y % 1 == x % 1 == 0.5
-        middle = (moved[:, 11:13, 11:13]).mean((1, 2))  # half a pixel off: the mean of four is that of a 3×3 tent around the middle
+        middle = (moved[:, 11:13, 11:13]).mean(
+            (1, 2)
+        )  # half a pixel off: the mean of four is that of a 3×3 tent around the middle
         tent = torch.tensor([0.25, 0.5, 0.25])
         rows, columns = ([min(max(int(at) + by, 0), 23) for by in (-1, 0, 1)] for at in (y, x))
         if 1 <= y < 23 and 1 <= x < 23:
-            torch.testing.assert_close(middle, torch.einsum("cyx,y,x->c", picture[:, rows][:, :, columns], tent, tent), rtol=0, atol=1e-5)
+            torch.testing.assert_close(
+                middle,
+                torch.einsum("cyx,y,x->c", picture[:, rows][:, :, columns], tent, tent),
+                rtol=0,
+                atol=1e-5,
+            )
 
 
 def test_facets_that_can_not_be(model: sl.Model, store: Path) -> None:
     with pytest.raises(sl.SightlineError, match="name a scan"):
         sl.synthesis(model, "bee", start="facets", steps=1)
     with pytest.raises(sl.SightlineError, match="a facet needs two at least"):
-        sl.synthesis(model, layer="conv2", units=",".join(["1"] * 9), start="facets", store=store, steps=1)
+        sl.synthesis(
+            model, layer="conv2", units=",".join(["1"] * 9), start="facets", store=store, steps=1
+        )
     with pytest.raises(sl.SightlineError, match="does not go with it"):
         sl.synthesis(model, "bee", preset="maco", start="facets", store=store, steps=1)
 
@@ -346,7 +470,9 @@ def test_facets_that_can_not_be(model: sl.Model, store: Path) -> None:
 def test_the_middle_moves_first(model: sl.Model) -> None:
     def moved(focus: str) -> float:
         """How much of the change lies in the middle quarter of the picture."""
-        made = sl.synthesis(model, "bee", preset="lecture", decay=0.0, blur=0.0, clip=0.0, focus=focus, steps=6).values["image"]
+        made = sl.synthesis(
+            model, "bee", preset="lecture", decay=0.0, blur=0.0, clip=0.0, focus=focus, steps=6
+        ).values["image"]
         change = (made - 0.5).abs().sum(1)
         return float(change[:, 6:18, 6:18].sum() / change.sum())
 
@@ -354,7 +480,10 @@ def test_the_middle_moves_first(model: sl.Model) -> None:
 
 
 def test_middle_first_is_a_gaussian_that_grows() -> None:
-    bias, image = make_center_bias(2, 0.25, 0.75), torch.rand(1, 3, 9, 9, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    bias, image = (
+        make_center_bias(2, 0.25, 0.75),
+        torch.rand(1, 3, 9, 9, generator=torch.Generator().manual_seed(0)).requires_grad_(),
+    )
     for deviation in (0.25, 0.75, 0.75):
         seen = bias(image)
         torch.testing.assert_close(seen, image)
@@ -377,7 +506,9 @@ class Corner(nn.Module):
 
 
 def test_what_does_nothing_for_the_score_becomes_clear() -> None:
-    model = sl.load(Corner(), mean=(0.0,) * 3, std=(1.0,) * 3, labels=("a", "b"), size=24, device="cpu")
+    model = sl.load(
+        Corner(), mean=(0.0,) * 3, std=(1.0,) * 3, labels=("a", "b"), size=24, device="cpu"
+    )
     result = sl.synthesis(model, "a", preset="olah", focus="alpha", steps=60)
     alpha = result.values["alpha"]
     assert alpha.shape == (1, 24, 24)
@@ -391,7 +522,9 @@ def test_what_does_nothing_for_the_score_becomes_clear() -> None:
 
 
 def test_pictures_with_transparency_are_as_if_alone(model: sl.Model) -> None:
-    together = sl.synthesis(model, layer="conv2", units="1-3", focus="alpha", steps=6, seed=2).values
+    together = sl.synthesis(
+        model, layer="conv2", units="1-3", focus="alpha", steps=6, seed=2
+    ).values
     alone = sl.synthesis(model, layer="conv2", units="2", focus="alpha", steps=6, seed=2).values
     torch.testing.assert_close(together["image"][1:2], alone["image"], rtol=0, atol=2e-3)
     torch.testing.assert_close(together["alpha"][1:2], alone["alpha"], rtol=0, atol=2e-3)
@@ -400,14 +533,23 @@ def test_pictures_with_transparency_are_as_if_alone(model: sl.Model) -> None:
 def test_a_generators_code_reaches_the_class_within_photographs_bounds() -> None:
     """Units of one batch are as when alone, the seed decides, and the picture is one that the generator can paint."""
     embedded = sl.load()
-    sheet = sl.synthesis(embedded, layer="logits", units="2,8", start="generator", size=96, steps=12).values
+    sheet = sl.synthesis(
+        embedded, layer="logits", units="2,8", start="generator", size=96, steps=12
+    ).values
     assert (sheet["scores"][-1] > sheet["scores"][0] + 3).all()
     alone = sl.synthesis(embedded, "golf ball", preset="generator", size=96, steps=12).values
     # Adam makes steps of one length of the smallest gradients, rounding included.
     torch.testing.assert_close(alone["image"], sheet["image"][1:], atol=0.02, rtol=0)
-    assert torch.equal(alone["image"], sl.synthesis(embedded, "golf ball", start="generator", size=96, steps=12).values["image"])
-    image = sl.synthesis(embedded, "golf ball", start="generator", size=96, steps=1, lr=0.0).values["image"]
-    torch.testing.assert_close(image, load_code_generator()(load_code_generator().mean), atol=1e-5, rtol=0)
+    assert torch.equal(
+        alone["image"],
+        sl.synthesis(embedded, "golf ball", start="generator", size=96, steps=12).values["image"],
+    )
+    image = sl.synthesis(embedded, "golf ball", start="generator", size=96, steps=1, lr=0.0).values[
+        "image"
+    ]
+    torch.testing.assert_close(
+        image, load_code_generator()(load_code_generator().mean), atol=1e-5, rtol=0
+    )
 
 
 def test_a_generators_code_serves_any_network(model: sl.Model) -> None:

@@ -41,8 +41,14 @@ def test_a_pixel_is_one_of_the_literal_candidates(tileable: bool) -> None:
             for dx in range(-2, 3):
                 row, column = 3 + dy, 3 + dx
                 if known[row, column]:
-                    weight = float(torch.exp(torch.tensor(-(dy * dy + dx * dx) / (2 * (5 / 6.4) ** 2))))
-                    literal += weight * float((canvas[:, row, column] - exemplar[:, y + 2 + dy, x + 2 + dx]).square().sum())
+                    weight = float(
+                        torch.exp(torch.tensor(-(dy * dy + dx * dx) / (2 * (5 / 6.4) ** 2)))
+                    )
+                    literal += weight * float(
+                        (canvas[:, row, column] - exemplar[:, y + 2 + dy, x + 2 + dx])
+                        .square()
+                        .sum()
+                    )
                     total += weight
         assert float(found[number]) == pytest.approx(literal / total, rel=1e-4)
         assert torch.equal(centers[:, number], exemplar[:, y + 2, x + 2])
@@ -62,7 +68,9 @@ def test_the_ring_touches_what_is_known(tileable: bool) -> None:
     known = torch.zeros(7, 8, dtype=torch.bool)
     known[0, 0] = True
     ring = {tuple(place) for place in select_ring_pixels(known, tileable, generator()).tolist()}
-    beside = {(0, 1), (1, 0), (1, 1)} | ({(6, 0), (0, 7), (6, 7), (6, 1), (1, 7)} if tileable else set())
+    beside = {(0, 1), (1, 0), (1, 1)} | (
+        {(6, 0), (0, 7), (6, 7), (6, 1), (1, 7)} if tileable else set()
+    )
     assert ring
     assert ring <= beside
     assert not any(abs(a[0] - b[0]) + abs(a[1] - b[1]) == 1 for a in ring for b in ring)
@@ -70,7 +78,9 @@ def test_the_ring_touches_what_is_known(tileable: bool) -> None:
 
 def test_grows_from_the_exemplar_s_own_colors_and_repeats() -> None:
     exemplar = random(3, 14, 16)
-    runs = [grow_texture(exemplar, (19, 23), window=5, generator=generator(seed)) for seed in (0, 0, 1)]
+    runs = [
+        grow_texture(exemplar, (19, 23), window=5, generator=generator(seed)) for seed in (0, 0, 1)
+    ]
     palette = {tuple(color) for color in exemplar.flatten(1).T.tolist()}
     assert {tuple(color) for color in runs[0].flatten(1).T.tolist()} <= palette
     assert torch.equal(runs[0], runs[1])
@@ -85,10 +95,17 @@ def test_continues_stripes() -> None:
 
 
 def test_constant_stays_constant_and_can_be_stopped() -> None:
-    assert torch.equal(grow_texture(torch.full((3, 9, 9), 0.25), (12, 12), window=3, generator=generator()), torch.full((3, 12, 12), 0.25))
+    assert torch.equal(
+        grow_texture(torch.full((3, 9, 9), 0.25), (12, 12), window=3, generator=generator()),
+        torch.full((3, 12, 12), 0.25),
+    )
     seen: list[int] = []
     picture = grow_texture(
-        random(3, 12, 12), (30, 30), window=3, generator=generator(), callback=lambda step: seen.append(step.index) or True
+        random(3, 12, 12),
+        (30, 30),
+        window=3,
+        generator=generator(),
+        callback=lambda step: seen.append(step.index) or True,
     )
     assert len(seen) == 1
     assert picture.isfinite().all()

@@ -8,7 +8,9 @@ from sightline.methods.texture.patchmatch import PatchMatch, optimize_texture
 
 
 def smooth(height: int, width: int, seed: int = 0) -> Tensor:
-    coarse = torch.rand(1, 3, height // 4, width // 4, generator=torch.Generator().manual_seed(seed))
+    coarse = torch.rand(
+        1, 3, height // 4, width // 4, generator=torch.Generator().manual_seed(seed)
+    )
     return F.interpolate(coarse, size=(height, width), mode="bilinear")[0]
 
 
@@ -50,7 +52,9 @@ def test_distances_are_the_literal_ones() -> None:
     field = search.draw_random_field()
     row, column = divmod(int(field[5, 7]), search.columns)
     literal = (picture[:, 4:7, 6:9] - source[:, row : row + 3, column : column + 3]).square().sum()
-    torch.testing.assert_close(search.measure_distances(search.extract_patches(picture), field)[5, 7], literal)
+    torch.testing.assert_close(
+        search.measure_distances(search.extract_patches(picture), field)[5, 7], literal
+    )
 
 
 def test_a_coarse_field_points_to_the_same_places_at_twice_the_size() -> None:
@@ -85,7 +89,10 @@ def test_it_begins_with_whole_blocks() -> None:
 
 def test_the_picture_is_made_of_the_exemplar_s_colors() -> None:
     exemplar = smooth(40, 40)
-    runs = [optimize_texture(exemplar, (36, 44), window=5, generator=generator(seed), rounds=2) for seed in (0, 0, 1)]
+    runs = [
+        optimize_texture(exemplar, (36, 44), window=5, generator=generator(seed), rounds=2)
+        for seed in (0, 0, 1)
+    ]
     palette = {tuple(color) for color in exemplar.flatten(1).T.tolist()}
     assert runs[0][0].shape == (3, 36, 44)
     assert {tuple(color) for color in runs[0][0].flatten(1).T.tolist()} <= palette
@@ -94,6 +101,8 @@ def test_the_picture_is_made_of_the_exemplar_s_colors() -> None:
 
 
 def test_constant_stays_constant() -> None:
-    picture, cost = optimize_texture(torch.full((3, 24, 24), 0.6), (20, 28), window=5, generator=generator(), rounds=1)
+    picture, cost = optimize_texture(
+        torch.full((3, 24, 24), 0.6), (20, 28), window=5, generator=generator(), rounds=1
+    )
     torch.testing.assert_close(picture, torch.full((3, 20, 28), 0.6))
     assert cost == 0

@@ -28,15 +28,23 @@ def generator(seed: int = 0) -> torch.Generator:
 def literal(exemplar: Tensor, size: tuple[int, int], radius: int, seed: int) -> Tensor:
     """One level, pixel by pixel along the slanted lines, twice, whole window by whole window."""
     picture = tile_random_blocks(exemplar, size, 2 * (2 * radius + 1), generator(seed))
-    offsets = [(dy, dx) for dy in range(-radius, radius + 1) for dx in range(-radius, radius + 1) if dy or dx]
+    offsets = [
+        (dy, dx)
+        for dy in range(-radius, radius + 1)
+        for dx in range(-radius, radius + 1)
+        if dy or dx
+    ]
     order = sorted(
-        ((y, x) for y in range(size[0]) for x in range(size[1])), key=lambda place: (place[1] + (radius + 1) * place[0], place[0])
+        ((y, x) for y in range(size[0]) for x in range(size[1])),
+        key=lambda place: (place[1] + (radius + 1) * place[0], place[0]),
     )
     for y, x in 2 * order:
         best, chosen = float("inf"), exemplar[:, 0, 0]
         for row in range(radius, exemplar.shape[1] - radius):
             for column in range(radius, exemplar.shape[2] - radius):
-                mine = torch.stack([picture[:, (y + dy) % size[0], (x + dx) % size[1]] for dy, dx in offsets])
+                mine = torch.stack(
+                    [picture[:, (y + dy) % size[0], (x + dx) % size[1]] for dy, dx in offsets]
+                )
                 theirs = torch.stack([exemplar[:, row + dy, column + dx] for dy, dx in offsets])
                 error = float((mine - theirs).square().sum())
                 if error < best:
@@ -54,7 +62,11 @@ def test_many_at_once_equal_one_by_one(size: tuple[int, int]) -> None:
 
 @pytest.mark.parametrize(("height", "width", "radius"), [(8, 8, 2), (9, 40, 2), (20, 12, 3)])
 def test_inside_what_a_pixel_sees_is_found_before_it(height: int, width: int, radius: int) -> None:
-    when = {tuple(place): number for number, wave in enumerate(schedule_wavefronts(height, width, radius)) for place in wave.tolist()}
+    when = {
+        tuple(place): number
+        for number, wave in enumerate(schedule_wavefronts(height, width, radius))
+        for place in wave.tolist()
+    }
     assert len(when) == height * width
     for (y, x), mine in when.items():
         for dy, dx in make_causal_offsets(radius).tolist():
@@ -71,18 +83,25 @@ def test_with_a_coarser_level_both_windows_lie_inside() -> None:
     place = torch.tensor([[10, 12]])
     asked = gather_queries(source, parents, place, make_causal_offsets(2))[0]
     reach = range(-wei_levoy.PARENT_RADIUS, wei_levoy.PARENT_RADIUS + 1)
-    fine = torch.stack([source[:, 10 + dy, 12 + dx] for dy, dx in make_causal_offsets(2).tolist()], 1)
+    fine = torch.stack(
+        [source[:, 10 + dy, 12 + dx] for dy, dx in make_causal_offsets(2).tolist()], 1
+    )
     coarse = torch.stack([parents[:, 5 + dy, 6 + dx] for dy in reach for dx in reach], 1)
     assert torch.equal(asked, torch.cat([fine.flatten(), coarse.flatten()]))
     assert bool((table == asked).all(1).any())
 
 
-@pytest.mark.parametrize(("offsets", "count"), [(make_causal_offsets(2), 22 * 20), (make_square_offsets(2), 20 * 20)])
+@pytest.mark.parametrize(
+    ("offsets", "count"), [(make_causal_offsets(2), 22 * 20), (make_square_offsets(2), 20 * 20)]
+)
 def test_every_window_inside_is_a_candidate(offsets: Tensor, count: int) -> None:
     source = random(3, 24, 24)
     table, centers = gather_exemplar_windows(source, None, offsets)
     assert len(table) == centers.shape[1] == count
-    assert torch.equal(table[0].view(3, -1), torch.stack([source[:, 2 + dy, 2 + dx] for dy, dx in offsets.tolist()], 1))
+    assert torch.equal(
+        table[0].view(3, -1),
+        torch.stack([source[:, 2 + dy, 2 + dx] for dy, dx in offsets.tolist()], 1),
+    )
     assert torch.equal(centers[:, 0], source[:, 2, 2])
 
 
@@ -97,16 +116,23 @@ def test_blocks_are_pieces_of_the_source() -> None:
 
 def test_the_last_rows_and_columns_fit_the_first_ones() -> None:
     exemplar = torch.nn.functional.avg_pool2d(random(3, 43, 43, seed=8), 4, 1)
-    seams = [measure_seam(scan_texture(exemplar, (40, 36), window=5, generator=generator(seed))) for seed in range(4)]
+    seams = [
+        measure_seam(scan_texture(exemplar, (40, 36), window=5, generator=generator(seed)))
+        for seed in range(4)
+    ]
     assert 0.8 < sum(ratio for ratio, _ in seams) / 4 < 1.15
 
 
 def test_tiles_repeats_and_keeps_the_palette() -> None:
     exemplar = (torch.arange(40) % 4 < 2).float().expand(3, 40, 40).contiguous()
     picture = scan_texture(exemplar, (32, 32), window=5, generator=generator())
-    assert (picture == picture.roll(4, 2)).float().mean() > 0.9, "stripes go on, also across the edge"
+    assert (picture == picture.roll(4, 2)).float().mean() > 0.9, (
+        "stripes go on, also across the edge"
+    )
     photo = random(3, 40, 40)
-    runs = [scan_texture(photo, (30, 26), window=5, generator=generator(seed)) for seed in (0, 0, 1)]
+    runs = [
+        scan_texture(photo, (30, 26), window=5, generator=generator(seed)) for seed in (0, 0, 1)
+    ]
     assert torch.equal(runs[0], runs[1])
     assert not torch.equal(runs[0], runs[2])
     palette = {tuple(color) for color in photo.flatten(1).T.tolist()}

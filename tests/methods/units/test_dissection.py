@@ -19,7 +19,10 @@ SIDE, COUNT = 32, 6
 def discs(seed: int, side: int = SIDE) -> tuple[Tensor, Tensor]:
     """A gray picture with red and blue squares, and where they are, 2×side×side."""
     generator = torch.Generator().manual_seed(seed)
-    picture, regions = 0.4 + 0.05 * torch.rand(3, side, side, generator=generator), torch.zeros(2, side, side, dtype=torch.bool)
+    picture, regions = (
+        0.4 + 0.05 * torch.rand(3, side, side, generator=generator),
+        torch.zeros(2, side, side, dtype=torch.bool),
+    )
     for number, color in enumerate(((1.0, 0, 0), (0, 0, 1.0))):
         row, column = torch.randint(0, side - 6, (2,), generator=generator).tolist()
         regions[1 - number, row : row + 6, column : column + 6] = False
@@ -58,7 +61,15 @@ def planted() -> sl.Model:
 def test_a_planted_detector_is_found(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # Each colour covers up to 36 of 1,024 pixels: the share above the threshold is set such that all of it fires.
     monkeypatch.setattr("sightline.methods.units.dissection.ABOVE_THRESHOLD_SHARE", 0.05)
-    result = sl.labels(planted(), folder=root / "photos", store=root / "a.scan", layer="0", masks=root / "masks", units=2, k=3)
+    result = sl.labels(
+        planted(),
+        folder=root / "photos",
+        store=root / "a.scan",
+        layer="0",
+        masks=root / "masks",
+        units=2,
+        k=3,
+    )
     iou, names = result.values["iou"], result.values["concepts"]
     assert names == ["blue", "red"]
     assert iou[0, 1] > 0.6
@@ -70,7 +81,9 @@ def test_a_planted_detector_is_found(root: Path, monkeypatch: pytest.MonkeyPatch
 
 def test_it_is_the_paper_to_the_letter(root: Path, tiny: sl.Model) -> None:
     kept = scan(tiny, root / "photos", store=root / "b.scan")
-    result = sl.labels(tiny, store=kept.path, layer="conv2", masks=root / "masks", units=1, k=1).values
+    result = sl.labels(
+        tiny, store=kept.path, layer="conv2", masks=root / "masks", units=1, k=1
+    ).values
     with torch.no_grad():
         maps = torch.cat([tiny.features(kept.image(id), "conv2")["conv2"] for id in range(COUNT)])
     for unit in range(0, maps.shape[1], 3):
@@ -80,17 +93,24 @@ def test_it_is_the_paper_to_the_letter(root: Path, tiny: sl.Model) -> None:
         for number, concept in enumerate(("blue", "red")):
             shared = either = 0
             for id in range(COUNT):
-                fires = upsample_unit_maps(tiny, "conv2", maps[id], kept.image(id))[unit] > float(result["threshold"][unit])
+                fires = upsample_unit_maps(tiny, "conv2", maps[id], kept.image(id))[unit] > float(
+                    result["threshold"][unit]
+                )
                 mask = sl.read(root / "masks" / concept / f"p{id}.png")[0, 0] > 0
                 shared += int((fires & mask).sum())
                 either += int((fires | mask).sum())
             assert float(result["iou"][unit, number]) == pytest.approx(shared / either, abs=1e-6)
 
 
-def test_maps_are_linear_between_the_middles_of_what_places_see(tiny: sl.Model, photo: Tensor) -> None:
+def test_maps_are_linear_between_the_middles_of_what_places_see(
+    tiny: sl.Model, photo: Tensor
+) -> None:
     with torch.no_grad():
         maps = tiny.features(photo, "conv2")["conv2"][0]
-    large, field = upsample_unit_maps(tiny, "conv2", maps, photo), receptive_field(tiny, "conv2", 32, 32)
+    large, field = (
+        upsample_unit_maps(tiny, "conv2", maps, photo),
+        receptive_field(tiny, "conv2", 32, 32),
+    )
     windows = [field.window(place, place) for place in range(maps.shape[1])]
     middles = [(top + bottom - 1) / 2 for top, _, bottom, _ in windows]
     for y, x in ((0, 0), (3, 17), (16, 9), (21, 30), (31, 31)):
@@ -107,10 +127,18 @@ def test_what_is_refused_and_what_is_noted(root: Path, tiny: sl.Model) -> None:
     kept = scan(tiny, root / "photos", store=root / "c.scan")
     sl.write(smooth(seed=1, side=20), root / "masks" / "red" / "p0.png")
     sl.write(smooth(seed=1), root / "masks" / "red" / "stranger.png")
-    values = sl.labels(tiny, store=kept.path, layer="conv2", masks=root / "masks", units=1, k=1).values
-    assert values["unused"] == ["red/stranger.png: no image of that name", "red/p0.png: it is 20×20, the image 32×32"]
+    values = sl.labels(
+        tiny, store=kept.path, layer="conv2", masks=root / "masks", units=1, k=1
+    ).values
+    assert values["unused"] == [
+        "red/stranger.png: no image of that name",
+        "red/p0.png: it is 20×20, the image 32×32",
+    ]
     (root / "none").mkdir()
-    for masks, words in ((root / "gone", "there is no such folder"), (root / "none", "no CONCEPT/NAME.png for any image NAME of the 6")):
+    for masks, words in (
+        (root / "gone", "there is no such folder"),
+        (root / "none", "no CONCEPT/NAME.png for any image NAME of the 6"),
+    ):
         with pytest.raises(sl.SightlineError, match=words):
             sl.labels(tiny, store=kept.path, layer="conv2", masks=masks)
 

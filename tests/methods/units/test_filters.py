@@ -67,10 +67,14 @@ def test_colours_are_around_gray_on_one_scale(network: Net, model: sl.Model, k: 
             for x in range(3):
                 expected = [0.5 + 0.5 * float(weight[i, c, y, x]) / top for c in range(3)]
                 for dy, dx in ((0, 0), (13, 13)):
-                    assert shown[i][:, 14 * y + dy, 14 * x + dx].tolist() == pytest.approx(expected, abs=1e-5)
+                    assert shown[i][:, 14 * y + dy, 14 * x + dx].tolist() == pytest.approx(
+                        expected, abs=1e-5
+                    )
 
 
-def test_filters_of_many_channels_are_gray_and_the_strongest_come_first(network: Net, model: sl.Model) -> None:
+def test_filters_of_many_channels_are_gray_and_the_strongest_come_first(
+    network: Net, model: sl.Model
+) -> None:
     weight = network.point.weight.detach()
     result = sl.filters(model, layer="point", k=5, inputs=4)
     norms = [float(one.norm()) for one in weight]
@@ -85,7 +89,10 @@ def test_filters_of_many_channels_are_gray_and_the_strongest_come_first(network:
         for c, channel in enumerate(inputs):
             expected = torch.full((3, 24, 24), 0.5 + 0.5 * float(weight[unit, channel, 0, 0]) / top)
             assert torch.allclose(shown[4 * r + c], expected, atol=1e-5)
-    held = [sum(sorted((float(v.norm()) ** 2 for v in weight[u]), reverse=True)[:4]) / norms[u] ** 2 for u in units]
+    held = [
+        sum(sorted((float(v.norm()) ** 2 for v in weight[u]), reverse=True)[:4]) / norms[u] ** 2
+        for u in units
+    ]
     assert result.values["share"] == pytest.approx(sum(held) / 5, abs=1e-5)
 
 
@@ -100,7 +107,9 @@ def test_depthwise_and_grouped_filters_have_fewer_inputs(model: sl.Model) -> Non
 
 def test_a_network_that_sees_gray() -> None:
     torch.manual_seed(1)
-    net = nn.Sequential(nn.Conv2d(1, 6, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 2))
+    net = nn.Sequential(
+        nn.Conv2d(1, 6, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 2)
+    )
     result = sl.filters(sl.load(net, mean=(0.5,), std=(0.25,), size=8, device="cpu"))
     assert torch.equal(result.values["filters"], net[0].weight)
     panel = result.panels["filters"]

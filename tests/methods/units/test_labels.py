@@ -22,7 +22,9 @@ def test_selectivity_by_hand() -> None:
 
 
 def test_the_commonest_class() -> None:
-    which, share = find_commonest_class(torch.tensor([[2, 0, -1], [2, 1, -1], [1, 1, -1], [2, 1, 0]]), 3)
+    which, share = find_commonest_class(
+        torch.tensor([[2, 0, -1], [2, 1, -1], [1, 1, -1], [2, 1, 0]]), 3
+    )
     assert which.tolist() == [2, 1, 0]
     assert share.tolist() == [0.75, 0.75, 0.25]
 
@@ -46,15 +48,23 @@ def test_labels_are_those_of_all_responses(kept: Scan, tiny: sl.Model) -> None:
     assert kept.classes is not None
     classes = kept.classes.tolist()
     for unit in range(16):
-        means = [max(0.0, float(peaks[[c == label for c in classes], unit].mean())) for label in range(3)]
+        means = [
+            max(0.0, float(peaks[[c == label for c in classes], unit].mean())) for label in range(3)
+        ]
         best = means.index(max(means))
         rest = sum(mean for label, mean in enumerate(means) if label != best) / 2
         assert int(values["preferred"][unit]) == best
-        assert float(values["selectivity"][unit]) == pytest.approx((means[best] - rest) / (means[best] + rest), abs=1e-5)
+        assert float(values["selectivity"][unit]) == pytest.approx(
+            (means[best] - rest) / (means[best] + rest), abs=1e-5
+        )
         strongest = [classes[id] for id in peaks[:, unit].argsort(descending=True)[:4].tolist()]
-        assert int(values["top_class"][unit]) == max(range(3), key=lambda label: (strongest.count(label), -label))
+        assert int(values["top_class"][unit]) == max(
+            range(3), key=lambda label: (strongest.count(label), -label)
+        )
         assert float(values["share"][unit]) == strongest.count(int(values["top_class"][unit])) / 4
-        assert float(values["chance"][unit]) == pytest.approx(classes.count(int(values["top_class"][unit])) / 9)
+        assert float(values["chance"][unit]) == pytest.approx(
+            classes.count(int(values["top_class"][unit])) / 9
+        )
 
 
 def test_predictions_stand_in_for_classes(tiny: sl.Model, tmp_path: Path) -> None:
@@ -63,7 +73,9 @@ def test_predictions_stand_in_for_classes(tiny: sl.Model, tmp_path: Path) -> Non
     result = sl.labels(tiny, folder=tmp_path, store=tmp_path / "plain.scan", units=2, k=2)
     assert result.values["names"] == list(LABELS)
     assert "selectivity" not in result.values
-    predicted = tiny.logits(torch.cat([sl.read(tmp_path / f"{number}.png") for number in range(5)])).argmax(1)
+    predicted = tiny.logits(
+        torch.cat([sl.read(tmp_path / f"{number}.png") for number in range(5)])
+    ).argmax(1)
     assert result.values["chance"].tolist() == pytest.approx(
         [float((predicted == c).float().mean()) for c in result.values["top_class"].tolist()]
     )

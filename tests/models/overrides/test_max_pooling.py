@@ -87,12 +87,21 @@ def test_nothing_is_kept_of_maps_that_are_pooled() -> None:
 
 
 def test_other_rules_see_every_relu_and_every_pooling() -> None:
-    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(4, 2, 3), nn.ReLU()).requires_grad_(False)
-    model, image = sl.load(network, size=12, device="cpu"), torch.rand(1, 3, 12, 12, generator=torch.Generator().manual_seed(1))
+    network = nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(4, 2, 3), nn.ReLU()
+    ).requires_grad_(False)
+    model, image = (
+        sl.load(network, size=12, device="cpu"),
+        torch.rand(1, 3, 12, 12, generator=torch.Generator().manual_seed(1)),
+    )
 
     def gradients() -> list[Tensor]:
         found: list[Tensor] = []
-        for context in (rules.backward("guided"), rules.backward("deconvnet"), AveragePoolingMode()):
+        for context in (
+            rules.backward("guided"),
+            rules.backward("deconvnet"),
+            AveragePoolingMode(),
+        ):
             leaf = image.clone().requires_grad_()
             with context:
                 maps = model.run(leaf, ["4"])["4"]

@@ -13,7 +13,9 @@ from torch.utils.flop_counter import FlopCounterMode
 import sightline as sl
 from sightline.models.overrides import onednn as packed
 
-needs_onednn = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="torch is built without oneDNN")
+needs_onednn = pytest.mark.skipif(
+    not torch.backends.mkldnn.is_available(), reason="torch is built without oneDNN"
+)
 
 
 def close(one: Tensor, other: Tensor) -> None:
@@ -74,7 +76,9 @@ def drawn(*shape: int) -> Tensor:
     ],
 )
 @pytest.mark.parametrize("size", [(1, 17, 24), (3, 22, 19)])
-def test_convolutions(channels: tuple[int, int], knobs: dict[str, Any], size: tuple[int, int, int]) -> None:
+def test_convolutions(
+    channels: tuple[int, int], knobs: dict[str, Any], size: tuple[int, int, int]
+) -> None:
     torch.manual_seed(0)
     same(nn.Conv2d(*channels, **knobs), drawn(size[0], channels[0], *size[1:]))
 
@@ -93,7 +97,9 @@ def test_batch_norms(affine: bool) -> None:
 def test_linear_layers(rule: nn.Module | None, count: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(packed, "MIN_SPARSE_LINEAR_ELEMENTS", 1)
     torch.manual_seed(0)
-    same(nn.Sequential(nn.Linear(9, 40), *[rule] if rule else [], nn.Linear(40, 5)), drawn(count, 9))
+    same(
+        nn.Sequential(nn.Linear(9, 40), *[rule] if rule else [], nn.Linear(40, 5)), drawn(count, 9)
+    )
 
 
 def test_one_class_of_a_linear_layer_reads_one_row(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -109,7 +115,10 @@ def test_one_class_of_a_linear_layer_reads_one_row(monkeypatch: pytest.MonkeyPat
 @pytest.mark.parametrize("name", ["resnet18", "googlenet", "mobilenet_v2"])
 def test_networks(name: str) -> None:
     """Whole networks at a small size, by the medians of what differs: where a ReLU's input is nearly 0, rounding decides."""
-    model, image = sl.load(name, weights="random", device="cpu"), torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    model, image = (
+        sl.load(name, weights="random", device="cpu"),
+        torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0)),
+    )
     found: list[tuple[Tensor, Tensor]] = []
     for context in (packed.use_packed_weights, packed.PackingDisabled):
         leaf = image.clone().requires_grad_()
@@ -147,7 +156,9 @@ def test_weights_that_are_written_to_are_packed_anew(write: str) -> None:
 @needs_onednn
 def test_what_is_kept_goes_with_the_weight() -> None:
     count = len(packed.PACKED_WEIGHTS)
-    model = sl.load(nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(144, 2)), size=8, device="cpu")
+    model = sl.load(
+        nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(144, 2)), size=8, device="cpu"
+    )
     model.logits(torch.rand(1, 3, 8, 8))
     assert len(packed.PACKED_WEIGHTS) == count + 1
     del model
@@ -169,15 +180,24 @@ def untouched(layer: nn.Module, x: Tensor, monkeypatch: pytest.MonkeyPatch) -> b
 
 @pytest.mark.parametrize(
     "layer",
-    [nn.Conv2d(3, 4, 3), nn.Conv2d(3, 4, 3).double().requires_grad_(False), nn.BatchNorm2d(3), nn.BatchNorm2d(3).requires_grad_(False)],
+    [
+        nn.Conv2d(3, 4, 3),
+        nn.Conv2d(3, 4, 3).double().requires_grad_(False),
+        nn.BatchNorm2d(3),
+        nn.BatchNorm2d(3).requires_grad_(False),
+    ],
     ids=["trained", "double precision", "trained norm", "norm in training"],
 )
-def test_what_is_trained_or_of_another_precision_is_left_alone(layer: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_trained_or_of_another_precision_is_left_alone(
+    layer: nn.Module, monkeypatch: pytest.MonkeyPatch
+) -> None:
     x = torch.rand(2, 3, 8, 8, dtype=next(layer.parameters()).dtype)
     assert untouched(layer, x, monkeypatch)
 
 
-def test_weights_that_are_computed_for_each_pass_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_weights_that_are_computed_for_each_pass_are_left_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     layer = nn.utils.parametrizations.weight_norm(nn.Conv2d(3, 4, 3)).requires_grad_(False)
     assert untouched(layer, torch.rand(1, 3, 8, 8), monkeypatch)
 

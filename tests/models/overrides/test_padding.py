@@ -10,12 +10,19 @@ import sightline as sl
 from sightline.models.overrides.average_pooling import AveragePoolingMode
 from sightline.models.overrides.padding import BorderPaddingMode
 
-UNPADDED = nn.Sequential(nn.Conv2d(3, 4, 7, 2), nn.ReLU(), nn.MaxPool2d(3, 2, ceil_mode=True), nn.Conv2d(4, 5, 3, padding=1, dilation=2))
+UNPADDED = nn.Sequential(
+    nn.Conv2d(3, 4, 7, 2),
+    nn.ReLU(),
+    nn.MaxPool2d(3, 2, ceil_mode=True),
+    nn.Conv2d(4, 5, 3, padding=1, dilation=2),
+)
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("average", [False, True])
-def test_circular_is_the_middle_of_the_picture_laid_side_by_side(tiny: sl.Model, average: bool) -> None:
+def test_circular_is_the_middle_of_the_picture_laid_side_by_side(
+    tiny: sl.Model, average: bool
+) -> None:
     image, layers = smooth(side=32, seed=2), ["conv1", "pool1", "conv2", "relu3"]
     with AveragePoolingMode() if average else BorderPaddingMode("circular"):
         wide = tiny.features(image.repeat(1, 1, 3, 3), layers)
@@ -26,11 +33,15 @@ def test_circular_is_the_middle_of_the_picture_laid_side_by_side(tiny: sl.Model,
     found = averaged if average else plain
     for name in layers:
         side = found[name].shape[-1]
-        torch.testing.assert_close(found[name], wide[name][..., side : 2 * side, side : 2 * side], rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(
+            found[name], wide[name][..., side : 2 * side, side : 2 * side], rtol=1e-4, atol=1e-5
+        )
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("network", [UNPADDED, nn.Sequential(nn.Conv2d(3, 4, 3, 2, 1), nn.AvgPool2d(2))])
+@pytest.mark.parametrize(
+    "network", [UNPADDED, nn.Sequential(nn.Conv2d(3, 4, 3, 2, 1), nn.AvgPool2d(2))]
+)
 def test_circular_features_roll_with_the_picture(network: nn.Sequential) -> None:
     image = smooth(side=32, seed=3)
     with BorderPaddingMode("circular"):
@@ -46,7 +57,9 @@ def test_reflected_borders_are_torchs_and_leave_no_frame(tiny: sl.Model) -> None
     with BorderPaddingMode("reflect"):
         found = tiny.features(image, "conv1")["conv1"]
         flat = tiny.features(torch.full((1, 3, 32, 32), 0.8), "relu3")["relu3"]
-    expected = F.conv2d(F.pad(tiny.normalize(image), (1, 1, 1, 1), mode="reflect"), conv.weight, conv.bias)
+    expected = F.conv2d(
+        F.pad(tiny.normalize(image), (1, 1, 1, 1), mode="reflect"), conv.weight, conv.bias
+    )
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
     assert (flat - flat.mean((2, 3), keepdim=True)).abs().max() < 1e-5
 

@@ -33,7 +33,9 @@ class Conv:
         for o in range(out):
             for r in range(rows):
                 for c in range(columns):
-                    y[o, r, c] = (padded[:, r : r + k, c : c + k] * self.weight[o]).sum() + self.bias[o]
+                    y[o, r, c] = (
+                        padded[:, r : r + k, c : c + k] * self.weight[o]
+                    ).sum() + self.bias[o]
         self.shape = padded.shape
         return y
 
@@ -85,7 +87,9 @@ class Rectifier:
         for place in np.ndindex(g.shape):
             active = 0 < self.x[place] < self.high
             positive = g[place] > 0
-            passes = {"gradient": active, "deconvnet": positive, "guided": active and positive}[self.rule]
+            passes = {"gradient": active, "deconvnet": positive, "guided": active and positive}[
+                self.rule
+            ]
             result[place] = g[place] if passes else 0
         return result
 
@@ -108,7 +112,9 @@ def numbers(parameter: Tensor) -> np.ndarray:
 
 
 @cache
-def literal(label: int, rule: str, scale: float = 1, high: float = np.inf) -> tuple[np.ndarray, np.ndarray]:
+def literal(
+    label: int, rule: str, scale: float = 1, high: float = np.inf
+) -> tuple[np.ndarray, np.ndarray]:
     """Logits and the rule's map of `picture(scale)`, for the network below, whatever the spelling of its ReLU."""
     network = Chain(F.relu, F.relu, F.relu)
     chain = [
@@ -142,7 +148,9 @@ class Chain(nn.Module):
         for parameter in self.parameters():
             nn.init.normal_(parameter, std=0.6)
         self.rectifiers = rectifiers
-        self.modules_ = nn.ModuleList({id(r): r for r in rectifiers if isinstance(r, nn.Module)}.values())
+        self.modules_ = nn.ModuleList(
+            {id(r): r for r in rectifiers if isinstance(r, nn.Module)}.values()
+        )
         self.double()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -165,7 +173,11 @@ def in_place(call: Callable[[Tensor], object]) -> Callable[[Tensor], Tensor]:
 SHARED = nn.ReLU()
 SPELLINGS: dict[str, Callable[[], tuple[Callable[[Tensor], Tensor], ...]]] = {
     "nn.ReLU": lambda: (nn.ReLU(), nn.ReLU(), nn.ReLU()),
-    "nn.ReLU(inplace)": lambda: (nn.ReLU(inplace=True), nn.ReLU(inplace=True), nn.ReLU(inplace=True)),
+    "nn.ReLU(inplace)": lambda: (
+        nn.ReLU(inplace=True),
+        nn.ReLU(inplace=True),
+        nn.ReLU(inplace=True),
+    ),
     "one shared nn.ReLU": lambda: (SHARED,) * 3,
     "F.relu": lambda: (F.relu,) * 3,
     "F.relu(inplace=True)": lambda: (lambda x: F.relu(x, inplace=True),) * 3,
@@ -177,21 +189,31 @@ SPELLINGS: dict[str, Callable[[], tuple[Callable[[Tensor], Tensor], ...]]] = {
     "x.relu()": lambda: (lambda x: x.relu(),) * 3,
     "x.relu_()": lambda: (lambda x: x.relu_(),) * 3,
     "x.relu_() as a statement": lambda: (in_place(lambda x: x.relu_()),) * 3,
-    "F.relu(inplace=True) as a statement": lambda: (in_place(lambda x: F.relu(x, inplace=True)),) * 3,
+    "F.relu(inplace=True) as a statement": lambda: (
+        (in_place(lambda x: F.relu(x, inplace=True)),) * 3
+    ),
     "nn.ReLU(inplace) as a statement": lambda: (in_place(nn.ReLU(inplace=True)),) * 3,
     "a mixture": lambda: (torch.relu, nn.ReLU(inplace=True), lambda x: x.relu_()),
 }
 SPELLINGS_6: dict[str, Callable[[], tuple[Callable[[Tensor], Tensor], ...]]] = {
     "nn.ReLU6": lambda: (nn.ReLU6(), nn.ReLU6(), nn.ReLU6()),
-    "nn.ReLU6(inplace)": lambda: (nn.ReLU6(inplace=True), nn.ReLU6(inplace=True), nn.ReLU6(inplace=True)),
+    "nn.ReLU6(inplace)": lambda: (
+        nn.ReLU6(inplace=True),
+        nn.ReLU6(inplace=True),
+        nn.ReLU6(inplace=True),
+    ),
     "F.relu6": lambda: (F.relu6,) * 3,
     "F.relu6(inplace=True)": lambda: (lambda x: F.relu6(x, inplace=True),) * 3,
-    "F.relu6(inplace=True) as a statement": lambda: (in_place(lambda x: F.relu6(x, inplace=True)),) * 3,
+    "F.relu6(inplace=True) as a statement": lambda: (
+        (in_place(lambda x: F.relu6(x, inplace=True)),) * 3
+    ),
 }
 
 
 def picture(scale: float = 1.0) -> Tensor:
-    return scale * torch.rand(1, 3, 8, 8, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    return scale * torch.rand(
+        1, 3, 8, 8, generator=torch.Generator().manual_seed(1), dtype=torch.float64
+    )
 
 
 def seen(network: nn.Module, image: Tensor, label: int, rule: str) -> tuple[Tensor, Tensor, int]:
@@ -239,7 +261,10 @@ def test_the_three_rules_differ_where_there_is_relu() -> None:
 
 @pytest.mark.parametrize("rule", RULES)
 def test_at_zero_and_six_nothing_passes_an_active_gate(rule: str) -> None:
-    for relu, values in ((torch.relu, [-1.0, 0.0, 1.0, 7.0]), (F.relu6, [-1.0, 0.0, 1.0, 6.0, 7.0])):
+    for relu, values in (
+        (torch.relu, [-1.0, 0.0, 1.0, 7.0]),
+        (F.relu6, [-1.0, 0.0, 1.0, 6.0, 7.0]),
+    ):
         x = torch.tensor(values, requires_grad=True)
         with backward(rule):
             y = relu(x)
@@ -269,7 +294,9 @@ class Branching(nn.Module):
 def test_branches_are_gated_each_for_itself_and_added(rule: str) -> None:
     network = Branching()
     x = torch.randn(1, 6, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
-    a, b, head = ((numbers(m.weight), numbers(m.bias)) for m in (network.a, network.b, network.head))
+    a, b, head = (
+        (numbers(m.weight), numbers(m.bias)) for m in (network.a, network.b, network.head)
+    )
     inner, outer = Rectifier(rule), Rectifier(rule)
     h = a[0] @ x[0].numpy() + a[1]
     logits = head[0] @ (outer.forward(b[0] @ inner.forward(h) + b[1]) + h) + head[1]
@@ -297,7 +324,9 @@ def test_out_of_place_relu_leaves_its_input(rule: str) -> None:
     assert gradient.tolist() == [[{"gradient": 1.0, "deconvnet": 4.0, "guided": 1.0}[rule], 4.0]]
 
 
-@pytest.mark.parametrize(("rule", "referee"), [("guided", GuidedBackprop), ("deconvnet", Deconvolution)])
+@pytest.mark.parametrize(
+    ("rule", "referee"), [("guided", GuidedBackprop), ("deconvnet", Deconvolution)]
+)
 def test_captum_agrees_where_every_relu_is_a_module(rule: str, referee: type) -> None:
     network = Chain(nn.ReLU(), nn.ReLU(), nn.ReLU()).eval()
     with warnings.catch_warnings():
@@ -331,7 +360,10 @@ def test_no_trace_is_left(rule: str) -> None:
     image = picture().requires_grad_()
     before = network(image)
     (plain,) = torch.autograd.grad(before[0, 1], image)
-    modules = {name: (type(m), dict(m._forward_hooks), dict(m._backward_hooks)) for name, m in network.named_modules()}
+    modules = {
+        name: (type(m), dict(m._forward_hooks), dict(m._backward_hooks))
+        for name, m in network.named_modules()
+    }
 
     def broken() -> None:
         with backward(rule):
@@ -344,13 +376,20 @@ def test_no_trace_is_left(rule: str) -> None:
     (gradient,) = torch.autograd.grad(after[0, 1], image)
     assert torch.equal(before, after)
     assert torch.equal(plain, gradient)
-    assert modules == {name: (type(m), dict(m._forward_hooks), dict(m._backward_hooks)) for name, m in network.named_modules()}
+    assert modules == {
+        name: (type(m), dict(m._forward_hooks), dict(m._backward_hooks))
+        for name, m in network.named_modules()
+    }
     assert not hasattr(F.relu, "__wrapped__")
 
 
 @pytest.mark.parametrize("rule", RULES)
 def test_forward_values_are_the_networks_own_also_without_gradient(rule: str) -> None:
-    for rectifiers in (SPELLINGS["nn.ReLU"](), SPELLINGS["x.relu_() as a statement"](), SPELLINGS_6["nn.ReLU6(inplace)"]()):
+    for rectifiers in (
+        SPELLINGS["nn.ReLU"](),
+        SPELLINGS["x.relu_() as a statement"](),
+        SPELLINGS_6["nn.ReLU6(inplace)"](),
+    ):
         network = Chain(*rectifiers)
         with torch.no_grad():
             expected = network(picture())
@@ -408,8 +447,13 @@ def test_other_clamps_are_not() -> None:
 
 
 @pytest.mark.parametrize("rule", RULES)
-@pytest.mark.parametrize("clamp", [lambda x: x.clamp(min=0), lambda x: F.hardtanh(x, 0, 6), lambda x: F.threshold(x, 0, 0)])
-def test_the_result_of_a_clamp_may_be_overwritten(clamp: Callable[[Tensor], Tensor], rule: str) -> None:
+@pytest.mark.parametrize(
+    "clamp",
+    [lambda x: x.clamp(min=0), lambda x: F.hardtanh(x, 0, 6), lambda x: F.threshold(x, 0, 0)],
+)
+def test_the_result_of_a_clamp_may_be_overwritten(
+    clamp: Callable[[Tensor], Tensor], rule: str
+) -> None:
     """As without a rule: a clamp needs its input for the backward pass, a ReLU its result."""
     image = torch.tensor([-1.0, 2.0]).requires_grad_()
     with backward(rule):

@@ -9,15 +9,49 @@ from helpers import small_network, smooth
 from torch import Tensor
 
 import sightline as sl
-from sightline.models.tracing.batch_size import CACHE_FRIENDLY_BYTES, choose_batch_size, estimate_max_batch
+from sightline.models.tracing.batch_size import (
+    CACHE_FRIENDLY_BYTES,
+    choose_batch_size,
+    estimate_max_batch,
+)
 
-SIZES = (8 * 32 * 32, 8 * 32 * 32, 8 * 16 * 16, 12 * 16 * 16, 12 * 16 * 16, 12 * 8 * 8, 16 * 8 * 8, 16 * 8 * 8, 16, 16, 5)
+SIZES = (
+    8 * 32 * 32,
+    8 * 32 * 32,
+    8 * 16 * 16,
+    12 * 16 * 16,
+    12 * 16 * 16,
+    12 * 8 * 8,
+    16 * 8 * 8,
+    16 * 8 * 8,
+    16,
+    16,
+    5,
+)
 METHODS: dict[str, tuple[str, Callable[..., sl.Result]]] = {
     "gradient": ("attribution", sl.saliency),
-    "smoothgrad": ("attribution", lambda model, image, **knobs: sl.saliency(model, image, kind="smoothgrad", samples=20, **knobs)),
-    "integrated": ("attribution", lambda model, image, **knobs: sl.saliency(model, image, kind="integrated", samples=20, **knobs)),
-    "scorecam": ("cam", lambda model, image, **knobs: sl.cam(model, image, kind="scorecam", **knobs)),
-    "occlusion": ("drop", lambda model, image, **knobs: sl.occlusion(model, image, window=40, stride=40, incremental=False, **knobs)),
+    "smoothgrad": (
+        "attribution",
+        lambda model, image, **knobs: sl.saliency(
+            model, image, kind="smoothgrad", samples=20, **knobs
+        ),
+    ),
+    "integrated": (
+        "attribution",
+        lambda model, image, **knobs: sl.saliency(
+            model, image, kind="integrated", samples=20, **knobs
+        ),
+    ),
+    "scorecam": (
+        "cam",
+        lambda model, image, **knobs: sl.cam(model, image, kind="scorecam", **knobs),
+    ),
+    "occlusion": (
+        "drop",
+        lambda model, image, **knobs: sl.occlusion(
+            model, image, window=40, stride=40, incremental=False, **knobs
+        ),
+    ),
     "rise": ("map", lambda model, image, **knobs: sl.rise(model, image, masks=20, **knobs)),
 }
 
@@ -41,11 +75,15 @@ def test_gradients_are_taken_in_blocks_that_are_fast(tiny: sl.Model) -> None:
 
 def test_double_precision_takes_twice_as_much(tiny: sl.Model) -> None:
     double = sl.load(small_network().double(), size=32)
-    assert estimate_max_batch(double, smooth(), 0.01) == estimate_max_batch(tiny, smooth(), 0.01) // 2
+    assert (
+        estimate_max_batch(double, smooth(), 0.01) == estimate_max_batch(tiny, smooth(), 0.01) // 2
+    )
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_a_small_budget_makes_smaller_batches_and_the_same_numbers(name: str, tiny: sl.Model, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_small_budget_makes_smaller_batches_and_the_same_numbers(
+    name: str, tiny: sl.Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
     value, method = METHODS[name]
     image, sizes, run = smooth(4, side=80), list[int](), sl.Model.run
 
@@ -57,7 +95,9 @@ def test_a_small_budget_makes_smaller_batches_and_the_same_numbers(name: str, ti
     large = method(tiny, image, label=1, memory=4.0)
     most = max(sizes)
     sizes.clear()
-    budget = 3.5 * 4 * (80 / 32) ** 2 * (sum(SIZES) if value == "attribution" else 3 * SIZES[0]) / 1e9
+    budget = (
+        3.5 * 4 * (80 / 32) ** 2 * (sum(SIZES) if value == "attribution" else 3 * SIZES[0]) / 1e9
+    )
     small = method(tiny, image, label=1, memory=budget)
     of_parts = [size for size in sizes if size != len(image)]
     assert most >= 4

@@ -16,7 +16,12 @@ from torch.nn import functional as F
 import sightline as sl
 from sightline.methods.attribution.masking import make_fill_images
 from sightline.models.tracing.incremental import score_occluded_windows
-from sightline.models.tracing.intervals import ChangedIntervals, ChangedRegions, count_pooled_elements, group_window_positions
+from sightline.models.tracing.intervals import (
+    ChangedIntervals,
+    ChangedRegions,
+    count_pooled_elements,
+    group_window_positions,
+)
 from sightline.models.tracing.windows import OcclusionScores, OcclusionWindows
 
 Module = Callable[[Tensor], Tensor]
@@ -42,15 +47,21 @@ def lively(network: nn.Module, seed: int = 0) -> nn.Module:
         for module in network.modules():
             if isinstance(module, (nn.Conv2d, nn.Linear)):
                 weight = module.weight
-                weight.copy_(torch.randn(weight.shape, generator=generator) * (2 / weight[0].numel()) ** 0.5)
+                weight.copy_(
+                    torch.randn(weight.shape, generator=generator) * (2 / weight[0].numel()) ** 0.5
+                )
             elif isinstance(module, nn.BatchNorm2d):
-                module.running_mean.copy_(torch.randn(module.num_features, generator=generator) * 0.1)  # type: ignore[union-attr]
+                module.running_mean.copy_(
+                    torch.randn(module.num_features, generator=generator) * 0.1
+                )  # type: ignore[union-attr]
                 module.running_var.copy_(torch.rand(module.num_features, generator=generator) + 0.5)  # type: ignore[union-attr]
     return network.eval()
 
 
 def loaded(network: nn.Module, **options: Any) -> sl.Model:
-    return sl.load(network, mean=(0.5, 0.4, 0.3), std=(0.25, 0.2, 0.3), device="cpu", **{"size": 32, **options})
+    return sl.load(
+        network, mean=(0.5, 0.4, 0.3), std=(0.25, 0.2, 0.3), device="cpu", **{"size": 32, **options}
+    )
 
 
 def picture(height: int, width: int, seed: int = 1) -> Tensor:
@@ -58,7 +69,11 @@ def picture(height: int, width: int, seed: int = 1) -> Tensor:
 
 
 def grid(height: int, width: int, window: int, stride: int) -> list[tuple[int, int]]:
-    return [(y, x) for y in range(0, height - window + 1, stride) for x in range(0, width - window + 1, stride)]
+    return [
+        (y, x)
+        for y in range(0, height - window + 1, stride)
+        for x in range(0, width - window + 1, stride)
+    ]
 
 
 def literal(model: sl.Model, windows: OcclusionWindows) -> Tensor:
@@ -74,15 +89,31 @@ def literal(model: sl.Model, windows: OcclusionWindows) -> Tensor:
     return torch.stack(rows)
 
 
-def compared(network: nn.Module, height: int = 32, width: int = 29, window: int = 5, stride: int = 6, **options: Any) -> OcclusionScores:
+def compared(
+    network: nn.Module,
+    height: int = 32,
+    width: int = 29,
+    window: int = 5,
+    stride: int = 6,
+    **options: Any,
+) -> OcclusionScores:
     """Runs both ways and compares them: the difference is below 1e-4 of what covering changes (or of the rounding of the scores)."""
     model = loaded(network)
-    windows = OcclusionWindows(picture(height, width), picture(height, width, 2), grid(height, width, window, stride), window)
+    windows = OcclusionWindows(
+        picture(height, width),
+        picture(height, width, 2),
+        grid(height, width, window, stride),
+        window,
+    )
     expected = literal(model, windows)
     found = score_occluded_windows(model, windows, torch.arange(expected.shape[1]), **options)
     spread = (expected.amax(0) - expected.amin(0)).max()
-    assert (found.scores - expected).abs().max() <= max(1e-4 * spread, 3e-6 * expected.abs().max()), found
-    assert found.speedup_bound > 0.5  # the clean pass counts too, and may be all there is to pay for
+    assert (found.scores - expected).abs().max() <= max(
+        1e-4 * spread, 3e-6 * expected.abs().max()
+    ), found
+    assert (
+        found.speedup_bound > 0.5
+    )  # the clean pass counts too, and may be all there is to pay for
     assert 0 <= found.localized_share <= 1
     return found
 
@@ -91,7 +122,11 @@ def compared(network: nn.Module, height: int = 32, width: int = 29, window: int 
 
 
 def conv(draw: Any, channels: int, out: int) -> nn.Module:
-    groups = draw(st.sampled_from([1, 1, 2, channels])) if out % channels == 0 and channels % 2 == 0 else 1
+    groups = (
+        draw(st.sampled_from([1, 1, 2, channels]))
+        if out % channels == 0 and channels % 2 == 0
+        else 1
+    )
     kernel = draw(st.sampled_from([1, 2, 3, 5, (3, 1), (1, 4)]))
     return nn.Conv2d(
         channels, out, kernel, stride=draw(st.sampled_from([1, 1, 2, (1, 2), 3])), padding=draw(st.sampled_from([0, 1, 2, (0, 3)])),
@@ -108,7 +143,12 @@ def pool(draw: Any) -> nn.Module:
     }
     if draw(st.booleans()):
         return nn.MaxPool2d(kernel, dilation=draw(st.sampled_from([1, 1, 2])), **common)
-    return nn.AvgPool2d(kernel, count_include_pad=draw(st.booleans()), divisor_override=draw(st.sampled_from([None, None, 3])), **common)
+    return nn.AvgPool2d(
+        kernel,
+        count_include_pad=draw(st.booleans()),
+        divisor_override=draw(st.sampled_from([None, None, 3])),
+        **common,
+    )
 
 
 def activation(draw: Any) -> Module:
@@ -146,9 +186,11 @@ class Branches(nn.Module):
             one = one.clone()
             one += other
             return one
-        return {"cat": lambda: torch.cat([one, x, other], 1), "add": lambda: one + other, "mul": lambda: one * torch.tanh(other)}[
-            self.how
-        ]()
+        return {
+            "cat": lambda: torch.cat([one, x, other], 1),
+            "add": lambda: one + other,
+            "mul": lambda: one * torch.tanh(other),
+        }[self.how]()
 
 
 class Acted(nn.Module):
@@ -173,14 +215,21 @@ def networks(draw: Any) -> nn.Module:
             parts.append(Acted(conv(draw, channels, out), activation(draw)))
             channels = out
         elif kind == "branches":
-            size, how = draw(st.sampled_from([1, 3])), draw(st.sampled_from(["cat", "add", "mul", "add_"]))
+            size, how = (
+                draw(st.sampled_from([1, 3])),
+                draw(st.sampled_from(["cat", "add", "mul", "add_"])),
+            )
             one = Acted(nn.Conv2d(channels, channels, size, padding=size // 2), activation(draw))
             parts.append(Branches(one, nn.Conv2d(channels, channels, 5, padding=2), how))
             channels *= 3 if how == "cat" else 1
         elif kind == "norm":
             parts.append(nn.BatchNorm2d(channels))
         else:
-            parts.append(pool(draw) if kind == "pool" else nn.ZeroPad2d(draw(st.sampled_from([(1, 2, 0, 3), (0, 1, 0, 0)]))))
+            parts.append(
+                pool(draw)
+                if kind == "pool"
+                else nn.ZeroPad2d(draw(st.sampled_from([(1, 2, 0, 3), (0, 1, 0, 0)])))
+            )
     head = draw(st.sampled_from(["mean", "adaptive", "flat", "regular", "max"]))
     parts.append(Made(lambda _, x: {
         "mean": lambda: x.mean((2, 3)), "adaptive": lambda: F.adaptive_avg_pool2d(x, 1).flatten(1), "flat": lambda: x.flatten(1),
@@ -190,8 +239,16 @@ def networks(draw: Any) -> nn.Module:
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
-@given(networks(), st.tuples(st.integers(14, 33), st.integers(14, 33)), st.integers(1, 9), st.integers(3, 9), st.sampled_from([1, 3, 64]))
-def test_any_network_any_window(network: nn.Module, size: tuple[int, int], window: int, stride: int, batch: int) -> None:
+@given(
+    networks(),
+    st.tuples(st.integers(14, 33), st.integers(14, 33)),
+    st.integers(1, 9),
+    st.integers(3, 9),
+    st.sampled_from([1, 3, 64]),
+)
+def test_any_network_any_window(
+    network: nn.Module, size: tuple[int, int], window: int, stride: int, batch: int
+) -> None:
     height, width = size
     try:
         loaded(network).logits(picture(height, width))
@@ -201,7 +258,12 @@ def test_any_network_any_window(network: nn.Module, size: tuple[int, int], windo
 
 
 def simple(**extra: nn.Module) -> dict[str, nn.Module]:
-    return {"a": nn.Conv2d(3, 4, 3, padding=1), "b": nn.Conv2d(4, 4, 3, padding=1), "fc": nn.Linear(4, 5), **extra}
+    return {
+        "a": nn.Conv2d(3, 4, 3, padding=1),
+        "b": nn.Conv2d(4, 4, 3, padding=1),
+        "fc": nn.Linear(4, 5),
+        **extra,
+    }
 
 
 def test_what_is_local_is_found_to_be() -> None:
@@ -273,7 +335,9 @@ def use_constants_of_the_moment(n: Any, x: Tensor) -> Tensor:
     parts = [x * torch.full((1, 4, 1, 1), float(i)) for i in range(3)]
     scale = torch.ones(4, 1, 1)
     parts += [y * scale, y * scale.mul_(3)]
-    return n.fc(F.relu(n.b(F.relu(parts[0] + parts[1] - parts[2] + parts[3] * parts[4]))).mean((2, 3)))
+    return n.fc(
+        F.relu(n.b(F.relu(parts[0] + parts[1] - parts[2] + parts[3] * parts[4]))).mean((2, 3))
+    )
 
 
 def use_a_module_twice(n: Any, x: Tensor) -> Tensor:
@@ -286,7 +350,14 @@ def leave_torch(n: Any, x: Tensor) -> Tensor:
 
 @pytest.mark.parametrize(
     "function",
-    [write_through_a_view, write_behind_a_view, write_into_a_buffer, use_constants_of_the_moment, use_a_module_twice, leave_torch],
+    [
+        write_through_a_view,
+        write_behind_a_view,
+        write_into_a_buffer,
+        use_constants_of_the_moment,
+        use_a_module_twice,
+        leave_torch,
+    ],
 )
 def test_odd_code_is_still_exact(function: Callable[[Any, Tensor], Tensor]) -> None:
     compared(lively(Made(function, **simple())))
@@ -296,7 +367,9 @@ def test_weights_that_the_image_makes() -> None:
     def forward(n: Any, x: Tensor) -> Tensor:
         x = F.relu(n.a(x))
         own = n.b.weight * (1 + x.mean((2, 3)).sum(1).view(-1, 1, 1, 1, 1))
-        moved = F.conv2d(x.reshape(1, -1, *x.shape[2:]), own.flatten(0, 1), groups=len(x), padding=1).view(len(x), 4, *x.shape[2:])
+        moved = F.conv2d(
+            x.reshape(1, -1, *x.shape[2:]), own.flatten(0, 1), groups=len(x), padding=1
+        ).view(len(x), 4, *x.shape[2:])
         return n.fc(moved.mean((2, 3)))
 
     compared(lively(Made(forward, **simple())))
@@ -308,18 +381,31 @@ def test_a_network_at_fault_says_so() -> None:
 
     with pytest.raises(sl.SightlineError, match="nothing works"):
         score_occluded_windows(
-            loaded(Made(forward, **simple())), OcclusionWindows(picture(32, 32), picture(32, 32), grid(32, 32, 8, 8), 8), torch.tensor([0])
+            loaded(Made(forward, **simple())),
+            OcclusionWindows(picture(32, 32), picture(32, 32), grid(32, 32, 8, 8), 8),
+            torch.tensor([0]),
         )
 
 
 # ── real architectures ──
 
-LEAST = {"vgg16": 2, "resnet18": 1.3, "squeezenet1_0": 1.5, "googlenet": 1.4, "densenet121": 1.3, "mobilenet_v2": 1.3}
+LEAST = {
+    "vgg16": 2,
+    "resnet18": 1.3,
+    "squeezenet1_0": 1.5,
+    "googlenet": 1.4,
+    "densenet121": 1.3,
+    "mobilenet_v2": 1.3,
+}
 
 
 @cache
 def architecture(name: str) -> nn.Module:
-    options: dict[str, Any] = {"aux_logits": False, "init_weights": False, "transform_input": True} if name == "googlenet" else {}
+    options: dict[str, Any] = (
+        {"aux_logits": False, "init_weights": False, "transform_input": True}
+        if name == "googlenet"
+        else {}
+    )
     with torch.random.fork_rng():
         torch.manual_seed(0)
         return lively(torchvision.models.get_model(name, weights=None, num_classes=7, **options))
@@ -335,8 +421,13 @@ def test_architectures(name: str) -> None:
 def test_the_embedded_network() -> None:
     model = sl.load(device="cpu")
     windows = OcclusionWindows(picture(96, 80), picture(96, 80, 2), grid(96, 80, 16, 16), 16)
-    expected, found = literal(model, windows), score_occluded_windows(model, windows, torch.arange(10))
-    assert (found.scores - expected).abs().max() <= 1e-4 * (expected.amax(0) - expected.amin(0)).max()
+    expected, found = (
+        literal(model, windows),
+        score_occluded_windows(model, windows, torch.arange(10)),
+    )
+    assert (found.scores - expected).abs().max() <= 1e-4 * (
+        expected.amax(0) - expected.amin(0)
+    ).max()
     assert found.localized_share > 0.3
 
 
@@ -349,41 +440,62 @@ def test_a_transformer_is_run_whole() -> None:
 # ── geometry ──
 
 
-@given(st.integers(5, 40), st.tuples(st.integers(1, 5), st.integers(1, 4), st.integers(0, 4), st.integers(1, 3)), st.data())
-def test_a_slide_reaches_what_it_must(length: int, window: tuple[int, int, int, int], data: Any) -> None:
+@given(
+    st.integers(5, 40),
+    st.tuples(st.integers(1, 5), st.integers(1, 4), st.integers(0, 4), st.integers(1, 3)),
+    st.data(),
+)
+def test_a_slide_reaches_what_it_must(
+    length: int, window: tuple[int, int, int, int], data: Any
+) -> None:
     size, stride, padding, dilation = window
     count = (length + 2 * padding - dilation * (size - 1) - 1) // stride + 1
     if count < 1:
         return
     start = data.draw(st.integers(0, length - 1))
-    reach = ChangedIntervals(np.array([start]), np.array([data.draw(st.integers(1, length - start))]), length)
+    reach = ChangedIntervals(
+        np.array([start]), np.array([data.draw(st.integers(1, length - start))]), length
+    )
     found = reach.slide_window(count, size, stride, padding, dilation)
     changed = set(range(start, start + int(reach.size[0])))
-    seen = [o for o in range(count) if changed & {o * stride - padding + dilation * k for k in range(size)}]
+    seen = [
+        o
+        for o in range(count)
+        if changed & {o * stride - padding + dilation * k for k in range(size)}
+    ]
     assert 0 <= found.start[0] <= found.start[0] + found.size[0] <= count
     first, last = found.start[0], found.start[0] + found.size[0] - 1
     assert not seen or first <= seen[0] <= seen[-1] <= last
     assert not seen or dilation > 1 or (first, last) == (seen[0], seen[-1])
 
 
-@given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), min_size=1, max_size=30, unique=True), st.integers(1, 8))
+@given(
+    st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), min_size=1, max_size=30, unique=True),
+    st.integers(1, 8),
+)
 def test_classes_hold_each_window_once(places: list[tuple[int, int]], batch: int) -> None:
     tops, lefts = (np.unique(np.array(side)) for side in zip(*places, strict=True))
-    cone = ChangedRegions(ChangedIntervals(tops, tops % 3 + 1, 20), ChangedIntervals(lefts, lefts % 2 + 1, 20))
+    cone = ChangedRegions(
+        ChangedIntervals(tops, tops % 3 + 1, 20), ChangedIntervals(lefts, lefts % 2 + 1, 20)
+    )
     found = group_window_positions(places, [(1.0, cone)], 1.0, batch)
     assert sorted(i for part in found for i in part) == list(range(len(places)))
     assert max(map(len, found)) <= batch
 
 
 @given(st.integers(3, 20), st.integers(1, 4), st.integers(1, 4), st.booleans(), st.booleans())
-def test_divisors_are_those_of_average_pooling(length: int, size: int, stride: int, ceil: bool, padded: bool) -> None:
+def test_divisors_are_those_of_average_pooling(
+    length: int, size: int, stride: int, ceil: bool, padded: bool
+) -> None:
     if size > length:
         return
     ones = torch.ones(1, 1, length, 1)
     options: dict[str, Any] = {"stride": (stride, 1), "padding": (size // 2, 0), "ceil_mode": ceil}
     total = F.avg_pool2d(ones, (size, 1), divisor_override=1, **options)
     mean = F.avg_pool2d(ones, (size, 1), count_include_pad=padded, **options)
-    found = count_pooled_elements((size, stride, size // 2, 1), length, total.shape[2], count_padding=padded)
+    found = count_pooled_elements(
+        (size, stride, size // 2, 1), length, total.shape[2], count_padding=padded
+    )
     assert torch.allclose(total.flatten() / torch.from_numpy(found), mean.flatten())
 
 
@@ -404,15 +516,22 @@ def test_the_method_says_how_much_was_saved(tiny: sl.Model, photo: Tensor) -> No
 @pytest.mark.parametrize("incremental", [True, False])
 def test_every_fill_covers(tiny: sl.Model, photo: Tensor, incremental: bool) -> None:
     def drop(fill: Any) -> Tensor:
-        return sl.occlusion(tiny, photo, window=8, stride=8, fill=fill, incremental=incremental).tensors["drop"]
+        return sl.occlusion(
+            tiny, photo, window=8, stride=8, fill=fill, incremental=incremental
+        ).tensors["drop"]
 
     assert torch.equal(drop("gray"), drop(0.5))
     assert torch.equal(drop("zero"), drop(0))
-    mean, blur = photo.mean((2, 3), keepdim=True).expand_as(photo), make_fill_images(photo, "blur", 8)
+    mean, blur = (
+        photo.mean((2, 3), keepdim=True).expand_as(photo),
+        make_fill_images(photo, "blur", 8),
+    )
     assert blur.std() < photo.std()
     clean = tiny.logits(photo)
     for fill, covered in (("mean", mean), ("blur", blur)):
-        expected = (clean - literal(tiny, OcclusionWindows(photo, covered, grid(32, 32, 8, 8), 8)))[:, clean.argmax()]
+        expected = (clean - literal(tiny, OcclusionWindows(photo, covered, grid(32, 32, 8, 8), 8)))[
+            :, clean.argmax()
+        ]
         assert torch.allclose(drop(fill).flatten(), expected, atol=1e-5)
 
 

@@ -19,7 +19,11 @@ from torchvision.ops import SqueezeExcitation
 
 from sightline.errors import SightlineError
 from sightline.models.model import Model
-from sightline.models.tracing.receptive_field import ReceptiveField, receptive_field, receptive_fields
+from sightline.models.tracing.receptive_field import (
+    ReceptiveField,
+    receptive_field,
+    receptive_fields,
+)
 from sightline.models.zoo.load import load
 
 pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")
@@ -36,10 +40,14 @@ class SumPooling(TorchFunctionMode):
         return self.pool(*args, **(kwargs or {}))
 
     @staticmethod
-    def pool(x, kernel_size, stride=None, padding=0, dilation=1, ceil_mode=False, return_indices=False):  # noqa: PLR0917 - as in torch
+    def pool(
+        x, kernel_size, stride=None, padding=0, dilation=1, ceil_mode=False, return_indices=False
+    ):  # noqa: PLR0917 - as in torch
         if dilation in (1, (1, 1)):
             return F.avg_pool2d(x, kernel_size, stride, padding, ceil_mode)
-        return F.conv2d(x, x.new_ones(x.shape[1], 1, *kernel_size), None, stride, padding, dilation, x.shape[1])
+        return F.conv2d(
+            x, x.new_ones(x.shape[1], 1, *kernel_size), None, stride, padding, dilation, x.shape[1]
+        )
 
 
 def adding(network: nn.Module) -> nn.Module:
@@ -48,7 +56,9 @@ def adding(network: nn.Module) -> nn.Module:
     network = network.double().eval()
     for name, value in network.named_parameters():
         if value.ndim > 1:
-            value.data = (0.5 + torch.rand(value.shape, generator=generator, dtype=torch.float64)) / value[0].numel()
+            value.data = (
+                0.5 + torch.rand(value.shape, generator=generator, dtype=torch.float64)
+            ) / value[0].numel()
         else:
             value.data.fill_(1.0 if name.endswith("weight") else 0.0)
     return network
@@ -66,7 +76,9 @@ def outputs(network: nn.Module, image: Tensor) -> dict[str, Tensor]:
 
         return record
 
-    handles = [module.register_forward_hook(hook(path)) for path, module in network.named_modules() if path]
+    handles = [
+        module.register_forward_hook(hook(path)) for path, module in network.named_modules() if path
+    ]
     with SumPooling():
         network(image)
     for handle in handles:
@@ -80,11 +92,15 @@ def ends(used: Tensor) -> tuple[int, int]:
     return (at[0], at[-1] + 1) if at else (0, 0)
 
 
-def supports(images: Tensor, values: Tensor, units: list[tuple[int, int]]) -> list[tuple[int, int, int, int]]:
+def supports(
+    images: Tensor, values: Tensor, units: list[tuple[int, int]]
+) -> list[tuple[int, int, int, int]]:
     """Box of the pixels with a gradient, of a unit in each image of a batch."""
     if not values.requires_grad:
         return [NONE for _ in units]
-    weight = torch.linspace(1, 2, values.shape[1], dtype=values.dtype)  # a plain sum over channels is constant behind a layer norm
+    weight = torch.linspace(
+        1, 2, values.shape[1], dtype=values.dtype
+    )  # a plain sum over channels is constant behind a layer norm
     total = sum(values[i, :, row, column] @ weight for i, (row, column) in enumerate(units))
     (gradient,) = torch.autograd.grad(total, images, retain_graph=True)
     found = []
@@ -99,13 +115,26 @@ NONE = (0, 0, 0, 0)
 
 def places(rows: int, columns: int) -> list[tuple[int, int]]:
     """Two corners, three on the border, the centre."""
-    return [(0, 0), (rows - 1, columns - 1), (0, columns // 2), (rows // 2, 0), (rows // 3, columns - 1), (rows // 2, columns // 2)]
+    return [
+        (0, 0),
+        (rows - 1, columns - 1),
+        (0, columns // 2),
+        (rows // 2, 0),
+        (rows // 3, columns - 1),
+        (rows // 2, columns // 2),
+    ]
 
 
-def assert_exact(network: nn.Module, height: int, width: int, layers: list[str] | None = None) -> dict[str, ReceptiveField]:
+def assert_exact(
+    network: nn.Module, height: int, width: int, layers: list[str] | None = None
+) -> dict[str, ReceptiveField]:
     """Every box equals the gradient's support; along an axis seen whole it holds it."""
     fields = receptive_fields(Model(network, size=32), height, width)
-    images = torch.rand(len(places(1, 1)), 3, height, width, dtype=torch.float64).add(0.5).requires_grad_()
+    images = (
+        torch.rand(len(places(1, 1)), 3, height, width, dtype=torch.float64)
+        .add(0.5)
+        .requires_grad_()
+    )
     values = outputs(adding(network), images)
     for name in layers or fields:
         field, units = fields[name], places(*values[name].shape[-2:])
@@ -140,47 +169,147 @@ def conv(size=3, stride=1, padding=0, dilation=1, channels=3, **options) -> nn.C
     return nn.Conv2d(channels, 3, size, stride, padding, dilation, **options)
 
 
-def block(function: Callable[..., Tensor], stem: nn.Module | None = None, **children: nn.Module) -> nn.Sequential:
+def block(
+    function: Callable[..., Tensor], stem: nn.Module | None = None, **children: nn.Module
+) -> nn.Sequential:
     """stem, function, and one more convolution that shows what the function did to the geometry."""
-    return nn.Sequential(stem or conv(3, 2, 1), Lambda(function, **children), Lambda(lambda _, x: x, last=nn.Identity()))
+    return nn.Sequential(
+        stem or conv(3, 2, 1),
+        Lambda(function, **children),
+        Lambda(lambda _, x: x, last=nn.Identity()),
+    )
 
 
 EXACT = {
-    "strides": nn.Sequential(conv(7, 2, 3), nn.ReLU(), conv(3, 2), conv(5, 1, 2), conv(1, 2), conv()),
-    "dilation": nn.Sequential(conv(3, 1, 2, 2), conv(3, 1, 1, 2), conv(3, 2, 5, 3), conv(3, 1, 1, 3)),
-    "oblong": nn.Sequential(conv((1, 7), 1, (0, 3)), conv((5, 1), (2, 1)), conv((3, 2), (1, 3), (1, 0), (2, 1))),
-    "same": nn.Sequential(conv(4, padding="same"), conv(3, padding="same", dilation=2), conv(2, padding="valid"), conv(4, padding="same")),
-    "stride over kernel": nn.Sequential(conv(1, 3, 1), conv(3, 1, 1), conv(2, 4, 2), conv(3, 1, 1)),
-    "max pooling": nn.Sequential(conv(3, 1, 1), nn.MaxPool2d(3, 2, 1), nn.MaxPool2d(2), nn.MaxPool2d((2, 3), (1, 2), (1, 0), 2)),
-    "ceil mode": nn.Sequential(nn.MaxPool2d(3, 2, ceil_mode=True), nn.AvgPool2d(2, ceil_mode=True), conv(3, 1, 1)),
-    "padding modes": nn.Sequential(
-        nn.ReflectionPad2d(7), conv(3), nn.ReplicationPad2d(5), conv(3, 2), nn.CircularPad2d(2), conv(), nn.ZeroPad2d((3, 0, -1, 2)), conv()
+    "strides": nn.Sequential(
+        conv(7, 2, 3), nn.ReLU(), conv(3, 2), conv(5, 1, 2), conv(1, 2), conv()
     ),
-    "padded convolutions": nn.Sequential(*(conv(5, 2, 2, padding_mode=mode) for mode in ("reflect", "replicate", "circular"))),
+    "dilation": nn.Sequential(
+        conv(3, 1, 2, 2), conv(3, 1, 1, 2), conv(3, 2, 5, 3), conv(3, 1, 1, 3)
+    ),
+    "oblong": nn.Sequential(
+        conv((1, 7), 1, (0, 3)), conv((5, 1), (2, 1)), conv((3, 2), (1, 3), (1, 0), (2, 1))
+    ),
+    "same": nn.Sequential(
+        conv(4, padding="same"),
+        conv(3, padding="same", dilation=2),
+        conv(2, padding="valid"),
+        conv(4, padding="same"),
+    ),
+    "stride over kernel": nn.Sequential(conv(1, 3, 1), conv(3, 1, 1), conv(2, 4, 2), conv(3, 1, 1)),
+    "max pooling": nn.Sequential(
+        conv(3, 1, 1),
+        nn.MaxPool2d(3, 2, 1),
+        nn.MaxPool2d(2),
+        nn.MaxPool2d((2, 3), (1, 2), (1, 0), 2),
+    ),
+    "ceil mode": nn.Sequential(
+        nn.MaxPool2d(3, 2, ceil_mode=True), nn.AvgPool2d(2, ceil_mode=True), conv(3, 1, 1)
+    ),
+    "padding modes": nn.Sequential(
+        nn.ReflectionPad2d(7),
+        conv(3),
+        nn.ReplicationPad2d(5),
+        conv(3, 2),
+        nn.CircularPad2d(2),
+        conv(),
+        nn.ZeroPad2d((3, 0, -1, 2)),
+        conv(),
+    ),
+    "padded convolutions": nn.Sequential(
+        *(conv(5, 2, 2, padding_mode=mode) for mode in ("reflect", "replicate", "circular"))
+    ),
     "batch norm and dropout": nn.Sequential(
-        conv(), nn.BatchNorm2d(3), nn.Dropout(), nn.Dropout2d(), nn.SiLU(), nn.LocalResponseNorm(2), conv()
+        conv(),
+        nn.BatchNorm2d(3),
+        nn.Dropout(),
+        nn.Dropout2d(),
+        nn.SiLU(),
+        nn.LocalResponseNorm(2),
+        conv(),
     ),
     "identity pooling": nn.Sequential(conv(2, 2), nn.AdaptiveAvgPool2d((15, 13)), conv()),
-    "regular adaptive pooling": nn.Sequential(conv(2, 2), nn.AdaptiveAvgPool2d((5, 13)), conv(3, 1, 1)),
+    "regular adaptive pooling": nn.Sequential(
+        conv(2, 2), nn.AdaptiveAvgPool2d((5, 13)), conv(3, 1, 1)
+    ),
     "one row": nn.Sequential(conv(3, 1, 1), nn.AdaptiveAvgPool2d((1, None)), conv(3, 1, 1)),
-    "addition": block(lambda self, x: x + self.wide(x) * 2 - self.two(self.one(x)), wide=conv(5, 1, 2), one=conv(3, 1, 1), two=conv(1)),
-    "projection": block(lambda self, x: self.two(self.one(x)).add_(self.skip(x)), one=conv(3, 2, 1), two=conv(3, 1, 1), skip=conv(1, 2)),
-    "uneven branches": block(lambda self, x: self.left(x) + self.right(x), left=conv(4, 2, 1), right=conv(2, 2)),
-    "concatenation": block(lambda self, x: torch.cat([x, self.one(x), F.max_pool2d(x, 3, 1, 1)], 1), one=conv(3, padding="same")),
+    "addition": block(
+        lambda self, x: x + self.wide(x) * 2 - self.two(self.one(x)),
+        wide=conv(5, 1, 2),
+        one=conv(3, 1, 1),
+        two=conv(1),
+    ),
+    "projection": block(
+        lambda self, x: self.two(self.one(x)).add_(self.skip(x)),
+        one=conv(3, 2, 1),
+        two=conv(3, 1, 1),
+        skip=conv(1, 2),
+    ),
+    "uneven branches": block(
+        lambda self, x: self.left(x) + self.right(x), left=conv(4, 2, 1), right=conv(2, 2)
+    ),
+    "concatenation": block(
+        lambda self, x: torch.cat([x, self.one(x), F.max_pool2d(x, 3, 1, 1)], 1),
+        one=conv(3, padding="same"),
+    ),
     "stack": block(lambda self, x: torch.stack([x, self.one(x)], 2).sum(2), one=conv(3, 1, 1)),
-    "twice": block(lambda self, x: self.relu(self.same(self.relu(self.same(x)))), same=conv(3, 1, 1), relu=nn.ReLU()),
-    "functional": block(lambda self, x: F.relu(F.avg_pool2d(F.conv2d(x, self.w.weight, stride=2), 2, 1).mul(0.5), inplace=True), w=conv()),
-    "keywords": block(lambda self, x: F.conv2d(input=x, weight=self.w.weight, padding=1).clamp(min=0), w=conv()),
-    "slices": block(lambda self, x: self.one(x[:, :2, 1:-2, :12:2]) + x[:, None, 0, 2:-2, 1:10:2], one=conv(2, channels=2)),
-    "merged patches": block(lambda self, x: torch.cat([x[..., i:14:2, j:12:2] for i in (0, 1) for j in (0, 1)], 1)),
-    "split and narrow": block(lambda self, x: torch.cat([*x.chunk(3, 1)[1:], *x.split(1, 1), x.narrow(1, 0, 1), x[:, 1].unsqueeze(1)], 1)),
-    "shuffled channels": block(lambda self, x: x.view(-1, 3, 1, *x.shape[-2:]).transpose(1, 2).reshape(x.shape)),
-    "channel attention": block(lambda self, x: x * x.mean(1, keepdim=True).sigmoid() * x.max(1, keepdim=True)[0] * F.softmax(x, 1)),
-    "turned": block(lambda self, x: F.linear(x.permute(0, 2, 3, 1), self.one.weight[:, :, 0, 0]).movedim(3, 1), one=conv(1)),
-    "turned norm": block(lambda self, x: F.layer_norm(x.permute(0, 2, 3, 1), (3,), bias=torch.ones(3, dtype=x.dtype)).permute(0, 3, 1, 2)),
-    "product": block(lambda self, x: (x.permute(0, 2, 3, 1) @ self.one.weight[0, :, :, 0].abs()).permute(0, 3, 1, 2), one=conv((3, 1))),
-    "constants": block(lambda self, x: x * torch.arange(1, x.shape[-1] + 1) + torch.ones_like(x) * x.new_ones(1)),
-    "two maxima": block(lambda self, x: torch.max(x, torch.zeros(1, dtype=x.dtype)) + x.min(torch.ones(1, dtype=x.dtype)) * 1e-3),
+    "twice": block(
+        lambda self, x: self.relu(self.same(self.relu(self.same(x)))),
+        same=conv(3, 1, 1),
+        relu=nn.ReLU(),
+    ),
+    "functional": block(
+        lambda self, x: F.relu(
+            F.avg_pool2d(F.conv2d(x, self.w.weight, stride=2), 2, 1).mul(0.5), inplace=True
+        ),
+        w=conv(),
+    ),
+    "keywords": block(
+        lambda self, x: F.conv2d(input=x, weight=self.w.weight, padding=1).clamp(min=0), w=conv()
+    ),
+    "slices": block(
+        lambda self, x: self.one(x[:, :2, 1:-2, :12:2]) + x[:, None, 0, 2:-2, 1:10:2],
+        one=conv(2, channels=2),
+    ),
+    "merged patches": block(
+        lambda self, x: torch.cat([x[..., i:14:2, j:12:2] for i in (0, 1) for j in (0, 1)], 1)
+    ),
+    "split and narrow": block(
+        lambda self, x: torch.cat(
+            [*x.chunk(3, 1)[1:], *x.split(1, 1), x.narrow(1, 0, 1), x[:, 1].unsqueeze(1)], 1
+        )
+    ),
+    "shuffled channels": block(
+        lambda self, x: x.view(-1, 3, 1, *x.shape[-2:]).transpose(1, 2).reshape(x.shape)
+    ),
+    "channel attention": block(
+        lambda self, x: (
+            x * x.mean(1, keepdim=True).sigmoid() * x.max(1, keepdim=True)[0] * F.softmax(x, 1)
+        )
+    ),
+    "turned": block(
+        lambda self, x: F.linear(x.permute(0, 2, 3, 1), self.one.weight[:, :, 0, 0]).movedim(3, 1),
+        one=conv(1),
+    ),
+    "turned norm": block(
+        lambda self, x: F.layer_norm(
+            x.permute(0, 2, 3, 1), (3,), bias=torch.ones(3, dtype=x.dtype)
+        ).permute(0, 3, 1, 2)
+    ),
+    "product": block(
+        lambda self, x: (x.permute(0, 2, 3, 1) @ self.one.weight[0, :, :, 0].abs()).permute(
+            0, 3, 1, 2
+        ),
+        one=conv((3, 1)),
+    ),
+    "constants": block(
+        lambda self, x: x * torch.arange(1, x.shape[-1] + 1) + torch.ones_like(x) * x.new_ones(1)
+    ),
+    "two maxima": block(
+        lambda self, x: (
+            torch.max(x, torch.zeros(1, dtype=x.dtype)) + x.min(torch.ones(1, dtype=x.dtype)) * 1e-3
+        )
+    ),
 }
 
 
@@ -188,7 +317,9 @@ EXACT = {
 def test_box_is_the_support_of_the_gradient(name: str) -> None:
     fields = assert_exact(EXACT[name], 31, 26)
     assert fields
-    assert all(field.stride[0] and field.stride[1] for field in fields.values()) or name == "one row"
+    assert (
+        all(field.stride[0] and field.stride[1] for field in fields.values()) or name == "one row"
+    )
 
 
 # ── random networks ──
@@ -217,26 +348,55 @@ class Random(nn.Module):
         if kind == "same":
             return F.conv2d(x, one.weight, None, 1, "same", dilation).relu_()
         if kind == "max":
-            return F.max_pool2d(x, size, stride, [min(p, k // 2) for p, k in zip(padding, size, strict=True)], dilation)
+            return F.max_pool2d(
+                x,
+                size,
+                stride,
+                [min(p, k // 2) for p, k in zip(padding, size, strict=True)],
+                dilation,
+            )
         if kind == "average":
-            return F.avg_pool2d(x, size, stride, [min(p, k // 2) for p, k in zip(padding, size, strict=True)], ceil_mode=True)
+            return F.avg_pool2d(
+                x,
+                size,
+                stride,
+                [min(p, k // 2) for p, k in zip(padding, size, strict=True)],
+                ceil_mode=True,
+            )
         if kind in ("reflect", "replicate", "circular", "constant"):
             return F.pad(x, (padding[1], dilation[1], dilation[0], padding[0]), mode=kind)
         if kind == "residual":
             return F.relu(self.shared(x), inplace=True) + x
         if kind == "cat":
-            return torch.cat([x[:, 1:], self.shared(x)[:, :1], F.avg_pool2d(x, 3, 1, 1)[:, 1:2]], 1)[:, :3]
+            return torch.cat(
+                [x[:, 1:], self.shared(x)[:, :1], F.avg_pool2d(x, 3, 1, 1)[:, 1:2]], 1
+            )[:, :3]
         if kind == "slice":
             return x[..., padding[0] :: stride[0], padding[1] :: stride[1]]
         return F.conv2d(x, one.weight, one.bias, stride, padding, dilation)
 
 
-KINDS = ("conv", "conv", "same", "max", "average", "reflect", "replicate", "circular", "constant", "residual", "cat", "slice")
+KINDS = (
+    "conv",
+    "conv",
+    "same",
+    "max",
+    "average",
+    "reflect",
+    "replicate",
+    "circular",
+    "constant",
+    "residual",
+    "cat",
+    "slice",
+)
 pairs = {
     name: st.tuples(st.integers(low, high), st.integers(low, high))
     for name, low, high in (("size", 1, 4), ("stride", 1, 3), ("pad", 0, 3), ("gap", 1, 3))
 }
-steps = st.tuples(st.sampled_from(KINDS), pairs["size"], pairs["stride"], pairs["pad"], pairs["gap"])
+steps = st.tuples(
+    st.sampled_from(KINDS), pairs["size"], pairs["stride"], pairs["pad"], pairs["gap"]
+)
 
 
 @settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
@@ -249,7 +409,9 @@ def test_box_is_exact_for_random_networks(plan: list[tuple], height: int, width:
 @given(st.lists(steps, min_size=1, max_size=4), st.integers(0, 3), st.integers(0, 3))
 @settings(max_examples=15, deadline=None, derandomize=True)
 def test_windows_have_one_size_and_hold_the_boxes(plan: list[tuple], row: int, column: int) -> None:
-    for field in receptive_fields(Model(Random([step for step in plan if step[0] not in ("reflect", "circular")]), size=32)).values():
+    for field in receptive_fields(
+        Model(Random([step for step in plan if step[0] not in ("reflect", "circular")]), size=32)
+    ).values():
         window, box = field.window(row, column), field.box(row, column, 40, 40)
         assert (window[2] - window[0], window[3] - window[1]) == field.size
         assert box == tuple(min(max(value, 0), 40) for value in window)
@@ -314,19 +476,42 @@ def test_what_mixes_places_sees_the_whole_image(name: str) -> None:
 
 
 def test_squeeze_excitation_sees_everything_behind_the_gate() -> None:
-    fields = assert_exact(nn.Sequential(conv(3, 1, 1), SqueezeExcitation(3, 2), nn.Hardswish(), conv()), 20, 24)
+    fields = assert_exact(
+        nn.Sequential(conv(3, 1, 1), SqueezeExcitation(3, 2), nn.Hardswish(), conv()), 20, 24
+    )
     assert [name for name, field in fields.items() if field.covers_image] == ["1", "2", "3"]
 
 
 def test_one_axis_alone_can_be_whole() -> None:
-    field = receptive_fields(Model(nn.Sequential(conv(), Lambda(lambda _, x: x + x.sum(3, keepdim=True))), size=20), 12, 16)["1"]
-    assert (field.size, field.stride, field.offset, field.covers_image) == ((3, 16), (1, 0), (0, 0), False)
+    field = receptive_fields(
+        Model(nn.Sequential(conv(), Lambda(lambda _, x: x + x.sum(3, keepdim=True))), size=20),
+        12,
+        16,
+    )["1"]
+    assert (field.size, field.stride, field.offset, field.covers_image) == (
+        (3, 16),
+        (1, 0),
+        (0, 0),
+        False,
+    )
     assert field.box(2, 5, 12, 16) == field.window(2, 5) == (2, 0, 5, 16)
 
 
 def test_a_layer_whose_channels_come_last() -> None:
-    turn, back = Lambda(lambda _, x: x.permute(0, 2, 3, 1)), Lambda(lambda _, x: x.permute(0, 3, 1, 2))
-    network = nn.Sequential(conv(4, 4), turn, nn.LayerNorm(3), nn.Linear(3, 5), nn.GELU(), nn.Linear(5, 3), back, conv(3, 1, 1))
+    turn, back = (
+        Lambda(lambda _, x: x.permute(0, 2, 3, 1)),
+        Lambda(lambda _, x: x.permute(0, 3, 1, 2)),
+    )
+    network = nn.Sequential(
+        conv(4, 4),
+        turn,
+        nn.LayerNorm(3),
+        nn.Linear(3, 5),
+        nn.GELU(),
+        nn.Linear(5, 3),
+        back,
+        conv(3, 1, 1),
+    )
     fields = assert_exact(network, 24, 32, layers=["0", "6", "7"])
     assert {fields[str(i)] for i in range(7)} == {fields["0"]}
     assert fields["0"].box(5, 7, 24, 32) == (20, 28, 24, 32)
@@ -335,7 +520,9 @@ def test_a_layer_whose_channels_come_last() -> None:
 def test_a_network_of_tokens_has_places_until_it_flattens_them() -> None:
     model = Model(block(lambda _, x: x.flatten(2).transpose(1, 2)), size=32)
     assert list(receptive_fields(model)) == ["0"]
-    with pytest.raises(SightlineError, match="layer '1' has no places in the image; choose a spatial one such as 0"):
+    with pytest.raises(
+        SightlineError, match="layer '1' has no places in the image; choose a spatial one such as 0"
+    ):
         receptive_field(model, "1")
 
 
@@ -361,10 +548,30 @@ one, three, down = (1, 1, 0), (3, 1, 1), (2, 2, 0)
 ALEX = [(11, 4, 2), (3, 2, 0), (5, 1, 2), (3, 2, 0), three, three, three]
 RESNET_STEM, FIRE = [(7, 2, 3), (3, 2, 1)], [one, three]
 # Each inception module counts with the 3×3 convolution or pooling of its widest branch.
-GOOGLE = [(7, 2, 3), (3, 2, 0), one, three, (3, 2, 0), *[three] * 2, (3, 2, 0), *[three] * 5, down, *[three] * 2]
+GOOGLE = [
+    (7, 2, 3),
+    (3, 2, 0),
+    one,
+    three,
+    (3, 2, 0),
+    *[three] * 2,
+    (3, 2, 0),
+    *[three] * 5,
+    down,
+    *[three] * 2,
+]
 SQUEEZE = [(7, 2, 0), (3, 2, 0), *FIRE * 3, (3, 2, 0), *FIRE * 4, (3, 2, 0), *FIRE]
 INCEPTION_STEM = [(3, 2, 0), (3, 1, 0), three, (3, 2, 0), one, (3, 1, 0), (3, 2, 0)]
-INCEPTION = [*INCEPTION_STEM, *[three] * 6, three, (3, 2, 0), *[(7, 1, 3)] * 8, (7, 1, 3), (3, 2, 0), *[three] * 4]
+INCEPTION = [
+    *INCEPTION_STEM,
+    *[three] * 6,
+    three,
+    (3, 2, 0),
+    *[(7, 1, 3)] * 8,
+    (7, 1, 3),
+    (3, 2, 0),
+    *[three] * 4,
+]
 
 
 def vgg(*blocks: int) -> list[tuple[int, ...]]:
@@ -372,25 +579,47 @@ def vgg(*blocks: int) -> list[tuple[int, ...]]:
 
 
 def basic(*strides: int) -> list[tuple[int, ...]]:
-    return [*RESNET_STEM, *(operation for stride in strides for operation in ((3, stride, 1), three))]
+    return [
+        *RESNET_STEM,
+        *(operation for stride in strides for operation in ((3, stride, 1), three)),
+    ]
 
 
 def bottlenecks(*counts: int) -> list[tuple[int, ...]]:
     """With the stride in the 3×3 convolution, as torchvision has it (He et al. have it in the 1×1 before)."""
-    strides = [(2 if stage and not i else 1) for stage, count in enumerate(counts) for i in range(count)]
-    return [*RESNET_STEM, *(operation for stride in strides for operation in (one, (3, stride, 1), one))]
+    strides = [
+        (2 if stage and not i else 1) for stage, count in enumerate(counts) for i in range(count)
+    ]
+    return [
+        *RESNET_STEM,
+        *(operation for stride in strides for operation in (one, (3, stride, 1), one)),
+    ]
 
 
 def dense(*blocks: int) -> list[tuple[int, ...]]:
-    return [*RESNET_STEM, *(operation for count in blocks for operation in (*[one, three] * count, one, down))][:-2]
+    return [
+        *RESNET_STEM,
+        *(operation for count in blocks for operation in (*[one, three] * count, one, down)),
+    ][:-2]
 
 
 def mobile(*rows: tuple[int, int]) -> list[tuple[int, ...]]:
-    return [(3, 2, 1), *(operation for count, stride in rows for i in range(count) for operation in (one, (3, 1 if i else stride, 1), one))]
+    return [
+        (3, 2, 1),
+        *(
+            operation
+            for count, stride in rows
+            for i in range(count)
+            for operation in (one, (3, 1 if i else stride, 1), one)
+        ),
+    ]
 
 
 def convnext(*blocks: int) -> list[tuple[int, ...]]:
-    return [(4, 4, 0), *(operation for count in blocks for operation in (*[(7, 1, 3)] * count, down))][:-1]
+    return [
+        (4, 4, 0),
+        *(operation for count in blocks for operation in (*[(7, 1, 3)] * count, down)),
+    ][:-1]
 
 
 LITERATURE: list[tuple[str, str, list[tuple[int, ...]], int]] = [
@@ -409,18 +638,33 @@ LITERATURE: list[tuple[str, str, list[tuple[int, ...]], int]] = [
     ("resnet18", "layer4", basic(1, 1, 2, 1, 2, 1, 2, 1), 435),
     ("resnet50", "layer3", bottlenecks(3, 4, 6), 267),
     ("resnet50", "layer4", bottlenecks(3, 4, 6, 3), 427),
-    ("mobilenet_v2", "features", mobile((1, 1), (2, 2), (3, 2), (4, 2), (3, 1), (3, 2), (1, 1)), 491),
+    (
+        "mobilenet_v2",
+        "features",
+        mobile((1, 1), (2, 2), (3, 2), (4, 2), (3, 1), (3, 2), (1, 1)),
+        491,
+    ),
     ("densenet121", "features", dense(6, 12, 24, 16), 2071),
     ("convnext_tiny", "features", convnext(3, 3, 9, 3), 1688),
     ("vit_b_16", "conv_proj", [(16, 16, 0)], 16),
 ]
 
 
-@pytest.mark.parametrize(("name", "layer", "operations", "size"), LITERATURE, ids=lambda value: value if isinstance(value, str) else "")
-def test_the_recursion_of_the_literature(name: str, layer: str, operations: list[tuple[int, ...]], size: int) -> None:
+@pytest.mark.parametrize(
+    ("name", "layer", "operations", "size"),
+    LITERATURE,
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_the_recursion_of_the_literature(
+    name: str, layer: str, operations: list[tuple[int, ...]], size: int
+) -> None:
     field = receptive_field(shapes_only(name), layer)
     assert recursion(*operations)[0] == size
-    assert recursion(*operations) == (field.size[0], field.stride[0], field.offset[0]) == (field.size[1], field.stride[1], field.offset[1])
+    assert (
+        recursion(*operations)
+        == (field.size[0], field.stride[0], field.offset[0])
+        == (field.size[1], field.stride[1], field.offset[1])
+    )
 
 
 def test_resnet_50_with_the_stride_of_the_paper() -> None:
@@ -433,7 +677,16 @@ def test_resnet_50_with_the_stride_of_the_paper() -> None:
 
 
 FAMILIES = [
-    *("alexnet", "vgg11", "vgg16_bn", "squeezenet1_0", "googlenet", "inception_v3", "resnet18", "resnet50"),
+    *(
+        "alexnet",
+        "vgg11",
+        "vgg16_bn",
+        "squeezenet1_0",
+        "googlenet",
+        "inception_v3",
+        "resnet18",
+        "resnet50",
+    ),
     *("mobilenet_v2", "densenet121", "convnext_tiny", "efficientnet_b0", "vit_b_16"),
 ]
 
@@ -444,15 +697,32 @@ def test_every_spatial_layer_has_a_field(name: str) -> None:
     fields = receptive_fields(model)
     assert list(fields) == [layer.name for layer in model.layers.values() if layer.is_spatial]
     for layer, field in fields.items():
-        rows, columns = model.layers[layer].shape[-2:] if not field.unit_ranges[0] else map(len, field.unit_ranges)
-        assert field.box(rows - 1, columns - 1, model.size, model.size)[2:] > field.box(rows // 2, columns // 2, model.size, model.size)[:2]
+        rows, columns = (
+            model.layers[layer].shape[-2:]
+            if not field.unit_ranges[0]
+            else map(len, field.unit_ranges)
+        )
+        assert (
+            field.box(rows - 1, columns - 1, model.size, model.size)[2:]
+            > field.box(rows // 2, columns // 2, model.size, model.size)[:2]
+        )
         assert field.covers_image == (field.stride == (0, 0))
     gated = [layer for layer, field in fields.items() if field.covers_image]
-    assert gated == (list(fields)[list(fields).index("features.1.0.block.1") :] if name == "efficientnet_b0" else [])
+    assert gated == (
+        list(fields)[list(fields).index("features.1.0.block.1") :]
+        if name == "efficientnet_b0"
+        else []
+    )
 
 
 REAL: dict[str, list[str]] = {
-    "squeezenet1_0": ["features.2", "features.4.expand3x3", "features.6", "features.12", "classifier.2"],
+    "squeezenet1_0": [
+        "features.2",
+        "features.4.expand3x3",
+        "features.6",
+        "features.12",
+        "classifier.2",
+    ],
     "googlenet": ["conv1", "maxpool2", "inception3a", "inception4b.branch4.0", "inception5b"],
     "resnet18": ["maxpool", "layer1.0.relu:1", "layer2.0.downsample.0", "layer3", "layer4"],
 }
@@ -469,7 +739,11 @@ def test_real_networks_against_the_gradient(name: str) -> None:
 
 def test_names_and_sizes() -> None:
     model = shapes_only("squeezenet1_0")
-    assert receptive_field(model, "last_conv") == receptive_field(model, "fire9") == receptive_field(model, "features.12")
+    assert (
+        receptive_field(model, "last_conv")
+        == receptive_field(model, "fire9")
+        == receptive_field(model, "features.12")
+    )
     assert receptive_field(model, "penultimate") == receptive_field(model, "fire9")
     assert receptive_field(model, "conv1", 50, 70).image_size == (50, 70)
     assert not any(name.endswith(":in") for name in receptive_fields(model, 50, 70))
@@ -481,7 +755,10 @@ def test_names_and_sizes() -> None:
 
 def test_errors() -> None:
     model = shapes_only("alexnet")
-    with pytest.raises(SightlineError, match=r"layer 'fc6' has no places in the image; choose a spatial one such as avgpool"):
+    with pytest.raises(
+        SightlineError,
+        match=r"layer 'fc6' has no places in the image; choose a spatial one such as avgpool",
+    ):
         receptive_field(model, "fc6")
     with pytest.raises(SightlineError, match="layer 'logits' has no places"):
         receptive_field(model, "logits")
@@ -509,7 +786,10 @@ def test_nothing_of_the_model_changes_and_results_are_kept() -> None:
     network = nn.Sequential(conv(), nn.ReLU(inplace=True), nn.Sequential(conv()))
     model = Model(network, size=16)
     first = receptive_fields(model)
-    assert not any(module._forward_hooks or module._forward_pre_hooks for module in (*model.network.modules(), *network.modules()))
+    assert not any(
+        module._forward_hooks or module._forward_pre_hooks
+        for module in (*model.network.modules(), *network.modules())
+    )
     assert receptive_field(model, "2.0") is first["2.0"] is receptive_fields(model, 16, 16)["2.0"]
     gone = weakref.ref(model)
     del model

@@ -19,7 +19,13 @@ from sightline.errors import SightlineError
 from sightline.images.io import read
 from sightline.models.model import Model
 from sightline.models.weights.checkpoint import fill_network_weights, read_weights
-from sightline.models.zoo.load import choose_default_device, count_classes, find_network_builder, list_network_names, load
+from sightline.models.zoo.load import (
+    choose_default_device,
+    count_classes,
+    find_network_builder,
+    list_network_names,
+    load,
+)
 from sightline.models.zoo.sightnet import SIGHTNET_LABELS, make_sightnet
 
 CPU = {"device": "cpu"}
@@ -27,7 +33,9 @@ CPU = {"device": "cpu"}
 
 def flat(model: Model) -> Tensor:
     """All weights in one vector."""
-    return torch.cat([value.detach().flatten().float() for value in model.network.state_dict().values()])
+    return torch.cat(
+        [value.detach().flatten().float() for value in model.network.state_dict().values()]
+    )
 
 
 # ── names ──
@@ -52,7 +60,9 @@ def test_names_of_every_library() -> None:
     ],
 )
 def test_unknown_names_are_told_the_nearest(name: str, nearest: str) -> None:
-    with pytest.raises(SightlineError, match=f"^no network named '{name}'; did you mean {nearest}\\?$"):
+    with pytest.raises(
+        SightlineError, match=f"^no network named '{name}'; did you mean {nearest}\\?$"
+    ):
         load(name)
 
 
@@ -63,13 +73,23 @@ def test_the_name_of_both_libraries_is_torchvisions() -> None:
 
 @pytest.mark.parametrize(
     ("name", "size", "resize"),
-    [("alexnet", 224, 256), ("resnet50", 224, 232), ("inception_v3", 299, 342), ("convnext_tiny", 224, 236), ("efficientnet_b0", 224, 256)],
+    [
+        ("alexnet", 224, 256),
+        ("resnet50", 224, 232),
+        ("inception_v3", 299, 342),
+        ("convnext_tiny", 224, 236),
+        ("efficientnet_b0", 224, 256),
+    ],
 )
 def test_preprocessing_is_that_of_the_published_weights(name: str, size: int, resize: int) -> None:
     with torch.device("meta"):
         model = load(name, weights="random", device="meta")
         assert (model.name, model.size, model.resize) == (name, size, resize)
-        assert (len(model.labels), model.labels[0], model.labels[-1]) == (1000, "tench", "toilet tissue")
+        assert (len(model.labels), model.labels[0], model.labels[-1]) == (
+            1000,
+            "tench",
+            "toilet tissue",
+        )
     published = models.get_model_weights(name).DEFAULT.transforms()
     assert (model.size, model.resize) == (published.crop_size[0], published.resize_size[0])
 
@@ -78,8 +98,14 @@ def test_preprocessing_of_a_timm_network() -> None:
     model = load("mobilenetv2_100", weights="random", **CPU)
     assert (model.size, model.resize, len(model.labels)) == (224, 256, 1000)
     assert model.mean.flatten().tolist() == pytest.approx([0.485, 0.456, 0.406])
-    given = load("mobilenetv2_100", weights="random", mean=[0.5] * 3, std=[0.25] * 3, size=96, **CPU)
-    assert (given.mean.flatten().tolist(), given.std.flatten().tolist(), given.size) == ([0.5] * 3, [0.25] * 3, 96)
+    given = load(
+        "mobilenetv2_100", weights="random", mean=[0.5] * 3, std=[0.25] * 3, size=96, **CPU
+    )
+    assert (given.mean.flatten().tolist(), given.std.flatten().tolist(), given.size) == (
+        [0.5] * 3,
+        [0.25] * 3,
+        96,
+    )
 
 
 def test_options_reach_the_constructor() -> None:
@@ -181,9 +207,13 @@ def test_code_in_a_file_is_not_run(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("share", [0.0, 0.01, 0.5, 0.99])
 @pytest.mark.parametrize("name", ["cut.pt", "cut.safetensors"])
-def test_cut_files(tmp_path: Path, squeezenet_state: dict[str, Tensor], name: str, share: float) -> None:
+def test_cut_files(
+    tmp_path: Path, squeezenet_state: dict[str, Tensor], name: str, share: float
+) -> None:
     path = tmp_path / name
-    save_file(squeezenet_state, path) if name.endswith("safetensors") else torch.save(squeezenet_state, path)
+    save_file(squeezenet_state, path) if name.endswith("safetensors") else torch.save(
+        squeezenet_state, path
+    )
     path.write_bytes(path.read_bytes()[: int(path.stat().st_size * share)])
     with pytest.raises(SightlineError, match=r"^cut\.\w+ is (not a whole|neither)") as caught:
         squeezenet(weights=path)
@@ -192,7 +222,9 @@ def test_cut_files(tmp_path: Path, squeezenet_state: dict[str, Tensor], name: st
 
 @pytest.mark.parametrize("seed", range(5))
 def test_garbage_after_the_first_byte_of_a_pickle(tmp_path: Path, seed: int) -> None:
-    noise = torch.randint(0, 256, (200,), generator=torch.Generator().manual_seed(seed), dtype=torch.uint8)
+    noise = torch.randint(
+        0, 256, (200,), generator=torch.Generator().manual_seed(seed), dtype=torch.uint8
+    )
     (tmp_path / "noise.pt").write_bytes(b"\x80\x02" + bytes(noise.tolist()))
     with pytest.raises(SightlineError, match=r"^noise\.pt is"):
         squeezenet(weights=tmp_path / "noise.pt")
@@ -200,7 +232,10 @@ def test_garbage_after_the_first_byte_of_a_pickle(tmp_path: Path, seed: int) -> 
 
 def test_files_that_are_not_there(tmp_path: Path) -> None:
     (tmp_path / "weights.safetensors").touch()
-    with pytest.raises(SightlineError, match=r"no weights file .*wieghts\.safetensors; did you mean weights\.safetensors\?"):
+    with pytest.raises(
+        SightlineError,
+        match=r"no weights file .*wieghts\.safetensors; did you mean weights\.safetensors\?",
+    ):
         squeezenet(weights=tmp_path / "wieghts.safetensors")
     with pytest.raises(SightlineError, match="no weights file"):
         squeezenet(weights=tmp_path / "nowhere" / "weights.safetensors")
@@ -211,15 +246,24 @@ def test_files_that_are_not_there(tmp_path: Path) -> None:
 @pytest.mark.parametrize("content", [[1, 2], {}, {"epoch": 3}, {"state_dict": {}}, torch.zeros(3)])
 def test_files_without_weights_by_name(tmp_path: Path, content: Any) -> None:
     torch.save(content, tmp_path / "other.pt")
-    with pytest.raises(SightlineError, match=r"other\.pt holds no weights by name; a state dict is expected"):
+    with pytest.raises(
+        SightlineError, match=r"other\.pt holds no weights by name; a state dict is expected"
+    ):
         squeezenet(weights=tmp_path / "other.pt")
 
 
 WRAPPED = {
     "plain": lambda state: state,
-    "lightning": lambda state: {"epoch": 3, "state_dict": {f"model.{key}": value for key, value in state.items()}},
-    "parallel": lambda state: {"state_dict": {f"module.{key}": value for key, value in state.items()}},
-    "compiled": lambda state: {"model": {f"_orig_mod.{key}": value for key, value in state.items()}},
+    "lightning": lambda state: {
+        "epoch": 3,
+        "state_dict": {f"model.{key}": value for key, value in state.items()},
+    },
+    "parallel": lambda state: {
+        "state_dict": {f"module.{key}": value for key, value in state.items()}
+    },
+    "compiled": lambda state: {
+        "model": {f"_orig_mod.{key}": value for key, value in state.items()}
+    },
     "both": lambda state: {f"module._orig_mod.{key}": value for key, value in state.items()},
     "nested": lambda state: {"model_state_dict": {"net": state}, "optimizer": {"lr": 0.1}},
     "half": lambda state: {key: value.half() for key, value in state.items()},
@@ -228,50 +272,86 @@ WRAPPED = {
 
 
 @pytest.mark.parametrize("wrapping", WRAPPED)
-def test_usual_wrappings_are_looked_through(tmp_path: Path, squeezenet_state: dict[str, Tensor], wrapping: str) -> None:
+def test_usual_wrappings_are_looked_through(
+    tmp_path: Path, squeezenet_state: dict[str, Tensor], wrapping: str
+) -> None:
     torch.save(WRAPPED[wrapping](squeezenet_state), tmp_path / "wrapped.pt")
     model = squeezenet(weights=tmp_path / "wrapped.pt")
     for key, value in model.network.state_dict().items():
         assert value.dtype == torch.float32
         torch.testing.assert_close(
-            value, squeezenet_state[key], rtol=1e-3 if wrapping == "half" else 0, atol=1e-6 if wrapping == "half" else 0
+            value,
+            squeezenet_state[key],
+            rtol=1e-3 if wrapping == "half" else 0,
+            atol=1e-6 if wrapping == "half" else 0,
         )
     assert len(model.recipe["sha256"]) == 64
 
 
 def test_names_that_do_not_fit(tmp_path: Path, squeezenet_state: dict[str, Tensor]) -> None:
     def refused(change: dict[str, Any], message: str) -> None:
-        state = {key: value for key, value in {**squeezenet_state, **change}.items() if value is not None}
+        state = {
+            key: value for key, value in {**squeezenet_state, **change}.items() if value is not None
+        }
         save_file(state, tmp_path / "state.safetensors")
         with pytest.raises(SightlineError, match=f"^state.safetensors .*{message}$"):
             squeezenet(weights=tmp_path / "state.safetensors")
 
-    refused({"features.3.squeeze.bias": None}, r"doesn't fit squeezenet1_0: features\.3\.squeeze\.bias is missing")
-    refused({"extra": torch.zeros(1), "more": torch.zeros(1)}, r"doesn't fit squeezenet1_0: the network has no extra, and 1 more")
-    refused({"features.0.bias": torch.zeros(5)}, r"features\.0\.bias is \(5,\) in the file, \(96,\) in the network")
-    refused({"features.0.bias": torch.full((96,), float("nan"))}, r"is refused: features\.0\.bias holds NaN or infinite weights")
-    refused({"features.0.bias": torch.full((96,), float("inf"))}, r"is refused: features\.0\.bias holds NaN or infinite weights")
+    refused(
+        {"features.3.squeeze.bias": None},
+        r"doesn't fit squeezenet1_0: features\.3\.squeeze\.bias is missing",
+    )
+    refused(
+        {"extra": torch.zeros(1), "more": torch.zeros(1)},
+        r"doesn't fit squeezenet1_0: the network has no extra, and 1 more",
+    )
+    refused(
+        {"features.0.bias": torch.zeros(5)},
+        r"features\.0\.bias is \(5,\) in the file, \(96,\) in the network",
+    )
+    refused(
+        {"features.0.bias": torch.full((96,), float("nan"))},
+        r"is refused: features\.0\.bias holds NaN or infinite weights",
+    )
+    refused(
+        {"features.0.bias": torch.full((96,), float("inf"))},
+        r"is refused: features\.0\.bias holds NaN or infinite weights",
+    )
 
 
 def test_a_fine_tuned_head_sets_the_number_of_classes(tmp_path: Path) -> None:
     torch.manual_seed(2)
     network = models.resnet18(num_classes=7).eval()
-    torch.save({"state_dict": {f"module.{key}": value for key, value in network.state_dict().items()}}, tmp_path / "tuned.pth")
+    torch.save(
+        {"state_dict": {f"module.{key}": value for key, value in network.state_dict().items()}},
+        tmp_path / "tuned.pth",
+    )
     labels = ["ant", "bee", "cat", "dog", "elk", "fox", "gnu"]
     model = load("resnet18", weights=tmp_path / "tuned.pth", labels=labels, **CPU)
     image = torch.rand(2, 3, 64, 64)
-    torch.testing.assert_close(model.logits(image), network(model.normalize(image)), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(
+        model.logits(image), network(model.normalize(image)), rtol=1e-4, atol=1e-4
+    )
     assert model.labels == tuple(labels)
     assert model.index("fox") == 5
-    assert load("resnet18", weights=tmp_path / "tuned.pth", **CPU).labels == tuple(f"class {i}" for i in range(7))
+    assert load("resnet18", weights=tmp_path / "tuned.pth", **CPU).labels == tuple(
+        f"class {i}" for i in range(7)
+    )
     with pytest.raises(SightlineError, match="resnet18 has 7 logits, but 2 labels were given"):
         load("resnet18", weights=tmp_path / "tuned.pth", labels=["a", "b"], **CPU).index("a")
     assert load("resnet18", weights=tmp_path / "tuned.pth", **CPU).layer("conv5_x") == "layer4"
 
 
 def test_fine_tuned_heads_of_other_kinds(tmp_path: Path) -> None:
-    for name, options in (("squeezenet1_1", {}), ("mobilenet_v2", {}), ("googlenet", {"aux_logits": True, "init_weights": False})):
-        save_file(models.get_model(name, weights=None, num_classes=5, **options).state_dict(), tmp_path / "tuned.safetensors")
+    for name, options in (
+        ("squeezenet1_1", {}),
+        ("mobilenet_v2", {}),
+        ("googlenet", {"aux_logits": True, "init_weights": False}),
+    ):
+        save_file(
+            models.get_model(name, weights=None, num_classes=5, **options).state_dict(),
+            tmp_path / "tuned.safetensors",
+        )
         assert len(load(name, weights=tmp_path / "tuned.safetensors", **CPU).labels) == 5
     other = models.resnet34(num_classes=5).state_dict()
     save_file(other, tmp_path / "other.safetensors")
@@ -287,7 +367,9 @@ def test_the_embedded_network_with_other_weights(tmp_path: Path) -> None:
     torch.testing.assert_close(flat(model), flat(Model(network)))
 
 
-def test_a_round_trip_through_both_formats(tmp_path: Path, squeezenet_state: dict[str, Tensor]) -> None:
+def test_a_round_trip_through_both_formats(
+    tmp_path: Path, squeezenet_state: dict[str, Tensor]
+) -> None:
     save_file(squeezenet_state, tmp_path / "a.safetensors")
     torch.save(squeezenet_state, tmp_path / "a.pt")
     torch.save(squeezenet_state, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
@@ -297,7 +379,9 @@ def test_a_round_trip_through_both_formats(tmp_path: Path, squeezenet_state: dic
         assert all(torch.equal(state[key], value) for key, value in squeezenet_state.items())
     network = models.squeezenet1_0()
     fill_network_weights(network, squeezenet_state, tmp_path / "a.pt", "squeezenet1_0")
-    assert torch.equal(network.state_dict()["classifier.1.bias"], squeezenet_state["classifier.1.bias"])
+    assert torch.equal(
+        network.state_dict()["classifier.1.bias"], squeezenet_state["classifier.1.bias"]
+    )
     assert count_classes(network) == 1000
 
 
@@ -312,13 +396,16 @@ def test_a_round_trip_through_both_formats(tmp_path: Path, squeezenet_state: dic
         RuntimeError('invalid hash value (expected "b66b")'),
     ],
 )
-def test_weights_that_can_not_be_downloaded(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+def test_weights_that_can_not_be_downloaded(
+    monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
     def fail(*_: Any, **__: Any) -> None:
         raise error
 
     monkeypatch.setattr(inspect.getmodule(models.get_model), "load_state_dict_from_url", fail)
     with pytest.raises(
-        SightlineError, match=r"^the pretrained weights of squeezenet1_0 can't be downloaded \(.*\); give a file with weights=FILE$"
+        SightlineError,
+        match=r"^the pretrained weights of squeezenet1_0 can't be downloaded \(.*\); give a file with weights=FILE$",
     ):
         load("squeezenet1_0")
 
@@ -329,12 +416,15 @@ def test_timm_weights_that_can_not_be_downloaded(monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr("timm.models._builder.load_pretrained", fail)
     with pytest.raises(
-        SightlineError, match=r"^the pretrained weights of resnet10t can't be downloaded \(An error happened .* the Hub\); give a file"
+        SightlineError,
+        match=r"^the pretrained weights of resnet10t can't be downloaded \(An error happened .* the Hub\); give a file",
     ):
         load("resnet10t")
 
 
-def test_downloads_verify_their_sha256(monkeypatch: pytest.MonkeyPatch, squeezenet_state: dict[str, Tensor]) -> None:
+def test_downloads_verify_their_sha256(
+    monkeypatch: pytest.MonkeyPatch, squeezenet_state: dict[str, Tensor]
+) -> None:
     asked: dict[str, Any] = {}
 
     def deliver(url: str, *_: Any, **options: Any) -> dict[str, Tensor]:
@@ -345,7 +435,9 @@ def test_downloads_verify_their_sha256(monkeypatch: pytest.MonkeyPatch, squeezen
     model = load("squeezenet1_0", **CPU)
     assert asked["check_hash"] is True
     assert model.recipe == {"model": "squeezenet1_0"}
-    assert torch.equal(model.network.state_dict()["classifier.1.bias"], squeezenet_state["classifier.1.bias"])
+    assert torch.equal(
+        model.network.state_dict()["classifier.1.bias"], squeezenet_state["classifier.1.bias"]
+    )
 
 
 def test_the_device_is_an_accelerator_if_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -362,7 +454,11 @@ def test_the_device_is_an_accelerator_if_there_is_one(monkeypatch: pytest.Monkey
 
 REAL = {
     "squeezenet1_0": ("squeezenet1_0.safetensors", {}, 0.7),
-    "mobilenetv2_100": ("mobilenetv2_100_same.safetensors", {"pad_type": "same", "mean": [0.5] * 3, "std": [0.5] * 3}, 0.9),
+    "mobilenetv2_100": (
+        "mobilenetv2_100_same.safetensors",
+        {"pad_type": "same", "mean": [0.5] * 3, "std": [0.5] * 3},
+        0.9,
+    ),
 }
 
 
@@ -370,7 +466,10 @@ REAL = {
 def test_real_networks_know_real_photographs(data: Path, name: str) -> None:
     file, options, least = REAL[name]
     model = load(name, weights=data / "nets" / file, **options, **CPU)
-    index = {entry["wnid"]: entry["index"] for entry in json.loads((data / "imagenet_labels.json").read_text(encoding="utf-8"))}
+    index = {
+        entry["wnid"]: entry["index"]
+        for entry in json.loads((data / "imagenet_labels.json").read_text(encoding="utf-8"))
+    }
     photographs = sorted((data / "imagenet_samples").glob("*.jpg"))[::20]
     image = torch.cat([model.fit(read(path)) for path in photographs])
     truth = torch.tensor([index[path.name.split("_")[0]] for path in photographs])
@@ -385,5 +484,7 @@ def test_real_networks_know_real_photographs(data: Path, name: str) -> None:
 def test_real_weights_are_those_of_the_file(data: Path) -> None:
     path = data / "nets" / "squeezenet1_0.safetensors"
     model, state = squeezenet(weights=path), load_file(path)
-    assert all(torch.equal(value, state[key].float()) for key, value in model.network.state_dict().items())
+    assert all(
+        torch.equal(value, state[key].float()) for key, value in model.network.state_dict().items()
+    )
     assert model.recipe["weights"] == str(path.resolve())

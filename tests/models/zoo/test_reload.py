@@ -33,7 +33,9 @@ HOSTILE: list[Mapping[str, Any]] = [
 
 @pytest.mark.parametrize("options", HOSTILE, ids=lambda options: next(iter(options)))
 @pytest.mark.parametrize("network", ["sightnet", "resnet18", "resnet10t"])
-def test_a_recipe_hands_no_other_option_to_a_loader(monkeypatch: pytest.MonkeyPatch, network: str, options: Mapping[str, Any]) -> None:
+def test_a_recipe_hands_no_other_option_to_a_loader(
+    monkeypatch: pytest.MonkeyPatch, network: str, options: Mapping[str, Any]
+) -> None:
     def load(*_: Any, **__: Any) -> None:
         raise AssertionError("the loader was called")
 
@@ -64,7 +66,10 @@ def test_a_recipe_of_another_form_is_refused(recipe: Mapping[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("network", "options"),
     [
-        ("resnet18", {"num_classes": 7, "size": 64, "mean": (0.1, 0.2, 0.3), "std": (1.0, 1.0, 1.0)}),
+        (
+            "resnet18",
+            {"num_classes": 7, "size": 64, "mean": (0.1, 0.2, 0.3), "std": (1.0, 1.0, 1.0)},
+        ),
         ("sightnet", {"classes": 3}),
         ("mobilenetv2_050", {"pad_type": "same", "num_classes": 4}),
     ],
@@ -88,7 +93,10 @@ def test_a_style_networks_header_hands_nothing_to_a_loader(tmp_path: Path) -> No
 
     with safe_open(written, "pt") as file:
         head = json.loads(file.metadata()["sightline"])
-    head["encoder"]["options"] = {"pretrained_cfg_overlay": {"url": "file:///etc/passwd"}, "cache_dir": str(tmp_path)}
+    head["encoder"]["options"] = {
+        "pretrained_cfg_overlay": {"url": "file:///etc/passwd"},
+        "cache_dir": str(tmp_path),
+    }
     save_file(load_file(written), written, {"sightline": json.dumps(head)})
     with pytest.raises(sl.SightlineError, match="pretrained_cfg_overlay"):
         read_style_network(written)
@@ -98,7 +106,10 @@ def test_a_store_hands_nothing_to_a_loader(tmp_path: Path, tiny: sl.Model) -> No
     folder = tmp_path / "photos"
     folder.mkdir()
     for number in range(3):
-        sl.write(torch.rand(1, 3, 40, 56, generator=torch.Generator().manual_seed(number)), folder / f"{number}.png")
+        sl.write(
+            torch.rand(1, 3, 40, 56, generator=torch.Generator().manual_seed(number)),
+            folder / f"{number}.png",
+        )
     store = tmp_path / "photos.scan"
     sl.scan(sl.load(weights="random"), folder, store=store)
     facts = json.loads((store / "scan.json").read_text())
@@ -112,7 +123,10 @@ def test_a_recipe_makes_a_reader_write_no_store(tmp_path: Path) -> None:
     folder = tmp_path / "photos"
     folder.mkdir()
     for number in range(4):
-        sl.write(torch.rand(1, 3, 40, 56, generator=torch.Generator().manual_seed(number)), folder / f"{number}.png")
+        sl.write(
+            torch.rand(1, 3, 40, 56, generator=torch.Generator().manual_seed(number)),
+            folder / f"{number}.png",
+        )
     target = tmp_path / "site-packages.scan"
     model = sl.load(weights="random")
     made = sl.embedding(model, folder=str(folder), method="pca")

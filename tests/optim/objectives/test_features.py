@@ -29,8 +29,12 @@ def test_directions(tiny: sl.Model) -> None:
                 terms.append((dot * max(0.1, cos) ** power, cos))
             expected.append(sum(term for term, _ in terms) / len(terms))
             cosines.append(sum(cos for _, cos in terms) / len(terms))
-        assert value(tiny, sl.direction("conv2", tuple(vector), power), image) == pytest.approx(expected, rel=1e-4)
-        assert value(tiny, sl.cosine("conv2", tuple(vector)), image) == pytest.approx(cosines, rel=1e-4)
+        assert value(tiny, sl.direction("conv2", tuple(vector), power), image) == pytest.approx(
+            expected, rel=1e-4
+        )
+        assert value(tiny, sl.cosine("conv2", tuple(vector)), image) == pytest.approx(
+            cosines, rel=1e-4
+        )
     with pytest.raises(sl.SightlineError, match="the vector has 3 numbers; conv2 has 12 units"):
         value(tiny, sl.direction("conv2", (1.0, 2.0, 3.0)), image)
 
@@ -51,8 +55,12 @@ def test_diversity_counts_the_others_of_a_group(tiny: sl.Model) -> None:
     maps = tiny.features(image, "conv2")["conv2"].flatten(2).double()
     grams = [(one @ one.T).flatten() for one in maps]
     alike = [[float(torch.cosine_similarity(a, b, 0)) for b in grams] for a in grams]
-    assert value(tiny, sl.diversity("conv2"), image) == pytest.approx([sum(row) - 1 for row in alike], rel=1e-4)
-    assert value(tiny, sl.diversity("conv2", 2), image) == pytest.approx([1.0, 1.0, alike[2][3], alike[2][3]], rel=1e-4)
+    assert value(tiny, sl.diversity("conv2"), image) == pytest.approx(
+        [sum(row) - 1 for row in alike], rel=1e-4
+    )
+    assert value(tiny, sl.diversity("conv2", 2), image) == pytest.approx(
+        [1.0, 1.0, alike[2][3], alike[2][3]], rel=1e-4
+    )
 
 
 @pytest.mark.parametrize("text", [
@@ -71,8 +79,12 @@ def test_each_image_has_its_unit(tiny: sl.Model) -> None:
     units = (3, 0)
     for make in (sl.channel, sl.neuron):
         found = value(tiny, make("conv2", units), image)
-        expected = [value(tiny, make("conv2", units[i // 2]), image[i : i + 1])[0] for i in range(4)]
-        assert found == pytest.approx(expected, rel=1e-4), "an equal share of the batch for each unit, one after the other"
+        expected = [
+            value(tiny, make("conv2", units[i // 2]), image[i : i + 1])[0] for i in range(4)
+        ]
+        assert found == pytest.approx(expected, rel=1e-4), (
+            "an equal share of the batch for each unit, one after the other"
+        )
     assert value(tiny, sl.logit((4, 0, 1, 1)), image) == pytest.approx(
         [float(tiny.logits(image)[i, u]) for i, u in enumerate((4, 0, 1, 1))]
     )
@@ -86,6 +98,13 @@ def test_penalties(tiny: sl.Model) -> None:
     image = smooth()
     offset = (image - 0.5).abs().double()
     assert value(tiny, sl.l1(), image) == pytest.approx([float(offset.mean())], rel=1e-5)
-    assert value(tiny, sl.bounded(6.0), image) == pytest.approx([float((offset**6).mean())], rel=1e-4)
-    assert value(tiny, sl.roughness(1.0), torch.full((1, 3, 16, 16), 0.3)) == pytest.approx([0], abs=1e-10)
-    assert value(tiny, sl.roughness(1.0), torch.rand(1, 3, 16, 16))[0] > value(tiny, sl.roughness(1.0), image)[0]
+    assert value(tiny, sl.bounded(6.0), image) == pytest.approx(
+        [float((offset**6).mean())], rel=1e-4
+    )
+    assert value(tiny, sl.roughness(1.0), torch.full((1, 3, 16, 16), 0.3)) == pytest.approx(
+        [0], abs=1e-10
+    )
+    assert (
+        value(tiny, sl.roughness(1.0), torch.rand(1, 3, 16, 16))[0]
+        > value(tiny, sl.roughness(1.0), image)[0]
+    )

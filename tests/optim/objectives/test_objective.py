@@ -14,7 +14,16 @@ from torch import Tensor, nn
 from sightline.errors import SightlineError
 from sightline.models.model import Model
 from sightline.optim.objectives import objective as words
-from sightline.optim.objectives.objective import Objective, channel, cross_entropy, energy, l2, logit, neuron, tv
+from sightline.optim.objectives.objective import (
+    Objective,
+    channel,
+    cross_entropy,
+    energy,
+    l2,
+    logit,
+    neuron,
+    tv,
+)
 from sightline.optim.objectives.parser import parse_objective
 
 LABELS = ("goose", "tabby cat", "tiger cat", "crane (bird), heron", "it's a dog")
@@ -63,7 +72,9 @@ def pictures(count: int = 3, size: int = 16) -> Tensor:
 
 
 def scores(model: Model, objective: Objective, image: Tensor) -> Tensor:
-    return objective.bind(model)(image, model.run(image, [model.layer(layer) for layer in objective.layers]))
+    return objective.bind(model)(
+        image, model.run(image, [model.layer(layer) for layer in objective.layers])
+    )
 
 
 # Algebra
@@ -74,7 +85,11 @@ def test_a_sum_is_the_sum_of_its_scores(model: Model) -> None:
     texts = [str(o) for o in (a, b, c)]
     layers = [o.layers for o in (a, b, c)]
     total = a + 3 * b - 5 * c
-    by_hand = scores(model, a, pictures()) + 3 * scores(model, b, pictures()) - 5 * scores(model, c, pictures())
+    by_hand = (
+        scores(model, a, pictures())
+        + 3 * scores(model, b, pictures())
+        - 5 * scores(model, c, pictures())
+    )
     assert torch.allclose(scores(model, total, pictures()), by_hand, atol=1e-6)
     assert scores(model, total, pictures()).shape == (3,)
     assert [str(o) for o in (a, b, c)] == texts
@@ -97,18 +112,34 @@ def test_weights_stand_on_either_side(model: Model) -> None:
 
 def test_the_text_keeps_the_precedence(model: Model) -> None:
     a, b, c = l2(), tv(), logit(1)
-    for objective in ((a + b) * 2, a - (b - c), a - (b + c), (a - b) - c, 2 * (3 * (a - b)), (a + b) * -1 + c, -2 * a - -3 * b):
+    for objective in (
+        (a + b) * 2,
+        a - (b - c),
+        a - (b + c),
+        (a - b) - c,
+        2 * (3 * (a - b)),
+        (a + b) * -1 + c,
+        -2 * a - -3 * b,
+    ):
         again = parse_objective(str(objective))
         assert str(again) == str(objective)
-        assert torch.allclose(scores(model, again, pictures()), scores(model, objective, pictures()), atol=1e-5), str(objective)
+        assert torch.allclose(
+            scores(model, again, pictures()), scores(model, objective, pictures()), atol=1e-5
+        ), str(objective)
 
 
-WEIGHTS = st.one_of(st.integers(-9, 9), st.floats(-1e6, 1e6, allow_nan=False), st.sampled_from([1e-7, -1e-7, 1e22, 0.1, 1 / 3]))
+WEIGHTS = st.one_of(
+    st.integers(-9, 9),
+    st.floats(-1e6, 1e6, allow_nan=False),
+    st.sampled_from([1e-7, -1e-7, 1e22, 0.1, 1 / 3]),
+)
 LEAVES = st.one_of(
     st.sampled_from([0, 1, -1 + 4, *LABELS]).map(logit),
     st.sampled_from([0, "goose", "it's a dog"]).map(cross_entropy),
     st.integers(0, 3).map(lambda unit: channel("conv1", unit)),
-    st.tuples(st.integers(0, 5), st.integers(0, 6), st.integers(0, 6)).map(lambda t: neuron("conv2", *t)),
+    st.tuples(st.integers(0, 5), st.integers(0, 6), st.integers(0, 6)).map(
+        lambda t: neuron("conv2", *t)
+    ),
     st.integers(0, 5).map(lambda unit: neuron("conv2", unit)),
     st.sampled_from(["conv1", "conv2", "hidden"]).map(energy),
     st.sampled_from([1, 1.5, 2, 3.0]).map(tv),
@@ -138,26 +169,47 @@ def test_parse_undoes_str(model: Model, objective: Objective) -> None:
 def test_text_of_numbers_from_other_libraries_parses(model: Model) -> None:
     for weight in (np.float64(0.5), np.float32(0.5), np.int64(2)):
         assert str(parse_objective(str(weight * tv()))) == str(weight * tv())
-    assert str(parse_objective(str(channel("conv1", np.int64(2))))) == str(channel("conv1", np.int64(2)))  # pyright: ignore[reportArgumentType]
+    assert str(parse_objective(str(channel("conv1", np.int64(2))))) == str(
+        channel("conv1", np.int64(2))
+    )  # pyright: ignore[reportArgumentType]
 
 
 # Text
 
 
 def test_a_label_is_shorthand_for_its_logit(model: Model) -> None:
-    for text, label in (("goose", 0), ("tabby cat", 1), ("crane (bird), heron", 3), ("it's a dog", 4), (" goose ", 0)):
+    for text, label in (
+        ("goose", 0),
+        ("tabby cat", 1),
+        ("crane (bird), heron", 3),
+        ("it's a dog", 4),
+        (" goose ", 0),
+    ):
         expected = model.logits(pictures())[:, label]
-        assert torch.allclose(scores(model, parse_objective(text), pictures()), expected, atol=1e-6), text
+        assert torch.allclose(
+            scores(model, parse_objective(text), pictures()), expected, atol=1e-6
+        ), text
     assert str(parse_objective("goose")) == str(logit("goose"))
-    assert torch.allclose(scores(model, parse_objective("2"), pictures()), model.logits(pictures())[:, 2], atol=1e-6)
+    assert torch.allclose(
+        scores(model, parse_objective("2"), pictures()), model.logits(pictures())[:, 2], atol=1e-6
+    )
 
 
 def test_a_formula_reads_as_it_is_written(model: Model) -> None:
-    found = scores(model, parse_objective(" logit('goose')-0.1*tv( ) + channel( layer=\"conv1\", unit=2 ) * 3 "), pictures())
+    found = scores(
+        model,
+        parse_objective(" logit('goose')-0.1*tv( ) + channel( layer=\"conv1\", unit=2 ) * 3 "),
+        pictures(),
+    )
     a, b, c = (scores(model, o, pictures()) for o in (logit(0), tv(), channel("conv1", 2)))
     assert torch.allclose(found, a - 0.1 * b + 3 * c, atol=1e-5)
-    assert torch.allclose(scores(model, parse_objective("-1 * tv()"), pictures()), -scores(model, tv(), pictures()))
-    assert torch.allclose(scores(model, parse_objective("tv(beta=1.5)"), pictures()), scores(model, tv(1.5), pictures()))
+    assert torch.allclose(
+        scores(model, parse_objective("-1 * tv()"), pictures()), -scores(model, tv(), pictures())
+    )
+    assert torch.allclose(
+        scores(model, parse_objective("tv(beta=1.5)"), pictures()),
+        scores(model, tv(1.5), pictures()),
+    )
 
 
 EVIL = [
@@ -237,7 +289,9 @@ EVIL = [
 
 
 @pytest.mark.parametrize("text", EVIL, ids=lambda text: text[:30].encode("unicode_escape").decode())
-def test_anything_else_is_refused_and_not_evaluated(model: Model, text: str, tmp_path: Path) -> None:
+def test_anything_else_is_refused_and_not_evaluated(
+    model: Model, text: str, tmp_path: Path
+) -> None:
     trace = tmp_path / "trace"
     text = text.format(trace) if "{" in text else text
     with pytest.raises(SightlineError) as caught:
@@ -281,7 +335,9 @@ def test_every_word_is_an_objective() -> None:
         (cross_entropy((0, 7, 1)), "7"),
     ],
 )
-def test_layers_units_and_labels_out_of_range(model: Model, objective: Objective, part: str) -> None:
+def test_layers_units_and_labels_out_of_range(
+    model: Model, objective: Objective, part: str
+) -> None:
     image = pictures(1)
     with pytest.raises(SightlineError) as caught:
         scores(model, objective, image) if "neuron" in str(objective) else objective.bind(model)
@@ -294,17 +350,28 @@ def test_layers_units_and_labels_out_of_range(model: Model, objective: Objective
 
 def test_logit_is_the_score_before_the_softmax(model: Model) -> None:
     for label in range(len(LABELS)):
-        assert torch.allclose(scores(model, logit(label), pictures()), model.logits(pictures())[:, label], atol=1e-6)
-        assert torch.equal(scores(model, logit(label), pictures()), scores(model, logit(LABELS[label]), pictures()))
+        assert torch.allclose(
+            scores(model, logit(label), pictures()), model.logits(pictures())[:, label], atol=1e-6
+        )
+        assert torch.equal(
+            scores(model, logit(label), pictures()), scores(model, logit(LABELS[label]), pictures())
+        )
 
 
 def test_cross_entropy_is_minus_log_softmax(model: Model) -> None:
     logits = model.logits(pictures()).double().numpy()
     for label in (0, 3):
         expected = [math.log(sum(math.exp(z) for z in row)) - row[label] for row in logits]
-        assert np.allclose(scores(model, cross_entropy(label), pictures()).numpy(), expected, atol=1e-5)
-    expected = [math.log(sum(math.exp(z) for z in row)) - row[label] for row, label in zip(logits, (4, 0, 2), strict=True)]
-    assert np.allclose(scores(model, cross_entropy((4, 0, 2)), pictures()).numpy(), expected, atol=1e-5)
+        assert np.allclose(
+            scores(model, cross_entropy(label), pictures()).numpy(), expected, atol=1e-5
+        )
+    expected = [
+        math.log(sum(math.exp(z) for z in row)) - row[label]
+        for row, label in zip(logits, (4, 0, 2), strict=True)
+    ]
+    assert np.allclose(
+        scores(model, cross_entropy((4, 0, 2)), pictures()).numpy(), expected, atol=1e-5
+    )
 
     with pytest.raises(SightlineError, match="2 classes for 3 images"):
         scores(model, cross_entropy((4, 0)), pictures())
@@ -313,7 +380,9 @@ def test_cross_entropy_is_minus_log_softmax(model: Model) -> None:
 def hooked(model: Model, layer: str, image: Tensor) -> Tensor:
     """A layer's output by a plain hook."""
     caught: list[Tensor] = []
-    handle = model.module(layer).register_forward_hook(lambda _m, _i, out: caught.append(out.detach().clone()))
+    handle = model.module(layer).register_forward_hook(
+        lambda _m, _i, out: caught.append(out.detach().clone())
+    )
     model.logits(image)
     handle.remove()
     return caught[0]
@@ -328,10 +397,16 @@ def test_channel_is_the_mean_over_places(model: Model, tokens: Model) -> None:
     assert sequence.shape == (3, 17, 5)
     for unit in range(5):
         expected = [sum(float(v) for v in image[unit].flatten()) / 49 for image in conv]
-        assert np.allclose(scores(model, channel("conv2", unit), pictures()).numpy(), expected, atol=1e-6)
-        assert torch.allclose(scores(model, channel("hidden", unit), pictures()), vector[:, unit], atol=1e-6)
+        assert np.allclose(
+            scores(model, channel("conv2", unit), pictures()).numpy(), expected, atol=1e-6
+        )
+        assert torch.allclose(
+            scores(model, channel("hidden", unit), pictures()), vector[:, unit], atol=1e-6
+        )
         found = scores(tokens, channel("mix", unit), pictures())
-        assert torch.allclose(found, sequence[:, 1:, unit].mean(1), atol=1e-6), "the mean over the patch tokens"
+        assert torch.allclose(found, sequence[:, 1:, unit].mean(1), atol=1e-6), (
+            "the mean over the patch tokens"
+        )
 
 
 class Turned(nn.Module):
@@ -339,7 +414,11 @@ class Turned(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.stem, self.mlp, self.head = nn.Conv2d(3, 9, 4, stride=4), nn.Linear(9, 9), nn.Linear(9, 2)
+        self.stem, self.mlp, self.head = (
+            nn.Conv2d(3, 9, 4, stride=4),
+            nn.Linear(9, 9),
+            nn.Linear(9, 2),
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(self.mlp(self.stem(x).permute(0, 2, 3, 1)).mean((1, 2)))
@@ -350,8 +429,12 @@ def test_channels_may_come_last() -> None:
     model = Model(Turned(), size=16, device="cpu")
     found = hooked(model, "mlp", pictures())
     assert found.shape == (3, 4, 4, 9)
-    assert torch.allclose(scores(model, channel("mlp", 8), pictures()), found[..., 8].mean((1, 2)), atol=1e-6)
-    assert torch.allclose(scores(model, neuron("mlp", 7, 1, 3), pictures()), found[:, 1, 3, 7], atol=1e-6)
+    assert torch.allclose(
+        scores(model, channel("mlp", 8), pictures()), found[..., 8].mean((1, 2)), atol=1e-6
+    )
+    assert torch.allclose(
+        scores(model, neuron("mlp", 7, 1, 3), pictures()), found[:, 1, 3, 7], atol=1e-6
+    )
     with pytest.raises(SightlineError, match="units 0 to 8"):
         channel("mlp", 9).bind(model)
 
@@ -363,7 +446,9 @@ def test_landmarks_and_aliases_are_layers() -> None:
     assert torch.allclose(scores(model, channel("first", 3) + energy("stem"), pictures()),
                           expected[:, 3].mean((1, 2)) + expected.square().flatten(1).mean(1) / 2, atol=1e-6)  # fmt: skip
     penultimate = hooked(model, "hidden", pictures()).relu()
-    assert torch.allclose(scores(model, channel("penultimate", 7), pictures()), penultimate[:, 7], atol=1e-6)
+    assert torch.allclose(
+        scores(model, channel("penultimate", 7), pictures()), penultimate[:, 7], atol=1e-6
+    )
     with pytest.raises(SightlineError, match="units 0 to 7"):
         channel("penultimate", 8).bind(model)
 
@@ -372,17 +457,33 @@ def test_neuron_is_one_place(model: Model, tokens: Model) -> None:
     conv = hooked(model, "conv2", pictures())
     sequence = hooked(tokens, "mix", pictures())
     for unit, row, column in ((0, 0, 0), (5, 6, 2), (3, 1, 6)):
-        assert torch.allclose(scores(model, neuron("conv2", unit, row, column), pictures()), conv[:, unit, row, column], atol=1e-6)
-    assert torch.allclose(scores(model, neuron("conv2", 2), pictures()), conv[:, 2, 3, 3], atol=1e-6), "the centre of 7×7 is (3, 3)"
-    assert torch.allclose(scores(tokens, neuron("mix", 4, 1, 2), pictures()), sequence[:, 1 + 1 * 4 + 2, 4], atol=1e-6)
-    assert torch.allclose(scores(tokens, neuron("mix", 4), pictures()), sequence[:, 1 + 2 * 4 + 2, 4], atol=1e-6)
-    assert torch.allclose(scores(model, neuron("hidden", 4), pictures()), hooked(model, "hidden", pictures())[:, 4], atol=1e-6)
+        assert torch.allclose(
+            scores(model, neuron("conv2", unit, row, column), pictures()),
+            conv[:, unit, row, column],
+            atol=1e-6,
+        )
+    assert torch.allclose(
+        scores(model, neuron("conv2", 2), pictures()), conv[:, 2, 3, 3], atol=1e-6
+    ), "the centre of 7×7 is (3, 3)"
+    assert torch.allclose(
+        scores(tokens, neuron("mix", 4, 1, 2), pictures()), sequence[:, 1 + 1 * 4 + 2, 4], atol=1e-6
+    )
+    assert torch.allclose(
+        scores(tokens, neuron("mix", 4), pictures()), sequence[:, 1 + 2 * 4 + 2, 4], atol=1e-6
+    )
+    assert torch.allclose(
+        scores(model, neuron("hidden", 4), pictures()),
+        hooked(model, "hidden", pictures())[:, 4],
+        atol=1e-6,
+    )
 
 
 @pytest.mark.parametrize("layer", ["conv1", "conv2", "hidden"])
 def test_energy_pulls_along_the_activation(model: Model, layer: str) -> None:
     activation = hooked(model, layer, pictures()).requires_grad_()
-    energies = energy(layer).bind(model)(pictures(), dict.fromkeys([layer, *energy(layer).layers], activation))
+    energies = energy(layer).bind(model)(
+        pictures(), dict.fromkeys([layer, *energy(layer).layers], activation)
+    )
     expected = [0.5 * float((a.detach().double() ** 2).mean()) for a in activation]
     assert np.allclose(energies.detach().numpy(), expected, rtol=1e-5)
     (gradient,) = torch.autograd.grad(energies.sum(), activation)

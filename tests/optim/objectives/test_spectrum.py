@@ -26,7 +26,9 @@ def test_is_zero_for_the_exemplar_wherever_it_is_rolled_to(tiny: sl.Model) -> No
 def test_the_projection_has_the_exemplar_s_moduli_and_is_the_nearest(tiny: sl.Model) -> None:
     exemplar, image = random(1, 3, 16, 18), random(1, 3, 16, 18, seed=2)
     nearest = project_onto_spectrum(image, exemplar)
-    torch.testing.assert_close(torch.fft.rfft2(nearest).abs(), torch.fft.rfft2(exemplar).abs(), atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(
+        torch.fft.rfft2(nearest).abs(), torch.fft.rfft2(exemplar).abs(), atol=1e-3, rtol=1e-3
+    )
     distance = (nearest - image).square().sum()
     for shift in ((1, 0), (0, 1), (5, 7), (8, 9)):
         assert distance <= (exemplar.roll(shift, (2, 3)) - image).square().sum() + 1e-4
@@ -37,5 +39,9 @@ def test_a_larger_picture_gets_the_same_energy_per_pixel() -> None:
     nearest = project_onto_spectrum(random(1, 3, 48, 40, seed=3), exemplar)
     assert nearest.shape == (1, 3, 48, 40)
     for channel in range(3):
-        assert float(nearest[:, channel].var()) == pytest.approx(float(exemplar[:, channel].var()), rel=0.3)
-        assert float(nearest[:, channel].mean()) == pytest.approx(float(exemplar[:, channel].mean()), abs=0.02)
+        assert float(nearest[:, channel].var()) == pytest.approx(
+            float(exemplar[:, channel].var()), rel=0.3
+        )
+        assert float(nearest[:, channel].mean()) == pytest.approx(
+            float(exemplar[:, channel].mean()), abs=0.02
+        )

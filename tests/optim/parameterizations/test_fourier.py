@@ -41,7 +41,11 @@ def waves(spectrum: np.ndarray, height: int, width: int) -> np.ndarray:
             for u in range(width // 2 + 1):
                 fy = (v if v < (height + 1) // 2 else v - height) / height
                 fx = u / width
-                scale = 1 / max(math.sqrt(fx**2 + fy**2), 1 / max(height, width)) * math.sqrt(width * height)
+                scale = (
+                    1
+                    / max(math.sqrt(fx**2 + fy**2), 1 / max(height, width))
+                    * math.sqrt(width * height)
+                )
                 z = complex(spectrum[0, channel, v, u], spectrum[1, channel, v, u]) * scale
                 wave = (z * np.exp(2j * np.pi * (v * y / height + u * x / width))).real
                 # The half of the spectrum that is not stored is the conjugate; the columns 0 and w/2 are their own.
@@ -59,14 +63,19 @@ SIZES = [(8, 8), (6, 9), (7, 6), (5, 5), (1, 4), (4, 1), (1, 1)]
 @pytest.mark.parametrize(("height", "width"), SIZES)
 def test_fourier_is_a_sum_of_waves(height: int, width: int) -> None:
     start = FourierSpectrum(2, height, width, seed=3, deviation=0.3)
-    expected = [waves(start.spectrum[:, i].detach().double().numpy(), height, width) for i in range(2)]
+    expected = [
+        waves(start.spectrum[:, i].detach().double().numpy(), height, width) for i in range(2)
+    ]
     assert start().shape == (2, 3, height, width)
     assert np.allclose(start().detach().numpy(), np.stack(expected), atol=2e-6)
 
 
 @pytest.mark.parametrize("slope", [0.5, 1.5, 2.0])
 def test_the_slope_turns_the_weights_about_four_waves(slope: float) -> None:
-    plain, steep = FourierSpectrum(1, 32, 32, seed=1), FourierSpectrum(1, 32, 32, seed=1, frequency_exponent=slope)
+    plain, steep = (
+        FourierSpectrum(1, 32, 32, seed=1),
+        FourierSpectrum(1, 32, 32, seed=1, frequency_exponent=slope),
+    )
     for row, column in ((0, 1), (0, 4), (3, 5), (16, 16)):
         waves = math.hypot(row, column)
         ratio = float(steep.frequency_weights[row, column] / plain.frequency_weights[row, column])
@@ -99,7 +108,11 @@ def test_every_coefficient_is_pulled(height: int, width: int) -> None:
 
 
 def test_the_first_picture_is_nearly_gray_and_the_seed_decides() -> None:
-    a, b, c = FourierSpectrum(2, 9, 8, seed=5), FourierSpectrum(2, 9, 8, seed=5), FourierSpectrum(2, 9, 8, seed=6)
+    a, b, c = (
+        FourierSpectrum(2, 9, 8, seed=5),
+        FourierSpectrum(2, 9, 8, seed=5),
+        FourierSpectrum(2, 9, 8, seed=6),
+    )
     assert torch.equal(a(), b())
     assert not torch.equal(a(), c())
     assert not torch.equal(a()[0], a()[1])
@@ -161,12 +174,21 @@ def test_only_phases_move() -> None:
     phase = FourierPhase(2, 32, 48, seed=1)
     assert torch.equal(phase()[0], phase()[1])
     amplitude = compute_decorrelated_spectrum(phase().detach())[0].abs()
-    pair = torch.stack([amplitude[:, 1:15, 1:20].flatten().log(), phase.amplitude[:, 1:15, 1:20].flatten().log()])
-    assert float(torch.corrcoef(pair)[0, 1]) > 0.7, "what is clipped near black and white is the rest"
+    pair = torch.stack(
+        [amplitude[:, 1:15, 1:20].flatten().log(), phase.amplitude[:, 1:15, 1:20].flatten().log()]
+    )
+    assert float(torch.corrcoef(pair)[0, 1]) > 0.7, (
+        "what is clipped near black and white is the rest"
+    )
     radius = compute_frequency_grid(32, 48)
-    low, high = (phase.amplitude[:, (radius > a) & (radius < b)].mean(1) for a, b in ((0.03, 0.06), (0.3, 0.5)))
+    low, high = (
+        phase.amplitude[:, (radius > a) & (radius < b)].mean(1)
+        for a, b in ((0.03, 0.06), (0.3, 0.5))
+    )
     slope = (high / low).log() / math.log(0.4 / 0.045)
-    assert ((slope < -0.8) & (slope > -2.5)).all(), "natural spectra fall with a power between 1 and 2"
+    assert ((slope < -0.8) & (slope > -2.5)).all(), (
+        "natural spectra fall with a power between 1 and 2"
+    )
 
 
 def test_a_code_starts_at_the_mean_and_stays_where_photographs_are() -> None:
@@ -187,4 +209,6 @@ def test_a_code_starts_at_the_mean_and_stays_where_photographs_are() -> None:
     most = generator.mean + 3 * generator.deviation
     assert torch.equal(start.code, torch.cat([most, torch.zeros_like(most)]))
     start.decay_to_mean_(0.25)
-    torch.testing.assert_close(start.code, torch.cat([most, 0 * most]) * 0.75 + 0.25 * generator.mean)
+    torch.testing.assert_close(
+        start.code, torch.cat([most, 0 * most]) * 0.75 + 0.25 * generator.mean
+    )

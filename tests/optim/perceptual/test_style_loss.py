@@ -8,8 +8,17 @@ from torchvision.models import squeezenet1_0, vgg11
 
 import sightline as sl
 from sightline.optim.perceptual.losses import compute_moments
-from sightline.optim.perceptual.style_loss import StyleRegion, StyleTransferLoss, compute_region_weights, compute_tiled_loss
-from sightline.optim.perceptual.tiling import iterate_image_tiles, measure_feature_map_sizes, plan_tiles
+from sightline.optim.perceptual.style_loss import (
+    StyleRegion,
+    StyleTransferLoss,
+    compute_region_weights,
+    compute_tiled_loss,
+)
+from sightline.optim.perceptual.tiling import (
+    iterate_image_tiles,
+    measure_feature_map_sizes,
+    plan_tiles,
+)
 
 
 def random_model(build: object, size: int = 64) -> sl.Model:
@@ -26,9 +35,21 @@ def branches() -> nn.Module:
 
 
 MODELS = {
-    "small": (lambda: sl.load(small_network(), mean=(0.5,) * 3, std=(0.25,) * 3, size=32), ("relu1", "relu2", "relu3"), ("relu2",)),
-    "squeezenet": (lambda: random_model(branches), ("features.1", "features.3", "features.7"), ("features.4",)),
-    "vgg11": (lambda: random_model(lambda: vgg11(num_classes=4)), ("features.1", "features.4", "features.9"), ("features.12",)),
+    "small": (
+        lambda: sl.load(small_network(), mean=(0.5,) * 3, std=(0.25,) * 3, size=32),
+        ("relu1", "relu2", "relu3"),
+        ("relu2",),
+    ),
+    "squeezenet": (
+        lambda: random_model(branches),
+        ("features.1", "features.3", "features.7"),
+        ("features.4",),
+    ),
+    "vgg11": (
+        lambda: random_model(lambda: vgg11(num_classes=4)),
+        ("features.1", "features.4", "features.9"),
+        ("features.12",),
+    ),
 }
 
 
@@ -49,10 +70,22 @@ def picture(height: int, width: int, seed: int = 0) -> Tensor:
 
 
 def painting(
-    model: sl.Model, style: tuple[str, ...], content: tuple[str, ...], size: tuple[int, int], *, kind: str, masked: bool
+    model: sl.Model,
+    style: tuple[str, ...],
+    content: tuple[str, ...],
+    size: tuple[int, int],
+    *,
+    kind: str,
+    masked: bool,
 ) -> StyleTransferLoss:
     with torch.no_grad():
-        aims = [{name: compute_moments(f) for name, f in model.features(picture(60, 50, seed), style).items()} for seed in (1, 2)]
+        aims = [
+            {
+                name: compute_moments(f)
+                for name, f in model.features(picture(60, 50, seed), style).items()
+            }
+            for seed in (1, 2)
+        ]
         wanted = model.features(picture(*size, 3), content)
     regions = [StyleRegion(1.0, aims[0])]
     if masked:
@@ -64,13 +97,18 @@ def painting(
             StyleRegion(0.3, aims[1], compute_region_weights(1 - mask, sizes)),
         ]
     weights = {name: 1.0 + number for number, name in enumerate(style)}
-    return StyleTransferLoss(weights, regions, {name: (0.5, wanted[name]) for name in content}, kind)  # type: ignore[arg-type]
+    return StyleTransferLoss(
+        weights, regions, {name: (0.5, wanted[name]) for name in content}, kind
+    )  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(("kind", "masked"), [("gram", False), ("gram", True), ("w2", False)])
 @pytest.mark.parametrize("size", [(150, 97), (128, 160)])
 def test_tiles_give_the_whole_image_s_gradient(
-    case: tuple[sl.Model, tuple[str, ...], tuple[str, ...]], kind: str, masked: bool, size: tuple[int, int]
+    case: tuple[sl.Model, tuple[str, ...], tuple[str, ...]],
+    kind: str,
+    masked: bool,
+    size: tuple[int, int],
 ) -> None:
     model, style, content = case
     loss = painting(model, style, content, size, kind=kind, masked=masked)
@@ -78,14 +116,23 @@ def test_tiles_give_the_whole_image_s_gradient(
     whole = -loss.make_objective().bind(model)(image, {})
     (gradient,) = torch.autograd.grad(whole.sum(), image)
     found, tiles_gradient = compute_tiled_loss(
-        image.detach(), loss, model, plan_tiles(model, loss.layers, (image.shape[2], image.shape[3]), 48)
+        image.detach(),
+        loss,
+        model,
+        plan_tiles(model, loss.layers, (image.shape[2], image.shape[3]), 48),
     )
     # Square roots of covariances that are nearly singular lose digits in single precision.
-    torch.testing.assert_close(found, whole.detach(), rtol=1e-4 if kind == "gram" else 1e-3, atol=1e-7)
-    assert float((tiles_gradient - gradient).norm() / gradient.norm()) < (1e-4 if kind == "gram" else 2e-2)
+    torch.testing.assert_close(
+        found, whole.detach(), rtol=1e-4 if kind == "gram" else 1e-3, atol=1e-7
+    )
+    assert float((tiles_gradient - gradient).norm() / gradient.norm()) < (
+        1e-4 if kind == "gram" else 2e-2
+    )
 
 
-def test_every_place_belongs_to_one_tile(case: tuple[sl.Model, tuple[str, ...], tuple[str, ...]]) -> None:
+def test_every_place_belongs_to_one_tile(
+    case: tuple[sl.Model, tuple[str, ...], tuple[str, ...]],
+) -> None:
     model, style, _ = case
     for height, width in ((150, 97), (64, 200)):
         sizes = measure_feature_map_sizes(model, style, height, width)
@@ -97,18 +144,28 @@ def test_every_place_belongs_to_one_tile(case: tuple[sl.Model, tuple[str, ...], 
             for name in style:
                 tile.crop_whole_map(name, seen[name]).add_(1)
                 torch.testing.assert_close(
-                    tile.crop_owned_features(name, found[name]), tile.crop_whole_map(name, features[name]), rtol=1e-4, atol=1e-5
+                    tile.crop_owned_features(name, found[name]),
+                    tile.crop_whole_map(name, features[name]),
+                    rtol=1e-4,
+                    atol=1e-5,
                 )
         assert all(bool((count == 1).all()) for count in seen.values())
 
 
-def test_the_loss_is_a_node_of_autograd(case: tuple[sl.Model, tuple[str, ...], tuple[str, ...]]) -> None:
+def test_the_loss_is_a_node_of_autograd(
+    case: tuple[sl.Model, tuple[str, ...], tuple[str, ...]],
+) -> None:
     model, style, content = case
     loss = painting(model, style, content, (100, 110), kind="gram", masked=False)
     image = picture(100, 110, 5).requires_grad_()
     score = loss.make_objective(tile_side=48).bind(model)(image, {})
     score.sum().backward()
-    _, gradient = compute_tiled_loss(image.detach(), loss, model, plan_tiles(model, loss.layers, (image.shape[2], image.shape[3]), 48))
+    _, gradient = compute_tiled_loss(
+        image.detach(),
+        loss,
+        model,
+        plan_tiles(model, loss.layers, (image.shape[2], image.shape[3]), 48),
+    )
     torch.testing.assert_close(image.grad, -gradient)
 
 
@@ -116,7 +173,11 @@ def test_a_layer_that_sees_everything_is_refused() -> None:
     class Squeezed(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.conv, self.head, self.last = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 1), nn.Linear(4, 2)
+            self.conv, self.head, self.last = (
+                nn.Conv2d(3, 4, 3),
+                nn.Conv2d(4, 4, 1),
+                nn.Linear(4, 2),
+            )
 
         def forward(self, x: Tensor) -> Tensor:
             x = self.conv(x)
@@ -144,9 +205,15 @@ def test_regions_see_only_their_own() -> None:
 def test_loss_is_zero_for_the_image_itself_only(tiny: sl.Model, kind: str) -> None:
     given, layers = picture(60, 50), ("relu1", "relu2")
     seen = tiny.features(given, layers)
-    regions = [] if kind == "sliced" else [StyleRegion(1.0, {name: compute_moments(found) for name, found in seen.items()})]
+    regions = (
+        []
+        if kind == "sliced"
+        else [StyleRegion(1.0, {name: compute_moments(found) for name, found in seen.items()})]
+    )
     samples = seen if kind == "sliced" else None
-    loss = StyleTransferLoss({"relu1": 1.0, "relu2": 2.0}, regions, {"relu2": (1.0, seen["relu2"])}, kind, samples)  # type: ignore[arg-type]
+    loss = StyleTransferLoss(
+        {"relu1": 1.0, "relu2": 2.0}, regions, {"relu2": (1.0, seen["relu2"])}, kind, samples
+    )  # type: ignore[arg-type]
     score = loss.make_objective().bind(tiny)
     assert abs(float(score(given, {}))) < 1e-4
     assert float(score(picture(60, 50, 3), {})) < -1e-4
@@ -157,7 +224,9 @@ def test_loss_adds_weighted_layers_by_any_of_their_names() -> None:
     given, other = picture(64, 64), picture(64, 64, 4)
     wanted, found = (model.features(one, ["relu1", "fire2"]) for one in (given, other))
     target = {name: compute_moments(features) for name, features in wanted.items()}
-    loss = StyleTransferLoss({"relu1": 3.0, "fire2": 5.0}, [StyleRegion(1.0, target)], {"fire2": (2.0, wanted["fire2"])})
+    loss = StyleTransferLoss(
+        {"relu1": 3.0, "fire2": 5.0}, [StyleRegion(1.0, target)], {"fire2": (2.0, wanted["fire2"])}
+    )
     expected = (
         sum(
             weight * (compute_moments(found[name]).gram - target[name].gram).square().mean() / 4

@@ -33,7 +33,9 @@ COMMAND_GROUPS = {
     ),
 }
 
-SCAN_COMMANDS = {"scan": "Passes a collection of images through a network once and keeps what it answers."}
+SCAN_COMMANDS = {
+    "scan": "Passes a collection of images through a network once and keeps what it answers."
+}
 
 STORE_COMMANDS = {
     "info": "Tells what a store holds.",
@@ -47,9 +49,17 @@ def read_method_summaries() -> dict[str, str]:
     """Every method's name and first docstring line, read from the source without importing it."""
     found: dict[str, str] = {}
     for topic in TOPICS:
-        source = Path(__file__).parents[2].joinpath("methods", *topic.split(".")).with_suffix(".py").read_text(encoding="utf-8")
+        source = (
+            Path(__file__)
+            .parents[2]
+            .joinpath("methods", *topic.split("."))
+            .with_suffix(".py")
+            .read_text(encoding="utf-8")
+        )
         for node in ast.parse(source).body:
-            if isinstance(node, ast.FunctionDef) and any("method" in ast.unparse(mark) for mark in node.decorator_list):
+            if isinstance(node, ast.FunctionDef) and any(
+                "method" in ast.unparse(mark) for mark in node.decorator_list
+            ):
                 found[node.name] = (ast.get_docstring(node) or "").split("\n")[0]
     return found
 
@@ -63,18 +73,44 @@ def make_app() -> App:
         help_format="plaintext",
         suppress_keyboard_interrupt=False,
     )
-    faces, methods = Group("Reports and lists", sort_key=0), Group("Methods: NETWORK IMAGE [OPTIONS]", sort_key=1)
+    faces, methods = (
+        Group("Reports and lists", sort_key=0),
+        Group("Methods: NETWORK IMAGE [OPTIONS]", sort_key=1),
+    )
     for commands, group in ((GENERAL_COMMANDS, faces), (read_method_summaries(), methods)):
         for name, summary in commands.items():
-            app.command(f"sightline.app.cli.methods:{name}", name=name, help=summary, group=group, sort_key=len(list(app)))
+            app.command(
+                f"sightline.app.cli.methods:{name}",
+                name=name,
+                help=summary,
+                group=group,
+                sort_key=len(list(app)),
+            )
     for name, summary in SCAN_COMMANDS.items():
-        app.command(f"sightline.app.cli.scan:{name}", name=name, help=summary, group=faces, sort_key=len(list(app)))
-    store = App(name="store", help="What a scan's store holds, whether it is whole, and how it is made smaller.", group=faces)
+        app.command(
+            f"sightline.app.cli.scan:{name}",
+            name=name,
+            help=summary,
+            group=faces,
+            sort_key=len(list(app)),
+        )
+    store = App(
+        name="store",
+        help="What a scan's store holds, whether it is whole, and how it is made smaller.",
+        group=faces,
+    )
     for name, summary in STORE_COMMANDS.items():
         store.command(f"sightline.app.cli.scan:{name}", name=name, help=summary)
     app.command(store)
     for name, (summary, commands) in COMMAND_GROUPS.items():
-        suite = App(name=name, help=summary, help_format="plaintext", group=faces, sort_key=len(list(app)), version_flags=[])
+        suite = App(
+            name=name,
+            help=summary,
+            help_format="plaintext",
+            group=faces,
+            sort_key=len(list(app)),
+            version_flags=[],
+        )
         for inner, told in commands.items():
             suite.command(f"sightline.app.cli.{name}:{inner}", name=inner, help=told)
         app.command(suite)
@@ -91,7 +127,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # Large maps in huge pages, which torch looks up when it starts: a tenth of the time and a sixth of the memory of a large style step.
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     try:
-        status = make_app()(arguments, exit_on_error=False, print_error=True, result_action="return_value")
+        status = make_app()(
+            arguments, exit_on_error=False, print_error=True, result_action="return_value"
+        )
         return status if isinstance(status, int) else 0
     except CycloptsError:
         return 2

@@ -29,7 +29,9 @@ class StepProgressBar:
         """Moves the bar; whether the run shall stop."""
         if not self.display.tasks:
             self.display.add_task(title, total=total)
-        self.display.update(self.display.tasks[0].id, description=title, completed=done, total=total)
+        self.display.update(
+            self.display.tasks[0].id, description=title, completed=done, total=total
+        )
         return self.stopped
 
     def handle_interrupt(self, _signal: int, _frame: FrameType | None) -> None:
@@ -42,7 +44,9 @@ class StepProgressBar:
 def make_progress_display(text_format: str, *, quiet: bool) -> Progress:
     """A progress display on the error stream, if that is a terminal."""
     console = Console(stderr=True, quiet=quiet or not sys.stderr.isatty())
-    return Progress(TextColumn(text_format), BarColumn(), TimeRemainingColumn(), console=console, transient=True)
+    return Progress(
+        TextColumn(text_format), BarColumn(), TimeRemainingColumn(), console=console, transient=True
+    )
 
 
 @contextmanager

@@ -8,7 +8,14 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from sightline.app.cli.methods import DeviceOption, JsonOption, NetworkArgument, QuietOption, SizeOption, WeightsOption
+from sightline.app.cli.methods import (
+    DeviceOption,
+    JsonOption,
+    NetworkArgument,
+    QuietOption,
+    SizeOption,
+    WeightsOption,
+)
 from sightline.app.cli.progress import show_progress_bar
 from sightline.data.scan.run import Passing, ScanEngine
 from sightline.data.scan.run import scan as pass_over
@@ -23,23 +30,38 @@ StoreArgument = Annotated[Path, Parameter(help="A store that `sightline scan` ma
 
 def scan(
     folder: Annotated[
-        str | None, Parameter(help="Folder tree, pattern, text list, .tar, .parquet or .lance; tiles of the sample photographs by default.")
+        str | None,
+        Parameter(
+            help="Folder tree, pattern, text list, .tar, .parquet or .lance; tiles of the sample photographs by default."
+        ),
     ] = None,
     /,
     *,
     model: NetworkArgument = "sightnet",
-    store: Annotated[Path | None, Parameter(help="Where it is kept; a folder in your cache by default.")] = None,
+    store: Annotated[
+        Path | None, Parameter(help="Where it is kept; a folder in your cache by default.")
+    ] = None,
     layers: Annotated[
         tuple[str, ...] | None,
-        Parameter(help="Layers whose units are followed; all convolutions by default.", consume_multiple=True, negative=()),
+        Parameter(
+            help="Layers whose units are followed; all convolutions by default.",
+            consume_multiple=True,
+            negative=(),
+        ),
     ] = None,
-    vectors: Annotated[tuple[str, ...], Parameter(help="Layers whose features are kept.", consume_multiple=True, negative=())] = (
-        "penultimate",
-    ),
+    vectors: Annotated[
+        tuple[str, ...],
+        Parameter(help="Layers whose features are kept.", consume_multiple=True, negative=()),
+    ] = ("penultimate",),
     k: Annotated[int | None, Parameter(help="Images kept for each unit; 25 by default.")] = None,
-    batch: Annotated[int, Parameter(help="Images that go through the network at once. From 1 to 4096.")] = 32,
+    batch: Annotated[
+        int, Parameter(help="Images that go through the network at once. From 1 to 4096.")
+    ] = 32,
     engine: Annotated[
-        ScanEngine, Parameter(help="Here, or on the workers of a Ray cluster (RAY_ADDRESS names it; extra «cluster»).")
+        ScanEngine,
+        Parameter(
+            help="Here, or on the workers of a Ray cluster (RAY_ADDRESS names it; extra «cluster»)."
+        ),
     ] = "local",
     weights: WeightsOption = None,
     size: SizeOption = None,
@@ -52,11 +74,27 @@ def scan(
     with show_progress_bar("Scan", quiet=quiet) as bar:
 
         def tell(event: Passing) -> bool:
-            return bar.update_display(event.done, event.total, f"Scan: {event.rate:.1f} images/s, {event.errors} unreadable")
+            return bar.update_display(
+                event.done,
+                event.total,
+                f"Scan: {event.rate:.1f} images/s, {event.errors} unreadable",
+            )
 
-        options = {"layers": layers, "vectors": vectors, "k": k, "size": size, "batch": batch, "engine": engine}
+        options = {
+            "layers": layers,
+            "vectors": vectors,
+            "k": k,
+            "size": size,
+            "batch": batch,
+            "engine": engine,
+        }
         found = pass_over(network, folder, store=store, callback=tell, **options)  # pyright: ignore[reportArgumentType]
-    told = {"store": str(found.path), "images": found.images, "errors": len(found.errors), "complete": found.complete}
+    told = {
+        "store": str(found.path),
+        "images": found.images,
+        "errors": len(found.errors),
+        "complete": found.complete,
+    }
     print(json.dumps(told) if as_json else summarize_scan(found))
     return 0 if found.complete else 130
 
@@ -64,7 +102,8 @@ def scan(
 def summarize_scan(finished_scan: Scan) -> str:
     """What a pass came to, with the commonest reasons of what could not be read."""
     lines = [
-        f"{finished_scan.images} images in {finished_scan.path}" + ("" if finished_scan.complete else "; stopped, the same command goes on")
+        f"{finished_scan.images} images in {finished_scan.path}"
+        + ("" if finished_scan.complete else "; stopped, the same command goes on")
     ]
     if finished_scan.errors:
         lines.append(f"{len(finished_scan.errors)} files could not be read:")
@@ -84,9 +123,15 @@ def info(store: StoreArgument, /, *, as_json: JsonOption = False) -> int:
     print(
         f"{told['images']} images, {told['errors']} errors, {told['bytes'] / 1e6:.1f} MB; {'complete' if told['complete'] else 'not complete'}"
     )
-    print(f"model: {told['model']} at {told['network']['side']} px, weights {told['network']['weights'][:12]}")
-    print(f"collection: {told['collection']['source'] or told['collection']['kind']}, {len(told['classes'])} known classes")
-    print(f"units: {', '.join(f'{name} ({units})' for name, units in told['layers'].items())}; the {told['k']} strongest of each")
+    print(
+        f"model: {told['model']} at {told['network']['side']} px, weights {told['network']['weights'][:12]}"
+    )
+    print(
+        f"collection: {told['collection']['source'] or told['collection']['kind']}, {len(told['classes'])} known classes"
+    )
+    print(
+        f"units: {', '.join(f'{name} ({units})' for name, units in told['layers'].items())}; the {told['k']} strongest of each"
+    )
     print(f"vectors: {', '.join(f'{name} ({length})' for name, length in told['vectors'].items())}")
     for name, held in told["indexes"].items():
         print(f"index of {name} ({held['metric']}): {VectorIndex(**held)}")
@@ -112,7 +157,11 @@ def compact(store: StoreArgument, /, *, as_json: JsonOption = False) -> int:
     from sightline.data.store.maintenance import compact_store as merge
 
     before, after = merge(store)
-    print(json.dumps({"before": before, "after": after}) if as_json else f"{before / 1e6:.1f} MB before, {after / 1e6:.1f} MB after")
+    print(
+        json.dumps({"before": before, "after": after})
+        if as_json
+        else f"{before / 1e6:.1f} MB before, {after / 1e6:.1f} MB after"
+    )
     return 0
 
 
@@ -120,7 +169,9 @@ def index(
     store: StoreArgument,
     /,
     *,
-    layer: Annotated[str, Parameter(help="Whose vectors: a layer of the scan's --vectors.")] = "penultimate",
+    layer: Annotated[
+        str, Parameter(help="Whose vectors: a layer of the scan's --vectors.")
+    ] = "penultimate",
     metric: Annotated[Metric, Parameter(help="What near means; an index serves one.")] = "cosine",
     as_json: JsonOption = False,
 ) -> int:

@@ -10,7 +10,11 @@ from sightline.registry.method import Method
 
 
 def load_model_and_subject(
-    method: Method, network: str | None, subject_names: Sequence[str | None], options: dict[str, Any], shared_options: Mapping[str, Any]
+    method: Method,
+    network: str | None,
+    subject_names: Sequence[str | None],
+    options: dict[str, Any],
+    shared_options: Mapping[str, Any],
 ) -> tuple[Model | Scan, list[str]]:
     """The network, or a store in its place, and the subject's name if there is one. A store alone knows its network; a name beside it is the image's."""
     store = options.get("store") if not options.get("folder") else None
@@ -19,13 +23,21 @@ def load_model_and_subject(
     elif (
         method.subject == "image"
         and not any(subject_names)
-        and all(options.get(name) is None for name in ("id", "unit") if "store" in method.parameters)
+        and all(
+            options.get(name) is None for name in ("id", "unit") if "store" in method.parameters
+        )
     ):
         subject_names = ["rocket"]
     own = store and network is None
     model = (
         Scan.open(options.pop("store"))
         if own
-        else load(network or "sightnet", weights=shared_options["weights"], device=shared_options["device"])
+        else load(
+            network or "sightnet",
+            weights=shared_options["weights"],
+            device=shared_options["device"],
+        )
     )
-    return model, [name for name in subject_names if name] if method.subject == "image" else [name or "" for name in subject_names]
+    return model, [name for name in subject_names if name] if method.subject == "image" else [
+        name or "" for name in subject_names
+    ]

@@ -83,7 +83,9 @@ class Files:
         return len(self.paths)
 
     def get_path(self, position: int) -> str:
-        return self.paths[position].encode(errors="surrogateescape").decode(errors="backslashreplace")
+        return (
+            self.paths[position].encode(errors="surrogateescape").decode(errors="backslashreplace")
+        )
 
     def get_label(self, position: int) -> int:
         return self.labels[position]

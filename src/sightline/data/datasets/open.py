@@ -7,7 +7,14 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from sightline.data.datasets.files import COMPANION_SUFFIXES, STORE_SUFFIXES, Files, ImageDataset, hash_source, read_file_bytes
+from sightline.data.datasets.files import (
+    COMPANION_SUFFIXES,
+    STORE_SUFFIXES,
+    Files,
+    ImageDataset,
+    hash_source,
+    read_file_bytes,
+)
 from sightline.errors import SightlineError
 from sightline.images.decode import ImageSource
 
@@ -44,13 +51,23 @@ def open_dataset_path(source: str) -> ImageDataset:
     if os.path.exists(path):
         return require_images(open_archives([path]) or open_file_list(path), source)
     if glob.has_magic(source):
-        files = sorted(found for found in glob.glob(path, recursive=True) if not os.path.isdir(found) or found.endswith(".lance"))
+        files = sorted(
+            found
+            for found in glob.glob(path, recursive=True)
+            if not os.path.isdir(found) or found.endswith(".lance")
+        )
         if not files:
             raise SightlineError(f"no file matches {source}")
         return open_archives(files) or Files(
-            path, files, infer_folder_classes(os.path.commonpath([os.path.dirname(file) for file in files]), files)
+            path,
+            files,
+            infer_folder_classes(
+                os.path.commonpath([os.path.dirname(file) for file in files]), files
+            ),
         )
-    raise SightlineError(f"there is no folder, list or archive {source}; a pattern such as 'photos/*.jpg' works too")
+    raise SightlineError(
+        f"there is no folder, list or archive {source}; a pattern such as 'photos/*.jpg' works too"
+    )
 
 
 def open_archives(files: Sequence[str]) -> ImageDataset | None:
@@ -59,16 +76,22 @@ def open_archives(files: Sequence[str]) -> ImageDataset | None:
         return None
     kinds = {Path(file).suffix for file in files}
     if len(kinds) > 1:
-        raise SightlineError(f"{os.path.dirname(files[0])} mixes {' and '.join(sorted(kinds))} files; give one kind")
+        raise SightlineError(
+            f"{os.path.dirname(files[0])} mixes {' and '.join(sorted(kinds))} files; give one kind"
+        )
     from sightline.data.datasets.shards import ARCHIVE_OPENERS
 
     return ARCHIVE_OPENERS[kinds.pop()](files)
 
 
-def reread_image(descriptor: Mapping[str, Any], position: int, path: str) -> tuple[ImageSource, str]:
+def reread_image(
+    descriptor: Mapping[str, Any], position: int, path: str
+) -> tuple[ImageSource, str]:
     """What a collection's descriptor gave at a position, read again, and its digest. Raises SightlineError if it is gone."""
     if descriptor["source"] is None:
-        raise SightlineError(f"{path} came from a dataset object in code; the store has its thumbnail only")
+        raise SightlineError(
+            f"{path} came from a dataset object in code; the store has its thumbnail only"
+        )
     try:
         source = (
             read_file_bytes(path)
@@ -76,7 +99,9 @@ def reread_image(descriptor: Mapping[str, Any], position: int, path: str) -> tup
             else _open_cached_dataset(descriptor["kind"], descriptor["source"]).read_image(position)
         )
     except (OSError, IndexError) as error:
-        raise SightlineError(f"{path} can't be read any more ({getattr(error, 'strerror', None) or error})") from error
+        raise SightlineError(
+            f"{path} can't be read any more ({getattr(error, 'strerror', None) or error})"
+        ) from error
     return source, hash_source(source)
 
 
@@ -88,7 +113,9 @@ def _open_cached_dataset(kind: str, source: str) -> ImageDataset:
 def open_file_list(path: str) -> Files:
     """The files that a text list names, relative to it."""
     try:
-        lines = [line for line in Path(path).read_text(encoding="utf-8").splitlines() if line.strip()]
+        lines = [
+            line for line in Path(path).read_text(encoding="utf-8").splitlines() if line.strip()
+        ]
     except (OSError, UnicodeDecodeError) as error:
         raise SightlineError(f"{path} is no folder, text list, .tar, .parquet or .lance") from error
     rows = [line.split("\t", maxsplit=1) for line in lines]
@@ -106,13 +133,23 @@ def require_images(dataset: ImageDataset, name: str) -> ImageDataset:
 def find_image_files(folder: str) -> Iterator[str]:
     """Every file of a tree that could be an image; hidden ones, stores and the usual companions are left out, links to folders too."""
     for parent, folders, files in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".") and not name.endswith(STORE_SUFFIXES)]
+        folders[:] = [
+            name
+            for name in folders
+            if not name.startswith(".") and not name.endswith(STORE_SUFFIXES)
+        ]
         yield from (
-            os.path.join(parent, name) for name in files if not name.startswith(".") and Path(name).suffix.lower() not in COMPANION_SUFFIXES
+            os.path.join(parent, name)
+            for name in files
+            if not name.startswith(".") and Path(name).suffix.lower() not in COMPANION_SUFFIXES
         )
 
 
 def infer_folder_classes(root: str, files: Iterable[str]) -> list[str | None]:
     """The first folder below `root` of each file, or None for all if some lie in none."""
     parts = [os.path.relpath(file, root).split(os.sep) for file in files]
-    return [part[0] if len(part) > 1 else None for part in parts] if all(len(part) > 1 for part in parts) else [None] * len(parts)
+    return (
+        [part[0] if len(part) > 1 else None for part in parts]
+        if all(len(part) > 1 for part in parts)
+        else [None] * len(parts)
+    )

@@ -17,7 +17,11 @@ class Tiles:
 
     def __init__(self) -> None:
         self.class_names = tuple(samples())
-        self.boxes = [(name, *box) for name in self.class_names for box in list_tile_boxes(*_load_photograph(name).shape[-2:])]
+        self.boxes = [
+            (name, *box)
+            for name in self.class_names
+            for box in list_tile_boxes(*_load_photograph(name).shape[-2:])
+        ]
         self.digest = hashlib.sha256(repr(self.boxes).encode()).hexdigest()
 
     def __len__(self) -> int:
@@ -39,7 +43,11 @@ def list_tile_boxes(height: int, width: int) -> list[tuple[int, int, int]]:
     """Top, left and side of the tiles of a picture."""
     side = min(height, width) // TILES_PER_SHORT_SIDE
     step = side // 2
-    return [(top, left, side) for top in range(0, height - side + 1, step) for left in range(0, width - side + 1, step)]
+    return [
+        (top, left, side)
+        for top in range(0, height - side + 1, step)
+        for left in range(0, width - side + 1, step)
+    ]
 
 
 @cache

@@ -16,7 +16,9 @@ from sightline.errors import SightlineError, get_first_error_line
 
 def hash_file_stamps(files: Sequence[str]) -> str:
     """Changes when one of the files does."""
-    return hashlib.sha256("\n".join(f"{file} {read_file_stamp(file)}" for file in files).encode()).hexdigest()
+    return hashlib.sha256(
+        "\n".join(f"{file} {read_file_stamp(file)}" for file in files).encode()
+    ).hexdigest()
 
 
 class Tar:
@@ -24,7 +26,9 @@ class Tar:
 
     def __init__(self, files: Sequence[str]) -> None:
         self.files, self.digest = files, hash_file_stamps(files)
-        self.source = files[0] if len(files) == 1 else os.path.join(os.path.dirname(files[0]), "*.tar")
+        self.source = (
+            files[0] if len(files) == 1 else os.path.join(os.path.dirname(files[0]), "*.tar")
+        )
         self.members: list[tuple[int, str, int, int]] = []
         classes: list[str | None] = []
         for number, file in enumerate(files):
@@ -35,13 +39,25 @@ class Tar:
     def _read_members(self, file_number: int, file: str, classes: list[str | None]) -> None:
         try:
             with tarfile.open(file, "r:") as archive:
-                members = [member for member in archive if member.isreg() and not os.path.basename(member.name).startswith(".")]
+                members = [
+                    member
+                    for member in archive
+                    if member.isreg() and not os.path.basename(member.name).startswith(".")
+                ]
                 beside = {
-                    Path(member.name).with_suffix(""): archive.extractfile(member) for member in members if member.name.endswith(".cls")
+                    Path(member.name).with_suffix(""): archive.extractfile(member)
+                    for member in members
+                    if member.name.endswith(".cls")
                 }
-                told = {stem: content.read().decode().strip() for stem, content in beside.items() if content}
+                told = {
+                    stem: content.read().decode().strip()
+                    for stem, content in beside.items()
+                    if content
+                }
         except (OSError, tarfile.TarError, UnicodeDecodeError) as error:
-            raise SightlineError(f"{file} can't be read as an uncompressed tar archive ({get_first_error_line(error)})") from error
+            raise SightlineError(
+                f"{file} can't be read as an uncompressed tar archive ({get_first_error_line(error)})"
+            ) from error
         for member in members:
             path = Path(member.name)
             if path.suffix.lower() not in {*COMPANION_SUFFIXES, ".cls"}:
@@ -70,10 +86,15 @@ class Rows:
     """Rows of tables with an image column (bytes, or a struct with bytes) and perhaps a `label` or `class` column."""
 
     def __init__(
-        self, files: Sequence[str], open_blocks: Callable[[str], tuple[list[int], Callable[[int, list[str]], Any], Any]], suffix: str
+        self,
+        files: Sequence[str],
+        open_blocks: Callable[[str], tuple[list[int], Callable[[int, list[str]], Any], Any]],
+        suffix: str,
     ) -> None:
         self.files, self.digest = files, hash_file_stamps(files)
-        self.source = files[0] if len(files) == 1 else os.path.join(os.path.dirname(files[0]), f"*{suffix}")
+        self.source = (
+            files[0] if len(files) == 1 else os.path.join(os.path.dirname(files[0]), f"*{suffix}")
+        )
         self.lock, self.blocks, classes = threading.Lock(), [], []
         for file in files:
             counts, fetch, schema = open_blocks(file)
@@ -82,10 +103,20 @@ class Rows:
             for number, count in enumerate(counts):
                 self.blocks.append((file, number, fetch, column, count))
                 labels = fetch(number, [named])[named].to_pylist() if named else [None] * count
-                classes += [None if label is None else f"{label:05}" if isinstance(label, int) else str(label) for label in labels]
+                classes += [
+                    None
+                    if label is None
+                    else f"{label:05}"
+                    if isinstance(label, int)
+                    else str(label)
+                    for label in labels
+                ]
         self.ends = list(accumulate(block[4] for block in self.blocks))
         named_classes = Files("", [], classes)
-        self.class_names = tuple(name.lstrip("0") or "0" if name.isdecimal() else name for name in named_classes.class_names)
+        self.class_names = tuple(
+            name.lstrip("0") or "0" if name.isdecimal() else name
+            for name in named_classes.class_names
+        )
         self.labels = named_classes.labels
         self._read_cached_block = lru_cache(maxsize=2)(self._read_block)
 
@@ -125,10 +156,14 @@ def find_image_column(schema: Any, file: str) -> str:
     bytes_like = [
         name
         for name, kind in kinds.items()
-        if pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or (pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0)
+        if pa.types.is_binary(kind)
+        or pa.types.is_large_binary(kind)
+        or (pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0)
     ]
     if not bytes_like:
-        raise SightlineError(f"{file} has no column of image bytes; its columns are {', '.join(kinds)}")
+        raise SightlineError(
+            f"{file} has no column of image bytes; its columns are {', '.join(kinds)}"
+        )
     return "image" if "image" in bytes_like else bytes_like[0]
 
 
@@ -140,12 +175,20 @@ def open_parquet_blocks(file: str) -> tuple[list[int], Callable[[int, list[str]]
     try:
         opened = pq.ParquetFile(file)
     except (OSError, pa.ArrowInvalid) as error:
-        raise SightlineError(f"{file} can't be read as Parquet ({get_first_error_line(error)})") from error
+        raise SightlineError(
+            f"{file} can't be read as Parquet ({get_first_error_line(error)})"
+        ) from error
     counts = [opened.metadata.row_group(number).num_rows for number in range(opened.num_row_groups)]
-    return counts, lambda number, columns: opened.read_row_group(number, columns).combine_chunks(), opened.schema_arrow
+    return (
+        counts,
+        lambda number, columns: opened.read_row_group(number, columns).combine_chunks(),
+        opened.schema_arrow,
+    )
 
 
-def open_lance_blocks(file: str, block_rows: int = 512) -> tuple[list[int], Callable[[int, list[str]], Any], Any]:
+def open_lance_blocks(
+    file: str, block_rows: int = 512
+) -> tuple[list[int], Callable[[int, list[str]], Any], Any]:
     """The same for a Lance table, in blocks of rows."""
     import lancedb
 
@@ -153,12 +196,25 @@ def open_lance_blocks(file: str, block_rows: int = 512) -> tuple[list[int], Call
         table: Any = lancedb.connect(os.path.dirname(file)).open_table(Path(file).stem)
         total = table.count_rows()
     except (OSError, ValueError, RuntimeError) as error:
-        raise SightlineError(f"{file} can't be read as a Lance table ({get_first_error_line(error)})") from error
+        raise SightlineError(
+            f"{file} can't be read as a Lance table ({get_first_error_line(error)})"
+        ) from error
 
     def fetch(number: int, columns: list[str]) -> Any:
-        return table.search().select(columns).offset(number * block_rows).limit(block_rows).to_arrow().combine_chunks()
+        return (
+            table.search()
+            .select(columns)
+            .offset(number * block_rows)
+            .limit(block_rows)
+            .to_arrow()
+            .combine_chunks()
+        )
 
-    return [min(block_rows, total - start) for start in range(0, total, block_rows)], fetch, table.schema
+    return (
+        [min(block_rows, total - start) for start in range(0, total, block_rows)],
+        fetch,
+        table.schema,
+    )
 
 
 ARCHIVE_OPENERS: dict[str, Callable[[Sequence[str]], ImageDataset]] = {

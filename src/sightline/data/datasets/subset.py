@@ -39,7 +39,9 @@ def draw_subset(source: str, max_images: int) -> DatasetSubset:
     if len(found) <= max_images:
         return DatasetSubset(source, len(found), len(found), name)
     if not isinstance(found, Files):
-        raise SightlineError(f"{source} holds {len(found):,} images in archives; give at most {max_images:,}, or a folder of image files")
+        raise SightlineError(
+            f"{source} holds {len(found):,} images in archives; give at most {max_images:,}, or a folder of image files"
+        )
     chosen = [round(number * (len(found) - 1) / (max_images - 1)) for number in range(max_images)]
     lines = [line for position in chosen if (line := format_list_line(found, position))]
     return DatasetSubset(str(cache_file_list(source, "".join(lines))), len(lines), len(found), name)
@@ -48,7 +50,12 @@ def draw_subset(source: str, max_images: int) -> DatasetSubset:
 def format_list_line(dataset: Files, position: int) -> str:
     """A line of a list: path and class; empty for a path that a list can't hold."""
     path, label = dataset.paths[position], dataset.get_label(position)
-    if path != dataset.get_path(position) or path != path.strip() or "\t" in path or len(path.splitlines()) != 1:
+    if (
+        path != dataset.get_path(position)
+        or path != path.strip()
+        or "\t" in path
+        or len(path.splitlines()) != 1
+    ):
         return ""
     return f"{path}\t{dataset.class_names[label]}\n" if label >= 0 else f"{path}\n"
 

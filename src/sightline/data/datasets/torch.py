@@ -18,11 +18,20 @@ FINGERPRINT_IMAGES = 16
 def wrap_dataset(dataset: Any) -> ImageDataset:
     """The files of an image folder without transform, else the pictures that `dataset[i]` gives."""
     if not hasattr(dataset, "__getitem__") or not hasattr(dataset, "__len__"):
-        raise SightlineError(f"a collection is a folder, list, archive or dataset with len(); this is {dataset!r:.60}")
+        raise SightlineError(
+            f"a collection is a folder, list, archive or dataset with len(); this is {dataset!r:.60}"
+        )
     samples, names = getattr(dataset, "samples", None), getattr(dataset, "classes", None)
-    if samples and names and getattr(dataset, "transform", None) is None and isinstance(samples[0][0], str):
+    if (
+        samples
+        and names
+        and getattr(dataset, "transform", None) is None
+        and isinstance(samples[0][0], str)
+    ):
         return Files(
-            str(getattr(dataset, "root", type(dataset).__name__)), [path for path, _ in samples], [names[label] for _, label in samples]
+            str(getattr(dataset, "root", type(dataset).__name__)),
+            [path for path, _ in samples],
+            [names[label] for _, label in samples],
         )
     return Dataset(dataset)
 
@@ -40,14 +49,27 @@ class Dataset:
         )
         self.class_names = tuple(map(str, names or ()))
         self.labels: dict[int, int] = {}
-        found = hashlib.sha256(f"{type(dataset).__name__} {len(dataset)} {getattr(dataset, '_fingerprint', '')}".encode())
+        found = hashlib.sha256(
+            f"{type(dataset).__name__} {len(dataset)} {getattr(dataset, '_fingerprint', '')}".encode()
+        )
         for position in (
-            sorted({number * (len(dataset) - 1) // (FINGERPRINT_IMAGES - 1) for number in range(FINGERPRINT_IMAGES)})
+            sorted(
+                {
+                    number * (len(dataset) - 1) // (FINGERPRINT_IMAGES - 1)
+                    for number in range(FINGERPRINT_IMAGES)
+                }
+            )
             if len(dataset)
             else []
         ):
             picture = self.read_image(position)
-            found.update((hash_source(convert_tensor_to_pillow(picture)) if isinstance(picture, Tensor) else hash_source(picture)).encode())
+            found.update(
+                (
+                    hash_source(convert_tensor_to_pillow(picture))
+                    if isinstance(picture, Tensor)
+                    else hash_source(picture)
+                ).encode()
+            )
         self.digest = found.hexdigest()
 
     def __len__(self) -> int:
@@ -64,11 +86,17 @@ class Dataset:
             item = self.dataset[position]
         if isinstance(item, Mapping):
             item = (item.get("image"), item.get("label"))
-        picture, label = (item[0], item[1]) if isinstance(item, (tuple, list)) and len(item) > 1 else (item, None)
+        picture, label = (
+            (item[0], item[1])
+            if isinstance(item, (tuple, list)) and len(item) > 1
+            else (item, None)
+        )
         if self.class_names and label is not None:
             self.labels[position] = int(label)
         if isinstance(picture, Image.Image):
             picture.load()
         elif not isinstance(picture, (Tensor, bytes)):
-            raise SightlineError(f"item {position} of the dataset is no picture, tensor or file's bytes but a {type(picture).__name__}")
+            raise SightlineError(
+                f"item {position} of the dataset is no picture, tensor or file's bytes but a {type(picture).__name__}"
+            )
         return picture

@@ -22,7 +22,12 @@ _pixel_vector_cache: "WeakKeyDictionary[Scan, Tensor]" = WeakKeyDictionary()
 
 
 def resolve_scan(
-    model: Model | Scan, folder: str | Path | None, store: str | Path | None, *, vector_layer: str = "penultimate", layer: str | None = None
+    model: Model | Scan,
+    folder: str | Path | None,
+    store: str | Path | None,
+    *,
+    vector_layer: str = "penultimate",
+    layer: str | None = None,
 ) -> Scan:
     """The scan that a method reads: the one given, else the model's pass over `folder` (or what comes along) kept in `store`.
 
@@ -31,11 +36,21 @@ def resolve_scan(
     """
     if isinstance(model, Scan):
         if folder is not None or store is not None:
-            raise SightlineError("a Scan is read as it is: leave out folder and store, or give the Model instead")
+            raise SightlineError(
+                "a Scan is read as it is: leave out folder and store, or give the Model instead"
+            )
         return model
     if store is None or folder is not None:
-        others = None if layer is None or is_followed_by_default(model, model.layer(layer)) else (layer,)
-        return scan(model, folder, store=store, vectors=tuple(dict.fromkeys(("penultimate", vector_layer))), layers=others)
+        others = (
+            None if layer is None or is_followed_by_default(model, model.layer(layer)) else (layer,)
+        )
+        return scan(
+            model,
+            folder,
+            store=store,
+            vectors=tuple(dict.fromkeys(("penultimate", vector_layer))),
+            layers=others,
+        )
     found = Scan.open(store)
     found.require(model)
     return found
@@ -50,7 +65,11 @@ def compute_feature_vectors(model: Model, image: Tensor, layer: str) -> Tensor:
     """The features of images as a scan keeps them, N×d: averaged over places."""
     with torch.no_grad():
         feature = model.features(image, layer)[layer]
-        return (feature if feature.ndim == 2 else reshape_to_unit_grid(feature, image).mean((2, 3))).float().cpu()
+        return (
+            (feature if feature.ndim == 2 else reshape_to_unit_grid(feature, image).mean((2, 3)))
+            .float()
+            .cpu()
+        )
 
 
 def resolve_network(model: Model | Scan, dataset_scan: Scan) -> Model:
@@ -61,7 +80,9 @@ def resolve_network(model: Model | Scan, dataset_scan: Scan) -> Model:
 def load_pixel_vectors(dataset_scan: Scan) -> Tensor:
     """All images as n×3072 numbers: the middle square of each at 32×32; decoded once for a scan."""
     if dataset_scan not in _pixel_vector_cache:
-        _pixel_vector_cache[dataset_scan] = load_center_crops(dataset_scan, range(dataset_scan.images), PIXEL_VECTOR_SIDE).flatten(1)
+        _pixel_vector_cache[dataset_scan] = load_center_crops(
+            dataset_scan, range(dataset_scan.images), PIXEL_VECTOR_SIDE
+        ).flatten(1)
     return _pixel_vector_cache[dataset_scan]
 
 
@@ -69,7 +90,9 @@ def load_center_crops(dataset_scan: Scan, ids: Sequence[int], side: int) -> Tens
     """The middle squares of stored images, n×3×side×side, read by the hundred."""
     return torch.cat(
         [
-            resize_center_crop(dataset_scan.thumbnails(ids[start : start + THUMBNAIL_BATCH_SIZE]), side)
+            resize_center_crop(
+                dataset_scan.thumbnails(ids[start : start + THUMBNAIL_BATCH_SIZE]), side
+            )
             for start in range(0, len(ids), THUMBNAIL_BATCH_SIZE)
         ]
     )

@@ -15,7 +15,13 @@ from sightline.models.outputs import reshape_to_unit_grid, select_logits
 class PeakCapture(Capture):
     """A forward pass whose watched layers go to a tally at once; of `vectors` the tensors are kept, averaged over places."""
 
-    def __init__(self, model: Model, layers: Mapping[str, slice], vectors: Mapping[str, int], statistics: UnitStatistics) -> None:
+    def __init__(
+        self,
+        model: Model,
+        layers: Mapping[str, slice],
+        vectors: Mapping[str, int],
+        statistics: UnitStatistics,
+    ) -> None:
         super().__init__(model.network, {*layers, *vectors} - {"logits"}, run_to_end=True)
         self.model, self.layers, self.vectors, self.statistics = model, layers, vectors, statistics
         self.images = torch.empty(0)
@@ -33,9 +39,13 @@ class PeakCapture(Capture):
             if bool(peak.isnan().any()):
                 maps = maps.masked_fill(maps.isnan(), -torch.inf)
                 rows, peak = compute_maxima(maps)
-            self.statistics.add_responses(self.layers[name], peak.float().cpu(), partial(locate_maxima, maps, rows))
+            self.statistics.add_responses(
+                self.layers[name], peak.float().cpu(), partial(locate_maxima, maps, rows)
+            )
         if name in self.vectors:
-            self.tensors[name] = (tensor if tensor.ndim == 2 else maps.mean((2, 3))).float().cpu().clone()
+            self.tensors[name] = (
+                (tensor if tensor.ndim == 2 else maps.mean((2, 3))).float().cpu().clone()
+            )
 
     def measure_batch(self, images: Tensor) -> dict[str, Tensor]:
         """Vectors by layer and `logits` of a batch; the units' responses go to the tally."""
@@ -44,7 +54,9 @@ class PeakCapture(Capture):
         with self.model.lock, torch.inference_mode():
             output = self.run_forward_pass(lambda: self.model.run_network(images))
             logits = select_logits(output, self.model.output, self.model.name)
-            self.record_tensor("logits", logits)  # no module's output by that name, but a layer that one may ask for
+            self.record_tensor(
+                "logits", logits
+            )  # no module's output by that name, but a layer that one may ask for
             return {**self.tensors, "logits": logits.float().cpu()}
 
 

@@ -26,11 +26,17 @@ from sightline.data.store.writer import make_arrow_table
 from sightline.errors import SightlineError, get_first_error_line
 from sightline.models.model import Model
 
-MIN_CHUNK_BATCHES, MAX_CHUNK_BATCHES = 4, 256  # batches in a stretch: few, and a fragment is small; many, and a dead worker loses much
+MIN_CHUNK_BATCHES, MAX_CHUNK_BATCHES = (
+    4,
+    256,
+)  # batches in a stretch: few, and a fragment is small; many, and a dead worker loses much
 
 CHUNKS_PER_WORKER = 8  # stretches for each worker, so that the slow ones get fewer
 
-TREE_FAN_IN, TARGET_TREE_ROOTS = 2, 256  # parts joined by one task of the tree; levels are added until about so many parts reach the driver
+TREE_FAN_IN, TARGET_TREE_ROOTS = (
+    2,
+    256,
+)  # parts joined by one task of the tree; levels are added until about so many parts reach the driver
 
 WorkerContext = tuple[Model, ImageDataset, dict[str, Any]]
 
@@ -53,9 +59,22 @@ class RayScanWorker:
         images = [row for part in done for row in part.image_rows]
         errors = [row for part in done for row in part.error_rows]
         fragments = (
-            write_image_fragments(Path(facts["store"]), make_arrow_table(images, make_images_schema(facts["vectors"]))) if images else []
+            write_image_fragments(
+                Path(facts["store"]), make_arrow_table(images, make_images_schema(facts["vectors"]))
+            )
+            if images
+            else []
         )
-        return make_branch_table({"first": first, "end": end, "count": len(images), "errors": errors, "fragments": fragments}, tally)
+        return make_branch_table(
+            {
+                "first": first,
+                "end": end,
+                "count": len(images),
+                "errors": errors,
+                "fragments": fragments,
+            },
+            tally,
+        )
 
 
 def make_branch_table(summary: dict[str, Any], statistics: UnitStatistics) -> Any:
@@ -75,29 +94,48 @@ def merge_branches(branches_table: Any, facts: dict[str, Any]) -> Any:
     """One level of the tree: branches of neighbouring positions as one."""
     from safetensors.torch import load
 
-    tally, branches = UnitStatistics.from_facts(facts), [json.loads(told) for told in branches_table["told"].to_pylist()]
+    tally, branches = (
+        UnitStatistics.from_facts(facts),
+        [json.loads(told) for told in branches_table["told"].to_pylist()],
+    )
     count, last = 0, branches[0]["first"]
     for told, units in zip(branches, branches_table["units"], strict=True):
         require_branch_order(told, last)
         tally.merge_partial(load(units.as_py()), count)
         count, last = count + told["count"], told["end"]
-    gathered = {kind: [item for told in branches for item in told[kind]] for kind in ("errors", "fragments")}
-    return make_branch_table({"first": branches[0]["first"], "end": last, "count": count, **gathered}, tally)
+    gathered = {
+        kind: [item for told in branches for item in told[kind]] for kind in ("errors", "fragments")
+    }
+    return make_branch_table(
+        {"first": branches[0]["first"], "end": last, "count": count, **gathered}, tally
+    )
 
 
 def scan_on_cluster(
-    model: Model, source: Any, facts: dict[str, Any], statistics: UnitStatistics, *, next_position: int, next_id: int
+    model: Model,
+    source: Any,
+    facts: dict[str, Any],
+    statistics: UnitStatistics,
+    *,
+    next_position: int,
+    next_id: int,
 ) -> Generator[ScanPart, None, None]:
     """The parts of a pass from position `done` on, in order, as the cluster gives them; `images` are numbered already."""
     ray = start_ray()
     from safetensors.torch import load
 
     place = os.path.abspath(source) if isinstance(source, (str, Path)) else source
-    shared = [ray.put((pack_model(model), place, facts))]  # the driver's for the whole pass: a worker that is started again finds it
-    flow = build_ray_pipeline(ray, shared, facts, next_position, "GPU" if model.device.type == "cuda" else "CPU")
+    shared = [
+        ray.put((pack_model(model), place, facts))
+    ]  # the driver's for the whole pass: a worker that is started again finds it
+    flow = build_ray_pipeline(
+        ray, shared, facts, next_position, "GPU" if model.device.type == "cuda" else "CPU"
+    )
     try:
         for rows in flow.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1):
-            for told, units in zip(map(json.loads, rows["told"].to_pylist()), rows["units"], strict=True):
+            for told, units in zip(
+                map(json.loads, rows["told"].to_pylist()), rows["units"], strict=True
+            ):
                 require_branch_order(told, next_position)
                 statistics.merge_partial(load(units.as_py()), next_id)
                 next_position, next_id = told["end"], next_id + told["count"]
@@ -109,37 +147,66 @@ def scan_on_cluster(
 def require_branch_order(branch: dict[str, Any], expected: int) -> None:
     """Raises SightlineError unless a branch begins where the one before it ended: the images' numbers depend on it."""
     if branch["first"] != expected:
-        raise SightlineError(f"the cluster gave position {branch['first']} where {expected} was due; scan again")
+        raise SightlineError(
+            f"the cluster gave position {branch['first']} where {expected} was due; scan again"
+        )
 
 
-def build_ray_pipeline(ray: Any, shared_refs: list[Any], facts: dict[str, Any], first_position: int, resource: str) -> Any:
+def build_ray_pipeline(
+    ray: Any, shared_refs: list[Any], facts: dict[str, Any], first_position: int, resource: str
+) -> Any:
     """The lazy data set: stretches through the actor pool, then through the levels of the tree."""
     from ray import data
 
     workers = int(ray.cluster_resources().get(resource, 0))
     if not workers:
         raise SightlineError(f"the Ray cluster has no {resource}")
-    bounds = list(split_into_chunks(facts["collection"]["count"], facts["batch"], first_position, workers))
-    flow = data.from_items([{"first": first, "end": end} for first, end in bounds], override_num_blocks=len(bounds))
+    bounds = list(
+        split_into_chunks(facts["collection"]["count"], facts["batch"], first_position, workers)
+    )
+    flow = data.from_items(
+        [{"first": first, "end": end} for first, end in bounds], override_num_blocks=len(bounds)
+    )
     flow.context.enable_progress_bars = False
     flow.context.execution_options.preserve_order = True
     flow.context.raise_original_map_exception = True
     share: dict[str, Any] = {"num_gpus": 1} if resource == "GPU" else {"num_cpus": 1}
-    tree: dict[str, Any] = {"batch_size": TREE_FAN_IN, "batch_format": "pyarrow", "fn_kwargs": {"facts": facts}, "num_cpus": 0}
+    tree: dict[str, Any] = {
+        "batch_size": TREE_FAN_IN,
+        "batch_format": "pyarrow",
+        "fn_kwargs": {"facts": facts},
+        "num_cpus": 0,
+    }
     level: Any = merge_branches
     pool = data.ActorPoolStrategy(size=min(workers, len(bounds)))
-    flow = flow.map_batches(RayScanWorker, batch_size=1, batch_format="pyarrow", compute=pool, fn_constructor_args=(shared_refs,), **share)
+    flow = flow.map_batches(
+        RayScanWorker,
+        batch_size=1,
+        batch_format="pyarrow",
+        compute=pool,
+        fn_constructor_args=(shared_refs,),
+        **share,
+    )
     for _ in range(max(1, math.ceil(math.log(len(bounds) / TARGET_TREE_ROOTS, TREE_FAN_IN)))):
         flow = flow.map_batches(level, **tree)
     return flow
 
 
-def split_into_chunks(image_count: int, batch_size: int, first_position: int, worker_count: int) -> Iterator[tuple[int, int]]:
+def split_into_chunks(
+    image_count: int, batch_size: int, first_position: int, worker_count: int
+) -> Iterator[tuple[int, int]]:
     """The positions that are still to do, cut between batches."""
     step = batch_size * max(
-        MIN_CHUNK_BATCHES, min(MAX_CHUNK_BATCHES, (image_count - first_position) // (batch_size * worker_count * CHUNKS_PER_WORKER))
+        MIN_CHUNK_BATCHES,
+        min(
+            MAX_CHUNK_BATCHES,
+            (image_count - first_position) // (batch_size * worker_count * CHUNKS_PER_WORKER),
+        ),
     )
-    return ((first, min(first + step, image_count)) for first in range(first_position, image_count, step))
+    return (
+        (first, min(first + step, image_count))
+        for first in range(first_position, image_count, step)
+    )
 
 
 def load_worker_context(shared_refs: list[Any]) -> WorkerContext:
@@ -149,7 +216,9 @@ def load_worker_context(shared_refs: list[Any]) -> WorkerContext:
     packed, source, facts = ray.get(shared_refs[0])
     found = open_dataset(source)
     if found.digest != facts["collection"]["sha256"]:
-        raise SightlineError("the files are not the same on all nodes (paths, sizes, times); use a shared file system")
+        raise SightlineError(
+            "the files are not the same on all nodes (paths, sizes, times); use a shared file system"
+        )
     return unpack_model(packed), found, facts
 
 
@@ -165,7 +234,9 @@ def start_ray() -> Any:
         for part in ("ray.data", "lance.fragment"):
             import_module(part)
     except ImportError as error:
-        raise SightlineError(f"--engine ray needs the extra «cluster» ({error}); pip install 'sightline[cluster]'") from error
+        raise SightlineError(
+            f"--engine ray needs the extra «cluster» ({error}); pip install 'sightline[cluster]'"
+        ) from error
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # errors are told in one line
     return ray
 

@@ -29,9 +29,14 @@ DEFAULT_TOP_K, MAX_CLASS_TOP_K, RESPONSE_SAMPLE_SIZE = 25, 5, 256
 
 MAX_CLASS_ENTRIES = 16_000_000  # units × classes × images kept for each class at most
 
-MAX_COMMIT_SHARE, MIN_COMMIT_SECONDS = 0.02, 5.0  # commits take at most this share of the time, and are this far apart at least
+MAX_COMMIT_SHARE, MIN_COMMIT_SECONDS = (
+    0.02,
+    5.0,
+)  # commits take at most this share of the time, and are this far apart at least
 
-MAX_BUFFERED_ROWS = 2048  # rows in memory: with more they are written, and wait for the commit on the disk
+MAX_BUFFERED_ROWS = (
+    2048  # rows in memory: with more they are written, and wait for the commit on the disk
+)
 
 ScanEngine = Literal["local", "ray"]
 
@@ -91,7 +96,9 @@ def scan(
     scanned = Scan.open(path)
     if scanned.complete and not scanned.images:
         name, why = scanned.errors[0]
-        raise SightlineError(f"none of the {len(found)} files could be read; the first: {os.path.basename(name)}: {why.split(': ')[-1]}")
+        raise SightlineError(
+            f"none of the {len(found)} files could be read; the first: {os.path.basename(name)}: {why.split(': ')[-1]}"
+        )
     return scanned
 
 
@@ -113,32 +120,59 @@ def run_scan_pass(
         from sightline.data.scan.ray import scan_on_cluster
 
         work = scan_on_cluster(
-            model, source, {**writer.facts, "store": os.path.abspath(writer.path)}, tally, next_position=done, next_id=images
+            model,
+            source,
+            {**writer.facts, "store": os.path.abspath(writer.path)},
+            tally,
+            next_position=done,
+            next_id=images,
         )
     else:
-        work = ScanWorker(model, dataset, writer.facts, tally).scan_range(done, len(dataset), images)
+        work = ScanWorker(model, dataset, writer.facts, tally).scan_range(
+            done, len(dataset), images
+        )
     with closing(work):
         ScanPass(writer, tally, len(dataset)).store_parts(work, callback)
 
 
 def make_scan_facts(
-    model: Model, dataset: ImageDataset, layers: Sequence[str] | None, vectors: Sequence[str], k: int | None, *, side: int, batch: int
+    model: Model,
+    dataset: ImageDataset,
+    layers: Sequence[str] | None,
+    vectors: Sequence[str],
+    k: int | None,
+    *,
+    side: int,
+    batch: int,
 ) -> dict[str, Any]:
     """All that a pass depends on, as the store tells it."""
     count = len(dataset)
     if k is not None and not 1 <= k <= count:
-        raise SightlineError(f"k is {k}; the collection has {count} images") if k > count else make_out_of_range_error("k", k, 1, count)
+        raise (
+            SightlineError(f"k is {k}; the collection has {count} images")
+            if k > count
+            else make_out_of_range_error("k", k, 1, count)
+        )
     if not 1 <= batch <= 4096:
         raise make_out_of_range_error("batch", batch, 1, 4096)
-    convolutions = [name for name in model.layers if isinstance(model.module(name), nn.Conv2d) and len(model.layers[name].shape) == 3]
+    convolutions = [
+        name
+        for name in model.layers
+        if isinstance(model.module(name), nn.Conv2d) and len(model.layers[name].shape) == 3
+    ]
     watched = list(dict.fromkeys(map(model.layer, layers))) if layers is not None else convolutions
     kept = list(dict.fromkeys(model.layer(name) for name in vectors))
     blank = torch.full((1, 3, side, side), 0.5, device=model.device)
     with torch.no_grad():
         outputs = model.run(blank, [*watched, *kept])
-    shapes = {name: tuple(reshape_to_unit_grid(outputs[name], blank).shape[1:]) for name in dict.fromkeys([*watched, *kept])}
+    shapes = {
+        name: tuple(reshape_to_unit_grid(outputs[name], blank).shape[1:])
+        for name in dict.fromkeys([*watched, *kept])
+    }
     units = sum(shapes[name][0] for name in watched)
-    per_class = max(1, min(MAX_CLASS_TOP_K, MAX_CLASS_ENTRIES // max(1, units * len(dataset.class_names))))
+    per_class = max(
+        1, min(MAX_CLASS_TOP_K, MAX_CLASS_ENTRIES // max(1, units * len(dataset.class_names)))
+    )
     return {
         "format": STORE_FORMAT,
         "version": STORE_VERSION,
@@ -146,20 +180,29 @@ def make_scan_facts(
         "network": compute_network_facts(model, side),
         "labels": list(model.labels),
         "names": {**model.aliases, **model.landmarks},
-        "layers": {name: {"units": shapes[name][0], "shape": list(shapes[name][1:])} for name in watched},
+        "layers": {
+            name: {"units": shapes[name][0], "shape": list(shapes[name][1:])} for name in watched
+        },
         "vectors": {name: shapes[name][0] for name in kept},
         "k": k or min(DEFAULT_TOP_K, count),
         "class_k": per_class,
         "sample": RESPONSE_SAMPLE_SIZE,
         "batch": batch,
-        "collection": {"kind": type(dataset).__name__, "source": dataset.source, "count": count, "sha256": dataset.digest},
+        "collection": {
+            "kind": type(dataset).__name__,
+            "source": dataset.source,
+            "count": count,
+            "sha256": dataset.digest,
+        },
         "class_names": list(dataset.class_names),
     }
 
 
 def make_store_path(facts: dict[str, Any]) -> Path:
     """The store's place in the user's cache."""
-    name = os.path.basename(facts["collection"]["source"] or facts["collection"]["kind"]) or "images"
+    name = (
+        os.path.basename(facts["collection"]["source"] or facts["collection"]["kind"]) or "images"
+    )
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
     return get_cache_path("scans", f"{name[:40]}-{digest[:16]}.scan")
 
@@ -174,7 +217,9 @@ class ScanPass:
         self.error_rows: RowDicts = []
         self.fragments: list[str] = []
 
-    def store_parts(self, parts: Iterable[ScanPart], callback: Callable[[Passing], object] | None) -> None:
+    def store_parts(
+        self, parts: Iterable[ScanPart], callback: Callable[[Passing], object] | None
+    ) -> None:
         """To the end, or until the callback has enough."""
         first = self.counters["done"]
         began = committed = time.monotonic()
@@ -183,9 +228,15 @@ class ScanPass:
             self.image_rows += images
             self.error_rows += errors
             self.fragments += fragments
-            self.counters |= {"done": done, "images": self.counters["images"] + readable, "errors": self.counters["errors"] + len(errors)}
+            self.counters |= {
+                "done": done,
+                "images": self.counters["images"] + readable,
+                "errors": self.counters["errors"] + len(errors),
+            }
             now = time.monotonic()
-            told = Passing(done, self.total, self.counters["errors"], (done - first) / (now - began))
+            told = Passing(
+                done, self.total, self.counters["errors"], (done - first) / (now - began)
+            )
             stopped = callback is not None and callback(told)
             if len(self.image_rows) + len(self.error_rows) >= MAX_BUFFERED_ROWS:
                 self.write_rows()
@@ -202,7 +253,9 @@ class ScanPass:
         self.counters["complete"] = int(complete)
         self.writer.commit_state(self.statistics.name_tensors(), dict(self.counters))
         if complete:
-            with suppress(SightlineError):  # no room to merge: the store is whole as it is, `sightline store compact` tells why
+            with suppress(
+                SightlineError
+            ):  # no room to merge: the store is whole as it is, `sightline store compact` tells why
                 self.writer.compact_tables()
 
     def write_rows(self) -> None:

@@ -22,7 +22,9 @@ class TopK(NamedTuple):
     def make_empty(cls, *shape: int) -> "TopK":
         """Nothing seen yet."""
         return cls(
-            torch.full(shape, -torch.inf), torch.full(shape, -1, dtype=torch.int32), torch.full(shape, -1, dtype=torch.int32)
+            torch.full(shape, -torch.inf),
+            torch.full(shape, -1, dtype=torch.int32),
+            torch.full(shape, -1, dtype=torch.int32),
         )  # ids to 2³¹ − 1
 
     def select_part(self, index: slice | int) -> "TopK":
@@ -41,7 +43,9 @@ class TopK(NamedTuple):
         candidates = torch.cat([self.values[units], values[units].where(better, -torch.inf)], 1)
         whose = torch.cat([self.ids[units], ids.expand(len(units), -1).where(better, -1)], 1)
         order = rank_by_value(candidates, whose)[:, :k]
-        places = torch.cat([self.places[units], self.places.new_full(better.shape, -1)], 1).gather(1, order)
+        places = torch.cat([self.places[units], self.places.new_full(better.shape, -1)], 1).gather(
+            1, order
+        )
         kept = candidates.gather(1, order)
         new = (order >= k) & (kept > -torch.inf)
         if bool(new.any()):
@@ -83,11 +87,17 @@ class HashedSample(NamedTuple):
         """Which rows of a batch enter, and the slots that they take."""
         size = len(self.ids)
         everyone = [*self.positions.tolist(), *positions.tolist()]
-        ranked = sorted(range(len(everyone)), key=lambda index: (everyone[index] < 0, hash_position(everyone[index])))
+        ranked = sorted(
+            range(len(everyone)),
+            key=lambda index: (everyone[index] < 0, hash_position(everyone[index])),
+        )
         stay = set(ranked[:size])
         rows = sorted(index - size for index in stay if index >= size)
         slots = [index for index in range(size) if index not in stay][: len(rows)]
-        self.ids[slots], self.positions[slots] = ids[rows].to(self.ids), positions[rows].to(self.ids)
+        self.ids[slots], self.positions[slots] = (
+            ids[rows].to(self.ids),
+            positions[rows].to(self.ids),
+        )
         return torch.tensor(rows, dtype=torch.long), torch.tensor(slots, dtype=torch.long)
 
     def merge_from(self, other: "HashedSample") -> None:
@@ -109,7 +119,9 @@ def hash_position(position: int) -> int:
 class UnitStatistics:
     """All that is kept of the units while images stream by: strongest, sample, strongest and mean for each class."""
 
-    def __init__(self, units: int, k: int, sample_size: int, class_count: int, class_k: int) -> None:
+    def __init__(
+        self, units: int, k: int, sample_size: int, class_count: int, class_k: int
+    ) -> None:
         self.top = TopK.make_empty(units, k)
         self.sample = HashedSample.make_empty(sample_size, units)
         self.classes = TopK.make_empty(class_count, units, class_k)
@@ -128,7 +140,9 @@ class UnitStatistics:
         self._ids, self._labels = ids, labels
         self._rows, self._slots = self.sample.admit_images(ids, positions)
         if len(self.counts):
-            self.counts.index_add_(0, labels[labels >= 0], torch.ones(int((labels >= 0).sum()), dtype=torch.float64))
+            self.counts.index_add_(
+                0, labels[labels >= 0], torch.ones(int((labels >= 0).sum()), dtype=torch.float64)
+            )
 
     def add_responses(self, units: slice, values: Tensor, locate: LocatePeaks) -> None:
         """Takes in the responses N×U of one layer, whose units have these numbers."""
@@ -136,18 +150,26 @@ class UnitStatistics:
         if len(self._rows):
             self.sample.values[self._slots, units] = values[self._rows]
             width = values.shape[1]
-            found = locate(self._rows.repeat_interleave(width), torch.arange(width).repeat(len(self._rows)))
+            found = locate(
+                self._rows.repeat_interleave(width), torch.arange(width).repeat(len(self._rows))
+            )
             self.sample.places[self._slots, units] = found.view(-1, width).to(torch.int32)
         for label in self._labels[self._labels >= 0].unique().tolist() if len(self.counts) else []:
             rows = (self._labels == label).nonzero()[:, 0]
             inside = TopK(*(tensor[label, units] for tensor in self.classes))
-            inside.add_batch(values[rows], self._ids[rows], lambda at, unit, rows=rows: locate(rows[at], unit))
+            inside.add_batch(
+                values[rows], self._ids[rows], lambda at, unit, rows=rows: locate(rows[at], unit)
+            )
             self.sums[label, units] += values[rows].nan_to_num(0, 0, 0).double().sum(0)
 
     def name_tensors(self) -> dict[str, Tensor]:
         """Everything by name, as it is written to the store; without copies."""
         parts = {"top": self.top, "sample": self.sample, "class": self.classes}
-        named = {f"{part}.{field}": tensor for part, held in parts.items() for field, tensor in held._asdict().items()}
+        named = {
+            f"{part}.{field}": tensor
+            for part, held in parts.items()
+            for field, tensor in held._asdict().items()
+        }
         return {**named, "class.sums": self.sums, "class.counts": self.counts}
 
     def export_partial(self) -> dict[str, Tensor]:
@@ -155,7 +177,10 @@ class UnitStatistics:
         seen = self.counts.nonzero()[:, 0]
         return {
             "seen": seen,
-            **{name: tensor[seen] if name.startswith("class.") else tensor for name, tensor in self.name_tensors().items()},
+            **{
+                name: tensor[seen] if name.startswith("class.") else tensor
+                for name, tensor in self.name_tensors().items()
+            },
         }
 
     def merge_partial(self, partial: Mapping[str, Tensor], first_id: int) -> None:

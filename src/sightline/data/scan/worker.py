@@ -45,9 +45,24 @@ class ScanPart(NamedTuple):
 class ScanWorker:
     """A network that looks at a collection, with what is kept of its units."""
 
-    def __init__(self, model: Model, dataset: ImageDataset, facts: Mapping[str, Any], statistics: UnitStatistics) -> None:
-        self.dataset, self.statistics, self.batch_size, self.device = dataset, statistics, facts["batch"], model.device
-        self.side, self.short_side, self.vectors = facts["network"]["side"], facts["network"]["short"], list(facts["vectors"])
+    def __init__(
+        self,
+        model: Model,
+        dataset: ImageDataset,
+        facts: Mapping[str, Any],
+        statistics: UnitStatistics,
+    ) -> None:
+        self.dataset, self.statistics, self.batch_size, self.device = (
+            dataset,
+            statistics,
+            facts["batch"],
+            model.device,
+        )
+        self.side, self.short_side, self.vectors = (
+            facts["network"]["side"],
+            facts["network"]["short"],
+            list(facts["vectors"]),
+        )
         slices: dict[str, slice] = {}
         units = 0
         for name, layer in facts["layers"].items():
@@ -62,16 +77,29 @@ class ScanWorker:
             next_id += part.readable_count
             yield part
 
-    def decode_batches(self, first: int, end: int) -> Generator[tuple[int, list[DecodedImage]], None, None]:
+    def decode_batches(
+        self, first: int, end: int
+    ) -> Generator[tuple[int, list[DecodedImage]], None, None]:
         """Batches by their first position, decoded in threads a little ahead."""
         starts = iter(range(first, end, self.batch_size))
         waiting: deque[tuple[int, list[Future[DecodedImage]]]] = deque()
         with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
             try:
                 while True:
-                    while len(waiting) <= PREFETCH_BATCHES and (start := next(starts, None)) is not None:
+                    while (
+                        len(waiting) <= PREFETCH_BATCHES
+                        and (start := next(starts, None)) is not None
+                    ):
                         ends = min(start + self.batch_size, end)
-                        waiting.append((start, [pool.submit(self.decode_image, position) for position in range(start, ends)]))
+                        waiting.append(
+                            (
+                                start,
+                                [
+                                    pool.submit(self.decode_image, position)
+                                    for position in range(start, ends)
+                                ],
+                            )
+                        )
                     if not waiting:
                         return
                     start, futures = waiting.popleft()
@@ -87,8 +115,12 @@ class ScanWorker:
         except SightlineError as error:
             return DecodedImage(None, reason=get_first_error_line(error))
         except (OSError, ValueError) as error:
-            return DecodedImage(None, reason=getattr(error, "strerror", None) or get_first_error_line(error))
-        return DecodedImage(view, hash_source(source), encode_thumbnail(view, min(THUMBNAIL_SIZE, self.side)))
+            return DecodedImage(
+                None, reason=getattr(error, "strerror", None) or get_first_error_line(error)
+            )
+        return DecodedImage(
+            view, hash_source(source), encode_thumbnail(view, min(THUMBNAIL_SIZE, self.side))
+        )
 
     def scan_batch(self, start: int, batch: list[DecodedImage], first_id: int) -> ScanPart:
         """One batch through the network."""
@@ -97,15 +129,30 @@ class ScanWorker:
             for position, read in enumerate(batch, start)
             if read.fitted_image is None
         ]
-        good = [(position, read, read.fitted_image) for position, read in enumerate(batch, start) if read.fitted_image is not None]
-        return ScanPart(start + len(batch), len(good), self.measure_images(good, first_id) if good else [], errors)
+        good = [
+            (position, read, read.fitted_image)
+            for position, read in enumerate(batch, start)
+            if read.fitted_image is not None
+        ]
+        return ScanPart(
+            start + len(batch),
+            len(good),
+            self.measure_images(good, first_id) if good else [],
+            errors,
+        )
 
-    def measure_images(self, decoded: list[tuple[int, DecodedImage, FittedSquare]], first_id: int) -> RowDicts:
+    def measure_images(
+        self, decoded: list[tuple[int, DecodedImage, FittedSquare]], first_id: int
+    ) -> RowDicts:
         """The rows of a batch's readable images."""
         places = [position for position, _, _ in decoded]
         labels = torch.tensor([self.dataset.get_label(position) for position in places])
-        self.statistics.begin_batch(torch.arange(first_id, first_id + len(decoded)), labels, torch.tensor(places))
-        outputs = self.peak_capture.measure_batch(stack_squares([view for _, _, view in decoded]).to(self.device))
+        self.statistics.begin_batch(
+            torch.arange(first_id, first_id + len(decoded)), labels, torch.tensor(places)
+        )
+        outputs = self.peak_capture.measure_batch(
+            stack_squares([view for _, _, view in decoded]).to(self.device)
+        )
         best = outputs["logits"].softmax(1).topk(min(5, outputs["logits"].shape[1]))
         return [
             {

@@ -21,7 +21,10 @@ PREPARE_BATCH_ROWS = 2048  # vectors that are made ready at once: 4 MB
 
 MAX_HELD_CANDIDATES = 2_000_000  # candidates in memory, beyond those of one block
 
-MIN_BFLOAT16_QUERIES, MIN_BFLOAT16_DIMENSIONS = 64, 128  # queries, and numbers of a vector, below which bfloat16 does not pay
+MIN_BFLOAT16_QUERIES, MIN_BFLOAT16_DIMENSIONS = (
+    64,
+    128,
+)  # queries, and numbers of a vector, below which bfloat16 does not pay
 
 OFFSET_COLUMNS = 3  # numbers of 8 bits that together hold one of 24
 
@@ -52,7 +55,11 @@ def is_bfloat16_fast() -> bool:
 
 def choose_matmul_dtype(query_count: int, dimensions: int) -> torch.dtype:
     """What to multiply in: bfloat16 where it pays, else single precision, or double where torch was told to let that be less."""
-    if query_count >= MIN_BFLOAT16_QUERIES and dimensions >= MIN_BFLOAT16_DIMENSIONS and is_bfloat16_fast():
+    if (
+        query_count >= MIN_BFLOAT16_QUERIES
+        and dimensions >= MIN_BFLOAT16_DIMENSIONS
+        and is_bfloat16_fast()
+    ):
         return torch.bfloat16
     return torch.float32 if torch.get_float32_matmul_precision() == "highest" else torch.float64
 
@@ -70,17 +77,31 @@ class ScaledVectors:
     center: Tensor
     exact_factors: bool
 
-    def make_block(self, start: int, count: int, dtype: torch.dtype, *, are_queries: bool) -> "ScoreBlock":
+    def make_block(
+        self, start: int, count: int, dtype: torch.dtype, *, are_queries: bool
+    ) -> "ScoreBlock":
         """Some of them, ready to be multiplied."""
         count, work = min(count, len(self.vectors) - start), self.center.dtype
         length, moved, offset, doubt = torch.empty(4, count, dtype=work)
         found = ScoreBlock(
-            torch.empty(count, self.vectors.shape[1] + 2 * OFFSET_COLUMNS, dtype=dtype), length, moved, offset, doubt, are_queries
+            torch.empty(count, self.vectors.shape[1] + 2 * OFFSET_COLUMNS, dtype=dtype),
+            length,
+            moved,
+            offset,
+            doubt,
+            are_queries,
         )
         for first in range(0, count, PREPARE_BATCH_ROWS):
-            some, here = slice(start + first, start + min(first + PREPARE_BATCH_ROWS, count)), slice(first, first + PREPARE_BATCH_ROWS)
-            exact = torch.addcmul(-self.center, self.vectors[some].to(work), self.factors[some].to(work)[:, None])
-            found.fill_rows(here, exact, self.penalties[some].to(work), exact_factors=self.exact_factors)
+            some, here = (
+                slice(start + first, start + min(first + PREPARE_BATCH_ROWS, count)),
+                slice(first, first + PREPARE_BATCH_ROWS),
+            )
+            exact = torch.addcmul(
+                -self.center, self.vectors[some].to(work), self.factors[some].to(work)[:, None]
+            )
+            found.fill_rows(
+                here, exact, self.penalties[some].to(work), exact_factors=self.exact_factors
+            )
         return found
 
 
@@ -96,16 +117,23 @@ class ScoreBlock:
     sum_errors: Tensor
     are_queries: bool
 
-    def fill_rows(self, span: slice, centered: Tensor, penalties: Tensor, *, exact_factors: bool) -> None:
+    def fill_rows(
+        self, span: slice, centered: Tensor, penalties: Tensor, *, exact_factors: bool
+    ) -> None:
         """Writes vectors, which are lost, to their places."""
         rows, size = self.rows[span], centered.shape[1]
         length = torch.linalg.vector_norm(centered, dim=1)
         rows[:, :size], rows[:, size:] = centered, 1
-        self.norms[span], self.shifts[span] = length, torch.linalg.vector_norm(centered.sub_(rows[:, :size]), dim=1)
+        self.norms[span], self.shifts[span] = (
+            length,
+            torch.linalg.vector_norm(centered.sub_(rows[:, :size]), dim=1),
+        )
         self.offsets[span] = length.square() / 2 + penalties
         self.subtract_offsets(span, self.offsets[span])
         # Factors that are no powers of two have been rounded themselves.
-        self.sum_errors[span] = self.unit_error * (self.offsets[span] + length.square() / 2 + (0 if exact_factors else length))
+        self.sum_errors[span] = self.unit_error * (
+            self.offsets[span] + length.square() / 2 + (0 if exact_factors else length)
+        )
 
     @property
     def unit_error(self) -> float:
@@ -124,7 +152,10 @@ class ScoreBlock:
 
         q·x − q′·x′ = q·(x − x′) + (q − q′)·x′ where a dash is what rounding made of it; Cauchy and Schwarz bound both terms.
         """
-        length, moved, doubt = (bound.view(-1, group_count).amax(0) for bound in (others.norms, others.shifts, others.sum_errors))
+        length, moved, doubt = (
+            bound.view(-1, group_count).amax(0)
+            for bound in (others.norms, others.shifts, others.sum_errors)
+        )
         rounding = torch.outer(self.norms, moved) + torch.outer(self.shifts, length + moved)
         return (rounding + self.sum_errors[:, None] + doubt).mul_(1.001).add_(UNDERFLOW_BOUND)
 
@@ -134,12 +165,16 @@ class CandidateFilter:
 
     def __init__(self, queries: ScoreBlock, exclude: Tensor | None, k: int) -> None:
         self.queries, self.exclude, self.pairs = queries, exclude, list[BoundedPairs]()
-        self.lower_bounds = torch.full((len(queries.rows), k), -torch.inf, dtype=queries.norms.dtype)
+        self.lower_bounds = torch.full(
+            (len(queries.rows), k), -torch.inf, dtype=queries.norms.dtype
+        )
 
     def add_block(self, block: ScoreBlock, start: int, buffer: Tensor) -> None:
         """Looks at a block of vectors; its scores are written to the buffer."""
         many, count = len(self.queries.rows), len(block.rows)
-        scores = torch.mm(self.queries.rows, block.rows.T, out=buffer[: many * count].view(many, count))
+        scores = torch.mm(
+            self.queries.rows, block.rows.T, out=buffer[: many * count].view(many, count)
+        )
         if self.exclude is not None:
             place = self.exclude - start
             mine = ((place >= 0) & (place < count)).nonzero().flatten()
@@ -150,9 +185,15 @@ class CandidateFilter:
 
     def filter_scores(self, scores: Tensor, block: ScoreBlock, start: int) -> None:
         """Holds what may be among the best of a block of scores m×n. Only groups whose largest may be are looked at one by one."""
-        k, (many, count), half = self.lower_bounds.shape[1], scores.shape, torch.finfo(scores.dtype).eps / 2
+        k, (many, count), half = (
+            self.lower_bounds.shape[1],
+            scores.shape,
+            torch.finfo(scores.dtype).eps / 2,
+        )
         sure = count // SCORE_GROUP_SIZE >= 2 * k or bool(self.lower_bounds.isfinite().all())
-        grouped = scores.view(many, -1, count // SCORE_GROUP_SIZE if count % SCORE_GROUP_SIZE == 0 and sure else count)
+        grouped = scores.view(
+            many, -1, count // SCORE_GROUP_SIZE if count % SCORE_GROUP_SIZE == 0 and sure else count
+        )
         slack = self.queries.bound_errors(block, grouped.shape[2])
         best = grouped.amax(1).to(slack.dtype)
         margin = slack + half * best.abs()
@@ -213,5 +254,10 @@ def find_candidates(
         for first, sieve in zip(firsts, sieves, strict=True):
             sieve.add_block(rows, start, buffer)
             sieve.limit_pairs(lambda query, index, first=first: select_nearest(query, index, first))
-    found = [(query + first, index) for first, (query, index) in zip(firsts, (sieve.list_remaining() for sieve in sieves), strict=True)]
+    found = [
+        (query + first, index)
+        for first, (query, index) in zip(
+            firsts, (sieve.list_remaining() for sieve in sieves), strict=True
+        )
+    ]
     return torch.cat([query for query, _ in found]), torch.cat([index for _, index in found])

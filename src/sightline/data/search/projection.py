@@ -35,13 +35,19 @@ class Projection:
     explained_variance: Tensor
 
 
-def project_vectors(vectors: Tensor, kind: ProjectionKind, dimensions: int, seed: int) -> Projection:
+def project_vectors(
+    vectors: Tensor, kind: ProjectionKind, dimensions: int, seed: int
+) -> Projection:
     """The vectors n×d in `dimensions`. t-SNE and UMAP get their 50 principal components. Raises SightlineError below 4 vectors."""
     if len(vectors) < MIN_PROJECTED_VECTORS:
-        raise SightlineError(f"a map needs at least {MIN_PROJECTED_VECTORS} images; there are {len(vectors)}")
+        raise SightlineError(
+            f"a map needs at least {MIN_PROJECTED_VECTORS} images; there are {len(vectors)}"
+        )
     kept = min(dimensions if kind == "pca" else PCA_COMPONENTS, *vectors.shape)
     if kept < dimensions:
-        raise SightlineError(f"{vectors.shape[1]} numbers an image can't be laid out in {dimensions} dimensions")
+        raise SightlineError(
+            f"{vectors.shape[1]} numbers an image can't be laid out in {dimensions} dimensions"
+        )
     reduced, explained = compute_principal_components(vectors, kept, seed)
     if kind == "pca" or not reduced.any():
         return Projection(reduced[:, :dimensions], explained)
@@ -49,7 +55,9 @@ def project_vectors(vectors: Tensor, kind: ProjectionKind, dimensions: int, seed
     return Projection(places - places.mean(0), explained)
 
 
-def compute_principal_components(vectors: Tensor, component_count: int, seed: int) -> tuple[Tensor, Tensor]:
+def compute_principal_components(
+    vectors: Tensor, component_count: int, seed: int
+) -> tuple[Tensor, Tensor]:
     """The coordinates along the first principal components, n×kept, and their shares of the variance (0 where there is none)."""
     from sklearn.decomposition import PCA
 
@@ -57,7 +65,9 @@ def compute_principal_components(vectors: Tensor, component_count: int, seed: in
         return torch.zeros(len(vectors), component_count), torch.zeros(component_count)
     fitted = PCA(component_count, random_state=seed)
     places = fitted.fit_transform(vectors.float().numpy())
-    return torch.from_numpy(places).float(), torch.from_numpy(fitted.explained_variance_ratio_).float()
+    return torch.from_numpy(places).float(), torch.from_numpy(
+        fitted.explained_variance_ratio_
+    ).float()
 
 
 def compute_tsne(vectors: Tensor, dimensions: int, seed: int) -> Tensor:
@@ -81,7 +91,9 @@ def compute_tsne(vectors: Tensor, dimensions: int, seed: int) -> Tensor:
     weights = affinity.PerplexityBasedNN(knn_index=near, perplexity=perplexity, n_jobs=threads)
     start: Any = initialization.pca(vectors.numpy(), random_state=seed)
     gradient = "bh" if len(vectors) < MIN_FFT_POINTS else "fft"
-    way = TSNEEmbedding(start, weights, negative_gradient_method=gradient, n_jobs=threads, random_state=seed)
+    way = TSNEEmbedding(
+        start, weights, negative_gradient_method=gradient, n_jobs=threads, random_state=seed
+    )
     way.optimize(250, exaggeration=12, momentum=0.5, inplace=True)
     way.optimize(500, exaggeration=1, momentum=0.8, inplace=True)
     return torch.tensor(way).float()
@@ -94,7 +106,13 @@ def compute_umap(vectors: Tensor, dimensions: int, seed: int) -> Tensor:
         warnings.simplefilter("ignore")  # of its own parts' versions and threads
         from umap import UMAP
 
-        fitted = UMAP(n_components=dimensions, n_neighbors=min(UMAP_NEIGHBORS, len(vectors) - 1), random_state=seed, n_jobs=1, init="pca")
+        fitted = UMAP(
+            n_components=dimensions,
+            n_neighbors=min(UMAP_NEIGHBORS, len(vectors) - 1),
+            random_state=seed,
+            n_jobs=1,
+            init="pca",
+        )
         try:
             return torch.from_numpy(fitted.fit_transform(vectors.numpy())).float()
         finally:
@@ -106,6 +124,15 @@ def measure_faithfulness(vectors: Tensor, positions: Tensor, k: int) -> dict[str
     `preserved`, the share of the k nearest vectors that are among the k nearest on the map."""
     from sklearn.manifold import trustworthiness
 
-    some = torch.linspace(0, len(vectors) - 1, min(MAX_MEASURED_POINTS, len(vectors))).round().long()
-    trust = trustworthiness(vectors[some].numpy(), positions[some].numpy(), n_neighbors=max(1, min(k, (len(some) - 1) // 2)))
-    return {"trustworthiness": float(trust), "preserved": measure_preservation(vectors, positions, min(k, len(vectors) - 1))}
+    some = (
+        torch.linspace(0, len(vectors) - 1, min(MAX_MEASURED_POINTS, len(vectors))).round().long()
+    )
+    trust = trustworthiness(
+        vectors[some].numpy(),
+        positions[some].numpy(),
+        n_neighbors=max(1, min(k, (len(some) - 1) // 2)),
+    )
+    return {
+        "trustworthiness": float(trust),
+        "preserved": measure_preservation(vectors, positions, min(k, len(vectors) - 1)),
+    }

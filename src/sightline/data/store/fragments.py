@@ -25,7 +25,9 @@ def write_image_fragments(store: Path, rows: Any) -> list[str]:
 
     dataset = open_lance_dataset(store)
     version = dataset.data_storage_version
-    found = write_fragments(rows.drop_columns([ID_COLUMN]), dataset, mode="append", data_storage_version=version)
+    found = write_fragments(
+        rows.drop_columns([ID_COLUMN]), dataset, mode="append", data_storage_version=version
+    )
     return [json.dumps(fragment.to_json()) for fragment in found]
 
 
@@ -41,12 +43,22 @@ def append_fragments(store: Path, fragments: Sequence[str], next_id: int) -> int
     whole: list[FragmentMetadata] = []
     for text in fragments:
         fragment = FragmentMetadata.from_json(text)
-        if not all((store / f"{IMAGES_TABLE}.lance" / "data" / file.path).exists() for file in fragment.files):
-            raise SightlineError(f"what a worker wrote is not in {store}; the store must lie on a file system that all nodes share")
-        fragment.files = [write_id_column(dataset, store, next_id, fragment.physical_rows), *fragment.files]
+        if not all(
+            (store / f"{IMAGES_TABLE}.lance" / "data" / file.path).exists()
+            for file in fragment.files
+        ):
+            raise SightlineError(
+                f"what a worker wrote is not in {store}; the store must lie on a file system that all nodes share"
+            )
+        fragment.files = [
+            write_id_column(dataset, store, next_id, fragment.physical_rows),
+            *fragment.files,
+        ]
         next_id += fragment.physical_rows
         whole.append(fragment)
-    lance.LanceDataset.commit(dataset.uri, lance.LanceOperation.Append(whole), read_version=dataset.version)
+    lance.LanceDataset.commit(
+        dataset.uri, lance.LanceOperation.Append(whole), read_version=dataset.version
+    )
     return next_id
 
 
@@ -59,7 +71,11 @@ def write_id_column(dataset: Any, store: Path, first_id: int, count: int) -> Any
     version, name = dataset.data_storage_version, f"{uuid.uuid4().hex}.lance"
     path = store / f"{IMAGES_TABLE}.lance" / "data" / name
     with LanceFileWriter(str(path), schema, version=version) as file:
-        file.write_batch(pa.record_batch([pa.array(range(first_id, first_id + count), schema.field(0).type)], schema=schema))
+        file.write_batch(
+            pa.record_batch(
+                [pa.array(range(first_id, first_id + count), schema.field(0).type)], schema=schema
+            )
+        )
     field = next(field.id() for field in dataset.lance_schema.fields() if field.name() == ID_COLUMN)
     major, minor = map(int, version.split("."))
     return DataFile(name, [field], [0], major, minor, path.stat().st_size)

@@ -62,9 +62,18 @@ def compact_store(path: str | Path) -> tuple[int, int]:
 
 
 def _check_image_rows(scan: Scan) -> list[str]:
-    columns = ["id", "thumbnail", *(f"vector_{number}" for number in range(len(scan.facts["vectors"])))]
+    columns = [
+        "id",
+        "thumbnail",
+        *(f"vector_{number}" for number in range(len(scan.facts["vectors"]))),
+    ]
     seen, wrong = 0, []
-    query = open_store_table(scan.path, IMAGES_TABLE).search().where(f"id < {scan.images}").select(columns)
+    query = (
+        open_store_table(scan.path, IMAGES_TABLE)
+        .search()
+        .where(f"id < {scan.images}")
+        .select(columns)
+    )
     for batch in query.to_batches(VERIFY_BATCH_ROWS):
         for row in batch.select(["id", "thumbnail"]).to_pylist():
             seen += 1
@@ -73,7 +82,11 @@ def _check_image_rows(scan: Scan) -> list[str]:
             except SightlineError as error:
                 wrong.append(f"the thumbnail of image {row['id']} is broken ({error})")
         for name in columns[2:]:
-            if not bool(torch.from_numpy(batch[name].flatten().to_numpy(zero_copy_only=False).copy()).isfinite().all()):
+            if not bool(
+                torch.from_numpy(batch[name].flatten().to_numpy(zero_copy_only=False).copy())
+                .isfinite()
+                .all()
+            ):
                 wrong.append(f"{name} holds values that are no numbers")
     ids = sorted(scan.read_column("id").to_pylist()) if not wrong else []
     if seen != scan.images or (ids and ids != list(range(scan.images))):

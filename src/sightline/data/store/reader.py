@@ -21,7 +21,12 @@ from sightline.data.store.schema import (
     read_store_facts,
     require_same_facts,
 )
-from sightline.errors import SightlineError, get_first_error_line, make_out_of_range_error, make_unknown_name_error
+from sightline.errors import (
+    SightlineError,
+    get_first_error_line,
+    make_out_of_range_error,
+    make_unknown_name_error,
+)
 from sightline.images.decode import fit_square, stack_squares
 from sightline.models.model import Model
 from sightline.models.zoo.reload import load_recipe_model
@@ -56,7 +61,11 @@ class Scan:
         self.path, self.facts = path, facts
         self.recipe: dict[str, Any] = facts["model"]
         self.network: dict[str, Any] = facts["network"]
-        self.images, self.done, self.complete = counters["images"], counters["done"], bool(counters["complete"])
+        self.images, self.done, self.complete = (
+            counters["images"],
+            counters["done"],
+            bool(counters["complete"]),
+        )
         self.layers: list[str] = list(facts["layers"])
         self.class_names: list[str] = facts["class_names"]
         self.model_labels: list[str] = facts["labels"]
@@ -95,14 +104,22 @@ class Scan:
     @cached_property
     def errors(self) -> list[tuple[str, str]]:
         """Path and reason of every file that could not be read."""
-        rows = open_store_table(self.path, ERRORS_TABLE).search().where(f"position < {self.done}").to_arrow().sort_by("position")
+        rows = (
+            open_store_table(self.path, ERRORS_TABLE)
+            .search()
+            .where(f"position < {self.done}")
+            .to_arrow()
+            .sort_by("position")
+        )
         return list(zip(rows["path"].to_pylist(), rows["reason"].to_pylist(), strict=True))
 
     @cached_property
     def top5(self) -> tuple[Tensor, Tensor]:
         """The network's best classes for each image, indices and probabilities, n×5 (fewer if it knows fewer)."""
         count = min(5, len(self.model_labels))
-        return self._read_numbers("labels", count).long(), self._read_numbers("probabilities", count)
+        return self._read_numbers("labels", count).long(), self._read_numbers(
+            "probabilities", count
+        )
 
     def vectors(self, layer: str = "penultimate") -> Tensor:
         """The feature vectors of all images at a layer, n×d float32. Raises SightlineError if the pass did not keep them."""
@@ -141,31 +158,45 @@ class Scan:
     def top(self, layer: str) -> TopImages:
         """The k strongest images of every unit of a layer. Raises SightlineError for a layer that is not in the store."""
         name, units = self._resolve_units(layer)
-        values, ids, places = (self._read_state(f"top.{part}", units)[:, : self.images].T for part in ("values", "ids", "places"))
+        values, ids, places = (
+            self._read_state(f"top.{part}", units)[:, : self.images].T
+            for part in ("values", "ids", "places")
+        )
         return TopImages(values, ids.long(), self._split_positions(name, places))
 
     def class_top(self, layer: str) -> TopImages:
         """The strongest images of every unit within each class: classes×K×units. Raises SightlineError without known classes."""
         name, units = self._resolve_units(layer)
         self._require_classes()
-        values, ids, places = (self._read_state(f"class.{part}", units).transpose(1, 2) for part in ("values", "ids", "places"))
+        values, ids, places = (
+            self._read_state(f"class.{part}", units).transpose(1, 2)
+            for part in ("values", "ids", "places")
+        )
         return TopImages(values, ids.long(), self._split_positions(name, places))
 
     def class_means(self, layer: str) -> Tensor:
         """The mean response of every unit to each class, classes×units. Raises SightlineError without known classes."""
         _, units = self._resolve_units(layer)
         self._require_classes()
-        return (self._read_state("class.sums", units) / self._read_state("class.counts", None)[:, None]).float()
+        return (
+            self._read_state("class.sums", units) / self._read_state("class.counts", None)[:, None]
+        ).float()
 
     def sample(self, layer: str) -> ResponseSample:
         """A uniform sample of the images with the responses of every unit of a layer."""
         name, units = self._resolve_units(layer)
         ids = self._read_state("sample.ids", None)
-        here = ids.argsort()[(ids < 0).sum() :]  # the order of entry counts for nothing, not even between equal values
-        values, order = self._read_state("sample.values", units)[here].sort(dim=0, descending=True, stable=True)
+        here = ids.argsort()[
+            (ids < 0).sum() :
+        ]  # the order of entry counts for nothing, not even between equal values
+        values, order = self._read_state("sample.values", units)[here].sort(
+            dim=0, descending=True, stable=True
+        )
         places = self._read_state("sample.places", units)[here].gather(0, order)
         quantiles = values.quantile(torch.tensor(QUANTILE_LEVELS), dim=0) if len(values) else values
-        return ResponseSample(values, ids[here][order].long(), self._split_positions(name, places), quantiles)
+        return ResponseSample(
+            values, ids[here][order].long(), self._split_positions(name, places), quantiles
+        )
 
     # ── the network ──
 
@@ -177,7 +208,10 @@ class Scan:
 
     def require(self, model: Model) -> None:
         """Raises SightlineError unless `model` is the network of this pass, with these weights and this preprocessing."""
-        facts = {"model": model.recipe, "network": compute_network_facts(model, self.network["side"])}
+        facts = {
+            "model": model.recipe,
+            "network": compute_network_facts(model, self.network["side"]),
+        }
         require_same_facts(self.path, self.facts, facts)
 
     def layer(self, name: str) -> str:
@@ -195,7 +229,9 @@ class Scan:
 
     def _resolve_units(self, layer: str) -> tuple[str, slice]:
         name = self.resolve_layer("layer", layer, self.layers)
-        before = sum(self.facts["layers"][other]["units"] for other in self.layers[: self.layers.index(name)])
+        before = sum(
+            self.facts["layers"][other]["units"] for other in self.layers[: self.layers.index(name)]
+        )
         return name, slice(before, before + self.facts["layers"][name]["units"])
 
     def _split_positions(self, layer: str, flat_positions: Tensor) -> Tensor | None:
@@ -203,7 +239,9 @@ class Scan:
         return (
             None
             if rows * columns == 1
-            else torch.stack([flat_positions.div(columns, rounding_mode="floor"), flat_positions % columns], -1).long()
+            else torch.stack(
+                [flat_positions.div(columns, rounding_mode="floor"), flat_positions % columns], -1
+            ).long()
         )
 
     def _read_state(self, name: str, units: slice | None) -> Tensor:
@@ -216,7 +254,9 @@ class Scan:
 
     def _require_classes(self) -> None:
         if not self.class_names:
-            raise SightlineError(f"the store {self.path.name} knows no classes: put each class into a folder of its own")
+            raise SightlineError(
+                f"the store {self.path.name} knows no classes: put each class into a folder of its own"
+            )
 
     def _check_id(self, id: int) -> int:
         if not 0 <= id < self.images:
@@ -228,20 +268,35 @@ class Scan:
         if not ids:
             return {}
         wanted = ", ".join(map(str, sorted(set(ids))))
-        query = open_store_table(self.path, IMAGES_TABLE).search().where(f"id IN ({wanted})").select(["id", *columns])
+        query = (
+            open_store_table(self.path, IMAGES_TABLE)
+            .search()
+            .where(f"id IN ({wanted})")
+            .select(["id", *columns])
+        )
         return {row["id"]: row for row in query.to_arrow().to_pylist()}
 
     def read_column(self, name: str) -> Any:
         """One column of all images, in the order of the collection."""
-        found = open_store_table(self.path, IMAGES_TABLE).search().where(f"id < {self.images}").select(list({"id": 0, name: 0})).to_arrow()
+        found = (
+            open_store_table(self.path, IMAGES_TABLE)
+            .search()
+            .where(f"id < {self.images}")
+            .select(list({"id": 0, name: 0}))
+            .to_arrow()
+        )
         ids = found["id"].to_numpy()
         if len(ids) != self.images:
-            raise SightlineError(f"the store {self.path} is damaged: {len(ids)} of {self.images} images; sightline store verify tells more")
+            raise SightlineError(
+                f"the store {self.path} is damaged: {len(ids)} of {self.images} images; sightline store verify tells more"
+            )
         return (found if (np.diff(ids) > 0).all() else found.sort_by("id"))[name].combine_chunks()
 
     def _read_numbers(self, name: str, columns: int = 0) -> Tensor:
         column = self.read_column(name)
-        numbers = torch.from_numpy((column.flatten() if columns else column).to_numpy(zero_copy_only=False).copy())
+        numbers = torch.from_numpy(
+            (column.flatten() if columns else column).to_numpy(zero_copy_only=False).copy()
+        )
         return numbers.view(-1, columns) if columns else numbers
 
 
@@ -252,7 +307,9 @@ def open_state_file(path: Path) -> Any:
     try:
         return safe_open(path / STATE_FILE, framework="pt")
     except (OSError, SafetensorError) as error:
-        raise SightlineError(f"the store {path} is damaged: {STATE_FILE} can't be read ({get_first_error_line(error)})") from error
+        raise SightlineError(
+            f"the store {path} is damaged: {STATE_FILE} can't be read ({get_first_error_line(error)})"
+        ) from error
 
 
 def open_store_table(path: Path, name: str) -> Any:
@@ -262,4 +319,6 @@ def open_store_table(path: Path, name: str) -> Any:
     try:
         return lancedb.connect(path).open_table(name)
     except (OSError, ValueError, RuntimeError) as error:
-        raise SightlineError(f"the store {path} is damaged: its table of {name} can't be opened ({get_first_error_line(error)})") from error
+        raise SightlineError(
+            f"the store {path} is damaged: its table of {name} can't be opened ({get_first_error_line(error)})"
+        ) from error

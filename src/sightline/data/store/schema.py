@@ -42,7 +42,10 @@ def compute_network_facts(model: Model, side: int) -> dict[str, Any]:
     for name, value in sorted(model.network.state_dict().items()):
         found.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
         found.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
-    mean, std = ([float(f"{number:.6g}") for number in value.flatten().tolist()] for value in (model.mean, model.std))
+    mean, std = (
+        [float(f"{number:.6g}") for number in value.flatten().tolist()]
+        for value in (model.mean, model.std)
+    )
     return {
         "weights": found.hexdigest(),
         "mean": mean,
@@ -68,7 +71,10 @@ def make_images_schema(vectors: Mapping[str, int]) -> Any:
             pa.field("labels", pa.list_(pa.int32())),
             pa.field("probabilities", pa.list_(pa.float32())),
             pa.field("thumbnail", pa.binary()),
-            *(pa.field(f"vector_{number}", pa.list_(pa.float32(), length)) for number, length in enumerate(vectors.values())),
+            *(
+                pa.field(f"vector_{number}", pa.list_(pa.float32(), length))
+                for number, length in enumerate(vectors.values())
+            ),
         ]
     )
 
@@ -77,7 +83,13 @@ def make_errors_schema() -> Any:
     """Columns of the errors table."""
     import pyarrow as pa
 
-    return pa.schema([pa.field("position", pa.int64()), pa.field("path", pa.string()), pa.field("reason", pa.string())])
+    return pa.schema(
+        [
+            pa.field("position", pa.int64()),
+            pa.field("path", pa.string()),
+            pa.field("reason", pa.string()),
+        ]
+    )
 
 
 def make_zero_counters() -> dict[str, int]:
@@ -87,7 +99,10 @@ def make_zero_counters() -> dict[str, int]:
 
 def is_store_or_empty(path: Path) -> bool:
     """Whether an existing path is a store, or an empty folder that may be one."""
-    return path.is_dir() and (path.joinpath(FACTS_FILE).exists() or {entry.name for entry in path.iterdir()} <= {LOCK_FILE})
+    return path.is_dir() and (
+        path.joinpath(FACTS_FILE).exists()
+        or {entry.name for entry in path.iterdir()} <= {LOCK_FILE}
+    )
 
 
 def read_store_facts(path: Path) -> dict[str, Any]:
@@ -95,19 +110,31 @@ def read_store_facts(path: Path) -> dict[str, Any]:
     try:
         told = json.loads(path.joinpath(FACTS_FILE).read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise SightlineError(f"{path} is no store{'' if path.exists() else ': there is nothing'}; sightline scan makes one") from error
+        raise SightlineError(
+            f"{path} is no store{'' if path.exists() else ': there is nothing'}; sightline scan makes one"
+        ) from error
     except (OSError, ValueError) as error:
-        raise SightlineError(f"the store {path} is damaged: {FACTS_FILE} can't be read ({get_first_error_line(error)})") from error
-    if not isinstance(told, dict) or told.get("format") != STORE_FORMAT or not isinstance(told.get("version"), int):
+        raise SightlineError(
+            f"the store {path} is damaged: {FACTS_FILE} can't be read ({get_first_error_line(error)})"
+        ) from error
+    if (
+        not isinstance(told, dict)
+        or told.get("format") != STORE_FORMAT
+        or not isinstance(told.get("version"), int)
+    ):
         raise SightlineError(f"{path} is no store: its {FACTS_FILE} is something else")
     if told["version"] > STORE_VERSION:
-        raise SightlineError(f"the store {path} was made by a newer version (layout {told['version']}; this one reads {STORE_VERSION})")
+        raise SightlineError(
+            f"the store {path} was made by a newer version (layout {told['version']}; this one reads {STORE_VERSION})"
+        )
     return told
 
 
 def require_same_facts(path: Path, stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
     """Raises SightlineError if a store was made of something else than what is wanted now, naming the first difference."""
-    if stored["network"]["weights"] != wanted["network"]["weights"] or stored["model"].get("model") != wanted["model"].get("model"):
+    if stored["network"]["weights"] != wanted["network"]["weights"] or stored["model"].get(
+        "model"
+    ) != wanted["model"].get("model"):
         same = stored["model"].get("model") == wanted["model"].get("model")
         other = (
             f"other weights of {stored['model'].get('model')}"

@@ -47,12 +47,19 @@ class StoreWriter:
 
         self.path, self.facts = path, facts
         self.schema = make_images_schema(facts["vectors"])
-        database = lancedb.connect(path, session=lancedb.Session(METADATA_CACHE_BYTES, METADATA_CACHE_BYTES))
+        database = lancedb.connect(
+            path, session=lancedb.Session(METADATA_CACHE_BYTES, METADATA_CACHE_BYTES)
+        )
         tables = {IMAGES_TABLE: self.schema, ERRORS_TABLE: make_errors_schema()}
-        self.images_table, self.errors_table = (database.create_table(name, schema=kind, exist_ok=True) for name, kind in tables.items())
+        self.images_table, self.errors_table = (
+            database.create_table(name, schema=kind, exist_ok=True) for name, kind in tables.items()
+        )
         self.state, self.counters = self._restore_state()
         self.row_count, self.has_fragments = self.counters["images"], False
-        for table, key, bound in ((self.images_table, "id", "images"), (self.errors_table, "position", "done")):
+        for table, key, bound in (
+            (self.images_table, "id", "images"),
+            (self.errors_table, "position", "done"),
+        ):
             if table.count_rows(f"{key} >= {self.counters[bound]}"):
                 table.delete(f"{key} >= {self.counters[bound]}")
         self.committed_files = self._list_data_files()
@@ -89,8 +96,12 @@ class StoreWriter:
         from safetensors.torch import save_file
 
         with self._guard_writes(), replace_atomically(self.path / STATE_FILE) as temporary:
-            save_file(dict(state), temporary, {name: str(value) for name, value in counters.items()})
-            shutil.copymode(self.path / FACTS_FILE, temporary)  # safetensors makes it its owner's alone
+            save_file(
+                dict(state), temporary, {name: str(value) for name, value in counters.items()}
+            )
+            shutil.copymode(
+                self.path / FACTS_FILE, temporary
+            )  # safetensors makes it its owner's alone
         self.counters, self.committed_files = counters, self._list_data_files()
 
     def _list_data_files(self) -> set[Path]:
@@ -126,14 +137,20 @@ class StoreWriter:
         import pyarrow as pa
 
         with self._guard_writes():
-            large = self.has_fragments and self.row_count >= MIN_LARGE_FRAGMENT_ROWS * count_fragments(self.images_table)
+            large = (
+                self.has_fragments
+                and self.row_count >= MIN_LARGE_FRAGMENT_ROWS * count_fragments(self.images_table)
+            )
             if large:
                 from sightline.data.store.fragments import remove_stale_fragments
 
                 remove_stale_fragments(self.path)
             for table in (self.errors_table,) if large else (self.images_table, self.errors_table):
                 if count_fragments(table) > 1:
-                    table.add(pa.RecordBatchReader.from_batches(table.schema, iterate_row_batches(table)), mode="overwrite")
+                    table.add(
+                        pa.RecordBatchReader.from_batches(table.schema, iterate_row_batches(table)),
+                        mode="overwrite",
+                    )
                     self.committed_files = self._list_data_files()
                 table.optimize(cleanup_older_than=timedelta(milliseconds=1), delete_unverified=True)
 
@@ -191,7 +208,9 @@ def lock_store(path: Path) -> Generator[None, None, None]:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
-                raise SightlineError(f"another scan is writing {path}; wait for it or give another --store") from error
+                raise SightlineError(
+                    f"another scan is writing {path}; wait for it or give another --store"
+                ) from error
             yield
     except OSError as error:
         raise SightlineError(f"can't write {path}: {explain_disk_error(error)}") from error

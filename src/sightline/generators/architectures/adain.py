@@ -41,7 +41,10 @@ class AdaINDecoder(nn.Module):
     def __init__(self, channels: int, stride: int) -> None:
         super().__init__()
         width = 96
-        layers: list[nn.Module] = [*make_conv_relu(channels, channels), *make_conv_relu(channels, width)]
+        layers: list[nn.Module] = [
+            *make_conv_relu(channels, channels),
+            *make_conv_relu(channels, width),
+        ]
         for doubling in range(stride.bit_length() - 1):
             layers.append(nn.Upsample(scale_factor=2.0))
             if doubling == 0:  # where it costs least, a convolution more, as in the encoder
@@ -49,7 +52,9 @@ class AdaINDecoder(nn.Module):
             less = 64 if doubling == 0 else width // 2
             layers += make_conv_relu(width, less)
             width = less
-        self.layers = nn.Sequential(*layers, nn.Conv2d(width, 3, 5, padding=2, padding_mode="reflect"))
+        self.layers = nn.Sequential(
+            *layers, nn.Conv2d(width, 3, 5, padding=2, padding_mode="reflect")
+        )
 
     def forward(self, features: Tensor) -> Tensor:
         return self.layers(features).float().sigmoid()
@@ -70,7 +75,9 @@ class AdaINStylizer(nn.Module):
 
     def __init__(self, model: Model, seed: int = 0) -> None:
         if model.name not in ADAIN_ENCODERS:
-            raise SightlineError(f"no encoder for any style in {model.name}; choose from {', '.join(ADAIN_ENCODERS)}")
+            raise SightlineError(
+                f"no encoder for any style in {model.name}; choose from {', '.join(ADAIN_ENCODERS)}"
+            )
         super().__init__()
         self.model, self.layers = model, [model.layer(name) for name in ADAIN_ENCODERS[model.name]]
         channels, side = model.shape(self.layers[-1])[:2]
@@ -78,7 +85,9 @@ class AdaINStylizer(nn.Module):
         self.stride = 2 ** round(torch.tensor(model.size / side).log2().item())
         odd = 8 * self.stride + 1
         with torch.no_grad():
-            self.needs_resize = self.encode_image(torch.zeros(1, 3, odd, odd)).shape[-1] * self.stride < odd
+            self.needs_resize = (
+                self.encode_image(torch.zeros(1, 3, odd, odd)).shape[-1] * self.stride < odd
+            )
         self.register_buffer("scale", torch.ones(()))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -97,7 +106,10 @@ class AdaINStylizer(nn.Module):
 
     def make_style_row(self, style: Tensor, strength: float | Tensor = 1.0) -> Tensor:
         """What `forward` takes for style images N×3×H×W of any size, N×(2C + 1)."""
-        return self.pack_style_row(self.encode_image(style), torch.as_tensor(strength, device=self.model.device).expand(len(style)))
+        return self.pack_style_row(
+            self.encode_image(style),
+            torch.as_tensor(strength, device=self.model.device).expand(len(style)),
+        )
 
     def encode_image(self, image: Tensor) -> Tensor:
         """The features that are restyled and decoded."""
@@ -118,5 +130,7 @@ class AdaINStylizer(nn.Module):
         """The decoder's picture at a size."""
         made = self.decoder(features / self.scale)
         return (
-            F.interpolate(made, (height, width), mode="bilinear", align_corners=False) if self.needs_resize else made[..., :height, :width]
+            F.interpolate(made, (height, width), mode="bilinear", align_corners=False)
+            if self.needs_resize
+            else made[..., :height, :width]
         )

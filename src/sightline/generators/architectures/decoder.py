@@ -20,9 +20,19 @@ from sightline.models.weights.checkpoint import fill_network_weights, read_weigh
 
 FEATURE_CHANNELS = 256  # of relu4_2 and of the last features
 
-DECODER_WIDTHS = (136, 112, 64, 32, 16)  # channels of the decoder at the features' size and after each doubling of it
+DECODER_WIDTHS = (
+    136,
+    112,
+    64,
+    32,
+    16,
+)  # channels of the decoder at the features' size and after each doubling of it
 
-GRID_SIDE, GRID_CHANNELS, HIDDEN_CHANNELS = 6, 48, 192  # rows and columns that a vector is spread over, and the channels while it is
+GRID_SIDE, GRID_CHANNELS, HIDDEN_CHANNELS = (
+    6,
+    48,
+    192,
+)  # rows and columns that a vector is spread over, and the channels while it is
 
 CLIP_DEVIATIONS = 4.0  # standard deviations at which a feature is cut off; some are seldom active, and then far out
 
@@ -49,13 +59,19 @@ class FeatureDecoder(nn.Module):
         self.register_buffer("mean", torch.zeros(1, FEATURE_CHANNELS, 1, 1))
         self.register_buffer("deviation", torch.ones(1, FEATURE_CHANNELS, 1, 1))
         self.enter = nn.Conv2d(FEATURE_CHANNELS, DECODER_WIDTHS[0], 3, padding=1)
-        self.up = nn.ModuleList(nn.Conv2d(before, after, 3, padding=1) for before, after in pairwise(DECODER_WIDTHS))
-        self.refine = nn.ModuleList(nn.Conv2d(width, width, 3, padding=1) for width in DECODER_WIDTHS[:3])
+        self.up = nn.ModuleList(
+            nn.Conv2d(before, after, 3, padding=1) for before, after in pairwise(DECODER_WIDTHS)
+        )
+        self.refine = nn.ModuleList(
+            nn.Conv2d(width, width, 3, padding=1) for width in DECODER_WIDTHS[:3]
+        )
         self.paint = nn.Conv2d(DECODER_WIDTHS[-1], 3, 3, padding=1)
 
     def forward(self, features: Tensor) -> Tensor:
         """The pictures."""
-        x = self.enter(((features - self.mean) / self.deviation).clamp(-CLIP_DEVIATIONS, CLIP_DEVIATIONS))
+        x = self.enter(
+            ((features - self.mean) / self.deviation).clamp(-CLIP_DEVIATIONS, CLIP_DEVIATIONS)
+        )
         for index, widen in enumerate(self.up):
             x = activate_and_normalize(x)
             if index < len(self.refine):
@@ -87,8 +103,12 @@ class CodeGenerator(nn.Module):
 
     def predict_features(self, code: Tensor) -> Tensor:
         """Features of relu4_2, N×256×6×6."""
-        x = self.places(((code - self.mean) / self.deviation).clamp(-CLIP_DEVIATIONS, CLIP_DEVIATIONS))
-        x = self.enter(activate_and_normalize(x.unflatten(1, (GRID_CHANNELS, GRID_SIDE, GRID_SIDE))))
+        x = self.places(
+            ((code - self.mean) / self.deviation).clamp(-CLIP_DEVIATIONS, CLIP_DEVIATIONS)
+        )
+        x = self.enter(
+            activate_and_normalize(x.unflatten(1, (GRID_CHANNELS, GRID_SIDE, GRID_SIDE)))
+        )
         x = self.leave(activate_and_normalize(x + self.refine(activate_and_normalize(x))))
         return (self.decoder.mean + self.decoder.deviation * x).relu()
 
@@ -115,18 +135,24 @@ def load_code_generator() -> CodeGenerator:
     """The trained composer of the last features."""
     painter = load_feature_decoder()
     return load_generator_weights(
-        CodeGenerator(painter), {f"decoder.{name}": value for name, value in painter.state_dict().items()}, "penultimate"
+        CodeGenerator(painter),
+        {f"decoder.{name}": value for name, value in painter.state_dict().items()},
+        "penultimate",
     )
 
 
-def load_generator_weights(network: NetworkT, extra_weights: dict[str, Tensor], layer: str) -> NetworkT:
+def load_generator_weights(
+    network: NetworkT, extra_weights: dict[str, Tensor], layer: str
+) -> NetworkT:
     """The network with the shipped weights of a layer, and others."""
     own = {
         name.removeprefix(f"{layer}."): value.float()
         for name, value in read_weights(GENERATOR_WEIGHTS).items()
         if name.startswith(f"{layer}.")
     }
-    fill_network_weights(network, own | extra_weights, GENERATOR_WEIGHTS, f"the generator of {layer}")
+    fill_network_weights(
+        network, own | extra_weights, GENERATOR_WEIGHTS, f"the generator of {layer}"
+    )
     return network.eval().requires_grad_(False)
 
 
@@ -142,7 +168,9 @@ def map_generator_layers(model: Model) -> dict[str, str]:
     Raises SightlineError for another network than the embedded one.
     """
     if model.recipe.get("sha256") != SOURCE_NETWORK_SHA256:
-        raise SightlineError(f"the generator knows the features of sightnet with its embedded weights, not those of {model.name}")
+        raise SightlineError(
+            f"the generator knows the features of sightnet with its embedded weights, not those of {model.name}"
+        )
     return {model.layer(layer): layer for layer in GENERATOR_LOADERS}
 
 

@@ -16,7 +16,9 @@ INSTANCE_NORM_EPS = 1e-5
 
 STYLIZER_STRIDE = 4  # of the residual blocks
 
-MIN_STYLIZER_SIDE = 16  # the outer convolutions reflect 4 pixels, the blocks 1 of a quarter of the side
+MIN_STYLIZER_SIDE = (
+    16  # the outer convolutions reflect 4 pixels, the blocks 1 of a quarter of the side
+)
 
 
 class ConditionalInstanceNorm(nn.Module):
@@ -40,11 +42,18 @@ class ConditionalInstanceNorm(nn.Module):
             # Batch norm of one image is instance norm, and has fused kernels for channels_last, forward and backward.
             rows = zip(x.split(1), weight, bias, strict=True)
             return torch.cat(
-                [F.batch_norm(one, None, None, scale, shift, training=True, eps=INSTANCE_NORM_EPS) for one, scale, shift in rows]
+                [
+                    F.batch_norm(
+                        one, None, None, scale, shift, training=True, eps=INSTANCE_NORM_EPS
+                    )
+                    for one, scale, shift in rows
+                ]
             )
         over = (0, 2, 3) if self.use_batch_statistics else (2, 3)
         centred = x - x.mean(over, keepdim=True)
-        scale = weight[..., None, None] * torch.rsqrt(centred.square().mean(over, keepdim=True) + INSTANCE_NORM_EPS)
+        scale = weight[..., None, None] * torch.rsqrt(
+            centred.square().mean(over, keepdim=True) + INSTANCE_NORM_EPS
+        )
         return torch.addcmul(bias[..., None, None], centred, scale)
 
 
@@ -59,13 +68,27 @@ class ConvNormBlock(nn.Module):
     """Convolution with reflected borders, norm, and ReLU unless it is the last; the image is enlarged or reduced first."""
 
     def __init__(
-        self, channels: int, width: int, kernel: int, norm: NormKind, style_count: int, *, stride: int = 1, enlarge: int = 1
+        self,
+        channels: int,
+        width: int,
+        kernel: int,
+        norm: NormKind,
+        style_count: int,
+        *,
+        stride: int = 1,
+        enlarge: int = 1,
     ) -> None:
         super().__init__()
         self.enlarge = enlarge
         # The norm's shift makes a bias superfluous.
-        self.conv = nn.Conv2d(channels, width, kernel, stride, kernel // 2, padding_mode="reflect", bias=False)
-        self.norm = MixFreeBatchNorm(width) if norm == "batch" else ConditionalInstanceNorm(width, style_count)
+        self.conv = nn.Conv2d(
+            channels, width, kernel, stride, kernel // 2, padding_mode="reflect", bias=False
+        )
+        self.norm = (
+            MixFreeBatchNorm(width)
+            if norm == "batch"
+            else ConditionalInstanceNorm(width, style_count)
+        )
 
     def forward(self, x: Tensor, mix: Tensor) -> Tensor:
         if self.enlarge > 1:
@@ -78,7 +101,10 @@ class ResidualBlock(nn.Module):
 
     def __init__(self, width: int, norm: NormKind, style_count: int) -> None:
         super().__init__()
-        self.one, self.two = ConvNormBlock(width, width, 3, norm, style_count), ConvNormBlock(width, width, 3, norm, style_count)
+        self.one, self.two = (
+            ConvNormBlock(width, width, 3, norm, style_count),
+            ConvNormBlock(width, width, 3, norm, style_count),
+        )
 
     def forward(self, x: Tensor, mix: Tensor) -> Tensor:
         return x + self.two(F.relu(self.one(x, mix)), mix)
@@ -90,7 +116,14 @@ class Stylizer(nn.Module):
     `width` is the number of channels at full size (Johnson: 32), twice and four times that at half and quarter size.
     """
 
-    def __init__(self, style_count: int = 1, *, width: int = 24, blocks: int = 5, norm: NormKind = "conditional") -> None:
+    def __init__(
+        self,
+        style_count: int = 1,
+        *,
+        width: int = 24,
+        blocks: int = 5,
+        norm: NormKind = "conditional",
+    ) -> None:
         super().__init__()
         self.style_count, self.width, self.blocks, self.norm_kind = style_count, width, blocks, norm
         self.down = nn.ModuleList(
@@ -100,7 +133,9 @@ class Stylizer(nn.Module):
                 ConvNormBlock(2 * width, 4 * width, 3, norm, style_count, stride=2),
             ]
         )
-        self.middle = nn.ModuleList([ResidualBlock(4 * width, norm, style_count) for _ in range(blocks)])
+        self.middle = nn.ModuleList(
+            [ResidualBlock(4 * width, norm, style_count) for _ in range(blocks)]
+        )
         self.up = nn.ModuleList(
             [
                 ConvNormBlock(4 * width, 2 * width, 3, norm, style_count, enlarge=2),
@@ -111,7 +146,9 @@ class Stylizer(nn.Module):
 
     def forward(self, image: Tensor, mix: Tensor) -> Tensor:
         height, width = image.shape[-2:]
-        x = F.pad(image - 0.5, (0, -width % STYLIZER_STRIDE, 0, -height % STYLIZER_STRIDE), mode="reflect")
+        x = F.pad(
+            image - 0.5, (0, -width % STYLIZER_STRIDE, 0, -height % STYLIZER_STRIDE), mode="reflect"
+        )
         for block in (*self.down, *self.middle, *self.up):
             x = block(x, mix) if isinstance(block, ResidualBlock) else F.relu(block(x, mix))
         return self.last(x, mix).float().sigmoid()[..., :height, :width]
@@ -127,8 +164,17 @@ class Stylizer(nn.Module):
         return F.one_hot(style, self.style_count).to(self.last.conv.weight)
 
 
-def make_stylizer(seed: int, style_count: int = 1, *, width: int = 24, blocks: int = 5, norm: NormKind = "conditional") -> Stylizer:
+def make_stylizer(
+    seed: int,
+    style_count: int = 1,
+    *,
+    width: int = 24,
+    blocks: int = 5,
+    norm: NormKind = "conditional",
+) -> Stylizer:
     """A fresh network, the same for the same seed whatever the process drew before, in channels_last."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return Stylizer(style_count, width=width, blocks=blocks, norm=norm).to(memory_format=torch.channels_last)
+        return Stylizer(style_count, width=width, blocks=blocks, norm=norm).to(
+            memory_format=torch.channels_last
+        )

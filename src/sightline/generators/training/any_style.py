@@ -6,7 +6,11 @@ import torch
 from torch import Tensor
 
 from sightline.errors import SightlineError
-from sightline.generators.architectures.adain import AdaINStylizer, apply_adain, compute_channel_statistics
+from sightline.generators.architectures.adain import (
+    AdaINStylizer,
+    apply_adain,
+    compute_channel_statistics,
+)
 from sightline.generators.checkpoint import write_any_style_network
 from sightline.generators.training.dataset import PhotoDataset, cache_photos
 from sightline.generators.training.fixed_styles import TrainingPlan, crop_by_step, make_photo_sheet
@@ -30,9 +34,13 @@ class AnyStyleTask:
         if not plan.styles:
             raise SightlineError("adaptive norm needs a folder of style images")
         if plan.extend is not None:
-            raise SightlineError("adaptive norm takes any style as it is; there are no rows to extend")
+            raise SightlineError(
+                "adaptive norm takes any style as it is; there are no rows to extend"
+            )
         if plan.size > plan.style_size:
-            raise SightlineError(f"size is {plan.size}, but the style images are kept with {plan.style_size} pixels; make it smaller")
+            raise SightlineError(
+                f"size is {plan.size}, but the style images are kept with {plan.style_size} pixels; make it smaller"
+            )
         for path in plan.styles:
             if not path.is_file():
                 read(path)  # raises with the nearest name
@@ -42,30 +50,56 @@ class AnyStyleTask:
             self.styles = cache_photos(plan.styles, plan.style_size, plan.out, "styles")
         self.data_fingerprint = self.styles.fingerprint
         self.total_variation = tv().bind(model)
-        deep, sample = self.network.deepest_layer, photos.draw_batch(plan.seed, -1 % 2**32, 16, plan.size)
-        self.network.scale.fill_(model.run(sample.to(model.device), [deep])[deep].square().mean().sqrt())
+        deep, sample = (
+            self.network.deepest_layer,
+            photos.draw_batch(plan.seed, -1 % 2**32, 16, plan.size),
+        )
+        self.network.scale.fill_(
+            model.run(sample.to(model.device), [deep])[deep].square().mean().sqrt()
+        )
 
-    def compute_losses(self, wrapped_network: Any, step: int, own_slice: slice) -> dict[str, Tensor]:
+    def compute_losses(
+        self, wrapped_network: Any, step: int, own_slice: slice
+    ) -> dict[str, Tensor]:
         plan, device = self.plan, self.network.model.device
         photo, style = (
             source.draw_batch(plan.seed + i, step, plan.batch, plan.size)[own_slice].to(device)
             for i, source in enumerate((self.photos, self.styles))
         )
         warm = step < WARMUP_SHARE * plan.steps
-        same = ((torch.arange(plan.batch) + step)[own_slice].to(device) % (1 if warm else IDENTITY_PERIOD) == 0).float()
+        same = (
+            (torch.arange(plan.batch) + step)[own_slice].to(device)
+            % (1 if warm else IDENTITY_PERIOD)
+            == 0
+        ).float()
         style = torch.where(same[:, None, None, None] > 0, photo, style)
         with torch.no_grad():
             row = self.network.make_style_row(style)
         made = wrapped_network(photo, row)
         with torch.set_grad_enabled(not warm):
             content, manner = self.compute_terms(
-                crop_by_step(made, step, self.network.stride), crop_by_step(photo, step, self.network.stride), style
+                crop_by_step(made, step, self.network.stride),
+                crop_by_step(photo, step, self.network.stride),
+                style,
             )
         pixels, variation = same * compute_content_loss(made, photo), self.total_variation(made, {})
-        loss = IDENTITY_WEIGHT * pixels + plan.content_weight * content + plan.style_weight * manner + plan.tv_weight * variation
-        return {"loss": loss, "content": content, "style": manner, "pixels": pixels, "tv": variation}
+        loss = (
+            IDENTITY_WEIGHT * pixels
+            + plan.content_weight * content
+            + plan.style_weight * manner
+            + plan.tv_weight * variation
+        )
+        return {
+            "loss": loss,
+            "content": content,
+            "style": manner,
+            "pixels": pixels,
+            "tv": variation,
+        }
 
-    def compute_terms(self, stylized: Tensor, photo: Tensor, style: Tensor) -> tuple[Tensor, Tensor]:
+    def compute_terms(
+        self, stylized: Tensor, photo: Tensor, style: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """Content and style loss, N each, in units of the features that are asked for."""
         network = self.network
         with torch.no_grad():
@@ -75,12 +109,17 @@ class AnyStyleTask:
                 compute_channel_statistics(wanted[network.deepest_layer]),
             )
         found = network.model.run(stylized, network.layers)
-        content = compute_content_loss(found[network.deepest_layer], target) / target.float().square().mean()
+        content = (
+            compute_content_loss(found[network.deepest_layer], target)
+            / target.float().square().mean()
+        )
         terms = [
             compute_content_loss(one, other) / other.square().mean()
             for layer in network.layers
             for one, other in zip(
-                compute_channel_statistics(found[layer].float()), compute_channel_statistics(wanted[layer].float()), strict=True
+                compute_channel_statistics(found[layer].float()),
+                compute_channel_statistics(wanted[layer].float()),
+                strict=True,
             )
         ]
         return content, torch.stack(terms).sum(0) / len(network.layers)
@@ -91,6 +130,11 @@ class AnyStyleTask:
     def make_sample_sheet(self, photos: Tensor) -> Tensor:
         """Each row a photograph, itself decoded, and the same in three styles; the first row is the styles."""
         styles = self.styles.pick_evenly(3).to(photos.device)
-        rows = [self.network.make_style_row(style[None]).expand(len(photos), -1) for style in styles]
-        made = [self.network(photos, self.network.make_style_row(photos)), *(self.network(photos, row) for row in rows)]
+        rows = [
+            self.network.make_style_row(style[None]).expand(len(photos), -1) for style in styles
+        ]
+        made = [
+            self.network(photos, self.network.make_style_row(photos)),
+            *(self.network(photos, row) for row in rows),
+        ]
         return make_photo_sheet(photos, made)

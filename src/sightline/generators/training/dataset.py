@@ -50,7 +50,9 @@ def pixels_to_images(pixels: NDArray[np.uint8]) -> Tensor:
     return torch.from_numpy(pixels).permute(0, 3, 1, 2).float().div_(255)
 
 
-def decode_photo_folder(folder: Path, side: int, cache: Path, progress: Callable[[float], object] = lambda _: None) -> PhotoDataset:
+def decode_photo_folder(
+    folder: Path, side: int, cache: Path, progress: Callable[[float], object] = lambda _: None
+) -> PhotoDataset:
     """The pictures under `folder`, each resized to the short side and cropped to the middle square, from `cache` if it was made from the same files.
     Those that can't be read are left out, and a warning counts them.
 
@@ -60,12 +62,20 @@ def decode_photo_folder(folder: Path, side: int, cache: Path, progress: Callable
 
 
 def cache_photos(
-    paths: Sequence[Path], side: int, cache: Path, name: str, progress: Callable[[float], object] = lambda _: None
+    paths: Sequence[Path],
+    side: int,
+    cache: Path,
+    name: str,
+    progress: Callable[[float], object] = lambda _: None,
 ) -> PhotoDataset:
     """These pictures as `decoded` has them, in `cache` under a name."""
     pixels, facts = cache / f"{name}.u8", cache / f"{name}.json"
     key = fingerprint_files(paths, side)
-    if not (facts.is_file() and pixels.is_file() and json.loads(facts.read_text(encoding="utf-8")).get("key") == key):
+    if not (
+        facts.is_file()
+        and pixels.is_file()
+        and json.loads(facts.read_text(encoding="utf-8")).get("key") == key
+    ):
         count = write_pixel_file(paths, side, pixels, progress)
         with replace_atomically(facts) as temporary:
             temporary.write_text(json.dumps({"key": key, "count": count}), encoding="utf-8")
@@ -79,7 +89,9 @@ def fingerprint_files(paths: Sequence[Path], side: int) -> str:
     return hashlib.sha256(json.dumps([side, told]).encode()).hexdigest()
 
 
-def write_pixel_file(paths: Sequence[Path], side: int, target: Path, progress: Callable[[float], object]) -> int:
+def write_pixel_file(
+    paths: Sequence[Path], side: int, target: Path, progress: Callable[[float], object]
+) -> int:
     """Decodes pictures one after the other into a flat file; gives how many there are."""
     count, reasons = 0, list[str]()
     with replace_atomically(target) as temporary, temporary.open("wb") as file:
@@ -95,7 +107,12 @@ def write_pixel_file(paths: Sequence[Path], side: int, target: Path, progress: C
             count += 1
             progress((done + 1) / len(paths))
         if not count:
-            raise SightlineError(f"none of {len(paths)} pictures can be read; the first: {reasons[0]}")
+            raise SightlineError(
+                f"none of {len(paths)} pictures can be read; the first: {reasons[0]}"
+            )
     if reasons:
-        warnings.warn(f"{len(reasons)} of {len(paths)} pictures are left out; the first: {reasons[0]}", stacklevel=3)
+        warnings.warn(
+            f"{len(reasons)} of {len(paths)} pictures are left out; the first: {reasons[0]}",
+            stacklevel=3,
+        )
     return count

@@ -9,8 +9,18 @@ import torch
 from torch import Tensor, nn
 
 from sightline.errors import SightlineError
-from sightline.generators.architectures.style import STYLIZER_STRIDE, ConditionalInstanceNorm, NormKind, Stylizer, make_stylizer
-from sightline.generators.checkpoint import check_style_size, read_fixed_style_network, write_fixed_style_network
+from sightline.generators.architectures.style import (
+    STYLIZER_STRIDE,
+    ConditionalInstanceNorm,
+    NormKind,
+    Stylizer,
+    make_stylizer,
+)
+from sightline.generators.checkpoint import (
+    check_style_size,
+    read_fixed_style_network,
+    write_fixed_style_network,
+)
 from sightline.generators.training.dataset import PhotoDataset
 from sightline.generators.training.losses import PerceptualLoss
 from sightline.images.io import limit_short_side, read_file_or_sample
@@ -52,7 +62,9 @@ class TrainingTask(Protocol):
     @property
     def network(self) -> nn.Module: ...
 
-    def compute_losses(self, wrapped_network: Any, step: int, own_slice: slice) -> dict[str, Tensor]:
+    def compute_losses(
+        self, wrapped_network: Any, step: int, own_slice: slice
+    ) -> dict[str, Tensor]:
         """The losses of this process's part of a step's batch, N each: "loss" is what is descended, the others its parts. `net` is the network,
         perhaps spread over processes."""
         ...
@@ -76,11 +88,16 @@ class FixedStylesTask:
         if not styles:
             raise SightlineError("a style network needs at least one style image")
         if plan.norm != "conditional" and len(styles) > 1:
-            raise SightlineError(f"norm is {plan.norm!r} and has room for one style, not {len(styles)}; conditional holds many")
+            raise SightlineError(
+                f"norm is {plan.norm!r} and has room for one style, not {len(styles)}; conditional holds many"
+            )
         for path, style in zip(plan.styles, styles, strict=True):
             check_style_size(style, model, layers.style[-1], path.name)
         self.perceptual_loss = PerceptualLoss(
-            model, layers, styles, photos.draw_batch(plan.seed, -1 % 2**32, 16, plan.size).to(model.device)
+            model,
+            layers,
+            styles,
+            photos.draw_batch(plan.seed, -1 % 2**32, 16, plan.size).to(model.device),
         )
         self.network, self.style_names, self.frozen_style_count = self.build_initial_network()
 
@@ -89,34 +106,63 @@ class FixedStylesTask:
         plan, names = self.plan, tuple(path.stem for path in self.plan.styles)
         if plan.extend is None:
             norm: Any = plan.norm
-            return make_stylizer(plan.seed, len(names), width=plan.width, blocks=plan.blocks, norm=norm), names, 0
+            return (
+                make_stylizer(
+                    plan.seed, len(names), width=plan.width, blocks=plan.blocks, norm=norm
+                ),
+                names,
+                0,
+            )
         found = read_fixed_style_network(plan.extend)
         return extend_stylizer(found.network, len(names)), (*found.names, *names), len(found.names)
 
-    def compute_losses(self, wrapped_network: Any, step: int, own_slice: slice) -> dict[str, Tensor]:
+    def compute_losses(
+        self, wrapped_network: Any, step: int, own_slice: slice
+    ) -> dict[str, Tensor]:
         plan, device = self.plan, self.perceptual_loss.model.device
-        style = (torch.arange(plan.batch) + step * plan.batch)[own_slice].to(device) % len(plan.styles)
+        style = (torch.arange(plan.batch) + step * plan.batch)[own_slice].to(device) % len(
+            plan.styles
+        )
         photo = self.photos.draw_batch(plan.seed, step, plan.batch, plan.size)[own_slice].to(device)
         made = wrapped_network(photo, self.network.make_one_hot(style + self.frozen_style_count))
-        terms = self.perceptual_loss.compute_terms(crop_by_step(made, step), crop_by_step(photo, step), style)
-        loss = plan.content_weight * terms.content + plan.style_weight * terms.style + plan.tv_weight * terms.total_variation
-        return {"loss": loss, "content": terms.content, "style": terms.style, "tv": terms.total_variation}
+        terms = self.perceptual_loss.compute_terms(
+            crop_by_step(made, step), crop_by_step(photo, step), style
+        )
+        loss = (
+            plan.content_weight * terms.content
+            + plan.style_weight * terms.style
+            + plan.tv_weight * terms.total_variation
+        )
+        return {
+            "loss": loss,
+            "content": terms.content,
+            "style": terms.style,
+            "tv": terms.total_variation,
+        }
 
     def write_network(self, path: Path, step: int) -> None:
         write_fixed_style_network(
-            self.network, self.style_names, path, {"step": step, "loss_network": self.perceptual_loss.model.name, "size": self.plan.size}
+            self.network,
+            self.style_names,
+            path,
+            {"step": step, "loss_network": self.perceptual_loss.model.name, "size": self.plan.size},
         )
 
     def make_sample_sheet(self, photos: Tensor) -> Tensor:
         """Each row a photograph and the same in every style that is trained."""
         styles = range(self.frozen_style_count, len(self.style_names))
-        rows = [self.network.make_one_hot(torch.full((len(photos),), style, device=photos.device)) for style in styles]
+        rows = [
+            self.network.make_one_hot(torch.full((len(photos),), style, device=photos.device))
+            for style in styles
+        ]
         return make_photo_sheet(photos, [self.network(photos, row) for row in rows])
 
 
 def make_photo_sheet(photos: Tensor, variants: Sequence[Tensor]) -> Tensor:
     """A sheet with a row for each photograph and what was made of it."""
-    return make_contact_sheet(torch.stack([photos, *variants], 1).flatten(0, 1).cpu(), columns=1 + len(variants))
+    return make_contact_sheet(
+        torch.stack([photos, *variants], 1).flatten(0, 1).cpu(), columns=1 + len(variants)
+    )
 
 
 def crop_by_step(image: Tensor, step: int, stride: int = STYLIZER_STRIDE) -> Tensor:
@@ -134,9 +180,20 @@ def extend_stylizer(network: Stylizer, extra_styles: int) -> Stylizer:
     """The network with rows for more styles, which start as the mean of the old ones. Only norms are to be trained: gradients
     reach the rows in use alone."""
     if network.norm_kind != "conditional":
-        raise SightlineError(f"this style network has {network.norm_kind} norm and one style; only a conditional one takes more")
-    larger = make_stylizer(0, network.style_count + extra_styles, width=network.width, blocks=network.blocks, norm="conditional")
-    state = {name: append_mean_rows(value, extra_styles) if ".norm." in name else value for name, value in network.state_dict().items()}
+        raise SightlineError(
+            f"this style network has {network.norm_kind} norm and one style; only a conditional one takes more"
+        )
+    larger = make_stylizer(
+        0,
+        network.style_count + extra_styles,
+        width=network.width,
+        blocks=network.blocks,
+        norm="conditional",
+    )
+    state = {
+        name: append_mean_rows(value, extra_styles) if ".norm." in name else value
+        for name, value in network.state_dict().items()
+    }
     larger.load_state_dict(state)
     for module in larger.modules():
         if not isinstance(module, ConditionalInstanceNorm):

@@ -30,7 +30,11 @@ class TrainingLog:
 
     def read_rows(self) -> list[dict[str, float]]:
         """All steps that were written."""
-        return [json.loads(line) for line in self.path.read_text(encoding="utf-8").splitlines()] if self.path.is_file() else []
+        return (
+            [json.loads(line) for line in self.path.read_text(encoding="utf-8").splitlines()]
+            if self.path.is_file()
+            else []
+        )
 
     def drop_rows_after(self, step: int) -> None:
         """Drops what was written after `step`: the run goes on from there."""
@@ -68,7 +72,11 @@ def plot_loss_curves(rows: list[dict[str, float]], window: int = 25) -> Tensor:
     for name in PLOTTED_LOSSES if rows else ():
         values = torch.tensor([row[name] for row in rows])
         smooth = values.unfold(0, window, 1).mean(1) if len(values) > window else values
-        axis.semilogy([int(row["step"]) for row in rows][len(values) - len(smooth) :], smooth.tolist(), label=name)
+        axis.semilogy(
+            [int(row["step"]) for row in rows][len(values) - len(smooth) :],
+            smooth.tolist(),
+            label=name,
+        )
     axis.set(xlabel="step", ylabel=f"loss, mean of {window} steps")
     axis.legend(frameon=False)
     return rasterize_figure(figure)

@@ -33,7 +33,11 @@ class TrainingStep:
 
 
 def train_stylizer(
-    plan: TrainingPlan, photos: PhotoDataset, model: Model, fabric: Any, callback: Callable[[TrainingStep], object] | None = None
+    plan: TrainingPlan,
+    photos: PhotoDataset,
+    model: Model,
+    fabric: Any,
+    callback: Callable[[TrainingStep], object] | None = None,
 ) -> Path:
     """Trains, or goes on from the checkpoint in `plan.out`; gives the path of the style network. A callback that returns True ends it.
 
@@ -60,15 +64,27 @@ class TrainingRun:
     """A run: network, optimizer, teacher, photographs, and what is kept of it on disk."""
 
     def __init__(self, plan: TrainingPlan, photos: PhotoDataset, model: Model, fabric: Any) -> None:
-        self.plan, self.photos, self.fabric, self.step, self.lr_halvings = plan, photos, fabric, 0, 0
+        self.plan, self.photos, self.fabric, self.step, self.lr_halvings = (
+            plan,
+            photos,
+            fabric,
+            0,
+            0,
+        )
         if plan.size > photos.side:
-            raise SightlineError(f"size is {plan.size}, but the photographs were kept with {photos.side} pixels; make it smaller")
+            raise SightlineError(
+                f"size is {plan.size}, but the photographs were kept with {photos.side} pixels; make it smaller"
+            )
         self.task: TrainingTask = (
-            AnyStyleTask(plan, photos, model, fabric) if plan.norm == "adaptive" else FixedStylesTask(plan, photos, model)
+            AnyStyleTask(plan, photos, model, fabric)
+            if plan.norm == "adaptive"
+            else FixedStylesTask(plan, photos, model)
         )
         self.network = self.task.network
         trained = [parameter for parameter in self.network.parameters() if parameter.requires_grad]
-        self.wrapped_network, self.optimizer = fabric.setup(self.network, torch.optim.Adam(trained, plan.lr))
+        self.wrapped_network, self.optimizer = fabric.setup(
+            self.network, torch.optim.Adam(trained, plan.lr)
+        )
         self.log = TrainingLog(plan.out) if fabric.is_global_zero else None
         self.last_good_state = self.copy_state()
 
@@ -78,13 +94,22 @@ class TrainingRun:
         """One step of Adam; the mean losses over all processes, or None if they were not finite and the run went back."""
         plan, fabric = self.plan, self.fabric
         for group in self.optimizer.param_groups:
-            group["lr"] = plan.lr * 0.5**self.lr_halvings * min(1, (1 - self.step / plan.steps) / LR_DECAY_SHARE)
+            group["lr"] = (
+                plan.lr
+                * 0.5**self.lr_halvings
+                * min(1, (1 - self.step / plan.steps) / LR_DECAY_SHARE)
+            )
         self.network.train()
         with fabric.autocast():
-            told = self.task.compute_losses(self.wrapped_network, self.step, slice(fabric.global_rank, None, fabric.world_size))
+            told = self.task.compute_losses(
+                self.wrapped_network, self.step, slice(fabric.global_rank, None, fabric.world_size)
+            )
         self.optimizer.zero_grad()
         fabric.backward(told["loss"].mean())
-        losses = {name: float(fabric.all_reduce(value.detach().mean(), reduce_op="mean")) for name, value in told.items()}
+        losses = {
+            name: float(fabric.all_reduce(value.detach().mean(), reduce_op="mean"))
+            for name, value in told.items()
+        }
         if not math.isfinite(losses["loss"]):
             self.roll_back(losses["loss"])
             return None
@@ -112,16 +137,32 @@ class TrainingRun:
 
     def collect_identity(self) -> dict[str, str]:
         """What a checkpoint must have in common with the run that goes on from it."""
-        told = {name: value for name, value in asdict(self.plan).items() if name not in ("out", "every")}
+        told = {
+            name: value for name, value in asdict(self.plan).items() if name not in ("out", "every")
+        }
         told["styles"] = [path.name for path in self.plan.styles]
-        return {name: str(value) for name, value in {**told, "photographs": self.photos.fingerprint + self.task.data_fingerprint}.items()}
+        return {
+            name: str(value)
+            for name, value in {
+                **told,
+                "photographs": self.photos.fingerprint + self.task.data_fingerprint,
+            }.items()
+        }
 
     def copy_state(self) -> dict[str, Any]:
         """Everything that a resumed run needs, detached from the running one."""
         optimizer = self.optimizer.state_dict()
-        moments = {key: {name: clone_detached(value) for name, value in one.items()} for key, one in optimizer["state"].items()}
+        moments = {
+            key: {name: clone_detached(value) for name, value in one.items()}
+            for key, one in optimizer["state"].items()
+        }
         network = {name: clone_detached(value) for name, value in self.network.state_dict().items()}
-        return {"network": network, "optimizer": {**optimizer, "state": moments}, "step": self.step, "slowed": self.lr_halvings}
+        return {
+            "network": network,
+            "optimizer": {**optimizer, "state": moments},
+            "step": self.step,
+            "slowed": self.lr_halvings,
+        }
 
     def restore_state(self, state: Mapping[str, Any]) -> None:
         self.network.load_state_dict(state["network"])
@@ -136,7 +177,9 @@ class TrainingRun:
         found = torch.load(path, map_location="cpu", weights_only=True)
         for name, value in self.collect_identity().items():
             if found["plan"].get(name) != value:
-                raise SightlineError(f"{path} was made with {name} {found['plan'].get(name)}, not {value}; give the same or another --out")
+                raise SightlineError(
+                    f"{path} was made with {name} {found['plan'].get(name)}, not {value}; give the same or another --out"
+                )
         self.restore_state(found["state"])
         self.last_good_state = self.copy_state()
         if self.log:

@@ -5,7 +5,9 @@ import math
 import torch
 from torch import Tensor
 
-MAX_EXACT_POSITIONS = 1600  # pictures up to which the shortest total way is found; the time grows with the cube
+MAX_EXACT_POSITIONS = (
+    1600  # pictures up to which the shortest total way is found; the time grows with the cube
+)
 
 
 def snap_to_grid(positions: Tensor) -> tuple[Tensor, int]:
@@ -18,7 +20,11 @@ def snap_to_grid(positions: Tensor) -> tuple[Tensor, int]:
     low, high = positions.amin(0), positions.amax(0)
     unit = (positions - low) / (high - low).clamp_min(1e-12)
     unit = torch.stack([1 - unit[:, 1], unit[:, 0]], 1)  # rows go down
-    return (assign_cells_optimally(unit, side) if len(positions) <= MAX_EXACT_POSITIONS else assign_cells_by_halving(unit, side)), side
+    return (
+        assign_cells_optimally(unit, side)
+        if len(positions) <= MAX_EXACT_POSITIONS
+        else assign_cells_by_halving(unit, side)
+    ), side
 
 
 def assign_cells_optimally(positions: Tensor, side: int) -> Tensor:
@@ -41,7 +47,10 @@ def assign_cells_by_halving(positions: Tensor, side: int) -> Tensor:
             continue
         axis = 0 if size[0] >= size[1] else 1
         near = size[axis] // 2
-        first, rest = (tuple(length if i == axis else size[i] for i in (0, 1)) for length in (near, size[axis] - near))
+        first, rest = (
+            tuple(length if i == axis else size[i] for i in (0, 1))
+            for length in (near, size[axis] - near)
+        )
         order = ids[positions[ids, axis].argsort(stable=True)]
         most, least = first[0] * first[1], len(ids) - rest[0] * rest[1]
         share = min(most, max(least, round(len(ids) * near / size[axis])))

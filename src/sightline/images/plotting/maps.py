@@ -36,13 +36,17 @@ def apply_colormap(values: Tensor, colormap: str) -> Tensor:
     return F.embedding(steps, load_colormap(colormap)).permute(0, 3, 1, 2)
 
 
-def render_heatmap(values: Tensor, limit: Tensor | float | None = None, colormap: str = "inferno") -> Tensor:
+def render_heatmap(
+    values: Tensor, limit: Tensor | float | None = None, colormap: str = "inferno"
+) -> Tensor:
     """Nonnegative maps N×H×W, black at 0 and brightest at `limit` (each map's own maximum unless given)."""
     values = values.nan_to_num(0)
     return apply_colormap(values / compute_map_scale(values, limit), colormap)
 
 
-def render_signed_map(values: Tensor, limit: Tensor | float | None = None, colormap: str = "RdBu_r") -> Tensor:
+def render_signed_map(
+    values: Tensor, limit: Tensor | float | None = None, colormap: str = "RdBu_r"
+) -> Tensor:
     """Signed maps N×H×W: white at 0, red positive, blue negative, the same scale both ways (±`limit`)."""
     values = values.nan_to_num(0)
     return apply_colormap(0.5 + 0.5 * values / compute_map_scale(values.abs(), limit), colormap)
@@ -50,7 +54,11 @@ def render_signed_map(values: Tensor, limit: Tensor | float | None = None, color
 
 def compute_map_scale(values: Tensor, limit: Tensor | float | None = None) -> Tensor:
     """What a map is divided by: `limit` or its maximum, as N×1×1, never zero (a constant map stays empty)."""
-    top = values.flatten(1).amax(1) if limit is None else torch.as_tensor(limit, device=values.device).expand(len(values))
+    top = (
+        values.flatten(1).amax(1)
+        if limit is None
+        else torch.as_tensor(limit, device=values.device).expand(len(values))
+    )
     return torch.where(top > 0, top, torch.ones_like(top)).view(-1, 1, 1)
 
 
@@ -71,20 +79,31 @@ def render_around_gray(values: Tensor, limit: float | None = None) -> Tensor:
     return (MID_GRAY + MID_GRAY * values / (top or 1)).clamp(0, 1)
 
 
-def overlay_heatmap(image: Tensor, values: Tensor, limit: Tensor | float | None = None, colormap: str = "inferno") -> Tensor:
+def overlay_heatmap(
+    image: Tensor, values: Tensor, limit: Tensor | float | None = None, colormap: str = "inferno"
+) -> Tensor:
     """A map laid over its image: the stronger the value, the more of its colour; where it is 0 the image is only dimmed."""
     values = values.nan_to_num(0)
-    strength = (upsample_maps(values, image.shape[-2:]) / compute_map_scale(values, limit)).detach().cpu().clamp(0, 1)
+    strength = (
+        (upsample_maps(values, image.shape[-2:]) / compute_map_scale(values, limit))
+        .detach()
+        .cpu()
+        .clamp(0, 1)
+    )
     gray = image.detach().cpu().mean(1, keepdim=True) * 0.65 + 0.1
     weight = 0.85 * strength.unsqueeze(1).sqrt()
-    return ((1 - weight) * gray + weight * apply_colormap(0.15 + 0.85 * strength, colormap)).clamp(0, 1)
+    return ((1 - weight) * gray + weight * apply_colormap(0.15 + 0.85 * strength, colormap)).clamp(
+        0, 1
+    )
 
 
 def upsample_maps(values: Tensor, size: tuple[int, int] | torch.Size) -> Tensor:
     """Maps N×h×w enlarged (bilinear) to H×W pixels."""
     if values.shape[-2:] == tuple(size):
         return values
-    return F.interpolate(values.unsqueeze(1), size=tuple(size), mode="bilinear", align_corners=False).squeeze(1)
+    return F.interpolate(
+        values.unsqueeze(1), size=tuple(size), mode="bilinear", align_corners=False
+    ).squeeze(1)
 
 
 def enlarge_pixels(image: Tensor, min_side: int) -> Tensor:
@@ -93,7 +112,9 @@ def enlarge_pixels(image: Tensor, min_side: int) -> Tensor:
     return image.repeat_interleave(factor, 2).repeat_interleave(factor, 3)
 
 
-def make_contact_sheet(pictures: Tensor, columns: int | None = None, gap: int = 2, fill: float = 1.0) -> Tensor:
+def make_contact_sheet(
+    pictures: Tensor, columns: int | None = None, gap: int = 2, fill: float = 1.0
+) -> Tensor:
     """N pictures of one size as one picture with `columns` (by default about square), `gap` pixels apart: 1×3×H×W."""
     count, _, height, width = pictures.shape
     columns = min(count, columns or math.ceil(math.sqrt(count * height / width)))
@@ -108,7 +129,12 @@ def make_contact_sheet(pictures: Tensor, columns: int | None = None, gap: int = 
 def arrange_in_row(*pictures: Tensor, gap: int = 6, fill: float = 1.0) -> Tensor:
     """Pictures of equal batch and any size in a row, all as high as the highest; a batch becomes rows: 1×3×H×W."""
     height = max(picture.shape[2] for picture in pictures)
-    scaled = [resize_picture(picture.detach().cpu(), height, round(picture.shape[3] * height / picture.shape[2])) for picture in pictures]
+    scaled = [
+        resize_picture(
+            picture.detach().cpu(), height, round(picture.shape[3] * height / picture.shape[2])
+        )
+        for picture in pictures
+    ]
     count, widths = len(scaled[0]), [picture.shape[3] for picture in scaled]
     canvas = torch.empty(1, 3, count * (height + gap) - gap, sum(widths) + gap * (len(widths) - 1))
     for i in range(count):
@@ -132,26 +158,44 @@ def arrange_with_titles(titles: Sequence[str], pictures: Sequence[Tensor], gap: 
     for number, (title, width) in enumerate(zip(titles, widths, strict=True)):
         centre = sum(widths[:number]) + gap * number + width / 2
         figure.text(
-            centre / row.shape[3], 0.5, title, ha="center", va="center", fontsize=min(10, 1.3 * width / len(title)), color="#222222"
+            centre / row.shape[3],
+            0.5,
+            title,
+            ha="center",
+            va="center",
+            fontsize=min(10, 1.3 * width / len(title)),
+            color="#222222",
         )
     return torch.cat([rasterize_figure(figure)[..., : row.shape[3]], row], 2)
 
 
-def resize_picture(picture: Tensor, height: int, width: int, mode: Literal["bilinear", "nearest"] = "bilinear") -> Tensor:
+def resize_picture(
+    picture: Tensor, height: int, width: int, mode: Literal["bilinear", "nearest"] = "bilinear"
+) -> Tensor:
     """The picture at another size."""
     if picture.shape[-2:] == (height, width):
         return picture
     if mode == "nearest":
         return F.interpolate(picture, size=(height, width), mode="nearest")
-    return F.interpolate(picture, size=(height, width), mode="bilinear", antialias=True, align_corners=False).clamp(0, 1)
+    return F.interpolate(
+        picture, size=(height, width), mode="bilinear", antialias=True, align_corners=False
+    ).clamp(0, 1)
 
 
 def draw_box_outline(
-    image: Tensor, box: tuple[int, int, int, int], color: tuple[float, float, float] = (1.0, 0.85, 0.0), width: int = 2
+    image: Tensor,
+    box: tuple[int, int, int, int],
+    color: tuple[float, float, float] = (1.0, 0.85, 0.0),
+    width: int = 2,
 ) -> Tensor:
     """The image with a rectangle (top, left, bottom, right; exclusive ends) drawn inside its bounds."""
     picture = image.detach().cpu().clone()
-    top, left, bottom, right = max(0, box[0]), max(0, box[1]), min(box[2], picture.shape[2]), min(box[3], picture.shape[3])
+    top, left, bottom, right = (
+        max(0, box[0]),
+        max(0, box[1]),
+        min(box[2], picture.shape[2]),
+        min(box[3], picture.shape[3]),
+    )
     paint = torch.tensor(color).view(1, 3, 1, 1)
     inner = picture[:, :, top + width : bottom - width, left + width : right - width].clone()
     picture[:, :, top:bottom, left:right] = paint
@@ -169,8 +213,17 @@ def draw_bar_chart(names: list[str], shares: list[float]) -> Tensor:
     axis.barh(range(len(names)), shares, color="#f2b134", height=0.82)
     size = min(15, 75 / max(len(names), 1))
     for row, (name, share) in enumerate(zip(names, shares, strict=True)):
-        axis.text(0.02, row, name if len(name) < 34 else f"{name[:32]}…", va="center", fontsize=size, color="#222222")
-        axis.text(0.98, row, f"{share:.1%}", va="center", ha="right", fontsize=size, color="#222222")
+        axis.text(
+            0.02,
+            row,
+            name if len(name) < 34 else f"{name[:32]}…",
+            va="center",
+            fontsize=size,
+            color="#222222",
+        )
+        axis.text(
+            0.98, row, f"{share:.1%}", va="center", ha="right", fontsize=size, color="#222222"
+        )
     axis.set(xlim=(0, 1), ylim=(len(names) - 0.5, -0.5))
     axis.set_axis_off()
     return rasterize_figure(figure)
@@ -191,7 +244,9 @@ def draw_line_plots(plots: Sequence[LinePlot]) -> Tensor:
 
     figure = Figure(figsize=(4.8 * len(plots), 3.6), dpi=100, layout="constrained")
     for axis, plot in zip(figure.subplots(1, len(plots), squeeze=False)[0], plots, strict=True):
-        for (name, (places, values)), color in zip(plot.lines.items(), ("#a65d00", "#3b6ea5", "#999999", "#222222"), strict=False):
+        for (name, (places, values)), color in zip(
+            plot.lines.items(), ("#a65d00", "#3b6ea5", "#999999", "#222222"), strict=False
+        ):
             axis.plot(places, values, color=color, label=name, marker=".", markersize=4)
         least = min(0.0, *(value for _, values in plot.lines.values() for value in values))
         axis.set(title=plot.title, xlabel=plot.x_label, ylim=(least - 0.03, 1.03))
@@ -207,7 +262,15 @@ def draw_histogram(values: Sequence[float], marks: Sequence[float], x_label: str
     figure = Figure(figsize=(4.8, 3.0), dpi=100, layout="constrained")
     plot = figure.subplots()
     plot.hist(values, bins=min(60, max(8, round(math.sqrt(len(values))))), color="#3b6ea5")
-    plot.plot(marks, [0] * len(marks), "|", color="#a65d00", markersize=14, markeredgewidth=2, clip_on=False)
+    plot.plot(
+        marks,
+        [0] * len(marks),
+        "|",
+        color="#a65d00",
+        markersize=14,
+        markeredgewidth=2,
+        clip_on=False,
+    )
     plot.set(xlabel=x_label, ylabel="images")
     plot.spines[["top", "right"]].set_visible(False)
     return rasterize_figure(figure)
@@ -235,7 +298,9 @@ def draw_heatmap_row(image: Tensor, heatmaps: list[Tensor]) -> Tensor:
     """The image 1×3×H×W, then maps H×W, each on its own scale up to its 99th percentile."""
     stack = torch.stack(heatmaps)
     limit = torch.stack([find_heatmap_limit(map_.abs()) for map_ in heatmaps])
-    shown = render_signed_map(stack, limit) if bool((stack < 0).any()) else render_heatmap(stack, limit)
+    shown = (
+        render_signed_map(stack, limit) if bool((stack < 0).any()) else render_heatmap(stack, limit)
+    )
     return make_contact_sheet(torch.cat([image.cpu(), shown]), columns=len(heatmaps) + 1, gap=4)
 
 

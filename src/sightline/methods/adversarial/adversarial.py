@@ -9,7 +9,12 @@ from sightline.errors import SightlineError
 from sightline.images.plotting.charts import draw_length_histogram
 from sightline.methods.adversarial.attacks.goal import AttackGoal
 from sightline.methods.adversarial.attacks.norm_ball import Norm, compute_image_norms
-from sightline.methods.adversarial.attacks.registry import UNBOUNDED_ATTACKS, Attack, AttackName, set_attack_radius
+from sightline.methods.adversarial.attacks.registry import (
+    UNBOUNDED_ATTACKS,
+    Attack,
+    AttackName,
+    set_attack_radius,
+)
 from sightline.methods.adversarial.figure import evaluate_attack
 from sightline.models.model import Model
 from sightline.registry.method import register_method
@@ -74,8 +79,12 @@ def adversarial(
     with torch.no_grad():
         before = model.run(image, ["logits"])["logits"].float()
     aim = make_attack_goal(model, image, before, target)
-    kind: Norm = ("l2" if attack in UNBOUNDED_ATTACKS and not peer else "linf") if norm == "auto" else norm
-    asked = set_attack_radius(Attack(attack, kind, 0.0, steps, step_size, loss, restarts, early, peer, seed), eps, image)
+    kind: Norm = (
+        ("l2" if attack in UNBOUNDED_ATTACKS and not peer else "linf") if norm == "auto" else norm
+    )
+    asked = set_attack_radius(
+        Attack(attack, kind, 0.0, steps, step_size, loss, restarts, early, peer, seed), eps, image
+    )
     found, run = asked(model, image, aim, callback)
     outcome = evaluate_attack(asked, run, image, before, found.detach())
     values = outcome.collect_values()
@@ -86,20 +95,35 @@ def adversarial(
     if curve:
         radii, accuracy, probability = outcome.compute_accuracy_curve(curve)
         values |= {"curve_eps": radii, "curve_accuracy": accuracy, "curve_probability": probability}
-        panels["curve"], captions["curve"] = outcome.render_accuracy_curve(radii, accuracy, probability)
+        panels["curve"], captions["curve"] = outcome.render_accuracy_curve(
+            radii, accuracy, probability
+        )
     success = aim.is_reached(outcome.changed_logits).cpu()
     if asked.is_minimal and len(image) > 1 and success.any():
         panels["lengths"] = draw_length_histogram(
-            compute_image_norms((found - image).cpu(), kind)[success].tolist(), f"{kind} length of the smallest change"
+            compute_image_norms((found - image).cpu(), kind)[success].tolist(),
+            f"{kind} length of the smallest change",
         )
-        captions["lengths"] = f"How large a change each of {len(image)} images needs, as {attack} finds it."
+        captions["lengths"] = (
+            f"How large a change each of {len(image)} images needs, as {attack} finds it."
+        )
     return Result(panels, values, captions)
 
 
-def make_attack_goal(model: Model, image: Tensor, logits: Tensor, target: int | str | None) -> AttackGoal:
+def make_attack_goal(
+    model: Model, image: Tensor, logits: Tensor, target: int | str | None
+) -> AttackGoal:
     """The aim for images with these logits. Raises SightlineError for a class that all of them have already, or that there is not."""
     clean = logits.argmax(1)
-    wanted = logits.argmin(1) if target == "least" else None if target is None else model.choose(target, image)
+    wanted = (
+        logits.argmin(1)
+        if target == "least"
+        else None
+        if target is None
+        else model.choose(target, image)
+    )
     if wanted is not None and bool((wanted == clean).all()):
-        raise SightlineError(f"the target {model.labels[int(wanted[0])]} is what the network already sees; choose another class")
+        raise SightlineError(
+            f"the target {model.labels[int(wanted[0])]} is what the network already sees; choose another class"
+        )
     return AttackGoal(clean, wanted)

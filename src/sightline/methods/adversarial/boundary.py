@@ -60,7 +60,9 @@ def boundary(
     change = (found - image).detach()
     distance = float(compute_image_norms(change, "l2"))
     # An attack that failed leaves no direction: then both are random.
-    one, two = torch.randn(2, *image.shape, generator=torch.Generator().manual_seed(seed)).to(image.device)
+    one, two = torch.randn(2, *image.shape, generator=torch.Generator().manual_seed(seed)).to(
+        image.device
+    )
     one = change if distance > 0 else one
     one = one / one.norm()
     two = two - (two * one).sum() * one
@@ -68,7 +70,11 @@ def boundary(
     places = torch.linspace(-span, span, cells) * (distance or 1.0)
     answers = classify_plane(model, image, one, two, places)
     panel = draw_decision_regions(
-        answers, model.labels, float(places[-1]), distance, ("along the adversarial direction", "along a random direction")
+        answers,
+        model.labels,
+        float(places[-1]),
+        distance,
+        ("along the adversarial direction", "along a random direction"),
     )
     index = int(run.compute_logits(found).detach().argmax())
     caption = (
@@ -85,13 +91,20 @@ def boundary(
 
 
 @torch.no_grad()
-def classify_plane(model: Model, image: Tensor, across_direction: Tensor, up_direction: Tensor, offsets: Tensor) -> Tensor:
+def classify_plane(
+    model: Model, image: Tensor, across_direction: Tensor, up_direction: Tensor, offsets: Tensor
+) -> Tensor:
     """Class indices at the points of a plane, rows from below."""
-    up, across = (grid.flatten().to(image.device) for grid in torch.meshgrid(offsets, offsets, indexing="ij"))
+    up, across = (
+        grid.flatten().to(image.device) for grid in torch.meshgrid(offsets, offsets, indexing="ij")
+    )
     parts = [
-        model.run((image + a.view(-1, 1, 1, 1) * across_direction + b.view(-1, 1, 1, 1) * up_direction).clamp(0, 1), ["logits"])[
-            "logits"
-        ].argmax(1)
+        model.run(
+            (
+                image + a.view(-1, 1, 1, 1) * across_direction + b.view(-1, 1, 1, 1) * up_direction
+            ).clamp(0, 1),
+            ["logits"],
+        )["logits"].argmax(1)
         for a, b in zip(across.split(PLANE_BATCH_SIZE), up.split(PLANE_BATCH_SIZE), strict=True)
     ]
     return torch.cat(parts).view(len(offsets), len(offsets)).cpu()

@@ -69,7 +69,9 @@ class AttackOutcome:
     def describe_outcome(self) -> str:
         """The picture in words, of the first image."""
         change = self.changed_image[:1] - self.image[:1]
-        largest, euclidean = (float(compute_image_norms(change, norm)[0]) for norm in ("linf", "l2"))
+        largest, euclidean = (
+            float(compute_image_norms(change, norm)[0]) for norm in ("linf", "l2")
+        )
         return (
             f"{format_predicted_class(self.model, self.clean_logits[0])} on the left; the change, ×{self.compute_display_factor():.0f} around gray (largest {largest * 255:.2g}/255, "
             f"length {euclidean:.2g}); {format_predicted_class(self.model, self.changed_logits[0])} on the right. {self.describe_success()}{self.describe_halt()}"
@@ -77,8 +79,15 @@ class AttackOutcome:
 
     def describe_success(self) -> str:
         """What came of the first image, in words."""
-        fooled, printed = (bool(self.goal.is_reached(logits)[0]) for logits in (self.changed_logits, self.rounded_logits))
-        if not fooled and self.goal.target_labels is not None and self.changed_logits[0].argmax() != self.goal.source_labels[0]:
+        fooled, printed = (
+            bool(self.goal.is_reached(logits)[0])
+            for logits in (self.changed_logits, self.rounded_logits)
+        )
+        if (
+            not fooled
+            and self.goal.target_labels is not None
+            and self.changed_logits[0].argmax() != self.goal.source_labels[0]
+        ):
             return f"The network is fooled, but the target {self.model.labels[int(self.goal.target_labels[0])]} was not reached."
         if not fooled:
             return "The answer did not change: try a larger eps, more steps or another attack."
@@ -95,7 +104,8 @@ class AttackOutcome:
     def describe_saved_file(self) -> str:
         """The file in words."""
         change, least = (
-            float(compute_image_norms(image[:1] - self.image[:1], self.attack.norm)) for image in (self.rounded_image, self.changed_image)
+            float(compute_image_norms(image[:1] - self.image[:1], self.attack.norm))
+            for image in (self.rounded_image, self.changed_image)
         )
         size = (
             f" Its change is {change / least:.1f} times as long as the smallest, which rounding would undo."
@@ -106,46 +116,87 @@ class AttackOutcome:
 
     def compute_accuracy_curve(self, radius_count: int) -> tuple[Tensor, Tensor, Tensor]:
         """Radii from zero, the share of images that withstand each, and the mean probability of the clean answer (the target, if there is one)."""
-        asked = self.goal.source_labels if self.goal.target_labels is None else self.goal.target_labels
+        asked = (
+            self.goal.source_labels if self.goal.target_labels is None else self.goal.target_labels
+        )
         if self.attack.is_minimal:
             reached = self.goal.is_reached(self.changed_logits)
-            need = torch.where(reached, compute_image_norms(self.changed_image - self.image, self.attack.norm), torch.inf)
+            need = torch.where(
+                reached,
+                compute_image_norms(self.changed_image - self.image, self.attack.norm),
+                torch.inf,
+            )
             need[self.goal.is_reached(self.clean_logits)] = 0
             top = float(need[reached].max()) * 1.2 if reached.any() else 1.0
             radii = torch.linspace(0, top, max(radius_count, 2) * 8)
             return radii, (need.cpu() > radii[:, None]).float().mean(1), torch.empty(0)
         logits, radii = [self.clean_logits], [0.0]
-        for factor in 4 ** torch.linspace(-1, 1, radius_count) if radius_count > 1 else torch.ones(1):
+        for factor in (
+            4 ** torch.linspace(-1, 1, radius_count) if radius_count > 1 else torch.ones(1)
+        ):
             radii.append(self.attack.eps * float(factor))
             attack = replace(
-                self.attack, eps=radii[-1], step_size=None if self.attack.step_size is None else self.attack.step_size * float(factor)
+                self.attack,
+                eps=radii[-1],
+                step_size=None
+                if self.attack.step_size is None
+                else self.attack.step_size * float(factor),
             )
             found, _ = attack(self.model, self.image, self.goal)
             logits.append(self.run.compute_logits(found.detach()).detach())
         accuracy = torch.stack([1 - self.goal.is_reached(one).float().mean() for one in logits])
-        return torch.tensor(radii), accuracy.cpu(), torch.stack([select_class_scores(one.softmax(1), asked).mean() for one in logits]).cpu()
+        return (
+            torch.tensor(radii),
+            accuracy.cpu(),
+            torch.stack(
+                [select_class_scores(one.softmax(1), asked).mean() for one in logits]
+            ).cpu(),
+        )
 
-    def render_accuracy_curve(self, radii: Tensor, accuracy: Tensor, probability: Tensor) -> tuple[Tensor, str]:
+    def render_accuracy_curve(
+        self, radii: Tensor, accuracy: Tensor, probability: Tensor
+    ) -> tuple[Tensor, str]:
         """The curve as a picture, and its caption."""
-        scale, unit, axis = (255, "/255", "255ths") if self.attack.norm == "linf" else (1, "", "units of [0, 1]")
+        scale, unit, axis = (
+            (255, "/255", "255ths") if self.attack.norm == "linf" else (1, "", "units of [0, 1]")
+        )
         places = (radii * scale).tolist()
         goal = "the clean answer" if self.goal.target_labels is None else "the target"
         lines = {"images that withstand": (places, accuracy.tolist())}
         if len(probability):
             lines[f"probability of {goal}"] = (places, probability.tolist())
         title = f"{self.attack.peer or self.attack.name}, {len(self.image)} image{'s' if len(self.image) > 1 else ''}"
-        picture = draw_line_plots([LinePlot(title, f"radius ({self.attack.norm}, in {axis})", lines)])
-        lost = next((f"{place:.2g}{unit}" for place, share in zip(places, accuracy.tolist(), strict=True) if share == 0), "")
-        end = f"at {lost} none is left" if lost else f"{float(accuracy[-1]):.0%} are left at {places[-1]:.2g}{unit}, the largest tried"
+        picture = draw_line_plots(
+            [LinePlot(title, f"radius ({self.attack.norm}, in {axis})", lines)]
+        )
+        lost = next(
+            (
+                f"{place:.2g}{unit}"
+                for place, share in zip(places, accuracy.tolist(), strict=True)
+                if share == 0
+            ),
+            "",
+        )
+        end = (
+            f"at {lost} none is left"
+            if lost
+            else f"{float(accuracy[-1]):.0%} are left at {places[-1]:.2g}{unit}, the largest tried"
+        )
         return picture, f"Share of images that withstand the attack over its radius: {end}."
 
 
-def evaluate_attack(attack: Attack, run: AttackRun, image: Tensor, clean_logits: Tensor, changed_image: Tensor) -> AttackOutcome:
+def evaluate_attack(
+    attack: Attack, run: AttackRun, image: Tensor, clean_logits: Tensor, changed_image: Tensor
+) -> AttackOutcome:
     """The outcome, with the network's answers to the result and to its file."""
     with torch.no_grad():
         after = run.compute_logits(changed_image)
-        file = round_adversarial_image(run, image, changed_image, MAX_CHANGE_ENLARGEMENT if attack.is_minimal else 1.0)
-        return AttackOutcome(attack, run, image, clean_logits, changed_image, after, file, run.compute_logits(file))
+        file = round_adversarial_image(
+            run, image, changed_image, MAX_CHANGE_ENLARGEMENT if attack.is_minimal else 1.0
+        )
+        return AttackOutcome(
+            attack, run, image, clean_logits, changed_image, after, file, run.compute_logits(file)
+        )
 
 
 def format_predicted_class(model: Model, logits: Tensor) -> str:

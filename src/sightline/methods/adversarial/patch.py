@@ -8,7 +8,11 @@ from torch import Tensor
 from sightline.errors import SightlineError
 from sightline.images.plotting.maps import arrange_in_row, enlarge_pixels
 from sightline.methods.adversarial.attacks.goal import AttackGoal, AttackRun
-from sightline.methods.adversarial.attacks.universal import optimize_adversarial_patch, paste_round_patch, sample_patch_positions
+from sightline.methods.adversarial.attacks.universal import (
+    optimize_adversarial_patch,
+    paste_round_patch,
+    sample_patch_positions,
+)
 from sightline.methods.adversarial.image_split import split_attack_images
 from sightline.models.model import Model
 from sightline.registry.method import register_method
@@ -60,12 +64,18 @@ def adversarial_patch(
     learned, new = split_attack_images(model, image, folder, k, seed)
     with torch.no_grad():
         logits = model.run(learned, ["logits"])["logits"].float()
-    wanted = int(logits.log_softmax(1).mean(0).argmin()) if target == "least" else model.index(target)
+    wanted = (
+        int(logits.log_softmax(1).mean(0).argmin()) if target == "least" else model.index(target)
+    )
     if bool((logits.argmax(1) == wanted).all()):
-        raise SightlineError(f"the target {model.labels[wanted]} is what the network already sees; choose another class")
+        raise SightlineError(
+            f"the target {model.labels[wanted]} is what the network already sees; choose another class"
+        )
     aim = AttackGoal(logits.argmax(1), torch.full((len(learned),), wanted, device=model.device))
     run = AttackRun(model, aim, "cross_entropy", steps, callback)
-    patch = optimize_adversarial_patch(run, learned, share, steps, torch.Generator().manual_seed(seed)).detach()
+    patch = optimize_adversarial_patch(
+        run, learned, share, steps, torch.Generator().manual_seed(seed)
+    ).detach()
     gray = torch.full_like(patch, 0.5)
     shares = {
         "reached": measure_patch_success(model, learned, patch, wanted, share),
@@ -73,7 +83,9 @@ def adversarial_patch(
     }
     if new is not None:
         shares["reached_new"] = measure_patch_success(model, new, patch, wanted, share)
-    after = paste_round_patch(image, patch, sample_patch_positions(image, share, torch.Generator().manual_seed(seed + 2)))
+    after = paste_round_patch(
+        image, patch, sample_patch_positions(image, share, torch.Generator().manual_seed(seed + 2))
+    )
     with torch.no_grad():
         logits = run.compute_logits(after)
     answers = ", ".join(model.labels[int(i)] for i in logits[:MAX_PATCHED_IMAGES].argmax(1))
@@ -83,21 +95,36 @@ def adversarial_patch(
         f"A patch for {model.labels[wanted]}, and images with it, taken for {answers}. Over random places it reaches the class on {shares['reached']:.0%} of the "
         f"{len(learned)} images it was learned from{told}; a gray disc on {shares['reached_gray']:.0%}."
     )
-    values = {"patch": patch.cpu(), **shares, "image": after.cpu(), "logits": logits.cpu(), "success": (logits.argmax(1) == wanted).cpu()}
-    return Result({"patch": panel, "sticker": enlarge_pixels(patch.cpu(), 128)}, values, {"patch": caption, "sticker": "The patch alone."})
+    values = {
+        "patch": patch.cpu(),
+        **shares,
+        "image": after.cpu(),
+        "logits": logits.cpu(),
+        "success": (logits.argmax(1) == wanted).cpu(),
+    }
+    return Result(
+        {"patch": panel, "sticker": enlarge_pixels(patch.cpu(), 128)},
+        values,
+        {"patch": caption, "sticker": "The patch alone."},
+    )
 
 
 @torch.no_grad()
-def measure_patch_success(model: Model, image: Tensor, patch: Tensor, target_class: int, diameter_share: float) -> float:
+def measure_patch_success(
+    model: Model, image: Tensor, patch: Tensor, target_class: int, diameter_share: float
+) -> float:
     """How often the patch reaches the class, at random places on images that are not of it already."""
     others = image[model.choose("top", image) != target_class]
     if not len(others):
         return 1.0
     generator = torch.Generator().manual_seed(1)
     reached = [
-        model.run(paste_round_patch(others, patch, sample_patch_positions(others, diameter_share, generator)), ["logits"])["logits"].argmax(
-            1
-        )
+        model.run(
+            paste_round_patch(
+                others, patch, sample_patch_positions(others, diameter_share, generator)
+            ),
+            ["logits"],
+        )["logits"].argmax(1)
         == target_class
         for _ in range(PATCH_PLACEMENT_TRIES)
     ]

@@ -54,21 +54,38 @@ def transfer(
     image = image.to(model.device)
     asked = set_attack_radius(Attack(attack, norm, 0.0, steps, early=False, seed=seed), eps, image)
     clean = [one.choose("top", image) for one in models]
-    made = [asked(one, image, AttackGoal(answer))[0].detach() for one, answer in zip(models, clean, strict=True)]
-    signs = torch.rand(image.shape, generator=torch.Generator().manual_seed(seed)).to(image.device).sub(0.5).sign()
+    made = [
+        asked(one, image, AttackGoal(answer))[0].detach()
+        for one, answer in zip(models, clean, strict=True)
+    ]
+    signs = (
+        torch.rand(image.shape, generator=torch.Generator().manual_seed(seed))
+        .to(image.device)
+        .sub(0.5)
+        .sign()
+    )
     noise = (image + signs * (made[0] - image).abs()).clamp(0, 1)
     rows = [
-        torch.tensor([measure_changed_share(one, pictures, answer) for one, answer in zip(models, clean, strict=True)])
+        torch.tensor(
+            [
+                measure_changed_share(one, pictures, answer)
+                for one, answer in zip(models, clean, strict=True)
+            ]
+        )
         for pictures in (*made, noise)
     ]
     shares, names = torch.stack(rows[:-1]), number_duplicate_names([one.name for one in models])
-    panel = draw_share_matrix(torch.stack(rows), [*names, "random noise"], names, ("made on", "shown to"))
+    panel = draw_share_matrix(
+        torch.stack(rows), [*names, "random noise"], names, ("made on", "shown to")
+    )
     caption = (
         f"Share of {len(image)} image{'s' if len(image) > 1 else ''} on which the network of a column leaves its answer, after {attack} on the network of the row; "
         "in the last row after noise of the same size with random signs."
     )
     return Result(
-        {"transfer": panel}, {"fooled": shares, "random": rows[-1], "names": list(names), "image": made[0].cpu()}, {"transfer": caption}
+        {"transfer": panel},
+        {"fooled": shares, "random": rows[-1], "names": list(names), "image": made[0].cpu()},
+        {"transfer": caption},
     )
 
 
@@ -80,4 +97,7 @@ def measure_changed_share(model: Model, image: Tensor, clean_classes: Tensor) ->
 
 def number_duplicate_names(names: list[str]) -> list[str]:
     """The names, numbered where two are the same."""
-    return [name if names.count(name) == 1 else f"{name} {place + 1}" for place, name in enumerate(names)]
+    return [
+        name if names.count(name) == 1 else f"{name} {place + 1}"
+        for place, name in enumerate(names)
+    ]

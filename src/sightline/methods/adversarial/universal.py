@@ -7,7 +7,12 @@ from torch import Tensor
 
 from sightline.images.plotting.maps import arrange_in_row
 from sightline.methods.adversarial.attacks.goal import AttackGoal, AttackRun
-from sightline.methods.adversarial.attacks.norm_ball import Norm, NormBall, compute_image_norms, sample_unit_offset
+from sightline.methods.adversarial.attacks.norm_ball import (
+    Norm,
+    NormBall,
+    compute_image_norms,
+    sample_unit_offset,
+)
 from sightline.methods.adversarial.attacks.registry import compute_default_radius
 from sightline.methods.adversarial.attacks.universal import optimize_universal_change as shared
 from sightline.methods.adversarial.image_split import split_attack_images
@@ -60,10 +65,14 @@ def universal(
     learned, new = split_attack_images(model, image, folder, k, seed)
     ball = NormBall(
         torch.zeros_like(image[:1]),
-        (10 / 255 if norm == "linf" else 2.5 * compute_default_radius(norm, image)) if eps is None else eps,
+        (10 / 255 if norm == "linf" else 2.5 * compute_default_radius(norm, image))
+        if eps is None
+        else eps,
         norm,
     )
-    run = AttackRun(model, make_universal_goal(model, learned, target), "cross_entropy", steps, callback)
+    run = AttackRun(
+        model, make_universal_goal(model, learned, target), "cross_entropy", steps, callback
+    )
     change = shared(run, learned, ball, steps, torch.Generator().manual_seed(seed)).detach()
     noise = sample_unit_offset(change, norm, torch.Generator().manual_seed(seed + 1))
     noise = noise / compute_image_norms(noise, norm) * compute_image_norms(change, norm)
@@ -79,13 +88,21 @@ def universal(
     reached = make_universal_goal(model, image, target).is_reached(logits)
     factor = 0.5 / max(float(change.abs().max()), 1e-6)
     pattern = (0.5 + change * factor).clamp(0, 1)
-    panel = arrange_in_row(*(part[:MAX_UNIVERSAL_IMAGES].cpu() for part in (pattern.expand_as(image), image, after)))
+    panel = arrange_in_row(
+        *(part[:MAX_UNIVERSAL_IMAGES].cpu() for part in (pattern.expand_as(image), image, after))
+    )
     told = f" and on {shares['fooled_new']:.0%} of new ones" if "fooled_new" in shares else ""
     caption = (
         f"The change, ×{factor:.0f} around gray, and images before and after it. It fools the network on {shares['fooled']:.0%} of the {len(learned)} images it "
         f"was learned from{told}; random noise of the same {norm} length on {shares['fooled_random']:.0%}."
     )
-    values = {"change": change.cpu(), **shares, "image": after.cpu(), "logits": logits.cpu(), "success": reached.cpu()}
+    values = {
+        "change": change.cpu(),
+        **shares,
+        "image": after.cpu(),
+        "logits": logits.cpu(),
+        "success": reached.cpu(),
+    }
     return Result({"universal": panel}, values, {"universal": caption})
 
 
@@ -96,7 +113,11 @@ def make_universal_goal(model: Model, image: Tensor, target: int | str | None) -
 
 
 @torch.no_grad()
-def measure_perturbation_success(model: Model, image: Tensor, change: Tensor, target: int | str | None) -> float:
+def measure_perturbation_success(
+    model: Model, image: Tensor, change: Tensor, target: int | str | None
+) -> float:
     """The share of images on which a change does what it is after."""
     aim = make_universal_goal(model, image, target)
-    return float(aim.is_reached(model.run((image + change).clamp(0, 1), ["logits"])["logits"]).float().mean())
+    return float(
+        aim.is_reached(model.run((image + change).clamp(0, 1), ["logits"])["logits"]).float().mean()
+    )

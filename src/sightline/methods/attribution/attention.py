@@ -11,7 +11,12 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from sightline.errors import SightlineError
-from sightline.images.plotting.maps import arrange_in_row, overlay_heatmap, render_heatmap, upsample_maps
+from sightline.images.plotting.maps import (
+    arrange_in_row,
+    overlay_heatmap,
+    render_heatmap,
+    upsample_maps,
+)
 from sightline.models.model import Model
 from sightline.models.outputs import reshape_to_feature_maps
 from sightline.registry.method import AttributionSpec, register_method
@@ -34,7 +39,12 @@ HeadFusion = Literal["mean", "max", "min"]
     attribution=AttributionSpec("map", "kind"),
 )
 def attention(
-    model: Model, image: Tensor, *, label: int | str = "top", kind: AttentionKind = "relevance", fusion: HeadFusion = "mean"
+    model: Model,
+    image: Tensor,
+    *,
+    label: int | str = "top",
+    kind: AttentionKind = "relevance",
+    fusion: HeadFusion = "mean",
 ) -> Result:
     """Relevance of every token for the answer, from the attention weights A of all layers of a vision transformer.
 
@@ -49,15 +59,31 @@ def attention(
     """
     index = model.choose(label, image)
     weights, slopes = compute_attention_gradients(model, image, index)
-    relation = compute_rollout(weights, fusion) if kind == "rollout" else propagate_relevance(weights, slopes)
+    relation = (
+        compute_rollout(weights, fusion)
+        if kind == "rollout"
+        else propagate_relevance(weights, slopes)
+    )
     tokens = average_output_rows(relation, slopes[-1]).float().cpu()
     grid = reshape_to_feature_maps(tokens[:, :, None], *image.shape[-2:])[:, 0]
     map_ = upsample_maps(grid, image.shape[-2:])
     panel = arrange_in_row(image, render_heatmap(map_), overlay_heatmap(image, map_))
-    what = f"{fusion} attention rollout" if kind == "rollout" else f"relevance for {', '.join(model.labels[i] for i in index.tolist())}"
-    scale = f"{grid.shape[1]}×{grid.shape[2]} patches, black 0, brightest {float(map_[0].max()):.3g}"
+    what = (
+        f"{fusion} attention rollout"
+        if kind == "rollout"
+        else f"relevance for {', '.join(model.labels[i] for i in index.tolist())}"
+    )
+    scale = (
+        f"{grid.shape[1]}×{grid.shape[2]} patches, black 0, brightest {float(map_[0].max()):.3g}"
+    )
     caption = f"Image, {what} through {len(weights)} attention layers ({scale}), and both."
-    values = {"relevance": grid, "map": map_, "tokens": tokens, "label": index, "layers": len(weights)}
+    values = {
+        "relevance": grid,
+        "map": map_,
+        "tokens": tokens,
+        "label": index,
+        "layers": len(weights),
+    }
     return Result({"attention": panel}, values, {"attention": caption})
 
 
@@ -68,7 +94,13 @@ def compute_rollout(weights: Sequence[Tensor], fusion: HeadFusion) -> Tensor:
     """Product of (A + I)/2 over the layers (Abnar & Zuidema 2020, section 3), N×T×T: what each token has of each at the start."""
     found = torch.eye(weights[0].shape[-1], device=weights[0].device)
     for layer in weights:
-        fused = layer.mean(1) if fusion == "mean" else layer.amax(1) if fusion == "max" else layer.amin(1)
+        fused = (
+            layer.mean(1)
+            if fusion == "mean"
+            else layer.amax(1)
+            if fusion == "max"
+            else layer.amin(1)
+        )
         mixed = (fused + torch.eye(fused.shape[-1]).to(fused)) / 2
         # Of max and min the rows no longer add up to 1; the paper has the mean, whose rows do.
         found = mixed / mixed.sum(2, keepdim=True) @ found.to(fused)
@@ -97,7 +129,9 @@ def average_output_rows(relation: Tensor, gradient: Tensor) -> Tensor:
 # ── attention weights ──
 
 
-def compute_attention_gradients(model: Model, image: Tensor, index: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+def compute_attention_gradients(
+    model: Model, image: Tensor, index: Tensor
+) -> tuple[list[Tensor], list[Tensor]]:
     """Attention weights N×heads×T×T of every layer, and the gradients of the score before the softmax with respect to them.
 
     Raises SightlineError for a network without attention between all of its tokens.
@@ -112,8 +146,12 @@ def compute_attention_gradients(model: Model, image: Tensor, index: Tensor) -> t
                 f"{model.name} has no attention between image tokens; take a vision transformer, or ask gradcam or saliency"
             )
         if any(one.shape[2:] != weights[0].shape[2:] or len(one) != len(image) for one in weights):
-            raise SightlineError(f"{model.name} has attention among parts of its tokens or between different ones; ask gradcam or saliency")
-        slopes = torch.autograd.grad(scores.sum(), weights, allow_unused=True, materialize_grads=True)
+            raise SightlineError(
+                f"{model.name} has attention among parts of its tokens or between different ones; ask gradcam or saliency"
+            )
+        slopes = torch.autograd.grad(
+            scores.sum(), weights, allow_unused=True, materialize_grads=True
+        )
     return [one.detach() for one in weights], list(slopes)
 
 
@@ -129,7 +167,11 @@ class AttentionRecorder(TorchFunctionMode):
         self.weights: list[Tensor] = []
 
     def __torch_function__(
-        self, func: Callable[..., Any], types: Iterable[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+        self,
+        func: Callable[..., Any],
+        types: Iterable[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
     ) -> Any:
         kwargs = kwargs or {}
         if func is F.scaled_dot_product_attention:
@@ -154,24 +196,43 @@ class AttentionRecorder(TorchFunctionMode):
     ) -> Tensor:
         """softmax(Q Kᵀ · scale + mask) V, with `scale` 1/√d unless given. Without dropout: networks are in evaluation mode."""
         if enable_gqa:
-            key, value = (part.repeat_interleave(query.shape[-3] // part.shape[-3], -3) for part in (key, value))
-        scores = query @ key.transpose(-2, -1) * (query.shape[-1] ** -0.5 if scale is None else scale)
+            key, value = (
+                part.repeat_interleave(query.shape[-3] // part.shape[-3], -3)
+                for part in (key, value)
+            )
+        scores = (
+            query @ key.transpose(-2, -1) * (query.shape[-1] ** -0.5 if scale is None else scale)
+        )
         if is_causal:
             attn_mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()
         if attn_mask is not None:
-            scores = scores.masked_fill(~attn_mask, -torch.inf) if attn_mask.dtype == torch.bool else scores + attn_mask
+            scores = (
+                scores.masked_fill(~attn_mask, -torch.inf)
+                if attn_mask.dtype == torch.bool
+                else scores + attn_mask
+            )
         weights = scores.softmax(-1)
         if weights.ndim == 4:
             self.weights.append(weights)
         return weights @ value
 
-    def compute_multi_head_attention(self, arguments: dict[str, Any]) -> tuple[Tensor, Tensor | None]:
+    def compute_multi_head_attention(
+        self, arguments: dict[str, Any]
+    ) -> tuple[Tensor, Tensor | None]:
         """What `multi_head_attention_forward` gives for T×N×E inputs: outputs T×N×E and, where asked for, the weights."""
-        biases = (None,) * 3 if arguments["in_proj_bias"] is None else arguments["in_proj_bias"].chunk(3)
-        projections = zip(
-            (arguments["query"], arguments["key"], arguments["value"]), arguments["in_proj_weight"].chunk(3), biases, strict=True
+        biases = (
+            (None,) * 3 if arguments["in_proj_bias"] is None else arguments["in_proj_bias"].chunk(3)
         )
-        query, key, value = (F.linear(*parts).unflatten(2, (arguments["num_heads"], -1)).permute(1, 2, 0, 3) for parts in projections)
+        projections = zip(
+            (arguments["query"], arguments["key"], arguments["value"]),
+            arguments["in_proj_weight"].chunk(3),
+            biases,
+            strict=True,
+        )
+        query, key, value = (
+            F.linear(*parts).unflatten(2, (arguments["num_heads"], -1)).permute(1, 2, 0, 3)
+            for parts in projections
+        )
         mixed = self.compute_attention(query, key, value).permute(2, 0, 1, 3).flatten(2)
         weights = self.weights[-1] if arguments["need_weights"] else None
         if weights is not None and arguments["average_attn_weights"]:
@@ -188,4 +249,6 @@ UNSUPPORTED_ARGUMENTS = (
 
 def is_standard_attention(arguments: dict[str, Any]) -> bool:
     """Whether a multi-head attention is the one of vision transformers: a batch, without masks or additions to the keys."""
-    return arguments["query"].ndim == 3 and all(arguments[name] is None or arguments[name] is False for name in UNSUPPORTED_ARGUMENTS)
+    return arguments["query"].ndim == 3 and all(
+        arguments[name] is None or arguments[name] is False for name in UNSUPPORTED_ARGUMENTS
+    )

@@ -10,7 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from sightline.errors import SightlineError
-from sightline.images.plotting.maps import arrange_in_row, overlay_heatmap, render_heatmap, render_signed_map, upsample_maps
+from sightline.images.plotting.maps import (
+    arrange_in_row,
+    overlay_heatmap,
+    render_heatmap,
+    render_signed_map,
+    upsample_maps,
+)
 from sightline.methods.attribution.gradients import compute_class_scores
 from sightline.models.model import Model
 from sightline.models.outputs import differentiate_scores, reshape_to_feature_maps
@@ -19,7 +25,9 @@ from sightline.registry.method import AttributionSpec, register_method
 from sightline.registry.parameter import ValueRange
 from sightline.registry.result import Result
 
-CamKind = Literal["cam", "gradcam", "gradcam++", "hirescam", "layercam", "xgradcam", "scorecam", "eigencam"]
+CamKind = Literal[
+    "cam", "gradcam", "gradcam++", "hirescam", "layercam", "xgradcam", "scorecam", "eigencam"
+]
 
 CAM_DESCRIPTIONS = {
     "cam": "class activation map of {label}",
@@ -42,13 +50,17 @@ CAM_DESCRIPTIONS = {
     caution="The map has only as many places as the layer and is enlarged smoothly; fine outlines in it mean nothing. Evidence against the class is cut off.",
     attribution=AttributionSpec("map"),
 )
-def gradcam(model: Model, image: Tensor, *, label: int | str = "top", layer: str = "last_conv") -> Result:
+def gradcam(
+    model: Model, image: Tensor, *, label: int | str = "top", layer: str = "last_conv"
+) -> Result:
     """Grad-CAM: ReLU(Σ_k mean(∂score/∂A_k) A_k) of a layer's channels A (Selvaraju 2017, eq. 1 and 2).
 
     `values["cam"]` is N×h×w at the layer's resolution, unscaled; `values["map"]` the same enlarged to N×H×W.
     Token layers of a transformer are laid on their grid.
     """
-    maps, slopes, index = compute_maps_and_gradients(model, image, find_spatial_layer(model, layer), label)
+    maps, slopes, index = compute_maps_and_gradients(
+        model, image, find_spatial_layer(model, layer), label
+    )
     map_ = combine_channels("gradcam", maps, slopes).relu().float().cpu()
     panel, caption = draw_cam_panel(image, map_, describe_cam(model, index, layer, "gradcam"))
     return Result({"gradcam": panel}, collect_cam_values(image, map_, index), {"gradcam": caption})
@@ -63,7 +75,9 @@ def gradcam(model: Model, image: Tensor, *, label: int | str = "top", layer: str
     "eigencam shows what stands out in the layer, for no class. The map is as coarse as the layer.",
     tour_runs=(),
     # The other kinds have no use for `channels`; each is a forward pass of Score-CAM, in every randomized network.
-    attribution=AttributionSpec("map", "kind", costly_kinds=("scorecam",), test_parameters={"channels": 32}),
+    attribution=AttributionSpec(
+        "map", "kind", costly_kinds=("scorecam",), test_parameters={"channels": 32}
+    ),
 )
 def cam(
     model: Model,
@@ -92,15 +106,25 @@ def cam(
     if kind in ("cam", "scorecam", "eigencam"):
         with torch.no_grad():
             found = model.run(image, [name, "logits"])
-        maps, index = reshape_to_feature_maps(found[name], *image.shape[-2:]), model.choose(label, image, found["logits"])
+        maps, index = (
+            reshape_to_feature_maps(found[name], *image.shape[-2:]),
+            model.choose(label, image, found["logits"]),
+        )
         if kind == "cam":
-            map_ = torch.einsum("nk,nkhw->nhw", read_head_weights(model, image, name, layer)[index], maps)
+            map_ = torch.einsum(
+                "nk,nkhw->nhw", read_head_weights(model, image, name, layer)[index], maps
+            )
         elif kind == "eigencam":
             map_ = project_on_first_component(maps)
         else:
             size = batch or choose_batch_size(model, image, memory, gradients=False)
             each = zip(image, maps, index.tolist(), strict=True)
-            map_ = torch.stack([compute_score_cam(model, one, select_varied_channels(some, channels), i, size) for one, some, i in each])
+            map_ = torch.stack(
+                [
+                    compute_score_cam(model, one, select_varied_channels(some, channels), i, size)
+                    for one, some, i in each
+                ]
+            )
     else:
         maps, slopes, index = compute_maps_and_gradients(model, image, name, label)
         map_ = combine_channels(kind, maps, slopes).relu()
@@ -116,20 +140,31 @@ def find_spatial_layer(model: Model, layer: str) -> str:
     """The layer's own name; raises SightlineError for the logits."""
     name = model.layer(layer)
     if name == "logits":
-        raise SightlineError("the logits have no places; choose a convolutional layer, such as last_conv")
+        raise SightlineError(
+            "the logits have no places; choose a convolutional layer, such as last_conv"
+        )
     return name
 
 
-def compute_maps_and_gradients(model: Model, image: Tensor, layer: str, label: int | str) -> tuple[Tensor, Tensor, Tensor]:
+def compute_maps_and_gradients(
+    model: Model, image: Tensor, layer: str, label: int | str
+) -> tuple[Tensor, Tensor, Tensor]:
     """A layer's channels, the gradient of the score before the softmax with respect to them, N×K×h×w each, and the classes N."""
     known = None if label == "top" else model.choose(label, image)
     with torch.enable_grad():
         found = model.run(image.to(model.device).detach(), [layer, "logits"], leaf=layer)
-        if not found["logits"].requires_grad:  # the layer gives more than one tensor, or the score does not depend on it
+        if not found[
+            "logits"
+        ].requires_grad:  # the layer gives more than one tensor, or the score does not depend on it
             found = model.run(image.to(model.device).detach().requires_grad_(), [layer, "logits"])
         index = model.choose("top", image, found["logits"]) if known is None else known
-        gradient = differentiate_scores(found["logits"].gather(1, index.view(-1, 1)), found[layer], layer)
-    maps, slopes = (reshape_to_feature_maps(value.detach(), *image.shape[-2:]) for value in (found[layer], gradient))
+        gradient = differentiate_scores(
+            found["logits"].gather(1, index.view(-1, 1)), found[layer], layer
+        )
+    maps, slopes = (
+        reshape_to_feature_maps(value.detach(), *image.shape[-2:])
+        for value in (found[layer], gradient)
+    )
     return maps, slopes, index
 
 
@@ -144,7 +179,9 @@ def combine_channels(kind: CamKind, maps: Tensor, gradients: Tensor) -> Tensor:
     else:
         # Eq. 19 is g² / (2g² + g³ ΣA), here divided by g²; where g is 0 the ReLU is 0 as well. Y in eq. 10 is exp(score),
         # whose factor exp(score) is left out: it scales the whole map and overflows.
-        share = divide_safely(torch.ones_like(gradients), 2 + gradients * maps.sum((2, 3), keepdim=True))
+        share = divide_safely(
+            torch.ones_like(gradients), 2 + gradients * maps.sum((2, 3), keepdim=True)
+        )
         weights = (share * gradients.relu()).sum((2, 3))
     return (weights[:, :, None, None] * maps).sum(1)
 
@@ -165,7 +202,9 @@ def read_head_weights(model: Model, image: Tensor, layer_name: str, layer: str) 
         entry, linear = f"{heads[-1]}:in", model.module(heads[-1])
         found = model.run(image, [layer_name, entry, "logits"])
         means = reshape_to_feature_maps(found[layer_name], *image.shape[-2:]).flatten(2).mean(2)
-        if is_nearly_equal(means, found[entry]) and is_nearly_equal(linear(found[entry]), found["logits"]):
+        if is_nearly_equal(means, found[entry]) and is_nearly_equal(
+            linear(found[entry]), found["logits"]
+        ):
             return torch.as_tensor(linear.weight)
     raise SightlineError(
         f"the class activation map needs a mean over the layer's places and one linear layer to give the score; from {layer} of {model.name} "
@@ -175,7 +214,9 @@ def read_head_weights(model: Model, image: Tensor, layer_name: str, layer: str) 
 
 def is_nearly_equal(tensor: Tensor, other: Tensor) -> bool:
     """Whether two tensors are the same but for rounding."""
-    return tensor.shape == other.shape and float((tensor - other).abs().max()) <= 1e-3 * float(other.abs().max())
+    return tensor.shape == other.shape and float((tensor - other).abs().max()) <= 1e-3 * float(
+        other.abs().max()
+    )
 
 
 def project_on_first_component(maps: Tensor) -> Tensor:
@@ -194,7 +235,9 @@ def select_varied_channels(maps: Tensor, limit: int | None) -> Tensor:
     return maps[chosen[spread[chosen] > 0]]
 
 
-def compute_score_cam(model: Model, image: Tensor, channels: Tensor, index: int, batch: int) -> Tensor:
+def compute_score_cam(
+    model: Model, image: Tensor, channels: Tensor, index: int, batch: int
+) -> Tensor:
     """Score-CAM of one image 3×H×W and its channels A, K×h×w: ReLU(Σ softmax_k(score of the image masked by A_k) A_k), h×w."""
     if not len(channels):
         return channels.new_zeros(channels.shape[1:])
@@ -215,7 +258,11 @@ def compute_score_cam(model: Model, image: Tensor, channels: Tensor, index: int,
 
 def collect_cam_values(image: Tensor, activation_map: Tensor, index: Tensor) -> dict[str, Tensor]:
     """The map N×h×w, the same enlarged to the image, and the classes."""
-    return {"cam": activation_map, "map": upsample_maps(activation_map, image.shape[-2:]), "label": index}
+    return {
+        "cam": activation_map,
+        "map": upsample_maps(activation_map, image.shape[-2:]),
+        "label": index,
+    }
 
 
 def describe_cam(model: Model, index: Tensor, layer: str, kind: CamKind) -> str:
@@ -225,9 +272,16 @@ def describe_cam(model: Model, index: Tensor, layer: str, kind: CamKind) -> str:
 
 def draw_cam_panel(image: Tensor, activation_map: Tensor, description: str) -> tuple[Tensor, str]:
     """The image, the map N×h×w enlarged and both, and the caption with the map's scale."""
-    enlarged, signed = upsample_maps(activation_map, image.shape[-2:]), bool((activation_map < 0).any())
+    enlarged, signed = (
+        upsample_maps(activation_map, image.shape[-2:]),
+        bool((activation_map < 0).any()),
+    )
     shown = render_signed_map(enlarged) if signed else render_heatmap(enlarged)
-    panel = arrange_in_row(image, shown, overlay_heatmap(image, enlarged.clamp_min(0), enlarged.abs().flatten(1).amax(1)))
+    panel = arrange_in_row(
+        image,
+        shown,
+        overlay_heatmap(image, enlarged.clamp_min(0), enlarged.abs().flatten(1).amax(1)),
+    )
     top = float(enlarged[0].abs().max())
     scale = f"white 0, full colour ±{top:.3g}" if signed else f"black 0, brightest {top:.3g}"
     caption = f"Image, {description} ({activation_map.shape[1]}×{activation_map.shape[2]} places, {scale}), and both."

@@ -24,12 +24,17 @@ BaselineKind = Literal["black", "white", "gray", "blur", "random"]
 # ── streams of probes ──
 
 
-def sample_noisy_copies(image: Tensor, sigma: float, count: int, seed: int) -> Iterator[GradientProbe]:
+def sample_noisy_copies(
+    image: Tensor, sigma: float, count: int, seed: int
+) -> Iterator[GradientProbe]:
     """Noisy copies of a 3×H×W image (Smilkov 2017): Gaussian noise whose deviation is `sigma` of the image's value range."""
     generator = torch.Generator().manual_seed(seed)
     deviation = sigma * (image.max() - image.min())
     for _ in range(count):
-        yield image + deviation * torch.randn(image.shape, generator=generator), image.new_full((1, 1, 1), 1 / count)
+        yield (
+            image + deviation * torch.randn(image.shape, generator=generator),
+            image.new_full((1, 1, 1), 1 / count),
+        )
 
 
 def sample_straight_path(image: Tensor, baseline: Tensor, count: int) -> Iterator[GradientProbe]:
@@ -52,11 +57,15 @@ def sample_blur_path(image: Tensor, count: int) -> Iterator[GradientProbe]:
         yield (before + after) / 2, after - before
 
 
-def sample_baseline_lines(image: Tensor, baselines: Sequence[Tensor], seed: int) -> Iterator[GradientProbe]:
+def sample_baseline_lines(
+    image: Tensor, baselines: Sequence[Tensor], seed: int
+) -> Iterator[GradientProbe]:
     """One random point on the line from each baseline to the image (Erion 2021, eq. 4)."""
     # The paper draws every place on the line anywhere; here each of `count` equal stretches gets one draw: the same mean, less noise.
     count, generator = len(baselines), torch.Generator().manual_seed(seed)
-    places = (torch.randperm(count, generator=generator) + torch.rand(count, generator=generator)) / count
+    places = (
+        torch.randperm(count, generator=generator) + torch.rand(count, generator=generator)
+    ) / count
     for place, baseline in zip(places.tolist(), baselines, strict=True):
         yield baseline + place * (image - baseline), (image - baseline) / count
 
@@ -86,25 +95,35 @@ def sample_quarter_crops(image: Tensor, count: int, seed: int) -> Iterator[Tenso
     rows, columns = max(1, height // 2), max(1, width // 2)
     for draw in torch.rand(count, 3, generator=generator).tolist():
         top, left = int(draw[0] * (height - rows + 1)), int(draw[1] * (width - columns + 1))
-        part = resize_image(image[None, :, top : top + rows, left : left + columns], height, width)[0]
+        part = resize_image(image[None, :, top : top + rows, left : left + columns], height, width)[
+            0
+        ]
         yield part.flip(2) if draw[2] < 0.5 else part
 
 
 # ── gradients ──
 
 
-def compute_score_gradient(model: Model, image: Tensor, label: int | str = "top") -> tuple[Tensor, Tensor]:
+def compute_score_gradient(
+    model: Model, image: Tensor, label: int | str = "top"
+) -> tuple[Tensor, Tensor]:
     """∂(score of the label before the softmax)/∂image, N×3×H×W, and the label's index for each image, N."""
     known = None if label == "top" else model.choose(label, image)
     with torch.enable_grad():
         leaf = image.to(model.device).detach().requires_grad_()
         logits = model.run(leaf, ["logits"])["logits"]
         index = model.choose("top", image, logits) if known is None else known
-        return differentiate_scores(logits.gather(1, index.view(-1, 1)), leaf, "the image").cpu(), index
+        return differentiate_scores(
+            logits.gather(1, index.view(-1, 1)), leaf, "the image"
+        ).cpu(), index
 
 
 def sum_gradient_powers(
-    model: Model, probes: Iterable[GradientProbe], index: int, batch: int, powers: Sequence[int] = (1,)
+    model: Model,
+    probes: Iterable[GradientProbe],
+    index: int,
+    batch: int,
+    powers: Sequence[int] = (1,),
 ) -> list[Tensor]:
     """Σ factor · gradientᵏ over the probes for each power k, each 3×H×W, with `batch` probes run at once."""
     stream, totals = iter(probes), [torch.zeros((), dtype=torch.float64) for _ in powers]
@@ -114,7 +133,8 @@ def sum_gradient_powers(
         if max(powers) > 1:  # a variance is the small difference of two of them
             gradient = gradient.double()
         totals = [
-            total + (factors * (gradient if k == 1 else gradient**k)).sum(0).double() for total, k in zip(totals, powers, strict=True)
+            total + (factors * (gradient if k == 1 else gradient**k)).sum(0).double()
+            for total, k in zip(totals, powers, strict=True)
         ]
     return totals
 

@@ -21,7 +21,13 @@ from sightline.models.model import Model
 from sightline.models.outputs import differentiate_scores, reshape_to_unit_grid
 from sightline.models.overrides.relu import BackwardRule, backward
 from sightline.models.tracing.batch_size import choose_batch_size
-from sightline.models.tracing.crops import PixelBox, crop_padded_window, find_receptive_box, find_receptive_window, resize_for_sheet
+from sightline.models.tracing.crops import (
+    PixelBox,
+    crop_padded_window,
+    find_receptive_box,
+    find_receptive_window,
+    resize_for_sheet,
+)
 from sightline.registry.method import AttributionSpec, register_method
 from sightline.registry.parameter import ValueRange
 from sightline.registry.result import Result
@@ -86,17 +92,25 @@ def guided(
     """
     name = model.layer(layer)
     if k > 1 and unit is not None:
-        raise SightlineError(f"k is {k} and unit is {unit}; a unit is shown at its one strongest position: leave out k or unit")
+        raise SightlineError(
+            f"k is {k} and unit is {unit}; a unit is shown at its one strongest position: leave out k or unit"
+        )
     if k == 1:
         sent = backpropagate_chosen_neurons(
-            model, image, name, rule, lambda maps: select_first_neurons(find_strongest_neurons(maps, unit, 1, layer))
+            model,
+            image,
+            name,
+            rule,
+            lambda maps: select_first_neurons(find_strongest_neurons(maps, unit, 1, layer)),
         )
         panel, caption = draw_single_neuron(model, image, layer, rule, sent)
     else:
         sent = backpropagate_strongest_neurons(model, image, name, rule, k)
         panel, caption = draw_several_neurons(model, image, layer, rule, sent)
     if not sent.relus:
-        caption += " No ReLU lies between the image and this layer, so every rule is the plain gradient."
+        caption += (
+            " No ReLU lies between the image and this layer, so every rule is the plain gradient."
+        )
     return Result({"guided": panel}, vars(sent), {"guided": caption})
 
 
@@ -108,7 +122,11 @@ def find_strongest_neurons(maps: Tensor, unit: int | None, k: int, layer: str) -
     if unit is not None and unit >= maps.shape[1]:
         raise SightlineError(f"unit is {unit}; {layer} has units 0 to {maps.shape[1] - 1}")
     peak, at = maps.flatten(2).max(2)
-    channel = peak.argsort(dim=1, descending=True, stable=True)[:, :k] if unit is None else torch.full_like(at[:, :1], unit)
+    channel = (
+        peak.argsort(dim=1, descending=True, stable=True)[:, :k]
+        if unit is None
+        else torch.full_like(at[:, :1], unit)
+    )
     at = at.gather(1, channel)
     return channel, at // maps.shape[3], at % maps.shape[3]
 
@@ -120,7 +138,11 @@ def select_first_neurons(neurons: NeuronPositions) -> NeuronPositions:
 
 
 def backpropagate_chosen_neurons(
-    model: Model, image: Tensor, layer: str, rule: BackwardRule, choose_neurons: Callable[[Tensor], NeuronPositions]
+    model: Model,
+    image: Tensor,
+    layer: str,
+    rule: BackwardRule,
+    choose_neurons: Callable[[Tensor], NeuronPositions],
 ) -> NeuronGradients:
     """The gradient of one neuron of each image, which `choose` takes from the layer's maps."""
     with torch.enable_grad(), backward(rule) as met:
@@ -129,26 +151,44 @@ def backpropagate_chosen_neurons(
         unit, row, column = choose_neurons(maps.detach())
         activation = maps[torch.arange(len(maps), device=maps.device), unit, row, column]
         gradient = differentiate_scores(activation, leaf, "the image").cpu()
-    return NeuronGradients(gradient, unit.cpu(), row.cpu(), column.cpu(), activation.detach().cpu(), met.count)
+    return NeuronGradients(
+        gradient, unit.cpu(), row.cpu(), column.cpu(), activation.detach().cpu(), met.count
+    )
 
 
-def backpropagate_strongest_neurons(model: Model, image: Tensor, layer: str, rule: BackwardRule, k: int) -> NeuronGradients:
+def backpropagate_strongest_neurons(
+    model: Model, image: Tensor, layer: str, rule: BackwardRule, k: int
+) -> NeuronGradients:
     """The same of the k strongest neurons of each image, with an axis of k after the first: a copy of the image for each."""
     with torch.no_grad():
         unit, row, column = find_strongest_neurons(
-            reshape_to_unit_grid(model.run(image.to(model.device), [layer])[layer], image), None, k, layer
+            reshape_to_unit_grid(model.run(image.to(model.device), [layer])[layer], image),
+            None,
+            k,
+            layer,
         )
     count = unit.shape[1]
     places = (unit.flatten(), row.flatten(), column.flatten())
-    sent = backpropagate_given_neurons(model, image.repeat_interleave(count, 0), layer, rule, places)
+    sent = backpropagate_given_neurons(
+        model, image.repeat_interleave(count, 0), layer, rule, places
+    )
 
     def each(value: Tensor) -> Tensor:
         return value.unflatten(0, (len(image), count))
 
-    return NeuronGradients(each(sent.gradient), each(sent.unit), each(sent.row), each(sent.column), each(sent.activation), sent.relus)
+    return NeuronGradients(
+        each(sent.gradient),
+        each(sent.unit),
+        each(sent.row),
+        each(sent.column),
+        each(sent.activation),
+        sent.relus,
+    )
 
 
-def backpropagate_given_neurons(model: Model, image: Tensor, layer: str, rule: BackwardRule, neurons: NeuronPositions) -> NeuronGradients:
+def backpropagate_given_neurons(
+    model: Model, image: Tensor, layer: str, rule: BackwardRule, neurons: NeuronPositions
+) -> NeuronGradients:
     """The gradient of the neuron of each image that is named for it. Images whose features would not fit into about a gigabyte, or of which fewer at once are faster, are sent in turns."""
     batch = choose_batch_size(model, image)
     chosen = zip(*(at.to(model.device).split(batch) for at in neurons), strict=True)
@@ -161,16 +201,31 @@ def backpropagate_given_neurons(model: Model, image: Tensor, layer: str, rule: B
         return torch.cat([part(sent) for sent in parts])
 
     unit, row, column = (at.cpu() for at in neurons)
-    return NeuronGradients(joined(lambda s: s.gradient), unit, row, column, joined(lambda s: s.activation), parts[0].relus)
+    return NeuronGradients(
+        joined(lambda s: s.gradient),
+        unit,
+        row,
+        column,
+        joined(lambda s: s.activation),
+        parts[0].relus,
+    )
 
 
 # ── pictures ──
 
 
-def draw_single_neuron(model: Model, image: Tensor, layer: str, rule: BackwardRule, gradients: NeuronGradients) -> tuple[Tensor, str]:
+def draw_single_neuron(
+    model: Model, image: Tensor, layer: str, rule: BackwardRule, gradients: NeuronGradients
+) -> tuple[Tensor, str]:
     """A row for each image: the image outlined, the part that the neuron sees, and its map; and the caption."""
-    boxes = [find_receptive_box(model, layer, int(y), int(x), image) for y, x in zip(gradients.row, gradients.column, strict=True)]
-    rows = [draw_neuron_row(image[i : i + 1], gradients.gradient[i : i + 1], box) for i, box in enumerate(boxes)]
+    boxes = [
+        find_receptive_box(model, layer, int(y), int(x), image)
+        for y, x in zip(gradients.row, gradients.column, strict=True)
+    ]
+    rows = [
+        draw_neuron_row(image[i : i + 1], gradients.gradient[i : i + 1], box)
+        for i, box in enumerate(boxes)
+    ]
     width = max(row.shape[3] for row in rows)
     top, left, bottom, right = boxes[0]
     caption = (
@@ -183,22 +238,39 @@ def draw_single_neuron(model: Model, image: Tensor, layer: str, rule: BackwardRu
     ), caption
 
 
-def draw_several_neurons(model: Model, image: Tensor, layer: str, rule: BackwardRule, gradients: NeuronGradients) -> tuple[Tensor, str]:
+def draw_several_neurons(
+    model: Model, image: Tensor, layer: str, rule: BackwardRule, gradients: NeuronGradients
+) -> tuple[Tensor, str]:
     """A row for each image: a sheet of the parts that its neurons see beside a sheet of their maps on one scale; and the caption."""
     windows = [
-        [find_receptive_window(model, layer, int(y), int(x), image) for y, x in zip(*at, strict=True)]
+        [
+            find_receptive_window(model, layer, int(y), int(x), image)
+            for y, x in zip(*at, strict=True)
+        ]
         for at in zip(gradients.row, gradients.column, strict=True)
     ]
     limit = find_gradient_limit(gradients.gradient)
     rows: list[Tensor] = []
     for one, maps, boxes in zip(
-        image, render_around_gray(gradients.gradient.flatten(0, 1), limit).view_as(gradients.gradient), windows, strict=True
+        image,
+        render_around_gray(gradients.gradient.flatten(0, 1), limit).view_as(gradients.gradient),
+        windows,
+        strict=True,
     ):
         parts = torch.cat([crop_padded_window(one[None], box) for box in boxes])
-        colored = torch.cat([crop_padded_window(map_[None], box) for map_, box in zip(maps, boxes, strict=True)])
-        rows.append(arrange_in_row(*(make_contact_sheet(resize_for_sheet(part)) for part in (parts, colored)), gap=12))
+        colored = torch.cat(
+            [crop_padded_window(map_[None], box) for map_, box in zip(maps, boxes, strict=True)]
+        )
+        rows.append(
+            arrange_in_row(
+                *(make_contact_sheet(resize_for_sheet(part)) for part in (parts, colored)), gap=12
+            )
+        )
     top, left, bottom, right = windows[0][0]
-    units, (most, least) = ", ".join(map(str, gradients.unit[0].tolist())), (float(gradients.activation[0, i]) for i in (0, -1))
+    units, (most, least) = (
+        ", ".join(map(str, gradients.unit[0].tolist())),
+        (float(gradients.activation[0, i]) for i in (0, -1)),
+    )
     caption = (
         f"The {len(windows[0])} strongest neurons of {layer}, at most one of each unit, row by row from the strongest: units {units}, activation {most:.3g} "
         f"to {least:.3g}. Left the {bottom - top}×{right - left} pixels that each sees, gray beyond the image; right, in the same order, their {rule} maps, "
@@ -212,7 +284,11 @@ def draw_neuron_row(image: Tensor, gradient: Tensor, box: PixelBox) -> Tensor:
     top, left, bottom, right = box
     limit = float(compute_quantile(gradient.abs().flatten(), 0.995))
     colored = render_around_gray(gradient, limit)
-    return arrange_in_row(draw_box_outline(image, box), image[:, :, top:bottom, left:right], colored[:, :, top:bottom, left:right])
+    return arrange_in_row(
+        draw_box_outline(image, box),
+        image[:, :, top:bottom, left:right],
+        colored[:, :, top:bottom, left:right],
+    )
 
 
 def pad_row_to_width(row: Tensor, width: int) -> Tensor:

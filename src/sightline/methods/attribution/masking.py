@@ -28,7 +28,9 @@ def make_fill_images(image: Tensor, fill: float | str, window: int) -> Tensor:
         return image.mean((2, 3), keepdim=True).expand_as(image)
     if fill == "blur":
         return blur_image(image, window / 2)
-    raise SightlineError(f"fill is {fill!r}; it must be a number from 0 to 1, gray, mean, blur or zero")
+    raise SightlineError(
+        f"fill is {fill!r}; it must be a number from 0 to 1, gray, mean, blur or zero"
+    )
 
 
 def choose_class_indices(model: Model, label: LabelChoice, image: Tensor) -> Tensor:
@@ -44,7 +46,9 @@ def draw_score_panel(image: Tensor, attributions: Tensor, scores: Tensor) -> tup
 
     What is left of `scores`, N×L, that nothing changes is rounding; it is not stretched to full colour.
     """
-    limit = torch.maximum(attributions.abs().flatten(1).amax(1), 1e-5 * scores.abs().amax(1).clamp_min(1))
+    limit = torch.maximum(
+        attributions.abs().flatten(1).amax(1), 1e-5 * scores.abs().amax(1).clamp_min(1)
+    )
     shown = [render_signed_map(attributions[:, i], limit) for i in range(attributions.shape[1])]
     if len(shown) == 1:
         shown.append(overlay_heatmap(image, attributions[:, 0].clamp_min(0), limit))

@@ -61,26 +61,43 @@ def occlusion(
     """
     height, width = image.shape[-2:]
     if window > min(height, width):
-        raise SightlineError(f"window is {window}; it must lie between 1 and {min(height, width)}, the image's shorter side")
+        raise SightlineError(
+            f"window is {window}; it must lie between 1 and {min(height, width)}, the image's shorter side"
+        )
     covers = make_fill_images(image, fill, window)
     index = choose_class_indices(model, label, image)
-    places = [(y, x) for y in range(0, height - window + 1, stride) for x in range(0, width - window + 1, stride)]
+    places = [
+        (y, x)
+        for y in range(0, height - window + 1, stride)
+        for x in range(0, width - window + 1, stride)
+    ]
     rows, columns = (height - window) // stride + 1, (width - window) // stride + 1
     with torch.no_grad():
         clean = model.run(image, ["logits"])["logits"].gather(1, index).cpu()
-    at_once = batch or min(MAX_OCCLUSION_BATCH, estimate_max_batch(model, image, memory, gradients=False))
+    at_once = batch or min(
+        MAX_OCCLUSION_BATCH, estimate_max_batch(model, image, memory, gradients=False)
+    )
     found = [
         score_occluded_windows(
-            model, OcclusionWindows(image[i : i + 1], covers[i : i + 1], places, window), index[i], batch=at_once, incremental=incremental
+            model,
+            OcclusionWindows(image[i : i + 1], covers[i : i + 1], places, window),
+            index[i],
+            batch=at_once,
+            incremental=incremental,
         )
         for i in range(len(image))
     ]
-    drop = clean[:, :, None, None] - torch.stack([one.scores.T.cpu().unflatten(1, (rows, columns)) for one in found])
-    panel, limit = draw_score_panel(image, average_drops_per_pixel(drop, places, window, height, width), clean)
+    drop = clean[:, :, None, None] - torch.stack(
+        [one.scores.T.cpu().unflatten(1, (rows, columns)) for one in found]
+    )
+    panel, limit = draw_score_panel(
+        image, average_drops_per_pixel(drop, places, window, height, width), clean
+    )
     several = isinstance(label, (tuple, list))
     costs = drop[0].flatten(1).amax(1).tolist()
     details = ", ".join(
-        f"{model.labels[i]} ({score:.2f}, {cost:.2f})" for i, score, cost in zip(index[0], clean[0].tolist(), costs, strict=True)
+        f"{model.labels[i]} ({score:.2f}, {cost:.2f})"
+        for i, score, cost in zip(index[0], clean[0].tolist(), costs, strict=True)
     )
     caption = (
         f"Image, then mean drop of the score over the {window}×{window} windows that cover each pixel (white 0, ±{limit:.3g} full colour)"
@@ -90,12 +107,18 @@ def occlusion(
     values = {name: value if several else value[:, 0] for name, value in values.items()}
     return Result(
         {"occlusion": panel},
-        {**values, "incremental": found[0].localized_share, "speedup_bound": found[0].speedup_bound},
+        {
+            **values,
+            "incremental": found[0].localized_share,
+            "speedup_bound": found[0].speedup_bound,
+        },
         {"occlusion": caption},
     )
 
 
-def average_drops_per_pixel(drops: Tensor, positions: list[tuple[int, int]], window: int, height: int, width: int) -> Tensor:
+def average_drops_per_pixel(
+    drops: Tensor, positions: list[tuple[int, int]], window: int, height: int, width: int
+) -> Tensor:
     """Drops …×rows×columns as …×H×W: at each pixel the mean over the windows that cover it, 0 where none does."""
     total, count = torch.zeros(*drops.shape[:-2], height, width), torch.zeros(height, width)
     for i, (y, x) in enumerate(positions):

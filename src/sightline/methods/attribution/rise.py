@@ -38,7 +38,9 @@ ScoreKind = Literal["probability", "logit"]
     tour_runs=({"masks": 150, "cells": 4},),
     quick_parameters={"masks": 100},
     # Every randomized network is asked again. Few masks need large cells, or the map is little but luck.
-    attribution=AttributionSpec("evidence", costly_kinds=True, test_parameters={"masks": 150, "cells": 4}),
+    attribution=AttributionSpec(
+        "evidence", costly_kinds=True, test_parameters={"masks": 150, "cells": 4}
+    ),
 )
 def rise(
     model: Model,
@@ -71,20 +73,30 @@ def rise(
         batch: How many masked images are run at once; None for as many as are fastest on a processor, or as `memory` allows, at most 32.
     """
     height, width = image.shape[-2:]
-    index, covers = choose_class_indices(model, label, image), make_fill_images(image, fill, max(height, width) // cells)
+    index, covers = (
+        choose_class_indices(model, label, image),
+        make_fill_images(image, fill, max(height, width) // cells),
+    )
     average = RiseAverage(model, image, covers, index, score)
-    at_once = batch or min(MAX_OCCLUSION_BATCH, choose_batch_size(model, image, memory, gradients=False))
+    at_once = batch or min(
+        MAX_OCCLUSION_BATCH, choose_batch_size(model, image, memory, gradients=False)
+    )
     stream = sample_rise_masks((height, width), cells, keep, masks, seed)
     for step in range(1, ceil(masks / at_once) + 1):
         shown, scores = average.add_masks(torch.stack(list(islice(stream, at_once))))
         if callback and callback(Step(step, ceil(masks / at_once), scores, shown)):
             break
-    found, mean, clean = average.attribution, average.mean_score, average.compute_scores(image).cpu()
+    found, mean, clean = (
+        average.attribution,
+        average.mean_score,
+        average.compute_scores(image).cpu(),
+    )
     evidence = found - mean[:, :, None, None]
     panel, limit = draw_score_panel(image, evidence, clean)
     several = isinstance(label, (tuple, list))
     details = ", ".join(
-        f"{model.labels[i]} ({a:.3g}, {b:.3g})" for i, a, b in zip(index[0], clean[0].tolist(), mean[0].tolist(), strict=True)
+        f"{model.labels[i]} ({a:.3g}, {b:.3g})"
+        for i, a, b in zip(index[0], clean[0].tolist(), mean[0].tolist(), strict=True)
     )
     caption = (
         f"Image, then how far the mean {score} over the masks that show a pixel lies above that over all {average.count} masks (white 0, "
@@ -95,13 +107,20 @@ def rise(
     return Result({"rise": panel}, {**values, "masks": average.count}, {"rise": caption})
 
 
-def sample_rise_masks(size: tuple[int, int], cells: int, keep: float, count: int, seed: int) -> Iterator[Tensor]:
+def sample_rise_masks(
+    size: tuple[int, int], cells: int, keep: float, count: int, seed: int
+) -> Iterator[Tensor]:
     """Random masks of `size`, in [0, 1] (Petsiuk 2018, section 3.3): cells×cells of 0 and 1, enlarged bilinearly, cropped at a random place."""
     (height, width), generator = size, torch.Generator().manual_seed(seed)
     rows, columns = ceil(height / cells), ceil(width / cells)
     for _ in range(count):
         grid = (torch.rand(1, 1, cells, cells, generator=generator) < keep).float()
-        large = F.interpolate(grid, size=((cells + 1) * rows, (cells + 1) * columns), mode="bilinear", align_corners=False)[0, 0]
+        large = F.interpolate(
+            grid,
+            size=((cells + 1) * rows, (cells + 1) * columns),
+            mode="bilinear",
+            align_corners=False,
+        )[0, 0]
         top, left = (int(torch.randint(side, (), generator=generator)) for side in (rows, columns))
         yield large[top : top + height, left : left + width].clamp_max(1)
 
@@ -125,9 +144,18 @@ class RiseAverage:
     def add_masks(self, masks: Tensor) -> tuple[Tensor, Tensor]:
         """Takes in masks B×H×W; gives the images under the last of them, N×3×H×W, and their scores of the first label, N."""
         images = zip(self.image.split(1), self.fills.split(1), strict=True)
-        masked = [cover.cpu() + (image.cpu() - cover.cpu()) * masks[:, None] for image, cover in images]
-        scores = torch.stack([self.compute_scores(some, i) for i, some in enumerate(masked)]).cpu().double()
-        self.count, self.visibility = self.count + len(masks), self.visibility + masks.double().sum(0)
+        masked = [
+            cover.cpu() + (image.cpu() - cover.cpu()) * masks[:, None] for image, cover in images
+        ]
+        scores = (
+            torch.stack([self.compute_scores(some, i) for i, some in enumerate(masked)])
+            .cpu()
+            .double()
+        )
+        self.count, self.visibility = (
+            self.count + len(masks),
+            self.visibility + masks.double().sum(0),
+        )
         self.score_sum += scores.sum(1)
         self.weighted_sum += torch.einsum("nbl,bhw->nlhw", scores, masks.double())
         return torch.stack([some[-1] for some in masked]), scores[:, -1, 0].float()
@@ -136,8 +164,14 @@ class RiseAverage:
         """Scores B×L of pictures B×3×H×W: of the labels of image `of`, or each of its own."""
         with torch.no_grad():
             logits = self.model.run(images, ["logits"])["logits"]
-            index = self.index if image_index is None else self.index[image_index : image_index + 1].expand(len(images), -1)
-            return (logits.softmax(1) if self.score_kind == "probability" else logits).gather(1, index)
+            index = (
+                self.index
+                if image_index is None
+                else self.index[image_index : image_index + 1].expand(len(images), -1)
+            )
+            return (logits.softmax(1) if self.score_kind == "probability" else logits).gather(
+                1, index
+            )
 
     @property
     def mean_score(self) -> Tensor:
@@ -149,4 +183,8 @@ class RiseAverage:
         """Mean score weighed by how visible each pixel is, N×L×H×W; where a pixel never is, the mean score."""
         # The paper divides by the expected visibility, keep × masks. By the masks' own, luck in it does not show as evidence.
         seen = self.visibility > 1e-6
-        return torch.where(seen, self.weighted_sum / self.visibility.clamp_min(1e-6), self.mean_score.double()[:, :, None, None]).float()
+        return torch.where(
+            seen,
+            self.weighted_sum / self.visibility.clamp_min(1e-6),
+            self.mean_score.double()[:, :, None, None],
+        ).float()

@@ -12,7 +12,13 @@ import torch
 from torch import Tensor
 
 from sightline.images.library import read_random_images
-from sightline.images.plotting.maps import arrange_in_row, compute_quantile, overlay_heatmap, render_heatmap, render_signed_map
+from sightline.images.plotting.maps import (
+    arrange_in_row,
+    compute_quantile,
+    overlay_heatmap,
+    render_heatmap,
+    render_signed_map,
+)
 from sightline.methods.attribution.gradients import (
     BaselineKind,
     GradientProbe,
@@ -33,7 +39,16 @@ from sightline.registry.method import AttributionSpec, register_method
 from sightline.registry.parameter import ValueRange
 from sightline.registry.result import Result
 
-SaliencyKind = Literal["gradient", "gradient_input", "smoothgrad", "vargrad", "smoothgrad_squared", "integrated", "blur_ig", "expected"]
+SaliencyKind = Literal[
+    "gradient",
+    "gradient_input",
+    "smoothgrad",
+    "vargrad",
+    "smoothgrad_squared",
+    "integrated",
+    "blur_ig",
+    "expected",
+]
 
 SALIENCY_DESCRIPTIONS = {
     "gradient": "|gradient| of {score}",
@@ -62,7 +77,9 @@ class GradientAverage:
     batch: int
     seed: int
 
-    def compute_attribution(self, model: Model, image: Tensor, index: int) -> tuple[Tensor, Tensor | None]:
+    def compute_attribution(
+        self, model: Model, image: Tensor, index: int
+    ) -> tuple[Tensor, Tensor | None]:
         """Attribution 3×H×W of one image's score of one class; along a path, how far that score lies above the baseline's."""
         if self.kind in ("smoothgrad", "vargrad", "smoothgrad_squared"):
             powers = {"smoothgrad": (1,), "vargrad": (2, 1), "smoothgrad_squared": (2,)}[self.kind]
@@ -99,7 +116,14 @@ class GradientAverage:
         "kind",
         gradient_kinds=("gradient", "smoothgrad"),
         magnitude_kinds=MAGNITUDE_KINDS,
-        costly_kinds=("smoothgrad", "vargrad", "smoothgrad_squared", "integrated", "blur_ig", "expected"),
+        costly_kinds=(
+            "smoothgrad",
+            "vargrad",
+            "smoothgrad_squared",
+            "integrated",
+            "blur_ig",
+            "expected",
+        ),
     ),
 )
 def saliency(
@@ -136,12 +160,22 @@ def saliency(
     told: dict[str, Tensor] = {}
     if kind in ("gradient", "gradient_input"):
         slope, index = (
-            torch.cat(parts) for parts in zip(*(compute_score_gradient(model, some, label) for some in image.split(at_once)), strict=True)
+            torch.cat(parts)
+            for parts in zip(
+                *(compute_score_gradient(model, some, label) for some in image.split(at_once)),
+                strict=True,
+            )
         )
         attribution = slope if kind == "gradient" else image.cpu() * slope
     else:
-        index, average = model.choose(label, image), GradientAverage(kind, samples, sigma, baseline, folder, at_once, seed)
-        found = [average.compute_attribution(model, one.cpu(), int(i)) for one, i in zip(image, index, strict=True)]
+        index, average = (
+            model.choose(label, image),
+            GradientAverage(kind, samples, sigma, baseline, folder, at_once, seed),
+        )
+        found = [
+            average.compute_attribution(model, one.cpu(), int(i))
+            for one, i in zip(image, index, strict=True)
+        ]
         attribution = torch.stack([part for part, _ in found])
         changes = [change for _, change in found if change is not None]
         if changes:
@@ -169,7 +203,10 @@ def draw_saliency_panel(image: Tensor, attribution: Tensor, signed: bool) -> tup
     shown = render_signed_map(attribution, limit) if signed else render_heatmap(attribution, limit)
     panel = arrange_in_row(image, shown, overlay_heatmap(image, attribution.clamp_min(0), limit))
     if signed:
-        return panel, f"summed over the colours (white 0, full colour is the 99th percentile, ±{float(limit[0]):.3g})"
+        return (
+            panel,
+            f"summed over the colours (white 0, full colour is the 99th percentile, ±{float(limit[0]):.3g})",
+        )
     return panel, f"(black is 0, brightest is the 99th percentile, {float(limit[0]):.3g})"
 
 

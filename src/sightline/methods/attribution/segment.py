@@ -71,10 +71,14 @@ def segment(
     seeds = torch.stack([select_seeds(one, foreground, background) for one in map_])
     # OpenCV's random numbers belong to the thread: in one of its own, the caller's stay as they are.
     with ThreadPoolExecutor(1) as apart:
-        masks = list(apart.map(lambda one, at: run_grabcut(one, at, steps, whole), image.cpu(), seeds))
+        masks = list(
+            apart.map(lambda one, at: run_grabcut(one, at, steps, whole), image.cpu(), seeds)
+        )
     mask = torch.stack(masks)
     share = mask.float().flatten(1).mean(1)
-    panel = torch.cat([draw_segment_row(image[i : i + 1].cpu(), mask[i], seeds[i]) for i in range(len(mask))])
+    panel = torch.cat(
+        [draw_segment_row(image[i : i + 1].cpu(), mask[i], seeds[i]) for i in range(len(mask))]
+    )
     names = ", ".join(model.labels[i] for i in index.tolist())
     softly = f" blurred over {sigma:.2g} pixels" if sigma else ""
     caption = (
@@ -82,16 +86,22 @@ def segment(
         f"of the object that GrabCut finds; and the object cut out: {float(share[0]):.0%} of the pixels.{describe_empty_masks(mask, seeds)}"
     )
     values = {"mask": mask, "share": share, "seeds": seeds, "map": map_, "label": index}
-    return Result({"segment": make_contact_sheet(panel, columns=1, gap=6)}, values, {"segment": caption})
+    return Result(
+        {"segment": make_contact_sheet(panel, columns=1, gap=6)}, values, {"segment": caption}
+    )
 
 
-def compute_seed_map(model: Model, image: Tensor, label: int | str, source: SeedSource) -> tuple[Tensor, Tensor]:
+def compute_seed_map(
+    model: Model, image: Tensor, label: int | str, source: SeedSource
+) -> tuple[Tensor, Tensor]:
     """The map N×H×W that gives the seeds, and the classes N."""
     # The paper averages the maps of ten crops and mirror images; here it is the map of the image itself.
     if source == "gradcam":
         found = gradcam(model, image, label=label).tensors
         return found["map"], found["label"]
-    found = saliency(model, image, label=label, kind="gradient" if source == "saliency" else "smoothgrad").tensors
+    found = saliency(
+        model, image, label=label, kind="gradient" if source == "saliency" else "smoothgrad"
+    ).tensors
     return found["saliency"], found["label"]
 
 
@@ -101,7 +111,13 @@ def blur_seed_map(seed_map: Tensor, sigma: float) -> Tensor:
     # a hole in the object, or a speck of it elsewhere.
     import cv2
 
-    return torch.stack([torch.from_numpy(cv2.GaussianBlur(one.numpy(), (0, 0), sigma)) for one in seed_map]) if sigma else seed_map
+    return (
+        torch.stack(
+            [torch.from_numpy(cv2.GaussianBlur(one.numpy(), (0, 0), sigma)) for one in seed_map]
+        )
+        if sigma
+        else seed_map
+    )
 
 
 def select_seeds(seed_map: Tensor, foreground: float, background: float) -> Tensor:
@@ -142,7 +158,15 @@ def fit_color_models(pixels: Any, seed_kinds: Any) -> tuple[Any, Any]:
     import numpy as np
 
     background, foreground = np.zeros((1, 65)), np.zeros((1, 65))
-    cv2.grabCut(pixels[None], seed_kinds[None].copy(), UNUSED_RECTANGLE, background, foreground, 0, cv2.GC_INIT_WITH_MASK)
+    cv2.grabCut(
+        pixels[None],
+        seed_kinds[None].copy(),
+        UNUSED_RECTANGLE,
+        background,
+        foreground,
+        0,
+        cv2.GC_INIT_WITH_MASK,
+    )
     return background, foreground
 
 
@@ -151,7 +175,11 @@ def keep_largest_piece(mask: Any) -> Any:
     import cv2
 
     count, pieces, facts, _ = cv2.connectedComponentsWithStats(mask, connectivity=8)
-    return (pieces == 1 + facts[1:, cv2.CC_STAT_AREA].argmax()).astype(mask.dtype) if count > 1 else mask
+    return (
+        (pieces == 1 + facts[1:, cv2.CC_STAT_AREA].argmax()).astype(mask.dtype)
+        if count > 1
+        else mask
+    )
 
 
 # ── pictures ──
@@ -160,19 +188,29 @@ def keep_largest_piece(mask: Any) -> Any:
 def draw_segment_row(image: Tensor, mask: Tensor, seeds: Tensor) -> Tensor:
     """Seeds over the gray image, the outlined image, the object over a checkerboard: 1×3×H×(3W and gaps)."""
     gray = 0.25 + 0.6 * image.mean(1, keepdim=True).expand(-1, 3, -1, -1)
-    marked = tint_pixels(tint_pixels(gray, seeds < 0, BACKGROUND_COLOR, 0.45), seeds > 0, FOREGROUND_COLOR, 1)
-    return arrange_in_row(marked, draw_mask_contour(image, mask), torch.where(mask, image, make_checkerboard(*mask.shape)))
+    marked = tint_pixels(
+        tint_pixels(gray, seeds < 0, BACKGROUND_COLOR, 0.45), seeds > 0, FOREGROUND_COLOR, 1
+    )
+    return arrange_in_row(
+        marked,
+        draw_mask_contour(image, mask),
+        torch.where(mask, image, make_checkerboard(*mask.shape)),
+    )
 
 
 def tint_pixels(image: Tensor, mask: Tensor, color: Sequence[float], weight: float) -> Tensor:
     """The image 1×3×H×W with a colour laid over the pixels H×W."""
-    return torch.where(mask, (1 - weight) * image + weight * torch.tensor(color).view(1, 3, 1, 1), image)
+    return torch.where(
+        mask, (1 - weight) * image + weight * torch.tensor(color).view(1, 3, 1, 1), image
+    )
 
 
 def draw_mask_contour(image: Tensor, mask: Tensor) -> Tensor:
     """The image with the mask's border in yellow between black lines, which shows on any colours."""
     solid = mask.float()[None, None]
-    wide, narrow = (torch.nn.functional.max_pool2d(solid, side, 1, side // 2)[0, 0] > 0 for side in (5, 3))
+    wide, narrow = (
+        torch.nn.functional.max_pool2d(solid, side, 1, side // 2)[0, 0] > 0 for side in (5, 3)
+    )
     dark = tint_pixels(image, wide & ~erode_mask(solid), (0, 0, 0), 1)
     return tint_pixels(dark, narrow & ~mask, (1.0, 0.85, 0.0), 1)
 
@@ -184,7 +222,10 @@ def erode_mask(mask: Tensor) -> Tensor:
 
 def make_checkerboard(height: int, width: int) -> Tensor:
     """Light squares 1×3×H×W that no photograph has."""
-    rows, columns = torch.arange(height)[:, None] // CHECKER_SIDE, torch.arange(width)[None] // CHECKER_SIDE
+    rows, columns = (
+        torch.arange(height)[:, None] // CHECKER_SIDE,
+        torch.arange(width)[None] // CHECKER_SIDE,
+    )
     return (0.9 + 0.1 * ((rows + columns) % 2)).expand(1, 3, -1, -1)
 
 
@@ -192,6 +233,14 @@ def describe_empty_masks(mask: Tensor, seeds: Tensor) -> str:
     """A note on the images without a mask."""
     flat = [i + 1 for i, one in enumerate(seeds) if not (one > 0).any()]
     empty = [i + 1 for i, one in enumerate(mask) if not one.any() and i + 1 not in flat]
-    of = (lambda some: "") if len(mask) == 1 else (lambda some: f" of image {', '.join(map(str, some))}")
-    note = f" The map{of(flat)} is the same nearly everywhere, so no pixel is a seed of the object and the mask is empty." if flat else ""
+    of = (
+        (lambda some: "")
+        if len(mask) == 1
+        else (lambda some: f" of image {', '.join(map(str, some))}")
+    )
+    note = (
+        f" The map{of(flat)} is the same nearly everywhere, so no pixel is a seed of the object and the mask is empty."
+        if flat
+        else ""
+    )
     return note + (f" GrabCut leaves nothing{of(empty)}." if empty else "")

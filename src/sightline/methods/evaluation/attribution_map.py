@@ -33,13 +33,21 @@ class AttributionMethod:
         """Where the method's map is."""
         found = METHODS[self.name].attribution
         if not found:
-            raise make_unknown_name_error("method with a map", self.name, list_attribution_methods())
+            raise make_unknown_name_error(
+                "method with a map", self.name, list_attribution_methods()
+            )
         return found
 
     @property
     def description(self) -> str:
         """Method and kind in words."""
-        return f"{self.kind} backpropagation" if self.name == "guided" else f"{self.name} ({self.kind})" if self.kind else self.name
+        return (
+            f"{self.kind} backpropagation"
+            if self.name == "guided"
+            else f"{self.name} ({self.kind})"
+            if self.kind
+            else self.name
+        )
 
     @property
     def is_random(self) -> bool:
@@ -56,29 +64,47 @@ class AttributionMethod:
         """The knobs of the map of one class."""
         source = self.map_declaration
         told = {**self.parameters, **source.test_parameters, source.label_parameter: index}
-        return told | ({source.kind_parameter: self.kind} if self.kind else {}) | ({"seed": seed} if self.is_random else {})
+        return (
+            told
+            | ({source.kind_parameter: self.kind} if self.kind else {})
+            | ({"seed": seed} if self.is_random else {})
+        )
 
-    def compute_attribution(self, model: Model, image: Tensor, index: int, seed: int) -> Attribution:
+    def compute_attribution(
+        self, model: Model, image: Tensor, index: int, seed: int
+    ) -> Attribution:
         """The map of one image 1×3×H×W for one class."""
         found = METHODS[self.name].function(model, image, **self.collect_parameters(index, seed))
-        value = found.tensors[self.map_declaration.value_key].detach().cpu().float().nan_to_num(0, 0, 0)
+        value = (
+            found.tensors[self.map_declaration.value_key].detach().cpu().float().nan_to_num(0, 0, 0)
+        )
         if value.ndim == 4:
             size = self.kind in self.map_declaration.magnitude_kinds
             return Attribution(
-                value[0].abs().amax(0) if size else value[0].sum(0), value[0], self.kind in self.map_declaration.gradient_kinds
+                value[0].abs().amax(0) if size else value[0].sum(0),
+                value[0],
+                self.kind in self.map_declaration.gradient_kinds,
             )
         shown = upsample_maps(value, image.shape[-2:])
         return Attribution(shown[0], shown, is_gradient=False)
 
     def repeat_attribution(  # noqa: PLR0917 - the image's map, and what it came from
-        self, model: Model, image: Tensor, index: int, original: Tensor, seed: int, generator: torch.Generator
+        self,
+        model: Model,
+        image: Tensor,
+        index: int,
+        original: Tensor,
+        seed: int,
+        generator: torch.Generator,
     ) -> tuple[Tensor, str]:
         """The map H×W by another seed or, where that changes nothing, of the image with a trace of noise; and "seed" or "noise"."""
         if self.is_random:
             other = self.compute_attribution(model, image, index, seed + 1).heatmap
             if not torch.equal(other, original):
                 return other, "seed"
-        noisy = (image + STABILITY_NOISE * torch.randn(image.shape, generator=generator)).clamp(0, 1)
+        noisy = (image + STABILITY_NOISE * torch.randn(image.shape, generator=generator)).clamp(
+            0, 1
+        )
         return self.compute_attribution(model, noisy, index, seed).heatmap, "noise"
 
 
@@ -87,7 +113,9 @@ def list_attribution_methods() -> list[str]:
     return [name for name, method in load_methods().items() if method.attribution]
 
 
-def find_attribution_method(name: str, kind: str | None = None, parameters: Mapping[str, Any] | None = None) -> AttributionMethod:
+def find_attribution_method(
+    name: str, kind: str | None = None, parameters: Mapping[str, Any] | None = None
+) -> AttributionMethod:
     """The method by its name, or by "method:kind". Raises SightlineError for a method without a map, and a kind that it hasn't."""
     name, _, told = name.partition(":")
     kind = kind if kind is not None else told or None
@@ -100,4 +128,8 @@ def find_attribution_method(name: str, kind: str | None = None, parameters: Mapp
             raise SightlineError(f"kind is {kind!r}; {name} has no kinds")
         return found
     declared = METHODS[name].parameters[found.map_declaration.kind_parameter]
-    return AttributionMethod(name, str(declared.default if kind is None else declared.check_value(kind)), found.parameters)
+    return AttributionMethod(
+        name,
+        str(declared.default if kind is None else declared.check_value(kind)),
+        found.parameters,
+    )

@@ -35,13 +35,22 @@ class Attribution:
 
     def predict_pixel_drops(self, image: Tensor) -> Tensor:
         """What turning each pixel of the image 3×H×W to gray should take from the score, up to one common factor, H×W."""
-        return (self.per_channel * (image - REMOVED_GRAY) if self.is_gradient else self.per_channel).sum(0).double()
+        return (
+            (self.per_channel * (image - REMOVED_GRAY) if self.is_gradient else self.per_channel)
+            .sum(0)
+            .double()
+        )
 
     def shift_randomly(self, generator: torch.Generator) -> "Attribution":
         """The same map shifted round the image at random: same values and smoothness, no relation to the picture."""
         height, width = self.heatmap.shape
-        by = (int(torch.randint(height, (), generator=generator)), int(torch.randint(width, (), generator=generator)))
-        return Attribution(self.heatmap.roll(by, (0, 1)), self.per_channel.roll(by, (1, 2)), self.is_gradient)
+        by = (
+            int(torch.randint(height, (), generator=generator)),
+            int(torch.randint(width, (), generator=generator)),
+        )
+        return Attribution(
+            self.heatmap.roll(by, (0, 1)), self.per_channel.roll(by, (1, 2)), self.is_gradient
+        )
 
 
 @dataclass(frozen=True)
@@ -84,13 +93,18 @@ def rank_pixels(heatmap: Tensor, generator: torch.Generator) -> Tensor:
     return places.view(heatmap.shape)
 
 
-def compute_replacement_curves(scorer: ClassScorer, start: Tensor, end: Tensor, pixel_ranks: list[Tensor], steps: int) -> Tensor:
+def compute_replacement_curves(
+    scorer: ClassScorer, start: Tensor, end: Tensor, pixel_ranks: list[Tensor], steps: int
+) -> Tensor:
     """Probability of the class while the pixels of `start` become those of `end` in each of K orders, K×(steps + 1)."""
 
     def pictures() -> Iterator[Tensor]:
         yield from (start, end)  # the same in every order
         for places in pixel_ranks:
-            yield from (torch.where(places < round(k * places.numel() / steps), end, start) for k in range(1, steps))
+            yield from (
+                torch.where(places < round(k * places.numel() / steps), end, start)
+                for k in range(1, steps)
+            )
 
     found = scorer.compute_probabilities(pictures())
     first, last = found[:2, None, None].expand(2, len(pixel_ranks), 1)
@@ -103,7 +117,13 @@ def compute_curve_area(curve: Tensor) -> Tensor:
 
 
 def measure_deletion_insertion(
-    scorer: ClassScorer, image: Tensor, attribution: Attribution, others: list[Attribution], *, steps: int, generator: torch.Generator
+    scorer: ClassScorer,
+    image: Tensor,
+    attribution: Attribution,
+    others: list[Attribution],
+    *,
+    steps: int,
+    generator: torch.Generator,
 ) -> dict[str, Tensor]:
     """Deletion and insertion of an image 3×H×W by its map, and the mean of those by other maps, with the areas under them."""
     # Petsiuk 2018 has a kernel of 11 pixels at 224, after which classes are often still seen; a twentieth of the side fits every size.
@@ -115,7 +135,10 @@ def measure_deletion_insertion(
         drawn = compute_replacement_curves(scorer, start, end, orders, steps)
         found |= {name: drawn[0], f"{name}_chance": drawn[1:].mean(0)}
     for name in ends:
-        found |= {f"{name}_auc": compute_curve_area(found[name]), f"{name}_auc_chance": compute_curve_area(found[f"{name}_chance"])}
+        found |= {
+            f"{name}_auc": compute_curve_area(found[name]),
+            f"{name}_auc_chance": compute_curve_area(found[f"{name}_chance"]),
+        }
     return found
 
 
@@ -130,10 +153,15 @@ def compute_square_side(height: int, width: int) -> int:
 def compute_subset_sizes(height: int, width: int) -> list[int]:
     """The n of sensitivity-n: how many of the squares are removed."""
     side = compute_square_side(height, width)
-    return [max(1, round(share * math.ceil(height / side) * math.ceil(width / side))) for share in REMOVED_SHARES]
+    return [
+        max(1, round(share * math.ceil(height / side) * math.ceil(width / side)))
+        for share in REMOVED_SHARES
+    ]
 
 
-def sample_square_subsets(height: int, width: int, n: int, count: int, generator: torch.Generator) -> Tensor:
+def sample_square_subsets(
+    height: int, width: int, n: int, count: int, generator: torch.Generator
+) -> Tensor:
     """`count` random sets of n squares of the image, as true pixels, count×H×W."""
     side = compute_square_side(height, width)
     rows, columns = math.ceil(height / side), math.ceil(width / side)
@@ -142,11 +170,15 @@ def sample_square_subsets(height: int, width: int, n: int, count: int, generator
     return chosen[:, square]
 
 
-def sample_random_squares(height: int, width: int, count: int, generator: torch.Generator) -> Tensor:
+def sample_random_squares(
+    height: int, width: int, count: int, generator: torch.Generator
+) -> Tensor:
     """`count` random squares with a side between an eighth and a half of the image's short side, as true pixels, count×H×W."""
     short = min(height, width)
     masks = torch.zeros(count, height, width, dtype=torch.bool)
-    for mask, (size, down, right) in zip(masks, torch.rand(count, 3, generator=generator).tolist(), strict=True):
+    for mask, (size, down, right) in zip(
+        masks, torch.rand(count, 3, generator=generator).tolist(), strict=True
+    ):
         side = max(1, round(short * (0.125 + 0.375 * size)))
         top, left = int(down * (height - side + 1)), int(right * (width - side + 1))
         mask[top : top + side, left : left + side] = True
@@ -154,7 +186,13 @@ def sample_random_squares(height: int, width: int, count: int, generator: torch.
 
 
 def measure_sensitivity_infidelity(
-    scorer: ClassScorer, image: Tensor, attribution: Attribution, others: list[Attribution], *, samples: int, generator: torch.Generator
+    scorer: ClassScorer,
+    image: Tensor,
+    attribution: Attribution,
+    others: list[Attribution],
+    *,
+    samples: int,
+    generator: torch.Generator,
 ) -> dict[str, Tensor]:
     """Sensitivity-n for each of the subset sizes and infidelity of an image's map, and the mean of those of other maps."""
     height, width = image.shape[-2:]
@@ -163,14 +201,20 @@ def measure_sensitivity_infidelity(
     for n in compute_subset_sizes(height, width):
         masks = sample_square_subsets(height, width, n, samples, generator)
         drop = measure_score_drops(scorer, image, masks)
-        found.append([compute_pearson_correlation(sum_over_masks(share, masks), drop) for share in shares])
+        found.append(
+            [compute_pearson_correlation(sum_over_masks(share, masks), drop) for share in shares]
+        )
     sensitivity = torch.stack([torch.stack(row) for row in found], 1)
     masks = sample_random_squares(height, width, samples, generator)
     drop = measure_score_drops(scorer, image, masks)
-    missed = torch.stack([compute_infidelity(sum_over_masks(share, masks), drop) for share in shares])
+    missed = torch.stack(
+        [compute_infidelity(sum_over_masks(share, masks), drop) for share in shares]
+    )
     unexplained = missed / drop.square().mean().clamp_min(1e-300)
     told = {"sensitivity": sensitivity, "infidelity": missed, "unexplained": unexplained}
-    return {name: value[0] for name, value in told.items()} | {f"{name}_chance": value[1:].mean(0) for name, value in told.items()}
+    return {name: value[0] for name, value in told.items()} | {
+        f"{name}_chance": value[1:].mean(0) for name, value in told.items()
+    }
 
 
 def measure_score_drops(scorer: ClassScorer, image: Tensor, masks: Tensor) -> Tensor:
@@ -195,7 +239,10 @@ def compute_pearson_correlation(first_values: Tensor, second_values: Tensor) -> 
     """Pearson correlation of two lists of numbers; 0 where one of them does not vary."""
     parts = [value.double() - value.double().mean() for value in (first_values, second_values)]
     # What is left of equal numbers is rounding.
-    if any(part.norm() <= 1e-9 * value.double().norm() for part, value in zip(parts, (first_values, second_values), strict=True)):
+    if any(
+        part.norm() <= 1e-9 * value.double().norm()
+        for part, value in zip(parts, (first_values, second_values), strict=True)
+    ):
         return torch.zeros((), dtype=torch.float64)
     first, second = (part / part.norm() for part in parts)
     return (first @ second).clamp(-1, 1)

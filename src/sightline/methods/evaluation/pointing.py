@@ -9,7 +9,12 @@ from torch import Tensor
 
 from sightline.errors import SightlineError, get_first_error_line
 from sightline.images.plotting.maps import draw_bar_chart, draw_heatmap_row
-from sightline.methods.evaluation.annotations import GRID_SAMPLES, AnnotatedObject, make_sample_grids, read_annotated_objects
+from sightline.methods.evaluation.annotations import (
+    GRID_SAMPLES,
+    AnnotatedObject,
+    make_sample_grids,
+    read_annotated_objects,
+)
 from sightline.methods.evaluation.attribution_map import AttributionMethod, find_attribution_method
 from sightline.models.model import Model
 from sightline.registry.method import register_method
@@ -36,7 +41,13 @@ def pointing(
     model: Model,
     *,
     folder: str | Path | None = None,
-    methods: tuple[str, ...] = ("saliency", "saliency:smoothgrad", "occlusion", "gradcam", "guided"),
+    methods: tuple[str, ...] = (
+        "saliency",
+        "saliency:smoothgrad",
+        "occlusion",
+        "gradcam",
+        "guided",
+    ),
     label: int | str = "top",
     tolerance: Annotated[int, ValueRange(0, 1000)] = 15,
     seed: int = 0,
@@ -61,13 +72,17 @@ def pointing(
     if label != "top":
         model.index(label)  # refused now even where every object has a label of its own
     if not asked:
-        raise SightlineError("methods is empty; name at least one that gives a map, such as gradcam")
+        raise SightlineError(
+            "methods is empty; name at least one that gives a map, such as gradcam"
+        )
     broken: list[str] = []
     files: list[str] = []
     scores: list[Tensor] = []
     pictures: list[Tensor] = []
     tolerance = tolerance if folder else 0
-    for one in read_annotated_objects(model, Path(folder), broken) if folder else make_sample_grids(model):
+    for one in (
+        read_annotated_objects(model, Path(folder), broken) if folder else make_sample_grids(model)
+    ):
         try:
             maps = compute_object_heatmaps(model, one, asked, label, seed)
         except SightlineError as error:
@@ -75,21 +90,43 @@ def pointing(
             continue
         scores.append(
             torch.stack(
-                [torch.stack([compute_hit_share(map_, one.region, tolerance), compute_energy_share(map_, one.region)]) for map_ in maps]
+                [
+                    torch.stack(
+                        [
+                            compute_hit_share(map_, one.region, tolerance),
+                            compute_energy_share(map_, one.region),
+                        ]
+                    )
+                    for map_ in maps
+                ]
             )
         )
         files.append(one.name)
         # The picture outside of the object is dimmed.
-        pictures = pictures or [draw_heatmap_row(one.image * torch.where(one.region, 1, DIM_FACTOR), maps[:-2])]
+        pictures = pictures or [
+            draw_heatmap_row(one.image * torch.where(one.region, 1, DIM_FACTOR), maps[:-2])
+        ]
     if not scores:
-        raise SightlineError(f"no picture of {str(folder or 'the grids')!r} could be used; the first: {broken[0]}")
+        raise SightlineError(
+            f"no picture of {str(folder or 'the grids')!r} could be used; the first: {broken[0]}"
+        )
     hits, energies = torch.stack(scores, 1).unbind(2)
     table: list[dict[str, Any]] = [
         {"method": name, "pointing": float(hits[i].mean()), "energy": float(energies[i].mean())}
         for i, name in enumerate([*(one.description for one in asked), "chance", "middle"])
     ]
-    what = f"{len(files)} objects" if folder else f"{len(files)} photographs in grids ({', '.join(GRID_SAMPLES)}; each of its own class)"
-    values = {"table": table, "hits": hits, "energies": energies, "objects": files, "broken": broken}
+    what = (
+        f"{len(files)} objects"
+        if folder
+        else f"{len(files)} photographs in grids ({', '.join(GRID_SAMPLES)}; each of its own class)"
+    )
+    values = {
+        "table": table,
+        "hits": hits,
+        "energies": energies,
+        "objects": files,
+        "broken": broken,
+    }
     first = files[0] if folder else "Sample photographs in the quarters of one image"
     shown = f"{first}, all but the object dimmed, and the maps of its class: {', '.join(one.description for one in asked)}, each on its own scale."
     beside = f" ({tolerance} pixels beside still count)" if tolerance else ""
@@ -97,18 +134,32 @@ def pointing(
     return Result(
         {"maps": pictures[0], "pointing": draw_pointing_bars(table)},
         values,
-        {"maps": shown, "pointing": f"Share of {told}. {describe_successful_methods(table, len(files))}{describe_unused_images(broken)}"},
+        {
+            "maps": shown,
+            "pointing": f"Share of {told}. {describe_successful_methods(table, len(files))}{describe_unused_images(broken)}",
+        },
     )
 
 
 def compute_object_heatmaps(
-    model: Model, annotated: AnnotatedObject, methods: Sequence[AttributionMethod], label: int | str, seed: int
+    model: Model,
+    annotated: AnnotatedObject,
+    methods: Sequence[AttributionMethod],
+    label: int | str,
+    seed: int,
 ) -> list[Tensor]:
     """The methods' maps H×W of one object's class, an even one, and a soft spot in the middle."""
     index = int(model.choose(annotated.label or label, annotated.image)[0])
-    found = [method_.compute_attribution(model, annotated.image, index, seed).heatmap for method_ in methods]
+    found = [
+        method_.compute_attribution(model, annotated.image, index, seed).heatmap
+        for method_ in methods
+    ]
     rows, columns = (torch.linspace(-1, 1, side) for side in annotated.region.shape)
-    return [*found, torch.ones(annotated.region.shape), torch.exp(-2 * (rows[:, None] ** 2 + columns[None] ** 2))]
+    return [
+        *found,
+        torch.ones(annotated.region.shape),
+        torch.exp(-2 * (rows[:, None] ** 2 + columns[None] ** 2)),
+    ]
 
 
 def compute_hit_share(heatmap: Tensor, region: Tensor, tolerance: int) -> Tensor:
@@ -116,7 +167,9 @@ def compute_hit_share(heatmap: Tensor, region: Tensor, tolerance: int) -> Tensor
     import cv2
     import numpy as np
 
-    away = cv2.distanceTransform((~region).numpy().astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+    away = cv2.distanceTransform(
+        (~region).numpy().astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE
+    )
     return (torch.from_numpy(away) <= tolerance)[heatmap == heatmap.max()].double().mean()
 
 
@@ -128,7 +181,14 @@ def compute_energy_share(heatmap: Tensor, region: Tensor) -> Tensor:
 
 def draw_pointing_bars(table: Sequence[Mapping[str, Any]]) -> Tensor:
     """Two bars for each row of the table."""
-    names, shares = zip(*((f"{row['method']}: {key}", float(row[key])) for row in table for key in ("pointing", "energy")), strict=True)
+    names, shares = zip(
+        *(
+            (f"{row['method']}: {key}", float(row[key]))
+            for row in table
+            for key in ("pointing", "energy")
+        ),
+        strict=True,
+    )
     return draw_bar_chart(list(names), list(shares))
 
 
@@ -137,7 +197,11 @@ def describe_successful_methods(table: Sequence[Mapping[str, Any]], count: int) 
     floor = max(row["pointing"] for row in table[-2:])
     floor += STANDARD_ERRORS * (floor * (1 - floor) / count) ** 0.5
     good = [row["method"] for row in table[:-2] if row["pointing"] > floor]
-    found = f"{', '.join(good)} {'hits' if len(good) == 1 else 'hit'}" if good else "None of these maps hits"
+    found = (
+        f"{', '.join(good)} {'hits' if len(good) == 1 else 'hit'}"
+        if good
+        else "None of these maps hits"
+    )
     return f"{found} them clearly more often than chance and the middle of the picture."
 
 

@@ -21,7 +21,11 @@ from sightline.models.weights.checkpoint import RUNNING_STATISTICS
 def clone_model(model: Model) -> Model:
     """The same network on its own copy of the weights, which may be changed."""
     other = copy.copy(model)
-    other.network, other.lock, other.overwritten_calls = copy.deepcopy(model.network), threading.RLock(), set(model.overwritten_calls)
+    other.network, other.lock, other.overwritten_calls = (
+        copy.deepcopy(model.network),
+        threading.RLock(),
+        set(model.overwritten_calls),
+    )
     return other
 
 
@@ -40,9 +44,16 @@ def group_weight_layers(model: Model) -> list[list[str]]:
         # of a module with parts (positions that are added to its input) where the first of them is called.
         while path and path not in calls:
             path = path.rpartition(".")[0]
-        return min((number for name, number in calls.items() if f"{name}.".startswith(f"{path}.")), default=-1)
+        return min(
+            (number for name, number in calls.items() if f"{name}.".startswith(f"{path}.")),
+            default=-1,
+        )
 
-    paths = [path for path, module in model.network.named_modules() if any(True for _ in module.parameters(recurse=False))]
+    paths = [
+        path
+        for path, module in model.network.named_modules()
+        if any(True for _ in module.parameters(recurse=False))
+    ]
     groups: list[list[str]] = []
     for path in sorted(paths, key=place):
         own = model.network.get_submodule(path).parameters(recurse=False)
@@ -59,7 +70,9 @@ def merge_layer_groups(groups: list[list[str]], limit: int) -> list[list[str]]:
     """At most `most` groups, neighbours put together as evenly as they go."""
     count = min(limit, len(groups))
     ends = [round(k * len(groups) / count) for k in range(count + 1)]
-    return [[path for group in groups[start:end] for path in group] for start, end in pairwise(ends)]
+    return [
+        [path for group in groups[start:end] for path in group] for start, end in pairwise(ends)
+    ]
 
 
 def collect_module_weights(model: Model, paths: list[str]) -> dict[str, Tensor]:
@@ -69,7 +82,11 @@ def collect_module_weights(model: Model, paths: list[str]) -> dict[str, Tensor]:
         module = model.network.get_submodule(path)
         own = [
             *module.named_parameters(recurse=False),
-            *(item for item in module.named_buffers(recurse=False) if item[0] in RUNNING_STATISTICS),
+            *(
+                item
+                for item in module.named_buffers(recurse=False)
+                if item[0] in RUNNING_STATISTICS
+            ),
         ]
         found |= {f"{path}.{name}".removeprefix("."): value for name, value in own}
     return found
@@ -92,7 +109,9 @@ def write_module_weights(model: Model, weights: Mapping[str, Tensor]) -> None:
             target.copy_(value)
 
 
-def randomize_layer_groups(model: Model, groups: list[list[str]], seed: int) -> Iterator[tuple[Model, Model]]:
+def randomize_layer_groups(
+    model: Model, groups: list[list[str]], seed: int
+) -> Iterator[tuple[Model, Model]]:
     """For each group of layers in order: a network with it and all earlier ones shuffled, and one with it alone.
 
     The networks change with the next pair. The model's own weights are only read.
@@ -126,7 +145,9 @@ def compute_ranks(values: Tensor) -> Tensor:
 
 def compute_rank_correlation(heatmap: Tensor, other: Tensor) -> Tensor:
     """Spearman's correlation of the sizes of two maps H×W; 0 where one is constant."""
-    return compute_pearson_correlation(*(compute_ranks(map_.abs().nan_to_num(0).flatten()) for map_ in (heatmap, other)))
+    return compute_pearson_correlation(
+        *(compute_ranks(map_.abs().nan_to_num(0).flatten()) for map_ in (heatmap, other))
+    )
 
 
 def compute_structural_similarity(heatmap: Tensor, other: Tensor) -> Tensor:

@@ -17,7 +17,12 @@ from sightline.methods.evaluation.faithfulness import (
     measure_deletion_insertion,
     measure_sensitivity_infidelity,
 )
-from sightline.methods.evaluation.randomization import compare_heatmaps, group_weight_layers, merge_layer_groups, randomize_layer_groups
+from sightline.methods.evaluation.randomization import (
+    compare_heatmaps,
+    group_weight_layers,
+    merge_layer_groups,
+    randomize_layer_groups,
+)
 from sightline.methods.evaluation.verdict import write_trust_captions, write_verdicts
 from sightline.models.model import Model
 from sightline.models.tracing.batch_size import choose_batch_size
@@ -98,17 +103,24 @@ def trust(
     asked = find_attribution_method(method, kind)
     stages = stages or (COSTLY_STAGE_COUNT if asked.is_costly else DEFAULT_STAGE_COUNT)
     groups = merge_layer_groups(group_weight_layers(model), stages)
-    size, effort = batch or min(32, choose_batch_size(model, image, gradients=False)), TrustSettings(steps, samples, seed)
+    size, effort = (
+        batch or min(32, choose_batch_size(model, image, gradients=False)),
+        TrustSettings(steps, samples, seed),
+    )
     index = model.choose(label, image)
     each: list[dict[str, Any]] = []
     for one, i in zip(image.cpu().split(1), index.tolist(), strict=True):
-        each.append(measure_trust(one, asked, ClassScorer(model, i, size), groups=groups, settings=effort))
+        each.append(
+            measure_trust(one, asked, ClassScorer(model, i, size), groups=groups, settings=effort)
+        )
     rows = [found.pop("maps") for found in each]
     for found in each:
         found["verdict"] = write_verdicts(asked.description, found)
     height, width = image.shape[-2:]
     values: dict[str, Any] = {
-        name: torch.stack([found[name] for found in each]) if isinstance(each[0][name], Tensor) else [found[name] for found in each]
+        name: torch.stack([found[name] for found in each])
+        if isinstance(each[0][name], Tensor)
+        else [found[name] for found in each]
         for name in each[0]
     }
     names = [describe_stage(paths) for paths in groups]
@@ -116,35 +128,61 @@ def trust(
         "sensitivity_n": compute_subset_sizes(height, width), "patch": compute_square_side(height, width), "layers": names, "label": index,
     }  # fmt: skip
     panels = {"curves": draw_trust_curves(each[0]), "maps": draw_heatmap_row(image[:1], rows[0])}
-    return Result(panels, values, write_trust_captions(asked.description, str(model.labels[int(index[0])]), each[0], names))
+    return Result(
+        panels,
+        values,
+        write_trust_captions(asked.description, str(model.labels[int(index[0])]), each[0], names),
+    )
 
 
 # ── the tests of one image ──
 
 
 def measure_trust(
-    image: Tensor, method: AttributionMethod, scorer: ClassScorer, *, groups: list[list[str]], settings: TrustSettings
+    image: Tensor,
+    method: AttributionMethod,
+    scorer: ClassScorer,
+    *,
+    groups: list[list[str]],
+    settings: TrustSettings,
 ) -> dict[str, Any]:
     """All numbers of one image, and the `maps` of the cascade."""
     seed, generator = settings.seed, torch.Generator().manual_seed(settings.seed)
     clean = method.compute_attribution(scorer.model, image, scorer.index, seed)
     others = [clean.shift_randomly(generator) for _ in range(SHIFT_COUNT)]
     found: dict[str, Any] = {"map": clean.heatmap}
-    found |= measure_deletion_insertion(scorer, image[0], clean, others[:CURVE_SHIFT_COUNT], steps=settings.steps, generator=generator)
-    found |= measure_sensitivity_infidelity(scorer, image[0], clean, others, samples=settings.samples, generator=generator)
+    found |= measure_deletion_insertion(
+        scorer,
+        image[0],
+        clean,
+        others[:CURVE_SHIFT_COUNT],
+        steps=settings.steps,
+        generator=generator,
+    )
+    found |= measure_sensitivity_infidelity(
+        scorer, image[0], clean, others, samples=settings.samples, generator=generator
+    )
     cascade: list[Tensor] = []
     alone: list[Tensor] = []
     for both, one in randomize_layer_groups(scorer.model, groups, seed):
         cascade.append(method.compute_attribution(both, image, scorer.index, seed).heatmap)
         # In the first stage the two networks are the same.
-        alone.append(method.compute_attribution(one, image, scorer.index, seed).heatmap if alone else cascade[0])
-    again, of = method.repeat_attribution(scorer.model, image, scorer.index, clean.heatmap, seed, generator)
+        alone.append(
+            method.compute_attribution(one, image, scorer.index, seed).heatmap
+            if alone
+            else cascade[0]
+        )
+    again, of = method.repeat_attribution(
+        scorer.model, image, scorer.index, clean.heatmap, seed, generator
+    )
     found["rank_chance"], found["ssim_chance"] = (
         part.mean() for part in compare_heatmaps(clean.heatmap, [other.heatmap for other in others])
     )
     found["cascade_rank"], found["cascade_ssim"] = compare_heatmaps(clean.heatmap, cascade)
     found["layer_rank"], found["layer_ssim"] = compare_heatmaps(clean.heatmap, alone)
-    found["stability_rank"], found["stability_ssim"] = (part[0] for part in compare_heatmaps(clean.heatmap, [again]))
+    found["stability_rank"], found["stability_ssim"] = (
+        part[0] for part in compare_heatmaps(clean.heatmap, [again])
+    )
     found["empty"] = torch.tensor([not map_.any() for map_ in cascade]).sum()
     return {**found, "stability_of": of, "maps": [clean.heatmap, *cascade]}
 
@@ -156,8 +194,14 @@ def draw_trust_curves(results: Mapping[str, Any]) -> Tensor:
     """Curves of one image: deletion, insertion, and how the maps of randomized networks are like its map."""
     removed = torch.linspace(0, 1, len(results["deletion"])).tolist()
     plots: list[LinePlot] = []
-    for name, axis in (("deletion", "share of pixels turned gray"), ("insertion", "share of pixels made sharp")):
-        curves = {name_: (removed, results[key].tolist()) for name_, key in (("the map", name), ("shifted maps", f"{name}_chance"))}
+    for name, axis in (
+        ("deletion", "share of pixels turned gray"),
+        ("insertion", "share of pixels made sharp"),
+    ):
+        curves = {
+            name_: (removed, results[key].tolist())
+            for name_, key in (("the map", name), ("shifted maps", f"{name}_chance"))
+        }
         plots.append(LinePlot(f"{name.capitalize()}: probability of the class", axis, curves))
     stages = list(range(len(results["cascade_rank"]) + 1))
     likeness = {
@@ -165,7 +209,13 @@ def draw_trust_curves(results: Mapping[str, Any]) -> Tensor:
         "one alone": (stages, [1.0, *results["layer_rank"].tolist()]),
         "shifted maps": (stages, [float(results["rank_chance"])] * len(stages)),
     }
-    plots.append(LinePlot("Randomized: rank correlation of the maps", "stage of randomization, from the answer down", likeness))
+    plots.append(
+        LinePlot(
+            "Randomized: rank correlation of the maps",
+            "stage of randomization, from the answer down",
+            likeness,
+        )
+    )
     return draw_line_plots(plots)
 
 

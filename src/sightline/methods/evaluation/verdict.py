@@ -37,14 +37,26 @@ def write_verdicts(name: str, results: Mapping[str, Any]) -> list[str]:
 def describe_deletion(results: Mapping[str, Any]) -> str:
     """The deletion curve in words."""
     auc, chance = float(results["deletion_auc"]), float(results["deletion_auc_chance"])
-    how = "faster than" if auc < chance - AREA_MARGIN else "more slowly than" if auc > chance + AREA_MARGIN else "no faster than"
+    how = (
+        "faster than"
+        if auc < chance - AREA_MARGIN
+        else "more slowly than"
+        if auc > chance + AREA_MARGIN
+        else "no faster than"
+    )
     return f"Removing the brightest pixels lowers the probability {how} removing those of the shifted map (area {auc:.2f}, chance {chance:.2f})."
 
 
 def describe_insertion(results: Mapping[str, Any]) -> str:
     """The insertion curve in words."""
     auc, chance = float(results["insertion_auc"]), float(results["insertion_auc_chance"])
-    how = "faster than" if auc > chance + AREA_MARGIN else "more slowly than" if auc < chance - AREA_MARGIN else "no faster than"
+    how = (
+        "faster than"
+        if auc > chance + AREA_MARGIN
+        else "more slowly than"
+        if auc < chance - AREA_MARGIN
+        else "no faster than"
+    )
     return f"Sharpening them first raises it {how} sharpening those of the shifted map (area {auc:.2f}, chance {chance:.2f})."
 
 
@@ -71,16 +83,21 @@ def describe_infidelity(results: Mapping[str, Any]) -> str:
 def describe_randomization(name: str, results: Mapping[str, Any]) -> str:
     """The cascading randomization in words, by the median over its stages: a single draw can leave a dead network with an empty map."""
     middle, last, chance = (
-        float(value) for value in (results["cascade_rank"].quantile(0.5), results["cascade_rank"][-1], results["rank_chance"])
+        float(value)
+        for value in (
+            results["cascade_rank"].quantile(0.5),
+            results["cascade_rank"][-1],
+            results["rank_chance"],
+        )
     )
     told = f"(median rank correlation {middle:.2f}, with all layers shuffled {last:.2f}, chance {chance:.2f})"
-    if middle < max(chance, 0) + LOST_MARGIN:  # a shifted map can be anything but alike, which is no floor to stand on
+    if (
+        middle < max(chance, 0) + LOST_MARGIN
+    ):  # a shifted map can be anything but alike, which is no floor to stand on
         return f"The map of {name} is lost when the network is randomized {told}: it comes from what was learned."
     if middle >= SIMILAR_CORRELATION:
         return f"The map of {name} barely changes when the network is randomized {told}: do not read it as evidence about the class."
-    return (
-        f"The map of {name} keeps part of its pattern when the network is randomized {told}: that part does not come from what was learned."
-    )
+    return f"The map of {name} keeps part of its pattern when the network is randomized {told}: that part does not come from what was learned."
 
 
 def describe_stability(results: Mapping[str, Any]) -> str:
@@ -94,9 +111,18 @@ def write_short_verdict(name: str, results: Mapping[str, Any]) -> str:
     """The verdict in a sentence or two, by the curves, the cascade and the repetition."""
     if results["map"].min() == results["map"].max():
         return f"The map of {name} is the same everywhere: there is nothing in it to test."
-    gain = results["deletion_auc_chance"] - results["deletion_auc"], results["insertion_auc"] - results["insertion_auc_chance"]
-    better, worse = sum(float(one) > AREA_MARGIN for one in gain), sum(float(one) < -AREA_MARGIN for one in gain)
-    middle, chance = float(results["cascade_rank"].quantile(0.5)), max(float(results["rank_chance"]), 0)
+    gain = (
+        results["deletion_auc_chance"] - results["deletion_auc"],
+        results["insertion_auc"] - results["insertion_auc_chance"],
+    )
+    better, worse = (
+        sum(float(one) > AREA_MARGIN for one in gain),
+        sum(float(one) < -AREA_MARGIN for one in gain),
+    )
+    middle, chance = (
+        float(results["cascade_rank"].quantile(0.5)),
+        max(float(results["rank_chance"]), 0),
+    )
     points = better == 2 or (better == 1 and not worse)
     how = (
         "finds what the score depends on better than chance"
@@ -115,15 +141,22 @@ def write_short_verdict(name: str, results: Mapping[str, Any]) -> str:
         if kept
         else "keeps part of its pattern when the network is randomized, which does not come from what was learned"
     )
-    rank, of = float(results["stability_rank"]), "another seed" if results["stability_of"] == "seed" else "a trace of noise"
+    rank, of = (
+        float(results["stability_rank"]),
+        "another seed" if results["stability_of"] == "seed" else "a trace of noise",
+    )
     shaky = "" if rank >= SIMILAR_CORRELATION else f" It hardly survives {of}."
     return f"The map of {name} {how}, {'and' if points == lost else 'but'} {then}.{shaky}"
 
 
-def write_trust_captions(name: str, label: str, results: Mapping[str, Any], layers: Sequence[str]) -> dict[str, str]:
+def write_trust_captions(
+    name: str, label: str, results: Mapping[str, Any], layers: Sequence[str]
+) -> dict[str, str]:
     """The captions of both panels, with the sentences of the first image."""
     sentences, empty = results["verdict"], int(results["empty"])
-    blank = f"; {empty} of these {len(layers)} {'is' if empty == 1 else 'are'} empty" if empty else ""
+    blank = (
+        f"; {empty} of these {len(layers)} {'is' if empty == 1 else 'are'} empty" if empty else ""
+    )
     curves = (
         f"The map of {name} for {label}. Left and middle: probability of the class when pixels are removed, or made sharp, in the order of the map "
         f"(chance: the same map, shifted at random). Right: rank correlation with the maps of randomized networks. {' '.join(sentences[:4])}"

@@ -68,11 +68,18 @@ def embedding(
         **measure_faithfulness(vectors, layout.positions, NEIGHBORHOOD_SIZE),
     }
     if found.classes is not None:
-        values["agreement"] = measure_vote_accuracy(layout.positions, found.classes, NEIGHBORHOOD_SIZE, "l2")
-        values["feature_agreement"] = measure_vote_accuracy(vectors, found.classes, NEIGHBORHOOD_SIZE, "l2")
+        values["agreement"] = measure_vote_accuracy(
+            layout.positions, found.classes, NEIGHBORHOOD_SIZE, "l2"
+        )
+        values["feature_agreement"] = measure_vote_accuracy(
+            vectors, found.classes, NEIGHBORHOOD_SIZE, "l2"
+        )
     shown = torch.linspace(0, found.images - 1, min(tiles, found.images)).round().long()
     words = describe_embedding(
-        layout.explained_variance, values, f"{PROJECTION_NAMES[method]} of the features of {layer} of {found.images:,} images", method
+        layout.explained_variance,
+        values,
+        f"{PROJECTION_NAMES[method]} of the features of {layer} of {found.images:,} images",
+        method,
     )
     return Result(
         {"embedding": render_embedding_grid(found, layout.positions[shown, :2], shown)},
@@ -83,7 +90,11 @@ def embedding(
             "map": "The same map to browse: images at their true places. Wheel to zoom, drag to move, hover for a picture and its names, Shift and drag "
             "to list the images in a region.",
         },
-        pages={"map": render_scatter_page(found, layout.positions, f"{PROJECTION_NAMES[method]} of {layer}", words, megabytes)},
+        pages={
+            "map": render_scatter_page(
+                found, layout.positions, f"{PROJECTION_NAMES[method]} of {layer}", words, megabytes
+            )
+        },
     )
 
 
@@ -94,7 +105,9 @@ def render_embedding_grid(scan: Scan, positions: Tensor, ids: Tensor) -> Tensor:
     return make_picture_mosaic(load_center_crops(scan, ids.tolist(), tile), cells, side)
 
 
-def describe_embedding(explained: Tensor, values: dict[str, Tensor | float], subject: str, method: str) -> str:
+def describe_embedding(
+    explained: Tensor, values: dict[str, Tensor | float], subject: str, method: str
+) -> str:
     """The caption of both."""
     words = f"{subject}: trustworthiness {values['trustworthiness']:.2f}, {values['preserved']:.0%} of the {NEIGHBORHOOD_SIZE} nearest in the features are among the {NEIGHBORHOOD_SIZE} nearest here."
     shares = " and ".join(f"{share:.1%}" for share in explained[:3].tolist())

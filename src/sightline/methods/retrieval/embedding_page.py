@@ -16,14 +16,19 @@ from sightline.images.io import encode_jpeg
 from sightline.images.plotting.grid_assignment import make_picture_mosaic
 from sightline.images.plotting.html import render_template
 
-THUMBNAIL_SIDE, THUMBNAIL_COLUMNS = 48, 32  # pixels of a thumbnail, thumbnails along a side of a sheet
+THUMBNAIL_SIDE, THUMBNAIL_COLUMNS = (
+    48,
+    32,
+)  # pixels of a thumbnail, thumbnails along a side of a sheet
 
 THUMBNAIL_JPEG_QUALITY = 80
 
 MAX_GROUP_NAMES = 65_535  # different names a colouring can have
 
 
-def render_scatter_page(scan: Scan, positions: Tensor, title: str, subtitle: str, megabytes: float) -> str:
+def render_scatter_page(
+    scan: Scan, positions: Tensor, title: str, subtitle: str, megabytes: float
+) -> str:
     """The text of a self-contained page with images at `places`, n×2 or n×3. Thumbnails are left out, evenly, beyond `megabytes`."""
     middle = (positions.amax(0) + positions.amin(0)) / 2
     centered = (positions - middle) / (positions - middle).abs().max().clamp_min(1e-12)
@@ -55,7 +60,8 @@ def build_thumbnail_sheets(scan: Scan, max_bytes: float) -> tuple[list[int], lis
         return shown, [first]
     shown = pick_evenly_spaced(scan.images, fits)
     return shown, [
-        encode_thumbnail_sheet(scan, shown[start : start + THUMBNAIL_COLUMNS**2]) for start in range(0, len(shown), THUMBNAIL_COLUMNS**2)
+        encode_thumbnail_sheet(scan, shown[start : start + THUMBNAIL_COLUMNS**2])
+        for start in range(0, len(shown), THUMBNAIL_COLUMNS**2)
     ]
 
 
@@ -74,13 +80,18 @@ def encode_thumbnail_sheet(scan: Scan, ids: Sequence[int]) -> str:
     )
     rows = math.ceil(len(ids) / THUMBNAIL_COLUMNS)
     return (
-        "data:image/jpeg;base64," + base64.b64encode(encode_jpeg(picture[:, :, : rows * THUMBNAIL_SIDE], THUMBNAIL_JPEG_QUALITY)).decode()
+        "data:image/jpeg;base64,"
+        + base64.b64encode(
+            encode_jpeg(picture[:, :, : rows * THUMBNAIL_SIDE], THUMBNAIL_JPEG_QUALITY)
+        ).decode()
     )
 
 
 def encode_page_numbers(numbers: np.ndarray[Any, Any]) -> str:
     """Numbers as the page reads them: little-endian, base64."""
-    return base64.b64encode(np.ascontiguousarray(numbers).astype(numbers.dtype.newbyteorder("<")).tobytes()).decode()
+    return base64.b64encode(
+        np.ascontiguousarray(numbers).astype(numbers.dtype.newbyteorder("<")).tobytes()
+    ).decode()
 
 
 def strip_common_folder(paths: Sequence[Any]) -> list[str]:
@@ -89,7 +100,10 @@ def strip_common_folder(paths: Sequence[Any]) -> list[str]:
     if len(names) < 2:
         return names
     first, last = min(names), max(names)
-    alike = next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), min(len(first), len(last)))
+    alike = next(
+        (i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b),
+        min(len(first), len(last)),
+    )
     return [name[first.rfind("/", 0, alike) + 1 :] for name in names]
 
 
@@ -102,22 +116,29 @@ def list_color_groups(scan: Scan) -> Iterator[dict[str, Any]]:
     yield make_color_group("prediction", [scan.model_labels[int(c)] for c in predicted])
     if scan.classes is not None:
         right = [
-            scan.class_names[int(c)] == scan.model_labels[int(p)] if c >= 0 else None for c, p in zip(scan.classes, predicted, strict=True)
+            scan.class_names[int(c)] == scan.model_labels[int(p)] if c >= 0 else None
+            for c, p in zip(scan.classes, predicted, strict=True)
         ]
         words = {True: "right", False: "wrong", None: "unknown"}
         if set(scan.class_names) & set(scan.model_labels):
             yield {
-                **make_color_group("error", [words[r] for r in right], ("right", "wrong", "unknown")),
+                **make_color_group(
+                    "error", [words[r] for r in right], ("right", "wrong", "unknown")
+                ),
                 "colors": ["#4a8fd6", "#d33f2f", "#999999"],
             }
 
 
-def make_color_group(label: str, names_by_image: Sequence[str], group_order: Sequence[str] = ()) -> dict[str, Any]:
+def make_color_group(
+    label: str, names_by_image: Sequence[str], group_order: Sequence[str] = ()
+) -> dict[str, Any]:
     """One colouring: the names, and which of them each image has."""
     names = list(group_order) or sorted(dict.fromkeys(names_by_image))[:MAX_GROUP_NAMES]
     number = {name: i for i, name in enumerate(names)}
     return {
         "label": label,
         "names": names,
-        "of": encode_page_numbers(np.array([number.get(name, 0) for name in names_by_image], dtype=np.uint16)),
+        "of": encode_page_numbers(
+            np.array([number.get(name, 0) for name in names_by_image], dtype=np.uint16)
+        ),
     }

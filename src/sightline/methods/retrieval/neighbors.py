@@ -17,7 +17,13 @@ from sightline.data.scan.access import (
     resolve_scan,
 )
 from sightline.data.search.nearest import Metric, find_nearest, measure_vote_accuracy
-from sightline.data.store.index import MIN_APPROXIMATE_IMAGES, VectorIndex, ensure_vector_index, read_vector_rows, search_vector_index
+from sightline.data.store.index import (
+    MIN_APPROXIMATE_IMAGES,
+    VectorIndex,
+    ensure_vector_index,
+    read_vector_rows,
+    search_vector_index,
+)
 from sightline.data.store.reader import Scan
 from sightline.errors import SightlineError, make_out_of_range_error
 from sightline.images.io import resize_image
@@ -83,26 +89,44 @@ def neighbors(
         search: "exact", "approximate" by an index that is built in the store once for a metric, or "auto": the index from 500,000 images on.
     """
     found = resolve_scan(model, folder, store, vector_layer=layer)
-    asked = build_neighbor_query(model, found, image, layer=layer, image_id=id, unit=unit, box=box, metric=metric)
+    asked = build_neighbor_query(
+        model, found, image, layer=layer, image_id=id, unit=unit, box=box, metric=metric
+    )
     index, how = choose_search_index(found, layer, metric, search)
     if index is not None:
-        distance, ids = search_vector_index(found, layer, index, asked.vectors, k=k, exclude=asked.excluded_ids)
+        distance, ids = search_vector_index(
+            found, layer, index, asked.vectors, k=k, exclude=asked.excluded_ids
+        )
     else:
-        distance, ids = find_nearest(found.vectors(layer), asked.vectors, k, metric, asked.excluded_ids)
-    values: dict[str, Any] = {"ids": ids, "distance": distance, "paths": [[str(found.paths[i]) for i in row] for row in ids.tolist()]}
+        distance, ids = find_nearest(
+            found.vectors(layer), asked.vectors, k, metric, asked.excluded_ids
+        )
+    values: dict[str, Any] = {
+        "ids": ids,
+        "distance": distance,
+        "paths": [[str(found.paths[i]) for i in row] for row in ids.tolist()],
+    }
     values["recall"] = 1.0 if index is None else index.recall
     if asked.pixel_vectors is not None and found.images < MIN_APPROXIMATE_IMAGES:
         values["pixel_distance"], values["pixel_ids"] = find_nearest(
             load_pixel_vectors(found), asked.pixel_vectors, k, "l2", asked.excluded_ids
         )
     if found.classes is not None and found.images < MIN_APPROXIMATE_IMAGES:
-        values["accuracy"] = measure_vote_accuracy(found.vectors(layer), found.classes, KNN_VOTERS, metric)
-        values["pixel_accuracy"] = measure_vote_accuracy(load_pixel_vectors(found), found.classes, KNN_VOTERS, "l2")
+        values["accuracy"] = measure_vote_accuracy(
+            found.vectors(layer), found.classes, KNN_VOTERS, metric
+        )
+        values["pixel_accuracy"] = measure_vote_accuracy(
+            load_pixel_vectors(found), found.classes, KNN_VOTERS, "l2"
+        )
     caption = describe_neighbors(found, values, layer, metric) + f" Searched {how}."
-    return Result({"neighbors": render_neighbors(found, asked, values, layer)}, values, {"neighbors": caption})
+    return Result(
+        {"neighbors": render_neighbors(found, asked, values, layer)}, values, {"neighbors": caption}
+    )
 
 
-def choose_search_index(scan: Scan, layer: str, metric: Metric, search: str) -> tuple[VectorIndex | None, str]:
+def choose_search_index(
+    scan: Scan, layer: str, metric: Metric, search: str
+) -> tuple[VectorIndex | None, str]:
     """The index to search by, None for all vectors, and in words how. Raises SightlineError where one is asked for that can't be had."""
     if search == "exact" or (search == "auto" and scan.images < MIN_APPROXIMATE_IMAGES):
         return None, "exactly"
@@ -131,11 +155,15 @@ def build_neighbor_query(
 ) -> NeighborQuery:
     """The one thing that is asked for: an image, a stored one, or a unit."""
     if sum(given is not None for given in (image, image_id, unit)) != 1:
-        raise SightlineError("neighbours of what? give an image, or the id of a stored one, or a unit: exactly one of them")
+        raise SightlineError(
+            "neighbours of what? give an image, or the id of a stored one, or a unit: exactly one of them"
+        )
     if unit is not None:
         return build_unit_query(scan, layer, unit, box, metric)
     if image_id is not None and image_id >= scan.images:
-        raise make_out_of_range_error("id", image_id, 0, f"{scan.images - 1}, the last image of the collection")
+        raise make_out_of_range_error(
+            "id", image_id, 0, f"{scan.images - 1}, the last image of the collection"
+        )
     if image_id is not None and not box:
         shown, own = scan.thumbnail(image_id), torch.tensor([image_id])
         return NeighborQuery(
@@ -158,14 +186,22 @@ def build_neighbor_query(
     )
 
 
-def build_unit_query(scan: Scan, layer: str, unit: int, box: tuple[int, ...], metric: Metric) -> NeighborQuery:
+def build_unit_query(
+    scan: Scan, layer: str, unit: int, box: tuple[int, ...], metric: Metric
+) -> NeighborQuery:
     """The axis of one number of the features."""
     size = read_vector_rows(scan, layer, [0]).shape[1]
     if unit >= size:
         raise SightlineError(f"unit is {unit}; {layer} has units 0 to {size - 1}")
     if metric != "cosine" or box:
-        raise SightlineError('a unit is a direction: it goes with metric="cosine" and without a box')
-    return NeighborQuery(torch.eye(size)[unit : unit + 1], [torch.full((1, 3, 8, 8), 0.93)], [f"unit {unit}\nof {layer}"])
+        raise SightlineError(
+            'a unit is a direction: it goes with metric="cosine" and without a box'
+        )
+    return NeighborQuery(
+        torch.eye(size)[unit : unit + 1],
+        [torch.full((1, 3, 8, 8), 0.93)],
+        [f"unit {unit}\nof {layer}"],
+    )
 
 
 def crop_query_region(image: Tensor, box: tuple[int, ...]) -> tuple[Tensor, Tensor]:
@@ -174,7 +210,9 @@ def crop_query_region(image: Tensor, box: tuple[int, ...]) -> tuple[Tensor, Tens
         return image, image
     height, width = image.shape[-2:]
     if len(box) != 4 or not (0 <= box[0] < box[2] <= height and 0 <= box[1] < box[3] <= width):
-        raise SightlineError(f"box is {box}; it must be top, left, bottom, right inside the image's {height}×{width} pixels")
+        raise SightlineError(
+            f"box is {box}; it must be top, left, bottom, right inside the image's {height}×{width} pixels"
+        )
     top, left, bottom, right = box
     return image[:, :, top:bottom, left:right], draw_box_outline(image, (top, left, bottom, right))
 
@@ -182,17 +220,31 @@ def crop_query_region(image: Tensor, box: tuple[int, ...]) -> tuple[Tensor, Tens
 # ── picture ──
 
 
-def render_neighbors(scan: Scan, query: NeighborQuery, values: Mapping[str, object], layer: str) -> Tensor:
+def render_neighbors(
+    scan: Scan, query: NeighborQuery, values: Mapping[str, object], layer: str
+) -> Tensor:
     """For each query a row of neighbours by features and one by pixels."""
     rows: list[FigureRow] = []
     for i, (shown, words) in enumerate(zip(query.images, query.captions, strict=True)):
-        for kind, title in (("", f"nearest in the features of {layer}"), ("pixel_", "nearest in pixels")):
+        for kind, title in (
+            ("", f"nearest in the features of {layer}"),
+            ("pixel_", "nearest in pixels"),
+        ):
             ids, distance = values.get(f"{kind}ids"), values.get(f"{kind}distance")
             if not isinstance(ids, Tensor) or not isinstance(distance, Tensor):
                 continue
             near = ids[i].tolist()
-            under = [f"{name}\n{d:.3g}" for name, d in zip(name_image_classes(scan, near), distance[i].tolist(), strict=True)]
-            rows.append(FigureRow(title, [shown, *scan.thumbnails(near).split(1)], [words, *under], lead_count=1))
+            under = [
+                f"{name}\n{d:.3g}"
+                for name, d in zip(
+                    name_image_classes(scan, near), distance[i].tolist(), strict=True
+                )
+            ]
+            rows.append(
+                FigureRow(
+                    title, [shown, *scan.thumbnails(near).split(1)], [words, *under], lead_count=1
+                )
+            )
     return compose_figure_rows(rows)
 
 
@@ -200,7 +252,11 @@ def describe_neighbors(scan: Scan, values: Mapping[str, object], layer: str, met
     """The caption."""
     measure = "1 − cosine" if metric == "cosine" else "Euclidean distance"
     words = f"On the left what was asked for; right of it the nearest of {scan.images:,} images, with the {measure} of their features of {layer} under each"
-    words += ", and below those nearest in pixels (middle square at 32×32), with the Euclidean distance." if "pixel_ids" in values else "."
+    words += (
+        ", and below those nearest in pixels (middle square at 32×32), with the Euclidean distance."
+        if "pixel_ids" in values
+        else "."
+    )
     if "accuracy" in values:
         words += (
             f" The 5 nearest others tell an image's class for {values['accuracy']:.1%} of the collection by features, "

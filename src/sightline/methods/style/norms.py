@@ -8,7 +8,11 @@ import torch
 from torch import Tensor
 
 from sightline.generators.apply import restyle_images
-from sightline.generators.checkpoint import FixedStyleNetwork, parse_style_blend, read_fixed_style_network
+from sightline.generators.checkpoint import (
+    FixedStyleNetwork,
+    parse_style_blend,
+    read_fixed_style_network,
+)
 from sightline.images.io import limit_short_side
 from sightline.images.library import ASSETS_FOLDER
 from sightline.images.plotting.maps import make_contact_sheet, rasterize_figure
@@ -59,19 +63,44 @@ def norms(
     pale = middle + contrast * (photo - middle)
     network = read_fixed_style_network("painters", model.device)
     mix = network.make_mix(parse_style_blend(style))
-    found = [restyle_with_both_norms(network, torch.cat(pair), mix) for pair in zip(photo.split(1), pale.split(1), strict=True)]
+    found = [
+        restyle_with_both_norms(network, torch.cat(pair), mix)
+        for pair in zip(photo.split(1), pale.split(1), strict=True)
+    ]
     instance, batch = (torch.stack(pictures) for pictures in zip(*found, strict=True))
-    apart = torch.stack([(made[:, 0] - made[:, 1]).abs().flatten(1).mean(1) for made in (instance, batch)], 1)
-    losses = torch.stack([measure_style_share(model, network, photo, made, style) for made in (instance, batch)], 1)
+    apart = torch.stack(
+        [(made[:, 0] - made[:, 1]).abs().flatten(1).mean(1) for made in (instance, batch)], 1
+    )
+    losses = torch.stack(
+        [measure_style_share(model, network, photo, made, style) for made in (instance, batch)], 1
+    )
     given = torch.stack([photo, pale], 1).cpu()
     rows = torch.stack([given, instance, batch], 2).flatten(0, 2)
     recorded = json.loads(RECORDED_EXPERIMENT.read_text(encoding="utf-8"))
-    values = {"instance": instance, "batch": batch, "apart": apart, "style": losses, "recorded": recorded}
-    panels = {"norms": make_contact_sheet(rows, columns=3), "recorded": plot_recorded_losses(recorded)}
-    return Result(panels, values, {"norms": describe_norm_comparison(style, apart, losses), "recorded": describe_recorded_losses(recorded)})
+    values = {
+        "instance": instance,
+        "batch": batch,
+        "apart": apart,
+        "style": losses,
+        "recorded": recorded,
+    }
+    panels = {
+        "norms": make_contact_sheet(rows, columns=3),
+        "recorded": plot_recorded_losses(recorded),
+    }
+    return Result(
+        panels,
+        values,
+        {
+            "norms": describe_norm_comparison(style, apart, losses),
+            "recorded": describe_recorded_losses(recorded),
+        },
+    )
 
 
-def restyle_with_both_norms(network: FixedStyleNetwork, pair: Tensor, mix: Tensor) -> tuple[Tensor, Tensor]:
+def restyle_with_both_norms(
+    network: FixedStyleNetwork, pair: Tensor, mix: Tensor
+) -> tuple[Tensor, Tensor]:
     """A photograph and its copy, each normalized by itself, and both together."""
     each = restyle_images(network, pair, mix)
     network.network.set_batch_statistics()
@@ -80,7 +109,9 @@ def restyle_with_both_norms(network: FixedStyleNetwork, pair: Tensor, mix: Tenso
     return each, together
 
 
-def measure_style_share(model: Model, network: FixedStyleNetwork, photo: Tensor, restyled_pairs: Tensor, style: str) -> Tensor:
+def measure_style_share(
+    model: Model, network: FixedStyleNetwork, photo: Tensor, restyled_pairs: Tensor, style: str
+) -> Tensor:
     """Share of the photograph's style loss that the painted photograph and its painted copy have, N×2."""
     shares: list[Tensor] = []
     for picture in restyled_pairs.unbind(1):
@@ -96,7 +127,9 @@ def plot_recorded_losses(recorded: Mapping[str, Mapping[str, Sequence[float]]]) 
     figure = Figure(figsize=(6.6, 2.9), dpi=100, layout="constrained")
     axes: Any = figure.subplots(1, len(recorded))
     for axis, (condition, found) in zip(axes, recorded.items(), strict=True):
-        axis.plot([0, 1], [found["instance"], found["batch"]], color="#bbbbbb", linewidth=1, zorder=1)
+        axis.plot(
+            [0, 1], [found["instance"], found["batch"]], color="#bbbbbb", linewidth=1, zorder=1
+        )
         for place, (norm, color) in enumerate(NORM_COLORS.items()):
             axis.scatter([place] * len(found[norm]), found[norm], color=color, zorder=2)
         axis.set_title(condition, fontsize=9)

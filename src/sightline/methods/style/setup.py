@@ -54,7 +54,9 @@ class StyleLossBuilder:
     memory_gb: float = 4.0
     history_size: int | None = None
     seed: int = 0
-    loss_cache: dict[ImageSize, StyleTransferLoss] = field(default_factory=dict[ImageSize, StyleTransferLoss], compare=False, repr=False)
+    loss_cache: dict[ImageSize, StyleTransferLoss] = field(
+        default_factory=dict[ImageSize, StyleTransferLoss], compare=False, repr=False
+    )
 
     def __post_init__(self) -> None:
         refuse_wrong_input_scale(self.model, self.styles[0])
@@ -66,10 +68,19 @@ class StyleLossBuilder:
 
     def weigh_style_layers(self, style_moments: Mapping[str, FeatureMoments]) -> dict[str, float]:
         """The weight of each style layer's distance, given the style's moments."""
-        weights = dict(zip(self.layers.style, self.preset.compute_layer_weights(self.list_channels()), strict=True))
+        weights = dict(
+            zip(
+                self.layers.style,
+                self.preset.compute_layer_weights(self.list_channels()),
+                strict=True,
+            )
+        )
         if not self.preset.relative:
             return weights
-        return {name: weight / max(measure_style_energy(style_moments[name], self.kind), 1e-30) for name, weight in weights.items()}
+        return {
+            name: weight / max(measure_style_energy(style_moments[name], self.kind), 1e-30)
+            for name, weight in weights.items()
+        }
 
     def list_channels(self) -> list[int]:
         """Channels of each style layer."""
@@ -86,32 +97,55 @@ class StyleLossBuilder:
         """The loss of a picture of this size, its targets found anew."""
         side, layers = self.choose_tile_side(size), self.layers
         pictures = [self.fit_style(picture, size).to(self.model.device) for picture in self.styles]
-        samples = extract_perceptual_features(self.model, layers.style, pictures[0], None) if self.kind == "sliced" else None
+        samples = (
+            extract_perceptual_features(self.model, layers.style, pictures[0], None)
+            if self.kind == "sliced"
+            else None
+        )
         content = {}
         if self.content is not None and self.preset.content > 0:
             shown = resize_bicubic(self.content, size).to(self.model.device)
             found = extract_perceptual_features(self.model, layers.content, shown, side)
             content = {
-                name: (self.preset.content / len(found) / self.measure_content_unit(features), features) for name, features in found.items()
+                name: (
+                    self.preset.content / len(found) / self.measure_content_unit(features),
+                    features,
+                )
+                for name, features in found.items()
             }
-        targets = [compute_image_moments(self.model, layers.style, picture, side) for picture in pictures]
+        targets = [
+            compute_image_moments(self.model, layers.style, picture, side) for picture in pictures
+        ]
         regions = [] if samples else self.build_regions(targets, size)
-        return StyleTransferLoss(self.weigh_style_layers(targets[0]), regions, content, self.kind, samples, self.seed)
+        return StyleTransferLoss(
+            self.weigh_style_layers(targets[0]), regions, content, self.kind, samples, self.seed
+        )
 
     def measure_content_unit(self, features: Tensor) -> float:
         """What a content difference is divided by."""
         return max(float(features.square().mean()), 1e-30) if self.preset.relative else 1.0
 
-    def build_regions(self, style_moments: Sequence[Mapping[str, FeatureMoments]], size: ImageSize) -> list[StyleRegion]:
+    def build_regions(
+        self, style_moments: Sequence[Mapping[str, FeatureMoments]], size: ImageSize
+    ) -> list[StyleRegion]:
         """One region with all styles mixed, or one for each style where its mask is."""
         if self.masks is None:
             return [
                 StyleRegion(
-                    1.0, {name: blend_moments([one[name] for one in style_moments], self.style_shares) for name in self.layers.style}
+                    1.0,
+                    {
+                        name: blend_moments([one[name] for one in style_moments], self.style_shares)
+                        for name in self.layers.style
+                    },
                 )
             ]
         sizes = measure_feature_map_sizes(self.model, self.layers.style, *size)
-        grown = [F.interpolate(mask, size=size, mode="bilinear", align_corners=False).to(self.model.device) for mask in self.masks]
+        grown = [
+            F.interpolate(mask, size=size, mode="bilinear", align_corners=False).to(
+                self.model.device
+            )
+            for mask in self.masks
+        ]
         area = sum(float(mask.mean()) for mask in grown)
         return [
             StyleRegion(float(mask.mean()) / area, targets, compute_region_weights(mask, sizes))
@@ -129,17 +163,24 @@ class StyleLossBuilder:
 
     def measure_style_size(self, picture: Tensor, size: ImageSize) -> ImageSize:
         """The size of a style picture beside an output of this one."""
-        factor = self.style_scale * math.sqrt(math.prod(size) / (picture.shape[2] * picture.shape[3]))
+        factor = self.style_scale * math.sqrt(
+            math.prod(size) / (picture.shape[2] * picture.shape[3])
+        )
         height, width = (max(1, round(side * factor)) for side in picture.shape[-2:])
         return height, width
 
     def find_min_style_side(self) -> int:
         """The short side that a style needs for more than a single place in the deepest layer."""
-        return max(16, 2 * max(receptive_field(self.model, name).stride[0] for name in self.layers.style))
+        return max(
+            16, 2 * max(receptive_field(self.model, name).stride[0] for name in self.layers.style)
+        )
 
     def has_large_enough_styles(self, size: ImageSize) -> bool:
         """Whether all styles are large enough beside an output of this size."""
-        return all(min(self.measure_style_size(picture, size)) >= self.find_min_style_side() for picture in self.styles)
+        return all(
+            min(self.measure_style_size(picture, size)) >= self.find_min_style_side()
+            for picture in self.styles
+        )
 
     def choose_pair_count(self, size: ImageSize) -> int:
         """How many pairs L-BFGS keeps of a picture of this size: the history that was given, or what a pixel has left."""
@@ -168,11 +209,27 @@ class StyleLossBuilder:
             raise SightlineError(
                 f"{self.describe_memory_need(size)}; the sliced loss sorts the whole picture and can't be had in tiles; raise memory, lower the size, or compare Gram matrices"
             )
-        margin = max(receptive_field(self.model, name).size[0] for name in (*self.layers.style, *self.layers.content))
+        margin = max(
+            receptive_field(self.model, name).size[0]
+            for name in (*self.layers.style, *self.layers.content)
+        )
         kept = math.prod(size) * count_picture_bytes(self, size) / 1e9
-        side = math.sqrt(max(self.memory_gb - kept, 0) * 1e9 / (count_activations_per_pixel(self) * BYTES_PER_ACTIVATION)) - 2 * margin
+        side = (
+            math.sqrt(
+                max(self.memory_gb - kept, 0)
+                * 1e9
+                / (count_activations_per_pixel(self) * BYTES_PER_ACTIVATION)
+            )
+            - 2 * margin
+        )
         if side < MIN_STYLE_TILE:
-            least = kept + (MIN_STYLE_TILE + 2 * margin) ** 2 * count_activations_per_pixel(self) * BYTES_PER_ACTIVATION / 1e9
+            least = (
+                kept
+                + (MIN_STYLE_TILE + 2 * margin) ** 2
+                * count_activations_per_pixel(self)
+                * BYTES_PER_ACTIVATION
+                / 1e9
+            )
             raise SightlineError(
                 f"{self.describe_memory_need(size)}, and in tiles of {MIN_STYLE_TILE} pixels about {least:.3g} GB; raise memory or lower the size"
             )
@@ -186,11 +243,16 @@ class StyleLossBuilder:
 def count_activations_per_pixel(builder: StyleLossBuilder) -> float:
     """Numbers for each pixel that a pass keeps: the outputs of all layers up to the deepest that is read."""
     model = builder.model
-    wanted = {model.layer(name).removesuffix(":in") for name in (*builder.layers.style, *builder.layers.content)}
+    wanted = {
+        model.layer(name).removesuffix(":in")
+        for name in (*builder.layers.style, *builder.layers.content)
+    }
     order = list(model.layers)
     deepest = max(order.index(name) for name in wanted)
     shapes = [
-        model.layers[name].shape for name in order[: deepest + 1] if not order[min(order.index(name) + 1, deepest)].startswith(f"{name}.")
+        model.layers[name].shape
+        for name in order[: deepest + 1]
+        if not order[min(order.index(name) + 1, deepest)].startswith(f"{name}.")
     ]
     return sum(math.prod(shape) for shape in shapes) / model.size**2
 
@@ -204,7 +266,14 @@ def measure_style_energy(style_moments: FeatureMoments, kind: StyleDistanceKind)
 
 def estimate_painting_memory(builder: StyleLossBuilder, size: ImageSize) -> float:
     """An estimate of what the ascent at a size needs, in GB: features, picture, and the optimizer's history."""
-    return math.prod(size) * (count_activations_per_pixel(builder) * BYTES_PER_ACTIVATION + count_picture_bytes(builder, size)) / 1e9
+    return (
+        math.prod(size)
+        * (
+            count_activations_per_pixel(builder) * BYTES_PER_ACTIVATION
+            + count_picture_bytes(builder, size)
+        )
+        / 1e9
+    )
 
 
 def count_picture_bytes(builder: StyleLossBuilder, size: ImageSize) -> int:

@@ -109,13 +109,25 @@ def style(
         raise SightlineError(
             f"the image is {image.shape[-2]}×{image.shape[-1]} pixels; a painting needs {MIN_PHOTO_SIDE}×{MIN_PHOTO_SIDE} or more"
         )
-    weighed = override_preset(STYLE_PRESETS[preset], loss, {"content": content_weight, "style": style_weight, "tv": tv_weight})
+    weighed = override_preset(
+        STYLE_PRESETS[preset],
+        loss,
+        {"content": content_weight, "style": style_weight, "tv": tv_weight},
+    )
     pictures = [read_style_picture(picture)[:1] for picture in styles]
-    regions = [resolve_image(mask)[:1].mean(1, keepdim=True) for mask in masks] if masks is not None else None
+    regions = (
+        [resolve_image(mask)[:1].mean(1, keepdim=True) for mask in masks]
+        if masks is not None
+        else None
+    )
     shares = check_style_shares(pictures, mix, regions, weighed)
     usual = choose_perceptual_layers(model)
     layers = PerceptualLayers(content_layers or usual.content, style_layers or usual.style)
-    size, made, finals = (image.shape[2], image.shape[3]), list[CoarseToFineResult](), list[dict[str, Any]]()
+    size, made, finals = (
+        (image.shape[2], image.shape[3]),
+        list[CoarseToFineResult](),
+        list[dict[str, Any]](),
+    )
     plan = plan_stages(size, steps, min_side=FIRST_SIDES[start] if coarse else max(size))
     for number, photo in enumerate(image.cpu().split(1)):
         easel = StyleLossBuilder(
@@ -132,48 +144,103 @@ def style(
             seed,
         )
         tile = easel.choose_tile_side(size)  # refuses what is too large before the first step
-        plan = [stage for stage in plan if stage.size == size or easel.has_large_enough_styles(stage.size)]
-        first = resize_bicubic(photo, plan[0].size) if start == "content" else make_gray_noise(plan[0].size, seed + number)
+        plan = [
+            stage
+            for stage in plan
+            if stage.size == size or easel.has_large_enough_styles(stage.size)
+        ]
+        first = (
+            resize_bicubic(photo, plan[0].size)
+            if start == "content"
+            else make_gray_noise(plan[0].size, seed + number)
+        )
         brush = StageOptimizer(
-            optimizer, lr if lr is not None else DEFAULT_LEARNING_RATES[optimizer], easel.choose_pair_count(size), FREQUENCY_FALLOFF
+            optimizer,
+            lr if lr is not None else DEFAULT_LEARNING_RATES[optimizer],
+            easel.choose_pair_count(size),
+            FREQUENCY_FALLOFF,
         )
         done = optimize_coarse_to_fine(
-            model, easel.build_objective, first.to(model.device), plan, brush, average=optimizer == "adam", callback=callback
+            model,
+            easel.build_objective,
+            first.to(model.device),
+            plan,
+            brush,
+            average=optimizer == "adam",
+            callback=callback,
         )
         finals.append({**measure_painting_losses(easel, done.image), "tile": tile})
-        made.append(replace(done, image=copy_photo_colors(done.image.cpu(), photo) if color == "luminance" else done.image.cpu()))
+        made.append(
+            replace(
+                done,
+                image=copy_photo_colors(done.image.cpu(), photo)
+                if color == "luminance"
+                else done.image.cpu(),
+            )
+        )
         if done.stopped:
             break
     pictures_made = torch.cat([one.image for one in made])
-    notes = [*made[0].notes, *filter(None, [STYLE_PRESETS[preset].describe_network_mismatch(recognize_published_weights(model.network))])]
+    notes = [
+        *made[0].notes,
+        *filter(
+            None,
+            [
+                STYLE_PRESETS[preset].describe_network_mismatch(
+                    recognize_published_weights(model.network)
+                )
+            ],
+        ),
+    ]
     values = {
         "image": pictures_made, "scores": torch.tensor(made[0].scores), "work": made[0].weighted_evaluations, "notes": notes, **finals[0],
     }  # fmt: skip
-    panel = arrange_in_row(image[:1].cpu(), *(crop_style_for_figure(one, size[0]) for one in pictures), pictures_made[:1])
-    return Result({"style": panel}, values, {"style": describe_style_transfer(values, plan, weighed, layers)})
+    panel = arrange_in_row(
+        image[:1].cpu(),
+        *(crop_style_for_figure(one, size[0]) for one in pictures),
+        pictures_made[:1],
+    )
+    return Result(
+        {"style": panel}, values, {"style": describe_style_transfer(values, plan, weighed, layers)}
+    )
 
 
-def override_preset(preset: StylePreset, loss: str, weights: Mapping[str, float | None]) -> StylePreset:
+def override_preset(
+    preset: StylePreset, loss: str, weights: Mapping[str, float | None]
+) -> StylePreset:
     """The preset with the weights and the kind of loss that were asked for instead."""
     given = {name: value for name, value in weights.items() if value is not None}
     return replace(preset, **given, **({} if loss == "preset" else {"kind": loss}))
 
 
 def check_style_shares(
-    pictures: Sequence[Tensor], mix: tuple[float, ...] | None, masks: Sequence[Tensor] | None, preset: StylePreset
+    pictures: Sequence[Tensor],
+    mix: tuple[float, ...] | None,
+    masks: Sequence[Tensor] | None,
+    preset: StylePreset,
 ) -> list[float]:
     """The share of each style; raises SightlineError where styles, shares and masks don't go together."""
     if not pictures:
         raise SightlineError("styles is empty; give one picture at least")
     shares = list(mix) if mix is not None else [1.0] * len(pictures)
     if len(shares) != len(pictures) or min(shares) < 0 or sum(shares) <= 0:
-        raise SightlineError(f"mix is {tuple(shares)}; it must be one share for each of the {len(pictures)} styles, none below 0")
+        raise SightlineError(
+            f"mix is {tuple(shares)}; it must be one share for each of the {len(pictures)} styles, none below 0"
+        )
     if masks is not None and len(masks) != len(pictures):
-        raise SightlineError(f"{len(masks)} masks were given for {len(pictures)} styles; each style needs one")
-    if masks is not None and (empty := [number for number, mask in enumerate(masks) if float(mask.max()) <= 0]):
-        raise SightlineError(f"mask {empty[0] + 1} is black everywhere; it must be white where its style is wanted")
+        raise SightlineError(
+            f"{len(masks)} masks were given for {len(pictures)} styles; each style needs one"
+        )
+    if masks is not None and (
+        empty := [number for number, mask in enumerate(masks) if float(mask.max()) <= 0]
+    ):
+        raise SightlineError(
+            f"mask {empty[0] + 1} is black everywhere; it must be white where its style is wanted"
+        )
     if preset.kind == "sliced" and (len(pictures) > 1 or masks is not None):
-        raise SightlineError("loss='sliced' takes one style and no masks; choose 'gram' or 'w2' to mix styles")
+        raise SightlineError(
+            "loss='sliced' takes one style and no masks; choose 'gram' or 'w2' to mix styles"
+        )
     return shares
 
 
@@ -186,32 +253,51 @@ def recolor_style(picture: Tensor, photo: Tensor, color: str) -> Tensor:
 
 def make_gray_noise(size: tuple[int, int], seed: int) -> Tensor:
     """Gray with noise, 1×3×H×W."""
-    return (0.5 + 0.1 * torch.randn(1, 3, *size, generator=torch.Generator().manual_seed(seed))).clamp(0, 1)
+    return (
+        0.5 + 0.1 * torch.randn(1, 3, *size, generator=torch.Generator().manual_seed(seed))
+    ).clamp(0, 1)
 
 
 def measure_painting_losses(builder: StyleLossBuilder, image: Tensor) -> dict[str, Any]:
     """The losses of the finished picture by layer: E and the authors' number for style, mean squares for content."""
     painting = builder.get_loss((image.shape[2], image.shape[3]))
-    distances = measure_style_losses(painting, builder.model, image, builder.choose_tile_side((image.shape[2], image.shape[3])))
+    distances = measure_style_losses(
+        painting, builder.model, image, builder.choose_tile_side((image.shape[2], image.shape[3]))
+    )
     both = builder.preset.pair_losses(list(distances.values()), builder.list_channels())
     return {
         "style_losses": {name: list(pair) for name, pair in zip(distances, both, strict=True)},
         "content_losses": measure_content_losses(
-            painting, builder.model, image, builder.choose_tile_side((image.shape[2], image.shape[3]))
+            painting,
+            builder.model,
+            image,
+            builder.choose_tile_side((image.shape[2], image.shape[3])),
         ),
     }
 
 
 def crop_style_for_figure(picture: Tensor, height: int) -> Tensor:
     """A style picture for the figure, no wider than it is high twice."""
-    return crop_center(picture, min(picture.shape[2], 2 * picture.shape[3]), min(picture.shape[3], 2 * picture.shape[2]))
+    return crop_center(
+        picture,
+        min(picture.shape[2], 2 * picture.shape[3]),
+        min(picture.shape[3], 2 * picture.shape[2]),
+    )
 
 
-def describe_style_transfer(values: Mapping[str, Any], plan: Sequence[Any], preset: StylePreset, layers: PerceptualLayers) -> str:
+def describe_style_transfer(
+    values: Mapping[str, Any], plan: Sequence[Any], preset: StylePreset, layers: PerceptualLayers
+) -> str:
     """What the figure shows, and what came out."""
     distances, content = values["style_losses"], values["content_losses"]
-    kept = f"mean squared content difference {sum(content.values()) / len(content):.3g} at {', '.join(content)}; " if content else ""
-    kind = {"gram": "Gatys' E", "w2": "Wasserstein distance", "sliced": "sliced distance"}[preset.kind]
+    kept = (
+        f"mean squared content difference {sum(content.values()) / len(content):.3g} at {', '.join(content)}; "
+        if content
+        else ""
+    )
+    kind = {"gram": "Gatys' E", "w2": "Wasserstein distance", "sliced": "sliced distance"}[
+        preset.kind
+    ]
     sizes = f"{len(plan)} sizes" if len(plan) > 1 else "one size"
     tiles = f" In tiles of {values['tile']} pixels." if values["tile"] else ""
     return (

@@ -37,10 +37,15 @@ def combine_objectives(objectives: list[Objective], model: Model, image: Tensor)
     def build(model: Model) -> Callable[[Tensor, Mapping[str, Tensor]], Tensor]:
         scores = [aim.bind(model) for aim in objectives]
         return lambda image, features: sum(
-            (score(image, features) / unit for score, unit in zip(scores, scale, strict=True)), torch.zeros(())
+            (score(image, features) / unit for score, unit in zip(scores, scale, strict=True)),
+            torch.zeros(()),
         )
 
-    return Objective(" + ".join(map(str, objectives)), tuple(layer for aim in objectives for layer in aim.layers), build)
+    return Objective(
+        " + ".join(map(str, objectives)),
+        tuple(layer for aim in objectives for layer in aim.layers),
+        build,
+    )
 
 
 def make_guide_objective(layer: str, guide: Tensor) -> Objective:
@@ -49,7 +54,11 @@ def make_guide_objective(layer: str, guide: Tensor) -> Objective:
     def build(model: Model) -> Callable[[Tensor, Mapping[str, Tensor]], Tensor]:
         name = model.layer(layer)
         with torch.no_grad():
-            known = reshape_to_unit_grid(model.run(guide, [name])[name], guide).transpose(0, 1).flatten(1)  # C×positions of all guides
+            known = (
+                reshape_to_unit_grid(model.run(guide, [name])[name], guide)
+                .transpose(0, 1)
+                .flatten(1)
+            )  # C×positions of all guides
 
         def score(image: Tensor, features: Mapping[str, Tensor]) -> Tensor:
             seen = reshape_to_unit_grid(features[name], image).flatten(2).transpose(1, 2)
@@ -60,16 +69,28 @@ def make_guide_objective(layer: str, guide: Tensor) -> Objective:
     return Objective(f"echo({layer!r})", (layer,), build)
 
 
-def build_dream_objective(model: Model, image: Tensor, layers: list[str], unit: int | None, guide: Tensor | str | Path | None) -> Objective:
+def build_dream_objective(
+    model: Model,
+    image: Tensor,
+    layers: list[str],
+    unit: int | None,
+    guide: Tensor | str | Path | None,
+) -> Objective:
     """The objective that the knobs name."""
     if guide is not None and unit is not None:
-        raise SightlineError(f"guide chooses among all units of a layer; leave out unit={unit} or the guide")
+        raise SightlineError(
+            f"guide chooses among all units of a layer; leave out unit={unit} or the guide"
+        )
     if guide is not None:
         other = resolve_image(guide)
         other = resize_short_side(other, min(model.size, *other.shape[-2:])).to(model.device)
         aims = [make_guide_objective(layer, other) for layer in layers]
     else:
-        aims = [energy(layer) for layer in layers] if unit is None else [channel(layer, unit) for layer in layers]
+        aims = (
+            [energy(layer) for layer in layers]
+            if unit is None
+            else [channel(layer, unit) for layer in layers]
+        )
     return aims[0] if len(aims) == 1 else combine_objectives(aims, model, image)
 
 
@@ -98,9 +119,14 @@ class DreamRun:
     def dream_image(self, original: Tensor) -> Tensor:
         """The image with what the layer sees in it, N×3×H×W, grown from small to large, the detail carried upwards."""
         height, width = original.shape[-2:]
-        picture = original.new_zeros(len(original), 3, 2, 2)  # between two sizes: only what the dream has added
+        picture = original.new_zeros(
+            len(original), 3, 2, 2
+        )  # between two sizes: only what the dream has added
         for octave in reversed(range(self.octaves)):
-            size = round(height / self.octave_scale**octave), round(width / self.octave_scale**octave)
+            size = (
+                round(height / self.octave_scale**octave),
+                round(width / self.octave_scale**octave),
+            )
             base = resize_image(original, *size)
             # All in place: of a large image every copy counts.
             picture = resize_detail(picture, size).add_(base).clamp_(0, 1)
@@ -120,17 +146,19 @@ class DreamRun:
 
     def take_step(self, image: Tensor, shift: tuple[int, int]) -> bool:
         """One step, in place, seen by the network after a shift; False when the run ends with it."""
-        slope, scores = compute_tiled_gradient(self.model, self.objective, image, self.tile_side, shift)
+        slope, scores = compute_tiled_gradient(
+            self.model, self.objective, image, self.tile_side, shift
+        )
         mean = torch.linalg.vector_norm(slope, 1, dim=(1, 2, 3), keepdim=True) / slope[0].numel()
         if not mean.isfinite().all():
-            self.stop_note = (
-                f"The gradient was no number at step {self.steps_before + len(self.scores) + 1}; the picture is the one before. "
-            )
+            self.stop_note = f"The gradient was no number at step {self.steps_before + len(self.scores) + 1}; the picture is the one before. "
             return False
         self.scores.append(scores.cpu())
         before = image.clone() if self.callback else image
         image.add_(slope.mul_(self.step_size / mean.clamp_min(1e-20))).clamp_(0, 1)
-        if self.callback and self.callback(Step(self.steps_before + len(self.scores), self.total_steps, scores, before)):
+        if self.callback and self.callback(
+            Step(self.steps_before + len(self.scores), self.total_steps, scores, before)
+        ):
             self.stop_note = "Stopped. "
         return not self.stop_note
 
@@ -152,10 +180,15 @@ def resize_detail(detail: Tensor, size: tuple[int, int]) -> Tensor:
     return torch.nn.functional.interpolate(detail, size=size, mode="bilinear", align_corners=False)
 
 
-def choose_octave_count(model: Model, objective: Objective, image: Tensor, octaves: int | None, scale: float) -> int:
+def choose_octave_count(
+    model: Model, objective: Objective, image: Tensor, octaves: int | None, scale: float
+) -> int:
     """How many sizes: the given number if the image allows it, else up to 4; one for a network of a fixed size."""
     height, width = image.shape[-2:]
-    most = sum(min(round(height / scale**smaller), round(width / scale**smaller)) >= MIN_DREAM_SIDE for smaller in range(12))
+    most = sum(
+        min(round(height / scale**smaller), round(width / scale**smaller)) >= MIN_DREAM_SIDE
+        for smaller in range(12)
+    )
     if octaves is not None:
         if octaves > most:
             raise SightlineError(
@@ -163,9 +196,15 @@ def choose_octave_count(model: Model, objective: Objective, image: Tensor, octav
             )
         return octaves
     if most == 0:
-        raise SightlineError(f"an image of {height}×{width} pixels is too small to dream on; the shorter side needs {MIN_DREAM_SIDE}")
+        raise SightlineError(
+            f"an image of {height}×{width} pixels is too small to dream on; the shorter side needs {MIN_DREAM_SIDE}"
+        )
     try:
-        score_images(model, objective, resize_image(image[:1], round(height / scale), round(width / scale)).detach())
+        score_images(
+            model,
+            objective,
+            resize_image(image[:1], round(height / scale), round(width / scale)).detach(),
+        )
     except SightlineError:
         return 1
     return min(DEFAULT_OCTAVES, most)
@@ -231,8 +270,14 @@ def deepdream(
         rider = replace(dreamer, objective=alone, steps_before=len(dreamer.scores), scores=[])
         movies["zoom"] = rider.render_zoom(dream[:1], frames)
         dreamer.stop_note = rider.stop_note
-    dream, scores = dream.cpu(), torch.stack(dreamer.scores) if dreamer.scores else torch.empty(0, len(image))
-    first, last = (float(compute_tiled_score(model, aim, picture.to(model.device), tile)[0]) for picture in (image[:1], dream[:1]))
+    dream, scores = (
+        dream.cpu(),
+        torch.stack(dreamer.scores) if dreamer.scores else torch.empty(0, len(image)),
+    )
+    first, last = (
+        float(compute_tiled_score(model, aim, picture.to(model.device), tile)[0])
+        for picture in (image[:1], dream[:1])
+    )
     caption = f"{dreamer.stop_note}{aim}: {first:.3g} on the image, {last:.3g} on the dream, after {len(scores)} steps over {sizes} sizes."
     return Result(
         {"deepdream": arrange_in_row(image, dream)}, {"image": dream, "scores": scores}, {"deepdream": caption}, movies=movies

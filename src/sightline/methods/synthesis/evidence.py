@@ -16,7 +16,10 @@ from sightline.models.zoo.load import load_other_network
 from sightline.optim.ascent import score_images
 from sightline.optim.objectives.objective import Objective, channel, logit
 
-HELD_OUT_WARP_SEED, HELD_OUT_WARP_COUNT = 7_919, 8  # seed and number of the warps that no run has seen
+HELD_OUT_WARP_SEED, HELD_OUT_WARP_COUNT = (
+    7_919,
+    8,
+)  # seed and number of the warps that no run has seen
 
 
 @dataclass(frozen=True)
@@ -66,14 +69,20 @@ class JudgeNetwork:
         return replace(evidence, transfer=(logits > own).sum(1) + 1, judge=self.model.name)
 
 
-def load_judge(model: Model, objective_units: tuple[str, tuple[int, ...]], judge_name: str | None) -> JudgeNetwork | None:
+def load_judge(
+    model: Model, objective_units: tuple[str, tuple[int, ...]], judge_name: str | None
+) -> JudgeNetwork | None:
     """The judge; raises SightlineError if the objective is about no class, or about one that the judge does not have."""
     if judge_name is None:
         return None
     if objective_units[0] != "logits" or not objective_units[1]:
-        raise SightlineError("a judge can only be asked about classes; leave out judge, or ask for logits")
+        raise SightlineError(
+            "a judge can only be asked about classes; leave out judge, or ask for logits"
+        )
     second = load_other_network(judge_name, model.device)
-    return JudgeNetwork(second, tuple(second.index(model.labels[unit]) for unit in objective_units[1]))
+    return JudgeNetwork(
+        second, tuple(second.index(model.labels[unit]) for unit in objective_units[1])
+    )
 
 
 def load_sample_photos(model: Model, side: int) -> Tensor:
@@ -88,26 +97,49 @@ def load_small_sample(name: str) -> Tensor:
     return resize_short_side(picture, min(256, *picture.shape[-2:]))
 
 
-def gather_evidence(model: Model, objective: Objective, objective_units: tuple[str, tuple[int, ...]], picture: Tensor) -> SynthesisEvidence:
+def gather_evidence(
+    model: Model,
+    objective: Objective,
+    objective_units: tuple[str, tuple[int, ...]],
+    picture: Tensor,
+) -> SynthesisEvidence:
     """The evidence for pictures N×3×H×W, one for each unit of the objective."""
     shown, count = load_sample_photos(model, picture.shape[-1]), len(picture)
     score = score_images(model, objective, picture).cpu()
     natural = score_best_photos(model, objective, objective_units, shown, count)
     generator = torch.Generator().manual_seed(HELD_OUT_WARP_SEED)
     warp = make_random_affine(picture.shape[-1] / 16, 0.1, 5, generator, same_for_batch=True)
-    warped = torch.stack([score_images(model, objective, warp(picture)).cpu() for _ in range(HELD_OUT_WARP_COUNT)]).mean(0)
+    warped = torch.stack(
+        [score_images(model, objective, warp(picture)).cpu() for _ in range(HELD_OUT_WARP_COUNT)]
+    ).mean(0)
     rank, total = rank_units_on_pictures(model, *objective_units, picture, shown)
     distance = (compute_ring_spectrum(picture) - compute_ring_spectrum(shown).mean(0)).abs().mean(1)
-    return SynthesisEvidence(score, natural, warped / score.abs().clamp_min(1e-12), rank, distance, total, len(shown))
+    return SynthesisEvidence(
+        score, natural, warped / score.abs().clamp_min(1e-12), rank, distance, total, len(shown)
+    )
 
 
 def score_best_photos(
-    model: Model, objective: Objective, objective_units: tuple[str, tuple[int, ...]], photos: Tensor, picture_count: int
+    model: Model,
+    objective: Objective,
+    objective_units: tuple[str, tuple[int, ...]],
+    photos: Tensor,
+    picture_count: int,
 ) -> Tensor:
     """The score of the best photograph for each picture, N."""
-    if objective_units[1] and str(objective) in (str(channel(*objective_units)), str(logit(objective_units[1]))):
-        return compute_unit_means(model, objective_units[0], photos)[:, list(objective_units[1])].amax(0)  # one pass for all units
-    return torch.stack([score_images(model, objective, one.expand(picture_count, -1, -1, -1)).cpu() for one in photos]).amax(0)
+    if objective_units[1] and str(objective) in (
+        str(channel(*objective_units)),
+        str(logit(objective_units[1])),
+    ):
+        return compute_unit_means(model, objective_units[0], photos)[
+            :, list(objective_units[1])
+        ].amax(0)  # one pass for all units
+    return torch.stack(
+        [
+            score_images(model, objective, one.expand(picture_count, -1, -1, -1)).cpu()
+            for one in photos
+        ]
+    ).amax(0)
 
 
 @torch.no_grad()
@@ -118,12 +150,16 @@ def compute_unit_means(model: Model, layer: str, image: Tensor) -> Tensor:
     return reshape_to_unit_grid(model.run(image, [name])[name], image).flatten(2).mean(2).cpu()
 
 
-def rank_units_on_pictures(model: Model, layer: str, units: tuple[int, ...], picture: Tensor, photos: Tensor) -> tuple[Tensor, int]:
+def rank_units_on_pictures(
+    model: Model, layer: str, units: tuple[int, ...], picture: Tensor, photos: Tensor
+) -> tuple[Tensor, int]:
     """The rank of each unit on its own picture, and the number of units; (0, 0) without units."""
     if not units:
         return torch.zeros(len(picture), dtype=torch.long), 0
     usual = compute_unit_means(model, layer, photos)
-    found = (compute_unit_means(model, layer, picture) - usual.mean(0)) / usual.std(0).clamp_min(1e-6 * float(usual.std()) + 1e-12)
+    found = (compute_unit_means(model, layer, picture) - usual.mean(0)) / usual.std(0).clamp_min(
+        1e-6 * float(usual.std()) + 1e-12
+    )
     own = found.gather(1, torch.tensor(units).view(-1, 1).expand(len(picture), 1))
     return (found > own).sum(1) + 1, found.shape[1]
 
@@ -133,8 +169,16 @@ def compute_ring_spectrum(picture: Tensor, ring_count: int = 24) -> Tensor:
     gray = picture.detach().cpu().mean(1)
     height, width = gray.shape[-2:]
     amplitude = torch.fft.rfft2(gray - gray.mean((1, 2), keepdim=True)).abs()
-    radius = (torch.fft.fftfreq(height)[:, None].square() + torch.fft.rfftfreq(width).square()).sqrt()
-    edges = torch.logspace(torch.log10(torch.tensor(2 / width)).item(), torch.log10(torch.tensor(0.5)).item(), ring_count + 1)
+    radius = (
+        torch.fft.fftfreq(height)[:, None].square() + torch.fft.rfftfreq(width).square()
+    ).sqrt()
+    edges = torch.logspace(
+        torch.log10(torch.tensor(2 / width)).item(),
+        torch.log10(torch.tensor(0.5)).item(),
+        ring_count + 1,
+    )
     inside = [(radius >= low) & (radius < high) for low, high in pairwise(edges.tolist())]
-    curve = torch.stack([(amplitude[:, ring].mean(1) + 1e-6).log() for ring in inside if ring.any()], 1)
+    curve = torch.stack(
+        [(amplitude[:, ring].mean(1) + 1e-6).log() for ring in inside if ring.any()], 1
+    )
     return curve - curve.mean(1, keepdim=True)

@@ -30,7 +30,9 @@ class Facet:
     start_image: Tensor = field(repr=False)
 
 
-def find_unit_facets(model: Model, exemplars: NaturalExemplars, side: int, seed: int) -> list[Facet]:
+def find_unit_facets(
+    model: Model, exemplars: NaturalExemplars, side: int, seed: int
+) -> list[Facet]:
     """A facet for each picture of a synthesis: a unit that is asked for several times is divided into as many, the largest first.
 
     Raises SightlineError where the store keeps too few images of a unit.
@@ -43,7 +45,9 @@ def find_unit_facets(model: Model, exemplars: NaturalExemplars, side: int, seed:
                 f"{exemplars.describe_unit(number)} is asked for {count} times, and the store keeps {len(exemplars.top_images[number].ids)} of its images; "
                 "a facet needs two at least: scan with a larger --k"
             )
-        found[unit] = cluster_facets(model, center_unit_images(exemplars, number, side), count, seed)
+        found[unit] = cluster_facets(
+            model, center_unit_images(exemplars, number, side), count, seed
+        )
     return [found[unit].pop(0) for unit in exemplars.units]
 
 
@@ -61,7 +65,9 @@ def center_unit_images(exemplars: NaturalExemplars, picture_index: int, side: in
     rows[:, 0, 0], rows[:, 1, 1] = side / width, side / height
     rows[:, 0, 2], rows[:, 1, 2] = right / width - 1, down / height - 1
     grid = F.affine_grid(rows, [len(boxes), 3, side, side], align_corners=False)
-    return F.grid_sample(cases.images, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
+    return F.grid_sample(
+        cases.images, grid, mode="bilinear", padding_mode="reflection", align_corners=False
+    )
 
 
 def cluster_facets(model: Model, pictures: Tensor, facet_count: int, seed: int) -> list[Facet]:
@@ -71,7 +77,9 @@ def cluster_facets(model: Model, pictures: Tensor, facet_count: int, seed: int) 
     codes = compute_facet_codes(model, pictures)
     short = project_on_main_axes(codes)
     # The paper lays the codes out by t-SNE first; k-means on the principal axes keeps the distances, and needs no luck.
-    label = torch.from_numpy(KMeans(facet_count, n_init=10, random_state=seed).fit_predict(short.numpy())).long()  # pyright: ignore[reportArgumentType]
+    label = torch.from_numpy(
+        KMeans(facet_count, n_init=10, random_state=seed).fit_predict(short.numpy())
+    ).long()  # pyright: ignore[reportArgumentType]
     order = sorted(range(facet_count), key=lambda group: -int((label == group).sum()))
     centres = torch.stack([codes[label == group].mean(0) for group in order])
     found = list[Facet]()
@@ -79,7 +87,9 @@ def cluster_facets(model: Model, pictures: Tensor, facet_count: int, seed: int) 
         members = (label == group).nonzero()[:, 0]
         far = (short[members] - short[members].mean(0)).norm(dim=1)
         near = members[far.argsort(stable=True)]
-        found.append(Facet(near, len(members), number, centres, pictures[near[:FACET_START_IMAGES]].mean(0)))
+        found.append(
+            Facet(near, len(members), number, centres, pictures[near[:FACET_START_IMAGES]].mean(0))
+        )
     return found
 
 
@@ -87,8 +97,19 @@ def cluster_facets(model: Model, pictures: Tensor, facet_count: int, seed: int) 
 def compute_facet_codes(model: Model, pictures: Tensor) -> Tensor:
     """The codes of pictures before the classes (or at the last layer that has places), averaged over places, N×d of length 1."""
     marks = model.landmarks
-    layer = model.layer("penultimate" if "penultimate" in marks else "last_conv" if "last_conv" in marks else "logits")
-    parts = [reshape_to_unit_grid(model.run(part.to(model.device), [layer])[layer], part).mean((2, 3)).cpu() for part in pictures.split(32)]
+    layer = model.layer(
+        "penultimate"
+        if "penultimate" in marks
+        else "last_conv"
+        if "last_conv" in marks
+        else "logits"
+    )
+    parts = [
+        reshape_to_unit_grid(model.run(part.to(model.device), [layer])[layer], part)
+        .mean((2, 3))
+        .cpu()
+        for part in pictures.split(32)
+    ]
     return F.normalize(torch.cat(parts).float(), dim=1)
 
 
@@ -102,4 +123,9 @@ def project_on_main_axes(codes: Tensor) -> Tensor:
 def match_own_facets(model: Model, picture: Tensor, facets: list[Facet]) -> Tensor:
     """Whether each picture N×3×H×W, by its features, is nearer to its own facet's centre than to the unit's other ones."""
     codes = compute_facet_codes(model, picture)
-    return torch.stack([(facet.centers @ code).argmax() == facet.index for facet, code in zip(facets, codes, strict=True)])
+    return torch.stack(
+        [
+            (facet.centers @ code).argmax() == facet.index
+            for facet, code in zip(facets, codes, strict=True)
+        ]
+    )

@@ -10,11 +10,21 @@ from torch import Tensor
 from sightline.generators.architectures.decoder import load_code_generator
 from sightline.generators.latent import GeneratorCode
 from sightline.images.plotting.maps import make_contact_sheet
-from sightline.images.transforms import Transform, make_center_bias, make_random_affine, make_random_crops
+from sightline.images.transforms import (
+    Transform,
+    make_center_bias,
+    make_random_affine,
+    make_random_crops,
+)
 from sightline.methods.synthesis.presets import SynthesisPreset
 from sightline.models.model import Model
 from sightline.optim.optimizers import Adam, FixedGainDescent, OptimizerFactory, SteepestDescent
-from sightline.optim.parameterizations.fourier import FourierPhase, FourierSpectrum, Parameterization, Pixels
+from sightline.optim.parameterizations.fourier import (
+    FourierPhase,
+    FourierSpectrum,
+    Parameterization,
+    Pixels,
+)
 from sightline.optim.parameterizations.transparency import TransparentImage
 from sightline.optim.regularization import Regularizer
 from sightline.registry.progress import Callback, Step
@@ -33,34 +43,65 @@ class PictureSpec:
 
 
 def make_synthesis_start(
-    model: Model, preset: SynthesisPreset, spec: PictureSpec, picture: Tensor | None, generator: torch.Generator
+    model: Model,
+    preset: SynthesisPreset,
+    spec: PictureSpec,
+    picture: Tensor | None,
+    generator: torch.Generator,
 ) -> SynthesisStart:
     """What is optimized, with the same start for every unit or one each, and what is done to it after each step.
 
     `picture`, count×3×side×side, is what it begins from; None for nothing.
     """
     if preset.start == "generator":
-        code = GeneratorCode(load_code_generator().to(model.device), spec.count, spec.side, seed=spec.seed, shared_start=spec.same_start)
+        code = GeneratorCode(
+            load_code_generator().to(model.device),
+            spec.count,
+            spec.side,
+            seed=spec.seed,
+            shared_start=spec.same_start,
+        )
         return code, lambda _: code.decay_to_mean_(preset.decay)
     if not preset.is_pixel_based:
-        colors = make_phase_start(model, spec) if preset.start == "phase" else make_fourier_start(model, preset, spec, picture)
-        return (make_transparent_start(model, colors, spec) if preset.focus == "alpha" else colors), None
-    pixels = Pixels((make_gray_start(preset, spec, generator) if picture is None else picture).to(model.device))
+        colors = (
+            make_phase_start(model, spec)
+            if preset.start == "phase"
+            else make_fourier_start(model, preset, spec, picture)
+        )
+        return (
+            make_transparent_start(model, colors, spec) if preset.focus == "alpha" else colors
+        ), None
+    pixels = Pixels(
+        (make_gray_start(preset, spec, generator) if picture is None else picture).to(model.device)
+    )
     keep = Regularizer(preset.decay, preset.sigma, preset.blur_every, preset.small, preset.idle)
     return pixels, lambda index: keep.regularize_pixels_(pixels, index)
 
 
 def make_phase_start(model: Model, spec: PictureSpec) -> FourierPhase:
     """Random phases with the amplitudes of photographs."""
-    return FourierPhase(spec.count, spec.side, spec.side, seed=spec.seed, shared_start=spec.same_start, device=model.device)
+    return FourierPhase(
+        spec.count,
+        spec.side,
+        spec.side,
+        seed=spec.seed,
+        shared_start=spec.same_start,
+        device=model.device,
+    )
 
 
-def make_transparent_start(model: Model, colors: Parameterization, spec: PictureSpec) -> TransparentImage:
+def make_transparent_start(
+    model: Model, colors: Parameterization, spec: PictureSpec
+) -> TransparentImage:
     """Colours with transparency."""
-    return TransparentImage(colors, spec.count, spec.side, spec.side, seed=spec.seed, device=model.device)
+    return TransparentImage(
+        colors, spec.count, spec.side, spec.side, seed=spec.seed, device=model.device
+    )
 
 
-def make_fourier_start(model: Model, preset: SynthesisPreset, spec: PictureSpec, picture: Tensor | None) -> FourierSpectrum:
+def make_fourier_start(
+    model: Model, preset: SynthesisPreset, spec: PictureSpec, picture: Tensor | None
+) -> FourierSpectrum:
     """A spectrum from nothing or of a picture."""
     return FourierSpectrum(
         spec.count,
@@ -74,10 +115,14 @@ def make_fourier_start(model: Model, preset: SynthesisPreset, spec: PictureSpec,
     )
 
 
-def make_gray_start(preset: SynthesisPreset, spec: PictureSpec, generator: torch.Generator) -> Tensor:
+def make_gray_start(
+    preset: SynthesisPreset, spec: PictureSpec, generator: torch.Generator
+) -> Tensor:
     """Gray or black with the preset's noise."""
     level = 0.0 if preset.start == "zero" else 0.5
-    noise = torch.randn(1 if spec.same_start else spec.count, 3, spec.side, spec.side, generator=generator)
+    noise = torch.randn(
+        1 if spec.same_start else spec.count, 3, spec.side, spec.side, generator=generator
+    )
     return (level + preset.noise * noise).clamp(0, 1).expand(spec.count, -1, -1, -1)
 
 
@@ -90,19 +135,37 @@ def make_synthesis_optimizer(preset: SynthesisPreset) -> OptimizerFactory:
     return partial(Adam, lr=preset.lr, nesterov=preset.optimizer == "nadam")
 
 
-def build_view_transforms(preset: SynthesisPreset, side: int, steps: int, generator: torch.Generator) -> list[Transform]:
+def build_view_transforms(
+    preset: SynthesisPreset, side: int, steps: int, generator: torch.Generator
+) -> list[Transform]:
     """What stands between picture and network, one after the other."""
     first = [make_center_bias(steps)] if preset.focus == "center" else []
     if preset.crop_count:
-        return [*first, make_random_crops(preset.crop_count, preset.crop_range, preset.crop_noise, generator)]
+        return [
+            *first,
+            make_random_crops(preset.crop_count, preset.crop_range, preset.crop_noise, generator),
+        ]
     if preset.warp_shift or preset.warp_scale or preset.warp_angle:
-        return [*first, make_random_affine(preset.warp_shift * side, preset.warp_scale, preset.warp_angle, generator, same_for_batch=True)]
+        return [
+            *first,
+            make_random_affine(
+                preset.warp_shift * side,
+                preset.warp_scale,
+                preset.warp_angle,
+                generator,
+                same_for_batch=True,
+            ),
+        ]
     return first
 
 
 def chain_view_transforms(transforms: Sequence[Transform]) -> Transform | None:
     """Transforms one after the other; None for none."""
-    return (lambda image: reduce(lambda seen, view: view(seen), transforms, image)) if transforms else None
+    return (
+        (lambda image: reduce(lambda seen, view: view(seen), transforms, image))
+        if transforms
+        else None
+    )
 
 
 class MovieRecorder:

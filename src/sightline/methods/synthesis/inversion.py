@@ -30,9 +30,17 @@ FeatureView = Callable[[Tensor, Tensor], Tensor]  # what of the features of an i
 # Root mean square of a pixel's distance to gray in photographs, of 255 (measured on Imagenette's training images).
 NATURAL_PIXEL_RMS = 72.0
 
-TV_WEIGHTS = (1.0, 10.0, 100.0)  # the weight of total variation for the first, middle and last third of the layers (their table 2)
+TV_WEIGHTS = (
+    1.0,
+    10.0,
+    100.0,
+)  # the weight of total variation for the first, middle and last third of the layers (their table 2)
 
-LEARNING_RATE_STAGES = ((1.0, 0.25), (0.1, 0.5), (0.01, 0.25))  # their learning rates for 100, 200 and 100 steps
+LEARNING_RATE_STAGES = (
+    (1.0, 0.25),
+    (0.1, 0.5),
+    (0.01, 0.25),
+)  # their learning rates for 100, 200 and 100 steps
 
 InversionKind = Literal["pixels", "fourier", "learned"]
 
@@ -45,12 +53,18 @@ def choose_inversion_layers(model: Model, layer: str, layer_count: int, kind: st
         return [model.layer(layer)]
     if kind == "learned":
         return list(map_generator_layers(model))
-    names = [name for name, found in model.layers.items() if not found.kind.startswith(PASS_THROUGH_KINDS)]
+    names = [
+        name
+        for name, found in model.layers.items()
+        if not found.kind.startswith(PASS_THROUGH_KINDS)
+    ]
     places = torch.linspace(0, len(names) - 1, min(layer_count, len(names))).round().long().tolist()
     return [names[place] for place in places]
 
 
-def load_stored_vectors(model: Model, layer: str, store: str | Path, image_id: int) -> dict[str, Tensor]:
+def load_stored_vectors(
+    model: Model, layer: str, store: str | Path, image_id: int
+) -> dict[str, Tensor]:
     """The vectors that a scan by this very network kept of an image, 1×C by layer, for one layer or for all that it kept."""
     scan = Scan.open(store)
     scan.require(model)
@@ -79,15 +93,30 @@ class InversionRun:
     scores: list[Tensor] = field(default_factory=list[Tensor])
     stopped: bool = False
 
-    def invert_by_ascent(self, layer_index: int, target_features: Tensor, tv_weight: float | None, bound_weight: float) -> Tensor:
+    def invert_by_ascent(
+        self,
+        layer_index: int,
+        target_features: Tensor,
+        tv_weight: float | None,
+        bound_weight: float,
+    ) -> Tensor:
         """The picture whose features at the layer of this number are the wanted ones, found step by step: N×3×H×W."""
         layer, (height, width) = self.layers[layer_index], self.image.shape[-2:]
-        power = 3 * height * width * NATURAL_PIXEL_RMS**2  # the squared norm of a natural image, in gray levels
+        power = (
+            3 * height * width * NATURAL_PIXEL_RMS**2
+        )  # the squared norm of a natural image, in gray levels
         even = choose_tv_weight(self.model, layer) if tv_weight is None else tv_weight
-        penalty = even / 2 * 255**2 * height * width * tv(2.0) + bound_weight / 2 * 255**6 * 3 * height * width * bounded()
-        aim = power * make_resemblance_objective(layer, target_features, self.view_features) - penalty
+        penalty = (
+            even / 2 * 255**2 * height * width * tv(2.0)
+            + bound_weight / 2 * 255**6 * 3 * height * width * bounded()
+        )
+        aim = (
+            power * make_resemblance_objective(layer, target_features, self.view_features) - penalty
+        )
         if self.kind == "fourier":
-            start: Parameterization = FourierSpectrum(len(self.image), height, width, seed=self.seed, device=self.model.device)
+            start: Parameterization = FourierSpectrum(
+                len(self.image), height, width, seed=self.seed, device=self.model.device
+            )
             optimizer = partial(Adam, lr=self.lr)
         else:
             start, optimizer = (
@@ -100,7 +129,14 @@ class InversionRun:
         def watched(step: Step) -> bool:
             return watch(replace(step, scores=step.scores / power))
 
-        made, scores = maximize_objective(self.model, aim, start, optimizer, self.steps, callback=watched if self.callback else None)
+        made, scores = maximize_objective(
+            self.model,
+            aim,
+            start,
+            optimizer,
+            self.steps,
+            callback=watched if self.callback else None,
+        )
         self.stopped = watch.stopped
         self.scores.append(scores.cpu() / power)
         return made.clamp(0, 1)
@@ -114,7 +150,9 @@ class InversionRun:
     def measure_feature_error(self, layer: str, picture: Tensor, target_features: Tensor) -> Tensor:
         """The relative error of the finished picture's features, N."""
         found = self.model.run(picture, [layer])[layer]
-        return compute_relative_error(self.view_features(found, picture), self.view_features(target_features, self.image)).cpu()
+        return compute_relative_error(
+            self.view_features(found, picture), self.view_features(target_features, self.image)
+        ).cpu()
 
 
 def compute_psnr_and_ssim(picture: Tensor, image: Tensor) -> tuple[Tensor, Tensor]:
@@ -124,7 +162,10 @@ def compute_psnr_and_ssim(picture: Tensor, image: Tensor) -> tuple[Tensor, Tenso
     square = (picture - image).square().flatten(1).mean(1)
     pairs = zip(picture.numpy(), image.numpy(), strict=True)
     window = min(7, min(image.shape[-2:]) // 2 * 2 - 1)
-    alike = [structural_similarity(one, other, channel_axis=0, data_range=1, win_size=window) for one, other in pairs]
+    alike = [
+        structural_similarity(one, other, channel_axis=0, data_range=1, win_size=window)
+        for one, other in pairs
+    ]
     return -10 * square.clamp_min(1e-12).log10(), torch.tensor(alike, dtype=torch.float32)
 
 
@@ -176,11 +217,16 @@ def inversion(
     """
     if store is not None:
         if kind == "learned" or patch is not None:
-            raise SightlineError("a store keeps means over positions; leave out patch, and choose kind pixels or fourier")
+            raise SightlineError(
+                "a store keeps means over positions; leave out patch, and choose kind pixels or fourier"
+            )
         wanted = load_stored_vectors(model, layer, store, id)
         names, look = list(wanted), average_over_positions
     else:
-        names, look = choose_inversion_layers(model, layer, k, kind), partial(crop_middle_positions, patch=patch)
+        names, look = (
+            choose_inversion_layers(model, layer, k, kind),
+            partial(crop_middle_positions, patch=patch),
+        )
         with torch.no_grad():
             wanted = model.run(image, names)
     rate = (0.05 if kind == "fourier" else 0.004) if lr is None else lr
@@ -188,7 +234,11 @@ def inversion(
     made, errors = list[Tensor](), list[Tensor]()
     for number, name in enumerate(names):
         features = wanted[name]
-        picture = work.invert_by_generator(name, features) if kind == "learned" else work.invert_by_ascent(number, features, smooth, limit)
+        picture = (
+            work.invert_by_generator(name, features)
+            if kind == "learned"
+            else work.invert_by_ascent(number, features, smooth, limit)
+        )
         errors.append(work.measure_feature_error(name, picture, features))
         made.append(resize_image(picture.cpu(), *image.shape[-2:]))
         if work.stopped:
@@ -199,17 +249,38 @@ def inversion(
 def build_inversion_result(run: InversionRun, pictures: list[Tensor], errors: Tensor) -> Result:
     """The row of pictures by depth, the curves beside it, and the numbers."""
     names, image = run.layers[: len(pictures)], run.image.cpu()
-    psnr, ssim = (torch.stack(part) for part in zip(*(compute_psnr_and_ssim(picture, image) for picture in pictures), strict=True))
-    values: dict[str, Any] = {"image": torch.cat(pictures), "error": errors, "psnr": psnr, "ssim": ssim, "layers": names}
+    psnr, ssim = (
+        torch.stack(part)
+        for part in zip(
+            *(compute_psnr_and_ssim(picture, image) for picture in pictures), strict=True
+        )
+    )
+    values: dict[str, Any] = {
+        "image": torch.cat(pictures),
+        "error": errors,
+        "psnr": psnr,
+        "ssim": ssim,
+        "layers": names,
+    }
     if run.scores:
         values["scores"] = torch.cat(run.scores)
-    told = "; ".join(f"{n}: {e:.3f}, {p:.1f} dB, {s:.2f}" for n, e, p, s in zip(names, errors[:, 0], psnr[:, 0], ssim[:, 0], strict=True))
+    told = "; ".join(
+        f"{n}: {e:.3f}, {p:.1f} dB, {s:.2f}"
+        for n, e, p, s in zip(names, errors[:, 0], psnr[:, 0], ssim[:, 0], strict=True)
+    )
     panels = {"inversion": arrange_with_titles(["photograph", *names], [image, *pictures])}
-    captions = {"inversion": f"From {run.kind}. Relative error of the features, PSNR and SSIM beside the photograph: {told}."}
+    captions = {
+        "inversion": f"From {run.kind}. Relative error of the features, PSNR and SSIM beside the photograph: {told}."
+    }
     if len(pictures) > 1:
         depth = list(range(1, len(pictures) + 1))
-        curves = {"feature error": (depth, errors[:, 0].clamp(0, 1).tolist()), "SSIM": (depth, ssim[:, 0].tolist())}
-        panels["depth"] = draw_line_plots([LinePlot("What is lost with depth", "layer, from the first to the last", curves)])
+        curves = {
+            "feature error": (depth, errors[:, 0].clamp(0, 1).tolist()),
+            "SSIM": (depth, ssim[:, 0].tolist()),
+        }
+        panels["depth"] = draw_line_plots(
+            [LinePlot("What is lost with depth", "layer, from the first to the last", curves)]
+        )
         captions["depth"] = (
             "The same numbers by depth, of the first image: a low SSIM tells of a picture forgotten, a high feature error of too few steps."
         )
@@ -220,8 +291,12 @@ class GrayLevelPixels:
     """Pixels in gray levels around the middle, 255·(image − ½), as the published constants count them; kept in [0, 1] as an image."""
 
     def __init__(self, like: Tensor, seed: int) -> None:
-        start = torch.randn(like.shape[1:], generator=torch.Generator().manual_seed(seed)).expand(len(like), -1, -1, -1)
-        self.levels = (start * NATURAL_PIXEL_RMS).to(like.device).clamp(-127.5, 127.5).requires_grad_()
+        start = torch.randn(like.shape[1:], generator=torch.Generator().manual_seed(seed)).expand(
+            len(like), -1, -1, -1
+        )
+        self.levels = (
+            (start * NATURAL_PIXEL_RMS).to(like.device).clamp(-127.5, 127.5).requires_grad_()
+        )
         self.parameters = [self.levels]
 
     def __call__(self) -> Tensor:
@@ -238,8 +313,14 @@ class StagedDescent(BaseOptimizer):
 
     def __init__(self, parameters: list[Tensor], lr: float, steps: int) -> None:
         super().__init__(parameters)
-        ends = [round(steps * sum(share for _, share in LEARNING_RATE_STAGES[:stage])) for stage in range(1, len(LEARNING_RATE_STAGES))]
-        self.rate_drops = {end: lr * factor for end, (factor, _) in zip(ends, LEARNING_RATE_STAGES[1:], strict=True)}
+        ends = [
+            round(steps * sum(share for _, share in LEARNING_RATE_STAGES[:stage]))
+            for stage in range(1, len(LEARNING_RATE_STAGES))
+        ]
+        self.rate_drops = {
+            end: lr * factor
+            for end, (factor, _) in zip(ends, LEARNING_RATE_STAGES[1:], strict=True)
+        }
         self.lr, self.steps_done, self.momentum = lr, 0, dict[int, Tensor]()
 
     def step(self) -> None:
@@ -252,25 +333,33 @@ class StagedDescent(BaseOptimizer):
     def update_parameter_(self, index: int, parameter: Tensor, gradient: Tensor) -> None:
         """One step of the leaf of that number, in place."""
         before = self.momentum.get(index)
-        self.momentum[index] = gradient.clone() if before is None else before.mul_(0.9).add_(gradient)
+        self.momentum[index] = (
+            gradient.clone() if before is None else before.mul_(0.9).add_(gradient)
+        )
         parameter.add_(self.momentum[index], alpha=-self.lr)
 
 
 # ── what is asked of the picture ──
 
 
-def make_resemblance_objective(layer: str, target_features: Tensor, view_features: FeatureView) -> Objective:
+def make_resemblance_objective(
+    layer: str, target_features: Tensor, view_features: FeatureView
+) -> Objective:
     """−‖Φ(x) − Φ₀‖² / ‖Φ₀‖² for each image, of what `look` takes of both."""
 
     def score(image: Tensor, features: Mapping[str, Tensor]) -> Tensor:
-        return -compute_relative_error(view_features(features[layer], image), view_features(target_features, image))
+        return -compute_relative_error(
+            view_features(features[layer], image), view_features(target_features, image)
+        )
 
     return Objective(f"resemblance({layer!r})", (layer,), lambda _: score)
 
 
 def compute_relative_error(features: Tensor, target_features: Tensor) -> Tensor:
     """‖found − wanted‖² / ‖wanted‖², per image."""
-    return (features - target_features).flatten(1).square().sum(1) / target_features.flatten(1).square().sum(1).clamp_min(1e-12)
+    return (features - target_features).flatten(1).square().sum(1) / target_features.flatten(
+        1
+    ).square().sum(1).clamp_min(1e-12)
 
 
 def crop_middle_positions(features: Tensor, image: Tensor, patch: int | None) -> Tensor:
@@ -289,5 +378,9 @@ def average_over_positions(features: Tensor, image: Tensor) -> Tensor:
 def choose_tv_weight(model: Model, layer: str) -> float:
     """The published weight of total variation for a layer, by its place in the network."""
     names = list(model.layers)
-    place = names.index(layer.removesuffix(":in")) if layer.removesuffix(":in") in names else len(names) - 1
+    place = (
+        names.index(layer.removesuffix(":in"))
+        if layer.removesuffix(":in") in names
+        else len(names) - 1
+    )
     return TV_WEIGHTS[3 * place // len(names)]

@@ -29,19 +29,38 @@ class NaturalExemplars:
 
     @classmethod
     def from_store(
-        cls, model: Model, store: str | Path, objective: Objective, objective_units: tuple[str, tuple[int, ...]]
+        cls,
+        model: Model,
+        store: str | Path,
+        objective: Objective,
+        objective_units: tuple[str, tuple[int, ...]],
     ) -> "NaturalExemplars":
         """From a store. Raises SightlineError if another network made it, for a layer that it did not follow, and an objective of no unit."""
         if not objective_units[1]:
-            raise SightlineError(f"a store shows what drives a unit or a class, and {objective} is about neither: leave out store")
+            raise SightlineError(
+                f"a store shows what drives a unit or a class, and {objective} is about neither: leave out store"
+            )
         found, layer = Scan.open(store), model.layer(objective_units[0])
         found.require(model)
-        known = {unit: find_strongest_images(model, found, layer, unit) for unit in objective_units[1]}
-        return cls(model, found, layer, objective_units[1], tuple(known[unit] for unit in objective_units[1]))
+        known = {
+            unit: find_strongest_images(model, found, layer, unit) for unit in objective_units[1]
+        }
+        return cls(
+            model,
+            found,
+            layer,
+            objective_units[1],
+            tuple(known[unit] for unit in objective_units[1]),
+        )
 
     def load_examples(self, picture_index: int, ranks: Tensor) -> UnitExamples:
         """Of one picture's unit the images at these places of the list."""
-        return UnitExamples.from_scan(self.model, self.scan, self.layer, select_ranked_images(self.top_images[picture_index], ranks))
+        return UnitExamples.from_scan(
+            self.model,
+            self.scan,
+            self.layer,
+            select_ranked_images(self.top_images[picture_index], ranks),
+        )
 
     @torch.no_grad()
     def compute_response_ratio(self, picture: Tensor) -> Tensor:
@@ -63,7 +82,11 @@ class NaturalExemplars:
 
 def select_ranked_images(top_images: TopImages, ranks: Tensor) -> TopImages:
     """Some of one unit's images."""
-    return TopImages(top_images.values[ranks], top_images.ids[ranks], None if top_images.positions is None else top_images.positions[ranks])
+    return TopImages(
+        top_images.values[ranks],
+        top_images.ids[ranks],
+        None if top_images.positions is None else top_images.positions[ranks],
+    )
 
 
 def find_strongest_images(model: Model, scan: Scan, layer: str, unit: int) -> TopImages:
@@ -76,10 +99,14 @@ def find_strongest_images(model: Model, scan: Scan, layer: str, unit: int) -> To
         return select_ranked_images(top, top.ids >= 0)
     labels, probabilities = scan.top5
     share = torch.where(labels == unit, probabilities, 0).amax(1)
-    ids = share.argsort(descending=True, stable=True)[: min(MAX_RESCORED_IMAGES, int((share > 0).sum()))]
+    ids = share.argsort(descending=True, stable=True)[
+        : min(MAX_RESCORED_IMAGES, int((share > 0).sum()))
+    ]
     if not len(ids):
         name = model.labels[unit]
-        raise SightlineError(f"no image of the store {scan.path.name} has {name!r} among its five most probable classes: leave out store")
+        raise SightlineError(
+            f"no image of the store {scan.path.name} has {name!r} among its five most probable classes: leave out store"
+        )
     values = score_stored_images(model, scan, ids.tolist(), unit)
     order = values.argsort(descending=True, stable=True)
     return TopImages(values[order], ids[order], None)
@@ -88,4 +115,9 @@ def find_strongest_images(model: Model, scan: Scan, layer: str, unit: int) -> To
 @torch.no_grad()
 def score_stored_images(model: Model, scan: Scan, ids: Sequence[int], class_index: int) -> Tensor:
     """The score of a class for stored images."""
-    return torch.cat([model.run(scan.image(id).to(model.device), ["logits"])["logits"][:, class_index].cpu() for id in ids])
+    return torch.cat(
+        [
+            model.run(scan.image(id).to(model.device), ["logits"])["logits"][:, class_index].cpu()
+            for id in ids
+        ]
+    )

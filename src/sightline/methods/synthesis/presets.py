@@ -62,34 +62,94 @@ SYNTHESIS_PRESETS = {
     # EECS 498, lecture 14, after Simonyan 2013 and Yosinski 2015: decay, blur, clipped pixels, clipped gradients. The constants were
     # found by trying on the embedded network.
     "lecture": SynthesisPreset(
-        "gray", "mean", 0.03, 256, decay=0.005, sigma=0.8, small=0.15, idle=0.15, warp_shift=1 / 12, warp_scale=0.2, warp_angle=10
+        "gray",
+        "mean",
+        0.03,
+        256,
+        decay=0.005,
+        sigma=0.8,
+        small=0.15,
+        idle=0.15,
+        warp_shift=1 / 12,
+        warp_scale=0.2,
+        warp_angle=10,
     ),
     # The table's third row, used for most of the paper's figures.
-    "yosinski": SynthesisPreset("gray", "gain", 100 * CAFFE_STEP_SCALE, 1000, noise=YOSINSKI_START_NOISE, decay=0.0001, sigma=1.0),
+    "yosinski": SynthesisPreset(
+        "gray",
+        "gain",
+        100 * CAFFE_STEP_SCALE,
+        1000,
+        noise=YOSINSKI_START_NOISE,
+        decay=0.0001,
+        sigma=1.0,
+    ),
     # Its first row: small pixels are clipped.
     "yosinski-small": SynthesisPreset(
-        "gray", "gain", 100 * CAFFE_STEP_SCALE, 500, gain=2.0, noise=YOSINSKI_START_NOISE, sigma=0.5, small=0.5
+        "gray",
+        "gain",
+        100 * CAFFE_STEP_SCALE,
+        500,
+        gain=2.0,
+        noise=YOSINSKI_START_NOISE,
+        sigma=0.5,
+        small=0.5,
     ),
     # Its second row: strong decay.
-    "yosinski-decay": SynthesisPreset("gray", "gain", 100 * CAFFE_STEP_SCALE, 750, noise=YOSINSKI_START_NOISE, decay=0.3, small=0.2),
+    "yosinski-decay": SynthesisPreset(
+        "gray",
+        "gain",
+        100 * CAFFE_STEP_SCALE,
+        750,
+        noise=YOSINSKI_START_NOISE,
+        decay=0.3,
+        small=0.2,
+    ),
     # Its fourth row: pixels that contribute little are clipped.
     "yosinski-idle": SynthesisPreset(
-        "gray", "gain", 1e8 * CAFFE_STEP_SCALE, 1000, gain=2.0, noise=YOSINSKI_START_NOISE, sigma=0.5, idle=0.9
+        "gray",
+        "gain",
+        1e8 * CAFFE_STEP_SCALE,
+        1000,
+        gain=2.0,
+        noise=YOSINSKI_START_NOISE,
+        sigma=0.5,
+        idle=0.9,
     ),
     # "olah" with a steeper spectrum and steps twice as long, found by trying on three networks (docs/synthesis.md): large areas of colour
     # instead of grain, in fewer steps.
-    "smooth": SynthesisPreset("fourier", "adam", 0.1, 96, slope=1.5, warp_shift=1 / 12, warp_scale=0.2, warp_angle=10),
+    "smooth": SynthesisPreset(
+        "fourier", "adam", 0.1, 96, slope=1.5, warp_shift=1 / 12, warp_scale=0.2, warp_angle=10
+    ),
     # Olah 2017 (lucid, optvis/param, render.py): Adam 0.05 on a decorrelated spectrum. One warp with about lucid's ranges; steps by trying.
-    "olah": SynthesisPreset("fourier", "adam", 0.05, 256, warp_shift=1 / 12, warp_scale=0.2, warp_angle=10),
+    "olah": SynthesisPreset(
+        "fourier", "adam", 0.05, 256, warp_shift=1 / 12, warp_scale=0.2, warp_angle=10
+    ),
     # Fel 2023 (xplique, features_visualizations/maco.py): NAdam 1.0 on phases, crops of half to a twentieth of the side there; larger ones
     # and fewer at once here, since the canvas is the network's own size.
-    "maco": SynthesisPreset("phase", "nadam", 1.0, 128, crop_count=6, crop_range=(0.5, 0.95), crop_noise=0.08),
+    "maco": SynthesisPreset(
+        "phase", "nadam", 1.0, 128, crop_count=6, crop_range=(0.5, 0.95), crop_noise=0.08
+    ),
     # Nguyen 2016 (DGN): the code of a generator, drawn back to the mean and kept within photographs' bounds. Their network, generator and
     # step sizes are others; these constants were found by trying.
-    "generator": SynthesisPreset("generator", "adam", 0.05, 80, decay=0.05, warp_shift=1 / 12, warp_scale=0.1, warp_angle=5),
+    "generator": SynthesisPreset(
+        "generator", "adam", 0.05, 80, decay=0.05, warp_shift=1 / 12, warp_scale=0.1, warp_angle=5
+    ),
     # Hamblin 2024 (faccent): Adam 0.05 on a photograph's spectrum, boxes of 0.05 to 0.99 of the side, noise 0.02, about 100 steps.
-    "accentuation": SynthesisPreset("photo", "adam", 0.05, 100, crop_count=6, crop_range=(0.4, 0.99), crop_noise=0.02),
+    "accentuation": SynthesisPreset(
+        "photo", "adam", 0.05, 100, crop_count=6, crop_range=(0.4, 0.99), crop_noise=0.02
+    ),
     # Nguyen 2016, multifaceted feature visualization: from the mean of the 15 images nearest to a group's centre, the middle first. There
     # pixels under a total variation, here "smooth" with shorter and fewer steps, or the start would be forgotten; found by trying.
-    "facets": SynthesisPreset("facets", "adam", 0.05, 48, slope=1.5, warp_shift=1 / 20, warp_scale=0.1, warp_angle=5, focus="center"),
+    "facets": SynthesisPreset(
+        "facets",
+        "adam",
+        0.05,
+        48,
+        slope=1.5,
+        warp_shift=1 / 20,
+        warp_scale=0.1,
+        warp_angle=5,
+        focus="center",
+    ),
 }

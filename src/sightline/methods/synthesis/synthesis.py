@@ -114,20 +114,33 @@ def synthesis(
     """
     aim, kept = (
         resolve_objective(model, objective, layer, units),
-        override_preset_constants(choose_synthesis_preset(preset, start, photo, store, focus), lr, decay, blur, clip),
+        override_preset_constants(
+            choose_synthesis_preset(preset, start, photo, store, focus), lr, decay, blur, clip
+        ),
     )
     named, total, side = find_objective_units(model, aim), steps or kept.steps, size or model.size
-    second, nature = load_judge(model, named, judge), None if store is None else NaturalExemplars.from_store(model, store, aim, named)
-    groups = find_unit_facets(model, nature, side, seed) if nature and kept.start == "facets" else []
+    second, nature = (
+        load_judge(model, named, judge),
+        None if store is None else NaturalExemplars.from_store(model, store, aim, named),
+    )
+    groups = (
+        find_unit_facets(model, nature, side, seed) if nature and kept.start == "facets" else []
+    )
     count, generator = max(1, len(named[1])), torch.Generator().manual_seed(seed)
     canvas = PictureSpec(
         side, count, seed, same_start=len(set(named[1])) == len(named[1])
     )  # of one unit, several pictures begin differently
-    picture = model.fit(resolve_image(photo)[:1], side).expand(count, -1, -1, -1) if photo is not None else None
+    picture = (
+        model.fit(resolve_image(photo)[:1], side).expand(count, -1, -1, -1)
+        if photo is not None
+        else None
+    )
     picture = torch.stack([group.start_image for group in groups]) if groups else picture
     begin, regularize = make_synthesis_start(model, kept, canvas, picture, generator)
     watch, views = (
-        MovieRecorder(callback, frame_interval=max(1, total // MAX_MOVIE_FRAMES), keep_frames=movie != "none"),
+        MovieRecorder(
+            callback, frame_interval=max(1, total // MAX_MOVIE_FRAMES), keep_frames=movie != "none"
+        ),
         build_view_transforms(kept, side, total, generator),
     )
     if isinstance(begin, TransparentImage):
@@ -137,9 +150,16 @@ def synthesis(
         callback=watch if watch.keep_frames or callback else None, patience=patience,
     )  # fmt: skip
     evidence = gather_evidence(model, aim, named, require_moved_pictures(found, aim))
-    evidence = second.add_class_rank(evidence, require_moved_pictures(found, aim)) if second else evidence
+    evidence = (
+        second.add_class_rank(evidence, require_moved_pictures(found, aim)) if second else evidence
+    )
     opacity = begin.opacity[:, 0].detach().cpu() if isinstance(begin, TransparentImage) else None
-    return build_synthesis_result(model, FinishedSynthesis(aim, named, found, evidence, watch.frames, movie, nature, groups, opacity))
+    return build_synthesis_result(
+        model,
+        FinishedSynthesis(
+            aim, named, found, evidence, watch.frames, movie, nature, groups, opacity
+        ),
+    )
 
 
 def require_moved_pictures(ascent: AscentResult, objective: Objective) -> Tensor:

@@ -40,7 +40,11 @@ def grow_texture(
             masked = seen * weight
             masked /= masked.sum(1, keepdim=True)
             colors = masked.repeat(1, 3)
-            distance = (colors * around.square()).sum(1, keepdim=True) - 2 * (colors * around) @ table.T + colors @ squares.T
+            distance = (
+                (colors * around.square()).sum(1, keepdim=True)
+                - 2 * (colors * around) @ table.T
+                + colors @ squares.T
+            )
             choice, error = sample_window_match(distance.clamp_min_(0), generator)
             good = error < largest
             rows, columns = part[good].unbind(1)
@@ -49,7 +53,9 @@ def grow_texture(
             accepted += int(good.sum())
         left -= accepted
         largest = largest * 1.1 if not accepted else largest
-        if callback and callback(Step(total - left, total, torch.tensor([float(largest)]), canvas[None].clone())):
+        if callback and callback(
+            Step(total - left, total, torch.tensor([float(largest)]), canvas[None].clone())
+        ):
             break
     return canvas
 
@@ -66,11 +72,15 @@ def make_gaussian_window(window: int) -> Tensor:
     return torch.outer(line, line).flatten()
 
 
-def place_seed_patch(exemplar: Tensor, size: tuple[int, int], generator: torch.Generator) -> tuple[Tensor, Tensor]:
+def place_seed_patch(
+    exemplar: Tensor, size: tuple[int, int], generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
     """A canvas of the exemplar's mean colour with a 3×3 piece of it in the middle, and which pixels are known."""
     side = min(3, *size, *exemplar.shape[-2:])
     canvas = exemplar.mean((1, 2))[:, None, None].expand(3, *size).clone()
-    top, left = (int(torch.randint(n - side + 1, (1,), generator=generator)) for n in exemplar.shape[-2:])
+    top, left = (
+        int(torch.randint(n - side + 1, (1,), generator=generator)) for n in exemplar.shape[-2:]
+    )
     y, x = size[0] // 2, size[1] // 2
     y, x = min(y, size[0] - side), min(x, size[1] - side)
     known = torch.zeros(size, dtype=torch.bool)
@@ -98,11 +108,16 @@ def pad_texture(image: Tensor, radius: int, tileable: bool) -> Tensor:
     return image
 
 
-def gather_neighborhoods(canvas: Tensor, known: Tensor, positions: Tensor, radius: int, tileable: bool) -> tuple[Tensor, Tensor]:
+def gather_neighborhoods(
+    canvas: Tensor, known: Tensor, positions: Tensor, radius: int, tileable: bool
+) -> tuple[Tensor, Tensor]:
     """Colours (n×3w²) and knownness (n×w²) around each place."""
     wide = pad_texture(torch.cat([canvas, known[None].float()])[None], radius, tileable)[0]
     reach = torch.arange(2 * radius + 1)
-    rows, columns = positions[:, 0, None, None] + reach[None, :, None], positions[:, 1, None, None] + reach
+    rows, columns = (
+        positions[:, 0, None, None] + reach[None, :, None],
+        positions[:, 1, None, None] + reach,
+    )
     around = wide[:, rows, columns].permute(1, 0, 2, 3).flatten(2)
     return around[:, :3].flatten(1), around[:, 3]
 

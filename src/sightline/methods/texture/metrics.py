@@ -12,13 +12,20 @@ COPY_THRESHOLD = 0.01
 
 
 @torch.no_grad()
-def measure_copy_rate(picture: Tensor, exemplar: Tensor, side: int = 12, max_patches: int = 100) -> float:
+def measure_copy_rate(
+    picture: Tensor, exemplar: Tensor, side: int = 12, max_patches: int = 100
+) -> float:
     """The share of square patches of a picture 3×H×W that stand in the exemplar 3×h×w as they are; at most `most` are tried."""
     side = min(side, *picture.shape[-2:], *exemplar.shape[-2:])
     patches = picture.unfold(1, side, side).unfold(2, side, side).flatten(1, 2).transpose(0, 1)
-    tried = patches[torch.linspace(0, len(patches) - 1, min(max_patches, len(patches))).round().long()]
+    tried = patches[
+        torch.linspace(0, len(patches) - 1, min(max_patches, len(patches))).round().long()
+    ]
     matcher, weight = BlockMatcher(exemplar), torch.ones(side, side)
-    return sum(float(matcher.measure_distances(patch, weight).min()) < 3 * (side * COPY_THRESHOLD) ** 2 for patch in tried) / len(tried)
+    return sum(
+        float(matcher.measure_distances(patch, weight).min()) < 3 * (side * COPY_THRESHOLD) ** 2
+        for patch in tried
+    ) / len(tried)
 
 
 def measure_seam(picture: Tensor) -> tuple[float, float]:
@@ -39,11 +46,17 @@ def measure_seed_diversity(pictures: Tensor) -> float:
     differ by: 0 for equal ones, about 1 for independent ones. Two pictures at least."""
     mean = pictures.mean((0, 2, 3), keepdim=True)
     unrelated = 2 * (pictures - mean).square().mean()
-    differences = [(one - other).square().mean() for index, one in enumerate(pictures) for other in pictures[index + 1 :]]
+    differences = [
+        (one - other).square().mean()
+        for index, one in enumerate(pictures)
+        for other in pictures[index + 1 :]
+    ]
     return float((torch.stack(differences).mean() / unrelated).sqrt()) if unrelated > 0 else 0.0
 
 
-def estimate_exemplar_memory(method: str, exemplar: tuple[int, int], size: tuple[int, int], window: int) -> float:
+def estimate_exemplar_memory(
+    method: str, exemplar: tuple[int, int], size: tuple[int, int], window: int
+) -> float:
     """For a picture of this size from an exemplar of that: the table of the exemplar's windows, what is made of it on the way, and
     (for "patchmatch") the windows of all output pixels at once. Quilting holds little more than both pictures."""
     windows = math.prod(length - window + 1 for length in exemplar)

@@ -40,7 +40,9 @@ def make_statistics_maker(kind: StyleDistanceKind) -> TextureMaker:
         exemplar, generator = order.exemplar[None], order.generator
         stride = find_texture_stride(order)
         preset = StylePreset(0.0, 1.0, 0, kind, relative=True)
-        scale = math.sqrt(exemplar[0, 0].numel() / math.prod(order.size))  # the exemplar stays at its own size at the end
+        scale = math.sqrt(
+            exemplar[0, 0].numel() / math.prod(order.size)
+        )  # the exemplar stays at its own size at the end
         easel = StyleLossBuilder(
             order.model, None, [exemplar], PerceptualLayers((), order.layers), preset, [1.0],
             style_scale=scale, memory_gb=order.memory_gb, history_size=TEXTURE_HISTORY, seed=order.seed,
@@ -49,22 +51,36 @@ def make_statistics_maker(kind: StyleDistanceKind) -> TextureMaker:
         plan = plan_stages(
             order.size,
             order.steps,
-            min_side=max(FIRST_EXEMPLAR_SIDE, round(FIRST_EXEMPLAR_SIDE * min(order.size) / min(exemplar.shape[-2:]))),
+            min_side=max(
+                FIRST_EXEMPLAR_SIDE,
+                round(FIRST_EXEMPLAR_SIDE * min(order.size) / min(exemplar.shape[-2:])),
+            ),
         )
         plan = align_stages_to_stride(plan, stride) if order.tileable else plan
         first = make_exemplar_noise(exemplar, plan[0].size, generator).to(order.model.device)
         enlarge = make_torus_enlarger(generator) if order.tileable else None
-        with AveragePoolingMode() if order.use_average_pooling else nullcontext(), BorderPaddingMode(mode) if mode else nullcontext():
+        with (
+            AveragePoolingMode() if order.use_average_pooling else nullcontext(),
+            BorderPaddingMode(mode) if mode else nullcontext(),
+        ):
             aim = make_texture_objective(easel, order.spectrum_weight, mirrored=mode is not None)
             done = optimize_coarse_to_fine(
-                order.model, aim, first, plan, StageOptimizer("lbfgs", 1.0, TEXTURE_HISTORY), enlarge=enlarge, callback=order.callback
+                order.model,
+                aim,
+                first,
+                plan,
+                StageOptimizer("lbfgs", 1.0, TEXTURE_HISTORY),
+                enlarge=enlarge,
+                callback=order.callback,
             )
         return done.image[0].cpu()
 
     return make
 
 
-def make_texture_objective(builder: StyleLossBuilder, spectrum_weight: float, *, mirrored: bool) -> Callable[[ImageSize], Objective]:
+def make_texture_objective(
+    builder: StyleLossBuilder, spectrum_weight: float, *, mirrored: bool
+) -> Callable[[ImageSize], Objective]:
     """The objective at a size: the statistics of the exemplar, which may go on in its mirror image, and its spectrum if it is wanted."""
 
     def aim(size: ImageSize) -> Objective:
@@ -72,12 +88,16 @@ def make_texture_objective(builder: StyleLossBuilder, spectrum_weight: float, *,
             statistics = builder.build_objective(size)
         if not spectrum_weight:
             return statistics
-        return statistics + spectrum_weight * build_spectrum_objective(builder.fit_style(builder.styles[0], size).to(builder.model.device))
+        return statistics + spectrum_weight * build_spectrum_objective(
+            builder.fit_style(builder.styles[0], size).to(builder.model.device)
+        )
 
     return aim
 
 
-def choose_border_mode(builder: StyleLossBuilder, request: TextureRequest) -> Literal["circular", "reflect"] | None:
+def choose_border_mode(
+    builder: StyleLossBuilder, request: TextureRequest
+) -> Literal["circular", "reflect"] | None:
     """How the network sees the picture's borders: its other side if it shall tile, else its mirror image; only a picture in tiles has its own
     zeros. They count in the moments: a frame grew along the borders, and what it took was missing in the middle."""
     if builder.choose_tile_side(request.size) is None:
@@ -105,7 +125,14 @@ def find_texture_stride(request: TextureRequest) -> int:
 def align_stages_to_stride(plan: Sequence[Stage], stride: int) -> list[Stage]:
     """The stages before the last at whole multiples of the stride, where the network sees a torus without a joint."""
     return [
-        replace(stage, size=(round_to_multiple(stage.size[0], stride), round_to_multiple(stage.size[1], stride))) for stage in plan[:-1]
+        replace(
+            stage,
+            size=(
+                round_to_multiple(stage.size[0], stride),
+                round_to_multiple(stage.size[1], stride),
+            ),
+        )
+        for stage in plan[:-1]
     ] + [plan[-1]]
 
 
@@ -122,7 +149,9 @@ def make_torus_enlarger(generator: torch.Generator) -> Callable[[Tensor, ImageSi
         if image.shape[-2:] == size:
             return image
         height, width = size
-        grown = resize_bicubic(image.repeat(1, 1, 3, 3), (3 * height, 3 * width))[..., height : 2 * height, width : 2 * width]
+        grown = resize_bicubic(image.repeat(1, 1, 3, 3), (3 * height, 3 * width))[
+            ..., height : 2 * height, width : 2 * width
+        ]
         down, right = (int(torch.randint(length, (1,), generator=generator)) for length in size)
         return grown.roll((down, right), (2, 3))
 
@@ -138,27 +167,52 @@ def make_exemplar_noise(exemplar: Tensor, size: ImageSize, generator: torch.Gene
 # ── measures ──
 
 
-def measure_gram_error(model: Model, layers: tuple[str, ...], picture: Tensor, exemplar: Tensor) -> dict[str, float]:
+def measure_gram_error(
+    model: Model, layers: tuple[str, ...], picture: Tensor, exemplar: Tensor
+) -> dict[str, float]:
     """|G − A|²/|A|² by layer, of the Gram matrices of two images 1×3×H×W: 0 for the same statistics, 1 for gray."""
     with BorderPaddingMode("reflect"):
-        found, wanted = (compute_image_moments(model, layers, one.to(model.device), None) for one in (picture, exemplar))
-    return {name: float((found[name].gram - wanted[name].gram).square().sum() / wanted[name].gram.square().sum()) for name in layers}
+        found, wanted = (
+            compute_image_moments(model, layers, one.to(model.device), None)
+            for one in (picture, exemplar)
+        )
+    return {
+        name: float(
+            (found[name].gram - wanted[name].gram).square().sum() / wanted[name].gram.square().sum()
+        )
+        for name in layers
+    }
 
 
-def pick_held_out_layers(model: Model, used_layers: tuple[str, ...], max_layers: int = 3) -> tuple[str, ...]:
+def pick_held_out_layers(
+    model: Model, used_layers: tuple[str, ...], max_layers: int = 3
+) -> tuple[str, ...]:
     """Layers with places that a texture was not made for, spread between those that it was."""
     names = {model.layer(name).removesuffix(":in") for name in used_layers}
     deepest = max(list(model.layers).index(name) for name in names)
-    free = [name for name, layer in list(model.layers.items())[:deepest] if layer.is_spatial and name not in names and "Conv" in layer.kind]
+    free = [
+        name
+        for name, layer in list(model.layers.items())[:deepest]
+        if layer.is_spatial and name not in names and "Conv" in layer.kind
+    ]
     if not free:
         return ()
-    return tuple(dict.fromkeys(free[round(index)] for index in torch.linspace(0, len(free) - 1, min(max_layers, len(free))).tolist()))
+    return tuple(
+        dict.fromkeys(
+            free[round(index)]
+            for index in torch.linspace(0, len(free) - 1, min(max_layers, len(free))).tolist()
+        )
+    )
 
 
 @cache
 def load_judge_network(name: str) -> Model:
     """A network that the texture was not made by: the embedded one, or for its own textures the same one untrained."""
-    return load("sightnet", weights="random", device="cpu") if name == "sightnet" else load("sightnet", device="cpu")
+    return (
+        load("sightnet", weights="random", device="cpu")
+        if name == "sightnet"
+        else load("sightnet", device="cpu")
+    )
 
 
 def measure_held_out_errors(
@@ -168,11 +222,15 @@ def measure_held_out_errors(
     if not layers:
         return {}
     other = load_judge_network(str(model.recipe.get("model", "")))
-    asked = {"held_out": (model, pick_held_out_layers(model, layers)), "other_network": (other, choose_perceptual_layers(other).style)}
+    asked = {
+        "held_out": (model, pick_held_out_layers(model, layers)),
+        "other_network": (other, choose_perceptual_layers(other).style),
+    }
     found: dict[str, list[float]] = {}
     for key, (network, names) in asked.items():
         errors = [
-            measure_gram_error(network, names, picture[None], exemplars[index // count][None]) for index, picture in enumerate(pictures)
+            measure_gram_error(network, names, picture[None], exemplars[index // count][None])
+            for index, picture in enumerate(pictures)
         ]
         found[key] = [sum(error.values()) / max(len(error), 1) for error in errors]
     return found

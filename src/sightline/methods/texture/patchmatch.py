@@ -55,7 +55,9 @@ def optimize_texture(
 class PatchMatch:
     """Nearest patches of one level. A field gives for each output pixel the exemplar's patch, by the index of its corner: H×W."""
 
-    def __init__(self, source: Tensor, size: tuple[int, int], window: int, generator: torch.Generator) -> None:
+    def __init__(
+        self, source: Tensor, size: tuple[int, int], window: int, generator: torch.Generator
+    ) -> None:
         self.source, self.size, self.window, self.generator = source, size, window, generator
         self.rows, self.columns = source.shape[-2] - window + 1, source.shape[-1] - window + 1
         self.table = F.unfold(source[None], window)[0].T.contiguous()
@@ -66,15 +68,22 @@ class PatchMatch:
         grows out of gray stays dull.)"""
         side = 2 * self.window
         counts = [-(-length // side) for length in self.size]
-        drawn = (torch.randint(most, tuple(counts), generator=self.generator) for most in (self.rows, self.columns))
+        drawn = (
+            torch.randint(most, tuple(counts), generator=self.generator)
+            for most in (self.rows, self.columns)
+        )
         across = [torch.arange(length) for length in self.size]
         row, column = (one[across[0][:, None] // side, across[1] // side] for one in drawn)
-        return self.clamp_patch_index(row + across[0][:, None] % side - side // 2, column + across[1] % side - side // 2)
+        return self.clamp_patch_index(
+            row + across[0][:, None] % side - side // 2, column + across[1] % side - side // 2
+        )
 
     def upsample_field(self, field: Tensor) -> Tensor:
         """The field of the coarser level, at twice the size."""
         columns = max(1, -(-self.source.shape[-1] // 2) - self.window + 1)
-        fine = field.repeat_interleave(2, 0)[: self.size[0]].repeat_interleave(2, 1)[:, : self.size[1]]
+        fine = field.repeat_interleave(2, 0)[: self.size[0]].repeat_interleave(2, 1)[
+            :, : self.size[1]
+        ]
         odd = (torch.arange(self.size[0]) % 2)[:, None], torch.arange(self.size[1]) % 2
         return self.clamp_patch_index(2 * (fine // columns) + odd[0], 2 * (fine % columns) + odd[1])
 
@@ -84,13 +93,17 @@ class PatchMatch:
 
     def extract_patches(self, picture: Tensor) -> Tensor:
         """The output's patches around each pixel as rows, on the torus: HW×3w²."""
-        return F.unfold(pad_texture(picture[None], self.window // 2, tileable=True), self.window)[0].T
+        return F.unfold(pad_texture(picture[None], self.window // 2, tileable=True), self.window)[
+            0
+        ].T
 
     def measure_error(self, field: Tensor, picture: Tensor) -> Tensor:
         """Mean squared difference between the output's patches and their matches."""
         return (self.extract_patches(picture) - self.table[field.flatten()]).square().mean()
 
-    def improve_field(self, field: Tensor, picture: Tensor, sweeps: int = 3) -> tuple[Tensor, Tensor]:
+    def improve_field(
+        self, field: Tensor, picture: Tensor, sweeps: int = 3
+    ) -> tuple[Tensor, Tensor]:
         """Propagation from neighbours 8, 4, 2, 1 pixels away, all pixels at once, then random search in ever smaller circles."""
         asked = self.extract_patches(picture)
         distance = self.measure_distances(asked, field)
@@ -101,33 +114,55 @@ class PatchMatch:
                 for dy, dx in ((step, 0), (-step, 0), (0, step), (0, -step)):
                     moved = field.roll((dy, dx), (0, 1))
                     field, distance = self.keep_nearer(
-                        asked, field, distance, self.clamp_patch_index(moved // self.columns + dy, moved % self.columns + dx)
+                        asked,
+                        field,
+                        distance,
+                        self.clamp_patch_index(
+                            moved // self.columns + dy, moved % self.columns + dx
+                        ),
                     )
             radius = float(max(self.rows, self.columns))
             while radius >= 1:
-                jump = ((2 * torch.rand(2, *self.size, generator=self.generator) - 1) * radius).round().long()
-                other = self.clamp_patch_index(field // self.columns + jump[0], field % self.columns + jump[1])
+                jump = (
+                    ((2 * torch.rand(2, *self.size, generator=self.generator) - 1) * radius)
+                    .round()
+                    .long()
+                )
+                other = self.clamp_patch_index(
+                    field // self.columns + jump[0], field % self.columns + jump[1]
+                )
                 field, distance = self.keep_nearer(asked, field, distance, other)
                 radius /= 2
         return field, distance
 
     def penalize_reuse(self, patches: Tensor, field: Tensor) -> None:
         """Makes the patches around those that are used more than their share look farther away, against repetition (Kaspar 2015)."""
-        used = torch.bincount(field.flatten(), minlength=len(self.table)).view(1, 1, self.rows, self.columns).float()
+        used = (
+            torch.bincount(field.flatten(), minlength=len(self.table))
+            .view(1, 1, self.rows, self.columns)
+            .float()
+        )
         used = blur_image(used, self.window / 2) * len(self.table) / field.numel()
         typical = (patches - self.table[field.flatten()]).square().sum(1).median()
         self.reuse_penalty = REUSE_PENALTY * typical * used.flatten()
 
     def measure_distances(self, patches: Tensor, field: Tensor) -> Tensor:
         """Squared differences between each output patch and its match: H×W."""
-        return ((patches - self.table[field.flatten()]).square().sum(1) + self.reuse_penalty[field.flatten()]).view(self.size)
+        return (
+            (patches - self.table[field.flatten()]).square().sum(1)
+            + self.reuse_penalty[field.flatten()]
+        ).view(self.size)
 
-    def keep_nearer(self, patches: Tensor, field: Tensor, distance: Tensor, candidate: Tensor) -> tuple[Tensor, Tensor]:
+    def keep_nearer(
+        self, patches: Tensor, field: Tensor, distance: Tensor, candidate: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """Each pixel keeps the nearer of two patches. Where they are one and the same, as inside what fits already, there is nothing to ask."""
         field, distance = field.flatten().clone(), distance.flatten().clone()
         differing = (field != candidate.flatten()).nonzero()[:, 0]
         tried = candidate.flatten()[differing]
-        found = (patches[differing] - self.table[tried]).square_().sum(1) + self.reuse_penalty[tried]
+        found = (patches[differing] - self.table[tried]).square_().sum(1) + self.reuse_penalty[
+            tried
+        ]
         closer = found < distance[differing]
         field[differing[closer]], distance[differing[closer]] = tried[closer], found[closer]
         return field.view(self.size), distance.view(self.size)
@@ -138,9 +173,16 @@ class PatchMatch:
         Near patches weigh more (Wexler 2007, section 3.2): by exp(-distance/2σ²), relative to the nearest one over the pixel, since where
         all are far they would weigh nothing and leave black.
         """
-        exponent = torch.zeros(self.size) if distance is None else -distance / (2 * distance.median().clamp_min(1e-6))
+        exponent = (
+            torch.zeros(self.size)
+            if distance is None
+            else -distance / (2 * distance.median().clamp_min(1e-6))
+        )
         reach = range(-(self.window // 2), self.window // 2 + 1)
-        rows, columns = field // self.columns + self.window // 2, field % self.columns + self.window // 2
+        rows, columns = (
+            field // self.columns + self.window // 2,
+            field % self.columns + self.window // 2,
+        )
         said, exponents = list[Tensor](), list[Tensor]()
         for shift in product(reach, reach):
             row, column, told = (values.roll(shift, (0, 1)) for values in (rows, columns, exponent))

@@ -37,13 +37,19 @@ class BlockMatcher:
     def correlate_kernel(self, spectrum: Tensor, kernel: Tensor) -> Tensor:
         """Σ picture·kernel at every place where the kernel lies inside."""
         full = torch.fft.irfft2(spectrum * torch.fft.rfft2(kernel, s=self.size).conj(), s=self.size)
-        return full[..., : self.size[0] - kernel.shape[-2] + 1, : self.size[1] - kernel.shape[-1] + 1]
+        return full[
+            ..., : self.size[0] - kernel.shape[-2] + 1, : self.size[1] - kernel.shape[-1] + 1
+        ]
 
     def measure_distances(self, block: Tensor, weight: Tensor) -> Tensor:
         """Σ weight·(block − picture)² over channels and pixels of a block C×b×c with weights b×c: (h−b+1)×(w−c+1)."""
         block, weight = block.double(), weight.double()
         cross = self.correlate_kernel(self.spectrum, block * weight).sum(0)
-        return ((block.square() * weight).sum() - 2 * cross + self.correlate_kernel(self.squares, weight)).clamp_min(0)
+        return (
+            (block.square() * weight).sum()
+            - 2 * cross
+            + self.correlate_kernel(self.squares, weight)
+        ).clamp_min(0)
 
 
 @torch.no_grad()
@@ -65,19 +71,29 @@ def quilt_texture(
     """
     height, width = size
     side = min(block, *exemplar.shape[-2:], height, width)
-    rows, columns = plan_block_positions(height, side, tileable), plan_block_positions(width, side, tileable)
+    rows, columns = (
+        plan_block_positions(height, side, tileable),
+        plan_block_positions(width, side, tileable),
+    )
     canvas, matcher, costs = torch.zeros(3, height, width), BlockMatcher(exemplar), list[float]()
     luminance = BlockMatcher(guide.exemplar_luminance) if guide else None
     for index, (row, column) in enumerate(product(rows, columns), 1):
-        down, across = (row.start + torch.arange(side)) % height, (column.start + torch.arange(side)) % width
+        down, across = (
+            (row.start + torch.arange(side)) % height,
+            (column.start + torch.arange(side)) % width,
+        )
         here = (slice(None), down[:, None], across)
         known = mask_overlaps(side, row, column)
         distance = matcher.measure_distances(canvas[here], known)
         if guide and luminance:
-            earlier = matcher.measure_distances(guide.previous_pass[here], torch.ones(side, side)) if guide.previous_pass is not None else 0
-            distance = guide.alpha * (distance + earlier) + (1 - guide.alpha) * luminance.measure_distances(
-                guide.target_luminance[here], torch.ones(side, side)
+            earlier = (
+                matcher.measure_distances(guide.previous_pass[here], torch.ones(side, side))
+                if guide.previous_pass is not None
+                else 0
             )
+            distance = guide.alpha * (distance + earlier) + (
+                1 - guide.alpha
+            ) * luminance.measure_distances(guide.target_luminance[here], torch.ones(side, side))
         top, left = divmod(draw_block_index(distance, tolerance, generator), distance.shape[1])
         new = exemplar[:, top : top + side, left : left + side]
         error = (canvas[here] - new).square().sum(0)
@@ -87,7 +103,14 @@ def quilt_texture(
         if (
             callback
             and column is columns[-1]
-            and callback(Step(index // len(columns), len(rows), torch.tensor([average_or_zero(costs)]), canvas[None].clone()))
+            and callback(
+                Step(
+                    index // len(columns),
+                    len(rows),
+                    torch.tensor([average_or_zero(costs)]),
+                    canvas[None].clone(),
+                )
+            )
         ):
             break
     return canvas, average_or_zero(costs)
@@ -110,10 +133,18 @@ def plan_block_positions(length: int, block_side: int, wraps: bool) -> list[Bloc
         starts = [round(length * number / count) for number in range(count)]
     else:
         count = math.ceil((length - block_side) / step) + 1
-        starts = [round((length - block_side) * number / max(count - 1, 1)) for number in range(count)]
+        starts = [
+            round((length - block_side) * number / max(count - 1, 1)) for number in range(count)
+        ]
     ends = [0, *(start + block_side for start in starts)]
     return [
-        BlockPosition(start, max(0, end - start), max(0, start + block_side - length) if wraps and count > 1 and number == count - 1 else 0)
+        BlockPosition(
+            start,
+            max(0, end - start),
+            max(0, start + block_side - length)
+            if wraps and count > 1 and number == count - 1
+            else 0,
+        )
         for number, (start, end) in enumerate(zip(starts, ends, strict=False))
     ]
 
@@ -133,11 +164,18 @@ def draw_block_index(distance: Tensor, tolerance: float, generator: torch.Genera
     return int(near[torch.randint(len(near), (1,), generator=generator)])
 
 
-def cut_overlaps(error: Tensor, row: BlockPosition, column: BlockPosition) -> tuple[Tensor, list[float]]:
+def cut_overlaps(
+    error: Tensor, row: BlockPosition, column: BlockPosition
+) -> tuple[Tensor, list[float]]:
     """Where the old pixels stay, beyond the cut of each overlap; and the mean squared difference along each cut."""
     keep, costs = torch.zeros_like(error, dtype=torch.bool), list[float]()
     # Each side in turn: turn the block so that the overlap lies to the left, cut, and turn the answer back.
-    for turns, overlap in ((0, column.overlap_before), (1, row.overlap_after), (2, column.overlap_after), (3, row.overlap_before)):
+    for turns, overlap in (
+        (0, column.overlap_before),
+        (1, row.overlap_after),
+        (2, column.overlap_after),
+        (3, row.overlap_before),
+    ):
         if overlap:
             turned = error.rot90(-turns)
             path = find_minimum_cut(turned[:, :overlap])
@@ -153,7 +191,9 @@ def find_minimum_cut(error: Tensor) -> Tensor:
     wall = torch.full((1,), torch.inf, dtype=error.dtype)
     for line in error[1:]:
         last = total[-1]
-        best, step = torch.stack([torch.cat([wall, last[:-1]]), last, torch.cat([last[1:], wall])]).min(0)
+        best, step = torch.stack(
+            [torch.cat([wall, last[:-1]]), last, torch.cat([last[1:], wall])]
+        ).min(0)
         total.append(line + best)
         came.append(step - 1)
     path = [int(total[-1].argmin())]
@@ -164,7 +204,13 @@ def find_minimum_cut(error: Tensor) -> Tensor:
 
 @torch.no_grad()
 def transfer_texture(
-    exemplar: Tensor, target: Tensor, *, block: int, generator: torch.Generator, passes: int = 3, callback: Callback | None = None
+    exemplar: Tensor,
+    target: Tensor,
+    *,
+    block: int,
+    generator: torch.Generator,
+    passes: int = 3,
+    callback: Callback | None = None,
 ) -> tuple[Tensor, float]:
     """Texture transfer (section 3): the target 3×H×W remade from blocks of the exemplar, by luminance.
 
@@ -176,8 +222,13 @@ def transfer_texture(
         alpha = 0.8 * number / (passes - 1) + 0.1 if passes > 1 else 0.1
         guide = TransferGuide(light, wanted, picture, alpha)
         side = max(6, round(block * (2 / 3) ** number))
-        watch, size = MultiRunCallback(callback, number, passes), (target.shape[-2], target.shape[-1])
-        picture, cost = quilt_texture(exemplar, size, block=side, generator=generator, guide=guide, callback=watch)
+        watch, size = (
+            MultiRunCallback(callback, number, passes),
+            (target.shape[-2], target.shape[-1]),
+        )
+        picture, cost = quilt_texture(
+            exemplar, size, block=side, generator=generator, guide=guide, callback=watch
+        )
         if watch.stopped:
             break
     return (picture if picture is not None else target), cost
@@ -185,10 +236,14 @@ def transfer_texture(
 
 def rank_luminance(picture: Tensor) -> Tensor:
     """Blurred luminance, spread over its whole range, as the map by which places correspond: 1×h×w."""
-    light = blur_image((picture * torch.tensor(LUMINANCE_WEIGHTS).view(3, 1, 1)).sum(0, keepdim=True)[None], 1.0)[0]
+    light = blur_image(
+        (picture * torch.tensor(LUMINANCE_WEIGHTS).view(3, 1, 1)).sum(0, keepdim=True)[None], 1.0
+    )[0]
     # By rank (departure): a dark exemplar then still has a place for every shade of the target.
     ordered = light.flatten().sort().values
-    return (torch.searchsorted(ordered, light) + torch.searchsorted(ordered, light, right=True)) / (2 * len(ordered))
+    return (torch.searchsorted(ordered, light) + torch.searchsorted(ordered, light, right=True)) / (
+        2 * len(ordered)
+    )
 
 
 def average_or_zero(numbers: list[float]) -> float:

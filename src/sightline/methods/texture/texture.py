@@ -10,7 +10,12 @@ from sightline.errors import SightlineError, make_out_of_range_error
 from sightline.images.io import resolve_image
 from sightline.images.plotting.maps import arrange_in_row
 from sightline.methods.texture.efros_leung import grow_texture
-from sightline.methods.texture.metrics import estimate_exemplar_memory, measure_copy_rate, measure_seam, measure_seed_diversity
+from sightline.methods.texture.metrics import (
+    estimate_exemplar_memory,
+    measure_copy_rate,
+    measure_seam,
+    measure_seed_diversity,
+)
 from sightline.methods.texture.neural import make_statistics_maker, measure_held_out_errors
 from sightline.methods.texture.patchmatch import optimize_texture
 from sightline.methods.texture.quilting import quilt_texture, transfer_texture
@@ -33,14 +38,19 @@ MIN_EXEMPLAR_SIDE = 16
     question="What would more of this texture look like?",
     reading="The small piece on the left, and a larger picture made of it, both at the same scale. Look for what repeats, for joints, and for what the piece has but the large picture lacks.",
     caution="A good texture may be a copy: see the copy rate. The classical ways know nothing of the network; they show how far local statistics alone go.",
-    tour_runs=({"image": "gravel", "method": "quilting"}, {"image": "gravel", "method": "gatys", "side": 160, "steps": 60}),
+    tour_runs=(
+        {"image": "gravel", "method": "quilting"},
+        {"image": "gravel", "method": "gatys", "side": 160, "steps": 60},
+    ),
     quick_parameters={"side": 128},
 )
 def texture(
     model: Model,
     image: Tensor,
     *,
-    method: Literal["quilting", "efros_leung", "wei_levoy", "patchmatch", "gatys", "sliced"] = "quilting",
+    method: Literal[
+        "quilting", "efros_leung", "wei_levoy", "patchmatch", "gatys", "sliced"
+    ] = "quilting",
     side: Annotated[int | None, ValueRange(MIN_EXEMPLAR_SIDE, 8192)] = None,
     window: Annotated[int | None, ValueRange(3, 256)] = None,
     tileable: bool = False,
@@ -91,19 +101,43 @@ def texture(
     square = side or 2 * min(image.shape[-2:])
     shape = (target.shape[-2], target.shape[-1]) if target is not None else (square, square)
     used = choose_texture_layers(model, layers, neural=neural)
-    preset = min(DEFAULT_WINDOWS.get(method, min(image.shape[-2:]) // 4), min(image.shape[-2:]) // 2)
+    preset = min(
+        DEFAULT_WINDOWS.get(method, min(image.shape[-2:]) // 4), min(image.shape[-2:]) // 2
+    )
     width = 0 if neural else fit_texture_window(preset if window is None else window, method, image)
     check_texture_memory(method, image, shape, width, memory)
     made = list[Tensor]()
-    for number, (exemplar, variation) in enumerate((exemplar, seed + index) for exemplar in image.cpu() for index in range(count)):
+    for number, (exemplar, variation) in enumerate(
+        (exemplar, seed + index) for exemplar in image.cpu() for index in range(count)
+    ):
         watch = MultiRunCallback(callback, number, len(image) * count)
-        told = (model, used, steps, pooling == "average", spectrum, memory, variation, watch if callback else None)
-        made.append(TEXTURE_MAKERS[method](TextureRequest(exemplar, shape, width, tileable, target, *told)).clamp(0, 1))
+        told = (
+            model,
+            used,
+            steps,
+            pooling == "average",
+            spectrum,
+            memory,
+            variation,
+            watch if callback else None,
+        )
+        made.append(
+            TEXTURE_MAKERS[method](
+                TextureRequest(exemplar, shape, width, tileable, target, *told)
+            ).clamp(0, 1)
+        )
         if watch.stopped:
             break
     pictures = torch.stack(made)
-    values = {**measure_textures(pictures, image.cpu(), count), **measure_held_out_errors(model, used, pictures, image.cpu(), count)}
-    panel = arrange_in_row(*pad_to_same_height(image[:1].cpu(), *([] if target is None else [target[None]]), pictures[:1]))
+    values = {
+        **measure_textures(pictures, image.cpu(), count),
+        **measure_held_out_errors(model, used, pictures, image.cpu(), count),
+    }
+    panel = arrange_in_row(
+        *pad_to_same_height(
+            image[:1].cpu(), *([] if target is None else [target[None]]), pictures[:1]
+        )
+    )
     judgement = (
         f"; Gram matrices differ by {values['held_out'][0]:.0%} in layers, and by {values['other_network'][0]:.0%} in a network, that it was not made by"
         if used
@@ -121,7 +155,11 @@ def synthesize_by_quilting(request: TextureRequest) -> Tensor:
     """Blocks, or blocks that follow a picture."""
     if request.guide is not None:
         return transfer_texture(
-            request.exemplar, request.guide, block=request.window, generator=request.generator, callback=request.callback
+            request.exemplar,
+            request.guide,
+            block=request.window,
+            generator=request.generator,
+            callback=request.callback,
         )[0]
     return quilt_texture(
         request.exemplar,
@@ -147,14 +185,24 @@ def synthesize_by_growing(request: TextureRequest) -> Tensor:
 
 def synthesize_by_scanning(request: TextureRequest) -> Tensor:
     """Pixel by pixel, line by line."""
-    return scan_texture(request.exemplar, request.size, window=request.window, generator=request.generator, callback=request.callback)
+    return scan_texture(
+        request.exemplar,
+        request.size,
+        window=request.window,
+        generator=request.generator,
+        callback=request.callback,
+    )
 
 
 def synthesize_by_patchmatch(request: TextureRequest) -> Tensor:
     """All pixels at once, until their patches fit."""
-    return optimize_texture(request.exemplar, request.size, window=request.window, generator=request.generator, callback=request.callback)[
-        0
-    ]
+    return optimize_texture(
+        request.exemplar,
+        request.size,
+        window=request.window,
+        generator=request.generator,
+        callback=request.callback,
+    )[0]
 
 
 TEXTURE_MAKERS: dict[str, TextureMaker] = {
@@ -176,7 +224,9 @@ METHOD_PHRASES = {
 DEFAULT_WINDOWS = {"efros_leung": 13, "wei_levoy": 9, "patchmatch": 7}
 
 
-def choose_texture_layers(model: Model, layers: tuple[str, ...] | None, *, neural: bool) -> tuple[str, ...]:
+def choose_texture_layers(
+    model: Model, layers: tuple[str, ...] | None, *, neural: bool
+) -> tuple[str, ...]:
     """The layers whose statistics make or judge the texture; none for a classical way beside a network without places."""
     if not layers:
         try:
@@ -215,7 +265,9 @@ def fit_texture_window(window: int, method: str, image: Tensor) -> int:
     return window
 
 
-def check_texture_memory(method: str, image: Tensor, output_size: tuple[int, int], window: int, memory_gb: float) -> None:
+def check_texture_memory(
+    method: str, image: Tensor, output_size: tuple[int, int], window: int, memory_gb: float
+) -> None:
     """Raises SightlineError, with what would be needed, where a classical way exceeds the memory."""
     need = estimate_exemplar_memory(method, (image.shape[-2], image.shape[-1]), output_size, window)
     if need > memory_gb:
@@ -235,12 +287,20 @@ def measure_textures(pictures: Tensor, exemplars: Tensor, count: int) -> dict[st
     """Copy rate, seam and diversity of each picture."""
     seams = [measure_seam(picture) for picture in pictures]
     values = {
-        "copy_rate": [measure_copy_rate(picture, exemplars[index // count]) for index, picture in enumerate(pictures)],
+        "copy_rate": [
+            measure_copy_rate(picture, exemplars[index // count])
+            for index, picture in enumerate(pictures)
+        ],
         "seam": [ratio for ratio, _ in seams],
         "seam_rank": [share for _, share in seams],
     }
     return (
-        {**values, "diversity": [measure_seed_diversity(group) for group in pictures.split(count) if len(group) > 1]}
+        {
+            **values,
+            "diversity": [
+                measure_seed_diversity(group) for group in pictures.split(count) if len(group) > 1
+            ],
+        }
         if count > 1
         else values
     )

@@ -32,7 +32,11 @@ def scan_texture(
     """
     radius = window // 2
     pyramid, sizes = [exemplar], [size]
-    while len(pyramid) < levels and min(*pyramid[-1].shape[-2:]) // 2 > 2 * window and min(sizes[-1]) // 2 > 2 * window:
+    while (
+        len(pyramid) < levels
+        and min(*pyramid[-1].shape[-2:]) // 2 > 2 * window
+        and min(sizes[-1]) // 2 > 2 * window
+    ):
         pyramid.append(downsample_level(pyramid[-1]))
         sizes.append((math.ceil(sizes[-1][0] / 2), math.ceil(sizes[-1][1] / 2)))
     steps = [schedule_wavefronts(*shape, radius) for shape in sizes]
@@ -40,14 +44,23 @@ def scan_texture(
     for level in reversed(range(len(pyramid))):
         source, parents = pyramid[level], pyramid[level + 1] if level + 1 < len(pyramid) else None
         coarse, picture = picture, tile_random_blocks(source, sizes[level], 2 * window, generator)
-        for seen in (make_square_offsets(radius) if coarse is None else make_causal_offsets(radius), make_square_offsets(radius)):
+        for seen in (
+            make_square_offsets(radius) if coarse is None else make_causal_offsets(radius),
+            make_square_offsets(radius),
+        ):
             table, centers = gather_exemplar_windows(source, parents, seen)
             squares = table.square().sum(1)
             for wave in steps[level]:
-                best = (squares - 2 * gather_queries(picture, coarse, wave, seen) @ table.T).argmin(1)
+                best = (squares - 2 * gather_queries(picture, coarse, wave, seen) @ table.T).argmin(
+                    1
+                )
                 picture[:, wave[:, 0], wave[:, 1]] = centers[:, best]
                 done += 1
-                if callback and done % 64 == 0 and callback(Step(done, total, torch.zeros(1), enlarge_preview(picture, size))):
+                if (
+                    callback
+                    and done % 64 == 0
+                    and callback(Step(done, total, torch.zeros(1), enlarge_preview(picture, size)))
+                ):
                     return enlarge_preview(picture, size)[0]
     return picture if picture is not None else exemplar
 
@@ -57,11 +70,16 @@ def downsample_level(picture: Tensor) -> Tensor:
     return blur_image(picture[None], 1.0)[0, :, ::2, ::2].contiguous()
 
 
-def tile_random_blocks(source: Tensor, size: tuple[int, int], side: int, generator: torch.Generator) -> Tensor:
+def tile_random_blocks(
+    source: Tensor, size: tuple[int, int], side: int, generator: torch.Generator
+) -> Tensor:
     """Square blocks of the source from anywhere, laid side by side: 3×H×W."""
     side = min(side, *source.shape[-2:])
     counts = [-(-length // side) for length in size]
-    corners = [torch.randint(length - side + 1, tuple(counts), generator=generator) for length in source.shape[-2:]]
+    corners = [
+        torch.randint(length - side + 1, tuple(counts), generator=generator)
+        for length in source.shape[-2:]
+    ]
     rows, columns = torch.arange(size[0])[:, None], torch.arange(size[1])
     top, left = (corner[rows // side, columns // side] for corner in corners)
     return source[:, top + rows % side, left + columns % side]
@@ -93,24 +111,38 @@ def gather_queries(picture: Tensor, coarse: Tensor | None, wave: Tensor, offsets
     """What is `seen` around the pixels of a wave, and the windows at the coarser level, on the torus: n×d."""
     parts = [gather_colors(picture, wave, offsets)]
     if coarse is not None:
-        parts.append(gather_colors(coarse, wave // 2, make_square_offsets(PARENT_RADIUS, include_center=True)))
+        parts.append(
+            gather_colors(
+                coarse, wave // 2, make_square_offsets(PARENT_RADIUS, include_center=True)
+            )
+        )
     return torch.cat(parts, 1)
 
 
 def gather_colors(picture: Tensor, positions: Tensor, offsets: Tensor) -> Tensor:
     """Colours at the offsets from each place, on the torus: n×3m."""
     where = positions[:, None] + offsets
-    return picture[:, where[..., 0] % picture.shape[1], where[..., 1] % picture.shape[2]].permute(1, 0, 2).flatten(1)
+    return (
+        picture[:, where[..., 0] % picture.shape[1], where[..., 1] % picture.shape[2]]
+        .permute(1, 0, 2)
+        .flatten(1)
+    )
 
 
-def gather_exemplar_windows(source: Tensor, parents: Tensor | None, offsets: Tensor) -> tuple[Tensor, Tensor]:
+def gather_exemplar_windows(
+    source: Tensor, parents: Tensor | None, offsets: Tensor
+) -> tuple[Tensor, Tensor]:
     """The windows of the exemplar that lie inside it, at its level and the coarser one, and the colours they lead to."""
     size = torch.tensor(source.shape[-2:])
     first, last = -offsets.amin(0), size - offsets.amax(0).clamp_min(0)
-    places = torch.cartesian_prod(*(torch.arange(int(one), int(other)) for one, other in zip(first, last, strict=True)))
+    places = torch.cartesian_prod(
+        *(torch.arange(int(one), int(other)) for one, other in zip(first, last, strict=True))
+    )
     if parents is not None:
         above = places // 2
-        inside = (above >= PARENT_RADIUS).all(1) & (above < torch.tensor(parents.shape[-2:]) - PARENT_RADIUS).all(1)
+        inside = (above >= PARENT_RADIUS).all(1) & (
+            above < torch.tensor(parents.shape[-2:]) - PARENT_RADIUS
+        ).all(1)
         places = places[inside]
     return gather_queries(source, parents, places, offsets), source[:, places[:, 0], places[:, 1]]
 

@@ -57,7 +57,9 @@ def activations(
     if not layers:
         raise SightlineError("layers is empty; name at least one, such as last_conv")
     if unit is not None and len(layers) != 1:
-        raise SightlineError(f"unit is {unit}, of one layer; given were {len(layers)}: {', '.join(layers)}")
+        raise SightlineError(
+            f"unit is {unit}, of one layer; given were {len(layers)}: {', '.join(layers)}"
+        )
     found = model.features(image, layers)
     panels: dict[str, Tensor] = {}
     captions: dict[str, str] = {}
@@ -78,27 +80,46 @@ def activations(
             f"each; {fired:.0%} of all channels fire somewhere. Strongest channel: {int(order[0, 0])}. {describe_activation_colors(maps[0, order[0]])}"
         )
         if unit is not None:
-            panels[f"{name}_unit"], captions[f"{name}_unit"], found_at = render_unit_peak(model, image, layer, maps, unit)
+            panels[f"{name}_unit"], captions[f"{name}_unit"], found_at = render_unit_peak(
+                model, image, layer, maps, unit
+            )
             values |= found_at
     names = ["browse"] if len(image) == 1 else [f"browse_{i}" for i in range(len(image))]
-    pages = {name: render_browse_page(model, image[i : i + 1], browsed[i]) for i, name in enumerate(names)}
-    captions |= dict.fromkeys(pages, "The same maps to browse: choose a channel and click a place of it to see which pixels it sees.")
+    pages = {
+        name: render_browse_page(model, image[i : i + 1], browsed[i])
+        for i, name in enumerate(names)
+    }
+    captions |= dict.fromkeys(
+        pages,
+        "The same maps to browse: choose a channel and click a place of it to see which pixels it sees.",
+    )
     return Result(panels, values, captions, pages=pages)
 
 
-def render_unit_peak(model: Model, image: Tensor, layer: str, maps: Tensor, unit: int) -> tuple[Tensor, str, dict[str, Tensor]]:
+def render_unit_peak(
+    model: Model, image: Tensor, layer: str, maps: Tensor, unit: int
+) -> tuple[Tensor, str, dict[str, Tensor]]:
     """Per image a row of the image with what the unit sees at its strongest place outlined and the unit's map with that place; caption; values."""
     if unit >= maps.shape[1]:
         raise SightlineError(f"unit is {unit}; {layer} has units 0 to {maps.shape[1] - 1}")
     own = maps[:, unit]
     activation, at = own.flatten(1).max(1)
     row, column = at // own.shape[2], at % own.shape[2]
-    boxes = [find_receptive_box(model, layer, int(y), int(x), image) for y, x in zip(row, column, strict=True)]
+    boxes = [
+        find_receptive_box(model, layer, int(y), int(x), image)
+        for y, x in zip(row, column, strict=True)
+    ]
     size, count = (image.shape[2], image.shape[3]), (own.shape[1], own.shape[2])
-    colored = resize_picture(render_signed_map(own) if own.min() < 0 else render_heatmap(own, colormap="gray"), *size, "nearest")
+    colored = resize_picture(
+        render_signed_map(own) if own.min() < 0 else render_heatmap(own, colormap="gray"),
+        *size,
+        "nearest",
+    )
     rows: list[Tensor] = []
     for i, box in enumerate(boxes):
-        marked = draw_box_outline(colored[i : i + 1], locate_map_cell(int(row[i]), int(column[i]), count, size))
+        marked = draw_box_outline(
+            colored[i : i + 1], locate_map_cell(int(row[i]), int(column[i]), count, size)
+        )
         rows.append(arrange_in_row(draw_box_outline(image[i : i + 1], box), marked))
     (top, left, bottom, right), top_of_map = boxes[0], float(own[0].abs().max())
     caption = (
@@ -110,10 +131,17 @@ def render_unit_peak(model: Model, image: Tensor, layer: str, maps: Tensor, unit
     return make_contact_sheet(torch.cat(rows), columns=1, gap=8), caption, values
 
 
-def locate_map_cell(row: int, column: int, map_size: tuple[int, int], image_size: tuple[int, int]) -> tuple[int, int, int, int]:
+def locate_map_cell(
+    row: int, column: int, map_size: tuple[int, int], image_size: tuple[int, int]
+) -> tuple[int, int, int, int]:
     """Where a place of a map of `count` rows and columns lies when the map is enlarged to `size`, with two pixels around it for a frame."""
-    top, left = (at * side // n - 2 for at, side, n in zip((row, column), image_size, map_size, strict=True))
-    bottom, right = (-(-(at + 1) * side // n) + 2 for at, side, n in zip((row, column), image_size, map_size, strict=True))
+    top, left = (
+        at * side // n - 2 for at, side, n in zip((row, column), image_size, map_size, strict=True)
+    )
+    bottom, right = (
+        -(-(at + 1) * side // n) + 2
+        for at, side, n in zip((row, column), image_size, map_size, strict=True)
+    )
     return top, left, bottom, right
 
 

@@ -49,16 +49,24 @@ class ConceptMasks:
         files: dict[int, dict[int, Path]] = {}
         broken: list[str] = []
         for number, concept in enumerate(concepts):
-            for path in sorted(entry for entry in (folder / concept).iterdir() if entry.suffix.lower() in IMAGE_FILE_SUFFIXES):
+            for path in sorted(
+                entry
+                for entry in (folder / concept).iterdir()
+                if entry.suffix.lower() in IMAGE_FILE_SUFFIXES
+            ):
                 owners = ids.get(path.stem, [])
                 if len(owners) > 1:
-                    raise SightlineError(f"{concept}/{path.name} is the mask of {len(owners)} images named {path.stem}; names must differ")
+                    raise SightlineError(
+                        f"{concept}/{path.name} is the mask of {len(owners)} images named {path.stem}; names must differ"
+                    )
                 if owners:
                     files.setdefault(owners[0], {})[number] = path
                 else:
                     broken.append(f"{concept}/{path.name}: no image of that name")
         if not files:
-            raise SightlineError(f"masks is {str(folder)!r}; it has no CONCEPT/NAME.png for any image NAME of the {scan.images}")
+            raise SightlineError(
+                f"masks is {str(folder)!r}; it has no CONCEPT/NAME.png for any image NAME of the {scan.images}"
+            )
         return cls(concepts, files, broken)
 
     def load_concept_regions(self, scan: Scan, image_id: int) -> Tensor:
@@ -73,9 +81,14 @@ class ConceptMasks:
                         f"it is {mask.shape[-2]}×{mask.shape[-1]}, the image {scan.sizes[image_id, 0]}×{scan.sizes[image_id, 1]}"
                     )
             except SightlineError as error:
-                self.unused_masks.append(f"{self.concepts[number]}/{path.name}: {get_first_error_line(error)}")
+                self.unused_masks.append(
+                    f"{self.concepts[number]}/{path.name}: {get_first_error_line(error)}"
+                )
                 continue
-            regions[number] = stack_squares([fit_square(mask.float().expand(1, 3, -1, -1), side, short)])[0, 0] > 0.5
+            regions[number] = (
+                stack_squares([fit_square(mask.float().expand(1, 3, -1, -1), side, short)])[0, 0]
+                > 0.5
+            )
         return regions
 
 
@@ -98,7 +111,10 @@ class Dissection:
     def count_detectors(self) -> dict[str, int]:
         """How many units detect each concept: it is their best one, and beyond 0.04."""
         value, which = self.best_concepts
-        return {name: int(((which == number) & (value > MIN_DETECTOR_IOU)).sum()) for number, name in enumerate(self.concepts)}
+        return {
+            name: int(((which == number) & (value > MIN_DETECTOR_IOU)).sum())
+            for number, name in enumerate(self.concepts)
+        }
 
 
 def dissect_layer(model: Model, scan: Scan, layer: str, masks: ConceptMasks) -> Dissection:
@@ -111,21 +127,36 @@ def dissect_layer(model: Model, scan: Scan, layer: str, masks: ConceptMasks) -> 
         pictures, maps = load_images_with_maps(model, scan, layer, some)
         for id, map_ in zip(some, maps, strict=True):
             # Above, not at: a unit that is zero at most places would fire everywhere.
-            fires = (upsample_unit_maps(model, layer, map_, pictures) > threshold[:, None, None]).flatten(1).float()
+            fires = (
+                (upsample_unit_maps(model, layer, map_, pictures) > threshold[:, None, None])
+                .flatten(1)
+                .float()
+            )
             regions = masks.load_concept_regions(scan, id).flatten(1).float()
             both = fires @ regions.T
             shared += both
             either += fires.sum(1)[:, None] + regions.sum(1) - both
     order = peaks.argsort(dim=0, descending=True, stable=True)
     iou = (shared / either.clamp_min(1)).float()
-    return Dissection(masks.concepts, iou, threshold, torch.tensor(ids)[order].T, len(ids), list(dict.fromkeys(masks.unused_masks)))
+    return Dissection(
+        masks.concepts,
+        iou,
+        threshold,
+        torch.tensor(ids)[order].T,
+        len(ids),
+        list(dict.fromkeys(masks.unused_masks)),
+    )
 
 
-def compute_unit_thresholds(model: Model, scan: Scan, layer: str, ids: list[int]) -> tuple[Tensor, Tensor]:
+def compute_unit_thresholds(
+    model: Model, scan: Scan, layer: str, ids: list[int]
+) -> tuple[Tensor, Tensor]:
     """What 0.5 % of each unit's responses at all places exceed, and the largest response to each image, n×units."""
     held, peaks, most = list[Tensor](), list[Tensor](), 0
     for start in range(0, len(ids), DISSECTION_BATCH_SIZE):
-        maps = load_images_with_maps(model, scan, layer, ids[start : start + DISSECTION_BATCH_SIZE])[1]
+        maps = load_images_with_maps(
+            model, scan, layer, ids[start : start + DISSECTION_BATCH_SIZE]
+        )[1]
         peaks.append(maps.flatten(2).amax(2))
         # Of all so far, as many of the largest as may exceed the threshold in the end, and one.
         most = int(ABOVE_THRESHOLD_SHARE * len(ids) * maps.shape[2] * maps.shape[3]) + 1
@@ -134,32 +165,50 @@ def compute_unit_thresholds(model: Model, scan: Scan, layer: str, ids: list[int]
     return held[0][:, most - 1], torch.cat(peaks)
 
 
-def load_images_with_maps(model: Model, scan: Scan, layer: str, ids: list[int]) -> tuple[Tensor, Tensor]:
+def load_images_with_maps(
+    model: Model, scan: Scan, layer: str, ids: list[int]
+) -> tuple[Tensor, Tensor]:
     """Stored images n×3×side×side, and a layer's maps of them. Raises SightlineError for a layer without places."""
     pictures = torch.cat([scan.image(id) for id in ids])
     with torch.no_grad():
         maps = reshape_to_unit_grid(model.features(pictures, layer)[layer], pictures).float().cpu()
     if maps[0, 0].numel() == 1:
-        raise SightlineError(f"{layer} has no places that masks could be laid over; name a layer with maps")
+        raise SightlineError(
+            f"{layer} has no places that masks could be laid over; name a layer with maps"
+        )
     return pictures, maps
 
 
 def upsample_unit_maps(model: Model, layer: str, maps: Tensor, image: Tensor) -> Tensor:
     """Maps units×h×w as large as the image, linear between the centres of what each place sees (the paper's anchors)."""
     grids: list[Tensor] = []
-    boxes = [find_receptive_window(model, layer, row, column, image) for row, column in ((0, 0), (maps.shape[-2] - 1, maps.shape[-1] - 1))]
+    boxes = [
+        find_receptive_window(model, layer, row, column, image)
+        for row, column in ((0, 0), (maps.shape[-2] - 1, maps.shape[-1] - 1))
+    ]
     for axis, (count, side) in enumerate(zip(maps.shape[-2:], image.shape[-2:], strict=True)):
         first, last = ((box[axis] + box[axis + 2] - 1) / 2 for box in boxes)
-        if last == first:  # one place only, or all see everything: then they are taken for parts of the image
+        if (
+            last == first
+        ):  # one place only, or all see everything: then they are taken for parts of the image
             first, last = 0.5 * side / count - 0.5, (count - 0.5) * side / count - 0.5
         grids.append(((torch.arange(side) - first) / max(last - first, 1e-9)).clamp(0, 1) * 2 - 1)
     rows, columns = torch.meshgrid(*grids, indexing="ij")
     grid = torch.stack([columns, rows], -1)[None]
-    return torch.nn.functional.grid_sample(maps[None], grid, mode="bilinear", padding_mode="border", align_corners=True)[0]
+    return torch.nn.functional.grid_sample(
+        maps[None], grid, mode="bilinear", padding_mode="border", align_corners=True
+    )[0]
 
 
 def render_concept_units(
-    model: Model, scan: Scan, layer: str, masks: ConceptMasks, dissection: Dissection, *, unit_count: int, images_per_unit: int
+    model: Model,
+    scan: Scan,
+    layer: str,
+    masks: ConceptMasks,
+    dissection: Dissection,
+    *,
+    unit_count: int,
+    images_per_unit: int,
 ) -> tuple[Tensor, list[int]]:
     """The best units with the images that drive them most: bright where they fire, outlined where their concept is."""
     value, which = dissection.best_concepts
@@ -170,13 +219,19 @@ def render_concept_units(
         pictures, maps = load_images_with_maps(model, scan, layer, ids)
         tiles: list[Tensor] = []
         for id, picture, map_ in zip(ids, pictures, maps, strict=True):
-            fires = upsample_unit_maps(model, layer, map_[[unit]], pictures)[0] > dissection.thresholds[unit]
+            fires = (
+                upsample_unit_maps(model, layer, map_[[unit]], pictures)[0]
+                > dissection.thresholds[unit]
+            )
             tiles.append(
                 outline_concept_region(
-                    picture * torch.where(fires, 1, OUTSIDE_BRIGHTNESS), masks.load_concept_regions(scan, id)[which[unit]]
+                    picture * torch.where(fires, 1, OUTSIDE_BRIGHTNESS),
+                    masks.load_concept_regions(scan, id)[which[unit]],
                 )[None]
             )
-        title = f"unit {unit}: {dissection.concepts[int(which[unit])]}, IoU {float(value[unit]):.2f}"
+        title = (
+            f"unit {unit}: {dissection.concepts[int(which[unit])]}, IoU {float(value[unit]):.2f}"
+        )
         rows.append(FigureRow(title, tiles, [""] * len(tiles)))
     return compose_figure_rows(rows), shown
 

@@ -24,7 +24,11 @@ from sightline.registry.result import Result
     tour_runs=({}, {"layer": "middle", "k": 12}),
 )
 def filters(
-    model: Model, *, layer: str = "first", k: Annotated[int, ValueRange(1, 1024)] = 256, inputs: Annotated[int, ValueRange(1, 64)] = 12
+    model: Model,
+    *,
+    layer: str = "first",
+    k: Annotated[int, ValueRange(1, 1024)] = 256,
+    inputs: Annotated[int, ValueRange(1, 64)] = 12,
 ) -> Result:
     """Shows a convolution's filters as images, all on one common scale around gray.
 
@@ -43,7 +47,9 @@ def filters(
     common = f"{height}×{width} pixels each, one scale for all (gray is zero, ±{weight.abs().max():.3g} is full colour)"
     if channels == 3:
         shown = weight[:k]
-        panel = make_contact_sheet(enlarge_pixels(render_around_gray(shown, float(weight.abs().max())), 42), gap=4)
+        panel = make_contact_sheet(
+            enlarge_pixels(render_around_gray(shown, float(weight.abs().max())), 42), gap=4
+        )
         caption = f"{len(shown)} of the {count} filters of {layer}, {common}."
         values: dict[str, Tensor] = {"filters": weight, "norm": weight.flatten(1).norm(dim=1)}
         return Result({"filters": panel}, values, {"filters": caption})
@@ -51,15 +57,26 @@ def filters(
     rows = strength.norm(dim=1).argsort(descending=True)[: min(k, 24)]
     columns = strength[rows].argsort(dim=1, descending=True)[:, :inputs]
     chosen = torch.stack([weight[row][column] for row, column in zip(rows, columns, strict=True)])
-    squares = render_around_gray(chosen.flatten(0, 1).unsqueeze(1).expand(-1, 3, -1, -1), float(weight.abs().max()))
+    squares = render_around_gray(
+        chosen.flatten(0, 1).unsqueeze(1).expand(-1, 3, -1, -1), float(weight.abs().max())
+    )
     panel = make_contact_sheet(enlarge_pixels(squares, 24), columns=columns.shape[1], gap=3)
-    share = float((strength[rows].gather(1, columns).square().sum(1) / strength[rows].square().sum(1).clamp_min(1e-30)).mean())
+    share = float(
+        (
+            strength[rows].gather(1, columns).square().sum(1)
+            / strength[rows].square().sum(1).clamp_min(1e-30)
+        ).mean()
+    )
     caption = (
         f"{len(rows)} of the {count} filters of {layer} (largest norm first), a row each; in a row the {columns.shape[1]} of its {channels} input "
         f"channels with the largest weights, which hold {share:.0%} of the filter's squared norm. {common}. The channels have no colour and no "
         f"meaning of their own, so such a picture says little about what the unit looks for."
     )
-    return Result({"filters": panel}, {"filters": weight, "units": rows, "inputs": columns, "share": share}, {"filters": caption})
+    return Result(
+        {"filters": panel},
+        {"filters": weight, "units": rows, "inputs": columns, "share": share},
+        {"filters": caption},
+    )
 
 
 def find_conv_layer(model: Model, name: str) -> str:
@@ -72,7 +89,11 @@ def find_conv_layer(model: Model, name: str) -> str:
     upto = order[: order.index(name) + 1] if name in order else order
     convs = [other for other in upto if isinstance(model.module(other), nn.Conv2d)]
     if isinstance(model.module(name), nn.Linear):
-        raise SightlineError(f"{name} is fully connected, it has no filters with a shape; choose a convolutional layer")
+        raise SightlineError(
+            f"{name} is fully connected, it has no filters with a shape; choose a convolutional layer"
+        )
     if not convs:
-        raise SightlineError(f"{name} has no filters with a shape, and no convolution comes before it; choose a convolutional layer")
+        raise SightlineError(
+            f"{name} has no filters with a shape, and no convolution comes before it; choose a convolutional layer"
+        )
     return convs[-1]

@@ -12,7 +12,12 @@ from sightline.data.store.reader import Scan
 from sightline.errors import SightlineError
 from sightline.images.plotting.captioned_rows import FigureRow, compose_figure_rows
 from sightline.images.plotting.maps import draw_bar_chart, draw_histogram
-from sightline.methods.units.dissection import MIN_DETECTOR_IOU, ConceptMasks, dissect_layer, render_concept_units
+from sightline.methods.units.dissection import (
+    MIN_DETECTOR_IOU,
+    ConceptMasks,
+    dissect_layer,
+    render_concept_units,
+)
 from sightline.methods.units.patches import UnitExamples, select_unit_top_images
 from sightline.models.model import Model
 from sightline.models.tracing.crops import resize_for_sheet
@@ -62,9 +67,16 @@ def labels(
     top = found.top(name)
     classes = found.classes if found.classes is not None else found.top5[0][:, 0]
     names = found.class_names if found.classes is not None else found.model_labels
-    most, share = find_commonest_class(torch.where(top.ids >= 0, classes[top.ids.clamp_min(0)], -1), len(names))
+    most, share = find_commonest_class(
+        torch.where(top.ids >= 0, classes[top.ids.clamp_min(0)], -1), len(names)
+    )
     chance = (classes == most[:, None]).float().mean(1)
-    values: dict[str, Tensor | list[str]] = {"top_class": most, "share": share, "chance": chance, "names": list(names)}
+    values: dict[str, Tensor | list[str]] = {
+        "top_class": most,
+        "share": share,
+        "chance": chance,
+        "names": list(names),
+    }
     order = share - chance
     if found.classes is not None:
         order, values["preferred"] = compute_class_selectivity(found.class_means(name))
@@ -73,15 +85,29 @@ def labels(
     net = resolve_network(model, found)
     rows: list[FigureRow] = []
     for unit in shown.tolist():
-        cases = UnitExamples.from_scan(net, found, name, select_unit_top_images(top, unit, slice(k)))
+        cases = UnitExamples.from_scan(
+            net, found, name, select_unit_top_images(top, unit, slice(k))
+        )
         rows.append(
-            FigureRow(format_label_title(values, unit), [resize_for_sheet(part) for part in cases.patches], cases.describe_examples(found))
+            FigureRow(
+                format_label_title(values, unit),
+                [resize_for_sheet(part) for part in cases.patches],
+                cases.describe_examples(found),
+            )
         )
     measure = (
-        "class selectivity" if "selectivity" in values else "share of the commonest prediction among its strongest images, less chance"
+        "class selectivity"
+        if "selectivity" in values
+        else "share of the commonest prediction among its strongest images, less chance"
     )
-    histogram = draw_histogram(order.tolist(), order[shown].tolist(), f"{measure} of the units of {name}")
-    found_in = label_units_by_concept(net, found, name, Path(masks), grid_shape=(units, k)) if masks is not None else Result({}, {}, {})
+    histogram = draw_histogram(
+        order.tolist(), order[shown].tolist(), f"{measure} of the units of {name}"
+    )
+    found_in = (
+        label_units_by_concept(net, found, name, Path(masks), grid_shape=(units, k))
+        if masks is not None
+        else Result({}, {}, {})
+    )
     return Result(
         {"labels": compose_figure_rows(rows), "selectivity": histogram, **found_in.panels},
         {**values, **found_in.values},
@@ -94,14 +120,21 @@ def labels(
     )
 
 
-def label_units_by_concept(model: Model, scan: Scan, layer: str, folder: Path, *, grid_shape: tuple[int, int]) -> Result:
+def label_units_by_concept(
+    model: Model, scan: Scan, layer: str, folder: Path, *, grid_shape: tuple[int, int]
+) -> Result:
     """The concepts of a folder of masks inside of which units fire."""
     masks = ConceptMasks.from_folder(scan, folder)
     result = dissect_layer(model, scan, layer, masks)
-    picture, shown = render_concept_units(model, scan, layer, masks, result, unit_count=grid_shape[0], images_per_unit=grid_shape[1])
+    picture, shown = render_concept_units(
+        model, scan, layer, masks, result, unit_count=grid_shape[0], images_per_unit=grid_shape[1]
+    )
     counts, total = result.count_detectors(), len(result.iou)
     most = sorted(counts, key=lambda concept: -counts[concept])[:12]
-    chart = draw_bar_chart([f"{concept}: {counts[concept]} units" for concept in most], [counts[concept] / total for concept in most])
+    chart = draw_bar_chart(
+        [f"{concept}: {counts[concept]} units" for concept in most],
+        [counts[concept] / total for concept in most],
+    )
     values = {
         "iou": result.iou,
         "threshold": result.thresholds,
@@ -109,7 +142,11 @@ def label_units_by_concept(model: Model, scan: Scan, layer: str, folder: Path, *
         "detectors": counts,
         "unused": result.unused_masks,
     }
-    lost = f" {len(result.unused_masks)} masks could not be used, the first: {result.unused_masks[0]}." if result.unused_masks else ""
+    lost = (
+        f" {len(result.unused_masks)} masks could not be used, the first: {result.unused_masks[0]}."
+        if result.unused_masks
+        else ""
+    )
     where = f"{result.image_count:,} images with masks of {len(counts)} concepts"
     return Result(
         {"concepts": picture, "detectors": chart},
@@ -127,7 +164,9 @@ def compute_class_selectivity(class_means: Tensor) -> tuple[Tensor, Tensor]:
     # The paper averages maps after their ReLU. A scan's response is a map's maximum, perhaps before the ReLU: below zero it counts as none.
     known = ~class_means.isnan()
     if int(known[:, 0].sum()) < 2:
-        raise SightlineError("selectivity compares classes, and the images have only one; put each class into a folder of its own")
+        raise SightlineError(
+            "selectivity compares classes, and the images have only one; put each class into a folder of its own"
+        )
     class_means = class_means.clamp_min(0).nan_to_num(0)
     best, preferred = class_means.where(known, -1).max(0)
     rest = (class_means.sum(0) - best) / (known.sum(0) - 1)
@@ -136,7 +175,9 @@ def compute_class_selectivity(class_means: Tensor) -> tuple[Tensor, Tensor]:
 
 def find_commonest_class(classes: Tensor, class_count: int) -> tuple[Tensor, Tensor]:
     """Of K×units classes the one that each unit has most often, and how much of its K that is; −1 is no class."""
-    votes = torch.zeros(class_count + 1, classes.shape[1]).scatter_add_(0, classes + 1, torch.ones(classes.shape))[1:]
+    votes = torch.zeros(class_count + 1, classes.shape[1]).scatter_add_(
+        0, classes + 1, torch.ones(classes.shape)
+    )[1:]
     most, which = votes.max(0)
     return which, most / len(classes)
 
@@ -147,4 +188,7 @@ def format_label_title(values: dict[str, Tensor | list[str]], unit: int) -> str:
     names, words = values["names"], f"unit {unit}: "
     if "selectivity" in label:
         words += f"{names[int(label['preferred'])]}, selectivity {label['selectivity']:.2f}; "
-    return words + f"{label['share']:.0%} of its strongest images are {names[int(label['top_class'])]} ({label['chance']:.0%} by chance)"
+    return (
+        words
+        + f"{label['share']:.0%} of its strongest images are {names[int(label['top_class'])]} ({label['chance']:.0%} by chance)"
+    )

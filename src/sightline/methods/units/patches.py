@@ -13,11 +13,21 @@ from sightline.data.scan.access import name_image_classes, resolve_network, reso
 from sightline.data.store.reader import Scan, TopImages
 from sightline.errors import SightlineError, make_out_of_range_error
 from sightline.images.plotting.captioned_rows import FigureRow, compose_figure_rows
-from sightline.images.plotting.maps import draw_histogram, find_gradient_limit, make_contact_sheet, render_around_gray
+from sightline.images.plotting.maps import (
+    draw_histogram,
+    find_gradient_limit,
+    make_contact_sheet,
+    render_around_gray,
+)
 from sightline.methods.attribution.guided import backpropagate_given_neurons
 from sightline.models.model import Model
 from sightline.models.overrides.relu import BackwardRule
-from sightline.models.tracing.crops import PixelBox, crop_padded_window, find_receptive_window, resize_for_sheet
+from sightline.models.tracing.crops import (
+    PixelBox,
+    crop_padded_window,
+    find_receptive_window,
+    resize_for_sheet,
+)
 from sightline.registry.method import register_method
 from sightline.registry.parameter import ValueRange
 from sightline.registry.result import Result
@@ -70,31 +80,55 @@ def patches(
     if unit >= top.values.shape[1]:
         raise SightlineError(f"unit is {unit}; {name} has units 0 to {top.values.shape[1] - 1}")
     if k > len(top.values):
-        raise make_out_of_range_error("k", k, 1, f"{len(top.values)}, the number of images that the scan keeps of each unit")
+        raise make_out_of_range_error(
+            "k", k, 1, f"{len(top.values)}, the number of images that the scan keeps of each unit"
+        )
     return show_unit_patches(model, found, name, unit=unit, k=k, rule=rule)
 
 
 def find_middle_layer(scan: Scan) -> str:
     """The middle one of the layers whose units have places, else of all."""
-    spatial = [layer for layer in scan.layers if scan.top(layer).positions is not None] or scan.layers
+    spatial = [
+        layer for layer in scan.layers if scan.top(layer).positions is not None
+    ] or scan.layers
     return spatial[len(spatial) // 2]
 
 
 # ── one unit ──
 
 
-def show_unit_patches(model: Model | Scan, scan: Scan, layer: str, *, unit: int, k: int, rule: BackwardRule) -> Result:
+def show_unit_patches(
+    model: Model | Scan, scan: Scan, layer: str, *, unit: int, k: int, rule: BackwardRule
+) -> Result:
     """The strongest patches of a unit with their maps, cases from across its range, and the distribution."""
     net, top, sample = resolve_network(model, scan), scan.top(layer), scan.sample(layer)
     strong = UnitExamples.from_scan(net, scan, layer, select_unit_top_images(top, unit, slice(k)))
-    order = torch.linspace(0.1, 0.9, min(k, len(sample.values))).mul(len(sample.values) - 1).round().long()
-    usual = UnitExamples.from_scan(net, scan, layer, select_unit_top_images(TopImages(*sample[:3]), unit, order))
-    sent = backpropagate_given_neurons(net, strong.images, layer, rule, (torch.full_like(strong.ids, unit), strong.row, strong.column))
+    order = (
+        torch.linspace(0.1, 0.9, min(k, len(sample.values)))
+        .mul(len(sample.values) - 1)
+        .round()
+        .long()
+    )
+    usual = UnitExamples.from_scan(
+        net, scan, layer, select_unit_top_images(TopImages(*sample[:3]), unit, order)
+    )
+    sent = backpropagate_given_neurons(
+        net,
+        strong.images,
+        layer,
+        rule,
+        (torch.full_like(strong.ids, unit), strong.row, strong.column),
+    )
     limit = find_gradient_limit(sent.gradient)
-    maps = [crop_padded_window(m[None], box) for m, box in zip(render_around_gray(sent.gradient, limit), strong.boxes, strict=True)]
+    maps = [
+        crop_padded_window(m[None], box)
+        for m, box in zip(render_around_gray(sent.gradient, limit), strong.boxes, strict=True)
+    ]
     rows = [
         FigureRow(
-            f"the strongest of unit {unit} of {layer}", [resize_for_sheet(part) for part in strong.patches], strong.describe_examples(scan)
+            f"the strongest of unit {unit} of {layer}",
+            [resize_for_sheet(part) for part in strong.patches],
+            strong.describe_examples(scan),
         ),
         FigureRow(f"their {rule} maps", [resize_for_sheet(part) for part in maps], [""] * k),
         FigureRow(
@@ -110,13 +144,21 @@ def show_unit_patches(model: Model | Scan, scan: Scan, layer: str, *, unit: int,
     }
     values["quantiles"] = sample.quantiles[:, unit]
     top_, left, bottom, right = strong.boxes[0]
-    seen = f"{bottom - top_}×{right - left} pixels that it sees, gray beyond the image," if top.positions is not None else "whole images"
+    seen = (
+        f"{bottom - top_}×{right - left} pixels that it sees, gray beyond the image,"
+        if top.positions is not None
+        else "whole images"
+    )
     caption = (
         f"The {seen} where unit {unit} of {layer} is strongest among {scan.images:,} images, with its activation and the image's "
         f"class; below, what pushes it up there (gray is zero, full colour ±{limit:.3g}, the 99.5th percentile); last, evenly spread over its range."
     )
     counts = f"Peak activation of unit {unit} in a uniform sample of {len(sample.values):,} images; marked are the strongest {k} of all {scan.images:,}."
-    histogram = draw_histogram(sample.values[:, unit].tolist(), strong.activation.tolist(), f"peak activation of unit {unit}")
+    histogram = draw_histogram(
+        sample.values[:, unit].tolist(),
+        strong.activation.tolist(),
+        f"peak activation of unit {unit}",
+    )
     return Result(
         {"patches": compose_figure_rows(rows, PATCH_TILE_SIDE), "distribution": histogram},
         values,
@@ -124,7 +166,9 @@ def show_unit_patches(model: Model | Scan, scan: Scan, layer: str, *, unit: int,
     )
 
 
-def select_unit_top_images(top_images: TopImages, unit: int, selection: slice | Tensor) -> TopImages:
+def select_unit_top_images(
+    top_images: TopImages, unit: int, selection: slice | Tensor
+) -> TopImages:
     """Some of the images of one unit: values and ids k, positions k×2."""
     return TopImages(
         top_images.values[selection, unit],
@@ -145,34 +189,56 @@ class UnitExamples:
     boxes: list[PixelBox]
 
     @classmethod
-    def from_scan(cls, model: Model, scan: Scan, layer: str, top_images: TopImages) -> "UnitExamples":
+    def from_scan(
+        cls, model: Model, scan: Scan, layer: str, top_images: TopImages
+    ) -> "UnitExamples":
         """The images from the collection, and the boxes from the network's geometry."""
         pictures = torch.cat([scan.image(id) for id in top_images.ids.tolist()])
-        places = torch.zeros(len(pictures), 2, dtype=torch.long) if top_images.positions is None else top_images.positions
-        boxes = [find_receptive_window(model, layer, row, column, pictures) for row, column in places.tolist()]
+        places = (
+            torch.zeros(len(pictures), 2, dtype=torch.long)
+            if top_images.positions is None
+            else top_images.positions
+        )
+        boxes = [
+            find_receptive_window(model, layer, row, column, pictures)
+            for row, column in places.tolist()
+        ]
         return cls(top_images.values, top_images.ids, places[:, 0], places[:, 1], pictures, boxes)
 
     @property
     def patches(self) -> list[Tensor]:
         """What the unit sees of each image."""
-        return [crop_padded_window(picture[None], box) for picture, box in zip(self.images, self.boxes, strict=True)]
+        return [
+            crop_padded_window(picture[None], box)
+            for picture, box in zip(self.images, self.boxes, strict=True)
+        ]
 
     def describe_examples(self, scan: Scan) -> list[str]:
         """Activation and class."""
         return [
             f"{value:.3g}\n{name}"
-            for value, name in zip(self.activation.tolist(), name_image_classes(scan, self.ids.tolist()), strict=True)
+            for value, name in zip(
+                self.activation.tolist(), name_image_classes(scan, self.ids.tolist()), strict=True
+            )
         ]
 
     def collect_values(self) -> dict[str, Tensor]:
         """The numbers."""
-        return {"activation": self.activation, "ids": self.ids, "row": self.row, "column": self.column, "box": torch.tensor(self.boxes)}
+        return {
+            "activation": self.activation,
+            "ids": self.ids,
+            "row": self.row,
+            "column": self.column,
+            "box": torch.tensor(self.boxes),
+        }
 
 
 # ── a layer ──
 
 
-def show_layer_patches(model: Model | Scan, scan: Scan, layer: str, patches_per_unit: int, max_units: int) -> Result:
+def show_layer_patches(
+    model: Model | Scan, scan: Scan, layer: str, patches_per_unit: int, max_units: int
+) -> Result:
     """For each unit a square of its strongest patches."""
     net, top, side = resolve_network(model, scan), scan.top(layer), math.isqrt(patches_per_unit)
     count, shown = min(max_units, top.values.shape[1]), side**2
@@ -182,19 +248,42 @@ def show_layer_patches(model: Model | Scan, scan: Scan, layer: str, patches_per_
     for unit in range(count):
         ids, places = top.ids[:shown, unit].tolist(), top.positions
         spots = [[0, 0]] * shown if places is None else places[:shown, unit].tolist()
-        boxes.append([find_receptive_window(net, layer, row, column, loaded[id]) for id, (row, column) in zip(ids, spots, strict=True)])
-        parts = torch.cat([resize_for_sheet(crop_padded_window(loaded[id], box)) for id, box in zip(ids, boxes[-1], strict=True)])
+        boxes.append(
+            [
+                find_receptive_window(net, layer, row, column, loaded[id])
+                for id, (row, column) in zip(ids, spots, strict=True)
+            ]
+        )
+        parts = torch.cat(
+            [
+                resize_for_sheet(crop_padded_window(loaded[id], box))
+                for id, box in zip(ids, boxes[-1], strict=True)
+            ]
+        )
         tiles.append(make_contact_sheet(parts, columns=side, gap=max(1, parts.shape[-1] // 40)))
     words = [f"unit {unit}\n{float(top.values[0, unit]):.3g}" for unit in range(count)]
     rows = [
-        FigureRow("", tiles[start : start + PATCH_TILE_COLUMNS], words[start : start + PATCH_TILE_COLUMNS])
+        FigureRow(
+            "", tiles[start : start + PATCH_TILE_COLUMNS], words[start : start + PATCH_TILE_COLUMNS]
+        )
         for start in range(0, count, PATCH_TILE_COLUMNS)
     ]
-    values = {"activation": top.values[:shown, :count].T, "ids": top.ids[:shown, :count].T, "box": torch.tensor(boxes)}
+    values = {
+        "activation": top.values[:shown, :count].T,
+        "ids": top.ids[:shown, :count].T,
+        "box": torch.tensor(boxes),
+    }
     if top.positions is not None:
-        values |= {"row": top.positions[:shown, :count, 0].T, "column": top.positions[:shown, :count, 1].T}
+        values |= {
+            "row": top.positions[:shown, :count, 0].T,
+            "column": top.positions[:shown, :count, 1].T,
+        }
     caption = (
         f"The {shown} strongest patches of each of {count} of the {top.values.shape[1]} units of {layer} among {scan.images:,} images, at most one of an image, "
         "gray beyond it; under each unit its highest activation."
     )
-    return Result({"patches": compose_figure_rows(rows, max(PATCH_TILE_SIDE, 32 * side))}, values, {"patches": caption})
+    return Result(
+        {"patches": compose_figure_rows(rows, max(PATCH_TILE_SIDE, 32 * side))},
+        values,
+        {"patches": caption},
+    )

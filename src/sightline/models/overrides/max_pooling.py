@@ -54,7 +54,9 @@ def try_compact_max_pool(  # noqa: PLR0917 - torch's own signature
     node: Any = input.grad_fn
     around: Tensor | None = node.metadata.get("around") if node is not None else None
     geometry = kernel_size, stride or [], padding, dilation, ceil_mode
-    return CompactMaxPool.apply(*(input, False) if around is None else (around, True), input.detach(), geometry)
+    return CompactMaxPool.apply(
+        *(input, False) if around is None else (around, True), input.detach(), geometry
+    )
 
 
 class GradientBypass(torch.autograd.Function):
@@ -73,15 +75,32 @@ class CompactMaxPool(torch.autograd.Function):
     """Max pooling of `maps`, whose gradient goes to `x`; if the maps were `rectified`, to what they were before that."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, is_rectified: bool, maps: Tensor, geometry: tuple[Any, ...]) -> Tensor:
+    def forward(
+        ctx: Any, x: Tensor, is_rectified: bool, maps: Tensor, geometry: tuple[Any, ...]
+    ) -> Tensor:
         found, places = aten.max_pool2d_with_indices(maps, *geometry)
-        ctx.places = (torch.where(found <= 0, -1, places) if is_rectified else places).to(torch.int32)
-        ctx.shape, ctx.geometry, ctx.last = maps.shape, geometry, maps.is_contiguous(memory_format=torch.channels_last)
+        ctx.places = (torch.where(found <= 0, -1, places) if is_rectified else places).to(
+            torch.int32
+        )
+        ctx.shape, ctx.geometry, ctx.last = (
+            maps.shape,
+            geometry,
+            maps.is_contiguous(memory_format=torch.channels_last),
+        )
         return found
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
         order = torch.channels_last if ctx.last else torch.contiguous_format
-        like = torch.empty(ctx.shape, dtype=grad.dtype, memory_format=order)  # read for its shape only
+        like = torch.empty(
+            ctx.shape, dtype=grad.dtype, memory_format=order
+        )  # read for its shape only
         alive = torch.where(ctx.places < 0, 0, grad).contiguous(memory_format=order)
-        return aten.max_pool2d_with_indices_backward(alive, like, *ctx.geometry, ctx.places.clamp_min(0).long()), None, None, None
+        return (
+            aten.max_pool2d_with_indices_backward(
+                alive, like, *ctx.geometry, ctx.places.clamp_min(0).long()
+            ),
+            None,
+            None,
+            None,
+        )

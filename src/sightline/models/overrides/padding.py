@@ -41,10 +41,16 @@ class BorderPaddingMode(TorchFunctionMode):
         self.packing_disabled.__exit__(*exc_info)
 
     def __torch_function__(
-        self, func: Callable[..., Any], types: Iterable[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+        self,
+        func: Callable[..., Any],
+        types: Iterable[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
     ) -> Any:
         kwargs = kwargs or {}
-        if BORDER_STATE.innermost is not self:  # an outer one would continue what is continued already
+        if (
+            BORDER_STATE.innermost is not self
+        ):  # an outer one would continue what is continued already
             return func(*args, **kwargs)
         if func is F.conv2d:
             given = {**dict(zip(CONV2D_PARAMETERS, args, strict=False)), **kwargs}
@@ -54,16 +60,39 @@ class BorderPaddingMode(TorchFunctionMode):
                 given.get("padding", 0),
             )
             if not isinstance(padding, str):
-                x = self.pad_beyond_borders(given["input"], given["weight"].shape[-2:], stride, dilation, expand_to_pair(padding))
-                return convolve_packed(x, given["weight"], given.get("bias"), stride, (0, 0), dilation, given.get("groups", 1))
+                x = self.pad_beyond_borders(
+                    given["input"],
+                    given["weight"].shape[-2:],
+                    stride,
+                    dilation,
+                    expand_to_pair(padding),
+                )
+                return convolve_packed(
+                    x,
+                    given["weight"],
+                    given.get("bias"),
+                    stride,
+                    (0, 0),
+                    dilation,
+                    given.get("groups", 1),
+                )
         if func in MAX_POOL_FUNCTIONS or func in AVERAGE_POOL_FUNCTIONS:
             given = {**dict(zip(POOL2D_PARAMETERS, args, strict=False)), **kwargs}
-            kernel, padding = expand_to_pair(given["kernel_size"]), expand_to_pair(given.get("padding", 0))
+            kernel, padding = (
+                expand_to_pair(given["kernel_size"]),
+                expand_to_pair(given.get("padding", 0)),
+            )
             stride = expand_to_pair(given.get("stride") or kernel)
-            return func(self.pad_beyond_borders(given["input"], kernel, stride, (1, 1), padding), kernel, stride)
+            return func(
+                self.pad_beyond_borders(given["input"], kernel, stride, (1, 1), padding),
+                kernel,
+                stride,
+            )
         return func(*args, **kwargs)
 
-    def pad_beyond_borders(self, x: Tensor, kernel: Any, stride: Any, dilation: Any, padding: Any) -> Tensor:
+    def pad_beyond_borders(
+        self, x: Tensor, kernel: Any, stride: Any, dilation: Any, padding: Any
+    ) -> Tensor:
         """Maps N×C×H×W with as much beyond their borders as windows at every stride see."""
         sides: list[int] = []
         for axis in (1, 0):  # the last one first, as `pad` has it
@@ -73,4 +102,8 @@ class BorderPaddingMode(TorchFunctionMode):
             sides += [before, total - before]
         # Maps of a few places are continued by their last one.
         most = min(x.shape[-2:]) - (self.mode == "reflect")
-        return F.pad(x, sides, mode=self.mode if max(sides) <= most else "replicate") if any(sides) else x
+        return (
+            F.pad(x, sides, mode=self.mode if max(sides) <= most else "replicate")
+            if any(sides)
+            else x
+        )

@@ -22,9 +22,23 @@ RELU_FUNCTIONS = {torch.relu, Tensor.relu, F.relu, torch.relu_, Tensor.relu_, F.
 
 HARDTANH_FUNCTIONS = {F.hardtanh, F.hardtanh_}
 
-IN_PLACE_CLAMP_FUNCTIONS = {torch.clamp_, Tensor.clamp_, torch.clamp_min_, Tensor.clamp_min_, Tensor.clip_}
+IN_PLACE_CLAMP_FUNCTIONS = {
+    torch.clamp_,
+    Tensor.clamp_,
+    torch.clamp_min_,
+    Tensor.clamp_min_,
+    Tensor.clip_,
+}
 
-CLAMP_FUNCTIONS = {torch.clamp, Tensor.clamp, torch.clamp_min, Tensor.clamp_min, torch.clip, Tensor.clip, *IN_PLACE_CLAMP_FUNCTIONS}
+CLAMP_FUNCTIONS = {
+    torch.clamp,
+    Tensor.clamp,
+    torch.clamp_min,
+    Tensor.clamp_min,
+    torch.clip,
+    Tensor.clip,
+    *IN_PLACE_CLAMP_FUNCTIONS,
+}
 
 THRESHOLD_FUNCTIONS = {F.threshold, torch.threshold}
 
@@ -38,7 +52,9 @@ class RuledReLU(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, in_place: bool, only_active: bool, only_positive: bool) -> Tensor:
+    def forward(
+        ctx: Any, x: Tensor, in_place: bool, only_active: bool, only_positive: bool
+    ) -> Tensor:
         y = x.relu_() if in_place else x.relu()
         if in_place:
             ctx.mark_dirty(x)
@@ -104,7 +120,11 @@ class backward(TorchFunctionMode):  # noqa: N801 - reads as a verb: `with rules.
         self.count = 0
 
     def __torch_function__(
-        self, func: Callable[..., Any], types: Iterable[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+        self,
+        func: Callable[..., Any],
+        types: Iterable[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
     ) -> Any:
         kwargs = kwargs or {}
         high = find_relu_ceiling(func, args, kwargs)
@@ -120,26 +140,43 @@ class backward(TorchFunctionMode):  # noqa: N801 - reads as a verb: `with rules.
         )
         if func in RELU_FUNCTIONS and not self.redirect:
             return RuledReLU.apply(x, bool(in_place), self.only_active, self.only_positive)
-        y = RedirectedReLU.apply(x, high) if self.redirect else RuledClippedReLU.apply(x, high, self.only_active, self.only_positive)
+        y = (
+            RedirectedReLU.apply(x, high)
+            if self.redirect
+            else RuledClippedReLU.apply(x, high, self.only_active, self.only_positive)
+        )
         return x.copy_(y) if in_place else y
 
 
-def find_relu_ceiling(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> float | None:
+def find_relu_ceiling(
+    func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> float | None:
     """Where the function clips above if it is some ReLU, else None."""
     if func in RELU_FUNCTIONS:
         return math.inf
     if func is F.relu6:
         return 6.0
     if func in CLAMP_FUNCTIONS:
-        low, high = (kwargs.get(name, args[i] if len(args) > i else None) for i, name in ((1, "min"), (2, "max")))
-        plain = isinstance(low, (int, float)) and low == 0 and (high is None or (isinstance(high, (int, float)) and high > 0))
+        low, high = (
+            kwargs.get(name, args[i] if len(args) > i else None)
+            for i, name in ((1, "min"), (2, "max"))
+        )
+        plain = (
+            isinstance(low, (int, float))
+            and low == 0
+            and (high is None or (isinstance(high, (int, float)) and high > 0))
+        )
         return (math.inf if high is None else float(high)) if plain else None
     if func in THRESHOLD_FUNCTIONS:
-        low, value = (kwargs.get(name, args[i] if len(args) > i else None) for i, name in ((1, "threshold"), (2, "value")))
+        low, value = (
+            kwargs.get(name, args[i] if len(args) > i else None)
+            for i, name in ((1, "threshold"), (2, "value"))
+        )
         return math.inf if low == 0 and value == 0 else None
     if func in HARDTANH_FUNCTIONS:
         low, high = (
-            kwargs.get(name, args[i] if len(args) > i else default) for i, name, default in ((1, "min_val", -1.0), (2, "max_val", 1.0))
+            kwargs.get(name, args[i] if len(args) > i else default)
+            for i, name, default in ((1, "min_val", -1.0), (2, "max_val", 1.0))
         )
         return float(high) if low == 0 else None
     return None

@@ -24,7 +24,9 @@ def find_receptive_box(model: Model, layer: str, row: int, column: int, image: T
         return 0, 0, height, width
 
 
-def find_receptive_window(model: Model, layer: str, row: int, column: int, image: Tensor) -> PixelBox:
+def find_receptive_window(
+    model: Model, layer: str, row: int, column: int, image: Tensor
+) -> PixelBox:
     """The same, of one size for all neurons of a layer: it may reach beyond the image."""
     height, width = image.shape[-2:]
     try:
@@ -38,7 +40,9 @@ def crop_padded_window(image: Tensor, box: PixelBox) -> Tensor:
     top, left, bottom, right = box
     height, width = image.shape[-2:]
     above, before = max(-top, 0), max(-left, 0)
-    large = F.pad(image, (before, max(right - width, 0), above, max(bottom - height, 0)), value=MID_GRAY)
+    large = F.pad(
+        image, (before, max(right - width, 0), above, max(bottom - height, 0)), value=MID_GRAY
+    )
     return large[:, :, top + above : bottom + above, left + before : right + before]
 
 

@@ -21,7 +21,12 @@ from sightline.models.model import Model
 from sightline.models.outputs import select_logits
 from sightline.models.overrides.onednn import convolve_packed
 from sightline.models.tracing.incremental_rules import apply_patch_rule
-from sightline.models.tracing.intervals import ChangedIntervals, ChangedRegions, IndexArray, group_window_positions
+from sightline.models.tracing.intervals import (
+    ChangedIntervals,
+    ChangedRegions,
+    IndexArray,
+    group_window_positions,
+)
 from sightline.models.tracing.patches import (
     CleanMap,
     OperationRecord,
@@ -54,7 +59,12 @@ class IncrementalUnsupported(RuntimeError):  # noqa: N818 - not an error: the or
 
 
 def score_occluded_windows(
-    model: Model, windows: OcclusionWindows, label_indices: Tensor, *, batch: int = 32, incremental: bool = True
+    model: Model,
+    windows: OcclusionWindows,
+    label_indices: Tensor,
+    *,
+    batch: int = 32,
+    incremental: bool = True,
 ) -> OcclusionScores:
     """Scores of the labels `index` with each window covered in turn, in the memory that `batch` whole images take.
 
@@ -64,11 +74,19 @@ def score_occluded_windows(
         if incremental and len(windows.positions) > 1:
             try:
                 with model.lock:
-                    if found := IncrementalOcclusion(model, windows, batch).score_windows(label_indices):
+                    if found := IncrementalOcclusion(model, windows, batch).score_windows(
+                        label_indices
+                    ):
                         return found
             except (RuntimeError, TypeError):
                 pass  # the stand-in is no ordinary tensor; if the network itself is at fault, the ordinary run tells
-        return OcclusionScores(torch.cat([part[:, label_indices] for part in run_occluded_images(model, windows, batch)]), 0.0, 1.0)
+        return OcclusionScores(
+            torch.cat(
+                [part[:, label_indices] for part in run_occluded_images(model, windows, batch)]
+            ),
+            0.0,
+            1.0,
+        )
 
 
 class IncrementalOcclusion:
@@ -76,18 +94,34 @@ class IncrementalOcclusion:
 
     def __init__(self, model: Model, windows: OcclusionWindows, batch: int) -> None:
         self.model, self.windows, self.batch = model, windows, batch
-        self.clean_image, self.fill = CleanMap(model.normalize(windows.image)), model.normalize(windows.fill)
+        self.clean_image, self.fill = (
+            CleanMap(model.normalize(windows.image)),
+            model.normalize(windows.fill),
+        )
 
     def score_windows(self, label_indices: Tensor) -> OcclusionScores | None:
         """Scores of all windows, or None where it wouldn't pay."""
-        survey, places = OcclusionPass({}, SURVEY_BATCH_SIZE, survey=True), np.array(self.windows.positions)
+        survey, places = (
+            OcclusionPass({}, SURVEY_BATCH_SIZE, survey=True),
+            np.array(self.windows.positions),
+        )
         self.compute_logits(
-            survey, PatchedMaps(self.clean_image, self.locate_window_regions(np.unique(places[:, 0]), np.unique(places[:, 1])))
+            survey,
+            PatchedMaps(
+                self.clean_image,
+                self.locate_window_regions(np.unique(places[:, 0]), np.unique(places[:, 1])),
+            ),
         )
         if not survey.layer_costs or survey.speedup < MIN_SPEEDUP:
             return None
-        scores, spent, kept = torch.empty(len(places), len(label_indices), device=self.clean_image.tensor.device), survey.full_cost, 0.0
-        most = max(1, min(MAX_WINDOWS_AT_ONCE, int(self.batch * survey.largest_map / survey.largest_kept)))
+        scores, spent, kept = (
+            torch.empty(len(places), len(label_indices), device=self.clean_image.tensor.device),
+            survey.full_cost,
+            0.0,
+        )
+        most = max(
+            1, min(MAX_WINDOWS_AT_ONCE, int(self.batch * survey.largest_map / survey.largest_kept))
+        )
         for part in group_window_positions(
             self.windows.positions,
             survey.layer_costs,
@@ -95,23 +129,32 @@ class IncrementalOcclusion:
             most,
         ):
             run = OcclusionPass(survey.records, len(part))
-            start = PatchedMaps(self.clean_image, self.locate_window_regions(*places[part].T), self.windows.crop_windows(part, self.fill))
+            start = PatchedMaps(
+                self.clean_image,
+                self.locate_window_regions(*places[part].T),
+                self.windows.crop_windows(part, self.fill),
+            )
             scores[part] = self.compute_logits(run, start)[:, label_indices]
             spent, kept = spent + run.spent_cost * len(part), kept + run.localized_cost * len(part)
-        return OcclusionScores(scores, kept / (survey.full_cost * len(places)), survey.full_cost * len(places) / spent)
+        return OcclusionScores(
+            scores, kept / (survey.full_cost * len(places)), survey.full_cost * len(places) / spent
+        )
 
     def locate_window_regions(self, tops: IndexArray, lefts: IndexArray) -> ChangedRegions:
         """The windows themselves."""
         height, width = self.clean_image.tensor.shape[-2:]
         size = self.windows.side
         return ChangedRegions(
-            ChangedIntervals(tops, np.full_like(tops, size), height), ChangedIntervals(lefts, np.full_like(lefts, size), width)
+            ChangedIntervals(tops, np.full_like(tops, size), height),
+            ChangedIntervals(lefts, np.full_like(lefts, size), width),
         )
 
     def compute_logits(self, occlusion_pass: "OcclusionPass", start_maps: PatchedMaps) -> Tensor:
         """Logits for a batch."""
         logits = select_logits(
-            self.model.network(make_stand_in(occlusion_pass, (), patched_maps=start_maps)), self.model.output, self.model.name
+            self.model.network(make_stand_in(occlusion_pass, (), patched_maps=start_maps)),
+            self.model.output,
+            self.model.name,
         )
         if not isinstance(logits, StandInTensor):
             raise IncrementalUnsupported("the network lost the stand-in on its way")
@@ -137,21 +180,34 @@ class OcclusionPass:
     weights_read: int = 0
     largest_map: int = 1
     largest_kept: float = 1
-    layer_costs: list[tuple[float, ChangedRegions]] = field(default_factory=list[tuple[float, ChangedRegions]])
+    layer_costs: list[tuple[float, ChangedRegions]] = field(
+        default_factory=list[tuple[float, ChangedRegions]]
+    )
 
     @property
     def speedup(self) -> float:
         """How many times fewer multiply-adds a mean window takes than the whole image."""
-        local = sum(price * float(cone.rows.size.mean() * cone.cols.size.mean()) for price, cone in self.layer_costs)
+        local = sum(
+            price * float(cone.rows.size.mean() * cone.cols.size.mean())
+            for price, cone in self.layer_costs
+        )
         return self.full_cost / max(self.full_cost - self.localized_cost + local, 1)
 
     def run_operation(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """One operation that the network calls."""
         memory, given = self.find_record(func, args, kwargs), find_stand_ins((args, kwargs))
-        written = [i for i, argument in enumerate(func._schema.arguments) if argument.alias_info and argument.alias_info.is_write]
+        written = [
+            i
+            for i, argument in enumerate(func._schema.arguments)
+            if argument.alias_info and argument.alias_info.is_write
+        ]
         if not written:
-            found = self.wrap_results(self.apply_operation(func, args, kwargs, memory), memory.number)
-            if any(result.alias_info for result in func._schema.returns) and any(x.patched_maps or x.shared for x in given):
+            found = self.wrap_results(
+                self.apply_operation(func, args, kwargs, memory), memory.number
+            )
+            if any(result.alias_info for result in func._schema.returns) and any(
+                x.patched_maps or x.shared for x in given
+            ):
                 # A view of what is kept in pieces doesn't follow later writes.
                 for x in (*given, *find_stand_ins(found)):
                     x.shared = True
@@ -160,7 +216,9 @@ class OcclusionPass:
         if not isinstance(target, StandInTensor) or target.shared:
             raise IncrementalUnsupported("an operation writes to a tensor that others may see")
         if target.patched_maps:
-            target.take_over_result(self.apply_operation(find_functional_overload(func), args, kwargs, memory))
+            target.take_over_result(
+                self.apply_operation(find_functional_overload(func), args, kwargs, memory)
+            )
         else:
             func(
                 *replace_instances(args, StandInTensor, StandInTensor.build_full_tensor),
@@ -169,17 +227,32 @@ class OcclusionPass:
         target.number = (memory.number,)
         return target
 
-    def find_record(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> OperationRecord:
+    def find_record(
+        self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> OperationRecord:
         """What is known of this call from the survey, whichever way the network took to it."""
-        key = func, make_call_key((args, kwargs), lambda x: x.number if isinstance(x, StandInTensor) else None)
+        key = (
+            func,
+            make_call_key(
+                (args, kwargs), lambda x: x.number if isinstance(x, StandInTensor) else None
+            ),
+        )
         if self.survey:
             # The constants are kept, so that no other may lie at their address.
-            constants = [x for x in iterate_nested_tensors((args, kwargs)) if not isinstance(x, StandInTensor)]
-            return self.records.setdefault(key, OperationRecord(len(self.records), constants=constants))
+            constants = [
+                x
+                for x in iterate_nested_tensors((args, kwargs))
+                if not isinstance(x, StandInTensor)
+            ]
+            return self.records.setdefault(
+                key, OperationRecord(len(self.records), constants=constants)
+            )
         self.last_unknown_number -= 1
         return self.records.get(key) or OperationRecord(self.last_unknown_number)
 
-    def apply_operation(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], record: OperationRecord) -> Any:
+    def apply_operation(
+        self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], record: OperationRecord
+    ) -> Any:
         """The operation on patches if it can be, else on whole maps."""
         if all(x.patched_maps for x in find_stand_ins((args, kwargs))):
             call = PatchedCall(
@@ -198,45 +271,78 @@ class OcclusionPass:
                         found,
                         count_multiply_adds(
                             func,
-                            replace_instances(args, StandInTensor, lambda x: x.patched_maps.clean_map.tensor),
+                            replace_instances(
+                                args, StandInTensor, lambda x: x.patched_maps.clean_map.tensor
+                            ),
                             kwargs,
                             found.clean_map.tensor,
                         ),
                     )
                 return found
         known = not find_stand_ins((args[1:], kwargs))
-        args, kwargs = replace_instances((args, kwargs), StandInTensor, StandInTensor.build_full_tensor)
-        if func is aten.convolution.default and known and args[1].ndim == 4 and not args[6] and not self.survey:
+        args, kwargs = replace_instances(
+            (args, kwargs), StandInTensor, StandInTensor.build_full_tensor
+        )
+        if (
+            func is aten.convolution.default
+            and known
+            and args[1].ndim == 4
+            and not args[6]
+            and not self.survey
+        ):
             found = convolve_packed(*args[:6], args[8])
         else:
             # Maps put together from patches may lie in memory in another order than a view would need.
-            found = (aten.reshape.default if func in (aten.view.default, aten._unsafe_view.default) else func)(*args, **kwargs)
+            found = (
+                aten.reshape.default
+                if func in (aten.view.default, aten._unsafe_view.default)
+                else func
+            )(*args, **kwargs)
         amount = count_multiply_adds(func, args, kwargs, found) / self.image_count
         self.full_cost, self.spent_cost = self.full_cost + amount, self.spent_cost + amount
         # Seldom more than its multiply-adds for one image: a fully connected layer's are its weights.
-        self.weights_read += int(min(amount, sum(x.numel() for x in iterate_nested_tensors(args)))) if amount else 0
-        self.note_map_size(max((out.numel() // self.image_count for out in iterate_nested_tensors(found)), default=0))
+        self.weights_read += (
+            int(min(amount, sum(x.numel() for x in iterate_nested_tensors(args)))) if amount else 0
+        )
+        self.note_map_size(
+            max(
+                (out.numel() // self.image_count for out in iterate_nested_tensors(found)),
+                default=0,
+            )
+        )
         return found
 
     def note_map_size(self, size: int, computed_share: float = 1) -> None:
         """Notes the size of a map of one image, and the share of it that was computed."""
-        self.largest_map, self.largest_kept = max(self.largest_map, size), max(self.largest_kept, size * computed_share)
+        self.largest_map, self.largest_kept = (
+            max(self.largest_map, size),
+            max(self.largest_kept, size * computed_share),
+        )
 
     def count_localized_operation(self, result: PatchedMaps, multiply_adds: float) -> None:
         """Counts a localized operation that takes `amount` multiply-adds for the whole image."""
         if multiply_adds:
             price = multiply_adds / (result.map_size[0] * result.map_size[1])
             self.layer_costs.append((price, result.regions))
-            self.full_cost, self.localized_cost = self.full_cost + multiply_adds, self.localized_cost + multiply_adds
+            self.full_cost, self.localized_cost = (
+                self.full_cost + multiply_adds,
+                self.localized_cost + multiply_adds,
+            )
             self.spent_cost += price * result.regions.height * result.regions.width
 
     def wrap_results(self, results: Any, *number: int) -> Any:
         """Results as stand-ins."""
         if isinstance(results, (tuple, list)):
-            return type(results)(self.wrap_results(item, *number, i) for i, item in enumerate(results))
+            return type(results)(
+                self.wrap_results(item, *number, i) for i, item in enumerate(results)
+            )
         if isinstance(results, PatchedMaps):
             return make_stand_in(self, number, patched_maps=results)
-        return make_stand_in(self, number, full_tensor=results) if results is None or isinstance(results, Tensor) else results
+        return (
+            make_stand_in(self, number, full_tensor=results)
+            if results is None or isinstance(results, Tensor)
+            else results
+        )
 
 
 class StandInTensor(Tensor):
@@ -254,7 +360,9 @@ class StandInTensor(Tensor):
     __torch_function__ = torch._C._disabled_torch_function_impl  # pyright: ignore[reportAssignmentType]
 
     @classmethod
-    def __torch_dispatch__(cls, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
+    def __torch_dispatch__(
+        cls, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
         kwargs = kwargs or {}
         return find_stand_ins((args, kwargs))[0].occlusion_pass.run_operation(func, args, kwargs)
 
@@ -268,18 +376,32 @@ class StandInTensor(Tensor):
 
     def take_over_result(self, result: PatchedMaps | Tensor) -> None:
         """Takes over what a write gives."""
-        self.patched_maps, self.full_tensor = (result, None) if isinstance(result, PatchedMaps) else (None, result)
+        self.patched_maps, self.full_tensor = (
+            (result, None) if isinstance(result, PatchedMaps) else (None, result)
+        )
 
 
 def make_stand_in(
-    occlusion_pass: OcclusionPass, number: tuple[int, ...], *, patched_maps: PatchedMaps | None = None, full_tensor: Tensor | None = None
+    occlusion_pass: OcclusionPass,
+    number: tuple[int, ...],
+    *,
+    patched_maps: PatchedMaps | None = None,
+    full_tensor: Tensor | None = None,
 ) -> StandInTensor:
     """Makes one, with the shape and strides that the tensor of the whole batch has."""
-    like = patched_maps.clean_map.tensor if patched_maps else full_tensor if full_tensor is not None else torch.empty(0)
+    like = (
+        patched_maps.clean_map.tensor
+        if patched_maps
+        else full_tensor
+        if full_tensor is not None
+        else torch.empty(0)
+    )
     shape, strides = tuple(like.shape), like.stride()
     if patched_maps:
         shape, strides = (occlusion_pass.image_count, *shape[1:]), (like.numel(), *strides[1:])
-    made = Tensor._make_wrapper_subclass(StandInTensor, shape, strides=strides, dtype=like.dtype, device=like.device)
+    made = Tensor._make_wrapper_subclass(
+        StandInTensor, shape, strides=strides, dtype=like.dtype, device=like.device
+    )
     made.occlusion_pass, made.number, made.patched_maps, made.full_tensor, made.shared = (
         occlusion_pass,
         number,

@@ -14,7 +14,14 @@ from torch import Tensor
 
 from sightline.models.overrides.onednn import convolve_packed
 from sightline.models.tracing.intervals import AxisWindow, ChangedRegions, count_pooled_elements
-from sightline.models.tracing.patches import LOWEST_BORDER, ZERO_BORDER, PatchedCall, PatchedMaps, PatchRuleResult, require_patches
+from sightline.models.tracing.patches import (
+    LOWEST_BORDER,
+    ZERO_BORDER,
+    PatchedCall,
+    PatchedMaps,
+    PatchRuleResult,
+    require_patches,
+)
 
 aten: Any = torch.ops.aten
 
@@ -28,7 +35,9 @@ def apply_patch_rule(call: PatchedCall) -> PatchRuleResult:
     """What a call gives, if it can be localized."""
     kind = call.func.overloadpacket
     if kind in PATCH_RULES:
-        alone = len(find_patched_maps((*call.args, *call.kwargs.values()))) == 1 and isinstance(call.args[0], PatchedMaps)
+        alone = len(find_patched_maps((*call.args, *call.kwargs.values()))) == 1 and isinstance(
+            call.args[0], PatchedMaps
+        )
         return PATCH_RULES[kind](call) if alone else None
     if kind is aten.cat:
         return concatenate_patches(call)
@@ -39,14 +48,21 @@ def find_patched_maps(value: Any) -> list[PatchedMaps]:
     """The Locals in nested tuples and lists."""
     if isinstance(value, PatchedMaps):
         return [value]
-    return [found for item in value for found in find_patched_maps(item)] if isinstance(value, (tuple, list)) else []
+    return (
+        [found for item in value for found in find_patched_maps(item)]
+        if isinstance(value, (tuple, list))
+        else []
+    )
 
 
 # ── sliding windows ──
 
 
 def slide_window_over_patches(
-    call: PatchedCall, window: SlidingWindow, border: int, apply_window: Callable[[Tensor, ChangedRegions], Tensor]
+    call: PatchedCall,
+    window: SlidingWindow,
+    border: int,
+    apply_window: Callable[[Tensor, ChangedRegions], Tensor],
 ) -> PatchedMaps | None:
     """A sliding window over one Local; `run` does it without padding on cut-outs, for a cone of the result."""
     x, (rows, cols) = call.operand, window
@@ -70,7 +86,15 @@ def convolve_patches(call: PatchedCall) -> PatchedMaps | None:
     x, weight, bias, stride, padding, dilation, transposed, _, groups = call.args
     if weight.ndim != 4 or x.clean_map.tensor.ndim != 4 or transposed:
         return None
-    window = [(weight.shape[2 + i], stride[i % len(stride)], padding[i % len(padding)], dilation[i % len(dilation)]) for i in (0, 1)]
+    window = [
+        (
+            weight.shape[2 + i],
+            stride[i % len(stride)],
+            padding[i % len(padding)],
+            dilation[i % len(dilation)],
+        )
+        for i in (0, 1)
+    ]
 
     def run(x: Tensor, _cone: ChangedRegions) -> Tensor:
         return convolve_packed(x, weight, bias, stride, [0, 0], dilation, groups)
@@ -82,7 +106,9 @@ def max_pool_patches(call: PatchedCall) -> PatchRuleResult:
     """aten.max_pool2d_with_indices(input, kernel_size, stride, padding, dilation, ceil_mode); the indices are not for use."""
     window = read_pool_window(call, dilated=True)
     size, stride, _, dilation = ([axis[i] for axis in window] for i in range(4))
-    pooled = slide_window_over_patches(call, window, LOWEST_BORDER, lambda x, _cone: torch.max_pool2d(x, size, stride, 0, dilation))
+    pooled = slide_window_over_patches(
+        call, window, LOWEST_BORDER, lambda x, _cone: torch.max_pool2d(x, size, stride, 0, dilation)
+    )
     return pooled and (pooled, None)
 
 
@@ -101,7 +127,10 @@ def average_pool_patches(call: PatchedCall) -> PatchedMaps | None:
         total = torch.nn.functional.avg_pool2d(x, size, stride, divisor_override=1)
         if forced:
             return total / forced
-        rows, cols = areas[0][cone.rows.start[:, None] + np.arange(cone.height)], areas[1][cone.cols.start[:, None] + np.arange(cone.width)]
+        rows, cols = (
+            areas[0][cone.rows.start[:, None] + np.arange(cone.height)],
+            areas[1][cone.cols.start[:, None] + np.arange(cone.width)],
+        )
         return total / torch.from_numpy(rows[:, None, :, None] * cols[:, None, None, :]).to(x)
 
     return slide_window_over_patches(call, window, ZERO_BORDER, run)
@@ -119,7 +148,9 @@ def read_pool_window(call: PatchedCall, *, dilated: bool) -> SlidingWindow:
         call.get_argument(3, "", [0]),
         call.get_argument(4, "", [1]) if dilated else [1],
     )
-    rows, cols = ([pair(sizes, i), pair(strides, i), pair(paddings, i), pair(dilations, i)] for i in (0, 1))
+    rows, cols = (
+        [pair(sizes, i), pair(strides, i), pair(paddings, i), pair(dilations, i)] for i in (0, 1)
+    )
     return rows, cols
 
 
@@ -132,7 +163,9 @@ def adaptive_pool_patches(call: PatchedCall) -> PatchRuleResult:
         return None
     step = [before // after for before, after in zip(size, shape, strict=True)]
     rows, cols = ([n, n, 0, 1] for n in step)
-    return slide_window_over_patches(call, (rows, cols), ZERO_BORDER, lambda x, _cone: torch.nn.functional.avg_pool2d(x, step))
+    return slide_window_over_patches(
+        call, (rows, cols), ZERO_BORDER, lambda x, _cone: torch.nn.functional.avg_pool2d(x, step)
+    )
 
 
 # ── place by place ──
@@ -140,18 +173,28 @@ def adaptive_pool_patches(call: PatchedCall) -> PatchRuleResult:
 
 def apply_pointwise_to_patches(call: PatchedCall) -> PatchedMaps | None:
     """Functions of the elements at one place; constants must be the same at all places."""
-    xs = [found for value in (*call.args, *call.kwargs.values()) for found in find_patched_maps(value)]
-    if any(x.map_size != xs[0].map_size or x.clean_map.tensor.ndim != xs[0].clean_map.tensor.ndim for x in xs) or not has_uniform_constants(
-        call, xs[0].clean_map.tensor.ndim
-    ):
+    xs = [
+        found for value in (*call.args, *call.kwargs.values()) for found in find_patched_maps(value)
+    ]
+    if any(
+        x.map_size != xs[0].map_size or x.clean_map.tensor.ndim != xs[0].clean_map.tensor.ndim
+        for x in xs
+    ) or not has_uniform_constants(call, xs[0].clean_map.tensor.ndim):
         return None
-    return call.make_patched_maps(unite_changed_regions(xs), lambda cone: call.run_operation(lambda x: x.cut_regions(cone)))
+    return call.make_patched_maps(
+        unite_changed_regions(xs), lambda cone: call.run_operation(lambda x: x.cut_regions(cone))
+    )
 
 
 def has_uniform_constants(call: PatchedCall, ndim: int) -> bool:
     """Whether all constants are the same in each image of the batch and at all places."""
-    constants = [value for value in (*call.args, *call.kwargs.values()) if isinstance(value, Tensor)]
-    return all(all(n == 1 for n in value.shape[-2:]) and (value.ndim < ndim or value.shape[0] == 1) for value in constants)
+    constants = [
+        value for value in (*call.args, *call.kwargs.values()) if isinstance(value, Tensor)
+    ]
+    return all(
+        all(n == 1 for n in value.shape[-2:]) and (value.ndim < ndim or value.shape[0] == 1)
+        for value in constants
+    )
 
 
 def unite_changed_regions(inputs: Sequence[PatchedMaps]) -> ChangedRegions:
@@ -171,7 +214,9 @@ def concatenate_patches(call: PatchedCall) -> PatchedMaps | None:
         or dim not in (1, -3)
     ):
         return None
-    return call.make_patched_maps(unite_changed_regions(xs), lambda cone: torch.cat([x.cut_regions(cone) for x in xs], 1))
+    return call.make_patched_maps(
+        unite_changed_regions(xs), lambda cone: torch.cat([x.cut_regions(cone) for x in xs], 1)
+    )
 
 
 def batch_normalize_patches(call: PatchedCall) -> PatchRuleResult:
@@ -180,7 +225,10 @@ def batch_normalize_patches(call: PatchedCall) -> PatchRuleResult:
     if (call.args[5] and not legit) or call.operand.clean_map.tensor.ndim != 4:
         return None
     return (
-        call.make_patched_maps(call.operand.regions, lambda cone: call.func(call.operand.cut_regions(cone), *call.args[1:])[0]),
+        call.make_patched_maps(
+            call.operand.regions,
+            lambda cone: call.func(call.operand.cut_regions(cone), *call.args[1:])[0],
+        ),
         None,
         None,
     )
@@ -195,9 +243,14 @@ def rearrange_patch_channels(call: PatchedCall) -> PatchRuleResult:
         return None
     found = call.run_operation(lambda x: x.clean_map.tensor)
     if isinstance(found, Tensor):
-        return call.make_patched_maps(call.operand.regions, lambda _: call.run_operation(require_patches))
+        return call.make_patched_maps(
+            call.operand.regions, lambda _: call.run_operation(require_patches)
+        )
     return [
-        call.make_patched_maps(call.operand.regions, lambda _, i=i: call.run_operation(require_patches)[i], i) for i in range(len(found))
+        call.make_patched_maps(
+            call.operand.regions, lambda _, i=i: call.run_operation(require_patches)[i], i
+        )
+        for i in range(len(found))
     ]
 
 
@@ -207,7 +260,10 @@ def reshape_patch_channels(call: PatchedCall) -> PatchedMaps | None:
     if len(shape) < 3 or shape[0] != call.image_count or shape[-2:] != x.map_size:
         return None
     call.get_clean_map(compute=lambda: x.clean_map.tensor.reshape(1, *shape[1:]))
-    return call.make_patched_maps(x.regions, lambda cone: require_patches(x).reshape(-1, *shape[1:-2], cone.height, cone.width))
+    return call.make_patched_maps(
+        x.regions,
+        lambda cone: require_patches(x).reshape(-1, *shape[1:-2], cone.height, cone.width),
+    )
 
 
 def copy_patches(call: PatchedCall) -> PatchedMaps:
@@ -222,7 +278,9 @@ def pad_patched_maps(call: PatchedCall) -> PatchedMaps | None:
         return None
     left, _, top, _ = (*pad, 0, 0)[:4]
     shape = call.get_clean_map().tensor.shape
-    cone = ChangedRegions(x.regions.rows.shift_starts(top, shape[-2]), x.regions.cols.shift_starts(left, shape[-1]))
+    cone = ChangedRegions(
+        x.regions.rows.shift_starts(top, shape[-2]), x.regions.cols.shift_starts(left, shape[-1])
+    )
     return call.make_patched_maps(cone, lambda _: require_patches(x))
 
 
@@ -251,6 +309,15 @@ PATCH_RULES: dict[Any, Callable[[PatchedCall], PatchRuleResult]] = {
     **dict.fromkeys((aten.view, aten._unsafe_view, aten.reshape), reshape_patch_channels),
     **dict.fromkeys((aten.clone, aten.detach, aten.alias), copy_patches),
     **dict.fromkeys(
-        (aten.select, aten.slice, aten.split, aten.split_with_sizes, aten.unbind, aten.unsqueeze, aten.transpose), rearrange_patch_channels
+        (
+            aten.select,
+            aten.slice,
+            aten.split,
+            aten.split_with_sizes,
+            aten.unbind,
+            aten.unsqueeze,
+            aten.transpose,
+        ),
+        rearrange_patch_channels,
     ),
 }

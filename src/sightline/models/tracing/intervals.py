@@ -25,7 +25,9 @@ class ChangedIntervals:
     size: IndexArray
     length: int
 
-    def slide_window(self, output_count: int, size: int, stride: int, padding: int, dilation: int = 1) -> "ChangedIntervals":
+    def slide_window(
+        self, output_count: int, size: int, stride: int, padding: int, dilation: int = 1
+    ) -> "ChangedIntervals":
         """What it changes of `count` outputs, each of `size` elements `dilation` apart, the first at −`padding`, `stride` apart."""
         first = -((dilation * (size - 1) - self.start - padding) // stride)
         last = (self.start + self.size - 1 + padding) // stride
@@ -37,11 +39,17 @@ class ChangedIntervals:
 
     def __or__(self, other: "ChangedIntervals") -> "ChangedIntervals":
         return clip_intervals(
-            np.minimum(self.start, other.start), np.maximum(self.start + self.size, other.start + other.size) - 1, self.length
+            np.minimum(self.start, other.start),
+            np.maximum(self.start + self.size, other.start + other.size) - 1,
+            self.length,
         )
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, ChangedIntervals) and np.array_equal(self.start, other.start) and np.array_equal(self.size, other.size)
+        return (
+            isinstance(other, ChangedIntervals)
+            and np.array_equal(self.start, other.start)
+            and np.array_equal(self.size, other.size)
+        )
 
     __hash__ = None  # pyright: ignore[reportAssignmentType]
 
@@ -50,10 +58,14 @@ class ChangedIntervals:
         most = self.size.max()
         if self.size.min() == most:
             return self
-        return ChangedIntervals(np.minimum(self.start, self.length - most), np.full_like(self.size, most), self.length)
+        return ChangedIntervals(
+            np.minimum(self.start, self.length - most), np.full_like(self.size, most), self.length
+        )
 
 
-def count_pooled_elements(window: AxisWindow, input_length: int, output_length: int, *, count_padding: bool) -> IndexArray:
+def count_pooled_elements(
+    window: AxisWindow, input_length: int, output_length: int, *, count_padding: bool
+) -> IndexArray:
     """By how many elements average pooling of `before` divides along one axis, for each of `after` results."""
     size, stride, padding, _ = window
     first = np.arange(output_length) * stride - padding
@@ -81,9 +93,13 @@ class ChangedRegions:
         """All of one height and width."""
         return ChangedRegions(self.rows.equalize_sizes(), self.cols.equalize_sizes())
 
-    def slide_window(self, shape: Sequence[int], rows: AxisWindow, cols: AxisWindow) -> "ChangedRegions":
+    def slide_window(
+        self, shape: Sequence[int], rows: AxisWindow, cols: AxisWindow
+    ) -> "ChangedRegions":
         """Behind a sliding window that gives a map of this shape; a window for each axis."""
-        return ChangedRegions(self.rows.slide_window(shape[-2], *rows), self.cols.slide_window(shape[-1], *cols))
+        return ChangedRegions(
+            self.rows.slide_window(shape[-2], *rows), self.cols.slide_window(shape[-1], *cols)
+        )
 
     @property
     def height(self) -> int:
@@ -100,7 +116,10 @@ class ChangedRegions:
 
 
 def group_window_positions(
-    positions: Sequence[tuple[int, int]], layer_costs: Sequence[tuple[float, ChangedRegions]], batch_overhead: float, max_batch: int
+    positions: Sequence[tuple[int, int]],
+    layer_costs: Sequence[tuple[float, ChangedRegions]],
+    batch_overhead: float,
+    max_batch: int,
 ) -> list[list[int]]:
     """Sorts places (top, left) into batches of at most `batch` that are cheap to run as patches of one shape.
 
@@ -110,9 +129,16 @@ def group_window_positions(
     tops, row = np.unique([y for y, _ in positions], return_inverse=True)
     lefts, col = np.unique([x for _, x in positions], return_inverse=True)
     price = np.array([price for price, _ in layer_costs])
-    heights = np.array([cone.rows.size for _, cone in layer_costs], float).reshape(len(layer_costs), len(tops))
-    widths = np.array([cone.cols.size for _, cone in layer_costs], float).reshape(len(layer_costs), len(lefts))
-    by_row, by_col = merge_size_classes(heights, price * widths.mean(1)), merge_size_classes(widths, price * heights.mean(1))
+    heights = np.array([cone.rows.size for _, cone in layer_costs], float).reshape(
+        len(layer_costs), len(tops)
+    )
+    widths = np.array([cone.cols.size for _, cone in layer_costs], float).reshape(
+        len(layer_costs), len(lefts)
+    )
+    by_row, by_col = (
+        merge_size_classes(heights, price * widths.mean(1)),
+        merge_size_classes(widths, price * heights.mean(1)),
+    )
     best: tuple[float, list[list[int]]] = (np.inf, [])
     for r in by_row:
         for c in by_col:
@@ -120,15 +146,22 @@ def group_window_positions(
             found, cost = list[list[int]](), 0.0
             for key in np.unique(pair):
                 members = np.flatnonzero(pair == key)
-                tallest, widest = heights[:, np.unique(row[members])].max(1), widths[:, np.unique(col[members])].max(1)
+                tallest, widest = (
+                    heights[:, np.unique(row[members])].max(1),
+                    widths[:, np.unique(col[members])].max(1),
+                )
                 parts = -(-len(members) // max_batch)
-                cost += float((price * tallest * widest).sum()) * len(members) + batch_overhead * parts
+                cost += (
+                    float((price * tallest * widest).sum()) * len(members) + batch_overhead * parts
+                )
                 found += [part.tolist() for part in np.array_split(members, parts)]
             best = min(best, (cost, found), key=lambda pair: pair[0])
     return best[1]
 
 
-def merge_size_classes(sizes: FloatArray, prices: FloatArray, max_classes: int = 8) -> list[IndexArray]:
+def merge_size_classes(
+    sizes: FloatArray, prices: FloatArray, max_classes: int = 8
+) -> list[IndexArray]:
     """Partitions of the columns of `sizes` (layers × positions) into 1 to `most` classes, each as an array of class numbers.
 
     Joins the two classes whose common maximum costs least, again and again.
@@ -142,11 +175,19 @@ def merge_size_classes(sizes: FloatArray, prices: FloatArray, max_classes: int =
             found.append(np.array([number[int(i)] for i in label.reshape(-1)]))
         table, weight = np.array(peaks), np.array(count)
         own = table @ prices
-        joint = np.maximum(table[:, None], table[None]) @ prices * (weight[:, None] + weight) - (own * weight)[:, None] - own * weight
+        joint = (
+            np.maximum(table[:, None], table[None]) @ prices * (weight[:, None] + weight)
+            - (own * weight)[:, None]
+            - own * weight
+        )
         np.fill_diagonal(joint, np.inf)
         i, j = sorted(divmod(int(joint.argmin()), len(peaks)))
         if i == j:
             break
-        peaks[i], count[i], names[i] = np.maximum(peaks[i], peaks[j]), count[i] + count[j], names[i] + names[j]
+        peaks[i], count[i], names[i] = (
+            np.maximum(peaks[i], peaks[j]),
+            count[i] + count[j],
+            names[i] + names[j],
+        )
         del peaks[j], count[j], names[j]
     return found

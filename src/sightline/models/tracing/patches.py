@@ -25,7 +25,9 @@ class CleanMap:
     def pixel_rows(self) -> Tensor:
         """One pixel a row, and two rows more for what stands beyond the border: gathering is copying whole rows."""
         pixels = flatten_to_planes(self.tensor)[0].flatten(1).t()
-        return torch.cat([pixels, torch.zeros_like(pixels[:1]), torch.full_like(pixels[:1], -torch.inf)])
+        return torch.cat(
+            [pixels, torch.zeros_like(pixels[:1]), torch.full_like(pixels[:1], -torch.inf)]
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,25 +43,44 @@ class PatchedMaps:
         return self.regions.rows.length, self.regions.cols.length
 
     def cut_windows(
-        self, tops: IndexArray, lefts: IndexArray, height: int, width: int, border: int = ZERO_BORDER, *, without_patches: bool = False
+        self,
+        tops: IndexArray,
+        lefts: IndexArray,
+        height: int,
+        width: int,
+        border: int = ZERO_BORDER,
+        *,
+        without_patches: bool = False,
     ) -> Tensor:
         """What height × width cut-outs at (top, left) of each map show, N×…×height×width; beyond the border zeros or −∞."""
         y, x = tops[:, None] + np.arange(height), lefts[:, None] + np.arange(width)
         index = y[:, :, None] * self.map_size[1] + x[:, None, :]
-        outside = ((y < 0) | (y >= self.map_size[0]))[:, :, None] | ((x < 0) | (x >= self.map_size[1]))[:, None, :]
+        outside = ((y < 0) | (y >= self.map_size[0]))[:, :, None] | (
+            (x < 0) | (x >= self.map_size[1])
+        )[:, None, :]
         index[outside] = self.map_size[0] * self.map_size[1] + border
         pixels = self.clean_map.pixel_rows
-        found = pixels.index_select(0, torch.from_numpy(index.reshape(-1)).to(pixels.device)).view(len(tops), height, width, -1)
+        found = pixels.index_select(0, torch.from_numpy(index.reshape(-1)).to(pixels.device)).view(
+            len(tops), height, width, -1
+        )
         found = found.permute(0, 3, 1, 2)
         if not without_patches:
-            write_patches_into(found, self.patches, self.regions.rows.start - tops, self.regions.cols.start - lefts)  # pyright: ignore[reportArgumentType]
+            write_patches_into(
+                found, self.patches, self.regions.rows.start - tops, self.regions.cols.start - lefts
+            )  # pyright: ignore[reportArgumentType]
         return found.reshape(len(tops), *self.clean_map.tensor.shape[1:-2], height, width)
 
     def cut_regions(self, regions: ChangedRegions, *, without_patches: bool = False) -> Tensor:
         """What an even cone shows."""
         if self.patches is not None and not without_patches and regions == self.regions:
             return self.patches
-        return self.cut_windows(regions.rows.start, regions.cols.start, regions.height, regions.width, without_patches=without_patches)
+        return self.cut_windows(
+            regions.rows.start,
+            regions.cols.start,
+            regions.height,
+            regions.width,
+            without_patches=without_patches,
+        )
 
     def build_full_maps(self, image_count: int) -> Tensor:
         """The whole maps of `count` images."""
@@ -68,7 +89,12 @@ class PatchedMaps:
         found = self.clean_map.tensor.repeat(image_count, *[1] * (self.clean_map.tensor.ndim - 1))
         found = found.contiguous(memory_format=torch.channels_last) if found.ndim == 4 else found
         if self.patches is not None:
-            write_patches_into(flatten_to_planes(found), self.patches, self.regions.rows.start, self.regions.cols.start)
+            write_patches_into(
+                flatten_to_planes(found),
+                self.patches,
+                self.regions.rows.start,
+                self.regions.cols.start,
+            )
         return found
 
 
@@ -138,15 +164,27 @@ class PatchedCall:
     def get_clean_map(self, index: int = 0, compute: Callable[[], Any] | None = None) -> CleanMap:
         """The result for the clean image, computed once, by the operation or by `make`."""
         if not self.record.clean_maps:
-            found = compute() if compute else self.run_operation(lambda local: local.clean_map.tensor)
-            self.record.clean_maps = [CleanMap(out) for out in (found if isinstance(found, (tuple, list)) else [found])]
+            found = (
+                compute() if compute else self.run_operation(lambda local: local.clean_map.tensor)
+            )
+            self.record.clean_maps = [
+                CleanMap(out) for out in (found if isinstance(found, (tuple, list)) else [found])
+            ]
         return self.record.clean_maps[index]
 
     def run_operation(self, convert: Callable[[PatchedMaps], Tensor]) -> Any:
         """The operation with other tensors for the Locals."""
-        return self.func(*replace_instances(self.args, PatchedMaps, convert), **replace_instances(dict(self.kwargs), PatchedMaps, convert))
+        return self.func(
+            *replace_instances(self.args, PatchedMaps, convert),
+            **replace_instances(dict(self.kwargs), PatchedMaps, convert),
+        )
 
-    def make_patched_maps(self, regions: ChangedRegions, make_patches: Callable[[ChangedRegions], Tensor], index: int = 0) -> PatchedMaps:
+    def make_patched_maps(
+        self,
+        regions: ChangedRegions,
+        make_patches: Callable[[ChangedRegions], Tensor],
+        index: int = 0,
+    ) -> PatchedMaps:
         """The result, from its cone and what makes the patch for an even one."""
         if self.survey:
             return PatchedMaps(self.get_clean_map(index), regions)
@@ -154,7 +192,9 @@ class PatchedCall:
         return PatchedMaps(self.get_clean_map(index), regions, make_patches(regions))
 
 
-PatchRuleResult = PatchedMaps | Tensor | Sequence[PatchedMaps | None] | None  # None: no rule after all; inside a sequence: not to be used
+PatchRuleResult = (
+    PatchedMaps | Tensor | Sequence[PatchedMaps | None] | None
+)  # None: no rule after all; inside a sequence: not to be used
 
 
 def replace_instances(value: Any, kind: type, convert: Callable[[Any], Any]) -> Any:
@@ -163,7 +203,11 @@ def replace_instances(value: Any, kind: type, convert: Callable[[Any], Any]) -> 
         return convert(value)
     if isinstance(value, (tuple, list)):
         return type(value)(replace_instances(item, kind, convert) for item in value)
-    return {key: replace_instances(item, kind, convert) for key, item in value.items()} if isinstance(value, dict) else value
+    return (
+        {key: replace_instances(item, kind, convert) for key, item in value.items()}
+        if isinstance(value, dict)
+        else value
+    )
 
 
 def make_call_key(value: Any, get_number: Callable[[Tensor], Any]) -> Any:
@@ -171,10 +215,18 @@ def make_call_key(value: Any, get_number: Callable[[Tensor], Any]) -> Any:
     if isinstance(value, Tensor):
         name = get_number(value)
         seen = 0 if value.is_inference() else value._version
-        return ("constant", value.data_ptr(), seen, value.dtype, *value.shape, *value.stride()) if name is None else ("tensor", name)
+        return (
+            ("constant", value.data_ptr(), seen, value.dtype, *value.shape, *value.stride())
+            if name is None
+            else ("tensor", name)
+        )
     if isinstance(value, dict):
         return tuple((key, make_call_key(item, get_number)) for key, item in value.items())
-    return tuple(make_call_key(item, get_number) for item in value) if isinstance(value, (tuple, list)) else value
+    return (
+        tuple(make_call_key(item, get_number) for item in value)
+        if isinstance(value, (tuple, list))
+        else value
+    )
 
 
 def find_functional_overload(func: Any) -> Any:
@@ -185,7 +237,9 @@ def find_functional_overload(func: Any) -> Any:
     return getattr(packet, func._overloadname)
 
 
-def count_multiply_adds(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], result: Any) -> float:
+def count_multiply_adds(
+    func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], result: Any
+) -> float:
     """What an operation takes, where torch knows."""
     if func is torch.ops.aten._native_multi_head_attention.default:
         count, tokens, width = args[0].shape

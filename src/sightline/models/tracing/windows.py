@@ -30,7 +30,12 @@ class OcclusionWindows:
 
     def crop_windows(self, window_indices: Sequence[int], source: Tensor) -> Tensor:
         """What `of`, 1×3×H×W, shows in some of the windows."""
-        return torch.cat([source[:, :, y : y + self.side, x : x + self.side] for y, x in (self.positions[i] for i in window_indices)])
+        return torch.cat(
+            [
+                source[:, :, y : y + self.side, x : x + self.side]
+                for y, x in (self.positions[i] for i in window_indices)
+            ]
+        )
 
     def occlude_windows(self, window_indices: Sequence[int]) -> Tensor:
         """The image with some of the windows covered, each in a copy."""

@@ -8,7 +8,14 @@ from torch import nn
 
 def find_layer_aliases(name: str, network: nn.Module) -> dict[str, str]:
     """Human layer names of a torchvision network: alias to module path. Empty for families without customary names."""
-    found = next((make(network) for pattern, make in FAMILY_ALIAS_BUILDERS.items() if re.fullmatch(pattern, name)), {})
+    found = next(
+        (
+            make(network)
+            for pattern, make in FAMILY_ALIAS_BUILDERS.items()
+            if re.fullmatch(pattern, name)
+        ),
+        {},
+    )
     return {alias: path for alias, path in found.items() if has_submodule(network, path)}
 
 
@@ -38,18 +45,30 @@ def make_vgg_aliases(network: nn.Module) -> dict[str, str]:
 def make_alexnet_aliases(network: nn.Module) -> dict[str, str]:
     """conv1, relu1, pool1, …, fc8, as in Krizhevsky 2012."""
     convs = {1: 0, 2: 3, 3: 6, 4: 8, 5: 10}
-    named = {f"conv{i}": f"features.{at}" for i, at in convs.items()} | {f"relu{i}": f"features.{at + 1}" for i, at in convs.items()}
+    named = {f"conv{i}": f"features.{at}" for i, at in convs.items()} | {
+        f"relu{i}": f"features.{at + 1}" for i, at in convs.items()
+    }
     pools = {f"pool{i}": f"features.{convs[i] + 2}" for i in (1, 2, 5)}
     return (
         named
         | pools
-        | {"fc6": "classifier.1", "relu6": "classifier.2", "fc7": "classifier.4", "relu7": "classifier.5", "fc8": "classifier.6"}
+        | {
+            "fc6": "classifier.1",
+            "relu6": "classifier.2",
+            "fc7": "classifier.4",
+            "relu7": "classifier.5",
+            "fc8": "classifier.6",
+        }
     )
 
 
 def make_squeezenet_aliases(network: nn.Module) -> dict[str, str]:
     """conv1, fire2, …, fire9, conv10, as in Iandola 2016."""
-    fires = [path for path, layer in network.get_submodule("features").named_children() if type(layer).__name__ == "Fire"]
+    fires = [
+        path
+        for path, layer in network.get_submodule("features").named_children()
+        if type(layer).__name__ == "Fire"
+    ]
     return {"conv1": "features.0", "relu1": "features.1", "conv10": "classifier.1"} | {
         f"fire{i}": f"features.{at}" for i, at in enumerate(fires, 2)
     }
@@ -57,7 +76,11 @@ def make_squeezenet_aliases(network: nn.Module) -> dict[str, str]:
 
 def make_inception_aliases(network: nn.Module) -> dict[str, str]:
     """mixed3a, …: the modules' numbers in the spelling of the literature."""
-    renamed = {name: re.sub(r"^(inception|mixed_)", "mixed", name.lower()) for name, _ in network.named_children() if name != "AuxLogits"}
+    renamed = {
+        name: re.sub(r"^(inception|mixed_)", "mixed", name.lower())
+        for name, _ in network.named_children()
+        if name != "AuxLogits"
+    }
     return {alias: name for name, alias in renamed.items() if alias != name}
 
 
@@ -65,11 +88,16 @@ def make_resnet_aliases(network: nn.Module) -> dict[str, str]:
     """conv2_x, …, conv5_x, as in He 2016, table 1; conv3_2 is the second block of the second stage."""
     found = {f"conv{stage + 1}_x": f"layer{stage}" for stage in range(1, 5)}
     for stage in range(1, 5):
-        found |= {f"conv{stage + 1}_{int(i) + 1}": f"layer{stage}.{i}" for i, _ in network.get_submodule(f"layer{stage}").named_children()}
+        found |= {
+            f"conv{stage + 1}_{int(i) + 1}": f"layer{stage}.{i}"
+            for i, _ in network.get_submodule(f"layer{stage}").named_children()
+        }
     return found
 
 
-def make_numbered_aliases(alias_prefix: str, path_prefix: str, count: int, step: int = 1, first: int = 1) -> dict[str, str]:
+def make_numbered_aliases(
+    alias_prefix: str, path_prefix: str, count: int, step: int = 1, first: int = 1
+) -> dict[str, str]:
     """prefix1 → path1, prefix2 → path(1 + step), …"""
     return {f"{alias_prefix}{i + first}": f"{path_prefix}{1 + i * step}" for i in range(count)}
 
@@ -88,13 +116,24 @@ FAMILY_ALIAS_BUILDERS: dict[str, Callable[[nn.Module], dict[str, str]]] = {
     r"squeezenet1_\d": make_squeezenet_aliases,
     r"googlenet|inception_v3": make_inception_aliases,
     r"resnet\d+": make_resnet_aliases,
-    r"mobilenet_v2": lambda _: {"stem": "features.0", "head": "features.18", **make_numbered_aliases("block", "features.", 17)},
+    r"mobilenet_v2": lambda _: {
+        "stem": "features.0",
+        "head": "features.18",
+        **make_numbered_aliases("block", "features.", 17),
+    },
     r"densenet\d+": lambda _: {
         **make_numbered_aliases("dense", "features.denseblock", 4),
         **make_numbered_aliases("transition", "features.transition", 3),
     },
-    r"convnext_\w+": lambda _: {"stem": "features.0", **make_numbered_aliases("stage", "features.", 4, step=2)},
-    r"efficientnet_b\d": lambda _: {"stem": "features.0", "head": "features.8", **make_numbered_aliases("stage", "features.", 7)},
+    r"convnext_\w+": lambda _: {
+        "stem": "features.0",
+        **make_numbered_aliases("stage", "features.", 4, step=2),
+    },
+    r"efficientnet_b\d": lambda _: {
+        "stem": "features.0",
+        "head": "features.8",
+        **make_numbered_aliases("stage", "features.", 7),
+    },
     r"vit_\w+": lambda _: {
         "patches": "conv_proj",
         "block0": "encoder.layers.encoder_layer_0",
@@ -120,7 +159,17 @@ FAMILY_LANDMARKS = {
 
 def find_family_landmarks(name: str, aliases: Mapping[str, str]) -> dict[str, str]:
     """Layer names of a torchvision network's landmarks, where the general rule would not find the customary ones."""
-    told = next((marks for pattern, marks in FAMILY_LANDMARKS.items() if re.fullmatch(pattern, name)), {})
+    told = next(
+        (marks for pattern, marks in FAMILY_LANDMARKS.items() if re.fullmatch(pattern, name)), {}
+    )
     if name.startswith("vgg"):
-        told = {**told, "last_conv": next(alias for alias in reversed(list(aliases)) if alias.startswith("relu5_"))}
-    return {mark: ":".join([aliases[alias.split(":")[0]], *alias.split(":")[1:]]) for mark, alias in told.items()}
+        told = {
+            **told,
+            "last_conv": next(
+                alias for alias in reversed(list(aliases)) if alias.startswith("relu5_")
+            ),
+        }
+    return {
+        mark: ":".join([aliases[alias.split(":")[0]], *alias.split(":")[1:]])
+        for mark, alias in told.items()
+    }

@@ -37,23 +37,42 @@ IMAGENET_INPUT = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), "RGB"
 # Each filter tells red from blue, so that it tells the order of channels too.
 KNOWN_PUBLISHED_WEIGHTS = (
     PublishedWeights(
-        "Caffe's VGG-19", 22, "21 21 20 21 21 20 18 21 19 9 5 8 5 0 3 6 4 6 -20 -27 -21 -27 -35 -28 -22 -27 -22", *CAFFE_INPUT
+        "Caffe's VGG-19",
+        22,
+        "21 21 20 21 21 20 18 21 19 9 5 8 5 0 3 6 4 6 -20 -27 -21 -27 -35 -28 -22 -27 -22",
+        *CAFFE_INPUT,
     ),
     PublishedWeights(
-        "Caffe's VGG-16", 22, "24 24 24 25 25 24 23 27 24 0 -4 0 -3 -7 -4 -1 -1 -1 -17 -24 -18 -23 -31 -25 -19 -22 -18", *CAFFE_INPUT
+        "Caffe's VGG-16",
+        22,
+        "24 24 24 25 25 24 23 27 24 0 -4 0 -3 -7 -4 -1 -1 -1 -17 -24 -18 -23 -31 -25 -19 -22 -18",
+        *CAFFE_INPUT,
     ),
     PublishedWeights(
-        "torchvision's VGG-16", 0, "-28 7 27 -30 18 39 -35 -2 25 9 1 -4 2 -4 -13 7 -9 -7 16 -9 -22 24 -4 -25 32 1 -14", *IMAGENET_INPUT
+        "torchvision's VGG-16",
+        0,
+        "-28 7 27 -30 18 39 -35 -2 25 9 1 -4 2 -4 -13 7 -9 -7 16 -9 -22 24 -4 -25 32 1 -14",
+        *IMAGENET_INPUT,
     ),
     PublishedWeights(
-        "torchvision's VGG-19", 63, "-31 -29 -30 -7 13 -3 20 37 29 3 9 -6 -3 17 -15 -6 5 -4 20 29 24 -4 7 -5 -26 -25 -21", *IMAGENET_INPUT
+        "torchvision's VGG-19",
+        63,
+        "-31 -29 -30 -7 13 -3 20 37 29 3 9 -6 -3 17 -15 -6 5 -4 20 29 24 -4 7 -5 -26 -25 -21",
+        *IMAGENET_INPUT,
     ),
 )
 
 
 def find_first_convolution(network: nn.Module) -> tuple[str, nn.Conv2d] | None:
     """Path and module of the first convolution, in the order in which they were registered."""
-    return next(((path, module) for path, module in network.named_modules() if isinstance(module, nn.Conv2d)), None)
+    return next(
+        (
+            (path, module)
+            for path, module in network.named_modules()
+            if isinstance(module, nn.Conv2d)
+        ),
+        None,
+    )
 
 
 def recognize_published_weights(network: nn.Module) -> PublishedWeights | None:
@@ -71,14 +90,19 @@ def recognize_published_weights(network: nn.Module) -> PublishedWeights | None:
             weight[known.filter_index].detach().float().cpu(),
             torch.tensor([float(value) for value in known.filter_values.split()]),
         )
-        for seen, order in ((found, known.channel_order), (found.flip(0), known.channel_order[::-1])):
+        for seen, order in (
+            (found, known.channel_order),
+            (found.flip(0), known.channel_order[::-1]),
+        ):
             alike = float(torch.cosine_similarity(seen.flatten(), filter, dim=0))
             if alike > cosine:
                 best, cosine = replace(known, channel_order=order), alike
     return best
 
 
-def convert_vgg_state_dict(state_dict: Mapping[str, Tensor], network: nn.Module) -> tuple[dict[str, Tensor], nn.Module]:
+def convert_vgg_state_dict(
+    state_dict: Mapping[str, Tensor], network: nn.Module
+) -> tuple[dict[str, Tensor], nn.Module]:
     """A file of VGG's weights in torchvision's names, and the part of torchvision's network that it fills: all, or the features alone.
 
     Known spellings beside torchvision's: Johnson's (`classifier.1`, `classifier.4`), Gatys' (`conv1_1`), the bare features (`0`)
@@ -96,9 +120,14 @@ def convert_vgg_state_dict(state_dict: Mapping[str, Tensor], network: nn.Module)
         if state_dict.get("0.weight", torch.empty(0)).shape == (3, 3, 1, 1):
             convolutions = [path for alias, path in paths.items() if alias.startswith("conv")]
             renamed |= dict(zip(sorted(modules, key=int)[1:], convolutions, strict=False))
-            state_dict = {key: value for key, value in state_dict.items() if not key.startswith("0.")}
+            state_dict = {
+                key: value for key, value in state_dict.items() if not key.startswith("0.")
+            }
     split = {key: key.rpartition(".") for key in state_dict}
-    state_dict = {f"{renamed.get(module, module)}{dot}{kind}": state_dict[key] for key, (module, dot, kind) in split.items()}
+    state_dict = {
+        f"{renamed.get(module, module)}{dot}{kind}": state_dict[key]
+        for key, (module, dot, kind) in split.items()
+    }
     if not any(key.startswith("classifier") for key in state_dict):
         features = nn.Sequential()
         features.add_module("features", network.get_submodule("features"))

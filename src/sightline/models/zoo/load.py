@@ -17,7 +17,13 @@ from sightline.models.preprocessing import check_library_normalization
 from sightline.models.weights.checkpoint import fill_network_weights, hash_file, read_weights
 from sightline.models.weights.layer_names import find_family_landmarks, find_layer_aliases
 from sightline.models.weights.published import adopt_caffe_normalization, convert_vgg_state_dict
-from sightline.models.zoo.sightnet import SIGHTNET_LABELS, SIGHTNET_MEAN, SIGHTNET_SIZE, SIGHTNET_STD, make_sightnet
+from sightline.models.zoo.sightnet import (
+    SIGHTNET_LABELS,
+    SIGHTNET_MEAN,
+    SIGHTNET_SIZE,
+    SIGHTNET_STD,
+    make_sightnet,
+)
 
 VGG_NAMES = ("vgg16", "vgg19")  # whose files come in other spellings and from another training
 
@@ -55,13 +61,23 @@ def load(
     Raises SightlineError for unknown names, weights that can't be downloaded, read or fitted, a mean and std that known weights
     were not trained with, and scripted modules.
     """
-    given: dict[str, Any] = {"mean": mean, "std": std, "labels": labels, "size": size, "output": output}
+    given: dict[str, Any] = {
+        "mean": mean,
+        "std": std,
+        "labels": labels,
+        "size": size,
+        "output": output,
+    }
     given = {name: value for name, value in given.items() if value is not None}
     if isinstance(network, nn.Module):
         if weights == "random" or options:
-            raise SightlineError("weights='random' and constructor options go with a name, not with a module that is already built")
+            raise SightlineError(
+                "weights='random' and constructor options go with a name, not with a module that is already built"
+            )
         if weights is not None:
-            raise SightlineError("load the weights into the module before giving it, or give a name with weights=")
+            raise SightlineError(
+                "load the weights into the module before giving it, or give a name with weights="
+            )
         return Model(
             network,
             device=resolve_device(device) if device else None,
@@ -69,12 +85,23 @@ def load(
             **given,
         )
     build = find_network_builder(network)
-    with torch.random.fork_rng(devices=[]):  # architectures draw their first weights, whatever fills them then
+    with torch.random.fork_rng(
+        devices=[]
+    ):  # architectures draw their first weights, whatever fills them then
         body, facts = build(network, str(weights) if weights is not None else None, options)
-    recipe: dict[str, Any] = {"model": network, **({"options": {**options, **given}} if options or given else {})}
+    recipe: dict[str, Any] = {
+        "model": network,
+        **({"options": {**options, **given}} if options or given else {}),
+    }
     if weights is not None:
         recipe["weights"] = weights if weights == "random" else str(Path(weights).resolve())
-    if file := weights if weights not in (None, "random") else EMBEDDED_WEIGHTS if network == "sightnet" and weights is None else None:
+    if (
+        file := weights
+        if weights not in (None, "random")
+        else EMBEDDED_WEIGHTS
+        if network == "sightnet" and weights is None
+        else None
+    ):
         recipe["sha256"] = hash_file(Path(file))
     body = body.to(memory_format=torch.channels_last)
     if facts.get("labels") and len(facts["labels"]) != facts.pop("classes"):
@@ -82,7 +109,13 @@ def load(
     facts.pop("classes", None)
     if weights is None and ":" not in network:
         check_library_normalization(facts, given, network)
-    return Model(body, name=network, device=resolve_device(device or choose_default_device()), recipe=recipe, **{**facts, **given})
+    return Model(
+        body,
+        name=network,
+        device=resolve_device(device or choose_default_device()),
+        recipe=recipe,
+        **{**facts, **given},
+    )
 
 
 def resolve_device(device: str | torch.device) -> torch.device:
@@ -90,12 +123,20 @@ def resolve_device(device: str | torch.device) -> torch.device:
     try:
         return torch.empty(0, device=device).device
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise SightlineError(f"the device {str(device)!r} can't be used here ({get_first_error_line(error)})") from error
+        raise SightlineError(
+            f"the device {str(device)!r} can't be used here ({get_first_error_line(error)})"
+        ) from error
 
 
 def choose_default_device() -> str:
     """The device to use when none is asked for."""
-    return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    return (
+        "cuda"
+        if torch.cuda.is_available()
+        else "mps"
+        if torch.backends.mps.is_available()
+        else "cpu"
+    )
 
 
 def list_network_names() -> dict[str, list[str]]:
@@ -126,11 +167,15 @@ def find_network_builder(name: str) -> Callable[[str, str | None, dict[str, Any]
     known = list_network_names()
     if name.split(".", maxsplit=1)[0] in known["timm"]:
         return build_timm_network
-    raise make_unknown_name_error("network", name, [found for library in known.values() for found in library])
+    raise make_unknown_name_error(
+        "network", name, [found for library in known.values() for found in library]
+    )
 
 
 def build_embedded_network(name: str, weights: str | None, options: dict[str, Any]) -> BuiltNetwork:
-    body = build_network_with_weights(name, partial(make_sightnet, **options), weights or str(EMBEDDED_WEIGHTS))
+    body = build_network_with_weights(
+        name, partial(make_sightnet, **options), weights or str(EMBEDDED_WEIGHTS)
+    )
     return body, {
         "mean": SIGHTNET_MEAN,
         "std": SIGHTNET_STD,
@@ -149,7 +194,9 @@ def build_imported_network(name: str, weights: str | None, options: dict[str, An
         sys.path.insert(0, "")
         make = getattr(import_module(where), what)
     except (ImportError, AttributeError, ValueError) as error:
-        raise SightlineError(f"{name} can't be imported ({error}); package.module:function is expected") from error
+        raise SightlineError(
+            f"{name} can't be imported ({error}); package.module:function is expected"
+        ) from error
     finally:
         sys.path.remove("")
     made = make(**options)
@@ -167,13 +214,17 @@ def build_imported_network(name: str, weights: str | None, options: dict[str, An
     return body, dict(facts)
 
 
-def build_torchvision_network(name: str, weights: str | None, options: dict[str, Any]) -> BuiltNetwork:
+def build_torchvision_network(
+    name: str, weights: str | None, options: dict[str, Any]
+) -> BuiltNetwork:
     from torchvision import models
 
     best = models.get_model_weights(name).DEFAULT  # pyright: ignore
     inception = name in ("googlenet", "inception_v3")
     # The published weights of these two expect the input transform and the auxiliary heads that their files hold.
-    extra = {"transform_input": True, "aux_logits": True, "init_weights": False} if inception else {}
+    extra = (
+        {"transform_input": True, "aux_logits": True, "init_weights": False} if inception else {}
+    )
 
     def make(classes: int = 1000) -> nn.Module:
         return models.get_model(name, weights=None, **{"num_classes": classes, **extra, **options})
@@ -186,7 +237,12 @@ def build_torchvision_network(name: str, weights: str | None, options: dict[str,
     else:
         body = build_network_with_weights(name, make, weights)
     view = best.transforms()
-    facts: dict[str, Any] = {"mean": view.mean, "std": view.std, "size": view.crop_size[0], "resize": view.resize_size[0]}
+    facts: dict[str, Any] = {
+        "mean": view.mean,
+        "std": view.std,
+        "size": view.crop_size[0],
+        "resize": view.resize_size[0],
+    }
     if name in VGG_NAMES:
         facts |= adopt_caffe_normalization(body)
     human = find_layer_aliases(name, body)
@@ -211,14 +267,25 @@ def build_timm_network(name: str, weights: str | None, options: dict[str, Any]) 
     if weights is None:
         try:
             body = timm.create_model(name, pretrained=True, **options)
-        except Exception as error:  # the hub's client raises many kinds of error when there is no network
+        except (
+            Exception
+        ) as error:  # the hub's client raises many kinds of error when there is no network
             raise make_download_error(name, error) from error
     else:
         body = build_network_with_weights(name, make, weights)
     config = resolve_model_data_config(body)
     side = config["input_size"][-1]
-    facts = {"mean": config["mean"], "std": config["std"], "size": side, "resize": round(side / config["crop_pct"])}
-    return body, {**facts, "labels": AlexNet_Weights.DEFAULT.meta["categories"], "classes": count_classes(body)}
+    facts = {
+        "mean": config["mean"],
+        "std": config["std"],
+        "size": side,
+        "resize": round(side / config["crop_pct"]),
+    }
+    return body, {
+        **facts,
+        "labels": AlexNet_Weights.DEFAULT.meta["categories"],
+        "classes": count_classes(body),
+    }
 
 
 def make_download_error(name: str, error: Exception) -> SightlineError:
@@ -228,7 +295,9 @@ def make_download_error(name: str, error: Exception) -> SightlineError:
     )
 
 
-def build_network_with_weights(name: str, make_network: Callable[..., nn.Module], weights: str) -> nn.Module:
+def build_network_with_weights(
+    name: str, make_network: Callable[..., nn.Module], weights: str
+) -> nn.Module:
     """The architecture with weights from a file, or seeded random ones. A fine-tuned head sets the number of classes."""
     if weights == "random":
         torch.manual_seed(0)
@@ -238,7 +307,12 @@ def build_network_with_weights(name: str, make_network: Callable[..., nn.Module]
         state, body = convert_vgg_state_dict(state, body)
     last = next((key for key in reversed(body.state_dict()) if key in state), None)
     classes = count_classes(body)
-    if last and state[last].ndim and state[last].shape[0] != classes and has_other_head_only(body, state):
+    if (
+        last
+        and state[last].ndim
+        and state[last].shape[0] != classes
+        and has_other_head_only(body, state)
+    ):
         body = make_network(state[last].shape[0])
     fill_network_weights(body, state, Path(weights), name)
     return body
@@ -246,10 +320,16 @@ def build_network_with_weights(name: str, make_network: Callable[..., nn.Module]
 
 def has_other_head_only(network: nn.Module, state_dict: Mapping[str, Tensor]) -> bool:
     """Whether a file differs from the architecture in the size of the classifier's output alone."""
-    wrong = [key for key, value in network.state_dict().items() if key in state_dict and state_dict[key].shape != value.shape]
+    wrong = [
+        key
+        for key, value in network.state_dict().items()
+        if key in state_dict and state_dict[key].shape != value.shape
+    ]
     classes = count_classes(network)
     return all(
-        network.state_dict()[key].shape[0] == classes and network.state_dict()[key].shape[1:] == state_dict[key].shape[1:] for key in wrong
+        network.state_dict()[key].shape[0] == classes
+        and network.state_dict()[key].shape[1:] == state_dict[key].shape[1:]
+        for key in wrong
     )
 
 
@@ -262,6 +342,8 @@ def load_other_network(network_name: str, device: torch.device) -> Model:
     """The network of «NAME» or «NAME=FILE»."""
     name, _, weights = network_name.partition("=")
     if not name:
-        raise SightlineError(f"the other network is {network_name!r}; it must be a network's name, or NAME=FILE with its weights")
+        raise SightlineError(
+            f"the other network is {network_name!r}; it must be a network's name, or NAME=FILE with its weights"
+        )
     with torch.random.fork_rng(devices=[]):  # to build a network draws numbers
         return load(name, weights=weights or None, device=str(device))

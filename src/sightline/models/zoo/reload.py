@@ -73,26 +73,36 @@ class ModelRecipe(StrictModel):
     options: NetworkOptions = NetworkOptions()
 
 
-def load_recipe_model(model_recipe: Mapping[str, Any], device: str | torch.device | None = None) -> Model:
+def load_recipe_model(
+    model_recipe: Mapping[str, Any], device: str | torch.device | None = None
+) -> Model:
     """The recipe's network, with the very weights.
 
     Raises SightlineError where it can't be had by name, where the recipe asks for more than a recipe
     may (code, an unknown option, an address), and where the weights changed.
     """
     if model_recipe.get("built_in_code"):
-        raise SightlineError(f"the recipe's network is a {model_recipe.get('model')} that was built in code; give it with model=")
+        raise SightlineError(
+            f"the recipe's network is a {model_recipe.get('model')} that was built in code; give it with model="
+        )
     name = model_recipe.get("model")
     if not isinstance(name, str):
         raise SightlineError("this recipe does not name its network; give it with model=")
     if ":" in name:
-        raise SightlineError(f"the recipe's network is made by code ({name}), which a recipe may not run; give it with model=")
+        raise SightlineError(
+            f"the recipe's network is made by code ({name}), which a recipe may not run; give it with model="
+        )
     try:
         recipe = ModelRecipe.model_validate(convert_to_json_types(model_recipe))
     except ValidationError as error:
-        raise SightlineError(f"this recipe's network can't be loaded: {describe_validation_error(error)}; give it with model=") from error
+        raise SightlineError(
+            f"this recipe's network can't be loaded: {describe_validation_error(error)}; give it with model="
+        ) from error
     # A file may be named only together with its digest: what a recipe loads is what it was made with.
     if recipe.weights not in (None, "random") and recipe.sha256 is None:
-        raise SightlineError(f"this recipe names the weights {recipe.weights} without their SHA-256; give the network with model=")
+        raise SightlineError(
+            f"this recipe names the weights {recipe.weights} without their SHA-256; give the network with model="
+        )
     options = recipe.options.model_dump(exclude_none=True)
     model = load(recipe.model, weights=recipe.weights, device=device, **options)
     if recipe.sha256 is not None and model.recipe.get("sha256") != recipe.sha256:

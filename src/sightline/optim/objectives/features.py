@@ -23,7 +23,9 @@ def direction(layer: str, vector: tuple[float, ...], power: float = 0.0) -> Obje
 
     def build(model: Model) -> ScoreFunction:
         toward = build_feature_direction(model, layer, numbers)
-        return lambda image, features: compute_cosine_weighted_dot(reshape_to_unit_grid(features[model.layer(layer)], image), toward, power)
+        return lambda image, features: compute_cosine_weighted_dot(
+            reshape_to_unit_grid(features[model.layer(layer)], image), toward, power
+        )
 
     return Objective(f"direction({layer!r}, {numbers}, {power})", (layer,), build)
 
@@ -35,7 +37,11 @@ def cosine(layer: str, vector: tuple[float, ...]) -> Objective:
     def build(model: Model) -> ScoreFunction:
         toward = build_feature_direction(model, layer, numbers)
         return lambda image, features: (
-            F.cosine_similarity(reshape_to_unit_grid(features[model.layer(layer)], image), toward, 1).flatten(1).mean(1)
+            F.cosine_similarity(
+                reshape_to_unit_grid(features[model.layer(layer)], image), toward, 1
+            )
+            .flatten(1)
+            .mean(1)
         )
 
     return Objective(f"cosine({layer!r}, {numbers})", (layer,), build)
@@ -46,7 +52,9 @@ def content(layer: str, picture: Tensor | str | Path) -> Objective:
 
     def score(found: Tensor, wanted: Tensor) -> Tensor:
         wanted = wanted.expand_as(found)
-        return -(found - wanted).flatten(1).square().sum(1) / wanted.flatten(1).square().sum(1).clamp_min(1e-12)
+        return -(found - wanted).flatten(1).square().sum(1) / wanted.flatten(1).square().sum(
+            1
+        ).clamp_min(1e-12)
 
     return build_feature_comparison("content", layer, picture, "", score)
 
@@ -55,7 +63,11 @@ def caricature(layer: str, picture: Tensor | str | Path, power: float = 1.0) -> 
     """Dot product with a picture's own features at every place, times max(0.1, cosine)^power: what the layer sees in it, overdone
     (lucid, recipes/caricature.py)."""
     return build_feature_comparison(
-        "caricature", layer, picture, f", {power}", lambda found, wanted: compute_cosine_weighted_dot(found, wanted, power)
+        "caricature",
+        layer,
+        picture,
+        f", {power}",
+        lambda found, wanted: compute_cosine_weighted_dot(found, wanted, power),
     )
 
 
@@ -68,7 +80,9 @@ def diversity(layer: str, group: int = 0) -> Objective:
 
         def score(image: Tensor, features: Mapping[str, Tensor]) -> Tensor:
             maps = reshape_to_unit_grid(features[name], image).flatten(2)
-            grams = F.normalize((maps @ maps.transpose(1, 2)).flatten(1), dim=1).unflatten(0, (-1, group or len(maps)))
+            grams = F.normalize((maps @ maps.transpose(1, 2)).flatten(1), dim=1).unflatten(
+                0, (-1, group or len(maps))
+            )
             return ((grams @ grams.transpose(1, 2)).sum(2) - 1).flatten()
 
         return score
@@ -92,18 +106,28 @@ def convert_vector_to_tuple(vector: Sequence[float] | Tensor) -> tuple[float, ..
 
 def build_feature_direction(model: Model, layer: str, numbers: tuple[float, ...]) -> Tensor:
     """The vector as 1×units×1×1, once it is known to fit the layer."""
-    units = reshape_to_unit_grid(torch.empty((1, *model.shape(layer)), device="meta"), model.blank()).shape[1]
+    units = reshape_to_unit_grid(
+        torch.empty((1, *model.shape(layer)), device="meta"), model.blank()
+    ).shape[1]
     if len(numbers) != units:
         raise SightlineError(f"the vector has {len(numbers)} numbers; {layer} has {units} units")
     return torch.tensor(numbers, device=model.device).view(1, -1, 1, 1)
 
 
 def build_feature_comparison(
-    objective_name: str, layer: str, picture: Tensor | str | Path, arguments_text: str, score_features: Callable[[Tensor, Tensor], Tensor]
+    objective_name: str,
+    layer: str,
+    picture: Tensor | str | Path,
+    arguments_text: str,
+    score_features: Callable[[Tensor, Tensor], Tensor],
 ) -> Objective:
     """An objective that compares features with those of a picture, brought to the same size."""
     given = resolve_image(picture)
-    shown = f"'an image of {given.shape[2]}×{given.shape[3]} pixels'" if isinstance(picture, Tensor) else repr(str(picture))
+    shown = (
+        f"'an image of {given.shape[2]}×{given.shape[3]} pixels'"
+        if isinstance(picture, Tensor)
+        else repr(str(picture))
+    )
 
     def build(model: Model) -> ScoreFunction:
         name, kept = model.layer(layer), dict[tuple[int, int], Tensor]()
@@ -113,7 +137,9 @@ def build_feature_comparison(
             if (height, width) not in kept:
                 with torch.no_grad():
                     sized = resize_image(given.to(model.device), height, width)
-                    kept[height, width] = reshape_to_unit_grid(model.run(sized, [name])[name], image)
+                    kept[height, width] = reshape_to_unit_grid(
+                        model.run(sized, [name])[name], image
+                    )
             return score_features(reshape_to_unit_grid(features[name], image), kept[height, width])
 
         return compare

@@ -42,12 +42,16 @@ class Objective:
     def __add__(self, other: "Objective") -> "Objective":
         if not isinstance(other, Objective):  # pyright: ignore[reportUnnecessaryIsInstance]
             return NotImplemented
-        return combine_operands(f"{self} + {parenthesize_objective(other, ' + ', ' - ')}", self, other, operator.add)
+        return combine_operands(
+            f"{self} + {parenthesize_objective(other, ' + ', ' - ')}", self, other, operator.add
+        )
 
     def __sub__(self, other: "Objective") -> "Objective":
         if not isinstance(other, Objective):  # pyright: ignore[reportUnnecessaryIsInstance]
             return NotImplemented
-        return combine_operands(f"{self} - {parenthesize_objective(other, ' + ', ' - ')}", self, other, operator.sub)
+        return combine_operands(
+            f"{self} - {parenthesize_objective(other, ' + ', ' - ')}", self, other, operator.sub
+        )
 
     def __mul__(self, weight: float) -> "Objective":
         if not isinstance(weight, Real):
@@ -60,7 +64,12 @@ class Objective:
             score = self.bind(model)
             return lambda image, features: factor * score(image, features)
 
-        return Objective(f"{weight} * {parenthesize_objective(self, ' + ', ' - ', ' * ')}", self.layers, build, self.units)
+        return Objective(
+            f"{weight} * {parenthesize_objective(self, ' + ', ' - ', ' * ')}",
+            self.layers,
+            build,
+            self.units,
+        )
 
     __rmul__ = __mul__
 
@@ -73,7 +82,9 @@ def parenthesize_objective(objective: Objective, *signs: str) -> str:
     return f"({objective})" if any(sign in objective.text for sign in signs) else objective.text
 
 
-def combine_operands(text: str, left: Objective, right: Objective, operation: Callable[[Tensor, Tensor], Tensor]) -> Objective:
+def combine_operands(
+    text: str, left: Objective, right: Objective, operation: Callable[[Tensor, Tensor], Tensor]
+) -> Objective:
     def build(model: Model) -> ScoreFunction:
         one, two = left.bind(model), right.bind(model)
         return lambda image, features: operation(one(image, features), two(image, features))
@@ -99,12 +110,17 @@ def cross_entropy(label: int | str | tuple[int | str, ...]) -> Objective:
     """Cross-entropy of the softmax against a class (or one index per image): increasing it drives the image away."""
 
     def build(model: Model) -> ScoreFunction:
-        index = torch.tensor([model.index(one) for one in (label if isinstance(label, tuple) else (label,))], device=model.device)
+        index = torch.tensor(
+            [model.index(one) for one in (label if isinstance(label, tuple) else (label,))],
+            device=model.device,
+        )
 
         def score(_: Tensor, features: Mapping[str, Tensor]) -> Tensor:
             logits = features["logits"]
             if len(index) not in (1, len(logits)):
-                raise SightlineError(f"cross_entropy has {len(index)} classes for {len(logits)} images; it needs one class or one each")
+                raise SightlineError(
+                    f"cross_entropy has {len(index)} classes for {len(logits)} images; it needs one class or one each"
+                )
             return F.cross_entropy(logits, index.expand(len(logits)), reduction="none")
 
         return score
@@ -120,12 +136,18 @@ def channel(layer: str, unit: int | tuple[int, ...]) -> Objective:
 
     def build(model: Model) -> ScoreFunction:
         name = check_layer_units(model, layer, unit)
-        return lambda image, features: select_unit_per_image(reshape_to_unit_grid(features[name], image), unit).flatten(1).mean(1)
+        return lambda image, features: (
+            select_unit_per_image(reshape_to_unit_grid(features[name], image), unit)
+            .flatten(1)
+            .mean(1)
+        )
 
     return Objective(f"channel({layer!r}, {unit})", (layer,), build, (layer, make_unit_tuple(unit)))
 
 
-def neuron(layer: str, unit: int | tuple[int, ...], row: int | None = None, column: int | None = None) -> Objective:
+def neuron(
+    layer: str, unit: int | tuple[int, ...], row: int | None = None, column: int | None = None
+) -> Objective:
     """Activation of a channel at one position, the centre by default; of several channels, one for each image of the batch."""
 
     def build(model: Model) -> ScoreFunction:
@@ -133,14 +155,24 @@ def neuron(layer: str, unit: int | tuple[int, ...], row: int | None = None, colu
 
         def score(image: Tensor, features: Mapping[str, Tensor]) -> Tensor:
             found = select_unit_per_image(reshape_to_unit_grid(features[name], image), unit)
-            y, x = (size // 2 if at is None else at for at, size in zip((row, column), found.shape[1:], strict=True))
+            y, x = (
+                size // 2 if at is None else at
+                for at, size in zip((row, column), found.shape[1:], strict=True)
+            )
             if not (0 <= y < found.shape[1] and 0 <= x < found.shape[2]):
-                raise SightlineError(f"{layer} has {found.shape[1]}×{found.shape[2]} positions; there is none at row {y}, column {x}")
+                raise SightlineError(
+                    f"{layer} has {found.shape[1]}×{found.shape[2]} positions; there is none at row {y}, column {x}"
+                )
             return found[:, y, x]
 
         return score
 
-    return Objective(f"neuron({layer!r}, {unit}, {row}, {column})", (layer,), build, (layer, make_unit_tuple(unit)))
+    return Objective(
+        f"neuron({layer!r}, {unit}, {row}, {column})",
+        (layer,),
+        build,
+        (layer, make_unit_tuple(unit)),
+    )
 
 
 def energy(layer: str) -> Objective:
@@ -163,7 +195,9 @@ def select_unit_per_image(values: Tensor, unit: int | tuple[int, ...]) -> Tensor
     if isinstance(unit, int):
         return values[:, unit]
     if len(values) % len(unit):
-        raise SightlineError(f"the objective has {len(unit)} units for {len(values)} images; it needs one unit or one each")
+        raise SightlineError(
+            f"the objective has {len(unit)} units for {len(values)} images; it needs one unit or one each"
+        )
     index = torch.tensor(unit, device=values.device).repeat_interleave(len(values) // len(unit))
     return values[torch.arange(len(values), device=values.device), index]
 
@@ -171,7 +205,11 @@ def select_unit_per_image(values: Tensor, unit: int | tuple[int, ...]) -> Tensor
 def check_layer_units(model: Model, layer: str, unit: int | tuple[int, ...]) -> str:
     """The layer's own name, once it is known to have these units."""
     name = model.layer(layer)
-    shape = model.shape(name) if not name.endswith(":in") else model.features(model.blank(), name)[name].shape[1:]
+    shape = (
+        model.shape(name)
+        if not name.endswith(":in")
+        else model.features(model.blank(), name)[name].shape[1:]
+    )
     units = reshape_to_unit_grid(torch.empty((1, *shape), device="meta"), model.blank()).shape[1]
     for one in make_unit_tuple(unit):
         if not 0 <= one < units:
@@ -190,7 +228,12 @@ def tv(beta: float = 2.0) -> Objective:
         dy = F.pad(image[..., 1:, :] - image[..., :-1, :], (0, 0, 0, 1))
         square = dx.square() + dy.square()
         # The power's slope at zero is infinite for β < 2.
-        return (square if beta == 2 else (square + 1e-12) ** (beta / 2) - 1e-12 ** (beta / 2)).sum(1).flatten(1).mean(1)
+        return (
+            (square if beta == 2 else (square + 1e-12) ** (beta / 2) - 1e-12 ** (beta / 2))
+            .sum(1)
+            .flatten(1)
+            .mean(1)
+        )
 
     return Objective(f"tv({beta})", (), lambda _: score)
 
@@ -202,7 +245,11 @@ def l1() -> Objective:
 
 def bounded(power: float = 6.0) -> Objective:
     """Mean |pixel − gray|^power: the α-norm that keeps pixels in range (Mahendran & Vedaldi 2015, section 3, α = 6; there summed)."""
-    return Objective(f"bounded({power})", (), lambda _: lambda image, _: (image - 0.5).abs().pow(power).flatten(1).mean(1))
+    return Objective(
+        f"bounded({power})",
+        (),
+        lambda _: lambda image, _: (image - 0.5).abs().pow(power).flatten(1).mean(1),
+    )
 
 
 def roughness(sigma: float = 1.0) -> Objective:
@@ -216,4 +263,6 @@ def roughness(sigma: float = 1.0) -> Objective:
 
 def l2() -> Objective:
     """Mean squared distance of the pixels to gray (0.5)."""
-    return Objective("l2()", (), lambda _: lambda image, _: (image - 0.5).square().flatten(1).mean(1))
+    return Objective(
+        "l2()", (), lambda _: lambda image, _: (image - 0.5).square().flatten(1).mean(1)
+    )

@@ -30,7 +30,9 @@ def project_onto_spectrum(image: Tensor, exemplar: Tensor) -> Tensor:
     # Zeros around the exemplar, which fades into them, interpolate its spectrum to the frequencies of a larger picture, at the
     # same energy per pixel. Without the fading its outline would be seen.
     piece = (exemplar - mean)[:, :, : size[0], : size[1]]
-    fade = make_fade_window(piece.shape[2], size[0])[:, None] * make_fade_window(piece.shape[3], size[1])
+    fade = make_fade_window(piece.shape[2], size[0])[:, None] * make_fade_window(
+        piece.shape[3], size[1]
+    )
     wide = F.pad(piece * fade.to(piece), (0, size[1] - piece.shape[3], 0, size[0] - piece.shape[2]))
     reference = torch.fft.rfft2(wide) * math.sqrt(size[0] * size[1] / float(fade.square().sum()))
     agreement = (torch.fft.rfft2(image - mean) * reference.conj()).sum(1, keepdim=True)
@@ -40,4 +42,8 @@ def project_onto_spectrum(image: Tensor, exemplar: Tensor) -> Tensor:
 
 def make_fade_window(length: int, picture_length: int) -> Tensor:
     """Weights along one side of the exemplar: a Hann window where the picture is longer."""
-    return torch.hann_window(length + 2, periodic=False)[1:-1] if picture_length > length else torch.ones(length)
+    return (
+        torch.hann_window(length + 2, periodic=False)[1:-1]
+        if picture_length > length
+        else torch.ones(length)
+    )

@@ -7,7 +7,12 @@ import torch
 from torch import Tensor
 
 from sightline.images.color import COLOR_CORRELATION, apply_channel_matrix
-from sightline.images.spectrum import PIVOT_WAVES, compute_decorrelated_spectrum, compute_frequency_grid, load_natural_spectrum
+from sightline.images.spectrum import (
+    PIVOT_WAVES,
+    compute_decorrelated_spectrum,
+    compute_frequency_grid,
+    load_natural_spectrum,
+)
 
 
 class Parameterization(Protocol):
@@ -49,14 +54,18 @@ class FourierSpectrum:
         self.size = height, width
         side = max(height, width)
         frequency = compute_frequency_grid(height, width).clamp_min(1 / side)
-        self.frequency_weights = ((frequency * side / PIVOT_WAVES) ** (1 - frequency_exponent) / frequency).to(device)
+        self.frequency_weights = (
+            (frequency * side / PIVOT_WAVES) ** (1 - frequency_exponent) / frequency
+        ).to(device)
         self.color_matrix = COLOR_CORRELATION.to(device)
         if image is None:
             shape = 2, 1 if shared_start else count, 3, *frequency.shape
             start = torch.randn(shape, generator=torch.Generator().manual_seed(seed)) * deviation
             start = start.expand(2, count, *shape[2:]).to(device)
         else:
-            start = torch.view_as_real(4 * compute_decorrelated_spectrum(image.to(device)) / self.frequency_weights).movedim(-1, 0)
+            start = torch.view_as_real(
+                4 * compute_decorrelated_spectrum(image.to(device)) / self.frequency_weights
+            ).movedim(-1, 0)
         self.spectrum = start.contiguous().clone().requires_grad_()
         self.parameters = [self.spectrum]
 
@@ -78,19 +87,36 @@ class FourierPhase:
     """
 
     def __init__(
-        self, count: int, height: int, width: int, *, seed: int = 0, shared_start: bool = True, device: torch.device | str = "cpu"
+        self,
+        count: int,
+        height: int,
+        width: int,
+        *,
+        seed: int = 0,
+        shared_start: bool = True,
+        device: torch.device | str = "cpu",
     ) -> None:
         self.size = height, width
-        self.amplitude, self.contrast = (value.to(device) for value in load_natural_spectrum(height, width))
-        start = torch.randn(1 if shared_start else count, *self.amplitude.shape, generator=torch.Generator().manual_seed(seed))
+        self.amplitude, self.contrast = (
+            value.to(device) for value in load_natural_spectrum(height, width)
+        )
+        start = torch.randn(
+            1 if shared_start else count,
+            *self.amplitude.shape,
+            generator=torch.Generator().manual_seed(seed),
+        )
         self.phase = start.expand(count, -1, -1, -1).to(device).clone().requires_grad_()
         self.color_matrix = COLOR_CORRELATION.to(device)
         self.parameters = [self.phase]
 
     def __call__(self) -> Tensor:
         # Phases of one spread, or a few would carry the whole picture (xplique, features_visualizations/maco.py).
-        phase = (self.phase - self.phase.mean((1, 2, 3), keepdim=True)) / (self.phase.std((1, 2, 3), keepdim=True) + 1e-5)
-        image = torch.fft.irfft2(torch.polar(self.amplitude.expand_as(phase), phase), s=self.size, norm="ortho")
+        phase = (self.phase - self.phase.mean((1, 2, 3), keepdim=True)) / (
+            self.phase.std((1, 2, 3), keepdim=True) + 1e-5
+        )
+        image = torch.fft.irfft2(
+            torch.polar(self.amplitude.expand_as(phase), phase), s=self.size, norm="ortho"
+        )
         image = image - image.mean((2, 3), keepdim=True)
         image = image / (image.std((2, 3), keepdim=True) + 1e-5) * self.contrast
         return apply_channel_matrix(image, self.color_matrix).sigmoid()

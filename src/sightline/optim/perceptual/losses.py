@@ -17,7 +17,9 @@ from torch.nn.grad import conv2d_weight
 
 StyleDistanceKind = Literal["gram", "w2", "sliced"]
 
-STYLE_COVARIANCE_RIDGE = 1e-4  # added to covariances before their square roots, as in style-transfer-pytorch
+STYLE_COVARIANCE_RIDGE = (
+    1e-4  # added to covariances before their square roots, as in style-transfer-pytorch
+)
 
 # ── statistics of features ──
 
@@ -28,7 +30,9 @@ def compute_feature_products(features: Tensor) -> Tensor:
         rows = flatten_positions(features)
         return rows.mT @ rows
     kernel = (features.shape[1], features.shape[1], 1, 1)
-    return torch.stack([conv2d_weight(one, kernel, one, dilation=2)[:, :, 0, 0] for one in features.split(1)])
+    return torch.stack(
+        [conv2d_weight(one, kernel, one, dilation=2)[:, :, 0, 0] for one in features.split(1)]
+    )
 
 
 def multiply_positions(features: Tensor, matrices: Tensor) -> Tensor:
@@ -66,7 +70,11 @@ class GramLossFunction(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, features: Tensor, target: Tensor) -> Tensor:
-        difference = compute_feature_products(features).div_(features.shape[2] * features.shape[3]).sub_(target)
+        difference = (
+            compute_feature_products(features)
+            .div_(features.shape[2] * features.shape[3])
+            .sub_(target)
+        )
         ctx.save_for_backward(features, difference)
         return difference.square().flatten(1).mean(1) / 4
 
@@ -74,12 +82,19 @@ class GramLossFunction(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
         features, difference = ctx.saved_tensors
-        return multiply_positions(features, difference * (grad_output.view(-1, 1, 1) / features[0].numel() / features.shape[1])), None
+        return multiply_positions(
+            features,
+            difference * (grad_output.view(-1, 1, 1) / features[0].numel() / features.shape[1]),
+        ), None
 
 
 def flatten_positions(features: Tensor) -> Tensor:
     """N×M×C, a view of N×C×H×W whether channels or places come last in memory."""
-    return features.permute(0, 2, 3, 1).flatten(1, 2) if features.stride(1) == 1 else features.flatten(2).mT
+    return (
+        features.permute(0, 2, 3, 1).flatten(1, 2)
+        if features.stride(1) == 1
+        else features.flatten(2).mT
+    )
 
 
 def compute_gram(features: Tensor) -> Tensor:
@@ -99,10 +114,20 @@ class FeatureMoments:
     def covariance(self) -> Tensor:
         """N×C×C, with the ridge that keeps its square root differentiable."""
         identity = torch.eye(self.mean.shape[1], device=self.mean.device)
-        return self.gram - self.mean.unsqueeze(2) * self.mean.unsqueeze(1) + STYLE_COVARIANCE_RIDGE * identity
+        return (
+            self.gram
+            - self.mean.unsqueeze(2) * self.mean.unsqueeze(1)
+            + STYLE_COVARIANCE_RIDGE * identity
+        )
 
 
-def compute_moments(features: Tensor, weights: Tensor | None = None, *, normalized: bool = False, with_mean: bool = True) -> FeatureMoments:
+def compute_moments(
+    features: Tensor,
+    weights: Tensor | None = None,
+    *,
+    normalized: bool = False,
+    with_mean: bool = True,
+) -> FeatureMoments:
     """The moments of N×C×H×W, all places alike or by `weights` N×H×W, which are brought to a sum of 1 unless they are `normalized`.
 
     Without `mean` only the Gram matrix is computed, and the mean is left at 0.
@@ -154,9 +179,16 @@ def compute_w2_loss(image_moments: FeatureMoments, target: FeatureMoments) -> Te
     one, two = image_moments.covariance, target.covariance
     root = compute_matrix_root(two.detach())
     inner = root @ one @ root
-    shared = torch.linalg.eigvalsh((inner + inner.mT) / 2).clamp_min(STYLE_COVARIANCE_RIDGE**2).sqrt().sum(-1)
+    shared = (
+        torch.linalg.eigvalsh((inner + inner.mT) / 2)
+        .clamp_min(STYLE_COVARIANCE_RIDGE**2)
+        .sqrt()
+        .sum(-1)
+    )
     spread = (one + two).diagonal(dim1=-2, dim2=-1).sum(-1) - 2 * shared
-    return ((image_moments.mean - target.mean).square().sum(1) + spread) / image_moments.mean.shape[1]
+    return ((image_moments.mean - target.mean).square().sum(1) + spread) / image_moments.mean.shape[
+        1
+    ]
 
 
 def compute_matrix_root(matrix: Tensor) -> Tensor:
@@ -170,13 +202,20 @@ def compute_sliced_loss(features: Tensor, target: Tensor, directions: Tensor) ->
 
     The target's sorted projections are read at as many ranks as the features have positions.
     """
-    found, aim = ((flatten_positions(part).float() @ directions.T).sort(1).values for part in (features, target))
+    found, aim = (
+        (flatten_positions(part).float() @ directions.T).sort(1).values
+        for part in (features, target)
+    )
     if aim.shape[1] != found.shape[1]:
-        aim = torch.nn.functional.interpolate(aim.mT, size=found.shape[1], mode="linear", align_corners=False).mT
+        aim = torch.nn.functional.interpolate(
+            aim.mT, size=found.shape[1], mode="linear", align_corners=False
+        ).mT
     return (found - aim).square().flatten(1).mean(1)
 
 
-def draw_random_directions(channels: int, generator: torch.Generator, count: int | None = None) -> Tensor:
+def draw_random_directions(
+    channels: int, generator: torch.Generator, count: int | None = None
+) -> Tensor:
     """Unit vectors, count×C, as many as channels by default."""
     drawn = torch.randn(count or channels, channels, generator=generator)
     return drawn / drawn.norm(dim=1, keepdim=True)

@@ -29,7 +29,10 @@ class StylePreset:
     def compute_layer_weights(self, channels: Sequence[int]) -> list[float]:
         """The weight of each layer's E (of its distance for the other kinds), the deepest layer last."""
         count = len(channels)
-        given = [*self.layer_shares, *[self.layer_shares[-1] if self.layer_shares else 1.0] * count][:count]
+        given = [
+            *self.layer_shares,
+            *[self.layer_shares[-1] if self.layer_shares else 1.0] * count,
+        ][:count]
         if self.kind != "gram":
             return [self.style * share / sum(given) for share in given]
         factors = [4 / c**self.channel_power if self.channel_power else 1 / count for c in channels]
@@ -41,14 +44,23 @@ class StylePreset:
             return ""
         return f"These weights were published for {self.published_network}; where activations have another scale they may drown content or style."
 
-    def pair_losses(self, losses: Sequence[float], channels: Sequence[int]) -> list[tuple[float, float]]:
+    def pair_losses(
+        self, losses: Sequence[float], channels: Sequence[int]
+    ) -> list[tuple[float, float]]:
         """Each layer's loss as E (or W2) and as this implementation would print it."""
-        return [(loss, weight * loss) for loss, weight in zip(losses, self.compute_layer_weights(channels), strict=True)]
+        return [
+            (loss, weight * loss)
+            for loss, weight in zip(losses, self.compute_layer_weights(channels), strict=True)
+        ]
 
 
 STYLE_PRESETS: dict[str, StylePreset] = {
     "relative": StylePreset(
-        1.0, 30.0, 0, relative=True, source="our own: the published weights hold for VGG and its scale of activations only"
+        1.0,
+        30.0,
+        0,
+        relative=True,
+        source="our own: the published weights hold for VGG and its scale of activations only",
     ),
     "gatys": StylePreset(
         1.0,

@@ -67,59 +67,96 @@ class StyleTransferLoss:
     def make_objective(self, tile_side: int | None = None) -> Objective:
         """Minus the loss, whole or in tiles of about `tile` pixels."""
         if tile_side is not None:
-            return Objective("painting in tiles", (), lambda model: self.build_tiled_score(model, tile_side))
+            return Objective(
+                "painting in tiles", (), lambda model: self.build_tiled_score(model, tile_side)
+            )
         return Objective("painting", (), self.build_whole_score)
 
     def build_tiled_score(self, model: Model, tile_side: int) -> ScoreFunction:
         """The score of an image tile by tile; an image of one size is planned once."""
         plan = cache(lambda *size: plan_tiles(model, self.layers, size, tile_side))
-        return lambda image, _: -TiledLossFunction.apply(image, self, model, plan(image.shape[2], image.shape[3]))
+        return lambda image, _: (
+            -TiledLossFunction.apply(image, self, model, plan(image.shape[2], image.shape[3]))
+        )
 
     def build_whole_score(self, model: Model) -> ScoreFunction:
         """The score of an image from its features. A layer's part is formed as soon as the network is there: on the way back its gradient,
         as large as the layer's maps, is then formed when the network's own arrives there, and not that of all layers at the start."""
-        directions, names = self.draw_directions(model), {name: model.layer(name) for name in self.layers}
+        directions, names = (
+            self.draw_directions(model),
+            {name: model.layer(name) for name in self.layers},
+        )
 
         def score(image: Tensor, _: Mapping[str, Tensor]) -> Tensor:
             terms: dict[str, Tensor] = {}
 
             def read(layer: str, features: Tensor) -> None:
                 terms.update(
-                    {name: self.compute_style_term(name, features, directions) for name in self.style_weights if names[name] == layer}
+                    {
+                        name: self.compute_style_term(name, features, directions)
+                        for name in self.style_weights
+                        if names[name] == layer
+                    }
                 )
 
             found = model.run(image, names.values(), on_layer=read)
-            return -(sum(terms.values(), self.compute_content_loss({name: found[layer] for name, layer in names.items()})))
+            return -(
+                sum(
+                    terms.values(),
+                    self.compute_content_loss(
+                        {name: found[layer] for name, layer in names.items()}
+                    ),
+                )
+            )
 
         return score
 
-    def compute_style_term(self, name: str, features: Tensor, directions: Mapping[str, Tensor]) -> Tensor:
+    def compute_style_term(
+        self, name: str, features: Tensor, directions: Mapping[str, Tensor]
+    ) -> Tensor:
         """One layer's part of the style loss: 1."""
         if self.style_features is not None:
-            return self.style_weights[name] * compute_sliced_loss(features, self.style_features[name], directions[name])
+            return self.style_weights[name] * compute_sliced_loss(
+                features, self.style_features[name], directions[name]
+            )
         whole = self.kind == "gram"
         found = [
-            features if whole and one.weights is None else compute_moments(features, one.get_position_weights(name), with_mean=not whole)
+            features
+            if whole and one.weights is None
+            else compute_moments(features, one.get_position_weights(name), with_mean=not whole)
             for one in self.regions
         ]
         return self.style_weights[name] * self.measure_style_distance(name, found)
 
-    def measure_style_distance(self, name: str, statistics: Sequence[FeatureMoments | Tensor]) -> Tensor:
+    def measure_style_distance(
+        self, name: str, statistics: Sequence[FeatureMoments | Tensor]
+    ) -> Tensor:
         """A layer's unweighted distance to the style, given its moments in each region, or the features of a region that is everywhere: 1."""
         pairs = zip(self.regions, statistics, strict=True)
-        return torch.stack([region.share * compute_style_distance(one, region.targets[name], self.kind) for region, one in pairs]).sum(0)
+        return torch.stack(
+            [
+                region.share * compute_style_distance(one, region.targets[name], self.kind)
+                for region, one in pairs
+            ]
+        ).sum(0)
 
     def draw_directions(self, model: Model) -> dict[str, Tensor]:
         """The directions of the sliced loss, drawn once: an optimizer should see one objective."""
         generator = torch.Generator().manual_seed(self.seed)
         samples = self.style_features or {}
-        return {name: draw_random_directions(features.shape[1], generator).to(model.device) for name, features in samples.items()}
+        return {
+            name: draw_random_directions(features.shape[1], generator).to(model.device)
+            for name, features in samples.items()
+        }
 
-    def compute_style_loss(self, moments_by_region: Sequence[Mapping[str, FeatureMoments]]) -> Tensor:
+    def compute_style_loss(
+        self, moments_by_region: Sequence[Mapping[str, FeatureMoments]]
+    ) -> Tensor:
         """The weighted style loss of the moments in each region: 1."""
         terms = (
             [
-                weight * self.measure_style_distance(name, [seen[name] for seen in moments_by_region])
+                weight
+                * self.measure_style_distance(name, [seen[name] for seen in moments_by_region])
                 for name, weight in self.style_weights.items()
             ]
             if moments_by_region
@@ -127,53 +164,89 @@ class StyleTransferLoss:
         )
         return torch.stack(terms).sum(0) if terms else torch.zeros(1)
 
-    def compute_content_loss(self, features: Mapping[str, Tensor], tile: ImageTile | None = None) -> Tensor:
+    def compute_content_loss(
+        self, features: Mapping[str, Tensor], tile: ImageTile | None = None
+    ) -> Tensor:
         """The weighted content loss of the features, or a tile's part of the whole: 1."""
         terms = [features[next(iter(features))].new_zeros(1)]
         for name, (weight, target) in self.content_targets.items():
             wanted = target if tile is None else tile.crop_whole_map(name, target)
-            terms.append(weight / target.numel() * (features[name].float() - wanted).square().sum().view(1))
+            terms.append(
+                weight / target.numel() * (features[name].float() - wanted).square().sum().view(1)
+            )
         return torch.stack(terms).sum(0)
 
 
 @torch.no_grad()
-def measure_style_losses(transfer_loss: StyleTransferLoss, model: Model, image: Tensor, tile_side: int | None) -> dict[str, float]:
+def measure_style_losses(
+    transfer_loss: StyleTransferLoss, model: Model, image: Tensor, tile_side: int | None
+) -> dict[str, float]:
     """The unweighted distance to the style by layer, the regions' shares added up."""
     if transfer_loss.style_features is not None:
-        found, directions = model.features(image, list(transfer_loss.style_weights)), transfer_loss.draw_directions(model)
+        found, directions = (
+            model.features(image, list(transfer_loss.style_weights)),
+            transfer_loss.draw_directions(model),
+        )
         return {
-            name: float(compute_sliced_loss(found[name], transfer_loss.style_features[name], directions[name]))
+            name: float(
+                compute_sliced_loss(
+                    found[name], transfer_loss.style_features[name], directions[name]
+                )
+            )
             for name in transfer_loss.style_weights
         }
     if tile_side is None:
         features = model.features(image, list(transfer_loss.style_weights))
         seen_by = [
-            {name: compute_moments(features[name], region.get_position_weights(name)) for name in transfer_loss.style_weights}
+            {
+                name: compute_moments(features[name], region.get_position_weights(name))
+                for name in transfer_loss.style_weights
+            }
             for region in transfer_loss.regions
         ]
     else:
-        seen_by = compute_region_moments(image, model, list(transfer_loss.style_weights), transfer_loss.regions, tile_side)
-    return {name: float(transfer_loss.measure_style_distance(name, [one[name] for one in seen_by])) for name in transfer_loss.style_weights}
+        seen_by = compute_region_moments(
+            image, model, list(transfer_loss.style_weights), transfer_loss.regions, tile_side
+        )
+    return {
+        name: float(transfer_loss.measure_style_distance(name, [one[name] for one in seen_by]))
+        for name in transfer_loss.style_weights
+    }
 
 
-def measure_content_losses(transfer_loss: StyleTransferLoss, model: Model, image: Tensor, tile_side: int | None) -> dict[str, float]:
+def measure_content_losses(
+    transfer_loss: StyleTransferLoss, model: Model, image: Tensor, tile_side: int | None
+) -> dict[str, float]:
     """The mean squared difference to the content by layer."""
-    found = extract_perceptual_features(model, list(transfer_loss.content_targets), image, tile_side)
-    return {name: float((found[name] - target).square().mean()) for name, (_, target) in transfer_loss.content_targets.items()}
+    found = extract_perceptual_features(
+        model, list(transfer_loss.content_targets), image, tile_side
+    )
+    return {
+        name: float((found[name] - target).square().mean())
+        for name, (_, target) in transfer_loss.content_targets.items()
+    }
 
 
-def compute_style_distance(statistics: FeatureMoments | Tensor, target: FeatureMoments, kind: StyleDistanceKind) -> Tensor:
+def compute_style_distance(
+    statistics: FeatureMoments | Tensor, target: FeatureMoments, kind: StyleDistanceKind
+) -> Tensor:
     """One layer's distance to a style, by its moments, or by its features themselves for the Gram matrix."""
     if isinstance(statistics, Tensor):
         return compute_gram_loss_from_features(statistics, target.gram)
-    return compute_w2_loss(statistics, target) if kind == "w2" else compute_gram_loss(statistics.gram, target.gram)
+    return (
+        compute_w2_loss(statistics, target)
+        if kind == "w2"
+        else compute_gram_loss(statistics.gram, target.gram)
+    )
 
 
 class TiledLossFunction(torch.autograd.Function):
     """The loss of an image as a node of autograd whose gradient is found on the way forward."""
 
     @staticmethod
-    def forward(ctx: Any, image: Tensor, transfer_loss: StyleTransferLoss, model: Model, plan: TilePlan) -> Tensor:
+    def forward(
+        ctx: Any, image: Tensor, transfer_loss: StyleTransferLoss, model: Model, plan: TilePlan
+    ) -> Tensor:
         loss, gradient = compute_tiled_loss(image.detach(), transfer_loss, model, plan)
         ctx.save_for_backward(gradient)
         return loss
@@ -183,18 +256,28 @@ class TiledLossFunction(torch.autograd.Function):
         return ctx.saved_tensors[0] * grad_output.view(-1, 1, 1, 1), None, None, None
 
 
-def read_tile_features(model: Model, layers: Sequence[str], pixels: Tensor, tile: ImageTile) -> dict[str, Tensor]:
+def read_tile_features(
+    model: Model, layers: Sequence[str], pixels: Tensor, tile: ImageTile
+) -> dict[str, Tensor]:
     """The features that a tile answers for, by layer."""
     found = model.run(pixels, [model.layer(name) for name in layers])
     return {name: tile.crop_owned_features(name, found[model.layer(name)]) for name in layers}
 
 
-def compute_tiled_loss(image: Tensor, transfer_loss: StyleTransferLoss, model: Model, plan: TilePlan) -> tuple[Tensor, Tensor]:
+def compute_tiled_loss(
+    image: Tensor, transfer_loss: StyleTransferLoss, model: Model, plan: TilePlan
+) -> tuple[Tensor, Tensor]:
     """The loss, 1, and its gradient by an image 1×3×H×W, in the tiles of a plan for the painting's layers."""
     shares = plan.position_shares
-    found = sum_tile_moments(image, model, list(transfer_loss.style_weights), transfer_loss.regions, plan)
+    found = sum_tile_moments(
+        image, model, list(transfer_loss.style_weights), transfer_loss.regions, plan
+    )
     leaves = [
-        {name: FeatureMoments(one.mean.requires_grad_(), one.gram.requires_grad_()) for name, one in layer.items()} for layer in found
+        {
+            name: FeatureMoments(one.mean.requires_grad_(), one.gram.requires_grad_())
+            for name, one in layer.items()
+        }
+        for layer in found
     ]
     with torch.enable_grad():
         loss = transfer_loss.compute_style_loss(leaves)
@@ -207,7 +290,12 @@ def compute_tiled_loss(image: Tensor, transfer_loss: StyleTransferLoss, model: M
             features = read_tile_features(model, transfer_loss.layers, piece, tile)
             content = transfer_loss.compute_content_loss(features, tile)
             pulls = [
-                build_gradient_surrogate(features[name], region.get_position_weights(name, tile), shares[name], leaf[name])
+                build_gradient_surrogate(
+                    features[name],
+                    region.get_position_weights(name, tile),
+                    shares[name],
+                    leaf[name],
+                )
                 for region, leaf in zip(transfer_loss.regions, leaves, strict=True)
                 for name in transfer_loss.style_weights
             ]
@@ -219,7 +307,11 @@ def compute_tiled_loss(image: Tensor, transfer_loss: StyleTransferLoss, model: M
 
 @torch.no_grad()
 def sum_tile_moments(
-    image: Tensor, model: Model, layers: Sequence[str], regions: Sequence[StyleRegion], plan: TilePlan
+    image: Tensor,
+    model: Model,
+    layers: Sequence[str],
+    regions: Sequence[StyleRegion],
+    plan: TilePlan,
 ) -> list[dict[str, FeatureMoments]]:
     """Mean and Gram matrix of each layer in each region over the whole image."""
     totals: list[dict[str, FeatureMoments]] = [{} for _ in regions]
@@ -227,57 +319,104 @@ def sum_tile_moments(
         features = read_tile_features(model, layers, tile.crop_image(image), tile)
         for region, total in zip(regions, totals, strict=True):
             for name in layers:
-                part = compute_partial_moments(features[name], region.get_position_weights(name, tile), plan.position_shares[name])
-                total[name] = FeatureMoments(total[name].mean + part.mean, total[name].gram + part.gram) if name in total else part
+                part = compute_partial_moments(
+                    features[name],
+                    region.get_position_weights(name, tile),
+                    plan.position_shares[name],
+                )
+                total[name] = (
+                    FeatureMoments(total[name].mean + part.mean, total[name].gram + part.gram)
+                    if name in total
+                    else part
+                )
     return totals
 
 
 @torch.no_grad()
-def compute_image_moments(model: Model, layers: Sequence[str], image: Tensor, tile_side: int | None) -> dict[str, FeatureMoments]:
+def compute_image_moments(
+    model: Model, layers: Sequence[str], image: Tensor, tile_side: int | None
+) -> dict[str, FeatureMoments]:
     """The moments of an image's features by layer, whole or in tiles."""
     if tile_side is None:
-        return {name: compute_moments(found) for name, found in model.features(image, layers).items()}
+        return {
+            name: compute_moments(found) for name, found in model.features(image, layers).items()
+        }
     return compute_region_moments(image, model, layers, [StyleRegion(1.0, {})], tile_side)[0]
 
 
 def compute_region_moments(
-    image: Tensor, model: Model, layers: Sequence[str], regions: Sequence[StyleRegion], tile_side: int
+    image: Tensor,
+    model: Model,
+    layers: Sequence[str],
+    regions: Sequence[StyleRegion],
+    tile_side: int,
 ) -> list[dict[str, FeatureMoments]]:
     """The moments in each region by layer, in tiles."""
-    return sum_tile_moments(image, model, layers, regions, plan_tiles(model, layers, (image.shape[2], image.shape[3]), tile_side))
+    return sum_tile_moments(
+        image,
+        model,
+        layers,
+        regions,
+        plan_tiles(model, layers, (image.shape[2], image.shape[3]), tile_side),
+    )
 
 
 @torch.no_grad()
-def extract_perceptual_features(model: Model, layers: Sequence[str], image: Tensor, tile_side: int | None) -> dict[str, Tensor]:
+def extract_perceptual_features(
+    model: Model, layers: Sequence[str], image: Tensor, tile_side: int | None
+) -> dict[str, Tensor]:
     """An image's features by layer, whole or put together from tiles."""
     if tile_side is None or not layers:
         return model.features(image, layers) if layers else {}
     plan = plan_tiles(model, layers, (image.shape[2], image.shape[3]), tile_side)
-    whole = {name: torch.empty(1, model.shape(name)[0], *found, device=model.device) for name, found in plan.feature_map_sizes.items()}
+    whole = {
+        name: torch.empty(1, model.shape(name)[0], *found, device=model.device)
+        for name, found in plan.feature_map_sizes.items()
+    }
     for tile in plan.tiles:
-        for name, features in read_tile_features(model, layers, tile.crop_image(image), tile).items():
+        for name, features in read_tile_features(
+            model, layers, tile.crop_image(image), tile
+        ).items():
             tile.crop_whole_map(name, whole[name]).copy_(features)
     return whole
 
 
-def compute_partial_moments(features: Tensor, position_weights: Tensor | None, position_share: float) -> FeatureMoments:
+def compute_partial_moments(
+    features: Tensor, position_weights: Tensor | None, position_share: float
+) -> FeatureMoments:
     """What some places add to the moments of all: each counts its weight, or `share`."""
     if position_weights is not None:
         return compute_moments(features, position_weights, normalized=True)
-    part, counted = compute_moments(features), position_share * features.shape[2] * features.shape[3]
+    part, counted = (
+        compute_moments(features),
+        position_share * features.shape[2] * features.shape[3],
+    )
     return FeatureMoments(part.mean * counted, part.gram * counted)
 
 
 def build_gradient_surrogate(
-    features: Tensor, position_weights: Tensor | None, position_share: float, leaf_moments: FeatureMoments
+    features: Tensor,
+    position_weights: Tensor | None,
+    position_share: float,
+    leaf_moments: FeatureMoments,
 ) -> Tensor:
     """A number whose gradient by the features is the loss's, given the loss's slope by the moments."""
     part = compute_partial_moments(features, position_weights, position_share)
-    pulled = (part.gram * leaf_moments.gram.grad).sum() if leaf_moments.gram.grad is not None else features.new_zeros(())
-    return pulled + (part.mean * leaf_moments.mean.grad).sum() if leaf_moments.mean.grad is not None else pulled
+    pulled = (
+        (part.gram * leaf_moments.gram.grad).sum()
+        if leaf_moments.gram.grad is not None
+        else features.new_zeros(())
+    )
+    return (
+        pulled + (part.mean * leaf_moments.mean.grad).sum()
+        if leaf_moments.mean.grad is not None
+        else pulled
+    )
 
 
 def compute_region_weights(mask: Tensor, sizes: Mapping[str, tuple[int, int]]) -> dict[str, Tensor]:
     """A mask 1×1×H×W for each layer's map, scaled to a sum of 1: 1×h×w."""
-    scaled = {name: F.interpolate(mask, size=size, mode="area")[:, 0] for name, size in sizes.items()}
+    scaled = {
+        name: F.interpolate(mask, size=size, mode="area")[:, 0] for name, size in sizes.items()
+    }
     return {name: weights / weights.sum().clamp_min(1e-12) for name, weights in scaled.items()}

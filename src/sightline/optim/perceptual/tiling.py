@@ -38,7 +38,9 @@ class ImageTile:
     def crop_owned_features(self, name: str, features: Tensor) -> Tensor:
         """Of a layer's map of the tile, what it answers for."""
         rows, columns = self.rows[name], self.columns[name]
-        return features[:, :, rows.tile_start : rows.tile_end, columns.tile_start : columns.tile_end]
+        return features[
+            :, :, rows.tile_start : rows.tile_end, columns.tile_start : columns.tile_end
+        ]
 
     def crop_whole_map(self, name: str, whole_map: Tensor) -> Tensor:
         """The same places of a map of the whole image."""
@@ -50,7 +52,9 @@ class ImageTile:
         ]
 
 
-def iterate_image_tiles(model: Model, layers: Sequence[str], height: int, width: int, tile_side: int) -> Iterator[ImageTile]:
+def iterate_image_tiles(
+    model: Model, layers: Sequence[str], height: int, width: int, tile_side: int
+) -> Iterator[ImageTile]:
     """Cuts an image of height × width pixels into tiles of about `side` pixels, and what the layers see beyond them.
 
     Each place belongs to the tile that holds the centre of what it sees, and only there. Raises SightlineError for a layer
@@ -58,7 +62,9 @@ def iterate_image_tiles(model: Model, layers: Sequence[str], height: int, width:
     """
     fields = {name: receptive_field(model, name) for name in layers}
     if blind := [name for name, field in fields.items() if 0 in field.stride]:
-        raise SightlineError(f"layer {blind[0]} of {model.name} sees the whole image, which can't be cut into tiles; give more memory")
+        raise SightlineError(
+            f"layer {blind[0]} of {model.name} sees the whole image, which can't be cut into tiles; give more memory"
+        )
     for top, bottom, rows in split_axis_into_tiles(fields, 0, height, tile_side):
         for left, right, columns in split_axis_into_tiles(fields, 1, width, tile_side):
             yield ImageTile((top, left, bottom, right), rows, columns)
@@ -75,10 +81,19 @@ def split_axis_into_tiles(
     for low, high in pairwise(edges):
         begin = max(0, (low - margin) // step * step)
         end = length if high + margin >= length else -(-(high + margin) // step) * step
-        yield begin, min(end, length), {name: find_owned_span(field, axis, length, (begin, low, high)) for name, field in fields.items()}
+        yield (
+            begin,
+            min(end, length),
+            {
+                name: find_owned_span(field, axis, length, (begin, low, high))
+                for name, field in fields.items()
+            },
+        )
 
 
-def find_owned_span(field: ReceptiveField, axis: int, length: int, edges: tuple[int, int, int]) -> TileSpan:
+def find_owned_span(
+    field: ReceptiveField, axis: int, length: int, edges: tuple[int, int, int]
+) -> TileSpan:
     """Of a tile that is read from `begin`: the places whose field's centre lies from `low` to `high`; what lies beyond the first or last belongs to that tile."""
     begin, low, high = edges
     stride, middle = field.stride[axis], field.offset[axis] + field.size[axis] / 2
@@ -88,12 +103,20 @@ def find_owned_span(field: ReceptiveField, axis: int, length: int, edges: tuple[
 
 
 @torch.no_grad()
-def measure_feature_map_sizes(model: Model, layers: Sequence[str], height: int, width: int) -> dict[str, tuple[int, int]]:
+def measure_feature_map_sizes(
+    model: Model, layers: Sequence[str], height: int, width: int
+) -> dict[str, tuple[int, int]]:
     """Height and width of each layer's map of a whole image, found on a strip of its height and one of its width."""
     names = {name: model.layer(name) for name in layers}
     short = min(model.size, height, width)
-    strips = [model.run(torch.zeros(1, 3, *size, device=model.device), names.values()) for size in ((height, short), (short, width))]
-    return {name: (strips[0][layer].shape[2], strips[1][layer].shape[3]) for name, layer in names.items()}
+    strips = [
+        model.run(torch.zeros(1, 3, *size, device=model.device), names.values())
+        for size in ((height, short), (short, width))
+    ]
+    return {
+        name: (strips[0][layer].shape[2], strips[1][layer].shape[3])
+        for name, layer in names.items()
+    }
 
 
 @dataclass(frozen=True)
@@ -106,9 +129,16 @@ class TilePlan:
     @property
     def position_shares(self) -> dict[str, float]:
         """What one place of a layer counts in a mean over all."""
-        return {name: 1 / (height * width) for name, (height, width) in self.feature_map_sizes.items()}
+        return {
+            name: 1 / (height * width) for name, (height, width) in self.feature_map_sizes.items()
+        }
 
 
-def plan_tiles(model: Model, layers: Sequence[str], size: tuple[int, int], tile_side: int) -> TilePlan:
+def plan_tiles(
+    model: Model, layers: Sequence[str], size: tuple[int, int], tile_side: int
+) -> TilePlan:
     """The plan for an image of that size (height, width) in tiles of about `side` pixels."""
-    return TilePlan(list(iterate_image_tiles(model, layers, *size, tile_side)), measure_feature_map_sizes(model, layers, *size))
+    return TilePlan(
+        list(iterate_image_tiles(model, layers, *size, tile_side)),
+        measure_feature_map_sizes(model, layers, *size),
+    )

@@ -11,7 +11,10 @@ from torch.nn import functional as F
 import sightline as sl
 from sightline.methods.adversarial.attacks.apgd import schedule_checkpoints
 from sightline.methods.adversarial.attacks.goal import ATTACK_LOSSES, AttackGoal, AttackRun
-from sightline.methods.adversarial.attacks.minimum_norm import anneal_by_cosine, round_adversarial_image
+from sightline.methods.adversarial.attacks.minimum_norm import (
+    anneal_by_cosine,
+    round_adversarial_image,
+)
 from sightline.methods.adversarial.attacks.norm_ball import compute_image_norms
 from sightline.methods.adversarial.attacks.registry import Attack
 
@@ -32,10 +35,16 @@ class Linear(nn.Module):
 class Conv(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.first, self.second, self.head = nn.Conv2d(3, 12, 3, padding=1), nn.Conv2d(12, 16, 3, stride=2), nn.Linear(16 * 4, 6)
+        self.first, self.second, self.head = (
+            nn.Conv2d(3, 12, 3, padding=1),
+            nn.Conv2d(12, 16, 3, stride=2),
+            nn.Linear(16 * 4, 6),
+        )
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.head(F.adaptive_avg_pool2d(F.silu(self.second(F.silu(self.first(x)))), 2).flatten(1))
+        return self.head(
+            F.adaptive_avg_pool2d(F.silu(self.second(F.silu(self.first(x)))), 2).flatten(1)
+        )
 
 
 def loaded(network: nn.Module, images: Tensor, spread: float) -> sl.Model:
@@ -51,7 +60,9 @@ def loaded(network: nn.Module, images: Tensor, spread: float) -> sl.Model:
 
 def inner(count: int, side: int) -> Tensor:
     """Images far from black and white, where [0, 1] is in nobody's way."""
-    return 0.5 + 0.1 * torch.randn(count, 3, side, side, generator=torch.Generator().manual_seed(2)).clamp(-2, 2)
+    return 0.5 + 0.1 * torch.randn(
+        count, 3, side, side, generator=torch.Generator().manual_seed(2)
+    ).clamp(-2, 2)
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +87,9 @@ def distances(model: sl.Model, image: Tensor, norm: str) -> Tensor:
     for row, y in zip(scores, scores.argmax(1), strict=True):
         slopes = torch.cat([weight[:y], weight[y + 1 :]]) - weight[y]
         gaps = row[y] - torch.cat([row[:y], row[y + 1 :]])
-        found.append((gaps / slopes.norm(dim=1, p={"linf": 1, "l2": 2, "l1": torch.inf}[norm])).min())
+        found.append(
+            (gaps / slopes.norm(dim=1, p={"linf": 1, "l2": 2, "l1": torch.inf}[norm])).min()
+        )
     return torch.stack(found)
 
 
@@ -85,10 +98,14 @@ def test_deepfool_is_exact_on_a_linear_classifier(linear: sl.Model, norm: str) -
     image = inner(8, 6)
     exact = distances(linear, image, norm)
     found, run = Attack("deepfool", norm, INF)(linear, image, away(linear, image))
-    inside = ((found > 0) & (found < 1)).flatten(1).all(1)  # an l1 step may need more room than one pixel has
+    inside = (
+        ((found > 0) & (found < 1)).flatten(1).all(1)
+    )  # an l1 step may need more room than one pixel has
     assert inside.sum() >= (8 if norm != "l1" else 1)
     assert away(linear, image).is_reached(linear.logits(found))[inside].all()
-    assert torch.allclose(compute_image_norms(found - image, norm)[inside], exact[inside], rtol=2e-3, atol=2e-5)
+    assert torch.allclose(
+        compute_image_norms(found - image, norm)[inside], exact[inside], rtol=2e-3, atol=2e-5
+    )
     assert run.gradient_counts.max() <= 2 * 3, "one step, and one look that it is enough"
 
 
@@ -138,7 +155,8 @@ def test_an_image_in_8_bits_still_fools(conv: sl.Model) -> None:
     file = round_adversarial_image(run, image, found, 50.0)
     assert torch.allclose((file * 255).round(), file * 255, atol=1e-3)
     assert (
-        run.goal.is_reached(conv.logits(file)).float().mean() > run.goal.is_reached(conv.logits((found * 255).round() / 255)).float().mean()
+        run.goal.is_reached(conv.logits(file)).float().mean()
+        > run.goal.is_reached(conv.logits((found * 255).round() / 255)).float().mean()
     )
 
 
@@ -153,10 +171,16 @@ def test_mifgsm_is_dongs_formula(conv: sl.Model, target: bool) -> None:
     x, velocity = image.clone(), torch.zeros_like(image)
     for _ in range(5):
         leaf = x.clone().requires_grad_()
-        loss = -F.cross_entropy(conv.logits(leaf), aim.target_labels) if target else F.cross_entropy(conv.logits(leaf), aim.source_labels)
+        loss = (
+            -F.cross_entropy(conv.logits(leaf), aim.target_labels)
+            if target
+            else F.cross_entropy(conv.logits(leaf), aim.source_labels)
+        )
         (gradient,) = torch.autograd.grad(loss, leaf)
         velocity = 1.0 * velocity + gradient / gradient.abs().sum((1, 2, 3), keepdim=True)
-        x = torch.minimum(torch.maximum(x + 0.02 / 5 * velocity.sign(), image - 0.02), image + 0.02).clamp(0, 1)
+        x = torch.minimum(
+            torch.maximum(x + 0.02 / 5 * velocity.sign(), image - 0.02), image + 0.02
+        ).clamp(0, 1)
     found, _ = Attack("mifgsm", "linf", 0.02, steps=5, early=False)(conv, image, aim)
     assert torch.allclose(found, x, atol=1e-6)
 
@@ -171,11 +195,15 @@ def test_fooled_images_leave_the_batch(conv: sl.Model) -> None:
     fooled = aim.is_reached(conv.logits(early))
     assert fooled.float().mean() >= aim.is_reached(conv.logits(whole)).float().mean() - 0.04
     gone = run.gradient_counts < 20
-    assert aim.is_reached(conv.logits((early * 255).round() / 255))[gone].all(), "they leave once a PNG of them fools too"
+    assert aim.is_reached(conv.logits((early * 255).round() / 255))[gone].all(), (
+        "they leave once a PNG of them fools too"
+    )
     # Alone or together, an image takes the same way.
     start, _ = Attack("ifgsm", eps=0.05, steps=20)(conv, image, aim)
     for i in range(4):
-        alone, _ = Attack("ifgsm", eps=0.05, steps=20)(conv, image[i : i + 1], AttackGoal(aim.source_labels[i : i + 1]))
+        alone, _ = Attack("ifgsm", eps=0.05, steps=20)(
+            conv, image[i : i + 1], AttackGoal(aim.source_labels[i : i + 1])
+        )
         assert torch.allclose(alone[0], start[i], atol=1e-5)
 
 
@@ -197,7 +225,9 @@ def test_checkpoints_are_the_papers() -> None:
     shares = [0.0, 0.22]
     while shares[-1] < 1:
         shares.append(shares[-1] + max(shares[-1] - shares[-2] - 0.03, 0.06))
-    assert list(schedule_checkpoints(100)) == [math.ceil(round(100 * share, 9)) for share in shares[1:] if share <= 1]
+    assert list(schedule_checkpoints(100)) == [
+        math.ceil(round(100 * share, 9)) for share in shares[1:] if share <= 1
+    ]
 
 
 @pytest.mark.parametrize("steps", [1, 2, 10, 20, 50, 130])
@@ -212,7 +242,9 @@ def test_checkpoints_are_those_of_the_authors_program(steps: int) -> None:
             left = period = max(period - max(int(0.03 * steps), 1), int(0.06 * steps), 1)
     marks = schedule_checkpoints(steps)
     assert list(marks) == expected
-    assert list(itertools.accumulate(marks.values())) == expected, "each knows how many steps it looks back on"
+    assert list(itertools.accumulate(marks.values())) == expected, (
+        "each knows how many steps it looks back on"
+    )
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
@@ -232,20 +264,45 @@ def test_apgd_is_no_worse_than_pgd(conv: sl.Model, norm: str) -> None:
 def test_losses_are_their_formulas(conv: sl.Model) -> None:
     logits = torch.randn(5, 6, generator=torch.Generator().manual_seed(0))
     away, wanted = torch.tensor([0, 1, 2, 3, 4]), torch.tensor([5, 0, 1, 2, 3])
-    for z, y, t, *found in zip(logits, away, wanted, *(ATTACK_LOSSES[k](logits, AttackGoal(away)) for k in ATTACK_LOSSES), strict=True):
+    for z, y, t, *found in zip(
+        logits,
+        away,
+        wanted,
+        *(ATTACK_LOSSES[k](logits, AttackGoal(away)) for k in ATTACK_LOSSES),
+        strict=True,
+    ):
         best = max(z[i] for i in range(6) if i != y)
         ordered = sorted(z, reverse=True)
-        expected = [-z.log_softmax(0)[y], best - z[y], -(z[y] - best) / (ordered[0] - ordered[2]), -z[y]]
+        expected = [
+            -z.log_softmax(0)[y],
+            best - z[y],
+            -(z[y] - best) / (ordered[0] - ordered[2]),
+            -z[y],
+        ]
         assert torch.allclose(torch.stack(found), torch.stack(expected), atol=1e-5)
         one, aim = z[None], AttackGoal(y[None], t[None])
         best = max(z[i] for i in range(6) if i != t)
-        expected = [z.log_softmax(0)[t], z[t] - best, -(z[y] - z[t]) / (ordered[0] - (ordered[2] + ordered[3]) / 2), z[t]]
-        assert torch.allclose(torch.cat([ATTACK_LOSSES[k](one, aim) for k in ATTACK_LOSSES]), torch.stack(expected), atol=1e-5)
+        expected = [
+            z.log_softmax(0)[t],
+            z[t] - best,
+            -(z[y] - z[t]) / (ordered[0] - (ordered[2] + ordered[3]) / 2),
+            z[t],
+        ]
+        assert torch.allclose(
+            torch.cat([ATTACK_LOSSES[k](one, aim) for k in ATTACK_LOSSES]),
+            torch.stack(expected),
+            atol=1e-5,
+        )
 
 
 def test_dlr_does_not_mind_the_scale_of_the_scores(conv: sl.Model) -> None:
-    logits, aim = torch.randn(5, 6, generator=torch.Generator().manual_seed(0)), AttackGoal(torch.arange(5))
-    assert torch.allclose(ATTACK_LOSSES["dlr"](logits, aim), ATTACK_LOSSES["dlr"](1000 * logits + 3, aim), atol=1e-4)
+    logits, aim = (
+        torch.randn(5, 6, generator=torch.Generator().manual_seed(0)),
+        AttackGoal(torch.arange(5)),
+    )
+    assert torch.allclose(
+        ATTACK_LOSSES["dlr"](logits, aim), ATTACK_LOSSES["dlr"](1000 * logits + 3, aim), atol=1e-4
+    )
     with pytest.raises(sl.SightlineError, match=r"dlr.*compares 3 classes and this network has 2"):
         ATTACK_LOSSES["dlr"](logits[:, :2], AttackGoal(torch.zeros(5, dtype=torch.long)))
 
@@ -279,7 +336,11 @@ def test_smallest_changes_are_no_longer_than_foolboxs(conv: sl.Model, name: str,
 @pytest.mark.parametrize("library", ["foolbox:LinfPGD", "torchattacks:APGD", "torchattacks:PGDL2"])
 def test_bounded_attacks_fool_no_less_than_theirs(conv: sl.Model, library: str) -> None:
     image = inner(30, 12)
-    aim, norm, name = away(conv, image), "l2" if "L2" in library else "linf", "apgd" if "APGD" in library else "pgd"
+    aim, norm, name = (
+        away(conv, image),
+        "l2" if "L2" in library else "linf",
+        "apgd" if "APGD" in library else "pgd",
+    )
     eps = 0.08 if norm == "l2" else 0.006
     shares = []
     for peer in (None, library):
@@ -291,7 +352,12 @@ def test_bounded_attacks_fool_no_less_than_theirs(conv: sl.Model, library: str) 
 
 def test_the_record_tells_the_callback_every_step(conv: sl.Model) -> None:
     seen: list[tuple[int, int]] = []
-    Attack("fmn", "l2", INF, steps=7)(conv, inner(2, 12), away(conv, inner(2, 12)), lambda step: seen.append((step.index, step.total)))
+    Attack("fmn", "l2", INF, steps=7)(
+        conv,
+        inner(2, 12),
+        away(conv, inner(2, 12)),
+        lambda step: seen.append((step.index, step.total)),
+    )
     assert seen == [(i, 7) for i in range(1, 8)]
     run = AttackRun(conv, away(conv, inner(2, 12)), "margin", 3)
     assert not run.is_stopped

@@ -36,18 +36,27 @@ class AscentState:
     def propose_image(self, norm_ball: NormBall, is_first: bool) -> Tensor:
         """The next picture: a projected step, then three quarters of it and a quarter of the last move."""
         target = norm_ball.project_image(
-            self.image + reshape_per_image(self.step_size) * norm_ball.find_steepest_step(self.gradient, self.image)
+            self.image
+            + reshape_per_image(self.step_size)
+            * norm_ball.find_steepest_step(self.gradient, self.image)
         )
         if is_first:
             return target
         return norm_ball.project_image(
-            self.image + APGD_MOMENTUM * (target - self.image) + (1 - APGD_MOMENTUM) * (self.image - self.previous_image)
+            self.image
+            + APGD_MOMENTUM * (target - self.image)
+            + (1 - APGD_MOMENTUM) * (self.image - self.previous_image)
         )
 
     def accept_image(self, image: Tensor, gradient: Tensor, score: Tensor) -> None:
         """Takes the step and keeps the best."""
         self.rise_count = self.rise_count + (score > self.score)
-        self.previous_image, self.image, self.gradient, self.score = self.image, image, gradient, score
+        self.previous_image, self.image, self.gradient, self.score = (
+            self.image,
+            image,
+            gradient,
+            score,
+        )
         better = score > self.best_score
         self.best_image = torch.where(better.view(-1, 1, 1, 1), image, self.best_image)
         self.best_gradient = torch.where(better.view(-1, 1, 1, 1), gradient, self.best_gradient)
@@ -56,7 +65,8 @@ class AscentState:
     def review_step_sizes(self, period: int) -> None:
         """Halves the steps of images that don't get on, and takes them back to their best picture."""
         stuck = (self.rise_count < MIN_RISE_SHARE * period) | (
-            (self.checkpoint_step_size == self.step_size) & (self.checkpoint_best_score >= self.best_score)
+            (self.checkpoint_step_size == self.step_size)
+            & (self.checkpoint_best_score >= self.best_score)
         )
         self.checkpoint_step_size, self.checkpoint_best_score, self.rise_count = (
             self.step_size,
@@ -77,14 +87,27 @@ class ApgdSteps:
     steps: int
     early: bool = True
 
-    def __call__(self, run: AttackRun, norm_ball: NormBall, generator: torch.Generator, rows: Tensor) -> Tensor:
+    def __call__(
+        self, run: AttackRun, norm_ball: NormBall, generator: torch.Generator, rows: Tensor
+    ) -> Tensor:
         """One run for the images at `rows` of the batch: where an image fools the network the last such picture, else the best."""
         image = norm_ball.sample_image(generator)
         gradient, score, logits = run.compute_gradient(image, rows)
         found, done = image.clone(), torch.zeros_like(rows, dtype=torch.bool)
         step, zero = torch.full_like(score, 2 * norm_ball.eps), torch.zeros_like(score)
         climb = AscentState(
-            torch.arange(len(rows), device=rows.device), image, image, gradient, score, image, gradient, score, step, zero, step, score
+            torch.arange(len(rows), device=rows.device),
+            image,
+            image,
+            gradient,
+            score,
+            image,
+            gradient,
+            score,
+            step,
+            zero,
+            step,
+            score,
         )
         marks, latest = schedule_checkpoints(self.steps), image
         for index in range(self.steps + 1):
@@ -92,7 +115,12 @@ class ApgdSteps:
             found[climb.active_rows[fooled]], done[climb.active_rows[fooled]] = latest[fooled], True
             if index == self.steps:
                 break
-            if self.early and (gone := run.is_fooled_after_rounding(latest, rows[climb.active_rows], logits)).any():
+            if (
+                self.early
+                and (
+                    gone := run.is_fooled_after_rounding(latest, rows[climb.active_rows], logits)
+                ).any()
+            ):
                 climb = climb.select_images(~gone)
                 if not len(climb.active_rows):
                     return found

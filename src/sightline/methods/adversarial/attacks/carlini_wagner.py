@@ -7,7 +7,11 @@ from sightline.methods.adversarial.attacks.goal import AttackRun, compute_margin
 from sightline.methods.adversarial.attacks.norm_ball import compute_image_norms
 from sightline.optim.optimizers import Adam
 
-WEIGHT_SEARCHES, FIRST_MARGIN_WEIGHT, LARGEST_MARGIN_WEIGHT = 9, 1e-3, 1e10  # section VI and the published code
+WEIGHT_SEARCHES, FIRST_MARGIN_WEIGHT, LARGEST_MARGIN_WEIGHT = (
+    9,
+    1e-3,
+    1e10,
+)  # section VI and the published code
 
 
 class MarginWeights:
@@ -19,13 +23,20 @@ class MarginWeights:
 
     def narrow_range(self, enough: Tensor) -> None:
         """Halves the range; as long as nothing was enough, tenfold."""
-        self.low, self.high = torch.where(enough, self.low, self.current), torch.where(enough, self.current, self.high)
-        self.current = torch.where(self.high < LARGEST_MARGIN_WEIGHT, (self.low + self.high) / 2, self.current * 10)
+        self.low, self.high = (
+            torch.where(enough, self.low, self.current),
+            torch.where(enough, self.current, self.high),
+        )
+        self.current = torch.where(
+            self.high < LARGEST_MARGIN_WEIGHT, (self.low + self.high) / 2, self.current * 10
+        )
 
 
 def run_carlini_wagner(run: AttackRun, center: Tensor, steps: int, lr: float) -> Tensor:
     """The nearest image found that fools; the image itself where none was."""
-    start = (2 * center - 1).mul(0.999999).atanh()  # every value of a tanh is a picture: no clipping (section V.B)
+    start = (
+        (2 * center - 1).mul(0.999999).atanh()
+    )  # every value of a tanh is a picture: no clipping (section V.B)
     best, least = center.clone(), torch.full((len(center),), torch.inf, device=center.device)
     weights = MarginWeights(least)
     for _ in range(WEIGHT_SEARCHES):
@@ -33,9 +44,14 @@ def run_carlini_wagner(run: AttackRun, center: Tensor, steps: int, lr: float) ->
         optimizer = Adam([leaf], lr)
         enough = torch.zeros_like(least, dtype=torch.bool)
         for _ in range(steps):
-            image, size, margins, fooled = take_weighted_step(run, center, leaf, weights.current, optimizer)
+            image, size, margins, fooled = take_weighted_step(
+                run, center, leaf, weights.current, optimizer
+            )
             better = fooled & (size < least)
-            best, least = torch.where(better.view(-1, 1, 1, 1), image, best), torch.where(better, size, least)
+            best, least = (
+                torch.where(better.view(-1, 1, 1, 1), image, best),
+                torch.where(better, size, least),
+            )
             enough |= fooled
             if run.report_step(margins, image):
                 return best
@@ -59,4 +75,9 @@ def take_weighted_step(
     run.gradient_counts += 1
     optimizer.step()
     image = image.detach()
-    return image, compute_image_norms(image - center, "l2"), margins.detach(), run.goal.is_reached(logits.detach())
+    return (
+        image,
+        compute_image_norms(image - center, "l2"),
+        margins.detach(),
+        run.goal.is_reached(logits.detach()),
+    )

@@ -23,7 +23,9 @@ class LogitsModule(nn.Module):
     def __init__(self, model: Model) -> None:
         super().__init__()
         self.model = model
-        self.device_parameter = nn.Parameter(torch.zeros((), device=model.device))  # they ask the parameters for the device
+        self.device_parameter = nn.Parameter(
+            torch.zeros((), device=model.device)
+        )  # they ask the parameters for the device
 
     def forward(self, image: Tensor) -> Tensor:
         """Logits N×classes."""
@@ -39,21 +41,27 @@ def find_attack_class(name: str) -> tuple[str, Any]:
     """
     library, _, attack = name.partition(":")
     if library not in ATTACK_LIBRARIES or not attack:
-        raise SightlineError(f"peer is {name!r}; it must be foolbox:NAME or torchattacks:NAME, such as foolbox:L2FMNAttack")
+        raise SightlineError(
+            f"peer is {name!r}; it must be foolbox:NAME or torchattacks:NAME, such as foolbox:L2FMNAttack"
+        )
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             module = import_module(ATTACK_LIBRARIES[library])
     except ImportError as error:
         extra = "sightline[attacks]" if library == "foolbox" else library
-        raise SightlineError(f"{name} needs {library} ({get_first_error_line(error)}); pip install '{extra}' adds it") from error
+        raise SightlineError(
+            f"{name} needs {library} ({get_first_error_line(error)}); pip install '{extra}' adds it"
+        ) from error
     known = {key: value for key, value in vars(module).items() if inspect.isclass(value)}
     if attack not in known:
         raise make_unknown_name_error(f"attack of {library}", attack, known)
     return library, known[attack]
 
 
-def run_peer_attack(name: str, model: Model, norm_ball: NormBall, goal: AttackGoal, *, steps: int | None, seed: int) -> Tensor:
+def run_peer_attack(
+    name: str, model: Model, norm_ball: NormBall, goal: AttackGoal, *, steps: int | None, seed: int
+) -> Tensor:
     """What the attack of another library makes of the images. Raises SightlineError where it can't do what is asked."""
     library, kind = find_attack_class(name)
     taken = inspect.signature(kind.__init__).parameters
@@ -64,15 +72,29 @@ def run_peer_attack(name: str, model: Model, norm_ball: NormBall, goal: AttackGo
         torch.manual_seed(seed)
         try:
             run = run_foolbox_attack if library == "foolbox" else run_torchattacks_attack
-            found = run(kind, options, LogitsModule(model).eval(), replace(norm_ball, center=norm_ball.center.contiguous()), goal)
+            found = run(
+                kind,
+                options,
+                LogitsModule(model).eval(),
+                replace(norm_ball, center=norm_ball.center.contiguous()),
+                goal,
+            )
         except SightlineError:
             raise
         except Exception as error:
-            raise SightlineError(f"{name} can't attack {model.name} ({get_first_error_line(error) or type(error).__name__})") from error
+            raise SightlineError(
+                f"{name} can't attack {model.name} ({get_first_error_line(error) or type(error).__name__})"
+            ) from error
     return found.detach()
 
 
-def run_foolbox_attack(attack_type: Any, options: dict[str, Any], network: LogitsModule, norm_ball: NormBall, goal: AttackGoal) -> Tensor:
+def run_foolbox_attack(
+    attack_type: Any,
+    options: dict[str, Any],
+    network: LogitsModule,
+    norm_ball: NormBall,
+    goal: AttackGoal,
+) -> Tensor:
     """Of foolbox, bounded by eps where it is finite."""
     import foolbox
 
@@ -90,14 +112,28 @@ def run_foolbox_attack(attack_type: Any, options: dict[str, Any], network: Logit
 
 
 def run_torchattacks_attack(
-    attack_type: Any, options: dict[str, Any], network: LogitsModule, norm_ball: NormBall, goal: AttackGoal
+    attack_type: Any,
+    options: dict[str, Any],
+    network: LogitsModule,
+    norm_ball: NormBall,
+    goal: AttackGoal,
 ) -> Tensor:
     """Of torchattacks, with what its attacks may want to know."""
     taken = inspect.signature(attack_type.__init__).parameters
     with torch.no_grad():
         classes = network(norm_ball.center[:1]).shape[1]
-    told: dict[str, Any] = {"eps": norm_ball.eps, "norm": norm_ball.norm.capitalize(), "n_classes": classes}
-    attack = attack_type(network, **options, **{name: value for name, value in told.items() if name in taken and value != float("inf")})
+    told: dict[str, Any] = {
+        "eps": norm_ball.eps,
+        "norm": norm_ball.norm.capitalize(),
+        "n_classes": classes,
+    }
+    attack = attack_type(
+        network,
+        **options,
+        **{name: value for name, value in told.items() if name in taken and value != float("inf")},
+    )
     if goal.target_labels is not None:
         attack.set_mode_targeted_by_label(quiet=True)
-    return attack(norm_ball.center, goal.source_labels if goal.target_labels is None else goal.target_labels)
+    return attack(
+        norm_ball.center, goal.source_labels if goal.target_labels is None else goal.target_labels
+    )

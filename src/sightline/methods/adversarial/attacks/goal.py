@@ -25,12 +25,19 @@ class AttackGoal:
 
     def select_images(self, index: Tensor) -> "AttackGoal":
         """The aims for some of the images."""
-        return AttackGoal(self.source_labels[index], None if self.target_labels is None else self.target_labels[index])
+        return AttackGoal(
+            self.source_labels[index],
+            None if self.target_labels is None else self.target_labels[index],
+        )
 
     def is_reached(self, logits: Tensor) -> Tensor:
         """Whether the answer is what the attack is after, N."""
         answer = logits.argmax(1)
-        return answer != self.source_labels if self.target_labels is None else answer == self.target_labels
+        return (
+            answer != self.source_labels
+            if self.target_labels is None
+            else answer == self.target_labels
+        )
 
 
 # ── losses: one number per image, to be increased ──
@@ -46,20 +53,27 @@ def compute_cross_entropy_loss(logits: Tensor, goal: AttackGoal) -> Tensor:
 def compute_margin_loss(logits: Tensor, goal: AttackGoal) -> Tensor:
     """By how much the best score that would do exceeds the best that would not (Carlini & Wagner 2017): positive once it fools."""
     if goal.target_labels is not None:
-        return select_class_scores(logits, goal.target_labels) - find_best_other_scores(logits, goal.target_labels)
-    return find_best_other_scores(logits, goal.source_labels) - select_class_scores(logits, goal.source_labels)
+        return select_class_scores(logits, goal.target_labels) - find_best_other_scores(
+            logits, goal.target_labels
+        )
+    return find_best_other_scores(logits, goal.source_labels) - select_class_scores(
+        logits, goal.source_labels
+    )
 
 
 def compute_dlr_loss(logits: Tensor, goal: AttackGoal) -> Tensor:
     """Difference of logits ratio (Croce & Hein 2020, eq. 6 and 7): the margin, whatever the scale of the scores."""
     least = 3 if goal.target_labels is None else 4
     if logits.shape[1] < least:
-        raise SightlineError(f"loss is 'dlr'; it compares {least} classes and this network has {logits.shape[1]}: choose margin")
+        raise SightlineError(
+            f"loss is 'dlr'; it compares {least} classes and this network has {logits.shape[1]}: choose margin"
+        )
     top = logits.topk(least, dim=1).values
     if goal.target_labels is not None:
-        return (select_class_scores(logits, goal.target_labels) - select_class_scores(logits, goal.source_labels)) / (
-            top[:, 0] - (top[:, 2] + top[:, 3]) / 2 + 1e-12
-        )
+        return (
+            select_class_scores(logits, goal.target_labels)
+            - select_class_scores(logits, goal.source_labels)
+        ) / (top[:, 0] - (top[:, 2] + top[:, 3]) / 2 + 1e-12)
     return compute_margin_loss(logits, goal) / (top[:, 0] - top[:, 2] + 1e-12)
 
 
@@ -100,17 +114,29 @@ class AttackRun:
     `rows` are the places in the batch of the images that are still under attack.
     """
 
-    def __init__(self, model: Model, goal: AttackGoal, loss: AttackLoss, total_steps: int, callback: Callback | None = None) -> None:
+    def __init__(
+        self,
+        model: Model,
+        goal: AttackGoal,
+        loss: AttackLoss,
+        total_steps: int,
+        callback: Callback | None = None,
+    ) -> None:
         self.model, self.goal, self.total_steps, self.callback = model, goal, total_steps, callback
         self.loss: AttackLoss = loss
-        self.gradient_counts, self.first_nan_steps = torch.zeros_like(goal.source_labels), torch.zeros_like(goal.source_labels)
+        self.gradient_counts, self.first_nan_steps = (
+            torch.zeros_like(goal.source_labels),
+            torch.zeros_like(goal.source_labels),
+        )
         self.step_index, self.is_stopped = 0, False
 
     def compute_logits(self, image: Tensor) -> Tensor:
         """Logits, in full precision."""
         return self.model.run(image, ["logits"])["logits"].float()
 
-    def compute_gradient(self, image: Tensor, rows: Tensor, loss: AttackLoss | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    def compute_gradient(
+        self, image: Tensor, rows: Tensor, loss: AttackLoss | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Gradient, loss and logits of images. A gradient that is not a number is zero, so the picture stays as it is."""
         with torch.enable_grad():
             leaf = image.detach().requires_grad_()
@@ -141,7 +167,11 @@ class AttackRun:
         """Reports a step to the callback, with the images before it; True once the run is to stop."""
         self.step_index += 1
         if self.callback:
-            self.is_stopped = bool(self.callback(Step(self.step_index, self.total_steps, scores, image.detach().clone())))
+            self.is_stopped = bool(
+                self.callback(
+                    Step(self.step_index, self.total_steps, scores, image.detach().clone())
+                )
+            )
         return self.is_stopped
 
 

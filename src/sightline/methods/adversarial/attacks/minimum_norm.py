@@ -5,7 +5,11 @@ import math
 import torch
 from torch import Tensor
 
-from sightline.methods.adversarial.attacks.goal import AttackRun, round_to_8_bits, select_class_scores
+from sightline.methods.adversarial.attacks.goal import (
+    AttackRun,
+    round_to_8_bits,
+    select_class_scores,
+)
 from sightline.methods.adversarial.attacks.norm_ball import (
     DUAL_NORMS,
     Norm,
@@ -32,7 +36,11 @@ BOUNDARY_HALVINGS, ENLARGEMENT_FACTOR = 14, 1.15
 
 def run_deepfool(run: AttackRun, center: Tensor, norm: Norm, steps: int) -> Tensor:
     """Steps to the nearest boundary of the network made linear where the image is, until it fools."""
-    found, rows, total = center.clone(), torch.arange(len(center), device=center.device), torch.zeros_like(center)
+    found, rows, total = (
+        center.clone(),
+        torch.arange(len(center), device=center.device),
+        torch.zeros_like(center),
+    )
     for _ in range(steps):
         image = found[rows]
         gaps, pulls, logits = linearize_boundaries(run, image, rows)
@@ -40,7 +48,11 @@ def run_deepfool(run: AttackRun, center: Tensor, norm: Norm, steps: int) -> Tens
         if not stay.any():
             break
         rows, gaps, pulls, image = rows[stay], gaps[stay], pulls[stay], image[stay]
-        steepness = compute_image_norms(pulls.flatten(0, 1), DUAL_NORMS[norm]).view_as(gaps).clamp_min(1e-12)
+        steepness = (
+            compute_image_norms(pulls.flatten(0, 1), DUAL_NORMS[norm])
+            .view_as(gaps)
+            .clamp_min(1e-12)
+        )
         gap, nearest = (gaps / steepness).min(1)
         pull = pulls[torch.arange(len(rows)), nearest]
         total[rows] += find_shortest_step(pull, gap, norm)
@@ -57,13 +69,19 @@ def find_shortest_step(gradient: Tensor, distance: Tensor, norm: Norm) -> Tensor
     if norm == "linf":
         return distance * gradient.sign()
     if norm == "l2":
-        return distance * gradient / reshape_per_image(compute_image_norms(gradient, "l2").clamp_min(1e-12))
+        return (
+            distance
+            * gradient
+            / reshape_per_image(compute_image_norms(gradient, "l2").clamp_min(1e-12))
+        )
     flat = gradient.flatten(1)
     steepest = torch.zeros_like(flat).scatter_(1, flat.abs().argmax(1, keepdim=True), 1.0)
     return distance * (flat.sign() * steepest).view_as(gradient)
 
 
-def linearize_boundaries(run: AttackRun, image: Tensor, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def linearize_boundaries(
+    run: AttackRun, image: Tensor, rows: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
     """How far the scores of the best rivals lie below the answer's, N×k, the slopes of these differences, N×k×3×H×W, and the logits.
 
     With a target, it is the only rival, of the best other class.
@@ -82,7 +100,10 @@ def linearize_boundaries(run: AttackRun, image: Tensor, rows: Tensor) -> tuple[T
             rivals = aim.target_labels[:, None]
         lead = select_class_scores(logits, answer)
         pulls = [
-            differentiate_scores(select_class_scores(logits, rival) - lead, leaf, "the image", retain_graph=True) for rival in rivals.T
+            differentiate_scores(
+                select_class_scores(logits, rival) - lead, leaf, "the image", retain_graph=True
+            )
+            for rival in rivals.T
         ]
     run.gradient_counts[rows] += len(pulls)
     gaps = (select_class_scores(scores, answer)[:, None] - scores.gather(1, rivals)).abs()
@@ -104,7 +125,10 @@ def run_fmn(run: AttackRun, center: Tensor, norm: Norm, steps: int) -> Tensor:
         gradient = keep_feasible_gradient(gradient, image)
         fooled, size = run.goal.is_reached(logits), compute_image_norms(image - center, norm)
         better = fooled & (size < least)
-        best, least = torch.where(better.view(-1, 1, 1, 1), image, best), torch.where(better, size, least)
+        best, least = (
+            torch.where(better.view(-1, 1, 1, 1), image, best),
+            torch.where(better, size, least),
+        )
         change = anneal_by_cosine(FMN_FIRST_RADIUS_CHANGE, FMN_LAST_RADIUS_CHANGE, index / steps)
         distance = margin.abs() / compute_image_norms(gradient, DUAL_NORMS[norm]).clamp_min(1e-12)
         outside = torch.where(least.isinf(), size + distance, radius) * (1 + change)
@@ -135,17 +159,24 @@ def bisect_to_boundary(run: AttackRun, center: Tensor, image: Tensor) -> Tensor:
     It lies beyond the boundary by about 1/16,384 of its way, which the rounding of another batch size does not undo.
     """
     rows = torch.arange(len(center), device=center.device)
-    near, far = torch.zeros(len(center), device=center.device), torch.ones(len(center), device=center.device)
+    near, far = (
+        torch.zeros(len(center), device=center.device),
+        torch.ones(len(center), device=center.device),
+    )
     fooled = run.is_fooled(image, rows)
     for _ in range(BOUNDARY_HALVINGS if fooled.any() else 0):
         middle = (near + far) / 2
         works = run.is_fooled(center + reshape_per_image(middle) * (image - center), rows)
         near, far = torch.where(works, near, middle), torch.where(works, middle, far)
-    tried = (center + reshape_per_image(far + 0.5**BOUNDARY_HALVINGS) * (image - center)).clamp(0, 1)
+    tried = (center + reshape_per_image(far + 0.5**BOUNDARY_HALVINGS) * (image - center)).clamp(
+        0, 1
+    )
     return torch.where(reshape_per_image(fooled & run.is_fooled(tried, rows)), tried, image)
 
 
-def round_adversarial_image(run: AttackRun, center: Tensor, image: Tensor, max_enlargement: float) -> Tensor:
+def round_adversarial_image(
+    run: AttackRun, center: Tensor, image: Tensor, max_enlargement: float
+) -> Tensor:
     """The image in 8 bits that fools the network: where rounding undoes a change, it is enlarged step by step, up to `farthest` times."""
     best, factor = round_to_8_bits(image), 1.0
     left = torch.arange(len(center), device=center.device)

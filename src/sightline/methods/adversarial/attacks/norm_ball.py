@@ -32,7 +32,9 @@ class NormBall:
 
     def sample_image(self, generator: torch.Generator) -> Tensor:
         """A random picture of each ball."""
-        return self.project_image(self.center + sample_unit_offset(self.center, self.norm, generator) * self.eps)
+        return self.project_image(
+            self.center + sample_unit_offset(self.center, self.norm, generator) * self.eps
+        )
 
     def find_steepest_step(self, gradient: Tensor, image: Tensor) -> Tensor:
         """The step of length 1 that follows the gradient most; zero stays zero. For l1 it moves the 1 % of pixel values
@@ -40,9 +42,13 @@ class NormBall:
         if self.norm == "linf":
             return gradient.sign()
         if self.norm == "l2":
-            return gradient / reshape_per_image(compute_image_norms(gradient, "l2").clamp_min(1e-20))
+            return gradient / reshape_per_image(
+                compute_image_norms(gradient, "l2").clamp_min(1e-20)
+            )
         slope = keep_feasible_gradient(gradient, image).abs().flatten(1)
-        chosen = torch.zeros_like(slope).scatter_(1, slope.topk(max(1, round(L1_STEP_SHARE * slope.shape[1])), dim=1).indices, 1.0)
+        chosen = torch.zeros_like(slope).scatter_(
+            1, slope.topk(max(1, round(L1_STEP_SHARE * slope.shape[1])), dim=1).indices, 1.0
+        )
         step = gradient.sign() * (chosen * (slope > 0)).view_as(gradient)
         return step / reshape_per_image(compute_image_norms(step, "l1").clamp_min(1))
 
@@ -60,7 +66,13 @@ def keep_feasible_gradient(gradient: Tensor, image: Tensor) -> Tensor:
 def compute_image_norms(offset: Tensor, norm: Norm) -> Tensor:
     """The norm of each image of a batch, N."""
     flat = offset.flatten(1)
-    return flat.abs().amax(1) if norm == "linf" else flat.norm(dim=1) if norm == "l2" else flat.abs().sum(1)
+    return (
+        flat.abs().amax(1)
+        if norm == "linf"
+        else flat.norm(dim=1)
+        if norm == "l2"
+        else flat.abs().sum(1)
+    )
 
 
 def project_onto_ball(image: Tensor, center: Tensor, eps: Tensor | float, norm: Norm) -> Tensor:
@@ -69,12 +81,16 @@ def project_onto_ball(image: Tensor, center: Tensor, eps: Tensor | float, norm: 
         radius = reshape_per_image(torch.as_tensor(eps).to(center))
         return image.clamp(center - radius, center + radius).clamp(0, 1)
     offset = image - center
-    near = project_offset(offset, eps, norm, torch.where(offset > 0, 1 - center, center) if norm == "l1" else None)
+    near = project_offset(
+        offset, eps, norm, torch.where(offset > 0, 1 - center, center) if norm == "l1" else None
+    )
     # Adding the offset back would round a point that is inside already.
     return torch.where(near == offset, image, center + near).clamp(0, 1)
 
 
-def project_offset(offset: Tensor, eps: Tensor | float, norm: Norm, limit: Tensor | None = None) -> Tensor:
+def project_offset(
+    offset: Tensor, eps: Tensor | float, norm: Norm, limit: Tensor | None = None
+) -> Tensor:
     """The nearest offset of norm at most `eps`, per image; offsets inside the ball stay as they are.
 
     For l1, `room` is how far each value may go at most (by default as far as it likes).
@@ -113,6 +129,10 @@ def sample_unit_offset(image: Tensor, norm: Norm, generator: torch.Generator) ->
         return (2 * torch.rand(image.shape, generator=generator) - 1).to(image.device)
     direction = torch.randn(image.shape, generator=generator)
     if norm == "l1":  # directions even on the l1 sphere are those of a Laplace distribution
-        direction = direction.sign() * -torch.rand(image.shape, generator=generator).clamp_min(1e-12).log()
+        direction = (
+            direction.sign() * -torch.rand(image.shape, generator=generator).clamp_min(1e-12).log()
+        )
     radius = torch.rand(len(image), generator=generator)
-    return (direction * reshape_per_image(radius / compute_image_norms(direction, norm))).to(image.device)
+    return (direction * reshape_per_image(radius / compute_image_norms(direction, norm))).to(
+        image.device
+    )

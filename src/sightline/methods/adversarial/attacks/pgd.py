@@ -24,30 +24,52 @@ class ProjectedSteps:
     random_start: bool = True
     early: bool = True
 
-    def __call__(self, run: AttackRun, norm_ball: NormBall, generator: torch.Generator, rows: Tensor) -> Tensor:
+    def __call__(
+        self, run: AttackRun, norm_ball: NormBall, generator: torch.Generator, rows: Tensor
+    ) -> Tensor:
         """One run for the images at `rows` of the batch, whose balls are given."""
         image = norm_ball.sample_image(generator) if self.random_start else norm_ball.center.clone()
-        found, here, velocity = image.clone(), torch.arange(len(image), device=image.device), torch.zeros_like(image)
+        found, here, velocity = (
+            image.clone(),
+            torch.arange(len(image), device=image.device),
+            torch.zeros_like(image),
+        )
         for _ in range(self.steps):
             gradient, losses, logits = run.compute_gradient(image, rows[here])
-            if self.early and (gone := run.is_fooled_after_rounding(image, rows[here], logits)).any():
+            if (
+                self.early
+                and (gone := run.is_fooled_after_rounding(image, rows[here], logits)).any()
+            ):
                 found[here[gone]] = image[gone]
-                here, image, velocity, gradient, losses = (value[~gone] for value in (here, image, velocity, gradient, losses))
+                here, image, velocity, gradient, losses = (
+                    value[~gone] for value in (here, image, velocity, gradient, losses)
+                )
                 if not len(here):
                     break
-            before, near = image, norm_ball if len(here) == len(found) else norm_ball.select_images(here)
+            before, near = (
+                image,
+                norm_ball if len(here) == len(found) else norm_ball.select_images(here),
+            )
             if self.momentum:
                 velocity = gradient = self.momentum * velocity + gradient / reshape_per_image(
                     gradient.flatten(1).abs().mean(1).clamp_min(1e-20)
                 )
-            image = near.project_image(image + self.step_size * near.find_steepest_step(gradient, image))
+            image = near.project_image(
+                image + self.step_size * near.find_steepest_step(gradient, image)
+            )
             if run.report_step(losses, before):
                 break
         found[here] = image
         return found
 
 
-def run_with_restarts(run: AttackRun, norm_ball: NormBall, run_once: SingleAttackRun, restarts: int, generator: torch.Generator) -> Tensor:
+def run_with_restarts(
+    run: AttackRun,
+    norm_ball: NormBall,
+    run_once: SingleAttackRun,
+    restarts: int,
+    generator: torch.Generator,
+) -> Tensor:
     """The best of several runs: what fools the network is not tried again."""
     image = norm_ball.center.clone()
     left = torch.arange(len(image), device=image.device)

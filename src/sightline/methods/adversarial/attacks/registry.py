@@ -12,9 +12,17 @@ from sightline.methods.adversarial.attacks.apgd import ApgdSteps
 from sightline.methods.adversarial.attacks.carlini_wagner import WEIGHT_SEARCHES, run_carlini_wagner
 from sightline.methods.adversarial.attacks.external import run_peer_attack
 from sightline.methods.adversarial.attacks.goal import AttackGoal, AttackLoss, AttackRun
-from sightline.methods.adversarial.attacks.minimum_norm import bisect_to_boundary, run_deepfool, run_fmn
+from sightline.methods.adversarial.attacks.minimum_norm import (
+    bisect_to_boundary,
+    run_deepfool,
+    run_fmn,
+)
 from sightline.methods.adversarial.attacks.norm_ball import Norm, NormBall
-from sightline.methods.adversarial.attacks.pgd import ProjectedSteps, SingleAttackRun, run_with_restarts
+from sightline.methods.adversarial.attacks.pgd import (
+    ProjectedSteps,
+    SingleAttackRun,
+    run_with_restarts,
+)
 from sightline.models.model import Model
 from sightline.registry.progress import Callback
 
@@ -52,18 +60,31 @@ class Attack:
         """Whether it looks for the smallest change, so that the length of what it finds says what every radius would do."""
         return self.name in MINIMAL_ATTACKS and not self.peer
 
-    def __call__(self, model: Model, image: Tensor, goal: AttackGoal, callback: Callback | None = None) -> tuple[Tensor, AttackRun]:
+    def __call__(
+        self, model: Model, image: Tensor, goal: AttackGoal, callback: Callback | None = None
+    ) -> tuple[Tensor, AttackRun]:
         """The changed images, on the model's device, and the record of the run."""
-        image = image.contiguous(memory_format=torch.channels_last)  # as the network wants it: every step is cheaper
-        ball, steps = NormBall(image, self.eps, self.norm), self.steps or DEFAULT_ATTACK_STEPS[self.name]
+        image = image.contiguous(
+            memory_format=torch.channels_last
+        )  # as the network wants it: every step is cheaper
+        ball, steps = (
+            NormBall(image, self.eps, self.norm),
+            self.steps or DEFAULT_ATTACK_STEPS[self.name],
+        )
         total = steps * (WEIGHT_SEARCHES if self.name == "cw" else self.restarts)
-        run = AttackRun(model, goal, "logit" if self.name == "ascent" else self.loss, total, callback)
+        run = AttackRun(
+            model, goal, "logit" if self.name == "ascent" else self.loss, total, callback
+        )
         if self.peer:
-            return run_peer_attack(self.peer, model, ball, goal, steps=self.steps, seed=self.seed), run
+            return run_peer_attack(
+                self.peer, model, ball, goal, steps=self.steps, seed=self.seed
+            ), run
         if self.is_minimal:
             return bisect_to_boundary(run, image, self.find_smallest_change(run, image, steps)), run
         generator = torch.Generator().manual_seed(self.seed)
-        return run_with_restarts(run, ball, self.make_single_run(steps, image), self.restarts, generator), run
+        return run_with_restarts(
+            run, ball, self.make_single_run(steps, image), self.restarts, generator
+        ), run
 
     def find_smallest_change(self, run: AttackRun, image: Tensor, steps: int) -> Tensor:
         """By an attack that looks for the smallest change itself."""
@@ -81,7 +102,13 @@ class Attack:
             "ascent": compute_default_radius(self.norm, image) / 10,
         }.get(self.name, self.eps / steps)
         momentum = 1.0 if self.name == "mifgsm" else 0.0
-        return ProjectedSteps(steps, self.step_size or usual, momentum, random_start=self.name == "pgd", early=self.early)
+        return ProjectedSteps(
+            steps,
+            self.step_size or usual,
+            momentum,
+            random_start=self.name == "pgd",
+            early=self.early,
+        )
 
 
 def compute_default_radius(norm: Norm, image: Tensor) -> float:
@@ -96,13 +123,21 @@ def set_attack_radius(attack: Attack, eps: float | None, image: Tensor) -> Attac
     Raises SightlineError for knobs that the attack does not have.
     """
     if attack.peer:
-        return replace(attack, eps=compute_default_radius(attack.norm, image) if eps is None else eps)
+        return replace(
+            attack, eps=compute_default_radius(attack.norm, image) if eps is None else eps
+        )
     if attack.name == "cw" and attack.norm != "l2":
-        raise SightlineError(f"norm is {attack.norm!r}; cw has only l2: choose fmn or deepfool for others")
+        raise SightlineError(
+            f"norm is {attack.norm!r}; cw has only l2: choose fmn or deepfool for others"
+        )
     if attack.step_size is not None and attack.name in OWN_STEP_SIZE_ATTACKS:
-        raise SightlineError(f"step_size is {attack.step_size}; {attack.name} finds the length of its steps itself: leave it out")
+        raise SightlineError(
+            f"step_size is {attack.step_size}; {attack.name} finds the length of its steps itself: leave it out"
+        )
     if attack.name in UNBOUNDED_ATTACKS:
         if eps is not None:
-            raise SightlineError(f"eps is {eps}; {attack.name} has no radius, it stops where the network is fooled: leave it out")
+            raise SightlineError(
+                f"eps is {eps}; {attack.name} has no radius, it stops where the network is fooled: leave it out"
+            )
         return replace(attack, eps=math.inf)
     return replace(attack, eps=compute_default_radius(attack.norm, image) if eps is None else eps)
