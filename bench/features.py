@@ -39,7 +39,7 @@ def main() -> None:
                     seconds(lambda: peer.attribute(normal)),
                 )
                 for _ in range(12)
-            ][2:]  # noqa: B023
+            ][2:]
         ours, theirs = (statistics.median(times) * 1000 for times in zip(*pairs, strict=True))
         ratio = statistics.median(peer_time / own for own, peer_time in pairs)
         print(

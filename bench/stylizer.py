@@ -90,7 +90,7 @@ def main() -> None:
         pairs = [
             (seconds(lambda: restyle_images(painters, image, mix)), seconds(gatys))
             for _ in range(3 if side < 1024 else 1)
-        ]  # noqa: B023
+        ]
         once, one = (statistics.median(times) for times in zip(*pairs, strict=True))
         print(
             f"{side} px: {1 / once:.2f} pictures per second; one evaluation of Gatys' loss {one:.2f} s, {EVALUATIONS} of them "

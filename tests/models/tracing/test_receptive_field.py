@@ -42,7 +42,7 @@ class SumPooling(TorchFunctionMode):
     @staticmethod
     def pool(
         x, kernel_size, stride=None, padding=0, dilation=1, ceil_mode=False, return_indices=False
-    ):  # noqa: PLR0917 - as in torch
+    ):
         if dilation in (1, (1, 1)):
             return F.avg_pool2d(x, kernel_size, stride, padding, ceil_mode)
         return F.conv2d(

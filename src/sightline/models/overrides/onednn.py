@@ -161,7 +161,7 @@ class PackedConvolution(torch.autograd.Function):
         bias: Tensor | None,
         geometry: ConvGeometry,
         input_size: IntPair | None,
-    ) -> Tensor:  # noqa: PLR0917
+    ) -> Tensor:
         ctx.weight, ctx.geometry, ctx.size = (
             weight,
             geometry,
