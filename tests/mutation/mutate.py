@@ -100,9 +100,8 @@ def mutate_node(node: ast.AST) -> Iterator[tuple[ast.AST, str]]:
         and node.func.attr == "detach"
     ):
         yield node.func.value, "missing detach"
-    if isinstance(node, ast.Tuple) and len(node.elts) == 2 and isinstance(node.ctx, ast.Load):
-        if not is_order_free(node):
-            yield ast.Tuple([node.elts[1], node.elts[0]], node.ctx), "swapped pair"
+    if isinstance(node, ast.Tuple) and isinstance(node.ctx, ast.Load) and has_order(node):
+        yield ast.Tuple([node.elts[1], node.elts[0]], node.ctx), "swapped pair"
     if isinstance(node, ast.Constant) and type(node.value) is int and abs(node.value) <= 3:
         yield ast.Constant(node.value + 1), "off by one"
     if isinstance(node, ast.Constant) and type(node.value) is float:
@@ -125,14 +124,13 @@ def is_text(node: ast.BinOp) -> bool:
     )
 
 
-def is_order_free(pair: ast.Tuple) -> bool:
-    """Whether the order of a pair can hardly matter: dimensions to reduce over, types, equal things."""
-    first, second = pair.elts
-    if ast.dump(first) == ast.dump(second):
-        return True
-    if all(isinstance(item, ast.Constant) for item in pair.elts):
-        return True
-    return all(isinstance(item, ast.Name) and item.id[0].isupper() for item in pair.elts)
+def has_order(pair: ast.Tuple) -> bool:
+    """Whether the order of two things matters: not of dimensions to reduce over, types, equals."""
+    if len(pair.elts) != 2 or ast.dump(pair.elts[0]) == ast.dump(pair.elts[1]):
+        return False
+    are_constants = all(isinstance(item, ast.Constant) for item in pair.elts)
+    are_types = all(isinstance(item, ast.Name) and item.id[0].isupper() for item in pair.elts)
+    return not are_constants and not are_types
 
 
 def nodes_in_functions(tree: ast.Module) -> Iterator[ast.expr]:
