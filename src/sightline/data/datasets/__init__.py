@@ -1,1 +1,1 @@
-"""Where the images of a scan come from: folders, lists, archives, tables, dataset objects."""
+"""The images that a scan reads: folders, lists, archives, tables and dataset objects."""

@@ -1,4 +1,4 @@
-"""Collections of images: what a folder, pattern, list, archive, table or dataset object holds, in a fixed order."""
+"""What a dataset is, and image files as one: paths in a fixed order with their classes."""
 
 import hashlib
 import os
@@ -11,81 +11,71 @@ from PIL import Image
 from sightline.errors import SightlineError
 from sightline.images.decode import ImageSource
 
-COMPANION_SUFFIXES = {
-    ".txt",
-    ".json",
-    ".csv",
-    ".md",
-    ".xml",
-    ".yaml",
-    ".yml",
-    ".log",
-    ".py",
-    ".npz",
-    ".npy",
-    ".mat",
-    ".safetensors",
-    ".pt",
-    ".pth",
-}
+TEXT_SUFFIXES = frozenset({".txt", ".json", ".csv", ".md", ".xml", ".yaml", ".yml", ".log", ".py"})
+ARRAY_SUFFIXES = frozenset({".npz", ".npy", ".mat", ".safetensors", ".pt", ".pth"})
+
+COMPANION_SUFFIXES = TEXT_SUFFIXES | ARRAY_SUFFIXES  # files that often lie beside images
 
 STORE_SUFFIXES = (".scan", ".lance")
 
 
 class ImageDataset(Protocol):
-    """Images by position."""
+    """Images by position, in an order that does not change."""
 
     @property
     def source(self) -> str | None:
-        """What makes it again; None for a dataset object."""
+        """The text that `open_dataset` opens it again from; None for a dataset object."""
         ...
 
     @property
     def digest(self) -> str:
-        """Changes when a file does."""
+        """Hex digest that changes when a file changes."""
         ...
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """Names of the known classes; empty if none are known."""
+        """Names of the classes; empty if none are known."""
         ...
 
     def __len__(self) -> int: ...
 
     def get_path(self, position: int) -> str:
-        """A name that people recognise; of a file its path."""
+        """The path of an image file, or a name by which people recognise the image."""
         ...
 
     def get_label(self, position: int) -> int:
-        """Index into `class_names`, −1 if it is not known."""
+        """Index into `class_names`; −1 if the class is not known."""
         ...
 
     def read_image(self, position: int) -> ImageSource:
-        """The file's bytes or the picture; raises OSError or SightlineError if there is none. Called from several threads."""
+        """The bytes of the file, or the decoded image. Called from several threads at once.
+
+        Raises OSError or SightlineError if the image can't be read.
+        """
         ...
 
 
 class Files:
-    """Image files in a fixed order, with their classes if these are known."""
+    """Image files in the order of `paths`. `classes` has the class name of each, or None."""
 
     def __init__(self, source: str, paths: Sequence[str], classes: Sequence[str | None]) -> None:
-        self.source, self.paths = source, paths
-        names = sorted({name for name in classes if name is not None})
-        self.class_names = tuple(names) if len(names) > 1 else ()
-        number = {name: index for index, name in enumerate(self.class_names)}
-        self.labels = [number.get(name, -1) if name is not None else -1 for name in classes]
-        found = hashlib.sha256()
+        self.source = source
+        self.paths = paths
+        self.class_names, self.labels = number_classes(classes)
+
+        digest = hashlib.sha256()
         for path in paths:
-            found.update(f"{path}\0{read_file_stamp(path)}\n".encode(errors="surrogateescape"))
-        self.digest = found.hexdigest()
+            line = f"{path}\0{read_file_stamp(path)}\n"
+            digest.update(line.encode(errors="surrogateescape"))
+        self.digest = digest.hexdigest()
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def get_path(self, position: int) -> str:
-        return (
-            self.paths[position].encode(errors="surrogateescape").decode(errors="backslashreplace")
-        )
+        # A name that is not UTF-8 becomes printable; `paths` keeps the one that opens the file.
+        raw_path = self.paths[position].encode(errors="surrogateescape")
+        return raw_path.decode(errors="backslashreplace")
 
     def get_label(self, position: int) -> int:
         return self.labels[position]
@@ -94,8 +84,24 @@ class Files:
         return read_file_bytes(self.paths[position])
 
 
+def number_classes(classes: Sequence[str | None]) -> tuple[tuple[str, ...], list[int]]:
+    """The sorted class names, and the index of each image's class; −1 for None.
+
+    A single class tells images apart no better than none, so it counts as none.
+    """
+    class_names = sorted({name for name in classes if name is not None})
+    if len(class_names) < 2:
+        return (), [-1] * len(classes)
+
+    index_of: dict[str | None, int] = {name: index for index, name in enumerate(class_names)}
+    return tuple(class_names), [index_of.get(name, -1) for name in classes]
+
+
 def read_file_bytes(path: str) -> bytes:
-    """A regular file's content; a pipe is refused, since opening it would wait for its writer."""
+    """The content of a regular file. Raises SightlineError for anything else.
+
+    Opening a pipe would block until something writes to it.
+    """
     if not stat.S_ISREG(os.stat(path).st_mode):
         raise SightlineError("a folder, pipe, socket or device, not an image file")
     with open(path, "rb") as file:
@@ -103,16 +109,18 @@ def read_file_bytes(path: str) -> bytes:
 
 
 def read_file_stamp(path: str) -> str:
-    """Size and time of change of a file, or nothing."""
+    """Size and modification time of a file; empty if it can't be looked up."""
     try:
-        told = os.stat(path)
+        status = os.stat(path)
     except OSError:
         return ""
-    return f"{told.st_size} {told.st_mtime_ns}"
+    return f"{status.st_size} {status.st_mtime_ns}"
 
 
 def hash_source(source: ImageSource) -> str:
-    """Digest of a file's bytes or a picture's pixels; empty for a tensor."""
+    """Digest of a file's bytes or of a Pillow image's pixels; empty for a tensor."""
     if isinstance(source, bytes):
         return hashlib.sha256(source).hexdigest()
-    return hashlib.sha256(source.tobytes()).hexdigest() if isinstance(source, Image.Image) else ""
+    if isinstance(source, Image.Image):
+        return hashlib.sha256(source.tobytes()).hexdigest()
+    return ""

@@ -1,4 +1,4 @@
-"""The default collection: overlapping tiles of the sample photographs, cut on the fly, each photograph a class."""
+"""The default dataset: overlapping tiles of the sample photographs, one class a photograph."""
 
 import hashlib
 from functools import cache
@@ -7,21 +7,21 @@ from torch import Tensor
 
 from sightline.images.io import sample, samples
 
-TILES_PER_SHORT_SIDE = 3  # tiles of a third of the short side, in steps of half a tile
+TILES_PER_SHORT_SIDE = 3  # a tile's side is a third of the photograph's short side
 
 
 class Tiles:
-    """About 400 squares, photograph by photograph, row by row."""
+    """About 400 square tiles, photograph by photograph, row by row."""
 
     source: str | None = ""
 
     def __init__(self) -> None:
         self.class_names = tuple(samples())
-        self.boxes = [
-            (name, *box)
-            for name in self.class_names
-            for box in list_tile_boxes(*_load_photograph(name).shape[-2:])
-        ]
+        self.boxes: list[tuple[str, int, int, int]] = []
+        for name in self.class_names:
+            height, width = _load_photograph(name).shape[-2:]
+            for top, left, side in list_tile_boxes(height, width):
+                self.boxes.append((name, top, left, side))
         self.digest = hashlib.sha256(repr(self.boxes).encode()).hexdigest()
 
     def __len__(self) -> int:
@@ -32,7 +32,8 @@ class Tiles:
         return f"{name}[{top}:{top + side},{left}:{left + side}]"
 
     def get_label(self, position: int) -> int:
-        return self.class_names.index(self.boxes[position][0])
+        name = self.boxes[position][0]
+        return self.class_names.index(name)
 
     def read_image(self, position: int) -> Tensor:
         name, top, left, side = self.boxes[position]
@@ -40,14 +41,12 @@ class Tiles:
 
 
 def list_tile_boxes(height: int, width: int) -> list[tuple[int, int, int]]:
-    """Top, left and side of the tiles of a picture."""
+    """Top, left and side of each tile of a photograph, half a tile apart."""
     side = min(height, width) // TILES_PER_SHORT_SIDE
     step = side // 2
-    return [
-        (top, left, side)
-        for top in range(0, height - side + 1, step)
-        for left in range(0, width - side + 1, step)
-    ]
+    tops = range(0, height - side + 1, step)
+    lefts = range(0, width - side + 1, step)
+    return [(top, left, side) for top in tops for left in lefts]
 
 
 @cache

@@ -1,4 +1,4 @@
-"""An even draw from a collection that is too large to be passed whole where someone waits for it."""
+"""An evenly spaced subset of a dataset that is too large to scan whole while someone waits."""
 
 import hashlib
 import os
@@ -13,7 +13,7 @@ from sightline.images.files import get_cache_path, replace_atomically
 
 @dataclass(frozen=True)
 class DatasetSubset:
-    """What to pass in place of a collection: itself, or a text list of some of its files; how many, of how many."""
+    """What to scan in place of a dataset: itself, or a text list of some of its files."""
 
     source: str
     count: int
@@ -22,48 +22,55 @@ class DatasetSubset:
 
     @property
     def description(self) -> str:
-        """How many of how many, of what."""
-        return (
-            f"the {self.total:,} images of {self.name}"
-            if self.count == self.total
-            else f"{self.count:,} of the {self.total:,} images of {self.name}, evenly drawn"
-        )
+        """A clause such as «200 of the 5,000 images of photos, evenly drawn»."""
+        if self.count == self.total:
+            return f"the {self.total:,} images of {self.name}"
+        return f"{self.count:,} of the {self.total:,} images of {self.name}, evenly drawn"
 
 
 def draw_subset(source: str, max_images: int) -> DatasetSubset:
-    """At most `most` files of a collection, evenly spread over its order, as a list in the user's cache; all of it if it is no larger.
+    """At most `max_images` files, evenly spaced in the dataset's order, as a list in the cache.
 
-    Raises SightlineError where there is nothing, and for archives with more images than that, since a list can't name a part of one.
+    A dataset that is no larger is used whole. Raises SightlineError if there are no images, and for
+    larger archives, because a text list can't name a part of an archive.
     """
-    found, name = open_dataset(source), os.path.basename(os.path.abspath(source)) or source
-    if len(found) <= max_images:
-        return DatasetSubset(source, len(found), len(found), name)
-    if not isinstance(found, Files):
+    dataset = open_dataset(source)
+    total = len(dataset)
+    name = os.path.basename(os.path.abspath(source)) or source
+    if total <= max_images:
+        return DatasetSubset(source, total, total, name)
+    if not isinstance(dataset, Files):
         raise SightlineError(
-            f"{source} holds {len(found):,} images in archives; give at most {max_images:,}, or a folder of image files"
+            f"{source} holds {total:,} images in archives; "
+            f"give at most {max_images:,}, or a folder of image files"
         )
-    chosen = [round(number * (len(found) - 1) / (max_images - 1)) for number in range(max_images)]
-    lines = [line for position in chosen if (line := format_list_line(found, position))]
-    return DatasetSubset(str(cache_file_list(source, "".join(lines))), len(lines), len(found), name)
+
+    last_number = max(1, max_images - 1)
+    positions = [round(number * (total - 1) / last_number) for number in range(max_images)]
+    lines = [format_list_line(dataset, position) for position in positions]
+    lines = [line for line in lines if line]
+    list_path = cache_file_list(source, "".join(lines))
+    return DatasetSubset(str(list_path), len(lines), total, name)
 
 
 def format_list_line(dataset: Files, position: int) -> str:
-    """A line of a list: path and class; empty for a path that a list can't hold."""
-    path, label = dataset.paths[position], dataset.get_label(position)
-    if (
-        path != dataset.get_path(position)
-        or path != path.strip()
-        or "\t" in path
-        or len(path.splitlines()) != 1
-    ):
+    """A line of a text list: path, tab, class. Empty for a path that such a list can't hold."""
+    path = dataset.paths[position]
+    is_valid_text = path == dataset.get_path(position)
+    is_one_field = "\t" not in path and path == path.strip() and len(path.splitlines()) == 1
+    if not (is_valid_text and is_one_field):
         return ""
-    return f"{path}\t{dataset.class_names[label]}\n" if label >= 0 else f"{path}\n"
+    label = dataset.get_label(position)
+    if label < 0:
+        return f"{path}\n"
+    return f"{path}\t{dataset.class_names[label]}\n"
 
 
 def cache_file_list(source: str, text: str) -> Path:
-    """A list in the user's cache, under a name that changes with what it says."""
+    """Writes a list to the user's cache, under a name that depends on its content."""
     digest = hashlib.sha256(text.encode()).hexdigest()[:12]
-    path = get_cache_path("lists", f"{os.path.basename(os.path.abspath(source))[:40]}-{digest}.txt")
+    stem = os.path.basename(os.path.abspath(source))[:40]
+    path = get_cache_path("lists", f"{stem}-{digest}.txt")
     if not path.exists():
         with replace_atomically(path) as temporary:
             temporary.write_text(text, encoding="utf-8")

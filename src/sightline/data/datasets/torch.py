@@ -1,4 +1,4 @@
-"""Dataset objects of torch, torchvision and Hugging Face as collections."""
+"""Dataset objects of torch, torchvision and Hugging Face."""
 
 import hashlib
 import threading
@@ -12,65 +12,54 @@ from sightline.data.datasets.files import Files, ImageDataset, hash_source
 from sightline.errors import SightlineError
 from sightline.images.decode import ImageSource, convert_tensor_to_pillow
 
-FINGERPRINT_IMAGES = 16
+FINGERPRINT_IMAGES = 16  # images that the digest of a dataset object depends on
 
 
 def wrap_dataset(dataset: Any) -> ImageDataset:
-    """The files of an image folder without transform, else the pictures that `dataset[i]` gives."""
+    """A dataset object as an ImageDataset.
+
+    Of a torchvision image folder without a transform the files are read, of anything else the
+    images that `dataset[i]` returns. Raises SightlineError for an object without `len()` or `[i]`.
+    """
     if not hasattr(dataset, "__getitem__") or not hasattr(dataset, "__len__"):
         raise SightlineError(
-            f"a collection is a folder, list, archive or dataset with len(); this is {dataset!r:.60}"
+            "a dataset is a folder, list, archive, or an object with len() and [i]; "
+            f"this is {dataset!r:.60}"
         )
-    samples, names = getattr(dataset, "samples", None), getattr(dataset, "classes", None)
-    if (
-        samples
-        and names
-        and getattr(dataset, "transform", None) is None
-        and isinstance(samples[0][0], str)
-    ):
-        return Files(
-            str(getattr(dataset, "root", type(dataset).__name__)),
-            [path for path, _ in samples],
-            [names[label] for _, label in samples],
-        )
+    samples = getattr(dataset, "samples", None)
+    class_names = getattr(dataset, "classes", None)
+    transform = getattr(dataset, "transform", None)
+    if samples and class_names and transform is None and isinstance(samples[0][0], str):
+        root = str(getattr(dataset, "root", type(dataset).__name__))
+        paths = [path for path, _ in samples]
+        return Files(root, paths, [class_names[label] for _, label in samples])
     return Dataset(dataset)
 
 
 class Dataset:
-    """Pictures and labels by `dataset[i]`: a pair, a picture alone, or a mapping with `image` and `label`; one thread at a time."""
+    """Images and labels from `dataset[i]`, read by one thread at a time.
+
+    An item is an (image, label) pair, an image alone, or a mapping with `image` and `label`. The
+    label is known once the image has been read, and `get_label` returns it once.
+    """
 
     source = None
 
     def __init__(self, dataset: Any) -> None:
-        self.dataset, self.lock = dataset, threading.Lock()
-        features = getattr(dataset, "features", None) or {}
-        names = getattr(dataset, "classes", None) or getattr(
-            features.get("label") if isinstance(features, Mapping) else None, "names", None
-        )
-        self.class_names = tuple(map(str, names or ()))
+        self.dataset = dataset
+        self.lock = threading.Lock()
+        self.class_names = find_class_names(dataset)
         self.labels: dict[int, int] = {}
-        found = hashlib.sha256(
-            f"{type(dataset).__name__} {len(dataset)} {getattr(dataset, '_fingerprint', '')}".encode()
-        )
-        for position in (
-            sorted(
-                {
-                    number * (len(dataset) - 1) // (FINGERPRINT_IMAGES - 1)
-                    for number in range(FINGERPRINT_IMAGES)
-                }
-            )
-            if len(dataset)
-            else []
-        ):
-            picture = self.read_image(position)
-            found.update(
-                (
-                    hash_source(convert_tensor_to_pillow(picture))
-                    if isinstance(picture, Tensor)
-                    else hash_source(picture)
-                ).encode()
-            )
-        self.digest = found.hexdigest()
+
+        fingerprint = getattr(dataset, "_fingerprint", "")  # of a Hugging Face dataset
+        header = f"{type(dataset).__name__} {len(dataset)} {fingerprint}"
+        digest = hashlib.sha256(header.encode())
+        for position in pick_fingerprint_positions(len(dataset)):
+            image = self.read_image(position)
+            if isinstance(image, Tensor):
+                image = convert_tensor_to_pillow(image)
+            digest.update(hash_source(image).encode())
+        self.digest = digest.hexdigest()
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -84,19 +73,40 @@ class Dataset:
     def read_image(self, position: int) -> ImageSource:
         with self.lock:
             item = self.dataset[position]
-        if isinstance(item, Mapping):
-            item = (item.get("image"), item.get("label"))
-        picture, label = (
-            (item[0], item[1])
-            if isinstance(item, (tuple, list)) and len(item) > 1
-            else (item, None)
-        )
+        image, label = split_item(item)
         if self.class_names and label is not None:
             self.labels[position] = int(label)
-        if isinstance(picture, Image.Image):
-            picture.load()
-        elif not isinstance(picture, (Tensor, bytes)):
+        if isinstance(image, Image.Image):
+            image.load()
+        elif not isinstance(image, (Tensor, bytes)):
             raise SightlineError(
-                f"item {position} of the dataset is no picture, tensor or file's bytes but a {type(picture).__name__}"
+                f"item {position} of the dataset is of type {type(image).__name__}; "
+                "it must be an image, a tensor or the bytes of a file"
             )
-        return picture
+        return image
+
+
+def find_class_names(dataset: Any) -> tuple[str, ...]:
+    """The class names of a dataset: `classes` of torchvision, or `features` of Hugging Face."""
+    names = getattr(dataset, "classes", None)
+    features = getattr(dataset, "features", None)
+    if not names and isinstance(features, Mapping):
+        names = getattr(features.get("label"), "names", None)
+    return tuple(map(str, names or ()))
+
+
+def pick_fingerprint_positions(count: int) -> list[int]:
+    """At most 16 evenly spaced positions, the first and the last among them."""
+    if not count:
+        return []
+    last_number = FINGERPRINT_IMAGES - 1
+    return sorted({number * (count - 1) // last_number for number in range(FINGERPRINT_IMAGES)})
+
+
+def split_item(item: Any) -> tuple[Any, Any]:
+    """Image and label of what `dataset[i]` returned; the label is None where there is none."""
+    if isinstance(item, Mapping):
+        return item.get("image"), item.get("label")
+    if isinstance(item, (tuple, list)) and len(item) > 1:
+        return item[0], item[1]
+    return item, None
