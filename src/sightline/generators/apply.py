@@ -1,9 +1,8 @@
-"""Style networks at work: images of any size, folders, and videos held steady along the motion."""
+"""Applies trained style networks to images of any size, to folders and to videos."""
 
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,78 +14,97 @@ from sightline.generators.checkpoint import AnyStyleNetwork, FixedStyleNetwork
 from sightline.images.io import read, resize_short_side
 from sightline.images.library import PICTURE_SUFFIXES
 
+# Ruder 2016, eq. 5: |f + b|² ≤ 0.01 (|f|² + |b|²) + 0.5 for a flow f and its inverse b.
+FLOW_RELATIVE_TOLERANCE = 0.01
+FLOW_ABSOLUTE_TOLERANCE = 0.5
+
 
 @torch.no_grad()
 def restyle_images(
     style_network: FixedStyleNetwork | AnyStyleNetwork, image: Tensor, mix: Tensor
 ) -> Tensor:
-    """Images N×3×H×W restyled, of the same size; `mix` is 1×styles or N×styles. Raises SightlineError below 16 pixels a side."""
+    """Restyles images N×3×H×W in [0, 1]; returns images of the same shape on the CPU.
+
+    `mix` comes from the network's `make_mix`, with one row for all images or one row each. Raises
+    SightlineError for images with fewer than 16 pixels a side, and when the CPU has not enough
+    memory.
+    """
     height, width = require_min_side(image).shape[-2:]
-    given = image.to(style_network.device).contiguous(memory_format=torch.channels_last)
+    device = style_network.device
+    inputs = image.to(device).contiguous(memory_format=torch.channels_last)
+    mix_rows = mix.to(device).expand(len(image), -1)
     try:
-        return (
-            style_network.network(given, mix.to(style_network.device).expand(len(image), -1))
-            .cpu()
-            .contiguous()
-        )
+        restyled = style_network.network(inputs, mix_rows)
+        return restyled.cpu().contiguous()
     except torch.OutOfMemoryError:
         raise
     except RuntimeError as error:
+        # The CPU allocator raises a plain RuntimeError.
         if "allocate" in str(error):
             raise SightlineError(
-                f"no memory to restyle {height}×{width} pixels at once ({get_first_error_line(error)}); give a smaller size"
+                f"not enough memory to restyle {height}×{width} pixels at once"
+                f" ({get_first_error_line(error)}); give a smaller size"
             ) from error
         raise
 
 
 def require_min_side(image: Tensor, name: str = "an image") -> Tensor:
-    """The images, if a style network can take them."""
+    """Returns the image. Raises SightlineError where it is too small for a style network."""
     height, width = image.shape[-2:]
     if min(height, width) < MIN_STYLIZER_SIDE:
         raise SightlineError(
-            f"{name} of {height}×{width} pixels is too small for a style network; each side must have at least {MIN_STYLIZER_SIDE}"
+            f"{name} of {height}×{width} pixels is too small for a style network;"
+            f" each side must have at least {MIN_STYLIZER_SIDE}"
         )
     return image
 
 
 def resize_if_given(image: Tensor, size: int | None) -> Tensor:
-    """The image with `size` pixels on its short side, or as it is."""
+    """Resizes the short side to `size` pixels. Returns the image unchanged when `size` is None."""
     return image if size is None else resize_short_side(image, size)
 
 
 def list_folder_pictures(folder: Path) -> list[Path]:
-    """The picture files of a folder, sorted; raises SightlineError if there are none."""
-    found = sorted(
+    """Lists the image files of a folder by name. Raises SightlineError if there are none."""
+    paths = [
         path
         for path in folder.iterdir()
         if path.suffix.lower() in PICTURE_SUFFIXES and path.is_file()
-    )
-    if not found:
-        raise SightlineError(
-            f"the folder {str(folder)!r} holds no picture ({', '.join(PICTURE_SUFFIXES)})"
-        )
-    return found
+    ]
+    if not paths:
+        suffixes = ", ".join(PICTURE_SUFFIXES)
+        raise SightlineError(f"the folder {str(folder)!r} holds no picture ({suffixes})")
+    return sorted(paths)
 
 
 def read_picture_batches(
     paths: Iterable[Path], size: int | None, batch_size: int
 ) -> Iterator[tuple[list[Path], Tensor | SightlineError]]:
-    """Pictures read and stacked while they have one size, at most `batch` of them; one that can't be read, or is too small, as its error."""
-    held: list[Path] = []
-    stack: list[Tensor] = []
+    """Reads images in order and stacks neighbours of equal size, at most `batch_size` at once.
+
+    Yields the paths with their images N×3×H×W. An image that can't be read, or is too small, is
+    yielded as one path with its error; images that wait for their batch come after it.
+    """
+    batch_paths: list[Path] = []
+    batch: list[Tensor] = []
     for path in paths:
         try:
             image = require_min_side(resize_if_given(read(path), size), path.name)
         except SightlineError as error:
             yield [path], error
             continue
-        if stack and (len(stack) == batch_size or stack[0].shape != image.shape):
-            yield held, torch.cat(stack)
-            held, stack = [], []
-        held.append(path)
-        stack.append(image)
-    if stack:
-        yield held, torch.cat(stack)
+
+        is_full = len(batch) == batch_size
+        has_other_size = bool(batch) and batch[0].shape != image.shape
+        if is_full or has_other_size:
+            yield batch_paths, torch.cat(batch)
+            batch_paths = []
+            batch = []
+        batch_paths.append(path)
+        batch.append(image)
+
+    if batch:
+        yield batch_paths, torch.cat(batch)
 
 
 # ── video ──
@@ -101,63 +119,73 @@ def restyle_video(
     batch_size: int = 4,
     temporal_weight: float = 0.0,
 ) -> Iterator[Tensor]:
-    """Frames 1×3×H×W restyled one by one. `temporal` in [0, 1] is how much of the last restyled frame is kept where the motion is known."""
-    source = iter(resize_if_given(frame, size) for frame in frames)
-    last: tuple[Tensor, Tensor] | None = None
-    while part := list(islice(source, batch_size)):
-        made = restyle_images(style_network, torch.cat(part), mix)
-        for frame, one in zip(part, made.split(1), strict=True):
-            steady = one
-            if last and temporal_weight > 0:
-                carried, known = warp_to_frame(*last, frame)
-                steady = one + temporal_weight * known * (carried - one)
-            last = frame, steady
-            yield steady
+    """Restyles frames 1×3×H×W and yields them one by one; at most `batch_size` frames are held.
+
+    `temporal_weight`, in [0, 1], is the share of the previous restyled frame, moved along the
+    optical flow, that is blended in wherever the flow is reliable. 0 restyles every frame by
+    itself.
+    """
+    resized_frames = iter(resize_if_given(frame, size) for frame in frames)
+    previous_frame: Tensor | None = None
+    previous_output: Tensor | None = None
+    while batch := list(islice(resized_frames, batch_size)):
+        restyled_batch = restyle_images(style_network, torch.cat(batch), mix)
+        for frame, restyled in zip(batch, restyled_batch.split(1), strict=True):
+            output = restyled
+            if temporal_weight > 0 and previous_frame is not None and previous_output is not None:
+                warped, is_reliable = warp_to_frame(previous_frame, previous_output, frame)
+                output = restyled + temporal_weight * is_reliable * (warped - restyled)
+            previous_frame = frame
+            previous_output = output
+            yield output
 
 
 def warp_to_frame(previous_frame: Tensor, picture: Tensor, frame: Tensor) -> tuple[Tensor, Tensor]:
-    """`picture`, made from the frame `before`, moved along the optical flow to `frame`, and where that can be trusted, 1×1×H×W of 0 and 1.
+    """Moves `picture`, which was made from `previous_frame`, along the optical flow to `frame`.
 
-    Flow and its inverse must cancel: |f + b|² ≤ 0.01 (|f|² + |b|²) + 0.5 (Ruder 2016, eq. 5).
+    All are 1×3×H×W. Returns the warped picture and a mask 1×1×H×W: 1 where the flow is reliable,
+    that is where flow and inverse flow cancel (Ruder 2016, eq. 5), else 0.
     """
-    back, forth = (
-        compute_optical_flow(frame, previous_frame),
-        compute_optical_flow(previous_frame, frame),
-    )
-    there = warp_by_flow(forth, back)
-    error, length = (
-        (back + there).square().sum(1, keepdim=True),
-        back.square().sum(1, keepdim=True) + there.square().sum(1, keepdim=True),
-    )
-    return warp_by_flow(picture, back), (error <= 0.01 * length + 0.5).float()
+    backward_flow = compute_optical_flow(frame, previous_frame)
+    forward_flow = compute_optical_flow(previous_frame, frame)
+    # The forward flow, read at the position in `previous_frame` that the backward flow points to.
+    returned_flow = warp_by_flow(forward_flow, backward_flow)
+
+    squared_error = (backward_flow + returned_flow).square().sum(1, keepdim=True)
+    backward_length = backward_flow.square().sum(1, keepdim=True)
+    returned_length = returned_flow.square().sum(1, keepdim=True)
+    squared_length = backward_length + returned_length
+    tolerance = FLOW_RELATIVE_TOLERANCE * squared_length + FLOW_ABSOLUTE_TOLERANCE
+    is_reliable = (squared_error <= tolerance).float()
+    return warp_by_flow(picture, backward_flow), is_reliable
 
 
 def compute_optical_flow(source_frame: Tensor, target_frame: Tensor) -> Tensor:
-    """Dense optical flow 1×2×H×W in pixels: what is at p in `one` is at p + flow in `two` (DIS, Kroeger 2016)."""
+    """Dense optical flow 1×2×H×W, x then y in pixels, of frames 1×3×H×W (DIS, Kroeger 2016).
+
+    What is at position p of `source_frame` is at p + flow in `target_frame`.
+    """
     import cv2
     import numpy as np
 
-    gray = [
-        (picture[0].mean(0) * 255).round().byte().numpy()
-        for picture in (source_frame, target_frame)
-    ]
-    found: Any = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_FAST).calc(
-        gray[0], gray[1], np.zeros((*gray[0].shape, 2), np.float32)
-    )
-    return torch.from_numpy(found).permute(2, 0, 1).unsqueeze(0)
+    source = (source_frame[0].mean(0) * 255).round().byte().numpy()
+    target = (target_frame[0].mean(0) * 255).round().byte().numpy()
+    estimator = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
+    initial_flow = np.zeros((*source.shape, 2), np.float32)
+    flow = estimator.calc(source, target, initial_flow)
+    return torch.from_numpy(flow).permute(2, 0, 1).unsqueeze(0)
 
 
 def warp_by_flow(image: Tensor, displacement: Tensor) -> Tensor:
-    """The image read at p + move for each place p; beyond its borders their pixels are repeated."""
+    """Samples an image N×C×H×W at p + displacement for each position p, bilinearly.
+
+    `displacement` is 1×2×H×W, x then y in pixels. Positions outside read the nearest border pixel.
+    """
     height, width = image.shape[-2:]
     y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
-    grid = torch.stack(
-        [
-            (x + displacement[0, 0] + 0.5) * 2 / width - 1,
-            (y + displacement[0, 1] + 0.5) * 2 / height - 1,
-        ],
-        -1,
-    )
-    return F.grid_sample(
-        image, grid[None], mode="bilinear", padding_mode="border", align_corners=False
-    )
+    # Centres of pixels in grid_sample's coordinates, where -1 and 1 are the outer edges of the
+    # image.
+    grid_x = (x + displacement[0, 0] + 0.5) * 2 / width - 1
+    grid_y = (y + displacement[0, 1] + 0.5) * 2 / height - 1
+    grid = torch.stack([grid_x, grid_y], -1)[None]
+    return F.grid_sample(image, grid, mode="bilinear", padding_mode="border", align_corners=False)

@@ -1,17 +1,23 @@
-"""Style networks as files: half-precision safetensors that say in their header what they are. No code in them is run."""
+"""Style networks as files: half-precision safetensors whose header says what they are.
+
+A file is data that people pass on. No code in it is run, and its header is checked before a network
+is built from it.
+"""
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import torch
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from torch import Tensor, nn
 
 from sightline.errors import SightlineError, make_unknown_name_error
 from sightline.generators.architectures.adain import AdaINStylizer
-from sightline.generators.architectures.style import Stylizer, make_stylizer
+from sightline.generators.architectures.style import NormKind, Stylizer, make_stylizer
 from sightline.images.files import replace_atomically
 from sightline.images.io import limit_short_side
 from sightline.images.library import ASSETS_FOLDER, PAINTING_NAMES, read_style_picture
@@ -20,16 +26,26 @@ from sightline.models.tracing.receptive_field import receptive_field
 from sightline.models.weights.checkpoint import fill_network_weights, read_weights
 from sightline.models.zoo.reload import load_recipe_model
 
-FIXED_STYLE_KIND, ANY_STYLE_KIND = "sightline-stylizer", "sightline-any-style"
+FIXED_STYLE_KIND = "sightline-stylizer"
+ANY_STYLE_KIND = "sightline-any-style"
+
+# The key of a safetensors file's metadata that holds the header, as JSON.
+HEADER_KEY = "sightline"
 
 SHIPPED_STYLE_NETWORKS = {"painters": ASSETS_FOLDER / "painters.safetensors"}
 
+# Short side in pixels of the pictures that an any-style network takes as styles.
 DEFAULT_STYLE_SIZE = 256
+
+StyleWeights = Mapping[str, float]
+
+
+# ── networks with their facts ──
 
 
 @dataclass(frozen=True)
 class FixedStyleNetwork:
-    """A trained style network, ready to be applied, with its styles' names and what else its file tells of it."""
+    """A trained network for fixed styles, with their names and its file's other metadata."""
 
     network: Stylizer
     names: tuple[str, ...]
@@ -39,23 +55,28 @@ class FixedStyleNetwork:
     def device(self) -> torch.device:
         return self.network.last.conv.weight.device
 
-    def make_mix(self, weights: str | Mapping[str, float]) -> Tensor:
-        """1×styles: one style by name, or several by weights that are brought to a sum of 1. Raises SightlineError for others."""
-        given = {weights: 1.0} if isinstance(weights, str) else dict(weights)
-        for name in given:
+    def make_mix(self, weights: str | StyleWeights) -> Tensor:
+        """The network's second input, 1×styles: the weight of each style, with a sum of 1.
+
+        `weights` is the name of a style, or weights by name. Raises SightlineError for unknown
+        names and for weights that are negative or all 0.
+        """
+        named_weights = {weights: 1.0} if isinstance(weights, str) else dict(weights)
+        for name in named_weights:
             if name not in self.names:
                 raise make_unknown_name_error("style", name, self.names)
-        shares = normalize_style_weights(given)
-        return torch.tensor([[shares.get(name, 0.0) for name in self.names]], device=self.device)
+        shares = normalize_style_weights(named_weights)
+        row = [shares.get(name, 0.0) for name in self.names]
+        return torch.tensor([row], device=self.device)
 
 
 @dataclass(frozen=True)
 class AnyStyleNetwork:
-    """A trained decoder for any style, ready to be applied, and what else its file tells of it. Its styles are pictures."""
+    """A trained network that takes any picture as style, with its file's other metadata."""
 
     network: AdaINStylizer
     metadata: Mapping[str, Any] = field(default_factory=dict[str, Any])
-    names: tuple[str, ...] = PAINTING_NAMES  # those at hand without a file
+    names: tuple[str, ...] = PAINTING_NAMES  # the styles that need no file
 
     @property
     def device(self) -> torch.device:
@@ -64,58 +85,143 @@ class AnyStyleNetwork:
     @torch.no_grad()
     def make_mix(
         self,
-        weights: str | Mapping[str, float],
+        weights: str | StyleWeights,
         strength: float = 1.0,
         size: int = DEFAULT_STYLE_SIZE,
     ) -> Tensor:
-        """What the network takes for a style, or several by weights that are brought to a sum of 1: files, names of shipped paintings, or samples,
-        each with `size` pixels on its short side if it has more. Raises SightlineError for what can't be read or is too small."""
-        shares = normalize_style_weights({weights: 1.0} if isinstance(weights, str) else weights)
-        rows = [
-            share
-            * self.network.make_style_row(self.read_style(name, size).to(self.device), strength)
-            for name, share in shares.items()
-        ]
+        """The network's second input, 1×(2C + 1): blended statistics of the styles.
+
+        `weights` is one style, or weights by style; a style is an image file, a shipped painting or
+        a sample. `strength` in [0, 1] is how far the content's statistics move to the style's.
+        Styles with more than `size` pixels on their short side are reduced to that. Raises
+        SightlineError for styles that can't be read or are too small, and for weights that are
+        negative or all 0.
+        """
+        named_weights = {weights: 1.0} if isinstance(weights, str) else weights
+        rows: list[Tensor] = []
+        for name, share in normalize_style_weights(named_weights).items():
+            style = self.read_style(name, size).to(self.device)
+            rows.append(share * self.network.make_style_row(style, strength))
         return torch.stack(rows).sum(0)
 
     def read_style(self, name: str, size: int) -> Tensor:
+        """Reads a style 1×3×H×W. Raises SightlineError where it can't be read or is too small."""
         image = limit_short_side(read_style_picture(name), size)
         check_style_size(image, self.network.model, self.network.deepest_layer, Path(name).name)
         return image
 
 
-def normalize_style_weights(weights: Mapping[str, float]) -> dict[str, float]:
-    """Weights of a blend with a sum of 1; raises SightlineError for negative ones, or none above 0."""
-    if (
-        not weights
-        or any(weight < 0 for weight in weights.values())
-        or not 0 < sum(weights.values()) < float("inf")
-    ):
+# ── blends ──
+
+
+def normalize_style_weights(weights: StyleWeights) -> dict[str, float]:
+    """Scales weights to a sum of 1.
+
+    Raises SightlineError where a weight is negative, or the sum 0, infinite or NaN.
+    """
+    total = sum(weights.values())
+    has_negative = any(weight < 0 for weight in weights.values())
+    if has_negative or not 0 < total < math.inf:
         raise SightlineError(
-            f"the weights of a blend are 0 or more and not all 0; given were {dict(weights)}"
+            f"the weights of a blend must be 0 or more and not all 0; got {dict(weights)}"
         )
-    return {name: weight / sum(weights.values()) for name, weight in weights.items()}
+    return {name: weight / total for name, weight in weights.items()}
 
 
 def parse_style_blend(text: str) -> dict[str, float]:
-    """The weights in «wave» or «wave:2,scream:1»; raises SightlineError for anything else."""
-    found: dict[str, float] = {}
-    for part in text.split(","):
-        name, _, weight = part.strip().partition(":")
+    """Parses "wave" or "wave:2,scream:1" into weights by name.
+
+    Raises SightlineError for anything else.
+    """
+    weights: dict[str, float] = {}
+    for item in text.split(","):
+        name, _, weight = item.strip().partition(":")
         try:
-            found[name] = float(weight or 1)
+            weights[name] = float(weight or 1)
         except ValueError:
             raise SightlineError(
-                f"{part.strip()!r} is not a style and its weight; NAME or NAME:2,NAME:1 is expected"
+                f"{item.strip()!r} is not a style and its weight; expected NAME or NAME:2,NAME:1"
             ) from None
-    return found
+    return weights
+
+
+# ── headers ──
+
+
+class FixedStyleHeader(BaseModel):
+    """The header of a network for fixed styles. Keys that are not named here are metadata."""
+
+    model_config = ConfigDict(extra="allow", strict=True)
+
+    kind: Literal["sightline-stylizer"]
+    styles: Annotated[list[str], Field(min_length=1, max_length=4096)]
+    width: Annotated[int, Field(ge=1, le=512)]
+    blocks: Annotated[int, Field(ge=0, le=64)]
+    norm: NormKind
+
+
+class AnyStyleHeader(BaseModel):
+    """The header of a network for any style. Keys that are not named here are metadata."""
+
+    model_config = ConfigDict(extra="allow", strict=True)
+
+    kind: Literal["sightline-any-style"]
+    encoder: dict[str, Any]  # a recipe, which `load_recipe_model` checks
+
+
+StyleHeader = Annotated[FixedStyleHeader | AnyStyleHeader, Field(discriminator="kind")]
+
+STYLE_HEADER_ADAPTER: TypeAdapter[FixedStyleHeader | AnyStyleHeader] = TypeAdapter(StyleHeader)
+
+
+def read_network_header(path: Path) -> FixedStyleHeader | AnyStyleHeader:
+    """Reads and checks the header of a safetensors file.
+
+    Raises SightlineError for a file that is no style network, and for a header with a value missing
+    or out of range.
+    """
+    header_json = read_header_json(path)
+    try:
+        return STYLE_HEADER_ADAPTER.validate_json(header_json)
+    except ValidationError as error:
+        first = error.errors()[0]
+        if not first["loc"]:  # no JSON, no object, no kind, or another kind
+            raise SightlineError(
+                f"{path.name} holds weights, but not of a style network;"
+                " `sightline stylizer train` writes those"
+            ) from error
+        location = ".".join(str(key) for key in first["loc"][1:])
+        if first["type"] == "missing":
+            problem = f"its header lacks {location!r}"
+        else:
+            problem = (
+                f"{location!r:.80} in its header is {first['input']!r:.60} ({first['msg'].lower()})"
+            )
+        raise SightlineError(f"{path.name} is a damaged style network: {problem}") from error
+
+
+def read_header_json(path: Path) -> str:
+    """The header of a safetensors file as JSON, "null" where there is none."""
+    from safetensors import safe_open
+
+    if path.suffix != ".safetensors":
+        return "null"
+    with safe_open(path, "pt") as file:
+        metadata = file.metadata() or {}
+    return metadata.get(HEADER_KEY, "null")
+
+
+# ── files ──
 
 
 def write_fixed_style_network(
     network: Stylizer, names: Sequence[str], path: Path, metadata: Mapping[str, Any] | None = None
 ) -> None:
-    """Writes the network in half precision, whole or not at all."""
-    head = {
+    """Writes the network in half precision, whole or not at all.
+
+    `metadata`, values that JSON can hold, is added to the header.
+    """
+    header = {
         "kind": FIXED_STYLE_KIND,
         "styles": list(names),
         "width": network.width,
@@ -123,19 +229,19 @@ def write_fixed_style_network(
         "norm": network.norm_kind,
         **(metadata or {}),
     }
-    save_network_file(network, path, head)
+    save_network_file(network, path, header)
 
 
 def write_any_style_network(
     network: AdaINStylizer, path: Path, metadata: Mapping[str, Any] | None = None
 ) -> None:
-    """Writes a decoder for any style, and which network its encoder is, as `write_styles` does."""
-    save_network_file(
-        network, path, {"kind": ANY_STYLE_KIND, "encoder": network.model.recipe, **(metadata or {})}
-    )
+    """Writes the decoder, and the recipe of its encoder, as `write_fixed_style_network` does."""
+    header = {"kind": ANY_STYLE_KIND, "encoder": network.model.recipe, **(metadata or {})}
+    save_network_file(network, path, header)
 
 
 def save_network_file(network: nn.Module, path: Path, header: Mapping[str, Any]) -> None:
+    """Writes the floating-point state of a network as half-precision safetensors."""
     from safetensors.torch import save_file
 
     state = {
@@ -144,70 +250,77 @@ def save_network_file(network: nn.Module, path: Path, header: Mapping[str, Any])
         if value.is_floating_point()
     }
     with replace_atomically(path) as temporary:
-        save_file(state, temporary, {"sightline": json.dumps(header)})
+        save_file(state, temporary, {HEADER_KEY: json.dumps(header)})
 
 
 def read_style_network(
     source: str | Path, device: torch.device | str = "cpu"
 ) -> FixedStyleNetwork | AnyStyleNetwork:
-    """A trained network of either kind from its file, or a shipped one by name. Raises SightlineError for a file of another kind."""
+    """Reads a trained network of either kind from a file, or a shipped one by name.
+
+    Raises SightlineError for a missing or damaged file and for one that holds no style network.
+    """
     path = SHIPPED_STYLE_NETWORKS.get(str(source), Path(source))
     if not path.is_file() and path.suffix != ".safetensors":
         raise make_unknown_name_error("style network", str(source), SHIPPED_STYLE_NETWORKS)
-    state, head = read_weights(path), read_network_header(path)
-    try:
-        if head.pop("kind") == ANY_STYLE_KIND:
-            network = AdaINStylizer(load_recipe_model(head.pop("encoder"), device))
-            fill_network_weights(network, state, path, "its decoder")
-            return AnyStyleNetwork(network.eval(), head)
-        names = tuple(str(name) for name in head.pop("styles"))
-        network = make_stylizer(
-            0,
-            len(names),
-            width=int(head.pop("width")),
-            blocks=int(head.pop("blocks")),
-            norm=head.pop("norm"),
-        )
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise SightlineError(
-            f"{path.name} is a damaged style network: its header lacks {error}"
-        ) from error
+    state = read_weights(path)
+    header = read_network_header(path)
+    metadata = dict(header.model_extra or {})
+
+    if isinstance(header, AnyStyleHeader):
+        any_style_network = AdaINStylizer(load_recipe_model(header.encoder, device))
+        fill_network_weights(any_style_network, state, path, "its decoder")
+        return AnyStyleNetwork(any_style_network.eval(), metadata)
+
+    check_weight_count(header, state, path)
+    network = make_stylizer(
+        0, len(header.styles), width=header.width, blocks=header.blocks, norm=header.norm
+    )
     fill_network_weights(network, state, path, "its style network")
-    return FixedStyleNetwork(network.to(device).eval(), names, head)
+    return FixedStyleNetwork(network.to(device).eval(), tuple(header.styles), metadata)
+
+
+def check_weight_count(header: FixedStyleHeader, state: Mapping[str, Tensor], path: Path) -> None:
+    """Raises SightlineError where the header describes more weights than the file holds.
+
+    A header of a few bytes within its ranges can ask for 20 GB. The network is built without memory
+    here.
+    """
+    with torch.device("meta"):
+        described_network = Stylizer(
+            len(header.styles), width=header.width, blocks=header.blocks, norm=header.norm
+        )
+    described_count = sum(parameter.numel() for parameter in described_network.parameters())
+    stored_count = sum(value.numel() for value in state.values())
+    if described_count > stored_count:
+        raise SightlineError(
+            f"{path.name} is a damaged style network: its header describes {described_count:,}"
+            f" weights, the file holds {stored_count:,}"
+        )
 
 
 def read_fixed_style_network(
     source: str | Path, device: torch.device | str = "cpu"
 ) -> FixedStyleNetwork:
-    """`read_painter` for networks of given styles only."""
-    found = read_style_network(source, device)
-    if isinstance(found, AnyStyleNetwork):
+    """`read_style_network` for fixed styles; raises SightlineError for a network of any style."""
+    style_network = read_style_network(source, device)
+    if isinstance(style_network, AnyStyleNetwork):
         raise SightlineError(
-            f"{Path(source).name} is a network for any style; here one of given styles is needed"
+            f"{Path(source).name} is a network for any style;"
+            " a network with a fixed set of styles is needed here"
         )
-    return found
-
-
-def read_network_header(path: Path) -> dict[str, Any]:
-    """What the file says of itself; raises SightlineError if that is not a style network."""
-    from safetensors import safe_open
-
-    told: Any = None
-    if path.suffix == ".safetensors":
-        with safe_open(path, "pt") as file:
-            told = json.loads((file.metadata() or {}).get("sightline", "null"))
-    if not isinstance(told, dict) or told.get("kind") not in (FIXED_STYLE_KIND, ANY_STYLE_KIND):
-        raise SightlineError(
-            f"{path.name} holds weights, but not of a style network; `sightline stylizer train` writes those"
-        )
-    return told
+    return style_network
 
 
 def check_style_size(image: Tensor, model: Model, layer: str, name: str) -> None:
-    """Raises SightlineError for a style image of which the deepest style layer would see mostly border."""
+    """Raises SightlineError for a style image smaller than the deepest layer's receptive field.
+
+    In a smaller one every position of that layer sees the border.
+    """
     height, width = image.shape[-2:]
-    least = max(receptive_field(model, layer).size)
-    if min(height, width) < least:
+    field_side = max(receptive_field(model, layer).size)
+    if min(height, width) < field_side:
         raise SightlineError(
-            f"{name} is {height}×{width} pixels at this style size; {layer} of {model.name} sees {least}: use a larger picture or style size"
+            f"{name} is {height}×{width} pixels at this style size, but {layer} of {model.name}"
+            f" sees {field_side} pixels: use a larger picture or style size"
         )

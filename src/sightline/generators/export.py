@@ -1,10 +1,12 @@
-"""A style network as ONNX, any number of images of any size: `image` N×3×H×W in [0, 1] in, `made` out.
+"""Exports style networks to ONNX, for any number of images of any size.
 
-Of one with given styles `mix` N×styles says how much of each; of one for any style `style` N×3×h×w is its picture and
-`alpha` N its strength.
+The inputs are `image` N×3×H×W in [0, 1] and, for a fixed set of styles, `mix` N×styles with the
+weight of each style; for any style, `style` N×3×h×w with its picture and `alpha` N with its
+strength. The output is `made` N×3×H×W.
 """
 
 import warnings
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,17 +21,29 @@ from sightline.images.files import replace_atomically
 
 ONNX_OPSET = 20
 
-TRACE_SIZES = (
-    4 * MIN_STYLIZER_SIDE,
-    5 * MIN_STYLIZER_SIDE,
-)  # the size of the pictures that are traced
+# Height and width of the images that the networks are traced with.
+TRACE_HEIGHT = 4 * MIN_STYLIZER_SIDE
+TRACE_WIDTH = 5 * MIN_STYLIZER_SIDE
 
-DynamicAxes = dict[str, dict[int, Any]]
+# The exporter takes an axis of length 1 for a constant.
+TRACE_BATCH = 2
+
+
+@dataclass(frozen=True)
+class ExportPlan:
+    """A module to trace, example inputs, and each input's name with its axes of variable length."""
+
+    module: nn.Module
+    example_inputs: tuple[Tensor, ...]
+    dynamic_axes: dict[str, dict[int, Any]]
 
 
 def export_onnx(style_network: FixedStyleNetwork | AnyStyleNetwork, path: Path) -> str:
-    """Writes the network, with the names of given styles in the metadata, whole or not at all; tells its inputs.
-    Raises SightlineError without the package `onnx`."""
+    """Writes the network, whole or not at all, and returns a description of its inputs.
+
+    The names of fixed styles are stored in the file's metadata. Raises SightlineError without the
+    packages `onnx` and `onnxscript`.
+    """
     try:
         import onnx
         import onnxscript  # noqa: F401  # pyright: ignore[reportUnusedImport]
@@ -37,66 +51,63 @@ def export_onnx(style_network: FixedStyleNetwork | AnyStyleNetwork, path: Path) 
         raise SightlineError(
             f"export needs the packages onnx and onnxscript ({error}); pip install onnx onnxscript"
         ) from error
-    module, given, axes = (
-        prepare_any_style_export(style_network)
-        if isinstance(style_network, AnyStyleNetwork)
-        else prepare_fixed_style_export(style_network)
-    )
+
+    if isinstance(style_network, AnyStyleNetwork):
+        plan = plan_any_style_export(style_network)
+    else:
+        plan = plan_fixed_style_export(style_network)
+
     with replace_atomically(path) as temporary, torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         program = torch.onnx.export(
-            module.cpu().eval(), given, dynamo=True, verbose=False, opset_version=ONNX_OPSET, external_data=False,
-            input_names=list(axes), output_names=["made"], dynamic_shapes=axes,
-        )  # fmt: skip
+            plan.module.cpu().eval(),
+            plan.example_inputs,
+            dynamo=True,
+            verbose=False,
+            opset_version=ONNX_OPSET,
+            external_data=False,
+            input_names=list(plan.dynamic_axes),
+            output_names=["made"],
+            dynamic_shapes=plan.dynamic_axes,
+        )
         model: Any = program.model_proto  # pyright: ignore[reportOptionalMemberAccess]
         if isinstance(style_network, FixedStyleNetwork):
             onnx.helper.set_model_props(model, {"styles": ",".join(style_network.names)})
         onnx.save(model, temporary)
+
     if isinstance(style_network, AnyStyleNetwork):
         return "image N×3×H×W and style N×3×h×w in [0, 1], alpha N"
-    return f"image N×3×H×W in [0, 1], mix N×{len(style_network.names)} ({', '.join(style_network.names)})"
+    names = style_network.names
+    return f"image N×3×H×W in [0, 1], mix N×{len(names)} ({', '.join(names)})"
 
 
-# Written at batch 2: the exporter takes an axis of length 1 for a constant.
-
-
-def prepare_fixed_style_export(
-    style_network: FixedStyleNetwork,
-) -> tuple[nn.Module, tuple[Tensor, ...], DynamicAxes]:
-    """The module, inputs at which it is traced, and their axes that may vary."""
+def plan_fixed_style_export(style_network: FixedStyleNetwork) -> ExportPlan:
     count, height, width = make_dynamic_dims("count", "height", "width")
-    given = (
-        torch.rand(2, 3, *TRACE_SIZES),
-        style_network.make_mix(style_network.names[0]).cpu().repeat(2, 1),
-    )
-    return (
-        style_network.network,
-        given,
-        {"image": {0: count, 2: height, 3: width}, "mix": {0: count}},
-    )
+    image = torch.rand(TRACE_BATCH, 3, TRACE_HEIGHT, TRACE_WIDTH)
+    mix = style_network.make_mix(style_network.names[0]).cpu().repeat(TRACE_BATCH, 1)
+    dynamic_axes = {"image": {0: count, 2: height, 3: width}, "mix": {0: count}}
+    return ExportPlan(style_network.network, (image, mix), dynamic_axes)
 
 
-def prepare_any_style_export(
-    style_network: AnyStyleNetwork,
-) -> tuple[nn.Module, tuple[Tensor, ...], DynamicAxes]:
-    """As `given_styles`."""
+def plan_any_style_export(style_network: AnyStyleNetwork) -> ExportPlan:
     count, height, width, rows, columns = make_dynamic_dims(
         "count", "height", "width", "rows", "columns"
     )
-    given = (
-        torch.rand(2, 3, *TRACE_SIZES),
-        torch.rand(2, 3, TRACE_SIZES[1], TRACE_SIZES[0] + TRACE_SIZES[1]),
-        torch.ones(2),
-    )
-    axes = {
+    image = torch.rand(TRACE_BATCH, 3, TRACE_HEIGHT, TRACE_WIDTH)
+    # Of another size than the image, so that the exporter does not tie their axes together.
+    style = torch.rand(TRACE_BATCH, 3, TRACE_WIDTH, TRACE_HEIGHT + TRACE_WIDTH)
+    alpha = torch.ones(TRACE_BATCH)
+    dynamic_axes = {
         "image": {0: count, 2: height, 3: width},
         "style": {0: count, 2: rows, 3: columns},
         "alpha": {0: count},
     }
-    return ExportableStylizer(style_network.network), given, axes
+    module = ExportableStylizer(style_network.network)
+    return ExportPlan(module, (image, style, alpha), dynamic_axes)
 
 
 def make_dynamic_dims(*names: str) -> list[Any]:
+    """Dimensions of variable length: "count" from 1, others from the smallest image side."""
     return [
         torch.export.Dim(name, min=1 if name == "count" else MIN_STYLIZER_SIDE) for name in names
     ]
@@ -107,25 +118,29 @@ class ExportableStylizer(nn.Module):
 
     def __init__(self, network: AdaINStylizer) -> None:
         super().__init__()
-        self.network, self.encoder, self.normalize = (
-            network,
-            truncate_network(network.model.network, network.deepest_layer),
-            network.model.normalize,
-        )
+        self.network = network
+        self.encoder = truncate_network(network.model.network, network.deepest_layer)
+        self.normalize = network.model.normalize
 
     def forward(self, image: Tensor, style: Tensor, alpha: Tensor) -> Tensor:
-        content, manner = (self.encoder(self.normalize(picture)) for picture in (image, style))
-        return self.network.stylize_features(
-            content, self.network.pack_style_row(manner, alpha), *image.shape[-2:]
-        )
+        content_features = self.encoder(self.normalize(image))
+        style_features = self.encoder(self.normalize(style))
+        mix = self.network.pack_style_row(style_features, alpha)
+        return self.network.stylize_features(content_features, mix, *image.shape[-2:])
 
 
 def truncate_network(network: nn.Module, last_layer: str) -> nn.Sequential:
-    """The layers up to one, of a network that calls them one after the other, as all `ENCODERS` do."""
-    own, _, inner = last_layer.partition(".")
-    found: list[nn.Module] = []
+    """The layers up to and with `last_layer`.
+
+    For networks that call their layers one after the other, as those of `ADAIN_ENCODERS` do up to
+    the layers read.
+    """
+    child_name, _, inner_layer = last_layer.partition(".")
+    layers: list[nn.Module] = []
     for name, child in network.named_children():
-        found.append(truncate_network(child, inner) if name == own and inner else child)
-        if name == own:
-            break
-    return nn.Sequential(*found)
+        if name != child_name:
+            layers.append(child)
+            continue
+        layers.append(truncate_network(child, inner_layer) if inner_layer else child)
+        break
+    return nn.Sequential(*layers)

@@ -264,7 +264,7 @@ def test_what_is_refused(
     styles: AnyStyleNetwork, tiny: sl.Model, plan: TrainingPlan, tmp_path: Path
 ) -> None:
     with pytest.raises(
-        sl.SightlineError, match="no encoder for any style in Sequential; choose from sightnet"
+        sl.SightlineError, match="Sequential can't be the encoder of a network for any style; choose from sightnet"
     ):
         AdaINStylizer(tiny)
     images.write(smooth(side=20), tmp_path / "speck.png")
@@ -286,7 +286,7 @@ def test_what_is_refused(
     write_any_style_network(styles.network, tmp_path / "any.safetensors")
     with pytest.raises(
         sl.SightlineError,
-        match=r"any\.safetensors is a network for any style; here one of given styles is needed",
+        match=r"any\.safetensors is a network for any style; a network with a fixed set of styles is needed here",
     ):
         read_fixed_style_network(tmp_path / "any.safetensors")
     write_fixed_style_network(

@@ -1,6 +1,8 @@
-"""Any style in one pass (Huang 2017): a decoder paints features of a content image that were given the mean and deviation of a style's.
+"""Any style in one pass: adaptive instance norm between encoder and decoder (Huang 2017).
 
-The encoder is a frozen network up to one layer; only the decoder is trained, to give back an image whose features are the given ones.
+The features of a content image take over the mean and standard deviation of a style's features,
+channel by channel, and a decoder turns them into an image. The encoder is a frozen network up to
+one layer; only the decoder is trained.
 """
 
 import torch
@@ -13,7 +15,7 @@ from sightline.optim.perceptual.losses import flatten_positions
 
 ADAIN_EPS = 1e-5
 
-# Style is compared in all of these; the deepest is decoded. The paper's are VGG's.
+# Style is compared in all of these layers; the deepest is decoded. Those of VGG are the paper's.
 ADAIN_ENCODERS = {
     "sightnet": ("relu1", "relu2_1", "relu2_2", "relu3_1"),
     "squeezenet1_0": ("relu1", "fire2", "fire3", "fire4"),
@@ -23,20 +25,28 @@ ADAIN_ENCODERS = {
 
 
 def compute_channel_statistics(features: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation of N×C×H×W over places, N×C×1×1 each."""
+    """Mean and standard deviation of N×C×H×W over positions, N×C×1×1 each."""
     rows = flatten_positions(features)
-    mean, deviation = rows.mean(1), (rows.var(1, correction=0) + ADAIN_EPS).sqrt()
+    mean = rows.mean(1)
+    deviation = (rows.var(1, correction=0) + ADAIN_EPS).sqrt()
     return mean[..., None, None], deviation[..., None, None]
 
 
 def apply_adain(content: Tensor, style: tuple[Tensor, Tensor]) -> Tensor:
-    """The content's features with a style's mean and deviation, channel by channel (eq. 8). Its own give it back as it is."""
-    (mean, deviation), (other, spread) = compute_channel_statistics(content), style
-    return (content - mean) / deviation * spread + other
+    """Gives content features N×C×H×W a style's mean and standard deviation, N×C×1×1 each (eq. 8).
+
+    The content's own statistics leave the features unchanged.
+    """
+    mean, deviation = compute_channel_statistics(content)
+    style_mean, style_deviation = style
+    return (content - mean) / deviation * style_deviation + style_mean
 
 
 class AdaINDecoder(nn.Module):
-    """Features N×channels at a `stride`-th of the size to images in [0, 1]: resize-convolutions, reflected borders, no norm (section 6.2)."""
+    """Turns features N×C×h×w into images N×3×(stride·h)×(stride·w) in [0, 1].
+
+    Resize-convolutions with reflected borders and no norm (section 6.2).
+    """
 
     def __init__(self, channels: int, stride: int) -> None:
         super().__init__()
@@ -47,14 +57,16 @@ class AdaINDecoder(nn.Module):
         ]
         for doubling in range(stride.bit_length() - 1):
             layers.append(nn.Upsample(scale_factor=2.0))
-            if doubling == 0:  # where it costs least, a convolution more, as in the encoder
+            next_width = width // 2
+            if doubling == 0:
+                # One convolution more at the smallest size, where it costs least, as in the
+                # encoder.
                 layers += make_conv_relu(width, width)
-            less = 64 if doubling == 0 else width // 2
-            layers += make_conv_relu(width, less)
-            width = less
-        self.layers = nn.Sequential(
-            *layers, nn.Conv2d(width, 3, 5, padding=2, padding_mode="reflect")
-        )
+                next_width = 64
+            layers += make_conv_relu(width, next_width)
+            width = next_width
+        layers.append(nn.Conv2d(width, 3, 5, padding=2, padding_mode="reflect"))
+        self.layers = nn.Sequential(*layers)
 
     def forward(self, features: Tensor) -> Tensor:
         return self.layers(features).float().sigmoid()
@@ -65,10 +77,12 @@ def make_conv_relu(channels: int, width: int) -> list[nn.Module]:
 
 
 class AdaINStylizer(nn.Module):
-    """Encoder, adaptive instance norm and decoder. `model` is one of `ENCODERS`, `scale` about the size of its deepest features.
+    """Encoder, adaptive instance norm and decoder, called as a `Stylizer` is.
 
-    Called as a `Stylizer` is, with images N×3×H×W and rows that say what to do: here mean and deviation of a style's
-    features and how strongly they are taken over, N×(2C + 1).
+    `model` is one of `ADAIN_ENCODERS`. `forward` takes images N×3×H×W and a mix N×(2C + 1): in each
+    row the mean and the standard deviation of a style's deepest features, and the strength with
+    which they are taken over. `scale` is the root mean square of the deepest features; the
+    decoder's input is divided by it.
     """
 
     scale: Tensor
@@ -76,18 +90,17 @@ class AdaINStylizer(nn.Module):
     def __init__(self, model: Model, seed: int = 0) -> None:
         if model.name not in ADAIN_ENCODERS:
             raise SightlineError(
-                f"no encoder for any style in {model.name}; choose from {', '.join(ADAIN_ENCODERS)}"
+                f"{model.name} can't be the encoder of a network for any style;"
+                f" choose from {', '.join(ADAIN_ENCODERS)}"
             )
         super().__init__()
-        self.model, self.layers = model, [model.layer(name) for name in ADAIN_ENCODERS[model.name]]
-        channels, side = model.shape(self.layers[-1])[:2]
-        # Without padding, feature maps are a pixel short of the size divided by the stride, so that is rounded.
-        self.stride = 2 ** round(torch.tensor(model.size / side).log2().item())
-        odd = 8 * self.stride + 1
-        with torch.no_grad():
-            self.needs_resize = (
-                self.encode_image(torch.zeros(1, 3, odd, odd)).shape[-1] * self.stride < odd
-            )
+        self.model = model
+        self.layers = [model.layer(name) for name in ADAIN_ENCODERS[model.name]]
+        channels, feature_side = model.shape(self.layers[-1])[:2]
+        # Without padding, features have a few positions less than size / stride, so the ratio is
+        # rounded.
+        self.stride = 2 ** round(torch.tensor(model.size / feature_side).log2().item())
+        self.needs_resize = self.loses_border_positions()
         self.register_buffer("scale", torch.ones(()))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -97,40 +110,48 @@ class AdaINStylizer(nn.Module):
 
     @property
     def deepest_layer(self) -> str:
-        """The layer that is decoded."""
+        """The layer whose features are decoded."""
         return self.layers[-1]
 
+    @torch.no_grad()
+    def loses_border_positions(self) -> bool:
+        """Whether decoded features are smaller than the image, for want of padding."""
+        side = 8 * self.stride + 1
+        features = self.encode_image(torch.zeros(1, 3, side, side))
+        return features.shape[-1] * self.stride < side
+
     def forward(self, image: Tensor, mix: Tensor) -> Tensor:
-        """Images restyled, of the same size (section 7.1): strength 0 is the decoder's reconstruction."""
+        """Restyles images; the output has their size.
+
+        Strength 0 gives the decoder's reconstruction (section 7.1).
+        """
         return self.stylize_features(self.encode_image(image), mix, *image.shape[-2:])
 
     def make_style_row(self, style: Tensor, strength: float | Tensor = 1.0) -> Tensor:
-        """What `forward` takes for style images N×3×H×W of any size, N×(2C + 1)."""
-        return self.pack_style_row(
-            self.encode_image(style),
-            torch.as_tensor(strength, device=self.model.device).expand(len(style)),
-        )
+        """The mix N×(2C + 1) of style images N×3×H×W of any size, with one strength or N."""
+        strengths = torch.as_tensor(strength, device=self.model.device).expand(len(style))
+        return self.pack_style_row(self.encode_image(style), strengths)
 
     def encode_image(self, image: Tensor) -> Tensor:
-        """The features that are restyled and decoded."""
+        """The deepest features N×C×h×w, in float32."""
         return self.model.run(image, [self.deepest_layer])[self.deepest_layer].float()
 
     def pack_style_row(self, style_features: Tensor, strength: Tensor) -> Tensor:
-        """The rows of a style's features and strengths N."""
+        """Concatenates statistics of style features N×C×h×w and strengths N to a mix N×(2C + 1)."""
         mean, deviation = compute_channel_statistics(style_features)
         return torch.cat([mean.flatten(1), deviation.flatten(1), strength[:, None].to(mean)], 1)
 
     def stylize_features(self, content: Tensor, mix: Tensor, height: int, width: int) -> Tensor:
-        """The picture, of a size, of features that take over what rows say."""
-        mean, deviation = (part[..., None, None] for part in mix[:, :-1].chunk(2, 1))
-        changed = apply_adain(content, (mean, deviation)) - content
-        return self.decode_features(content + mix[:, -1, None, None, None] * changed, height, width)
+        """Images N×3×height×width from content features that take over the statistics in `mix`."""
+        statistics = mix[:, :-1, None, None]
+        strength = mix[:, -1, None, None, None]
+        mean, deviation = statistics.chunk(2, 1)
+        change = apply_adain(content, (mean, deviation)) - content
+        return self.decode_features(content + strength * change, height, width)
 
     def decode_features(self, features: Tensor, height: int, width: int) -> Tensor:
-        """The decoder's picture at a size."""
-        made = self.decoder(features / self.scale)
-        return (
-            F.interpolate(made, (height, width), mode="bilinear", align_corners=False)
-            if self.needs_resize
-            else made[..., :height, :width]
-        )
+        """The decoder's images N×3×height×width."""
+        image = self.decoder(features / self.scale)
+        if self.needs_resize:
+            return F.interpolate(image, (height, width), mode="bilinear", align_corners=False)
+        return image[..., :height, :width]

@@ -1,7 +1,9 @@
-"""The feed-forward style network of Johnson 2016, with instance norm in the place of batch norm (Ulyanov 2017), one row of it for
-each style (Dumoulin 2017). One pass restyles an image; training it is in `stylizer_training`.
+"""The feed-forward style network: one pass restyles an image (Johnson 2016).
 
-Resize-convolutions instead of transposed ones (no checkerboard), reflection padding (no borders), a sigmoid at the end.
+Batch norm is replaced by instance norm (Ulyanov 2017) with one row of scale and shift for each
+style (Dumoulin 2017). Departures from Johnson: resize-convolutions instead of transposed ones,
+which leave a checkerboard; reflection padding instead of zeros, which leave borders; a sigmoid at
+the end. Training is in `generators/training`.
 """
 
 from typing import Literal
@@ -14,19 +16,23 @@ NormKind = Literal["instance", "batch", "conditional"]
 
 INSTANCE_NORM_EPS = 1e-5
 
-STYLIZER_STRIDE = 4  # of the residual blocks
+# Of the residual blocks.
+STYLIZER_STRIDE = 4
 
-MIN_STYLIZER_SIDE = (
-    16  # the outer convolutions reflect 4 pixels, the blocks 1 of a quarter of the side
-)
+# The outer convolutions reflect 4 pixels; those of the residual blocks 1, at a quarter of the size.
+MIN_STYLIZER_SIDE = 16
 
 
 class ConditionalInstanceNorm(nn.Module):
-    """Each channel of each image to mean 0 and variance 1 over its own positions, then scaled and shifted by a mix of rows.
+    """Instance norm whose scale and shift are a mix of rows, one for each style (Dumoulin 2017).
 
-    `weight` and `bias` are styles×channels; a mix N×styles blends rows for each image (Dumoulin 2017). With one style it is the
-    instance norm of Ulyanov 2017. What comes in as channels_last goes out so; torch's own instance norm loses the layout.
-    With `together` mean and variance are those of the whole batch, as batch norm has them while it trains.
+    Each channel of each image N×C×H×W is brought to mean 0 and variance 1 over its positions, then
+    scaled and shifted by `mix` N×styles times `weight` and `bias` styles×C. With one style this is
+    the instance norm of Ulyanov 2017. A channels_last input gives a channels_last output; torch's
+    instance norm loses the layout.
+
+    With `use_batch_statistics`, mean and variance are taken over the whole batch, as batch norm
+    does in training.
     """
 
     use_batch_statistics = False
@@ -37,35 +43,41 @@ class ConditionalInstanceNorm(nn.Module):
         self.bias = nn.Parameter(torch.zeros(style_count, channels))
 
     def forward(self, x: Tensor, mix: Tensor) -> Tensor:
-        weight, bias = mix @ self.weight, mix @ self.bias
+        weight = mix @ self.weight
+        bias = mix @ self.bias
         if torch.is_grad_enabled() and not self.use_batch_statistics:
-            # Batch norm of one image is instance norm, and has fused kernels for channels_last, forward and backward.
-            rows = zip(x.split(1), weight, bias, strict=True)
-            return torch.cat(
-                [
-                    F.batch_norm(
-                        one, None, None, scale, shift, training=True, eps=INSTANCE_NORM_EPS
-                    )
-                    for one, scale, shift in rows
-                ]
-            )
-        over = (0, 2, 3) if self.use_batch_statistics else (2, 3)
-        centred = x - x.mean(over, keepdim=True)
-        scale = weight[..., None, None] * torch.rsqrt(
-            centred.square().mean(over, keepdim=True) + INSTANCE_NORM_EPS
-        )
+            return normalize_instances(x, weight, bias)
+        axes = (0, 2, 3) if self.use_batch_statistics else (2, 3)
+        centred = x - x.mean(axes, keepdim=True)
+        variance = centred.square().mean(axes, keepdim=True)
+        scale = weight[..., None, None] * torch.rsqrt(variance + INSTANCE_NORM_EPS)
         return torch.addcmul(bias[..., None, None], centred, scale)
+
+
+def normalize_instances(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """Instance norm of N×C×H×W with scale and shift N×C, image by image.
+
+    Batch norm of one image is instance norm, and has fused channels_last kernels for forward and
+    backward.
+    """
+    normalized = [
+        F.batch_norm(image, None, None, scale, shift, training=True, eps=INSTANCE_NORM_EPS)
+        for image, scale, shift in zip(x.split(1), weight, bias, strict=True)
+    ]
+    return torch.cat(normalized)
 
 
 class MixFreeBatchNorm(nn.BatchNorm2d):
     """Batch norm that takes a mix and ignores it."""
 
-    def forward(self, input: Tensor, mix: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, input: Tensor, mix: Tensor
+    ) -> Tensor:
         return super().forward(input)
 
 
 class ConvNormBlock(nn.Module):
-    """Convolution with reflected borders, norm, and ReLU unless it is the last; the image is enlarged or reduced first."""
+    """Convolution with reflected borders, then norm. `enlarge` scales the input up first."""
 
     def __init__(
         self,
@@ -80,15 +92,14 @@ class ConvNormBlock(nn.Module):
     ) -> None:
         super().__init__()
         self.enlarge = enlarge
-        # The norm's shift makes a bias superfluous.
+        # No bias: the norm removes it and adds its own shift.
         self.conv = nn.Conv2d(
             channels, width, kernel, stride, kernel // 2, padding_mode="reflect", bias=False
         )
-        self.norm = (
-            MixFreeBatchNorm(width)
-            if norm == "batch"
-            else ConditionalInstanceNorm(width, style_count)
-        )
+        if norm == "batch":
+            self.norm = MixFreeBatchNorm(width)
+        else:
+            self.norm = ConditionalInstanceNorm(width, style_count)
 
     def forward(self, x: Tensor, mix: Tensor) -> Tensor:
         if self.enlarge > 1:
@@ -97,23 +108,24 @@ class ConvNormBlock(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """Two blocks around a shortcut; no ReLU after the sum."""
+    """Two convolutions around a shortcut; no ReLU after the sum."""
 
     def __init__(self, width: int, norm: NormKind, style_count: int) -> None:
         super().__init__()
-        self.one, self.two = (
-            ConvNormBlock(width, width, 3, norm, style_count),
-            ConvNormBlock(width, width, 3, norm, style_count),
-        )
+        # The names of the layers are those in the files of weights.
+        self.one = ConvNormBlock(width, width, 3, norm, style_count)
+        self.two = ConvNormBlock(width, width, 3, norm, style_count)
 
     def forward(self, x: Tensor, mix: Tensor) -> Tensor:
         return x + self.two(F.relu(self.one(x, mix)), mix)
 
 
 class Stylizer(nn.Module):
-    """Restyles images N×3×H×W in [0, 1], H and W at least 16, any size; `mix` N×styles says how much of each style, one row in all.
+    """Restyles images N×3×H×W in [0, 1]; sides are at least 16, the output has the same shape.
 
-    `width` is the number of channels at full size (Johnson: 32), twice and four times that at half and quarter size.
+    `mix` N×styles holds the weight of each style, with a sum of 1 in each row. `width` is the
+    number of channels at full size (Johnson: 32); there are twice as many at half and four times as
+    many at a quarter of the size.
     """
 
     def __init__(
@@ -125,7 +137,10 @@ class Stylizer(nn.Module):
         norm: NormKind = "conditional",
     ) -> None:
         super().__init__()
-        self.style_count, self.width, self.blocks, self.norm_kind = style_count, width, blocks, norm
+        self.style_count = style_count
+        self.width = width
+        self.blocks = blocks
+        self.norm_kind = norm
         self.down = nn.ModuleList(
             [
                 ConvNormBlock(3, width, 9, norm, style_count),
@@ -146,21 +161,25 @@ class Stylizer(nn.Module):
 
     def forward(self, image: Tensor, mix: Tensor) -> Tensor:
         height, width = image.shape[-2:]
-        x = F.pad(
-            image - 0.5, (0, -width % STYLIZER_STRIDE, 0, -height % STYLIZER_STRIDE), mode="reflect"
-        )
-        for block in (*self.down, *self.middle, *self.up):
-            x = block(x, mix) if isinstance(block, ResidualBlock) else F.relu(block(x, mix))
+        # Each side is padded to a multiple of the stride; the output is cut back.
+        padding = (0, -width % STYLIZER_STRIDE, 0, -height % STYLIZER_STRIDE)
+        x = F.pad(image - 0.5, padding, mode="reflect")
+        for block in self.down:
+            x = F.relu(block(x, mix))
+        for block in self.middle:
+            x = block(x, mix)
+        for block in self.up:
+            x = F.relu(block(x, mix))
         return self.last(x, mix).float().sigmoid()[..., :height, :width]
 
     def set_batch_statistics(self, enabled: bool = True) -> None:
-        """Lets every instance norm take mean and variance over the whole batch, or of each image again."""
+        """Makes every instance norm normalize over the whole batch, or over each image again."""
         for module in self.modules():
             if isinstance(module, ConditionalInstanceNorm):
                 module.use_batch_statistics = enabled
 
     def make_one_hot(self, style: Tensor) -> Tensor:
-        """The mix N×styles of style indices N."""
+        """The mix N×styles for style indices N."""
         return F.one_hot(style, self.style_count).to(self.last.conv.weight)
 
 
@@ -172,9 +191,11 @@ def make_stylizer(
     blocks: int = 5,
     norm: NormKind = "conditional",
 ) -> Stylizer:
-    """A fresh network, the same for the same seed whatever the process drew before, in channels_last."""
+    """A network in channels_last with random weights, which depend on the seed alone.
+
+    The state of the global random generator is preserved.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return Stylizer(style_count, width=width, blocks=blocks, norm=norm).to(
-            memory_format=torch.channels_last
-        )
+        network = Stylizer(style_count, width=width, blocks=blocks, norm=norm)
+    return network.to(memory_format=torch.channels_last)

@@ -1,10 +1,11 @@
-"""Photographs for training, decoded once: a folder's pictures as one uint8 memory map, batches drawn by seed and step."""
+"""Training photographs, decoded once into a memory map; batches are drawn by seed and step."""
 
 import hashlib
 import json
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,47 +17,64 @@ from sightline.images.files import replace_atomically
 from sightline.images.io import crop_center, read, resize_short_side
 from sightline.images.library import find_pictures_below
 
+Progress = Callable[[float], object]
+
 
 class PhotoDataset:
-    """Square pictures N×side×side×3 uint8; `key` tells them from others."""
+    """Square images N×side×side×3 uint8. `fingerprint` tells one dataset from another."""
 
     def __init__(self, pixels: NDArray[np.uint8], fingerprint: str = "") -> None:
-        self.pixels, self.side, self.fingerprint = pixels, pixels.shape[1], fingerprint
+        self.pixels = pixels
+        self.side = pixels.shape[1]
+        self.fingerprint = fingerprint
 
     def __len__(self) -> int:
         return len(self.pixels)
 
     def crop_batch(self, indices: Sequence[int], size: int, rng: np.random.Generator) -> Tensor:
-        """These pictures, cropped at random to `size` and mirrored half of the time: N×3×size×size in [0, 1], channels_last."""
+        """Random crops N×3×size×size in [0, 1], half of them mirrored, in channels_last."""
         crops: list[NDArray[np.uint8]] = []
         for index in indices:
             y, x = rng.integers(0, self.side - size + 1, 2)
             crop = self.pixels[index, y : y + size, x : x + size]
-            crops.append(crop[:, ::-1] if rng.random() < 0.5 else crop)
+            if rng.random() < 0.5:
+                crop = crop[:, ::-1]
+            crops.append(crop)
         return pixels_to_images(np.stack(crops))
 
     def pick_evenly(self, count: int) -> Tensor:
-        """As many pictures, evenly spread over all, whole: count×3×side×side in [0, 1]."""
-        return pixels_to_images(self.pixels[[len(self) * i // count for i in range(count)]])
+        """`count` whole images, evenly spaced in the dataset: count×3×side×side in [0, 1]."""
+        indices = [len(self) * number // count for number in range(count)]
+        return pixels_to_images(self.pixels[indices])
 
     def draw_batch(self, seed: int, step: int, count: int, size: int) -> Tensor:
-        """The batch of one step of training: it depends on seed and step alone, so a resumed run sees what it would have seen."""
+        """The batch of one training step, count×3×size×size in [0, 1].
+
+        It depends on seed and step alone, so that a resumed run goes on with the batches of an
+        uninterrupted one.
+        """
         rng = np.random.default_rng([seed, step])
-        return self.crop_batch(rng.integers(0, len(self), count).tolist(), size, rng)
+        indices = rng.integers(0, len(self), count).tolist()
+        return self.crop_batch(indices, size, rng)
 
 
 def pixels_to_images(pixels: NDArray[np.uint8]) -> Tensor:
-    """N×H×W×3 uint8 as N×3×H×W in [0, 1], channels_last."""
+    """Converts N×H×W×3 uint8 to N×3×H×W in [0, 1], channels_last."""
     return torch.from_numpy(pixels).permute(0, 3, 1, 2).float().div_(255)
 
 
 def decode_photo_folder(
-    folder: Path, side: int, cache: Path, progress: Callable[[float], object] = lambda _: None
+    folder: Path, side: int, cache: Path, progress: Progress = lambda _: None
 ) -> PhotoDataset:
-    """The pictures under `folder`, each resized to the short side and cropped to the middle square, from `cache` if it was made from the same files.
-    Those that can't be read are left out, and a warning counts them.
+    """Decodes the images under `folder` to squares of `side` pixels.
 
-    Raises SightlineError for a folder that is missing or holds no picture.
+    The short side is resized, then the square in the middle is cut out.
+
+    The result is read from the folder `cache` if it was made from the same files. Images that can't
+    be read are left out with one warning that counts them. `progress` is called with the share
+    done, in [0, 1].
+
+    Raises SightlineError for a folder that is missing or holds no readable image.
     """
     return cache_photos(find_pictures_below(folder), side, cache, "photos", progress)
 
@@ -66,53 +84,65 @@ def cache_photos(
     side: int,
     cache: Path,
     name: str,
-    progress: Callable[[float], object] = lambda _: None,
+    progress: Progress = lambda _: None,
 ) -> PhotoDataset:
-    """These pictures as `decoded` has them, in `cache` under a name."""
-    pixels, facts = cache / f"{name}.u8", cache / f"{name}.json"
-    key = fingerprint_files(paths, side)
-    if not (
-        facts.is_file()
-        and pixels.is_file()
-        and json.loads(facts.read_text(encoding="utf-8")).get("key") == key
-    ):
-        count = write_pixel_file(paths, side, pixels, progress)
-        with replace_atomically(facts) as temporary:
-            temporary.write_text(json.dumps({"key": key, "count": count}), encoding="utf-8")
-    count = json.loads(facts.read_text(encoding="utf-8"))["count"]
-    return PhotoDataset(np.memmap(pixels, np.uint8, "r", shape=(count, side, side, 3)), key)
+    """`decode_photo_folder` for a list of files; `name` names the files in `cache`."""
+    pixel_path = cache / f"{name}.u8"
+    metadata_path = cache / f"{name}.json"
+    fingerprint = fingerprint_files(paths, side)
+
+    metadata: dict[str, Any] = read_json(metadata_path)
+    if not pixel_path.is_file() or metadata.get("key") != fingerprint:
+        count = write_pixel_file(paths, side, pixel_path, progress)
+        metadata = {"key": fingerprint, "count": count}
+        with replace_atomically(metadata_path) as temporary:
+            temporary.write_text(json.dumps(metadata), encoding="utf-8")
+
+    shape = (metadata["count"], side, side, 3)
+    return PhotoDataset(np.memmap(pixel_path, np.uint8, "r", shape=shape), fingerprint)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file; empty without the file."""
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
 def fingerprint_files(paths: Sequence[Path], side: int) -> str:
-    """What tells one set of files from another: names, sizes and times of change."""
-    told = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in paths]
-    return hashlib.sha256(json.dumps([side, told]).encode()).hexdigest()
+    """A digest of the files' names, sizes and modification times, and of the side."""
+    facts = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in paths]
+    return hashlib.sha256(json.dumps([side, facts]).encode()).hexdigest()
 
 
-def write_pixel_file(
-    paths: Sequence[Path], side: int, target: Path, progress: Callable[[float], object]
-) -> int:
-    """Decodes pictures one after the other into a flat file; gives how many there are."""
-    count, reasons = 0, list[str]()
+def write_pixel_file(paths: Sequence[Path], side: int, target: Path, progress: Progress) -> int:
+    """Decodes images into a flat file, side×side×3 bytes each. Returns how many could be read."""
+    count = 0
+    problems: list[str] = []
     with replace_atomically(target) as temporary, temporary.open("wb") as file:
-        for done, path in enumerate(paths):
+        for index, path in enumerate(paths):
             try:
-                with warnings.catch_warnings():
-                    warnings.simplefilter("ignore")  # of an animation the first frame does
-                    picture = crop_center(resize_short_side(read(path), side), side, side)
+                image = read_square_image(path, side)
             except SightlineError as error:
-                reasons.append(str(error))
+                problems.append(str(error))
                 continue
-            file.write(picture[0].mul(255).round().byte().permute(1, 2, 0).numpy().tobytes())
+            pixels = image[0].mul(255).round().byte().permute(1, 2, 0)
+            file.write(pixels.numpy().tobytes())
             count += 1
-            progress((done + 1) / len(paths))
+            progress((index + 1) / len(paths))
         if not count:
             raise SightlineError(
-                f"none of {len(paths)} pictures can be read; the first: {reasons[0]}"
+                f"none of {len(paths)} pictures can be read; the first: {problems[0]}"
             )
-    if reasons:
+    if problems:
         warnings.warn(
-            f"{len(reasons)} of {len(paths)} pictures are left out; the first: {reasons[0]}",
+            f"{len(problems)} of {len(paths)} pictures are left out; the first: {problems[0]}",
             stacklevel=3,
         )
     return count
+
+
+def read_square_image(path: Path, side: int) -> Tensor:
+    """The square in the middle of an image, 1×3×side×side."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # The first frame of an animation will do.
+        image = read(path)
+    return crop_center(resize_short_side(image, side), side, side)

@@ -1,9 +1,9 @@
-"""What a training teaches: a network, its losses at each step, and what is kept of it. `training` runs any of these."""
+"""The plan of a training, the interface of a task, and the task for a fixed set of styles."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -28,12 +28,20 @@ from sightline.images.plotting.maps import make_contact_sheet
 from sightline.models.model import Model
 from sightline.optim.perceptual.layers import choose_perceptual_layers
 
+UNIT_SAMPLE_SIZE = 16
+
+# The step number of that sample's batch: no training gets that far.
+UNIT_SAMPLE_STEP = 2**32 - 1
+
 
 @dataclass(frozen=True)
 class TrainingPlan:
-    """What is trained, on which style images, and how. `extend` names a style network that gets the styles as new rows, all else of it fixed.
+    """What is trained, on which style images, and how.
 
-    With `norm` "adaptive" the style images are examples of any style, and `width` and `blocks` are not used.
+    `extend` names a style network that gets the styles as new rows; everything else in it stays
+    fixed. With `norm` "adaptive" the style images are examples of any style, and `width` and
+    `blocks` are not used. `size` is the side of the training crops and `style_size` the short side
+    of the style images, in pixels; `every` is the number of steps between checkpoints.
     """
 
     styles: tuple[Path, ...]
@@ -55,18 +63,26 @@ class TrainingPlan:
 
 
 class TrainingTask(Protocol):
-    """`network` is what is trained; `key` tells its data from others."""
+    """A network with its losses.
+
+    `data_fingerprint` identifies the data that it uses beside the photographs.
+    """
 
     data_fingerprint: str
 
     @property
-    def network(self) -> nn.Module: ...
+    def network(self) -> nn.Module:
+        """The network that is trained."""
+        ...
 
     def compute_losses(
         self, wrapped_network: Any, step: int, own_slice: slice
     ) -> dict[str, Tensor]:
-        """The losses of this process's part of a step's batch, N each: "loss" is what is descended, the others its parts. `net` is the network,
-        perhaps spread over processes."""
+        """The losses of this process's slice of a step's batch, N each.
+
+        "loss" is minimized; the others are its terms. `wrapped_network` is `network` as Fabric set
+        it up.
+        """
         ...
 
     def write_network(self, path: Path, step: int) -> None:
@@ -74,59 +90,64 @@ class TrainingTask(Protocol):
         ...
 
     def make_sample_sheet(self, photos: Tensor) -> Tensor:
-        """A sheet that shows what the network makes of photographs N×3×H×W."""
+        """A figure of what the network makes of photographs N×3×H×W: 1×3×H'×W'."""
         ...
 
 
 class FixedStylesTask:
-    """A network of one or several given styles, a row of its norms for each (Johnson 2016; Dumoulin 2017)."""
+    """Trains a network for a fixed set of styles (Johnson 2016).
+
+    Each style has its own rows in the norms (Dumoulin 2017).
+    """
 
     def __init__(self, plan: TrainingPlan, photos: PhotoDataset, model: Model) -> None:
-        self.plan, self.photos, self.data_fingerprint = plan, photos, ""
+        self.plan = plan
+        self.photos = photos
+        self.data_fingerprint = ""
         layers = choose_perceptual_layers(model)
         styles = [read_style_image(path, plan.style_size) for path in plan.styles]
         if not styles:
             raise SightlineError("a style network needs at least one style image")
         if plan.norm != "conditional" and len(styles) > 1:
             raise SightlineError(
-                f"norm is {plan.norm!r} and has room for one style, not {len(styles)}; conditional holds many"
+                f"norm is {plan.norm!r} and has room for one style, not {len(styles)};"
+                " conditional holds many"
             )
         for path, style in zip(plan.styles, styles, strict=True):
             check_style_size(style, model, layers.style[-1], path.name)
-        self.perceptual_loss = PerceptualLoss(
-            model,
-            layers,
-            styles,
-            photos.draw_batch(plan.seed, -1 % 2**32, 16, plan.size).to(model.device),
-        )
+
+        sample = draw_unit_sample(photos, plan).to(model.device)
+        self.perceptual_loss = PerceptualLoss(model, layers, styles, sample)
         self.network, self.style_names, self.frozen_style_count = self.build_initial_network()
 
     def build_initial_network(self) -> tuple[Stylizer, tuple[str, ...], int]:
-        """The network at its start, the names of its styles, and how many of them are not to be trained."""
-        plan, names = self.plan, tuple(path.stem for path in self.plan.styles)
+        """The untrained network, its styles' names, and how many of the first are not trained."""
+        plan = self.plan
+        names = tuple(path.stem for path in plan.styles)
         if plan.extend is None:
-            norm: Any = plan.norm
-            return (
-                make_stylizer(
-                    plan.seed, len(names), width=plan.width, blocks=plan.blocks, norm=norm
-                ),
-                names,
-                0,
+            norm = cast(NormKind, plan.norm)
+            network = make_stylizer(
+                plan.seed, len(names), width=plan.width, blocks=plan.blocks, norm=norm
             )
-        found = read_fixed_style_network(plan.extend)
-        return extend_stylizer(found.network, len(names)), (*found.names, *names), len(found.names)
+            return network, names, 0
+        base = read_fixed_style_network(plan.extend)
+        network = extend_stylizer(base.network, len(names))
+        return network, (*base.names, *names), len(base.names)
 
     def compute_losses(
         self, wrapped_network: Any, step: int, own_slice: slice
     ) -> dict[str, Tensor]:
-        plan, device = self.plan, self.perceptual_loss.model.device
-        style = (torch.arange(plan.batch) + step * plan.batch)[own_slice].to(device) % len(
-            plan.styles
-        )
+        """The losses of this process's slice of the batch, N each. The styles take turns."""
+        plan = self.plan
+        device = self.perceptual_loss.model.device
+        image_numbers = torch.arange(plan.batch) + step * plan.batch
+        style = image_numbers[own_slice].to(device) % len(plan.styles)
         photo = self.photos.draw_batch(plan.seed, step, plan.batch, plan.size)[own_slice].to(device)
-        made = wrapped_network(photo, self.network.make_one_hot(style + self.frozen_style_count))
+        mix = self.network.make_one_hot(style + self.frozen_style_count)
+        stylized = wrapped_network(photo, mix)
+
         terms = self.perceptual_loss.compute_terms(
-            crop_by_step(made, step), crop_by_step(photo, step), style
+            crop_by_step(stylized, step), crop_by_step(photo, step), style
         )
         loss = (
             plan.content_weight * terms.content
@@ -141,47 +162,59 @@ class FixedStylesTask:
         }
 
     def write_network(self, path: Path, step: int) -> None:
-        write_fixed_style_network(
-            self.network,
-            self.style_names,
-            path,
-            {"step": step, "loss_network": self.perceptual_loss.model.name, "size": self.plan.size},
-        )
+        metadata = {
+            "step": step,
+            "loss_network": self.perceptual_loss.model.name,
+            "size": self.plan.size,
+        }
+        write_fixed_style_network(self.network, self.style_names, path, metadata)
 
     def make_sample_sheet(self, photos: Tensor) -> Tensor:
-        """Each row a photograph and the same in every style that is trained."""
-        styles = range(self.frozen_style_count, len(self.style_names))
-        rows = [
-            self.network.make_one_hot(torch.full((len(photos),), style, device=photos.device))
-            for style in styles
-        ]
-        return make_photo_sheet(photos, [self.network(photos, row) for row in rows])
+        """Each row shows a photograph, and the same in every style that is trained."""
+        variants: list[Tensor] = []
+        for style in range(self.frozen_style_count, len(self.style_names)):
+            styles = torch.full((len(photos),), style, device=photos.device)
+            variants.append(self.network(photos, self.network.make_one_hot(styles)))
+        return make_photo_sheet(photos, variants)
+
+
+def draw_unit_sample(photos: PhotoDataset, plan: TrainingPlan) -> Tensor:
+    """Photographs that set the units of the losses, 16×3×size×size in [0, 1]."""
+    return photos.draw_batch(plan.seed, UNIT_SAMPLE_STEP, UNIT_SAMPLE_SIZE, plan.size)
 
 
 def make_photo_sheet(photos: Tensor, variants: Sequence[Tensor]) -> Tensor:
-    """A sheet with a row for each photograph and what was made of it."""
-    return make_contact_sheet(
-        torch.stack([photos, *variants], 1).flatten(0, 1).cpu(), columns=1 + len(variants)
-    )
+    """A figure with a row for each photograph: the photograph, then its variants, N×3×H×W each."""
+    rows = torch.stack([photos, *variants], 1)
+    return make_contact_sheet(rows.flatten(0, 1).cpu(), columns=1 + len(variants))
 
 
 def crop_by_step(image: Tensor, step: int, stride: int = STYLIZER_STRIDE) -> Tensor:
-    """A crop that moves from step to step: both networks have strides, and where their grids always met a pattern of that period would grow."""
-    y, x = step % stride, step // stride % stride
-    return image[..., y : y + image.shape[-2] - stride + 1, x : x + image.shape[-1] - stride + 1]
+    """A crop N×C×(H - stride + 1)×(W - stride + 1) whose offset changes from step to step.
+
+    Both networks have strides. Where their grids always met, a pattern of that period would grow.
+    """
+    y = step % stride
+    x = step // stride % stride
+    height = image.shape[-2] - stride + 1
+    width = image.shape[-1] - stride + 1
+    return image[..., y : y + height, x : x + width]
 
 
 def read_style_image(path: Path, size: int) -> Tensor:
-    """A style image whose short side has `size` pixels; a smaller one stays as it is."""
+    """Reads a style image 1×3×H×W, reduced to a short side of `size` pixels if it has more."""
     return limit_short_side(read_file_or_sample(path), size)
 
 
 def extend_stylizer(network: Stylizer, extra_styles: int) -> Stylizer:
-    """The network with rows for more styles, which start as the mean of the old ones. Only norms are to be trained: gradients
-    reach the rows in use alone."""
+    """A network with rows for more styles, which start as the mean of the present rows.
+
+    Only the norms are left to be trained; gradients reach only the rows in use.
+    """
     if network.norm_kind != "conditional":
         raise SightlineError(
-            f"this style network has {network.norm_kind} norm and one style; only a conditional one takes more"
+            f"this style network has {network.norm_kind} norm and one style;"
+            " only a conditional one takes more"
         )
     larger = make_stylizer(
         0,
@@ -196,11 +229,13 @@ def extend_stylizer(network: Stylizer, extra_styles: int) -> Stylizer:
     }
     larger.load_state_dict(state)
     for module in larger.modules():
-        if not isinstance(module, ConditionalInstanceNorm):
-            for parameter in module.parameters(recurse=False):
-                parameter.requires_grad_(False)
+        if isinstance(module, ConditionalInstanceNorm):
+            continue
+        for parameter in module.parameters(recurse=False):
+            parameter.requires_grad_(False)
     return larger
 
 
 def append_mean_rows(table: Tensor, extra_rows: int) -> Tensor:
-    return torch.cat([table, table.mean(0, keepdim=True).expand(extra_rows, -1)])
+    mean_row = table.mean(0, keepdim=True)
+    return torch.cat([table, mean_row.expand(extra_rows, -1)])

@@ -1,7 +1,7 @@
-"""What a training tells while it runs: losses as lines of JSON and as TensorBoard events, curves and samples as pictures."""
+"""The log of a training: losses as JSON lines, TensorBoard events and curves; samples as images."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,69 +14,89 @@ from sightline.images.plotting.maps import rasterize_figure
 
 PLOTTED_LOSSES = ("loss", "content", "style")
 
+# Of one step: its number under "step", and its losses by name.
+LogRow = dict[str, float]
+
 
 class TrainingLog:
-    """The records in a folder: losses.jsonl, losses.png, samples/STEP.png, events of TensorBoard."""
+    """Writes losses.jsonl, losses.png, samples/STEP.png and TensorBoard events into a folder.
+
+    Lightning Fabric's CSV logger would not do: it deletes the rows of an earlier run when it opens
+    the folder, and can't drop the rows after a checkpoint.
+    """
 
     def __init__(self, folder: Path) -> None:
-        self.folder, self.path = folder, folder / "losses.jsonl"
+        self.folder = folder
+        self.path = folder / "losses.jsonl"
         folder.mkdir(parents=True, exist_ok=True)
-        self.pending_rows: list[tuple[int, Mapping[str, float]]] = []
+        self.pending_rows: list[LogRow] = []
         self.tensorboard_writer: Any = None
 
     def record_losses(self, step: int, losses: Mapping[str, float]) -> None:
-        """Remembers the losses of a step; they are written with the next checkpoint, so that no step is written twice."""
-        self.pending_rows.append((step, losses))
+        """Keeps the losses of a step until `write_progress`, so that no step is written twice."""
+        self.pending_rows.append({"step": step, **losses})
 
-    def read_rows(self) -> list[dict[str, float]]:
-        """All steps that were written."""
-        return (
-            [json.loads(line) for line in self.path.read_text(encoding="utf-8").splitlines()]
-            if self.path.is_file()
-            else []
-        )
+    def read_rows(self) -> list[LogRow]:
+        """The steps written so far."""
+        if not self.path.is_file():
+            return []
+        lines = self.path.read_text(encoding="utf-8").splitlines()
+        return [json.loads(line) for line in lines]
 
     def drop_rows_after(self, step: int) -> None:
-        """Drops what was written after `step`: the run goes on from there."""
-        self.rewrite_rows([row for row in self.read_rows() if row["step"] <= step])
+        """Drops rows later than `step`, written or pending: a run goes on from there."""
+        self.pending_rows = [row for row in self.pending_rows if row["step"] <= step]
+        rows = self.read_rows()
+        remaining = [row for row in rows if row["step"] <= step]
+        if len(remaining) < len(rows):
+            self.replace_rows(remaining)
 
-    def rewrite_rows(self, rows: list[dict[str, float]]) -> None:
+    def replace_rows(self, rows: Sequence[LogRow]) -> None:
+        """Writes losses.jsonl anew, whole or not at all."""
+        text = "".join(json.dumps(row) + "\n" for row in rows)
         with replace_atomically(self.path) as temporary:
-            temporary.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+            temporary.write_text(text, encoding="utf-8")
 
     def write_progress(self, step: int, sample_sheet: Tensor) -> None:
-        """Writes the remembered losses, the curves so far and a sheet of samples."""
-        fresh = [{"step": number, **losses} for number, losses in self.pending_rows]
+        """Writes pending losses, the curves so far, and the samples 1×3×H×W made at `step`."""
+        new_rows = self.pending_rows
         self.pending_rows = []
-        known = [row for row in self.read_rows() if not fresh or row["step"] < fresh[0]["step"]]
-        self.rewrite_rows([*known, *fresh])
+        rows = self.read_rows() + new_rows
+        self.replace_rows(rows)
         write(sample_sheet, self.folder / "samples" / f"{step:06}.png")
-        write(plot_loss_curves([*known, *fresh]), self.folder / "losses.png")
+        write(plot_loss_curves(rows), self.folder / "losses.png")
+        self.write_tensorboard_events(step, new_rows, sample_sheet)
+
+    def write_tensorboard_events(
+        self, step: int, rows: Sequence[LogRow], sample_sheet: Tensor
+    ) -> None:
         if self.tensorboard_writer is None:
             from torch.utils.tensorboard import SummaryWriter
 
-            self.tensorboard_writer = SummaryWriter(str(self.folder), purge_step=step)
-        for row in fresh:
+            # Events that a killed run wrote after its last checkpoint are hidden.
+            first_step = int(rows[0]["step"]) if rows else step
+            self.tensorboard_writer = SummaryWriter(str(self.folder), purge_step=first_step)
+        writer = self.tensorboard_writer
+        for row in rows:
             for name in PLOTTED_LOSSES:
-                self.tensorboard_writer.add_scalar(name, row[name], int(row["step"]))
-        self.tensorboard_writer.add_image("samples", sample_sheet[0], step)
-        self.tensorboard_writer.flush()
+                writer.add_scalar(name, row[name], int(row["step"]))
+        writer.add_image("samples", sample_sheet[0], step)
+        writer.flush()
 
 
-def plot_loss_curves(rows: list[dict[str, float]], window: int = 25) -> Tensor:
-    """Losses over steps on a logarithmic axis, each the mean of `window` steps: 1×3×H×W."""
+def plot_loss_curves(rows: Sequence[LogRow], window: int = 25) -> Tensor:
+    """Plots losses over steps, each a mean over `window` steps: 1×3×H×W in [0, 1]."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6.4, 4), dpi=100, layout="constrained")
     axis = figure.subplots()
-    for name in PLOTTED_LOSSES if rows else ():
-        values = torch.tensor([row[name] for row in rows])
-        smooth = values.unfold(0, window, 1).mean(1) if len(values) > window else values
-        axis.semilogy(
-            [int(row["step"]) for row in rows][len(values) - len(smooth) :],
-            smooth.tolist(),
-            label=name,
-        )
+    if rows:
+        steps = [int(row["step"]) for row in rows]
+        for name in PLOTTED_LOSSES:
+            losses = torch.tensor([row[name] for row in rows])
+            if len(losses) > window:
+                losses = losses.unfold(0, window, 1).mean(1)
+            axis.semilogy(steps[-len(losses) :], losses.tolist(), label=name)
     axis.set(xlabel="step", ylabel=f"loss, mean of {window} steps")
     axis.legend(frameon=False)
     return rasterize_figure(figure)

@@ -1,4 +1,8 @@
-"""Training of style networks: Adam on the losses of a lesson, resumable to the bit, on any devices that Lightning Fabric knows."""
+"""Training of style networks with Adam, on any devices that Lightning Fabric supports.
+
+A run that is resumed from its last checkpoint ends with the same bits as one that was never
+stopped.
+"""
 
 import math
 import warnings
@@ -20,12 +24,16 @@ from sightline.models.model import Model
 
 MAX_LR_HALVINGS = 6
 
-LR_DECAY_SHARE = 0.25  # the last share of the steps, over which the step size falls to zero
+# The learning rate falls linearly to zero over the last share of the steps.
+LR_DECAY_SHARE = 0.25
+
+# What a resumed run may change.
+CHANGEABLE_SETTINGS = ("out", "every")
 
 
 @dataclass
 class TrainingStep:
-    """One step of training: its number, how many there are, and the mean losses."""
+    """Progress of a training: the step's number from 1, the number of steps, the mean losses."""
 
     index: int
     total: int
@@ -39,10 +47,13 @@ def train_stylizer(
     fabric: Any,
     callback: Callable[[TrainingStep], object] | None = None,
 ) -> Path:
-    """Trains, or goes on from the checkpoint in `plan.out`; gives the path of the style network. A callback that returns True ends it.
+    """Trains a style network, or resumes from the checkpoint in `plan.out`.
 
-    `model` is the loss network, `fabric` a launched `lightning_fabric.Fabric`. Raises SightlineError for a plan that can't be
-    carried out, a checkpoint of another plan, and losses that stay NaN however small the step.
+    Returns the path of the network.
+    `model` is the loss network and `fabric` a launched `lightning_fabric.Fabric`. A callback that
+    returns True ends the training after a last checkpoint. Raises SightlineError for a plan that
+    can't be carried out, for a checkpoint of another plan, and where the loss stays NaN however
+    small the learning rate.
     """
     check_writable(plan.out)
     run = TrainingRun(plan, photos, model, fabric)
@@ -51,115 +62,129 @@ def train_stylizer(
         losses = run.run_step()
         if losses is None:
             continue
-        last = run.step == plan.steps
-        stopped = bool(callback and callback(TrainingStep(run.step, plan.steps, losses)))
-        if run.step % plan.every == 0 or last or stopped:
+        stopped = False
+        if callback is not None:
+            stopped = bool(callback(TrainingStep(run.step, plan.steps, losses)))
+        is_last = stopped or run.step == plan.steps
+        if is_last or run.step % plan.every == 0:
             run.write_checkpoint()
-        if stopped:
+        if is_last:
             break
     return plan.out / "stylizer.safetensors"
 
 
 class TrainingRun:
-    """A run: network, optimizer, teacher, photographs, and what is kept of it on disk."""
+    """One training: the task with its network, the optimizer, and the files of its folder."""
 
     def __init__(self, plan: TrainingPlan, photos: PhotoDataset, model: Model, fabric: Any) -> None:
-        self.plan, self.photos, self.fabric, self.step, self.lr_halvings = (
-            plan,
-            photos,
-            fabric,
-            0,
-            0,
-        )
         if plan.size > photos.side:
             raise SightlineError(
-                f"size is {plan.size}, but the photographs were kept with {photos.side} pixels; make it smaller"
+                f"size is {plan.size}, but the photographs were kept with {photos.side} pixels;"
+                " make it smaller"
             )
-        self.task: TrainingTask = (
-            AnyStyleTask(plan, photos, model, fabric)
-            if plan.norm == "adaptive"
-            else FixedStylesTask(plan, photos, model)
-        )
+        self.plan = plan
+        self.photos = photos
+        self.fabric = fabric
+        self.step = 0
+        self.lr_halvings = 0
+
+        self.task: TrainingTask
+        if plan.norm == "adaptive":
+            self.task = AnyStyleTask(plan, photos, model, fabric)
+        else:
+            self.task = FixedStylesTask(plan, photos, model)
         self.network = self.task.network
         trained = [parameter for parameter in self.network.parameters() if parameter.requires_grad]
-        self.wrapped_network, self.optimizer = fabric.setup(
-            self.network, torch.optim.Adam(trained, plan.lr)
-        )
+        optimizer = torch.optim.Adam(trained, plan.lr)
+        self.wrapped_network, self.optimizer = fabric.setup(self.network, optimizer)
+
         self.log = TrainingLog(plan.out) if fabric.is_global_zero else None
         self.last_good_state = self.copy_state()
 
     # ── one step ──
 
     def run_step(self) -> dict[str, float] | None:
-        """One step of Adam; the mean losses over all processes, or None if they were not finite and the run went back."""
-        plan, fabric = self.plan, self.fabric
-        for group in self.optimizer.param_groups:
-            group["lr"] = (
-                plan.lr
-                * 0.5**self.lr_halvings
-                * min(1, (1 - self.step / plan.steps) / LR_DECAY_SHARE)
-            )
+        """Takes one step of Adam and returns the mean losses over all processes.
+
+        Returns None where the loss was not finite and the run was rolled back.
+        """
+        self.set_learning_rate()
         self.network.train()
-        with fabric.autocast():
-            told = self.task.compute_losses(
-                self.wrapped_network, self.step, slice(fabric.global_rank, None, fabric.world_size)
-            )
+        # Every process takes every world_size-th image of the batch.
+        own_slice = slice(self.fabric.global_rank, None, self.fabric.world_size)
+        with self.fabric.autocast():
+            image_losses = self.task.compute_losses(self.wrapped_network, self.step, own_slice)
         self.optimizer.zero_grad()
-        fabric.backward(told["loss"].mean())
-        losses = {
-            name: float(fabric.all_reduce(value.detach().mean(), reduce_op="mean"))
-            for name, value in told.items()
-        }
+        self.fabric.backward(image_losses["loss"].mean())
+
+        losses: dict[str, float] = {}
+        for name, value in image_losses.items():
+            mean = self.fabric.all_reduce(value.detach().mean(), reduce_op="mean")
+            losses[name] = float(mean)
         if not math.isfinite(losses["loss"]):
             self.roll_back(losses["loss"])
             return None
+
         self.optimizer.step()
         self.step += 1
-        if self.log:
+        if self.log is not None:
             self.log.record_losses(self.step, losses)
         return losses
 
+    def set_learning_rate(self) -> None:
+        remaining_share = 1 - self.step / self.plan.steps
+        decay = min(1, remaining_share / LR_DECAY_SHARE)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.plan.lr * 0.5**self.lr_halvings * decay
+
     def roll_back(self, loss: float) -> None:
-        """To the last state that was kept, with half the step size."""
-        slowed, step = self.lr_halvings + 1, self.step
-        if slowed > MAX_LR_HALVINGS:
+        """Goes back to the last checkpoint and halves the learning rate.
+
+        Raises SightlineError after too many halvings.
+        """
+        failed_step = self.step + 1
+        halvings = self.lr_halvings + 1
+        if halvings > MAX_LR_HALVINGS:
+            lr = self.plan.lr * 0.5**self.lr_halvings
             raise SightlineError(
-                f"the loss is {loss} at step {step + 1} even with a step size of {self.plan.lr * 0.5 ** (slowed - 1):.2g}; nothing more was written"
+                f"the loss is {loss} at step {failed_step} even with a step size of {lr:.2g};"
+                " nothing more was written"
             )
         self.restore_state(self.last_good_state)
-        self.lr_halvings = slowed
+        self.lr_halvings = halvings
+        if self.log is not None:
+            self.log.drop_rows_after(self.step)
+        lr = self.plan.lr * 0.5**halvings
         warnings.warn(
-            f"the loss is {loss} at step {step + 1}: back to step {self.step}, step size halved to {self.plan.lr * 0.5**slowed:.2g}",
+            f"the loss is {loss} at step {failed_step}: back to step {self.step},"
+            f" step size halved to {lr:.2g}",
             stacklevel=4,
         )
 
-    # ── what is kept ──
+    # ── checkpoints ──
 
     def collect_identity(self) -> dict[str, str]:
-        """What a checkpoint must have in common with the run that goes on from it."""
-        told = {
-            name: value for name, value in asdict(self.plan).items() if name not in ("out", "every")
+        """The settings and data that a resumed run must share with its checkpoint, as text."""
+        settings = {
+            name: value
+            for name, value in asdict(self.plan).items()
+            if name not in CHANGEABLE_SETTINGS
         }
-        told["styles"] = [path.name for path in self.plan.styles]
-        return {
-            name: str(value)
-            for name, value in {
-                **told,
-                "photographs": self.photos.fingerprint + self.task.data_fingerprint,
-            }.items()
-        }
+        settings["styles"] = [path.name for path in self.plan.styles]
+        settings["photographs"] = self.photos.fingerprint + self.task.data_fingerprint
+        return {name: str(value) for name, value in settings.items()}
 
     def copy_state(self) -> dict[str, Any]:
-        """Everything that a resumed run needs, detached from the running one."""
-        optimizer = self.optimizer.state_dict()
-        moments = {
-            key: {name: clone_detached(value) for name, value in one.items()}
-            for key, one in optimizer["state"].items()
+        """A copy of everything that a resumed run needs."""
+        network_state = clone_tensors(self.network.state_dict())
+        optimizer_state = self.optimizer.state_dict()
+        parameter_states = {
+            index: clone_tensors(parameter_state)
+            for index, parameter_state in optimizer_state["state"].items()
         }
-        network = {name: clone_detached(value) for name, value in self.network.state_dict().items()}
         return {
-            "network": network,
-            "optimizer": {**optimizer, "state": moments},
+            "network": network_state,
+            "optimizer": {**optimizer_state, "state": parameter_states},
             "step": self.step,
             "slowed": self.lr_halvings,
         }
@@ -167,40 +192,52 @@ class TrainingRun:
     def restore_state(self, state: Mapping[str, Any]) -> None:
         self.network.load_state_dict(state["network"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.step, self.lr_halvings = state["step"], state["slowed"]
+        self.step = state["step"]
+        self.lr_halvings = state["slowed"]
 
     def resume_checkpoint(self) -> None:
-        """Goes on from the checkpoint in the folder, if there is one; raises SightlineError if another plan left it."""
+        """Resumes from the checkpoint in the folder, if there is one.
+
+        Raises SightlineError where it was made with another plan or other data.
+        """
         path = self.plan.out / "checkpoint.pt"
-        if not path.is_file():
-            return
-        found = torch.load(path, map_location="cpu", weights_only=True)
-        for name, value in self.collect_identity().items():
-            if found["plan"].get(name) != value:
-                raise SightlineError(
-                    f"{path} was made with {name} {found['plan'].get(name)}, not {value}; give the same or another --out"
-                )
-        self.restore_state(found["state"])
-        self.last_good_state = self.copy_state()
-        if self.log:
+        if path.is_file():
+            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+            for name, value in self.collect_identity().items():
+                saved_value = checkpoint["plan"].get(name)
+                if saved_value != value:
+                    raise SightlineError(
+                        f"{path} was made with {name} {saved_value}, not {value};"
+                        " give the same or another --out"
+                    )
+            self.restore_state(checkpoint["state"])
+            self.last_good_state = self.copy_state()
+        if self.log is not None:
             self.log.drop_rows_after(self.step)
 
     def write_checkpoint(self) -> None:
-        """Checkpoint, style network, curves and sample pictures, written by the first process."""
+        """Writes log, style network and checkpoint. Only the first process writes."""
         self.last_good_state = self.copy_state()
-        if not self.log:
+        if self.log is None:
             return
-        with replace_atomically(self.plan.out / "checkpoint.pt") as temporary:
-            torch.save({"plan": self.collect_identity(), "state": self.last_good_state}, temporary)
-        self.task.write_network(self.plan.out / "stylizer.safetensors", self.step)
+        # The checkpoint comes last: what was logged beyond it is dropped when a killed run is
+        # resumed.
         self.log.write_progress(self.step, self.make_sample_sheet())
+        self.task.write_network(self.plan.out / "stylizer.safetensors", self.step)
+        checkpoint = {"plan": self.collect_identity(), "state": self.last_good_state}
+        with replace_atomically(self.plan.out / "checkpoint.pt") as temporary:
+            torch.save(checkpoint, temporary)
 
     @torch.no_grad()
     def make_sample_sheet(self, count: int = 3) -> Tensor:
-        """A sheet of what the network makes of a few photographs by now."""
+        """A figure of what the network makes of `count` photographs by now."""
         self.network.eval()
         return self.task.make_sample_sheet(self.photos.pick_evenly(count).to(self.fabric.device))
 
 
-def clone_detached(value: Any) -> Any:
-    return value.detach().clone() if isinstance(value, Tensor) else value
+def clone_tensors(state: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy of a state whose tensors share no memory with it; other values are kept."""
+    return {
+        name: value.detach().clone() if isinstance(value, Tensor) else value
+        for name, value in state.items()
+    }
