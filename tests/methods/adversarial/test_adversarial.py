@@ -238,7 +238,7 @@ def test_the_class_it_already_sees_is_refused_as_a_target(model: sl.Model) -> No
     top = int(model.logits(image).argmax())
     for target in (top, LABELS[top]):
         with pytest.raises(
-            sl.SightlineError, match=f"{LABELS[top]} is what the network already sees"
+            sl.SightlineError, match=f"{LABELS[top]} is what the network already predicts"
         ):
             sl.adversarial(model, image, target=target)
 
@@ -257,7 +257,7 @@ def test_the_class_it_already_sees_is_refused_as_a_target(model: sl.Model) -> No
         ({"attack": "bim"}, "bim"),
         ({"attack": "cw", "norm": "linf"}, "cw has only l2"),
         ({"attack": "fmn", "eps": 0.1}, "fmn has no radius"),
-        ({"attack": "apgd", "step_size": 0.1}, "apgd finds the length"),
+        ({"attack": "apgd", "step_size": 0.1}, "apgd sets its own step size"),
         ({"peer": "foolbox"}, "foolbox:NAME"),
         ({"peer": "art:PGD"}, "foolbox:NAME"),
         ({"peer": "foolbox:L2FMNAtack"}, "did you mean L2FMNAttack"),

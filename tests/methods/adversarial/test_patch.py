@@ -69,5 +69,5 @@ def test_it_persuades_more_than_a_gray_disc(tiny: sl.Model, photos: Tensor) -> N
 
 def test_a_target_that_all_have_is_refused(tiny: sl.Model, photos: Tensor) -> None:
     seen = LABELS[int(tiny.logits(photos[:1]).argmax())]
-    with pytest.raises(sl.SightlineError, match=f"{seen} is what the network already sees"):
+    with pytest.raises(sl.SightlineError, match=f"{seen} is what the network already predicts"):
         sl.adversarial_patch(tiny, photos[:1], target=seen)

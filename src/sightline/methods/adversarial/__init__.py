@@ -1,1 +1,1 @@
-"""Images changed so that the network answers wrongly."""
+"""Images changed so that the network misclassifies them."""

@@ -1,4 +1,5 @@
-"""Adversarial examples: a change too small to see that makes the network say something else (Goodfellow 2015; Madry 2018)."""
+"""Adversarial examples: small changes that make the network misclassify an image
+(Goodfellow 2015; Madry 2018)."""
 
 from typing import Annotated, Literal
 
@@ -15,7 +16,11 @@ from sightline.methods.adversarial.attacks.registry import (
     AttackName,
     set_attack_radius,
 )
-from sightline.methods.adversarial.figure import evaluate_attack
+from sightline.methods.adversarial.figure import (
+    compute_accuracy_curve,
+    evaluate_attack,
+    render_accuracy_curve,
+)
 from sightline.models.model import Model
 from sightline.registry.method import register_method
 from sightline.registry.parameter import ValueRange
@@ -27,11 +32,14 @@ from sightline.registry.result import Result
     chapter="generative",
     title="Adversarial example",
     question="How small a change makes the network say something else?",
-    reading="Left the image, right the changed image and what the network takes it for, between them their difference enlarged by the factor in the "
-    "caption. At a small radius the two look the same to us. The curve shows how the answer gives way as the change may grow: an attack that does not "
-    "bring it to zero at a large radius is broken, not the network strong.",
-    caution="It shows that the class score has steep directions no eye follows, not that the network looked at the wrong thing in the photograph. Success at "
-    "one size of change says nothing about smaller ones, and an attack's failure is no proof that none exists.",
+    reading="On the left the image, on the right the changed image and the class the network "
+    "predicts for it, between them their difference, enlarged by the factor in the caption. At a "
+    "small radius the two images look the same to us. The curve shows how accuracy falls as the "
+    "change may grow: an attack that does not bring it to zero at a large radius is broken, it "
+    "does not show that the network is robust.",
+    caution="It shows that small changes, invisible to us, can change the class score a lot; not "
+    "that the network looked at the wrong thing in the photograph. Success at one size of change "
+    "says nothing about smaller ones, and an attack's failure does not prove that none exists.",
     tour_runs=({"target": "least", "early": False, "curve": 5},),
 )
 def adversarial(
@@ -52,57 +60,77 @@ def adversarial(
     seed: int = 0,
     callback: Callback | None = None,
 ) -> Result:
-    """Changes an image as little as it can so that the network leaves its answer, or takes it for the target.
+    """Changes an image slightly so that the network predicts another class, or the target.
 
-    Bounded by eps: "pgd" (Madry 2018), "fgsm" (Goodfellow 2015), "ifgsm" (Kurakin 2017), "mifgsm" (Dong 2018), "apgd" (Croce & Hein 2020).
-    Looking for the smallest change: "deepfool" (Moosavi-Dezfooli 2016), "fmn" (Pintor 2021), "cw" (Carlini & Wagner 2017).
-    "ascent" is the lecture's: up the target's score until it is the answer. `values["image"]` is N×3×H×W, unrounded, with its
-    `["logits"]`, `["success"]` and lengths `["linf"]`, `["l2"]`, `["l1"]`, N each; `["image_8bit"]` what a PNG holds (a smallest change
-    is enlarged until it outlives the rounding) and `["success_8bit"]`; `["gradients"]` how many each image took and
-    `["halted"]` the first that was no number, or 0. With a curve, `["curve_eps"]` and `["curve_accuracy"]`, the share that withstands.
+    Bounded by eps: "pgd" (Madry 2018), "fgsm" (Goodfellow 2015), "ifgsm" (Kurakin 2017), "mifgsm"
+    (Dong 2018), "apgd" (Croce & Hein 2020). Looking for the smallest change: "deepfool"
+    (Moosavi-Dezfooli 2016), "fmn" (Pintor 2021), "cw" (Carlini & Wagner 2017). "ascent" is the
+    lecture's: it increases the target's score until the target is predicted.
+
+    `values["image"]` is N×3×H×W, unrounded, with its `["logits"]`, `["success"]` and the norms of
+    the change, `["linf"]`, `["l2"]`, `["l1"]`, N each. `["image_8bit"]` is the image as a PNG
+    stores it (a smallest change is enlarged until it survives the rounding), with
+    `["success_8bit"]`. `["gradients"]` is the number of gradients each image took, `["halted"]`
+    the number of the first that was not finite, or 0. With a curve, `["curve_eps"]` are the radii
+    and `["curve_accuracy"]` the share of images that withstand each.
 
     Args:
-        target: Class to reach: index, name, "least" for the least likely one; None just to leave the predicted class.
+        target: Class to reach: index, name, "least" for the least likely one; None for any class
+            but the predicted one.
         attack: Which attack, see above.
-        norm: What is kept small: "linf" the largest change of a pixel value, "l2" the Euclidean length, "l1" the sum; "auto" is l2 for
-            attacks without a radius, else linf.
-        eps: Radius in units of [0, 1] pixel values; 4/255 for linf, 2/255 in the root mean square for l2, 1/255 on average for l1.
-        steps: How many steps; by default 1 of fgsm, 10 of ifgsm and mifgsm, 40 of pgd, 50 of deepfool, 200 of ascent, else 100.
-        step_size: Length of a step in the norm (of cw: Adam's); by default 2.5·eps/steps for pgd, eps/steps for ifgsm and mifgsm.
-        loss: What the steps of the bounded attacks increase.
-        restarts: How many times the bounded attacks try; what fools is not tried again.
-        early: Whether an image leaves the batch as soon as it fools, in 8 bits too; otherwise all steps make it fool more surely.
-        curve: At how many radii the attack is repeated, from a quarter of eps to four times; of a smallest change every radius is known.
-        peer: Attack of another library instead: "foolbox:LinfPGD" (extra attacks), "torchattacks:AutoAttack".
+        norm: Norm of the change to keep small: "linf" the largest change of a pixel value, "l2"
+            the Euclidean length, "l1" the sum; "auto" is l2 for attacks without a radius, linf
+            for others.
+        eps: Radius in units of [0, 1] pixel values; by default 4/255 for linf, a root mean square
+            of 2/255 for l2, a mean of 1/255 for l1.
+        steps: Number of steps; by default 1 for fgsm, 10 for ifgsm and mifgsm, 40 for pgd, 50 for
+            deepfool, 200 for ascent, else 100.
+        step_size: Length of a step in the norm (learning rate of Adam for cw); by default
+            2.5·eps/steps for pgd, eps/steps for ifgsm and mifgsm.
+        loss: Loss that the bounded attacks increase.
+        restarts: How often the bounded attacks start anew on the images not yet fooled.
+        early: Whether an image leaves the batch as soon as it fools the network, in 8 bits too;
+            otherwise it takes all steps and fools more surely.
+        curve: Number of radii, from eps/4 to 4·eps, at which the attack is repeated; an attack
+            for the smallest change needs no repetition.
+        peer: Attack of another library instead: "foolbox:LinfPGD" (extra attacks) or
+            "torchattacks:AutoAttack".
     """
     image = image.to(model.device)
     with torch.no_grad():
-        before = model.run(image, ["logits"])["logits"].float()
-    aim = make_attack_goal(model, image, before, target)
-    kind: Norm = (
-        ("l2" if attack in UNBOUNDED_ATTACKS and not peer else "linf") if norm == "auto" else norm
+        clean_logits = model.run(image, ["logits"])["logits"].float()
+    goal = make_attack_goal(model, image, clean_logits, target)
+    change_norm: Norm = choose_default_norm(attack, peer) if norm == "auto" else norm
+    configured_attack = set_attack_radius(
+        Attack(attack, change_norm, 0.0, steps, step_size, loss, restarts, early, peer, seed),
+        eps,
+        image,
     )
-    asked = set_attack_radius(
-        Attack(attack, kind, 0.0, steps, step_size, loss, restarts, early, peer, seed), eps, image
-    )
-    found, run = asked(model, image, aim, callback)
-    outcome = evaluate_attack(asked, run, image, before, found.detach())
+    changed_image, run = configured_attack(model, image, goal, callback)
+    changed_image = changed_image.detach()
+    outcome = evaluate_attack(configured_attack, run, image, clean_logits, changed_image)
+
     values = outcome.collect_values()
-    panels, captions = (
-        {"adversarial": outcome.render_comparison(), "image": outcome.rounded_image[:1].cpu()},
-        {"adversarial": outcome.describe_outcome(), "image": outcome.describe_saved_file()},
-    )
+    panels = {
+        "adversarial": outcome.render_comparison(),
+        "image": outcome.rounded_image[:1].cpu(),
+    }
+    captions = {
+        "adversarial": outcome.describe_outcome(),
+        "image": outcome.describe_saved_file(),
+    }
     if curve:
-        radii, accuracy, probability = outcome.compute_accuracy_curve(curve)
-        values |= {"curve_eps": radii, "curve_accuracy": accuracy, "curve_probability": probability}
-        panels["curve"], captions["curve"] = outcome.render_accuracy_curve(
-            radii, accuracy, probability
-        )
-    success = aim.is_reached(outcome.changed_logits).cpu()
-    if asked.is_minimal and len(image) > 1 and success.any():
+        accuracy_curve = compute_accuracy_curve(outcome, curve)
+        values["curve_eps"] = accuracy_curve.radii
+        values["curve_accuracy"] = accuracy_curve.accuracy
+        values["curve_probability"] = accuracy_curve.probability
+        panels["curve"], captions["curve"] = render_accuracy_curve(outcome, accuracy_curve)
+
+    success = goal.is_reached(outcome.changed_logits).cpu()
+    if configured_attack.is_minimal and len(image) > 1 and success.any():
+        distances = compute_image_norms((changed_image - image).cpu(), change_norm)
         panels["lengths"] = draw_length_histogram(
-            compute_image_norms((found - image).cpu(), kind)[success].tolist(),
-            f"{kind} length of the smallest change",
+            distances[success].tolist(), f"{change_norm} norm of the smallest change"
         )
         captions["lengths"] = (
             f"How large a change each of {len(image)} images needs, as {attack} finds it."
@@ -110,20 +138,25 @@ def adversarial(
     return Result(panels, values, captions)
 
 
+def choose_default_norm(attack: AttackName, peer: str | None) -> Norm:
+    """l2 for attacks without a radius, else linf."""
+    return "l2" if attack in UNBOUNDED_ATTACKS and not peer else "linf"
+
+
 def make_attack_goal(
     model: Model, image: Tensor, logits: Tensor, target: int | str | None
 ) -> AttackGoal:
-    """The aim for images with these logits. Raises SightlineError for a class that all of them have already, or that there is not."""
-    clean = logits.argmax(1)
-    wanted = (
-        logits.argmin(1)
-        if target == "least"
-        else None
-        if target is None
-        else model.choose(target, image)
-    )
-    if wanted is not None and bool((wanted == clean).all()):
+    """The goal for images with these logits.
+
+    Raises SightlineError for a class that is unknown, or that all images have already.
+    """
+    predicted = logits.argmax(1)
+    if target is None:
+        return AttackGoal(predicted)
+    target_labels = logits.argmin(1) if target == "least" else model.choose(target, image)
+    if bool((target_labels == predicted).all()):
         raise SightlineError(
-            f"the target {model.labels[int(wanted[0])]} is what the network already sees; choose another class"
+            f"the target {model.labels[int(target_labels[0])]} is what the network already "
+            "predicts; choose another class"
         )
-    return AttackGoal(clean, wanted)
+    return AttackGoal(predicted, target_labels)

@@ -1,4 +1,4 @@
-"""A plane through the space of images, coloured by what the network answers."""
+"""A plane through the space of images, coloured by the class the network predicts."""
 
 import math
 from typing import Annotated
@@ -23,10 +23,13 @@ PLANE_BATCH_SIZE = 64
     chapter="generative",
     title="Decision boundary",
     question="How do the classes lie around this image?",
-    reading="The middle is the image. To the right it changes along the adversarial direction, up and down along a random one of the same length; each colour is a class. "
-    "In the random direction the answer lasts far longer than in the adversarial one: the image lies close to a boundary that chance does not find.",
-    caution="It is one plane of a space with as many directions as pixel values, and most of its points look like noise over the image. Another random direction "
-    "gives another picture.",
+    reading="The middle is the image. To the right it changes along the adversarial direction, up "
+    "and down along a random direction by the same length; each colour is a predicted class. "
+    "Along the random direction the prediction lasts far longer than along the adversarial one: "
+    "the image lies close to a boundary that random changes do not find.",
+    caution="This is one plane of a space with as many dimensions as the image has pixel values, "
+    "and most of its points look like noise over the image. Another random direction gives "
+    "another figure.",
     tour_runs=(),
 )
 def boundary(
@@ -40,71 +43,89 @@ def boundary(
     seed: int = 0,
     callback: Callback | None = None,
 ) -> Result:
-    """Answers over a plane through the first image: across the smallest adversarial change (FMN, l2), up a random one orthogonal to it.
+    """Predicted classes over a plane through the first image.
 
-    Each point of the plane is brought into [0, 1] before the network sees it. `values["answers"]` is rows×columns of class indices, from
-    below; `["across"]` and `["up"]` are their places as lengths; `["direction"]` and `["random"]` the two of length 1, 1×3×H×W;
-    `["image"]` the adversarial image, `["length"]` its distance.
+    The plane is spanned by the smallest adversarial change (FMN, l2), across, and a random
+    direction orthogonal to it, up. Each point is clamped to [0, 1] before the network sees it.
+    `values["answers"]` is rows×columns of class indices, the lowest row first; `["across"]` and
+    `["up"]` are the lengths along the axes; `["direction"]` and `["random"]` the two unit
+    directions, 1×3×H×W; `["image"]` the adversarial image, `["length"]` its distance.
 
     Args:
-        target: Class that the adversarial direction leads to: index, name, "least"; None for the nearest.
-        span: How far the plane reaches each way, in lengths of the adversarial change.
+        target: Class that the adversarial direction leads to: index, name, "least"; None for the
+            nearest one.
+        span: How far the plane extends each way, in lengths of the adversarial change.
         cells: Points along each side.
         steps: Steps of the attack that finds the direction.
     """
     image = image[:1].to(model.device)
     with torch.no_grad():
-        clean = model.run(image, ["logits"])["logits"].float()
-    aim = make_attack_goal(model, image, clean, target)
-    found, run = Attack("fmn", "l2", math.inf, steps)(model, image, aim, callback)
-    change = (found - image).detach()
+        clean_logits = model.run(image, ["logits"])["logits"].float()
+    goal = make_attack_goal(model, image, clean_logits, target)
+    attack = Attack("fmn", "l2", math.inf, steps)
+    adversarial_image, run = attack(model, image, goal, callback)
+    change = (adversarial_image - image).detach()
     distance = float(compute_image_norms(change, "l2"))
-    # An attack that failed leaves no direction: then both are random.
-    one, two = torch.randn(2, *image.shape, generator=torch.Generator().manual_seed(seed)).to(
-        image.device
-    )
-    one = change if distance > 0 else one
-    one = one / one.norm()
-    two = two - (two * one).sum() * one
-    two = two / two.norm()
-    places = torch.linspace(-span, span, cells) * (distance or 1.0)
-    answers = classify_plane(model, image, one, two, places)
+
+    across_direction, up_direction = span_plane(change, seed)
+    offsets = torch.linspace(-span, span, cells) * (distance or 1.0)
+    classes = classify_plane(model, image, across_direction, up_direction, offsets)
     panel = draw_decision_regions(
-        answers,
+        classes,
         model.labels,
-        float(places[-1]),
+        float(offsets[-1]),
         distance,
         ("along the adversarial direction", "along a random direction"),
     )
-    index = int(run.compute_logits(found).detach().argmax())
-    caption = (
-        f"The image ({model.labels[int(aim.source_labels)]}) in the middle; {model.labels[index]} is reached {distance:.3g} to the right, in the Euclidean length of "
-        f"[0, 1] pixel values. The same length up or down is as large a change in a random direction. {float((answers == int(aim.source_labels)).float().mean()):.0%} of the "
-        "plane has the image's own class."
-        if distance
-        else "The attack found no adversarial direction: both are random. Try more steps."
-    )
     values = {
-        "answers": answers, "across": places, "up": places, "direction": one.cpu(), "random": two.cpu(), "image": found.detach().cpu(), "length": distance,
-    }  # fmt: skip
+        "answers": classes,
+        "across": offsets,
+        "up": offsets,
+        "direction": across_direction.cpu(),
+        "random": up_direction.cpu(),
+        "image": adversarial_image.detach().cpu(),
+        "length": distance,
+    }
+    clean_class = int(goal.source_labels)
+    reached_class = int(run.compute_logits(adversarial_image).detach().argmax())
+    caption = "The attack found no adversarial direction: both are random. Try more steps."
+    if distance:
+        clean_share = float((classes == clean_class).float().mean())
+        caption = (
+            f"The image ({model.labels[clean_class]}) in the middle; {model.labels[reached_class]} "
+            f"is reached {distance:.3g} to the right, in Euclidean length of [0, 1] pixel values. "
+            "The same length up or down is as large a change in a random direction. "
+            f"{clean_share:.0%} of the plane has the image's own class."
+        )
     return Result({"boundary": panel}, values, {"boundary": caption})
+
+
+def span_plane(change: Tensor, seed: int) -> tuple[Tensor, Tensor]:
+    """Two orthogonal unit directions 1×3×H×W: along the change, and a random one.
+
+    A zero change has no direction; the first is random then, too.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    across, up = torch.randn(2, *change.shape, generator=generator).to(change.device)
+    if float(change.norm()) > 0:
+        across = change
+    across = across / across.norm()
+    up = up - (up * across).sum() * across
+    return across, up / up.norm()
 
 
 @torch.no_grad()
 def classify_plane(
     model: Model, image: Tensor, across_direction: Tensor, up_direction: Tensor, offsets: Tensor
 ) -> Tensor:
-    """Class indices at the points of a plane, rows from below."""
-    up, across = (
-        grid.flatten().to(image.device) for grid in torch.meshgrid(offsets, offsets, indexing="ij")
-    )
-    parts = [
-        model.run(
-            (
-                image + a.view(-1, 1, 1, 1) * across_direction + b.view(-1, 1, 1, 1) * up_direction
-            ).clamp(0, 1),
-            ["logits"],
-        )["logits"].argmax(1)
-        for a, b in zip(across.split(PLANE_BATCH_SIZE), up.split(PLANE_BATCH_SIZE), strict=True)
-    ]
-    return torch.cat(parts).view(len(offsets), len(offsets)).cpu()
+    """Predicted classes at the points of a plane, rows×columns, the lowest row first."""
+    up_grid, across_grid = torch.meshgrid(offsets, offsets, indexing="ij")
+    up_batches = up_grid.flatten().to(image.device).split(PLANE_BATCH_SIZE)
+    across_batches = across_grid.flatten().to(image.device).split(PLANE_BATCH_SIZE)
+    classes: list[Tensor] = []
+    for across, up in zip(across_batches, up_batches, strict=True):
+        across_change = across.view(-1, 1, 1, 1) * across_direction
+        up_change = up.view(-1, 1, 1, 1) * up_direction
+        points = (image + across_change + up_change).clamp(0, 1)
+        classes.append(model.run(points, ["logits"])["logits"].argmax(1))
+    return torch.cat(classes).view(len(offsets), len(offsets)).cpu()

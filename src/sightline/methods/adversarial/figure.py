@@ -1,4 +1,4 @@
-"""What came of an attack: numbers, the picture, the file that still fools, and how accuracy falls with the radius."""
+"""The outcome of an attack: its numbers, its figures and captions, and its accuracy curve."""
 
 from dataclasses import dataclass, replace
 
@@ -13,17 +13,23 @@ from sightline.methods.adversarial.attacks.registry import Attack
 from sightline.models.model import Model
 from sightline.registry.result import ResultValue
 
-MAX_OUTCOME_ROWS = 6  # images of a batch that get a row of the picture
+MAX_OUTCOME_ROWS = 6  # images of a batch that get a row in the figure
 
-MAX_CHANGE_ENLARGEMENT = 50.0  # how much a smallest change may be enlarged to outlive 8 bits
+MAX_CHANGE_ENLARGEMENT = 50.0  # how much a smallest change may be enlarged to survive 8 bits
 
 REPORTED_NORMS: tuple[Norm, ...] = ("linf", "l2", "l1")
+
+# The curve of a smallest change needs no further attacks, so it has more points.
+POINTS_PER_RADIUS = 8
 
 
 @dataclass(frozen=True)
 class AttackOutcome:
-    """An attack and what it found, on the model's device: images, their logits before and after, the images in 8 bits and
-    whether they fool."""
+    """An attack and its result, on the model's device.
+
+    The images, N×3×H×W, are the clean ones, the changed ones, and the changed ones in 8 bits; each
+    comes with its logits, N×classes.
+    """
 
     attack: Attack
     run: AttackRun
@@ -36,170 +42,212 @@ class AttackOutcome:
 
     @property
     def model(self) -> Model:
-        """The network."""
+        """The attacked model."""
         return self.run.model
 
     @property
     def goal(self) -> AttackGoal:
-        """What the attack was after."""
+        """The goal of the attack."""
         return self.run.goal
 
     def collect_values(self) -> dict[str, ResultValue]:
-        """Everything by image."""
+        """The values of the result, one row per image, on the CPU."""
         change = (self.changed_image - self.image).cpu()
+        norms = {norm: compute_image_norms(change, norm) for norm in REPORTED_NORMS}
         return {
-            "image": self.changed_image.cpu(), "logits": self.changed_logits.cpu(), "clean_logits": self.clean_logits.cpu(), "success": self.goal.is_reached(self.changed_logits).cpu(),
-            "image_8bit": self.rounded_image.cpu(), "success_8bit": self.goal.is_reached(self.rounded_logits).cpu(),
-            **{norm: compute_image_norms(change, norm) for norm in REPORTED_NORMS}, "gradients": self.run.gradient_counts.cpu(), "halted": self.run.first_nan_steps.cpu(),
-        }  # fmt: skip
+            "image": self.changed_image.cpu(),
+            "logits": self.changed_logits.cpu(),
+            "clean_logits": self.clean_logits.cpu(),
+            "success": self.goal.is_reached(self.changed_logits).cpu(),
+            "image_8bit": self.rounded_image.cpu(),
+            "success_8bit": self.goal.is_reached(self.rounded_logits).cpu(),
+            **norms,
+            "gradients": self.run.gradient_counts.cpu(),
+            "halted": self.run.first_nan_steps.cpu(),
+        }
 
     def render_comparison(self) -> Tensor:
-        """A row for each of the first images: image, change, result."""
-        change = (self.changed_image - self.image)[:MAX_OUTCOME_ROWS].cpu()
-        return arrange_in_row(
-            self.image[:MAX_OUTCOME_ROWS].cpu(),
-            (0.5 + change * self.compute_display_factor()).clamp(0, 1),
-            self.changed_image[:MAX_OUTCOME_ROWS].cpu(),
-        )
+        """A row for each of the first images: clean image, enlarged change, changed image."""
+        image = self.image[:MAX_OUTCOME_ROWS].cpu()
+        changed_image = self.changed_image[:MAX_OUTCOME_ROWS].cpu()
+        enlarged_change = (changed_image - image) * self.compute_display_factor()
+        return arrange_in_row(image, (0.5 + enlarged_change).clamp(0, 1), changed_image)
 
     def compute_display_factor(self) -> float:
-        """How much the change is enlarged in the picture: the first image's largest becomes half the range."""
-        return 0.5 / max(float((self.changed_image[0] - self.image[0]).abs().max()), 1e-6)
+        """The factor that makes the largest change of the first image half of the range."""
+        largest_change = float((self.changed_image[0] - self.image[0]).abs().max())
+        return 0.5 / max(largest_change, 1e-6)
 
     def describe_outcome(self) -> str:
-        """The picture in words, of the first image."""
+        """The caption of the comparison, for the first image."""
         change = self.changed_image[:1] - self.image[:1]
-        largest, euclidean = (
-            float(compute_image_norms(change, norm)[0]) for norm in ("linf", "l2")
-        )
+        largest = float(compute_image_norms(change, "linf")[0])
+        length = float(compute_image_norms(change, "l2")[0])
         return (
-            f"{format_predicted_class(self.model, self.clean_logits[0])} on the left; the change, ×{self.compute_display_factor():.0f} around gray (largest {largest * 255:.2g}/255, "
-            f"length {euclidean:.2g}); {format_predicted_class(self.model, self.changed_logits[0])} on the right. {self.describe_success()}{self.describe_halt()}"
+            f"{format_predicted_class(self.model, self.clean_logits[0])} on the left; the change, "
+            f"×{self.compute_display_factor():.0f} around gray (largest {largest * 255:.2g}/255, "
+            f"length {length:.2g}); {format_predicted_class(self.model, self.changed_logits[0])} "
+            f"on the right. {self.describe_success()}{self.describe_halt()}"
         )
 
     def describe_success(self) -> str:
-        """What came of the first image, in words."""
-        fooled, printed = (
-            bool(self.goal.is_reached(logits)[0])
-            for logits in (self.changed_logits, self.rounded_logits)
-        )
-        if (
-            not fooled
-            and self.goal.target_labels is not None
-            and self.changed_logits[0].argmax() != self.goal.source_labels[0]
-        ):
-            return f"The network is fooled, but the target {self.model.labels[int(self.goal.target_labels[0])]} was not reached."
-        if not fooled:
-            return "The answer did not change: try a larger eps, more steps or another attack."
-        return f"It {'still' if printed else 'no longer'} fools the network once rounded to 8 bits."
+        """Whether the first image reached its goal, in a sentence."""
+        if bool(self.goal.is_reached(self.changed_logits)[0]):
+            survives = bool(self.goal.is_reached(self.rounded_logits)[0])
+            return (
+                f"It {'still' if survives else 'no longer'} fools the network once rounded to "
+                "8 bits."
+            )
+        target_labels = self.goal.target_labels
+        left_class = bool(self.changed_logits[0].argmax() != self.goal.source_labels[0])
+        if target_labels is not None and left_class:
+            target_name = self.model.labels[int(target_labels[0])]
+            return f"The network is fooled, but the target {target_name} was not reached."
+        return "The prediction did not change: try a larger eps, more steps or another attack."
 
     def describe_halt(self) -> str:
-        """Which gradients were not numbers, if any."""
-        halted = self.run.first_nan_steps.nonzero()[:, 0]
-        if not len(halted):
+        """Which gradient was not finite, in a sentence; empty if all were."""
+        halted_rows = self.run.first_nan_steps.nonzero()[:, 0]
+        if not len(halted_rows):
             return ""
-        first = int(halted[0])
-        return f" The gradient of image {first + 1} was not a number at step {int(self.run.first_nan_steps[first])}: its last good picture stays."
+        row = int(halted_rows[0])
+        step = int(self.run.first_nan_steps[row])
+        return (
+            f" The gradient of image {row + 1} was not a number at step {step}: it keeps its last "
+            "good image."
+        )
 
     def describe_saved_file(self) -> str:
-        """The file in words."""
-        change, least = (
-            float(compute_image_norms(image[:1] - self.image[:1], self.attack.norm))
-            for image in (self.rounded_image, self.changed_image)
-        )
-        size = (
-            f" Its change is {change / least:.1f} times as long as the smallest, which rounding would undo."
-            if change > 1.05 * least > 0
-            else ""
-        )
-        return f"The changed image as this PNG holds it, in 8 bits. Read back, the network takes it for {format_predicted_class(self.model, self.rounded_logits[0])}.{size}"
-
-    def compute_accuracy_curve(self, radius_count: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Radii from zero, the share of images that withstand each, and the mean probability of the clean answer (the target, if there is one)."""
-        asked = (
-            self.goal.source_labels if self.goal.target_labels is None else self.goal.target_labels
-        )
-        if self.attack.is_minimal:
-            reached = self.goal.is_reached(self.changed_logits)
-            need = torch.where(
-                reached,
-                compute_image_norms(self.changed_image - self.image, self.attack.norm),
-                torch.inf,
+        """The caption of the saved image."""
+        norm = self.attack.norm
+        smallest = float(compute_image_norms(self.changed_image[:1] - self.image[:1], norm))
+        rounded = float(compute_image_norms(self.rounded_image[:1] - self.image[:1], norm))
+        enlargement = ""
+        if rounded > 1.05 * smallest > 0:
+            enlargement = (
+                f" Its change is {rounded / smallest:.1f} times as long as the smallest, which "
+                "rounding would undo."
             )
-            need[self.goal.is_reached(self.clean_logits)] = 0
-            top = float(need[reached].max()) * 1.2 if reached.any() else 1.0
-            radii = torch.linspace(0, top, max(radius_count, 2) * 8)
-            return radii, (need.cpu() > radii[:, None]).float().mean(1), torch.empty(0)
-        logits, radii = [self.clean_logits], [0.0]
-        for factor in (
-            4 ** torch.linspace(-1, 1, radius_count) if radius_count > 1 else torch.ones(1)
-        ):
-            radii.append(self.attack.eps * float(factor))
-            attack = replace(
-                self.attack,
-                eps=radii[-1],
-                step_size=None
-                if self.attack.step_size is None
-                else self.attack.step_size * float(factor),
-            )
-            found, _ = attack(self.model, self.image, self.goal)
-            logits.append(self.run.compute_logits(found.detach()).detach())
-        accuracy = torch.stack([1 - self.goal.is_reached(one).float().mean() for one in logits])
+        predicted = format_predicted_class(self.model, self.rounded_logits[0])
         return (
-            torch.tensor(radii),
-            accuracy.cpu(),
-            torch.stack(
-                [select_class_scores(one.softmax(1), asked).mean() for one in logits]
-            ).cpu(),
+            "The changed image as this PNG stores it, in 8 bits. Read back, the network predicts "
+            f"{predicted}.{enlargement}"
         )
-
-    def render_accuracy_curve(
-        self, radii: Tensor, accuracy: Tensor, probability: Tensor
-    ) -> tuple[Tensor, str]:
-        """The curve as a picture, and its caption."""
-        scale, unit, axis = (
-            (255, "/255", "255ths") if self.attack.norm == "linf" else (1, "", "units of [0, 1]")
-        )
-        places = (radii * scale).tolist()
-        goal = "the clean answer" if self.goal.target_labels is None else "the target"
-        lines = {"images that withstand": (places, accuracy.tolist())}
-        if len(probability):
-            lines[f"probability of {goal}"] = (places, probability.tolist())
-        title = f"{self.attack.peer or self.attack.name}, {len(self.image)} image{'s' if len(self.image) > 1 else ''}"
-        picture = draw_line_plots(
-            [LinePlot(title, f"radius ({self.attack.norm}, in {axis})", lines)]
-        )
-        lost = next(
-            (
-                f"{place:.2g}{unit}"
-                for place, share in zip(places, accuracy.tolist(), strict=True)
-                if share == 0
-            ),
-            "",
-        )
-        end = (
-            f"at {lost} none is left"
-            if lost
-            else f"{float(accuracy[-1]):.0%} are left at {places[-1]:.2g}{unit}, the largest tried"
-        )
-        return picture, f"Share of images that withstand the attack over its radius: {end}."
 
 
 def evaluate_attack(
     attack: Attack, run: AttackRun, image: Tensor, clean_logits: Tensor, changed_image: Tensor
 ) -> AttackOutcome:
-    """The outcome, with the network's answers to the result and to its file."""
+    """The outcome, with the logits of the changed images and of the images in 8 bits."""
+    max_enlargement = MAX_CHANGE_ENLARGEMENT if attack.is_minimal else 1.0
     with torch.no_grad():
-        after = run.compute_logits(changed_image)
-        file = round_adversarial_image(
-            run, image, changed_image, MAX_CHANGE_ENLARGEMENT if attack.is_minimal else 1.0
-        )
-        return AttackOutcome(
-            attack, run, image, clean_logits, changed_image, after, file, run.compute_logits(file)
-        )
+        changed_logits = run.compute_logits(changed_image)
+        rounded_image = round_adversarial_image(run, image, changed_image, max_enlargement)
+        rounded_logits = run.compute_logits(rounded_image)
+    return AttackOutcome(
+        attack,
+        run,
+        image,
+        clean_logits,
+        changed_image,
+        changed_logits,
+        rounded_image,
+        rounded_logits,
+    )
+
+
+# ── the accuracy curve ──
+
+
+@dataclass(frozen=True)
+class AccuracyCurve:
+    """Radii from zero, the share of images that withstand each, and the mean probability of the
+    clean class (of the target, if there is one); probability is empty for smallest changes."""
+
+    radii: Tensor
+    accuracy: Tensor
+    probability: Tensor
+
+
+def compute_accuracy_curve(outcome: AttackOutcome, radius_count: int) -> AccuracyCurve:
+    """The accuracy curve, on the CPU: known for smallest changes, else by further attacks."""
+    if outcome.attack.is_minimal:
+        return compute_minimal_curve(outcome, radius_count)
+    return compute_repeated_curve(outcome, radius_count)
+
+
+def compute_minimal_curve(outcome: AttackOutcome, radius_count: int) -> AccuracyCurve:
+    """The curve of smallest changes: an image withstands every radius below its distance."""
+    is_reached = outcome.goal.is_reached(outcome.changed_logits)
+    change = outcome.changed_image - outcome.image
+    distances = compute_image_norms(change, outcome.attack.norm)
+    distances = torch.where(is_reached, distances, torch.inf)
+    distances[outcome.goal.is_reached(outcome.clean_logits)] = 0
+
+    largest_radius = 1.0
+    if is_reached.any():
+        largest_radius = float(distances[is_reached].max()) * 1.2
+    radii = torch.linspace(0, largest_radius, max(radius_count, 2) * POINTS_PER_RADIUS)
+    accuracy = (distances.cpu() > radii[:, None]).float().mean(1)
+    return AccuracyCurve(radii, accuracy, torch.empty(0))
+
+
+def compute_repeated_curve(outcome: AttackOutcome, radius_count: int) -> AccuracyCurve:
+    """The curve of a bounded attack, repeated at radii from a quarter of its own to four times."""
+    goal = outcome.goal
+    attack = outcome.attack
+    factors = torch.ones(1)
+    if radius_count > 1:
+        factors = 4 ** torch.linspace(-1, 1, radius_count)
+
+    radii = [0.0]
+    logits_per_radius = [outcome.clean_logits]
+    for factor in factors.tolist():
+        eps = attack.eps * factor
+        step_size = None if attack.step_size is None else attack.step_size * factor
+        scaled_attack = replace(attack, eps=eps, step_size=step_size)
+        changed_image, _ = scaled_attack(outcome.model, outcome.image, goal)
+        radii.append(eps)
+        logits_per_radius.append(outcome.run.compute_logits(changed_image.detach()).detach())
+
+    labels = goal.source_labels if goal.target_labels is None else goal.target_labels
+    accuracy: list[Tensor] = []
+    probability: list[Tensor] = []
+    for logits in logits_per_radius:
+        accuracy.append(1 - goal.is_reached(logits).float().mean())
+        probability.append(select_class_scores(logits.softmax(1), labels).mean())
+    return AccuracyCurve(
+        torch.tensor(radii), torch.stack(accuracy).cpu(), torch.stack(probability).cpu()
+    )
+
+
+def render_accuracy_curve(outcome: AttackOutcome, curve: AccuracyCurve) -> tuple[Tensor, str]:
+    """The curve as a figure, and its caption."""
+    attack = outcome.attack
+    is_linf = attack.norm == "linf"
+    scale = 255 if is_linf else 1
+    unit = "/255" if is_linf else ""
+    radii = (curve.radii * scale).tolist()
+    accuracy = curve.accuracy.tolist()
+
+    lines = {"images that withstand": (radii, accuracy)}
+    if len(curve.probability):
+        label = "the clean class" if outcome.goal.target_labels is None else "the target"
+        lines[f"probability of {label}"] = (radii, curve.probability.tolist())
+    image_count = len(outcome.image)
+    title = f"{attack.peer or attack.name}, {image_count} image{'s' if image_count > 1 else ''}"
+    x_label = f"radius ({attack.norm}, in {'255ths' if is_linf else 'units of [0, 1]'})"
+    figure = draw_line_plots([LinePlot(title, x_label, lines)])
+
+    fatal_radii = [radius for radius, share in zip(radii, accuracy, strict=True) if share == 0]
+    if fatal_radii:
+        ending = f"at {fatal_radii[0]:.2g}{unit} none is left"
+    else:
+        ending = f"{accuracy[-1]:.0%} are left at {radii[-1]:.2g}{unit}, the largest radius tried"
+    return figure, f"Share of images that withstand the attack over its radius: {ending}."
 
 
 def format_predicted_class(model: Model, logits: Tensor) -> str:
-    """The answer in words: «tench (98 %)»."""
+    """The predicted class and its probability: "tench (98 %)"."""
     probability, index = logits.softmax(0).max(0)
     return f"{model.labels[int(index)]} ({float(probability):.0%})"

@@ -1,4 +1,4 @@
-"""The pictures that one change for many images is learned from, and the ones it is tried on."""
+"""The images that one change for many images is learned from, and the images it is tested on."""
 
 import torch
 from torch import Tensor
@@ -10,20 +10,19 @@ from sightline.models.model import Model
 def split_attack_images(
     model: Model, image: Tensor, folder: str | None, max_images: int, seed: int
 ) -> tuple[Tensor, Tensor | None]:
-    """Half of up to k pictures of a folder, covering the image's size, to learn from, and the other half; or the images and nothing.
+    """Images to learn from, N×3×H×W, and images to test on, M×3×H×W or None, on the model's device.
 
-    Raises SightlineError when the folder has no pictures or one can't be read.
+    These are two halves of up to `max_images` pictures of the folder, at the size of `image`.
+    Without a folder they are `image` and None. Raises SightlineError when the folder has no
+    pictures or one can't be read.
     """
     if folder is None:
         return image, None
-    pictures = list(
-        {
-            id(one): one for one in read_random_images(folder, max_images, seed, *image.shape[-2:])
-        }.values()
-    )  # a small folder repeats itself
-    half = (len(pictures) + 1) // 2
-    learned, new = (
-        torch.stack(part).to(model.device) if part else None
-        for part in (pictures[:half], pictures[half:])
-    )
-    return image if learned is None else learned, new
+    pictures = read_random_images(folder, max_images, seed, *image.shape[-2:])
+    # When the folder has fewer pictures, the same tensors are repeated.
+    distinct = list({id(picture): picture for picture in pictures}.values())
+    half = (len(distinct) + 1) // 2
+    train_images = torch.stack(distinct[:half]).to(model.device)
+    if half == len(distinct):
+        return train_images, None
+    return train_images, torch.stack(distinct[half:]).to(model.device)

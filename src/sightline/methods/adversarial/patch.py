@@ -1,4 +1,4 @@
-"""A sticker that makes the network see something else wherever it lies (Brown 2017)."""
+"""A patch that makes the network see the target class wherever it is pasted (Brown 2017)."""
 
 from typing import Annotated
 
@@ -20,19 +20,23 @@ from sightline.registry.parameter import ValueRange
 from sightline.registry.progress import Callback
 from sightline.registry.result import Result
 
-MAX_PATCHED_IMAGES = 4  # images in the picture
+MAX_PATCHED_IMAGES = 4  # images in the figure
 
-PATCH_PLACEMENT_TRIES = 16  # places at which a patch is tried on each image
+POSITIONS_PER_IMAGE = 16  # random positions at which success is measured
+
+GRAY = 0.5
 
 
 @register_method(
     chapter="generative",
     title="Adversarial patch",
     question="Can a sticker make the network see something else, wherever it lies?",
-    reading="The patch alone, and pasted at random places, sizes and turns on images with what the network then takes them for. It need not be small or hidden: "
-    "it shouts louder than everything else in the image.",
-    caution="A patch is learned for this network, for this class and for such images; printed and photographed it loses. How often a gray disc of the same "
-    "size reaches the class is told beside it.",
+    reading="The patch alone, then images with the patch at random positions, sizes and "
+    "rotations, and the class the network predicts for each. The patch need not be small or "
+    "hidden: it dominates everything else in the image.",
+    caution="A patch is learned for this network, for this class and for images like these; "
+    "printed and photographed it works less well. Compare it with how often a gray disc of the "
+    "same size reaches the class.",
     tour_runs=(),
 )
 def adversarial_patch(
@@ -47,85 +51,122 @@ def adversarial_patch(
     seed: int = 0,
     callback: Callback | None = None,
 ) -> Result:
-    """Learns a round patch that makes the network answer the target on any image, averaged over random places, sizes and turns.
+    """Learns a round patch that makes the network predict the target class on any image.
 
-    Learned from half of the folder's pictures and tried on the other half; without a folder, from the images themselves. `values["patch"]`
-    is 1×3×s×s; `["reached"]`, `["reached_new"]` and `["reached_gray"]` (a gray disc) are shares over 16 places on each image, of images that
-    are not of the class already; `["image"]` the given images with the patch on them, `["logits"]` and `["success"]` theirs.
+    The patch is averaged over random positions, sizes and rotations. It is learned from half of
+    the folder's pictures and tested on the other half; without a folder, learned from the images
+    themselves. `values["patch"]` is 1×3×s×s. `["reached"]` is the share of the images that
+    get the target class, `["reached_new"]` the share of the test images, and `["reached_gray"]`
+    the share with a gray disc instead; each over 16 positions per image, without the images
+    that have the class already. `["image"]` is the given images with the patch, N×3×H×W, with
+    their `["logits"]` and `["success"]`.
 
     Args:
-        target: Class that the patch stands for: index or name, or "least" for the one that the images are least taken for.
-        folder: Folder of pictures to learn from and to be tried on; None for the given images.
-        k: At most how many pictures of the folder.
-        share: Diameter of the patch as a share of the image's short side; it varies by a fifth of it.
-        steps: How many steps, each on 16 random images and places.
+        target: Class to reach: index or name, or "least" for the least likely one over the images.
+        folder: Folder of pictures to learn from and to test on; None for the given images.
+        k: Largest number of pictures taken from the folder.
+        share: Diameter of the patch as a share of the image's short side; it varies by a fifth.
+        steps: Number of steps, each on 16 random images and positions.
     """
     image = image.to(model.device)
-    learned, new = split_attack_images(model, image, folder, k, seed)
-    with torch.no_grad():
-        logits = model.run(learned, ["logits"])["logits"].float()
-    wanted = (
-        int(logits.log_softmax(1).mean(0).argmin()) if target == "least" else model.index(target)
-    )
-    if bool((logits.argmax(1) == wanted).all()):
-        raise SightlineError(
-            f"the target {model.labels[wanted]} is what the network already sees; choose another class"
-        )
-    aim = AttackGoal(logits.argmax(1), torch.full((len(learned),), wanted, device=model.device))
-    run = AttackRun(model, aim, "cross_entropy", steps, callback)
-    patch = optimize_adversarial_patch(
-        run, learned, share, steps, torch.Generator().manual_seed(seed)
-    ).detach()
-    gray = torch.full_like(patch, 0.5)
+    train_images, test_images = split_attack_images(model, image, folder, k, seed)
+    predicted_classes, target_class = choose_patch_target(model, train_images, target)
+    goal = AttackGoal(predicted_classes, torch.full_like(predicted_classes, target_class))
+    run = AttackRun(model, goal, "cross_entropy", steps, callback)
+    generator = torch.Generator().manual_seed(seed)
+    patch = optimize_adversarial_patch(run, train_images, share, steps, generator).detach()
+
+    gray_disc = torch.full_like(patch, GRAY)
     shares = {
-        "reached": measure_patch_success(model, learned, patch, wanted, share),
-        "reached_gray": measure_patch_success(model, learned, gray, wanted, share),
+        "reached": measure_patch_success(model, train_images, patch, target_class, share),
+        "reached_gray": measure_patch_success(model, train_images, gray_disc, target_class, share),
     }
-    if new is not None:
-        shares["reached_new"] = measure_patch_success(model, new, patch, wanted, share)
-    after = paste_round_patch(
-        image, patch, sample_patch_positions(image, share, torch.Generator().manual_seed(seed + 2))
-    )
+    if test_images is not None:
+        shares["reached_new"] = measure_patch_success(
+            model, test_images, patch, target_class, share
+        )
+
+    position_generator = torch.Generator().manual_seed(seed + 2)
+    positions = sample_patch_positions(image, share, position_generator)
+    patched_image = paste_round_patch(image, patch, positions)
     with torch.no_grad():
-        logits = run.compute_logits(after)
-    answers = ", ".join(model.labels[int(i)] for i in logits[:MAX_PATCHED_IMAGES].argmax(1))
-    panel = arrange_in_row(*(one[None].cpu() for one in (patch[0], *after[:MAX_PATCHED_IMAGES])))
-    told = f", {shares['reached_new']:.0%} on new ones" if "reached_new" in shares else ""
-    caption = (
-        f"A patch for {model.labels[wanted]}, and images with it, taken for {answers}. Over random places it reaches the class on {shares['reached']:.0%} of the "
-        f"{len(learned)} images it was learned from{told}; a gray disc on {shares['reached_gray']:.0%}."
-    )
+        logits = run.compute_logits(patched_image)
+    predicted = logits.argmax(1)
+
+    panels = {
+        "patch": arrange_in_row(patch.cpu(), *patched_image[:MAX_PATCHED_IMAGES].cpu().split(1)),
+        "sticker": enlarge_pixels(patch.cpu(), 128),
+    }
     values = {
         "patch": patch.cpu(),
         **shares,
-        "image": after.cpu(),
+        "image": patched_image.cpu(),
         "logits": logits.cpu(),
-        "success": (logits.argmax(1) == wanted).cpu(),
+        "success": (predicted == target_class).cpu(),
     }
-    return Result(
-        {"patch": panel, "sticker": enlarge_pixels(patch.cpu(), 128)},
-        values,
-        {"patch": caption, "sticker": "The patch alone."},
-    )
+    captions = {
+        "patch": describe_patch(model, target_class, predicted, shares, len(train_images)),
+        "sticker": "The patch alone.",
+    }
+    return Result(panels, values, captions)
+
+
+def choose_patch_target(model: Model, image: Tensor, target: int | str) -> tuple[Tensor, int]:
+    """Each image's predicted class, N, and the one target class for all images.
+
+    Raises SightlineError for a class that is unknown, or that all images have already.
+    """
+    with torch.no_grad():
+        logits = model.run(image, ["logits"])["logits"].float()
+    predicted = logits.argmax(1)
+    if target == "least":
+        target_class = int(logits.log_softmax(1).mean(0).argmin())
+    else:
+        target_class = model.index(target)
+    if bool((predicted == target_class).all()):
+        raise SightlineError(
+            f"the target {model.labels[target_class]} is what the network already predicts; "
+            "choose another class"
+        )
+    return predicted, target_class
 
 
 @torch.no_grad()
 def measure_patch_success(
     model: Model, image: Tensor, patch: Tensor, target_class: int, diameter_share: float
 ) -> float:
-    """How often the patch reaches the class, at random places on images that are not of it already."""
-    others = image[model.choose("top", image) != target_class]
-    if not len(others):
+    """The share of images and random positions at which the patch reaches the class.
+
+    Images that have the class without the patch are left out; 1 if all have it.
+    """
+    candidates = image[model.choose("top", image) != target_class]
+    if not len(candidates):
         return 1.0
     generator = torch.Generator().manual_seed(1)
-    reached = [
-        model.run(
-            paste_round_patch(
-                others, patch, sample_patch_positions(others, diameter_share, generator)
-            ),
-            ["logits"],
-        )["logits"].argmax(1)
-        == target_class
-        for _ in range(PATCH_PLACEMENT_TRIES)
-    ]
-    return float(torch.cat(reached).float().mean())
+    is_reached: list[Tensor] = []
+    for _ in range(POSITIONS_PER_IMAGE):
+        positions = sample_patch_positions(candidates, diameter_share, generator)
+        patched_image = paste_round_patch(candidates, patch, positions)
+        logits = model.run(patched_image, ["logits"])["logits"]
+        is_reached.append(logits.argmax(1) == target_class)
+    return float(torch.cat(is_reached).float().mean())
+
+
+def describe_patch(
+    model: Model,
+    target_class: int,
+    predicted: Tensor,
+    shares: dict[str, float],
+    train_count: int,
+) -> str:
+    """The caption of the figure."""
+    predictions = ", ".join(model.labels[int(index)] for index in predicted[:MAX_PATCHED_IMAGES])
+    on_test_images = ""
+    if "reached_new" in shares:
+        on_test_images = f" and on {shares['reached_new']:.0%} of new images"
+    return (
+        f"A patch for {model.labels[target_class]}, and images with the patch, predicted as "
+        f"{predictions}. At random positions it reaches the class on {shares['reached']:.0%} of "
+        f"the {train_count} images it was learned from{on_test_images}; a gray disc on "
+        f"{shares['reached_gray']:.0%}."
+    )

@@ -1,4 +1,4 @@
-"""Whether what fools one network fools another (Szegedy 2014; Liu 2017)."""
+"""Whether an image that fools one network fools another (Szegedy 2014; Liu 2017)."""
 
 from typing import Annotated
 
@@ -20,10 +20,13 @@ from sightline.registry.result import Result
     chapter="generative",
     title="Transfer",
     question="Does what fools one network fool another?",
-    reading="Each row is the network that the change was made on, each column a network that is shown the changed images, and the number the share of images on which "
-    "that one leaves its own answer. The diagonal is the attack itself; what lies off it transfers: the networks share weak directions.",
-    caution="Each network is compared with its own answer to the clean image, whatever its classes are. A network that is unsure anyway leaves its answer easily: "
-    "the row of random noise of the same size says how easily.",
+    reading="Each row is the network that was attacked, each column a network that is shown the "
+    "changed images. The number is the share of images on which the shown network no longer "
+    "predicts the class it predicted before. The diagonal is the attack itself; what lies off it "
+    "transfers, because the networks are sensitive to the same directions.",
+    caution="Each network is compared with its own prediction for the clean image, whatever its "
+    "classes are. A network that is unsure changes its prediction easily: the row of random noise "
+    "of the same size shows how easily.",
     tour_runs=(),
 )
 def transfer(
@@ -37,67 +40,77 @@ def transfer(
     steps: Annotated[int | None, ValueRange(1, 10_000)] = None,
     seed: int = 0,
 ) -> Result:
-    """Attacks the images on each network and shows every network the results.
+    """Attacks the images on each network and shows the changed images to every network.
 
-    All networks see the images at the size they have. `values["fooled"]` is networks×networks, rows made on, columns shown to;
-    `["random"]` one share per network, for random noise as large as the attack's change on the first; `["names"]` the networks in this order; `["image"]`
-    the images as changed on the first.
+    All networks see the images at the size they have. `values["fooled"]` is networks×networks:
+    rows are the attacked, columns the shown networks. `["random"]` is one share per network, for
+    random noise as large as the change made on the first network. `["names"]` gives the order of
+    the networks, `["image"]` the images as changed on the first, N×3×H×W.
 
     Args:
-        others: The other networks, as the command line names them; NAME=FILE takes the weights from a file.
-        attack: The attack, as `adversarial` has it; those without a radius hardly transfer, since they stop at the boundary.
-        norm: What of the change is kept small.
+        others: The other networks, by the names the command line takes; NAME=FILE sets the weights.
+        attack: The attack, by its name in `adversarial`. Those without a radius hardly transfer,
+            since they stop at the boundary.
+        norm: Norm of the change that eps bounds.
         eps: Radius in units of [0, 1]; the usual one of the norm by default.
-        steps: How many steps; the usual number of the attack by default.
+        steps: Number of steps; the usual number of the attack by default.
     """
-    models = [model, *(load_other_network(other, model.device) for other in others)]
+    networks = [model, *(load_other_network(name, model.device) for name in others)]
     image = image.to(model.device)
-    asked = set_attack_radius(Attack(attack, norm, 0.0, steps, early=False, seed=seed), eps, image)
-    clean = [one.choose("top", image) for one in models]
-    made = [
-        asked(one, image, AttackGoal(answer))[0].detach()
-        for one, answer in zip(models, clean, strict=True)
-    ]
-    signs = (
-        torch.rand(image.shape, generator=torch.Generator().manual_seed(seed))
-        .to(image.device)
-        .sub(0.5)
-        .sign()
+    configured_attack = set_attack_radius(
+        Attack(attack, norm, 0.0, steps, early=False, seed=seed), eps, image
     )
-    noise = (image + signs * (made[0] - image).abs()).clamp(0, 1)
-    rows = [
-        torch.tensor(
-            [
-                measure_changed_share(one, pictures, answer)
-                for one, answer in zip(models, clean, strict=True)
-            ]
-        )
-        for pictures in (*made, noise)
-    ]
-    shares, names = torch.stack(rows[:-1]), number_duplicate_names([one.name for one in models])
+    clean_classes = [network.choose("top", image) for network in networks]
+    changed_images: list[Tensor] = []
+    for network, classes in zip(networks, clean_classes, strict=True):
+        changed_image, _ = configured_attack(network, image, AttackGoal(classes))
+        changed_images.append(changed_image.detach())
+    noisy_image = add_equal_noise(image, changed_images[0], seed)
+
+    rows: list[Tensor] = []
+    for shown_image in (*changed_images, noisy_image):
+        shares = [
+            measure_changed_share(network, shown_image, classes)
+            for network, classes in zip(networks, clean_classes, strict=True)
+        ]
+        rows.append(torch.tensor(shares))
+
+    names = number_duplicate_names([network.name for network in networks])
     panel = draw_share_matrix(
         torch.stack(rows), [*names, "random noise"], names, ("made on", "shown to")
     )
+    plural = "s" if len(image) > 1 else ""
     caption = (
-        f"Share of {len(image)} image{'s' if len(image) > 1 else ''} on which the network of a column leaves its answer, after {attack} on the network of the row; "
-        "in the last row after noise of the same size with random signs."
+        f"Share of {len(image)} image{plural} on which the network of the column changes its "
+        f"prediction, after {attack} on the network of the row; in the last row after noise of "
+        "the same size with random signs."
     )
-    return Result(
-        {"transfer": panel},
-        {"fooled": shares, "random": rows[-1], "names": list(names), "image": made[0].cpu()},
-        {"transfer": caption},
-    )
+    values = {
+        "fooled": torch.stack(rows[:-1]),
+        "random": rows[-1],
+        "names": list(names),
+        "image": changed_images[0].cpu(),
+    }
+    return Result({"transfer": panel}, values, {"transfer": caption})
+
+
+def add_equal_noise(image: Tensor, changed_image: Tensor, seed: int) -> Tensor:
+    """The image with noise: at each pixel value the magnitude of the change, with a random sign."""
+    uniform = torch.rand(image.shape, generator=torch.Generator().manual_seed(seed))
+    signs = uniform.to(image.device).sub(0.5).sign()
+    return (image + signs * (changed_image - image).abs()).clamp(0, 1)
 
 
 @torch.no_grad()
 def measure_changed_share(model: Model, image: Tensor, clean_classes: Tensor) -> float:
-    """The share of images on which the network leaves its clean answer."""
-    return float((model.run(image, ["logits"])["logits"].argmax(1) != clean_classes).float().mean())
+    """The share of images for which the network no longer predicts the clean class."""
+    predicted = model.run(image, ["logits"])["logits"].argmax(1)
+    return float((predicted != clean_classes).float().mean())
 
 
 def number_duplicate_names(names: list[str]) -> list[str]:
-    """The names, numbered where two are the same."""
+    """The names, each duplicate followed by its position in the list, from 1."""
     return [
-        name if names.count(name) == 1 else f"{name} {place + 1}"
-        for place, name in enumerate(names)
+        name if names.count(name) == 1 else f"{name} {position}"
+        for position, name in enumerate(names, 1)
     ]

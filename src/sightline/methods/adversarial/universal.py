@@ -1,4 +1,4 @@
-"""One small change for all images (Moosavi-Dezfooli 2017)."""
+"""One small change that fools the network on many images (Moosavi-Dezfooli 2017)."""
 
 from typing import Annotated
 
@@ -14,7 +14,7 @@ from sightline.methods.adversarial.attacks.norm_ball import (
     sample_unit_offset,
 )
 from sightline.methods.adversarial.attacks.registry import compute_default_radius
-from sightline.methods.adversarial.attacks.universal import optimize_universal_change as shared
+from sightline.methods.adversarial.attacks.universal import optimize_universal_change
 from sightline.methods.adversarial.image_split import split_attack_images
 from sightline.models.model import Model
 from sightline.registry.method import register_method
@@ -22,16 +22,18 @@ from sightline.registry.parameter import ValueRange
 from sightline.registry.progress import Callback
 from sightline.registry.result import Result
 
-MAX_UNIVERSAL_IMAGES = 4  # images in the picture
+MAX_UNIVERSAL_IMAGES = 4  # images in the figure
 
 
 @register_method(
     chapter="generative",
     title="Universal perturbation",
     question="Is there one small change that fools the network on most images?",
-    reading="Left the one change, enlarged by the factor in the caption, beside it images before and after it is added. That a single pattern works on images "
-    "it was not made from shows that the network's weak directions are largely the same everywhere.",
-    caution="Compare with the share that random noise of the same size fools, and look at the share on new images: made from few images, it fits those.",
+    reading="On the left the change, enlarged by the factor in the caption; beside it images "
+    "without and with the change. A single pattern works on images that it was not made from: the "
+    "directions to which the network is sensitive are largely the same for all images.",
+    caution="Compare the share of fooled images with the share that random noise of the same size "
+    "fools, and look at the share of new images: a change made from few images fits only those.",
     tour_runs=(),
 )
 def universal(
@@ -47,77 +49,100 @@ def universal(
     seed: int = 0,
     callback: Callback | None = None,
 ) -> Result:
-    """Looks for one change of norm at most eps that makes the network leave its answer on as many images as it can.
+    """Finds one change of norm at most eps that fools the network on as many images as possible.
 
-    Learned from half of the folder's pictures and tried on the other half; without a folder, from the images themselves. `values["change"]`
-    is 1×3×H×W; `["fooled"]`, `["fooled_new"]` (of the half that was kept back) and `["fooled_random"]` (random noise of that size) are
-    shares; `["image"]` the given images with the change added, `["logits"]` and `["success"]` theirs.
+    It is learned from half of the folder's pictures and tested on the other half; without a
+    folder, learned from the images themselves. `values["change"]` is 1×3×H×W. `["fooled"]` is the
+    share of the images it fools, `["fooled_new"]` the share of the test images, and
+    `["fooled_random"]` the share that random noise of the same norm fools. `["image"]` is the
+    given images with the change, N×3×H×W, with their `["logits"]` and `["success"]`.
 
     Args:
-        folder: Folder of pictures to learn from and to be tried on; None for the given images.
-        k: At most how many pictures of the folder.
-        target: Class that all images are to be taken for: index or name; None just to leave their own.
-        norm: What of the change is kept small.
-        eps: Radius in units of [0, 1]; 10/255 for linf as published, 2.5 times the usual radius of the other norms.
-        steps: How many steps, each on up to 16 of the pictures.
+        folder: Folder of pictures to learn from and to test on; None for the given images.
+        k: Largest number of pictures taken from the folder.
+        target: Class to reach on all images: index or name; None for any class but the predicted.
+        norm: Norm of the change that eps bounds.
+        eps: Radius in units of [0, 1]; 10/255 for linf as published, else 2.5 times the usual one.
+        steps: Number of steps, each on up to 16 images.
     """
     image = image.to(model.device)
-    learned, new = split_attack_images(model, image, folder, k, seed)
-    ball = NormBall(
+    train_images, test_images = split_attack_images(model, image, folder, k, seed)
+    norm_ball = NormBall(
         torch.zeros_like(image[:1]),
-        (10 / 255 if norm == "linf" else 2.5 * compute_default_radius(norm, image))
-        if eps is None
-        else eps,
+        compute_universal_radius(norm, image) if eps is None else eps,
         norm,
     )
-    run = AttackRun(
-        model, make_universal_goal(model, learned, target), "cross_entropy", steps, callback
-    )
-    change = shared(run, learned, ball, steps, torch.Generator().manual_seed(seed)).detach()
+    goal = make_universal_goal(model, train_images, target)
+    run = AttackRun(model, goal, "cross_entropy", steps, callback)
+    generator = torch.Generator().manual_seed(seed)
+    change = optimize_universal_change(run, train_images, norm_ball, steps, generator).detach()
+
     noise = sample_unit_offset(change, norm, torch.Generator().manual_seed(seed + 1))
     noise = noise / compute_image_norms(noise, norm) * compute_image_norms(change, norm)
     shares = {
-        "fooled": measure_perturbation_success(model, learned, change, target),
-        "fooled_random": measure_perturbation_success(model, learned, noise, target),
+        "fooled": measure_perturbation_success(model, train_images, change, target),
+        "fooled_random": measure_perturbation_success(model, train_images, noise, target),
     }
-    if new is not None:
-        shares["fooled_new"] = measure_perturbation_success(model, new, change, target)
-    after = (image + change).clamp(0, 1)
+    if test_images is not None:
+        shares["fooled_new"] = measure_perturbation_success(model, test_images, change, target)
+
+    changed_image = (image + change).clamp(0, 1)
     with torch.no_grad():
-        logits = run.compute_logits(after)
-    reached = make_universal_goal(model, image, target).is_reached(logits)
-    factor = 0.5 / max(float(change.abs().max()), 1e-6)
-    pattern = (0.5 + change * factor).clamp(0, 1)
+        logits = run.compute_logits(changed_image)
+    success = make_universal_goal(model, image, target).is_reached(logits)
+
+    display_factor = 0.5 / max(float(change.abs().max()), 1e-6)
+    pattern = (0.5 + change * display_factor).clamp(0, 1)
     panel = arrange_in_row(
-        *(part[:MAX_UNIVERSAL_IMAGES].cpu() for part in (pattern.expand_as(image), image, after))
-    )
-    told = f" and on {shares['fooled_new']:.0%} of new ones" if "fooled_new" in shares else ""
-    caption = (
-        f"The change, ×{factor:.0f} around gray, and images before and after it. It fools the network on {shares['fooled']:.0%} of the {len(learned)} images it "
-        f"was learned from{told}; random noise of the same {norm} length on {shares['fooled_random']:.0%}."
+        pattern.expand_as(image)[:MAX_UNIVERSAL_IMAGES].cpu(),
+        image[:MAX_UNIVERSAL_IMAGES].cpu(),
+        changed_image[:MAX_UNIVERSAL_IMAGES].cpu(),
     )
     values = {
         "change": change.cpu(),
         **shares,
-        "image": after.cpu(),
+        "image": changed_image.cpu(),
         "logits": logits.cpu(),
-        "success": reached.cpu(),
+        "success": success.cpu(),
     }
+    caption = describe_perturbation(shares, display_factor, norm, len(train_images))
     return Result({"universal": panel}, values, {"universal": caption})
 
 
+def compute_universal_radius(norm: Norm, image: Tensor) -> float:
+    """The radius where none is given."""
+    if norm == "linf":
+        return 10 / 255  # Moosavi-Dezfooli 2017
+    return 2.5 * compute_default_radius(norm, image)
+
+
 def make_universal_goal(model: Model, image: Tensor, target: int | str | None) -> AttackGoal:
-    """What the change is after on these images."""
-    clean = model.choose("top", image)
-    return AttackGoal(clean, None if target is None else model.choose(target, image))
+    """Away from each image's predicted class, to the target if there is one."""
+    predicted = model.choose("top", image)
+    if target is None:
+        return AttackGoal(predicted)
+    return AttackGoal(predicted, model.choose(target, image))
 
 
 @torch.no_grad()
 def measure_perturbation_success(
     model: Model, image: Tensor, change: Tensor, target: int | str | None
 ) -> float:
-    """The share of images on which a change does what it is after."""
-    aim = make_universal_goal(model, image, target)
-    return float(
-        aim.is_reached(model.run((image + change).clamp(0, 1), ["logits"])["logits"]).float().mean()
+    """The share of images that reach the goal when the change is added."""
+    goal = make_universal_goal(model, image, target)
+    logits = model.run((image + change).clamp(0, 1), ["logits"])["logits"]
+    return float(goal.is_reached(logits).float().mean())
+
+
+def describe_perturbation(
+    shares: dict[str, float], display_factor: float, norm: Norm, train_count: int
+) -> str:
+    """The caption of the figure."""
+    on_test_images = ""
+    if "fooled_new" in shares:
+        on_test_images = f" and on {shares['fooled_new']:.0%} of new images"
+    return (
+        f"The change, ×{display_factor:.0f} around gray, and images without and with it. It fools "
+        f"the network on {shares['fooled']:.0%} of the {train_count} images it was learned from"
+        f"{on_test_images}; random noise of the same {norm} norm on {shares['fooled_random']:.0%}."
     )

@@ -1,1 +1,1 @@
-"""The attacks: the ball an image may move in, what an attack is after, and one file for each family of steps."""
+"""The attacks: norm balls, goals and losses, and one file for each family of attacks."""

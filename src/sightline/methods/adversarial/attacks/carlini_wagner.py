@@ -1,4 +1,6 @@
-"""The attack of Carlini & Wagner 2017 in its L2 form: distance and margin weighed against each other, the weight by binary search."""
+"""The l2 attack of Carlini & Wagner 2017: distance and margin, weighed by binary search."""
+
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -7,77 +9,93 @@ from sightline.methods.adversarial.attacks.goal import AttackRun, compute_margin
 from sightline.methods.adversarial.attacks.norm_ball import compute_image_norms
 from sightline.optim.optimizers import Adam
 
-WEIGHT_SEARCHES, FIRST_MARGIN_WEIGHT, LARGEST_MARGIN_WEIGHT = (
-    9,
-    1e-3,
-    1e10,
-)  # section VI and the published code
+# Constants of section VI and of the authors' program.
+WEIGHT_SEARCHES = 9
+FIRST_MARGIN_WEIGHT = 1e-3
+LARGEST_MARGIN_WEIGHT = 1e10
+MARGIN_WEIGHT_GROWTH = 10
 
 
 class MarginWeights:
-    """The weight of the margin for each image: halfway between one that was too small and one that was enough."""
+    """The margin's weight c for each image, N, found by binary search.
+
+    `low` is the largest weight that was too small, `high` the smallest that was enough.
+    """
 
     def __init__(self, like: Tensor) -> None:
-        self.low, self.high = torch.zeros_like(like), torch.full_like(like, LARGEST_MARGIN_WEIGHT)
+        self.low = torch.zeros_like(like)
+        self.high = torch.full_like(like, LARGEST_MARGIN_WEIGHT)
         self.current = torch.full_like(like, FIRST_MARGIN_WEIGHT)
 
     def narrow_range(self, enough: Tensor) -> None:
-        """Halves the range; as long as nothing was enough, tenfold."""
-        self.low, self.high = (
-            torch.where(enough, self.low, self.current),
-            torch.where(enough, self.current, self.high),
-        )
+        """Moves to the middle of the range; as long as no weight was enough, multiplies by ten."""
+        self.low = torch.where(enough, self.low, self.current)
+        self.high = torch.where(enough, self.current, self.high)
         self.current = torch.where(
-            self.high < LARGEST_MARGIN_WEIGHT, (self.low + self.high) / 2, self.current * 10
+            self.high < LARGEST_MARGIN_WEIGHT,
+            (self.low + self.high) / 2,
+            self.current * MARGIN_WEIGHT_GROWTH,
         )
+
+
+@dataclass(frozen=True)
+class WeightedStep:
+    """What one step saw: the images before it, their distances, margins and success, N each."""
+
+    image: Tensor
+    distance: Tensor
+    margin: Tensor
+    is_fooled: Tensor
 
 
 def run_carlini_wagner(run: AttackRun, center: Tensor, steps: int, lr: float) -> Tensor:
-    """The nearest image found that fools; the image itself where none was."""
-    start = (
-        (2 * center - 1).mul(0.999999).atanh()
-    )  # every value of a tanh is a picture: no clipping (section V.B)
-    best, least = center.clone(), torch.full((len(center),), torch.inf, device=center.device)
-    weights = MarginWeights(least)
+    """The nearest images found that reach the goal; `center` itself where none was found.
+
+    `steps` of Adam with learning rate `lr` are taken for each weight.
+    """
+    # Section V.B: optimize w with image = (tanh w + 1)/2, so that no image needs clipping.
+    start = (2 * center - 1).mul(0.999999).atanh()
+    best_image = center.clone()
+    best_distance = torch.full((len(center),), torch.inf, device=center.device)
+    weights = MarginWeights(best_distance)
+
     for _ in range(WEIGHT_SEARCHES):
         leaf = start.clone().requires_grad_()
         optimizer = Adam([leaf], lr)
-        enough = torch.zeros_like(least, dtype=torch.bool)
+        is_enough = torch.zeros_like(best_distance, dtype=torch.bool)
         for _ in range(steps):
-            image, size, margins, fooled = take_weighted_step(
-                run, center, leaf, weights.current, optimizer
-            )
-            better = fooled & (size < least)
-            best, least = (
-                torch.where(better.view(-1, 1, 1, 1), image, best),
-                torch.where(better, size, least),
-            )
-            enough |= fooled
-            if run.report_step(margins, image):
-                return best
-        weights.narrow_range(enough)
-    return best
+            step = take_weighted_step(run, center, leaf, weights.current, optimizer)
+            is_better = step.is_fooled & (step.distance < best_distance)
+            best_image = torch.where(is_better.view(-1, 1, 1, 1), step.image, best_image)
+            best_distance = torch.where(is_better, step.distance, best_distance)
+            is_enough |= step.is_fooled
+            if run.report_step(step.margin, step.image):
+                return best_image
+        weights.narrow_range(is_enough)
+    return best_image
 
 
 def take_weighted_step(
     run: AttackRun, center: Tensor, leaf: Tensor, weight: Tensor, optimizer: Adam
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """One step of Adam on ‖change‖² + weight · max(−margin, 0); gives the image before it, its distance, margin, and whether it fools."""
+) -> WeightedStep:
+    """One step of Adam on ‖image − center‖² + weight · max(−margin, 0)."""
     with torch.enable_grad():
         image = (leaf.tanh() + 1) / 2
         logits = run.compute_logits(image)
-        margins = compute_margin_loss(logits, run.goal)
-        cost = (image - center).square().flatten(1).sum(1) + weight * (-margins).clamp_min(0)
+        margin = compute_margin_loss(logits, run.goal)
+        squared_distance = (image - center).square().flatten(1).sum(1)
+        cost = squared_distance + weight * (-margin).clamp_min(0)
         optimizer.zero_grad()
         cost.sum().backward()
     if leaf.grad is not None:
         leaf.grad.nan_to_num_(0, 0, 0)
     run.gradient_counts += 1
     optimizer.step()
+
     image = image.detach()
-    return (
+    return WeightedStep(
         image,
         compute_image_norms(image - center, "l2"),
-        margins.detach(),
+        margin.detach(),
         run.goal.is_reached(logits.detach()),
     )

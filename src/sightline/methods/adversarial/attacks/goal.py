@@ -1,4 +1,4 @@
-"""What an attack is after, the losses that lead there, and the record of a run."""
+"""The goal of an attack, the losses that lead to it, and the record of a run."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,72 +18,73 @@ AttackLoss = Literal["cross_entropy", "margin", "dlr", "logit"]
 
 @dataclass(frozen=True)
 class AttackGoal:
-    """Per image: the class to leave, and the class to reach (None: any other)."""
+    """For each image the class to leave, N, and the class to reach, N (None: any other class)."""
 
     source_labels: Tensor
     target_labels: Tensor | None = None
 
     def select_images(self, index: Tensor) -> "AttackGoal":
-        """The aims for some of the images."""
-        return AttackGoal(
-            self.source_labels[index],
-            None if self.target_labels is None else self.target_labels[index],
-        )
+        """The goals of the images at `index`."""
+        target_labels = None if self.target_labels is None else self.target_labels[index]
+        return AttackGoal(self.source_labels[index], target_labels)
 
     def is_reached(self, logits: Tensor) -> Tensor:
-        """Whether the answer is what the attack is after, N."""
-        answer = logits.argmax(1)
-        return (
-            answer != self.source_labels
-            if self.target_labels is None
-            else answer == self.target_labels
-        )
+        """Whether each image's top class fulfils the goal, N."""
+        top_class = logits.argmax(1)
+        if self.target_labels is None:
+            return top_class != self.source_labels
+        return top_class == self.target_labels
 
 
 # ── losses: one number per image, to be increased ──
 
 
 def compute_cross_entropy_loss(logits: Tensor, goal: AttackGoal) -> Tensor:
-    """Away from the class, or towards the wanted one (Goodfellow 2015)."""
+    """Cross-entropy of the class to leave, or minus that of the target (Goodfellow 2015)."""
     if goal.target_labels is not None:
         return -F.cross_entropy(logits, goal.target_labels, reduction="none")
     return F.cross_entropy(logits, goal.source_labels, reduction="none")
 
 
 def compute_margin_loss(logits: Tensor, goal: AttackGoal) -> Tensor:
-    """By how much the best score that would do exceeds the best that would not (Carlini & Wagner 2017): positive once it fools."""
+    """The lead of the classes that fulfil the goal over those that do not, in logits.
+
+    It is positive exactly where the goal is reached (Carlini & Wagner 2017, f₆).
+    """
     if goal.target_labels is not None:
-        return select_class_scores(logits, goal.target_labels) - find_best_other_scores(
-            logits, goal.target_labels
-        )
-    return find_best_other_scores(logits, goal.source_labels) - select_class_scores(
-        logits, goal.source_labels
-    )
+        target_scores = select_class_scores(logits, goal.target_labels)
+        return target_scores - find_best_other_scores(logits, goal.target_labels)
+    source_scores = select_class_scores(logits, goal.source_labels)
+    return find_best_other_scores(logits, goal.source_labels) - source_scores
 
 
 def compute_dlr_loss(logits: Tensor, goal: AttackGoal) -> Tensor:
-    """Difference of logits ratio (Croce & Hein 2020, eq. 6 and 7): the margin, whatever the scale of the scores."""
-    least = 3 if goal.target_labels is None else 4
-    if logits.shape[1] < least:
+    """Difference of logits ratio: a margin that does not depend on the scale of the logits.
+
+    Croce & Hein 2020, eq. 6 (untargeted) and 7 (targeted). Raises SightlineError where the network
+    has fewer than 3 (4) classes.
+    """
+    class_count = 3 if goal.target_labels is None else 4
+    if logits.shape[1] < class_count:
         raise SightlineError(
-            f"loss is 'dlr'; it compares {least} classes and this network has {logits.shape[1]}: choose margin"
+            f"loss is 'dlr'; it compares {class_count} classes and this network has "
+            f"{logits.shape[1]}: choose margin"
         )
-    top = logits.topk(least, dim=1).values
-    if goal.target_labels is not None:
-        return (
-            select_class_scores(logits, goal.target_labels)
-            - select_class_scores(logits, goal.source_labels)
-        ) / (top[:, 0] - (top[:, 2] + top[:, 3]) / 2 + 1e-12)
-    return compute_margin_loss(logits, goal) / (top[:, 0] - top[:, 2] + 1e-12)
+    top_scores = logits.topk(class_count, dim=1).values
+    if goal.target_labels is None:
+        spread = top_scores[:, 0] - top_scores[:, 2]
+        return compute_margin_loss(logits, goal) / (spread + 1e-12)
+    target_scores = select_class_scores(logits, goal.target_labels)
+    source_scores = select_class_scores(logits, goal.source_labels)
+    spread = top_scores[:, 0] - (top_scores[:, 2] + top_scores[:, 3]) / 2
+    return (target_scores - source_scores) / (spread + 1e-12)
 
 
 def compute_logit_loss(logits: Tensor, goal: AttackGoal) -> Tensor:
-    """The wanted score itself, or minus the one to leave: the lecture's ascent."""
-    return (
-        select_class_scores(logits, goal.target_labels)
-        if goal.target_labels is not None
-        else -select_class_scores(logits, goal.source_labels)
-    )
+    """The target's logit, or minus that of the class to leave: the lecture's ascent."""
+    if goal.target_labels is not None:
+        return select_class_scores(logits, goal.target_labels)
+    return -select_class_scores(logits, goal.source_labels)
 
 
 ATTACK_LOSSES: dict[AttackLoss, Callable[[Tensor, AttackGoal], Tensor]] = {
@@ -100,7 +101,7 @@ def select_class_scores(logits: Tensor, class_indices: Tensor) -> Tensor:
 
 
 def find_best_other_scores(logits: Tensor, class_indices: Tensor) -> Tensor:
-    """Each image's best score of another class, N."""
+    """Each image's best score of any other class, N."""
     return logits.scatter(1, class_indices[:, None], -torch.inf).amax(1)
 
 
@@ -108,10 +109,11 @@ def find_best_other_scores(logits: Tensor, class_indices: Tensor) -> Tensor:
 
 
 class AttackRun:
-    """One run of an attack on a batch: the network, the aim, and the record: `gradients` per image, the first step whose
-    gradient was not a number (`halted`, 0 for none), and whether the callback stopped it.
+    """One run of an attack on a batch: the model, the goal, and a record of the run.
 
-    `rows` are the places in the batch of the images that are still under attack.
+    `gradient_counts` counts the gradients each image took, N. `first_nan_steps` is the number of
+    the first gradient that was not finite, N; 0 where there was none. `is_stopped` tells whether
+    the callback stopped the run. In the methods, `rows` are the batch indices of the images passed.
     """
 
     def __init__(
@@ -122,59 +124,63 @@ class AttackRun:
         total_steps: int,
         callback: Callback | None = None,
     ) -> None:
-        self.model, self.goal, self.total_steps, self.callback = model, goal, total_steps, callback
+        self.model = model
+        self.goal = goal
         self.loss: AttackLoss = loss
-        self.gradient_counts, self.first_nan_steps = (
-            torch.zeros_like(goal.source_labels),
-            torch.zeros_like(goal.source_labels),
-        )
-        self.step_index, self.is_stopped = 0, False
+        self.total_steps = total_steps
+        self.callback = callback
+        self.gradient_counts = torch.zeros_like(goal.source_labels)
+        self.first_nan_steps = torch.zeros_like(goal.source_labels)
+        self.step_index = 0
+        self.is_stopped = False
 
     def compute_logits(self, image: Tensor) -> Tensor:
-        """Logits, in full precision."""
+        """Logits N×classes, in float32."""
         return self.model.run(image, ["logits"])["logits"].float()
 
     def compute_gradient(
         self, image: Tensor, rows: Tensor, loss: AttackLoss | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Gradient, loss and logits of images. A gradient that is not a number is zero, so the picture stays as it is."""
+        """The gradient of the loss N×3×H×W, the losses N and the logits N×classes of images.
+
+        A gradient that is not finite is recorded and set to zero, so its image does not move.
+        """
         with torch.enable_grad():
             leaf = image.detach().requires_grad_()
             logits = self.compute_logits(leaf)
             losses = ATTACK_LOSSES[loss or self.loss](logits, self.goal.select_images(rows))
             gradient = differentiate_scores(losses, leaf, "the image")
         self.gradient_counts[rows] += 1
-        broken = ~gradient.flatten(1).isfinite().all(1)
-        if broken.any():
-            first = rows[broken & (self.first_nan_steps[rows] == 0)]
-            self.first_nan_steps[first] = self.gradient_counts[first]
-            gradient[broken] = 0
+
+        is_broken = ~gradient.flatten(1).isfinite().all(1)
+        if is_broken.any():
+            newly_broken = rows[is_broken & (self.first_nan_steps[rows] == 0)]
+            self.first_nan_steps[newly_broken] = self.gradient_counts[newly_broken]
+            gradient[is_broken] = 0
         return gradient, losses.detach(), logits.detach()
 
     @torch.no_grad()
     def is_fooled(self, image: Tensor, rows: Tensor) -> Tensor:
-        """Whether the network is fooled, per image."""
+        """Whether each image reaches its goal, N."""
         return self.goal.select_images(rows).is_reached(self.compute_logits(image))
 
     def is_fooled_after_rounding(self, image: Tensor, rows: Tensor, logits: Tensor) -> Tensor:
-        """Whether an image with these logits fools the network and still will when it is saved with 8 bits."""
-        fooled = self.goal.select_images(rows).is_reached(logits)
-        if fooled.any():
-            fooled[fooled.clone()] = self.is_fooled(round_to_8_bits(image[fooled]), rows[fooled])
-        return fooled
+        """Whether each image, with these logits, reaches its goal as it is and in 8 bits, N."""
+        is_fooled = self.goal.select_images(rows).is_reached(logits)
+        if is_fooled.any():
+            rounded = round_to_8_bits(image[is_fooled])
+            is_fooled[is_fooled.clone()] = self.is_fooled(rounded, rows[is_fooled])
+        return is_fooled
 
     def report_step(self, scores: Tensor, image: Tensor) -> bool:
-        """Reports a step to the callback, with the images before it; True once the run is to stop."""
+        """Reports a step to the callback, with the images before it; True if the run is to stop."""
         self.step_index += 1
         if self.callback:
-            self.is_stopped = bool(
-                self.callback(
-                    Step(self.step_index, self.total_steps, scores, image.detach().clone())
-                )
-            )
+            step = Step(self.step_index, self.total_steps, scores, image.detach().clone())
+            self.is_stopped = bool(self.callback(step))
         return self.is_stopped
 
 
 def round_to_8_bits(image: Tensor) -> Tensor:
-    """The image as 8 bits keep it."""
+    """The image rounded to multiples of 1/255, as a PNG stores it."""
     return (image * 255).round() / 255

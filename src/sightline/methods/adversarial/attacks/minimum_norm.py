@@ -1,4 +1,5 @@
-"""The smallest change that fools: DeepFool (Moosavi-Dezfooli 2016), FMN (Pintor 2021), and the way back to the boundary."""
+"""Attacks that look for the smallest change: DeepFool (Moosavi-Dezfooli 2016), FMN (Pintor 2021);
+and the bisection on the line back to the clean image."""
 
 import math
 
@@ -20,133 +21,150 @@ from sightline.methods.adversarial.attacks.norm_ball import (
 )
 from sightline.models.outputs import differentiate_scores
 
-DEEPFOOL_OVERSHOOT, DEEPFOOL_CANDIDATES = 0.02, 10  # DeepFool's, section 3.3 and 4.1
+# DeepFool, sections 3.3 and 4.1.
+DEEPFOOL_OVERSHOOT = 0.02
+DEEPFOOL_CANDIDATES = 10
 
-FMN_FIRST_STEP_SIZE, FMN_LAST_STEP_SIZE, FMN_FIRST_RADIUS_CHANGE, FMN_LAST_RADIUS_CHANGE = (
-    1.0,
-    0.01,
-    0.05,
-    0.001,
-)  # FMN's steps α and relative changes γ of the radius
+# FMN: step sizes α and relative changes γ of the radius.
+FMN_FIRST_STEP_SIZE = 1.0
+FMN_LAST_STEP_SIZE = 0.01
+FMN_FIRST_RADIUS_CHANGE = 0.05
+FMN_LAST_RADIUS_CHANGE = 0.001
 
-BOUNDARY_HALVINGS, ENLARGEMENT_FACTOR = 14, 1.15
+BOUNDARY_HALVINGS = 14
+ENLARGEMENT_FACTOR = 1.15
 
 # ── DeepFool ──
 
 
 def run_deepfool(run: AttackRun, center: Tensor, norm: Norm, steps: int) -> Tensor:
-    """Steps to the nearest boundary of the network made linear where the image is, until it fools."""
-    found, rows, total = (
-        center.clone(),
-        torch.arange(len(center), device=center.device),
-        torch.zeros_like(center),
-    )
+    """Steps to the nearest boundary of the linearized network until each image reaches its goal."""
+    result = center.clone()
+    rows = torch.arange(len(center), device=center.device)
+    total_step = torch.zeros_like(center)
+
     for _ in range(steps):
-        image = found[rows]
-        gaps, pulls, logits = linearize_boundaries(run, image, rows)
-        stay = ~run.goal.select_images(rows).is_reached(logits)
-        if not stay.any():
+        image = result[rows]
+        gaps, gradients, logits = linearize_boundaries(run, image, rows)
+        is_remaining = ~run.goal.select_images(rows).is_reached(logits)
+        if not is_remaining.any():
             break
-        rows, gaps, pulls, image = rows[stay], gaps[stay], pulls[stay], image[stay]
-        steepness = (
-            compute_image_norms(pulls.flatten(0, 1), DUAL_NORMS[norm])
-            .view_as(gaps)
-            .clamp_min(1e-12)
-        )
-        gap, nearest = (gaps / steepness).min(1)
-        pull = pulls[torch.arange(len(rows)), nearest]
-        total[rows] += find_shortest_step(pull, gap, norm)
-        # The paper enlarges the sum of steps once at the end; enlarged in every step it is known when to stop.
-        found[rows] = (center[rows] + (1 + DEEPFOOL_OVERSHOOT) * total[rows]).clamp(0, 1)
-        if run.report_step(-gap, image):
+        rows = rows[is_remaining]
+        gaps = gaps[is_remaining]
+        gradients = gradients[is_remaining]
+        image = image[is_remaining]
+
+        gradient_norms = compute_image_norms(gradients.flatten(0, 1), DUAL_NORMS[norm])
+        distances = gaps / gradient_norms.view_as(gaps).clamp_min(1e-12)
+        distance, nearest = distances.min(1)
+        gradient = gradients[torch.arange(len(rows)), nearest]
+        total_step[rows] += find_shortest_step(gradient, distance, norm)
+        # Departure: the paper enlarges the sum of steps once, at the end. Enlarging it in every
+        # step shows when to stop.
+        overshot_step = (1 + DEEPFOOL_OVERSHOOT) * total_step[rows]
+        result[rows] = (center[rows] + overshot_step).clamp(0, 1)
+        if run.report_step(-distance, image):
             break
-    return found
+    return result
 
 
 def find_shortest_step(gradient: Tensor, distance: Tensor, norm: Norm) -> Tensor:
-    """The shortest step over a plane at distance `gap` (in the norm) whose slope is `pull`."""
+    """The shortest step across a plane, by its normal, N×3×H×W, and its distance in `norm`, N."""
     distance = reshape_per_image(distance + 1e-5)
     if norm == "linf":
         return distance * gradient.sign()
     if norm == "l2":
-        return (
-            distance
-            * gradient
-            / reshape_per_image(compute_image_norms(gradient, "l2").clamp_min(1e-12))
-        )
+        length = compute_image_norms(gradient, "l2").clamp_min(1e-12)
+        return distance * gradient / reshape_per_image(length)
     flat = gradient.flatten(1)
-    steepest = torch.zeros_like(flat).scatter_(1, flat.abs().argmax(1, keepdim=True), 1.0)
-    return distance * (flat.sign() * steepest).view_as(gradient)
+    largest = flat.abs().argmax(1, keepdim=True)
+    is_largest = torch.zeros_like(flat).scatter_(1, largest, 1.0)
+    return distance * (flat.sign() * is_largest).view_as(gradient)
 
 
 def linearize_boundaries(
     run: AttackRun, image: Tensor, rows: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """How far the scores of the best rivals lie below the answer's, N×k, the slopes of these differences, N×k×3×H×W, and the logits.
+    """The boundaries to the best rival classes, by the gradient where the image is.
 
-    With a target, it is the only rival, of the best other class.
+    Gives how far each rival's score lies below the current class's, N×k, the gradients of these
+    differences, N×k×3×H×W, and the logits, N×classes. With a target, the target is the only rival
+    and the best other class counts as the current one.
     """
-    aim = run.goal.select_images(rows)
+    goal = run.goal.select_images(rows)
     with torch.enable_grad():
         leaf = image.detach().requires_grad_()
         logits = run.compute_logits(leaf)
         scores = logits.detach()
-        if aim.target_labels is None:
-            answer = aim.source_labels
-            others = scores.scatter(1, answer[:, None], -torch.inf)
-            rivals = others.topk(min(DEEPFOOL_CANDIDATES, scores.shape[1]) - 1, dim=1).indices
+        if goal.target_labels is None:
+            current = goal.source_labels
+            rival_count = min(DEEPFOOL_CANDIDATES, scores.shape[1]) - 1
+            rival_scores = scores.scatter(1, current[:, None], -torch.inf)
+            rivals = rival_scores.topk(rival_count, dim=1).indices
         else:
-            answer = scores.scatter(1, aim.target_labels[:, None], -torch.inf).argmax(1)
-            rivals = aim.target_labels[:, None]
-        lead = select_class_scores(logits, answer)
-        pulls = [
-            differentiate_scores(
-                select_class_scores(logits, rival) - lead, leaf, "the image", retain_graph=True
-            )
-            for rival in rivals.T
-        ]
-    run.gradient_counts[rows] += len(pulls)
-    gaps = (select_class_scores(scores, answer)[:, None] - scores.gather(1, rivals)).abs()
-    return gaps, torch.stack(pulls, 1).nan_to_num(0, 0, 0), scores
+            current = scores.scatter(1, goal.target_labels[:, None], -torch.inf).argmax(1)
+            rivals = goal.target_labels[:, None]
+
+        current_score = select_class_scores(logits, current)
+        gradients: list[Tensor] = []
+        for rival in rivals.T:
+            difference = select_class_scores(logits, rival) - current_score
+            gradients.append(differentiate_scores(difference, leaf, "the image", retain_graph=True))
+    run.gradient_counts[rows] += len(gradients)
+    gaps = select_class_scores(scores, current)[:, None] - scores.gather(1, rivals)
+    return gaps.abs(), torch.stack(gradients, 1).nan_to_num(0, 0, 0), scores
 
 
 # ── FMN ──
 
 
 def run_fmn(run: AttackRun, center: Tensor, norm: Norm, steps: int) -> Tensor:
-    """Gradient steps on the margin in a ball that shrinks while the image fools and grows while it does not (algorithm 1)."""
+    """FMN (algorithm 1): gradient steps on the margin, projected onto a ball of changing radius.
+
+    The radius shrinks while the image reaches its goal and grows while it does not.
+    """
     rows = torch.arange(len(center), device=center.device)
-    image, best = center.clone(), center.clone()
-    least = torch.full((len(center),), torch.inf, device=center.device)
-    radius = least.clone()
-    for index in range(steps):
+    image = center.clone()
+    best_image = center.clone()
+    best_distance = torch.full((len(center),), torch.inf, device=center.device)
+    radius = best_distance.clone()
+
+    for step_index in range(steps):
         gradient, margin, logits = run.compute_gradient(image, rows, "margin")
-        # The paper takes the whole gradient; what leads out of [0, 1] would let it stop short of the boundary for ever.
+        # Departure: the paper takes the whole gradient. What leads out of [0, 1] would keep the
+        # image from ever reaching the boundary.
         gradient = keep_feasible_gradient(gradient, image)
-        fooled, size = run.goal.is_reached(logits), compute_image_norms(image - center, norm)
-        better = fooled & (size < least)
-        best, least = (
-            torch.where(better.view(-1, 1, 1, 1), image, best),
-            torch.where(better, size, least),
-        )
-        change = anneal_by_cosine(FMN_FIRST_RADIUS_CHANGE, FMN_LAST_RADIUS_CHANGE, index / steps)
-        distance = margin.abs() / compute_image_norms(gradient, DUAL_NORMS[norm]).clamp_min(1e-12)
-        outside = torch.where(least.isinf(), size + distance, radius) * (1 + change)
-        radius = torch.where(fooled, torch.minimum(radius, least) * (1 - change), outside)
-        step = (
-            anneal_by_cosine(FMN_FIRST_STEP_SIZE, FMN_LAST_STEP_SIZE, index / steps)
-            * gradient
-            / reshape_per_image(compute_image_norms(gradient, "l2").clamp_min(1e-12))
-        )
-        before, image = image, project_onto_ball(image + step, center, radius, norm)
-        if run.report_step(margin, before):
+        is_fooled = run.goal.is_reached(logits)
+        distance = compute_image_norms(image - center, norm)
+
+        is_better = is_fooled & (distance < best_distance)
+        best_image = torch.where(is_better.view(-1, 1, 1, 1), image, best_image)
+        best_distance = torch.where(is_better, distance, best_distance)
+
+        # The boundary lies at about margin/‖gradient‖ until the first success shows where it is.
+        progress = step_index / steps
+        change = anneal_by_cosine(FMN_FIRST_RADIUS_CHANGE, FMN_LAST_RADIUS_CHANGE, progress)
+        gradient_norm = compute_image_norms(gradient, DUAL_NORMS[norm]).clamp_min(1e-12)
+        boundary_distance = distance + margin.abs() / gradient_norm
+        grown = torch.where(best_distance.isinf(), boundary_distance, radius) * (1 + change)
+        shrunk = torch.minimum(radius, best_distance) * (1 - change)
+        radius = torch.where(is_fooled, shrunk, grown)
+
+        step_size = anneal_by_cosine(FMN_FIRST_STEP_SIZE, FMN_LAST_STEP_SIZE, progress)
+        gradient_length = compute_image_norms(gradient, "l2").clamp_min(1e-12)
+        step = step_size * gradient / reshape_per_image(gradient_length)
+        previous_image = image
+        image = project_onto_ball(image + step, center, radius, norm)
+        if run.report_step(margin, previous_image):
             break
-    fooled = run.is_fooled(image, rows) & (compute_image_norms(image - center, norm) < least)
-    return torch.where(fooled.view(-1, 1, 1, 1), image, best)
+
+    is_closer = compute_image_norms(image - center, norm) < best_distance
+    is_last_best = run.is_fooled(image, rows) & is_closer
+    return torch.where(is_last_best.view(-1, 1, 1, 1), image, best_image)
 
 
 def anneal_by_cosine(first: float, last: float, progress: float) -> float:
-    """Cosine annealing from the first to the last value."""
+    """Cosine annealing from `first` at progress 0 to `last` at progress 1."""
     return last + (first - last) * (1 + math.cos(math.pi * progress)) / 2
 
 
@@ -154,36 +172,49 @@ def anneal_by_cosine(first: float, last: float, progress: float) -> float:
 
 
 def bisect_to_boundary(run: AttackRun, center: Tensor, image: Tensor) -> Tensor:
-    """The point nearest to `center` on the line to an image that still fools, by halving; an image that does not fool stays.
+    """The point nearest to `center` on the line to `image` that reaches the goal, by bisection.
 
-    It lies beyond the boundary by about 1/16,384 of its way, which the rounding of another batch size does not undo.
+    An image that does not reach its goal stays. The result lies about 1/16,384 of the line beyond
+    the boundary, so that the rounding errors of another batch size do not undo it.
     """
     rows = torch.arange(len(center), device=center.device)
-    near, far = (
-        torch.zeros(len(center), device=center.device),
-        torch.ones(len(center), device=center.device),
-    )
-    fooled = run.is_fooled(image, rows)
-    for _ in range(BOUNDARY_HALVINGS if fooled.any() else 0):
-        middle = (near + far) / 2
-        works = run.is_fooled(center + reshape_per_image(middle) * (image - center), rows)
-        near, far = torch.where(works, near, middle), torch.where(works, middle, far)
-    tried = (center + reshape_per_image(far + 0.5**BOUNDARY_HALVINGS) * (image - center)).clamp(
-        0, 1
-    )
-    return torch.where(reshape_per_image(fooled & run.is_fooled(tried, rows)), tried, image)
+    # Fractions of the line: the largest found to be on the clean side, the smallest beyond.
+    clean_side = torch.zeros(len(center), device=center.device)
+    fooled_side = torch.ones(len(center), device=center.device)
+
+    is_fooled = run.is_fooled(image, rows)
+    halvings = BOUNDARY_HALVINGS if is_fooled.any() else 0
+    for _ in range(halvings):
+        middle = (clean_side + fooled_side) / 2
+        middle_image = center + reshape_per_image(middle) * (image - center)
+        is_middle_fooled = run.is_fooled(middle_image, rows)
+        clean_side = torch.where(is_middle_fooled, clean_side, middle)
+        fooled_side = torch.where(is_middle_fooled, middle, fooled_side)
+
+    fraction = reshape_per_image(fooled_side + 0.5**BOUNDARY_HALVINGS)
+    candidate = (center + fraction * (image - center)).clamp(0, 1)
+    is_improved = is_fooled & run.is_fooled(candidate, rows)
+    return torch.where(reshape_per_image(is_improved), candidate, image)
 
 
 def round_adversarial_image(
     run: AttackRun, center: Tensor, image: Tensor, max_enlargement: float
 ) -> Tensor:
-    """The image in 8 bits that fools the network: where rounding undoes a change, it is enlarged step by step, up to `farthest` times."""
-    best, factor = round_to_8_bits(image), 1.0
-    left = torch.arange(len(center), device=center.device)
-    left = left[run.is_fooled(image, left) & ~run.is_fooled(best, left)]
-    while len(left) and (factor := factor * ENLARGEMENT_FACTOR) <= max_enlargement:
-        tried = round_to_8_bits((center[left] + factor * (image[left] - center[left])).clamp(0, 1))
-        works = run.is_fooled(tried, left)
-        best[left[works]] = tried[works]
-        left = left[~works]
-    return best
+    """The images in 8 bits, still reaching their goal where possible.
+
+    Where rounding undoes a change, the change is enlarged step by step, up to `max_enlargement`
+    times.
+    """
+    rounded = round_to_8_bits(image)
+    rows = torch.arange(len(center), device=center.device)
+    undone_rows = rows[run.is_fooled(image, rows) & ~run.is_fooled(rounded, rows)]
+
+    factor = ENLARGEMENT_FACTOR
+    while len(undone_rows) and factor <= max_enlargement:
+        change = image[undone_rows] - center[undone_rows]
+        candidates = round_to_8_bits((center[undone_rows] + factor * change).clamp(0, 1))
+        is_enough = run.is_fooled(candidates, undone_rows)
+        rounded[undone_rows[is_enough]] = candidates[is_enough]
+        undone_rows = undone_rows[~is_enough]
+        factor *= ENLARGEMENT_FACTOR
+    return rounded

@@ -1,4 +1,4 @@
-"""An attack by its name, with the constants of its paper where nothing else is asked for."""
+"""An attack by its name; what is not set takes the constants of its paper."""
 
 import math
 from dataclasses import dataclass, replace
@@ -29,8 +29,18 @@ from sightline.registry.progress import Callback
 AttackName = Literal["pgd", "fgsm", "ifgsm", "mifgsm", "apgd", "ascent", "deepfool", "fmn", "cw"]
 
 DEFAULT_ATTACK_STEPS: dict[AttackName, int] = {
-    "pgd": 40, "fgsm": 1, "ifgsm": 10, "mifgsm": 10, "apgd": 100, "ascent": 200, "deepfool": 50, "fmn": 100, "cw": 100,
-}  # fmt: skip
+    "pgd": 40,
+    "fgsm": 1,
+    "ifgsm": 10,
+    "mifgsm": 10,
+    "apgd": 100,
+    "ascent": 200,
+    "deepfool": 50,
+    "fmn": 100,
+    "cw": 100,
+}
+
+DEFAULT_CW_LEARNING_RATE = 0.01
 
 MINIMAL_ATTACKS: tuple[AttackName, ...] = ("deepfool", "fmn", "cw")
 
@@ -41,8 +51,11 @@ OWN_STEP_SIZE_ATTACKS: tuple[AttackName, ...] = ("fgsm", "apgd", "deepfool", "fm
 
 @dataclass(frozen=True)
 class Attack:
-    """What to do to an image. None stands for the paper's constant, an infinite `eps` for the nearest picture that fools;
-    `peer` names an attack of another library that takes the place of `name`."""
+    """An attack and its parameters.
+
+    None stands for the paper's constant; an infinite `eps` bounds the image by [0, 1] only. `peer`
+    names an attack of another library, to be run instead of `name`.
+    """
 
     name: AttackName = "pgd"
     norm: Norm = "linf"
@@ -57,87 +70,101 @@ class Attack:
 
     @property
     def is_minimal(self) -> bool:
-        """Whether it looks for the smallest change, so that the length of what it finds says what every radius would do."""
+        """Whether it looks for the smallest change, which settles success at every radius."""
         return self.name in MINIMAL_ATTACKS and not self.peer
 
     def __call__(
         self, model: Model, image: Tensor, goal: AttackGoal, callback: Callback | None = None
     ) -> tuple[Tensor, AttackRun]:
-        """The changed images, on the model's device, and the record of the run."""
-        image = image.contiguous(
-            memory_format=torch.channels_last
-        )  # as the network wants it: every step is cheaper
-        ball, steps = (
-            NormBall(image, self.eps, self.norm),
-            self.steps or DEFAULT_ATTACK_STEPS[self.name],
-        )
-        total = steps * (WEIGHT_SEARCHES if self.name == "cw" else self.restarts)
-        run = AttackRun(
-            model, goal, "logit" if self.name == "ascent" else self.loss, total, callback
-        )
+        """Attacks images N×3×H×W; gives the changed images, on the model's device, and the run."""
+        # Convolutions are faster in this layout, in every step.
+        image = image.contiguous(memory_format=torch.channels_last)
+        norm_ball = NormBall(image, self.eps, self.norm)
+        steps = self.steps or DEFAULT_ATTACK_STEPS[self.name]
+        run_count = WEIGHT_SEARCHES if self.name == "cw" else self.restarts
+        loss: AttackLoss = "logit" if self.name == "ascent" else self.loss
+        run = AttackRun(model, goal, loss, steps * run_count, callback)
+
         if self.peer:
-            return run_peer_attack(
-                self.peer, model, ball, goal, steps=self.steps, seed=self.seed
-            ), run
-        if self.is_minimal:
-            return bisect_to_boundary(run, image, self.find_smallest_change(run, image, steps)), run
-        generator = torch.Generator().manual_seed(self.seed)
-        return run_with_restarts(
-            run, ball, self.make_single_run(steps, image), self.restarts, generator
-        ), run
+            changed_image = run_peer_attack(
+                self.peer, model, norm_ball, goal, steps=self.steps, seed=self.seed
+            )
+        elif self.is_minimal:
+            changed_image = self.find_smallest_change(run, image, steps)
+            changed_image = bisect_to_boundary(run, image, changed_image)
+        else:
+            generator = torch.Generator().manual_seed(self.seed)
+            run_once = self.make_single_run(steps, image)
+            changed_image = run_with_restarts(run, norm_ball, run_once, self.restarts, generator)
+        return changed_image, run
 
     def find_smallest_change(self, run: AttackRun, image: Tensor, steps: int) -> Tensor:
-        """By an attack that looks for the smallest change itself."""
+        """Runs the attack, which must be one that looks for the smallest change."""
         if self.name == "cw":
-            return run_carlini_wagner(run, image, steps, self.step_size or 0.01)
-        return (run_deepfool if self.name == "deepfool" else run_fmn)(run, image, self.norm, steps)
+            lr = self.step_size or DEFAULT_CW_LEARNING_RATE
+            return run_carlini_wagner(run, image, steps, lr)
+        if self.name == "deepfool":
+            return run_deepfool(run, image, self.norm, steps)
+        return run_fmn(run, image, self.norm, steps)
 
     def make_single_run(self, steps: int, image: Tensor) -> SingleAttackRun:
-        """One run of projected steps."""
+        """The run from one starting point of an attack that takes projected steps."""
         if self.name == "apgd":
             return ApgdSteps(steps, self.early)
-        usual = {
-            "pgd": 2.5 * self.eps / steps,  # Madry 2018
-            "fgsm": self.eps,
-            "ascent": compute_default_radius(self.norm, image) / 10,
-        }.get(self.name, self.eps / steps)
-        momentum = 1.0 if self.name == "mifgsm" else 0.0
         return ProjectedSteps(
             steps,
-            self.step_size or usual,
-            momentum,
+            self.step_size or self.compute_default_step_size(steps, image),
+            momentum=1.0 if self.name == "mifgsm" else 0.0,
             random_start=self.name == "pgd",
             early=self.early,
         )
 
+    def compute_default_step_size(self, steps: int, image: Tensor) -> float:
+        """The norm of a projected step where none is given."""
+        if self.name == "pgd":
+            return 2.5 * self.eps / steps  # Madry 2018
+        if self.name == "fgsm":
+            return self.eps
+        if self.name == "ascent":
+            return compute_default_radius(self.norm, image) / 10
+        return self.eps / steps
+
 
 def compute_default_radius(norm: Norm, image: Tensor) -> float:
-    """A radius that no eye follows: every pixel value by 4/255 at most, by 2/255 in the root mean square, by 1/255 on average."""
-    count = math.prod(image.shape[1:])
-    return {"linf": 4 / 255, "l2": 2 / 255 * math.sqrt(count), "l1": count / 255}[norm]
+    """A radius within which changes are hard to see.
+
+    4/255 for linf; for l2 a root mean square of 2/255 over the pixel values, for l1 a mean of
+    1/255.
+    """
+    value_count = math.prod(image.shape[1:])
+    if norm == "linf":
+        return 4 / 255
+    if norm == "l2":
+        return 2 / 255 * math.sqrt(value_count)
+    return value_count / 255
 
 
 def set_attack_radius(attack: Attack, eps: float | None, image: Tensor) -> Attack:
-    """The attack with its radius: the given one, the usual one of its norm, or infinite for attacks that have none.
+    """The attack with radius `eps`; None sets the default of its norm, or infinity if it has none.
 
-    Raises SightlineError for knobs that the attack does not have.
+    Raises SightlineError for parameters that the attack does not have.
     """
+    radius = compute_default_radius(attack.norm, image) if eps is None else eps
     if attack.peer:
-        return replace(
-            attack, eps=compute_default_radius(attack.norm, image) if eps is None else eps
-        )
+        return replace(attack, eps=radius)
     if attack.name == "cw" and attack.norm != "l2":
         raise SightlineError(
-            f"norm is {attack.norm!r}; cw has only l2: choose fmn or deepfool for others"
+            f"norm is {attack.norm!r}; cw has only l2: choose fmn or deepfool for other norms"
         )
     if attack.step_size is not None and attack.name in OWN_STEP_SIZE_ATTACKS:
         raise SightlineError(
-            f"step_size is {attack.step_size}; {attack.name} finds the length of its steps itself: leave it out"
+            f"step_size is {attack.step_size}; {attack.name} sets its own step size: leave it out"
         )
-    if attack.name in UNBOUNDED_ATTACKS:
-        if eps is not None:
-            raise SightlineError(
-                f"eps is {eps}; {attack.name} has no radius, it stops where the network is fooled: leave it out"
-            )
-        return replace(attack, eps=math.inf)
-    return replace(attack, eps=compute_default_radius(attack.norm, image) if eps is None else eps)
+    if attack.name not in UNBOUNDED_ATTACKS:
+        return replace(attack, eps=radius)
+    if eps is not None:
+        raise SightlineError(
+            f"eps is {eps}; {attack.name} has no radius, it stops where the network is fooled: "
+            "leave it out"
+        )
+    return replace(attack, eps=math.inf)

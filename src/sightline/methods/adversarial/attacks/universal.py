@@ -1,4 +1,5 @@
-"""One change for many images: a universal perturbation (Moosavi-Dezfooli 2017), and a patch that works wherever it is pasted (Brown 2017)."""
+"""One change for many images: a universal perturbation (Moosavi-Dezfooli 2017), and a patch that
+works wherever it is pasted (Brown 2017)."""
 
 import math
 from dataclasses import dataclass
@@ -14,38 +15,47 @@ from sightline.methods.adversarial.attacks.norm_ball import (
     sample_unit_offset,
 )
 
-SHARED_CHANGE_BATCH = 16
+UNIVERSAL_BATCH_SIZE = 16
 
-MAX_PULLING_LOSS = 9.0  # a cross-entropy above this pulls no more, so that no single image leads (Shafahi 2020, section 4)
+# Images whose cross-entropy is above this get no weight in the mean gradient, so that no single
+# image dominates it (Shafahi 2020, section 4).
+MAX_COUNTED_LOSS = 9.0
 
 MAX_PATCH_ROTATION = math.radians(22.5)
+PATCH_STEP_SIZE = 0.06
 
 
 def optimize_universal_change(
     run: AttackRun, image: Tensor, norm_ball: NormBall, steps: int, generator: torch.Generator
 ) -> Tensor:
-    """The change 1×3×H×W in the ball around zero that fools most of N images: steps along the mean gradient of random batches."""
-    change = sample_unit_offset(image[:1], norm_ball.norm, generator) * norm_ball.eps
-    for index in range(steps):
-        rows = torch.randperm(len(image), generator=generator)[:SHARED_CHANGE_BATCH].to(
-            image.device
-        )
-        seen = (image[rows] + change).clamp(0, 1)
-        gradient, losses, _ = run.compute_gradient(seen, rows)
-        pull = (gradient * (losses < MAX_PULLING_LOSS).view(-1, 1, 1, 1)).mean(0, keepdim=True)
-        step = norm_ball.eps / 5 * anneal_step_size(index, steps)
-        change = project_offset(
-            change + step * norm_ball.find_steepest_step(pull, torch.full_like(pull, 0.5)),
-            norm_ball.eps,
-            norm_ball.norm,
-        )
-        if run.report_step(losses, seen):
+    """The change 1×3×H×W within the ball's radius that makes most of N images reach their goal.
+
+    Each step follows the mean gradient of a random batch; step sizes fall from a fifth of the
+    radius to zero.
+    """
+    eps = norm_ball.eps
+    norm = norm_ball.norm
+    change = sample_unit_offset(image[:1], norm, generator) * eps
+    for step_index in range(steps):
+        order = torch.randperm(len(image), generator=generator)
+        rows = order[:UNIVERSAL_BATCH_SIZE].to(image.device)
+        changed_image = (image[rows] + change).clamp(0, 1)
+        gradients, losses, _ = run.compute_gradient(changed_image, rows)
+        is_counted = (losses < MAX_COUNTED_LOSS).view(-1, 1, 1, 1)
+        gradient = (gradients * is_counted).mean(0, keepdim=True)
+
+        # The change is added to many images, so no pixel is at its limit: hence the gray image.
+        gray = torch.full_like(gradient, 0.5)
+        step_size = eps / 5 * anneal_step_size(step_index, steps)
+        step = step_size * norm_ball.find_steepest_step(gradient, gray)
+        change = project_offset(change + step, eps, norm)
+        if run.report_step(losses, changed_image):
             break
     return change
 
 
 def anneal_step_size(index: int, steps: int) -> float:
-    """From 1 in the first step towards 0 after the last."""
+    """Cosine annealing from 1 in the first step towards 0 after the last."""
     return (1 + math.cos(math.pi * index / steps)) / 2
 
 
@@ -54,7 +64,11 @@ def anneal_step_size(index: int, steps: int) -> float:
 
 @dataclass(frozen=True)
 class PatchPositions:
-    """Where a round patch lies on each of N images: its diameter in pixels, its turn, and its centre from the image's, N each."""
+    """How a round patch lies on each of N images; all fields are N.
+
+    Its diameter in pixels, its rotation in radians, and how far its center lies to the right of
+    and below the center of the image, in pixels.
+    """
 
     diameter: Tensor
     rotation: Tensor
@@ -65,72 +79,67 @@ class PatchPositions:
 def sample_patch_positions(
     image: Tensor, share: float, generator: torch.Generator
 ) -> PatchPositions:
-    """Random ones: diameters within a fifth of `share` of the short side, turned by up to 22.5° either way, wholly inside."""
+    """Random positions, each wholly inside its image.
+
+    Diameters lie within a fifth of `share` of the image's short side, rotations within 22.5°
+    either way.
+    """
     height, width = image.shape[-2:]
-    draw = torch.rand(4, len(image), generator=generator).to(image.device) * 2 - 1
-    diameter = (share * (1 + 0.2 * draw[0])).clamp(max=1) * min(height, width)
+    uniform = torch.rand(4, len(image), generator=generator).to(image.device) * 2 - 1
+    diameter = (share * (1 + 0.2 * uniform[0])).clamp(max=1) * min(height, width)
     return PatchPositions(
-        diameter,
-        MAX_PATCH_ROTATION * draw[1],
-        draw[2] * (width - diameter) / 2,
-        draw[3] * (height - diameter) / 2,
+        diameter=diameter,
+        rotation=MAX_PATCH_ROTATION * uniform[1],
+        offset_right=uniform[2] * (width - diameter) / 2,
+        offset_down=uniform[3] * (height - diameter) / 2,
     )
 
 
 def paste_round_patch(image: Tensor, patch: Tensor, positions: PatchPositions) -> Tensor:
-    """The images with the patch 1×3×s×s on each of them; what lies outside its circle stays."""
+    """Pastes the patch 1×3×s×s on each of N images; the image shows outside the patch's circle."""
     height, width = image.shape[-2:]
-    cos, sin = (
-        positions.rotation.cos() * 2 / positions.diameter,
-        positions.rotation.sin() * 2 / positions.diameter,
-    )
-    rows = [
-        torch.stack(
-            [
-                cos * width / 2,
-                sin * height / 2,
-                -(cos * positions.offset_right + sin * positions.offset_down),
-            ],
-            1,
-        ),
-        torch.stack(
-            [
-                -sin * width / 2,
-                cos * height / 2,
-                sin * positions.offset_right - cos * positions.offset_down,
-            ],
-            1,
-        ),
-    ]
-    grid = F.affine_grid(torch.stack(rows, 1), list(image.shape), align_corners=False)
-    seen = F.grid_sample(
+    right = positions.offset_right
+    down = positions.offset_down
+    # From image coordinates in [−1, 1] to patch coordinates, whose circle has radius 1.
+    cos = positions.rotation.cos() * 2 / positions.diameter
+    sin = positions.rotation.sin() * 2 / positions.diameter
+    to_patch_x = torch.stack([cos * width / 2, sin * height / 2, -(cos * right + sin * down)], 1)
+    to_patch_y = torch.stack([-sin * width / 2, cos * height / 2, sin * right - cos * down], 1)
+    transform = torch.stack([to_patch_x, to_patch_y], 1)
+
+    grid = F.affine_grid(transform, list(image.shape), align_corners=False)
+    moved_patch = F.grid_sample(
         patch.expand(len(image), -1, -1, -1),
         grid,
         mode="bilinear",
         padding_mode="border",
         align_corners=False,
     )
-    return torch.where((grid.square().sum(-1) <= 1)[:, None], seen, image)
+    is_inside = (grid.square().sum(-1) <= 1)[:, None]
+    return torch.where(is_inside, moved_patch, image)
 
 
 def optimize_adversarial_patch(
     run: AttackRun, image: Tensor, share: float, steps: int, generator: torch.Generator
 ) -> Tensor:
-    """The patch 1×3×s×s that makes the network answer the wanted class wherever it lies on N images: sign steps on the mean over
-    random images and places."""
+    """The patch 1×3×s×s that makes images reach the goal wherever it lies on them.
+
+    Each step follows the sign of the gradient over a batch of random images and positions.
+    """
     side = max(4, round(share * min(image.shape[-2:])))
     patch = torch.full((1, 3, side, side), 0.5, device=image.device)
-    for index in range(steps):
-        rows = torch.randint(len(image), (SHARED_CHANGE_BATCH,), generator=generator).to(
-            image.device
-        )
-        shown, at = image[rows], sample_patch_positions(image[rows], share, generator)
+    for step_index in range(steps):
+        rows = torch.randint(len(image), (UNIVERSAL_BATCH_SIZE,), generator=generator)
+        rows = rows.to(image.device)
+        batch = image[rows]
+        positions = sample_patch_positions(batch, share, generator)
         with torch.enable_grad():
             leaf = patch.clone().requires_grad_()
-            seen = paste_round_patch(shown, leaf, at)
-            gradient, losses, _ = run.compute_gradient(seen, rows)
-            (pull,) = torch.autograd.grad(seen, leaf, gradient)
-        patch = (patch + 0.06 * anneal_step_size(index, steps) * pull.sign()).clamp(0, 1)
-        if run.report_step(losses, seen):
+            patched_image = paste_round_patch(batch, leaf, positions)
+            image_gradient, losses, _ = run.compute_gradient(patched_image, rows)
+            (gradient,) = torch.autograd.grad(patched_image, leaf, image_gradient)
+        step = PATCH_STEP_SIZE * anneal_step_size(step_index, steps) * gradient.sign()
+        patch = (patch + step).clamp(0, 1)
+        if run.report_step(losses, patched_image):
             break
     return patch
