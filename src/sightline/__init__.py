@@ -1,4 +1,7 @@
-"""Sightline shows what a vision network has learned. The names are listed in `__init__.pyi`, each loaded when first used."""
+"""Sightline shows what a vision network has learned.
+
+The public names are listed in `__init__.pyi`; each module is loaded when one of its names is used.
+"""
 
 import lazy_loader
 

@@ -1,28 +1,42 @@
-"""One error for everything a user can mend: what was given, what is allowed, what is near."""
+"""The error for everything a user can correct: what was given, what is allowed, what comes close."""
 
 import difflib
 from collections.abc import Iterable
 
+MIN_NAME_SIMILARITY = 0.55
+# A list of allowed names is only printed when it fits on a line.
+MAX_LISTED_NAMES = 12
+
 
 class SightlineError(ValueError):
-    """A request that can't be carried out, in one line that says why. Anything else that is raised is a bug."""
+    """A request that cannot be carried out, with the reason in one line.
+
+    Any other exception raised by the package is a bug.
+    """
 
 
 def suggest_closest_name(requested: str, allowed: Iterable[str]) -> str:
-    """A clause that names the closest of `allowed`, or lists them if they are few, or nothing."""
+    """Returns a clause to append to an error message.
+
+    It names the closest of the `allowed` names, or lists them when none is close and they are
+    few, or is empty. Case is ignored.
+    """
     names = list(dict.fromkeys(allowed))
-    folded = {name.casefold(): name for name in names}
-    close = difflib.get_close_matches(requested.casefold(), folded, n=1, cutoff=0.55)
-    if close:
-        return f"; did you mean {folded[close[0]]}?"
-    return f"; choose from {', '.join(names)}" if 0 < len(names) <= 12 else ""
+    name_by_folded = {name.casefold(): name for name in names}
+    matches = difflib.get_close_matches(
+        requested.casefold(), name_by_folded, n=1, cutoff=MIN_NAME_SIMILARITY
+    )
+    if matches:
+        return f"; did you mean {name_by_folded[matches[0]]}?"
+    if 0 < len(names) <= MAX_LISTED_NAMES:
+        return f"; choose from {', '.join(names)}"
+    return ""
 
 
 def make_unknown_name_error(kind: str, requested: object, allowed: Iterable[str]) -> SightlineError:
     """The error for a name that does not exist: «no layer named 'conv53'; did you mean conv5_3?»."""
-    return SightlineError(
-        f"no {kind} named {str(requested)!r}{suggest_closest_name(str(requested), allowed)}"
-    )
+    name = str(requested)
+    return SightlineError(f"no {kind} named {name!r}{suggest_closest_name(name, allowed)}")
 
 
 def make_out_of_range_error(
@@ -33,5 +47,5 @@ def make_out_of_range_error(
 
 
 def get_first_error_line(error: Exception) -> str:
-    """The first line of another library's error, to be told within ours."""
+    """The first line of another library's error, to be quoted in one of ours."""
     return str(error).strip().split("\n")[0]

@@ -1,56 +1,78 @@
-"""Files appear whole or not at all: written under a temporary name beside the final one, then renamed."""
+"""Files that appear whole or not at all, and the user's cache.
 
+A file is written under a temporary name in its final folder, then renamed.
+"""
+
+import errno
 import os
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from uuid import uuid4
 
+from platformdirs import user_cache_path
+
 from sightline.errors import SightlineError
 
 
 @contextmanager
 def replace_atomically(path: Path) -> Generator[Path, None, None]:
-    """Gives a temporary path in the folder of `path`, made if need be; renamed to `path` if the block succeeds.
+    """Yields a temporary path that becomes `path` if the `with` block succeeds.
 
-    Raises SightlineError when the folder can't be made or written.
+    The folder is made if it does not exist. If the block fails, a file that was at `path` stays as
+    it was. Raises SightlineError when the folder or the file can't be written.
     """
     temporary = path.with_name(f".{uuid4().hex[:12]}{path.suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
         os.replace(temporary, path)
-    except (OSError, ValueError) as error:
-        if isinstance(error, SightlineError):
-            raise
-        raise make_write_error(path, error) from error
+    except SightlineError:
+        raise
+    except (OSError, ValueError) as error:  # ValueError: a null byte in the path
+        raise _make_write_error(path, error) from error
     finally:
         with suppress(OSError, ValueError):
             temporary.unlink()
 
 
+def write_text(content: str, path: Path) -> None:
+    """Writes UTF-8 text atomically, with line ends as they are in `content`."""
+    with replace_atomically(path) as temporary:
+        temporary.write_text(content, encoding="utf-8", newline="")
+
+
 def check_writable(folder: Path) -> None:
-    """Raises SightlineError before the work is done if `folder` could not be made or written afterwards. Makes nothing."""
+    """Raises SightlineError if `folder` can't be made or written. Makes nothing.
+
+    To be called before long work whose result is saved there.
+    """
     try:
-        existing = next(
-            parent for parent in (folder, *folder.absolute().parents) if parent.exists()
-        )
+        candidates = (folder, *folder.absolute().parents)
+        existing = next(candidate for candidate in candidates if candidate.exists())
         if not existing.is_dir():
-            raise NotADirectoryError(20, f"{str(existing)!r} is not a folder")
+            raise NotADirectoryError(errno.ENOTDIR, f"{str(existing)!r} is not a folder")
         if not os.access(existing, os.W_OK | os.X_OK):
-            raise PermissionError(13, "permission denied")
-    except (OSError, ValueError) as error:
-        raise make_write_error(folder, error) from error
-
-
-def make_write_error(path: Path, error: Exception) -> SightlineError:
-    """The one line for a place that can't be written; an odd name is escaped."""
-    reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    return SightlineError(f"can't write {str(path)!r}: {reason}")
+            raise PermissionError(errno.EACCES, "permission denied")
+    except (OSError, ValueError) as error:  # ValueError: a null byte in the path
+        raise _make_write_error(folder, error) from error
 
 
 def get_cache_path(kind: str, name: str) -> Path:
-    """A place for something of a kind in the user's cache."""
-    return (
-        Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sightline" / kind / name
-    )
+    """The path of a file or folder in the user's cache, where things of its `kind` are kept.
+
+    The cache is in XDG_CACHE_HOME where that is set, else in the system's usual folder. Makes
+    nothing.
+    """
+    xdg_cache = os.environ.get("XDG_CACHE_HOME")
+    if xdg_cache:  # platformdirs looks at it on Linux and macOS only
+        cache = Path(xdg_cache) / "sightline"
+    else:
+        cache = user_cache_path("sightline", appauthor=False)
+    return cache / kind / name
+
+
+def _make_write_error(path: Path, error: Exception) -> SightlineError:
+    """The one line for a path that can't be written; `repr` escapes odd characters."""
+    system_message = error.strerror if isinstance(error, OSError) else None
+    return SightlineError(f"can't write {str(path)!r}: {system_message or error}")

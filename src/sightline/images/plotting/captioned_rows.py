@@ -1,4 +1,4 @@
-"""Pictures in rows with words: a title over each row, a line or two under each picture."""
+"""Figures of pictures in rows: a title over each row, a caption under each picture."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,15 +6,28 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sightline.images.io import check_image
-from sightline.images.plotting.maps import rasterize_figure, resize_picture
+from sightline.images.plotting.charts import TEXT_COLOR, rasterize_figure
+from sightline.images.transforms import resize_image
+from sightline.images.validation import check_image
 
-TITLE_HEIGHT, CAPTION_HEIGHT, TILE_GAP, FIGURE_MARGIN = 24, 32, 8, 10  # pixels
+# All in pixels.
+TITLE_HEIGHT = 24
+CAPTION_HEIGHT = 32
+TILE_GAP = 8
+LEAD_GAP = 3 * TILE_GAP
+FIGURE_MARGIN = 10
+
+TITLE_FONT_SIZE = 10
+CAPTION_FONT_SIZE = 7
+CAPTION_CHARACTER_WIDTH = 6
 
 
 @dataclass(frozen=True)
 class FigureRow:
-    """A title, pictures 1×3×H×W of any size, and words for each of them; the first `lead` are set apart by a wide gap."""
+    """A title, pictures 1×3×H×W of any size, and a caption for each.
+
+    The first `lead_count` pictures are set apart by a wide gap.
+    """
 
     title: str
     pictures: Sequence[Tensor]
@@ -22,82 +35,104 @@ class FigureRow:
     lead_count: int = 0
 
 
-def compose_figure_rows(rows: Sequence[FigureRow], tile_side: int = 96) -> Tensor:
-    """The rows below each other, each picture fitted into a square of `tile` pixels: 1×3×H×W."""
-    from matplotlib.figure import Figure
+@dataclass(frozen=True)
+class PlacedText:
+    """A text of a figure; x and y in pixels from the top left corner."""
 
-    wide = max(
-        len(row.pictures) * (tile_side + TILE_GAP) + (3 * TILE_GAP if row.lead_count else 0)
-        for row in rows
-    )
-    width, height = (
-        wide + 2 * FIGURE_MARGIN - TILE_GAP,
-        sum(measure_row_height(row, tile_side) for row in rows) + FIGURE_MARGIN,
-    )
-    canvas, texts = torch.ones(1, 3, height, width), list[tuple[float, float, str, float, str]]()
+    x: float
+    y: float
+    text: str
+    font_size: int
+    alignment: str
+
+
+def compose_figure_rows(rows: Sequence[FigureRow], tile_side: int = 96) -> Tensor:
+    """The rows below each other, each picture fitted into a square of `tile_side`: 1×3×H×W."""
+    content_width = max(_measure_row_width(row, tile_side) for row in rows)
+    content_height = sum(_measure_row_height(row, tile_side) for row in rows)
+    width = content_width + 2 * FIGURE_MARGIN
+    height = content_height + FIGURE_MARGIN
+    canvas = torch.ones(1, 3, height, width)
+    texts: list[PlacedText] = []
     top = FIGURE_MARGIN // 2
     for row in rows:
-        texts.append((FIGURE_MARGIN, top + TITLE_HEIGHT / 2, row.title, 10, "left"))
-        top += TITLE_HEIGHT if row.title else 0
-        for i, (picture, words) in enumerate(zip(row.pictures, row.captions, strict=True)):
-            left = (
-                FIGURE_MARGIN
-                + i * (tile_side + TILE_GAP)
-                + (3 * TILE_GAP if i >= row.lead_count > 0 else 0)
-            )
-            small = fit_in_tile(picture, tile_side)
-            canvas[:, :, top : top + tile_side, left : left + tile_side] = small
-            texts.append(
-                (
-                    left + tile_side / 2,
-                    top + tile_side + CAPTION_HEIGHT / 2,
-                    truncate_caption(words, tile_side),
-                    7,
-                    "center",
-                )
-            )
-        top += measure_row_height(row, tile_side) - (TITLE_HEIGHT if row.title else 0)
+        texts += _place_row(row, top, tile_side, canvas)
+        top += _measure_row_height(row, tile_side)
+    return _draw_texts(canvas, texts)
+
+
+def _measure_row_width(row: FigureRow, tile_side: int) -> int:
+    lead_gap = LEAD_GAP if row.lead_count else 0
+    return len(row.pictures) * (tile_side + TILE_GAP) - TILE_GAP + lead_gap
+
+
+def _measure_row_height(row: FigureRow, tile_side: int) -> int:
+    title_height = TITLE_HEIGHT if row.title else 0
+    space_below = CAPTION_HEIGHT if any(row.captions) else TILE_GAP
+    return title_height + tile_side + space_below
+
+
+def _place_row(row: FigureRow, top: int, tile_side: int, canvas: Tensor) -> list[PlacedText]:
+    """Draws the row's pictures onto the canvas; returns its texts."""
+    title_y = top + TITLE_HEIGHT / 2
+    texts = [PlacedText(FIGURE_MARGIN, title_y, row.title, TITLE_FONT_SIZE, "left")]
+    if row.title:
+        top += TITLE_HEIGHT
+    bottom = top + tile_side
+    left = FIGURE_MARGIN
+    for number, (picture, caption) in enumerate(zip(row.pictures, row.captions, strict=True)):
+        if number == row.lead_count > 0:
+            left += LEAD_GAP
+        right = left + tile_side
+        canvas[:, :, top:bottom, left:right] = _fit_in_tile(picture, tile_side)
+        center = left + tile_side / 2
+        text = _truncate_lines(caption, tile_side)
+        caption_y = bottom + CAPTION_HEIGHT / 2
+        texts.append(PlacedText(center, caption_y, text, CAPTION_FONT_SIZE, "center"))
+        left = right + TILE_GAP
+    return texts
+
+
+def _fit_in_tile(picture: Tensor, tile_side: int) -> Tensor:
+    """The picture as large as it fits into a square, white around it: 1×3×side×side."""
+    height, width = picture.shape[-2:]
+    scale = tile_side / max(height, width)
+    height = max(1, round(height * scale))
+    width = max(1, round(width * scale))
+    resized = resize_image(check_image(picture).cpu(), height, width)
+    top = (tile_side - height) // 2
+    left = (tile_side - width) // 2
+    tile = torch.ones(1, 3, tile_side, tile_side)
+    tile[:, :, top : top + height, left : left + width] = resized
+    return tile
+
+
+def _truncate_lines(caption: str, tile_side: int) -> str:
+    """The caption with each line cut to the width of a tile."""
+    max_length = max(8, tile_side // CAPTION_CHARACTER_WIDTH)
+    lines = [
+        line if len(line) <= max_length else line[: max_length - 1] + "…"
+        for line in caption.split("\n")
+    ]
+    return "\n".join(lines)
+
+
+def _draw_texts(canvas: Tensor, texts: Sequence[PlacedText]) -> Tensor:
+    """The canvas 1×3×H×W with texts drawn over it."""
+    from matplotlib.figure import Figure
+
+    height, width = canvas.shape[-2:]
     figure = Figure(figsize=(width / 100, height / 100), dpi=100)
     figure.figimage(canvas[0].permute(1, 2, 0).numpy(), origin="upper")
-    for x, y, words, size, side in texts:
+    for item in texts:
         figure.text(
-            x / width,
-            1 - y / height,
-            words,
-            size=size,
-            ha=side,
+            item.x / width,
+            1 - item.y / height,
+            item.text,
+            size=item.font_size,
+            ha=item.alignment,
             va="center",
-            color="#222222",
+            color=TEXT_COLOR,
             linespacing=1.1,
         )
     return rasterize_figure(figure)
-
-
-def measure_row_height(row: FigureRow, tile_side: int) -> int:
-    """Pixels that a row takes."""
-    return (
-        (TITLE_HEIGHT if row.title else 0)
-        + tile_side
-        + (CAPTION_HEIGHT if any(row.captions) else TILE_GAP)
-    )
-
-
-def fit_in_tile(picture: Tensor, tile_side: int) -> Tensor:
-    """The picture as large as it fits into a square, white around it."""
-    height, width = picture.shape[-2:]
-    scale = tile_side / max(height, width)
-    small = resize_picture(
-        check_image(picture).cpu(), max(1, round(height * scale)), max(1, round(width * scale))
-    )
-    above, before = (tile_side - small.shape[2]) // 2, (tile_side - small.shape[3]) // 2
-    square = torch.ones(1, 3, tile_side, tile_side)
-    square[:, :, above : above + small.shape[2], before : before + small.shape[3]] = small
-    return square
-
-
-def truncate_caption(caption: str, tile_side: int) -> str:
-    """Each line cut to what a tile is wide enough for."""
-    most = max(8, tile_side // 6)
-    return "\n".join(
-        line if len(line) <= most else line[: most - 1] + "…" for line in caption.split("\n")
-    )

@@ -1,20 +1,26 @@
-"""Self-contained HTML pages: a template of `templates/` filled in, with every picture inside."""
+"""Self-contained HTML: templates filled in, and pictures inside the page."""
 
 import base64
 from typing import Any
 
 from torch import Tensor
 
-from sightline.images.io import encode_png
+from sightline.images.io import encode_jpeg, encode_png
+from sightline.images.transforms import resize_image
+
+# A PNG larger than this many bytes is put into a notebook as JPEG.
+MAX_PNG_BYTES = 200_000
 
 
 def render_template(template: str, **content: Any) -> str:
-    """The text of the page that a template gives; what is put in is escaped, what is missing is an error."""
+    """The text of the page that a file of `templates/` gives.
+
+    What is filled in is escaped. Raises jinja2.UndefinedError if something is missing.
+    """
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
-    loader = PackageLoader("sightline")
     environment = Environment(
-        loader=loader,
+        loader=PackageLoader("sightline"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -24,5 +30,25 @@ def render_template(template: str, **content: Any) -> str:
 
 
 def make_data_uri(picture: Tensor) -> str:
-    """A picture 1×3×H×W in [0, 1] as the source of an <img>."""
-    return "data:image/png;base64," + base64.b64encode(encode_png(picture)).decode()
+    """A picture 1×3×H×W in [0, 1] as the source of an <img>, lossless."""
+    return _encode_data_uri("png", encode_png(picture))
+
+
+def make_preview_uri(picture: Tensor, max_side: int) -> str:
+    """A picture 1×3×H×W as the source of an <img>, at most `max_side` pixels high and wide.
+
+    It is a PNG, or a JPEG where the PNG would be large.
+    """
+    height, width = picture.shape[-2:]
+    scale = min(1.0, max_side / max(height, width))
+    preview = resize_image(
+        picture.detach().cpu(), max(1, round(height * scale)), max(1, round(width * scale))
+    )
+    encoded = encode_png(preview)
+    if len(encoded) > MAX_PNG_BYTES:
+        return _encode_data_uri("jpeg", encode_jpeg(preview))
+    return _encode_data_uri("png", encoded)
+
+
+def _encode_data_uri(subtype: str, content: bytes) -> str:
+    return f"data:image/{subtype};base64,{base64.b64encode(content).decode()}"
