@@ -1,4 +1,4 @@
-"""Maps of vectors: planted clusters stay together, and what is said of a map is counted by hand."""
+"""Projections: planted clusters stay together, and the measures are counted by hand."""
 
 import pytest
 import torch
@@ -13,66 +13,74 @@ from sightline.data.search.projection import (
 )
 
 
-def clusters(count: int = 60, size: int = 64) -> tuple[Tensor, Tensor]:
-    """Three clouds in turn, far from each other: vectors count×size and classes."""
-    generator, classes = torch.Generator().manual_seed(0), torch.arange(count) % 3
-    return torch.randn(count, size, generator=generator) + 6 * torch.randn(
-        3, size, generator=generator
-    )[classes], classes
+def make_clusters(count: int = 60, dimensions: int = 64) -> tuple[Tensor, Tensor]:
+    """Vectors, count×dimensions, of three clusters far from each other, and their classes."""
+    generator = torch.Generator().manual_seed(0)
+    classes = torch.arange(count) % 3
+    noise = torch.randn(count, dimensions, generator=generator)
+    centers = 6 * torch.randn(3, dimensions, generator=generator)
+    return noise + centers[classes], classes
+
+
+@pytest.mark.parametrize("dimensions", [2, 3])
+def test_pca_has_the_variances_of_the_svd(dimensions: int) -> None:
+    vectors, _ = make_clusters(40, 7)
+    projection = project_vectors(vectors, "pca", dimensions, seed=0)
+    centered = vectors.double() - vectors.double().mean(0)
+    singular_values = torch.linalg.svdvals(centered)
+    shares = singular_values.square() / singular_values.square().sum()
+    assert projection.explained_variance.tolist() == pytest.approx(shares[:dimensions].tolist())
+    lengths = projection.positions.double().norm(dim=0)
+    assert lengths.tolist() == pytest.approx(singular_values[:dimensions].tolist())
 
 
 @pytest.mark.parametrize("dimensions", [2, 3])
 def test_tsne_keeps_clusters_and_repeats(dimensions: int) -> None:
-    vectors, classes = clusters()
-    places = project_vectors(vectors, "tsne", dimensions, seed=0).positions
-    assert places.shape == (60, dimensions)
-    assert places.mean(0).abs().max() < 1e-3
-    assert measure_vote_accuracy(places, classes, 10, "l2") == 1  # chance is 0.33
-    assert torch.equal(places, project_vectors(vectors, "tsne", dimensions, seed=0).positions)
+    vectors, classes = make_clusters()
+    positions = project_vectors(vectors, "tsne", dimensions, seed=0).positions
+    assert positions.shape == (60, dimensions)
+    assert positions.mean(0).abs().max() < 1e-3
+    assert measure_vote_accuracy(positions, classes, 10, "l2") == 1  # by chance 0.33
+    again = project_vectors(vectors, "tsne", dimensions, seed=0).positions
+    assert torch.equal(positions, again)
 
 
-def test_umap_keeps_clusters_and_threads() -> None:
-    vectors, classes = clusters()
+def test_umap_keeps_clusters_and_the_number_of_threads() -> None:
+    vectors, classes = make_clusters()
     threads = torch.get_num_threads()
-    places = project_vectors(vectors, "umap", 2, seed=0).positions
+    positions = project_vectors(vectors, "umap", 2, seed=0).positions
     assert torch.get_num_threads() == threads
-    assert measure_vote_accuracy(places, classes, 10, "l2") == 1
+    assert measure_vote_accuracy(positions, classes, 10, "l2") == 1
 
 
 def test_vectors_that_are_all_alike() -> None:
-    places, explained = (
-        project_vectors(torch.ones(5, 3), "tsne", 2, seed=0).positions,
-        compute_principal_components(torch.ones(5, 3), 2, 0)[1],
-    )
-    assert places.tolist() == [[0, 0]] * 5
+    positions = project_vectors(torch.ones(5, 3), "tsne", 2, seed=0).positions
+    _, explained = compute_principal_components(torch.ones(5, 3), 2, 0)
+    assert positions.tolist() == [[0, 0]] * 5
     assert explained.tolist() == [0, 0]
 
 
-def test_trustworthiness_is_venna_and_kaskis() -> None:
-    """Neighbours on the map that are none in the vectors count by how far down their rank is (2001, equation 2)."""
-    vectors, k = clusters(20, 5)[0], 4
-    places = torch.randn(20, 2, generator=torch.Generator().manual_seed(1))
+def test_trustworthiness_is_that_of_venna_and_kaski() -> None:
+    """Neighbours by position that are none by vector count by how far down their rank is
+    (2001, equation 2)."""
+    k = 4
+    vectors, _ = make_clusters(20, 5)
+    positions = torch.randn(20, 2, generator=torch.Generator().manual_seed(1))
     penalty = 0
     for i in range(20):
-        ranks = {
-            j: rank
-            for rank, j in enumerate(
-                sorted(range(20), key=lambda j: float((vectors[j] - vectors[i]).norm()))
-            )
-        }
-        shown = sorted(
-            (j for j in range(20) if j != i), key=lambda j: float((places[j] - places[i]).norm())
-        )[:k]
-        penalty += sum(max(0, ranks[j] - k) for j in shown)
-    assert measure_faithfulness(vectors, places, k)["trustworthiness"] == pytest.approx(
-        1 - 2 * penalty / (20 * k * (40 - 3 * k - 1))
-    )
+        by_vector = (vectors - vectors[i]).norm(dim=1).argsort().tolist()
+        by_position = (positions - positions[i]).norm(dim=1).argsort().tolist()
+        for j in by_position[1 : k + 1]:
+            penalty += max(0, by_vector.index(j) - k)
+    expected = 1 - 2 * penalty / (20 * k * (40 - 3 * k - 1))
+    measures = measure_faithfulness(vectors, positions, k)
+    assert measures["trustworthiness"] == pytest.approx(expected)
 
 
 def test_refuses_too_little() -> None:
     with pytest.raises(sl.SightlineError, match="a map needs at least 4 images; there are 3"):
         project_vectors(torch.randn(3, 8), "pca", 2, seed=0)
     with pytest.raises(
-        sl.SightlineError, match="2 numbers an image can't be laid out in 3 dimensions"
+        sl.SightlineError, match="vectors of 2 numbers can't be projected into 3 dimensions"
     ):
         project_vectors(torch.randn(9, 2), "pca", 3, seed=0)

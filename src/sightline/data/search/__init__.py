@@ -1,1 +1,1 @@
-"""Nearest neighbours among stored vectors, and their layout in the plane."""
+"""Exact nearest neighbours of vectors, and their projection into two or three dimensions."""
