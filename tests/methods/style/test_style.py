@@ -205,7 +205,7 @@ def test_presets_print_the_authors_number(model: sl.Model, photo: Tensor, grain:
         ({"loss": "sliced", "styles": ("brick", "grass")}, "takes one style and no masks"),
         ({"styles": ("nowhere.jpg",)}, "nowhere.jpg"),
         ({"style_layers": ("relu9",)}, "no layer named 'relu9'"),
-        ({"style_scale": 0.11}, "sees as a single place; raise style_scale"),
+        ({"style_scale": 0.11}, "is a single position in its deepest layer; raise style_scale"),
         ({"memory": 0.01, "coarse": False}, "pixels need about .* GB, more than memory=0.01"),
         ({"steps": 0}, "steps is 0"),
     ],
@@ -241,7 +241,7 @@ def test_what_exceeds_the_memory_is_refused_before_the_first_step(
 
 def test_refuses_an_image_too_small(model: sl.Model) -> None:
     with pytest.raises(
-        sl.SightlineError, match="the image is 20×50 pixels; a painting needs 32×32 or more"
+        sl.SightlineError, match="the image is 20×50 pixels; style transfer needs 32×32 or more"
     ):
         sl.style(model, torch.rand(1, 3, 20, 50))
 

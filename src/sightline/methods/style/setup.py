@@ -1,4 +1,4 @@
-"""What style transfer and texture synthesis set up alike: the loss at a size, and whether it fits into memory."""
+"""The loss of an image at each size, for style transfer and texture synthesis."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from sightline.errors import SightlineError
 from sightline.images.transforms import ImageSize, resize_bicubic
+from sightline.methods.style.memory import OptimizationMemory, count_feature_bytes
 from sightline.models.model import Model
 from sightline.models.tracing.receptive_field import receptive_field
 from sightline.optim.objectives.objective import Objective, tv
@@ -24,24 +25,30 @@ from sightline.optim.perceptual.style_loss import (
 )
 from sightline.optim.perceptual.tiling import measure_feature_map_sizes
 
-MIN_STYLE_TILE = 128
+# A style needs more than one position in its deepest layer, and no fewer pixels than this.
+MIN_STYLE_SIDE = 16
 
-# Bytes for each number of the layers' outputs. Measured: 1.9 with VGG-19, where ReLUs are not kept twice, 3.1 with SqueezeNet, 3.6 with
-# the embedded network; 3.2 with VGG-19 where `frugal` does not pool.
-BYTES_PER_ACTIVATION = 4
-
-# Pictures that are held beside the history: the image, its gradient, where the last step began, and what a step makes of them.
-WORKING_PICTURES = 8
-
-BYTES_PER_PAIR = 24  # bytes for each pixel of a pair of the history
-
-# Pairs: as many as keep a pixel below 1.6 kB and the whole in memory. Beside large maps 20 take too much, elsewhere they save a tenth of the steps.
-MIN_PAIRS, MAX_PAIRS, MAX_BYTES_PER_PIXEL = 10, 20, 1600
+# In place of an energy of zero, which can't be divided by.
+MIN_ENERGY = 1e-30
 
 
 @dataclass(frozen=True)
 class StyleLossBuilder:
-    """The content and style images 1×3×H×W, and how they are weighed. `masks`: one 1×1×H×W for each style, or none."""
+    """Builds the loss between an image, a content image and style images, at any size.
+
+    Attributes:
+        model: The network whose features are compared.
+        content: The content image 1×3×H×W, or None for a texture.
+        styles: Style images 1×3×H×W of any size.
+        layers: Where content and style are read.
+        preset: The weights of the terms and the distance between styles.
+        style_shares: The share of each style, where there are no masks.
+        masks: One mask 1×1×H×W for each style, 1 where the style should be; None mixes the styles.
+        style_scale: The size of the style's strokes; 2 makes them twice as large.
+        memory_gb: GB that the optimization may take; what needs more is computed in tiles.
+        history_size: Pairs of images that the optimizer keeps; None for as many as fit.
+        seed: Of the directions of the sliced distance.
+    """
 
     model: Model
     content: Tensor | None
@@ -63,219 +70,182 @@ class StyleLossBuilder:
 
     @property
     def kind(self) -> StyleDistanceKind:
-        """Which distance between styles."""
+        """The distance between styles."""
         return self.preset.kind
 
-    def weigh_style_layers(self, style_moments: Mapping[str, FeatureMoments]) -> dict[str, float]:
-        """The weight of each style layer's distance, given the style's moments."""
-        weights = dict(
-            zip(
-                self.layers.style,
-                self.preset.compute_layer_weights(self.list_channels()),
-                strict=True,
-            )
-        )
-        if not self.preset.relative:
-            return weights
-        return {
-            name: weight / max(measure_style_energy(style_moments[name], self.kind), 1e-30)
-            for name, weight in weights.items()
-        }
+    @property
+    def memory(self) -> OptimizationMemory:
+        """The memory that the optimization takes."""
+        layers = (*self.layers.style, *self.layers.content)
+        feature_bytes = count_feature_bytes(self.model, layers)
+        return OptimizationMemory(self.memory_gb, feature_bytes, self.history_size)
 
-    def list_channels(self) -> list[int]:
-        """Channels of each style layer."""
-        return [self.model.shape(name)[0] for name in self.layers.style]
+    # ── the loss ──
+
+    def build_objective(self, size: ImageSize) -> Objective:
+        """Minus the loss at a size, with total variation."""
+        objective = self.get_loss(size).make_objective(self.choose_tile_side(size))
+        if self.preset.tv > 0:
+            objective = objective - self.preset.tv * tv()
+        return objective
 
     def get_loss(self, size: ImageSize) -> StyleTransferLoss:
-        """The loss of a picture of this size. The last one is kept: the finished picture is judged by the targets it was painted to."""
+        """The loss of an image of this size.
+
+        The last one is cached: the finished image is measured with the targets that it was
+        optimized for.
+        """
         if size not in self.loss_cache:
             self.loss_cache.clear()
             self.loss_cache[size] = self.build_loss(size)
         return self.loss_cache[size]
 
     def build_loss(self, size: ImageSize) -> StyleTransferLoss:
-        """The loss of a picture of this size, its targets found anew."""
-        side, layers = self.choose_tile_side(size), self.layers
-        pictures = [self.fit_style(picture, size).to(self.model.device) for picture in self.styles]
-        samples = (
-            extract_perceptual_features(self.model, layers.style, pictures[0], None)
-            if self.kind == "sliced"
-            else None
-        )
-        content = {}
-        if self.content is not None and self.preset.content > 0:
-            shown = resize_bicubic(self.content, size).to(self.model.device)
-            found = extract_perceptual_features(self.model, layers.content, shown, side)
-            content = {
-                name: (
-                    self.preset.content / len(found) / self.measure_content_unit(features),
-                    features,
-                )
-                for name, features in found.items()
-            }
-        targets = [
-            compute_image_moments(self.model, layers.style, picture, side) for picture in pictures
+        """The loss of an image of this size, with targets computed anew."""
+        tile_side = self.choose_tile_side(size)
+        style_layers = self.layers.style
+        styles = [self.fit_style(style, size).to(self.model.device) for style in self.styles]
+        style_features = None
+        if self.kind == "sliced":
+            style_features = extract_perceptual_features(self.model, style_layers, styles[0], None)
+        content_targets = self.build_content_targets(size, tile_side)
+        style_moments = [
+            compute_image_moments(self.model, style_layers, style, tile_side) for style in styles
         ]
-        regions = [] if samples else self.build_regions(targets, size)
+        regions: list[StyleRegion] = []
+        if style_features is None:
+            regions = self.build_regions(style_moments, size)
         return StyleTransferLoss(
-            self.weigh_style_layers(targets[0]), regions, content, self.kind, samples, self.seed
+            self.weigh_style_layers(style_moments[0]),
+            regions,
+            content_targets,
+            self.kind,
+            style_features,
+            self.seed,
         )
 
+    def build_content_targets(
+        self, size: ImageSize, tile_side: int | None
+    ) -> dict[str, tuple[float, Tensor]]:
+        """The weight and the features of each content layer; empty without a content term."""
+        if self.content is None or self.preset.content <= 0:
+            return {}
+        image = resize_bicubic(self.content, size).to(self.model.device)
+        content_layers = self.layers.content
+        features_by_layer = extract_perceptual_features(
+            self.model, content_layers, image, tile_side
+        )
+        layer_weight = self.preset.content / len(features_by_layer)
+        targets: dict[str, tuple[float, Tensor]] = {}
+        for name, features in features_by_layer.items():
+            targets[name] = (layer_weight / self.measure_content_unit(features), features)
+        return targets
+
     def measure_content_unit(self, features: Tensor) -> float:
-        """What a content difference is divided by."""
-        return max(float(features.square().mean()), 1e-30) if self.preset.relative else 1.0
+        """What a content difference is divided by: for relative presets the mean square."""
+        if not self.preset.relative:
+            return 1.0
+        return max(float(features.square().mean()), MIN_ENERGY)
+
+    def weigh_style_layers(self, style_moments: Mapping[str, FeatureMoments]) -> dict[str, float]:
+        """The weight of each style layer's distance, for the moments of a style."""
+        layer_weights = self.preset.compute_layer_weights(self.list_channels())
+        weights = dict(zip(self.layers.style, layer_weights, strict=True))
+        if self.preset.relative:
+            for name in weights:
+                energy = measure_style_energy(style_moments[name], self.kind)
+                weights[name] /= max(energy, MIN_ENERGY)
+        return weights
+
+    def list_channels(self) -> list[int]:
+        """The channels of each style layer."""
+        return [self.model.shape(name)[0] for name in self.layers.style]
 
     def build_regions(
         self, style_moments: Sequence[Mapping[str, FeatureMoments]], size: ImageSize
     ) -> list[StyleRegion]:
-        """One region with all styles mixed, or one for each style where its mask is."""
+        """One region with all styles mixed, or with masks one region for each style."""
         if self.masks is None:
-            return [
-                StyleRegion(
-                    1.0,
-                    {
-                        name: blend_moments([one[name] for one in style_moments], self.style_shares)
-                        for name in self.layers.style
-                    },
-                )
-            ]
-        sizes = measure_feature_map_sizes(self.model, self.layers.style, *size)
-        grown = [
-            F.interpolate(mask, size=size, mode="bilinear", align_corners=False).to(
-                self.model.device
-            )
-            for mask in self.masks
-        ]
-        area = sum(float(mask.mean()) for mask in grown)
-        return [
-            StyleRegion(float(mask.mean()) / area, targets, compute_region_weights(mask, sizes))
-            for mask, targets in zip(grown, style_moments, strict=True)
-        ]
+            mixed_moments = {
+                name: blend_moments([moments[name] for moments in style_moments], self.style_shares)
+                for name in self.layers.style
+            }
+            return [StyleRegion(1.0, mixed_moments)]
+
+        map_sizes = measure_feature_map_sizes(self.model, self.layers.style, *size)
+        masks: list[Tensor] = []
+        for mask in self.masks:
+            resized = F.interpolate(mask, size=size, mode="bilinear", align_corners=False)
+            masks.append(resized.to(self.model.device))
+        total_area = sum(float(mask.mean()) for mask in masks)
+
+        regions: list[StyleRegion] = []
+        for mask, moments in zip(masks, style_moments, strict=True):
+            share = float(mask.mean()) / total_area
+            regions.append(StyleRegion(share, moments, compute_region_weights(mask, map_sizes)))
+        return regions
+
+    # ── the size of the styles ──
 
     def fit_style(self, picture: Tensor, size: ImageSize) -> Tensor:
-        """A style picture at the size where its strokes are as large as wanted: as many pixels as the output, times scale²."""
+        """Resizes a style for an image of this size: as many pixels as that has, times scale².
+
+        Raises SightlineError where the deepest style layer would have a single position.
+        """
         height, width = self.measure_style_size(picture, size)
         if min(height, width) < self.find_min_style_side():
             raise SightlineError(
-                f"the style would be {height}×{width} pixels, which its deepest layer sees as a single place; raise style_scale or the size"
+                f"the style would be {height}×{width} pixels, which is a single position in its"
+                " deepest layer; raise style_scale or the size"
             )
         return resize_bicubic(picture, (height, width))
 
     def measure_style_size(self, picture: Tensor, size: ImageSize) -> ImageSize:
-        """The size of a style picture beside an output of this one."""
-        factor = self.style_scale * math.sqrt(
-            math.prod(size) / (picture.shape[2] * picture.shape[3])
-        )
-        height, width = (max(1, round(side * factor)) for side in picture.shape[-2:])
-        return height, width
+        """The size that `fit_style` gives a style for an image of this size."""
+        height, width = picture.shape[-2:]
+        factor = self.style_scale * math.sqrt(math.prod(size) / (height * width))
+        return max(1, round(height * factor)), max(1, round(width * factor))
 
     def find_min_style_side(self) -> int:
-        """The short side that a style needs for more than a single place in the deepest layer."""
-        return max(
-            16, 2 * max(receptive_field(self.model, name).stride[0] for name in self.layers.style)
-        )
+        """The short side for which a style has two positions in its deepest layer."""
+        strides = [receptive_field(self.model, name).stride[0] for name in self.layers.style]
+        return max(MIN_STYLE_SIDE, 2 * max(strides))
 
     def has_large_enough_styles(self, size: ImageSize) -> bool:
-        """Whether all styles are large enough beside an output of this size."""
-        return all(
-            min(self.measure_style_size(picture, size)) >= self.find_min_style_side()
-            for picture in self.styles
-        )
+        """Whether all styles are large enough for an image of this size."""
+        min_side = self.find_min_style_side()
+        return all(min(self.measure_style_size(style, size)) >= min_side for style in self.styles)
+
+    # ── memory ──
 
     def choose_pair_count(self, size: ImageSize) -> int:
-        """How many pairs L-BFGS keeps of a picture of this size: the history that was given, or what a pixel has left."""
-        if self.history_size is not None:
-            return self.history_size
-        left = (
-            min(MAX_BYTES_PER_PIXEL, self.memory_gb * 1e9 / math.prod(size))
-            - count_activations_per_pixel(self) * BYTES_PER_ACTIVATION
-            - 12 * WORKING_PICTURES
-        )
-        return int(min(max(left / BYTES_PER_PAIR, MIN_PAIRS), MAX_PAIRS))
-
-    def build_objective(self, size: ImageSize) -> Objective:
-        """Minus the loss at a size, with total variation."""
-        aim = self.get_loss(size).make_objective(self.choose_tile_side(size))
-        return aim - self.preset.tv * tv() if self.preset.tv > 0 else aim
+        """How many pairs of images the optimizer of an image of this size keeps."""
+        return self.memory.choose_pair_count(size)
 
     def choose_tile_side(self, size: ImageSize) -> int | None:
-        """The side of the tiles that keep within the memory, or None if the whole fits.
+        """The side in pixels of the tiles that keep within the memory; None if the whole fits.
 
-        Raises SightlineError where not even tiles of the least size do.
+        Raises SightlineError where no tiles fit, and where the distance can't be computed in tiles.
         """
-        if estimate_painting_memory(self, size) <= self.memory_gb:
+        memory = self.memory
+        if memory.fits(size):
             return None
         if self.kind == "sliced":
             raise SightlineError(
-                f"{self.describe_memory_need(size)}; the sliced loss sorts the whole picture and can't be had in tiles; raise memory, lower the size, or compare Gram matrices"
+                f"{memory.describe_need(size)}; the sliced loss sorts the whole picture and can't"
+                " be computed in tiles; raise memory, lower the size, or compare Gram matrices"
             )
-        margin = max(
-            receptive_field(self.model, name).size[0]
-            for name in (*self.layers.style, *self.layers.content)
-        )
-        kept = math.prod(size) * count_picture_bytes(self, size) / 1e9
-        side = (
-            math.sqrt(
-                max(self.memory_gb - kept, 0)
-                * 1e9
-                / (count_activations_per_pixel(self) * BYTES_PER_ACTIVATION)
-            )
-            - 2 * margin
-        )
-        if side < MIN_STYLE_TILE:
-            least = (
-                kept
-                + (MIN_STYLE_TILE + 2 * margin) ** 2
-                * count_activations_per_pixel(self)
-                * BYTES_PER_ACTIVATION
-                / 1e9
-            )
-            raise SightlineError(
-                f"{self.describe_memory_need(size)}, and in tiles of {MIN_STYLE_TILE} pixels about {least:.3g} GB; raise memory or lower the size"
-            )
-        return int(side)
+        layers = (*self.layers.style, *self.layers.content)
+        margin = max(receptive_field(self.model, name).size[0] for name in layers)
+        return memory.choose_tile_side(size, margin)
 
     def describe_memory_need(self, size: ImageSize) -> str:
-        """What a picture of this size would take, in words."""
-        return f"{size[0]}×{size[1]} pixels need about {estimate_painting_memory(self, size):.3g} GB, more than memory={self.memory_gb:g}"
-
-
-def count_activations_per_pixel(builder: StyleLossBuilder) -> float:
-    """Numbers for each pixel that a pass keeps: the outputs of all layers up to the deepest that is read."""
-    model = builder.model
-    wanted = {
-        model.layer(name).removesuffix(":in")
-        for name in (*builder.layers.style, *builder.layers.content)
-    }
-    order = list(model.layers)
-    deepest = max(order.index(name) for name in wanted)
-    shapes = [
-        model.layers[name].shape
-        for name in order[: deepest + 1]
-        if not order[min(order.index(name) + 1, deepest)].startswith(f"{name}.")
-    ]
-    return sum(math.prod(shape) for shape in shapes) / model.size**2
+        """The beginning of an error message: what an image of this size takes."""
+        return self.memory.describe_need(size)
 
 
 def measure_style_energy(style_moments: FeatureMoments, kind: StyleDistanceKind) -> float:
-    """The distance of a style to nothing."""
+    """The distance of a style to a constant 0."""
     if kind == "gram":
         return float(style_moments.gram.square().mean()) / 4
     return float(style_moments.gram.diagonal(dim1=1, dim2=2).mean())
-
-
-def estimate_painting_memory(builder: StyleLossBuilder, size: ImageSize) -> float:
-    """An estimate of what the ascent at a size needs, in GB: features, picture, and the optimizer's history."""
-    return (
-        math.prod(size)
-        * (
-            count_activations_per_pixel(builder) * BYTES_PER_ACTIVATION
-            + count_picture_bytes(builder, size)
-        )
-        / 1e9
-    )
-
-
-def count_picture_bytes(builder: StyleLossBuilder, size: ImageSize) -> int:
-    """Bytes for each pixel that whole pictures take: two for each step of the history, and those beside it."""
-    return BYTES_PER_PAIR * builder.choose_pair_count(size) + 12 * WORKING_PICTURES
