@@ -57,6 +57,11 @@ def with_registers() -> nn.Module:
     return of_timm(reg_tokens=3, depth=3, num_heads=4)
 
 
+def wide() -> nn.Module:
+    """For images of 32×40; resamples its position embeddings for a Model's square blank."""
+    return of_timm(img_size=(32, 40), dynamic_img_size=True)
+
+
 def lively(network: nn.Module) -> nn.Module:
     """Weights so large that attention is far from uniform."""
     with torch.no_grad():
@@ -66,7 +71,7 @@ def lively(network: nn.Module) -> nn.Module:
     return network.eval()
 
 
-NETWORKS = (of_torchvision, of_timm, averaging, averaging_with_a_class_token, with_registers)
+NETWORKS = (of_torchvision, of_timm, averaging, averaging_with_a_class_token, with_registers, wide)
 every = pytest.mark.parametrize("make", NETWORKS, ids=lambda make: make.__name__)
 
 
@@ -74,8 +79,13 @@ def loaded(network: nn.Module) -> sl.Model:
     return sl.load(network, mean=MEAN, std=STD, labels=LABELS, size=32, device="cpu")
 
 
-def pictures(count: int = 3) -> Tensor:
-    return torch.rand(count, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+def pictures(count: int = 3, width: int = 32) -> Tensor:
+    return torch.rand(count, 3, 32, width, generator=torch.Generator().manual_seed(1))
+
+
+def width_for(make: Callable[[], nn.Module]) -> int:
+    """The width of images that a network takes."""
+    return 40 if make is wide else 32
 
 
 # ── the same, written out ──
@@ -146,11 +156,11 @@ def row_of(network: nn.Module, relation: Tensor) -> Tensor:
 def test_watching_changes_no_answer(make: Callable[[], nn.Module]) -> None:
     model = loaded(make())
     with torch.no_grad():
-        plain = model.logits(pictures())
+        plain = model.logits(pictures(width=width_for(make)))
         with AttentionRecorder() as seen:
-            watched = model.logits(pictures())
+            watched = model.logits(pictures(width=width_for(make)))
         assert torch.allclose(plain, watched, atol=1e-5)
-        assert torch.equal(model.logits(pictures()), plain)
+        assert torch.equal(model.logits(pictures(width=width_for(make))), plain)
     assert len(seen.weights) == (3 if make is with_registers else 2)
     for weights in seen.weights:
         assert torch.allclose(weights.sum(3), torch.ones(weights.shape[:3]), atol=1e-5)
@@ -160,8 +170,8 @@ def test_watching_changes_no_answer(make: Callable[[], nn.Module]) -> None:
 def test_weights_are_softmax_of_queries_and_keys(make: Callable[[], nn.Module]) -> None:
     network = make()
     with torch.no_grad(), AttentionRecorder() as seen:
-        loaded(network).logits(pictures())
-    for i, image in enumerate(pictures()):
+        loaded(network).logits(pictures(width=width_for(make)))
+    for i, image in enumerate(pictures(width=width_for(make))):
         expected, _ = by_hand(network, image, 0)
         for found, one in zip(seen.weights, expected, strict=True):
             assert torch.allclose(found[i].double(), one, atol=1e-5)
@@ -235,10 +245,10 @@ def test_every_way_of_multi_head_attention_gives_the_same(
 @pytest.mark.parametrize("fusion", ["mean", "max", "min"])
 def test_rollout_is_its_product(make: Callable[[], nn.Module], fusion: str) -> None:
     network = make()
-    found = sl.attention(loaded(network), pictures(), kind="rollout", fusion=fusion).values[
-        "tokens"
-    ]
-    for i, image in enumerate(pictures()):
+    found = sl.attention(
+        loaded(network), pictures(width=width_for(make)), kind="rollout", fusion=fusion
+    ).values["tokens"]
+    for i, image in enumerate(pictures(width=width_for(make))):
         weights, _ = by_hand(network, image, 0)
         product = torch.eye(weights[0].shape[1], dtype=torch.float64)
         for layer in weights:
@@ -255,8 +265,10 @@ def test_rollout_is_its_product(make: Callable[[], nn.Module], fusion: str) -> N
 def test_relevance_is_its_recursion(make: Callable[[], nn.Module]) -> None:
     network = make()
     for label in range(4):
-        found = sl.attention(loaded(network), pictures(), label=label).values["tokens"]
-        for i, image in enumerate(pictures()):
+        found = sl.attention(loaded(network), pictures(width=width_for(make)), label=label).values[
+            "tokens"
+        ]
+        for i, image in enumerate(pictures(width=width_for(make))):
             weights, slopes = by_hand(network, image, label)
             relation = torch.eye(weights[0].shape[1], dtype=torch.float64)
             for layer, slope in zip(weights, slopes, strict=True):
@@ -273,14 +285,15 @@ def test_relevance_is_its_recursion(make: Callable[[], nn.Module]) -> None:
 @pytest.mark.parametrize("kind", ["rollout", "relevance"])
 def test_patches_are_laid_on_their_grid(make: Callable[[], nn.Module], kind: str) -> None:
     network = make()
-    result = sl.attention(loaded(network), pictures(), kind=kind)
+    result = sl.attention(loaded(network), pictures(width=width_for(make)), kind=kind)
     extra = network.num_prefix_tokens if isinstance(network, TimmTransformer) else 1
     tokens = result.values["tokens"]
-    assert tokens.shape == (3, 16 + extra)
-    assert torch.equal(result.values["relevance"], tokens[:, extra:].view(3, 4, 4))
-    assert result.values["map"].shape == (3, 32, 32)
+    columns = width_for(make) // 8
+    assert tokens.shape == (3, 4 * columns + extra)
+    assert torch.equal(result.values["relevance"], tokens[:, extra:].view(3, 4, columns))
+    assert result.values["map"].shape == (3, 32, width_for(make))
     assert result.values["layers"] == (3 if make is with_registers else 2)
-    assert "4×4 patches" in result.captions["attention"]
+    assert f"4×{columns} patches" in result.captions["attention"]
 
 
 def test_relevance_asks_about_a_class_and_rollout_does_not() -> None:
@@ -298,10 +311,15 @@ def test_relevance_asks_about_a_class_and_rollout_does_not() -> None:
 @pytest.mark.parametrize("kind", ["rollout", "relevance"])
 def test_a_batch_gives_what_its_images_give_alone(make: Callable[[], nn.Module], kind: str) -> None:
     model = loaded(make())
-    together = sl.attention(model, pictures(), kind=kind).values
-    assert together["label"].tolist() == model.logits(pictures()).argmax(1).tolist()
+    together = sl.attention(model, pictures(width=width_for(make)), kind=kind).values
+    assert (
+        together["label"].tolist()
+        == model.logits(pictures(width=width_for(make))).argmax(1).tolist()
+    )
     for i in range(3):
-        alone = sl.attention(model, pictures()[i : i + 1], kind=kind).values["tokens"]
+        alone = sl.attention(model, pictures(width=width_for(make))[i : i + 1], kind=kind).values[
+            "tokens"
+        ]
         assert torch.allclose(together["tokens"][i : i + 1], alone, atol=1e-5)
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import sightline as sl
-from sightline.images.plotting import maps as render
+from sightline.images.plotting.maps import render_heatmap, render_signed_map
 
 LABELS = ("ant", "bee", "cat")
 MEAN, STD = (0.5, 0.4, 0.3), (0.25, 0.2, 0.3)
@@ -85,7 +85,7 @@ def loaded(net: nn.Module) -> sl.Model:
     return sl.load(net, mean=MEAN, std=STD, labels=LABELS, size=16, device="cpu")
 
 
-def pictures(height: int = 16, width: int = 16) -> Tensor:
+def pictures(height: int = 16, width: int = 20) -> Tensor:
     return torch.rand(3, 3, height, width, generator=torch.Generator().manual_seed(1))
 
 
@@ -167,7 +167,7 @@ def test_after_the_last_convolution_of_a_pooled_network_the_kinds_are_one() -> N
             sl.cam(model, pictures(), kind=kind, label=label).values["cam"]
             for kind in ("cam", "gradcam", "hirescam", "xgradcam")
         )
-        assert torch.allclose(grad, cam.relu() / 49, atol=1e-6)
+        assert torch.allclose(grad, cam.relu() / (7 * 9), atol=1e-6)
         assert torch.allclose(hires, grad, atol=1e-6)
         assert torch.allclose(xgrad, grad, atol=1e-6)
 
@@ -204,7 +204,7 @@ def test_scorecam_is_its_loop(channels: int | None) -> None:
         scores = []
         for k in order:
             large = nn.functional.interpolate(
-                torch.from_numpy(maps[k])[None, None], size=(16, 16), mode="bilinear"
+                torch.from_numpy(maps[k])[None, None], size=(16, 20), mode="bilinear"
             )
             mask = (large - large.min()) / (large.max() - large.min())
             with torch.no_grad():
@@ -246,11 +246,11 @@ def test_eigencam_is_the_first_principal_component(layer: str) -> None:
 def test_tokens_are_laid_on_their_grid(kind: str) -> None:
     net = network(Tokens)
     values = sl.cam(loaded(net), pictures(), kind=kind, label=1).values
-    assert values["cam"].shape == (3, 4, 4)
-    assert values["map"].shape == (3, 16, 16)
+    assert values["cam"].shape == (3, 4, 5)
+    assert values["map"].shape == (3, 16, 20)
     if kind in ("gradcam", "gradcam++", "hirescam", "layercam", "xgradcam"):
         for i, (tokens, slopes) in enumerate(watched(net, "norm1", 1)):
-            laid, laid_slopes = (value[1:].T.reshape(8, 4, 4) for value in (tokens, slopes))
+            laid, laid_slopes = (value[1:].T.reshape(8, 4, 5) for value in (tokens, slopes))
             assert np.allclose(
                 values["cam"][i].numpy(), literal(kind, laid, laid_slopes), atol=1e-4, rtol=1e-2
             )
@@ -259,7 +259,7 @@ def test_tokens_are_laid_on_their_grid(kind: str) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_batch_gives_what_its_images_give_alone(kind: str) -> None:
     model = loaded(network())
-    images = pictures(16, 20)
+    images = pictures()
     together = sl.cam(model, images, kind=kind).values
     assert together["label"].tolist() == model.logits(images).argmax(1).tolist()
     assert together["map"].shape == (3, 16, 20)
@@ -273,10 +273,8 @@ def test_the_picture_shows_the_map(kind: str) -> None:
     result = sl.cam(loaded(network()), pictures()[:1], kind=kind, label=2)
     map_ = result.values["map"]
     negative = bool((result.values["cam"] < 0).any())
-    shown = result.panels["cam"][:, :, :, 22:38]
-    assert torch.equal(
-        shown, render.render_signed_map(map_) if negative else render.render_heatmap(map_)
-    )
+    shown = result.panels["cam"][:, :, :, 26:46]
+    assert torch.equal(shown, render_signed_map(map_) if negative else render_heatmap(map_))
     assert ("full colour ±" in result.captions["cam"]) == negative
     assert negative <= (kind in SIGNED)
     assert "of no class" in result.captions["cam"] or "cat" in result.captions["cam"]
@@ -289,7 +287,7 @@ def test_cam_is_refused_where_it_is_not_exact(make: type[nn.Module], layer: str)
     with pytest.raises(
         sl.SightlineError, match=r"mean over the layer's places and one linear layer.*gradcam"
     ) as caught:
-        sl.cam(loaded(network(make)), pictures(), kind="cam", layer=layer)
+        sl.cam(loaded(network(make)), pictures(16, 16), kind="cam", layer=layer)
     assert "\n" not in str(caught.value)
 
 

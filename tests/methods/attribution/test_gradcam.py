@@ -51,14 +51,14 @@ def loaded(make: type[nn.Module]) -> sl.Model:
     return sl.load(make(), mean=(0.5,) * 3, std=(0.25,) * 3, labels=LABELS, size=16, device="cpu")
 
 
-def pictures(height: int = 16, width: int = 16) -> Tensor:
+def pictures(height: int = 16, width: int = 20) -> Tensor:
     return torch.rand(3, 3, height, width, generator=torch.Generator().manual_seed(1))
 
 
 @pytest.mark.parametrize("layer", ["conv1", "conv2", "conv3", "relu"])
 def test_captum_agrees(layer: str) -> None:
     model = loaded(Net)
-    image = pictures(16, 20)
+    image = pictures()
     for label in range(3):
         found = sl.gradcam(model, image, label=label, layer=layer).values
         expected = LayerGradCam(model.logits, model.module(layer)).attribute(
@@ -84,12 +84,12 @@ def test_before_a_global_mean_and_a_linear_layer_it_is_cam() -> None:
     weight = model.module("head").weight.detach()
     features = model.features(pictures(), "relu")["relu"]
     for label in range(3):
-        cam = np.zeros((3, 7, 7))
+        cam = np.zeros((3, 7, 9))
         for k in range(7):
             cam += float(weight[label, k]) * features[:, k].double().numpy()
         found = sl.gradcam(model, pictures(), label=label, layer="relu").values["cam"]
-        assert found.shape == (3, 7, 7)
-        assert np.allclose(found.numpy() * 49, np.maximum(cam, 0), atol=1e-5)
+        assert found.shape == (3, 7, 9)
+        assert np.allclose(found.numpy() * 63, np.maximum(cam, 0), atol=1e-5)
 
 
 class Pair(nn.Module):
@@ -112,7 +112,7 @@ class Paired(Net):
 
 
 def test_a_layer_that_gives_more_than_one_tensor() -> None:
-    model, image = sl.load(Paired(), size=16), torch.rand(2, 3, 16, 16)
+    model, image = sl.load(Paired(), size=16), torch.rand(2, 3, 16, 20)
     found = sl.gradcam(model, image, label=1, layer="pair")
     maps = model.features(image.clone().requires_grad_(), ["pair", "logits"])
     (slopes,) = torch.autograd.grad(maps["logits"][:, 1].sum(), maps["pair"])
@@ -122,7 +122,7 @@ def test_a_layer_that_gives_more_than_one_tensor() -> None:
 
 def test_one_forward_pass_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
     """The predicted class is read off the pass that is made anyway."""
-    model, image = sl.load(Net(), size=16), torch.rand(2, 3, 16, 16)
+    model, image = sl.load(Net(), size=16), torch.rand(2, 3, 16, 20)
     sl.gradcam(model, image)
     calls: list[Tensor] = []
     monkeypatch.setattr(
@@ -138,7 +138,7 @@ def test_one_forward_pass_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_each_image_asks_about_its_own_top_label() -> None:
     model = loaded(Net)
-    images = torch.cat([pictures(), torch.zeros(1, 3, 16, 16), torch.ones(1, 3, 16, 16)])
+    images = torch.cat([pictures(), torch.zeros(1, 3, 16, 20), torch.ones(1, 3, 16, 20)])
     together = sl.gradcam(model, images).values
     assert together["label"].tolist() == model.logits(images).argmax(1).tolist()
     for i in range(len(images)):
@@ -154,15 +154,15 @@ def test_tokens_are_laid_on_their_grid(layer: str) -> None:
     features = model.features(image, ["norm1", "logits"])
     (gradient,) = torch.autograd.grad(features["logits"][:, 1].sum(), features["norm1"])
     tokens, slopes = features["norm1"][:, 1:].detach().numpy(), gradient[:, 1:].numpy()
-    assert tokens.shape == (3, 16, 8)
+    assert tokens.shape == (3, 20, 8)
     for i in range(3):
         weight = slopes[i].mean(0)
         expected = np.array(
-            [[max(0.0, float(weight @ tokens[i, 4 * r + c])) for c in range(4)] for r in range(4)]
+            [[max(0.0, float(weight @ tokens[i, 5 * r + c])) for c in range(5)] for r in range(4)]
         )
         assert np.allclose(found["cam"][i].numpy(), expected, atol=1e-6)
     assert found["cam"].max() > 0
-    assert found["map"].shape == (3, 16, 16)
+    assert found["map"].shape == (3, 16, 20)
 
 
 @pytest.mark.parametrize("layer", ["hidden", "head", "logits", "penultimate"])

@@ -7,6 +7,7 @@ from captum.attr import Occlusion
 from torch import Tensor, nn
 
 import sightline as sl
+from sightline.methods.attribution.occlusion import average_drops_per_pixel
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.25, 0.2, 0.3)
 LABELS = ("ant", "bee", "cat", "dog")
@@ -114,11 +115,11 @@ def loaded_as(net: nn.Module, height: int, width: int) -> sl.Model:
 
 
 def test_captum_agrees_where_every_window_fits() -> None:
-    """captum gives each pixel the mean over the windows that cover it; here drops are spread in the same way."""
+    """captum too gives each pixel the mean over the windows that cover it."""
     model = loaded(network())
     image = pictures(1, 16, 20)
     window, stride = 8, 4
-    referee = Occlusion(model.logits).attribute(
+    expected = Occlusion(model.logits).attribute(
         image,
         target=1,
         sliding_window_shapes=(3, window, window),
@@ -126,14 +127,38 @@ def test_captum_agrees_where_every_window_fits() -> None:
         baselines=0.5,
         perturbations_per_eval=3,
     )
-    drop = sl.occlusion(model, image, label=1, window=window, stride=stride).values["drop"][0]
-    total, count = torch.zeros(16, 20), torch.zeros(16, 20)
-    for r in range(drop.shape[0]):
-        for c in range(drop.shape[1]):
-            total[r * stride : r * stride + window, c * stride : c * stride + window] += drop[r, c]
-            count[r * stride : r * stride + window, c * stride : c * stride + window] += 1
-    assert count.min() >= 1
-    assert torch.allclose(referee[0], (total / count).expand(3, -1, -1), atol=1e-5)
+    values = sl.occlusion(model, image, label=1, window=window, stride=stride).values
+    assert torch.allclose(values["attribution"], expected[:, 0], atol=1e-5)
+
+
+@pytest.mark.parametrize(("window", "stride"), [(5, 3), (4, 4), (3, 5), (7, 1)])
+def test_a_pixel_has_the_mean_drop_of_the_windows_that_cover_it(window: int, stride: int) -> None:
+    values = sl.occlusion(
+        loaded(network()), pictures(), label=2, window=window, stride=stride
+    ).values
+    drop = values["drop"]
+    corners = [(stride * row, stride * column) for row, column in np.ndindex(*drop.shape[1:])]
+    for i in range(len(drop)):
+        drops = drop[i].flatten().tolist()
+        for y, x in np.ndindex(16, 19):
+            covering = [
+                value
+                for value, (row, column) in zip(drops, corners, strict=True)
+                if row <= y < row + window and column <= x < column + window
+            ]
+            mean = sum(covering) / len(covering) if covering else 0.0
+            assert values["attribution"][i, y, x].item() == pytest.approx(mean, abs=1e-5)
+
+
+def test_an_equal_drop_everywhere_is_an_equal_attribution() -> None:
+    """However many windows cover a pixel; where none does, the attribution is 0."""
+    positions = [(row, column) for row in (0, 2, 4) for column in (0, 2, 4, 6)]
+    drops = torch.full((2, 1, 3, 4), 1.5)
+    attribution = average_drops_per_pixel(drops, positions, 4, 9, 11)
+    assert attribution.shape == (2, 1, 9, 11)
+    assert torch.equal(attribution[..., :8, :10], torch.full((2, 1, 8, 10), 1.5))
+    assert not attribution[..., 8:, :].any()
+    assert not attribution[..., :, 10:].any()
 
 
 @pytest.mark.parametrize("batch", [1, 3, 7, 4096])
@@ -184,11 +209,12 @@ def test_a_window_larger_than_the_image_is_refused(window: int, shape: tuple[int
 
 
 @pytest.mark.parametrize(
-    ("knob", "value"), [("window", 0), ("stride", 0), ("fill", 1.1), ("fill", -0.1), ("batch", 0)]
+    ("parameter", "value"),
+    [("window", 0), ("stride", 0), ("fill", 1.1), ("fill", -0.1), ("batch", 0)],
 )
-def test_knobs_out_of_range_are_refused(knob: str, value: float) -> None:
-    with pytest.raises(sl.SightlineError, match=f"{knob} is {value}; it must lie between"):
-        sl.occlusion(loaded(network()), pictures(1), **{knob: value})
+def test_parameters_out_of_range_are_refused(parameter: str, value: float) -> None:
+    with pytest.raises(sl.SightlineError, match=f"{parameter} is {value}; it must lie between"):
+        sl.occlusion(loaded(network()), pictures(1), **{parameter: value})
 
 
 # ── several labels ──
@@ -202,12 +228,13 @@ def test_several_labels_are_each_alone(incremental: bool) -> None:
         model, pictures(), label=labels, window=5, stride=4, incremental=incremental
     )
     assert several.values["drop"].shape == (2, 3, 3, 4)
+    assert several.values["attribution"].shape == (2, 3, 16, 19)
     for i, label in enumerate(labels):
         one = sl.occlusion(
             model, pictures(), label=label, window=5, stride=4, incremental=incremental
         )
         assert one.values["drop"].shape == (2, 3, 4)
-        for name in ("drop", "score", "label"):
+        for name in ("attribution", "drop", "score", "label"):
             assert torch.allclose(several.values[name][:, i], one.values[name], atol=1e-6), name
     assert several.panels["occlusion"].shape == (1, 3, 2 * 16 + 6, 4 * 19 + 3 * 6)
     assert "dog" in several.captions["occlusion"]

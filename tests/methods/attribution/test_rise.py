@@ -20,6 +20,19 @@ def loaded(net: nn.Module, size: int = 16) -> sl.Model:
     )
 
 
+class PadAndFlatten(nn.Module):
+    """Flattens images, padded to one size: a Model also runs its network on a square blank."""
+
+    def __init__(self, height: int, width: int) -> None:
+        super().__init__()
+        self.height = height
+        self.width = width
+
+    def forward(self, x: Tensor) -> Tensor:
+        padding = (0, self.width - x.shape[3], 0, self.height - x.shape[2])
+        return F.pad(x, padding).flatten(1)
+
+
 def network() -> nn.Module:
     torch.manual_seed(0)
     return nn.Sequential(
@@ -94,21 +107,23 @@ def test_every_pixel_is_visible_as_often_as_cells_are_kept(keep: float) -> None:
 
 
 def test_on_a_linear_network_it_tends_to_the_closed_form() -> None:
-    """E[score · M(x)] / E[M(x)], over all 16 grids of 2×2 and all 4 shifts, for a score that is linear in the image."""
+    """E[score · M(x)] / E[M(x)], over all 16 grids of 2×2 and all 6 shifts, for a score that is linear in the image."""
     torch.manual_seed(2)
-    linear = nn.Sequential(nn.Flatten(), nn.Linear(3 * 4 * 4, 4))
-    model, image = loaded(linear, 4), pictures(1, 4, 4)
+    linear = nn.Sequential(PadAndFlatten(4, 6), nn.Linear(3 * 4 * 6, 4))
+    with torch.no_grad():
+        linear[1].weight.mul_(4)
+    model, image = loaded(linear, 4), pictures(1, 4, 6)
     grids = torch.tensor(list(itertools.product((0.0, 1.0), repeat=4))).view(16, 1, 2, 2)
-    large = F.interpolate(grids, size=(6, 6), mode="bilinear", align_corners=False)[:, 0]
-    masks = torch.cat([large[:, y : y + 4, x : x + 4] for y in (0, 1) for x in (0, 1)]).double()
+    large = F.interpolate(grids, size=(6, 9), mode="bilinear", align_corners=False)[:, 0]
+    masks = torch.cat([large[:, y : y + 4, x : x + 6] for y in (0, 1) for x in (0, 1, 2)]).double()
     std = torch.tensor((0.25, 0.2, 0.3)).double().view(3, 1, 1)
-    slope = (
-        linear[1].weight[1].detach().double().view(3, 4, 4) / std * (image[0].double() - 0.5)
+    pixel_weights = (
+        linear[1].weight[1].detach().double().view(3, 4, 6) / std * (image[0].double() - 0.5)
     ).sum(0)
     together = torch.einsum("myx,mvu->yxvu", masks, masks) / len(masks)
-    expected = float(model.logits(torch.full((1, 3, 4, 4), 0.5))[0, 1]) + (together * slope).sum(
-        (2, 3)
-    ) / masks.mean(0)
+    expected = float(model.logits(torch.full((1, 3, 4, 6), 0.5))[0, 1]) + (
+        together * pixel_weights
+    ).sum((2, 3)) / masks.mean(0)
     found = sl.rise(model, image, label=1, masks=20_000, cells=2, score="logit", batch=4000).values[
         "map"
     ][0]

@@ -1,5 +1,7 @@
-"""The gradient against finite differences in float64, against captum, and in closed form; the averages of many gradients
-against captum, literal loops and what they must add up to."""
+"""The gradient against finite differences in float64, against captum, and in closed form.
+
+Averages of many gradients against captum, literal loops and what they must add up to.
+"""
 
 import copy
 from itertools import pairwise
@@ -11,13 +13,15 @@ from captum.attr import InputXGradient, IntegratedGradients, NoiseTunnel, Salien
 from torch import Tensor, nn
 
 import sightline as sl
-from sightline.images import transforms as transform
 from sightline.images.library import read_random_images
-from sightline.images.plotting import maps as render
-from sightline.methods.attribution import gradients as paths
+from sightline.images.plotting.maps import render_signed_map
+from sightline.images.transforms import blur_image
+from sightline.methods.attribution.gradients import sample_quarter_crops
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.25, 0.2, 0.3)
 LABELS = ("ant", "bee", "cat", "dog")
+HEIGHT = 12
+WIDTH = 15
 
 
 class Net(nn.Module):
@@ -30,6 +34,14 @@ class Net(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         rectify = torch.tanh if self.smooth else torch.relu
         return self.head(rectify(self.conv2(rectify(self.conv1(x)))).mean((2, 3)))
+
+
+class PadAndFlatten(nn.Module):
+    """Flattens images, padded to HEIGHT×WIDTH: a Model also runs its network on a square blank."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        padding = (0, WIDTH - x.shape[3], 0, HEIGHT - x.shape[2])
+        return nn.functional.pad(x, padding).flatten(1)
 
 
 def network(smooth: bool = False) -> Net:
@@ -45,7 +57,7 @@ def loaded(net: nn.Module) -> sl.Model:
 
 
 def pictures(count: int = 3) -> Tensor:
-    return torch.rand(count, 3, 12, 12, generator=torch.Generator().manual_seed(1))
+    return torch.rand(count, 3, HEIGHT, WIDTH, generator=torch.Generator().manual_seed(1))
 
 
 def in_double(net: nn.Module, image: Tensor) -> Tensor:
@@ -54,22 +66,21 @@ def in_double(net: nn.Module, image: Tensor) -> Tensor:
     return copy.deepcopy(net).double()((image.double() - mean) / std)
 
 
-def test_it_is_the_slope_by_finite_differences() -> None:
+def test_the_gradient_is_that_of_finite_differences() -> None:
     net = network(smooth=True)
     image, step = pictures(1), 1e-5
     with torch.no_grad():
         top = int(in_double(net, image).argmax())
-        found = sl.saliency(loaded(net), image).values
-        assert found["label"].tolist() == [top]
-        basis = torch.eye(3 * 12 * 12, dtype=torch.float64).view(-1, 3, 12, 12) * step
+        values = sl.saliency(loaded(net), image).values
+        assert values["label"].tolist() == [top]
+        basis = torch.eye(3 * HEIGHT * WIDTH, dtype=torch.float64).view(-1, 3, HEIGHT, WIDTH) * step
         up, down = in_double(net, image.double() + basis), in_double(net, image.double() - basis)
-        expected = ((up - down) / (2 * step))[:, top].view(1, 3, 12, 12)
-    assert torch.allclose(found["gradient"].double(), expected, atol=1e-6, rtol=1e-4)
-    for r in range(12):
-        for c in range(12):
-            assert found["saliency"][0, r, c].item() == max(
-                abs(v) for v in found["gradient"][0, :, r, c].tolist()
-            )
+        expected = ((up - down) / (2 * step))[:, top].view(1, 3, HEIGHT, WIDTH)
+    assert torch.allclose(values["gradient"].double(), expected, atol=1e-6, rtol=1e-4)
+    for row in range(HEIGHT):
+        for column in range(WIDTH):
+            channels = values["gradient"][0, :, row, column].tolist()
+            assert values["saliency"][0, row, column].item() == max(abs(v) for v in channels)
 
 
 @pytest.mark.parametrize("label", [0, 3, "top"])
@@ -89,8 +100,8 @@ def test_captum_agrees(label: int | str) -> None:
 
 def test_on_a_linear_network_it_is_the_weights() -> None:
     torch.manual_seed(2)
-    linear = nn.Sequential(nn.Flatten(), nn.Linear(3 * 12 * 12, 4))
-    weight = linear[1].weight.detach().view(4, 3, 12, 12) / torch.tensor(STD).view(3, 1, 1)
+    linear = nn.Sequential(PadAndFlatten(), nn.Linear(3 * HEIGHT * WIDTH, 4))
+    weight = linear[1].weight.detach().view(4, 3, HEIGHT, WIDTH) / torch.tensor(STD).view(3, 1, 1)
     for label, name in enumerate(LABELS):
         found = sl.saliency(loaded(linear), pictures(), label=name).values
         assert found["label"].tolist() == [label] * 3
@@ -102,7 +113,9 @@ def test_on_a_linear_network_it_is_the_weights() -> None:
 
 def test_each_image_asks_about_its_own_top_label() -> None:
     model = loaded(network())
-    images = torch.cat([pictures(6), torch.zeros(1, 3, 12, 12), torch.ones(1, 3, 12, 12)])
+    images = torch.cat(
+        [pictures(6), torch.zeros(1, 3, HEIGHT, WIDTH), torch.ones(1, 3, HEIGHT, WIDTH)]
+    )
     together = sl.saliency(model, images).values
     assert together["label"].tolist() == model.logits(images).argmax(1).tolist()
     for i in range(8):
@@ -150,26 +163,26 @@ NOISY = ("smoothgrad", "vargrad", "smoothgrad_squared")
 COMPLETE = ("integrated", "blur_ig", "expected")
 
 
-def slope(net: nn.Module, image: Tensor, label: int) -> Tensor:
+def literal_gradient(net: nn.Module, image: Tensor, label: int) -> Tensor:
     """The gradient of one score at one image 3×H×W in float64, literally."""
     leaf = image.double()[None].requires_grad_()
     return torch.autograd.grad(in_double(net, leaf)[0, label], leaf)[0][0]
 
 
-def score(net: nn.Module, image: Tensor, label: int) -> float:
+def literal_score(net: nn.Module, image: Tensor, label: int) -> float:
     return in_double(net, image[None])[0, label].item()
 
 
 def linear_network() -> nn.Sequential:
     torch.manual_seed(2)
-    return nn.Sequential(nn.Flatten(), nn.Linear(3 * 12 * 12, 4))
+    return nn.Sequential(PadAndFlatten(), nn.Linear(3 * HEIGHT * WIDTH, 4))
 
 
 def test_the_default_kind_is_the_gradient() -> None:
     model = loaded(network())
     plain, named = sl.saliency(model, pictures()), sl.saliency(model, pictures(), kind="gradient")
     assert torch.equal(plain.panels["saliency"], named.panels["saliency"])
-    assert torch.equal(plain.values["gradient"], plain.values["attribution"])
+    assert torch.equal(plain.values["gradient"], plain.values["per_channel"])
     assert "|gradient| of the score of" in plain.captions["saliency"]
 
 
@@ -178,7 +191,7 @@ def test_captum_agrees_on_input_times_gradient() -> None:
     for label in range(4):
         expected = InputXGradient(model.logits).attribute(pictures().requires_grad_(), target=label)
         found = sl.saliency(model, pictures(), label=label, kind="gradient_input").values
-        assert torch.allclose(found["attribution"], expected.detach(), atol=1e-6)
+        assert torch.allclose(found["per_channel"], expected.detach(), atol=1e-6)
         assert torch.allclose(found["saliency"], expected.detach().abs().amax(1), atol=1e-6)
 
 
@@ -186,7 +199,9 @@ def copies(image: Tensor, sigma: float, count: int, seed: int) -> list[Tensor]:
     """The noisy copies of a 3×H×W image, drawn one after another."""
     generator = torch.Generator().manual_seed(seed)
     deviation = sigma * float(image.max() - image.min())
-    return [image + deviation * torch.randn(3, 12, 12, generator=generator) for _ in range(count)]
+    return [
+        image + deviation * torch.randn(3, HEIGHT, WIDTH, generator=generator) for _ in range(count)
+    ]
 
 
 @pytest.mark.parametrize("kind", NOISY)
@@ -194,9 +209,11 @@ def test_noisy_kinds_are_the_moments_of_the_gradient(kind: str) -> None:
     net = network()
     found = sl.saliency(
         loaded(net), pictures(), label=2, kind=kind, samples=7, sigma=0.3, seed=4
-    ).values["attribution"]
+    ).values["per_channel"]
     for i, image in enumerate(pictures()):
-        slopes = torch.stack([slope(net, noisy, 2) for noisy in copies(image, 0.3, 7, 4)])
+        slopes = torch.stack(
+            [literal_gradient(net, noisy, 2) for noisy in copies(image, 0.3, 7, 4)]
+        )
         expected = {
             "smoothgrad": slopes.mean(0),
             "vargrad": slopes.var(0, correction=0),
@@ -228,7 +245,7 @@ def test_captum_agrees_on_noisy_kinds(kind: str, peer: str) -> None:
         abs=False,
     )
     found = sl.saliency(model, image, label=1, kind=kind, samples=count, sigma=0.2).values[
-        "attribution"
+        "per_channel"
     ]
     assert (found - expected).norm() / expected.norm() < 0.12
 
@@ -239,11 +256,11 @@ def test_captum_agrees_on_integrated_gradients(baseline: str, samples: int) -> N
     model = loaded(network())
     image = pictures()
     if baseline == "random":
-        start = torch.rand(3, 12, 12, generator=torch.Generator().manual_seed(9)).expand(
+        start = torch.rand(3, HEIGHT, WIDTH, generator=torch.Generator().manual_seed(9)).expand(
             3, -1, -1, -1
         )
     elif baseline == "blur":
-        start = torch.cat([transform.blur_image(one[None], 2.0) for one in image])
+        start = torch.cat([blur_image(one[None], 2.0) for one in image])
     else:
         start = torch.full_like(image, {"black": 0.0, "white": 1.0, "gray": 0.5}[baseline])
     referee = IntegratedGradients(model.logits)
@@ -253,7 +270,7 @@ def test_captum_agrees_on_integrated_gradients(baseline: str, samples: int) -> N
     values = sl.saliency(
         model, image, label=1, kind="integrated", baseline=baseline, samples=samples, seed=9
     ).values
-    assert torch.allclose(values["attribution"], expected.float(), atol=1e-5)
+    assert torch.allclose(values["per_channel"], expected.float(), atol=1e-5)
     difference = (model.logits(image) - model.logits(start))[:, 1].detach()
     assert torch.allclose(values["difference"], difference, atol=1e-5)
     assert torch.allclose(values["gap"], expected.float().sum((1, 2, 3)) - difference, atol=1e-4)
@@ -269,38 +286,38 @@ def test_more_nodes_close_the_gap(kind: str) -> None:
     assert many["difference"].abs().min() > 1e-3
     assert (many["gap"].abs() < 2e-3 * many["difference"].abs()).all()
     assert many["gap"].abs().max() < 0.1 * few["gap"].abs().max()
-    assert torch.allclose(many["attribution"].sum((1, 2, 3)), many["difference"], atol=1e-4)
+    assert torch.allclose(many["per_channel"].sum((1, 2, 3)), many["difference"], atol=1e-4)
 
 
 @pytest.mark.parametrize("kind", COMPLETE)
 def test_one_node_is_exact_on_a_linear_network(kind: str) -> None:
     net = linear_network()
-    weight = net[1].weight.detach().view(4, 3, 12, 12) / torch.tensor(STD).view(3, 1, 1)
+    weight = net[1].weight.detach().view(4, 3, HEIGHT, WIDTH) / torch.tensor(STD).view(3, 1, 1)
     values = sl.saliency(
         loaded(net), pictures(), label=3, kind=kind, samples=1, baseline="white"
     ).values
     assert values["gap"].abs().max() < 1e-4
     if kind == "integrated":
-        assert torch.allclose(values["attribution"], weight[3] * (pictures() - 1), atol=1e-5)
+        assert torch.allclose(values["per_channel"], weight[3] * (pictures() - 1), atol=1e-5)
     if kind == "blur_ig":
-        start = torch.cat([transform.blur_image(one[None], 2.0) for one in pictures()])
-        assert torch.allclose(values["attribution"], weight[3] * (pictures() - start), atol=1e-5)
+        start = torch.cat([blur_image(one[None], 2.0) for one in pictures()])
+        assert torch.allclose(values["per_channel"], weight[3] * (pictures() - start), atol=1e-5)
 
 
 def test_blur_ig_is_its_loop() -> None:
     net = network()
     image = pictures(1)
     corners = [
-        *(transform.blur_image(image, 2.0 * (1 - k / 5) ** 2)[0] for k in range(5)),
+        *(blur_image(image, 2.0 * (1 - k / 5) ** 2)[0] for k in range(5)),
         image[0],
     ]
-    expected = torch.zeros(3, 12, 12, dtype=torch.float64)
+    expected = torch.zeros(3, HEIGHT, WIDTH, dtype=torch.float64)
     for before, after in pairwise(corners):
-        expected += slope(net, (before + after) / 2, 0) * (after - before)
+        expected += literal_gradient(net, (before + after) / 2, 0) * (after - before)
     found = sl.saliency(loaded(net), image, label=0, kind="blur_ig", samples=5).values
-    assert torch.allclose(found["attribution"][0].double(), expected, atol=1e-6)
+    assert torch.allclose(found["per_channel"][0].double(), expected, atol=1e-6)
     assert found["difference"].item() == pytest.approx(
-        score(net, image[0], 0) - score(net, corners[0], 0), abs=1e-5
+        literal_score(net, image[0], 0) - literal_score(net, corners[0], 0), abs=1e-5
     )
 
 
@@ -308,7 +325,7 @@ def test_expected_gradients_are_their_loop(tmp_path: Path) -> None:
     net = network()
     image, stored = (
         pictures(1),
-        torch.rand(4, 3, 15, 12, generator=torch.Generator().manual_seed(6)).mul(255).round() / 255,
+        torch.rand(4, 3, 14, 15, generator=torch.Generator().manual_seed(6)).mul(255).round() / 255,
     )
     for number, picture in enumerate(stored):
         sl.write(picture, tmp_path / f"{number}.png")
@@ -319,15 +336,17 @@ def test_expected_gradients_are_their_loop(tmp_path: Path) -> None:
     generator = torch.Generator().manual_seed(5)
     stretches, within = torch.randperm(4, generator=generator), torch.rand(4, generator=generator)
     order = torch.randperm(4, generator=torch.Generator().manual_seed(5))
-    expected, scores = torch.zeros(3, 12, 12, dtype=torch.float64), []
+    expected, scores = torch.zeros(3, HEIGHT, WIDTH, dtype=torch.float64), []
     for k in range(4):
         start = stored[order[k], :, 1:13]
         place = float(stretches[k] + within[k]) / 4
-        expected += slope(net, start + place * (image[0] - start), 0) * (image[0] - start) / 4
-        scores.append(score(net, start, 0))
-    assert torch.allclose(values["attribution"][0].double(), expected, atol=1e-6)
+        expected += (
+            literal_gradient(net, start + place * (image[0] - start), 0) * (image[0] - start) / 4
+        )
+        scores.append(literal_score(net, start, 0))
+    assert torch.allclose(values["per_channel"][0].double(), expected, atol=1e-6)
     assert values["difference"].item() == pytest.approx(
-        score(net, image[0], 0) - sum(scores) / 4, abs=1e-5
+        literal_score(net, image[0], 0) - sum(scores) / 4, abs=1e-5
     )
 
 
@@ -367,15 +386,15 @@ def test_a_batch_gives_what_its_images_give_alone(kind: str) -> None:
 @pytest.mark.parametrize("kind", ["gradient_input", *NOISY, *COMPLETE])
 def test_each_kind_has_its_picture(kind: str) -> None:
     result = sl.saliency(loaded(network()), pictures(1), label=0, kind=kind, samples=2)
-    map_ = result.panels["saliency"][0, :, :, 18:30]
-    total = result.values["attribution"][0].sum(0)
+    map_ = result.panels["saliency"][0, :, :, 21:36]
+    total = result.values["per_channel"][0].sum(0)
     if kind in ("vargrad", "smoothgrad_squared"):
-        assert result.values["attribution"].min() >= 0
+        assert result.values["per_channel"].min() >= 0
         assert "black is 0" in result.captions["saliency"]
     else:
         sizes = sorted(total.abs().flatten().tolist())
         limit = sizes[round(0.99 * len(sizes)) - 1]
-        assert torch.equal(map_, render.render_signed_map(total[None], limit)[0])
+        assert torch.equal(map_, render_signed_map(total[None], limit)[0])
         assert f"±{limit:.3g}" in result.captions["saliency"]
     assert ("gap of" in result.captions["saliency"]) == (kind in COMPLETE)
 
@@ -386,11 +405,11 @@ def test_baselines_say_where_they_come_from(tmp_path: Path) -> None:
         "random quarters of the image itself"
         in sl.saliency(model, pictures(1), kind="expected", samples=2).captions["saliency"]
     )
-    quarters = list(paths.sample_quarter_crops(pictures(1)[0], 50, 0))
-    assert {one.shape for one in quarters} == {(3, 12, 12)}
+    quarters = list(sample_quarter_crops(pictures(1)[0], 50, 0))
+    assert {one.shape for one in quarters} == {(3, HEIGHT, WIDTH)}
     assert all(0 <= one.min() <= one.max() <= 1 for one in quarters)
     assert len({one.sum().item() for one in quarters}) > 20
-    assert next(paths.sample_quarter_crops(torch.rand(3, 1, 1), 1, 0)).shape == (3, 1, 1)
+    assert next(sample_quarter_crops(torch.rand(3, 1, 1), 1, 0)).shape == (3, 1, 1)
     for number in range(2):
         sl.write(torch.full((1, 3, 4, 9), number / 4), tmp_path / f"{number}.png")
     drawn = read_random_images(str(tmp_path), 5, 0, 6, 6)

@@ -9,25 +9,35 @@ from torch import Tensor, nn
 import sightline as sl
 from sightline.methods.attribution.segment import select_seeds
 
-SIDE = 48
+HEIGHT = 44
+WIDTH = 52
 
 
 def distance(row: float, column: float) -> Tensor:
     """How far each pixel lies from one."""
-    rows, columns = torch.arange(SIDE)[:, None] - row, torch.arange(SIDE)[None] - column
+    rows, columns = torch.arange(HEIGHT)[:, None] - row, torch.arange(WIDTH)[None] - column
     return (rows.square() + columns.square()).sqrt()
 
 
+class Weighing(nn.Module):
+    """Scores are weighted sums of the pixels; smaller images are padded with zeros."""
+
+    def __init__(self, weights: Tensor) -> None:
+        super().__init__()
+        self.weights = nn.Parameter(weights)
+
+    def forward(self, x: Tensor) -> Tensor:
+        padded = nn.functional.pad(x, (0, WIDTH - x.shape[3], 0, HEIGHT - x.shape[2]))
+        return torch.einsum("nchw,khw->nk", padded, self.weights)
+
+
 def weighing(*weights: Tensor) -> sl.Model:
-    """A network whose scores are weighted sums of the pixels, so that their gradients are the weights SIDE×SIDE."""
-    conv = nn.Conv2d(3, len(weights), SIDE, bias=False)
-    with torch.no_grad():
-        conv.weight.copy_(torch.stack(weights)[:, None].expand(-1, 3, -1, -1))
+    """A model whose gradients with respect to each colour are the weights HEIGHT×WIDTH."""
     return sl.load(
-        nn.Sequential(conv, nn.Flatten()),
+        Weighing(torch.stack(weights)),
         mean=(0.0,) * 3,
         std=(1.0,) * 3,
-        size=SIDE,
+        size=HEIGHT,
         labels=("disc", "flat")[: len(weights)],
     )
 
@@ -46,13 +56,13 @@ def picture(*masks: Tensor, noise: float = 0.02) -> Tensor:
         torch.tensor([0.3, 0.4, 0.5]).view(3, 1, 1),
     )
     return (
-        colors + noise * torch.randn(3, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
+        colors + noise * torch.randn(3, HEIGHT, WIDTH, generator=torch.Generator().manual_seed(0))
     ).clamp(0, 1)[None]
 
 
 @pytest.fixture(scope="module")
 def model() -> sl.Model:
-    return weighing(FADING, torch.ones(SIDE, SIDE))
+    return weighing(FADING, torch.ones(HEIGHT, WIDTH))
 
 
 def overlap(one: Tensor, other: Tensor) -> float:
@@ -71,7 +81,7 @@ def test_finds_the_disc(model: sl.Model, steps: int, smooth: float) -> None:
 
 
 def test_seeds_are_the_quantiles_of_the_gradient() -> None:
-    weight = torch.randn(SIDE, SIDE, generator=torch.Generator().manual_seed(3))
+    weight = torch.randn(HEIGHT, WIDTH, generator=torch.Generator().manual_seed(3))
     values = sl.segment(weighing(weight), picture(DISC), label=0, smooth=0).values
     sizes = sorted(abs(float(w)) for w in weight.flatten())
 
@@ -144,16 +154,16 @@ def test_a_flat_map_has_no_object_and_the_caption_says_so(model: sl.Model) -> No
     result = sl.segment(model, picture(DISC), label="flat")
     assert not result.values["mask"].any()
     assert result.values["share"].tolist() == [0]
-    assert "no pixel is a seed of the object and the mask is empty" in result.captions["segment"]
+    assert "no pixel is a foreground seed and the mask is empty" in result.captions["segment"]
     assert result.panels["segment"].isfinite().all()
     assert "empty" not in sl.segment(model, picture(DISC), label="disc").captions["segment"]
 
 
 @pytest.mark.parametrize("value", [0.0, 0.5, 1.0])
 def test_a_constant_image_does_not_crash(model: sl.Model, value: float) -> None:
-    result = sl.segment(model, torch.full((1, 3, SIDE, SIDE), value), label=0)
+    result = sl.segment(model, torch.full((1, 3, HEIGHT, WIDTH), value), label=0)
     assert result.panels["segment"].isfinite().all()
-    assert result.values["mask"].shape == (1, SIDE, SIDE)
+    assert result.values["mask"].shape == (1, HEIGHT, WIDTH)
 
 
 @pytest.mark.parametrize("side", [4, 6, 9])
@@ -162,15 +172,17 @@ def test_a_few_pixels_do_not_crash(side: int) -> None:
         nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.AdaptiveAvgPool2d(1), nn.Flatten()),
         size=side,
     )
-    image = torch.rand(2, 3, side, side, generator=torch.Generator().manual_seed(0))
+    image = torch.rand(2, 3, side, side + 3, generator=torch.Generator().manual_seed(0))
     for smooth in (0.0, 0.01, 0.2):
-        assert sl.segment(net, image, smooth=smooth).values["mask"].shape == (2, side, side)
+        assert sl.segment(net, image, smooth=smooth).values["mask"].shape == (2, side, side + 3)
 
 
 def test_dead_weights_are_a_flat_map() -> None:
     assert (
         "mask is empty"
-        in sl.segment(weighing(torch.zeros(SIDE, SIDE)), picture(DISC), label=0).captions["segment"]
+        in sl.segment(weighing(torch.zeros(HEIGHT, WIDTH)), picture(DISC), label=0).captions[
+            "segment"
+        ]
     )
 
 
@@ -200,10 +212,10 @@ def test_seeds_from_other_maps(tiny: sl.Model, photo: Tensor) -> None:
 
 def test_the_object_is_cut_out_over_squares(model: sl.Model) -> None:
     result = sl.segment(model, picture(DISC), label=0)
-    cutout, mask = result.panels["segment"][..., -SIDE:], result.values["mask"][0]
+    cutout, mask = result.panels["segment"][..., -WIDTH:], result.values["mask"][0]
     assert torch.equal(cutout[:, :, mask], picture(DISC)[:, :, mask])
     assert cutout[:, :, ~mask].min() > 0.89
-    outlined = result.panels["segment"][..., SIDE + 6 : 2 * SIDE + 6]
+    outlined = result.panels["segment"][..., WIDTH + 6 : 2 * WIDTH + 6]
     changed = (outlined != picture(DISC)).any(1)[0]
     assert changed.any()
     assert not changed[distance(22, 26) < 10].any()

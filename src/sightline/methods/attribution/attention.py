@@ -1,5 +1,8 @@
-"""Attention of a transformer, followed through its layers: attention rollout (Abnar & Zuidema 2020) and gradient-weighted
-relevance (Chefer, Gur & Wolf 2021, «Generic attention-model explainability»)."""
+"""Attention of a transformer, followed through its layers.
+
+Attention rollout (Abnar & Zuidema 2020) and gradient-weighted relevance (Chefer, Gur & Wolf 2021,
+«Generic attention-model explainability»).
+"""
 
 import inspect
 from collections.abc import Callable, Iterable, Sequence
@@ -30,11 +33,12 @@ HeadFusion = Literal["mean", "max", "min"]
 @register_method(
     chapter="analytical",
     title="Attention",
-    question="Which parts of the image does a transformer's answer draw on, through all its layers?",
-    reading="Bright parts pass on the most to the answer: by the attention weights alone (rollout), or by those that raise the class score (relevance).",
-    caution="Attention says where information flows, not what it says. Rollout is the same for every class; both ignore what happens "
-    "between the attention layers.",
-    # Most networks have no attention, and a report on them should not have to say so.
+    question="Which regions of the image does a transformer's output draw on, through all layers?",
+    reading="Bright regions pass the most on to the output: by the attention weights alone "
+    "(rollout), or by the weights that raise the class score (relevance).",
+    caution="Attention says where information flows, not what it says. Rollout is the same for "
+    "every class; both ignore what happens between the attention layers.",
+    # Most networks have no attention; a report on them should not have to say so.
     tour_runs=(),
     attribution=AttributionSpec("map", "kind"),
 )
@@ -46,40 +50,47 @@ def attention(
     kind: AttentionKind = "relevance",
     fusion: HeadFusion = "mean",
 ) -> Result:
-    """Relevance of every token for the answer, from the attention weights A of all layers of a vision transformer.
+    """Relevance of each token for the output, from the attention weights A of all layers.
 
-    rollout: product of (A + I)/2, heads fused first. relevance: R ← R + mean over heads of (∂score/∂A ⊙ A)⁺ R, from R = I.
-    Read off at the tokens from which the network reads its answer: the class token, or all patches where they are averaged.
-    `values["tokens"]` is N×T, unscaled; `values["relevance"]` N×h×w the same without class tokens on the grid of patches;
-    `values["map"]` enlarged to N×H×W; `values["layers"]` the number of attention layers.
+    rollout: product of (A + I)/2 over the layers, heads fused first. relevance: R ← R + mean over
+    heads of (∂score/∂A ⊙ A)⁺ R, starting from R = I. Both are read at the tokens from which the
+    network computes its output: the class token, or all patches where they are averaged.
+
+    `values["tokens"]` is N×T, at least 0, unscaled; `values["relevance"]`, N×h×w, the same without
+    class tokens on the grid of patches. `values["attribution"]` is that enlarged to N×H×W
+    (bilinear), as the picture shows it; also under its older name, `values["map"]`.
+    `values["layers"]` is the number of attention layers, `values["label"]`, N, the class indices.
 
     Args:
-        kind: "relevance" (of one class, by gradients) or "rollout" (of the answer as a whole).
-        fusion: How "rollout" makes one weight of all heads': "mean", "max" or "min".
+        kind: "relevance" (for one class, by gradients) or "rollout" (for the output as a whole).
+        fusion: How "rollout" combines the weights of all heads: "mean", "max" or "min".
     """
     index = model.choose(label, image)
-    weights, slopes = compute_attention_gradients(model, image, index)
-    relation = (
-        compute_rollout(weights, fusion)
-        if kind == "rollout"
-        else propagate_relevance(weights, slopes)
+    weights, gradients = compute_attention_gradients(model, image, index)
+    if kind == "rollout":
+        relation = compute_rollout(weights, fusion)
+        description = f"{fusion} attention rollout"
+    else:
+        relation = propagate_relevance(weights, gradients)
+        label_names = ", ".join(model.labels[i] for i in index.tolist())
+        description = f"relevance for {label_names}"
+
+    height, width = image.shape[-2:]
+    tokens = average_output_rows(relation, gradients[-1]).float().cpu()
+    grid = reshape_to_feature_maps(tokens[:, :, None], height, width)[:, 0]
+    attribution = upsample_maps(grid, (height, width))
+
+    overlay = overlay_heatmap(image, attribution)
+    panel = arrange_in_row(image, render_heatmap(attribution), overlay)
+    rows, columns = grid.shape[1:]
+    caption = (
+        f"Image, {description} through {len(weights)} attention layers ({rows}×{columns} patches, "
+        f"black 0, brightest {float(attribution[0].max()):.3g}), and their overlay."
     )
-    tokens = average_output_rows(relation, slopes[-1]).float().cpu()
-    grid = reshape_to_feature_maps(tokens[:, :, None], *image.shape[-2:])[:, 0]
-    map_ = upsample_maps(grid, image.shape[-2:])
-    panel = arrange_in_row(image, render_heatmap(map_), overlay_heatmap(image, map_))
-    what = (
-        f"{fusion} attention rollout"
-        if kind == "rollout"
-        else f"relevance for {', '.join(model.labels[i] for i in index.tolist())}"
-    )
-    scale = (
-        f"{grid.shape[1]}×{grid.shape[2]} patches, black 0, brightest {float(map_[0].max()):.3g}"
-    )
-    caption = f"Image, {what} through {len(weights)} attention layers ({scale}), and both."
     values = {
+        "attribution": attribution,
         "relevance": grid,
-        "map": map_,
+        "map": attribution,
         "tokens": tokens,
         "label": index,
         "layers": len(weights),
@@ -91,39 +102,51 @@ def attention(
 
 
 def compute_rollout(weights: Sequence[Tensor], fusion: HeadFusion) -> Tensor:
-    """Product of (A + I)/2 over the layers (Abnar & Zuidema 2020, section 3), N×T×T: what each token has of each at the start."""
-    found = torch.eye(weights[0].shape[-1], device=weights[0].device)
-    for layer in weights:
-        fused = (
-            layer.mean(1)
-            if fusion == "mean"
-            else layer.amax(1)
-            if fusion == "max"
-            else layer.amin(1)
-        )
-        mixed = (fused + torch.eye(fused.shape[-1]).to(fused)) / 2
-        # Of max and min the rows no longer add up to 1; the paper has the mean, whose rows do.
-        found = mixed / mixed.sum(2, keepdim=True) @ found.to(fused)
-    return found
+    """Product of (A + I)/2 over the layers, N×T×T (Abnar & Zuidema 2020, section 3).
+
+    Row i holds how much token i at the end has of each token at the start.
+    """
+    relation = torch.eye(weights[0].shape[-1], device=weights[0].device)
+    for layer_weights in weights:
+        fused = fuse_heads(layer_weights, fusion)
+        identity = torch.eye(fused.shape[-1]).to(fused)
+        with_residual = (fused + identity) / 2
+        # After max or min the rows no longer sum to 1; the paper uses the mean, whose rows do.
+        normalized = with_residual / with_residual.sum(2, keepdim=True)
+        relation = normalized @ relation.to(fused)
+    return relation
+
+
+def fuse_heads(weights: Tensor, fusion: HeadFusion) -> Tensor:
+    """Attention weights N×heads×T×T as N×T×T."""
+    if fusion == "mean":
+        return weights.mean(1)
+    if fusion == "max":
+        return weights.amax(1)
+    return weights.amin(1)
 
 
 def propagate_relevance(weights: Sequence[Tensor], gradients: Sequence[Tensor]) -> Tensor:
-    """R ← R + E_heads[(∂score/∂A ⊙ A)⁺] R over the layers (Chefer 2021, eq. 5 and 6), N×T×T."""
-    found = torch.eye(weights[0].shape[-1]).to(weights[0])
-    for layer, slope in zip(weights, gradients, strict=True):
-        found = found + (slope * layer).relu().mean(1) @ found
-    return found
+    """R ← R + E_heads[(∂score/∂A ⊙ A)⁺] R over the layers, N×T×T (Chefer 2021, eq. 5 and 6)."""
+    relation = torch.eye(weights[0].shape[-1]).to(weights[0])
+    for layer_weights, layer_gradients in zip(weights, gradients, strict=True):
+        contributions = (layer_gradients * layer_weights).relu()
+        relation = relation + contributions.mean(1) @ relation
+    return relation
 
 
 def average_output_rows(relation: Tensor, gradient: Tensor) -> Tensor:
-    """The relation's mean row over the tokens that the answer is read from, N×T.
+    """The mean row of the relation N×T×T over the tokens that the output is computed from, N×T.
 
-    Those are the ones whose row of the last attention has a gradient; all of them if none has.
+    Those are the tokens whose row of the last layer's attention has a gradient; all tokens if none
+    has one.
     """
-    # The papers have a class token; this finds it, and does right by networks that average their patches.
-    read = (gradient != 0).any(3).any(1)
-    read = read | ~read.any(1, keepdim=True)
-    return (relation * read[:, :, None]).sum(1) / read.sum(1, keepdim=True)
+    # The papers assume a class token. This finds it, and also suits networks that average patches.
+    has_gradient = (gradient != 0).any(3).any(1)
+    none_has_gradient = ~has_gradient.any(1, keepdim=True)
+    is_read = has_gradient | none_has_gradient
+    row_sum = (relation * is_read[:, :, None]).sum(1)
+    return row_sum / is_read.sum(1, keepdim=True)
 
 
 # ── attention weights ──
@@ -132,34 +155,44 @@ def average_output_rows(relation: Tensor, gradient: Tensor) -> Tensor:
 def compute_attention_gradients(
     model: Model, image: Tensor, index: Tensor
 ) -> tuple[list[Tensor], list[Tensor]]:
-    """Attention weights N×heads×T×T of every layer, and the gradients of the score before the softmax with respect to them.
+    """Attention weights N×heads×T×T of each layer, and the class score's gradients for them.
 
-    Raises SightlineError for a network without attention between all of its tokens.
+    The score is the one before the softmax. Raises SightlineError for a network without attention
+    between all of its tokens.
     """
-    with torch.enable_grad(), AttentionRecorder() as seen:
+    with torch.enable_grad(), AttentionRecorder() as recorder:
         leaf = image.to(model.device).detach().requires_grad_()
         scores = model.run(leaf, ["logits"])["logits"].gather(1, index.view(-1, 1))
-        # A pooling head's attention is not tokens × tokens: it stands outside the product.
-        weights = [one for one in seen.weights if one.shape[2] == one.shape[3] > 1]
+        # A pooling head's attention is not tokens × tokens: it does not belong in the product.
+        weights = [
+            candidate
+            for candidate in recorder.weights
+            if candidate.shape[2] == candidate.shape[3] > 1
+        ]
         if not weights:
             raise SightlineError(
-                f"{model.name} has no attention between image tokens; take a vision transformer, or ask gradcam or saliency"
+                f"{model.name} has no attention between image tokens; "
+                "use a vision transformer, or gradcam or saliency"
             )
-        if any(one.shape[2:] != weights[0].shape[2:] or len(one) != len(image) for one in weights):
-            raise SightlineError(
-                f"{model.name} has attention among parts of its tokens or between different ones; ask gradcam or saliency"
-            )
-        slopes = torch.autograd.grad(
+        for layer_weights in weights:
+            same_tokens = layer_weights.shape[2:] == weights[0].shape[2:]
+            if not same_tokens or len(layer_weights) != len(image):
+                raise SightlineError(
+                    f"{model.name} has attention among parts of its tokens or between different "
+                    "sets of them; use gradcam or saliency"
+                )
+        gradients = torch.autograd.grad(
             scores.sum(), weights, allow_unused=True, materialize_grads=True
         )
-    return [one.detach() for one in weights], list(slopes)
+    return [layer_weights.detach() for layer_weights in weights], list(gradients)
 
 
 class AttentionRecorder(TorchFunctionMode):
-    """Context in which `scaled_dot_product_attention` and `multi_head_attention_forward` are computed step by step.
+    """Context in which torch's fused attention functions are computed step by step and recorded.
 
-    Fused attention never forms its weights; here they are formed, kept in `weights` in order, and are part of the gradient's
-    graph. Results are the same up to rounding. No module is touched.
+    Fused attention never forms its weights. Here `scaled_dot_product_attention` and
+    `multi_head_attention_forward` form them, keep them in `weights` in order, and make them part of
+    the gradient's graph. Outputs are the same up to rounding. No module is changed.
     """
 
     def __init__(self) -> None:
@@ -177,13 +210,13 @@ class AttentionRecorder(TorchFunctionMode):
         if func is F.scaled_dot_product_attention:
             return self.compute_attention(*args, **kwargs)
         if func is F.multi_head_attention_forward:
-            told = MULTI_HEAD_SIGNATURE.bind(*args, **kwargs)
-            told.apply_defaults()
-            if is_standard_attention(told.arguments):
-                return self.compute_multi_head_attention(told.arguments)
+            call = MULTI_HEAD_SIGNATURE.bind(*args, **kwargs)
+            call.apply_defaults()
+            if is_standard_attention(call.arguments):
+                return self.compute_multi_head_attention(call.arguments)
         return func(*args, **kwargs)
 
-    def compute_attention(  # noqa: PLR0917 - the signature of the function it stands for
+    def compute_attention(  # noqa: PLR0917 - the signature of the function it replaces
         self,
         query: Tensor,
         key: Tensor,
@@ -194,23 +227,26 @@ class AttentionRecorder(TorchFunctionMode):
         scale: float | None = None,
         enable_gqa: bool = False,
     ) -> Tensor:
-        """softmax(Q Kᵀ · scale + mask) V, with `scale` 1/√d unless given. Without dropout: networks are in evaluation mode."""
+        """softmax(Q Kᵀ · scale + mask) V; `scale` defaults to 1/√d.
+
+        Dropout is ignored: networks are in evaluation mode.
+        """
         if enable_gqa:
-            key, value = (
-                part.repeat_interleave(query.shape[-3] // part.shape[-3], -3)
-                for part in (key, value)
-            )
-        scores = (
-            query @ key.transpose(-2, -1) * (query.shape[-1] ** -0.5 if scale is None else scale)
-        )
+            group_size = query.shape[-3] // key.shape[-3]
+            key = key.repeat_interleave(group_size, -3)
+            value = value.repeat_interleave(group_size, -3)
+        factor = query.shape[-1] ** -0.5 if scale is None else scale
+        scores = query @ key.transpose(-2, -1) * factor
+
         if is_causal:
-            attn_mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()
+            all_pairs = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device)
+            attn_mask = all_pairs.tril()
         if attn_mask is not None:
-            scores = (
-                scores.masked_fill(~attn_mask, -torch.inf)
-                if attn_mask.dtype == torch.bool
-                else scores + attn_mask
-            )
+            if attn_mask.dtype == torch.bool:
+                scores = scores.masked_fill(~attn_mask, -torch.inf)
+            else:
+                scores = scores + attn_mask
+
         weights = scores.softmax(-1)
         if weights.ndim == 4:
             self.weights.append(weights)
@@ -219,36 +255,55 @@ class AttentionRecorder(TorchFunctionMode):
     def compute_multi_head_attention(
         self, arguments: dict[str, Any]
     ) -> tuple[Tensor, Tensor | None]:
-        """What `multi_head_attention_forward` gives for T×N×E inputs: outputs T×N×E and, where asked for, the weights."""
-        biases = (
-            (None,) * 3 if arguments["in_proj_bias"] is None else arguments["in_proj_bias"].chunk(3)
-        )
-        projections = zip(
-            (arguments["query"], arguments["key"], arguments["value"]),
-            arguments["in_proj_weight"].chunk(3),
-            biases,
-            strict=True,
-        )
-        query, key, value = (
-            F.linear(*parts).unflatten(2, (arguments["num_heads"], -1)).permute(1, 2, 0, 3)
-            for parts in projections
-        )
-        mixed = self.compute_attention(query, key, value).permute(2, 0, 1, 3).flatten(2)
-        weights = self.weights[-1] if arguments["need_weights"] else None
-        if weights is not None and arguments["average_attn_weights"]:
+        """The result of `multi_head_attention_forward` for inputs T×N×E.
+
+        Returns outputs T×N×E and, if `need_weights` is set, the weights.
+        """
+        biases = (None, None, None)
+        if arguments["in_proj_bias"] is not None:
+            biases = arguments["in_proj_bias"].chunk(3)
+        inputs = (arguments["query"], arguments["key"], arguments["value"])
+        projection_weights = arguments["in_proj_weight"].chunk(3)
+        heads = arguments["num_heads"]
+        projections: list[Tensor] = []
+        for source, weight, bias in zip(inputs, projection_weights, biases, strict=True):
+            projected = F.linear(source, weight, bias).unflatten(2, (heads, -1))
+            projections.append(projected.permute(1, 2, 0, 3))  # N×heads×T×E/heads
+
+        query, key, value = projections
+        mixed = self.compute_attention(query, key, value)
+        mixed = mixed.permute(2, 0, 1, 3).flatten(2)
+        output = F.linear(mixed, arguments["out_proj_weight"], arguments["out_proj_bias"])
+        if not arguments["need_weights"]:
+            return output, None
+        weights = self.weights[-1]
+        if arguments["average_attn_weights"]:
             weights = weights.mean(1)
-        return F.linear(mixed, arguments["out_proj_weight"], arguments["out_proj_bias"]), weights
+        return output, weights
 
 
 MULTI_HEAD_SIGNATURE = inspect.signature(F.multi_head_attention_forward)
 
 UNSUPPORTED_ARGUMENTS = (
-    "bias_k", "bias_v", "add_zero_attn", "training", "key_padding_mask", "attn_mask", "use_separate_proj_weight", "static_k", "static_v",
-)  # fmt: skip
+    "bias_k",
+    "bias_v",
+    "add_zero_attn",
+    "training",
+    "key_padding_mask",
+    "attn_mask",
+    "use_separate_proj_weight",
+    "static_k",
+    "static_v",
+)
 
 
 def is_standard_attention(arguments: dict[str, Any]) -> bool:
-    """Whether a multi-head attention is the one of vision transformers: a batch, without masks or additions to the keys."""
-    return arguments["query"].ndim == 3 and all(
+    """Whether a multi-head attention is a vision transformer's.
+
+    It has a batch dimension, no masks, and no additions to the keys.
+    """
+    if arguments["query"].ndim != 3:
+        return False
+    return all(
         arguments[name] is None or arguments[name] is False for name in UNSUPPORTED_ARGUMENTS
     )

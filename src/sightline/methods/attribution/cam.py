@@ -1,7 +1,8 @@
-"""Class activation maps: which places of a layer speak for the class?
+"""Class activation maps: which positions of a layer contribute to the class?
 
-CAM (Zhou 2016), Grad-CAM (Selvaraju 2017), Grad-CAM++ (Chattopadhay 2018), HiResCAM (Draelos & Carin 2020), Layer-CAM
-(Jiang 2021), XGrad-CAM (Fu 2020), Score-CAM (Wang 2020), Eigen-CAM (Muhammad & Yeasin 2020).
+CAM (Zhou 2016), Grad-CAM (Selvaraju 2017), Grad-CAM++ (Chattopadhay 2018), HiResCAM (Draelos &
+Carin 2020), Layer-CAM (Jiang 2021), XGrad-CAM (Fu 2020), Score-CAM (Wang 2020), Eigen-CAM (Muhammad
+& Yeasin 2020).
 """
 
 from typing import Annotated, Literal
@@ -40,41 +41,52 @@ CAM_DESCRIPTIONS = {
     "eigencam": "Eigen-CAM, of no class,",
 }
 
+GRADIENT_FREE_KINDS = ("cam", "scorecam", "eigencam")
+
 
 @register_method(
     chapter="analytical",
     title="Grad-CAM",
-    question="Which places of a deep layer speak for the class?",
-    reading="Warm places hold features that raise the class score. In a network that ends in global average pooling and one linear layer, the last layer's "
-    "map is exactly the class activation map.",
-    caution="The map has only as many places as the layer and is enlarged smoothly; fine outlines in it mean nothing. Evidence against the class is cut off.",
+    question="Which positions of a deep layer contribute to the class?",
+    reading="Warm positions hold features that raise the class score. In a network that ends in "
+    "global average pooling and one linear layer, the result at the last layer is exactly the "
+    "class activation map.",
+    caution="The map has only as many positions as the layer and is enlarged smoothly: fine "
+    "outlines in it mean nothing. Evidence against the class is cut off.",
     attribution=AttributionSpec("map"),
 )
 def gradcam(
     model: Model, image: Tensor, *, label: int | str = "top", layer: str = "last_conv"
 ) -> Result:
-    """Grad-CAM: ReLU(Σ_k mean(∂score/∂A_k) A_k) of a layer's channels A (Selvaraju 2017, eq. 1 and 2).
+    """Grad-CAM: ReLU(Σ_k mean(∂score/∂A_k) A_k) of a layer's channels A (Selvaraju 2017, eq. 1, 2).
 
-    `values["cam"]` is N×h×w at the layer's resolution, unscaled; `values["map"]` the same enlarged to N×H×W.
-    Token layers of a transformer are laid on their grid.
+    `values["cam"]` is N×h×w at the layer's resolution, at least 0, unscaled.
+    `values["attribution"]` is the same enlarged to N×H×W (bilinear), as the picture shows it; also
+    under its older name, `values["map"]`. `values["label"]`, N, holds the class indices. The tokens
+    of a transformer are laid on their grid.
     """
-    maps, slopes, index = compute_maps_and_gradients(
-        model, image, find_spatial_layer(model, layer), label
-    )
-    map_ = combine_channels("gradcam", maps, slopes).relu().float().cpu()
-    panel, caption = draw_cam_panel(image, map_, describe_cam(model, index, layer, "gradcam"))
-    return Result({"gradcam": panel}, collect_cam_values(image, map_, index), {"gradcam": caption})
+    layer_name = find_spatial_layer(model, layer)
+    maps, gradients, index = compute_maps_and_gradients(model, image, layer_name, label)
+    activation_map = combine_channels("gradcam", maps, gradients).relu()
+    activation_map = activation_map.float().cpu()
+
+    description = describe_cam(model, index, layer, "gradcam")
+    panel, caption = draw_cam_panel(image, activation_map, description)
+    values = collect_cam_values(image, activation_map, index)
+    return Result({"gradcam": panel}, values, {"gradcam": caption})
 
 
 @register_method(
     chapter="analytical",
     title="Class activation maps",
-    question="Do the ways to weigh a layer's channels agree on where the class is?",
-    reading="Warm places hold features that raise the class score. Where the kinds agree, the place matters whatever the weighing.",
-    caution="Only cam and hirescam give shares of the score, and only after a layer from which a mean and one linear layer lead to it. "
-    "eigencam shows what stands out in the layer, for no class. The map is as coarse as the layer.",
+    question="Do the ways to weight a layer's channels agree on where the class is?",
+    reading="Warm positions hold features that raise the class score. Where the kinds agree, the "
+    "position matters whatever the weights.",
+    caution="Only cam and hirescam give shares of the score, and only at a layer followed by a "
+    "mean and one linear layer. eigencam shows what stands out in the layer, for no class. The "
+    "map is as coarse as the layer.",
     tour_runs=(),
-    # The other kinds have no use for `channels`; each is a forward pass of Score-CAM, in every randomized network.
+    # Only Score-CAM uses `channels`; each costs a forward pass in every randomized network.
     attribution=AttributionSpec(
         "map", "kind", costly_kinds=("scorecam",), test_parameters={"channels": 32}
     ),
@@ -90,58 +102,64 @@ def cam(
     batch: Annotated[int | None, ValueRange(1, 4096)] = None,
     memory: Annotated[float, ValueRange(0.001, 1024)] = 1.0,
 ) -> Result:
-    """Class activation maps of one layer in eight kinds, which weigh its channels A differently, by gradients g or without.
+    """Class activation maps of one layer in eight kinds, which weight its channels A differently.
 
-    `values["cam"]` is N×h×w at the layer's resolution, unscaled; `values["map"]` the same enlarged to N×H×W. Negative places are
-    kept by "cam" and "eigencam" and cut off by the others. Token layers of a transformer are laid on their grid.
+    `values["cam"]` is N×h×w at the layer's resolution, unscaled. `values["attribution"]` is the
+    same enlarged to N×H×W (bilinear), as the picture shows it; also under its older name,
+    `values["map"]`. Both are signed for "cam" and "eigencam" and at least 0 for the other kinds.
+    `values["label"]`, N, holds the class indices. The tokens of a transformer are laid on their
+    grid.
 
     Args:
-        kind: "cam" (weights of the last linear layer), "gradcam" (mean g), "gradcam++" (g > 0 weighed by place), "hirescam" (g·A
-            place by place), "layercam" (the same where g > 0), "xgradcam" (mean of g weighed by A), "scorecam" (the score of the
-            image masked by A; no gradient), "eigencam" (first principal component of A; no class).
-        channels: How many channels "scorecam" tries, those that vary most; None for all.
-        batch: How many masked images "scorecam" runs at once; None for as many as are fastest on a processor, or as `memory` allows.
+        kind: With g the gradient of the score with respect to A: "cam" (weights of the last linear
+            layer), "gradcam" (mean g), "gradcam++" (g > 0, weighted by position), "hirescam" (g·A
+            at each position), "layercam" (the same where g > 0), "xgradcam" (mean of g weighted by
+            A), "scorecam" (the score of the image masked by A; no gradient), "eigencam" (first
+            principal component of A; no class).
+        channels: How many channels "scorecam" runs, those that vary most; None for all.
+        batch: How many masked images "scorecam" runs at once; None for the fastest number on a CPU
+            that `memory` allows.
     """
-    name = find_spatial_layer(model, layer)
-    if kind in ("cam", "scorecam", "eigencam"):
+    layer_name = find_spatial_layer(model, layer)
+    if kind in GRADIENT_FREE_KINDS:
         with torch.no_grad():
-            found = model.run(image, [name, "logits"])
-        maps, index = (
-            reshape_to_feature_maps(found[name], *image.shape[-2:]),
-            model.choose(label, image, found["logits"]),
-        )
+            outputs = model.run(image, [layer_name, "logits"])
+        height, width = image.shape[-2:]
+        maps = reshape_to_feature_maps(outputs[layer_name], height, width)
+        index = model.choose(label, image, outputs["logits"])
         if kind == "cam":
-            map_ = torch.einsum(
-                "nk,nkhw->nhw", read_head_weights(model, image, name, layer)[index], maps
-            )
+            head_weights = read_head_weights(model, image, layer_name, layer)
+            activation_map = torch.einsum("nk,nkhw->nhw", head_weights[index], maps)
         elif kind == "eigencam":
-            map_ = project_on_first_component(maps)
+            activation_map = project_on_first_component(maps)
         else:
-            size = batch or choose_batch_size(model, image, memory, gradients=False)
-            each = zip(image, maps, index.tolist(), strict=True)
-            map_ = torch.stack(
-                [
-                    compute_score_cam(model, one, select_varied_channels(some, channels), i, size)
-                    for one, some, i in each
-                ]
-            )
+            at_once = batch or choose_batch_size(model, image, memory, gradients=False)
+            score_cams: list[Tensor] = []
+            for single_image, image_maps, i in zip(image, maps, index.tolist(), strict=True):
+                varied = select_varied_channels(image_maps, channels)
+                score_cams.append(compute_score_cam(model, single_image, varied, i, at_once))
+            activation_map = torch.stack(score_cams)
     else:
-        maps, slopes, index = compute_maps_and_gradients(model, image, name, label)
-        map_ = combine_channels(kind, maps, slopes).relu()
-    map_ = map_.float().cpu()
-    panel, caption = draw_cam_panel(image, map_, describe_cam(model, index, layer, kind))
-    return Result({"cam": panel}, collect_cam_values(image, map_, index), {"cam": caption})
+        maps, gradients, index = compute_maps_and_gradients(model, image, layer_name, label)
+        activation_map = combine_channels(kind, maps, gradients).relu()
+
+    activation_map = activation_map.float().cpu()
+    description = describe_cam(model, index, layer, kind)
+    panel, caption = draw_cam_panel(image, activation_map, description)
+    values = collect_cam_values(image, activation_map, index)
+    return Result({"cam": panel}, values, {"cam": caption})
 
 
-# ── a layer's channels and what they count ──
+# ── a layer's channels and their weights ──
 
 
 def find_spatial_layer(model: Model, layer: str) -> str:
-    """The layer's own name; raises SightlineError for the logits."""
+    """The layer's full name. Raises SightlineError for the logits, which have no positions."""
     name = model.layer(layer)
     if name == "logits":
         raise SightlineError(
-            "the logits have no places; choose a convolutional layer, such as last_conv"
+            "the logits have no places in the image; "
+            "choose a convolutional layer, such as last_conv"
         )
     return name
 
@@ -149,142 +167,174 @@ def find_spatial_layer(model: Model, layer: str) -> str:
 def compute_maps_and_gradients(
     model: Model, image: Tensor, layer: str, label: int | str
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """A layer's channels, the gradient of the score before the softmax with respect to them, N×K×h×w each, and the classes N."""
-    known = None if label == "top" else model.choose(label, image)
+    """A layer's channels and the gradient of the class score with respect to them.
+
+    Both are N×K×h×w; the score is the one before the softmax. Also returns the class indices, N.
+    """
+    index = None if label == "top" else model.choose(label, image)
     with torch.enable_grad():
-        found = model.run(image.to(model.device).detach(), [layer, "logits"], leaf=layer)
-        if not found[
-            "logits"
-        ].requires_grad:  # the layer gives more than one tensor, or the score does not depend on it
-            found = model.run(image.to(model.device).detach().requires_grad_(), [layer, "logits"])
-        index = model.choose("top", image, found["logits"]) if known is None else known
-        gradient = differentiate_scores(
-            found["logits"].gather(1, index.view(-1, 1)), found[layer], layer
-        )
-    maps, slopes = (
-        reshape_to_feature_maps(value.detach(), *image.shape[-2:])
-        for value in (found[layer], gradient)
-    )
-    return maps, slopes, index
+        plain_image = image.to(model.device).detach()
+        outputs = model.run(plain_image, [layer, "logits"], leaf=layer)
+        if not outputs["logits"].requires_grad:
+            # The layer returns several tensors, or the score does not depend on it.
+            outputs = model.run(plain_image.requires_grad_(), [layer, "logits"])
+        if index is None:
+            index = model.choose("top", image, outputs["logits"])
+        scores = outputs["logits"].gather(1, index.view(-1, 1))
+        gradient = differentiate_scores(scores, outputs[layer], layer)
+
+    height, width = image.shape[-2:]
+    maps = reshape_to_feature_maps(outputs[layer].detach(), height, width)
+    gradients = reshape_to_feature_maps(gradient.detach(), height, width)
+    return maps, gradients, index
 
 
 def combine_channels(kind: CamKind, maps: Tensor, gradients: Tensor) -> Tensor:
-    """Channels A, N×K×h×w, added up by their gradients g as the kind has it: N×h×w with its sign."""
-    if kind in ("hirescam", "layercam"):
-        return ((gradients.relu() if kind == "layercam" else gradients) * maps).sum(1)
+    """The signed sum N×h×w of channels A, N×K×h×w, weighted by their gradients g as `kind` says."""
+    if kind == "hirescam":
+        return (gradients * maps).sum(1)
+    if kind == "layercam":
+        return (gradients.relu() * maps).sum(1)
     if kind == "gradcam":
         weights = gradients.flatten(2).mean(2)
     elif kind == "xgradcam":
         weights = divide_safely((gradients * maps).sum((2, 3)), maps.sum((2, 3)))
     else:
-        # Eq. 19 is g² / (2g² + g³ ΣA), here divided by g²; where g is 0 the ReLU is 0 as well. Y in eq. 10 is exp(score),
-        # whose factor exp(score) is left out: it scales the whole map and overflows.
-        share = divide_safely(
-            torch.ones_like(gradients), 2 + gradients * maps.sum((2, 3), keepdim=True)
-        )
-        weights = (share * gradients.relu()).sum((2, 3))
+        # Grad-CAM++. Eq. 19 is g² / (2g² + g³ ΣA), here divided by g²; where g is 0 the ReLU is 0
+        # as well. Y in eq. 10 is exp(score). Its factor exp(score) is left out: it only scales the
+        # map, and overflows.
+        map_sums = maps.sum((2, 3), keepdim=True)
+        alpha = divide_safely(torch.ones_like(gradients), 2 + gradients * map_sums)
+        weights = (alpha * gradients.relu()).sum((2, 3))
     return (weights[:, :, None, None] * maps).sum(1)
 
 
 def divide_safely(numerator: Tensor, denominator: Tensor) -> Tensor:
-    """The quotient, 0 where the denominator is."""
-    safe = denominator.abs() > 1e-12
-    return torch.where(safe, numerator / torch.where(safe, denominator, 1), 0)
+    """The quotient, 0 where the denominator is 0."""
+    nonzero = denominator.abs() > 1e-12
+    return torch.where(nonzero, numerator / torch.where(nonzero, denominator, 1), 0)
 
 
 def read_head_weights(model: Model, image: Tensor, layer_name: str, layer: str) -> Tensor:
     """Weights classes×K of the last linear layer (Zhou 2016, eq. 1).
 
-    Raises SightlineError unless the scores are that layer of the mean over the places of layer `name`.
+    Raises SightlineError unless the logits are that layer's output for the mean of layer
+    `layer_name` over its positions. `layer` is the name the caller used, for the message.
     """
-    heads = [called for called in model.layers if isinstance(model.module(called), nn.Linear)]
-    if heads:
-        entry, linear = f"{heads[-1]}:in", model.module(heads[-1])
-        found = model.run(image, [layer_name, entry, "logits"])
-        means = reshape_to_feature_maps(found[layer_name], *image.shape[-2:]).flatten(2).mean(2)
-        if is_nearly_equal(means, found[entry]) and is_nearly_equal(
-            linear(found[entry]), found["logits"]
-        ):
+    linear_names = [name for name in model.layers if isinstance(model.module(name), nn.Linear)]
+    if linear_names:
+        linear = model.module(linear_names[-1])
+        input_name = f"{linear_names[-1]}:in"
+        outputs = model.run(image, [layer_name, input_name, "logits"])
+        linear_input = outputs[input_name]
+
+        maps = reshape_to_feature_maps(outputs[layer_name], *image.shape[-2:])
+        takes_mean = is_nearly_equal(maps.flatten(2).mean(2), linear_input)
+        gives_logits = is_nearly_equal(linear(linear_input), outputs["logits"])
+        if takes_mean and gives_logits:
             return torch.as_tensor(linear.weight)
     raise SightlineError(
-        f"the class activation map needs a mean over the layer's places and one linear layer to give the score; from {layer} of {model.name} "
-        "that is not so: choose another kind, such as gradcam or hirescam"
+        "the class activation map needs a mean over the layer's places and one linear layer that "
+        f"gives the score; {layer} of {model.name} is not followed by these: choose another kind, "
+        "such as gradcam or hirescam"
     )
 
 
-def is_nearly_equal(tensor: Tensor, other: Tensor) -> bool:
-    """Whether two tensors are the same but for rounding."""
-    return tensor.shape == other.shape and float((tensor - other).abs().max()) <= 1e-3 * float(
-        other.abs().max()
-    )
+def is_nearly_equal(tensor: Tensor, reference: Tensor) -> bool:
+    """Whether two tensors are equal up to rounding."""
+    if tensor.shape != reference.shape:
+        return False
+    difference = float((tensor - reference).abs().max())
+    return difference <= 1e-3 * float(reference.abs().max())
 
 
 def project_on_first_component(maps: Tensor) -> Tensor:
-    """N×K×h×w projected on the first right singular vector of its places × channels matrix, N×h×w; the sum is not negative."""
-    left, size, _ = torch.linalg.svd(maps.flatten(2).transpose(1, 2), full_matrices=False)
-    # A singular vector has no sign of its own; channels after a ReLU all point to the same side.
-    found = (left[:, :, 0] * size[:, :1]).unflatten(1, maps.shape[2:])
-    return torch.where(found.sum((1, 2), keepdim=True) < 0, -found, found)
+    """Channels N×K×h×w projected on the first right singular vector, N×h×w.
+
+    The vector is that of the positions×channels matrix.
+    """
+    matrix = maps.flatten(2).transpose(1, 2)
+    left_vectors, singular_values, _ = torch.linalg.svd(matrix, full_matrices=False)
+    scores = left_vectors[:, :, 0] * singular_values[:, :1]
+    projection = scores.unflatten(1, maps.shape[2:])
+
+    # The sign of a singular vector is arbitrary. Channels after a ReLU all point the same way, so
+    # the sign with a positive sum is right.
+    negative = projection.sum((1, 2), keepdim=True) < 0
+    return torch.where(negative, -projection, projection)
 
 
 def select_varied_channels(maps: Tensor, limit: int | None) -> Tensor:
-    """Of channels K×h×w those that vary over the places, at most `count`, the most varied first."""
-    spread = maps.flatten(1).var(1, correction=0)
-    chosen = spread.argsort(descending=True, stable=True)[:limit]
+    """Of channels K×h×w at most `limit` with the largest variance over positions, largest first."""
+    variance = maps.flatten(1).var(1, correction=0)
+    order = variance.argsort(descending=True, stable=True)[:limit]
     # A constant channel makes no mask (0/0 in eq. 8), as in the authors' code.
-    return maps[chosen[spread[chosen] > 0]]
+    varied = order[variance[order] > 0]
+    return maps[varied]
 
 
 def compute_score_cam(
     model: Model, image: Tensor, channels: Tensor, index: int, batch: int
 ) -> Tensor:
-    """Score-CAM of one image 3×H×W and its channels A, K×h×w: ReLU(Σ softmax_k(score of the image masked by A_k) A_k), h×w."""
+    """Score-CAM h×w of one image 3×H×W from its channels A, K×h×w.
+
+    It is ReLU(Σ softmax_k(score of the image masked by A_k) A_k).
+    """
     if not len(channels):
         return channels.new_zeros(channels.shape[1:])
-    image, fill = image.to(model.device), model.mean[0].expand(3, 1, 1)
+    image = image.to(model.device)
+    # The authors multiply the normalized image by the mask: hidden pixels turn to the network's
+    # mean colour, not to black.
+    fill = model.mean[0].expand(3, 1, 1)
 
-    def masked(channel: Tensor) -> Tensor:
-        large = upsample_maps(channel[None], image.shape[-2:])
-        mask = (large - large.min()) / (large.max() - large.min()).clamp_min(1e-12)
-        # The authors multiply the normalized image: what is masked turns to the network's mean colour, not to black.
+    def mask_image(channel: Tensor) -> Tensor:
+        enlarged = upsample_maps(channel[None], image.shape[-2:])
+        lowest = enlarged.min()
+        value_range = (enlarged.max() - lowest).clamp_min(1e-12)
+        mask = (enlarged - lowest) / value_range
         return fill + (image - fill) * mask
 
-    scores = compute_class_scores(model, map(masked, channels), index, batch).to(channels)
+    masked_images = map(mask_image, channels)
+    scores = compute_class_scores(model, masked_images, index, batch).to(channels)
     return torch.einsum("k,khw->hw", scores.softmax(0), channels).relu()
 
 
-# ── pictures ──
+# ── values and figure ──
 
 
 def collect_cam_values(image: Tensor, activation_map: Tensor, index: Tensor) -> dict[str, Tensor]:
-    """The map N×h×w, the same enlarged to the image, and the classes."""
+    """The result's values: the map N×h×w, the same enlarged to the image, and the class indices."""
+    enlarged = upsample_maps(activation_map, image.shape[-2:])
     return {
+        "attribution": enlarged,
         "cam": activation_map,
-        "map": upsample_maps(activation_map, image.shape[-2:]),
+        "map": enlarged,
         "label": index,
     }
 
 
 def describe_cam(model: Model, index: Tensor, layer: str, kind: CamKind) -> str:
-    """What a map is, in words."""
-    return f"{CAM_DESCRIPTIONS[kind].format(label=', '.join(model.labels[i] for i in index.tolist()))} at {layer}"
+    """Kind, labels and layer of a map in words."""
+    label_names = ", ".join(model.labels[i] for i in index.tolist())
+    description = CAM_DESCRIPTIONS[kind].format(label=label_names)
+    return f"{description} at {layer}"
 
 
 def draw_cam_panel(image: Tensor, activation_map: Tensor, description: str) -> tuple[Tensor, str]:
-    """The image, the map N×h×w enlarged and both, and the caption with the map's scale."""
-    enlarged, signed = (
-        upsample_maps(activation_map, image.shape[-2:]),
-        bool((activation_map < 0).any()),
-    )
-    shown = render_signed_map(enlarged) if signed else render_heatmap(enlarged)
-    panel = arrange_in_row(
-        image,
-        shown,
-        overlay_heatmap(image, enlarged.clamp_min(0), enlarged.abs().flatten(1).amax(1)),
-    )
-    top = float(enlarged[0].abs().max())
-    scale = f"white 0, full colour ±{top:.3g}" if signed else f"black 0, brightest {top:.3g}"
-    caption = f"Image, {description} ({activation_map.shape[1]}×{activation_map.shape[2]} places, {scale}), and both."
+    """Image, enlarged map N×h×w and overlay in a row; and the caption with the map's scale."""
+    enlarged = upsample_maps(activation_map, image.shape[-2:])
+    first_limit = float(enlarged[0].abs().max())
+    if (activation_map < 0).any():
+        heatmap = render_signed_map(enlarged)
+        scale = f"white 0, full colour ±{first_limit:.3g}"
+    else:
+        heatmap = render_heatmap(enlarged)
+        scale = f"black 0, brightest {first_limit:.3g}"
+    limit = enlarged.abs().flatten(1).amax(1)
+    overlay = overlay_heatmap(image, enlarged.clamp_min(0), limit)
+
+    rows, columns = activation_map.shape[1:]
+    caption = f"Image, {description} ({rows}×{columns} positions, {scale}), and their overlay."
     if not activation_map[0].any():
-        caption += " The map is empty: no place of this layer raises the score."
-    return panel, caption
+        caption += " The map is empty: no position of this layer raises the score."
+    return arrange_in_row(image, heatmap, overlay), caption

@@ -1,4 +1,7 @@
-"""Intermediate features by gradient, deconvnet and guided backpropagation (Zeiler & Fergus 2014; Springenberg 2015)."""
+"""Intermediate features by gradient, deconvnet and guided backpropagation.
+
+Zeiler & Fergus 2014; Springenberg 2015.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -37,29 +40,19 @@ BACKWARD_RULES = ("gradient", "deconvnet", "guided")
 NeuronPositions = tuple[Tensor, Tensor, Tensor]  # unit, row and column of neurons
 
 
-@dataclass(frozen=True)
-class NeuronGradients:
-    """Gradients N×3×H×W of one neuron of each image, which neuron (N each), how strong it is, and how many ReLUs were met."""
-
-    gradient: Tensor
-    unit: Tensor
-    row: Tensor
-    column: Tensor
-    activation: Tensor
-    relus: int
-
-
 @register_method(
     chapter="analytical",
     title="Guided backpropagation",
-    question="What in the image makes one neuron fire?",
-    reading="Left, the part of the image that the neuron can see; right of it the image's pixels that push the neuron up, with negative influences held back at "
-    "every ReLU. Shapes that stand out are what this neuron answers to here. Of several neurons each has its part on the left sheet and its map in the same "
-    "place on the right one.",
-    caution="Guided backpropagation draws image edges almost whatever the network has learned (Adebayo 2018; Nie 2018): read it as a picture of what the "
-    "neuron sees, not as evidence for a class.",
+    question="What in the image makes a neuron fire?",
+    reading="Left, the image patch that the neuron sees; right of it the pixels that raise its "
+    "activation, with negative gradients stopped at every ReLU. Shapes that stand out are what the "
+    "neuron responds to here. For several neurons, the left sheet holds their patches and the "
+    "right one their gradients in the same order.",
+    caution="Guided backpropagation draws image edges almost whatever the network has learned "
+    "(Adebayo 2018; Nie 2018): read it as a picture of what the neuron sees, not as evidence for a "
+    "class.",
     tour_runs=({}, {"k": 9, "layer": "middle"}),
-    # It explains a neuron; the class score is one.
+    # It explains a neuron; a class score is one.
     attribution=AttributionSpec(
         "gradient",
         "rule",
@@ -78,61 +71,98 @@ def guided(
     rule: Literal["gradient", "deconvnet", "guided"] = "guided",
     k: Annotated[int, ValueRange(1, 64)] = 1,
 ) -> Result:
-    """Sends activations back to the pixels with a backward rule at every ReLU: of a layer's strongest neurons, or of a unit's strongest.
+    """Backpropagates activations to the pixels, with a backward rule at every ReLU.
 
-    `values["gradient"]` is N×3×H×W, signed and unscaled; `values["unit"]`, `["row"]`, `["column"]` say which neuron and
-    `["activation"]` how strong it is, N each; `values["relus"]` how many ReLUs the rule met: without any, the three rules are the
-    same. With k above 1 the tensors have one more axis after the first, of k neurons (or of all units if the layer has fewer),
-    strongest first: N×k×3×H×W and N×k.
+    The activation is that of a layer's strongest neuron, of a unit's strongest position, or of a
+    layer's k strongest units. `values["gradient"]` is N×3×H×W, signed and unscaled.
+    `values["attribution"]`, N×H×W, is its largest magnitude over the channels: at least 0.
+    `values["unit"]`, `["row"]` and `["column"]` say which neuron it is and `["activation"]` how
+    strong, N each. `values["relus"]` is how many ReLUs the rule met: without any, the three rules
+    are the same.
+
+    With k above 1 the tensors have an axis of k neurons after the first (of all units if the layer
+    has fewer), strongest first: N×k×3×H×W and N×k. Such a result has no `attribution`: no single
+    one explains the image.
 
     Args:
-        unit: Channel whose strongest position is taken; None for the strongest neuron of the whole layer.
+        unit: Channel whose strongest position is taken; None for the strongest neuron of the whole
+            layer.
         rule: "gradient" g·1[x>0], "deconvnet" g·1[g>0], "guided" both.
-        k: How many neurons of the layer, at most one of each unit, each at the unit's strongest position; more than 1 leave no choice of unit.
+        k: How many neurons of the layer, at most one of each unit, each at the unit's strongest
+            position; above 1, `unit` must be None.
     """
-    name = model.layer(layer)
+    layer_name = model.layer(layer)
     if k > 1 and unit is not None:
         raise SightlineError(
-            f"k is {k} and unit is {unit}; a unit is shown at its one strongest position: leave out k or unit"
+            f"k is {k} and unit is {unit}; a unit is shown at its strongest position only: "
+            "give k or unit, not both"
         )
     if k == 1:
-        sent = backpropagate_chosen_neurons(
+        gradients = backpropagate_chosen_neurons(
             model,
             image,
-            name,
+            layer_name,
             rule,
             lambda maps: select_first_neurons(find_strongest_neurons(maps, unit, 1, layer)),
         )
-        panel, caption = draw_single_neuron(model, image, layer, rule, sent)
+        panel, caption = draw_single_neuron(model, image, layer, rule, gradients)
+        attribution = gradients.gradient.abs().amax(1)
+        values = {"attribution": attribution, **vars(gradients)}
     else:
-        sent = backpropagate_strongest_neurons(model, image, name, rule, k)
-        panel, caption = draw_several_neurons(model, image, layer, rule, sent)
-    if not sent.relus:
+        gradients = backpropagate_strongest_neurons(model, image, layer_name, rule, k)
+        panel, caption = draw_several_neurons(model, image, layer, rule, gradients)
+        values = vars(gradients)
+    if not gradients.relus:
         caption += (
-            " No ReLU lies between the image and this layer, so every rule is the plain gradient."
+            " No ReLU lies between the image and this layer: every rule is the plain gradient."
         )
-    return Result({"guided": panel}, vars(sent), {"guided": caption})
+    return Result({"guided": panel}, values, {"guided": caption})
 
 
-# ── which neurons, and their gradients ──
+# ── neurons and their gradients ──
+
+
+@dataclass(frozen=True)
+class NeuronGradients:
+    """Gradients of neurons with respect to the image.
+
+    `gradient` is N×3×H×W; `unit`, `row` and `column` say which neuron it is for each image and
+    `activation` how strong, N each. With k neurons for each image, these are N×k×3×H×W and N×k.
+    `relus` is how many ReLUs the backward rule met.
+    """
+
+    gradient: Tensor
+    unit: Tensor
+    row: Tensor
+    column: Tensor
+    activation: Tensor
+    relus: int
 
 
 def find_strongest_neurons(maps: Tensor, unit: int | None, k: int, layer: str) -> NeuronPositions:
-    """Unit, row and column, N×k each, of the k units that are strongest somewhere in N×units×rows×columns, or of the unit."""
+    """The strongest positions of the k strongest units of N×units×rows×columns, or of one unit.
+
+    Returns unit, row and column, N×k each. Raises SightlineError for a unit the layer does not
+    have.
+    """
     if unit is not None and unit >= maps.shape[1]:
         raise SightlineError(f"unit is {unit}; {layer} has units 0 to {maps.shape[1] - 1}")
-    peak, at = maps.flatten(2).max(2)
-    channel = (
-        peak.argsort(dim=1, descending=True, stable=True)[:, :k]
-        if unit is None
-        else torch.full_like(at[:, :1], unit)
-    )
-    at = at.gather(1, channel)
-    return channel, at // maps.shape[3], at % maps.shape[3]
+    peaks, peak_indices = maps.flatten(2).max(2)
+    if unit is None:
+        order = peaks.argsort(dim=1, descending=True, stable=True)
+        units = order[:, :k]
+    else:
+        units = torch.full_like(peak_indices[:, :1], unit)
+
+    flat_index = peak_indices.gather(1, units)
+    column_count = maps.shape[3]
+    row = flat_index // column_count
+    column = flat_index % column_count
+    return units, row, column
 
 
 def select_first_neurons(neurons: NeuronPositions) -> NeuronPositions:
-    """The strongest of N×k places, N."""
+    """The strongest of N×k neurons, N."""
     unit, row, column = (value[:, 0] for value in neurons)
     return unit, row, column
 
@@ -144,153 +174,184 @@ def backpropagate_chosen_neurons(
     rule: BackwardRule,
     choose_neurons: Callable[[Tensor], NeuronPositions],
 ) -> NeuronGradients:
-    """The gradient of one neuron of each image, which `choose` takes from the layer's maps."""
-    with torch.enable_grad(), backward(rule) as met:
+    """The gradient of one neuron of each image.
+
+    `choose_neurons` takes the layer's maps N×units×rows×columns and returns unit, row and column,
+    N each.
+    """
+    with torch.enable_grad(), backward(rule) as relu_counter:
         leaf = image.to(model.device).detach().requires_grad_()
-        maps = reshape_to_unit_grid(model.run(leaf, [layer])[layer], image)
+        features = model.run(leaf, [layer])[layer]
+        maps = reshape_to_unit_grid(features, image)
         unit, row, column = choose_neurons(maps.detach())
-        activation = maps[torch.arange(len(maps), device=maps.device), unit, row, column]
-        gradient = differentiate_scores(activation, leaf, "the image").cpu()
+
+        image_numbers = torch.arange(len(maps), device=maps.device)
+        activation = maps[image_numbers, unit, row, column]
+        gradient = differentiate_scores(activation, leaf, "the image")
     return NeuronGradients(
-        gradient, unit.cpu(), row.cpu(), column.cpu(), activation.detach().cpu(), met.count
+        gradient=gradient.cpu(),
+        unit=unit.cpu(),
+        row=row.cpu(),
+        column=column.cpu(),
+        activation=activation.detach().cpu(),
+        relus=relu_counter.count,
     )
 
 
 def backpropagate_strongest_neurons(
     model: Model, image: Tensor, layer: str, rule: BackwardRule, k: int
 ) -> NeuronGradients:
-    """The same of the k strongest neurons of each image, with an axis of k after the first: a copy of the image for each."""
+    """The gradients of the k strongest neurons of each image, on an axis of k after the first."""
     with torch.no_grad():
-        unit, row, column = find_strongest_neurons(
-            reshape_to_unit_grid(model.run(image.to(model.device), [layer])[layer], image),
-            None,
-            k,
-            layer,
-        )
-    count = unit.shape[1]
-    places = (unit.flatten(), row.flatten(), column.flatten())
-    sent = backpropagate_given_neurons(
-        model, image.repeat_interleave(count, 0), layer, rule, places
-    )
+        features = model.run(image.to(model.device), [layer])[layer]
+        maps = reshape_to_unit_grid(features, image)
+        unit, row, column = find_strongest_neurons(maps, None, k, layer)
 
-    def each(value: Tensor) -> Tensor:
+    count = unit.shape[1]
+    image_copies = image.repeat_interleave(count, 0)
+    flat_neurons = (unit.flatten(), row.flatten(), column.flatten())
+    gradients = backpropagate_given_neurons(model, image_copies, layer, rule, flat_neurons)
+
+    def group_by_image(value: Tensor) -> Tensor:
         return value.unflatten(0, (len(image), count))
 
     return NeuronGradients(
-        each(sent.gradient),
-        each(sent.unit),
-        each(sent.row),
-        each(sent.column),
-        each(sent.activation),
-        sent.relus,
+        gradient=group_by_image(gradients.gradient),
+        unit=group_by_image(gradients.unit),
+        row=group_by_image(gradients.row),
+        column=group_by_image(gradients.column),
+        activation=group_by_image(gradients.activation),
+        relus=gradients.relus,
     )
 
 
 def backpropagate_given_neurons(
     model: Model, image: Tensor, layer: str, rule: BackwardRule, neurons: NeuronPositions
 ) -> NeuronGradients:
-    """The gradient of the neuron of each image that is named for it. Images whose features would not fit into about a gigabyte, or of which fewer at once are faster, are sent in turns."""
+    """The gradient of a given neuron for each image: unit, row and column, N each.
+
+    Images are run in batches of about a gigabyte of features, or fewer where that is faster.
+    """
     batch = choose_batch_size(model, image)
-    chosen = zip(*(at.to(model.device).split(batch) for at in neurons), strict=True)
-    parts = [
-        backpropagate_chosen_neurons(model, some, layer, rule, lambda _maps, at=at: at)
-        for some, at in zip(image.split(batch), chosen, strict=True)
-    ]
-
-    def joined(part: Callable[[NeuronGradients], Tensor]) -> Tensor:
-        return torch.cat([part(sent) for sent in parts])
-
-    unit, row, column = (at.cpu() for at in neurons)
+    unit, row, column = (value.to(model.device) for value in neurons)
+    results: list[NeuronGradients] = []
+    for start in range(0, len(image), batch):
+        chunk = slice(start, start + batch)
+        chunk_neurons = (unit[chunk], row[chunk], column[chunk])
+        results.append(
+            backpropagate_chosen_neurons(
+                model, image[chunk], layer, rule, lambda _maps, neurons=chunk_neurons: neurons
+            )
+        )
     return NeuronGradients(
-        joined(lambda s: s.gradient),
-        unit,
-        row,
-        column,
-        joined(lambda s: s.activation),
-        parts[0].relus,
+        gradient=torch.cat([result.gradient for result in results]),
+        unit=unit.cpu(),
+        row=row.cpu(),
+        column=column.cpu(),
+        activation=torch.cat([result.activation for result in results]),
+        relus=results[0].relus,
     )
 
 
-# ── pictures ──
+# ── figures ──
 
 
 def draw_single_neuron(
     model: Model, image: Tensor, layer: str, rule: BackwardRule, gradients: NeuronGradients
 ) -> tuple[Tensor, str]:
-    """A row for each image: the image outlined, the part that the neuron sees, and its map; and the caption."""
-    boxes = [
-        find_receptive_box(model, layer, int(y), int(x), image)
-        for y, x in zip(gradients.row, gradients.column, strict=True)
-    ]
-    rows = [
-        draw_neuron_row(image[i : i + 1], gradients.gradient[i : i + 1], box)
-        for i, box in enumerate(boxes)
-    ]
-    width = max(row.shape[3] for row in rows)
-    top, left, bottom, right = boxes[0]
+    """For each image a row of the outlined image, the patch its neuron sees and the gradient there.
+
+    Also returns the caption.
+    """
+    boxes: list[PixelBox] = []
+    panel_rows: list[Tensor] = []
+    for i in range(len(image)):
+        row = int(gradients.row[i])
+        column = int(gradients.column[i])
+        box = find_receptive_box(model, layer, row, column, image)
+        boxes.append(box)
+
+        single_image = image[i : i + 1]
+        gradient = gradients.gradient[i : i + 1]
+        panel_rows.append(draw_neuron_row(single_image, gradient, box))
+
+    panel = panel_rows[0]
+    if len(panel_rows) > 1:
+        width = max(panel_row.shape[3] for panel_row in panel_rows)
+        padded_rows = [pad_row_to_width(panel_row, width) for panel_row in panel_rows]
+        panel = make_contact_sheet(torch.cat(padded_rows), columns=1, gap=6)
+
+    unit = int(gradients.unit[0])
+    row = int(gradients.row[0])
+    column = int(gradients.column[0])
+    activation = float(gradients.activation[0])
     caption = (
-        f"Image with the {bottom - top}×{right - left} pixels that the neuron sees outlined, that part enlarged, and its {rule} map: unit "
-        f"{int(gradients.unit[0])} of {layer} at row {int(gradients.row[0])}, column {int(gradients.column[0])}, activation {float(gradients.activation[0]):.3g}. "
-        "Gray is zero; full colour is the 99.5th percentile."
+        f"Image with the {describe_box_size(boxes[0])} pixels that the neuron sees outlined, that "
+        f"patch enlarged, and its {rule} backpropagation: unit {unit} of {layer} at row {row}, "
+        f"column {column}, activation {activation:.3g}. Gray is zero; full colour is the 99.5th "
+        "percentile."
     )
-    return rows[0] if len(rows) == 1 else make_contact_sheet(
-        torch.cat([pad_row_to_width(row, width) for row in rows]), columns=1, gap=6
-    ), caption
+    return panel, caption
 
 
 def draw_several_neurons(
     model: Model, image: Tensor, layer: str, rule: BackwardRule, gradients: NeuronGradients
 ) -> tuple[Tensor, str]:
-    """A row for each image: a sheet of the parts that its neurons see beside a sheet of their maps on one scale; and the caption."""
-    windows = [
-        [
-            find_receptive_window(model, layer, int(y), int(x), image)
-            for y, x in zip(*at, strict=True)
-        ]
-        for at in zip(gradients.row, gradients.column, strict=True)
-    ]
+    """For each image a sheet of the patches its neurons see, beside a sheet of their gradients.
+
+    All gradients have one scale. Also returns the caption.
+    """
     limit = find_gradient_limit(gradients.gradient)
-    rows: list[Tensor] = []
-    for one, maps, boxes in zip(
-        image,
-        render_around_gray(gradients.gradient.flatten(0, 1), limit).view_as(gradients.gradient),
-        windows,
-        strict=True,
-    ):
-        parts = torch.cat([crop_padded_window(one[None], box) for box in boxes])
-        colored = torch.cat(
-            [crop_padded_window(map_[None], box) for map_, box in zip(maps, boxes, strict=True)]
-        )
-        rows.append(
-            arrange_in_row(
-                *(make_contact_sheet(resize_for_sheet(part)) for part in (parts, colored)), gap=12
-            )
-        )
-    top, left, bottom, right = windows[0][0]
-    units, (most, least) = (
-        ", ".join(map(str, gradients.unit[0].tolist())),
-        (float(gradients.activation[0, i]) for i in (0, -1)),
-    )
+    image_count, neuron_count = gradients.row.shape
+    sheets: list[Tensor] = []
+    window_size = ""
+    for i in range(image_count):
+        rendered = render_around_gray(gradients.gradient[i], limit)
+        patches: list[Tensor] = []
+        gradient_patches: list[Tensor] = []
+        for j in range(neuron_count):
+            row = int(gradients.row[i, j])
+            column = int(gradients.column[i, j])
+            window = find_receptive_window(model, layer, row, column, image)
+            window_size = describe_box_size(window)  # the same for all neurons of a layer
+            patches.append(crop_padded_window(image[i : i + 1], window))
+            gradient_patches.append(crop_padded_window(rendered[j : j + 1], window))
+
+        patch_sheet = make_contact_sheet(resize_for_sheet(torch.cat(patches)))
+        gradient_sheet = make_contact_sheet(resize_for_sheet(torch.cat(gradient_patches)))
+        sheets.append(arrange_in_row(patch_sheet, gradient_sheet, gap=12))
+
+    unit_names = ", ".join(map(str, gradients.unit[0].tolist()))
+    strongest = float(gradients.activation[0, 0])
+    weakest = float(gradients.activation[0, -1])
     caption = (
-        f"The {len(windows[0])} strongest neurons of {layer}, at most one of each unit, row by row from the strongest: units {units}, activation {most:.3g} "
-        f"to {least:.3g}. Left the {bottom - top}×{right - left} pixels that each sees, gray beyond the image; right, in the same order, their {rule} maps, "
-        f"all on one scale: gray is zero, full colour ±{limit:.3g}, the 99.5th percentile."
+        f"The {neuron_count} strongest neurons of {layer}, at most one of each unit, row by row "
+        f"from the strongest: units {unit_names}, activation {strongest:.3g} to {weakest:.3g}. "
+        f"Left the {window_size} pixels that each sees, gray beyond the image; right, in the same "
+        f"order, their {rule} backpropagation, all on one scale: gray is zero, full colour "
+        f"±{limit:.3g}, the 99.5th percentile."
     )
-    return make_contact_sheet(torch.cat(rows), columns=1, gap=12), caption
+    return make_contact_sheet(torch.cat(sheets), columns=1, gap=12), caption
 
 
 def draw_neuron_row(image: Tensor, gradient: Tensor, box: PixelBox) -> Tensor:
-    """Outlined image, crop, and the crop of the map around gray."""
-    top, left, bottom, right = box
+    """The outlined image, the image in the box, and the gradient in the box around gray."""
     limit = float(compute_quantile(gradient.abs().flatten(), 0.995))
-    colored = render_around_gray(gradient, limit)
+    row_start, column_start, row_end, column_end = box
+    in_box = (..., slice(row_start, row_end), slice(column_start, column_end))
     return arrange_in_row(
         draw_box_outline(image, box),
-        image[:, :, top:bottom, left:right],
-        colored[:, :, top:bottom, left:right],
+        image[in_box],
+        render_around_gray(gradient, limit)[in_box],
     )
 
 
+def describe_box_size(box: PixelBox) -> str:
+    """Height×width of a box in pixels."""
+    row_start, column_start, row_end, column_end = box
+    return f"{row_end - row_start}×{column_end - column_start}"
+
+
 def pad_row_to_width(row: Tensor, width: int) -> Tensor:
-    """White on the right up to `width`."""
+    """Adds white on the right up to `width`."""
     return F.pad(row, (0, width - row.shape[3]), value=1.0)

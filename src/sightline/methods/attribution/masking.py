@@ -1,4 +1,4 @@
-"""What covers parts of an image: windows, fills, and the labels that are asked about."""
+"""What occlusion and RISE share: fills that hide pixels, class indices, and the figure."""
 
 from typing import Literal
 
@@ -12,18 +12,22 @@ from sightline.models.model import Model
 
 FillKind = Literal["gray", "mean", "blur", "zero"]
 
+FILL_GRAYS = {"gray": 0.5, "zero": 0.0}
+
 LabelChoice = int | str | tuple[int | str, ...]
 
-MAX_OCCLUSION_BATCH = 32  # images run at once: more make no faster
+MAX_OCCLUSION_BATCH = 32  # larger batches are not faster
 
 
 def make_fill_images(image: Tensor, fill: float | str, window: int) -> Tensor:
-    """What covers, N×3×H×W. Raises SightlineError for a word that is not a fill."""
+    """The pixels that replace hidden ones, N×3×H×W; `window` in pixels sets how far "blur" blurs.
+
+    Raises SightlineError for a word that is not a FillKind.
+    """
     if isinstance(fill, (int, float)) and not isinstance(fill, bool):
         return torch.full_like(image, fill)
-    plain = {"gray": 0.5, "zero": 0.0}
-    if fill in plain:
-        return torch.full_like(image, plain[fill])
+    if fill in FILL_GRAYS:
+        return torch.full_like(image, FILL_GRAYS[fill])
     if fill == "mean":
         return image.mean((2, 3), keepdim=True).expand_as(image)
     if fill == "blur":
@@ -34,22 +38,42 @@ def make_fill_images(image: Tensor, fill: float | str, window: int) -> Tensor:
 
 
 def choose_class_indices(model: Model, label: LabelChoice, image: Tensor) -> Tensor:
-    """Class indices N×L of one label or of several. Raises SightlineError for none."""
+    """Class indices N×L of one label or of L labels. Raises SightlineError for an empty list."""
     labels = label if isinstance(label, (tuple, list)) else (label,)
     if not labels:
         raise SightlineError("label is an empty list; give one class or more")
-    return torch.stack([model.choose(one, image) for one in labels], 1)
+    return torch.stack([model.choose(choice, image) for choice in labels], 1)
+
+
+def squeeze_single_label(values: dict[str, Tensor], label: LabelChoice) -> dict[str, Tensor]:
+    """Tensors N×L×… as they are for a list of labels, however short; as N×… for a single label."""
+    if isinstance(label, (tuple, list)):
+        return values
+    return {name: value[:, 0] for name, value in values.items()}
+
+
+def describe_score_panel(label: LabelChoice) -> str:
+    """What `draw_score_panel` shows after the image and the first attribution, in words."""
+    if isinstance(label, (tuple, list)):
+        return "one attribution for each label"
+    return "and their overlay"
 
 
 def draw_score_panel(image: Tensor, attributions: Tensor, scores: Tensor) -> tuple[Tensor, float]:
-    """The image and its signed maps N×L×H×W on one scale for each image, one map also over the image; where the first scale ends.
+    """The image and its signed attributions N×L×H×W in a row, with an overlay if L is 1.
 
-    What is left of `scores`, N×L, that nothing changes is rounding; it is not stretched to full colour.
+    Each image has one colour scale for all of its labels. Also returns where the first image's
+    scale ends. `scores` N×L are those of the unmasked image: attributions as small as their
+    rounding errors are not stretched to full colour.
     """
-    limit = torch.maximum(
-        attributions.abs().flatten(1).amax(1), 1e-5 * scores.abs().amax(1).clamp_min(1)
-    )
-    shown = [render_signed_map(attributions[:, i], limit) for i in range(attributions.shape[1])]
-    if len(shown) == 1:
-        shown.append(overlay_heatmap(image, attributions[:, 0].clamp_min(0), limit))
-    return arrange_in_row(image, *shown), float(limit[0])
+    largest_score = scores.abs().amax(1)
+    rounding_error = 1e-5 * largest_score.clamp_min(1)
+    largest_attribution = attributions.abs().flatten(1).amax(1)
+    limit = torch.maximum(largest_attribution, rounding_error)
+
+    by_label = attributions.unbind(1)
+    heatmaps = [render_signed_map(attribution, limit) for attribution in by_label]
+    if len(by_label) == 1:
+        positive = by_label[0].clamp_min(0)
+        heatmaps.append(overlay_heatmap(image, positive, limit))
+    return arrange_in_row(image, *heatmaps), float(limit[0])

@@ -1,4 +1,4 @@
-"""Saliency by occlusion: cover a window, see how far the score falls (Zeiler & Fergus 2014, section 4.2)."""
+"""Saliency by occlusion (Zeiler & Fergus 2014, section 4.2): cover a window, measure the score."""
 
 from typing import Annotated
 
@@ -11,13 +11,15 @@ from sightline.methods.attribution.masking import (
     FillKind,
     LabelChoice,
     choose_class_indices,
+    describe_score_panel,
     draw_score_panel,
     make_fill_images,
+    squeeze_single_label,
 )
 from sightline.models.model import Model
 from sightline.models.tracing.batch_size import estimate_max_batch
 from sightline.models.tracing.incremental import score_occluded_windows
-from sightline.models.tracing.windows import OcclusionWindows
+from sightline.models.tracing.windows import OcclusionScores, OcclusionWindows
 from sightline.registry.method import AttributionSpec, register_method
 from sightline.registry.parameter import ValueRange
 from sightline.registry.result import Result
@@ -26,11 +28,14 @@ from sightline.registry.result import Result
 @register_method(
     chapter="analytical",
     title="Saliency by occlusion",
-    question="Which part of the image does the score depend on? Cover it and see.",
-    reading="Red: covering this place lowers the class score, so the network used it. Blue: covering it raises the score.",
-    caution="The gray patch is itself unusual input, and parts that can stand in for each other show little. The map is as coarse as the window.",
+    question="Which regions of the image does the score depend on? Cover them and measure.",
+    reading="Red: covering this region lowers the class score, so the network used it. "
+    "Blue: covering it raises the score.",
+    caution="The gray patch is itself unusual input, and regions that can replace each other show "
+    "little. The attribution is as coarse as the window.",
     quick_parameters={"stride": 16, "window": 32},
-    # The default stride of 8 has four times the windows, and every randomized network is asked again.
+    # The default stride of 8 has four times as many windows, and the trust test runs them for every
+    # randomized network.
     attribution=AttributionSpec("drop", costly_kinds=True, test_parameters={"stride": 16}),
 )
 def occlusion(
@@ -47,81 +52,105 @@ def occlusion(
 ) -> Result:
     """Slides a covered window over the image and records the drop of a class score.
 
-    Windows lie fully inside the image, top-left corners at multiples of the stride. `values["drop"]` is
-    score(clean) − score(covered) before the softmax, N×rows×columns; of a list of labels, however short, N×labels×rows×columns,
-    and `values["score"]` and `["label"]` are N×labels instead of N. All labels cost what one does.
+    Windows lie fully inside the image, top-left corners at multiples of the stride.
+    `values["drop"]`, N×rows×columns, is score(clean) − score(covered) before the softmax.
+    `values["attribution"]`, N×H×W and signed, is at each pixel the mean drop over the windows that
+    cover it, 0 where none does; the picture shows it. `values["score"]` and `values["label"]`, N
+    each, are the clean score and the class index.
+
+    For a list of labels, however short, these have an axis of labels after the images:
+    N×L×rows×columns, N×L×H×W and N×L. All labels cost as much as one.
+
+    Of the first image, `values["incremental"]` is the share of the network's multiply-adds that
+    were computed incrementally, and `values["speedup_bound"]` the multiply-adds of running every
+    covered image whole over those spent.
 
     Args:
-        label: Class to ask about, or a list of them: an index, a name or an unambiguous part of one, or "top" for the predicted class.
+        label: Class whose score is followed, or a list of them: an index, a name or an unambiguous
+            part of one, or "top" for the predicted class.
         window: Side of the covered square in pixels.
         stride: Pixels between neighbouring windows.
-        fill: Gray value that covers, in [0, 1], or "gray" (0.5), "zero" (black), "mean" (the image's mean colour), "blur" (the image, blurred).
-        batch: How many covered images are run at once; None for as many as `memory` allows, at most 32.
-        incremental: Whether to compute only what each window can reach, which gives the same and is faster, or every covered image whole.
+        fill: What replaces the covered pixels: a gray value in [0, 1], or "gray" (0.5), "zero"
+            (black), "mean" (the image's mean colour), "blur" (the blurred image).
+        batch: How many covered images are run at once; None for as many as `memory` allows, at most
+            32.
+        incremental: Whether only what a window can affect is computed anew, which is faster and
+            gives the same scores, or every covered image as a whole.
     """
     height, width = image.shape[-2:]
     if window > min(height, width):
         raise SightlineError(
-            f"window is {window}; it must lie between 1 and {min(height, width)}, the image's shorter side"
+            f"window is {window}; it must lie between 1 and {min(height, width)}, "
+            "the image's shorter side"
         )
-    covers = make_fill_images(image, fill, window)
+    row_starts = range(0, height - window + 1, stride)
+    column_starts = range(0, width - window + 1, stride)
+    positions = [(row, column) for row in row_starts for column in column_starts]
+
+    fills = make_fill_images(image, fill, window)
     index = choose_class_indices(model, label, image)
-    places = [
-        (y, x)
-        for y in range(0, height - window + 1, stride)
-        for x in range(0, width - window + 1, stride)
-    ]
-    rows, columns = (height - window) // stride + 1, (width - window) // stride + 1
     with torch.no_grad():
-        clean = model.run(image, ["logits"])["logits"].gather(1, index).cpu()
-    at_once = batch or min(
-        MAX_OCCLUSION_BATCH, estimate_max_batch(model, image, memory, gradients=False)
-    )
-    found = [
-        score_occluded_windows(
-            model,
-            OcclusionWindows(image[i : i + 1], covers[i : i + 1], places, window),
-            index[i],
-            batch=at_once,
-            incremental=incremental,
+        clean_scores = model.run(image, ["logits"])["logits"].gather(1, index).cpu()
+    max_batch = estimate_max_batch(model, image, memory, gradients=False)
+    at_once = batch or min(MAX_OCCLUSION_BATCH, max_batch)
+    runs: list[OcclusionScores] = []
+    for i, image_index in enumerate(index):
+        windows = OcclusionWindows(image[i : i + 1], fills[i : i + 1], positions, window)
+        runs.append(
+            score_occluded_windows(
+                model, windows, image_index, batch=at_once, incremental=incremental
+            )
         )
-        for i in range(len(image))
-    ]
-    drop = clean[:, :, None, None] - torch.stack(
-        [one.scores.T.cpu().unflatten(1, (rows, columns)) for one in found]
-    )
-    panel, limit = draw_score_panel(
-        image, average_drops_per_pixel(drop, places, window, height, width), clean
-    )
-    several = isinstance(label, (tuple, list))
-    costs = drop[0].flatten(1).amax(1).tolist()
-    details = ", ".join(
-        f"{model.labels[i]} ({score:.2f}, {cost:.2f})"
-        for i, score, cost in zip(index[0], clean[0].tolist(), costs, strict=True)
-    )
+    occluded_scores = torch.stack([run.scores.T.cpu() for run in runs])  # N×L×windows
+    grid = (len(row_starts), len(column_starts))
+    drop = clean_scores[:, :, None, None] - occluded_scores.unflatten(2, grid)
+    attribution = average_drops_per_pixel(drop, positions, window, height, width)
+
+    panel, limit = draw_score_panel(image, attribution, clean_scores)
     caption = (
-        f"Image, then mean drop of the score over the {window}×{window} windows that cover each pixel (white 0, ±{limit:.3g} full colour)"
-        f"{', one map for each label' if several else ', and both'}. Label, its clean score and what the worst window costs: {details}."
+        f"Image, mean drop of the score over the {window}×{window} windows that cover each pixel "
+        f"(white 0, ±{limit:.3g} full colour), {describe_score_panel(label)}. "
+        "Label, its clean score and the largest drop: "
+        f"{describe_drops(model, index[0], clean_scores[0], drop[0])}."
     )
-    values = {"drop": drop, "score": clean, "label": index}
-    values = {name: value if several else value[:, 0] for name, value in values.items()}
-    return Result(
-        {"occlusion": panel},
-        {
-            **values,
-            "incremental": found[0].localized_share,
-            "speedup_bound": found[0].speedup_bound,
-        },
-        {"occlusion": caption},
-    )
+    per_label = {
+        "attribution": attribution,
+        "drop": drop,
+        "score": clean_scores,
+        "label": index,
+    }
+    values = {
+        **squeeze_single_label(per_label, label),
+        "incremental": runs[0].localized_share,
+        "speedup_bound": runs[0].speedup_bound,
+    }
+    return Result({"occlusion": panel}, values, {"occlusion": caption})
 
 
 def average_drops_per_pixel(
     drops: Tensor, positions: list[tuple[int, int]], window: int, height: int, width: int
 ) -> Tensor:
-    """Drops …×rows×columns as …×H×W: at each pixel the mean over the windows that cover it, 0 where none does."""
-    total, count = torch.zeros(*drops.shape[:-2], height, width), torch.zeros(height, width)
-    for i, (y, x) in enumerate(positions):
-        total[..., y : y + window, x : x + window] += drops.flatten(-2)[..., i, None, None]
-        count[y : y + window, x : x + window] += 1
-    return total / count.clamp_min(1)
+    """Drops …×rows×columns as …×H×W: each pixel's mean over the windows that cover it.
+
+    It is 0 where no window lies. `positions` are the top-left corners (row, column) of the windows,
+    in the order of the drops.
+    """
+    total = torch.zeros(*drops.shape[:-2], height, width)
+    cover_count = torch.zeros(height, width)
+    drop_by_window = drops.flatten(-2).unbind(-1)
+    for (row, column), window_drop in zip(positions, drop_by_window, strict=True):
+        covered_rows = slice(row, row + window)
+        covered_columns = slice(column, column + window)
+        total[..., covered_rows, covered_columns] += window_drop[..., None, None]
+        cover_count[covered_rows, covered_columns] += 1
+    return total / cover_count.clamp_min(1)
+
+
+def describe_drops(model: Model, index: Tensor, clean_scores: Tensor, drops: Tensor) -> str:
+    """Label, clean score and largest drop of one image's L labels; drops are L×rows×columns."""
+    largest_drops = drops.flatten(1).amax(1)
+    parts: list[str] = []
+    for i, label_index in enumerate(index.tolist()):
+        label_name = model.labels[label_index]
+        parts.append(f"{label_name} ({float(clean_scores[i]):.2f}, {float(largest_drops[i]):.2f})")
+    return ", ".join(parts)

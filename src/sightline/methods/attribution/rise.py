@@ -1,4 +1,4 @@
-"""RISE: keep random parts of the image, see which of them hold the score (Petsiuk 2018)."""
+"""RISE (Petsiuk 2018): hide random regions, average the masks weighted by the score."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,8 +15,10 @@ from sightline.methods.attribution.masking import (
     FillKind,
     LabelChoice,
     choose_class_indices,
+    describe_score_panel,
     draw_score_panel,
     make_fill_images,
+    squeeze_single_label,
 )
 from sightline.models.model import Model
 from sightline.models.tracing.batch_size import choose_batch_size
@@ -27,17 +29,22 @@ from sightline.registry.result import Result
 
 ScoreKind = Literal["probability", "logit"]
 
+# Below this sum of the masks a pixel was never visible.
+MIN_VISIBILITY = 1e-6
+
 
 @register_method(
     chapter="analytical",
     title="RISE",
-    question="Which parts, kept while others are hidden at random, hold the answer?",
-    reading="Red: while this place is visible, the score is higher than over all random masks. Blue: it is lower.",
-    caution="An average over random masks: a faint pattern without a shape is the luck of the draw, and another seed or more masks change it. "
-    "The map is as coarse as the cells of the masks.",
+    question="Which regions keep the score up while others are hidden at random?",
+    reading="Red: while this pixel is visible, the score is higher than over all random masks. "
+    "Blue: it is lower.",
+    caution="It is an average over random masks: a faint pattern without a shape is chance, and "
+    "changes with the seed or with more masks. It is as coarse as the cells of the masks.",
     tour_runs=({"masks": 150, "cells": 4},),
     quick_parameters={"masks": 100},
-    # Every randomized network is asked again. Few masks need large cells, or the map is little but luck.
+    # The trust test repeats it for every randomized network. Few masks need large cells; with small
+    # ones the attribution would be mostly noise.
     attribution=AttributionSpec(
         "evidence", costly_kinds=True, test_parameters={"masks": 150, "cells": 4}
     ),
@@ -57,77 +64,109 @@ def rise(
     seed: int = 0,
     callback: Callback | None = None,
 ) -> Result:
-    """Hides random smooth parts of the image and averages the masks, each weighed by the score it leaves (Petsiuk 2018, eq. 6).
+    """Averages random smooth masks weighted by the masked image's score (Petsiuk 2018, eq. 6).
 
-    `values["map"]` is N×H×W: the mean score with this pixel visible; `values["mean"]` N the mean over all masks, and `values["evidence"]`
-    how far the map lies above it; `values["score"]` N that of the clean image, `values["masks"]` how many were tried. A list of labels, however short, adds an axis after the images.
-    All labels and all images have the same masks.
+    `values["map"]`, N×H×W, is the mean score while a pixel is visible and `values["mean"]`, N, the
+    mean score over all masks. `values["attribution"]`, N×H×W and signed, is the first minus the
+    second; the picture shows it (also under its older name, `values["evidence"]`).
+    `values["score"]` and `values["label"]`, N each, are the score of the unmasked image and the
+    class index; `values["masks"]` is how many masks were run.
+
+    For a list of labels, however short, these have an axis of labels after the images: N×L×H×W and
+    N×L. All labels and all images share the masks.
 
     Args:
-        label: Class to ask about, or a list of them: an index, a name or an unambiguous part of one, or "top" for the predicted class.
-        masks: How many random masks.
-        cells: Cells of a mask along each side, kept or hidden by chance, then enlarged smoothly and shifted.
-        keep: Chance that a cell is kept.
-        fill: What hides: a gray value in [0, 1], or "gray" (0.5), "zero" (black), "mean" (the image's mean colour), "blur" (the image, blurred).
-        score: What is averaged, "probability" after the softmax or "logit" before.
-        batch: How many masked images are run at once; None for as many as are fastest on a processor, or as `memory` allows, at most 32.
+        label: Class whose score is followed, or a list of them: an index, a name or an unambiguous
+            part of one, or "top" for the predicted class.
+        masks: Number of random masks.
+        cells: Cells of a mask along each side, each visible or hidden at random, then enlarged
+            smoothly and shifted.
+        keep: Probability that a cell is visible.
+        fill: What replaces hidden pixels: a gray value in [0, 1], or "gray" (0.5), "zero" (black),
+            "mean" (the image's mean colour), "blur" (the blurred image).
+        score: What is averaged: "probability" after the softmax or "logit" before.
+        batch: How many masked images are run at once; None for the fastest number on a CPU that
+            `memory` allows, at most 32.
     """
     height, width = image.shape[-2:]
-    index, covers = (
-        choose_class_indices(model, label, image),
-        make_fill_images(image, fill, max(height, width) // cells),
-    )
-    average = RiseAverage(model, image, covers, index, score)
-    at_once = batch or min(
-        MAX_OCCLUSION_BATCH, choose_batch_size(model, image, memory, gradients=False)
-    )
-    stream = sample_rise_masks((height, width), cells, keep, masks, seed)
-    for step in range(1, ceil(masks / at_once) + 1):
-        shown, scores = average.add_masks(torch.stack(list(islice(stream, at_once))))
-        if callback and callback(Step(step, ceil(masks / at_once), scores, shown)):
+    index = choose_class_indices(model, label, image)
+    fills = make_fill_images(image, fill, max(height, width) // cells)
+    average = RiseAverage(model, image, fills, index, score)
+    max_batch = choose_batch_size(model, image, memory, gradients=False)
+    at_once = batch or min(MAX_OCCLUSION_BATCH, max_batch)
+    mask_stream = sample_rise_masks((height, width), cells, keep, masks, seed)
+    step_count = ceil(masks / at_once)
+    for step in range(1, step_count + 1):
+        chunk = torch.stack(list(islice(mask_stream, at_once)))
+        masked_images, masked_scores = average.add_masks(chunk)
+        if callback and callback(Step(step, step_count, masked_scores, masked_images)):
             break
-    found, mean, clean = (
-        average.attribution,
-        average.mean_score,
-        average.compute_scores(image).cpu(),
-    )
-    evidence = found - mean[:, :, None, None]
-    panel, limit = draw_score_panel(image, evidence, clean)
-    several = isinstance(label, (tuple, list))
-    details = ", ".join(
-        f"{model.labels[i]} ({a:.3g}, {b:.3g})"
-        for i, a, b in zip(index[0], clean[0].tolist(), mean[0].tolist(), strict=True)
-    )
+
+    visible_score = average.visible_score
+    mean_score = average.mean_score
+    attribution = visible_score - mean_score[:, :, None, None]
+    clean_scores = average.compute_scores(image).cpu()
+
+    panel, limit = draw_score_panel(image, attribution, clean_scores)
+    details = describe_scores(model, index[0], clean_scores[0], mean_score[0])
     caption = (
-        f"Image, then how far the mean {score} over the masks that show a pixel lies above that over all {average.count} masks (white 0, "
-        f"±{limit:.3g} full colour){', one map for each label' if several else ', and both'}. Label, its clean {score} and its mean: {details}."
+        f"Image, mean {score} over the masks that show a pixel minus that over all "
+        f"{average.count} masks (white 0, ±{limit:.3g} full colour), "
+        f"{describe_score_panel(label)}. Label, its {score} on the unmasked image and its mean: "
+        f"{details}."
     )
-    values = {"map": found, "mean": mean, "evidence": evidence, "score": clean, "label": index}
-    values = {name: value if several else value[:, 0] for name, value in values.items()}
-    return Result({"rise": panel}, {**values, "masks": average.count}, {"rise": caption})
+    per_label = {
+        "attribution": attribution,
+        "map": visible_score,
+        "mean": mean_score,
+        "evidence": attribution,
+        "score": clean_scores,
+        "label": index,
+    }
+    values = {**squeeze_single_label(per_label, label), "masks": average.count}
+    return Result({"rise": panel}, values, {"rise": caption})
+
+
+def describe_scores(model: Model, index: Tensor, clean_scores: Tensor, mean_score: Tensor) -> str:
+    """Label, score on the unmasked image and mean score of one image's L labels."""
+    parts: list[str] = []
+    for i, label_index in enumerate(index.tolist()):
+        label_name = model.labels[label_index]
+        parts.append(f"{label_name} ({float(clean_scores[i]):.3g}, {float(mean_score[i]):.3g})")
+    return ", ".join(parts)
 
 
 def sample_rise_masks(
     size: tuple[int, int], cells: int, keep: float, count: int, seed: int
 ) -> Iterator[Tensor]:
-    """Random masks of `size`, in [0, 1] (Petsiuk 2018, section 3.3): cells×cells of 0 and 1, enlarged bilinearly, cropped at a random place."""
-    (height, width), generator = size, torch.Generator().manual_seed(seed)
-    rows, columns = ceil(height / cells), ceil(width / cells)
+    """Random masks H×W in [0, 1] (Petsiuk 2018, section 3.3).
+
+    A grid of cells×cells zeros and ones is enlarged bilinearly to one cell more than the image in
+    each direction, and cropped to `size` at a random offset of less than a cell.
+    """
+    height, width = size
+    cell_height = ceil(height / cells)
+    cell_width = ceil(width / cells)
+    enlarged_size = ((cells + 1) * cell_height, (cells + 1) * cell_width)
+
+    generator = torch.Generator().manual_seed(seed)
     for _ in range(count):
-        grid = (torch.rand(1, 1, cells, cells, generator=generator) < keep).float()
-        large = F.interpolate(
-            grid,
-            size=((cells + 1) * rows, (cells + 1) * columns),
-            mode="bilinear",
-            align_corners=False,
-        )[0, 0]
-        top, left = (int(torch.randint(side, (), generator=generator)) for side in (rows, columns))
-        yield large[top : top + height, left : left + width].clamp_max(1)
+        draws = torch.rand(1, 1, cells, cells, generator=generator)
+        grid = (draws < keep).float()
+        enlarged = F.interpolate(grid, size=enlarged_size, mode="bilinear", align_corners=False)
+
+        row = int(torch.randint(cell_height, (), generator=generator))
+        column = int(torch.randint(cell_width, (), generator=generator))
+        mask = enlarged[0, 0, row : row + height, column : column + width]
+        yield mask.clamp_max(1)
 
 
 @dataclass
 class RiseAverage:
-    """Sums over masks: of the masks, of the scores, and of the masks weighed by the scores of the labels `index`, N×L."""
+    """Running sums over masks: the masks, the scores, and the masks weighted by the scores.
+
+    `image` and `fills` are N×3×H×W, `index` N×L.
+    """
 
     model: Model
     image: Tensor
@@ -137,41 +176,48 @@ class RiseAverage:
 
     def __post_init__(self) -> None:
         size = self.image.shape[-2:]
-        self.count, self.visibility = 0, torch.zeros(size, dtype=torch.float64)
+        self.count = 0
+        self.visibility = torch.zeros(size, dtype=torch.float64)
         self.score_sum = torch.zeros(self.index.shape, dtype=torch.float64)
         self.weighted_sum = torch.zeros(*self.index.shape, *size, dtype=torch.float64)
 
     def add_masks(self, masks: Tensor) -> tuple[Tensor, Tensor]:
-        """Takes in masks B×H×W; gives the images under the last of them, N×3×H×W, and their scores of the first label, N."""
-        images = zip(self.image.split(1), self.fills.split(1), strict=True)
-        masked = [
-            cover.cpu() + (image.cpu() - cover.cpu()) * masks[:, None] for image, cover in images
-        ]
-        scores = (
-            torch.stack([self.compute_scores(some, i) for i, some in enumerate(masked)])
-            .cpu()
-            .double()
-        )
-        self.count, self.visibility = (
-            self.count + len(masks),
-            self.visibility + masks.double().sum(0),
-        )
+        """Adds masks B×H×W to the sums.
+
+        Returns the images under the last mask, N×3×H×W, and their scores of the first label, N.
+        """
+        images = self.image.cpu()
+        fills = self.fills.cpu()
+        mask_planes = masks[:, None]  # B×1×H×W
+        last_images: list[Tensor] = []
+        scores_by_image: list[Tensor] = []
+        for i, (single_image, fill) in enumerate(zip(images, fills, strict=True)):
+            masked = fill + (single_image - fill) * mask_planes
+            scores_by_image.append(self.compute_scores(masked, i))
+            last_images.append(masked[-1])
+        scores = torch.stack(scores_by_image).cpu().double()  # N×B×L
+        first_label_scores = scores[:, -1, 0].float()
+
+        self.count += len(masks)
+        self.visibility += masks.double().sum(0)
         self.score_sum += scores.sum(1)
         self.weighted_sum += torch.einsum("nbl,bhw->nlhw", scores, masks.double())
-        return torch.stack([some[-1] for some in masked]), scores[:, -1, 0].float()
+        return torch.stack(last_images), first_label_scores
 
     def compute_scores(self, images: Tensor, image_index: int | None = None) -> Tensor:
-        """Scores B×L of pictures B×3×H×W: of the labels of image `of`, or each of its own."""
+        """Scores B×L of images B×3×H×W.
+
+        The labels are those of image `image_index` for all of them, or each image's own if it is
+        None.
+        """
+        index = self.index
+        if image_index is not None:
+            index = index[image_index : image_index + 1].expand(len(images), -1)
         with torch.no_grad():
-            logits = self.model.run(images, ["logits"])["logits"]
-            index = (
-                self.index
-                if image_index is None
-                else self.index[image_index : image_index + 1].expand(len(images), -1)
-            )
-            return (logits.softmax(1) if self.score_kind == "probability" else logits).gather(
-                1, index
-            )
+            scores = self.model.run(images, ["logits"])["logits"]
+            if self.score_kind == "probability":
+                scores = scores.softmax(1)
+            return scores.gather(1, index)
 
     @property
     def mean_score(self) -> Tensor:
@@ -179,12 +225,14 @@ class RiseAverage:
         return (self.score_sum / self.count).float()
 
     @property
-    def attribution(self) -> Tensor:
-        """Mean score weighed by how visible each pixel is, N×L×H×W; where a pixel never is, the mean score."""
-        # The paper divides by the expected visibility, keep × masks. By the masks' own, luck in it does not show as evidence.
-        seen = self.visibility > 1e-6
-        return torch.where(
-            seen,
-            self.weighted_sum / self.visibility.clamp_min(1e-6),
-            self.mean_score.double()[:, :, None, None],
-        ).float()
+    def visible_score(self) -> Tensor:
+        """Mean score weighted by each pixel's visibility, N×L×H×W.
+
+        Where no mask shows a pixel, it is the mean score.
+        """
+        # The paper divides by the expected visibility, keep × masks. Dividing by the actual one
+        # keeps the chance in it out of the attribution.
+        weighted_mean = self.weighted_sum / self.visibility.clamp_min(MIN_VISIBILITY)
+        mean = self.mean_score.double()[:, :, None, None]
+        is_visible = self.visibility > MIN_VISIBILITY
+        return torch.where(is_visible, weighted_mean, mean).float()

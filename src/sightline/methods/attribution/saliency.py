@@ -1,7 +1,7 @@
-"""Saliency by backpropagation (Simonyan 2013, section 3), and what later papers average over many gradients.
+"""Saliency by backpropagation (Simonyan 2013, section 3) and methods that average gradients.
 
-SmoothGrad (Smilkov 2017), VarGrad (Adebayo 2018), integrated gradients (Sundararajan 2017), blur integrated gradients
-(Xu 2020), expected gradients (Erion 2021).
+SmoothGrad (Smilkov 2017), VarGrad (Adebayo 2018), integrated gradients (Sundararajan 2017), blur
+integrated gradients (Xu 2020), expected gradients (Erion 2021).
 """
 
 from collections.abc import Iterator, Mapping
@@ -57,62 +57,28 @@ SALIENCY_DESCRIPTIONS = {
     "vargrad": "variance of the gradient of {score} over {samples} noisy copies",
     "smoothgrad_squared": "mean squared gradient of {score} over {samples} noisy copies",
     "integrated": "integrated gradients of {score} from a baseline ({baseline}) at {samples} nodes",
-    "blur_ig": "blur integrated gradients of {score} in {samples} pieces",
+    "blur_ig": "blur integrated gradients of {score} in {samples} segments",
     "expected": "expected gradients of {score} over {samples} baselines ({source})",
 }
 
-# Shown by their size, largest over the colours; the others by their sum over the colours, with its sign.
+# Shown by their largest magnitude over the channels; the other kinds by their signed sum over the
+# channels.
 MAGNITUDE_KINDS = ("gradient", "vargrad", "smoothgrad_squared")
 
-
-@dataclass(frozen=True)
-class GradientAverage:
-    """How many gradients become one attribution, and how many of them (`batch`) are run at once."""
-
-    kind: SaliencyKind
-    samples: int
-    sigma: float
-    baseline: BaselineKind
-    folder: str | None
-    batch: int
-    seed: int
-
-    def compute_attribution(
-        self, model: Model, image: Tensor, index: int
-    ) -> tuple[Tensor, Tensor | None]:
-        """Attribution 3×H×W of one image's score of one class; along a path, how far that score lies above the baseline's."""
-        if self.kind in ("smoothgrad", "vargrad", "smoothgrad_squared"):
-            powers = {"smoothgrad": (1,), "vargrad": (2, 1), "smoothgrad_squared": (2,)}[self.kind]
-            noisy = sample_noisy_copies(image, self.sigma, self.samples, self.seed)
-            first, *mean = sum_gradient_powers(model, noisy, index, self.batch, powers)
-            return ((first - mean[0].square()).clamp_min(0) if mean else first).float(), None
-        probes, baselines = self.build_probe_path(image)
-        (attribution,) = sum_gradient_powers(model, probes, index, self.batch)
-        scores = compute_class_scores(model, [image, *baselines], index, self.batch)
-        return attribution.float(), scores[0] - scores[1:].mean()
-
-    def build_probe_path(self, image: Tensor) -> tuple[Iterator[GradientProbe], list[Tensor]]:
-        """The probes from baseline to image, and the baseline or, for expected gradients, all of them."""
-        if self.kind == "integrated":
-            start = make_baseline(image, self.baseline, self.seed)
-            return sample_straight_path(image, start, self.samples), [start]
-        if self.kind == "blur_ig":
-            return sample_blur_path(image, self.samples), [blur_image_by_share(image)]
-        if self.folder:
-            baselines = read_random_images(self.folder, self.samples, self.seed, *image.shape[-2:])
-        else:
-            baselines = list(sample_quarter_crops(image, self.samples, self.seed))
-        return sample_baseline_lines(image, baselines, self.seed), baselines
+# The moments of the gradient, over noisy copies, that a kind is computed from.
+NOISE_POWERS = {"smoothgrad": (1,), "vargrad": (2, 1), "smoothgrad_squared": (2,)}
 
 
 @register_method(
     chapter="analytical",
     title="Saliency by backpropagation",
     question="Which pixels, changed a little, would change the class score most?",
-    reading="Bright pixels have a large gradient of the score before the softmax. They gather on the object when the network looks at it.",
-    caution="It is the slope at this image, not a share of the score. Single pixels are noisy; the bright region matters, not its texture.",
+    reading="Bright pixels have a large gradient of the class score (before the softmax). They "
+    "cluster on the object when the network relies on it.",
+    caution="A gradient holds for small changes of this image; it is not a share of the score. "
+    "Single pixels are noisy: read the bright regions, not their texture.",
     attribution=AttributionSpec(
-        "attribution",
+        "per_channel",
         "kind",
         gradient_kinds=("gradient", "smoothgrad"),
         magnitude_kinds=MAGNITUDE_KINDS,
@@ -140,79 +106,193 @@ def saliency(
     memory: Annotated[float, ValueRange(0.001, 1024)] = 1.0,
     seed: int = 0,
 ) -> Result:
-    """Gradient of a class score with respect to the image, or what is averaged from many such gradients.
+    """Gradient of a class score with respect to the image, or an average of many such gradients.
 
-    `values["attribution"]` is signed and unscaled, N×3×H×W: for gradients and their means per unit of [0, 1] pixel value, for
-    vargrad and smoothgrad_squared that squared, for the others in units of the score. `values["saliency"]` N×H×W is its
-    magnitude, largest over the colours. "gradient" also has `values["gradient"]`. The kinds along a path from a baseline have
-    `values["difference"]`, the score less the baseline's (mean) score, and `values["gap"]`, the sum of the attribution less that, N each.
+    `values["attribution"]`, N×H×W, is what the picture shows. For "gradient", "vargrad" and
+    "smoothgrad_squared" it is the largest magnitude over the channels, at least 0; for the other
+    kinds the sum over the channels, signed.
+
+    `values["per_channel"]`, N×3×H×W, is the same before that reduction, unscaled. Its unit is score
+    per pixel value in [0, 1] for gradients and their means, the square of that for "vargrad" and
+    "smoothgrad_squared", and score for the other kinds. `values["saliency"]`, N×H×W, is its largest
+    magnitude over the channels, for every kind. `values["label"]`, N, holds the class indices.
+    "gradient" also has `values["gradient"]`, equal to `per_channel`.
+
+    The kinds along a path from a baseline also have, N each, `values["difference"]`, the score
+    minus the (mean) score of the baseline, and `values["gap"]`, the sum of the attribution minus
+    that difference.
 
     Args:
-        kind: "gradient", "gradient_input" (times the pixel), "smoothgrad" (mean over noisy copies), "vargrad" (their variance),
-            "smoothgrad_squared", "integrated" (from a baseline), "blur_ig" (from the blurred image), "expected" (from many baselines).
-        samples: Number of noisy copies, of nodes or pieces of the path, or of baselines.
-        sigma: Standard deviation of the noise as a share of the image's value range, for the noisy kinds.
-        baseline: Where "integrated" starts: "black", "white", "gray", "blur" (the image blurred) or "random" (noise).
-        folder: Folder of pictures that are the baselines of "expected"; None for random quarters of the image itself.
-        batch: How many gradients are run at once; None for as many as are fastest on a processor, or as `memory` allows.
+        kind: "gradient", "gradient_input" (times the pixel), "smoothgrad" (mean over noisy copies),
+            "vargrad" (their variance), "smoothgrad_squared", "integrated" (from a baseline),
+            "blur_ig" (from the blurred image), "expected" (from many baselines).
+        samples: Number of noisy copies, of nodes or segments of the path, or of baselines.
+        sigma: Standard deviation of the noise as a share of the range of the image's values, for
+            the noisy kinds.
+        baseline: Where "integrated" starts: "black", "white", "gray", "blur" (the blurred image) or
+            "random" (noise).
+        folder: Folder of images that are the baselines of "expected"; None for random quarters of
+            the image itself.
+        batch: How many gradients are computed at once; None for the fastest number on a CPU that
+            `memory` allows.
     """
     at_once = batch or choose_batch_size(model, image, memory)
-    told: dict[str, Tensor] = {}
+    path_values: dict[str, Tensor] = {}
     if kind in ("gradient", "gradient_input"):
-        slope, index = (
-            torch.cat(parts)
-            for parts in zip(
-                *(compute_score_gradient(model, some, label) for some in image.split(at_once)),
-                strict=True,
-            )
-        )
-        attribution = slope if kind == "gradient" else image.cpu() * slope
+        gradient, index = compute_gradients_in_batches(model, image, label, at_once)
+        per_channel = gradient if kind == "gradient" else image.cpu() * gradient
     else:
-        index, average = (
-            model.choose(label, image),
-            GradientAverage(kind, samples, sigma, baseline, folder, at_once, seed),
-        )
-        found = [
-            average.compute_attribution(model, one.cpu(), int(i))
-            for one, i in zip(image, index, strict=True)
-        ]
-        attribution = torch.stack([part for part, _ in found])
-        changes = [change for _, change in found if change is not None]
-        if changes:
-            told["difference"] = torch.stack(changes)
-            told["gap"] = (attribution.double().sum((1, 2, 3)) - told["difference"]).float()
-    size = attribution.abs().amax(1)
-    map_ = size if kind in MAGNITUDE_KINDS else attribution.sum(1)
-    panel, scale = draw_saliency_panel(image, map_, signed=kind not in MAGNITUDE_KINDS)
-    words = {
-        "score": f"the score of {', '.join(model.labels[i] for i in index.tolist())}",
-        "source": f"pictures of {folder}" if folder else "random quarters of the image itself",
+        index = model.choose(label, image)
+        average = GradientAverage(kind, samples, sigma, baseline, folder, at_once, seed)
+        per_channel, path_values = compute_averages(model, image, index, average)
+
+    signed = kind not in MAGNITUDE_KINDS
+    magnitude = per_channel.abs().amax(1)
+    attribution = per_channel.sum(1) if signed else magnitude
+    values = {
+        "attribution": attribution,
+        "per_channel": per_channel,
+        "saliency": magnitude,
+        "label": index,
+        **path_values,
     }
-    what = SALIENCY_DESCRIPTIONS[kind].format(samples=samples, baseline=baseline, **words)
-    caption = f"Image, {what} {scale}, and both.{describe_completeness(told)}"
-    values = {"attribution": attribution, "saliency": size, "label": index, **told}
     if kind == "gradient":
-        values["gradient"] = attribution
+        values["gradient"] = per_channel
+
+    panel, scale = draw_saliency_panel(image, attribution, signed=signed)
+    label_names = ", ".join(model.labels[i] for i in index.tolist())
+    description = SALIENCY_DESCRIPTIONS[kind].format(
+        score=f"the score of {label_names}",
+        samples=samples,
+        baseline=baseline,
+        source=f"images of {folder}" if folder else "random quarters of the image itself",
+    )
+    completeness = describe_completeness(path_values)
+    caption = f"Image, {description} {scale}, and their overlay.{completeness}"
     return Result({"saliency": panel}, values, {"saliency": caption})
 
 
+# ── attribution ──
+
+
+def compute_gradients_in_batches(
+    model: Model, image: Tensor, label: int | str, batch: int
+) -> tuple[Tensor, Tensor]:
+    """The gradient of the class score, N×3×H×W, and the class indices, N."""
+    gradients: list[Tensor] = []
+    indices: list[Tensor] = []
+    for images in image.split(batch):
+        gradient, index = compute_score_gradient(model, images, label)
+        gradients.append(gradient)
+        indices.append(index)
+    return torch.cat(gradients), torch.cat(indices)
+
+
+@dataclass(frozen=True)
+class GradientAverage:
+    """Which gradients are averaged to one attribution; `batch` of them are computed at once."""
+
+    kind: SaliencyKind
+    samples: int
+    sigma: float
+    baseline: BaselineKind
+    folder: str | None
+    batch: int
+    seed: int
+
+    def average_noisy_gradients(self, model: Model, image: Tensor, index: int) -> Tensor:
+        """A moment of the gradient over noisy copies of one image, 3×H×W."""
+        copies = sample_noisy_copies(image, self.sigma, self.samples, self.seed)
+        powers = NOISE_POWERS[self.kind]
+        moments = sum_gradient_powers(model, copies, index, self.batch, powers)
+        if self.kind == "vargrad":
+            mean_square, mean = moments
+            return (mean_square - mean.square()).clamp_min(0).float()
+        return moments[0].float()
+
+    def integrate_path(self, model: Model, image: Tensor, index: int) -> tuple[Tensor, Tensor]:
+        """The attribution 3×H×W along a path, and the score minus the baselines' mean score."""
+        probes, baselines = self.build_path(image)
+        (attribution,) = sum_gradient_powers(model, probes, index, self.batch)
+
+        scores = compute_class_scores(model, [image, *baselines], index, self.batch)
+        image_score = scores[0]
+        baseline_score = scores[1:].mean()
+        return attribution.float(), image_score - baseline_score
+
+    def build_path(self, image: Tensor) -> tuple[Iterator[GradientProbe], list[Tensor]]:
+        """The probes from baseline to image, and the baselines.
+
+        There is one baseline, except for "expected", which has `samples` of them.
+        """
+        if self.kind == "integrated":
+            start = make_baseline(image, self.baseline, self.seed)
+            return sample_straight_path(image, start, self.samples), [start]
+
+        if self.kind == "blur_ig":
+            start = blur_image_by_share(image)
+            return sample_blur_path(image, self.samples), [start]
+
+        if self.folder:
+            height, width = image.shape[-2:]
+            baselines = read_random_images(self.folder, self.samples, self.seed, height, width)
+        else:
+            baselines = list(sample_quarter_crops(image, self.samples, self.seed))
+        return sample_baseline_lines(image, baselines, self.seed), baselines
+
+
+def compute_averages(
+    model: Model, image: Tensor, index: Tensor, average: GradientAverage
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """The attributions N×3×H×W, and for a path the values `difference` and `gap`, N each."""
+    attributions: list[Tensor] = []
+    differences: list[Tensor] = []
+    for single_image, i in zip(image.cpu(), index.tolist(), strict=True):
+        if average.kind in NOISE_POWERS:
+            attributions.append(average.average_noisy_gradients(model, single_image, i))
+        else:
+            attribution, difference = average.integrate_path(model, single_image, i)
+            attributions.append(attribution)
+            differences.append(difference)
+
+    per_channel = torch.stack(attributions)
+    if not differences:
+        return per_channel, {}
+    difference = torch.stack(differences)
+    total = per_channel.double().sum((1, 2, 3))
+    gap = (total - difference).float()
+    return per_channel, {"difference": difference, "gap": gap}
+
+
+# ── figure ──
+
+
 def draw_saliency_panel(image: Tensor, attribution: Tensor, signed: bool) -> tuple[Tensor, str]:
-    """The image, the map N×H×W and both, and the map's scale in words."""
-    # A few pixels hold the largest values; the scale ends at the 99th percentile so that the rest can be seen.
+    """Image, attribution N×H×W and overlay in a row; and the colour scale in words."""
+    # A few pixels hold the largest values; a scale up to the 99th percentile keeps the remaining
+    # ones visible.
     limit = compute_quantile(attribution.abs().flatten(1), 0.99)
-    shown = render_signed_map(attribution, limit) if signed else render_heatmap(attribution, limit)
-    panel = arrange_in_row(image, shown, overlay_heatmap(image, attribution.clamp_min(0), limit))
+    first_limit = float(limit[0])
     if signed:
-        return (
-            panel,
-            f"summed over the colours (white 0, full colour is the 99th percentile, ±{float(limit[0]):.3g})",
+        heatmap = render_signed_map(attribution, limit)
+        scale = (
+            "summed over the channels "
+            f"(white 0, full colour is the 99th percentile, ±{first_limit:.3g})"
         )
-    return panel, f"(black is 0, brightest is the 99th percentile, {float(limit[0]):.3g})"
+    else:
+        heatmap = render_heatmap(attribution, limit)
+        scale = f"(black is 0, brightest is the 99th percentile, {first_limit:.3g})"
+    overlay = overlay_heatmap(image, attribution.clamp_min(0), limit)
+    return arrange_in_row(image, heatmap, overlay), scale
 
 
 def describe_completeness(path_values: Mapping[str, Tensor]) -> str:
-    """How far the attribution's sum misses what it divides up, for the first image."""
+    """How far the first image's attribution is from adding up to the difference of the scores."""
     if not path_values:
         return ""
-    change, gap = float(path_values["difference"][0]), float(path_values["gap"][0])
-    return f" It sums to {change + gap:.3g}; the score lies {change:.3g} above the baseline's: a gap of {gap:.2g}."
+    difference = float(path_values["difference"][0])
+    gap = float(path_values["gap"][0])
+    return (
+        f" It sums to {difference + gap:.3g}; the score is {difference:.3g} above that of the "
+        f"baseline: a gap of {gap:.2g}."
+    )
