@@ -191,10 +191,10 @@ def test_stops_in_the_middle_of_several(tiny: sl.Model, grain: Tensor) -> None:
         ({"guide": "nowhere.png"}, "nowhere.png"),
         (
             {"guide": "grass", "method": "patchmatch"},
-            "a guide is followed by method='quilting' only",
+            "only method='quilting' follows a guide, not 'patchmatch'",
         ),
         ({"guide": torch.rand(1, 3, 1, 1)}, "the guide is 1×1 pixels; it needs 16×16 or more"),
-        ({"guide": "grass", "side": 40}, "the guide gives the size"),
+        ({"guide": "grass", "side": 40}, "the guide sets the size"),
         ({"side": 8}, "side is 8"),
         ({"method": "gatys", "window": 9}, "window is for the classical methods"),
         ({"method": "gatys", "layers": ("relu9",)}, "no layer named 'relu9'"),
@@ -234,7 +234,7 @@ def test_refuses_a_piece_smaller_than_the_deepest_layer_s_windows(
     )
     with pytest.raises(
         sl.SightlineError,
-        match=r"the exemplar is 24×40 pixels, which the deepest layer, of stride 16, .* needs 32×32 or more",
+        match=r"the exemplar is 24×40 pixels, a single position in the deepest layer, of stride 16; it needs 32×32 or more",
     ):
         sl.texture(deep, torch.rand(1, 3, 24, 40), method=method, layers=("0", "1"))  # type: ignore[arg-type]
 

@@ -1,4 +1,4 @@
-"""Texture synthesis by non-parametric sampling (Efros & Leung 1999): pixel after pixel grown outwards from a seed."""
+"""Texture synthesis by non-parametric sampling (Efros & Leung 1999): pixels grown from a seed."""
 
 import torch
 from torch import Tensor
@@ -6,7 +6,14 @@ from torch.nn import functional as F
 
 from sightline.registry.progress import Callback, Step
 
-ERROR_THRESHOLD, INITIAL_MAX_ERROR = 0.1, 0.3  # ErrThreshold and MaxErr of the authors' pseudocode
+# ErrThreshold and MaxErrThreshold of the authors' pseudocode.
+ERROR_THRESHOLD = 0.1
+INITIAL_MAX_ERROR = 0.3
+MAX_ERROR_GROWTH = 1.1
+
+SEED_SIDE = 3
+
+MAX_DISTANCES = 2**24  # distances that are computed at once
 
 
 @torch.no_grad()
@@ -21,113 +28,156 @@ def grow_texture(
 ) -> Tensor:
     """Grows a picture 3×H×W from a 3×3 seed of an exemplar 3×h×w, ring by ring.
 
-    A pixel takes the colour of one of the windows whose Gaussian-weighted distance to its known neighbourhood is at most 1.1 ×
-    the least. Departure: the pixels of a ring are found together, from what was known before it (one matrix product instead
-    of one search per pixel), and of neighbours in the ring only every other one, so that the next ones see them.
+    A pixel takes the color in the middle of an exemplar window. The window is drawn from those
+    whose Gaussian-weighted distance to the known neighborhood is at most 1.1 × the smallest.
     """
+    # Departure: the pixels of a ring are found together, from the pixels known before it, in one
+    # matrix product instead of one search per pixel. Of direct neighbors in the ring only every
+    # other pixel is filled, so that the next ring sees them.
     radius = window // 2
-    table, centers = extract_windows(exemplar, window)
-    weight, squares = make_gaussian_window(window), table.square()
-    canvas, known = place_seed_patch(exemplar, size, generator)
-    largest, left = INITIAL_MAX_ERROR, int((~known).sum())
-    total = left
-    while left:
-        ring = select_ring_pixels(known, tileable, generator)
-        block = max(1, 2**24 // len(table))
-        accepted = 0
-        for part in ring.split(block):
-            around, seen = gather_neighborhoods(canvas, known, part, radius, tileable)
-            masked = seen * weight
-            masked /= masked.sum(1, keepdim=True)
-            colors = masked.repeat(1, 3)
-            distance = (
-                (colors * around.square()).sum(1, keepdim=True)
-                - 2 * (colors * around) @ table.T
-                + colors @ squares.T
-            )
-            choice, error = sample_window_match(distance.clamp_min_(0), generator)
-            good = error < largest
-            rows, columns = part[good].unbind(1)
-            canvas[:, rows, columns] = centers[:, choice[good]]
-            known[rows, columns] = True
-            accepted += int(good.sum())
-        left -= accepted
-        largest = largest * 1.1 if not accepted else largest
-        if callback and callback(
-            Step(total - left, total, torch.tensor([float(largest)]), canvas[None].clone())
-        ):
-            break
+    windows, center_colors = extract_windows(exemplar, window)
+    squared_windows = windows.square()
+    gaussian = make_gaussian_window(window)
+    canvas, known_mask = place_seed_patch(exemplar, size, generator)
+    remaining = int((~known_mask).sum())
+    total = remaining
+    max_error = INITIAL_MAX_ERROR
+    batch_size = max(1, MAX_DISTANCES // len(windows))
+
+    while remaining:
+        ring = select_ring_pixels(known_mask, tileable, generator)
+        accepted_count = 0
+        for positions in ring.split(batch_size):
+            colors, is_known = gather_neighborhoods(canvas, known_mask, positions, radius, tileable)
+            pixel_weights = is_known * gaussian
+            pixel_weights /= pixel_weights.sum(1, keepdim=True)
+            weights = pixel_weights.repeat(1, 3)
+            # Σ weight·(color − window color)², multiplied out into matrix products.
+            weighted_colors = weights * colors
+            distances = (weights * colors.square()).sum(1, keepdim=True)
+            distances = distances - 2 * weighted_colors @ windows.T + weights @ squared_windows.T
+
+            choice, error = sample_window_match(distances.clamp_min_(0), generator)
+            is_accepted = error < max_error
+            rows, columns = positions[is_accepted].unbind(1)
+            canvas[:, rows, columns] = center_colors[:, choice[is_accepted]]
+            known_mask[rows, columns] = True
+            accepted_count += int(is_accepted.sum())
+
+        remaining -= accepted_count
+        if not accepted_count:
+            max_error *= MAX_ERROR_GROWTH
+        if callback:
+            scores = torch.tensor([max_error])
+            step = Step(total - remaining, total, scores, canvas[None].clone())
+            if callback(step):
+                break
     return canvas
 
 
 def extract_windows(exemplar: Tensor, window: int) -> tuple[Tensor, Tensor]:
-    """Every window inside the exemplar as a row, colour by colour, and the colour in its middle: n×3w² and 3×n."""
-    table = F.unfold(exemplar[None], window)[0].T.contiguous()
-    return table, table.view(-1, 3, window * window)[:, :, window * window // 2].T
+    """All windows inside the exemplar as rows, n×3w², and the colors in their middle, 3×n."""
+    windows = F.unfold(exemplar[None], window)[0].T.contiguous()
+    pixel_count = window * window
+    center_colors = windows.view(-1, 3, pixel_count)[:, :, pixel_count // 2].T
+    return windows, center_colors
 
 
 def make_gaussian_window(window: int) -> Tensor:
-    """Weights of a window, σ a 6.4th of its side: w²."""
-    line = torch.exp(-(torch.arange(window) - window // 2).square() / (2 * (window / 6.4) ** 2))
-    return torch.outer(line, line).flatten()
+    """Gaussian weights of the pixels of a window, w²; σ is its side divided by 6.4."""
+    sigma = window / 6.4
+    offsets = torch.arange(window) - window // 2
+    profile = torch.exp(-offsets.square() / (2 * sigma**2))
+    return torch.outer(profile, profile).flatten()
 
 
 def place_seed_patch(
     exemplar: Tensor, size: tuple[int, int], generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    """A canvas of the exemplar's mean colour with a 3×3 piece of it in the middle, and which pixels are known."""
-    side = min(3, *size, *exemplar.shape[-2:])
-    canvas = exemplar.mean((1, 2))[:, None, None].expand(3, *size).clone()
-    top, left = (
-        int(torch.randint(n - side + 1, (1,), generator=generator)) for n in exemplar.shape[-2:]
-    )
-    y, x = size[0] // 2, size[1] // 2
-    y, x = min(y, size[0] - side), min(x, size[1] - side)
-    known = torch.zeros(size, dtype=torch.bool)
-    canvas[:, y : y + side, x : x + side] = exemplar[:, top : top + side, left : left + side]
-    known[y : y + side, x : x + side] = True
-    return canvas, known
+    """A canvas 3×H×W with a random 3×3 patch of the exemplar in its middle, and known pixels H×W.
+
+    Unknown pixels have the exemplar's mean color.
+    """
+    height, width = size
+    exemplar_height, exemplar_width = exemplar.shape[-2:]
+    side = min(SEED_SIDE, height, width, exemplar_height, exemplar_width)
+
+    source_row = draw_integer(exemplar_height - side + 1, generator)
+    source_column = draw_integer(exemplar_width - side + 1, generator)
+    source_rows = slice(source_row, source_row + side)
+    source_columns = slice(source_column, source_column + side)
+
+    row = min(height // 2, height - side)
+    column = min(width // 2, width - side)
+    rows = slice(row, row + side)
+    columns = slice(column, column + side)
+
+    mean_color = exemplar.mean((1, 2), keepdim=True)
+    canvas = mean_color.expand(3, height, width).clone()
+    canvas[:, rows, columns] = exemplar[:, source_rows, source_columns]
+    known_mask = torch.zeros(size, dtype=torch.bool)
+    known_mask[rows, columns] = True
+    return canvas, known_mask
+
+
+def draw_integer(end: int, generator: torch.Generator) -> int:
+    """A uniform random integer from 0 to `end` − 1."""
+    return int(torch.randint(end, (1,), generator=generator))
 
 
 def select_ring_pixels(known: Tensor, tileable: bool, generator: torch.Generator) -> Tensor:
-    """The unknown pixels beside known ones, in random order, no two of one direct neighbourhood: n×2."""
-    beside = pad_texture(known[None, None].float(), 1, tileable)
-    ring = (F.max_pool2d(beside, 3, stride=1)[0, 0] > 0) & ~known
-    places = ring.nonzero()
-    parity = (places.sum(1) + int(torch.randint(2, (1,), generator=generator))) % 2 == 0
-    chosen = places[parity] if bool(parity.any()) else places
-    return chosen[torch.randperm(len(chosen), generator=generator)]
+    """Unknown pixels beside known ones, in random order, no two of them direct neighbors: n×2."""
+    padded = pad_texture(known[None, None].float(), 1, tileable)
+    is_near_known = F.max_pool2d(padded, 3, stride=1)[0, 0] > 0
+    ring = (is_near_known & ~known).nonzero()
+    # One colour of a chessboard, drawn at random, unless the ring has only pixels of the other.
+    is_selected = (ring.sum(1) + draw_integer(2, generator)) % 2 == 0
+    selected = ring[is_selected] if bool(is_selected.any()) else ring
+    return selected[torch.randperm(len(selected), generator=generator)]
 
 
 def pad_texture(image: Tensor, radius: int, tileable: bool) -> Tensor:
-    """Continued by itself on a torus, else by zeros."""
+    """Pads an image N×C×H×W by `radius`: with its opposite side if it tiles, else with zeros."""
+    if not tileable:
+        return F.pad(image, (radius, radius, radius, radius))
+    # Circular padding can't exceed the side of the image, so a small image is padded repeatedly.
     while radius > 0:
-        step = min(radius, *image.shape[-2:]) if tileable else radius
-        image = F.pad(image, (step, step, step, step), mode="circular" if tileable else "constant")
-        radius -= step
+        amount = min(radius, *image.shape[-2:])
+        image = F.pad(image, (amount, amount, amount, amount), mode="circular")
+        radius -= amount
     return image
 
 
 def gather_neighborhoods(
     canvas: Tensor, known: Tensor, positions: Tensor, radius: int, tileable: bool
 ) -> tuple[Tensor, Tensor]:
-    """Colours (n×3w²) and knownness (n×w²) around each place."""
-    wide = pad_texture(torch.cat([canvas, known[None].float()])[None], radius, tileable)[0]
-    reach = torch.arange(2 * radius + 1)
-    rows, columns = (
-        positions[:, 0, None, None] + reach[None, :, None],
-        positions[:, 1, None, None] + reach,
-    )
-    around = wide[:, rows, columns].permute(1, 0, 2, 3).flatten(2)
-    return around[:, :3].flatten(1), around[:, 3]
+    """The colors around each of n positions, n×3w², and whether they are known, n×w² of 0 and 1."""
+    channels = torch.cat([canvas, known[None].float()])
+    padded = pad_texture(channels[None], radius, tileable)[0]
+
+    offsets = torch.arange(2 * radius + 1)
+    center_rows, center_columns = positions.unbind(1)
+    rows = center_rows[:, None] + offsets  # n×w
+    columns = center_columns[:, None] + offsets
+    neighborhoods = padded[:, rows[:, :, None], columns[:, None, :]]  # 4×n×w×w
+    neighborhoods = neighborhoods.permute(1, 0, 2, 3).flatten(2)  # n×4×w²
+
+    colors = neighborhoods[:, :3].flatten(1)
+    is_known = neighborhoods[:, 3]
+    return colors, is_known
 
 
 def sample_window_match(distance: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """For each row, one of the entries within the threshold of the least, all alike, and its distance."""
-    least = distance.amin(1, keepdim=True)
-    near = distance <= least * (1 + ERROR_THRESHOLD) + 1e-6
-    counts = near.sum(1)
-    columns = near.nonzero()[:, 1]
-    offset = torch.rand(len(counts), generator=generator, dtype=torch.float64) * counts
-    choice = columns[counts.cumsum(0) - counts + offset.long().clamp_max(counts - 1)]
+    """For each row of n×m distances one column, uniformly among those near the smallest.
+
+    Gives the columns, n, and their distances, n.
+    """
+    smallest = distance.amin(1, keepdim=True)
+    is_candidate = distance <= smallest * (1 + ERROR_THRESHOLD) + 1e-6
+    counts = is_candidate.sum(1)
+    candidate_columns = is_candidate.nonzero()[:, 1]  # row after row
+    first_of_row = counts.cumsum(0) - counts
+    uniform = torch.rand(len(counts), generator=generator, dtype=torch.float64)
+    index_in_row = (uniform * counts).long().clamp_max(counts - 1)
+    choice = candidate_columns[first_of_row + index_in_row]
     return choice, distance.gather(1, choice[:, None])[:, 0]

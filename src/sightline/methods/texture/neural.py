@@ -1,5 +1,8 @@
-"""Texture from a network's statistics: noise that is changed until its features are distributed as the exemplar's
-(Gatys 2015: Gram matrices; Heitz 2021: sliced distributions), and measures of any texture by layers that it was not made for."""
+"""Texture from the statistics of a network's features, and measures in layers held out from it.
+
+Noise is optimized until its features are distributed as the exemplar's (Gatys 2015: Gram matrices;
+Heitz 2021: sliced distributions).
+"""
 
 import math
 from collections.abc import Callable, Sequence
@@ -14,7 +17,7 @@ from torch import Tensor
 from sightline.errors import SightlineError
 from sightline.images.transforms import ImageSize, resize_bicubic
 from sightline.methods.style.setup import StyleLossBuilder
-from sightline.methods.texture.request import TextureMaker, TextureRequest
+from sightline.methods.texture.request import TextureRequest
 from sightline.models.model import Model
 from sightline.models.overrides.average_pooling import AveragePoolingMode
 from sightline.models.overrides.padding import BorderPaddingMode
@@ -28,140 +31,173 @@ from sightline.optim.perceptual.losses import StyleDistanceKind
 from sightline.optim.perceptual.presets import StylePreset
 from sightline.optim.perceptual.style_loss import compute_image_moments
 
-TEXTURE_HISTORY = 20  # of L-BFGS, as in DeepTextures
+TEXTURE_HISTORY_SIZE = 20  # of L-BFGS, as in DeepTextures
 
-FIRST_EXEMPLAR_SIDE = 48  # pixels of the exemplar where a texture is begun: what is large must be laid out while the windows see it whole
+# Short side of the exemplar at the first size, in pixels. Large structures must be laid out while
+# the layers' receptive fields span them.
+FIRST_EXEMPLAR_SIDE = 48
+
+BorderMode = Literal["circular", "reflect"]
 
 
-def make_statistics_maker(kind: StyleDistanceKind) -> TextureMaker:
-    """The maker whose loss is of this kind, each layer's counted relative to the exemplar's own energy."""
+def synthesize_from_statistics(request: TextureRequest, kind: StyleDistanceKind) -> Tensor:
+    """Optimizes noise from coarse to fine until its features' statistics are the exemplar's: 3×H×W.
 
-    def make(order: TextureRequest) -> Tensor:
-        exemplar, generator = order.exemplar[None], order.generator
-        stride = find_texture_stride(order)
-        preset = StylePreset(0.0, 1.0, 0, kind, relative=True)
-        scale = math.sqrt(
-            exemplar[0, 0].numel() / math.prod(order.size)
-        )  # the exemplar stays at its own size at the end
-        easel = StyleLossBuilder(
-            order.model, None, [exemplar], PerceptualLayers((), order.layers), preset, [1.0],
-            style_scale=scale, memory_gb=order.memory_gb, history_size=TEXTURE_HISTORY, seed=order.seed,
-        )  # fmt: skip
-        mode = choose_border_mode(easel, order)
-        plan = plan_stages(
-            order.size,
-            order.steps,
-            min_side=max(
-                FIRST_EXEMPLAR_SIDE,
-                round(FIRST_EXEMPLAR_SIDE * min(order.size) / min(exemplar.shape[-2:])),
-            ),
+    Each layer's loss counts relative to the exemplar's own energy there. Raises SightlineError for
+    an exemplar too small for the layers and for a picture that exceeds the memory.
+    """
+    exemplar = request.exemplar[None]
+    generator = request.generator
+    builder = make_loss_builder(request, kind)
+    stages = plan_texture_stages(request)
+    border_mode = choose_border_mode(builder, request)
+    noise = make_exemplar_noise(exemplar, stages[0].size, generator).to(request.model.device)
+    enlarge = make_torus_enlarger(generator) if request.tileable else None
+
+    pooling = AveragePoolingMode() if request.use_average_pooling else nullcontext()
+    padding = BorderPaddingMode(border_mode) if border_mode else nullcontext()
+    with pooling, padding:
+        result = optimize_coarse_to_fine(
+            request.model,
+            make_texture_objective(builder, request.spectrum_weight, mirrored=bool(border_mode)),
+            noise,
+            stages,
+            StageOptimizer("lbfgs", 1.0, TEXTURE_HISTORY_SIZE),
+            enlarge=enlarge,
+            callback=request.callback,
         )
-        plan = align_stages_to_stride(plan, stride) if order.tileable else plan
-        first = make_exemplar_noise(exemplar, plan[0].size, generator).to(order.model.device)
-        enlarge = make_torus_enlarger(generator) if order.tileable else None
-        with (
-            AveragePoolingMode() if order.use_average_pooling else nullcontext(),
-            BorderPaddingMode(mode) if mode else nullcontext(),
-        ):
-            aim = make_texture_objective(easel, order.spectrum_weight, mirrored=mode is not None)
-            done = optimize_coarse_to_fine(
-                order.model,
-                aim,
-                first,
-                plan,
-                StageOptimizer("lbfgs", 1.0, TEXTURE_HISTORY),
-                enlarge=enlarge,
-                callback=order.callback,
-            )
-        return done.image[0].cpu()
+    return result.image[0].cpu()
 
-    return make
+
+def make_loss_builder(request: TextureRequest, kind: StyleDistanceKind) -> StyleLossBuilder:
+    """The builder of the loss, with the exemplar as the style and no content."""
+    # At the final size the exemplar keeps its own size.
+    exemplar_pixels = request.exemplar[0].numel()
+    style_scale = math.sqrt(exemplar_pixels / math.prod(request.size))
+    return StyleLossBuilder(
+        request.model,
+        content=None,
+        styles=[request.exemplar[None]],
+        layers=PerceptualLayers((), request.layers),
+        preset=StylePreset(0.0, 1.0, 0, kind, relative=True),
+        style_shares=[1.0],
+        style_scale=style_scale,
+        memory_gb=request.memory_gb,
+        history_size=TEXTURE_HISTORY_SIZE,
+        seed=request.seed,
+    )
+
+
+def plan_texture_stages(request: TextureRequest) -> list[Stage]:
+    """The sizes to synthesize at, coarse to fine, with their steps.
+
+    Raises SightlineError where the exemplar has fewer than two positions in the deepest layer.
+    """
+    stride = find_texture_stride(request)
+    size_ratio = min(request.size) / min(request.exemplar.shape[-2:])
+    min_side = max(FIRST_EXEMPLAR_SIDE, round(FIRST_EXEMPLAR_SIDE * size_ratio))
+    stages = plan_stages(request.size, request.steps, min_side=min_side)
+    return align_stages_to_stride(stages, stride) if request.tileable else stages
 
 
 def make_texture_objective(
     builder: StyleLossBuilder, spectrum_weight: float, *, mirrored: bool
 ) -> Callable[[ImageSize], Objective]:
-    """The objective at a size: the statistics of the exemplar, which may go on in its mirror image, and its spectrum if it is wanted."""
+    """The objective at each size: the exemplar's statistics and, if weighted, its spectrum.
 
-    def aim(size: ImageSize) -> Objective:
+    With `mirrored`, the exemplar continues in its mirror image beyond its borders.
+    """
+
+    def build_objective(size: ImageSize) -> Objective:
         with BorderPaddingMode("reflect") if mirrored else nullcontext():
             statistics = builder.build_objective(size)
         if not spectrum_weight:
             return statistics
-        return statistics + spectrum_weight * build_spectrum_objective(
-            builder.fit_style(builder.styles[0], size).to(builder.model.device)
-        )
+        exemplar = builder.fit_style(builder.styles[0], size).to(builder.model.device)
+        return statistics + spectrum_weight * build_spectrum_objective(exemplar)
 
-    return aim
+    return build_objective
 
 
-def choose_border_mode(
-    builder: StyleLossBuilder, request: TextureRequest
-) -> Literal["circular", "reflect"] | None:
-    """How the network sees the picture's borders: its other side if it shall tile, else its mirror image; only a picture in tiles has its own
-    zeros. They count in the moments: a frame grew along the borders, and what it took was missing in the middle."""
+def choose_border_mode(builder: StyleLossBuilder, request: TextureRequest) -> BorderMode | None:
+    """How layers pad the picture: with its opposite side if it tiles, else with its mirror image.
+
+    Zeros would count in the moments: a frame grows along the borders, and what it takes is missing
+    in the middle. None leaves the network's own zeros, for a picture that is made in tiles. Raises
+    SightlineError for a tileable picture that exceeds the memory.
+    """
     if builder.choose_tile_side(request.size) is None:
         return "circular" if request.tileable else "reflect"
     if request.tileable:
         raise SightlineError(
-            f"{builder.describe_memory_need(request.size)}; a neural texture that continues across its edges is made in one piece: raise memory, lower side, "
-            "or leave out tileable and it is made in tiles"
+            f"{builder.describe_memory_need(request.size)}; a neural texture that continues across "
+            "its edges is made in one piece: raise memory, lower side, or leave out tileable and "
+            "it is made in tiles"
         )
     return None
 
 
 def find_texture_stride(request: TextureRequest) -> int:
-    """The stride in pixels of the deepest layer; raises SightlineError where the exemplar has fewer than two places there."""
+    """The stride of the deepest layer in pixels.
+
+    Raises SightlineError where the exemplar has fewer than two positions there.
+    """
     stride = max(receptive_field(request.model, name).stride[0] for name in request.layers)
-    if min(request.exemplar.shape[-2:]) < 2 * stride:
-        height, width = request.exemplar.shape[-2:]
+    height, width = request.exemplar.shape[-2:]
+    min_side = 2 * stride
+    if min(height, width) < min_side:
         raise SightlineError(
-            f"the exemplar is {height}×{width} pixels, which the deepest layer, of stride {stride}, sees as a single place; "
-            f"it needs {2 * stride}×{2 * stride} or more, or shallower layers"
+            f"the exemplar is {height}×{width} pixels, a single position in the deepest layer, of "
+            f"stride {stride}; it needs {min_side}×{min_side} or more, or shallower layers"
         )
     return stride
 
 
 def align_stages_to_stride(plan: Sequence[Stage], stride: int) -> list[Stage]:
-    """The stages before the last at whole multiples of the stride, where the network sees a torus without a joint."""
-    return [
-        replace(
-            stage,
-            size=(
-                round_to_multiple(stage.size[0], stride),
-                round_to_multiple(stage.size[1], stride),
-            ),
-        )
-        for stage in plan[:-1]
-    ] + [plan[-1]]
+    """The stages with all sizes but the last rounded to multiples of the stride.
+
+    At such sizes the network sees a torus without a seam.
+    """
+    aligned: list[Stage] = []
+    for stage in plan[:-1]:
+        height = round_to_multiple(stage.size[0], stride)
+        width = round_to_multiple(stage.size[1], stride)
+        aligned.append(replace(stage, size=(height, width)))
+    return [*aligned, plan[-1]]
 
 
 def round_to_multiple(length: int, stride: int) -> int:
-    """The multiple of the stride that is nearest to a length, at least twice the stride."""
+    """The multiple of the stride nearest to a length, at least twice the stride."""
     return max(2, round(length / stride)) * stride
 
 
 def make_torus_enlarger(generator: torch.Generator) -> Callable[[Tensor, ImageSize], Tensor]:
-    """Enlarges a picture that tiles, seeing its other side beyond its borders, and shifts it round itself by a random way. A torus has no
-    origin, but the network's strides have, and leave a faint grid: so it does not fall on the same pixels at each size. What is of that size stays."""
+    """A function that enlarges a tileable picture and shifts it at random on the torus.
+
+    The network's strides leave a faint grid. The shift keeps it from falling on the same pixels at
+    each size; on a torus it changes nothing else. A picture that has the size already stays.
+    """
 
     def enlarge(image: Tensor, size: ImageSize) -> Tensor:
         if image.shape[-2:] == size:
             return image
         height, width = size
-        grown = resize_bicubic(image.repeat(1, 1, 3, 3), (3 * height, 3 * width))[
-            ..., height : 2 * height, width : 2 * width
-        ]
-        down, right = (int(torch.randint(length, (1,), generator=generator)) for length in size)
-        return grown.roll((down, right), (2, 3))
+        # Interpolate nine copies and take the one in the middle, which has all its neighbors.
+        copies = resize_bicubic(image.repeat(1, 1, 3, 3), (3 * height, 3 * width))
+        enlarged = copies[..., height : 2 * height, width : 2 * width]
+        down = int(torch.randint(height, (1,), generator=generator))
+        right = int(torch.randint(width, (1,), generator=generator))
+        return enlarged.roll((down, right), (2, 3))
 
     return enlarge
 
 
 def make_exemplar_noise(exemplar: Tensor, size: ImageSize, generator: torch.Generator) -> Tensor:
-    """Noise with the mean and deviation of the exemplar's colours: 1×3×H×W in [0, 1]."""
-    mean, deviation = exemplar.mean((2, 3), keepdim=True), exemplar.std((2, 3), keepdim=True)
-    return (mean + deviation * torch.randn(1, 3, *size, generator=generator)).clamp(0, 1)
+    """Gaussian noise with the mean and deviation of the exemplar's colors: 1×3×H×W in [0, 1]."""
+    mean = exemplar.mean((2, 3), keepdim=True)
+    deviation = exemplar.std((2, 3), keepdim=True)
+    noise = torch.randn(1, 3, *size, generator=generator)
+    return (mean + deviation * noise).clamp(0, 1)
 
 
 # ── measures ──
@@ -170,67 +206,74 @@ def make_exemplar_noise(exemplar: Tensor, size: ImageSize, generator: torch.Gene
 def measure_gram_error(
     model: Model, layers: tuple[str, ...], picture: Tensor, exemplar: Tensor
 ) -> dict[str, float]:
-    """|G − A|²/|A|² by layer, of the Gram matrices of two images 1×3×H×W: 0 for the same statistics, 1 for gray."""
+    """|G − A|²/|A|² for each layer, of the Gram matrices of two images 1×3×H×W.
+
+    0 for the same statistics, about 1 for gray.
+    """
     with BorderPaddingMode("reflect"):
-        found, wanted = (
-            compute_image_moments(model, layers, one.to(model.device), None)
-            for one in (picture, exemplar)
-        )
-    return {
-        name: float(
-            (found[name].gram - wanted[name].gram).square().sum() / wanted[name].gram.square().sum()
-        )
-        for name in layers
-    }
+        moments = compute_image_moments(model, layers, picture.to(model.device), None)
+        exemplar_moments = compute_image_moments(model, layers, exemplar.to(model.device), None)
+    errors: dict[str, float] = {}
+    for name in layers:
+        exemplar_gram = exemplar_moments[name].gram
+        squared_difference = (moments[name].gram - exemplar_gram).square().sum()
+        errors[name] = float(squared_difference / exemplar_gram.square().sum())
+    return errors
 
 
 def pick_held_out_layers(
     model: Model, used_layers: tuple[str, ...], max_layers: int = 3
 ) -> tuple[str, ...]:
-    """Layers with places that a texture was not made for, spread between those that it was."""
-    names = {model.layer(name).removesuffix(":in") for name in used_layers}
-    deepest = max(list(model.layers).index(name) for name in names)
-    free = [
-        name
-        for name, layer in list(model.layers.items())[:deepest]
-        if layer.is_spatial and name not in names and "Conv" in layer.kind
-    ]
-    if not free:
+    """Up to `max_layers` spatial convolutions that a texture was not made with.
+
+    They are spread evenly over the layers above the deepest one that was used.
+    """
+    used_names = {model.layer(name).removesuffix(":in") for name in used_layers}
+    layer_names = list(model.layers)
+    deepest = max(layer_names.index(name) for name in used_names)
+    candidates: list[str] = []
+    for name in layer_names[:deepest]:
+        layer = model.layers[name]
+        if layer.is_spatial and name not in used_names and "Conv" in layer.kind:
+            candidates.append(name)
+    if not candidates:
         return ()
-    return tuple(
-        dict.fromkeys(
-            free[round(index)]
-            for index in torch.linspace(0, len(free) - 1, min(max_layers, len(free))).tolist()
-        )
-    )
+    count = min(max_layers, len(candidates))
+    indices = torch.linspace(0, len(candidates) - 1, count).tolist()
+    picked = [candidates[round(index)] for index in indices]
+    return tuple(dict.fromkeys(picked))
 
 
 @cache
 def load_judge_network(name: str) -> Model:
-    """A network that the texture was not made by: the embedded one, or for its own textures the same one untrained."""
-    return (
-        load("sightnet", weights="random", device="cpu")
-        if name == "sightnet"
-        else load("sightnet", device="cpu")
-    )
+    """A network that a texture by the network `name` was not made with.
+
+    The embedded one; for its own textures the same architecture, untrained.
+    """
+    if name == "sightnet":
+        return load("sightnet", weights="random", device="cpu")
+    return load("sightnet", device="cpu")
 
 
 def measure_held_out_errors(
     model: Model, layers: tuple[str, ...], pictures: Tensor, exemplars: Tensor, count: int
 ) -> dict[str, list[float]]:
-    """Mean Gram error of each picture in layers that were held out, and in another network's layers."""
+    """The mean Gram error of each picture in held-out layers, and in another network's layers.
+
+    `count` pictures N·count×3×H×W belong to each of the exemplars N×3×h×w.
+    """
     if not layers:
         return {}
-    other = load_judge_network(str(model.recipe.get("model", "")))
-    asked = {
+    judge = load_judge_network(str(model.recipe.get("model", "")))
+    judges = {
         "held_out": (model, pick_held_out_layers(model, layers)),
-        "other_network": (other, choose_perceptual_layers(other).style),
+        "other_network": (judge, choose_perceptual_layers(judge).style),
     }
-    found: dict[str, list[float]] = {}
-    for key, (network, names) in asked.items():
-        errors = [
-            measure_gram_error(network, names, picture[None], exemplars[index // count][None])
-            for index, picture in enumerate(pictures)
-        ]
-        found[key] = [sum(error.values()) / max(len(error), 1) for error in errors]
-    return found
+    mean_errors: dict[str, list[float]] = {}
+    for key, (network, names) in judges.items():
+        mean_errors[key] = []
+        for index, picture in enumerate(pictures):
+            exemplar = exemplars[index // count]
+            errors = measure_gram_error(network, names, picture[None], exemplar[None])
+            mean_errors[key].append(sum(errors.values()) / max(len(errors), 1))
+    return mean_errors

@@ -1,4 +1,5 @@
-"""Texture optimization (Kwatra 2005, Wexler 2007) whose nearest patches are found by PatchMatch (Barnes 2009)."""
+"""Texture optimization (Kwatra 2005, Wexler 2007), with nearest patches found by PatchMatch
+(Barnes 2009)."""
 
 import math
 from itertools import product
@@ -9,10 +10,15 @@ from torch.nn import functional as F
 
 from sightline.images.transforms import blur_image
 from sightline.methods.texture.efros_leung import pad_texture
-from sightline.methods.texture.wei_levoy import downsample_level
+from sightline.methods.texture.wei_levoy import build_pyramid, enlarge_preview
 from sightline.registry.progress import Callback, Step
 
-REUSE_PENALTY = 0.3  # of the typical distance, for a patch that is used as often as the average
+# Penalty of a patch used as often as the average, as a share of the typical distance.
+REUSE_PENALTY = 0.3
+
+MAX_LEVELS = 5
+
+PROPAGATION_STEPS = (8, 4, 2, 1)  # pixels
 
 
 @torch.no_grad()
@@ -25,170 +31,218 @@ def optimize_texture(
     rounds: int = 6,
     callback: Callback | None = None,
 ) -> tuple[Tensor, float]:
-    """A picture 3×H×W all of whose patches look like patches of the exemplar 3×h×w; and the mean squared difference to them.
+    """A picture 3×H×W whose patches all look like patches of the exemplar 3×h×w.
 
-    Coarse to fine; in each round PatchMatch finds every patch's nearest one in the exemplar, then every pixel becomes the
-    weighted mean of what the patches over it say. At the end each takes the exemplar's pixel nearest to that mean, so that
-    nothing is blurred. The output is a torus, so it always tiles.
+    Works from coarse to fine. In each round PatchMatch finds the nearest exemplar patch of every
+    patch, then every pixel becomes the weighted mean of what the patches over it propose. In the
+    last round of a level each pixel takes the proposed color nearest to that mean, so that nothing
+    is blurred. The picture is a torus, so it always tiles.
+
+    Gives the picture and the mean squared difference between its patches and their matches.
     """
-    pyramid, sizes = [exemplar], [size]
-    while min(*pyramid[-1].shape[-2:], *sizes[-1]) // 2 >= 3 * window and len(pyramid) < 5:
-        pyramid.append(downsample_level(pyramid[-1]))
-        sizes.append((math.ceil(sizes[-1][0] / 2), math.ceil(sizes[-1][1] / 2)))
-    total, done = rounds * len(pyramid), 0
-    field, picture, cost = None, exemplar, 0.0
-    for source, shape in zip(reversed(pyramid), reversed(sizes), strict=True):
-        search = PatchMatch(source, shape, window, generator)
+    pyramid, sizes = build_pyramid(exemplar, size, min_side=3 * window, max_levels=MAX_LEVELS)
+    total = rounds * len(pyramid)
+    step_index = 0
+    field = None
+    picture = exemplar
+    error = 0.0
+    for source, level_size in zip(reversed(pyramid), reversed(sizes), strict=True):
+        search = PatchMatch(source, level_size, window, generator)
         field = search.draw_random_field() if field is None else search.upsample_field(field)
         picture, _ = search.vote_colors(field, None)
-        for number in range(rounds):
+        for round_index in range(rounds):
             field, distance = search.improve_field(field, picture)
-            picture, sharp = search.vote_colors(field, distance)
-            picture = sharp if number == rounds - 1 else picture
-            done, cost = done + 1, float(search.measure_error(field, picture))
-            shown = F.interpolate(picture[None], size=size, mode="nearest")
-            if callback and callback(Step(done, total, torch.tensor([cost]), shown)):
-                return shown[0], cost
-    return picture, cost
+            mean_colors, nearest_colors = search.vote_colors(field, distance)
+            picture = nearest_colors if round_index == rounds - 1 else mean_colors
+            error = float(search.measure_error(field, picture))
+            step_index += 1
+            if callback:
+                preview = enlarge_preview(picture, size)
+                if callback(Step(step_index, total, torch.tensor([error]), preview)):
+                    return preview[0], error
+    return picture, error
 
 
 class PatchMatch:
-    """Nearest patches of one level. A field gives for each output pixel the exemplar's patch, by the index of its corner: H×W."""
+    """Nearest patches at one level, from an output of this size to a source 3×h×w.
+
+    A field H×W gives for each output pixel, as the center of a patch, the index of a source patch.
+    Source patches are indexed row by row, by their top left corner.
+    """
 
     def __init__(
         self, source: Tensor, size: tuple[int, int], window: int, generator: torch.Generator
     ) -> None:
-        self.source, self.size, self.window, self.generator = source, size, window, generator
-        self.rows, self.columns = source.shape[-2] - window + 1, source.shape[-1] - window + 1
+        self.source = source
+        self.size = size
+        self.window = window
+        self.generator = generator
+        self.rows = source.shape[-2] - window + 1
+        self.columns = source.shape[-1] - window + 1
         self.table = F.unfold(source[None], window)[0].T.contiguous()
         self.reuse_penalty = torch.zeros(len(self.table))
 
     def draw_random_field(self) -> Tensor:
-        """Blocks of two windows' side from anywhere: their insides fit at once. (The mean of single patches from anywhere is gray, and what
-        grows out of gray stays dull.)"""
+        """A field of blocks, two windows wide, from random positions of the source.
+
+        Inside a block the patches fit at once. Single random patches would not do: their mean is
+        gray, and what grows from gray stays dull.
+        """
+        height, width = self.size
         side = 2 * self.window
-        counts = [-(-length // side) for length in self.size]
-        drawn = (
-            torch.randint(most, tuple(counts), generator=self.generator)
-            for most in (self.rows, self.columns)
-        )
-        across = [torch.arange(length) for length in self.size]
-        row, column = (one[across[0][:, None] // side, across[1] // side] for one in drawn)
-        return self.clamp_patch_index(
-            row + across[0][:, None] % side - side // 2, column + across[1] % side - side // 2
-        )
+
+        # The middle of each block in the source.
+        block_grid = (math.ceil(height / side), math.ceil(width / side))
+        block_rows = torch.randint(self.rows, block_grid, generator=self.generator)
+        block_columns = torch.randint(self.columns, block_grid, generator=self.generator)
+
+        rows = torch.arange(height)[:, None]
+        columns = torch.arange(width)
+        block_index = (rows // side, columns // side)
+        source_rows = block_rows[block_index] + rows % side - side // 2
+        source_columns = block_columns[block_index] + columns % side - side // 2
+        return self.clamp_patch_index(source_rows, source_columns)
 
     def upsample_field(self, field: Tensor) -> Tensor:
-        """The field of the coarser level, at twice the size."""
-        columns = max(1, -(-self.source.shape[-1] // 2) - self.window + 1)
-        fine = field.repeat_interleave(2, 0)[: self.size[0]].repeat_interleave(2, 1)[
-            :, : self.size[1]
-        ]
-        odd = (torch.arange(self.size[0]) % 2)[:, None], torch.arange(self.size[1]) % 2
-        return self.clamp_patch_index(2 * (fine // columns) + odd[0], 2 * (fine % columns) + odd[1])
+        """The field of the next coarser level, at this level's size."""
+        height, width = self.size
+        coarse_width = math.ceil(self.source.shape[-1] / 2)
+        coarse_columns = max(1, coarse_width - self.window + 1)
+
+        repeated = field.repeat_interleave(2, 0).repeat_interleave(2, 1)
+        repeated = repeated[:height, :width]
+        coarse_source_rows = repeated // coarse_columns
+        coarse_source_columns = repeated % coarse_columns
+
+        # Neighboring output pixels take neighboring patches.
+        is_odd_row = torch.arange(height)[:, None] % 2
+        is_odd_column = torch.arange(width) % 2
+        source_rows = 2 * coarse_source_rows + is_odd_row
+        source_columns = 2 * coarse_source_columns + is_odd_column
+        return self.clamp_patch_index(source_rows, source_columns)
 
     def clamp_patch_index(self, row: Tensor, column: Tensor) -> Tensor:
-        """The patch with its corner there, or the nearest that lies inside."""
-        return row.clamp(0, self.rows - 1) * self.columns + column.clamp(0, self.columns - 1)
+        """The index of the patch whose corner is nearest to this position."""
+        clamped_row = row.clamp(0, self.rows - 1)
+        clamped_column = column.clamp(0, self.columns - 1)
+        return clamped_row * self.columns + clamped_column
 
     def extract_patches(self, picture: Tensor) -> Tensor:
-        """The output's patches around each pixel as rows, on the torus: HW×3w²."""
-        return F.unfold(pad_texture(picture[None], self.window // 2, tileable=True), self.window)[
-            0
-        ].T
+        """The output's patches around each pixel, on the torus, as rows: HW×3w²."""
+        radius = self.window // 2
+        padded = pad_texture(picture[None], radius, tileable=True)
+        return F.unfold(padded, self.window)[0].T
 
     def measure_error(self, field: Tensor, picture: Tensor) -> Tensor:
         """Mean squared difference between the output's patches and their matches."""
-        return (self.extract_patches(picture) - self.table[field.flatten()]).square().mean()
+        matches = self.table[field.flatten()]
+        return (self.extract_patches(picture) - matches).square().mean()
 
     def improve_field(
         self, field: Tensor, picture: Tensor, sweeps: int = 3
     ) -> tuple[Tensor, Tensor]:
-        """Propagation from neighbours 8, 4, 2, 1 pixels away, all pixels at once, then random search in ever smaller circles."""
-        asked = self.extract_patches(picture)
-        distance = self.measure_distances(asked, field)
+        """Improves the matches by propagation and random search, all pixels at once.
+
+        Matches propagate from neighbors 8, 4, 2 and 1 pixels away; then candidates are drawn
+        around each match, in ever smaller radii. Gives the field and its distances, H×W each.
+        """
+        patches = self.extract_patches(picture)
+        distance = self.measure_distances(patches, field)
         for _ in range(sweeps):
-            self.penalize_reuse(asked, field)
-            distance = self.measure_distances(asked, field)
-            for step in (8, 4, 2, 1):
+            self.penalize_reuse(patches, field)
+            distance = self.measure_distances(patches, field)
+            for step in PROPAGATION_STEPS:
                 for dy, dx in ((step, 0), (-step, 0), (0, step), (0, -step)):
-                    moved = field.roll((dy, dx), (0, 1))
-                    field, distance = self.keep_nearer(
-                        asked,
-                        field,
-                        distance,
-                        self.clamp_patch_index(
-                            moved // self.columns + dy, moved % self.columns + dx
-                        ),
-                    )
+                    neighbor_match = field.roll((dy, dx), (0, 1))
+                    rows = neighbor_match // self.columns + dy
+                    columns = neighbor_match % self.columns + dx
+                    candidate = self.clamp_patch_index(rows, columns)
+                    field, distance = self.keep_nearer(patches, field, distance, candidate)
+
             radius = float(max(self.rows, self.columns))
             while radius >= 1:
-                jump = (
-                    ((2 * torch.rand(2, *self.size, generator=self.generator) - 1) * radius)
-                    .round()
-                    .long()
-                )
-                other = self.clamp_patch_index(
-                    field // self.columns + jump[0], field % self.columns + jump[1]
-                )
-                field, distance = self.keep_nearer(asked, field, distance, other)
+                uniform = 2 * torch.rand(2, *self.size, generator=self.generator) - 1
+                row_jump, column_jump = (uniform * radius).round().long()
+                rows = field // self.columns + row_jump
+                columns = field % self.columns + column_jump
+                candidate = self.clamp_patch_index(rows, columns)
+                field, distance = self.keep_nearer(patches, field, distance, candidate)
                 radius /= 2
         return field, distance
 
     def penalize_reuse(self, patches: Tensor, field: Tensor) -> None:
-        """Makes the patches around those that are used more than their share look farther away, against repetition (Kaspar 2015)."""
-        used = (
-            torch.bincount(field.flatten(), minlength=len(self.table))
-            .view(1, 1, self.rows, self.columns)
-            .float()
-        )
-        used = blur_image(used, self.window / 2) * len(self.table) / field.numel()
-        typical = (patches - self.table[field.flatten()]).square().sum(1).median()
-        self.reuse_penalty = REUSE_PENALTY * typical * used.flatten()
+        """Sets a penalty for source patches used more than average, and those around them.
+
+        It avoids repetition (Kaspar 2015).
+        """
+        matches = field.flatten()
+        use_counts = torch.bincount(matches, minlength=len(self.table)).float()
+        use_counts = use_counts.view(1, 1, self.rows, self.columns)
+        blurred_counts = blur_image(use_counts, self.window / 2).flatten()
+        relative_use = blurred_counts * len(self.table) / field.numel()
+
+        distances = (patches - self.table[matches]).square().sum(1)
+        self.reuse_penalty = REUSE_PENALTY * distances.median() * relative_use
 
     def measure_distances(self, patches: Tensor, field: Tensor) -> Tensor:
-        """Squared differences between each output patch and its match: H×W."""
-        return (
-            (patches - self.table[field.flatten()]).square().sum(1)
-            + self.reuse_penalty[field.flatten()]
-        ).view(self.size)
+        """Squared difference between each output patch and its match, plus the penalty: H×W."""
+        matches = field.flatten()
+        distance = (patches - self.table[matches]).square().sum(1)
+        penalized = distance + self.reuse_penalty[matches]
+        return penalized.view(self.size)
 
     def keep_nearer(
         self, patches: Tensor, field: Tensor, distance: Tensor, candidate: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Each pixel keeps the nearer of two patches. Where they are one and the same, as inside what fits already, there is nothing to ask."""
-        field, distance = field.flatten().clone(), distance.flatten().clone()
-        differing = (field != candidate.flatten()).nonzero()[:, 0]
-        tried = candidate.flatten()[differing]
-        found = (patches[differing] - self.table[tried]).square_().sum(1) + self.reuse_penalty[
-            tried
-        ]
-        closer = found < distance[differing]
-        field[differing[closer]], distance[differing[closer]] = tried[closer], found[closer]
+        """For each pixel the nearer of its match and a candidate.
+
+        Only pixels whose candidate differs from their match are compared.
+        """
+        field = field.flatten().clone()
+        distance = distance.flatten().clone()
+        candidate = candidate.flatten()
+
+        pixels = (field != candidate).nonzero()[:, 0]
+        candidate = candidate[pixels]
+        candidate_distance = (patches[pixels] - self.table[candidate]).square_().sum(1)
+        candidate_distance = candidate_distance + self.reuse_penalty[candidate]
+
+        is_nearer = candidate_distance < distance[pixels]
+        nearer_pixels = pixels[is_nearer]
+        field[nearer_pixels] = candidate[is_nearer]
+        distance[nearer_pixels] = candidate_distance[is_nearer]
         return field.view(self.size), distance.view(self.size)
 
     def vote_colors(self, field: Tensor, distance: Tensor | None) -> tuple[Tensor, Tensor]:
-        """What the patches over each pixel say: their weighted mean, and the one colour of theirs that is nearest to it.
+        """The colors that the patches over each pixel propose: mean and nearest, 3×H×W each.
 
-        Near patches weigh more (Wexler 2007, section 3.2): by exp(-distance/2σ²), relative to the nearest one over the pixel, since where
-        all are far they would weigh nothing and leave black.
+        The first is their weighted mean, the second the proposed color nearest to it. Without
+        distances all weights are equal. With them the weights are exp(−distance/2σ²), where σ² is
+        the median distance (Wexler 2007, section 3.2), normalized over the pixel's patches: where
+        all patches are far, the weights would otherwise vanish and leave black.
         """
-        exponent = (
-            torch.zeros(self.size)
-            if distance is None
-            else -distance / (2 * distance.median().clamp_min(1e-6))
-        )
-        reach = range(-(self.window // 2), self.window // 2 + 1)
-        rows, columns = (
-            field // self.columns + self.window // 2,
-            field % self.columns + self.window // 2,
-        )
-        said, exponents = list[Tensor](), list[Tensor]()
-        for shift in product(reach, reach):
-            row, column, told = (values.roll(shift, (0, 1)) for values in (rows, columns, exponent))
-            said.append(self.source[:, row + shift[0], column + shift[1]])
-            exponents.append(told)
-        colors = torch.stack(said, 1)
-        mean = (colors * torch.stack(exponents).softmax(0)).sum(1)
+        exponent = torch.zeros(self.size)
+        if distance is not None:
+            exponent = -distance / (2 * distance.median().clamp_min(1e-6))
+        radius = self.window // 2
+        center_rows = field // self.columns + radius
+        center_columns = field % self.columns + radius
+
+        proposals: list[Tensor] = []
+        exponents: list[Tensor] = []
+        offsets = range(-radius, radius + 1)
+        for dy, dx in product(offsets, offsets):
+            # The patch centered (dy, dx) pixels above and left covers this pixel at (dy, dx).
+            rows = center_rows.roll((dy, dx), (0, 1)) + dy
+            columns = center_columns.roll((dy, dx), (0, 1)) + dx
+            proposals.append(self.source[:, rows, columns])
+            exponents.append(exponent.roll((dy, dx), (0, 1)))
+
+        colors = torch.stack(proposals, 1)  # 3×w²×H×W
+        weights = torch.stack(exponents).softmax(0)
+        mean = (colors * weights).sum(1)
+
         nearest = (colors - mean[:, None]).square().sum(0).argmin(0)
-        return mean, colors.gather(1, nearest.expand(3, 1, *self.size))[:, 0]
+        nearest = nearest.expand(3, 1, *self.size)
+        nearest_colors = colors.gather(1, nearest)[:, 0]
+        return mean, nearest_colors

@@ -1,8 +1,8 @@
-"""Image quilting (Efros & Freeman 2001): blocks of the exemplar laid with overlap, each joined along the cheapest cut."""
+"""Image quilting (Efros & Freeman 2001): overlapping blocks of the exemplar, each joined along the
+cheapest cut."""
 
 import math
 from dataclasses import dataclass
-from itertools import product
 
 import torch
 from torch import Tensor
@@ -11,11 +11,19 @@ from sightline.images.color import LUMINANCE_WEIGHTS
 from sightline.images.transforms import blur_image
 from sightline.registry.progress import Callback, MultiRunCallback, Step
 
+MIN_TRANSFER_BLOCK = 6  # pixels; blocks of later passes don't get smaller
+
+# An index of a canvas 3×H×W that selects a block, which may wrap around the edges.
+Region = tuple[slice, Tensor, Tensor]
+
 
 @dataclass(frozen=True)
 class TransferGuide:
-    """What a texture transfer follows: luminance of the exemplar and of the target picture, 1×h×w and 1×H×W, an earlier
-    pass 3×H×W if there is one, and `alpha`, the weight of the texture against the correspondence (section 3)."""
+    """What texture transfer follows (section 3).
+
+    Luminance of the exemplar, 1×h×w, and of the target picture, 1×H×W; the result of the previous
+    pass, 3×H×W, or None; and `alpha`, the weight of the texture against the correspondence.
+    """
 
     exemplar_luminance: Tensor
     target_luminance: Tensor
@@ -24,32 +32,34 @@ class TransferGuide:
 
 
 class BlockMatcher:
-    """Weighted squared distances of a block to every place of a picture C×h×w at once, by Fourier transform.
+    """Weighted squared distances of a block to all positions of a picture C×h×w, by FFT.
 
-    In double precision: the distance is a difference of large numbers, and its least value decides.
+    Computed in double precision: the distance is a difference of large numbers, and its smallest
+    value decides.
     """
 
     def __init__(self, picture: Tensor) -> None:
-        self.picture, self.size = picture.double(), picture.shape[-2:]
+        self.picture = picture.double()
+        self.size = picture.shape[-2:]
         self.spectrum = torch.fft.rfft2(self.picture)
-        self.squares = torch.fft.rfft2(self.picture.square().sum(0))
+        self.squares_spectrum = torch.fft.rfft2(self.picture.square().sum(0))
 
     def correlate_kernel(self, spectrum: Tensor, kernel: Tensor) -> Tensor:
-        """Σ picture·kernel at every place where the kernel lies inside."""
-        full = torch.fft.irfft2(spectrum * torch.fft.rfft2(kernel, s=self.size).conj(), s=self.size)
-        return full[
-            ..., : self.size[0] - kernel.shape[-2] + 1, : self.size[1] - kernel.shape[-1] + 1
-        ]
+        """Σ picture·kernel at all positions where the kernel lies inside the picture."""
+        kernel_spectrum = torch.fft.rfft2(kernel, s=self.size)
+        correlation = torch.fft.irfft2(spectrum * kernel_spectrum.conj(), s=self.size)
+        rows = self.size[0] - kernel.shape[-2] + 1
+        columns = self.size[1] - kernel.shape[-1] + 1
+        return correlation[..., :rows, :columns]
 
     def measure_distances(self, block: Tensor, weight: Tensor) -> Tensor:
-        """Σ weight·(block − picture)² over channels and pixels of a block C×b×c with weights b×c: (h−b+1)×(w−c+1)."""
-        block, weight = block.double(), weight.double()
+        """Σ weight·(block − picture)² over a block C×b×c with weights b×c: (h−b+1)×(w−c+1)."""
+        block = block.double()
+        weight = weight.double()
+        block_energy = (block.square() * weight).sum()
         cross = self.correlate_kernel(self.spectrum, block * weight).sum(0)
-        return (
-            (block.square() * weight).sum()
-            - 2 * cross
-            + self.correlate_kernel(self.squares, weight)
-        ).clamp_min(0)
+        picture_energy = self.correlate_kernel(self.squares_spectrum, weight)
+        return (block_energy - 2 * cross + picture_energy).clamp_min(0)
 
 
 @torch.no_grad()
@@ -64,61 +74,77 @@ def quilt_texture(
     guide: TransferGuide | None = None,
     callback: Callback | None = None,
 ) -> tuple[Tensor, float]:
-    """Fills `size` with blocks of an exemplar 3×h×w; gives the picture 3×H×W and the mean squared step along the cuts.
+    """Fills `size` with blocks of an exemplar 3×h×w.
 
-    Blocks overlap by a sixth of their side or a little more, so that they end with the picture's edge; with `tileable`
-    the last also overlap the first. Of the blocks whose overlap differs by at most (1 + tolerance) × the least, one is drawn.
+    Blocks overlap by at least a sixth of their side, so that the last ones end at the picture's
+    edge; with `tileable` they also overlap the first ones. Each block is drawn from those whose
+    overlap differs by at most (1 + `tolerance`) × the smallest difference.
+
+    Gives the picture 3×H×W and the mean squared difference along the cuts.
     """
     height, width = size
     side = min(block, *exemplar.shape[-2:], height, width)
-    rows, columns = (
-        plan_block_positions(height, side, tileable),
-        plan_block_positions(width, side, tileable),
-    )
-    canvas, matcher, costs = torch.zeros(3, height, width), BlockMatcher(exemplar), list[float]()
-    luminance = BlockMatcher(guide.exemplar_luminance) if guide else None
-    for index, (row, column) in enumerate(product(rows, columns), 1):
-        down, across = (
-            (row.start + torch.arange(side)) % height,
-            (column.start + torch.arange(side)) % width,
-        )
-        here = (slice(None), down[:, None], across)
-        known = mask_overlaps(side, row, column)
-        distance = matcher.measure_distances(canvas[here], known)
-        if guide and luminance:
-            earlier = (
-                matcher.measure_distances(guide.previous_pass[here], torch.ones(side, side))
-                if guide.previous_pass is not None
-                else 0
-            )
-            distance = guide.alpha * (distance + earlier) + (
-                1 - guide.alpha
-            ) * luminance.measure_distances(guide.target_luminance[here], torch.ones(side, side))
-        top, left = divmod(draw_block_index(distance, tolerance, generator), distance.shape[1])
-        new = exemplar[:, top : top + side, left : left + side]
-        error = (canvas[here] - new).square().sum(0)
-        keep, cost = cut_overlaps(error, row, column)
-        canvas[here] = torch.where(keep, canvas[here], new)
-        costs += cost
-        if (
-            callback
-            and column is columns[-1]
-            and callback(
-                Step(
-                    index // len(columns),
-                    len(rows),
-                    torch.tensor([average_or_zero(costs)]),
-                    canvas[None].clone(),
+    rows = plan_block_positions(height, side, tileable)
+    columns = plan_block_positions(width, side, tileable)
+    canvas = torch.zeros(3, height, width)
+    matcher = BlockMatcher(exemplar)
+    luminance_matcher = BlockMatcher(guide.exemplar_luminance) if guide else None
+    cut_costs: list[float] = []
+
+    for row_index, row in enumerate(rows, 1):
+        for column in columns:
+            block_rows = (row.start + torch.arange(side)) % height
+            block_columns = (column.start + torch.arange(side)) % width
+            region = (slice(None), block_rows[:, None], block_columns)
+            existing = canvas[region]
+
+            distances = matcher.measure_distances(existing, mask_overlaps(side, row, column))
+            if guide and luminance_matcher:
+                distances = add_guide_distances(
+                    distances, guide, matcher, luminance_matcher, region
                 )
-            )
-        ):
-            break
-    return canvas, average_or_zero(costs)
+            index = draw_block_index(distances, tolerance, generator)
+            source_row, source_column = divmod(index, distances.shape[1])
+            new_block = exemplar[
+                :, source_row : source_row + side, source_column : source_column + side
+            ]
+
+            error = (existing - new_block).square().sum(0)
+            keep_existing, costs = cut_overlaps(error, row, column)
+            canvas[region] = torch.where(keep_existing, existing, new_block)
+            cut_costs += costs
+        if callback:
+            scores = torch.tensor([average_or_zero(cut_costs)])
+            if callback(Step(row_index, len(rows), scores, canvas[None].clone())):
+                break
+    return canvas, average_or_zero(cut_costs)
+
+
+def add_guide_distances(
+    overlap_distances: Tensor,
+    guide: TransferGuide,
+    matcher: BlockMatcher,
+    luminance_matcher: BlockMatcher,
+    region: Region,
+) -> Tensor:
+    """Section 3: α · (overlap + previous pass) + (1 − α) · luminance correspondence."""
+    target_luminance = guide.target_luminance[region]
+    ones = torch.ones(target_luminance.shape[-2:])
+    texture_distances = overlap_distances
+    if guide.previous_pass is not None:
+        previous_distances = matcher.measure_distances(guide.previous_pass[region], ones)
+        texture_distances = overlap_distances + previous_distances
+    correspondence = luminance_matcher.measure_distances(target_luminance, ones)
+    return guide.alpha * texture_distances + (1 - guide.alpha) * correspondence
 
 
 @dataclass(frozen=True)
 class BlockPosition:
-    """Where a block begins, and by how many pixels it overlaps what lies before and (on a torus) after it."""
+    """Where a block begins along one side of the picture, and its overlaps in pixels.
+
+    `overlap_before` is the overlap with the previous block, `overlap_after` that of the last block
+    with the first one, on a torus.
+    """
 
     start: int
     overlap_before: int
@@ -126,78 +152,91 @@ class BlockPosition:
 
 
 def plan_block_positions(length: int, block_side: int, wraps: bool) -> list[BlockPosition]:
-    """Blocks along one side of the picture, evenly spread, overlapping by at least a sixth."""
-    step = block_side - max(1, block_side // 6)
+    """Blocks along one side of the picture, evenly spaced, overlapping by at least a sixth."""
+    max_spacing = block_side - max(1, block_side // 6)
     if wraps:
-        count = math.ceil(length / step)
-        starts = [round(length * number / count) for number in range(count)]
+        count = math.ceil(length / max_spacing)
+        starts = [round(length * index / count) for index in range(count)]
     else:
-        count = math.ceil((length - block_side) / step) + 1
-        starts = [
-            round((length - block_side) * number / max(count - 1, 1)) for number in range(count)
-        ]
-    ends = [0, *(start + block_side for start in starts)]
-    return [
-        BlockPosition(
-            start,
-            max(0, end - start),
-            max(0, start + block_side - length)
-            if wraps and count > 1 and number == count - 1
-            else 0,
-        )
-        for number, (start, end) in enumerate(zip(starts, ends, strict=False))
-    ]
+        count = math.ceil((length - block_side) / max_spacing) + 1
+        last_start = length - block_side
+        starts = [round(last_start * index / max(count - 1, 1)) for index in range(count)]
+
+    positions: list[BlockPosition] = []
+    previous_end = 0
+    for index, start in enumerate(starts):
+        end = start + block_side
+        overlap_after = 0
+        if wraps and count > 1 and index == count - 1:
+            overlap_after = max(0, end - length)
+        positions.append(BlockPosition(start, max(0, previous_end - start), overlap_after))
+        previous_end = end
+    return positions
 
 
 def mask_overlaps(side: int, row: BlockPosition, column: BlockPosition) -> Tensor:
-    """Which pixels of a block are laid already: 1 in the overlaps, side×side."""
-    known = torch.zeros(side, side)
-    known[: row.overlap_before], known[:, : column.overlap_before] = 1, 1
-    known[side - row.overlap_after :], known[:, side - column.overlap_after :] = 1, 1
-    return known
+    """1 where a block lies on pixels that exist already, else 0: side×side."""
+    mask = torch.zeros(side, side)
+    mask[: row.overlap_before] = 1
+    mask[:, : column.overlap_before] = 1
+    mask[side - row.overlap_after :] = 1
+    mask[:, side - column.overlap_after :] = 1
+    return mask
 
 
 def draw_block_index(distance: Tensor, tolerance: float, generator: torch.Generator) -> int:
-    """One of the places whose distance is within the tolerance of the least."""
+    """The flat index of one of the positions whose distance is within the tolerance."""
     flat = distance.flatten()
-    near = (flat <= flat.min() * (1 + tolerance) + 1e-9).nonzero().squeeze(1)
-    return int(near[torch.randint(len(near), (1,), generator=generator)])
+    max_distance = flat.min() * (1 + tolerance) + 1e-9
+    candidates = (flat <= max_distance).nonzero().squeeze(1)
+    return int(candidates[torch.randint(len(candidates), (1,), generator=generator)])
 
 
 def cut_overlaps(
     error: Tensor, row: BlockPosition, column: BlockPosition
 ) -> tuple[Tensor, list[float]]:
-    """Where the old pixels stay, beyond the cut of each overlap; and the mean squared difference along each cut."""
-    keep, costs = torch.zeros_like(error, dtype=torch.bool), list[float]()
-    # Each side in turn: turn the block so that the overlap lies to the left, cut, and turn the answer back.
-    for turns, overlap in (
-        (0, column.overlap_before),
-        (1, row.overlap_after),
-        (2, column.overlap_after),
-        (3, row.overlap_before),
-    ):
-        if overlap:
-            turned = error.rot90(-turns)
-            path = find_minimum_cut(turned[:, :overlap])
-            keep |= (torch.arange(len(error)) < path[:, None]).rot90(turns)
-            costs.append(float(turned.gather(1, path[:, None]).mean()))
-    return keep, costs
+    """Cuts each overlap of a block, given the squared differences side×side.
+
+    Gives where the existing pixels are kept, side×side, and the mean difference along each cut.
+    """
+    keep_existing = torch.zeros_like(error, dtype=torch.bool)
+    costs: list[float] = []
+    overlap_of_quarter_turns = {
+        0: column.overlap_before,
+        1: row.overlap_after,
+        2: column.overlap_after,
+        3: row.overlap_before,
+    }
+    for turns, overlap in overlap_of_quarter_turns.items():
+        if not overlap:
+            continue
+        # Turn the block so that this overlap lies on the left, cut, and turn the result back.
+        turned = error.rot90(-turns)
+        path = find_minimum_cut(turned[:, :overlap])
+        is_left_of_cut = torch.arange(len(error)) < path[:, None]
+        keep_existing |= is_left_of_cut.rot90(turns)
+        costs.append(float(turned.gather(1, path[:, None]).mean()))
+    return keep_existing, costs
 
 
 def find_minimum_cut(error: Tensor) -> Tensor:
-    """The minimum-error boundary cut (section 2.1): per row of L×o the column of the path of least total error that moves
-    by at most one column from row to row."""
-    total, came = [error[0]], list[Tensor]()
-    wall = torch.full((1,), torch.inf, dtype=error.dtype)
-    for line in error[1:]:
-        last = total[-1]
-        best, step = torch.stack(
-            [torch.cat([wall, last[:-1]]), last, torch.cat([last[1:], wall])]
-        ).min(0)
-        total.append(line + best)
-        came.append(step - 1)
-    path = [int(total[-1].argmin())]
-    for step in reversed(came):
+    """The minimum error boundary cut (section 2.1) through squared differences L×o.
+
+    Gives for each row the column of the path with the smallest sum; from row to row the path
+    moves by at most one column.
+    """
+    path_costs = error[0]
+    steps: list[Tensor] = []
+    infinite = torch.full((1,), torch.inf, dtype=error.dtype)
+    for row_error in error[1:]:
+        from_left = torch.cat([infinite, path_costs[:-1]])
+        from_right = torch.cat([path_costs[1:], infinite])
+        previous_costs, origin = torch.stack([from_left, path_costs, from_right]).min(0)
+        path_costs = row_error + previous_costs
+        steps.append(origin - 1)
+
+    path = [int(path_costs.argmin())]
+    for step in reversed(steps):
         path.append(path[-1] + int(step[path[-1]]))
     return torch.tensor(path[::-1])
 
@@ -212,40 +251,53 @@ def transfer_texture(
     passes: int = 3,
     callback: Callback | None = None,
 ) -> tuple[Tensor, float]:
-    """Texture transfer (section 3): the target 3×H×W remade from blocks of the exemplar, by luminance.
+    """Texture transfer (section 3): remakes the target 3×H×W from blocks of the exemplar.
 
-    Each pass has blocks a third smaller and more weight on the texture: α = 0.8·(i − 1)/(N − 1) + 0.1.
+    Blocks correspond by luminance. Each pass has blocks a third smaller and more weight on the
+    texture: α = 0.8·(i − 1)/(N − 1) + 0.1 in pass i of N.
+
+    Gives the picture 3×H×W and the mean squared difference along the cuts of the last pass.
     """
-    light, wanted = rank_luminance(exemplar), rank_luminance(target)
-    picture, cost = None, 0.0
-    for number in range(passes):
-        alpha = 0.8 * number / (passes - 1) + 0.1 if passes > 1 else 0.1
-        guide = TransferGuide(light, wanted, picture, alpha)
-        side = max(6, round(block * (2 / 3) ** number))
-        watch, size = (
-            MultiRunCallback(callback, number, passes),
-            (target.shape[-2], target.shape[-1]),
-        )
+    exemplar_luminance = rank_luminance(exemplar)
+    target_luminance = rank_luminance(target)
+    size = (target.shape[-2], target.shape[-1])
+    picture = None
+    cost = 0.0
+    for pass_index in range(passes):
+        alpha = 0.1
+        if passes > 1:
+            alpha = 0.8 * pass_index / (passes - 1) + 0.1
+        guide = TransferGuide(exemplar_luminance, target_luminance, picture, alpha)
+        side = max(MIN_TRANSFER_BLOCK, round(block * (2 / 3) ** pass_index))
+        pass_callback = MultiRunCallback(callback, pass_index, passes)
         picture, cost = quilt_texture(
-            exemplar, size, block=side, generator=generator, guide=guide, callback=watch
+            exemplar,
+            size,
+            block=side,
+            generator=generator,
+            guide=guide,
+            callback=pass_callback,
         )
-        if watch.stopped:
+        if pass_callback.stopped:
             break
     return (picture if picture is not None else target), cost
 
 
 def rank_luminance(picture: Tensor) -> Tensor:
-    """Blurred luminance, spread over its whole range, as the map by which places correspond: 1×h×w."""
-    light = blur_image(
-        (picture * torch.tensor(LUMINANCE_WEIGHTS).view(3, 1, 1)).sum(0, keepdim=True)[None], 1.0
-    )[0]
-    # By rank (departure): a dark exemplar then still has a place for every shade of the target.
-    ordered = light.flatten().sort().values
-    return (torch.searchsorted(ordered, light) + torch.searchsorted(ordered, light, right=True)) / (
-        2 * len(ordered)
-    )
+    """Blurred luminance of a picture 3×h×w, by which positions correspond: 1×h×w in [0, 1].
+
+    Each value is its rank among all values. Departure: the paper takes the luminance itself; by
+    rank, a dark exemplar also has a counterpart for every shade of the target.
+    """
+    weights = torch.tensor(LUMINANCE_WEIGHTS).view(3, 1, 1)
+    luminance = (picture * weights).sum(0, keepdim=True)
+    blurred = blur_image(luminance[None], 1.0)[0]
+    ordered = blurred.flatten().sort().values
+    below = torch.searchsorted(ordered, blurred)
+    not_above = torch.searchsorted(ordered, blurred, right=True)
+    return (below + not_above) / (2 * len(ordered))
 
 
 def average_or_zero(numbers: list[float]) -> float:
-    """The mean, 0 of none."""
+    """The mean; 0 for an empty list."""
     return sum(numbers) / len(numbers) if numbers else 0.0

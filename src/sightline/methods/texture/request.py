@@ -1,4 +1,4 @@
-"""What a texture method is asked for."""
+"""The parameters of one texture, as every texture method takes them."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,9 +12,12 @@ from sightline.registry.progress import Callback
 
 @dataclass(frozen=True)
 class TextureRequest:
-    """From which exemplar 3×h×w, how large; with windows of how many pixels, tiling or not, remade after which picture 3×H×W
-    (the classical ways); by which network and layers, in how many steps at each size, with average pooling or not, with which
-    weight of the spectrum, in how many GB (the neural ones); with which seed, watched by whom."""
+    """One texture: an exemplar 3×h×w in [0, 1], the size (H, W) of the picture, and parameters.
+
+    Classical methods read `window`, the side of blocks or neighborhoods in pixels, `tileable`, and
+    `guide`, the picture 3×H×W of a texture transfer. Neural methods read `tileable` and the rest:
+    `steps` are those at each size, `memory_gb` is the budget in GB.
+    """
 
     exemplar: Tensor
     size: tuple[int, int]
@@ -32,7 +35,7 @@ class TextureRequest:
 
     @property
     def generator(self) -> torch.Generator:
-        """Random numbers of this seed, from the first."""
+        """A new generator with this seed."""
         return torch.Generator().manual_seed(self.seed)
 
 

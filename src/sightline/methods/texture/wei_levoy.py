@@ -1,6 +1,11 @@
-"""Wei & Levoy 2000, with the full search instead of a tree: raster scan over a pyramid, each pixel the best match of its window."""
+"""Texture synthesis by a raster scan over a pyramid (Wei & Levoy 2000).
+
+Each pixel takes the best match of its neighborhood. Departure: a full search instead of the
+paper's tree-structured vector quantization.
+"""
 
 import math
+from itertools import product
 
 import torch
 from torch import Tensor
@@ -9,7 +14,10 @@ from torch.nn import functional as F
 from sightline.images.transforms import blur_image
 from sightline.registry.progress import Callback, Step
 
-PARENT_RADIUS = 2  # radius of the window at the coarser level; with 1 stones grow into gray plains
+# Radius of the neighborhood at the coarser level. With 1, structures dissolve into gray areas.
+PARENT_RADIUS = 2
+
+STEPS_PER_CALLBACK = 64
 
 
 @torch.no_grad()
@@ -22,131 +30,174 @@ def scan_texture(
     levels: int = 4,
     callback: Callback | None = None,
 ) -> Tensor:
-    """A picture 3×H×W from an exemplar 3×h×w. The output is a torus, so it always tiles.
+    """A picture 3×H×W from an exemplar 3×h×w. The picture is a torus, so it always tiles.
 
-    At each level, coarse to fine, every pixel takes the exemplar's pixel whose causal (L-shaped) window, with the 5×5 window of
-    the level above, differs least. Departures: instead of line by line, pixels are found along slanted lines, each row a window
-    behind the one above, so that none sees another of its line and one matrix product serves them all. A second round compares
-    whole windows, as the paper does to fill holes (section 5.1), so that the last rows and columns fit the first ones. The coarsest
-    level begins with blocks of the exemplar, and whole windows: out of noise grow plains.
+    At each level, coarse to fine, every pixel takes the exemplar's pixel whose causal (L-shaped)
+    neighborhood, with the 5×5 neighborhood at the level above, differs least.
     """
+    # Departures:
+    # - Pixels are not found line by line but along slanted lines, each row a window behind the row
+    #   above. No pixel of a slanted line sees another, so one matrix product serves them all.
+    # - A second pass compares whole neighborhoods, as the paper does to fill holes (section 5.1),
+    #   so that the last rows and columns fit the first ones.
+    # - The coarsest level starts from blocks of the exemplar and compares whole neighborhoods in
+    #   both passes: from noise, flat areas grow.
     radius = window // 2
-    pyramid, sizes = [exemplar], [size]
-    while (
-        len(pyramid) < levels
-        and min(*pyramid[-1].shape[-2:]) // 2 > 2 * window
-        and min(sizes[-1]) // 2 > 2 * window
-    ):
-        pyramid.append(downsample_level(pyramid[-1]))
-        sizes.append((math.ceil(sizes[-1][0] / 2), math.ceil(sizes[-1][1] / 2)))
-    steps = [schedule_wavefronts(*shape, radius) for shape in sizes]
-    total, done, picture = 2 * sum(map(len, steps)), 0, None
+    pyramid, sizes = build_pyramid(exemplar, size, min_side=2 * window + 1, max_levels=levels)
+    wavefronts = [schedule_wavefronts(*level_size, radius) for level_size in sizes]
+    total = 2 * sum(len(waves) for waves in wavefronts)
+    step_index = 0
+    picture = None
+
     for level in reversed(range(len(pyramid))):
-        source, parents = pyramid[level], pyramid[level + 1] if level + 1 < len(pyramid) else None
-        coarse, picture = picture, tile_random_blocks(source, sizes[level], 2 * window, generator)
-        for seen in (
-            make_square_offsets(radius) if coarse is None else make_causal_offsets(radius),
-            make_square_offsets(radius),
-        ):
-            table, centers = gather_exemplar_windows(source, parents, seen)
-            squares = table.square().sum(1)
-            for wave in steps[level]:
-                best = (squares - 2 * gather_queries(picture, coarse, wave, seen) @ table.T).argmin(
-                    1
-                )
-                picture[:, wave[:, 0], wave[:, 1]] = centers[:, best]
-                done += 1
-                if (
-                    callback
-                    and done % 64 == 0
-                    and callback(Step(done, total, torch.zeros(1), enlarge_preview(picture, size)))
-                ):
-                    return enlarge_preview(picture, size)[0]
+        source = pyramid[level]
+        parents = pyramid[level + 1] if level + 1 < len(pyramid) else None
+        coarse = picture
+        picture = tile_random_blocks(source, sizes[level], 2 * window, generator)
+        whole_offsets = make_square_offsets(radius)
+        first_offsets = whole_offsets if coarse is None else make_causal_offsets(radius)
+
+        for offsets in (first_offsets, whole_offsets):
+            windows, colors = gather_exemplar_windows(source, parents, offsets)
+            squared_norms = windows.square().sum(1)
+            for wave in wavefronts[level]:
+                queries = gather_queries(picture, coarse, wave, offsets)
+                # The squared distance without the query's own norm, the same for all windows.
+                nearest = (squared_norms - 2 * queries @ windows.T).argmin(1)
+                rows, columns = wave.unbind(1)
+                picture[:, rows, columns] = colors[:, nearest]
+                step_index += 1
+                if callback and step_index % STEPS_PER_CALLBACK == 0:
+                    preview = enlarge_preview(picture, size)
+                    if callback(Step(step_index, total, torch.zeros(1), preview)):
+                        return preview[0]
     return picture if picture is not None else exemplar
 
 
+def build_pyramid(
+    exemplar: Tensor, size: tuple[int, int], *, min_side: int, max_levels: int
+) -> tuple[list[Tensor], list[tuple[int, int]]]:
+    """The exemplar at each level, fine to coarse, and the size of the picture at each level.
+
+    No level is added with a side, of exemplar or picture, below `min_side`.
+    """
+    pyramid = [exemplar]
+    sizes = [size]
+    while len(pyramid) < max_levels:
+        next_short_side = min(*pyramid[-1].shape[-2:], *sizes[-1]) // 2
+        if next_short_side < min_side:
+            break
+        pyramid.append(downsample_level(pyramid[-1]))
+        height, width = sizes[-1]
+        sizes.append((math.ceil(height / 2), math.ceil(width / 2)))
+    return pyramid, sizes
+
+
 def downsample_level(picture: Tensor) -> Tensor:
-    """The next level of the Gaussian pyramid."""
-    return blur_image(picture[None], 1.0)[0, :, ::2, ::2].contiguous()
+    """The next level of the Gaussian pyramid of a picture 3×H×W."""
+    blurred = blur_image(picture[None], 1.0)[0]
+    return blurred[:, ::2, ::2].contiguous()
 
 
 def tile_random_blocks(
     source: Tensor, size: tuple[int, int], side: int, generator: torch.Generator
 ) -> Tensor:
-    """Square blocks of the source from anywhere, laid side by side: 3×H×W."""
-    side = min(side, *source.shape[-2:])
-    counts = [-(-length // side) for length in size]
-    corners = [
-        torch.randint(length - side + 1, tuple(counts), generator=generator)
-        for length in source.shape[-2:]
-    ]
-    rows, columns = torch.arange(size[0])[:, None], torch.arange(size[1])
-    top, left = (corner[rows // side, columns // side] for corner in corners)
-    return source[:, top + rows % side, left + columns % side]
+    """A picture 3×H×W of square blocks from random positions of the source, side by side."""
+    height, width = size
+    source_height, source_width = source.shape[-2:]
+    side = min(side, source_height, source_width)
+
+    # The corner of each block in the source.
+    block_grid = (math.ceil(height / side), math.ceil(width / side))
+    corner_rows = torch.randint(source_height - side + 1, block_grid, generator=generator)
+    corner_columns = torch.randint(source_width - side + 1, block_grid, generator=generator)
+
+    # The position in the source of each output pixel.
+    rows = torch.arange(height)[:, None]
+    columns = torch.arange(width)
+    block_index = (rows // side, columns // side)
+    source_rows = corner_rows[block_index] + rows % side
+    source_columns = corner_columns[block_index] + columns % side
+    return source[:, source_rows, source_columns]
 
 
 def schedule_wavefronts(height: int, width: int, radius: int) -> list[Tensor]:
-    """All pixels, in steps of those that don't see each other: a row runs `radius` + 1 pixels behind the one above."""
-    rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
-    when = (columns + (radius + 1) * rows).flatten()
-    order = torch.argsort(when, stable=True)
-    places = torch.stack([rows.flatten(), columns.flatten()], 1)[order]
-    counts = torch.bincount(when)
-    return list(places.split(counts[counts > 0].tolist()))
+    """All pixel positions, in groups n×2 whose pixels don't see each other, in causal order.
+
+    Each row runs `radius` + 1 pixels behind the row above.
+    """
+    positions = torch.cartesian_prod(torch.arange(height), torch.arange(width))
+    rows, columns = positions.unbind(1)
+    wave_index = columns + (radius + 1) * rows
+
+    order = torch.argsort(wave_index, stable=True)
+    wave_lengths = torch.bincount(wave_index)
+    wave_lengths = wave_lengths[wave_lengths > 0]
+    return list(positions[order].split(wave_lengths.tolist()))
 
 
 def make_causal_offsets(radius: int) -> Tensor:
-    """Offsets (row, column) of the L-shaped window: the rows above and what lies to the left: m×2."""
-    reach = range(-radius, radius + 1)
-    return torch.tensor([(dy, dx) for dy in range(-radius, 1) for dx in reach if dy < 0 or dx < 0])
+    """Offsets (row, column) of the rows above and of the pixels to the left (an L-shape): m×2."""
+    rows_above = product(range(-radius, 0), range(-radius, radius + 1))
+    pixels_to_the_left = product([0], range(-radius, 0))
+    return torch.tensor([*rows_above, *pixels_to_the_left])
 
 
 def make_square_offsets(radius: int, *, include_center: bool = False) -> Tensor:
-    """Offsets (row, column) of the whole window, without or with its middle: m×2."""
+    """Offsets (row, column) of the square neighborhood, with or without its center: m×2."""
     reach = range(-radius, radius + 1)
-    return torch.tensor([(dy, dx) for dy in reach for dx in reach if include_center or dy or dx])
+    offsets = list(product(reach, reach))
+    if not include_center:
+        offsets.remove((0, 0))
+    return torch.tensor(offsets)
 
 
 def gather_queries(picture: Tensor, coarse: Tensor | None, wave: Tensor, offsets: Tensor) -> Tensor:
-    """What is `seen` around the pixels of a wave, and the windows at the coarser level, on the torus: n×d."""
-    parts = [gather_colors(picture, wave, offsets)]
-    if coarse is not None:
-        parts.append(
-            gather_colors(
-                coarse, wave // 2, make_square_offsets(PARENT_RADIUS, include_center=True)
-            )
-        )
-    return torch.cat(parts, 1)
+    """The neighborhoods of a wave's pixels, at their level and at the coarser one: n×d."""
+    neighborhoods = gather_colors(picture, wave, offsets)
+    if coarse is None:
+        return neighborhoods
+    parent_offsets = make_square_offsets(PARENT_RADIUS, include_center=True)
+    parent_neighborhoods = gather_colors(coarse, wave // 2, parent_offsets)
+    return torch.cat([neighborhoods, parent_neighborhoods], 1)
 
 
 def gather_colors(picture: Tensor, positions: Tensor, offsets: Tensor) -> Tensor:
-    """Colours at the offsets from each place, on the torus: n×3m."""
-    where = positions[:, None] + offsets
-    return (
-        picture[:, where[..., 0] % picture.shape[1], where[..., 1] % picture.shape[2]]
-        .permute(1, 0, 2)
-        .flatten(1)
-    )
+    """The colors at m offsets from each of n positions, on the torus: n×3m."""
+    height, width = picture.shape[-2:]
+    neighbors = positions[:, None] + offsets
+    rows = neighbors[..., 0] % height
+    columns = neighbors[..., 1] % width
+    colors = picture[:, rows, columns]  # 3×n×m
+    return colors.permute(1, 0, 2).flatten(1)
 
 
 def gather_exemplar_windows(
     source: Tensor, parents: Tensor | None, offsets: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """The windows of the exemplar that lie inside it, at its level and the coarser one, and the colours they lead to."""
-    size = torch.tensor(source.shape[-2:])
-    first, last = -offsets.amin(0), size - offsets.amax(0).clamp_min(0)
-    places = torch.cartesian_prod(
-        *(torch.arange(int(one), int(other)) for one, other in zip(first, last, strict=True))
-    )
+    """All neighborhoods inside the exemplar, n×d, and the colors of their pixels, 3×n.
+
+    With `parents`, the coarser level, the neighborhoods there lie inside as well.
+    """
+    source_size = torch.tensor(source.shape[-2:])
+    first_row, first_column = (-offsets.amin(0)).tolist()
+    end_row, end_column = (source_size - offsets.amax(0).clamp_min(0)).tolist()
+    rows = torch.arange(first_row, end_row)
+    columns = torch.arange(first_column, end_column)
+    positions = torch.cartesian_prod(rows, columns)
+
     if parents is not None:
-        above = places // 2
-        inside = (above >= PARENT_RADIUS).all(1) & (
-            above < torch.tensor(parents.shape[-2:]) - PARENT_RADIUS
-        ).all(1)
-        places = places[inside]
-    return gather_queries(source, parents, places, offsets), source[:, places[:, 0], places[:, 1]]
+        parent_positions = positions // 2
+        parent_end = torch.tensor(parents.shape[-2:]) - PARENT_RADIUS
+        is_after_start = (parent_positions >= PARENT_RADIUS).all(1)
+        is_before_end = (parent_positions < parent_end).all(1)
+        positions = positions[is_after_start & is_before_end]
+
+    windows = gather_queries(source, parents, positions, offsets)
+    rows, columns = positions.unbind(1)
+    return windows, source[:, rows, columns]
 
 
 def enlarge_preview(picture: Tensor, size: tuple[int, int]) -> Tensor:
-    """What is made so far, at full size: 1×3×H×W."""
+    """The unfinished picture 3×h×w at full size: 1×3×H×W."""
     return F.interpolate(picture[None], size=size, mode="nearest")
