@@ -1,6 +1,11 @@
-"""A result can't be changed, and what it writes is whole, named and readable by others."""
+"""A result can't be changed, shows itself, and what it writes is whole and readable by others."""
 
+import base64
+import io
 import json
+import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +13,8 @@ import matplotlib as mpl
 import matplotlib.pyplot as plt
 import pytest
 import torch
-from helpers import smooth
+from helpers import ROOT, smooth
+from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -40,11 +46,11 @@ def names(folder: Path) -> list[str]:
 
 
 def test_is_frozen(result: Result) -> None:
-    for part in ("panels", "values", "captions", "recipe", "pages"):
+    for name in ("panels", "values", "captions", "recipe", "pages", "movies"):
         with pytest.raises(TypeError, match="does not support item assignment"):
-            getattr(result, part)["new"] = 1
+            getattr(result, name)["new"] = 1
         with pytest.raises(AttributeError):
-            setattr(result, part, {})
+            setattr(result, name, {})
 
 
 def test_keeps_its_own_mappings() -> None:
@@ -76,8 +82,12 @@ def test_save_writes_what_it_says(result: Result, tmp_path: Path) -> None:
         json.loads((tmp_path / "a" / "b" / "values.json").read_text(encoding="utf-8"))
         == result.numbers
     )
-    told = json.loads((tmp_path / "a" / "b" / "recipe.json").read_text(encoding="utf-8"))
-    assert told == {"method": "test", "knobs": {"k": 3}, "captions": {"one": "One.", "two": "Two."}}
+    recipe = json.loads((tmp_path / "a" / "b" / "recipe.json").read_text(encoding="utf-8"))
+    assert recipe == {
+        "method": "test",
+        "knobs": {"k": 3},
+        "captions": {"one": "One.", "two": "Two."},
+    }
     assert "é" in (tmp_path / "a" / "b" / "values.json").read_text(encoding="utf-8")
 
 
@@ -147,9 +157,9 @@ def test_a_failing_write_leaves_whole_files(
     expected = sl.SightlineError if isinstance(error, OSError) else KeyboardInterrupt
     with pytest.raises(expected):
         result.save(tmp_path / "half")
-    left = {path.name: path.read_bytes() for path in (tmp_path / "half").iterdir()}
-    assert left.items() <= whole.items()
-    assert {"one.png", "two.png"} <= left.keys() < whole.keys()
+    remaining = {path.name: path.read_bytes() for path in (tmp_path / "half").iterdir()}
+    assert remaining.items() <= whole.items()
+    assert {"one.png", "two.png"} <= remaining.keys() < whole.keys()
 
 
 def test_a_place_that_cannot_be_written_is_told(result: Result, tmp_path: Path) -> None:
@@ -193,27 +203,113 @@ def test_numbers_leave_plain_values_as_they_are(result: Result) -> None:
 
 
 def test_show_draws_every_panel(result: Result, monkeypatch: pytest.MonkeyPatch) -> None:
-    drawn: list[list[str]] = []
+    titles: list[list[str]] = []
     with mpl.rc_context():
         plt.switch_backend("agg")
         monkeypatch.setattr(
-            plt, "show", lambda: drawn.append([axis.get_title() for axis in plt.gcf().axes])
+            plt, "show", lambda: titles.append([axis.get_title() for axis in plt.gcf().axes])
         )
         result.show()
         plt.close("all")
-    assert drawn == [["one", "two"]]
+    assert titles == [["one", "two"]]
 
 
 def test_a_file_is_never_seen_half_written(
     result: Result, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seen: list[list[str]] = []
+    names_after_each: list[list[str]] = []
     write = results.write
 
     def watched(image: Tensor, path: Path) -> None:
         write(image, path)
-        seen.append(names(path.parent))
+        names_after_each.append(names(path.parent))
 
     monkeypatch.setattr(results, "write", watched)
     result.save(tmp_path)
-    assert seen == [["one.png"], ["one.png", "two.png"]]
+    assert names_after_each == [["one.png"], ["one.png", "two.png"]]
+
+
+# ── how it shows itself ──
+
+
+def test_repr_is_one_line(result: Result) -> None:
+    assert repr(result) == (
+        "<Result test; panels: one, two; "
+        "values {few: 4, many: 4×5, score: 0.5, labels: list of 1, none: None}>"
+    )
+    assert repr(Result({}, {})) == "<Result panels: none; values {}>"
+
+
+def test_repr_stays_short_and_on_one_line() -> None:
+    values = {"text": "two\nlines" * 50, "number": 1 / 3, "scalar": torch.tensor(2.0)}
+    result = Result({}, values, pages={"map": "<p>"}, movies={"zoom.gif": smooth(2)})
+    text = repr(result)
+    assert "\n" not in text
+    assert len(text) < 200
+    assert "number: 0.3333, scalar: scalar}; page: map; movie: zoom.gif>" in text
+
+
+def read_html_pictures(page: str) -> list[Image.Image]:
+    """The pictures inside a page."""
+    pictures: list[Image.Image] = []
+    for content in re.findall(r'src="data:image/(?:png|jpeg);base64,([^"]+)"', page):
+        pictures.append(Image.open(io.BytesIO(base64.b64decode(content))))
+    return pictures
+
+
+def test_a_notebook_shows_panels_with_captions() -> None:
+    panel = smooth()[..., :20, :30]
+    result = Result({"one": panel, "two": 1 - panel}, {}, {"one": "First.", "two": "Second."})
+    page = result._repr_html_()
+    pictures = read_html_pictures(page)
+    assert [picture.size for picture in pictures] == [(30, 20), (30, 20)]
+    pixels = torch.tensor(list(pictures[1].tobytes())).view(20, 30, 3) / 255
+    assert (pixels - (1 - panel[0]).permute(1, 2, 0)).abs().max() <= 0.5 / 255 + 1e-6
+    assert page.index("First.") < page.index("Second.")
+    assert "&lt;Result panels: one, two; values {}&gt;" in page
+
+
+def test_words_in_a_notebook_are_escaped() -> None:
+    name = '"><script>alert(1)</script>'
+    page = Result({name: smooth()}, {"x": "<b>"}, {name: "<i>&"})._repr_html_()
+    assert "<script>" not in page
+    assert "&lt;i&gt;&amp;" in page
+    assert "<b>'" not in page
+    assert page.count("<img ") == 1
+
+
+def test_large_pictures_are_reduced_in_a_notebook() -> None:
+    noise = torch.rand(1, 3, 700, 1400, generator=torch.Generator().manual_seed(0))
+    page = Result({"noise": noise, "flat": torch.full((1, 3, 2000, 10), 0.5)}, {})._repr_html_()
+    noisy, flat = read_html_pictures(page)
+    assert noisy.size == (640, 320)
+    assert noisy.format == "JPEG", "as PNG it would be large"
+    assert flat.size == (3, 640)
+    assert flat.format == "PNG"
+    assert len(page) < 400_000
+
+
+def test_shapes_of_values_type_check(tmp_path: Path) -> None:
+    """Pyright in strict mode takes `result.values["drop"].shape`."""
+    code = (
+        "import sightline as sl\n\n\n"
+        "def read_size(result: sl.Result) -> int:\n"
+        '    size: int = result.values["drop"].shape[0]\n'
+        "    return size\n"
+    )
+    (tmp_path / "user.py").write_text(code, encoding="utf-8")
+    settings = {
+        "typeCheckingMode": "strict",
+        "include": ["user.py"],
+        "extraPaths": [str(ROOT / "src")],
+        "pythonVersion": f"{sys.version_info.major}.{sys.version_info.minor}",
+    }
+    (tmp_path / "pyrightconfig.json").write_text(json.dumps(settings), encoding="utf-8")
+    ran = subprocess.run(
+        [sys.executable, "-m", "pyright", "--pythonpath", sys.executable],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stdout + ran.stderr

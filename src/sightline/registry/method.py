@@ -1,15 +1,18 @@
-"""The catalogue of methods. A method's signature and docstring are read once, here; the library, the command line,
-the report and the contract tests all use what was read.
+"""The registry of methods.
 
-The decorator keeps the promises, not the method's author: knobs are checked against their declared ranges and
-choices, the image against the convention, and every result carries the recipe that makes it again.
+A method's signature and docstring are read once, here. The library, the command line, the report
+and the contract tests all use what was read.
+
+The decorator keeps what every method promises, so that its author need not: parameters are checked
+against their declared ranges and choices, the image against the convention, every result carries
+the recipe that makes it again, and `help` is complete.
 """
 
 import functools
 import hashlib
 import inspect
 import platform
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from types import NoneType
@@ -19,29 +22,34 @@ import torch
 from torch import Tensor
 
 from sightline.errors import SightlineError, make_unknown_name_error
-from sightline.images.io import check_image
+from sightline.images.validation import check_image
+from sightline.registry.docstring import (
+    SHARED_PARAMETER_DOCS,
+    MethodDocstring,
+    compose_help,
+    read_docstring,
+)
 from sightline.registry.parameter import ParameterSpec, make_parameter_spec
 from sightline.registry.result import Result
 
 P = ParamSpec("P")
 
-# What these mean is the same everywhere, so a method need not say it again.
-SHARED_PARAMETER_DOCS = {
-    "label": 'Class to ask about: an index, a name or an unambiguous part of one, or "top" for the predicted class.',
-    "layer": "Layer to look at: its name, alias (conv4_2) or landmark (first, last_conv, penultimate).",
-    "memory": "Gigabytes that the features of what is run at once may take, by estimate; less makes smaller batches, not other numbers.",
-    "seed": "Seed of the local random generator; the same seed gives the same picture.",
-    "callback": "Called with a Step after every step; returning True stops the run and keeps the picture.",
-}
-
 
 @dataclass(frozen=True)
 class AttributionSpec:
-    """Which value of a method says where in the image something matters, so that it can be tested: N×3×H×W signed or N×h×w.
+    """Which value of a method is an attribution, so that it can be evaluated.
 
-    `kind` is the knob that chooses between sorts of map, `label` the one that takes the class's index; `slopes` are the kinds whose
-    value is per unit of pixel value, `sizes` those of a signed value that are shown by their size, `costly` those averaged over many
-    passes (all if True); `knobs` are set for the tests."""
+    The value is N×3×H×W and signed, or N×h×w. All that is empty by default does not apply.
+
+    Attributes:
+        value_key: Its name in `Result.values`.
+        kind_parameter: The parameter that chooses between kinds of attribution.
+        label_parameter: The parameter that takes the class index.
+        gradient_kinds: Kinds whose value is per unit of pixel value.
+        magnitude_kinds: Kinds whose value is signed but shown by its magnitude.
+        costly_kinds: Kinds that are averaged over many passes; True if all are.
+        test_parameters: Parameters to set for the evaluation.
+    """
 
     value_key: str
     kind_parameter: str = ""
@@ -54,9 +62,20 @@ class AttributionSpec:
 
 @dataclass(frozen=True)
 class Method:
-    """A method as the faces see it. `subject` is its second argument ("image", "objective" or none); `question`, `reading`
-    and `caution` are what the report says beside its pictures; `tour` holds the knobs of each of its
-    runs in the report (`image` among them names a sample to run on), and `quick` the ones that make them short."""
+    """A method as the library, the command line and the report see it.
+
+    Attributes:
+        chapter: The chapter of the report that it stands in.
+        question: What it answers; `reading` says how to read its pictures, and `caution` what not
+            to conclude from them.
+        subject: The name of its second argument, "image" or "objective", or empty.
+        parameters: Its keyword-only parameters by name.
+        function: The method itself, with all checks.
+        tour_runs: The parameters of each of its runs in the report; `image` among them names a
+            sample to run on.
+        quick_parameters: Parameters that make these runs short.
+        subject_optional: Whether it can be called without its subject.
+    """
 
     name: str
     chapter: str
@@ -71,13 +90,23 @@ class Method:
     tour_runs: tuple[Mapping[str, Any], ...]
     quick_parameters: Mapping[str, Any]
     attribution: AttributionSpec | None = None
-    subject_optional: bool = False  # whether it can do without its subject
+    subject_optional: bool = False
 
     def check_parameter_names(self, parameters: Mapping[str, Any]) -> None:
-        """Raises SightlineError for the first knob that this method doesn't have."""
+        """Raises SightlineError for the first parameter that this method does not have."""
         for name in parameters:
             if name not in self.parameters:
-                raise make_unknown_name_error(f"knob of {self.name}", name, self.parameters)
+                raise make_unknown_name_error(f"parameter of {self.name}", name, self.parameters)
+
+
+@dataclass(frozen=True)
+class MethodSignature:
+    """What a method's signature declares; `hints` are the annotations of all arguments."""
+
+    parameters: Mapping[str, ParameterSpec]
+    subject: str
+    subject_optional: bool
+    hints: Mapping[str, Any]
 
 
 METHODS: dict[str, Method] = {}
@@ -94,162 +123,197 @@ def register_method(
     quick_parameters: Mapping[str, Any] | None = None,
     attribution: AttributionSpec | None = None,
 ) -> Callable[[Callable[P, Result]], Callable[P, Result]]:
-    """Registers `(model, [image | objective], *, knobs) -> Result` in METHODS and keeps its promises.
+    """Registers a function `(model, [image | objective], *, parameters) -> Result` in METHODS.
 
-    Raises TypeError at import for a knob whose line is missing from the docstring's `Args:`.
+    The arguments are those of `Method`. Raises TypeError, at import, for a function without a
+    docstring, and for a parameter that neither its `Args:` nor SHARED_PARAMETER_DOCS describes.
     """
 
     def register(function: Callable[P, Result]) -> Callable[P, Result]:
-        run: Callable[..., Result] = function
-        summary, knobs, subject = parse_method_signature(function)
-        optional = (
-            bool(subject)
-            and inspect.signature(function).parameters[subject].default
-            is not inspect.Parameter.empty
-        )
+        docstring = read_docstring(function)
+        signature = parse_method_signature(function, docstring)
 
         @functools.wraps(function)
         def call(*args: P.args, **kwargs: P.kwargs) -> Result:
-            given: dict[str, Any] = dict(kwargs)
-            positional: list[Any] = [
-                *args,
-                *(given.pop(name) for name in ("model", subject)[len(args) :] if name in given),
-            ]
-            if positional and isinstance(positional[0], torch.nn.Module):
-                raise SightlineError(
-                    f"{entry.name} takes a Model: sl.load(network), not the {type(positional[0]).__name__} itself"
-                )
-            if positional and not hasattr(positional[0], "recipe"):
-                raise SightlineError(
-                    f"{entry.name} takes a Model first, as sl.load gives it, not {positional[0]!r:.60}"
-                )
-            entry.check_parameter_names(given)
-            for name, value in given.items():
-                entry.parameters[name].check_value(value)
-            stopped: list[int] = []
-            if given.get("callback"):
-                given["callback"] = record_stop(given["callback"], stopped)
-            with torch.inference_mode(False):  # in which nothing has a gradient
-                if subject == "image" and len(positional) > 1:
-                    checked = check_image(positional[1])
-                    positional[1] = checked.clone() if checked.is_inference() else checked.detach()
-                result = run(*positional, **given)
-            recipe = build_result_recipe(entry, positional, given)
-            return replace(
-                result, recipe={**recipe, "stopped_after": stopped[0]} if stopped else recipe
-            )
+            return _run_method(method, function, args, kwargs)
 
-        name = function.__name__
-        entry = Method(
-            name,
-            chapter,
-            title,
-            summary,
-            question,
-            reading,
-            caution,
-            subject,
-            knobs,
-            call,
-            tour_runs,
-            dict(quick_parameters or {}),
-            attribution,
-            optional,
+        call.__doc__ = compose_help(
+            function,
+            docstring,
+            signature.hints,
+            signature.parameters,
+            example_parameters=tour_runs[0] if tour_runs else {},
         )
-        METHODS[entry.name] = entry
+        method = Method(
+            name=function.__name__,
+            chapter=chapter,
+            title=title,
+            summary=docstring.summary,
+            question=question,
+            reading=reading,
+            caution=caution,
+            subject=signature.subject,
+            parameters=signature.parameters,
+            function=call,
+            tour_runs=tour_runs,
+            quick_parameters=dict(quick_parameters or {}),
+            attribution=attribution,
+            subject_optional=signature.subject_optional,
+        )
+        METHODS[method.name] = method
         return call
 
     return register
 
 
-def record_stop(callback: Callable[[Any], object], stop_steps: list[int]) -> Callable[[Any], bool]:
-    """The callback, with a note of the step at which it stopped the run."""
+def parse_method_signature(
+    function: Callable[..., Result], docstring: MethodDocstring
+) -> MethodSignature:
+    """Reads a method's parameters and subject. Raises TypeError for an undescribed parameter."""
+    docs = {**SHARED_PARAMETER_DOCS, **docstring.parameter_docs}
+    hints = get_type_hints(function, include_extras=True)
+    parameters: dict[str, ParameterSpec] = {}
+    positional: list[inspect.Parameter] = []
+    for parameter in inspect.signature(function).parameters.values():
+        name = parameter.name
+        if parameter.kind is not parameter.KEYWORD_ONLY:
+            positional.append(parameter)
+            continue
+        if not docs.get(name):
+            raise TypeError(
+                f"{function.__name__}: the parameter {name!r} has no line under Args: "
+                "in its docstring"
+            )
+        parameters[name] = make_parameter_spec(parameter, hints[name], docs[name])
+    if len(positional) < 2:
+        return MethodSignature(parameters, subject="", subject_optional=False, hints=hints)
+    subject = positional[1]
+    is_optional = subject.default is not subject.empty
+    return MethodSignature(parameters, subject.name, subject_optional=is_optional, hints=hints)
+
+
+# ── a call ──
+
+
+def _run_method(
+    method: Method,
+    function: Callable[..., Result],
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+) -> Result:
+    """Checks the arguments, runs the method and adds the recipe to its result."""
+    parameters = dict(kwargs)
+    positional = list(args)
+    for name in ("model", method.subject)[len(args) :]:
+        if name in parameters:
+            positional.append(parameters.pop(name))
+    _check_model(method, positional)
+    method.check_parameter_names(parameters)
+    for name, value in parameters.items():
+        method.parameters[name].check_value(value)
+
+    stop_steps: list[int] = []
+    if parameters.get("callback"):
+        parameters["callback"] = _record_stop(parameters["callback"], stop_steps)
+    with torch.inference_mode(False):  # in inference mode nothing has a gradient
+        if method.subject == "image" and len(positional) > 1:
+            positional[1] = _detach_image(positional[1])
+        result = function(*positional, **parameters)
+
+    recipe = build_result_recipe(method, positional, parameters)
+    if stop_steps:
+        recipe["stopped_after"] = stop_steps[0]
+    return replace(result, recipe=recipe)
+
+
+def _check_model(method: Method, positional: Sequence[Any]) -> None:
+    """Raises SightlineError for a first argument that is no Model. Python reports a missing one."""
+    if not positional:
+        return
+    model = positional[0]
+    if isinstance(model, torch.nn.Module):
+        raise SightlineError(
+            f"{method.name} takes a Model: sl.load(network), not the {type(model).__name__} itself"
+        )
+    if not hasattr(model, "recipe"):
+        raise SightlineError(
+            f"{method.name} takes a Model first, as sl.load gives it, not {model!r:.60}"
+        )
+
+
+def _detach_image(image: Any) -> Tensor:
+    """The image, checked, without history. One made in inference mode has to be copied."""
+    checked = check_image(image)
+    return checked.clone() if checked.is_inference() else checked.detach()
+
+
+def _record_stop(callback: Callable[[Any], object], stop_steps: list[int]) -> Callable[[Any], bool]:
+    """The callback, which also notes the step at which it stopped the run."""
 
     def call(step: Any) -> bool:
-        if stop := bool(callback(step)):
+        is_stopped = bool(callback(step))
+        if is_stopped:
             stop_steps.append(step.index)
-        return stop
+        return is_stopped
 
     return call
 
 
-def parse_method_signature(
-    function: Callable[..., Result],
-) -> tuple[str, dict[str, ParameterSpec], str]:
-    """Summary, knobs and subject of a method, from its signature and docstring."""
-    from docstring_parser import parse
-
-    doc = parse(inspect.getdoc(function) or "")
-    lines = {
-        **SHARED_PARAMETER_DOCS,
-        **{item.arg_name: " ".join((item.description or "").split()) for item in doc.params},
-    }
-    hints = get_type_hints(function, include_extras=True)
-    fields: dict[str, ParameterSpec] = {}
-    positional: list[str] = []
-    for parameter in inspect.signature(function).parameters.values():
-        if parameter.kind is not parameter.KEYWORD_ONLY:
-            positional.append(parameter.name)
-            continue
-        if not lines.get(parameter.name):
-            raise TypeError(
-                f"{function.__name__}: the knob {parameter.name!r} has no line under Args: in its docstring"
-            )
-        fields[parameter.name] = make_parameter_spec(
-            parameter, hints[parameter.name], lines[parameter.name]
-        )
-    if not doc.short_description:
-        raise TypeError(f"{function.__name__} has no docstring")
-    return doc.short_description, fields, positional[1] if len(positional) > 1 else ""
+# ── the recipe ──
 
 
 def build_result_recipe(
-    entry: Method, positional: list[Any], parameters: Mapping[str, Any]
+    method: Method, positional: Sequence[Any], parameters: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Everything that makes the result again, JSON-able: method, knobs with their defaults, model, subject, versions."""
-    full = {
-        name: parameters.get(name, field_.default)
-        for name, field_ in entry.parameters.items()
+    """Everything that makes the result again, as JSON holds it.
+
+    That is the method, all parameters with their defaults, the model, the subject, and versions.
+    """
+    model = positional[0]
+    settings = {
+        name: parameters.get(name, parameter.default)
+        for name, parameter in method.parameters.items()
         if name != "callback"
     }
-    if (
-        "store" in full and full["store"] is None
-    ):  # a Scan in the Model's place is found again by its store
-        full["store"] = getattr(positional[0], "path", None)
+    if "store" in settings and settings["store"] is None:
+        # A Scan in the model's place is found again by the path of its store.
+        settings["store"] = getattr(model, "path", None)
     recipe: dict[str, Any] = {
-        "method": entry.name,
-        "knobs": {name: serialize_parameter(value) for name, value in full.items()},
-        "model": dict(positional[0].recipe),
+        "method": method.name,
+        "knobs": {name: serialize_parameter(value) for name, value in settings.items()},
+        "model": dict(model.recipe),
     }
-    if entry.subject == "image" and len(positional) > 1:
-        recipe["image"] = serialize_parameter(positional[1])
-    elif entry.subject == "objective":
-        recipe["objective"] = str(positional[1]) if len(positional) > 1 else ""
+    subject = positional[1] if len(positional) > 1 else None
+    if method.subject == "image" and len(positional) > 1:
+        recipe["image"] = serialize_parameter(subject)
+    elif method.subject == "objective":
+        recipe["objective"] = "" if subject is None else str(subject)
     recipe["versions"] = {
-        "sightline": read_package_version(),
+        "sightline": _read_package_version(),
         "torch": torch.__version__,
         "python": platform.python_version(),
     }
     return recipe
 
 
-@functools.cache
-def read_package_version() -> str:
-    """The package's version; reading it takes longer than drawing a map."""
-    return version("sightline")
-
-
 def serialize_parameter(value: Any) -> Any:
-    """A knob's value as JSON holds it; a tensor as its shape and digest, a file by its path."""
+    """A parameter's value as JSON holds it: a tensor as its shape and digest, a path as text."""
     if isinstance(value, Tensor):
         return {"shape": list(value.shape), "sha256": hash_tensor(value)}
     if isinstance(value, (list, tuple)):
         return [serialize_parameter(item) for item in value]
-    return value if isinstance(value, (int, float, str, NoneType)) else str(value)
+    if isinstance(value, (int, float, str, NoneType)):
+        return value
+    return str(value)
 
 
 def hash_tensor(tensor: Tensor) -> str:
-    """SHA-256 of a tensor's float32 content."""
-    return hashlib.sha256(
-        tensor.detach().cpu().float().contiguous().view(-1).numpy().data
-    ).hexdigest()
+    """SHA-256 of a tensor's content as float32, in row-major order."""
+    content = tensor.detach().cpu().float().contiguous().view(-1).numpy()
+    return hashlib.sha256(content.data).hexdigest()
+
+
+@functools.cache
+def _read_package_version() -> str:
+    """The package's version; reading it takes longer than drawing a heatmap."""
+    return version("sightline")

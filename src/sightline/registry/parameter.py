@@ -1,4 +1,4 @@
-"""A knob of a method: its type, range and choices as the signature declares them, and what is refused."""
+"""A parameter of a method: what its signature declares, which values it takes, what help says."""
 
 import inspect
 import math
@@ -12,10 +12,21 @@ from torch import Tensor
 
 from sightline.errors import SightlineError, make_out_of_range_error, make_unknown_name_error
 
+TYPE_DESCRIPTIONS = {
+    int: "a whole number",
+    float: "a number",
+    bool: "True or False",
+    str: "text",
+    Path: "a path",
+    NoneType: "None",
+    Callable: "a function",
+    Tensor: "an image tensor",
+}
+
 
 @dataclass(frozen=True)
 class ValueRange:
-    """The closed range of a number knob: `Annotated[int, Between(1, 12)]`."""
+    """The closed range of a number: `Annotated[int, ValueRange(1, 12)]`."""
 
     low: float
     high: float
@@ -23,7 +34,10 @@ class ValueRange:
 
 @dataclass(frozen=True)
 class ParameterSpec:
-    """One knob: name, type without its range, default, one-line documentation, range, choices."""
+    """A parameter: name, type without its range, default, one line of documentation.
+
+    `value_range` is that of a number, `choices` are those of a `Literal`.
+    """
 
     name: str
     type: Any
@@ -33,73 +47,100 @@ class ParameterSpec:
     choices: tuple[str, ...] = ()
 
     def check_value(self, value: Any) -> Any:
-        """The value if it is allowed; raises SightlineError otherwise."""
-        if self.choices and value not in self.choices:
-            raise make_unknown_name_error(self.name, value, self.choices)
+        """Returns the value if it is allowed; raises SightlineError otherwise."""
+        if self.choices:
+            if not isinstance(value, str) or value not in self.choices:
+                raise make_unknown_name_error(self.name, value, self.choices)
+            return value
         if not is_value_of_type(value, self.type):
-            shown = (
-                repr(value)
-                if isinstance(value, (int, float, str, NoneType))
-                else f"of type {type(value).__name__}"
-            )
+            is_short = isinstance(value, (int, float, str, NoneType))
+            description = repr(value) if is_short else f"of type {type(value).__name__}"
             raise SightlineError(
-                f"{self.name} is {shown}; it must be {describe_parameter_type(self.type)}"
+                f"{self.name} is {description}; it must be {describe_parameter_type(self.type)}"
             )
-        if (
-            self.value_range
-            and isinstance(value, (int, float))
-            and not self.value_range.low <= value <= self.value_range.high
-        ):
-            raise make_out_of_range_error(
-                self.name, value, self.value_range.low, self.value_range.high
-            )
+        if self.value_range and isinstance(value, (int, float)):
+            low = self.value_range.low
+            high = self.value_range.high
+            if not low <= value <= high:
+                raise make_out_of_range_error(self.name, value, low, high)
         return value
+
+    def describe(self) -> str:
+        """The documentation with range, choices and default, for `help`."""
+        facts: list[str] = []
+        if self.value_range:
+            low = _format_number(self.value_range.low)
+            high = _format_number(self.value_range.high)
+            facts.append(f"from {low} to {high}")
+        if any(f'"{choice}"' not in self.doc for choice in self.choices):
+            facts.append("one of " + ", ".join(f'"{choice}"' for choice in self.choices))
+        is_required = self.default is inspect.Parameter.empty
+        facts.append("required" if is_required else f"default {format_value(self.default)}")
+        sentence = "; ".join(facts)
+        return f"{self.doc} {sentence[0].upper()}{sentence[1:]}."
+
+
+def make_parameter_spec(parameter: inspect.Parameter, hint: Any, doc: str) -> ParameterSpec:
+    """Reads a parameter with its annotation, `Annotated[type, ValueRange(...)]` or a plain type."""
+    kind = hint
+    value_range = None
+    if get_origin(hint) is Annotated:
+        kind, *metadata = get_args(hint)
+        value_range = next((item for item in metadata if isinstance(item, ValueRange)), None)
+    choices: tuple[str, ...] = ()
+    if get_origin(kind) is Literal:
+        choices = tuple(str(choice) for choice in get_args(kind))
+    return ParameterSpec(parameter.name, kind, parameter.default, doc, value_range, choices)
 
 
 def is_value_of_type(value: Any, kind: Any) -> bool:
-    """Whether a value is of a knob's type. A whole number is a number too; True and NaN are none."""
-    if get_origin(kind) in (Union, UnionType):
+    """Whether a value is of a parameter's type.
+
+    An int is allowed for a float and a list for a tuple. A bool is no number, nor is NaN.
+    """
+    origin = get_origin(kind)
+    if origin in (Union, UnionType):
         return any(is_value_of_type(value, member) for member in get_args(kind))
-    if kind in (int, float):
-        numbers = (int, float) if kind is float else int
-        return (
-            isinstance(value, numbers)
-            and not isinstance(value, bool)
-            and not (isinstance(value, float) and math.isnan(value))
-        )
-    if get_origin(kind) is tuple:
-        return isinstance(value, (tuple, list)) and all(
-            is_value_of_type(item, get_args(kind)[0]) for item in value
-        )
-    if get_origin(kind) is Callable:
+    if origin is Literal:
+        return isinstance(value, (str, int)) and value in get_args(kind)
+    if origin is tuple:
+        item_kind = get_args(kind)[0]
+        is_sequence = isinstance(value, (tuple, list))
+        return is_sequence and all(is_value_of_type(item, item_kind) for item in value)
+    if origin is Callable:
         return callable(value)
+    if kind is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    if kind is float:
+        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        return is_number and not math.isnan(value)
     return not isinstance(kind, type) or isinstance(value, kind)
 
 
 def describe_parameter_type(kind: Any) -> str:
-    """A knob's type in words."""
-    if get_origin(kind) in (Union, UnionType):
+    """A parameter's type in words, to follow «it must be»."""
+    origin = get_origin(kind)
+    if origin in (Union, UnionType):
         return " or ".join(describe_parameter_type(member) for member in get_args(kind))
-    if get_origin(kind) is tuple:
+    if origin is Literal:
+        return " or ".join(f'"{choice}"' for choice in get_args(kind))
+    if origin is tuple:
         return f"a list, each {describe_parameter_type(get_args(kind)[0])}"
-    words = {
-        int: "a whole number",
-        float: "a number",
-        bool: "True or False",
-        str: "text",
-        Path: "a path",
-        NoneType: "None",
-        Callable: "a function",
-        Tensor: "an image tensor",
-    }
-    return words.get(get_origin(kind) or kind) or str(kind)
+    return TYPE_DESCRIPTIONS.get(origin or kind) or str(kind)
 
 
-def make_parameter_spec(parameter: inspect.Parameter, hint: Any, doc: str) -> ParameterSpec:
-    """One knob from its parameter and annotation."""
-    between = None
-    if get_origin(hint) is Annotated:
-        hint, *extras = get_args(hint)
-        between = next((extra for extra in extras if isinstance(extra, ValueRange)), None)
-    choices = tuple(str(choice) for choice in get_args(hint)) if get_origin(hint) is Literal else ()
-    return ParameterSpec(parameter.name, hint, parameter.default, doc, between, choices)
+def _format_number(number: float) -> str:
+    """A number to be read: 1,000,000 and 0.001, not 1e+06 and 1e-03."""
+    return f"{int(number):,}" if number == int(number) else f"{number:g}"
+
+
+def format_value(value: Any) -> str:
+    """A value as one would type it in Python."""
+    if isinstance(value, str):
+        return f'"{value}"'
+    if isinstance(value, float):
+        return f"{value:g}"
+    if isinstance(value, tuple):
+        items = ", ".join(format_value(item) for item in value)
+        return f"({items},)" if len(value) == 1 else f"({items})"
+    return repr(value)

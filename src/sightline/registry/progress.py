@@ -1,4 +1,4 @@
-"""The one progress event of every optimization, and its callback."""
+"""The progress event of iterative methods, and its callback."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,7 +8,11 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Step:
-    """The progress event of every iterative method: steps done, steps in all, scores N, the image N×3×H×W before this step."""
+    """The progress event of every iterative method.
+
+    `index` counts the steps done, from 1 to `total`. `scores` are N numbers, one for each image,
+    and `image` is N×3×H×W in [0, 1], as it was before this step.
+    """
 
     index: int
     total: int
@@ -16,26 +20,30 @@ class Step:
     image: Tensor
 
 
+# Called after every step. Returning True stops the run; what was made so far is kept.
 Callback = Callable[[Step], bool | None]
 
 
 class MultiRunCallback:
-    """Counts the steps of one run of several as part of them all, and notes whether it was stopped."""
+    """The callback of one run among several, which counts its steps as part of all runs together.
+
+    `stopped` says whether the last call stopped the run.
+    """
 
     def __init__(self, callback: Callback | None, run_index: int, run_count: int) -> None:
-        self.callback, self.run_index, self.run_count, self.stopped = (
-            callback,
-            run_index,
-            run_count,
-            False,
-        )
+        self.callback = callback
+        self.run_index = run_index
+        self.run_count = run_count
+        self.stopped = False
 
     def __call__(self, step: Step) -> bool:
-        told = Step(
-            self.run_index * step.total + step.index,
-            self.run_count * step.total,
-            step.scores,
-            step.image,
+        if self.callback is None:
+            return False
+        overall_step = Step(
+            index=self.run_index * step.total + step.index,
+            total=self.run_count * step.total,
+            scores=step.scores,
+            image=step.image,
         )
-        self.stopped = bool(self.callback and self.callback(told))
+        self.stopped = bool(self.callback(overall_step))
         return self.stopped

@@ -1,5 +1,6 @@
-"""What a method gives back: pictures, numbers, and the recipe that makes them again."""
+"""What a method returns: pictures, numbers, and the recipe that makes them again."""
 
+import html
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -9,27 +10,37 @@ from typing import Any
 
 from torch import Tensor
 
-from sightline.images.files import replace_atomically
+from sightline.images.files import replace_atomically, write_text
 from sightline.images.io import write
+from sightline.images.plotting.html import make_preview_uri
 from sightline.images.video import VIDEO_SUFFIXES, write_video
 
+# What a method may put into `Result.values`.
 ResultValue = Tensor | float | int | str | bool | None | list[Any] | dict[str, Any]
 
+# A tensor of up to so many numbers is written to values.json in full.
+MAX_LISTED_NUMBERS = 16
+# Pixels of the longer side of a picture in a notebook.
+PREVIEW_SIDE = 640
 
-def freeze_mapping(mapping: Mapping[str, Any]) -> Mapping[str, Any]:
-    """A read-only copy of the top level."""
-    return MappingProxyType(dict(mapping))
 
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Result:
-    """`panels`: pictures by name, 1×3×H×W in [0, 1]. `captions`: what each panel or page shows and its scale. `values`: unscaled
-    numbers and tensors by name. `recipe`: method, knobs, model, image and versions, JSON-able. `pages`: what can be browsed,
-    by name, each the text of a self-contained HTML page.
-    `movies`: frames N×3×H×W in [0, 1] by name; a name may say its kind (zoom.gif, zoom.webp), else it is an MP4."""
+    """What a method returns. It cannot be changed, and shows its pictures in a notebook.
+
+    Attributes:
+        panels: Pictures by name, 1×3×H×W in [0, 1].
+        values: Numbers and tensors by name, not scaled for display. The method's documentation
+            lists them; each is a ResultValue.
+        captions: What each panel or page shows, and its scale, by the same names.
+        recipe: Method, parameters, model, image and versions, as JSON holds them.
+        pages: Self-contained HTML pages by name.
+        movies: Frames N×3×H×W in [0, 1] by name. A name may end with its kind (zoom.gif,
+            zoom.webp), otherwise the movie is saved as MP4.
+    """
 
     panels: Mapping[str, Tensor]
-    values: Mapping[str, ResultValue]
+    values: Mapping[str, Any]
     captions: Mapping[str, str] = field(default_factory=dict[str, str])
     recipe: Mapping[str, Any] = field(default_factory=dict[str, Any])
     pages: Mapping[str, str] = field(default_factory=dict[str, str])
@@ -37,7 +48,27 @@ class Result:
 
     def __post_init__(self) -> None:
         for name in ("panels", "values", "captions", "recipe", "pages", "movies"):
-            object.__setattr__(self, name, freeze_mapping(getattr(self, name)))
+            read_only_copy = MappingProxyType(dict(getattr(self, name)))
+            object.__setattr__(self, name, read_only_copy)
+
+    def __repr__(self) -> str:
+        method = self.recipe.get("method", "")
+        values = ", ".join(
+            f"{name}: {_outline_value(value)}" for name, value in self.values.items()
+        )
+        parts = [method, f"panels: {', '.join(self.panels) or 'none'}", f"values {{{values}}}"]
+        parts += [f"page: {name}" for name in self.pages]
+        parts += [f"movie: {name}" for name in self.movies]
+        return f"<Result {'; '.join(part for part in parts if part)}>"
+
+    def _repr_html_(self) -> str:
+        """The panels with their captions, as a notebook shows them."""
+        figures = [
+            _write_html_figure(name, panel, self.captions.get(name, ""))
+            for name, panel in self.panels.items()
+        ]
+        outline = f"<p><code>{html.escape(repr(self))}</code></p>"
+        return f"<div>{''.join(figures)}{outline}</div>"
 
     @property
     def tensors(self) -> dict[str, Tensor]:
@@ -46,58 +77,55 @@ class Result:
 
     @property
     def numbers(self) -> dict[str, Any]:
-        """All values as JSON: a tensor of up to 16 numbers as a list, a larger one as its shape and range."""
+        """All values as JSON holds them.
+
+        A tensor of up to 16 numbers becomes a list, a larger one its shape and range.
+        """
         return {
             name: summarize_tensor(value) if isinstance(value, Tensor) else value
             for name, value in self.values.items()
         }
 
     def save(self, folder: str | Path) -> list[Path]:
-        """Writes `NAME.png` per panel, `NAME.html` per page, each movie, `values.json`, `values.safetensors` and `recipe.json`;
-        each file whole or not at all.
+        """Writes everything into a folder, each file whole or not at all.
+
+        The files are `NAME.png` per panel, `NAME.html` per page, each movie, `values.json`,
+        `values.safetensors` if there are tensors, and `recipe.json`.
 
         Returns the files. Raises SightlineError when the folder can't be written.
         """
-        from safetensors.torch import save_file
-
         folder = Path(folder)
-        written: list[Path] = []
-        for name, panel in self.panels.items():
-            write(panel, record_written_path(folder / f"{name}.png", written))
-        for name, page in self.pages.items():
-            write_text(page, record_written_path(folder / f"{name}.html", written))
-        for name, frames in self.movies.items():
-            write_video(
-                frames,
-                record_written_path(
-                    folder / (name if name.endswith(VIDEO_SUFFIXES) else f"{name}.mp4"), written
-                ),
-            )
-        write_json(self.numbers, record_written_path(folder / "values.json", written))
+        panel_files = {folder / f"{name}.png": panel for name, panel in self.panels.items()}
+        page_files = {folder / f"{name}.html": page for name, page in self.pages.items()}
+        movie_files = {
+            folder / _name_movie_file(name): frames for name, frames in self.movies.items()
+        }
+        values_file = folder / "values.json"
+        tensors_file = folder / "values.safetensors"
+        recipe_file = folder / "recipe.json"
+
+        for path, panel in panel_files.items():
+            write(panel, path)
+        for path, page in page_files.items():
+            write_text(page, path)
+        for path, frames in movie_files.items():
+            write_video(frames, path)
+        write_json(self.numbers, values_file)
         if self.tensors:
-            with replace_atomically(
-                record_written_path(folder / "values.safetensors", written)
-            ) as temporary:
-                save_file(
-                    {
-                        name: tensor.detach().cpu().contiguous().clone()
-                        for name, tensor in self.tensors.items()
-                    },
-                    temporary,
-                )
-        write_json(
-            {**self.recipe, "captions": dict(self.captions)},
-            record_written_path(folder / "recipe.json", written),
-        )
-        return written
+            _write_tensors(self.tensors, tensors_file)
+        write_json({**self.recipe, "captions": dict(self.captions)}, recipe_file)
+
+        data_files = [values_file, tensors_file, recipe_file]
+        if not self.tensors:
+            data_files.remove(tensors_file)
+        return [*panel_files, *page_files, *movie_files, *data_files]
 
     def show(self) -> None:
         """Draws the panels side by side with matplotlib, in a notebook or a window."""
         import matplotlib.pyplot as plt
 
-        figure, axes = plt.subplots(
-            1, len(self.panels), figsize=(4 * len(self.panels), 4), squeeze=False
-        )
+        count = len(self.panels)
+        figure, axes = plt.subplots(1, count, figsize=(4 * count, 4), squeeze=False)
         for axis, (name, panel) in zip(axes[0], self.panels.items(), strict=True):
             axis.imshow(panel[0].detach().permute(1, 2, 0).cpu().numpy())
             axis.set_title(name)
@@ -106,16 +134,10 @@ class Result:
         plt.show()
 
 
-def record_written_path(path: Path, written: list[Path]) -> Path:
-    """Notes a file that is about to be written."""
-    written.append(path)
-    return path
-
-
 def summarize_tensor(tensor: Tensor) -> Any:
-    """A small tensor as a list, a large one as shape, least, largest and mean value."""
+    """A small tensor as a list; a large one as its shape, minimum, maximum and mean."""
     tensor = tensor.detach().cpu()
-    if tensor.numel() <= 16:
+    if tensor.numel() <= MAX_LISTED_NUMBERS:
         return tensor.tolist()
     numbers = tensor.double()
     return {
@@ -127,11 +149,42 @@ def summarize_tensor(tensor: Tensor) -> Any:
 
 
 def write_json(content: Mapping[str, Any], path: Path) -> None:
-    """Writes JSON atomically, readable and with sorted order left as given."""
+    """Writes indented JSON atomically, with its keys in their order."""
     write_text(json.dumps(content, indent=1, ensure_ascii=False, default=str) + "\n", path)
 
 
-def write_text(content: str, path: Path) -> None:
-    """Writes UTF-8 text atomically."""
+def _write_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Writes a safetensors file atomically. It takes only contiguous tensors that share nothing."""
+    from safetensors.torch import save_file
+
+    copies = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     with replace_atomically(path) as temporary:
-        temporary.write_text(content, encoding="utf-8")
+        save_file(copies, temporary)
+
+
+def _name_movie_file(name: str) -> str:
+    return name if name.endswith(VIDEO_SUFFIXES) else f"{name}.mp4"
+
+
+def _outline_value(value: Any) -> str:
+    """A value in a few characters: a tensor by its shape, a list by its length."""
+    if isinstance(value, Tensor):
+        return "×".join(map(str, value.shape)) or "scalar"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, (list, dict)):
+        return f"{type(value).__name__} of {len(value)}"
+    text = repr(value)
+    return text if len(text) <= 40 else text[:39] + "…"
+
+
+def _write_html_figure(name: str, panel: Tensor, caption: str) -> str:
+    """A panel as an HTML figure with its picture inside."""
+    source = make_preview_uri(panel, PREVIEW_SIDE)
+    title = html.escape(name)
+    return (
+        '<figure style="display: inline-block; margin: 0.5em; vertical-align: top">'
+        f'<img src="{source}" alt="{title}" style="max-width: 100%">'
+        f'<figcaption style="max-width: {PREVIEW_SIDE}px"><b>{title}</b> '
+        f"{html.escape(caption)}</figcaption></figure>"
+    )
