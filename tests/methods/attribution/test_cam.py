@@ -285,7 +285,7 @@ def test_the_picture_shows_the_map(kind: str) -> None:
 )
 def test_cam_is_refused_where_it_is_not_exact(make: type[nn.Module], layer: str) -> None:
     with pytest.raises(
-        sl.SightlineError, match=r"mean over the layer's places and one linear layer.*gradcam"
+        sl.SightlineError, match=r"mean over the layer's positions and one linear layer.*gradcam"
     ) as caught:
         sl.cam(loaded(network(make)), pictures(16, 16), kind="cam", layer=layer)
     assert "\n" not in str(caught.value)
@@ -294,7 +294,7 @@ def test_cam_is_refused_where_it_is_not_exact(make: type[nn.Module], layer: str)
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("layer", ["head", "logits", "penultimate"])
 def test_a_layer_without_places_is_refused_in_one_line(kind: str, layer: str) -> None:
-    with pytest.raises(sl.SightlineError, match="place") as caught:
+    with pytest.raises(sl.SightlineError, match="no positions") as caught:
         sl.cam(loaded(network()), pictures(), kind=kind, layer=layer)
     assert "\n" not in str(caught.value)
 

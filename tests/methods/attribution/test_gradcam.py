@@ -167,7 +167,7 @@ def test_tokens_are_laid_on_their_grid(layer: str) -> None:
 
 @pytest.mark.parametrize("layer", ["hidden", "head", "logits", "penultimate"])
 def test_a_layer_without_places_is_refused_in_one_line(layer: str) -> None:
-    with pytest.raises(sl.SightlineError, match="place") as caught:
+    with pytest.raises(sl.SightlineError, match="no positions") as caught:
         sl.gradcam(loaded(Net), pictures(), layer=layer)
     assert "\n" not in str(caught.value)
 

@@ -158,7 +158,7 @@ def find_spatial_layer(model: Model, layer: str) -> str:
     name = model.layer(layer)
     if name == "logits":
         raise SightlineError(
-            "the logits have no places in the image; "
+            "the logits have no positions in the image; "
             "choose a convolutional layer, such as last_conv"
         )
     return name
@@ -234,7 +234,7 @@ def read_head_weights(model: Model, image: Tensor, layer_name: str, layer: str) 
         if takes_mean and gives_logits:
             return torch.as_tensor(linear.weight)
     raise SightlineError(
-        "the class activation map needs a mean over the layer's places and one linear layer that "
+        "the class activation map needs a mean over the layer's positions and one linear layer that "
         f"gives the score; {layer} of {model.name} is not followed by these: choose another kind, "
         "such as gradcam or hirescam"
     )
