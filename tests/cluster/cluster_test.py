@@ -1,4 +1,7 @@
-"""A scan on two Ray nodes on this machine, stopped and gone on with, a worker killed in the middle, against the local one. `make cluster-test` runs it."""
+"""A scan on two Ray nodes of this machine against the local one. `make cluster-test` runs it.
+
+It is stopped and continued, and a worker is killed in the middle.
+"""
 
 import math
 import os
@@ -15,17 +18,18 @@ from helpers import LABELS, small_network, smooth
 
 import sightline as sl
 from sightline.data.scan import ray as cluster
-from sightline.data.store import writer as writing
+from sightline.data.store import lance_store
+from sightline.data.store.lance_reader import open_state_file
 from sightline.data.store.maintenance import verify_store
-from sightline.data.store.reader import open_state_file
-from sightline.images import io as images
+from sightline.data.store.memory import MemoryStore
 
-COUNT, BATCH = 160, 4
+COUNT = 160
+BATCH_SIZE = 4
 
 
 @pytest.fixture
 def head(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """A cluster of two nodes with a processor each; the name of the first, to which the driver belongs."""
+    """A cluster of two nodes with a processor each; the id of the first, which is the driver's."""
     import ray
     from ray.cluster_utils import Cluster
 
@@ -42,122 +46,138 @@ def head(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
         nodes.shutdown()
 
 
-def photos(folder: Path) -> Path:
-    """Small JPEG files of two classes, one of them broken."""
-    for number, picture in enumerate(smooth(COUNT, side=40)):
-        images.write(
-            picture[None], folder / ("even" if number % 2 == 0 else "odd") / f"{number:03}.jpg"
-        )
+def write_photos(folder: Path) -> Path:
+    """Small JPEG files of 40×56 pixels in two classes, one of them broken."""
+    for number, photo in enumerate(smooth(COUNT, side=56)[:, :, :40]):
+        class_folder = folder / ("even" if number % 2 == 0 else "odd")
+        class_folder.mkdir(parents=True, exist_ok=True)
+        sl.write(photo, class_folder / f"{number:03}.jpg")
     (folder / "even" / "004.jpg").write_bytes(b"no photograph")
     return folder
 
 
-def watched(head: str, seen: Path) -> type[cluster.RayScanWorker]:
-    """Workers that note where they run. In the second pass that of the second node ends in its second stretch, its rows written but
-    not told. By value, since other processes can't import this file."""
+def make_watched_worker(head: str, notes: Path) -> type[cluster.RayScanWorker]:
+    """Workers that note where they run.
+
+    In the second pass that of the second node ends in its second chunk, its rows written but not
+    told. The class is made here so that it is sent by value: other processes can't import this
+    file.
+    """
     import ray
 
-    class Watched(cluster.RayScanWorker):
-        def __init__(self, shared: list[Any]) -> None:
-            super().__init__(shared)
-            self.node, self.calls = ray.get_runtime_context().get_node_id(), 0
-            (seen / str(os.getpid())).write_text(self.node, encoding="utf-8")
+    class WatchedWorker(cluster.RayScanWorker):
+        def __init__(self, shared_refs: list[Any]) -> None:
+            super().__init__(shared_refs)
+            self.node = ray.get_runtime_context().get_node_id()
+            self.calls = 0
+            (notes / str(os.getpid())).write_text(self.node, encoding="utf-8")
 
-        def __call__(self, stretch: Any) -> Any:
-            done = super().__call__(stretch)
+        def __call__(self, chunk: Any) -> Any:
+            branch = super().__call__(chunk)
             self.calls += 1
-            if (
-                self.node != head
-                and self.calls == 2
-                and (seen / "second").exists()
-                and not (seen / "killed").exists()
-            ):
-                (seen / "killed").write_text(str(os.getpid()), encoding="utf-8")
+            is_due = (notes / "second").exists() and not (notes / "killed").exists()
+            if self.node != head and self.calls == 2 and is_due:
+                (notes / "killed").write_text(str(os.getpid()), encoding="utf-8")
                 os.kill(os.getpid(), signal.SIGKILL)
-            return done
+            return branch
 
-    return Watched
+    return WatchedWorker
 
 
-def failing() -> type[cluster.RayScanWorker]:
+def make_failing_worker() -> type[cluster.RayScanWorker]:
     """Workers of nodes that have other files."""
 
-    class Failing(cluster.RayScanWorker):
-        def __call__(self, stretch: Any) -> Any:
+    class FailingWorker(cluster.RayScanWorker):
+        def __call__(self, chunk: Any) -> Any:
             raise sl.SightlineError("the files are not the same")
 
-    return Failing
+    return FailingWorker
 
 
 @pytest.mark.filterwarnings("default")
-def test_stopped_gone_on_with_and_a_worker_killed_equals_the_local_scan(
+def test_stopped_continued_and_a_worker_killed_equals_the_local_scan(
     head: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = sl.load(
         small_network(), mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25), labels=LABELS, size=32
     )
-    folder, seen, began = photos(tmp_path / "photos"), tmp_path / "seen", time.monotonic()
-    here = sl.scan(model, folder, store=tmp_path / "here.scan", batch=BATCH, k=5)
-    seen.mkdir()
-    monkeypatch.setattr(cluster, "RayScanWorker", watched(head, seen))
+    folder = write_photos(tmp_path / "photos")
+    notes = tmp_path / "notes"
+    notes.mkdir()
+    start_time = time.monotonic()
+    local = sl.scan(model, folder, store=tmp_path / "local.scan", batch=BATCH_SIZE, k=5)
+
+    monkeypatch.setattr(cluster, "RayScanWorker", make_watched_worker(head, notes))
     monkeypatch.setattr(cluster, "MIN_CHUNK_BATCHES", 2)
-    monkeypatch.setattr(writing, "MIN_LARGE_FRAGMENT_ROWS", 1)  # the fragments stay as they are
+    monkeypatch.setattr(lance_store, "MIN_LARGE_FRAGMENT_ROWS", 1)  # the fragments stay
     options: dict[str, Any] = {
-        "store": tmp_path / "there.scan",
-        "batch": BATCH,
+        "store": tmp_path / "remote.scan",
+        "batch": BATCH_SIZE,
         "k": 5,
         "engine": "ray",
     }
-    part = sl.scan(model, folder, callback=lambda _: True, **options)
-    assert 0 < part.done < COUNT
-    assert (verify_store(part.path), part.paths) == ([], here.paths[: part.images])
-    (seen / "second").touch()
-    there = sl.scan(model, folder, **options)
-    told = {
+    stopped = sl.scan(model, folder, callback=lambda _: True, **options)
+    assert 0 < stopped.done < COUNT
+    assert verify_store(stopped.path) == []
+    assert stopped.paths == local.paths[: stopped.images]
+
+    (notes / "second").touch()
+    # The batch size of the store is kept.
+    remote = sl.scan(model, folder, **{**options, "batch": 3 * BATCH_SIZE})
+    worker_nodes = {
         path.name: path.read_text(encoding="utf-8")
-        for path in seen.iterdir()
+        for path in notes.iterdir()
         if path.name != "second"
     }
-    killed = told.pop("killed")
+    killed = worker_nodes.pop("killed")
     sys.stdout.write(
-        f"\nworkers (process: node): {told}; killed: {killed}; {part.done} files, then the rest; {time.monotonic() - began:.0f} s\n"
+        f"\nworkers (process: node): {worker_nodes}; killed: {killed}; "
+        f"{stopped.done} files, then the rest; {time.monotonic() - start_time:.0f} s\n"
     )
-    assert len(set(told.values())) == 2
-    assert (
-        list(told.values()).count(told[killed]) == 3
-    )  # one in the first pass; in the second the one that was killed, and its successor
-    assert_same(there, here)
-    assert_only_fragments(there, math.ceil(COUNT / BATCH / 2))
-    monkeypatch.setattr(cluster, "RayScanWorker", failing())
+    assert len(set(worker_nodes.values())) == 2
+    # One in the first pass; in the second the one that was killed, and its successor.
+    assert list(worker_nodes.values()).count(worker_nodes[killed]) == 3
+    assert_same(remote, local)
+    assert_only_fragments(remote, math.ceil(COUNT / BATCH_SIZE / 2))
+
+    with pytest.raises(sl.SightlineError, match=r"^a cluster can't write into a store in memory"):
+        sl.scan(model, folder, **{**options, "store": MemoryStore()})
+    monkeypatch.setattr(cluster, "RayScanWorker", make_failing_worker())
     with pytest.raises(
         sl.SightlineError, match=r"^a worker of the cluster failed: the files are not the same$"
     ):
         sl.scan(model, folder, **{**options, "store": tmp_path / "failed.scan"})
 
 
-def assert_only_fragments(found: sl.Scan, count: int) -> None:
-    """The fragments are there, and nothing of the killed worker's."""
+def assert_only_fragments(scan: sl.Scan, count: int) -> None:
+    """Asserts that the fragments are there, and nothing of the killed worker's."""
     import lance
 
-    held = lance.dataset(str(found.path / "images.lance")).get_fragments()
-    wanted = {file.path for fragment in held for file in fragment.data_files()}
-    assert len(held) == count
-    assert {path.name for path in (found.path / "images.lance" / "data").iterdir()} == wanted
-    assert verify_store(found.path) == []
+    fragments = lance.dataset(str(scan.path / "images.lance")).get_fragments()
+    files = {file.path for fragment in fragments for file in fragment.data_files()}
+    assert len(fragments) == count
+    assert {path.name for path in (scan.path / "images.lance" / "data").iterdir()} == files
+    assert verify_store(scan.path) == []
 
 
-def assert_same(there: sl.Scan, here: sl.Scan) -> None:
-    """Two scans to the last bit, but for the sums."""
-    assert (there.images, there.errors, there.paths) == (COUNT - 1, here.errors, here.paths)
-    assert torch.equal(there.vectors(), here.vectors())
-    assert there.thumbnail_bytes(range(COUNT - 1)) == here.thumbnail_bytes(range(COUNT - 1))
-    with open_state_file(there.path) as one, open_state_file(here.path) as other:
-        slots = [state.get_tensor("sample.ids").argsort() for state in (one, other)]
-        for name in other.keys():  # noqa: SIM118 - not a mapping
-            got, wanted = one.get_tensor(name), other.get_tensor(name)
+def assert_same(remote: sl.Scan, local: sl.Scan) -> None:
+    """Asserts that two scans are the same to the last bit, but for the sums."""
+    assert remote.images == COUNT - 1
+    assert remote.errors == local.errors
+    assert remote.paths == local.paths
+    assert torch.equal(remote.vectors(), local.vectors())
+    ids = range(COUNT - 1)
+    assert remote.thumbnail_bytes(ids) == local.thumbnail_bytes(ids)
+    with open_state_file(remote.path) as remote_state, open_state_file(local.path) as local_state:
+        remote_order = remote_state.get_tensor("sample.ids").argsort()
+        local_order = local_state.get_tensor("sample.ids").argsort()
+        for name in local_state.keys():  # noqa: SIM118 - not a mapping
+            tensor = remote_state.get_tensor(name)
+            expected = local_state.get_tensor(name)
             if name.startswith("sample."):
-                got, wanted = got[slots[0]], wanted[slots[1]]
+                tensor = tensor[remote_order]
+                expected = expected[local_order]
             if name == "class.sums":  # the only sums, added in another order
-                torch.testing.assert_close(got, wanted, rtol=1e-12, atol=0)
+                torch.testing.assert_close(tensor, expected, rtol=1e-12, atol=0)
             else:
-                assert torch.equal(got, wanted), name
+                assert torch.equal(tensor, expected), name

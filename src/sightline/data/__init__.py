@@ -1,1 +1,1 @@
-"""Collections of images, the pass of a network over them, the store that keeps it, and the search in it."""
+"""Datasets of images, a network's pass over them, the store that keeps it, and the search in it."""

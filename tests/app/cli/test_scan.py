@@ -99,7 +99,7 @@ def test_interrupted_and_gone_on(
     ("words", "said"),
     [
         (("scan", "absent"), "there is no folder, list or archive absent"),
-        (("scan", "photos", "--k", "7"), "k is 7; the collection has 6 images"),
+        (("scan", "photos", "--k", "7"), "k is 7; the dataset has 6 images"),
         (("scan", "photos", "--store", "photos"), "photos exists and is no store"),
         (("scan", "photos", "--layers", "conv99"), "no layer named 'conv99'"),
         (("store", "info", "absent.scan"), "absent.scan is no store: there is nothing"),

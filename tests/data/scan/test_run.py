@@ -1,157 +1,204 @@
-"""The pass and its store: against a brute-force full pass, killed and gone on, refused, read back."""
+"""The pass: against a brute-force one, stopped and continued, killed, refused, on a full disk."""
 
-import json
 import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from helpers import COUNT, LABELS, ROOT, folder_of, small_network, smooth
+from helpers import LABELS, ROOT, small_network, smooth
 from PIL import Image
 from torch import Tensor
 
 import sightline as sl
-from sightline.data.scan import run as stream
-from sightline.data.store import writer as writing
+from sightline.data.datasets.open import open_dataset
+from sightline.data.scan import run
+from sightline.data.scan.run import describe_scan, make_store_path
+from sightline.data.store import lance_store
+from sightline.data.store.lance_reader import open_table
 from sightline.data.store.maintenance import compact_store, summarize_store, verify_store
-from sightline.data.store.reader import open_store_table
 from sightline.images import io as images
 from sightline.images.decode import fit_square, stack_squares
 
+PHOTO_COUNT = 44  # one of them broken
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder that the tests scan."""
-    return folder_of(tmp_path_factory.mktemp("photos"))
+OPTIONS: dict[str, Any] = {"batch": 8, "k": 5, "vectors": ("penultimate", "conv2")}
 
 
 @pytest.fixture(scope="module")
-def found(tiny: sl.Model, folder: Path, tmp_path_factory: pytest.TempPathFactory) -> sl.Scan:
-    """A whole scan of it."""
-    return sl.scan(
-        tiny,
-        folder,
-        store=tmp_path_factory.mktemp("stores") / "whole.scan",
-        batch=8,
-        k=5,
-        vectors=("penultimate", "conv2"),
-    )
+def whole(tiny: sl.Model, photos: Path, tmp_path_factory: pytest.TempPathFactory) -> sl.Scan:
+    """A complete scan of the photographs."""
+    path = tmp_path_factory.mktemp("stores") / "whole.scan"
+    return sl.scan(tiny, photos, store=path, **OPTIONS)
 
 
-def everything(found: sl.Scan) -> list[Tensor]:
-    """All numbers of a store."""
-    numbers = [*found.top5, found.sizes, found.vectors()]
-    for layer in found.layers:
-        numbers += [
-            part
-            for held in (found.top(layer), found.sample(layer), found.class_top(layer))
-            for part in held
-            if part is not None
-        ]
-        numbers.append(found.class_means(layer))
+def list_numbers(scan: sl.Scan) -> list[Tensor]:
+    """All numbers of a scan."""
+    numbers = [*scan.top5, scan.sizes]
+    numbers += [scan.vectors(layer) for layer in scan.vector_layers]
+    for layer in scan.layers:
+        for entries in (scan.top(layer), scan.sample(layer), scan.class_top(layer)):
+            numbers += [tensor for tensor in entries if tensor is not None]
+        numbers.append(scan.class_means(layer))
     return numbers
 
 
-def same(one: sl.Scan, other: sl.Scan) -> bool:
-    """Whether two stores hold the same to the last bit."""
-    told = one.paths == other.paths and one.errors == other.errors
-    pairs = zip(everything(one), everything(other), strict=True)
-    return told and all(torch.equal(a, b) for a, b in pairs)
+def assert_equal(scan: sl.Scan, expected: sl.Scan) -> None:
+    """Asserts that two scans hold the same to the last bit."""
+    assert scan.paths == expected.paths
+    assert scan.errors == expected.errors
+    for numbers, expected_numbers in zip(list_numbers(scan), list_numbers(expected), strict=True):
+        assert torch.equal(numbers, expected_numbers)
 
 
-def test_equals_a_full_pass(tiny: sl.Model, found: sl.Scan) -> None:
-    fed = torch.cat([tiny.fit(images.read(path)) for path in found.paths])
-    fed = (fed * 255).round() / 255  # the pass feeds 8-bit pixels
-    assert (
-        stack_squares([fit_square(Path(path).read_bytes(), 32, 32) for path in found.paths]) - fed
-    ).abs().max() < 1.01 / 255
-    fed = stack_squares([fit_square(Path(path).read_bytes(), 32, 32) for path in found.paths])
+def list_data_files(store: Path) -> set[str]:
+    """The files that hold a store's images."""
+    return {path.name for path in (store / "images.lance" / "data").iterdir()}
+
+
+def raise_full_disk(path: Path) -> Any:
+    """What writing gives on a full disk."""
+    raise OSError(28, os.strerror(28))
+
+
+def test_squares_are_those_of_fit(tiny: sl.Model, whole: sl.Scan) -> None:
+    fitted = torch.cat([tiny.fit(images.read(path)) for path in whole.paths])
+    fitted = (fitted * 255).round() / 255  # the pass feeds 8-bit pixels
+    squares = stack_squares([fit_square(Path(path).read_bytes(), 32, 32) for path in whole.paths])
+    assert (squares - fitted).abs().max() < 1.01 / 255
+
+
+@pytest.mark.parametrize("network", ["tiny", "wide"])
+def test_equals_a_full_pass(
+    network: str, photos: Path, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    """With square maps, and with maps of 16 × 32 and 8 × 10."""
+    model: sl.Model = request.getfixturevalue(network)
+    scan = sl.scan(model, photos, store=tmp_path / "a.scan", **OPTIONS)
+    squares = stack_squares([fit_square(Path(path).read_bytes(), 32, 32) for path in scan.paths])
     with torch.no_grad():
-        wanted = tiny.features(fed, ["conv1", "conv3", "penultimate", "logits", "conv2"])
-    torch.testing.assert_close(found.vectors(), wanted["penultimate"])
-    torch.testing.assert_close(found.vectors("conv2"), wanted["conv2"].mean((2, 3)))
-    torch.testing.assert_close(
-        found.top5[1], wanted["logits"].softmax(1).sort(1, descending=True).values[:, :5]
-    )
-    for layer in ("conv1", "conv3"):
-        peaks = wanted[layer].flatten(2).max(2).values
-        values, ids, positions = found.top(layer)
-        torch.testing.assert_close(values, peaks.sort(0, descending=True).values[:5])
-        torch.testing.assert_close(peaks.gather(0, ids), values)
-        units = torch.arange(ids.shape[1]).expand_as(ids)
-        assert positions is not None
-        torch.testing.assert_close(
-            wanted[layer][ids, units, positions[..., 0], positions[..., 1]], values
-        )
-        sample = found.sample(layer)
+        outputs = model.features(squares, [*scan.layers, "penultimate", "logits"])
+    torch.testing.assert_close(scan.vectors(), outputs["penultimate"])
+    torch.testing.assert_close(scan.vectors("conv2"), outputs["conv2"].mean((2, 3)))
+    probabilities = outputs["logits"].softmax(1).sort(1, descending=True)
+    torch.testing.assert_close(scan.top5[1], probabilities.values[:, :5])
+    assert torch.equal(scan.top5[0], probabilities.indices[:, :5])
+
+    for layer in scan.layers:
+        peaks = outputs[layer].flatten(2).max(2).values
+        top = scan.top(layer)
+        torch.testing.assert_close(top.values, peaks.sort(0, descending=True).values[:5])
+        torch.testing.assert_close(peaks.gather(0, top.ids), top.values)
+        units = torch.arange(top.ids.shape[1]).expand_as(top.ids)
+        assert top.positions is not None
+        rows, columns = top.positions.unbind(-1)
+        torch.testing.assert_close(outputs[layer][top.ids, units, rows, columns], top.values)
+
+        sample = scan.sample(layer)
         torch.testing.assert_close(peaks.gather(0, sample.ids), sample.values)
-        torch.testing.assert_close(
-            sample.quantiles, peaks.quantile(torch.linspace(0, 1, 11), 0)
-        )  # all images fit into the sample
-        assert found.classes is not None
+        assert sample.positions is not None
+        rows, columns = sample.positions.unbind(-1)
+        units = torch.arange(sample.ids.shape[1]).expand_as(sample.ids)
+        torch.testing.assert_close(outputs[layer][sample.ids, units, rows, columns], sample.values)
+        # All images fit into the sample.
+        torch.testing.assert_close(sample.quantiles, peaks.quantile(torch.linspace(0, 1, 11), 0))
+
+        assert scan.classes is not None
+        class_top = scan.class_top(layer)
         for label in (0, 1):
-            mine = peaks[found.classes == label]
+            class_peaks = peaks[scan.classes == label]
+            expected_values = class_peaks.sort(0, descending=True).values[:5]
+            torch.testing.assert_close(class_top.values[label], expected_values)
             torch.testing.assert_close(
-                found.class_top(layer).values[label], mine.sort(0, descending=True).values[:5]
+                peaks.gather(0, class_top.ids[label]), class_top.values[label]
             )
-            torch.testing.assert_close(found.class_means(layer)[label], mine.mean(0))
+            torch.testing.assert_close(scan.class_means(layer)[label], class_peaks.mean(0))
 
 
-def test_what_a_store_tells(found: sl.Scan, folder: Path) -> None:
-    assert (found.images, found.complete, found.layers) == (
-        COUNT - 1,
-        True,
-        ["conv1", "conv2", "conv3"],
-    )
-    assert found.class_names == ["even", "odd"]
-    assert found.classes is not None
-    assert found.classes.tolist() == [0] * 21 + [1] * 22
-    assert [path for path, _ in found.errors] == [str(folder / "even" / "004.jpg")]
-    assert found.errors[0][1].endswith("it looks like text")
-    assert found.sizes.tolist() == [[40, 40]] * 43
-    assert found.thumbnail(3).shape == (1, 3, 32, 32)
-    assert (found.thumbnail(3) - found.image(3)).abs().mean() < 0.03
-    assert [len(data) > 100 for data in found.thumbnail_bytes([5, 0])] == [True, True]
-    assert found.model_labels == list(LABELS)
-    told = summarize_store(found.path)
-    assert (told["images"], told["errors"], told["model"], list(told["layers"])) == (
-        43,
-        1,
-        "Sequential",
-        found.layers,
-    )
-    assert verify_store(found.path) == []
+def test_what_a_scan_tells(whole: sl.Scan, photos: Path) -> None:
+    assert whole.images == PHOTO_COUNT - 1
+    assert whole.complete
+    assert whole.layers == ["conv1", "conv2", "conv3"]
+    assert whole.class_names == ["even", "odd"]
+    assert whole.classes is not None
+    assert whole.classes.tolist() == [0] * 21 + [1] * 22
+    assert [path for path, _ in whole.errors] == [str(photos / "even" / "004.jpg")]
+    assert whole.errors[0][1].endswith("it looks like text")
+    assert whole.sizes.tolist() == [[40, 56]] * 43
+    assert whole.thumbnail(3).shape == (1, 3, 32, 32)
+    assert (whole.thumbnail(3) - whole.image(3)).abs().mean() < 0.03
+    assert [len(data) > 100 for data in whole.thumbnail_bytes([5, 0])] == [True, True]
+    assert whole.model_labels == list(LABELS)
+    summary = summarize_store(whole.path)
+    assert summary["images"] == 43
+    assert summary["errors"] == 1
+    assert summary["model"] == "Sequential"
+    assert list(summary["layers"]) == whole.layers
+    assert verify_store(whole.path) == []
     with pytest.raises(
         sl.SightlineError,
         match=r"no layer in the store whole.scan named 'conv4'; did you mean conv3",
     ):
-        found.top("conv4")
+        whole.top("conv4")
     with pytest.raises(sl.SightlineError, match="id is 43; it must lie between 0 and 42"):
-        found.thumbnail(43)
+        whole.thumbnail(43)
 
 
-def test_stopped_and_gone_on_is_the_same(
-    tiny: sl.Model, found: sl.Scan, folder: Path, tmp_path: Path
+# ── stopped and continued ──
+
+
+def test_stopped_and_continued_is_the_same(
+    tiny: sl.Model, whole: sl.Scan, photos: Path, tmp_path: Path
 ) -> None:
-    options: dict[str, Any] = {
-        "store": tmp_path / "parts.scan",
-        "batch": 8,
-        "k": 5,
-        "vectors": ("penultimate", "conv2"),
-    }
-    first = sl.scan(tiny, folder, callback=lambda _: True, **options)
+    options: dict[str, Any] = {"store": tmp_path / "parts.scan", **OPTIONS}
+    first = sl.scan(tiny, photos, callback=lambda _: True, **options)
     assert (first.images, first.complete, first.done) == (7, False, 8)
     assert len(first.vectors()) == 7
-    second = sl.scan(tiny, folder, callback=lambda event: event.done >= 24, **options)
+    second = sl.scan(tiny, photos, callback=lambda event: event.done >= 24, **options)
     assert second.done == 24
-    assert same(sl.scan(tiny, folder, **options), found)
-    before, after = compact_store(tmp_path / "parts.scan")
-    assert after <= before
-    assert same(sl.Scan.open(tmp_path / "parts.scan"), found)
+    assert_equal(sl.scan(tiny, photos, **options), whole)
+    bytes_before, bytes_after = compact_store(tmp_path / "parts.scan")
+    assert bytes_after <= bytes_before
+    assert_equal(sl.Scan.open(tmp_path / "parts.scan"), whole)
+
+
+def test_continues_with_the_stored_batch_size_and_order(
+    tiny: sl.Model, whole: sl.Scan, photos: Path, tmp_path: Path
+) -> None:
+    """Another batch size, and layers in another order, are no other scan."""
+    store = tmp_path / "parts.scan"
+    sl.scan(tiny, photos, store=store, callback=lambda event: event.done >= 16, **OPTIONS)
+    batch_ends: list[int] = []
+    options: dict[str, Any] = {
+        **OPTIONS,
+        "batch": 3,
+        "layers": ("conv3", "conv1", "conv2"),
+        "vectors": ("conv2", "penultimate"),
+    }
+    scan = sl.scan(
+        tiny, photos, store=store, callback=lambda event: batch_ends.append(event.done), **options
+    )
+    assert batch_ends == [24, 32, 40, 44]
+    assert scan.layers == whole.layers
+    assert_equal(scan, whole)
+
+
+def test_a_complete_store_is_read_whatever_the_batch_size(
+    tiny: sl.Model, whole: sl.Scan, photos: Path
+) -> None:
+    def fail(event: run.Passing) -> None:
+        raise AssertionError("nothing remains to be done")
+
+    content = (whole.path / "scan.json").read_bytes()
+    for batch in (1, 4, 32):
+        options = {**OPTIONS, "batch": batch}
+        assert_equal(sl.scan(tiny, photos, store=whole.path, callback=fail, **options), whole)
+    assert (whole.path / "scan.json").read_bytes() == content
 
 
 PROGRAM = """
@@ -159,14 +206,16 @@ import resource, sys, time
 sys.path.insert(0, {tests!r})
 from helpers import small_network, LABELS
 import sightline as sl
-from sightline.data.scan import run as stream
-stream.MIN_COMMIT_SECONDS, stream.MAX_COMMIT_SHARE = 0.0, 1e9
-model = sl.load(small_network(), mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25), labels=LABELS, size=32)
+from sightline.data.scan import run
+run.MIN_COMMIT_SECONDS, run.MAX_COMMIT_SHARE = 0.0, 1e9
+network = small_network()
+model = sl.load(network, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25), labels=LABELS, size=32)
 def tell(event):
     print(event.done, flush=True)
     time.sleep(0.05)
 def scan(store):
-    sl.scan(model, {folder!r}, store=store, batch=8, k=5, vectors=("penultimate", "conv2"), callback=tell)
+    options = dict(batch=8, k=5, vectors=("penultimate", "conv2"))
+    sl.scan(model, {folder!r}, store=store, callback=tell, **options)
 resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, resource.RLIM_INFINITY))
 try:
     scan({small!r})
@@ -178,12 +227,13 @@ scan({killed!r})
 
 
 def test_in_a_process_of_its_own(
-    tiny: sl.Model, found: sl.Scan, folder: Path, tmp_path: Path
+    tiny: sl.Model, whole: sl.Scan, photos: Path, tmp_path: Path
 ) -> None:
-    """Files that may not grow, then killed in the middle, both in one process, since starting it costs the most."""
-    small, store = tmp_path / "small.scan", tmp_path / "killed.scan"
+    """Files that may not grow, then a kill in the middle; one process, whose start costs most."""
+    small = tmp_path / "small.scan"
+    store = tmp_path / "killed.scan"
     program = PROGRAM.format(
-        tests=str(ROOT / "tests"), folder=str(folder), small=str(small), killed=str(store)
+        tests=str(ROOT / "tests"), folder=str(photos), small=str(small), killed=str(store)
     )
     with subprocess.Popen(
         [sys.executable, "-c", program], stdout=subprocess.PIPE, text=True
@@ -198,126 +248,166 @@ def test_in_a_process_of_its_own(
             pytest.raises(
                 sl.SightlineError, match=r"another scan is writing .*killed.scan; wait for it"
             ),
-            writing.lock_store(store),
+            lance_store.lock_store(store),
         ):
             pass
         child.send_signal(signal.SIGKILL)
-    left = sl.Scan.open(store)
-    assert 8 <= left.done < COUNT
+    stopped = sl.Scan.open(store)
+    assert 8 <= stopped.done < PHOTO_COUNT
     assert verify_store(store) == []
-    assert same(
-        sl.scan(tiny, folder, store=store, batch=8, k=5, vectors=("penultimate", "conv2")), found
-    )
+    assert_equal(sl.scan(tiny, photos, store=store, **OPTIONS), whole)
+
+
+# ── a full disk ──
 
 
 def test_rows_without_a_commit_are_removed(
-    tiny: sl.Model, found: sl.Scan, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny: sl.Model, whole: sl.Scan, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The disk fills up between the rows and the state, at the second commit."""
-    options: dict[str, Any] = {
-        "store": tmp_path / "full.scan",
-        "batch": 8,
-        "k": 5,
-        "vectors": ("penultimate", "conv2"),
-    }
-    sl.scan(tiny, folder, callback=lambda event: event.done >= 16, **options)
-    monkeypatch.setattr(writing, "replace_atomically", full_disk)
-    before = data_of(options["store"])
+    options: dict[str, Any] = {"store": tmp_path / "full.scan", **OPTIONS}
+    sl.scan(tiny, photos, callback=lambda event: event.done >= 16, **options)
+    monkeypatch.setattr(lance_store, "replace_atomically", raise_full_disk)
+    files_before = list_data_files(options["store"])
     with pytest.raises(
         sl.SightlineError,
         match=r"can't write .*full.scan: No space left on device; 15 images are kept",
     ):
-        sl.scan(tiny, folder, **options)
-    assert data_of(options["store"]) == before  # or each further attempt would need more room
+        sl.scan(tiny, photos, **options)
+    # Or each further attempt would need more room.
+    assert list_data_files(options["store"]) == files_before
     monkeypatch.undo()
-    left = sl.Scan.open(tmp_path / "full.scan")
-    assert (left.images, len(left.paths), verify_store(left.path)) == (15, 15, [])
-    assert same(sl.scan(tiny, folder, **options), found)
+    stopped = sl.Scan.open(tmp_path / "full.scan")
+    assert (stopped.images, len(stopped.paths), verify_store(stopped.path)) == (15, 15, [])
+    assert_equal(sl.scan(tiny, photos, **options), whole)
 
 
 def test_rows_go_to_the_disk_between_commits(
-    tiny: sl.Model, found: sl.Scan, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny: sl.Model, whole: sl.Scan, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """So that memory does not grow with the speed; what waits on the disk is not yet part of the store, and goes with a dead process."""
-    options: dict[str, Any] = {
-        "store": tmp_path / "waiting.scan",
-        "batch": 8,
-        "k": 5,
-        "vectors": ("penultimate", "conv2"),
-    }
-    monkeypatch.setattr(stream, "MAX_BUFFERED_ROWS", 10)
-    monkeypatch.setattr(stream, "MIN_COMMIT_SECONDS", 1e9)
+    """So that memory does not grow with the speed.
 
-    def die(event: stream.Passing) -> None:
+    What waits on the disk is not yet part of the store, and goes with a dead process.
+    """
+    options: dict[str, Any] = {"store": tmp_path / "waiting.scan", **OPTIONS}
+    monkeypatch.setattr(run, "MAX_BUFFERED_ROWS", 10)
+    monkeypatch.setattr(run, "MIN_COMMIT_SECONDS", 1e9)
+
+    def interrupt(event: run.Passing) -> None:
         if event.done >= 32:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        sl.scan(tiny, folder, callback=die, **options)
-    left = sl.Scan.open(options["store"])
-    assert (left.images, open_store_table(left.path, "images").count_rows()) == (0, 15)
-    assert same(sl.scan(tiny, folder, **options), found)
-    assert [
-        writing.count_fragments(open_store_table(path, "images"))
-        for path in (left.path, found.path)
-    ] == [1, 1]
-
-
-def data_of(store: Path) -> set[str]:
-    """The files that hold a store's images."""
-    return {path.name for path in (store / "images.lance" / "data").iterdir()}
+        sl.scan(tiny, photos, callback=interrupt, **options)
+    stopped = sl.Scan.open(options["store"])
+    assert stopped.images == 0
+    assert open_table(stopped.path, "images").count_rows() == 15
+    assert_equal(sl.scan(tiny, photos, **options), whole)
+    for path in (stopped.path, whole.path):
+        assert lance_store.count_fragments(open_table(path, "images")) == 1
 
 
 def test_no_room_to_merge(
-    tiny: sl.Model, found: sl.Scan, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny: sl.Model, whole: sl.Scan, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    options: dict[str, Any] = {
-        "store": tmp_path / "full.scan",
-        "batch": 8,
-        "k": 5,
-        "vectors": ("penultimate", "conv2"),
-    }
-    sl.scan(tiny, folder, callback=lambda event: event.done >= 16, **options)
-    monkeypatch.setattr(writing, "iterate_row_batches", full_disk)
-    scanned = sl.scan(tiny, folder, **options)
-    assert scanned.complete
-    assert len(data_of(scanned.path)) == 2
+    options: dict[str, Any] = {"store": tmp_path / "full.scan", **OPTIONS}
+    sl.scan(tiny, photos, callback=lambda event: event.done >= 16, **options)
+    monkeypatch.setattr(lance_store, "iterate_row_batches", raise_full_disk)
+    scan = sl.scan(tiny, photos, **options)
+    assert scan.complete
+    assert len(list_data_files(scan.path)) == 2
     with pytest.raises(
         sl.SightlineError,
         match=r"can't write .*full.scan: No space left on device; 43 images are kept",
     ):
-        compact_store(scanned.path)
-    assert same(scanned, found)
+        compact_store(scan.path)
+    assert_equal(scan, whole)
     monkeypatch.undo()
-    compact_store(scanned.path)
-    assert len(data_of(scanned.path)) == 1
-    assert same(sl.Scan.open(scanned.path), found)
+    compact_store(scan.path)
+    assert len(list_data_files(scan.path)) == 1
+    assert_equal(sl.Scan.open(scan.path), whole)
 
 
-def full_disk(path: Path) -> Any:
-    """What writing gives on a full disk."""
-    raise OSError(28, os.strerror(28))
+# ── the cache, and what is refused ──
 
 
 def test_cache_is_reused_until_something_changes(
-    tiny: sl.Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny: sl.Model,
+    write_photos: Callable[..., Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    photos = folder_of(tmp_path / "photos", 8)
+    folder = write_photos(tmp_path / "photos", 8)
     passes: list[int] = []
     for _ in range(2):
-        first = sl.scan(tiny, photos, callback=lambda event: passes.append(event.done))
+        first = sl.scan(tiny, folder, callback=lambda event: passes.append(event.done))
     assert passes == [8]
-    images.write(smooth(side=24), photos / "odd" / "new.png")
-    assert sl.scan(tiny, photos).path != first.path
+    assert sl.scan(tiny, folder, batch=3).path == first.path
+    images.write(smooth(side=24), folder / "odd" / "new.png")
+    assert sl.scan(tiny, folder).path != first.path
     with pytest.raises(sl.SightlineError, match="built in code"):
         first.model()
 
 
-def test_refusals(tiny: sl.Model, found: sl.Scan, folder: Path, tmp_path: Path) -> None:
-    def refused(text: str, *given: Any, **options: Any) -> None:
-        with pytest.raises(sl.SightlineError, match=text) as caught:
-            sl.scan(*given, **options)
+def test_cache_path_changes_with_all_but_the_batch_size(tiny: sl.Model, photos: Path) -> None:
+    description = describe_scan(
+        tiny, open_dataset(photos), None, ("penultimate",), 5, side=32, batch_size=32
+    )
+    path = make_store_path(description)
+    assert path.name.startswith(f"{photos.name}-")
+    assert make_store_path(replace(description, batch_size=4)) == path
+    changes: list[dict[str, Any]] = [
+        {"k": 6},
+        {"sample_size": 8},
+        {"class_k": 2},
+        {"vector_lengths": {}},
+        {"network": replace(description.network, mean=(0.5, 0.5, 0.4))},
+        {"dataset": replace(description.dataset, sha256="0")},
+    ]
+    paths = {make_store_path(replace(description, **change)) for change in changes}
+    assert len(paths | {path}) == len(changes) + 1
+
+
+def test_description_is_of_the_network_and_the_dataset(wide: sl.Model, photos: Path) -> None:
+    dataset = open_dataset(photos)
+    description = describe_scan(
+        wide, dataset, ["conv2", "last_conv", "logits"], ["conv1"], None, side=64, batch_size=8
+    )
+    assert {name: layer.map_shape for name, layer in description.layers.items()} == {
+        "conv2": (16, 21),
+        "relu2": (16, 21),
+        "logits": (1, 1),
+    }
+    assert description.unit_count == 10 + 10 + 5
+    assert description.vector_lengths == {"conv1": 6}
+    assert description.k == 25
+    assert description.class_k == 5
+    assert description.network.side == 64
+    assert description.dataset.count == PHOTO_COUNT
+    assert description.class_names == ("even", "odd")
+    few = describe_scan(wide, dataset, None, [], 1, side=64, batch_size=8)
+    assert few.k == 1
+
+
+def test_many_classes_keep_fewer_images(
+    wide: sl.Model, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def describe(max_entries: int) -> int:
+        monkeypatch.setattr(run, "MAX_CLASS_ENTRIES", max_entries)
+        dataset = open_dataset(photos)
+        return describe_scan(wide, dataset, None, [], 5, side=32, batch_size=8).class_k
+
+    # 16 units × 2 classes
+    assert [describe(entries) for entries in (31, 32, 95, 96, 159, 160, 1000)] == [
+        1, 1, 2, 3, 4, 5, 5,
+    ]  # fmt: skip
+
+
+def test_refusals(tiny: sl.Model, whole: sl.Scan, photos: Path, tmp_path: Path) -> None:
+    def refused(message: str, *arguments: Any, **options: Any) -> None:
+        with pytest.raises(sl.SightlineError, match=message) as caught:
+            sl.scan(*arguments, **options)
         assert "\n" not in str(caught.value)
 
     (tmp_path / "empty").mkdir()
@@ -330,73 +420,40 @@ def test_refusals(tiny: sl.Model, found: sl.Scan, folder: Path, tmp_path: Path) 
         tmp_path / "broken",
         store=tmp_path / "b.scan",
     )
-    refused("k is 45; the collection has 44 images", tiny, folder, k=45)
-    refused("no engine named 'rey'; did you mean ray", tiny, folder, engine="rey")
-    refused("no layer named 'conv9'", tiny, folder, layers=["conv9"])
+    refused("k is 45; the dataset has 44 images", tiny, photos, k=45)
+    refused("k is 0; it must lie between 1 and 44", tiny, photos, k=0)
+    refused("batch is 0; it must lie between 1 and 4096", tiny, photos, batch=0)
+    refused("batch is 4097; it must lie between 1 and 4096", tiny, photos, batch=4097)
+    refused("no engine named 'rey'; did you mean ray", tiny, photos, engine="rey")
+    refused("no layer named 'conv9'", tiny, photos, layers=["conv9"])
     refused("there is no folder, list or archive", tiny, tmp_path / "absent")
-    refused("exists and is no store", tiny, folder, store=folder)
-    refused("can't write", tiny, folder, store="/proc/sightline.scan")
-    options: dict[str, Any] = {
-        "batch": 8,
-        "k": 5,
-        "vectors": ("penultimate", "conv2"),
-        "store": found.path,
-    }
-    refused("was made with another k \\(5, now 6\\)", tiny, folder, **{**options, "k": 6})
-    refused("another collection, or its files have changed", tiny, [found.paths[0]] * 44, **options)
+    refused("exists and is no store", tiny, photos, store=photos)
+    refused("can't write", tiny, photos, store="/proc/sightline.scan")
+    options: dict[str, Any] = {**OPTIONS, "store": whole.path}
+    refused("was made with another k \\(5, now 6\\)", tiny, photos, **{**options, "k": 6})
+    refused("another dataset, or its files have changed", tiny, [whole.paths[0]] * 44, **options)
     changed = small_network()
     with torch.no_grad():
         changed[0].bias += 1  # type: ignore[operator]
     kind = {"mean": (0.5, 0.5, 0.5), "labels": LABELS, "size": 32}
-    refused(
-        "other weights of Sequential",
-        sl.load(changed, std=(0.25, 0.25, 0.25), **kind),
-        folder,
-        **options,
-    )
-    refused(
-        "another preprocessing",
-        sl.load(small_network(), std=(0.2, 0.2, 0.2), **kind),
-        folder,
-        **options,
-    )
+    changed_model = sl.load(changed, std=(0.25, 0.25, 0.25), **kind)
+    refused("other weights of Sequential", changed_model, photos, **options)
+    darker_model = sl.load(small_network(), std=(0.2, 0.2, 0.2), **kind)
+    refused("another preprocessing", darker_model, photos, **options)
 
 
 def test_cluster_needs_its_extra(
-    tiny: sl.Model, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny: sl.Model, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(
         sl.SightlineError,
         match=r"--engine ray needs the extra «cluster» .*; pip install 'sightline\[cluster\]'",
     ):
-        sl.scan(tiny, folder, store=tmp_path / "a.scan", engine="ray")
+        sl.scan(tiny, photos, store=tmp_path / "a.scan", engine="ray")
 
 
-def test_broken_stores(found: sl.Scan, tmp_path: Path) -> None:
-    def refused(text: str) -> None:
-        with pytest.raises(sl.SightlineError, match=text):
-            sl.Scan.open(tmp_path)
-
-    refused("is no store; sightline scan makes one")
-    (tmp_path / "scan.json").write_text("{", encoding="utf-8")
-    refused("is damaged: scan.json")
-    (tmp_path / "scan.json").write_text(json.dumps({**found.facts, "version": 2}), encoding="utf-8")
-    refused("was made by a newer version \\(layout 2; this one reads 1\\)")
-    (tmp_path / "scan.json").write_text(json.dumps(found.facts), encoding="utf-8")
-    (tmp_path / "state.safetensors").write_bytes(b"123")
-    refused("is damaged: state.safetensors")
-
-
-def test_originals_that_changed(tiny: sl.Model, tmp_path: Path) -> None:
-    photos = folder_of(tmp_path / "photos", 8)
-    found = sl.scan(tiny, photos, store=tmp_path / "a.scan")
-    images.write(smooth(side=24, seed=3), found.paths[0])
-    Path(found.paths[1]).unlink()
-    with pytest.raises(sl.SightlineError, match="has changed since the pass"):
-        found.image(0)
-    with pytest.raises(sl.SightlineError, match="can't be read any more \\(No such file"):
-        found.image(1)
+# ── what files can be ──
 
 
 def test_every_bad_input_is_an_error_or_an_image(
@@ -407,8 +464,8 @@ def test_every_bad_input_is_an_error_or_an_image(
         (tmp_path / "photos" / path.name).symlink_to(path)
     (tmp_path / "photos" / "dangling.jpg").symlink_to(tmp_path / "nothing")
     os.mkfifo(tmp_path / "photos" / "pipe.jpg")
-    found = sl.scan(tiny, tmp_path / "photos", store=tmp_path / "a.scan")
-    reasons = {Path(path).name: reason for path, reason in found.errors}
+    scan = sl.scan(tiny, tmp_path / "photos", store=tmp_path / "a.scan")
+    reasons = {Path(path).name: reason for path, reason in scan.errors}
     broken = {
         "bomb_30000x30000.png",
         "dangling.jpg",
@@ -416,17 +473,21 @@ def test_every_bad_input_is_an_error_or_an_image(
         "float32_nan.tiff",
         "html.png",
         "lying_header_60000x60000.png",
+        "pipe.jpg",
+        "text.jpg",
+        "truncated.jpg",
+        "truncated_header.jpg",
     }
-    broken |= {"pipe.jpg", "text.jpg", "truncated.jpg", "truncated_header.jpg"}
     assert broken <= set(reasons) <= {*broken, "corrupt_scan.jpg"}
     assert "No such file" in reasons["dangling.jpg"]
-    assert found.images + len(found.errors) == found.done
+    assert scan.images + len(scan.errors) == scan.done
     sizes = {
         Path(path).name: tuple(size)
-        for path, size in zip(found.paths, found.sizes.tolist(), strict=True)
+        for path, size in zip(scan.paths, scan.sizes.tolist(), strict=True)
     }
     for name in ("exif_rotated_6.jpg", "cmyk.jpg", "thin_3000x2.png"):
         assert sizes[name] == tuple(images.read(data / "badinputs" / name).shape[-2:])
+    names = [Path(path).name for path in scan.paths]
     for name in (
         "exif_rotated_6.jpg",
         "cmyk.jpg",
@@ -434,17 +495,14 @@ def test_every_bad_input_is_an_error_or_an_image(
         "la.png",
         "palette_transparent.png",
     ):
-        fit = tiny.fit(images.read(data / "badinputs" / name))
-        assert (
-            found.image([Path(path).name for path in found.paths].index(name)) - fit
-        ).abs().mean() < 2 / 255
+        fitted = tiny.fit(images.read(data / "badinputs" / name))
+        assert (scan.image(names.index(name)) - fitted).abs().mean() < 2 / 255
 
 
 def test_large_jpeg_is_decoded_small(tmp_path: Path) -> None:
-    Image.effect_noise((1600, 1200), 60).convert("RGB").resize((400, 300)).resize(
-        (1600, 1200)
-    ).save(tmp_path / "big.jpg", quality=95)
-    view = fit_square((tmp_path / "big.jpg").read_bytes(), 64, 64)
-    whole = images.resize_short_side(images.read(tmp_path / "big.jpg"), 64)
-    assert (view.height, view.width) == (1200, 1600)
-    assert (stack_squares([view]) - images.crop_center(whole, 64, 64)).abs().mean() < 0.01
+    noise = Image.effect_noise((1600, 1200), 60).convert("RGB")
+    noise.resize((400, 300)).resize((1600, 1200)).save(tmp_path / "big.jpg", quality=95)
+    square = fit_square((tmp_path / "big.jpg").read_bytes(), 64, 64)
+    resized = images.resize_short_side(images.read(tmp_path / "big.jpg"), 64)
+    assert (square.height, square.width) == (1200, 1600)
+    assert (stack_squares([square]) - images.crop_center(resized, 64, 64)).abs().mean() < 0.01

@@ -1,5 +1,6 @@
 """The streaming top-k against a full sort, whatever the batches and their order."""
 
+from collections.abc import Callable
 from itertools import pairwise
 
 import torch
@@ -9,24 +10,24 @@ from torch import Tensor
 
 from sightline.data.scan.topk import HashedSample, TopK, UnitStatistics, hash_position
 
-UNITS, PLACES = 3, 4
+UNITS = 3
 RESPONSES = st.sampled_from(
     [-1.0, 0.0, 0.0, 0.5, 1.0, 2.0, float("nan"), float("inf"), float("-inf")]
 )
 
 
-def literal(values: list[list[float]], k: int, unit: int) -> list[tuple[float, int]]:
-    """Sorted by falling value, then rising id; what is not a response left out."""
-    rows = [
-        (-row[unit], number)
-        for number, row in enumerate(values)
+def sort_literally(values: list[list[float]], k: int, unit: int) -> list[tuple[float, int]]:
+    """Value and id by falling value, then rising id, without NaN and −inf."""
+    ranked = [
+        (-row[unit], id)
+        for id, row in enumerate(values)
         if row[unit] == row[unit] and row[unit] > float("-inf")
     ]
-    return [(-value, number) for value, number in sorted(rows)[:k]]
+    return [(-value, id) for value, id in sorted(ranked)[:k]]
 
 
-def places_of(ids: Tensor) -> object:
-    """A place that can be told from image and unit."""
+def locate_by_id(ids: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
+    """Gives flat positions from which image and unit can be told."""
     return lambda rows, units: ids[rows] * 10 + units
 
 
@@ -39,38 +40,37 @@ def test_merge_equals_a_full_sort(data: st.DataObject) -> None:
     order = data.draw(st.permutations(range(len(values))))
     cuts = sorted(data.draw(st.lists(st.integers(0, len(values)), max_size=4)))
     k = data.draw(st.integers(1, 6))
-    held = TopK.make_empty(UNITS, k)
+    top = TopK.make_empty(UNITS, k)
     for start, end in zip([0, *cuts], [*cuts, len(values)], strict=True):
         ids = torch.tensor(order[start:end], dtype=torch.long)
         if len(ids):
-            held.add_batch(
-                torch.tensor([values[number] for number in ids.tolist()]), ids, places_of(ids)
-            )  # type: ignore[arg-type]
+            batch = torch.tensor([values[id] for id in ids.tolist()])
+            top.add_batch(batch, ids, locate_by_id(ids))
     for unit in range(UNITS):
-        wanted = literal(values, k, unit)
-        found = [
-            (float(v), int(i))
-            for v, i in zip(held.values[unit], held.ids[unit], strict=True)
-            if i >= 0
+        expected = sort_literally(values, k, unit)
+        entries = [
+            (float(value), int(id))
+            for value, id in zip(top.values[unit], top.ids[unit], strict=True)
+            if id >= 0
         ]
-        assert found == wanted
-        assert held.places[unit, : len(wanted)].tolist() == [
-            number * 10 + unit for _, number in wanted
-        ]
-        assert (held.values[unit, len(wanted) :] == -torch.inf).all()
+        assert entries == expected
+        peaks = top.peaks[unit, : len(expected)].tolist()
+        assert peaks == [id * 10 + unit for _, id in expected]
+        assert (top.values[unit, len(expected) :] == -torch.inf).all()
 
 
 @settings(max_examples=30, deadline=None)
 @given(st.integers(1, 40), st.integers(1, 8), st.lists(st.integers(0, 40), max_size=4))
 def test_sample_is_the_smallest_hashes(count: int, size: int, cuts: list[int]) -> None:
-    sampled = HashedSample.make_empty(size, 1)
+    sample = HashedSample.make_empty(size, 1)
     bounds = [0, *sorted(min(cut, count) for cut in cuts), count]
     for start, end in pairwise(bounds):
-        rows, slots = sampled.admit_images(torch.arange(start, end), torch.arange(start, end))
-        sampled.values[slots, 0] = (rows + start).float()
-    kept = sorted(int(number) for number in sampled.ids if number >= 0)
-    assert kept == sorted(sorted(range(count), key=hash_position)[:size])
-    assert sorted(sampled.values[sampled.ids >= 0, 0].tolist()) == kept
+        positions = torch.arange(start, end)
+        rows, slots = sample.admit_images(positions, positions)
+        sample.values[slots, 0] = (rows + start).float()
+    ids = sorted(int(id) for id in sample.ids if id >= 0)
+    assert ids == sorted(sorted(range(count), key=hash_position)[:size])
+    assert sorted(sample.values[sample.ids >= 0, 0].tolist()) == ids
 
 
 def test_sample_is_uniform() -> None:
@@ -78,46 +78,84 @@ def test_sample_is_uniform() -> None:
     assert abs(sum(chosen) / 1000 - 4999.5) < 4 * 10_000 / 12**0.5 / 1000**0.5
 
 
+def test_hashes_are_splitmix64() -> None:
+    """The first outputs of the reference implementation (Vigna, splitmix64.c) for seed 0."""
+    gamma = 0x9E3779B97F4A7C15
+    outputs = [hash_position(number * gamma % 2**64) for number in range(3)]
+    assert outputs == [0xE220A8397B1DCDAF, 0x6E789E6AA1B965F4, 0x06C45D188009454F]
+
+
 def test_classes_have_their_own_lists_and_means() -> None:
     generator = torch.Generator().manual_seed(0)
-    values, labels = (
-        torch.randn(30, 4, generator=generator),
-        torch.randint(-1, 3, (30,), generator=generator),
-    )
-    tally = UnitStatistics(4, 5, 8, 3, 2)
+    values = torch.randn(30, 4, generator=generator)
+    labels = torch.randint(-1, 3, (30,), generator=generator)
+    statistics = UnitStatistics(4, 5, 8, 3, 2)
     for start in range(0, 30, 7):
         ids = torch.arange(start, min(start + 7, 30))
-        tally.begin_batch(ids, labels[ids], ids)
-        tally.add_responses(slice(0, 4), values[ids], places_of(ids))  # type: ignore[arg-type]
+        statistics.begin_batch(ids, labels[ids], ids)
+        statistics.add_responses(slice(0, 4), values[ids], locate_by_id(ids))
+    means = statistics.sums / statistics.counts[:, None]
     for label in range(3):
-        mine = (labels == label).nonzero()[:, 0]
-        best = values[mine].sort(dim=0, descending=True, stable=True)
-        torch.testing.assert_close(tally.classes.values[label], best.values[:2].T)
-        assert torch.equal(tally.classes.ids[label].long(), mine[best.indices[:2]].T)
-        torch.testing.assert_close(
-            (tally.sums / tally.counts[:, None])[label].float(), values[mine].mean(0)
+        ids = (labels == label).nonzero()[:, 0]
+        best = values[ids].sort(dim=0, descending=True, stable=True)
+        torch.testing.assert_close(statistics.classes.values[label], best.values[:2].T)
+        best_ids = ids[best.indices[:2]].T
+        assert torch.equal(statistics.classes.ids[label].long(), best_ids)
+        assert torch.equal(
+            statistics.classes.peaks[label].long(), best_ids * 10 + torch.arange(4)[:, None]
         )
+        torch.testing.assert_close(means[label].float(), values[ids].mean(0))
+
+
+def test_sample_holds_the_responses_of_every_layer() -> None:
+    """Two layers, of 2 and 3 units, in batches; the sample is larger than what enters at once."""
+    generator = torch.Generator().manual_seed(1)
+    values = torch.randn(20, 5, generator=generator)
+    statistics = UnitStatistics(5, 2, 6, 0, 1)
+    for start in range(0, 20, 3):
+        ids = torch.arange(start, min(start + 3, 20))
+        statistics.begin_batch(ids, torch.full((len(ids),), -1), ids)
+        for units in (slice(0, 2), slice(2, 5)):
+            statistics.add_responses(units, values[ids, units], locate_by_id(ids))
+    sampled = statistics.sample.ids.long()
+    assert sorted(sampled.tolist()) == sorted(sorted(range(20), key=hash_position)[:6])
+    assert torch.equal(statistics.sample.values, values[sampled])
+    units_in_layer = torch.tensor([0, 1, 0, 1, 2])
+    assert torch.equal(statistics.sample.peaks.long(), sampled[:, None] * 10 + units_in_layer)
 
 
 @settings(max_examples=25, deadline=None)
 @given(st.integers(0, 2**31), st.lists(st.integers(0, 40), max_size=4))
-def test_parts_join_to_the_whole(seed: int, cuts: list[int]) -> None:
+def test_partial_statistics_join_to_the_total(seed: int, cuts: list[int]) -> None:
     generator = torch.Generator().manual_seed(seed)
     values = torch.randint(-3, 3, (40, 4), generator=generator).float() / 2  # many equal ones
-    labels, positions = torch.randint(-1, 3, (40,), generator=generator), torch.arange(40) * 2 + 7
-    whole, joined = UnitStatistics(4, 5, 8, 3, 2), UnitStatistics(4, 5, 8, 3, 2)
+    labels = torch.randint(-1, 3, (40,), generator=generator)
+    positions = torch.arange(40) * 2 + 7
+    total = UnitStatistics(4, 5, 8, 3, 2)
+    joined = UnitStatistics(4, 5, 8, 3, 2)
     for start, end in pairwise([0, *sorted(cuts), 40]):
-        part, ids = UnitStatistics(4, 5, 8, 3, 2), torch.arange(start, end)
-        for tally, numbers in ((whole, ids), (part, ids - start)):
-            tally.begin_batch(numbers, labels[ids], positions[ids])
-            tally.add_responses(slice(0, 4), values[ids], places_of(ids))  # type: ignore[arg-type]
-        joined.merge_partial(part.export_partial(), start)
-    slots = {id(tally): tally.sample.ids.argsort() for tally in (whole, joined)}
-    for name in whole.name_tensors():
-        got, wanted = (
-            tally.name_tensors()[name][slots[id(tally)]]
-            if name.startswith("sample.")
-            else tally.name_tensors()[name]
-            for tally in (joined, whole)
-        )
-        assert torch.equal(got, wanted), name
+        partial = UnitStatistics(4, 5, 8, 3, 2)
+        ids = torch.arange(start, end)
+        for statistics, batch_ids in ((total, ids), (partial, ids - start)):
+            statistics.begin_batch(batch_ids, labels[ids], positions[ids])
+            statistics.add_responses(slice(0, 4), values[ids], locate_by_id(ids))
+        joined.merge_partial(partial.export_partial(), start)
+
+    joined_order = joined.sample.ids.argsort()
+    total_order = total.sample.ids.argsort()
+    for name, expected in total.name_tensors().items():
+        tensor = joined.name_tensors()[name]
+        if name.startswith("sample."):
+            assert torch.equal(tensor[joined_order], expected[total_order]), name
+        else:
+            assert torch.equal(tensor, expected), name
+
+
+def test_restored_statistics_continue() -> None:
+    statistics = UnitStatistics(4, 5, 8, 3, 2)
+    for tensor in statistics.name_tensors().values():
+        tensor.copy_(torch.arange(tensor.numel()).view(tensor.shape))
+    restored = UnitStatistics(4, 5, 8, 3, 2)
+    restored.restore_tensors(statistics.name_tensors())
+    for name, tensor in statistics.name_tensors().items():
+        assert torch.equal(restored.name_tensors()[name], tensor), name

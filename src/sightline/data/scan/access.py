@@ -1,4 +1,7 @@
-"""What the methods over a collection share: the scan they read, the network behind it, its images as they compare and name them."""
+"""What the methods over a dataset share: the scan they read, its network, and its images.
+
+The images are given as the methods compare them (as pixels) and name them (by class).
+"""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -29,10 +32,14 @@ def resolve_scan(
     vector_layer: str = "penultimate",
     layer: str | None = None,
 ) -> Scan:
-    """The scan that a method reads: the one given, else the model's pass over `folder` (or what comes along) kept in `store`.
+    """The scan that a method reads.
 
-    A pass that must be made keeps the features of `vectors` and follows the units of `layer`, or of all convolutions if it is one.
-    A store without a folder is read as it is; raises SightlineError if another network made it.
+    A `Scan` in the model's place is returned. A store without a folder is opened as it is. Else it
+    is the model's pass over `folder`, kept in `store`, run if it is not there yet: it keeps the
+    features of `vector_layer`, and follows the units of all convolutions, or of `layer` if that is
+    none.
+
+    Raises SightlineError if another network made the store.
     """
     if isinstance(model, Scan):
         if folder is not None or store is not None:
@@ -40,36 +47,22 @@ def resolve_scan(
                 "a Scan is read as it is: leave out folder and store, or give the Model instead"
             )
         return model
-    if store is None or folder is not None:
-        others = (
-            None if layer is None or is_followed_by_default(model, model.layer(layer)) else (layer,)
-        )
-        return scan(
-            model,
-            folder,
-            store=store,
-            vectors=tuple(dict.fromkeys(("penultimate", vector_layer))),
-            layers=others,
-        )
-    found = Scan.open(store)
-    found.require(model)
-    return found
+
+    if store is not None and folder is None:
+        stored_scan = Scan.open(store)
+        stored_scan.require(model)
+        return stored_scan
+
+    layers = None
+    if layer is not None and not is_followed_by_default(model, model.layer(layer)):
+        layers = (layer,)
+    vectors = tuple(dict.fromkeys(("penultimate", vector_layer)))
+    return scan(model, folder, store=store, vectors=vectors, layers=layers)
 
 
 def is_followed_by_default(model: Model, layer: str) -> bool:
-    """Whether a pass follows this layer's units without being told."""
+    """Whether a scan without `layers` follows this layer's units."""
     return layer in model.layers and isinstance(model.module(layer), nn.Conv2d)
-
-
-def compute_feature_vectors(model: Model, image: Tensor, layer: str) -> Tensor:
-    """The features of images as a scan keeps them, N×d: averaged over places."""
-    with torch.no_grad():
-        feature = model.features(image, layer)[layer]
-        return (
-            (feature if feature.ndim == 2 else reshape_to_unit_grid(feature, image).mean((2, 3)))
-            .float()
-            .cpu()
-        )
 
 
 def resolve_network(model: Model | Scan, dataset_scan: Scan) -> Model:
@@ -77,44 +70,58 @@ def resolve_network(model: Model | Scan, dataset_scan: Scan) -> Model:
     return dataset_scan.model() if isinstance(model, Scan) else model
 
 
+def compute_feature_vectors(model: Model, image: Tensor, layer: str) -> Tensor:
+    """The features N×d of images, averaged over positions, as a scan keeps them."""
+    with torch.no_grad():
+        features = model.features(image, layer)[layer]
+        if features.ndim != 2:
+            features = reshape_to_unit_grid(features, image).mean((2, 3))
+        return features.float().cpu()
+
+
+# ── images as pixels ──
+
+
 def load_pixel_vectors(dataset_scan: Scan) -> Tensor:
-    """All images as n×3072 numbers: the middle square of each at 32×32; decoded once for a scan."""
+    """All images as n×3072 numbers: the middle square of each at 32×32. Decoded once per scan."""
     if dataset_scan not in _pixel_vector_cache:
-        _pixel_vector_cache[dataset_scan] = load_center_crops(
-            dataset_scan, range(dataset_scan.images), PIXEL_VECTOR_SIDE
-        ).flatten(1)
+        ids = range(dataset_scan.images)
+        squares = load_center_crops(dataset_scan, ids, PIXEL_VECTOR_SIDE)
+        _pixel_vector_cache[dataset_scan] = squares.flatten(1)
     return _pixel_vector_cache[dataset_scan]
 
 
 def load_center_crops(dataset_scan: Scan, ids: Sequence[int], side: int) -> Tensor:
-    """The middle squares of stored images, n×3×side×side, read by the hundred."""
-    return torch.cat(
-        [
-            resize_center_crop(
-                dataset_scan.thumbnails(ids[start : start + THUMBNAIL_BATCH_SIZE]), side
-            )
-            for start in range(0, len(ids), THUMBNAIL_BATCH_SIZE)
-        ]
-    )
+    """The middle squares of stored images, n×3×side×side, decoded a batch at a time."""
+    squares: list[Tensor] = []
+    for start in range(0, len(ids), THUMBNAIL_BATCH_SIZE):
+        thumbnails = dataset_scan.thumbnails(ids[start : start + THUMBNAIL_BATCH_SIZE])
+        squares.append(resize_center_crop(thumbnails, side))
+    return torch.cat(squares)
 
 
 def compute_pixel_vectors(image: Tensor) -> Tensor:
-    """Images N×3×H×W as N×3072 numbers: their middle square at 32×32."""
+    """Images N×3×H×W as N×3072 numbers: the middle square of each at 32×32."""
     return resize_center_crop(image, PIXEL_VECTOR_SIDE).flatten(1)
 
 
 def resize_center_crop(image: Tensor, side: int) -> Tensor:
-    """The middle square of images, N×3×side×side."""
-    whole = min(image.shape[-2:])
-    return resize_image(crop_center(image, whole, whole), side, side)
+    """The middle squares of images, N×3×side×side."""
+    crop_side = min(image.shape[-2:])
+    return resize_image(crop_center(image, crop_side, crop_side), side, side)
+
+
+# ── images by name ──
 
 
 def name_image_classes(dataset_scan: Scan, ids: Iterable[int]) -> list[str]:
-    """The class of each image, else the class that the network takes it for, with a question mark."""
-    words: list[str] = []
+    """The class of each image; where it is unknown, the network's best class with a «?»."""
+    names: list[str] = []
     for id in ids:
-        if dataset_scan.classes is not None and int(dataset_scan.classes[id]) >= 0:
-            words.append(dataset_scan.class_names[int(dataset_scan.classes[id])])
+        label = -1 if dataset_scan.classes is None else int(dataset_scan.classes[id])
+        if label >= 0:
+            names.append(dataset_scan.class_names[label])
         else:
-            words.append(f"{dataset_scan.model_labels[int(dataset_scan.top5[0][id, 0])]}?")
-    return words
+            best_labels, _ = dataset_scan.top5
+            names.append(f"{dataset_scan.model_labels[int(best_labels[id, 0])]}?")
+    return names

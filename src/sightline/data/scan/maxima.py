@@ -1,72 +1,90 @@
-"""The largest value of every unit of every layer, taken inside the forward pass while it is still in the cache."""
+"""The largest value of every unit of every layer, taken inside the forward pass.
 
-from collections.abc import Mapping
+The feature maps are reduced while they are still in the cache, and only the maxima leave the pass.
+"""
+
+from collections.abc import Collection, Mapping
 from functools import partial
 
 import torch
 from torch import Tensor
 
 from sightline.data.scan.topk import UnitStatistics
-from sightline.models.hooks import Capture
+from sightline.models.hooks import Capture, find_first_tensor
 from sightline.models.model import Model
 from sightline.models.outputs import reshape_to_unit_grid, select_logits
 
 
 class PeakCapture(Capture):
-    """A forward pass whose watched layers go to a tally at once; of `vectors` the tensors are kept, averaged over places."""
+    """A forward pass that hands the units' maxima to `statistics` and keeps feature vectors.
+
+    `layers` are the layers whose units are followed, each with its slice of all units; `vectors`
+    are those whose features are kept, averaged over the positions of the map.
+    """
 
     def __init__(
         self,
         model: Model,
         layers: Mapping[str, slice],
-        vectors: Mapping[str, int],
+        vectors: Collection[str],
         statistics: UnitStatistics,
     ) -> None:
-        super().__init__(model.network, {*layers, *vectors} - {"logits"}, run_to_end=True)
-        self.model, self.layers, self.vectors, self.statistics = model, layers, vectors, statistics
-        self.images = torch.empty(0)
+        calls = {*layers, *vectors} - {"logits"}
+        super().__init__(model.network, calls, run_to_end=True)
+        self.model = model
+        self.layers = layers
+        self.vectors = vectors
+        self.statistics = statistics
+        self.images = torch.empty(0)  # the batch that is in the network
 
     def record_tensor(self, name: str, value: object) -> None:
-        """Takes what is wanted of a layer's output, before anything can write over it."""
-        from sightline.models.hooks import find_first_tensor
-
+        """Takes what is needed of a layer's output, before a later layer can overwrite it."""
         tensor = find_first_tensor(value)
         if tensor is None or not (name in self.layers or name in self.vectors):
             return
         maps = reshape_to_unit_grid(tensor, self.images)
         if name in self.layers:
-            rows, peak = compute_maxima(maps)
-            if bool(peak.isnan().any()):
-                maps = maps.masked_fill(maps.isnan(), -torch.inf)
-                rows, peak = compute_maxima(maps)
-            self.statistics.add_responses(
-                self.layers[name], peak.float().cpu(), partial(locate_maxima, maps, rows)
-            )
+            self._add_maxima(self.layers[name], maps)
         if name in self.vectors:
-            self.tensors[name] = (
-                (tensor if tensor.ndim == 2 else maps.mean((2, 3))).float().cpu().clone()
-            )
+            vectors = tensor if tensor.ndim == 2 else maps.mean((2, 3))
+            self.tensors[name] = vectors.float().cpu().clone()
+
+    def _add_maxima(self, units: slice, maps: Tensor) -> None:
+        row_maxima, maxima = compute_maxima(maps)
+        if bool(maxima.isnan().any()):
+            maps = maps.masked_fill(maps.isnan(), -torch.inf)
+            row_maxima, maxima = compute_maxima(maps)
+        locate = partial(locate_maxima, maps, row_maxima)
+        self.statistics.add_responses(units, maxima.float().cpu(), locate)
 
     def measure_batch(self, images: Tensor) -> dict[str, Tensor]:
-        """Vectors by layer and `logits` of a batch; the units' responses go to the tally."""
-        self.tensors, self.images = {}, images
+        """Runs a batch N×3×H×W; returns the vectors N×d by layer, and the `logits`."""
+        self.tensors = {}
+        self.images = images
         self.call_counts.clear()
         with self.model.lock, torch.inference_mode():
             output = self.run_forward_pass(lambda: self.model.run_network(images))
             logits = select_logits(output, self.model.output, self.model.name)
-            self.record_tensor(
-                "logits", logits
-            )  # no module's output by that name, but a layer that one may ask for
+            # No module's output has this name, but it may be one of the layers.
+            self.record_tensor("logits", logits)
             return {**self.tensors, "logits": logits.float().cpu()}
 
 
 def compute_maxima(feature_maps: Tensor) -> tuple[Tensor, Tensor]:
-    """Of N×C×h×w the largest of each row, N×h×C, and of all, N×C. Units stay the innermost axis, as in memory: eighteen times faster."""
-    rows = feature_maps.permute(0, 2, 3, 1).amax(2)
-    return rows, rows.amax(1)
+    """The maxima of each row, N×h×C, and of each map, N×C, of feature maps N×C×h×w.
+
+    Units stay the innermost axis, as they are in memory, which is eighteen times faster.
+    """
+    row_maxima = feature_maps.permute(0, 2, 3, 1).amax(2)
+    return row_maxima, row_maxima.amax(1)
 
 
 def locate_maxima(feature_maps: Tensor, row_maxima: Tensor, image: Tensor, unit: Tensor) -> Tensor:
-    """The first place (row × width + column) of the maximum for pairs of image and unit. Looks at one row only."""
+    """The first position (row × width + column) of the maximum, for pairs of image and unit.
+
+    Looks at one row of each map only.
+    """
+    width = feature_maps.shape[3]
     row = row_maxima[image, :, unit].argmax(1)
-    return (row * feature_maps.shape[3] + feature_maps[image, unit, row].argmax(1)).cpu()
+    column = feature_maps[image, unit, row].argmax(1)
+    return (row * width + column).cpu()

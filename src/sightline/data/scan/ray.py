@@ -1,7 +1,8 @@
-"""The pass on a Ray cluster, by Ray Data: an actor pool takes stretches of the collection and writes the images' rows, a tree of
-tasks joins what is kept of the units, and the driver commits.
+"""The pass on a Ray cluster, by Ray Data. Ray is imported here only.
 
-A worker that dies is started again and its stretch repeated; the store sees whole stretches only. Ray is imported here alone.
+A pool of actors takes chunks of the dataset and writes the images' rows. A tree of tasks joins
+what is kept of the units, and the driver commits. A worker that dies is started again and repeats
+its chunk; the store sees whole chunks only.
 """
 
 import json
@@ -10,229 +11,256 @@ import math
 import os
 import threading
 from collections.abc import Generator, Iterator
+from dataclasses import asdict, dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-
 from sightline.data.datasets.files import ImageDataset
 from sightline.data.datasets.open import open_dataset
 from sightline.data.scan.topk import UnitStatistics
-from sightline.data.scan.worker import ScanPart, ScanWorker
-from sightline.data.store.fragments import write_image_fragments
-from sightline.data.store.schema import make_images_schema
-from sightline.data.store.writer import make_arrow_table
+from sightline.data.scan.worker import ScanSegment, ScanWorker
+from sightline.data.store.description import ScanDescription
+from sightline.data.store.fragments import load_lance
+from sightline.data.store.interface import ArrowTable, ErrorRow, FragmentWriter, StoreWriter
 from sightline.errors import SightlineError, get_first_error_line
 from sightline.models.model import Model
 
-MIN_CHUNK_BATCHES, MAX_CHUNK_BATCHES = (
-    4,
-    256,
-)  # batches in a stretch: few, and a fragment is small; many, and a dead worker loses much
+# Batches in a chunk: with few of them fragments are small, with many a dead worker loses much.
+MIN_CHUNK_BATCHES = 4
+MAX_CHUNK_BATCHES = 256
 
-CHUNKS_PER_WORKER = 8  # stretches for each worker, so that the slow ones get fewer
+CHUNKS_PER_WORKER = 8  # chunks for each worker, so that slow ones can take fewer
 
-TREE_FAN_IN, TARGET_TREE_ROOTS = (
-    2,
-    256,
-)  # parts joined by one task of the tree; levels are added until about so many parts reach the driver
+TREE_FAN_IN = 2  # branches that one task joins
+TARGET_TREE_ROOTS = 256  # levels are added until about so many branches reach the driver
 
-WorkerContext = tuple[Model, ImageDataset, dict[str, Any]]
+
+@dataclass(frozen=True)
+class WorkerContext:
+    """What a worker needs for its chunks."""
+
+    model: Model
+    dataset: ImageDataset
+    description: ScanDescription
+    fragment_writer: FragmentWriter
+
+
+@dataclass(frozen=True)
+class BranchSummary:
+    """What is known of adjoining dataset positions, `first` to `end` − 1: `count` images."""
+
+    first: int
+    end: int
+    count: int
+    errors: list[ErrorRow]
+    fragments: list[str]
+
+    def to_json(self) -> str:
+        """The summary as text."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> "BranchSummary":
+        """The summary of such a text."""
+        fields = json.loads(text)
+        errors = [ErrorRow(**error) for error in fields.pop("errors")]
+        return cls(**fields, errors=errors)
 
 
 class RayScanWorker:
-    """One process of the pool. It gets network and collection with its first stretch, since the driver keeps them for the whole pass."""
+    """One process of the pool.
+
+    It gets network and dataset with its first chunk, from the driver, which keeps them for the
+    whole pass.
+    """
 
     def __init__(self, shared_refs: list[Any]) -> None:
         self.shared_refs = shared_refs
         self.context: WorkerContext | None = None
 
-    def __call__(self, chunk: Any) -> Any:
-        """A stretch of positions; its images' rows go to the store, the rest goes on."""
+    def __call__(self, chunk: ArrowTable) -> ArrowTable:
+        """Scans a chunk of positions: the images' rows go to the store, the rest is returned."""
         if self.context is None:
             self.context = load_worker_context(self.shared_refs)
-        model, found, facts = self.context
-        tally = UnitStatistics.from_facts(facts)
-        [first], [end] = chunk["first"].to_pylist(), chunk["end"].to_pylist()
-        done = list(ScanWorker(model, found, facts, tally).scan_range(first, end, 0))
-        images = [row for part in done for row in part.image_rows]
-        errors = [row for part in done for row in part.error_rows]
-        fragments = (
-            write_image_fragments(
-                Path(facts["store"]), make_arrow_table(images, make_images_schema(facts["vectors"]))
-            )
-            if images
-            else []
-        )
-        return make_branch_table(
-            {
-                "first": first,
-                "end": end,
-                "count": len(images),
-                "errors": errors,
-                "fragments": fragments,
-            },
-            tally,
-        )
+        context = self.context
+        [first] = chunk["first"].to_pylist()
+        [end] = chunk["end"].to_pylist()
+
+        statistics = UnitStatistics.from_description(context.description)
+        worker = ScanWorker(context.model, context.dataset, context.description, statistics)
+        segments = list(worker.scan_range(first, end, next_id=0))
+        images = [row for segment in segments for row in segment.image_rows]
+        errors = [row for segment in segments for row in segment.error_rows]
+        fragments = context.fragment_writer.write_rows(images) if images else []
+        return make_branch(BranchSummary(first, end, len(images), errors, fragments), statistics)
 
 
-def make_branch_table(summary: dict[str, Any], statistics: UnitStatistics) -> Any:
-    """What is known of neighbouring positions, a row: where they begin and end, how many images they had, errors, fragments, and
-    what is kept of the units, with the images numbered from 0."""
+# ── branches of the tree ──
+
+
+def make_branch(summary: BranchSummary, statistics: UnitStatistics) -> ArrowTable:
+    """A table of one row: a summary, and the statistics of its images, whose ids begin at 0."""
+    import pyarrow as pa
     from safetensors.torch import save
 
     return pa.table(
         {
-            "told": pa.array([json.dumps(summary)], pa.large_string()),
+            "summary": pa.array([summary.to_json()], pa.large_string()),
             "units": pa.array([save(statistics.export_partial())], pa.large_binary()),
         }
     )
 
 
-def merge_branches(branches_table: Any, facts: dict[str, Any]) -> Any:
-    """One level of the tree: branches of neighbouring positions as one."""
+def merge_branches(branches: ArrowTable, description: ScanDescription) -> ArrowTable:
+    """One level of the tree: joins adjoining branches."""
     from safetensors.torch import load
 
-    tally, branches = (
-        UnitStatistics.from_facts(facts),
-        [json.loads(told) for told in branches_table["told"].to_pylist()],
-    )
-    count, last = 0, branches[0]["first"]
-    for told, units in zip(branches, branches_table["units"], strict=True):
-        require_branch_order(told, last)
-        tally.merge_partial(load(units.as_py()), count)
-        count, last = count + told["count"], told["end"]
-    gathered = {
-        kind: [item for told in branches for item in told[kind]] for kind in ("errors", "fragments")
-    }
-    return make_branch_table(
-        {"first": branches[0]["first"], "end": last, "count": count, **gathered}, tally
-    )
+    summaries = read_summaries(branches)
+    statistics = UnitStatistics.from_description(description)
+    first = summaries[0].first
+    end = first
+    count = 0
+    errors: list[ErrorRow] = []
+    fragments: list[str] = []
+    for summary, units in zip(summaries, branches["units"], strict=True):
+        require_branch_order(summary, end)
+        statistics.merge_partial(load(units.as_py()), first_id=count)
+        end = summary.end
+        count += summary.count
+        errors += summary.errors
+        fragments += summary.fragments
+    return make_branch(BranchSummary(first, end, count, errors, fragments), statistics)
+
+
+def read_summaries(branches: ArrowTable) -> list[BranchSummary]:
+    """The summaries of a table of branches."""
+    return [BranchSummary.from_json(text) for text in branches["summary"].to_pylist()]
+
+
+def require_branch_order(branch: BranchSummary, expected: int) -> None:
+    """Raises SightlineError unless a branch begins where the last one ended: ids depend on it."""
+    if branch.first != expected:
+        raise SightlineError(
+            f"the cluster gave position {branch.first} where {expected} was due; scan again"
+        )
+
+
+# ── the driver ──
 
 
 def scan_on_cluster(
     model: Model,
     source: Any,
-    facts: dict[str, Any],
+    writer: StoreWriter,
     statistics: UnitStatistics,
     *,
     next_position: int,
     next_id: int,
-) -> Generator[ScanPart, None, None]:
-    """The parts of a pass from position `done` on, in order, as the cluster gives them; `images` are numbered already."""
-    ray = start_ray()
+) -> Generator[ScanSegment, None, None]:
+    """The segments of a pass from `next_position` on, in order, as the cluster gives them.
+
+    The statistics of a segment are merged before it is given.
+    """
     from safetensors.torch import load
 
-    place = os.path.abspath(source) if isinstance(source, (str, Path)) else source
-    shared = [
-        ray.put((pack_model(model), place, facts))
-    ]  # the driver's for the whole pass: a worker that is started again finds it
-    flow = build_ray_pipeline(
-        ray, shared, facts, next_position, "GPU" if model.device.type == "cuda" else "CPU"
-    )
+    ray = start_ray()
+    if isinstance(source, (str, Path)):
+        source = os.path.abspath(source)
+    shared_content = (pack_model(model), source, writer.description, writer.make_fragment_writer())
+    # The driver's for the whole pass, so that a worker that is started again finds it.
+    shared_refs = [ray.put(shared_content)]
+    resource = "GPU" if model.device.type == "cuda" else "CPU"
+    pipeline = build_ray_pipeline(ray, shared_refs, writer.description, next_position, resource)
     try:
-        for rows in flow.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1):
-            for told, units in zip(
-                map(json.loads, rows["told"].to_pylist()), rows["units"], strict=True
-            ):
-                require_branch_order(told, next_position)
+        batches = pipeline.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1)
+        for branches in batches:
+            for branch, units in zip(read_summaries(branches), branches["units"], strict=True):
+                require_branch_order(branch, next_position)
                 statistics.merge_partial(load(units.as_py()), next_id)
-                next_position, next_id = told["end"], next_id + told["count"]
-                yield ScanPart(next_position, told["count"], [], told["errors"], told["fragments"])
+                next_position = branch.end
+                next_id += branch.count
+                yield ScanSegment(
+                    done=branch.end,
+                    readable_count=branch.count,
+                    image_rows=[],
+                    error_rows=branch.errors,
+                    fragments=branch.fragments,
+                )
     except ray.exceptions.RayError as error:
         raise SightlineError(explain_cluster_error(error)) from error
 
 
-def require_branch_order(branch: dict[str, Any], expected: int) -> None:
-    """Raises SightlineError unless a branch begins where the one before it ended: the images' numbers depend on it."""
-    if branch["first"] != expected:
-        raise SightlineError(
-            f"the cluster gave position {branch['first']} where {expected} was due; scan again"
-        )
-
-
 def build_ray_pipeline(
-    ray: Any, shared_refs: list[Any], facts: dict[str, Any], first_position: int, resource: str
+    ray: Any,
+    shared_refs: list[Any],
+    description: ScanDescription,
+    first_position: int,
+    resource: str,
 ) -> Any:
-    """The lazy data set: stretches through the actor pool, then through the levels of the tree."""
+    """The lazy Ray dataset: chunks through the pool of actors, then the levels of the tree."""
     from ray import data
 
-    workers = int(ray.cluster_resources().get(resource, 0))
-    if not workers:
+    worker_count = int(ray.cluster_resources().get(resource, 0))
+    if not worker_count:
         raise SightlineError(f"the Ray cluster has no {resource}")
-    bounds = list(
-        split_into_chunks(facts["collection"]["count"], facts["batch"], first_position, workers)
+
+    bounds = split_into_chunks(
+        description.dataset.count, description.batch_size, first_position, worker_count
     )
-    flow = data.from_items(
-        [{"first": first, "end": end} for first, end in bounds], override_num_blocks=len(bounds)
-    )
-    flow.context.enable_progress_bars = False
-    flow.context.execution_options.preserve_order = True
-    flow.context.raise_original_map_exception = True
-    share: dict[str, Any] = {"num_gpus": 1} if resource == "GPU" else {"num_cpus": 1}
-    tree: dict[str, Any] = {
-        "batch_size": TREE_FAN_IN,
-        "batch_format": "pyarrow",
-        "fn_kwargs": {"facts": facts},
-        "num_cpus": 0,
-    }
-    level: Any = merge_branches
-    pool = data.ActorPoolStrategy(size=min(workers, len(bounds)))
-    flow = flow.map_batches(
+    chunks = [{"first": first, "end": end} for first, end in bounds]
+    pipeline = data.from_items(chunks, override_num_blocks=len(chunks))
+    pipeline.context.enable_progress_bars = False
+    pipeline.context.execution_options.preserve_order = True
+    pipeline.context.raise_original_map_exception = True
+
+    worker_share: dict[str, Any] = {"num_gpus": 1} if resource == "GPU" else {"num_cpus": 1}
+    pipeline = pipeline.map_batches(
         RayScanWorker,
         batch_size=1,
         batch_format="pyarrow",
-        compute=pool,
+        compute=data.ActorPoolStrategy(size=min(worker_count, len(chunks))),
         fn_constructor_args=(shared_refs,),
-        **share,
+        **worker_share,
     )
-    for _ in range(max(1, math.ceil(math.log(len(bounds) / TARGET_TREE_ROOTS, TREE_FAN_IN)))):
-        flow = flow.map_batches(level, **tree)
-    return flow
+    merge: Any = merge_branches
+    level_count = math.ceil(math.log(len(chunks) / TARGET_TREE_ROOTS, TREE_FAN_IN))
+    for _ in range(max(1, level_count)):
+        pipeline = pipeline.map_batches(
+            merge,
+            batch_size=TREE_FAN_IN,
+            batch_format="pyarrow",
+            fn_kwargs={"description": description},
+            num_cpus=0,
+        )
+    return pipeline
 
 
 def split_into_chunks(
     image_count: int, batch_size: int, first_position: int, worker_count: int
 ) -> Iterator[tuple[int, int]]:
-    """The positions that are still to do, cut between batches."""
-    step = batch_size * max(
-        MIN_CHUNK_BATCHES,
-        min(
-            MAX_CHUNK_BATCHES,
-            (image_count - first_position) // (batch_size * worker_count * CHUNKS_PER_WORKER),
-        ),
-    )
-    return (
-        (first, min(first + step, image_count))
-        for first in range(first_position, image_count, step)
-    )
-
-
-def load_worker_context(shared_refs: list[Any]) -> WorkerContext:
-    """What the driver put for all workers: network, collection, facts. Raises SightlineError if this node has other files."""
-    import ray
-
-    packed, source, facts = ray.get(shared_refs[0])
-    found = open_dataset(source)
-    if found.digest != facts["collection"]["sha256"]:
-        raise SightlineError(
-            "the files are not the same on all nodes (paths, sizes, times); use a shared file system"
-        )
-    return unpack_model(packed), found, facts
+    """First position and end of each chunk of the remaining positions, cut between batches."""
+    remaining = image_count - first_position
+    batches_per_chunk = remaining // (batch_size * worker_count * CHUNKS_PER_WORKER)
+    batches_per_chunk = max(MIN_CHUNK_BATCHES, min(MAX_CHUNK_BATCHES, batches_per_chunk))
+    step = batch_size * batches_per_chunk
+    for first in range(first_position, image_count, step):
+        yield first, min(first + step, image_count)
 
 
 def start_ray() -> Any:
-    """Ray, on the cluster that RAY_ADDRESS names or on this machine. Raises SightlineError where a part of the extra is missing.
+    """Ray, on the cluster that RAY_ADDRESS names or on this machine.
 
-    To be called before LanceDB is loaded, whose threads don't survive the fork by which Ray starts its processes."""
+    Call it before LanceDB is loaded: LanceDB's threads don't survive the fork by which Ray starts
+    its processes. Raises SightlineError without the extra «cluster».
+    """
     try:
         import ray
 
         if not ray.is_initialized():
             ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
-        for part in ("ray.data", "lance.fragment"):
-            import_module(part)
+        import_module("ray.data")
+        load_lance()
     except ImportError as error:
         raise SightlineError(
             f"--engine ray needs the extra «cluster» ({error}); pip install 'sightline[cluster]'"
@@ -242,17 +270,38 @@ def start_ray() -> Any:
 
 
 def explain_cluster_error(error: Exception) -> str:
-    """Why a pass on a cluster ended, one line: a worker's own words, if it is one's failure."""
-    told, deeper = f"the cluster failed: {get_first_error_line(error)}", error
-    while isinstance(deeper, Exception):
-        if isinstance(deeper, SightlineError):
-            told = f"a worker of the cluster failed: {get_first_error_line(deeper)}"
-        deeper = getattr(deeper, "cause", None) or deeper.__cause__
-    return told
+    """Why a pass on a cluster ended, in one line: a worker's own words where a worker failed."""
+    message = f"the cluster failed: {get_first_error_line(error)}"
+    cause: Any = error
+    while isinstance(cause, Exception):
+        if isinstance(cause, SightlineError):
+            message = f"a worker of the cluster failed: {get_first_error_line(cause)}"
+        cause = getattr(cause, "cause", None) or cause.__cause__
+    return message
+
+
+# ── what is sent to the workers ──
+
+
+def load_worker_context(shared_refs: list[Any]) -> WorkerContext:
+    """What the driver put for all workers.
+
+    Raises SightlineError if this node has other files.
+    """
+    import ray
+
+    packed_model, source, description, fragment_writer = ray.get(shared_refs[0])
+    dataset = open_dataset(source)
+    if dataset.digest != description.dataset.sha256:
+        raise SightlineError(
+            "the files are not the same on all nodes (paths, sizes, times); "
+            "use a shared file system"
+        )
+    return WorkerContext(unpack_model(packed_model), dataset, description, fragment_writer)
 
 
 def pack_model(model: Model) -> dict[str, Any]:
-    """A network as it can be sent: all but its lock."""
+    """A network's attributes as they can be sent: all but its lock."""
     return {name: value for name, value in vars(model).items() if name != "lock"}
 
 

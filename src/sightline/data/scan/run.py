@@ -1,12 +1,13 @@
-"""The pass over a collection: what it is of, where it is kept, how it goes on, and its commits."""
+"""The pass over a dataset: what it is of, where it is kept, how it continues, and its commits."""
 
 import hashlib
 import json
+import logging
 import os
 import time
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import closing, suppress
-from dataclasses import dataclass
+from contextlib import closing
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -16,34 +17,48 @@ from torch import nn
 from sightline.data.datasets.files import ImageDataset
 from sightline.data.datasets.open import open_dataset
 from sightline.data.scan.topk import UnitStatistics
-from sightline.data.scan.worker import ScanPart, ScanWorker
+from sightline.data.scan.worker import ScanSegment, ScanWorker
+from sightline.data.store.description import (
+    DatasetDescription,
+    LayerDescription,
+    ScanDescription,
+    describe_network,
+)
+from sightline.data.store.interface import (
+    ErrorRow,
+    ImageRow,
+    ScanStore,
+    StoreWriter,
+)
+from sightline.data.store.lance_store import resolve_store
 from sightline.data.store.reader import Scan
-from sightline.data.store.schema import STORE_FORMAT, STORE_VERSION, compute_network_facts
-from sightline.data.store.writer import RowDicts, StoreWriter, open_store_writer
 from sightline.errors import SightlineError, make_out_of_range_error, make_unknown_name_error
 from sightline.images.files import get_cache_path
 from sightline.models.model import Model
 from sightline.models.outputs import reshape_to_unit_grid
 
-DEFAULT_TOP_K, MAX_CLASS_TOP_K, RESPONSE_SAMPLE_SIZE = 25, 5, 256
+DEFAULT_TOP_K = 25
+MAX_CLASS_TOP_K = 5
+RESPONSE_SAMPLE_SIZE = 256
+DEFAULT_BATCH_SIZE = 32
+MAX_BATCH_SIZE = 4096
 
 MAX_CLASS_ENTRIES = 16_000_000  # units × classes × images kept for each class at most
 
-MAX_COMMIT_SHARE, MIN_COMMIT_SECONDS = (
-    0.02,
-    5.0,
-)  # commits take at most this share of the time, and are this far apart at least
+MAX_COMMIT_SHARE = 0.02  # of the time, for commits
+MIN_COMMIT_SECONDS = 5.0  # between two commits
 
-MAX_BUFFERED_ROWS = (
-    2048  # rows in memory: with more they are written, and wait for the commit on the disk
-)
+# Rows in memory. More of them are written, and wait on the disk for the commit.
+MAX_BUFFERED_ROWS = 2048
 
 ScanEngine = Literal["local", "ray"]
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Passing:
-    """How far a pass has come: positions done of all, files that could not be read, images a second since it began."""
+    """How far a pass has come: files done of all, unreadable files, and files per second."""
 
     done: int
     total: int
@@ -51,55 +66,70 @@ class Passing:
     rate: float
 
 
+ScanCallback = Callable[[Passing], object]
+
+
 def scan(
     model: Model,
     folder: Any = None,
     *,
-    store: str | Path | None = None,
+    store: str | Path | ScanStore | None = None,
     layers: Sequence[str] | None = None,
     vectors: Sequence[str] = ("penultimate",),
     k: int | None = None,
     size: int | None = None,
-    batch: int = 32,
+    batch: int = DEFAULT_BATCH_SIZE,
     engine: ScanEngine = "local",
-    callback: Callable[[Passing], object] | None = None,
+    callback: ScanCallback | None = None,
 ) -> Scan:
-    """Passes a collection of images through a network once and keeps what it answers; goes on where an earlier pass ended.
+    """Runs a dataset through a network once and keeps what the methods over a dataset need.
+
+    A store that is complete is read as it is; an unfinished one is continued where it ended.
 
     Args:
-        model: the network.
-        folder: a folder, a pattern, a text list, tar shards, Parquet or Lance files, a list of paths, a dataset object;
-            tiles of the sample photographs by default (`collect` tells more).
-        store: where it is kept; by default in the user's cache, under a name that changes with images, network and settings.
-        layers: the layers whose units are followed; all convolutions by default.
-        vectors: the layers whose features are kept for each image, averaged over places.
-        k: images kept for each unit; 25, or all if there are fewer, by default.
-        size: side in pixels that images are fitted to; the network's own by default.
-        batch: images that go through the network at once; the results may differ in the last bit from batch to batch size.
-        engine: `ray` divides the pass over the workers of a Ray cluster (extra `cluster`), which must see the same files.
-        callback: called with a `Passing` after each batch; if it returns True the pass ends there and keeps what it has.
+        model: The network.
+        folder: A folder, a pattern, a text list, tar shards, Parquet or Lance files, a list of
+            paths, or a dataset object; None for tiles of the sample photographs.
+        store: Where the scan is kept; None for the user's cache, under a name that changes with
+            images, network and settings.
+        layers: Layers whose units are followed; None for all convolutions.
+        vectors: Layers whose features are kept for each image, averaged over positions.
+        k: Images kept for each unit; None for 25, or all if there are fewer.
+        size: Side in pixels that images are fitted to; None for the network's own.
+        batch: Images that go through the network at once, 1 to 4096. The last bit of a number may
+            depend on it, so an unfinished scan continues with the batch size it began with.
+        engine: "ray" divides the pass over the workers of a Ray cluster (extra `cluster`), which
+            must see the same files.
+        callback: Called with a `Passing` after each batch. If it returns True the pass ends there
+            and keeps what it has.
 
-    Raises SightlineError where nothing can be read, for a store that was made of something else, a full or read-only disk.
+    Raises:
+        SightlineError: Nothing can be read, the store holds another scan, or the disk is full or
+            read-only.
     """
     if engine not in get_args(ScanEngine):
         raise make_unknown_name_error("engine", engine, get_args(ScanEngine))
-    found = open_dataset(folder)
-    facts = make_scan_facts(model, found, layers, vectors, k, side=size or model.size, batch=batch)
-    path = Path(store) if store is not None else make_store_path(facts)
+    dataset = open_dataset(folder)
+    side = size or model.size
+    description = describe_scan(model, dataset, layers, vectors, k, side=side, batch_size=batch)
+    store = resolve_store(store if store is not None else make_store_path(description))
     if engine == "ray":
         from sightline.data.scan.ray import start_ray
 
-        start_ray()
-    with open_store_writer(path, facts) as writer:
-        if not writer.counters["complete"]:
-            run_scan_pass(model, folder, found, writer, engine=engine, callback=callback)
-    scanned = Scan.open(path)
-    if scanned.complete and not scanned.images:
-        name, why = scanned.errors[0]
+        start_ray()  # before LanceDB is loaded
+
+    with store.open_writer(description) as writer:
+        if not writer.progress.complete:
+            run_scan_pass(model, folder, dataset, writer, engine=engine, callback=callback)
+
+    result = Scan.open(store)
+    if result.complete and not result.images:
+        path, reason = result.errors[0]
         raise SightlineError(
-            f"none of the {len(found)} files could be read; the first: {os.path.basename(name)}: {why.split(': ')[-1]}"
+            f"none of the {len(dataset)} files could be read; "
+            f"the first: {os.path.basename(path)}: {reason.split(': ')[-1]}"
         )
-    return scanned
+    return result
 
 
 def run_scan_pass(
@@ -109,33 +139,30 @@ def run_scan_pass(
     writer: StoreWriter,
     *,
     engine: ScanEngine,
-    callback: Callable[[Passing], object] | None,
+    callback: ScanCallback | None,
 ) -> None:
-    """What is still to do of a pass, here or on a cluster."""
-    tally = UnitStatistics.from_facts(writer.facts)
-    if writer.state:
-        tally.restore_tensors(writer.state)
-    done, images = writer.counters["done"], writer.counters["images"]
+    """Runs what remains of a pass, on this machine or on a cluster."""
+    statistics = UnitStatistics.from_description(writer.description)
+    committed_tensors = writer.load_state()
+    if committed_tensors:
+        statistics.restore_tensors(committed_tensors)
+
+    next_position = writer.progress.done
+    next_id = writer.progress.images
     if engine == "ray":
         from sightline.data.scan.ray import scan_on_cluster
 
-        work = scan_on_cluster(
-            model,
-            source,
-            {**writer.facts, "store": os.path.abspath(writer.path)},
-            tally,
-            next_position=done,
-            next_id=images,
+        segments = scan_on_cluster(
+            model, source, writer, statistics, next_position=next_position, next_id=next_id
         )
     else:
-        work = ScanWorker(model, dataset, writer.facts, tally).scan_range(
-            done, len(dataset), images
-        )
-    with closing(work):
-        ScanPass(writer, tally, len(dataset)).store_parts(work, callback)
+        worker = ScanWorker(model, dataset, writer.description, statistics)
+        segments = worker.scan_range(next_position, len(dataset), next_id)
+    with closing(segments):
+        ScanPass(writer, statistics, len(dataset)).store_segments(segments, callback)
 
 
-def make_scan_facts(
+def describe_scan(
     model: Model,
     dataset: ImageDataset,
     layers: Sequence[str] | None,
@@ -143,123 +170,152 @@ def make_scan_facts(
     k: int | None,
     *,
     side: int,
-    batch: int,
-) -> dict[str, Any]:
-    """All that a pass depends on, as the store tells it."""
+    batch_size: int,
+) -> ScanDescription:
+    """Describes a scan. Raises SightlineError for unknown layers and numbers out of range."""
     count = len(dataset)
-    if k is not None and not 1 <= k <= count:
-        raise (
-            SightlineError(f"k is {k}; the collection has {count} images")
-            if k > count
-            else make_out_of_range_error("k", k, 1, count)
-        )
-    if not 1 <= batch <= 4096:
-        raise make_out_of_range_error("batch", batch, 1, 4096)
-    convolutions = [
+    require_sizes(k, batch_size, count)
+    if layers is None:
+        unit_layers = list_convolutions(model)
+    else:
+        unit_layers = list(dict.fromkeys(model.layer(name) for name in layers))
+    vector_layers = list(dict.fromkeys(model.layer(name) for name in vectors))
+    shapes = measure_unit_grids(model, [*unit_layers, *vector_layers], side)
+
+    units = sum(shapes[name][0] for name in unit_layers)
+    class_units = max(1, units * len(dataset.class_names))
+    return ScanDescription(
+        recipe=model.recipe,
+        network=describe_network(model, side),
+        model_labels=tuple(model.labels),
+        aliases={**model.aliases, **model.landmarks},
+        layers={name: LayerDescription(shapes[name][0], shapes[name][1:]) for name in unit_layers},
+        vector_lengths={name: shapes[name][0] for name in vector_layers},
+        k=k or min(DEFAULT_TOP_K, count),
+        class_k=max(1, min(MAX_CLASS_TOP_K, MAX_CLASS_ENTRIES // class_units)),
+        sample_size=RESPONSE_SAMPLE_SIZE,
+        batch_size=batch_size,
+        dataset=DatasetDescription(
+            kind=type(dataset).__name__,
+            source=dataset.source,
+            count=count,
+            sha256=dataset.digest,
+        ),
+        class_names=tuple(dataset.class_names),
+    )
+
+
+def require_sizes(k: int | None, batch_size: int, count: int) -> None:
+    """Raises SightlineError for a `k` or batch size out of range for `count` images."""
+    if k is not None and k > count:
+        raise SightlineError(f"k is {k}; the dataset has {count} images")
+    if k is not None and k < 1:
+        raise make_out_of_range_error("k", k, 1, count)
+    if not 1 <= batch_size <= MAX_BATCH_SIZE:
+        raise make_out_of_range_error("batch", batch_size, 1, MAX_BATCH_SIZE)
+
+
+def list_convolutions(model: Model) -> list[str]:
+    """The two-dimensional convolutions of a network."""
+    return [
         name
-        for name in model.layers
-        if isinstance(model.module(name), nn.Conv2d) and len(model.layers[name].shape) == 3
+        for name, layer in model.layers.items()
+        if isinstance(model.module(name), nn.Conv2d) and len(layer.shape) == 3
     ]
-    watched = list(dict.fromkeys(map(model.layer, layers))) if layers is not None else convolutions
-    kept = list(dict.fromkeys(model.layer(name) for name in vectors))
+
+
+def measure_unit_grids(
+    model: Model, layers: Sequence[str], side: int
+) -> dict[str, tuple[int, int, int]]:
+    """Units, rows and columns of layers for images of side×side pixels."""
     blank = torch.full((1, 3, side, side), 0.5, device=model.device)
     with torch.no_grad():
-        outputs = model.run(blank, [*watched, *kept])
-    shapes = {
-        name: tuple(reshape_to_unit_grid(outputs[name], blank).shape[1:])
-        for name in dict.fromkeys([*watched, *kept])
-    }
-    units = sum(shapes[name][0] for name in watched)
-    per_class = max(
-        1, min(MAX_CLASS_TOP_K, MAX_CLASS_ENTRIES // max(1, units * len(dataset.class_names)))
-    )
-    return {
-        "format": STORE_FORMAT,
-        "version": STORE_VERSION,
-        "model": model.recipe,
-        "network": compute_network_facts(model, side),
-        "labels": list(model.labels),
-        "names": {**model.aliases, **model.landmarks},
-        "layers": {
-            name: {"units": shapes[name][0], "shape": list(shapes[name][1:])} for name in watched
-        },
-        "vectors": {name: shapes[name][0] for name in kept},
-        "k": k or min(DEFAULT_TOP_K, count),
-        "class_k": per_class,
-        "sample": RESPONSE_SAMPLE_SIZE,
-        "batch": batch,
-        "collection": {
-            "kind": type(dataset).__name__,
-            "source": dataset.source,
-            "count": count,
-            "sha256": dataset.digest,
-        },
-        "class_names": list(dataset.class_names),
-    }
+        outputs = model.run(blank, layers)
+    grids: dict[str, tuple[int, int, int]] = {}
+    for name in layers:
+        _, units, rows, columns = reshape_to_unit_grid(outputs[name], blank).shape
+        grids[name] = (units, rows, columns)
+    return grids
 
 
-def make_store_path(facts: dict[str, Any]) -> Path:
-    """The store's place in the user's cache."""
-    name = (
-        os.path.basename(facts["collection"]["source"] or facts["collection"]["kind"]) or "images"
-    )
-    digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+def make_store_path(description: ScanDescription) -> Path:
+    """The path of a scan's store in the user's cache."""
+    dataset = description.dataset
+    name = os.path.basename(dataset.source or dataset.kind) or "images"
+    # The batch size is not in the name: a scan with another one is the same scan.
+    content = replace(description, batch_size=DEFAULT_BATCH_SIZE).to_json()
+    digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
     return get_cache_path("scans", f"{name[:40]}-{digest[:16]}.scan")
 
 
 class ScanPass:
-    """One run over a collection from where the store ends. Batches are fixed by position, so a resumed pass has the same."""
+    """One run over a dataset from where the store ends, with its commits.
+
+    Batches are cut by position, so a pass that continues has those of one that never stopped.
+    """
 
     def __init__(self, writer: StoreWriter, statistics: UnitStatistics, total: int) -> None:
-        self.writer, self.statistics, self.total = writer, statistics, total
-        self.counters = dict(writer.counters)
-        self.image_rows: RowDicts = []
-        self.error_rows: RowDicts = []
+        self.writer = writer
+        self.statistics = statistics
+        self.total = total
+        self.progress = writer.progress
+        self.image_rows: list[ImageRow] = []
+        self.error_rows: list[ErrorRow] = []
         self.fragments: list[str] = []
 
-    def store_parts(
-        self, parts: Iterable[ScanPart], callback: Callable[[Passing], object] | None
+    def store_segments(
+        self, segments: Iterable[ScanSegment], callback: ScanCallback | None
     ) -> None:
-        """To the end, or until the callback has enough."""
-        first = self.counters["done"]
-        began = committed = time.monotonic()
-        pause = MIN_COMMIT_SECONDS
-        for done, readable, images, errors, fragments in parts:
-            self.image_rows += images
-            self.error_rows += errors
-            self.fragments += fragments
-            self.counters |= {
-                "done": done,
-                "images": self.counters["images"] + readable,
-                "errors": self.counters["errors"] + len(errors),
-            }
-            now = time.monotonic()
-            told = Passing(
-                done, self.total, self.counters["errors"], (done - first) / (now - began)
-            )
-            stopped = callback is not None and callback(told)
+        """Stores the segments to the end, or until the callback returns True."""
+        first_position = self.progress.done
+        start_time = time.monotonic()
+        commit_time = start_time
+        commit_interval = MIN_COMMIT_SECONDS
+        for segment in segments:
+            self.add_segment(segment)
+            time_now = time.monotonic()
+            rate = (segment.done - first_position) / (time_now - start_time)
+            event = Passing(segment.done, self.total, self.progress.errors, rate)
+            is_stopped = callback is not None and bool(callback(event))
+
             if len(self.image_rows) + len(self.error_rows) >= MAX_BUFFERED_ROWS:
                 self.write_rows()
-            if stopped or done == self.total or now - committed > pause:
-                self.commit_rows(complete=done == self.total)
-                committed = time.monotonic()
-                pause = max(MIN_COMMIT_SECONDS, (committed - now) / MAX_COMMIT_SHARE)
-            if stopped:
+            is_complete = segment.done == self.total
+            if is_stopped or is_complete or time_now - commit_time > commit_interval:
+                self.commit_rows(complete=is_complete)
+                commit_time = time.monotonic()
+                commit_seconds = commit_time - time_now
+                commit_interval = max(MIN_COMMIT_SECONDS, commit_seconds / MAX_COMMIT_SHARE)
+            if is_stopped:
                 return
 
+    def add_segment(self, segment: ScanSegment) -> None:
+        """Takes in the rows of a segment."""
+        self.image_rows += segment.image_rows
+        self.error_rows += segment.error_rows
+        self.fragments += segment.fragments
+        self.progress = replace(
+            self.progress,
+            done=segment.done,
+            images=self.progress.images + segment.readable_count,
+            errors=self.progress.errors + len(segment.error_rows),
+        )
+
     def commit_rows(self, *, complete: bool) -> None:
-        """What has gathered belongs to the store from here on."""
+        """Makes what has gathered part of the store."""
         self.write_rows()
-        self.counters["complete"] = int(complete)
-        self.writer.commit_state(self.statistics.name_tensors(), dict(self.counters))
+        self.progress = replace(self.progress, complete=complete)
+        self.writer.commit(self.statistics.name_tensors(), self.progress)
         if complete:
-            with suppress(
-                SightlineError
-            ):  # no room to merge: the store is whole as it is, `sightline store compact` tells why
-                self.writer.compact_tables()
+            try:
+                self.writer.compact()
+            except SightlineError as error:
+                # The store is whole without it, and `sightline store compact` tells the reason.
+                logger.debug("the pieces of the store stay as they are: %s", error)
 
     def write_rows(self) -> None:
         """Hands the rows that have gathered to the store."""
         self.writer.add_rows(self.image_rows, self.error_rows, self.fragments)
-        for gathered in (self.image_rows, self.error_rows, self.fragments):
-            gathered.clear()
+        self.image_rows.clear()
+        self.error_rows.clear()
+        self.fragments.clear()

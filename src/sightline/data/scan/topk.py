@@ -1,110 +1,139 @@
-"""The strongest, and a sample: kept while responses stream by, the same whatever the batches and their order."""
+"""What is kept of the units while responses stream by: the strongest images, and a sample.
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+The result does not depend on how the images are divided into batches, nor on their order.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-LocatePeaks = Callable[[Tensor, Tensor], Tensor]
+from sightline.data.store.description import ScanDescription
 
-"""Given rows of a batch and units of a layer, the places of the maxima (row × columns + column)."""
+# Given rows of a batch and units of a layer, the flat positions (row × width + column) of the
+# maxima of their feature maps.
+LocatePeaks = Callable[[Tensor, Tensor], Tensor]
 
 
 class TopK(NamedTuple):
-    """The k strongest of each unit: values falling, ties by rising id; U×k. Empty places have −inf and id −1."""
+    """The k strongest images of each unit, U×k each: values falling, ties by rising id.
+
+    `peaks` are the flat positions (row × width + column) of the maxima in the units' maps. Empty
+    entries have value −inf and id −1.
+    """
 
     values: Tensor
     ids: Tensor
-    places: Tensor
+    peaks: Tensor
 
     @classmethod
     def make_empty(cls, *shape: int) -> "TopK":
-        """Nothing seen yet."""
+        """No image seen yet. Ids reach 2³¹ − 1."""
         return cls(
-            torch.full(shape, -torch.inf),
-            torch.full(shape, -1, dtype=torch.int32),
-            torch.full(shape, -1, dtype=torch.int32),
-        )  # ids to 2³¹ − 1
+            values=torch.full(shape, -torch.inf),
+            ids=torch.full(shape, -1, dtype=torch.int32),
+            peaks=torch.full(shape, -1, dtype=torch.int32),
+        )
 
     def select_part(self, index: slice | int) -> "TopK":
         """A view of some units, or of one class."""
         return TopK(*(tensor[index] for tensor in self))
 
     def add_batch(self, values: Tensor, ids: Tensor, locate: LocatePeaks) -> None:
-        """Takes in a batch, N×U and N, in place. NaN and −inf never win."""
-        values, ids = values.T, ids.to(self.ids)
-        last, last_id = self.values[:, -1:], self.ids[:, -1:]
-        better = (values > last) | ((values == last) & (ids < last_id))
-        units = better.any(1).nonzero()[:, 0]
+        """Takes in the responses N×U of the images `ids`, in place. NaN and −inf never enter."""
+        values = values.T
+        ids = ids.to(self.ids)
+        last_values = self.values[:, -1:]
+        last_ids = self.ids[:, -1:]
+        enters = (values > last_values) | ((values == last_values) & (ids < last_ids))
+        units = enters.any(1).nonzero()[:, 0]  # most batches change few units
         if not len(units):
             return
-        better, k = better[units], self.values.shape[1]
-        candidates = torch.cat([self.values[units], values[units].where(better, -torch.inf)], 1)
-        whose = torch.cat([self.ids[units], ids.expand(len(units), -1).where(better, -1)], 1)
-        order = rank_by_value(candidates, whose)[:, :k]
-        places = torch.cat([self.places[units], self.places.new_full(better.shape, -1)], 1).gather(
-            1, order
-        )
-        kept = candidates.gather(1, order)
-        new = (order >= k) & (kept > -torch.inf)
-        if bool(new.any()):
-            row, _ = new.nonzero(as_tuple=True)
-            places[new] = locate(order[new] - k, units[row]).to(places)
-        for held, now in zip(self, (kept, whose.gather(1, order), places), strict=True):
-            held[units] = now
+        enters = enters[units]
+        k = self.values.shape[1]
+
+        batch_values = values[units].where(enters, -torch.inf)
+        batch_ids = ids.expand(len(units), -1).where(enters, -1)
+        candidate_values = torch.cat([self.values[units], batch_values], 1)
+        candidate_ids = torch.cat([self.ids[units], batch_ids], 1)
+        order = rank_by_value(candidate_values, candidate_ids)[:, :k]
+        top_values = candidate_values.gather(1, order)
+        top_ids = candidate_ids.gather(1, order)
+
+        # Positions are computed only for the entries that the batch brought.
+        unknown_peaks = self.peaks.new_full(enters.shape, -1)
+        top_peaks = torch.cat([self.peaks[units], unknown_peaks], 1).gather(1, order)
+        is_new = (order >= k) & (top_values > -torch.inf)
+        if bool(is_new.any()):
+            unit_rows, _ = is_new.nonzero(as_tuple=True)
+            top_peaks[is_new] = locate(order[is_new] - k, units[unit_rows]).to(top_peaks)
+
+        self.values[units] = top_values
+        self.ids[units] = top_ids
+        self.peaks[units] = top_peaks
 
     def merge_from(self, other: "TopK") -> None:
-        """Takes in the strongest of other images, in place: the result does not depend on how the images were divided."""
-        both = TopK(*(torch.cat(pair, 1) for pair in zip(self, other, strict=True)))
-        order = rank_by_value(both.values, both.ids)[:, : self.values.shape[1]]
-        for held, joined in zip(self, both, strict=True):
-            held.copy_(joined.gather(1, order))
+        """Takes in the strongest of other images, in place."""
+        joined = TopK(*(torch.cat(pair, 1) for pair in zip(self, other, strict=True)))
+        k = self.values.shape[1]
+        order = rank_by_value(joined.values, joined.ids)[:, :k]
+        for tensor, joined_tensor in zip(self, joined, strict=True):
+            tensor.copy_(joined_tensor.gather(1, order))
 
 
 def rank_by_value(values: Tensor, ids: Tensor) -> Tensor:
     """The order of each row by falling value, then rising id."""
     order = ids.argsort(dim=1, stable=True)
-    return order.gather(1, values.gather(1, order).argsort(dim=1, descending=True, stable=True))
+    by_value = values.gather(1, order).argsort(dim=1, descending=True, stable=True)
+    return order.gather(1, by_value)
 
 
 class HashedSample(NamedTuple):
-    """The images whose positions in the collection have the smallest hashes: a uniform sample that does not depend on the
-    order. ids and positions S, values and places S×U."""
+    """A uniform sample: the images whose dataset positions have the smallest hashes.
+
+    It has S slots, in no order: `ids` and `positions` (in the dataset) are S; `values` and `peaks`
+    (as in `TopK`) are S×U. Empty slots have id and position −1.
+    """
 
     ids: Tensor
     positions: Tensor
     values: Tensor
-    places: Tensor
+    peaks: Tensor
 
     @classmethod
     def make_empty(cls, size: int, units: int) -> "HashedSample":
-        """Nothing seen yet."""
-        held, nobody = TopK.make_empty(size, units), torch.full((size,), -1, dtype=torch.int32)
-        return cls(nobody, nobody.clone(), held.values, held.places)
+        """No image seen yet."""
+        empty = TopK.make_empty(size, units)
+        return cls(
+            ids=torch.full((size,), -1, dtype=torch.int32),
+            positions=torch.full((size,), -1, dtype=torch.int32),
+            values=empty.values,
+            peaks=empty.peaks,
+        )
 
     def admit_images(self, ids: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """Which rows of a batch enter, and the slots that they take."""
+        """Enters the ids and positions of a batch; returns the rows that enter, and their slots."""
         size = len(self.ids)
-        everyone = [*self.positions.tolist(), *positions.tolist()]
-        ranked = sorted(
-            range(len(everyone)),
-            key=lambda index: (everyone[index] < 0, hash_position(everyone[index])),
-        )
-        stay = set(ranked[:size])
-        rows = sorted(index - size for index in stay if index >= size)
-        slots = [index for index in range(size) if index not in stay][: len(rows)]
-        self.ids[slots], self.positions[slots] = (
-            ids[rows].to(self.ids),
-            positions[rows].to(self.ids),
-        )
+        candidates = [*self.positions.tolist(), *positions.tolist()]
+
+        def rank(index: int) -> tuple[bool, int]:
+            position = candidates[index]
+            return position < 0, hash_position(position)  # empty slots last
+
+        sampled = set(sorted(range(len(candidates)), key=rank)[:size])
+        rows = sorted(index - size for index in sampled if index >= size)
+        slots = [index for index in range(size) if index not in sampled][: len(rows)]
+        self.ids[slots] = ids[rows].to(self.ids)
+        self.positions[slots] = positions[rows].to(self.ids)
         return torch.tensor(rows, dtype=torch.long), torch.tensor(slots, dtype=torch.long)
 
     def merge_from(self, other: "HashedSample") -> None:
         """Takes in the sample of other images."""
-        other = HashedSample(*(tensor[other.positions >= 0] for tensor in other))
-        rows, slots = self.admit_images(other.ids, other.positions)
-        self.values[slots], self.places[slots] = other.values[rows], other.places[rows]
+        filled = HashedSample(*(tensor[other.positions >= 0] for tensor in other))
+        rows, slots = self.admit_images(filled.ids, filled.positions)
+        self.values[slots] = filled.values[rows]
+        self.peaks[slots] = filled.peaks[rows]
 
 
 def hash_position(position: int) -> int:
@@ -117,7 +146,10 @@ def hash_position(position: int) -> int:
 
 
 class UnitStatistics:
-    """All that is kept of the units while images stream by: strongest, sample, strongest and mean for each class."""
+    """All that is kept of the units: the strongest images, a sample, and both for each class.
+
+    Of each class there are the strongest images and the sum of the responses, for their mean.
+    """
 
     def __init__(
         self, units: int, k: int, sample_size: int, class_count: int, class_k: int
@@ -127,79 +159,126 @@ class UnitStatistics:
         self.classes = TopK.make_empty(class_count, units, class_k)
         self.sums = torch.zeros(class_count, units, dtype=torch.float64)
         self.counts = torch.zeros(class_count, dtype=torch.float64)
-        self._ids = self._labels = self._rows = self._slots = torch.empty(0, dtype=torch.long)
+
+        # The batch that is being added: its ids and classes, and its rows that are in the sample.
+        self._ids = torch.empty(0, dtype=torch.long)
+        self._labels = torch.empty(0, dtype=torch.long)
+        self._sample_rows = torch.empty(0, dtype=torch.long)
+        self._sample_slots = torch.empty(0, dtype=torch.long)
 
     @classmethod
-    def from_facts(cls, facts: Mapping[str, Any]) -> "UnitStatistics":
-        """An empty one for a pass."""
-        units = sum(layer["units"] for layer in facts["layers"].values())
-        return cls(units, facts["k"], facts["sample"], len(facts["class_names"]), facts["class_k"])
+    def from_description(cls, description: ScanDescription) -> "UnitStatistics":
+        """Empty statistics for a scan."""
+        return cls(
+            units=description.unit_count,
+            k=description.k,
+            sample_size=description.sample_size,
+            class_count=len(description.class_names),
+            class_k=description.class_k,
+        )
 
     def begin_batch(self, ids: Tensor, labels: Tensor, positions: Tensor) -> None:
-        """Announces a batch by the numbers, classes and positions in the collection of its images."""
-        self._ids, self._labels = ids, labels
-        self._rows, self._slots = self.sample.admit_images(ids, positions)
+        """Announces the ids, classes (−1 unknown) and dataset positions of a batch, N each."""
+        self._ids = ids
+        self._labels = labels
+        self._sample_rows, self._sample_slots = self.sample.admit_images(ids, positions)
         if len(self.counts):
-            self.counts.index_add_(
-                0, labels[labels >= 0], torch.ones(int((labels >= 0).sum()), dtype=torch.float64)
-            )
+            known_labels = labels[labels >= 0]
+            ones = torch.ones(len(known_labels), dtype=torch.float64)
+            self.counts.index_add_(0, known_labels, ones)
 
     def add_responses(self, units: slice, values: Tensor, locate: LocatePeaks) -> None:
-        """Takes in the responses N×U of one layer, whose units have these numbers."""
+        """Takes in the batch's responses N×U of one layer, which has the units `units`."""
         self.top.select_part(units).add_batch(values, self._ids, locate)
-        if len(self._rows):
-            self.sample.values[self._slots, units] = values[self._rows]
-            width = values.shape[1]
-            found = locate(
-                self._rows.repeat_interleave(width), torch.arange(width).repeat(len(self._rows))
-            )
-            self.sample.places[self._slots, units] = found.view(-1, width).to(torch.int32)
-        for label in self._labels[self._labels >= 0].unique().tolist() if len(self.counts) else []:
+        if len(self._sample_rows):
+            self._add_to_sample(units, values, locate)
+        if len(self.counts):
+            self._add_to_classes(units, values, locate)
+
+    def _add_to_sample(self, units: slice, values: Tensor, locate: LocatePeaks) -> None:
+        rows = self._sample_rows
+        unit_count = values.shape[1]
+        row_pairs = rows.repeat_interleave(unit_count)
+        unit_pairs = torch.arange(unit_count).repeat(len(rows))
+        peaks = locate(row_pairs, unit_pairs).view(-1, unit_count)
+        self.sample.values[self._sample_slots, units] = values[rows]
+        self.sample.peaks[self._sample_slots, units] = peaks.to(torch.int32)
+
+    def _add_to_classes(self, units: slice, values: Tensor, locate: LocatePeaks) -> None:
+        for label in self._labels[self._labels >= 0].unique().tolist():
             rows = (self._labels == label).nonzero()[:, 0]
-            inside = TopK(*(tensor[label, units] for tensor in self.classes))
-            inside.add_batch(
-                values[rows], self._ids[rows], lambda at, unit, rows=rows: locate(rows[at], unit)
-            )
+
+            def locate_in_class(index: Tensor, unit: Tensor, rows: Tensor = rows) -> Tensor:
+                return locate(rows[index], unit)
+
+            class_top = TopK(*(tensor[label, units] for tensor in self.classes))
+            class_top.add_batch(values[rows], self._ids[rows], locate_in_class)
             self.sums[label, units] += values[rows].nan_to_num(0, 0, 0).double().sum(0)
 
+    # ── for the store, and for sending ──
+
     def name_tensors(self) -> dict[str, Tensor]:
-        """Everything by name, as it is written to the store; without copies."""
-        parts = {"top": self.top, "sample": self.sample, "class": self.classes}
-        named = {
-            f"{part}.{field}": tensor
-            for part, held in parts.items()
-            for field, tensor in held._asdict().items()
+        """All tensors by their names in the state file; without copies."""
+        return {
+            "top.values": self.top.values,
+            "top.ids": self.top.ids,
+            "top.places": self.top.peaks,
+            "sample.ids": self.sample.ids,
+            "sample.positions": self.sample.positions,
+            "sample.values": self.sample.values,
+            "sample.places": self.sample.peaks,
+            "class.values": self.classes.values,
+            "class.ids": self.classes.ids,
+            "class.places": self.classes.peaks,
+            "class.sums": self.sums,
+            "class.counts": self.counts,
         }
-        return {**named, "class.sums": self.sums, "class.counts": self.counts}
+
+    def restore_tensors(self, tensors: Mapping[str, Tensor]) -> None:
+        """Continues from what `name_tensors` gave."""
+        for name, tensor in self.name_tensors().items():
+            tensor.copy_(tensors[name])
 
     def export_partial(self) -> dict[str, Tensor]:
-        """The same for sending: only the classes that were seen, which `seen` lists."""
-        seen = self.counts.nonzero()[:, 0]
-        return {
-            "seen": seen,
-            **{
-                name: tensor[seen] if name.startswith("class.") else tensor
-                for name, tensor in self.name_tensors().items()
-            },
-        }
+        """The tensors for sending: of the classes only those that occurred, listed in `seen`."""
+        occurring_classes = self.counts.nonzero()[:, 0]
+        tensors = {"seen": occurring_classes}
+        for name, tensor in self.name_tensors().items():
+            is_per_class = name.startswith("class.")
+            tensors[name] = tensor[occurring_classes] if is_per_class else tensor
+        return tensors
 
     def merge_partial(self, partial: Mapping[str, Tensor], first_id: int) -> None:
-        """Takes in a part of other images, whose number 0 is `first` here. Only the sums of the means round differently."""
+        """Takes in what `export_partial` gave of other images, whose id 0 is `first_id` here.
 
-        def fields(kind: str, names: Sequence[str]) -> Iterator[Tensor]:
-            for name in names:
-                tensor = partial[f"{kind}.{name}"]
-                yield tensor.where(tensor < 0, tensor + first_id) if name == "ids" else tensor
-
-        self.top.merge_from(TopK(*fields("top", TopK._fields)))
-        self.sample.merge_from(HashedSample(*fields("sample", HashedSample._fields)))
-        classes = TopK(*fields("class", TopK._fields))
+        Only the sums of the class means may round differently.
+        """
+        self.top.merge_from(
+            TopK(
+                partial["top.values"],
+                shift_ids(partial["top.ids"], first_id),
+                partial["top.places"],
+            )
+        )
+        self.sample.merge_from(
+            HashedSample(
+                shift_ids(partial["sample.ids"], first_id),
+                partial["sample.positions"],
+                partial["sample.values"],
+                partial["sample.places"],
+            )
+        )
+        partial_classes = TopK(
+            partial["class.values"],
+            shift_ids(partial["class.ids"], first_id),
+            partial["class.places"],
+        )
         for row, label in enumerate(partial["seen"].tolist()):
-            self.classes.select_part(label).merge_from(classes.select_part(row))
+            self.classes.select_part(label).merge_from(partial_classes.select_part(row))
         self.sums.index_add_(0, partial["seen"], partial["class.sums"])
         self.counts.index_add_(0, partial["seen"], partial["class.counts"])
 
-    def restore_tensors(self, tensors: dict[str, Tensor]) -> None:
-        """Goes on from what was written."""
-        for name, tensor in self.name_tensors().items():
-            tensor.copy_(tensors[name])
+
+def shift_ids(ids: Tensor, first_id: int) -> Tensor:
+    """Ids that count from 0 as ids that count from `first_id`; −1 stays."""
+    return ids.where(ids < 0, ids + first_id)

@@ -1,1 +1,1 @@
-"""What a scan keeps on disk, and everything that reads or writes it."""
+"""What a scan keeps, behind one interface, and everything that reads or writes it."""

@@ -1,84 +1,104 @@
-"""Rows as Lance fragments: workers of a cluster write them beside a store's table, the driver numbers the images and commits.
+"""Images as Lance fragments: a cluster's workers write them, and the driver commits them.
 
-A worker can't know how many images before its own could be read, so it leaves the column of numbers out; the driver, who knows,
-adds it to each fragment as a file of its own. What nobody commits (a worker died) is in no version of the table and is removed at the end.
+A worker cannot know how many images before its own could be read, so it leaves out the column of
+ids. The driver, which knows, adds that column to each fragment as a file of its own. What nobody
+commits (a worker died) is in no version of the table and is removed at the end.
 """
 
 import json
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import timedelta
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-
-from sightline.data.store.schema import IMAGES_TABLE
+from sightline.data.store.interface import ArrowTable, ImageRow, make_images_table
+from sightline.data.store.lance_reader import IMAGES_TABLE
 from sightline.errors import SightlineError
 
 ID_COLUMN = "id"
 
 
-def write_image_fragments(store: Path, rows: Any) -> list[str]:
-    """Writes rows without numbers; what the driver must know of the fragments, JSON."""
+def load_lance() -> None:
+    """Imports what this file needs of Lance. Raises ImportError without the extra «cluster»."""
+    import_module("lance.fragment")
+
+
+@dataclass(frozen=True)
+class LanceFragmentWriter:
+    """Writes images beside the store at `path`, an absolute path that all nodes share."""
+
+    path: Path
+    vector_lengths: Mapping[str, int]
+
+    def write_rows(self, rows: Sequence[ImageRow]) -> list[str]:
+        """Writes rows without their ids; returns the fragments' metadata as JSON."""
+        return write_image_fragments(self.path, make_images_table(rows, self.vector_lengths))
+
+
+def write_image_fragments(store: Path, images: ArrowTable) -> list[str]:
+    """Writes a table without its ids; returns the fragments' metadata as JSON."""
     from lance.fragment import write_fragments
 
     dataset = open_lance_dataset(store)
-    version = dataset.data_storage_version
-    found = write_fragments(
-        rows.drop_columns([ID_COLUMN]), dataset, mode="append", data_storage_version=version
+    fragments = write_fragments(
+        images.drop_columns([ID_COLUMN]),
+        dataset,
+        mode="append",
+        data_storage_version=dataset.data_storage_version,
     )
-    return [json.dumps(fragment.to_json()) for fragment in found]
+    return [json.dumps(fragment.to_json()) for fragment in fragments]
 
 
 def append_fragments(store: Path, fragments: Sequence[str], next_id: int) -> int:
-    """Numbers the rows of fragments from `first` on and adds all to the table in one commit; the number after the last.
+    """Numbers the rows of fragments from `next_id` on and adds all of them in one commit.
 
-    Raises SightlineError if they are not here: then the store lies where the workers' machines have another disk.
+    Returns the id after the last one. Raises SightlineError if the fragments are not in the store,
+    which then lies where the workers' machines have another disk.
     """
     import lance
     from lance.fragment import FragmentMetadata
 
     dataset = open_lance_dataset(store)
-    whole: list[FragmentMetadata] = []
+    numbered_fragments: list[FragmentMetadata] = []
     for text in fragments:
         fragment = FragmentMetadata.from_json(text)
-        if not all(
-            (store / f"{IMAGES_TABLE}.lance" / "data" / file.path).exists()
-            for file in fragment.files
-        ):
-            raise SightlineError(
-                f"what a worker wrote is not in {store}; the store must lie on a file system that all nodes share"
-            )
-        fragment.files = [
-            write_id_column(dataset, store, next_id, fragment.physical_rows),
-            *fragment.files,
-        ]
+        for file in fragment.files:
+            if not get_data_path(store, file.path).exists():
+                raise SightlineError(
+                    f"what a worker wrote is not in {store}; "
+                    "the store must lie on a file system that all nodes share"
+                )
+        id_file = write_id_column(dataset, store, next_id, fragment.physical_rows)
+        fragment.files = [id_file, *fragment.files]
         next_id += fragment.physical_rows
-        whole.append(fragment)
-    lance.LanceDataset.commit(
-        dataset.uri, lance.LanceOperation.Append(whole), read_version=dataset.version
-    )
+        numbered_fragments.append(fragment)
+
+    operation = lance.LanceOperation.Append(numbered_fragments)
+    lance.LanceDataset.commit(dataset.uri, operation, read_version=dataset.version)
     return next_id
 
 
 def write_id_column(dataset: Any, store: Path, first_id: int, count: int) -> Any:
-    """A file with the column of numbers of one fragment."""
+    """Writes the ids of one fragment's rows into a file of their own."""
+    import pyarrow as pa
     from lance.file import LanceFileWriter
     from lance.fragment import DataFile
 
     schema = pa.schema([dataset.schema.field(ID_COLUMN)])
-    version, name = dataset.data_storage_version, f"{uuid.uuid4().hex}.lance"
-    path = store / f"{IMAGES_TABLE}.lance" / "data" / name
+    ids = pa.array(range(first_id, first_id + count), schema.field(0).type)
+    version = dataset.data_storage_version
+    name = f"{uuid.uuid4().hex}.lance"
+    path = get_data_path(store, name)
     with LanceFileWriter(str(path), schema, version=version) as file:
-        file.write_batch(
-            pa.record_batch(
-                [pa.array(range(first_id, first_id + count), schema.field(0).type)], schema=schema
-            )
-        )
-    field = next(field.id() for field in dataset.lance_schema.fields() if field.name() == ID_COLUMN)
+        file.write_batch(pa.record_batch([ids], schema=schema))
+
+    fields = dataset.lance_schema.fields()
+    field_id = next(field.id() for field in fields if field.name() == ID_COLUMN)
     major, minor = map(int, version.split("."))
-    return DataFile(name, [field], [0], major, minor, path.stat().st_size)
+    return DataFile(name, [field_id], [0], major, minor, path.stat().st_size)
 
 
 def remove_stale_fragments(store: Path) -> None:
@@ -87,7 +107,12 @@ def remove_stale_fragments(store: Path) -> None:
 
 
 def open_lance_dataset(store: Path) -> Any:
-    """The table of images, by Lance itself."""
+    """The table of images, opened by Lance itself."""
     import lance
 
     return lance.dataset(str(store / f"{IMAGES_TABLE}.lance"))
+
+
+def get_data_path(store: Path, name: str) -> Path:
+    """The path of one of the table's data files."""
+    return store / f"{IMAGES_TABLE}.lance" / "data" / name

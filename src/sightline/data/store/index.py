@@ -1,173 +1,117 @@
-"""An index over a store's vectors for approximate search: IVF-PQ (Jégou 2011), built by LanceDB, with its recall measured.
+"""An index over a store's vectors for approximate search: IVF-PQ (Jégou 2011), with its recall.
 
-The vectors are divided into lists around centres, of which a query looks at the nearest few, and compared there as codes of a byte
-for every few numbers; a multiple of k is then compared in full. `OUT.scan/index.json` tells of each layer what was built and
-how good it was. An index is of so many images and one metric: where a scan has gone on, or pieces were merged, it is built anew.
+The vectors are divided into lists around centres, of which a query searches the nearest few, and
+are compared there as codes of one byte for every few numbers. A multiple of k is then compared in
+full. The store keeps what was built for each layer and how good it was. An index serves so many
+images and one metric: when a scan has gone on, or pieces were merged, it is built again.
 """
 
-import json
 import math
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from sightline.data.search.nearest import Metric, find_nearest
-from sightline.data.store.reader import Scan, open_store_table
-from sightline.data.store.schema import IMAGES_TABLE, INDEX_FILE, explain_disk_error
-from sightline.data.store.writer import lock_store
+from sightline.data.store.interface import RECALL_NEIGHBORS, VectorIndex, convert_to_tensor
+from sightline.data.store.reader import Scan
 from sightline.errors import SightlineError
-from sightline.images.files import replace_atomically
 
-MIN_APPROXIMATE_IMAGES = 500_000  # images from which on a search is approximate if nothing is said: 1 GB of 512 numbers each
+# Images from which on a search is approximate unless asked otherwise: 1 GB of 512 numbers each.
+MIN_APPROXIMATE_IMAGES = 500_000
 
-MIN_INDEX_IMAGES = 1_000  # images: a code book has 256 entries, and each wants a few
+# A code book has 256 entries, and each needs a few images.
+MIN_INDEX_IMAGES = 1_000
 
-MIN_VECTORS_PER_LIST = (
-    256  # vectors a list on average, at least: LanceDB trains each centre on so many
-)
+# Vectors per list on average: LanceDB trains each centre on so many.
+MIN_VECTORS_PER_LIST = 256
 
-DIMENSIONS_PER_CODE = (
-    8  # of a vector to a byte; LanceDB finds 8 and 16 best for the processor, and 8 are nearer
-)
+# Numbers of a vector per byte: LanceDB has fast code for 8 and 16, and 8 are more exact.
+DIMENSIONS_PER_CODE = 8
 
-TARGET_RECALL, RECALL_QUERIES, RECALL_NEIGHBORS = (
-    0.95,
-    100,
-    10,
-)  # recall to be reached, of so many stored vectors' so many nearest
+TARGET_RECALL = 0.95
+RECALL_QUERIES = 100  # stored vectors whose neighbours are searched for to measure the recall
 
-PROBES_AND_REFINES = (
-    (8, 8),
-    (16, 16),
-    (32, 32),
-    (64, 64),
-    (128, 128),
-)  # lists probed and multiple of k compared in full, until recall is enough
+# Lists probed and multiple of k compared in full, tried in turn until the recall is reached.
+PROBES_AND_REFINES = ((8, 8), (16, 16), (32, 32), (64, 64), (128, 128))
 
-EXACT_CHUNK_VECTORS = 50_000  # vectors in memory while recall is measured
-
-
-@dataclass(frozen=True)
-class VectorIndex:
-    """What was built, how it is asked, and the share of the exact 10 nearest that it found for a sample of stored vectors."""
-
-    images: int
-    metric: Metric
-    lists: int
-    codes: int
-    probes: int
-    refine: int
-    recall: float
-    sample: int
-    seconds: float
-
-    def __str__(self) -> str:
-        return f"IVF-PQ with {self.lists} lists and {self.codes} codes, {self.probes} lists probed, recall@{RECALL_NEIGHBORS} {self.recall:.1%} of {self.sample} stored vectors"
+EXACT_CHUNK_VECTORS = 50_000  # vectors in memory while the recall is measured
 
 
 def choose_index_sizes(count: int, size: int) -> tuple[int, int]:
-    """Lists and codes for n vectors of d numbers: √n lists, but 256 vectors each; a byte for 8 numbers, or the next that divides d."""
-    codes = next(
-        codes for codes in range(max(1, size // DIMENSIONS_PER_CODE), 0, -1) if size % codes == 0
-    )
-    return max(1, min(math.isqrt(count), count // MIN_VECTORS_PER_LIST)), codes
+    """Lists and codes for `count` vectors of `size` numbers.
 
-
-def read_store_indexes(scan: Scan) -> dict[str, VectorIndex]:
-    """The indexes of a store by layer, up to date or not; none where what tells of them is gone or damaged, since they can be had anew."""
-    try:
-        told = json.loads(scan.path.joinpath(INDEX_FILE).read_text(encoding="utf-8"))
-        return {name: VectorIndex(**facts) for name, facts in told.items()}
-    except (OSError, ValueError, TypeError, AttributeError):
-        return {}
-
-
-def find_vector_column(scan: Scan, layer: str) -> str:
-    """The column of a layer's vectors. Raises SightlineError if the pass did not keep them."""
-    names = list(scan.facts["vectors"])
-    return f"vector_{names.index(scan.resolve_layer('vectors of layer', layer, names))}"
+    √count lists, but at least 256 vectors each on average; one code for 8 numbers, or the next
+    smaller number of codes that divides `size`.
+    """
+    lists = max(1, min(math.isqrt(count), count // MIN_VECTORS_PER_LIST))
+    codes = max(1, size // DIMENSIONS_PER_CODE)
+    while size % codes:
+        codes -= 1
+    return lists, codes
 
 
 def find_current_index(scan: Scan, layer: str, metric: Metric) -> VectorIndex | None:
-    """The index of a layer, if it is of all images, this metric, and still there."""
-    held = read_store_indexes(scan).get(scan.layer(layer))
-    if held is None or held.images != scan.images or held.metric != metric:
+    """The index of a layer if it serves this metric and still covers all images."""
+    index = scan.reader.read_indexes().get(scan.layer(layer))
+    if index is None or index.images != scan.images or index.metric != metric:
         return None
-    state = open_store_table(scan.path, IMAGES_TABLE).index_stats(
-        f"{find_vector_column(scan, layer)}_idx"
-    )
-    return held if state is not None and not state.num_unindexed_rows else None
+    return index if scan.reader.has_full_index(scan.find_vector_column(layer)) else None
 
 
 def ensure_vector_index(scan: Scan, layer: str, metric: Metric = "cosine") -> VectorIndex:
-    """The index of a layer, built unless it is current. Raises SightlineError for few images, a store being written or that can't be."""
+    """The index of a layer, built unless it is current.
+
+    Raises SightlineError for too few images, and for a store that is being or can't be written.
+    """
     return find_current_index(scan, layer, metric) or build_vector_index(scan, layer, metric)
 
 
 def build_vector_index(scan: Scan, layer: str, metric: Metric) -> VectorIndex:
-    """Builds an index and measures its recall; more lists are probed, and more is compared in full, until that is enough."""
-    from lancedb.index import IvfPq
-
+    """Builds the index of a layer and measures its recall."""
     if scan.images < MIN_INDEX_IMAGES:
         raise SightlineError(
-            f"an index needs at least {MIN_INDEX_IMAGES:,} images; the store {scan.path.name} has {scan.images:,}: search it exactly"
+            f"an index needs at least {MIN_INDEX_IMAGES:,} images; "
+            f"the store {scan.path.name} has {scan.images:,}: search it exactly"
         )
-    name, size, start = (
-        find_vector_column(scan, layer),
-        read_vector_rows(scan, layer, [0]).shape[1],
-        time.perf_counter(),
-    )
+    start = time.perf_counter()
+    column = scan.find_vector_column(layer)
+    size = scan.description.vector_lengths[scan.layer(layer)]
     lists, codes = choose_index_sizes(scan.images, size)
-    with lock_store(scan.path):
-        try:
-            config = IvfPq(distance_type=metric, num_partitions=lists, num_sub_vectors=codes)
-            open_store_table(scan.path, IMAGES_TABLE).create_index(
-                name, config=config, replace=True
-            )
-        except (OSError, RuntimeError, ValueError) as error:
-            raise SightlineError(
-                f"the index of {scan.path} can't be built: {explain_disk_error(error)}"
-            ) from error
-        took = time.perf_counter() - start
-        made = tune_index_recall(
-            scan,
-            layer,
-            VectorIndex(
-                scan.images,
-                metric,
-                lists,
-                codes,
-                probes=1,
-                refine=1,
-                recall=0,
-                sample=0,
-                seconds=took,
-            ),
+    with scan.store.open_writer(scan.description) as writer:
+        writer.build_index(column, metric, lists, codes)
+        untuned_index = VectorIndex(
+            images=scan.images,
+            metric=metric,
+            lists=lists,
+            codes=codes,
+            probes=1,
+            refine=1,
+            recall=0,
+            sample=0,
+            seconds=time.perf_counter() - start,
         )
-        told = {**read_store_indexes(scan), scan.layer(layer): made}
-        with replace_atomically(scan.path / INDEX_FILE) as temporary:
-            temporary.write_text(
-                json.dumps({name: asdict(index) for name, index in told.items()}, indent=1),
-                encoding="utf-8",
-            )
-    return made
+        index = tune_index_recall(scan, layer, untuned_index)
+        writer.save_indexes({**scan.reader.read_indexes(), scan.layer(layer): index})
+    return index
 
 
 def tune_index_recall(scan: Scan, layer: str, index: VectorIndex) -> VectorIndex:
-    """The index with the cheapest way of asking that is good enough, else the best, and what its recall is."""
-    own = torch.linspace(0, scan.images - 1, min(RECALL_QUERIES, scan.images)).round().long()
-    queries = read_vector_rows(scan, layer, own.tolist())
-    true = search_all_vectors(
-        scan, layer, queries, k=RECALL_NEIGHBORS, metric=index.metric, exclude=own
-    )[1]
+    """The index with the cheapest settings that reach the target recall, else with the best."""
+    query_count = min(RECALL_QUERIES, scan.images)
+    query_ids = torch.linspace(0, scan.images - 1, query_count).round().long()
+    queries = read_vector_rows(scan, layer, query_ids.tolist())
+    _, exact_ids = search_all_vectors(
+        scan, layer, queries, k=RECALL_NEIGHBORS, metric=index.metric, exclude=query_ids
+    )
     for probes, refine in PROBES_AND_REFINES:
-        index = replace(index, probes=min(probes, index.lists), refine=refine, sample=len(own))
-        near = search_vector_index(scan, layer, index, queries, k=RECALL_NEIGHBORS, exclude=own)[1]
-        index = replace(
-            index, recall=float((near[:, :, None] == true[:, None]).any(2).float().mean())
+        index = replace(index, probes=min(probes, index.lists), refine=refine, sample=query_count)
+        _, ids = search_vector_index(
+            scan, layer, index, queries, k=RECALL_NEIGHBORS, exclude=query_ids
         )
+        is_exact = (ids[:, :, None] == exact_ids[:, None]).any(2)
+        index = replace(index, recall=float(is_exact.float().mean()))
         if index.recall >= TARGET_RECALL:
             break
     return index
@@ -175,9 +119,9 @@ def tune_index_recall(scan: Scan, layer: str, index: VectorIndex) -> VectorIndex
 
 def read_vector_rows(scan: Scan, layer: str, ids: list[int]) -> Tensor:
     """The vectors of some images, m×d, without reading the others."""
-    name = find_vector_column(scan, layer)
-    held = scan.read_rows(ids, [name])
-    return torch.tensor([held[id][name] for id in ids])
+    column = scan.find_vector_column(layer)
+    rows = scan.read_rows(ids, [column])
+    return torch.tensor([rows[id][column] for id in ids])
 
 
 def search_vector_index(
@@ -189,61 +133,49 @@ def search_vector_index(
     k: int,
     exclude: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Distances and ids, m×k, of about the nearest; as `nearest` gives them."""
-    images, name = open_store_table(scan.path, IMAGES_TABLE), find_vector_column(scan, layer)
-    answers: list[tuple[Tensor, Tensor]] = []
+    """Distances and ids, m×k each, of about the nearest vectors, as `find_nearest` gives them."""
+    column = scan.find_vector_column(layer)
+    # One more where the query itself, which is stored, is left out afterwards.
+    limit = k if exclude is None else k + 1
+    all_distances: list[Tensor] = []
+    all_ids: list[Tensor] = []
     for number, query in enumerate(queries):
-        ask = (
-            images.search(query.numpy(), vector_column_name=name)
-            .distance_type(index.metric)
-            .limit(k + (exclude is not None))
-        )
-        ask = (
-            ask.where(f"id < {scan.images}").select(["id", "_distance"]).refine_factor(index.refine)
-        )
-        # More lists are looked at where those few hold too little.
-        answer = ask.minimum_nprobes(index.probes).maximum_nprobes(0).to_arrow()
-        ids, distance = (torch.tensor(answer[part].to_pylist()) for part in ("id", "_distance"))
+        distances, ids = scan.reader.search_index(column, query, index, limit)
         if exclude is not None:
-            others = ids != exclude[number]
-            ids, distance = ids[others], distance[others]
+            allowed = ids != exclude[number]
+            distances = distances[allowed]
+            ids = ids[allowed]
         if len(ids) < k:
             raise SightlineError(
-                f"the index has only {len(ids)} of {k} neighbours, vectors of zeros are in none: search exactly"
+                f"the index has only {len(ids)} of {k} neighbours, "
+                "since it leaves out vectors of zeros: search exactly"
             )
-        order = ids.argsort()
-        order = order[distance[order].argsort(stable=True)][:k]
-        answers.append(
-            (distance[order].sqrt() if index.metric == "l2" else distance[order], ids[order])
-        )
-    return torch.stack([distance for distance, _ in answers]), torch.stack(
-        [ids for _, ids in answers]
-    )
+        all_distances.append(distances[:k])
+        all_ids.append(ids[:k])
+    return torch.stack(all_distances), torch.stack(all_ids)
 
 
 def search_all_vectors(
     scan: Scan, layer: str, queries: Tensor, *, k: int, metric: Metric, exclude: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """The nearest of all vectors, as `nearest` gives them, with some of them in memory at a time."""
-    name = find_vector_column(scan, layer)
-    best = torch.empty(len(queries), 0), torch.empty(len(queries), 0, dtype=torch.long)
+    """Distances and ids, m×k each, of the nearest of all vectors, read a chunk at a time."""
+    column = scan.find_vector_column(layer)
+    size = queries.shape[1]
+    best_distances = torch.empty(len(queries), 0)
+    best_ids = torch.empty(len(queries), 0, dtype=torch.long)
     for start in range(0, scan.images, EXACT_CHUNK_VECTORS):
-        where = f"id >= {start} AND id < {min(start + EXACT_CHUNK_VECTORS, scan.images)}"
-        part = (
-            open_store_table(scan.path, IMAGES_TABLE)
-            .search()
-            .where(where)
-            .select(["id", name])
-            .to_arrow()
+        chunk = range(start, min(start + EXACT_CHUNK_VECTORS, scan.images))
+        rows = scan.reader.read_images(["id", column], chunk)
+        chunk_ids = convert_to_tensor(rows["id"].combine_chunks())
+        vectors = convert_to_tensor(rows[column].combine_chunks(), size)
+        chunk_distances, indices = find_nearest(
+            vectors, queries, min(k + 1, len(chunk_ids)), metric
         )
-        ids = torch.from_numpy(part["id"].to_numpy())
-        vectors = torch.from_numpy(
-            part[name].combine_chunks().flatten().to_numpy(zero_copy_only=False).copy()
-        ).view(len(ids), -1)
-        distance, place = find_nearest(vectors, queries, min(k + 1, len(ids)), metric)
-        distance, near = torch.cat([best[0], distance], 1), torch.cat([best[1], ids[place]], 1)
-        order = distance.masked_fill(near == exclude[:, None], torch.inf).argsort(
-            dim=1, stable=True
-        )[:, :k]
-        best = distance.gather(1, order), near.gather(1, order)
-    return best
+
+        distances = torch.cat([best_distances, chunk_distances], 1)
+        ids = torch.cat([best_ids, chunk_ids[indices]], 1)
+        ranked_distances = distances.masked_fill(ids == exclude[:, None], torch.inf)
+        order = ranked_distances.argsort(dim=1, stable=True)[:, :k]
+        best_distances = distances.gather(1, order)
+        best_ids = ids.gather(1, order)
+    return best_distances, best_ids

@@ -1,0 +1,205 @@
+"""What a scan is of: the network, the dataset, the layers and the numbers kept of each unit.
+
+A store writes the description once, before anything else, as `scan.json`. The aliases below are the
+keys of that file, layout version 1; `docs/store.md` describes the layout in prose.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+from pydantic import Field, TypeAdapter
+
+from sightline.errors import SightlineError
+from sightline.models.model import Model
+
+STORE_FORMAT = "sightline scan"
+STORE_VERSION = 1
+
+
+@dataclass(frozen=True)
+class NetworkDescription:
+    """What decides a network's numbers: the digest of its weights, and its preprocessing."""
+
+    weights: str  # SHA-256 of all parameters and buffers
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    side: int  # pixels of the square that the network sees
+    # Pixels to which an image's shorter side is resized before the square is cut out.
+    short_side: Annotated[int, Field(alias="short")]
+
+    def __str__(self) -> str:
+        return (
+            f"mean {format_numbers(self.mean)}, std {format_numbers(self.std)}, "
+            f"{self.side} of {self.short_side} pixels"
+        )
+
+
+@dataclass(frozen=True)
+class LayerDescription:
+    """A layer whose units the scan follows: how many there are, and the shape of their maps."""
+
+    units: int
+    map_shape: Annotated[tuple[int, int], Field(alias="shape")]
+
+
+@dataclass(frozen=True)
+class DatasetDescription:
+    """The dataset: its kind, what opens it again, how many files it has, and their digest."""
+
+    kind: str
+    source: str | None  # None for a dataset object, which cannot be opened again by name
+    count: int
+    sha256: str
+
+    def __str__(self) -> str:
+        return f"{self.count} files of {self.source or self.kind}"
+
+
+@dataclass(frozen=True)
+class ScanDescription:
+    """All that the content of a store depends on.
+
+    Layers and vectors are in the order in which they are stored: the units of all layers share one
+    axis, and `vector_0`, `vector_1`, … are the columns of the vectors.
+    """
+
+    recipe: Annotated[dict[str, Any], Field(alias="model")]
+    network: NetworkDescription
+    model_labels: Annotated[tuple[str, ...], Field(alias="labels")]
+    # Aliases and landmarks of layers, with the layers' own names.
+    aliases: Annotated[dict[str, str], Field(alias="names")]
+    layers: dict[str, LayerDescription]
+    vector_lengths: Annotated[dict[str, int], Field(alias="vectors")]
+    k: int  # strongest images kept of each unit
+    class_k: int  # the same within each class
+    sample_size: Annotated[int, Field(alias="sample")]
+    # Images that go through the network at once. Only the last bit of a number depends on it, so
+    # scans of different batch sizes are the same scan.
+    batch_size: Annotated[int, Field(alias="batch")]
+    dataset: Annotated[DatasetDescription, Field(alias="collection")]
+    class_names: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """The content of `scan.json`, with its keys in their order on disk."""
+        fields = _ADAPTER.dump_python(self, by_alias=True, mode="json")
+        return {"format": STORE_FORMAT, "version": STORE_VERSION, **fields}
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> "ScanDescription":
+        """The description in the content of a `scan.json`.
+
+        Raises:
+            pydantic.ValidationError: A key is missing, or its value has another type.
+        """
+        return _ADAPTER.validate_python(dict(content))
+
+    @property
+    def unit_count(self) -> int:
+        """Units of all layers together."""
+        return sum(layer.units for layer in self.layers.values())
+
+    @property
+    def unit_slices(self) -> dict[str, slice]:
+        """The slice of each layer on the axis of all units."""
+        slices: dict[str, slice] = {}
+        start = 0
+        for name, layer in self.layers.items():
+            slices[name] = slice(start, start + layer.units)
+            start += layer.units
+        return slices
+
+    @property
+    def vector_columns(self) -> dict[str, str]:
+        """The column of the images table that holds each layer's vectors."""
+        return {layer: f"vector_{number}" for number, layer in enumerate(self.vector_lengths)}
+
+
+_ADAPTER = TypeAdapter(ScanDescription)
+
+
+def describe_network(model: Model, side: int) -> NetworkDescription:
+    """Describes a network that sees images at `side` pixels."""
+    digest = hashlib.sha256()
+    for name, value in sorted(model.network.state_dict().items()):
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        content = value.detach().cpu().contiguous().flatten().view(torch.uint8)
+        digest.update(content.numpy().data)
+
+    return NetworkDescription(
+        weights=digest.hexdigest(),
+        mean=round_statistics(model.mean),
+        std=round_statistics(model.std),
+        side=side,
+        short_side=max(side, round(side * model.resize / model.size)),
+    )
+
+
+def round_statistics(values: torch.Tensor) -> tuple[float, ...]:
+    """Per-channel numbers with six digits, so that float32 noise is no difference."""
+    return tuple(float(f"{number:.6g}") for number in values.flatten().tolist())
+
+
+# ── comparison ──
+
+DIFFERENCE_MESSAGES = {
+    "network": "another preprocessing",
+    "layers": "other layers",
+    "vector_lengths": "other vectors",
+    "k": "another k",
+    "class_k": "another number per class",
+    "sample_size": "another sample",
+    "dataset": "another dataset, or its files have changed since",
+    "class_names": "other classes",
+}
+
+
+def require_same_network(
+    path: Path, stored: ScanDescription, recipe: Mapping[str, Any], network: NetworkDescription
+) -> None:
+    """Raises SightlineError if a store was made by another network, weights or preprocessing."""
+    stored_name = stored.recipe.get("model")
+    name = recipe.get("model")
+    if stored_name != name:
+        raise SightlineError(
+            f"the store {path} was made with {stored_name}, not {name}; give another --store"
+        )
+    if stored.network.weights != network.weights:
+        raise SightlineError(
+            f"the store {path} was made with other weights of {name}; give another --store"
+        )
+    require_equal(path, "network", stored.network, network)
+
+
+def require_same_scan(path: Path, stored: ScanDescription, requested: ScanDescription) -> None:
+    """Raises SightlineError if a store holds another scan, naming the first difference.
+
+    Batch sizes may differ, and the order of the layers: an unfinished scan keeps the stored ones.
+    """
+    require_same_network(path, stored, requested.recipe, requested.network)
+    for field in DIFFERENCE_MESSAGES:
+        require_equal(path, field, getattr(stored, field), getattr(requested, field))
+
+
+def require_equal(path: Path, field: str, stored: object, requested: object) -> None:
+    """Raises SightlineError if one field of two descriptions differs."""
+    if stored == requested:
+        return
+    raise SightlineError(
+        f"the store {path} was made with {DIFFERENCE_MESSAGES[field]} "
+        f"({format_field(stored)}, now {format_field(requested)}); give another --store"
+    )
+
+
+def format_field(value: object) -> str:
+    """A field's value on one short line: the names of a dict or tuple, or the value itself."""
+    text = ", ".join(map(str, value)) if isinstance(value, (dict, tuple)) else str(value)
+    return f"{text:.80}"
+
+
+def format_numbers(values: tuple[float, ...]) -> str:
+    """Numbers beside each other: «0.5 0.25»."""
+    return " ".join(f"{value:g}" for value in values)
