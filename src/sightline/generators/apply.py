@@ -177,7 +177,7 @@ def compute_optical_flow(source_frame: Tensor, target_frame: Tensor) -> Tensor:
 
 
 def warp_by_flow(image: Tensor, displacement: Tensor) -> Tensor:
-    """Samples an image N×C×H×W at p + displacement for each position p, bilinearly.
+    """Samples an image 1×C×H×W at p + displacement for each position p, bilinearly.
 
     `displacement` is 1×2×H×W, x then y in pixels. Positions outside read the nearest border pixel.
     """

@@ -1,0 +1,120 @@
+"""Training photographs: decoded once, cropped at random, and drawn by seed and step."""
+
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from helpers import smooth
+
+import sightline as sl
+from sightline.generators.training.dataset import PhotoDataset, decode_photo_folder
+from sightline.images import io as images
+
+
+@pytest.fixture(scope="module")
+def photos() -> PhotoDataset:
+    """Twelve images, each pixel of which occurs once."""
+    random = np.random.default_rng(0)
+    return PhotoDataset(random.integers(0, 256, (12, 40, 40, 3), np.uint8), "noise")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Three pictures of different sizes, one broken file, and one that is no picture."""
+    folder = tmp_path / "photos"
+    for seed in range(3):
+        picture = smooth(side=50, seed=seed)[..., : 40 + 5 * seed]
+        images.write(picture, folder / "deep" / f"{seed}.png")
+    (folder / "broken.jpg").write_bytes(b"\xff\xd8\xff nothing")
+    (folder / "notes.txt").write_text("no picture")
+    return folder
+
+
+def test_photos_are_decoded_to_the_square_in_the_middle(folder: Path, tmp_path: Path) -> None:
+    progress: list[float] = []
+    with pytest.warns(UserWarning, match=r"1 of 4 pictures are left out; the first: broken\.jpg"):
+        photos = decode_photo_folder(folder, 32, tmp_path / "cache", progress.append)
+    assert (len(photos), photos.side) == (3, 32)
+    assert progress[-1] == 1
+    for number in range(3):
+        picture = images.read(folder / "deep" / f"{number}.png")
+        resized = images.resize_short_side(picture, 32)
+        expected = images.crop_center(resized, 32, 32)[0].permute(1, 2, 0).numpy()
+        assert np.abs(photos.pixels[number] / 255.0 - expected).max() < 0.003
+
+
+def test_photos_are_decoded_once_for_the_same_files(folder: Path, tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    (folder / "broken.jpg").unlink()
+    first = decode_photo_folder(folder, 32, cache)
+    written = (cache / "photos.u8").stat().st_mtime_ns
+    second = decode_photo_folder(folder, 32, cache)
+    assert (cache / "photos.u8").stat().st_mtime_ns == written
+    assert second.fingerprint == first.fingerprint
+    assert np.array_equal(second.pixels, first.pixels)
+
+    assert decode_photo_folder(folder, 24, cache).side == 24
+    images.write(smooth(side=50, seed=9), folder / "new.png")
+    larger = decode_photo_folder(folder, 32, cache)
+    assert len(larger) == 4
+    assert larger.fingerprint != first.fingerprint
+    (cache / "photos.u8").unlink()
+    assert len(decode_photo_folder(folder, 32, cache)) == 4
+
+
+def test_batches_depend_on_seed_and_step_alone(photos: PhotoDataset) -> None:
+    batch = photos.draw_batch(0, 3, 4, 24)
+    assert batch.shape == (4, 3, 24, 24)
+    assert batch.is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(batch, photos.draw_batch(0, 3, 4, 24))
+    assert not torch.equal(batch, photos.draw_batch(0, 4, 4, 24))
+    assert not torch.equal(batch, photos.draw_batch(1, 3, 4, 24))
+
+
+def test_crops_are_windows_half_of_them_mirrored(photos: PhotoDataset) -> None:
+    indices = [3, 7] * 32
+    batch = photos.crop_batch(indices, 38, np.random.default_rng(1))
+    offsets: set[tuple[int, int]] = set()
+    mirrored_count = 0
+    for index, crop in zip(indices, batch, strict=True):
+        pixels = (crop.permute(1, 2, 0) * 255).round().byte().numpy()
+        matches = [
+            (y, x, mirrored)
+            for y in range(3)
+            for x in range(3)
+            for mirrored in (False, True)
+            if np.array_equal(
+                photos.pixels[index, y : y + 38, x : x + 38],
+                pixels[:, ::-1] if mirrored else pixels,
+            )
+        ]
+        assert len(matches) == 1
+        offsets.add(matches[0][:2])
+        mirrored_count += matches[0][2]
+    assert len(offsets) == 9
+    assert 16 < mirrored_count < 48
+
+
+def test_samples_are_spread_over_the_dataset(photos: PhotoDataset) -> None:
+    samples = photos.pick_evenly(3)
+    expected = torch.from_numpy(photos.pixels[[0, 4, 8]]).permute(0, 3, 1, 2) / 255
+    torch.testing.assert_close(samples, expected)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("absent", "no folder"),
+        ("empty", "holds no picture"),
+        ("bad", "none of 1 pictures can be read; the first: a.jpg"),
+    ],
+)
+def test_folders_without_photographs_are_refused(name: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "bad").mkdir()
+    (tmp_path / "bad" / "a.jpg").write_bytes(b"no picture")
+    with warnings.catch_warnings(), pytest.raises(sl.SightlineError, match=message):
+        decode_photo_folder(tmp_path / name, 32, tmp_path / "cache")
+    assert not (tmp_path / "cache" / "photos.u8").exists()
