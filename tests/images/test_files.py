@@ -1,4 +1,4 @@
-"""A file appears whole or not at all, and a place that can't be written is told before the work."""
+"""A file appears whole or not at all; folders that can't be written are reported beforehand."""
 
 import os
 import threading
@@ -7,7 +7,13 @@ from pathlib import Path
 import pytest
 
 from sightline.errors import SightlineError
-from sightline.images.files import check_writable, replace_atomically
+from sightline.images import files
+from sightline.images.files import (
+    check_writable,
+    get_cache_path,
+    replace_atomically,
+    write_text,
+)
 
 
 def names(folder: Path) -> list[str]:
@@ -36,24 +42,24 @@ def test_makes_folders_and_replaces(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "error", [ZeroDivisionError(), KeyboardInterrupt(), SystemExit(3), SightlineError("no")]
 )
-@pytest.mark.parametrize("before", [None, "old"])
+@pytest.mark.parametrize("previous", [None, "old"])
 def test_a_failing_write_leaves_what_was_there(
-    error: BaseException, before: str | None, tmp_path: Path
+    error: BaseException, previous: str | None, tmp_path: Path
 ) -> None:
     path = tmp_path / "c.txt"
-    if before:
-        path.write_text(before, encoding="utf-8")
+    if previous:
+        path.write_text(previous, encoding="utf-8")
     with pytest.raises(type(error)) as raised:
         write_half(path, error)
     assert raised.value is error
-    assert names(tmp_path) == (["c.txt"] if before else [])
-    assert not before or path.read_text(encoding="utf-8") == before
+    assert names(tmp_path) == (["c.txt"] if previous else [])
+    assert not previous or path.read_text(encoding="utf-8") == previous
 
 
 @pytest.mark.parametrize(
     "error", [OSError(28, "No space left on device"), ValueError("embedded null byte")]
 )
-def test_a_full_disk_is_told_in_one_line(error: Exception, tmp_path: Path) -> None:
+def test_a_full_disk_is_reported_in_one_line(error: Exception, tmp_path: Path) -> None:
     with pytest.raises(
         SightlineError,
         match=r"can't write '.*c\.txt': (No space left on device|embedded null byte)$",
@@ -62,7 +68,7 @@ def test_a_full_disk_is_told_in_one_line(error: Exception, tmp_path: Path) -> No
     assert names(tmp_path) == []
 
 
-def test_a_block_that_wrote_nothing_is_told(tmp_path: Path) -> None:
+def test_a_block_that_wrote_nothing_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(SightlineError, match="can't write"), replace_atomically(tmp_path / "c.txt"):
         pass
     assert names(tmp_path) == []
@@ -132,3 +138,34 @@ def test_writers_at_once_each_write_a_whole_file(tmp_path: Path) -> None:
         thread.join()
     assert path.read_text(encoding="utf-8") in texts
     assert names(tmp_path) == ["c.txt"]
+
+
+def test_text_is_utf8_with_its_own_line_ends(tmp_path: Path) -> None:
+    write_text("one\ntwo\r\né\n", tmp_path / "a" / "c.txt")
+    assert (tmp_path / "a" / "c.txt").read_bytes() == b"one\ntwo\r\n\xc3\xa9\n"
+    assert names(tmp_path / "a") == ["c.txt"]
+
+
+def test_the_cache_is_where_xdg_says_on_every_system(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    # As on Windows, where platformdirs does not look at the variable.
+    monkeypatch.setattr(files, "user_cache_path", lambda *_, **__: Path("elsewhere"))
+    assert get_cache_path("scans", "a.scan") == tmp_path / "sightline" / "scans" / "a.scan"
+    assert names(tmp_path) == [], "nothing is made"
+
+
+@pytest.mark.parametrize("value", [None, ""])
+def test_without_xdg_the_cache_is_the_systems(
+    value: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if value is None:
+        monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    else:
+        monkeypatch.setenv("XDG_CACHE_HOME", value)
+    monkeypatch.setattr(files, "user_cache_path", lambda name, **_: tmp_path / name)
+    assert get_cache_path("lists", "b.txt") == tmp_path / "sightline" / "lists" / "b.txt"
+    monkeypatch.undo()
+    monkeypatch.setenv("XDG_CACHE_HOME", "")
+    assert get_cache_path("lists", "b.txt").is_absolute()

@@ -60,12 +60,10 @@ def assign_cells_by_halving(positions: Tensor, side: int) -> Tensor:
         second_size = _replace_item(size, axis, size[axis] - first_length)
         second_corner = _replace_item(corner, axis, corner[axis] + first_length)
 
-        # Positions are shared out by the cells, but neither half gets more than it has room for.
+        # Positions are divided in proportion to the cells. Neither half gets more than it has
+        # cells: there are no more positions than cells in the block, and rounding keeps that.
         sorted_ids = ids[positions[ids, axis].argsort(stable=True)]
-        first_capacity = first_size[0] * first_size[1]
-        second_capacity = second_size[0] * second_size[1]
-        proportional = round(len(ids) * first_length / size[axis])
-        first_count = min(first_capacity, max(len(ids) - second_capacity, proportional))
+        first_count = round(len(ids) * first_length / size[axis])
         blocks.append((sorted_ids[:first_count], corner, first_size))
         blocks.append((sorted_ids[first_count:], second_corner, second_size))
     return cells
