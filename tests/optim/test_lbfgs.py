@@ -1,4 +1,4 @@
-"""L-BFGS against torch's, step by step."""
+"""L-BFGS against torch's, step by step, and against the definition."""
 
 import pytest
 import torch
@@ -7,26 +7,23 @@ from torch import Tensor
 from sightline.optim.lbfgs import LBFGS
 
 
-def problem(place: Tensor) -> Tensor:
-    """A valley that is no quadratic: N numbers of N×D."""
-    return (
-        (place[:, 1:] - place[:, :-1].square()).square() * 3 + (1 - place[:, :-1]).square()
-    ).sum(1)
+def valley_loss(x: Tensor) -> Tensor:
+    """A curved valley (Rosenbrock): N numbers of N×D."""
+    bend = x[:, 1:] - x[:, :-1].square()
+    return (bend.square() * 3 + (1 - x[:, :-1]).square()).sum(1)
 
 
-def start(count: int) -> Tensor:
-    return (
-        torch.randn(count, 12, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
-        * 0.5
-    )
+def make_start(count: int) -> Tensor:
+    generator = torch.Generator().manual_seed(2)
+    return torch.randn(count, 12, dtype=torch.float64, generator=generator) * 0.5
 
 
-def descended(optimizer: LBFGS | torch.optim.Optimizer, place: Tensor) -> Tensor:
-    """One step, whether the optimizer wants a closure or not."""
+def make_step(optimizer: LBFGS | torch.optim.Optimizer, x: Tensor) -> Tensor:
+    """One step down the valley, whether the optimizer takes a closure or not."""
 
     def closure() -> Tensor:
         optimizer.zero_grad()
-        loss = problem(place).sum()
+        loss = valley_loss(x).sum()
         loss.backward()
         return loss
 
@@ -35,118 +32,156 @@ def descended(optimizer: LBFGS | torch.optim.Optimizer, place: Tensor) -> Tensor
         optimizer.step()
     else:
         optimizer.step(closure)  # type: ignore[arg-type]
-    return place.detach().clone()
+    return x.detach().clone()
 
 
 @pytest.mark.parametrize("history", [1, 3, 10])
 @pytest.mark.parametrize("lr", [1.0, 0.5])
-def test_goes_where_torch_goes(history: int, lr: float) -> None:
-    mine, theirs = start(1).requires_grad_(), start(1).requires_grad_()
-    ours = LBFGS([mine], lr=lr, history=history)
-    torchs = torch.optim.LBFGS([theirs], lr=lr, max_iter=1, history_size=history)
+def test_steps_are_torchs(history: int, lr: float) -> None:
+    x = make_start(1).requires_grad_()
+    torch_x = make_start(1).requires_grad_()
+    optimizer = LBFGS([x], lr=lr, history=history)
+    torch_optimizer = torch.optim.LBFGS([torch_x], lr=lr, max_iter=1, history_size=history)
     for _ in range(25):
-        before = theirs.detach().clone()
-        one, two = descended(ours, mine), descended(torchs, theirs)
-        torch.testing.assert_close(one - before, two - before, rtol=1e-5, atol=1e-9)
-    assert problem(mine).item() < 0.5 * problem(start(1)).item()
+        start = torch_x.detach().clone()
+        step = make_step(optimizer, x) - start
+        torch_step = make_step(torch_optimizer, torch_x) - start
+        torch.testing.assert_close(step, torch_step, rtol=1e-5, atol=1e-9)
+    assert valley_loss(x).item() < 0.5 * valley_loss(make_start(1)).item()
 
 
-def test_each_image_of_a_batch_goes_its_own_way() -> None:
-    both, alone = start(3).requires_grad_(), start(3)[1:2].clone().requires_grad_()
-    together, single = LBFGS([both], history=4), LBFGS([alone], history=4)
+def test_images_of_a_batch_are_independent() -> None:
+    batch = make_start(3).requires_grad_()
+    single = make_start(3)[1:2].clone().requires_grad_()
+    batch_optimizer = LBFGS([batch], history=4)
+    single_optimizer = LBFGS([single], history=4)
     for _ in range(15):
-        torch.testing.assert_close(descended(together, both)[1:2], descended(single, alone))
+        batch_x = make_step(batch_optimizer, batch)
+        torch.testing.assert_close(batch_x[1:2], make_step(single_optimizer, single))
 
 
-def test_a_pair_without_curvature_changes_nothing() -> None:
-    """A line has none: the direction stays the slope's, as torch's does, and nothing becomes NaN."""
-    mine, theirs = start(1).requires_grad_(), start(1).requires_grad_()
-    ours, torchs = LBFGS([mine]), torch.optim.LBFGS([theirs], max_iter=1)
+def test_a_pair_without_curvature_has_no_effect() -> None:
+    """On a plane the direction stays the gradient's, as torch's does, and nothing becomes NaN."""
+    x = make_start(1).requires_grad_()
+    torch_x = make_start(1).requires_grad_()
+    optimizer = LBFGS([x])
+    torch_optimizer = torch.optim.LBFGS([torch_x], max_iter=1)
+
+    def closure() -> Tensor:
+        torch_optimizer.zero_grad()
+        torch_x.backward(torch.ones_like(torch_x))
+        return torch_x.sum()
+
     for _ in range(4):
-        for place, optimizer in ((mine, ours), (theirs, torchs)):
-            optimizer.zero_grad()
-            closure = lambda place=place: (place.backward(torch.ones_like(place)), place.sum())[1]  # noqa: E731
-            if optimizer is ours:
-                closure()
-                optimizer.step()
-            else:
-                optimizer.step(closure)  # type: ignore[arg-type]
-        theirs.grad = None
-        torch.testing.assert_close(mine.detach(), theirs.detach())
+        x.grad = torch.ones_like(x)
+        optimizer.step()
+        torch_optimizer.step(closure)  # type: ignore[arg-type]
+        torch.testing.assert_close(x.detach(), torch_x.detach())
 
 
-def test_stands_still_at_the_bottom() -> None:
-    place = torch.ones(2, 12, dtype=torch.float64).requires_grad_()
-    optimizer = LBFGS([place])
+def test_it_stays_at_the_minimum() -> None:
+    x = torch.ones(2, 12, dtype=torch.float64).requires_grad_()
+    optimizer = LBFGS([x])
     for _ in range(3):
-        assert torch.equal(descended(optimizer, place), torch.ones(2, 12, dtype=torch.float64))
+        assert torch.equal(make_step(optimizer, x), torch.ones(2, 12, dtype=torch.float64))
 
 
-def test_single_precision_finds_the_bottom() -> None:
-    place = start(1).float().requires_grad_()
-    optimizer = LBFGS([place], lr=0.8)
+def test_single_precision_reaches_the_minimum() -> None:
+    x = make_start(1).float().requires_grad_()
+    optimizer = LBFGS([x], lr=0.8)
     for _ in range(120):
-        descended(optimizer, place)
-    assert problem(place).item() < 1e-6
+        make_step(optimizer, x)
+    assert valley_loss(x).item() < 1e-6
 
 
-def test_a_filter_stands_for_the_identity_at_the_start_of_the_history() -> None:
-    """Against the definition: H of the pairs, one BFGS update after the other, from γK with γ = sᵀy/yᵀKy of the newest."""
-    drawn = torch.randn(12, 12, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
-    kernel = drawn @ drawn.T / 12 + torch.eye(12)
-    place, history = start(1).requires_grad_(), 4
-    optimizer = LBFGS([place], history=history, preconditioner=lambda slope: slope @ kernel)
-    places, slopes = list[Tensor](), list[Tensor]()
+def compute_inverse_hessian(pairs: list[tuple[Tensor, Tensor]], kernel: Tensor) -> Tensor:
+    """H by its definition: one BFGS update after the other, from γK, γ = sᵀy/yᵀKy of the newest."""
+    newest_s, newest_y = pairs[-1]
+    inverse = kernel * (newest_s @ newest_y) / (newest_y @ kernel @ newest_y)
+    for s, y in pairs:
+        projection = torch.eye(12) - s.outer(y) / (s @ y)
+        inverse = projection @ inverse @ projection.T + s.outer(s) / (s @ y)
+    return inverse
+
+
+def test_a_preconditioner_replaces_the_identity_as_the_first_guess() -> None:
+    generator = torch.Generator().manual_seed(3)
+    random_matrix = torch.randn(12, 12, dtype=torch.float64, generator=generator)
+    kernel = random_matrix @ random_matrix.T / 12 + torch.eye(12)
+    history = 4
+    x = make_start(1).requires_grad_()
+    optimizer = LBFGS([x], history=history, preconditioner=lambda gradient: gradient @ kernel)
+    positions: list[Tensor] = []
+    gradients: list[Tensor] = []
     for _ in range(15):
-        places.append(place.detach()[0].clone())
-        after = descended(optimizer, place)[0]
-        assert place.grad is not None
-        slopes.append(place.grad[0].clone())
-        pairs = [
-            (places[i + 1] - places[i], slopes[i + 1] - slopes[i]) for i in range(len(places) - 1)
-        ]
-        pairs = [(s, y) for s, y in pairs if s @ y > 1e-10][-history:]
+        positions.append(x.detach()[0].clone())
+        next_position = make_step(optimizer, x)[0]
+        assert x.grad is not None
+        gradients.append(x.grad[0].clone())
+        pairs: list[tuple[Tensor, Tensor]] = []
+        for index in range(len(positions) - 1):
+            s = positions[index + 1] - positions[index]
+            y = gradients[index + 1] - gradients[index]
+            if s @ y > 1e-10:
+                pairs.append((s, y))
+        pairs = pairs[-history:]
         if pairs:
-            inverse = (
-                kernel * (pairs[-1][0] @ pairs[-1][1]) / (pairs[-1][1] @ kernel @ pairs[-1][1])
-            )
-            for s, y in pairs:
-                turn = torch.eye(12) - s.outer(y) / (s @ y)
-                inverse = turn @ inverse @ turn.T + s.outer(s) / (s @ y)
-            torch.testing.assert_close(
-                after - places[-1], -inverse @ slopes[-1], rtol=1e-5, atol=1e-9
-            )
-    assert problem(place).item() < 0.5 * problem(start(1)).item()
+            step = next_position - positions[-1]
+            expected = -compute_inverse_hessian(pairs, kernel) @ gradients[-1]
+            torch.testing.assert_close(step, expected, rtol=1e-5, atol=1e-9)
+    assert valley_loss(x).item() < 0.5 * valley_loss(make_start(1)).item()
 
 
-def test_what_was_learned_holds_at_another_size_and_scale() -> None:
-    """Two waves of different curvature, learned at 16×16 pixels; the first step at 40×40, of a loss three times as large, ends at the bottom."""
+def test_the_root_mean_square_of_a_step_is_bounded() -> None:
+    """The first step is a tenth of the bound for every image, a later one the bound at most."""
+    x = (5 * make_start(3)).requires_grad_()
+    optimizer = LBFGS([x], max_rms_step=0.1)
+    rms_by_step: list[Tensor] = []
+    for _ in range(6):
+        start = x.detach().clone()
+        step = make_step(optimizer, x) - start
+        rms_by_step.append(step.square().mean(1).sqrt())
+    tenth = torch.full((3,), 0.01, dtype=torch.float64)
+    torch.testing.assert_close(rms_by_step[0], tenth)
+    later = torch.stack(rms_by_step[1:])
+    assert float(later.max()) == pytest.approx(0.1)
 
-    def waves(side: int) -> Tensor:
-        line = torch.cos(
-            torch.pi * torch.arange(1, 3)[:, None] * (torch.arange(side) + 0.5) / side
-        ).double()
-        return torch.stack([line[0].expand(side, side), line[1].expand(side, side).T])[
-            :, None, None
-        ]
 
-    def loss(picture: Tensor, gain: float) -> Tensor:
+def test_curvature_pairs_hold_at_another_size_and_scale() -> None:
+    """Two waves of different curvature, learned at 16×24 pixels.
+
+    The first step at 40×56, of a loss three times as large, ends at the minimum.
+    """
+
+    def make_waves(height: int, width: int) -> Tensor:
+        """One wave down the image, one across it with twice the frequency: 2×1×1×H×W."""
+        down = torch.cos(torch.pi * (torch.arange(height) + 0.5) / height).double()
+        across = torch.cos(2 * torch.pi * (torch.arange(width) + 0.5) / width).double()
+        waves = [down[:, None].expand(height, width), across.expand(height, width)]
+        return torch.stack(waves)[:, None, None]
+
+    def compute_loss(image: Tensor, factor: float) -> Tensor:
         """Means over the pixels: the same number at every size."""
-        parts = (picture * waves(picture.shape[-1])).mean((2, 3, 4)).square()[:, 0]
-        return gain * (5 * parts[0] + 0.2 * parts[1])
+        waves = make_waves(image.shape[-2], image.shape[-1])
+        amplitudes = (image * waves).mean((2, 3, 4)).square()[:, 0]
+        return factor * (5 * amplitudes[0] + 0.2 * amplitudes[1])
 
-    def stepped(optimizer: LBFGS, picture: Tensor, gain: float) -> None:
+    def make_loss_step(optimizer: LBFGS, image: Tensor, factor: float) -> None:
         optimizer.zero_grad()
-        loss(picture, gain).backward()
+        compute_loss(image, factor).backward()
         optimizer.step()
 
-    small, large = (
-        (0.3 * waves(side)[0] + 0.5 * waves(side)[1]).requires_grad_() for side in (16, 40)
-    )
-    learned, anew = LBFGS([small]), LBFGS([large])
+    def make_image(height: int, width: int) -> Tensor:
+        down, across = make_waves(height, width)
+        return (0.3 * down + 0.5 * across).requires_grad_()
+
+    small = make_image(16, 24)
+    large = make_image(40, 56)
+    small_optimizer = LBFGS([small])
+    large_optimizer = LBFGS([large])
     for _ in range(12):
-        stepped(learned, small, 1.0)
-    before = loss(large, 3.0).item()
-    anew.inherit_history(learned, 3.0)
-    stepped(anew, large, 3.0)
-    assert loss(large, 3.0).item() < 1e-3 * before
+        make_loss_step(small_optimizer, small, 1.0)
+    start_loss = compute_loss(large, 3.0).item()
+    large_optimizer.inherit_state(small_optimizer, objective_ratio=3.0)
+    make_loss_step(large_optimizer, large, 3.0)
+    assert compute_loss(large, 3.0).item() < 1e-3 * start_loss

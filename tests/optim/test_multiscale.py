@@ -1,4 +1,4 @@
-"""Coarse to fine: the sizes, the state that is carried over, and what happens when a loss is no number."""
+"""Coarse to fine: the sizes, the state that is carried over, and scores that are not finite."""
 
 import math
 
@@ -6,9 +6,11 @@ import pytest
 import torch
 from helpers import smooth
 from torch import Tensor
+from torch.nn import functional as F
 
 import sightline as sl
 from sightline.images.transforms import resize_bicubic
+from sightline.optim.lbfgs import LBFGS
 from sightline.optim.multiscale import (
     AveragedPixels,
     StageOptimizer,
@@ -17,26 +19,28 @@ from sightline.optim.multiscale import (
     plan_stages,
 )
 from sightline.optim.objectives.objective import Objective
-from sightline.optim.optimizers import Adam
+from sightline.optim.optimizers import Adam, BaseOptimizer
 
-TARGET = 0.2 + 0.6 * smooth(1, 64, 7)
+TARGET = 0.2 + 0.6 * smooth(1, 96, 7)[..., :64, :]
 
 
-def towards(size: tuple[int, int], weight: float = 1.0) -> Objective:
-    """As near to a target as possible."""
-    target = torch.nn.functional.interpolate(TARGET, size=size, mode="bilinear", antialias=True)
+def resize_target(size: tuple[int, int]) -> Tensor:
+    return F.interpolate(TARGET, size=size, mode="bilinear", antialias=True)
+
+
+def distance_objective(size: tuple[int, int]) -> Objective:
+    """Minus the squared distance to the target."""
+    target = resize_target(size)
     return Objective(
-        "near",
-        (),
-        lambda model: lambda image, _: -weight * (image - target).square().flatten(1).sum(1),
+        "distance", (), lambda _: lambda image, _: -(image - target).square().flatten(1).sum(1)
     )
 
 
-def gray(side: int) -> Tensor:
-    return torch.full((1, 3, side, side), 0.5)
+def make_gray(height: int, width: int) -> Tensor:
+    return torch.full((1, 3, height, width), 0.5)
 
 
-def test_sizes_grow_by_the_root_of_two_to_the_whole() -> None:
+def test_sizes_grow_by_the_root_of_two_to_the_final_size() -> None:
     plan = plan_stages((512, 768), 50, first_steps_factor=2)
     assert [stage.size for stage in plan] == [
         (128, 192),
@@ -46,141 +50,228 @@ def test_sizes_grow_by_the_root_of_two_to_the_whole() -> None:
         (512, 768),
     ]
     assert [stage.steps for stage in plan] == [100, 50, 50, 50, 50]
-    assert [stage.size for stage in plan_stages((100, 100), 5)] == [(100, 100)]
 
 
-@pytest.mark.parametrize("way", ["lbfgs", "adam"])
-def test_finds_the_target_through_all_sizes(way: str, tiny: sl.Model) -> None:
-    plan = plan_stages((64, 64), 25, min_side=32)
-    done = optimize_coarse_to_fine(
+def test_a_small_image_has_one_stage_of_plain_length() -> None:
+    (stage,) = plan_stages((100, 140), 5, first_steps_factor=2)
+    assert (stage.size, stage.steps) == ((100, 140), 5)
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "lr", "tolerance"), [("lbfgs", 1.0, 1e-3), ("adam", 0.05, 0.1)]
+)
+def test_it_reaches_the_target_through_all_sizes(
+    tiny: sl.Model, algorithm: str, lr: float, tolerance: float
+) -> None:
+    plan = plan_stages((64, 96), 25, min_side=32)
+    start = make_gray(32, 48)
+    result = optimize_coarse_to_fine(
         tiny,
-        towards,
-        gray(32),
+        distance_objective,
+        start,
         plan,
-        StageOptimizer(way, 1.0 if way == "lbfgs" else 0.05),
-        average=way == "adam",
-    )  # type: ignore[arg-type]
-    assert done.image.shape == (1, 3, 64, 64)
-    assert len(done.scores) == 75
-    assert done.weighted_evaluations == pytest.approx(25 * (1 + 45**2 / 64**2 + 1 / 4))
-    assert float((done.image - TARGET).abs().max()) < (1e-3 if way == "lbfgs" else 0.1)
-    assert done.scores[0] == pytest.approx(
-        float(towards((32, 32)).bind(tiny)(gray(32), {})), rel=1e-4
-    ), "scores are not scaled"
-
-
-def test_adam_goes_on_with_its_moments(tiny: sl.Model) -> None:
-    brush = StageOptimizer("adam", 0.01)
-    optimize_coarse_to_fine(tiny, towards, gray(32), plan_stages((64, 64), 4, min_side=32), brush)
-    assert brush.previous is not None
-    adam = brush.previous[0]
-    assert isinstance(adam, Adam)
-    assert adam.step_count == 12, "three sizes of four steps"
-    assert adam.first_moments[0].shape == adam.second_moments[0].shape == (1, 3, 64, 64)
-    assert bool((adam.second_moments[0] >= 0).all())
-
-
-def test_lbfgs_goes_on_with_its_pairs_unless_the_picture_is_shifted(tiny: sl.Model) -> None:
-    """By a fixed number of steps at each size it gets nearer than one that starts anew at each."""
-
-    def steep(size: tuple[int, int]) -> Objective:
-        """Of curvatures from 1 to 100 from the top to the bottom; a number that does not depend on the size."""
-        weights = torch.logspace(0, 2, size[0]).view(1, 1, -1, 1)
-        target = torch.nn.functional.interpolate(TARGET, size=size, mode="bilinear", antialias=True)
-        return Objective(
-            "steep",
-            (),
-            lambda model: (
-                lambda image, _: -(weights * (image - target).square()).flatten(1).mean(1)
-            ),
-        )
-
-    plan = plan_stages((64, 64), 6, min_side=16)
-    going_on, anew = (
-        optimize_coarse_to_fine(
-            tiny, steep, gray(16), plan, StageOptimizer("lbfgs", 1.0), enlarge=enlarge
-        )
-        for enlarge in (None, resize_bicubic)
+        StageOptimizer(algorithm, lr),  # type: ignore[arg-type]
+        average=algorithm == "adam",
     )
-    assert going_on.scores[-1] > 0.5 * anew.scores[-1]
+    assert result.image.shape == (1, 3, 64, 96)
+    assert len(result.scores) == 75
+    shares = [32 * 48 / (64 * 96), 45 * 68 / (64 * 96), 1]
+    assert result.weighted_evaluations == pytest.approx(25 * sum(shares))
+    assert float((result.image - TARGET).abs().max()) < tolerance
+    first_score = float(distance_objective((32, 48)).bind(tiny)(start, {}))
+    assert result.scores[0] == pytest.approx(first_score, rel=1e-4), "scores are not scaled"
 
 
-def test_the_average_is_the_literal_one() -> None:
-    pixels, seen = AveragedPixels(torch.zeros(1, 3, 2, 2), decay=0.9), []
+@pytest.mark.parametrize(("algorithm", "optimizer_class"), [("adam", Adam), ("lbfgs", LBFGS)])
+def test_every_optimizer_keeps_its_state_from_stage_to_stage(
+    tiny: sl.Model, algorithm: str, optimizer_class: type
+) -> None:
+    stage_optimizer = StageOptimizer(algorithm, 0.01)  # type: ignore[arg-type]
+    plan = plan_stages((64, 96), 4, min_side=32)
+    optimize_coarse_to_fine(tiny, distance_objective, make_gray(32, 48), plan, stage_optimizer)
+    assert stage_optimizer.previous is not None
+    optimizer = stage_optimizer.previous.optimizer
+    assert isinstance(optimizer, optimizer_class)
+    if isinstance(optimizer, Adam):
+        assert optimizer.step_count == 12, "three sizes of four steps"
+        assert optimizer.first_moments[0].shape == (1, 3, 64, 96)
+        assert optimizer.second_moments[0].shape == (1, 3, 64, 96)
+        assert bool((optimizer.second_moments[0] >= 0).all())
+    else:
+        # The first step of a stage adds no pair: there is no step before it at that size.
+        assert optimizer.memories[0].pair_count == 9
+
+
+def test_a_stage_inherits_the_scale_of_its_objective() -> None:
+    """The curvature of an objective divided by 4 is half that of one divided by 2."""
+
+    ratios: list[float] = []
+
+    class Recorder(LBFGS):
+        def inherit_state(self, previous: BaseOptimizer, objective_ratio: float) -> None:
+            ratios.append(objective_ratio)
+
+    stage_optimizer = StageOptimizer("lbfgs", 1.0)
+    stage_optimizer.make_lbfgs = Recorder  # type: ignore[method-assign]
+    stage_optimizer.make_optimizer([torch.zeros(1, 3, 4, 6)], scale=2.0)
+    stage_optimizer.finish_stage(keep_state=True)
+    stage_optimizer.make_optimizer([torch.zeros(1, 3, 8, 12)], scale=4.0)
+    stage_optimizer.finish_stage(keep_state=False)
+    stage_optimizer.make_optimizer([torch.zeros(1, 3, 16, 24)], scale=8.0)
+    assert ratios == [0.5]
+
+
+def test_lbfgs_with_its_state_gets_nearer_than_without(tiny: sl.Model) -> None:
+    """In a fixed number of steps at each size, of curvatures from 1 to 100 from top to bottom."""
+
+    def make_objective(size: tuple[int, int]) -> Objective:
+        """A mean over the pixels: the same number at every size."""
+        weights = torch.logspace(0, 2, size[0]).view(1, 1, -1, 1)
+        target = resize_target(size)
+
+        def score(image: Tensor, _: object) -> Tensor:
+            return -(weights * (image - target).square()).flatten(1).mean(1)
+
+        return Objective("steep", (), lambda _: score)
+
+    plan = plan_stages((64, 96), 6, min_side=16)
+    last_scores: list[float] = []
+    # The same enlargement, but one that may shift the image for all that is known.
+    for enlarge in (None, resize_bicubic):
+        result = optimize_coarse_to_fine(
+            tiny,
+            make_objective,
+            make_gray(16, 24),
+            plan,
+            StageOptimizer("lbfgs", 1.0),
+            enlarge=enlarge,
+        )
+        last_scores.append(result.scores[-1])
+    with_state, without_state = last_scores
+    assert with_state > 0.5 * without_state
+
+
+def test_the_average_is_the_weighted_mean_of_the_images() -> None:
+    pixels = AveragedPixels(torch.zeros(1, 3, 2, 3), decay=0.9)
+    assert torch.equal(pixels.average, torch.zeros(1, 3, 2, 3))
     for value in (0.1, 0.5, 1.5):
         pixels.pixels.data.fill_(value)
         pixels.project_()
-        seen.append(min(value, 1.0))
     weights = [0.1 * 0.9**age for age in (2, 1, 0)]
-    expected = sum(w * v for w, v in zip(weights, seen, strict=True)) / sum(weights)
-    torch.testing.assert_close(pixels.average, torch.full((1, 3, 2, 2), expected))
+    clamped = [0.1, 0.5, 1.0]
+    products = [weight * value for weight, value in zip(weights, clamped, strict=True)]
+    expected = sum(products) / sum(weights)
+    torch.testing.assert_close(pixels.average, torch.full((1, 3, 2, 3), expected))
 
 
-def test_a_loss_that_is_no_number_halves_the_step_and_says_so(tiny: sl.Model) -> None:
-    """A loss that breaks where a whole step leads, but not half of one."""
+def test_a_score_that_is_not_finite_halves_the_step_and_is_noted(tiny: sl.Model) -> None:
+    """A score that is NaN where a whole step leads, but not half of one."""
 
-    def narrow(size: tuple[int, int]) -> Objective:
+    def make_objective(_: tuple[int, int]) -> Objective:
         def score(image: Tensor, _: object) -> Tensor:
-            near = -(image - 0.45).square().flatten(1).sum(1)
-            return torch.where(
-                image.flatten(1).amin(1) < 0.46, torch.full_like(near, math.nan), near
-            )
+            distance = (image - 0.45).square().flatten(1).sum(1)
+            is_broken = image.flatten(1).amin(1) < 0.46
+            return torch.where(is_broken, math.nan, -distance)
 
-        return Objective("narrow", (), lambda model: score)
+        return Objective("narrow", (), lambda _: score)
 
-    brush = StageOptimizer("adam", 0.06)
-    done = optimize_coarse_to_fine(tiny, narrow, gray(32), plan_stages((32, 32), 4), brush)
-    assert brush.lr == 0.015
-    assert done.notes == [
-        "step 2 gave no number; went back and halved the step to 0.03",
-        "step 4 gave no number; went back and halved the step to 0.015",
+    stage_optimizer = StageOptimizer("adam", 0.06)
+    plan = plan_stages((32, 48), 4)
+    result = optimize_coarse_to_fine(tiny, make_objective, make_gray(32, 48), plan, stage_optimizer)
+    assert stage_optimizer.lr == 0.015
+    assert result.notes == [
+        "the score of step 2 was not a finite number; the step size was halved to 0.03",
+        "the score of step 4 was not a finite number; the step size was halved to 0.015",
     ]
-    assert done.image.isfinite().all()
-    assert float(done.image.min()) >= 0.449
+    assert len(result.scores) == 4
+    assert result.image.isfinite().all()
+    assert float(result.image.min()) >= 0.449
 
 
-def test_gives_up_on_a_loss_that_never_is_a_number(tiny: sl.Model) -> None:
-    with pytest.raises(sl.SightlineError, match="not a finite number on the start"):
+def test_it_gives_up_after_six_halvings(tiny: sl.Model) -> None:
+    """A score that is NaN everywhere but at the start."""
+    start = make_gray(32, 48)
+
+    def make_objective(_: tuple[int, int]) -> Objective:
+        def score(image: Tensor, _: object) -> Tensor:
+            values = image.flatten(1).sum(1)
+            return torch.where((image == start).all(), values, math.nan)
+
+        return Objective("start only", (), lambda _: score)
+
+    stage_optimizer = StageOptimizer("adam", 0.128)
+    with pytest.raises(sl.SightlineError, match="not a finite number even with a step size of"):
+        optimize_coarse_to_fine(
+            tiny, make_objective, start, plan_stages((32, 48), 20), stage_optimizer
+        )
+    assert stage_optimizer.lr == 0.001, "halved six times, and refused at the seventh"
+
+
+def test_it_refuses_a_score_that_is_never_finite(tiny: sl.Model) -> None:
+    nowhere = Objective("nan", (), lambda _: lambda image, _: image.flatten(1).sum(1) * math.nan)
+    with pytest.raises(sl.SightlineError, match="not a finite number at the start"):
         optimize_coarse_to_fine(
             tiny,
-            lambda size: Objective(
-                "no", (), lambda model: lambda image, _: image.flatten(1).sum(1) * math.nan
-            ),
-            gray(32),
-            plan_stages((32, 32), 3),
+            lambda _: nowhere,
+            make_gray(32, 48),
+            plan_stages((32, 48), 3),
             StageOptimizer("adam", 0.1),
         )
 
 
-def test_stops_when_told_to_and_is_of_full_size(tiny: sl.Model) -> None:
-    seen: list[tuple[int, int]] = []
-    done = optimize_coarse_to_fine(
-        tiny, towards, gray(32), plan_stages((64, 64), 5, min_side=32), StageOptimizer("adam", 0.05),
-        callback=lambda step: seen.append((step.index, step.total)) or step.index == 7,
-    )  # fmt: skip
-    assert done.stopped
-    assert seen == [(index, 15) for index in range(1, 8)]
-    assert done.image.shape == (1, 3, 64, 64)
+def test_a_callback_stops_the_run_and_the_image_has_the_final_size(tiny: sl.Model) -> None:
+    steps: list[tuple[int, int]] = []
+
+    def stop_at_7(step) -> bool:
+        steps.append((step.index, step.total))
+        return step.index == 7
+
+    result = optimize_coarse_to_fine(
+        tiny,
+        distance_objective,
+        make_gray(32, 48),
+        plan_stages((64, 96), 5, min_side=32),
+        StageOptimizer("adam", 0.05),
+        callback=stop_at_7,
+    )
+    assert result.stopped
+    assert steps == [(index, 15) for index in range(1, 8)]
+    assert result.image.shape == (1, 3, 64, 96)
 
 
-def test_coarse_first_weighs_cosines_by_their_frequency() -> None:
-    """A wave over the height is multiplied by 1/frequency^power; nothing crosses from one edge to the opposite one."""
-    weigh = make_lowpass_preconditioner(torch.zeros(1, 3, 48, 32), 0.7)
-    for waves in (0.5, 1, 4, 10):
-        wave = (
-            torch.cos(2 * torch.pi * waves * (torch.arange(48) + 0.5) / 48)
-            .view(1, 1, 48, 1)
-            .expand(1, 3, 48, 32)
-        )
-        torch.testing.assert_close(
-            weigh(wave), wave * (max(waves, 1) / 4) ** -0.7, rtol=1e-4, atol=1e-4
-        )
+# ── the preconditioner of L-BFGS ──
+
+
+@pytest.mark.parametrize("axis", [2, 3])
+@pytest.mark.parametrize("waves", [0.5, 1, 4, 10])
+def test_cosines_are_weighted_by_their_frequency(axis: int, waves: float) -> None:
+    """A wave along the height of 48 pixels, or as fine a one along the width of 32."""
+    length = (48, 32)[axis - 2]
+    precondition = make_lowpass_preconditioner(torch.zeros(1, 3, 48, 32), 0.7)
+    waves_per_axis = round(2 * waves * length / 48) / 2
+    waves_per_side = waves_per_axis * 48 / length
+    position = (torch.arange(length) + 0.5) / length
+    line = torch.cos(2 * torch.pi * waves_per_axis * position)
+    wave = line.view(-1, 1) if axis == 2 else line
+    wave = wave.expand(1, 3, 48, 32)
+    expected = wave * (max(waves_per_side, 1) / 4) ** -0.7
+    torch.testing.assert_close(precondition(wave), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_the_preconditioner_does_not_tie_opposite_edges() -> None:
+    precondition = make_lowpass_preconditioner(torch.zeros(1, 3, 48, 32), 0.7)
     edge = torch.zeros(1, 3, 48, 32)
     edge[..., 0] = 1
-    assert float(weigh(edge)[..., -1].abs().max()) < 0.1 * float(weigh(edge)[..., 0].abs().max())
-    one, two = torch.randn(2, 1, 3, 200, 140, generator=torch.Generator().manual_seed(0))
-    weigh = make_lowpass_preconditioner(one, 0.7)
-    assert float((one * weigh(two)).sum()) == pytest.approx(
-        float((two * weigh(one)).sum()), rel=1e-3
-    )
-    assert float((one * weigh(one)).sum()) > 0
+    magnitude = precondition(edge).abs()
+    assert float(magnitude[..., -1].max()) < 0.1 * float(magnitude[..., 0].max())
+
+
+def test_the_preconditioner_is_symmetric_and_positive() -> None:
+    """Also where the image has more frequencies than are distinguished."""
+    generator = torch.Generator().manual_seed(0)
+    x, y = torch.randn(2, 1, 3, 200, 140, generator=generator)
+    precondition = make_lowpass_preconditioner(x, 0.7)
+    x_product = float((x * precondition(y)).sum())
+    y_product = float((y * precondition(x)).sum())
+    assert x_product == pytest.approx(y_product, rel=1e-3)
+    assert float((x * precondition(x)).sum()) > 0

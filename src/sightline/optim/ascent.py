@@ -1,9 +1,13 @@
-"""The one ascent: synthesis, DeepDream and adversarial examples differ in objective, parameterization and optimizer only."""
+"""The one gradient ascent on an image.
+
+Synthesis, DeepDream and adversarial examples differ in objective, parameterization and optimizer.
+"""
 
 import math
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -17,17 +21,42 @@ from sightline.optim.optimizers import OptimizerFactory
 from sightline.optim.parameterizations.fourier import Parameterization
 from sightline.registry.progress import Callback, Step
 
-# Steps in which an image whose gradient is held back by a ReLU gets the redirected one (lucid, misc/redirected_relu_grad.py).
+# For so many steps, an image whose gradient is zero behind dead ReLUs gets a redirected gradient
+# (lucid, misc/redirected_relu_grad.py).
 REDIRECTED_RELU_STEPS = 16
+
+# An image is on a plateau when its mean score of `patience` steps gained less than this share of
+# its rise so far.
+MIN_PLATEAU_GAIN = 0.01
 
 
 class AscentResult(tuple[Tensor, Tensor]):
-    """The final image N×3×H×W and the scores, steps×N; `moved`, N, says which images a gradient reached at all, `steps`, N,
-    how many each made, and `note` why the run ended early, if it did."""
+    """The final image N×3×H×W and the scores, steps×N; it unpacks as `image, scores`.
+
+    Attributes:
+        received_gradient: Whether a gradient reached the image in any step, N.
+        step_counts: How many steps the image made, N.
+        stop_reason: Why the run ended early; empty if it didn't.
+    """
 
     received_gradient: Tensor
     step_counts: Tensor
     stop_reason: str
+
+    def __new__(
+        cls,
+        image: Tensor,
+        scores: Tensor,
+        *,
+        received_gradient: Tensor,
+        step_counts: Tensor,
+        stop_reason: str,
+    ) -> Self:
+        result = super().__new__(cls, (image, scores))
+        result.received_gradient = received_gradient
+        result.step_counts = step_counts
+        result.stop_reason = stop_reason
+        return result
 
 
 @torch.enable_grad()
@@ -43,141 +72,167 @@ def maximize_objective(
     callback: Callback | None = None,
     patience: int = 0,
 ) -> AscentResult:
-    """Increases the objective for every image of the batch by itself.
+    """Increases the objective of every image of a batch, each image for itself.
 
-    `transform` stands between image and network in every step; it may give several views of each image, one after the other, whose
-    scores are averaged. `regularize(step)` runs after every step. With `patience`, an image whose scores have not risen by a
-    hundredth for that many steps keeps its picture, and the run ends when all do.
+    `transform` is applied between the image and the network in every step. It may return several
+    views of each image, one after the other; their scores are averaged. `regularize(step)` runs
+    after every step. With `patience`, an image whose mean score over that many steps rose by less
+    than a hundredth of its rise so far keeps its pixels, and the run ends when all images have.
 
-    A gradient that is not finite ends the run with a warning, and the last good picture is kept; raises SightlineError if that
-    happens on the start.
+    A score or gradient that is not finite ends the run with a warning, and the image of the step
+    before is returned. Raises SightlineError if that happens in the first step.
     """
-    climb = ObjectiveGradient(
-        objective.bind(model), [model.layer(name) for name in objective.layers], model
+    compute_gradient = ObjectiveGradient(
+        score_function=objective.bind(model),
+        layers=[model.layer(name) for name in objective.layers],
+        model=model,
     )
-    stepper, history, note = make_optimizer(parameterization.parameters), list[Tensor](), ""
-    plateau, moved = PlateauDetector(patience), torch.zeros(1, dtype=torch.bool)
+    optimizer = make_optimizer(parameterization.parameters)
+    plateau = PlateauDetector(patience)
+    history: list[Tensor] = []
+    received_gradient = torch.zeros(1, dtype=torch.bool)
+    stop_reason = ""
+
     for index in range(steps):
         image = parameterization()
-        seen = transform(image) if transform else image
-        scores, slope = climb(seen, len(image), redirect=index < REDIRECTED_RELU_STEPS)
-        steepest = find_max_gradient(slope, len(image))
-        if not math.isfinite(float(steepest.sum() + scores.sum())):
-            note = warn_nonfinite_gradient(objective, index, steps)
+        views = transform(image) if transform else image
+        redirect = index < REDIRECTED_RELU_STEPS
+        scores, gradient = compute_gradient(views, len(image), redirect=redirect)
+        max_gradient = find_max_gradient(gradient, len(image))
+        if not math.isfinite(float(max_gradient.sum() + scores.sum())):
+            stop_reason = warn_nonfinite_gradient(objective, index, steps)
             break
-        stepper.zero_grad()
-        seen.backward(slope)
-        shown = image.detach().clone() if callback else image
-        stepper.step()
+
+        optimizer.zero_grad()
+        views.backward(gradient)
+        # A step may change the pixels in place, so the callback's copy is taken before it.
+        step_image = image.detach().clone() if callback else image
+        optimizer.step()
         if regularize:
             regularize(index)
         parameterization.project_()
-        moved = moved.to(steepest.device) | (steepest > 0)
+
+        received_gradient = received_gradient.to(max_gradient.device) | (max_gradient > 0)
         history.append(scores)
-        if callback and callback(Step(index + 1, steps, scores, shown)):
+        if callback and callback(Step(index + 1, steps, scores, step_image)):
             break
         if patience and plateau.detect_plateau(history, parameterization):
-            note = f"no image gained any more; the run ended after {index + 1} of {steps} steps"
+            stop_reason = (
+                f"no image gained any more; the run ended after {index + 1} of {steps} steps"
+            )
             break
-    found = AscentResult(
-        (
-            plateau.restore_stopped_pictures(parameterization().detach().clone()),
-            torch.stack(history) if history else torch.empty(0, 0),
-        )
+
+    final_image = parameterization().detach().clone()
+    return AscentResult(
+        plateau.restore_stopped_images(final_image),
+        torch.stack(history) if history else torch.empty(0, 0),
+        received_gradient=received_gradient,
+        step_counts=plateau.count_steps(history),
+        stop_reason=stop_reason,
     )
-    found.received_gradient, found.stop_reason, found.step_counts = (
-        moved,
-        note,
-        plateau.count_steps(history),
-    )
-    return found
 
 
 def warn_nonfinite_gradient(objective: Objective, index: int, steps: int) -> str:
-    """Why a run ends at a gradient that is not finite, said as a warning too; raises SightlineError if that is the first step."""
+    """Warns that the run ends at a score or gradient that is not finite, and returns the warning.
+
+    Raises SightlineError in the first step.
+    """
     if index == 0:
         raise SightlineError(
-            f"{objective} or its gradient is not a finite number on the start; there is nothing to climb"
+            f"{objective} or its gradient is not a finite number at the start; "
+            "the ascent can't begin"
         )
-    note = f"at step {index + 1} of {steps} the score or its gradient was not a finite number; the picture of step {index} is kept"
-    warnings.warn(note, stacklevel=3)
-    return note
+    reason = (
+        f"at step {index + 1} of {steps} the score or its gradient was not a finite number; "
+        f"the image of step {index} is returned"
+    )
+    warnings.warn(reason, stacklevel=3)
+    return reason
 
 
 @dataclass(frozen=True)
 class ObjectiveGradient:
-    """Scores of views of images, and the slope that the optimizer goes down."""
+    """Scores of views of images, and the gradient that an optimizer descends."""
 
     score_function: ScoreFunction
     layers: list[str]
     model: Model
 
     def __call__(self, views: Tensor, image_count: int, *, redirect: bool) -> tuple[Tensor, Tensor]:
-        """Scores of each of `count` images, and −∂(their sum)/∂(what the network saw).
+        """Returns each image's mean score over its views, N, and −∂(sum of scores)/∂views.
 
-        With `redirect`, an image to which nothing comes back gets the slope by the rule that starts dead ReLUs.
+        With `redirect`, an image whose gradient is zero gets the gradient that passes dead ReLUs.
         """
-        scores, slope = self.compute_gradient(views, image_count)
-        if redirect and bool((dead := find_max_gradient(slope, image_count) == 0).any()):
+        scores, gradient = self.compute_gradient(views, image_count)
+        if not redirect:
+            return scores, gradient
+
+        is_dead = find_max_gradient(gradient, image_count) == 0
+        if is_dead.any():
             with backward("redirect"):
-                other = self.compute_gradient(views, image_count)[1]
-            slope = torch.where(
-                dead.repeat_interleave(len(views) // image_count).view(-1, 1, 1, 1), other, slope
-            )
-        return scores, slope
+                _, redirected_gradient = self.compute_gradient(views, image_count)
+            views_per_image = len(views) // image_count
+            is_dead_view = is_dead.repeat_interleave(views_per_image).view(-1, 1, 1, 1)
+            gradient = torch.where(is_dead_view, redirected_gradient, gradient)
+        return scores, gradient
 
     def compute_gradient(self, views: Tensor, image_count: int) -> tuple[Tensor, Tensor]:
+        """The same with the network's own ReLU gradients."""
         leaf = views.detach().requires_grad_()
-        scores = (
-            self.score_function(leaf, self.model.run(leaf, self.layers) if self.layers else {})
-            .view(image_count, -1)
-            .mean(1)
-        )
+        features = self.model.run(leaf, self.layers) if self.layers else {}
+        view_scores = self.score_function(leaf, features)
+        scores = view_scores.view(image_count, -1).mean(1)
         if not scores.requires_grad:
             return scores, torch.zeros_like(leaf)
-        (slope,) = torch.autograd.grad(-scores.sum(), leaf, materialize_grads=True)
-        return scores.detach(), slope
+        (gradient,) = torch.autograd.grad(-scores.sum(), leaf, materialize_grads=True)
+        return scores.detach(), gradient
 
 
 def find_max_gradient(gradient: Tensor, image_count: int) -> Tensor:
-    """The largest magnitude of each image's slope, N; NaN where it has one."""
-    return gradient.abs().amax((1, 2, 3)).view(image_count, -1).amax(1)
+    """The largest magnitude in the gradient of each image's views, N; NaN if there is one."""
+    view_maxima = gradient.abs().amax((1, 2, 3))
+    return view_maxima.view(image_count, -1).amax(1)
 
 
 @dataclass
 class PlateauDetector:
-    """Notices, image by image, when the scores rise no more, and keeps the picture of that step."""
+    """Notices for each image when its scores no longer rise, and keeps the image of that step."""
 
     patience: int
     stop_steps: dict[int, int] = field(default_factory=dict[int, int])
-    stopped_pictures: dict[int, Tensor] = field(default_factory=dict[int, Tensor])
+    stopped_images: dict[int, Tensor] = field(default_factory=dict[int, Tensor])
 
     def detect_plateau(self, history: list[Tensor], parameterization: Parameterization) -> bool:
-        """Whether every image has stopped rising: the mean of its last `patience` scores is above that of the `patience` before
-        by less than a hundredth of the whole rise so far."""
-        now = len(history)
-        if now < 2 * self.patience or now % self.patience:
+        """Whether every image has stopped rising. Checked once every `patience` steps."""
+        step_count = len(history)
+        if step_count < 2 * self.patience or step_count % self.patience:
             return False
-        scores = torch.stack(history).unflatten(0, (-1, self.patience)).mean(1)
-        still = scores[-1] - scores[-2] < 0.01 * (scores.amax(0) - scores[0]).clamp_min(1e-12)
-        for number in still.nonzero().flatten().tolist():
-            if number not in self.stop_steps:
-                self.stop_steps[number], self.stopped_pictures[number] = (
-                    now,
-                    parameterization().detach()[number].clone(),
-                )
-        return len(self.stop_steps) == len(still)
 
-    def restore_stopped_pictures(self, image: Tensor) -> Tensor:
-        """The images, those that stopped earlier as they were then."""
-        for number, picture in self.stopped_pictures.items():
-            image[number] = picture
+        # The mean score of every `patience` steps, windows×N.
+        scores = torch.stack(history)
+        window_means = scores.unflatten(0, (-1, self.patience)).mean(1)
+        gain = window_means[-1] - window_means[-2]
+        total_rise = window_means.amax(0) - window_means[0]
+        min_gain = MIN_PLATEAU_GAIN * total_rise.clamp_min(1e-12)
+        is_flat = gain < min_gain
+
+        for index in is_flat.nonzero().flatten().tolist():
+            if index not in self.stop_steps:
+                self.stop_steps[index] = step_count
+                self.stopped_images[index] = parameterization().detach()[index].clone()
+        return len(self.stop_steps) == len(is_flat)
+
+    def restore_stopped_images(self, image: Tensor) -> Tensor:
+        """Writes the images that stopped early back into the batch, in place."""
+        for index, stopped_image in self.stopped_images.items():
+            image[index] = stopped_image
         return image
 
     def count_steps(self, history: list[Tensor]) -> Tensor:
         """The steps that each image made, N."""
-        count = len(history[0]) if history else 0
-        return torch.tensor([self.stop_steps.get(number, len(history)) for number in range(count)])
+        image_count = len(history[0]) if history else 0
+        counts = [self.stop_steps.get(index, len(history)) for index in range(image_count)]
+        return torch.tensor(counts)
 
 
 @torch.no_grad()
@@ -185,4 +240,5 @@ def score_images(model: Model, objective: Objective, image: Tensor) -> Tensor:
     """The objective of images N×3×H×W as they are, N."""
     image = image.to(model.device)
     layers = [model.layer(name) for name in objective.layers]
-    return objective.bind(model)(image, model.run(image, layers) if layers else {})
+    features = model.run(image, layers) if layers else {}
+    return objective.bind(model)(image, features)

@@ -1,4 +1,4 @@
-"""A picture painted from coarse to fine: the ascent at growing sizes, each starting from the enlarged result of the last."""
+"""Coarse-to-fine ascent: each stage starts from the enlarged image of the one before."""
 
 import math
 import warnings
@@ -9,7 +9,6 @@ from typing import Literal
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from sightline.errors import SightlineError
 from sightline.images.spectrum import PIVOT_WAVES
@@ -24,25 +23,28 @@ from sightline.registry.progress import Callback, Step
 
 OptimizerName = Literal["lbfgs", "adam"]
 
-ADAM_BETAS = 0.9, 0.99  # of style-transfer-pytorch, for Adam
-
-PICTURE_AVERAGE_DECAY = 0.99  # of its moving average of pictures
+# Of style-transfer-pytorch: Adam's betas, and the decay of its moving average of images.
+ADAM_BETAS = (0.9, 0.99)
+PICTURE_AVERAGE_DECAY = 0.99
 
 DEFAULT_LEARNING_RATES = {"lbfgs": 1.0, "adam": 0.02}
 
 MAX_STEP_HALVINGS = 6
 
-# Of 0, 0.5, 0.7 and 1 on three pairs of pictures: 1 falls behind after 100 steps, without any all take twice as long to step 40.
+# Chosen from 0, 0.5, 0.7 and 1 on three pairs of images: 1 falls behind after 100 steps, and 0
+# takes twice as long to reach the loss of step 40.
 FREQUENCY_FALLOFF = 0.7
 
-MAX_RMS_STEP = 0.1  # root mean square of a step of L-BFGS, of pixels in [0, 1]
+# Bound on the root mean square of a step of L-BFGS, of pixels in [0, 1].
+MAX_RMS_STEP = 0.1
 
-MAX_COSINE_COUNT = 128  # half waves per side up to which coarse and fine are told apart
+# Half waves per side up to which the preconditioner distinguishes frequencies.
+MAX_COSINE_COUNT = 128
 
 
 @dataclass(frozen=True)
 class Stage:
-    """Steps at one size (height, width)."""
+    """A number of steps at one size (height, width)."""
 
     size: ImageSize
     steps: int
@@ -51,46 +53,61 @@ class Stage:
 def plan_stages(
     size: ImageSize, steps: int, *, min_side: int = 128, first_steps_factor: float = 1.0
 ) -> list[Stage]:
-    """Sizes that grow by √2 up to `size` from a short side of `least` or more (style-transfer-pytorch). The first has
-    `first` × as many steps as the others: the picture is laid out there, where a step costs least."""
-    count = max(0, math.floor(2 * math.log2(min(size) / min_side)))
-    factors = [2 ** (-index / 2) for index in reversed(range(count + 1))]
-    return [
-        Stage(
-            (round(size[0] * factor), round(size[1] * factor)),
-            round(steps * first_steps_factor) if index == 0 and count else steps,
-        )
-        for index, factor in enumerate(factors)
-    ]
+    """Stages whose sizes grow by √2 up to `size`, from a short side of at least `min_side`.
+
+    As in style-transfer-pytorch. The first of several stages has `first_steps_factor` times as many
+    steps: it lays out the image, and its steps cost least.
+    """
+    height, width = size
+    doublings = math.log2(min(size) / min_side)
+    growth_count = max(0, math.floor(2 * doublings))
+    stages: list[Stage] = []
+    for index in range(growth_count + 1):
+        remaining_growths = growth_count - index
+        factor = 2 ** (-remaining_growths / 2)
+        stage_size = (round(height * factor), round(width * factor))
+        stage_steps = steps
+        if index == 0 and growth_count > 0:
+            stage_steps = round(steps * first_steps_factor)
+        stages.append(Stage(stage_size, stage_steps))
+    return stages
 
 
 class AveragedPixels(Pixels):
-    """Pixels that keep a moving average of themselves, free of its start's weight (bias-corrected as Adam's moments)."""
+    """Pixels with a moving average of themselves, bias-corrected like Adam's moments."""
 
     def __init__(self, image: Tensor, decay: float = PICTURE_AVERAGE_DECAY) -> None:
         super().__init__(image)
-        self.decay, self.step_count, self.running_sum = decay, 0, torch.zeros_like(image)
+        self.decay = decay
+        self.step_count = 0
+        self.running_sum = torch.zeros_like(image)
 
     @torch.no_grad()
     def project_(self) -> None:
+        """Clamps the pixels to [0, 1] and adds them to the average."""
         super().project_()
         self.step_count += 1
         self.running_sum.lerp_(self.pixels, 1 - self.decay)
 
     @property
     def average(self) -> Tensor:
-        """The average of what the pixels were after each step."""
-        return (
-            self.running_sum / (1 - self.decay**self.step_count)
-            if self.step_count
-            else self.pixels.detach()
-        )
+        """The average of the pixels after each step."""
+        if not self.step_count:
+            return self.pixels.detach()
+        return self.running_sum / (1 - self.decay**self.step_count)
 
 
 @dataclass
 class CoarseToFineResult:
-    """The picture 1×3×H×W, the score of every step, the evaluations weighed by their share of the final pixels, and what
-    went wrong on the way, in words."""
+    """What a coarse-to-fine ascent made.
+
+    Attributes:
+        image: The image, 1×3×H×W.
+        scores: The score of every step.
+        weighted_evaluations: The evaluations, each weighted by its share of the final pixel count.
+        notes: What went wrong on the way, in words.
+        stopped: Whether the callback stopped the run.
+    """
 
     image: Tensor
     scores: list[float] = field(default_factory=list[float])
@@ -99,75 +116,111 @@ class CoarseToFineResult:
     stopped: bool = False
 
 
+@dataclass(frozen=True)
+class StageState:
+    """The optimizer of a stage, and the number that the stage's objective was divided by."""
+
+    optimizer: LBFGS | Adam
+    objective_scale: float
+
+
 @dataclass
 class StageOptimizer:
-    """How a stage is gone: "lbfgs" or "adam", its step size, its memory, how much further L-BFGS trusts coarse changes than fine
-    ones (`falloff`), and the optimizer as the stage before left it, with what the objective was divided by there."""
+    """Makes the optimizer of each stage, with the state of the one before.
+
+    Attributes:
+        algorithm: "lbfgs" or "adam".
+        lr: The step size.
+        history_size: Curvature pairs of L-BFGS.
+        falloff: How much further L-BFGS steps along coarse changes than along fine ones: in
+            proportion to 1/frequency^falloff.
+        previous: What the next stage continues from, if anything.
+        current: The stage that is running.
+    """
 
     algorithm: OptimizerName
     lr: float
     history_size: int = 10
     falloff: float = 0.0
-    previous: tuple[LBFGS | Adam, float] | None = None
+    previous: StageState | None = None
+    current: StageState | None = field(default=None, init=False)
 
     def make_optimizer(self, parameters: list[Tensor], scale: float) -> LBFGS | Adam:
-        """The optimizer of one stage, whose objective is divided by `scale`; with the moments or the pairs of the stage before, resized."""
-        (before, divided), self.previous = self.previous or (None, scale), None
+        """The optimizer of one stage, whose objective is divided by `scale`."""
         if self.algorithm == "lbfgs":
-            filter = (
-                make_lowpass_preconditioner(parameters[0], self.falloff) if self.falloff else None
-            )
-            stepper = LBFGS(
-                parameters,
-                lr=self.lr,
-                history=self.history_size,
-                preconditioner=filter,
-                max_rms_step=MAX_RMS_STEP,
-            )
-            if isinstance(before, LBFGS):
-                stepper.inherit_history(before, divided / scale)
+            optimizer = self.make_lbfgs(parameters)
         else:
-            stepper = Adam(parameters, self.lr, ADAM_BETAS)
-            if isinstance(before, Adam):
-                size = parameters[0].shape[-2:]
-                grown = [
-                    F.interpolate(one[0], size=size, mode="bilinear", align_corners=False)
-                    for one in (before.first_moments, before.second_moments)
-                ]
-                stepper.first_moments, stepper.second_moments, stepper.step_count = (
-                    [grown[0]],
-                    [grown[1].clamp_min(0)],
-                    before.step_count,
-                )
-        self.current = stepper, scale
-        return stepper
+            optimizer = Adam(parameters, self.lr, ADAM_BETAS)
+        if self.previous is not None:
+            objective_ratio = self.previous.objective_scale / scale
+            optimizer.inherit_state(self.previous.optimizer, objective_ratio)
+            self.previous = None
+        self.current = StageState(optimizer, scale)
+        return optimizer
+
+    def make_lbfgs(self, parameters: list[Tensor]) -> LBFGS:
+        """L-BFGS for images of the parameters' size."""
+        preconditioner = None
+        if self.falloff:
+            preconditioner = make_lowpass_preconditioner(parameters[0], self.falloff)
+        return LBFGS(
+            parameters,
+            lr=self.lr,
+            history=self.history_size,
+            preconditioner=preconditioner,
+            max_rms_step=MAX_RMS_STEP,
+        )
+
+    def finish_stage(self, *, keep_state: bool) -> None:
+        """Lets the next stage continue from the optimizer's state, or start without one."""
+        self.previous = self.current if keep_state else None
+
+    def halve_step(self) -> None:
+        """Halves the step size; the next optimizer starts without a state."""
+        self.lr /= 2
+        self.previous = None
 
 
 def make_lowpass_preconditioner(image: Tensor, power: float) -> Callable[[Tensor], Tensor]:
-    """What multiplies the cosine spectrum of images of this size by 1/frequency^power (1 at 4 waves per picture), what is finer
-    than `FINEST` by the same as there: work in proportion to the pixels. Cosines, since a Fourier series would tie opposite edges."""
-    rows, columns = (make_cosine_basis(length).to(image) for length in image.shape[2:])
-    side = max(image.shape[2:])
-    waves = [
-        torch.arange(len(one), device=image.device) / 2 * side / one.shape[1]
-        for one in (rows, columns)
-    ]
-    weights = (
-        (waves[0][:, None].square() + waves[1].square()).sqrt().clamp_min(1) / PIVOT_WAVES
-    ).pow(-power)
-    least = float(weights.min())
-    return lambda slope: (
-        least * slope + rows.T @ ((weights - least) * (rows @ slope @ columns.T)) @ columns
-    )
+    """A filter for images of this size that weights their cosine spectrum by 1/frequency^power.
+
+    The weight is 1 at `PIVOT_WAVES` waves per image. Frequencies beyond `MAX_COSINE_COUNT` half
+    waves share the smallest weight, which keeps the work proportional to the pixels. It is a cosine
+    and not a Fourier series since that would tie opposite edges together.
+    """
+    height, width = image.shape[2:]
+    row_basis = make_cosine_basis(height).to(image)
+    column_basis = make_cosine_basis(width).to(image)
+
+    # Waves per longer side of the image; a row of the basis adds half a wave.
+    side = max(height, width)
+    row_order = torch.arange(len(row_basis), device=image.device)
+    column_order = torch.arange(len(column_basis), device=image.device)
+    row_waves = row_order / 2 * side / height
+    column_waves = column_order / 2 * side / width
+    waves = (row_waves[:, None].square() + column_waves.square()).sqrt()
+    weights = (waves.clamp_min(1) / PIVOT_WAVES).pow(-power)
+
+    # Written as the smallest weight for everything plus what the coarse waves have more.
+    min_weight = float(weights.min())
+    extra_weights = weights - min_weight
+
+    def precondition(gradient: Tensor) -> Tensor:
+        spectrum = row_basis @ gradient @ column_basis.T
+        coarse_part = row_basis.T @ (extra_weights * spectrum) @ column_basis
+        return min_weight * gradient + coarse_part
+
+    return precondition
 
 
 def make_cosine_basis(length: int) -> Tensor:
-    """The first `FINEST` of an orthonormal base of cosines (DCT-II), each a row of `length`."""
-    order = torch.arange(min(length, MAX_COSINE_COUNT))[:, None]
-    base = torch.cos(math.pi / length * order * (torch.arange(length) + 0.5)) * math.sqrt(
-        2 / length
-    )
-    return torch.where(order == 0, base / math.sqrt(2), base)
+    """The first `MAX_COSINE_COUNT` rows of an orthonormal DCT-II matrix, each of `length`."""
+    count = min(length, MAX_COSINE_COUNT)
+    order = torch.arange(count)[:, None]
+    position = torch.arange(length) + 0.5
+    angle = math.pi / length * order * position
+    basis = torch.cos(angle) * math.sqrt(2 / length)
+    return torch.where(order == 0, basis / math.sqrt(2), basis)
 
 
 def optimize_coarse_to_fine(
@@ -181,91 +234,110 @@ def optimize_coarse_to_fine(
     enlarge: Callable[[Tensor, ImageSize], Tensor] | None = None,
     callback: Callback | None = None,
 ) -> CoarseToFineResult:
-    """Ascends `aim(size)` through the stages from an image 1×3×H×W of any size. Between them the picture is `resized`, and what the
-    optimizer knows of it; or it grows by `enlarge`, which may shift it, so that the optimizer starts anew.
+    """Maximizes `make_objective(size)` through the stages, from an image 1×3×H×W of any size.
 
-    The objective is divided by the size of its first score: L-BFGS leaves out curvatures below 1e-10, and a mean-normalized
-    Gram loss would stand still. If a score is no number, the stage goes back to the last picture that had one, with half the
-    step. Raises SightlineError if that does not help either.
+    Between stages the image is resized, and the optimizer's state with it. An `enlarge` of one's
+    own may shift the image, so the optimizer then starts without a state. With `average` a stage
+    returns the moving average of its images.
+
+    The objective is divided by the magnitude of the stage's first score: L-BFGS leaves out
+    curvatures below 1e-10, and with a Gram loss normalized by means it wouldn't move at all. After
+    a score that is not finite the stage continues from its last good image with half the step size;
+    the result's `notes` say so. Raises SightlineError if that doesn't help.
     """
-    total, done, grown = sum(stage.steps for stage in plan), 0, enlarge or resize_bicubic
-    painted = CoarseToFineResult(image)
+    resize = enlarge or resize_bicubic
+    result = CoarseToFineResult(image)
+    total_steps = sum(stage.steps for stage in plan)
+    steps_done = 0
     for stage in plan:
         objective = make_objective(stage.size)
-        left = stage.steps
-        start = grown(painted.image, stage.size)
-        first = float(score_images(model, objective, start).abs().max())
-        scale = first if math.isfinite(first) and first > 0 else 1.0
-        while left > 0 and not painted.stopped:
-            watch = StageMonitor(callback, done, total, scale)
-            pixels = AveragedPixels(start) if average else Pixels(start)
-            with warnings.catch_warnings(action="ignore"):  # what the warning says is told below
-                optimizer = partial(stage_optimizer.make_optimizer, scale=scale)
-                broken = maximize_objective(
-                    model, objective * (1 / scale), pixels, optimizer, left, callback=watch
-                ).stop_reason
-            went = len(watch.scores)
-            done, left = done + went, left - went
-            painted.scores += watch.scores
-            painted.weighted_evaluations += went * math.prod(stage.size) / math.prod(plan[-1].size)
-            painted.stopped = watch.stopped
-            if not broken:
-                stage_optimizer.previous = None if enlarge else stage_optimizer.current
-                start = (
-                    pixels.average if isinstance(pixels, AveragedPixels) else pixels.pixels.detach()
+        stage_image = resize(result.image, stage.size)
+        scale = measure_objective_scale(model, objective, stage_image)
+        pixel_share = math.prod(stage.size) / math.prod(plan[-1].size)
+        stage_end = steps_done + stage.steps
+
+        while steps_done < stage_end and not result.stopped:
+            monitor = StageMonitor(callback, steps_done, total_steps, scale)
+            pixels = AveragedPixels(stage_image) if average else Pixels(stage_image)
+            # The warning of a score that is not finite becomes a note of the result.
+            with warnings.catch_warnings(action="ignore"):
+                ascent = maximize_objective(
+                    model,
+                    objective * (1 / scale),
+                    pixels,
+                    partial(stage_optimizer.make_optimizer, scale=scale),
+                    stage_end - steps_done,
+                    callback=monitor,
                 )
+            step_count = len(monitor.scores)
+            steps_done += step_count
+            result.scores += monitor.scores
+            result.weighted_evaluations += step_count * pixel_share
+            result.stopped = monitor.stopped
+
+            if not ascent.stop_reason:
+                stage_optimizer.finish_stage(keep_state=enlarge is None)
+                stage_image = pixels.pixels.detach()
+                if isinstance(pixels, AveragedPixels):
+                    stage_image = pixels.average
                 break
-            start = halve_step_size(painted, stage_optimizer, watch, start, done)
-        painted.image = start.detach().clone()
-        if painted.stopped:
+            recover_from_nonfinite_score(stage_optimizer, result, steps_done)
+            if monitor.last_image is not None:
+                stage_image = monitor.last_image
+
+        result.image = stage_image.detach().clone()
+        if result.stopped:
             break
-    painted.image = grown(painted.image, plan[-1].size).clamp(0, 1)
-    return painted
+    result.image = resize(result.image, plan[-1].size).clamp(0, 1)
+    return result
 
 
-def halve_step_size(
-    result: CoarseToFineResult,
-    stage_optimizer: StageOptimizer,
-    monitor: "StageMonitor",
-    start: Tensor,
-    step: int,
-) -> Tensor:
-    """After a score that is no number: half the step, and the last good picture."""
-    stage_optimizer.lr, stage_optimizer.previous = stage_optimizer.lr / 2, None
+def measure_objective_scale(model: Model, objective: Objective, image: Tensor) -> float:
+    """The magnitude of an image's score, or 1 where it is zero or not finite."""
+    magnitude = float(score_images(model, objective, image).abs().max())
+    return magnitude if math.isfinite(magnitude) and magnitude > 0 else 1.0
+
+
+def recover_from_nonfinite_score(
+    stage_optimizer: StageOptimizer, result: CoarseToFineResult, steps_done: int
+) -> None:
+    """Halves the step size and notes it in the result.
+
+    Raises SightlineError after `MAX_STEP_HALVINGS` times.
+    """
+    stage_optimizer.halve_step()
     result.notes.append(
-        f"step {step + 1} gave no number; went back and halved the step to {stage_optimizer.lr:g}"
+        f"the score of step {steps_done + 1} was not a finite number; "
+        f"the step size was halved to {stage_optimizer.lr:g}"
     )
     if len(result.notes) > MAX_STEP_HALVINGS:
         raise SightlineError(
-            f"the loss is no number even with steps of {stage_optimizer.lr:g}; do the network and its weights fit together?"
+            f"the loss is not a finite number even with a step size of {stage_optimizer.lr:g}; "
+            "check that the weights belong to the network"
         )
-    return monitor.last_picture if monitor.last_picture is not None else start
 
 
 class StageMonitor:
-    """The callback of one stage: counts on over stages, keeps the scores and the last picture that had one."""
+    """The callback of one stage: counts steps over all stages, and keeps scores and image."""
 
     def __init__(
         self, callback: Callback | None, steps_done: int, total_steps: int, objective_scale: float
     ) -> None:
-        self.callback, self.steps_done, self.total_steps, self.objective_scale = (
-            callback,
-            steps_done,
-            total_steps,
-            objective_scale,
-        )
+        self.callback = callback
+        self.steps_done = steps_done
+        self.total_steps = total_steps
+        self.objective_scale = objective_scale
         self.scores: list[float] = []
-        self.last_picture: Tensor | None = None
+        # The image of the last step that had a finite score.
+        self.last_image: Tensor | None = None
         self.stopped = False
 
     def __call__(self, step: Step) -> bool:
-        self.last_picture = step.image
+        self.last_image = step.image
         scores = step.scores * self.objective_scale
         self.scores.append(float(scores.sum()))
-        self.stopped = bool(
-            self.callback
-            and self.callback(
-                Step(self.steps_done + step.index, self.total_steps, scores, step.image)
-            )
-        )
+        if self.callback:
+            index = self.steps_done + step.index
+            overall_step = Step(index, self.total_steps, scores, step.image)
+            self.stopped = bool(self.callback(overall_step))
         return self.stopped

@@ -1,9 +1,11 @@
-"""The gradient of an objective for images of any size: tile by tile with overlap, so that memory is bounded by the tile."""
+"""The gradient of an objective for images of any size, tile by tile.
+
+The tiles overlap, and memory is bounded by the size of a tile.
+"""
 
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import product
 
 import torch
 from torch import Tensor
@@ -12,108 +14,139 @@ from sightline.models.model import Model
 from sightline.models.outputs import differentiate_scores
 from sightline.optim.objectives.objective import Objective
 
-OVERLAP_DIVISOR = 4  # neighbours share this part of a tile: a fourth
+# Neighbouring tiles overlap by at least this fraction of a tile: a fourth.
+OVERLAP_DIVISOR = 4
+
+# Sides of tiles are rounded up to a multiple of so many pixels.
+TILE_SIDE_MULTIPLE = 8
+
+# Where some pixels of a tile lie along an axis: on the image, and in the tile.
+SpanPair = tuple[slice, slice]
 
 
 def compute_tile_starts(length: int, tile_side: int) -> list[int]:
-    """Where tiles begin along one axis: evenly spaced, the last ending at `length`, neighbours sharing at least a fourth of a tile."""
+    """Where tiles start along an axis: evenly spaced, with the last one ending at `length`."""
     if length <= tile_side:
         return [0]
-    step = tile_side - tile_side // OVERLAP_DIVISOR
-    count = -(-(length - tile_side) // step) + 1
-    return [round(number * (length - tile_side) / (count - 1)) for number in range(count)]
+    max_step = tile_side - tile_side // OVERLAP_DIVISOR
+    last_start = length - tile_side
+    count = math.ceil(last_start / max_step) + 1
+    return [round(index * last_start / (count - 1)) for index in range(count)]
 
 
 def compute_tile_weights(length: int, tile_side: int) -> list[Tensor]:
-    """For each tile along an axis, the share that each of its pixels contributes to the whole: smooth, and 1 in sum everywhere."""
-    begins, side = compute_tile_starts(length, tile_side), min(length, tile_side)
-    places = torch.arange(side) + 0.5
-    weights = list[Tensor]()
-    for number in range(len(begins)):
-        rise = places if number else torch.full_like(places, torch.inf)
-        fall = side - places if number + 1 < len(begins) else torch.full_like(places, torch.inf)
-        # A tile is trusted in its middle: near its edges the network sees padding instead of the picture.
-        weights.append(
-            (torch.minimum(rise, fall) / (tile_side / OVERLAP_DIVISOR))
-            .clamp(0, 1)
-            .mul(torch.pi / 2)
-            .sin()
-            .square()
-        )
+    """Each tile's weight for each of its pixels along an axis; the weights of a pixel sum to 1.
+
+    A tile counts most in its middle: near its edges the network sees padding instead of the image.
+    At an edge of the image there is no other tile, and the weight stays full.
+    """
+    starts = compute_tile_starts(length, tile_side)
+    side = min(length, tile_side)
+    overlap = tile_side / OVERLAP_DIVISOR
+    position = torch.arange(side) + 0.5
+    no_edge = torch.full_like(position, torch.inf)
     total = torch.zeros(length)
-    for begin, weight in zip(begins, weights, strict=True):
-        total[begin : begin + side] += weight
-    return [
-        weight / total[begin : begin + side] for begin, weight in zip(begins, weights, strict=True)
-    ]
+    weights: list[Tensor] = []
+    for start in starts:
+        start_distance = position if start > 0 else no_edge
+        end_distance = side - position if start + side < length else no_edge
+        edge_distance = torch.minimum(start_distance, end_distance)
+        ramp = (edge_distance / overlap).clamp(0, 1)
+        weight = (ramp * (torch.pi / 2)).sin().square()
+        total[start : start + side] += weight
+        weights.append(weight)
+
+    normalized_weights: list[Tensor] = []
+    for start, weight in zip(starts, weights, strict=True):
+        local_total = total[start : start + side]
+        normalized_weights.append(weight / local_total)
+    return normalized_weights
 
 
 def balance_tile_side(length: int, tile_side: int) -> int:
-    """The side of tiles along an axis, at most `tile`: no more tiles than needed, and none larger than their overlap of a fourth asks for."""
+    """The smallest side, at most `tile_side`, that covers an axis with as many tiles."""
     count = len(compute_tile_starts(length, tile_side))
     if count == 1:
         return length
-    least = length * OVERLAP_DIVISOR / (count * (OVERLAP_DIVISOR - 1) + 1)
-    return min(tile_side, -(-math.ceil(least) // 8) * 8)
+    # `count` tiles of side s that overlap by s/4 cover s·(3·count + 1)/4 pixels.
+    covered_fourths = count * (OVERLAP_DIVISOR - 1) + 1
+    min_side = math.ceil(length * OVERLAP_DIVISOR / covered_fourths)
+    multiples = math.ceil(min_side / TILE_SIDE_MULTIPLE)
+    return min(tile_side, multiples * TILE_SIDE_MULTIPLE)
 
 
-def split_wrapped_range(begin: int, count: int, length: int) -> list[tuple[slice, slice]]:
-    """`count` places from `begin` on, round an axis of `length`: where they lie on the axis, and which of the `count` they are."""
-    begin %= length
-    first = min(count, length - begin)
-    whole = (
-        (slice(begin, begin + first), slice(0, first)),
-        (slice(0, count - first), slice(first, count)),
-    )
-    return [part for part in whole if part[1].start < part[1].stop]
+def split_wrapped_range(start: int, count: int, length: int) -> list[SpanPair]:
+    """`count` pixels from `start` on, around an axis of `length`, as one span or two.
+
+    Each span is given on the axis and within the `count` pixels.
+    """
+    start %= length
+    first_count = min(count, length - start)
+    spans = [(slice(start, start + first_count), slice(0, first_count))]
+    if first_count < count:
+        spans.append((slice(0, count - first_count), slice(first_count, count)))
+    return spans
 
 
 @dataclass(frozen=True)
 class WrappedTile:
-    """A tile, perhaps round the border of the image: what each of its pixels contributes, h×w, and its rows and columns as stretches."""
+    """A tile that may continue at the opposite border of the image.
+
+    Attributes:
+        weight: What each of its pixels contributes to the image, h×w.
+        row_spans: Its rows, from top to bottom.
+        column_spans: Its columns, from left to right.
+    """
 
     weight: Tensor
-    row_spans: list[tuple[slice, slice]]
-    column_spans: list[tuple[slice, slice]]
+    row_spans: list[SpanPair]
+    column_spans: list[SpanPair]
 
     def crop_image(self, image: Tensor) -> Tensor:
-        """What lies under the tile, N×3×h×w, a copy."""
-        return torch.cat(
-            [
-                torch.cat([image[..., rows, columns] for columns, _ in self.column_spans], 3)
-                for rows, _ in self.row_spans
-            ],
-            2,
-        )
+        """The image's pixels under the tile, N×3×h×w, a copy."""
+        bands: list[Tensor] = []
+        for image_rows, _ in self.row_spans:
+            pieces = [image[..., image_rows, columns] for columns, _ in self.column_spans]
+            bands.append(torch.cat(pieces, 3))
+        return torch.cat(bands, 2)
 
     def add_weighted(self, image: Tensor, tile: Tensor) -> None:
-        """Adds the tile's share to the image."""
-        tile = tile * self.weight.to(tile.device)
-        for (rows, tall), (columns, wide) in product(self.row_spans, self.column_spans):
-            image[..., rows, columns] += tile[..., tall, wide]
+        """Adds the tile's values, weighted, to the image in place."""
+        weighted = tile * self.weight.to(tile.device)
+        for image_rows, tile_rows in self.row_spans:
+            for image_columns, tile_columns in self.column_spans:
+                piece = weighted[..., tile_rows, tile_columns]
+                image[..., image_rows, image_columns] += piece
 
 
 def iterate_wrapped_tiles(
     height: int, width: int, tile_side: int, shift: tuple[int, int] = (0, 0)
 ) -> Iterator[WrappedTile]:
-    """Every tile.
+    """The tiles of an image that is rolled by `shift` pixels down and right (`Tensor.roll`).
 
-    The tiles are those of an image moved round by `shift` pixels down and right, as `Tensor.roll` moves it; they lie in the
-    image as it is, so that nobody needs to move it.
+    They are positioned on the image as it is, so it needn't be rolled.
     """
-    tall, wide = balance_tile_side(height, tile_side), balance_tile_side(width, tile_side)
-    for top, below in zip(
-        compute_tile_starts(height, tall), compute_tile_weights(height, tall), strict=True
-    ):
-        rows = split_wrapped_range(top - shift[0], len(below), height)
-        for left, beside in zip(
-            compute_tile_starts(width, wide), compute_tile_weights(width, wide), strict=True
-        ):
-            yield WrappedTile(
-                below[:, None] * beside,
-                rows,
-                split_wrapped_range(left - shift[1], len(beside), width),
-            )
+    row_side = balance_tile_side(height, tile_side)
+    column_side = balance_tile_side(width, tile_side)
+    rows = locate_wrapped_spans(height, row_side, shift[0])
+    columns = locate_wrapped_spans(width, column_side, shift[1])
+    for row_spans, row_weight in rows:
+        for column_spans, column_weight in columns:
+            weight = row_weight[:, None] * column_weight
+            yield WrappedTile(weight, row_spans, column_spans)
+
+
+def locate_wrapped_spans(
+    length: int, tile_side: int, shift: int
+) -> list[tuple[list[SpanPair], Tensor]]:
+    """The spans and weights of the tiles along an axis of an image that is rolled by `shift`."""
+    starts = compute_tile_starts(length, tile_side)
+    weights = compute_tile_weights(length, tile_side)
+    tiles: list[tuple[list[SpanPair], Tensor]] = []
+    for start, weight in zip(starts, weights, strict=True):
+        spans = split_wrapped_range(start - shift, len(weight), length)
+        tiles.append((spans, weight))
+    return tiles
 
 
 @torch.enable_grad()
@@ -124,31 +157,38 @@ def compute_tiled_gradient(
     tile_side: int,
     shift: tuple[int, int] = (0, 0),
 ) -> tuple[Tensor, Tensor]:
-    """∂objective/∂image of images N×3×H×W, and the objective, N: the mean over tiles of at most `tile`×`tile` pixels.
+    """∂objective/∂image of images N×3×H×W, and the objective, N.
 
-    An image that is no larger than a tile is one. The network sees the image moved round by `shift` pixels down and right.
-    Raises SightlineError where there is no gradient.
+    The objective is the mean over tiles of at most `tile_side`×`tile_side` pixels; an image that is
+    no larger is one tile. The tiles are those of the image rolled by `shift` pixels down and right.
+    Raises SightlineError if the objective has no gradient.
     """
-    score_of, layers = objective.bind(model), [model.layer(name) for name in objective.layers]
-    found, scores = torch.zeros_like(image), list[Tensor]()
-    for box in iterate_wrapped_tiles(image.shape[2], image.shape[3], tile_side, shift):
-        part = box.crop_image(image).detach().requires_grad_()
-        score = score_of(part, model.run(part, layers) if layers else {})
-        box.add_weighted(found, differentiate_scores(score, part, "the image"))
+    height, width = image.shape[2:]
+    score_function = objective.bind(model)
+    layers = [model.layer(name) for name in objective.layers]
+    gradient = torch.zeros_like(image)
+    scores: list[Tensor] = []
+    for tile in iterate_wrapped_tiles(height, width, tile_side, shift):
+        pixels = tile.crop_image(image).detach().requires_grad_()
+        features = model.run(pixels, layers) if layers else {}
+        score = score_function(pixels, features)
+        tile_gradient = differentiate_scores(score, pixels, "the image")
+        tile.add_weighted(gradient, tile_gradient)
         scores.append(score.detach())
-    return found, torch.stack(scores).mean(0)
+    return gradient, torch.stack(scores).mean(0)
 
 
 @torch.no_grad()
 def compute_tiled_score(
     model: Model, objective: Objective, image: Tensor, tile_side: int
 ) -> Tensor:
-    """The objective of images N×3×H×W alone, N, as `gradient` has it."""
-    score_of, layers = objective.bind(model), [model.layer(name) for name in objective.layers]
-    parts = (
-        box.crop_image(image)
-        for box in iterate_wrapped_tiles(image.shape[2], image.shape[3], tile_side)
-    )
-    return torch.stack(
-        [score_of(part, model.run(part, layers) if layers else {}) for part in parts]
-    ).mean(0)
+    """The objective of images N×3×H×W as in `compute_tiled_gradient`, N, without the gradient."""
+    height, width = image.shape[2:]
+    score_function = objective.bind(model)
+    layers = [model.layer(name) for name in objective.layers]
+    scores: list[Tensor] = []
+    for tile in iterate_wrapped_tiles(height, width, tile_side):
+        pixels = tile.crop_image(image)
+        features = model.run(pixels, layers) if layers else {}
+        scores.append(score_function(pixels, features))
+    return torch.stack(scores).mean(0)

@@ -1,10 +1,11 @@
-"""Losses in tiles against those of the whole image; regions; and what the losses are zero for."""
+"""Losses in tiles against those of the whole image, and what the losses are zero for."""
+
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
-from helpers import small_network, smooth
-from torch import Tensor, nn
-from torchvision.models import squeezenet1_0, vgg11
+from torch import Tensor
 
 import sightline as sl
 from sightline.optim.perceptual.losses import compute_moments
@@ -13,225 +14,157 @@ from sightline.optim.perceptual.style_loss import (
     StyleTransferLoss,
     compute_region_weights,
     compute_tiled_loss,
+    measure_content_losses,
+    measure_style_losses,
 )
-from sightline.optim.perceptual.tiling import (
-    iterate_image_tiles,
-    measure_feature_map_sizes,
-    plan_tiles,
-)
+from sightline.optim.perceptual.tiling import measure_feature_map_sizes, plan_tiles
+
+TILE_SIDE = 48
 
 
-def random_model(build: object, size: int = 64) -> sl.Model:
-    state = torch.get_rng_state()
-    torch.manual_seed(0)
-    network = build()  # type: ignore[operator]
-    torch.set_rng_state(state)
-    return sl.load(network, mean=(0.5,) * 3, std=(0.25,) * 3, size=size)
-
-
-def branches() -> nn.Module:
-    """Ceiling pools, strides without padding, and a layer of odd stride: SqueezeNet's geometry."""
-    return squeezenet1_0(num_classes=4)
-
-
-MODELS = {
-    "small": (
-        lambda: sl.load(small_network(), mean=(0.5,) * 3, std=(0.25,) * 3, size=32),
-        ("relu1", "relu2", "relu3"),
-        ("relu2",),
-    ),
-    "squeezenet": (
-        lambda: random_model(branches),
-        ("features.1", "features.3", "features.7"),
-        ("features.4",),
-    ),
-    "vgg11": (
-        lambda: random_model(lambda: vgg11(num_classes=4)),
-        ("features.1", "features.4", "features.9"),
-        ("features.12",),
-    ),
-}
-
-
-@pytest.fixture(scope="module", params=MODELS)
-def case(request: pytest.FixtureRequest) -> tuple[sl.Model, tuple[str, ...], tuple[str, ...]]:
-    build, style, content = MODELS[request.param]
-    return build(), style, content
-
-
-def picture(height: int, width: int, seed: int = 0) -> Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    coarse = torch.rand(1, 3, 12, 14, generator=generator)
-    # Grain, since in a flat patch rounding decides which of equal values a max pooling takes.
-    return (
-        nn.functional.interpolate(coarse, size=(height, width), mode="bilinear") * 0.8
-        + torch.rand(1, 3, height, width, generator=generator) * 0.2
-    )
-
-
-def painting(
-    model: sl.Model,
-    style: tuple[str, ...],
-    content: tuple[str, ...],
+def make_loss(
+    case: Any,
+    make_picture: Callable[..., Tensor],
     size: tuple[int, int],
     *,
     kind: str,
     masked: bool,
 ) -> StyleTransferLoss:
-    with torch.no_grad():
-        aims = [
-            {
-                name: compute_moments(f)
-                for name, f in model.features(picture(60, 50, seed), style).items()
-            }
-            for seed in (1, 2)
-        ]
-        wanted = model.features(picture(*size, 3), content)
-    regions = [StyleRegion(1.0, aims[0])]
+    """The loss of an image to random pictures; masked, with two styles in two regions."""
+    model = case.model
+    styles = [
+        {
+            name: compute_moments(features)
+            for name, features in model.features(make_picture(60, 50, seed), case.style).items()
+        }
+        for seed in (1, 2)
+    ]
+    content_features = model.features(make_picture(*size, 3), case.content)
+    regions = [StyleRegion(1.0, styles[0])]
     if masked:
         mask = torch.zeros(1, 1, *size)
         mask[..., : size[1] // 3] = 1
-        sizes = measure_feature_map_sizes(model, style, *size)
+        sizes = measure_feature_map_sizes(model, case.style, *size)
         regions = [
-            StyleRegion(0.7, aims[0], compute_region_weights(mask, sizes)),
-            StyleRegion(0.3, aims[1], compute_region_weights(1 - mask, sizes)),
+            StyleRegion(0.7, styles[0], compute_region_weights(mask, sizes)),
+            StyleRegion(0.3, styles[1], compute_region_weights(1 - mask, sizes)),
         ]
-    weights = {name: 1.0 + number for number, name in enumerate(style)}
     return StyleTransferLoss(
-        weights, regions, {name: (0.5, wanted[name]) for name in content}, kind
-    )  # type: ignore[arg-type]
+        style_weights={name: 1.0 + index for index, name in enumerate(case.style)},
+        regions=regions,
+        content_targets={name: (0.5, content_features[name]) for name in case.content},
+        kind=kind,  # type: ignore[arg-type]
+    )
 
 
 @pytest.mark.parametrize(("kind", "masked"), [("gram", False), ("gram", True), ("w2", False)])
 @pytest.mark.parametrize("size", [(150, 97), (128, 160)])
-def test_tiles_give_the_whole_image_s_gradient(
-    case: tuple[sl.Model, tuple[str, ...], tuple[str, ...]],
+def test_tiles_have_the_gradient_of_the_whole_image(
+    case: Any,
+    make_picture: Callable[..., Tensor],
     kind: str,
     masked: bool,
     size: tuple[int, int],
 ) -> None:
-    model, style, content = case
-    loss = painting(model, style, content, size, kind=kind, masked=masked)
-    image = picture(*size, 5).requires_grad_()
-    whole = -loss.make_objective().bind(model)(image, {})
-    (gradient,) = torch.autograd.grad(whole.sum(), image)
-    found, tiles_gradient = compute_tiled_loss(
-        image.detach(),
-        loss,
-        model,
-        plan_tiles(model, loss.layers, (image.shape[2], image.shape[3]), 48),
-    )
+    loss = make_loss(case, make_picture, size, kind=kind, masked=masked)
+    image = make_picture(*size, 5).requires_grad_()
+    whole_loss = -loss.make_objective().bind(case.model)(image, {})
+    (gradient,) = torch.autograd.grad(whole_loss.sum(), image)
+    plan = plan_tiles(case.model, loss.layers, size, TILE_SIDE)
+    tiled_loss, tiled_gradient = compute_tiled_loss(image.detach(), loss, case.model, plan)
     # Square roots of covariances that are nearly singular lose digits in single precision.
-    torch.testing.assert_close(
-        found, whole.detach(), rtol=1e-4 if kind == "gram" else 1e-3, atol=1e-7
-    )
-    assert float((tiles_gradient - gradient).norm() / gradient.norm()) < (
-        1e-4 if kind == "gram" else 2e-2
-    )
+    loss_tolerance, gradient_tolerance = (1e-4, 1e-4) if kind == "gram" else (1e-3, 2e-2)
+    torch.testing.assert_close(tiled_loss, whole_loss.detach(), rtol=loss_tolerance, atol=1e-7)
+    error = float((tiled_gradient - gradient).norm() / gradient.norm())
+    assert error < gradient_tolerance
 
 
-def test_every_place_belongs_to_one_tile(
-    case: tuple[sl.Model, tuple[str, ...], tuple[str, ...]],
+def test_the_tiled_loss_is_a_node_of_autograd(
+    case: Any, make_picture: Callable[..., Tensor]
 ) -> None:
-    model, style, _ = case
-    for height, width in ((150, 97), (64, 200)):
-        sizes = measure_feature_map_sizes(model, style, height, width)
-        features = model.features(picture(height, width), style)
-        assert sizes == {name: tuple(found.shape[-2:]) for name, found in features.items()}
-        seen = {name: torch.zeros(size) for name, size in sizes.items()}
-        for tile in iterate_image_tiles(model, style, height, width, 48):
-            found = model.features(tile.crop_image(picture(height, width)).contiguous(), style)
-            for name in style:
-                tile.crop_whole_map(name, seen[name]).add_(1)
-                torch.testing.assert_close(
-                    tile.crop_owned_features(name, found[name]),
-                    tile.crop_whole_map(name, features[name]),
-                    rtol=1e-4,
-                    atol=1e-5,
-                )
-        assert all(bool((count == 1).all()) for count in seen.values())
-
-
-def test_the_loss_is_a_node_of_autograd(
-    case: tuple[sl.Model, tuple[str, ...], tuple[str, ...]],
-) -> None:
-    model, style, content = case
-    loss = painting(model, style, content, (100, 110), kind="gram", masked=False)
-    image = picture(100, 110, 5).requires_grad_()
-    score = loss.make_objective(tile_side=48).bind(model)(image, {})
-    score.sum().backward()
-    _, gradient = compute_tiled_loss(
-        image.detach(),
-        loss,
-        model,
-        plan_tiles(model, loss.layers, (image.shape[2], image.shape[3]), 48),
-    )
-    torch.testing.assert_close(image.grad, -gradient)
-
-
-def test_a_layer_that_sees_everything_is_refused() -> None:
-    class Squeezed(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.conv, self.head, self.last = (
-                nn.Conv2d(3, 4, 3),
-                nn.Conv2d(4, 4, 1),
-                nn.Linear(4, 2),
-            )
-
-        def forward(self, x: Tensor) -> Tensor:
-            x = self.conv(x)
-            x = self.head(x * x.mean((2, 3), keepdim=True))
-            return self.last(x.mean((2, 3)))
-
-    model = sl.load(Squeezed(), mean=(0.5,) * 3, std=(0.25,) * 3, size=32)
-    with pytest.raises(sl.SightlineError, match="layer head of Squeezed sees the whole image"):
-        list(iterate_image_tiles(model, ("head",), 100, 100, 48))
-
-
-def test_regions_see_only_their_own() -> None:
-    model = sl.load(small_network(), mean=(0.5,) * 3, std=(0.25,) * 3, size=32)
-    left, right = smooth(1, 40, 1), smooth(1, 40, 2)
-    both = torch.cat([left, right], 3)
-    features = model.features(both, ["relu1"])["relu1"]
-    mask = torch.zeros(1, 40, 80)
-    mask[..., :40] = 1
-    found = compute_moments(features, mask)
-    torch.testing.assert_close(found.gram, compute_moments(features[..., :40]).gram)
-    torch.testing.assert_close(found.mean, compute_moments(features[..., :40]).mean)
+    size = (100, 130)
+    loss = make_loss(case, make_picture, size, kind="gram", masked=False)
+    image = make_picture(*size, 5).requires_grad_()
+    score = loss.make_objective(tile_side=TILE_SIDE).bind(case.model)(image, {})
+    (2.5 * score).sum().backward()
+    plan = plan_tiles(case.model, loss.layers, size, TILE_SIDE)
+    _, gradient = compute_tiled_loss(image.detach(), loss, case.model, plan)
+    torch.testing.assert_close(image.grad, -2.5 * gradient)
 
 
 @pytest.mark.parametrize("kind", ["gram", "w2", "sliced"])
-def test_loss_is_zero_for_the_image_itself_only(tiny: sl.Model, kind: str) -> None:
-    given, layers = picture(60, 50), ("relu1", "relu2")
-    seen = tiny.features(given, layers)
-    regions = (
-        []
-        if kind == "sliced"
-        else [StyleRegion(1.0, {name: compute_moments(found) for name, found in seen.items()})]
-    )
-    samples = seen if kind == "sliced" else None
+def test_the_loss_is_zero_only_for_the_image_itself(
+    tiny: sl.Model, make_picture: Callable[..., Tensor], kind: str
+) -> None:
+    image = make_picture(60, 50)
+    features = tiny.features(image, ("relu1", "relu2"))
+    targets = {name: compute_moments(maps) for name, maps in features.items()}
     loss = StyleTransferLoss(
-        {"relu1": 1.0, "relu2": 2.0}, regions, {"relu2": (1.0, seen["relu2"])}, kind, samples
-    )  # type: ignore[arg-type]
+        style_weights={"relu1": 1.0, "relu2": 2.0},
+        regions=[] if kind == "sliced" else [StyleRegion(1.0, targets)],
+        content_targets={"relu2": (1.0, features["relu2"])},
+        kind=kind,  # type: ignore[arg-type]
+        style_features=features if kind == "sliced" else None,
+    )
     score = loss.make_objective().bind(tiny)
-    assert abs(float(score(given, {}))) < 1e-4
-    assert float(score(picture(60, 50, 3), {})) < -1e-4
+    assert abs(float(score(image, {}))) < 1e-4
+    assert float(score(make_picture(60, 50, 3), {})) < -1e-4
 
 
-def test_loss_adds_weighted_layers_by_any_of_their_names() -> None:
+def test_the_loss_sums_weighted_layers_by_any_of_their_names(
+    make_picture: Callable[..., Tensor],
+) -> None:
     model = sl.load("squeezenet1_1", weights="random")
-    given, other = picture(64, 64), picture(64, 64, 4)
-    wanted, found = (model.features(one, ["relu1", "fire2"]) for one in (given, other))
-    target = {name: compute_moments(features) for name, features in wanted.items()}
+    names = ["relu1", "fire2"]
+    target_features = model.features(make_picture(64, 80), names)
+    image = make_picture(64, 80, 4)
+    features = model.features(image, names)
+    targets = {name: compute_moments(maps) for name, maps in target_features.items()}
     loss = StyleTransferLoss(
-        {"relu1": 3.0, "fire2": 5.0}, [StyleRegion(1.0, target)], {"fire2": (2.0, wanted["fire2"])}
+        {"relu1": 3.0, "fire2": 5.0},
+        [StyleRegion(1.0, targets)],
+        {"fire2": (2.0, target_features["fire2"])},
     )
-    expected = (
-        sum(
-            weight * (compute_moments(found[name]).gram - target[name].gram).square().mean() / 4
-            for name, weight in loss.style_weights.items()
-        )
-        + 2 * (found["fire2"] - wanted["fire2"]).square().mean()
-    )
-    torch.testing.assert_close(-loss.make_objective().bind(model)(other, {})[0], expected)
+    expected = 2 * (features["fire2"] - target_features["fire2"]).square().mean()
+    for name, weight in loss.style_weights.items():
+        difference = compute_moments(features[name]).gram - targets[name].gram
+        expected = expected + weight * difference.square().mean() / 4
+    torch.testing.assert_close(-loss.make_objective().bind(model)(image, {})[0], expected)
+
+
+@pytest.mark.parametrize(
+    ("kind", "masked", "tile_side"),
+    [("gram", False, None), ("gram", True, TILE_SIDE), ("w2", True, None)],
+)
+def test_measured_losses_add_up_to_the_objective(
+    case: Any,
+    make_picture: Callable[..., Tensor],
+    kind: str,
+    masked: bool,
+    tile_side: int | None,
+) -> None:
+    """Measured without weights, by layer."""
+    size = (90, 120)
+    loss = make_loss(case, make_picture, size, kind=kind, masked=masked)
+    image = make_picture(*size, 5)
+    style_losses = measure_style_losses(loss, case.model, image, tile_side)
+    content_losses = measure_content_losses(loss, case.model, image, tile_side)
+    total = 0.0
+    for name, weight in loss.style_weights.items():
+        total += weight * style_losses[name]
+    for name, (weight, _) in loss.content_targets.items():
+        total += weight * content_losses[name]
+    score = loss.make_objective(tile_side).bind(case.model)(image, {})
+    assert total == pytest.approx(-float(score), rel=1e-3)
+
+
+def test_sliced_losses_add_up_to_the_objective(
+    tiny: sl.Model, make_picture: Callable[..., Tensor]
+) -> None:
+    image = make_picture(60, 80, 5)
+    style_features = tiny.features(make_picture(50, 70, 1), ("relu1", "relu2"))
+    loss = StyleTransferLoss({"relu1": 3.0, "relu2": 5.0}, [], {}, "sliced", style_features, seed=3)
+    losses = measure_style_losses(loss, tiny, image, None)
+    expected = 3.0 * losses["relu1"] + 5.0 * losses["relu2"]
+    score = loss.make_objective().bind(tiny)(image, {})
+    assert -float(score) == pytest.approx(expected, rel=1e-4)

@@ -1,4 +1,4 @@
-"""Objectives in the space of a layer's features: towards a direction, towards an image, away from each other."""
+"""Objectives in a layer's feature space: a direction, an image's features, diversity."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -11,79 +11,99 @@ from sightline.errors import SightlineError
 from sightline.images.io import resize_image, resolve_image
 from sightline.models.model import Model
 from sightline.models.outputs import reshape_to_unit_grid
-from sightline.optim.objectives.objective import Objective, ScoreFunction
+from sightline.optim.objectives.objective import Objective, ScoreFunction, average_per_image
 
-MIN_COSINE = 0.1  # lucid, objectives.py: below it the power would end all gradient
+# The cosine is clamped from below: its power would otherwise leave no gradient
+# (lucid, objectives.py).
+MIN_COSINE = 0.1
 
 
 def direction(layer: str, vector: tuple[float, ...], power: float = 0.0) -> Objective:
-    """Mean over positions of the features' dot product with a vector of one number per unit, times max(0.1, cosine)^power
-    (Carter 2019, activation atlas, has power 2 to 4)."""
+    """Mean over positions of the features' dot product with a vector, times max(0.1, cosine)^power.
+
+    The vector has one number for each unit. Activation atlases use powers of 2 to 4 (Carter 2019).
+    """
     numbers = convert_vector_to_tuple(vector)
 
     def build(model: Model) -> ScoreFunction:
-        toward = build_feature_direction(model, layer, numbers)
-        return lambda image, features: compute_cosine_weighted_dot(
-            reshape_to_unit_grid(features[model.layer(layer)], image), toward, power
-        )
+        target = build_feature_direction(model, layer, numbers)
+
+        def score(image: Tensor, features: Mapping[str, Tensor]) -> Tensor:
+            grid = reshape_to_unit_grid(features[model.layer(layer)], image)
+            return compute_cosine_weighted_dot(grid, target, power)
+
+        return score
 
     return Objective(f"direction({layer!r}, {numbers}, {power})", (layer,), build)
 
 
 def cosine(layer: str, vector: tuple[float, ...]) -> Objective:
-    """Mean over positions of the cosine between the features and a vector of one number per unit."""
+    """Mean over positions of the cosine between the features and a vector.
+
+    The vector has one number for each unit.
+    """
     numbers = convert_vector_to_tuple(vector)
 
     def build(model: Model) -> ScoreFunction:
-        toward = build_feature_direction(model, layer, numbers)
-        return lambda image, features: (
-            F.cosine_similarity(
-                reshape_to_unit_grid(features[model.layer(layer)], image), toward, 1
-            )
-            .flatten(1)
-            .mean(1)
-        )
+        target = build_feature_direction(model, layer, numbers)
+
+        def score(image: Tensor, features: Mapping[str, Tensor]) -> Tensor:
+            grid = reshape_to_unit_grid(features[model.layer(layer)], image)
+            return average_per_image(F.cosine_similarity(grid, target, 1))
+
+        return score
 
     return Objective(f"cosine({layer!r}, {numbers})", (layer,), build)
 
 
 def content(layer: str, picture: Tensor | str | Path) -> Objective:
-    """Minus the squared distance to the features of a picture, relative to their size (Gatys 2016; Mahendran & Vedaldi 2015)."""
+    """Minus the squared distance to a picture's features, relative to their squared norm.
 
-    def score(found: Tensor, wanted: Tensor) -> Tensor:
-        wanted = wanted.expand_as(found)
-        return -(found - wanted).flatten(1).square().sum(1) / wanted.flatten(1).square().sum(
-            1
-        ).clamp_min(1e-12)
+    Gatys 2016; Mahendran & Vedaldi 2015.
+    """
 
-    return build_feature_comparison("content", layer, picture, "", score)
+    def score_features(features: Tensor, target: Tensor) -> Tensor:
+        target = target.expand_as(features)
+        distance = (features - target).flatten(1).square().sum(1)
+        scale = target.flatten(1).square().sum(1).clamp_min(1e-12)
+        return -distance / scale
+
+    return build_feature_comparison("content", layer, picture, "", score_features)
 
 
 def caricature(layer: str, picture: Tensor | str | Path, power: float = 1.0) -> Objective:
-    """Dot product with a picture's own features at every place, times max(0.1, cosine)^power: what the layer sees in it, overdone
-    (lucid, recipes/caricature.py)."""
-    return build_feature_comparison(
-        "caricature",
-        layer,
-        picture,
-        f", {power}",
-        lambda found, wanted: compute_cosine_weighted_dot(found, wanted, power),
-    )
+    """Mean over positions of the dot product with a picture's features, times max(0.1, cos)^power.
+
+    It exaggerates what the layer responds to in the picture (lucid, recipes/caricature.py).
+    """
+
+    def score_features(features: Tensor, target: Tensor) -> Tensor:
+        return compute_cosine_weighted_dot(features, target, power)
+
+    return build_feature_comparison("caricature", layer, picture, f", {power}", score_features)
 
 
 def diversity(layer: str, group: int = 0) -> Objective:
-    """How alike the styles of the images of a batch are: the sum of cosines between an image's Gram matrix and the others' of its
-    group of so many images, one after the other (0: the whole batch). Subtract it (Olah 2017, "diversity")."""
+    """How similar in style an image is to the others of its group; subtract it for diversity.
+
+    The sum of cosines between the image's Gram matrix and those of the other images (Olah 2017,
+    "diversity"). `group` consecutive images form a group; with 0 the batch is one group.
+    """
 
     def build(model: Model) -> ScoreFunction:
         name = model.layer(layer)
 
         def score(image: Tensor, features: Mapping[str, Tensor]) -> Tensor:
             maps = reshape_to_unit_grid(features[name], image).flatten(2)
-            grams = F.normalize((maps @ maps.transpose(1, 2)).flatten(1), dim=1).unflatten(
-                0, (-1, group or len(maps))
-            )
-            return ((grams @ grams.transpose(1, 2)).sum(2) - 1).flatten()
+            grams = maps @ maps.transpose(1, 2)
+            directions = F.normalize(grams.flatten(1), dim=1)
+
+            # groups × images of a group × entries of the Gram matrix
+            group_size = group or len(maps)
+            grouped = directions.unflatten(0, (-1, group_size))
+            cosines = grouped @ grouped.transpose(1, 2)
+            # Minus each image's cosine with itself.
+            return (cosines.sum(2) - 1).flatten()
 
         return score
 
@@ -91,26 +111,28 @@ def diversity(layer: str, group: int = 0) -> Objective:
 
 
 def compute_cosine_weighted_dot(features: Tensor, target: Tensor, power: float) -> Tensor:
-    """Mean over positions of dot·max(0.1, cos)^power of N×units×rows×columns."""
+    """Mean over positions of dot·max(0.1, cos)^power of features N×units×rows×columns."""
     dot = (features * target).sum(1)
     if power:
-        dot = dot * F.cosine_similarity(features, target, 1).clamp_min(MIN_COSINE) ** power
-    return dot.flatten(1).mean(1)
+        similarity = F.cosine_similarity(features, target, 1)
+        dot = dot * similarity.clamp_min(MIN_COSINE) ** power
+    return average_per_image(dot)
 
 
 def convert_vector_to_tuple(vector: Sequence[float] | Tensor) -> tuple[float, ...]:
-    """The vector as numbers that text can hold."""
+    """The vector as plain numbers, which the objective's text can hold."""
     numbers = vector.flatten().tolist() if isinstance(vector, Tensor) else vector
     return tuple(float(number) for number in numbers)
 
 
 def build_feature_direction(model: Model, layer: str, numbers: tuple[float, ...]) -> Tensor:
-    """The vector as 1×units×1×1, once it is known to fit the layer."""
-    units = reshape_to_unit_grid(
-        torch.empty((1, *model.shape(layer)), device="meta"), model.blank()
-    ).shape[1]
-    if len(numbers) != units:
-        raise SightlineError(f"the vector has {len(numbers)} numbers; {layer} has {units} units")
+    """The vector as 1×units×1×1. Raises SightlineError if it doesn't fit the layer."""
+    features = torch.empty((1, *model.shape(layer)), device="meta")
+    unit_count = reshape_to_unit_grid(features, model.blank()).shape[1]
+    if len(numbers) != unit_count:
+        raise SightlineError(
+            f"the vector has {len(numbers)} numbers; {layer} has {unit_count} units"
+        )
     return torch.tensor(numbers, device=model.device).view(1, -1, 1, 1)
 
 
@@ -121,27 +143,33 @@ def build_feature_comparison(
     arguments_text: str,
     score_features: Callable[[Tensor, Tensor], Tensor],
 ) -> Objective:
-    """An objective that compares features with those of a picture, brought to the same size."""
-    given = resolve_image(picture)
-    shown = (
-        f"'an image of {given.shape[2]}×{given.shape[3]} pixels'"
-        if isinstance(picture, Tensor)
-        else repr(str(picture))
-    )
+    """An objective that compares features with those of a picture at the image's size."""
+    reference = resolve_image(picture)
+    if isinstance(picture, Tensor):
+        height, width = reference.shape[2:]
+        picture_text = f"'an image of {height}×{width} pixels'"
+    else:
+        picture_text = repr(str(picture))
 
     def build(model: Model) -> ScoreFunction:
-        name, kept = model.layer(layer), dict[tuple[int, int], Tensor]()
+        name = model.layer(layer)
+        targets_by_size: dict[tuple[int, int], Tensor] = {}
 
-        def compare(image: Tensor, features: Mapping[str, Tensor]) -> Tensor:
+        @torch.no_grad()
+        def compute_target(image: Tensor) -> Tensor:
             height, width = image.shape[-2:]
-            if (height, width) not in kept:
-                with torch.no_grad():
-                    sized = resize_image(given.to(model.device), height, width)
-                    kept[height, width] = reshape_to_unit_grid(
-                        model.run(sized, [name])[name], image
-                    )
-            return score_features(reshape_to_unit_grid(features[name], image), kept[height, width])
+            resized = resize_image(reference.to(model.device), height, width)
+            features = model.run(resized, [name])
+            return reshape_to_unit_grid(features[name], image)
 
-        return compare
+        def score(image: Tensor, features: Mapping[str, Tensor]) -> Tensor:
+            size = (image.shape[-2], image.shape[-1])
+            if size not in targets_by_size:
+                targets_by_size[size] = compute_target(image)
+            grid = reshape_to_unit_grid(features[name], image)
+            return score_features(grid, targets_by_size[size])
 
-    return Objective(f"{objective_name}({layer!r}, {shown}{arguments_text})", (layer,), build)
+        return score
+
+    text = f"{objective_name}({layer!r}, {picture_text}{arguments_text})"
+    return Objective(text, (layer,), build)

@@ -1,4 +1,7 @@
-"""Text to objectives, for recipes and the command line: `logit('goose') - 0.1 * tv()`, or simply `goose`."""
+"""Text to objectives, for recipes and the command line.
+
+A formula like `logit('goose') - 0.1 * tv()`, or a class label like `goose`.
+"""
 
 import ast
 import inspect
@@ -25,11 +28,12 @@ from sightline.optim.objectives.objective import (
 )
 
 OBJECTIVE_FUNCTIONS = (
-    logit, cross_entropy, channel, neuron, energy, direction, cosine, content, caricature, diversity, tv, l1, l2, bounded, roughness,
+    logit, cross_entropy, channel, neuron, energy, direction, cosine, content, caricature,
+    diversity, tv, l1, l2, bounded, roughness,
 )  # fmt: skip
 
 OBJECTIVES_BY_NAME: dict[str, Callable[..., Objective]] = {
-    word.__name__: word for word in OBJECTIVE_FUNCTIONS
+    function.__name__: function for function in OBJECTIVE_FUNCTIONS
 }
 
 FORMULA_OPERATORS: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
@@ -38,36 +42,45 @@ FORMULA_OPERATORS: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
     ast.Mult: operator.mul,
 }
 
-MAX_FORMULA_LENGTH = 50_000  # characters of a formula; a direction of 2048 numbers has about 40,000
+# Characters of a formula. A direction of 2048 numbers has about 40,000.
+MAX_FORMULA_LENGTH = 50_000
+
+# What Python raises for text that it can't parse, or that has the wrong types or is too large.
+PARSE_ERRORS = (
+    SyntaxError,
+    TypeError,
+    ValueError,
+    OverflowError,
+    RecursionError,
+    MemoryError,
+)
 
 
 def parse_objective(text: str) -> Objective:
-    """An objective from text: a formula of objectives (`channel('conv5', 7) - 0.1 * tv()`), else a class label.
+    """Parses a formula of objectives (`channel('conv5', 7) - 0.1 * tv()`) or a class label.
 
-    Raises SightlineError for anything else; nothing but these words, numbers, strings and `+ - *` is evaluated.
+    Only the objectives, numbers, strings, tuples and `+ - *` are evaluated. Raises SightlineError
+    for a formula that contains anything else.
     """
-    if not re.search(r"\w\(", text):  # «crane (bird)» is a label
+    # A formula has a call. In a label a parenthesis follows a space: "crane (bird)".
+    if not re.search(r"\w\(", text):
         return logit(text.strip())
     if len(text) > MAX_FORMULA_LENGTH:
         raise SightlineError(
             f"the objective has {len(text)} characters; it may have {MAX_FORMULA_LENGTH}"
         )
+
     try:
         value = evaluate_node(ast.parse(text.strip(), mode="eval").body)
     except SightlineError:
         raise
-    except (
-        SyntaxError,
-        TypeError,
-        ValueError,
-        OverflowError,
-        RecursionError,
-        MemoryError,
-    ) as error:
-        if any(f"{word}(" in text for word in OBJECTIVES_BY_NAME):
-            reason = error.args[0] if error.args else "it is nested too deeply"
-            raise SightlineError(f"the objective {text[:80]!r} can't be read: {reason}") from error
-        return logit(text.strip())
+    except PARSE_ERRORS as error:
+        names_objective = any(f"{name}(" in text for name in OBJECTIVES_BY_NAME)
+        if not names_objective:
+            return logit(text.strip())
+        reason = error.args[0] if error.args else "it is nested too deeply"
+        raise SightlineError(f"the objective {text[:80]!r} can't be read: {reason}") from error
+
     if not isinstance(value, Objective):
         raise SightlineError(
             f"{text[:80]!r} is not an objective; an example is logit('goose') - 0.1 * tv()"
@@ -76,50 +89,55 @@ def parse_objective(text: str) -> Objective:
 
 
 def evaluate_node(node: ast.expr) -> Any:
-    """The value of a formula's node."""
-    if isinstance(node, ast.Constant) and isinstance(node.value, (int, float, str, type(None))):
-        return node.value
-    if isinstance(node, ast.Tuple):
-        return tuple(evaluate_node(item) for item in node.elts)
-    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
-        return -evaluate_node(node.operand)
-    if isinstance(node, ast.BinOp) and type(node.op) in FORMULA_OPERATORS:
-        left, right = evaluate_node(node.left), evaluate_node(node.right)
-        if isinstance(left, (str, tuple)) or isinstance(
-            right, (str, tuple)
-        ):  # 'a' * 10**12 would fill the memory
-            raise TypeError("+ - * take objectives and numbers")
-        return FORMULA_OPERATORS[type(node.op)](left, right)
-    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
-        keywords = {str(item.arg): evaluate_node(item.value) for item in node.keywords}
-        return call_objective(node.func.id, [evaluate_node(item) for item in node.args], keywords)
-    raise SyntaxError(f"unexpected {ast.unparse(node)}")
+    """The value of a node of a formula. Raises SyntaxError for a node that formulas don't have."""
+    match node:
+        case ast.Constant(value=int() | float() | str() | None):
+            return node.value
+        case ast.Tuple(elts=elements):
+            return tuple(evaluate_node(element) for element in elements)
+        case ast.UnaryOp(op=ast.USub(), operand=operand):
+            return -evaluate_node(operand)
+        case ast.BinOp(op=ast.Add() | ast.Sub() | ast.Mult()):
+            return evaluate_operation(node)
+        case ast.Call(func=ast.Name(id=name)):
+            args = [evaluate_node(arg) for arg in node.args]
+            keywords = {str(item.arg): evaluate_node(item.value) for item in node.keywords}
+            return call_objective(name, args, keywords)
+        case _:
+            raise SyntaxError(f"unexpected {ast.unparse(node)}")
+
+
+def evaluate_operation(node: ast.BinOp) -> Any:
+    """The value of a sum, difference or product."""
+    left = evaluate_node(node.left)
+    right = evaluate_node(node.right)
+    # 'a' * 10**12 would fill the memory.
+    if isinstance(left, (str, tuple)) or isinstance(right, (str, tuple)):
+        raise TypeError("+ - * take objectives and numbers")
+    return FORMULA_OPERATORS[type(node.op)](left, right)
 
 
 def call_objective(function_name: str, args: list[Any], keywords: dict[str, Any]) -> Objective:
-    """One word of the vocabulary with arguments of the types it declares."""
+    """Calls an objective by name, if the arguments have the types that it declares."""
     if function_name not in OBJECTIVES_BY_NAME:
         raise make_unknown_name_error("objective", function_name, OBJECTIVES_BY_NAME)
-    hints = get_type_hints(OBJECTIVES_BY_NAME[function_name])
-    for name, value in (
-        inspect.signature(OBJECTIVES_BY_NAME[function_name])
-        .bind(*args, **keywords)
-        .arguments.items()
-    ):
-        kinds = (
-            get_args(hints[name])
-            if get_origin(hints[name]) in (Union, UnionType)
-            else (hints[name],)
-        )
-        if not any(is_of_type(value, kind) for kind in kinds):
+    function = OBJECTIVES_BY_NAME[function_name]
+    hints = get_type_hints(function)
+    arguments = inspect.signature(function).bind(*args, **keywords).arguments
+    for name, value in arguments.items():
+        hint = hints[name]
+        is_union = get_origin(hint) in (Union, UnionType)
+        accepted_types = get_args(hint) if is_union else (hint,)
+        if not any(is_of_type(value, accepted_type) for accepted_type in accepted_types):
             raise TypeError(f"{name} of {function_name} can't be {value}")
-    return OBJECTIVES_BY_NAME[function_name](*args, **keywords)
+    return function(*args, **keywords)
 
 
 def is_of_type(value: Any, expected_type: Any) -> bool:
-    """Whether a value is of a type, a whole number being a float too."""
+    """Whether a value is of a type. An int is a float too; tuples are homogeneous."""
     if get_origin(expected_type) is tuple:
-        return isinstance(value, tuple) and all(
-            is_of_type(item, get_args(expected_type)[0]) for item in value
-        )
-    return isinstance(value, (int, float) if expected_type is float else expected_type)
+        item_type = get_args(expected_type)[0]
+        return isinstance(value, tuple) and all(is_of_type(item, item_type) for item in value)
+    if expected_type is float:
+        return isinstance(value, (int, float))
+    return isinstance(value, expected_type)

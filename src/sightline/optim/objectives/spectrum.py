@@ -1,5 +1,8 @@
-"""A texture's spectrum as a constraint: what repeats far apart shows there, where Gram matrices see a window only
-(Liu, Gousseau & Xia 2016)."""
+"""The spectrum constraint of texture synthesis (Liu, Gousseau & Xia 2016).
+
+It holds structure that repeats over long distances, where Gram matrices see only as far as a
+receptive field.
+"""
 
 import math
 
@@ -7,43 +10,68 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from sightline.optim.objectives.objective import Objective
+from sightline.optim.objectives.objective import Objective, average_per_image
 
 
 def build_spectrum_objective(exemplar: Tensor) -> Objective:
-    """Minus half the mean squared distance of an image to the nearest one with the exemplar's Fourier moduli (section 3.2),
-    over the exemplar's variance. The exemplar is 1×3×h×w; the image may be larger."""
-    variance = float((exemplar - exemplar.mean((2, 3), keepdim=True)).square().mean())
+    """Minus half the mean squared distance of an image to its projection onto the spectrum.
+
+    The projection is the nearest image with the exemplar's Fourier moduli (section 3.2). The
+    distance is divided by the exemplar's variance. The exemplar is 1×3×h×w; the image may be
+    larger.
+    """
+    centered = exemplar - exemplar.mean((2, 3), keepdim=True)
+    variance = float(centered.square().mean())
 
     def score(image: Tensor, _: object) -> Tensor:
-        nearest = project_onto_spectrum(image.detach(), exemplar.to(image))
-        return -(image - nearest).square().flatten(1).mean(1) / (2 * max(variance, 1e-12))
+        projection = project_onto_spectrum(image.detach(), exemplar.to(image))
+        distance = average_per_image((image - projection).square())
+        return -distance / (2 * max(variance, 1e-12))
 
-    return Objective("spectrum", (), lambda model: score)
+    return Objective("spectrum", (), lambda _: score)
 
 
 def project_onto_spectrum(image: Tensor, exemplar: Tensor) -> Tensor:
-    """The nearest image with the exemplar's moduli: one phase for each frequency, shared by the colours, which keeps the
-    exemplar's phases between them. N×3×H×W."""
-    size = (image.shape[2], image.shape[3])
+    """The nearest image with the exemplar's moduli: N×3×H×W.
+
+    Each frequency gets one phase shift, shared by the colours, which keeps the exemplar's phase
+    differences between them.
+    """
+    height, width = image.shape[2:]
     mean = exemplar.mean((2, 3), keepdim=True)
-    # Zeros around the exemplar, which fades into them, interpolate its spectrum to the frequencies of a larger picture, at the
-    # same energy per pixel. Without the fading its outline would be seen.
-    piece = (exemplar - mean)[:, :, : size[0], : size[1]]
-    fade = make_fade_window(piece.shape[2], size[0])[:, None] * make_fade_window(
-        piece.shape[3], size[1]
-    )
-    wide = F.pad(piece * fade.to(piece), (0, size[1] - piece.shape[3], 0, size[0] - piece.shape[2]))
-    reference = torch.fft.rfft2(wide) * math.sqrt(size[0] * size[1] / float(fade.square().sum()))
-    agreement = (torch.fft.rfft2(image - mean) * reference.conj()).sum(1, keepdim=True)
+    reference = compute_reference_spectrum(exemplar - mean, height, width)
+
+    # The phase shift that brings the exemplar nearest to the image.
+    spectrum = torch.fft.rfft2(image - mean)
+    agreement = (spectrum * reference.conj()).sum(1, keepdim=True)
     phase = agreement / agreement.abs().clamp_min(1e-12)
-    return torch.fft.irfft2(phase * reference, s=size) + mean
+    return torch.fft.irfft2(phase * reference, s=(height, width)) + mean
 
 
-def make_fade_window(length: int, picture_length: int) -> Tensor:
-    """Weights along one side of the exemplar: a Hann window where the picture is longer."""
-    return (
-        torch.hann_window(length + 2, periodic=False)[1:-1]
-        if picture_length > length
-        else torch.ones(length)
-    )
+def compute_reference_spectrum(centered: Tensor, height: int, width: int) -> Tensor:
+    """The spectrum of an exemplar without its mean, at the frequencies of height×width pixels.
+
+    Zeros around the exemplar interpolate its spectrum to the frequencies of a larger image, at the
+    same energy per pixel. The exemplar fades into them, or its outline would show in the result.
+    """
+    patch = centered[:, :, :height, :width]
+    patch_height, patch_width = patch.shape[2:]
+    row_window = make_fade_window(patch_height, height)
+    column_window = make_fade_window(patch_width, width)
+    window = row_window[:, None] * column_window
+    faded = patch * window.to(patch)
+
+    right_padding = width - patch_width
+    bottom_padding = height - patch_height
+    padded = F.pad(faded, (0, right_padding, 0, bottom_padding))
+
+    window_energy = float(window.square().sum())
+    energy_ratio = height * width / window_energy
+    return torch.fft.rfft2(padded) * math.sqrt(energy_ratio)
+
+
+def make_fade_window(length: int, image_length: int) -> Tensor:
+    """Weights along one side of the exemplar: a Hann window if the image is longer, else ones."""
+    if image_length > length:
+        return torch.hann_window(length + 2, periodic=False)[1:-1]
+    return torch.ones(length)

@@ -1,5 +1,8 @@
-"""What is optimized. A parameterization owns leaf tensors, makes the image from them, and can project them back to
-what is allowed after a step."""
+"""What is optimized: pixels, a Fourier spectrum, or only its phases.
+
+A parameterization owns leaf tensors, makes the image from them, and can project them back onto
+what is allowed after a step.
+"""
 
 from typing import Protocol
 
@@ -16,7 +19,10 @@ from sightline.images.spectrum import (
 
 
 class Parameterization(Protocol):
-    """`parameters` are leaves that require a gradient; calling gives N×3×H×W; `project_` works in place, without gradient."""
+    """Makes images N×3×H×W from `parameters`, leaves that require a gradient.
+
+    `project_` changes the leaves in place, without gradient.
+    """
 
     parameters: list[Tensor]
 
@@ -25,7 +31,7 @@ class Parameterization(Protocol):
 
 
 class Pixels:
-    """The pixels themselves, kept in [0, 1] (a picture must be one that can be saved)."""
+    """The pixels themselves, kept in [0, 1] so that the result can be saved as an image."""
 
     def __init__(self, image: Tensor) -> None:
         self.pixels = image.detach().clone().requires_grad_()
@@ -36,54 +42,64 @@ class Pixels:
 
     @torch.no_grad()
     def project_(self) -> None:
+        """Clamps the pixels to [0, 1]."""
         self.pixels.clamp_(0, 1)
 
 
 class FourierSpectrum:
-    """Spectrum with decorrelated colours, through a sigmoid (Olah 2017, "preconditioning").
+    """A spectrum in decorrelated colours, through a sigmoid (Olah 2017, "preconditioning").
 
-    The coefficients start as N(0, `deviation`²), with `alike` the same for all images, or as those of `image`; each is weighted by
-    1/frequency^`slope`, which is the same at 4 waves per picture for every slope. Low frequencies then move first; at slope 1 every
-    octave has equal energy, above it the coarse ones have more.
+    The coefficients start as N(0, `deviation`²), with `shared_start` the same for all images, or as
+    those of `image`. Each is weighted by 1/frequency^`frequency_exponent`, so that low frequencies
+    move first. With exponent 1 every octave has the same energy; above, coarse ones have more. The
+    weight at 4 waves per image is the same for every exponent.
     """
 
     def __init__(
-        self, count: int, height: int, width: int, *, seed: int = 0, deviation: float = 0.01, shared_start: bool = False,
-        image: Tensor | None = None, frequency_exponent: float = 1.0, device: torch.device | str = "cpu",
-    ) -> None:  # fmt: skip
-        self.size = height, width
-        side = max(height, width)
-        frequency = compute_frequency_grid(height, width).clamp_min(1 / side)
-        self.frequency_weights = (
-            (frequency * side / PIVOT_WAVES) ** (1 - frequency_exponent) / frequency
-        ).to(device)
+        self,
+        count: int,
+        height: int,
+        width: int,
+        *,
+        seed: int = 0,
+        deviation: float = 0.01,
+        shared_start: bool = False,
+        image: Tensor | None = None,
+        frequency_exponent: float = 1.0,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.size = (height, width)
+        frequency_weights = compute_frequency_weights(height, width, frequency_exponent)
+        self.frequency_weights = frequency_weights.to(device)
         self.color_matrix = COLOR_CORRELATION.to(device)
         if image is None:
-            shape = 2, 1 if shared_start else count, 3, *frequency.shape
-            start = torch.randn(shape, generator=torch.Generator().manual_seed(seed)) * deviation
-            start = start.expand(2, count, *shape[2:]).to(device)
+            start_count = 1 if shared_start else count
+            shape = (2, start_count, 3, *frequency_weights.shape)
+            generator = torch.Generator().manual_seed(seed)
+            start = torch.randn(shape, generator=generator) * deviation
+            start = start.expand(-1, count, -1, -1, -1).to(device)
         else:
-            start = torch.view_as_real(
-                4 * compute_decorrelated_spectrum(image.to(device)) / self.frequency_weights
-            ).movedim(-1, 0)
+            coefficients = 4 * compute_decorrelated_spectrum(image.to(device))
+            unweighted = coefficients / self.frequency_weights
+            start = torch.view_as_real(unweighted).movedim(-1, 0)
+        # Real and imaginary parts, 2×N×3×H×(W // 2 + 1).
         self.spectrum = start.contiguous().clone().requires_grad_()
         self.parameters = [self.spectrum]
 
     def __call__(self) -> Tensor:
-        weighted = torch.complex(self.spectrum[0], self.spectrum[1]) * self.frequency_weights
-        # Lucid's constant: the 4 sets the contrast of the first picture. "ortho" absorbs its factor √(height·width).
-        image = torch.fft.irfft2(weighted, s=self.size, norm="ortho") / 4
-        return apply_channel_matrix(image, self.color_matrix).sigmoid()
+        waves = sum_weighted_waves(self.spectrum, self.frequency_weights, self.size)
+        return apply_channel_matrix(waves, self.color_matrix).sigmoid()
 
     def project_(self) -> None:
-        """Every spectrum is allowed."""
+        """Does nothing: every spectrum is allowed."""
 
 
 class FourierPhase:
-    """A spectrum with the amplitudes of photographs, of which only the phases move (Fel 2023, MACO).
+    """A spectrum with the amplitudes of photographs, whose phases alone move (MACO, Fel 2023).
 
-    The amplitudes are the mean of photographs in decorrelated colours, by frequency in waves per pixel and direction
-    (`training/spectrum.py`); every image is brought to their contrast in each step, and all of a batch start alike unless told otherwise.
+    The amplitudes are the mean of photographs in decorrelated colours, by direction and frequency
+    in waves per pixel (`training/spectrum.py`). Each channel of every image is brought to the
+    contrast of photographs in each step. All images of a batch start alike with `shared_start`.
     """
 
     def __init__(
@@ -96,30 +112,53 @@ class FourierPhase:
         shared_start: bool = True,
         device: torch.device | str = "cpu",
     ) -> None:
-        self.size = height, width
-        self.amplitude, self.contrast = (
-            value.to(device) for value in load_natural_spectrum(height, width)
-        )
-        start = torch.randn(
-            1 if shared_start else count,
-            *self.amplitude.shape,
-            generator=torch.Generator().manual_seed(seed),
-        )
-        self.phase = start.expand(count, -1, -1, -1).to(device).clone().requires_grad_()
+        self.size = (height, width)
+        amplitude, contrast = load_natural_spectrum(height, width)
+        self.amplitude = amplitude.to(device)
+        self.contrast = contrast.to(device)
         self.color_matrix = COLOR_CORRELATION.to(device)
+
+        start_count = 1 if shared_start else count
+        generator = torch.Generator().manual_seed(seed)
+        start = torch.randn(start_count, *amplitude.shape, generator=generator)
+        self.phase = start.expand(count, -1, -1, -1).to(device).clone().requires_grad_()
         self.parameters = [self.phase]
 
     def __call__(self) -> Tensor:
-        # Phases of one spread, or a few would carry the whole picture (xplique, features_visualizations/maco.py).
-        phase = (self.phase - self.phase.mean((1, 2, 3), keepdim=True)) / (
-            self.phase.std((1, 2, 3), keepdim=True) + 1e-5
-        )
-        image = torch.fft.irfft2(
-            torch.polar(self.amplitude.expand_as(phase), phase), s=self.size, norm="ortho"
-        )
-        image = image - image.mean((2, 3), keepdim=True)
-        image = image / (image.std((2, 3), keepdim=True) + 1e-5) * self.contrast
-        return apply_channel_matrix(image, self.color_matrix).sigmoid()
+        # The phases are standardized, or a few of them would carry the whole image
+        # (xplique, features_visualizations/maco.py).
+        mean = self.phase.mean((1, 2, 3), keepdim=True)
+        deviation = self.phase.std((1, 2, 3), keepdim=True)
+        phase = (self.phase - mean) / (deviation + 1e-5)
+
+        amplitude = self.amplitude.expand_as(phase)
+        spectrum = torch.polar(amplitude, phase)
+        waves = torch.fft.irfft2(spectrum, s=self.size, norm="ortho")
+
+        # Mean 0 and the contrast of photographs, each channel for itself.
+        waves = waves - waves.mean((2, 3), keepdim=True)
+        contrast = waves.std((2, 3), keepdim=True)
+        waves = waves / (contrast + 1e-5) * self.contrast
+        return apply_channel_matrix(waves, self.color_matrix).sigmoid()
 
     def project_(self) -> None:
-        """Every phase is allowed."""
+        """Does nothing: every phase is allowed."""
+
+
+def compute_frequency_weights(height: int, width: int, exponent: float) -> Tensor:
+    """1/frequency^exponent of every coefficient, H×(W // 2 + 1).
+
+    Scaled so that the weight at `PIVOT_WAVES` waves per image is the same for every exponent. The
+    constant is weighted as the lowest frequency.
+    """
+    side = max(height, width)
+    frequency = compute_frequency_grid(height, width).clamp_min(1 / side)
+    return (frequency * side / PIVOT_WAVES) ** (1 - exponent) / frequency
+
+
+def sum_weighted_waves(spectrum: Tensor, weights: Tensor, size: tuple[int, int]) -> Tensor:
+    """The sum of the waves N×C×H×W, of real and imaginary parts 2×N×C×H×(W // 2 + 1)."""
+    weighted = torch.complex(spectrum[0], spectrum[1]) * weights
+    # The 4 is lucid's constant, which sets the contrast of the first image. "ortho" absorbs
+    # lucid's factor √(height·width).
+    return torch.fft.irfft2(weighted, s=size, norm="ortho") / 4

@@ -1,4 +1,4 @@
-"""Which layers of a network carry content and style."""
+"""The layers of a network that content and style are read from."""
 
 from dataclasses import dataclass
 
@@ -10,86 +10,113 @@ from sightline.images.io import limit_short_side
 from sightline.models.model import Model
 from sightline.models.preprocessing import format_rounded_values
 
-# Variances of the first layer's answers, beside those of training. The wrong scale of published networks is 57 (or 255) in deviations.
+# The first layer's variance may differ from that of training by this factor. Published networks
+# that are given images at the wrong scale differ by a factor of 57 or 255 in standard deviation.
 MAX_VARIANCE_RATIO = 100.0
 
-FLAT_PICTURE_DEVIATION = (
-    0.05  # standard deviation of a picture below which a weak answer says nothing
-)
+# An image of a smaller standard deviation is too flat to judge weak activations by.
+FLAT_PICTURE_DEVIATION = 0.05
 
-# ── which network, which layers ──
+# A channel counts as dead in training if its variance is below this share of the largest one.
+DEAD_VARIANCE_SHARE = 1e-3
+
+MAX_STYLE_LAYERS = 5
 
 
 @torch.no_grad()
 def refuse_wrong_input_scale(model: Model, picture: Tensor) -> None:
-    """Raises SightlineError where the first convolution answers a picture N×3×H×W ten times as strongly as in training, or a tenth,
-    by the batch norm behind it."""
-    names = list(model.layers)
-    first = next((name for name in names if isinstance(model.module(name), nn.Conv2d)), None)
-    norm = model.module(names[names.index(first) + 1]) if first and first != names[-1] else None
-    if (
-        first is None
-        or not isinstance(norm, nn.BatchNorm2d)
-        or norm.running_var is None
-        or norm.running_mean is None
-    ):
+    """Raises SightlineError if the network was trained on images of another scale.
+
+    The activations of the first convolution for an image N×3×H×W are compared with the statistics
+    of the batch norm after it; ten times as large, or a tenth, is refused. A network without such a
+    batch norm passes.
+    """
+    first_layers = find_first_normalized_convolution(model)
+    if first_layers is None:
         return
-    if not norm.running_mean.any() and bool((norm.running_var == 1).all()):
-        return  # never trained, or folded into the convolution
-    seen = model.run(limit_short_side(picture, 2 * model.size).to(model.device), [first])[
-        first
-    ].float()
-    if seen.shape[1] != len(norm.running_var):
+    convolution_name, trained_variance = first_layers
+    small_picture = limit_short_side(picture, 2 * model.size).to(model.device)
+    activations = model.run(small_picture, [convolution_name])[convolution_name].float()
+    if activations.shape[1] != len(trained_variance):
         return
-    live = norm.running_var > 1e-3 * norm.running_var.max()
-    ratio = float((seen.var((0, 2, 3))[live] / norm.running_var[live]).median())
-    if ratio > MAX_VARIANCE_RATIO or (
-        ratio < 1 / MAX_VARIANCE_RATIO and float(picture.std()) > FLAT_PICTURE_DEVIATION
-    ):
+
+    is_live = trained_variance > DEAD_VARIANCE_SHARE * trained_variance.max()
+    variance = activations.var((0, 2, 3))
+    ratio = float((variance[is_live] / trained_variance[is_live]).median())
+    is_flat = float(picture.std()) <= FLAT_PICTURE_DEVIATION
+    is_too_strong = ratio > MAX_VARIANCE_RATIO
+    is_too_weak = ratio < 1 / MAX_VARIANCE_RATIO and not is_flat
+    if is_too_strong or is_too_weak:
+        mean = format_rounded_values(model.mean.flatten().tolist())
+        std = format_rounded_values(model.std.flatten().tolist())
         raise SightlineError(
-            f"{model.name} was trained on pictures of another scale: its first layer answers this one {ratio**0.5:.2g} times as strongly as "
-            f"in training; its mean is {format_rounded_values(model.mean.flatten().tolist())} and its std {format_rounded_values(model.std.flatten().tolist())}: "
-            "load it with the mean= and std= of its training"
+            f"{model.name} was trained on images of another scale: the activations of its first "
+            f"layer are {ratio**0.5:.2g} times as large as in training; its mean is {mean} and its "
+            f"std {std}: load it with the mean= and std= of its training"
         )
+
+
+def find_first_normalized_convolution(model: Model) -> tuple[str, Tensor] | None:
+    """The first convolution's name and its variance in training, by the batch norm after it.
+
+    Returns None without a batch norm, or with one that was never trained or is folded into the
+    convolution.
+    """
+    names = list(model.layers)
+    is_convolution = [isinstance(model.module(name), nn.Conv2d) for name in names]
+    if True not in is_convolution[:-1]:
+        return None
+    first = is_convolution.index(True)
+    norm = model.module(names[first + 1])
+    if not isinstance(norm, nn.BatchNorm2d):
+        return None
+    if norm.running_mean is None or norm.running_var is None:
+        return None
+    has_initial_mean = not norm.running_mean.any()
+    has_initial_variance = bool((norm.running_var == 1).all())
+    if has_initial_mean and has_initial_variance:
+        return None
+    return names[first], norm.running_var
 
 
 @dataclass(frozen=True)
 class PerceptualLayers:
-    """Where content and style are read."""
+    """The layers that content and style are read from."""
 
     content: tuple[str, ...]
     style: tuple[str, ...]
 
 
-# By a layer that only this family has.
+# A family of networks is recognized by its layer names.
 FAMILY_LAYERS = (
-    PerceptualLayers(
-        ("relu4_2",), ("relu1_1", "relu2_1", "relu3_1", "relu4_1", "relu5_1")
-    ),  # VGG: Gatys 2016, after the ReLU as in his code
-    PerceptualLayers(
-        ("fire4",), ("relu1", "fire3", "fire5", "fire7", "fire9")
-    ),  # SqueezeNet: the set with the longest strokes of four tried
-    PerceptualLayers(
-        ("relu3_1",), ("relu1", "relu2_1", "relu3_1", "relu4_1")
-    ),  # the embedded network
+    # VGG: those of Gatys 2016, after the ReLU as in his code.
+    PerceptualLayers(("relu4_2",), ("relu1_1", "relu2_1", "relu3_1", "relu4_1", "relu5_1")),
+    # SqueezeNet: of four sets that were tried, the one with the longest strokes.
+    PerceptualLayers(("fire4",), ("relu1", "fire3", "fire5", "fire7", "fire9")),
+    # The embedded network.
+    PerceptualLayers(("relu3_1",), ("relu1", "relu2_1", "relu3_1", "relu4_1")),
 )
 
 
 def choose_perceptual_layers(model: Model) -> PerceptualLayers:
-    """The layers tuned for this family of networks; for any other, one of each resolution, and the middle one for content."""
+    """The layers tuned for the network's family.
+
+    For other networks, the last layer of each of the first five resolutions for style, and the
+    middle one of these for content. Raises SightlineError for a network without spatial layers.
+    """
     for family in FAMILY_LAYERS:
-        if all(
-            name in model.layers or name in model.aliases
-            for name in (*family.content, *family.style)
-        ):
+        names = (*family.content, *family.style)
+        if all(name in model.layers or name in model.aliases for name in names):
             return family
-    by_size: dict[int, str] = {}
+
+    last_layer_by_height: dict[int, str] = {}
     for layer in model.layers.values():
         if layer.is_spatial:
-            by_size[layer.shape[1]] = layer.name
-    if not by_size:
+            last_layer_by_height[layer.shape[1]] = layer.name
+    if not last_layer_by_height:
         raise SightlineError(
-            f"{model.name} has no layer with places; style and content need a convolutional network"
+            f"{model.name} has no layer with positions; "
+            "style and content need a convolutional network"
         )
-    chosen = tuple(by_size.values())[:5]
-    return PerceptualLayers((chosen[len(chosen) // 2],), chosen)
+    style_layers = tuple(last_layer_by_height.values())[:MAX_STYLE_LAYERS]
+    return PerceptualLayers((style_layers[len(style_layers) // 2],), style_layers)

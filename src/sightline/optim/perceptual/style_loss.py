@@ -1,8 +1,10 @@
-"""What a painted picture should be like: style in regions, content by place; as a whole, or tile by tile with the same gradient.
+"""The loss of style transfer: style in regions and content by position, whole or tile by tile.
 
-Means and Gram matrices are sums over places. So a first pass without gradient adds them up over tiles; the loss and its slope
-by those sums are formed once, as small matrices; a second pass gives each tile its share of the slope. The result is the
-whole image's gradient, and seams can't arise. (Matching each tile's own Gram matrix is another objective, whose style drifts.)
+In tiles, a first pass without gradient sums means and Gram matrices over the tiles. The loss and
+its gradient with respect to these sums are then computed once, on small matrices. A second pass
+backpropagates that gradient through each tile. The result is the gradient of the whole image, so no
+seams can arise. (Matching each tile's own Gram matrix would be another objective, whose style
+varies from tile to tile.)
 """
 
 from collections.abc import Mapping, Sequence
@@ -26,30 +28,30 @@ from sightline.optim.perceptual.losses import (
     compute_w2_loss,
     draw_random_directions,
 )
+from sightline.optim.perceptual.regions import (
+    StyleRegion,
+    compute_partial_moments,
+    compute_region_moments,
+    extract_perceptual_features,
+    read_tile_features,
+    sum_tile_moments,
+)
 from sightline.optim.perceptual.tiling import ImageTile, TilePlan, plan_tiles
 
 
 @dataclass(frozen=True)
-class StyleRegion:
-    """A style and where it is wanted: `targets` by layer; `weights` by layer, 1×h×w maps that sum to 1, or none for everywhere."""
-
-    share: float
-    targets: Mapping[str, FeatureMoments]
-    weights: Mapping[str, Tensor] | None = None
-
-    def get_position_weights(self, name: str, tile: ImageTile | None = None) -> Tensor | None:
-        """The weights of a layer's places, 1×h×w, or of those of a tile."""
-        if self.weights is None:
-            return None
-        return self.weights[name] if tile is None else tile.crop_whole_map(name, self.weights[name])
-
-
-@dataclass(frozen=True)
 class StyleTransferLoss:
-    """The loss of an image 1×3×H×W: style in each layer (`style`: weight by layer; one region or several) and mean squared
-    difference to the content's features (`content`: weight and target 1×C×h×w by layer).
+    """The loss of an image 1×3×H×W.
 
-    kind: "gram" (Gatys' E), "w2" (mean and covariance) or "sliced" (against `samples`, the style's features; whole images only).
+    Attributes:
+        style_weights: Weight of each style layer.
+        regions: The styles and where they should be.
+        content_targets: Weight and target features 1×C×h×w of each content layer; the loss is the
+            mean squared difference to these.
+        kind: The style distance: "gram" (Gatys' E), "w2" (mean and covariance) or "sliced" (to
+            `style_features`; not in tiles).
+        style_features: The style's features by layer, for "sliced".
+        seed: Of the random directions, for "sliced".
     """
 
     style_weights: Mapping[str, float]
@@ -61,168 +63,186 @@ class StyleTransferLoss:
 
     @property
     def layers(self) -> tuple[str, ...]:
-        """Every layer that is read."""
+        """Every layer that is read, once."""
         return tuple(dict.fromkeys((*self.style_weights, *self.content_targets)))
 
     def make_objective(self, tile_side: int | None = None) -> Objective:
-        """Minus the loss, whole or in tiles of about `tile` pixels."""
-        if tile_side is not None:
-            return Objective(
-                "painting in tiles", (), lambda model: self.build_tiled_score(model, tile_side)
-            )
-        return Objective("painting", (), self.build_whole_score)
+        """Minus the loss, of the whole image or in tiles of about `tile_side` pixels."""
+        if tile_side is None:
+            return Objective("style transfer", (), self.build_whole_score)
+        return Objective(
+            "style transfer in tiles", (), lambda model: self.build_tiled_score(model, tile_side)
+        )
 
     def build_tiled_score(self, model: Model, tile_side: int) -> ScoreFunction:
-        """The score of an image tile by tile; an image of one size is planned once."""
-        plan = cache(lambda *size: plan_tiles(model, self.layers, size, tile_side))
-        return lambda image, _: (
-            -TiledLossFunction.apply(image, self, model, plan(image.shape[2], image.shape[3]))
-        )
+        """The score of an image in tiles. Images of the same size share a plan."""
 
-    def build_whole_score(self, model: Model) -> ScoreFunction:
-        """The score of an image from its features. A layer's part is formed as soon as the network is there: on the way back its gradient,
-        as large as the layer's maps, is then formed when the network's own arrives there, and not that of all layers at the start."""
-        directions, names = (
-            self.draw_directions(model),
-            {name: model.layer(name) for name in self.layers},
-        )
+        @cache
+        def plan_size(height: int, width: int) -> TilePlan:
+            return plan_tiles(model, self.layers, (height, width), tile_side)
 
         def score(image: Tensor, _: Mapping[str, Tensor]) -> Tensor:
-            terms: dict[str, Tensor] = {}
+            plan = plan_size(image.shape[2], image.shape[3])
+            loss: Tensor = TiledLossFunction.apply(image, self, model, plan)
+            return -loss
 
-            def read(layer: str, features: Tensor) -> None:
-                terms.update(
-                    {
-                        name: self.compute_style_term(name, features, directions)
-                        for name in self.style_weights
-                        if names[name] == layer
-                    }
-                )
+        return score
 
-            found = model.run(image, names.values(), on_layer=read)
-            return -(
-                sum(
-                    terms.values(),
-                    self.compute_content_loss(
-                        {name: found[layer] for name, layer in names.items()}
-                    ),
-                )
-            )
+    def build_whole_score(self, model: Model) -> ScoreFunction:
+        """The score of an image at once.
+
+        A layer's style term is computed as soon as the network has reached the layer. In the
+        backward pass its gradient, as large as the layer's features, is then formed when the
+        network's own gradient gets there, instead of those of all layers at the start.
+        """
+        directions = self.draw_directions(model)
+        canonical_names = {name: model.layer(name) for name in self.layers}
+
+        def score(image: Tensor, _: Mapping[str, Tensor]) -> Tensor:
+            style_terms: dict[str, Tensor] = {}
+
+            def add_style_terms(layer: str, features: Tensor) -> None:
+                for name in self.style_weights:
+                    if canonical_names[name] == layer:
+                        style_terms[name] = self.compute_style_term(name, features, directions)
+
+            features = model.run(image, canonical_names.values(), on_layer=add_style_terms)
+            features_by_name = {name: features[layer] for name, layer in canonical_names.items()}
+            content_loss = self.compute_content_loss(features_by_name)
+            return -sum(style_terms.values(), content_loss)
 
         return score
 
     def compute_style_term(
         self, name: str, features: Tensor, directions: Mapping[str, Tensor]
     ) -> Tensor:
-        """One layer's part of the style loss: 1."""
+        """One layer's weighted term of the style loss: 1."""
+        weight = self.style_weights[name]
         if self.style_features is not None:
-            return self.style_weights[name] * compute_sliced_loss(
+            return weight * compute_sliced_loss(
                 features, self.style_features[name], directions[name]
             )
-        whole = self.kind == "gram"
-        found = [
-            features
-            if whole and one.weights is None
-            else compute_moments(features, one.get_position_weights(name), with_mean=not whole)
-            for one in self.regions
-        ]
-        return self.style_weights[name] * self.measure_style_distance(name, found)
+
+        is_gram = self.kind == "gram"
+        statistics: list[FeatureMoments | Tensor] = []
+        for region in self.regions:
+            position_weights = region.get_position_weights(name)
+            if is_gram and position_weights is None:
+                statistics.append(features)
+            else:
+                moments = compute_moments(features, position_weights, with_mean=not is_gram)
+                statistics.append(moments)
+        return weight * self.measure_style_distance(name, statistics)
 
     def measure_style_distance(
         self, name: str, statistics: Sequence[FeatureMoments | Tensor]
     ) -> Tensor:
-        """A layer's unweighted distance to the style, given its moments in each region, or the features of a region that is everywhere: 1."""
-        pairs = zip(self.regions, statistics, strict=True)
-        return torch.stack(
-            [
-                region.share * compute_style_distance(one, region.targets[name], self.kind)
-                for region, one in pairs
-            ]
-        ).sum(0)
+        """A layer's unweighted distance to the style: 1.
+
+        `statistics` are its moments in each region, or its features for a region that is
+        everywhere.
+        """
+        distances = [
+            region.share
+            * compute_style_distance(region_statistics, region.targets[name], self.kind)
+            for region, region_statistics in zip(self.regions, statistics, strict=True)
+        ]
+        return torch.stack(distances).sum(0)
 
     def draw_directions(self, model: Model) -> dict[str, Tensor]:
-        """The directions of the sliced loss, drawn once: an optimizer should see one objective."""
+        """The directions of "sliced" by layer, the same in every step of the optimization."""
         generator = torch.Generator().manual_seed(self.seed)
-        samples = self.style_features or {}
+        style_features = self.style_features or {}
         return {
             name: draw_random_directions(features.shape[1], generator).to(model.device)
-            for name, features in samples.items()
+            for name, features in style_features.items()
         }
 
     def compute_style_loss(
         self, moments_by_region: Sequence[Mapping[str, FeatureMoments]]
     ) -> Tensor:
         """The weighted style loss of the moments in each region: 1."""
-        terms = (
-            [
-                weight
-                * self.measure_style_distance(name, [seen[name] for seen in moments_by_region])
-                for name, weight in self.style_weights.items()
-            ]
-            if moments_by_region
-            else []
-        )
-        return torch.stack(terms).sum(0) if terms else torch.zeros(1)
+        if not moments_by_region or not self.style_weights:
+            return torch.zeros(1)
+        terms: list[Tensor] = []
+        for name, weight in self.style_weights.items():
+            moments = [region_moments[name] for region_moments in moments_by_region]
+            terms.append(weight * self.measure_style_distance(name, moments))
+        return torch.stack(terms).sum(0)
 
     def compute_content_loss(
         self, features: Mapping[str, Tensor], tile: ImageTile | None = None
     ) -> Tensor:
-        """The weighted content loss of the features, or a tile's part of the whole: 1."""
-        terms = [features[next(iter(features))].new_zeros(1)]
+        """The weighted content loss of the features, or a tile's share of it: 1."""
+        any_features = next(iter(features.values()))
+        terms = [any_features.new_zeros(1)]
         for name, (weight, target) in self.content_targets.items():
-            wanted = target if tile is None else tile.crop_whole_map(name, target)
-            terms.append(
-                weight / target.numel() * (features[name].float() - wanted).square().sum().view(1)
-            )
+            local_target = target
+            if tile is not None:
+                local_target = tile.crop_whole_map(name, target)
+            difference = features[name].float() - local_target
+            squared_error = difference.square().sum().view(1)
+            terms.append(weight / target.numel() * squared_error)
         return torch.stack(terms).sum(0)
+
+
+# ── inputs of the loss ──
+
+
+@torch.no_grad()
+def compute_image_moments(
+    model: Model, layers: Sequence[str], image: Tensor, tile_side: int | None
+) -> dict[str, FeatureMoments]:
+    """The moments of an image's features by layer; with `tile_side` summed over tiles."""
+    everywhere = StyleRegion(1.0, targets={})
+    return compute_region_moments(model, layers, image, [everywhere], tile_side)[0]
+
+
+def compute_region_weights(mask: Tensor, sizes: Mapping[str, tuple[int, int]]) -> dict[str, Tensor]:
+    """A mask 1×1×H×W at the size of each layer's map, scaled to a sum of 1: 1×h×w by layer."""
+    weights_by_layer: dict[str, Tensor] = {}
+    for name, size in sizes.items():
+        weights = F.interpolate(mask, size=size, mode="area")[:, 0]
+        weights_by_layer[name] = weights / weights.sum().clamp_min(1e-12)
+    return weights_by_layer
+
+
+# ── measures of an image ──
 
 
 @torch.no_grad()
 def measure_style_losses(
     transfer_loss: StyleTransferLoss, model: Model, image: Tensor, tile_side: int | None
 ) -> dict[str, float]:
-    """The unweighted distance to the style by layer, the regions' shares added up."""
-    if transfer_loss.style_features is not None:
-        found, directions = (
-            model.features(image, list(transfer_loss.style_weights)),
-            transfer_loss.draw_directions(model),
-        )
-        return {
-            name: float(
-                compute_sliced_loss(
-                    found[name], transfer_loss.style_features[name], directions[name]
-                )
-            )
-            for name in transfer_loss.style_weights
-        }
-    if tile_side is None:
-        features = model.features(image, list(transfer_loss.style_weights))
-        seen_by = [
-            {
-                name: compute_moments(features[name], region.get_position_weights(name))
-                for name in transfer_loss.style_weights
-            }
-            for region in transfer_loss.regions
-        ]
-    else:
-        seen_by = compute_region_moments(
-            image, model, list(transfer_loss.style_weights), transfer_loss.regions, tile_side
-        )
-    return {
-        name: float(transfer_loss.measure_style_distance(name, [one[name] for one in seen_by]))
-        for name in transfer_loss.style_weights
-    }
+    """The unweighted distance to the style by layer, summed over the regions by their shares."""
+    layers = list(transfer_loss.style_weights)
+    style_features = transfer_loss.style_features
+    losses: dict[str, float] = {}
+    if style_features is not None:
+        features = model.features(image, layers)
+        directions = transfer_loss.draw_directions(model)
+        for name in layers:
+            loss = compute_sliced_loss(features[name], style_features[name], directions[name])
+            losses[name] = float(loss)
+        return losses
+
+    moments_by_region = compute_region_moments(
+        model, layers, image, transfer_loss.regions, tile_side
+    )
+    for name in layers:
+        moments = [region_moments[name] for region_moments in moments_by_region]
+        losses[name] = float(transfer_loss.measure_style_distance(name, moments))
+    return losses
 
 
 def measure_content_losses(
     transfer_loss: StyleTransferLoss, model: Model, image: Tensor, tile_side: int | None
 ) -> dict[str, float]:
     """The mean squared difference to the content by layer."""
-    found = extract_perceptual_features(
-        model, list(transfer_loss.content_targets), image, tile_side
-    )
+    layers = list(transfer_loss.content_targets)
+    features = extract_perceptual_features(model, layers, image, tile_side)
     return {
-        name: float((found[name] - target).square().mean())
+        name: float((features[name] - target).square().mean())
         for name, (_, target) in transfer_loss.content_targets.items()
     }
 
@@ -230,18 +250,19 @@ def measure_content_losses(
 def compute_style_distance(
     statistics: FeatureMoments | Tensor, target: FeatureMoments, kind: StyleDistanceKind
 ) -> Tensor:
-    """One layer's distance to a style, by its moments, or by its features themselves for the Gram matrix."""
+    """One layer's distance to a style, of its moments; for "gram" also of its features."""
     if isinstance(statistics, Tensor):
         return compute_gram_loss_from_features(statistics, target.gram)
-    return (
-        compute_w2_loss(statistics, target)
-        if kind == "w2"
-        else compute_gram_loss(statistics.gram, target.gram)
-    )
+    if kind == "w2":
+        return compute_w2_loss(statistics, target)
+    return compute_gram_loss(statistics.gram, target.gram)
+
+
+# ── tile by tile ──
 
 
 class TiledLossFunction(torch.autograd.Function):
-    """The loss of an image as a node of autograd whose gradient is found on the way forward."""
+    """The loss of an image in tiles, whose gradient is computed in the forward pass."""
 
     @staticmethod
     def forward(
@@ -252,171 +273,66 @@ class TiledLossFunction(torch.autograd.Function):
         return loss
 
     @staticmethod
-    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor, None, None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        return ctx.saved_tensors[0] * grad_output.view(-1, 1, 1, 1), None, None, None
-
-
-def read_tile_features(
-    model: Model, layers: Sequence[str], pixels: Tensor, tile: ImageTile
-) -> dict[str, Tensor]:
-    """The features that a tile answers for, by layer."""
-    found = model.run(pixels, [model.layer(name) for name in layers])
-    return {name: tile.crop_owned_features(name, found[model.layer(name)]) for name in layers}
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, grad_output: Tensor
+    ) -> tuple[Tensor, None, None, None]:
+        (gradient,) = ctx.saved_tensors
+        return gradient * grad_output.view(-1, 1, 1, 1), None, None, None
 
 
 def compute_tiled_loss(
     image: Tensor, transfer_loss: StyleTransferLoss, model: Model, plan: TilePlan
 ) -> tuple[Tensor, Tensor]:
-    """The loss, 1, and its gradient by an image 1×3×H×W, in the tiles of a plan for the painting's layers."""
-    shares = plan.position_shares
-    found = sum_tile_moments(
-        image, model, list(transfer_loss.style_weights), transfer_loss.regions, plan
-    )
-    leaves = [
-        {
-            name: FeatureMoments(one.mean.requires_grad_(), one.gram.requires_grad_())
-            for name, one in layer.items()
-        }
-        for layer in found
-    ]
+    """The loss, 1, and its gradient with respect to an image 1×3×H×W, in the tiles of a plan."""
+    layers = list(transfer_loss.style_weights)
+    regions = transfer_loss.regions
+    moments_by_region = sum_tile_moments(model, layers, image, regions, plan)
+    for region_moments in moments_by_region:
+        for moments in region_moments.values():
+            moments.mean.requires_grad_()
+            moments.gram.requires_grad_()
     with torch.enable_grad():
-        loss = transfer_loss.compute_style_loss(leaves)
-        if transfer_loss.style_weights and transfer_loss.regions:
+        loss = transfer_loss.compute_style_loss(moments_by_region)
+        if layers and regions:
             loss.sum().backward()
-    loss, gradient = loss.detach(), torch.zeros_like(image)
+    loss = loss.detach()
+
+    gradient = torch.zeros_like(image)
     for tile in plan.tiles:
-        piece = tile.crop_image(image).clone().requires_grad_()
+        pixels = tile.crop_image(image).clone().requires_grad_()
         with torch.enable_grad():
-            features = read_tile_features(model, transfer_loss.layers, piece, tile)
-            content = transfer_loss.compute_content_loss(features, tile)
-            pulls = [
-                build_gradient_surrogate(
-                    features[name],
-                    region.get_position_weights(name, tile),
-                    shares[name],
-                    leaf[name],
-                )
-                for region, leaf in zip(transfer_loss.regions, leaves, strict=True)
-                for name in transfer_loss.style_weights
-            ]
-            (content.sum() + sum(pulls)).backward()
-        loss += content.detach()
-        tile.crop_image(gradient).add_(piece.grad if piece.grad is not None else 0)
+            features = read_tile_features(model, transfer_loss.layers, pixels, tile)
+            content_loss = transfer_loss.compute_content_loss(features, tile)
+            surrogate = content_loss.sum()
+            for region, region_moments in zip(regions, moments_by_region, strict=True):
+                for name in layers:
+                    surrogate = surrogate + build_gradient_surrogate(
+                        features[name],
+                        region.get_position_weights(name, tile),
+                        plan.position_shares[name],
+                        region_moments[name],
+                    )
+            surrogate.backward()
+        loss += content_loss.detach()
+        if pixels.grad is not None:
+            tile.crop_image(gradient).add_(pixels.grad)
     return loss, gradient
-
-
-@torch.no_grad()
-def sum_tile_moments(
-    image: Tensor,
-    model: Model,
-    layers: Sequence[str],
-    regions: Sequence[StyleRegion],
-    plan: TilePlan,
-) -> list[dict[str, FeatureMoments]]:
-    """Mean and Gram matrix of each layer in each region over the whole image."""
-    totals: list[dict[str, FeatureMoments]] = [{} for _ in regions]
-    for tile in plan.tiles if layers else ():
-        features = read_tile_features(model, layers, tile.crop_image(image), tile)
-        for region, total in zip(regions, totals, strict=True):
-            for name in layers:
-                part = compute_partial_moments(
-                    features[name],
-                    region.get_position_weights(name, tile),
-                    plan.position_shares[name],
-                )
-                total[name] = (
-                    FeatureMoments(total[name].mean + part.mean, total[name].gram + part.gram)
-                    if name in total
-                    else part
-                )
-    return totals
-
-
-@torch.no_grad()
-def compute_image_moments(
-    model: Model, layers: Sequence[str], image: Tensor, tile_side: int | None
-) -> dict[str, FeatureMoments]:
-    """The moments of an image's features by layer, whole or in tiles."""
-    if tile_side is None:
-        return {
-            name: compute_moments(found) for name, found in model.features(image, layers).items()
-        }
-    return compute_region_moments(image, model, layers, [StyleRegion(1.0, {})], tile_side)[0]
-
-
-def compute_region_moments(
-    image: Tensor,
-    model: Model,
-    layers: Sequence[str],
-    regions: Sequence[StyleRegion],
-    tile_side: int,
-) -> list[dict[str, FeatureMoments]]:
-    """The moments in each region by layer, in tiles."""
-    return sum_tile_moments(
-        image,
-        model,
-        layers,
-        regions,
-        plan_tiles(model, layers, (image.shape[2], image.shape[3]), tile_side),
-    )
-
-
-@torch.no_grad()
-def extract_perceptual_features(
-    model: Model, layers: Sequence[str], image: Tensor, tile_side: int | None
-) -> dict[str, Tensor]:
-    """An image's features by layer, whole or put together from tiles."""
-    if tile_side is None or not layers:
-        return model.features(image, layers) if layers else {}
-    plan = plan_tiles(model, layers, (image.shape[2], image.shape[3]), tile_side)
-    whole = {
-        name: torch.empty(1, model.shape(name)[0], *found, device=model.device)
-        for name, found in plan.feature_map_sizes.items()
-    }
-    for tile in plan.tiles:
-        for name, features in read_tile_features(
-            model, layers, tile.crop_image(image), tile
-        ).items():
-            tile.crop_whole_map(name, whole[name]).copy_(features)
-    return whole
-
-
-def compute_partial_moments(
-    features: Tensor, position_weights: Tensor | None, position_share: float
-) -> FeatureMoments:
-    """What some places add to the moments of all: each counts its weight, or `share`."""
-    if position_weights is not None:
-        return compute_moments(features, position_weights, normalized=True)
-    part, counted = (
-        compute_moments(features),
-        position_share * features.shape[2] * features.shape[3],
-    )
-    return FeatureMoments(part.mean * counted, part.gram * counted)
 
 
 def build_gradient_surrogate(
     features: Tensor,
     position_weights: Tensor | None,
     position_share: float,
-    leaf_moments: FeatureMoments,
+    whole_moments: FeatureMoments,
 ) -> Tensor:
-    """A number whose gradient by the features is the loss's, given the loss's slope by the moments."""
-    part = compute_partial_moments(features, position_weights, position_share)
-    pulled = (
-        (part.gram * leaf_moments.gram.grad).sum()
-        if leaf_moments.gram.grad is not None
-        else features.new_zeros(())
-    )
-    return (
-        pulled + (part.mean * leaf_moments.mean.grad).sum()
-        if leaf_moments.mean.grad is not None
-        else pulled
-    )
+    """A number with the same gradient as the loss with respect to a tile's features.
 
-
-def compute_region_weights(mask: Tensor, sizes: Mapping[str, tuple[int, int]]) -> dict[str, Tensor]:
-    """A mask 1×1×H×W for each layer's map, scaled to a sum of 1: 1×h×w."""
-    scaled = {
-        name: F.interpolate(mask, size=size, mode="area")[:, 0] for name, size in sizes.items()
-    }
-    return {name: weights / weights.sum().clamp_min(1e-12) for name, weights in scaled.items()}
+    `whole_moments` are those of the whole image, with the loss's gradient in their `.grad`.
+    """
+    tile_moments = compute_partial_moments(features, position_weights, position_share)
+    surrogate = features.new_zeros(())
+    if whole_moments.gram.grad is not None:
+        surrogate = surrogate + (tile_moments.gram * whole_moments.gram.grad).sum()
+    if whole_moments.mean.grad is not None:
+        surrogate = surrogate + (tile_moments.mean * whole_moments.mean.grad).sum()
+    return surrogate

@@ -1,4 +1,7 @@
-"""An image in tiles, each with the margin that its units see: which places of which layer belong to which tile."""
+"""An image in tiles, each with a margin as wide as the receptive fields.
+
+Every position of every layer belongs to exactly one tile.
+"""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,123 +15,171 @@ from sightline.errors import SightlineError
 from sightline.models.model import Model
 from sightline.models.tracing.receptive_field import ReceptiveField, receptive_field
 
+# The end of the positions of the last tile along an axis: beyond any feature map.
+UNBOUNDED_END = 2**31
+
 
 @dataclass(frozen=True)
 class TileSpan:
-    """Places along one axis: from `start` in the whole map, `low` to `high` in the tile's own."""
+    """The positions of a layer that a tile owns along one axis.
+
+    Attributes:
+        map_start: Where they start in the feature map of the whole image.
+        tile_start: Where they start in the tile's own feature map.
+        tile_end: Where they end in the tile's own feature map, exclusive.
+    """
 
     map_start: int
     tile_start: int
     tile_end: int
 
+    @property
+    def map_slice(self) -> slice:
+        """The positions in the feature map of the whole image."""
+        count = self.tile_end - self.tile_start
+        return slice(self.map_start, self.map_start + count)
+
+    @property
+    def tile_slice(self) -> slice:
+        """The positions in the tile's own feature map."""
+        return slice(self.tile_start, self.tile_end)
+
 
 @dataclass(frozen=True)
 class ImageTile:
-    """What is read of the image (top, left, bottom, right), and for each layer the rows and columns that this tile answers for."""
+    """The pixels of a tile, and the positions that it owns in each layer.
+
+    Attributes:
+        box: Top, left, bottom and right of its pixels, margin included.
+        rows: The rows that it owns, by layer.
+        columns: The columns that it owns, by layer.
+    """
 
     box: tuple[int, int, int, int]
     rows: Mapping[str, TileSpan]
     columns: Mapping[str, TileSpan]
 
     def crop_image(self, image: Tensor) -> Tensor:
-        """The tile's pixels of N×3×H×W, margin included."""
-        top, left, bottom, right = self.box
-        return image[:, :, top:bottom, left:right]
+        """The tile's pixels of N×3×H×W, margin included, as a view."""
+        top, left_edge, bottom, right_edge = self.box
+        return image[:, :, top:bottom, left_edge:right_edge]
 
     def crop_owned_features(self, name: str, features: Tensor) -> Tensor:
-        """Of a layer's map of the tile, what it answers for."""
-        rows, columns = self.rows[name], self.columns[name]
-        return features[
-            :, :, rows.tile_start : rows.tile_end, columns.tile_start : columns.tile_end
-        ]
+        """The positions that the tile owns, of its own feature map of a layer."""
+        rows = self.rows[name].tile_slice
+        columns = self.columns[name].tile_slice
+        return features[..., rows, columns]
 
     def crop_whole_map(self, name: str, whole_map: Tensor) -> Tensor:
-        """The same places of a map of the whole image."""
-        rows, columns = self.rows[name], self.columns[name]
-        return whole_map[
-            ...,
-            rows.map_start : rows.map_start + rows.tile_end - rows.tile_start,
-            columns.map_start : columns.map_start + columns.tile_end - columns.tile_start,
-        ]
+        """The same positions of a map …×h×w of the whole image, as a view."""
+        rows = self.rows[name].map_slice
+        columns = self.columns[name].map_slice
+        return whole_map[..., rows, columns]
 
 
 def iterate_image_tiles(
     model: Model, layers: Sequence[str], height: int, width: int, tile_side: int
 ) -> Iterator[ImageTile]:
-    """Cuts an image of height × width pixels into tiles of about `side` pixels, and what the layers see beyond them.
+    """Cuts an image of height×width pixels into tiles of about `tile_side` pixels plus margin.
 
-    Each place belongs to the tile that holds the centre of what it sees, and only there. Raises SightlineError for a layer
-    that sees the whole image.
+    Each position belongs to the tile that contains the centre of its receptive field. Raises
+    SightlineError for a layer that sees the whole image.
     """
     fields = {name: receptive_field(model, name) for name in layers}
-    if blind := [name for name, field in fields.items() if 0 in field.stride]:
-        raise SightlineError(
-            f"layer {blind[0]} of {model.name} sees the whole image, which can't be cut into tiles; give more memory"
-        )
+    for name, field in fields.items():
+        if 0 in field.stride:
+            raise SightlineError(
+                f"layer {name} of {model.name} sees the whole image, which can't be cut into "
+                "tiles; give more memory"
+            )
     for top, bottom, rows in split_axis_into_tiles(fields, 0, height, tile_side):
-        for left, right, columns in split_axis_into_tiles(fields, 1, width, tile_side):
-            yield ImageTile((top, left, bottom, right), rows, columns)
+        for start, end, columns in split_axis_into_tiles(fields, 1, width, tile_side):
+            yield ImageTile((top, start, bottom, end), rows, columns)
 
 
 def split_axis_into_tiles(
     fields: Mapping[str, ReceptiveField], axis: int, length: int, tile_side: int
 ) -> Iterator[tuple[int, int, dict[str, TileSpan]]]:
-    """The tiles along one axis: where each begins and ends, margin included, and its places in each layer."""
-    step = math.lcm(*(field.stride[axis] for field in fields.values()))
+    """The tiles along one axis: start and end with margin, and the owned positions by layer."""
+    # A tile that starts at a multiple of all strides has its feature maps on the image's grid.
+    strides = [field.stride[axis] for field in fields.values()]
+    step = math.lcm(*strides)
     margin = max(field.size[axis] for field in fields.values())
-    count = max(1, min(round(length / tile_side), length // step))
-    edges = [round(length * number / count / step) * step for number in range(count)] + [length]
+
+    max_count = length // step
+    count = max(1, min(round(length / tile_side), max_count))
+    edges: list[int] = []
+    for index in range(count):
+        even_edge = length * index / count
+        edges.append(round(even_edge / step) * step)
+    edges.append(length)
+
     for low, high in pairwise(edges):
-        begin = max(0, (low - margin) // step * step)
-        end = length if high + margin >= length else -(-(high + margin) // step) * step
-        yield (
-            begin,
-            min(end, length),
-            {
-                name: find_owned_span(field, axis, length, (begin, low, high))
-                for name, field in fields.items()
-            },
-        )
+        start_step = (low - margin) // step
+        start = max(0, start_step * step)
+        end = length
+        if high + margin < length:
+            end_step = math.ceil((high + margin) / step)
+            end = min(length, end_step * step)
+        spans = {
+            name: find_owned_span(field, axis, length, start, (low, high))
+            for name, field in fields.items()
+        }
+        yield start, end, spans
 
 
 def find_owned_span(
-    field: ReceptiveField, axis: int, length: int, edges: tuple[int, int, int]
+    field: ReceptiveField, axis: int, length: int, tile_start: int, bounds: tuple[int, int]
 ) -> TileSpan:
-    """Of a tile that is read from `begin`: the places whose field's centre lies from `low` to `high`; what lies beyond the first or last belongs to that tile."""
-    begin, low, high = edges
-    stride, middle = field.stride[axis], field.offset[axis] + field.size[axis] / 2
-    first = 0 if low == 0 else max(0, math.ceil((low - middle) / stride))
-    last = 2**31 if high == length else max(0, math.ceil((high - middle) / stride))
-    return TileSpan(first, first - begin // stride, last - begin // stride)
+    """The positions whose receptive field has its centre in `bounds`, low ≤ centre < high.
+
+    The first and the last tile along the axis also own what lies beyond them.
+    """
+    low, high = bounds
+    stride = field.stride[axis]
+    first_centre = field.offset[axis] + field.size[axis] / 2
+    start = 0
+    if low > 0:
+        start = max(0, math.ceil((low - first_centre) / stride))
+    end = UNBOUNDED_END
+    if high < length:
+        end = max(0, math.ceil((high - first_centre) / stride))
+    tile_offset = tile_start // stride
+    return TileSpan(start, start - tile_offset, end - tile_offset)
 
 
 @torch.no_grad()
 def measure_feature_map_sizes(
     model: Model, layers: Sequence[str], height: int, width: int
 ) -> dict[str, tuple[int, int]]:
-    """Height and width of each layer's map of a whole image, found on a strip of its height and one of its width."""
+    """Height and width of each layer's map of an image.
+
+    Measured on a strip as high as the image and one as wide.
+    """
     names = {name: model.layer(name) for name in layers}
-    short = min(model.size, height, width)
-    strips = [
-        model.run(torch.zeros(1, 3, *size, device=model.device), names.values())
-        for size in ((height, short), (short, width))
-    ]
-    return {
-        name: (strips[0][layer].shape[2], strips[1][layer].shape[3])
-        for name, layer in names.items()
-    }
+    short_side = min(model.size, height, width)
+    tall_strip = torch.zeros(1, 3, height, short_side, device=model.device)
+    wide_strip = torch.zeros(1, 3, short_side, width, device=model.device)
+    tall_features = model.run(tall_strip, names.values())
+    wide_features = model.run(wide_strip, names.values())
+    sizes: dict[str, tuple[int, int]] = {}
+    for name, layer in names.items():
+        map_height = tall_features[layer].shape[2]
+        map_width = wide_features[layer].shape[3]
+        sizes[name] = (map_height, map_width)
+    return sizes
 
 
 @dataclass(frozen=True)
 class TilePlan:
-    """How an image is cut, and the size (height, width) of each layer's map of the whole."""
+    """An image's tiles, and the size (height, width) of each layer's map of the whole image."""
 
     tiles: Sequence[ImageTile]
     feature_map_sizes: Mapping[str, tuple[int, int]]
 
     @property
     def position_shares(self) -> dict[str, float]:
-        """What one place of a layer counts in a mean over all."""
+        """What one position counts in the mean over a layer's map, by layer."""
         return {
             name: 1 / (height * width) for name, (height, width) in self.feature_map_sizes.items()
         }
@@ -137,8 +188,9 @@ class TilePlan:
 def plan_tiles(
     model: Model, layers: Sequence[str], size: tuple[int, int], tile_side: int
 ) -> TilePlan:
-    """The plan for an image of that size (height, width) in tiles of about `side` pixels."""
+    """The plan for an image of a size (height, width) in tiles of about `tile_side` pixels."""
+    height, width = size
     return TilePlan(
-        list(iterate_image_tiles(model, layers, *size, tile_side)),
-        measure_feature_map_sizes(model, layers, *size),
+        list(iterate_image_tiles(model, layers, height, width, tile_side)),
+        measure_feature_map_sizes(model, layers, height, width),
     )

@@ -1,0 +1,118 @@
+"""The layers that content and style are read from, and the check of the input's scale."""
+
+from collections import OrderedDict
+
+import pytest
+import torch
+from helpers import smooth
+from torch import Tensor, nn
+from torchvision.models.vgg import make_layers
+
+import sightline as sl
+from sightline.models.model import Model
+from sightline.models.weights.layer_names import make_vgg_aliases
+from sightline.optim.perceptual.layers import choose_perceptual_layers, refuse_wrong_input_scale
+
+
+def test_the_embedded_network_is_recognized() -> None:
+    layers = choose_perceptual_layers(sl.load("sightnet", weights="random"))
+    assert layers.content == ("relu3_1",)
+    assert layers.style[0] == "relu1"
+
+
+def test_vgg_is_recognized() -> None:
+    features = make_layers([4, "M", 8, "M", 8, 8, "M", 8, 8, "M", 8, 8])
+    vgg = nn.Sequential(OrderedDict(features=features))
+    model = Model(vgg, size=32, aliases=make_vgg_aliases(vgg))
+    assert "relu5_1" in choose_perceptual_layers(model).style
+
+
+def test_squeezenet_is_recognized() -> None:
+    model = sl.load("squeezenet1_1", weights="random")
+    assert "fire4" in choose_perceptual_layers(model).content
+
+
+def test_another_network_has_a_layer_of_each_resolution(tiny: sl.Model) -> None:
+    layers = choose_perceptual_layers(tiny)
+    heights = [tiny.shape(name)[1] for name in layers.style]
+    assert heights == [32, 16, 8]
+    assert layers.style == ("relu1", "relu2", "relu3")
+    assert layers.content == ("relu2",)
+
+
+def test_a_network_without_positions_is_refused() -> None:
+    dense = nn.Sequential(nn.Flatten(), nn.Linear(48, 3))
+    with pytest.raises(sl.SightlineError, match="no layer with positions"):
+        choose_perceptual_layers(sl.load(dense, size=4))
+
+
+# ── the scale of the input ──
+
+
+def make_network(scale: float = 1.0, *, trained: bool = True) -> nn.Sequential:
+    """A convolution and a batch norm after it.
+
+    Trained on `scale` times what mean 0.5 and std 0.25 make of smooth images.
+    """
+    torch.manual_seed(0)
+    network = nn.Sequential(
+        nn.Conv2d(3, 8, 3, bias=False),
+        nn.BatchNorm2d(8),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(8, 3),
+    )
+    if trained:
+        images = (smooth(16) - 0.5) / 0.25 * scale
+        network.train()
+        with torch.no_grad():
+            for _ in range(200):
+                network(images)
+    return network.eval()
+
+
+INPUT = {"mean": (0.5, 0.5, 0.5), "std": (0.25, 0.25, 0.25), "size": 32}
+
+
+@pytest.fixture(scope="module")
+def wide_photo() -> Tensor:
+    return smooth(1, 44)[..., :32, :]
+
+
+@pytest.mark.parametrize("scale", [57, 1 / 57])
+def test_an_unknown_scale_is_refused(wide_photo: Tensor, scale: float) -> None:
+    model = sl.load(make_network(scale), **INPUT)
+    with pytest.raises(
+        sl.SightlineError, match=r"are ([\d.]+) times as large as in training"
+    ) as error:
+        refuse_wrong_input_scale(model, wide_photo)
+    ratio = float(str(error.value).split("layer are ")[1].split()[0])
+    # The image is none of those of the training.
+    assert ratio == pytest.approx(1 / scale, rel=0.4)
+    with pytest.raises(sl.SightlineError, match="trained on images of another scale"):
+        sl.style(model, wide_photo, styles=(wide_photo,), steps=1)
+
+
+@pytest.mark.parametrize(
+    "network",
+    [make_network(), make_network(3), make_network(1 / 3), make_network(57, trained=False)],
+    ids=["same", "larger", "smaller", "untrained"],
+)
+def test_a_possible_scale_passes(wide_photo: Tensor, network: nn.Module) -> None:
+    refuse_wrong_input_scale(sl.load(network, **INPUT), wide_photo)
+
+
+def test_a_flat_image_says_nothing_about_the_scale() -> None:
+    flat = torch.full((1, 3, 32, 44), 0.4)
+    refuse_wrong_input_scale(sl.load(make_network(), **INPUT), flat)
+
+
+def test_networks_without_batch_norm_pass(tiny: sl.Model, wide_photo: Tensor) -> None:
+    refuse_wrong_input_scale(tiny, wide_photo * 1e3)
+    dense = nn.Sequential(nn.Flatten(), nn.Linear(48, 3))
+    refuse_wrong_input_scale(sl.load(dense, size=4), wide_photo)
+
+
+def test_a_network_that_ends_with_its_convolution_passes(wide_photo: Tensor) -> None:
+    refuse_wrong_input_scale(sl.load(nn.Sequential(nn.Conv2d(3, 4, 3)), **INPUT), wide_photo)
