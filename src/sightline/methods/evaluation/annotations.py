@@ -1,16 +1,20 @@
-"""Pictures of which it is known what is where: what the pointing game is played on.
+"""Images whose objects are marked, for the pointing game.
 
-Beside a picture NAME.jpg may lie NAME.mask.png (the object is what is not black) or NAME.xml (boxes, Pascal VOC). One file boxes.csv
-in the folder has the boxes of any of its pictures, with the header `file,label,x0,y0,x1,y1`: pixels of the upright picture from its
-top left corner, x1 and y1 exclusive. Boxes of one label in one picture are one object's place; an empty label is the class asked for.
+Beside an image NAME.jpg there may be NAME.mask.png (the object is what is not black) or NAME.xml
+(boxes, Pascal VOC). One file boxes.csv in the folder may hold the boxes of any of its images, with
+the header `file,label,x0,y0,x1,y1`: pixels of the upright image from its top left corner, x1 and y1
+exclusive. Boxes of one label in one image together mark one object; an empty label stands for the
+class that the caller chooses.
 
-Without a folder there are grids of sample photographs, each the object of the class that it is given alone.
+Without a folder there are grids of sample photographs, where each photograph is the object of the
+class that the network predicts for it alone.
 """
 
 import csv
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 from xml.etree import ElementTree
 
 import torch
@@ -21,17 +25,32 @@ from sightline.images.io import read, resize_image, sample
 from sightline.images.library import IMAGE_FILE_SUFFIXES
 from sightline.models.model import Model
 
-LabeledBox = tuple[str, float, float, float, float]
-
 BOX_COLUMNS = ("file", "label", "x0", "y0", "x1", "y1")
 
-# Photographs so different that a network hardly gives two of them the same class.
+MASK_SUFFIX = ".mask.png"
+VOC_SUFFIX = ".xml"
+
+# Photographs so different that a network hardly predicts the same class for two of them.
 GRID_SAMPLES = ("rocket", "chelsea", "coffee", "astronaut")
+
+
+class LabeledBox(NamedTuple):
+    """A box in pixels, x1 and y1 exclusive, and its label."""
+
+    label: str
+    x0: float
+    y0: float
+    x1: float
+    y1: float
 
 
 @dataclass(frozen=True)
 class AnnotatedObject:
-    """A picture as the network sees it 1×3×H×W, the name of a class ("" if none is told), and where it is, H×W."""
+    """An object in an image.
+
+    `name` is that of the file, `image` what the network sees, 1×3×H×W, `label` the object's class
+    ("" if none is given) and `region` its pixels, H×W.
+    """
 
     name: str
     image: Tensor
@@ -39,134 +58,182 @@ class AnnotatedObject:
     region: Tensor
 
 
+# ── sample photographs ──
+
+
 def make_sample_grids(model: Model) -> Iterator[AnnotatedObject]:
-    """Sample photographs in the four quarters of one image, every one in every quarter once (Böhle 2021)."""
-    # The paper enlarges the image to hold whole pictures; many networks take only one size, so here each gets a quarter of it.
-    side, half = model.size, model.size // 2
-    whole = torch.cat([model.fit(sample(name)) for name in GRID_SAMPLES])
-    labels, parts = (
-        [str(index) for index in model.choose("top", whole).tolist()],
-        resize_image(whole, half, half),
-    )
+    """Four sample photographs in the quarters of one image, each once in each quarter (Böhle 2021).
+
+    Photographs with the same predicted class together are one object.
+    """
+    # The paper enlarges the image to hold whole photographs. Many networks take one size only, so
+    # here each photograph gets a quarter of it.
+    side = model.size
+    half = side // 2
+    photographs = torch.cat([model.fit(sample(name)) for name in GRID_SAMPLES])
+    labels = [str(index) for index in model.choose("top", photographs).tolist()]
+    quarters = resize_image(photographs, half, half)
     for turn in range(len(GRID_SAMPLES)):
-        image, regions = torch.full((1, 3, side, side), 0.5), dict[str, Tensor]()
-        for number, (label, part) in enumerate(zip(labels, parts, strict=True)):
-            row, column = divmod((number + turn) % 4, 2)
-            place = slice(row * half, (row + 1) * half), slice(column * half, (column + 1) * half)
-            image[0, :, *place] = part
-            regions.setdefault(label, torch.zeros(side, side, dtype=torch.bool))[place] = True
-        yield from (
-            AnnotatedObject(f"grid {turn + 1}", image, label, region)
-            for label, region in regions.items()
-        )
+        image = torch.full((1, 3, side, side), 0.5)
+        regions: dict[str, Tensor] = {}
+        for number, (label, quarter) in enumerate(zip(labels, quarters, strict=True)):
+            row, column = divmod((number + turn) % len(GRID_SAMPLES), 2)
+            rows = slice(row * half, (row + 1) * half)
+            columns = slice(column * half, (column + 1) * half)
+            image[0, :, rows, columns] = quarter
+            region = regions.setdefault(label, torch.zeros(side, side, dtype=torch.bool))
+            region[rows, columns] = True
+        for label, region in regions.items():
+            yield AnnotatedObject(f"grid {turn + 1}", image, label, region)
+
+
+# ── a folder of images ──
 
 
 def read_annotated_objects(
     model: Model, folder: Path, problems: list[str]
 ) -> Iterator[AnnotatedObject]:
-    """Every object of the folder, picture by picture; what can't be read or isn't seen is noted in `broken`, one line each.
+    """Every object in the folder, image by image.
 
-    Raises SightlineError when there is no such folder, and when none of its pictures has a mask or boxes beside it.
+    What can't be read, or lies outside of what the network sees, is added to `problems` as one line
+    each. Raises SightlineError if there is no such folder, or none of its images is annotated.
     """
     if not folder.is_dir():
         raise SightlineError(f"folder is {str(folder)!r}; there is no such folder")
-    table = read_box_table(folder / "boxes.csv", problems)
-    files = [
-        path
-        for path in sorted(folder.iterdir())
-        if path.suffix.lower() in IMAGE_FILE_SUFFIXES and not path.name.endswith(".mask.png")
-    ]
-    known = [
-        path
-        for path in files
-        if path.name in table
-        or any(make_sibling_path(path, end).is_file() for end in (".mask.png", ".xml"))
-    ]
-    problems += [
-        f"{name}: no such file, but boxes.csv has boxes of it"
-        for name in sorted(table.keys() - {path.name for path in files})
-    ]
-    if not known:
-        raise SightlineError(
-            f"folder is {str(folder)!r}; none of its {len(files)} pictures has a mask (NAME.mask.png) or boxes (NAME.xml, boxes.csv)"
-        )
-    for path in known:
+    boxes_by_file = read_box_table(folder / "boxes.csv", problems)
+    for path in list_annotated_files(folder, boxes_by_file, problems):
         try:
-            yield from read_image_objects(model, path, table.get(path.name, []))
+            yield from read_image_objects(model, path, boxes_by_file.get(path.name, []))
         except (SightlineError, ElementTree.ParseError, ValueError) as error:
             reason = get_first_error_line(error)
-            problems.append(reason if reason.startswith(path.name) else f"{path.name}: {reason}")
+            if not reason.startswith(path.name):
+                reason = f"{path.name}: {reason}"
+            problems.append(reason)
+
+
+def list_annotated_files(
+    folder: Path, boxes_by_file: Mapping[str, list[LabeledBox]], problems: list[str]
+) -> list[Path]:
+    """The folder's images that have a mask or boxes, sorted; boxes without an image are problems.
+
+    Raises SightlineError if there are none.
+    """
+    images: list[Path] = []
+    for path in sorted(folder.iterdir()):
+        is_image = path.suffix.lower() in IMAGE_FILE_SUFFIXES
+        if is_image and not path.name.endswith(MASK_SUFFIX):
+            images.append(path)
+    names = {path.name for path in images}
+    for name in sorted(boxes_by_file.keys() - names):
+        problems.append(f"{name}: no such file, but boxes.csv has boxes for it")
+
+    annotated: list[Path] = []
+    for path in images:
+        has_mask = make_sibling_path(path, MASK_SUFFIX).is_file()
+        has_voc_boxes = make_sibling_path(path, VOC_SUFFIX).is_file()
+        if path.name in boxes_by_file or has_mask or has_voc_boxes:
+            annotated.append(path)
+    if not annotated:
+        raise SightlineError(
+            f"folder is {str(folder)!r}; none of its {len(images)} images has a mask "
+            "(NAME.mask.png) or boxes (NAME.xml, boxes.csv)"
+        )
+    return annotated
 
 
 def read_image_objects(
     model: Model, path: Path, boxes: list[LabeledBox]
 ) -> Iterator[AnnotatedObject]:
-    """The objects of one picture, by its mask or its boxes. Raises SightlineError for what is broken or outside of what is seen."""
-    picture = read(path)
-    height, width = picture.shape[-2:]
+    """The objects of one image, by its mask and its boxes.
+
+    Raises SightlineError for a file that can't be read and for an object that the network does not
+    see.
+    """
+    image = read(path)
+    height, width = image.shape[-2:]
     regions: dict[str, Tensor] = {}
-    if make_sibling_path(path, ".mask.png").is_file():
-        mask = read(make_sibling_path(path, ".mask.png")).amax(1)[0] > 0
-        if mask.shape != (height, width):
-            raise SightlineError(
-                f"its mask is {mask.shape[0]}×{mask.shape[1]}, the picture {height}×{width}"
-            )
-        regions[""] = mask
-    for label, *sides in boxes + read_voc_boxes(make_sibling_path(path, ".xml")):
-        left, top, right, bottom = (round(side) for side in sides)
-        if not (0 <= left < right <= width and 0 <= top < bottom <= height):
-            raise SightlineError(
-                f"the box {left}, {top}, {right}, {bottom} does not lie in the picture of {width}×{height}"
-            )
-        regions.setdefault(label, torch.zeros(height, width, dtype=torch.bool))[
-            top:bottom, left:right
-        ] = True
+    mask_path = make_sibling_path(path, MASK_SUFFIX)
+    if mask_path.is_file():
+        regions[""] = read_mask(mask_path, height, width)
+    voc_boxes = read_voc_boxes(make_sibling_path(path, VOC_SUFFIX))
+    for box in boxes + voc_boxes:
+        region = regions.setdefault(box.label, torch.zeros(height, width, dtype=torch.bool))
+        mark_box(region, box)
+
     for label, region in regions.items():
-        # The mask goes the way of the picture, resized and cropped.
-        seen = model.fit(region.float().expand(1, 3, -1, -1))[0, 0] > 0.5
-        if not seen.any():
+        # The region is resized and cropped like the image.
+        fitted_region = model.fit(region.float().expand(1, 3, -1, -1))[0, 0] > 0.5
+        if not fitted_region.any():
             raise SightlineError(
                 f"{label or 'the object'} lies outside the middle that the network sees"
             )
-        yield AnnotatedObject(path.name, model.fit(picture), label, seen)
+        yield AnnotatedObject(path.name, model.fit(image), label, fitted_region)
+
+
+def read_mask(path: Path, height: int, width: int) -> Tensor:
+    """A mask file as H×W, True where it is not black. Raises SightlineError for another size."""
+    mask = read(path).amax(1)[0] > 0
+    if mask.shape != (height, width):
+        raise SightlineError(
+            f"its mask is {mask.shape[0]}×{mask.shape[1]}, the image {height}×{width}"
+        )
+    return mask
+
+
+def mark_box(region: Tensor, box: LabeledBox) -> None:
+    """Sets a box in a region H×W to True. Raises SightlineError if it does not lie in the image."""
+    height, width = region.shape
+    x0, y0, x1, y1 = (round(side) for side in box[1:])
+    if not (0 <= x0 < x1 <= width and 0 <= y0 < y1 <= height):
+        raise SightlineError(
+            f"the box {x0}, {y0}, {x1}, {y1} does not lie in the image of {width}×{height}"
+        )
+    region[y0:y1, x0:x1] = True
 
 
 def make_sibling_path(path: Path, suffix: str) -> Path:
-    """The file of the picture's name with another ending."""
+    """The path of the file with the same stem and another suffix."""
     return path.with_name(path.stem + suffix)
 
 
 def read_box_table(path: Path, problems: list[str]) -> dict[str, list[LabeledBox]]:
-    """The boxes of boxes.csv by file; a line that can't be read is noted. Raises SightlineError for another header."""
-    found: dict[str, list[LabeledBox]] = {}
+    """The boxes of boxes.csv by file name, none if there is no such file.
+
+    A line that can't be read is added to `problems`. Raises SightlineError for another header.
+    """
+    boxes_by_file: dict[str, list[LabeledBox]] = {}
     if not path.is_file():
-        return found
+        return boxes_by_file
+    expected_header = ",".join(BOX_COLUMNS)
     with path.open(newline="", encoding="utf-8-sig", errors="replace") as file:
         lines = csv.reader(file)
         header = next(lines, [])
         if tuple(header) != BOX_COLUMNS:
             raise SightlineError(
-                f"boxes.csv begins with {','.join(header)!r:.80}; its first line must be {','.join(BOX_COLUMNS)}"
+                f"boxes.csv begins with {','.join(header)!r:.80}; "
+                f"its first line must be {expected_header}"
             )
-        for number, line in enumerate(lines, 2):
+        for line_number, line in enumerate(lines, 2):
             try:
                 name, label, *sides = line
-                left, top, right, bottom = map(float, sides)
-                found.setdefault(name, []).append((label, left, top, right, bottom))
+                x0, y0, x1, y1 = map(float, sides)
             except ValueError:
-                problems.append(f"boxes.csv, line {number}: not {','.join(BOX_COLUMNS)}")
-    return found
+                problems.append(f"boxes.csv, line {line_number}: not {expected_header}")
+                continue
+            boxes_by_file.setdefault(name, []).append(LabeledBox(label, x0, y0, x1, y1))
+    return boxes_by_file
 
 
 def read_voc_boxes(path: Path) -> list[LabeledBox]:
-    """The boxes of a Pascal VOC annotation, whose pixels count from 1 and whose far ends are inside; none without the file."""
+    """The boxes of a Pascal VOC annotation, none if there is no such file."""
     if not path.is_file():
         return []
-    found: list[LabeledBox] = []
-    for one in ElementTree.parse(path).getroot().iter("object"):
-        left, top, right, bottom = (
-            float(one.findtext(f"bndbox/{side}", "nan"))
+    boxes: list[LabeledBox] = []
+    for element in ElementTree.parse(path).getroot().iter("object"):
+        xmin, ymin, xmax, ymax = (
+            float(element.findtext(f"bndbox/{side}", "nan"))
             for side in ("xmin", "ymin", "xmax", "ymax")
         )
-        found.append((one.findtext("name", ""), left - 1, top - 1, right, bottom))
-    return found
+        # Pascal VOC counts pixels from 1 and includes the far ends.
+        boxes.append(LabeledBox(element.findtext("name", ""), xmin - 1, ymin - 1, xmax, ymax))
+    return boxes

@@ -1,12 +1,14 @@
-"""Does a map say what the score depends on? Remove pixels and see.
+"""Does an attribution say what the score depends on? Remove pixels and measure the score.
 
-Deletion and insertion (Petsiuk 2018, section 3.2), sensitivity-n (Ancona 2018, section 4), infidelity (Yeh 2019, definition 2.1).
+Deletion and insertion (Petsiuk 2018, section 3.2), sensitivity-n (Ancona 2018, section 4),
+infidelity (Yeh 2019, definition 2.1).
 """
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,56 +21,72 @@ REMOVED_GRAY = 0.5
 # Sensitivity-n removes these shares of the image.
 REMOVED_SHARES = (0.1, 0.3, 0.5)
 
-# Ancona 2018 removes single pixels. Their subsets hardly differ from one another in what they cost, and their gray dots are an
-# unusual input; here they are squares of a side of 1/16 of the image's short side.
+# Ancona 2018 removes single pixels. Random sets of single pixels hardly differ in what they cost,
+# and their gray dots are an unusual input. Here squares are removed, with a side of 1/16 of the
+# image's short side.
 SQUARES_PER_SIDE = 16
+
+# Random squares of the infidelity have sides between these shares of the image's short side.
+MIN_SQUARE_SHARE = 0.125
+MAX_SQUARE_SHARE = 0.5
 
 
 @dataclass(frozen=True)
 class Attribution:
-    """A map of one image. `shown` H×W is what the method's picture shows, by which pixels are ordered; `attribution` C×H×W is what
-    is added up. A `slope` is the attribution per unit of pixel value, else it is what the pixel itself counts."""
+    """An attribution of one image.
+
+    `heatmap` H×W is what the method's picture shows; it orders the pixels. `per_channel` C×H×W is
+    what is summed over sets of pixels: a contribution to the score, or, if `is_gradient`, the
+    change of the score per unit of pixel value.
+    """
 
     heatmap: Tensor
     per_channel: Tensor
     is_gradient: bool
 
     def predict_pixel_drops(self, image: Tensor) -> Tensor:
-        """What turning each pixel of the image 3×H×W to gray should take from the score, up to one common factor, H×W."""
-        return (
-            (self.per_channel * (image - REMOVED_GRAY) if self.is_gradient else self.per_channel)
-            .sum(0)
-            .double()
-        )
+        """The predicted drop of the score when a pixel of the image 3×H×W turns gray, H×W.
+
+        It is known up to one common factor.
+        """
+        drops = self.per_channel
+        if self.is_gradient:
+            drops = drops * (image - REMOVED_GRAY)
+        return drops.sum(0).double()
 
     def shift_randomly(self, generator: torch.Generator) -> "Attribution":
-        """The same map shifted round the image at random: same values and smoothness, no relation to the picture."""
+        """The attribution shifted by a random offset, wrapped round the border of the image.
+
+        It keeps its values and its smoothness, and loses any relation to the image.
+        """
         height, width = self.heatmap.shape
-        by = (
-            int(torch.randint(height, (), generator=generator)),
-            int(torch.randint(width, (), generator=generator)),
-        )
+        row_shift = int(torch.randint(height, (), generator=generator))
+        column_shift = int(torch.randint(width, (), generator=generator))
+        shifts = (row_shift, column_shift)
         return Attribution(
-            self.heatmap.roll(by, (0, 1)), self.per_channel.roll(by, (1, 2)), self.is_gradient
+            heatmap=self.heatmap.roll(shifts, (-2, -1)),
+            per_channel=self.per_channel.roll(shifts, (-2, -1)),
+            is_gradient=self.is_gradient,
         )
 
 
 @dataclass(frozen=True)
 class ClassScorer:
-    """A network that is asked about one class, with `batch` pictures run at once."""
+    """A network's output for one class; `batch` images are run at once."""
 
     model: Model
     index: int
     batch: int
 
     def compute_logits(self, images: Iterable[Tensor]) -> Tensor:
-        """Scores before the softmax of pictures 3×H×W, N×classes, in double precision."""
-        found: list[Tensor] = []
+        """Scores of all classes before the softmax for images 3×H×W, N×classes, in float64."""
+        logits: list[Tensor] = []
         stream = iter(images)
         with torch.no_grad():
-            while part := list(islice(stream, self.batch)):
-                found.append(self.model.run(torch.stack(part), ["logits"])["logits"].cpu().double())
-        return torch.cat(found)
+            while chunk := list(islice(stream, self.batch)):
+                outputs = self.model.run(torch.stack(chunk), ["logits"])
+                logits.append(outputs["logits"].cpu().double())
+        return torch.cat(logits)
 
     def compute_scores(self, images: Iterable[Tensor]) -> Tensor:
         """Score of the class before the softmax, N."""
@@ -82,67 +100,155 @@ class ClassScorer:
 # ── deletion and insertion ──
 
 
-def rank_pixels(heatmap: Tensor, generator: torch.Generator) -> Tensor:
-    """Each pixel's place, H×W, when the largest value of the map comes first; equal ones in random order."""
-    flat = heatmap.flatten()
-    # Without the shuffle, the empty part of a map would be taken row by row from the top.
-    shuffle = torch.randperm(len(flat), generator=generator)
-    order = shuffle[flat[shuffle].argsort(descending=True, stable=True)]
-    places = torch.empty_like(order)
-    places[order] = torch.arange(len(order))
-    return places.view(heatmap.shape)
+@dataclass(frozen=True)
+class DeletionInsertion:
+    """Curves of steps + 1 class probabilities, and the areas under them.
 
+    `…_chance` is the mean over other attributions.
+    """
 
-def compute_replacement_curves(
-    scorer: ClassScorer, start: Tensor, end: Tensor, pixel_ranks: list[Tensor], steps: int
-) -> Tensor:
-    """Probability of the class while the pixels of `start` become those of `end` in each of K orders, K×(steps + 1)."""
-
-    def pictures() -> Iterator[Tensor]:
-        yield from (start, end)  # the same in every order
-        for places in pixel_ranks:
-            yield from (
-                torch.where(places < round(k * places.numel() / steps), end, start)
-                for k in range(1, steps)
-            )
-
-    found = scorer.compute_probabilities(pictures())
-    first, last = found[:2, None, None].expand(2, len(pixel_ranks), 1)
-    return torch.cat([first, found[2:].view(len(pixel_ranks), steps - 1), last], 1)
-
-
-def compute_curve_area(curve: Tensor) -> Tensor:
-    """Area under curves …×(steps + 1) over the share of pixels from 0 to 1, by trapezia."""
-    return (curve[..., 1:] + curve[..., :-1]).mean(-1) / 2
+    deletion: Tensor
+    deletion_chance: Tensor
+    insertion: Tensor
+    insertion_chance: Tensor
+    deletion_auc: Tensor
+    deletion_auc_chance: Tensor
+    insertion_auc: Tensor
+    insertion_auc_chance: Tensor
 
 
 def measure_deletion_insertion(
     scorer: ClassScorer,
     image: Tensor,
     attribution: Attribution,
-    others: list[Attribution],
+    references: Sequence[Attribution],
     *,
     steps: int,
     generator: torch.Generator,
-) -> dict[str, Tensor]:
-    """Deletion and insertion of an image 3×H×W by its map, and the mean of those by other maps, with the areas under them."""
-    # Petsiuk 2018 has a kernel of 11 pixels at 224, after which classes are often still seen; a twentieth of the side fits every size.
-    dim = blur_image(image[None], min(image.shape[-2:]) / 20)[0]
-    ends = {"deletion": (image, torch.full_like(image, REMOVED_GRAY)), "insertion": (dim, image)}
-    orders = [rank_pixels(one.heatmap, generator) for one in (attribution, *others)]
-    found: dict[str, Tensor] = {}
-    for name, (start, end) in ends.items():
-        drawn = compute_replacement_curves(scorer, start, end, orders, steps)
-        found |= {name: drawn[0], f"{name}_chance": drawn[1:].mean(0)}
-    for name in ends:
-        found |= {
-            f"{name}_auc": compute_curve_area(found[name]),
-            f"{name}_auc_chance": compute_curve_area(found[f"{name}_chance"]),
-        }
-    return found
+) -> DeletionInsertion:
+    """Deletion and insertion of an image 3×H×W by its attribution; chance is by `references`."""
+    # Petsiuk 2018 blurs with a kernel of 11 pixels at a side of 224, where classes can often still
+    # be recognized. A twentieth of the short side suits every size.
+    blurred = blur_image(image[None], min(image.shape[-2:]) / 20)[0]
+    gray = torch.full_like(image, REMOVED_GRAY)
+    pixel_ranks = [rank_pixels(item.heatmap, generator) for item in (attribution, *references)]
+
+    deletion = compute_replacement_curves(scorer, image, gray, pixel_ranks, steps)
+    insertion = compute_replacement_curves(scorer, blurred, image, pixel_ranks, steps)
+    deletion_chance = deletion[1:].mean(0)
+    insertion_chance = insertion[1:].mean(0)
+    return DeletionInsertion(
+        deletion=deletion[0],
+        deletion_chance=deletion_chance,
+        insertion=insertion[0],
+        insertion_chance=insertion_chance,
+        deletion_auc=compute_curve_area(deletion[0]),
+        deletion_auc_chance=compute_curve_area(deletion_chance),
+        insertion_auc=compute_curve_area(insertion[0]),
+        insertion_auc_chance=compute_curve_area(insertion_chance),
+    )
 
 
-# ── subsets of pixels ──
+def rank_pixels(heatmap: Tensor, generator: torch.Generator) -> Tensor:
+    """Each pixel's rank, H×W: 0 for the largest value; equal values in random order."""
+    values = heatmap.flatten()
+    # Without the shuffle, the empty part of a heatmap would be ranked row by row from the top.
+    shuffle = torch.randperm(len(values), generator=generator)
+    order = values[shuffle].argsort(descending=True, stable=True)
+    pixels_by_rank = shuffle[order]
+    ranks = torch.empty_like(pixels_by_rank)
+    ranks[pixels_by_rank] = torch.arange(len(values))
+    return ranks.view(heatmap.shape)
+
+
+def compute_replacement_curves(
+    scorer: ClassScorer, start: Tensor, end: Tensor, pixel_ranks: Sequence[Tensor], steps: int
+) -> Tensor:
+    """Probability of the class while the pixels of `start` are replaced by those of `end`.
+
+    Each of K orders gives one curve: K×(steps + 1).
+    """
+
+    def iterate_images() -> Iterator[Tensor]:
+        # The first and the last point are the same in every order.
+        yield start
+        yield end
+        for ranks in pixel_ranks:
+            for step in range(1, steps):
+                is_replaced = ranks < round(step * ranks.numel() / steps)
+                yield torch.where(is_replaced, end, start)
+
+    probabilities = scorer.compute_probabilities(iterate_images())
+    count = len(pixel_ranks)
+    first = probabilities[0].expand(count, 1)
+    last = probabilities[1].expand(count, 1)
+    between = probabilities[2:].view(count, steps - 1)
+    return torch.cat([first, between, last], 1)
+
+
+def compute_curve_area(curve: Tensor) -> Tensor:
+    """Area under curves …×(steps + 1) over the share of pixels from 0 to 1, by trapezoids."""
+    return (curve[..., 1:] + curve[..., :-1]).mean(-1) / 2
+
+
+# ── removal of sets of pixels ──
+
+
+@dataclass(frozen=True)
+class RemovalScores:
+    """How well an attribution predicts the drops of the score when sets of pixels are removed.
+
+    `sensitivity` has one correlation for each subset size; `infidelity` is in score²;
+    `unexplained` is its share of the mean squared drop, 0 to 1. `…_chance` is the mean over other
+    attributions.
+    """
+
+    sensitivity: Tensor
+    infidelity: Tensor
+    unexplained: Tensor
+    sensitivity_chance: Tensor
+    infidelity_chance: Tensor
+    unexplained_chance: Tensor
+
+
+def measure_sensitivity_infidelity(
+    scorer: ClassScorer,
+    image: Tensor,
+    attribution: Attribution,
+    references: Sequence[Attribution],
+    *,
+    samples: int,
+    generator: torch.Generator,
+) -> RemovalScores:
+    """Sensitivity-n and infidelity of an image's attribution; chance is by `references`.
+
+    `samples` random sets of pixels are removed for each subset size and for the infidelity.
+    """
+    height, width = image.shape[-2:]
+    pixel_drops = [item.predict_pixel_drops(image) for item in (attribution, *references)]
+
+    correlations: list[Tensor] = []
+    for n in compute_subset_sizes(height, width):
+        masks = sample_square_subsets(height, width, n, samples, generator)
+        drops = measure_score_drops(scorer, image, masks)
+        predictions = [sum_over_masks(pixels, masks) for pixels in pixel_drops]
+        by_attribution = [compute_pearson_correlation(sums, drops) for sums in predictions]
+        correlations.append(torch.stack(by_attribution))
+    sensitivity = torch.stack(correlations, 1)  # attributions × subset sizes
+
+    masks = sample_random_squares(height, width, samples, generator)
+    drops = measure_score_drops(scorer, image, masks)
+    predictions = [sum_over_masks(pixels, masks) for pixels in pixel_drops]
+    infidelity = torch.stack([compute_infidelity(sums, drops) for sums in predictions])
+    unexplained = infidelity / drops.square().mean().clamp_min(1e-300)
+    return RemovalScores(
+        sensitivity=sensitivity[0],
+        infidelity=infidelity[0],
+        unexplained=unexplained[0],
+        sensitivity_chance=sensitivity[1:].mean(0),
+        infidelity_chance=infidelity[1:].mean(0),
+        unexplained_chance=unexplained[1:].mean(0),
+    )
 
 
 def compute_square_side(height: int, width: int) -> int:
@@ -151,106 +257,85 @@ def compute_square_side(height: int, width: int) -> int:
 
 
 def compute_subset_sizes(height: int, width: int) -> list[int]:
-    """The n of sensitivity-n: how many of the squares are removed."""
+    """The n of sensitivity-n: numbers of squares that are removed."""
     side = compute_square_side(height, width)
-    return [
-        max(1, round(share * math.ceil(height / side) * math.ceil(width / side)))
-        for share in REMOVED_SHARES
-    ]
+    square_count = math.ceil(height / side) * math.ceil(width / side)
+    return [max(1, round(share * square_count)) for share in REMOVED_SHARES]
 
 
 def sample_square_subsets(
     height: int, width: int, n: int, count: int, generator: torch.Generator
 ) -> Tensor:
-    """`count` random sets of n squares of the image, as true pixels, count×H×W."""
+    """`count` random sets of n squares of the image, as boolean masks count×H×W."""
     side = compute_square_side(height, width)
-    rows, columns = math.ceil(height / side), math.ceil(width / side)
-    chosen = torch.rand(count, rows * columns, generator=generator).argsort(1) < n
-    square = torch.arange(height)[:, None] // side * columns + torch.arange(width)[None] // side
-    return chosen[:, square]
+    rows = math.ceil(height / side)
+    columns = math.ceil(width / side)
+    draws = torch.rand(count, rows * columns, generator=generator)
+    is_removed = draws.argsort(1) < n
+
+    square_rows = torch.arange(height)[:, None] // side
+    square_columns = torch.arange(width)[None] // side
+    square_of_pixel = square_rows * columns + square_columns
+    return is_removed[:, square_of_pixel]
 
 
 def sample_random_squares(
     height: int, width: int, count: int, generator: torch.Generator
 ) -> Tensor:
-    """`count` random squares with a side between an eighth and a half of the image's short side, as true pixels, count×H×W."""
-    short = min(height, width)
+    """`count` random squares as boolean masks count×H×W.
+
+    Their side lies between an eighth and a half of the image's short side.
+    """
+    short_side = min(height, width)
+    share_range = MAX_SQUARE_SHARE - MIN_SQUARE_SHARE
     masks = torch.zeros(count, height, width, dtype=torch.bool)
-    for mask, (size, down, right) in zip(
-        masks, torch.rand(count, 3, generator=generator).tolist(), strict=True
-    ):
-        side = max(1, round(short * (0.125 + 0.375 * size)))
-        top, left = int(down * (height - side + 1)), int(right * (width - side + 1))
-        mask[top : top + side, left : left + side] = True
+    draws = torch.rand(count, 3, generator=generator).tolist()
+    for mask, (size_draw, row_draw, column_draw) in zip(masks, draws, strict=True):
+        share = MIN_SQUARE_SHARE + share_range * size_draw
+        side = max(1, round(short_side * share))
+        row = int(row_draw * (height - side + 1))
+        column = int(column_draw * (width - side + 1))
+        mask[row : row + side, column : column + side] = True
     return masks
 
 
-def measure_sensitivity_infidelity(
-    scorer: ClassScorer,
-    image: Tensor,
-    attribution: Attribution,
-    others: list[Attribution],
-    *,
-    samples: int,
-    generator: torch.Generator,
-) -> dict[str, Tensor]:
-    """Sensitivity-n for each of the subset sizes and infidelity of an image's map, and the mean of those of other maps."""
-    height, width = image.shape[-2:]
-    shares = [one.predict_pixel_drops(image) for one in (attribution, *others)]
-    found: list[list[Tensor]] = []
-    for n in compute_subset_sizes(height, width):
-        masks = sample_square_subsets(height, width, n, samples, generator)
-        drop = measure_score_drops(scorer, image, masks)
-        found.append(
-            [compute_pearson_correlation(sum_over_masks(share, masks), drop) for share in shares]
-        )
-    sensitivity = torch.stack([torch.stack(row) for row in found], 1)
-    masks = sample_random_squares(height, width, samples, generator)
-    drop = measure_score_drops(scorer, image, masks)
-    missed = torch.stack(
-        [compute_infidelity(sum_over_masks(share, masks), drop) for share in shares]
-    )
-    unexplained = missed / drop.square().mean().clamp_min(1e-300)
-    told = {"sensitivity": sensitivity, "infidelity": missed, "unexplained": unexplained}
-    return {name: value[0] for name, value in told.items()} | {
-        f"{name}_chance": value[1:].mean(0) for name, value in told.items()
-    }
-
-
 def measure_score_drops(scorer: ClassScorer, image: Tensor, masks: Tensor) -> Tensor:
-    """How far the score falls when the pixels of each mask turn gray, one number for each of K masks K×H×W."""
-    found = scorer.compute_scores(gray_out_pixels(image, masks))
-    return found[0] - found[1:]
+    """How far the score falls when the pixels of a mask turn gray, for each of K masks K×H×W."""
 
+    def iterate_images() -> Iterator[Tensor]:
+        yield image
+        gray = torch.full_like(image, REMOVED_GRAY)
+        for mask in masks:
+            yield torch.where(mask, gray, image)
 
-def gray_out_pixels(image: Tensor, masks: Tensor) -> Iterator[Tensor]:
-    """The image 3×H×W, then the image with the pixels of each mask gray."""
-    yield image
-    for mask in masks:
-        yield torch.where(mask, torch.full_like(image, REMOVED_GRAY), image)
+    scores = scorer.compute_scores(iterate_images())
+    return scores[0] - scores[1:]
 
 
 def sum_over_masks(pixel_drops: Tensor, masks: Tensor) -> Tensor:
-    """Sum of a map H×W over each mask, K."""
+    """Sum of the values H×W over each mask, K."""
     return masks.flatten(1).double() @ pixel_drops.flatten().double()
 
 
 def compute_pearson_correlation(first_values: Tensor, second_values: Tensor) -> Tensor:
-    """Pearson correlation of two lists of numbers; 0 where one of them does not vary."""
-    parts = [value.double() - value.double().mean() for value in (first_values, second_values)]
-    # What is left of equal numbers is rounding.
-    if any(
-        part.norm() <= 1e-9 * value.double().norm()
-        for part, value in zip(parts, (first_values, second_values), strict=True)
-    ):
-        return torch.zeros((), dtype=torch.float64)
-    first, second = (part / part.norm() for part in parts)
-    return (first @ second).clamp(-1, 1)
+    """Pearson correlation of two vectors; 0 where one of them is constant up to rounding."""
+    from scipy.stats import pearsonr
+
+    vectors = (first_values.double(), second_values.double())
+    for vector in vectors:
+        deviation = vector - vector.mean()
+        if deviation.norm() <= 1e-9 * vector.norm():
+            return torch.zeros((), dtype=torch.float64)
+    correlation: Any = pearsonr(*(vector.numpy() for vector in vectors))
+    return torch.tensor(float(correlation.statistic), dtype=torch.float64)
 
 
-def compute_infidelity(expected: Tensor, drop: Tensor) -> Tensor:
-    """Mean squared difference of what a map expects removals to cost, times its best factor β ≥ 0, and what they cost, in score²."""
-    # β as in Yeh 2019, section 2.2, so that maps in any unit compare; a negative one would praise the map that says the opposite.
+def compute_infidelity(expected: Tensor, drops: Tensor) -> Tensor:
+    """Mean squared difference of β · expected drops and drops, in score², at the best β ≥ 0."""
+    # β as in Yeh 2019, section 2.2, makes attributions of any unit comparable. A negative one would
+    # reward an attribution that says the opposite.
     power = expected.square().mean()
-    factor = ((expected * drop).mean() / power).clamp_min(0) if power > 0 else power
-    return (factor * expected - drop).square().mean()
+    factor = power
+    if power > 0:
+        factor = ((expected * drops).mean() / power).clamp_min(0)
+    return (factor * expected - drops).square().mean()

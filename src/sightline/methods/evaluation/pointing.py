@@ -1,8 +1,12 @@
-"""On pictures whose objects are marked: does a map's brightest point hit the object (Zhang 2016), how much of the map lies in it (Wang 2020)?"""
+"""On images whose objects are marked: does an attribution point at them?
 
-from collections.abc import Mapping, Sequence
+Does its maximum hit the object (Zhang 2016), and how much of it lies in the object (Wang 2020)?
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import torch
 from torch import Tensor
@@ -15,26 +19,36 @@ from sightline.methods.evaluation.annotations import (
     make_sample_grids,
     read_annotated_objects,
 )
-from sightline.methods.evaluation.attribution_map import AttributionMethod, find_attribution_method
+from sightline.methods.evaluation.attribution_method import (
+    AttributionMethod,
+    find_attribution_method,
+)
 from sightline.models.model import Model
 from sightline.registry.method import register_method
 from sightline.registry.parameter import ValueRange
 from sightline.registry.result import Result
 
-# A map has to beat chance and the middle of the picture by so many standard errors to be said to find the objects.
+# Heatmaps that every method is compared with: a constant one, and a soft spot in the middle.
+REFERENCE_NAMES = ("chance", "middle")
+
+# A method is said to find the objects if it beats both references by this many standard errors.
 STANDARD_ERRORS = 2
 
+# Brightness of the pixels around the object in the figure.
 DIM_FACTOR = 0.4
 
 
 @register_method(
     chapter="analytical",
     title="Pointing game",
-    question="On pictures whose objects are marked: do the maps point at them?",
-    reading="The upper bar of a method is the share of objects that its brightest point hits, the lower one how much of its map lies inside them. A good method "
-    "beats both chance and the middle of the picture, where photographers put things.",
-    caution="It asks whether a map agrees with people, not whether it is true to the network: a network may look at the rails to see the train.",
-    # The report has one picture of which nothing is marked; the samples' grids show which of its maps tell classes apart.
+    question="On images whose objects are marked: do the attributions point at them?",
+    reading="A method's upper bar is the share of objects that its maximum hits, the lower one how "
+    "much of its attribution lies inside them. A good method beats both chance and the middle of "
+    "the image, where photographers put things.",
+    caution="It tests whether an attribution agrees with people, not whether it is faithful to the "
+    "network: a network may look at the rails to recognize the train.",
+    # The report has one image, without marks. The grids of samples show which of its attributions
+    # distinguish classes.
     tour_runs=({"methods": ("saliency", "gradcam", "guided")},),
 )
 def pointing(
@@ -52,159 +66,241 @@ def pointing(
     tolerance: Annotated[int, ValueRange(0, 1000)] = 15,
     seed: int = 0,
 ) -> Result:
-    """Plays the pointing game and measures the energy in the objects, for several methods, on marked pictures: one table.
+    """Plays the pointing game with several methods on annotated images, and measures the energy.
 
-    A hit is a maximum within `tolerance` pixels of the object (Zhang 2016, section 4.1); of several equal maxima the share that
-    hits counts. Energy is the map's sum inside over its sum (Wang 2020, section 4.3), of its positive part; a map without any
-    counts as the same everywhere. Both are means over the objects. `values["table"]` has `method`, `pointing`, `energy` for every
-    method, then the rows chance (a random point, an even map) and middle (a soft spot there); `hits` and `energies` M×objects in
-    that order; `objects` their files; `broken` what could not be used and why. Distances are in pixels of what the network sees.
-    Without a folder, four sample photographs are the quarters of one image, and each is the object of its own class (Böhle 2021).
+    A hit is a maximum within `tolerance` pixels of the object (Zhang 2016, section 4.1); of several
+    equal maxima the share that hits counts. Energy is the sum of the attribution's positive part
+    inside the object over that of the whole image (Wang 2020, section 4.3); an attribution without
+    a positive part counts as constant. Both are means over the objects. Distances are in pixels of
+    what the network sees.
+
+    `values["table"]` has `method`, `pointing` and `energy` for each method, then for chance (a
+    random point, a constant attribution) and middle (a soft spot there). `values["hits"]` and
+    `["energies"]` are M×objects in that order, `["objects"]` the objects' files, `["broken"]` what
+    could not be used and why.
+
+    Without a folder, four sample photographs are the quarters of one image, and each is the object
+    of its own class (Böhle 2021).
 
     Args:
-        folder: Pictures with NAME.mask.png or NAME.xml (Pascal VOC) beside them, or one boxes.csv with file,label,x0,y0,x1,y1; None for
-            grids of sample photographs.
-        methods: Whose maps: any methods that give one, their kind after a colon as in saliency:smoothgrad.
-        label: Class of masks, and of boxes without a label: an index, a name, or "top" for the predicted class.
-        tolerance: How many pixels beside the object still hit; none in a grid, where the next object is there.
+        folder: Images with NAME.mask.png or NAME.xml (Pascal VOC) beside them, or one boxes.csv
+            with file,label,x0,y0,x1,y1; None for grids of sample photographs.
+        methods: Whose attributions: any methods that have one, their kind after a colon as in
+            saliency:smoothgrad.
+        label: Class of masks, and of boxes without a label: an index, a name, or "top" for the
+            predicted class.
+        tolerance: How many pixels beside the object still hit; none in a grid, where another object
+            is there.
     """
-    asked = [find_attribution_method(name) for name in methods]
+    tested_methods = [find_attribution_method(name) for name in methods]
+    if not tested_methods:
+        raise SightlineError(
+            "methods is empty; name at least one that has an attribution, such as gradcam"
+        )
     if label != "top":
-        model.index(label)  # refused now even where every object has a label of its own
-    if not asked:
-        raise SightlineError(
-            "methods is empty; name at least one that gives a map, such as gradcam"
-        )
-    broken: list[str] = []
-    files: list[str] = []
-    scores: list[Tensor] = []
-    pictures: list[Tensor] = []
-    tolerance = tolerance if folder else 0
-    for one in (
-        read_annotated_objects(model, Path(folder), broken) if folder else make_sample_grids(model)
-    ):
-        try:
-            maps = compute_object_heatmaps(model, one, asked, label, seed)
-        except SightlineError as error:
-            broken.append(f"{one.name}: {get_first_error_line(error)}")
-            continue
-        scores.append(
-            torch.stack(
-                [
-                    torch.stack(
-                        [
-                            compute_hit_share(map_, one.region, tolerance),
-                            compute_energy_share(map_, one.region),
-                        ]
-                    )
-                    for map_ in maps
-                ]
-            )
-        )
-        files.append(one.name)
-        # The picture outside of the object is dimmed.
-        pictures = pictures or [
-            draw_heatmap_row(one.image * torch.where(one.region, 1, DIM_FACTOR), maps[:-2])
-        ]
-    if not scores:
-        raise SightlineError(
-            f"no picture of {str(folder or 'the grids')!r} could be used; the first: {broken[0]}"
-        )
-    hits, energies = torch.stack(scores, 1).unbind(2)
-    table: list[dict[str, Any]] = [
-        {"method": name, "pointing": float(hits[i].mean()), "energy": float(energies[i].mean())}
-        for i, name in enumerate([*(one.description for one in asked), "chance", "middle"])
-    ]
-    what = (
-        f"{len(files)} objects"
-        if folder
-        else f"{len(files)} photographs in grids ({', '.join(GRID_SAMPLES)}; each of its own class)"
-    )
+        model.index(label)  # refuses an unknown label even if every object has one of its own
+
+    problems: list[str] = []
+    if folder:
+        objects = read_annotated_objects(model, Path(folder), problems)
+    else:
+        objects = make_sample_grids(model)
+        tolerance = 0
+    game = PointingGame(model, tested_methods, label, tolerance, seed)
+    scores = game.score_objects(objects, problems)
+    if not scores.files:
+        source = str(folder or "the grids")
+        raise SightlineError(f"no image of {source!r} could be used; the first: {problems[0]}")
+
+    descriptions = [method.description for method in tested_methods]
+    table = scores.average_by_method([*descriptions, *REFERENCE_NAMES])
     values = {
-        "table": table,
-        "hits": hits,
-        "energies": energies,
-        "objects": files,
-        "broken": broken,
+        "table": [vars(row) for row in table],
+        "hits": scores.hits,
+        "energies": scores.energies,
+        "objects": scores.files,
+        "broken": problems,
     }
-    first = files[0] if folder else "Sample photographs in the quarters of one image"
-    shown = f"{first}, all but the object dimmed, and the maps of its class: {', '.join(one.description for one in asked)}, each on its own scale."
-    beside = f" ({tolerance} pixels beside still count)" if tolerance else ""
-    told = f"{what} that the map's brightest point hits{beside}, and share of the map inside them"
-    return Result(
-        {"maps": pictures[0], "pointing": draw_pointing_bars(table)},
-        values,
-        {
-            "maps": shown,
-            "pointing": f"Share of {told}. {describe_successful_methods(table, len(files))}{describe_unused_images(broken)}",
-        },
-    )
+    panels = {"maps": scores.panels[0], "pointing": draw_pointing_bars(table)}
+    captions = {
+        "maps": describe_first_object(scores.files[0] if folder else "", descriptions),
+        "pointing": describe_table(table, len(scores.files), tolerance, is_grid=not folder)
+        + describe_unused_images(problems),
+    }
+    return Result(panels, values, captions)
 
 
-def compute_object_heatmaps(
-    model: Model,
-    annotated: AnnotatedObject,
-    methods: Sequence[AttributionMethod],
-    label: int | str,
-    seed: int,
-) -> list[Tensor]:
-    """The methods' maps H×W of one object's class, an even one, and a soft spot in the middle."""
-    index = int(model.choose(annotated.label or label, annotated.image)[0])
-    found = [
-        method_.compute_attribution(model, annotated.image, index, seed).heatmap
-        for method_ in methods
-    ]
-    rows, columns = (torch.linspace(-1, 1, side) for side in annotated.region.shape)
-    return [
-        *found,
-        torch.ones(annotated.region.shape),
-        torch.exp(-2 * (rows[:, None] ** 2 + columns[None] ** 2)),
-    ]
+# ── scores ──
+
+
+@dataclass(frozen=True)
+class MethodScore:
+    """A row of the table: mean share of hits and mean energy share of a method, 0 to 1."""
+
+    method: str
+    pointing: float
+    energy: float
+
+
+@dataclass(frozen=True)
+class ObjectScores:
+    """Hit and energy shares of M heatmaps on each object, the files, and the first figure."""
+
+    hit_shares: list[Tensor]
+    energy_shares: list[Tensor]
+    files: list[str]
+    panels: list[Tensor]
+
+    @property
+    def hits(self) -> Tensor:
+        """Hit shares, M×objects."""
+        return torch.stack(self.hit_shares, 1)
+
+    @property
+    def energies(self) -> Tensor:
+        """Energy shares, M×objects."""
+        return torch.stack(self.energy_shares, 1)
+
+    def average_by_method(self, names: Sequence[str]) -> list[MethodScore]:
+        """The means over the objects, for each of M names."""
+        hit_means = self.hits.mean(1).tolist()
+        energy_means = self.energies.mean(1).tolist()
+        rows = zip(names, hit_means, energy_means, strict=True)
+        return [MethodScore(name, hit, energy) for name, hit, energy in rows]
+
+
+@dataclass(frozen=True)
+class PointingGame:
+    """The methods that play, and the rules: class of unlabelled objects, tolerance and seed."""
+
+    model: Model
+    methods: Sequence[AttributionMethod]
+    label: int | str
+    tolerance: int
+    seed: int
+
+    def score_objects(
+        self, objects: Iterable[AnnotatedObject], problems: list[str]
+    ) -> ObjectScores:
+        """Scores every object; one that can't be explained is added to `problems`."""
+        scores = ObjectScores([], [], [], [])
+        for annotated in objects:
+            try:
+                heatmaps = self.compute_heatmaps(annotated)
+            except SightlineError as error:
+                problems.append(f"{annotated.name}: {get_first_error_line(error)}")
+                continue
+            region = annotated.region
+            hits = [compute_hit_share(heatmap, region, self.tolerance) for heatmap in heatmaps]
+            energies = [compute_energy_share(heatmap, region) for heatmap in heatmaps]
+            scores.hit_shares.append(torch.stack(hits))
+            scores.energy_shares.append(torch.stack(energies))
+            scores.files.append(annotated.name)
+            if not scores.panels:
+                method_heatmaps = heatmaps[: len(self.methods)]
+                dimmed_image = annotated.image * torch.where(region, 1, DIM_FACTOR)
+                scores.panels.append(draw_heatmap_row(dimmed_image, method_heatmaps))
+        return scores
+
+    def compute_heatmaps(self, annotated: AnnotatedObject) -> list[Tensor]:
+        """The methods' heatmaps H×W for the object's class, then those of REFERENCE_NAMES."""
+        image = annotated.image
+        index = int(self.model.choose(annotated.label or self.label, image)[0])
+        heatmaps = [
+            method.compute_attribution(self.model, image, index, self.seed).heatmap
+            for method in self.methods
+        ]
+        size = annotated.region.shape
+        return [*heatmaps, torch.ones(size), make_middle_spot(*size)]
+
+
+def make_middle_spot(height: int, width: int) -> Tensor:
+    """A soft spot in the middle of the image, H×W, as wide as the image in each direction."""
+    rows = torch.linspace(-1, 1, height)[:, None]
+    columns = torch.linspace(-1, 1, width)[None]
+    return torch.exp(-2 * (rows**2 + columns**2))
 
 
 def compute_hit_share(heatmap: Tensor, region: Tensor, tolerance: int) -> Tensor:
-    """Share of the map's maxima H×W that lie within `tolerance` pixels of the region H×W."""
+    """Share of the maxima of a heatmap H×W that lie within `tolerance` pixels of the region H×W."""
     import cv2
     import numpy as np
 
-    away = cv2.distanceTransform(
-        (~region).numpy().astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE
-    )
-    return (torch.from_numpy(away) <= tolerance)[heatmap == heatmap.max()].double().mean()
+    outside = (~region).numpy().astype(np.uint8)
+    distance = cv2.distanceTransform(outside, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+    is_near = torch.from_numpy(distance) <= tolerance
+    is_maximum = heatmap == heatmap.max()
+    return is_near[is_maximum].double().mean()
 
 
 def compute_energy_share(heatmap: Tensor, region: Tensor) -> Tensor:
-    """Share of the map's positive part H×W that lies in the region; of a map without any, the region's share of the image."""
+    """Share of the positive part of a heatmap H×W that lies in the region H×W.
+
+    Without a positive part, it is the region's share of the image.
+    """
     positive = heatmap.double().clamp_min(0)
-    return positive[region].sum() / positive.sum() if positive.sum() > 0 else region.double().mean()
+    total = positive.sum()
+    if total > 0:
+        return positive[region].sum() / total
+    return region.double().mean()
 
 
-def draw_pointing_bars(table: Sequence[Mapping[str, Any]]) -> Tensor:
+# ── figure and captions ──
+
+
+def draw_pointing_bars(table: Sequence[MethodScore]) -> Tensor:
     """Two bars for each row of the table."""
-    names, shares = zip(
-        *(
-            (f"{row['method']}: {key}", float(row[key]))
-            for row in table
-            for key in ("pointing", "energy")
-        ),
-        strict=True,
-    )
-    return draw_bar_chart(list(names), list(shares))
+    names: list[str] = []
+    shares: list[float] = []
+    for row in table:
+        names += [f"{row.method}: pointing", f"{row.method}: energy"]
+        shares += [row.pointing, row.energy]
+    return draw_bar_chart(names, shares)
 
 
-def describe_successful_methods(table: Sequence[Mapping[str, Any]], count: int) -> str:
-    """Which methods find the objects."""
-    floor = max(row["pointing"] for row in table[-2:])
-    floor += STANDARD_ERRORS * (floor * (1 - floor) / count) ** 0.5
-    good = [row["method"] for row in table[:-2] if row["pointing"] > floor]
-    found = (
-        f"{', '.join(good)} {'hits' if len(good) == 1 else 'hit'}"
-        if good
-        else "None of these maps hits"
+def describe_first_object(file: str, methods: Sequence[str]) -> str:
+    """The caption of the first object's heatmaps; `file` is empty for a grid."""
+    source = file or "Sample photographs in the quarters of one image"
+    return (
+        f"{source}, all but the object dimmed, and the attributions of its class: "
+        f"{', '.join(methods)}, each on its own scale."
     )
-    return f"{found} them clearly more often than chance and the middle of the picture."
+
+
+def describe_table(
+    table: Sequence[MethodScore], count: int, tolerance: int, *, is_grid: bool
+) -> str:
+    """The caption of the bars, for `count` objects."""
+    objects = f"{count} objects"
+    if is_grid:
+        samples = ", ".join(GRID_SAMPLES)
+        objects = f"{count} photographs in grids ({samples}; each of its own class)"
+    tolerance_note = f" ({tolerance} pixels beside still count)" if tolerance else ""
+    return (
+        f"Share of {objects} that the attribution's maximum hits{tolerance_note}, and share of the "
+        f"attribution inside them. {describe_successful_methods(table, count)}"
+    )
+
+
+def describe_successful_methods(table: Sequence[MethodScore], count: int) -> str:
+    """Which methods find the objects; the last rows of the table are those of REFERENCE_NAMES."""
+    references = table[-len(REFERENCE_NAMES) :]
+    candidates = table[: -len(REFERENCE_NAMES)]
+    chance = max(row.pointing for row in references)
+    standard_error = (chance * (1 - chance) / count) ** 0.5
+    threshold = chance + STANDARD_ERRORS * standard_error
+    successful = [row.method for row in candidates if row.pointing > threshold]
+    if not successful:
+        subject = "None of these attributions hits"
+    elif len(successful) == 1:
+        subject = f"{successful[0]} hits"
+    else:
+        subject = f"{', '.join(successful)} hit"
+    return f"{subject} them clearly more often than chance and the middle of the image."
 
 
 def describe_unused_images(problems: Sequence[str]) -> str:
-    """What could not be used, in a sentence, or nothing."""
-    return f" {len(problems)} could not be used, the first: {problems[0]}." if problems else ""
+    """How many images could not be used, in a sentence, or nothing."""
+    if not problems:
+        return ""
+    return f" {len(problems)} could not be used, the first: {problems[0]}."

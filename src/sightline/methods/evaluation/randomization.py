@@ -1,4 +1,7 @@
-"""Would a network that has learned nothing give the same map? The model-randomization test (Adebayo 2018, section 3)."""
+"""Would an untrained network give the same attribution?
+
+The model randomization test (Adebayo 2018, section 3).
+"""
 
 import copy
 import threading
@@ -11,53 +14,38 @@ from torch import Tensor
 
 from sightline.errors import SightlineError
 from sightline.images.plotting.maps import find_heatmap_limit
-from sightline.methods.evaluation.faithfulness import compute_pearson_correlation
 from sightline.models.model import Model
 from sightline.models.weights.checkpoint import RUNNING_STATISTICS
 
-# ── networks without what was learned ──
+# ── networks with shuffled weights ──
 
 
 def clone_model(model: Model) -> Model:
-    """The same network on its own copy of the weights, which may be changed."""
-    other = copy.copy(model)
-    other.network, other.lock, other.overwritten_calls = (
-        copy.deepcopy(model.network),
-        threading.RLock(),
-        set(model.overwritten_calls),
-    )
-    return other
+    """The same model on its own copy of the weights, which may be changed."""
+    clone = copy.copy(model)
+    clone.network = copy.deepcopy(model.network)
+    clone.lock = threading.RLock()
+    clone.overwritten_calls = set(model.overwritten_calls)
+    return clone
 
 
 def group_weight_layers(model: Model) -> list[list[str]]:
-    """Module paths with weights of their own from the top of the network (its answer) to the bottom, in groups that belong together:
-    a layer with weight matrices, and what only scales its output (norms).
+    """Paths of all modules with weights of their own, grouped, from the output to the input.
 
+    A group is a layer with weight matrices and the modules that only scale its output (norms).
     Raises SightlineError for a network without weights.
     """
-    calls: dict[str, int] = {}
-    for number, name in enumerate(model.layers):
-        calls.setdefault(name.split(":", maxsplit=1)[0], number)
-
-    def place(path: str) -> int:
-        # A module whose weights are used without calling it (an attention's projection) stands where its parent does, and weights
-        # of a module with parts (positions that are added to its input) where the first of them is called.
-        while path and path not in calls:
-            path = path.rpartition(".")[0]
-        return min(
-            (number for name, number in calls.items() if f"{name}.".startswith(f"{path}.")),
-            default=-1,
-        )
-
+    first_calls = list_first_calls(model)
     paths = [
         path
         for path, module in model.network.named_modules()
-        if any(True for _ in module.parameters(recurse=False))
+        if list(module.parameters(recurse=False))
     ]
     groups: list[list[str]] = []
-    for path in sorted(paths, key=place):
-        own = model.network.get_submodule(path).parameters(recurse=False)
-        if groups and all(value.ndim < 2 for value in own):
+    for path in sorted(paths, key=lambda path: find_first_call(path, first_calls)):
+        weights = model.network.get_submodule(path).parameters(recurse=False)
+        only_scales = all(weight.ndim < 2 for weight in weights)
+        if groups and only_scales:
             groups[-1].append(path)
         else:
             groups.append([path])
@@ -66,101 +54,127 @@ def group_weight_layers(model: Model) -> list[list[str]]:
     return groups[::-1]
 
 
+def list_first_calls(model: Model) -> dict[str, int]:
+    """For each module that gives a tensor the number of its first call in the forward pass."""
+    first_calls: dict[str, int] = {}
+    for number, name in enumerate(model.layers):
+        path = name.split(":", maxsplit=1)[0]
+        first_calls.setdefault(path, number)
+    return first_calls
+
+
+def find_first_call(path: str, first_calls: Mapping[str, int]) -> int:
+    """The number of the call at which a module's weights are first used, -1 if none is known."""
+    # A module whose weights are used without calling it (an attention's projection) counts as its
+    # parent. Weights of a module with submodules (positions that are added to its input) count as
+    # the first of these.
+    while path and path not in first_calls:
+        path = path.rpartition(".")[0]
+    inside = [number for name, number in first_calls.items() if f"{name}.".startswith(f"{path}.")]
+    return min(inside, default=-1)
+
+
 def merge_layer_groups(groups: list[list[str]], limit: int) -> list[list[str]]:
-    """At most `most` groups, neighbours put together as evenly as they go."""
+    """At most `limit` groups: neighbouring ones are merged as evenly as possible."""
     count = min(limit, len(groups))
-    ends = [round(k * len(groups) / count) for k in range(count + 1)]
-    return [
-        [path for group in groups[start:end] for path in group] for start, end in pairwise(ends)
-    ]
+    boundaries = [round(k * len(groups) / count) for k in range(count + 1)]
+    merged: list[list[str]] = []
+    for start, end in pairwise(boundaries):
+        merged.append([path for group in groups[start:end] for path in group])
+    return merged
 
 
 def collect_module_weights(model: Model, paths: list[str]) -> dict[str, Tensor]:
     """Weights and running statistics of the modules themselves, without their children, by name."""
-    found: dict[str, Tensor] = {}
+    weights: dict[str, Tensor] = {}
     for path in paths:
         module = model.network.get_submodule(path)
-        own = [
-            *module.named_parameters(recurse=False),
-            *(
-                item
-                for item in module.named_buffers(recurse=False)
-                if item[0] in RUNNING_STATISTICS
-            ),
-        ]
-        found |= {f"{path}.{name}".removeprefix("."): value for name, value in own}
-    return found
+        named_tensors: dict[str, Tensor] = dict(module.named_parameters(recurse=False))
+        for name, buffer in module.named_buffers(recurse=False):
+            if name in RUNNING_STATISTICS:
+                named_tensors[name] = buffer
+        for name, tensor in named_tensors.items():
+            weights[f"{path}.{name}".removeprefix(".")] = tensor
+    return weights
 
 
 def shuffle_values(weights: Tensor, generator: torch.Generator) -> Tensor:
     """The same numbers in random order."""
-    # Adebayo 2018 draws anew from the initial distribution, which a trained network doesn't tell, and torch's own lets the signal
-    # die out in deep networks without norms. The layer's own numbers keep its scale, and running variances positive.
+    # Adebayo 2018 draws from the initial distribution, which a trained network does not tell; with
+    # torch's default initialization the signal vanishes in deep networks without norms. The layer's
+    # own numbers keep its scale, and running variances positive.
     order = torch.randperm(weights.numel(), generator=generator).to(weights.device)
     return weights.detach().flatten()[order].view(weights.shape)
 
 
 def write_module_weights(model: Model, weights: Mapping[str, Tensor]) -> None:
-    """Writes weights into a twin."""
+    """Copies weights into a clone's network."""
     with torch.no_grad():
         for name, value in weights.items():
-            path, _, last = name.rpartition(".")
-            target: Any = getattr(model.network.get_submodule(path), last)
+            path, _, attribute = name.rpartition(".")
+            target: Any = getattr(model.network.get_submodule(path), attribute)
             target.copy_(value)
 
 
 def randomize_layer_groups(
     model: Model, groups: list[list[str]], seed: int
 ) -> Iterator[tuple[Model, Model]]:
-    """For each group of layers in order: a network with it and all earlier ones shuffled, and one with it alone.
+    """Yields a pair of models for each group of layers, in order.
 
-    The networks change with the next pair. The model's own weights are only read.
+    In the first, this group and all previous ones are shuffled; in the second, this group alone.
+    Both change when the next pair is taken. The model's own weights are only read.
     """
     generator = torch.Generator().manual_seed(seed)
-    cascade, alone = clone_model(model), clone_model(model)
+    cascade = clone_model(model)
+    single = clone_model(model)
     for paths in groups:
-        learned = collect_module_weights(model, paths)
-        drawn = {name: shuffle_values(value, generator) for name, value in learned.items()}
-        write_module_weights(cascade, drawn)
-        write_module_weights(alone, drawn)
-        yield cascade, alone
-        write_module_weights(alone, learned)
+        trained = collect_module_weights(model, paths)
+        shuffled = {name: shuffle_values(value, generator) for name, value in trained.items()}
+        write_module_weights(cascade, shuffled)
+        write_module_weights(single, shuffled)
+        yield cascade, single
+        write_module_weights(single, trained)
 
 
-# ── how alike two maps are ──
+# ── similarity of two heatmaps ──
 
 
-def compare_heatmaps(heatmap: Tensor, others: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """Rank correlation and structural similarity of one map with each of K others, K numbers each."""
-    rank = [compute_rank_correlation(heatmap, other) for other in others]
-    ssim = [compute_structural_similarity(heatmap, other) for other in others]
-    return torch.stack(rank), torch.stack(ssim)
+def compare_heatmaps(heatmap: Tensor, references: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """Rank correlation and structural similarity of a heatmap with each of K others, K each."""
+    ranks = [compute_rank_correlation(heatmap, reference) for reference in references]
+    similarities = [compute_structural_similarity(heatmap, reference) for reference in references]
+    return torch.stack(ranks), torch.stack(similarities)
 
 
-def compute_ranks(values: Tensor) -> Tensor:
-    """Rank of each number of a list, equal ones sharing their mean rank."""
-    _, inverse, counts = values.unique(return_inverse=True, return_counts=True)
-    return (counts.cumsum(0).double() - (counts.double() - 1) / 2)[inverse]
+def compute_rank_correlation(heatmap: Tensor, reference: Tensor) -> Tensor:
+    """Spearman's correlation of the magnitudes of two heatmaps H×W; 0 where one is constant."""
+    from scipy.stats import spearmanr
+
+    first = heatmap.abs().nan_to_num(0).flatten()
+    second = reference.abs().nan_to_num(0).flatten()
+    if first.min() == first.max() or second.min() == second.max():
+        return torch.zeros((), dtype=torch.float64)
+    correlation: Any = spearmanr(first.numpy(), second.numpy())
+    return torch.tensor(float(correlation.statistic), dtype=torch.float64)
 
 
-def compute_rank_correlation(heatmap: Tensor, other: Tensor) -> Tensor:
-    """Spearman's correlation of the sizes of two maps H×W; 0 where one is constant."""
-    return compute_pearson_correlation(
-        *(compute_ranks(map_.abs().nan_to_num(0).flatten()) for map_ in (heatmap, other))
-    )
+def compute_structural_similarity(heatmap: Tensor, reference: Tensor) -> Tensor:
+    """SSIM (Wang 2004) of the pictures of two heatmaps H×W of at least 7×7.
 
+    Each picture shows the magnitude, up to its own 99th percentile.
+    """
+    from skimage.metrics import structural_similarity
 
-def compute_structural_similarity(heatmap: Tensor, other: Tensor) -> Tensor:
-    """SSIM (Wang 2004) of the pictures of the sizes of two maps H×W of at least 7×7, each up to its own 99th percentile."""
-    from skimage.metrics import structural_similarity as ssim
-
-    first, second = (normalize_heatmap(map_).double().numpy() for map_ in (heatmap, other))
-    found: Any = ssim(first, second, data_range=1.0)
-    return torch.tensor(float(found), dtype=torch.float64)
+    first = normalize_heatmap(heatmap).double().numpy()
+    second = normalize_heatmap(reference).double().numpy()
+    similarity: Any = structural_similarity(first, second, data_range=1.0)
+    return torch.tensor(float(similarity), dtype=torch.float64)
 
 
 def normalize_heatmap(heatmap: Tensor) -> Tensor:
-    """The size of a map H×W from 0 to 1, the brightest hundredth at 1."""
-    size = heatmap.abs().nan_to_num(0)
-    top = find_heatmap_limit(size)
-    return (size / top).clamp(0, 1) if top > 0 else size
+    """The magnitude of a heatmap H×W in [0, 1], with the brightest hundredth at 1."""
+    magnitude = heatmap.abs().nan_to_num(0)
+    limit = find_heatmap_limit(magnitude)
+    if limit <= 0:
+        return magnitude
+    return (magnitude / limit).clamp(0, 1)

@@ -1,4 +1,7 @@
-"""The short form of trust that the report shows beside every map: curves of a few points, three randomized networks, one repetition."""
+"""The short form of `trust` that the report shows beside an attribution.
+
+It has curves of a few points, three randomized networks and one repetition.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -7,7 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sightline.methods.evaluation.attribution_map import AttributionMethod, find_attribution_method
+from sightline.methods.evaluation.attribution_method import (
+    AttributionMethod,
+    find_attribution_method,
+)
 from sightline.methods.evaluation.faithfulness import ClassScorer, measure_deletion_insertion
 from sightline.methods.evaluation.randomization import (
     compute_rank_correlation,
@@ -15,22 +21,30 @@ from sightline.methods.evaluation.randomization import (
     merge_layer_groups,
     randomize_layer_groups,
 )
-from sightline.methods.evaluation.verdict import write_short_verdict
+from sightline.methods.evaluation.verdict import SummaryScores, write_short_verdict
 from sightline.models.model import Model
 from sightline.models.tracing.batch_size import choose_batch_size
 
-SUMMARY_CURVE_STEPS, SUMMARY_SHIFT_COUNT = 8, 3
+SUMMARY_CURVE_STEPS = 8
+SUMMARY_SHIFT_COUNT = 3
 
-# Of so many stages of the randomization all but the last are tried: their middle is where half of the layers are random.
+# Of this many stages of the randomization all but the last are run: in the middle one half of the
+# layers are random.
 SUMMARY_STAGE_COUNT = 4
 
-# The same everywhere or chosen for a run; what the map is of stays the same.
+MAX_SUMMARY_BATCH = 32
+
+# Parameters of a run that the test sets itself, or that do not change the attribution of a class.
 EXCLUDED_PARAMETERS = ("label", "unit", "callback", "seed", "k")
 
 
 @dataclass(frozen=True)
 class TrustSummary:
-    """What is shown beside a map: rows of (test, what is good, the map's number, chance's number), a sentence, the numbers."""
+    """What the report shows beside an attribution.
+
+    `rows` of (test, what is good, the attribution's number, chance's number), a verdict, and the
+    numbers by name.
+    """
 
     rows: list[tuple[str, str, float, float | None]]
     sentence: str
@@ -38,91 +52,89 @@ class TrustSummary:
 
 
 def find_run_attribution_method(name: str, parameters: Mapping[str, Any]) -> AttributionMethod:
-    """The map of a method's run with these knobs. Raises SightlineError for a method without a map."""
-    found = find_attribution_method(name)
-    kind = parameters.get(found.map_declaration.kind_parameter, found.kind)
-    return AttributionMethod(
-        name,
-        kind,
-        {
-            key: value
-            for key, value in parameters.items()
-            if key not in (*EXCLUDED_PARAMETERS, found.map_declaration.kind_parameter)
-        },
-    )
+    """The attribution that a run with these parameters shows.
+
+    Raises SightlineError for a method without an attribution.
+    """
+    method = find_attribution_method(name)
+    kind_parameter = method.spec.kind_parameter
+    kind = parameters.get(kind_parameter, method.kind)
+    excluded = (*EXCLUDED_PARAMETERS, kind_parameter)
+    kept_parameters = {key: value for key, value in parameters.items() if key not in excluded}
+    return AttributionMethod(name, kind, kept_parameters)
 
 
 def summarize_trust(
     model: Model, image: Tensor, method: AttributionMethod, index: int, seed: int = 0
 ) -> TrustSummary:
-    """The tests of the map of one image 1×3×H×W for one class; their meaning is that of `trust`. The map is made 5 times."""
-    image, generator = image.cpu(), torch.Generator().manual_seed(seed)
-    clean, asked = (
-        method.compute_attribution(model, image, index, seed),
-        ClassScorer(model, index, min(32, choose_batch_size(model, image, gradients=False))),
+    """Tests the attribution of one class in one image 1×3×H×W, as `trust` does.
+
+    The attribution is computed 5 times.
+    """
+    image = image.cpu()
+    generator = torch.Generator().manual_seed(seed)
+    batch = min(MAX_SUMMARY_BATCH, choose_batch_size(model, image, gradients=False))
+    scorer = ClassScorer(model, index, batch)
+    attribution = method.compute_attribution(model, image, index, seed)
+    heatmap = attribution.heatmap
+    shifted = [attribution.shift_randomly(generator) for _ in range(SUMMARY_SHIFT_COUNT)]
+    curves = measure_deletion_insertion(
+        scorer, image[0], attribution, shifted, steps=SUMMARY_CURVE_STEPS, generator=generator
     )
-    others = [clean.shift_randomly(generator) for _ in range(SUMMARY_SHIFT_COUNT)]
-    found: dict[str, Any] = {"map": clean.heatmap}
-    found |= measure_deletion_insertion(
-        asked, image[0], clean, others, steps=SUMMARY_CURVE_STEPS, generator=generator
-    )
+
     groups = merge_layer_groups(group_weight_layers(model), SUMMARY_STAGE_COUNT)
-    some = groups[: SUMMARY_STAGE_COUNT - 1]
-    cascade = [
-        method.compute_attribution(network, image, index, seed).heatmap
-        for network, _ in randomize_layer_groups(model, some, seed)
-    ]
-    again, found["stability_of"] = method.repeat_attribution(
-        model, image, index, clean.heatmap, seed, generator
-    )
-    found["cascade_rank"] = torch.stack(
-        [compute_rank_correlation(clean.heatmap, other) for other in cascade]
-    )
-    found["rank_chance"] = torch.stack(
-        [compute_rank_correlation(clean.heatmap, other.heatmap) for other in others]
-    ).mean()
-    found["stability_rank"] = compute_rank_correlation(clean.heatmap, again)
-    numbers: dict[str, float | str] = {
-        name: float(found[name]) for name in found if name.endswith(("_auc", "_auc_chance"))
-    }
-    numbers |= {
-        "randomized_rank": float(found["cascade_rank"].quantile(0.5)),
-        "rank_chance": float(found["rank_chance"]),
-    }
-    numbers |= {
-        "stability_rank": float(found["stability_rank"]),
-        "stability_of": str(found["stability_of"]),
-    }
-    return TrustSummary(
-        make_summary_rows(numbers), write_short_verdict(method.description, found), numbers
+    tested_groups = groups[: SUMMARY_STAGE_COUNT - 1]
+    cascade_ranks: list[Tensor] = []
+    for randomized_model, _ in randomize_layer_groups(model, tested_groups, seed):
+        randomized = method.compute_attribution(randomized_model, image, index, seed)
+        cascade_ranks.append(compute_rank_correlation(heatmap, randomized.heatmap))
+    chance_ranks = [compute_rank_correlation(heatmap, item.heatmap) for item in shifted]
+    repeated, stability_of = method.repeat_attribution(
+        model, image, index, heatmap, seed, generator
     )
 
-
-def make_summary_rows(numbers: Mapping[str, Any]) -> list[tuple[str, str, float, float | None]]:
-    """The table's rows."""
-    repeated = (
-        "With another seed"
-        if numbers["stability_of"] == "seed"
-        else "With a trace of noise on the image"
+    scores = SummaryScores(
+        is_constant=bool(heatmap.min() == heatmap.max()),
+        deletion_auc=float(curves.deletion_auc),
+        deletion_auc_chance=float(curves.deletion_auc_chance),
+        insertion_auc=float(curves.insertion_auc),
+        insertion_auc_chance=float(curves.insertion_auc_chance),
+        randomized_rank=float(torch.stack(cascade_ranks).quantile(0.5)),
+        rank_chance=float(torch.stack(chance_ranks).mean()),
+        stability_rank=float(compute_rank_correlation(heatmap, repeated)),
+        stability_of=stability_of,
     )
+    numbers = {name: value for name, value in vars(scores).items() if name != "is_constant"}
+    sentence = write_short_verdict(method.description, scores)
+    return TrustSummary(make_summary_rows(scores), sentence, numbers)
+
+
+def make_summary_rows(scores: SummaryScores) -> list[tuple[str, str, float, float | None]]:
+    """The rows of the report's table."""
+    variation = "another seed" if scores.stability_of == "seed" else "a little noise on the image"
     return [
         (
             "Brightest pixels removed: probability left",
             "less is better",
-            numbers["deletion_auc"],
-            numbers["deletion_auc_chance"],
+            scores.deletion_auc,
+            scores.deletion_auc_chance,
         ),
         (
             "Brightest pixels made sharp: probability reached",
             "more is better",
-            numbers["insertion_auc"],
-            numbers["insertion_auc_chance"],
+            scores.insertion_auc,
+            scores.insertion_auc_chance,
         ),
         (
-            "Network randomized: likeness of the map",
+            "Network randomized: similarity of the attribution",
             "near chance is better",
-            numbers["randomized_rank"],
-            numbers["rank_chance"],
+            scores.randomized_rank,
+            scores.rank_chance,
         ),
-        (f"{repeated}: likeness of the map", "1 is the same", numbers["stability_rank"], None),
+        (
+            f"With {variation}: similarity of the attribution",
+            "1 is the same",
+            scores.stability_rank,
+            None,
+        ),
     ]

@@ -1,4 +1,8 @@
-"""Can a map be trusted? It is held against the network with parts of the image removed, and against networks that learned nothing."""
+"""Can an attribution be trusted?
+
+It is tested against the network with parts of the image removed, and against networks whose weights
+are shuffled.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,9 +13,14 @@ from torch import Tensor
 
 from sightline.errors import SightlineError
 from sightline.images.plotting.maps import LinePlot, draw_heatmap_row, draw_line_plots
-from sightline.methods.evaluation.attribution_map import AttributionMethod, find_attribution_method
+from sightline.methods.evaluation.attribution_method import (
+    AttributionMethod,
+    find_attribution_method,
+)
 from sightline.methods.evaluation.faithfulness import (
     ClassScorer,
+    DeletionInsertion,
+    RemovalScores,
     compute_square_side,
     compute_subset_sizes,
     measure_deletion_insertion,
@@ -23,39 +32,43 @@ from sightline.methods.evaluation.randomization import (
     merge_layer_groups,
     randomize_layer_groups,
 )
-from sightline.methods.evaluation.verdict import write_trust_captions, write_verdicts
+from sightline.methods.evaluation.verdict import (
+    TrustScores,
+    write_trust_captions,
+    write_verdicts,
+)
 from sightline.models.model import Model
 from sightline.models.tracing.batch_size import choose_batch_size
 from sightline.registry.method import register_method
 from sightline.registry.parameter import ValueRange
 from sightline.registry.result import Result
 
-# How often the map is shifted elsewhere to see what chance would give; for the curves, which cost a forward pass a point, fewer.
-SHIFT_COUNT, CURVE_SHIFT_COUNT = 16, 3
+# How many random shifts of the attribution give the level of chance. The curves, which cost a
+# forward pass a point, have fewer.
+SHIFT_COUNT = 16
+CURVE_SHIFT_COUNT = 3
 
-# Stages of the randomization unless told: every one but the first asks for two more maps.
-DEFAULT_STAGE_COUNT, COSTLY_STAGE_COUNT = 10, 5
+# Default number of stages of the randomization; each but the first costs two more attributions.
+DEFAULT_STAGE_COUNT = 10
+COSTLY_STAGE_COUNT = 5
 
 MIN_TRUST_SIDE = 7
 
-
-@dataclass(frozen=True)
-class TrustSettings:
-    """How much is spent: points of a curve, subsets of pixels; and the seed of all draws."""
-
-    steps: int
-    samples: int
-    seed: int
+MAX_TRUST_BATCH = 32
 
 
 @register_method(
     chapter="analytical",
     title="Trust",
-    question="Does a map show what the score depends on, and would a network that has learned nothing give another one?",
-    reading="A good map's deletion curve falls sooner and its insertion curve rises sooner than chance (the same map, shifted). Of the maps below, the first "
-    "is the network's own; then more and more layers lose what they learned, from the answer down. The picture should change.",
-    caution="Removing pixels makes unusual images, to which the network may answer anything. A map that passes every test here may still mislead, and one "
-    "image proves little: look at several.",
+    question="Does an attribution show what the score depends on, and would an untrained network "
+    "give another one?",
+    reading="A good attribution's deletion curve falls sooner and its insertion curve rises sooner "
+    "than chance (the same attribution, shifted). Of the attributions below, the first is the "
+    "network's own; then more and more layers lose what they learned, from the output down. The "
+    "picture should change.",
+    caution="Removing pixels makes unusual images, on which the network's output can be anything. "
+    "An attribution that passes every test here may still mislead, and one image proves little: "
+    "look at several.",
     tour_runs=({"method": "saliency"},),
     quick_parameters={"steps": 8, "samples": 16, "stages": 4},
 )
@@ -72,154 +85,237 @@ def trust(
     batch: Annotated[int | None, ValueRange(1, 4096)] = None,
     seed: int = 0,
 ) -> Result:
-    """Tests the map of another method: deletion, insertion, sensitivity-n, infidelity, model randomization, stability.
+    """Tests another method's attribution, by removing pixels and by randomizing the network.
 
-    `values`, for N images, S steps, L stages: `map` N×H×W; `deletion`, `insertion` N×(S+1), class probability, with `…_auc` N
-    (Petsiuk 2018); `sensitivity` N×3, the correlation of the map's sum over `sensitivity_n` random squares of `patch` pixels with the
-    score lost when they turn gray (Ancona 2018); `infidelity` N, score² (Yeh 2019), and `unexplained`, its share of what the removals
-    cost squared, 0 to 1; `cascade_rank`, `cascade_ssim`, `layer_rank`, `layer_ssim` N×L: Spearman's correlation and SSIM with the map
-    of a network whose layers' weights are shuffled from the top down, or in one stage alone (Adebayo 2018), the stages in `layers`; of
-    the cascade's maps, `empty` N are 0 everywhere; `stability_rank`, `stability_ssim` N: with the map of another seed or, where that
-    changes nothing, of the image with noise of deviation 0.01 (`stability_of`). A name with `_chance` is what the same map, shifted at
-    random, gets. `verdict` has sentences for each image, by these limits: an area differs by 0.02, a correlation or share by 0.1; a
-    map is lost below a median rank correlation of 0.2 above chance and barely changes from 0.5; it is stable from 0.8.
-    The other method is run 2 L + 1 times, with occlusion's stride 16, 150 masks of RISE with 4×4 cells and Score-CAM's 32 strongest channels
-    for speed.
+    `values`, for N images, S steps and L stages:
+
+    - `map`, N×H×W: the attribution that is tested.
+    - `deletion` and `insertion`, N×(S+1): class probability, with areas `…_auc`, N (Petsiuk 2018).
+    - `sensitivity`, N×3: correlation for n of the squares removed (Ancona 2018); `sensitivity_n`
+      has the three n, `patch` the side of a square in pixels.
+    - `infidelity`, N: in score² (Yeh 2019); `unexplained`, N: its share of the mean squared drop,
+      0 to 1.
+    - `cascade_rank` and `cascade_ssim`, N×L: Spearman's correlation and SSIM with the attribution
+      of a network whose weights are shuffled from the top down (Adebayo 2018); `layer_rank` and
+      `layer_ssim`, N×L: of one with a single stage shuffled. `layers` names the stages. `empty`, N,
+      counts the cascade's attributions that are 0 everywhere.
+    - `stability_rank` and `stability_ssim`, N: with the attribution of another seed or, where that
+      changes nothing, of the image with noise of deviation 0.01; `stability_of` says which.
+    - `label`, N: the class indices. `verdict`: sentences for each image.
+
+    A name with `_chance` is the value for the same attribution, shifted at random. The verdicts use
+    these limits: an area differs by 0.02, a correlation or share by 0.1; an attribution is lost
+    below a median rank correlation of 0.2 above chance and barely changes from 0.5; it is stable
+    from 0.8.
+
+    The other method is run 2 L + 1 times, for speed with occlusion's stride 16, 150 masks of RISE
+    with 4×4 cells, and Score-CAM's 32 strongest channels.
 
     Args:
-        method: Whose map: any method that gives one, as "saliency", "occlusion", "rise", "gradcam", "cam", "attention", "segment" (its seeds' map) or
-            "guided" (of the class score).
-        kind: Kind of saliency, cam or attention, rule of guided or source of segment; None for that method's default.
+        method: Whose attribution: any method that has one, as "saliency", "occlusion", "rise",
+            "gradcam", "cam", "attention", "segment" (the map of its seeds) or "guided" (for the
+            class score).
+        kind: Kind of saliency, cam or attention, rule of guided or source of segment; None for that
+            method's default.
         steps: Number of steps of the deletion and insertion curves.
         samples: Number of random removals for each n and for the infidelity.
-        stages: Most stages of the randomization; deep networks have their layers put together to so many. None for 10, or 5 where a map
-            takes many passes of the network (occlusion, RISE, Score-CAM, the averaged kinds of saliency).
-        batch: How many changed images are run at once; None for as many as fit into about a gigabyte, at most 32.
+        stages: Largest number of stages of the randomization; the layers of deep networks are
+            merged to so many. None for 10, or 5 where an attribution takes many passes of the
+            network (occlusion, RISE, Score-CAM, the averaged kinds of saliency).
+        batch: How many changed images are run at once; None for as many as fit into about a
+            gigabyte, at most 32.
     """
-    if min(image.shape[-2:]) < MIN_TRUST_SIDE:
-        raise SightlineError(
-            f"the image is {image.shape[-2]}×{image.shape[-1]} pixels; trust needs at least {MIN_TRUST_SIDE}×{MIN_TRUST_SIDE}"
-        )
-    asked = find_attribution_method(method, kind)
-    stages = stages or (COSTLY_STAGE_COUNT if asked.is_costly else DEFAULT_STAGE_COUNT)
-    groups = merge_layer_groups(group_weight_layers(model), stages)
-    size, effort = (
-        batch or min(32, choose_batch_size(model, image, gradients=False)),
-        TrustSettings(steps, samples, seed),
-    )
-    index = model.choose(label, image)
-    each: list[dict[str, Any]] = []
-    for one, i in zip(image.cpu().split(1), index.tolist(), strict=True):
-        each.append(
-            measure_trust(one, asked, ClassScorer(model, i, size), groups=groups, settings=effort)
-        )
-    rows = [found.pop("maps") for found in each]
-    for found in each:
-        found["verdict"] = write_verdicts(asked.description, found)
     height, width = image.shape[-2:]
-    values: dict[str, Any] = {
-        name: torch.stack([found[name] for found in each])
-        if isinstance(each[0][name], Tensor)
-        else [found[name] for found in each]
-        for name in each[0]
+    if min(height, width) < MIN_TRUST_SIDE:
+        raise SightlineError(
+            f"the image is {height}×{width} pixels; "
+            f"trust needs at least {MIN_TRUST_SIDE}×{MIN_TRUST_SIDE}"
+        )
+    tested_method = find_attribution_method(method, kind)
+    default_stages = COSTLY_STAGE_COUNT if tested_method.is_costly else DEFAULT_STAGE_COUNT
+    groups = merge_layer_groups(group_weight_layers(model), stages or default_stages)
+    at_once = batch or min(MAX_TRUST_BATCH, choose_batch_size(model, image, gradients=False))
+    settings = TrustSettings(steps, samples, seed)
+
+    index = model.choose(label, image)
+    results: list[TrustResult] = []
+    for single_image, i in zip(image.cpu().split(1), index.tolist(), strict=True):
+        scorer = ClassScorer(model, i, at_once)
+        results.append(measure_trust(single_image, tested_method, scorer, groups, settings))
+    verdicts = [write_verdicts(tested_method.description, item.scores) for item in results]
+
+    stage_names = [describe_stage(paths) for paths in groups]
+    values = {
+        **stack_values([item.values for item in results]),
+        "verdict": verdicts,
+        "sensitivity_n": compute_subset_sizes(height, width),
+        "patch": compute_square_side(height, width),
+        "layers": stage_names,
+        "label": index,
     }
-    names = [describe_stage(paths) for paths in groups]
-    values |= {
-        "sensitivity_n": compute_subset_sizes(height, width), "patch": compute_square_side(height, width), "layers": names, "label": index,
-    }  # fmt: skip
-    panels = {"curves": draw_trust_curves(each[0]), "maps": draw_heatmap_row(image[:1], rows[0])}
-    return Result(
-        panels,
-        values,
-        write_trust_captions(asked.description, str(model.labels[int(index[0])]), each[0], names),
+    first = results[0]
+    panels = {
+        "curves": draw_trust_curves(first.values),
+        "maps": draw_heatmap_row(image[:1], first.heatmaps),
+    }
+    label_name = str(model.labels[int(index[0])])
+    empty_count = int(first.values["empty"])
+    captions = write_trust_captions(
+        tested_method.description, label_name, verdicts[0], empty_count, stage_names
     )
+    return Result(panels, values, captions)
 
 
 # ── the tests of one image ──
+
+
+@dataclass(frozen=True)
+class TrustSettings:
+    """Steps of a curve, random removals for each test, and the seed of all draws."""
+
+    steps: int
+    samples: int
+    seed: int
+
+
+@dataclass(frozen=True)
+class TrustResult:
+    """The tests of one image: values, scores for the verdict, and the cascade's heatmaps."""
+
+    values: Mapping[str, Any]
+    scores: TrustScores
+    heatmaps: list[Tensor]
 
 
 def measure_trust(
     image: Tensor,
     method: AttributionMethod,
     scorer: ClassScorer,
-    *,
     groups: list[list[str]],
     settings: TrustSettings,
-) -> dict[str, Any]:
-    """All numbers of one image, and the `maps` of the cascade."""
-    seed, generator = settings.seed, torch.Generator().manual_seed(settings.seed)
-    clean = method.compute_attribution(scorer.model, image, scorer.index, seed)
-    others = [clean.shift_randomly(generator) for _ in range(SHIFT_COUNT)]
-    found: dict[str, Any] = {"map": clean.heatmap}
-    found |= measure_deletion_insertion(
+) -> TrustResult:
+    """Runs all tests on one image 1×3×H×W."""
+    model, index, seed = scorer.model, scorer.index, settings.seed
+    generator = torch.Generator().manual_seed(seed)
+    attribution = method.compute_attribution(model, image, index, seed)
+    heatmap = attribution.heatmap
+    shifted = [attribution.shift_randomly(generator) for _ in range(SHIFT_COUNT)]
+    curves = measure_deletion_insertion(
         scorer,
         image[0],
-        clean,
-        others[:CURVE_SHIFT_COUNT],
+        attribution,
+        shifted[:CURVE_SHIFT_COUNT],
         steps=settings.steps,
         generator=generator,
     )
-    found |= measure_sensitivity_infidelity(
-        scorer, image[0], clean, others, samples=settings.samples, generator=generator
+    removals = measure_sensitivity_infidelity(
+        scorer, image[0], attribution, shifted, samples=settings.samples, generator=generator
     )
+
     cascade: list[Tensor] = []
-    alone: list[Tensor] = []
-    for both, one in randomize_layer_groups(scorer.model, groups, seed):
-        cascade.append(method.compute_attribution(both, image, scorer.index, seed).heatmap)
-        # In the first stage the two networks are the same.
-        alone.append(
-            method.compute_attribution(one, image, scorer.index, seed).heatmap
-            if alone
-            else cascade[0]
-        )
-    again, of = method.repeat_attribution(
-        scorer.model, image, scorer.index, clean.heatmap, seed, generator
+    single: list[Tensor] = []
+    for cascade_model, single_model in randomize_layer_groups(model, groups, seed):
+        cascade.append(method.compute_attribution(cascade_model, image, index, seed).heatmap)
+        if single:
+            single.append(method.compute_attribution(single_model, image, index, seed).heatmap)
+        else:
+            # In the first stage the two networks are the same.
+            single.append(cascade[0])
+    repeated, stability_of = method.repeat_attribution(
+        model, image, index, heatmap, seed, generator
     )
-    found["rank_chance"], found["ssim_chance"] = (
-        part.mean() for part in compare_heatmaps(clean.heatmap, [other.heatmap for other in others])
-    )
-    found["cascade_rank"], found["cascade_ssim"] = compare_heatmaps(clean.heatmap, cascade)
-    found["layer_rank"], found["layer_ssim"] = compare_heatmaps(clean.heatmap, alone)
-    found["stability_rank"], found["stability_ssim"] = (
-        part[0] for part in compare_heatmaps(clean.heatmap, [again])
-    )
-    found["empty"] = torch.tensor([not map_.any() for map_ in cascade]).sum()
-    return {**found, "stability_of": of, "maps": [clean.heatmap, *cascade]}
 
-
-# ── pictures ──
-
-
-def draw_trust_curves(results: Mapping[str, Any]) -> Tensor:
-    """Curves of one image: deletion, insertion, and how the maps of randomized networks are like its map."""
-    removed = torch.linspace(0, 1, len(results["deletion"])).tolist()
-    plots: list[LinePlot] = []
-    for name, axis in (
-        ("deletion", "share of pixels turned gray"),
-        ("insertion", "share of pixels made sharp"),
-    ):
-        curves = {
-            name_: (removed, results[key].tolist())
-            for name_, key in (("the map", name), ("shifted maps", f"{name}_chance"))
-        }
-        plots.append(LinePlot(f"{name.capitalize()}: probability of the class", axis, curves))
-    stages = list(range(len(results["cascade_rank"]) + 1))
-    likeness = {
-        "from the top down": (stages, [1.0, *results["cascade_rank"].tolist()]),
-        "one alone": (stages, [1.0, *results["layer_rank"].tolist()]),
-        "shifted maps": (stages, [float(results["rank_chance"])] * len(stages)),
+    chance_ranks, chance_ssims = compare_heatmaps(heatmap, [item.heatmap for item in shifted])
+    cascade_rank, cascade_ssim = compare_heatmaps(heatmap, cascade)
+    layer_rank, layer_ssim = compare_heatmaps(heatmap, single)
+    stability_rank, stability_ssim = compare_heatmaps(heatmap, [repeated])
+    values = {
+        "map": heatmap,
+        **vars(curves),
+        **vars(removals),
+        "rank_chance": chance_ranks.mean(),
+        "ssim_chance": chance_ssims.mean(),
+        "cascade_rank": cascade_rank,
+        "cascade_ssim": cascade_ssim,
+        "layer_rank": layer_rank,
+        "layer_ssim": layer_ssim,
+        "stability_rank": stability_rank[0],
+        "stability_ssim": stability_ssim[0],
+        "empty": torch.tensor([not item.any() for item in cascade]).sum(),
+        "stability_of": stability_of,
     }
-    plots.append(
-        LinePlot(
-            "Randomized: rank correlation of the maps",
-            "stage of randomization, from the answer down",
-            likeness,
-        )
+    scores = collect_scores(values, curves, removals)
+    return TrustResult(values, scores, [heatmap, *cascade])
+
+
+def collect_scores(
+    values: Mapping[str, Any], curves: DeletionInsertion, removals: RemovalScores
+) -> TrustScores:
+    """The numbers of one image that its verdict is written from."""
+    heatmap: Tensor = values["map"]
+    cascade_rank: Tensor = values["cascade_rank"]
+    return TrustScores(
+        is_constant=bool(heatmap.min() == heatmap.max()),
+        deletion_auc=float(curves.deletion_auc),
+        deletion_auc_chance=float(curves.deletion_auc_chance),
+        insertion_auc=float(curves.insertion_auc),
+        insertion_auc_chance=float(curves.insertion_auc_chance),
+        randomized_rank=float(cascade_rank.quantile(0.5)),
+        rank_chance=float(values["rank_chance"]),
+        stability_rank=float(values["stability_rank"]),
+        stability_of=str(values["stability_of"]),
+        sensitivity=float(removals.sensitivity.mean()),
+        sensitivity_chance=float(removals.sensitivity_chance.mean()),
+        unexplained=float(removals.unexplained),
+        unexplained_chance=float(removals.unexplained_chance),
+        fully_randomized_rank=float(cascade_rank[-1]),
     )
-    return draw_line_plots(plots)
+
+
+def stack_values(by_image: list[Mapping[str, Any]]) -> dict[str, Any]:
+    """The values of all images by name: tensors stacked, others as a list."""
+    stacked: dict[str, Any] = {}
+    for name in by_image[0]:
+        items = [values[name] for values in by_image]
+        stacked[name] = torch.stack(items) if isinstance(items[0], Tensor) else items
+    return stacked
+
+
+# ── figures ──
+
+
+def draw_trust_curves(values: Mapping[str, Any]) -> Tensor:
+    """Curves of one image: deletion, insertion, and similarity in randomized networks."""
+    stages = list(range(len(values["cascade_rank"]) + 1))
+    similarity = LinePlot(
+        "Randomized: rank correlation of the attributions",
+        "stage of randomization, from the output down",
+        {
+            "from the top down": (stages, [1.0, *values["cascade_rank"].tolist()]),
+            "one stage alone": (stages, [1.0, *values["layer_rank"].tolist()]),
+            "shifted": (stages, [float(values["rank_chance"])] * len(stages)),
+        },
+    )
+    deletion = make_probability_plot(values, "deletion", "share of pixels turned gray")
+    insertion = make_probability_plot(values, "insertion", "share of pixels made sharp")
+    return draw_line_plots([deletion, insertion, similarity])
+
+
+def make_probability_plot(values: Mapping[str, Any], name: str, x_label: str) -> LinePlot:
+    """The curve "deletion" or "insertion" and that of chance."""
+    curve: Tensor = values[name]
+    chance: Tensor = values[f"{name}_chance"]
+    shares = torch.linspace(0, 1, len(curve)).tolist()
+    lines = {
+        "attribution": (shares, curve.tolist()),
+        "shifted": (shares, chance.tolist()),
+    }
+    return LinePlot(f"{name.capitalize()}: probability of the class", x_label, lines)
 
 
 def describe_stage(paths: list[str]) -> str:
-    """A stage of the randomization in words: its topmost and lowest module."""
+    """A stage of the randomization in words: its first and its last module."""
     names = [path or "the network's own weights" for path in paths]
-    return names[0] if len(names) == 1 else f"{names[0]} … {names[-1]}"
+    if len(names) == 1:
+        return names[0]
+    return f"{names[0]} … {names[-1]}"

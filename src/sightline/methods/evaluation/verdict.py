@@ -1,168 +1,260 @@
-"""What the numbers of a map's tests say, in plain sentences, by limits that stand here.
+"""What the numbers of the trust test mean, in plain sentences, by the limits in this file.
 
-A curve's area differs from chance when it is more than `MARGIN` away. A correlation or a share counts when it is `SOME` or more
-better than chance. A map is lost in randomized networks when its median rank correlation over the stages is less than `UNLIKE` above
-chance (or above 0, if chance is less), else it barely changes from `LIKE` on. Under noise or another seed it stays the same from
-`STABLE` on, partly from `LIKE` on. The limits are this house's, not the papers', which set none.
+The limits are this project's own; the papers set none.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
 
+# The area under a curve differs from chance if it is further away than this.
 AREA_MARGIN = 0.02
 
+# A correlation, or an explained share, counts if it is at least this much better than chance.
 CORRELATION_MARGIN = 0.1
 
-SIMILAR_CORRELATION = 0.5
-
+# The attribution is lost in randomized networks if the median rank correlation with it is less than
+# this above chance, or above 0 if chance is lower.
 LOST_MARGIN = 0.2
 
+# From this rank correlation on an attribution barely changes in randomized networks, and stays
+# partly the same under noise or another seed.
+SIMILAR_CORRELATION = 0.5
+
+# From this rank correlation on it stays the same under noise or another seed.
 STABLE_CORRELATION = 0.8
 
 
-def write_verdicts(name: str, results: Mapping[str, Any]) -> list[str]:
-    """One sentence for each test of one image; a single one for a map that is the same everywhere."""
-    if results["map"].min() == results["map"].max():
-        return [f"The map of {name} is the same everywhere: there is nothing in it to test."]
+@dataclass(frozen=True)
+class SummaryScores:
+    """The numbers of one image that the short verdict is written from.
+
+    `randomized_rank` is the median over the stages of the randomization; a single stage can leave a
+    dead network with an empty attribution. `stability_of` is "seed" or "noise".
+    """
+
+    is_constant: bool
+    deletion_auc: float
+    deletion_auc_chance: float
+    insertion_auc: float
+    insertion_auc_chance: float
+    randomized_rank: float
+    rank_chance: float
+    stability_rank: float
+    stability_of: str
+
+    @property
+    def is_lost_when_randomized(self) -> bool:
+        """Whether randomized networks give another attribution."""
+        # A shifted attribution can be less similar than an unrelated one: its chance below 0 is no
+        # baseline.
+        return self.randomized_rank < max(self.rank_chance, 0) + LOST_MARGIN
+
+    @property
+    def is_kept_when_randomized(self) -> bool:
+        """Whether randomized networks give nearly the same attribution."""
+        return self.randomized_rank >= SIMILAR_CORRELATION
+
+
+@dataclass(frozen=True)
+class TrustScores(SummaryScores):
+    """The numbers of one image that the full verdict is written from.
+
+    `sensitivity` is the mean over subset sizes, `unexplained` the share that infidelity leaves,
+    `fully_randomized_rank` the rank correlation at the last stage of the randomization.
+    """
+
+    sensitivity: float
+    sensitivity_chance: float
+    unexplained: float
+    unexplained_chance: float
+    fully_randomized_rank: float
+
+
+# ── the full verdict ──
+
+
+def write_verdicts(name: str, scores: TrustScores) -> list[str]:
+    """One sentence for each test of one image; a single one for a constant attribution."""
+    if scores.is_constant:
+        return [describe_constant_attribution(name)]
     return [
-        describe_deletion(results),
-        describe_insertion(results),
-        describe_sensitivity(results),
-        describe_infidelity(results),
-        describe_randomization(name, results),
-        describe_stability(results),
+        describe_deletion(scores),
+        describe_insertion(scores),
+        describe_sensitivity(scores),
+        describe_infidelity(scores),
+        describe_randomization(name, scores),
+        describe_stability(scores),
     ]
 
 
-def describe_deletion(results: Mapping[str, Any]) -> str:
-    """The deletion curve in words."""
-    auc, chance = float(results["deletion_auc"]), float(results["deletion_auc_chance"])
-    how = (
-        "faster than"
-        if auc < chance - AREA_MARGIN
-        else "more slowly than"
-        if auc > chance + AREA_MARGIN
-        else "no faster than"
+def describe_constant_attribution(name: str) -> str:
+    """The sentence for an attribution that is the same everywhere."""
+    return f"The attribution of {name} is the same everywhere: there is nothing in it to test."
+
+
+def describe_deletion(scores: SummaryScores) -> str:
+    """The deletion curve in words; a smaller area is better."""
+    gain = scores.deletion_auc_chance - scores.deletion_auc
+    return (
+        "Removing the brightest pixels lowers the probability "
+        f"{compare_speed(gain)} removing those of the shifted attribution "
+        f"(area {scores.deletion_auc:.2f}, chance {scores.deletion_auc_chance:.2f})."
     )
-    return f"Removing the brightest pixels lowers the probability {how} removing those of the shifted map (area {auc:.2f}, chance {chance:.2f})."
 
 
-def describe_insertion(results: Mapping[str, Any]) -> str:
-    """The insertion curve in words."""
-    auc, chance = float(results["insertion_auc"]), float(results["insertion_auc_chance"])
-    how = (
-        "faster than"
-        if auc > chance + AREA_MARGIN
-        else "more slowly than"
-        if auc < chance - AREA_MARGIN
-        else "no faster than"
+def describe_insertion(scores: SummaryScores) -> str:
+    """The insertion curve in words; a larger area is better."""
+    gain = scores.insertion_auc - scores.insertion_auc_chance
+    return (
+        f"Sharpening them first raises it {compare_speed(gain)} sharpening those of the shifted "
+        f"attribution (area {scores.insertion_auc:.2f}, chance {scores.insertion_auc_chance:.2f})."
     )
-    return f"Sharpening them first raises it {how} sharpening those of the shifted map (area {auc:.2f}, chance {chance:.2f})."
 
 
-def describe_sensitivity(results: Mapping[str, Any]) -> str:
-    """Sensitivity-n in words, by the mean over n."""
-    mean, chance = float(results["sensitivity"].mean()), float(results["sensitivity_chance"].mean())
-    how = "tells" if mean >= chance + CORRELATION_MARGIN else "does not tell"
-    return f"Added up over scattered squares, the map {how} what they count for the score (correlation {mean:.2f}, chance {chance:.2f})."
+def compare_speed(gain: float) -> str:
+    """How a curve compares with chance, by the gain in area."""
+    if gain > AREA_MARGIN:
+        return "faster than"
+    if gain < -AREA_MARGIN:
+        return "more slowly than"
+    return "no faster than"
 
 
-def describe_infidelity(results: Mapping[str, Any]) -> str:
-    """Infidelity in words."""
-    share, chance = 1 - float(results["unexplained"]), 1 - float(results["unexplained_chance"])
-    how = (
-        "better than"
-        if share >= chance + CORRELATION_MARGIN
-        else "worse than"
-        if share <= chance - CORRELATION_MARGIN
-        else "no better than"
+def describe_sensitivity(scores: TrustScores) -> str:
+    """Sensitivity-n in words."""
+    is_better = scores.sensitivity >= scores.sensitivity_chance + CORRELATION_MARGIN
+    verb = "predicts" if is_better else "does not predict"
+    return (
+        f"Summed over scattered squares, the attribution {verb} how far the score falls without "
+        f"them (correlation {scores.sensitivity:.2f}, chance {scores.sensitivity_chance:.2f})."
     )
-    return f"It explains {share:.0%} of what covering one square does, {how} the shifted map ({chance:.0%})."
 
 
-def describe_randomization(name: str, results: Mapping[str, Any]) -> str:
-    """The cascading randomization in words, by the median over its stages: a single draw can leave a dead network with an empty map."""
-    middle, last, chance = (
-        float(value)
-        for value in (
-            results["cascade_rank"].quantile(0.5),
-            results["cascade_rank"][-1],
-            results["rank_chance"],
+def describe_infidelity(scores: TrustScores) -> str:
+    """Infidelity in words, by the share of the drops that is explained."""
+    explained = 1 - scores.unexplained
+    chance = 1 - scores.unexplained_chance
+    if explained >= chance + CORRELATION_MARGIN:
+        comparison = "better than"
+    elif explained <= chance - CORRELATION_MARGIN:
+        comparison = "worse than"
+    else:
+        comparison = "no better than"
+    return (
+        f"It explains {explained:.0%} of what covering one square does, {comparison} the shifted "
+        f"attribution ({chance:.0%})."
+    )
+
+
+def describe_randomization(name: str, scores: TrustScores) -> str:
+    """The cascading randomization in words."""
+    numbers = (
+        f"(median rank correlation {scores.randomized_rank:.2f}, with all layers shuffled "
+        f"{scores.fully_randomized_rank:.2f}, chance {scores.rank_chance:.2f})"
+    )
+    if scores.is_lost_when_randomized:
+        return (
+            f"The attribution of {name} is lost when the network is randomized {numbers}: "
+            "it comes from what was learned."
         )
+    if scores.is_kept_when_randomized:
+        return (
+            f"The attribution of {name} barely changes when the network is randomized {numbers}: "
+            "do not read it as evidence about the class."
+        )
+    return (
+        f"The attribution of {name} keeps part of its pattern when the network is randomized "
+        f"{numbers}: that part does not come from what was learned."
     )
-    told = f"(median rank correlation {middle:.2f}, with all layers shuffled {last:.2f}, chance {chance:.2f})"
-    if (
-        middle < max(chance, 0) + LOST_MARGIN
-    ):  # a shifted map can be anything but alike, which is no floor to stand on
-        return f"The map of {name} is lost when the network is randomized {told}: it comes from what was learned."
-    if middle >= SIMILAR_CORRELATION:
-        return f"The map of {name} barely changes when the network is randomized {told}: do not read it as evidence about the class."
-    return f"The map of {name} keeps part of its pattern when the network is randomized {told}: that part does not come from what was learned."
 
 
-def describe_stability(results: Mapping[str, Any]) -> str:
+def describe_stability(scores: SummaryScores) -> str:
     """Stability in words."""
-    rank = float(results["stability_rank"])
-    of = "another seed" if results["stability_of"] == "seed" else "a trace of noise on the image"
-    return f"With {of} the map stays {'the same' if rank >= STABLE_CORRELATION else 'partly the same' if rank >= SIMILAR_CORRELATION else 'hardly the same'} (rank correlation {rank:.2f})."
+    variation = "another seed" if scores.stability_of == "seed" else "a little noise on the image"
+    if scores.stability_rank >= STABLE_CORRELATION:
+        similarity = "the same"
+    elif scores.stability_rank >= SIMILAR_CORRELATION:
+        similarity = "partly the same"
+    else:
+        similarity = "hardly the same"
+    return (
+        f"With {variation} the attribution stays {similarity} "
+        f"(rank correlation {scores.stability_rank:.2f})."
+    )
 
 
-def write_short_verdict(name: str, results: Mapping[str, Any]) -> str:
+# ── the short verdict ──
+
+
+def write_short_verdict(name: str, scores: SummaryScores) -> str:
     """The verdict in a sentence or two, by the curves, the cascade and the repetition."""
-    if results["map"].min() == results["map"].max():
-        return f"The map of {name} is the same everywhere: there is nothing in it to test."
-    gain = (
-        results["deletion_auc_chance"] - results["deletion_auc"],
-        results["insertion_auc"] - results["insertion_auc_chance"],
+    if scores.is_constant:
+        return describe_constant_attribution(name)
+    is_faithful, faithfulness = summarize_curves(scores)
+    conjunction = "and" if is_faithful == scores.is_lost_when_randomized else "but"
+    randomization = summarize_randomization(scores)
+    sentence = f"The attribution of {name} {faithfulness}, {conjunction} {randomization}."
+    if scores.stability_rank < SIMILAR_CORRELATION:
+        variation = "another seed" if scores.stability_of == "seed" else "a little noise"
+        sentence += f" It hardly survives {variation}."
+    return sentence
+
+
+def summarize_curves(scores: SummaryScores) -> tuple[bool, str]:
+    """Whether deletion and insertion together beat chance, and a predicate that says so."""
+    gains = (
+        scores.deletion_auc_chance - scores.deletion_auc,
+        scores.insertion_auc - scores.insertion_auc_chance,
     )
-    better, worse = (
-        sum(float(one) > AREA_MARGIN for one in gain),
-        sum(float(one) < -AREA_MARGIN for one in gain),
+    better_count = sum(gain > AREA_MARGIN for gain in gains)
+    worse_count = sum(gain < -AREA_MARGIN for gain in gains)
+    if better_count and not worse_count:
+        return True, "finds what the score depends on better than chance"
+    if better_count:
+        return False, "disagrees with itself on what the score depends on"
+    if worse_count == len(gains):
+        return False, "points away from what the score depends on"
+    return False, "finds what the score depends on no better than chance"
+
+
+def summarize_randomization(scores: SummaryScores) -> str:
+    """A predicate for the cascading randomization."""
+    if scores.is_lost_when_randomized:
+        return "is lost when the network is randomized, as it should be"
+    if scores.is_kept_when_randomized:
+        return (
+            "barely changes when the network is randomized: "
+            "do not read it as evidence about the class"
+        )
+    return (
+        "keeps part of its pattern when the network is randomized, "
+        "which does not come from what was learned"
     )
-    middle, chance = (
-        float(results["cascade_rank"].quantile(0.5)),
-        max(float(results["rank_chance"]), 0),
-    )
-    points = better == 2 or (better == 1 and not worse)
-    how = (
-        "finds what the score depends on better than chance"
-        if points
-        else "disagrees with itself on what the score depends on"
-        if better and worse
-        else "points away from what the score depends on"
-        if worse == 2
-        else "finds what the score depends on no better than chance"
-    )
-    lost, kept = middle < chance + LOST_MARGIN, middle >= SIMILAR_CORRELATION
-    then = (
-        "is lost when the network is randomized, as it should be"
-        if lost
-        else "barely changes when the network is randomized: do not read it as evidence about the class"
-        if kept
-        else "keeps part of its pattern when the network is randomized, which does not come from what was learned"
-    )
-    rank, of = (
-        float(results["stability_rank"]),
-        "another seed" if results["stability_of"] == "seed" else "a trace of noise",
-    )
-    shaky = "" if rank >= SIMILAR_CORRELATION else f" It hardly survives {of}."
-    return f"The map of {name} {how}, {'and' if points == lost else 'but'} {then}.{shaky}"
+
+
+# ── captions ──
 
 
 def write_trust_captions(
-    name: str, label: str, results: Mapping[str, Any], layers: Sequence[str]
+    name: str, label: str, verdicts: Sequence[str], empty_count: int, stages: Sequence[str]
 ) -> dict[str, str]:
-    """The captions of both panels, with the sentences of the first image."""
-    sentences, empty = results["verdict"], int(results["empty"])
-    blank = (
-        f"; {empty} of these {len(layers)} {'is' if empty == 1 else 'are'} empty" if empty else ""
-    )
+    """The captions of both panels, with the sentences of the first image.
+
+    `empty_count` of the attributions of the randomized networks are 0 everywhere.
+    """
+    empty_note = ""
+    if empty_count:
+        verb = "is" if empty_count == 1 else "are"
+        empty_note = f"; {empty_count} of these {len(stages)} {verb} empty"
     curves = (
-        f"The map of {name} for {label}. Left and middle: probability of the class when pixels are removed, or made sharp, in the order of the map "
-        f"(chance: the same map, shifted at random). Right: rank correlation with the maps of randomized networks. {' '.join(sentences[:4])}"
+        f"The attribution of {name} for {label}. Left and middle: probability of the class when "
+        "pixels are removed, or made sharp, in the order of the attribution (chance: the same "
+        "attribution, shifted at random). Right: rank correlation with the attributions of "
+        f"randomized networks. {' '.join(verdicts[:4])}"
     )
     maps = (
-        f"Image, the map, and the map of the network after its layers' weights are shuffled from the answer down, one more each time: {', '.join(layers)}. "
-        f"Each on its own scale up to its 99th percentile{blank}. {' '.join(sentences[4:])}".rstrip()
+        "Image, the attribution, and the attribution of the network after its layers' weights are "
+        f"shuffled from the output down, one more each time: {', '.join(stages)}. Each on its own "
+        f"scale up to its 99th percentile{empty_note}. {' '.join(verdicts[4:])}"
     )
-    return {"curves": curves, "maps": maps}
+    return {"curves": curves, "maps": maps.rstrip()}
