@@ -11,59 +11,89 @@ import sightline as sl
 LABELS = ("red", "green", "blue", "all three", "none", "half")
 
 
-class Means(nn.Module):
+class ColorMeans(nn.Module):
     """Scores that are the mean normalized colours and simple sums of them."""
 
     def forward(self, x: Tensor) -> Tensor:
-        r, g, b = x.mean((2, 3)).unbind(1)
-        return torch.stack([r, g, b, r + g + b, -r - g - b, (r + g + b) / 2], 1)
+        red, green, blue = x.mean((2, 3)).unbind(1)
+        total = red + green + blue
+        return torch.stack([red, green, blue, total, -total, total / 2], 1)
 
 
 @pytest.fixture(scope="module")
 def model() -> sl.Model:
     return sl.load(
-        Means(), mean=(0.5, 0.4, 0.3), std=(0.1, 0.2, 0.25), labels=LABELS, size=8, device="cpu"
+        ColorMeans(),
+        mean=(0.5, 0.4, 0.3),
+        std=(0.1, 0.2, 0.25),
+        labels=LABELS,
+        size=8,
+        device="cpu",
     )
 
 
-def by_hand(image: Tensor) -> list[float]:
-    r, g, b = (
-        (float(image[c].double().mean()) - m) / s
-        for c, (m, s) in enumerate(((0.5, 0.1), (0.4, 0.2), (0.3, 0.25)))
-    )
-    return [r, g, b, r + g + b, -r - g - b, (r + g + b) / 2]
+def make_images(count: int) -> Tensor:
+    return torch.rand(count, 3, 8, 11, generator=torch.Generator().manual_seed(0))
+
+
+def compute_scores(image: Tensor) -> list[float]:
+    """The scores of one image 3×H×W."""
+    normalization = ((0.5, 0.1), (0.4, 0.2), (0.3, 0.25))
+    colors = [
+        (float(channel.double().mean()) - mean) / std
+        for channel, (mean, std) in zip(image, normalization, strict=True)
+    ]
+    return [*colors, sum(colors), -sum(colors), sum(colors) / 2]
 
 
 def test_probabilities_are_the_softmax_of_the_scores(model: sl.Model) -> None:
-    images = torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    images = make_images(4)
     values = sl.predictions(model, images, k=4).values
     for i, image in enumerate(images):
-        scores = by_hand(image)
-        total = sum(math.exp(s) for s in scores)
-        order = sorted(range(6), key=lambda j: -scores[j])[:4]
+        scores = compute_scores(image)
+        total = sum(math.exp(score) for score in scores)
+        order = sorted(range(6), key=lambda label: -scores[label])[:4]
+        probabilities = [math.exp(scores[label]) / total for label in order]
         assert values["logits"][i].tolist() == pytest.approx(scores, abs=1e-4)
         assert values["indices"][i].tolist() == order
-        assert values["labels"][i] == [LABELS[j] for j in order]
-        assert values["probabilities"][i].tolist() == pytest.approx(
-            [math.exp(scores[j]) / total for j in order], abs=1e-5
-        )
+        assert values["labels"][i] == [LABELS[label] for label in order]
+        assert values["probabilities"][i].tolist() == pytest.approx(probabilities, abs=1e-5)
+
+
+def test_the_caption_lists_the_classes_of_the_first_image(model: sl.Model) -> None:
+    result = sl.predictions(model, make_images(3), k=2)
+    labels = result.values["labels"][0]
+    shares = result.values["probabilities"][0].tolist()
+    listing = f"{labels[0]} {shares[0]:.1%}, {labels[1]} {shares[1]:.1%}."
+    assert result.captions["predictions"] == f"ColorMeans on this image: {listing}"
 
 
 def test_large_scores_do_not_overflow() -> None:
-    class Loud(nn.Module):
+    class LargeScores(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
             return 1e4 * x.mean((2, 3))
 
-    values = sl.predictions(sl.load(Loud(), size=8, device="cpu"), torch.ones(1, 3, 8, 8)).values
-    assert torch.isfinite(values["probabilities"]).all()
-    assert values["probabilities"].sum().item() == pytest.approx(1)
+    model = sl.load(LargeScores(), size=8, device="cpu")
+    probabilities = sl.predictions(model, torch.ones(1, 3, 8, 11)).values["probabilities"]
+    assert torch.isfinite(probabilities).all()
+    assert probabilities.sum().item() == pytest.approx(1)
+
+
+def test_scores_that_are_not_finite_are_refused() -> None:
+    class Logarithms(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x.mean((2, 3)).log()
+
+    model = sl.load(Logarithms(), mean=(0.0,) * 3, std=(1.0,) * 3, size=8, device="cpu")
+    with pytest.raises(sl.SightlineError, match="NaN or infinite scores"):
+        sl.predictions(model, torch.zeros(1, 3, 8, 11))
 
 
 def test_more_classes_than_there_are(model: sl.Model) -> None:
-    result = sl.predictions(model, torch.rand(2, 3, 8, 8), k=100)
+    result = sl.predictions(model, make_images(2), k=100)
     assert result.values["probabilities"].shape == (2, 6)
     assert torch.allclose(result.values["probabilities"].sum(1), torch.ones(2))
     (panel,) = result.panels.values()
     assert 0 <= panel.min() <= panel.max() <= 1
     with pytest.raises(sl.SightlineError, match="k is 0; it must lie between 1 and"):
-        sl.predictions(model, torch.rand(1, 3, 8, 8), k=0)
+        sl.predictions(model, make_images(1), k=0)

@@ -11,11 +11,17 @@ import sightline as sl
 
 
 class Net(nn.Module):
+    """Convolutions of all sorts; the first has filters of 3×5 pixels."""
+
     def __init__(self) -> None:
         super().__init__()
-        self.first, self.depthwise = nn.Conv2d(3, 10, 3), nn.Conv2d(10, 10, 5, groups=10)
-        self.grouped, self.point = nn.Conv2d(10, 12, 3, groups=2), nn.Conv2d(12, 30, 1)
-        self.relu, self.hidden, self.head = nn.ReLU(), nn.Linear(30, 6), nn.Linear(6, 4)
+        self.first = nn.Conv2d(3, 10, (3, 5))
+        self.depthwise = nn.Conv2d(10, 10, 5, groups=10)
+        self.grouped = nn.Conv2d(10, 12, (2, 3), groups=2)
+        self.point = nn.Conv2d(12, 30, 1)
+        self.relu = nn.ReLU()
+        self.hidden = nn.Linear(30, 6)
+        self.head = nn.Linear(6, 4)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.relu(self.point(self.grouped(self.depthwise(self.first(x)))))
@@ -33,16 +39,18 @@ def model(network: Net) -> sl.Model:
     return sl.load(network, size=16, device="cpu")
 
 
-def tiles(panel: Tensor, side: tuple[int, int], gap: int, columns: int) -> list[Tensor]:
-    """The pictures of a sheet, row by row."""
-    rows, found = (panel.shape[2] + gap) // (side[0] + gap), []
-    assert panel.shape[2] == rows * (side[0] + gap) - gap
-    assert panel.shape[3] == columns * (side[1] + gap) - gap
-    for r in range(rows):
-        for c in range(columns):
-            y, x = r * (side[0] + gap), c * (side[1] + gap)
-            found.append(panel[0, :, y : y + side[0], x : x + side[1]])
-    return found
+def split_tiles(panel: Tensor, size: tuple[int, int], gap: int, columns: int) -> list[Tensor]:
+    """The tiles of a sheet, row by row, each 3×height×width."""
+    height, width = size
+    rows = (panel.shape[2] + gap) // (height + gap)
+    assert panel.shape[2] == rows * (height + gap) - gap
+    assert panel.shape[3] == columns * (width + gap) - gap
+    tiles: list[Tensor] = []
+    for row in range(rows):
+        for column in range(columns):
+            top, left = row * (height + gap), column * (width + gap)
+            tiles.append(panel[0, :, top : top + height, left : left + width])
+    return tiles
 
 
 @pytest.mark.parametrize("layer", ["first", "depthwise", "grouped", "point"])
@@ -56,73 +64,82 @@ def test_values_are_the_weights(network: Net, model: sl.Model, layer: str) -> No
 @pytest.mark.parametrize("k", [256, 10, 7, 1])
 def test_colours_are_around_gray_on_one_scale(network: Net, model: sl.Model, k: int) -> None:
     weight = network.first.weight.detach()
-    top = float(weight.abs().max())
+    largest = float(weight.abs().max())
     result = sl.filters(model, k=k)
     count = min(k, 10)
-    assert f"{count} of the 10 filters" in result.captions["filters"]
-    assert f"±{top:.3g} is full colour" in result.captions["filters"]
-    shown = tiles(result.panels["filters"], (42, 42), 4, math.ceil(math.sqrt(count)))
-    for i in range(count):
+    assert f"{count} of the 10 filters of first, 3×5 pixels each" in result.captions["filters"]
+    assert f"±{largest:.3g} is full colour" in result.captions["filters"]
+    norms = [float(kernel.norm()) for kernel in weight]
+    assert result.values["norm"].tolist() == pytest.approx(norms)
+
+    tile_size = (3 * 14, 5 * 14)
+    columns = min(count, math.ceil(math.sqrt(count * tile_size[0] / tile_size[1])))
+    tiles = split_tiles(result.panels["filters"], tile_size, 4, columns)
+    for number in range(count):
         for y in range(3):
-            for x in range(3):
-                expected = [0.5 + 0.5 * float(weight[i, c, y, x]) / top for c in range(3)]
-                for dy, dx in ((0, 0), (13, 13)):
-                    assert shown[i][:, 14 * y + dy, 14 * x + dx].tolist() == pytest.approx(
-                        expected, abs=1e-5
-                    )
+            for x in range(5):
+                expected = [0.5 + 0.5 * float(weight[number, c, y, x]) / largest for c in range(3)]
+                for corner in (0, 13):
+                    pixel = tiles[number][:, 14 * y + corner, 14 * x + corner]
+                    assert pixel.tolist() == pytest.approx(expected, abs=1e-5)
 
 
 def test_filters_of_many_channels_are_gray_and_the_strongest_come_first(
     network: Net, model: sl.Model
 ) -> None:
     weight = network.point.weight.detach()
+    largest = float(weight.abs().max())
     result = sl.filters(model, layer="point", k=5, inputs=4)
-    norms = [float(one.norm()) for one in weight]
-    units = sorted(range(30), key=lambda u: -norms[u])[:5]
+    norms = [float(kernel.norm()) for kernel in weight]
+    units = sorted(range(30), key=lambda unit: -norms[unit])[:5]
     assert result.values["units"].tolist() == units
-    top = float(weight.abs().max())
-    assert f"±{top:.3g} is full colour" in result.captions["filters"]
-    shown = tiles(result.panels["filters"], (24, 24), 3, 4)
-    for r, unit in enumerate(units):
-        inputs = sorted(range(12), key=lambda c: -float(weight[unit, c].norm()))[:4]
-        assert result.values["inputs"][r].tolist() == inputs
-        for c, channel in enumerate(inputs):
-            expected = torch.full((3, 24, 24), 0.5 + 0.5 * float(weight[unit, channel, 0, 0]) / top)
-            assert torch.allclose(shown[4 * r + c], expected, atol=1e-5)
-    held = [
-        sum(sorted((float(v.norm()) ** 2 for v in weight[u]), reverse=True)[:4]) / norms[u] ** 2
-        for u in units
-    ]
-    assert result.values["share"] == pytest.approx(sum(held) / 5, abs=1e-5)
+    assert f"±{largest:.3g} is full colour" in result.captions["filters"]
+
+    tiles = split_tiles(result.panels["filters"], (24, 24), 3, 4)
+    shares: list[float] = []
+    for row, unit in enumerate(units):
+        channel_norms = [float(weight[unit, channel].norm()) for channel in range(12)]
+        channels = sorted(range(12), key=lambda channel: -channel_norms[channel])[:4]
+        assert result.values["inputs"][row].tolist() == channels
+        for column, channel in enumerate(channels):
+            gray = 0.5 + 0.5 * float(weight[unit, channel, 0, 0]) / largest
+            assert torch.allclose(tiles[4 * row + column], torch.tensor(gray), atol=1e-5)
+        shares.append(sum(channel_norms[c] ** 2 for c in channels) / norms[unit] ** 2)
+    assert result.values["share"] == pytest.approx(sum(shares) / 5, abs=1e-5)
 
 
 def test_depthwise_and_grouped_filters_have_fewer_inputs(model: sl.Model) -> None:
     depthwise = sl.filters(model, layer="depthwise", k=10)
     assert depthwise.values["inputs"].tolist() == [[0]] * 10
-    assert len(tiles(depthwise.panels["filters"], (25, 25), 3, 1)) == 10
+    assert len(split_tiles(depthwise.panels["filters"], (25, 25), 3, 1)) == 10
     assert depthwise.values["share"] == pytest.approx(1)
     grouped = sl.filters(model, layer="grouped", k=3)
     assert grouped.values["inputs"].shape == (3, 5)
+    assert len(split_tiles(grouped.panels["filters"], (24, 36), 3, 5)) == 15
+
+
+def test_no_more_than_24_rows_are_drawn(model: sl.Model) -> None:
+    assert sl.filters(model, layer="point", k=30).values["units"].shape == (24,)
 
 
 def test_a_network_that_sees_gray() -> None:
     torch.manual_seed(1)
-    net = nn.Sequential(
+    network = nn.Sequential(
         nn.Conv2d(1, 6, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 2)
     )
-    result = sl.filters(sl.load(net, mean=(0.5,), std=(0.25,), size=8, device="cpu"))
-    assert torch.equal(result.values["filters"], net[0].weight)
+    result = sl.filters(sl.load(network, mean=(0.5,), std=(0.25,), size=8, device="cpu"))
+    assert torch.equal(result.values["filters"], network[0].weight)
     panel = result.panels["filters"]
     assert (panel.amax(1) - panel.amin(1)).max() < 1e-6
 
 
 def test_dead_filters_are_gray_and_not_nan() -> None:
-    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 5, 3), nn.Flatten(), nn.LazyLinear(2))
-    net(torch.zeros(1, 3, 8, 8))
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 5, 3), nn.Flatten(), nn.LazyLinear(2))
+    network(torch.zeros(1, 3, 8, 8))
     with torch.no_grad():
-        net[0].weight.zero_()
-        net[1].weight.zero_()
-    model = sl.load(net, size=8, device="cpu")
+        network[0].weight.zero_()
+        network[1].weight.zero_()
+    model = sl.load(network, size=8, device="cpu")
     for layer in ("0", "1"):
         result = sl.filters(model, layer=layer)
         assert torch.isfinite(result.panels["filters"]).all()
@@ -133,7 +150,7 @@ def test_dead_filters_are_gray_and_not_nan() -> None:
 def test_a_layer_without_filters_stands_for_the_convolution_before_it(model: sl.Model) -> None:
     result = sl.filters(model, layer="relu")
     assert torch.equal(result.values["filters"], sl.filters(model, layer="point").values["filters"])
-    assert "point" in result.captions["filters"]
+    assert "of point (" in result.captions["filters"]
 
 
 @pytest.mark.parametrize("layer", ["hidden", "head", "logits", "penultimate", "conv9"])
@@ -144,8 +161,9 @@ def test_layers_without_a_convolution_are_refused(model: sl.Model, layer: str) -
 
 
 def test_a_network_without_convolutions_is_refused() -> None:
-    flat = sl.load(nn.Sequential(nn.Flatten(), nn.ReLU(), nn.Linear(48, 2)), size=4, device="cpu")
+    network = nn.Sequential(nn.Flatten(), nn.ReLU(), nn.Linear(48, 2))
+    model = sl.load(network, size=4, device="cpu")
     for layer in ("first", "1", "2", "logits"):
         with pytest.raises(sl.SightlineError) as caught:
-            sl.filters(flat, layer=layer)
+            sl.filters(model, layer=layer)
         assert "\n" not in str(caught.value)

@@ -1,70 +1,108 @@
-"""What units fire for: selectivity by hand, on classes with and without images, and on a scan against all responses."""
+"""What units fire for: selectivity by hand, and a scan against all responses."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from helpers import LABELS, smooth
+from torch import Tensor
 
 import sightline as sl
-from sightline.data.scan.run import scan
 from sightline.data.store.reader import Scan
+from sightline.images.plotting.captioned_rows import FigureRow
+from sightline.methods.units import labels as labels_module
 from sightline.methods.units.labels import compute_class_selectivity, find_commonest_class
+
+CLASSES = (0, 0, 1, 1, 1, 2, 2, 2, 2)  # of the nine images
 
 
 def test_selectivity_by_hand() -> None:
-    means = torch.tensor([[4.0, 1, 0, -3], [1, 1, 0, -1], [3, 1, 0, 2], [torch.nan] * 4])
-    found, preferred = compute_class_selectivity(means)
-    assert found.tolist() == pytest.approx([(4 - 2) / (4 + 2), 0, 0, 1])
+    nan = torch.nan
+    means = torch.tensor([[4.0, 1, 0, -3], [1, 1, 0, -1], [3, 1, 0, 2], [nan, nan, nan, nan]])
+    selectivity, preferred = compute_class_selectivity(means)
+    assert selectivity.tolist() == pytest.approx([(4 - 2) / (4 + 2), 0, 0, 1])
     assert preferred[[0, 3]].tolist() == [0, 2]
     with pytest.raises(sl.SightlineError, match="the images have only one"):
-        compute_class_selectivity(torch.tensor([[1.0], [torch.nan]]))
+        compute_class_selectivity(torch.tensor([[1.0], [nan]]))
 
 
 def test_the_commonest_class() -> None:
-    which, share = find_commonest_class(
-        torch.tensor([[2, 0, -1], [2, 1, -1], [1, 1, -1], [2, 1, 0]]), 3
-    )
-    assert which.tolist() == [2, 1, 0]
+    classes = torch.tensor([[2, 0, -1], [2, 1, -1], [1, 1, -1], [2, 1, 0]])
+    commonest, share = find_commonest_class(classes, 3)
+    assert commonest.tolist() == [2, 1, 0]
     assert share.tolist() == [0.75, 0.75, 0.25]
 
 
 @pytest.fixture(scope="module")
-def kept(tiny: sl.Model, tmp_path_factory: pytest.TempPathFactory) -> Scan:
-    """A pass over nine images of three classes, of 2, 3 and 4 images."""
+def stored(tiny: sl.Model, tmp_path_factory: pytest.TempPathFactory) -> Scan:
+    """A scan of nine images of 36×40 pixels, of three classes."""
     folder = tmp_path_factory.mktemp("photos")
-    for number in range(9):
-        label = LABELS[(0, 0, 1, 1, 1, 2, 2, 2, 2)[number]]
-        (folder / label).mkdir(exist_ok=True)
-        sl.write(smooth(seed=number), folder / label / f"{number}.png")
-    return scan(tiny, folder, store=folder.parent / "labels.scan", k=4)
+    for number, class_index in enumerate(CLASSES):
+        path = folder / LABELS[class_index] / f"{number}.png"
+        path.parent.mkdir(exist_ok=True)
+        sl.write(smooth(seed=number, side=40)[:, :, :36], path)
+    return sl.scan(tiny, folder, store=folder.parent / "labels.scan", k=4)
 
 
-def test_labels_are_those_of_all_responses(kept: Scan, tiny: sl.Model) -> None:
-    values = sl.labels(tiny, store=kept.path, layer="conv3", k=2, units=3).values
-    pictures = torch.cat([kept.image(id) for id in range(9)])
+def compute_peaks(model: sl.Model, scan: Scan, layer: str) -> Tensor:
+    """All responses, images×units."""
+    images = torch.cat([scan.image(image_id) for image_id in range(scan.images)])
     with torch.no_grad():
-        peaks = tiny.features(pictures, "conv3")["conv3"].flatten(2).amax(2)
-    assert kept.classes is not None
-    classes = kept.classes.tolist()
+        return model.features(images, layer)[layer].flatten(2).amax(2)
+
+
+def test_labels_are_those_of_all_responses(stored: Scan, tiny: sl.Model) -> None:
+    values = sl.labels(tiny, store=stored.path, layer="conv3", k=2, units=3).values
+    peaks = compute_peaks(tiny, stored, "conv3")
     for unit in range(16):
-        means = [
-            max(0.0, float(peaks[[c == label for c in classes], unit].mean())) for label in range(3)
-        ]
+        means: list[float] = []
+        for label in range(3):
+            responses = peaks[[class_index == label for class_index in CLASSES], unit]
+            means.append(max(0.0, float(responses.mean())))
         best = means.index(max(means))
         rest = sum(mean for label, mean in enumerate(means) if label != best) / 2
+        selectivity = (means[best] - rest) / (means[best] + rest)
         assert int(values["preferred"][unit]) == best
-        assert float(values["selectivity"][unit]) == pytest.approx(
-            (means[best] - rest) / (means[best] + rest), abs=1e-5
+        assert float(values["selectivity"][unit]) == pytest.approx(selectivity, abs=1e-5)
+
+        order = peaks[:, unit].argsort(descending=True)[:4].tolist()
+        votes = [CLASSES[image_id] for image_id in order]
+        top_class = int(values["top_class"][unit])
+        assert top_class == max(range(3), key=lambda label: (votes.count(label), -label))
+        assert float(values["share"][unit]) == votes.count(top_class) / 4
+        chance = CLASSES.count(top_class) / len(CLASSES)
+        assert float(values["chance"][unit]) == pytest.approx(chance)
+
+
+def test_the_most_selective_units_are_shown_with_their_strongest_patches(
+    stored: Scan, tiny: sl.Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: dict[str, Any] = {}
+    compose = labels_module.compose_figure_rows
+
+    def record_rows(rows: list[FigureRow]) -> Tensor:
+        drawn["rows"] = rows
+        return compose(rows)
+
+    monkeypatch.setattr(labels_module, "compose_figure_rows", record_rows)
+    values = sl.labels(tiny, store=stored.path, layer="conv3", k=2, units=3).values
+    selectivity = values["selectivity"].tolist()
+    units = sorted(range(16), key=lambda unit: -selectivity[unit])[:3]
+    peaks = compute_peaks(tiny, stored, "conv3")
+    names = values["names"]
+    for unit, row in zip(units, drawn["rows"], strict=True):
+        preferred = names[int(values["preferred"][unit])]
+        top_class = names[int(values["top_class"][unit])]
+        assert row.title == (
+            f"unit {unit}: {preferred}, selectivity {selectivity[unit]:.2f}; "
+            f"{float(values['share'][unit]):.0%} of its strongest images are {top_class} "
+            f"({float(values['chance'][unit]):.0%} by chance)"
         )
-        strongest = [classes[id] for id in peaks[:, unit].argsort(descending=True)[:4].tolist()]
-        assert int(values["top_class"][unit]) == max(
-            range(3), key=lambda label: (strongest.count(label), -label)
-        )
-        assert float(values["share"][unit]) == strongest.count(int(values["top_class"][unit])) / 4
-        assert float(values["chance"][unit]) == pytest.approx(
-            classes.count(int(values["top_class"][unit])) / 9
-        )
+        order = peaks[:, unit].argsort(descending=True)[:2].tolist()
+        assert row.captions == [
+            f"{float(peaks[image_id, unit]):.3g}\n{LABELS[CLASSES[image_id]]}" for image_id in order
+        ]
 
 
 def test_predictions_stand_in_for_classes(tiny: sl.Model, tmp_path: Path) -> None:
@@ -73,9 +111,11 @@ def test_predictions_stand_in_for_classes(tiny: sl.Model, tmp_path: Path) -> Non
     result = sl.labels(tiny, folder=tmp_path, store=tmp_path / "plain.scan", units=2, k=2)
     assert result.values["names"] == list(LABELS)
     assert "selectivity" not in result.values
-    predicted = tiny.logits(
-        torch.cat([sl.read(tmp_path / f"{number}.png") for number in range(5)])
-    ).argmax(1)
-    assert result.values["chance"].tolist() == pytest.approx(
-        [float((predicted == c).float().mean()) for c in result.values["top_class"].tolist()]
-    )
+    images = torch.cat([sl.read(tmp_path / f"{number}.png") for number in range(5)])
+    predictions = tiny.logits(images).argmax(1)
+    chances = [
+        float((predictions == label).float().mean())
+        for label in result.values["top_class"].tolist()
+    ]
+    assert result.values["chance"].tolist() == pytest.approx(chances)
+    assert "share of the commonest prediction" in result.captions["labels"]

@@ -1,1 +1,1 @@
-"""A whole collection of images: neighbours and maps."""
+"""All images of a dataset by their features: nearest neighbours, and a map."""

@@ -1,8 +1,9 @@
-"""The page on which a map of images is browsed: coordinates, names, classes and as many thumbnails as a budget allows, in one file."""
+"""The page to browse a map of images: positions, names, classes and thumbnails in one file."""
 
 import base64
 import json
 import math
+import os
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -11,134 +12,142 @@ import torch
 from torch import Tensor
 
 from sightline.data.scan.access import load_center_crops
+from sightline.data.search.nearest import pick_evenly_spaced
 from sightline.data.store.reader import Scan
 from sightline.images.io import encode_jpeg
 from sightline.images.plotting.grid_assignment import make_picture_mosaic
 from sightline.images.plotting.html import render_template
 
-THUMBNAIL_SIDE, THUMBNAIL_COLUMNS = (
-    48,
-    32,
-)  # pixels of a thumbnail, thumbnails along a side of a sheet
-
+THUMBNAIL_SIDE = 48  # pixels
 THUMBNAIL_JPEG_QUALITY = 80
 
-MAX_GROUP_NAMES = 65_535  # different names a colouring can have
+SHEET_COLUMNS = 32  # thumbnails along a side of a sheet
+SHEET_THUMBNAILS = SHEET_COLUMNS**2
+
+MAX_GROUP_NAMES = 65_535  # names that 16 bits can number
+
+ERROR_GROUPS = ("right", "wrong", "unknown")
+ERROR_COLORS = ("#4a8fd6", "#d33f2f", "#999999")
 
 
 def render_scatter_page(
     scan: Scan, positions: Tensor, title: str, subtitle: str, megabytes: float
 ) -> str:
-    """The text of a self-contained page with images at `places`, n×2 or n×3. Thumbnails are left out, evenly, beyond `megabytes`."""
-    middle = (positions.amax(0) + positions.amin(0)) / 2
-    centered = (positions - middle) / (positions - middle).abs().max().clamp_min(1e-12)
-    shown, sheets = build_thumbnail_sheets(scan, megabytes * 1e6)
+    """The text of a self-contained page with an image at each position, n×2 or n×3.
+
+    Thumbnails take at most about `megabytes`; images beyond that, evenly spread, are points.
+    """
+    center = (positions.amax(0) + positions.amin(0)) / 2
+    half_extent = (positions - center).abs().max().clamp_min(1e-12)
+    scaled = (positions - center) / half_extent
+    pictured_ids, sheets = build_thumbnail_sheets(scan, megabytes * 1e6)
     data = {
-        "places": encode_page_numbers(centered.float().numpy()),
+        "positions": encode_numbers(scaled.float().numpy()),
         "dimensions": positions.shape[1],
-        "names": [str(path) for path in strip_common_folder(scan.paths)],
-        "shown": encode_page_numbers(np.asarray(shown, dtype=np.uint32)),
-        "tile": THUMBNAIL_SIDE,
-        "columns": THUMBNAIL_COLUMNS,
+        "names": strip_common_folder(scan.paths),
+        "pictured": encode_numbers(np.asarray(pictured_ids, dtype=np.uint32)),
+        "thumbnailSide": THUMBNAIL_SIDE,
+        "sheetColumns": SHEET_COLUMNS,
         "sheets": sheets,
         "groups": list(list_color_groups(scan)),
     }
-    hint = "" if positions.shape[1] == 2 else "Right button or Alt and drag turns."
-    text = json.dumps(data, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
-    return render_template("embedding.html", title=title, subtitle=subtitle, hint=hint, data=text)
+    text = json.dumps(data, ensure_ascii=False, separators=(",", ":"))
+    return render_template(
+        "embedding.html",
+        title=title,
+        subtitle=subtitle,
+        hint="Right button or Alt and drag turns." if positions.shape[1] == 3 else "",
+        data=text.replace("<", "\\u003c"),  # a name can't end the script element
+    )
+
+
+# ── thumbnails ──
 
 
 def build_thumbnail_sheets(scan: Scan, max_bytes: float) -> tuple[list[int], list[str]]:
-    """Which images are shown, and sheets of their thumbnails as data URIs of at most about `budget` bytes.
+    """The ids of the images with a thumbnail, and sheets of thumbnails as data URIs.
 
-    The first sheet, evenly spread, tells how many the rest may have.
+    The size of a first sheet, of evenly spread images, tells how many fit into `max_bytes`.
     """
-    shown = pick_evenly_spaced(scan.images, THUMBNAIL_COLUMNS**2)
-    first = encode_thumbnail_sheet(scan, shown)
-    fits = int(max_bytes / len(first) * len(shown))
-    if fits >= scan.images <= THUMBNAIL_COLUMNS**2:
-        return shown, [first]
-    shown = pick_evenly_spaced(scan.images, fits)
-    return shown, [
-        encode_thumbnail_sheet(scan, shown[start : start + THUMBNAIL_COLUMNS**2])
-        for start in range(0, len(shown), THUMBNAIL_COLUMNS**2)
+    first_ids = pick_evenly_spaced(scan.images, SHEET_THUMBNAILS).tolist()
+    first_sheet = encode_thumbnail_sheet(scan, first_ids)
+    fitting = int(max_bytes / len(first_sheet) * len(first_ids))
+    if scan.images <= min(fitting, SHEET_THUMBNAILS):
+        return first_ids, [first_sheet]
+    ids = pick_evenly_spaced(scan.images, fitting).tolist()
+    sheets = [
+        encode_thumbnail_sheet(scan, ids[start : start + SHEET_THUMBNAILS])
+        for start in range(0, len(ids), SHEET_THUMBNAILS)
     ]
-
-
-def pick_evenly_spaced(count: int, limit: int) -> list[int]:
-    """At most `most` of `count` numbers, evenly spread."""
-    return torch.linspace(0, count - 1, min(count, limit)).round().long().tolist()
+    return ids, sheets
 
 
 def encode_thumbnail_sheet(scan: Scan, ids: Sequence[int]) -> str:
-    """Thumbnails side by side, row by row, as one JPEG."""
-    places = torch.arange(len(ids))
-    picture = make_picture_mosaic(
-        load_center_crops(scan, ids, THUMBNAIL_SIDE),
-        torch.stack([places // THUMBNAIL_COLUMNS, places % THUMBNAIL_COLUMNS], 1),
-        THUMBNAIL_COLUMNS,
-    )
-    rows = math.ceil(len(ids) / THUMBNAIL_COLUMNS)
-    return (
-        "data:image/jpeg;base64,"
-        + base64.b64encode(
-            encode_jpeg(picture[:, :, : rows * THUMBNAIL_SIDE], THUMBNAIL_JPEG_QUALITY)
-        ).decode()
-    )
+    """Thumbnails side by side, row by row, as one JPEG in a data URI."""
+    numbers = torch.arange(len(ids))
+    cells = torch.stack([numbers // SHEET_COLUMNS, numbers % SHEET_COLUMNS], 1)
+    thumbnails = load_center_crops(scan, ids, THUMBNAIL_SIDE)
+    square_sheet = make_picture_mosaic(thumbnails, cells, SHEET_COLUMNS)
+    row_count = math.ceil(len(ids) / SHEET_COLUMNS)
+    sheet = square_sheet[:, :, : row_count * THUMBNAIL_SIDE]
+    jpeg = encode_jpeg(sheet, THUMBNAIL_JPEG_QUALITY)
+    return f"data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}"
 
 
-def encode_page_numbers(numbers: np.ndarray[Any, Any]) -> str:
-    """Numbers as the page reads them: little-endian, base64."""
-    return base64.b64encode(
-        np.ascontiguousarray(numbers).astype(numbers.dtype.newbyteorder("<")).tobytes()
-    ).decode()
+# ── the data of the page ──
+
+
+def encode_numbers(numbers: np.ndarray[Any, Any]) -> str:
+    """Numbers as the page reads them: little-endian, in base64."""
+    little_endian = np.ascontiguousarray(numbers).astype(numbers.dtype.newbyteorder("<"))
+    return base64.b64encode(little_endian.tobytes()).decode()
 
 
 def strip_common_folder(paths: Sequence[Any]) -> list[str]:
-    """Paths without the folder that all have."""
+    """Paths without the folder that all have in common."""
     names = [str(path) for path in paths]
     if len(names) < 2:
         return names
-    first, last = min(names), max(names)
-    alike = next(
-        (i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b),
-        min(len(first), len(last)),
-    )
-    return [name[first.rfind("/", 0, alike) + 1 :] for name in names]
+    common_text = os.path.commonprefix(names)  # noqa: RUF071 (it is cut after its last slash)
+    folder_length = common_text.rfind("/") + 1
+    return [name[folder_length:] for name in names]
 
 
 def list_color_groups(scan: Scan) -> Iterator[dict[str, Any]]:
-    """What the images can be coloured by: label, prediction, and whether they agree."""
-    predicted = scan.top5[0][:, 0].long()
-    if scan.classes is not None:
-        names = [*scan.class_names, "unknown"]
-        yield make_color_group("label", [names[int(c)] for c in scan.classes])
-    yield make_color_group("prediction", [scan.model_labels[int(c)] for c in predicted])
-    if scan.classes is not None:
-        right = [
-            scan.class_names[int(c)] == scan.model_labels[int(p)] if c >= 0 else None
-            for c, p in zip(scan.classes, predicted, strict=True)
-        ]
-        words = {True: "right", False: "wrong", None: "unknown"}
-        if set(scan.class_names) & set(scan.model_labels):
-            yield {
-                **make_color_group(
-                    "error", [words[r] for r in right], ("right", "wrong", "unknown")
-                ),
-                "colors": ["#4a8fd6", "#d33f2f", "#999999"],
-            }
+    """What the images can be coloured by: class, prediction, and whether the two agree."""
+    best_labels = scan.top5[0][:, 0].long().tolist()
+    predictions = [scan.model_labels[label] for label in best_labels]
+    if scan.classes is None:
+        yield make_color_group("prediction", predictions)
+        return
+
+    names = [*scan.class_names, "unknown"]  # the class −1 is the last name
+    classes = [names[index] for index in scan.classes.tolist()]
+    yield make_color_group("label", classes)
+    yield make_color_group("prediction", predictions)
+    if set(scan.class_names) & set(scan.model_labels):
+        outcomes: list[str] = []
+        for index, prediction in zip(scan.classes.tolist(), predictions, strict=True):
+            if index < 0:
+                outcomes.append("unknown")
+            else:
+                outcomes.append("right" if prediction == scan.class_names[index] else "wrong")
+        group = make_color_group("error", outcomes, ERROR_GROUPS)
+        yield {**group, "colors": list(ERROR_COLORS)}
 
 
 def make_color_group(
     label: str, names_by_image: Sequence[str], group_order: Sequence[str] = ()
 ) -> dict[str, Any]:
-    """One colouring: the names, and which of them each image has."""
-    names = list(group_order) or sorted(dict.fromkeys(names_by_image))[:MAX_GROUP_NAMES]
-    number = {name: i for i, name in enumerate(names)}
+    """One colouring: its names, and for each image the index of its name.
+
+    The names are sorted unless `group_order` gives them.
+    """
+    names = list(group_order) or sorted(set(names_by_image))[:MAX_GROUP_NAMES]
+    index_of = {name: index for index, name in enumerate(names)}
+    indices = [index_of.get(name, 0) for name in names_by_image]
     return {
         "label": label,
         "names": names,
-        "of": encode_page_numbers(
-            np.array([number.get(name, 0) for name in names_by_image], dtype=np.uint16)
-        ),
+        "of": encode_numbers(np.array(indices, dtype=np.uint16)),
     }

@@ -1,4 +1,4 @@
-"""Nearest neighbours of an image in feature space beside those in pixel space (Krizhevsky 2012, section 6.1)."""
+"""Nearest neighbours of an image by features and by pixels (Krizhevsky 2012, section 6.1)."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -26,35 +26,43 @@ from sightline.data.store.index import (
 )
 from sightline.data.store.reader import Scan
 from sightline.errors import SightlineError, make_out_of_range_error
-from sightline.images.io import resize_image
 from sightline.images.plotting.captioned_rows import FigureRow, compose_figure_rows
 from sightline.images.plotting.maps import draw_box_outline
+from sightline.images.transforms import resize_image
 from sightline.models.model import Model
 from sightline.registry.method import register_method
 from sightline.registry.parameter import ValueRange
 from sightline.registry.result import Result
 
-KNN_VOTERS = 5  # of the k-NN classification
+KNN_VOTERS = 5  # neighbours that vote in the k-NN classification
+
+UNIT_PICTURE_GRAY = 0.93  # stands for a unit, which has no picture
 
 
 @dataclass(frozen=True)
 class NeighborQuery:
-    """What is looked for: vectors N×d, pictures of it with words, and N places in the store that are not an answer."""
+    """What neighbours are searched for: N vectors, and a picture and a caption of each.
+
+    `excluded_ids` has the id of one stored image to leave out for each vector. `pixel_vectors`,
+    N×3072, are None for a unit, which has no pixels.
+    """
 
     vectors: Tensor
-    images: list[Tensor]
+    pictures: list[Tensor]
     captions: list[str]
     excluded_ids: Tensor | None = None
-    pixel_vectors: Tensor | None = None  # N×3072; None for a direction, which has no pixels
+    pixel_vectors: Tensor | None = None
 
 
 @register_method(
     chapter="analytical",
     title="Nearest neighbours",
     question="Which images are alike to the network?",
-    reading="The first row has the images whose features are nearest to those of the image on the left, the second the ones whose pixels are. Pixels agree "
-    "in colour and layout; features should agree in what is shown, whatever the pose and background.",
-    caution="The nearest of a small collection can still be far away: look at the distances, and at how large the collection is.",
+    reading="The first row has the images whose features are nearest to those of the image on the "
+    "left, the second the ones whose pixels are. Pixels agree in colour and layout; features "
+    "should agree in what is shown, whatever the pose and background.",
+    caution="The nearest of a small dataset can still be far away: look at the distances, and at "
+    "how large the dataset is.",
 )
 def neighbors(
     model: Model | Scan,
@@ -70,65 +78,81 @@ def neighbors(
     box: tuple[int, ...] = (),
     search: Literal["auto", "exact", "approximate"] = "auto",
 ) -> Result:
-    """Finds the k images of a collection that are nearest to an image, a part of one, or a unit, by features and by pixels.
+    """Finds the k images of a dataset that are nearest to an image, a part of one, or a unit.
 
-    For N images `values["ids"]`, `["distance"]` are N×k, nearest first, and `["paths"]` the files; `["pixel_ids"]`,
-    `["pixel_distance"]` the same by pixels (L2 between the middle squares at 32×32; not for a unit). Where the collection has classes,
-    `["accuracy"]` and `["pixel_accuracy"]` are the shares of its images whose class the 5 nearest others tell. Of 500,000 images
-    and more there is neither that nor the pixels'. `["recall"]` is the share of the 10 exact neighbours of stored images that the
-    search by features finds: 1, or what was measured of 100 of them where it is approximate.
+    For N images `values["ids"]` and `["distance"]` are N×k, nearest first, and `["paths"]` the
+    files; `["pixel_ids"]` and `["pixel_distance"]` are the same by pixels (L2 between the middle
+    squares at 32×32; not for a unit).
+
+    Where the dataset has classes, `["accuracy"]` and `["pixel_accuracy"]` are the shares of its
+    images whose class is that of most of the 5 nearest others. From 500,000 images on, neither
+    these nor the neighbours by pixels are computed.
+
+    `["recall"]` is the share of the 10 exact neighbours of stored images that the search by
+    features finds: 1, or what was measured for 100 images if the search is approximate.
 
     Args:
-        folder: Collection to search: a folder of images; None for tiles of the sample photographs.
-        store: File that keeps the pass over the collection; alone, it is read as it is. None for one in the user's cache.
+        folder: Dataset to search: a folder of images; None for tiles of the sample photographs.
+        store: File that keeps the pass over the dataset; alone, it is read as it is. None for one
+            in the user's cache.
         k: How many neighbours.
         metric: "cosine" 1 − cos of the features, or "l2", their distance.
-        id: Asks for the neighbours of this image of the collection, in place of an image of your own.
-        unit: Asks which images lie most in the direction of this number of the features, in place of an image.
-        box: Part of the image to ask for: top, left, bottom, right in pixels (exclusive); none for the whole.
-        search: "exact", "approximate" by an index that is built in the store once for a metric, or "auto": the index from 500,000 images on.
+        id: Image of the dataset whose neighbours to find, in place of an image of your own.
+        unit: Number of the features; finds the images that lie most in its direction, in place of
+            an image.
+        box: Part of the image to search for: top, left, bottom, right in pixels (exclusive); none
+            for the whole image.
+        search: "exact", "approximate" by an index that is built in the store once for a metric, or
+            "auto": the index from 500,000 images on.
     """
-    found = resolve_scan(model, folder, store, vector_layer=layer)
-    asked = build_neighbor_query(
-        model, found, image, layer=layer, image_id=id, unit=unit, box=box, metric=metric
+    scan = resolve_scan(model, folder, store, vector_layer=layer)
+    query = build_neighbor_query(
+        model, scan, image, layer=layer, image_id=id, unit=unit, box=box, metric=metric
     )
-    index, how = choose_search_index(found, layer, metric, search)
-    if index is not None:
-        distance, ids = search_vector_index(
-            found, layer, index, asked.vectors, k=k, exclude=asked.excluded_ids
+    index, search_description = choose_search_index(scan, layer, metric, search)
+    if index is None:
+        distances, ids = find_nearest(
+            scan.vectors(layer), query.vectors, k, metric, query.excluded_ids
         )
     else:
-        distance, ids = find_nearest(
-            found.vectors(layer), asked.vectors, k, metric, asked.excluded_ids
+        distances, ids = search_vector_index(
+            scan, layer, index, query.vectors, k=k, exclude=query.excluded_ids
         )
     values: dict[str, Any] = {
         "ids": ids,
-        "distance": distance,
-        "paths": [[str(found.paths[i]) for i in row] for row in ids.tolist()],
+        "distance": distances,
+        "paths": [[str(scan.paths[image_id]) for image_id in row] for row in ids.tolist()],
+        "recall": 1.0 if index is None else index.recall,
     }
-    values["recall"] = 1.0 if index is None else index.recall
-    if asked.pixel_vectors is not None and found.images < MIN_APPROXIMATE_IMAGES:
+    is_small = scan.images < MIN_APPROXIMATE_IMAGES
+    if is_small and query.pixel_vectors is not None:
         values["pixel_distance"], values["pixel_ids"] = find_nearest(
-            load_pixel_vectors(found), asked.pixel_vectors, k, "l2", asked.excluded_ids
+            load_pixel_vectors(scan), query.pixel_vectors, k, "l2", query.excluded_ids
         )
-    if found.classes is not None and found.images < MIN_APPROXIMATE_IMAGES:
+    if is_small and scan.classes is not None:
         values["accuracy"] = measure_vote_accuracy(
-            found.vectors(layer), found.classes, KNN_VOTERS, metric
+            scan.vectors(layer), scan.classes, KNN_VOTERS, metric
         )
         values["pixel_accuracy"] = measure_vote_accuracy(
-            load_pixel_vectors(found), found.classes, KNN_VOTERS, "l2"
+            load_pixel_vectors(scan), scan.classes, KNN_VOTERS, "l2"
         )
-    caption = describe_neighbors(found, values, layer, metric) + f" Searched {how}."
-    return Result(
-        {"neighbors": render_neighbors(found, asked, values, layer)}, values, {"neighbors": caption}
-    )
+
+    figure = render_neighbors(scan, query, values, layer)
+    description = describe_neighbors(scan, values, layer, metric)
+    caption = f"{description} Searched {search_description}."
+    return Result({"neighbors": figure}, values, {"neighbors": caption})
 
 
 def choose_search_index(
     scan: Scan, layer: str, metric: Metric, search: str
 ) -> tuple[VectorIndex | None, str]:
-    """The index to search by, None for all vectors, and in words how. Raises SightlineError where one is asked for that can't be had."""
-    if search == "exact" or (search == "auto" and scan.images < MIN_APPROXIMATE_IMAGES):
+    """The index to search by, None to search exactly, and a description of the search.
+
+    Raises SightlineError if search="approximate" is not possible; "auto" is exact then, and the
+    description says why.
+    """
+    is_small = scan.images < MIN_APPROXIMATE_IMAGES
+    if search == "exact" or (search == "auto" and is_small):
         return None, "exactly"
     try:
         index = ensure_vector_index(scan, layer, metric)
@@ -139,7 +163,7 @@ def choose_search_index(
     return index, f"approximately: {index}"
 
 
-# ── what is looked for ──
+# ── the query ──
 
 
 def build_neighbor_query(
@@ -153,115 +177,134 @@ def build_neighbor_query(
     box: tuple[int, ...],
     metric: Metric,
 ) -> NeighborQuery:
-    """The one thing that is asked for: an image, a stored one, or a unit."""
-    if sum(given is not None for given in (image, image_id, unit)) != 1:
-        raise SightlineError(
-            "neighbours of what? give an image, or the id of a stored one, or a unit: exactly one of them"
-        )
-    if unit is not None:
+    """The query for images, a stored image, or a unit.
+
+    Raises SightlineError unless exactly one of them is given.
+    """
+    subject_count = sum(subject is not None for subject in (image, image_id, unit))
+    if subject_count == 1 and image is not None:
+        return build_image_query(model, scan, image, layer, box)
+    if subject_count == 1 and image_id is not None:
+        if image_id >= scan.images:
+            limit = f"{scan.images - 1}, the last image of the dataset"
+            raise make_out_of_range_error("id", image_id, 0, limit)
+        if box:  # a part is an image of its own, so the whole image may be among its neighbours
+            return build_image_query(model, scan, scan.image(image_id), layer, box)
+        return build_stored_query(scan, layer, image_id)
+    if subject_count == 1 and unit is not None:
         return build_unit_query(scan, layer, unit, box, metric)
-    if image_id is not None and image_id >= scan.images:
-        raise make_out_of_range_error(
-            "id", image_id, 0, f"{scan.images - 1}, the last image of the collection"
-        )
-    if image_id is not None and not box:
-        shown, own = scan.thumbnail(image_id), torch.tensor([image_id])
-        return NeighborQuery(
-            read_vector_rows(scan, layer, [image_id]),
-            [shown],
-            [f"{name_image_classes(scan, [image_id])[0]}\nid {image_id}"],
-            own,
-            compute_pixel_vectors(shown),
-        )
-    whole = image if image is not None else scan.image(image_id or 0)
-    part, shown = crop_query_region(whole, box)
-    net = resolve_network(model, scan)
-    part = part if not box else resize_image(part, net.size, net.size)
+    raise SightlineError("give exactly one of image=, id= or unit=")
+
+
+def build_image_query(
+    model: Model | Scan, scan: Scan, image: Tensor, layer: str, box: tuple[int, ...]
+) -> NeighborQuery:
+    """The query for images N×3×H×W, or for the part of each in a box."""
+    network = resolve_network(model, scan)
+    region = image
+    pictures = image
+    if box:
+        top, left, bottom, right = check_box(box, image)
+        region = resize_image(image[:, :, top:bottom, left:right], network.size, network.size)
+        pictures = draw_box_outline(image, (top, left, bottom, right))
+    caption = "the region" if box else "the image"
     return NeighborQuery(
-        compute_feature_vectors(net, part, layer),
-        list(shown.split(1)),
-        ["the region" if box else "the image"] * len(part),
-        None,
-        compute_pixel_vectors(part.cpu()),
+        vectors=compute_feature_vectors(network, region, layer),
+        pictures=list(pictures.split(1)),
+        captions=[caption] * len(image),
+        pixel_vectors=compute_pixel_vectors(region.cpu()),
+    )
+
+
+def build_stored_query(scan: Scan, layer: str, image_id: int) -> NeighborQuery:
+    """The query for a stored image, by its stored features and thumbnail."""
+    thumbnail = scan.thumbnail(image_id)
+    (class_name,) = name_image_classes(scan, [image_id])
+    return NeighborQuery(
+        vectors=read_vector_rows(scan, layer, [image_id]),
+        pictures=[thumbnail],
+        captions=[f"{class_name}\nid {image_id}"],
+        excluded_ids=torch.tensor([image_id]),
+        pixel_vectors=compute_pixel_vectors(thumbnail),
     )
 
 
 def build_unit_query(
     scan: Scan, layer: str, unit: int, box: tuple[int, ...], metric: Metric
 ) -> NeighborQuery:
-    """The axis of one number of the features."""
-    size = read_vector_rows(scan, layer, [0]).shape[1]
-    if unit >= size:
-        raise SightlineError(f"unit is {unit}; {layer} has units 0 to {size - 1}")
+    """The query for the direction of one number of the features."""
+    feature_count = read_vector_rows(scan, layer, [0]).shape[1]
+    if unit >= feature_count:
+        raise SightlineError(f"unit is {unit}; {layer} has units 0 to {feature_count - 1}")
     if metric != "cosine" or box:
         raise SightlineError(
             'a unit is a direction: it goes with metric="cosine" and without a box'
         )
+    direction = torch.zeros(1, feature_count)
+    direction[0, unit] = 1
     return NeighborQuery(
-        torch.eye(size)[unit : unit + 1],
-        [torch.full((1, 3, 8, 8), 0.93)],
-        [f"unit {unit}\nof {layer}"],
+        vectors=direction,
+        pictures=[torch.full((1, 3, 8, 8), UNIT_PICTURE_GRAY)],
+        captions=[f"unit {unit}\nof {layer}"],
     )
 
 
-def crop_query_region(image: Tensor, box: tuple[int, ...]) -> tuple[Tensor, Tensor]:
-    """The part of the images in a box, and the images with it outlined. Raises SightlineError for a box that isn't inside."""
-    if not box:
-        return image, image
+def check_box(box: tuple[int, ...], image: Tensor) -> tuple[int, int, int, int]:
+    """Top, left, bottom, right. Raises SightlineError for a box that is not inside the image."""
     height, width = image.shape[-2:]
-    if len(box) != 4 or not (0 <= box[0] < box[2] <= height and 0 <= box[1] < box[3] <= width):
-        raise SightlineError(
-            f"box is {box}; it must be top, left, bottom, right inside the image's {height}×{width} pixels"
-        )
-    top, left, bottom, right = box
-    return image[:, :, top:bottom, left:right], draw_box_outline(image, (top, left, bottom, right))
+    if len(box) == 4:
+        top, left, bottom, right = box
+        if 0 <= top < bottom <= height and 0 <= left < right <= width:
+            return top, left, bottom, right
+    raise SightlineError(
+        f"box is {box}; it must be top, left, bottom, right inside the image's "
+        f"{height}×{width} pixels"
+    )
 
 
-# ── picture ──
+# ── figure ──
 
 
 def render_neighbors(
-    scan: Scan, query: NeighborQuery, values: Mapping[str, object], layer: str
+    scan: Scan, query: NeighborQuery, values: Mapping[str, Any], layer: str
 ) -> Tensor:
-    """For each query a row of neighbours by features and one by pixels."""
+    """For each query a row of neighbours by features, and one by pixels if there are any."""
+    titles = {"": f"nearest in the features of {layer}"}
+    if "pixel_ids" in values:
+        titles["pixel_"] = "nearest in pixels"
     rows: list[FigureRow] = []
-    for i, (shown, words) in enumerate(zip(query.images, query.captions, strict=True)):
-        for kind, title in (
-            ("", f"nearest in the features of {layer}"),
-            ("pixel_", "nearest in pixels"),
-        ):
-            ids, distance = values.get(f"{kind}ids"), values.get(f"{kind}distance")
-            if not isinstance(ids, Tensor) or not isinstance(distance, Tensor):
-                continue
-            near = ids[i].tolist()
-            under = [
-                f"{name}\n{d:.3g}"
-                for name, d in zip(
-                    name_image_classes(scan, near), distance[i].tolist(), strict=True
+    for i, (picture, caption) in enumerate(zip(query.pictures, query.captions, strict=True)):
+        for prefix, title in titles.items():
+            ids = values[f"{prefix}ids"][i].tolist()
+            distances = values[f"{prefix}distance"][i].tolist()
+            neighbor_captions = [
+                f"{class_name}\n{distance:.3g}"
+                for class_name, distance in zip(
+                    name_image_classes(scan, ids), distances, strict=True
                 )
             ]
-            rows.append(
-                FigureRow(
-                    title, [shown, *scan.thumbnails(near).split(1)], [words, *under], lead_count=1
-                )
-            )
+            pictures = [picture, *scan.thumbnails(ids).split(1)]
+            captions = [caption, *neighbor_captions]
+            rows.append(FigureRow(title, pictures, captions, lead_count=1))
     return compose_figure_rows(rows)
 
 
-def describe_neighbors(scan: Scan, values: Mapping[str, object], layer: str, metric: Metric) -> str:
-    """The caption."""
+def describe_neighbors(scan: Scan, values: Mapping[str, Any], layer: str, metric: Metric) -> str:
+    """What the figure shows."""
     measure = "1 − cosine" if metric == "cosine" else "Euclidean distance"
-    words = f"On the left what was asked for; right of it the nearest of {scan.images:,} images, with the {measure} of their features of {layer} under each"
-    words += (
-        ", and below those nearest in pixels (middle square at 32×32), with the Euclidean distance."
-        if "pixel_ids" in values
-        else "."
+    text = (
+        f"On the left the query; right of it the nearest of {scan.images:,} images, with the "
+        f"{measure} of their features of {layer} under each"
     )
+    if "pixel_ids" in values:
+        text += (
+            ", and below those nearest in pixels (middle square at 32×32), with the Euclidean "
+            "distance"
+        )
     if "accuracy" in values:
-        words += (
-            f" The 5 nearest others tell an image's class for {values['accuracy']:.1%} of the collection by features, "
+        return (
+            f"{text}. The vote of the {KNN_VOTERS} nearest others gives the right class of "
+            f"{values['accuracy']:.1%} of the dataset by features, "
             f"{values['pixel_accuracy']:.1%} by pixels."
         )
-    else:
-        words += " A name with a question mark is what the network takes the image for."
-    return words
+    return f"{text}. A name with a question mark is the network's prediction."

@@ -1,1 +1,1 @@
-"""Single units: their weights, maps, strongest patches and names."""
+"""Single units: their filters, activation maps, strongest patches and labels."""

@@ -14,25 +14,31 @@ from sightline.images.plotting.maps import (
     make_contact_sheet,
     render_heatmap,
     render_signed_map,
-    resize_picture,
 )
+from sightline.images.transforms import resize_image
 from sightline.methods.units.activations_page import ChannelMaps, render_browse_page
 from sightline.models.model import Model
 from sightline.models.outputs import reshape_to_feature_maps
-from sightline.models.tracing.crops import find_receptive_box
+from sightline.models.tracing.crops import PixelBox, find_receptive_box
 from sightline.registry.method import register_method
 from sightline.registry.parameter import ValueRange
 from sightline.registry.result import Result
+
+SCALE_QUANTILE = 0.998  # of the magnitudes: a single spot doesn't leave the rest dark
+
+MAP_TILE_SIDE = 84  # short side in pixels of a map on its sheet
+SHEET_COLUMNS = 8
+OUTLINE_WIDTH = 2  # pixels around a position of a map, for its outline
 
 
 @register_method(
     chapter="analytical",
     title="Activation maps",
     question="Where in the image does each channel fire?",
-    reading="Each square is one channel, laid out like the image. Early maps look like edge drawings; deeper ones are coarse and sparse, and some "
-    "light up on one part of one object.",
-    caution="A channel that fires on an object in one image need not be its detector: look at what else makes it fire. All squares of a layer share one "
-    "scale, so dark ones are truly weak.",
+    reading="Each square is one channel, laid out like the image. Early maps look like edge "
+    "drawings; deeper ones are coarse and sparse, and some light up on one part of one object.",
+    caution="A channel that fires on an object in one image need not be its detector: look at what "
+    "else makes it fire. All squares of a layer share one scale, so dark ones are truly weak.",
 )
 def activations(
     model: Model,
@@ -42,126 +48,163 @@ def activations(
     k: Annotated[int, ValueRange(1, 256)] = 32,
     unit: Annotated[int | None, ValueRange(0, 1_000_000)] = None,
 ) -> Result:
-    """Shows the k strongest channels of layers at several depths as maps over the image, strongest first.
+    """Shows the k strongest channels of layers at several depths as maps over the image.
 
-    For each layer NAME (dots and colons become _) `values["NAME_maps"]` are all its maps, N×C×h×w and unscaled, `values["NAME_order"]` the
-    channels shown, N×k. With `unit`, `values["row"]`, `["column"]` and `["activation"]` say where it is strongest and how strong, N each,
-    and `values["box"]` N×4 which pixels it sees there: top, left, bottom, right (exclusive). `pages` has the same maps to browse, for each
-    image a page "browse" (of a batch "browse_0" and on): click a channel and a place of it, and the pixels that the place sees are outlined.
+    For each layer NAME (dots and colons become _) `values["NAME_maps"]` are all its maps, N×C×h×w
+    and unscaled, and `values["NAME_order"]` the channels shown, N×k, strongest first.
+
+    With `unit`, `values["row"]`, `["column"]` and `["activation"]` say where it is strongest and
+    how strong, N each, and `values["box"]`, N×4, which pixels it sees there: top, left, bottom,
+    right (exclusive).
+
+    `pages` has the same maps to browse: a page "browse" for one image, "browse_0" and so on for a
+    batch. Click a channel and a position of its map, and the pixels it sees are outlined.
 
     Args:
         layers: Layers to show: names, aliases or landmarks.
         k: How many channels of each layer.
-        unit: Channel of the one layer given in layers, whose strongest place is shown on the image beside its map; None for none.
+        unit: Channel of the one layer given in layers, whose strongest position is shown on the
+            image beside its map; None for none.
     """
     if not layers:
         raise SightlineError("layers is empty; name at least one, such as last_conv")
     if unit is not None and len(layers) != 1:
         raise SightlineError(
-            f"unit is {unit}, of one layer; given were {len(layers)}: {', '.join(layers)}"
+            f"unit= needs exactly one layer; layers= names {len(layers)}: {', '.join(layers)}"
         )
-    found = model.features(image, layers)
+    features = model.features(image, layers)
     panels: dict[str, Tensor] = {}
     captions: dict[str, str] = {}
     values: dict[str, Tensor] = {}
-    browsed: list[dict[str, ChannelMaps]] = [{} for _ in image]
+    maps_by_image: list[dict[str, ChannelMaps]] = [{} for _ in image]
     for layer in layers:
-        maps = reshape_to_feature_maps(found[layer], *image.shape[-2:]).detach().cpu()
-        order = maps.flatten(2).amax(2).argsort(dim=1, descending=True)[:, :k]
-        rows = [render_map_sheet(one[index]) for one, index in zip(maps, order, strict=True)]
         name = layer.replace(".", "_").replace(":", "_")
-        panels[name] = make_contact_sheet(torch.cat(rows), columns=1, gap=8)
-        values |= {f"{name}_maps": maps, f"{name}_order": order}
-        for one, index, shown in zip(maps, order, browsed, strict=True):
-            shown[layer] = ChannelMaps(index, one[index], float(find_activation_limit(one[index])))
-        fired = (maps.flatten(2).amax(2) > 0).float().mean()
+        maps = reshape_to_feature_maps(features[layer], *image.shape[-2:]).detach().cpu()
+        peaks = maps.flatten(2).amax(2)
+        order = peaks.argsort(dim=1, descending=True)[:, :k]
+        sheets: list[Tensor] = []
+        for image_maps, channels, layer_maps in zip(maps, order, maps_by_image, strict=True):
+            shown_maps = image_maps[channels]
+            limit = find_activation_limit(shown_maps)
+            sheets.append(render_map_sheet(shown_maps, limit))
+            layer_maps[layer] = ChannelMaps(channels, shown_maps, float(limit))
+        values[f"{name}_maps"] = maps
+        values[f"{name}_order"] = order
+        panels[name] = make_contact_sheet(torch.cat(sheets), columns=1, gap=8)
         captions[name] = (
-            f"{layer} ({model.layer(layer)}): the {order.shape[1]} strongest of {maps.shape[1]} channels, {maps.shape[2]}×{maps.shape[3]} positions "
-            f"each; {fired:.0%} of all channels fire somewhere. Strongest channel: {int(order[0, 0])}. {describe_activation_colors(maps[0, order[0]])}"
+            f"{layer} ({model.layer(layer)}): the {order.shape[1]} strongest of {maps.shape[1]} "
+            f"channels, {maps.shape[2]}×{maps.shape[3]} positions each; "
+            f"{(peaks > 0).float().mean():.0%} of all channels fire somewhere. "
+            f"Strongest channel: {int(order[0, 0])}. {describe_scale(maps[0, order[0]])}"
         )
         if unit is not None:
-            panels[f"{name}_unit"], captions[f"{name}_unit"], found_at = render_unit_peak(
-                model, image, layer, maps, unit
-            )
-            values |= found_at
-    names = ["browse"] if len(image) == 1 else [f"browse_{i}" for i in range(len(image))]
-    pages = {
-        name: render_browse_page(model, image[i : i + 1], browsed[i])
-        for i, name in enumerate(names)
-    }
-    captions |= dict.fromkeys(
-        pages,
-        "The same maps to browse: choose a channel and click a place of it to see which pixels it sees.",
-    )
+            unit_result = show_unit_peak(model, image, layer, maps, unit)
+            panels[f"{name}_unit"] = unit_result.panels["unit"]
+            captions[f"{name}_unit"] = unit_result.captions["unit"]
+            values |= unit_result.values
+
+    page_names = ["browse"] if len(image) == 1 else [f"browse_{i}" for i in range(len(image))]
+    pages: dict[str, str] = {}
+    for page_name, picture, layer_maps in zip(
+        page_names, image.split(1), maps_by_image, strict=True
+    ):
+        pages[page_name] = render_browse_page(model, picture, layer_maps)
+        captions[page_name] = (
+            "The same maps to browse: choose a channel, then click a position of its map to see "
+            "which pixels it sees."
+        )
     return Result(panels, values, captions, pages=pages)
 
 
-def render_unit_peak(
-    model: Model, image: Tensor, layer: str, maps: Tensor, unit: int
-) -> tuple[Tensor, str, dict[str, Tensor]]:
-    """Per image a row of the image with what the unit sees at its strongest place outlined and the unit's map with that place; caption; values."""
+# ── sheets of maps ──
+
+
+def render_map_sheet(maps: Tensor, limit: Tensor) -> Tensor:
+    """Maps K×h×w of one layer as one sheet, all on the scale that ends at `limit`."""
+    limits = limit.expand(len(maps))
+    if maps.min() < 0:
+        colors = render_signed_map(maps, limits)
+    else:
+        colors = render_heatmap(maps, limits, "gray")
+    return make_contact_sheet(enlarge_pixels(colors, MAP_TILE_SIDE), columns=SHEET_COLUMNS, gap=3)
+
+
+def find_activation_limit(maps: Tensor) -> Tensor:
+    """Where the colour scale of maps ends: the 99.8th percentile of their magnitudes."""
+    return compute_quantile(maps.abs().flatten(), SCALE_QUANTILE)
+
+
+def describe_scale(maps: Tensor) -> str:
+    """The colours of a sheet of maps, in one sentence."""
+    limit = find_activation_limit(maps)
+    if maps.min() < 0:
+        return f"White is zero, red positive, blue negative, full colour at ±{limit:.3g} or more."
+    return f"Black is zero, white is {limit:.3g} or more."
+
+
+# ── one unit ──
+
+
+def show_unit_peak(model: Model, image: Tensor, layer: str, maps: Tensor, unit: int) -> Result:
+    """The panel "unit": a row for each image, with what a unit sees at its strongest position.
+
+    On the left the image with those pixels outlined, on the right the unit's map with the position
+    outlined. `maps` are all maps of the layer, N×C×h×w.
+    """
     if unit >= maps.shape[1]:
         raise SightlineError(f"unit is {unit}; {layer} has units 0 to {maps.shape[1] - 1}")
-    own = maps[:, unit]
-    activation, at = own.flatten(1).max(1)
-    row, column = at // own.shape[2], at % own.shape[2]
-    boxes = [
-        find_receptive_box(model, layer, int(y), int(x), image)
-        for y, x in zip(row, column, strict=True)
-    ]
-    size, count = (image.shape[2], image.shape[3]), (own.shape[1], own.shape[2])
-    colored = resize_picture(
-        render_signed_map(own) if own.min() < 0 else render_heatmap(own, colormap="gray"),
-        *size,
-        "nearest",
-    )
-    rows: list[Tensor] = []
-    for i, box in enumerate(boxes):
-        marked = draw_box_outline(
-            colored[i : i + 1], locate_map_cell(int(row[i]), int(column[i]), count, size)
-        )
-        rows.append(arrange_in_row(draw_box_outline(image[i : i + 1], box), marked))
-    (top, left, bottom, right), top_of_map = boxes[0], float(own[0].abs().max())
+    unit_maps = maps[:, unit]
+    map_rows, map_columns = unit_maps.shape[1:]
+    activation, flat_index = unit_maps.flatten(1).max(1)
+    rows = flat_index // map_columns
+    columns = flat_index % map_columns
+
+    is_signed = bool(unit_maps.min() < 0)
+    height, width = image.shape[-2:]
+    colors = render_signed_map(unit_maps) if is_signed else render_heatmap(unit_maps, None, "gray")
+    enlarged_maps = resize_image(colors, height, width, "nearest")
+    boxes: list[PixelBox] = []
+    pairs: list[Tensor] = []
+    for i, (row, column) in enumerate(zip(rows.tolist(), columns.tolist(), strict=True)):
+        box = find_receptive_box(model, layer, row, column, image)
+        cell = locate_map_cell(row, column, (map_rows, map_columns), (height, width))
+        outlined_image = draw_box_outline(image[i : i + 1], box)
+        outlined_map = draw_box_outline(enlarged_maps[i : i + 1], cell)
+        boxes.append(box)
+        pairs.append(arrange_in_row(outlined_image, outlined_map))
+    panel = make_contact_sheet(torch.cat(pairs), columns=1, gap=8)
+
+    limit = float(unit_maps[0].abs().max())
+    scale = "Black is zero, white that activation."
+    if is_signed:
+        scale = f"White is zero, red positive, blue negative, full colour ±{limit:.3g}."
+    top, left, bottom, right = boxes[0]
     caption = (
-        f"Unit {unit} of {layer} is strongest at row {int(row[0])}, column {int(column[0])} of its {own.shape[1]}×{own.shape[2]} places: activation "
-        f"{float(activation[0]):.3g}. Left, outlined, the {bottom - top}×{right - left} pixels that it sees there; right its map with that place. "
-        f"{f'White is zero, red positive, blue negative, full colour ±{top_of_map:.3g}.' if own.min() < 0 else 'Black is zero, white that activation.'}"
+        f"Unit {unit} of {layer} is strongest at row {int(rows[0])}, column {int(columns[0])} of "
+        f"its {map_rows}×{map_columns} positions: activation {float(activation[0]):.3g}. Left, "
+        f"outlined, the {bottom - top}×{right - left} pixels that it sees there; right, its map "
+        f"with that position outlined. {scale}"
     )
-    values = {"row": row, "column": column, "activation": activation, "box": torch.tensor(boxes)}
-    return make_contact_sheet(torch.cat(rows), columns=1, gap=8), caption, values
+    values = {"row": rows, "column": columns, "activation": activation, "box": torch.tensor(boxes)}
+    return Result({"unit": panel}, values, {"unit": caption})
 
 
 def locate_map_cell(
     row: int, column: int, map_size: tuple[int, int], image_size: tuple[int, int]
-) -> tuple[int, int, int, int]:
-    """Where a place of a map of `count` rows and columns lies when the map is enlarged to `size`, with two pixels around it for a frame."""
-    top, left = (
-        at * side // n - 2 for at, side, n in zip((row, column), image_size, map_size, strict=True)
-    )
-    bottom, right = (
-        -(-(at + 1) * side // n) + 2
-        for at, side, n in zip((row, column), image_size, map_size, strict=True)
-    )
-    return top, left, bottom, right
-
-
-def render_map_sheet(maps: Tensor) -> Tensor:
-    """Maps K×h×w as one sheet on one scale, each at least 84 pixels."""
-    top = find_activation_limit(maps).expand(len(maps))
-    colored = render_signed_map(maps, top) if maps.min() < 0 else render_heatmap(maps, top, "gray")
-    return make_contact_sheet(enlarge_pixels(colored, 84), columns=8, gap=3)
-
-
-def find_activation_limit(maps: Tensor) -> Tensor:
-    """Where the scale ends: the 99.8th percentile, so that a single spot doesn't leave the rest dark."""
-    return compute_quantile(maps.abs().flatten(), 0.998)
-
-
-def describe_activation_colors(maps: Tensor) -> str:
-    """One sentence on the colours."""
-    top = find_activation_limit(maps)
+) -> PixelBox:
+    """The pixels of one position of a map enlarged to the image, and 2 more on each side."""
+    top, bottom = locate_cell_span(row, map_size[0], image_size[0])
+    left, right = locate_cell_span(column, map_size[1], image_size[1])
     return (
-        f"White is zero, red positive, blue negative, full colour at ±{top:.3g} or more."
-        if maps.min() < 0
-        else f"Black is zero, white is {top:.3g} or more."
+        top - OUTLINE_WIDTH,
+        left - OUTLINE_WIDTH,
+        bottom + OUTLINE_WIDTH,
+        right + OUTLINE_WIDTH,
     )
+
+
+def locate_cell_span(index: int, count: int, length: int) -> tuple[int, int]:
+    """First and last (exclusive) pixel of one of `count` cells that share `length` pixels."""
+    start = index * length // count
+    end = -(-(index + 1) * length // count)  # rounded up
+    return start, end

@@ -1,4 +1,4 @@
-"""The page on which activation maps are browsed: layers, their channels by strength, and what each place of a map sees."""
+"""The page to browse activation maps: layers, their channels, and what each position sees."""
 
 import base64
 from collections.abc import Mapping
@@ -11,11 +11,14 @@ from sightline.images.plotting.html import make_data_uri, render_template
 from sightline.models.model import Model
 from sightline.models.tracing.crops import find_receptive_box
 
-MAP_LEVELS = 255
+MAP_LEVELS = 255  # steps between the least and the largest value of a map on the page
 
 
 class ChannelMaps(NamedTuple):
-    """Channels of a layer, in the order they are shown: their numbers K, their maps K×h×w, and where the scale of the colours ends."""
+    """Channels of a layer in the order they are shown.
+
+    Their numbers K, their maps K×h×w, and the value at which the colour scale ends.
+    """
 
     units: Tensor
     maps: Tensor
@@ -25,9 +28,10 @@ class ChannelMaps(NamedTuple):
 def render_browse_page(
     model: Model, image: Tensor, channels_by_layer: Mapping[str, ChannelMaps]
 ) -> str:
-    """The page of one image 1×3×H×W. `shown` has the channels of each layer.
+    """The page of one image 1×3×H×W, with the channels of each layer by its name.
 
-    A map travels in 255 steps between its own least and largest value, so the page's numbers are that exact.
+    A map is stored in 255 steps between its least and largest value, so the numbers on the page are
+    that exact.
     """
     layers = [
         encode_layer_maps(model, image, name, channels)
@@ -47,32 +51,37 @@ def render_browse_page(
 def encode_layer_maps(
     model: Model, image: Tensor, layer: str, channel_maps: ChannelMaps
 ) -> dict[str, Any]:
-    """What the page has to know of one layer: the pixels that its rows and columns see (start, end), and its channels."""
+    """The data of one layer for the page, as JSON holds it.
+
+    `rows` and `columns` are the pixels (start, end) that each row and column of its maps sees.
+    """
     maps = channel_maps.maps.float().nan_to_num(0, 0, 0)
-    flat = maps.flatten(1)
-    low, high, peak = flat.amin(1), flat.amax(1), flat.argmax(1)
-    steps = (
-        ((flat - low[:, None]) / (high - low).clamp_min(1e-30)[:, None] * MAP_LEVELS)
-        .round()
-        .to(torch.uint8)
-    )
-    columns = maps.shape[2]
-    channels = [
-        {"unit": unit, "low": a, "high": b, "row": at // columns, "column": at % columns}
-        for unit, a, b, at in zip(
-            channel_maps.units.tolist(), low.tolist(), high.tolist(), peak.tolist(), strict=True
-        )
+    row_count, column_count = maps.shape[1:]
+    flat_maps = maps.flatten(1)
+    low = flat_maps.amin(1)
+    high = flat_maps.amax(1)
+    value_range = (high - low).clamp_min(1e-30)
+    shares = (flat_maps - low[:, None]) / value_range[:, None]
+    steps = (shares * MAP_LEVELS).round().to(torch.uint8)
+
+    channels: list[dict[str, float]] = []
+    peaks = flat_maps.argmax(1).tolist()
+    for unit, least, largest, peak in zip(
+        channel_maps.units.tolist(), low.tolist(), high.tolist(), peaks, strict=True
+    ):
+        row, column = divmod(peak, column_count)
+        channels.append({"unit": unit, "low": least, "high": largest, "row": row, "column": column})
+
+    row_boxes = [find_receptive_box(model, layer, row, 0, image) for row in range(row_count)]
+    column_boxes = [
+        find_receptive_box(model, layer, 0, column, image) for column in range(column_count)
     ]
     return {
         "name": layer,
         "signed": bool(low.min() < 0),
-        "top": channel_maps.scale_limit or 1.0,
-        "rows": [
-            find_receptive_box(model, layer, row, 0, image)[0::2] for row in range(maps.shape[1])
-        ],
-        "columns": [
-            find_receptive_box(model, layer, 0, column, image)[1::2] for column in range(columns)
-        ],
+        "limit": channel_maps.scale_limit or 1.0,
+        "rows": [(top, bottom) for top, _, bottom, _ in row_boxes],
+        "columns": [(left, right) for _, left, _, right in column_boxes],
         "channels": channels,
         "bytes": base64.b64encode(steps.numpy().tobytes()).decode(),
     }

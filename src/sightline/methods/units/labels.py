@@ -1,20 +1,25 @@
-"""What each unit of a layer fires for: class selectivity (Morcos 2018, equation 1), the class of its strongest images, and where masks of
-concepts are given, the concept inside of which it fires (Network Dissection, Bau 2017)."""
+"""What each unit of a layer fires for.
 
+Its class selectivity (Morcos 2018, equation 1), the class of its strongest images, and with masks
+of concepts, the concept that it fires inside of (Network Dissection, Bau 2017).
+"""
+
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor
 
 from sightline.data.scan.access import resolve_network, resolve_scan
-from sightline.data.store.reader import Scan
+from sightline.data.store.reader import Scan, TopImages
 from sightline.errors import SightlineError
 from sightline.images.plotting.captioned_rows import FigureRow, compose_figure_rows
-from sightline.images.plotting.maps import draw_bar_chart, draw_histogram
+from sightline.images.plotting.charts import draw_bar_chart, draw_histogram
 from sightline.methods.units.dissection import (
     MIN_DETECTOR_IOU,
     ConceptMasks,
+    Dissection,
     dissect_layer,
     render_concept_units,
 )
@@ -25,15 +30,19 @@ from sightline.registry.method import register_method
 from sightline.registry.parameter import ValueRange
 from sightline.registry.result import Result
 
+MAX_LISTED_CONCEPTS = 12  # bars of the chart of detectors
+
 
 @register_method(
     chapter="analytical",
     title="Labels of units",
     question="Which class does each unit fire for, and does it fire for that class alone?",
-    reading="Each row is a unit, the most selective first, with the parts of images that drive it most. Selectivity 0 means that all classes drive it alike, "
-    "1 that only one does. See whether the patches show the class itself or what usually stands around it.",
-    caution="A selective unit need not matter: networks often do as well without it (Morcos 2018). With few images of a class its mean is uncertain, and the "
-    "largest of many uncertain means makes every unit look selective. A label says when a unit fires, not what it looks at.",
+    reading="Each row is a unit, the most selective first, with the image patches that drive it "
+    "most. Selectivity 0 means that all classes drive it alike, 1 that only one does. See whether "
+    "the patches show the class itself or what usually stands around it.",
+    caution="A selective unit need not matter: networks often do as well without it (Morcos 2018). "
+    "With few images of a class its mean is uncertain, and the largest of many uncertain means "
+    "makes every unit look selective. A label says when a unit fires, not what it looks at.",
 )
 def labels(
     model: Model | Scan,
@@ -45,150 +54,216 @@ def labels(
     units: Annotated[int, ValueRange(1, 100)] = 6,
     masks: str | Path | None = None,
 ) -> Result:
-    """Names every unit of a layer after the class that drives it most, and says how much that class stands out.
+    """Names every unit of a layer after the class that drives it most.
 
-    Where the collection has classes `values["selectivity"]` is (best − rest) / (best + rest) for each unit, of its mean response to
-    the class `["preferred"]` and the mean over all other classes. `["top_class"]` is the class that most of its strongest images (25, as many as
-    the scan keeps) have, `["share"]` how many of them, `["chance"]` that class's share of the whole collection. Classes are
-    indices into `["names"]`. Without known classes the network's own predictions stand in, and there is no selectivity.
-    With masks `["iou"]` is units×concepts, of the places where a unit is above its `["threshold"]` (0.5 % of all) and the concept's
-    masks: intersection over union; `["detectors"]` counts for each of the `["concepts"]` the units whose best it is, beyond 0.04.
+    Where the dataset has classes, `values["selectivity"]` is (best − rest) / (best + rest) for each
+    unit: best is its mean response to the class `["preferred"]`, rest the mean over all other
+    classes.
+
+    `values["top_class"]` is the most frequent class among a unit's strongest images (25, as many as
+    the scan keeps), `["share"]` how frequent it is among them, and `["chance"]` in the whole
+    dataset. Classes are indices into `["names"]`. Without known classes the network's own
+    predictions stand in, and there is no selectivity.
+
+    With masks, `values["iou"]`, units×concepts, is the intersection over union of the positions
+    where a unit is above its `["threshold"]` (0.5 % of all) and the masks of the concept.
+    `["detectors"]` counts for each of the `["concepts"]` the units whose best concept it is, with
+    an IoU above 0.04. `["unused"]` lists the masks that could not be used.
 
     Args:
-        folder: Collection to look at: a folder of images, each class in a folder of its own; None for tiles of the sample photographs.
-        store: File that keeps the pass over the collection; alone, it is read as it is. None for one in the user's cache.
+        folder: Dataset to look at: a folder of images, each class in a folder of its own; None for
+            tiles of the sample photographs.
+        store: File that keeps the pass over the dataset; alone, it is read as it is. None for one
+            in the user's cache.
         layer: A layer of the scan; None for its last one.
         k: How many patches of a unit are shown.
         units: How many units are shown, the most selective first.
-        masks: Folder of masks, CONCEPT/NAME.png for the image of that name, the concept where it is not black; None for none.
+        masks: Folder of masks, CONCEPT/NAME.png for the image of that name, the concept where it is
+            not black; None for none.
     """
-    found = resolve_scan(model, folder, store, layer=layer)
-    name = found.layer(layer) if layer is not None else found.layers[-1]
-    top = found.top(name)
-    classes = found.classes if found.classes is not None else found.top5[0][:, 0]
-    names = found.class_names if found.classes is not None else found.model_labels
-    most, share = find_commonest_class(
-        torch.where(top.ids >= 0, classes[top.ids.clamp_min(0)], -1), len(names)
-    )
-    chance = (classes == most[:, None]).float().mean(1)
-    values: dict[str, Tensor | list[str]] = {
-        "top_class": most,
-        "share": share,
-        "chance": chance,
-        "names": list(names),
-    }
-    order = share - chance
-    if found.classes is not None:
-        order, values["preferred"] = compute_class_selectivity(found.class_means(name))
-        values["selectivity"] = order
-    shown = order.argsort(descending=True, stable=True)[:units]
-    net = resolve_network(model, found)
+    scan = resolve_scan(model, folder, store, layer=layer)
+    layer_name = scan.layers[-1] if layer is None else scan.layer(layer)
+    network = resolve_network(model, scan)
+    top_images = scan.top(layer_name)
+    unit_labels = label_units(scan, layer_name, top_images)
+    score_name, scores = unit_labels.scores
+
+    shown_units = scores.argsort(descending=True, stable=True)[:units]
     rows: list[FigureRow] = []
-    for unit in shown.tolist():
-        cases = UnitExamples.from_scan(
-            net, found, name, select_unit_top_images(top, unit, slice(k))
-        )
-        rows.append(
-            FigureRow(
-                format_label_title(values, unit),
-                [resize_for_sheet(part) for part in cases.patches],
-                cases.describe_examples(found),
-            )
-        )
-    measure = (
-        "class selectivity"
-        if "selectivity" in values
-        else "share of the commonest prediction among its strongest images, less chance"
-    )
+    for unit in shown_units.tolist():
+        strongest = select_unit_top_images(top_images, unit, slice(k))
+        examples = UnitExamples.from_scan(network, scan, layer_name, strongest)
+        patches = [resize_for_sheet(patch) for patch in examples.patches]
+        title = unit_labels.describe_unit(unit)
+        rows.append(FigureRow(title, patches, examples.describe_examples(scan)))
     histogram = draw_histogram(
-        order.tolist(), order[shown].tolist(), f"{measure} of the units of {name}"
+        scores.tolist(), scores[shown_units].tolist(), f"{score_name} of the units of {layer_name}"
     )
-    found_in = (
-        label_units_by_concept(net, found, name, Path(masks), grid_shape=(units, k))
-        if masks is not None
-        else Result({}, {}, {})
-    )
-    return Result(
-        {"labels": compose_figure_rows(rows), "selectivity": histogram, **found_in.panels},
-        {**values, **found_in.values},
-        {
-            **found_in.captions,
-            "labels": f"The {len(rows)} of {len(order)} units of {name} with the highest {measure}, over {found.images:,} images; of each the strongest "
-            "patches with activation and class, gray beyond the image.",
-            "selectivity": f"The {measure} of all units of {name}: median {float(order.median()):.2f}; marked are the units that are shown.",
-        },
-    )
-
-
-def label_units_by_concept(
-    model: Model, scan: Scan, layer: str, folder: Path, *, grid_shape: tuple[int, int]
-) -> Result:
-    """The concepts of a folder of masks inside of which units fire."""
-    masks = ConceptMasks.from_folder(scan, folder)
-    result = dissect_layer(model, scan, layer, masks)
-    picture, shown = render_concept_units(
-        model, scan, layer, masks, result, unit_count=grid_shape[0], images_per_unit=grid_shape[1]
-    )
-    counts, total = result.count_detectors(), len(result.iou)
-    most = sorted(counts, key=lambda concept: -counts[concept])[:12]
-    chart = draw_bar_chart(
-        [f"{concept}: {counts[concept]} units" for concept in most],
-        [counts[concept] / total for concept in most],
-    )
-    values = {
-        "iou": result.iou,
-        "threshold": result.thresholds,
-        "concepts": result.concepts,
-        "detectors": counts,
-        "unused": result.unused_masks,
+    panels = {"labels": compose_figure_rows(rows), "selectivity": histogram}
+    values = unit_labels.collect_values()
+    captions = {
+        "labels": f"The {len(rows)} of {len(scores)} units of {layer_name} with the highest "
+        f"{score_name}, over {scan.images:,} images; for each the strongest patches with "
+        "activation and class, gray beyond the image.",
+        "selectivity": f"The {score_name} of all units of {layer_name}: median "
+        f"{float(scores.median()):.2f}. Ticks mark the units that are shown.",
     }
-    lost = (
-        f" {len(result.unused_masks)} masks could not be used, the first: {result.unused_masks[0]}."
-        if result.unused_masks
-        else ""
-    )
-    where = f"{result.image_count:,} images with masks of {len(counts)} concepts"
-    return Result(
-        {"concepts": picture, "detectors": chart},
-        values,
-        {
-            "concepts": f"The {len(shown)} of {total} units of {layer} that fire the most inside of a concept, on {where}: the images that drive each most, bright "
-            f"where it is above the value that 0.5 % of its places exceed, the concept's masks outlined. IoU is intersection over union over all of them.{lost}",
-            "detectors": f"Units of {layer} with an IoU beyond {MIN_DETECTOR_IOU} for their best concept: {sum(counts.values())} of {total}, by concept.",
-        },
-    )
+    if masks is not None:
+        concept_masks = ConceptMasks.from_folder(scan, Path(masks))
+        concept_result = label_units_by_concept(
+            network, scan, layer_name, concept_masks, unit_count=units, images_per_unit=k
+        )
+        panels |= concept_result.panels
+        values |= concept_result.values
+        captions |= concept_result.captions
+    return Result(panels, values, captions)
+
+
+# ── by class ──
+
+
+@dataclass(frozen=True)
+class UnitLabels:
+    """What classes say of each unit. Classes are indices into `names`.
+
+    `top_class` is the most frequent class among the strongest images, `share` its share of them and
+    `chance` its share of the dataset. `selectivity` and `preferred` are None without known classes.
+    """
+
+    names: list[str]
+    top_class: Tensor
+    share: Tensor
+    chance: Tensor
+    selectivity: Tensor | None
+    preferred: Tensor | None
+
+    @property
+    def scores(self) -> tuple[str, Tensor]:
+        """What units are ranked by: its name and its values."""
+        if self.selectivity is not None:
+            return "class selectivity", self.selectivity
+        name = "share of the commonest prediction among its strongest images, less chance"
+        return name, self.share - self.chance
+
+    def describe_unit(self, unit: int) -> str:
+        """The label of a unit, in one line."""
+        text = (
+            f"{self.share[unit]:.0%} of its strongest images are "
+            f"{self.names[int(self.top_class[unit])]} ({self.chance[unit]:.0%} by chance)"
+        )
+        if self.selectivity is None or self.preferred is None:
+            return f"unit {unit}: {text}"
+        preferred = self.names[int(self.preferred[unit])]
+        return f"unit {unit}: {preferred}, selectivity {self.selectivity[unit]:.2f}; {text}"
+
+    def collect_values(self) -> dict[str, Any]:
+        """The fields that are known, by name."""
+        return {name: value for name, value in vars(self).items() if value is not None}
+
+
+def label_units(scan: Scan, layer: str, top_images: TopImages) -> UnitLabels:
+    """Labels by class; by the network's predictions if the dataset has no known classes."""
+    if scan.classes is None:
+        predictions, _ = scan.top5
+        classes = predictions[:, 0]
+        names = scan.model_labels
+    else:
+        classes = scan.classes
+        names = scan.class_names
+    is_image = top_images.ids >= 0
+    top_classes = torch.where(is_image, classes[top_images.ids.clamp_min(0)], -1)
+    top_class, share = find_commonest_class(top_classes, len(names))
+    chance = (classes == top_class[:, None]).float().mean(1)
+    if scan.classes is None:
+        return UnitLabels(list(names), top_class, share, chance, None, None)
+    selectivity, preferred = compute_class_selectivity(scan.class_means(layer))
+    return UnitLabels(list(names), top_class, share, chance, selectivity, preferred)
 
 
 def compute_class_selectivity(class_means: Tensor) -> tuple[Tensor, Tensor]:
-    """Of mean responses, classes×units with NaN for a class without images: each unit's selectivity in [0, 1] and its best class."""
-    # The paper averages maps after their ReLU. A scan's response is a map's maximum, perhaps before the ReLU: below zero it counts as none.
-    known = ~class_means.isnan()
-    if int(known[:, 0].sum()) < 2:
+    """Each unit's selectivity, in [0, 1], and its preferred class.
+
+    `class_means` are mean responses, classes×units, NaN for a class without images. Raises
+    SightlineError if fewer than two classes have images.
+    """
+    has_images = ~class_means.isnan()
+    if int(has_images[:, 0].sum()) < 2:
         raise SightlineError(
-            "selectivity compares classes, and the images have only one; put each class into a folder of its own"
+            "selectivity compares classes, and the images have only one; "
+            "put each class into a folder of its own"
         )
-    class_means = class_means.clamp_min(0).nan_to_num(0)
-    best, preferred = class_means.where(known, -1).max(0)
-    rest = (class_means.sum(0) - best) / (known.sum(0) - 1)
-    return ((best - rest) / (best + rest).clamp_min(1e-30)).clamp(0, 1), preferred
+    # Departure from the paper, which averages maps after their ReLU: a scan's response is the
+    # maximum of a map, perhaps before the ReLU, so a negative mean counts as 0.
+    means = class_means.clamp_min(0).nan_to_num(0)
+    best, preferred = means.where(has_images, -1).max(0)
+    rest_mean = (means.sum(0) - best) / (has_images.sum(0) - 1)
+    selectivity = (best - rest_mean) / (best + rest_mean).clamp_min(1e-30)
+    return selectivity.clamp(0, 1), preferred
 
 
 def find_commonest_class(classes: Tensor, class_count: int) -> tuple[Tensor, Tensor]:
-    """Of K×units classes the one that each unit has most often, and how much of its K that is; −1 is no class."""
-    votes = torch.zeros(class_count + 1, classes.shape[1]).scatter_add_(
-        0, classes + 1, torch.ones(classes.shape)
-    )[1:]
-    most, which = votes.max(0)
-    return which, most / len(classes)
+    """The most frequent class of each unit's K images, and its share of the K.
+
+    `classes` is K×units; −1 is no class.
+    """
+    ones = torch.ones(classes.shape)
+    votes = torch.zeros(class_count + 1, classes.shape[1]).scatter_add_(0, classes + 1, ones)
+    vote_counts, commonest = votes[1:].max(0)
+    return commonest, vote_counts / len(classes)
 
 
-def format_label_title(values: dict[str, Tensor | list[str]], unit: int) -> str:
-    """What is found of a unit, on a line."""
-    label = {key: float(value[unit]) for key, value in values.items() if isinstance(value, Tensor)}
-    names, words = values["names"], f"unit {unit}: "
-    if "selectivity" in label:
-        words += f"{names[int(label['preferred'])]}, selectivity {label['selectivity']:.2f}; "
-    return (
-        words
-        + f"{label['share']:.0%} of its strongest images are {names[int(label['top_class'])]} ({label['chance']:.0%} by chance)"
+# ── by concept ──
+
+
+def label_units_by_concept(
+    model: Model,
+    scan: Scan,
+    layer: str,
+    masks: ConceptMasks,
+    *,
+    unit_count: int,
+    images_per_unit: int,
+) -> Result:
+    """The concepts inside of which units fire: panels "concepts" and "detectors"."""
+    dissection = dissect_layer(model, scan, layer, masks)
+    figure, shown_units = render_concept_units(
+        model,
+        scan,
+        layer,
+        masks,
+        dissection,
+        unit_count=unit_count,
+        images_per_unit=images_per_unit,
     )
+    counts = dissection.count_detectors()
+    total = len(dissection.iou)
+    commonest = sorted(counts, key=lambda concept: -counts[concept])[:MAX_LISTED_CONCEPTS]
+    chart = draw_bar_chart(
+        [f"{concept}: {counts[concept]} units" for concept in commonest],
+        [counts[concept] / total for concept in commonest],
+    )
+    values = {
+        "iou": dissection.iou,
+        "threshold": dissection.thresholds,
+        "concepts": dissection.concepts,
+        "detectors": counts,
+        "unused": dissection.unused_masks,
+    }
+    captions = {
+        "concepts": f"The {len(shown_units)} of {total} units of {layer} with the highest IoU, on "
+        f"{dissection.image_count:,} images with masks of {len(counts)} concepts: the images that "
+        "drive each most, bright where it is above the value that 0.5 % of its responses exceed, "
+        "the concept's masks outlined. IoU is intersection over union, over all images with masks."
+        f"{describe_unused_masks(dissection)}",
+        "detectors": f"Units of {layer} with an IoU above {MIN_DETECTOR_IOU} for their best "
+        f"concept: {sum(counts.values())} of {total}, by concept.",
+    }
+    return Result({"concepts": figure, "detectors": chart}, values, captions)
+
+
+def describe_unused_masks(dissection: Dissection) -> str:
+    """A sentence on the masks that could not be used; empty if there are none."""
+    unused = dissection.unused_masks
+    if not unused:
+        return ""
+    return f" {len(unused)} masks could not be used, the first: {unused[0]}."

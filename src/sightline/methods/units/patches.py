@@ -1,7 +1,11 @@
-"""Maximally activating patches: the parts of a collection's images that drive one unit, or every unit of a layer, the most
-(Girshick 2014; Springenberg 2015, figure 3), and what lies in the middle (Olah 2017, on the spectrum of examples)."""
+"""Maximally activating patches of a dataset, for one unit or every unit of a layer.
+
+The parts of images that drive a unit the most (Girshick 2014; Springenberg 2015, figure 3), and
+cases from across its range (the spectrum of examples, Olah 2017).
+"""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -13,8 +17,8 @@ from sightline.data.scan.access import name_image_classes, resolve_network, reso
 from sightline.data.store.reader import Scan, TopImages
 from sightline.errors import SightlineError, make_out_of_range_error
 from sightline.images.plotting.captioned_rows import FigureRow, compose_figure_rows
+from sightline.images.plotting.charts import draw_histogram
 from sightline.images.plotting.maps import (
-    draw_histogram,
     find_gradient_limit,
     make_contact_sheet,
     render_around_gray,
@@ -32,17 +36,25 @@ from sightline.registry.method import register_method
 from sightline.registry.parameter import ValueRange
 from sightline.registry.result import Result
 
-PATCH_TILE_SIDE, PATCH_TILE_COLUMNS = 96, 12  # pixels of a tile, and tiles in a row of a sheet
+# Shares of the sorted sample from which, and up to which, cases from across the range are taken.
+RANGE_START = 0.1
+RANGE_END = 0.9
+
+PATCH_TILE_SIDE = 96  # pixels of a tile of a sheet
+PATCH_TILE_COLUMNS = 12  # tiles in a row of a sheet
+MIN_PATCH_TILE_SIDE = 32  # pixels of one patch in a tile that holds several
 
 
 @register_method(
     chapter="analytical",
     title="Maximally activating patches",
-    question="What makes this unit fire the most, over a whole collection?",
-    reading="The strongest patches, at most one of each image, and under each the pixels that push the unit up there. What they share is what the unit "
-    "stands for; the row from the middle of the distribution shows what it does on ordinary images, which the strongest ones hide.",
-    caution="The extremes of a unit can look pure while most of its activity is something else: look at the middle row and at where it lies in the "
-    "distribution. A small collection may not hold what the unit is made for.",
+    question="What makes this unit fire the most, over a whole dataset?",
+    reading="The strongest patches, at most one of each image, and under each the pixels that push "
+    "the unit up there. What they share is what the unit stands for; the row from across the range "
+    "shows what it does on ordinary images, which the strongest ones hide.",
+    caution="The extremes of a unit can look pure while most of its activity is something else: "
+    "look at the last row and at where it lies in the distribution. A small dataset may not hold "
+    "what the unit is made for.",
     tour_runs=({"unit": 7}, {"k": 4, "units": 48}),
 )
 def patches(
@@ -56,130 +68,77 @@ def patches(
     rule: Literal["gradient", "deconvnet", "guided"] = "guided",
     units: Annotated[int, ValueRange(1, 4096)] = 64,
 ) -> Result:
-    """Shows the patches that make a unit fire the most, its middle cases and the distribution; or the whole layer as one sheet.
+    """Shows the patches that make a unit fire the most, or those of a whole layer as one sheet.
 
-    Of a unit `values["activation"]`, `["ids"]`, `["row"]`, `["column"]` and `["box"]` (k×4: top, left, bottom, right of what the
-    neuron sees of the image, exclusive, of one size and perhaps beyond it) are those of its k strongest images; `["middle_..."]` the same
-    of the middle ones; `["gradient"]` is k×3×H×W, its map; `["quantiles"]` the distribution's 0, 10, …, 100 %.
-    Without a unit the first axis is the layer's units.
+    For a unit, `values["activation"]`, `["ids"]`, `["row"]`, `["column"]` and `["box"]` are those
+    of its k strongest images, strongest first. A box is top, left, bottom, right (exclusive) of
+    what the neuron sees of the image; all have one size, and may reach beyond the image.
+    `["middle_activation"]` and so on are the same for k images from across the unit's range.
+    `["gradient"]`, k×3×H×W, is the gradient at the strongest images by `rule`, and `["quantiles"]`
+    are the 0, 10, …, 100 % quantiles of the unit's responses.
+
+    Without a unit, `values` has the same of the strongest images, with the layer's units as the
+    first axis; no middle cases, gradients or quantiles.
 
     Args:
-        folder: Collection to search: a folder of images; None for tiles of the sample photographs.
-        store: File that keeps the pass over the collection; alone, it is read as it is. None for one in the user's cache.
-        layer: A layer of the scan; None for the middle one of those that have places.
+        folder: Dataset to search: a folder of images; None for tiles of the sample photographs.
+        store: File that keeps the pass over the dataset; alone, it is read as it is. None for one
+            in the user's cache.
+        layer: A layer of the scan; None for the middle one of those with maps.
         unit: Channel to look at; None for a sheet of all.
-        k: How many patches; for a sheet 1, 4, 9, … of each unit are shown, as many as fit into a square.
-        rule: Backward rule of the maps: "gradient" g·1[x>0], "deconvnet" g·1[g>0], "guided" both.
+        k: How many patches; on a sheet 1, 4, 9, … of each unit are shown, as many as fit into a
+            square.
+        rule: Backward rule of the gradients: "gradient" g·1[x>0], "deconvnet" g·1[g>0], "guided"
+            both.
         units: How many units a sheet shows at most, from the first.
     """
-    found = resolve_scan(model, folder, store, layer=layer)
-    name = found.layer(layer) if layer is not None else find_middle_layer(found)
-    top = found.top(name)
+    scan = resolve_scan(model, folder, store, layer=layer)
+    layer_name = find_middle_layer(scan) if layer is None else scan.layer(layer)
+    image_count, unit_count = scan.top(layer_name).values.shape
     if unit is None:
-        return show_layer_patches(model, found, name, min(k, len(top.values)), units)
-    if unit >= top.values.shape[1]:
-        raise SightlineError(f"unit is {unit}; {name} has units 0 to {top.values.shape[1] - 1}")
-    if k > len(top.values):
-        raise make_out_of_range_error(
-            "k", k, 1, f"{len(top.values)}, the number of images that the scan keeps of each unit"
-        )
-    return show_unit_patches(model, found, name, unit=unit, k=k, rule=rule)
+        return show_layer_patches(model, scan, layer_name, min(k, image_count), units)
+    if unit >= unit_count:
+        raise SightlineError(f"unit is {unit}; {layer_name} has units 0 to {unit_count - 1}")
+    if k > image_count:
+        limit = f"{image_count}, the number of images that the scan keeps of each unit"
+        raise make_out_of_range_error("k", k, 1, limit)
+    return show_unit_patches(model, scan, layer_name, unit=unit, k=k, rule=rule)
 
 
 def find_middle_layer(scan: Scan) -> str:
-    """The middle one of the layers whose units have places, else of all."""
-    spatial = [
-        layer for layer in scan.layers if scan.top(layer).positions is not None
-    ] or scan.layers
-    return spatial[len(spatial) // 2]
+    """The middle one of the layers with maps; of all layers if none has maps."""
+    layers = [layer for layer in scan.layers if scan.top(layer).positions is not None]
+    layers = layers or scan.layers
+    return layers[len(layers) // 2]
 
 
-# ── one unit ──
-
-
-def show_unit_patches(
-    model: Model | Scan, scan: Scan, layer: str, *, unit: int, k: int, rule: BackwardRule
-) -> Result:
-    """The strongest patches of a unit with their maps, cases from across its range, and the distribution."""
-    net, top, sample = resolve_network(model, scan), scan.top(layer), scan.sample(layer)
-    strong = UnitExamples.from_scan(net, scan, layer, select_unit_top_images(top, unit, slice(k)))
-    order = (
-        torch.linspace(0.1, 0.9, min(k, len(sample.values)))
-        .mul(len(sample.values) - 1)
-        .round()
-        .long()
-    )
-    usual = UnitExamples.from_scan(
-        net, scan, layer, select_unit_top_images(TopImages(*sample[:3]), unit, order)
-    )
-    sent = backpropagate_given_neurons(
-        net,
-        strong.images,
-        layer,
-        rule,
-        (torch.full_like(strong.ids, unit), strong.row, strong.column),
-    )
-    limit = find_gradient_limit(sent.gradient)
-    maps = [
-        crop_padded_window(m[None], box)
-        for m, box in zip(render_around_gray(sent.gradient, limit), strong.boxes, strict=True)
-    ]
-    rows = [
-        FigureRow(
-            f"the strongest of unit {unit} of {layer}",
-            [resize_for_sheet(part) for part in strong.patches],
-            strong.describe_examples(scan),
-        ),
-        FigureRow(f"their {rule} maps", [resize_for_sheet(part) for part in maps], [""] * k),
-        FigureRow(
-            "from across its range: the strongest tenth to the weakest tenth",
-            [resize_for_sheet(part) for part in usual.patches],
-            usual.describe_examples(scan),
-        ),
-    ]
-    values = {
-        **strong.collect_values(),
-        **{f"middle_{key}": value for key, value in usual.collect_values().items()},
-        "gradient": sent.gradient,
-    }
-    values["quantiles"] = sample.quantiles[:, unit]
-    top_, left, bottom, right = strong.boxes[0]
-    seen = (
-        f"{bottom - top_}×{right - left} pixels that it sees, gray beyond the image,"
-        if top.positions is not None
-        else "whole images"
-    )
-    caption = (
-        f"The {seen} where unit {unit} of {layer} is strongest among {scan.images:,} images, with its activation and the image's "
-        f"class; below, what pushes it up there (gray is zero, full colour ±{limit:.3g}, the 99.5th percentile); last, evenly spread over its range."
-    )
-    counts = f"Peak activation of unit {unit} in a uniform sample of {len(sample.values):,} images; marked are the strongest {k} of all {scan.images:,}."
-    histogram = draw_histogram(
-        sample.values[:, unit].tolist(),
-        strong.activation.tolist(),
-        f"peak activation of unit {unit}",
-    )
-    return Result(
-        {"patches": compose_figure_rows(rows, PATCH_TILE_SIDE), "distribution": histogram},
-        values,
-        {"patches": caption, "distribution": counts},
-    )
+# ── images of one unit ──
 
 
 def select_unit_top_images(
     top_images: TopImages, unit: int, selection: slice | Tensor
 ) -> TopImages:
     """Some of the images of one unit: values and ids k, positions k×2."""
+    positions = top_images.positions
     return TopImages(
         top_images.values[selection, unit],
         top_images.ids[selection, unit],
-        None if top_images.positions is None else top_images.positions[selection, unit],
+        None if positions is None else positions[selection, unit],
     )
+
+
+def pick_range_indices(count: int, k: int) -> Tensor:
+    """At most k evenly spaced indices into a sorted sample, from its first tenth to its last."""
+    shares = torch.linspace(RANGE_START, RANGE_END, min(k, count))
+    return shares.mul(count - 1).round().long()
 
 
 @dataclass(frozen=True)
 class UnitExamples:
-    """Images in which a unit was measured: how strong, which, where, and what it sees there."""
+    """Images with a unit's response to each, and what the unit sees at its strongest position.
+
+    `activation`, `ids`, `row` and `column` have one entry for each of the images, k×3×H×W.
+    """
 
     activation: Tensor
     ids: Tensor
@@ -192,38 +151,33 @@ class UnitExamples:
     def from_scan(
         cls, model: Model, scan: Scan, layer: str, top_images: TopImages
     ) -> "UnitExamples":
-        """The images from the collection, and the boxes from the network's geometry."""
-        pictures = torch.cat([scan.image(id) for id in top_images.ids.tolist()])
-        places = (
-            torch.zeros(len(pictures), 2, dtype=torch.long)
-            if top_images.positions is None
-            else top_images.positions
-        )
+        """The images from the dataset, and the boxes from the network's receptive fields."""
+        images = torch.cat([scan.image(image_id) for image_id in top_images.ids.tolist()])
+        positions = top_images.positions
+        if positions is None:
+            positions = torch.zeros(len(images), 2, dtype=torch.long)
         boxes = [
-            find_receptive_window(model, layer, row, column, pictures)
-            for row, column in places.tolist()
+            find_receptive_window(model, layer, row, column, images)
+            for row, column in positions.tolist()
         ]
-        return cls(top_images.values, top_images.ids, places[:, 0], places[:, 1], pictures, boxes)
+        row, column = positions.unbind(1)
+        return cls(top_images.values, top_images.ids, row, column, images, boxes)
 
     @property
     def patches(self) -> list[Tensor]:
-        """What the unit sees of each image."""
-        return [
-            crop_padded_window(picture[None], box)
-            for picture, box in zip(self.images, self.boxes, strict=True)
-        ]
+        """What the unit sees of each image, 1×3×h×w."""
+        return crop_windows(self.images, self.boxes)
 
     def describe_examples(self, scan: Scan) -> list[str]:
-        """Activation and class."""
+        """Activation and class of each image."""
+        class_names = name_image_classes(scan, self.ids.tolist())
         return [
-            f"{value:.3g}\n{name}"
-            for value, name in zip(
-                self.activation.tolist(), name_image_classes(scan, self.ids.tolist()), strict=True
-            )
+            f"{activation:.3g}\n{class_name}"
+            for activation, class_name in zip(self.activation.tolist(), class_names, strict=True)
         ]
 
     def collect_values(self) -> dict[str, Tensor]:
-        """The numbers."""
+        """The numbers by the names under which a result has them."""
         return {
             "activation": self.activation,
             "ids": self.ids,
@@ -233,57 +187,129 @@ class UnitExamples:
         }
 
 
-# ── a layer ──
+def crop_windows(images: Tensor, boxes: Sequence[PixelBox]) -> list[Tensor]:
+    """The part of each image in its window, gray where the window reaches beyond the image."""
+    return [
+        crop_padded_window(image, box) for image, box in zip(images.split(1), boxes, strict=True)
+    ]
+
+
+# ── figures ──
+
+
+def show_unit_patches(
+    model: Model | Scan, scan: Scan, layer: str, *, unit: int, k: int, rule: BackwardRule
+) -> Result:
+    """The strongest patches of a unit with their gradients, cases from across its range, and the
+    distribution of its responses."""
+    network = resolve_network(model, scan)
+    sample = scan.sample(layer)
+    sample_images = TopImages(sample.values, sample.ids, sample.positions)
+    strongest_images = select_unit_top_images(scan.top(layer), unit, slice(k))
+    range_indices = pick_range_indices(len(sample.values), k)
+    range_images = select_unit_top_images(sample_images, unit, range_indices)
+    strongest = UnitExamples.from_scan(network, scan, layer, strongest_images)
+    across_range = UnitExamples.from_scan(network, scan, layer, range_images)
+
+    neurons = (torch.full_like(strongest.ids, unit), strongest.row, strongest.column)
+    gradients = backpropagate_given_neurons(network, strongest.images, layer, rule, neurons)
+    gradient = gradients.gradient
+    limit = find_gradient_limit(gradient)
+    gradient_patches = crop_windows(render_around_gray(gradient, limit), strongest.boxes)
+
+    rows = [
+        FigureRow(
+            f"the strongest of unit {unit} of {layer}",
+            [resize_for_sheet(patch) for patch in strongest.patches],
+            strongest.describe_examples(scan),
+        ),
+        FigureRow(
+            f"their {rule} gradients",
+            [resize_for_sheet(patch) for patch in gradient_patches],
+            [""] * k,
+        ),
+        FigureRow(
+            "from across its range: the strongest tenth to the weakest tenth",
+            [resize_for_sheet(patch) for patch in across_range.patches],
+            across_range.describe_examples(scan),
+        ),
+    ]
+    panels = {
+        "patches": compose_figure_rows(rows, PATCH_TILE_SIDE),
+        "distribution": draw_histogram(
+            sample.values[:, unit].tolist(),
+            strongest.activation.tolist(),
+            f"peak activation of unit {unit}",
+        ),
+    }
+    middle_values = {f"middle_{name}": v for name, v in across_range.collect_values().items()}
+    values = {
+        **strongest.collect_values(),
+        **middle_values,
+        "gradient": gradient,
+        "quantiles": sample.quantiles[:, unit],
+    }
+
+    seen = "whole images"
+    if strongest_images.positions is not None:
+        top, left, bottom, right = strongest.boxes[0]
+        seen = f"{bottom - top}×{right - left} pixels that it sees, gray beyond the image,"
+    captions = {
+        "patches": f"The {seen} where unit {unit} of {layer} is strongest among {scan.images:,} "
+        "images, with its activation and the image's class; below, the gradient: what pushes it up "
+        f"there (gray is zero, full colour ±{limit:.3g}, the 99.5th percentile); last, images "
+        "evenly spread over its range.",
+        "distribution": f"Peak activation of unit {unit} in a uniform sample of "
+        f"{len(sample.values):,} images. Ticks mark the strongest {k} of all {scan.images:,}.",
+    }
+    return Result(panels, values, captions)
 
 
 def show_layer_patches(
     model: Model | Scan, scan: Scan, layer: str, patches_per_unit: int, max_units: int
 ) -> Result:
-    """For each unit a square of its strongest patches."""
-    net, top, side = resolve_network(model, scan), scan.top(layer), math.isqrt(patches_per_unit)
-    count, shown = min(max_units, top.values.shape[1]), side**2
-    loaded = {id: scan.image(id) for id in top.ids[:shown, :count].unique().tolist()}
+    """A sheet with a square of the strongest patches of each unit."""
+    network = resolve_network(model, scan)
+    top_images = scan.top(layer)
+    square_side = math.isqrt(patches_per_unit)
+    patch_count = square_side**2
+    unit_count = min(max_units, top_images.values.shape[1])
+    activation = top_images.values[:patch_count, :unit_count].T
+    ids = top_images.ids[:patch_count, :unit_count].T
+    values = {"activation": activation, "ids": ids}
+    positions = torch.zeros(*ids.shape, 2, dtype=torch.long)
+    if top_images.positions is not None:
+        positions = top_images.positions[:patch_count, :unit_count].transpose(0, 1)
+        values |= {"row": positions[..., 0], "column": positions[..., 1]}
+
+    # Units share many of their strongest images, so each is read once.
+    images = {image_id: scan.image(image_id) for image_id in ids.unique().tolist()}
     tiles: list[Tensor] = []
     boxes: list[list[PixelBox]] = []
-    for unit in range(count):
-        ids, places = top.ids[:shown, unit].tolist(), top.positions
-        spots = [[0, 0]] * shown if places is None else places[:shown, unit].tolist()
-        boxes.append(
-            [
-                find_receptive_window(net, layer, row, column, loaded[id])
-                for id, (row, column) in zip(ids, spots, strict=True)
-            ]
-        )
-        parts = torch.cat(
-            [
-                resize_for_sheet(crop_padded_window(loaded[id], box))
-                for id, box in zip(ids, boxes[-1], strict=True)
-            ]
-        )
-        tiles.append(make_contact_sheet(parts, columns=side, gap=max(1, parts.shape[-1] // 40)))
-    words = [f"unit {unit}\n{float(top.values[0, unit]):.3g}" for unit in range(count)]
-    rows = [
-        FigureRow(
-            "", tiles[start : start + PATCH_TILE_COLUMNS], words[start : start + PATCH_TILE_COLUMNS]
-        )
-        for start in range(0, count, PATCH_TILE_COLUMNS)
+    for unit_ids, unit_positions in zip(ids.tolist(), positions.tolist(), strict=True):
+        unit_patches: list[Tensor] = []
+        unit_boxes: list[PixelBox] = []
+        for image_id, (row, column) in zip(unit_ids, unit_positions, strict=True):
+            image = images[image_id]
+            box = find_receptive_window(network, layer, row, column, image)
+            unit_boxes.append(box)
+            unit_patches.append(resize_for_sheet(crop_padded_window(image, box)))
+        gap = max(1, unit_patches[0].shape[-1] // 40)
+        tiles.append(make_contact_sheet(torch.cat(unit_patches), columns=square_side, gap=gap))
+        boxes.append(unit_boxes)
+    values["box"] = torch.tensor(boxes)
+
+    tile_captions = [
+        f"unit {unit}\n{peak:.3g}" for unit, peak in enumerate(activation[:, 0].tolist())
     ]
-    values = {
-        "activation": top.values[:shown, :count].T,
-        "ids": top.ids[:shown, :count].T,
-        "box": torch.tensor(boxes),
-    }
-    if top.positions is not None:
-        values |= {
-            "row": top.positions[:shown, :count, 0].T,
-            "column": top.positions[:shown, :count, 1].T,
-        }
+    rows: list[FigureRow] = []
+    for start in range(0, unit_count, PATCH_TILE_COLUMNS):
+        span = slice(start, start + PATCH_TILE_COLUMNS)
+        rows.append(FigureRow("", tiles[span], tile_captions[span]))
+    tile_side = max(PATCH_TILE_SIDE, MIN_PATCH_TILE_SIDE * square_side)
     caption = (
-        f"The {shown} strongest patches of each of {count} of the {top.values.shape[1]} units of {layer} among {scan.images:,} images, at most one of an image, "
-        "gray beyond it; under each unit its highest activation."
+        f"The {patch_count} strongest patches of each of {unit_count} of the "
+        f"{top_images.values.shape[1]} units of {layer} among {scan.images:,} images, at most one "
+        "of an image, gray beyond it; under each unit its highest activation."
     )
-    return Result(
-        {"patches": compose_figure_rows(rows, max(PATCH_TILE_SIDE, 32 * side))},
-        values,
-        {"patches": caption},
-    )
+    return Result({"patches": compose_figure_rows(rows, tile_side)}, values, {"patches": caption})
