@@ -1,4 +1,7 @@
-"""The layout, read off the source: who may import whom, how much a folder holds, and what is public."""
+"""The layout, read off the source.
+
+Who may import whom, how much a folder holds, and what is public.
+"""
 
 import ast
 import importlib

@@ -1,7 +1,14 @@
-"""What every method promises, run over the catalogue: a new method is held to all of it without a line here."""
+"""What every method promises.
 
+The tests run over the registry, so a new method is held to all of it without a line here.
+"""
+
+import ast
+import inspect
 import json
 import random
+import re
+import sys
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import cache
@@ -24,7 +31,7 @@ from sightline.registry.parameter import ParameterSpec
 
 METHODS = load_methods()
 GALLERY = ROOT / "gallery"
-# Knobs that keep a run short.
+# Parameters that keep a run short.
 SHORT: dict[str, dict[str, Any]] = {
     "activations": {"k": 4},
     "adversarial": {"steps": 3, "target": "least", "early": False},
@@ -51,7 +58,7 @@ SHORT: dict[str, dict[str, Any]] = {
 }
 # Choices that take seconds to set up; a test of their own runs them.
 SLOW = {("embedding", "method"): ("umap",)}
-# Methods that ask the same of each image of a batch, without drawing at random.
+# Methods that do the same to each image of a batch, without randomness.
 DETERMINISTIC = (
     "activations",
     "attention",
@@ -68,35 +75,51 @@ DETERMINISTIC = (
     "stylize",
 )
 
-every = pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
-of_images = pytest.mark.parametrize(
-    "method", [m for m in METHODS.values() if m.subject == "image"], ids=lambda m: m.name
-)
-with_callback = pytest.mark.parametrize(
-    "method", [m for m in METHODS.values() if "callback" in m.parameters], ids=lambda m: m.name
-)
-with_seed = pytest.mark.parametrize(
-    "method", [m for m in METHODS.values() if "seed" in m.parameters], ids=lambda m: m.name
-)
+HEIGHT, WIDTH = 32, 40
 
 
-def knobs_where(wanted: Callable[[ParameterSpec], object]) -> Any:
-    """Parametrizes over those knobs of all methods."""
-    pairs = [
-        (method, knob)
-        for method in METHODS.values()
-        for knob in method.parameters.values()
-        if wanted(knob)
-    ]
-    return pytest.mark.parametrize(
-        ("method", "knob"), pairs, ids=[f"{method.name}-{knob.name}" for method, knob in pairs]
-    )
+def name_method(method: Method) -> str:
+    return method.name
+
+
+def parametrize_methods(condition: Callable[[Method], object]) -> Any:
+    """Parametrizes over those methods that meet a condition."""
+    methods = [method for method in METHODS.values() if condition(method)]
+    return pytest.mark.parametrize("method", methods, ids=name_method)
+
+
+every_method = parametrize_methods(lambda method: True)
+every_image_method = parametrize_methods(lambda method: method.subject == "image")
+every_method_with_callback = parametrize_methods(lambda method: "callback" in method.parameters)
+every_method_with_seed = parametrize_methods(lambda method: "seed" in method.parameters)
+
+
+def parametrize_parameters(condition: Callable[[ParameterSpec], object]) -> Any:
+    """Parametrizes over those parameters of all methods that meet a condition."""
+    pairs: list[tuple[Method, ParameterSpec]] = []
+    for method in METHODS.values():
+        for parameter in method.parameters.values():
+            if condition(parameter):
+                pairs.append((method, parameter))
+    names = [f"{method.name}-{parameter.name}" for method, parameter in pairs]
+    return pytest.mark.parametrize(("method", "parameter"), pairs, ids=names)
+
+
+def make_image(seed: int = 0) -> Tensor:
+    """A smooth image that is neither square nor symmetric: 1×3×32×40."""
+    return smooth(side=WIDTH, seed=seed)[..., :HEIGHT, :]
+
+
+@pytest.fixture(scope="module")
+def image() -> Tensor:
+    """Nobody may change it."""
+    return make_image()
 
 
 @cache
-def transformer() -> sl.Model:
-    """A small vision transformer that answers differently to different images."""
-    torch_state = torch.get_rng_state()
+def load_transformer() -> sl.Model:
+    """A small vision transformer whose output differs between images."""
+    global_state = torch.get_rng_state()
     torch.manual_seed(0)
     network = VisionTransformer(
         image_size=32,
@@ -108,74 +131,92 @@ def transformer() -> sl.Model:
         num_classes=len(LABELS),
     )
     torch.nn.init.normal_(network.heads.head.weight)  # type: ignore[arg-type, union-attr]
-    torch.set_rng_state(torch_state)
+    torch.set_rng_state(global_state)
     return sl.load(network, labels=LABELS, size=32)
 
 
-def suited(method: Method, model: sl.Model) -> sl.Model:
+def suit_model(method: Method, model: sl.Model) -> sl.Model:
     """The model, or a transformer for a method that needs one."""
-    return transformer() if method.name == "attention" else model
+    return load_transformer() if method.name == "attention" else model
+
+
+def suit_image(method: Method, image: Tensor) -> Tensor:
+    """The image, or the square that the transformer takes."""
+    return image[..., :32, :32] if method.name == "attention" else image
 
 
 @pytest.fixture(scope="session", autouse=True)
-def collection(tmp_path_factory: pytest.TempPathFactory) -> None:
+def dataset_folder(tmp_path_factory: pytest.TempPathFactory) -> None:
     """A folder of a few images for the methods that read one."""
-    folder = tmp_path_factory.mktemp("collection")
+    folder = tmp_path_factory.mktemp("dataset")
     for number in range(12):
-        (folder / LABELS[number % 3]).mkdir(exist_ok=True)
-        sl.write(smooth(seed=20 + number), folder / LABELS[number % 3] / f"{number}.png")
+        class_folder = folder / LABELS[number % 3]
+        class_folder.mkdir(exist_ok=True)
+        sl.write(make_image(seed=20 + number), class_folder / f"{number}.png")
     for method in METHODS.values():
         if {"folder", "store"} <= method.parameters.keys():
             SHORT.setdefault(method.name, {})["folder"] = str(folder)
 
 
-def called(method: Method, model: sl.Model, image: Tensor, /, **knobs: Any) -> sl.Result:
-    """The method on the image, on an objective or on the weights alone, with short knobs."""
-    subject = {"image": [image], "objective": [sl.logit(1) - 0.1 * sl.tv()], "": []}[method.subject]
-    return method.function(
-        suited(method, model), *subject, **{**SHORT.get(method.name, {}), **knobs}
-    )
+def run(method: Method, model: sl.Model, image: Any, /, **parameters: Any) -> sl.Result:
+    """Runs the method on an image, an objective or the weights alone, with short parameters."""
+    subject: list[Any] = []
+    if method.subject == "image":
+        subject = [suit_image(method, image) if isinstance(image, Tensor) else image]
+    elif method.subject == "objective":
+        subject = [sl.logit(1) - 0.1 * sl.tv()]
+    settings = {**SHORT.get(method.name, {}), **parameters}
+    return method.function(suit_model(method, model), *subject, **settings)
 
 
 @pytest.fixture(scope="module")
-def first(tiny: sl.Model, photo: Tensor) -> Callable[[Method], sl.Result]:
-    """The first run of each method, made once."""
-    found = cache(lambda name: called(METHODS[name], tiny, photo))
-    return lambda method: found(method.name)
+def run_once(tiny: sl.Model, image: Tensor) -> Callable[[Method], sl.Result]:
+    """The first run of each method on the image, made once."""
+    run_by_name = cache(lambda name: run(METHODS[name], tiny, image))
+    return lambda method: run_by_name(method.name)
 
 
-def same(one: object, other: object) -> bool:
+def is_same_value(value: object, expected: object) -> bool:
     """Whether two values are equal to the bit."""
-    if isinstance(one, Tensor):
-        return isinstance(other, Tensor) and one.dtype == other.dtype and torch.equal(one, other)
-    if isinstance(one, Mapping):
-        return (
-            isinstance(other, Mapping)
-            and list(one) == list(other)
-            and all(same(one[key], other[key]) for key in one)
-        )
-    return type(one) is type(other) and one == other
+    if isinstance(expected, Tensor):
+        is_tensor = isinstance(value, Tensor)
+        return is_tensor and value.dtype == expected.dtype and torch.equal(value, expected)
+    if isinstance(expected, Mapping):
+        if not isinstance(value, Mapping) or list(value) != list(expected):
+            return False
+        return all(is_same_value(value[key], expected[key]) for key in expected)
+    return type(value) is type(expected) and value == expected
 
 
-def identical(one: sl.Result, other: sl.Result) -> bool:
-    """Whether two results hold the same pictures, numbers and words."""
+def is_same_result(result: sl.Result, expected: sl.Result) -> bool:
+    """Whether two results have the same pictures, values and captions."""
     return (
-        same(one.panels, other.panels)
-        and same(one.values, other.values)
-        and same(one.captions, other.captions)
+        is_same_value(result.panels, expected.panels)
+        and is_same_value(result.values, expected.values)
+        and is_same_value(result.captions, expected.captions)
     )
 
 
-def one_line(error: pytest.ExceptionInfo[sl.SightlineError]) -> bool:
-    """Whether an error is told in one line."""
-    return str(error.value) != "" and "\n" not in str(error.value)
+def assert_valid(result: sl.Result) -> None:
+    """The pictures are pictures, and all numbers are finite."""
+    for panel in result.panels.values():
+        assert panel.isfinite().all()
+        assert 0 <= panel.min() <= panel.max() <= 1
+    for tensor in result.tensors.values():
+        assert tensor.isfinite().all()
+        assert not tensor.requires_grad
+
+
+def is_one_line(error: pytest.ExceptionInfo[sl.SightlineError]) -> bool:
+    message = str(error.value)
+    return message != "" and "\n" not in message
 
 
 # ── what a method says of itself ──
 
 
-@every
-def test_speaks_for_itself(method: Method) -> None:
+@every_method
+def test_all_texts_are_there(method: Method) -> None:
     texts = {
         name: getattr(method, name)
         for name in ("title", "summary", "question", "reading", "caution", "chapter")
@@ -187,173 +228,238 @@ def test_speaks_for_itself(method: Method) -> None:
     )
 
 
-@every
-def test_documents_every_knob(method: Method) -> None:
-    for knob in method.parameters.values():
-        assert knob.doc.strip(), knob.name
-        assert "\n" not in knob.doc
-        if knob.name != "callback":
-            assert knob.check_value(knob.default) is knob.default
+@every_method
+def test_every_parameter_is_documented_and_its_default_allowed(method: Method) -> None:
+    for parameter in method.parameters.values():
+        assert parameter.doc.strip(), parameter.name
+        assert "\n" not in parameter.doc
+        if parameter.name != "callback":
+            assert parameter.check_value(parameter.default) is parameter.default
 
 
-@every
-def test_report_knobs_are_allowed(method: Method) -> None:
-    for told in (*method.tour_runs, method.quick_parameters):
-        knobs = {
-            name: value
-            for name, value in told.items()
-            if (name, method.subject) != ("image", "image")
-        }
-        method.check_parameter_names(knobs)
-        for name, value in knobs.items():
+@every_method
+def test_parameters_of_the_report_are_allowed(method: Method) -> None:
+    for run_parameters in (*method.tour_runs, method.quick_parameters):
+        parameters = dict(run_parameters)
+        if method.subject == "image":
+            parameters.pop("image", None)
+        method.check_parameter_names(parameters)
+        for name, value in parameters.items():
             method.parameters[name].check_value(value)
 
 
-@every
-def test_help_tells_every_knob(method: Method, capsys: pytest.CaptureFixture[str]) -> None:
+@every_method
+def test_command_line_help_shows_every_parameter(
+    method: Method, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main([method.name, "--help"]) == 0
-    shown = capsys.readouterr().out
-    assert all(
-        f"--{name.replace('_', '-')}" in shown for name in method.parameters if name != "callback"
-    )
-    assert method.summary.split()[0] in shown
+    output = capsys.readouterr().out
+    for name in method.parameters:
+        if name != "callback":
+            assert f"--{name.replace('_', '-')}" in output
+    assert method.summary.split()[0] in output
 
 
-@every
+@every_method
 def test_has_a_gallery_script(method: Method) -> None:
     assert (GALLERY / f"{method.name}.py").is_file()
+
+
+# ── what help() shows ──
+
+
+def read_help(method: Method) -> dict[str, str]:
+    """The sections of a method's docstring by title, each on one line; the prose under ""."""
+    text = inspect.getdoc(method.function) or ""
+    prose, *parts = re.split(r"^(Args|Returns|Raises|Source|Example):$", text, flags=re.MULTILINE)
+    sections = dict(zip(parts[::2], parts[1::2], strict=True))
+    return {"": prose, **sections}
+
+
+@every_method
+def test_help_documents_every_parameter(method: Method) -> None:
+    """One entry an argument, in the order of the signature, with documentation and default."""
+    arguments = read_help(method)["Args"]
+    entries = re.split(r"\n    (\w+): ", arguments)[1:]
+    docs = {
+        name: " ".join(doc.split()) for name, doc in zip(entries[::2], entries[1::2], strict=True)
+    }
+    signature = inspect.signature(method.function)
+    assert list(docs) == list(signature.parameters)
+    for name, parameter in method.parameters.items():
+        assert docs[name].startswith(parameter.doc), name
+        assert re.search(r"\b([Dd]efault .+|[Rr]equired)\.$", docs[name]), name
+        if parameter.value_range:
+            limits = re.findall(r"[Ff]rom (\S+) to ([^;]+);", docs[name])[-1]
+            low, high = (float(limit.replace(",", "")) for limit in limits)
+            assert low == pytest.approx(parameter.value_range.low), name
+            assert high == pytest.approx(parameter.value_range.high), name
+        for choice in parameter.choices:
+            assert f'"{choice}"' in docs[name], name
+    for name in signature.parameters.keys() - method.parameters.keys():
+        assert len(docs[name]) > 20, name
+
+
+@every_method
+def test_help_is_complete(method: Method) -> None:
+    sections = read_help(method)
+    assert sections[""].startswith(method.summary)
+    assert sections["Returns"].strip()
+    assert "SightlineError: " in sections["Raises"]
+    module_doc = sys.modules[method.function.__module__].__doc__ or ""
+    for year in re.findall(r"\((?:[^()]*\D)?((?:19|20)\d\d)[^()]*\)", module_doc):
+        assert year in sections["Source"]
+
+
+@every_method
+def test_the_example_of_help_can_be_called(method: Method) -> None:
+    load, call = ast.parse(read_help(method)["Example"].strip()).body
+    assert ast.unparse(load) == "model = sl.load()"
+    assert isinstance(call, ast.Expr)
+    assert isinstance(call.value, ast.Call)
+    assert ast.unparse(call.value.func) == f"sl.{method.name}"
+    parameters = {
+        keyword.arg or "": ast.literal_eval(keyword.value) for keyword in call.value.keywords
+    }
+    inspect.signature(method.function).bind(*call.value.args, **parameters)
+    for name, value in parameters.items():
+        method.parameters[name].check_value(value)
 
 
 # ── what it gives ──
 
 
-@every
+@every_method
 def test_panels_are_pictures_with_captions(
-    method: Method, first: Callable[[Method], sl.Result]
+    method: Method, run_once: Callable[[Method], sl.Result]
 ) -> None:
-    result = first(method)
+    result = run_once(method)
     assert result.panels
     assert set(result.captions) == {*result.panels, *result.pages}
     assert all(caption.strip() for caption in result.captions.values())
     for panel in result.panels.values():
         assert panel.shape[:2] == (1, 3)
         assert panel.dtype == torch.float32
-        assert panel.isfinite().all()
-        assert 0 <= panel.min() <= panel.max() <= 1
         assert not panel.requires_grad
+    assert_valid(result)
 
 
-@every
-def test_values_are_finite_and_plain(method: Method, first: Callable[[Method], sl.Result]) -> None:
-    result = first(method)
+@every_method
+def test_values_are_finite_and_plain(
+    method: Method, run_once: Callable[[Method], sl.Result]
+) -> None:
+    result = run_once(method)
     assert result.values
-    assert all(
-        tensor.isfinite().all() and not tensor.requires_grad for tensor in result.tensors.values()
-    )
+    assert_valid(result)
     assert json.loads(json.dumps(result.numbers, allow_nan=False)) == result.numbers
 
 
-@every
+@every_method
+def test_a_result_shows_itself(method: Method, run_once: Callable[[Method], sl.Result]) -> None:
+    result = run_once(method)
+    assert "\n" not in repr(result)
+    assert method.name in repr(result)
+    page = result._repr_html_()
+    assert page.count("<img ") == len(result.panels)
+    assert page.count("<figcaption") == len(result.panels)
+
+
+@every_method
 def test_same_seed_same_bits(
-    method: Method, tiny: sl.Model, photo: Tensor, first: Callable[[Method], sl.Result]
+    method: Method, tiny: sl.Model, image: Tensor, run_once: Callable[[Method], sl.Result]
 ) -> None:
-    assert identical(called(method, tiny, photo), first(method))
+    assert is_same_result(run(method, tiny, image), run_once(method))
 
 
-@with_seed
+@every_method_with_seed
 def test_another_seed_another_picture(
-    method: Method, tiny: sl.Model, photo: Tensor, first: Callable[[Method], sl.Result]
+    method: Method, tiny: sl.Model, image: Tensor, run_once: Callable[[Method], sl.Result]
 ) -> None:
-    other = called(method, tiny, photo, seed=5)
-    assert not identical(other, first(method))
-    assert identical(other, called(method, tiny, photo, seed=5))
+    result = run(method, tiny, image, seed=5)
+    assert not is_same_result(result, run_once(method))
+    assert is_same_result(result, run(method, tiny, image, seed=5))
 
 
-@every
+@every_method
 def test_works_where_gradients_are_off(
-    method: Method, tiny: sl.Model, photo: Tensor, first: Callable[[Method], sl.Result]
+    method: Method, tiny: sl.Model, image: Tensor, run_once: Callable[[Method], sl.Result]
 ) -> None:
     with torch.no_grad():
-        result = called(method, tiny, photo)
+        result = run(method, tiny, image)
         assert not torch.is_grad_enabled()
-    assert identical(result, first(method))
+    assert is_same_result(result, run_once(method))
 
 
-@of_images
-def test_takes_a_batch(method: Method, tiny: sl.Model, photo: Tensor) -> None:
-    result = called(method, tiny, torch.cat([photo, smooth(seed=1)]))
-    assert all(
-        panel.shape[:2] == (1, 3) and panel.isfinite().all() for panel in result.panels.values()
-    )
+@every_image_method
+def test_takes_a_batch(method: Method, tiny: sl.Model, image: Tensor) -> None:
+    result = run(method, tiny, torch.cat([image, make_image(seed=1)]))
+    for panel in result.panels.values():
+        assert panel.shape[:2] == (1, 3)
+        assert panel.isfinite().all()
 
 
 @pytest.mark.parametrize("name", DETERMINISTIC)
-def test_a_batch_is_its_images_one_by_one(name: str, tiny: sl.Model, photo: Tensor) -> None:
-    images = [photo, smooth(seed=1)]
-    together = called(METHODS[name], tiny, torch.cat(images))
-    alone = [called(METHODS[name], tiny, image) for image in images]
+def test_a_batch_is_its_images_one_by_one(name: str, tiny: sl.Model, image: Tensor) -> None:
+    images = [image, make_image(seed=1)]
+    together = run(METHODS[name], tiny, torch.cat(images))
+    alone = [run(METHODS[name], tiny, single) for single in images]
     for key, value in together.values.items():
-        parts = [result.values[key] for result in alone]
+        first, second = (result.values[key] for result in alone)
         if isinstance(value, Tensor):
-            torch.testing.assert_close(value, torch.cat(parts), rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(value, torch.cat([first, second]), rtol=1e-4, atol=1e-5)
+        elif isinstance(value, list):
+            assert value in (first, [*first, *second])
         else:
-            assert (
-                value in (parts[0], [*parts[0], *parts[1]])
-                if isinstance(value, list)
-                else value == parts[0]
-            )
+            assert value == first
 
 
 # ── what it leaves alone ──
 
 
-def flags(network: torch.nn.Module) -> list[tuple[object, ...]]:
+def read_flags(network: torch.nn.Module) -> list[tuple[object, ...]]:
     """Everything but the numbers that a method could change in a network."""
-    hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-    modules = [
-        (
-            m.training,
-            getattr(m, "inplace", None),
-            *(tuple(getattr(m, kind).items()) for kind in hooks),
-        )
-        for m in network.modules()
-    ]
-    return [
-        *modules,
-        *((p.requires_grad, p._version, id(p.grad), p.data_ptr()) for p in network.parameters()),
-    ]
+    hook_kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    flags: list[tuple[object, ...]] = []
+    for module in network.modules():
+        hooks = [tuple(getattr(module, kind).items()) for kind in hook_kinds]
+        flags.append((module.training, getattr(module, "inplace", None), *hooks))
+    for weight in network.parameters():
+        flags.append((weight.requires_grad, weight._version, id(weight.grad), weight.data_ptr()))
+    return flags
 
 
-@every
-def test_leaves_the_network_alone(method: Method, photo: Tensor) -> None:
-    network, ran = small_network(), []
-    network.get_submodule("conv1").register_forward_hook(lambda *_: ran.append(1))
+@every_method
+def test_leaves_the_network_alone(method: Method, image: Tensor) -> None:
+    network = small_network()
+    hook_calls: list[int] = []
+    network.get_submodule("conv1").register_forward_hook(lambda *_: hook_calls.append(1))
     network.register_buffer("count", torch.ones(3))
     network.get_parameter("conv2.weight").requires_grad_(False)
     network.get_parameter("fc.bias").grad = torch.full((len(LABELS),), 7.0)
-    weights, before = (
-        {name: value.clone() for name, value in network.state_dict().items()},
-        flags(network),
-    )
-    called(method, sl.load(network, labels=LABELS, size=32), photo)
-    assert not ran, "the caller's hook ran"
-    assert same(weights, network.state_dict())
-    assert flags(network) == before
+    weights = {name: value.clone() for name, value in network.state_dict().items()}
+    flags = read_flags(network)
+
+    run(method, sl.load(network, labels=LABELS, size=32), image)
+
+    assert not hook_calls, "the caller's hook ran"
+    assert is_same_value(network.state_dict(), weights)
+    assert read_flags(network) == flags
     assert network.get_parameter("fc.bias").grad.unique().tolist() == [7.0]  # type: ignore[union-attr]
 
 
-@of_images
+@every_image_method
 def test_leaves_the_image_alone(method: Method, tiny: sl.Model) -> None:
-    image = smooth().requires_grad_()
-    before, version = image.detach().clone(), image._version
-    called(method, tiny, image)
-    assert torch.equal(image, before)
+    image = suit_image(method, make_image()).clone().requires_grad_()
+    original = image.detach().clone()
+    version = image._version
+    run(method, tiny, image)
+    assert torch.equal(image, original)
     assert (image._version, image.grad, image.requires_grad) == (version, None, True)
 
 
-@every
-def test_leaves_global_state_alone(method: Method, tiny: sl.Model, photo: Tensor) -> None:
-    def state() -> list[Any]:
+@every_method
+def test_leaves_global_state_alone(method: Method, tiny: sl.Model, image: Tensor) -> None:
+    def read_global_state() -> list[Any]:
         return [
             random.getstate(),
             torch.get_rng_state().tolist(),
@@ -362,220 +468,216 @@ def test_leaves_global_state_alone(method: Method, tiny: sl.Model, photo: Tensor
             torch.get_num_threads(),
         ]
 
-    before = state()
-    called(method, tiny, photo)
-    assert state() == before
+    state = read_global_state()
+    run(method, tiny, image)
+    assert read_global_state() == state
 
 
 # ── progress, and stopping it ──
 
 
-@with_callback
-def test_callback_counts_to_the_total(method: Method, tiny: sl.Model, photo: Tensor) -> None:
+@every_method_with_callback
+def test_callback_counts_to_the_total(method: Method, tiny: sl.Model, image: Tensor) -> None:
     steps: list[sl.Step] = []
-    called(method, tiny, photo, callback=steps.append)
+    run(method, tiny, image, callback=steps.append)
     assert [step.index for step in steps] == list(range(1, steps[-1].total + 1))
     assert {step.total for step in steps} == {steps[-1].total}
     for step in steps:
         assert step.image.shape[1] == 3
         assert len(step.scores) == len(step.image)
-    assert all(one.image is not other.image for one, other in pairwise(steps))
+    assert all(step.image is not following.image for step, following in pairwise(steps))
 
 
-@with_callback
+@every_method_with_callback
 def test_callback_stops_and_keeps_the_picture(
-    method: Method, tiny: sl.Model, photo: Tensor
+    method: Method, tiny: sl.Model, image: Tensor
 ) -> None:
-    seen: list[int] = []
+    indices: list[int] = []
 
-    def stop(step: sl.Step) -> bool:
-        seen.append(step.index)
+    def stop_at_two(step: sl.Step) -> bool:
+        indices.append(step.index)
         return step.index == 2
 
-    result = called(method, tiny, photo, callback=stop)
-    assert seen == [1, 2]
+    result = run(method, tiny, image, callback=stop_at_two)
+    assert indices == [1, 2]
     assert result.panels
     assert result.tensors
     assert all(tensor.isfinite().all() for tensor in result.tensors.values())
 
 
-@with_callback
+@every_method_with_callback
 def test_watching_changes_nothing(
-    method: Method, tiny: sl.Model, photo: Tensor, first: Callable[[Method], sl.Result]
+    method: Method, tiny: sl.Model, image: Tensor, run_once: Callable[[Method], sl.Result]
 ) -> None:
-    watched = called(method, tiny, photo, callback=lambda step: step.image.zero_() is None)
-    assert identical(watched, first(method))
+    watched = run(method, tiny, image, callback=lambda step: step.image.zero_() is None)
+    assert is_same_result(watched, run_once(method))
 
 
 # ── the recipe ──
 
 
-def repeated(
+def save_and_repeat(
     result: sl.Result, method: Method, model: sl.Model, image: Tensor, folder: Path
 ) -> sl.Result:
     """The result, saved and made again from its recipe.json."""
     result.save(folder)
     return sl.again(
         folder / "recipe.json",
-        model=suited(method, model),
-        image=image if method.subject == "image" else None,
+        model=suit_model(method, model),
+        image=suit_image(method, image) if method.subject == "image" else None,
     )
 
 
-@every
+@every_method
 def test_recipe_repeats_it(
     method: Method,
     tiny: sl.Model,
-    photo: Tensor,
+    image: Tensor,
     tmp_path: Path,
-    first: Callable[[Method], sl.Result],
+    run_once: Callable[[Method], sl.Result],
 ) -> None:
-    recipe = dict(first(method).recipe)
+    result = run_once(method)
+    recipe = dict(result.recipe)
     assert json.loads(json.dumps(recipe, allow_nan=False)).keys() == recipe.keys()
     assert recipe["knobs"].keys() == method.parameters.keys() - {"callback"}
-    assert identical(repeated(first(method), method, tiny, photo, tmp_path), first(method))
+    assert is_same_result(save_and_repeat(result, method, tiny, image, tmp_path), result)
 
 
-@with_callback
+@every_method_with_callback
 def test_recipe_repeats_a_stopped_run(
-    method: Method, tiny: sl.Model, photo: Tensor, tmp_path: Path
+    method: Method, tiny: sl.Model, image: Tensor, tmp_path: Path
 ) -> None:
-    stopped = called(method, tiny, photo, callback=lambda step: step.index == 2)
-    again = repeated(stopped, method, tiny, photo, tmp_path)
-    assert identical(again, stopped)
-    assert again.recipe == stopped.recipe
+    stopped = run(method, tiny, image, callback=lambda step: step.index == 2)
+    repeated = save_and_repeat(stopped, method, tiny, image, tmp_path)
+    assert is_same_result(repeated, stopped)
+    assert repeated.recipe == stopped.recipe
 
 
-@of_images
+@every_image_method
 def test_recipe_knows_its_image(
-    method: Method, tiny: sl.Model, first: Callable[[Method], sl.Result]
+    method: Method, tiny: sl.Model, run_once: Callable[[Method], sl.Result]
 ) -> None:
+    recipe = run_once(method).recipe
     with pytest.raises(sl.SightlineError, match="not the image that the recipe was made with"):
-        sl.again(first(method).recipe, model=tiny, image=smooth(seed=1))
+        sl.again(recipe, model=tiny, image=make_image(seed=1))
     with pytest.raises(sl.SightlineError, match="give it with image="):
-        sl.again(first(method).recipe, model=tiny)
+        sl.again(recipe, model=tiny)
 
 
-@of_images
+@every_image_method
 def test_takes_model_and_image_by_name(
-    method: Method, tiny: sl.Model, photo: Tensor, first: Callable[[Method], sl.Result]
+    method: Method, tiny: sl.Model, image: Tensor, run_once: Callable[[Method], sl.Result]
 ) -> None:
-    named = method.function(model=suited(method, tiny), image=photo, **SHORT.get(method.name, {}))
-    assert identical(named, first(method))
-    assert named.recipe == first(method).recipe
+    result = method.function(
+        model=suit_model(method, tiny),
+        image=suit_image(method, image),
+        **SHORT.get(method.name, {}),
+    )
+    assert is_same_result(result, run_once(method))
+    assert result.recipe == run_once(method).recipe
 
 
 # ── what it refuses ──
 
 
-@every
-def test_refuses_an_unknown_knob(method: Method, tiny: sl.Model, photo: Tensor) -> None:
+@every_method
+def test_refuses_an_unknown_parameter(method: Method, tiny: sl.Model, image: Tensor) -> None:
     name = next(iter(method.parameters))
     with pytest.raises(
         sl.SightlineError, match=f"{method.name}.*{name}x.*did you mean {name}?"
     ) as error:
-        called(method, tiny, photo, **{f"{name}x": 1})
-    assert one_line(error)
+        run(method, tiny, image, **{f"{name}x": 1})
+    assert is_one_line(error)
 
 
-@knobs_where(lambda knob: knob.value_range)
+@parametrize_parameters(lambda parameter: parameter.value_range)
 def test_refuses_a_number_out_of_range(
-    method: Method, knob: ParameterSpec, tiny: sl.Model, photo: Tensor
+    method: Method, parameter: ParameterSpec, tiny: sl.Model, image: Tensor
 ) -> None:
-    assert knob.value_range
-    low, high = knob.value_range.low, knob.value_range.high
-    for wrong in (low - 1, high + 1, "many", True, float("nan")):
-        with pytest.raises(sl.SightlineError, match=knob.name) as error:
-            called(method, tiny, photo, **{knob.name: wrong})
-        assert one_line(error)
-        if wrong is not True and wrong in (low - 1, high + 1):
+    assert parameter.value_range
+    low = parameter.value_range.low
+    high = parameter.value_range.high
+    for value in (low - 1, high + 1, "many", True, float("nan")):
+        with pytest.raises(sl.SightlineError, match=parameter.name) as error:
+            run(method, tiny, image, **{parameter.name: value})
+        assert is_one_line(error)
+        if value is not True and value in (low - 1, high + 1):
             assert f"must lie between {low} and {high}" in str(error.value)
 
 
-@knobs_where(lambda knob: knob.choices)
+@parametrize_parameters(lambda parameter: parameter.choices)
 def test_refuses_a_wrong_choice(
-    method: Method, knob: ParameterSpec, tiny: sl.Model, photo: Tensor
+    method: Method, parameter: ParameterSpec, tiny: sl.Model, image: Tensor
 ) -> None:
-    for wrong in (f"{knob.choices[0]}x", "", None, 3):
-        with pytest.raises(sl.SightlineError, match=knob.name) as error:
-            called(method, tiny, photo, **{knob.name: wrong})
-        assert any(choice in str(error.value) for choice in knob.choices)
-        assert one_line(error)
+    for value in (f"{parameter.choices[0]}x", "", None, 3):
+        with pytest.raises(sl.SightlineError, match=parameter.name) as error:
+            run(method, tiny, image, **{parameter.name: value})
+        assert any(choice in str(error.value) for choice in parameter.choices)
+        assert is_one_line(error)
 
 
-@knobs_where(lambda knob: knob.name in ("label", "layer", "layers", "target"))
-def test_refuses_a_name_that_is_none(
-    method: Method, knob: ParameterSpec, tiny: sl.Model, photo: Tensor
+@parametrize_parameters(lambda parameter: parameter.name in ("label", "layer", "layers", "target"))
+def test_refuses_a_name_that_does_not_exist(
+    method: Method, parameter: ParameterSpec, tiny: sl.Model, image: Tensor
 ) -> None:
-    several = knob.name == "layers"
-    for wrong in ("no such thing", 2.5, b"conv1", torch.tensor(1), [[]]):
+    for name in ("no such thing", 2.5, b"conv1", torch.tensor(1), [[]]):
+        value = (name,) if parameter.name == "layers" else name
         with pytest.raises(sl.SightlineError) as error:
-            called(method, tiny, photo, **{knob.name: (wrong,) if several else wrong})
-        assert one_line(error)
+            run(method, tiny, image, **{parameter.name: value})
+        assert is_one_line(error)
 
 
-@knobs_where(lambda knob: knob.name in ("layer", "layers"))
+@parametrize_parameters(lambda parameter: parameter.name in ("layer", "layers"))
 def test_every_layer_gives_a_result_or_a_reason(
-    method: Method, knob: ParameterSpec, tiny: sl.Model, photo: Tensor
+    method: Method, parameter: ParameterSpec, tiny: sl.Model, image: Tensor
 ) -> None:
     for name in (*tiny.layers, *tiny.landmarks, "conv1:in", "fc:in", "conv1:1"):
+        value = (name,) if parameter.name == "layers" else name
         with suppress(sl.SightlineError):
-            result = called(
-                method, tiny, photo, **{knob.name: (name,) if knob.name == "layers" else name}
-            )
-            assert all(
-                panel.isfinite().all() and 0 <= panel.min() <= panel.max() <= 1
-                for panel in result.panels.values()
-            )
-            assert all(tensor.isfinite().all() for tensor in result.tensors.values())
+            assert_valid(run(method, tiny, image, **{parameter.name: value}))
 
 
-@knobs_where(lambda knob: knob.choices)
+@parametrize_parameters(lambda parameter: parameter.choices)
 def test_every_choice_gives_a_result_or_a_reason(
-    method: Method, knob: ParameterSpec, tiny: sl.Model, photo: Tensor
+    method: Method, parameter: ParameterSpec, tiny: sl.Model, image: Tensor
 ) -> None:
+    slow_choices = SLOW.get((method.name, parameter.name), ())
     results: list[sl.Result] = []
-    for choice in (c for c in knob.choices if c not in SLOW.get((method.name, knob.name), ())):
-        with suppress(sl.SightlineError):
-            results.append(called(method, tiny, photo, **{knob.name: choice}))
+    for choice in parameter.choices:
+        if choice not in slow_choices:
+            with suppress(sl.SightlineError):
+                results.append(run(method, tiny, image, **{parameter.name: choice}))
     assert results
     for result in results:
-        assert all(
-            panel.isfinite().all() and 0 <= panel.min() <= panel.max() <= 1
-            for panel in result.panels.values()
-        )
-        assert all(
-            tensor.isfinite().all() and not tensor.requires_grad
-            for tensor in result.tensors.values()
-        )
+        assert_valid(result)
 
 
-@knobs_where(lambda knob: knob.name == "callback")
+@parametrize_parameters(lambda parameter: parameter.name == "callback")
 def test_refuses_a_callback_that_cannot_be_called(
-    method: Method, knob: ParameterSpec, tiny: sl.Model, photo: Tensor
+    method: Method, parameter: ParameterSpec, tiny: sl.Model, image: Tensor
 ) -> None:
     with pytest.raises(sl.SightlineError, match="callback"):
-        called(method, tiny, photo, callback=3)
+        run(method, tiny, image, callback=3)
 
 
-@of_images
+@every_image_method
 @pytest.mark.parametrize(
-    "image",
+    "value",
     [
-        torch.full((1, 3, 32, 32), 2.0),
-        torch.full((1, 3, 32, 32), -0.1),
-        torch.rand(3, 32, 32),
-        torch.rand(1, 1, 32, 32),
-        torch.rand(0, 3, 32, 32),
-        torch.full((1, 3, 32, 32), torch.nan),
-        torch.zeros(1, 3, 32, 32, dtype=torch.uint8),
-        np.zeros((1, 3, 32, 32), dtype=np.float32),
+        torch.full((1, 3, HEIGHT, WIDTH), 2.0),
+        torch.full((1, 3, HEIGHT, WIDTH), -0.1),
+        torch.rand(3, HEIGHT, WIDTH),
+        torch.rand(1, 1, HEIGHT, WIDTH),
+        torch.rand(0, 3, HEIGHT, WIDTH),
+        torch.full((1, 3, HEIGHT, WIDTH), torch.nan),
+        torch.zeros(1, 3, HEIGHT, WIDTH, dtype=torch.uint8),
+        np.zeros((1, 3, HEIGHT, WIDTH), dtype=np.float32),
         "photo.jpg",
         None,
     ],
     ids=["over", "under", "dims", "gray", "empty", "nan", "uint8", "numpy", "path", "none"],
 )
-def test_refuses_what_is_no_image(method: Method, image: Any, tiny: sl.Model) -> None:
+def test_refuses_what_is_no_image(method: Method, value: Any, tiny: sl.Model) -> None:
     with pytest.raises(sl.SightlineError, match="an image is N×3×H×W in") as error:
-        called(method, tiny, image)
-    assert one_line(error)
+        run(method, tiny, value)
+    assert is_one_line(error)
