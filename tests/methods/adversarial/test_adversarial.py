@@ -45,7 +45,7 @@ def model() -> sl.Model:
 
 
 def pictures(count: int = 6) -> Tensor:
-    image = torch.rand(count, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+    image = torch.rand(count, 3, 14, 18, generator=torch.Generator().manual_seed(1))
     return (image * 1.4 - 0.2).clamp(0, 1)
 
 
@@ -89,7 +89,7 @@ def test_fgsm_is_goodfellows_formula(model: sl.Model, eps: float, target: str | 
 
 
 def test_fgsm_with_l2_steps_along_the_gradient(model: sl.Model) -> None:
-    x = torch.full((2, 3, 16, 16), 0.5) + 0.1 * (pictures(2) - 0.5)
+    x = torch.full((2, 3, 14, 18), 0.5) + 0.1 * (pictures(2) - 0.5)
     leaf = x.clone().requires_grad_()
     logits = by_hand(leaf)
     (gradient,) = torch.autograd.grad(-logits.log_softmax(1).amax(1).sum(), leaf)

@@ -1,4 +1,4 @@
-"""One change for many images: its size, that it fools more than noise, on new images too."""
+"""One change for many images: its norm, and that it fools more images than noise does."""
 
 from pathlib import Path
 
@@ -8,11 +8,13 @@ from helpers import smooth
 from torch import Tensor
 
 import sightline as sl
+from sightline.methods.adversarial.universal import compute_universal_radius
 
 
 @pytest.fixture(scope="module")
 def photos() -> Tensor:
-    return torch.cat([smooth(seed=seed) for seed in range(12)])
+    """Twelve images 32×26."""
+    return torch.cat([smooth(seed=seed) for seed in range(12)])[..., :26]
 
 
 @pytest.mark.parametrize(("norm", "eps"), [("linf", 0.1), ("l2", 3.0), ("l1", 100.0)])
@@ -24,9 +26,9 @@ def test_it_stays_in_its_ball_and_fools_more_than_noise(
     assert size <= eps * (1 + 1e-5)
     assert values["fooled"] > values["fooled_random"]
     assert torch.allclose(values["image"], (photos + values["change"]).clamp(0, 1), atol=1e-6)
-    answers = tiny.logits(values["image"]).argmax(1) != tiny.logits(photos).argmax(1)
-    assert torch.equal(values["success"], answers)
-    assert values["fooled"] == pytest.approx(float(answers.float().mean()))
+    is_fooled = tiny.logits(values["image"]).argmax(1) != tiny.logits(photos).argmax(1)
+    assert torch.equal(values["success"], is_fooled)
+    assert values["fooled"] == pytest.approx(float(is_fooled.float().mean()))
 
 
 def test_it_leads_to_a_target(tiny: sl.Model, photos: Tensor) -> None:
@@ -36,17 +38,26 @@ def test_it_leads_to_a_target(tiny: sl.Model, photos: Tensor) -> None:
 
 
 def test_half_of_a_folder_is_kept_back(tiny: sl.Model, photos: Tensor, tmp_path: Path) -> None:
-    for index, one in enumerate(photos[:7]):
-        sl.write(one, tmp_path / f"{index}.png")
+    for index, photo in enumerate(photos[:7]):
+        sl.write(photo, tmp_path / f"{index}.png")
     result = sl.universal(tiny, photos[:1], folder=str(tmp_path), eps=0.1, steps=5)
     assert 0 <= result.values["fooled_new"] <= 1
     assert "the 4 images it was learned from" in result.captions["universal"]
-    (tmp_path / "one").mkdir()
-    sl.write(photos[0], tmp_path / "one" / "1.png")
-    assert (
-        "fooled_new"
-        not in sl.universal(tiny, photos[:1], folder=str(tmp_path / "one"), steps=2).values
-    ), "a single picture is not new"
+    (tmp_path / "single").mkdir()
+    sl.write(photos[0], tmp_path / "single" / "1.png")
+    single = sl.universal(tiny, photos[:1], folder=str(tmp_path / "single"), steps=2)
+    assert "fooled_new" not in single.values, "a single picture leaves none to test on"
+
+
+def test_the_default_radius_is_the_published_one_or_2_5_times_the_usual(
+    tiny: sl.Model, photos: Tensor
+) -> None:
+    count = 3 * 32 * 26
+    assert compute_universal_radius("linf", photos) == 10 / 255
+    assert compute_universal_radius("l2", photos) == pytest.approx(5 / 255 * count**0.5)
+    assert compute_universal_radius("l1", photos) == pytest.approx(2.5 / 255 * count)
+    values = sl.universal(tiny, photos, steps=10).values
+    assert 0.3 * 10 / 255 < float(values["change"].abs().max()) <= 10 / 255 + 1e-6
 
 
 def test_an_empty_folder_is_refused(tiny: sl.Model, photos: Tensor, tmp_path: Path) -> None:

@@ -43,8 +43,9 @@ BorderMode = Literal["circular", "reflect"]
 def synthesize_from_statistics(request: TextureRequest, kind: StyleDistanceKind) -> Tensor:
     """Optimizes noise from coarse to fine until its features' statistics are the exemplar's: 3×H×W.
 
-    Each layer's loss counts relative to the exemplar's own energy there. Raises SightlineError for
-    an exemplar too small for the layers and for a picture that exceeds the memory.
+    Each layer's loss counts relative to the exemplar's own energy there (departure: Gatys 2015
+    weighs all layers equally). Raises SightlineError for an exemplar too small for the layers and
+    for a picture that exceeds the memory.
     """
     exemplar = request.exemplar[None]
     generator = request.generator
@@ -122,9 +123,9 @@ def make_texture_objective(
 def choose_border_mode(builder: StyleLossBuilder, request: TextureRequest) -> BorderMode | None:
     """How layers pad the picture: with its opposite side if it tiles, else with its mirror image.
 
-    Zeros would count in the moments: a frame grows along the borders, and what it takes is missing
-    in the middle. None leaves the network's own zeros, for a picture that is made in tiles. Raises
-    SightlineError for a tileable picture that exceeds the memory.
+    Departure: the papers keep the network's zeros. They count in the moments: a frame grows along
+    the borders, and what it takes is missing in the middle. None leaves the zeros, for a picture
+    that is made in tiles. Raises SightlineError for a tileable picture that exceeds the memory.
     """
     if builder.choose_tile_side(request.size) is None:
         return "circular" if request.tileable else "reflect"

@@ -36,7 +36,7 @@ def optimize_texture(
     Works from coarse to fine. In each round PatchMatch finds the nearest exemplar patch of every
     patch, then every pixel becomes the weighted mean of what the patches over it propose. In the
     last round of a level each pixel takes the proposed color nearest to that mean, so that nothing
-    is blurred. The picture is a torus, so it always tiles.
+    is blurred (departure: the papers show the mean). The picture is a torus, so it always tiles.
 
     Gives the picture and the mean squared difference between its patches and their matches.
     """
@@ -85,8 +85,8 @@ class PatchMatch:
     def draw_random_field(self) -> Tensor:
         """A field of blocks, two windows wide, from random positions of the source.
 
-        Inside a block the patches fit at once. Single random patches would not do: their mean is
-        gray, and what grows from gray stays dull.
+        Inside a block the patches fit at once. Departure: Kwatra 2005 starts from single random
+        patches. Their mean is gray, and what grows from gray stays dull.
         """
         height, width = self.size
         side = 2 * self.window
@@ -144,7 +144,8 @@ class PatchMatch:
         """Improves the matches by propagation and random search, all pixels at once.
 
         Matches propagate from neighbors 8, 4, 2 and 1 pixels away; then candidates are drawn
-        around each match, in ever smaller radii. Gives the field and its distances, H×W each.
+        around each match, in ever smaller radii. Departure: Barnes 2009 scans to and fro, one
+        pixel at a time. Gives the field and its distances, H×W each.
         """
         patches = self.extract_patches(picture)
         distance = self.measure_distances(patches, field)
@@ -173,7 +174,7 @@ class PatchMatch:
     def penalize_reuse(self, patches: Tensor, field: Tensor) -> None:
         """Sets a penalty for source patches used more than average, and those around them.
 
-        It avoids repetition (Kaspar 2015).
+        Departure: it avoids repetition, as in Kaspar 2015.
         """
         matches = field.flatten()
         use_counts = torch.bincount(matches, minlength=len(self.table)).float()

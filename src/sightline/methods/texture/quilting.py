@@ -76,9 +76,10 @@ def quilt_texture(
 ) -> tuple[Tensor, float]:
     """Fills `size` with blocks of an exemplar 3×h×w.
 
-    Blocks overlap by at least a sixth of their side, so that the last ones end at the picture's
-    edge; with `tileable` they also overlap the first ones. Each block is drawn from those whose
-    overlap differs by at most (1 + `tolerance`) × the smallest difference.
+    Blocks overlap by at least a sixth of their side. They are evenly spaced, so that the last ones
+    end at the picture's edge (departure: the paper crops the picture); with `tileable` they also
+    overlap the first ones. Each block is drawn from those whose overlap differs by at most
+    (1 + `tolerance`) × the smallest difference.
 
     Gives the picture 3×H×W and the mean squared difference along the cuts.
     """

@@ -141,7 +141,8 @@ def run_fmn(run: AttackRun, center: Tensor, norm: Norm, steps: int) -> Tensor:
         best_image = torch.where(is_better.view(-1, 1, 1, 1), image, best_image)
         best_distance = torch.where(is_better, distance, best_distance)
 
-        # The boundary lies at about margin/‖gradient‖ until the first success shows where it is.
+        # Until the first success, the boundary is expected at margin/‖gradient‖. Departure: that
+        # first radius grows by 1 + γ, too.
         progress = step_index / steps
         change = anneal_by_cosine(FMN_FIRST_RADIUS_CHANGE, FMN_LAST_RADIUS_CHANGE, progress)
         gradient_norm = compute_image_norms(gradient, DUAL_NORMS[norm]).clamp_min(1e-12)

@@ -13,8 +13,8 @@ Norm = Literal["linf", "l2", "l1"]
 
 DUAL_NORMS: dict[Norm, Norm] = {"linf": "l1", "l2": "l2", "l1": "linf"}
 
-# Share of the pixel values that one l1 step moves. The steepest l1 step would move a single value
-# (Tramèr & Boneh 2019, section 3.3).
+# Share of the pixel values that one l1 step moves. Departure: the steepest l1 step moves a single
+# value, which takes thousands of steps (Tramèr & Boneh 2019, section 3.3).
 L1_STEP_SHARE = 0.01
 
 

@@ -33,6 +33,7 @@ def optimize_universal_change(
     Each step follows the mean gradient of a random batch; step sizes fall from a fifth of the
     radius to zero.
     """
+    # Departure: Moosavi-Dezfooli 2017 adds up one DeepFool change per image, until 80 % are fooled.
     eps = norm_ball.eps
     norm = norm_ball.norm
     change = sample_unit_offset(image[:1], norm, generator) * eps
@@ -82,7 +83,7 @@ def sample_patch_positions(
     """Random positions, each wholly inside its image.
 
     Diameters lie within a fifth of `share` of the image's short side, rotations within 22.5°
-    either way.
+    either way. Departure: Brown 2017 draws positions over the whole image.
     """
     height, width = image.shape[-2:]
     uniform = torch.rand(4, len(image), generator=generator).to(image.device) * 2 - 1
