@@ -1,4 +1,7 @@
-"""Attention rollout and relevance against explicit softmax(QKᵀ/√d), on small random transformers of torchvision and timm."""
+"""Attention rollout and relevance against explicit softmax(QKᵀ/√d).
+
+On small random transformers of torchvision and timm.
+"""
 
 import copy
 from collections.abc import Callable
@@ -31,7 +34,7 @@ def of_torchvision() -> nn.Module:
     return lively(network)
 
 
-def of_timm(**knobs: object) -> nn.Module:
+def of_timm(**options: object) -> nn.Module:
     torch.manual_seed(0)
     shape = {
         "img_size": 32,
@@ -42,7 +45,7 @@ def of_timm(**knobs: object) -> nn.Module:
         "mlp_ratio": 1.5,
         "num_classes": 4,
     }
-    return lively(TimmTransformer(**{**shape, **knobs}))
+    return lively(TimmTransformer(**{**shape, **options}))
 
 
 def averaging() -> nn.Module:
@@ -92,7 +95,10 @@ def width_for(make: Callable[[], nn.Module]) -> int:
 
 
 def by_hand(network: nn.Module, image: Tensor, label: int) -> tuple[list[Tensor], list[Tensor]]:
-    """Attention weights heads×T×T of every layer, and their gradients, of one image: every block spelt out, in float64."""
+    """Attention weights heads×T×T of every layer, and their gradients, of one image.
+
+    Every block is spelt out, in float64.
+    """
     network = copy.deepcopy(network).double()
     mean, std = (torch.tensor(v, dtype=torch.float64).view(1, 3, 1, 1) for v in (MEAN, STD))
     x = (image[None].double() - mean) / std
@@ -143,7 +149,7 @@ def timm_forward(network: TimmTransformer, x: Tensor, weights: list[Tensor]) -> 
 
 
 def row_of(network: nn.Module, relation: Tensor) -> Tensor:
-    """The row that the answer is read from."""
+    """The row that the output is read from."""
     if isinstance(network, TimmTransformer) and network.global_pool == "avg":
         return relation[network.num_prefix_tokens :].mean(0)
     return relation[0]
@@ -153,47 +159,47 @@ def row_of(network: nn.Module, relation: Tensor) -> Tensor:
 
 
 @every
-def test_watching_changes_no_answer(make: Callable[[], nn.Module]) -> None:
+def test_recording_changes_no_output(make: Callable[[], nn.Module]) -> None:
     model = loaded(make())
     with torch.no_grad():
         plain = model.logits(pictures(width=width_for(make)))
-        with AttentionRecorder() as seen:
-            watched = model.logits(pictures(width=width_for(make)))
-        assert torch.allclose(plain, watched, atol=1e-5)
+        with AttentionRecorder() as recorder:
+            recorded = model.logits(pictures(width=width_for(make)))
+        assert torch.allclose(plain, recorded, atol=1e-5)
         assert torch.equal(model.logits(pictures(width=width_for(make))), plain)
-    assert len(seen.weights) == (3 if make is with_registers else 2)
-    for weights in seen.weights:
+    assert len(recorder.weights) == (3 if make is with_registers else 2)
+    for weights in recorder.weights:
         assert torch.allclose(weights.sum(3), torch.ones(weights.shape[:3]), atol=1e-5)
 
 
 @every
 def test_weights_are_softmax_of_queries_and_keys(make: Callable[[], nn.Module]) -> None:
     network = make()
-    with torch.no_grad(), AttentionRecorder() as seen:
+    with torch.no_grad(), AttentionRecorder() as recorder:
         loaded(network).logits(pictures(width=width_for(make)))
     for i, image in enumerate(pictures(width=width_for(make))):
         expected, _ = by_hand(network, image, 0)
-        for found, one in zip(seen.weights, expected, strict=True):
+        for found, one in zip(recorder.weights, expected, strict=True):
             assert torch.allclose(found[i].double(), one, atol=1e-5)
-    assert seen.weights[0].std() > 0.02, "a uniform attention would test nothing"
+    assert recorder.weights[0].std() > 0.02, "a uniform attention would test nothing"
 
 
-def attended(**knobs: object) -> tuple[Tensor, Tensor]:
+def attended(**options: object) -> tuple[Tensor, Tensor]:
     """Fused attention of random tensors, and the same computed step by step."""
     generator = torch.Generator().manual_seed(0)
     query, key, value = (
         torch.randn(2, heads, 6, 4, generator=generator)
-        for heads in ((4, 2, 2) if "enable_gqa" in knobs else (4, 4, 4))
+        for heads in ((4, 2, 2) if "enable_gqa" in options else (4, 4, 4))
     )
-    plain = F.scaled_dot_product_attention(query, key, value, **knobs)
-    with AttentionRecorder() as seen:
-        watched = F.scaled_dot_product_attention(query, key, value, **knobs)
-    assert [one.shape for one in seen.weights] == [(2, 4, 6, 6)]
-    return plain, watched
+    plain = F.scaled_dot_product_attention(query, key, value, **options)
+    with AttentionRecorder() as recorder:
+        recorded = F.scaled_dot_product_attention(query, key, value, **options)
+    assert [one.shape for one in recorder.weights] == [(2, 4, 6, 6)]
+    return plain, recorded
 
 
 @pytest.mark.parametrize(
-    "knobs",
+    "options",
     [
         {},
         {"is_causal": True},
@@ -204,13 +210,13 @@ def attended(**knobs: object) -> tuple[Tensor, Tensor]:
     ],
     ids=["plain", "causal", "scale", "groups", "mask", "bias"],
 )
-def test_every_way_of_fused_attention_gives_the_same(knobs: dict[str, object]) -> None:
-    plain, watched = attended(**knobs)
-    assert torch.allclose(plain, watched, atol=1e-6)
+def test_every_variant_of_fused_attention_gives_the_same(options: dict[str, object]) -> None:
+    plain, recorded = attended(**options)
+    assert torch.allclose(plain, recorded, atol=1e-6)
 
 
 @pytest.mark.parametrize(
-    "knobs",
+    "call_options",
     [
         {},
         {"need_weights": False},
@@ -222,20 +228,20 @@ def test_every_way_of_fused_attention_gives_the_same(knobs: dict[str, object]) -
 @pytest.mark.parametrize(
     "options", [{}, {"bias": False}, {"add_bias_kv": True}, {"kdim": 7, "vdim": 7}], ids=str
 )
-def test_every_way_of_multi_head_attention_gives_the_same(
-    knobs: dict[str, object], options: dict[str, object]
+def test_every_variant_of_multi_head_attention_gives_the_same(
+    call_options: dict[str, object], options: dict[str, object]
 ) -> None:
     torch.manual_seed(0)
     layer = nn.MultiheadAttention(8, 2, batch_first=True, **options).eval()
     query = torch.randn(3, 5, 8)
     key = torch.randn(3, 5, 7) if "kdim" in options else query
-    plain = layer(query, key, key, **knobs)
+    plain = layer(query, key, key, **call_options)
     with AttentionRecorder():
-        watched = layer(query, key, key, **knobs)
-    assert torch.allclose(plain[0], watched[0], atol=1e-6)
-    assert (plain[1] is None) == (watched[1] is None)
+        recorded = layer(query, key, key, **call_options)
+    assert torch.allclose(plain[0], recorded[0], atol=1e-6)
+    assert (plain[1] is None) == (recorded[1] is None)
     if plain[1] is not None:
-        assert torch.allclose(plain[1], watched[1], atol=1e-6)
+        assert torch.allclose(plain[1], recorded[1], atol=1e-6)
 
 
 # ── the two methods ──
@@ -269,11 +275,11 @@ def test_relevance_is_its_recursion(make: Callable[[], nn.Module]) -> None:
             "tokens"
         ]
         for i, image in enumerate(pictures(width=width_for(make))):
-            weights, slopes = by_hand(network, image, label)
+            weights, gradients = by_hand(network, image, label)
             relation = torch.eye(weights[0].shape[1], dtype=torch.float64)
-            for layer, slope in zip(weights, slopes, strict=True):
+            for layer, gradient in zip(weights, gradients, strict=True):
                 step = sum(
-                    torch.clamp(slope[h] * layer[h], min=0) for h in range(len(layer))
+                    torch.clamp(gradient[h] * layer[h], min=0) for h in range(len(layer))
                 ) / len(layer)
                 relation = relation + step @ relation
             assert torch.allclose(
@@ -373,7 +379,10 @@ class Shrinking(nn.Module):
 
 
 class Windowed(nn.Module):
-    """Attention in four windows of 16 tokens, then in a single one: the last layer alone looks like a whole transformer."""
+    """Attention in four windows of 16 tokens, then in a single one.
+
+    The last layer alone looks like that of an ordinary transformer.
+    """
 
     def __init__(self) -> None:
         super().__init__()

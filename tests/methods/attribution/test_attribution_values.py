@@ -1,4 +1,4 @@
-"""What `values["attribution"]` promises, over every method that says where in an image something matters."""
+"""What `values["attribution"]` promises, over every method that explains an image."""
 
 from functools import cache
 from typing import Any

@@ -1,4 +1,4 @@
-"""Eight class activation maps, each derived again literally in float64, and the identities between them."""
+"""Eight class activation maps, each derived again in float64, and the identities between them."""
 
 import copy
 from collections.abc import Iterator
@@ -35,7 +35,7 @@ class Net(nn.Module):
 
 
 class Flat(nn.Module):
-    """Ends in a linear layer on every place, so no class activation map exists."""
+    """Ends in a linear layer on every position, so no class activation map exists."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -50,7 +50,7 @@ class Flat(nn.Module):
 
 
 class Tokens(nn.Module):
-    """A transformer in small: a class token, patch tokens, one attention, a head on the class token."""
+    """A small transformer: class token, patch tokens, one attention, a head on the class token."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -106,27 +106,29 @@ def watched(net: nn.Module, layer: str, label: int) -> Iterator[tuple[np.ndarray
         yield seen[-1][0].detach().numpy(), gradient[0].numpy()
 
 
-def literal(kind: str, maps: np.ndarray, slopes: np.ndarray) -> np.ndarray:
-    """The papers' formulas, place by place."""
+def literal(kind: str, maps: np.ndarray, gradients: np.ndarray) -> np.ndarray:
+    """The papers' formulas, position by position."""
     channels, height, width = maps.shape
-    places = [(y, x) for y in range(height) for x in range(width)]
+    positions = [(y, x) for y in range(height) for x in range(width)]
     map_ = np.zeros((height, width))
     for k in range(channels):
         if kind == "gradcam":
-            weight = sum(slopes[k, y, x] for y, x in places) / len(places)
+            weight = sum(gradients[k, y, x] for y, x in positions) / len(positions)
         elif kind == "xgradcam":
-            total = sum(maps[k, y, x] for y, x in places)
+            total = sum(maps[k, y, x] for y, x in positions)
             weight = (
-                sum(maps[k, y, x] / total * slopes[k, y, x] for y, x in places) if total else 0.0
+                sum(maps[k, y, x] / total * gradients[k, y, x] for y, x in positions)
+                if total
+                else 0.0
             )
         elif kind == "gradcam++":
-            total, weight = sum(maps[k, y, x] for y, x in places), 0.0
-            for y, x in places:
-                g = slopes[k, y, x]
+            total, weight = sum(maps[k, y, x] for y, x in positions), 0.0
+            for y, x in positions:
+                g = gradients[k, y, x]
                 if g > 0:
                     weight += g**2 / (2 * g**2 + total * g**3) * g
-        for y, x in places:
-            g = slopes[k, y, x]
+        for y, x in positions:
+            g = gradients[k, y, x]
             share = (
                 {"hirescam": g, "layercam": max(g, 0.0)}[kind]
                 if kind in ("hirescam", "layercam")
@@ -142,12 +144,14 @@ def test_kinds_by_gradient_are_their_formulas(kind: str, layer: str) -> None:
     net = network()
     for label in range(3):
         found = sl.cam(loaded(net), pictures(), kind=kind, label=label, layer=layer).values["cam"]
-        for i, (maps, slopes) in enumerate(watched(net, layer, label)):
-            assert np.allclose(found[i].numpy(), literal(kind, maps, slopes), atol=1e-5, rtol=1e-3)
+        for i, (maps, gradients) in enumerate(watched(net, layer, label)):
+            assert np.allclose(
+                found[i].numpy(), literal(kind, maps, gradients), atol=1e-5, rtol=1e-3
+            )
     assert found.min() >= 0
 
 
-def test_cam_is_the_head_at_every_place() -> None:
+def test_cam_is_the_head_at_every_position() -> None:
     net = network()
     for label in range(3):
         found = sl.cam(loaded(net), pictures(), kind="cam", label=label).values["cam"]
@@ -249,8 +253,8 @@ def test_tokens_are_laid_on_their_grid(kind: str) -> None:
     assert values["cam"].shape == (3, 4, 5)
     assert values["map"].shape == (3, 16, 20)
     if kind in ("gradcam", "gradcam++", "hirescam", "layercam", "xgradcam"):
-        for i, (tokens, slopes) in enumerate(watched(net, "norm1", 1)):
-            laid, laid_slopes = (value[1:].T.reshape(8, 4, 5) for value in (tokens, slopes))
+        for i, (tokens, gradients) in enumerate(watched(net, "norm1", 1)):
+            laid, laid_slopes = (value[1:].T.reshape(8, 4, 5) for value in (tokens, gradients))
             assert np.allclose(
                 values["cam"][i].numpy(), literal(kind, laid, laid_slopes), atol=1e-4, rtol=1e-2
             )
@@ -293,7 +297,7 @@ def test_cam_is_refused_where_it_is_not_exact(make: type[nn.Module], layer: str)
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("layer", ["head", "logits", "penultimate"])
-def test_a_layer_without_places_is_refused_in_one_line(kind: str, layer: str) -> None:
+def test_a_layer_without_positions_is_refused_in_one_line(kind: str, layer: str) -> None:
     with pytest.raises(sl.SightlineError, match="no positions") as caught:
         sl.cam(loaded(network()), pictures(), kind=kind, layer=layer)
     assert "\n" not in str(caught.value)

@@ -1,4 +1,4 @@
-"""Grad-CAM against captum, against CAM on the networks where they are one, and on the tokens of a transformer."""
+"""Grad-CAM against captum, against CAM where they are equal, and on a transformer's tokens."""
 
 import numpy as np
 import pytest
@@ -29,7 +29,7 @@ class Net(nn.Module):
 
 
 class Tokens(nn.Module):
-    """A transformer in small: a class token, patch tokens, one attention, a head on the mean of all."""
+    """A small transformer: class token, patch tokens, one attention, a head on the class token."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -115,8 +115,8 @@ def test_a_layer_that_gives_more_than_one_tensor() -> None:
     model, image = sl.load(Paired(), size=16), torch.rand(2, 3, 16, 20)
     found = sl.gradcam(model, image, label=1, layer="pair")
     maps = model.features(image.clone().requires_grad_(), ["pair", "logits"])
-    (slopes,) = torch.autograd.grad(maps["logits"][:, 1].sum(), maps["pair"])
-    expected = (slopes.mean((2, 3), keepdim=True) * maps["pair"]).sum(1).relu()
+    (gradients,) = torch.autograd.grad(maps["logits"][:, 1].sum(), maps["pair"])
+    expected = (gradients.mean((2, 3), keepdim=True) * maps["pair"]).sum(1).relu()
     torch.testing.assert_close(found.tensors["cam"], expected.detach())
 
 
@@ -153,10 +153,10 @@ def test_tokens_are_laid_on_their_grid(layer: str) -> None:
     image = pictures().requires_grad_()
     features = model.features(image, ["norm1", "logits"])
     (gradient,) = torch.autograd.grad(features["logits"][:, 1].sum(), features["norm1"])
-    tokens, slopes = features["norm1"][:, 1:].detach().numpy(), gradient[:, 1:].numpy()
+    tokens, gradients = features["norm1"][:, 1:].detach().numpy(), gradient[:, 1:].numpy()
     assert tokens.shape == (3, 20, 8)
     for i in range(3):
-        weight = slopes[i].mean(0)
+        weight = gradients[i].mean(0)
         expected = np.array(
             [[max(0.0, float(weight @ tokens[i, 5 * r + c])) for c in range(5)] for r in range(4)]
         )
@@ -166,7 +166,7 @@ def test_tokens_are_laid_on_their_grid(layer: str) -> None:
 
 
 @pytest.mark.parametrize("layer", ["hidden", "head", "logits", "penultimate"])
-def test_a_layer_without_places_is_refused_in_one_line(layer: str) -> None:
+def test_a_layer_without_positions_is_refused_in_one_line(layer: str) -> None:
     with pytest.raises(sl.SightlineError, match="no positions") as caught:
         sl.gradcam(loaded(Net), pictures(), layer=layer)
     assert "\n" not in str(caught.value)
@@ -196,7 +196,7 @@ def nobody() -> sl.Model:
 
 
 class Aside(torch.nn.Module):
-    """A network with a branch that its answer doesn't use, and one whose answer is cut off from differentiation."""
+    """Has a branch that its output doesn't use; if `cut`, the output has no gradient."""
 
     def __init__(self, cut: bool) -> None:
         super().__init__()
@@ -214,9 +214,11 @@ class Aside(torch.nn.Module):
 
 
 @pytest.mark.parametrize(
-    ("cut", "layer", "told"),
+    ("cut", "layer", "message"),
     [(False, "aside", "does not depend on aside"), (True, "main", "no gradient")],
 )
-def test_a_layer_that_the_answer_does_not_use_is_refused(cut: bool, layer: str, told: str) -> None:
-    with pytest.raises(sl.SightlineError, match=told):
+def test_a_layer_that_the_output_does_not_use_is_refused(
+    cut: bool, layer: str, message: str
+) -> None:
+    with pytest.raises(sl.SightlineError, match=message):
         sl.gradcam(sl.load(Aside(cut), size=16), torch.rand(1, 3, 16, 16), layer=layer)

@@ -1,4 +1,4 @@
-"""Probes near an image, baselines, and sums of gradients: written out, on images that are not square."""
+"""Probes near an image, baselines, and sums of gradients: written out, on wide images."""
 
 import math
 
@@ -56,7 +56,7 @@ def test_noise_is_a_share_of_the_range_of_values() -> None:
 
 @pytest.mark.parametrize("count", [1, 2, 5])
 def test_a_straight_path_integrates_polynomials_exactly(count: int) -> None:
-    """Gauss-Legendre with n nodes is exact up to degree 2n - 1: here ∫ x^d dx from baseline to image."""
+    """Gauss-Legendre with n nodes is exact up to degree d = 2n - 1: here for ∫ x^d dx."""
     image, baseline = picture(0).double(), picture(1).double()
     degree = 2 * count - 1
     probes = sample_straight_path(image, baseline, count)
@@ -105,7 +105,7 @@ def test_baselines_are_what_they_are_called() -> None:
 
 
 def test_quarter_crops_lie_anywhere_in_the_image() -> None:
-    """On a ramp along each axis, a crop's mean says where it lies and its order whether it is mirrored."""
+    """On a ramp along each axis, a crop's mean says where it lies, its order if it is mirrored."""
     rows = torch.arange(HEIGHT)[:, None].expand(HEIGHT, WIDTH) / (HEIGHT - 1)
     columns = torch.arange(WIDTH)[None].expand(HEIGHT, WIDTH) / (WIDTH - 1)
     image = torch.stack([rows, columns, torch.zeros(HEIGHT, WIDTH)])

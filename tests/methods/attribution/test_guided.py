@@ -1,4 +1,4 @@
-"""One neuron sent back to the pixels: which one it is, what captum gives for it, and the pixels it sees."""
+"""Neurons backpropagated to the pixels: which they are, captum's gradients, the pixels they see."""
 
 import itertools
 import math
@@ -97,7 +97,7 @@ def test_the_strongest_neuron_is_the_strongest(model: sl.Model, layer: str, rule
             assert features[i, unit, one["row"][i], one["column"][i]] == features[i, unit].max()
 
 
-def test_a_vector_layer_has_one_place(model: sl.Model) -> None:
+def test_a_vector_layer_has_one_position(model: sl.Model) -> None:
     values = sl.guided(model, pictures(), layer="head", rule="gradient").values
     logits = model.logits(pictures())
     assert values["unit"].tolist() == logits.argmax(1).tolist()
@@ -119,7 +119,10 @@ def test_a_unit_out_of_range_is_refused(model: sl.Model, layer: str, units: int)
 
 
 def seen_by(layer: str, unit: int, row: int, column: int) -> tuple[int, int, int, int]:
-    """The pixels that can move a neuron: in a network with positive weights and means for maxima none is hidden by chance."""
+    """The pixels that can change a neuron's activation.
+
+    Positive weights and average pooling leave none of them out by chance.
+    """
     torch.manual_seed(0)
     net = Net()
     with torch.no_grad():

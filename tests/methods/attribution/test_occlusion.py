@@ -1,4 +1,4 @@
-"""Occlusion against a literal double loop, in closed form on a linear network, and against captum."""
+"""Occlusion against a double loop, in closed form on a linear network, and against captum."""
 
 import numpy as np
 import pytest
@@ -263,7 +263,10 @@ def test_labels_that_are_not_there_are_refused(label: tuple[object, ...], said: 
 
 
 def test_words_for_what_covers() -> None:
-    """Each word against the numbers of the covered picture, made here: gray, black, the image's mean colour, the image blurred."""
+    """Each word against covered images made here.
+
+    Gray, black, the image's mean colour, the blurred image.
+    """
     model, image, window = loaded(network()), pictures(1), 6
     radius, line = 9, np.exp(-(np.arange(-9, 10) ** 2) / (2 * 3.0**2))
     line /= line.sum()

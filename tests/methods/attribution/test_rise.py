@@ -1,4 +1,4 @@
-"""RISE against a literal re-derivation with the same masks, and in expectation in closed form on a linear network."""
+"""RISE against a loop with the same masks, and in closed form on a linear network."""
 
 import itertools
 
@@ -36,8 +36,14 @@ class PadAndFlatten(nn.Module):
 def network() -> nn.Module:
     torch.manual_seed(0)
     return nn.Sequential(
-        nn.Conv2d(3, 6, 3, padding=1), nn.ReLU(), nn.Conv2d(6, 8, 3, stride=2), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(32, 4)
-    )  # fmt: skip
+        nn.Conv2d(3, 6, 3, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(6, 8, 3, stride=2),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(2),
+        nn.Flatten(),
+        nn.Linear(32, 4),
+    )
 
 
 def pictures(count: int = 2, height: int = 16, width: int = 19) -> Tensor:
@@ -63,17 +69,20 @@ def test_it_is_the_mean_score_with_each_pixel_visible(score: str) -> None:
         weighed, visible, total = np.zeros((16, 19)), np.zeros((16, 19)), 0.0
         for mask in masks:
             logits = model.logits((0.25 * (1 - mask) + image * mask)[None].clamp(0, 1))[0].detach()
-            answer = float(logits.softmax(0)[2] if score == "probability" else logits[2])
-            weighed += answer * mask.double().numpy()
+            output = float(logits.softmax(0)[2] if score == "probability" else logits[2])
+            weighed += output * mask.double().numpy()
             visible += mask.double().numpy()
-            total += answer
+            total += output
         assert np.allclose(found["map"][n].numpy(), weighed / visible, atol=1e-5)
         assert found["mean"][n].item() == pytest.approx(total / 23, abs=1e-5)
     assert found["masks"] == 23
 
 
 def test_masks_are_shifted_grids_enlarged() -> None:
-    """Each mask is a crop of some 0/1 grid enlarged bilinearly, at some shift below a cell; literal bilinear weights here."""
+    """Each mask is a crop, at a shift below a cell, of some 0/1 grid enlarged bilinearly.
+
+    The bilinear weights are written out.
+    """
 
     def line(cells: int, cell: int) -> np.ndarray:
         count = (cells + 1) * cell
@@ -107,7 +116,10 @@ def test_every_pixel_is_visible_as_often_as_cells_are_kept(keep: float) -> None:
 
 
 def test_on_a_linear_network_it_tends_to_the_closed_form() -> None:
-    """E[score · M(x)] / E[M(x)], over all 16 grids of 2×2 and all 6 shifts, for a score that is linear in the image."""
+    """E[score · M(x)] / E[M(x)] over all 16 grids of 2×2 and all 6 shifts.
+
+    The score is linear in the image.
+    """
     torch.manual_seed(2)
     linear = nn.Sequential(PadAndFlatten(4, 6), nn.Linear(3 * 4 * 6, 4))
     with torch.no_grad():
@@ -142,7 +154,7 @@ def test_several_labels_are_each_alone() -> None:
             assert torch.allclose(several[name][:, i], one[name], atol=1e-6), name
 
 
-def test_an_answer_that_does_not_depend_on_the_image_leaves_an_empty_map() -> None:
+def test_an_output_that_does_not_depend_on_the_image_leaves_an_empty_map() -> None:
     constant = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 4))
     nn.init.zeros_(constant[2].weight)
     result = sl.rise(loaded(constant), pictures(1), masks=5)

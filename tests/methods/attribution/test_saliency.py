@@ -211,13 +211,13 @@ def test_noisy_kinds_are_the_moments_of_the_gradient(kind: str) -> None:
         loaded(net), pictures(), label=2, kind=kind, samples=7, sigma=0.3, seed=4
     ).values["per_channel"]
     for i, image in enumerate(pictures()):
-        slopes = torch.stack(
+        gradients = torch.stack(
             [literal_gradient(net, noisy, 2) for noisy in copies(image, 0.3, 7, 4)]
         )
         expected = {
-            "smoothgrad": slopes.mean(0),
-            "vargrad": slopes.var(0, correction=0),
-            "smoothgrad_squared": slopes.square().mean(0),
+            "smoothgrad": gradients.mean(0),
+            "vargrad": gradients.var(0, correction=0),
+            "smoothgrad_squared": gradients.square().mean(0),
         }
         assert torch.allclose(found[i].double(), expected[kind], atol=1e-6, rtol=1e-4)
     assert found.abs().max() > 1e-4
@@ -278,7 +278,7 @@ def test_captum_agrees_on_integrated_gradients(baseline: str, samples: int) -> N
 
 @pytest.mark.parametrize("kind", ["integrated", "blur_ig"])
 def test_more_nodes_close_the_gap(kind: str) -> None:
-    """Completeness (Sundararajan 2017, axiom 3): the attribution adds up to the change of the score."""
+    """Completeness (Sundararajan 2017, axiom 3): it adds up to the change of the score."""
     model = loaded(network(smooth=True))
     few, many = (
         sl.saliency(model, pictures(), label=1, kind=kind, samples=n).values for n in (2, 64)

@@ -1,4 +1,4 @@
-"""Segmentation: the seeds are the map's quantiles, the colours decide between them, and the cut is the object."""
+"""Segmentation: seeds are quantiles of the map, colours decide between them."""
 
 import cv2
 import numpy as np
@@ -43,7 +43,7 @@ def weighing(*weights: Tensor) -> sl.Model:
 
 
 DISC = distance(22, 26) < 13
-# Falls off from the disc's middle without regard to its border: only the colours tell where that is.
+# Falls off from the disc's middle, across its border: only the colours tell where that is.
 FADING = torch.exp(-(distance(24, 25) / 20).square())
 
 

@@ -1,4 +1,4 @@
-"""Every form of annotation marks the same pixels; what is broken is named, and the others are used."""
+"""Every form of annotation marks the same pixels; broken files are named."""
 
 from pathlib import Path
 
@@ -21,7 +21,7 @@ REGION[4:12, 16:28] = True
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Three images of 32×32 with REGION as a mask, in boxes.csv and as Pascal VOC; one is broken."""
+    """Images of 32×32 with REGION as a mask, in boxes.csv and as Pascal VOC; one is broken."""
     for name in ("a", "b", "c"):
         write(smooth(seed=ord(name)), tmp_path / f"{name}.png")
     write(REGION.float().expand(1, 3, -1, -1), tmp_path / "a.mask.png")

@@ -1,4 +1,4 @@
-"""Any method's attribution in one form: that of the method itself, on an image that is not square."""
+"""Any method's attribution in one form is that of the method itself, on a wide image."""
 
 from collections.abc import Callable, Iterator
 

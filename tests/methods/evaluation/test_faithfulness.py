@@ -1,4 +1,7 @@
-"""Curves, subsets and correlations: derived again slowly, against captum, and on models whose best attribution is known."""
+"""Curves, subsets and correlations: derived again slowly, and against captum.
+
+Also on models whose best attribution is known.
+"""
 
 from collections.abc import Callable
 

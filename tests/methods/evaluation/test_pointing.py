@@ -35,7 +35,7 @@ def spot(row: int, column: int, height: int = HEIGHT, width: int = WIDTH) -> Ten
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Three images of 32×32 whose object fills rows 4 to 11 and columns 16 to 27, and a broken one."""
+    """Images of 32×32 whose object fills rows 4 to 11 and columns 16 to 27, and a broken one."""
     lines = ["file,label,x0,y0,x1,y1"]
     for name in ("a", "b", "c"):
         write(smooth(seed=ord(name)), tmp_path / f"{name}.png")

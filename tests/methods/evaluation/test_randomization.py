@@ -1,4 +1,4 @@
-"""Randomized networks are copies with shuffled weights; similarities are scipy's and scikit-image's."""
+"""Randomized networks are shuffled copies; similarities are scipy's and scikit-image's."""
 
 from collections import OrderedDict
 from collections.abc import Callable
@@ -50,7 +50,7 @@ def normed() -> nn.Module:
 
 
 class Mixer(nn.Module):
-    """Uses weights without calling their module: a token, a scale, and an attention's projection."""
+    """Uses weights without calling their module: a token, a scale, an attention's projection."""
 
     def __init__(self) -> None:
         super().__init__()

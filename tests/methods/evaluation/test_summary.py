@@ -1,4 +1,4 @@
-"""The short form of the trust test: its numbers are those of the long one with the same settings."""
+"""The short form of the trust test has the numbers of the long one with its settings."""
 
 from collections.abc import Callable
 
