@@ -1,9 +1,10 @@
-"""One line that says what was given, what is allowed and what is near."""
+"""One line that says what was given, what is allowed and what comes close."""
 
 import pytest
 
 from sightline.errors import (
     SightlineError,
+    get_first_error_line,
     make_out_of_range_error,
     make_unknown_name_error,
     suggest_closest_name,
@@ -11,7 +12,7 @@ from sightline.errors import (
 
 
 @pytest.mark.parametrize(
-    ("given", "allowed", "clause"),
+    ("requested", "allowed", "clause"),
     [
         ("conv53", ["conv5_3", "relu5_3", "fc7"], "; did you mean conv5_3?"),
         ("GOOSE", ["tench", "goose"], "; did you mean goose?"),
@@ -29,11 +30,11 @@ from sightline.errors import (
         ("tensch", (name for name in ("tench", "goose")), "; did you mean tench?"),
     ],
 )
-def test_nearest(given: str, allowed: list[str], clause: str) -> None:
-    assert suggest_closest_name(given, allowed) == clause
+def test_suggests_the_closest_name(requested: str, allowed: list[str], clause: str) -> None:
+    assert suggest_closest_name(requested, allowed) == clause
 
 
-def test_unknown() -> None:
+def test_an_unknown_name() -> None:
     assert (
         str(make_unknown_name_error("layer", "conv53", ["conv5_3"]))
         == "no layer named 'conv53'; did you mean conv5_3?"
@@ -42,7 +43,7 @@ def test_unknown() -> None:
     assert "\n" not in str(make_unknown_name_error("layer", "two\nlines", ["one"]))
 
 
-def test_outside() -> None:
+def test_a_number_out_of_range() -> None:
     assert (
         str(make_out_of_range_error("octaves", 40, 1, 12))
         == "octaves is 40; it must lie between 1 and 12"
@@ -53,3 +54,8 @@ def test_is_a_value_error() -> None:
     assert issubclass(SightlineError, ValueError)
     assert isinstance(make_unknown_name_error("layer", "a", []), SightlineError)
     assert isinstance(make_out_of_range_error("k", 0, 1, 2), SightlineError)
+
+
+def test_of_another_library_s_error_the_first_line_is_quoted() -> None:
+    assert get_first_error_line(ValueError("\n  bad header\ntraceback\n")) == "bad header"
+    assert get_first_error_line(ValueError()) == ""

@@ -151,8 +151,12 @@ def make_random_affine(
         sin = turn.sin() / size
         # affine_grid measures in half sides, so a rotation of an image that is not square
         # needs its aspect ratio, and a shift its side.
-        x_row = torch.stack([cos, -sin * height / width, 2 * shift / width * draw[2]], 1)
-        y_row = torch.stack([sin * width / height, cos, 2 * shift / height * draw[3]], 1)
+        x_from_y = -sin * height / width
+        y_from_x = sin * width / height
+        x_shift = 2 * shift / width * draw[2]
+        y_shift = 2 * shift / height * draw[3]
+        x_row = torch.stack([cos, x_from_y, x_shift], 1)
+        y_row = torch.stack([y_from_x, cos, y_shift], 1)
         return _sample_affine(image, torch.stack([x_row, y_row], 1))
 
     return warp_batch
@@ -172,10 +176,12 @@ def make_random_crops(
         draw = torch.rand(3, count, generator=generator)
         min_size, max_size = size_range
         size = min_size + (max_size - min_size) * draw[0]
-        center = (1 - size) * (2 * draw[1:] - 1)  # in half sides, so that the crop stays inside
+        room = 1 - size  # in half sides, how far the crop can move from the middle
+        x_center = room * (2 * draw[1] - 1)
+        y_center = room * (2 * draw[2] - 1)
         zero = torch.zeros_like(size)
-        x_row = torch.stack([size, zero, center[0]], 1)
-        y_row = torch.stack([zero, size, center[1]], 1)
+        x_row = torch.stack([size, zero, x_center], 1)
+        y_row = torch.stack([zero, size, y_center], 1)
         matrices = torch.stack([x_row, y_row], 1)
 
         views = image.repeat_interleave(count, 0)
@@ -205,7 +211,9 @@ def make_center_bias(
         x = torch.linspace(-1, 1, width, device=image.device)
         squared_distance = y[:, None].square() + x.square()
         weight = torch.exp(-squared_distance / (2 * deviation**2))
-        return image * weight + (image * (1 - weight)).detach()
+        with_gradient = image * weight
+        without_gradient = (image * (1 - weight)).detach()
+        return with_gradient + without_gradient
 
     return bias_gradient
 

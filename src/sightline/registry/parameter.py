@@ -69,13 +69,15 @@ class ParameterSpec:
         """The documentation with range, choices and default, for `help`."""
         facts: list[str] = []
         if self.value_range:
-            low = _format_number(self.value_range.low)
-            high = _format_number(self.value_range.high)
+            low = _format_limit(self.value_range.low)
+            high = _format_limit(self.value_range.high)
             facts.append(f"from {low} to {high}")
         if any(f'"{choice}"' not in self.doc for choice in self.choices):
             facts.append("one of " + ", ".join(f'"{choice}"' for choice in self.choices))
-        is_required = self.default is inspect.Parameter.empty
-        facts.append("required" if is_required else f"default {format_value(self.default)}")
+        if self.default is inspect.Parameter.empty:
+            facts.append("required")
+        else:
+            facts.append(f"default {format_value(self.default)}")
         sentence = "; ".join(facts)
         return f"{self.doc} {sentence[0].upper()}{sentence[1:]}."
 
@@ -109,11 +111,8 @@ def is_value_of_type(value: Any, kind: Any) -> bool:
         return is_sequence and all(is_value_of_type(item, item_kind) for item in value)
     if origin is Callable:
         return callable(value)
-    if kind is int:
-        return isinstance(value, int) and not isinstance(value, bool)
-    if kind is float:
-        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        return is_number and not math.isnan(value)
+    if kind in (int, float):
+        return _is_number(value, kind)
     return not isinstance(kind, type) or isinstance(value, kind)
 
 
@@ -129,11 +128,6 @@ def describe_parameter_type(kind: Any) -> str:
     return TYPE_DESCRIPTIONS.get(origin or kind) or str(kind)
 
 
-def _format_number(number: float) -> str:
-    """A number to be read: 1,000,000 and 0.001, not 1e+06 and 1e-03."""
-    return f"{int(number):,}" if number == int(number) else f"{number:g}"
-
-
 def format_value(value: Any) -> str:
     """A value as one would type it in Python."""
     if isinstance(value, str):
@@ -142,5 +136,21 @@ def format_value(value: Any) -> str:
         return f"{value:g}"
     if isinstance(value, tuple):
         items = ", ".join(format_value(item) for item in value)
-        return f"({items},)" if len(value) == 1 else f"({items})"
+        comma = "," if len(value) == 1 else ""
+        return f"({items}{comma})"
     return repr(value)
+
+
+def _is_number(value: Any, kind: type[int] | type[float]) -> bool:
+    if isinstance(value, bool):
+        return False
+    if isinstance(value, int):
+        return True
+    return kind is float and isinstance(value, float) and not math.isnan(value)
+
+
+def _format_limit(limit: float) -> str:
+    """A limit of a range: 1,000,000, not 1e+06."""
+    if limit == int(limit):
+        return f"{int(limit):,}"
+    return f"{limit:g}"

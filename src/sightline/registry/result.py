@@ -52,14 +52,14 @@ class Result:
             object.__setattr__(self, name, read_only_copy)
 
     def __repr__(self) -> str:
-        method = self.recipe.get("method", "")
-        values = ", ".join(
-            f"{name}: {_outline_value(value)}" for name, value in self.values.items()
-        )
-        parts = [method, f"panels: {', '.join(self.panels) or 'none'}", f"values {{{values}}}"]
-        parts += [f"page: {name}" for name in self.pages]
-        parts += [f"movie: {name}" for name in self.movies]
-        return f"<Result {'; '.join(part for part in parts if part)}>"
+        panel_names = ", ".join(self.panels) or "none"
+        values = [f"{name}: {_outline_value(value)}" for name, value in self.values.items()]
+        contents = [f"panels: {panel_names}", f"values {{{', '.join(values)}}}"]
+        if "method" in self.recipe:
+            contents.insert(0, str(self.recipe["method"]))
+        contents += [f"page: {name}" for name in self.pages]
+        contents += [f"movie: {name}" for name in self.movies]
+        return f"<Result {'; '.join(contents)}>"
 
     def _repr_html_(self) -> str:
         """The panels with their captions, as a notebook shows them."""

@@ -42,10 +42,12 @@ def compute_quantile(values: Tensor, fraction: float) -> Tensor:
     """
     import numpy as np
 
-    numbers = values.detach().cpu().to(torch.promote_types(values.dtype, torch.float32)).numpy()
+    at_least_float32 = torch.promote_types(values.dtype, torch.float32)
+    numbers = values.detach().cpu().to(at_least_float32).numpy()
     rank = max(1, round(fraction * values.shape[-1])) - 1
     # Many times faster than torch.kthvalue.
-    return torch.as_tensor(np.partition(numbers, rank, axis=-1)[..., rank]).to(values)
+    partitioned = np.partition(numbers, rank, axis=-1)
+    return torch.as_tensor(partitioned[..., rank]).to(values)
 
 
 def find_heatmap_limit(magnitude: Tensor) -> Tensor:
@@ -67,7 +69,8 @@ def find_gradient_limit(gradient: Tensor) -> float:
 def apply_colormap(values: Tensor, colormap: str) -> Tensor:
     """Colors of values in [0, 1]: N×H×W to N×3×H×W, on the CPU."""
     levels = values.detach().cpu().clamp(0, 1).mul_(255).round_().int()
-    return F.embedding(levels, _load_colormap(colormap)).permute(0, 3, 1, 2)
+    colors = F.embedding(levels, _load_colormap(colormap))
+    return colors.permute(0, 3, 1, 2)
 
 
 def render_heatmap(
@@ -78,7 +81,8 @@ def render_heatmap(
     Without a limit each map has its own scale, up to its maximum. NaN is shown as 0.
     """
     values = values.nan_to_num(0)
-    return apply_colormap(values / _compute_scale(values, limit), colormap)
+    scale = _compute_scale(values, limit)
+    return apply_colormap(values / scale, colormap)
 
 
 def render_signed_map(
@@ -89,7 +93,8 @@ def render_signed_map(
     Without a limit each map has its own scale, up to its largest magnitude. NaN is shown as 0.
     """
     values = values.nan_to_num(0)
-    return apply_colormap(0.5 + 0.5 * values / _compute_scale(values.abs(), limit), colormap)
+    scale = _compute_scale(values.abs(), limit)
+    return apply_colormap(0.5 + 0.5 * values / scale, colormap)
 
 
 def render_around_gray(values: Tensor, limit: float | None = None) -> Tensor:
@@ -98,8 +103,10 @@ def render_around_gray(values: Tensor, limit: float | None = None) -> Tensor:
     Without a limit the scale ends at the largest magnitude. NaN is shown as 0.
     """
     values = values.detach().cpu().nan_to_num(0)
-    scale = float(values.abs().max()) if limit is None else limit
-    return (MID_GRAY + MID_GRAY * values / (scale or 1)).clamp(0, 1)
+    if limit is None:
+        limit = float(values.abs().max())
+    scale = limit or 1
+    return (MID_GRAY + MID_GRAY * values / scale).clamp(0, 1)
 
 
 def overlay_heatmap(
@@ -111,12 +118,14 @@ def overlay_heatmap(
     """
     values = values.nan_to_num(0)
     enlarged = upsample_maps(values, image.shape[-2:])
-    strength = (enlarged / _compute_scale(values, limit)).detach().cpu().clamp(0, 1)
-    gray = image.detach().cpu().mean(1, keepdim=True) * 0.65 + 0.1
-    opacity = 0.85 * strength.unsqueeze(1).sqrt()
+    scale = _compute_scale(values, limit)
+    strength = (enlarged / scale).detach().cpu().clamp(0, 1)
     # The darkest colors of the scale are left out: they would hide the image.
     colors = apply_colormap(0.15 + 0.85 * strength, colormap)
-    return ((1 - opacity) * gray + opacity * colors).clamp(0, 1)
+    opacity = 0.85 * strength.unsqueeze(1).sqrt()
+    gray = image.detach().cpu().mean(1, keepdim=True)
+    dimmed = gray * 0.65 + 0.1
+    return ((1 - opacity) * dimmed + opacity * colors).clamp(0, 1)
 
 
 @cache
@@ -151,8 +160,10 @@ def upsample_maps(values: Tensor, size: tuple[int, int] | torch.Size) -> Tensor:
 
 def enlarge_pixels(image: Tensor, min_side: int) -> Tensor:
     """Repeats pixels by a whole factor until the shorter side has at least `min_side`."""
-    factor = max(1, math.ceil(min_side / min(image.shape[-2:])))
-    return image.repeat_interleave(factor, 2).repeat_interleave(factor, 3)
+    short_side = min(image.shape[-2:])
+    factor = max(1, math.ceil(min_side / short_side))
+    rows_repeated = image.repeat_interleave(factor, 2)
+    return rows_repeated.repeat_interleave(factor, 3)
 
 
 # ── arrangement ──
@@ -170,7 +181,9 @@ def make_contact_sheet(
         columns = math.ceil(math.sqrt(count * height / width))
     columns = min(count, columns)
     rows = math.ceil(count / columns)
-    canvas = torch.full((1, 3, rows * (height + gap) - gap, columns * (width + gap) - gap), fill)
+    sheet_height = rows * (height + gap) - gap
+    sheet_width = columns * (width + gap) - gap
+    canvas = torch.full((1, 3, sheet_height, sheet_width), fill)
     for index, picture in enumerate(pictures):
         row, column = divmod(index, columns)
         top = row * (height + gap)
