@@ -150,15 +150,16 @@ def test_a_blend_that_is_no_name_and_weight_is_refused() -> None:
 
 @torch.no_grad()
 def test_a_blend_of_pictures_is_the_blend_of_their_features(
-    any_style: AnyStyleNetwork, tmp_path: Path
+    any_style: AnyStyleNetwork, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Huang 2017, section 7.1: the decoder of the weighted sum of the features for each style."""
+    """Huang 2017, section 7.1: the weighted sum of the features for each style is decoded."""
+    monkeypatch.setattr(any_style.network, "decode_features", lambda features, *_: features)
     image = smooth(side=64, seed=3)[..., :48, :]
     styles = [smooth(side=60, seed=seed)[..., :52] for seed in (4, 5)]
     for name, style in zip("ab", styles, strict=True):
         images.write(style, tmp_path / f"{name}.png")
     weights = {str(tmp_path / "a.png"): 3, str(tmp_path / "b.png"): 1}
-    restyled = restyle_images(any_style, image, any_style.make_mix(weights, strength=0.6))
+    features = restyle_images(any_style, image, any_style.make_mix(weights, strength=0.6))
 
     network = any_style.network
     content = network.encode_image(image)
@@ -169,9 +170,8 @@ def test_a_blend_of_pictures_is_the_blend_of_their_features(
         )
         for name in "ab"
     ]
-    features = 0.4 * content + 0.6 * (0.75 * stylized[0] + 0.25 * stylized[1])
-    expected = network.decode_features(features, 48, 64)
-    torch.testing.assert_close(restyled, expected, rtol=1e-3, atol=1e-4)
+    expected = 0.4 * content + 0.6 * (0.75 * stylized[0] + 0.25 * stylized[1])
+    torch.testing.assert_close(features, expected, rtol=1e-3, atol=1e-3)
 
 
 def test_a_picture_that_is_no_style_is_refused(any_style: AnyStyleNetwork, tmp_path: Path) -> None:

@@ -114,6 +114,15 @@ def test_images_of_any_size_keep_it(height: int, width: int) -> None:
 
 
 @torch.no_grad()
+def test_sides_are_reflected_to_multiples_of_4() -> None:
+    network, mix = make_network(), torch.tensor([[0.0, 1, 0]])
+    image = make_images(1, 18, 31)
+    padded = nn.functional.pad(image, (0, 1, 0, 2), mode="reflect")
+    expected = network(padded, mix)[..., :18, :31]
+    torch.testing.assert_close(network(image, mix), expected, rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
 def test_each_image_of_a_batch_has_its_own_style() -> None:
     network, images = make_network(), make_images()
     mix = torch.tensor([[1.0, 0, 0], [0, 0.5, 0.5]])

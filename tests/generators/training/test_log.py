@@ -88,6 +88,14 @@ def test_pending_rows_are_dropped_too(tmp_path: Path) -> None:
     assert read_steps(tmp_path) == [1, 2, 3]
 
 
+def test_pending_rows_up_to_the_step_remain(tmp_path: Path) -> None:
+    log = TrainingLog(tmp_path)
+    record_steps(log, 1, 2, 3)
+    log.drop_rows_after(2)
+    log.write_progress(2, SHEET)
+    assert read_steps(tmp_path) == [1, 2]
+
+
 def test_curves_are_means_over_the_window(monkeypatch: pytest.MonkeyPatch) -> None:
     from matplotlib.axes import Axes
 
