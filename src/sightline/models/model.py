@@ -1,7 +1,7 @@
-"""A network one can look into: its layers, features and logits, its own preprocessing, its labels.
+"""The model: a network with its preprocessing, labels and layer names, whose layers can be read.
 
-The caller's network is never touched: the work happens in a private copy of the module tree that shares
-the weights' storage.
+The caller's network is never changed. The work happens in a private copy of the module tree that
+shares the weights' storage.
 """
 
 import re
@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from functools import cached_property
+from html import escape
 from typing import Any
 
 import torch
@@ -20,6 +21,7 @@ from sightline.images.color import LUMINANCE_WEIGHTS
 from sightline.images.io import check_image, crop_center, resize_short_side
 from sightline.models.copy import make_private_network
 from sightline.models.hooks import Capture, Layer, find_first_tensor, format_call_name
+from sightline.models.landmarks import guess_landmarks
 from sightline.models.outputs import select_logits
 from sightline.models.overrides.onednn import use_packed_weights
 from sightline.models.preprocessing import check_known_weights_input
@@ -28,10 +30,32 @@ from sightline.models.preprocessing import check_known_weights_input
 class Model:
     """A network with its preprocessing, labels and layer names.
 
-    `network` is any eager `nn.Module`; it keeps its weights, hooks, modes and flags. Forward hooks that the caller
-    set do not run in the copy. `mean` and `std` normalize a [0, 1] image (one value: the network sees luminance);
-    `size` is the side in pixels it was made for and `resize` the short side before the centre crop;
-    `output` picks the logits from a network that returns a tuple (index) or dict (key).
+    Args:
+        network: any eager `nn.Module`. It keeps its weights, hooks, modes and flags. Forward hooks
+            that the caller registered do not run in the private copy.
+        name: what messages and recipes call it; by default the module's class.
+        mean: channel means that normalize a [0, 1] image; one value for a network that sees
+            luminance.
+        std: channel standard deviations, as many as means.
+        labels: one name per logit.
+        size: side in pixels of the images that the network was trained on.
+        resize: short side in pixels before the centre crop to `size`; by default `size`.
+        aliases: customary layer names, as alias → layer name.
+        landmarks: layer names that replace guessed landmarks.
+        output: which of several outputs are the logits: index in a tuple, key in a dict.
+        device: where to run; by default where the network's parameters are.
+        recipe: how to load the same model again, JSON-able.
+
+    Raises SightlineError for networks that can't be copied, NaN weights, a mean and std of another
+    length than 1 or 3, and known weights that would be fed images of another range or order.
+
+    Attributes:
+        network: the private copy: frozen, in evaluation mode, on `device`.
+        mean, std: tensors 1×C×1×1 on the device, in the network's precision.
+        size, resize, name, device, output, aliases, recipe: as given.
+        lock: an `RLock`, held while the network runs with hooks, which other threads must not meet.
+        overwritten_calls: module calls whose output a later in-place operation overwrites; `run`
+            finds them and lets the network go on with a copy.
     """
 
     def __init__(
@@ -52,175 +76,224 @@ class Model:
     ) -> None:
         if len(mean) != len(std) or len(mean) not in (1, 3):
             raise SightlineError(
-                f"mean and std need one value for each of 1 or 3 channels; given were {len(mean)} and {len(std)}"
+                "mean and std need one value for each of 1 or 3 channels; "
+                f"they have {len(mean)} and {len(std)}"
             )
-        body = make_private_network(network)
-        first = next(body.parameters(), torch.empty(0))
-        self.device = torch.device(device) if device is not None else first.device
-        self.network = body.to(self.device)
+        private = make_private_network(network)
+        first_weight = next(private.parameters(), torch.empty(0))
+        self.device = torch.device(device) if device is not None else first_weight.device
+        self.network = private.to(self.device)
         self.name = name or type(network).__name__
-        self.size, self.resize = size, resize or size
-        precision = first.dtype if first.is_floating_point() else torch.float32
-        self.mean, self.std = (
-            torch.tensor(v, device=self.device, dtype=precision).view(1, -1, 1, 1)
-            for v in (mean, std)
-        )
+        self.size = size
+        self.resize = resize or size
+
+        dtype = first_weight.dtype if first_weight.is_floating_point() else torch.float32
+        self.mean = torch.tensor(mean, device=self.device, dtype=dtype).view(1, -1, 1, 1)
+        self.std = torch.tensor(std, device=self.device, dtype=dtype).view(1, -1, 1, 1)
+
         self.output = output
         self.recipe = dict(recipe or {"model": self.name})
-        self._given_labels = tuple(labels)
         self.aliases = dict(aliases or {})
-        self._given_landmarks = dict(landmarks or {})
         self.overwritten_calls: set[str] = set()
         self.lock = threading.RLock()
+        self._custom_labels = tuple(labels)
+        self._custom_landmarks = dict(landmarks or {})
         check_known_weights_input(self.network, self.normalize, size, self.name)
 
     def __repr__(self) -> str:
         return f"Model({self.name!r}, {len(self.labels)} classes, {self.size} px, {self.device})"
 
+    def _repr_html_(self) -> str:
+        """Tables of the layers and landmarks, for notebooks."""
+        layer_rows = [
+            (layer.name, layer.kind, "×".join(map(str, layer.shape)), layer.alias)
+            for layer in self.layers.values()
+        ]
+        layer_table = _format_html_table(("layer", "kind", "shape", "alias"), layer_rows)
+        landmark_table = _format_html_table(("landmark", "layer"), self.landmarks.items())
+        return (
+            f"<p><code>{escape(repr(self))}</code></p>"
+            f'<div style="max-height: 30em; overflow: auto">{layer_table}</div>'
+            f"{landmark_table}"
+        )
+
+    # ── layers ──
+
     @cached_property
     def layers(self) -> Mapping[str, Layer]:
-        """Every module call that gives a tensor, in the order of the forward pass, by name."""
-        found: dict[str, Layer] = {}
+        """Every module call that gives a tensor, by name, in the order of the forward pass."""
+        layers: dict[str, Layer] = {}
         calls: Counter[str] = Counter()
-        human = {path: alias for alias, path in self.aliases.items()}
+        alias_of = {path: alias for alias, path in self.aliases.items()}
 
-        def record(path: str) -> Callable[..., None]:
-            def hook(module: nn.Module, _args: Any, output: Any) -> None:
+        def make_hook(path: str) -> Callable[..., None]:
+            def record_layer(module: nn.Module, _args: Any, output: Any) -> None:
                 name = format_call_name(path, calls[path])
                 calls[path] += 1
-                value = find_first_tensor(output)
-                if value is not None and value.ndim > 1:
-                    found[name] = Layer(
-                        name, type(module).__name__, tuple(value.shape[1:]), human.get(name, "")
-                    )
+                tensor = find_first_tensor(output)
+                if tensor is not None and tensor.ndim > 1:
+                    kind = type(module).__name__
+                    shape = tuple(tensor.shape[1:])
+                    layers[name] = Layer(name, kind, shape, alias_of.get(name, ""))
 
-            return hook
+            return record_layer
 
-        with self.lock, ExitStack() as undo, torch.no_grad():
+        with self.lock, ExitStack() as hooks, torch.no_grad():
             for path, module in self.network.named_modules():
-                if path and "parametrizations" not in path.split(
-                    "."
-                ):  # those give weights, not features
-                    undo.callback(module.register_forward_hook(record(path)).remove)
+                # Parametrizations compute weights, not features.
+                if path and "parametrizations" not in path.split("."):
+                    hook = module.register_forward_hook(make_hook(path))
+                    hooks.callback(hook.remove)
             self.run_network(self.blank())
-        return found
+        return layers
 
     @cached_property
     def landmarks(self) -> Mapping[str, str]:
-        """`first`, `middle`, `last_conv`, `penultimate` and `logits` as layer names (`NAME:in` is a module's input)."""
-        layers = list(self.layers.values())
-        convs = [layer for layer in layers if isinstance(self.module(layer.name), nn.Conv2d)]
-        spatial = [layer for layer in layers if layer.is_spatial and "Pool" not in layer.kind]
-        tokens = [layer for layer in layers if len(layer.shape) == 2]
-        heads = [layer for layer in layers if isinstance(self.module(layer.name), nn.Linear)]
-        guess = {"logits": "logits"}
-        if convs:
-            half = layers.index(convs[len(convs) // 2])
-            active = (layer for layer in layers[half:] if layer.is_spatial and "ReLU" in layer.kind)
-            guess |= {"first": convs[0].name, "middle": next(active, layers[half]).name}
-        if spatial:
-            guess["last_conv"] = spatial[-1].name
-        if len(convs) < 3 and (
-            places := [layer for layer in layers if layer in spatial or layer in tokens]
-        ):
-            guess["middle"] = places[len(places) // 2].name
-        if tokens and tokens[-1].shape[0] > 1:
-            # The class score reads one token after the last attention, so the others get their gradient before it.
-            before = [
-                layer.name
-                for layer in tokens
-                if layer.name.endswith(("norm1", "ln_1", "layernorm_before"))
-            ]
-            guess["last_conv"] = before[-1] if before else tokens[-1].name
-        if heads:
-            guess["penultimate"] = f"{heads[-1].name}:in"
-        return {**guess, **self._given_landmarks}
+        """`first`, `middle`, `last_conv`, `penultimate` and `logits` as layer names.
 
-    @cached_property
-    def labels(self) -> tuple[str, ...]:
-        """One name per logit: the given ones, else `class 0`, `class 1`, …"""
-        with torch.no_grad():
-            count = select_logits(self.run_network(self.blank()), self.output, self.name).shape[1]
-        if self._given_labels and len(self._given_labels) != count:
-            raise SightlineError(
-                f"{self.name} has {count} logits, but {len(self._given_labels)} labels were given"
-            )
-        return self._given_labels or tuple(f"class {i}" for i in range(count))
+        `NAME:in` is the input of a layer's module.
+        """
+        layers = list(self.layers.values())
+        modules = [self.module(layer.name) for layer in layers]
+        return {**guess_landmarks(layers, modules), **self._custom_landmarks}
 
     def layer(self, name: str) -> str:
-        """The layer's own name for a name, alias or landmark; raises SightlineError with the nearest one."""
-        known = self.landmarks.get(name) or self.aliases.get(name) or name
-        if known == "logits" or known.removesuffix(":in") in self.layers:
-            return known
+        """Resolves a layer name, alias or landmark to the layer's name.
+
+        Raises SightlineError with the closest name for an unknown one.
+        """
+        resolved = self.landmarks.get(name) or self.aliases.get(name) or name
+        if resolved == "logits" or resolved.removesuffix(":in") in self.layers:
+            return resolved
         raise make_unknown_name_error("layer", name, [*self.aliases, *self.landmarks, *self.layers])
 
     def module(self, name: str) -> nn.Module:
-        """The module behind a layer's name. It belongs to the private copy: look, don't change."""
+        """The module behind a layer's name. It belongs to the private copy: don't change it."""
         return self.network.get_submodule(name.split(":", maxsplit=1)[0])
 
     def shape(self, layer: str) -> tuple[int, ...]:
-        """Shape of a layer's output at the network's own size, without the batch; raises for unknown names."""
+        """Shape of a layer's output for an image of the network's size, without the batch.
+
+        Raises SightlineError for an unknown name.
+        """
         name = self.layer(layer)
         if name.endswith(":in"):
             return tuple(self.run(self.blank(), [name])[name].shape[1:])
-        return (len(self.labels),) if name == "logits" else self.layers[name].shape
+        if name == "logits":
+            return (len(self.labels),)
+        return self.layers[name].shape
+
+    # ── labels ──
+
+    @cached_property
+    def labels(self) -> tuple[str, ...]:
+        """One name per logit: the given ones, else `class 0`, `class 1`, …
+
+        Raises SightlineError when another number of labels was given than the network has logits.
+        """
+        with torch.no_grad():
+            logits = select_logits(self.run_network(self.blank()), self.output, self.name)
+        count = logits.shape[1]
+        if not self._custom_labels:
+            return tuple(f"class {i}" for i in range(count))
+        if len(self._custom_labels) != count:
+            raise SightlineError(
+                f"{self.name} has {count} logits, but {len(self._custom_labels)} labels were given"
+            )
+        return self._custom_labels
+
+    def choose(self, label: int | str, image: Tensor, logits: Tensor | None = None) -> Tensor:
+        """Class index for each image, N.
+
+        "top" is the predicted class, from `logits` if they are already computed; anything else is
+        an index or name of a class, as for `index`.
+        """
+        if label != "top":
+            return torch.full((image.shape[0],), self.index(label), device=self.device)
+        with torch.no_grad():
+            if logits is None:
+                logits = self.run(image, ["logits"])["logits"]
+            return logits.argmax(1)
+
+    def index(self, label: int | str) -> int:
+        """Index of a class by its number, its name, or a part of the name that no other class has.
+
+        Raises SightlineError with the closest names.
+        """
+        if not isinstance(label, str) or re.fullmatch("-?[0-9]{1,9}", label):
+            return self._check_class_number(int(label))
+        requested = label.casefold()
+        names = [name.casefold() for name in self.labels]
+        if requested in names:
+            return names.index(requested)
+        matches = [i for i, name in enumerate(names) if requested in name]
+        if len(matches) == 1:
+            return matches[0]
+        candidates = [self.labels[i] for i in matches] or self.labels
+        raise make_unknown_name_error("label", label, candidates)
+
+    def _check_class_number(self, number: int) -> int:
+        if not 0 <= number < len(self.labels):
+            raise SightlineError(
+                f"label is {number}; {self.name} has classes 0 to {len(self.labels) - 1}"
+            )
+        return number
+
+    # ── images ──
 
     def blank(self) -> Tensor:
-        """A gray image of the network's own size, 1×3×H×W."""
+        """A gray image of the network's own size, 1×3×size×size."""
         return torch.full((1, 3, self.size, self.size), 0.5, device=self.device)
 
     def fit(self, image: Tensor, size: int | None = None) -> Tensor:
-        """The network's own view of an image: short side resized, centre cropped square; `size` overrides the side in pixels."""
+        """The square that the network was made to see of an image, N×3×size×size.
+
+        The short side is resized to `resize` pixels and the centre of `size` pixels is cropped. A
+        `size` of your own keeps their ratio. Raises SightlineError for anything that is no image.
+        """
         side = size or self.size
         height, width = check_image(image).shape[-2:]
-        # Only the centre is kept, so the far ends of a very long picture need not be enlarged first.
+        # Only the centre is used, so the ends of a very long image need not be resized.
         image = crop_center(image, min(height, 3 * width), min(width, 3 * height))
-        resized = resize_short_side(image, max(side, round(side * self.resize / self.size)))
+        short_side = round(side * self.resize / self.size)
+        resized = resize_short_side(image, max(side, short_side))
         return crop_center(resized, side, side)
 
-    def logits(self, image: Tensor) -> Tensor:
-        """Scores before the softmax, N×classes, of N×3×H×W in [0, 1]. Normalizes, does not resize. Differentiable.
+    def normalize(self, image: Tensor) -> Tensor:
+        """What the network is fed for an image N×3×H×W in [0, 1].
 
-        Raises SightlineError for anything that is not an image, and for a size the network can't take.
+        On the network's device, in its precision, normalized, as luminance for a network of one
+        channel. The memory format is channels_last, which is faster on the CPU.
+        """
+        image = image.to(self.mean)
+        if self.mean.shape[1] == 1:
+            weights = image.new_tensor(LUMINANCE_WEIGHTS).view(1, 3, 1, 1)
+            image = (image * weights).sum(1, keepdim=True)
+        return ((image - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
+
+    # ── outputs ──
+
+    def logits(self, image: Tensor) -> Tensor:
+        """Scores before the softmax, N×classes, of images N×3×H×W in [0, 1].
+
+        Normalizes, does not resize. Differentiable. Raises SightlineError for anything that is no
+        image, and for a size that the network can't take.
         """
         return self.run(check_image(image), ["logits"])["logits"]
 
     def probabilities(self, image: Tensor) -> Tensor:
-        """Softmax of the logits, N×classes."""
+        """Softmax of the logits, N×classes; raises as `logits` does."""
         return self.logits(image).softmax(1)
 
     def features(self, image: Tensor, layers: str | Iterable[str]) -> dict[str, Tensor]:
-        """Outputs of the named layers (names, aliases, landmarks), keyed as asked. Stops at the deepest one. Differentiable."""
-        asked = [layers] if isinstance(layers, str) else list(layers)
-        found = self.run(check_image(image), [self.layer(name) for name in asked])
-        return {name: found[self.layer(name)] for name in asked}
+        """Outputs of layers, by the name, alias or landmark that was asked for.
 
-    def choose(self, label: int | str, image: Tensor, logits: Tensor | None = None) -> Tensor:
-        """Class index for each image, N: the predicted one for "top" (by the logits, if they are known), else that of `label` (index or name)."""
-        if label == "top":
-            with torch.no_grad():
-                return (self.run(image, ["logits"])["logits"] if logits is None else logits).argmax(
-                    1
-                )
-        return torch.full((image.shape[0],), self.index(label), device=self.device)
-
-    def index(self, label: int | str) -> int:
-        """Index of a class by number or name (whole, or a part that only one label has); raises with the nearest name."""
-        if not isinstance(label, str) or re.fullmatch("-?[0-9]{1,9}", label):
-            if not 0 <= int(label) < len(self.labels):
-                raise SightlineError(
-                    f"label is {label}; {self.name} has classes 0 to {len(self.labels) - 1}"
-                )
-            return int(label)
-        folded, wanted = [name.casefold() for name in self.labels], label.casefold()
-        if wanted in folded:
-            return folded.index(wanted)
-        partly = [i for i, name in enumerate(folded) if wanted in name]
-        if len(partly) == 1:
-            return partly[0]
-        raise make_unknown_name_error(
-            "label", label, [self.labels[i] for i in partly] or self.labels
-        )
+        The forward pass stops at the deepest one. Differentiable. Raises as `logits` does, and for
+        unknown layers.
+        """
+        names = [layers] if isinstance(layers, str) else list(layers)
+        outputs = self.run(check_image(image), [self.layer(name) for name in names])
+        return {name: outputs[self.layer(name)] for name in names}
 
     def run(
         self,
@@ -230,66 +303,78 @@ class Model:
         leaf: str | None = None,
         on_layer: Callable[[str, Tensor], object] | None = None,
     ) -> dict[str, Tensor]:
-        """`features` for engines: layer names must be resolved, the image is not checked and may leave [0, 1].
+        """`features` for engines: the image is not checked and may leave [0, 1].
 
-        The network goes on from layer `leaf` as from a new variable: gradients reach back to it and nothing is kept for what lies before.
-        `seen` gets each inner layer's output before the network goes on: what it computes from it then gets its gradient only when the
-        network's own has come back to that layer.
+        Args:
+            image: N×3×H×W.
+            layers: layer names as `layer` returns them.
+            leaf: a layer whose output becomes a variable without a history: gradients reach back to
+                it, and nothing is kept of the layers before it.
+            on_layer: called with each inner layer's name and output before the network goes on. The
+                gradient of what it computes is then formed only when the network's own has come
+                back to that layer.
         """
-        wanted = set(layers)
-        if torch.is_inference_mode_enabled():  # its tensors don't count the writes to them
+        names = set(layers)
+        if torch.is_inference_mode_enabled():
+            # Tensors of inference mode don't count writes, which show the overwritten calls. There
+            # are no gradients, so no leaf either.
             with torch.inference_mode(False), torch.no_grad():
-                return self.run(image, wanted, on_layer=on_layer)
-        inner, whole = wanted - {"logits"}, "logits" in wanted
-
-        def watched() -> tuple[Capture, Any]:
-            watch = Capture(
-                self.network,
-                inner,
-                copied_calls=self.overwritten_calls,
-                run_to_end=whole,
-                leaf=leaf,
-                on_layer=on_layer,
-            )
-            return watch, watch.run_forward_pass(lambda: self.run_network(image))
-
+                return self.run(image, names, on_layer=on_layer)
         with self.lock:
-            watch, output = watched()
-            if overwritten := watch.find_overwritten_calls():
+            capture, output = self._run_capture(image, names, leaf, on_layer)
+            overwritten = capture.find_overwritten_calls()
+            if overwritten:
                 self.overwritten_calls |= overwritten
-                watch, output = watched()
-        return (
-            {**watch.tensors, "logits": select_logits(output, self.output, self.name)}
-            if whole
-            else watch.tensors
+                capture, output = self._run_capture(image, names, leaf, on_layer)
+        if "logits" not in names:
+            return capture.tensors
+        return {**capture.tensors, "logits": select_logits(output, self.output, self.name)}
+
+    def _run_capture(
+        self,
+        image: Tensor,
+        names: set[str],
+        leaf: str | None,
+        on_layer: Callable[[str, Tensor], object] | None,
+    ) -> tuple[Capture, Any]:
+        """One forward pass: the layers' tensors, and the network's output if it ran to its end."""
+        capture = Capture(
+            self.network,
+            names - {"logits"},
+            copied_calls=self.overwritten_calls,
+            run_to_end="logits" in names,
+            leaf=leaf,
+            on_layer=on_layer,
         )
+        return capture, capture.run_forward_pass(lambda: self.run_network(image))
 
     def run_network(self, image: Tensor) -> Any:
-        """What the network itself returns for an image, normalized first. Raises SightlineError for a size it can't take."""
-        height, width = image.shape[-2:]
+        """What the network itself returns for an image, which is normalized first.
+
+        Raises SightlineError with the network's own error for an image that it can't take.
+        """
         try:
             with use_packed_weights():
                 return self.network(self.normalize(image))
         except torch.OutOfMemoryError:
             raise
         except (RuntimeError, AssertionError, ValueError) as error:
+            height, width = image.shape[-2:]
             reason = get_first_error_line(error)
-            hint = (
-                "lower the batch or the size"
-                if "allocate" in reason
-                else f"it was made for {self.size}×{self.size}"
-            )
             if (height, width) == (self.size, self.size):
                 hint = "is it made for another size=, or for gray (mean= and std= of one value)?"
+            elif "allocate" in reason:
+                hint = "lower the batch or the size"
+            else:
+                hint = f"it was made for {self.size}×{self.size}"
             raise SightlineError(
                 f"{self.name} can't take an image of {height}×{width} pixels ({reason}); {hint}"
             ) from error
 
-    def normalize(self, image: Tensor) -> Tensor:
-        """What the network itself is fed: on its device, in its precision, normalized, channels_last (faster on processors)."""
-        image = image.to(self.mean)
-        if self.mean.shape[1] == 1:
-            image = (image * image.new_tensor(LUMINANCE_WEIGHTS).view(1, 3, 1, 1)).sum(
-                1, keepdim=True
-            )
-        return ((image - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
+
+def _format_html_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table with escaped cells."""
+    lines = ["".join(f"<th>{escape(title)}</th>" for title in header)]
+    for row in rows:
+        lines.append("".join(f"<td>{escape(cell)}</td>" for cell in row))
+    return f"<table>{''.join(f'<tr>{line}</tr>' for line in lines)}</table>"

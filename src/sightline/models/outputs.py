@@ -1,89 +1,136 @@
-"""What a network's outputs mean: class scores from whatever it returns, places in the image from whatever a layer gives."""
+"""What the outputs of networks and layers mean: class scores, feature maps, gradients of scores."""
 
-from collections.abc import Mapping
-from typing import Any, cast
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
 
 from sightline.errors import SightlineError, make_unknown_name_error
 
+# A grid of features matches an image if their aspect ratios differ by less than this share.
+ASPECT_TOLERANCE = 0.1
+
+# Class and register tokens stand before those of the image.
+MAX_EXTRA_TOKENS = 16
+
 
 def select_logits(output: Any, selector: int | str | None, network_name: str) -> Tensor:
-    """Logits N×classes from what the network `name` returns: a tensor, or by `choice` the index in a tuple, the key in a dict.
+    """Logits N×classes from what a network returns.
 
-    Raises SightlineError where there are none.
+    That is a tensor, or one of a tuple or dict that `selector` picks: the index in a tuple (by
+    default 0), the key in a dict (by default `logits`, `out` or the first one). The scores of a
+    network that scores every position are averaged over positions.
+
+    Raises SightlineError where there are no logits.
     """
     if isinstance(output, Mapping):
-        keys: list[Any] = list(output)
-        key = (
-            selector
-            if selector is not None
-            else next((k for k in ("logits", "out") if k in keys), keys[0])
-        )
-        if key not in keys:
-            raise make_unknown_name_error("output", key, map(str, keys))
-        output = output[key]
+        output = _select_from_dict(cast(Mapping[Any, Any], output), selector)
     elif isinstance(output, (tuple, list)):
-        index = selector or 0
-        if not isinstance(index, int) or not -len(output) <= index < len(output):
-            raise SightlineError(
-                f"output is {index!r}; {network_name} returns {len(output)} values: give a number from 0"
-            )
-        output = output[index]
+        output = _select_from_tuple(cast(Sequence[Any], output), selector, network_name)
     if not isinstance(output, Tensor) or output.ndim < 2:
         raise SightlineError(
-            f"{network_name} returns {type(output).__name__}, not N×classes; pick its logits with output="
+            f"{network_name} returns {type(output).__name__}, not N×classes; "
+            "pick its logits with output="
         )
-    # A network that scores every position (segmentation) scores the image by the mean over positions.
     return output.flatten(2).mean(2) if output.ndim > 2 else output
 
 
-def reshape_to_feature_maps(feature: Tensor, height: int, width: int) -> Tensor:
-    """Features as N×C×h×w maps of an image of height × width pixels: convolutional ones as they are, N×h×w×C turned,
-    N×T×C tokens of a transformer laid on their grid with class tokens dropped.
+def _select_from_dict(output: Mapping[Any, Any], selector: int | str | None) -> Any:
+    keys = list(output)
+    if selector is None:
+        selector = next((key for key in ("logits", "out") if key in keys), keys[0])
+    if selector not in keys:
+        raise make_unknown_name_error("output", selector, map(str, keys))
+    return output[selector]
 
-    Raises SightlineError where the features have no places.
+
+def _select_from_tuple(output: Sequence[Any], selector: int | str | None, network_name: str) -> Any:
+    index = selector or 0
+    if not isinstance(index, int) or not -len(output) <= index < len(output):
+        raise SightlineError(
+            f"output is {index!r}; {network_name} returns {len(output)} values: "
+            "give a number from 0"
+        )
+    return output[index]
+
+
+def reshape_to_feature_maps(feature: Tensor, height: int, width: int) -> Tensor:
+    """Features as N×C×h×w maps of an image of height × width pixels.
+
+    Convolutional features are returned as they are, N×h×w×C is permuted, and the N×T×C tokens of a
+    transformer are laid on their grid without class tokens.
+
+    Raises SightlineError for features without positions in the image.
     """
     aspect = height / width
     if feature.ndim == 4:
-        last = (
-            abs(feature.shape[1] / feature.shape[2] / aspect - 1) < 0.1
-            and abs(feature.shape[2] / feature.shape[3] / aspect - 1) > 0.1
+        return feature.permute(0, 3, 1, 2) if _is_channels_last(feature, aspect) else feature
+    grid = _find_token_grid(feature.shape[1], aspect) if feature.ndim == 3 else None
+    if grid is None:
+        raise SightlineError(
+            f"this layer has no positions in the image: its output is {tuple(feature.shape)}; "
+            "choose a convolutional layer"
         )
-        return feature.permute(0, 3, 1, 2) if last else feature
-    if feature.ndim == 3:
-        for extra in range(17):
-            count = feature.shape[1] - extra
-            rows = round((max(count, 0) * aspect) ** 0.5)
-            if rows > 0 and count % rows == 0 and abs(rows * rows / count / aspect - 1) < 0.1:
-                return feature[:, extra:].transpose(1, 2).unflatten(2, (rows, count // rows))
-    raise SightlineError(
-        f"this layer has no places in the image: its output is {tuple(feature.shape)}; choose a convolutional layer"
-    )
+    image_tokens = feature[:, grid.extra_tokens :]
+    return image_tokens.transpose(1, 2).unflatten(2, (grid.rows, grid.columns))
+
+
+def _is_channels_last(feature: Tensor, aspect: float) -> bool:
+    """Whether the axes 1 and 2, and not 2 and 3, have the image's aspect ratio."""
+    _, first, second, third = feature.shape
+    leading_error = abs(first / second / aspect - 1)
+    trailing_error = abs(second / third / aspect - 1)
+    return leading_error < ASPECT_TOLERANCE and trailing_error > ASPECT_TOLERANCE
+
+
+class TokenGrid(NamedTuple):
+    """How the tokens of a transformer lie on the image."""
+
+    extra_tokens: int
+    rows: int
+    columns: int
+
+
+def _find_token_grid(tokens: int, aspect: float) -> TokenGrid | None:
+    """The grid of the image's aspect ratio that leaves the fewest extra tokens."""
+    for extra_tokens in range(min(MAX_EXTRA_TOKENS + 1, tokens)):
+        image_tokens = tokens - extra_tokens
+        rows = round((image_tokens * aspect) ** 0.5)
+        if rows == 0 or image_tokens % rows:
+            continue
+        columns = image_tokens // rows
+        grid_aspect = rows * rows / image_tokens
+        if abs(grid_aspect / aspect - 1) < ASPECT_TOLERANCE:
+            return TokenGrid(extra_tokens, rows, columns)
+    return None
 
 
 def reshape_to_unit_grid(feature: Tensor, image: Tensor) -> Tensor:
-    """N×units×rows×columns of any layer; a vector has one position."""
-    return (
-        feature[:, :, None, None]
-        if feature.ndim == 2
-        else reshape_to_feature_maps(feature, *image.shape[-2:])
-    )
+    """Any layer's features as N×units×rows×columns; a vector has one position."""
+    if feature.ndim == 2:
+        return feature[:, :, None, None]
+    height, width = image.shape[-2:]
+    return reshape_to_feature_maps(feature, height, width)
 
 
 def differentiate_scores(
     scores: Tensor, inputs: Tensor, inputs_name: str, *, retain_graph: bool = False
 ) -> Tensor:
-    """∂(sum of scores)/∂of; `keep` leaves the graph for another one. Raises SightlineError where the scores don't depend on it, or not by steps that have a gradient."""
+    """The gradient of the sum of the scores with respect to the inputs, of the inputs' shape.
+
+    Raises SightlineError where the scores don't depend on the inputs, or not in a differentiable
+    way.
+    """
     if not scores.requires_grad:
         raise SightlineError(
-            f"this network's answer has no gradient with respect to {inputs_name}: some step of it is cut off from differentiation"
+            f"the network's output has no gradient with respect to {inputs_name}: "
+            "some step of it is cut off from differentiation"
         )
-    (found,) = cast(
+    (gradient,) = cast(
         tuple[Tensor | None],
         torch.autograd.grad(scores.sum(), inputs, retain_graph=retain_graph, allow_unused=True),
     )
-    if found is None:
+    if gradient is None:
         raise SightlineError(f"the score does not depend on {inputs_name}; choose another layer")
-    return found
+    return gradient

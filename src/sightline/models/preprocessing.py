@@ -1,11 +1,14 @@
-"""Whether a network gets what it was trained on: a picture normalized for another one gives features that mean nothing, and no error.
+"""Checks that a network is fed what it was trained on.
 
-Nothing in a network says what it wants, unless its weights are known. (Batch norm remembers how strongly the first layer answered in
-training; `perceptual` asks it. Tried on seven networks and left out: how far features follow the picture rather than the biases, how
-they grow with its contrast. Right pairs of some networks look there like wrong ones of others.)
+A wrongly normalized image gives features that mean nothing, and no error. Nothing in a network
+tells what it expects, unless its weights are known. (Batch norm remembers how strongly the first
+layer responded in training, which `perceptual` compares. Two other tests were tried on seven
+networks and left out: how far features follow the image rather than the biases, and how they grow
+with its contrast. Some networks that are fed correctly look there like others that are not.)
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -19,83 +22,120 @@ from sightline.models.weights.published import (
     recognize_published_weights,
 )
 
-NORMALIZATION_TOLERANCE = 0.25  # of the input's range: 256 for 255, one deviation for all channels and the like pass, anything else is another scale
+# As a share of the input's range. It lets 256 for 255 pass, or one deviation for all channels;
+# anything else is another scale.
+NORMALIZATION_TOLERANCE = 0.25
+
+# How far the input may be from an affine function of the color, as a share of its coefficients.
+_AFFINE_TOLERANCE = 0.02
+
+
+@dataclass(frozen=True)
+class ColorTransform:
+    """An affine map of colors in [0, 1] to a network's input.
+
+    `matrix` is 3×3, a row for each input channel; `offset`, 3, is the input for black.
+    """
+
+    matrix: Tensor
+    offset: Tensor
+
+    def __str__(self) -> str:
+        """«RGB from -2.12 to 2.64»: the order of channels, and the range of the input."""
+        order = "".join("RGB"[index] for index in self.matrix.abs().argmax(1).tolist())
+        white = self.offset + self.matrix.sum(1)
+        return f"{order} from {float(self.offset.min()):.3g} to {float(white.max()):.3g}"
 
 
 def check_known_weights_input(
     network: nn.Module, normalize: Callable[[Tensor], Tensor], size: int, name: str
 ) -> None:
-    """Raises SightlineError where `body` has weights that are known and its first convolution gets, after `normalize` and whatever
-    stands before it, another range or order of channels than they were trained on."""
-    known, first = recognize_published_weights(network), find_first_convolution(network)
-    fed = measure_color_transform(network, normalize, size, first[0]) if first and known else None
-    if known is None or fed is None:
+    """Raises SightlineError where known weights are fed another range or order of channels.
+
+    What counts is the input of the first convolution, after `normalize` and whatever the network
+    itself does before it. A network with unknown weights passes.
+    """
+    published = recognize_published_weights(network)
+    first = find_first_convolution(network)
+    if published is None or first is None:
         return
-    wanted = make_expected_color_transform(known)
-    apart = max(float((one - other).abs().max()) for one, other in zip(fed, wanted, strict=True))
-    if apart > NORMALIZATION_TOLERANCE * float(wanted[0].abs().max()):
-        architecture = known.name.split()[-1].lower().replace("-", "")
+    conv_path, _ = first
+    actual = measure_color_transform(network, normalize, size, conv_path)
+    if actual is None:
+        return
+    expected = make_expected_color_transform(published)
+    matrix_error = float((actual.matrix - expected.matrix).abs().max())
+    offset_error = float((actual.offset - expected.offset).abs().max())
+    tolerance = NORMALIZATION_TOLERANCE * float(expected.matrix.abs().max())
+    if max(matrix_error, offset_error) > tolerance:
+        architecture = published.name.split()[-1].lower().replace("-", "")
         raise SightlineError(
-            f"{name} has the weights of {known.name}, which were trained on {describe_color_range(wanted)}, but its first layer is fed {describe_color_range(fed)}; "
-            f"let sl.load({architecture!r}, weights=FILE) choose mean and std, or give those of its training"
+            f"{name} has the weights of {published.name}, which were trained on {expected}, "
+            f"but its first layer is fed {actual}; let sl.load({architecture!r}, weights=FILE) "
+            "choose mean and std, or give those of its training"
         )
 
 
 def measure_color_transform(
     network: nn.Module, normalize: Callable[[Tensor], Tensor], size: int, conv_path: str
-) -> tuple[Tensor, Tensor] | None:
-    """What colours of [0, 1] become at the input of a convolution, as a matrix 3×3 and an offset 3; None where they don't get
-    there by such a map, or all channels get the same luminance."""
-    colours = torch.cat([torch.zeros(1, 3), torch.eye(3), torch.full((1, 3), 0.5)])
-    watch = Capture(network, [f"{conv_path}:in"])
+) -> ColorTransform | None:
+    """What a convolution is fed for the colors of [0, 1].
+
+    Returns None where that is no affine map of the color, where all channels are fed the same
+    luminance, and where the network fails.
+    """
+    black = torch.zeros(1, 3)
+    gray = torch.full((1, 3), 0.5)
+    colors = torch.cat([black, torch.eye(3), gray])
+    images = colors[:, :, None, None].expand(-1, -1, size, size)
+    capture = Capture(network, [f"{conv_path}:in"])
     try:
         with torch.inference_mode(False), torch.no_grad():
-            watch.run_forward_pass(
-                lambda: network(normalize(colours[:, :, None, None].expand(-1, -1, size, size)))
-            )
-    except Exception:  # noqa: BLE001 - the caller's own code; it will say so itself when it is asked
+            capture.run_forward_pass(lambda: network(normalize(images)))
+    except Exception:  # noqa: BLE001 - the caller's code, whose error is told when the model runs
         return None
-    found = watch.tensors.get(f"{conv_path}:in")
-    if found is None or found.ndim != 4 or found.shape[:2] != (5, 3):
+    conv_input = capture.tensors.get(f"{conv_path}:in")
+    if conv_input is None or conv_input.ndim != 4 or conv_input.shape[:2] != (5, 3):
         return None
-    black, *pure, gray = found[:, :, found.shape[2] // 2, found.shape[3] // 2].float().cpu()
-    matrix = torch.stack([colour - black for colour in pure], 1)
-    straight = (black + matrix.sum(1) / 2 - gray).abs().max() <= 0.02 * matrix.abs().max()
-    colourless = (matrix - matrix.mean(0)).abs().max() <= 0.02 * matrix.abs().max()
-    return (matrix, black) if bool(straight and not colourless) else None
+
+    middle_row = conv_input.shape[2] // 2
+    middle_column = conv_input.shape[3] // 2
+    fed = conv_input[:, :, middle_row, middle_column].float().cpu()
+    fed_black, fed_gray = fed[0], fed[4]
+    matrix = (fed[1:4] - fed_black).T
+    tolerance = _AFFINE_TOLERANCE * matrix.abs().max()
+    is_affine = (fed_black + matrix.sum(1) / 2 - fed_gray).abs().max() <= tolerance
+    is_luminance = (matrix - matrix.mean(0)).abs().max() <= tolerance
+    if not is_affine or is_luminance:
+        return None
+    return ColorTransform(matrix, fed_black)
 
 
-def make_expected_color_transform(published: PublishedWeights) -> tuple[Tensor, Tensor]:
-    """The matrix and the offset that published weights want."""
-    mean, std = torch.tensor(published.mean), torch.tensor(published.std)
+def make_expected_color_transform(published: PublishedWeights) -> ColorTransform:
+    """The color transform that published weights were trained with."""
+    mean = torch.tensor(published.mean)
+    std = torch.tensor(published.std)
     rows = ["RGB".index(letter) for letter in published.channel_order]
-    return torch.diag(1 / std)[rows], (-mean / std)[rows]
-
-
-def describe_color_range(color_transform: tuple[Tensor, Tensor]) -> str:
-    """«RGB from -2.12 to 2.64»."""
-    matrix, black = color_transform
-    order = "".join("RGB"[index] for index in matrix.abs().argmax(1).tolist())
-    return f"{order} from {float(black.min()):.3g} to {float((black + matrix.sum(1)).max()):.3g}"
+    return ColorTransform(matrix=torch.diag(1 / std)[rows], offset=(-mean / std)[rows])
 
 
 def check_library_normalization(
-    library_settings: Mapping[str, Any], given_settings: Mapping[str, Any], name: str
+    library_settings: Mapping[str, Any], user_settings: Mapping[str, Any], name: str
 ) -> None:
-    """Raises SightlineError where `mean` or `std` was given for a library's own weights, and is not what they were trained with."""
+    """Raises SightlineError where the user's mean or std contradicts a library's own weights."""
+    tolerance = NORMALIZATION_TOLERANCE * min(library_settings["std"])
     for key in ("mean", "std"):
-        own, other = (
-            tuple(library_settings[key]),
-            tuple(given_settings.get(key, library_settings[key])),
+        expected = tuple(library_settings[key])
+        values = tuple(user_settings.get(key, expected))
+        if len(values) == len(expected):
+            errors = [abs(a - b) for a, b in zip(values, expected, strict=True)]
+            if max(errors) <= tolerance:
+                continue
+        raise SightlineError(
+            f"{name}'s own weights were trained with {key} {format_rounded_values(expected)}; "
+            f"given was {format_rounded_values(values)}: leave it out, "
+            "or give the weights that go with it as weights=FILE"
         )
-        scale = min(library_settings["std"])
-        if len(own) != len(other) or any(
-            abs(a - b) > NORMALIZATION_TOLERANCE * scale for a, b in zip(own, other, strict=True)
-        ):
-            raise SightlineError(
-                f"{name}'s own weights were trained with {key} {format_rounded_values(own)}; given was {format_rounded_values(other)}: leave it out, "
-                "or give the weights that go with it as weights=FILE"
-            )
 
 
 def format_rounded_values(values: Sequence[float]) -> str:

@@ -1,4 +1,4 @@
-"""Max pooling that keeps less gives what torch's own gives, to the bit, forward, backward and twice backward."""
+"""Compact max pooling gives what torch's own gives, to the bit, also twice differentiated."""
 
 import gc
 import weakref
@@ -7,37 +7,40 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 import sightline as sl
-from sightline.models.overrides import max_pooling as frugal
-from sightline.models.overrides import onednn as packed
-from sightline.models.overrides import relu as rules
+from sightline.models.overrides import max_pooling
 from sightline.models.overrides.average_pooling import AveragePoolingMode
+from sightline.models.overrides.onednn import use_packed_weights
+from sightline.models.overrides.relu import backward
 
 
 @pytest.fixture(autouse=True)
 def every_size(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(frugal, "MIN_COMPACT_POOL_ELEMENTS", 1)
+    """Small tensors count as large."""
+    monkeypatch.setattr(max_pooling, "MIN_COMPACT_POOL_ELEMENTS", 1)
 
 
-def drawn(*shape: int) -> Tensor:
+def make_input(*shape: int) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(0))
 
 
-def derivatives(module: nn.Module, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def differentiate_twice(module: nn.Module, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """A module's output, the gradient of a curved score of it, and that of the gradient's norm."""
     leaf = x.clone().requires_grad_()
-    found = module(leaf.sin())
-    (first,) = torch.autograd.grad(found.square().sum(), leaf, create_graph=True)
-    (second,) = torch.autograd.grad(first.square().sum(), leaf)
-    return found.detach(), first.detach(), second
+    output = module(leaf.sin())
+    (gradient,) = torch.autograd.grad(output.square().sum(), leaf, create_graph=True)
+    (second,) = torch.autograd.grad(gradient.square().sum(), leaf)
+    return output.detach(), gradient.detach(), second
 
 
-class Both(nn.Module):
-    """A ReLU's maps, pooled and as they are."""
+class PooledAndWhole(nn.Module):
+    """The output of a ReLU, both pooled and as it is."""
 
     def forward(self, x: Tensor) -> Tensor:
-        maps = nn.functional.relu(x)
-        return torch.cat([nn.functional.max_pool2d(maps, 2).flatten(1), maps.flatten(1)], 1)
+        rectified = F.relu(x)
+        return torch.cat([F.max_pool2d(rectified, 2).flatten(1), rectified.flatten(1)], 1)
 
 
 MODULES = [
@@ -48,79 +51,95 @@ MODULES = [
     nn.MaxPool2d(2),
     nn.Sequential(nn.MaxPool2d(2), nn.ReLU()),
     nn.Sequential(nn.Tanh(), nn.MaxPool2d(3, 1)),
-    Both(),
+    PooledAndWhole(),
 ]
 
 
+@pytest.mark.usefixtures("fast_or_portable")
 @pytest.mark.parametrize("module", MODULES, ids=lambda module: str(module).replace("\n", ""))
-@pytest.mark.parametrize("order", [torch.contiguous_format, torch.channels_last])
-def test_as_torch_has_it(module: nn.Module, order: torch.memory_format) -> None:
-    x = drawn(2, 3, 11, 10).contiguous(memory_format=order)
-    plain = derivatives(module, x)
-    with packed.use_packed_weights():
-        found = derivatives(module, x)
-    for one, other in zip(found, plain, strict=True):
-        assert torch.equal(one, other)
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_the_numbers_are_torchs(module: nn.Module, memory_format: torch.memory_format) -> None:
+    x = make_input(2, 3, 11, 10).contiguous(memory_format=memory_format)
+    expected = differentiate_twice(module, x)
+    with use_packed_weights():
+        derivatives = differentiate_twice(module, x)
+    for derivative, expected_derivative in zip(derivatives, expected, strict=True):
+        assert torch.equal(derivative, expected_derivative)
 
 
-def test_a_number_that_is_none_comes_through() -> None:
+@pytest.mark.usefixtures("fast_or_portable")
+def test_nan_comes_through() -> None:
     x = torch.full((1, 1, 2, 2), torch.nan, requires_grad=True)
-    with packed.use_packed_weights():
-        found = nn.functional.max_pool2d(nn.functional.relu(x), 2)
-    found.sum().backward()
-    assert found.isnan().all()
+    with use_packed_weights():
+        output = F.max_pool2d(F.relu(x), 2)
+    output.sum().backward()
+    assert output.isnan().all()
     assert x.grad is not None
     assert float(x.grad.sum()) == 1
 
 
-def test_nothing_is_kept_of_maps_that_are_pooled() -> None:
-    leaf, seen = drawn(1, 3, 8, 8).requires_grad_(), list[Any]()
-    with packed.use_packed_weights():
-        maps = nn.functional.relu(leaf * 1)
-        seen.append(weakref.ref(maps.untyped_storage()))
-        found = nn.functional.max_pool2d(maps, 2)
-    del maps
+def test_nothing_is_kept_of_a_relu_that_is_pooled() -> None:
+    leaf = make_input(1, 3, 8, 10).requires_grad_()
+    with use_packed_weights():
+        rectified = F.relu(leaf * 1)
+        storage = weakref.ref(rectified.untyped_storage())
+        output = F.max_pool2d(rectified, 2)
+    del rectified
     gc.collect()
-    assert seen[0]() is None
-    node: Any = found.grad_fn
-    assert node.places.dtype == torch.int32
+    assert storage() is None
+    node: Any = output.grad_fn
+    assert node.indices.dtype == torch.int32
+
+
+@pytest.mark.parametrize(
+    ("x", "is_large"),
+    [
+        (make_input(2, 3, 4, 5), True),
+        (make_input(2, 3, 4, 4), False),
+        (make_input(2, 3, 20), False),
+        (make_input(2, 3, 4, 5).to("meta"), False),
+    ],
+)
+def test_only_large_batches_on_the_cpu_are_worth_it(
+    x: Tensor, is_large: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(max_pooling, "MIN_COMPACT_POOL_ELEMENTS", 120)
+    assert not max_pooling.is_large_differentiable_batch(x)
+    leaf = x.requires_grad_() * 1
+    assert max_pooling.is_large_differentiable_batch(leaf) == is_large
+    with torch.no_grad():
+        assert not max_pooling.is_large_differentiable_batch(leaf)
 
 
 def test_other_rules_see_every_relu_and_every_pooling() -> None:
     network = nn.Sequential(
         nn.Conv2d(3, 4, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(4, 2, 3), nn.ReLU()
     ).requires_grad_(False)
-    model, image = (
-        sl.load(network, size=12, device="cpu"),
-        torch.rand(1, 3, 12, 12, generator=torch.Generator().manual_seed(1)),
-    )
+    model = sl.load(network, size=12, device="cpu")
+    image = torch.rand(2, 3, 12, 14, generator=torch.Generator().manual_seed(1))
 
-    def gradients() -> list[Tensor]:
-        found: list[Tensor] = []
-        for context in (
-            rules.backward("guided"),
-            rules.backward("deconvnet"),
-            AveragePoolingMode(),
-        ):
+    def compute_gradients() -> list[Tensor]:
+        gradients: list[Tensor] = []
+        for context in (backward("guided"), backward("deconvnet"), AveragePoolingMode()):
             leaf = image.clone().requires_grad_()
             with context:
-                maps = model.run(leaf, ["4"])["4"]
-            found.append(torch.autograd.grad(maps.sum(), leaf)[0])
-        return found
+                features = model.run(leaf, ["4"])["4"]
+            gradients += torch.autograd.grad(features.sum(), leaf)
+        return gradients
 
-    ours = gradients()
+    gradients = compute_gradients()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(frugal, "MIN_COMPACT_POOL_ELEMENTS", 10**9)
-        plain = gradients()
-    for one, other in zip(ours, plain, strict=True):
-        assert torch.equal(one, other)
-        assert one.any()
+        patch.setattr(max_pooling, "MIN_COMPACT_POOL_ELEMENTS", 10**9)
+        expected = compute_gradients()
+    for gradient, expected_gradient in zip(gradients, expected, strict=True):
+        assert torch.equal(gradient, expected_gradient)
+        assert gradient.any()
 
 
 def test_indices_that_are_asked_for_are_torchs() -> None:
-    x = drawn(1, 2, 6, 6).requires_grad_()
-    with packed.use_packed_weights():
-        found, places = nn.functional.max_pool2d(x, 2, return_indices=True)
-    plain, expected = nn.functional.max_pool2d(x, 2, return_indices=True)
-    assert torch.equal(found, plain)
-    assert torch.equal(places, expected)
+    x = make_input(1, 2, 6, 8).requires_grad_()
+    with use_packed_weights():
+        output, indices = F.max_pool2d(x, 2, return_indices=True)
+    expected, expected_indices = F.max_pool2d(x, 2, return_indices=True)
+    assert torch.equal(output, expected)
+    assert torch.equal(indices, expected_indices)

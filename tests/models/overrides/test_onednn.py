@@ -1,4 +1,4 @@
-"""Convolutions, linear layers and batch norms by packed weights are torch's own to rounding, forward, backward and twice backward."""
+"""Convolutions by packed weights are torch's own to rounding, also twice differentiated."""
 
 from collections.abc import Callable
 from typing import Any
@@ -11,57 +11,54 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 import sightline as sl
-from sightline.models.overrides import onednn as packed
+from sightline.models.overrides import onednn
+from sightline.models.overrides.onednn import PackingDisabled, use_packed_weights
 
 needs_onednn = pytest.mark.skipif(
     not torch.backends.mkldnn.is_available(), reason="torch is built without oneDNN"
 )
 
 
-def close(one: Tensor, other: Tensor) -> None:
-    """Equal but for rounding."""
-    assert one.shape == other.shape
-    assert float((one - other).abs().max()) <= 1e-5 * max(1e-3, float(other.abs().max()))
-
-
-def derivatives(function: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """A function's result, the gradient of a curved score of it, and the gradient of that gradient's size."""
-    leaf = x.clone().requires_grad_()
-    found = function(leaf)
-    (first,) = torch.autograd.grad(found.square().sum(), leaf, create_graph=True)
-    (second,) = torch.autograd.grad(first.square().sum(), leaf)
-    return found.detach(), first.detach(), second
-
-
-def same(module: nn.Module, x: Tensor) -> None:
-    """The module under `faster` gives what it gives alone, with and without gradients."""
-    module = module.eval().requires_grad_(False)
-
-    def fast(x: Tensor) -> Tensor:
-        with packed.use_packed_weights():
-            return module(x)
-
-    with torch.no_grad():
-        close(fast(x), module(x))
-    for one, other in zip(derivatives(fast, x), derivatives(module, x), strict=True):
-        close(one, other)
-
-
-def drawn(*shape: int) -> Tensor:
+def make_input(*shape: int) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(0))
+
+
+def assert_close(output: Tensor, expected: Tensor) -> None:
+    """Equal but for rounding."""
+    assert output.shape == expected.shape
+    scale = max(1e-3, float(expected.abs().max()))
+    assert float((output - expected).abs().max()) <= 1e-5 * scale
+
+
+def differentiate_twice(
+    function: Callable[[Tensor], Tensor], x: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """A function's output, the gradient of a curved score, and that of the gradient's norm."""
+    leaf = x.clone().requires_grad_()
+    output = function(leaf)
+    (gradient,) = torch.autograd.grad(output.square().sum(), leaf, create_graph=True)
+    (second,) = torch.autograd.grad(gradient.square().sum(), leaf)
+    return output.detach(), gradient.detach(), second
+
+
+def run_packed(module: nn.Module, x: Tensor) -> Tensor:
+    with use_packed_weights():
+        return module(x)
 
 
 # ── the same numbers ──
 
 
+@pytest.mark.usefixtures("fast_or_portable")
 @pytest.mark.parametrize(
-    ("channels", "knobs"),
+    ("channels", "settings"),
     [
         ((5, 7), {"kernel_size": 3, "padding": 1}),
         ((5, 7), {"kernel_size": 1}),
         ((5, 7), {"kernel_size": (1, 5), "padding": (0, 2), "bias": False}),
         ((5, 7), {"kernel_size": 3, "stride": 2, "padding": 1}),
         ((5, 7), {"kernel_size": (3, 2), "stride": (2, 3)}),
+        ((5, 7), {"kernel_size": (3, 4), "stride": (1, 2), "padding": (2, 1), "dilation": (2, 1)}),
         ((5, 7), {"kernel_size": 2, "stride": 4}),
         ((5, 7), {"kernel_size": 3, "dilation": 2, "padding": 2}),
         ((6, 8), {"kernel_size": 3, "groups": 2}),
@@ -77,57 +74,49 @@ def drawn(*shape: int) -> Tensor:
 )
 @pytest.mark.parametrize("size", [(1, 17, 24), (3, 22, 19)])
 def test_convolutions(
-    channels: tuple[int, int], knobs: dict[str, Any], size: tuple[int, int, int]
+    channels: tuple[int, int], settings: dict[str, Any], size: tuple[int, int, int]
 ) -> None:
     torch.manual_seed(0)
-    same(nn.Conv2d(*channels, **knobs), drawn(size[0], channels[0], *size[1:]))
+    convolution = nn.Conv2d(*channels, **settings).eval().requires_grad_(False)
+    x = make_input(size[0], channels[0], *size[1:])
+    with torch.no_grad():
+        assert_close(run_packed(convolution, x), convolution(x))
+    derivatives = differentiate_twice(lambda x: run_packed(convolution, x), x)
+    expected = differentiate_twice(convolution, x)
+    for derivative, expected_derivative in zip(derivatives, expected, strict=True):
+        assert_close(derivative, expected_derivative)
 
 
-@pytest.mark.parametrize("affine", [True, False])
-def test_batch_norms(affine: bool) -> None:
-    norm = nn.BatchNorm2d(6, affine=affine)
-    for value in norm.state_dict().values():
-        if value.is_floating_point():
-            value.copy_(torch.rand(6) + 0.5)
-    same(norm, drawn(2, 6, 9, 8))
-
-
-@pytest.mark.parametrize("rule", [None, nn.ReLU(), nn.Tanh()])
-@pytest.mark.parametrize("count", [1, 2])
-def test_linear_layers(rule: nn.Module | None, count: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(packed, "MIN_SPARSE_LINEAR_ELEMENTS", 1)
-    torch.manual_seed(0)
-    same(
-        nn.Sequential(nn.Linear(9, 40), *[rule] if rule else [], nn.Linear(40, 5)), drawn(count, 9)
-    )
-
-
-def test_one_class_of_a_linear_layer_reads_one_row(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(packed, "MIN_SPARSE_LINEAR_ELEMENTS", 1)
-    layer, x = nn.Linear(9, 40).requires_grad_(False), drawn(1, 9).requires_grad_()
-    with packed.use_packed_weights():
-        score = layer(x)[0, 3]
-    layer.weight[4:] = torch.nan
-    (found,) = torch.autograd.grad(score, x)
-    close(found, layer.weight[3:4])
-
-
+@pytest.mark.usefixtures("fast_or_portable")
 @pytest.mark.parametrize("name", ["resnet18", "googlenet", "mobilenet_v2"])
 def test_networks(name: str) -> None:
-    """Whole networks at a small size, by the medians of what differs: where a ReLU's input is nearly 0, rounding decides."""
-    model, image = (
-        sl.load(name, weights="random", device="cpu"),
-        torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0)),
-    )
-    found: list[tuple[Tensor, Tensor]] = []
-    for context in (packed.use_packed_weights, packed.PackingDisabled):
+    """Where a ReLU's input is nearly 0, rounding decides: gradients are compared by the median."""
+    model = sl.load(name, weights="random", device="cpu")
+    image = torch.rand(2, 3, 64, 80, generator=torch.Generator().manual_seed(0))
+    logits: list[Tensor] = []
+    gradients: list[Tensor] = []
+    for context in (use_packed_weights, PackingDisabled):
         leaf = image.clone().requires_grad_()
         with context():
-            logits = model.logits(leaf)
-        found.append((logits.detach(), torch.autograd.grad(logits[:, 0].sum(), leaf)[0]))
-    (logits, gradient), (plain, slow) = found
-    close(logits, plain)
-    assert float((gradient - slow).abs().median()) <= 1e-5 * float(slow.abs().max())
+            output = model.logits(leaf)
+        logits.append(output.detach())
+        gradients.append(torch.autograd.grad(output[:, 0].sum(), leaf)[0])
+    assert_close(*logits)
+    difference = (gradients[0] - gradients[1]).abs().median()
+    assert float(difference) <= 1e-5 * float(gradients[1].abs().max())
+
+
+@pytest.mark.usefixtures("fast_or_portable")
+def test_one_size_after_another() -> None:
+    """The reordered weight is kept for images of any size and any number."""
+    convolution = nn.Conv2d(3, 8, 7, 2, 3).requires_grad_(False)
+    deep = nn.Conv2d(8, 6, (3, 2), 2, 1).requires_grad_(False)
+    network = nn.Sequential(convolution, deep)
+    for size in ((2, 3, 20, 31), (1, 3, 37, 18), (3, 3, 20, 30)):
+        x = make_input(*size)
+        derivatives = differentiate_twice(lambda x: run_packed(network, x), x)
+        for derivative, expected in zip(derivatives, differentiate_twice(network, x), strict=True):
+            assert_close(derivative, expected)
 
 
 # ── what is kept ──
@@ -138,8 +127,9 @@ def test_networks(name: str) -> None:
 def test_weights_that_are_written_to_are_packed_anew(write: str) -> None:
     convolution = nn.Conv2d(3, 4, 3)
     network = nn.Sequential(convolution, nn.Flatten(), nn.Linear(144, 2))
-    model, image = sl.load(network, size=8, device="cpu"), torch.rand(1, 3, 8, 8)
-    before = model.logits(image)
+    model = sl.load(network, size=8, device="cpu")
+    image = torch.rand(1, 3, 8, 8)
+    previous = model.logits(image)
     if write == "in place":
         with torch.no_grad():
             convolution.weight.mul_(2)
@@ -147,33 +137,43 @@ def test_weights_that_are_written_to_are_packed_anew(write: str) -> None:
         convolution.weight.data.mul_(2)
     else:
         network.load_state_dict({name: 2 * value for name, value in network.state_dict().items()})
-    after = model.logits(image)
-    assert not torch.allclose(before, after)
-    with packed.PackingDisabled():
-        close(after, model.logits(image))
+    logits = model.logits(image)
+    assert not torch.allclose(previous, logits)
+    with PackingDisabled():
+        assert_close(logits, model.logits(image))
 
 
 @needs_onednn
-def test_what_is_kept_goes_with_the_weight() -> None:
-    count = len(packed.PACKED_WEIGHTS)
-    model = sl.load(
-        nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(144, 2)), size=8, device="cpu"
-    )
+def test_a_weight_written_to_before_the_backward_pass_is_packed_anew() -> None:
+    convolution = nn.Conv2d(3, 4, (3, 2)).requires_grad_(False)
+    x = make_input(1, 3, 8, 9).requires_grad_()
+    output = run_packed(convolution, x)
+    convolution.weight.mul_(2)
+    (gradient,) = torch.autograd.grad(output.sum(), x)
+    (expected,) = torch.autograd.grad(convolution(x).sum(), x)
+    assert_close(gradient, expected)
+
+
+@needs_onednn
+def test_what_is_packed_goes_with_the_weight() -> None:
+    count = len(onednn.PACKED_WEIGHTS)
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(144, 2))
+    model = sl.load(network, size=8, device="cpu")
     model.logits(torch.rand(1, 3, 8, 8))
-    assert len(packed.PACKED_WEIGHTS) == count + 1
+    assert len(onednn.PACKED_WEIGHTS) == count + 1
     del model
-    assert len(packed.PACKED_WEIGHTS) == count
+    assert len(onednn.PACKED_WEIGHTS) == count
 
 
 # ── left to torch ──
 
 
-def untouched(layer: nn.Module, x: Tensor, monkeypatch: pytest.MonkeyPatch) -> bool:
-    """Whether a layer runs as it is."""
+def runs_unchanged(layer: nn.Module, x: Tensor, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Whether neither a convolution nor a batch norm is replaced."""
     calls: list[str] = []
-    monkeypatch.setattr(packed, "get_packed_weight", lambda *_: calls.append("convolution"))
+    monkeypatch.setattr(onednn, "get_packed_weight", lambda *_: calls.append("convolution"))
     monkeypatch.setattr(torch, "addcmul", lambda *_: calls.append("batch norm"))
-    with packed.use_packed_weights():
+    with use_packed_weights():
         layer(x)
     return not calls
 
@@ -192,35 +192,55 @@ def test_what_is_trained_or_of_another_precision_is_left_alone(
     layer: nn.Module, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     x = torch.rand(2, 3, 8, 8, dtype=next(layer.parameters()).dtype)
-    assert untouched(layer, x, monkeypatch)
+    assert runs_unchanged(layer, x, monkeypatch)
 
 
 def test_weights_that_are_computed_for_each_pass_are_left_alone(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     layer = nn.utils.parametrizations.weight_norm(nn.Conv2d(3, 4, 3)).requires_grad_(False)
-    assert untouched(layer, torch.rand(1, 3, 8, 8), monkeypatch)
+    assert runs_unchanged(layer, torch.rand(1, 3, 8, 8), monkeypatch)
 
 
-def test_whoever_watches_operations_sees_torchs_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    layer, x = nn.Conv2d(3, 4, 3).requires_grad_(False), torch.rand(1, 3, 8, 8)
+def test_weights_made_in_inference_mode_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    with torch.inference_mode():
+        layer = nn.Conv2d(3, 4, 3).requires_grad_(False)
+        assert runs_unchanged(layer, torch.rand(1, 3, 8, 8), monkeypatch)
+
+
+def test_whoever_observes_operations_sees_torchs_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    layer = nn.Conv2d(3, 4, 3).requires_grad_(False)
+    x = torch.rand(1, 3, 8, 8)
     with FlopCounterMode(display=False) as counter:
-        assert untouched(layer, x, monkeypatch)
+        assert runs_unchanged(layer, x, monkeypatch)
     assert counter.get_total_flops() == 2 * 36 * 4 * 27
-    with packed.PackingDisabled():
-        assert untouched(layer, x, monkeypatch)
+    with PackingDisabled():
+        with PackingDisabled():
+            pass
+        assert runs_unchanged(layer, x, monkeypatch)
+
+
+@needs_onednn
+def test_packing_comes_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    with PackingDisabled():
+        pass
+    layer = nn.Sequential(nn.BatchNorm2d(3)).eval().requires_grad_(False)
+    calls: list[str] = []
+    monkeypatch.setattr(torch, "addcmul", lambda *_: calls.append("batch norm"))
+    with use_packed_weights():
+        layer(torch.rand(1, 3, 8, 9))
+    assert calls == ["batch norm"]
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:FutureWarning")
+@pytest.mark.usefixtures("fast_or_portable")
 def test_torchs_own_transforms_go_through() -> None:
-    layer, x = nn.Conv2d(3, 4, 3).requires_grad_(False), drawn(1, 3, 8, 8)
-
-    def fast(x: Tensor) -> Tensor:
-        with packed.use_packed_weights():
-            return layer(x)
-
-    close(torch.func.vmap(fast)(x[None])[0], layer(x))
+    layer = nn.Conv2d(3, 4, 3).requires_grad_(False)
+    x = make_input(1, 3, 8, 9)
+    batched = torch.func.vmap(lambda x: run_packed(layer, x))(x[None])
+    assert_close(batched[0], layer(x))
     with forward_ad.dual_level():
-        moved = forward_ad.unpack_dual(fast(forward_ad.make_dual(x, torch.ones_like(x)))).tangent
-    assert moved is not None
-    close(moved, F.conv2d(torch.ones_like(x), layer.weight))
+        dual = forward_ad.make_dual(x, torch.ones_like(x))
+        tangent = forward_ad.unpack_dual(run_packed(layer, dual)).tangent
+    assert tangent is not None
+    assert_close(tangent, F.conv2d(torch.ones_like(x), layer.weight))

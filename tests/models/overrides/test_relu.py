@@ -1,9 +1,10 @@
-"""Each rule against a backward pass written out in loops, every spelling of ReLU, and captum where it is right."""
+"""Each rule against a backward pass in loops, for every spelling of ReLU, and against captum."""
 
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +13,9 @@ import torch.nn.functional as F
 from captum.attr import Deconvolution, GuidedBackprop
 from torch import Tensor, nn
 
-from sightline.models.overrides.relu import backward
+from sightline.models.overrides.relu import backward, find_relu_ceiling
+
+pytestmark = pytest.mark.usefixtures("fast_or_portable")
 
 RULES = ("gradient", "deconvnet", "guided")
 
@@ -60,8 +63,8 @@ class Pool:
         for o in range(y.shape[0]):
             for r in range(y.shape[1]):
                 for c in range(y.shape[2]):
-                    places = [(2 * r + i, 2 * c + j) for i in (0, 1) for j in (0, 1)]
-                    best = max(places, key=lambda place: x[o, place[0], place[1]])
+                    cells = [(2 * r + i, 2 * c + j) for i in (0, 1) for j in (0, 1)]
+                    best = max(cells, key=lambda cell: x[o, cell[0], cell[1]])
                     self.switches[o, r, c] = best
                     y[o, r, c] = x[o, best[0], best[1]]
         return y
@@ -84,13 +87,13 @@ class Rectifier:
 
     def backward(self, g: np.ndarray) -> np.ndarray:
         result = np.zeros_like(g)
-        for place in np.ndindex(g.shape):
-            active = 0 < self.x[place] < self.high
-            positive = g[place] > 0
+        for index in np.ndindex(g.shape):
+            active = 0 < self.x[index] < self.high
+            positive = g[index] > 0
             passes = {"gradient": active, "deconvnet": positive, "guided": active and positive}[
                 self.rule
             ]
-            result[place] = g[place] if passes else 0
+            result[index] = g[index] if passes else 0
         return result
 
 
@@ -115,7 +118,7 @@ def numbers(parameter: Tensor) -> np.ndarray:
 def literal(
     label: int, rule: str, scale: float = 1, high: float = np.inf
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Logits and the rule's map of `picture(scale)`, for the network below, whatever the spelling of its ReLU."""
+    """Logits and the rule's gradient of `picture(scale)`, whatever the spelling of the ReLU."""
     network = Chain(F.relu, F.relu, F.relu)
     chain = [
         Conv(numbers(network.conv1.weight), numbers(network.conv1.bias), 1),
@@ -128,12 +131,12 @@ def literal(
         Linear(numbers(network.fc2.weight), numbers(network.fc2.bias)),
     ]
     x = picture(scale)[0].numpy()
-    for part in chain:
-        x = part.forward(x)
+    for layer in chain:
+        x = layer.forward(x)
     g = np.zeros_like(x)
     g[label] = 1
-    for part in reversed(chain):
-        g = part.backward(g)
+    for layer in reversed(chain):
+        g = layer.backward(g)
     return x, g
 
 
@@ -143,8 +146,10 @@ class Chain(nn.Module):
     def __init__(self, *rectifiers: Callable[[Tensor], Tensor]) -> None:
         super().__init__()
         torch.manual_seed(3)
-        self.conv1, self.conv2 = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 5, 3)
-        self.fc1, self.fc2 = nn.Linear(20, 12), nn.Linear(12, 3)
+        self.conv1 = nn.Conv2d(3, 4, 3, padding=1)
+        self.conv2 = nn.Conv2d(4, 5, 3)
+        self.fc1 = nn.Linear(30, 12)
+        self.fc2 = nn.Linear(12, 3)
         for parameter in self.parameters():
             nn.init.normal_(parameter, std=0.6)
         self.rectifiers = rectifiers
@@ -161,7 +166,7 @@ class Chain(nn.Module):
 
 
 def in_place(call: Callable[[Tensor], object]) -> Callable[[Tensor], Tensor]:
-    """A spelling whose returned value is thrown away: the network goes on with the changed tensor."""
+    """A spelling whose returned value is ignored: the network goes on with the changed tensor."""
 
     def rectify(x: Tensor) -> Tensor:
         call(x)
@@ -212,12 +217,14 @@ SPELLINGS_6: dict[str, Callable[[], tuple[Callable[[Tensor], Tensor], ...]]] = {
 
 def picture(scale: float = 1.0) -> Tensor:
     return scale * torch.rand(
-        1, 3, 8, 8, generator=torch.Generator().manual_seed(1), dtype=torch.float64
+        1, 3, 8, 10, generator=torch.Generator().manual_seed(1), dtype=torch.float64
     )
 
 
-def seen(network: nn.Module, image: Tensor, label: int, rule: str) -> tuple[Tensor, Tensor, int]:
-    """Logits, map and count under the rule."""
+def run_with_rule(
+    network: nn.Module, image: Tensor, label: int, rule: str
+) -> tuple[Tensor, Tensor, int]:
+    """Logits, gradient and the number of ReLUs under the rule."""
     x = image.clone().requires_grad_()
     with backward(rule) as context:
         logits = network(x)
@@ -230,7 +237,7 @@ def seen(network: nn.Module, image: Tensor, label: int, rule: str) -> tuple[Tens
 def test_every_spelling_follows_the_rule(spelling: str, rule: str) -> None:
     network = Chain(*SPELLINGS[spelling]())
     for label in range(3):
-        logits, gradient, count = seen(network, picture(), label, rule)
+        logits, gradient, count = run_with_rule(network, picture(), label, rule)
         expected_logits, expected = literal(label, rule)
         assert np.allclose(logits[0].numpy(), expected_logits, atol=1e-12)
         assert np.abs(expected).max() > 1e-3
@@ -242,7 +249,7 @@ def test_every_spelling_follows_the_rule(spelling: str, rule: str) -> None:
 @pytest.mark.parametrize("spelling", SPELLINGS_6)
 def test_relu6_is_closed_above_too(spelling: str, rule: str) -> None:
     network = Chain(*SPELLINGS_6[spelling]())
-    logits, gradient, count = seen(network, picture(4), 1, rule)
+    logits, gradient, count = run_with_rule(network, picture(4), 1, rule)
     expected_logits, expected = literal(1, rule, 4, 6)
     unbounded = literal(1, rule, 4)[0]
     assert not np.allclose(expected_logits, unbounded), "the picture must drive some unit over 6"
@@ -253,10 +260,10 @@ def test_relu6_is_closed_above_too(spelling: str, rule: str) -> None:
 
 def test_the_three_rules_differ_where_there_is_relu() -> None:
     network = Chain(F.relu, F.relu, F.relu)
-    maps = [seen(network, picture(), 0, rule)[1] for rule in RULES]
-    assert not torch.allclose(maps[0], maps[1])
-    assert not torch.allclose(maps[0], maps[2])
-    assert not torch.allclose(maps[1], maps[2])
+    gradients = [run_with_rule(network, picture(), 0, rule)[1] for rule in RULES]
+    assert not torch.allclose(gradients[0], gradients[1])
+    assert not torch.allclose(gradients[0], gradients[2])
+    assert not torch.allclose(gradients[1], gradients[2])
 
 
 @pytest.mark.parametrize("rule", RULES)
@@ -282,7 +289,9 @@ class Branching(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         torch.manual_seed(4)
-        self.a, self.b, self.head = nn.Linear(6, 5), nn.Linear(5, 5), nn.Linear(5, 2)
+        self.a = nn.Linear(6, 5)
+        self.b = nn.Linear(5, 5)
+        self.head = nn.Linear(5, 2)
         self.double()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -302,9 +311,9 @@ def test_branches_are_gated_each_for_itself_and_added(rule: str) -> None:
     logits = head[0] @ (outer.forward(b[0] @ inner.forward(h) + b[1]) + h) + head[1]
     top = head[0].T @ np.array([0.0, 1.0])
     expected = a[0].T @ (inner.backward(b[0].T @ outer.backward(top)) + top)
-    found_logits, found, count = seen(network, x, 1, rule)
-    assert np.allclose(found_logits[0].numpy(), logits)
-    assert np.allclose(found[0].numpy(), expected)
+    rule_logits, gradient, count = run_with_rule(network, x, 1, rule)
+    assert np.allclose(rule_logits[0].numpy(), logits)
+    assert np.allclose(gradient[0].numpy(), expected)
     assert count == 2
 
 
@@ -319,7 +328,7 @@ class Reuse(nn.Module):
 @pytest.mark.parametrize("rule", RULES)
 def test_out_of_place_relu_leaves_its_input(rule: str) -> None:
     x = torch.tensor([[-1.0, 2.0]])
-    logits, gradient, _ = seen(Reuse(), x, 0, rule)
+    logits, gradient, _ = run_with_rule(Reuse(), x, 0, rule)
     assert logits.item() == 2 * 3 + 1
     assert gradient.tolist() == [[{"gradient": 1.0, "deconvnet": 4.0, "guided": 1.0}[rule], 4.0]]
 
@@ -332,14 +341,18 @@ def test_captum_agrees_where_every_relu_is_a_module(rule: str, referee: type) ->
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         expected = referee(network).attribute(picture().requires_grad_(), target=2)
-    assert torch.allclose(seen(network, picture(), 2, rule)[1], expected.detach(), atol=1e-12)
+    assert torch.allclose(
+        run_with_rule(network, picture(), 2, rule)[1], expected.detach(), atol=1e-12
+    )
 
 
 def test_a_batch_is_its_images() -> None:
     network = Chain(F.relu, F.relu, F.relu)
-    images = torch.rand(3, 3, 8, 8, generator=torch.Generator().manual_seed(8), dtype=torch.float64)
-    together = seen(network, images, 1, "guided")[1]
-    alone = torch.cat([seen(network, image[None], 1, "guided")[1] for image in images])
+    images = torch.rand(
+        3, 3, 8, 10, generator=torch.Generator().manual_seed(8), dtype=torch.float64
+    )
+    together = run_with_rule(network, images, 1, "guided")[1]
+    alone = torch.cat([run_with_rule(network, image[None], 1, "guided")[1] for image in images])
     assert torch.allclose(together, alone, atol=1e-14)
 
 
@@ -349,7 +362,7 @@ def test_without_relu_all_three_are_the_gradient(smooth: nn.Module) -> None:
     x = picture().requires_grad_()
     (plain,) = torch.autograd.grad(network(x)[0, 0], x)
     for rule in RULES:
-        _, gradient, count = seen(network, picture(), 0, rule)
+        _, gradient, count = run_with_rule(network, picture(), 0, rule)
         assert torch.equal(gradient, plain)
         assert count == 0
 
@@ -394,9 +407,9 @@ def test_forward_values_are_the_networks_own_also_without_gradient(rule: str) ->
         with torch.no_grad():
             expected = network(picture())
             with backward(rule) as context:
-                found = network(picture())
-        assert torch.equal(found, expected)
-        assert not found.requires_grad
+                logits = network(picture())
+        assert torch.equal(logits, expected)
+        assert not logits.requires_grad
         assert context.count == 3
     x = picture().requires_grad_()
     with backward(rule):
@@ -433,17 +446,96 @@ CLAMPS = {
 def test_a_clamp_at_zero_is_a_relu(spelling: str) -> None:
     image = torch.randn(2, 5, generator=torch.Generator().manual_seed(0)).requires_grad_()
     upstream = torch.randn(2, 5, generator=torch.Generator().manual_seed(1))
-    with backward("guided") as met:
+    with backward("guided") as rule:
         (CLAMPS[spelling](image) * upstream).sum().backward()
-    assert met.count == 1
+    assert rule.count == 1
     torch.testing.assert_close(image.grad, upstream.clamp(min=0) * (image > 0))
 
 
-def test_other_clamps_are_not() -> None:
-    with backward("guided") as met:
-        torch.randn(3).clamp(-1, 1)
-        torch.randn(3).clamp(max=2)
-    assert met.count == 0
+@pytest.mark.parametrize(
+    ("call", "ceiling"),
+    [
+        ((torch.clamp, (0, 6), {}), 6),
+        ((torch.clamp, (), {"min": 0.0, "max": 3}), 3),
+        ((torch.clamp, (0,), {"max": None}), np.inf),
+        ((torch.clamp, (0, 0), {}), None),
+        ((torch.clamp, (-1, 1), {}), None),
+        ((torch.clamp, (), {"max": 2}), None),
+        ((torch.clamp, (torch.zeros(3),), {}), None),
+        ((torch.clamp, (0, torch.ones(3)), {}), None),
+        ((F.threshold, (0, 0), {}), np.inf),
+        ((F.threshold, (), {"threshold": 0, "value": 0.0}), np.inf),
+        ((F.threshold, (0, 1), {}), None),
+        ((F.threshold, (1, 0), {}), None),
+        ((F.hardtanh, (), {}), None),
+        ((F.hardtanh, (0,), {}), 1),
+        ((F.hardtanh, (), {"min_val": 0.0, "max_val": 4}), 4),
+        ((F.relu6, (), {"inplace": True}), 6),
+        ((F.gelu, (), {}), None),
+    ],
+)
+def test_which_calls_are_a_relu_and_where_they_clip(
+    call: tuple[Callable[..., Tensor], tuple[Any, ...], dict[str, Any]], ceiling: float | None
+) -> None:
+    function, arguments, settings = call
+    assert find_relu_ceiling(function, (torch.ones(3), *arguments), settings) == ceiling
+
+
+@pytest.mark.parametrize(
+    ("clamp", "high"),
+    [
+        (lambda x: x.clamp_(0, 6), 6),
+        (lambda x: x.clamp_min_(0), np.inf),
+        (lambda x: x.clip_(0, 2), 2),
+        (lambda x: F.hardtanh_(x, 0, 6), 6),
+        (lambda x: F.hardtanh(x, 0, 6, True), 6),
+        (lambda x: F.relu6(x, inplace=True), 6),
+    ],
+)
+@pytest.mark.parametrize("rule", [*RULES, "redirect"])
+def test_a_clamp_writes_in_place_where_it_should(
+    clamp: Callable[[Tensor], Tensor], high: float, rule: str
+) -> None:
+    with backward(rule):
+        x = torch.tensor([-1.0, 1.0, 9.0], requires_grad=True) * 1
+        y = clamp(x)
+    assert y.data_ptr() == x.data_ptr()
+    assert x.tolist() == [0.0, 1.0, min(9.0, high)]
+
+
+@pytest.mark.parametrize("relu", [F.relu, F.relu6])
+def test_a_redirected_gradient_does_not_push_inactive_inputs_away(
+    relu: Callable[[Tensor], Tensor],
+) -> None:
+    """Written out for a loss, which goes down: a positive gradient pushes the input down."""
+    high = 6 if relu is F.relu6 else np.inf
+    inputs = torch.tensor(
+        [
+            [[-1.0, -1.0], [0.0, 7.0], [7.0, -2.0]],  # for these gradients nothing gets through
+            [[-1.0, -1.0], [1.0, 7.0], [7.0, -2.0]],  # here the input 1 is active
+        ]
+    )
+    upstream = torch.tensor([[[2.0, -2.0], [-3.0, 3.0], [-4.0, 5.0]]]).expand(2, 3, 2).clone()
+    if relu is F.relu:
+        inputs[inputs == 7] = -7  # without a ceiling nothing is inactive above
+    leaf = inputs.clone().requires_grad_()
+    with backward("redirect"):
+        output = relu(leaf)
+    (gradient,) = torch.autograd.grad(output, leaf, upstream)
+
+    expected = torch.zeros_like(inputs)
+    for image in range(2):
+        active = (inputs[image] > 0) & (inputs[image] < high)
+        for row, column in np.ndindex(3, 2):
+            x = float(inputs[image, row, column])
+            g = float(upstream[image, row, column])
+            if active.any():
+                passes = bool(active[row, column])
+            else:
+                passes = not (x <= 0 and g > 0) and not (x >= high and g < 0)
+            expected[image, row, column] = g if passes else 0.0
+    assert torch.equal(gradient, expected)
+    assert gradient[0].any()
 
 
 @pytest.mark.parametrize("rule", RULES)

@@ -1,4 +1,4 @@
-"""What a file from elsewhere may make a loader do: nothing but build a known architecture with known weights."""
+"""A recipe from elsewhere builds a known architecture with known weights, and nothing else."""
 
 import json
 from collections.abc import Mapping
@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 import sightline as sl
 from sightline.generators.checkpoint import read_style_network, write_any_style_network
 from sightline.models.zoo.reload import load_recipe_model
+from sightline.models.zoo.sightnet import make_sightnet
 
 HOSTILE: list[Mapping[str, Any]] = [
     {"pretrained_cfg_overlay": {"url": "file:///etc/passwd"}},
@@ -76,8 +77,9 @@ def test_a_recipe_of_another_form_is_refused(recipe: Mapping[str, Any]) -> None:
 )
 def test_what_load_was_given_is_loaded_again(network: str, options: Mapping[str, Any]) -> None:
     first = sl.load(network, weights="random", **options)
-    second = load_recipe_model(json.loads(json.dumps(first.recipe)))
-    assert second.recipe == json.loads(json.dumps(first.recipe)) or second.recipe == first.recipe
+    recipe = json.loads(json.dumps(first.recipe))
+    second = load_recipe_model(recipe)
+    assert json.loads(json.dumps(second.recipe)) == recipe
     image = torch.rand(1, 3, 64, 72, generator=torch.Generator().manual_seed(3))
     torch.testing.assert_close(second.logits(image), first.logits(image))
 
@@ -117,6 +119,38 @@ def test_a_store_hands_nothing_to_a_loader(tmp_path: Path, tiny: sl.Model) -> No
     (store / "scan.json").write_text(json.dumps(facts))
     with pytest.raises(sl.SightlineError, match="cache_dir"):
         sl.Scan.open(store).model()
+
+
+def test_weights_that_changed_are_refused(tmp_path: Path) -> None:
+    weights = tmp_path / "weights.safetensors"
+    save_file(make_sightnet().state_dict(), weights)
+    recipe = sl.load(weights=weights).recipe
+    assert load_recipe_model(recipe).recipe == recipe
+    save_file({**load_file(weights), "fc.bias": torch.ones(10)}, weights)
+    with pytest.raises(sl.SightlineError, match=r"the weights of .* are no longer those that the"):
+        load_recipe_model(recipe)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "message"),
+    [
+        ({"model": "Net", "built_in_code": True}, "network is a Net that was built in code; give"),
+        ({}, "this recipe does not name its network; give it with model="),
+        (
+            {"model": "own:make"},
+            r"network is made by code \(own:make\), which a recipe may not run",
+        ),
+        ({"model": "sightnet", "weights": "x.pt"}, "names the weights x.pt without their SHA-256"),
+        (
+            {"model": "sightnet", "url": "x"},
+            r"'url' is not allowed in a recipe \(allowed are model",
+        ),
+        ({"model": "sightnet", "options": {"classes": -1}}, "'options.classes' is -1 "),
+    ],
+)
+def test_what_a_recipe_may_not_ask_for(recipe: Mapping[str, Any], message: str) -> None:
+    with pytest.raises(sl.SightlineError, match=message):
+        load_recipe_model(recipe)
 
 
 def test_a_recipe_makes_a_reader_write_no_store(tmp_path: Path) -> None:

@@ -1,1 +1,1 @@
-"""What replaces an operation of the network while it runs: gradient rules, padding, pooling, packed weights."""
+"""What replaces a network's operations while it runs: gradient rules, padding, pooling, packing."""

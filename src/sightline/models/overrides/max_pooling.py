@@ -1,7 +1,9 @@
-"""Max pooling that keeps less for its backward pass: of what it pools, where each maximum stood, in 32 bits; of a ReLU before it, nothing.
+"""Max pooling that keeps less memory for its backward pass.
 
-torch keeps a ReLU's result, the largest maps of a network, and the places in 64 bits. Where a maximum is 0 the ReLU lets nothing back,
-and nowhere else does it change anything; so the maximum alone tells what both do, and the map between them can go.
+torch keeps the output of a ReLU, often the largest tensors of a network, and the indices of each
+maximum in 64 bits. Where a maximum is 0 the ReLU before it lets no gradient through, and elsewhere
+it changes nothing. So the maximum alone tells what both do: of the ReLU nothing is kept, and of the
+pooling the indices in 32 bits.
 """
 
 from typing import Any
@@ -10,14 +12,17 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-# Maps with fewer numbers are not worth the way.
+from sightline.models.overrides.fast_operations import backpropagate_max_pool, is_available
+
+# Smaller tensors are not worth the overhead.
 MIN_COMPACT_POOL_ELEMENTS = 1_000_000
 
-aten: Any = torch.ops.aten
+# Under this key a ReLU's graph node holds the tensor that leads around it.
+_BYPASS_KEY = "sightline_bypass"
 
 
 def is_large_differentiable_batch(x: Tensor) -> bool:
-    """Whether x is a large batch of maps N×C×H×W, on a processor, that a gradient will be asked for."""
+    """Whether x is a large N×C×H×W on the CPU whose gradient will be needed."""
     return (
         type(x) is Tensor
         and x.ndim == 4
@@ -25,18 +30,22 @@ def is_large_differentiable_batch(x: Tensor) -> bool:
         and x.requires_grad
         and torch.is_grad_enabled()
         and x.device.type == "cpu"
+        and is_available("max pooling backward")
     )
 
 
 def try_bypassed_relu(input: Tensor, inplace: bool = False) -> Tensor | None:
-    """`F.relu`, which notes a way around itself for a pooling that may follow, or None where the input is small."""
+    """`F.relu` that notes a path around itself for a pooling that may follow.
+
+    Returns None when the input is small.
+    """
     if not is_large_differentiable_batch(input):
         return None
-    around = GradientBypass.apply(input)
-    found = F.relu(input, inplace)
-    node: Any = found.grad_fn
-    node.metadata["around"] = around
-    return found
+    bypass = GradientBypass.apply(input)
+    output = F.relu(input, inplace)
+    node: Any = output.grad_fn
+    node.metadata[_BYPASS_KEY] = bypass
+    return output
 
 
 def try_compact_max_pool(  # noqa: PLR0917 - torch's own signature
@@ -48,19 +57,19 @@ def try_compact_max_pool(  # noqa: PLR0917 - torch's own signature
     ceil_mode: bool = False,
     return_indices: bool = False,
 ) -> Tensor | None:
-    """`F.max_pool2d`, or None where the input is small or the places are asked for."""
-    if not is_large_differentiable_batch(input) or return_indices:
+    """`F.max_pool2d`, or None when the input is small or the indices are asked for."""
+    if return_indices or not is_large_differentiable_batch(input):
         return None
     node: Any = input.grad_fn
-    around: Tensor | None = node.metadata.get("around") if node is not None else None
-    geometry = kernel_size, stride or [], padding, dilation, ceil_mode
-    return CompactMaxPool.apply(
-        *(input, False) if around is None else (around, True), input.detach(), geometry
-    )
+    bypass: Tensor | None = node.metadata.get(_BYPASS_KEY) if node is not None else None
+    settings = (kernel_size, stride or kernel_size, padding, dilation, ceil_mode)
+    if bypass is None:
+        return CompactMaxPool.apply(input, False, input.detach(), settings)
+    return CompactMaxPool.apply(bypass, True, input.detach(), settings)
 
 
 class GradientBypass(torch.autograd.Function):
-    """Stands for x, without its numbers, so that gradients reach what x came from."""
+    """A stand-in of x's shape without its values; its gradient is x's."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
@@ -72,35 +81,34 @@ class GradientBypass(torch.autograd.Function):
 
 
 class CompactMaxPool(torch.autograd.Function):
-    """Max pooling of `maps`, whose gradient goes to `x`; if the maps were `rectified`, to what they were before that."""
+    """Max pooling of `maps` whose gradient goes to `x`.
+
+    With `is_rectified` the maps are the output of a ReLU and x stands for that ReLU's input.
+    """
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, is_rectified: bool, maps: Tensor, geometry: tuple[Any, ...]
+        ctx: Any, x: Tensor, is_rectified: bool, maps: Tensor, settings: tuple[Any, ...]
     ) -> Tensor:
-        found, places = aten.max_pool2d_with_indices(maps, *geometry)
-        ctx.places = (torch.where(found <= 0, -1, places) if is_rectified else places).to(
-            torch.int32
-        )
-        ctx.shape, ctx.geometry, ctx.last = (
-            maps.shape,
-            geometry,
-            maps.is_contiguous(memory_format=torch.channels_last),
-        )
-        return found
+        output, indices = F.max_pool2d(maps, *settings, return_indices=True)
+        if is_rectified:
+            # -1 marks a maximum whose ReLU lets no gradient through; NaN is no such maximum.
+            indices = torch.where(output <= 0, -1, indices)
+        ctx.indices = indices.to(torch.int32)
+        ctx.input_shape = maps.shape
+        ctx.settings = settings
+        is_channels_last = maps.is_contiguous(memory_format=torch.channels_last)
+        ctx.memory_format = torch.channels_last if is_channels_last else torch.contiguous_format
+        return output
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        order = torch.channels_last if ctx.last else torch.contiguous_format
-        like = torch.empty(
-            ctx.shape, dtype=grad.dtype, memory_format=order
-        )  # read for its shape only
-        alive = torch.where(ctx.places < 0, 0, grad).contiguous(memory_format=order)
-        return (
-            aten.max_pool2d_with_indices_backward(
-                alive, like, *ctx.geometry, ctx.places.clamp_min(0).long()
-            ),
-            None,
-            None,
-            None,
+        pool_input = torch.empty(ctx.input_shape, dtype=grad.dtype, memory_format=ctx.memory_format)
+        active_gradient = torch.where(ctx.indices < 0, 0, grad)
+        input_gradient = backpropagate_max_pool(
+            active_gradient.contiguous(memory_format=ctx.memory_format),
+            pool_input,
+            ctx.settings,
+            ctx.indices.clamp_min(0).long(),
         )
+        return input_gradient, None, None, None

@@ -1,4 +1,4 @@
-"""Human layer names and landmarks of the networks that people know by heart."""
+"""Customary layer names and landmarks of well-known networks."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -7,20 +7,19 @@ from torch import nn
 
 
 def find_layer_aliases(name: str, network: nn.Module) -> dict[str, str]:
-    """Human layer names of a torchvision network: alias to module path. Empty for families without customary names."""
-    found = next(
-        (
-            make(network)
-            for pattern, make in FAMILY_ALIAS_BUILDERS.items()
-            if re.fullmatch(pattern, name)
-        ),
-        {},
-    )
-    return {alias: path for alias, path in found.items() if has_submodule(network, path)}
+    """Customary layer names of a torchvision network, as alias → module path.
+
+    Empty for families without customary names.
+    """
+    for pattern, make_aliases in FAMILY_ALIAS_BUILDERS.items():
+        if re.fullmatch(pattern, name):
+            aliases = make_aliases(network)
+            return {alias: path for alias, path in aliases.items() if has_submodule(network, path)}
+    return {}
 
 
 def has_submodule(network: nn.Module, path: str) -> bool:
-    """Whether the module path exists."""
+    """Whether a network has a module of this path."""
     try:
         network.get_submodule(path)
     except AttributeError:
@@ -30,76 +29,113 @@ def has_submodule(network: nn.Module, path: str) -> bool:
 
 def make_vgg_aliases(network: nn.Module) -> dict[str, str]:
     """conv1_1, relu1_1, pool1, …, fc8, as in Simonyan & Zisserman 2015."""
-    found, block, i = dict(VGG_CLASSIFIER_ALIASES), 1, 0
+    kinds = {"Conv2d": "conv", "BatchNorm2d": "bn", "ReLU": "relu"}
+    aliases = dict(VGG_CLASSIFIER_ALIASES)
+    block = 1
+    convolution = 0
     for index, layer in network.get_submodule("features").named_children():
         if isinstance(layer, nn.MaxPool2d):
-            found[f"pool{block}"] = f"features.{index}"
-            block, i = block + 1, 0
+            aliases[f"pool{block}"] = f"features.{index}"
+            block += 1
+            convolution = 0
             continue
-        i += isinstance(layer, nn.Conv2d)
-        kind = {"Conv2d": "conv", "BatchNorm2d": "bn", "ReLU": "relu"}[type(layer).__name__]
-        found[f"{kind}{block}_{i}"] = f"features.{index}"
-    return found
+        if isinstance(layer, nn.Conv2d):
+            convolution += 1
+        kind = kinds[type(layer).__name__]
+        aliases[f"{kind}{block}_{convolution}"] = f"features.{index}"
+    return aliases
 
 
 def make_alexnet_aliases(network: nn.Module) -> dict[str, str]:
-    """conv1, relu1, pool1, …, fc8, as in Krizhevsky 2012."""
-    convs = {1: 0, 2: 3, 3: 6, 4: 8, 5: 10}
-    named = {f"conv{i}": f"features.{at}" for i, at in convs.items()} | {
-        f"relu{i}": f"features.{at + 1}" for i, at in convs.items()
+    """conv1, relu1, pool1, …, fc8, as in Krizhevsky et al. 2012."""
+    convolution_indices = {1: 0, 2: 3, 3: 6, 4: 8, 5: 10}
+    aliases: dict[str, str] = {}
+    for number, index in convolution_indices.items():
+        aliases[f"conv{number}"] = f"features.{index}"
+        aliases[f"relu{number}"] = f"features.{index + 1}"
+    for number in (1, 2, 5):
+        aliases[f"pool{number}"] = f"features.{convolution_indices[number] + 2}"
+    return {
+        **aliases,
+        "fc6": "classifier.1",
+        "relu6": "classifier.2",
+        "fc7": "classifier.4",
+        "relu7": "classifier.5",
+        "fc8": "classifier.6",
     }
-    pools = {f"pool{i}": f"features.{convs[i] + 2}" for i in (1, 2, 5)}
-    return (
-        named
-        | pools
-        | {
-            "fc6": "classifier.1",
-            "relu6": "classifier.2",
-            "fc7": "classifier.4",
-            "relu7": "classifier.5",
-            "fc8": "classifier.6",
-        }
-    )
 
 
 def make_squeezenet_aliases(network: nn.Module) -> dict[str, str]:
-    """conv1, fire2, …, fire9, conv10, as in Iandola 2016."""
-    fires = [
-        path
-        for path, layer in network.get_submodule("features").named_children()
-        if type(layer).__name__ == "Fire"
-    ]
-    return {"conv1": "features.0", "relu1": "features.1", "conv10": "classifier.1"} | {
-        f"fire{i}": f"features.{at}" for i, at in enumerate(fires, 2)
-    }
+    """conv1, fire2, …, fire9, conv10, as in Iandola et al. 2016."""
+    aliases = {"conv1": "features.0", "relu1": "features.1", "conv10": "classifier.1"}
+    number = 2
+    for index, layer in network.get_submodule("features").named_children():
+        if type(layer).__name__ == "Fire":
+            aliases[f"fire{number}"] = f"features.{index}"
+            number += 1
+    return aliases
 
 
 def make_inception_aliases(network: nn.Module) -> dict[str, str]:
     """mixed3a, …: the modules' numbers in the spelling of the literature."""
-    renamed = {
-        name: re.sub(r"^(inception|mixed_)", "mixed", name.lower())
-        for name, _ in network.named_children()
-        if name != "AuxLogits"
-    }
-    return {alias: name for name, alias in renamed.items() if alias != name}
+    aliases: dict[str, str] = {}
+    for name, _ in network.named_children():
+        alias = re.sub(r"^(inception|mixed_)", "mixed", name.lower())
+        if name not in ("AuxLogits", alias):
+            aliases[alias] = name
+    return aliases
 
 
 def make_resnet_aliases(network: nn.Module) -> dict[str, str]:
-    """conv2_x, …, conv5_x, as in He 2016, table 1; conv3_2 is the second block of the second stage."""
-    found = {f"conv{stage + 1}_x": f"layer{stage}" for stage in range(1, 5)}
+    """conv2_x, …, conv5_x, as in He et al. 2016, table 1; conv3_2 is the second block."""
+    aliases: dict[str, str] = {}
     for stage in range(1, 5):
-        found |= {
-            f"conv{stage + 1}_{int(i) + 1}": f"layer{stage}.{i}"
-            for i, _ in network.get_submodule(f"layer{stage}").named_children()
-        }
-    return found
+        aliases[f"conv{stage + 1}_x"] = f"layer{stage}"
+    for stage in range(1, 5):
+        for block, _ in network.get_submodule(f"layer{stage}").named_children():
+            aliases[f"conv{stage + 1}_{int(block) + 1}"] = f"layer{stage}.{block}"
+    return aliases
 
 
 def make_numbered_aliases(
-    alias_prefix: str, path_prefix: str, count: int, step: int = 1, first: int = 1
+    alias_prefix: str, path_prefix: str, count: int, step: int = 1
 ) -> dict[str, str]:
-    """prefix1 → path1, prefix2 → path(1 + step), …"""
-    return {f"{alias_prefix}{i + first}": f"{path_prefix}{1 + i * step}" for i in range(count)}
+    """prefix1 → path1, prefix2 → path(1 + step), prefix3 → path(1 + 2·step), …"""
+    aliases: dict[str, str] = {}
+    for i in range(count):
+        aliases[f"{alias_prefix}{1 + i}"] = f"{path_prefix}{1 + i * step}"
+    return aliases
+
+
+def make_mobilenet_aliases(network: nn.Module) -> dict[str, str]:
+    """stem, block1, …, block17, head: the rows of Sandler et al. 2018, table 2, unrolled."""
+    blocks = make_numbered_aliases("block", "features.", 17)
+    return {"stem": "features.0", "head": "features.18", **blocks}
+
+
+def make_densenet_aliases(network: nn.Module) -> dict[str, str]:
+    """dense1, transition1, …, dense4, as in Huang et al. 2017, table 1."""
+    dense_blocks = make_numbered_aliases("dense", "features.denseblock", 4)
+    transitions = make_numbered_aliases("transition", "features.transition", 3)
+    return {**dense_blocks, **transitions}
+
+
+def make_convnext_aliases(network: nn.Module) -> dict[str, str]:
+    """stem, stage1, …, stage4, without the downsampling between the stages (Liu et al. 2022)."""
+    return {"stem": "features.0", **make_numbered_aliases("stage", "features.", 4, step=2)}
+
+
+def make_efficientnet_aliases(network: nn.Module) -> dict[str, str]:
+    """stem, stage1, …, stage7, head: stages 1 to 9 of Tan & Le 2019, table 1."""
+    stages = make_numbered_aliases("stage", "features.", 7)
+    return {"stem": "features.0", "head": "features.8", **stages}
+
+
+def make_vit_aliases(network: nn.Module) -> dict[str, str]:
+    """patches, block0, block1, …: the patch embedding and the encoder's layers."""
+    layer_prefix = "encoder.layers.encoder_layer_"
+    later_blocks = make_numbered_aliases("block", layer_prefix, 31)
+    return {"patches": "conv_proj", "block0": f"{layer_prefix}0", **later_blocks}
 
 
 VGG_CLASSIFIER_ALIASES = {
@@ -116,32 +152,14 @@ FAMILY_ALIAS_BUILDERS: dict[str, Callable[[nn.Module], dict[str, str]]] = {
     r"squeezenet1_\d": make_squeezenet_aliases,
     r"googlenet|inception_v3": make_inception_aliases,
     r"resnet\d+": make_resnet_aliases,
-    r"mobilenet_v2": lambda _: {
-        "stem": "features.0",
-        "head": "features.18",
-        **make_numbered_aliases("block", "features.", 17),
-    },
-    r"densenet\d+": lambda _: {
-        **make_numbered_aliases("dense", "features.denseblock", 4),
-        **make_numbered_aliases("transition", "features.transition", 3),
-    },
-    r"convnext_\w+": lambda _: {
-        "stem": "features.0",
-        **make_numbered_aliases("stage", "features.", 4, step=2),
-    },
-    r"efficientnet_b\d": lambda _: {
-        "stem": "features.0",
-        "head": "features.8",
-        **make_numbered_aliases("stage", "features.", 7),
-    },
-    r"vit_\w+": lambda _: {
-        "patches": "conv_proj",
-        "block0": "encoder.layers.encoder_layer_0",
-        **make_numbered_aliases("block", "encoder.layers.encoder_layer_", 31),
-    },
+    r"mobilenet_v2": make_mobilenet_aliases,
+    r"densenet\d+": make_densenet_aliases,
+    r"convnext_\w+": make_convnext_aliases,
+    r"efficientnet_b\d": make_efficientnet_aliases,
+    r"vit_\w+": make_vit_aliases,
 }
 
-# Landmarks that can't be told from the structure alone, as aliases or module paths.
+# Landmarks that the structure alone does not tell, as aliases.
 FAMILY_LANDMARKS = {
     r"alexnet": {"middle": "relu3", "last_conv": "relu5"},
     r"vgg.*": {"middle": "relu4_2"},
@@ -158,18 +176,17 @@ FAMILY_LANDMARKS = {
 
 
 def find_family_landmarks(name: str, aliases: Mapping[str, str]) -> dict[str, str]:
-    """Layer names of a torchvision network's landmarks, where the general rule would not find the customary ones."""
-    told = next(
-        (marks for pattern, marks in FAMILY_LANDMARKS.items() if re.fullmatch(pattern, name)), {}
-    )
+    """Landmarks of a torchvision network as layer names, where the guess would not be customary."""
+    landmarks: dict[str, str] = {}
+    for pattern, family_landmarks in FAMILY_LANDMARKS.items():
+        if re.fullmatch(pattern, name):
+            landmarks = dict(family_landmarks)
+            break
     if name.startswith("vgg"):
-        told = {
-            **told,
-            "last_conv": next(
-                alias for alias in reversed(list(aliases)) if alias.startswith("relu5_")
-            ),
-        }
-    return {
-        mark: ":".join([aliases[alias.split(":")[0]], *alias.split(":")[1:]])
-        for mark, alias in told.items()
-    }
+        # The last one: relu5_2, relu5_3 or relu5_4.
+        landmarks["last_conv"] = [alias for alias in aliases if alias.startswith("relu5_")][-1]
+    resolved: dict[str, str] = {}
+    for landmark, target in landmarks.items():
+        alias, colon, suffix = target.partition(":")
+        resolved[landmark] = f"{aliases[alias]}{colon}{suffix}"
+    return resolved

@@ -1,8 +1,8 @@
-"""The network that a recipe names, loaded again with the very weights.
+"""The network that a recipe names, loaded again with exactly its weights.
 
 A recipe, a store and a style network's header are data that people pass on. They may name an
-architecture of a library, a file of weights and how the network is fed, and nothing else: no code,
-no URL, and no option of a constructor that is not listed here.
+architecture of a library, a file of weights and the network's preprocessing, and nothing else: no
+code, no URL, and no constructor option that is not listed here.
 """
 
 from collections.abc import Mapping
@@ -21,20 +21,20 @@ PixelSide = Annotated[int, Field(ge=1, le=16_384)]
 
 UnitRate = Annotated[float, Field(ge=0, le=1)]
 
-# The name of a pooling, an activation or a padding: a word, never a path or an address.
+# The name of a pooling, an activation or a padding: a word, never a path or a URL.
 OptionWord = Annotated[str, Field(pattern=r"^[A-Za-z0-9_]{0,40}$")]
 
 ChannelStatistics = Annotated[list[float], Field(min_length=1, max_length=1_000)]
 
 
 class StrictModel(BaseModel):
-    """A structure without room for what it does not name."""
+    """A structure that refuses other fields and other types."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
 
 class NetworkOptions(StrictModel):
-    """What a recipe may hand to `load`: the network's feeding, and the constructor options known to be harmless."""
+    """What a recipe may pass to `load`: preprocessing, and constructor options that do no harm."""
 
     mean: ChannelStatistics | None = None
     std: ChannelStatistics | None = None
@@ -76,44 +76,54 @@ class ModelRecipe(StrictModel):
 def load_recipe_model(
     model_recipe: Mapping[str, Any], device: str | torch.device | None = None
 ) -> Model:
-    """The recipe's network, with the very weights.
+    """The recipe's network, with the weights that it was made with.
 
-    Raises SightlineError where it can't be had by name, where the recipe asks for more than a recipe
-    may (code, an unknown option, an address), and where the weights changed.
+    Raises SightlineError where the network can't be loaded by name, where the recipe asks for more
+    than a recipe may (code, an unknown option, a URL), and where the weights changed.
     """
+    recipe = parse_model_recipe(model_recipe)
+    options = recipe.options.model_dump(exclude_none=True)
+    model = load(recipe.model, weights=recipe.weights, device=device, **options)
+    if recipe.sha256 is not None and model.recipe.get("sha256") != recipe.sha256:
+        raise SightlineError(
+            f"the weights of {recipe.weights or recipe.model} are no longer those that the recipe "
+            "was made with (its SHA-256 differs)"
+        )
+    return model
+
+
+def parse_model_recipe(model_recipe: Mapping[str, Any]) -> ModelRecipe:
+    """The recipe, checked; raises SightlineError for what a recipe may not ask for."""
+    name = model_recipe.get("model")
     if model_recipe.get("built_in_code"):
         raise SightlineError(
-            f"the recipe's network is a {model_recipe.get('model')} that was built in code; give it with model="
+            f"the recipe's network is a {name} that was built in code; give it with model="
         )
-    name = model_recipe.get("model")
     if not isinstance(name, str):
         raise SightlineError("this recipe does not name its network; give it with model=")
     if ":" in name:
         raise SightlineError(
-            f"the recipe's network is made by code ({name}), which a recipe may not run; give it with model="
+            f"the recipe's network is made by code ({name}), which a recipe may not run; "
+            "give it with model="
         )
     try:
         recipe = ModelRecipe.model_validate(convert_to_json_types(model_recipe))
     except ValidationError as error:
         raise SightlineError(
-            f"this recipe's network can't be loaded: {describe_validation_error(error)}; give it with model="
+            f"this recipe's network can't be loaded: {describe_validation_error(error)}; "
+            "give it with model="
         ) from error
-    # A file may be named only together with its digest: what a recipe loads is what it was made with.
+    # A file counts only together with its digest, so that the recipe's own weights are loaded.
     if recipe.weights not in (None, "random") and recipe.sha256 is None:
         raise SightlineError(
-            f"this recipe names the weights {recipe.weights} without their SHA-256; give the network with model="
+            f"this recipe names the weights {recipe.weights} without their SHA-256; "
+            "give the network with model="
         )
-    options = recipe.options.model_dump(exclude_none=True)
-    model = load(recipe.model, weights=recipe.weights, device=device, **options)
-    if recipe.sha256 is not None and model.recipe.get("sha256") != recipe.sha256:
-        raise SightlineError(
-            f"the weights of {recipe.weights or recipe.model} are no longer those that the recipe was made with (its SHA-256 differs)"
-        )
-    return model
+    return recipe
 
 
 def convert_to_json_types(value: Any) -> Any:
-    """The value with tuples as lists and mappings as dicts, as they are after a trip through JSON."""
+    """The value with tuples as lists and mappings as dicts, as JSON would return them."""
     if isinstance(value, Mapping):
         return {str(key): convert_to_json_types(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
@@ -122,10 +132,11 @@ def convert_to_json_types(value: Any) -> Any:
 
 
 def describe_validation_error(error: ValidationError) -> str:
-    """The first thing that a recipe got wrong, in one line: where, what was given, what is allowed."""
+    """The first error of a recipe in one line: the field, its value and what is allowed."""
     first = error.errors()[0]
-    where = ".".join(str(part) for part in first["loc"])
+    field = ".".join(str(key) for key in first["loc"])
     if first["type"] == "extra_forbidden":
-        allowed = NetworkOptions if first["loc"][0] == "options" else ModelRecipe
-        return f"{where!r:.80} is not allowed in a recipe (allowed are {', '.join(allowed.model_fields)})"
-    return f"{where!r:.80} is {first['input']!r:.60} ({first['msg'].lower()})"
+        schema = NetworkOptions if first["loc"][0] == "options" else ModelRecipe
+        allowed = ", ".join(schema.model_fields)
+        return f"{field!r:.80} is not allowed in a recipe (allowed are {allowed})"
+    return f"{field!r:.80} is {first['input']!r:.60} ({first['msg'].lower()})"

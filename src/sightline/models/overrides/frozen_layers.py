@@ -1,0 +1,101 @@
+"""Linear layers and batch norms of a frozen network, with less work than torch's own.
+
+Their weights need no gradient. The backward pass of a linear layer then reads only those rows of
+the weight whose output has a gradient, and a batch norm is one multiplication and one addition.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+# A smaller weight is in the cache, where the whole product is as fast.
+MIN_SPARSE_LINEAR_ELEMENTS = 1_000_000
+
+# Where more of the outputs have a gradient, the whole product is as fast.
+MAX_SPARSE_GRADIENT_SHARE = 0.75
+
+
+def is_frozen_float32(x: Tensor, *weights: Tensor | None) -> bool:
+    """Whether x is N×C or N×C×H×W, the weights are frozen, and all are float32 on the CPU."""
+    tensors = [x]
+    for weight in weights:
+        if weight is None:
+            continue
+        if weight.requires_grad:
+            return False
+        tensors.append(weight)
+    if type(x) is not Tensor or x.ndim not in (2, 4) or x.numel() == 0:
+        return False
+    return all(tensor.dtype == torch.float32 and tensor.device.type == "cpu" for tensor in tensors)
+
+
+# ── linear layers ──
+
+
+def try_sparse_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor | None:
+    """`F.linear` of one vector by a large weight. Returns None when torch's kernel is faster."""
+    is_one_vector = x.ndim == 2 and len(x) == 1
+    if not is_one_vector or weight.numel() < MIN_SPARSE_LINEAR_ELEMENTS:
+        return None
+    needs_gradient = x.requires_grad and torch.is_grad_enabled()
+    if not needs_gradient or not is_frozen_float32(x, weight, bias):
+        return None
+    return SparseGradientLinear.apply(x, weight, bias)
+
+
+class SparseGradientLinear(torch.autograd.Function):
+    """A linear layer of one vector that skips rows of the weight in its backward pass.
+
+    Only rows whose output has a gradient are read. After a ReLU, or in the last layer when one
+    class is differentiated, these are the smaller part, and reading the weight is what takes time.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.weight = weight
+        return F.linear(x, weight, bias)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        rows = grad[0].nonzero().view(1, -1)
+        count = rows.shape[1]
+        is_dense = count > grad.shape[1] * MAX_SPARSE_GRADIENT_SHARE
+        # The sparse product is not differentiable again, and there is none of no rows.
+        if torch.is_grad_enabled() or is_dense or count == 0:
+            return grad @ ctx.weight, None, None
+        input_gradient = F.embedding_bag(
+            rows, ctx.weight, mode="sum", per_sample_weights=grad[0, rows]
+        )
+        return input_gradient, None, None
+
+
+# ── batch norms ──
+
+
+def try_frozen_batch_norm(  # noqa: PLR0917 - torch's own signature
+    input: Tensor,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Tensor | None:
+    """`F.batch_norm` with running statistics, or None when it has to be torch's own.
+
+    torch's backward pass would also compute gradients of the weight and the bias.
+    """
+    if training or running_mean is None or running_var is None or input.ndim != 4:
+        return None
+    if not is_frozen_float32(input, running_mean, running_var, weight, bias):
+        return None
+    scale = (running_var + eps).rsqrt()
+    if weight is not None:
+        scale = scale * weight
+    shift = -running_mean * scale
+    if bias is not None:
+        shift = bias + shift
+    return torch.addcmul(shift.view(1, -1, 1, 1), input, scale.view(1, -1, 1, 1))

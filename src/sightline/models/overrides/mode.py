@@ -1,0 +1,50 @@
+"""The base of the modes that replace torch functions while a network runs."""
+
+from collections.abc import Callable, Generator, Iterable
+from contextlib import contextmanager
+from threading import local
+from typing import Any
+
+from torch.overrides import TorchFunctionMode
+
+
+class _ThreadState(local):
+    """Whether replacements are suspended; False at the start of every thread."""
+
+    suspended = False
+
+
+_STATE = _ThreadState()
+
+
+class OverrideMode(TorchFunctionMode):
+    """Context in which `run_function` replaces every call of a torch function, whoever makes it."""
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Iterable[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        kwargs = kwargs or {}
+        if _STATE.suspended:
+            return func(*args, **kwargs)
+        return self.run_function(func, args, kwargs)
+
+    def run_function(
+        self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        """Returns what `func(*args, **kwargs)` gives in this context. The mode is off meanwhile."""
+        raise NotImplementedError
+
+
+@contextmanager
+def suspend_overrides() -> Generator[None]:
+    """Context in which no `OverrideMode` of this thread replaces anything."""
+    previous = _STATE.suspended
+    _STATE.suspended = True
+    try:
+        yield
+    finally:
+        _STATE.suspended = previous

@@ -1,0 +1,137 @@
+"""Frozen linear layers and batch norms are torch's own to rounding, also twice differentiated."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from sightline.models.overrides import frozen_layers
+from sightline.models.overrides.onednn import use_packed_weights
+
+
+def make_input(*shape: int) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(0))
+
+
+def assert_close(output: Tensor, expected: Tensor) -> None:
+    """Equal but for rounding."""
+    assert output.shape == expected.shape
+    scale = max(1e-3, float(expected.abs().max()))
+    assert float((output - expected).abs().max()) <= 1e-5 * scale
+
+
+def differentiate_twice(
+    function: Callable[[Tensor], Tensor], x: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """A function's output, the gradient of a curved score, and that of the gradient's norm."""
+    leaf = x.clone().requires_grad_()
+    output = function(leaf)
+    (gradient,) = torch.autograd.grad(output.square().sum(), leaf, create_graph=True)
+    (second,) = torch.autograd.grad(gradient.square().sum(), leaf)
+    return output.detach(), gradient.detach(), second
+
+
+def assert_same(module: nn.Module, x: Tensor) -> None:
+    """The frozen module gives the same with and without packed weights."""
+    module = module.eval().requires_grad_(False)
+
+    def run_packed(x: Tensor) -> Tensor:
+        with use_packed_weights():
+            return module(x)
+
+    with torch.no_grad():
+        assert_close(run_packed(x), module(x))
+    pairs = zip(differentiate_twice(run_packed, x), differentiate_twice(module, x), strict=True)
+    for derivative, expected in pairs:
+        assert_close(derivative, expected)
+
+
+@pytest.fixture
+def every_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small linear layers count as large."""
+    monkeypatch.setattr(frozen_layers, "MIN_SPARSE_LINEAR_ELEMENTS", 1)
+
+
+@pytest.mark.usefixtures("every_size", "fast_or_portable")
+@pytest.mark.parametrize("activation", [None, nn.ReLU(), nn.Tanh()])
+@pytest.mark.parametrize("count", [1, 2])
+def test_linear_layers(activation: nn.Module | None, count: int) -> None:
+    torch.manual_seed(0)
+    layers: list[nn.Module] = [nn.Linear(9, 40), nn.Linear(40, 5)]
+    if activation is not None:
+        layers.insert(1, activation)
+    assert_same(nn.Sequential(*layers), make_input(count, 9))
+
+
+@pytest.mark.usefixtures("every_size")
+def test_one_class_of_a_linear_layer_reads_one_row() -> None:
+    layer = nn.Linear(9, 40).requires_grad_(False)
+    x = make_input(1, 9).requires_grad_()
+    with use_packed_weights():
+        score = layer(x)[0, 3]
+    layer.weight[4:] = torch.nan
+    (gradient,) = torch.autograd.grad(score, x)
+    assert_close(gradient, layer.weight[3:4])
+
+
+@pytest.mark.usefixtures("every_size")
+@pytest.mark.parametrize(
+    ("active", "is_sparse"), [(0, False), (1, True), (30, True), (31, False), (40, False)]
+)
+def test_a_gradient_of_many_outputs_takes_the_whole_product(
+    active: int, is_sparse: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[Tensor] = []
+    embedding_bag = frozen_layers.F.embedding_bag
+
+    def record(rows: Tensor, *args: Tensor, **settings: object) -> Tensor:
+        calls.append(rows)
+        return embedding_bag(rows, *args, **settings)  # type: ignore[arg-type]
+
+    layer = nn.Linear(9, 40).requires_grad_(False)
+    x = make_input(1, 9).requires_grad_()
+    output = frozen_layers.try_sparse_linear(x, layer.weight, layer.bias)
+    assert output is not None
+    upstream = make_input(1, 40)
+    upstream[:, active:] = 0
+    monkeypatch.setattr(frozen_layers.F, "embedding_bag", record)
+    (gradient,) = torch.autograd.grad(output, x, upstream)
+    assert_close(gradient, upstream @ layer.weight)
+    assert len(calls) == is_sparse
+
+
+@pytest.mark.usefixtures("fast_or_portable")
+@pytest.mark.parametrize("affine", [True, False])
+def test_batch_norms(affine: bool) -> None:
+    norm = nn.BatchNorm2d(6, affine=affine, eps=0.01)
+    generator = torch.Generator().manual_seed(1)
+    for value in norm.state_dict().values():
+        if value.is_floating_point():
+            value.copy_(torch.rand(6, generator=generator) + 0.5)
+    assert_same(norm, make_input(2, 6, 9, 8))
+
+
+def test_a_batch_norm_without_running_statistics_stays_torchs() -> None:
+    norm = nn.BatchNorm2d(6, track_running_stats=False)
+    assert_same(norm, make_input(2, 6, 9, 8))
+    assert frozen_layers.try_frozen_batch_norm(make_input(2, 6, 9, 8), None, None) is None
+
+
+@pytest.mark.parametrize(
+    ("x", "weight", "is_frozen"),
+    [
+        (make_input(2, 3, 4, 5), make_input(3), True),
+        (make_input(2, 3), make_input(3), True),
+        (make_input(2, 3), None, True),
+        (make_input(2, 3, 4), make_input(3), False),
+        (make_input(0, 3), make_input(3), False),
+        (make_input(2, 3).double(), make_input(3), False),
+        (make_input(2, 3), make_input(3).double(), False),
+        (make_input(2, 3), make_input(3).requires_grad_(), False),
+        (nn.Parameter(make_input(2, 3)), make_input(3), False),
+        (make_input(2, 3).to("meta"), make_input(3), False),
+    ],
+)
+def test_what_counts_as_frozen(x: Tensor, weight: Tensor | None, is_frozen: bool) -> None:
+    assert frozen_layers.is_frozen_float32(x, weight) == is_frozen

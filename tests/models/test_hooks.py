@@ -1,0 +1,162 @@
+"""A watched forward pass against one whose every step is written out."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sightline.models.hooks import Capture, Layer, find_first_tensor, format_call_name
+from sightline.models.overrides.relu import backward
+
+
+class Twice(nn.Module):
+    """A convolution, a ReLU that is called twice, and a linear layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv = nn.Conv2d(3, 4, (3, 2))
+        self.relu = nn.ReLU()
+        self.fc = nn.Linear(4, 5)
+        self.requires_grad_(False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.relu(self.conv(x))
+        x = self.relu(x.mean((2, 3)) - 0.2)
+        return self.fc(x)
+
+
+NETWORK = Twice()
+X = torch.rand(2, 3, 6, 7, generator=torch.Generator().manual_seed(1))
+CONV = F.conv2d(X, NETWORK.conv.weight, NETWORK.conv.bias)
+FIRST_RELU = CONV.clamp_min(0)
+SECOND_RELU = (FIRST_RELU.mean((2, 3)) - 0.2).clamp_min(0)
+LOGITS = SECOND_RELU @ NETWORK.fc.weight.T + NETWORK.fc.bias
+
+
+def test_every_call_and_every_input_can_be_recorded() -> None:
+    expected = {
+        "conv": CONV,
+        "conv:in": X,
+        "relu": FIRST_RELU,
+        "relu:in": CONV,
+        "relu:1": SECOND_RELU,
+        "fc:in": SECOND_RELU,
+        "fc": LOGITS,
+    }
+    capture = Capture(NETWORK, expected, run_to_end=True)
+    output = capture.run_forward_pass(lambda: NETWORK(X))
+    torch.testing.assert_close(capture.tensors, expected)
+    torch.testing.assert_close(output, LOGITS)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "stops"), [(["conv"], True), (["relu"], True), (["relu:1"], True), (["fc"], True)]
+)
+def test_the_pass_stops_after_the_last_wanted_call(wanted: list[str], stops: bool) -> None:
+    calls: list[str] = []
+    handles = [
+        module.register_forward_hook(lambda *_, name=name: calls.append(name))
+        for name, module in NETWORK.named_children()
+    ]
+    output = Capture(NETWORK, wanted).run_forward_pass(lambda: NETWORK(X))
+    for handle in handles:
+        handle.remove()
+    assert (output is None) == stops
+    order = ["conv", "relu", "relu:1", "fc"]
+    assert len(calls) == order.index(wanted[0]) + 1
+    assert not any(module._forward_hooks for module in NETWORK.modules())
+
+
+def test_a_leaf_ends_the_gradient() -> None:
+    x = X.clone().requires_grad_()
+    capture = Capture(NETWORK, ["relu"], run_to_end=True, leaf="relu")
+    logits = capture.run_forward_pass(lambda: NETWORK(x))
+    leaf = capture.tensors["relu"]
+    assert leaf.is_leaf
+    torch.testing.assert_close(leaf, FIRST_RELU)
+    (gradient,) = torch.autograd.grad(logits[:, 2].sum(), leaf, retain_graph=True)
+    active = (SECOND_RELU > 0).float()
+    expected = (active * NETWORK.fc.weight[2])[:, :, None, None].expand_as(FIRST_RELU) / 24
+    torch.testing.assert_close(gradient, expected)
+    assert torch.autograd.grad(logits.sum(), x, allow_unused=True) == (None,)
+
+
+def test_a_tensor_that_is_overwritten_is_noticed_and_can_be_copied() -> None:
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(inplace=True)).requires_grad_(False)
+    expected = network[0](X)
+    capture = Capture(network, ["0", "1"])
+    capture.run_forward_pass(lambda: network(X))
+    assert capture.find_overwritten_calls() == {"0"}
+    assert not torch.equal(capture.tensors["0"], expected)
+
+    capture = Capture(network, ["0", "1"], copied_calls={"0"})
+    capture.run_forward_pass(lambda: network(X))
+    assert capture.find_overwritten_calls() == set()
+    assert torch.equal(capture.tensors["0"], expected)
+
+
+def test_a_callback_sees_each_tensor_in_order_and_outside_of_rules() -> None:
+    layers: list[str] = []
+
+    def rectify(name: str, tensor: Tensor) -> None:
+        layers.append(name)
+        F.relu(tensor)
+
+    capture = Capture(NETWORK, ["fc", "relu:1", "conv"], on_layer=rectify)
+    with backward("guided") as rule:
+        capture.run_forward_pass(lambda: NETWORK(X))
+    assert layers == ["conv", "relu:1", "fc"]
+    assert rule.count == 2, "the network's own calls, and not the callback's"
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (X, X),
+        ((None, X, CONV), X),
+        ([X], X),
+        ({"scale": 2, "maps": X}, X),
+        ((), None),
+        (None, None),
+        (3, None),
+        ([[X]], None),
+    ],
+)
+def test_the_first_tensor(value: Any, expected: Tensor | None) -> None:
+    assert find_first_tensor(value) is expected
+
+
+def test_names_of_calls() -> None:
+    assert [format_call_name("a.relu", i) for i in range(3)] == ["a.relu", "a.relu:1", "a.relu:2"]
+
+
+@pytest.mark.parametrize(
+    ("shape", "is_spatial"),
+    [
+        ((4, 3, 5), True),
+        ((4, 1, 2), True),
+        ((4, 2, 1), True),
+        ((4, 1, 1), False),
+        ((54, 4), False),
+        ((4,), False),
+        ((4, 3, 5, 2), False),
+    ],
+)
+def test_which_layers_are_spatial(shape: tuple[int, ...], is_spatial: bool) -> None:
+    assert Layer("x", "Conv2d", shape).is_spatial == is_spatial
+
+
+def test_hooks_are_gone_after_an_error() -> None:
+    def fail() -> Callable[[], None]:
+        raise ZeroDivisionError
+
+    capture = Capture(NETWORK, ["conv", "fc:in"])
+    with pytest.raises(ZeroDivisionError):
+        capture.run_forward_pass(fail)
+    for module in NETWORK.modules():
+        assert not module._forward_hooks
+        assert not module._forward_pre_hooks
