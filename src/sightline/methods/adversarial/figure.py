@@ -6,7 +6,12 @@ import torch
 from torch import Tensor
 
 from sightline.images.plotting.maps import LinePlot, arrange_in_row, draw_line_plots
-from sightline.methods.adversarial.attacks.goal import AttackGoal, AttackRun, select_class_scores
+from sightline.methods.adversarial.attacks.goal import (
+    AttackGoal,
+    AttackRun,
+    round_to_8_bits,
+    select_class_scores,
+)
 from sightline.methods.adversarial.attacks.minimum_norm import round_adversarial_image
 from sightline.methods.adversarial.attacks.norm_ball import Norm, compute_image_norms
 from sightline.methods.adversarial.attacks.registry import Attack
@@ -119,13 +124,15 @@ class AttackOutcome:
 
     def describe_saved_file(self) -> str:
         """The caption of the saved image."""
-        norm = self.attack.norm
-        smallest = float(compute_image_norms(self.changed_image[:1] - self.image[:1], norm))
-        rounded = float(compute_image_norms(self.rounded_image[:1] - self.image[:1], norm))
+        changed_image = self.changed_image[:1]
+        rounded_image = self.rounded_image[:1]
         enlargement = ""
-        if rounded > 1.05 * smallest > 0:
+        if not torch.equal(rounded_image, round_to_8_bits(changed_image)):
+            norm = self.attack.norm
+            smallest = float(compute_image_norms(changed_image - self.image[:1], norm))
+            enlarged = float(compute_image_norms(rounded_image - self.image[:1], norm))
             enlargement = (
-                f" Its change is {rounded / smallest:.1f} times as long as the smallest, which "
+                f" Its change is {enlarged / smallest:.1f} times as long as the smallest, which "
                 "rounding would undo."
             )
         predicted = format_predicted_class(self.model, self.rounded_logits[0])

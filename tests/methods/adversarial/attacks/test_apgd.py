@@ -110,7 +110,7 @@ def make_state(count: int) -> AscentState:
 
 
 def test_step_sizes_are_halved_by_either_condition() -> None:
-    """Period 4: rises in fewer than 3 steps; or neither the step size nor the best score changed."""
+    """Period 4: fewer than 3 rises, or neither the step size nor the best score changed."""
     state = make_state(5)
     state.rise_count = torch.tensor([2.0, 3.0, 4.0, 4.0, 4.0])
     state.best_score = state.checkpoint_best_score + torch.tensor([1.0, 1.0, 0.0, 1.0, 0.0])
