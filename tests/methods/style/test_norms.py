@@ -1,4 +1,4 @@
-"""Instance norm against batch statistics in the shipped style network: against torch's own norms, and what the numbers mean."""
+"""Instance norm against batch statistics in the shipped network: torch's norms, and the values."""
 
 import json
 
@@ -10,105 +10,138 @@ from torch import Tensor, nn
 import sightline as sl
 from sightline.generators.architectures.style import ConditionalInstanceNorm, make_stylizer
 from sightline.generators.checkpoint import read_fixed_style_network
-from sightline.methods.style.norms import RECORDED_EXPERIMENT
+from sightline.images.library import PAINTINGS_FOLDER
+from sightline.methods.style.norms import RECORDED_EXPERIMENT, describe_recorded_losses
 from sightline.optim.perceptual.layers import choose_perceptual_layers
-from sightline.optim.perceptual.losses import compute_gram, compute_gram_loss
+
+HEIGHT, WIDTH = 40, 48
 
 
-def test_together_it_is_torchs_batch_norm_in_training() -> None:
-    norm, other = ConditionalInstanceNorm(5), nn.BatchNorm2d(5).train()
+def test_batch_statistics_are_torchs_batch_norm_in_training() -> None:
+    norm = ConditionalInstanceNorm(5)
+    reference = nn.BatchNorm2d(5).train()
     with torch.no_grad():
-        for own, theirs in ((norm.weight, other.weight), (norm.bias, other.bias)):
-            theirs.copy_(own[0].uniform_(0.5, 2))
-    x = torch.randn(3, 5, 6, 7, generator=torch.Generator().manual_seed(0)) * 2 + 1
+        reference.weight.copy_(norm.weight[0].uniform_(0.5, 2))
+        reference.bias.copy_(norm.bias[0].uniform_(0.5, 2))
+    x = 2 * torch.randn(3, 5, 6, 7, generator=torch.Generator().manual_seed(0)) + 1
     norm.use_batch_statistics = True
-    torch.testing.assert_close(norm(x, torch.ones(3, 1)), other(x), rtol=1e-4, atol=1e-5)
+    mix = torch.ones(3, 1)
+    torch.testing.assert_close(norm(x, mix), reference(x), rtol=1e-4, atol=1e-5)
     with torch.no_grad():
-        torch.testing.assert_close(norm(x, torch.ones(3, 1)), other(x), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(norm(x, mix), reference(x), rtol=1e-4, atol=1e-5)
 
 
 @torch.no_grad()
 def test_a_batch_of_one_is_alike_with_either() -> None:
-    network, image = make_stylizer(0, 1, width=4, blocks=1).eval(), smooth(side=32)
+    network = make_stylizer(0, 1, width=4, blocks=1).eval()
+    image = smooth(side=WIDTH)[..., :HEIGHT, :]
+    pair = torch.cat([image, 0.5 * image])
     expected = network(image, torch.ones(1, 1))
     network.set_batch_statistics()
     torch.testing.assert_close(network(image, torch.ones(1, 1)), expected)
-    both = torch.cat([image, 0.5 * image])
-    together = network(both, torch.ones(2, 1))
+    with_batch_statistics = network(pair, torch.ones(2, 1))
     network.set_batch_statistics(False)
-    assert (network(both, torch.ones(2, 1)) - together).abs().max() > 0.01
-    torch.testing.assert_close(network(both, torch.ones(2, 1))[:1], expected, rtol=1e-4, atol=1e-5)
+    with_instance_norm = network(pair, torch.ones(2, 1))
+    assert (with_instance_norm - with_batch_statistics).abs().max() > 0.01
+    torch.testing.assert_close(with_instance_norm[:1], expected, rtol=1e-4, atol=1e-5)
 
 
-def test_instance_norm_takes_contrast_away_and_batch_statistics_do_not() -> None:
+def test_instance_norm_removes_contrast_and_batch_statistics_do_not() -> None:
     model = sl.load()
-    values = sl.norms(model, model.fit(sl.sample("chelsea"), 96), contrast=0.25).values
-    each, together = values["apart"][0]
-    assert each < 0.4 * together
-    assert values["style"][0, 1, 1] > 1.2 * values["style"][0, 0, 1], (
-        "the pale one is farther from the painting with batch statistics"
-    )
+    values = sl.norms(model, model.fit(sl.sample("chelsea"), 96), contrast=0.25).tensors
+    instance_difference, batch_difference = values["apart"][0]
+    assert instance_difference < 0.4 * batch_difference
+    pale_losses = values["style"][0, :, 1]
+    assert pale_losses[1] > 1.2 * pale_losses[0], "farther from the painting with batch statistics"
 
 
 def test_values_are_what_they_say(tiny: sl.Model) -> None:
-    photo = smooth(2, 40, seed=3)
-    values = sl.norms(tiny, photo, style="scream", contrast=0.5).values
-    assert values["instance"].shape == values["batch"].shape == (2, 2, 3, 40, 40)
+    photos = smooth(2, WIDTH, seed=3)[..., :HEIGHT, :]
+    result = sl.norms(tiny, photos, style="scream", contrast=0.5)
+    values = result.tensors
+    shape = (2, 2, 3, HEIGHT, WIDTH)
+    assert values["instance"].shape == values["batch"].shape == shape
+
     network = read_fixed_style_network("painters")
-    mean = photo[:1].mean()
-    both = torch.cat([photo[:1], mean + 0.5 * (photo[:1] - mean)])
+    mix = network.make_mix("scream").expand(2, -1)
+    mean = photos[1:].mean()
+    pair = torch.cat([photos[1:], mean + 0.5 * (photos[1:] - mean)])
     with torch.no_grad():
-        torch.testing.assert_close(
-            values["instance"][0],
-            network.network(both, network.make_mix("scream").expand(2, -1)),
-            rtol=1e-3,
-            atol=1e-4,
-        )
-    torch.testing.assert_close(
-        values["apart"][1, 1], (values["batch"][1, 0] - values["batch"][1, 1]).abs().mean()
-    )
-    assert sl.norms(tiny, photo, contrast=1.0).values["apart"].max() < 1e-4
-    painting = sl.read(RECORDED_EXPERIMENT.parent / "paintings" / "scream.jpg")
-    painting = torch.nn.functional.interpolate(
-        painting,
-        (round(painting.shape[2] * 40 / painting.shape[3]), 40),
-        mode="bilinear",
-        antialias=True,
-    )
-    painting = painting[:, :, (painting.shape[2] - 40) // 2 :][:, :, :40]
+        instance_norm = network.network(pair, mix)
+        network.network.set_batch_statistics()
+        batch_norm = network.network(pair, mix)
+    torch.testing.assert_close(values["instance"][1], instance_norm, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(values["batch"][1], batch_norm, rtol=1e-3, atol=1e-4)
 
-    def loss(picture: Tensor) -> Tensor:
-        parts = [
-            compute_gram_loss(
-                *(compute_gram(tiny.features(one, name)[name]) for one in (picture, painting))
-            )
-            for name in choose_perceptual_layers(tiny).style
-        ]
-        return torch.stack(parts).mean()
+    for column, name in enumerate(("instance", "batch")):
+        difference = (values[name][1, 0] - values[name][1, 1]).abs().mean()
+        torch.testing.assert_close(values["apart"][1, column], difference)
+    differences = values["apart"].mean(0)
+    assert f"by {float(differences[1]):.3f} with batch statistics" in result.captions["norms"]
+    assert sl.norms(tiny, photos, contrast=1.0).tensors["apart"].max() < 1e-4
 
-    torch.testing.assert_close(
-        values["style"][1, 1, 0],
-        loss(values["batch"][1, :1]) / loss(photo[1:]),
-        rtol=1e-3,
-        atol=1e-4,
-    )
+    photo_loss = compute_style_loss(tiny, photos[1:])
+    for row, name in enumerate(("instance", "batch")):
+        for copy in range(2):
+            share = compute_style_loss(tiny, values[name][1, copy][None]) / photo_loss
+            assert float(values["style"][1, row, copy]) == pytest.approx(share, rel=2e-3)
+
+
+def compute_style_loss(model: sl.Model, picture: Tensor) -> float:
+    """E to the middle of The Scream, mean over layers (Gatys 2016, eq. 4)."""
+    painting = sl.read(PAINTINGS_FOLDER / "scream.jpg")
+    rows = round(painting.shape[2] * WIDTH / painting.shape[3])
+    resized = nn.functional.interpolate(painting, (rows, WIDTH), mode="bilinear", antialias=True)
+    top = (rows - HEIGHT) // 2
+    cropped = resized[:, :, top : top + HEIGHT]
+    errors: list[float] = []
+    for layer in choose_perceptual_layers(model).style:
+        grams: list[Tensor] = []
+        for image in (picture, cropped):
+            features = model.features(image, layer)[layer][0].flatten(1)
+            grams.append(features @ features.T / features.shape[1])
+        errors.append(float((grams[0] - grams[1]).square().mean() / 4))
+    return sum(errors) / len(errors)
+
+
+def test_a_large_photograph_is_reduced(tiny: sl.Model) -> None:
+    photo = smooth(side=80)[..., :60, :]
+    assert sl.norms(tiny, photo, size=33).tensors["instance"].shape == (1, 2, 3, 33, 44)
+    assert sl.norms(tiny, photo, size=61).tensors["instance"].shape == (1, 2, 3, 60, 80)
+
+
+# ── the recorded experiment ──
 
 
 def test_the_record_is_the_documents() -> None:
-    """The table in docs/instance_norm.md and the file say the same."""
+    """The table in docs/instance_norm.md and the file hold the same losses."""
     document = (ROOT / "docs" / "instance_norm.md").read_text(encoding="utf-8")
-    for condition, found in json.loads(RECORDED_EXPERIMENT.read_text()).items():
-        row = " | ".join(
-            ", ".join(f"{loss:.2f}" for loss in found[norm]) for norm in ("instance", "batch")
-        )
-        assert f"| {condition.removeprefix('photographs ')} | {row} |" in document
+    record = json.loads(RECORDED_EXPERIMENT.read_text(encoding="utf-8"))
+    for condition, losses in record.items():
+        cells = [
+            ", ".join(f"{loss:.2f}" for loss in losses[norm]) for norm in ("instance", "batch")
+        ]
+        row = f"| {condition.removeprefix('photographs ')} | {cells[0]} | {cells[1]} |"
+        assert row in document
 
 
-def test_refusals(tiny: sl.Model, photo: Tensor) -> None:
-    for knobs, said in (
+def test_the_caption_counts_pairs_and_compares_sums() -> None:
+    recorded = {"dark": {"instance": [1.0, 2.0, 1.0], "batch": [2.0, 1.0, 5.0]}}
+    caption = describe_recorded_losses(recorded)
+    assert "dark: 2.00 times the loss with batch norm" in caption
+    assert "instance norm lower in 2 of 3 pairs" in caption
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
         ({"style": "screm"}, "did you mean scream"),
         ({"contrast": 1.5}, "contrast is 1.5"),
         ({"size": 8}, "size is 8"),
-    ):
-        with pytest.raises(sl.SightlineError, match=said):
-            sl.norms(tiny, photo, **knobs)
+    ],
+)
+def test_refusals(
+    parameters: dict[str, object], message: str, tiny: sl.Model, photo: Tensor
+) -> None:
+    with pytest.raises(sl.SightlineError, match=message):
+        sl.norms(tiny, photo, **parameters)
