@@ -4,9 +4,10 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,7 +20,10 @@ import sightline as sl
 from sightline.data.datasets.open import open_dataset
 from sightline.data.scan import run
 from sightline.data.scan.run import describe_scan, make_store_path
+from sightline.data.scan.topk import UnitStatistics
+from sightline.data.scan.worker import ScanSegment
 from sightline.data.store import lance_store
+from sightline.data.store.interface import ErrorRow, ScanProgress
 from sightline.data.store.lance_reader import open_table
 from sightline.data.store.maintenance import compact_store, summarize_store, verify_store
 from sightline.images import io as images
@@ -326,6 +330,53 @@ def test_no_room_to_merge(
     compact_store(scan.path)
     assert len(list_data_files(scan.path)) == 1
     assert_equal(sl.Scan.open(scan.path), whole)
+
+
+# ── how often it commits ──
+
+
+class SlowWriter:
+    """Counts commits, each of which takes 0.3 seconds of a clock."""
+
+    def __init__(self, clock: list[float]) -> None:
+        self.clock = clock
+        self.progress = ScanProgress(done=100, images=100)
+        self.commits: list[ScanProgress] = []
+
+    def add_rows(self, images: object, errors: object, fragments: object) -> None:
+        pass
+
+    def commit(self, state: object, progress: ScanProgress) -> None:
+        self.clock[0] += 0.3
+        self.commits.append(progress)
+
+    def compact(self) -> None:
+        raise sl.SightlineError("no room")
+
+
+def test_commits_take_two_percent_of_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A batch of 4 every 2 seconds: the first commit after 5, then one every 0.3 / 2 % = 15."""
+    clock = [50.0]
+    monkeypatch.setattr(run, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+
+    def make_segments() -> Iterator[ScanSegment]:
+        for done in range(104, 181, 4):
+            clock[0] += 2
+            yield ScanSegment(done, 3, [], [ErrorRow(done - 1, "path", "reason")])
+
+    writer = SlowWriter(clock)
+    events: list[run.Passing] = []
+    scan_pass = run.ScanPass(writer, UnitStatistics(1, 1, 1, 0, 1), 180)  # type: ignore[arg-type]
+    scan_pass.store_segments(make_segments(), events.append)
+    # At 6 s, 22.3 s and 38.6 s, and at the end.
+    assert writer.commits == [
+        ScanProgress(done=112, images=109, errors=3),
+        ScanProgress(done=144, images=133, errors=11),
+        ScanProgress(done=176, images=157, errors=19),
+        ScanProgress(done=180, images=160, errors=20, complete=True),
+    ]
+    assert events[0] == run.Passing(done=104, total=180, errors=1, rate=2.0)
+    assert events[4] == run.Passing(done=120, total=180, errors=5, rate=pytest.approx(20 / 10.3))
 
 
 # ── the cache, and what is refused ──

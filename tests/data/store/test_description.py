@@ -130,7 +130,9 @@ def test_batch_size_and_order_are_no_difference() -> None:
     require_same_scan(Path("a.scan"), DESCRIPTION, requested)
 
 
-def test_network_changes_with_each_weight_and_with_preprocessing() -> None:
+def test_network_changes_with_each_weight_and_with_preprocessing(
+    wide: sl.Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def describe(bias: float = 0.0, **options: Any) -> NetworkDescription:
         network = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.Flatten())
         torch.nn.init.constant_(network[0].weight, 0.1)  # type: ignore[arg-type]
@@ -143,5 +145,9 @@ def test_network_changes_with_each_weight_and_with_preprocessing() -> None:
     assert plain.mean == (0.5, 0.4, 0.3)
     assert plain.std == (0.25, 0.2, 0.3)
     assert plain.side == 48
-    assert plain.short_side == 48  # the network resizes to no more than its own size
+    assert describe_network(wide, side=48).short_side == 48
+    monkeypatch.setattr(wide, "resize", 40)
+    assert describe_network(wide, side=48).short_side == 60  # 48 · 40 / 32
+    monkeypatch.setattr(wide, "resize", 20)
+    assert describe_network(wide, side=48).short_side == 48  # the square has to fit
     assert plain.weights != describe(1e-7, mean=(0.5, 0.4, 0.3), std=(0.25, 0.2, 0.3)).weights

@@ -132,6 +132,28 @@ def test_recall_is_what_it_says(stored: sl.Scan, metric: Metric) -> None:
     assert (ids != query_ids[:, None]).all()
 
 
+def test_the_cheapest_settings_that_reach_the_recall(
+    stored: sl.Scan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = ((1, 1), (1, 2), (2, 16), (3, 32), (4, 64))
+    monkeypatch.setattr(index, "PROBES_AND_REFINES", settings)
+    built_index = index.build_vector_index(stored, "last", "l2")
+    vectors = make_clouds(COUNT)
+    query_ids = torch.linspace(0, COUNT - 1, index.RECALL_QUERIES).round().long()
+    _, exact_ids = find_nearest(vectors, vectors[query_ids], 10, "l2", query_ids)
+    recalls: list[float] = []
+    for probes, refine in settings:
+        candidate = replace(built_index, probes=probes, refine=refine)
+        _, ids = index.search_vector_index(
+            stored, "last", candidate, vectors[query_ids], k=10, exclude=query_ids
+        )
+        recalls.append(float((ids[:, :, None] == exact_ids[:, None]).any(2).float().mean()))
+    assert recalls[0] < index.TARGET_RECALL <= recalls[-2]
+    chosen = next(number for number, recall in enumerate(recalls) if recall >= 0.95)
+    assert (built_index.probes, built_index.refine) == settings[chosen]
+    assert built_index.recall == pytest.approx(recalls[chosen])
+
+
 def test_exact_search_in_chunks(stored: sl.Scan, monkeypatch: pytest.MonkeyPatch) -> None:
     """Chunks of which the last is smaller than k."""
     vectors = make_clouds(COUNT)
@@ -236,6 +258,8 @@ def test_few_images_need_none(stored: sl.Scan, monkeypatch: pytest.MonkeyPatch) 
         sl.SightlineError, match="an index needs at least 1,201 images; the store many"
     ):
         sl.neighbors(stored, id=7, search="approximate")
+    monkeypatch.setattr(index, "MIN_INDEX_IMAGES", COUNT)
+    assert sl.neighbors(stored, id=7, search="approximate").values["recall"] > 0.9
 
 
 def test_vectors_of_zeros_have_no_neighbours_by_an_index(tmp_path: Path) -> None:

@@ -102,6 +102,12 @@ def test_left_overs_are_removed_by_the_next_writer(stopped: sl.Scan) -> None:
     images.add(rows.set_column(ids, rows.schema.field("id"), [[15]]))
     assert open_table(stopped.path, "images").count_rows() == 16
     assert open_table(stopped.path, "errors").count_rows() == 3
+    # No reader sees them.
+    reader = stopped.store.open_reader()
+    assert sorted(reader.read_images(["id"])["id"].to_pylist()) == list(range(15))
+    assert sorted(reader.read_images(["id"], range(12, 20))["id"].to_pylist()) == [12, 13, 14]
+    assert sum(len(batch) for batch in reader.iterate_images(["id"], 4)) == 15
+    assert [error.position for error in reader.read_errors()] == [2, 15]
 
     with stopped.store.open_writer(stopped.description) as writer:
         assert writer.progress == stopped.reader.progress

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import sightline as sl
+from sightline.data.scan import run
 from sightline.data.store.interface import ScanProgress, ScanStore
 from sightline.data.store.lance_store import LanceStore
 from sightline.data.store.maintenance import compact_store, summarize_store, verify_store
@@ -97,6 +98,11 @@ def test_both_stores_give_the_same(
     assert disk_summary.pop("bytes") > 0
     assert memory_summary == disk_summary
     assert [verify_store(store) for store in stores] == [[], []]
+    for ids in (range(5, 9), range(40, 43), range(40, 99), range(7, 7)):
+        memory_rows, disk_rows = [
+            scan.reader.read_images(["id", "path", "vector_0"], ids) for scan in (memory, disk)
+        ]
+        assert memory_rows.equals(disk_rows.sort_by("id"))
 
 
 def test_a_stopped_scan_continues_in_both(wide: sl.Model, photos: Path, tmp_path: Path) -> None:
@@ -115,6 +121,27 @@ def test_a_stopped_scan_continues_in_both(wide: sl.Model, photos: Path, tmp_path
     assert_same_scans(continued[0], uninterrupted)
     compact_store(stores[0])
     assert_same_scans(sl.Scan.open(stores[0]), uninterrupted)
+
+
+def test_a_reader_is_not_changed_by_the_pass(
+    wide: sl.Model, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The pass changes its tensors in place, between commits and after them."""
+    monkeypatch.setattr(run, "MIN_COMMIT_SECONDS", 0.0)
+    monkeypatch.setattr(run, "MAX_COMMIT_SHARE", 1e9)
+    store = MemoryStore()
+    opened: list[tuple[sl.Scan, torch.Tensor]] = []
+
+    def open_scan(event: run.Passing) -> None:
+        if event.done == 24:
+            scan = sl.Scan.open(store)
+            opened.append((scan, scan.top("conv1").values.clone()))
+
+    scan = sl.scan(wide, photos, store=store, callback=open_scan, **OPTIONS)
+    [(early_scan, early_values)] = opened
+    assert early_scan.images == 15
+    assert torch.equal(early_scan.top("conv1").values, early_values)
+    assert not torch.equal(scan.top("conv1").values, early_values)
 
 
 def test_methods_read_it(wide: sl.Model, photos: Path) -> None:
