@@ -1,5 +1,8 @@
 """Non-parametric sampling against its literal definition, pixel by pixel."""
 
+import math
+from itertools import product
+
 import pytest
 import torch
 from torch import Tensor
@@ -9,103 +12,197 @@ from sightline.methods.texture.efros_leung import (
     gather_neighborhoods,
     grow_texture,
     make_gaussian_window,
+    pad_texture,
     place_seed_patch,
     sample_window_match,
     select_ring_pixels,
 )
+from sightline.registry.progress import Step
 
 
-def random(*shape: int, seed: int = 0) -> Tensor:
+def random_image(*shape: int, seed: int = 0) -> Tensor:
     return torch.rand(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-def generator(seed: int = 0) -> torch.Generator:
+def make_generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-@pytest.mark.parametrize("tileable", [False, True])
-def test_a_pixel_is_one_of_the_literal_candidates(tileable: bool) -> None:
-    exemplar, window, radius = random(3, 12, 12), 5, 2
-    canvas, known = place_seed_patch(exemplar, (9, 9), generator())
+def list_colors(picture: Tensor) -> set[tuple[float, ...]]:
+    return {tuple(color) for color in picture.flatten(1).T.tolist()}
+
+
+def measure_literally(
+    canvas: Tensor, known: Tensor, position: tuple[int, int], window: Tensor
+) -> float:
+    """The Gaussian-weighted mean squared difference of a 5×5 window over the known pixels.
+
+    Beyond the edges the canvas continues on the torus.
+    """
+    height, width = known.shape
+    error = total = 0.0
+    for dy, dx in product(range(-2, 3), range(-2, 3)):
+        row, column = (position[0] + dy) % height, (position[1] + dx) % width
+        if known[row, column]:
+            weight = math.exp(-(dy * dy + dx * dx) / (2 * (5 / 6.4) ** 2))
+            difference = canvas[:, row, column] - window[:, 2 + dy, 2 + dx]
+            error += weight * float(difference.square().sum())
+            total += weight
+    return error / total
+
+
+@pytest.mark.parametrize("position", [(3, 3), (0, 6)])
+def test_distances_to_all_windows_are_the_literal_ones(position: tuple[int, int]) -> None:
+    exemplar = random_image(3, 12, 10)
+    canvas, known = place_seed_patch(exemplar, (7, 9), make_generator())
     known[4, 0:3] = True
-    place = torch.tensor([[3, 3]])
-    table, centers = extract_windows(exemplar, window)
-    around, seen = gather_neighborhoods(canvas, known, place, radius, tileable)
-    masked = seen * make_gaussian_window(window)
-    masked /= masked.sum(1, keepdim=True)
-    found = (masked.repeat(1, 3) * (around - table).square()).sum(1)
-    for number in range(len(table)):
-        y, x = divmod(number, 8)
-        literal, total = 0.0, 0.0
-        for dy in range(-2, 3):
-            for dx in range(-2, 3):
-                row, column = 3 + dy, 3 + dx
-                if known[row, column]:
-                    weight = float(
-                        torch.exp(torch.tensor(-(dy * dy + dx * dx) / (2 * (5 / 6.4) ** 2)))
-                    )
-                    literal += weight * float(
-                        (canvas[:, row, column] - exemplar[:, y + 2 + dy, x + 2 + dx])
-                        .square()
-                        .sum()
-                    )
-                    total += weight
-        assert float(found[number]) == pytest.approx(literal / total, rel=1e-4)
-        assert torch.equal(centers[:, number], exemplar[:, y + 2, x + 2])
+    known[5:, 4] = True
+    windows, center_colors = extract_windows(exemplar, 5)
+    assert windows.shape == (8 * 6, 75)
+    colors, is_known = gather_neighborhoods(canvas, known, torch.tensor([position]), 2, True)
+    weights = is_known * make_gaussian_window(5)
+    weights /= weights.sum(1, keepdim=True)
+    distances = (weights.repeat(1, 3) * (colors - windows).square()).sum(1)
+    for index in range(len(windows)):
+        y, x = divmod(index, 6)
+        literal = measure_literally(canvas, known, position, exemplar[:, y : y + 5, x : x + 5])
+        assert float(distances[index]) == pytest.approx(literal, rel=1e-4)
+        assert torch.equal(center_colors[:, index], exemplar[:, y + 2, x + 2])
 
 
-def test_draws_evenly_among_those_near_the_least() -> None:
+def test_beyond_the_edge_of_a_picture_that_does_not_tile_nothing_is_known() -> None:
+    canvas, known = random_image(3, 7, 9), torch.ones(7, 9, dtype=torch.bool)
+    positions = torch.tensor([[0, 8], [3, 4]])
+    colors, is_known = gather_neighborhoods(canvas, known, positions, 2, False)
+    corner = is_known[0].view(5, 5)
+    assert (corner[2:, :3] == 1).all()
+    assert corner.sum() == 9
+    assert is_known[1].sum() == 25
+    inside = colors[1].view(3, 5, 5)
+    assert torch.equal(inside, canvas[:, 1:6, 2:7])
+
+
+def test_every_pixel_was_a_candidate_when_it_was_found() -> None:
+    """A run replayed: all colors come from windows within 1.1 × the smallest distance."""
+    exemplar = random_image(3, 9, 11)
+    states: list[Tensor] = []
+    grow_texture(
+        exemplar,
+        (8, 6),
+        window=5,
+        generator=make_generator(4),
+        tileable=True,
+        callback=lambda step: states.append(step.image[0]),
+    )
+    canvas, known = place_seed_patch(exemplar, (8, 6), make_generator(4))
+    checked = 0
+    for state in states:
+        new = ((state != canvas).any(0) & ~known).nonzero().tolist()
+        for row, column in new:
+            distances: dict[tuple[int, int], float] = {}
+            for y, x in product(range(5), range(7)):
+                window = exemplar[:, y : y + 5, x : x + 5]
+                distances[y, x] = measure_literally(canvas, known, (row, column), window)
+            limit = 1.1 * min(distances.values()) + 1e-5
+            candidates = [key for key, distance in distances.items() if distance <= limit]
+            colors = [exemplar[:, y + 2, x + 2] for y, x in candidates]
+            assert any(torch.equal(state[:, row, column], color) for color in colors)
+            checked += 1
+        canvas = state
+        for row, column in new:
+            known[row, column] = True
+    assert checked == 8 * 6 - 9
+
+
+def test_draws_evenly_among_those_near_the_smallest() -> None:
     distance = torch.tensor([[1.0, 1.05, 1.2, 1.09, 3.0]]).repeat(3000, 1)
-    choice, error = sample_window_match(distance, generator())
+    choice, error = sample_window_match(distance, make_generator())
     counts = torch.bincount(choice, minlength=5)
     assert counts[[2, 4]].tolist() == [0, 0]
     assert (counts[[0, 1, 3]] > 900).all()
     assert torch.equal(error, distance[0, choice])
 
 
+def test_each_row_is_drawn_from_its_own_candidates() -> None:
+    distance = torch.tensor([[5.0, 1.0, 9.0], [2.0, 8.0, 2.1], [7.0, 6.0, 3.0]])
+    choice, error = sample_window_match(distance, make_generator())
+    assert choice[0] == 1
+    assert choice[1] in (0, 2)
+    assert choice[2] == 2
+    assert torch.equal(error, distance[torch.arange(3), choice])
+
+
 @pytest.mark.parametrize("tileable", [False, True])
 def test_the_ring_touches_what_is_known(tileable: bool) -> None:
     known = torch.zeros(7, 8, dtype=torch.bool)
     known[0, 0] = True
-    ring = {tuple(place) for place in select_ring_pixels(known, tileable, generator()).tolist()}
-    beside = {(0, 1), (1, 0), (1, 1)} | (
-        {(6, 0), (0, 7), (6, 7), (6, 1), (1, 7)} if tileable else set()
-    )
+    ring = {
+        tuple(pixel) for pixel in select_ring_pixels(known, tileable, make_generator()).tolist()
+    }
+    beside = {(0, 1), (1, 0), (1, 1)}
+    if tileable:
+        beside |= {(6, 0), (0, 7), (6, 7), (6, 1), (1, 7)}
     assert ring
     assert ring <= beside
     assert not any(abs(a[0] - b[0]) + abs(a[1] - b[1]) == 1 for a in ring for b in ring)
 
 
-def test_grows_from_the_exemplar_s_own_colors_and_repeats() -> None:
-    exemplar = random(3, 14, 16)
+def test_padding_continues_a_small_picture_more_than_once() -> None:
+    image = random_image(1, 2, 3, 4)
+    padded = pad_texture(image, 7, tileable=True)
+    assert padded.shape == (1, 2, 17, 18)
+    for y, x in product(range(17), range(18)):
+        assert torch.equal(padded[0, :, y, x], image[0, :, (y - 7) % 3, (x - 7) % 4])
+    zeros = pad_texture(image, 7, tileable=False)
+    assert torch.equal(zeros[..., 7:10, 7:11], image)
+    assert float(zeros.sum()) == pytest.approx(float(image.sum()), rel=1e-5)
+
+
+def test_the_seed_is_a_piece_of_the_exemplar_in_the_middle() -> None:
+    exemplar = random_image(3, 9, 12)
+    canvas, known = place_seed_patch(exemplar, (10, 15), make_generator(1))
+    expected = torch.zeros(10, 15, dtype=torch.bool)
+    expected[5:8, 7:10] = True
+    assert torch.equal(known, expected)
+    pieces = exemplar.unfold(1, 3, 1).unfold(2, 3, 1).permute(1, 2, 0, 3, 4).flatten(0, 1)
+    assert bool((pieces == canvas[:, 5:8, 7:10]).flatten(1).all(1).any())
+    unknown = canvas[:, ~known]
+    torch.testing.assert_close(unknown, exemplar.mean((1, 2))[:, None].expand_as(unknown))
+
+
+def test_grows_from_the_exemplars_own_colors_and_repeats() -> None:
+    exemplar = random_image(3, 14, 16)
     runs = [
-        grow_texture(exemplar, (19, 23), window=5, generator=generator(seed)) for seed in (0, 0, 1)
+        grow_texture(exemplar, (19, 23), window=5, generator=make_generator(seed))
+        for seed in (0, 0, 1)
     ]
-    palette = {tuple(color) for color in exemplar.flatten(1).T.tolist()}
-    assert {tuple(color) for color in runs[0].flatten(1).T.tolist()} <= palette
+    assert list_colors(runs[0]) <= list_colors(exemplar)
     assert torch.equal(runs[0], runs[1])
     assert not torch.equal(runs[0], runs[2])
 
 
 def test_continues_stripes() -> None:
-    exemplar = (torch.arange(18) % 3 == 0).float().expand(3, 18, 18).contiguous()
-    picture = grow_texture(exemplar, (24, 24), window=7, generator=generator(), tileable=True)
+    exemplar = (torch.arange(18) % 3 == 0).float().expand(3, 15, 18).contiguous()
+    picture = grow_texture(exemplar, (20, 24), window=7, generator=make_generator(), tileable=True)
     assert torch.equal(picture, picture.roll(3, 2))
     assert torch.equal(picture, picture.roll(1, 1))
 
 
-def test_constant_stays_constant_and_can_be_stopped() -> None:
-    assert torch.equal(
-        grow_texture(torch.full((3, 9, 9), 0.25), (12, 12), window=3, generator=generator()),
-        torch.full((3, 12, 12), 0.25),
-    )
-    seen: list[int] = []
+def test_constant_stays_constant() -> None:
+    exemplar = torch.full((3, 9, 10), 0.25)
+    picture = grow_texture(exemplar, (12, 14), window=3, generator=make_generator())
+    assert torch.equal(picture, torch.full((3, 12, 14), 0.25))
+
+
+def test_a_callback_stops_it() -> None:
+    steps: list[Step] = []
     picture = grow_texture(
-        random(3, 12, 12),
-        (30, 30),
+        random_image(3, 12, 13),
+        (30, 26),
         window=3,
-        generator=generator(),
-        callback=lambda step: seen.append(step.index) or True,
+        generator=make_generator(),
+        callback=lambda step: steps.append(step) or True,
     )
-    assert len(seen) == 1
-    assert picture.isfinite().all()
+    assert len(steps) == 1
+    assert steps[0].total == 30 * 26 - 9
+    assert torch.equal(steps[0].image[0], picture)

@@ -138,14 +138,16 @@ def select_ring_pixels(known: Tensor, tileable: bool, generator: torch.Generator
 
 def pad_texture(image: Tensor, radius: int, tileable: bool) -> Tensor:
     """Pads an image N×C×H×W by `radius`: with its opposite side if it tiles, else with zeros."""
+    padding = (radius, radius, radius, radius)
     if not tileable:
-        return F.pad(image, (radius, radius, radius, radius))
-    # Circular padding can't exceed the side of the image, so a small image is padded repeatedly.
-    while radius > 0:
-        amount = min(radius, *image.shape[-2:])
-        image = F.pad(image, (amount, amount, amount, amount), mode="circular")
-        radius -= amount
-    return image
+        return F.pad(image, padding)
+    height, width = image.shape[-2:]
+    if radius <= min(height, width):
+        return F.pad(image, padding, mode="circular")
+    # F.pad goes round once at most. Indexing has no such limit, but takes ten times as long.
+    rows = torch.arange(-radius, height + radius) % height
+    columns = torch.arange(-radius, width + radius) % width
+    return image[..., rows[:, None], columns]
 
 
 def gather_neighborhoods(
