@@ -215,10 +215,15 @@ def test_a_sheet_has_the_patches_of_each_unit(
     peak = float(sheet["activation"][10, 0])
     assert rows[1].captions == [f"unit 10\n{peak:.3g}"]
     tile = rows[1].pictures[0]
-    patch = resize_for_sheet(
-        crop_literally(images[sheet["ids"][10, 3]], sheet["box"][10, 3].tolist(), fill=0.5)
-    )
-    assert torch.equal(tile[..., -patch.shape[2] :, -patch.shape[3] :], patch)
+    for rank, corner in enumerate(("top left", "top right", "bottom left", "bottom right")):
+        image_id = int(sheet["ids"][10, rank])
+        box = sheet["box"][10, rank].tolist()
+        patch = resize_for_sheet(crop_literally(images[image_id], box, fill=0.5))
+        height, width = patch.shape[2:]
+        assert tile.shape[2:] == (2 * height + 1, 2 * width + 1)  # one pixel of white between
+        rows_shown = slice(0, height) if "top" in corner else slice(-height, None)
+        columns_shown = slice(0, width) if "left" in corner else slice(-width, None)
+        assert torch.equal(tile[..., rows_shown, columns_shown], patch)
 
 
 def test_the_middle_layer_is_one_with_maps(tiny: sl.Model, tmp_path: Path) -> None:

@@ -95,7 +95,7 @@ def activations(
             f"{layer} ({model.layer(layer)}): the {order.shape[1]} strongest of {maps.shape[1]} "
             f"channels, {maps.shape[2]}×{maps.shape[3]} positions each; "
             f"{(peaks > 0).float().mean():.0%} of all channels fire somewhere. "
-            f"Strongest channel: {int(order[0, 0])}. {describe_scale(maps[0, order[0]])}"
+            f"Strongest channel: {int(order[0, 0])}. {describe_map_scale(maps[0, order[0]])}"
         )
         if unit is not None:
             unit_result = show_unit_peak(model, image, layer, maps, unit)
@@ -134,7 +134,7 @@ def find_activation_limit(maps: Tensor) -> Tensor:
     return compute_quantile(maps.abs().flatten(), SCALE_QUANTILE)
 
 
-def describe_scale(maps: Tensor) -> str:
+def describe_map_scale(maps: Tensor) -> str:
     """The colours of a sheet of maps, in one sentence."""
     limit = find_activation_limit(maps)
     if maps.min() < 0:

@@ -68,7 +68,8 @@ def show_color_filters(weight: Tensor, layer: str, k: int) -> Result:
     colors = render_around_gray(filters_shown, float(weight.abs().max()))
     panel = make_contact_sheet(enlarge_pixels(colors, COLOR_TILE_SIDE), gap=4)
     caption = (
-        f"{len(filters_shown)} of the {len(weight)} filters of {layer}, {describe_scale(weight)}."
+        f"{len(filters_shown)} of the {len(weight)} filters of {layer}, "
+        f"{describe_filter_scale(weight)}."
     )
     values = {"filters": weight, "norm": weight.flatten(1).norm(dim=1)}
     return Result({"filters": panel}, values, {"filters": caption})
@@ -93,14 +94,14 @@ def show_gray_filters(weight: Tensor, layer: str, k: int, input_count: int) -> R
         f"{len(units)} of the {len(weight)} filters of {layer} (largest norm first), a row each; "
         f"in a row the {channels.shape[1]} of its {weight.shape[1]} input channels with the "
         f"largest weights, which hold {share:.0%} of the filter's squared norm. "
-        f"{describe_scale(weight)}. The channels have no colour and no meaning of their own, so "
-        "such a picture says little about what the unit looks for."
+        f"{describe_filter_scale(weight)}. The channels have no colour and no meaning of their "
+        "own, so such a picture says little about what the unit looks for."
     )
     values = {"filters": weight, "units": units, "inputs": channels, "share": share}
     return Result({"filters": panel}, values, {"filters": caption})
 
 
-def describe_scale(weight: Tensor) -> str:
+def describe_filter_scale(weight: Tensor) -> str:
     """The size of the filters and the scale of their colours, in words."""
     height, width = weight.shape[-2:]
     return (
