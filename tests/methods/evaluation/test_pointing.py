@@ -187,6 +187,17 @@ def test_only_a_clear_lead_is_called_one() -> None:
     assert describe_successful_methods(table, 400).startswith("a, b hit them")
 
 
+@pytest.mark.parametrize(("share", "start"), [(0.7, "None of these"), (0.71, "a hits them")])
+def test_two_standard_errors_are_not_yet_clear(share: float, start: str) -> None:
+    """Of 25 objects chance hits half: 0.5 ± 0.1."""
+    table = [
+        MethodScore("a", share, 0.0),
+        MethodScore("chance", 0.2, 0.0),
+        MethodScore("middle", 0.5, 0.0),
+    ]
+    assert describe_successful_methods(table, 25).startswith(start)
+
+
 @pytest.mark.parametrize(
     ("files", "options", "message"),
     [

@@ -134,11 +134,7 @@ def cam(
             activation_map = project_on_first_component(maps)
         else:
             at_once = batch or choose_batch_size(model, image, memory, gradients=False)
-            score_cams: list[Tensor] = []
-            for single_image, image_maps, i in zip(image, maps, index.tolist(), strict=True):
-                varied = select_varied_channels(image_maps, channels)
-                score_cams.append(compute_score_cam(model, single_image, varied, i, at_once))
-            activation_map = torch.stack(score_cams)
+            activation_map = compute_score_cams(model, image, maps, index, channels, at_once)
     else:
         maps, gradients, index = compute_maps_and_gradients(model, image, layer_name, label)
         activation_map = combine_channels(kind, maps, gradients).relu()
@@ -234,9 +230,9 @@ def read_head_weights(model: Model, image: Tensor, layer_name: str, layer: str) 
         if takes_mean and gives_logits:
             return torch.as_tensor(linear.weight)
     raise SightlineError(
-        "the class activation map needs a mean over the layer's positions and one linear layer that "
-        f"gives the score; {layer} of {model.name} is not followed by these: choose another kind, "
-        "such as gradcam or hirescam"
+        "the class activation map needs a mean over the layer's positions and one linear layer "
+        f"that gives the score; {layer} of {model.name} is not followed by these: choose another "
+        "kind, such as gradcam or hirescam"
     )
 
 
@@ -271,6 +267,17 @@ def select_varied_channels(maps: Tensor, limit: int | None) -> Tensor:
     # A constant channel makes no mask (0/0 in eq. 8), as in the authors' code.
     varied = order[variance[order] > 0]
     return maps[varied]
+
+
+def compute_score_cams(  # noqa: PLR0917 - the images and what belongs to each of them
+    model: Model, image: Tensor, maps: Tensor, index: Tensor, channels: int | None, batch: int
+) -> Tensor:
+    """Score-CAM N×h×w of images N×3×H×W from at most `channels` of their channels N×K×h×w."""
+    score_cams: list[Tensor] = []
+    for single_image, image_maps, i in zip(image, maps, index.tolist(), strict=True):
+        varied = select_varied_channels(image_maps, channels)
+        score_cams.append(compute_score_cam(model, single_image, varied, i, batch))
+    return torch.stack(score_cams)
 
 
 def compute_score_cam(

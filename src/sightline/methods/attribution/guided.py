@@ -3,7 +3,7 @@
 Zeiler & Fergus 2014; Springenberg 2015.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -302,25 +302,22 @@ def draw_several_neurons(
     All gradients have one scale. Also returns the caption.
     """
     limit = find_gradient_limit(gradients.gradient)
-    image_count, neuron_count = gradients.row.shape
-    sheets: list[Tensor] = []
-    window_size = ""
-    for i in range(image_count):
+    windows_by_image: list[list[PixelBox]] = []
+    for rows, columns in zip(gradients.row.tolist(), gradients.column.tolist(), strict=True):
+        positions = zip(rows, columns, strict=True)
+        windows_by_image.append(
+            [find_receptive_window(model, layer, row, column, image) for row, column in positions]
+        )
+
+    panel_rows: list[Tensor] = []
+    for i, windows in enumerate(windows_by_image):
+        patch_sheet = make_patch_sheet([image[i : i + 1]] * len(windows), windows)
         rendered = render_around_gray(gradients.gradient[i], limit)
-        patches: list[Tensor] = []
-        gradient_patches: list[Tensor] = []
-        for j in range(neuron_count):
-            row = int(gradients.row[i, j])
-            column = int(gradients.column[i, j])
-            window = find_receptive_window(model, layer, row, column, image)
-            window_size = describe_box_size(window)  # the same for all neurons of a layer
-            patches.append(crop_padded_window(image[i : i + 1], window))
-            gradient_patches.append(crop_padded_window(rendered[j : j + 1], window))
+        gradient_sheet = make_patch_sheet(rendered.split(1), windows)
+        panel_rows.append(arrange_in_row(patch_sheet, gradient_sheet, gap=12))
 
-        patch_sheet = make_contact_sheet(resize_for_sheet(torch.cat(patches)))
-        gradient_sheet = make_contact_sheet(resize_for_sheet(torch.cat(gradient_patches)))
-        sheets.append(arrange_in_row(patch_sheet, gradient_sheet, gap=12))
-
+    neuron_count = len(windows_by_image[0])
+    window_size = describe_box_size(windows_by_image[0][0])  # the same for all neurons of a layer
     unit_names = ", ".join(map(str, gradients.unit[0].tolist()))
     strongest = float(gradients.activation[0, 0])
     weakest = float(gradients.activation[0, -1])
@@ -331,7 +328,15 @@ def draw_several_neurons(
         f"order, their {rule} backpropagation, all on one scale: gray is zero, full colour "
         f"±{limit:.3g}, the 99.5th percentile."
     )
-    return make_contact_sheet(torch.cat(sheets), columns=1, gap=12), caption
+    return make_contact_sheet(torch.cat(panel_rows), columns=1, gap=12), caption
+
+
+def make_patch_sheet(images: Sequence[Tensor], windows: Sequence[PixelBox]) -> Tensor:
+    """A sheet of what each of k images 1×3×H×W shows in its window."""
+    patches = [
+        crop_padded_window(image, window) for image, window in zip(images, windows, strict=True)
+    ]
+    return make_contact_sheet(resize_for_sheet(torch.cat(patches)))
 
 
 def draw_neuron_row(image: Tensor, gradient: Tensor, box: PixelBox) -> Tensor:

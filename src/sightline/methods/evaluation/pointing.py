@@ -107,10 +107,7 @@ def pointing(
         objects = make_sample_grids(model)
         tolerance = 0
     game = PointingGame(model, tested_methods, label, tolerance, seed)
-    scores = game.score_objects(objects, problems)
-    if not scores.files:
-        source = str(folder or "the grids")
-        raise SightlineError(f"no image of {source!r} could be used; the first: {problems[0]}")
+    scores = game.score_objects(objects, str(folder or "the grids"), problems)
 
     descriptions = [method.description for method in tested_methods]
     table = scores.average_by_method([*descriptions, *REFERENCE_NAMES])
@@ -121,11 +118,12 @@ def pointing(
         "objects": scores.files,
         "broken": problems,
     }
-    panels = {"maps": scores.panels[0], "pointing": draw_pointing_bars(table)}
+    panels = {"maps": scores.panel, "pointing": draw_pointing_bars(table)}
+    first_file = scores.files[0] if folder else ""
+    table_caption = describe_table(table, len(scores.files), tolerance, is_grid=not folder)
     captions = {
-        "maps": describe_first_object(scores.files[0] if folder else "", descriptions),
-        "pointing": describe_table(table, len(scores.files), tolerance, is_grid=not folder)
-        + describe_unused_images(problems),
+        "maps": describe_first_object(first_file, descriptions),
+        "pointing": table_caption + describe_unused_images(problems),
     }
     return Result(panels, values, captions)
 
@@ -144,22 +142,12 @@ class MethodScore:
 
 @dataclass(frozen=True)
 class ObjectScores:
-    """Hit and energy shares of M heatmaps on each object, the files, and the first figure."""
+    """Hit and energy shares of M heatmaps, M×objects, the objects' files, and the first figure."""
 
-    hit_shares: list[Tensor]
-    energy_shares: list[Tensor]
+    hits: Tensor
+    energies: Tensor
     files: list[str]
-    panels: list[Tensor]
-
-    @property
-    def hits(self) -> Tensor:
-        """Hit shares, M×objects."""
-        return torch.stack(self.hit_shares, 1)
-
-    @property
-    def energies(self) -> Tensor:
-        """Energy shares, M×objects."""
-        return torch.stack(self.energy_shares, 1)
+    panel: Tensor
 
     def average_by_method(self, names: Sequence[str]) -> list[MethodScore]:
         """The means over the objects, for each of M names."""
@@ -180,10 +168,16 @@ class PointingGame:
     seed: int
 
     def score_objects(
-        self, objects: Iterable[AnnotatedObject], problems: list[str]
+        self, objects: Iterable[AnnotatedObject], source: str, problems: list[str]
     ) -> ObjectScores:
-        """Scores every object; one that can't be explained is added to `problems`."""
-        scores = ObjectScores([], [], [], [])
+        """Scores every object; one that can't be explained is added to `problems`.
+
+        Raises SightlineError if that leaves no object of the `source`.
+        """
+        hits: list[Tensor] = []
+        energies: list[Tensor] = []
+        files: list[str] = []
+        panel: Tensor | None = None
         for annotated in objects:
             try:
                 heatmaps = self.compute_heatmaps(annotated)
@@ -191,16 +185,16 @@ class PointingGame:
                 problems.append(f"{annotated.name}: {get_first_error_line(error)}")
                 continue
             region = annotated.region
-            hits = [compute_hit_share(heatmap, region, self.tolerance) for heatmap in heatmaps]
-            energies = [compute_energy_share(heatmap, region) for heatmap in heatmaps]
-            scores.hit_shares.append(torch.stack(hits))
-            scores.energy_shares.append(torch.stack(energies))
-            scores.files.append(annotated.name)
-            if not scores.panels:
-                method_heatmaps = heatmaps[: len(self.methods)]
-                dimmed_image = annotated.image * torch.where(region, 1, DIM_FACTOR)
-                scores.panels.append(draw_heatmap_row(dimmed_image, method_heatmaps))
-        return scores
+            hit_shares = [compute_hit_share(item, region, self.tolerance) for item in heatmaps]
+            energy_shares = [compute_energy_share(item, region) for item in heatmaps]
+            hits.append(torch.stack(hit_shares))
+            energies.append(torch.stack(energy_shares))
+            files.append(annotated.name)
+            if panel is None:
+                panel = draw_object_row(annotated, heatmaps[: len(self.methods)])
+        if panel is None:
+            raise SightlineError(f"no image of {source!r} could be used; the first: {problems[0]}")
+        return ObjectScores(torch.stack(hits, 1), torch.stack(energies, 1), files, panel)
 
     def compute_heatmaps(self, annotated: AnnotatedObject) -> list[Tensor]:
         """The methods' heatmaps H×W for the object's class, then those of REFERENCE_NAMES."""
@@ -246,6 +240,12 @@ def compute_energy_share(heatmap: Tensor, region: Tensor) -> Tensor:
 
 
 # ── figure and captions ──
+
+
+def draw_object_row(annotated: AnnotatedObject, heatmaps: list[Tensor]) -> Tensor:
+    """The image with all but the object dimmed, and the heatmaps H×W."""
+    brightness = torch.where(annotated.region, 1, DIM_FACTOR)
+    return draw_heatmap_row(annotated.image * brightness, heatmaps)
 
 
 def draw_pointing_bars(table: Sequence[MethodScore]) -> Tensor:
