@@ -149,8 +149,10 @@ def average_drops_per_pixel(
 def describe_drops(model: Model, index: Tensor, clean_scores: Tensor, drops: Tensor) -> str:
     """Label, clean score and largest drop of one image's L labels; drops are L×rows×columns."""
     largest_drops = drops.flatten(1).amax(1)
-    parts: list[str] = []
+    descriptions: list[str] = []
     for i, label_index in enumerate(index.tolist()):
         label_name = model.labels[label_index]
-        parts.append(f"{label_name} ({float(clean_scores[i]):.2f}, {float(largest_drops[i]):.2f})")
-    return ", ".join(parts)
+        descriptions.append(
+            f"{label_name} ({float(clean_scores[i]):.2f}, {float(largest_drops[i]):.2f})"
+        )
+    return ", ".join(descriptions)

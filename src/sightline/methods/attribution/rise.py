@@ -129,11 +129,13 @@ def rise(
 
 def describe_scores(model: Model, index: Tensor, clean_scores: Tensor, mean_score: Tensor) -> str:
     """Label, score on the unmasked image and mean score of one image's L labels."""
-    parts: list[str] = []
+    descriptions: list[str] = []
     for i, label_index in enumerate(index.tolist()):
         label_name = model.labels[label_index]
-        parts.append(f"{label_name} ({float(clean_scores[i]):.3g}, {float(mean_score[i]):.3g})")
-    return ", ".join(parts)
+        descriptions.append(
+            f"{label_name} ({float(clean_scores[i]):.3g}, {float(mean_score[i]):.3g})"
+        )
+    return ", ".join(descriptions)
 
 
 def sample_rise_masks(
