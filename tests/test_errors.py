@@ -17,6 +17,8 @@ from sightline.errors import (
         ("conv53", ["conv5_3", "relu5_3", "fc7"], "; did you mean conv5_3?"),
         ("GOOSE", ["tench", "goose"], "; did you mean goose?"),
         ("goose", ["Tench", "Goose"], "; did you mean Goose?"),
+        ("go", ["tench", "goose"], "; did you mean goose?"),
+        ("g", ["tench", "goose"], "; choose from tench, goose"),
         ("zebra", ["tench", "goose"], "; choose from tench, goose"),
         ("zebra", ["tench", "tench"], "; choose from tench"),
         ("zebra", [], ""),

@@ -35,12 +35,17 @@ def test_a_matrix_is_applied_to_each_pixel() -> None:
 
 
 def test_colors_get_the_mean_and_covariance_of_the_reference() -> None:
-    image = make_picture(0.4, 0.6, seed=0)
-    reference = make_picture(0.3, 0.6, seed=1)
-    mean, covariance = compute_statistics(match_colors(image, reference))
+    noise = torch.randn(2, 1, 3, 30, 40, generator=torch.Generator().manual_seed(0))
+    image_mixing = torch.tensor([[0.06, 0.0, 0.0], [0.05, 0.02, 0.0], [0.0, 0.01, 0.03]])
+    reference_mixing = torch.tensor([[0.02, 0.0, 0.04], [0.0, 0.06, -0.03], [0.0, 0.0, 0.05]])
+    image = 0.4 + apply_channel_matrix(noise[0], image_mixing)
+    reference = 0.5 + apply_channel_matrix(noise[1], reference_mixing)
+    matched = match_colors(image, reference)
+    assert 0 < matched.min() < matched.max() < 1
+    mean, covariance = compute_statistics(matched)
     reference_mean, reference_covariance = compute_statistics(reference)
-    torch.testing.assert_close(mean, reference_mean, atol=5e-3, rtol=0)
-    torch.testing.assert_close(covariance, reference_covariance, atol=2e-3, rtol=0.05)
+    torch.testing.assert_close(mean, reference_mean, atol=1e-5, rtol=0)
+    torch.testing.assert_close(covariance, reference_covariance, atol=2e-4, rtol=0)
     torch.testing.assert_close(match_colors(image, image), image, atol=1e-4, rtol=0)
 
 

@@ -4,9 +4,11 @@ import math
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from sightline.images.color import COLOR_CORRELATION
 from sightline.images.spectrum import (
+    SPECTRUM_FILE,
     compute_decorrelated_spectrum,
     compute_frequency_grid,
     load_natural_spectrum,
@@ -55,6 +57,33 @@ def test_amplitudes_of_photographs_fall_with_frequency() -> None:
 def test_both_signs_of_the_vertical_frequency_are_alike() -> None:
     amplitudes, _ = load_natural_spectrum(10, 16)
     torch.testing.assert_close(amplitudes[:, 1:5], amplitudes[:, 6:].flip(1))
+
+
+@pytest.mark.parametrize(("height", "width"), [(16, 40), (40, 16)])
+def test_amplitudes_are_those_of_the_table(height: int, width: int) -> None:
+    """Read by hand: rows of the table are log frequencies, columns angles from 0 to 90 degrees."""
+    table = load_file(SPECTRUM_FILE)
+    log_amplitudes = table["log_amplitude"].double()
+    min_frequency, max_frequency = table["range"].tolist()
+    levels, angles = log_amplitudes.shape[1:]
+    amplitudes, _ = load_natural_spectrum(height, width)
+    for row in range(1 - height // 2, height // 2):
+        for column in range(width // 2 + 1):
+            vertical = row / height
+            horizontal = column / width
+            frequency = math.hypot(vertical, horizontal)
+            if not frequency:
+                continue
+            octaves = math.log(frequency / min_frequency) / math.log(max_frequency / min_frequency)
+            level = min(max(octaves, 0), 1) * (levels - 1)
+            angle = math.atan2(abs(vertical), horizontal) / (math.pi / 2) * (angles - 1)
+            low_level = min(int(level), levels - 2)
+            low_angle = min(int(angle), angles - 2)
+            corners = log_amplitudes[:, low_level : low_level + 2, low_angle : low_angle + 2]
+            level_weights = torch.tensor([1 - level + low_level, level - low_level]).double()
+            angle_weights = torch.tensor([1 - angle + low_angle, angle - low_angle]).double()
+            expected = (corners @ angle_weights @ level_weights).exp().float()
+            torch.testing.assert_close(amplitudes[:, row, column], expected, rtol=1e-3, atol=0)
 
 
 def test_the_table_is_read_by_direction() -> None:

@@ -328,15 +328,19 @@ def test_crops_lie_inside_and_have_the_sizes_of_the_range() -> None:
     height, width = 41, 60
     crops = make_random_crops(200, (0.25, 0.75), 0.0, seeded())
     sizes = []
+    positions = []
     for matrix, offset in read_back(lambda image: crops(image[:1]), height, width):
         assert np.allclose(matrix, matrix[0, 0] * np.eye(2), atol=1e-4), "same aspect, not turned"
         size = matrix[0, 0]
         sizes.append(size)
         room = (1 - size) / 2 * np.array([width, height])
         assert (np.abs(offset) <= room + 1e-3).all()
+        positions.append(offset / room)
     assert len(sizes) == 200
     assert 0.25 - 1e-4 <= min(sizes) < 0.3
     assert 0.7 < max(sizes) <= 0.75 + 1e-4
+    assert (np.abs(positions).max(0) > 0.95).all(), "they reach the border"
+    assert abs(np.corrcoef(np.array(positions).T)[0, 1]) < 0.2
 
 
 def test_each_image_of_a_batch_gets_the_same_crops_and_noise() -> None:

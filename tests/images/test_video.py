@@ -61,6 +61,17 @@ def test_an_mp4_has_its_rate_and_an_odd_edge_is_doubled(tmp_path: Path) -> None:
         assert container.streams.video[0].average_rate == 12
 
 
+def test_the_doubled_edge_is_the_last(tmp_path: Path) -> None:
+    frame = torch.zeros(1, 3, 33, 47)
+    frame[..., 12:, 20:] = 1
+    video.write_video([frame], tmp_path / "a.mp4")
+    (decoded,) = video.read_video(tmp_path / "a.mp4")
+    brightness = decoded[0].mean(0)
+    assert brightness[:12].max() < 0.2
+    assert brightness[:, :20].max() < 0.2
+    assert brightness[12:, 20:].min() > 0.8
+
+
 @pytest.mark.parametrize(
     ("quarter_turns", "matrix"), [(1, (0, -1, 1, 0)), (-1, (0, 1, -1, 0)), (2, (-1, 0, 0, -1))]
 )
