@@ -62,7 +62,9 @@ def test_a_style_needs_two_positions_in_its_deepest_layer(builder: StyleLossBuil
 
     assert builder.measure_style_size(builder.styles[1], (16, 16)) == (14, 19)
     assert not builder.has_large_enough_styles((16, 16))
-    assert builder.has_large_enough_styles((20, 20))
+    sizes = [builder.measure_style_size(style, (18, 20)) for style in builder.styles]
+    assert sizes == [(22, 16), (16, 22)]
+    assert builder.has_large_enough_styles((18, 20))
     with pytest.raises(sl.SightlineError, match="the style would be 14×19 pixels"):
         builder.fit_style(builder.styles[1], (16, 16))
 
