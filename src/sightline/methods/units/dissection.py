@@ -88,7 +88,7 @@ class ConceptMasks:
         regions = torch.zeros(len(self.concepts), scan.side, scan.side, dtype=torch.bool)
         for number, path in self.mask_files[image_id].items():
             try:
-                mask = read_mask(path, image_size)
+                mask = read_concept_mask(path, image_size)
             except SightlineError as error:
                 reason = get_first_error_line(error)
                 self.unused_masks.append(f"{self.concepts[number]}/{path.name}: {reason}")
@@ -103,7 +103,7 @@ def list_mask_files(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_FILE_SUFFIXES)
 
 
-def read_mask(path: Path, image_size: list[int]) -> Tensor:
+def read_concept_mask(path: Path, image_size: list[int]) -> Tensor:
     """A mask 1×1×H×W, 1 where its file is not black.
 
     Raises SightlineError if it does not have the image's height and width.
