@@ -422,7 +422,7 @@ def test_a_gradient_that_is_no_number_ends_the_dream(model: sl.Model) -> None:
     result = sl.deepdream(broken, pictures(), layer="relu2", octaves=1, steps=9, jitter=0)
     whole = sl.deepdream(model, pictures(), layer="relu2", octaves=1, steps=3, jitter=0)
     assert torch.equal(result.values["image"], whole.values["image"])
-    assert "no number at step 4" in result.captions["deepdream"]
+    assert "not finite at step 4" in result.captions["deepdream"]
 
 
 def test_an_odd_guide_is_told(model: sl.Model, tmp_path: Path) -> None:

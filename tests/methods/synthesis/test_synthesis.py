@@ -287,7 +287,7 @@ def test_a_dead_unit_is_said_so() -> None:
     with pytest.raises(sl.SightlineError, match="dead unit"):
         sl.synthesis(model, sl.channel("conv2", 1), steps=3)
     assert (
-        "of 1: dead, and left as it started"
+        "of 1: a dead unit, left as it started"
         in sl.synthesis(model, layer="conv2", units="0-2", steps=3).captions["synthesis"]
     )
 
@@ -558,7 +558,7 @@ def test_a_generators_code_serves_any_network(model: sl.Model) -> None:
     assert (values["scores"][-1] > values["scores"][0]).all()
     assert not torch.equal(values["image"][0], values["image"][1])
     for knobs, match in (
-        ({"blur": 1.0}, "blur works on pixels, but start='generator' moves a code"),
+        ({"blur": 1.0}, "blur works on pixels, but start='generator' optimizes a code"),
         ({"preset": "lecture"}, "start='generator' does not go with it"),
         ({"preset": "maco"}, "start='generator' does not go with it"),
         ({"photo": "chelsea"}, "start='generator' does not go with it"),

@@ -1,4 +1,4 @@
-"""What a synthesis is asked for: the objective or the units of a layer, and the preset with the constants that are given."""
+"""The arguments of a synthesis: its objective or the units of a layer, and its preset."""
 
 import re
 from dataclasses import replace
@@ -9,7 +9,7 @@ from sightline.models.model import Model
 from sightline.optim.objectives.objective import Objective, channel, logit
 from sightline.optim.objectives.parser import parse_objective
 
-# The preset that goes with a start, where none is named.
+# The preset for a start, where none is named.
 PRESET_BY_START = {
     "gray": "lecture",
     "zero": "lecture",
@@ -17,91 +17,144 @@ PRESET_BY_START = {
     "generator": "generator",
 }
 
+# Units of a layer that are shown where none are named.
+DEFAULT_UNIT_COUNT = 16
+
+# Presets of these starts can't begin anywhere else.
+FIXED_STARTS = ("phase", "photo", "generator")
+
 
 def resolve_objective(
     model: Model, objective: Objective | str, layer: str | None, units: str | None
 ) -> Objective:
-    """The objective, or that of a layer's units."""
+    """The objective that was given, or that of the units of a layer.
+
+    Raises SightlineError for both at once, and for anything that is no objective.
+    """
     if not isinstance(objective, (Objective, str)):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise SightlineError(
-            f"synthesis takes an objective, such as sl.logit('goose') or its text, not a {type(objective).__name__}"
+            "synthesis takes an objective, such as sl.logit('goose') or its text, "
+            f"not a {type(objective).__name__}"
         )
     if str(objective) and (layer or units):
         raise SightlineError(
-            f"the objective is {objective} and a layer or units are given; leave out one of them"
+            f"the objective is {objective}, and a layer or units are given too; leave out one"
         )
-    if str(objective):
-        return parse_objective(objective) if isinstance(objective, str) else objective
+    if isinstance(objective, Objective):
+        return objective
+    if objective:
+        return parse_objective(objective)
+
     name = model.layer(layer or "logits")
-    total = model.shape(name)[0]
-    numbers = parse_unit_ranges(units, total) if units else tuple(range(min(16, total)))
-    return logit(numbers) if name == "logits" else channel(layer or name, numbers)
+    unit_count = model.shape(name)[0]
+    if units:
+        unit_indices = parse_unit_ranges(units, unit_count)
+    else:
+        unit_indices = tuple(range(min(DEFAULT_UNIT_COUNT, unit_count)))
+    return logit(unit_indices) if name == "logits" else channel(layer or name, unit_indices)
 
 
 def parse_unit_ranges(units: str, unit_count: int) -> tuple[int, ...]:
-    """The numbers of "0-3,7"; raises SightlineError for other text and numbers that the layer doesn't have."""
-    numbers: list[int] = []
-    for part in units.replace(" ", "").split(","):
-        if not (found := re.fullmatch(r"(\d{1,6})(?:-(\d{1,6}))?", part)):
+    """The unit indices of a text such as "0-3,7".
+
+    Raises SightlineError for other text, and for units that the layer does not have.
+    """
+    indices: list[int] = []
+    for text in units.replace(" ", "").split(","):
+        match = re.fullmatch(r"(\d{1,6})(?:-(\d{1,6}))?", text)
+        if match is None:
             raise SightlineError(
                 f"units is {units!r}; write numbers and ranges, such as 0-63 or 3,5,8"
             )
-        first, last = int(found[1]), int(found[2] or found[1])
+        first = int(match[1])
+        last = int(match[2] or match[1])
         if last >= unit_count or first > last:
             raise SightlineError(f"units is {units!r}; this layer has units 0 to {unit_count - 1}")
-        numbers += range(first, last + 1)
-    return tuple(numbers)
+        indices += range(first, last + 1)
+    return tuple(indices)
 
 
 def find_objective_units(model: Model, objective: Objective) -> tuple[str, tuple[int, ...]]:
-    """The layer and units that the objective is about; classes that it names by their labels are looked up."""
-    if objective.units[0] == "logits" and objective.units[1]:
-        return "logits", tuple(map(model.index, objective.units[1]))
-    if objective.units[1] or not (named := re.match(r"logit\((.+?)\)", objective.text)):
-        return objective.units[0], tuple(map(int, objective.units[1]))
-    return "logits", (model.index(named[1].strip("'\"")),)
+    """The layer and the unit indices that an objective is about; class names are looked up."""
+    layer, units = objective.units
+    if layer == "logits" and units:
+        return "logits", tuple(map(model.index, units))
+    if units:
+        return layer, tuple(map(int, units))
+    # An objective of several terms still names its class in its text.
+    named_class = re.match(r"logit\((.+?)\)", objective.text)
+    if named_class is None:
+        return layer, ()
+    return "logits", (model.index(named_class[1].strip("'\"")),)
 
 
 def choose_synthesis_preset(
     preset_name: str, start: str, photo: object, store: object, focus: str
 ) -> SynthesisPreset:
-    """The preset with the start and focus that go with it; raises SightlineError where they don't fit."""
-    auto = "accentuation" if photo is not None else PRESET_BY_START.get(start, "smooth")
-    name = auto if preset_name == "auto" else preset_name
-    kept = SYNTHESIS_PRESETS[name]
-    if (kept.start == "photo") != (photo is not None) and not (
-        photo is not None and kept.start in ("fourier", "gray")
-    ):
-        raise SightlineError(
-            f"preset {name!r} {'needs a photo=' if kept.start == 'photo' else 'does not start from a photograph; leave out photo'}"
-        )
-    if focus == "alpha" and (kept.is_pixel_based or kept.start == "generator"):
-        moved = "pixels" if kept.is_pixel_based else "a code"
-        raise SightlineError(
-            f"focus='alpha' goes with a spectrum, and preset {name!r} moves {moved}; choose smooth"
-        )
-    kept = kept if focus == "auto" else replace(kept, focus=focus)
-    if start not in ("auto", kept.start):
-        kept = replace_preset_start(kept, name, start, photo)
-    if kept.start == "facets" and store is None:
+    """The preset with the start and focus that were asked for.
+
+    Raises SightlineError where the preset, start, focus, photo and store don't go together.
+    """
+    if preset_name == "auto":
+        default = PRESET_BY_START.get(start, "smooth")
+        preset_name = default if photo is None else "accentuation"
+    preset = SYNTHESIS_PRESETS[preset_name]
+
+    check_photo(preset, preset_name, photo)
+    check_focus(preset, preset_name, focus)
+    if focus != "auto":
+        preset = replace(preset, focus=focus)
+    if start not in ("auto", preset.start):
+        preset = replace_preset_start(preset, preset_name, start, photo)
+    if preset.start == "facets" and store is None:
         raise SightlineError(
             "facets are groups of a unit's natural images: name a scan of them with store="
         )
-    return kept
+    return preset
+
+
+def check_photo(preset: SynthesisPreset, preset_name: str, photo: object) -> None:
+    """Raises SightlineError for a preset without the photograph it needs, or with one too many."""
+    if preset.start == "photo":
+        if photo is None:
+            raise SightlineError(f"preset {preset_name!r} needs a photo=")
+        return
+    can_start_from_photo = preset.start in ("fourier", "gray")
+    if photo is not None and not can_start_from_photo:
+        raise SightlineError(
+            f"preset {preset_name!r} does not start from a photograph; leave out photo"
+        )
+
+
+def check_focus(preset: SynthesisPreset, preset_name: str, focus: str) -> None:
+    """Raises SightlineError for transparency on anything but a spectrum."""
+    if focus != "alpha":
+        return
+    if preset.is_pixel_based or preset.start == "generator":
+        raise SightlineError(
+            f"focus='alpha' goes with a spectrum, and preset {preset_name!r} optimizes "
+            f"{name_optimized(preset)}; choose smooth"
+        )
+
+
+def name_optimized(preset: SynthesisPreset) -> str:
+    """What a preset optimizes, in words."""
+    if preset.start == "generator":
+        return "a code"
+    return "pixels" if preset.is_pixel_based else "a spectrum"
 
 
 def replace_preset_start(
     preset: SynthesisPreset, preset_name: str, start: str, photo: object
 ) -> SynthesisPreset:
-    """The preset from another start; raises SightlineError where that is of another kind."""
-    fits = preset.is_pixel_based == (start in ("gray", "zero")) and preset.start not in (
-        "phase",
-        "photo",
-        "generator",
-    )
-    if not fits or start == "generator" or (start == "facets" and photo is not None):
+    """The preset from another start; raises SightlineError for a start of another kind."""
+    start_is_pixel_based = start in ("gray", "zero")
+    fits = preset.is_pixel_based == start_is_pixel_based and preset.start not in FIXED_STARTS
+    facets_of_a_photo = start == "facets" and photo is not None
+    if not fits or start == "generator" or facets_of_a_photo:
         raise SightlineError(
-            f"preset {preset_name!r} starts from {preset.start!r}; start={start!r} does not go with it"
+            f"preset {preset_name!r} starts from {preset.start!r}; "
+            f"start={start!r} does not go with it"
         )
     return replace(preset, start=start, noise=0.0 if start == "zero" else preset.noise)
 
@@ -113,20 +166,20 @@ def override_preset_constants(
     blur: float | None,
     clip: float | None,
 ) -> SynthesisPreset:
-    """The preset with the constants that are given instead of its own."""
-    told = {"decay": None if preset.start == "generator" else decay, "blur": blur, "clip": clip}
-    if not preset.is_pixel_based and (
-        refused := [name for name, value in told.items() if value is not None]
-    ):
-        moved = "a code" if preset.start == "generator" else "a spectrum"
+    """The preset with the given constants instead of its own.
+
+    Raises SightlineError for a constant that only works on pixels where none are optimized.
+    """
+    pixel_constants = {"decay": decay, "blur": blur, "clip": clip}
+    if preset.start == "generator":
+        del pixel_constants["decay"]  # a code has a decay too
+    given = [name for name, value in pixel_constants.items() if value is not None]
+    if given and not preset.is_pixel_based:
         raise SightlineError(
-            f"{refused[0]} works on pixels, but start={preset.start!r} moves {moved}; choose start='gray'"
+            f"{given[0]} works on pixels, but start={preset.start!r} optimizes "
+            f"{name_optimized(preset)}; choose start='gray'"
         )
-    given = {
-        "lr": lr,
-        "decay": decay,
-        "sigma": blur,
-        "small": None if clip is None else clip / 2,
-        "idle": None if clip is None else clip / 2,
-    }
-    return replace(preset, **{name: value for name, value in given.items() if value is not None})
+    half_clip = None if clip is None else clip / 2
+    constants = {"lr": lr, "decay": decay, "sigma": blur, "small": half_clip, "idle": half_clip}
+    changes = {name: value for name, value in constants.items() if value is not None}
+    return replace(preset, **changes)

@@ -1,4 +1,8 @@
-"""What speaks for a synthesized picture: how it compares with photographs, and whether the network holds on to it."""
+"""Evidence for a synthesized image: how it compares with photographs, and how robust its score is.
+
+A high score alone says little: noise can have one. So the image is compared with the sample
+photographs, scored under small warps that the ascent has not seen, and shown to a second network.
+"""
 
 from dataclasses import dataclass, replace
 from functools import cache
@@ -16,18 +20,30 @@ from sightline.models.zoo.load import load_other_network
 from sightline.optim.ascent import score_images
 from sightline.optim.objectives.objective import Objective, channel, logit
 
-HELD_OUT_WARP_SEED, HELD_OUT_WARP_COUNT = (
-    7_919,
-    8,
-)  # seed and number of the warps that no run has seen
+# Warps of the robustness score. No ascent draws with this seed.
+HELD_OUT_WARP_SEED = 7_919
+HELD_OUT_WARP_COUNT = 8
+
+MAX_PHOTO_SIDE = 256  # pixels, short side of the photographs compared with
 
 
 @dataclass(frozen=True)
 class SynthesisEvidence:
-    """For each picture, N: its score as it is; the best of `count` photographs; the mean over held-out warps as a share of its own
-    score; its unit's rank among the layer's units, each against its own spread over the photographs (1 is first; 0: no unit); the
-    mean difference of its log spectrum from the photographs' (0 is natural; 1 a factor of e); with a judge, the place that it gives
-    the class among all of its own (1 is first)."""
+    """Evidence for N images.
+
+    Attributes:
+        score: the score of each image, N.
+        natural: the score of the best of the photographs for the same objective, N.
+        robust: the mean score over held-out warps, as a share of the image's own score, N.
+        rank: the rank of the unit among all units of its layer on its own image, N, each unit in
+            units of its spread over the photographs. 1 is first, 0 means that there is no unit.
+        spectrum: the mean difference of the log spectrum from the photographs', N: 0 is natural, 1
+            is a factor of e.
+        unit_count: units of the layer; 0 without units.
+        photo_count: photographs compared with.
+        transfer: the rank that the judge gives the class among its own, N; 1 is first.
+        judge: name of the judge.
+    """
 
     score: Tensor
     natural: Tensor
@@ -40,49 +56,64 @@ class SynthesisEvidence:
     judge: str = ""
 
     def describe_evidence(self) -> str:
-        """The evidence in words: of one picture, or the middle of several."""
-        several = "In the middle of the pictures, " if len(self.score) > 1 else ""
-        best, score = float(self.natural.median()), float(self.score.median())
-        against = f"{score / best:.1f} times the best" if best > 0 else f"the best has {best:.2f}"
-        words = f"{several}the score is {score:.2f} ({against} of {self.photo_count} photographs)"
-        words += f"; small warps that it has not seen leave {float(self.robust.median()):.0%} of it"
+        """The evidence in words: of one image, or the median of several."""
+        score = float(self.score.median())
+        best_natural = float(self.natural.median())
+        if best_natural > 0:
+            comparison = f"{score / best_natural:.1f} times the best"
+        else:
+            comparison = f"the best has {best_natural:.2f}"
+        text = f"the score is {score:.2f} ({comparison} of {self.photo_count} photographs)"
+        if len(self.score) > 1:
+            text = f"Median over the images: {text}"
+
+        robust = float(self.robust.median())
+        clauses = [text, f"held-out small warps leave {robust:.0%} of it"]
         if self.unit_count:
-            words += f"; the unit is number {int(self.rank.median())} of {self.unit_count} on its own picture"
+            rank = int(self.rank.median())
+            clauses.append(f"the unit ranks {rank} of {self.unit_count} on its own image")
         if self.transfer is not None:
-            words += f"; {self.judge}, which had no part in it, puts the class in place {int(self.transfer.median())}"
-        return f"{words}. Its spectrum is off a photograph's by a factor of {float(self.spectrum.median().exp()):.1f}."
+            rank = int(self.transfer.median())
+            clauses.append(f"{self.judge}, which had no part in it, ranks the class {rank}")
+        factor = float(self.spectrum.median().exp())
+        sentences = "; ".join(clauses)
+        return f"{sentences}. Its spectrum is off a photograph's by a factor of {factor:.1f}."
 
 
 @dataclass(frozen=True)
 class JudgeNetwork:
-    """A second network, and its numbers of the classes that the pictures are made for."""
+    """A second network, and its indices of the classes that the images were made for."""
 
     model: Model
     classes: tuple[int, ...]
 
     @torch.no_grad()
-    def add_class_rank(self, evidence: SynthesisEvidence, picture: Tensor) -> SynthesisEvidence:
-        """The evidence with the judge's own: it sees the whole pictures, resized to its own size."""
-        shown = resize_short_side(picture, self.model.size).to(self.model.device)
-        logits = self.model.run(shown, ["logits"])["logits"].cpu()
-        own = logits.gather(1, torch.tensor(self.classes).view(-1, 1))
-        return replace(evidence, transfer=(logits > own).sum(1) + 1, judge=self.model.name)
+    def add_class_rank(self, evidence: SynthesisEvidence, image: Tensor) -> SynthesisEvidence:
+        """The evidence with the judge's ranks; it sees images N×3×H×W whole, at its own size."""
+        resized = resize_short_side(image, self.model.size).to(self.model.device)
+        logits = self.model.run(resized, ["logits"])["logits"].cpu()
+        rank = rank_among_all(logits, torch.tensor(self.classes))
+        return replace(evidence, transfer=rank, judge=self.model.name)
 
 
 def load_judge(
     model: Model, objective_units: tuple[str, tuple[int, ...]], judge_name: str | None
 ) -> JudgeNetwork | None:
-    """The judge; raises SightlineError if the objective is about no class, or about one that the judge does not have."""
+    """The judge network, None without a name.
+
+    Raises SightlineError if the objective is about no class, or about one that the judge does not
+    have.
+    """
     if judge_name is None:
         return None
-    if objective_units[0] != "logits" or not objective_units[1]:
+    layer, units = objective_units
+    if layer != "logits" or not units:
         raise SightlineError(
             "a judge can only be asked about classes; leave out judge, or ask for logits"
         )
-    second = load_other_network(judge_name, model.device)
-    return JudgeNetwork(
-        second, tuple(second.index(model.labels[unit]) for unit in objective_units[1])
-    )
+    judge = load_other_network(judge_name, model.device)
+    classes = tuple(judge.index(model.labels[unit]) for unit in units)
+    return JudgeNetwork(judge, classes)
 
 
 def load_sample_photos(model: Model, side: int) -> Tensor:
@@ -92,31 +123,42 @@ def load_sample_photos(model: Model, side: int) -> Tensor:
 
 @cache
 def load_small_sample(name: str) -> Tensor:
-    """A sample photograph with a short side of 256 pixels at most."""
-    picture = sample(name)
-    return resize_short_side(picture, min(256, *picture.shape[-2:]))
+    """A sample photograph, its short side at most `MAX_PHOTO_SIDE` pixels."""
+    photo = sample(name)
+    return resize_short_side(photo, min(MAX_PHOTO_SIDE, *photo.shape[-2:]))
 
 
 def gather_evidence(
     model: Model,
     objective: Objective,
     objective_units: tuple[str, tuple[int, ...]],
-    picture: Tensor,
+    image: Tensor,
 ) -> SynthesisEvidence:
-    """The evidence for pictures N×3×H×W, one for each unit of the objective."""
-    shown, count = load_sample_photos(model, picture.shape[-1]), len(picture)
-    score = score_images(model, objective, picture).cpu()
-    natural = score_best_photos(model, objective, objective_units, shown, count)
-    generator = torch.Generator().manual_seed(HELD_OUT_WARP_SEED)
-    warp = make_random_affine(picture.shape[-1] / 16, 0.1, 5, generator, same_for_batch=True)
-    warped = torch.stack(
-        [score_images(model, objective, warp(picture)).cpu() for _ in range(HELD_OUT_WARP_COUNT)]
-    ).mean(0)
-    rank, total = rank_units_on_pictures(model, *objective_units, picture, shown)
-    distance = (compute_ring_spectrum(picture) - compute_ring_spectrum(shown).mean(0)).abs().mean(1)
+    """The evidence for images N×3×H×W, one for each unit of the objective."""
+    photos = load_sample_photos(model, image.shape[-1])
+    score = score_images(model, objective, image).cpu()
+    natural = score_best_photos(model, objective, objective_units, photos, len(image))
+    warped_score = score_warped_images(model, objective, image)
+    rank, unit_count = rank_units_on_images(model, *objective_units, image, photos)
+    photo_spectrum = compute_ring_spectrum(photos).mean(0)
+    spectrum_difference = (compute_ring_spectrum(image) - photo_spectrum).abs().mean(1)
     return SynthesisEvidence(
-        score, natural, warped / score.abs().clamp_min(1e-12), rank, distance, total, len(shown)
+        score=score,
+        natural=natural,
+        robust=warped_score / score.abs().clamp_min(1e-12),
+        rank=rank,
+        spectrum=spectrum_difference,
+        unit_count=unit_count,
+        photo_count=len(photos),
     )
+
+
+def score_warped_images(model: Model, objective: Objective, image: Tensor) -> Tensor:
+    """Mean score of images N×3×H×W over the held-out warps, N."""
+    generator = torch.Generator().manual_seed(HELD_OUT_WARP_SEED)
+    warp = make_random_affine(image.shape[-1] / 16, 0.1, 5, generator, same_for_batch=True)
+    scores = [score_images(model, objective, warp(image)).cpu() for _ in range(HELD_OUT_WARP_COUNT)]
+    return torch.stack(scores).mean(0)
 
 
 def score_best_photos(
@@ -124,22 +166,19 @@ def score_best_photos(
     objective: Objective,
     objective_units: tuple[str, tuple[int, ...]],
     photos: Tensor,
-    picture_count: int,
+    image_count: int,
 ) -> Tensor:
-    """The score of the best photograph for each picture, N."""
-    if objective_units[1] and str(objective) in (
-        str(channel(*objective_units)),
-        str(logit(objective_units[1])),
-    ):
-        return compute_unit_means(model, objective_units[0], photos)[
-            :, list(objective_units[1])
-        ].amax(0)  # one pass for all units
-    return torch.stack(
-        [
-            score_images(model, objective, one.expand(picture_count, -1, -1, -1)).cpu()
-            for one in photos
-        ]
-    ).amax(0)
+    """The score of the best photograph for each image, N."""
+    layer, units = objective_units
+    if units and str(objective) in (str(channel(layer, units)), str(logit(units))):
+        # The score is the units' mean alone, so one pass over the photographs serves all units.
+        means = compute_unit_means(model, layer, photos)
+        return means[:, list(units)].amax(0)
+    scores: list[Tensor] = []
+    for photo in photos:
+        repeated = photo.expand(image_count, -1, -1, -1)
+        scores.append(score_images(model, objective, repeated).cpu())
+    return torch.stack(scores).amax(0)
 
 
 @torch.no_grad()
@@ -147,38 +186,54 @@ def compute_unit_means(model: Model, layer: str, image: Tensor) -> Tensor:
     """Mean over positions of every unit of a layer, N×units."""
     image = image.to(model.device)
     name = model.layer(layer)
-    return reshape_to_unit_grid(model.run(image, [name])[name], image).flatten(2).mean(2).cpu()
+    feature = model.run(image, [name])[name]
+    return reshape_to_unit_grid(feature, image).flatten(2).mean(2).cpu()
 
 
-def rank_units_on_pictures(
-    model: Model, layer: str, units: tuple[int, ...], picture: Tensor, photos: Tensor
+def rank_units_on_images(
+    model: Model, layer: str, units: tuple[int, ...], image: Tensor, photos: Tensor
 ) -> tuple[Tensor, int]:
-    """The rank of each unit on its own picture, and the number of units; (0, 0) without units."""
+    """The rank of each unit on its own image, N, and the number of units; zeros without units.
+
+    Units respond on different scales. Each is measured from its mean over the photographs, in its
+    standard deviations over them.
+    """
     if not units:
-        return torch.zeros(len(picture), dtype=torch.long), 0
-    usual = compute_unit_means(model, layer, photos)
-    found = (compute_unit_means(model, layer, picture) - usual.mean(0)) / usual.std(0).clamp_min(
-        1e-6 * float(usual.std()) + 1e-12
-    )
-    own = found.gather(1, torch.tensor(units).view(-1, 1).expand(len(picture), 1))
-    return (found > own).sum(1) + 1, found.shape[1]
+        return torch.zeros(len(image), dtype=torch.long), 0
+    on_photos = compute_unit_means(model, layer, photos)
+    smallest_deviation = 1e-6 * float(on_photos.std()) + 1e-12
+    deviation = on_photos.std(0).clamp_min(smallest_deviation)
+    on_images = (compute_unit_means(model, layer, image) - on_photos.mean(0)) / deviation
+    own_units = torch.tensor(units).expand(len(image))
+    return rank_among_all(on_images, own_units), on_images.shape[1]
 
 
-def compute_ring_spectrum(picture: Tensor, ring_count: int = 24) -> Tensor:
-    """Mean log amplitude of N×3×H×W in rings of frequency from 2 waves per picture to half a wave per pixel, N×rings; 0 on average."""
-    gray = picture.detach().cpu().mean(1)
+def rank_among_all(scores: Tensor, own: Tensor) -> Tensor:
+    """The rank of entry `own[i]` in row i of scores N×units, N; 1 is first, ties share a rank."""
+    own_scores = scores.gather(1, own.view(-1, 1))
+    return (scores > own_scores).sum(1) + 1
+
+
+def compute_ring_spectrum(image: Tensor, ring_count: int = 24) -> Tensor:
+    """Mean log amplitude of images N×3×H×W in rings of frequency, N×rings, each row of mean 0.
+
+    The rings lie from two waves per image width to half a wave per pixel, evenly on a log scale.
+    """
+    gray = image.detach().cpu().mean(1)
     height, width = gray.shape[-2:]
-    amplitude = torch.fft.rfft2(gray - gray.mean((1, 2), keepdim=True)).abs()
-    radius = (
-        torch.fft.fftfreq(height)[:, None].square() + torch.fft.rfftfreq(width).square()
-    ).sqrt()
-    edges = torch.logspace(
-        torch.log10(torch.tensor(2 / width)).item(),
-        torch.log10(torch.tensor(0.5)).item(),
-        ring_count + 1,
-    )
-    inside = [(radius >= low) & (radius < high) for low, high in pairwise(edges.tolist())]
-    curve = torch.stack(
-        [(amplitude[:, ring].mean(1) + 1e-6).log() for ring in inside if ring.any()], 1
-    )
+    centered = gray - gray.mean((1, 2), keepdim=True)
+    amplitude = torch.fft.rfft2(centered).abs()
+    row_frequency = torch.fft.fftfreq(height)[:, None]
+    column_frequency = torch.fft.rfftfreq(width)
+    radius = (row_frequency.square() + column_frequency.square()).sqrt()
+
+    lowest = torch.log10(torch.tensor(2 / width)).item()
+    highest = torch.log10(torch.tensor(0.5)).item()
+    edges = torch.logspace(lowest, highest, ring_count + 1)
+    ring_means: list[Tensor] = []
+    for low, high in pairwise(edges.tolist()):
+        ring = (radius >= low) & (radius < high)
+        if ring.any():
+            ring_means.append((amplitude[:, ring].mean(1) + 1e-6).log())
+    curve = torch.stack(ring_means, 1)
     return curve - curve.mean(1, keepdim=True)

@@ -1,4 +1,7 @@
-"""Facets of a unit: groups of the natural images that drive it, and their means to start from (Nguyen, Yosinski & Clune 2016)."""
+"""Facets of a unit: groups of the natural images that drive it, and means to start an ascent from.
+
+Nguyen, Yosinski & Clune 2016, "Multifaceted feature visualization", section 3.1.
+"""
 
 from collections import Counter
 from dataclasses import dataclass, field
@@ -17,11 +20,20 @@ FACET_START_IMAGES = 15  # images that a start is the mean of (section 3.1)
 
 MAX_FACET_AXES = 50  # principal axes before grouping
 
+CODE_BATCH = 32  # images run at once for their codes
+
 
 @dataclass(frozen=True)
 class Facet:
-    """One group of a unit's images: their places in its list, nearest to the group's centre first, how many the group has, its
-    centre among all of the unit's (groups × d), and the mean of the nearest, 3×side×side."""
+    """One group of a unit's natural images.
+
+    Attributes:
+        indices: positions of the group's images in the unit's list, nearest to the centre first.
+        image_count: images in the group.
+        index: number of the group among the unit's groups.
+        centers: mean codes of all the unit's groups, groups×d.
+        start_image: mean of the nearest images, 3×side×side.
+    """
 
     indices: Tensor
     image_count: int
@@ -33,99 +45,104 @@ class Facet:
 def find_unit_facets(
     model: Model, exemplars: NaturalExemplars, side: int, seed: int
 ) -> list[Facet]:
-    """A facet for each picture of a synthesis: a unit that is asked for several times is divided into as many, the largest first.
+    """A facet for each image of a synthesis.
+
+    The images of a unit that was asked for n times are divided into n groups, largest first.
 
     Raises SightlineError where the store keeps too few images of a unit.
     """
-    found: dict[int, list[Facet]] = {}
+    facets: dict[int, list[Facet]] = {}
     for unit, count in Counter(exemplars.units).items():
-        number = exemplars.units.index(unit)
-        if len(exemplars.top_images[number].ids) < 2 * count:
+        position = exemplars.units.index(unit)
+        image_count = len(exemplars.top_images[position].ids)
+        if image_count < 2 * count:
             raise SightlineError(
-                f"{exemplars.describe_unit(number)} is asked for {count} times, and the store keeps {len(exemplars.top_images[number].ids)} of its images; "
-                "a facet needs two at least: scan with a larger --k"
+                f"{exemplars.describe_unit(position)} is asked for {count} times, and the store "
+                f"keeps {image_count} of its images; a facet needs at least two: "
+                "scan with a larger --k"
             )
-        found[unit] = cluster_facets(
-            model, center_unit_images(exemplars, number, side), count, seed
-        )
-    return [found[unit].pop(0) for unit in exemplars.units]
+        images = center_unit_images(exemplars, position, side)
+        facets[unit] = cluster_facets(model, images, count, seed)
+    return [facets[unit].pop(0) for unit in exemplars.units]
 
 
 def center_unit_images(exemplars: NaturalExemplars, picture_index: int, side: int) -> Tensor:
-    """The images of a picture's unit, K×3×side×side: whole for a class, else moved so that what the unit saw is in the middle."""
+    """The natural images of a unit, K×3×side×side.
+
+    They are whole for a class, else shifted so that what drives the unit is in the middle.
+    """
     top = exemplars.top_images[picture_index]
-    cases = exemplars.load_examples(picture_index, torch.arange(len(top.ids)))
+    examples = exemplars.load_examples(picture_index, torch.arange(len(top.ids)))
     if top.positions is None:
-        return resize_image(cases.images, side, side)
-    boxes = torch.tensor(cases.boxes)
-    height, width = cases.images.shape[-2:]
-    down, right = (boxes[:, :2] + boxes[:, 2:]).unbind(1)
-    # In half sides of the picture, as affine_grid counts; one pixel stays one pixel.
-    rows = torch.zeros(len(boxes), 2, 3)
-    rows[:, 0, 0], rows[:, 1, 1] = side / width, side / height
-    rows[:, 0, 2], rows[:, 1, 2] = right / width - 1, down / height - 1
-    grid = F.affine_grid(rows, [len(boxes), 3, side, side], align_corners=False)
+        return resize_image(examples.images, side, side)
+    boxes = torch.tensor(examples.boxes)
+    height, width = examples.images.shape[-2:]
+    # Twice the centre of each box, in pixels.
+    center_row, center_column = (boxes[:, :2] + boxes[:, 2:]).unbind(1)
+    # affine_grid counts in half sides of the image; one pixel stays one pixel.
+    transform = torch.zeros(len(boxes), 2, 3)
+    transform[:, 0, 0] = side / width
+    transform[:, 1, 1] = side / height
+    transform[:, 0, 2] = center_column / width - 1
+    transform[:, 1, 2] = center_row / height - 1
+    grid = F.affine_grid(transform, [len(boxes), 3, side, side], align_corners=False)
     return F.grid_sample(
-        cases.images, grid, mode="bilinear", padding_mode="reflection", align_corners=False
+        examples.images, grid, mode="bilinear", padding_mode="reflection", align_corners=False
     )
 
 
-def cluster_facets(model: Model, pictures: Tensor, facet_count: int, seed: int) -> list[Facet]:
-    """Images K×3×side×side in `count` groups by their features, the largest group first."""
+def cluster_facets(model: Model, images: Tensor, facet_count: int, seed: int) -> list[Facet]:
+    """Groups images K×3×side×side by their features, the largest group first."""
     from sklearn.cluster import KMeans
 
-    codes = compute_facet_codes(model, pictures)
-    short = project_on_main_axes(codes)
-    # The paper lays the codes out by t-SNE first; k-means on the principal axes keeps the distances, and needs no luck.
-    label = torch.from_numpy(
-        KMeans(facet_count, n_init=10, random_state=seed).fit_predict(short.numpy())
-    ).long()  # pyright: ignore[reportArgumentType]
-    order = sorted(range(facet_count), key=lambda group: -int((label == group).sum()))
-    centres = torch.stack([codes[label == group].mean(0) for group in order])
-    found = list[Facet]()
-    for number, group in enumerate(order):
-        members = (label == group).nonzero()[:, 0]
-        far = (short[members] - short[members].mean(0)).norm(dim=1)
-        near = members[far.argsort(stable=True)]
-        found.append(
-            Facet(near, len(members), number, centres, pictures[near[:FACET_START_IMAGES]].mean(0))
-        )
-    return found
+    codes = compute_facet_codes(model, images)
+    projected = project_on_main_axes(codes)
+    # The paper lays the codes out by t-SNE first. K-means on the principal axes keeps the
+    # distances, and does not depend on luck.
+    clustering = KMeans(facet_count, n_init=10, random_state=seed)  # pyright: ignore[reportArgumentType]
+    group_of = torch.from_numpy(clustering.fit_predict(projected.numpy())).long()
+    largest_first = sorted(range(facet_count), key=lambda group: -int((group_of == group).sum()))
+    centers = torch.stack([codes[group_of == group].mean(0) for group in largest_first])
+
+    facets: list[Facet] = []
+    for index, group in enumerate(largest_first):
+        members = (group_of == group).nonzero()[:, 0]
+        distance = (projected[members] - projected[members].mean(0)).norm(dim=1)
+        nearest_first = members[distance.argsort(stable=True)]
+        start_image = images[nearest_first[:FACET_START_IMAGES]].mean(0)
+        facets.append(Facet(nearest_first, len(members), index, centers, start_image))
+    return facets
 
 
 @torch.no_grad()
-def compute_facet_codes(model: Model, pictures: Tensor) -> Tensor:
-    """The codes of pictures before the classes (or at the last layer that has places), averaged over places, N×d of length 1."""
-    marks = model.landmarks
-    layer = model.layer(
-        "penultimate"
-        if "penultimate" in marks
-        else "last_conv"
-        if "last_conv" in marks
-        else "logits"
-    )
-    parts = [
-        reshape_to_unit_grid(model.run(part.to(model.device), [layer])[layer], part)
-        .mean((2, 3))
-        .cpu()
-        for part in pictures.split(32)
-    ]
-    return F.normalize(torch.cat(parts).float(), dim=1)
+def compute_facet_codes(model: Model, images: Tensor) -> Tensor:
+    """Codes of images, N×d of length 1.
+
+    They are the penultimate features (or those of the last layer with positions), averaged over
+    positions.
+    """
+    landmarks = model.landmarks
+    candidates = [name for name in ("penultimate", "last_conv") if name in landmarks]
+    layer = model.layer(candidates[0] if candidates else "logits")
+    codes: list[Tensor] = []
+    for batch in images.split(CODE_BATCH):
+        feature = model.run(batch.to(model.device), [layer])[layer]
+        codes.append(reshape_to_unit_grid(feature, batch).mean((2, 3)).cpu())
+    return F.normalize(torch.cat(codes).float(), dim=1)
 
 
 def project_on_main_axes(codes: Tensor) -> Tensor:
-    """Codes N×d on their principal axes, at most 50."""
-    plain = codes - codes.mean(0)
-    axes = torch.linalg.svd(plain, full_matrices=False).Vh[:MAX_FACET_AXES]
-    return plain @ axes.T
+    """Codes N×d on their principal axes, at most `MAX_FACET_AXES`."""
+    centered = codes - codes.mean(0)
+    axes = torch.linalg.svd(centered, full_matrices=False).Vh[:MAX_FACET_AXES]
+    return centered @ axes.T
 
 
-def match_own_facets(model: Model, picture: Tensor, facets: list[Facet]) -> Tensor:
-    """Whether each picture N×3×H×W, by its features, is nearer to its own facet's centre than to the unit's other ones."""
-    codes = compute_facet_codes(model, picture)
-    return torch.stack(
-        [
-            (facet.centers @ code).argmax() == facet.index
-            for facet, code in zip(facets, codes, strict=True)
-        ]
-    )
+def match_own_facets(model: Model, image: Tensor, facets: list[Facet]) -> Tensor:
+    """Whether each image N×3×H×W is nearest to its own facet's centre among the unit's, N."""
+    codes = compute_facet_codes(model, image)
+    matches: list[Tensor] = []
+    for facet, code in zip(facets, codes, strict=True):
+        nearest = (facet.centers @ code).argmax()
+        matches.append(nearest == facet.index)
+    return torch.stack(matches)

@@ -1,7 +1,8 @@
-"""What a synthesis shows: the picture or the sheet of pictures, and the evidence in words."""
+"""The figures of a synthesis: the image or the sheet of images, natural images, and captions."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,15 +18,15 @@ from sightline.optim.ascent import AscentResult
 from sightline.optim.objectives.objective import Objective
 from sightline.registry.result import Result
 
-MAX_EXEMPLAR_ROWS, EXEMPLAR_COLUMNS = (
-    8,
-    8,
-)  # pictures that get a row of their own at most, and natural patches or pictures in a row
+MAX_EXEMPLAR_ROWS = 8  # images that each get a row of their own; more stand in squares of four
+EXEMPLAR_COLUMNS = 8  # tiles in a row
+ROW_TILE_SIDE = 112  # pixels
+QUARTET_TILE_SIDE = 144  # pixels
 
 
 @dataclass(frozen=True)
 class FinishedSynthesis:
-    """A synthesis: what was asked, what came of it, what speaks for it, and what may stand beside it."""
+    """A finished synthesis: what was asked for, what came out, and what may stand beside it."""
 
     objective: Objective
     objective_units: tuple[str, tuple[int, ...]]
@@ -39,192 +40,212 @@ class FinishedSynthesis:
 
 
 def build_synthesis_result(model: Model, finished: FinishedSynthesis) -> Result:
-    """The picture or the sheet of pictures, with what speaks for them, and beside natural images where there is a scan."""
-    image, scores, evidence = (
-        finished.ascent[0].clamp(0, 1).cpu(),
-        finished.ascent[1].cpu(),
-        finished.evidence,
-    )
-    single = len(image) == 1
-    values = {
-        name: value
-        for name, value in vars(evidence).items()
-        if isinstance(value, Tensor) and name != "score"
-    }
-    score = float(evidence.score[0]) if single else evidence.score
-    visible = (
-        image if finished.opacity is None else blend_over_checkerboard(image, finished.opacity)
-    )
-    panels = {"synthesis": make_contact_sheet(enlarge_pixels(visible, 128 if single else 64))}
-    captions = {"synthesis": describe_synthesis(model, finished)}
+    """The result: pictures, numbers and captions, with natural images where there is a scan."""
+    image = finished.ascent[0].clamp(0, 1).cpu()
+    values = collect_synthesis_values(finished, image)
+    visible = image
     if finished.opacity is not None:
+        visible = blend_over_checkerboard(image, finished.opacity)
         values["alpha"] = finished.opacity
-    if finished.exemplars:
-        values["ratio"] = finished.exemplars.compute_response_ratio(image)
-        panels["natural"], captions["natural"] = compose_exemplar_figure(
-            finished.exemplars, image, values["ratio"], finished.facets
+    smallest_side = 128 if len(image) == 1 else 64
+    pictures = {"synthesis": make_contact_sheet(enlarge_pixels(visible, smallest_side))}
+    captions = {"synthesis": describe_synthesis(model, finished)}
+
+    if finished.exemplars is not None:
+        ratio = finished.exemplars.compute_response_ratio(image)
+        values["ratio"] = ratio
+        pictures["natural"], captions["natural"] = compose_exemplar_figure(
+            finished.exemplars, image, ratio, finished.facets
         )
-        if finished.facets:
-            values["facet"] = match_own_facets(model, image, finished.facets)
-            captions["natural"] += (
-                f" To the network, {int(values['facet'].sum())} of {len(image)} are still nearest to their own group's middle."
-            )
-    movies = (
-        {f"run.{finished.movie_format}": torch.cat([*finished.frames, make_contact_sheet(image)])}
-        if finished.frames
-        else {}
-    )
-    values = {
+    if finished.facets:
+        in_own_facet = match_own_facets(model, image, finished.facets)
+        values["facet"] = in_own_facet
+        captions["natural"] += (
+            f" In the network's features, {int(in_own_facet.sum())} of {len(image)} images are "
+            "still nearest to the centre of their own group."
+        )
+
+    movies: dict[str, Tensor] = {}
+    if finished.frames:
+        frames = torch.cat([*finished.frames, make_contact_sheet(image)])
+        movies[f"run.{finished.movie_format}"] = frames
+    return Result(pictures, values, captions, movies=movies)
+
+
+def collect_synthesis_values(finished: FinishedSynthesis, image: Tensor) -> dict[str, Any]:
+    """The numbers of a result: the images, the scores, and the tensors of the evidence."""
+    scores = finished.ascent[1].cpu()
+    evidence = finished.evidence
+    is_single = len(image) == 1
+    values: dict[str, Any] = {
         "image": image,
-        "scores": scores[:, 0] if single else scores,
-        "score": score,
-        **values,
+        "scores": scores[:, 0] if is_single else scores,
+        "score": float(evidence.score[0]) if is_single else evidence.score,
     }
-    return Result(panels, values, captions, movies=movies)
+    for name, value in vars(evidence).items():
+        if isinstance(value, Tensor) and name != "score":
+            values[name] = value
+    return values
 
 
 def blend_over_checkerboard(image: Tensor, opacity: Tensor) -> Tensor:
-    """Pictures that lie over gray 0.5, over a checkerboard instead, where `opacity` N×H×W lets it through."""
+    """Images blended over gray 0.5, over a checkerboard instead; `opacity` is N×H×W."""
     height, width = image.shape[-2:]
-    side = max(2, min(height, width) // 16)
-    checks = (torch.arange(height)[:, None] // side + torch.arange(width) // side) % 2
-    return (image + (1 - opacity[:, None]) * (0.1 * checks - 0.05)).clamp(0, 1)
+    square_side = max(2, min(height, width) // 16)
+    row_parity = torch.arange(height)[:, None] // square_side
+    column_parity = torch.arange(width) // square_side
+    checkerboard = 0.1 * ((row_parity + column_parity) % 2) - 0.05
+    return (image + (1 - opacity[:, None]) * checkerboard).clamp(0, 1)
+
+
+# ── captions ──
 
 
 def describe_synthesis(model: Model, finished: FinishedSynthesis) -> str:
-    """What is shown, and what speaks for it, in words."""
-    scores, single, (layer, units) = (
-        finished.ascent[1],
-        len(finished.ascent[0]) == 1,
-        finished.objective_units,
-    )
-    about = (
-        str(finished.objective)
-        if single
-        else f"{len(finished.ascent[0])} units of {layer}, row by row: {format_unit_names(model, layer, units)}"
-    )
-    begun = (
-        f" It began at {float(scores[0, 0]):.2f} and took {len(scores)} steps."
-        if single
-        else f" Each took {len(scores)} steps."
-    )
-    dead = [
-        unit
-        for unit, moved in zip(units, finished.ascent.received_gradient.tolist(), strict=False)
-        if not moved
-    ]
-    caption = f"{about}: {finished.evidence.describe_evidence()}{begun}"
+    """The caption of the image or sheet: what was maximized, and the evidence."""
+    image, scores = finished.ascent
+    layer, units = finished.objective_units
+    evidence = finished.evidence.describe_evidence()
+    if len(image) == 1:
+        caption = (
+            f"{finished.objective}: {evidence} It started at {float(scores[0, 0]):.2f} "
+            f"and took {len(scores)} steps."
+        )
+    else:
+        names = format_unit_names(model, layer, units)
+        caption = (
+            f"{len(image)} units of {layer}, row by row: {names}: {evidence} "
+            f"Each took {len(scores)} steps."
+        )
     if finished.opacity is not None:
-        caption += f" The checkerboard shows through where the picture does little for the score: {float(finished.opacity.mean()):.0%} is opaque."
-    caption += (
-        f" No gradient ever reached the picture of {', '.join(map(str, dead))}: dead, and left as it started."
-        if dead
-        else ""
-    )
-    return caption + (
-        f" Note: {finished.ascent.stop_reason}." if finished.ascent.stop_reason else ""
-    )
+        caption += (
+            " The checkerboard shows through where the image does little for the score: "
+            f"{float(finished.opacity.mean()):.0%} is opaque."
+        )
+    dead_units = [
+        str(unit)
+        for unit, received in zip(units, finished.ascent.received_gradient.tolist(), strict=False)
+        if not received
+    ]
+    if dead_units:
+        caption += (
+            f" No gradient ever reached the image of {', '.join(dead_units)}: "
+            "a dead unit, left as it started."
+        )
+    if finished.ascent.stop_reason:
+        caption += f" Note: {finished.ascent.stop_reason}."
+    return caption
 
 
 def format_unit_names(model: Model, layer: str, units: tuple[int, ...]) -> str:
-    """The units in words: classes by name, a run of numbers by its ends."""
+    """The units in words: classes by name, consecutive numbers by the first and last."""
     if layer == "logits":
         return ", ".join(model.labels[unit] for unit in units)
-    run = units == tuple(range(units[0], units[-1] + 1))
-    return f"{units[0]} to {units[-1]}" if run and len(units) > 1 else ", ".join(map(str, units))
+    are_consecutive = units == tuple(range(units[0], units[-1] + 1))
+    if are_consecutive and len(units) > 1:
+        return f"{units[0]} to {units[-1]}"
+    return ", ".join(map(str, units))
+
+
+def describe_response_ratio(ratio: Tensor) -> str:
+    """How the units respond to their images, beside natural ones."""
+    median = float(ratio.median())
+    if not median:
+        return "No natural image drives the unit above zero."
+    several = " (median over the images)" if len(ratio) > 1 else ""
+    return (
+        f"At its strongest position the unit responds {median:.2f} times as strongly as on the "
+        f"best natural image{several}."
+    )
+
+
+# ── beside natural images ──
 
 
 def compose_exemplar_figure(
     exemplars: NaturalExemplars, picture: Tensor, ratio: Tensor, facets: Sequence[Facet]
 ) -> tuple[Tensor, str]:
-    """Pictures N×3×H×W beside the natural patches of their units or facets, and the caption."""
-    few = len(picture) <= MAX_EXEMPLAR_ROWS
-    several = " (the middle of the pictures)" if len(picture) > 1 else ""
-    answer = f"At its strongest place the unit answers {float(ratio.median()):.2f} times as strongly as on the best natural image{several}."
-    if not ratio.median():
-        answer = "No natural image drives the unit above zero."
+    """Images N×3×H×W beside the natural patches of their units or facets, and the caption."""
+    response = describe_response_ratio(ratio)
+    image_total = f"{exemplars.scan.images:,}"
     if facets:
         rows = [
-            make_facet_row(exemplars, picture, number, float(ratio[number]), group)
-            for number, group in enumerate(facets)
+            make_facet_row(exemplars, picture, index, float(ratio[index]), facet)
+            for index, facet in enumerate(facets)
         ]
-        return compose_figure_rows(rows, 112), (
-            "Each synthesis, the mean that it began from, and the natural images nearest to the middle of its group, with their activation and class; "
-            f"the groups of a unit's {len(exemplars.top_images[0].ids)} strongest of {exemplars.scan.images:,} images are by k-means on the network's own features. {answer}"
+        caption = (
+            "Each synthesis, the mean that it started from, and the natural images nearest to the "
+            "centre of its group, with their activation and class. The groups are those of the "
+            f"unit's {len(exemplars.top_images[0].ids)} strongest of {image_total} images, by "
+            f"k-means on the network's own features. {response}"
         )
-    rows = (
-        [
-            make_exemplar_row(exemplars, picture, number, float(ratio[number]))
-            for number in range(len(picture))
+        return compose_figure_rows(rows, ROW_TILE_SIDE), caption
+
+    fits_in_rows = len(picture) <= MAX_EXEMPLAR_ROWS
+    if fits_in_rows:
+        rows = [
+            make_exemplar_row(exemplars, picture, index, float(ratio[index]))
+            for index in range(len(picture))
         ]
-        if few
-        else make_quartet_rows(exemplars, picture, ratio)
+    else:
+        rows = make_quartet_rows(exemplars, picture, ratio)
+    tile_side = ROW_TILE_SIDE if fits_in_rows else QUARTET_TILE_SIDE
+    synthesis_place = "first in its row" if fits_in_rows else "upper left of its four"
+    caption = (
+        f"Each synthesis ({synthesis_place}) with the parts of {image_total} natural images that "
+        f"drive its unit most, gray beyond an image, with their activation and class. {response} "
+        "What the natural images share and the synthesis lacks, the synthesis does not show."
     )
-    return compose_figure_rows(rows, 112 if few else 144), (
-        f"Each synthesis ({'first in its row' if few else 'upper left of its four'}) with the parts of {exemplars.scan.images:,} natural images that drive its "
-        f"unit most, gray beyond an image, with their activation and class. {answer} What the natural ones share and the synthesis lacks, the synthesis does not tell."
-    )
+    return compose_figure_rows(rows, tile_side), caption
 
 
 def make_exemplar_row(
     exemplars: NaturalExemplars, picture: Tensor, picture_index: int, ratio: float
 ) -> FigureRow:
-    """One picture and the strongest natural patches, under the unit's name."""
-    cases = exemplars.load_examples(
-        picture_index,
-        torch.arange(min(EXEMPLAR_COLUMNS, len(exemplars.top_images[picture_index].ids))),
-    )
-    tiles = [
-        picture[picture_index : picture_index + 1],
-        *(resize_for_sheet(part) for part in cases.patches),
-    ]
-    return FigureRow(
-        exemplars.describe_unit(picture_index),
-        tiles,
-        [f"synthesis\n× {ratio:.2f}", *cases.describe_examples(exemplars.scan)],
-        lead_count=1,
-    )
+    """One image and its unit's strongest natural patches, under the unit's name."""
+    example_count = min(EXEMPLAR_COLUMNS, len(exemplars.top_images[picture_index].ids))
+    examples = exemplars.load_examples(picture_index, torch.arange(example_count))
+    synthesis = picture[picture_index : picture_index + 1]
+    tiles = [synthesis, *(resize_for_sheet(patch) for patch in examples.patches)]
+    tile_captions = [f"synthesis\n× {ratio:.2f}", *examples.describe_examples(exemplars.scan)]
+    return FigureRow(exemplars.describe_unit(picture_index), tiles, tile_captions, lead_count=1)
 
 
 def make_facet_row(
     exemplars: NaturalExemplars, picture: Tensor, picture_index: int, ratio: float, facet: Facet
 ) -> FigureRow:
-    """One picture, the mean that it began from, and whole images of its group."""
-    cases = exemplars.load_examples(picture_index, facet.indices[: EXEMPLAR_COLUMNS - 1])
-    tiles = [
-        picture[picture_index : picture_index + 1],
-        facet.start_image[None],
-        *cases.images.split(1),
+    """One image, the mean that it started from, and whole images of its group."""
+    examples = exemplars.load_examples(picture_index, facet.indices[: EXEMPLAR_COLUMNS - 1])
+    synthesis = picture[picture_index : picture_index + 1]
+    tiles = [synthesis, facet.start_image[None], *examples.images.split(1)]
+    tile_captions = [
+        f"synthesis\n× {ratio:.2f}",
+        "start\n(a mean)",
+        *examples.describe_examples(exemplars.scan),
     ]
-    title = f"{exemplars.describe_unit(picture_index)}, facet {facet.index + 1} of {len(facet.centers)}: {facet.image_count} images"
-    return FigureRow(
-        title,
-        tiles,
-        [f"synthesis\n× {ratio:.2f}", "start\n(a mean)", *cases.describe_examples(exemplars.scan)],
-        lead_count=2,
+    title = (
+        f"{exemplars.describe_unit(picture_index)}, facet {facet.index + 1} of "
+        f"{len(facet.centers)}: {facet.image_count} images"
     )
+    return FigureRow(title, tiles, tile_captions, lead_count=2)
 
 
 def make_quartet_rows(
     exemplars: NaturalExemplars, picture: Tensor, ratio: Tensor
 ) -> list[FigureRow]:
-    """Every picture and its unit's three strongest patches in one square, and the ratio under it."""
-    side, tiles = picture.shape[-1], list[Tensor]()
-    for number in range(len(picture)):
-        parts = exemplars.load_examples(
-            number, torch.arange(min(3, len(exemplars.top_images[number].ids)))
-        ).patches
-        square = torch.cat(
-            [picture[number : number + 1], *(resize_picture(part, side, side) for part in parts)]
-        )
-        tiles.append(make_contact_sheet(square, columns=2))
-    words = [
-        f"{exemplars.describe_unit(number)}\n× {value:.2f}"
-        for number, value in enumerate(ratio.tolist())
-    ]
-    return [
-        FigureRow(
-            "", tiles[start : start + EXEMPLAR_COLUMNS], words[start : start + EXEMPLAR_COLUMNS]
-        )
-        for start in range(0, len(tiles), EXEMPLAR_COLUMNS)
-    ]
+    """Every image and its unit's three strongest patches in one square, and the ratio under it."""
+    side = picture.shape[-1]
+    tiles: list[Tensor] = []
+    tile_captions: list[str] = []
+    for index, image_ratio in enumerate(ratio.tolist()):
+        patch_count = min(3, len(exemplars.top_images[index].ids))
+        patches = exemplars.load_examples(index, torch.arange(patch_count)).patches
+        resized = [resize_picture(patch, side, side) for patch in patches]
+        quartet = torch.cat([picture[index : index + 1], *resized])
+        tiles.append(make_contact_sheet(quartet, columns=2))
+        tile_captions.append(f"{exemplars.describe_unit(index)}\n× {image_ratio:.2f}")
+    rows: list[FigureRow] = []
+    for start in range(0, len(tiles), EXEMPLAR_COLUMNS):
+        end = start + EXEMPLAR_COLUMNS
+        rows.append(FigureRow("", tiles[start:end], tile_captions[start:end]))
+    return rows

@@ -1,8 +1,8 @@
-"""What a synthesis begins with: gray, noise, a photograph or a mean of some, a spectrum, its phases, a generator's code, transparency."""
+"""How a synthesis begins: what is optimized, from where, by which optimizer, under which views."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial, reduce
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -29,12 +29,13 @@ from sightline.optim.parameterizations.transparency import TransparentImage
 from sightline.optim.regularization import Regularizer
 from sightline.registry.progress import Callback, Step
 
+# What is optimized, and what is done to it after each step.
 SynthesisStart = tuple[Parameterization, Callable[[int], None] | None]
 
 
 @dataclass(frozen=True)
 class PictureSpec:
-    """How many pictures of which side in pixels, from which seed, and whether all of them begin alike."""
+    """The images of a synthesis: `count` squares of `side` pixels, and whether all start alike."""
 
     side: int
     count: int
@@ -49,9 +50,9 @@ def make_synthesis_start(
     picture: Tensor | None,
     generator: torch.Generator,
 ) -> SynthesisStart:
-    """What is optimized, with the same start for every unit or one each, and what is done to it after each step.
+    """The parameterization, and the regularization that runs after each step.
 
-    `picture`, count×3×side×side, is what it begins from; None for nothing.
+    `picture`, count×3×side×side, is the image to start from; None to start from nothing.
     """
     if preset.start == "generator":
         code = GeneratorCode(
@@ -62,20 +63,23 @@ def make_synthesis_start(
             shared_start=spec.same_start,
         )
         return code, lambda _: code.decay_to_mean_(preset.decay)
-    if not preset.is_pixel_based:
-        colors = (
-            make_phase_start(model, spec)
-            if preset.start == "phase"
-            else make_fourier_start(model, preset, spec, picture)
+
+    if preset.is_pixel_based:
+        if picture is None:
+            picture = make_gray_start(preset, spec, generator)
+        pixels = Pixels(picture.to(model.device))
+        regularizer = Regularizer(
+            preset.decay, preset.sigma, preset.blur_every, preset.small, preset.idle
         )
-        return (
-            make_transparent_start(model, colors, spec) if preset.focus == "alpha" else colors
-        ), None
-    pixels = Pixels(
-        (make_gray_start(preset, spec, generator) if picture is None else picture).to(model.device)
-    )
-    keep = Regularizer(preset.decay, preset.sigma, preset.blur_every, preset.small, preset.idle)
-    return pixels, lambda index: keep.regularize_pixels_(pixels, index)
+        return pixels, lambda index: regularizer.regularize_pixels_(pixels, index)
+
+    if preset.start == "phase":
+        colors = make_phase_start(model, spec)
+    else:
+        colors = make_fourier_start(model, preset, spec, picture)
+    if preset.focus == "alpha":
+        return make_transparent_start(model, colors, spec), None
+    return colors, None
 
 
 def make_phase_start(model: Model, spec: PictureSpec) -> FourierPhase:
@@ -93,7 +97,7 @@ def make_phase_start(model: Model, spec: PictureSpec) -> FourierPhase:
 def make_transparent_start(
     model: Model, colors: Parameterization, spec: PictureSpec
 ) -> TransparentImage:
-    """Colours with transparency."""
+    """Colours with an opacity that is optimized too."""
     return TransparentImage(
         colors, spec.count, spec.side, spec.side, seed=spec.seed, device=model.device
     )
@@ -102,7 +106,7 @@ def make_transparent_start(
 def make_fourier_start(
     model: Model, preset: SynthesisPreset, spec: PictureSpec, picture: Tensor | None
 ) -> FourierSpectrum:
-    """A spectrum from nothing or of a picture."""
+    """A spectrum: random and faint, or that of an image."""
     return FourierSpectrum(
         spec.count,
         spec.side,
@@ -118,12 +122,12 @@ def make_fourier_start(
 def make_gray_start(
     preset: SynthesisPreset, spec: PictureSpec, generator: torch.Generator
 ) -> Tensor:
-    """Gray or black with the preset's noise."""
+    """Gray or black images with the preset's noise, count×3×side×side."""
     level = 0.0 if preset.start == "zero" else 0.5
-    noise = torch.randn(
-        1 if spec.same_start else spec.count, 3, spec.side, spec.side, generator=generator
-    )
-    return (level + preset.noise * noise).clamp(0, 1).expand(spec.count, -1, -1, -1)
+    noise_count = 1 if spec.same_start else spec.count
+    noise = torch.randn(noise_count, 3, spec.side, spec.side, generator=generator)
+    start = (level + preset.noise * noise).clamp(0, 1)
+    return start.expand(spec.count, -1, -1, -1)
 
 
 def make_synthesis_optimizer(preset: SynthesisPreset) -> OptimizerFactory:
@@ -138,45 +142,51 @@ def make_synthesis_optimizer(preset: SynthesisPreset) -> OptimizerFactory:
 def build_view_transforms(
     preset: SynthesisPreset, side: int, steps: int, generator: torch.Generator
 ) -> list[Transform]:
-    """What stands between picture and network, one after the other."""
-    first = [make_center_bias(steps)] if preset.focus == "center" else []
+    """The transforms between the image and the network, in order."""
+    transforms: list[Transform] = []
+    if preset.focus == "center":
+        transforms.append(make_center_bias(steps))
     if preset.crop_count:
-        return [
-            *first,
-            make_random_crops(preset.crop_count, preset.crop_range, preset.crop_noise, generator),
-        ]
-    if preset.warp_shift or preset.warp_scale or preset.warp_angle:
-        return [
-            *first,
-            make_random_affine(
-                preset.warp_shift * side,
-                preset.warp_scale,
-                preset.warp_angle,
-                generator,
-                same_for_batch=True,
-            ),
-        ]
-    return first
+        crops = make_random_crops(
+            preset.crop_count, preset.crop_range, preset.crop_noise, generator
+        )
+        transforms.append(crops)
+    elif preset.warp_shift or preset.warp_scale or preset.warp_angle:
+        warp = make_random_affine(
+            preset.warp_shift * side,
+            preset.warp_scale,
+            preset.warp_angle,
+            generator,
+            same_for_batch=True,
+        )
+        transforms.append(warp)
+    return transforms
 
 
 def chain_view_transforms(transforms: Sequence[Transform]) -> Transform | None:
-    """Transforms one after the other; None for none."""
-    return (
-        (lambda image: reduce(lambda seen, view: view(seen), transforms, image))
-        if transforms
-        else None
-    )
+    """One transform that applies all in order; None for none."""
+    if not transforms:
+        return None
+
+    def apply_all(image: Tensor) -> Tensor:
+        for transform in transforms:
+            image = transform(image)
+        return image
+
+    return apply_all
 
 
 class MovieRecorder:
-    """The caller's callback, and the frames of a movie."""
+    """A callback that keeps every `frame_interval`-th image for a movie, and calls the caller's."""
 
     def __init__(self, callback: Callback | None, frame_interval: int, keep_frames: bool) -> None:
-        self.callback, self.frame_interval, self.keep_frames = callback, frame_interval, keep_frames
+        self.callback = callback
+        self.frame_interval = frame_interval
+        self.keep_frames = keep_frames
         self.frames: list[Tensor] = []
 
     def __call__(self, step: Step) -> bool:
-        """Keeps every so many pictures, and asks whether to stop."""
+        """Whether the caller wants to stop."""
         if self.keep_frames and (step.index - 1) % self.frame_interval == 0:
             self.frames.append(make_contact_sheet(step.image.cpu().clamp(0, 1)))
         return bool(self.callback and self.callback(step))

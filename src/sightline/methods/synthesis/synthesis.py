@@ -1,4 +1,7 @@
-"""Gradient ascent on the image: what would make the network respond so? (Simonyan 2013; Yosinski 2015; Olah 2017)"""
+"""Synthesis by gradient ascent on the image: which image would make the network respond so?
+
+Simonyan 2013; Yosinski 2015; Olah 2017.
+"""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -15,7 +18,7 @@ from sightline.methods.synthesis.arguments import (
     resolve_objective,
 )
 from sightline.methods.synthesis.evidence import gather_evidence, load_judge
-from sightline.methods.synthesis.facets import find_unit_facets
+from sightline.methods.synthesis.facets import Facet, find_unit_facets
 from sightline.methods.synthesis.figure import FinishedSynthesis, build_synthesis_result
 from sightline.methods.synthesis.initialization import (
     MovieRecorder,
@@ -43,9 +46,11 @@ MAX_MOVIE_FRAMES = 64
     chapter="generative",
     title="Synthesis by gradient ascent",
     question="Which image, made from nothing, would make the network respond most?",
-    reading="The picture shows the pattern that drives the unit or class hardest under the chosen regularizers: repeated parts, textures, sometimes whole objects.",
-    caution="What makes it look natural is the regularizer, not the network: with strong ones the picture shows the prior, with none noise. It is one "
-    "image of many that work, and no evidence that the network needs these parts in photographs.",
+    reading="The image shows the pattern that drives the unit or class hardest under the chosen "
+    "regularizers: repeated parts, textures, sometimes whole objects.",
+    caution="What makes it look natural is the regularizer, not the network: with strong ones the "
+    "image shows the prior, with none noise. It is one image of many that work, and no evidence "
+    "that the network needs these parts in photographs.",
     tour_runs=(
         {"start": "fourier"},
         {"start": "gray", "steps": 128},
@@ -77,95 +82,142 @@ def synthesis(
     seed: int = 0,
     callback: Callback | None = None,
 ) -> Result:
-    """Ascends the objective from a start that knows nothing, or units of a layer side by side.
+    """Ascends an objective from a start that knows nothing, or units of a layer side by side.
 
-    A preset is a published recipe. "lecture" moves pixels by normalized gradient steps with L2 decay, Gaussian blur every 4 steps,
-    clipping of small pixels and of pixels with small gradients; "yosinski" and the others of that name are the four settings of Yosinski
-    2015; "olah" moves a decorrelated spectrum (Olah 2017) under random shifts, scales and turns; "smooth", the default, does so with more
-    weight on coarse waves; "maco" only phases, with the amplitudes of photographs (Fel 2023); "accentuation" starts from a photograph
-    (Hamblin 2024); "facets" from the mean of each group of a unit's natural images (Nguyen 2016); "generator" moves the code from which a
-    small network, trained on the ten classes of the embedded one, paints the picture (Nguyen 2016, DGN). The units of a layer are ascended
-    in one batch, each as if it were alone; of a unit given several times, as in "7,7,7", each picture begins elsewhere, or shows another facet.
+    A preset is a published recipe:
 
-    `values["image"]` is N×3×H×W, one for each unit, `values["scores"]` steps×N (steps for one picture). `values["natural"]` is the score of
-    the best sample photograph, `["robust"]` the share of the score under warps not seen before, `["rank"]` the unit's rank in
-    its layer, `["spectrum"]` the distance of the log spectrum from photographs', `["transfer"]` the class's place in the judge's
-    answer, N each; with a store `["ratio"]` is the unit's strongest answer as a multiple of that on the best image of the scan. `["facet"]`
-    says whether a picture's features are still nearest to its own group's, N; `["alpha"]` is the opacity, N×H×W.
+    - "lecture" optimizes pixels by normalized gradient steps with L2 decay, a Gaussian blur every 4
+      steps, and clipping of small pixels and of pixels with small gradients;
+    - "yosinski" and the others of that name are the four settings of Yosinski 2015;
+    - "olah" optimizes a decorrelated spectrum (Olah 2017) under random shifts, scales and turns;
+    - "smooth", the default, does so with more weight on low frequencies;
+    - "maco" optimizes only phases, with the amplitudes of photographs (Fel 2023);
+    - "accentuation" starts from a photograph (Hamblin 2024);
+    - "facets" starts from the mean of each group of a unit's natural images (Nguyen 2016);
+    - "generator" optimizes the code from which a small network, trained on the ten classes of the
+      embedded one, paints the image (Nguyen 2016, DGN).
+
+    The units of a layer are ascended in one batch, each as if it were alone. Of a unit given
+    several times, as in "7,7,7", each image starts elsewhere, or shows another facet.
+
+    `values["image"]` is N×3×H×W, one for each unit, `values["scores"]` steps×N (steps for one
+    image). N each: `values["natural"]` is the score of the best sample photograph, `["robust"]` the
+    share of the score under held-out warps, `["rank"]` the unit's rank in its layer, `["spectrum"]`
+    the distance of the log spectrum from photographs', `["transfer"]` the rank of the class in the
+    judge's output. With a store, `["ratio"]` is the unit's strongest response as a multiple of that
+    on the best image of the scan, and `["facet"]` whether an image's features are still nearest to
+    its own group's. `["alpha"]` is the opacity, N×H×W.
 
     Args:
         layer: Layer whose units are shown, instead of an objective; "logits" for the classes.
         units: Which units of the layer: "7", "0-63", "3,5,8"; the first 16 by default.
-        preset: The recipe; "auto" for smooth, for lecture with start gray or zero, for facets or generator with that start, for accentuation with a photo.
-        start: "fourier" for a spectrum, "gray" or "zero" (black) for pixels, "facets" for means of natural images, "generator" for a code;
-            the preset's own by default.
-        focus: "center" lets the middle move first, "alpha" makes clear what does little for the score (lucid); the preset's own by default.
+        preset: The recipe; "auto" for smooth, for lecture with start gray or zero, for facets or
+            generator with that start, for accentuation with a photo.
+        start: "fourier" for a spectrum, "gray" or "zero" (black) for pixels, "facets" for means of
+            natural images, "generator" for a code; the preset's own by default.
+        focus: "center" lets the middle change first, "alpha" makes transparent what does little for
+            the score (lucid); the preset's own by default.
         photo: Photograph to start from: a file, a sample's name or a tensor.
-        size: Side of the picture in pixels; the network's own by default.
+        size: Side of the image in pixels; the network's own by default.
         steps: How many gradient steps; the preset's by default.
-        lr: Step size instead of the preset's: Adam's for a spectrum, the mean change per pixel in units of [0, 1] for the lecture's.
+        lr: Step size instead of the preset's: Adam's for a spectrum, the mean change per pixel in
+            units of [0, 1] for the lecture's.
         decay: L2 decay per step instead of the preset's, for pixels and codes.
-        blur: Standard deviation in pixels of the blur every 4 steps instead of the preset's, for pixels.
-        clip: Share of pixels set to gray per step for being small or contributing little instead of the preset's, for pixels.
-        patience: A picture whose score has not risen for so many steps is finished; 0 to make every step.
-        judge: A second network that says what it sees in pictures of classes, as the command line names it; NAME=FILE for its weights.
-        store: A scan of natural images by the same network (`sightline scan`), whose strongest patches stand beside each picture.
+        blur: Standard deviation in pixels of the blur every 4 steps instead of the preset's, for
+            pixels.
+        clip: Share of pixels set to gray per step for being small or contributing little instead of
+            the preset's, for pixels.
+        patience: An image whose score has not risen for so many steps is finished; 0 to make every
+            step.
+        judge: A second network that classifies the images made for classes, as the command line
+            names it; NAME=FILE for its weights.
+        store: A scan of natural images by the same network (`sightline scan`), whose strongest
+            patches are shown beside each image.
         movie: Keeps a movie of the run, as a file of this kind.
     """
-    aim, kept = (
-        resolve_objective(model, objective, layer, units),
-        override_preset_constants(
-            choose_synthesis_preset(preset, start, photo, store, focus), lr, decay, blur, clip
-        ),
+    objective = resolve_objective(model, objective, layer, units)
+    settings = choose_synthesis_preset(preset, start, photo, store, focus)
+    settings = override_preset_constants(settings, lr, decay, blur, clip)
+    objective_units = find_objective_units(model, objective)
+    step_count = steps or settings.steps
+    side = size or model.size
+    judge_network = load_judge(model, objective_units, judge)
+    exemplars = None
+    facets: list[Facet] = []
+    if store is not None:
+        exemplars = NaturalExemplars.from_store(model, store, objective, objective_units)
+        if settings.start == "facets":
+            facets = find_unit_facets(model, exemplars, side, seed)
+
+    unit_indices = objective_units[1]
+    # Images of one unit start differently, those of several units alike.
+    all_units_differ = len(set(unit_indices)) == len(unit_indices)
+    spec = PictureSpec(side, max(1, len(unit_indices)), seed, same_start=all_units_differ)
+    start_image = make_start_image(model, photo, facets, spec)
+    generator = torch.Generator().manual_seed(seed)
+    parameterization, regularize = make_synthesis_start(
+        model, settings, spec, start_image, generator
     )
-    named, total, side = find_objective_units(model, aim), steps or kept.steps, size or model.size
-    second, nature = (
-        load_judge(model, named, judge),
-        None if store is None else NaturalExemplars.from_store(model, store, aim, named),
+    transforms = build_view_transforms(settings, side, step_count, generator)
+    if isinstance(parameterization, TransparentImage):
+        transforms.insert(0, parameterization.replace_background)
+    recorder = MovieRecorder(
+        callback,
+        frame_interval=max(1, step_count // MAX_MOVIE_FRAMES),
+        keep_frames=movie != "none",
     )
-    groups = (
-        find_unit_facets(model, nature, side, seed) if nature and kept.start == "facets" else []
-    )
-    count, generator = max(1, len(named[1])), torch.Generator().manual_seed(seed)
-    canvas = PictureSpec(
-        side, count, seed, same_start=len(set(named[1])) == len(named[1])
-    )  # of one unit, several pictures begin differently
-    picture = (
-        model.fit(resolve_image(photo)[:1], side).expand(count, -1, -1, -1)
-        if photo is not None
-        else None
-    )
-    picture = torch.stack([group.start_image for group in groups]) if groups else picture
-    begin, regularize = make_synthesis_start(model, kept, canvas, picture, generator)
-    watch, views = (
-        MovieRecorder(
-            callback, frame_interval=max(1, total // MAX_MOVIE_FRAMES), keep_frames=movie != "none"
-        ),
-        build_view_transforms(kept, side, total, generator),
-    )
-    if isinstance(begin, TransparentImage):
-        views.insert(0, begin.replace_background)
-    found = maximize_objective(
-        model, aim, begin, make_synthesis_optimizer(kept), total, transform=chain_view_transforms(views), regularize=regularize,
-        callback=watch if watch.keep_frames or callback else None, patience=patience,
-    )  # fmt: skip
-    evidence = gather_evidence(model, aim, named, require_moved_pictures(found, aim))
-    evidence = (
-        second.add_class_rank(evidence, require_moved_pictures(found, aim)) if second else evidence
-    )
-    opacity = begin.opacity[:, 0].detach().cpu() if isinstance(begin, TransparentImage) else None
-    return build_synthesis_result(
+
+    ascent = maximize_objective(
         model,
-        FinishedSynthesis(
-            aim, named, found, evidence, watch.frames, movie, nature, groups, opacity
-        ),
+        objective,
+        parameterization,
+        make_synthesis_optimizer(settings),
+        step_count,
+        transform=chain_view_transforms(transforms),
+        regularize=regularize,
+        callback=recorder if recorder.keep_frames or callback else None,
+        patience=patience,
     )
 
+    image = require_received_gradient(ascent, objective)
+    evidence = gather_evidence(model, objective, objective_units, image)
+    if judge_network is not None:
+        evidence = judge_network.add_class_rank(evidence, image)
+    opacity = None
+    if isinstance(parameterization, TransparentImage):
+        opacity = parameterization.opacity[:, 0].detach().cpu()
+    finished = FinishedSynthesis(
+        objective=objective,
+        objective_units=objective_units,
+        ascent=ascent,
+        evidence=evidence,
+        frames=recorder.frames,
+        movie_format=movie,
+        exemplars=exemplars,
+        facets=facets,
+        opacity=opacity,
+    )
+    return build_synthesis_result(model, finished)
 
-def require_moved_pictures(ascent: AscentResult, objective: Objective) -> Tensor:
-    """The pictures in [0, 1]; raises SightlineError if no gradient reached any."""
+
+def make_start_image(
+    model: Model, photo: Tensor | str | Path | None, facets: list[Facet], spec: PictureSpec
+) -> Tensor | None:
+    """The image to start from, count×3×side×side: a facet's mean each, or the photograph."""
+    if facets:
+        return torch.stack([facet.start_image for facet in facets])
+    if photo is None:
+        return None
+    fitted = model.fit(resolve_image(photo)[:1], spec.side)
+    return fitted.expand(spec.count, -1, -1, -1)
+
+
+def require_received_gradient(ascent: AscentResult, objective: Objective) -> Tensor:
+    """The images in [0, 1]; raises SightlineError if no gradient reached any."""
+    image, scores = ascent
     if not ascent.received_gradient.any():
         raise SightlineError(
-            f"{objective}: no gradient reached the picture in {len(ascent[1])} steps; the unit answers to nothing near this start (a dead unit?)"
+            f"{objective}: no gradient reached the image in {len(scores)} steps; "
+            "the unit does not respond to anything near this start (a dead unit?)"
         )
-    return ascent[0].clamp(0, 1).cpu()
+    return image.clamp(0, 1).cpu()
