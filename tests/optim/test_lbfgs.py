@@ -147,41 +147,68 @@ def test_the_root_mean_square_of_a_step_is_bounded() -> None:
     assert float(later.max()) == pytest.approx(0.1)
 
 
+# ── going on at another size ──
+
+
+def make_waves(height: int, width: int) -> Tensor:
+    """One wave down the image, one across it with twice the frequency: 2×1×1×H×W."""
+    down = torch.cos(torch.pi * (torch.arange(height) + 0.5) / height).double()
+    across = torch.cos(2 * torch.pi * (torch.arange(width) + 0.5) / width).double()
+    waves = [down[:, None].expand(height, width), across.expand(height, width)]
+    return torch.stack(waves)[:, None, None]
+
+
+def make_wave_image(height: int, width: int) -> Tensor:
+    down, across = make_waves(height, width)
+    return (0.3 * down + 0.5 * across).requires_grad_()
+
+
+def compute_wave_loss(image: Tensor, factor: float) -> Tensor:
+    """Two waves of different curvature; means over the pixels, the same number at every size."""
+    waves = make_waves(image.shape[-2], image.shape[-1])
+    amplitudes = (image * waves).mean((2, 3, 4)).square()[:, 0]
+    return factor * (5 * amplitudes[0] + 0.2 * amplitudes[1])
+
+
+def make_wave_step(optimizer: LBFGS, image: Tensor, factor: float) -> None:
+    optimizer.zero_grad()
+    compute_wave_loss(image, factor).backward()
+    optimizer.step()
+
+
 def test_curvature_pairs_hold_at_another_size_and_scale() -> None:
-    """Two waves of different curvature, learned at 16×24 pixels.
-
-    The first step at 40×56, of a loss three times as large, ends at the minimum.
-    """
-
-    def make_waves(height: int, width: int) -> Tensor:
-        """One wave down the image, one across it with twice the frequency: 2×1×1×H×W."""
-        down = torch.cos(torch.pi * (torch.arange(height) + 0.5) / height).double()
-        across = torch.cos(2 * torch.pi * (torch.arange(width) + 0.5) / width).double()
-        waves = [down[:, None].expand(height, width), across.expand(height, width)]
-        return torch.stack(waves)[:, None, None]
-
-    def compute_loss(image: Tensor, factor: float) -> Tensor:
-        """Means over the pixels: the same number at every size."""
-        waves = make_waves(image.shape[-2], image.shape[-1])
-        amplitudes = (image * waves).mean((2, 3, 4)).square()[:, 0]
-        return factor * (5 * amplitudes[0] + 0.2 * amplitudes[1])
-
-    def make_loss_step(optimizer: LBFGS, image: Tensor, factor: float) -> None:
-        optimizer.zero_grad()
-        compute_loss(image, factor).backward()
-        optimizer.step()
-
-    def make_image(height: int, width: int) -> Tensor:
-        down, across = make_waves(height, width)
-        return (0.3 * down + 0.5 * across).requires_grad_()
-
-    small = make_image(16, 24)
-    large = make_image(40, 56)
+    """The first step at 40×56, of a loss three times that at 16×24, ends at the minimum."""
+    small = make_wave_image(16, 24)
+    large = make_wave_image(40, 56)
     small_optimizer = LBFGS([small])
     large_optimizer = LBFGS([large])
     for _ in range(12):
-        make_loss_step(small_optimizer, small, 1.0)
-    start_loss = compute_loss(large, 3.0).item()
+        make_wave_step(small_optimizer, small, 1.0)
+    start_loss = compute_wave_loss(large, 3.0).item()
     large_optimizer.inherit_state(small_optimizer, objective_ratio=3.0)
-    make_loss_step(large_optimizer, large, 3.0)
-    assert compute_loss(large, 3.0).item() < 1e-3 * start_loss
+    make_wave_step(large_optimizer, large, 3.0)
+    assert compute_wave_loss(large, 3.0).item() < 1e-3 * start_loss
+
+
+def test_inherited_products_are_those_of_the_resized_pairs() -> None:
+    """Up to the error of resizing. Only the upper triangle of SᵀY is used."""
+    small = make_wave_image(16, 24)
+    small_optimizer = LBFGS([small], lr=0.5, history=4)
+    for _ in range(7):
+        make_wave_step(small_optimizer, small, 1.0)
+    large_optimizer = LBFGS([make_wave_image(40, 56)], history=4)
+    large_optimizer.inherit_state(small_optimizer, objective_ratio=3.0)
+
+    memory = large_optimizer.memories[0]
+    slots = memory.slots_by_age
+    assert len(slots) == 4
+    position_changes = memory.position_changes[0, slots]
+    gradient_changes = memory.gradient_changes[0, slots]
+    sy_products = position_changes @ gradient_changes.T
+    yy_products = gradient_changes @ gradient_changes.T
+    scale = sy_products[-1, -1] / yy_products[-1, -1]
+    inherited_sy = memory.sy_products[0, slots][:, slots]
+    inherited_yy = memory.yy_products[0, slots][:, slots]
+    torch.testing.assert_close(inherited_sy.triu(), sy_products.triu(), rtol=0.03, atol=1e-9)
+    torch.testing.assert_close(inherited_yy, yy_products, rtol=0.03, atol=1e-9)
+    torch.testing.assert_close(memory.scale[0, 0], scale, rtol=0.03, atol=0)

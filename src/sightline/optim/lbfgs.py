@@ -65,9 +65,12 @@ class LBFGS(BaseOptimizer):
 
         position = parameter.detach().flatten(1)
         direction = memory.compute_direction(position, flat_gradient, preconditioned)
-        descends = (direction * flat_gradient).sum(1, keepdim=True) <= -MIN_DESCENT
+        directional_derivative = (direction * flat_gradient).sum(1, keepdim=True)
+        descends = directional_derivative <= -MIN_DESCENT
+
         step = torch.where(descends, direction, 0) * self.lr
-        step *= self.compute_step_scale(step, preconditioned, is_first=memory.pair_count == 0)
+        is_first = memory.pair_count == 0
+        step *= self.compute_step_scale(step, preconditioned, is_first=is_first)
         parameter.add_(step.view_as(parameter))
 
     def compute_step_scale(self, step: Tensor, preconditioned: Tensor, *, is_first: bool) -> Tensor:
@@ -187,7 +190,7 @@ class CurvatureMemory:
         self.gradient_changes[:, slot] = torch.where(is_curved, preconditioned_change, 0)
 
         # The products with y fill the new pair's row and column of the tables. SᵀY is only read
-        # above its diagonal, so it needs no row.
+        # on and above its diagonal, so it needs no row.
         rows = torch.stack([stored_change, gradient], 1)
         s_products, y_products = self.multiply_history(rows)
         y_column = y_products[..., 0]
@@ -253,7 +256,7 @@ class CurvatureMemory:
 
 
 def resize_vectors(vectors: Tensor, shape: torch.Size, new_shape: torch.Size) -> Tensor:
-    """Vectors N×history×D of images N×C×h×w, for images N×C×H×W."""
+    """Vectors N×history×D of images N×C×h×w, for images N×C×H×W. They aren't clamped."""
     image_count, history = vectors.shape[:2]
     images = vectors.view(-1, *shape[1:])
     size = new_shape[2:]

@@ -131,7 +131,7 @@ class Adam(BaseOptimizer):
 
 
 def resize_moment(moment: Tensor, parameter: Tensor) -> Tensor:
-    """A moment N×C×h×w at the size of the parameter N×C×H×W."""
+    """A moment N×C×h×w at the size of the parameter N×C×H×W. Unlike an image it isn't clamped."""
     size = parameter.shape[2:]
     return F.interpolate(moment, size=size, mode="bilinear", align_corners=False)
 

@@ -166,6 +166,7 @@ def compute_tiled_gradient(
     height, width = image.shape[2:]
     score_function = objective.bind(model)
     layers = [model.layer(name) for name in objective.layers]
+
     gradient = torch.zeros_like(image)
     scores: list[Tensor] = []
     for tile in iterate_wrapped_tiles(height, width, tile_side, shift):
@@ -186,6 +187,7 @@ def compute_tiled_score(
     height, width = image.shape[2:]
     score_function = objective.bind(model)
     layers = [model.layer(name) for name in objective.layers]
+
     scores: list[Tensor] = []
     for tile in iterate_wrapped_tiles(height, width, tile_side):
         pixels = tile.crop_image(image)

@@ -100,6 +100,15 @@ def test_every_objective_is_its_text(text: str) -> None:
     assert parse_objective(str(parse_objective(text))) == parse_objective(text)
 
 
+def test_a_whole_number_is_a_number_and_a_fraction_is_no_unit() -> None:
+    assert parse_objective("tv(2)") == tv(2)
+    assert parse_objective("channel('conv1', (1, 2))") == channel("conv1", (1, 2))
+    with pytest.raises(SightlineError, match=r"unit of channel can't be 1\.5"):
+        parse_objective("channel('conv1', 1.5)")
+    with pytest.raises(SightlineError, match="unit of channel can't be"):
+        parse_objective("channel('conv1', (1, 1.5))")
+
+
 WEIGHTS = st.one_of(
     st.integers(-9, 9),
     st.floats(-1e6, 1e6, allow_nan=False),

@@ -1,5 +1,8 @@
 """The spectrum constraint: what it is zero for, and that its projection is the nearest."""
 
+import math
+
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -64,6 +67,24 @@ def test_a_larger_image_gets_the_same_energy_per_pixel() -> None:
         assert float(projection[:, channel].mean()) == pytest.approx(
             float(expected.mean()), abs=0.02
         )
+
+
+@pytest.mark.parametrize(("height", "width"), [(40, 20), (16, 50)])
+def test_the_exemplar_fades_only_where_the_image_is_longer(height: int, width: int) -> None:
+    """The moduli of an exemplar of 16×20 pixels, padded with zeros, at the same energy per pixel."""
+    exemplar = random_image(1, 16, 20)
+    projection = project_onto_spectrum(random_image(1, height, width, seed=3), exemplar)
+    window = np.ones((16, 20))
+    if height > 16:
+        window *= np.hanning(18)[1:-1, None]
+    if width > 20:
+        window *= np.hanning(22)[1:-1]
+    mean = exemplar.mean((2, 3), keepdim=True)
+    faded = (exemplar - mean)[0].double().numpy() * window
+    expected = np.abs(np.fft.rfft2(faded, s=(height, width)))
+    expected *= math.sqrt(height * width / (window**2).sum())
+    moduli = torch.fft.rfft2(projection - mean)[0].abs().numpy()
+    assert np.allclose(moduli, expected, atol=1e-3, rtol=1e-3)
 
 
 def test_a_smaller_image_uses_a_part_of_the_exemplar() -> None:

@@ -132,6 +132,31 @@ def test_the_loss_sums_weighted_layers_by_any_of_their_names(
     torch.testing.assert_close(-loss.make_objective().bind(model)(image, {})[0], expected)
 
 
+def test_each_region_counts_by_its_share(
+    tiny: sl.Model, make_picture: Callable[..., Tensor]
+) -> None:
+    """Gatys' E of the weighted mean of outer products, region by region."""
+    image = make_picture(40, 56)
+    features = tiny.features(image, ["relu2"])["relu2"]
+    vectors = features[0].flatten(1)
+    target = compute_moments(tiny.features(make_picture(30, 50, 1), ["relu2"])["relu2"])
+    weights = torch.rand(2, *features.shape[2:], generator=torch.Generator().manual_seed(0))
+    weights = weights / weights.sum((1, 2), keepdim=True)
+    shares = (0.7, 0.2)
+    regions = [
+        StyleRegion(share, {"relu2": target}, {"relu2": weights[index : index + 1]})
+        for index, share in enumerate(shares)
+    ]
+    loss = StyleTransferLoss({"relu2": 3.0}, regions, {})
+    expected = 0.0
+    for share, region_weights in zip(shares, weights, strict=True):
+        gram = (vectors * region_weights.flatten()) @ vectors.T
+        distance = (gram - target.gram[0]).square().sum() / (4 * len(vectors) ** 2)
+        expected += 3.0 * share * float(distance)
+    score = loss.make_objective().bind(tiny)(image, {})
+    assert -float(score) == pytest.approx(expected, rel=1e-3)
+
+
 @pytest.mark.parametrize(
     ("kind", "masked", "tile_side"),
     [("gram", False, None), ("gram", True, TILE_SIDE), ("w2", True, None)],

@@ -8,7 +8,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from sightline.errors import SightlineError
-from sightline.images.io import resize_image, resolve_image
+from sightline.images.io import resolve_image
+from sightline.images.transforms import resize_image
 from sightline.models.model import Model
 from sightline.models.outputs import reshape_to_unit_grid
 from sightline.optim.objectives.objective import Objective, ScoreFunction, average_per_image
@@ -63,10 +64,11 @@ def content(layer: str, picture: Tensor | str | Path) -> Objective:
     """
 
     def score_features(features: Tensor, target: Tensor) -> Tensor:
-        target = target.expand_as(features)
-        distance = (features - target).flatten(1).square().sum(1)
-        scale = target.flatten(1).square().sum(1).clamp_min(1e-12)
-        return -distance / scale
+        flat_target = target.expand_as(features).flatten(1)
+        difference = features.flatten(1) - flat_target
+        squared_distance = difference.square().sum(1)
+        squared_norm = flat_target.square().sum(1)
+        return -squared_distance / squared_norm.clamp_min(1e-12)
 
     return build_feature_comparison("content", layer, picture, "", score_features)
 

@@ -192,6 +192,7 @@ def neuron(
         def score(image: Tensor, features: Mapping[str, Tensor]) -> Tensor:
             grid = reshape_to_unit_grid(features[name], image)
             activations = select_unit_per_image(grid, unit)
+
             row_count, column_count = activations.shape[1:]
             y = row_count // 2 if row is None else row
             x = column_count // 2 if column is None else column

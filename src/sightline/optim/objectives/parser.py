@@ -109,12 +109,12 @@ def evaluate_node(node: ast.expr) -> Any:
 
 def evaluate_operation(node: ast.BinOp) -> Any:
     """The value of a sum, difference or product."""
-    left = evaluate_node(node.left)
-    right = evaluate_node(node.right)
+    operands = (evaluate_node(node.left), evaluate_node(node.right))
     # 'a' * 10**12 would fill the memory.
-    if isinstance(left, (str, tuple)) or isinstance(right, (str, tuple)):
+    if any(isinstance(operand, (str, tuple)) for operand in operands):
         raise TypeError("+ - * take objectives and numbers")
-    return FORMULA_OPERATORS[type(node.op)](left, right)
+    operation = FORMULA_OPERATORS[type(node.op)]
+    return operation(*operands)
 
 
 def call_objective(function_name: str, args: list[Any], keywords: dict[str, Any]) -> Objective:
@@ -123,7 +123,8 @@ def call_objective(function_name: str, args: list[Any], keywords: dict[str, Any]
         raise make_unknown_name_error("objective", function_name, OBJECTIVES_BY_NAME)
     function = OBJECTIVES_BY_NAME[function_name]
     hints = get_type_hints(function)
-    arguments = inspect.signature(function).bind(*args, **keywords).arguments
+    signature = inspect.signature(function)
+    arguments = signature.bind(*args, **keywords).arguments
     for name, value in arguments.items():
         hint = hints[name]
         is_union = get_origin(hint) in (Union, UnionType)

@@ -72,6 +72,8 @@ class FourierSpectrum:
         frequency_weights = compute_frequency_weights(height, width, frequency_exponent)
         self.frequency_weights = frequency_weights.to(device)
         self.color_matrix = COLOR_CORRELATION.to(device)
+
+        # Real and imaginary parts, 2×N×3×H×(W // 2 + 1).
         if image is None:
             start_count = 1 if shared_start else count
             shape = (2, start_count, 3, *frequency_weights.shape)
@@ -82,7 +84,6 @@ class FourierSpectrum:
             coefficients = 4 * compute_decorrelated_spectrum(image.to(device))
             unweighted = coefficients / self.frequency_weights
             start = torch.view_as_real(unweighted).movedim(-1, 0)
-        # Real and imaginary parts, 2×N×3×H×(W // 2 + 1).
         self.spectrum = start.contiguous().clone().requires_grad_()
         self.parameters = [self.spectrum]
 
@@ -121,7 +122,8 @@ class FourierPhase:
         start_count = 1 if shared_start else count
         generator = torch.Generator().manual_seed(seed)
         start = torch.randn(start_count, *amplitude.shape, generator=generator)
-        self.phase = start.expand(count, -1, -1, -1).to(device).clone().requires_grad_()
+        start = start.expand(count, -1, -1, -1).to(device)
+        self.phase = start.clone().requires_grad_()
         self.parameters = [self.phase]
 
     def __call__(self) -> Tensor:

@@ -90,10 +90,11 @@ class TransparentImage:
 
     def draw_background(self) -> Tensor:
         """Random colours, 1×3×H×W, weighted by frequency like a spectrum at its start."""
-        shape = (2, 1, 3, *self.background_weights.shape)
+        weights = self.background_weights
+        shape = (2, 1, 3, *weights.shape)
         spectrum = torch.randn(shape, generator=self.generator) * BACKGROUND_DEVIATION
-        spectrum = spectrum.to(self.background_weights.device)
-        waves = sum_weighted_waves(spectrum, self.background_weights, self.size)
+        spectrum = spectrum.to(weights.device)
+        waves = sum_weighted_waves(spectrum, weights, self.size)
         return apply_channel_matrix(waves, COLOR_CORRELATION.to(waves)).sigmoid()
 
     def project_(self) -> None:

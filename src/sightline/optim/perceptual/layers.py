@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from sightline.errors import SightlineError
-from sightline.images.io import limit_short_side
+from sightline.images.transforms import limit_short_side
 from sightline.models.model import Model
 from sightline.models.preprocessing import format_rounded_values
 
@@ -36,13 +36,16 @@ def refuse_wrong_input_scale(model: Model, picture: Tensor) -> None:
         return
     convolution_name, trained_variance = first_layers
     small_picture = limit_short_side(picture, 2 * model.size).to(model.device)
-    activations = model.run(small_picture, [convolution_name])[convolution_name].float()
+    features = model.run(small_picture, [convolution_name])
+    activations = features[convolution_name].float()
     if activations.shape[1] != len(trained_variance):
         return
 
     is_live = trained_variance > DEAD_VARIANCE_SHARE * trained_variance.max()
     variance = activations.var((0, 2, 3))
-    ratio = float((variance[is_live] / trained_variance[is_live]).median())
+    ratios = variance[is_live] / trained_variance[is_live]
+    ratio = float(ratios.median())
+
     is_flat = float(picture.std()) <= FLAT_PICTURE_DEVIATION
     is_too_strong = ratio > MAX_VARIANCE_RATIO
     is_too_weak = ratio < 1 / MAX_VARIANCE_RATIO and not is_flat

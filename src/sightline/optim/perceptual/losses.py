@@ -221,9 +221,13 @@ def compute_w2_loss(image_moments: FeatureMoments, target: FeatureMoments) -> Te
     image_covariance = image_moments.covariance
     target_covariance = target.covariance
     target_root = compute_matrix_root(target_covariance.detach())
+
+    # Rounding leaves the product slightly asymmetric.
     inner = target_root @ image_covariance @ target_root
-    eigenvalues = torch.linalg.eigvalsh((inner + inner.mT) / 2)
-    root_trace = eigenvalues.clamp_min(STYLE_COVARIANCE_RIDGE**2).sqrt().sum(-1)
+    symmetric = (inner + inner.mT) / 2
+    eigenvalues = torch.linalg.eigvalsh(symmetric)
+    eigenvalues = eigenvalues.clamp_min(STYLE_COVARIANCE_RIDGE**2)
+    root_trace = eigenvalues.sqrt().sum(-1)
 
     covariance_sum = image_covariance + target_covariance
     trace = covariance_sum.diagonal(dim1=-2, dim2=-1).sum(-1)

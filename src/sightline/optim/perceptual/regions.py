@@ -53,6 +53,7 @@ def extract_perceptual_features(
     for name, size in plan.feature_map_sizes.items():
         channels = model.shape(name)[0]
         whole_maps[name] = torch.empty(1, channels, *size, device=model.device)
+
     for tile in plan.tiles:
         tile_features = read_tile_features(model, layers, tile.crop_image(image), tile)
         for name, features in tile_features.items():

@@ -142,11 +142,11 @@ class StyleTransferLoss:
         `statistics` are its moments in each region, or its features for a region that is
         everywhere.
         """
-        distances = [
-            region.share
-            * compute_style_distance(region_statistics, region.targets[name], self.kind)
-            for region, region_statistics in zip(self.regions, statistics, strict=True)
-        ]
+        distances: list[Tensor] = []
+        for region, region_statistics in zip(self.regions, statistics, strict=True):
+            target = region.targets[name]
+            distance = compute_style_distance(region_statistics, target, self.kind)
+            distances.append(region.share * distance)
         return torch.stack(distances).sum(0)
 
     def draw_directions(self, model: Model) -> dict[str, Tensor]:

@@ -68,7 +68,7 @@ class ImageTile:
         """The positions that the tile owns, of its own feature map of a layer."""
         rows = self.rows[name].tile_slice
         columns = self.columns[name].tile_slice
-        return features[..., rows, columns]
+        return features[:, :, rows, columns]
 
     def crop_whole_map(self, name: str, whole_map: Tensor) -> Tensor:
         """The same positions of a map …×h×w of the whole image, as a view."""
@@ -138,12 +138,17 @@ def find_owned_span(
     low, high = bounds
     stride = field.stride[axis]
     first_centre = field.offset[axis] + field.size[axis] / 2
+
     start = 0
     if low > 0:
-        start = max(0, math.ceil((low - first_centre) / stride))
+        first_inside = math.ceil((low - first_centre) / stride)
+        start = max(0, first_inside)
+
     end = UNBOUNDED_END
     if high < length:
-        end = max(0, math.ceil((high - first_centre) / stride))
+        first_beyond = math.ceil((high - first_centre) / stride)
+        end = max(0, first_beyond)
+
     tile_offset = tile_start // stride
     return TileSpan(start, start - tile_offset, end - tile_offset)
 
@@ -156,14 +161,15 @@ def measure_feature_map_sizes(
 
     Measured on a strip as high as the image and one as wide.
     """
-    names = {name: model.layer(name) for name in layers}
+    canonical_names = [model.layer(name) for name in layers]
     short_side = min(model.size, height, width)
     tall_strip = torch.zeros(1, 3, height, short_side, device=model.device)
     wide_strip = torch.zeros(1, 3, short_side, width, device=model.device)
-    tall_features = model.run(tall_strip, names.values())
-    wide_features = model.run(wide_strip, names.values())
+    tall_features = model.run(tall_strip, canonical_names)
+    wide_features = model.run(wide_strip, canonical_names)
+
     sizes: dict[str, tuple[int, int]] = {}
-    for name, layer in names.items():
+    for name, layer in zip(layers, canonical_names, strict=True):
         map_height = tall_features[layer].shape[2]
         map_width = wide_features[layer].shape[3]
         sizes[name] = (map_height, map_width)
