@@ -71,7 +71,7 @@ def test_a_larger_image_gets_the_same_energy_per_pixel() -> None:
 
 @pytest.mark.parametrize(("height", "width"), [(40, 20), (16, 50)])
 def test_the_exemplar_fades_only_where_the_image_is_longer(height: int, width: int) -> None:
-    """The moduli of an exemplar of 16×20 pixels, padded with zeros, at the same energy per pixel."""
+    """The moduli of an exemplar of 16×20 pixels, padded with zeros, at equal energy per pixel."""
     exemplar = random_image(1, 16, 20)
     projection = project_onto_spectrum(random_image(1, height, width, seed=3), exemplar)
     window = np.ones((16, 20))

@@ -55,13 +55,13 @@ class Objective:
         if not isinstance(other, Objective):  # pyright: ignore[reportUnnecessaryIsInstance]
             return NotImplemented
         text = f"{self} + {parenthesize_objective(other, ' + ', ' - ')}"
-        return combine_objectives(text, self, other, operator.add)
+        return combine_operands(text, self, other, operator.add)
 
     def __sub__(self, other: "Objective") -> "Objective":
         if not isinstance(other, Objective):  # pyright: ignore[reportUnnecessaryIsInstance]
             return NotImplemented
         text = f"{self} - {parenthesize_objective(other, ' + ', ' - ')}"
-        return combine_objectives(text, self, other, operator.sub)
+        return combine_operands(text, self, other, operator.sub)
 
     def __mul__(self, weight: float) -> "Objective":
         if not isinstance(weight, Real):
@@ -93,7 +93,7 @@ def parenthesize_objective(objective: Objective, *operators: str) -> str:
     return objective.text
 
 
-def combine_objectives(
+def combine_operands(
     text: str,
     first: Objective,
     second: Objective,
