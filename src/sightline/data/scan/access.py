@@ -62,7 +62,9 @@ def resolve_scan(
 
 def is_followed_by_default(model: Model, layer: str) -> bool:
     """Whether a scan without `layers` follows this layer's units."""
-    return layer in model.layers and isinstance(model.module(layer), nn.Conv2d)
+    if layer not in model.layers:
+        return False
+    return isinstance(model.module(layer), nn.Conv2d)
 
 
 def resolve_network(model: Model | Scan, dataset_scan: Scan) -> Model:

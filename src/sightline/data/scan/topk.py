@@ -38,7 +38,7 @@ class TopK(NamedTuple):
 
     def select_part(self, index: slice | int) -> "TopK":
         """A view of some units, or of one class."""
-        return TopK(*(tensor[index] for tensor in self))
+        return TopK(self.values[index], self.ids[index], self.peaks[index])
 
     def add_batch(self, values: Tensor, ids: Tensor, locate: LocatePeaks) -> None:
         """Takes in the responses N×U of the images `ids`, in place. NaN and −inf never enter."""
@@ -75,11 +75,14 @@ class TopK(NamedTuple):
 
     def merge_from(self, other: "TopK") -> None:
         """Takes in the strongest of other images, in place."""
-        joined = TopK(*(torch.cat(pair, 1) for pair in zip(self, other, strict=True)))
         k = self.values.shape[1]
-        order = rank_by_value(joined.values, joined.ids)[:, :k]
-        for tensor, joined_tensor in zip(self, joined, strict=True):
-            tensor.copy_(joined_tensor.gather(1, order))
+        values = torch.cat([self.values, other.values], 1)
+        ids = torch.cat([self.ids, other.ids], 1)
+        peaks = torch.cat([self.peaks, other.peaks], 1)
+        order = rank_by_value(values, ids)[:, :k]
+        self.values.copy_(values.gather(1, order))
+        self.ids.copy_(ids.gather(1, order))
+        self.peaks.copy_(peaks.gather(1, order))
 
 
 def rank_by_value(values: Tensor, ids: Tensor) -> Tensor:
@@ -115,7 +118,7 @@ class HashedSample(NamedTuple):
     def admit_images(self, ids: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
         """Enters the ids and positions of a batch; returns the rows that enter, and their slots."""
         size = len(self.ids)
-        candidates = [*self.positions.tolist(), *positions.tolist()]
+        candidates = torch.cat([self.positions, positions.to(self.positions)]).tolist()
 
         def rank(index: int) -> tuple[bool, int]:
             position = candidates[index]
@@ -130,10 +133,10 @@ class HashedSample(NamedTuple):
 
     def merge_from(self, other: "HashedSample") -> None:
         """Takes in the sample of other images."""
-        filled = HashedSample(*(tensor[other.positions >= 0] for tensor in other))
-        rows, slots = self.admit_images(filled.ids, filled.positions)
-        self.values[slots] = filled.values[rows]
-        self.peaks[slots] = filled.peaks[rows]
+        filled = (other.positions >= 0).nonzero()[:, 0]
+        rows, slots = self.admit_images(other.ids[filled], other.positions[filled])
+        self.values[slots] = other.values[filled[rows]]
+        self.peaks[slots] = other.peaks[filled[rows]]
 
 
 def hash_position(position: int) -> int:
@@ -211,7 +214,7 @@ class UnitStatistics:
             def locate_in_class(index: Tensor, unit: Tensor, rows: Tensor = rows) -> Tensor:
                 return locate(rows[index], unit)
 
-            class_top = TopK(*(tensor[label, units] for tensor in self.classes))
+            class_top = self.classes.select_part(label).select_part(units)
             class_top.add_batch(values[rows], self._ids[rows], locate_in_class)
             self.sums[label, units] += values[rows].nan_to_num(0, 0, 0).double().sum(0)
 

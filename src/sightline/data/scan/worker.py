@@ -83,7 +83,8 @@ class ScanWorker:
             try:
                 for start in range(first, end, batch_size):
                     positions = range(start, min(start + batch_size, end))
-                    waiting.append([pool.submit(self.decode_file, p) for p in positions])
+                    futures = [pool.submit(self.decode_file, position) for position in positions]
+                    waiting.append(futures)
                     if len(waiting) > PREFETCH_BATCHES:
                         yield [future.result() for future in waiting.popleft()]
                 while waiting:

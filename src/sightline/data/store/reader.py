@@ -114,7 +114,7 @@ class Scan:
 
     # ── the description ──
 
-    @property
+    @cached_property
     def facts(self) -> dict[str, Any]:
         """The description as `scan.json` holds it."""
         return self.description.to_json()
