@@ -128,13 +128,15 @@ def restyle_video(
     resized_frames = iter(resize_if_given(frame, size) for frame in frames)
     previous_frame: Tensor | None = None
     previous_output: Tensor | None = None
+
     while batch := list(islice(resized_frames, batch_size)):
         restyled_batch = restyle_images(style_network, torch.cat(batch), mix)
         for frame, restyled in zip(batch, restyled_batch.split(1), strict=True):
             output = restyled
             if temporal_weight > 0 and previous_frame is not None and previous_output is not None:
                 warped, is_reliable = warp_to_frame(previous_frame, previous_output, frame)
-                output = restyled + temporal_weight * is_reliable * (warped - restyled)
+                weight = temporal_weight * is_reliable
+                output = restyled + weight * (warped - restyled)
             previous_frame = frame
             previous_output = output
             yield output
@@ -168,8 +170,9 @@ def compute_optical_flow(source_frame: Tensor, target_frame: Tensor) -> Tensor:
     import cv2
     import numpy as np
 
-    source = (source_frame[0].mean(0) * 255).round().byte().numpy()
-    target = (target_frame[0].mean(0) * 255).round().byte().numpy()
+    source, target = (
+        (frame[0].mean(0) * 255).round().byte().numpy() for frame in (source_frame, target_frame)
+    )
     estimator = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
     initial_flow = np.zeros((*source.shape, 2), np.float32)
     flow = estimator.calc(source, target, initial_flow)
@@ -182,10 +185,12 @@ def warp_by_flow(image: Tensor, displacement: Tensor) -> Tensor:
     `displacement` is 1×2×H×W, x then y in pixels. Positions outside read the nearest border pixel.
     """
     height, width = image.shape[-2:]
+    dx, dy = displacement[0]
     y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+
     # Centres of pixels in grid_sample's coordinates, where -1 and 1 are the outer edges of the
     # image.
-    grid_x = (x + displacement[0, 0] + 0.5) * 2 / width - 1
-    grid_y = (y + displacement[0, 1] + 0.5) * 2 / height - 1
+    grid_x = (x + dx + 0.5) * 2 / width - 1
+    grid_y = (y + dy + 0.5) * 2 / height - 1
     grid = torch.stack([grid_x, grid_y], -1)[None]
     return F.grid_sample(image, grid, mode="bilinear", padding_mode="border", align_corners=False)

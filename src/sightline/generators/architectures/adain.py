@@ -125,7 +125,9 @@ class AdaINStylizer(nn.Module):
 
         Strength 0 gives the decoder's reconstruction (section 7.1).
         """
-        return self.stylize_features(self.encode_image(image), mix, *image.shape[-2:])
+        height, width = image.shape[-2:]
+        content = self.encode_image(image)
+        return self.stylize_features(content, mix, height, width)
 
     def make_style_row(self, style: Tensor, strength: float | Tensor = 1.0) -> Tensor:
         """The mix N×(2C + 1) of style images N×3×H×W of any size, with one strength or N."""
@@ -134,12 +136,14 @@ class AdaINStylizer(nn.Module):
 
     def encode_image(self, image: Tensor) -> Tensor:
         """The deepest features N×C×h×w, in float32."""
-        return self.model.run(image, [self.deepest_layer])[self.deepest_layer].float()
+        features = self.model.run(image, [self.deepest_layer])
+        return features[self.deepest_layer].float()
 
     def pack_style_row(self, style_features: Tensor, strength: Tensor) -> Tensor:
         """Concatenates statistics of style features N×C×h×w and strengths N to a mix N×(2C + 1)."""
         mean, deviation = compute_channel_statistics(style_features)
-        return torch.cat([mean.flatten(1), deviation.flatten(1), strength[:, None].to(mean)], 1)
+        columns = [mean.flatten(1), deviation.flatten(1), strength[:, None].to(mean)]
+        return torch.cat(columns, 1)
 
     def stylize_features(self, content: Tensor, mix: Tensor, height: int, width: int) -> Tensor:
         """Images N×3×height×width from content features that take over the statistics in `mix`."""
@@ -147,7 +151,8 @@ class AdaINStylizer(nn.Module):
         strength = mix[:, -1, None, None, None]
         mean, deviation = statistics.chunk(2, 1)
         change = apply_adain(content, (mean, deviation)) - content
-        return self.decode_features(content + strength * change, height, width)
+        features = content + strength * change
+        return self.decode_features(features, height, width)
 
     def decode_features(self, features: Tensor, height: int, width: int) -> Tensor:
         """The decoder's images N×3×height×width."""

@@ -48,6 +48,7 @@ class ConditionalInstanceNorm(nn.Module):
         if torch.is_grad_enabled() and not self.use_batch_statistics:
             return normalize_instances(x, weight, bias)
         axes = (0, 2, 3) if self.use_batch_statistics else (2, 3)
+
         centred = x - x.mean(axes, keepdim=True)
         variance = centred.square().mean(axes, keepdim=True)
         scale = weight[..., None, None] * torch.rsqrt(variance + INSTANCE_NORM_EPS)
@@ -164,13 +165,16 @@ class Stylizer(nn.Module):
         # Each side is padded to a multiple of the stride; the output is cut back.
         padding = (0, -width % STYLIZER_STRIDE, 0, -height % STYLIZER_STRIDE)
         x = F.pad(image - 0.5, padding, mode="reflect")
+
         for block in self.down:
             x = F.relu(block(x, mix))
         for block in self.middle:
             x = block(x, mix)
         for block in self.up:
             x = F.relu(block(x, mix))
-        return self.last(x, mix).float().sigmoid()[..., :height, :width]
+
+        output = self.last(x, mix).float().sigmoid()
+        return output[..., :height, :width]
 
     def set_batch_statistics(self, enabled: bool = True) -> None:
         """Makes every instance norm normalize over the whole batch, or over each image again."""

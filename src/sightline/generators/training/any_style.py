@@ -105,9 +105,11 @@ class AnyStyleTask:
         photo = photo.to(device)
         style = style.to(device)
 
+        # Over the steps the identities move through the batch.
         period = 1 if is_warmup else IDENTITY_PERIOD
         numbers = (torch.arange(plan.batch) + step)[own_slice].to(device)
         is_identity = (numbers % period == 0).float()
+
         style = torch.where(is_identity[:, None, None, None] > 0, photo, style)
         return photo, style, is_identity
 

@@ -109,8 +109,12 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def fingerprint_files(paths: Sequence[Path], side: int) -> str:
     """A digest of the files' names, sizes and modification times, and of the side."""
-    facts = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in paths]
-    return hashlib.sha256(json.dumps([side, facts]).encode()).hexdigest()
+    facts: list[tuple[str, int, int]] = []
+    for path in paths:
+        status = path.stat()
+        facts.append((str(path), status.st_size, status.st_mtime_ns))
+    text = json.dumps([side, facts])
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def write_pixel_file(paths: Sequence[Path], side: int, target: Path, progress: Progress) -> int:

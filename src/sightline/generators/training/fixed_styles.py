@@ -194,11 +194,13 @@ def crop_by_step(image: Tensor, step: int, stride: int = STYLIZER_STRIDE) -> Ten
 
     Both networks have strides. Where their grids always met, a pattern of that period would grow.
     """
-    y = step % stride
-    x = step // stride % stride
-    height = image.shape[-2] - stride + 1
-    width = image.shape[-1] - stride + 1
-    return image[..., y : y + height, x : x + width]
+    height, width = image.shape[-2:]
+    cropped_height = height - stride + 1
+    cropped_width = width - stride + 1
+
+    top = step % stride
+    left = step // stride % stride
+    return image[..., top : top + cropped_height, left : left + cropped_width]
 
 
 def read_style_image(path: Path, size: int) -> Tensor:

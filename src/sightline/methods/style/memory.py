@@ -39,9 +39,12 @@ def count_feature_bytes(model: Model, layers: Iterable[str]) -> float:
     whose ReLUs work in place, 3.1 with SqueezeNet and 3.6 with the embedded network.
     """
     names = list(model.layers)
-    deepest = max(names.index(model.layer(name).removesuffix(":in")) for name in layers)
+    read_names = [model.layer(name).removesuffix(":in") for name in layers]
+    deepest = max(names.index(name) for name in read_names)
+
     one_pixel = torch.empty(1, 3, 1, 1)
-    return sum(list_output_bytes(model, one_pixel)[: deepest + 1])
+    output_bytes = list_output_bytes(model, one_pixel)
+    return sum(output_bytes[: deepest + 1])
 
 
 @dataclass(frozen=True)
@@ -64,7 +67,8 @@ class OptimizationMemory:
             return self.history_size
         bytes_per_pixel = min(MAX_BYTES_PER_PIXEL, self.limit_gb * BYTES_PER_GB / math.prod(size))
         free_bytes = bytes_per_pixel - self.feature_bytes - RGB_PIXEL_BYTES * WORKING_IMAGES
-        return int(min(max(free_bytes / BYTES_PER_PAIR, MIN_PAIRS), MAX_PAIRS))
+        pair_count = free_bytes / BYTES_PER_PAIR
+        return int(min(max(pair_count, MIN_PAIRS), MAX_PAIRS))
 
     def count_image_bytes(self, size: ImageSize) -> int:
         """Bytes for each pixel of the images held: the history and the working images."""

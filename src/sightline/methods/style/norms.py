@@ -156,19 +156,24 @@ def plot_recorded_losses(recorded: RecordedLosses) -> Tensor:
     figure = Figure(figsize=(6.6, 2.9), dpi=100, layout="constrained")
     axes: Any = figure.subplots(1, len(recorded))
     for axis, (condition, losses) in zip(axes, recorded.items(), strict=True):
-        axis.plot(
-            [0, 1], [losses["instance"], losses["batch"]], color="#bbbbbb", linewidth=1, zorder=1
-        )
-        for x, (norm, color) in enumerate(NORM_COLORS.items()):
-            axis.scatter([x] * len(losses[norm]), losses[norm], color=color, zorder=2)
-        largest_loss = max(max(norm_losses) for norm_losses in losses.values())
         axis.set_title(condition, fontsize=9)
-        axis.set_xticks([0, 1], [f"{norm} norm" for norm in NORM_COLORS], fontsize=8)
-        axis.set(xlim=(-0.5, 1.5), ylim=(0, 1.1 * largest_loss))
-        axis.tick_params(axis="y", labelsize=8)
-        axis.spines[["top", "right"]].set_visible(False)
+        plot_paired_losses(axis, losses)
     axes[0].set_ylabel("loss on held-out photographs", fontsize=8)
     return rasterize_figure(figure)
+
+
+def plot_paired_losses(axis: Any, losses: Mapping[str, Sequence[float]]) -> None:
+    """Plots a column of dots for each norm, and a line between the runs of each seed."""
+    seed_lines = [losses["instance"], losses["batch"]]
+    axis.plot([0, 1], seed_lines, color="#bbbbbb", linewidth=1, zorder=1)
+    for x, (norm, color) in enumerate(NORM_COLORS.items()):
+        axis.scatter([x] * len(losses[norm]), losses[norm], color=color, zorder=2)
+
+    largest_loss = max(max(norm_losses) for norm_losses in losses.values())
+    axis.set(xlim=(-0.5, 1.5), ylim=(0, 1.1 * largest_loss))
+    axis.set_xticks([0, 1], [f"{norm} norm" for norm in NORM_COLORS], fontsize=8)
+    axis.tick_params(axis="y", labelsize=8)
+    axis.spines[["top", "right"]].set_visible(False)
 
 
 def describe_norm_comparison(style: str, differences: Tensor, style_shares: Tensor) -> str:

@@ -16,12 +16,11 @@ from sightline.optim.objectives.objective import Objective, tv
 from sightline.optim.perceptual.layers import PerceptualLayers, refuse_wrong_input_scale
 from sightline.optim.perceptual.losses import FeatureMoments, StyleDistanceKind, blend_moments
 from sightline.optim.perceptual.presets import StylePreset
+from sightline.optim.perceptual.regions import StyleRegion, extract_perceptual_features
 from sightline.optim.perceptual.style_loss import (
-    StyleRegion,
     StyleTransferLoss,
     compute_image_moments,
     compute_region_weights,
-    extract_perceptual_features,
 )
 from sightline.optim.perceptual.tiling import measure_feature_map_sizes
 
@@ -108,6 +107,7 @@ class StyleLossBuilder:
         style_features = None
         if self.kind == "sliced":
             style_features = extract_perceptual_features(self.model, style_layers, styles[0], None)
+
         content_targets = self.build_content_targets(size, tile_side)
         style_moments = [
             compute_image_moments(self.model, style_layers, style, tile_side) for style in styles
@@ -115,6 +115,7 @@ class StyleLossBuilder:
         regions: list[StyleRegion] = []
         if style_features is None:
             regions = self.build_regions(style_moments, size)
+
         return StyleTransferLoss(
             self.weigh_style_layers(style_moments[0]),
             regions,
@@ -136,9 +137,11 @@ class StyleLossBuilder:
             self.model, content_layers, image, tile_side
         )
         layer_weight = self.preset.content / len(features_by_layer)
+
         targets: dict[str, tuple[float, Tensor]] = {}
         for name, features in features_by_layer.items():
-            targets[name] = (layer_weight / self.measure_content_unit(features), features)
+            weight = layer_weight / self.measure_content_unit(features)
+            targets[name] = (weight, features)
         return targets
 
     def measure_content_unit(self, features: Tensor) -> float:
@@ -182,7 +185,8 @@ class StyleLossBuilder:
         regions: list[StyleRegion] = []
         for mask, moments in zip(masks, style_moments, strict=True):
             share = float(mask.mean()) / total_area
-            regions.append(StyleRegion(share, moments, compute_region_weights(mask, map_sizes)))
+            position_weights = compute_region_weights(mask, map_sizes)
+            regions.append(StyleRegion(share, moments, position_weights))
         return regions
 
     # ── the size of the styles ──
@@ -203,8 +207,11 @@ class StyleLossBuilder:
     def measure_style_size(self, picture: Tensor, size: ImageSize) -> ImageSize:
         """The size that `fit_style` gives a style for an image of this size."""
         height, width = picture.shape[-2:]
-        factor = self.style_scale * math.sqrt(math.prod(size) / (height * width))
-        return max(1, round(height * factor)), max(1, round(width * factor))
+        pixel_ratio = math.prod(size) / (height * width)
+        factor = self.style_scale * math.sqrt(pixel_ratio)
+        resized_height = max(1, round(height * factor))
+        resized_width = max(1, round(width * factor))
+        return resized_height, resized_width
 
     def find_min_style_side(self) -> int:
         """The short side for which a style has two positions in its deepest layer."""

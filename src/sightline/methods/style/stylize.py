@@ -111,17 +111,18 @@ def measure_stylized_style(
     photo_grams = compute_style_grams(model, layers, image)
     photo_losses: list[Tensor] = []
     result_losses: list[Tensor] = []
+
     for text, result in zip(styles, results, strict=True):
         shares = normalize_style_weights(parse_style_blend(text))
         for name in shares:
             if name not in painting_grams:
-                painting = read(PAINTINGS_FOLDER / f"{name}.jpg")
-                cropped = crop_painting_to_fill(painting, *image.shape[-2:])
-                painting_grams[name] = compute_style_grams(model, layers, cropped)
+                painting = read_painting_to_fill(name, *image.shape[-2:])
+                painting_grams[name] = compute_style_grams(model, layers, painting)
         target = {layer: blend_grams(painting_grams, shares, layer) for layer in layers.style}
         result_grams = compute_style_grams(model, layers, result)
         photo_losses.append(average_gram_losses(photo_grams, target))
         result_losses.append(average_gram_losses(result_grams, target))
+
     return torch.stack(photo_losses, 1).cpu(), torch.stack(result_losses, 1).cpu()
 
 
@@ -145,11 +146,17 @@ def average_gram_losses(grams: GramsByLayer, target: GramsByLayer) -> Tensor:
     return torch.stack(losses).mean(0)
 
 
+def read_painting_to_fill(name: str, height: int, width: int) -> Tensor:
+    """The middle of a shipped painting, 1×3×height×width."""
+    return crop_painting_to_fill(read(PAINTINGS_FOLDER / f"{name}.jpg"), height, width)
+
+
 def crop_painting_to_fill(painting: Tensor, height: int, width: int) -> Tensor:
     """The middle of a painting, height × width pixels, resized as little as that needs."""
-    scale = max(height / painting.shape[2], width / painting.shape[3])
-    resized_height = max(height, round(painting.shape[2] * scale))
-    resized_width = max(width, round(painting.shape[3] * scale))
+    painting_height, painting_width = painting.shape[-2:]
+    scale = max(height / painting_height, width / painting_width)
+    resized_height = max(height, round(painting_height * scale))
+    resized_width = max(width, round(painting_width * scale))
     resized = resize_image(painting, resized_height, resized_width)
     return crop_center(resized, height, width)
 

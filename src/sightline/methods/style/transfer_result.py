@@ -101,11 +101,14 @@ def describe_style_transfer(
         layer_names = ", ".join(content_losses)
         sentences.append(f"Mean squared content difference {mean_loss:.3g} at {layer_names}.")
 
-    distances = [f"{name} {pair[0]:.2g}" for name, pair in transfer.style_losses.items()]
-    authors_total = math.fsum(pair[1] for pair in transfer.style_losses.values())
+    distances: list[str] = []
+    authors_losses: list[float] = []
+    for name, (distance, authors_loss) in transfer.style_losses.items():
+        distances.append(f"{name} {distance:.2g}")
+        authors_losses.append(authors_loss)
     sentences.append(
         f"{DISTANCE_NAMES[kind]} by layer: {', '.join(distances)};"
-        f" in total {authors_total:.3g} as the preset's authors count."
+        f" in total {math.fsum(authors_losses):.3g} as the preset's authors count."
     )
     if transfer.tile_side is not None:
         sentences.append(f"In tiles of {transfer.tile_side} pixels.")
