@@ -165,7 +165,8 @@ class Model:
         resolved = self.landmarks.get(name) or self.aliases.get(name) or name
         if resolved == "logits" or resolved.removesuffix(":in") in self.layers:
             return resolved
-        raise make_unknown_name_error("layer", name, [*self.aliases, *self.landmarks, *self.layers])
+        candidates = [*self.aliases, *self.landmarks, *self.layers]
+        raise make_unknown_name_error("layer", name, candidates)
 
     def module(self, name: str) -> nn.Module:
         """The module behind a layer's name. It belongs to the private copy: don't change it."""
@@ -269,7 +270,8 @@ class Model:
         if self.mean.shape[1] == 1:
             weights = image.new_tensor(LUMINANCE_WEIGHTS).view(1, 3, 1, 1)
             image = (image * weights).sum(1, keepdim=True)
-        return ((image - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
+        normalized = (image - self.mean) / self.std
+        return normalized.contiguous(memory_format=torch.channels_last)
 
     # ── outputs ──
 
@@ -292,8 +294,9 @@ class Model:
         unknown layers.
         """
         names = [layers] if isinstance(layers, str) else list(layers)
-        outputs = self.run(check_image(image), [self.layer(name) for name in names])
-        return {name: outputs[self.layer(name)] for name in names}
+        resolved = {name: self.layer(name) for name in names}
+        outputs = self.run(check_image(image), resolved.values())
+        return {name: outputs[layer] for name, layer in resolved.items()}
 
     def run(
         self,
@@ -374,7 +377,9 @@ class Model:
 
 def _format_html_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A table with escaped cells."""
-    lines = ["".join(f"<th>{escape(title)}</th>" for title in header)]
+    cells = [f"<th>{escape(title)}</th>" for title in header]
+    lines = [f"<tr>{''.join(cells)}</tr>"]
     for row in rows:
-        lines.append("".join(f"<td>{escape(cell)}</td>" for cell in row))
-    return f"<table>{''.join(f'<tr>{line}</tr>' for line in lines)}</table>"
+        cells = [f"<td>{escape(value)}</td>" for value in row]
+        lines.append(f"<tr>{''.join(cells)}</tr>")
+    return f"<table>{''.join(lines)}</table>"

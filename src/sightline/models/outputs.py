@@ -79,9 +79,11 @@ def reshape_to_feature_maps(feature: Tensor, height: int, width: int) -> Tensor:
 def _is_channels_last(feature: Tensor, aspect: float) -> bool:
     """Whether the axes 1 and 2, and not 2 and 3, have the image's aspect ratio."""
     _, first, second, third = feature.shape
-    leading_error = abs(first / second / aspect - 1)
-    trailing_error = abs(second / third / aspect - 1)
-    return leading_error < ASPECT_TOLERANCE and trailing_error > ASPECT_TOLERANCE
+    leading_aspect = first / second
+    trailing_aspect = second / third
+    if abs(leading_aspect / aspect - 1) >= ASPECT_TOLERANCE:
+        return False
+    return abs(trailing_aspect / aspect - 1) > ASPECT_TOLERANCE
 
 
 class TokenGrid(NamedTuple):

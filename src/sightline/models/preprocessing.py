@@ -42,9 +42,12 @@ class ColorTransform:
 
     def __str__(self) -> str:
         """«RGB from -2.12 to 2.64»: the order of channels, and the range of the input."""
-        order = "".join("RGB"[index] for index in self.matrix.abs().argmax(1).tolist())
+        strongest_colors = self.matrix.abs().argmax(1).tolist()
+        order = "".join("RGB"[index] for index in strongest_colors)
         white = self.offset + self.matrix.sum(1)
-        return f"{order} from {float(self.offset.min()):.3g} to {float(white.max()):.3g}"
+        lowest = float(self.offset.min())
+        highest = float(white.max())
+        return f"{order} from {lowest:.3g} to {highest:.3g}"
 
 
 def check_known_weights_input(
@@ -84,9 +87,7 @@ def measure_color_transform(
     Returns None where that is no affine map of the color, where all channels are fed the same
     luminance, and where the network fails.
     """
-    black = torch.zeros(1, 3)
-    gray = torch.full((1, 3), 0.5)
-    colors = torch.cat([black, torch.eye(3), gray])
+    colors = torch.cat([torch.zeros(1, 3), torch.eye(3), torch.full((1, 3), 0.5)])
     images = colors[:, :, None, None].expand(-1, -1, size, size)
     capture = Capture(network, [f"{conv_path}:in"])
     try:
@@ -98,17 +99,22 @@ def measure_color_transform(
     if conv_input is None or conv_input.ndim != 4 or conv_input.shape[:2] != (5, 3):
         return None
 
-    middle_row = conv_input.shape[2] // 2
-    middle_column = conv_input.shape[3] // 2
-    fed = conv_input[:, :, middle_row, middle_column].float().cpu()
-    fed_black, fed_gray = fed[0], fed[4]
-    matrix = (fed[1:4] - fed_black).T
+    _, _, height, width = conv_input.shape
+    fed_colors = conv_input[:, :, height // 2, width // 2].float().cpu()
+    black, red, green, blue, gray = fed_colors
+    transform = ColorTransform(torch.stack([red, green, blue], 1) - black[:, None], black)
+    return transform if _is_color_transform(transform, gray) else None
+
+
+def _is_color_transform(transform: ColorTransform, fed_gray: Tensor) -> bool:
+    """Whether it also maps gray to what was fed for gray, and tells the colors apart."""
+    matrix = transform.matrix
     tolerance = _AFFINE_TOLERANCE * matrix.abs().max()
-    is_affine = (fed_black + matrix.sum(1) / 2 - fed_gray).abs().max() <= tolerance
-    is_luminance = (matrix - matrix.mean(0)).abs().max() <= tolerance
-    if not is_affine or is_luminance:
-        return None
-    return ColorTransform(matrix, fed_black)
+    expected_gray = transform.offset + matrix.sum(1) / 2
+    gray_error = (expected_gray - fed_gray).abs().max()
+    # The channels of a luminance all have the same row.
+    row_difference = (matrix - matrix.mean(0)).abs().max()
+    return bool(gray_error <= tolerance and row_difference > tolerance)
 
 
 def make_expected_color_transform(published: PublishedWeights) -> ColorTransform:

@@ -58,7 +58,7 @@ class SparseGradientLinear(torch.autograd.Function):
         return F.linear(x, weight, bias)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:  # pyright: ignore
         rows = grad[0].nonzero().view(1, -1)
         count = rows.shape[1]
         is_dense = count > grad.shape[1] * MAX_SPARSE_GRADIENT_SHARE

@@ -76,7 +76,7 @@ class GradientBypass(torch.autograd.Function):
         return x.new_zeros(1).expand(x.shape)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def backward(ctx: Any, grad: Tensor) -> Tensor:  # pyright: ignore
         return grad
 
 
@@ -102,7 +102,7 @@ class CompactMaxPool(torch.autograd.Function):
         return output
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:  # pyright: ignore
         pool_input = torch.empty(ctx.input_shape, dtype=grad.dtype, memory_format=ctx.memory_format)
         active_gradient = torch.where(ctx.indices < 0, 0, grad)
         input_gradient = backpropagate_max_pool(

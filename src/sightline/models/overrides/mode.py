@@ -8,13 +8,13 @@ from typing import Any
 from torch.overrides import TorchFunctionMode
 
 
-class _ThreadState(local):
+class _SuspensionState(local):
     """Whether replacements are suspended; False at the start of every thread."""
 
     suspended = False
 
 
-_STATE = _ThreadState()
+_STATE = _SuspensionState()
 
 
 class OverrideMode(TorchFunctionMode):

@@ -10,6 +10,7 @@ again.
 oneDNN's operations are not part of torch's public interface: `fast_operations` tries them first.
 """
 
+import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
@@ -52,13 +53,13 @@ MAX_PHASED_CHANNELS = 4
 PACKED_WEIGHTS: Any = WeakTensorKeyDictionary()  # weight → its PackedConvWeight by ConvGeometry
 
 
-class _ThreadState(local):
+class _PackingState(local):
     """Whether packing is disabled; False at the start of every thread."""
 
     packing_disabled = False
 
 
-_STATE = _ThreadState()
+_STATE = _PackingState()
 
 
 def use_packed_weights() -> AbstractContextManager[Any]:
@@ -171,7 +172,7 @@ class PackedConvolution(torch.autograd.Function):
         return ctx.packed.run_direction(x, weight, bias, input_size)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore
         was_written = ctx.weight._version != ctx.packed.version
         if torch.is_grad_enabled() or was_written:
             input_gradient = PackedConvolution.apply(
@@ -220,11 +221,13 @@ class PackedConvWeight:
         if is_thin_strided_conv(weight, self.geometry):
             return self.backpropagate_by_phases(grad, weight, input_size)
         stride, padding, dilation, _ = self.geometry
+        kernel_size = weight.shape[2:]
+        output_size = grad.shape[2:]
         output_padding: list[int] = []
         for axis in (0, 1):
-            kernel_span = dilation[axis] * (weight.shape[2 + axis] - 1) + 1
-            last_start = (grad.shape[2 + axis] - 1) * stride[axis]
-            covered = last_start + kernel_span - 2 * padding[axis]
+            span = dilation[axis] * (kernel_size[axis] - 1) + 1
+            last_start = stride[axis] * (output_size[axis] - 1)
+            covered = last_start + span - 2 * padding[axis]
             output_padding.append(input_size[axis] - covered)
         if "backward" not in self.reordered:
             self.reordered["backward"] = reorder_transposed_weight(
@@ -253,9 +256,9 @@ class PackedConvWeight:
 
         # The padding gives a position to every i that some input row needs.
         margin = last_offset
-        for axis in (0, 1):
-            phase_length = -(-input_size[axis] // step)
-            margin = max(margin, phase_length - first_offset - grad.shape[2 + axis])
+        for length, gradient_length in zip(input_size, grad.shape[2:], strict=True):
+            phase_length = math.ceil(length / step)
+            margin = max(margin, phase_length - first_offset - gradient_length)
         geometry = ConvGeometry(stride=(1, 1), padding=(margin, margin))
         phase_gradients = run_packed_convolution(grad, self.reordered["backward"], None, geometry)
 
@@ -269,12 +272,14 @@ def _split_weight_into_phases(
 ) -> Tensor:
     """The weight O×C×k×k as (C·step·step)×O×taps×taps: one small flipped kernel for each phase."""
     taps = last_offset - first_offset + 1
-    before = -pad - step * first_offset
-    after = step * taps - weight.shape[2] - before
-    padded = F.pad(weight, (before, after, before, after))
+    leading = -pad - step * first_offset
+    trailing = step * taps - weight.shape[2] - leading
+    padded = F.pad(weight, (leading, trailing, leading, trailing))
     # O×C×taps×step×taps×step; a convolution takes its taps in reverse.
-    cut = padded.unflatten(3, (taps, step)).unflatten(2, (taps, step)).flip(2, 4)
-    return cut.permute(1, 3, 5, 0, 2, 4).flatten(0, 2).contiguous()
+    kernels = padded.unflatten(3, (taps, step)).unflatten(2, (taps, step))
+    kernels = kernels.flip(2, 4)
+    by_phase = kernels.permute(1, 3, 5, 0, 2, 4)
+    return by_phase.flatten(0, 2).contiguous()
 
 
 def is_thin_strided_conv(weight: Tensor, geometry: ConvGeometry) -> bool:
@@ -282,13 +287,16 @@ def is_thin_strided_conv(weight: Tensor, geometry: ConvGeometry) -> bool:
 
     This is the first convolution of many networks.
     """
-    stride, padding, dilation, groups = geometry
-    if weight.shape[1] > MAX_PHASED_CHANNELS or dilation != (1, 1) or groups != 1:
+    row_stride, column_stride = geometry.stride
+    row_padding, column_padding = geometry.padding
+    _, channels, kernel_rows, kernel_columns = weight.shape
+    if geometry.dilation != (1, 1) or geometry.groups != 1:
         return False
-    is_square = (
-        stride[0] == stride[1] and padding[0] == padding[1] and weight.shape[2] == weight.shape[3]
-    )
-    return is_square and stride[0] > 1 and weight.shape[2] > 2 * stride[0]
+    if row_stride != column_stride or row_padding != column_padding:
+        return False
+    if kernel_rows != kernel_columns:
+        return False
+    return channels <= MAX_PHASED_CHANNELS and row_stride > 1 and kernel_rows > 2 * row_stride
 
 
 def get_packed_weight(weight: Tensor, geometry: ConvGeometry) -> PackedConvWeight:

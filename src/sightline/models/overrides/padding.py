@@ -4,6 +4,7 @@ Its own padding is zeros, which deep layers take for a frame. Here it is the opp
 image that tiles, or the image's mirror image.
 """
 
+import math
 from collections.abc import Callable
 from threading import local
 from typing import Any, Literal
@@ -27,13 +28,13 @@ _CONV2D_PARAMETERS = ("input", "weight", "bias", "stride", "padding", "dilation"
 _POOL2D_PARAMETERS = ("input", "kernel_size", "stride", "padding", "dilation", "ceil_mode")
 
 
-class _ThreadState(local):
+class _PaddingState(local):
     """The innermost active mode of the thread."""
 
     innermost: "BorderPaddingMode | None" = None
 
 
-_STATE = _ThreadState()
+_STATE = _PaddingState()
 
 
 class BorderPaddingMode(OverrideMode):
@@ -104,12 +105,24 @@ class BorderPaddingMode(OverrideMode):
         for axis in (1, 0):  # F.pad starts with the last axis
             length = x.shape[2 + axis]
             span = dilation[axis] * (kernel[axis] - 1) + 1
-            positions = -(-length // stride[axis])
-            total = max(0, (positions - 1) * stride[axis] + span - length)
-            before = min(padding[axis] or (span - 1) // 2, total)
-            sides += [before, total - before]
+            sides += _split_padding(length, span, stride[axis], padding[axis])
         if not any(sides):
             return x
+        largest = min(x.shape[2:])
+        if self.mode == "reflect":
+            largest -= 1  # the edge itself is not repeated
         # Tensors of a few positions are too small for these modes and repeat their edge.
-        largest = min(x.shape[2:]) - 1 if self.mode == "reflect" else min(x.shape[2:])
-        return F.pad(x, sides, mode=self.mode if max(sides) <= largest else "replicate")
+        mode = self.mode if max(sides) <= largest else "replicate"
+        return F.pad(x, sides, mode=mode)
+
+
+def _split_padding(length: int, span: int, stride: int, padding: int) -> tuple[int, int]:
+    """How many positions to add before and behind an axis, for one window at every stride.
+
+    `span` is the extent of a window. The network's own padding is kept where it has one.
+    """
+    windows = math.ceil(length / stride)
+    last_start = stride * (windows - 1)
+    total = max(0, last_start + span - length)
+    leading = min(padding or (span - 1) // 2, total)
+    return leading, total - leading

@@ -71,7 +71,7 @@ class RuledReLU(torch.autograd.Function):
         return y
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:  # pyright: ignore
         if ctx.saved_tensors:
             (y,) = ctx.saved_tensors
             gated = mask_inactive_gradient(grad, y)  # a new tensor, which may be written to
@@ -96,7 +96,7 @@ class RuledClippedReLU(torch.autograd.Function):
         return x.clamp(0, high)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:  # pyright: ignore
         if ctx.active is not None:
             grad = grad * ctx.active
         return (grad.clamp_min(0) if ctx.only_positive else grad), None, None, None
@@ -116,7 +116,7 @@ class RedirectedReLU(torch.autograd.Function):
         return x.clamp(0, high)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # pyright: ignore
         plain = grad * ~(ctx.below | ctx.above)
         # A loss goes down against its gradient: a positive one pushes the input down.
         pushes_away = (ctx.below & (grad > 0)) | (ctx.above & (grad < 0))

@@ -57,7 +57,8 @@ def _suggest_sibling(path: Path) -> str:
 def _find_state_dict(content: Any) -> dict[str, Tensor]:
     """The innermost state dict of a file's content, empty if there is none."""
     while isinstance(content, Mapping):
-        nested = [content[key] for key in STATE_DICT_KEYS if isinstance(content.get(key), Mapping)]
+        candidates = [content.get(key) for key in STATE_DICT_KEYS]
+        nested = [value for value in candidates if isinstance(value, Mapping)]
         if not nested or not nested[0]:
             return {str(k): value for k, value in content.items() if isinstance(value, Tensor)}
         content = nested[0]

@@ -134,9 +134,11 @@ def convert_to_json_types(value: Any) -> Any:
 def describe_validation_error(error: ValidationError) -> str:
     """The first error of a recipe in one line: the field, its value and what is allowed."""
     first = error.errors()[0]
-    field = ".".join(str(key) for key in first["loc"])
+    location = first["loc"]
+    field = ".".join(str(key) for key in location)
     if first["type"] == "extra_forbidden":
-        schema = NetworkOptions if first["loc"][0] == "options" else ModelRecipe
+        schema = NetworkOptions if location[0] == "options" else ModelRecipe
         allowed = ", ".join(schema.model_fields)
         return f"{field!r:.80} is not allowed in a recipe (allowed are {allowed})"
-    return f"{field!r:.80} is {first['input']!r:.60} ({first['msg'].lower()})"
+    reason = first["msg"].lower()
+    return f"{field!r:.80} is {first['input']!r:.60} ({reason})"
