@@ -31,6 +31,28 @@ def test_it_stays_in_its_ball_and_fools_more_than_noise(
     assert values["fooled"] == pytest.approx(float(is_fooled.float().mean()))
 
 
+@pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
+def test_the_noise_is_as_large_as_the_change(
+    tiny: sl.Model, photos: Tensor, norm: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What success is measured of: the change, then noise of the same norm."""
+    perturbations: list[Tensor] = []
+
+    def record(model: sl.Model, image: Tensor, change: Tensor, target: int | str | None) -> float:
+        perturbations.append(change)
+        return 0.0
+
+    monkeypatch.setattr(
+        "sightline.methods.adversarial.universal.measure_perturbation_success", record
+    )
+    sl.universal(tiny, photos, norm=norm, steps=3)
+    change, noise = perturbations
+    order = {"linf": torch.inf, "l2": 2, "l1": 1}[norm]
+    size = float(change.norm(p=order))
+    assert float(noise.norm(p=order)) == pytest.approx(size, rel=1e-4)
+    assert not torch.equal(noise, change)
+
+
 def test_it_leads_to_a_target(tiny: sl.Model, photos: Tensor) -> None:
     values = sl.universal(tiny, photos, target="cat", eps=0.3, steps=30).values
     assert torch.equal(values["success"], tiny.logits(values["image"]).argmax(1) == 2)

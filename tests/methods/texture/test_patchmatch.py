@@ -52,6 +52,23 @@ def test_comes_close_to_the_full_search_and_never_gets_worse() -> None:
     assert float(distance.mean()) < 1.1 * float(full.mean())
 
 
+def test_a_single_match_spreads_over_the_picture_in_one_sweep() -> None:
+    """From a pixel to its neighbors 8, 4, 2 and 1 away in all directions, with their offset."""
+    source = torch.rand(3, 40, 44, generator=make_generator())
+    picture = source[:, 5:25, 9:37].contiguous()
+    search = PatchMatch(source, (20, 28), 3, make_generator(1))
+    search.penalize_reuse = lambda patches, field: None  # type: ignore[method-assign]
+    rows, columns = make_grid(20, 28)
+    truth = search.clamp_patch_index(rows + 5 - 1, columns + 9 - 1)
+    field = torch.zeros(20, 28, dtype=torch.long)
+    without_start, _ = search.improve_field(field, picture, sweeps=1)
+    field[9, 13] = truth[9, 13]
+    with_start, _ = search.improve_field(field, picture, sweeps=1)
+    inside = (slice(1, -1), slice(1, -1))
+    assert (without_start == truth)[inside].float().mean() < 0.1, "luck alone finds few"
+    assert torch.equal(with_start[inside], truth[inside])
+
+
 def test_distances_are_the_literal_ones() -> None:
     source, picture = make_smooth(12, 20), make_smooth(12, 16, seed=2)
     search = PatchMatch(source, (12, 16), 3, make_generator())

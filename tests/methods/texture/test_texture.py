@@ -5,6 +5,7 @@ import torch
 from torch import Tensor
 
 import sightline as sl
+from sightline.methods.texture.texture import choose_texture_window
 
 METHODS = ("quilting", "efros_leung", "wei_levoy", "patchmatch")
 
@@ -46,18 +47,15 @@ def test_by_default_twice_as_large_as_the_short_side(tiny: sl.Model, grain: Tens
 
 
 @pytest.mark.parametrize(
-    ("method", "window"),
-    [("quilting", 7), ("efros_leung", 13), ("wei_levoy", 9), ("patchmatch", 7)],
+    ("method", "default", "even"),
+    [("quilting", 7, 6), ("efros_leung", 13, 7), ("wei_levoy", 9, 7), ("patchmatch", 7, 7)],
 )
-def test_default_windows(method: str, window: int, tiny: sl.Model, grain: Tensor) -> None:
-    """A quarter of the short side for the blocks of quilting; even windows become odd elsewhere."""
-    default = sl.texture(tiny, grain, method=method, side=37)  # type: ignore[arg-type]
-    explicit = sl.texture(tiny, grain, method=method, side=37, window=window)  # type: ignore[arg-type]
-    assert torch.equal(default.tensors["image"], explicit.tensors["image"])
-    even = sl.texture(tiny, grain, method=method, side=37, window=6)  # type: ignore[arg-type]
-    odd = sl.texture(tiny, grain, method=method, side=37, window=7)  # type: ignore[arg-type]
-    is_equal = torch.equal(even.tensors["image"], odd.tensors["image"])
-    assert is_equal == (method != "quilting")
+def test_windows_of_each_method(method: str, default: int, even: int, grain: Tensor) -> None:
+    """A quarter of the short side for blocks; neighborhoods have a pixel in their middle."""
+    assert choose_texture_window(None, method, grain) == default
+    assert choose_texture_window(6, method, grain) == even
+    small = grain[..., :16, :]
+    assert choose_texture_window(None, "efros_leung", small) == 9, "half of the short side, odd"
 
 
 @pytest.mark.parametrize("method", [*METHODS, "gatys", "sliced"])
