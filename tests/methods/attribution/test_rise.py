@@ -75,6 +75,8 @@ def test_it_is_the_mean_score_with_each_pixel_visible(score: str) -> None:
             total += output
         assert np.allclose(found["map"][n].numpy(), weighed / visible, atol=1e-5)
         assert found["mean"][n].item() == pytest.approx(total / 23, abs=1e-5)
+        difference = weighed / visible - total / 23
+        assert np.allclose(found["attribution"][n].numpy(), difference, atol=1e-5)
     assert found["masks"] == 23
 
 
