@@ -521,7 +521,8 @@ def test_a_network_of_tokens_has_places_until_it_flattens_them() -> None:
     model = Model(block(lambda _, x: x.flatten(2).transpose(1, 2)), size=32)
     assert list(receptive_fields(model)) == ["0"]
     with pytest.raises(
-        SightlineError, match="layer '1' has no places in the image; choose a spatial one such as 0"
+        SightlineError,
+        match="layer '1' has no positions in the image; choose a spatial one such as 0",
     ):
         receptive_field(model, "1")
 
@@ -757,10 +758,10 @@ def test_errors() -> None:
     model = shapes_only("alexnet")
     with pytest.raises(
         SightlineError,
-        match=r"layer 'fc6' has no places in the image; choose a spatial one such as avgpool",
+        match=r"layer 'fc6' has no positions in the image; choose a spatial one such as avgpool",
     ):
         receptive_field(model, "fc6")
-    with pytest.raises(SightlineError, match="layer 'logits' has no places"):
+    with pytest.raises(SightlineError, match="layer 'logits' has no positions"):
         receptive_field(model, "logits")
     with pytest.raises(SightlineError, match=r"no layer named 'conv53'; did you mean conv5\?"):
         receptive_field(model, "conv53")

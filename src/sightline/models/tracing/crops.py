@@ -1,4 +1,4 @@
-"""The patch of an image that one position of a layer sees."""
+"""The part of an image that one position of a layer sees."""
 
 from torch import Tensor
 from torch.nn import functional as F
@@ -8,15 +8,15 @@ from sightline.images.plotting.maps import MID_GRAY, enlarge_pixels, resize_pict
 from sightline.models.model import Model
 from sightline.models.tracing.receptive_field import receptive_field
 
-MIN_PATCH_SIDE, MAX_PATCH_SIDE = 64, 144  # short side of a patch on a sheet, in pixels
+# Short side of a patch on a sheet, in pixels.
+MIN_PATCH_SIDE = 64
+MAX_PATCH_SIDE = 144
 
-PixelBox = tuple[int, int, int, int]
-
-# ── what they see ──
+PixelBox = tuple[int, int, int, int]  # top, left, bottom, right (exclusive)
 
 
 def find_receptive_box(model: Model, layer: str, row: int, column: int, image: Tensor) -> PixelBox:
-    """The pixels a neuron sees; the whole image where the layer has no places."""
+    """The pixels that a neuron sees; the whole image where the layer has no positions."""
     height, width = image.shape[-2:]
     try:
         return receptive_field(model, layer, height, width).box(row, column, height, width)
@@ -27,7 +27,10 @@ def find_receptive_box(model: Model, layer: str, row: int, column: int, image: T
 def find_receptive_window(
     model: Model, layer: str, row: int, column: int, image: Tensor
 ) -> PixelBox:
-    """The same, of one size for all neurons of a layer: it may reach beyond the image."""
+    """The window that a neuron sees, of one size for all neurons of a layer.
+
+    It may reach beyond the image. It is the whole image where the layer has no positions.
+    """
     height, width = image.shape[-2:]
     try:
         return receptive_field(model, layer, height, width).window(row, column)
@@ -36,19 +39,22 @@ def find_receptive_window(
 
 
 def crop_padded_window(image: Tensor, box: PixelBox) -> Tensor:
-    """The part of a picture in a window that may reach beyond it; there it is gray."""
+    """The part of an image in a window that may reach beyond it; there it is gray."""
     top, left, bottom, right = box
     height, width = image.shape[-2:]
-    above, before = max(-top, 0), max(-left, 0)
-    large = F.pad(
-        image, (before, max(right - width, 0), above, max(bottom - height, 0)), value=MID_GRAY
-    )
-    return large[:, :, top + above : bottom + above, left + before : right + before]
+    pad_top = max(-top, 0)
+    pad_left = max(-left, 0)
+    pad_bottom = max(bottom - height, 0)
+    pad_right = max(right - width, 0)
+    padded = F.pad(image, (pad_left, pad_right, pad_top, pad_bottom), value=MID_GRAY)
+    rows = slice(top + pad_top, bottom + pad_top)
+    columns = slice(left + pad_left, right + pad_left)
+    return padded[:, :, rows, columns]
 
 
 def resize_for_sheet(images: Tensor) -> Tensor:
-    """Pictures of a size that a sheet of them can be looked at."""
+    """Images at a size fit for a sheet of them."""
     images = enlarge_pixels(images.detach().cpu(), MIN_PATCH_SIDE)
     height, width = images.shape[-2:]
-    share = min(1, MAX_PATCH_SIDE / min(height, width))
-    return resize_picture(images, round(height * share), round(width * share))
+    scale = min(1, MAX_PATCH_SIDE / min(height, width))
+    return resize_picture(images, round(height * scale), round(width * scale))

@@ -1,15 +1,21 @@
-"""Exact incremental occlusion: of each covered image only what its window can reach is computed anew.
+"""Exact incremental occlusion: of each covered image, only what its window can reach is recomputed.
 
-The network's own forward pass runs on a stand-in for the batch of covered images, which meets every operation, whoever
-calls it. First once as a survey, which keeps the clean maps and learns how the cones grow; then once for each batch of
-windows with patches of one shape. From the first operation without a rule (`localize`), or whose patch fills nearly the
-whole map, that operation's branch goes on with whole maps. After Nakandala et al., "Incremental and approximate inference
-for faster occlusion-based deep CNN explanations", 2019, section 4; the windows' classes are our own.
+The network's own forward pass runs on a stand-in for the batch of covered images. It meets every
+operation of torch, whoever calls it. The first pass is a survey: it computes the maps of the clean
+image, and learns which region of each map a window changes (see `intervals`). Then each batch of
+windows is run as patches of one shape. An operation that has a rule (`incremental_rules`) computes
+its patches alone. From the first operation without a rule, or whose patches fill nearly the whole
+map, that branch of the network goes on with whole maps.
 
-Memory: the clean maps twice, the packed weights, and of patches and, behind the last rule, whole maps no more at once than
-the largest layer takes for `batch` whole images, and never more than 64 windows.
+After Nakandala et al. 2019, "Incremental and approximate inference for faster occlusion-based deep
+CNN explanations", section 4. Sorting windows into batches by the size of their regions is our own.
+
+Memory: the clean maps twice and the packed weights; of patches and, behind the last rule, whole
+maps no more at once than the largest layer takes for `batch` whole images, and never more than 64
+windows.
 """
 
+import logging
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,6 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sightline.errors import get_first_error_line
 from sightline.models.model import Model
 from sightline.models.outputs import select_logits
 from sightline.models.overrides.onednn import convolve_packed
@@ -40,14 +47,19 @@ from sightline.models.tracing.patches import (
 from sightline.models.tracing.receptive_rules import iterate_nested_tensors
 from sightline.models.tracing.windows import OcclusionScores, OcclusionWindows, run_occluded_images
 
+logger = logging.getLogger(__name__)
+
 aten: Any = torch.ops.aten
 
-SURVEY_BATCH_SIZE = 2  # a batch of one is viewed in other ways than larger ones
+# Images that the survey pretends to have: a batch of one is viewed in other ways than larger ones.
+SURVEY_BATCH_SIZE = 2
 
-# What one more batch costs beyond its multiply-adds, as multiply-adds: for each operation, and for each weight that is read.
-OPERATION_OVERHEAD, WEIGHT_READ_OVERHEAD = 1e7, 50
+# What one more batch costs beyond its multiply-adds, in multiply-adds: for each operation, and for
+# each weight that is read.
+OPERATION_OVERHEAD = 1e7
+WEIGHT_READ_OVERHEAD = 50
 
-# Windows run at once: more make no faster.
+# Windows run at once. More are no faster.
 MAX_WINDOWS_AT_ONCE = 64
 
 # Below this ratio of multiply-adds the ordinary run is as fast.
@@ -55,7 +67,7 @@ MIN_SPEEDUP = 1.1
 
 
 class IncrementalUnsupported(RuntimeError):  # noqa: N818 - not an error: the ordinary run takes over
-    """The network does something to the stand-in that can't be followed."""
+    """The network can't be followed incrementally; the text names the operation."""
 
 
 def score_occluded_windows(
@@ -66,108 +78,130 @@ def score_occluded_windows(
     batch: int = 32,
     incremental: bool = True,
 ) -> OcclusionScores:
-    """Scores of the labels `index` with each window covered in turn, in the memory that `batch` whole images take.
+    """Scores of the labels with each window covered, in the memory that `batch` whole images take.
 
-    Equals running every covered image whole, to rounding; where that can't be had otherwise, or wouldn't pay, it is done.
+    Equals running every covered image whole, to rounding. That is what is done where the network
+    can't be followed incrementally, or where it would not pay; `fallback` says why.
     """
+    fallback = "incremental=False" if not incremental else ""
+    if len(windows.positions) == 1:
+        fallback = "there is one window"
     with torch.inference_mode(False), torch.no_grad():
-        if incremental and len(windows.positions) > 1:
+        if not fallback:
             try:
                 with model.lock:
-                    if found := IncrementalOcclusion(model, windows, batch).score_windows(
-                        label_indices
-                    ):
-                        return found
-            except (RuntimeError, TypeError):
-                pass  # the stand-in is no ordinary tensor; if the network itself is at fault, the ordinary run tells
-        return OcclusionScores(
-            torch.cat(
-                [part[:, label_indices] for part in run_occluded_images(model, windows, batch)]
-            ),
-            0.0,
-            1.0,
-        )
+                    return IncrementalOcclusion(model, windows, batch).score_windows(label_indices)
+            except IncrementalUnsupported as reason:
+                fallback = str(reason)
+                logger.debug("%s: occluded images are run whole: %s", model.name, fallback)
+        batches = [
+            logits[:, label_indices] for logits in run_occluded_images(model, windows, batch)
+        ]
+        return OcclusionScores(torch.cat(batches), 0.0, 1.0, fallback)
 
 
 class IncrementalOcclusion:
     """The passes over one image."""
 
     def __init__(self, model: Model, windows: OcclusionWindows, batch: int) -> None:
-        self.model, self.windows, self.batch = model, windows, batch
-        self.clean_image, self.fill = (
-            CleanMap(model.normalize(windows.image)),
-            model.normalize(windows.fill),
+        self.model = model
+        self.windows = windows
+        self.batch = batch
+        self.clean_image = CleanMap(model.normalize(windows.image))
+        self.fill = model.normalize(windows.fill)
+
+    def score_windows(self, label_indices: Tensor) -> OcclusionScores:
+        """Scores of all windows, windows×labels.
+
+        Raises IncrementalUnsupported where the network can't be followed, or it would not pay.
+        """
+        positions = np.array(self.windows.positions)
+        survey = self.run_survey(positions)
+        if not survey.layer_costs or survey.speedup < MIN_SPEEDUP:
+            raise IncrementalUnsupported(
+                f"it would save too little: {survey.speedup:.2f} times fewer multiply-adds; "
+                f"whole maps from {survey.first_whole_operation or 'the start'}"
+            )
+        kept_ratio = survey.largest_map / survey.largest_kept
+        max_batch = max(1, min(MAX_WINDOWS_AT_ONCE, int(self.batch * kept_ratio)))
+        operation_cost = OPERATION_OVERHEAD * len(survey.records)
+        weight_cost = WEIGHT_READ_OVERHEAD * survey.weights_read
+        batches = group_window_positions(
+            self.windows.positions, survey.layer_costs, operation_cost + weight_cost, max_batch
         )
 
-    def score_windows(self, label_indices: Tensor) -> OcclusionScores | None:
-        """Scores of all windows, or None where it wouldn't pay."""
-        survey, places = (
-            OcclusionPass({}, SURVEY_BATCH_SIZE, survey=True),
-            np.array(self.windows.positions),
-        )
-        self.compute_logits(
-            survey,
-            PatchedMaps(
-                self.clean_image,
-                self.locate_window_regions(np.unique(places[:, 0]), np.unique(places[:, 1])),
-            ),
-        )
-        if not survey.layer_costs or survey.speedup < MIN_SPEEDUP:
-            return None
-        scores, spent, kept = (
-            torch.empty(len(places), len(label_indices), device=self.clean_image.tensor.device),
-            survey.full_cost,
-            0.0,
-        )
-        most = max(
-            1, min(MAX_WINDOWS_AT_ONCE, int(self.batch * survey.largest_map / survey.largest_kept))
-        )
-        for part in group_window_positions(
-            self.windows.positions,
-            survey.layer_costs,
-            OPERATION_OVERHEAD * len(survey.records) + WEIGHT_READ_OVERHEAD * survey.weights_read,
-            most,
-        ):
-            run = OcclusionPass(survey.records, len(part))
-            start = PatchedMaps(
-                self.clean_image,
-                self.locate_window_regions(*places[part].T),
-                self.windows.crop_windows(part, self.fill),
-            )
-            scores[part] = self.compute_logits(run, start)[:, label_indices]
-            spent, kept = spent + run.spent_cost * len(part), kept + run.localized_cost * len(part)
-        return OcclusionScores(
-            scores, kept / (survey.full_cost * len(places)), survey.full_cost * len(places) / spent
-        )
+        device = self.clean_image.tensor.device
+        scores = torch.empty(len(positions), len(label_indices), device=device)
+        spent_cost = survey.full_cost
+        localized_cost = 0.0
+        for indices in batches:
+            batch_pass = OcclusionPass(survey.records, len(indices))
+            regions = self.locate_window_regions(*positions[indices].T)
+            patches = self.windows.crop_windows(indices, self.fill)
+            start_maps = PatchedMaps(self.clean_image, regions, patches)
+            scores[indices] = self.compute_logits(batch_pass, start_maps)[:, label_indices]
+            spent_cost += batch_pass.spent_cost * len(indices)
+            localized_cost += batch_pass.localized_cost * len(indices)
+        whole_cost = survey.full_cost * len(positions)
+        return OcclusionScores(scores, localized_cost / whole_cost, whole_cost / spent_cost)
+
+    def run_survey(self, positions: IndexArray) -> "OcclusionPass":
+        """The pass that computes the clean maps and the regions of every distinct top and left."""
+        survey = OcclusionPass({}, SURVEY_BATCH_SIZE, survey=True)
+        regions = self.locate_window_regions(np.unique(positions[:, 0]), np.unique(positions[:, 1]))
+        self.compute_logits(survey, PatchedMaps(self.clean_image, regions))
+        return survey
 
     def locate_window_regions(self, tops: IndexArray, lefts: IndexArray) -> ChangedRegions:
-        """The windows themselves."""
+        """The windows themselves as regions of the image."""
         height, width = self.clean_image.tensor.shape[-2:]
-        size = self.windows.side
+        side = self.windows.side
         return ChangedRegions(
-            ChangedIntervals(tops, np.full_like(tops, size), height),
-            ChangedIntervals(lefts, np.full_like(lefts, size), width),
+            ChangedIntervals(tops, np.full_like(tops, side), height),
+            ChangedIntervals(lefts, np.full_like(lefts, side), width),
         )
 
     def compute_logits(self, occlusion_pass: "OcclusionPass", start_maps: PatchedMaps) -> Tensor:
-        """Logits for a batch."""
-        logits = select_logits(
-            self.model.network(make_stand_in(occlusion_pass, (), patched_maps=start_maps)),
-            self.model.output,
-            self.model.name,
-        )
-        if not isinstance(logits, StandInTensor):
-            raise IncrementalUnsupported("the network lost the stand-in on its way")
-        return logits.build_full_tensor()
+        """Logits of a batch, windows×classes.
+
+        Whatever the network raises on the stand-in, which is no ordinary tensor, ends the attempt.
+        If the network itself is at fault, the ordinary run says so.
+        """
+        stand_in = make_stand_in(occlusion_pass, (), patched_maps=start_maps)
+        try:
+            output = self.model.network(stand_in)
+            logits = select_logits(output, self.model.output, self.model.name)
+            if not isinstance(logits, StandInTensor):
+                raise IncrementalUnsupported("the network lost the stand-in on its way")
+            return logits.build_full_tensor()
+        except IncrementalUnsupported:
+            raise
+        except (RuntimeError, TypeError) as error:
+            operation = occlusion_pass.last_operation or "the network"
+            reason = get_first_error_line(error) or type(error).__name__
+            raise IncrementalUnsupported(
+                f"{operation} does not take a stand-in ({reason})"
+            ) from error
 
 
 @dataclass
 class OcclusionPass:
-    """One forward pass for `count` images. `tape` has the memory of each operation, filled by the survey.
+    """One forward pass for `image_count` images.
 
-    `layers` of a survey: multiply-adds of one position, and its cones. `full`, `spent` and `localized` count multiply-adds
-    for one image: of running it whole, those done, and those of running whole what was localized. `largest` is the most numbers
-    in a map, `widest` the most in what was kept of one.
+    Attributes:
+        records: what each operation of the survey left, by the key of its call.
+        image_count: images of the batch.
+        survey: whether only the geometry and the clean maps are computed.
+        last_unknown_number: number of the last operation that the survey did not meet; negative.
+        full_cost: multiply-adds of running one image whole.
+        spent_cost: multiply-adds spent, for one image.
+        localized_cost: multiply-adds of running whole what was localized, for one image.
+        weights_read: weights that whole operations read.
+        largest_map: most numbers in a map.
+        largest_kept: most numbers in the computed share of a map.
+        layer_costs: of each localized layer the multiply-adds of one position, and its regions.
+        first_whole_operation: name of the first operation that ran on whole maps.
+        last_operation: name of the operation that was met last.
     """
 
     records: dict[Any, OperationRecord]
@@ -183,172 +217,202 @@ class OcclusionPass:
     layer_costs: list[tuple[float, ChangedRegions]] = field(
         default_factory=list[tuple[float, ChangedRegions]]
     )
+    first_whole_operation: str = ""
+    last_operation: str = ""
 
     @property
     def speedup(self) -> float:
         """How many times fewer multiply-adds a mean window takes than the whole image."""
-        local = sum(
-            price * float(cone.rows.size.mean() * cone.cols.size.mean())
-            for price, cone in self.layer_costs
-        )
-        return self.full_cost / max(self.full_cost - self.localized_cost + local, 1)
+        window_cost = 0.0
+        for position_cost, regions in self.layer_costs:
+            window_cost += position_cost * float(
+                regions.rows.size.mean() * regions.cols.size.mean()
+            )
+        whole_part = self.full_cost - self.localized_cost
+        return self.full_cost / max(whole_part + window_cost, 1)
+
+    # ── operations ──
 
     def run_operation(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """One operation that the network calls."""
-        memory, given = self.find_record(func, args, kwargs), find_stand_ins((args, kwargs))
+        """One operation that the network calls on stand-ins."""
+        self.last_operation = str(func)
+        record = self.find_record(func, args, kwargs)
         written = [
-            i
-            for i, argument in enumerate(func._schema.arguments)
+            index
+            for index, argument in enumerate(func._schema.arguments)
             if argument.alias_info and argument.alias_info.is_write
         ]
-        if not written:
-            found = self.wrap_results(
-                self.apply_operation(func, args, kwargs, memory), memory.number
-            )
-            if any(result.alias_info for result in func._schema.returns) and any(
-                x.patched_maps or x.shared for x in given
-            ):
-                # A view of what is kept in pieces doesn't follow later writes.
-                for x in (*given, *find_stand_ins(found)):
-                    x.shared = True
-            return found
+        if written:
+            return self.run_in_place_operation(func, args, kwargs, record, written)
+
+        results = self.apply_operation(func, args, kwargs, record)
+        wrapped = self.wrap_results(results, record.number)
+        returns_view = any(result.alias_info for result in func._schema.returns)
+        stand_ins = find_stand_ins((args, kwargs))
+        if returns_view and any(tensor.patched_maps or tensor.shared for tensor in stand_ins):
+            # A view of what is kept in pieces does not follow later writes.
+            for tensor in (*stand_ins, *find_stand_ins(wrapped)):
+                tensor.shared = True
+        return wrapped
+
+    def run_in_place_operation(
+        self,
+        func: Any,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        record: OperationRecord,
+        written: list[int],
+    ) -> "StandInTensor":
+        """An operation that writes to its first argument.
+
+        Raises IncrementalUnsupported where another tensor may see what is written.
+        """
         target = args[0] if written == [0] and args else None
         if not isinstance(target, StandInTensor) or target.shared:
-            raise IncrementalUnsupported("an operation writes to a tensor that others may see")
+            raise IncrementalUnsupported(f"{func} writes to a tensor that others may see")
         if target.patched_maps:
-            target.take_over_result(
-                self.apply_operation(find_functional_overload(func), args, kwargs, memory)
-            )
+            functional = find_functional_overload(func)
+            target.take_over_result(self.apply_operation(functional, args, kwargs, record))
         else:
-            func(
-                *replace_instances(args, StandInTensor, StandInTensor.build_full_tensor),
-                **replace_instances(kwargs, StandInTensor, StandInTensor.build_full_tensor),
-            )
-        target.number = (memory.number,)
+            full_args = replace_instances(args, StandInTensor, StandInTensor.build_full_tensor)
+            full_kwargs = replace_instances(kwargs, StandInTensor, StandInTensor.build_full_tensor)
+            func(*full_args, **full_kwargs)
+        target.number = (record.number,)
         return target
 
     def find_record(
         self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> OperationRecord:
-        """What is known of this call from the survey, whichever way the network took to it."""
-        key = (
-            func,
-            make_call_key(
-                (args, kwargs), lambda x: x.number if isinstance(x, StandInTensor) else None
-            ),
-        )
-        if self.survey:
-            # The constants are kept, so that no other may lie at their address.
-            constants = [
-                x
-                for x in iterate_nested_tensors((args, kwargs))
-                if not isinstance(x, StandInTensor)
-            ]
-            return self.records.setdefault(
-                key, OperationRecord(len(self.records), constants=constants)
-            )
-        self.last_unknown_number -= 1
-        return self.records.get(key) or OperationRecord(self.last_unknown_number)
+        """What the survey left of this call, whichever way the network took to it."""
+
+        def get_number(tensor: Tensor) -> Any:
+            return tensor.number if isinstance(tensor, StandInTensor) else None
+
+        key = func, make_call_key((args, kwargs), get_number)
+        if not self.survey:
+            self.last_unknown_number -= 1
+            return self.records.get(key) or OperationRecord(self.last_unknown_number)
+        constants = [
+            tensor
+            for tensor in iterate_nested_tensors((args, kwargs))
+            if not isinstance(tensor, StandInTensor)
+        ]
+        record = OperationRecord(len(self.records), constants=constants)
+        return self.records.setdefault(key, record)
 
     def apply_operation(
         self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], record: OperationRecord
     ) -> Any:
-        """The operation on patches if it can be, else on whole maps."""
-        if all(x.patched_maps for x in find_stand_ins((args, kwargs))):
-            call = PatchedCall(
-                func,
-                replace_instances(args, StandInTensor, lambda x: x.patched_maps),
-                replace_instances(kwargs, StandInTensor, lambda x: x.patched_maps),
-                record,
-                self.image_count,
-                self.survey,
+        """The operation on patches if it has a rule, else on whole maps."""
+        if all(tensor.patched_maps for tensor in find_stand_ins((args, kwargs))):
+            results = self.apply_to_patches(func, args, kwargs, record)
+            if results is not None:
+                return results
+        return self.apply_to_whole_maps(func, args, kwargs)
+
+    def apply_to_patches(
+        self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], record: OperationRecord
+    ) -> Any:
+        """The operation on patches; None where it has no rule for this call."""
+        call = PatchedCall(
+            func,
+            replace_instances(args, StandInTensor, lambda tensor: tensor.patched_maps),
+            replace_instances(kwargs, StandInTensor, lambda tensor: tensor.patched_maps),
+            record,
+            self.image_count,
+            self.survey,
+        )
+        results = apply_patch_rule(call)
+        if isinstance(results, PatchedMaps):
+            clean_result = results.clean_map.tensor
+            clean_args = replace_instances(
+                args, StandInTensor, lambda tensor: tensor.patched_maps.clean_map.tensor
             )
-            found = apply_patch_rule(call)
-            if found is not None:
-                if isinstance(found, PatchedMaps):
-                    self.note_map_size(found.clean_map.tensor.numel(), found.regions.map_share)
-                    self.count_localized_operation(
-                        found,
-                        count_multiply_adds(
-                            func,
-                            replace_instances(
-                                args, StandInTensor, lambda x: x.patched_maps.clean_map.tensor
-                            ),
-                            kwargs,
-                            found.clean_map.tensor,
-                        ),
-                    )
-                return found
-        known = not find_stand_ins((args[1:], kwargs))
+            multiply_adds = count_multiply_adds(func, clean_args, kwargs, clean_result)
+            self.note_map_size(clean_result.numel(), results.regions.map_share)
+            self.count_localized_operation(results, multiply_adds)
+        return results
+
+    def apply_to_whole_maps(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """The operation on whole maps."""
+        if not self.first_whole_operation:
+            self.first_whole_operation = str(func)
+        weights_are_constant = not find_stand_ins((args[1:], kwargs))
         args, kwargs = replace_instances(
             (args, kwargs), StandInTensor, StandInTensor.build_full_tensor
         )
-        if (
+        can_be_packed = (
             func is aten.convolution.default
-            and known
-            and args[1].ndim == 4
-            and not args[6]
+            and weights_are_constant
+            and args[1].ndim == 4  # two spatial axes
+            and not args[6]  # not transposed
             and not self.survey
-        ):
-            found = convolve_packed(*args[:6], args[8])
+        )
+        if can_be_packed:
+            results = convolve_packed(*args[:6], args[8])
+        elif func in (aten.view.default, aten._unsafe_view.default):
+            # Maps put together from patches may have another memory order than a view needs.
+            results = aten.reshape.default(*args, **kwargs)
         else:
-            # Maps put together from patches may lie in memory in another order than a view would need.
-            found = (
-                aten.reshape.default
-                if func in (aten.view.default, aten._unsafe_view.default)
-                else func
-            )(*args, **kwargs)
-        amount = count_multiply_adds(func, args, kwargs, found) / self.image_count
-        self.full_cost, self.spent_cost = self.full_cost + amount, self.spent_cost + amount
-        # Seldom more than its multiply-adds for one image: a fully connected layer's are its weights.
-        self.weights_read += (
-            int(min(amount, sum(x.numel() for x in iterate_nested_tensors(args)))) if amount else 0
-        )
-        self.note_map_size(
-            max(
-                (out.numel() // self.image_count for out in iterate_nested_tensors(found)),
-                default=0,
-            )
-        )
-        return found
+            results = func(*args, **kwargs)
+        self.count_whole_operation(func, args, kwargs, results)
+        return results
+
+    # ── costs ──
+
+    def count_whole_operation(
+        self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], results: Any
+    ) -> None:
+        """Counts an operation on whole maps."""
+        multiply_adds = count_multiply_adds(func, args, kwargs, results) / self.image_count
+        self.full_cost += multiply_adds
+        self.spent_cost += multiply_adds
+        if multiply_adds:
+            # Weights are seldom more than the multiply-adds for one image; those of a fully
+            # connected layer are as many.
+            numbers_read = sum(tensor.numel() for tensor in iterate_nested_tensors(args))
+            self.weights_read += int(min(multiply_adds, numbers_read))
+        sizes = [tensor.numel() // self.image_count for tensor in iterate_nested_tensors(results)]
+        self.note_map_size(max(sizes, default=0))
+
+    def count_localized_operation(self, result: PatchedMaps, multiply_adds: float) -> None:
+        """Counts an operation on patches that takes so many multiply-adds for the whole image."""
+        if not multiply_adds:
+            return
+        height, width = result.map_size
+        position_cost = multiply_adds / (height * width)
+        self.layer_costs.append((position_cost, result.regions))
+        self.full_cost += multiply_adds
+        self.localized_cost += multiply_adds
+        self.spent_cost += position_cost * result.regions.height * result.regions.width
 
     def note_map_size(self, size: int, computed_share: float = 1) -> None:
         """Notes the size of a map of one image, and the share of it that was computed."""
-        self.largest_map, self.largest_kept = (
-            max(self.largest_map, size),
-            max(self.largest_kept, size * computed_share),
-        )
-
-    def count_localized_operation(self, result: PatchedMaps, multiply_adds: float) -> None:
-        """Counts a localized operation that takes `amount` multiply-adds for the whole image."""
-        if multiply_adds:
-            price = multiply_adds / (result.map_size[0] * result.map_size[1])
-            self.layer_costs.append((price, result.regions))
-            self.full_cost, self.localized_cost = (
-                self.full_cost + multiply_adds,
-                self.localized_cost + multiply_adds,
-            )
-            self.spent_cost += price * result.regions.height * result.regions.width
+        self.largest_map = max(self.largest_map, size)
+        self.largest_kept = max(self.largest_kept, size * computed_share)
 
     def wrap_results(self, results: Any, *number: int) -> Any:
-        """Results as stand-ins."""
+        """Results as stand-ins, numbered by their position."""
         if isinstance(results, (tuple, list)):
             return type(results)(
-                self.wrap_results(item, *number, i) for i, item in enumerate(results)
+                self.wrap_results(item, *number, index) for index, item in enumerate(results)
             )
         if isinstance(results, PatchedMaps):
             return make_stand_in(self, number, patched_maps=results)
-        return (
-            make_stand_in(self, number, full_tensor=results)
-            if results is None or isinstance(results, Tensor)
-            else results
-        )
+        if results is None or isinstance(results, Tensor):
+            return make_stand_in(self, number, full_tensor=results)
+        return results
 
 
 class StandInTensor(Tensor):
-    """Stands in for a tensor of the batch: clean but for patches (`local`), as it is (`full`), or neither: of no use.
+    """Stands in for a tensor of the batch.
 
-    `number` names it in all passes. `shared`: another one may look at the same numbers.
+    Attributes:
+        occlusion_pass: the pass that it belongs to.
+        number: names it in all passes.
+        patched_maps: what it is, where it is clean but for patches.
+        full_tensor: what it is otherwise. With neither, it must not be used.
+        shared: whether another stand-in may look at the same numbers.
     """
 
     occlusion_pass: OcclusionPass
@@ -364,10 +428,11 @@ class StandInTensor(Tensor):
         cls, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        return find_stand_ins((args, kwargs))[0].occlusion_pass.run_operation(func, args, kwargs)
+        first_stand_in = find_stand_ins((args, kwargs))[0]
+        return first_stand_in.occlusion_pass.run_operation(func, args, kwargs)
 
     def build_full_tensor(self) -> Tensor:
-        """The ordinary tensor."""
+        """The ordinary tensor of the whole batch."""
         if self.full_tensor is None:
             if self.patched_maps is None:
                 raise IncrementalUnsupported("the indices of a pooling are not known")
@@ -375,10 +440,9 @@ class StandInTensor(Tensor):
         return self.full_tensor
 
     def take_over_result(self, result: PatchedMaps | Tensor) -> None:
-        """Takes over what a write gives."""
-        self.patched_maps, self.full_tensor = (
-            (result, None) if isinstance(result, PatchedMaps) else (None, result)
-        )
+        """Becomes the result of an operation that writes to it."""
+        self.patched_maps = result if isinstance(result, PatchedMaps) else None
+        self.full_tensor = None if isinstance(result, PatchedMaps) else result
 
 
 def make_stand_in(
@@ -388,30 +452,26 @@ def make_stand_in(
     patched_maps: PatchedMaps | None = None,
     full_tensor: Tensor | None = None,
 ) -> StandInTensor:
-    """Makes one, with the shape and strides that the tensor of the whole batch has."""
-    like = (
-        patched_maps.clean_map.tensor
-        if patched_maps
-        else full_tensor
-        if full_tensor is not None
-        else torch.empty(0)
-    )
-    shape, strides = tuple(like.shape), like.stride()
-    if patched_maps:
-        shape, strides = (occlusion_pass.image_count, *shape[1:]), (like.numel(), *strides[1:])
-    made = Tensor._make_wrapper_subclass(
+    """A stand-in with the shape and strides that the tensor of the whole batch has."""
+    if patched_maps is not None:
+        like = patched_maps.clean_map.tensor
+        shape = (occlusion_pass.image_count, *like.shape[1:])
+        strides = (like.numel(), *like.stride()[1:])
+    else:
+        like = torch.empty(0) if full_tensor is None else full_tensor
+        shape = tuple(like.shape)
+        strides = like.stride()
+    stand_in = Tensor._make_wrapper_subclass(
         StandInTensor, shape, strides=strides, dtype=like.dtype, device=like.device
     )
-    made.occlusion_pass, made.number, made.patched_maps, made.full_tensor, made.shared = (
-        occlusion_pass,
-        number,
-        patched_maps,
-        full_tensor,
-        False,
-    )
-    return made
+    stand_in.occlusion_pass = occlusion_pass
+    stand_in.number = number
+    stand_in.patched_maps = patched_maps
+    stand_in.full_tensor = full_tensor
+    stand_in.shared = False
+    return stand_in
 
 
 def find_stand_ins(value: Any) -> list[StandInTensor]:
-    """Those in nested tuples, lists and dicts."""
-    return [x for x in iterate_nested_tensors(value) if isinstance(x, StandInTensor)]
+    """The stand-ins in nested tuples, lists and dicts."""
+    return [tensor for tensor in iterate_nested_tensors(value) if isinstance(tensor, StandInTensor)]

@@ -1,7 +1,16 @@
 """How operations act on a batch of maps that are clean but for a patch each.
 
-A rule gives the patch behind an operation from the patches before it and the clean maps around them, or None: then, as
+A rule is a function of a `PatchedCall` that returns the result as `PatchedMaps`, or None: then, as
 where there is no rule, the operation is run on whole maps.
+
+To add a rule for an operation:
+
+1. find its name in torch.ops.aten, and the order of its arguments (`torch.ops.aten.NAME.default`);
+2. return None for every argument that your rule does not handle;
+3. say which regions of the result change, from `call.operand.regions`;
+4. return `call.make_patched_maps(regions, make_patches)`, where `make_patches(regions)` computes the
+   patches, for instance by the operation itself on `call.operand.cut_windows(…)`;
+5. enter it in `PATCH_RULES`, and a network with it in tests/models/tracing/test_incremental.py.
 """
 
 import math
@@ -11,6 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from sightline.models.overrides.onednn import convolve_packed
 from sightline.models.tracing.intervals import AxisWindow, ChangedRegions, count_pooled_elements
@@ -25,34 +35,35 @@ from sightline.models.tracing.patches import (
 
 aten: Any = torch.ops.aten
 
-# A patch that fills more of its map is not worth cutting out.
+# A patch that fills more of its map than this is not worth cutting out.
 MAX_PATCH_SHARE = 0.8
 
 SlidingWindow = tuple[AxisWindow, AxisWindow]  # along rows, along columns
 
 
 def apply_patch_rule(call: PatchedCall) -> PatchRuleResult:
-    """What a call gives, if it can be localized."""
-    kind = call.func.overloadpacket
-    if kind in PATCH_RULES:
-        alone = len(find_patched_maps((*call.args, *call.kwargs.values()))) == 1 and isinstance(
-            call.args[0], PatchedMaps
-        )
-        return PATCH_RULES[kind](call) if alone else None
-    if kind is aten.cat:
+    """The result of a call on patches; None where there is no rule for it."""
+    operation = call.func.overloadpacket
+    if operation in PATCH_RULES:
+        patched = find_patched_maps((*call.args, *call.kwargs.values()))
+        is_only_operand = len(patched) == 1 and isinstance(call.args[0], PatchedMaps)
+        return PATCH_RULES[operation](call) if is_only_operand else None
+    if operation is aten.cat:
         return concatenate_patches(call)
-    return apply_pointwise_to_patches(call) if torch.Tag.pointwise in call.func.tags else None
+    if torch.Tag.pointwise in call.func.tags:
+        return apply_pointwise_to_patches(call)
+    return None
 
 
 def find_patched_maps(value: Any) -> list[PatchedMaps]:
-    """The Locals in nested tuples and lists."""
+    """The patched maps in nested tuples and lists."""
     if isinstance(value, PatchedMaps):
         return [value]
-    return (
-        [found for item in value for found in find_patched_maps(item)]
-        if isinstance(value, (tuple, list))
-        else []
-    )
+    patched: list[PatchedMaps] = []
+    if isinstance(value, (tuple, list)):
+        for item in value:
+            patched += find_patched_maps(item)
+    return patched
 
 
 # ── sliding windows ──
@@ -64,236 +75,283 @@ def slide_window_over_patches(
     border: int,
     apply_window: Callable[[Tensor, ChangedRegions], Tensor],
 ) -> PatchedMaps | None:
-    """A sliding window over one Local; `run` does it without padding on cut-outs, for a cone of the result."""
-    x, (rows, cols) = call.operand, window
-    cone = x.regions.slide_window(call.get_clean_map().tensor.shape, rows, cols)
-    if not call.survey and cone.equalize_sizes().map_share > MAX_PATCH_SHARE:
+    """A sliding window over patched maps.
+
+    `apply_window(windows, regions)` computes the patches of the result at these regions from what
+    the window sees there; the windows contain the padding already.
+    """
+    maps = call.operand
+    rows, cols = window
+    changed = maps.regions.slide_window(call.get_clean_map().tensor.shape, rows, cols)
+    if not call.survey and changed.equalize_sizes().map_share > MAX_PATCH_SHARE:
         return None
 
-    def patch(cone: ChangedRegions) -> Tensor:
-        height, width = (
-            (count - 1) * stride + dilation * (size - 1) + 1
-            for count, (size, stride, _, dilation) in ((cone.height, rows), (cone.width, cols))
-        )
-        top, left = cone.rows.start * rows[1] - rows[2], cone.cols.start * cols[1] - cols[2]
-        return apply_window(x.cut_windows(top, left, height, width, border), cone)
+    def make_patches(regions: ChangedRegions) -> Tensor:
+        height = count_seen_elements(rows, regions.height)
+        width = count_seen_elements(cols, regions.width)
+        tops = locate_first_seen(rows, regions.rows.start)
+        lefts = locate_first_seen(cols, regions.cols.start)
+        return apply_window(maps.cut_windows(tops, lefts, height, width, border), regions)
 
-    return call.make_patched_maps(cone, patch)
+    return call.make_patched_maps(changed, make_patches)
+
+
+def count_seen_elements(window: AxisWindow, output_count: int) -> int:
+    """How many elements so many neighbouring outputs see along one axis."""
+    size, stride, _, dilation = window
+    return (output_count - 1) * stride + dilation * (size - 1) + 1
+
+
+def locate_first_seen(window: AxisWindow, output_index: Any) -> Any:
+    """The first element that an output sees along one axis; negative in the padding."""
+    _, stride, padding, _ = window
+    return output_index * stride - padding
 
 
 def convolve_patches(call: PatchedCall) -> PatchedMaps | None:
-    """aten.convolution(input, weight, bias, stride, padding, dilation, transposed, output_padding, groups)."""
-    x, weight, bias, stride, padding, dilation, transposed, _, groups = call.args
-    if weight.ndim != 4 or x.clean_map.tensor.ndim != 4 or transposed:
+    """aten.convolution(input, weight, bias, stride, padding, dilation, transposed, _, groups)."""
+    maps, weight, bias, stride, padding, dilation, transposed, _, groups = call.args
+    if weight.ndim != 4 or maps.clean_map.tensor.ndim != 4 or transposed:
         return None
-    window = [
-        (
-            weight.shape[2 + i],
-            stride[i % len(stride)],
-            padding[i % len(padding)],
-            dilation[i % len(dilation)],
+
+    def read_axis(axis: int) -> AxisWindow:
+        return (
+            weight.shape[2 + axis],
+            stride[axis % len(stride)],
+            padding[axis % len(padding)],
+            dilation[axis % len(dilation)],
         )
-        for i in (0, 1)
-    ]
 
-    def run(x: Tensor, _cone: ChangedRegions) -> Tensor:
-        return convolve_packed(x, weight, bias, stride, [0, 0], dilation, groups)
+    def convolve(windows: Tensor, _regions: ChangedRegions) -> Tensor:
+        return convolve_packed(windows, weight, bias, stride, [0, 0], dilation, groups)
 
-    return slide_window_over_patches(call, (window[0], window[1]), ZERO_BORDER, run)
+    return slide_window_over_patches(call, (read_axis(0), read_axis(1)), ZERO_BORDER, convolve)
 
 
 def max_pool_patches(call: PatchedCall) -> PatchRuleResult:
-    """aten.max_pool2d_with_indices(input, kernel_size, stride, padding, dilation, ceil_mode); the indices are not for use."""
+    """aten.max_pool2d_with_indices(input, kernel_size, stride, padding, dilation, ceil_mode).
+
+    The indices must not be used.
+    """
     window = read_pool_window(call, dilated=True)
-    size, stride, _, dilation = ([axis[i] for axis in window] for i in range(4))
-    pooled = slide_window_over_patches(
-        call, window, LOWEST_BORDER, lambda x, _cone: torch.max_pool2d(x, size, stride, 0, dilation)
-    )
-    return pooled and (pooled, None)
+    size, stride, _, dilation = zip(*window, strict=True)
+
+    def pool(windows: Tensor, _regions: ChangedRegions) -> Tensor:
+        return torch.max_pool2d(windows, size, stride, 0, dilation)
+
+    pooled = slide_window_over_patches(call, window, LOWEST_BORDER, pool)
+    return None if pooled is None else (pooled, None)
 
 
 def average_pool_patches(call: PatchedCall) -> PatchedMaps | None:
-    """aten.avg_pool2d(input, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override)."""
+    """aten.avg_pool2d(input, size, stride, padding, ceil_mode, count_include_pad, divisor)."""
     window = read_pool_window(call, dilated=False)
-    size, stride = ([axis[i] for axis in window] for i in range(2))
-    shape = call.get_clean_map().tensor.shape
-    padded, forced = bool(call.get_argument(5, "", True)), call.get_argument(6, "")
-    areas = [
-        count_pooled_elements(axis, n, count, count_padding=padded)
-        for axis, n, count in zip(window, call.operand.map_size, shape[-2:], strict=True)
-    ]
+    size, stride, _, _ = zip(*window, strict=True)
+    count_padding = bool(call.get_argument(5, "", True))
+    divisor = call.get_argument(6, "")
+    output_size = call.get_clean_map().tensor.shape[-2:]
+    rows_pooled, cols_pooled = (
+        count_pooled_elements(axis, before, after, count_padding=count_padding)
+        for axis, before, after in zip(window, call.operand.map_size, output_size, strict=True)
+    )
 
-    def run(x: Tensor, cone: ChangedRegions) -> Tensor:
-        total = torch.nn.functional.avg_pool2d(x, size, stride, divisor_override=1)
-        if forced:
-            return total / forced
-        rows, cols = (
-            areas[0][cone.rows.start[:, None] + np.arange(cone.height)],
-            areas[1][cone.cols.start[:, None] + np.arange(cone.width)],
-        )
-        return total / torch.from_numpy(rows[:, None, :, None] * cols[:, None, None, :]).to(x)
+    def pool(windows: Tensor, regions: ChangedRegions) -> Tensor:
+        total = F.avg_pool2d(windows, size, stride, divisor_override=1)
+        if divisor:
+            return total / divisor
+        rows = rows_pooled[regions.rows.start[:, None] + np.arange(regions.height)]
+        cols = cols_pooled[regions.cols.start[:, None] + np.arange(regions.width)]
+        areas = rows[:, None, :, None] * cols[:, None, None, :]
+        return total / torch.from_numpy(areas).to(windows)
 
-    return slide_window_over_patches(call, window, ZERO_BORDER, run)
+    return slide_window_over_patches(call, window, ZERO_BORDER, pool)
 
 
 def read_pool_window(call: PatchedCall, *, dilated: bool) -> SlidingWindow:
-    """A pooling operation's window."""
-
-    def pair(value: Sequence[int], i: int) -> int:
-        return value[i % len(value)]
-
+    """The window of a pooling operation, from arguments of one number or one for each axis."""
     sizes = call.args[1]
-    strides, paddings, dilations = (
-        call.get_argument(2, "") or sizes,
-        call.get_argument(3, "", [0]),
-        call.get_argument(4, "", [1]) if dilated else [1],
-    )
-    rows, cols = (
-        [pair(sizes, i), pair(strides, i), pair(paddings, i), pair(dilations, i)] for i in (0, 1)
-    )
-    return rows, cols
+    strides = call.get_argument(2, "") or sizes
+    paddings = call.get_argument(3, "", [0])
+    dilations = call.get_argument(4, "", [1]) if dilated else [1]
+
+    def read_axis(axis: int) -> AxisWindow:
+        per_axis: list[Sequence[int]] = [sizes, strides, paddings, dilations]
+        return [values[axis % len(values)] for values in per_axis]
+
+    return read_axis(0), read_axis(1)
 
 
 def adaptive_pool_patches(call: PatchedCall) -> PatchRuleResult:
-    """aten._adaptive_avg_pool2d(input, output_size): a mean, nothing at all, or a regular pooling."""
-    shape, size = call.args[1], call.operand.map_size
-    if tuple(shape) == (1, 1):
+    """aten._adaptive_avg_pool2d(input, output_size): a mean, or a regular pooling."""
+    output_height, output_width = call.args[1]
+    height, width = call.operand.map_size
+    if (output_height, output_width) == (1, 1):
         return average_patched_maps(call, (-2, -1))
-    if call.operand.clean_map.tensor.ndim != 4 or size[0] % shape[0] or size[1] % shape[1]:
+    is_regular = height % output_height == 0 and width % output_width == 0
+    if call.operand.clean_map.tensor.ndim != 4 or not is_regular:
         return None
-    step = [before // after for before, after in zip(size, shape, strict=True)]
-    rows, cols = ([n, n, 0, 1] for n in step)
-    return slide_window_over_patches(
-        call, (rows, cols), ZERO_BORDER, lambda x, _cone: torch.nn.functional.avg_pool2d(x, step)
-    )
+    row_step = height // output_height
+    col_step = width // output_width
+
+    def pool(windows: Tensor, _regions: ChangedRegions) -> Tensor:
+        return F.avg_pool2d(windows, (row_step, col_step))
+
+    window = ((row_step, row_step, 0, 1), (col_step, col_step, 0, 1))
+    return slide_window_over_patches(call, window, ZERO_BORDER, pool)
 
 
-# ── place by place ──
+# ── position by position ──
 
 
 def apply_pointwise_to_patches(call: PatchedCall) -> PatchedMaps | None:
-    """Functions of the elements at one place; constants must be the same at all places."""
-    xs = [
-        found for value in (*call.args, *call.kwargs.values()) for found in find_patched_maps(value)
-    ]
-    if any(
-        x.map_size != xs[0].map_size or x.clean_map.tensor.ndim != xs[0].clean_map.tensor.ndim
-        for x in xs
-    ) or not has_uniform_constants(call, xs[0].clean_map.tensor.ndim):
+    """Functions of the elements at one position; constants must be the same at all positions."""
+    inputs = find_patched_maps((*call.args, *call.kwargs.values()))
+    if not are_alike(inputs) or not has_uniform_constants(call, inputs[0].clean_map.tensor.ndim):
         return None
     return call.make_patched_maps(
-        unite_changed_regions(xs), lambda cone: call.run_operation(lambda x: x.cut_regions(cone))
+        unite_changed_regions(inputs),
+        lambda regions: call.run_operation(lambda maps: maps.cut_regions(regions)),
+    )
+
+
+def are_alike(inputs: Sequence[PatchedMaps]) -> bool:
+    """Whether all maps have the same size and number of axes."""
+    first = inputs[0]
+    return all(
+        maps.map_size == first.map_size
+        and maps.clean_map.tensor.ndim == first.clean_map.tensor.ndim
+        for maps in inputs
     )
 
 
 def has_uniform_constants(call: PatchedCall, ndim: int) -> bool:
-    """Whether all constants are the same in each image of the batch and at all places."""
-    constants = [
-        value for value in (*call.args, *call.kwargs.values()) if isinstance(value, Tensor)
-    ]
-    return all(
-        all(n == 1 for n in value.shape[-2:]) and (value.ndim < ndim or value.shape[0] == 1)
-        for value in constants
-    )
+    """Whether all constants are the same in each image of the batch and at all positions."""
+    for value in (*call.args, *call.kwargs.values()):
+        if not isinstance(value, Tensor):
+            continue
+        varies_with_position = any(size != 1 for size in value.shape[-2:])
+        varies_with_image = value.ndim >= ndim and value.shape[0] != 1
+        if varies_with_position or varies_with_image:
+            return False
+    return True
 
 
 def unite_changed_regions(inputs: Sequence[PatchedMaps]) -> ChangedRegions:
-    """What any of them changes; the cone itself where it is one and the same."""
-    cone = inputs[0].regions
-    for x in inputs[1:]:
-        cone = cone if x.regions is cone else cone | x.regions
-    return cone
+    """What any of the inputs changes; the regions themselves where they are the same object."""
+    regions = inputs[0].regions
+    for maps in inputs[1:]:
+        if maps.regions is not regions:
+            regions = regions | maps.regions
+    return regions
 
 
 def concatenate_patches(call: PatchedCall) -> PatchedMaps | None:
-    """Concatenation along channels: the clean surroundings in one piece, then each patch."""
-    xs, dim = call.args[0], call.get_argument(1, "dim", 0)
-    if (
-        not all(isinstance(x, PatchedMaps) for x in xs)
-        or any(x.map_size != xs[0].map_size or x.clean_map.tensor.ndim != 4 for x in xs)
-        or dim not in (1, -3)
-    ):
+    """aten.cat(tensors, dim) along channels."""
+    inputs = call.args[0]
+    if not all(isinstance(maps, PatchedMaps) for maps in inputs):
+        return None
+    if not are_alike(inputs) or inputs[0].clean_map.tensor.ndim != 4:
+        return None
+    if call.get_argument(1, "dim", 0) not in (1, -3):
         return None
     return call.make_patched_maps(
-        unite_changed_regions(xs), lambda cone: torch.cat([x.cut_regions(cone) for x in xs], 1)
+        unite_changed_regions(inputs),
+        lambda regions: torch.cat([maps.cut_regions(regions) for maps in inputs], 1),
     )
 
 
 def batch_normalize_patches(call: PatchedCall) -> PatchRuleResult:
-    """aten.native_batch_norm(input, weight, bias, mean, variance, training, momentum, eps), with known statistics."""
-    legit = call.func.overloadpacket is aten._native_batch_norm_legit_no_training
-    if (call.args[5] and not legit) or call.operand.clean_map.tensor.ndim != 4:
+    """aten.native_batch_norm(input, weight, bias, mean, variance, training, momentum, eps).
+
+    Only with the running statistics.
+    """
+    never_trains = call.func.overloadpacket is aten._native_batch_norm_legit_no_training
+    uses_batch_statistics = call.args[5] and not never_trains
+    if uses_batch_statistics or call.operand.clean_map.tensor.ndim != 4:
         return None
-    return (
-        call.make_patched_maps(
-            call.operand.regions,
-            lambda cone: call.func(call.operand.cut_regions(cone), *call.args[1:])[0],
-        ),
-        None,
-        None,
-    )
+
+    def normalize(regions: ChangedRegions) -> Tensor:
+        return call.func(call.operand.cut_regions(regions), *call.args[1:])[0]
+
+    return call.make_patched_maps(call.operand.regions, normalize), None, None
+
+
+# Which arguments of a view are dimensions; the first one after the input where none are named.
+DIMENSION_ARGUMENTS = {"transpose": (1, 2), "split": (2,), "split_with_sizes": (2,)}
 
 
 def rearrange_patch_channels(call: PatchedCall) -> PatchRuleResult:
-    """Views that leave the batch and the places alone."""
-    ndim, name = call.operand.clean_map.tensor.ndim, call.func.overloadpacket.__name__
-    ndim += name == "unsqueeze"
-    at = {"transpose": (1, 2), "split": (2,), "split_with_sizes": (2,)}.get(name, (1,))
-    if not all(0 < call.get_argument(i, "dim", 0) % ndim < ndim - 2 for i in at):
-        return None
-    found = call.run_operation(lambda x: x.clean_map.tensor)
-    if isinstance(found, Tensor):
-        return call.make_patched_maps(
-            call.operand.regions, lambda _: call.run_operation(require_patches)
-        )
-    return [
-        call.make_patched_maps(
-            call.operand.regions, lambda _, i=i: call.run_operation(require_patches)[i], i
-        )
-        for i in range(len(found))
-    ]
+    """Views that leave the batch and the positions as they are."""
+    name = call.func.overloadpacket.__name__
+    ndim = call.operand.clean_map.tensor.ndim
+    if name == "unsqueeze":
+        ndim += 1
+    for argument in DIMENSION_ARGUMENTS.get(name, (1,)):
+        dimension = call.get_argument(argument, "dim", 0) % ndim
+        if not 0 < dimension < ndim - 2:
+            return None
+
+    regions = call.operand.regions
+    clean_results = call.run_operation(lambda maps: maps.clean_map.tensor)
+    if isinstance(clean_results, Tensor):
+        return call.make_patched_maps(regions, lambda _: call.run_operation(require_patches))
+    results: list[PatchedMaps | None] = []
+    for index in range(len(clean_results)):
+
+        def take_result(_: ChangedRegions, index: int = index) -> Tensor:
+            return call.run_operation(require_patches)[index]
+
+        results.append(call.make_patched_maps(regions, take_result, index))
+    return results
 
 
 def reshape_patch_channels(call: PatchedCall) -> PatchedMaps | None:
-    """aten.view(input, size) of the dimensions between the batch and the places."""
-    x, shape = call.operand, tuple(call.args[1])
-    if len(shape) < 3 or shape[0] != call.image_count or shape[-2:] != x.map_size:
+    """aten.view(input, size) of the dimensions between the batch and the positions."""
+    maps = call.operand
+    shape = tuple(call.args[1])
+    if len(shape) < 3 or shape[0] != call.image_count or shape[-2:] != maps.map_size:
         return None
-    call.get_clean_map(compute=lambda: x.clean_map.tensor.reshape(1, *shape[1:]))
-    return call.make_patched_maps(
-        x.regions,
-        lambda cone: require_patches(x).reshape(-1, *shape[1:-2], cone.height, cone.width),
-    )
+    channel_shape = shape[1:-2]
+    call.get_clean_map(compute=lambda: maps.clean_map.tensor.reshape(1, *shape[1:]))
+
+    def reshape(regions: ChangedRegions) -> Tensor:
+        patches = require_patches(maps)
+        return patches.reshape(-1, *channel_shape, regions.height, regions.width)
+
+    return call.make_patched_maps(maps.regions, reshape)
 
 
 def copy_patches(call: PatchedCall) -> PatchedMaps:
-    """Copies; patches are never written to, so one will do."""
+    """Copies. Patches are never written to, so they need not be copied."""
     return call.make_patched_maps(call.operand.regions, lambda _: require_patches(call.operand))
 
 
 def pad_patched_maps(call: PatchedCall) -> PatchedMaps | None:
-    """aten.constant_pad_nd(input, pad, value) around the places."""
-    x, pad = call.operand, call.args[1]
-    if len(pad) > 4 or min(pad) < 0:
+    """aten.constant_pad_nd(input, pad, value) around the positions."""
+    maps = call.operand
+    padding = call.args[1]
+    if len(padding) > 4 or min(padding) < 0:
         return None
-    left, _, top, _ = (*pad, 0, 0)[:4]
-    shape = call.get_clean_map().tensor.shape
-    cone = ChangedRegions(
-        x.regions.rows.shift_starts(top, shape[-2]), x.regions.cols.shift_starts(left, shape[-1])
+    left, _, top, _ = (*padding, 0, 0)[:4]
+    height, width = call.get_clean_map().tensor.shape[-2:]
+    regions = ChangedRegions(
+        maps.regions.rows.shift_starts(top, height), maps.regions.cols.shift_starts(left, width)
     )
-    return call.make_patched_maps(cone, lambda _: require_patches(x))
+    return call.make_patched_maps(regions, lambda _: require_patches(maps))
 
 
 def average_patched_maps(call: PatchedCall, dims: Sequence[int] | None) -> Tensor | None:
-    """A mean over all places: the clean one, moved by what the patch differs."""
-    x, ndim = call.operand, call.operand.clean_map.tensor.ndim
+    """A mean over all positions: that of the clean map, plus what the patch changes."""
+    maps = call.operand
+    ndim = maps.clean_map.tensor.ndim
     if dims is None or {dim % ndim for dim in dims} != {ndim - 2, ndim - 1}:
         return None
-    clean = call.get_clean_map().tensor
+    clean_mean = call.get_clean_map().tensor
     if call.survey:
-        return clean.repeat(call.image_count, *[1] * (clean.ndim - 1))
-    change = (require_patches(x) - x.cut_regions(x.regions, without_patches=True)).sum((-2, -1))
-    return clean + (change / math.prod(x.map_size)).reshape(len(change), *clean.shape[1:])
+        return clean_mean.repeat(call.image_count, *[1] * (clean_mean.ndim - 1))
+    clean_patches = maps.cut_regions(maps.regions, without_patches=True)
+    change = (require_patches(maps) - clean_patches).sum((-2, -1)) / math.prod(maps.map_size)
+    return clean_mean + change.reshape(len(change), *clean_mean.shape[1:])
 
 
 PATCH_RULES: dict[Any, Callable[[PatchedCall], PatchRuleResult]] = {
@@ -306,18 +364,17 @@ PATCH_RULES: dict[Any, Callable[[PatchedCall], PatchRuleResult]] = {
     aten._native_batch_norm_legit_no_training: batch_normalize_patches,
     aten.cudnn_batch_norm: batch_normalize_patches,
     aten.constant_pad_nd: pad_patched_maps,
-    **dict.fromkeys((aten.view, aten._unsafe_view, aten.reshape), reshape_patch_channels),
-    **dict.fromkeys((aten.clone, aten.detach, aten.alias), copy_patches),
-    **dict.fromkeys(
-        (
-            aten.select,
-            aten.slice,
-            aten.split,
-            aten.split_with_sizes,
-            aten.unbind,
-            aten.unsqueeze,
-            aten.transpose,
-        ),
-        rearrange_patch_channels,
-    ),
+    aten.view: reshape_patch_channels,
+    aten._unsafe_view: reshape_patch_channels,
+    aten.reshape: reshape_patch_channels,
+    aten.clone: copy_patches,
+    aten.detach: copy_patches,
+    aten.alias: copy_patches,
+    aten.select: rearrange_patch_channels,
+    aten.slice: rearrange_patch_channels,
+    aten.split: rearrange_patch_channels,
+    aten.split_with_sizes: rearrange_patch_channels,
+    aten.unbind: rearrange_patch_channels,
+    aten.unsqueeze: rearrange_patch_channels,
+    aten.transpose: rearrange_patch_channels,
 }

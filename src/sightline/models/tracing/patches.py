@@ -1,4 +1,4 @@
-"""Batches of maps that differ from one clean map inside a patch each, and the call of an operation on such batches."""
+"""Batches of maps that differ from one clean map inside a patch each, and operations on them."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,7 +12,9 @@ from torch.utils.flop_counter import flop_registry
 
 from sightline.models.tracing.intervals import ChangedRegions, IndexArray
 
-ZERO_BORDER, LOWEST_BORDER = 0, 1  # what stands beyond the border of a map
+# What stands beyond the border of a map: an index of the two extra rows of `CleanMap.pixel_rows`.
+ZERO_BORDER = 0
+LOWEST_BORDER = 1
 
 
 class CleanMap:
@@ -23,16 +25,25 @@ class CleanMap:
 
     @cached_property
     def pixel_rows(self) -> Tensor:
-        """One pixel a row, and two rows more for what stands beyond the border: gathering is copying whole rows."""
+        """The map as (H·W + 2)×channels: one pixel a row, then a row of zeros and one of −∞.
+
+        Gathering pixels then copies whole rows, those beyond the border too.
+        """
         pixels = flatten_to_planes(self.tensor)[0].flatten(1).t()
-        return torch.cat(
-            [pixels, torch.zeros_like(pixels[:1]), torch.full_like(pixels[:1], -torch.inf)]
-        )
+        zeros = torch.zeros_like(pixels[:1])
+        lowest = torch.full_like(pixels[:1], -torch.inf)
+        return torch.cat([pixels, zeros, lowest])
 
 
 @dataclass(frozen=True, eq=False)
 class PatchedMaps:
-    """A batch of maps: clean but for a patch each, N×…×h×w at `cone`. Without patches while only the geometry is asked for."""
+    """A batch of N maps that are clean but for a patch each.
+
+    Attributes:
+        clean_map: the map around the patches.
+        regions: where the patches are.
+        patches: N×…×h×w; None while only the geometry is asked for (a survey).
+    """
 
     clean_map: CleanMap
     regions: ChangedRegions
@@ -40,6 +51,7 @@ class PatchedMaps:
 
     @property
     def map_size(self) -> tuple[int, int]:
+        """Rows and columns of the map."""
         return self.regions.rows.length, self.regions.cols.length
 
     def cut_windows(
@@ -52,26 +64,31 @@ class PatchedMaps:
         *,
         without_patches: bool = False,
     ) -> Tensor:
-        """What height × width cut-outs at (top, left) of each map show, N×…×height×width; beyond the border zeros or −∞."""
-        y, x = tops[:, None] + np.arange(height), lefts[:, None] + np.arange(width)
-        index = y[:, :, None] * self.map_size[1] + x[:, None, :]
-        outside = ((y < 0) | (y >= self.map_size[0]))[:, :, None] | (
-            (x < 0) | (x >= self.map_size[1])
-        )[:, None, :]
-        index[outside] = self.map_size[0] * self.map_size[1] + border
+        """What a window of height × width at (top, left) of each map shows, N×…×height×width.
+
+        Beyond the border are zeros or −∞. `without_patches` shows the clean map.
+        """
+        map_height, map_width = self.map_size
+        rows = tops[:, None] + np.arange(height)
+        cols = lefts[:, None] + np.arange(width)
+        row_outside = (rows < 0) | (rows >= map_height)
+        col_outside = (cols < 0) | (cols >= map_width)
+        pixel_index = rows[:, :, None] * map_width + cols[:, None, :]
+        outside = row_outside[:, :, None] | col_outside[:, None, :]
+        pixel_index[outside] = map_height * map_width + border
+
         pixels = self.clean_map.pixel_rows
-        found = pixels.index_select(0, torch.from_numpy(index.reshape(-1)).to(pixels.device)).view(
-            len(tops), height, width, -1
-        )
-        found = found.permute(0, 3, 1, 2)
+        flat_index = torch.from_numpy(pixel_index.reshape(-1)).to(pixels.device)
+        windows = pixels.index_select(0, flat_index).view(len(tops), height, width, -1)
+        windows = windows.permute(0, 3, 1, 2)
         if not without_patches:
-            write_patches_into(
-                found, self.patches, self.regions.rows.start - tops, self.regions.cols.start - lefts
-            )  # pyright: ignore[reportArgumentType]
-        return found.reshape(len(tops), *self.clean_map.tensor.shape[1:-2], height, width)
+            patch_tops = self.regions.rows.start - tops
+            patch_lefts = self.regions.cols.start - lefts
+            write_patches_into(windows, require_patches(self), patch_tops, patch_lefts)
+        return windows.reshape(len(tops), *self.clean_map.tensor.shape[1:-2], height, width)
 
     def cut_regions(self, regions: ChangedRegions, *, without_patches: bool = False) -> Tensor:
-        """What an even cone shows."""
+        """What regions of equal size show, N×…×h×w."""
         if self.patches is not None and not without_patches and regions == self.regions:
             return self.patches
         return self.cut_windows(
@@ -83,19 +100,19 @@ class PatchedMaps:
         )
 
     def build_full_maps(self, image_count: int) -> Tensor:
-        """The whole maps of `count` images."""
+        """The whole maps of `image_count` images."""
         if self.patches is not None and self.patches.shape[-2:] == self.map_size:
             return self.patches
-        found = self.clean_map.tensor.repeat(image_count, *[1] * (self.clean_map.tensor.ndim - 1))
-        found = found.contiguous(memory_format=torch.channels_last) if found.ndim == 4 else found
+        clean = self.clean_map.tensor
+        maps = clean.repeat(image_count, *[1] * (clean.ndim - 1))
+        if maps.ndim == 4:
+            maps = maps.contiguous(memory_format=torch.channels_last)
         if self.patches is not None:
+            planes = flatten_to_planes(maps)
             write_patches_into(
-                flatten_to_planes(found),
-                self.patches,
-                self.regions.rows.start,
-                self.regions.cols.start,
+                planes, self.patches, self.regions.rows.start, self.regions.cols.start
             )
-        return found
+        return maps
 
 
 def flatten_to_planes(maps: Tensor) -> Tensor:
@@ -104,38 +121,57 @@ def flatten_to_planes(maps: Tensor) -> Tensor:
 
 
 def write_patches_into(maps: Tensor, patches: Tensor, tops: IndexArray, lefts: IndexArray) -> None:
-    """Writes a patch into each of N×C×H×W maps, as far as it lies inside. Windows with the same place go together."""
+    """Writes a patch into each of the maps N×C×H×W, as far as it lies inside.
+
+    Patches at the same position are written together.
+    """
     patches = flatten_to_planes(patches)
-    places, kind = np.unique(np.stack([tops, lefts]), axis=1, return_inverse=True)
-    for i, (y, x) in enumerate(places.T.tolist()):
-        height, width = (
-            max(0, min(start + size, end) - max(start, 0))
-            for start, size, end in zip((y, x), patches.shape[-2:], maps.shape[-2:], strict=True)
-        )
-        part = patches[:, :, max(-y, 0) :, max(-x, 0) :][:, :, :height, :width]
-        target = maps[:, :, max(y, 0) :, max(x, 0) :][:, :, :height, :width]
-        for which in split_into_slices(np.flatnonzero(kind.reshape(-1) == i)):
-            target[which].copy_(part[which])
+    corners, corner_index = np.unique(np.stack([tops, lefts]), axis=1, return_inverse=True)
+    for i, (top, left) in enumerate(corners.T.tolist()):
+        height = count_overlap(top, patches.shape[-2], maps.shape[-2])
+        width = count_overlap(left, patches.shape[-1], maps.shape[-1])
+        visible = patches[:, :, max(-top, 0) :, max(-left, 0) :][:, :, :height, :width]
+        target = maps[:, :, max(top, 0) :, max(left, 0) :][:, :, :height, :width]
+        for images in split_into_slices(np.flatnonzero(corner_index.reshape(-1) == i)):
+            target[images].copy_(visible[images])
+
+
+def count_overlap(start: int, size: int, length: int) -> int:
+    """How many of `size` elements from `start` lie in an axis of `length`."""
+    return max(0, min(start + size, length) - max(start, 0))
 
 
 def split_into_slices(indices: IndexArray) -> list[slice]:
-    """Slices that hold these indices: one where they are evenly spaced, for copying slices is faster than picking."""
+    """Slices that hold these indices: one where they are evenly spaced.
+
+    Copying a slice is faster than copying picked elements.
+    """
     steps = np.unique(np.diff(indices))
     if len(steps) > 1:
         return [slice(i, i + 1) for i in indices.tolist()]
-    return [slice(int(indices[0]), int(indices[-1]) + 1, int(steps[0]) if len(steps) else 1)]
+    step = int(steps[0]) if len(steps) else 1
+    return [slice(int(indices[0]), int(indices[-1]) + 1, step)]
 
 
 def require_patches(patched_maps: PatchedMaps) -> Tensor:
-    """The patch, outside of a survey."""
+    """The patches; raises TypeError in a survey, which has none."""
     if patched_maps.patches is None:
         raise TypeError("a survey has no patches")
     return patched_maps.patches
 
 
+# ── operations ──
+
+
 @dataclass
 class OperationRecord:
-    """What one operation of the clean pass leaves for the passes of the batches; its number names the result."""
+    """What one operation of the survey leaves for the passes of the batches.
+
+    Attributes:
+        number: names the operation's result.
+        clean_maps: its results for the clean image.
+        constants: its other tensors, kept alive so that no other tensor takes their address.
+    """
 
     number: int
     clean_maps: list[CleanMap] = field(default_factory=list[CleanMap])
@@ -144,7 +180,16 @@ class OperationRecord:
 
 @dataclass(frozen=True)
 class PatchedCall:
-    """One call of an operation at least one of whose tensors is a Local, for `count` images; `survey` asks for the geometry alone."""
+    """One call of an operation with at least one `PatchedMaps` among its arguments.
+
+    Attributes:
+        func: the operation, an overload of torch.ops.aten.
+        args: positional arguments.
+        kwargs: keyword arguments.
+        record: what the survey left of this call.
+        image_count: images of the batch.
+        survey: whether only the geometry is asked for.
+    """
 
     func: Any
     args: tuple[Any, ...]
@@ -155,29 +200,30 @@ class PatchedCall:
 
     @property
     def operand(self) -> PatchedMaps:
+        """The first argument."""
         return self.args[0]
 
     def get_argument(self, position: int, name: str, default: Any = None) -> Any:
-        """An argument by place or name."""
+        """An argument by position or name."""
         return self.args[position] if position < len(self.args) else self.kwargs.get(name, default)
 
     def get_clean_map(self, index: int = 0, compute: Callable[[], Any] | None = None) -> CleanMap:
-        """The result for the clean image, computed once, by the operation or by `make`."""
+        """The result for the clean image, computed once: by the operation, or by `compute`."""
         if not self.record.clean_maps:
-            found = (
-                compute() if compute else self.run_operation(lambda local: local.clean_map.tensor)
-            )
-            self.record.clean_maps = [
-                CleanMap(out) for out in (found if isinstance(found, (tuple, list)) else [found])
-            ]
+            if compute is not None:
+                results = compute()
+            else:
+                results = self.run_operation(lambda maps: maps.clean_map.tensor)
+            if not isinstance(results, (tuple, list)):
+                results = [results]
+            self.record.clean_maps = [CleanMap(result) for result in results]
         return self.record.clean_maps[index]
 
     def run_operation(self, convert: Callable[[PatchedMaps], Tensor]) -> Any:
-        """The operation with other tensors for the Locals."""
-        return self.func(
-            *replace_instances(self.args, PatchedMaps, convert),
-            **replace_instances(dict(self.kwargs), PatchedMaps, convert),
-        )
+        """The operation on ordinary tensors in place of the patched maps."""
+        args = replace_instances(self.args, PatchedMaps, convert)
+        kwargs = replace_instances(dict(self.kwargs), PatchedMaps, convert)
+        return self.func(*args, **kwargs)
 
     def make_patched_maps(
         self,
@@ -185,52 +231,55 @@ class PatchedCall:
         make_patches: Callable[[ChangedRegions], Tensor],
         index: int = 0,
     ) -> PatchedMaps:
-        """The result, from its cone and what makes the patch for an even one."""
+        """The result: its regions, and the patches that `make_patches` computes for them."""
+        clean_map = self.get_clean_map(index)
         if self.survey:
-            return PatchedMaps(self.get_clean_map(index), regions)
+            return PatchedMaps(clean_map, regions)
         regions = regions.equalize_sizes()
-        return PatchedMaps(self.get_clean_map(index), regions, make_patches(regions))
+        return PatchedMaps(clean_map, regions, make_patches(regions))
 
 
-PatchRuleResult = (
-    PatchedMaps | Tensor | Sequence[PatchedMaps | None] | None
-)  # None: no rule after all; inside a sequence: not to be used
+# What a rule returns. None: the operation is run on whole maps after all. None in a sequence: a
+# result that must not be used, such as the indices of a max pooling.
+PatchRuleResult = PatchedMaps | Tensor | Sequence[PatchedMaps | None] | None
 
 
 def replace_instances(value: Any, kind: type, convert: Callable[[Any], Any]) -> Any:
-    """Nested tuples, lists and dicts with everything of one type exchanged."""
+    """Nested tuples, lists and dicts with every instance of a type converted."""
     if isinstance(value, kind):
         return convert(value)
     if isinstance(value, (tuple, list)):
         return type(value)(replace_instances(item, kind, convert) for item in value)
-    return (
-        {key: replace_instances(item, kind, convert) for key, item in value.items()}
-        if isinstance(value, dict)
-        else value
-    )
+    if isinstance(value, dict):
+        return {key: replace_instances(item, kind, convert) for key, item in value.items()}
+    return value
 
 
 def make_call_key(value: Any, get_number: Callable[[Tensor], Any]) -> Any:
-    """Arguments as a key: two calls of a function with the same key give the same. `number` is a tensor's name, if it has one."""
+    """The arguments of a call as a key: calls of a function with the same key give the same.
+
+    `get_number` gives the number that names a tensor, None for a constant, which its address,
+    version and layout name.
+    """
     if isinstance(value, Tensor):
-        name = get_number(value)
-        seen = 0 if value.is_inference() else value._version
-        return (
-            ("constant", value.data_ptr(), seen, value.dtype, *value.shape, *value.stride())
-            if name is None
-            else ("tensor", name)
-        )
+        number = get_number(value)
+        if number is not None:
+            return ("tensor", number)
+        version = 0 if value.is_inference() else value._version
+        layout = (*value.shape, *value.stride())
+        return ("constant", value.data_ptr(), version, value.dtype, *layout)
     if isinstance(value, dict):
         return tuple((key, make_call_key(item, get_number)) for key, item in value.items())
-    return (
-        tuple(make_call_key(item, get_number) for item in value)
-        if isinstance(value, (tuple, list))
-        else value
-    )
+    if isinstance(value, (tuple, list)):
+        return tuple(make_call_key(item, get_number) for item in value)
+    return value
 
 
 def find_functional_overload(func: Any) -> Any:
-    """The operation that gives what `func` writes."""
+    """The operation that returns what an in-place operation writes.
+
+    Raises RuntimeError where torch has none.
+    """
     packet = getattr(torch.ops.aten, func.overloadpacket.__name__.removesuffix("_"), None)
     if not hasattr(packet, func._overloadname):
         raise RuntimeError(f"there is no {func} that leaves its operand alone")
@@ -240,9 +289,11 @@ def find_functional_overload(func: Any) -> Any:
 def count_multiply_adds(
     func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], result: Any
 ) -> float:
-    """What an operation takes, where torch knows."""
+    """Multiply-adds of an operation; 0 where torch's counter does not know it."""
     if func is torch.ops.aten._native_multi_head_attention.default:
         count, tokens, width = args[0].shape
         return float(count * tokens * width * (4 * width + 2 * tokens))
     formula = flop_registry.get(func.overloadpacket)
-    return formula(*args, **kwargs, out_val=result) / 2 if formula else 0.0
+    if formula is None:
+        return 0.0
+    return formula(*args, **kwargs, out_val=result) / 2

@@ -1,8 +1,9 @@
-"""Receptive fields: the pixels a unit depends on, read off one forward pass of any network.
+"""Receptive fields: the pixels that a unit depends on, found in one forward pass of any network.
 
-A function mode meets every operation, whoever calls it, and carries along what the elements of each tensor see of the
-image's rows and columns (`geometry` has the rules). Behind attention, global pooling, squeeze-excitation or an operation
-without a rule that is the whole image. The field is the architecture's: weights of zero and inactive units count.
+A function mode meets every operation, whoever calls it, and carries along which rows and columns of
+the image the elements of each tensor see (`receptive_rules`). Behind attention, global pooling,
+squeeze-and-excitation or an operation without a rule that is the whole image. The field is the
+architecture's: weights of zero and inactive units count.
 """
 
 from collections import Counter
@@ -33,10 +34,17 @@ from sightline.models.tracing.receptive_rules import (
 
 @dataclass(frozen=True)
 class ReceptiveField:
-    """What the units of a layer see of an image of `image` pixels; all pairs are rows, columns.
+    """What the units of a layer see of an image. All pairs are (rows, columns), in pixels.
 
-    `size` of what one sees, unclipped; `stride` from one to the next; `offset` of unit (0, 0), negative where the network pads.
-    An axis that every unit sees whole has the image's size and stride 0; `whole` if both are.
+    Attributes:
+        size: of what one unit sees, not clipped to the image.
+        stride: from one unit to the next.
+        offset: first row and column of unit (0, 0), negative where the network pads.
+        covers_image: whether every unit sees the whole image.
+        image_size: of the image.
+        unit_ranges: for each axis the start and end of what each row or column of units sees.
+
+    An axis that every unit sees whole has the image's size, and stride 0.
     """
 
     size: tuple[int, int]
@@ -44,69 +52,65 @@ class ReceptiveField:
     offset: tuple[int, int]
     covers_image: bool
     image_size: tuple[int, int]
-    unit_ranges: tuple[tuple[tuple[int, int], ...], ...] = field(
-        repr=False
-    )  # start and end for each row and each column of units
+    unit_ranges: tuple[tuple[tuple[int, int], ...], ...] = field(repr=False)
 
     def box(self, row: int, column: int, height: int, width: int) -> tuple[int, int, int, int]:
-        """Top, left, bottom, right (exclusive) of what a unit sees of an image of height × width pixels.
+        """Top, left, bottom, right (exclusive) of what a unit sees of a height × width image.
 
-        Exact if `image` is that large, else the clipped window. Raises SightlineError for a unit that isn't there.
+        Exact if the field was found for an image of that size, else the clipped window. Raises
+        SightlineError for a unit that does not exist.
         """
-        (top, bottom), (left, right) = (
-            self._locate_unit(0, row, height),
-            self._locate_unit(1, column, width),
-        )
+        top, bottom = self._locate_unit(0, row, height)
+        left, right = self._locate_unit(1, column, width)
         return top, left, bottom, right
 
     def window(self, row: int, column: int) -> tuple[int, int, int, int]:
-        """The box unclipped: of one size for all units, it may reach beyond the image."""
-        top, left = (
-            start + step * i
-            for start, step, i in zip(self.offset, self.stride, (row, column), strict=True)
-        )
+        """The box, not clipped: of one size for all units, it may reach beyond the image."""
+        top = self.offset[0] + self.stride[0] * row
+        left = self.offset[1] + self.stride[1] * column
         return top, left, top + self.size[0], left + self.size[1]
 
     def _locate_unit(self, axis: int, unit: int, length: int) -> tuple[int, int]:
+        """Start and end of what a unit sees along one axis."""
         if not self.stride[axis]:
             return 0, length
         if length != self.image_size[axis]:
             start = self.offset[axis] + self.stride[axis] * unit
-            return min(max(start, 0), length), min(max(start + self.size[axis], 0), length)
-        if not 0 <= unit < len(self.unit_ranges[axis]):
-            raise make_out_of_range_error(
-                ("row", "column")[axis], unit, 0, len(self.unit_ranges[axis]) - 1
-            )
-        return self.unit_ranges[axis][unit]
+            end = start + self.size[axis]
+            return min(max(start, 0), length), min(max(end, 0), length)
+        ranges = self.unit_ranges[axis]
+        if not 0 <= unit < len(ranges):
+            axis_name = ("row", "column")[axis]
+            raise make_out_of_range_error(axis_name, unit, 0, len(ranges) - 1)
+        return ranges[unit]
 
 
 def receptive_fields(
     model: Model, height: int | None = None, width: int | None = None
 ) -> dict[str, ReceptiveField]:
-    """The field of every layer with more than one place, by name, in an image of the model's own size or the one given.
+    """The fields of all layers with more than one position, by name.
 
-    Raises SightlineError for a size that the network can't take.
+    In an image of the network's own size, or of the given one. Raises SightlineError for a size
+    that the network can't take.
     """
-    return {
-        name: found
-        for name, found in _find_receptive_fields(model, height, width).items()
-        if not name.endswith(":in")
-    }
+    fields = _find_receptive_fields(model, height, width)
+    return {name: field for name, field in fields.items() if not name.endswith(":in")}
 
 
 def receptive_field(
     model: Model, layer: str, height: int | None = None, width: int | None = None
 ) -> ReceptiveField:
-    """The field of one layer (name, alias or landmark). Raises SightlineError for a layer without places."""
-    name, found = model.layer(layer), _find_receptive_fields(model, height, width)
-    if name not in found:
-        such = [
-            f"; choose a spatial one such as {other}"
-            for other in found
-            if not other.endswith(":in")
-        ][-1:]
-        raise SightlineError(f"layer {layer!r} has no places in the image{''.join(such)}")
-    return found[name]
+    """The field of one layer, by name, alias or landmark.
+
+    Raises SightlineError for a layer without positions in the image.
+    """
+    name = model.layer(layer)
+    fields = _find_receptive_fields(model, height, width)
+    if name in fields:
+        return fields[name]
+    spatial_layers = [other for other in fields if not other.endswith(":in")]
+    hint = f"; choose a spatial one such as {spatial_layers[-1]}" if spatial_layers else ""
+    raise SightlineError(f"layer {layer!r} has no positions in the image{hint}")
 
 
 _FIELD_CACHE: MutableMapping[Model, dict[tuple[int, int], dict[str, ReceptiveField]]] = (
@@ -117,20 +121,23 @@ _FIELD_CACHE: MutableMapping[Model, dict[tuple[int, int], dict[str, ReceptiveFie
 def _find_receptive_fields(
     model: Model, height: int | None, width: int | None
 ) -> dict[str, ReceptiveField]:
-    size = model.size if height is None else height, model.size if width is None else width
-    if min(size) < 1:
-        raise SightlineError(f"an image has at least 1×1 pixels; given was {size[0]}×{size[1]}")
-    cached = _FIELD_CACHE.setdefault(model, {})
-    if size not in cached:
-        cached[size] = _measure_receptive_fields(model, *size)
-    return cached[size]
+    """The fields of all layers' outputs, and of their inputs as NAME:in, measured once."""
+    rows = model.size if height is None else height
+    columns = model.size if width is None else width
+    if min(rows, columns) < 1:
+        raise SightlineError(f"an image has at least 1×1 pixels; given was {rows}×{columns}")
+    size = (rows, columns)
+    fields_by_size = _FIELD_CACHE.setdefault(model, {})
+    if size not in fields_by_size:
+        fields_by_size[size] = _measure_receptive_fields(model, rows, columns)
+    return fields_by_size[size]
 
 
 class ReceptiveTrace(TorchFunctionMode):
     """Knows what tensors see while it is entered.
 
-    That is None for what doesn't depend on the image, and everything for a tensor of unknown origin (numpy, a script, an
-    extension) or one written to through another view.
+    That is None for what does not depend on the image. It is everything (no span) for a tensor of
+    unknown origin (numpy, a script, an extension), or one written to through another view.
     """
 
     def __init__(self, network: nn.Module) -> None:
@@ -143,12 +150,12 @@ class ReceptiveTrace(TorchFunctionMode):
 
     def set_spans(self, tensor: Tensor, spans: SpansByDim | None) -> None:
         """Sets what a tensor sees."""
-        self.spans_by_tensor[tensor] = count_tensor_writes(tensor), spans
+        self.spans_by_tensor[tensor] = (count_tensor_writes(tensor), spans)
 
     def get_spans(self, tensor: Tensor) -> SpansByDim | None:
         """What a tensor sees."""
-        when, sight = self.spans_by_tensor.get(tensor, (-1, {}))
-        return sight if when == count_tensor_writes(tensor) else {}
+        writes, spans = self.spans_by_tensor.get(tensor, (-1, {}))
+        return spans if writes == count_tensor_writes(tensor) else {}
 
     def __torch_function__(
         self,
@@ -158,19 +165,23 @@ class ReceptiveTrace(TorchFunctionMode):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         kwargs = kwargs or {}
-        given = [
-            (tensor, self.get_spans(tensor), count_tensor_writes(tensor))
-            for tensor in iterate_nested_tensors((args, kwargs))
-        ]
+        arguments = list(iterate_nested_tensors((args, kwargs)))
+        spans_before = [self.get_spans(tensor) for tensor in arguments]
+        writes_before = [count_tensor_writes(tensor) for tensor in arguments]
         result = func(*args, **kwargs)
-        inputs = [(tensor, sight) for tensor, sight, _ in given if sight is not None]
-        for tensor, _, before in given:
-            if (
-                count_tensor_writes(tensor) != before
-            ):  # written in place; if it is also the result, its rule overrides this
+
+        inputs = [
+            (tensor, spans)
+            for tensor, spans in zip(arguments, spans_before, strict=True)
+            if spans is not None
+        ]
+        for tensor, writes in zip(arguments, writes_before, strict=True):
+            if count_tensor_writes(tensor) != writes:
+                # Written in place. If it is also the result, its rule below overrides this.
                 self.set_spans(tensor, {} if inputs else None)
-        for i, out in enumerate(iterate_nested_tensors(result)):
-            self.set_spans(out, propagate_spans(TracedCall(func, args, kwargs, inputs, out, i)))
+        for index, output in enumerate(iterate_nested_tensors(result)):
+            call = TracedCall(func, args, kwargs, inputs, output, index)
+            self.set_spans(output, propagate_spans(call))
         return result
 
 
@@ -180,61 +191,78 @@ def count_tensor_writes(tensor: Tensor) -> int:
 
 
 def _measure_receptive_fields(model: Model, height: int, width: int) -> dict[str, ReceptiveField]:
-    """The fields of all outputs, and of what modules are first given, as NAME:in, from one pass of a gray image."""
-    found: dict[str, ReceptiveField] = {}
+    """The fields of all outputs, and of modules' first inputs, from one pass of a gray image."""
+    fields: dict[str, ReceptiveField] = {}
     calls: Counter[str] = Counter()
     trace = ReceptiveTrace(model.network)
 
-    def look(name: str, value: Any) -> None:
+    def record_field(name: str, value: Any) -> None:
         tensor = find_first_tensor(value)
         if tensor is not None and tensor.ndim == 4 and tensor.shape[-2:].numel() > 1:
-            found[name] = _build_receptive_field(trace.get_spans(tensor) or {}, (height, width))
+            spans = trace.get_spans(tensor) or {}
+            fields[name] = _build_receptive_field(spans, (height, width))
 
-    def start(_module: nn.Module, args: tuple[Any, ...]) -> None:
-        trace.set_spans(
-            args[0],
-            {
-                2: ReceptiveSpan(0, np.arange(height), np.arange(height)),
-                3: ReceptiveSpan(1, np.arange(width), np.arange(width)),
-            },
-        )
+    def start_trace(_module: nn.Module, args: tuple[Any, ...]) -> None:
+        rows = np.arange(height)
+        columns = np.arange(width)
+        image_spans = {2: ReceptiveSpan(0, rows, rows), 3: ReceptiveSpan(1, columns, columns)}
+        trace.set_spans(args[0], image_spans)
 
-    def before(path: str) -> Callable[[nn.Module, Any], None]:
-        return lambda _module, args: None if calls[path] else look(f"{path}:in", args)
+    def make_input_hook(path: str) -> Callable[[nn.Module, Any], None]:
+        def record_first_input(_module: nn.Module, args: Any) -> None:
+            if not calls[path]:
+                record_field(f"{path}:in", args)
 
-    def after(path: str) -> Callable[[nn.Module, Any, Any], None]:
-        def hook(_module: nn.Module, _args: Any, output: Any) -> None:
-            look(format_call_name(path, calls[path]), output)
+        return record_first_input
+
+    def make_output_hook(path: str) -> Callable[[nn.Module, Any, Any], None]:
+        def record_output(_module: nn.Module, _args: Any, output: Any) -> None:
+            record_field(format_call_name(path, calls[path]), output)
             calls[path] += 1
 
-        return hook
+        return record_output
 
-    last = list(model.layers)[-1:]
-    lock = model.lock  # keeps other threads' passes from these hooks
+    last_layer = list(model.layers)[-1:]
     with (
-        lock,
+        model.lock,  # keeps other threads' passes from these hooks
         torch.inference_mode(False),
         torch.no_grad(),
         PackingDisabled(),
         trace,
-        ExitStack() as undo,
+        ExitStack() as hooks,
     ):
-        undo.callback(model.network.register_forward_pre_hook(start).remove)
+        hooks.callback(model.network.register_forward_pre_hook(start_trace).remove)
         for path in {name.split(":", 1)[0] for name in model.layers}:
-            undo.callback(model.module(path).register_forward_pre_hook(before(path)).remove)
-            undo.callback(model.module(path).register_forward_hook(after(path)).remove)
-        model.run(torch.full((1, 3, height, width), 0.5), last)
-    return found
+            module = model.module(path)
+            hooks.callback(module.register_forward_pre_hook(make_input_hook(path)).remove)
+            hooks.callback(module.register_forward_hook(make_output_hook(path)).remove)
+        model.run(torch.full((1, 3, height, width), 0.5), last_layer)
+    return fields
 
 
 def _build_receptive_field(spans_by_dim: SpansByDim, image_size: tuple[int, int]) -> ReceptiveField:
-    spans = [
-        next((span for span in spans_by_dim.values() if span.axis == axis), None) for axis in (0, 1)
-    ]
-    sides = zip(spans, image_size, strict=True)
-    facts = [
-        (s.high - s.low + 1, s.step, s.low, s.list_pixel_ranges()) if s else (side, 0, 0, ())
-        for s, side in sides
-    ]
-    size, stride, offset, seen = zip(*facts, strict=True)
-    return ReceptiveField(size, stride, offset, not any(stride), image_size, seen)
+    """The field of a layer, from what its dimensions see."""
+    sizes: list[int] = []
+    strides: list[int] = []
+    offsets: list[int] = []
+    unit_ranges: list[tuple[tuple[int, int], ...]] = []
+    for axis, length in enumerate(image_size):
+        span = next((span for span in spans_by_dim.values() if span.axis == axis), None)
+        if span is None:
+            sizes.append(length)
+            strides.append(0)
+            offsets.append(0)
+            unit_ranges.append(())
+        else:
+            sizes.append(span.high - span.low + 1)
+            strides.append(span.step)
+            offsets.append(span.low)
+            unit_ranges.append(tuple(span.list_pixel_ranges()))
+    return ReceptiveField(
+        size=(sizes[0], sizes[1]),
+        stride=(strides[0], strides[1]),
+        offset=(offsets[0], offsets[1]),
+        covers_image=not any(strides),
+        image_size=image_size,
+        unit_ranges=tuple(unit_ranges),
+    )

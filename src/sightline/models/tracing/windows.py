@@ -1,4 +1,4 @@
-"""The places of an image that are covered in turn, run in the ordinary way."""
+"""The windows of an image that are covered one after the other, and the ordinary way to run them."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -11,17 +11,31 @@ from sightline.models.model import Model
 
 
 class OcclusionScores(NamedTuple):
-    """Scores windows × labels; the share of the network's multiply-adds that were localized; multiply-adds of running
-    every covered image whole over those spent."""
+    """Scores of covered images, and how they were computed.
+
+    Attributes:
+        scores: windows×labels.
+        localized_share: share of the network's multiply-adds that were computed incrementally.
+        speedup_bound: multiply-adds of running every covered image whole over those spent.
+        fallback: why nothing was computed incrementally; empty if it was.
+    """
 
     scores: Tensor
     localized_share: float
     speedup_bound: float
+    fallback: str = ""
 
 
 @dataclass(frozen=True)
 class OcclusionWindows:
-    """An image 1×3×H×W, of which a square of side `side` is covered at each place (top, left) with what is there in `fill`, 1×3×H×W."""
+    """An image, and the windows that are covered in it.
+
+    Attributes:
+        image: 1×3×H×W.
+        fill: what covers: the window shows this image there, 1×3×H×W.
+        positions: (top, left) of each window.
+        side: of the square windows, in pixels.
+    """
 
     image: Tensor
     fill: Tensor
@@ -29,25 +43,26 @@ class OcclusionWindows:
     side: int
 
     def crop_windows(self, window_indices: Sequence[int], source: Tensor) -> Tensor:
-        """What `of`, 1×3×H×W, shows in some of the windows."""
-        return torch.cat(
-            [
-                source[:, :, y : y + self.side, x : x + self.side]
-                for y, x in (self.positions[i] for i in window_indices)
-            ]
-        )
+        """What an image 1×C×H×W shows in these windows, windows×C×side×side."""
+        crops: list[Tensor] = []
+        for index in window_indices:
+            top, left = self.positions[index]
+            crops.append(source[:, :, top : top + self.side, left : left + self.side])
+        return torch.cat(crops)
 
     def occlude_windows(self, window_indices: Sequence[int]) -> Tensor:
-        """The image with some of the windows covered, each in a copy."""
-        found = self.image.repeat(len(window_indices), 1, 1, 1)
-        for i, patch in enumerate(self.crop_windows(window_indices, self.fill)):
-            y, x = self.positions[window_indices[i]]
-            found[i, :, y : y + self.side, x : x + self.side] = patch
-        return found
+        """Copies of the image, each with one of these windows covered, windows×3×H×W."""
+        images = self.image.repeat(len(window_indices), 1, 1, 1)
+        fills = self.crop_windows(window_indices, self.fill)
+        for image, fill, index in zip(images, fills, window_indices, strict=True):
+            top, left = self.positions[index]
+            image[:, top : top + self.side, left : left + self.side] = fill
+        return images
 
 
 def run_occluded_images(model: Model, windows: OcclusionWindows, batch: int) -> Iterator[Tensor]:
-    """Logits of every covered image, run whole, a batch at a time."""
-    every = range(len(windows.positions))
-    for start in every[::batch]:
-        yield model.run(windows.occlude_windows(every[start : start + batch]), ["logits"])["logits"]
+    """Logits of every covered image, run whole, `batch` at a time."""
+    indices = range(len(windows.positions))
+    for start in indices[::batch]:
+        images = windows.occlude_windows(indices[start : start + batch])
+        yield model.run(images, ["logits"])["logits"]
