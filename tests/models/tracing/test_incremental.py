@@ -539,3 +539,19 @@ def test_every_fill_covers(tiny: sl.Model, photo: Tensor, incremental: bool) -> 
 def test_other_fills_are_refused(tiny: sl.Model, photo: Tensor, fill: Any) -> None:
     with pytest.raises(sl.SightlineError, match="fill is"):
         sl.occlusion(tiny, photo, fill=fill)
+
+
+def test_a_fallback_names_its_operation(caplog: pytest.LogCaptureFixture) -> None:
+    """Group norm mixes all positions: the network goes on with whole maps from there."""
+    layers = [nn.Conv2d(3, 8, 3, padding=1), nn.GroupNorm(2, 8), nn.ReLU(), nn.Conv2d(8, 8, 3)]
+    network = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5))
+    model = sl.load(network.eval(), size=48)
+    image = torch.rand(1, 3, 40, 56, generator=torch.Generator().manual_seed(0))
+    with caplog.at_level("DEBUG", logger="sightline"):
+        values = sl.occlusion(model, image, window=16, stride=8).values
+    assert values["incremental"] == 0
+    assert "group_norm" in values["fallback"]
+    assert any("group_norm" in record.message for record in caplog.records)
+    whole = sl.occlusion(model, image, window=16, stride=8, incremental=False).values
+    assert whole["fallback"] == "incremental=False"
+    torch.testing.assert_close(values["drop"], whole["drop"])

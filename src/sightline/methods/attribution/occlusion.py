@@ -63,7 +63,8 @@ def occlusion(
 
     Of the first image, `values["incremental"]` is the share of the network's multiply-adds that
     were computed incrementally, and `values["speedup_bound"]` the multiply-adds of running every
-    covered image whole over those spent.
+    covered image whole over those spent. `values["fallback"]` says why nothing was computed
+    incrementally, and names the operation; it is empty where something was.
 
     Args:
         label: Class whose score is followed, or a list of them: an index, a name or an unambiguous
@@ -123,6 +124,7 @@ def occlusion(
         **squeeze_single_label(per_label, label),
         "incremental": runs[0].localized_share,
         "speedup_bound": runs[0].speedup_bound,
+        "fallback": runs[0].fallback,
     }
     return Result({"occlusion": panel}, values, {"occlusion": caption})
 
