@@ -543,7 +543,7 @@ def test_other_fills_are_refused(tiny: sl.Model, photo: Tensor, fill: Any) -> No
 
 def test_a_fallback_names_its_operation(caplog: pytest.LogCaptureFixture) -> None:
     """Group norm mixes all positions: the network goes on with whole maps from there."""
-    layers = [nn.Conv2d(3, 8, 3, padding=1), nn.GroupNorm(2, 8), nn.ReLU(), nn.Conv2d(8, 8, 3)]
+    layers = [nn.GroupNorm(1, 3), nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 8, 3)]
     network = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5))
     model = sl.load(network.eval(), size=48)
     image = torch.rand(1, 3, 40, 56, generator=torch.Generator().manual_seed(0))
