@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import sightline as sl
+from sightline.images.transforms import resize_bicubic
 from sightline.methods.texture.metrics import measure_seam
 from sightline.methods.texture.neural import (
     align_stages_to_stride,
@@ -88,6 +89,19 @@ def test_a_picture_of_the_size_stays_and_each_enlargement_is_shifted_anew() -> N
     enlarge = make_torus_enlarger(torch.Generator().manual_seed(5))
     assert enlarge(picture, (8, 12)) is picture
     assert not torch.equal(enlarge(picture, (16, 24)), enlarge(picture, (16, 24)))
+
+
+def test_the_shift_is_drawn_for_rows_then_columns() -> None:
+    """Shifted back, the enlarged picture is the middle of nine copies."""
+    picture = torch.rand(1, 3, 8, 12, generator=torch.Generator().manual_seed(4))
+    generator = torch.Generator().manual_seed(6)
+    down = int(torch.randint(16, (1,), generator=generator))
+    right = int(torch.randint(24, (1,), generator=generator))
+    assert down != right
+    enlarged = make_torus_enlarger(torch.Generator().manual_seed(6))(picture, (16, 24))
+    copies = resize_bicubic(picture.repeat(1, 1, 3, 3), (48, 72))
+    middle = copies[..., 16:32, 24:48]
+    torch.testing.assert_close(enlarged.roll((-down, -right), (2, 3)), middle)
 
 
 def test_stages_before_the_last_are_multiples_of_the_stride() -> None:

@@ -120,12 +120,12 @@ def classify_plane(
 ) -> Tensor:
     """Predicted classes at the points of a plane, rows×columns, the lowest row first."""
     up_grid, across_grid = torch.meshgrid(offsets, offsets, indexing="ij")
-    up_batches = up_grid.flatten().to(image.device).split(PLANE_BATCH_SIZE)
-    across_batches = across_grid.flatten().to(image.device).split(PLANE_BATCH_SIZE)
+    up_batches = up_grid.reshape(-1, 1, 1, 1).to(image.device).split(PLANE_BATCH_SIZE)
+    across_batches = across_grid.reshape(-1, 1, 1, 1).to(image.device).split(PLANE_BATCH_SIZE)
+
     classes: list[Tensor] = []
     for across, up in zip(across_batches, up_batches, strict=True):
-        across_change = across.view(-1, 1, 1, 1) * across_direction
-        up_change = up.view(-1, 1, 1, 1) * up_direction
-        points = (image + across_change + up_change).clamp(0, 1)
-        classes.append(model.run(points, ["logits"])["logits"].argmax(1))
+        points = image + across * across_direction + up * up_direction
+        logits = model.run(points.clamp(0, 1), ["logits"])["logits"]
+        classes.append(logits.argmax(1))
     return torch.cat(classes).view(len(offsets), len(offsets)).cpu()

@@ -80,7 +80,8 @@ class AttackOutcome:
 
     def compute_display_factor(self) -> float:
         """The factor that makes the largest change of the first image half of the range."""
-        largest_change = float((self.changed_image[0] - self.image[0]).abs().max())
+        change = self.changed_image[0] - self.image[0]
+        largest_change = float(change.abs().max())
         return 0.5 / max(largest_change, 1e-6)
 
     def describe_outcome(self) -> str:
@@ -257,4 +258,5 @@ def render_accuracy_curve(outcome: AttackOutcome, curve: AccuracyCurve) -> tuple
 def format_predicted_class(model: Model, logits: Tensor) -> str:
     """The predicted class and its probability: "tench (98 %)"."""
     probability, index = logits.softmax(0).max(0)
-    return f"{model.labels[int(index)]} ({float(probability):.0%})"
+    label = model.labels[int(index)]
+    return f"{label} ({float(probability):.0%})"

@@ -96,16 +96,19 @@ def transfer(
 
 def add_equal_noise(image: Tensor, changed_image: Tensor, seed: int) -> Tensor:
     """The image with noise: at each pixel value the magnitude of the change, with a random sign."""
-    uniform = torch.rand(image.shape, generator=torch.Generator().manual_seed(seed))
-    signs = uniform.to(image.device).sub(0.5).sign()
-    return (image + signs * (changed_image - image).abs()).clamp(0, 1)
+    generator = torch.Generator().manual_seed(seed)
+    uniform = torch.rand(image.shape, generator=generator).to(image.device)
+    signs = (uniform - 0.5).sign()
+    magnitudes = (changed_image - image).abs()
+    return (image + signs * magnitudes).clamp(0, 1)
 
 
 @torch.no_grad()
 def measure_changed_share(model: Model, image: Tensor, clean_classes: Tensor) -> float:
     """The share of images for which the network no longer predicts the clean class."""
-    predicted = model.run(image, ["logits"])["logits"].argmax(1)
-    return float((predicted != clean_classes).float().mean())
+    logits = model.run(image, ["logits"])["logits"]
+    is_changed = logits.argmax(1) != clean_classes
+    return float(is_changed.float().mean())
 
 
 def number_duplicate_names(names: list[str]) -> list[str]:

@@ -130,8 +130,10 @@ def measure_perturbation_success(
 ) -> float:
     """The share of images that reach the goal when the change is added."""
     goal = make_universal_goal(model, image, target)
-    logits = model.run((image + change).clamp(0, 1), ["logits"])["logits"]
-    return float(goal.is_reached(logits).float().mean())
+    changed_image = (image + change).clamp(0, 1)
+    logits = model.run(changed_image, ["logits"])["logits"]
+    is_reached = goal.is_reached(logits)
+    return float(is_reached.float().mean())
 
 
 def describe_perturbation(

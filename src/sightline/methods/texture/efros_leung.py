@@ -78,8 +78,10 @@ def grow_texture(
 def extract_windows(exemplar: Tensor, window: int) -> tuple[Tensor, Tensor]:
     """All windows inside the exemplar as rows, n×3w², and the colors in their middle, 3×n."""
     windows = F.unfold(exemplar[None], window)[0].T.contiguous()
+
     pixel_count = window * window
-    center_colors = windows.view(-1, 3, pixel_count)[:, :, pixel_count // 2].T
+    pixels = windows.view(-1, 3, pixel_count)
+    center_colors = pixels[:, :, pixel_count // 2].T
     return windows, center_colors
 
 
@@ -129,11 +131,16 @@ def select_ring_pixels(known: Tensor, tileable: bool, generator: torch.Generator
     """Unknown pixels beside known ones, in random order, no two of them direct neighbors: n×2."""
     padded = pad_texture(known[None, None].float(), 1, tileable)
     is_near_known = F.max_pool2d(padded, 3, stride=1)[0, 0] > 0
-    ring = (is_near_known & ~known).nonzero()
-    # One colour of a chessboard, drawn at random, unless the ring has only pixels of the other.
-    is_selected = (ring.sum(1) + draw_integer(2, generator)) % 2 == 0
+    is_in_ring = is_near_known & ~known
+    ring = is_in_ring.nonzero()
+
+    # One color of a chessboard, drawn at random, unless the ring has only pixels of the other.
+    parity = draw_integer(2, generator)
+    is_selected = (ring.sum(1) + parity) % 2 == 0
     selected = ring[is_selected] if bool(is_selected.any()) else ring
-    return selected[torch.randperm(len(selected), generator=generator)]
+
+    order = torch.randperm(len(selected), generator=generator)
+    return selected[order]
 
 
 def pad_texture(image: Tensor, radius: int, tileable: bool) -> Tensor:
@@ -179,7 +186,9 @@ def sample_window_match(distance: Tensor, generator: torch.Generator) -> tuple[T
     counts = is_candidate.sum(1)
     candidate_columns = is_candidate.nonzero()[:, 1]  # row after row
     first_of_row = counts.cumsum(0) - counts
+
     uniform = torch.rand(len(counts), generator=generator, dtype=torch.float64)
     index_in_row = (uniform * counts).long().clamp_max(counts - 1)
     choice = candidate_columns[first_of_row + index_in_row]
-    return choice, distance.gather(1, choice[:, None])[:, 0]
+    chosen_distance = distance.gather(1, choice[:, None])[:, 0]
+    return choice, chosen_distance

@@ -20,12 +20,15 @@ def measure_copy_rate(
     At most `max_patches` of them are compared, evenly spread.
     """
     side = min(side, *picture.shape[-2:], *exemplar.shape[-2:])
-    patches = picture.unfold(1, side, side).unfold(2, side, side).flatten(1, 2).transpose(0, 1)
+    patch_grid = picture.unfold(1, side, side).unfold(2, side, side)
+    patches = patch_grid.flatten(1, 2).transpose(0, 1)
     patch_count = min(max_patches, len(patches))
     indices = torch.linspace(0, len(patches) - 1, patch_count).round().long()
+
     matcher = BlockMatcher(exemplar)
     weight = torch.ones(side, side)
     max_distance = 3 * (side * COPY_THRESHOLD) ** 2
+
     copied_count = 0
     for patch in patches[indices]:
         distance = float(matcher.measure_distances(patch, weight).min())

@@ -95,10 +95,15 @@ def plan_texture_stages(request: TextureRequest) -> list[Stage]:
     Raises SightlineError where the exemplar has fewer than two positions in the deepest layer.
     """
     stride = find_texture_stride(request)
-    size_ratio = min(request.size) / min(request.exemplar.shape[-2:])
-    min_side = max(FIRST_EXEMPLAR_SIDE, round(FIRST_EXEMPLAR_SIDE * size_ratio))
+    exemplar_side = min(request.exemplar.shape[-2:])
+    size_ratio = min(request.size) / exemplar_side
+    first_side = round(FIRST_EXEMPLAR_SIDE * size_ratio)
+    min_side = max(FIRST_EXEMPLAR_SIDE, first_side)
+
     stages = plan_stages(request.size, request.steps, min_side=min_side)
-    return align_stages_to_stride(stages, stride) if request.tileable else stages
+    if request.tileable:
+        return align_stages_to_stride(stages, stride)
+    return stages
 
 
 def make_texture_objective(
@@ -169,7 +174,8 @@ def align_stages_to_stride(plan: Sequence[Stage], stride: int) -> list[Stage]:
 
 def round_to_multiple(length: int, stride: int) -> int:
     """The multiple of the stride nearest to a length, at least twice the stride."""
-    return max(2, round(length / stride)) * stride
+    stride_count = max(2, round(length / stride))
+    return stride_count * stride
 
 
 def make_torus_enlarger(generator: torch.Generator) -> Callable[[Tensor, ImageSize], Tensor]:

@@ -135,8 +135,9 @@ class PatchMatch:
 
     def measure_error(self, field: Tensor, picture: Tensor) -> Tensor:
         """Mean squared difference between the output's patches and their matches."""
+        patches = self.extract_patches(picture)
         matches = self.table[field.flatten()]
-        return (self.extract_patches(picture) - matches).square().mean()
+        return (patches - matches).square().mean()
 
     def improve_field(
         self, field: Tensor, picture: Tensor, sweeps: int = 3

@@ -42,15 +42,20 @@ class BlockMatcher:
         self.picture = picture.double()
         self.size = picture.shape[-2:]
         self.spectrum = torch.fft.rfft2(self.picture)
-        self.squares_spectrum = torch.fft.rfft2(self.picture.square().sum(0))
+        squares = self.picture.square().sum(0)
+        self.squares_spectrum = torch.fft.rfft2(squares)
 
     def correlate_kernel(self, spectrum: Tensor, kernel: Tensor) -> Tensor:
         """Σ picture·kernel at all positions where the kernel lies inside the picture."""
         kernel_spectrum = torch.fft.rfft2(kernel, s=self.size)
-        correlation = torch.fft.irfft2(spectrum * kernel_spectrum.conj(), s=self.size)
-        rows = self.size[0] - kernel.shape[-2] + 1
-        columns = self.size[1] - kernel.shape[-1] + 1
-        return correlation[..., :rows, :columns]
+        product = spectrum * kernel_spectrum.conj()
+        correlation = torch.fft.irfft2(product, s=self.size)
+
+        height, width = self.size
+        kernel_height, kernel_width = kernel.shape[-2:]
+        row_count = height - kernel_height + 1
+        column_count = width - kernel_width + 1
+        return correlation[..., :row_count, :column_count]
 
     def measure_distances(self, block: Tensor, weight: Tensor) -> Tensor:
         """Σ weight·(block − picture)² over a block C×b×c with weights b×c: (h−b+1)×(w−c+1)."""
@@ -189,8 +194,11 @@ def draw_block_index(distance: Tensor, tolerance: float, generator: torch.Genera
     """The flat index of one of the positions whose distance is within the tolerance."""
     flat = distance.flatten()
     max_distance = flat.min() * (1 + tolerance) + 1e-9
-    candidates = (flat <= max_distance).nonzero().squeeze(1)
-    return int(candidates[torch.randint(len(candidates), (1,), generator=generator)])
+    is_candidate = flat <= max_distance
+    candidates = is_candidate.nonzero().squeeze(1)
+
+    choice = torch.randint(len(candidates), (1,), generator=generator)
+    return int(candidates[choice])
 
 
 def cut_overlaps(
@@ -213,10 +221,12 @@ def cut_overlaps(
             continue
         # Turn the block so that this overlap lies on the left, cut, and turn the result back.
         turned = error.rot90(-turns)
-        path = find_minimum_cut(turned[:, :overlap])
-        is_left_of_cut = torch.arange(len(error)) < path[:, None]
+        path = find_minimum_cut(turned[:, :overlap])[:, None]
+        is_left_of_cut = torch.arange(len(error)) < path
         keep_existing |= is_left_of_cut.rot90(turns)
-        costs.append(float(turned.gather(1, path[:, None]).mean()))
+
+        path_errors = turned.gather(1, path)
+        costs.append(float(path_errors.mean()))
     return keep_existing, costs
 
 
@@ -226,7 +236,7 @@ def find_minimum_cut(error: Tensor) -> Tensor:
     Gives for each row the column of the path with the smallest sum; from row to row the path
     moves by at most one column.
     """
-    path_costs = error[0]
+    path_costs = error[0]  # of the cheapest path to each column
     steps: list[Tensor] = []
     infinite = torch.full((1,), torch.inf, dtype=error.dtype)
     for row_error in error[1:]:
@@ -293,6 +303,8 @@ def rank_luminance(picture: Tensor) -> Tensor:
     weights = torch.tensor(LUMINANCE_WEIGHTS).view(3, 1, 1)
     luminance = (picture * weights).sum(0, keepdim=True)
     blurred = blur_image(luminance[None], 1.0)[0]
+
+    # The middle of the ranks of equal values.
     ordered = blurred.flatten().sort().values
     below = torch.searchsorted(ordered, blurred)
     not_above = torch.searchsorted(ordered, blurred, right=True)

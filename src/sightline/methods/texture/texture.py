@@ -282,7 +282,11 @@ def render_comparison_row(exemplars: Tensor, guide: Tensor | None, pictures: Ten
 def pad_to_same_height(*pictures: Tensor) -> list[Tensor]:
     """Pads pictures N×3×H×W with white below, so that placing them in a row rescales none."""
     height = max(picture.shape[2] for picture in pictures)
-    return [pad(picture, (0, 0, 0, height - picture.shape[2]), value=1.0) for picture in pictures]
+    padded: list[Tensor] = []
+    for picture in pictures:
+        missing_rows = height - picture.shape[2]
+        padded.append(pad(picture, (0, 0, 0, missing_rows), value=1.0))
+    return padded
 
 
 def describe_texture(

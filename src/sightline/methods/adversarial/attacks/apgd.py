@@ -36,7 +36,8 @@ class AscentState:
 
     def select_images(self, keep: Tensor) -> "AscentState":
         """The state of the images that `keep` marks."""
-        return AscentState(*(getattr(self, field.name)[keep] for field in fields(self)))
+        selected = [getattr(self, field.name)[keep] for field in fields(self)]
+        return AscentState(*selected)
 
     def propose_image(self, norm_ball: NormBall, is_first: bool) -> Tensor:
         """The next image: a projected step, then α of it and 1 − α of the previous move."""

@@ -102,7 +102,8 @@ def select_class_scores(logits: Tensor, class_indices: Tensor) -> Tensor:
 
 def find_best_other_scores(logits: Tensor, class_indices: Tensor) -> Tensor:
     """Each image's best score of any other class, N."""
-    return logits.scatter(1, class_indices[:, None], -torch.inf).amax(1)
+    other_logits = logits.scatter(1, class_indices[:, None], -torch.inf)
+    return other_logits.amax(1)
 
 
 # ── a run ──
@@ -162,7 +163,8 @@ class AttackRun:
     @torch.no_grad()
     def is_fooled(self, image: Tensor, rows: Tensor) -> Tensor:
         """Whether each image reaches its goal, N."""
-        return self.goal.select_images(rows).is_reached(self.compute_logits(image))
+        logits = self.compute_logits(image)
+        return self.goal.select_images(rows).is_reached(logits)
 
     def is_fooled_after_rounding(self, image: Tensor, rows: Tensor, logits: Tensor) -> Tensor:
         """Whether each image, with these logits, reaches its goal as it is and in 8 bits, N."""

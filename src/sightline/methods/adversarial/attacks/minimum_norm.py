@@ -166,7 +166,8 @@ def run_fmn(run: AttackRun, center: Tensor, norm: Norm, steps: int) -> Tensor:
 
 def anneal_by_cosine(first: float, last: float, progress: float) -> float:
     """Cosine annealing from `first` at progress 0 to `last` at progress 1."""
-    return last + (first - last) * (1 + math.cos(math.pi * progress)) / 2
+    wave = math.cos(math.pi * progress)
+    return last + (first - last) * (1 + wave) / 2
 
 
 # ── back to the boundary ──

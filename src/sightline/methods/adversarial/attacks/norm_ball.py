@@ -71,7 +71,8 @@ def reshape_per_image(numbers: Tensor) -> Tensor:
 
 def keep_feasible_gradient(gradient: Tensor, image: Tensor) -> Tensor:
     """Zeroes the gradient where following it would leave [0, 1]: up at 1, down at 0."""
-    return gradient * torch.where(gradient > 0, image < 1, image > 0)
+    has_room = torch.where(gradient > 0, image < 1, image > 0)
+    return gradient * has_room
 
 
 def compute_image_norms(offset: Tensor, norm: Norm) -> Tensor:

@@ -57,7 +57,8 @@ def optimize_universal_change(
 
 def anneal_step_size(index: int, steps: int) -> float:
     """Cosine annealing from 1 in the first step towards 0 after the last."""
-    return (1 + math.cos(math.pi * index / steps)) / 2
+    wave = math.cos(math.pi * index / steps)
+    return (1 + wave) / 2
 
 
 # ── patches ──
