@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALL := VIRTUAL_ENV=$(CURDIR)/$(VENV) $(BIN)/uv pip install --quiet --compile-bytecode
 COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-emit-index-url --no-header --generate-hashes pyproject.toml
 
-.PHONY: setup tour test cluster-test check lint types lock gallery bench-setup clean
+.PHONY: setup tour test cluster-test check lint types declarations lock gallery bench-setup clean
 
 setup: $(VENV)/.setup
 tour: $(VENV)/.setup
@@ -25,6 +25,10 @@ lint: $(VENV)/.setup-test
 
 types: $(VENV)/.setup-test
 	@$(BIN)/pyright
+
+# What `--help` reads in place of the methods: to be made again when a declaration changes.
+declarations: $(VENV)/.setup
+	@$(BIN)/python -m sightline.app.cli.declarations
 
 # Makes the pictures of the README again.
 gallery: $(VENV)/.setup

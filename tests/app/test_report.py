@@ -17,7 +17,7 @@ from torch import Tensor
 import sightline as sl
 from sightline.app import report as tour
 from sightline.app.cli.main import main, make_app
-from sightline.app.cli.parameters import unwrap_single_item
+from sightline.app.cli.options import unwrap_single_item
 from sightline.app.report import TourReport
 from sightline.images import io as images
 from sightline.methods import load_methods
@@ -323,7 +323,7 @@ def test_commands_parse_to_the_knobs_of_their_section(report: Report) -> None:
         bound.apply_defaults()
         assert (name, command.__name__) == ("sightline", done.method.name)
         told = {
-            name: unwrap_single_item(done.method.parameters[name], value)
+            name: unwrap_single_item(done.method.parameters[name].type, value)
             for name, value in bound.arguments.items()
             if name in done.method.parameters
         }
@@ -357,7 +357,7 @@ def test_every_knob_can_be_told_to_a_command(method: Method, report: Report) -> 
     _, *words = shlex.split(report.tour.format_command(method, knobs, 3))
     _, bound, _ = make_app().parse_args(words, exit_on_error=False, print_error=False)
     for name, told in knobs.items():
-        found = unwrap_single_item(method.parameters[name], bound.arguments[name])
+        found = unwrap_single_item(method.parameters[name].type, bound.arguments[name])
         assert found == told or str(found) == told or found == (told,), name
 
 
@@ -476,14 +476,49 @@ def test_a_method_that_refuses_becomes_a_note(
 
 
 def test_a_bug_is_not_hidden(
-    tiny: sl.Model, photo: Tensor, tmp_path: Path, brief: dict[str, Method]
+    place: Path,
+    brief: dict[str, Method],
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    brief["saliency"] = replace(brief["saliency"], function=fails_with(ZeroDivisionError()))
-    with pytest.raises(ZeroDivisionError):
-        TourReport(tiny, photo, source="photo.png", quick=True).write_report(tmp_path, silent)
-    assert "The run was interrupted" in (tmp_path / "index.html").read_text(encoding="utf-8"), (
-        "what was finished is shown"
-    )
+    caplog.set_level("DEBUG", logger="sightline.app.report")
+    error = ZeroDivisionError("of <nothing>\nby nothing")
+    brief["saliency"] = replace(brief["saliency"], function=fails_with(error))
+    assert main(["tour", "photo.png", "--quick", "--size", "32", "--out", "report"]) == 1
+
+    reason = "ZeroDivisionError: of <nothing>"
+    printed = capsys.readouterr()
+    assert printed.out == "report/index.html\n"
+    assert printed.err == f"sightline: 1 section failed: saliency ({reason})\n"
+    page = Page(Path("report/index.html").read_text(encoding="utf-8")).root
+    sections = {section.attributes["id"]: section for section in page.all("section")}
+    expected = [name for name in RUNS if name.rsplit("-", 1)[0] in brief]
+    assert list(sections) == expected, "the report goes on after a failure"
+    assert f"This section failed: {reason}." in sections["saliency"].words()
+    assert "unexpected error: Saliency" in page.words()
+    assert "interrupted" not in page.words()
+    assert not Path("report/saliency").exists()
+    recipe = json.loads(Path("report/recipe.json").read_text(encoding="utf-8"))
+    assert recipe["sections"]["saliency"] == {"failed": reason}
+    (record,) = [item for item in caplog.records if item.exc_info]
+    assert record.exc_info
+    assert record.exc_info[1] is error
+
+
+def test_a_failed_evaluation_keeps_the_picture(
+    tiny: sl.Model,
+    photo: Tensor,
+    tmp_path: Path,
+    brief: dict[str, Method],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(tour, "summarize_trust", fails_with(ZeroDivisionError()))
+    done = reported(tmp_path, TourReport(tiny, photo, source="photo.png", quick=True))
+    assert "This section failed: ZeroDivisionError." in done.sections["saliency"].words()
+    assert done.sections["saliency"].all("img")
+    assert (tmp_path / "saliency" / "saliency.png").is_file()
+    with pytest.raises(sl.SightlineError, match=r"1 section failed: saliency \(ZeroDivisionError"):
+        done.tour.check_failures()
 
 
 @pytest.mark.usefixtures("brief")
@@ -596,7 +631,7 @@ def test_a_folder_is_what_neighbours_are_sought_in(
         tmp_path / "report",
         TourReport(tiny, photo, source="photo.png", quick=True, dataset_folder=str(folder)),
     )
-    assert "look at the 12 images of photos." in done.page.words()
+    assert "use the 12 images of photos." in done.page.words()
     assert done.tour.sections[1].result
     assert "of 12 images" in done.sections["neighbors"].words()
     assert f"--folder {folder}" in done.tour.sections[1].command
@@ -614,7 +649,7 @@ def test_of_a_large_folder_some_are_drawn_evenly(
             tmp_path / name,
             TourReport(tiny, photo, source="photo.png", quick=True, dataset_folder=str(folder)),
         )
-        assert "look at 4 of the 13 images of photos, evenly drawn." in done.page.words()
+        assert "use 4 of the 13 images of photos, evenly drawn." in done.page.words()
     (scanned,) = (tmp_path / "cache" / "sightline" / "scans").iterdir()
     found = sl.Scan.open(scanned)
     assert [Path(path).name for path in found.paths] == ["000.png", "008.png", "003.png", "011.png"]

@@ -17,15 +17,16 @@ from cyclopts import CycloptsError
 from helpers import smooth
 
 import sightline as sl
+from sightline.app.cli import execution, general, progress
 from sightline.app.cli import methods as commands
-from sightline.app.cli import progress
-from sightline.app.cli.main import GENERAL_COMMANDS, main, make_app, read_method_summaries
+from sightline.app.cli.declarations import read_method_declarations
+from sightline.app.cli.main import GENERAL_COMMANDS, main, make_app
 from sightline.images import io as images
 from sightline.methods import load_methods
 from sightline.models.zoo import load as zoo
 from sightline.models.zoo import reload as recipe
 
-SMALL = ("sightnet", "photo.png", "--size", "64")
+SMALL = ("photo.png", "--size", "64")
 
 
 @dataclass(frozen=True)
@@ -80,8 +81,8 @@ def networks_once() -> Iterator[None]:
     def load(name: str = "sightnet", **given: Any) -> sl.Model:
         return ready if name == "sightnet" and not any(given.values()) else read(name, **given)
 
-    patch.setattr(commands, "load", load)
-    patch.setattr(recipe, "load", load)
+    for module in (zoo, recipe, execution):
+        patch.setattr(module, "load", load)
     yield
     patch.undo()
 
@@ -98,18 +99,36 @@ def contents(folder: Path) -> dict[str, bytes]:
 # ── help ──
 
 
-def test_help_and_version_wait_for_no_heavy_part() -> None:
+HEAVY_MODULES = ("torch", "torchvision", "timm", "numpy", "PIL", "matplotlib", "skimage", "jinja2")
+LIGHT_COMMANDS = [
+    ["--help"],
+    ["--version"],
+    ["samples"],
+    ["models"],
+    ["models", "resnet", "--json"],
+    *[[name, "--help"] for name in (*GENERAL_COMMANDS, *read_method_declarations())],
+]
+
+
+def test_help_and_lists_import_no_heavy_module() -> None:
     script = (
-        "import sys, resource; from sightline.app.cli.main import main; print(main(['--help']), main(['--version'])); "
-        "heavy = {'torch', 'torchvision', 'timm', 'numpy', 'PIL', 'matplotlib', 'skimage', 'jinja2'} & set(sys.modules); "
-        "print(sorted(heavy), resource.getrusage(resource.RUSAGE_SELF).ru_utime < 2)"
+        "import json, sys\n"
+        "from sightline.app.cli.main import main\n"
+        "commands, heavy = json.loads(sys.argv[1])\n"
+        "for words in commands:\n"
+        "    status = main(words)\n"
+        "    imported = sorted(set(heavy) & set(sys.modules))\n"
+        "    print(json.dumps([words, status, imported]), file=sys.stderr)\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", script], capture_output=True, text=True, check=True
+    argument = json.dumps([LIGHT_COMMANDS, HEAVY_MODULES])
+    completed = subprocess.run(
+        [sys.executable, "-W", "error", "-c", script, argument],
+        capture_output=True,
+        text=True,
+        check=True,
     )
-    assert done.stdout.splitlines()[-1] == "[] True"
-    assert "0 0" in done.stdout.splitlines()
-    assert done.stderr == ""
+    reports = [json.loads(line) for line in completed.stderr.splitlines()]
+    assert reports == [[words, 0, []] for words in LIGHT_COMMANDS]
 
 
 def test_the_installed_command(tmp_path: Path) -> None:
@@ -128,17 +147,11 @@ def test_help_lists_every_command_with_its_summary(run: Run) -> None:
     assert all(name in shown.out for name in (*GENERAL_COMMANDS, *load_methods()))
 
 
-def test_summaries_are_read_without_importing() -> None:
-    assert read_method_summaries() == {
-        name: method.summary for name, method in load_methods().items()
-    }
-
-
 @pytest.mark.parametrize("name", GENERAL_COMMANDS)
 def test_faces_have_help_and_the_summary_they_announce(name: str, run: Run) -> None:
     shown = run(name, "--help")
     assert shown.code == 0
-    assert (getattr(commands, name).__doc__ or "").split("\n")[0] == GENERAL_COMMANDS[name]
+    assert (getattr(general, name).__doc__ or "").split("\n")[0] == GENERAL_COMMANDS[name]
 
 
 def test_commands_are_not_made_up() -> None:
@@ -158,10 +171,10 @@ def test_commands_are_not_made_up() -> None:
         (("occlusion", *SMALL, "--window", "many"), "--window"),
         (("guided", *SMALL, "--rule", "guidd"), 'Did you mean "guided"'),
         (("filters", "sightnet", "--layer"), "--layer"),
-        (("saliency", "sightnet", "photo.png", "other.png"), "other.png"),
-        (("saliency", "sightnet", "photo.png", "--size", "0"), "--size"),
-        (("saliency", "sightnet", "photo.png", "--size", "-5"), "--size"),
-        (("saliency", "sightnet", "photo.png", "--size", "100000"), "--size"),
+        (("saliency", "photo.png", "other.png"), "other.png"),
+        (("saliency", "photo.png", "--size", "0"), "--size"),
+        (("saliency", "photo.png", "--size", "-5"), "--size"),
+        (("saliency", "photo.png", "--size", "100000"), "--size"),
         (("again",), "RECIPE"),
         (("tour", "--callback", "print"), "--callback"),
         (("synthesis", "--callback", "print"), "--callback"),
@@ -202,15 +215,15 @@ REFUSED: dict[tuple[str, ...], str] = {
     ("saliency", *SMALL, "--label", "churhc"): "no label named 'churhc'; did you mean church?",
     ("saliency", *SMALL, "--label", "99"): "label is 99; sightnet has classes 0 to 9",
     ("saliency", *SMALL, "--label", "-1"): "label is -1; sightnet has classes 0 to 9",
-    ("saliency", "sightnet", "note.jpg"): "note.jpg: not an image in a known format",
-    ("saliency", "sightnet", "empty.png"): "empty.png: an empty file",
-    ("saliency", "sightnet", "folder"): "folder: a folder, not an image file",
-    ("saliency", "sightnet", "phto.png"): "phto.png: no such file; did you mean photo.png?",
-    ("saliency", "sightnet", "no/such.png"): "such.png: no such file; there is no folder no",
-    ("saliency", "sightnet", "a\nb.png"): r"a\nb.png: no such file",
+    ("saliency", "note.jpg"): "note.jpg: not an image in a known format",
+    ("saliency", "empty.png"): "empty.png: an empty file",
+    ("saliency", "folder"): "folder: a folder, not an image file",
+    ("saliency", "phto.png"): "phto.png: no such file; did you mean photo.png?",
+    ("saliency", "no/such.png"): "such.png: no such file; there is no folder no",
+    ("saliency", "a\nb.png"): r"a\nb.png: no such file",
     ("occlusion", *SMALL, "--window", "65"): "window is 65; it must lie between 1 and 64",
     ("occlusion", *SMALL, "--fill", "nan"): "fill is nan",
-    ("gradcam", *SMALL, "--layer", "logits"): "the logits have no places",
+    ("gradcam", *SMALL, "--layer", "logits"): "the logits have no positions in the image",
     (
         "guided",
         *SMALL,
@@ -259,16 +272,15 @@ REFUSED: dict[tuple[str, ...], str] = {
         "--side",
         "8192",
     ): "GB, more than memory=4; raise memory",
-    ("synthesis", "sightnet", "ostrich"): "no label named 'ostrich'",
-    ("synthesis", "sightnet", "channel('conv9_1', 3)"): "no layer named 'conv9_1'",
-    ("synthesis", "sightnet", "logit("): "can't be read",
-    ("synthesis", "sightnet", "chanel('conv1', 3)"): "chanel",
+    ("synthesis", "ostrich"): "no label named 'ostrich'",
+    ("synthesis", "channel('conv9_1', 3)"): "no layer named 'conv9_1'",
+    ("synthesis", "logit("): "can't be read",
+    ("synthesis", "chanel('conv1', 3)"): "chanel",
     (
         "synthesis",
-        "sightnet",
         "--blur",
         "1",
-    ): "blur works on pixels, but start='fourier' moves a spectrum",
+    ): "blur works on pixels, but start='fourier' optimizes a spectrum",
     ("tour", "phto.png"): "phto.png: no such file; did you mean photo.png?",
     ("tour", "photo.png", "--label", "ostrich"): "no label named 'ostrich'",
     ("tour", "photo.png", "--model", "resnet5O"): "did you mean resnet50?",
@@ -314,9 +326,10 @@ def test_refuses_a_place_that_cannot_be_written(
     if words[0] == "again":
         assert run("filters", "sightnet", "--k", "2", "--out", "first").code == 0
         words, before = ("again", "first/recipe.json"), contents(place)
-    monkeypatch.setattr(
-        commands, "load", lambda *_, **__: pytest.fail("the work began before the place was tried")
-    )
+    for module in (zoo, recipe, execution):
+        monkeypatch.setattr(
+            module, "load", lambda *_, **__: pytest.fail("loaded before the folder was checked")
+        )
     ran = run(*words, "--out", out)
     assert (ran.code, ran.out, ran.err.count("\n")) == (1, "", 1)
     assert "can't write" in ran.err
@@ -332,7 +345,7 @@ def test_refuses_a_place_that_cannot_be_written(
         ("predictions", *SMALL, "--k", "3"),
         ("filters", "sightnet", "--k", "4"),
         ("occlusion", *SMALL, "--window", "32", "--stride", "32"),
-        ("synthesis", "sightnet", "3", "--steps", "2", "--size", "32", "--quiet"),
+        ("synthesis", "3", "--steps", "2", "--size", "32", "--quiet"),
     ],
     ids=lambda words: words[0],
 )
@@ -360,7 +373,7 @@ def test_prints_captions_and_pictures(run: Run) -> None:
 
 
 def test_prints_the_page_to_browse(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    commands.save_and_print_result(
+    execution.save_and_print_result(
         sl.Result({}, {}, {"map": "A map."}, pages={"map": "<p>"}), tmp_path, as_json=False
     )
     assert capsys.readouterr().out == f"A map.\n{tmp_path / 'map.html'}\n"
@@ -390,13 +403,13 @@ def test_several_labels_become_an_axis(run: Run) -> None:
 
 
 def test_samples_stand_for_files_unless_there_is_one(run: Run) -> None:
-    assert run("saliency", "sightnet", "chelsea", "--size", "32").code == 0
+    assert run("saliency", "chelsea", "--size", "32").code == 0
     shutil.copy("note.jpg", "chelsea")
-    assert "chelsea: not an image" in run("saliency", "sightnet", "chelsea", "--size", "32").err
+    assert "chelsea: not an image" in run("saliency", "chelsea", "--size", "32").err
 
 
 def test_quiet_is_quiet(run: Run) -> None:
-    ran = run("synthesis", "sightnet", "3", "--steps", "2", "--size", "32", "--quiet")
+    ran = run("synthesis", "3", "--steps", "2", "--size", "32", "--quiet")
     assert (ran.code, ran.err) == (0, "")
 
 
@@ -436,7 +449,6 @@ def test_samples(run: Run) -> None:
         ("adversarial", *SMALL, "--steps", "2"),
         (
             "synthesis",
-            "sightnet",
             "logit('church') - 0.1 * tv()",
             "--steps",
             "2",
@@ -469,13 +481,13 @@ def test_again_refuses_another_image(run: Run) -> None:
 
 @pytest.mark.parametrize("option", [("--window", "8.5"), ("--window", "eight")])
 def test_whole_numbers_are_not_rounded(run: Run, option: tuple[str, str]) -> None:
-    ran = run("occlusion", "sightnet", "rocket", "--size", "32", *option)
+    ran = run("occlusion", "rocket", "--size", "32", *option)
     assert ran.code == 2
     assert "whole number" in ran.err + ran.out
 
 
 def test_a_label_that_looks_like_a_number(run: Run) -> None:
-    ran = run("saliency", "sightnet", "rocket", "--size", "32", "--label", "8.5")
+    ran = run("saliency", "rocket", "--size", "32", "--label", "8.5")
     assert (ran.code, "no label named '8.5'" in ran.err) == (1, True)
 
 
@@ -551,7 +563,6 @@ def test_ctrl_c_keeps_the_picture(
         patch.setattr(progress.StepProgressBar, "on_step", interrupted)
         ran = run(
             name,
-            "sightnet",
             *subject,
             *(("--octaves", "2") if name == "deepdream" else ("--steps", "9")),
             "--out",
@@ -579,7 +590,7 @@ def test_a_second_ctrl_c_insists(
         return False
 
     monkeypatch.setattr(progress.StepProgressBar, "on_step", interrupted)
-    ran = run("synthesis", "sightnet", "0", "--size", "32", "--steps", "9", "--out", "result")
+    ran = run("synthesis", "0", "--size", "32", "--steps", "9", "--out", "result")
     assert (ran.code, ran.out, ran.err.strip().splitlines()[-1]) == (
         130,
         "",
@@ -590,7 +601,7 @@ def test_a_second_ctrl_c_insists(
 
 @pytest.mark.parametrize(
     "words",
-    [("saliency", *SMALL), ("occlusion", *SMALL), ("synthesis", "sightnet", "0", "--size", "32")],
+    [("saliency", *SMALL), ("occlusion", *SMALL), ("synthesis", "0", "--size", "32")],
     ids=lambda words: words[0],
 )
 def test_ctrl_c_before_there_is_anything(
@@ -651,9 +662,11 @@ def test_no_warnings_on_a_common_path(run: Run) -> None:
 
 
 def test_parsing_loads_no_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(commands, "load", lambda *_, **__: pytest.fail("loaded"))
+    for module in (zoo, execution):
+        monkeypatch.setattr(module, "load", lambda *_, **__: pytest.fail("loaded"))
     command, bound, _ = make_app().parse_args(
-        ["adversarial", "resnet50", "cat.jpg", "--eps", "0.01", "--norm", "l2"], exit_on_error=False
+        ["adversarial", "cat.jpg", "--model", "resnet50", "--eps", "0.01", "--norm", "l2"],
+        exit_on_error=False,
     )
     assert (command.__name__, bound.arguments["eps"], bound.arguments["norm"]) == (
         "adversarial",

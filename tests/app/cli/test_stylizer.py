@@ -9,7 +9,7 @@ from helpers import smooth
 
 import sightline as sl
 from sightline.app.cli import stylizer as commands
-from sightline.app.cli.main import COMMAND_GROUPS, main
+from sightline.app.cli.main import STYLIZER_COMMANDS, main
 from sightline.generators.apply import restyle_images
 from sightline.generators.architectures.style import make_stylizer
 from sightline.generators.checkpoint import (
@@ -41,13 +41,11 @@ def names(folder: str) -> list[str]:
     return sorted(path.name for path in Path(folder).iterdir())
 
 
-@pytest.mark.parametrize("name", COMMAND_GROUPS["stylizer"][1])
+@pytest.mark.parametrize("name", STYLIZER_COMMANDS)
 def test_help_and_the_summaries_announced(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["stylizer", name, "--help"]) == 0
     assert capsys.readouterr().out
-    assert (getattr(commands, name).__doc__ or "").split("\n")[0] == COMMAND_GROUPS["stylizer"][1][
-        name
-    ]
+    assert (getattr(commands, name).__doc__ or "").split("\n")[0] == STYLIZER_COMMANDS[name]
 
 
 def test_apply_to_an_image(capsys: pytest.CaptureFixture[str]) -> None:

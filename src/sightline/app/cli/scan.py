@@ -8,10 +8,10 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from sightline.app.cli.methods import (
+from sightline.app.cli.options import (
     DeviceOption,
     JsonOption,
-    NetworkArgument,
+    NetworkOption,
     QuietOption,
     SizeOption,
     WeightsOption,
@@ -37,7 +37,7 @@ def scan(
     ] = None,
     /,
     *,
-    model: NetworkArgument = "sightnet",
+    model: NetworkOption = "sightnet",
     store: Annotated[
         Path | None, Parameter(help="Where it is kept; a folder in your cache by default.")
     ] = None,
@@ -69,7 +69,10 @@ def scan(
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> int:
-    """Passes a collection of images through a network once and keeps what it answers; goes on where an earlier pass ended."""
+    """Passes a dataset through a network once and stores its responses.
+
+    A scan that was stopped is resumed.
+    """
     network = load(model, weights=weights, device=device)
     with show_progress_bar("Scan", quiet=quiet) as bar:
 
@@ -113,7 +116,7 @@ def summarize_scan(finished_scan: Scan) -> str:
 
 
 def info(store: StoreArgument, /, *, as_json: JsonOption = False) -> int:
-    """Tells what a store holds."""
+    """Describes what a store holds."""
     from sightline.data.store.maintenance import summarize_store as facts_of
 
     told = facts_of(store)
@@ -139,7 +142,7 @@ def info(store: StoreArgument, /, *, as_json: JsonOption = False) -> int:
 
 
 def verify(store: StoreArgument, /, *, as_json: JsonOption = False) -> int:
-    """Reads a whole store and tells what is wrong with it."""
+    """Reads a whole store and reports what is damaged."""
     from sightline.data.store.maintenance import verify_store as wrong_with
 
     wrong = wrong_with(store)
@@ -153,7 +156,7 @@ def verify(store: StoreArgument, /, *, as_json: JsonOption = False) -> int:
 
 
 def compact(store: StoreArgument, /, *, as_json: JsonOption = False) -> int:
-    """Merges the pieces that a scan's commits left."""
+    """Merges the fragments that a scan's commits left."""
     from sightline.data.store.maintenance import compact_store as merge
 
     before, after = merge(store)

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter, validators
 
-from sightline.app.cli.methods import (
+from sightline.app.cli.options import (
     DeviceOption,
     JsonOption,
     QuietOption,
@@ -48,7 +48,7 @@ READABLE_VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v", ".gi
 
 POSITIVE_NUMBER = validators.Number(gt=0)
 
-StyleNetworkArgument = Annotated[
+StyleNetworkOption = Annotated[
     str, Parameter(help="A style network's file, or painters, which comes with Sightline.")
 ]
 
@@ -125,7 +125,7 @@ def train(
     ] = Path("out/stylizer"),
     quiet: QuietOption = False,
 ) -> int:
-    """Trains a style network on a folder of photographs; the same command goes on where it was stopped."""
+    """Trains a style network on a folder of photographs, or resumes its training."""
     pictures = [
         file for path in styles for file in (find_pictures_below(path) if path.is_dir() else [path])
     ]
@@ -199,7 +199,7 @@ def launch_fabric(accelerator: str, devices: int, nodes: int, precision: Any) ->
 
 
 def apply(
-    model: StyleNetworkArgument,
+    model: StyleNetworkOption,
     source: Annotated[
         str,
         Parameter(help="An image, a name of `sightline samples`, a folder of images, or a video."),
@@ -321,7 +321,7 @@ def restyle_folder(
 
 
 def export(
-    model: StyleNetworkArgument,
+    model: StyleNetworkOption,
     /,
     *,
     out: Annotated[Path, Parameter(help="The file to write.")] = Path("out/stylizer.onnx"),

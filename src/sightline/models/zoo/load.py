@@ -19,6 +19,7 @@ from sightline.models.zoo.builders import (
     build_timm_network,
     build_torchvision_network,
 )
+from sightline.models.zoo.names import list_network_names
 
 
 def load(
@@ -116,18 +117,6 @@ def _make_recipe(name: str, weights: str | None, options: dict[str, Any]) -> dic
     return recipe
 
 
-def list_network_names() -> dict[str, list[str]]:
-    """Every name that `load` takes, by the library it comes from."""
-    import timm
-    import torchvision
-
-    return {
-        "sightline": ["sightnet"],
-        "torchvision": torchvision.models.list_models(module=torchvision.models),
-        "timm": timm.list_models(),
-    }
-
-
 def find_network_builder(name: str) -> NetworkBuilder:
     """The builder of the library that has this network.
 
@@ -142,11 +131,12 @@ def find_network_builder(name: str) -> NetworkBuilder:
     # torchvision comes first: importing timm takes seconds.
     if name in models.list_models(module=models):
         return build_torchvision_network
-    names = list_network_names()
+    import timm
+
     architecture = name.split(".", maxsplit=1)[0]  # timm's names may go on with .TRAINING
-    if architecture in names["timm"]:
+    if architecture in timm.list_models():
         return build_timm_network
-    candidates = [candidate for library in names.values() for candidate in library]
+    candidates = [candidate for names in list_network_names().values() for candidate in names]
     raise make_unknown_name_error("network", name, candidates)
 
 

@@ -1,0 +1,155 @@
+"""The options of the command line: those that commands share, and those made from parameters."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import NoneType
+from typing import Annotated, Any, get_args, get_origin
+
+from cyclopts import Parameter, Token, validators
+
+from sightline.app.cli.declarations import ParameterDeclaration
+from sightline.errors import SightlineError
+
+
+class UsageError(SightlineError):
+    """A command that can't be understood. The exit status is 2."""
+
+
+# ── options that commands share ──
+
+NetworkOption = Annotated[
+    str,
+    Parameter(
+        help="The network: sightnet (the embedded one), a name of torchvision or timm, or "
+        "package.module:function."
+    ),
+]
+
+OptionalNetworkOption = Annotated[
+    str | None,
+    Parameter(
+        help="The network, as for every command. The network of --store by default, or sightnet "
+        "without a store."
+    ),
+]
+
+ImageArgument = Annotated[str, Parameter(help="An image file, or a name of `sightline samples`.")]
+
+OptionalImageArgument = Annotated[
+    str | None,
+    Parameter(help="An image file, or a name of `sightline samples`. rocket by default."),
+]
+
+WeightsOption = Annotated[
+    str | None,
+    Parameter(help='File with the weights of the network (safetensors, torch), or "random".'),
+]
+
+SizeOption = Annotated[
+    int | None,
+    Parameter(
+        help="Side in pixels, 16 to 4096, to which the image is resized; the network's own by "
+        "default.",
+        validator=validators.Number(gte=16, lte=4096),
+    ),
+]
+
+UncroppedOption = Annotated[
+    bool,
+    Parameter(
+        negative=(),
+        help="Use the whole image, its short side resized to --size, and not its central square.",
+    ),
+]
+
+DeviceOption = Annotated[str | None, Parameter(help="Where to run: cpu, cuda, cuda:1, mps.")]
+
+OutOption = Annotated[
+    Path | None, Parameter(help="Folder for pictures, numbers and recipe; out/COMMAND by default.")
+]
+
+JsonOption = Annotated[
+    bool, Parameter(name="--json", negative=(), help="Print values and file names as JSON.")
+]
+
+QuietOption = Annotated[bool, Parameter(negative=(), help="Show no progress bar.")]
+
+
+# ── options made from a method's parameters ──
+
+
+def make_option_annotation(declaration: ParameterDeclaration) -> Any:
+    """The type of a parameter's option, with its help text and the converter it needs."""
+    members = get_args(declaration.type) or (declaration.type,)
+    list_type = _find_list_type(declaration.type)
+    convert: Callable[[Any, Sequence[Token]], Any] | None = None
+    if list_type is not None:
+        if accepts_single_item(declaration.type):
+            convert = parse_list_option
+    elif int in members and float not in members:
+        convert = parse_whole_number
+
+    help_text = declaration.doc
+    if declaration.limits:
+        low, high = declaration.limits
+        help_text += f" From {low:g} to {high:g}."
+    parameter = Parameter(
+        help=help_text,
+        consume_multiple=list_type is not None,
+        negative=None if declaration.type is bool else (),
+        converter=convert,
+    )
+    option_type = declaration.type
+    if list_type is not None:
+        option_type = list_type | None if NoneType in members else list_type
+    return Annotated[option_type, parameter]
+
+
+def make_option_default(declaration: ParameterDeclaration) -> Any:
+    """The default of a parameter's option: a list where the option takes a list."""
+    default = declaration.default
+    takes_list = _find_list_type(declaration.type) is not None
+    if takes_list and not isinstance(default, (tuple, NoneType)):
+        return (default,)
+    return default
+
+
+def unwrap_single_item(kind: Any, value: Any) -> Any:
+    """The only item of a list, where a parameter of this type also takes an item by itself."""
+    if isinstance(value, tuple) and len(value) == 1 and accepts_single_item(kind):
+        return value[0]
+    return value
+
+
+def accepts_single_item(kind: Any) -> bool:
+    """Whether a type takes an item by itself beside a list, such as int | tuple[int, ...]."""
+    if get_origin(kind) is tuple:
+        return False
+    members = get_args(kind)
+    return any(get_origin(member) is not tuple and member is not NoneType for member in members)
+
+
+def parse_whole_number(kind: Any, tokens: Sequence[Token]) -> int | str:
+    """A whole number, or text where text is allowed. Cyclopts would round 8.5 to 8."""
+    text = tokens[0].value
+    if text.lstrip("+-").isdecimal():
+        return int(text)
+    if str in get_args(kind):
+        return text
+    raise ValueError(f"{text!r} is not a whole number")
+
+
+def parse_list_option(kind: Any, tokens: Sequence[Token]) -> tuple[int | str, ...]:
+    """The items of a list whose parameter also takes an item by itself."""
+    item_type = get_args(kind)[0]
+    if int not in (item_type, *get_args(item_type)):
+        return tuple(token.value for token in tokens)
+    return tuple(parse_whole_number(item_type, [token]) for token in tokens)
+
+
+def _find_list_type(kind: Any) -> Any:
+    """The tuple type in a parameter's type, None if it takes no list."""
+    for member in (kind, *get_args(kind)):
+        if get_origin(member) is tuple:
+            return member
+    return None
