@@ -29,6 +29,13 @@ def pictures(count: int = 2, height: int = 16, width: int = 19) -> Tensor:
     return torch.rand(count, 3, height, width, generator=torch.Generator().manual_seed(1))
 
 
+def starts_along(length: int, window: int, stride: int) -> list[int]:
+    """Multiples of the stride while a window fits, and the edge if none has come so far."""
+    starts = [start for start in range(length - window + 1) if start % stride == 0]
+    last_pixel = max(start + window - 1 for start in starts)
+    return starts if last_pixel == length - 1 else [*starts, length - window]
+
+
 def literal(
     net: nn.Module, image: Tensor, label: int, *, window: int, stride: int, fill: float
 ) -> np.ndarray:
@@ -40,18 +47,15 @@ def literal(
             return float(net((picture[None] - mean) / std)[0, label])
 
     rows = []
-    top = 0
-    while top + window <= image.shape[1]:
-        row, left = [], 0
-        while left + window <= image.shape[2]:
+    for top in starts_along(image.shape[1], window, stride):
+        row = []
+        for left in starts_along(image.shape[2], window, stride):
             covered = image.clone()
             for y in range(top, top + window):
                 for x in range(left, left + window):
                     covered[:, y, x] = fill
             row.append(score(image) - score(covered))
-            left += stride
         rows.append(row)
-        top += stride
     return np.array(rows)
 
 
@@ -91,7 +95,7 @@ def test_on_a_linear_network_it_is_the_weights_times_what_was_covered() -> None:
     for i, image in enumerate(pictures().double()):
         share = weight[3] * (image - 0.25)
         for r, top in enumerate((0, 5, 10)):
-            for c, left in enumerate((0, 5, 10)):
+            for c, left in enumerate((0, 5, 10, 13)):  # 10 + 6 < 19: a last one at the edge
                 assert found[i, r, c].item() == pytest.approx(
                     float(share[:, top : top + 6, left : left + 6].sum()), abs=1e-4
                 )
@@ -137,7 +141,10 @@ def test_a_pixel_has_the_mean_drop_of_the_windows_that_cover_it(window: int, str
         loaded(network()), pictures(), label=2, window=window, stride=stride
     ).values
     drop = values["drop"]
-    corners = [(stride * row, stride * column) for row, column in np.ndindex(*drop.shape[1:])]
+    tops = starts_along(16, window, stride)
+    lefts = starts_along(19, window, stride)
+    corners = [(top, left) for top in tops for left in lefts]
+    assert drop.shape == (2, len(tops), len(lefts))
     for i in range(len(drop)):
         drops = drop[i].flatten().tolist()
         for y, x in np.ndindex(16, 19):
@@ -227,7 +234,7 @@ def test_several_labels_are_each_alone(incremental: bool) -> None:
     several = sl.occlusion(
         model, pictures(), label=labels, window=5, stride=4, incremental=incremental
     )
-    assert several.values["drop"].shape == (2, 3, 3, 4)
+    assert several.values["drop"].shape == (2, 3, 4, 5)
     assert several.values["attribution"].shape == (2, 3, 16, 19)
     for i, label in enumerate(labels):
         one = sl.occlusion(
@@ -243,7 +250,7 @@ def test_several_labels_are_each_alone(incremental: bool) -> None:
 def test_a_list_of_one_keeps_its_axis() -> None:
     assert sl.occlusion(loaded(network()), pictures(), label=["cat"], window=8).values[
         "drop"
-    ].shape == (2, 1, 2, 2)
+    ].shape == (2, 1, 2, 3)
 
 
 @pytest.mark.parametrize(
@@ -285,9 +292,30 @@ def test_words_for_what_covers() -> None:
         found = sl.occlusion(model, image, label=1, window=window, stride=5, fill=fill).values[
             "drop"
         ][0]
+        tops = starts_along(16, window, 5)
+        lefts = starts_along(19, window, 5)
+        assert found.shape == (len(tops), len(lefts))
         for r, c in np.ndindex(*found.shape):
             covered = image[0].clone()
-            place = slice(5 * r, 5 * r + window), slice(5 * c, 5 * c + window)
+            place = slice(tops[r], tops[r] + window), slice(lefts[c], lefts[c] + window)
             covered[:, place[0], place[1]] = cover[:, place[0], place[1]]
             expected = model.logits(image)[0, 1] - model.logits(covered[None].clamp(0, 1))[0, 1]
             assert found[r, c].item() == pytest.approx(expected.item(), abs=1e-5), fill
+
+
+@pytest.mark.parametrize(("window", "stride"), [(8, 8), (5, 4), (7, 6), (16, 100)])
+def test_no_strip_is_left_at_an_edge(window: int, stride: int) -> None:
+    """A network that sees the last row and column alone has its evidence there."""
+
+    class LastLines(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            edge = x[:, :, -1].sum((1, 2)) + x[:, :, :, -1].sum((1, 2))
+            return torch.stack([edge, -edge], 1)
+
+    model = sl.load(LastLines(), size=32)
+    values = sl.occlusion(
+        model, torch.ones(1, 3, 37, 30), label=0, window=window, stride=stride
+    ).values
+    assert bool((values["attribution"][0, -1, :window] > 0).all())
+    assert bool((values["attribution"][0, :window, -1] > 0).all())
+    assert float(values["attribution"][0, -1, -1]) > 0

@@ -52,7 +52,8 @@ def occlusion(
 ) -> Result:
     """Slides a covered window over the image and records the drop of a class score.
 
-    Windows lie fully inside the image, top-left corners at multiples of the stride.
+    Windows lie fully inside the image, top-left corners at multiples of the stride. Where these do
+    not reach the lower or right edge, one more row or column of windows ends there.
     `values["drop"]`, N×rows×columns, is score(clean) − score(covered) before the softmax.
     `values["attribution"]`, N×H×W and signed, is at each pixel the mean drop over the windows that
     cover it, 0 where none does; the picture shows it. `values["score"]` and `values["label"]`, N
@@ -84,8 +85,8 @@ def occlusion(
             f"window is {window}; it must lie between 1 and {min(height, width)}, "
             "the image's shorter side"
         )
-    row_starts = range(0, height - window + 1, stride)
-    column_starts = range(0, width - window + 1, stride)
+    row_starts = list_window_starts(height, window, stride)
+    column_starts = list_window_starts(width, window, stride)
     positions = [(row, column) for row in row_starts for column in column_starts]
 
     fills = make_fill_images(image, fill, window)
@@ -127,6 +128,17 @@ def occlusion(
         "fallback": runs[0].fallback,
     }
     return Result({"occlusion": panel}, values, {"occlusion": caption})
+
+
+def list_window_starts(length: int, window: int, stride: int) -> list[int]:
+    """Where windows start along one axis: at multiples of the stride, and a last one at the edge.
+
+    With a stride larger than the window, pixels between two windows are still left out.
+    """
+    starts = list(range(0, length - window + 1, stride))
+    if starts[-1] + window < length:
+        starts.append(length - window)
+    return starts
 
 
 def average_drops_per_pixel(
