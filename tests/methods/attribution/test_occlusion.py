@@ -240,7 +240,7 @@ def test_several_labels_are_each_alone(incremental: bool) -> None:
         one = sl.occlusion(
             model, pictures(), label=label, window=5, stride=4, incremental=incremental
         )
-        assert one.values["drop"].shape == (2, 3, 4)
+        assert one.values["drop"].shape == (2, 4, 5)
         for name in ("attribution", "drop", "score", "label"):
             assert torch.allclose(several.values[name][:, i], one.values[name], atol=1e-6), name
     assert several.panels["occlusion"].shape == (1, 3, 2 * 16 + 6, 4 * 19 + 3 * 6)
