@@ -1,4 +1,4 @@
-"""Measures the embedded network on Imagenette's validation images: `python training/evaluate.py --data DIR`."""
+"""Measures the accuracy of the embedded network: `python training/evaluate.py --data DIR`."""
 
 import argparse
 import tempfile
@@ -13,16 +13,21 @@ import sightline as sl
 
 
 @torch.inference_mode()
-def accuracy(
-    logits_of: Callable[[Tensor], Tensor], photos: Photos, size: int, batch: int = 128
+def measure_accuracy(
+    compute_logits: Callable[[Tensor], Tensor], photos: Photos, size: int, batch: int = 128
 ) -> float:
-    """Share of `photos` whose largest logit is their label; one centre crop of `size` pixels each, no averaging."""
-    right = 0
+    """Share of photographs whose largest logit is their label.
+
+    Each is seen in one centre crop of `size` pixels, without averaging.
+    """
+    correct_count = 0
     for start in range(0, len(photos), batch):
-        items = [photos[i] for i in range(start, min(start + batch, len(photos)))]
-        logits = logits_of(to_tensor([center_crop(image, size) for image, _ in items]))
-        right += int((logits.argmax(1) == torch.tensor([label for _, label in items])).sum())
-    return right / len(photos)
+        items = [photos[index] for index in range(start, min(start + batch, len(photos)))]
+        labels = torch.tensor([label for _, label in items])
+        crops = [center_crop(image, size) for image, _ in items]
+        predictions = compute_logits(to_tensor(crops)).argmax(1)
+        correct_count += int((predictions == labels).sum())
+    return correct_count / len(photos)
 
 
 def main() -> None:
@@ -35,11 +40,11 @@ def main() -> None:
     )
     parser.add_argument("--sizes", type=int, nargs="+", default=[128, 160])
     options = parser.parse_args()
-    photos, model = Photos(options.data / "imagenette160-val.tar", options.cache), sl.load()
+    photos = Photos(options.data / "imagenette160-val.tar", options.cache)
+    model = sl.load()
     for size in options.sizes:
-        print(
-            f"{size} px: {accuracy(model.logits, photos, size):.2%} of {len(photos)} validation images"
-        )
+        accuracy = measure_accuracy(model.logits, photos, size)
+        print(f"{size} px: {accuracy:.2%} of {len(photos)} validation images")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """Folds batch norm into the convolutions and writes the half-precision file that the package ships.
 
-The filters of the first layer are brought to one contrast, so that a picture on one common scale shows them all. ReLU and
-max pooling are positively homogeneous, so the network computes what it did before if the next layer scales back.
+The filters of the first layer are brought to one contrast, so that a picture on one common scale
+shows them all. ReLU and max pooling are positively homogeneous, so the network computes what it did
+before if the next layer scales back.
 """
 
 import argparse
@@ -14,27 +15,28 @@ from torch import nn
 from sightline.models.zoo.sightnet import make_sightnet
 
 
-def folded(state: dict[str, torch.Tensor]) -> nn.Sequential:
+def fold_batch_norm(state: dict[str, torch.Tensor]) -> nn.Sequential:
     """The network without batch norm that computes what the trained one computes at inference."""
-    trained, plain = make_sightnet(batch_norm=True).eval(), make_sightnet().eval()
+    trained = make_sightnet(batch_norm=True).eval()
     trained.load_state_dict(state)
+    plain = make_sightnet().eval()
     for name, layer in plain.named_children():
         if isinstance(layer, nn.Conv2d):
-            fused = nn.utils.fuse_conv_bn_eval(
-                trained.get_submodule(name), trained.get_submodule(name.replace("conv", "bn"))
-            )
+            convolution = trained.get_submodule(name)
+            norm = trained.get_submodule(name.replace("conv", "bn"))
+            fused = nn.utils.fuse_conv_bn_eval(convolution, norm)
             layer.load_state_dict(fused.state_dict())
         elif isinstance(layer, nn.Linear):
             layer.load_state_dict(trained.get_submodule(name).state_dict())
-    balance(plain.get_submodule("conv1"), plain.get_submodule("conv2_1"))
+    balance_filters(plain.get_submodule("conv1"), plain.get_submodule("conv2_1"))
     image = torch.randn(4, 3, 128, 128)
     torch.testing.assert_close(plain(image), trained(image), rtol=1e-3, atol=1e-3)
     return plain
 
 
 @torch.no_grad()
-def balance(first: nn.Conv2d, second: nn.Conv2d) -> None:
-    """Scales each filter of `first` to the largest magnitude among them, and the inputs of `second` back."""
+def balance_filters(first: nn.Conv2d, second: nn.Conv2d) -> None:
+    """Scales the filters of `first` to one largest magnitude, and the inputs of `second` back."""
     peak = first.weight.abs().amax((1, 2, 3))
     scale = peak.max() / peak
     first.weight.mul_(scale.view(-1, 1, 1, 1))
@@ -58,10 +60,11 @@ def main() -> None:
         if name.startswith("module.")
     }
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    save_file(
-        {name: value.half().contiguous() for name, value in folded(state).state_dict().items()},
-        options.out,
-    )
+    tensors = {
+        name: value.half().contiguous()
+        for name, value in fold_batch_norm(state).state_dict().items()
+    }
+    save_file(tensors, options.out)
     print(f"{options.out}: {options.out.stat().st_size / 1e6:.2f} MB")
 
 

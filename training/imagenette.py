@@ -1,7 +1,7 @@
 """Imagenette for training: decoded once into a flat uint8 memory map, augmented from it.
 
-The tars hold JPEGs named `wnid/file`; the cache keeps every image whole (short side 160, any aspect),
-so that random crops see all of it. About 1 GB for the training part.
+The tars hold JPEGs named `wnid/file`; the cache keeps every image whole (short side 160, any
+aspect), so that random crops see all of it. About 1 GB for the training part.
 """
 
 import io
@@ -27,26 +27,28 @@ class Photos:
     """The images of one tar: `photos[i]` is (H×W×3 uint8 view, class index)."""
 
     def __init__(self, tar: Path, cache: Path) -> None:
-        pixels, index = cache / f"{tar.stem}.u8", cache / f"{tar.stem}.json"
-        if not index.exists():
-            decode(tar, pixels, index)
-        self.index = json.loads(index.read_text())
-        self.pixels = np.memmap(pixels, np.uint8, "r")
+        pixel_path = cache / f"{tar.stem}.u8"
+        index_path = cache / f"{tar.stem}.json"
+        if not index_path.exists():
+            decode_archive(tar, pixel_path, index_path)
+        self.index = json.loads(index_path.read_text())
+        self.pixels = np.memmap(pixel_path, np.uint8, "r")
 
     def __len__(self) -> int:
         return len(self.index)
 
     def __getitem__(self, i: int) -> tuple[np.ndarray, int]:
         offset, height, width, label = self.index[i]
-        return self.pixels[offset : offset + height * width * 3].reshape(height, width, 3), label
+        pixels = self.pixels[offset : offset + height * width * 3]
+        return pixels.reshape(height, width, 3), label
 
 
-def decode(tar: Path, pixels: Path, index: Path) -> None:
-    """Decodes every JPEG of `tar` into `pixels`, its offsets and labels into `index` (written last)."""
-    pixels.parent.mkdir(parents=True, exist_ok=True)
+def decode_archive(tar: Path, pixel_path: Path, index_path: Path) -> None:
+    """Decodes every JPEG of `tar` into one file, and writes offsets and labels to another, last."""
+    pixel_path.parent.mkdir(parents=True, exist_ok=True)
     rows: list[tuple[int, int, int, int]] = []
     offset = 0
-    with tarfile.open(tar) as archive, pixels.open("wb") as out:
+    with tarfile.open(tar) as archive, pixel_path.open("wb") as out:
         for member in archive:
             if not member.isfile():
                 continue
@@ -57,26 +59,32 @@ def decode(tar: Path, pixels: Path, index: Path) -> None:
             wnid = next(part for part in Path(member.name).parts if part in CLASSES)
             rows.append((offset, image.shape[0], image.shape[1], CLASSES.index(wnid)))
             offset += image.size
-    index.write_text(json.dumps(rows))
+    index_path.write_text(json.dumps(rows))
 
 
-def random_crop(image: np.ndarray, size: int, rng: np.random.Generator, least: float) -> np.ndarray:
-    """Random resized crop (Szegedy 2015): area in [least, 1], aspect in [3/4, 4/3], mirrored half of the time."""
+def random_crop(
+    image: np.ndarray, size: int, rng: np.random.Generator, min_area: float
+) -> np.ndarray:
+    """Random resized crop (Szegedy 2015), mirrored half of the time.
+
+    Its area is from `min_area` to 1 of the image's, its aspect from 3/4 to 4/3.
+    """
     height, width = image.shape[:2]
     for _ in range(10):
-        area = rng.uniform(least, 1) * height * width
+        area = rng.uniform(min_area, 1) * height * width
         aspect = np.exp(rng.uniform(np.log(3 / 4), np.log(4 / 3)))
-        w, h = round(np.sqrt(area * aspect)), round(np.sqrt(area / aspect))
-        if w <= width and h <= height:
+        crop_width = round(np.sqrt(area * aspect))
+        crop_height = round(np.sqrt(area / aspect))
+        if crop_width <= width and crop_height <= height:
             break
     else:
-        w = h = min(height, width)
-    y, x = rng.integers(0, height - h + 1), rng.integers(0, width - w + 1)
-    crop = image[y : y + h, x : x + w]
-    crop = cv2.resize(
-        crop, (size, size), interpolation=cv2.INTER_AREA if h > size else cv2.INTER_LINEAR
-    )
-    return crop[:, ::-1] if rng.random() < 0.5 else crop
+        crop_width = crop_height = min(height, width)
+    y = rng.integers(0, height - crop_height + 1)
+    x = rng.integers(0, width - crop_width + 1)
+    crop = image[y : y + crop_height, x : x + crop_width]
+    interpolation = cv2.INTER_AREA if crop_height > size else cv2.INTER_LINEAR
+    resized = cv2.resize(crop, (size, size), interpolation=interpolation)
+    return resized[:, ::-1] if rng.random() < 0.5 else resized
 
 
 def center_crop(image: np.ndarray, size: int) -> np.ndarray:
@@ -84,13 +92,12 @@ def center_crop(image: np.ndarray, size: int) -> np.ndarray:
     height, width = image.shape[:2]
     scale = size / min(height, width)
     if scale != 1:
-        image = cv2.resize(
-            image,
-            (max(size, round(width * scale)), max(size, round(height * scale))),
-            interpolation=cv2.INTER_AREA,
-        )
+        resized_width = max(size, round(width * scale))
+        resized_height = max(size, round(height * scale))
+        image = cv2.resize(image, (resized_width, resized_height), interpolation=cv2.INTER_AREA)
     height, width = image.shape[:2]
-    y, x = (height - size) // 2, (width - size) // 2
+    y = (height - size) // 2
+    x = (width - size) // 2
     return image[y : y + size, x : x + size]
 
 
@@ -101,9 +108,9 @@ def to_tensor(batch: list[np.ndarray]) -> torch.Tensor:
 
 def normalize(image: torch.Tensor) -> torch.Tensor:
     """[0, 1] to zero mean and unit variance by ImageNet's channel statistics."""
-    return (image - torch.tensor(SIGHTNET_MEAN).view(1, 3, 1, 1)) / torch.tensor(SIGHTNET_STD).view(
-        1, 3, 1, 1
-    )
+    mean = torch.tensor(SIGHTNET_MEAN).view(1, 3, 1, 1)
+    deviation = torch.tensor(SIGHTNET_STD).view(1, 3, 1, 1)
+    return (image - mean) / deviation
 
 
 def jitter_color(image: torch.Tensor, rng: torch.Generator, strength: float = 0.3) -> torch.Tensor:

@@ -1,8 +1,11 @@
-"""Trains the style network that comes with Sightline: `python training/painters.py --paintings DIR --photos DIR --loss FILE --out DIR`.
+"""Trains the shipped style network.
 
-The paintings' files are those of jcjohnson's neural-style and fast-neural-style; the photographs Imagenette's training part,
-the loss network SqueezeNet 1.0. Stopped at any moment, the same command goes on. At the end the network is written to the
-package's assets under the styles' short names, and so are the paintings, with 256 pixels on the short side.
+    python training/painters.py --paintings DIR --photos DIR --loss FILE --out DIR
+
+The paintings are files of jcjohnson's neural-style and fast-neural-style, the photographs
+Imagenette's training part, the loss network SqueezeNet 1.0. Stopped at any moment, the same command
+resumes. At the end the network is written to the package's assets under the styles' short names,
+and the paintings with 256 pixels on the short side.
 """
 
 import argparse
@@ -24,7 +27,8 @@ from sightline.generators.training.fixed_styles import TrainingPlan, read_style_
 from sightline.generators.training.train import TrainingStep, train_stylizer
 from sightline.images.library import PAINTINGS_FOLDER
 
-NAMES = {
+# The paintings' files, and the names of their styles.
+STYLE_NAMES = {
     "van_gogh_starry_night": "starry_night",
     "munch_the_scream": "scream",
     "hokusai_great_wave": "great_wave",
@@ -33,39 +37,32 @@ NAMES = {
     "turner_shipwreck_of_the_minotaur": "minotaur",
 }
 
+PHOTO_SIDE = 160
 
-def shown(step: TrainingStep) -> None:
+PAINTING_SIDE = 256
+
+
+def print_losses(step: TrainingStep) -> None:
     if step.index % 50 == 0:
-        print(
-            step.index, {name: round(value, 3) for name, value in step.losses.items()}, flush=True
-        )
+        losses = {name: round(value, 3) for name, value in step.losses.items()}
+        print(step.index, losses, flush=True)
 
 
-def publish(made: Path, paintings: Path) -> None:
+def publish(network_path: Path, paintings: Path) -> None:
     """Writes network and paintings to the assets."""
-    found = read_fixed_style_network(made)
-    write_fixed_style_network(
-        found.network,
-        [NAMES[name] for name in found.names],
-        SHIPPED_STYLE_NETWORKS["painters"],
-        found.metadata,
-    )
+    style_network = read_fixed_style_network(network_path)
+    names = [STYLE_NAMES[name] for name in style_network.names]
+    target = SHIPPED_STYLE_NETWORKS["painters"]
+    write_fixed_style_network(style_network.network, names, target, style_network.metadata)
+
     PAINTINGS_FOLDER.mkdir(parents=True, exist_ok=True)
-    for file, name in NAMES.items():
-        pixels = (
-            read_style_image(paintings / f"{file}.jpg", 256)[0]
-            .permute(1, 2, 0)
-            .mul(255)
-            .round()
-            .byte()
-            .numpy()
-        )
+    for file, name in STYLE_NAMES.items():
+        painting = read_style_image(paintings / f"{file}.jpg", PAINTING_SIDE)[0]
+        pixels = painting.permute(1, 2, 0).mul(255).round().byte().numpy()
         encoded = io.BytesIO()
         Image.fromarray(pixels).save(encoded, "JPEG", quality=85)
         (PAINTINGS_FOLDER / f"{name}.jpg").write_bytes(encoded.getvalue())
-    print(
-        f"{SHIPPED_STYLE_NETWORKS['painters']}: {SHIPPED_STYLE_NETWORKS['painters'].stat().st_size / 1e6:.2f} MB"
-    )
+    print(f"{target}: {target.stat().st_size / 1e6:.2f} MB")
 
 
 def main() -> None:
@@ -77,17 +74,16 @@ def main() -> None:
     )
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--steps", type=int, default=4250)
-    asked = parser.parse_args()
+    options = parser.parse_args()
     torch.set_num_threads(1)
+
     fabric = Fabric(accelerator="cpu", devices=1, precision="bf16-mixed")
-    photos = decode_photo_folder(asked.photos, 160, asked.out)
-    plan = TrainingPlan(
-        tuple(asked.paintings / f"{name}.jpg" for name in NAMES), asked.out, steps=asked.steps
-    )
-    publish(
-        train_stylizer(plan, photos, sl.load("squeezenet1_0", weights=asked.loss), fabric, shown),
-        asked.paintings,
-    )
+    photos = decode_photo_folder(options.photos, PHOTO_SIDE, options.out)
+    paintings = tuple(options.paintings / f"{name}.jpg" for name in STYLE_NAMES)
+    plan = TrainingPlan(paintings, options.out, steps=options.steps)
+    loss_network = sl.load("squeezenet1_0", weights=options.loss)
+    network_path = train_stylizer(plan, photos, loss_network, fabric, print_losses)
+    publish(network_path, options.paintings)
 
 
 if __name__ == "__main__":

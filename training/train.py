@@ -1,12 +1,12 @@
 """Trains the embedded network on Imagenette: `python training/train.py --data DIR --out DIR`.
 
-Progressive image sizes, channels_last, bfloat16 where the processor has it, one cycle of the learning
-rate, label smoothing, mix-up, an exponential moving average of the weights, a checkpoint per epoch.
-Stopped at any moment, the same command goes on from the last whole epoch.
+Progressive image sizes, channels_last, bfloat16 where the processor has it, one cycle of the
+learning rate, label smoothing, mix-up, an exponential moving average of the weights, a checkpoint
+per epoch. Stopped at any moment, the same command goes on from the last whole epoch.
 
-Two things are done for the looks of the first layer, since it exists to be looked at: its filters start
-from smoothed noise, and a small penalty holds down their Laplacian. What is left of the random start in
-a filter that is seldom used is then soft instead of grainy.
+Two things are done for the looks of the first layer, since it exists to be looked at: its filters
+start from smoothed noise, and a small penalty holds down their Laplacian. What is left of the
+random start in a filter that is seldom used is then soft instead of grainy.
 """
 
 import argparse
@@ -21,56 +21,74 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from evaluate import accuracy
+from evaluate import measure_accuracy
 from imagenette import Photos, jitter_color, normalize, random_crop, to_tensor
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sightline.models.zoo.sightnet import make_sightnet
 
 LAPLACIAN = torch.tensor([[0.0, 1, 0], [1, -4, 1], [0, 1, 0]]).view(1, 1, 3, 3)
 
+# From these shares of the run on, the images have the next of these sides; the last is an option.
+SIZE_CHANGES = (0.15, 0.4, 0.55, 0.9)
+FIRST_SIZES = (64, 96, 112, 128)
 
-def image_size(progress: float, largest: int) -> int:
-    """Side in pixels at `progress` of the run in [0, 1): small pictures first, multiples of 16."""
-    return [64, 96, 112, 128, largest][min(4, sum(progress >= p for p in (0.15, 0.4, 0.55, 0.9)))]
+# Share of the steps over which the learning rate rises; then it falls along a cosine.
+WARMUP_SHARE = 0.15
+
+AVERAGE_DECAY = 0.998
 
 
-def roughness(filters: torch.Tensor) -> torch.Tensor:
+def choose_image_size(progress: float, largest: int) -> int:
+    """The side in pixels at `progress` of the run in [0, 1): small images first."""
+    sizes = [*FIRST_SIZES, largest]
+    return sizes[sum(progress >= change for change in SIZE_CHANGES)]
+
+
+def choose_learning_rate(progress: float, largest: float) -> float:
+    """The learning rate at `progress` of the run in [0, 1): one cycle."""
+    if progress < WARMUP_SHARE:
+        return largest * (progress / WARMUP_SHARE)
+    phase = (progress - WARMUP_SHARE) / (1 - WARMUP_SHARE)
+    return largest * (0.5 * (1 + math.cos(math.pi * phase)))
+
+
+def measure_roughness(filters: Tensor) -> Tensor:
     """Σ(∇²w)² / Σw² per filter, averaged: about 20 for white noise, below 2 for a smooth edge."""
-    curvature = F.conv2d(filters.flatten(0, 1).unsqueeze(1), LAPLACIAN, padding=1).view_as(filters)
-    return (
-        curvature.square().sum((1, 2, 3)) / filters.square().sum((1, 2, 3)).clamp_min(1e-12)
-    ).mean()
+    curvature = F.conv2d(filters.flatten(0, 1).unsqueeze(1), LAPLACIAN, padding=1)
+    curvature_energy = curvature.view_as(filters).square().sum((1, 2, 3))
+    energy = filters.square().sum((1, 2, 3)).clamp_min(1e-12)
+    return (curvature_energy / energy).mean()
 
 
-def smooth_start(filters: nn.Parameter) -> None:
-    """Blurs freshly drawn filters with a Gaussian of σ = 1 and restores their standard deviation."""
+@torch.no_grad()
+def smooth_initial_filters(filters: nn.Parameter) -> None:
+    """Blurs initialized filters with a Gaussian of σ = 1 and restores their standard deviation."""
     line = torch.exp(-torch.arange(-3.0, 4).square() / 2)
     kernel = (line[:, None] * line).div(line.sum() ** 2).view(1, 1, 7, 7)
-    with torch.no_grad():
-        deviation = filters.std()
-        filters.copy_(
-            F.conv2d(filters.flatten(0, 1).unsqueeze(1), kernel, padding=3).view_as(filters)
-        )
-        filters.mul_(deviation / filters.std())
+    deviation = filters.std()
+    blurred = F.conv2d(filters.flatten(0, 1).unsqueeze(1), kernel, padding=3)
+    filters.copy_(blurred.view_as(filters))
+    filters.mul_(deviation / filters.std())
 
 
-def batches(
-    photos: Photos, size: int, batch: int, least: float, seed: int
-) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+def iterate_batches(
+    photos: Photos, size: int, batch: int, min_area: float, seed: int
+) -> Iterator[tuple[Tensor, Tensor]]:
     """One epoch of augmented batches, prepared by a thread while the network works."""
-    ready: queue.Queue[tuple[torch.Tensor, torch.Tensor] | None] = queue.Queue(maxsize=4)
+    ready: queue.Queue[tuple[Tensor, Tensor] | None] = queue.Queue(maxsize=4)
 
     def prepare() -> None:
-        rng, noise = np.random.default_rng(seed), torch.Generator().manual_seed(seed)
+        rng = np.random.default_rng(seed)
+        color_rng = torch.Generator().manual_seed(seed)
         order = rng.permutation(len(photos))
         for start in range(0, len(order) - batch + 1, batch):
-            items = [photos[i] for i in order[start : start + batch]]
-            image = to_tensor([random_crop(image, size, rng, least) for image, _ in items])
-            ready.put(
-                (normalize(jitter_color(image, noise)), torch.tensor([label for _, label in items]))
-            )
+            items = [photos[index] for index in order[start : start + batch]]
+            crops = [random_crop(image, size, rng, min_area) for image, _ in items]
+            images = normalize(jitter_color(to_tensor(crops), color_rng))
+            labels = torch.tensor([label for _, label in items])
+            ready.put((images, labels))
         ready.put(None)
 
     threading.Thread(target=prepare, daemon=True).start()
@@ -79,85 +97,71 @@ def batches(
 
 
 def mix_up(
-    image: torch.Tensor, label: torch.Tensor, alpha: float, rng: np.random.Generator
-) -> tuple[torch.Tensor, torch.Tensor, float]:
-    """Mix-up (Zhang 2018) of the batch with itself reversed: images, the other labels, weight of the first."""
+    image: Tensor, label: Tensor, alpha: float, rng: np.random.Generator
+) -> tuple[Tensor, Tensor, float]:
+    """Mix-up (Zhang 2018) of the batch with itself reversed.
+
+    Returns the mixed images, the labels of the reversed batch, and the weight of the own labels.
+    """
     weight = float(rng.beta(alpha, alpha)) if alpha > 0 else 1.0
-    return image * weight + image.flip(0) * (1 - weight), label.flip(0), weight
+    mixed = image * weight + image.flip(0) * (1 - weight)
+    return mixed, label.flip(0), weight
 
 
-def measured(net: nn.Module, photos: Photos) -> float:
+def measure_validation_accuracy(network: nn.Module, photos: Photos) -> float:
     """Validation accuracy of the averaged weights at 160 pixels."""
-    net.eval()
-    return accuracy(lambda image: net(normalize(image)), photos, 160)
+    network.eval()
+    return measure_accuracy(lambda image: network(normalize(image)), photos, 160)
+
+
+def make_optimizer(network: nn.Module, weight_decay: float) -> torch.optim.SGD:
+    """SGD with Nesterov momentum; biases and norms have no weight decay."""
+    weights = [parameter for parameter in network.parameters() if parameter.ndim > 1]
+    vectors = [parameter for parameter in network.parameters() if parameter.ndim == 1]
+    groups = [{"params": weights, "weight_decay": weight_decay}, {"params": vectors}]
+    return torch.optim.SGD(groups, lr=0.1, momentum=0.9, nesterov=True)
 
 
 def train(options: argparse.Namespace) -> None:
     torch.manual_seed(options.seed)
-    net = make_sightnet(batch_norm=True).to(memory_format=torch.channels_last)
-    smooth_start(net.get_submodule("conv1").weight)
+    network = make_sightnet(batch_norm=True).to(memory_format=torch.channels_last)
+    smooth_initial_filters(network.get_submodule("conv1").weight)
     average = torch.optim.swa_utils.AveragedModel(
-        net, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.998), use_buffers=True
+        network,
+        multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(AVERAGE_DECAY),
+        use_buffers=True,
     )
-    decayed = [p for p in net.parameters() if p.ndim > 1]
-    plain = [p for p in net.parameters() if p.ndim == 1]
-    optimizer = torch.optim.SGD(
-        [{"params": decayed, "weight_decay": options.decay}, {"params": plain}],
-        lr=0.1,
-        momentum=0.9,
-        nesterov=True,
-    )
-    photos, held_out = (
-        Photos(options.data / f"imagenette160-{part}.tar", options.out) for part in ("train", "val")
-    )
-    checkpoint, first = options.out / "checkpoint.pt", 0
+    optimizer = make_optimizer(network, options.decay)
+    photos = Photos(options.data / "imagenette160-train.tar", options.out)
+    validation_photos = Photos(options.data / "imagenette160-val.tar", options.out)
+
+    checkpoint = options.out / "checkpoint.pt"
+    first_epoch = 0
     if checkpoint.exists():
         state = torch.load(checkpoint, weights_only=True)
-        net.load_state_dict(state["net"])
+        network.load_state_dict(state["net"])
         average.load_state_dict(state["average"])
         optimizer.load_state_dict(state["optimizer"])
-        first = state["epoch"]
-    steps = len(photos) // options.batch
-    for epoch in range(first, options.epochs):
-        began, losses = time.time(), []
-        size = image_size(epoch / options.epochs, options.size)
-        rng = np.random.default_rng([options.seed, epoch])
-        net.train()
-        for step, (image, label) in enumerate(
-            batches(photos, size, options.batch, options.least, options.seed * 10_000 + epoch)
-        ):
-            done = (epoch * steps + step) / (options.epochs * steps)
-            warm = 0.15
-            lr = options.lr * (
-                done / warm
-                if done < warm
-                else 0.5 * (1 + math.cos(math.pi * (done - warm) / (1 - warm)))
-            )
-            for group in optimizer.param_groups:
-                group["lr"] = lr
-            mixed, other, weight = mix_up(
-                image, label, options.mixup if rng.random() < 0.5 else 0.0, rng
-            )
-            with torch.autocast("cpu", torch.bfloat16, enabled=options.bf16):
-                logits = net(mixed).float()
-            loss = weight * F.cross_entropy(logits, label, label_smoothing=0.1) + (
-                1 - weight
-            ) * F.cross_entropy(logits, other, label_smoothing=0.1)
-            (loss + options.smooth * roughness(net.get_submodule("conv1").weight)).backward()
-            optimizer.step()
-            optimizer.zero_grad()
-            average.update_parameters(net)
-            losses.append(loss.item())
+        first_epoch = state["epoch"]
+
+    for epoch in range(first_epoch, options.epochs):
+        started_at = time.time()
+        size = choose_image_size(epoch / options.epochs, options.size)
+        mean_loss = train_epoch(
+            network, average, optimizer, photos, epoch=epoch, size=size, options=options
+        )
         row = {
             "epoch": epoch + 1,
             "size": size,
-            "loss": round(float(np.mean(losses)), 4),
-            "seconds": round(time.time() - began, 1),
+            "loss": round(mean_loss, 4),
+            "seconds": round(time.time() - started_at, 1),
         }
         if (epoch + 1) % options.every == 0 or epoch + 1 == options.epochs:
-            row["accuracy"] = round(measured(average.module, held_out), 4)
+            accuracy = measure_validation_accuracy(average.module, validation_photos)
+            row["accuracy"] = round(accuracy, 4)
+
         state = {
-            "net": net.state_dict(),
+            "net": network.state_dict(),
             "average": average.state_dict(),
             "optimizer": optimizer.state_dict(),
             "epoch": epoch + 1,
@@ -167,6 +171,43 @@ def train(options: argparse.Namespace) -> None:
         with (options.out / "log.jsonl").open("a") as log:
             log.write(json.dumps(row) + "\n")
         print(row, flush=True)
+
+
+def train_epoch(
+    network: nn.Module,
+    average: torch.optim.swa_utils.AveragedModel,
+    optimizer: torch.optim.SGD,
+    photos: Photos,
+    *,
+    epoch: int,
+    size: int,
+    options: argparse.Namespace,
+) -> float:
+    """Trains for one epoch and returns the mean loss without the penalty on roughness."""
+    step_count = len(photos) // options.batch
+    rng = np.random.default_rng([options.seed, epoch])
+    batch_seed = options.seed * 10_000 + epoch
+    batches = iterate_batches(photos, size, options.batch, options.least, batch_seed)
+    first_filters = network.get_submodule("conv1").weight
+    losses: list[float] = []
+    network.train()
+    for step, (image, label) in enumerate(batches):
+        progress = (epoch * step_count + step) / (options.epochs * step_count)
+        for group in optimizer.param_groups:
+            group["lr"] = choose_learning_rate(progress, options.lr)
+        alpha = options.mixup if rng.random() < 0.5 else 0.0
+        mixed, other_label, weight = mix_up(image, label, alpha, rng)
+        with torch.autocast("cpu", torch.bfloat16, enabled=options.bf16):
+            logits = network(mixed).float()
+        own_loss = F.cross_entropy(logits, label, label_smoothing=0.1)
+        other_loss = F.cross_entropy(logits, other_label, label_smoothing=0.1)
+        loss = weight * own_loss + (1 - weight) * other_loss
+        (loss + options.smooth * measure_roughness(first_filters)).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        average.update_parameters(network)
+        losses.append(loss.item())
+    return float(np.mean(losses))
 
 
 def main() -> None:
