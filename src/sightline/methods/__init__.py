@@ -1,4 +1,4 @@
-"""The methods, one topic a file. The order here is the lecture's, and the report's."""
+"""The methods, one topic a file, in the order of the lecture and of the report."""
 
 from collections.abc import Mapping
 from importlib import import_module
@@ -40,13 +40,14 @@ TOPICS = (
 
 
 def load_methods() -> "Mapping[str, Method]":
-    """Every method by name, with all topics imported, in the order of the table of contents."""
-    from sightline.registry.method import METHODS  # imports torch, which --help does without
+    """Every method by name, in the order of TOPICS; methods registered elsewhere come last."""
+    from sightline.registry.method import METHODS  # imports torch, which `--help` does without
 
-    order = {
-        import_module(f"sightline.methods.{topic}").__name__: number
-        for number, topic in enumerate(TOPICS)
-    }
-    return dict(
-        sorted(METHODS.items(), key=lambda item: order.get(item[1].function.__module__, len(order)))
-    )
+    modules = [import_module(f"sightline.methods.{topic}").__name__ for topic in TOPICS]
+    positions = {module: position for position, module in enumerate(modules)}
+
+    def get_position(method: "Method") -> int:
+        return positions.get(method.function.__module__, len(positions))
+
+    methods = sorted(METHODS.values(), key=get_position)
+    return {method.name: method for method in methods}

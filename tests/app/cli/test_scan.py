@@ -87,9 +87,9 @@ def test_interrupted_and_gone_on(
 
     words = [*WORDS, "--batch", "2", "--k", "3"]
     with monkeypatch.context() as patch:
-        patch.setattr(scanning, "pass_over", stopping)
+        patch.setattr(scanning, "scan_dataset", stopping)
         assert main(words) == 130
-    assert capsys.readouterr().out == "2 images in a.scan; stopped, the same command goes on\n"
+    assert capsys.readouterr().out == "2 images in a.scan; stopped, the same command resumes it\n"
     assert main(["store", "verify", "a.scan"]) == 0
     assert main(words) == 0
     assert capsys.readouterr().out.splitlines()[1] == "5 images in a.scan"

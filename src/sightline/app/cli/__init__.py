@@ -1,1 +1,1 @@
-"""The command line: one command per method, generated from its declaration, and the few that are not methods."""
+"""The command line: one command for each method, made from its declaration, and a few others."""

@@ -74,7 +74,7 @@ def read_method_declarations() -> Mapping[str, MethodDeclaration]:
     for entry in _read_file()["methods"]:
         parameters = [_parse_parameter(parameter) for parameter in entry["parameters"]]
         by_name = {parameter.name: parameter for parameter in parameters}
-        facts = {**entry, "parameters": by_name}
+        facts: dict[str, Any] = {**entry, "parameters": by_name}
         declarations[entry["name"]] = MethodDeclaration(**facts)
     return declarations
 

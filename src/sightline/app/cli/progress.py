@@ -1,4 +1,7 @@
-"""Progress bars on the error stream, and the first Ctrl-C, which ends a run after its step and keeps the picture."""
+"""Progress bars on the error stream, and Ctrl-C.
+
+The first Ctrl-C stops a run after its step and keeps the picture; the second ends it at once.
+"""
 
 import signal
 import sys
@@ -15,7 +18,7 @@ from sightline.registry.progress import Step
 
 @dataclass
 class StepProgressBar:
-    """A progress bar fed by steps; the first Ctrl-C stops the run after the step and keeps the picture."""
+    """A progress bar that shows steps; `stopped` after the first Ctrl-C."""
 
     display: Progress
     title: str
@@ -26,16 +29,15 @@ class StepProgressBar:
         return self.update_display(event.index, event.total, self.title)
 
     def update_display(self, done: int, total: int, title: str) -> bool:
-        """Moves the bar; whether the run shall stop."""
+        """Moves the bar. Returns whether the run should stop."""
         if not self.display.tasks:
             self.display.add_task(title, total=total)
-        self.display.update(
-            self.display.tasks[0].id, description=title, completed=done, total=total
-        )
+        task = self.display.tasks[0].id
+        self.display.update(task, description=title, completed=done, total=total)
         return self.stopped
 
     def handle_interrupt(self, _signal: int, _frame: FrameType | None) -> None:
-        """Handles SIGINT: asks once, insists the second time."""
+        """Handles SIGINT: asks the run to stop, or raises where there is nothing to keep."""
         if self.stopped or not self.display.tasks:
             raise KeyboardInterrupt
         self.stopped = True
@@ -44,18 +46,17 @@ class StepProgressBar:
 def make_progress_display(text_format: str, *, quiet: bool) -> Progress:
     """A progress display on the error stream, if that is a terminal."""
     console = Console(stderr=True, quiet=quiet or not sys.stderr.isatty())
-    return Progress(
-        TextColumn(text_format), BarColumn(), TimeRemainingColumn(), console=console, transient=True
-    )
+    columns = (TextColumn(text_format), BarColumn(), TimeRemainingColumn())
+    return Progress(*columns, console=console, transient=True)
 
 
 @contextmanager
 def show_progress_bar(title: str, *, quiet: bool) -> Generator[StepProgressBar, None, None]:
-    """A progress bar on the error stream while the block runs."""
+    """A progress bar on the error stream, which handles Ctrl-C, while the block runs."""
     with make_progress_display("{task.description}", quiet=quiet) as display:
         bar = StepProgressBar(display, title)
-        before = signal.signal(signal.SIGINT, bar.handle_interrupt)
+        previous_handler = signal.signal(signal.SIGINT, bar.handle_interrupt)
         try:
             yield bar
         finally:
-            signal.signal(signal.SIGINT, before)
+            signal.signal(signal.SIGINT, previous_handler)

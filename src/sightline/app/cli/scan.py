@@ -1,4 +1,4 @@
-"""The commands over collections: `sightline scan`, and `sightline store` for what it made."""
+"""The commands over datasets: `sightline scan`, and `sightline store` for what it wrote."""
 
 import json
 from collections import Counter
@@ -18,42 +18,50 @@ from sightline.app.cli.options import (
 )
 from sightline.app.cli.progress import show_progress_bar
 from sightline.data.scan.run import Passing, ScanEngine
-from sightline.data.scan.run import scan as pass_over
+from sightline.data.scan.run import scan as scan_dataset
 from sightline.data.search.nearest import Metric
 from sightline.data.store.index import VectorIndex, ensure_vector_index
+from sightline.data.store.maintenance import compact_store, summarize_store, verify_store
 from sightline.data.store.reader import Scan
 from sightline.errors import SightlineError
 from sightline.models.zoo.load import load
 
-StoreArgument = Annotated[Path, Parameter(help="A store that `sightline scan` made.")]
+# So many of the reasons why files could not be read are listed, and so many of a store's problems.
+MAX_LISTED_REASONS = 10
+MAX_LISTED_PROBLEMS = 5
+
+BYTES_PER_MEGABYTE = 1e6
+
+StoreArgument = Annotated[Path, Parameter(help="A store that `sightline scan` wrote.")]
 
 
 def scan(
     folder: Annotated[
         str | None,
         Parameter(
-            help="Folder tree, pattern, text list, .tar, .parquet or .lance; tiles of the sample photographs by default."
+            help="Folder tree, pattern, text list, .tar, .parquet or .lance; tiles of the sample "
+            "photographs by default."
         ),
     ] = None,
     /,
     *,
     model: NetworkOption = "sightnet",
     store: Annotated[
-        Path | None, Parameter(help="Where it is kept; a folder in your cache by default.")
+        Path | None, Parameter(help="Where it is stored; a folder in your cache by default.")
     ] = None,
     layers: Annotated[
         tuple[str, ...] | None,
         Parameter(
-            help="Layers whose units are followed; all convolutions by default.",
+            help="Layers whose units are recorded; all convolutions by default.",
             consume_multiple=True,
             negative=(),
         ),
     ] = None,
     vectors: Annotated[
         tuple[str, ...],
-        Parameter(help="Layers whose features are kept.", consume_multiple=True, negative=()),
+        Parameter(help="Layers whose features are stored.", consume_multiple=True, negative=()),
     ] = ("penultimate",),
-    k: Annotated[int | None, Parameter(help="Images kept for each unit; 25 by default.")] = None,
+    k: Annotated[int | None, Parameter(help="Images stored for each unit; 25 by default.")] = None,
     batch: Annotated[
         int, Parameter(help="Images that go through the network at once. From 1 to 4096.")
     ] = 32,
@@ -76,95 +84,96 @@ def scan(
     network = load(model, weights=weights, device=device)
     with show_progress_bar("Scan", quiet=quiet) as bar:
 
-        def tell(event: Passing) -> bool:
-            return bar.update_display(
-                event.done,
-                event.total,
-                f"Scan: {event.rate:.1f} images/s, {event.errors} unreadable",
-            )
+        def show_images(event: Passing) -> bool:
+            title = f"Scan: {event.rate:.1f} images/s, {event.errors} unreadable"
+            return bar.update_display(event.done, event.total, title)
 
-        options = {
-            "layers": layers,
-            "vectors": vectors,
-            "k": k,
-            "size": size,
-            "batch": batch,
-            "engine": engine,
+        result = scan_dataset(
+            network,
+            folder,
+            store=store,
+            layers=layers,
+            vectors=vectors,
+            k=k,
+            size=size,
+            batch=batch,
+            engine=engine,
+            callback=show_images,
+        )
+    if as_json:
+        summary = {
+            "store": str(result.path),
+            "images": result.images,
+            "errors": len(result.errors),
+            "complete": result.complete,
         }
-        found = pass_over(network, folder, store=store, callback=tell, **options)  # pyright: ignore[reportArgumentType]
-    told = {
-        "store": str(found.path),
-        "images": found.images,
-        "errors": len(found.errors),
-        "complete": found.complete,
-    }
-    print(json.dumps(told) if as_json else summarize_scan(found))
-    return 0 if found.complete else 130
+        print(json.dumps(summary))
+    else:
+        print(summarize_scan(result))
+    return 0 if result.complete else 130
 
 
 def summarize_scan(finished_scan: Scan) -> str:
-    """What a pass came to, with the commonest reasons of what could not be read."""
-    lines = [
-        f"{finished_scan.images} images in {finished_scan.path}"
-        + ("" if finished_scan.complete else "; stopped, the same command goes on")
-    ]
+    """How many images were scanned, and the most frequent reasons why others were not."""
+    count = f"{finished_scan.images} images in {finished_scan.path}"
+    if not finished_scan.complete:
+        count += "; stopped, the same command resumes it"
+    lines = [count]
     if finished_scan.errors:
         lines.append(f"{len(finished_scan.errors)} files could not be read:")
         reasons = Counter(reason.split(" (")[0] for _, reason in finished_scan.errors)
-        lines += [f"  {count} × {reason}" for reason, count in reasons.most_common(10)]
+        for reason, frequency in reasons.most_common(MAX_LISTED_REASONS):
+            lines.append(f"  {frequency} × {reason}")
     return "\n".join(lines)
 
 
 def info(store: StoreArgument, /, *, as_json: JsonOption = False) -> int:
     """Describes what a store holds."""
-    from sightline.data.store.maintenance import summarize_store as facts_of
-
-    told = facts_of(store)
+    facts = summarize_store(store)
     if as_json:
-        print(json.dumps(told))
+        print(json.dumps(facts))
         return 0
-    print(
-        f"{told['images']} images, {told['errors']} errors, {told['bytes'] / 1e6:.1f} MB; {'complete' if told['complete'] else 'not complete'}"
-    )
-    print(
-        f"model: {told['model']} at {told['network']['side']} px, weights {told['network']['weights'][:12]}"
-    )
-    print(
-        f"collection: {told['collection']['source'] or told['collection']['kind']}, {len(told['classes'])} known classes"
-    )
-    print(
-        f"units: {', '.join(f'{name} ({units})' for name, units in told['layers'].items())}; the {told['k']} strongest of each"
-    )
-    print(f"vectors: {', '.join(f'{name} ({length})' for name, length in told['vectors'].items())}")
-    for name, held in told["indexes"].items():
-        print(f"index of {name} ({held['metric']}): {VectorIndex(**held)}")
+    size = _format_megabytes(facts["bytes"])
+    state = "complete" if facts["complete"] else "not complete"
+    print(f"{facts['images']} images, {facts['errors']} errors, {size}; {state}")
+
+    network = facts["network"]
+    digest = network["weights"][:12]
+    print(f"model: {facts['model']} at {network['side']} px, weights {digest}")
+
+    dataset = facts["collection"]["source"] or facts["collection"]["kind"]
+    print(f"dataset: {dataset}, {len(facts['classes'])} known classes")
+
+    layers = [f"{name} ({units})" for name, units in facts["layers"].items()]
+    print(f"units: {', '.join(layers)}; the {facts['k']} strongest images of each")
+
+    vectors = [f"{name} ({length})" for name, length in facts["vectors"].items()]
+    print(f"vectors: {', '.join(vectors)}")
+    for name, index_facts in facts["indexes"].items():
+        print(f"index of {name} ({index_facts['metric']}): {VectorIndex(**index_facts)}")
     return 0
 
 
 def verify(store: StoreArgument, /, *, as_json: JsonOption = False) -> int:
     """Reads a whole store and reports what is damaged."""
-    from sightline.data.store.maintenance import verify_store as wrong_with
-
-    wrong = wrong_with(store)
+    problems = verify_store(store)
     if as_json:
-        print(json.dumps({"wrong": wrong}))
-    elif not wrong:
+        print(json.dumps({"wrong": problems}))
+    elif not problems:
         print(f"{store} is whole")
-    if wrong:
-        raise SightlineError(f"the store {store} is damaged: {'; '.join(wrong[:5])}")
+    if problems:
+        listed = "; ".join(problems[:MAX_LISTED_PROBLEMS])
+        raise SightlineError(f"the store {store} is damaged: {listed}")
     return 0
 
 
 def compact(store: StoreArgument, /, *, as_json: JsonOption = False) -> int:
     """Merges the fragments that a scan's commits left."""
-    from sightline.data.store.maintenance import compact_store as merge
-
-    before, after = merge(store)
-    print(
-        json.dumps({"before": before, "after": after})
-        if as_json
-        else f"{before / 1e6:.1f} MB before, {after / 1e6:.1f} MB after"
-    )
+    bytes_before, bytes_after = compact_store(store)
+    if as_json:
+        print(json.dumps({"before": bytes_before, "after": bytes_after}))
+    else:
+        print(f"{_format_megabytes(bytes_before)} before, {_format_megabytes(bytes_after)} after")
     return 0
 
 
@@ -175,13 +184,20 @@ def index(
     layer: Annotated[
         str, Parameter(help="Whose vectors: a layer of the scan's --vectors.")
     ] = "penultimate",
-    metric: Annotated[Metric, Parameter(help="What near means; an index serves one.")] = "cosine",
+    metric: Annotated[Metric, Parameter(help="The distance that the index is for.")] = "cosine",
     as_json: JsonOption = False,
 ) -> int:
     """Builds an index for approximate search and measures its recall.
 
-    One that holds all images is kept.
+    An index that covers all images is not built again.
     """
     built = ensure_vector_index(Scan.open(store), layer, metric)
-    print(json.dumps(asdict(built)) if as_json else f"{built}; built in {built.seconds:.0f} s")
+    if as_json:
+        print(json.dumps(asdict(built)))
+    else:
+        print(f"{built}; built in {built.seconds:.0f} s")
     return 0
+
+
+def _format_megabytes(size: int) -> str:
+    return f"{size / BYTES_PER_MEGABYTE:.1f} MB"

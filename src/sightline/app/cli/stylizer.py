@@ -2,10 +2,12 @@
 
 import json
 import math
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter, validators
+from torch import Tensor
 
 from sightline.app.cli.options import (
     DeviceOption,
@@ -15,7 +17,7 @@ from sightline.app.cli.options import (
     WeightsOption,
 )
 from sightline.app.cli.progress import make_progress_display
-from sightline.errors import SightlineError
+from sightline.errors import SightlineError, get_first_error_line
 from sightline.generators.apply import (
     list_folder_pictures,
     read_picture_batches,
@@ -42,15 +44,18 @@ from sightline.images.library import find_pictures_below
 from sightline.images.video import read_video, write_video
 from sightline.models.zoo.load import choose_default_device, load, resolve_device
 
-PHOTO_SIZE_FACTOR = 1.25  # photographs are kept that much larger than the crops
+# Photographs are stored this much larger than the crops.
+PHOTO_SIZE_FACTOR = 1.25
 
 READABLE_VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v", ".gif")
 
 POSITIVE_NUMBER = validators.Number(gt=0)
 
-StyleNetworkOption = Annotated[
+StyleNetworkArgument = Annotated[
     str, Parameter(help="A style network's file, or painters, which comes with Sightline.")
 ]
+
+StyleNetwork = FixedStyleNetwork | AnyStyleNetwork
 
 
 def train(
@@ -62,18 +67,19 @@ def train(
     norm: Annotated[
         NormKind | Literal["adaptive"],
         Parameter(
-            help="instance, batch, conditional for many styles in one network, or adaptive for any style."
+            help="instance, batch, conditional for many styles in one network, or adaptive for any "
+            "style."
         ),
     ] = "conditional",
     extend: Annotated[
         Path | None,
-        Parameter(help="A style network that gets the styles as new rows; all else of it stays."),
+        Parameter(
+            help="A style network to add the styles to, as new rows; the rest of it stays fixed."
+        ),
     ] = None,
     loss: Annotated[
         str,
-        Parameter(
-            help="Loss network, with adaptive also the encoder: a name that sightline knows."
-        ),
+        Parameter(help="Loss network, with adaptive also the encoder: a name as for --model."),
     ] = "sightnet",
     weights: WeightsOption = None,
     width: Annotated[
@@ -126,58 +132,70 @@ def train(
     quiet: QuietOption = False,
 ) -> int:
     """Trains a style network on a folder of photographs, or resumes its training."""
-    pictures = [
-        file for path in styles for file in (find_pictures_below(path) if path.is_dir() else [path])
-    ]
     plan = TrainingPlan(
-        tuple(pictures),
-        out,
-        norm,
-        width,
-        blocks,
-        size,
-        style_size,
-        batch,
-        steps,
-        lr,
-        content_weight,
-        style_weight,
-        tv_weight,
-        every,
-        seed,
-        extend,
+        styles=tuple(_list_style_pictures(styles)),
+        out=out,
+        norm=norm,
+        width=width,
+        blocks=blocks,
+        size=size,
+        style_size=style_size,
+        batch=batch,
+        steps=steps,
+        lr=lr,
+        content_weight=content_weight,
+        style_weight=style_weight,
+        tv_weight=tv_weight,
+        every=every,
+        seed=seed,
+        extend=extend,
     )
     check_writable(out)
-    if batch % (devices * nodes):
+    process_count = devices * nodes
+    if batch % process_count:
         raise SightlineError(
-            f"batch is {batch}; it must be a multiple of the {devices * nodes} processes that share it"
+            f"batch is {batch}; it must be a multiple of the {process_count} processes that "
+            "share it"
         )
+
     fabric = launch_fabric(accelerator, devices, nodes, precision)
     model = load(loss, weights=weights, device=fabric.device)
-    with make_progress_display(
-        "{task.description:<36}", quiet=quiet or not fabric.is_global_zero
-    ) as display:
+    is_quiet = quiet or not fabric.is_global_zero
+    with make_progress_display("{task.description:<36}", quiet=is_quiet) as display:
         task = display.add_task("decoding photographs", total=1.0)
+
+        def show_decoding(share: float) -> None:
+            display.update(task, completed=share)
+
+        def show_step(step: TrainingStep) -> None:
+            losses = f"content {step.losses['content']:.3f}, style {step.losses['style']:.3f}"
+            display.update(task, description=losses, completed=step.index, total=step.total)
+
         with fabric.rank_zero_first():
-            photos = decode_photo_folder(
-                folder,
-                math.ceil(size * PHOTO_SIZE_FACTOR),
-                out,
-                lambda done: display.update(task, completed=done),
-            )
-
-        def shown(step: TrainingStep) -> None:
-            told = f"content {step.losses['content']:.3f}, style {step.losses['style']:.3f}"
-            display.update(task, description=told, completed=step.index, total=step.total)
-
-        path = run_training(plan, photos, model, fabric, shown)
+            photo_side = math.ceil(size * PHOTO_SIZE_FACTOR)
+            photos = decode_photo_folder(folder, photo_side, out, show_decoding)
+        path = run_training(plan, photos, model, fabric, show_step)
     if fabric.is_global_zero:
         print(path)
     return 0
 
 
+def _list_style_pictures(paths: tuple[Path, ...]) -> list[Path]:
+    """The files among the paths, and the pictures below the folders among them."""
+    pictures: list[Path] = []
+    for path in paths:
+        if path.is_dir():
+            pictures += find_pictures_below(path)
+        else:
+            pictures.append(path)
+    return pictures
+
+
 def launch_fabric(accelerator: str, devices: int, nodes: int, precision: Any) -> Any:
-    """Lightning's Fabric, its processes running; raises SightlineError without it or for devices that this machine lacks."""
+    """Lightning's Fabric, with its processes started.
+
+    Raises SightlineError where Lightning is not installed, and for devices that are not there.
+    """
     try:
         import tensorboard  # noqa: F401  # pyright: ignore[reportUnusedImport]
         from lightning_fabric import Fabric
@@ -191,15 +209,16 @@ def launch_fabric(accelerator: str, devices: int, nodes: int, precision: Any) ->
             accelerator=accelerator, devices=devices, num_nodes=nodes, precision=precision
         )
     except (MisconfigurationException, ValueError, RuntimeError) as error:
+        reason = get_first_error_line(error)
         raise SightlineError(
-            f"{devices} devices of {accelerator} can't be used here ({str(error).splitlines()[0]})"
+            f"{devices} devices of {accelerator} can't be used here ({reason})"
         ) from error
     fabric.launch()
     return fabric
 
 
 def apply(
-    model: StyleNetworkOption,
+    model: StyleNetworkArgument,
     source: Annotated[
         str,
         Parameter(help="An image, a name of `sightline samples`, a folder of images, or a video."),
@@ -209,119 +228,169 @@ def apply(
     style: Annotated[
         str,
         Parameter(
-            help="A style's name, or a picture for a network of any style; or a blend such as wave:2,scream:1. The first by default."
+            help="A style's name, or a picture for a network of any style; or a blend such as "
+            "wave:2,scream:1. The first by default."
         ),
     ] = "",
     alpha: Annotated[
         float,
         Parameter(
-            help="Of any style: how strongly it is taken over.",
+            help="For networks of any style: the strength of the style.",
             validator=validators.Number(gte=0, lte=1),
         ),
     ] = 1.0,
     style_size: Annotated[
         int,
         Parameter(
-            help="Of any style: short side of its picture; smaller, finer strokes.",
+            help="For networks of any style: short side of its picture; a smaller one gives "
+            "finer strokes.",
             validator=POSITIVE_NUMBER,
         ),
     ] = DEFAULT_STYLE_SIZE,
     size: SizeOption = None,
     batch: Annotated[
         int,
-        Parameter(help="Images of one size at once.", validator=validators.Number(gte=1, lte=256)),
+        Parameter(
+            help="Images of one size that are restyled at once.",
+            validator=validators.Number(gte=1, lte=256),
+        ),
     ] = 4,
     temporal: Annotated[
         float,
         Parameter(
-            help="Of a video: how much is kept along the motion.",
+            help="For videos: how much of the previous frame is kept along the motion.",
             validator=validators.Number(gte=0, lte=1),
         ),
     ] = 0.6,
     fps: Annotated[
-        int, Parameter(help="Frames per second of the video made.", validator=POSITIVE_NUMBER)
+        int,
+        Parameter(
+            help="Frames per second of the video that is written.", validator=POSITIVE_NUMBER
+        ),
     ] = 25,
     device: DeviceOption = None,
-    out: Annotated[Path, Parameter(help="Folder for what is made.")] = Path("out/stylizer"),
+    out: Annotated[Path, Parameter(help="Folder for the restyled pictures.")] = Path(
+        "out/stylizer"
+    ),
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> int:
     """Restyles an image, a folder of images or a video with a trained style network."""
     check_writable(out)
-    styles = read_style_network(model, resolve_device(device or choose_default_device()))
-    shares = parse_style_blend(style or styles.names[0])
-    if isinstance(styles, FixedStyleNetwork) and (alpha, style_size) != (1.0, DEFAULT_STYLE_SIZE):
-        raise SightlineError(
-            "alpha and style size are for networks of any style; the styles of this one were fixed when it was trained"
-        )
-    mix = (
-        styles.make_mix(shares, alpha, style_size)
-        if isinstance(styles, AnyStyleNetwork)
-        else styles.make_mix(shares)
+    network = read_style_network(model, resolve_device(device or choose_default_device()))
+    restyling = Restyling(
+        network=network,
+        mix=make_style_mix(network, style, alpha, style_size),
+        size=size,
+        batch=batch,
+        out=out,
     )
     path = Path(source)
-    if path.is_dir() and path.resolve() == out.resolve():
-        raise SightlineError(
-            f"the pictures in {str(path)!r} would be overwritten; give another --out"
-        )
-    left_out: list[str] = []
+    unreadable: list[str] = []
     if path.is_dir():
-        files, left_out = restyle_folder(
-            styles, path, out, mix=mix, size=size, batch=batch, quiet=quiet
-        )
+        written, unreadable = restyle_folder(restyling, path, quiet=quiet)
     elif path.suffix.lower() in READABLE_VIDEO_SUFFIXES:
-        made = restyle_video(
-            styles, read_video(path), mix, size=size, batch_size=batch, temporal_weight=temporal
-        )
-        files = [out / f"{path.stem}.mp4"]
-        write_video(made, files[0], fps=fps)
+        written = [restyle_video_file(restyling, path, temporal=temporal, fps=fps)]
     else:
-        files = [out / f"{path.stem}.png"]
-        write(
-            restyle_images(styles, resize_if_given(read_file_or_sample(source), size), mix),
-            files[0],
-        )
+        written = [restyle_image_file(restyling, path)]
+
     if as_json:
-        print(json.dumps({"files": [str(file) for file in files], "left_out": left_out}))
-    else:
-        print(
-            "\n".join(
-                [*(str(file) for file in files), *(f"left out: {reason}" for reason in left_out)]
-            )
-        )
+        files = [str(file) for file in written]
+        print(json.dumps({"files": files, "left_out": unreadable}))
+        return 0
+    for file in written:
+        print(file)
+    for reason in unreadable:
+        print(f"left out: {reason}")
     return 0
 
 
+@dataclass(frozen=True)
+class Restyling:
+    """How images are restyled: the network, the blend of its styles, the size, the folder."""
+
+    network: StyleNetwork
+    mix: Tensor
+    size: int | None
+    batch: int
+    out: Path
+
+
+def make_style_mix(network: StyleNetwork, style: str, alpha: float, style_size: int) -> Tensor:
+    """The network's second input for a style or a blend; its first style by default.
+
+    Raises SightlineError for settings that only networks of any style have.
+    """
+    shares = parse_style_blend(style or network.names[0])
+    if isinstance(network, AnyStyleNetwork):
+        return network.make_mix(shares, alpha, style_size)
+    if alpha != 1.0 or style_size != DEFAULT_STYLE_SIZE:
+        raise SightlineError(
+            "alpha and style size are for networks of any style; the styles of this one were "
+            "fixed when it was trained"
+        )
+    return network.make_mix(shares)
+
+
+def restyle_image_file(restyling: Restyling, path: Path) -> Path:
+    """Restyles a file or sample. Returns the file written."""
+    picture = resize_if_given(read_file_or_sample(path), restyling.size)
+    written = restyling.out / f"{path.stem}.png"
+    write(restyle_images(restyling.network, picture, restyling.mix), written)
+    return written
+
+
+def restyle_video_file(restyling: Restyling, path: Path, *, temporal: float, fps: int) -> Path:
+    """Restyles a video frame by frame. Returns the file written."""
+    frames = restyle_video(
+        restyling.network,
+        read_video(path),
+        restyling.mix,
+        size=restyling.size,
+        batch_size=restyling.batch,
+        temporal_weight=temporal,
+    )
+    written = restyling.out / f"{path.stem}.mp4"
+    write_video(frames, written, fps=fps)
+    return written
+
+
 def restyle_folder(
-    styles: FixedStyleNetwork | AnyStyleNetwork,
-    folder: Path,
-    out: Path,
-    *,
-    mix: Any,
-    size: int | None,
-    batch: int,
-    quiet: bool,
+    restyling: Restyling, folder: Path, *, quiet: bool
 ) -> tuple[list[Path], list[str]]:
-    """Restyles the pictures of a folder; gives the files made, and why others could not be read."""
-    files, left_out = list[Path](), list[str]()
+    """Restyles the pictures of a folder.
+
+    Returns the files written, and why others could not be read. Raises SightlineError if none can
+    be read, and for a folder whose pictures would be overwritten.
+    """
+    if folder.resolve() == restyling.out.resolve():
+        raise SightlineError(
+            f"the pictures in {str(folder)!r} would be overwritten; give another --out"
+        )
+    written: list[Path] = []
+    unreadable: list[str] = []
     paths = list_folder_pictures(folder)
     with make_progress_display("{task.description:<36}", quiet=quiet) as display:
         task = display.add_task("restyling", total=len(paths))
-        for held, stack in read_picture_batches(paths, size, batch):
-            display.advance(task, len(held))
+        for batch_paths, stack in read_picture_batches(paths, restyling.size, restyling.batch):
+            display.advance(task, len(batch_paths))
             if isinstance(stack, SightlineError):
-                left_out.append(str(stack))
+                unreadable.append(str(stack))
                 continue
-            for path, made in zip(held, restyle_images(styles, stack, mix), strict=True):
-                write(made, out / f"{path.stem}.png")
-                files.append(out / f"{path.stem}.png")
-    if not files:
-        raise SightlineError(f"none of {len(paths)} pictures can be read; the first: {left_out[0]}")
-    return files, left_out
+            restyled = restyle_images(restyling.network, stack, restyling.mix)
+            for path, picture in zip(batch_paths, restyled, strict=True):
+                file = restyling.out / f"{path.stem}.png"
+                write(picture, file)
+                written.append(file)
+    if not written:
+        raise SightlineError(
+            f"none of {len(paths)} pictures can be read; the first: {unreadable[0]}"
+        )
+    return written, unreadable
 
 
 def export(
-    model: StyleNetworkOption,
+    model: StyleNetworkArgument,
     /,
     *,
     out: Annotated[Path, Parameter(help="The file to write.")] = Path("out/stylizer.onnx"),
@@ -330,6 +399,6 @@ def export(
     if out.suffix != ".onnx":
         raise SightlineError(f"{out.name}: the network is written as .onnx")
     check_writable(out.parent)
-    told = write_onnx(read_style_network(model), out)
-    print(f"{out}\ninputs: {told}; output: made N×3×H×W")
+    inputs = write_onnx(read_style_network(model), out)
+    print(f"{out}\ninputs: {inputs}; output: made N×3×H×W")
     return 0

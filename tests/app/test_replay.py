@@ -1,0 +1,159 @@
+"""Results made again from recipes: old ones too, and what a recipe may not do."""
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from helpers import smooth
+
+import sightline as sl
+from sightline.app import replay
+from sightline.images import io as images
+
+# A recipe as Sightline 0.1 wrote it: lists for tuples, the image by name, no parameter left out.
+OLD_RECIPE = """
+{
+ "method": "activations",
+ "knobs": {"layers": ["conv1", "last_conv"], "unit": null, "k": 3},
+ "model": {"model": "sightnet"},
+ "image": {"shape": [1, 3, 64, 64], "sha256": "not compared for a file or sample",
+           "path": "coffee", "size": 64, "whole": false, "file_sha256": null},
+ "versions": {"sightline": "0.1.0", "torch": "2.7.0", "python": "3.11.7"},
+ "captions": {"conv1": "Old words."}
+}
+"""
+
+
+@pytest.fixture
+def photo() -> torch.Tensor:
+    return smooth(side=48)[..., :40, :]
+
+
+def test_an_old_recipe_is_still_read(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.json"
+    path.write_text(OLD_RECIPE, encoding="utf-8")
+    model = sl.load()
+    image = model.fit(sl.sample("coffee"), 64)
+    expected = sl.activations(model, image, layers=("conv1", "last_conv"), k=3)
+    result = sl.again(path)
+    assert result.panels.keys() == expected.panels.keys()
+    for name, panel in expected.panels.items():
+        assert torch.equal(result.panels[name], panel)
+    assert result.recipe["knobs"] == expected.recipe["knobs"]
+
+
+def test_a_supplied_image_is_compared_by_its_content(tiny: sl.Model, photo: torch.Tensor) -> None:
+    result = sl.saliency(tiny, photo, label=2)
+    repeated = sl.again(result.recipe, model=tiny, image=photo)
+    assert torch.equal(repeated.values["attribution"], result.values["attribution"])
+    with pytest.raises(sl.SightlineError, match="this tensor is not the image"):
+        sl.again(result.recipe, model=tiny, image=photo.flip(3))
+    with pytest.raises(sl.SightlineError, match="image was a tensor, not a file"):
+        sl.again(result.recipe, model=tiny)
+
+
+def test_the_whole_image_and_its_square_are_made_again(
+    tiny: sl.Model, photo: torch.Tensor, tmp_path: Path
+) -> None:
+    path = str(tmp_path / "photo.png")
+    images.write(photo, path)
+    for whole, shape in ((True, (1, 3, 30, 36)), (False, (1, 3, 30, 30))):
+        image = replay.prepare_network_input(tiny, sl.read(path), 30, whole=whole)
+        assert image.shape == shape
+        result = sl.saliency(tiny, image, label=2)
+        recorded = replay.record_image_source(result, path, 30, whole=whole)
+        repeated = sl.again(recorded.recipe, model=tiny)
+        assert torch.equal(repeated.values["attribution"], result.values["attribution"])
+
+
+def test_a_tensor_parameter_cannot_be_made_again(tiny: sl.Model, photo: torch.Tensor) -> None:
+    result = sl.saliency(tiny, photo, label=2)
+    for digest in ({"shape": [1], "sha256": "x"}, [{"shape": [1], "sha256": "x"}]):
+        recipe = {**result.recipe, "knobs": {"label": 2, "kind": digest}}
+        with pytest.raises(sl.SightlineError, match="the recipe's kind was a tensor"):
+            sl.again(recipe, model=tiny, image=photo)
+
+
+def test_a_recipe_without_its_subject_is_refused(tiny: sl.Model) -> None:
+    recipe = {"method": "saliency", "knobs": {}, "model": {}}
+    with pytest.raises(sl.SightlineError, match="this recipe lacks its image"):
+        sl.again(recipe, model=tiny)
+
+
+def test_a_stopped_run_stops_at_the_same_step(tiny: sl.Model) -> None:
+    def stop_at_third(step: sl.Step) -> bool:
+        return step.index == 3
+
+    settings: dict[str, Any] = {"steps": 9, "size": 32, "start": "gray"}
+    stopped = sl.synthesis(tiny, "dog", **settings, callback=stop_at_third)
+    assert stopped.recipe["stopped_after"] == 3
+    repeated = sl.again(stopped.recipe, model=tiny)
+    assert torch.equal(repeated.values["image"], stopped.values["image"])
+    assert repeated.recipe["stopped_after"] == 3
+    whole_run = sl.synthesis(tiny, "dog", **settings)
+    assert not torch.equal(whole_run.values["image"], stopped.values["image"])
+
+
+@dataclass(frozen=True)
+class Stores:
+    """Parameters of a recipe, and those that are left when its store exists or does not."""
+
+    parameters: dict[str, Any]
+    if_store_exists: dict[str, Any]
+    if_not: dict[str, Any]
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        Stores({"folder": "f", "store": "s"}, {"store": "s"}, {"folder": "f"}),
+        Stores({"folder": None, "store": "s"}, *[{"folder": None, "store": "s"}] * 2),
+        Stores({"folder": "f", "store": None}, *[{"folder": "f", "store": None}] * 2),
+        Stores({"k": 3}, {"k": 3}, {"k": 3}),
+    ],
+    ids=lambda case: str(case.parameters),
+)
+def test_a_recipe_writes_no_store(
+    case: Stores, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for create, expected in ((False, case.if_not), (True, case.if_store_exists)):
+        if create:
+            Path("s").mkdir()
+        parameters = dict(case.parameters)
+        replay.prevent_store_writes(parameters)
+        assert parameters == expected
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ("recipe", "can't be read as a recipe"),
+        ("[1]", "is not a recipe"),
+        ('{"method": "saliency", "knobs": {}}', "is not a recipe"),
+        ('{"method": "saliency", "knobs": [], "model": {}}', "is not a recipe"),
+        ('{"sections": {}}', "is a report's recipe"),
+    ],
+)
+def test_other_files_are_no_recipes(content: str, reason: str, tmp_path: Path) -> None:
+    path = tmp_path / "recipe.json"
+    path.write_text(content, encoding="utf-8")
+    with pytest.raises(sl.SightlineError, match=reason):
+        replay.read_recipe(path)
+
+
+def test_the_source_of_an_image_is_absolute(
+    tiny: sl.Model, photo: torch.Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    images.write(photo, "photo.png")
+    result = replace(sl.saliency(tiny, photo, label=2), captions={})
+    image = replay.record_image_source(result, "photo.png", None).recipe["image"]
+    assert image["path"] == str(tmp_path.resolve() / "photo.png")
+    assert len(image["file_sha256"]) == 64
+    image = replay.record_image_source(result, "rocket", 64).recipe["image"]
+    assert (image["path"], image["size"], image["file_sha256"]) == ("rocket", 64, None)
+    assert json.dumps(image)
