@@ -13,6 +13,7 @@ import warnings
 import zlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -26,6 +27,7 @@ from torch import Tensor
 
 from sightline.errors import SightlineError
 from sightline.images import io as image
+from sightline.images.decode import decode_as_rgb
 
 READ = {
     "wrong_suffix.png": (256, 256),
@@ -104,7 +106,10 @@ def handmade_png(pixels: np.ndarray) -> bytes:
     color = {1: 0, 2: 4, 3: 2, 4: 6}[channels]
     rows = b"".join(b"\0" + row.astype(pixels.dtype.newbyteorder(">")).tobytes() for row in pixels)
     header = struct.pack(">IIBBBBB", width, height, 8 * pixels.dtype.itemsize, color, 0, 0, 0)
-    chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
+    return frame_png((b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b""))
+
+
+def frame_png(*chunks: tuple[bytes, bytes]) -> bytes:
     framed = [
         struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
         for kind, body in chunks
@@ -338,12 +343,73 @@ def test_16_bit_gray_is_scaled_and_not_clipped(save: Callable[..., Path]) -> Non
     )
 
 
-@pytest.mark.parametrize("channels", [3, 4])
+@pytest.mark.parametrize("channels", [2, 3, 4])
 def test_16_bit_color(save: Callable[..., Path], channels: int) -> None:
     pixels = noise(5, 7, channels, kind=np.uint16)
-    alpha = pixels[..., 3:] / 65535 if channels == 4 else 1.0
-    expected = pixels[..., :3] / 65535 * alpha + 1 - alpha
-    assert close(image.read(save(handmade_png(pixels))), planes(expected), tolerance=2 / 255)
+    color, alpha = pixels / 65535, 1.0
+    if channels != 3:
+        pixels[0, :3, -1] = (0, 65535, 32768)
+        color, alpha = np.split(pixels / 65535, [-1], axis=2)
+    expected = np.broadcast_to(color * alpha + 1 - alpha, (5, 7, 3))
+    path = save(handmade_png(pixels))
+    assert close(image.read(path), planes(expected), tolerance=2 / 255)
+    rgb, _, _ = decode_as_rgb(path.read_bytes(), short_side=5)
+    assert np.abs(np.asarray(rgb) / 255 - expected).max() < 2 / 255
+
+
+@pytest.mark.parametrize(("channels", "bits"), [(1, 2), (1, 4), (1, 8), (1, 16), (3, 8), (3, 16)])
+def test_the_one_transparent_color_of_a_png(
+    save: Callable[..., Path], channels: int, bits: int
+) -> None:
+    white = 2**bits - 1
+    pixels = noise(5, 8, channels, kind=np.uint16) & white
+    pixels[1, 2:5] = pixels[0, 0]
+    is_transparent = (pixels == pixels[0, 0]).all(-1)
+    if bits >= 8:
+        packed = pixels.astype(">u2" if bits == 16 else "u1")
+    else:
+        bit_rows = (pixels >> np.arange(bits - 1, -1, -1)) & 1
+        packed = np.packbits(bit_rows.reshape(5, -1).astype(np.uint8), axis=1)
+    rows = b"".join(b"\0" + row.tobytes() for row in packed)
+    color_type = {1: 0, 3: 2}[channels]
+    path = save(
+        frame_png(
+            (b"IHDR", struct.pack(">IIBBBBB", 8, 5, bits, color_type, 0, 0, 0)),
+            (b"tRNS", pixels[0, 0].astype(">u2").tobytes()),
+            (b"IDAT", zlib.compress(rows)),
+            (b"IEND", b""),
+        )
+    )
+    expected = np.broadcast_to(pixels / white, (5, 8, 3)).copy()
+    expected[is_transparent] = 1
+    assert close(image.read(path), planes(expected), tolerance=1 / 255)
+    rgb, _, _ = decode_as_rgb(path.read_bytes(), short_side=5)
+    assert np.abs(np.asarray(rgb) / 255 - expected).max() < 1 / 255
+
+
+@pytest.mark.parametrize("sample", ["unassalpha", "assocalpha"])
+@pytest.mark.parametrize(("kind", "channels"), [(np.uint8, 2), (np.uint8, 4), (np.uint16, 4)])
+def test_transparency_of_tiff(
+    tmp_path: Path, kind: type, channels: int, sample: Literal["unassalpha", "assocalpha"]
+) -> None:
+    white = np.iinfo(kind).max
+    straight = noise(5, 7, channels, kind=kind) / white
+    straight[0, :3, -1] = (0, 1, 0.5)
+    straight[..., -1] = 0.5 + 0.5 * straight[..., -1]
+    straight[0, :1, -1] = 0
+    color, alpha = np.split(straight, [-1], axis=2)
+    stored = straight.copy()
+    if sample == "assocalpha":
+        stored[..., :-1] *= alpha
+    tifffile.imwrite(
+        tmp_path / "a.tif",
+        (stored * white).round().astype(kind),
+        photometric="rgb" if channels == 4 else "minisblack",
+        planarconfig="contig",
+        extrasamples=[sample],
+    )
+    expected = np.broadcast_to(color * alpha + 1 - alpha, (5, 7, 3))
+    assert close(image.read(tmp_path / "a.tif"), planes(expected), tolerance=2.5 / 255)
 
 
 @pytest.mark.parametrize("order", ["<", ">"])

@@ -21,6 +21,7 @@ from PIL import Image, ImageFile, ImageOps
 from torch import Tensor
 
 from sightline.errors import SightlineError
+from sightline.images.color import GRAY_LEVELS, compute_srgb_gray_curve, convert_to_srgb
 from sightline.images.validation import add_batch_axis, check_image, describe_out_of_range
 
 logger = logging.getLogger(__name__)
@@ -126,7 +127,9 @@ def open_picture(
             if format_name == "Jpeg" and short_side is not None:
                 reduction = min(width, height) / (2 * short_side)
                 picture.draft("RGB", (int(width / reduction), int(height / reduction)))
+            raw_mode = str(picture.tile[0].args) if picture.tile else ""
             picture.load()
+            _scale_transparent_color(picture, raw_mode)
             if _turn_upright(picture):
                 height, width = width, height
             yield DecodedPicture(picture, height, width, frame_count)
@@ -143,6 +146,20 @@ def decode_as_rgb(data: bytes, short_side: int) -> tuple[Image.Image, int, int]:
     """
     with open_picture(io.BytesIO(data), short_side=short_side) as decoded:
         return convert_to_rgb(decoded.picture), decoded.height, decoded.width
+
+
+def _scale_transparent_color(picture: Image.Image, raw_mode: str) -> None:
+    """Brings the one transparent color of a PNG to the 8 bits that its pixels were decoded to.
+
+    Pillow leaves it in the bits of the file. Of 16-bit RGB only the higher bytes are compared, so
+    that a color less than 1/256 from the transparent one may count as transparent too.
+    """
+    color = picture.info.get("transparency")
+    if raw_mode == "RGB;16B" and isinstance(color, tuple):
+        picture.info["transparency"] = tuple(value >> 8 for value in color)
+    if raw_mode in ("L;2", "L;4") and isinstance(color, int):
+        bits = int(raw_mode[2:])
+        picture.info["transparency"] = color * 255 // (2**bits - 1)
 
 
 def _turn_upright(picture: Image.Image) -> bool:
@@ -201,9 +218,10 @@ def _make_decoding_error(format_name: str, error: Exception, max_pixels: int) ->
 
 
 def convert_pillow_to_tensor(picture: Image.Image) -> Tensor:
-    """A loaded picture of any mode as 1×3×H×W in [0, 1]; transparent pixels become white."""
+    """A loaded picture of any mode as 1×3×H×W, sRGB in [0, 1]; transparent pixels become white."""
     if _has_deep_pixels(picture):
         return _convert_deep_gray(picture).repeat(1, 3, 1, 1)
+    picture = convert_to_srgb(picture)
     mode = "RGBA" if picture.has_transparency_data else "RGB"
     pixels = torch.as_tensor(np.array(picture.convert(mode)))
     planes = pixels.permute(2, 0, 1)[None].contiguous().float().div_(255)
@@ -220,7 +238,9 @@ def convert_tensor_to_pillow(image: Tensor) -> Image.Image:
 
 
 def convert_to_rgb(picture: Image.Image) -> Image.Image:
-    """A loaded picture of any mode as 8-bit RGB; transparent pixels become white."""
+    """A loaded picture of any mode as 8-bit sRGB; transparent pixels become white."""
+    if not _has_deep_pixels(picture):
+        picture = convert_to_srgb(picture)
     if picture.mode == "RGB" and not picture.has_transparency_data:
         return picture
     if _has_deep_pixels(picture) or picture.has_transparency_data:
@@ -240,7 +260,7 @@ def _has_deep_pixels(picture: Image.Image) -> bool:
 
 
 def _convert_deep_gray(picture: Image.Image) -> Tensor:
-    """H×W in [0, 1] of float or more than 8-bit gray, divided by its white."""
+    """H×W in [0, 1] of float or more than 8-bit gray, divided by its white, in sRGB."""
     if picture.mode == "I" and picture.format != "PPM":
         raise SightlineError(
             "integer pixels, signed or of 32 bits, whose white is unknown; "
@@ -253,11 +273,24 @@ def _convert_deep_gray(picture: Image.Image) -> Tensor:
         tiff_tags = getattr(picture, "tag_v2", {})
         bits: int = tiff_tags.get(TIFF_BITS_PER_SAMPLE_TAG, (16,))[0]
         white = 2**bits - 1
-    values = torch.as_tensor(np.array(picture).astype(np.float32)).div_(white)
+    values = torch.as_tensor(np.array(picture).astype(np.float32))
+    transparent_level = picture.info.get("transparency")
+    is_transparent = None
+    if isinstance(transparent_level, int):
+        is_transparent = values == transparent_level
+    values.div_(white)
     problem = describe_out_of_range(values, tolerance=1e-4)
     if problem:
         raise SightlineError(f"pixels {problem}; they must lie in [0, 1]")
-    return values.clamp_(0, 1)
+    values.clamp_(0, 1)
+
+    profile: bytes | None = picture.info.get("icc_profile")
+    curve = compute_srgb_gray_curve(profile) if profile else None
+    if curve is not None:
+        values = curve[values.mul(GRAY_LEVELS - 1).round().long()]
+    if is_transparent is not None:
+        values[is_transparent] = 1
+    return values
 
 
 # ── the square that a network is fed ──
