@@ -41,6 +41,15 @@ def test_a_convolutional_network(convolutions: int, middle: str) -> None:
     }
 
 
+@pytest.mark.parametrize(("convolutions", "middle"), [(2, "norm3"), (3, "relu")])
+def test_three_convolutions_are_enough_to_have_a_middle(convolutions: int, middle: str) -> None:
+    """With fewer it is the middle one of all feature maps."""
+    calls: list[Call] = [(f"conv{i}", CONV, (4, 8, 9)) for i in range(convolutions)]
+    calls.append(("relu", RELU, (4, 8, 9)))
+    calls += [(f"norm{i}", NORM, (4, 8, 9)) for i in range(10)]
+    assert guess(calls)["middle"] == middle
+
+
 def test_without_a_relu_the_middle_is_the_convolution() -> None:
     calls: list[Call] = [(f"conv{i}", CONV, (4, 8, 9)) for i in range(5)]
     assert guess(calls) == {

@@ -30,7 +30,9 @@ def differentiate_twice(module: nn.Module, x: Tensor) -> tuple[Tensor, Tensor, T
     """A module's output, the gradient of a curved score of it, and that of the gradient's norm."""
     leaf = x.clone().requires_grad_()
     output = module(leaf.sin())
-    (gradient,) = torch.autograd.grad(output.square().sum(), leaf, create_graph=True)
+    # Also an output of 0 has a gradient.
+    score = (output - 0.3).square().sum()
+    (gradient,) = torch.autograd.grad(score, leaf, create_graph=True)
     (second,) = torch.autograd.grad(gradient.square().sum(), leaf)
     return output.detach(), gradient.detach(), second
 

@@ -147,6 +147,7 @@ def test_weights_that_are_written_to_are_packed_anew(write: str) -> None:
 def test_a_weight_written_to_before_the_backward_pass_is_packed_anew() -> None:
     convolution = nn.Conv2d(3, 4, (3, 2)).requires_grad_(False)
     x = make_input(1, 3, 8, 9).requires_grad_()
+    torch.autograd.grad(run_packed(convolution, x).sum(), x)  # packs it for both directions
     output = run_packed(convolution, x)
     convolution.weight.mul_(2)
     (gradient,) = torch.autograd.grad(output.sum(), x)
