@@ -1,4 +1,4 @@
-"""A change too small to see that makes the network say something else, and how the answer gives way as it may grow."""
+"""A change too small to see that changes the predicted class, and the accuracy as it grows."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""A sticker that the network takes for a golf ball wherever it lies."""
+"""A patch that the network classifies as a golf ball wherever it is placed."""
 
 from pathlib import Path
 

@@ -1,5 +1,8 @@
-"""Attention rollout and relevance of a small transformer. Its weights are random, so the picture shows the mechanics and nothing learned;
-it is not one to share and stays in out/."""
+"""Attention rollout and relevance of a small transformer.
+
+Its weights are random, so the picture shows how the method works and nothing learned. It is
+written to out/, not to the documentation.
+"""
 
 from pathlib import Path
 
@@ -21,12 +24,11 @@ network = VisionTransformer(
     mlp_dim=128,
     num_classes=10,
 )
-torch.nn.init.normal_(
-    network.heads.head.weight
-)  # torchvision starts it at zero, where every relevance is
+# torchvision initializes the head to zero, with which every relevance is zero.
+torch.nn.init.normal_(network.heads.head.weight)
 model = sl.load(network, size=160)
 photo = model.fit(sl.sample("rocket"))
-rows = [
-    sl.attention(model, photo, kind=kind).panels["attention"] for kind in ("rollout", "relevance")
-]
-sl.write(render.make_contact_sheet(torch.cat(rows), columns=1, gap=6), PICTURES / "attention.png")
+kinds = ("rollout", "relevance")
+rows = [sl.attention(model, photo, kind=kind).panels["attention"] for kind in kinds]
+sheet = render.make_contact_sheet(torch.cat(rows), columns=1, gap=6)
+sl.write(sheet, PICTURES / "attention.png")

@@ -1,5 +1,7 @@
-"""Eight kinds of class activation map at the last convolution, row by row: CAM, Grad-CAM, Grad-CAM++, HiResCAM; Layer-CAM, XGrad-CAM, Score-CAM,
-Eigen-CAM."""
+"""Eight kinds of class activation map at the last convolution, row by row.
+
+CAM, Grad-CAM, Grad-CAM++, HiResCAM; Layer-CAM, XGrad-CAM, Score-CAM, Eigen-CAM.
+"""
 
 from pathlib import Path
 
@@ -13,7 +15,7 @@ KINDS = ("cam", "gradcam", "gradcam++", "hirescam", "layercam", "xgradcam", "sco
 
 model = sl.load()
 photo = model.fit(sl.sample("rocket"), 240)
-over_photo = [
-    sl.cam(model, photo, kind=kind).panels["cam"][..., -photo.shape[3] :] for kind in KINDS
-]
-sl.write(render.make_contact_sheet(torch.cat(over_photo), columns=4, gap=6), PICTURES / "cam.png")
+width = photo.shape[3]
+overlays = [sl.cam(model, photo, kind=kind).panels["cam"][..., -width:] for kind in KINDS]
+sheet = render.make_contact_sheet(torch.cat(overlays), columns=4, gap=6)
+sl.write(sheet, PICTURES / "cam.png")

@@ -1,4 +1,4 @@
-"""DeepDream: what a layer already sees in a photograph, made stronger."""
+"""DeepDream: a photograph changed to increase what a layer responds to in it."""
 
 from pathlib import Path
 

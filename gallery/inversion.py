@@ -1,4 +1,4 @@
-"""Inversion by depth: what each layer still knows of a photograph, by descent and by the generator."""
+"""Inversion by depth: what each layer retains of a photograph, by descent and by a generator."""
 
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -15,16 +15,16 @@ sl.write(result.panels["depth"], PICTURES / "inversion_depth.png")
 learned = sl.inversion(model, photo, kind="learned")
 sl.write(learned.panels["inversion"], PICTURES / "inversion_learned.png")
 
-# From the vectors alone that a scan keeps: the photograph stands beside, and is not used.
+# From the vectors that a scan stores. The photograph is shown beside the result, not used.
 with TemporaryDirectory() as folder:
     sl.write(photo, Path(folder) / "chelsea.png")
-    kept = sl.scan(
+    scan = sl.scan(
         model,
         folder,
-        store=Path(folder) / "kept.scan",
+        store=Path(folder) / "photos.scan",
         layers=["relu1"],
         vectors=("relu2_2", "relu3_2", "penultimate"),
         size=128,
     )
-    stored = sl.inversion(model, photo, store=kept.path, kind="fourier", steps=100)
+    stored = sl.inversion(model, photo, store=scan.path, kind="fourier", steps=100)
 sl.write(stored.panels["inversion"], PICTURES / "inversion_store.png")

@@ -1,4 +1,4 @@
-"""The units of the embedded network's last convolution that one sample photograph drives and the others do not."""
+"""The units of the embedded network's last convolution that respond to one sample photograph."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Saliency by occlusion: cover a window, see how far the score falls."""
+"""Saliency by occlusion: how far the score falls when a window is covered."""
 
 from pathlib import Path
 

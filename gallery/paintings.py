@@ -1,11 +1,16 @@
-"""Six paintings on six photographs, and six textures made anew, with SqueezeNet's trained weights. Needs the data folder
-(SIGHTLINE_DATA, or ../shared/data beside the project); without it the pictures stay as they are."""
+"""Six paintings on six photographs, and six textures, with SqueezeNet's trained weights.
+
+Needs the data folder (SIGHTLINE_DATA, or ../shared/data beside the project); without it the
+pictures stay as they are.
+"""
 
 import os
 import sys
 from pathlib import Path
 
 import torch
+from torch import Tensor
+from torch.nn import functional as F
 
 import sightline as sl
 from sightline.images.plotting.maps import make_contact_sheet
@@ -28,44 +33,57 @@ TEXTURES = (
     "sliced_wasserstein_example.png",
     "tiny_161.jpg",
 )
-SIDE = 256
+PHOTO_SIDE = 256
+SAMPLE_SIDE = 128
+TEXTURE_SIDE = 192
 
 
-def square(path: Path, side: int) -> torch.Tensor:
-    """The middle of a picture, at most `side` pixels."""
+def read_square(path: Path, side: int) -> Tensor:
+    """The central square of a picture, at most `side` pixels wide."""
     image = sl.read(path)
-    image = sl.image.resize_short_side(image, side) if min(image.shape[-2:]) > side else image
-    least = min(side, *image.shape[-2:])
-    return sl.image.crop_center(image, least, least)
+    if min(image.shape[-2:]) > side:
+        image = sl.image.resize_short_side(image, side)
+    square_side = min(side, *image.shape[-2:])
+    return sl.image.crop_center(image, square_side, square_side)
 
 
-if not DATA.is_dir():
-    sys.exit(f"no data in {DATA}; the pictures stay as they are")
-model = sl.load("squeezenet1_0", weights=DATA / "nets" / "squeezenet1_0.safetensors")
-rows = list[torch.Tensor]()
-for photo, painting in PAIRS.items():
-    content = square(DATA / "content" / f"{photo}.jpg", SIDE)
-    style = str(DATA / "paintings" / f"{painting}.jpg")
-    rows += [
-        content,
-        square(Path(style), SIDE),
-        sl.style(model, content, styles=(style,), steps=80).tensors["image"],
-    ]
-(PICTURES / "paintings.jpg").write_bytes(
-    sl.image.encode_jpeg(
-        sl.image.resize_image(make_contact_sheet(torch.cat(rows), columns=6), 500, 1000)
-    )
-)
-rows = []
-for name in TEXTURES:
-    piece = square(DATA / "textures" / name, 128)
-    made = sl.texture(model, piece, method="gatys", side=192, steps=100).tensors["image"]
-    rows += [
-        torch.nn.functional.pad(piece, (0, 192 - piece.shape[3], 0, 192 - piece.shape[2]), value=1),
-        made,
-    ]  # at one scale
-(PICTURES / "textures.jpg").write_bytes(
-    sl.image.encode_jpeg(
-        sl.image.resize_image(make_contact_sheet(torch.cat(rows), columns=6), 300, 900)
-    )
-)
+def paint_photos(model: sl.Model) -> list[Tensor]:
+    """Photograph, painting and result for each pair."""
+    pictures: list[Tensor] = []
+    for photo_name, painting_name in PAIRS.items():
+        photo = read_square(DATA / "content" / f"{photo_name}.jpg", PHOTO_SIDE)
+        painting = DATA / "paintings" / f"{painting_name}.jpg"
+        result = sl.style(model, photo, styles=(str(painting),), steps=80)
+        pictures += [photo, read_square(painting, PHOTO_SIDE), result.tensors["image"]]
+    return pictures
+
+
+def synthesize_textures(model: sl.Model) -> list[Tensor]:
+    """Sample and texture, at the same scale, for each texture."""
+    pictures: list[Tensor] = []
+    for name in TEXTURES:
+        sample = read_square(DATA / "textures" / name, SAMPLE_SIDE)
+        result = sl.texture(model, sample, method="gatys", side=TEXTURE_SIDE, steps=100)
+        _, _, height, width = sample.shape
+        margins = (0, TEXTURE_SIDE - width, 0, TEXTURE_SIDE - height)
+        pictures += [F.pad(sample, margins, value=1), result.tensors["image"]]
+    return pictures
+
+
+def write_sheet(pictures: list[Tensor], height: int, width: int, path: Path) -> None:
+    """Writes pictures, six a row, as one JPEG of this size."""
+    sheet = make_contact_sheet(torch.cat(pictures), columns=6)
+    resized = sl.image.resize_image(sheet, height, width)
+    path.write_bytes(sl.image.encode_jpeg(resized))
+
+
+def main() -> None:
+    if not DATA.is_dir():
+        sys.exit(f"no data in {DATA}; the pictures stay as they are")
+    model = sl.load("squeezenet1_0", weights=DATA / "nets" / "squeezenet1_0.safetensors")
+    write_sheet(paint_photos(model), 500, 1000, PICTURES / "paintings.jpg")
+    write_sheet(synthesize_textures(model), 300, 900, PICTURES / "textures.jpg")
+
+
+if __name__ == "__main__":
+    main()

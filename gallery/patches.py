@@ -1,4 +1,4 @@
-"""What drives one unit of a middle layer the most, with its guided maps, and its middle cases."""
+"""Maximally activating patches of one unit, their guided attributions, and average patches."""
 
 from pathlib import Path
 

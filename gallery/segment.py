@@ -1,5 +1,7 @@
-"""Segmentation without supervision: the seeds that saliency gives, the outline that GrabCut finds, the object cut out (what the network takes for
-a French horn)."""
+"""Segmentation without supervision: seeds from saliency, the outline from GrabCut, the object.
+
+The network takes the object for a French horn.
+"""
 
 from pathlib import Path
 

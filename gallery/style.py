@@ -1,4 +1,4 @@
-"""Style transfer: a photograph painted in the manner of other pictures."""
+"""Style transfer: a photograph in the style of other pictures."""
 
 from pathlib import Path
 
@@ -11,8 +11,9 @@ PICTURES = Path(__file__).parent.parent / "docs" / "pictures"
 
 model = sl.load()
 photo = sl.image.resize_short_side(sl.sample("coffee"), 192)
-made = [
+restyled = [
     sl.style(model, photo, styles=(style,), steps=60).values["image"]
     for style in ("ihc", "hubble_deep_field", "gravel")
 ]
-sl.write(make_contact_sheet(torch.cat([photo, *made]), columns=2), PICTURES / "style.jpg")  # type: ignore[list-item]
+sheet = make_contact_sheet(torch.cat([photo, *restyled]), columns=2)  # type: ignore[list-item]
+sl.write(sheet, PICTURES / "style.jpg")

@@ -1,4 +1,4 @@
-"""A photograph in the styles of six paintings, one pass of the network that comes with Sightline each."""
+"""A photograph in the styles of six paintings, each by one pass of the shipped style network."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Texture synthesis: a larger picture from a small piece, by four classical methods; and a photograph remade from gravel."""
+"""Texture synthesis from a sample, by patches and by features; texture transfer to a photograph."""
 
 from pathlib import Path
 
@@ -9,25 +9,23 @@ PICTURES = Path(__file__).parent.parent / "docs" / "pictures"
 
 model = sl.load()
 piece = model.fit(sl.sample("brick"), 96)
-made = [
+synthesized = [
     sl.texture(model, piece, method=method, side=192)
     for method in ("quilting", "efros_leung", "wei_levoy", "patchmatch")
 ]
-sl.write(
-    arrange_in_row(made[0].panels["texture"], *(result.values["image"] for result in made[1:])),
-    PICTURES / "texture.png",
-)
+other_textures = [result.values["image"] for result in synthesized[1:]]
+row = arrange_in_row(synthesized[0].panels["texture"], *other_textures)
+sl.write(row, PICTURES / "texture.png")
 
 piece = sl.image.crop_center(model.fit(sl.sample("gravel"), 256), 128, 128)
-ways = [
+by_pooling = [
     sl.texture(model, piece, method="gatys", side=192, pooling=pooling, steps=80)
     for pooling in ("average", "max")
 ]
-sl.write(
-    arrange_in_row(ways[0].panels["texture"], *(way.tensors["image"] for way in ways[1:])),
-    PICTURES / "texture_neural.png",
-)
+average, maximum = by_pooling
+row = arrange_in_row(average.panels["texture"], maximum.values["image"])
+sl.write(row, PICTURES / "texture_neural.png")
 
 gravel = model.fit(sl.sample("gravel"), 256)
-followed = sl.texture(model, gravel, window=18, guide=model.fit(sl.sample("astronaut"), 256))
-sl.write(followed.panels["texture"], PICTURES / "texture_transfer.png")
+transferred = sl.texture(model, gravel, window=18, guide=model.fit(sl.sample("astronaut"), 256))
+sl.write(transferred.panels["texture"], PICTURES / "texture_transfer.png")

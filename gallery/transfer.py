@@ -1,4 +1,4 @@
-"""What fools one network, shown to another: here the embedded one and an untrained one."""
+"""Adversarial images of one network on another: the embedded one and an untrained one."""
 
 from pathlib import Path
 

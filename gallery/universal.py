@@ -1,4 +1,4 @@
-"""One small change that fools the network on most images, also on ones it was not made from."""
+"""One small change that changes the predicted class of most images, unseen ones included."""
 
 from pathlib import Path
 

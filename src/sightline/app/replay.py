@@ -10,7 +10,9 @@ from typing import Any, cast
 from torch import Tensor
 
 from sightline.errors import SightlineError, make_unknown_name_error
-from sightline.images.io import check_image, read_file_or_sample, resize_short_side
+from sightline.images.io import read_file_or_sample
+from sightline.images.transforms import resize_short_side
+from sightline.images.validation import check_image
 from sightline.methods import load_methods
 from sightline.models.model import Model
 from sightline.models.weights.checkpoint import hash_file

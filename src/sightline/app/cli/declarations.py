@@ -74,8 +74,8 @@ def read_method_declarations() -> Mapping[str, MethodDeclaration]:
     for entry in _read_file()["methods"]:
         parameters = [_parse_parameter(parameter) for parameter in entry["parameters"]]
         by_name = {parameter.name: parameter for parameter in parameters}
-        facts: dict[str, Any] = {**entry, "parameters": by_name}
-        declarations[entry["name"]] = MethodDeclaration(**facts)
+        fields: Any = {**entry, "parameters": by_name}
+        declarations[entry["name"]] = MethodDeclaration(**fields)
     return declarations
 
 
@@ -172,8 +172,17 @@ def _declare_parameter(spec: "ParameterSpec") -> dict[str, Any]:
     if spec.default is not inspect.Parameter.empty:
         declared["default"] = spec.default
     if spec.value_range:
-        declared["limits"] = [spec.value_range.low, spec.value_range.high]
+        limits = (spec.value_range.low, spec.value_range.high)
+        declared["limits"] = [_simplify_number(limit) for limit in limits]
     return declared
+
+
+def _simplify_number(limit: float) -> float:
+    """A whole limit as an int.
+
+    `typing` keeps one of two equal annotations, so whether 1 or 1.0 is seen depends on imports.
+    """
+    return int(limit) if limit == int(limit) else limit
 
 
 def format_type(kind: Any) -> str:

@@ -41,7 +41,14 @@ from sightline.generators.training.train import train_stylizer as run_training
 from sightline.images.files import check_writable
 from sightline.images.io import read_file_or_sample, write
 from sightline.images.library import find_pictures_below
-from sightline.images.video import read_video, write_video
+from sightline.images.video import (
+    ANIMATION_SUFFIXES,
+    is_animation_file,
+    read_video,
+    read_video_properties,
+    set_frame_rate,
+    write_video,
+)
 from sightline.models.zoo.load import choose_default_device, load, resolve_device
 
 # Photographs are stored this much larger than the crops.
@@ -263,11 +270,13 @@ def apply(
         ),
     ] = 0.6,
     fps: Annotated[
-        int,
+        float | None,
         Parameter(
-            help="Frames per second of the video that is written.", validator=POSITIVE_NUMBER
+            help="Frames per second of the video that is written, without sound. By default the "
+            "rate and the sound of the video that is read.",
+            validator=POSITIVE_NUMBER,
         ),
-    ] = 25,
+    ] = None,
     device: DeviceOption = None,
     out: Annotated[Path, Parameter(help="Folder for the restyled pictures.")] = Path(
         "out/stylizer"
@@ -289,7 +298,7 @@ def apply(
     unreadable: list[str] = []
     if path.is_dir():
         written, unreadable = restyle_folder(restyling, path, quiet=quiet)
-    elif path.suffix.lower() in READABLE_VIDEO_SUFFIXES:
+    elif path.suffix.lower() in READABLE_VIDEO_SUFFIXES or is_animation_file(path):
         written = [restyle_video_file(restyling, path, temporal=temporal, fps=fps)]
     else:
         written = [restyle_image_file(restyling, path)]
@@ -340,8 +349,16 @@ def restyle_image_file(restyling: Restyling, path: Path) -> Path:
     return written
 
 
-def restyle_video_file(restyling: Restyling, path: Path, *, temporal: float, fps: int) -> Path:
-    """Restyles a video frame by frame. Returns the file written."""
+def restyle_video_file(
+    restyling: Restyling, path: Path, *, temporal: float, fps: float | None
+) -> Path:
+    """Restyles a video frame by frame, as an MP4, or as GIF or WebP where it is one.
+
+    Keeps frame rate and sound, or without the sound has `fps`. Returns the file written.
+    """
+    properties = read_video_properties(path)
+    if fps is not None:
+        properties = set_frame_rate(properties, fps, path.name)
     frames = restyle_video(
         restyling.network,
         read_video(path),
@@ -350,8 +367,12 @@ def restyle_video_file(restyling: Restyling, path: Path, *, temporal: float, fps
         batch_size=restyling.batch,
         temporal_weight=temporal,
     )
-    written = restyling.out / f"{path.stem}.mp4"
-    write_video(frames, written, fps=fps)
+    suffix = path.suffix.lower()
+    if suffix not in ANIMATION_SUFFIXES:
+        suffix = ".mp4"
+    written = restyling.out / f"{path.stem}{suffix}"
+    sound_source = path if properties.has_sound else None
+    write_video(frames, written, properties=properties, sound_from=sound_source)
     return written
 
 
