@@ -1,4 +1,4 @@
-"""What instance norm takes away and batch norm leaves: a photograph and a pale copy, painted by one network with either."""
+"""What instance norm removes and batch norm keeps: a photograph and a pale copy, with either."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The pointing game: in grids of four photographs, do the maps of a photograph's class point at that photograph?"""
+"""The pointing game on grids of four photographs: do attributions point at the class asked for?"""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The report: one page that stands alone, a section for every run of every method, and commands that make each again."""
+"""The report: a page that stands alone, its sections, and commands that make each again."""
 
 import base64
 import json
@@ -102,7 +102,7 @@ def silent(_stage: str, _done: float) -> None:
 
 @dataclass(frozen=True)
 class Report:
-    """A finished report: the folder, the tour that wrote it, the page as text and as elements, what the progress display was told."""
+    """A finished report: folder, page as text and as elements, and the progress events."""
 
     folder: Path
     tour: TourReport

@@ -1,4 +1,4 @@
-"""The command line: what it prints, where it writes, how it refuses, and what is left when it is interrupted."""
+"""The command line: what it prints and writes, how it refuses, and what an interrupt leaves."""
 
 import json
 import shutil

@@ -3,9 +3,12 @@
 import json
 from pathlib import Path
 
+import av
+import numpy as np
 import pytest
 import torch
 from helpers import smooth
+from PIL import Image
 
 import sightline as sl
 from sightline.app.cli import stylizer as commands
@@ -124,6 +127,55 @@ def test_apply_to_a_video() -> None:
     )
     frames = list(video.read_video("made/short.mp4"))
     assert (len(frames), frames[0].shape) == (4, (1, 3, 32, 32))
+
+
+def write_with_sound(path: str, rate: int) -> None:
+    """Four frames and a track of silence."""
+    with av.open(path, "w") as container:
+        stream = container.add_stream("mpeg4", rate=rate)
+        stream.width = 48
+        stream.height = 32
+        stream.pix_fmt = "yuv420p"
+        track = container.add_stream("aac", rate=16000, layout="mono")
+        for level in range(4):
+            gray = np.full((32, 48, 3), 50 * level, np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(gray, format="rgb24")))
+        container.mux(stream.encode())
+        silence = np.zeros((1, 1024), np.float32)
+        sound = av.AudioFrame.from_ndarray(silence, format="fltp", layout="mono")
+        sound.sample_rate = 16000
+        container.mux([*track.encode(sound), *track.encode()])
+
+
+@pytest.mark.parametrize(("fps", "rate", "track_count"), [(None, 12, 1), ("12", 12, 1), ("6", 6, 0)])
+def test_apply_keeps_the_rate_and_the_sound_of_a_video(
+    fps: str | None, rate: int, track_count: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_with_sound("short.mp4", 12)
+    options = ["--fps", fps] if fps else []
+    assert (
+        main(["stylizer", "apply", "own.safetensors", "short.mp4", "--out", "made", *options]) == 0
+    )
+    with av.open("made/short.mp4") as container:
+        assert container.streams.video[0].average_rate == rate
+        assert container.streams.video[0].frames == 4
+        assert len(container.streams.audio) == track_count
+    messages = capsys.readouterr().err
+    assert messages.count("the sound could not be kept") == 1 - track_count
+
+
+@pytest.mark.parametrize("suffix", [".gif", ".webp"])
+def test_apply_makes_an_animation_of_an_animation(suffix: str) -> None:
+    pictures = [Image.fromarray(np.full((32, 48, 3), 50 * n, np.uint8)) for n in range(3)]
+    pictures[0].save(
+        f"short{suffix}", save_all=True, append_images=pictures[1:], duration=[50, 90, 200], loop=2
+    )
+    assert (
+        main(["stylizer", "apply", "own.safetensors", f"short{suffix}", "--out", "made"]) == 0
+    )
+    assert names("made") == [f"short{suffix}"]
+    properties = video.read_video_properties(f"made/short{suffix}")
+    assert (properties.durations, properties.loop_count) == ((50, 90, 200), 2)
 
 
 def test_train_writes_a_network_that_apply_takes(capsys: pytest.CaptureFixture[str]) -> None:
