@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 from helpers import smooth
-from PIL import Image
 
 import sightline as sl
 from sightline.app.cli import stylizer as commands
@@ -23,6 +22,7 @@ from sightline.generators.checkpoint import (
 )
 from sightline.images import io as images
 from sightline.images import video
+from sightline.images.decode import convert_tensor_to_pillow
 
 
 @pytest.fixture(autouse=True)
@@ -147,7 +147,9 @@ def write_with_sound(path: str, rate: int) -> None:
         container.mux([*track.encode(sound), *track.encode()])
 
 
-@pytest.mark.parametrize(("fps", "rate", "track_count"), [(None, 12, 1), ("12", 12, 1), ("6", 6, 0)])
+@pytest.mark.parametrize(
+    ("fps", "rate", "track_count"), [(None, 12, 1), ("12", 12, 1), ("6", 6, 0)]
+)
 def test_apply_keeps_the_rate_and_the_sound_of_a_video(
     fps: str | None, rate: int, track_count: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -166,13 +168,12 @@ def test_apply_keeps_the_rate_and_the_sound_of_a_video(
 
 @pytest.mark.parametrize("suffix", [".gif", ".webp"])
 def test_apply_makes_an_animation_of_an_animation(suffix: str) -> None:
-    pictures = [Image.fromarray(np.full((32, 48, 3), 50 * n, np.uint8)) for n in range(3)]
+    frames = [smooth(side=48, seed=seed)[..., :32, :] for seed in range(3)]
+    pictures = [convert_tensor_to_pillow(frame) for frame in frames]
     pictures[0].save(
         f"short{suffix}", save_all=True, append_images=pictures[1:], duration=[50, 90, 200], loop=2
     )
-    assert (
-        main(["stylizer", "apply", "own.safetensors", f"short{suffix}", "--out", "made"]) == 0
-    )
+    assert main(["stylizer", "apply", "own.safetensors", f"short{suffix}", "--out", "made"]) == 0
     assert names("made") == [f"short{suffix}"]
     properties = video.read_video_properties(f"made/short{suffix}")
     assert (properties.durations, properties.loop_count) == ((50, 90, 200), 2)
