@@ -1,7 +1,9 @@
 """Movies come back frame by frame; what is no movie is refused in one line; files are whole."""
 
 import struct
+import warnings
 from collections.abc import Iterator
+from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -14,6 +16,7 @@ from torch import Tensor
 
 import sightline as sl
 from sightline.images import video
+from sightline.images.decode import convert_tensor_to_pillow
 from sightline.registry.result import Result
 
 HEIGHT, WIDTH = 34, 48
@@ -130,10 +133,11 @@ def test_what_is_no_movie_is_not_written(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_rate_below_one_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(sl.SightlineError, match="fps is 0; it must be at least 1"):
-        video.write_video(make_frames(), tmp_path / "a.mp4", fps=0)
-    video.write_video(make_frames(), tmp_path / "a.mp4", fps=1)
+@pytest.mark.parametrize("fps", [0, -1, float("nan"), float("inf")])
+def test_a_rate_that_is_none_is_refused(fps: float, tmp_path: Path) -> None:
+    with pytest.raises(sl.SightlineError, match=rf"fps is {fps}; it must be above 0"):
+        video.write_video(make_frames(), tmp_path / "a.mp4", fps=fps)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_broken_run_keeps_the_previous_movie(tmp_path: Path) -> None:
@@ -204,3 +208,212 @@ def test_a_result_carries_movies(tmp_path: Path) -> None:
         assert len(list(video.read_video(tmp_path / name))) == 5
     with pytest.raises(TypeError):
         result.movies["other"] = movie  # type: ignore[index]
+
+
+# ── rate and sound ──
+
+RATES = [Fraction(1, 2), Fraction(24000, 1001), Fraction(15), Fraction(30000, 1001), Fraction(60)]
+
+
+def write_source(
+    path: Path,
+    timestamps: list[Fraction],
+    rate: Fraction = Fraction(25),
+    codec: str = "",
+    track_count: int = 1,
+) -> None:
+    """A video of gray frames at given seconds, with tracks of a sawtooth of one second."""
+    with av.open(path, "w") as container:
+        stream = container.add_stream("mpeg4", rate=rate)
+        stream.width = 64
+        stream.height = 48
+        stream.pix_fmt = "yuv420p"
+        stream.codec_context.time_base = Fraction(1, 1200)
+        tracks = [
+            container.add_stream(codec, rate=16000, layout="mono")
+            for _ in range(track_count if codec else 0)
+        ]
+        for number, timestamp in enumerate(timestamps):
+            gray = np.full((48, 64, 3), 9 * number, np.uint8)
+            frame = av.VideoFrame.from_ndarray(gray, format="rgb24")
+            frame.time_base = Fraction(1, 1200)
+            frame.pts = round(timestamp * 1200)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+        for track in tracks:
+            wave = (np.arange(16000) % 100 * 300 - 15000).astype(np.int16)
+            sound = av.AudioFrame.from_ndarray(wave[None], format="s16", layout="mono")
+            sound.sample_rate = 16000
+            resampler = av.AudioResampler(
+                track.codec_context.format, "mono", 16000, track.codec_context.frame_size or None
+            )
+            for part in [*resampler.resample(sound), *resampler.resample(None)]:
+                container.mux(track.encode(part))
+            container.mux(track.encode())
+
+
+def read_sound(path: Path) -> list[list[bytes]]:
+    """The compressed packets of each audio track."""
+    with av.open(path) as container:
+        packets: dict[int, list[bytes]] = {stream.index: [] for stream in container.streams.audio}
+        for packet in container.demux(*container.streams.audio) if packets else ():
+            if packet.size:
+                packets[packet.stream.index].append(bytes(packet))
+        return list(packets.values())
+
+
+def start_of_sound(path: Path) -> float:
+    """How many seconds the first packet of sound is after the first of pictures."""
+    starts: dict[str, float] = {}
+    with av.open(path) as container:
+        for packet in container.demux():
+            if packet.pts is not None:
+                starts.setdefault(packet.stream.type, float(packet.pts * packet.time_base))
+    return starts["audio"] - starts["video"]
+
+
+def copy_video(source: Path, target: Path) -> video.VideoProperties:
+    properties = video.read_video_properties(source)
+    frames = (frame.flip(3) for frame in video.read_video(source))
+    video.write_video(frames, target, properties=properties, sound_from=source)
+    return properties
+
+
+@pytest.mark.parametrize("rate", RATES)
+def test_the_rate_is_read_and_kept(rate: Fraction, tmp_path: Path) -> None:
+    video.write_video(make_frames(), tmp_path / "a.mp4", fps=rate)
+    assert copy_video(tmp_path / "a.mp4", tmp_path / "b.mp4").frame_rate == rate
+    assert video.read_video_properties(tmp_path / "b.mp4").frame_rate == rate
+    assert len(list(video.read_video(tmp_path / "b.mp4"))) == 5
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".mov", ".avi", ".ts"])
+@pytest.mark.parametrize("rate", [Fraction(24), Fraction(30000, 1001)])
+def test_the_rate_of_any_container(suffix: str, rate: Fraction, tmp_path: Path) -> None:
+    with av.open(tmp_path / f"a{suffix}", "w") as container:
+        stream = container.add_stream("mpeg4", rate=rate)
+        stream.width = 64
+        stream.height = 48
+        stream.pix_fmt = "yuv420p"
+        for number in range(20):
+            gray = np.full((48, 64, 3), 9 * number, np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(gray, format="rgb24")))
+        container.mux(stream.encode())
+    properties = video.read_video_properties(tmp_path / f"a{suffix}")
+    assert properties == video.VideoProperties(rate)
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
+def test_of_a_variable_rate_the_average_is_kept(suffix: str, tmp_path: Path) -> None:
+    """Fifteen frames in the first second, then five frames in two seconds."""
+    fast = [Fraction(number, 15) for number in range(15)]
+    slow = [1 + Fraction(2 * number, 5) for number in range(6)]
+    write_source(tmp_path / f"a{suffix}", [*fast, *slow])
+    properties = copy_video(tmp_path / f"a{suffix}", tmp_path / "b.mp4")
+    assert float(properties.frame_rate) == pytest.approx(20 / 3, rel=0.06)
+    with av.open(tmp_path / "b.mp4") as container:
+        stream = container.streams.video[0]
+        assert stream.frames == 21
+        assert float(stream.duration * stream.time_base) == pytest.approx(3.1, abs=0.2)
+
+
+@pytest.mark.parametrize(
+    ("suffix", "codec"),
+    [(".mp4", "aac"), (".mkv", "aac"), (".ts", "aac"), (".mkv", "libopus"), (".avi", "libmp3lame")],
+)
+def test_sound_is_copied_without_loss(suffix: str, codec: str, tmp_path: Path) -> None:
+    timestamps = [Fraction(number, 25) for number in range(25)]
+    source = tmp_path / f"a{suffix}"
+    write_source(source, timestamps, codec=codec)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert copy_video(source, tmp_path / "b.mp4").has_sound
+    (copied,) = read_sound(tmp_path / "b.mp4")
+    (original,) = read_sound(source)
+    if suffix == ".ts":  # each packet has a header of its own there (ADTS, 7 bytes)
+        original = [packet[7:] for packet in original]
+    assert copied == original
+    assert abs(start_of_sound(tmp_path / "b.mp4") - start_of_sound(source)) < 0.002
+
+
+def test_all_tracks_are_copied(tmp_path: Path) -> None:
+    timestamps = [Fraction(number, 25) for number in range(10)]
+    write_source(tmp_path / "a.mkv", timestamps, codec="aac", track_count=2)
+    copy_video(tmp_path / "a.mkv", tmp_path / "b.mp4")
+    assert read_sound(tmp_path / "b.mp4") == read_sound(tmp_path / "a.mkv")
+    assert len(read_sound(tmp_path / "b.mp4")) == 2
+
+
+@pytest.mark.parametrize(("suffix", "codec"), [(".avi", "adpcm_ms"), (".avi", "adpcm_ima_wav")])
+def test_sound_that_an_mp4_cannot_hold_is_named_in_one_line(
+    suffix: str, codec: str, tmp_path: Path
+) -> None:
+    timestamps = [Fraction(number, 25) for number in range(10)]
+    write_source(tmp_path / f"a{suffix}", timestamps, codec=codec)
+    with pytest.warns(UserWarning, match=codec) as caught:
+        copy_video(tmp_path / f"a{suffix}", tmp_path / "b.mp4")
+    messages = [str(warning.message) for warning in caught]
+    assert messages == [f"a{suffix}: the sound could not be kept (an MP4 can't hold {codec})"]
+    assert read_sound(tmp_path / "b.mp4") == []
+    assert len(list(video.read_video(tmp_path / "b.mp4"))) == 10
+
+
+def test_sound_does_not_fit_another_rate(tmp_path: Path) -> None:
+    properties = video.VideoProperties(Fraction(24000, 1001), has_sound=True)
+    with pytest.warns(UserWarning, match=r"a\.mp4: the sound could not be kept"):
+        changed = video.set_frame_rate(properties, 12.5, "a.mp4")
+    assert changed == video.VideoProperties(Fraction(25, 2))
+    same = video.set_frame_rate(properties, 23.976, "a.mp4")
+    assert same == properties
+
+
+# ── animations ──
+
+
+@pytest.mark.parametrize("suffix", [".gif", ".webp"])
+@pytest.mark.parametrize("loop", [0, 1, 4])
+def test_animations_keep_durations_and_loop_count(suffix: str, loop: int, tmp_path: Path) -> None:
+    pictures = [convert_tensor_to_pillow(frame) for frame in make_frames()]
+    durations = [50, 120, 30, 80, 400]
+    source = tmp_path / f"a{suffix}"
+    options = {"lossless": True} if suffix == ".webp" else {}
+    pictures[0].save(
+        source, save_all=True, append_images=pictures[1:], duration=durations, loop=loop, **options
+    )
+    copy_video(source, tmp_path / f"b{suffix}")
+    for path in (source, tmp_path / f"b{suffix}"):
+        properties = video.read_video_properties(path)
+        assert properties == video.VideoProperties(
+            Fraction(5000, 680), tuple(durations), loop_count=loop
+        )
+        with Image.open(path) as opened:
+            assert (opened.n_frames, opened.info["loop"]) == (5, loop)
+    frames = list(video.read_video(source))
+    for frame, expected in zip(frames, make_frames(), strict=True):
+        assert (frame - expected).abs().mean() < 0.02
+
+
+def test_a_gif_that_is_shown_once_stays_so(tmp_path: Path) -> None:
+    pictures = [convert_tensor_to_pillow(frame) for frame in make_frames()]
+    pictures[0].save(tmp_path / "a.gif", save_all=True, append_images=pictures[1:], duration=70)
+    assert copy_video(tmp_path / "a.gif", tmp_path / "b.gif").loop_count is None
+    assert b"NETSCAPE" not in (tmp_path / "b.gif").read_bytes()
+
+
+@pytest.mark.parametrize("suffix", [".gif", ".webp"])
+def test_a_rate_that_hundredths_cannot_hold_is_kept_on_average(suffix: str, tmp_path: Path) -> None:
+    video.write_video(make_frames(9), tmp_path / f"a{suffix}", fps=30)
+    durations = video.read_video_properties(tmp_path / f"a{suffix}").durations
+    assert sum(durations) == 300
+    assert set(durations) == {30, 40}
+
+
+def test_an_animation_has_more_than_one_frame(tmp_path: Path) -> None:
+    for suffix in (".gif", ".webp"):
+        video.write_video(make_frames(), tmp_path / f"a{suffix}")
+        video.write_video(make_frames(1), tmp_path / f"b{suffix}")
+        assert video.is_animation_file(tmp_path / f"a{suffix}")
+        assert not video.is_animation_file(tmp_path / f"b{suffix}")
+    video.write_video(make_frames(), tmp_path / "a.mp4")
+    assert not video.is_animation_file(tmp_path / "a.mp4")
+    assert not video.is_animation_file(tmp_path / "none.gif")

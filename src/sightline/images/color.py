@@ -48,10 +48,6 @@ def apply_channel_matrix(image: Tensor, matrix: Tensor) -> Tensor:
     return (matrix.to(image) @ image.flatten(2)).unflatten(2, image.shape[2:])
 
 
-# The former name of the function; tests of other packages still import it.
-apply_color_matrix = apply_channel_matrix
-
-
 def match_colors(image: Tensor, reference: Tensor) -> Tensor:
     """The image with the mean and covariance of the reference's colors: 1×3×H×W in [0, 1].
 
@@ -160,7 +156,7 @@ def _build_srgb_transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransfo
     flags = ImageCms.Flags.NOOPTIMIZE if mode == "I;16" else ImageCms.Flags.NONE
     try:
         source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-        space = str(source.profile.xcolor_space).strip()
+        space = profile[16:20].decode("ascii", "replace").strip()  # ICC.1:2010, 7.2.8
         if space != PROFILE_SPACES[mode]:
             logger.debug("a color profile of %s in a picture of mode %s is ignored", space, mode)
             return None
