@@ -417,3 +417,16 @@ def test_an_animation_has_more_than_one_frame(tmp_path: Path) -> None:
     video.write_video(make_frames(), tmp_path / "a.mp4")
     assert not video.is_animation_file(tmp_path / "a.mp4")
     assert not video.is_animation_file(tmp_path / "none.gif")
+
+
+@pytest.mark.parametrize("suffix", [".gif", ".webp"])
+@pytest.mark.parametrize("size", [(34, 48), (33, 47)])
+def test_equal_frames_stay_frames(suffix: str, size: tuple[int, int], tmp_path: Path) -> None:
+    first, second = make_frames(2, *size)
+    properties = video.VideoProperties(Fraction(10), (40, 90, 60, 50), loop_count=3)
+    frames = [first, first, second, second]
+    video.write_video(frames, tmp_path / f"a{suffix}", properties=properties)
+    written = video.read_video_properties(tmp_path / f"a{suffix}")
+    assert (written.durations, written.loop_count) == ((40, 90, 60, 50), 3)
+    for frame, expected in zip(video.read_video(tmp_path / f"a{suffix}"), frames, strict=True):
+        assert (frame - expected).abs().mean() < 0.02

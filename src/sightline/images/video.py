@@ -4,7 +4,9 @@
 shown in the same way.
 """
 
+import io
 import stat
+import struct
 import warnings
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -17,6 +19,7 @@ from typing import IO, Any
 import numpy as np
 import torch
 from PIL import Image
+from PIL.GifImagePlugin import getdata
 from torch import Tensor
 
 from sightline.errors import SightlineError, get_first_error_line
@@ -42,6 +45,9 @@ DEFAULT_FRAME_RATE = Fraction(20)
 # Browsers show a frame without a duration for so long, in milliseconds.
 DEFAULT_DURATION = 100
 REPEAT_FOREVER = 0
+# Bits of the headers of an animated WebP and of its frames.
+ANIMATION_FLAG = 0x02
+NO_BLENDING_FLAG = 0x02
 # A second an hour. Frame rates that differ by less than this are the same to a viewer.
 SAME_RATE_TOLERANCE = 1 / 3600
 
@@ -284,8 +290,10 @@ def write_video(
     with replace_atomically(path) as temporary:
         if suffix == ".mp4":
             _encode_mp4(all_pixels, temporary, properties.frame_rate, sound_from)
+        elif suffix == ".gif":
+            _encode_gif(all_pixels, temporary, properties)
         else:
-            _encode_animation(all_pixels, temporary, properties)
+            _encode_webp(all_pixels, temporary, properties)
 
 
 def _quantize_frames(frames: Iterable[Tensor]) -> Iterator[Any]:
@@ -302,29 +310,56 @@ def _quantize_frames(frames: Iterable[Tensor]) -> Iterator[Any]:
         yield quantize_image(image[0])
 
 
-def _encode_animation(pixels: Iterable[Any], path: Path, properties: VideoProperties) -> None:
-    """Writes a GIF or WebP, by the suffix."""
-    durations: list[int] = []
+def _encode_gif(pixels: Iterable[Any], path: Path, properties: VideoProperties) -> None:
+    """Writes a GIF frame by frame (GIF89a specification, sections 17 to 27).
 
-    def yield_pictures() -> Iterator[Image.Image]:
+    Pillow's own writer holds all frames in memory, and merges equal ones.
+    """
+    with path.open("wb") as file:
         for number, frame in enumerate(pixels):
-            durations.append(_choose_duration(number, properties))
-            yield Image.fromarray(frame)
+            picture = Image.fromarray(frame).quantize(256)
+            if number == 0:
+                # Each frame has its own palette: there is no global one.
+                file.write(b"GIF89a" + struct.pack("<HHBBB", *picture.size, 0x70, 0, 0))
+                if properties.loop_count is not None:
+                    loop_block = struct.pack("<BBHB", 3, 1, properties.loop_count, 0)
+                    file.write(b"!\xff\x0bNETSCAPE2.0" + loop_block)
+            duration = _choose_duration(number, properties)
+            blocks = getdata(picture, duration=duration, disposal=1, include_color_table=True)
+            file.write(b"".join(blocks))
+        file.write(b";")
 
-    pictures = yield_pictures()
-    first = next(pictures)
-    options: dict[str, Any] = {}
-    if properties.loop_count is not None:
-        options["loop"] = properties.loop_count
-    first.save(
-        path,
-        save_all=True,
-        append_images=pictures,
-        duration=durations,  # Pillow reads a frame's when it has taken the frame
-        quality=85,
-        disposal=1,
-        **options,
-    )
+
+def _encode_webp(pixels: Iterable[Any], path: Path, properties: VideoProperties) -> None:
+    """Writes an animated WebP frame by frame (RFC 9649, section 2.7.1), for the reasons of a GIF."""
+    # In a WebP, 1 is once.
+    loop_count = 1 if properties.loop_count is None else properties.loop_count
+    with path.open("wb") as file:
+        file.write(b"RIFF" + bytes(4) + b"WEBP")
+        for number, frame in enumerate(pixels):
+            height, width = frame.shape[:2]
+            size = _pack_24_bits(width - 1) + _pack_24_bits(height - 1)
+            if number == 0:
+                file.write(_pack_chunk(b"VP8X", bytes([ANIMATION_FLAG, 0, 0, 0]) + size))
+                file.write(_pack_chunk(b"ANIM", struct.pack("<IH", 0, loop_count)))
+            still = io.BytesIO()
+            Image.fromarray(frame).save(still, "WEBP", quality=85)
+            position = bytes(6)
+            duration = _pack_24_bits(_choose_duration(number, properties))
+            header = position + size + duration + bytes([NO_BLENDING_FLAG])
+            # A still picture is its file header of 12 bytes, and a chunk with the pixels.
+            file.write(_pack_chunk(b"ANMF", header + still.getvalue()[12:]))
+        content_size = file.tell() - 8
+        file.seek(4)
+        file.write(struct.pack("<I", content_size))
+
+
+def _pack_chunk(name: bytes, content: bytes) -> bytes:
+    return name + struct.pack("<I", len(content)) + content + bytes(len(content) % 2)
+
+
+def _pack_24_bits(number: int) -> bytes:
+    return number.to_bytes(3, "little")
 
 
 def _choose_duration(number: int, properties: VideoProperties) -> int:
