@@ -19,6 +19,7 @@ import sightline as sl
 from sightline.generators.apply import restyle_images
 from sightline.generators.checkpoint import read_fixed_style_network
 from sightline.images import io as images
+from sightline.images.transforms import resize_short_side
 
 SIDE = 160
 
@@ -39,7 +40,7 @@ def cut_square(picture: Tensor, rng: np.random.Generator) -> Tensor:
     Pictures are not enlarged for it.
     """
     largest_scale = min(3.0, max(1.0, min(picture.shape[-2:]) / SIDE))
-    scaled = images.resize_short_side(picture, round(SIDE * rng.uniform(1, largest_scale)))
+    scaled = resize_short_side(picture, round(SIDE * rng.uniform(1, largest_scale)))
     height, width = scaled.shape[-2:]
     y = int(rng.integers(0, height - SIDE + 1))
     x = int(rng.integers(0, width - SIDE + 1))

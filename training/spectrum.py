@@ -14,8 +14,9 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from sightline.images import io as images
+from sightline.images.io import read
 from sightline.images.spectrum import compute_decorrelated_spectrum, compute_frequency_grid
+from sightline.images.transforms import crop_center, resize_short_side
 
 SIDE = 224
 RING_COUNT = 24
@@ -33,8 +34,8 @@ def measure_amplitudes(paths: list[Path]) -> tuple[Tensor, Tensor]:
     amplitude_sum = torch.zeros(3, SIDE, SIDE // 2 + 1)
     square_sum = torch.zeros(3)
     for path in paths:
-        resized = images.resize_short_side(images.read(path), SIDE)
-        image = images.crop_center(resized, SIDE, SIDE)
+        resized = resize_short_side(read(path), SIDE)
+        image = crop_center(resized, SIDE, SIDE)
         spectrum = compute_decorrelated_spectrum(image)
         decorrelated = torch.fft.irfft2(spectrum, s=(SIDE, SIDE), norm="ortho")
         centred = decorrelated - decorrelated.mean((2, 3), keepdim=True)

@@ -11,8 +11,9 @@ from torch.nn import functional as F
 from sightline.errors import SightlineError, get_first_error_line
 from sightline.generators.architectures.style import MIN_STYLIZER_SIDE
 from sightline.generators.checkpoint import AnyStyleNetwork, FixedStyleNetwork
-from sightline.images.io import read, resize_short_side
-from sightline.images.library import PICTURE_SUFFIXES
+from sightline.images.decode import IMAGE_FILE_SUFFIXES
+from sightline.images.io import read
+from sightline.images.transforms import resize_short_side
 
 # Ruder 2016, eq. 5: |f + b|² ≤ 0.01 (|f|² + |b|²) + 0.5 for a flow f and its inverse b.
 FLOW_RELATIVE_TOLERANCE = 0.01
@@ -69,10 +70,10 @@ def list_folder_pictures(folder: Path) -> list[Path]:
     paths = [
         path
         for path in folder.iterdir()
-        if path.suffix.lower() in PICTURE_SUFFIXES and path.is_file()
+        if path.suffix.lower() in IMAGE_FILE_SUFFIXES and path.is_file()
     ]
     if not paths:
-        suffixes = ", ".join(PICTURE_SUFFIXES)
+        suffixes = ", ".join(IMAGE_FILE_SUFFIXES)
         raise SightlineError(f"the folder {str(folder)!r} holds no picture ({suffixes})")
     return sorted(paths)
 

@@ -19,8 +19,8 @@ from sightline.errors import SightlineError, make_unknown_name_error
 from sightline.generators.architectures.adain import AdaINStylizer
 from sightline.generators.architectures.style import NormKind, Stylizer, make_stylizer
 from sightline.images.files import replace_atomically
-from sightline.images.io import limit_short_side
 from sightline.images.library import ASSETS_FOLDER, PAINTING_NAMES, read_style_picture
+from sightline.images.transforms import limit_short_side
 from sightline.models.model import Model
 from sightline.models.tracing.receptive_field import receptive_field
 from sightline.models.weights.checkpoint import fill_network_weights, read_weights
@@ -66,6 +66,7 @@ class FixedStyleNetwork:
             if name not in self.names:
                 raise make_unknown_name_error("style", name, self.names)
         shares = normalize_style_weights(named_weights)
+
         row = [shares.get(name, 0.0) for name in self.names]
         return torch.tensor([row], device=self.device)
 
@@ -98,10 +99,12 @@ class AnyStyleNetwork:
         negative or all 0.
         """
         named_weights = {weights: 1.0} if isinstance(weights, str) else weights
+        shares = normalize_style_weights(named_weights)
         rows: list[Tensor] = []
-        for name, share in normalize_style_weights(named_weights).items():
+        for name, share in shares.items():
             style = self.read_style(name, size).to(self.device)
-            rows.append(share * self.network.make_style_row(style, strength))
+            row = self.network.make_style_row(style, strength)
+            rows.append(share * row)
         return torch.stack(rows).sum(0)
 
     def read_style(self, name: str, size: int) -> Tensor:

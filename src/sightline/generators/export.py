@@ -84,7 +84,8 @@ def export_onnx(style_network: FixedStyleNetwork | AnyStyleNetwork, path: Path) 
 def plan_fixed_style_export(style_network: FixedStyleNetwork) -> ExportPlan:
     count, height, width = make_dynamic_dims("count", "height", "width")
     image = torch.rand(TRACE_BATCH, 3, TRACE_HEIGHT, TRACE_WIDTH)
-    mix = style_network.make_mix(style_network.names[0]).cpu().repeat(TRACE_BATCH, 1)
+    first_style = style_network.names[0]
+    mix = style_network.make_mix(first_style).cpu().repeat(TRACE_BATCH, 1)
     dynamic_axes = {"image": {0: count, 2: height, 3: width}, "mix": {0: count}}
     return ExportPlan(style_network.network, (image, mix), dynamic_axes)
 
@@ -126,7 +127,8 @@ class ExportableStylizer(nn.Module):
         content_features = self.encoder(self.normalize(image))
         style_features = self.encoder(self.normalize(style))
         mix = self.network.pack_style_row(style_features, alpha)
-        return self.network.stylize_features(content_features, mix, *image.shape[-2:])
+        height, width = image.shape[-2:]
+        return self.network.stylize_features(content_features, mix, height, width)
 
 
 def truncate_network(network: nn.Module, last_layer: str) -> nn.Sequential:

@@ -11,6 +11,7 @@ from helpers import smooth
 import sightline as sl
 from sightline.generators.training.dataset import PhotoDataset, decode_photo_folder
 from sightline.images import io as images
+from sightline.images.transforms import crop_center, resize_short_side
 
 
 @pytest.fixture(scope="module")
@@ -40,8 +41,8 @@ def test_photos_are_decoded_to_the_square_in_the_middle(folder: Path, tmp_path: 
     assert progress[-1] == 1
     for number in range(3):
         picture = images.read(folder / "deep" / f"{number}.png")
-        resized = images.resize_short_side(picture, 32)
-        expected = images.crop_center(resized, 32, 32)[0].permute(1, 2, 0).numpy()
+        resized = resize_short_side(picture, 32)
+        expected = crop_center(resized, 32, 32)[0].permute(1, 2, 0).numpy()
         assert np.abs(photos.pixels[number] / 255.0 - expected).max() < 0.003
 
 

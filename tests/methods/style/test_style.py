@@ -9,9 +9,9 @@ from torch import Tensor
 
 import sightline as sl
 from sightline.images import io as images
-from sightline.images.color import RGB_TO_YIQ, apply_color_matrix
+from sightline.images.color import RGB_TO_YIQ, apply_channel_matrix
 from sightline.images.library import PAINTINGS_FOLDER
-from sightline.images.transforms import resize_bicubic
+from sightline.images.transforms import resize_bicubic, resize_short_side
 from sightline.methods.style.style import make_gray_noise
 
 LAYERS: dict[str, Any] = {
@@ -104,7 +104,7 @@ def test_the_loss_falls_as_in_the_authors_notebook(painting: str) -> None:
     Ours are at the same shares of 100 steps, on a network of another scale.
     """
     published = [loss / 368_494 for loss in (1_388_532, 707_861, 469_375, 411_658)]
-    photo = images.resize_short_side(sl.sample("coffee"), 64)
+    photo = resize_short_side(sl.sample("coffee"), 64)
     model = sl.load(device="cpu")
     result = sl.style(model, photo, styles=(painting,), steps=100, coarse=False)
     losses = (-result.tensors["scores"]).tolist()
@@ -192,8 +192,8 @@ def test_luminance_keeps_the_photos_colors(model: sl.Model, grain: Tensor) -> No
     result = sl.style(
         model, photo, styles=(grain,), color="luminance", content_weight=10.0, steps=5, **LAYERS
     )
-    chroma = apply_color_matrix(result.tensors["image"], RGB_TO_YIQ)[:, 1:]
-    photo_chroma = apply_color_matrix(photo, RGB_TO_YIQ)[:, 1:]
+    chroma = apply_channel_matrix(result.tensors["image"], RGB_TO_YIQ)[:, 1:]
+    photo_chroma = apply_channel_matrix(photo, RGB_TO_YIQ)[:, 1:]
     assert float((chroma - photo_chroma).abs().mean()) < 0.01
 
 

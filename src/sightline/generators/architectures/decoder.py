@@ -71,7 +71,8 @@ class FeatureDecoder(nn.Module):
         self.paint = nn.Conv2d(DECODER_WIDTHS[-1], 3, 3, padding=1)
 
     def forward(self, features: Tensor) -> Tensor:
-        x = self.enter(standardize_and_clip(features, self.mean, self.deviation))
+        standardized = standardize_and_clip(features, self.mean, self.deviation)
+        x = self.enter(standardized)
         for index, widen in enumerate(self.up):
             x = activate_and_normalize(x)
             if index < len(self.refine):
@@ -105,11 +106,14 @@ class CodeGenerator(nn.Module):
 
     def predict_features(self, code: Tensor) -> Tensor:
         """Features of relu4_2, N×256×6×6, predicted from codes N×256."""
-        x = self.places(standardize_and_clip(code, self.mean, self.deviation))
+        standardized = standardize_and_clip(code, self.mean, self.deviation)
+        x = self.places(standardized)
         x = x.unflatten(1, (GRID_CHANNELS, GRID_SIDE, GRID_SIDE))
+
         x = self.enter(activate_and_normalize(x))
         x = x + self.refine(activate_and_normalize(x))
         x = self.leave(activate_and_normalize(x))
+
         return (self.decoder.mean + self.decoder.deviation * x).relu()
 
     def forward(self, code: Tensor) -> Tensor:

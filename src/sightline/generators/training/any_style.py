@@ -100,15 +100,16 @@ class AnyStyleTask:
         """
         plan = self.plan
         device = self.network.model.device
-        photo = self.photos.draw_batch(plan.seed, step, plan.batch, plan.size)[own_slice]
-        style = self.styles.draw_batch(plan.seed + 1, step, plan.batch, plan.size)[own_slice]
-        photo = photo.to(device)
-        style = style.to(device)
+        photos = self.photos.draw_batch(plan.seed, step, plan.batch, plan.size)
+        styles = self.styles.draw_batch(plan.seed + 1, step, plan.batch, plan.size)
+        photo = photos[own_slice].to(device)
+        style = styles[own_slice].to(device)
 
         # Over the steps the identities move through the batch.
         period = 1 if is_warmup else IDENTITY_PERIOD
-        numbers = (torch.arange(plan.batch) + step)[own_slice].to(device)
-        is_identity = (numbers % period == 0).float()
+        numbers = torch.arange(plan.batch) + step
+        own_numbers = numbers[own_slice].to(device)
+        is_identity = (own_numbers % period == 0).float()
 
         style = torch.where(is_identity[:, None, None, None] > 0, photo, style)
         return photo, style, is_identity
@@ -121,32 +122,35 @@ class AnyStyleTask:
         deepest_layer = network.deepest_layer
         with torch.no_grad():
             style_features = network.model.run(style, network.layers)
-            photo_features = network.model.run(photo, [deepest_layer])[deepest_layer]
+            photo_features = network.model.run(photo, [deepest_layer])
             style_statistics = compute_channel_statistics(style_features[deepest_layer])
-            target = apply_adain(photo_features, style_statistics)
+            target = apply_adain(photo_features[deepest_layer], style_statistics)
 
         features = network.model.run(stylized, network.layers)
-        content_loss = compute_content_loss(features[deepest_layer], target)
-        content_loss = content_loss / target.float().square().mean()
+        content_error = compute_content_loss(features[deepest_layer], target)
+        content_loss = content_error / target.float().square().mean()
 
         style_losses: list[Tensor] = []
         for layer in network.layers:
             statistics = compute_channel_statistics(features[layer].float())
             target_statistics = compute_channel_statistics(style_features[layer].float())
             for value, target_value in zip(statistics, target_statistics, strict=True):
-                loss = compute_content_loss(value, target_value)
-                style_losses.append(loss / target_value.square().mean())
-        return content_loss, torch.stack(style_losses).sum(0) / len(network.layers)
+                error = compute_content_loss(value, target_value)
+                style_losses.append(error / target_value.square().mean())
+        style_loss = torch.stack(style_losses).sum(0) / len(network.layers)
+        return content_loss, style_loss
 
     def write_network(self, path: Path, step: int) -> None:
         write_any_style_network(self.network, path, {"step": step, "size": self.plan.size})
 
     def make_sample_sheet(self, photos: Tensor) -> Tensor:
         """Each row shows a photograph, its reconstruction, and the photograph in three styles."""
-        reconstructions = self.network(photos, self.network.make_style_row(photos))
-        variants = [reconstructions]
-        for style in self.styles.pick_evenly(3).to(photos.device):
-            mix = self.network.make_style_row(style[None]).expand(len(photos), -1)
+        own_mix = self.network.make_style_row(photos)
+        variants = [self.network(photos, own_mix)]
+        styles = self.styles.pick_evenly(3).to(photos.device)
+        for style in styles.split(1):
+            row = self.network.make_style_row(style)
+            mix = row.expand(len(photos), -1)
             variants.append(self.network(photos, mix))
         return make_photo_sheet(photos, variants)
 

@@ -14,8 +14,9 @@ from torch import Tensor
 
 from sightline.errors import SightlineError
 from sightline.images.files import replace_atomically
-from sightline.images.io import crop_center, read, resize_short_side
+from sightline.images.io import read
 from sightline.images.library import find_pictures_below
+from sightline.images.transforms import crop_center, resize_short_side
 
 Progress = Callable[[float], object]
 

@@ -23,8 +23,9 @@ from sightline.generators.checkpoint import (
 )
 from sightline.generators.training.dataset import PhotoDataset
 from sightline.generators.training.losses import PerceptualLoss
-from sightline.images.io import limit_short_side, read_file_or_sample
+from sightline.images.io import read_file_or_sample
 from sightline.images.plotting.maps import make_contact_sheet
+from sightline.images.transforms import limit_short_side
 from sightline.models.model import Model
 from sightline.optim.perceptual.layers import choose_perceptual_layers
 
@@ -142,7 +143,8 @@ class FixedStylesTask:
         device = self.perceptual_loss.model.device
         image_numbers = torch.arange(plan.batch) + step * plan.batch
         style = image_numbers[own_slice].to(device) % len(plan.styles)
-        photo = self.photos.draw_batch(plan.seed, step, plan.batch, plan.size)[own_slice].to(device)
+        photos = self.photos.draw_batch(plan.seed, step, plan.batch, plan.size)
+        photo = photos[own_slice].to(device)
         mix = self.network.make_one_hot(style + self.frozen_style_count)
         stylized = wrapped_network(photo, mix)
 
@@ -174,7 +176,8 @@ class FixedStylesTask:
         variants: list[Tensor] = []
         for style in range(self.frozen_style_count, len(self.style_names)):
             styles = torch.full((len(photos),), style, device=photos.device)
-            variants.append(self.network(photos, self.network.make_one_hot(styles)))
+            mix = self.network.make_one_hot(styles)
+            variants.append(self.network(photos, mix))
         return make_photo_sheet(photos, variants)
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from sightline.images.files import replace_atomically
 from sightline.images.io import write
-from sightline.images.plotting.maps import rasterize_figure
+from sightline.images.plotting.charts import rasterize_figure
 
 PLOTTED_LOSSES = ("loss", "content", "style")
 

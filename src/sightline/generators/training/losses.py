@@ -90,14 +90,16 @@ class PerceptualLoss:
         # network's own.
         content_losses: list[Tensor] = []
         for name, layer in zip(self.layers.content, content_layers, strict=True):
-            loss = compute_content_loss(features[layer], target[layer])
-            content_losses.append(loss / self.content_units[name])
+            unit = self.content_units[name]
+            error = compute_content_loss(features[layer], target[layer])
+            content_losses.append(error / unit)
 
         style_losses: list[Tensor] = []
         for name, layer in zip(self.layers.style, style_layers, strict=True):
+            unit = self.style_units[name][style]
             target_grams = self.style_grams[name][style]
-            loss = compute_gram_loss_from_features(features[layer], target_grams)
-            style_losses.append(loss / self.style_units[name][style])
+            error = compute_gram_loss_from_features(features[layer], target_grams)
+            style_losses.append(error / unit)
 
         return LossTerms(
             torch.stack(content_losses).mean(0),

@@ -134,8 +134,9 @@ class TrainingRun:
     def set_learning_rate(self) -> None:
         remaining_share = 1 - self.step / self.plan.steps
         decay = min(1, remaining_share / LR_DECAY_SHARE)
+        lr = self.plan.lr * 0.5**self.lr_halvings * decay
         for group in self.optimizer.param_groups:
-            group["lr"] = self.plan.lr * 0.5**self.lr_halvings * decay
+            group["lr"] = lr
 
     def roll_back(self, loss: float) -> None:
         """Goes back to the last checkpoint and halves the learning rate.

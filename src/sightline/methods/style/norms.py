@@ -17,9 +17,10 @@ from sightline.generators.checkpoint import (
     parse_style_blend,
     read_fixed_style_network,
 )
-from sightline.images.io import limit_short_side
 from sightline.images.library import ASSETS_FOLDER
-from sightline.images.plotting.maps import make_contact_sheet, rasterize_figure
+from sightline.images.plotting.charts import rasterize_figure
+from sightline.images.plotting.maps import make_contact_sheet
+from sightline.images.transforms import limit_short_side
 from sightline.methods.style.stylize import (
     MIN_STYLE_LOSS,
     SHIPPED_NETWORK,

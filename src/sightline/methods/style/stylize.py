@@ -13,9 +13,10 @@ from sightline.generators.checkpoint import (
     parse_style_blend,
     read_style_network,
 )
-from sightline.images.io import crop_center, read, resize_image
+from sightline.images.io import read
 from sightline.images.library import PAINTINGS_FOLDER
 from sightline.images.plotting.maps import make_contact_sheet
+from sightline.images.transforms import cover_center
 from sightline.models.model import Model
 from sightline.optim.perceptual.layers import PerceptualLayers, choose_perceptual_layers
 from sightline.optim.perceptual.losses import compute_content_loss, compute_gram, compute_gram_loss
@@ -92,7 +93,7 @@ def measure_stylized_content(
     losses_by_style: list[Tensor] = []
     for result in stylized.unbind(1):
         features = model.features(result, layers.content)
-        losses = [compute_content_loss(features[name], target[name]) for name in layers.content]
+        losses = [compute_content_loss(features[layer], target[layer]) for layer in layers.content]
         losses_by_style.append(torch.stack(losses).mean(0))
     return torch.stack(losses_by_style, 1).cpu()
 
@@ -116,8 +117,9 @@ def measure_stylized_style(
         shares = normalize_style_weights(parse_style_blend(text))
         for name in shares:
             if name not in painting_grams:
-                painting = read_painting_to_fill(name, *image.shape[-2:])
-                painting_grams[name] = compute_style_grams(model, layers, painting)
+                painting = read(PAINTINGS_FOLDER / f"{name}.jpg")
+                covering = cover_center(painting, *image.shape[-2:])
+                painting_grams[name] = compute_style_grams(model, layers, covering)
         target = {layer: blend_grams(painting_grams, shares, layer) for layer in layers.style}
         result_grams = compute_style_grams(model, layers, result)
         photo_losses.append(average_gram_losses(photo_grams, target))
@@ -144,21 +146,6 @@ def average_gram_losses(grams: GramsByLayer, target: GramsByLayer) -> Tensor:
     """Gatys' E to the target, mean over layers: N."""
     losses = [compute_gram_loss(grams[layer], target[layer]) for layer in target]
     return torch.stack(losses).mean(0)
-
-
-def read_painting_to_fill(name: str, height: int, width: int) -> Tensor:
-    """The middle of a shipped painting, 1×3×height×width."""
-    return crop_painting_to_fill(read(PAINTINGS_FOLDER / f"{name}.jpg"), height, width)
-
-
-def crop_painting_to_fill(painting: Tensor, height: int, width: int) -> Tensor:
-    """The middle of a painting, height × width pixels, resized as little as that needs."""
-    painting_height, painting_width = painting.shape[-2:]
-    scale = max(height / painting_height, width / painting_width)
-    resized_height = max(height, round(painting_height * scale))
-    resized_width = max(width, round(painting_width * scale))
-    resized = resize_image(painting, resized_height, resized_width)
-    return crop_center(resized, height, width)
 
 
 def make_stylized_sheet(image: Tensor, stylized: Tensor) -> Tensor:

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sightline.images.io import crop_center
 from sightline.images.plotting.maps import arrange_in_row
+from sightline.images.transforms import crop_center
 from sightline.methods.style.setup import StyleLossBuilder
 from sightline.optim.multiscale import CoarseToFineResult
 from sightline.optim.perceptual.losses import StyleDistanceKind
