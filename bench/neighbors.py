@@ -18,6 +18,7 @@ from typing import Any
 
 import faiss
 import torch
+from sightline.data.store.writer import open_store_writer
 from torch import Tensor
 
 import sightline as sl
@@ -33,7 +34,6 @@ from sightline.data.search.projection import (
 from sightline.data.store import schema as layout
 from sightline.data.store.index import ensure_vector_index, search_vector_index
 from sightline.data.store.reader import Scan
-from sightline.data.store.writer import open_store_writer
 
 DATA = Path(os.environ.get("SIGHTLINE_DATA") or Path(__file__).parents[2] / "shared" / "data")
 COUNT, SIZE, QUERIES, K = 100_000, 512, 1_000, 10

@@ -23,6 +23,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import sightline as sl
+from sightline.images.transforms import crop_center, resize_short_side
 from sightline.methods.style.setup import StyleLossBuilder
 from sightline.methods.style.style import FIRST_SIDES, make_gray_noise
 from sightline.methods.texture.efros_leung import grow_texture, make_gaussian_window
@@ -68,7 +69,7 @@ def brush_of(
 def pictures(side: int) -> tuple[Tensor, Tensor]:
     """A photograph and a painting, square."""
     photo, painting = (
-        sl.image.crop_center(sl.image.resize_short_side(sl.sample(name), side), side, side)
+        crop_center(resize_short_side(sl.sample(name), side), side, side)
         for name in ("coffee", "ihc")
     )
     return photo, painting
@@ -290,7 +291,7 @@ def literal_quilt(exemplar: Tensor, blocks: int, block: int, overlap: int) -> fl
 
 def quilting() -> None:
     """Quilting's growth with the output, and a plain search beside it."""
-    exemplar = sl.image.resize_short_side(sl.sample("gravel"), 192)[0]
+    exemplar = resize_short_side(sl.sample("gravel"), 192)[0]
     sides = (256, 512, 1024)
     times = [
         timed(
@@ -327,7 +328,7 @@ def literal_growing(exemplar: Tensor, pixels: int, window: int) -> float:
 def growing() -> None:
     """Efros and Leung's growth with the output, and a plain search beside it."""
     exemplar, window, sides = (
-        sl.image.resize_short_side(sl.sample("gravel"), 64)[0],
+        resize_short_side(sl.sample("gravel"), 64)[0],
         11,
         (64, 128, 256),
     )
@@ -404,9 +405,7 @@ def painted(options: argparse.Namespace) -> None:
     ]
     for number, side in enumerate(options.sides):
         curves = [
-            time_to_a_loss(
-                squeeze, sl.image.resize_short_side(photo, side), painting, options.evaluations
-            )
+            time_to_a_loss(squeeze, resize_short_side(photo, side), painting, options.evaluations)
             for photo, painting in pairs
         ]
         if options.curves and number == min(1, len(options.sides) - 1):
@@ -414,7 +413,7 @@ def painted(options: argparse.Namespace) -> None:
     for photo, painting in pairs if options.coarse else ():
         coarse_to_fine(
             squeeze,
-            sl.image.resize_short_side(photo, options.coarse),
+            resize_short_side(photo, options.coarse),
             painting,
             options.evaluations,
         )

@@ -3,9 +3,9 @@
 from pathlib import Path
 
 import sightline as sl
-from sightline.images import io as image
+from sightline.images.transforms import resize_image
 
 PICTURES = Path(__file__).parent.parent / "docs" / "pictures"
 
 result = sl.embedding(sl.load())
-sl.write(image.resize_image(result.panels["embedding"], 640, 640), PICTURES / "embedding.jpg")
+sl.write(resize_image(result.panels["embedding"], 640, 640), PICTURES / "embedding.jpg")

@@ -3,10 +3,10 @@
 from pathlib import Path
 
 import sightline as sl
-from sightline.images import io as images
+from sightline.images.transforms import crop_center, resize_short_side
 
 PICTURES = Path(__file__).parent.parent / "docs" / "pictures"
 
 model = sl.load()
-photo = images.crop_center(images.resize_short_side(sl.sample("chelsea"), 144), 144, 180)
+photo = crop_center(resize_short_side(sl.sample("chelsea"), 144), 144, 180)
 sl.write(sl.norms(model, photo).panels["norms"], PICTURES / "norms.jpg")

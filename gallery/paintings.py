@@ -13,7 +13,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import sightline as sl
+from sightline.images.io import encode_jpeg
 from sightline.images.plotting.maps import make_contact_sheet
+from sightline.images.transforms import crop_center, resize_image, resize_short_side
 
 PICTURES = Path(__file__).parent.parent / "docs" / "pictures"
 DATA = Path(os.environ.get("SIGHTLINE_DATA") or Path(__file__).parents[2] / "shared" / "data")
@@ -42,9 +44,9 @@ def read_square(path: Path, side: int) -> Tensor:
     """The central square of a picture, at most `side` pixels wide."""
     image = sl.read(path)
     if min(image.shape[-2:]) > side:
-        image = sl.image.resize_short_side(image, side)
+        image = resize_short_side(image, side)
     square_side = min(side, *image.shape[-2:])
-    return sl.image.crop_center(image, square_side, square_side)
+    return crop_center(image, square_side, square_side)
 
 
 def paint_photos(model: sl.Model) -> list[Tensor]:
@@ -73,8 +75,8 @@ def synthesize_textures(model: sl.Model) -> list[Tensor]:
 def write_sheet(pictures: list[Tensor], height: int, width: int, path: Path) -> None:
     """Writes pictures, six a row, as one JPEG of this size."""
     sheet = make_contact_sheet(torch.cat(pictures), columns=6)
-    resized = sl.image.resize_image(sheet, height, width)
-    path.write_bytes(sl.image.encode_jpeg(resized))
+    resized = resize_image(sheet, height, width)
+    path.write_bytes(encode_jpeg(resized))
 
 
 def main() -> None:

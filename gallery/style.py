@@ -6,11 +6,12 @@ import torch
 
 import sightline as sl
 from sightline.images.plotting.maps import make_contact_sheet
+from sightline.images.transforms import resize_short_side
 
 PICTURES = Path(__file__).parent.parent / "docs" / "pictures"
 
 model = sl.load()
-photo = sl.image.resize_short_side(sl.sample("coffee"), 192)
+photo = resize_short_side(sl.sample("coffee"), 192)
 restyled = [
     sl.style(model, photo, styles=(style,), steps=60).values["image"]
     for style in ("ihc", "hubble_deep_field", "gravel")

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import sightline as sl
 from sightline.images.plotting.maps import arrange_in_row
+from sightline.images.transforms import crop_center
 
 PICTURES = Path(__file__).parent.parent / "docs" / "pictures"
 
@@ -17,7 +18,7 @@ other_textures = [result.values["image"] for result in synthesized[1:]]
 row = arrange_in_row(synthesized[0].panels["texture"], *other_textures)
 sl.write(row, PICTURES / "texture.png")
 
-piece = sl.image.crop_center(model.fit(sl.sample("gravel"), 256), 128, 128)
+piece = crop_center(model.fit(sl.sample("gravel"), 256), 128, 128)
 by_pooling = [
     sl.texture(model, piece, method="gatys", side=192, pooling=pooling, steps=80)
     for pooling in ("average", "max")

@@ -9,8 +9,8 @@ from pathlib import Path
 import torch
 
 import sightline as sl
-from sightline.images import io as image
 from sightline.images.plotting import maps as render
+from sightline.images.transforms import resize_image
 
 PICTURES = Path(__file__).parent.parent / "docs" / "pictures"
 
@@ -19,5 +19,5 @@ photo = model.fit(sl.sample("rocket"))
 methods = ("saliency", "gradcam", "guided")
 rows = [sl.trust(model, photo, method=method).panels["maps"] for method in methods]
 sheet = render.make_contact_sheet(torch.cat(rows), columns=1, gap=4)
-half_size = image.resize_image(sheet, sheet.shape[2] // 2, sheet.shape[3] // 2)
+half_size = resize_image(sheet, sheet.shape[2] // 2, sheet.shape[3] // 2)
 sl.write(half_size, PICTURES / "trust.png")

@@ -1,4 +1,4 @@
-"""The error for everything a user can correct: what was given, what is allowed, what comes close."""
+"""The error for everything a user can correct: what was given, what is allowed, what is near."""
 
 import difflib
 from collections.abc import Iterable
@@ -34,7 +34,7 @@ def suggest_closest_name(requested: str, allowed: Iterable[str]) -> str:
 
 
 def make_unknown_name_error(kind: str, requested: object, allowed: Iterable[str]) -> SightlineError:
-    """The error for a name that does not exist: «no layer named 'conv53'; did you mean conv5_3?»."""
+    """The error for an unknown name: «no layer named 'conv53'; did you mean conv5_3?»."""
     name = str(requested)
     return SightlineError(f"no {kind} named {name!r}{suggest_closest_name(name, allowed)}")
 

@@ -10,7 +10,6 @@ from PIL import Image
 from torch import Tensor
 
 from sightline.errors import SightlineError, make_unknown_name_error, suggest_closest_name
-from sightline.images import transforms
 from sightline.images.decode import (
     MAX_PIXELS,
     convert_pillow_to_tensor,
@@ -19,12 +18,6 @@ from sightline.images.decode import (
 )
 from sightline.images.files import replace_atomically
 from sightline.images.validation import add_batch_axis, check_image
-
-# Moved to transforms; other packages still import these names from here.
-crop_center = transforms.crop_center
-limit_short_side = transforms.limit_short_side
-resize_image = transforms.resize_image
-resize_short_side = transforms.resize_short_side
 
 WRITABLE_FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 # Rounding may leave this much beyond [0, 1] in an image that is written.

@@ -15,9 +15,6 @@ ASSETS_FOLDER = Path(__file__).parents[1] / "assets"
 PAINTINGS_FOLDER = ASSETS_FOLDER / "paintings"
 PAINTING_NAMES = tuple(path.stem for path in sorted(PAINTINGS_FOLDER.glob("*.jpg")))
 
-# The former name of the list; other packages still import it.
-PICTURE_SUFFIXES = IMAGE_FILE_SUFFIXES
-
 
 def read_style_picture(source: Tensor | str | Path) -> Tensor:
     """A style picture N×3×H×W: a shipped painting by its name, else what `resolve_image` reads."""

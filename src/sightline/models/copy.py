@@ -97,10 +97,10 @@ def share_storage(tensor: Tensor) -> Tensor:
 def remove_caller_hooks(module: nn.Module) -> None:
     """Removes a module's hooks, except torch's own."""
     for hooks in (
-        module._forward_hooks,
-        module._forward_pre_hooks,
-        module._backward_hooks,
-        module._backward_pre_hooks,
+        module._forward_hooks,  # pyright: ignore[reportPrivateUsage]
+        module._forward_pre_hooks,  # pyright: ignore[reportPrivateUsage]
+        module._backward_hooks,  # pyright: ignore[reportPrivateUsage]
+        module._backward_pre_hooks,  # pyright: ignore[reportPrivateUsage]
     ):
         for key, hook in list(hooks.items()):
             if not is_torch_hook(hook):

@@ -18,7 +18,8 @@ from torch import Tensor, nn
 
 from sightline.errors import SightlineError, get_first_error_line, make_unknown_name_error
 from sightline.images.color import LUMINANCE_WEIGHTS
-from sightline.images.io import check_image, crop_center, resize_short_side
+from sightline.images.transforms import crop_center, resize_short_side
+from sightline.images.validation import check_image
 from sightline.models.copy import make_private_network
 from sightline.models.hooks import Capture, Layer, find_first_tensor, format_call_name
 from sightline.models.landmarks import guess_landmarks
@@ -116,6 +117,11 @@ class Model:
             f'<div style="max-height: 30em; overflow: auto">{layer_table}</div>'
             f"{landmark_table}"
         )
+
+    @property
+    def body(self) -> nn.Module:
+        """The private copy, by its older name."""
+        return self.network
 
     # ── layers ──
 

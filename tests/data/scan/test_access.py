@@ -13,7 +13,7 @@ from torch import Tensor
 import sightline as sl
 from sightline.data.scan import access
 from sightline.images.decode import fit_square, stack_squares
-from sightline.images.io import crop_center, resize_image
+from sightline.images.transforms import crop_center, resize_image
 
 
 @pytest.fixture(scope="module")
@@ -115,3 +115,60 @@ def test_classes_are_named_or_guessed(wide: sl.Model, stored: sl.Scan, tmp_path:
         logits = wide.logits(torch.cat([unlabelled.image(id) for id in range(3)]))
     expected = [f"{LABELS[label]}?" for label in logits.argmax(1).tolist()]
     assert access.name_image_classes(unlabelled, range(3)) == expected
+
+
+class WeightProduct(torch.nn.Module):
+    """A linear layer that is no `nn.Linear`."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        weight = torch.linspace(-1, 1, inputs * outputs).view(inputs, outputs)
+        self.weight = torch.nn.Parameter(weight)
+
+    def forward(self, features: Tensor) -> Tensor:
+        return features @ self.weight
+
+
+class KeywordHead(torch.nn.Module):
+    """A head whose input can't be recorded: it is given by keyword."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = torch.nn.Conv2d(3, 4, 3)
+        self.fc = torch.nn.Linear(4, 6)
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.fc(input=self.conv(image).mean((2, 3)))
+
+
+@pytest.mark.parametrize(
+    ("network", "units", "vectors"),
+    [
+        (
+            torch.nn.Sequential(
+                torch.nn.Flatten(), WeightProduct(3072, 7), torch.nn.ReLU(), WeightProduct(7, 4)
+            ),
+            ["2"],
+            ["2"],
+        ),
+        (torch.nn.Sequential(torch.nn.Flatten(), WeightProduct(3072, 4)), ["logits"], ["logits"]),
+        (KeywordHead(), ["conv"], ["conv"]),
+        (torch.nn.Conv2d(3, 4, (5, 3)), ["logits"], ["logits"]),
+    ],
+)
+def test_something_stands_in_for_a_missing_penultimate_layer(
+    network: torch.nn.Module,
+    units: list[str],
+    vectors: list[str],
+    write_photos: Callable[..., Path],
+    tmp_path: Path,
+) -> None:
+    model = sl.load(network.eval(), size=32)
+    folder = write_photos(tmp_path / "photos", 5)
+    scan = access.resolve_scan(model, folder, tmp_path / "a.scan")
+    assert scan.layers == units
+    assert scan.vector_layers == vectors
+    images = torch.cat([scan.image(id) for id in range(scan.images)])
+    expected = access.compute_feature_vectors(model, images, vectors[0])
+    torch.testing.assert_close(scan.vectors(), expected)
+    assert access.name_feature_layer(scan, "penultimate") == vectors[0]

@@ -167,6 +167,14 @@ def test_accuracy_is_leave_one_out(k: int) -> None:
     assert measure_vote_accuracy(padded, unknown, k, "l2") == pytest.approx(hits / 60)
 
 
+def test_few_vectors_vote_with_all_others() -> None:
+    vectors = torch.tensor([[0.0], [1], [3], [90]])
+    classes = torch.tensor([0, 0, 0, 1])
+    assert measure_vote_accuracy(vectors, classes, 10, "l2") == 0.75
+    assert np.isnan(measure_vote_accuracy(vectors[:1], classes[:1], 5, "l2"))
+    assert np.isnan(measure_vote_accuracy(vectors, torch.tensor([-1, 2, -1, -1]), 5, "l2"))
+
+
 def test_preservation_is_the_share_of_common_neighbours() -> None:
     vectors = make_cloud(40, 2)
     assert measure_preservation(vectors, vectors * 3, 5) == 1

@@ -5,9 +5,11 @@ import torch
 from torch import Tensor
 
 import sightline as sl
+from sightline.data.search import projection as projection_module
 from sightline.data.search.nearest import measure_vote_accuracy
 from sightline.data.search.projection import (
     compute_principal_components,
+    count_shared_points,
     measure_faithfulness,
     project_vectors,
 )
@@ -84,3 +86,74 @@ def test_refuses_too_little() -> None:
         sl.SightlineError, match="vectors of 2 numbers can't be projected into 3 dimensions"
     ):
         project_vectors(torch.randn(9, 2), "pca", 3, seed=0)
+
+
+@pytest.mark.parametrize("count", [4, 5, 6, 7, 10, 21, 40])
+@pytest.mark.parametrize("dimensions", [2, 3])
+def test_tsne_spreads_few_different_vectors(count: int, dimensions: int) -> None:
+    generator = torch.Generator().manual_seed(count)
+    vectors = torch.randn(count, 37, generator=generator).relu()
+    projection = project_vectors(vectors, "tsne", dimensions, seed=3)
+    distances = torch.pdist(projection.positions)
+    assert projection.kind == "tsne"
+    assert projection.note == ""
+    assert distances.min() > 1e-3 * distances.max()
+    assert distances.max() > 1
+
+
+def test_tsne_spreads_vectors_that_are_equally_far_from_each_other() -> None:
+    for count in (5, 13, 25):
+        projection = project_vectors(torch.eye(count), "tsne", 2, seed=0)
+        assert projection.kind == "tsne"
+        distances = torch.pdist(projection.positions)
+        assert distances.min() > 0.01 * distances.max() > 0
+
+
+def test_equal_vectors_may_share_a_point() -> None:
+    vectors = torch.randn(9, 12, generator=torch.Generator().manual_seed(2))
+    vectors[4] = vectors[7]
+    for kind in ("pca", "tsne", "umap"):
+        projection = project_vectors(vectors, kind, 2, seed=0)
+        assert projection.kind == kind
+        assert projection.note == ""
+
+
+def test_shared_points_are_counted() -> None:
+    vectors = torch.tensor([[0.0, 0], [5, 1], [5, 1], [9, 4], [9, 4.0001], [2, 7]])
+    positions = torch.tensor([[0.0, 0], [1, 1], [1, 1], [2, 2], [2, 2], [3, 3]])
+    assert count_shared_points(vectors, positions) == 0
+    positions[5] = positions[0]
+    assert count_shared_points(vectors, positions) == 2
+    assert count_shared_points(vectors, torch.zeros(6, 2)) == 6
+    shrunk = torch.rand(6, 2, generator=torch.Generator().manual_seed(0)) * 1e-20
+    assert count_shared_points(vectors, shrunk) == 0
+    assert count_shared_points(vectors, shrunk, min_point_size=1e-6) == 6
+    assert count_shared_points(vectors, torch.full((6, 2), torch.nan)) == 6
+
+
+@pytest.mark.parametrize("kind", ["tsne", "umap"])
+def test_a_collapsed_layout_gives_way_to_pca(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def collapse(vectors: Tensor, dimensions: int, seed: int) -> Tensor:
+        positions = vectors[:, :dimensions].clone()
+        positions[3] = positions[8]
+        return positions
+
+    vectors, _ = make_clusters(12, 9)
+    monkeypatch.setattr(projection_module, f"compute_{kind}", collapse)
+    projection = project_vectors(vectors, kind, 2, seed=0)
+    linear = project_vectors(vectors, "pca", 2, seed=0)
+    assert projection.kind == "pca"
+    assert torch.allclose(projection.positions, linear.positions, atol=1e-4)
+    assert "put 2 images of different features on points" in projection.note
+    assert linear.note == ""
+
+
+def test_pca_notes_vectors_that_only_a_further_component_separates() -> None:
+    plane = torch.tensor([[9.0, 0], [-9, 0], [0, 5], [0, -5]])
+    vectors = torch.cat([plane, plane])
+    height = torch.tensor([1.0, 1, 1, 1, -1, -1, -1, -1])
+    projection = project_vectors(torch.cat([vectors, height[:, None]], 1), "pca", 2, seed=0)
+    assert projection.note == (
+        "PCA puts 8 images on points that they share: their features differ only in further "
+        "components."
+    )

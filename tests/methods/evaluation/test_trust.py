@@ -9,7 +9,7 @@ from helpers import smooth
 from torch import Tensor, nn
 
 import sightline as sl
-from sightline.images.plotting.maps import LinePlot, draw_line_plots
+from sightline.images.plotting.charts import LinePlot, draw_line_plots
 from sightline.images.transforms import blur_image
 from sightline.methods import load_methods
 from sightline.methods.evaluation.attribution_method import list_attribution_methods

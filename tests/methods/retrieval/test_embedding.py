@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers import LABELS, smooth
 from torch import Tensor
 
 import sightline as sl
@@ -89,3 +90,30 @@ def test_the_command_line_writes_the_page(stored: Scan, tmp_path: Path) -> None:
     arguments = ["--store", str(stored.path), "--method", "pca", "--out", str(tmp_path)]
     assert main(["embedding", *arguments]) == 0
     assert (tmp_path / "map.html").is_file()
+
+
+@pytest.mark.parametrize("method", ["pca", "tsne"])
+def test_a_small_dataset_of_classes(tiny: sl.Model, tmp_path: Path, method: str) -> None:
+    for number in range(5):
+        path = tmp_path / LABELS[number % 2] / f"{number}.png"
+        path.parent.mkdir(exist_ok=True)
+        sl.write(smooth(seed=80 + number, side=40)[:, :, :36], path)
+    result = sl.embedding(tiny, folder=tmp_path, method=method)
+    scan = sl.scan(tiny, tmp_path)
+    assert scan.classes is not None
+    expected = count_votes(result.values["places"].double(), scan.classes, 4)
+    assert result.values["agreement"] == pytest.approx(expected)
+    assert "among the 4 nearest here. The 4 nearest on the map" in result.captions["embedding"]
+
+
+def test_a_collapsed_layout_is_named_in_the_caption(
+    stored: Scan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def collapse(vectors: Tensor, dimensions: int, seed: int) -> Tensor:
+        return torch.zeros(len(vectors), dimensions)
+
+    monkeypatch.setattr("sightline.data.search.projection.compute_tsne", collapse)
+    caption = sl.embedding(stored).captions["embedding"]
+    assert caption.startswith("PCA of the features of penultimate of 14 images")
+    assert "t-SNE put 14 images of different features on points that they share" in caption
+    assert "The axes (left to right" in caption

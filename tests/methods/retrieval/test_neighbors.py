@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import LABELS, small_network
+from helpers import LABELS, small_network, smooth
 from sklearn.neighbors import NearestNeighbors
 from torch import Tensor
 from torch.nn import functional as F
@@ -183,3 +183,65 @@ def test_a_store_alone_needs_no_network(
     command = ["neighbors", "rocket", "--store", str(stored.path), "--out", str(tmp_path / "c")]
     assert main(command) == 1
     assert "built in code" in capsys.readouterr().err
+
+
+# ── small datasets and unusual networks ──
+
+
+def write_classes(folder: Path, counts: tuple[int, ...]) -> Path:
+    """Different images of 36×40 pixels, `counts` of them in each class."""
+    seed = 70
+    for label, count in zip(LABELS, counts, strict=False):
+        (folder / label).mkdir(parents=True)
+        for _ in range(count):
+            sl.write(smooth(seed=seed, side=40)[:, :, :36], folder / label / f"{seed}.png")
+            seed += 1
+    return folder
+
+
+def test_the_default_k_is_lowered_to_a_small_dataset(
+    tiny: sl.Model, photos: Tensor, tmp_path: Path
+) -> None:
+    folder = write_classes(tmp_path / "few", (2, 1))
+    result = sl.neighbors(tiny, photos, folder=folder)
+    assert result.values["ids"].shape == (2, 3)
+    assert "There are only 3 images to choose from." in result.captions["neighbors"]
+    assert "vote of the 2 nearest others" in result.captions["neighbors"]
+    stored_result = sl.neighbors(tiny, id=1, folder=folder)
+    assert sorted(stored_result.values["ids"][0].tolist()) == [0, 2]
+    assert "only 2 images" in stored_result.captions["neighbors"]
+    with pytest.raises(sl.SightlineError, match="k is 8; it must lie between 1 and 3"):
+        sl.neighbors(tiny, photos, folder=folder, k=8)
+
+    single = write_classes(tmp_path / "single", (1,))
+    assert sl.neighbors(tiny, photos, folder=single).values["ids"].tolist() == [[0], [0]]
+    with pytest.raises(sl.SightlineError, match="the dataset has no other image"):
+        sl.neighbors(tiny, id=0, folder=single)
+
+
+def test_a_large_enough_dataset_gives_eight(stored: Scan) -> None:
+    result = sl.neighbors(stored, id=2)
+    assert result.values["ids"].shape == (1, 8)
+    assert "There are only" not in result.captions["neighbors"]
+
+
+def test_a_network_without_linear_layers_is_compared_by_its_last_feature_map(
+    folder: Path, photos: Tensor
+) -> None:
+    network = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 6, 3),
+        torch.nn.ReLU(),
+        torch.nn.Conv2d(6, 5, 1),
+        torch.nn.AdaptiveAvgPool2d(1),
+        torch.nn.Flatten(),
+    )
+    model = sl.load(network.eval(), size=32)
+    queries = photos[:, :, :, 4:36]
+    result = sl.neighbors(model, queries, folder=folder)
+    last_map = model.features(queries, "last_conv")["last_conv"].mean((2, 3))
+    vectors = sl.scan(model, folder).vectors()
+    cosines = F.cosine_similarity(last_map[:, None].cpu(), vectors[None], dim=2)
+    assert result.values["ids"].tolist() == cosines.argsort(1, descending=True)[:, :8].tolist()
+    assert "features of 2 under" in result.captions["neighbors"]
+    chosen = sl.neighbors(model, queries, folder=folder, layer="1", k=2)
+    assert "features of 1 under" in chosen.captions["neighbors"]

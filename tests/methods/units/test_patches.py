@@ -255,3 +255,69 @@ def test_refusals(stored: Scan, tiny: sl.Model) -> None:
         with pytest.raises(sl.SightlineError, match=re.escape(message)) as error:
             call()
         assert "\n" not in str(error.value)
+
+
+# ── small datasets and networks without convolutions ──
+
+
+@pytest.fixture
+def few_images(tmp_path: Path) -> Path:
+    """Five images of 36×40 pixels."""
+    folder = tmp_path / "few"
+    folder.mkdir()
+    for number in range(5):
+        sl.write(smooth(seed=90 + number, side=40)[:, :, :36], folder / f"{number}.png")
+    return folder
+
+
+def test_the_default_k_is_lowered_to_a_small_dataset(tiny: sl.Model, few_images: Path) -> None:
+    single = sl.patches(tiny, folder=few_images, layer="conv2", unit=3)
+    sheet = sl.patches(tiny, folder=few_images, layer="conv2")
+    assert sorted(single.values["ids"].tolist()) == [0, 1, 2, 3, 4]
+    assert sheet.values["ids"].shape == (12, 4)
+    for result in (single, sheet):
+        assert "The scan keeps only 5 images of each unit." in result.captions["patches"]
+    for unit in (3, None):
+        with pytest.raises(sl.SightlineError, match="k is 9; it must lie between 1 and 5"):
+            sl.patches(tiny, folder=few_images, layer="conv2", unit=unit, k=9)
+
+
+class SharedHead(torch.nn.Module):
+    """A network that sees an image and its mirror image."""
+
+    def __init__(self, network: torch.nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.network(image) - 0.5 * self.network(image.flip(3))
+
+
+@pytest.mark.parametrize("is_shared", [False, True])
+def test_without_convolutions_units_of_the_last_hidden_layer_show_whole_images(
+    few_images: Path, is_shared: bool
+) -> None:
+    torch.manual_seed(0)
+    network: torch.nn.Module = torch.nn.Sequential(
+        torch.nn.Flatten(),
+        torch.nn.Linear(3 * SIDE * SIDE, 11),
+        torch.nn.Tanh(),
+        torch.nn.Linear(11, 4),
+    )
+    layer = "2"
+    if is_shared:
+        network = SharedHead(network)
+        layer = "network.2:1"
+    model = sl.load(network.eval(), size=SIDE)
+    result = sl.patches(model, folder=few_images, unit=6, k=3)
+    scan = sl.scan(model, few_images)
+    images = torch.cat([scan.image(image_id) for image_id in range(5)])
+    responses = compute_maps(model, images, layer, 6)
+    order = responses.argsort(descending=True)[:3]
+    assert result.values["ids"].tolist() == order.tolist()
+    assert result.values["box"].tolist() == [[0, 0, SIDE, SIDE]] * 3
+    assert f"The whole images where unit 6 of {layer}" in result.captions["patches"]
+    assert "whole images" in sl.patches(model, folder=few_images).captions["patches"]
+    unit_labels = sl.labels(model, folder=few_images)
+    assert unit_labels.values["top_class"].shape == (11,)
+    assert "the strongest images, whole" in unit_labels.captions["labels"]

@@ -8,12 +8,12 @@ from pathlib import Path
 from weakref import WeakKeyDictionary
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from sightline.data.scan.run import scan
+from sightline.data.scan.run import list_default_layers, resolve_scan_layer, scan
 from sightline.data.store.reader import Scan
 from sightline.errors import SightlineError
-from sightline.images.io import crop_center, resize_image
+from sightline.images.transforms import crop_center, resize_image
 from sightline.models.model import Model
 from sightline.models.outputs import reshape_to_unit_grid
 
@@ -36,8 +36,8 @@ def resolve_scan(
 
     A `Scan` in the model's place is returned. A store without a folder is opened as it is. Else it
     is the model's pass over `folder`, kept in `store`, run if it is not there yet: it keeps the
-    features of `vector_layer`, and follows the units of all convolutions, or of `layer` if that is
-    none.
+    features of `vector_layer`, and follows the units of the default layers, or of `layer` if it is
+    none of them.
 
     Raises SightlineError if another network made the store.
     """
@@ -54,7 +54,7 @@ def resolve_scan(
         return stored_scan
 
     layers = None
-    if layer is not None and not is_followed_by_default(model, model.layer(layer)):
+    if layer is not None and not is_followed_by_default(model, resolve_scan_layer(model, layer)):
         layers = (layer,)
     vectors = tuple(dict.fromkeys(("penultimate", vector_layer)))
     return scan(model, folder, store=store, vectors=vectors, layers=layers)
@@ -62,9 +62,15 @@ def resolve_scan(
 
 def is_followed_by_default(model: Model, layer: str) -> bool:
     """Whether a scan without `layers` follows this layer's units."""
-    if layer not in model.layers:
-        return False
-    return isinstance(model.module(layer), nn.Conv2d)
+    return layer in list_default_layers(model)
+
+
+def name_feature_layer(dataset_scan: Scan, layer: str) -> str:
+    """A layer as captions name it: a layer that stands in for "penultimate" by its own name."""
+    own_name = dataset_scan.layer(layer)
+    if layer == "penultimate" and not own_name.endswith(":in"):
+        return own_name
+    return layer
 
 
 def resolve_network(model: Model | Scan, dataset_scan: Scan) -> Model:
@@ -79,6 +85,17 @@ def compute_feature_vectors(model: Model, image: Tensor, layer: str) -> Tensor:
         if features.ndim != 2:
             features = reshape_to_unit_grid(features, image).mean((2, 3))
         return features.float().cpu()
+
+
+def count_voters(dataset_scan: Scan, limit: int) -> int:
+    """How many neighbours vote for an image's class: `limit`, or fewer in a small dataset.
+
+    0 without two images of known class.
+    """
+    if dataset_scan.classes is None:
+        return 0
+    known_count = int((dataset_scan.classes >= 0).sum())
+    return max(0, min(limit, known_count - 1))
 
 
 # ── images as pixels ──

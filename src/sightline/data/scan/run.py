@@ -92,8 +92,10 @@ def scan(
             paths, or a dataset object; None for tiles of the sample photographs.
         store: Where the scan is kept; None for the user's cache, under a name that changes with
             images, network and settings.
-        layers: Layers whose units are followed; None for all convolutions.
-        vectors: Layers whose features are kept for each image, averaged over positions.
+        layers: Layers whose units are followed; None for all convolutions, or the last hidden
+            layer of a network without any.
+        vectors: Layers whose features are kept for each image, averaged over positions. In a
+            network without a penultimate layer, its last feature map or hidden layer stands in.
         k: Images kept for each unit; None for 25, or all if there are fewer.
         size: Side in pixels that images are fitted to; None for the network's own.
         batch: Images that go through the network at once, 1 to 4096. The last bit of a number may
@@ -176,19 +178,21 @@ def describe_scan(
     count = len(dataset)
     require_sizes(k, batch_size, count)
     if layers is None:
-        unit_layers = list_convolutions(model)
+        unit_layers = list_default_layers(model)
     else:
-        unit_layers = list(dict.fromkeys(model.layer(name) for name in layers))
-    vector_layers = list(dict.fromkeys(model.layer(name) for name in vectors))
+        unit_layers = list(dict.fromkeys(resolve_scan_layer(model, name) for name in layers))
+    vector_layers = list(dict.fromkeys(resolve_scan_layer(model, name) for name in vectors))
     shapes = measure_unit_grids(model, [*unit_layers, *vector_layers], side)
 
+    aliases = {**model.aliases, **model.landmarks}
+    aliases["penultimate"] = resolve_scan_layer(model, "penultimate")
     units = sum(shapes[name][0] for name in unit_layers)
     class_units = max(1, units * len(dataset.class_names))
     return ScanDescription(
         recipe=model.recipe,
         network=describe_network(model, side),
         model_labels=tuple(model.labels),
-        aliases={**model.aliases, **model.landmarks},
+        aliases=aliases,
         layers={name: LayerDescription(shapes[name][0], shapes[name][1:]) for name in unit_layers},
         vector_lengths={name: shapes[name][0] for name in vector_layers},
         k=k or min(DEFAULT_TOP_K, count),
@@ -213,6 +217,56 @@ def require_sizes(k: int | None, batch_size: int, count: int) -> None:
         raise make_out_of_range_error("k", k, 1, count)
     if not 1 <= batch_size <= MAX_BATCH_SIZE:
         raise make_out_of_range_error("batch", batch_size, 1, MAX_BATCH_SIZE)
+
+
+def resolve_scan_layer(model: Model, name: str) -> str:
+    """A layer's own name, as `Model.layer`; "penultimate" is known for every network.
+
+    Where the structure has no such layer, the last feature map stands in, else the last hidden
+    layer, else the logits.
+    """
+    if name != "penultimate":
+        return model.layer(name)
+    penultimate = model.landmarks.get(name)
+    if penultimate is not None and penultimate.endswith(":in"):
+        # A head that runs several times is followed at its first call.
+        penultimate = penultimate.split(":", maxsplit=1)[0] + ":in"
+        if not is_input_recorded(model, penultimate):
+            penultimate = None
+    candidates = [penultimate, model.landmarks.get("last_conv"), find_last_hidden_layer(model)]
+    return next((candidate for candidate in candidates if candidate is not None), "logits")
+
+
+def is_input_recorded(model: Model, layer: str) -> bool:
+    """Whether a layer NAME:in can be read: not if its module is given its input by keyword."""
+    try:
+        with torch.no_grad():
+            model.run(model.blank(), [layer])
+    except KeyError:
+        logger.debug("the input of %s is not a positional tensor", layer)
+        return False
+    return True
+
+
+def find_last_hidden_layer(model: Model) -> str | None:
+    """The last layer that is computed with parameters and is not shaped like the logits."""
+    logits_shape = (len(model.labels),)
+    is_learned = False
+    last_hidden = None
+    for name, layer in model.layers.items():
+        is_learned = is_learned or next(model.module(name).parameters(), None) is not None
+        has_units = 1 <= len(layer.shape) <= 3
+        if is_learned and has_units and layer.shape != logits_shape:
+            last_hidden = name
+    return last_hidden
+
+
+def list_default_layers(model: Model) -> list[str]:
+    """The layers whose units a scan follows by default.
+
+    All convolutions; without any the last hidden layer, else the logits.
+    """
+    return list_convolutions(model) or [find_last_hidden_layer(model) or "logits"]
 
 
 def list_convolutions(model: Model) -> list[str]:

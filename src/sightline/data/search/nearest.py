@@ -174,11 +174,15 @@ def measure_vote_accuracy(
 ) -> float:
     """Leave-one-out accuracy, 0 to 1, of the vote of each vector's k nearest neighbours.
 
-    Measured on at most `max_queries` vectors, evenly spaced. Vectors of class −1 are left out.
+    Measured on at most `max_queries` vectors, evenly spaced. Vectors of class −1 are left out. Of
+    fewer than k + 1 vectors, all others vote; NaN if there are fewer than two.
     """
     is_known = classes >= 0
     vectors = vectors[is_known]
     classes = classes[is_known]
+    k = min(k, len(vectors) - 1)
+    if k < 1:
+        return math.nan
     queries = pick_evenly_spaced(len(vectors), max_queries)
     _, neighbors = find_nearest(vectors, vectors[queries], k, metric, exclude=queries)
     is_right = vote_classes(classes, neighbors) == classes[queries]

@@ -1,10 +1,12 @@
 """Vectors projected into two or three dimensions: PCA, t-SNE (van der Maaten & Hinton 2008) and
 UMAP (McInnes 2018)."""
 
+import logging
 import warnings
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -18,9 +20,15 @@ from sightline.errors import SightlineError
 
 ProjectionKind = Literal["pca", "tsne", "umap"]
 
+PROJECTION_NAMES = {"pca": "PCA", "tsne": "t-SNE", "umap": "UMAP"}
+
 PCA_COMPONENTS = 50  # principal components that t-SNE and UMAP start from
 
 TSNE_PERPLEXITY = 30
+
+# A perplexity of 1 leaves each point a single neighbour, and mutual neighbours fall on one point.
+MIN_TSNE_PERPLEXITY = 2
+
 UMAP_NEIGHBORS = 15
 
 # In three dimensions, scikit-learn's rule for the learning rate (n / 12 / 4), but with a minimum of
@@ -32,15 +40,36 @@ MIN_TSNE_RATE = 5.0
 # Number of points from which interpolation on a grid is faster than Barnes-Hut (bench/RESULTS.md).
 MIN_FFT_POINTS = 6_000
 
+JITTER_SIZE = 1e-2  # standard deviation; the kernel of t-SNE is about 1 wide
+
 MIN_PROJECTED_VECTORS = 4
+
+# Positions nearer than this share of a layout's extent are one point: what float32 can tell apart,
+# and the rounding of a principal component, which is a sum over all features.
+POINT_SHARE = 1e-7
+PCA_POINT_SHARE = 1e-5
+
+# The kernels of t-SNE and UMAP are about 1 wide, so a layout that is smaller than this has shrunk.
+MIN_POINT_SIZE = 1e-6
+
+# Vectors that differ by more than this share of the extent of all should not share a point.
+DISTINCT_SHARE = 1e-3
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Projection:
-    """Positions, n×dimensions, and the share of the variance of each principal component used."""
+    """Positions, n×dimensions, and the share of the variance of each principal component used.
+
+    `kind` is the layout that was made, which is PCA where the requested one collapsed. `note` is a
+    sentence on points that different vectors share; empty if there are none.
+    """
 
     positions: Tensor
     explained_variance: Tensor
+    kind: ProjectionKind
+    note: str = ""
 
 
 def project_vectors(
@@ -48,8 +77,9 @@ def project_vectors(
 ) -> Projection:
     """Projects n×d vectors into `dimensions`, centered at 0.
 
-    t-SNE and UMAP start from the first 50 principal components. Raises SightlineError for fewer
-    than 4 vectors, and for vectors of fewer than `dimensions` numbers.
+    t-SNE and UMAP start from the first 50 principal components. If one of them puts different
+    vectors on one point, the layout is PCA. Raises SightlineError for fewer than 4 vectors, and for
+    vectors of fewer than `dimensions` numbers.
     """
     if len(vectors) < MIN_PROJECTED_VECTORS:
         raise SightlineError(
@@ -63,13 +93,68 @@ def project_vectors(
         )
 
     components, explained = compute_principal_components(vectors, component_count, seed)
-    if kind == "pca" or not components.any():
-        return Projection(components[:, :dimensions], explained)
-    if kind == "tsne":
-        positions = compute_tsne(components, dimensions, seed)
+    linear_positions = components[:, :dimensions]
+    if not components.any():
+        return Projection(linear_positions, explained, kind)
+
+    note = ""
+    if kind != "pca":
+        compute_layout = compute_tsne if kind == "tsne" else compute_umap
+        positions = compute_layout(components, dimensions, seed)
+        positions = positions - positions.mean(0)
+        shared_count = count_shared_points(vectors, positions, POINT_SHARE, MIN_POINT_SIZE)
+        if shared_count == 0:
+            return Projection(positions, explained, kind)
+        note = (
+            f"{PROJECTION_NAMES[kind]} put {shared_count} images of different features on points "
+            "that they share; this is PCA in its place."
+        )
+        logger.debug("%s", note)
+
+    shared_count = count_shared_points(vectors, linear_positions, PCA_POINT_SHARE)
+    if shared_count:
+        sentence = (
+            f"PCA puts {shared_count} images on points that they share: their features differ only "
+            "in further components."
+        )
+        note = f"{note} {sentence}".strip()
+    return Projection(linear_positions, explained, "pca", note)
+
+
+def count_shared_points(
+    vectors: Tensor,
+    positions: Tensor,
+    point_share: float = POINT_SHARE,
+    min_point_size: float = 0.0,
+) -> int:
+    """How many of n vectors share a point of a layout with clearly different vectors.
+
+    Positions that are not finite count as shared. Equal and nearly equal vectors may share a point.
+    """
+    if not positions.isfinite().all():
+        return len(positions)
+    extent = float((positions.amax(0) - positions.amin(0)).max())
+    point_size = max(extent * point_share, min_point_size)
+    if point_size == 0:
+        cells = torch.zeros_like(positions, dtype=torch.long)
     else:
-        positions = compute_umap(components, dimensions, seed)
-    return Projection(positions - positions.mean(0), explained)
+        cells = (positions.double() / point_size).round().long()
+    _, point, counts = torch.unique(cells, dim=0, return_inverse=True, return_counts=True)
+
+    # The extent of the vectors on each point that several have, along each of their numbers.
+    is_crowded = counts[point] > 1
+    crowded_vectors = vectors[is_crowded].float()
+    index = point[is_crowded].unique(return_inverse=True)[1]
+    if len(crowded_vectors) == 0:
+        return 0
+    columns = index[:, None].expand_as(crowded_vectors)
+    empty = crowded_vectors.new_zeros(int(index.max()) + 1, vectors.shape[1])
+    highest = empty.scatter_reduce(0, columns, crowded_vectors, "amax", include_self=False)
+    lowest = empty.scatter_reduce(0, columns, crowded_vectors, "amin", include_self=False)
+    difference = (highest - lowest).amax(1)
+    vector_extent = (vectors.amax(0) - vectors.amin(0)).max()
+    is_shared = difference > DISTINCT_SHARE * vector_extent
+    return int(is_shared[index].sum())
 
 
 def compute_principal_components(
@@ -96,6 +181,7 @@ def compute_tsne(vectors: Tensor, dimensions: int, seed: int) -> Tensor:
     (Linderman 2019). In three dimensions scikit-learn, since openTSNE has no more than two.
     """
     perplexity = min(TSNE_PERPLEXITY, (len(vectors) - 1) // 3)
+    perplexity = max(perplexity, MIN_TSNE_PERPLEXITY)
     if dimensions == 3:
         from sklearn.manifold import TSNE
 
@@ -119,14 +205,21 @@ def compute_tsne(vectors: Tensor, dimensions: int, seed: int) -> Tensor:
         knn_index=neighbors, perplexity=perplexity, n_jobs=threads
     )
     start: Any = initialization.pca(vectors.numpy(), random_state=seed)
+    uses_tree = len(vectors) < MIN_FFT_POINTS
     positions = TSNEEmbedding(
         start,
         affinities,
-        negative_gradient_method="bh" if len(vectors) < MIN_FFT_POINTS else "fft",
+        negative_gradient_method="bh" if uses_tree else "fft",
         n_jobs=threads,
         random_state=seed,
     )
-    positions.optimize(250, exaggeration=12, momentum=0.5, inplace=True)
+    # The momentum is openTSNE's own. With 0.5 (van der Maaten 2008) the exaggerated attraction
+    # shrinks few points until their distances underflow, and they never separate again.
+    positions.optimize(250, exaggeration=12, momentum=0.8, inplace=True)
+    if uses_tree:
+        # Barnes-Hut sees no repulsion between points that are nearer than its smallest cell.
+        jitter = np.random.default_rng(seed).normal(0, JITTER_SIZE, positions.shape)
+        positions[:] += jitter
     positions.optimize(500, exaggeration=1, momentum=0.8, inplace=True)
     return torch.tensor(positions).float()
 

@@ -12,16 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from sightline.images.plotting import charts
 from sightline.images.plotting.charts import TEXT_COLOR, rasterize_figure
 from sightline.images.transforms import resize_image
-
-# Moved to charts and transforms; other packages still import these names from here.
-LinePlot = charts.LinePlot
-draw_bar_chart = charts.draw_bar_chart
-draw_histogram = charts.draw_histogram
-draw_line_plots = charts.draw_line_plots
-resize_picture = resize_image
 
 MID_GRAY = 0.5
 

@@ -5,7 +5,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from sightline.images.plotting.maps import LinePlot, arrange_in_row, draw_line_plots
+from sightline.images.plotting.charts import LinePlot, draw_line_plots
+from sightline.images.plotting.maps import arrange_in_row
 from sightline.methods.adversarial.attacks.goal import (
     AttackGoal,
     AttackRun,

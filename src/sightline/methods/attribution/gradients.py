@@ -12,8 +12,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from sightline.images.io import resize_image
-from sightline.images.transforms import blur_image
+from sightline.images.transforms import blur_image, resize_image
 from sightline.models.model import Model
 from sightline.models.outputs import differentiate_scores
 

@@ -21,8 +21,9 @@ import torch
 from torch import Tensor
 
 from sightline.errors import SightlineError, get_first_error_line
-from sightline.images.io import read, resize_image, sample
+from sightline.images.io import read, sample
 from sightline.images.library import IMAGE_FILE_SUFFIXES
+from sightline.images.transforms import resize_image
 from sightline.models.model import Model
 
 BOX_COLUMNS = ("file", "label", "x0", "y0", "x1", "y1")

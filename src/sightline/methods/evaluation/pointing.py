@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from sightline.errors import SightlineError, get_first_error_line
-from sightline.images.plotting.maps import draw_bar_chart, draw_heatmap_row
+from sightline.images.plotting.charts import draw_bar_chart
+from sightline.images.plotting.maps import draw_heatmap_row
 from sightline.methods.evaluation.annotations import (
     GRID_SAMPLES,
     AnnotatedObject,

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from sightline.errors import SightlineError
-from sightline.images.plotting.maps import LinePlot, draw_heatmap_row, draw_line_plots
+from sightline.images.plotting.charts import LinePlot, draw_line_plots
+from sightline.images.plotting.maps import draw_heatmap_row
 from sightline.methods.evaluation.attribution_method import (
     AttributionMethod,
     find_attribution_method,

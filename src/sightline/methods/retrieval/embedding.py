@@ -5,9 +5,19 @@ from typing import Annotated, Any, Literal
 
 from torch import Tensor
 
-from sightline.data.scan.access import load_center_crops, resolve_scan
+from sightline.data.scan.access import (
+    count_voters,
+    load_center_crops,
+    name_feature_layer,
+    resolve_scan,
+)
 from sightline.data.search.nearest import measure_vote_accuracy, pick_evenly_spaced
-from sightline.data.search.projection import Projection, measure_faithfulness, project_vectors
+from sightline.data.search.projection import (
+    PROJECTION_NAMES,
+    Projection,
+    measure_faithfulness,
+    project_vectors,
+)
 from sightline.data.store.reader import Scan
 from sightline.images.plotting.grid_assignment import make_picture_mosaic, snap_to_grid
 from sightline.methods.retrieval.embedding_page import render_scatter_page
@@ -15,8 +25,6 @@ from sightline.models.model import Model
 from sightline.registry.method import register_method
 from sightline.registry.parameter import ValueRange
 from sightline.registry.result import Result
-
-PROJECTION_NAMES = {"pca": "PCA", "tsne": "t-SNE", "umap": "UMAP"}
 
 # Pixels: the width of the mosaic, and the limits of the side of its tiles.
 MOSAIC_WIDTH = 960
@@ -51,8 +59,8 @@ def embedding(
     """Lays out all images of a dataset by their features, as a mosaic and as a page to browse.
 
     `values["places"]` are the positions, n×dimensions. `["trustworthiness"]` and `["preserved"]`
-    say how well neighbourhoods of 10 are kept; both are 1 at best. `["explained"]` is the share of
-    the variance of each principal component.
+    say how well neighbourhoods of 10 (or fewer, in a small dataset) are kept; both are 1 at best.
+    `["explained"]` is the share of the variance of each principal component.
 
     Where the dataset has classes, `["agreement"]` is the share of images whose class is that of
     most of the 10 nearest on the map, and `["feature_agreement"]` the same by features.
@@ -75,7 +83,8 @@ def embedding(
         "explained": projection.explained_variance,
         **measure_faithfulness(vectors, positions, NEIGHBORHOOD_SIZE),
     }
-    if scan.classes is not None:
+    voters = count_voters(scan, NEIGHBORHOOD_SIZE)
+    if voters and scan.classes is not None:
         values["agreement"] = measure_vote_accuracy(
             positions, scan.classes, NEIGHBORHOOD_SIZE, "l2"
         )
@@ -85,12 +94,17 @@ def embedding(
 
     ids = pick_evenly_spaced(scan.images, tiles)
     mosaic = render_mosaic(scan, positions[ids, :2], ids)
-    title = f"{PROJECTION_NAMES[method]} of {layer}"
+    layer_name = name_feature_layer(scan, layer)
+    projection_name = PROJECTION_NAMES[projection.kind]
+    title = f"{projection_name} of {layer_name}"
+    neighborhood = min(NEIGHBORHOOD_SIZE, scan.images - 1)
     description = (
-        f"{PROJECTION_NAMES[method]} of the features of {layer} of {scan.images:,} images: "
-        f"{describe_measures(values)}"
+        f"{projection_name} of the features of {layer_name} of {scan.images:,} images: "
+        f"{describe_measures(values, neighborhood, voters)}"
     )
-    if method == "pca":
+    if projection.note:
+        description += f" {projection.note}"
+    if projection.kind == "pca":
         description += f" {describe_axes(projection)}"
     page = render_scatter_page(scan, positions, title, description, megabytes)
 
@@ -112,17 +126,17 @@ def render_mosaic(scan: Scan, positions: Tensor, ids: Tensor) -> Tensor:
     return make_picture_mosaic(pictures, cells, grid_side)
 
 
-def describe_measures(values: dict[str, Any]) -> str:
-    """What the measures say of the map."""
-    k = NEIGHBORHOOD_SIZE
+def describe_measures(values: dict[str, Any], k: int, voters: int) -> str:
+    """What the measures say of the map: of neighbourhoods of `k`, and of the vote of `voters`."""
     text = (
         f"trustworthiness {values['trustworthiness']:.2f}, {values['preserved']:.0%} of the {k} "
         f"nearest in the features are among the {k} nearest here."
     )
     if "agreement" in values:
         text += (
-            f" The {k} nearest on the map vote for the right class of {values['agreement']:.1%} of "
-            f"the images (by the features {values['feature_agreement']:.1%})."
+            f" The {voters} nearest on the map vote for the right class of "
+            f"{values['agreement']:.1%} of the images (by the features "
+            f"{values['feature_agreement']:.1%})."
         )
     return text
 

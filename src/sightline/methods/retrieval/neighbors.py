@@ -11,7 +11,9 @@ from torch import Tensor
 from sightline.data.scan.access import (
     compute_feature_vectors,
     compute_pixel_vectors,
+    count_voters,
     load_pixel_vectors,
+    name_feature_layer,
     name_image_classes,
     resolve_network,
     resolve_scan,
@@ -33,6 +35,8 @@ from sightline.models.model import Model
 from sightline.registry.method import register_method
 from sightline.registry.parameter import ValueRange
 from sightline.registry.result import Result
+
+DEFAULT_NEIGHBORS = 8
 
 KNN_VOTERS = 5  # neighbours that vote in the k-NN classification
 
@@ -71,7 +75,7 @@ def neighbors(
     folder: str | Path | None = None,
     store: str | Path | None = None,
     layer: str = "penultimate",
-    k: Annotated[int, ValueRange(1, 1000)] = 8,
+    k: Annotated[int | None, ValueRange(1, 1000)] = None,
     metric: Literal["cosine", "l2"] = "cosine",
     id: Annotated[int | None, ValueRange(0, 10**12)] = None,
     unit: Annotated[int | None, ValueRange(0, 10**6)] = None,
@@ -95,7 +99,7 @@ def neighbors(
         folder: Dataset to search: a folder of images; None for tiles of the sample photographs.
         store: File that keeps the pass over the dataset; alone, it is read as it is. None for one
             in the user's cache.
-        k: How many neighbours.
+        k: How many neighbours; None for 8, or all if there are fewer.
         metric: "cosine" 1 − cos of the features, or "l2", their distance.
         id: Image of the dataset whose neighbours to find, in place of an image of your own.
         unit: Number of the features; finds the images that lie most in its direction, in place of
@@ -109,6 +113,7 @@ def neighbors(
     query = build_neighbor_query(
         model, scan, image, layer=layer, image_id=id, unit=unit, box=box, metric=metric
     )
+    k, shortage = choose_neighbor_count(scan, query, k)
     index, search_description = choose_search_index(scan, layer, metric, search)
     if index is None:
         distances, ids = find_nearest(
@@ -129,7 +134,8 @@ def neighbors(
         values["pixel_distance"], values["pixel_ids"] = find_nearest(
             load_pixel_vectors(scan), query.pixel_vectors, k, "l2", query.excluded_ids
         )
-    if is_small and scan.classes is not None:
+    voters = count_voters(scan, KNN_VOTERS)
+    if is_small and voters and scan.classes is not None:
         values["accuracy"] = measure_vote_accuracy(
             scan.vectors(layer), scan.classes, KNN_VOTERS, metric
         )
@@ -137,10 +143,28 @@ def neighbors(
             load_pixel_vectors(scan), scan.classes, KNN_VOTERS, "l2"
         )
 
-    figure = render_neighbors(scan, query, values, layer)
-    description = describe_neighbors(scan, values, layer, metric)
-    caption = f"{description} Searched {search_description}."
+    layer_name = name_feature_layer(scan, layer)
+    figure = render_neighbors(scan, query, values, layer_name)
+    description = describe_neighbors(scan, values, layer_name, metric, voters)
+    caption = f"{description} Searched {search_description}.{shortage}"
     return Result({"neighbors": figure}, values, {"neighbors": caption})
+
+
+def choose_neighbor_count(scan: Scan, query: NeighborQuery, k: int | None) -> tuple[int, str]:
+    """The number of neighbours to find, and a sentence for the caption if images are missing.
+
+    Raises SightlineError if there is no image to choose, and for a `k` given that is too large.
+    """
+    available = scan.images - (query.excluded_ids is not None)
+    if available < 1:
+        raise SightlineError("the dataset has no other image; give one with at least two images")
+    if k is not None and k > available:
+        limit = f"{available}, the number of images to choose from"
+        raise make_out_of_range_error("k", k, 1, limit)
+    if k is None and available < DEFAULT_NEIGHBORS:
+        noun = "image" if available == 1 else "images"
+        return available, f" There are only {available} {noun} to choose from."
+    return k or DEFAULT_NEIGHBORS, ""
 
 
 def choose_search_index(
@@ -209,7 +233,7 @@ def build_image_query(
         pictures = draw_box_outline(image, (top, left, bottom, right))
     caption = "the region" if box else "the image"
     return NeighborQuery(
-        vectors=compute_feature_vectors(network, region, layer),
+        vectors=compute_feature_vectors(network, region, scan.layer(layer)),
         pictures=list(pictures.split(1)),
         captions=[caption] * len(image),
         pixel_vectors=compute_pixel_vectors(region.cpu()),
@@ -289,7 +313,9 @@ def render_neighbors(
     return compose_figure_rows(rows)
 
 
-def describe_neighbors(scan: Scan, values: Mapping[str, Any], layer: str, metric: Metric) -> str:
+def describe_neighbors(
+    scan: Scan, values: Mapping[str, Any], layer: str, metric: Metric, voters: int
+) -> str:
     """What the figure shows."""
     measure = "1 − cosine" if metric == "cosine" else "Euclidean distance"
     text = (
@@ -303,7 +329,7 @@ def describe_neighbors(scan: Scan, values: Mapping[str, Any], layer: str, metric
         )
     if "accuracy" in values:
         return (
-            f"{text}. The vote of the {KNN_VOTERS} nearest others gives the right class of "
+            f"{text}. The vote of the {voters} nearest others gives the right class of "
             f"{values['accuracy']:.1%} of the dataset by features, "
             f"{values['pixel_accuracy']:.1%} by pixels."
         )

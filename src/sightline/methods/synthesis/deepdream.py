@@ -10,8 +10,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from sightline.errors import SightlineError
-from sightline.images.io import crop_center, resize_image, resize_short_side, resolve_image
+from sightline.images.io import resolve_image
 from sightline.images.plotting.maps import arrange_in_row
+from sightline.images.transforms import crop_center, resize_image, resize_short_side
 from sightline.models.model import Model
 from sightline.models.outputs import reshape_to_unit_grid
 from sightline.optim.ascent import score_images

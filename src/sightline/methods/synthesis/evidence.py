@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from sightline.errors import SightlineError
-from sightline.images.io import resize_short_side, sample, samples
-from sightline.images.transforms import make_random_affine
+from sightline.images.io import sample, samples
+from sightline.images.transforms import make_random_affine, resize_short_side
 from sightline.models.model import Model
 from sightline.models.outputs import reshape_to_unit_grid
 from sightline.models.zoo.load import load_other_network

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from sightline.errors import SightlineError
-from sightline.images.io import resize_image
+from sightline.images.transforms import resize_image
 from sightline.methods.synthesis.natural_images import NaturalExemplars
 from sightline.models.model import Model
 from sightline.models.outputs import reshape_to_unit_grid

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from sightline.images.plotting.captioned_rows import FigureRow, compose_figure_rows
-from sightline.images.plotting.maps import enlarge_pixels, make_contact_sheet, resize_picture
+from sightline.images.plotting.maps import enlarge_pixels, make_contact_sheet
+from sightline.images.transforms import resize_image
 from sightline.methods.synthesis.evidence import SynthesisEvidence
 from sightline.methods.synthesis.facets import Facet, match_own_facets
 from sightline.methods.synthesis.natural_images import NaturalExemplars
@@ -240,7 +241,7 @@ def make_quartet_rows(
     for index, image_ratio in enumerate(ratio.tolist()):
         patch_count = min(3, len(exemplars.top_images[index].ids))
         patches = exemplars.load_examples(index, torch.arange(patch_count)).patches
-        resized = [resize_picture(patch, side, side) for patch in patches]
+        resized = [resize_image(patch, side, side) for patch in patches]
         quartet = torch.cat([picture[index : index + 1], *resized])
         tiles.append(make_contact_sheet(quartet, columns=2))
         tile_captions.append(f"{exemplars.describe_unit(index)}\n× {image_ratio:.2f}")

@@ -15,8 +15,9 @@ from torch import Tensor
 from sightline.data.store.reader import Scan
 from sightline.errors import SightlineError, make_out_of_range_error
 from sightline.generators.architectures.decoder import load_generator, map_generator_layers
-from sightline.images.io import crop_center, resize_image
-from sightline.images.plotting.maps import LinePlot, arrange_with_titles, draw_line_plots
+from sightline.images.plotting.charts import LinePlot, draw_line_plots
+from sightline.images.plotting.maps import arrange_with_titles
+from sightline.images.transforms import crop_center, resize_image
 from sightline.models.model import Model
 from sightline.models.outputs import reshape_to_unit_grid
 from sightline.optim.ascent import maximize_objective

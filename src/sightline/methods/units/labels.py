@@ -23,7 +23,11 @@ from sightline.methods.units.dissection import (
     dissect_layer,
     render_concept_units,
 )
-from sightline.methods.units.patches import UnitExamples, select_unit_top_images
+from sightline.methods.units.patches import (
+    UnitExamples,
+    require_followed_layers,
+    select_unit_top_images,
+)
 from sightline.models.model import Model
 from sightline.models.tracing.crops import resize_for_sheet
 from sightline.registry.method import register_method
@@ -82,6 +86,7 @@ def labels(
             not black; None for none.
     """
     scan = resolve_scan(model, folder, store, layer=layer)
+    require_followed_layers(scan)
     layer_name = scan.layers[-1] if layer is None else scan.layer(layer)
     network = resolve_network(model, scan)
     top_images = scan.top(layer_name)
@@ -101,10 +106,12 @@ def labels(
     )
     panels = {"labels": compose_figure_rows(rows), "selectivity": histogram}
     values = unit_labels.collect_values()
+    subject = "the strongest patches with activation and class, gray beyond the image"
+    if top_images.positions is None:
+        subject = "the strongest images, whole, with activation and class"
     captions = {
         "labels": f"The {len(rows)} of {len(scores)} units of {layer_name} with the highest "
-        f"{score_name}, over {scan.images:,} images; for each the strongest patches with "
-        "activation and class, gray beyond the image.",
+        f"{score_name}, over {scan.images:,} images; for each {subject}.",
         "selectivity": f"The {score_name} of all units of {layer_name}: median "
         f"{float(scores.median()):.2f}. Ticks mark the units that are shown.",
     }

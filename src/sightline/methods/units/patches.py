@@ -6,7 +6,7 @@ cases from across its range (the spectrum of examples, Olah 2017).
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -40,6 +40,8 @@ from sightline.registry.result import Result
 RANGE_START = 0.1
 RANGE_END = 0.9
 
+DEFAULT_PATCHES = 9
+
 PATCH_TILE_SIDE = 96  # pixels of a tile of a sheet
 PATCH_TILE_COLUMNS = 12  # tiles in a row of a sheet
 MIN_PATCH_TILE_SIDE = 32  # pixels of one patch in a tile that holds several
@@ -64,7 +66,7 @@ def patches(
     store: str | Path | None = None,
     layer: str | None = None,
     unit: Annotated[int | None, ValueRange(0, 1_000_000)] = None,
-    k: Annotated[int, ValueRange(1, 100)] = 9,
+    k: Annotated[int | None, ValueRange(1, 100)] = None,
     rule: Literal["gradient", "deconvnet", "guided"] = "guided",
     units: Annotated[int, ValueRange(1, 4096)] = 64,
 ) -> Result:
@@ -84,10 +86,11 @@ def patches(
         folder: Dataset to search: a folder of images; None for tiles of the sample photographs.
         store: File that keeps the pass over the dataset; alone, it is read as it is. None for one
             in the user's cache.
-        layer: A layer of the scan; None for the middle one of those with maps.
+        layer: A layer of the scan; None for the middle one of those with maps, or the last hidden
+            layer of a network without convolutions.
         unit: Channel to look at; None for a sheet of all.
-        k: How many patches; on a sheet 1, 4, 9, … of each unit are shown, as many as fit into a
-            square.
+        k: How many patches; None for 9, or all if the scan keeps fewer. On a sheet 1, 4, 9, … of
+            each unit are shown, as many as fit into a square.
         rule: Backward rule of the gradients: "gradient" g·1[x>0], "deconvnet" g·1[g>0], "guided"
             both.
         units: How many units a sheet shows at most, from the first.
@@ -95,20 +98,35 @@ def patches(
     scan = resolve_scan(model, folder, store, layer=layer)
     layer_name = find_middle_layer(scan) if layer is None else scan.layer(layer)
     image_count, unit_count = scan.top(layer_name).values.shape
-    if unit is None:
-        return show_layer_patches(model, scan, layer_name, min(k, image_count), units)
-    if unit >= unit_count:
+    if unit is not None and unit >= unit_count:
         raise SightlineError(f"unit is {unit}; {layer_name} has units 0 to {unit_count - 1}")
-    if k > image_count:
+    if k is not None and k > image_count:
         limit = f"{image_count}, the number of images that the scan keeps of each unit"
         raise make_out_of_range_error("k", k, 1, limit)
-    return show_unit_patches(model, scan, layer_name, unit=unit, k=k, rule=rule)
+
+    count = k or min(DEFAULT_PATCHES, image_count)
+    if unit is None:
+        result = show_layer_patches(model, scan, layer_name, count, units)
+    else:
+        result = show_unit_patches(model, scan, layer_name, unit=unit, k=count, rule=rule)
+    if k is None and count < DEFAULT_PATCHES:
+        noun = "image" if count == 1 else "images"
+        caption = f"{result.captions['patches']} The scan keeps only {count} {noun} of each unit."
+        result = replace(result, captions={**result.captions, "patches": caption})
+    return result
+
+
+def require_followed_layers(scan: Scan) -> None:
+    """Raises SightlineError for a scan that follows no units."""
+    if not scan.layers:
+        raise SightlineError("the scan follows the units of no layer; scan again with layers=")
 
 
 def find_middle_layer(scan: Scan) -> str:
     """The middle one of the layers with maps; of all layers if none has maps."""
     layers = [layer for layer in scan.layers if scan.top(layer).positions is not None]
     layers = layers or scan.layers
+    require_followed_layers(scan)
     return layers[len(layers) // 2]
 
 
@@ -307,9 +325,14 @@ def show_layer_patches(
         span = slice(start, start + PATCH_TILE_COLUMNS)
         rows.append(FigureRow("", tiles[span], tile_captions[span]))
     tile_side = max(PATCH_TILE_SIDE, MIN_PATCH_TILE_SIDE * square_side)
+    subject = "whole images"
+    detail = ""
+    if top_images.positions is not None:
+        subject = "patches"
+        detail = ", at most one of an image, gray beyond it"
     caption = (
-        f"The {patch_count} strongest patches of each of {unit_count} of the "
-        f"{top_images.values.shape[1]} units of {layer} among {scan.images:,} images, at most one "
-        "of an image, gray beyond it; under each unit its highest activation."
+        f"The {patch_count} strongest {subject} of each of {unit_count} of the "
+        f"{top_images.values.shape[1]} units of {layer} among {scan.images:,} images{detail}; "
+        "under each unit its highest activation."
     )
     return Result({"patches": compose_figure_rows(rows, tile_side)}, values, {"patches": caption})

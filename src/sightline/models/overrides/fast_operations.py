@@ -117,17 +117,17 @@ def backpropagate_packed_convolution(
 
 def are_operations_observed() -> bool:
     """Whether a dispatch mode, torch.func or a forward-mode derivative acts on operations here."""
-    core: Any = torch._C
+    core: Any = torch._C  # pyright: ignore[reportPrivateUsage]
     return bool(
         core._len_torch_dispatch_stack()
         or core._functorch.peek_interpreter_stack()
-        or forward_ad._current_level >= 0
+        or forward_ad._current_level >= 0  # pyright: ignore[reportPrivateUsage]
     )
 
 
 def count_function_modes() -> int:
     """How many function modes are active. A mode doesn't count itself while it runs a function."""
-    core: Any = torch._C
+    core: Any = torch._C  # pyright: ignore[reportPrivateUsage]
     return core._len_torch_function_stack()
 
 

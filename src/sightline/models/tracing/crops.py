@@ -4,7 +4,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from sightline.errors import SightlineError
-from sightline.images.plotting.maps import MID_GRAY, enlarge_pixels, resize_picture
+from sightline.images.plotting.maps import MID_GRAY, enlarge_pixels
+from sightline.images.transforms import resize_image
 from sightline.models.model import Model
 from sightline.models.tracing.receptive_field import receptive_field
 
@@ -57,4 +58,4 @@ def resize_for_sheet(images: Tensor) -> Tensor:
     images = enlarge_pixels(images.detach().cpu(), MIN_PATCH_SIDE)
     height, width = images.shape[-2:]
     scale = min(1, MAX_PATCH_SIDE / min(height, width))
-    return resize_picture(images, round(height * scale), round(width * scale))
+    return resize_image(images, round(height * scale), round(width * scale))

@@ -421,7 +421,7 @@ class StandInTensor(Tensor):
     full_tensor: Tensor | None
     shared: bool
 
-    __torch_function__ = torch._C._disabled_torch_function_impl  # pyright: ignore[reportAssignmentType]
+    __torch_function__ = torch._C._disabled_torch_function_impl  # pyright: ignore[reportAssignmentType, reportPrivateUsage]
 
     @classmethod
     def __torch_dispatch__(

@@ -8,8 +8,8 @@ To add a rule for an operation:
 1. find its name in torch.ops.aten, and the order of its arguments (`torch.ops.aten.NAME.default`);
 2. return None for every argument that your rule does not handle;
 3. say which regions of the result change, from `call.operand.regions`;
-4. return `call.make_patched_maps(regions, make_patches)`, where `make_patches(regions)` computes the
-   patches, for instance by the operation itself on `call.operand.cut_windows(…)`;
+4. return `call.make_patched_maps(regions, make_patches)`, where `make_patches(regions)` computes
+   the patches, for instance by the operation itself on `call.operand.cut_windows(…)`;
 5. enter it in `PATCH_RULES`, and a network with it in tests/models/tracing/test_incremental.py.
 """
 

@@ -1,4 +1,4 @@
-"""The windows of an image that are covered one after the other, and the ordinary way to run them."""
+"""The windows of an image that are covered one after the other, and the ordinary way to run."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
