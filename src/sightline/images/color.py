@@ -108,8 +108,7 @@ def convert_to_srgb(picture: Image.Image) -> Image.Image:
     if transform is None:
         return picture
     source = picture if picture.mode == mode else picture.convert(mode)
-    converted = ImageCms.applyTransform(source, transform)
-    assert converted is not None  # only in-place conversion returns None
+    converted = transform.apply(source)
     converted.info.pop("icc_profile", None)
     return converted
 
