@@ -239,13 +239,9 @@ def resolve_scan_layer(model: Model, name: str) -> str:
 
 def is_input_recorded(model: Model, layer: str) -> bool:
     """Whether a layer NAME:in can be read: not if its module is given its input by keyword."""
-    try:
-        with torch.no_grad():
-            model.run(model.blank(), [layer])
-    except KeyError:
-        logger.debug("the input of %s is not a positional tensor", layer)
-        return False
-    return True
+    with torch.no_grad():
+        outputs = model.run(model.blank(), [layer])
+    return layer in outputs
 
 
 def find_last_hidden_layer(model: Model) -> str | None:
