@@ -14,11 +14,10 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import faiss
+import numpy as np
 import torch
-from sightline.data.store.writer import open_store_writer
 from torch import Tensor
 
 import sightline as sl
@@ -31,8 +30,14 @@ from sightline.data.search.projection import (
     measure_faithfulness,
     project_vectors,
 )
-from sightline.data.store import schema as layout
+from sightline.data.store.description import (
+    DatasetDescription,
+    NetworkDescription,
+    ScanDescription,
+)
 from sightline.data.store.index import ensure_vector_index, search_vector_index
+from sightline.data.store.interface import ImageRow, ScanProgress
+from sightline.data.store.lance_store import LanceStore
 from sightline.data.store.reader import Scan
 
 DATA = Path(os.environ.get("SIGHTLINE_DATA") or Path(__file__).parents[2] / "shared" / "data")
@@ -60,37 +65,32 @@ def seconds(run: Callable[[], object]) -> tuple[float, float]:
 
 def stored(vectors: Tensor, place: Path) -> Scan:
     """A store as a scan of so many images leaves it, as far as the search is concerned."""
-    plain = {
-        "sha256": "",
-        "class": -1,
-        "height": 1,
-        "width": 1,
-        "labels": [0],
-        "probabilities": [1.0],
-        "thumbnail": b"",
-    }
-    facts: dict[str, Any] = {
-        "format": layout.STORE_FORMAT,
-        "version": layout.STORE_VERSION,
-        "model": {},
-        "network": {},
-        "names": {},
-        "layers": {},
-    }
-    facts |= {"vectors": {"penultimate": vectors.shape[1]}, "class_names": [], "labels": ["none"]}
-    with open_store_writer(place, facts) as writer:
+    description = ScanDescription(
+        recipe={},
+        network=NetworkDescription("", (0.0,), (1.0,), side=1, short_side=1),
+        model_labels=("none",),
+        aliases={},
+        layers={},
+        vector_lengths={"penultimate": vectors.shape[1]},
+        k=0,
+        class_k=0,
+        sample_size=0,
+        batch_size=1,
+        dataset=DatasetDescription("Files", None, len(vectors), ""),
+        class_names=(),
+    )
+
+    def make_row(id: int, vector: np.ndarray) -> ImageRow:
+        labels = np.zeros(1, np.int32)
+        probabilities = np.ones(1, np.float32)
+        return ImageRow(id, id, f"{id}.jpg", "", -1, 1, 1, labels, probabilities, b"", (vector,))
+
+    with LanceStore(place).open_writer(description) as writer:
         for start in range(0, len(vectors), 10_000):
-            part = enumerate(vectors[start : start + 10_000].numpy(), start)
-            rows = [
-                {"id": id, "position": id, "path": f"{id}.jpg", **plain, "vector_0": row}
-                for id, row in part
-            ]
-            done = start + len(rows)
-            writer.add_rows(rows, [])
-            writer.commit_state(
-                {},
-                {"done": done, "images": done, "errors": 0, "complete": int(done == len(vectors))},
-            )
+            block = vectors[start : start + 10_000].numpy()
+            writer.add_rows([make_row(id, row) for id, row in enumerate(block, start)], [])
+            done = start + len(block)
+            writer.commit({}, ScanProgress(done, done, complete=done == len(vectors)))
     return Scan.open(place)
 
 
