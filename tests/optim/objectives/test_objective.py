@@ -364,7 +364,7 @@ def test_tv_of_a_constant_is_zero_and_so_is_its_gradient(model: Model, beta: flo
         (bounded(), lambda offset: offset**6),
         (bounded(3.0), lambda offset: abs(offset) ** 3),
     ],
-    ids=str,
+    ids=["l1", "l2", "bounded", "bounded-3"],
 )
 def test_distances_to_gray_in_loops(model: Model, objective: Objective, measure) -> None:
     images = random_images(2, 5, 7)
