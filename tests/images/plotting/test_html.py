@@ -20,7 +20,7 @@ CONTENT = {
     "seconds": 1.0,
     "version": "0",
     "layers": 3,
-    "collection": "the folder <i>mine</i>",
+    "dataset": "the folder <i>mine</i>",
 }
 
 

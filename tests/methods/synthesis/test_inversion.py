@@ -218,7 +218,7 @@ def test_a_learned_picture_has_the_images_size() -> None:
 def test_the_generator_knows_one_network(tiny: sl.Model) -> None:
     for model, layer, part in (
         (tiny, "depth", "features of sightnet with its embedded weights, not on those of"),
-        (tiny, "conv1", "not those of"),
+        (tiny, "conv1", "not on those of"),
         (sl.load("sightnet", weights="random"), "relu4_2", "embedded weights"),
         (sl.load(), "relu1", "relu1 has no generator; choose from relu4_2, penultimate"),
         (sl.load(), "relu44", "no layer named 'relu44'; did you mean relu4"),

@@ -459,7 +459,7 @@ def test_what_a_unit_saw_is_moved_to_the_middle(model: sl.Model, store: Path) ->
 def test_facets_that_can_not_be(model: sl.Model, store: Path) -> None:
     with pytest.raises(sl.SightlineError, match="name a scan"):
         sl.synthesis(model, "bee", start="facets", steps=1)
-    with pytest.raises(sl.SightlineError, match="a facet needs two at least"):
+    with pytest.raises(sl.SightlineError, match="a facet needs at least two"):
         sl.synthesis(
             model, layer="conv2", units=",".join(["1"] * 9), start="facets", store=store, steps=1
         )
