@@ -21,6 +21,7 @@ CONTENT = {
     "version": "0",
     "layers": 3,
     "dataset": "the folder <i>mine</i>",
+    "failed": [],
 }
 
 
