@@ -494,6 +494,23 @@ def test_labels_that_are_not_there(label: int | str, error: str) -> None:
         model.choose(label, IMAGE)
 
 
+def test_the_exact_spelling_counts_first() -> None:
+    names = ("Cardigan", "cardigan", "1", "crane", "crane", "Ostrich")
+    network = nn.Sequential(nn.Flatten(), nn.Linear(3 * 12 * 12, len(names)))
+    model = Model(network, size=12, labels=names)
+    assert [model.index(label) for label in ("Cardigan", "cardigan", "1", 1, "5", "ostrich")] == [
+        0,
+        1,
+        2,
+        1,
+        5,
+        5,
+    ]
+    for label, numbers in (("crane", "3 and 4"), ("CARDIGAN", "0 and 1"), ("Crane", "3 and 4")):
+        with pytest.raises(SightlineError, match=f"2 classes of that name: .*{numbers}"):
+            model.index(label)
+
+
 def test_labels_of_another_number() -> None:
     with pytest.raises(SightlineError, match="Sequential has 5 logits, but 2 labels were given"):
         Model(small(), size=12, labels=["a", "b"]).index("a")

@@ -225,19 +225,36 @@ class Model:
     def index(self, label: int | str) -> int:
         """Index of a class by its number, its name, or a part of the name that no other class has.
 
-        Raises SightlineError with the closest names.
+        The exact spelling counts first, then a number, then the name in any case, then a part of
+        it. Raises SightlineError with the closest names, and for a name that several classes have.
         """
-        if not isinstance(label, str) or re.fullmatch("-?[0-9]{1,9}", label):
+        if not isinstance(label, str):
+            return self._check_class_number(int(label))
+        exact = [i for i, name in enumerate(self.labels) if name == label]
+        if exact:
+            return self._require_one_class(label, exact)
+        if re.fullmatch("-?[0-9]{1,9}", label):
             return self._check_class_number(int(label))
         requested = label.casefold()
         names = [name.casefold() for name in self.labels]
-        if requested in names:
-            return names.index(requested)
-        matches = [i for i, name in enumerate(names) if requested in name]
-        if len(matches) == 1:
-            return matches[0]
-        candidates = [self.labels[i] for i in matches] or self.labels
+        same_in_any_case = [i for i, name in enumerate(names) if name == requested]
+        if same_in_any_case:
+            return self._require_one_class(label, same_in_any_case)
+        partial = [i for i, name in enumerate(names) if requested in name]
+        if len(partial) == 1:
+            return partial[0]
+        candidates = [self.labels[i] for i in partial] or self.labels
         raise make_unknown_name_error("label", label, candidates)
+
+    def _require_one_class(self, label: str, indices: Sequence[int]) -> int:
+        """The only index; raises SightlineError where several classes have the name."""
+        if len(indices) == 1:
+            return indices[0]
+        numbers = " and ".join(str(index) for index in indices)
+        raise SightlineError(
+            f"label is {label!r}; {self.name} has {len(indices)} classes of that name: "
+            f"give the number, {numbers}"
+        )
 
     def _check_class_number(self, number: int) -> int:
         if not 0 <= number < len(self.labels):

@@ -40,7 +40,7 @@ class SumPooling(TorchFunctionMode):
         return self.pool(*args, **(kwargs or {}))
 
     @staticmethod
-    def pool(
+    def pool(  # noqa: PLR0917 - torch's own order
         x, kernel_size, stride=None, padding=0, dilation=1, ceil_mode=False, return_indices=False
     ):
         if dilation in (1, (1, 1)):

@@ -133,6 +133,8 @@ WRAPPED = {
         "model": {f"_orig_mod.{key}": value for key, value in state.items()}
     },
     "both": lambda state: {f"module._orig_mod.{key}": value for key, value in state.items()},
+    "other way": lambda state: {f"_orig_mod.module.{key}": value for key, value in state.items()},
+    "three": lambda state: {f"model._orig_mod.module.{key}": value for key, value in state.items()},
     "nested": lambda state: {"model_state_dict": {"net": state}, "optimizer": {"lr": 0.1}},
     "half": lambda state: {key: value.half() for key, value in state.items()},
     "double": lambda state: {key: value.double() for key, value in state.items()},
@@ -219,3 +221,23 @@ def test_a_round_trip_through_both_formats(
     fill_network_weights(network, squeezenet_state, tmp_path / "a.pt", "squeezenet1_0")
     for key, value in network.state_dict().items():
         assert torch.equal(value, squeezenet_state[key])
+
+
+@pytest.mark.parametrize("wrapper", ["", "module.", "_orig_mod.model."])
+def test_a_network_may_have_a_wrappers_name_itself(tmp_path: Path, wrapper: str) -> None:
+    """Its parameters are all below an attribute `model`."""
+
+    class Outer(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = nn.Sequential(nn.Flatten(), nn.Linear(12, 3))
+
+    trained = Outer()
+    state = {wrapper + key: value for key, value in trained.state_dict().items()}
+    torch.save(state, tmp_path / "outer.pt")
+    network = Outer()
+    fill_network_weights(
+        network, read_weights(tmp_path / "outer.pt"), tmp_path / "outer.pt", "Outer"
+    )
+    for key, value in trained.state_dict().items():
+        assert torch.equal(network.state_dict()[key], value)

@@ -2,7 +2,7 @@
 
 import hashlib
 import pickle
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -34,10 +34,25 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     tensors = _find_state_dict(content)
     if not tensors:
         raise SightlineError(f"{path.name} holds no weights by name; a state dict is expected")
+    return strip_wrapper_prefixes(tensors)
+
+
+def strip_wrapper_prefixes(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors without the prefixes of wrappers, in whatever order these were put on."""
+    stripped = dict(tensors)
+    while True:
+        prefix = find_shared_prefix(stripped)
+        if not prefix:
+            return stripped
+        stripped = {name.removeprefix(prefix): tensor for name, tensor in stripped.items()}
+
+
+def find_shared_prefix(names: Collection[str]) -> str:
+    """The wrapper's prefix that all names have; empty if there is none."""
     for prefix in STATE_DICT_PREFIXES:
-        if all(name.startswith(prefix) for name in tensors):
-            tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
-    return tensors
+        if names and all(name.startswith(prefix) for name in names):
+            return prefix
+    return ""
 
 
 def hash_file(path: Path) -> str:
@@ -110,6 +125,14 @@ def fill_network_weights(
     Raises SightlineError, with the first key that is wrong, where not every key fits and for NaN or
     infinite weights. `path` and `name` are the file and the network that the message names.
     """
+    # A network whose own names all begin as a wrapper's do: reading has stripped that too.
+    own_prefix = ""
+    own_names = list(network.state_dict())
+    while prefix := find_shared_prefix(own_names):
+        own_prefix += prefix
+        own_names = [own_name.removeprefix(prefix) for own_name in own_names]
+    if own_prefix and not any(key.startswith(own_prefix) for key in state_dict):
+        state_dict = {own_prefix + key: value for key, value in state_dict.items()}
     _check_state_dict_fits(network.state_dict(), state_dict, f"{path.name} doesn't fit {name}")
     broken = [
         key
