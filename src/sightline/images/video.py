@@ -331,7 +331,7 @@ def _encode_gif(pixels: Iterable[Any], path: Path, properties: VideoProperties) 
 
 
 def _encode_webp(pixels: Iterable[Any], path: Path, properties: VideoProperties) -> None:
-    """Writes an animated WebP frame by frame (RFC 9649, section 2.7.1), for the reasons of a GIF."""
+    """Writes an animated WebP frame by frame (RFC 9649, 2.7.1), for the reasons of a GIF."""
     # In a WebP, 1 is once.
     loop_count = 1 if properties.loop_count is None else properties.loop_count
     with path.open("wb") as file:
