@@ -126,9 +126,9 @@ def test_hidden_files_companions_and_stores_are_left_out(tmp_path: Path) -> None
 
 
 def test_folders_are_classes_only_if_every_image_lies_in_one() -> None:
-    nested = ["/root/b/x.png", "/root/a/deep/y.png"]
-    assert infer_folder_classes("/root", nested) == ["b", "a"]
-    assert infer_folder_classes("/root", [*nested, "/root/z.png"]) == [None] * 3
+    nested = ["/photos/b/x.png", "/photos/a/deep/y.png"]
+    assert infer_folder_classes("/photos", nested) == ["b", "a"]
+    assert infer_folder_classes("/photos", [*nested, "/photos/z.png"]) == [None] * 3
 
 
 def test_lines_of_a_list(tmp_path: Path) -> None:
