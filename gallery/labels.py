@@ -6,5 +6,5 @@ import sightline as sl
 
 PICTURES = Path(__file__).parent.parent / "docs" / "pictures"
 
-result = sl.labels(sl.load(), units=4)
+result = sl.labels(sl.load(), max_units=4)
 sl.write(result.panels["labels"], PICTURES / "labels.png")

@@ -8,5 +8,5 @@ PICTURES = Path(__file__).parent.parent / "docs" / "pictures"
 
 model = sl.load()
 photo = model.fit(sl.sample("rocket"), 256)
-result = sl.rise(model, photo, masks=2000, seed=0)
+result = sl.rise(model, photo, samples=2000, seed=0)
 sl.write(result.panels["rise"], PICTURES / "rise.png")

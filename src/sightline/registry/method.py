@@ -75,6 +75,7 @@ class Method:
             sample to run on.
         quick_parameters: Parameters that make these runs short.
         subject_optional: Whether it can be called without its subject.
+        former_names: Older names of parameters, which calls and recipes may still use.
     """
 
     name: str
@@ -91,6 +92,7 @@ class Method:
     quick_parameters: Mapping[str, Any]
     attribution: AttributionSpec | None = None
     subject_optional: bool = False
+    former_names: Mapping[str, str] = field(default_factory=dict[str, str])
 
     def check_parameter_names(self, parameters: Mapping[str, Any]) -> None:
         """Raises SightlineError for the first parameter that this method does not have."""
@@ -122,6 +124,7 @@ def register_method(
     tour_runs: tuple[Mapping[str, Any], ...] = ({},),
     quick_parameters: Mapping[str, Any] | None = None,
     attribution: AttributionSpec | None = None,
+    former_names: Mapping[str, str] | None = None,
 ) -> Callable[[Callable[P, Result]], Callable[P, Result]]:
     """Registers a function `(model, [image | objective], *, parameters) -> Result` in METHODS.
 
@@ -159,6 +162,7 @@ def register_method(
             quick_parameters=dict(quick_parameters or {}),
             attribution=attribution,
             subject_optional=signature.subject_optional,
+            former_names=dict(former_names or {}),
         )
         METHODS[method.name] = method
         return call
@@ -202,7 +206,7 @@ def _run_method(
     kwargs: Mapping[str, Any],
 ) -> Result:
     """Checks the arguments, runs the method and adds the recipe to its result."""
-    parameters = dict(kwargs)
+    parameters = {method.former_names.get(name, name): kwargs[name] for name in kwargs}
     positional = list(args)
     for name in ("model", method.subject)[len(args) :]:
         if name in parameters:

@@ -5,6 +5,7 @@ import itertools
 import numpy as np
 import pytest
 import torch
+from helpers import smooth
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -57,7 +58,7 @@ def test_it_is_the_mean_score_with_each_pixel_visible(score: str) -> None:
         model,
         pictures(),
         label=2,
-        masks=23,
+        samples=23,
         cells=5,
         keep=0.4,
         fill=0.25,
@@ -138,9 +139,9 @@ def test_on_a_linear_network_it_tends_to_the_closed_form() -> None:
     expected = float(model.logits(torch.full((1, 3, 4, 6), 0.5))[0, 1]) + (
         together * pixel_weights
     ).sum((2, 3)) / masks.mean(0)
-    found = sl.rise(model, image, label=1, masks=20_000, cells=2, score="logit", batch=4000).values[
-        "map"
-    ][0]
+    found = sl.rise(
+        model, image, label=1, samples=20_000, cells=2, score="logit", batch=4000
+    ).values["map"][0]
     spread = float(expected.max() - expected.min())
     assert spread > 0.2
     assert (found - expected).abs().max() < 0.03 * spread
@@ -148,10 +149,10 @@ def test_on_a_linear_network_it_tends_to_the_closed_form() -> None:
 
 def test_several_labels_are_each_alone() -> None:
     model = loaded(network())
-    several = sl.rise(model, pictures(), label=(2, "top", "ant"), masks=9).values
+    several = sl.rise(model, pictures(), label=(2, "top", "ant"), samples=9).values
     assert several["map"].shape == (2, 3, 16, 19)
     for i, label in enumerate((2, "top", "ant")):
-        one = sl.rise(model, pictures(), label=label, masks=9).values
+        one = sl.rise(model, pictures(), label=label, samples=9).values
         for name in ("map", "mean", "score", "label"):
             assert torch.allclose(several[name][:, i], one[name], atol=1e-6), name
 
@@ -159,7 +160,7 @@ def test_several_labels_are_each_alone() -> None:
 def test_an_output_that_does_not_depend_on_the_image_leaves_an_empty_map() -> None:
     constant = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 4))
     nn.init.zeros_(constant[2].weight)
-    result = sl.rise(loaded(constant), pictures(1), masks=5)
+    result = sl.rise(loaded(constant), pictures(1), samples=5)
     assert torch.allclose(
         result.values["map"], result.values["score"][:, None, None].expand(-1, 16, 19), atol=1e-6
     )
@@ -170,7 +171,7 @@ def test_an_output_that_does_not_depend_on_the_image_leaves_an_empty_map() -> No
 
 def test_a_pixel_that_no_mask_shows_gets_the_mean() -> None:
     values = sl.rise(
-        loaded(network()), pictures(), masks=2, cells=4, keep=0.01, seed=0, label=0
+        loaded(network()), pictures(), samples=2, cells=4, keep=0.01, seed=0, label=0
     ).values
     assert torch.allclose(
         values["map"], values["mean"][:, None, None].expand(-1, 16, 19), atol=1e-5
@@ -180,3 +181,18 @@ def test_a_pixel_that_no_mask_shows_gets_the_mean() -> None:
 def test_no_label_is_refused() -> None:
     with pytest.raises(sl.SightlineError, match="label is an empty list; give one class or more"):
         sl.rise(loaded(network()), pictures(), label=())
+
+
+def test_the_parameters_older_name_is_still_taken(tiny: sl.Model) -> None:
+    """In calls and in recipes; the new recipe has the new name."""
+    image = smooth(1, side=40)[:, :, :32]
+    by_new_name = sl.rise(tiny, image, samples=9, cells=4)
+    by_old_name = sl.rise(tiny, image, masks=9, cells=4)  # type: ignore[call-arg]
+    assert torch.equal(by_old_name.values["evidence"], by_new_name.values["evidence"])
+    assert by_old_name.recipe["knobs"] == by_new_name.recipe["knobs"]
+    assert "masks" not in by_old_name.recipe["knobs"]
+    old_recipe = dict(by_new_name.recipe)
+    old_recipe["knobs"] = {"masks": 9, **old_recipe["knobs"]}
+    del old_recipe["knobs"]["samples"]
+    again = sl.again(old_recipe, model=tiny, image=image)
+    assert torch.equal(again.values["evidence"], by_new_name.values["evidence"])

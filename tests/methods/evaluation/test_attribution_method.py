@@ -33,7 +33,7 @@ def list_expected(model: sl.Model, image: Tensor) -> Iterator[tuple[str, Tensor]
     yield "cam:cam", sl.cam(model, image, label=LABEL, kind="cam").tensors["attribution"]
     drop = sl.occlusion(model, image, label=LABEL, stride=16).tensors["drop"]
     yield "occlusion", upsample_maps(drop, size)
-    rise = sl.rise(model, image, label=LABEL, masks=150, cells=4)
+    rise = sl.rise(model, image, label=LABEL, samples=150, cells=4)
     yield "rise", rise.tensors["attribution"]
     for rule in ("guided", "deconvnet"):
         guided = sl.guided(model, image, layer="logits", unit=LABEL, rule=rule)
@@ -120,7 +120,7 @@ def test_parameters_are_the_methods_then_the_specs_then_class_kind_and_seed() ->
         "kind": "scorecam",
     }
     rise = find_attribution_method("rise").collect_parameters(7, seed=3)
-    assert rise == {"masks": 150, "cells": 4, "label": 7, "seed": 3}
+    assert rise == {"samples": 150, "cells": 4, "label": 7, "seed": 3}
     guided = find_attribution_method("guided").collect_parameters(7, seed=3)
     assert guided == {"layer": "logits", "k": 1, "unit": 7, "rule": "guided"}
 

@@ -69,7 +69,7 @@ def test_planted_detectors_are_recognised(root: Path, monkeypatch: pytest.Monkey
         store=root / "a.scan",
         layer="0",
         masks=root / "masks",
-        units=2,
+        max_units=2,
         k=3,
     )
     iou = result.values["iou"]
@@ -88,7 +88,7 @@ def test_it_is_the_paper_to_the_letter(
     monkeypatch.setattr(dissection, "DISSECTION_BATCH_SIZE", batch_size)
     scan = sl.scan(tiny, root / "photos", store=root / "b.scan")
     values = sl.labels(
-        tiny, store=scan.path, layer="conv2", masks=root / "masks", units=1, k=1
+        tiny, store=scan.path, layer="conv2", masks=root / "masks", max_units=1, k=1
     ).values
     with torch.no_grad():
         maps = torch.cat([tiny.features(scan.image(i), "conv2")["conv2"] for i in range(COUNT)])
@@ -205,7 +205,7 @@ def test_unusable_masks_are_noted_and_bad_folders_refused(root: Path, tiny: sl.M
     sl.write(smooth(seed=1, side=20)[:, :, :18], root / "masks" / "red" / "p0.png")
     sl.write(smooth(seed=1), root / "masks" / "red" / "stranger.png")
     values = sl.labels(
-        tiny, store=scan.path, layer="conv2", masks=root / "masks", units=1, k=1
+        tiny, store=scan.path, layer="conv2", masks=root / "masks", max_units=1, k=1
     ).values
     assert values["unused"] == [
         "red/stranger.png: no image of that name",

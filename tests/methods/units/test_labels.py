@@ -53,7 +53,7 @@ def compute_peaks(model: sl.Model, scan: Scan, layer: str) -> Tensor:
 
 
 def test_labels_are_those_of_all_responses(stored: Scan, tiny: sl.Model) -> None:
-    values = sl.labels(tiny, store=stored.path, layer="conv3", k=2, units=3).values
+    values = sl.labels(tiny, store=stored.path, layer="conv3", k=2, max_units=3).values
     peaks = compute_peaks(tiny, stored, "conv3")
     for unit in range(16):
         means: list[float] = []
@@ -86,7 +86,7 @@ def test_the_most_selective_units_are_shown_with_their_strongest_patches(
         return compose(rows)
 
     monkeypatch.setattr(labels_module, "compose_figure_rows", record_rows)
-    values = sl.labels(tiny, store=stored.path, layer="conv3", k=2, units=3).values
+    values = sl.labels(tiny, store=stored.path, layer="conv3", k=2, max_units=3).values
     selectivity = values["selectivity"].tolist()
     units = sorted(range(16), key=lambda unit: -selectivity[unit])[:3]
     peaks = compute_peaks(tiny, stored, "conv3")
@@ -108,7 +108,7 @@ def test_the_most_selective_units_are_shown_with_their_strongest_patches(
 def test_predictions_stand_in_for_classes(tiny: sl.Model, tmp_path: Path) -> None:
     for number in range(5):
         sl.write(smooth(seed=number), tmp_path / f"{number}.png")
-    result = sl.labels(tiny, folder=tmp_path, store=tmp_path / "plain.scan", units=2, k=2)
+    result = sl.labels(tiny, folder=tmp_path, store=tmp_path / "plain.scan", max_units=2, k=2)
     assert result.values["names"] == list(LABELS)
     assert "selectivity" not in result.values
     images = torch.cat([sl.read(tmp_path / f"{number}.png") for number in range(5)])

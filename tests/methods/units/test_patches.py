@@ -201,7 +201,7 @@ def test_a_sheet_has_the_patches_of_each_unit(
 
     monkeypatch.setattr(patches_module, "compose_figure_rows", record_rows)
     monkeypatch.setattr(patches_module, "PATCH_TILE_COLUMNS", 10)
-    sheet = sl.patches(tiny, store=stored.path, layer="conv2", k=5, units=11).values
+    sheet = sl.patches(tiny, store=stored.path, layer="conv2", k=5, max_units=11).values
     assert sheet["ids"].shape == (11, 4)
     assert sheet["box"].shape == (11, 4, 4)
     for unit in (0, 7, 10):
@@ -209,7 +209,7 @@ def test_a_sheet_has_the_patches_of_each_unit(
         for name in ("activation", "ids", "row", "column", "box"):
             assert torch.equal(sheet[name][unit], single[name]), name
 
-    sl.patches(tiny, store=stored.path, layer="conv2", k=5, units=11)
+    sl.patches(tiny, store=stored.path, layer="conv2", k=5, max_units=11)
     rows = drawn["rows"]
     assert [len(row.pictures) for row in rows] == [10, 1]
     peak = float(sheet["activation"][10, 0])

@@ -52,7 +52,7 @@ METHODS: dict[str, tuple[str, Callable[..., sl.Result]]] = {
             model, image, window=40, stride=40, incremental=False, **knobs
         ),
     ),
-    "rise": ("map", lambda model, image, **knobs: sl.rise(model, image, masks=20, **knobs)),
+    "rise": ("map", lambda model, image, **knobs: sl.rise(model, image, samples=20, **knobs)),
 }
 
 

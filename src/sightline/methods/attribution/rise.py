@@ -41,12 +41,13 @@ MIN_VISIBILITY = 1e-6
     "Blue: it is lower.",
     caution="It is an average over random masks: a faint pattern without a shape is chance, and "
     "changes with the seed or with more masks. It is as coarse as the cells of the masks.",
-    tour_runs=({"masks": 150, "cells": 4},),
-    quick_parameters={"masks": 100},
+    tour_runs=({"samples": 150, "cells": 4},),
+    quick_parameters={"samples": 100},
+    former_names={"masks": "samples"},
     # The trust test repeats it for every randomized network. Few masks need large cells; with small
     # ones the attribution would be mostly noise.
     attribution=AttributionSpec(
-        "evidence", costly_kinds=True, test_parameters={"masks": 150, "cells": 4}
+        "evidence", costly_kinds=True, test_parameters={"samples": 150, "cells": 4}
     ),
 )
 def rise(
@@ -54,7 +55,7 @@ def rise(
     image: Tensor,
     *,
     label: LabelChoice = "top",
-    masks: Annotated[int, ValueRange(1, 100_000)] = 2000,
+    samples: Annotated[int, ValueRange(1, 100_000)] = 2000,
     cells: Annotated[int, ValueRange(1, 64)] = 7,
     keep: Annotated[float, ValueRange(0.01, 0.99)] = 0.5,
     fill: Annotated[float | FillKind, ValueRange(0, 1)] = 0.5,
@@ -78,7 +79,7 @@ def rise(
     Args:
         label: Class whose score is followed, or a list of them: an index, a name or an unambiguous
             part of one, or "top" for the predicted class.
-        masks: Number of random masks.
+        samples: Number of random masks.
         cells: Cells of a mask along each side, each visible or hidden at random, then enlarged
             smoothly and shifted.
         keep: Probability that a cell is visible.
@@ -94,8 +95,8 @@ def rise(
     average = RiseAverage(model, image, fills, index, score)
     max_batch = choose_batch_size(model, image, memory, gradients=False)
     at_once = batch or min(MAX_OCCLUSION_BATCH, max_batch)
-    mask_stream = sample_rise_masks((height, width), cells, keep, masks, seed)
-    step_count = ceil(masks / at_once)
+    mask_stream = sample_rise_masks((height, width), cells, keep, samples, seed)
+    step_count = ceil(samples / at_once)
     for step in range(1, step_count + 1):
         chunk = torch.stack(list(islice(mask_stream, at_once)))
         masked_images, masked_scores = average.add_masks(chunk)

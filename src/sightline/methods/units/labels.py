@@ -47,6 +47,7 @@ MAX_LISTED_CONCEPTS = 12  # bars of the chart of detectors
     caution="A selective unit need not matter: networks often do as well without it (Morcos 2018). "
     "With few images of a class its mean is uncertain, and the largest of many uncertain means "
     "makes every unit look selective. A label says when a unit fires, not what it looks at.",
+    former_names={"units": "max_units"},
 )
 def labels(
     model: Model | Scan,
@@ -55,7 +56,7 @@ def labels(
     store: str | Path | None = None,
     layer: str | None = None,
     k: Annotated[int, ValueRange(1, 25)] = 8,
-    units: Annotated[int, ValueRange(1, 100)] = 6,
+    max_units: Annotated[int, ValueRange(1, 100)] = 6,
     masks: str | Path | None = None,
 ) -> Result:
     """Names every unit of a layer after the class that drives it most.
@@ -81,7 +82,7 @@ def labels(
             in the user's cache.
         layer: A layer of the scan; None for its last one.
         k: How many patches of a unit are shown.
-        units: How many units are shown, the most selective first.
+        max_units: How many units are shown at most, the most selective first.
         masks: Folder of masks, CONCEPT/NAME.png for the image of that name, the concept where it is
             not black; None for none.
     """
@@ -93,7 +94,7 @@ def labels(
     unit_labels = label_units(scan, layer_name, top_images)
     score_name, scores = unit_labels.scores
 
-    shown_units = scores.argsort(descending=True, stable=True)[:units]
+    shown_units = scores.argsort(descending=True, stable=True)[:max_units]
     rows: list[FigureRow] = []
     for unit in shown_units.tolist():
         strongest = select_unit_top_images(top_images, unit, slice(k))
@@ -118,7 +119,7 @@ def labels(
     if masks is not None:
         concept_masks = ConceptMasks.from_folder(scan, Path(masks))
         concept_result = label_units_by_concept(
-            network, scan, layer_name, concept_masks, unit_count=units, images_per_unit=k
+            network, scan, layer_name, concept_masks, unit_count=max_units, images_per_unit=k
         )
         panels |= concept_result.panels
         values |= concept_result.values

@@ -57,7 +57,8 @@ MIN_PATCH_TILE_SIDE = 32  # pixels of one patch in a tile that holds several
     caution="The extremes of a unit can look pure while most of its activity is something else: "
     "look at the last row and at where it lies in the distribution. A small dataset may not hold "
     "what the unit is made for.",
-    tour_runs=({"unit": 7}, {"k": 4, "units": 48}),
+    tour_runs=({"unit": 7}, {"k": 4, "max_units": 48}),
+    former_names={"units": "max_units"},
 )
 def patches(
     model: Model | Scan,
@@ -68,7 +69,7 @@ def patches(
     unit: Annotated[int | None, ValueRange(0, 1_000_000)] = None,
     k: Annotated[int | None, ValueRange(1, 100)] = None,
     rule: Literal["gradient", "deconvnet", "guided"] = "guided",
-    units: Annotated[int, ValueRange(1, 4096)] = 64,
+    max_units: Annotated[int, ValueRange(1, 4096)] = 64,
 ) -> Result:
     """Shows the patches that make a unit fire the most, or those of a whole layer as one sheet.
 
@@ -93,7 +94,7 @@ def patches(
             each unit are shown, as many as fit into a square.
         rule: Backward rule of the gradients: "gradient" g·1[x>0], "deconvnet" g·1[g>0], "guided"
             both.
-        units: How many units a sheet shows at most, from the first.
+        max_units: How many units a sheet shows at most, from the first.
     """
     scan = resolve_scan(model, folder, store, layer=layer)
     layer_name = find_middle_layer(scan) if layer is None else scan.layer(layer)
@@ -106,7 +107,7 @@ def patches(
 
     count = k or min(DEFAULT_PATCHES, image_count)
     if unit is None:
-        result = show_layer_patches(model, scan, layer_name, count, units)
+        result = show_layer_patches(model, scan, layer_name, count, max_units)
     else:
         result = show_unit_patches(model, scan, layer_name, unit=unit, k=count, rule=rule)
     if k is None and count < DEFAULT_PATCHES:
