@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from sightline.images.plotting.maps import arrange_in_row, make_contact_sheet
+from sightline.images.transforms import blur_image
 from sightline.methods.attribution.cam import gradcam
 from sightline.methods.attribution.saliency import saliency
 from sightline.models.model import Model
@@ -132,12 +133,9 @@ def blur_seed_map(seed_map: Tensor, sigma: float) -> Tensor:
     """Maps N×H×W under a Gaussian blur of deviation `sigma` in pixels, mirrored at the border."""
     # The paper takes the quantiles of the raw map. A single noisy pixel would then be a seed that
     # GrabCut has to respect: a hole in the object, or a speck of it elsewhere.
-    import cv2
-
-    if not sigma:
-        return seed_map
-    blurred = [cv2.GaussianBlur(plane.numpy(), (0, 0), sigma) for plane in seed_map]
-    return torch.stack([torch.from_numpy(plane) for plane in blurred])
+    # Each by itself, so that the last bits, and with them the seeds, don't depend on the batch.
+    blurred = [blur_image(plane[None, None], sigma)[0, 0] for plane in seed_map]
+    return torch.stack(blurred)
 
 
 def select_seeds(seed_map: Tensor, foreground: float, background: float) -> Tensor:
