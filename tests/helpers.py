@@ -2,6 +2,7 @@
 
 import os
 from collections import OrderedDict
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -57,3 +58,48 @@ def folder_of(root: Path, count: int = COUNT) -> Path:
         sl.write(pictures[number], place)
     (root / "even" / "004.jpg").write_bytes(b"This is no photograph.\n")
     return root
+
+
+# ── of the objectives ──
+
+OBJECTIVE_LABELS = ("goose", "tabby cat", "tiger cat", "crane (bird), heron", "it's a dog")
+
+
+class ObjectiveNet(nn.Module):
+    """Two convolutions and two linear layers, without modules for its activations."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 4, 3, padding=1)
+        self.conv2 = nn.Conv2d(4, 6, 3, stride=2)
+        self.hidden = nn.Linear(6, 8)
+        self.head = nn.Linear(8, len(OBJECTIVE_LABELS))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.tanh(self.conv2(torch.relu(self.conv1(x))))
+        return self.head(torch.relu(self.hidden(x.mean((2, 3)))))
+
+
+# ── of what replaces operations ──
+
+
+def make_input(*shape: int) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(0))
+
+
+def assert_close(output: Tensor, expected: Tensor) -> None:
+    """Equal but for rounding."""
+    assert output.shape == expected.shape
+    scale = max(1e-3, float(expected.abs().max()))
+    assert float((output - expected).abs().max()) <= 1e-5 * scale
+
+
+def differentiate_twice(
+    function: Callable[[Tensor], Tensor], x: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """A function's output, the gradient of a curved score, and that of the gradient's norm."""
+    leaf = x.clone().requires_grad_()
+    output = function(leaf)
+    (gradient,) = torch.autograd.grad(output.square().sum(), leaf, create_graph=True)
+    (second,) = torch.autograd.grad(gradient.square().sum(), leaf)
+    return output.detach(), gradient.detach(), second

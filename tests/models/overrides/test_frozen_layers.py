@@ -1,35 +1,12 @@
 """Frozen linear layers and batch norms are torch's own to rounding, also twice differentiated."""
 
-from collections.abc import Callable
-
 import pytest
 import torch
+from helpers import assert_close, differentiate_twice, make_input
 from torch import Tensor, nn
 
 from sightline.models.overrides import frozen_layers
 from sightline.models.overrides.onednn import use_packed_weights
-
-
-def make_input(*shape: int) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(0))
-
-
-def assert_close(output: Tensor, expected: Tensor) -> None:
-    """Equal but for rounding."""
-    assert output.shape == expected.shape
-    scale = max(1e-3, float(expected.abs().max()))
-    assert float((output - expected).abs().max()) <= 1e-5 * scale
-
-
-def differentiate_twice(
-    function: Callable[[Tensor], Tensor], x: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """A function's output, the gradient of a curved score, and that of the gradient's norm."""
-    leaf = x.clone().requires_grad_()
-    output = function(leaf)
-    (gradient,) = torch.autograd.grad(output.square().sum(), leaf, create_graph=True)
-    (second,) = torch.autograd.grad(gradient.square().sum(), leaf)
-    return output.detach(), gradient.detach(), second
 
 
 def assert_same(module: nn.Module, x: Tensor) -> None:

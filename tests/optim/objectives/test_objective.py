@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from helpers import OBJECTIVE_LABELS, ObjectiveNet
 from scipy.ndimage import gaussian_filter
 from torch import Tensor, nn
 
@@ -24,21 +25,6 @@ from sightline.optim.objectives.objective import (
     tv,
 )
 from sightline.optim.objectives.parser import parse_objective
-
-LABELS = ("goose", "tabby cat", "tiger cat", "crane (bird), heron", "it's a dog")
-
-
-class Net(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(3, 4, 3, padding=1)
-        self.conv2 = nn.Conv2d(4, 6, 3, stride=2)
-        self.hidden = nn.Linear(6, 8)
-        self.head = nn.Linear(8, len(LABELS))
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = torch.tanh(self.conv2(torch.relu(self.conv1(x))))
-        return self.head(torch.relu(self.hidden(x.mean((2, 3)))))
 
 
 class Tokens(nn.Module):
@@ -73,7 +59,7 @@ class ChannelsLast(nn.Module):
 @pytest.fixture(scope="module")
 def model() -> Model:
     torch.manual_seed(0)
-    return Model(Net(), labels=LABELS, size=16, device="cpu")
+    return Model(ObjectiveNet(), labels=OBJECTIVE_LABELS, size=16, device="cpu")
 
 
 @pytest.fixture(scope="module")
@@ -222,11 +208,11 @@ def test_a_unit_for_each_image_needs_as_many(model: Model) -> None:
 # ── each score ──
 
 
-@pytest.mark.parametrize("label", range(len(LABELS)))
+@pytest.mark.parametrize("label", range(len(OBJECTIVE_LABELS)))
 def test_logit_is_the_score_before_the_softmax(model: Model, label: int) -> None:
     scores = compute_scores(model, logit(label))
     assert torch.allclose(scores, model.logits(random_images())[:, label], atol=1e-6)
-    assert torch.equal(scores, compute_scores(model, logit(LABELS[label])))
+    assert torch.equal(scores, compute_scores(model, logit(OBJECTIVE_LABELS[label])))
 
 
 @pytest.mark.parametrize(("label", "classes"), [(0, (0, 0, 0)), (3, (3, 3, 3)), ((4, 0, 2),) * 2])
@@ -293,7 +279,9 @@ def test_channels_may_come_last() -> None:
 
 def test_landmarks_and_aliases_are_layers() -> None:
     torch.manual_seed(0)
-    model = Model(Net(), labels=LABELS, size=16, device="cpu", aliases={"stem": "conv1"})
+    model = Model(
+        ObjectiveNet(), labels=OBJECTIVE_LABELS, size=16, device="cpu", aliases={"stem": "conv1"}
+    )
     maps = record_output(model, "conv1")
     expected = maps[:, 3].mean((1, 2)) + maps.square().flatten(1).mean(1) / 2
     scores = compute_scores(model, channel("first", 3) + energy("stem"))

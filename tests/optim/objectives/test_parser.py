@@ -6,9 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers import OBJECTIVE_LABELS, ObjectiveNet
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor, nn
+from torch import Tensor
 
 from sightline.errors import SightlineError
 from sightline.models.model import Model
@@ -24,26 +25,11 @@ from sightline.optim.objectives.objective import (
 )
 from sightline.optim.objectives.parser import MAX_FORMULA_LENGTH, parse_objective
 
-LABELS = ("goose", "tabby cat", "tiger cat", "crane (bird), heron", "it's a dog")
-
-
-class Net(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(3, 4, 3, padding=1)
-        self.conv2 = nn.Conv2d(4, 6, 3, stride=2)
-        self.hidden = nn.Linear(6, 8)
-        self.head = nn.Linear(8, len(LABELS))
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = torch.tanh(self.conv2(torch.relu(self.conv1(x))))
-        return self.head(torch.relu(self.hidden(x.mean((2, 3)))))
-
 
 @pytest.fixture(scope="module")
 def model() -> Model:
     torch.manual_seed(0)
-    return Model(Net(), labels=LABELS, size=16, device="cpu")
+    return Model(ObjectiveNet(), labels=OBJECTIVE_LABELS, size=16, device="cpu")
 
 
 def random_images(count: int = 3) -> Tensor:
@@ -115,7 +101,7 @@ WEIGHTS = st.one_of(
     st.sampled_from([1e-7, -1e-7, 1e22, 0.1, 1 / 3]),
 )
 TERMS = st.one_of(
-    st.sampled_from([0, 1, -1 + 4, *LABELS]).map(logit),
+    st.sampled_from([0, 1, -1 + 4, *OBJECTIVE_LABELS]).map(logit),
     st.sampled_from([0, "goose", "it's a dog"]).map(cross_entropy),
     st.integers(0, 3).map(lambda unit: channel("conv1", unit)),
     st.tuples(st.integers(0, 5), st.integers(0, 6), st.integers(0, 8)).map(
