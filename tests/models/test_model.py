@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from torchvision import models
 
 from sightline.errors import SightlineError
-from sightline.models.hooks import Layer
+from sightline.models.layers.capture import Layer
 from sightline.models.model import Model
 from sightline.models.weights.layer_names import find_family_landmarks, find_layer_aliases
 

@@ -20,12 +20,12 @@ from sightline.errors import SightlineError, get_first_error_line, make_unknown_
 from sightline.images.color import LUMINANCE_WEIGHTS
 from sightline.images.transforms import crop_center, resize_short_side
 from sightline.images.validation import check_image
-from sightline.models.copy import make_private_network
-from sightline.models.hooks import Capture, Layer, find_first_tensor, format_call_name
-from sightline.models.landmarks import guess_landmarks
-from sightline.models.outputs import select_logits
+from sightline.models.heads.scores import select_logits
+from sightline.models.layers.capture import Capture, Layer, find_first_tensor, format_call_name
+from sightline.models.layers.landmarks import guess_landmarks
+from sightline.models.network.copy import make_private_network
 from sightline.models.overrides.onednn import use_packed_weights
-from sightline.models.preprocessing import check_known_weights_input
+from sightline.models.weights.known_input import check_known_weights_input
 
 
 class Model:

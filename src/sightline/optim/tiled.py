@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from sightline.models.heads.scores import differentiate_scores
 from sightline.models.model import Model
-from sightline.models.outputs import differentiate_scores
 from sightline.optim.objectives.objective import Objective
 
 # Neighbouring tiles overlap by at least this fraction of a tile: a fourth.

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from sightline.data.scan.topk import UnitStatistics
-from sightline.models.hooks import Capture, find_first_tensor
+from sightline.models.heads.scores import select_logits
+from sightline.models.layers.capture import Capture, find_first_tensor
+from sightline.models.layers.feature_maps import reshape_to_unit_grid
 from sightline.models.model import Model
-from sightline.models.outputs import reshape_to_unit_grid, select_logits
 
 
 class PeakCapture(Capture):

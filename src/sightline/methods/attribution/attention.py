@@ -20,8 +20,8 @@ from sightline.images.plotting.maps import (
     render_heatmap,
     upsample_maps,
 )
+from sightline.models.layers.feature_maps import reshape_to_feature_maps
 from sightline.models.model import Model
-from sightline.models.outputs import reshape_to_feature_maps
 from sightline.registry.method import AttributionSpec, register_method
 from sightline.registry.result import Result
 

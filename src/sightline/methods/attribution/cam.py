@@ -19,8 +19,9 @@ from sightline.images.plotting.maps import (
     upsample_maps,
 )
 from sightline.methods.attribution.gradients import compute_class_scores
+from sightline.models.heads.scores import differentiate_scores
+from sightline.models.layers.feature_maps import reshape_to_feature_maps
 from sightline.models.model import Model
-from sightline.models.outputs import differentiate_scores, reshape_to_feature_maps
 from sightline.models.tracing.batch_size import choose_batch_size
 from sightline.registry.method import AttributionSpec, register_method
 from sightline.registry.parameter import ValueRange

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from sightline.images.transforms import blur_image, resize_image
+from sightline.models.heads.scores import differentiate_scores
 from sightline.models.model import Model
-from sightline.models.outputs import differentiate_scores
 
 BaselineKind = Literal["black", "white", "gray", "blur", "random"]
 

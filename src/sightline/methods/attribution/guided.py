@@ -20,8 +20,9 @@ from sightline.images.plotting.maps import (
     make_contact_sheet,
     render_around_gray,
 )
+from sightline.models.heads.scores import differentiate_scores
+from sightline.models.layers.feature_maps import reshape_to_unit_grid
 from sightline.models.model import Model
-from sightline.models.outputs import differentiate_scores, reshape_to_unit_grid
 from sightline.models.overrides.relu import BackwardRule, backward
 from sightline.models.tracing.batch_size import choose_batch_size
 from sightline.models.tracing.crops import (

@@ -13,8 +13,8 @@ from sightline.errors import SightlineError
 from sightline.images.io import resolve_image
 from sightline.images.plotting.maps import arrange_in_row
 from sightline.images.transforms import crop_center, resize_image, resize_short_side
+from sightline.models.layers.feature_maps import reshape_to_unit_grid
 from sightline.models.model import Model
-from sightline.models.outputs import reshape_to_unit_grid
 from sightline.optim.ascent import score_images
 from sightline.optim.objectives.objective import Objective, ScoreFunction, channel, energy
 from sightline.optim.tiled import compute_tiled_gradient, compute_tiled_score

@@ -13,8 +13,8 @@ from torch.nn import functional as F
 from sightline.errors import SightlineError
 from sightline.images.transforms import resize_image
 from sightline.methods.synthesis.natural_images import NaturalExemplars
+from sightline.models.layers.feature_maps import reshape_to_unit_grid
 from sightline.models.model import Model
-from sightline.models.outputs import reshape_to_unit_grid
 
 FACET_START_IMAGES = 15  # images that a start is the mean of (section 3.1)
 

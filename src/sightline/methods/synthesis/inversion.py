@@ -18,8 +18,8 @@ from sightline.generators.architectures.decoder import load_generator, map_gener
 from sightline.images.plotting.charts import LinePlot, draw_line_plots
 from sightline.images.plotting.maps import arrange_with_titles
 from sightline.images.transforms import crop_center, resize_image
+from sightline.models.layers.feature_maps import reshape_to_unit_grid
 from sightline.models.model import Model
-from sightline.models.outputs import reshape_to_unit_grid
 from sightline.optim.ascent import maximize_objective
 from sightline.optim.objectives.objective import Objective, bounded, tv
 from sightline.optim.optimizers import Adam, BaseOptimizer, OptimizerFactory

@@ -10,8 +10,8 @@ from torch import Tensor
 from sightline.data.store.reader import Scan, TopImages
 from sightline.errors import SightlineError
 from sightline.methods.units.patches import UnitExamples, select_unit_top_images
+from sightline.models.layers.feature_maps import reshape_to_unit_grid
 from sightline.models.model import Model
-from sightline.models.outputs import reshape_to_unit_grid
 from sightline.optim.objectives.objective import Objective
 
 # Images that are scored again for a class whose responses the scan does not keep.

@@ -17,8 +17,8 @@ from sightline.images.plotting.maps import (
 )
 from sightline.images.transforms import resize_image
 from sightline.methods.units.activations_page import ChannelMaps, render_browse_page
+from sightline.models.layers.feature_maps import reshape_to_feature_maps
 from sightline.models.model import Model
-from sightline.models.outputs import reshape_to_feature_maps
 from sightline.models.tracing.crops import PixelBox, find_receptive_box
 from sightline.registry.method import register_method
 from sightline.registry.parameter import ValueRange

@@ -19,8 +19,8 @@ from sightline.images.decode import fit_square, stack_squares
 from sightline.images.io import read
 from sightline.images.library import IMAGE_FILE_SUFFIXES
 from sightline.images.plotting.captioned_rows import FigureRow, compose_figure_rows
+from sightline.models.layers.feature_maps import reshape_to_unit_grid
 from sightline.models.model import Model
-from sightline.models.outputs import reshape_to_unit_grid
 from sightline.models.tracing.crops import find_receptive_window
 
 ABOVE_THRESHOLD_SHARE = 0.005  # of a unit's responses

@@ -20,7 +20,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from sightline.errors import SightlineError, make_out_of_range_error
-from sightline.models.hooks import find_first_tensor, format_call_name
+from sightline.models.layers.capture import find_first_tensor, format_call_name
 from sightline.models.model import Model
 from sightline.models.overrides.onednn import PackingDisabled
 from sightline.models.tracing.receptive_rules import (

@@ -9,8 +9,8 @@ from torch import nn
 
 from sightline.errors import SightlineError, get_first_error_line, make_unknown_name_error
 from sightline.models.model import Model
-from sightline.models.preprocessing import check_library_normalization
 from sightline.models.weights.checkpoint import hash_file
+from sightline.models.weights.known_input import check_library_normalization
 from sightline.models.zoo.builders import (
     EMBEDDED_WEIGHTS,
     NetworkBuilder,

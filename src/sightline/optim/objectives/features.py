@@ -10,8 +10,8 @@ from torch.nn import functional as F
 from sightline.errors import SightlineError
 from sightline.images.io import resolve_image
 from sightline.images.transforms import resize_image
+from sightline.models.layers.feature_maps import reshape_to_unit_grid
 from sightline.models.model import Model
-from sightline.models.outputs import reshape_to_unit_grid
 from sightline.optim.objectives.objective import Objective, ScoreFunction, average_per_image
 
 # The cosine is clamped from below: its power would otherwise leave no gradient

@@ -17,8 +17,8 @@ from torch.nn import functional as F
 
 from sightline.errors import SightlineError
 from sightline.images.transforms import blur_image
+from sightline.models.layers.feature_maps import reshape_to_unit_grid
 from sightline.models.model import Model
-from sightline.models.outputs import reshape_to_unit_grid
 
 T = TypeVar("T")
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from sightline.errors import SightlineError
 from sightline.images.transforms import limit_short_side
 from sightline.models.model import Model
-from sightline.models.preprocessing import format_rounded_values
+from sightline.models.weights.known_input import format_rounded_values
 
 # The first layer's variance may differ from that of training by this factor. Published networks
 # that are given images at the wrong scale differ by a factor of 57 or 255 in standard deviation.

@@ -9,8 +9,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from sightline.errors import SightlineError
+from sightline.models.heads.scores import differentiate_scores
 from sightline.models.model import Model
-from sightline.models.outputs import differentiate_scores
 from sightline.registry.progress import Callback, Step
 
 AttackLoss = Literal["cross_entropy", "margin", "dlr", "logit"]

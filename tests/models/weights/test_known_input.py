@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 import sightline as sl
 from sightline.errors import SightlineError
-from sightline.models.preprocessing import measure_color_transform
+from sightline.models.weights.known_input import measure_color_transform
 from sightline.models.weights.published import KNOWN_PUBLISHED_WEIGHTS, PublishedWeights
 
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from sightline.models.hooks import Layer
+from sightline.models.layers.capture import Layer
 
 # A network with fewer convolutions uses them to cut the image into patches.
 MIN_CONVOLUTIONS = 3

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from sightline.errors import SightlineError
-from sightline.models.hooks import Capture
+from sightline.models.layers.capture import Capture
 from sightline.models.weights.published import (
     PublishedWeights,
     find_first_convolution,

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import pytest
 from torch import nn
 
-from sightline.models.hooks import Layer
-from sightline.models.landmarks import guess_landmarks
+from sightline.models.layers.capture import Layer
+from sightline.models.layers.landmarks import guess_landmarks
 
 CONV = nn.Conv2d(3, 4, 3)
 RELU = nn.ReLU()

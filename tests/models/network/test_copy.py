@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations, prune
 
 from sightline.errors import SightlineError
-from sightline.models.copy import make_private_network
+from sightline.models.network.copy import make_private_network
 
 IMAGE = torch.rand(2, 3, 12, 10, generator=torch.Generator().manual_seed(0))
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sightline.models.hooks import Capture, Layer, find_first_tensor, format_call_name
+from sightline.models.layers.capture import Capture, Layer, find_first_tensor, format_call_name
 from sightline.models.overrides.relu import backward
 
 

@@ -1,0 +1,1 @@
+"""What the output of a network means, and what may be asked of it."""

@@ -1,0 +1,1 @@
+"""The private copy of the caller's network, and running it."""
