@@ -4,6 +4,7 @@ import pytest
 
 from sightline.errors import (
     SightlineError,
+    escape_for_display,
     get_first_error_line,
     make_out_of_range_error,
     make_unknown_name_error,
@@ -61,3 +62,47 @@ def test_is_a_value_error() -> None:
 def test_of_another_library_s_error_the_first_line_is_quoted() -> None:
     assert get_first_error_line(ValueError("\n  bad header\ntraceback\n")) == "bad header"
     assert get_first_error_line(ValueError()) == ""
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("köln ☃ 🐕", "köln ☃ 🐕"),
+        ("two\nlines\r", "two\\nlines\\r"),
+        ("\x1b[31mred\x07", "\\x1b[31mred\\x07"),
+        ("\x9b31m", "\\x9b31m"),
+        ("a\udcffb", "a\\xffb"),
+        ("\ud800", "\\ud800"),
+        ("gpj.\u202egod", "gpj.\\u202egod"),
+        ("a\u2028b", "a\\u2028b"),
+        ("می\u200cخواهم", "می\u200cخواهم"),
+        ("", ""),
+    ],
+    ids=[
+        "plain",
+        "lines",
+        "escape",
+        "c1",
+        "byte",
+        "surrogate",
+        "bidi",
+        "separator",
+        "zwnj",
+        "empty",
+    ],
+)
+def test_names_are_shown_on_one_printable_line(name: str, shown: str) -> None:
+    assert escape_for_display(name) == shown
+    shown.encode()
+
+
+def test_long_names_are_cut_to_200_characters() -> None:
+    assert escape_for_display("x" * 200) == "x" * 200
+    assert escape_for_display("x" * 201) == "x" * 199 + "…"
+    assert escape_for_display("\n" * 300) == "\\n" * 99 + "\\…"
+    assert escape_for_display("abc", 2) == "a…"
+
+
+def test_an_error_is_one_line_whatever_is_in_it() -> None:
+    error = SightlineError("no folder 'a\nb\x1b[2J\udcfe'")
+    assert str(error) == "no folder 'a\\nb\\x1b[2J\\xfe'"

@@ -1,18 +1,72 @@
 """The error for everything a user can correct: what was given, what is allowed, what is near."""
 
 import difflib
+import errno
+import unicodedata
 from collections.abc import Iterable
 
 MIN_NAME_SIMILARITY = 0.55
 # A list of allowed names is only printed when it fits on a line.
 MAX_LISTED_NAMES = 12
 
+# What torch, CUDA, numpy, C++ and the loader of libraries say when there is no memory left.
+OUT_OF_MEMORY_WORDS = (
+    "out of memory",
+    "allocate memory",
+    "not enough memory",
+    "unable to allocate",
+    "alloc_failed",
+    "bad_alloc",
+    "failed to map segment",
+)
+
+MAX_DISPLAY_LENGTH = 200  # characters of a name that are shown
+
+# Characters that end a line, move a terminal's cursor, reverse the text or can't be encoded:
+# control, format, surrogate, and the separators of lines and paragraphs.
+UNPRINTABLE_CATEGORIES = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
+# Two of them that spelling needs: the zero-width non-joiner and joiner.
+SPELLING_CHARACTERS = frozenset({"\u200c", "\u200d"})
+
 
 class SightlineError(ValueError):
     """A request that cannot be carried out, with the reason in one line.
 
-    Any other exception raised by the package is a bug.
+    Whatever names are in it, its text is one line: other characters are escaped. Any other
+    exception raised by the package is a bug.
     """
+
+    def __str__(self) -> str:
+        return escape_control_characters(super().__str__())
+
+
+def escape_for_display(text: str, max_length: int = MAX_DISPLAY_LENGTH) -> str:
+    """A name from outside as it may be shown: on one line, printable, and not too long.
+
+    Line ends, terminal escape sequences and bytes that are not UTF-8 appear as escapes such as
+    `\\n` and `\\x1b`. The result has at most `max_length` characters; a longer one ends in «…».
+    """
+    # Escapes make a text longer, never shorter.
+    escaped = escape_control_characters(text[: max_length + 1])
+    if len(escaped) <= max_length:
+        return escaped
+    return f"{escaped[: max_length - 1]}…"
+
+
+def escape_control_characters(text: str) -> str:
+    """The text with an escape in place of every character that is not to be printed."""
+    if text.isprintable():
+        return text
+    return "".join(map(_escape_character, text))
+
+
+def _escape_character(character: str) -> str:
+    category = unicodedata.category(character)
+    if category not in UNPRINTABLE_CATEGORIES or character in SPELLING_CHARACTERS:
+        return character
+    if "\udc80" <= character <= "\udcff":
+        return f"\\x{ord(character) - 0xDC00:02x}"  # a byte that is not UTF-8
+    return character.encode("unicode_escape").decode("ascii")
 
 
 def suggest_closest_name(requested: str, allowed: Iterable[str]) -> str:
@@ -49,3 +103,21 @@ def make_out_of_range_error(
 def get_first_error_line(error: Exception) -> str:
     """The first line of another library's error, to be quoted in one of ours."""
     return str(error).strip().split("\n")[0]
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an exception, of whatever library, means that there is no memory left."""
+    if isinstance(error, MemoryError):
+        return True
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    message = str(error).lower()
+    return any(words in message for words in OUT_OF_MEMORY_WORDS)
+
+
+def make_memory_error(task: str, *quantities: str) -> SightlineError:
+    """The error for a task that the memory is too small for, and what to lower.
+
+    «not enough memory to run saliency; lower size or batch».
+    """
+    return SightlineError(f"not enough memory {task}; lower {' or '.join(quantities)}")
