@@ -19,7 +19,8 @@ from sightline.images.color import (
     match_colors,
     match_luminance,
 )
-from sightline.images.decode import decode_as_rgb, fit_square
+from sightline.images.decode.picture import decode_as_rgb
+from sightline.images.decode.square import fit_square
 from sightline.images.io import read
 
 

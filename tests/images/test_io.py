@@ -27,7 +27,7 @@ from torch import Tensor
 
 from sightline.errors import SightlineError
 from sightline.images import io as image
-from sightline.images.decode import decode_as_rgb
+from sightline.images.decode.picture import decode_as_rgb
 
 READ = {
     "wrong_suffix.png": (256, 256),

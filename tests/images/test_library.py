@@ -9,7 +9,7 @@ from torch import Tensor
 
 import sightline as sl
 from sightline.errors import SightlineError
-from sightline.images.decode import IMAGE_FILE_SUFFIXES
+from sightline.images.decode.formats import IMAGE_FILE_SUFFIXES
 from sightline.images.library import (
     PAINTING_NAMES,
     find_pictures_below,

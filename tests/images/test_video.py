@@ -16,7 +16,7 @@ from torch import Tensor
 
 import sightline as sl
 from sightline.images import video
-from sightline.images.decode import convert_tensor_to_pillow
+from sightline.images.decode.pixels import convert_tensor_to_pillow
 from sightline.registry.result import Result
 
 HEIGHT, WIDTH = 34, 48

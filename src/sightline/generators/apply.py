@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from sightline.errors import SightlineError, get_first_error_line
 from sightline.generators.architectures.style import MIN_STYLIZER_SIDE
 from sightline.generators.checkpoint import AnyStyleNetwork, FixedStyleNetwork
-from sightline.images.decode import IMAGE_FILE_SUFFIXES
+from sightline.images.decode.formats import IMAGE_FILE_SUFFIXES
 from sightline.images.io import read
 from sightline.images.transforms import resize_short_side
 

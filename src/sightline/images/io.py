@@ -10,12 +10,8 @@ from PIL import Image
 from torch import Tensor
 
 from sightline.errors import SightlineError, make_unknown_name_error, suggest_closest_name
-from sightline.images.decode import (
-    MAX_PIXELS,
-    convert_pillow_to_tensor,
-    open_picture,
-    quantize_image,
-)
+from sightline.images.decode.picture import MAX_PIXELS, open_picture
+from sightline.images.decode.pixels import convert_pillow_to_tensor, quantize_image
 from sightline.images.files import replace_atomically
 from sightline.images.validation import add_batch_axis, check_image
 

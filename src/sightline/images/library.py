@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from sightline.errors import SightlineError
-from sightline.images.decode import IMAGE_FILE_SUFFIXES
+from sightline.images.decode.formats import IMAGE_FILE_SUFFIXES
 from sightline.images.io import read, resolve_image
 from sightline.images.transforms import cover_center
 

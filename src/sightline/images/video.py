@@ -23,7 +23,8 @@ from PIL.GifImagePlugin import getdata
 from torch import Tensor
 
 from sightline.errors import SightlineError, get_first_error_line
-from sightline.images.decode import convert_pillow_to_tensor, open_picture, quantize_image
+from sightline.images.decode.picture import open_picture
+from sightline.images.decode.pixels import convert_pillow_to_tensor, quantize_image
 from sightline.images.files import replace_atomically
 from sightline.images.io import describe_missing_file, escape_line_breaks
 from sightline.images.validation import add_batch_axis, check_image

@@ -23,7 +23,7 @@ from sightline.generators.checkpoint import (
 )
 from sightline.images import io as images
 from sightline.images import video
-from sightline.images.decode import convert_tensor_to_pillow
+from sightline.images.decode.pixels import convert_tensor_to_pillow
 
 
 @pytest.fixture(autouse=True)

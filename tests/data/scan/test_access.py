@@ -12,7 +12,7 @@ from torch import Tensor
 
 import sightline as sl
 from sightline.data.scan import access
-from sightline.images.decode import fit_square, stack_squares
+from sightline.images.decode.square import fit_square, stack_squares
 from sightline.images.transforms import crop_center, resize_image
 
 

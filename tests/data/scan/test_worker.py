@@ -15,7 +15,7 @@ from sightline.data.scan.topk import UnitStatistics
 from sightline.data.scan.worker import ScanWorker
 from sightline.data.store.interface import ErrorRow, ImageRow
 from sightline.errors import SightlineError
-from sightline.images.decode import fit_square, stack_squares
+from sightline.images.decode.square import fit_square, stack_squares
 
 COUNT = 11
 

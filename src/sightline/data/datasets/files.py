@@ -9,7 +9,7 @@ from typing import Protocol
 from PIL import Image
 
 from sightline.errors import SightlineError
-from sightline.images.decode import ImageSource
+from sightline.images.decode.square import ImageSource
 
 TEXT_SUFFIXES = frozenset({".txt", ".json", ".csv", ".md", ".xml", ".yaml", ".yml", ".log", ".py"})
 ARRAY_SUFFIXES = frozenset({".npz", ".npy", ".mat", ".safetensors", ".pt", ".pth"})

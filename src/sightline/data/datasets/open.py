@@ -16,7 +16,7 @@ from sightline.data.datasets.files import (
     read_file_bytes,
 )
 from sightline.errors import SightlineError
-from sightline.images.decode import ImageSource
+from sightline.images.decode.square import ImageSource
 
 ARCHIVE_SUFFIXES = (".tar", ".parquet", ".lance")
 

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from sightline.data.datasets.files import Files, ImageDataset, hash_source
 from sightline.errors import SightlineError
-from sightline.images.decode import ImageSource, convert_tensor_to_pillow
+from sightline.images.decode.pixels import convert_tensor_to_pillow
+from sightline.images.decode.square import ImageSource
 
 FINGERPRINT_IMAGES = 16  # images that the digest of a dataset object depends on
 

@@ -15,7 +15,7 @@ from sightline.data.scan.topk import UnitStatistics
 from sightline.data.store.description import ScanDescription
 from sightline.data.store.interface import THUMBNAIL_SIZE, ErrorRow, ImageRow
 from sightline.errors import SightlineError, get_first_error_line
-from sightline.images.decode import FittedSquare, encode_thumbnail, fit_square, stack_squares
+from sightline.images.decode.square import FittedSquare, encode_thumbnail, fit_square, stack_squares
 from sightline.models.model import Model
 
 PREFETCH_BATCHES = 2  # batches decoded while one is in the network

@@ -8,7 +8,7 @@ from sightline.data.store.description import STORE_VERSION
 from sightline.data.store.interface import THUMBNAIL_SIZE, ScanStore, convert_to_tensor
 from sightline.data.store.reader import Scan
 from sightline.errors import SightlineError, get_first_error_line
-from sightline.images.decode import decode_as_rgb
+from sightline.images.decode.picture import decode_as_rgb
 
 VERIFY_BATCH_ROWS = 1000  # rows checked together
 

@@ -21,7 +21,7 @@ from sightline.data.store.interface import (
 )
 from sightline.data.store.lance_store import resolve_store
 from sightline.errors import SightlineError, make_out_of_range_error, make_unknown_name_error
-from sightline.images.decode import fit_square, stack_squares
+from sightline.images.decode.square import fit_square, stack_squares
 from sightline.models.model import Model
 from sightline.models.zoo.reload import load_recipe_model
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from sightline.data.store.reader import Scan
 from sightline.errors import SightlineError, get_first_error_line
-from sightline.images.decode import fit_square, stack_squares
+from sightline.images.decode.square import fit_square, stack_squares
 from sightline.images.io import read
 from sightline.images.library import IMAGE_FILE_SUFFIXES
 from sightline.images.plotting.captioned_rows import FigureRow, compose_figure_rows

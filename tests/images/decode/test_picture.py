@@ -10,17 +10,10 @@ from helpers import smooth
 from PIL import Image
 
 from sightline.errors import SightlineError
-from sightline.images.decode import (
-    IMAGE_FILE_SUFFIXES,
-    FittedSquare,
-    convert_tensor_to_pillow,
-    convert_to_rgb,
-    decode_as_rgb,
-    encode_thumbnail,
-    fit_square,
-    open_picture,
-    stack_squares,
-)
+from sightline.images.decode.formats import IMAGE_FILE_SUFFIXES
+from sightline.images.decode.picture import decode_as_rgb, open_picture
+from sightline.images.decode.pixels import convert_tensor_to_pillow, convert_to_rgb
+from sightline.images.decode.square import FittedSquare, encode_thumbnail, fit_square, stack_squares
 from sightline.images.transforms import crop_center, resize_short_side
 
 # What a viewer does with the stored pixels of each EXIF orientation (CIPA DC-008, 4.6.4).

@@ -1,0 +1,1 @@
+"""Decoding of picture files, and Pillow pictures as tensors."""
