@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 import sightline as sl
-from sightline.data.datasets.files import Files, hash_source, number_classes, read_file_bytes
+from sightline.data.datasets.files import Files, hash_source, number_classes
 
 
 def test_classes_are_numbered_in_the_order_of_their_names() -> None:
@@ -41,17 +41,17 @@ def test_the_digest_changes_with_the_order_the_size_and_the_time(tmp_path: Path)
 def test_a_name_that_is_not_utf8_is_readable_and_printable(tmp_path: Path) -> None:
     raw_path = os.fsencode(tmp_path) + b"/caf\xe9.png"
     with open(raw_path, "wb") as file:
-        file.write(b"bytes")
+        file.write(b"GIF89a: no more than its first bytes")
     dataset = Files("source", [os.fsdecode(raw_path)], [None])
     assert dataset.get_path(0) == f"{tmp_path}/caf\\xe9.png"
-    assert dataset.read_image(0) == b"bytes"
+    assert dataset.read_image(0) == b"GIF89a: no more than its first bytes"
 
 
 def test_only_regular_files_are_read(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.png")
     for path in (tmp_path, tmp_path / "pipe.png"):
         with pytest.raises(sl.SightlineError, match="not an image file"):
-            read_file_bytes(str(path))
+            Files("source", [str(path)], [None]).read_image(0)
 
 
 def test_a_source_is_known_by_its_bytes_or_pixels() -> None:

@@ -25,19 +25,19 @@ def write_tar(path: Path, members: dict[str, bytes]) -> None:
 
 def test_members_and_their_classes(tmp_path: Path) -> None:
     members = {
-        "./ant/1.png": b"first",
+        "./ant/1.png": b"GIF89a first",
         "ant/.hidden.png": b"hidden",
         "ant/2.json": b"{}",
-        "ant/3.png": b"second one",
+        "ant/3.png": b"GIF89a second one",
         "ant/3.cls": b" wasp\n",
-        "4.png": b"",
+        "4.png": b"GIF89a",
     }
     write_tar(tmp_path / "a.tar", members)
-    write_tar(tmp_path / "b.tar", {"bee/deep/5.png": b"last"})
+    write_tar(tmp_path / "b.tar", {"bee/deep/5.png": b"GIF89a last"})
     dataset = Tar([str(tmp_path / "a.tar"), str(tmp_path / "b.tar")])
     assert dataset.source == f"{tmp_path}/*.tar"
     images = [dataset.read_image(position) for position in range(len(dataset))]
-    assert images == [b"first", b"second one", b"", b"last"]
+    assert images == [b"GIF89a first", b"GIF89a second one", b"", b"last"]
     assert dataset.class_names == ("ant", "bee", "wasp")
     assert dataset.labels == [0, 2, -1, 1]
     assert dataset.get_path(3) == f"{tmp_path}/b.tar/bee/deep/5.png"

@@ -2,14 +2,15 @@
 
 import hashlib
 import os
-import stat
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Protocol
 
 from PIL import Image
 
-from sightline.errors import SightlineError
+from sightline.images.decode.source import read_picture_source
 from sightline.images.decode.square import ImageSource
+from sightline.models.weights.checkpoint import hash_file
 
 TEXT_SUFFIXES = frozenset({".txt", ".json", ".csv", ".md", ".xml", ".yaml", ".yml", ".log", ".py"})
 ARRAY_SUFFIXES = frozenset({".npz", ".npy", ".mat", ".safetensors", ".pt", ".pth"})
@@ -48,7 +49,9 @@ class ImageDataset(Protocol):
         ...
 
     def read_image(self, position: int) -> ImageSource:
-        """The bytes of the file, or the decoded image. Called from several threads at once.
+        """The bytes of the file, the path of a large one, or the decoded image.
+
+        Called from several threads at once.
 
         Raises OSError or SightlineError if the image can't be read.
         """
@@ -80,8 +83,8 @@ class Files:
     def get_label(self, position: int) -> int:
         return self.labels[position]
 
-    def read_image(self, position: int) -> bytes:
-        return read_file_bytes(self.paths[position])
+    def read_image(self, position: int) -> bytes | Path:
+        return read_picture_source(self.paths[position])
 
 
 def number_classes(classes: Sequence[str | None]) -> tuple[tuple[str, ...], list[int]]:
@@ -97,17 +100,6 @@ def number_classes(classes: Sequence[str | None]) -> tuple[tuple[str, ...], list
     return tuple(class_names), [index_of.get(name, -1) for name in classes]
 
 
-def read_file_bytes(path: str) -> bytes:
-    """The content of a regular file. Raises SightlineError for anything else.
-
-    Opening a pipe would block until something writes to it.
-    """
-    if not stat.S_ISREG(os.stat(path).st_mode):
-        raise SightlineError("a folder, pipe, socket or device, not an image file")
-    with open(path, "rb") as file:
-        return file.read()
-
-
 def read_file_stamp(path: str) -> str:
     """Size and modification time of a file; empty if it can't be looked up."""
     try:
@@ -121,6 +113,8 @@ def hash_source(source: ImageSource) -> str:
     """Digest of a file's bytes or of a Pillow image's pixels; empty for a tensor."""
     if isinstance(source, bytes):
         return hashlib.sha256(source).hexdigest()
+    if isinstance(source, Path):
+        return hash_file(source)
     if isinstance(source, Image.Image):
         return hashlib.sha256(source.tobytes()).hexdigest()
     return ""

@@ -13,12 +13,18 @@ from sightline.data.datasets.files import (
     Files,
     ImageDataset,
     hash_source,
-    read_file_bytes,
 )
 from sightline.errors import SightlineError
+from sightline.images.decode.formats import SIGNATURE_LENGTH
+from sightline.images.decode.source import (
+    check_regular_file,
+    read_picture_source,
+)
 from sightline.images.decode.square import ImageSource
 
 ARCHIVE_SUFFIXES = (".tar", ".parquet", ".lance")
+# A text list of two million paths.
+MAX_LIST_BYTES = 200_000_000
 
 
 def open_dataset(source: Any = None) -> ImageDataset:
@@ -92,18 +98,15 @@ def open_archives(paths: Sequence[str]) -> ImageDataset:
         folder = os.path.dirname(paths[0])
         kinds = " and ".join(sorted(suffixes))
         raise SightlineError(f"{folder} mixes {kinds} files; give one kind")
+    for path in paths:
+        if not os.path.isdir(path) and not os.path.isfile(path):
+            raise SightlineError(f"{path} is a pipe, socket or device, not an archive")
     return ARCHIVE_OPENERS[suffixes.pop()](paths)
 
 
 def open_file_list(path: str) -> Files:
     """The files that a text list names; relative paths start from the list's folder."""
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise SightlineError(f"{path} is no folder, text list, .tar, .parquet or .lance") from error
-    if "\0" in text:
-        raise SightlineError(f"{path} is no folder, text list, .tar, .parquet or .lance")
-
+    text = read_list_text(path)
     folder = os.path.dirname(path)
     files: list[str] = []
     classes: list[str | None] = []
@@ -114,6 +117,24 @@ def open_file_list(path: str) -> Files:
         files.append(os.path.abspath(os.path.join(folder, name.strip())))
         classes.append(class_name.strip() if tab else None)
     return Files(path, files, classes)
+
+
+def read_list_text(path: str) -> str:
+    """The content of a text list. Raises SightlineError for what is none, before it is read."""
+    refusal = f"{path} is no folder, text list, .tar, .parquet or .lance"
+    try:
+        check_regular_file(path)
+        with open(path, "rb") as file:
+            is_binary = b"\0" in file.read(SIGNATURE_LENGTH)
+            byte_count = file.seek(0, os.SEEK_END)
+            file.seek(0)
+            is_readable = not is_binary and byte_count <= MAX_LIST_BYTES
+            text = file.read().decode("utf-8") if is_readable else "\0"
+    except (OSError, ValueError) as error:  # ValueError: SightlineError, and not UTF-8
+        raise SightlineError(refusal) from error
+    if "\0" in text:
+        raise SightlineError(refusal)
+    return text
 
 
 def require_images(dataset: ImageDataset, name: str) -> ImageDataset:
@@ -166,7 +187,7 @@ def reread_image(
         )
     try:
         if descriptor["kind"] == "Files":
-            source = read_file_bytes(path)
+            source = read_picture_source(path)
         else:
             source = _open_cached_dataset(descriptor["source"]).read_image(position)
     except (OSError, IndexError) as error:

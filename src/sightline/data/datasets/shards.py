@@ -18,6 +18,7 @@ from sightline.data.datasets.files import (
     read_file_stamp,
 )
 from sightline.errors import SightlineError, get_first_error_line
+from sightline.images.decode.source import read_packed_picture
 
 LANCE_BLOCK_ROWS = 512  # rows of a Lance table that are read at once
 
@@ -82,7 +83,7 @@ class Tar:
         member = self.members[position]
         with open(member.file, "rb") as file:
             file.seek(member.offset)
-            return file.read(member.size)
+            return read_packed_picture(file, member.size)
 
 
 def list_tar_images(file: str) -> list[tuple[TarMember, str | None]]:
