@@ -43,16 +43,54 @@ class PatchedMaps:
         clean_map: the map around the patches.
         regions: where the patches are.
         patches: N×…×h×w; None while only the geometry is asked for (a survey).
+        axes: for each axis of the tensor that the network sees, which axis of the maps N×…×H×W it
+            is: (0, 2, 3, 1) for N×H×W×C; None where the network sees the maps as they are.
     """
 
     clean_map: CleanMap
     regions: ChangedRegions
     patches: Tensor | None = None
+    axes: tuple[int, ...] | None = None
 
     @property
     def map_size(self) -> tuple[int, int]:
         """Rows and columns of the map."""
         return self.regions.rows.length, self.regions.cols.length
+
+    # ── the axes that the network sees ──
+
+    def lay_out(self, maps: Tensor) -> Tensor:
+        """Maps N×…×H×W with the axes that the network sees."""
+        return maps if self.axes is None else maps.permute(self.axes)
+
+    def restore_layout(self, tensor: Tensor) -> Tensor:
+        """The reverse of `lay_out`; a tensor of fewer axes stays as it is."""
+        if self.axes is None or tensor.ndim != len(self.axes):
+            return tensor
+        return tensor.permute(np.argsort(self.axes).tolist())
+
+    @property
+    def clean_tensor(self) -> Tensor:
+        """The clean map as the network sees it."""
+        return self.lay_out(self.clean_map.tensor)
+
+    @property
+    def position_dims(self) -> list[int]:
+        """The dimensions, as the network sees them, that are rows and columns."""
+        ndim = self.clean_map.tensor.ndim
+        axes = self.axes or range(ndim)
+        return [dim for dim in range(ndim) if axes[dim] >= ndim - 2]
+
+    def is_channel_dim(self, dim: int, extra_dims: int = 0) -> bool:
+        """Whether a dimension, as the network sees it, is neither batch nor rows nor columns.
+
+        `extra_dims` are so many more channel dimensions than the maps have.
+        """
+        ndim = self.clean_map.tensor.ndim + extra_dims
+        axis = dim % ndim if self.axes is None else self.axes[dim]
+        return 0 < axis < ndim - 2
+
+    # ── what is seen where ──
 
     def cut_windows(
         self,
@@ -99,8 +137,12 @@ class PatchedMaps:
             without_patches=without_patches,
         )
 
+    def build_full_tensor(self, image_count: int) -> Tensor:
+        """The tensor of `image_count` images as the network sees it."""
+        return self.lay_out(self.build_full_maps(image_count))
+
     def build_full_maps(self, image_count: int) -> Tensor:
-        """The whole maps of `image_count` images."""
+        """The whole maps N×…×H×W of `image_count` images."""
         if self.patches is not None and self.patches.shape[-2:] == self.map_size:
             return self.patches
         clean = self.clean_map.tensor
@@ -203,6 +245,11 @@ class PatchedCall:
         """The first argument."""
         return self.args[0]
 
+    @property
+    def first_operand(self) -> PatchedMaps:
+        """The first patched maps among the arguments."""
+        return find_patched_maps((*self.args, *self.kwargs.values()))[0]
+
     def get_argument(self, position: int, name: str, default: Any = None) -> Any:
         """An argument by position or name."""
         return self.args[position] if position < len(self.args) else self.kwargs.get(name, default)
@@ -220,10 +267,18 @@ class PatchedCall:
         return self.record.clean_maps[index]
 
     def run_operation(self, convert: Callable[[PatchedMaps], Tensor]) -> Any:
-        """The operation on ordinary tensors in place of the patched maps."""
-        args = replace_instances(self.args, PatchedMaps, convert)
-        kwargs = replace_instances(dict(self.kwargs), PatchedMaps, convert)
-        return self.func(*args, **kwargs)
+        """The operation on maps N×…×H×W in place of the patched maps, which have the same axes.
+
+        The results are maps N×…×H×W, too.
+        """
+
+        def lay_out_maps(maps: PatchedMaps) -> Tensor:
+            return maps.lay_out(convert(maps))
+
+        args = replace_instances(self.args, PatchedMaps, lay_out_maps)
+        kwargs = replace_instances(dict(self.kwargs), PatchedMaps, lay_out_maps)
+        results = self.func(*args, **kwargs)
+        return replace_instances(results, Tensor, self.first_operand.restore_layout)
 
     def make_patched_maps(
         self,
@@ -233,15 +288,27 @@ class PatchedCall:
     ) -> PatchedMaps:
         """The result: its regions, and the patches that `make_patches` computes for them."""
         clean_map = self.get_clean_map(index)
+        axes = self.first_operand.axes
         if self.survey:
-            return PatchedMaps(clean_map, regions)
+            return PatchedMaps(clean_map, regions, axes=axes)
         regions = regions.equalize_sizes()
-        return PatchedMaps(clean_map, regions, make_patches(regions))
+        return PatchedMaps(clean_map, regions, make_patches(regions), axes)
 
 
 # What a rule returns. None: the operation is run on whole maps after all. None in a sequence: a
 # result that must not be used, such as the indices of a max pooling.
 PatchRuleResult = PatchedMaps | Tensor | Sequence[PatchedMaps | None] | None
+
+
+def find_patched_maps(value: Any) -> list[PatchedMaps]:
+    """The patched maps in nested tuples and lists."""
+    if isinstance(value, PatchedMaps):
+        return [value]
+    patched: list[PatchedMaps] = []
+    if isinstance(value, (tuple, list)):
+        for item in value:
+            patched += find_patched_maps(item)
+    return patched
 
 
 def replace_instances(value: Any, kind: type, convert: Callable[[Any], Any]) -> Any:
@@ -293,6 +360,8 @@ def count_multiply_adds(
     if func is torch.ops.aten._native_multi_head_attention.default:
         count, tokens, width = args[0].shape
         return float(count * tokens * width * (4 * width + 2 * tokens))
+    if func is torch.ops.aten.linear.default:
+        return float(result.numel() * args[0].shape[-1])
     formula = flop_registry.get(func.overloadpacket)
     if formula is None:
         return 0.0

@@ -1,0 +1,1 @@
+"""How operations act on a batch of maps that are clean but for a patch each."""
