@@ -37,7 +37,7 @@ def test_members_and_their_classes(tmp_path: Path) -> None:
     dataset = Tar([str(tmp_path / "a.tar"), str(tmp_path / "b.tar")])
     assert dataset.source == f"{tmp_path}/*.tar"
     images = [dataset.read_image(position) for position in range(len(dataset))]
-    assert images == [b"GIF89a first", b"GIF89a second one", b"", b"last"]
+    assert images == [b"GIF89a first", b"GIF89a second one", b"GIF89a", b"GIF89a last"]
     assert dataset.class_names == ("ant", "bee", "wasp")
     assert dataset.labels == [0, 2, -1, 1]
     assert dataset.get_path(3) == f"{tmp_path}/b.tar/bee/deep/5.png"
