@@ -5,16 +5,18 @@ from torch import Tensor
 from sightline.errors import SightlineError
 
 
-def check_image(image: Tensor, subject: str = "this tensor", tolerance: float = 1e-4) -> Tensor:
-    """Returns the image as float32 N×3×H×W, without a copy if it is that already.
+def check_image(
+    image: Tensor, subject: str = "this tensor", tolerance: float = 1e-4, channels: int = 3
+) -> Tensor:
+    """Returns the image as float32 N×channels×H×W, without a copy if it is that already.
 
     Gradients flow through. `subject` is what an error message calls the image.
     Raises SightlineError for another type or shape, an empty or integer tensor, NaN, and values
     outside [0, 1] by more than `tolerance`.
     """
-    problem = _describe_problem(image, tolerance)
+    problem = _describe_problem(image, tolerance, channels)
     if problem:
-        raise SightlineError(f"an image is N×3×H×W in [0, 1]; {subject} is {problem}")
+        raise SightlineError(f"an image is N×{channels}×H×W in [0, 1]; {subject} is {problem}")
     return image.float()
 
 
@@ -34,14 +36,14 @@ def describe_out_of_range(values: Tensor, tolerance: float) -> str:
     return ""
 
 
-def _describe_problem(image: object, tolerance: float) -> str:
+def _describe_problem(image: object, tolerance: float, channels: int) -> str:
     """What keeps an object from being an image; empty if nothing does."""
     if not isinstance(image, Tensor):
         return f"of type {type(image).__name__}, not a tensor"
     if not image.is_floating_point():
         return f"of {image.dtype}; divide 0 to 255 by 255"
     shape = tuple(image.shape)
-    if image.ndim != 4 or image.shape[1] != 3 or image.numel() == 0:
+    if image.ndim != 4 or image.shape[1] != channels or image.numel() == 0:
         return str(shape)
     range_problem = describe_out_of_range(image, tolerance)
     return f"{shape} {range_problem}" if range_problem else ""
