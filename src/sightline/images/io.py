@@ -1,7 +1,6 @@
 """Reading and writing images. An image is a float32 tensor N×3×H×W, RGB, with values in [0, 1]."""
 
 import io
-import stat
 import warnings
 from importlib.resources import files
 from pathlib import Path
@@ -12,6 +11,7 @@ from torch import Tensor
 from sightline.errors import SightlineError, make_unknown_name_error, suggest_closest_name
 from sightline.images.decode.picture import MAX_PIXELS, open_picture
 from sightline.images.decode.pixels import convert_pillow_to_tensor, quantize_image
+from sightline.images.decode.source import check_regular_file
 from sightline.images.files import replace_atomically
 from sightline.images.validation import add_batch_axis, check_image
 
@@ -55,7 +55,7 @@ def read(path: str | Path, *, limit: int = MAX_PIXELS) -> Tensor:
     path = Path(path)
     name = escape_line_breaks(path.name or str(path))
     try:
-        _check_is_regular_file(path)
+        check_regular_file(path)
         with (
             path.open("rb") as file,
             open_picture(file, limit, count_frames=True) as decoded,
@@ -103,14 +103,6 @@ def sample(name: str = "rocket") -> Tensor:
 def _find_sample_files() -> dict[str, Path]:
     folder = Path(str(files("skimage") / "data"))
     return {name: path for name in SAMPLE_NAMES for path in folder.glob(f"{name}.*")}
-
-
-def _check_is_regular_file(path: Path) -> None:
-    """Raises SightlineError for a folder or device. Opening a pipe would wait for its writer."""
-    if stat.S_ISREG(path.stat().st_mode):
-        return
-    kind = "folder" if path.is_dir() else "pipe, socket or device"
-    raise SightlineError(f"a {kind}, not an image file")
 
 
 # ── writing ──

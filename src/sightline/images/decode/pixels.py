@@ -16,7 +16,7 @@ from sightline.images.color import GRAY_LEVELS, compute_srgb_gray_curve, convert
 from sightline.images.validation import add_batch_axis, check_image, describe_out_of_range
 
 # Pixels of a band.
-BAND_PIXELS = 1_000_000
+BAND_PIXELS = 4_000_000
 
 TIFF_BITS_PER_SAMPLE_TAG = 258
 
