@@ -8,21 +8,26 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from sightline.errors import SightlineError
+from sightline.models.layers.functional_steps import STEP_KINDS, FunctionalStepMode
 from sightline.models.overrides.mode import suspend_overrides
 
 
 @dataclass(frozen=True)
 class Layer:
-    """One module call that gives a tensor.
+    """One module call or functional step that gives a tensor.
 
-    `name` is the module's path, with `:1` for its second call. `shape` is the output's without the
-    batch, and `alias` a customary name such as conv1_2, or empty.
+    `name` is the module's path, with `:1` for its second call. A functional step has the path of
+    the module that makes it and the step's name: `layer1.0/relu`, `layer1.0/relu:1`, at the root
+    `/relu`. `shape` is the output's without the batch, and `alias` a customary name such as
+    conv1_2, or empty. `step` is the name of a functional step, and empty for a module.
     """
 
     name: str
     kind: str
     shape: tuple[int, ...]
     alias: str = ""
+    step: str = ""
 
     @property
     def is_spatial(self) -> bool:
@@ -38,10 +43,10 @@ class StopForwardPass(Exception):  # noqa: N818 - not an error
 
 
 class Capture:
-    """Records the tensors of chosen module calls of a network in `tensors`.
+    """Records the tensors of chosen layers of a network in `tensors`.
 
     A call is named by the module's path: `relu`, `relu:1` for its second call, `fc:in` for its
-    input.
+    input, `fc:1:in` for that of its second call. Functional steps are named as in `Layer`.
 
     Args:
         network: the network that `run_forward_pass` runs.
@@ -76,25 +81,33 @@ class Capture:
 
     def run_forward_pass(self, forward: Callable[[], Any]) -> Any:
         """Returns what `forward` returns, or None if the pass was stopped."""
-        paths = {name.split(":")[0] for name in self.wanted_calls}
-        with ExitStack() as hooks:
-            for path in paths:
-                module = self.network.get_submodule(path)
-                input_hook = module.register_forward_pre_hook(self.make_input_hook(path))
-                hooks.callback(input_hook.remove)
-                output_hook = module.register_forward_hook(self.make_output_hook(path))
-                hooks.callback(output_hook.remove)
+        with ExitStack() as contexts:
+            has_steps = False
+            for path, step in {split_call_name(self.network, name) for name in self.wanted_calls}:
+                if step:
+                    has_steps = True
+                else:
+                    self.add_module_hooks(path, contexts)
+            if has_steps:
+                contexts.enter_context(FunctionalStepMode(self.network, self.run_step))
             try:
                 return forward()
             except StopForwardPass:
                 return None
 
-    def make_input_hook(self, path: str) -> Callable[..., None]:
-        """The hook that records the input of a module's first call."""
+    def add_module_hooks(self, path: str, contexts: ExitStack) -> None:
+        """Lets a module's calls be recorded until `contexts` are closed."""
+        module = self.network.get_submodule(path)
+        input_hook = module.register_forward_pre_hook(self.make_input_hook(path), with_kwargs=True)
+        contexts.callback(input_hook.remove)
+        output_hook = module.register_forward_hook(self.make_output_hook(path))
+        contexts.callback(output_hook.remove)
 
-        def hook(_module: nn.Module, args: tuple[Any, ...]) -> None:
-            if self.call_counts[path] == 0 and f"{path}:in" in self.wanted_calls:
-                self.record_tensor(f"{path}:in", args)
+    def make_input_hook(self, path: str) -> Callable[..., None]:
+        """The hook that records the input of a module's calls."""
+
+        def hook(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            self.record_input(path, [*args, *kwargs.values()])
 
         return hook
 
@@ -102,11 +115,29 @@ class Capture:
         """The hook that records a module's output and may replace it with a copy."""
 
         def hook(_module: nn.Module, _args: Any, output: Any) -> Tensor | None:
-            name = format_call_name(path, self.call_counts[path])
-            self.call_counts[path] += 1
-            return self.record_tensor(name, output)
+            return self.record_output(path, output)
 
         return hook
+
+    def run_step(self, path: str, step: str, call: Callable[[], Any], inputs: Any) -> Any:
+        """Runs and records a functional step of a module."""
+        step_path = f"{path}/{step}"
+        self.record_input(step_path, inputs)
+        output = call()
+        replacement = self.record_output(step_path, output)
+        return output if replacement is None else replacement
+
+    def record_input(self, path: str, inputs: list[Any]) -> None:
+        """Records the first tensor that is given to the call that begins."""
+        name = f"{format_call_name(path, self.call_counts[path])}:in"
+        if name in self.wanted_calls:
+            self.record_tensor(name, inputs)
+
+    def record_output(self, path: str, output: Any) -> Tensor | None:
+        """Records the output of the call that ends; returns what is to replace it, or None."""
+        name = format_call_name(path, self.call_counts[path])
+        self.call_counts[path] += 1
+        return self.record_tensor(name, output)
 
     def record_tensor(self, name: str, value: Any) -> Tensor | None:
         """Records the first tensor of a wanted call's value.
@@ -134,6 +165,15 @@ class Capture:
             return tensor.clone()
         return None
 
+    def require_all_tensors(self, network_name: str) -> None:
+        """Raises SightlineError for a wanted call that the network did not make for this image."""
+        missing = self.wanted_calls - set(self.tensors)
+        if missing:
+            raise SightlineError(
+                f"{network_name} does not run layer {min(missing)} for this image; "
+                "choose a layer that every image passes"
+            )
+
     def find_overwritten_calls(self) -> set[str]:
         """The recorded calls whose tensor was changed in place afterwards."""
         return {
@@ -146,6 +186,24 @@ class Capture:
 def format_call_name(path: str, call_index: int) -> str:
     """Name of a call of a module, counted from 0: `relu`, `relu:1`, …"""
     return path if call_index == 0 else f"{path}:{call_index}"
+
+
+def split_call_name(network: nn.Module, name: str) -> tuple[str, str]:
+    """The path of the module that a layer's name begins with, and the functional step or "".
+
+    `layer1.0/relu:1` → `layer1.0`, `relu`; `fc:in` → `fc`, "".
+    """
+    call_path = name.split(":", maxsplit=1)[0]
+    path, slash, step = call_path.rpartition("/")
+    # A module's own name may have a slash in it.
+    if not slash or step not in STEP_KINDS or is_module_path(network, call_path):
+        return call_path, ""
+    return path, step
+
+
+def is_module_path(network: nn.Module, path: str) -> bool:
+    """Whether a network has a module of this path."""
+    return any(path == module_path for module_path, _ in network.named_modules())
 
 
 def find_first_tensor(value: Any) -> Tensor | None:

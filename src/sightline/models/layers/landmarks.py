@@ -6,6 +6,8 @@ from torch import nn
 
 from sightline.models.layers.capture import Layer
 
+LANDMARK_NAMES = ("first", "middle", "last_conv", "penultimate", "logits")
+
 # A network with fewer convolutions uses them to cut the image into patches.
 MIN_CONVOLUTIONS = 3
 

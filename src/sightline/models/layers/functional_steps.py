@@ -1,0 +1,177 @@
+"""Steps of a forward pass that are no modules: activations, pooling, sums and concatenations.
+
+`F.relu(x)` gives the same features as `nn.ReLU()(x)`, but no hook sees it. A function mode does, and
+hooks on all modules tell which module's forward pass makes the call.
+"""
+
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack
+from typing import Any, Protocol, Self, Self
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
+
+# The name of a step, and the module class that does the same.
+STEP_KINDS = {
+    "relu": "ReLU",
+    "relu6": "ReLU6",
+    "leaky_relu": "LeakyReLU",
+    "prelu": "PReLU",
+    "elu": "ELU",
+    "selu": "SELU",
+    "celu": "CELU",
+    "gelu": "GELU",
+    "silu": "SiLU",
+    "mish": "Mish",
+    "hardswish": "Hardswish",
+    "max_pool2d": "MaxPool2d",
+    "avg_pool2d": "AvgPool2d",
+    "adaptive_max_pool2d": "AdaptiveMaxPool2d",
+    "adaptive_avg_pool2d": "AdaptiveAvgPool2d",
+    "add": "Add",
+    "cat": "Cat",
+}
+
+_STEP_BY_FUNCTION: dict[Any, str] = {
+    F.relu: "relu",
+    F.relu_: "relu",
+    torch.relu: "relu",
+    torch.relu_: "relu",
+    Tensor.relu: "relu",
+    Tensor.relu_: "relu",
+    F.relu6: "relu6",
+    F.leaky_relu: "leaky_relu",
+    F.leaky_relu_: "leaky_relu",
+    F.prelu: "prelu",
+    torch.prelu: "prelu",
+    Tensor.prelu: "prelu",
+    F.elu: "elu",
+    F.elu_: "elu",
+    F.selu: "selu",
+    F.selu_: "selu",
+    torch.selu: "selu",
+    F.celu: "celu",
+    torch.celu: "celu",
+    F.gelu: "gelu",
+    F.silu: "silu",
+    F.mish: "mish",
+    F.hardswish: "hardswish",
+    F.max_pool2d: "max_pool2d",
+    F.max_pool2d_with_indices: "max_pool2d",
+    torch.max_pool2d: "max_pool2d",
+    F.avg_pool2d: "avg_pool2d",
+    F.adaptive_max_pool2d: "adaptive_max_pool2d",
+    F.adaptive_max_pool2d_with_indices: "adaptive_max_pool2d",
+    F.adaptive_avg_pool2d: "adaptive_avg_pool2d",
+    torch.add: "add",
+    Tensor.add: "add",
+    Tensor.add_: "add",
+    torch.cat: "cat",
+    torch.concat: "cat",
+    torch.concatenate: "cat",
+}
+
+# The batch is one of the first two axes of a tensor, whichever layout it has.
+_BATCH_AXES = 2
+
+
+class StepHandler(Protocol):
+    """Runs a step, given the module's path, the step's name, and the call; returns its result."""
+
+    def __call__(self, path: str, step: str, call: Callable[[], Any], inputs: Any) -> Any: ...
+
+
+class FunctionalStepMode(TorchFunctionMode):
+    """Context in which `handle_step` runs the functional steps of a network.
+
+    A step belongs to the innermost module whose forward pass makes it. Those of torch's own layers
+    are left alone: the layer itself stands for them.
+    """
+
+    def __init__(self, network: nn.Module, handle_step: StepHandler) -> None:
+        super().__init__()
+        self.network = network
+        self.handle_step = handle_step
+        self.running_modules: list[tuple[str, nn.Module]] = []
+        self.hooks = ExitStack()
+
+    def __enter__(self) -> Self:
+        self.running_modules.clear()
+        for path, module in self.network.named_modules():
+            start_hook = module.register_forward_pre_hook(self.make_start_hook(path))
+            self.hooks.callback(start_hook.remove)
+            # Also after an error that the network catches.
+            end_hook = module.register_forward_hook(self.end_module, always_call=True)
+            self.hooks.callback(end_hook.remove)
+        return super().__enter__()
+
+    def __exit__(self, *error: Any) -> None:
+        self.hooks.close()
+        super().__exit__(*error)
+
+    def make_start_hook(self, path: str) -> Callable[[nn.Module, Any], None]:
+        """The hook that notes that a module's forward pass begins."""
+
+        def start_module(module: nn.Module, _args: Any) -> None:
+            self.running_modules.append((path, module))
+
+        return start_module
+
+    def end_module(self, module: nn.Module, _args: Any, _output: Any) -> None:
+        """The hook that notes that a module's forward pass is over, with all inside it."""
+        while self.running_modules:
+            _, ended = self.running_modules.pop()
+            if ended is module:
+                return
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Iterable[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        kwargs = kwargs or {}
+        step = _STEP_BY_FUNCTION.get(func)
+        if step is None or not self.running_modules:
+            return func(*args, **kwargs)
+        path, module = self.running_modules[-1]
+        inputs = [*args, *kwargs.values()]
+        if is_torch_layer(module) or not is_feature_step(step, inputs):
+            return func(*args, **kwargs)
+        return self.handle_step(path, step, lambda: func(*args, **kwargs), inputs)
+
+
+def is_torch_layer(module: nn.Module) -> bool:
+    """Whether a module is one of torch.nn's own without modules inside."""
+    has_children = next(module.children(), None) is not None
+    return type(module).__module__.startswith("torch.nn.") and not has_children
+
+
+def is_feature_step(step: str, inputs: list[Any]) -> bool:
+    """Whether a step's inputs are features. The answer is the same for every size of the batch."""
+    tensors = [value for value in inputs if isinstance(value, Tensor)]
+    if step == "cat":
+        tensors = list(inputs[0])
+    has_features = all(tensor.is_floating_point() and tensor.ndim > 1 for tensor in tensors)
+    if step != "add":
+        return bool(tensors) and (has_features or step == "prelu")
+    if len(tensors) != 2 or not has_features:
+        return False
+    return have_same_positions(tensors[0], tensors[1])
+
+
+def have_same_positions(first: Tensor, second: Tensor) -> bool:
+    """Whether two tensors have the same shape but for the batch.
+
+    The sum is then one of features, such as a residual connection, and adds no mere bias.
+    """
+    if first.ndim != second.ndim:
+        return False
+    for axis, (length, other_length) in enumerate(zip(first.shape, second.shape, strict=True)):
+        is_broadcast_batch = axis < _BATCH_AXES and 1 in (length, other_length)
+        if length != other_length and not is_broadcast_batch:
+            return False
+    return True

@@ -1,0 +1,91 @@
+"""The list of a network's layers, from one forward pass, and how they are asked for."""
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import ExitStack
+from fnmatch import fnmatchcase
+from typing import Any
+
+from torch import Tensor, nn
+
+from sightline.errors import MAX_LISTED_NAMES, SightlineError
+from sightline.models.layers.capture import Capture, Layer, find_first_tensor, split_call_name
+from sightline.models.layers.functional_steps import STEP_KINDS, FunctionalStepMode
+
+WILDCARDS = "*?["
+
+
+class LayerListing(Capture):
+    """A forward pass that lists every layer that gives features, in order, in `layers`."""
+
+    def __init__(self, network: nn.Module, alias_of: Mapping[str, str]) -> None:
+        super().__init__(network, ())
+        self.alias_of = alias_of
+        self.layers: dict[str, Layer] = {}
+        # Parametrizations compute weights, not features.
+        self.module_kinds = {
+            path: type(module).__name__
+            for path, module in network.named_modules()
+            if path and "parametrizations" not in path.split(".")
+        }
+
+    def run_forward_pass(self, forward: Callable[[], Any]) -> Any:
+        """Returns what `forward` returns."""
+        with ExitStack() as contexts:
+            for path in self.module_kinds:
+                self.add_module_hooks(path, contexts)
+            contexts.enter_context(FunctionalStepMode(self.network, self.run_step))
+            return forward()
+
+    def record_tensor(self, name: str, value: Any) -> None:
+        """Adds the layer whose output this is; the network goes on with it."""
+        tensor = find_first_tensor(value)
+        if tensor is None or tensor.ndim < 2:
+            return
+        call_path = name.split(":", maxsplit=1)[0]
+        kind = self.module_kinds.get(call_path)
+        step = ""
+        if kind is None:
+            path, step = split_call_name(self.network, name)
+            if not step or "parametrizations" in path.split("."):
+                return
+            kind = STEP_KINDS[step]
+        shape = tuple(tensor.shape[1:])
+        self.layers[name] = Layer(name, kind, shape, self.alias_of.get(name, ""), step)
+
+
+def is_layer_pattern(name: object) -> bool:
+    """Whether a layer is asked for by a pattern with wildcards, such as `features.*.conv`."""
+    return isinstance(name, str) and any(wildcard in name for wildcard in WILDCARDS)
+
+
+def match_layer_names(pattern: str, names: Collection[str]) -> list[str]:
+    """The names that a pattern matches, in order. Raises SightlineError for none."""
+    matches = [name for name in names if fnmatchcase(name, pattern)]
+    if not matches:
+        raise SightlineError(f"layer is {pattern!r}; it matches none of the {len(names)} layers")
+    return matches
+
+
+def match_one_layer(pattern: str, names: Collection[str]) -> str:
+    """The only name that a pattern matches. Raises SightlineError with the matches otherwise."""
+    matches = match_layer_names(pattern, names)
+    if len(matches) == 1:
+        return matches[0]
+    listed = ", ".join(matches[:MAX_LISTED_NAMES])
+    more = ", …" if len(matches) > MAX_LISTED_NAMES else ""
+    raise SightlineError(
+        f"layer is {pattern!r}; it matches {len(matches)} layers: give one of {listed}{more}"
+    )
+
+
+def find_layer_by_index(index: int, names: Sequence[str]) -> str:
+    """The layer of an index in the order of the forward pass, from 0; negative from the end.
+
+    Raises SightlineError for an index out of range.
+    """
+    if -len(names) <= index < len(names):
+        return names[index]
+    raise SightlineError(
+        f"layer is {index}; there are {len(names)} layers: give an index from {-len(names)} to "
+        f"{len(names) - 1}, or a name"
+    )
