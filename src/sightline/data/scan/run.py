@@ -250,6 +250,8 @@ def find_last_hidden_layer(model: Model) -> str | None:
     is_learned = False
     last_hidden = None
     for name, layer in model.layers.items():
+        if layer.step:
+            continue
         is_learned = is_learned or next(model.module(name).parameters(), None) is not None
         has_units = 1 <= len(layer.shape) <= 3
         if is_learned and has_units and layer.shape != logits_shape:
@@ -270,7 +272,7 @@ def list_convolutions(model: Model) -> list[str]:
     return [
         name
         for name, layer in model.layers.items()
-        if isinstance(model.module(name), nn.Conv2d) and len(layer.shape) == 3
+        if not layer.step and isinstance(model.module(name), nn.Conv2d) and len(layer.shape) == 3
     ]
 
 

@@ -218,7 +218,11 @@ def read_head_weights(model: Model, image: Tensor, layer_name: str, layer: str) 
     Raises SightlineError unless the logits are that layer's output for the mean of layer
     `layer_name` over its positions. `layer` is the name the caller used, for the message.
     """
-    linear_names = [name for name in model.layers if isinstance(model.module(name), nn.Linear)]
+    linear_names = [
+        layer.name
+        for layer in model.layers.values()
+        if not layer.step and isinstance(model.module(layer.name), nn.Linear)
+    ]
     if linear_names:
         linear = model.module(linear_names[-1])
         input_name = f"{linear_names[-1]}:in"
