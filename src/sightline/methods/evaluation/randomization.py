@@ -57,9 +57,11 @@ def group_weight_layers(model: Model) -> list[list[str]]:
 def list_first_calls(model: Model) -> dict[str, int]:
     """For each module that gives a tensor the number of its first call in the forward pass."""
     first_calls: dict[str, int] = {}
-    for number, name in enumerate(model.layers):
-        path = name.split(":", maxsplit=1)[0]
-        first_calls.setdefault(path, number)
+    for number, layer in enumerate(model.layers.values()):
+        # A functional step has no weights.
+        if not layer.step:
+            path = layer.name.split(":", maxsplit=1)[0]
+            first_calls.setdefault(path, number)
     return first_calls
 
 

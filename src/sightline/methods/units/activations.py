@@ -50,7 +50,7 @@ def activations(
 ) -> Result:
     """Shows the k strongest channels of layers at several depths as maps over the image.
 
-    For each layer NAME (dots and colons become _) `values["NAME_maps"]` are all its maps, N×C×h×w
+    For each layer NAME (dots, colons and slashes become _) `values["NAME_maps"]` are all its maps, N×C×h×w
     and unscaled, and `values["NAME_order"]` the channels shown, N×k, strongest first.
 
     With `unit`, `values["row"]`, `["column"]` and `["activation"]` say where it is strongest and
@@ -78,7 +78,7 @@ def activations(
     values: dict[str, Tensor] = {}
     maps_by_image: list[dict[str, ChannelMaps]] = [{} for _ in image]
     for layer in layers:
-        name = layer.replace(".", "_").replace(":", "_")
+        name = layer.replace(".", "_").replace(":", "_").replace("/", "_")
         maps = reshape_to_feature_maps(features[layer], *image.shape[-2:]).detach().cpu()
         peaks = maps.flatten(2).amax(2)
         order = peaks.argsort(dim=1, descending=True)[:, :k]

@@ -118,7 +118,8 @@ def find_conv_layer(model: Model, name: str) -> str:
     order = list(model.layers)
     if name == "logits":
         name = order[-1]
-    if isinstance(model.module(name), nn.Linear):
+    steps = {layer.name for layer in model.layers.values() if layer.step}
+    if name not in steps and isinstance(model.module(name), nn.Linear):
         raise SightlineError(
             f"{name} is fully connected, it has no filters with a shape; "
             "choose a convolutional layer"
@@ -126,7 +127,9 @@ def find_conv_layer(model: Model, name: str) -> str:
 
     candidates = order[: order.index(name) + 1] if name in order else order
     convolutions = [
-        candidate for candidate in candidates if isinstance(model.module(candidate), nn.Conv2d)
+        candidate
+        for candidate in candidates
+        if candidate not in steps and isinstance(model.module(candidate), nn.Conv2d)
     ]
     if not convolutions:
         raise SightlineError(

@@ -65,7 +65,7 @@ def find_first_normalized_convolution(model: Model) -> tuple[str, Tensor] | None
     Returns None without a batch norm, or with one that was never trained or is folded into the
     convolution.
     """
-    names = list(model.layers)
+    names = [layer.name for layer in model.layers.values() if not layer.step]
     is_convolution = [isinstance(model.module(name), nn.Conv2d) for name in names]
     if True not in is_convolution[:-1]:
         return None
