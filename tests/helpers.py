@@ -5,6 +5,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -15,6 +16,16 @@ ROOT = Path(__file__).parents[1]
 DATA = Path(os.environ.get("SIGHTLINE_DATA") or ROOT.parent / "shared" / "data")
 LABELS = ("ant", "bee", "cat", "dog", "elk")
 COUNT = 44  # files in the folder of `folder_of`, one of them broken
+
+IS_PORTABLE = os.environ.get("SIGHTLINE_PORTABLE") == "1"
+# Of tests about torch's fast operations themselves.
+needs_fast_operations = pytest.mark.skipif(
+    IS_PORTABLE, reason="SIGHTLINE_PORTABLE=1 turns the fast operations off that this test is about"
+)
+needs_onednn = pytest.mark.skipif(
+    IS_PORTABLE or not torch.backends.mkldnn.is_available(),
+    reason="torch is built without oneDNN, or SIGHTLINE_PORTABLE=1 turns its operations off",
+)
 
 
 def small_network() -> nn.Sequential:

@@ -9,6 +9,7 @@ from typing import Any, get_args
 
 import pytest
 import torch
+from helpers import needs_fast_operations, needs_onednn
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -16,12 +17,9 @@ import sightline as sl
 from sightline.models.overrides import fast_operations
 from sightline.models.overrides.fast_operations import FastOperation, is_available
 from sightline.models.overrides.onednn import use_packed_weights
+from sightline.models.overrides.unsaved_inputs import UnsavedInputsMode
 
 OPERATIONS: tuple[FastOperation, ...] = get_args(FastOperation)
-
-needs_onednn = pytest.mark.skipif(
-    not torch.backends.mkldnn.is_available(), reason="torch is built without oneDNN"
-)
 
 # What the packed convolution, the pooling and the ReLU rule give, printed as numbers.
 SCRIPT = """
@@ -157,15 +155,16 @@ def test_a_backward_operation_that_is_missing_or_wrong_is_not_used(
     assert not is_available(operation)
 
 
-def test_without_the_counts_of_modes_no_function_is_replaced(
+def test_without_the_counts_of_modes_only_public_operations_run(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(torch._C, "_len_torch_dispatch_stack", lambda: 0)
     assert not is_available("mode counts")
     with use_packed_weights() as mode:
-        assert mode is None
+        assert isinstance(mode, UnsavedInputsMode)
 
 
+@needs_fast_operations
 def test_what_is_active_at_the_first_use_does_not_decide() -> None:
     with torch.device("meta"), torch.inference_mode():
         assert all(is_available(operation) for operation in OPERATIONS[1:])

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from helpers import assert_close, differentiate_twice, make_input
+from helpers import assert_close, differentiate_twice, make_input, needs_fast_operations
 from torch import Tensor, nn
 
 from sightline.models.overrides import frozen_layers
@@ -41,6 +41,7 @@ def test_linear_layers(activation: nn.Module | None, count: int) -> None:
     assert_same(nn.Sequential(*layers), make_input(count, 9))
 
 
+@needs_fast_operations
 @pytest.mark.usefixtures("every_size")
 def test_one_class_of_a_linear_layer_reads_one_row() -> None:
     layer = nn.Linear(9, 40).requires_grad_(False)

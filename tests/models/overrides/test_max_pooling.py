@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from helpers import needs_fast_operations
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -80,6 +81,7 @@ def test_nan_comes_through() -> None:
     assert float(x.grad.sum()) == 1
 
 
+@needs_fast_operations
 def test_nothing_is_kept_of_a_relu_that_is_pooled() -> None:
     leaf = make_input(1, 3, 8, 10).requires_grad_()
     with use_packed_weights():
@@ -93,6 +95,7 @@ def test_nothing_is_kept_of_a_relu_that_is_pooled() -> None:
     assert node.indices.dtype == torch.int32
 
 
+@needs_fast_operations
 @pytest.mark.parametrize(
     ("x", "is_large"),
     [

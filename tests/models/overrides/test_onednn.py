@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import assert_close, differentiate_twice, make_input
+from helpers import assert_close, differentiate_twice, make_input, needs_onednn
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.nn import functional as F
@@ -13,10 +13,6 @@ from torch.utils.flop_counter import FlopCounterMode
 import sightline as sl
 from sightline.models.overrides import onednn
 from sightline.models.overrides.onednn import PackingDisabled, use_packed_weights
-
-needs_onednn = pytest.mark.skipif(
-    not torch.backends.mkldnn.is_available(), reason="torch is built without oneDNN"
-)
 
 
 def run_packed(module: nn.Module, x: Tensor) -> Tensor:

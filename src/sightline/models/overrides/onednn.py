@@ -40,6 +40,7 @@ from sightline.models.overrides.frozen_layers import (
 )
 from sightline.models.overrides.max_pooling import try_bypassed_relu, try_compact_max_pool
 from sightline.models.overrides.mode import OverrideMode
+from sightline.models.overrides.unsaved_inputs import UnsavedInputsMode, convolve_unsaved
 
 IntPair = tuple[int, int]
 
@@ -68,9 +69,12 @@ def use_packed_weights() -> AbstractContextManager[Any]:
     Nothing changes while something observes or transforms the operations: a dispatch mode,
     torch.func, a forward-mode derivative, `PackingDisabled`.
     """
-    if _STATE.packing_disabled or not is_available("mode counts") or are_operations_observed():
+    if _STATE.packing_disabled:
         return nullcontext()
-    return PackedWeightsMode()
+    if not is_available("mode counts"):
+        # Nothing tells then whether the operations are observed, which this mode allows.
+        return UnsavedInputsMode()
+    return nullcontext() if are_operations_observed() else PackedWeightsMode()
 
 
 class PackingDisabled:
@@ -95,9 +99,9 @@ class PackedWeightsMode(OverrideMode):
     ) -> Any:
         """The faster result where there is one, else the function's own."""
         output = None
-        if func is F.conv2d and not kwargs:
-            output = try_packed_convolution(*args)
-        elif func is F.linear and not kwargs:
+        if func is F.conv2d:
+            return convolve_packed(*args, **kwargs)
+        if func is F.linear and not kwargs:
             output = try_sparse_linear(*args)
         elif func is F.batch_norm:
             output = try_frozen_batch_norm(*args, **kwargs)
@@ -140,13 +144,10 @@ def try_packed_convolution(  # noqa: PLR0917 - torch's own signature
     return get_packed_weight(weight, geometry).convolve_input(x, weight, bias)
 
 
-def convolve_packed(x: Tensor, weight: Tensor, bias: Tensor | None, *geometry: Any) -> Tensor:
-    """A convolution by a packed weight where possible.
-
-    `geometry` are stride, padding, dilation and groups.
-    """
-    output = try_packed_convolution(x, weight, bias, *geometry)
-    return torch.conv2d(x, weight, bias, *geometry) if output is None else output
+def convolve_packed(*args: Any, **kwargs: Any) -> Tensor:
+    """`F.conv2d` by a packed weight where possible."""
+    output = None if kwargs else try_packed_convolution(*args)
+    return convolve_unsaved(*args, **kwargs) if output is None else output
 
 
 class PackedConvolution(torch.autograd.Function):

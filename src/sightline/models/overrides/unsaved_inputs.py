@@ -1,0 +1,63 @@
+"""Layers of a frozen network that save no input for the backward pass, by public operations only.
+
+torch's convolutions and batch norms save their input for the gradient of their weight, even where
+the weight is frozen. A network that overwrites that input in place then can't be differentiated.
+The gradient of the input itself needs only the input's shape.
+"""
+
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import saved_tensors_hooks
+from torch.nn import functional as F
+
+from sightline.models.overrides.frozen_layers import try_frozen_batch_norm
+from sightline.models.overrides.mode import OverrideMode
+
+
+class UnsavedInputsMode(OverrideMode):
+    """Context in which frozen convolutions and batch norms don't save their input.
+
+    Dispatch modes, torch.func and forward-mode derivatives may act on what it runs. No module is
+    touched.
+    """
+
+    def run_function(
+        self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        """The layer without a saved input where there is one, else the function's own result."""
+        if func is F.conv2d:
+            return convolve_unsaved(*args, **kwargs)
+        if func is F.batch_norm:
+            output = try_frozen_batch_norm(*args, **kwargs)
+            if output is not None:
+                return output
+        return func(*args, **kwargs)
+
+
+def convolve_unsaved(input: Tensor, weight: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    """`F.conv2d` that saves its input's shape in place of the input if the weight is frozen.
+
+    The bias and further settings are those of `F.conv2d`.
+    """
+    needs_input_gradient = input.requires_grad and torch.is_grad_enabled()
+    if not needs_input_gradient or weight.requires_grad:
+        return F.conv2d(input, weight, *args, **kwargs)
+
+    def pack_tensor(saved: Tensor) -> Tensor | torch.Size:
+        return saved.shape if saved.is_set_to(input) else saved
+
+    def unpack_tensor(packed: Tensor | torch.Size) -> Tensor:
+        if isinstance(packed, Tensor):
+            return packed
+        # As in `torch.nn.grad.conv2d_input`: the values are not read.
+        return weight.new_empty(1).expand(packed)
+
+    with ExitStack() as stack:
+        # torch.func refuses such hooks; there the convolution is torch's own.
+        with suppress(RuntimeError):
+            stack.enter_context(saved_tensors_hooks(pack_tensor, unpack_tensor))
+        return F.conv2d(input, weight, *args, **kwargs)
