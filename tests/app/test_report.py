@@ -16,7 +16,8 @@ from torch import Tensor
 
 import sightline as sl
 from sightline.app import report as tour
-from sightline.app.cli.main import main, make_app
+from sightline.app.cli.application import make_app
+from sightline.app.cli.main import main
 from sightline.app.cli.options import unwrap_single_item
 from sightline.app.report import TourReport
 from sightline.images import io as images

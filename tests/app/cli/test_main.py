@@ -19,8 +19,9 @@ from helpers import smooth
 import sightline as sl
 from sightline.app.cli import execution, general, progress
 from sightline.app.cli import methods as commands
+from sightline.app.cli.application import GENERAL_COMMANDS, make_app
 from sightline.app.cli.declarations import read_method_declarations
-from sightline.app.cli.main import GENERAL_COMMANDS, main, make_app
+from sightline.app.cli.main import main
 from sightline.images import io as images
 from sightline.methods import load_methods
 from sightline.models.zoo import load as zoo
@@ -113,7 +114,7 @@ LIGHT_COMMANDS = [
 def test_help_and_lists_import_no_heavy_module() -> None:
     script = (
         "import json, sys\n"
-        "from sightline.app.cli.main import main\n"
+        "from sightline.app.cli.application import main\n"
         "commands, heavy = json.loads(sys.argv[1])\n"
         "for words in commands:\n"
         "    status = main(words)\n"

@@ -9,8 +9,9 @@ from helpers import smooth
 
 import sightline as sl
 from sightline.app.cli import execution
+from sightline.app.cli.application import make_app
 from sightline.app.cli.declarations import read_method_declarations
-from sightline.app.cli.main import main, make_app
+from sightline.app.cli.main import main
 from sightline.images import io as images
 from sightline.methods import load_methods
 

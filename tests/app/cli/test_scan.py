@@ -10,7 +10,8 @@ from helpers import smooth
 
 import sightline as sl
 from sightline.app.cli import scan as scanning
-from sightline.app.cli.main import STORE_COMMANDS, main
+from sightline.app.cli.application import STORE_COMMANDS
+from sightline.app.cli.main import main
 from sightline.data.scan.run import Passing
 from sightline.images import io as images
 from sightline.models.zoo import load as zoo

@@ -1,121 +1,86 @@
-"""The entry point of the command line. It imports no torch, so that `--help` answers at once.
+"""The entry point of the command line, and how it ends: with one line where something went wrong.
 
-Commands are given to cyclopts as «module:function» and imported when they are called.
+Until `main` runs only light modules are imported, so that Ctrl-C is handled almost from the start.
 """
 
 import os
+import signal
 import sys
 import warnings
-from collections.abc import Mapping, Sequence
-from importlib.metadata import version
+from collections.abc import Sequence
+from contextlib import suppress
 
-from cyclopts import App, CycloptsError, Group
+from sightline.errors import (
+    SightlineError,
+    escape_for_display,
+    is_out_of_memory,
+    make_memory_error,
+)
 
-from sightline.app.cli.declarations import read_method_declarations
-from sightline.app.cli.methods import refuse_old_order
-from sightline.app.cli.options import UsageError
-from sightline.errors import SightlineError
+# An error message may quote what was given. So many characters of it are shown.
+MAX_MESSAGE_LENGTH = 2000
 
-GENERAL_COMMANDS = {
-    "tour": "Writes one self-contained HTML report: every method on one image.",
-    "again": "Makes a result again from its recipe.json.",
-    "layers": "Lists the layers of a network with shapes, names and landmarks.",
-    "models": "Lists the names of networks that can be loaded.",
-    "samples": "Lists the sample photographs, which stand for an image by name.",
-}
-
-SCAN_COMMANDS = {
-    "scan": "Passes a dataset through a network once and stores its responses.",
-}
-
-STYLIZER_HELP = "Feed-forward style networks: trained once, they restyle an image in one pass."
-STYLIZER_COMMANDS = {
-    "train": "Trains a style network on a folder of photographs, or resumes its training.",
-    "apply": "Restyles an image, a folder of images or a video with a trained style network.",
-    "export": "Writes a style network as ONNX, for images of any size and any blend of its styles.",
-}
-
-STORE_HELP = "Describes, checks, compacts and indexes the store of a scan."
-STORE_COMMANDS = {
-    "info": "Describes what a store holds.",
-    "verify": "Reads a whole store and reports what is damaged.",
-    "compact": "Merges the fragments that a scan's commits left.",
-    "index": "Builds an index for approximate search and measures its recall.",
-}
-
-
-def make_app() -> App:
-    """The application with every command known by name and summary."""
-    app = App(
-        name="sightline",
-        help="Shows what a vision network has learned. Start with `sightline tour`.",
-        version=version("sightline"),
-        help_format="plaintext",
-        suppress_keyboard_interrupt=False,
-    )
-    general = Group("Reports and lists", sort_key=0)
-    methods = Group("Methods: SUBJECT [OPTIONS] --model NETWORK", sort_key=1)
-    method_summaries = {
-        name: declaration.summary for name, declaration in read_method_declarations().items()
-    }
-    _add_commands(app, "general", GENERAL_COMMANDS, general)
-    _add_commands(app, "methods", method_summaries, methods)
-    _add_commands(app, "scan", SCAN_COMMANDS, general)
-    store = _add_command_group(app, "store", STORE_HELP, general)
-    _add_commands(store, "scan", STORE_COMMANDS)
-    stylizer = _add_command_group(app, "stylizer", STYLIZER_HELP, general)
-    _add_commands(stylizer, "stylizer", STYLIZER_COMMANDS)
-    return app
-
-
-def _add_commands(
-    app: App, module: str, summaries: Mapping[str, str], group: Group | None = None
-) -> None:
-    """Adds functions of a module of this package as commands, in this order."""
-    for name, summary in summaries.items():
-        function = f"sightline.app.cli.{module}:{name}"
-        position = len(list(app))
-        app.command(function, name=name, help=summary, group=group, sort_key=position)
-
-
-def _add_command_group(app: App, name: str, summary: str, group: Group) -> App:
-    """Adds a command that has commands of its own, and returns it."""
-    position = len(list(app))
-    command_group = App(
-        name=name,
-        help=summary,
-        help_format="plaintext",
-        group=group,
-        sort_key=position,
-        version_flags=[],
-    )
-    app.command(command_group)
-    return command_group
+INTERRUPTED = 130
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command. Returns the exit status.
 
     It is 0 for done, 1 for refused with one line on the error stream, 2 for a command that can't
-    be understood, and 130 for interrupted.
+    be understood, and 130 for interrupted. Raises BrokenPipeError where nobody reads its output.
     """
     # Large tensors in huge pages, which torch looks up when it starts: a large style step takes a
     # tenth less time and a sixth less memory.
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        refuse_old_order(words)
-        app = make_app()
-        status = app(words, exit_on_error=False, print_error=True, result_action="return_value")
-    except CycloptsError:
-        return 2
+        from sightline.app.cli.application import run_command
+
+        return run_command(words)
     except SightlineError as error:
-        print(f"sightline: {error}", file=sys.stderr)
+        from sightline.app.cli.options import UsageError
+
+        print_message(str(error))
         return 2 if isinstance(error, UsageError) else 1
     except KeyboardInterrupt:
-        print("sightline: interrupted", file=sys.stderr)
-        return 130
-    return status if isinstance(status, int) else 0
+        print_message("interrupted")
+        return INTERRUPTED
+    except BrokenPipeError:
+        raise
+    except Exception as error:
+        if is_caused_by_interrupt(error):
+            print_message("interrupted")
+            return INTERRUPTED
+        reason = describe_lack(error, words)
+        if not reason:
+            raise  # a bug, whose traceback helps to find it
+        print_message(reason)
+        return 1
+
+
+def describe_lack(error: Exception, words: Sequence[str]) -> str:
+    """What the machine lacks, such as memory or a permission; empty for other errors."""
+    if is_out_of_memory(error):
+        command = next((word for word in words if not word.startswith("-")), "this command")
+        lacking = make_memory_error(
+            f"for {command}", "--size", "--batch", "the size of the images that are read"
+        )
+        return str(lacking)
+    if not isinstance(error, OSError):
+        return ""
+    reason = error.strerror or str(error) or type(error).__name__
+    if error.filename is None:
+        return f"reading or writing failed ({reason})"
+    return f"{escape_for_display(str(error.filename))}: {reason}"
+
+
+def is_caused_by_interrupt(error: BaseException | None) -> bool:
+    """Whether Ctrl-C lies behind an error: a library may report it as a failed import."""
+    while error is not None:
+        if isinstance(error, KeyboardInterrupt):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def run_script() -> None:
@@ -123,13 +88,38 @@ def run_script() -> None:
     warnings.showwarning = print_warning
     try:
         status = main()
-        sys.stdout.flush()
+        if sys.stdout is not None:  # None where the caller closed it
+            sys.stdout.flush()
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        discard_output()
         status = 0
+    except OSError as error:
+        discard_output()
+        print_message(f"can't write the output ({error.strerror or error})")
+        status = 1
+    except KeyboardInterrupt:
+        print_message("interrupted")
+        status = INTERRUPTED
+    # From here on Ctrl-C ends the process at once.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     sys.exit(status)
+
+
+def discard_output() -> None:
+    """Lets what is still to be printed go nowhere, so that Python does not fail to at its end."""
+    with suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def print_message(message: str) -> None:
+    """Prints one line on the error stream, where there is one."""
+    if sys.stderr is None:
+        return
+    with suppress(OSError):
+        line = escape_for_display(message, MAX_MESSAGE_LENGTH)
+        print(f"sightline: {line}", file=sys.stderr)
 
 
 def print_warning(message: Warning | str, *_: object, **__: object) -> None:
     """Shows a warning as one line, without the source line that raised it."""
-    print(f"sightline: note: {message}", file=sys.stderr)
+    print_message(f"note: {message}")
