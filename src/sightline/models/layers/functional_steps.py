@@ -1,12 +1,12 @@
 """Steps of a forward pass that are no modules: activations, pooling, sums and concatenations.
 
-`F.relu(x)` gives the same features as `nn.ReLU()(x)`, but no hook sees it. A function mode does, and
-hooks on all modules tell which module's forward pass makes the call.
+`F.relu(x)` gives the same features as `nn.ReLU()(x)`, but no hook sees it. A function mode does,
+and hooks on all modules tell which module's forward pass makes the call.
 """
 
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
-from typing import Any, Protocol, Self, Self
+from typing import Any, Protocol, Self
 
 import torch
 from torch import Tensor, nn

@@ -5,7 +5,7 @@ from contextlib import ExitStack
 from fnmatch import fnmatchcase
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from sightline.errors import MAX_LISTED_NAMES, SightlineError
 from sightline.models.layers.capture import Capture, Layer, find_first_tensor, split_call_name

@@ -6,8 +6,7 @@ squeeze-and-excitation or an operation without a rule that is the whole image. T
 architecture's: weights of zero and inactive units count.
 """
 
-from collections import Counter
-from collections.abc import Callable, MutableMapping
+from collections.abc import MutableMapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,7 +19,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from sightline.errors import SightlineError, make_out_of_range_error
-from sightline.models.layers.capture import find_first_tensor, format_call_name
+from sightline.models.layers.capture import Capture, find_first_tensor
 from sightline.models.model import Model
 from sightline.models.overrides.onednn import PackingDisabled
 from sightline.models.tracing.receptive_rules import (
@@ -190,17 +189,27 @@ def count_tensor_writes(tensor: Tensor) -> int:
     return 0 if tensor.is_inference() else tensor._version
 
 
-def _measure_receptive_fields(model: Model, height: int, width: int) -> dict[str, ReceptiveField]:
-    """The fields of all outputs, and of modules' first inputs, from one pass of a gray image."""
-    fields: dict[str, ReceptiveField] = {}
-    calls: Counter[str] = Counter()
-    trace = ReceptiveTrace(model.network)
+class FieldCapture(Capture):
+    """A forward pass that keeps the fields of all layers' outputs, and of the inputs as NAME:in."""
 
-    def record_field(name: str, value: Any) -> None:
+    def __init__(self, model: Model, trace: ReceptiveTrace, image_size: tuple[int, int]) -> None:
+        names = list(model.layers)
+        super().__init__(model.network, [*names, *(f"{name}:in" for name in names)])
+        self.trace = trace
+        self.image_size = image_size
+        self.fields: dict[str, ReceptiveField] = {}
+
+    def record_tensor(self, name: str, value: Any) -> None:
+        """Builds the field of a layer; the network goes on with the layer's own tensor."""
         tensor = find_first_tensor(value)
         if tensor is not None and tensor.ndim == 4 and tensor.shape[-2:].numel() > 1:
-            spans = trace.get_spans(tensor) or {}
-            fields[name] = _build_receptive_field(spans, (height, width))
+            spans = self.trace.get_spans(tensor) or {}
+            self.fields[name] = _build_receptive_field(spans, self.image_size)
+
+
+def _measure_receptive_fields(model: Model, height: int, width: int) -> dict[str, ReceptiveField]:
+    """The fields of all outputs, and of all inputs, from one pass of a gray image."""
+    trace = ReceptiveTrace(model.network)
 
     def start_trace(_module: nn.Module, args: tuple[Any, ...]) -> None:
         rows = np.arange(height)
@@ -208,21 +217,8 @@ def _measure_receptive_fields(model: Model, height: int, width: int) -> dict[str
         image_spans = {2: ReceptiveSpan(0, rows, rows), 3: ReceptiveSpan(1, columns, columns)}
         trace.set_spans(args[0], image_spans)
 
-    def make_input_hook(path: str) -> Callable[[nn.Module, Any], None]:
-        def record_first_input(_module: nn.Module, args: Any) -> None:
-            if not calls[path]:
-                record_field(f"{path}:in", args)
-
-        return record_first_input
-
-    def make_output_hook(path: str) -> Callable[[nn.Module, Any, Any], None]:
-        def record_output(_module: nn.Module, _args: Any, output: Any) -> None:
-            record_field(format_call_name(path, calls[path]), output)
-            calls[path] += 1
-
-        return record_output
-
-    last_layer = list(model.layers)[-1:]
+    capture = FieldCapture(model, trace, (height, width))
+    blank = torch.full((1, 3, height, width), 0.5)
     with (
         model.lock,  # keeps other threads' passes from these hooks
         torch.inference_mode(False),
@@ -232,12 +228,8 @@ def _measure_receptive_fields(model: Model, height: int, width: int) -> dict[str
         ExitStack() as hooks,
     ):
         hooks.callback(model.network.register_forward_pre_hook(start_trace).remove)
-        for path in {name.split(":", 1)[0] for name in model.layers}:
-            module = model.module(path)
-            hooks.callback(module.register_forward_pre_hook(make_input_hook(path)).remove)
-            hooks.callback(module.register_forward_hook(make_output_hook(path)).remove)
-        model.run(torch.full((1, 3, height, width), 0.5), last_layer)
-    return fields
+        capture.run_forward_pass(lambda: model.run_network(blank))
+    return capture.fields
 
 
 def _build_receptive_field(spans_by_dim: SpansByDim, image_size: tuple[int, int]) -> ReceptiveField:
