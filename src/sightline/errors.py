@@ -100,7 +100,7 @@ def make_out_of_range_error(
     return SightlineError(f"{parameter} is {value}; it must lie between {low} and {high}")
 
 
-def get_first_error_line(error: Exception) -> str:
+def get_first_error_line(error: BaseException) -> str:
     """The first line of another library's error, to be quoted in one of ours."""
     return str(error).strip().split("\n")[0]
 

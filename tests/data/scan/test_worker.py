@@ -75,7 +75,7 @@ def test_rows_are_those_of_the_network(wide: sl.Model) -> None:
         (7, "photo 7"),
     ]
     assert errors[0].reason == "No such file or directory"
-    assert errors[1].reason == "not for reading"
+    assert errors[1].reason == "not for reading\\nand a second line"
     readable = [position for position in range(COUNT) if position not in (1, 6, 7)]
     assert [row.position for row in images] == readable
     assert [row.id for row in images] == list(range(len(readable)))

@@ -21,8 +21,9 @@ from sightline.data.store.description import (
 )
 from sightline.data.store.interface import ImageRow, ScanProgress, ScanStore, StoreWriter
 from sightline.data.store.lance_reader import INDEX_FILE
-from sightline.data.store.lance_store import LanceStore, lock_store
+from sightline.data.store.lance_store import LanceStore
 from sightline.data.store.memory import MemoryStore
+from sightline.data.writer_lock import lock_folder
 from sightline.methods.retrieval import neighbors as method
 
 COUNT = 1200
@@ -233,10 +234,11 @@ def test_neighbors_search_by_it(stored: sl.Scan, monkeypatch: pytest.MonkeyPatch
     assert "pixel_ids" not in automatic.values
 
     stored.path.joinpath(INDEX_FILE).unlink()
-    with lock_store(stored.path):
+    with lock_folder(stored.path):  # by this thread, which would wait for itself
         fallback = sl.neighbors(stored, id=7, k=5)
-        assert "Searched exactly: another scan is writing" in fallback.captions["neighbors"]
-        with pytest.raises(sl.SightlineError, match="another scan is writing"):
+        reason = f"{stored.path} is being written by this thread already"
+        assert f"Searched exactly: {reason}" in fallback.captions["neighbors"]
+        with pytest.raises(sl.SightlineError, match="is being written by this thread already"):
             sl.neighbors(stored, id=7, k=5, search="approximate")
 
 

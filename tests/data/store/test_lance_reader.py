@@ -84,13 +84,3 @@ def test_damaged_index_file_gives_no_index(
             (tmp_path / "index.json").write_text(content, encoding="utf-8")
             assert reader.read_indexes() == {}
     assert len(caplog.records) == 4
-
-
-def test_an_operating_systems_words_are_found() -> None:
-    def explain(error: Exception) -> str:
-        return lance_reader.explain_disk_error(error)
-
-    lance_words = "LanceError(IO): Io error: No space left on device (os error 28), src/a.rs:1\nat"
-    assert explain(RuntimeError(lance_words)) == "No space left on device"
-    assert explain(OSError(13, "Permission denied")) == "Permission denied"
-    assert explain(ValueError("first\nsecond")) == "first"

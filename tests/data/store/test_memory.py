@@ -165,7 +165,7 @@ def test_refusals(wide: sl.Model, tiny: sl.Model, photos: Path) -> None:
         sl.scan(tiny, photos, store=store, **OPTIONS)
     with store.open_writer(scan.description) as writer:
         with (
-            pytest.raises(sl.SightlineError, match="another scan is writing mine"),
+            pytest.raises(sl.SightlineError, match="mine is being written by this thread already"),
             store.open_writer(scan.description),
         ):
             pass

@@ -23,6 +23,7 @@ from sightline.data.store.description import (
     LayerDescription,
     ScanDescription,
     describe_network,
+    require_same_scan,
 )
 from sightline.data.store.interface import (
     ErrorRow,
@@ -34,8 +35,8 @@ from sightline.data.store.lance_store import resolve_store
 from sightline.data.store.reader import Scan
 from sightline.errors import SightlineError, make_out_of_range_error, make_unknown_name_error
 from sightline.images.files import get_cache_path
+from sightline.models.layers.feature_maps import reshape_to_unit_grid
 from sightline.models.model import Model
-from sightline.models.outputs import reshape_to_unit_grid
 
 DEFAULT_TOP_K = 25
 MAX_CLASS_TOP_K = 5
@@ -84,7 +85,8 @@ def scan(
 ) -> Scan:
     """Runs a dataset through a network once and keeps what the methods over a dataset need.
 
-    A store that is complete is read as it is; an unfinished one is continued where it ended.
+    A store that is complete is read as it is; an unfinished one is continued where it ended, once
+    no other process writes it any more.
 
     Args:
         model: The network.
@@ -120,11 +122,13 @@ def scan(
 
         start_ray()  # before LanceDB is loaded
 
-    with store.open_writer(description) as writer:
-        if not writer.progress.complete:
-            run_scan_pass(model, folder, dataset, writer, engine=engine, callback=callback)
-
-    result = Scan.open(store)
+    result = open_complete_scan(store, description)
+    if result is None:
+        with store.open_writer(description) as writer:
+            # Another process may have completed the scan while this one waited.
+            if not writer.progress.complete:
+                run_scan_pass(model, folder, dataset, writer, engine=engine, callback=callback)
+        result = Scan.open(store)
     if result.complete and not result.images:
         path, reason = result.errors[0]
         raise SightlineError(
@@ -132,6 +136,20 @@ def scan(
             f"the first: {os.path.basename(path)}: {reason.split(': ')[-1]}"
         )
     return result
+
+
+def open_complete_scan(store: ScanStore, description: ScanDescription) -> Scan | None:
+    """The scan if the store has all of it; reading needs no lock, so nobody waits for anybody.
+
+    Raises SightlineError if the store holds another scan.
+    """
+    try:
+        stored_scan = Scan.open(store)
+    except SightlineError as error:
+        logger.debug("%s is written: %s", store.path, error)
+        return None
+    require_same_scan(store.path, stored_scan.description, description)
+    return stored_scan if stored_scan.complete else None
 
 
 def run_scan_pass(

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from sightline.data.scan.journal import ChangeJournal
 from sightline.data.store.description import ScanDescription
 
 # Given rows of a batch and units of a layer, the flat positions (row × width + column) of the
@@ -40,8 +41,15 @@ class TopK(NamedTuple):
         """A view of some units, or of one class."""
         return TopK(self.values[index], self.ids[index], self.peaks[index])
 
-    def add_batch(self, values: Tensor, ids: Tensor, locate: LocatePeaks) -> None:
+    def add_batch(
+        self,
+        values: Tensor,
+        ids: Tensor,
+        locate: LocatePeaks,
+        journal: ChangeJournal | None = None,
+    ) -> None:
         """Takes in the responses N×U of the images `ids`, in place. NaN and −inf never enter."""
+        journal = journal or ChangeJournal()
         values = values.T
         ids = ids.to(self.ids)
         last_values = self.values[:, -1:]
@@ -69,9 +77,9 @@ class TopK(NamedTuple):
             unit_rows, _ = is_new.nonzero(as_tuple=True)
             top_peaks[is_new] = locate(order[is_new] - k, units[unit_rows]).to(top_peaks)
 
-        self.values[units] = top_values
-        self.ids[units] = top_ids
-        self.peaks[units] = top_peaks
+        journal.assign(self.values, units, top_values)
+        journal.assign(self.ids, units, top_ids)
+        journal.assign(self.peaks, units, top_peaks)
 
     def merge_from(self, other: "TopK") -> None:
         """Takes in the strongest of other images, in place."""
@@ -115,8 +123,11 @@ class HashedSample(NamedTuple):
             peaks=empty.peaks,
         )
 
-    def admit_images(self, ids: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
+    def admit_images(
+        self, ids: Tensor, positions: Tensor, journal: ChangeJournal | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Enters the ids and positions of a batch; returns the rows that enter, and their slots."""
+        journal = journal or ChangeJournal()
         size = len(self.ids)
         candidates = torch.cat([self.positions, positions.to(self.positions)]).tolist()
 
@@ -127,8 +138,8 @@ class HashedSample(NamedTuple):
         sampled = set(sorted(range(len(candidates)), key=rank)[:size])
         rows = sorted(index - size for index in sampled if index >= size)
         slots = [index for index in range(size) if index not in sampled][: len(rows)]
-        self.ids[slots] = ids[rows].to(self.ids)
-        self.positions[slots] = positions[rows].to(self.ids)
+        journal.assign(self.ids, slots, ids[rows].to(self.ids))
+        journal.assign(self.positions, slots, positions[rows].to(self.ids))
         return torch.tensor(rows, dtype=torch.long), torch.tensor(slots, dtype=torch.long)
 
     def merge_from(self, other: "HashedSample") -> None:
@@ -163,6 +174,8 @@ class UnitStatistics:
         self.sums = torch.zeros(class_count, units, dtype=torch.float64)
         self.counts = torch.zeros(class_count, dtype=torch.float64)
 
+        self._journal = ChangeJournal()
+
         # The batch that is being added: its ids and classes, and its rows that are in the sample.
         self._ids = torch.empty(0, dtype=torch.long)
         self._labels = torch.empty(0, dtype=torch.long)
@@ -182,17 +195,25 @@ class UnitStatistics:
 
     def begin_batch(self, ids: Tensor, labels: Tensor, positions: Tensor) -> None:
         """Announces the ids, classes (−1 unknown) and dataset positions of a batch, N each."""
+        self._journal.forget_changes()
         self._ids = ids
         self._labels = labels
-        self._sample_rows, self._sample_slots = self.sample.admit_images(ids, positions)
+        self._sample_rows, self._sample_slots = self.sample.admit_images(
+            ids, positions, self._journal
+        )
         if len(self.counts):
             known_labels = labels[labels >= 0]
             ones = torch.ones(len(known_labels), dtype=torch.float64)
-            self.counts.index_add_(0, known_labels, ones)
+            counts = self.counts.index_add(0, known_labels, ones)
+            self._journal.assign(self.counts, slice(None), counts)
+
+    def undo_batch(self) -> None:
+        """Takes back everything since `begin_batch`."""
+        self._journal.undo_changes()
 
     def add_responses(self, units: slice, values: Tensor, locate: LocatePeaks) -> None:
         """Takes in the batch's responses N×U of one layer, which has the units `units`."""
-        self.top.select_part(units).add_batch(values, self._ids, locate)
+        self.top.select_part(units).add_batch(values, self._ids, locate, self._journal)
         if len(self._sample_rows):
             self._add_to_sample(units, values, locate)
         if len(self.counts):
@@ -204,8 +225,9 @@ class UnitStatistics:
         row_pairs = rows.repeat_interleave(unit_count)
         unit_pairs = torch.arange(unit_count).repeat(len(rows))
         peaks = locate(row_pairs, unit_pairs).view(-1, unit_count)
-        self.sample.values[self._sample_slots, units] = values[rows]
-        self.sample.peaks[self._sample_slots, units] = peaks.to(torch.int32)
+        index = (self._sample_slots, units)
+        self._journal.assign(self.sample.values, index, values[rows])
+        self._journal.assign(self.sample.peaks, index, peaks.to(torch.int32))
 
     def _add_to_classes(self, units: slice, values: Tensor, locate: LocatePeaks) -> None:
         for label in self._labels[self._labels >= 0].unique().tolist():
@@ -215,8 +237,10 @@ class UnitStatistics:
                 return locate(rows[index], unit)
 
             class_top = self.classes.select_part(label).select_part(units)
-            class_top.add_batch(values[rows], self._ids[rows], locate_in_class)
-            self.sums[label, units] += values[rows].nan_to_num(0, 0, 0).double().sum(0)
+            class_top.add_batch(values[rows], self._ids[rows], locate_in_class, self._journal)
+            added_sums = values[rows].nan_to_num(0, 0, 0).double().sum(0)
+            index = (label, units)
+            self._journal.assign(self.sums, index, self.sums[index] + added_sums)
 
     # ── for the store, and for sending ──
 

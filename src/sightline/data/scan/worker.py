@@ -2,12 +2,13 @@
 
 import os
 from collections import deque
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
 from sightline.data.datasets.files import ImageDataset, hash_source
 from sightline.data.scan.maxima import PeakCapture
@@ -113,25 +114,66 @@ class ScanWorker:
         """Runs one batch; unreadable files are left out of it."""
         images = [file for file in files if isinstance(file, DecodedImage)]
         errors = [file for file in files if isinstance(file, ErrorRow)]
+        image_rows, measuring_errors = self.measure_images(images, first_id)
         return ScanSegment(
             done=files[-1].position + 1,
-            readable_count=len(images),
-            image_rows=self.measure_images(images, first_id) if images else [],
-            error_rows=errors,
+            readable_count=len(image_rows),
+            image_rows=image_rows,
+            error_rows=[*errors, *measuring_errors],
         )
 
-    def measure_images(self, images: Sequence[DecodedImage], first_id: int) -> list[ImageRow]:
-        """The rows of a batch's images; their units' responses go to the statistics."""
+    def measure_images(
+        self, images: Sequence[DecodedImage], first_id: int
+    ) -> tuple[list[ImageRow], list[ErrorRow]]:
+        """The rows of a batch's images; their units' responses go to the statistics.
+
+        An image for which the network gives NaN or infinity is an error. The others then run once
+        more without it, since their ids depend on it.
+        """
+        labels = {image.position: self.dataset.get_label(image.position) for image in images}
+        errors: list[ErrorRow] = []
+        while images:
+            outputs = self._run_batch(images, labels, first_id)
+            reasons = self._find_unusable_images(outputs)
+            if not reasons:
+                return self._make_image_rows(images, labels, outputs, first_id), errors
+            self.statistics.undo_batch()
+            for row, reason in reasons.items():
+                position = images[row].position
+                errors.append(ErrorRow(position, self.dataset.get_path(position), reason))
+            images = [image for row, image in enumerate(images) if row not in reasons]
+        return [], errors
+
+    def _run_batch(
+        self, images: Sequence[DecodedImage], labels: Mapping[int, int], first_id: int
+    ) -> dict[str, Tensor]:
+        """The features by layer, N×d, and the `logits`, N×classes."""
         ids = torch.arange(first_id, first_id + len(images))
         positions = [image.position for image in images]
-        labels = [self.dataset.get_label(position) for position in positions]
-        self.statistics.begin_batch(ids, torch.tensor(labels), torch.tensor(positions))
-
+        batch_labels = [labels[position] for position in positions]
+        self.statistics.begin_batch(ids, torch.tensor(batch_labels), torch.tensor(positions))
         squares = stack_squares([image.square for image in images])
-        outputs = self.peak_capture.measure_batch(squares.to(self.device))
+        return self.peak_capture.measure_batch(squares.to(self.device))
+
+    def _find_unusable_images(self, outputs: Mapping[str, Tensor]) -> dict[int, str]:
+        """The rows of a batch that no store can hold, with the reason of each."""
+        reasons: dict[int, str] = {}
+        for layer in self.description.vector_lengths:
+            for row in list_unusable_rows(outputs[layer]):
+                reasons[row] = f"the network's features of {layer} are not finite for this image"
+        for row in list_unusable_rows(outputs["logits"].softmax(1)):
+            reasons.setdefault(row, "the network's output is not finite for this image")
+        return reasons
+
+    def _make_image_rows(
+        self,
+        images: Sequence[DecodedImage],
+        labels: Mapping[int, int],
+        outputs: Mapping[str, Tensor],
+        first_id: int,
+    ) -> list[ImageRow]:
         probabilities = outputs["logits"].softmax(1)
         best = probabilities.topk(min(5, probabilities.shape[1]))
-
         rows: list[ImageRow] = []
         for row, image in enumerate(images):
             vectors = [outputs[layer][row].numpy() for layer in self.description.vector_lengths]
@@ -141,7 +183,7 @@ class ScanWorker:
                     position=image.position,
                     path=self.dataset.get_path(image.position),
                     sha256=image.sha256,
-                    label=labels[row],
+                    label=labels[image.position],
                     height=image.square.height,
                     width=image.square.width,
                     best_labels=best.indices[row].numpy(),
@@ -151,3 +193,9 @@ class ScanWorker:
                 )
             )
         return rows
+
+
+def list_unusable_rows(values: Tensor) -> list[int]:
+    """The rows of a matrix that hold NaN or infinity."""
+    is_usable = values.isfinite().all(1)
+    return is_usable.logical_not().nonzero()[:, 0].tolist()

@@ -19,17 +19,23 @@ from sightline.models.model import Model
 STORE_FORMAT = "sightline scan"
 STORE_VERSION = 1
 
+# What a description may say. A number that is larger would be a scan that nobody can make.
+StoredCount = Annotated[int, Field(strict=True, ge=0, le=2**48)]
+PixelSide = Annotated[int, Field(strict=True, ge=1, le=100_000)]
+AxisLength = Annotated[int, Field(strict=True, ge=1, le=2**31 - 1)]
+FiniteNumber = Annotated[float, Field(strict=True, allow_inf_nan=False)]
+
 
 @dataclass(frozen=True)
 class NetworkDescription:
     """What decides a network's numbers: the digest of its weights, and its preprocessing."""
 
     weights: str  # SHA-256 of all parameters and buffers
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    side: int  # pixels of the square that the network sees
+    mean: tuple[FiniteNumber, ...]
+    std: tuple[FiniteNumber, ...]
+    side: PixelSide  # pixels of the square that the network sees
     # Pixels to which an image's shorter side is resized before the square is cut out.
-    short_side: Annotated[int, Field(alias="short")]
+    short_side: Annotated[PixelSide, Field(alias="short")]
 
     def __str__(self) -> str:
         return (
@@ -42,8 +48,8 @@ class NetworkDescription:
 class LayerDescription:
     """A layer whose units the scan follows: how many there are, and the shape of their maps."""
 
-    units: int
-    map_shape: Annotated[tuple[int, int], Field(alias="shape")]
+    units: AxisLength
+    map_shape: Annotated[tuple[AxisLength, AxisLength], Field(alias="shape")]
 
 
 @dataclass(frozen=True)
@@ -52,7 +58,7 @@ class DatasetDescription:
 
     kind: str
     source: str | None  # None for a dataset object, which cannot be opened again by name
-    count: int
+    count: StoredCount
     sha256: str
 
     def __str__(self) -> str:
@@ -73,13 +79,13 @@ class ScanDescription:
     # Aliases and landmarks of layers, with the layers' own names.
     aliases: Annotated[dict[str, str], Field(alias="names")]
     layers: dict[str, LayerDescription]
-    vector_lengths: Annotated[dict[str, int], Field(alias="vectors")]
-    k: int  # strongest images kept of each unit
-    class_k: int  # the same within each class
-    sample_size: Annotated[int, Field(alias="sample")]
+    vector_lengths: Annotated[dict[str, AxisLength], Field(alias="vectors")]
+    k: StoredCount  # strongest images kept of each unit
+    class_k: StoredCount  # the same within each class
+    sample_size: Annotated[StoredCount, Field(alias="sample")]
     # Images that go through the network at once. Only the last bit of a number depends on it, so
     # scans of different batch sizes are the same scan.
-    batch_size: Annotated[int, Field(alias="batch")]
+    batch_size: Annotated[AxisLength, Field(alias="batch")]
     dataset: Annotated[DatasetDescription, Field(alias="collection")]
     class_names: tuple[str, ...]
 
@@ -93,7 +99,8 @@ class ScanDescription:
         """The description in the content of a `scan.json`.
 
         Raises:
-            pydantic.ValidationError: A key is missing, or its value has another type.
+            pydantic.ValidationError: A key is missing, or its value has another type or is out of
+                range. Other keys are ignored.
         """
         return _ADAPTER.validate_python(dict(content))
 

@@ -63,7 +63,7 @@ def find_current_index(scan: Scan, layer: str, metric: Metric) -> VectorIndex | 
 def ensure_vector_index(scan: Scan, layer: str, metric: Metric = "cosine") -> VectorIndex:
     """The index of a layer, built unless it is current.
 
-    Raises SightlineError for too few images, and for a store that is being or can't be written.
+    Raises SightlineError for too few images, and for a store that can't be written.
     """
     return find_current_index(scan, layer, metric) or build_vector_index(scan, layer, metric)
 
@@ -80,6 +80,10 @@ def build_vector_index(scan: Scan, layer: str, metric: Metric) -> VectorIndex:
     size = scan.description.vector_lengths[scan.layer(layer)]
     lists, codes = choose_index_sizes(scan.images, size)
     with scan.store.open_writer(scan.description) as writer:
+        # Another process may have built it while this one waited.
+        current_index = find_current_index(scan, layer, metric)
+        if current_index is not None:
+            return current_index
         writer.build_index(column, metric, lists, codes)
         untuned_index = VectorIndex(
             images=scan.images,

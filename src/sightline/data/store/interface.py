@@ -9,10 +9,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Annotated, Any, Protocol
 
 import numpy as np
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from sightline.data.search.nearest import Metric
@@ -27,6 +28,11 @@ ArrowSchema = Any
 THUMBNAIL_SIZE = 96  # pixels, at most
 
 RECALL_NEIGHBORS = 10  # nearest vectors of which an index's recall is measured
+
+
+# The numbers of an index that a file may hold.
+IndexCount = Annotated[int, Field(strict=True, ge=0, le=2**31 - 1)]
+IndexNumber = Annotated[float, Field(strict=True, ge=0, allow_inf_nan=False)]
 
 
 @dataclass(frozen=True)
@@ -76,15 +82,15 @@ class VectorIndex:
     `recall` is the share of the exact 10 nearest that it finds for `sample` stored vectors.
     """
 
-    images: int
+    images: IndexCount
     metric: Metric
-    lists: int
-    codes: int
-    probes: int  # lists searched for a query
-    refine: int  # candidates compared in full, as a multiple of k
-    recall: float
-    sample: int
-    seconds: float  # that building it took
+    lists: IndexCount
+    codes: IndexCount
+    probes: IndexCount  # lists searched for a query
+    refine: IndexCount  # candidates compared in full, as a multiple of k
+    recall: IndexNumber
+    sample: IndexCount
+    seconds: IndexNumber  # that building it took
 
     def __str__(self) -> str:
         return (
@@ -226,8 +232,9 @@ class ScanStore(Protocol):
     def open_writer(self, description: ScanDescription) -> AbstractContextManager[StoreWriter]:
         """The only writer of the store until the context ends; makes the store if there is none.
 
-        Raises SightlineError if the store holds another scan, is being written by another process,
-        or can't be written.
+        Waits while another process or thread writes, so what was missing before may be there then.
+        Raises SightlineError if the store holds another scan or can't be written, and if this
+        thread writes it already.
         """
         ...
 

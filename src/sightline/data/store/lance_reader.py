@@ -6,39 +6,54 @@ OUT.scan/errors.lance         one row per file that could not be read
 OUT.scan/state.safetensors    what is kept of the units, and the progress: the commit
 OUT.scan/index.json           which indexes of vectors there are, how they are queried, their recall
 OUT.scan/lock                 held by the process that writes
+OUT.scan/writer               names that process to those that wait for it
 """
 
-import json
 import logging
-import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
-from pydantic import ValidationError
 from torch import Tensor
 
-from sightline.data.store.description import STORE_FORMAT, STORE_VERSION, ScanDescription
+from sightline.data.store.description import ScanDescription
 from sightline.data.store.interface import (
     ArrowBatch,
     ArrowTable,
     ErrorRow,
     ScanProgress,
     VectorIndex,
-    select_units,
+    make_errors_schema,
+    make_images_schema,
 )
-from sightline.errors import SightlineError, get_first_error_line
+from sightline.data.store.validation import (
+    check_state_layout,
+    find_column_problems,
+    find_schema_problem,
+    list_state_tensors,
+    make_damage_error,
+    parse_description,
+    parse_indexes,
+    parse_progress,
+    read_json_file,
+    select_checked_units,
+)
+from sightline.data.table_errors import convert_table_errors, explain_disk_error
+from sightline.errors import SightlineError
 
 DESCRIPTION_FILE = "scan.json"
 STATE_FILE = "state.safetensors"
 INDEX_FILE = "index.json"
-LOCK_FILE = "lock"
 IMAGES_TABLE = "images"
 ERRORS_TABLE = "errors"
 
+MAX_READ_ATTEMPTS = 5  # of a table that other processes compact meanwhile
+
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 
 class LanceReader:
@@ -50,80 +65,149 @@ class LanceReader:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.description = read_description(path)
-        self.progress = read_progress(path)
+        self.progress = read_progress(path, self.description)
 
     def read_images(self, columns: Sequence[str], ids: range | None = None) -> ArrowTable:
         """Columns of all images, or of those with `ids`, as they lie in the table."""
-        return self._query_images(columns, ids).to_arrow()
+        return self._read_checked(lambda images: self._query(images, columns, ids).to_arrow())
 
     def read_rows(self, ids: Sequence[int], columns: Sequence[str]) -> dict[int, dict[str, Any]]:
         """Columns of a few images, by id, without reading the others."""
         if not ids:
             return {}
         id_list = ", ".join(map(str, sorted(set(ids))))
-        query = open_table(self.path, IMAGES_TABLE).search().where(f"id IN ({id_list})")
-        rows = query.select(["id", *columns]).to_arrow().to_pylist()
-        return {row["id"]: row for row in rows}
+
+        def read(images: Any) -> ArrowTable:
+            query = images.search().where(f"id IN ({id_list})")
+            return query.select(["id", *columns]).to_arrow()
+
+        rows = {row["id"]: row for row in self._read_checked(read).to_pylist()}
+        missing_ids = set(ids) - rows.keys()
+        if missing_ids:
+            raise make_damage_error(self.path, f"it has no image {min(missing_ids)}")
+        return rows
 
     def iterate_images(self, columns: Sequence[str], batch_rows: int) -> Iterator[ArrowBatch]:
-        """All images as they lie in the table, at most `batch_rows` in memory at a time."""
-        yield from self._query_images(columns).to_batches(batch_rows)
+        """All images as they lie in the table, at most `batch_rows` in memory at a time.
 
-    def _query_images(self, columns: Sequence[str], ids: range | None = None) -> Any:
+        The values are not checked.
+        """
+        images = self._open_images()
+        with convert_table_errors(self._describe_damage(IMAGES_TABLE)):
+            yield from self._query(images, columns).to_batches(batch_rows)
+
+    def _query(self, images: Any, columns: Sequence[str], ids: range | None = None) -> Any:
         condition = f"id < {self.progress.images}"
         if ids is not None:
             condition = f"id >= {ids.start} AND id < {min(ids.stop, self.progress.images)}"
-        query = open_table(self.path, IMAGES_TABLE).search().where(condition)
-        return query.select(list(columns))
+        return images.search().where(condition).select(list(columns))
+
+    def _read_checked(self, read: Callable[[Any], ArrowTable]) -> ArrowTable:
+        """What `read` gives of the table of images. Raises SightlineError for odd values."""
+        rows = self._read_images_table(read)
+        problems = find_column_problems(rows, self.description, self.progress)
+        if problems:
+            raise make_damage_error(self.path, problems[0])
+        return rows
+
+    def _read_images_table(self, read: Callable[[Any], T]) -> T:
+        """Reads the table of images, again if another process compacted it meanwhile."""
+        failed_version = None
+        for _ in range(MAX_READ_ATTEMPTS):
+            images = self._open_images()
+            try:
+                with convert_table_errors(self._describe_damage(IMAGES_TABLE)):
+                    return read(images)
+            except SightlineError as error:
+                if images.version == failed_version:
+                    raise
+                failed_version = images.version
+                logger.debug("%s is read again: %s", self.path, error)
+        raise SightlineError(f"the store {self.path} keeps changing while it is read; try again")
+
+    def _open_images(self) -> Any:
+        images = open_table(self.path, IMAGES_TABLE)
+        schema = make_images_schema(self.description.vector_lengths)
+        problem = find_schema_problem(images.schema, schema)
+        if problem is not None:
+            raise make_damage_error(self.path, f"its table of images: {problem}")
+        return images
+
+    def _describe_damage(self, table_name: str) -> str:
+        return f"the store {self.path} is damaged: its table of {table_name} can't be read"
 
     def read_errors(self) -> list[ErrorRow]:
         """The files that could not be read, in the order of the dataset."""
-        query = open_table(self.path, ERRORS_TABLE).search()
-        rows = query.where(f"position < {self.progress.done}").to_arrow().sort_by("position")
+        errors = open_table(self.path, ERRORS_TABLE)
+        schema = make_errors_schema()
+        problem = find_schema_problem(errors.schema, schema)
+        if problem is not None:
+            raise make_damage_error(self.path, f"its table of errors: {problem}")
+        with convert_table_errors(self._describe_damage(ERRORS_TABLE)):
+            query = errors.search().where(f"position < {self.progress.done}")
+            rows = query.select(schema.names).to_arrow().sort_by("position")
+        if any(rows[name].null_count for name in schema.names):
+            raise make_damage_error(self.path, "its table of errors has empty rows")
         return [ErrorRow(**row) for row in rows.to_pylist()]
 
     def read_state(self, name: str, units: slice | None = None) -> Tensor:
         """A tensor of the state file, or its part of some units."""
+        if name not in list_state_tensors(self.description):
+            raise KeyError(name)
         with open_state_file(self.path) as state:
-            return select_units(name, state.get_slice(name), units)
+            check_state_layout(self.path, state, self.description)
+            # Another process may have gone on with the pass since.
+            progress = parse_progress(self.path, state.metadata())
+            return select_checked_units(
+                self.path,
+                name,
+                state,
+                description=self.description,
+                progress=progress,
+                units=units,
+            )
 
     def count_bytes(self) -> int:
         """Bytes of all files of the store."""
-        files = (file for file in self.path.rglob("*") if file.is_file())
-        return sum(file.stat().st_size for file in files)
+        try:
+            files = (file for file in self.path.rglob("*") if file.is_file())
+            return sum(file.stat().st_size for file in files)
+        except OSError as error:
+            raise SightlineError(f"can't read {self.path}: {explain_disk_error(error)}") from error
 
     # ── indexes ──
 
     def read_indexes(self) -> dict[str, VectorIndex]:
         """The indexes by layer. A missing or damaged file gives none: they can be built again."""
         try:
-            content = json.loads(self.path.joinpath(INDEX_FILE).read_text(encoding="utf-8"))
-            return {layer: VectorIndex(**fields) for layer, fields in content.items()}
+            return parse_indexes(read_json_file(self.path / INDEX_FILE))
         except FileNotFoundError:
             return {}
-        except (OSError, ValueError, TypeError, AttributeError) as error:
+        except (OSError, ValueError) as error:  # ValueError: pydantic's, too
             logger.debug("%s of %s is ignored: %s", INDEX_FILE, self.path, error)
             return {}
 
     def has_full_index(self, column: str) -> bool:
         """Whether a column of vectors has an index, and every row of the table is in it."""
-        statistics = open_table(self.path, IMAGES_TABLE).index_stats(f"{column}_idx")
+        statistics = self._read_images_table(lambda images: images.index_stats(f"{column}_idx"))
         return statistics is not None and not statistics.num_unindexed_rows
 
     def search_index(
         self, column: str, query: Tensor, index: VectorIndex, limit: int
     ) -> tuple[Tensor, Tensor]:
         """Distances and ids of about the `limit` nearest vectors, nearest first, ties by id."""
-        images = open_table(self.path, IMAGES_TABLE)
-        search = images.search(query.numpy(), vector_column_name=column)
-        search = search.distance_type(index.metric).limit(limit)
-        search = search.where(f"id < {self.progress.images}").select(["id", "_distance"])
-        # More lists than `probes` are searched only where those hold too few vectors.
-        search = search.refine_factor(index.refine).minimum_nprobes(index.probes)
-        rows = search.maximum_nprobes(0).to_arrow()
 
-        ids = torch.tensor(rows["id"].to_pylist())
-        distances = torch.tensor(rows["_distance"].to_pylist())
+        def search_table(images: Any) -> ArrowTable:
+            search = images.search(query.numpy(), vector_column_name=column)
+            search = search.distance_type(index.metric).limit(limit)
+            search = search.where(f"id < {self.progress.images}").select(["id", "_distance"])
+            # More lists than `probes` are searched only where those hold too few vectors.
+            search = search.refine_factor(index.refine).minimum_nprobes(index.probes)
+            return search.maximum_nprobes(0).to_arrow()
+
+        rows = self._read_checked(search_table)
+        ids = torch.tensor(rows["id"].to_pylist(), dtype=torch.long)
+        distances = torch.tensor(rows["_distance"].to_pylist(), dtype=torch.float32)
         order = ids.argsort()
         order = order[distances[order].argsort(stable=True)]
         distances = distances[order]
@@ -138,51 +222,41 @@ def read_description(path: Path) -> ScanDescription:
     Raises SightlineError if there is no store, or it is damaged or made by a newer version.
     """
     try:
-        content = json.loads(path.joinpath(DESCRIPTION_FILE).read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
+        content = read_json_file(path / DESCRIPTION_FILE)
+    except (FileNotFoundError, NotADirectoryError) as error:
         reason = "" if path.exists() else ": there is nothing"
         raise SightlineError(f"{path} is no store{reason}; sightline scan makes one") from error
     except (OSError, ValueError) as error:
-        raise make_damage_error(path, get_first_error_line(error)) from error
-
-    if (
-        not isinstance(content, dict)
-        or content.get("format") != STORE_FORMAT
-        or not isinstance(content.get("version"), int)
-    ):
-        raise SightlineError(f"{path} is no store: its {DESCRIPTION_FILE} is something else")
-    if content["version"] > STORE_VERSION:
-        raise SightlineError(
-            f"the store {path} was made by a newer version "
-            f"(layout {content['version']}; this one reads {STORE_VERSION})"
-        )
-    try:
-        return ScanDescription.from_json(content)
-    except ValidationError as error:
-        problem = error.errors()[0]
-        key = ".".join(map(str, problem["loc"]))
-        raise make_damage_error(path, f"{key}: {problem['msg']}") from error
+        reason = explain_disk_error(error)
+        raise make_damage_error(path, f"{DESCRIPTION_FILE} can't be read ({reason})") from error
+    return parse_description(path, content)
 
 
-def make_damage_error(path: Path, reason: str) -> SightlineError:
-    """The error for a description that can't be read."""
-    return SightlineError(
-        f"the store {path} is damaged: {DESCRIPTION_FILE} can't be read ({reason})"
-    )
+def read_progress(path: Path, description: ScanDescription) -> ScanProgress:
+    """How far the last commit came, from the state file's metadata.
 
-
-def read_progress(path: Path) -> ScanProgress:
-    """How far the last commit came, from the state file's metadata."""
+    Raises SightlineError if the file does not belong to the description.
+    """
     if not path.joinpath(STATE_FILE).exists():
         return ScanProgress()
     with open_state_file(path) as state:
-        counts = {name: int(value) for name, value in state.metadata().items()}
-    return ScanProgress(
-        done=counts["done"],
-        images=counts["images"],
-        errors=counts["errors"],
-        complete=bool(counts["complete"]),
-    )
+        check_state_layout(path, state, description)
+        return parse_progress(path, state.metadata())
+
+
+def read_state_tensors(path: Path, description: ScanDescription) -> dict[str, Tensor]:
+    """All tensors of the last commit, checked; empty before the first."""
+    if not path.joinpath(STATE_FILE).exists():
+        return {}
+    with open_state_file(path) as state:
+        check_state_layout(path, state, description)
+        progress = parse_progress(path, state.metadata())
+        return {
+            name: select_checked_units(
+                path, name, state, description=description, progress=progress
+            )
+            for name in list_state_tensors(description)
+        }
 
 
 def format_progress(progress: ScanProgress) -> dict[str, str]:
@@ -196,29 +270,14 @@ def open_state_file(path: Path) -> Any:
 
     try:
         return safe_open(path / STATE_FILE, framework="pt")
-    except (OSError, SafetensorError) as error:
-        raise SightlineError(
-            f"the store {path} is damaged: {STATE_FILE} can't be read "
-            f"({get_first_error_line(error)})"
-        ) from error
+    except (OSError, SafetensorError, ValueError) as error:
+        reason = explain_disk_error(error)
+        raise make_damage_error(path, f"{STATE_FILE} can't be read ({reason})") from error
 
 
 def open_table(path: Path, name: str) -> Any:
     """A LanceDB table of a store. Raises SightlineError if it is gone or damaged."""
     import lancedb
 
-    try:
+    with convert_table_errors(f"the store {path} is damaged: its table of {name} can't be opened"):
         return lancedb.connect(path).open_table(name)
-    except (OSError, ValueError, RuntimeError) as error:
-        raise SightlineError(
-            f"the store {path} is damaged: its table of {name} can't be opened "
-            f"({get_first_error_line(error)})"
-        ) from error
-
-
-def explain_disk_error(error: Exception) -> str:
-    """The operating system's words in another library's message: «No space left on device»."""
-    system_error = re.search(r"([A-Z][\w ]+) \(os error \d+\)", str(error))
-    if system_error is not None:
-        return system_error[1]
-    return getattr(error, "strerror", None) or get_first_error_line(error)

@@ -15,7 +15,6 @@ from logging import getLogger
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
 from torch import Tensor
 
 from sightline.data.search.nearest import Metric
@@ -41,16 +40,16 @@ from sightline.data.store.lance_reader import (
     ERRORS_TABLE,
     IMAGES_TABLE,
     INDEX_FILE,
-    LOCK_FILE,
     STATE_FILE,
     LanceReader,
-    explain_disk_error,
     format_progress,
-    open_state_file,
     open_table,
     read_description,
     read_progress,
+    read_state_tensors,
 )
+from sightline.data.table_errors import convert_table_errors, explain_disk_error
+from sightline.data.writer_lock import LOCK_FILE, WRITER_FILE, lock_folder
 from sightline.errors import SightlineError
 from sightline.images.files import check_writable, replace_atomically
 
@@ -77,13 +76,17 @@ class LanceStore:
 
     @contextmanager
     def open_writer(self, description: ScanDescription) -> Generator["LanceWriter", None, None]:
-        """The only writer of the store; makes the store if there is none."""
+        """The only writer of the store; makes the store if there is none.
+
+        Waits for another writer.
+        """
+        require_utf8_path(self.path)
         if not self.path.exists():
             check_writable(self.path.parent)
         elif not is_store_or_empty(self.path):
             raise SightlineError(f"{self.path} exists and is no store; give another --store")
 
-        with lock_store(self.path):
+        with lock_folder(self.path):
             if self.path.joinpath(DESCRIPTION_FILE).exists():
                 stored = read_description(self.path)
                 require_same_scan(self.path, stored, description)
@@ -101,14 +104,12 @@ class LanceWriter:
     def __init__(self, path: Path, description: ScanDescription) -> None:
         self.path = path
         self.description = description
-        self.progress = read_progress(path)
+        self.progress = read_progress(path, description)
         self._has_fragments = False  # that a cluster's workers wrote since this writer was opened
         self._row_count = self.progress.images
-        try:
+        with convert_table_errors(f"can't write {path}"):
             self._open_tables()
             self._remove_left_overs()
-        except (OSError, RuntimeError) as error:
-            raise SightlineError(f"can't write {path}: {explain_disk_error(error)}") from error
         self._committed_files = self._list_data_files()
 
     def _open_tables(self) -> None:
@@ -133,11 +134,7 @@ class LanceWriter:
 
     def load_state(self) -> dict[str, Tensor]:
         """The tensors of the last commit; empty before the first."""
-        if not self.path.joinpath(STATE_FILE).exists():
-            return {}
-        with open_state_file(self.path) as state:
-            names = state.keys()
-            return {name: state.get_tensor(name) for name in names}
+        return read_state_tensors(self.path, self.description)
 
     def add_rows(
         self,
@@ -185,7 +182,7 @@ class LanceWriter:
 
         try:
             yield
-        except (OSError, RuntimeError, SafetensorError, SightlineError) as error:
+        except (OSError, RuntimeError, ValueError, SafetensorError) as error:
             self._discard_uncommitted()
             raise SightlineError(
                 f"can't write {self.path}: {explain_disk_error(error)}; "
@@ -258,23 +255,14 @@ def resolve_store(store: str | Path | ScanStore) -> ScanStore:
     return LanceStore(Path(store)) if isinstance(store, (str, Path)) else store
 
 
-@contextmanager
-def lock_store(path: Path) -> Generator[None, None, None]:
-    """Lets only one process write a store. The system frees the lock when that process ends."""
+def require_utf8_path(path: Path) -> None:
+    """Raises SightlineError for a path that LanceDB can't open."""
     try:
-        path.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(path / LOCK_FILE, blocking=False)
-        lock.acquire()
-    except Timeout as error:
+        str(path.absolute()).encode()
+    except UnicodeEncodeError as error:
         raise SightlineError(
-            f"another scan is writing {path}; wait for it or give another --store"
+            f"{path} is not UTF-8, which a store's path must be; give another --store"
         ) from error
-    except OSError as error:
-        raise SightlineError(f"can't write {path}: {explain_disk_error(error)}") from error
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def is_store_or_empty(path: Path) -> bool:
@@ -283,7 +271,7 @@ def is_store_or_empty(path: Path) -> bool:
         return False
     if path.joinpath(DESCRIPTION_FILE).exists():
         return True
-    return {entry.name for entry in path.iterdir()} <= {LOCK_FILE}
+    return {entry.name for entry in path.iterdir()} <= {LOCK_FILE, WRITER_FILE}
 
 
 def count_fragments(table: Any) -> int:

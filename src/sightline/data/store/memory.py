@@ -25,6 +25,7 @@ from sightline.data.store.interface import (
     select_units,
 )
 from sightline.errors import SightlineError
+from sightline.locks import ForkSafeLock
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,8 @@ class MemoryStore:
     def __init__(self, path: str | Path = "memory.scan") -> None:
         self.path = Path(path)
         self.committed: MemoryReader | None = None
-        self._lock = threading.Lock()
+        self._lock = ForkSafeLock()
+        self._writer_thread: int | None = None
 
     def open_reader(self) -> MemoryReader:
         """The content as of the last commit."""
@@ -99,20 +101,26 @@ class MemoryStore:
 
     @contextmanager
     def open_writer(self, description: ScanDescription) -> Generator["MemoryWriter", None, None]:
-        """The only writer of the store."""
-        if not self._lock.acquire(blocking=False):
-            raise SightlineError(f"another scan is writing {self.path}; wait for it")
-        try:
-            if self.committed is None:
-                schema = make_images_schema(description.vector_lengths)
-                # Through JSON, as on a disk: its tuples become lists.
-                description = ScanDescription.from_json(description.to_json())
-                self.committed = MemoryReader(self.path, description, schema.empty_table())
-            else:
-                require_same_scan(self.path, self.committed.description, description)
-            yield MemoryWriter(self, self.committed)
-        finally:
-            self._lock.release()
+        """The only writer of the store. Waits for another thread that writes it."""
+        this_thread = threading.get_ident()
+        if self._writer_thread == this_thread:
+            raise SightlineError(f"{self.path} is being written by this thread already")
+        with self._lock:
+            self._writer_thread = this_thread
+            try:
+                yield self._make_writer(description)
+            finally:
+                self._writer_thread = None
+
+    def _make_writer(self, description: ScanDescription) -> "MemoryWriter":
+        if self.committed is None:
+            schema = make_images_schema(description.vector_lengths)
+            # Through JSON, as on a disk: its tuples become lists.
+            description = ScanDescription.from_json(description.to_json())
+            self.committed = MemoryReader(self.path, description, schema.empty_table())
+        else:
+            require_same_scan(self.path, self.committed.description, description)
+        return MemoryWriter(self, self.committed)
 
 
 class MemoryWriter:

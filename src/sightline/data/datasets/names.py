@@ -1,0 +1,46 @@
+r"""Names of files that are not UTF-8, as text that a store can hold.
+
+Python keeps the bytes of such a name as lone surrogates, which neither JSON nor Arrow can hold. In
+a store they are escapes (`caf\xe9.png`), from which the name can be found again.
+"""
+
+import os
+import re
+
+LONE_SURROGATE = re.compile("[\ud800-\udfff]")
+
+ESCAPED_BYTE = re.compile(r"\\x([89a-f][0-9a-f])")
+
+FIRST_BYTE_SURROGATE = 0xDC00  # stands for byte 0; only those from 128 on occur
+
+
+def make_storable_name(name: str) -> str:
+    """A name as valid UTF-8: bytes that are not, and other lone surrogates, become escapes."""
+    return LONE_SURROGATE.sub(_escape_surrogate, name)
+
+
+def find_stored_file(name: str) -> str:
+    """The path of a file by its name in a store, where bytes may have become escapes."""
+    if os.path.lexists(name):
+        return name
+    raw_name = ESCAPED_BYTE.sub(_restore_surrogate, name)
+    return raw_name if os.path.lexists(raw_name) else name
+
+
+def encode_name(name: str) -> bytes:
+    """The bytes of a name, for a digest."""
+    try:
+        return name.encode(errors="surrogateescape")
+    except UnicodeEncodeError:  # a surrogate that stands for no byte, so no file has this name
+        return name.encode(errors="surrogatepass")
+
+
+def _escape_surrogate(match: re.Match[str]) -> str:
+    code = ord(match[0])
+    if FIRST_BYTE_SURROGATE + 128 <= code < FIRST_BYTE_SURROGATE + 256:
+        return f"\\x{code - FIRST_BYTE_SURROGATE:02x}"
+    return f"\\u{code:04x}"
+
+
+def _restore_surrogate(match: re.Match[str]) -> str:
+    return chr(FIRST_BYTE_SURROGATE + int(match[1], 16))

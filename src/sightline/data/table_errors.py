@@ -1,0 +1,52 @@
+"""What pyarrow and LanceDB raise for a damaged table or a full disk, as one line."""
+
+import re
+from collections.abc import Generator
+from contextlib import contextmanager
+
+from sightline.errors import SightlineError, get_first_error_line
+
+TABLE_ERRORS = (
+    OSError,
+    ValueError,  # among them pyarrow's ArrowInvalid
+    RuntimeError,
+    LookupError,
+    TypeError,
+    OverflowError,
+    MemoryError,
+)
+
+MAX_REASON_LENGTH = 300  # characters of the library's own words
+
+
+@contextmanager
+def convert_table_errors(problem: str) -> Generator[None, None, None]:
+    """Raises SightlineError «PROBLEM (reason)» in place of what pyarrow or LanceDB raises.
+
+    Only calls of those libraries belong into the block.
+    """
+    try:
+        yield
+    except SightlineError:
+        raise
+    except TABLE_ERRORS as error:
+        raise make_table_error(problem, error) from error
+    except BaseException as error:
+        # A Rust library that meets what it thought impossible raises this past `Exception`.
+        if type(error).__name__ != "PanicException":
+            raise
+        raise make_table_error(problem, error) from None
+
+
+def make_table_error(problem: str, error: BaseException) -> SightlineError:
+    """The error, with the first line of the library's words."""
+    reason = explain_disk_error(error) or type(error).__name__
+    return SightlineError(f"{problem} ({reason:.{MAX_REASON_LENGTH}})")
+
+
+def explain_disk_error(error: BaseException) -> str:
+    """The operating system's words in another library's message: «No space left on device»."""
+    system_error = re.search(r"([A-Z][\w ]+) \(os error \d+\)", str(error))
+    if system_error is not None:
+        return system_error[1]
+    return getattr(error, "strerror", None) or get_first_error_line(error)

@@ -1,0 +1,66 @@
+"""Locks between threads that survive a fork and can be sent to another process."""
+
+import os
+import threading
+from types import TracebackType
+from typing import Protocol
+from weakref import WeakSet
+
+
+class ResetsAfterFork(Protocol):
+    """What holds a state of threads, which a forked process does not have."""
+
+    def reset_after_fork(self) -> None:
+        """Makes the object usable in a process that has only one thread of its parent's."""
+        ...
+
+
+_registered_objects: "WeakSet[ResetsAfterFork]" = WeakSet()
+
+
+def register_for_forks(instance: ResetsAfterFork) -> None:
+    """Has `instance.reset_after_fork()` called in every forked process, as long as it lives."""
+    _registered_objects.add(instance)
+
+
+def _reset_registered_objects() -> None:
+    for instance in list(_registered_objects):
+        instance.reset_after_fork()
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows, which knows no fork
+    os.register_at_fork(after_in_child=_reset_registered_objects)
+
+
+class ForkSafeLock:
+    """A lock for `with` that is free in a forked process and in one that gets it by pickle.
+
+    A thread that holds a lock while another thread forks does not exist in the new process, where
+    nobody would release it.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._held_lock = self._lock
+        register_for_forks(self)
+
+    def reset_after_fork(self) -> None:
+        """Puts a free lock in the place of one that a thread of the parent may hold."""
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> None:
+        lock = self._lock
+        lock.acquire()
+        self._held_lock = lock
+
+    def __exit__(
+        self,
+        exception_type: type[BaseException] | None,
+        exception: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        # The same lock that was taken, in both processes if the block forked.
+        self._held_lock.release()
+
+    def __reduce__(self) -> "tuple[type[ForkSafeLock], tuple[()]]":
+        return ForkSafeLock, ()
