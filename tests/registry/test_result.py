@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import os
 import re
 import subprocess
 import sys
@@ -137,15 +138,13 @@ def test_a_panel_that_is_no_picture_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("failing", ["save_file", "write_json"])
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
-def test_a_failing_write_leaves_whole_files(
+def test_a_failing_write_leaves_nothing(
     failing: str,
     error: BaseException,
     result: Result,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    whole = {path.name: path.read_bytes() for path in result.save(tmp_path / "whole")}
-
     def fail(_content: object, path: Path) -> None:
         path.write_bytes(b"half")
         raise error
@@ -156,10 +155,42 @@ def test_a_failing_write_leaves_whole_files(
         monkeypatch.setattr(Path, "write_text", lambda path, *_, **__: fail(None, path))
     expected = sl.SightlineError if isinstance(error, OSError) else KeyboardInterrupt
     with pytest.raises(expected):
-        result.save(tmp_path / "half")
-    remaining = {path.name: path.read_bytes() for path in (tmp_path / "half").iterdir()}
-    assert remaining.items() <= whole.items()
-    assert {"one.png", "two.png"} <= remaining.keys() < whole.keys()
+        result.save(tmp_path / "new")
+    assert names(tmp_path) == []
+
+
+def test_a_failing_write_keeps_the_files_of_another_result(
+    result: Result, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = {path.name: path.read_bytes() for path in result.save(tmp_path)}
+
+    def fail(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("safetensors.torch.save_file", fail)
+    with pytest.raises(sl.SightlineError):
+        Result({"one": smooth(seed=5)}, {"numbers": torch.zeros(99)}).save(tmp_path)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_an_interrupted_move_has_moved_the_recipe(
+    result: Result, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replace = os.replace
+    moved: list[str] = []
+
+    def interrupt_third(source: Path, target: Path) -> None:
+        if Path(source).parent != Path(target).parent:
+            moved.append(Path(target).name)
+            if len(moved) == 3:
+                raise KeyboardInterrupt
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", interrupt_third)
+    with pytest.raises(KeyboardInterrupt):
+        result.save(tmp_path / "new")
+    assert moved[0] == "recipe.json"
+    assert names(tmp_path / "new") == sorted(moved[:2])
 
 
 def test_a_place_that_cannot_be_written_is_told(result: Result, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ A file is written under a temporary name in its final folder, then renamed.
 
 import errno
 import os
+import shutil
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -13,6 +14,9 @@ from uuid import uuid4
 from platformdirs import user_cache_path
 
 from sightline.errors import SightlineError
+
+# What is being written at the moment. A process that is about to end removes it.
+_temporary_paths: set[Path] = set()
 
 
 @contextmanager
@@ -25,6 +29,7 @@ def replace_atomically(path: Path) -> Generator[Path, None, None]:
     temporary = path.with_name(f".{uuid4().hex[:12]}{path.suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        _temporary_paths.add(temporary)
         yield temporary
         os.replace(temporary, path)
     except SightlineError:
@@ -32,8 +37,50 @@ def replace_atomically(path: Path) -> Generator[Path, None, None]:
     except (OSError, ValueError) as error:  # ValueError: a null byte in the path
         raise _make_write_error(path, error) from error
     finally:
-        with suppress(OSError, ValueError):
-            temporary.unlink()
+        _remove_temporary_path(temporary)
+
+
+@contextmanager
+def replace_files_together(folder: Path, first_name: str) -> Generator[Path, None, None]:
+    """Yields a temporary folder whose files move to `folder` if the `with` block succeeds.
+
+    The file `first_name` moves first, so that no other is there without it. If the block fails,
+    files in `folder` stay as they were, and a folder that was not there is not made. Raises
+    SightlineError when the folder or a file can't be written.
+    """
+    is_new = not folder.is_dir()
+    temporary = folder / f".{uuid4().hex[:12]}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        _temporary_paths.add(temporary)
+        temporary.mkdir()
+        yield temporary
+        paths = sorted(temporary.iterdir(), key=lambda path: path.name != first_name)
+        for path in paths:
+            os.replace(path, folder / path.name)
+    except SightlineError:
+        raise
+    except (OSError, ValueError) as error:  # ValueError: a null byte in the path
+        raise _make_write_error(folder, error) from error
+    finally:
+        _remove_temporary_path(temporary)
+        if is_new:
+            with suppress(OSError, ValueError):
+                folder.rmdir()  # fails where something is in it
+
+
+def remove_temporary_files() -> None:
+    """Removes what is being written, for a process that ends without leaving its `with` blocks."""
+    for temporary in list(_temporary_paths):
+        _remove_temporary_path(temporary)
+
+
+def _remove_temporary_path(temporary: Path) -> None:
+    """Removes a temporary file or folder, if it is there."""
+    with suppress(OSError, ValueError):
+        temporary.unlink()
+    shutil.rmtree(temporary, ignore_errors=True)
+    _temporary_paths.discard(temporary)
 
 
 def write_text(content: str, path: Path) -> None:

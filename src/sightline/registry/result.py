@@ -10,13 +10,15 @@ from typing import Any
 
 from torch import Tensor
 
-from sightline.images.files import replace_atomically, write_text
+from sightline.images.files import replace_atomically, replace_files_together, write_text
 from sightline.images.io import write
 from sightline.images.plotting.html import make_preview_uri
 from sightline.images.video import VIDEO_SUFFIXES, write_video
 
 # What a method may put into `Result.values`.
 ResultValue = Tensor | float | int | str | bool | None | list[Any] | dict[str, Any]
+
+RECIPE_FILE = "recipe.json"
 
 # A tensor of up to so many numbers is written to values.json in full.
 MAX_LISTED_NUMBERS = 16
@@ -87,7 +89,7 @@ class Result:
         }
 
     def save(self, folder: str | Path) -> list[Path]:
-        """Writes everything into a folder, each file whole or not at all.
+        """Writes everything into a folder, all files or none.
 
         The files are `NAME.png` per panel, `NAME.html` per page, each movie, `values.json`,
         `values.safetensors` if there are tensors, and `recipe.json`.
@@ -95,30 +97,30 @@ class Result:
         Returns the files. Raises SightlineError when the folder can't be written.
         """
         folder = Path(folder)
-        panel_files = {folder / f"{name}.png": panel for name, panel in self.panels.items()}
-        page_files = {folder / f"{name}.html": page for name, page in self.pages.items()}
-        movie_files = {
-            folder / _name_movie_file(name): frames for name, frames in self.movies.items()
-        }
-        values_file = folder / "values.json"
-        tensors_file = folder / "values.safetensors"
-        recipe_file = folder / "recipe.json"
+        with replace_files_together(folder, RECIPE_FILE) as temporary:
+            names = self._write_files(temporary)
+        return [folder / name for name in names]
 
-        for path, panel in panel_files.items():
-            write(panel, path)
-        for path, page in page_files.items():
-            write_text(page, path)
-        for path, frames in movie_files.items():
-            write_video(frames, path)
-        write_json(self.numbers, values_file)
+    def _write_files(self, folder: Path) -> list[str]:
+        """Writes every file into a folder; returns their names."""
+        names: list[str] = []
+        for name, panel in self.panels.items():
+            names.append(f"{name}.png")
+            write(panel, folder / names[-1])
+        for name, page in self.pages.items():
+            names.append(f"{name}.html")
+            write_text(page, folder / names[-1])
+        for name, frames in self.movies.items():
+            names.append(_name_movie_file(name))
+            write_video(frames, folder / names[-1])
+        names.append("values.json")
+        write_json(self.numbers, folder / names[-1])
         if self.tensors:
-            _write_tensors(self.tensors, tensors_file)
-        write_json({**self.recipe, "captions": dict(self.captions)}, recipe_file)
-
-        data_files = [values_file, tensors_file, recipe_file]
-        if not self.tensors:
-            data_files.remove(tensors_file)
-        return [*panel_files, *page_files, *movie_files, *data_files]
+            names.append("values.safetensors")
+            _write_tensors(self.tensors, folder / names[-1])
+        names.append(RECIPE_FILE)
+        write_json({**self.recipe, "captions": dict(self.captions)}, folder / names[-1])
+        return names
 
     def show(self) -> None:
         """Draws the panels side by side with matplotlib, in a notebook or a window."""

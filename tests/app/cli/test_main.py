@@ -114,7 +114,7 @@ LIGHT_COMMANDS = [
 def test_help_and_lists_import_no_heavy_module() -> None:
     script = (
         "import json, sys\n"
-        "from sightline.app.cli.application import main\n"
+        "from sightline.app.cli.main import main\n"
         "commands, heavy = json.loads(sys.argv[1])\n"
         "for words in commands:\n"
         "    status = main(words)\n"
@@ -629,7 +629,7 @@ def test_ctrl_c_before_there_is_anything(
     assert not Path("result").exists()
 
 
-def test_ctrl_c_while_writing_leaves_whole_files(
+def test_ctrl_c_while_writing_leaves_nothing(
     run: Run, ctrl_c: Callable[[], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write, count = Path.write_bytes, iter(range(9))
@@ -643,8 +643,7 @@ def test_ctrl_c_while_writing_leaves_whole_files(
     monkeypatch.setattr(Path, "write_bytes", interrupted)
     ran = run("activations", *SMALL, "--layers", "conv1", "conv2_1", "--k", "2", "--out", "result")
     assert (ran.code, ran.out) == (130, "")
-    assert [path.name for path in Path("result").iterdir()] == ["conv1.png"]
-    assert images.read("result/conv1.png").isfinite().all()
+    assert not Path("result").exists()
 
 
 # ── whatever happens ──

@@ -1,6 +1,7 @@
 """The commands that are not methods. What needs torch is imported when a command runs."""
 
 import json
+import signal
 from pathlib import Path
 from typing import Annotated
 
@@ -49,7 +50,7 @@ def tour(
     quiet: QuietOption = False,
 ) -> int:
     """Writes one self-contained HTML report: every method on one image."""
-    from sightline.app.cli.progress import make_progress_display
+    from sightline.app.cli.progress import handle_interrupts, make_progress_display
     from sightline.app.report import TourReport
     from sightline.images.files import check_writable
     from sightline.images.io import read_file_or_sample
@@ -68,7 +69,9 @@ def tour(
         def show_progress(stage: str, share: float) -> None:
             display.update(task, description=stage, completed=share)
 
-        page = report.write_report(report_folder, show_progress)
+        # The report ends with the finished sections, wherever Ctrl-C finds it.
+        with handle_interrupts(signal.default_int_handler):
+            page = report.write_report(report_folder, show_progress)
 
     if as_json:
         summary = {"report": str(page), "sections": report.collect_numbers()}

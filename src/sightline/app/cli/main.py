@@ -9,6 +9,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 from contextlib import suppress
+from types import FrameType
 
 from sightline.errors import (
     SightlineError,
@@ -21,6 +22,9 @@ from sightline.errors import (
 MAX_MESSAGE_LENGTH = 2000
 
 INTERRUPTED = 130
+
+# A progress bar hides the terminal's cursor.
+SHOW_CURSOR = "\x1b[?25h"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -48,9 +52,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         raise
     except Exception as error:
-        if is_caused_by_interrupt(error):
-            print_message("interrupted")
-            return INTERRUPTED
         reason = describe_lack(error, words)
         if not reason:
             raise  # a bug, whose traceback helps to find it
@@ -74,17 +75,9 @@ def describe_lack(error: Exception, words: Sequence[str]) -> str:
     return f"{escape_for_display(str(error.filename))}: {reason}"
 
 
-def is_caused_by_interrupt(error: BaseException | None) -> bool:
-    """Whether Ctrl-C lies behind an error: a library may report it as a failed import."""
-    while error is not None:
-        if isinstance(error, KeyboardInterrupt):
-            return True
-        error = error.__cause__ or error.__context__
-    return False
-
-
 def run_script() -> None:
     """The installed command. Its output may go to a program such as `head` that stops reading."""
+    signal.signal(signal.SIGINT, end_at_once)
     warnings.showwarning = print_warning
     try:
         status = main()
@@ -97,12 +90,25 @@ def run_script() -> None:
         discard_output()
         print_message(f"can't write the output ({error.strerror or error})")
         status = 1
-    except KeyboardInterrupt:
-        print_message("interrupted")
-        status = INTERRUPTED
-    # From here on Ctrl-C ends the process at once.
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
     sys.exit(status)
+
+
+def end_at_once(_signal: int, _frame: FrameType | None) -> None:
+    """Handles Ctrl-C where there is nothing to keep: ends the process with one line.
+
+    A KeyboardInterrupt would end in the middle of whatever runs. Some libraries take it for a
+    failed import, and C++ code aborts.
+    """
+    files = sys.modules.get("sightline.images.files")
+    if files is not None:
+        files.remove_temporary_files()
+    with suppress(OSError):
+        if sys.stderr is not None and sys.stderr.isatty():
+            sys.stderr.write(SHOW_CURSOR)
+    print_message("interrupted")
+    with suppress(OSError, AttributeError):  # AttributeError: there is no output
+        sys.stdout.flush()
+    os._exit(INTERRUPTED)
 
 
 def discard_output() -> None:

@@ -5,10 +5,11 @@ The first Ctrl-C stops a run after its step and keeps the picture; the second en
 
 import signal
 import sys
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
@@ -18,10 +19,14 @@ from sightline.registry.progress import Step
 
 @dataclass
 class StepProgressBar:
-    """A progress bar that shows steps; `stopped` after the first Ctrl-C."""
+    """A progress bar that shows steps; `stopped` after the first Ctrl-C.
+
+    `end_command` handles a Ctrl-C that can't wait for a step.
+    """
 
     display: Progress
     title: str
+    end_command: Callable[[int, FrameType | None], Any] = signal.default_int_handler
     stopped: bool = False
 
     def on_step(self, event: Step) -> bool:
@@ -36,10 +41,10 @@ class StepProgressBar:
         self.display.update(task, description=title, completed=done, total=total)
         return self.stopped
 
-    def handle_interrupt(self, _signal: int, _frame: FrameType | None) -> None:
-        """Handles SIGINT: asks the run to stop, or raises where there is nothing to keep."""
+    def handle_interrupt(self, number: int, frame: FrameType | None) -> None:
+        """Handles SIGINT: asks the run to stop, or ends it where there is nothing to keep."""
         if self.stopped or not self.display.tasks:
-            raise KeyboardInterrupt
+            self.end_command(number, frame)
         self.stopped = True
 
 
@@ -55,8 +60,20 @@ def show_progress_bar(title: str, *, quiet: bool) -> Generator[StepProgressBar, 
     """A progress bar on the error stream, which handles Ctrl-C, while the block runs."""
     with make_progress_display("{task.description}", quiet=quiet) as display:
         bar = StepProgressBar(display, title)
-        previous_handler = signal.signal(signal.SIGINT, bar.handle_interrupt)
-        try:
+        previous_handler = signal.getsignal(signal.SIGINT)
+        if callable(previous_handler):
+            bar.end_command = previous_handler
+        with handle_interrupts(bar.handle_interrupt):
             yield bar
-        finally:
-            signal.signal(signal.SIGINT, previous_handler)
+
+
+@contextmanager
+def handle_interrupts(
+    handler: Callable[[int, FrameType | None], Any],
+) -> Generator[None, None, None]:
+    """Gives Ctrl-C to another handler while the block runs."""
+    previous_handler = signal.signal(signal.SIGINT, handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, previous_handler)
