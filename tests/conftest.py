@@ -9,6 +9,7 @@ from helpers import DATA, LABELS, small_network, smooth
 from torch import Tensor
 
 import sightline as sl
+from sightline.models.overrides.fast_operations import is_available
 
 # On tensors as small as the tests', two threads wait for each other longer than they work.
 torch.set_num_threads(1)
@@ -36,6 +37,15 @@ def tiny() -> sl.Model:
     return sl.load(
         small_network(), mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25), labels=LABELS, size=32
     )
+
+
+@pytest.fixture
+def portable(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """No fast operation of torch is available."""
+    monkeypatch.setenv("SIGHTLINE_PORTABLE", "1")
+    is_available.cache_clear()
+    yield
+    is_available.cache_clear()
 
 
 @pytest.fixture(scope="session")

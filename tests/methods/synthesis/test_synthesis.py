@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers import IS_PORTABLE
 from torch import Tensor, nn
 
 import sightline as sl
@@ -538,8 +539,11 @@ def test_a_generators_code_reaches_the_class_within_photographs_bounds() -> None
     ).values
     assert (sheet["scores"][-1] > sheet["scores"][0] + 3).all()
     alone = sl.synthesis(embedded, "golf ball", preset="generator", size=96, steps=12).values
-    # Adam makes steps of one length of the smallest gradients, rounding included.
-    torch.testing.assert_close(alone["image"], sheet["image"][1:], atol=0.02, rtol=0)
+    # Adam makes steps of one length of the smallest gradients, rounding included. torch's own
+    # convolutions round a batch's images otherwise than a single image.
+    largest = 0.15 if IS_PORTABLE else 0.02
+    torch.testing.assert_close(alone["image"], sheet["image"][1:], atol=largest, rtol=0)
+    assert (alone["image"] - sheet["image"][1:]).abs().mean() < 0.01
     assert torch.equal(
         alone["image"],
         sl.synthesis(embedded, "golf ball", start="generator", size=96, steps=12).values["image"],

@@ -88,6 +88,7 @@ def test_the_arguments_may_be_named() -> None:
     assert_close(output.detach(), expected.detach())
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:FutureWarning")
 @pytest.mark.parametrize("name", ["plain", "batch norm"])
 def test_transformed_functions_are_torchs(name: str) -> None:
     layer = LAYERS[name]
