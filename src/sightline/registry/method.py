@@ -21,7 +21,12 @@ from typing import Any, ParamSpec, get_type_hints
 import torch
 from torch import Tensor
 
-from sightline.errors import SightlineError, make_unknown_name_error
+from sightline.errors import (
+    SightlineError,
+    is_out_of_memory,
+    make_memory_error,
+    make_unknown_name_error,
+)
 from sightline.images.validation import check_image
 from sightline.registry.docstring import (
     SHARED_PARAMETER_DOCS,
@@ -33,6 +38,9 @@ from sightline.registry.parameter import ParameterSpec, make_parameter_spec
 from sightline.registry.result import Result
 
 P = ParamSpec("P")
+
+# Parameters that the memory of a run grows with.
+MEMORY_PARAMETERS = ("size", "side", "tile", "batch", "memory", "samples", "frames", "k")
 
 
 @dataclass(frozen=True)
@@ -222,12 +230,25 @@ def _run_method(
     with torch.inference_mode(False):  # in inference mode nothing has a gradient
         if method.subject == "image" and len(positional) > 1:
             positional[1] = _detach_image(positional[1])
-        result = function(*positional, **parameters)
+        try:
+            result = function(*positional, **parameters)
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise make_memory_error(f"for {method.name}", *_list_quantities(method)) from error
 
     recipe = build_result_recipe(method, positional, parameters)
     if stop_steps:
         recipe["stopped_after"] = stop_steps[0]
     return replace(result, recipe=recipe)
+
+
+def _list_quantities(method: Method) -> list[str]:
+    """What a call could lower to take less memory."""
+    quantities = [name for name in MEMORY_PARAMETERS if name in method.parameters]
+    if method.subject == "image":
+        quantities.insert(0, "the size of the image")
+    return quantities or ["the size of the network's input"]
 
 
 def _check_model(method: Method, positional: Sequence[Any]) -> None:

@@ -210,7 +210,9 @@ def test_with_a_network_or_folder_the_store_stays_a_parameter(
 def test_the_image_of_a_command_over_a_store(
     image: str | None, parameters: dict[str, Any], expected: str | None
 ) -> None:
-    neighbors = read_method_declarations()["neighbors"]
-    assert execution.choose_image_name(neighbors, image, parameters) == expected
-    guided = read_method_declarations()["guided"]  # its unit is not one of a store
-    assert execution.choose_image_name(guided, image, parameters) == (image or "rocket")
+    methods = load_methods()
+    assert execution.choose_image_name(methods["neighbors"], image, parameters) == expected
+    # The unit of one is not a store's; the other always takes an image beside its store.
+    for name in ("guided", "inversion"):
+        chosen = execution.choose_image_name(methods[name], image, parameters)
+        assert chosen == (image or "rocket")

@@ -54,7 +54,7 @@ def run_method(declaration: MethodDeclaration, arguments: Mapping[str, Any]) -> 
 
     image_name = None
     if method.subject == "image":
-        image_name = choose_image_name(declaration, arguments["image"], parameters)
+        image_name = choose_image_name(method, arguments["image"], parameters)
     model = load_network_or_store(method, arguments["model"], parameters, shared)
 
     subject: list[Tensor | str] = []
@@ -77,14 +77,15 @@ def run_method(declaration: MethodDeclaration, arguments: Mapping[str, Any]) -> 
 
 
 def choose_image_name(
-    declaration: MethodDeclaration, image: str | None, parameters: Mapping[str, Any]
+    method: Method, image: str | None, parameters: Mapping[str, Any]
 ) -> str | None:
     """The image by name, the default sample without one; None for an image or unit of a store."""
-    if image:
+    if image is not None:
         return image
-    if "store" in declaration.parameters and any(
+    names_stored_subject = any(
         parameters.get(name) is not None for name in STORED_SUBJECT_PARAMETERS
-    ):
+    )
+    if method.subject_optional and names_stored_subject:
         return None
     return DEFAULT_IMAGE
 
