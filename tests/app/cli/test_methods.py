@@ -31,7 +31,8 @@ def test_a_command_needs_no_argument(name: str) -> None:
     assert arguments["model"] == (None if reads_store else "sightnet")
     if declaration.subject == "image":
         assert arguments["image"] == (None if reads_store else "rocket")
-        assert execution.choose_image_name(declaration, arguments["image"], {}) == "rocket"
+        method = load_methods()[name]
+        assert execution.choose_image_name(method, arguments["image"], arguments) == "rocket"
 
 
 @pytest.mark.parametrize(
