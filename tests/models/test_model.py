@@ -296,6 +296,7 @@ def test_a_callback_sees_each_layer_before_the_network_goes_on() -> None:
         return pooled(self.two(x))
 
     model = Model(Net(forward, one=conv(), two=conv(4, 4)), size=12)
+    assert not model.findings.runs_one_by_one
     for context in (torch.enable_grad(), torch.inference_mode()):
         events.clear()
         with context:
@@ -412,9 +413,9 @@ def test_a_network_of_gray_pictures() -> None:
     model = Model(network, size=12, mean=[0.4], std=[0.3])
     gray = (IMAGE * torch.tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)).sum(1, keepdim=True)
     assert_close(model.logits(IMAGE), network((gray - 0.4) / 0.3))
-    for mean, std in (([0.5], [0.5, 0.5, 0.5]), ([], []), ([0.5, 0.5], [0.5, 0.5])):
+    for mean, std in (([0.5], [0.5, 0.5, 0.5]), ([], []), (0.5, [0.5]), ("0.5", [0.5])):
         with pytest.raises(
-            SightlineError, match="mean and std need one value for each of 1 or 3 channels"
+            SightlineError, match="mean and std need one value for each channel|give a list"
         ):
             Model(network, mean=mean, std=std)
 
@@ -651,7 +652,11 @@ class TableReader(HTMLParser):
 
 
 def test_a_model_is_one_line() -> None:
-    assert repr(Model(small(), size=12)) == "Model('Sequential', 5 classes, 12 px, cpu)"
+    expected = (
+        "Model('Sequential', logits of 5 classes, 12 px, mean (0.485, 0.456, 0.406), "
+        "std (0.229, 0.224, 0.225), cpu)"
+    )
+    assert repr(Model(small(), size=12)) == expected
 
 
 def test_in_a_notebook_a_model_shows_its_layers_and_landmarks() -> None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sightline.models.heads.scores import differentiate_scores
+from sightline.models.heads.gradients import differentiate_scores
 from sightline.models.model import Model
 from sightline.optim.objectives.objective import Objective
 

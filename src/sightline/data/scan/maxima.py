@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from sightline.data.scan.topk import UnitStatistics
-from sightline.models.heads.scores import select_logits
 from sightline.models.layers.capture import Capture, find_first_tensor
 from sightline.models.layers.feature_maps import reshape_to_unit_grid
 from sightline.models.model import Model
@@ -65,7 +64,7 @@ class PeakCapture(Capture):
         self.call_counts.clear()
         with self.model.lock, torch.inference_mode():
             output = self.run_forward_pass(lambda: self.model.run_network(images))
-            logits = select_logits(output, self.model.output, self.model.name)
+            logits = self.model.read_scores(output, images.shape)
             # No module's output has this name, but it may be one of the layers.
             self.record_tensor("logits", logits)
             return {**self.tensors, "logits": logits.float().cpu()}

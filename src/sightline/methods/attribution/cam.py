@@ -19,7 +19,7 @@ from sightline.images.plotting.maps import (
     upsample_maps,
 )
 from sightline.methods.attribution.gradients import compute_class_scores
-from sightline.models.heads.scores import differentiate_scores
+from sightline.models.heads.gradients import differentiate_scores
 from sightline.models.layers.feature_maps import reshape_to_feature_maps
 from sightline.models.model import Model
 from sightline.models.tracing.batch_size import choose_batch_size
@@ -134,7 +134,10 @@ def cam(
         elif kind == "eigencam":
             activation_map = project_on_first_component(maps)
         else:
-            at_once = batch or choose_batch_size(model, image, memory, gradients=False)
+            masks = min(channels or maps.shape[1], maps.shape[1]) * len(image)
+            at_once = batch or choose_batch_size(
+                model, image, memory, image_count=masks, gradients=False
+            )
             activation_map = compute_score_cams(model, image, maps, index, channels, at_once)
     else:
         maps, gradients, index = compute_maps_and_gradients(model, image, layer_name, label)

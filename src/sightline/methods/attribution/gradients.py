@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from sightline.images.transforms import blur_image, resize_image
-from sightline.models.heads.scores import differentiate_scores
+from sightline.models.heads.gradients import differentiate_scores
 from sightline.models.model import Model
 
 BaselineKind = Literal["black", "white", "gray", "blur", "random"]

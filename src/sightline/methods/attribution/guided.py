@@ -20,7 +20,7 @@ from sightline.images.plotting.maps import (
     make_contact_sheet,
     render_around_gray,
 )
-from sightline.models.heads.scores import differentiate_scores
+from sightline.models.heads.gradients import differentiate_scores
 from sightline.models.layers.feature_maps import reshape_to_unit_grid
 from sightline.models.model import Model
 from sightline.models.overrides.relu import BackwardRule, backward
@@ -233,7 +233,7 @@ def backpropagate_given_neurons(
 
     Images are run in batches of about a gigabyte of features, or fewer where that is faster.
     """
-    batch = choose_batch_size(model, image)
+    batch = choose_batch_size(model, image, image_count=len(image))
     unit, row, column = (value.to(model.device) for value in neurons)
     results: list[NeuronGradients] = []
     for start in range(0, len(image), batch):

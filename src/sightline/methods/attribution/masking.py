@@ -16,8 +16,6 @@ FILL_GRAYS = {"gray": 0.5, "zero": 0.0}
 
 LabelChoice = int | str | tuple[int | str, ...]
 
-MAX_OCCLUSION_BATCH = 32  # larger batches are not faster
-
 
 def make_fill_images(image: Tensor, fill: float | str, window: int) -> Tensor:
     """The pixels that replace hidden ones, N×3×H×W; `window` in pixels sets how far "blur" blurs.

@@ -7,7 +7,6 @@ from torch import Tensor
 
 from sightline.errors import SightlineError
 from sightline.methods.attribution.masking import (
-    MAX_OCCLUSION_BATCH,
     FillKind,
     LabelChoice,
     choose_class_indices,
@@ -17,7 +16,6 @@ from sightline.methods.attribution.masking import (
     squeeze_single_label,
 )
 from sightline.models.model import Model
-from sightline.models.tracing.batch_size import estimate_max_batch
 from sightline.models.tracing.incremental import score_occluded_windows
 from sightline.models.tracing.windows import OcclusionScores, OcclusionWindows
 from sightline.registry.method import AttributionSpec, register_method
@@ -74,8 +72,8 @@ def occlusion(
         stride: Pixels between neighbouring windows.
         fill: What replaces the covered pixels: a gray value in [0, 1], or "gray" (0.5), "zero"
             (black), "mean" (the image's mean colour), "blur" (the blurred image).
-        batch: How many covered images are run at once; None for as many as `memory` allows, at most
-            32.
+        batch: How many covered images are run at once; None for the fastest number that `memory`
+            allows, at most 64.
         incremental: Whether only what a window can affect is computed anew, which is faster and
             gives the same scores, or every covered image as a whole.
     """
@@ -93,14 +91,17 @@ def occlusion(
     index = choose_class_indices(model, label, image)
     with torch.no_grad():
         clean_scores = model.run(image, ["logits"])["logits"].gather(1, index).cpu()
-    max_batch = estimate_max_batch(model, image, memory, gradients=False)
-    at_once = batch or min(MAX_OCCLUSION_BATCH, max_batch)
     runs: list[OcclusionScores] = []
     for i, image_index in enumerate(index):
         windows = OcclusionWindows(image[i : i + 1], fills[i : i + 1], positions, window)
         runs.append(
             score_occluded_windows(
-                model, windows, image_index, batch=at_once, incremental=incremental
+                model,
+                windows,
+                image_index,
+                batch=batch,
+                gigabytes=memory,
+                incremental=incremental,
             )
         )
     occluded_scores = torch.stack([run.scores.T.cpu() for run in runs])  # N×L×windows

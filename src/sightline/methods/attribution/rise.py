@@ -11,7 +11,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from sightline.methods.attribution.masking import (
-    MAX_OCCLUSION_BATCH,
     FillKind,
     LabelChoice,
     choose_class_indices,
@@ -28,6 +27,9 @@ from sightline.registry.progress import Callback, Step
 from sightline.registry.result import Result
 
 ScoreKind = Literal["probability", "logit"]
+
+# A step of the progress shows no more masks.
+MAX_MASKS_AT_ONCE = 32
 
 # Below this sum of the masks a pixel was never visible.
 MIN_VISIBILITY = 1e-6
@@ -86,15 +88,17 @@ def rise(
         fill: What replaces hidden pixels: a gray value in [0, 1], or "gray" (0.5), "zero" (black),
             "mean" (the image's mean colour), "blur" (the blurred image).
         score: What is averaged: "probability" after the softmax or "logit" before.
-        batch: How many masked images are run at once; None for the fastest number on a CPU that
-            `memory` allows, at most 32.
+        batch: How many masked images are run at once; None for the fastest number that `memory`
+            allows, at most 32.
     """
     height, width = image.shape[-2:]
     index = choose_class_indices(model, label, image)
     fills = make_fill_images(image, fill, max(height, width) // cells)
     average = RiseAverage(model, image, fills, index, score)
-    max_batch = choose_batch_size(model, image, memory, gradients=False)
-    at_once = batch or min(MAX_OCCLUSION_BATCH, max_batch)
+    at_once = batch or min(
+        MAX_MASKS_AT_ONCE,
+        choose_batch_size(model, image, memory, image_count=samples * len(image), gradients=False),
+    )
     mask_stream = sample_rise_masks((height, width), cells, keep, samples, seed)
     step_count = ceil(samples / at_once)
     for step in range(1, step_count + 1):

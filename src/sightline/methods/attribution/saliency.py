@@ -133,12 +133,14 @@ def saliency(
             "random" (noise).
         folder: Folder of images that are the baselines of "expected"; None for random quarters of
             the image itself.
-        batch: How many gradients are computed at once; None for the fastest number on a CPU that
-            `memory` allows.
+        batch: How many gradients are computed at once; None for the fastest number that `memory`
+            allows.
     """
-    at_once = batch or choose_batch_size(model, image, memory)
+    is_average = kind not in ("gradient", "gradient_input")
+    image_count = samples * len(image) if is_average else len(image)
+    at_once = batch or choose_batch_size(model, image, memory, image_count=image_count)
     path_values: dict[str, Tensor] = {}
-    if kind in ("gradient", "gradient_input"):
+    if not is_average:
         gradient, index = compute_gradients_in_batches(model, image, label, at_once)
         per_channel = gradient if kind == "gradient" else image.cpu() * gradient
     else:

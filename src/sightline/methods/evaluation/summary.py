@@ -73,7 +73,11 @@ def summarize_trust(
     """
     image = image.cpu()
     generator = torch.Generator().manual_seed(seed)
-    batch = min(MAX_SUMMARY_BATCH, choose_batch_size(model, image, gradients=False))
+    images_to_run = 2 * SUMMARY_CURVE_STEPS * (1 + SUMMARY_SHIFT_COUNT)
+    batch = min(
+        MAX_SUMMARY_BATCH,
+        choose_batch_size(model, image, image_count=images_to_run, gradients=False),
+    )
     scorer = ClassScorer(model, index, batch)
     attribution = method.compute_attribution(model, image, index, seed)
     heatmap = attribution.heatmap

@@ -135,7 +135,11 @@ def trust(
     tested_method = find_attribution_method(method, kind)
     default_stages = COSTLY_STAGE_COUNT if tested_method.is_costly else DEFAULT_STAGE_COUNT
     groups = merge_layer_groups(group_weight_layers(model), stages or default_stages)
-    at_once = batch or min(MAX_TRUST_BATCH, choose_batch_size(model, image, gradients=False))
+    images_to_run = (2 * steps + samples) * len(image)  # and more for chance
+    at_once = batch or min(
+        MAX_TRUST_BATCH,
+        choose_batch_size(model, image, image_count=images_to_run, gradients=False),
+    )
     settings = TrustSettings(steps, samples, seed)
 
     index = model.choose(label, image)

@@ -16,14 +16,21 @@ windows.
 """
 
 import logging
+import math
+import time
+from collections.abc import Iterator
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from sightline.errors import get_first_error_line
-from sightline.models.heads.scores import select_logits
 from sightline.models.model import Model
+from sightline.models.tracing.batch_size import (
+    choose_batch_size,
+    estimate_max_batch,
+    find_batch_search,
+)
 from sightline.models.tracing.intervals import (
     ChangedIntervals,
     ChangedRegions,
@@ -33,8 +40,8 @@ from sightline.models.tracing.intervals import (
 from sightline.models.tracing.occlusion_pass import (
     IncrementalUnsupported,
     OcclusionPass,
-    StandInTensor,
     WholeLinearLayers,
+    build_full_outputs,
     make_stand_in,
 )
 from sightline.models.tracing.patches import CleanMap, PatchedMaps
@@ -50,8 +57,11 @@ SURVEY_BATCH_SIZE = 2
 OPERATION_OVERHEAD = 1e7
 WEIGHT_READ_OVERHEAD = 50
 
-# Windows run at once. More are no faster.
+# Most windows that are run at once; as many as are fastest if they fit into the memory.
 MAX_WINDOWS_AT_ONCE = 64
+
+# Fewer windows at once are not tried.
+FIRST_WINDOWS_AT_ONCE = 4
 
 # Below this ratio of multiply-adds the ordinary run is as fast.
 MIN_SPEEDUP = 1.1
@@ -62,25 +72,37 @@ def score_occluded_windows(
     windows: OcclusionWindows,
     label_indices: Tensor,
     *,
-    batch: int = 32,
+    batch: int | None = None,
+    gigabytes: float = 1.0,
     incremental: bool = True,
 ) -> OcclusionScores:
-    """Scores of the labels with each window covered, in the memory that `batch` whole images take.
+    """Scores of the labels with each window covered.
 
     Equals running every covered image whole, to rounding. That is what is done where the network
     can't be followed incrementally, or where it would not pay; `fallback` says why.
+
+    `batch` sets how many whole images, or patches in the memory that these take, are run at once;
+    None for as many as are fastest and fit into `gigabytes`.
     """
     fallback = "incremental=False" if not incremental else ""
     if len(windows.positions) == 1:
         fallback = "there is one window"
+    if model.findings.runs_one_by_one:
+        fallback = "images are run one by one"
     with torch.inference_mode(False), torch.no_grad():
         if not fallback:
             try:
                 with model.lock:
-                    return IncrementalOcclusion(model, windows, batch).score_windows(label_indices)
+                    occlusion = IncrementalOcclusion(model, windows, batch, gigabytes)
+                    return occlusion.score_windows(label_indices)
             except IncrementalUnsupported as reason:
                 fallback = str(reason)
                 logger.debug("%s: occluded images are run whole: %s", model.name, fallback)
+        if batch is None:
+            count = len(windows.positions)
+            batch = choose_batch_size(
+                model, windows.image, gigabytes, image_count=count, gradients=False
+            )
         batches = [
             logits[:, label_indices] for logits in run_occluded_images(model, windows, batch)
         ]
@@ -90,10 +112,20 @@ def score_occluded_windows(
 class IncrementalOcclusion:
     """The passes over one image."""
 
-    def __init__(self, model: Model, windows: OcclusionWindows, batch: int) -> None:
+    def __init__(
+        self, model: Model, windows: OcclusionWindows, batch: int | None, gigabytes: float
+    ) -> None:
         self.model = model
         self.windows = windows
-        self.batch = batch
+        # Whole images that fit into the memory.
+        self.image_limit = batch or min(
+            MAX_WINDOWS_AT_ONCE,
+            estimate_max_batch(model, windows.image, gigabytes, gradients=False),
+        )
+        self.search = None
+        if batch is None:
+            purpose = ("windows", windows.side)
+            self.search = find_batch_search(model, purpose, windows.image, FIRST_WINDOWS_AT_ONCE)
         self.clean_image = CleanMap(model.normalize(windows.image))
         self.fill = model.normalize(windows.fill)
 
@@ -110,10 +142,10 @@ class IncrementalOcclusion:
                 f"whole maps from {survey.first_whole_operation or 'the start'}"
             )
         kept_ratio = survey.largest_map / survey.largest_kept
-        max_batch = max(1, min(MAX_WINDOWS_AT_ONCE, int(self.batch * kept_ratio)))
+        max_batch = max(1, min(MAX_WINDOWS_AT_ONCE, int(self.image_limit * kept_ratio)))
         operation_cost = OPERATION_OVERHEAD * len(survey.records)
         weight_cost = WEIGHT_READ_OVERHEAD * survey.weights_read
-        batches = group_window_positions(
+        groups = group_window_positions(
             self.windows.positions, survey.layer_costs, operation_cost + weight_cost, max_batch
         )
 
@@ -121,16 +153,49 @@ class IncrementalOcclusion:
         scores = torch.empty(len(positions), len(label_indices), device=device)
         spent_cost = survey.full_cost
         localized_cost = 0.0
-        for indices in batches:
+        for indices in self.split_groups(groups):
+            start = time.perf_counter()
             batch_pass = OcclusionPass(survey.records, len(indices))
             regions = self.locate_window_regions(*positions[indices].T)
             patches = self.windows.crop_windows(indices, self.fill)
             start_maps = PatchedMaps(self.clean_image, regions, patches)
             scores[indices] = self.compute_logits(batch_pass, start_maps)[:, label_indices]
+            self.note_time(len(indices), time.perf_counter() - start, batch_pass.spent_cost)
             spent_cost += batch_pass.spent_cost * len(indices)
             localized_cost += batch_pass.localized_cost * len(indices)
         whole_cost = survey.full_cost * len(positions)
         return OcclusionScores(scores, localized_cost / whole_cost, whole_cost / spent_cost)
+
+    def split_groups(self, groups: list[list[int]]) -> Iterator[list[int]]:
+        """Batches of window indices: the groups, or parts of them as large as is fastest.
+
+        The largest groups come first: while the fastest size is looked for, their parts are timed.
+        """
+        for group in sorted(groups, key=len, reverse=True):
+            remaining = group
+            while remaining:
+                size = self.choose_part_size(len(remaining))
+                yield remaining[:size]
+                remaining = remaining[size:]
+
+    def choose_part_size(self, window_count: int) -> int:
+        """How many of so many windows to run next, in about equal parts."""
+        if self.search is None:
+            return window_count
+        if not self.search.is_finished:
+            return min(window_count, self.search.next_size)
+        part_count = math.ceil(window_count / self.search.fastest_size)
+        return math.ceil(window_count / part_count)
+
+    def note_time(self, window_count: int, seconds: float, window_cost: float) -> None:
+        """Tells the search what a batch took, for each window and for each multiply-add of one.
+
+        Windows near the edge take fewer multiply-adds than others.
+        """
+        search = self.search
+        if search is None or search.is_finished or window_count != search.next_size:
+            return
+        search.record_time(seconds / window_count / max(window_cost, 1))
 
     def run_survey(self, positions: IndexArray) -> OcclusionPass:
         """The pass that computes the clean maps and the regions of every distinct top and left."""
@@ -154,14 +219,16 @@ class IncrementalOcclusion:
         Whatever the network raises on the stand-in, which is no ordinary tensor, ends the attempt.
         If the network itself is at fault, the ordinary run says so.
         """
+        head = self.model.head
+        if head.layers:
+            raise IncrementalUnsupported("the target reads a layer")
         stand_in = make_stand_in(occlusion_pass, (), patched_maps=start_maps)
+        image_shape = (occlusion_pass.image_count, *self.windows.image.shape[1:])
         try:
             with WholeLinearLayers():
-                output = self.model.network(stand_in)
-            logits = select_logits(output, self.model.output, self.model.name)
-            if not isinstance(logits, StandInTensor):
-                raise IncrementalUnsupported("the network lost the stand-in on its way")
-            return logits.build_full_tensor()
+                output = self.model.call_network(stand_in, occlusion_pass.image_count)
+            selected = build_full_outputs(head.select(output))
+            return head.read_scores(selected, {}, image_shape)
         except IncrementalUnsupported:
             raise
         except (RuntimeError, TypeError) as error:

@@ -1,7 +1,8 @@
 """One forward pass for a batch of covered images, and the tensor that stands in for the batch."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -342,3 +343,21 @@ class WholeLinearLayers(TorchFunctionMode):
         if not isinstance(stand_in, StandInTensor) or not stand_in.patched_maps:
             return func(*args)
         return stand_in.occlusion_pass.run_operation(aten.linear.default, args, {})
+
+
+def build_full_outputs(output: Any) -> Any:
+    """An output with plain tensors in place of stand-ins, also inside dicts, lists and tuples.
+
+    Raises IncrementalUnsupported for a tensor that is no stand-in: it may be computed from one, in
+    a way that was not followed.
+    """
+    if isinstance(output, StandInTensor):
+        return output.build_full_tensor()
+    if isinstance(output, Tensor):
+        raise IncrementalUnsupported("the network lost the stand-in on its way")
+    if isinstance(output, Mapping):
+        items = cast(Mapping[Any, Any], output).items()
+        return {key: build_full_outputs(value) for key, value in items}
+    if isinstance(output, (list, tuple)):
+        return [build_full_outputs(value) for value in cast(Sequence[Any], output)]
+    return output

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from sightline.errors import SightlineError
-from sightline.models.heads.scores import differentiate_scores
+from sightline.models.heads.gradients import differentiate_scores
 from sightline.models.model import Model
 from sightline.registry.progress import Callback, Step
 

@@ -19,7 +19,7 @@ from sightline.methods.adversarial.attacks.norm_ball import (
     project_onto_ball,
     reshape_per_image,
 )
-from sightline.models.heads.scores import differentiate_scores
+from sightline.models.heads.gradients import differentiate_scores
 
 # DeepFool, sections 3.3 and 4.1.
 DEEPFOOL_OVERSHOOT = 0.02

@@ -1,0 +1,50 @@
+"""Classes by number, by name, or by a part of the name."""
+
+import re
+from collections.abc import Sequence
+
+from sightline.errors import SightlineError, make_unknown_name_error
+
+
+def find_label_index(labels: Sequence[str], label: int | str, network_name: str) -> int:
+    """Index of a class by its number, its name, or a part of the name that no other class has.
+
+    The exact spelling counts first, then a number, then the name in any case, then a part of it.
+    Raises SightlineError with the closest names, and for a name that several classes have.
+    """
+    if not isinstance(label, str):
+        return _check_class_number(labels, int(label), network_name)
+    exact = [i for i, name in enumerate(labels) if name == label]
+    if exact:
+        return _require_one_class(label, exact, network_name)
+    if re.fullmatch("-?[0-9]{1,9}", label):
+        return _check_class_number(labels, int(label), network_name)
+    requested = label.casefold()
+    names = [name.casefold() for name in labels]
+    same_in_any_case = [i for i, name in enumerate(names) if name == requested]
+    if same_in_any_case:
+        return _require_one_class(label, same_in_any_case, network_name)
+    partial = [i for i, name in enumerate(names) if requested in name]
+    if len(partial) == 1:
+        return partial[0]
+    candidates = [labels[i] for i in partial] or labels
+    raise make_unknown_name_error("label", label, candidates)
+
+
+def _require_one_class(label: str, indices: Sequence[int], network_name: str) -> int:
+    """The only index; raises SightlineError where several classes have the name."""
+    if len(indices) == 1:
+        return indices[0]
+    numbers = " and ".join(str(index) for index in indices)
+    raise SightlineError(
+        f"label is {label!r}; {network_name} has {len(indices)} classes of that name: "
+        f"give the number, {numbers}"
+    )
+
+
+def _check_class_number(labels: Sequence[str], number: int, network_name: str) -> int:
+    if not 0 <= number < len(labels):
+        raise SightlineError(
+            f"label is {number}; {network_name} has classes 0 to {len(labels) - 1}"
+        )
+    return number

@@ -1,0 +1,191 @@
+"""How scores and probabilities are read from the output of each kind of network."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from sightline.errors import SightlineError
+from sightline.models.heads.detections import read_class_detections
+from sightline.models.heads.selection import select_output
+
+OutputKind = Literal[
+    "logits",
+    "probabilities",
+    "binary",
+    "multilabel",
+    "regression",
+    "embedding",
+    "dense",
+    "positions",
+    "detections",
+]
+
+OUTPUT_KIND_DESCRIPTIONS: dict[str, str] = {
+    "logits": "one score for each class, before the softmax",
+    "probabilities": "class probabilities, after the softmax",
+    "binary": "one score, for yes or no",
+    "multilabel": "one independent score for each label",
+    "regression": "numbers in their own unit",
+    "embedding": "a vector of features",
+    "dense": "class scores at every place",
+    "positions": "class scores at several positions or queries",
+    "detections": "boxes with a label and a score",
+    "target": "the score of a target",
+}
+
+# Kinds whose scores compete for the one class of an image.
+CLASS_KINDS = ("logits", "probabilities", "dense", "positions")
+
+# The smallest probability whose logarithm is taken.
+SMALLEST_PROBABILITY = 1e-12
+
+
+class Head(Protocol):
+    """Reads the scores N×K that a method asks about from what the network returned."""
+
+    @property
+    def kind(self) -> str:
+        """A key of OUTPUT_KIND_DESCRIPTIONS."""
+        ...
+
+    @property
+    def layers(self) -> Sequence[str]:
+        """Layers whose tensors are needed, by their own names."""
+        ...
+
+    @property
+    def needs_output(self) -> bool:
+        """Whether the network has to run to its end."""
+        ...
+
+    def select(self, output: Any) -> Any:
+        """The part of the network's output that `read_scores` takes."""
+        ...
+
+    def read_scores(
+        self, selected: Any, tensors: Mapping[str, Tensor], image_shape: Sequence[int]
+    ) -> Tensor:
+        """Scores N×K for images of shape N×C×H×W; `tensors` are those of `layers`."""
+        ...
+
+    def to_probabilities(self, scores: Tensor) -> Tensor:
+        """Probabilities of the shape of the scores; scores that have none are returned as given."""
+        ...
+
+    def name_scores(self, labels: Sequence[str], network_name: str) -> tuple[str, ...]:
+        """A name for each score, from the labels that the user gave.
+
+        Raises SightlineError where their number does not fit.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class OutputHead:
+    """The head of a network, as `recognize_output_head` finds it.
+
+    Attributes:
+        kind: what the output means.
+        count: how many scores there are.
+        selector: which part of the output holds them.
+        network_name: what messages call the network.
+        is_activated: whether the network itself has applied its softmax or sigmoid.
+        batch_axis: the axis of the images, for outputs of positions: 0, or 1 in T×N×C.
+        class_axis: the axis of the classes: 1, or 2 in N×positions×classes.
+        unit: of a regression, «years».
+    """
+
+    kind: OutputKind
+    count: int
+    selector: int | str | None = None
+    network_name: str = "the network"
+    is_activated: bool = False
+    batch_axis: int = 0
+    class_axis: int = 1
+    unit: str = ""
+
+    layers: tuple[str, ...] = ()
+    needs_output: bool = True
+
+    def select(self, output: Any) -> Any:
+        """The tensor, or list of detections, that holds the scores."""
+        return select_output(output, self.selector, self.network_name)
+
+    def read_scores(
+        self, selected: Any, tensors: Mapping[str, Tensor], image_shape: Sequence[int]
+    ) -> Tensor:
+        """Scores N×count, differentiable: logits where the network gives logits or probabilities.
+
+        A dense output is averaged over its places, one of positions gives the highest score of each
+        class, and detections the score of the best detection of each class, 0 without one. One
+        score for yes or no becomes two, for no and for yes.
+        """
+        del tensors, image_shape
+        if self.kind == "detections":
+            return read_class_detections(selected, self.count)
+        require_tensor(selected, self.network_name)
+        scores = self._flatten_positions(selected)
+        if self.kind == "binary":
+            score = invert_sigmoid(scores) if self.is_activated else scores
+            return torch.cat([-score, score], 1)
+        if self.is_activated and self.kind == "multilabel":
+            return invert_sigmoid(scores)
+        if self.is_activated:
+            return scores.clamp_min(SMALLEST_PROBABILITY).log()
+        return scores
+
+    def _flatten_positions(self, output: Tensor) -> Tensor:
+        """The output as N×count."""
+        if output.ndim == 1:
+            return output[:, None]
+        if self.kind == "positions":
+            by_class = output.movedim(self.batch_axis, 0).movedim(self.class_axis, 1)
+            return by_class.flatten(2).amax(2)
+        if output.ndim > 2:
+            return output.flatten(2).mean(2)
+        return output
+
+    def to_probabilities(self, scores: Tensor) -> Tensor:
+        """Softmax of scores that compete, sigmoid of independent ones; other scores as they are."""
+        if self.kind in CLASS_KINDS and self.count > 1:
+            return scores.softmax(1)
+        if self.kind in ("binary", "multilabel"):
+            return scores.sigmoid()
+        return scores
+
+    def name_scores(self, labels: Sequence[str], network_name: str) -> tuple[str, ...]:
+        """The labels, else names such as «class 3»; «no» and «yes» for one score."""
+        if self.kind == "binary" and len(labels) == 1:
+            return (f"not {labels[0]}", labels[0])
+        if self.kind == "positions" and len(labels) == self.count - 1:
+            # DETR and its descendants score «nothing here» in a last column without a name.
+            return (*labels, "no object")
+        if labels:
+            if len(labels) != self.count:
+                raise SightlineError(
+                    f"{network_name} has {self.count} logits, but {len(labels)} labels were given"
+                )
+            return tuple(labels)
+        if self.kind == "binary":
+            return ("no", "yes")
+        if self.kind == "regression" and self.count == 1:
+            return ("output",)
+        word = {"regression": "output", "embedding": "dimension"}.get(self.kind, "class")
+        return tuple(f"{word} {i}" for i in range(self.count))
+
+
+def require_tensor(selected: Any, network_name: str) -> None:
+    """Raises SightlineError for an output that is no tensor with a score for each image."""
+    if not isinstance(selected, Tensor) or selected.ndim == 0:
+        raise SightlineError(
+            f"{network_name} returns {type(selected).__name__}, not N×classes; "
+            "pick its logits with output="
+        )
+
+
+def invert_sigmoid(probabilities: Tensor) -> Tensor:
+    """The logits of independent probabilities."""
+    return torch.logit(probabilities, eps=1e-7)

@@ -1,0 +1,277 @@
+"""What the output of a network means, found from what it gives for a few images.
+
+Logits and probabilities look alike to the code that uses them, and a second softmax over
+probabilities makes 99 % look like 0.3 %. So the network is run once, and its output is judged by
+its values and by the last operation that made it.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from sightline.errors import SightlineError
+from sightline.models.heads.output_head import OutputHead, OutputKind, require_tensor
+from sightline.models.heads.selection import is_detection_list, list_output_fields, select_output
+
+# Fields of networks without a head that hold features, not scores.
+FEATURE_FIELDS = ("image_embeds", "pooler_output", "last_hidden_state")
+
+# How far the sum of probabilities, and the length of a normalized embedding, may be from 1.
+SUM_TOLERANCE = 2e-3
+
+# Operations that only rearrange or convert, named as autograd names them.
+REARRANGING_OPERATIONS = (
+    "View",
+    "Reshape",
+    "Squeeze",
+    "Unsqueeze",
+    "Select",
+    "Slice",
+    "Alias",
+    "Clone",
+    "ToCopy",
+    "Permute",
+    "Transpose",
+    "TBackward",
+    "Split",
+    "Unbind",
+    "AsStrided",
+)
+
+
+@dataclass(frozen=True)
+class HeadHints:
+    """What is known of an output beside its values.
+
+    Attributes:
+        network: the network, whose configuration may tell whether it has classes.
+        selector: which part of the output holds the scores.
+        kind: what the caller says that the output means.
+        labels: the labels that the caller gave.
+        unit: of a regression.
+        network_name: what messages call the network.
+    """
+
+    network: nn.Module
+    selector: int | str | None
+    kind: OutputKind | None
+    labels: Sequence[str]
+    unit: str
+    network_name: str
+
+
+def recognize_output_head(output: Any, image_count: int, hints: HeadHints) -> OutputHead:
+    """The head of a network that returned `output` for `image_count` different images, 2 or more.
+
+    Raises SightlineError for an output without scores.
+    """
+    selected = select_output(output, hints.selector, hints.network_name)
+    if is_detection_list(selected):
+        count = len(hints.labels) or count_detector_classes(hints.network, selected)
+        return make_head(hints, "detections", count)
+    require_tensor(selected, hints.network_name)
+    tensor = cast(Tensor, selected)
+    if tensor.ndim == 1:
+        tensor = tensor[:, None]
+    if tensor.ndim > 2 and tensor.flatten(2).shape[2] == 1:
+        tensor = tensor.flatten(1)
+    if tensor.ndim == 2:
+        is_single_number = selected.ndim == 1
+        return _recognize_vector(tensor, output, is_single_number, hints)
+    if tensor.ndim == 3:
+        return _recognize_positions(tensor, output, image_count, hints)
+    return _recognize_dense(tensor, hints)
+
+
+def _recognize_vector(
+    scores: Tensor, output: Any, is_single_number: bool, hints: HeadHints
+) -> OutputHead:
+    """The head of an output N×count."""
+    count = scores.shape[1]
+    values = scores.detach().float()
+    in_unit_interval = bool(((values >= 0) & (values <= 1)).all())
+    ends_in_sigmoid = find_last_operation(scores).startswith("Sigmoid")
+    is_squashed = in_unit_interval and ends_in_sigmoid
+    sums_to_one = in_unit_interval and has_unit_sums(values, 1)
+
+    if hints.kind in ("binary", "multilabel"):
+        return make_head(hints, hints.kind, count, is_activated=is_squashed)
+    if hints.kind in ("logits", "probabilities"):
+        is_activated = hints.kind == "probabilities"
+        return make_head(hints, hints.kind, count, is_activated=is_activated)
+    if hints.kind is not None:
+        return make_head(hints, hints.kind, count)
+
+    if count == 1 and is_single_number and not hints.labels and not is_squashed:
+        return make_head(hints, "regression", 1)
+    if count == 1:
+        return make_head(hints, "binary", 2, is_activated=is_squashed)
+    if sums_to_one:
+        return make_head(hints, "probabilities", count, is_activated=True)
+    if is_squashed:
+        return make_head(hints, "multilabel", count, is_activated=True)
+    if _is_embedding(values, output, hints):
+        return make_head(hints, "embedding", count)
+    if get_problem_type(hints.network) == "multi_label_classification":
+        return make_head(hints, "multilabel", count)
+    if get_problem_type(hints.network) == "regression":
+        return make_head(hints, "regression", count)
+    return make_head(hints, "logits", count)
+
+
+def _recognize_positions(
+    scores: Tensor, output: Any, image_count: int, hints: HeadHints
+) -> OutputHead:
+    """The head of an output with three axes: images, positions and classes in some order."""
+    batch_axis = 0
+    if scores.shape[0] != image_count and scores.shape[1] == image_count:
+        batch_axis = 1  # T×N×C, as recurrent networks give
+    by_image = scores.movedim(batch_axis, 0)
+    if hints.kind == "embedding" or _names_features(output, hints):
+        raise SightlineError(
+            f"{hints.network_name} gives features {tuple(by_image.shape[1:])} and no scores; "
+            "pick a vector with output=, or ask with target=sl.score(function)"
+        )
+    class_axis = 2
+    if len(hints.labels) == by_image.shape[1] != by_image.shape[2]:
+        class_axis = 1
+    count = by_image.shape[class_axis]
+    is_activated = _are_class_probabilities(by_image, class_axis)
+    return make_head(
+        hints,
+        "positions",
+        count,
+        is_activated=is_activated,
+        batch_axis=batch_axis,
+        class_axis=class_axis,
+    )
+
+
+def _recognize_dense(scores: Tensor, hints: HeadHints) -> OutputHead:
+    """The head of an output N×count×H×W."""
+    count = scores.shape[1]
+    if scores.ndim != 4:
+        raise SightlineError(
+            f"{hints.network_name} gives an output of {scores.ndim} axes, "
+            f"{tuple(scores.shape)}; scores are N×classes or N×classes×height×width: "
+            "ask with target=sl.score(function)"
+        )
+    return make_head(hints, "dense", count, is_activated=_are_class_probabilities(scores, 1))
+
+
+def make_head(
+    hints: HeadHints,
+    kind: OutputKind,
+    count: int,
+    *,
+    is_activated: bool = False,
+    batch_axis: int = 0,
+    class_axis: int = 1,
+) -> OutputHead:
+    """The head with what the hints say of it."""
+    if kind == "binary" and count == 1:
+        count = 2
+    return OutputHead(
+        kind=kind,
+        count=count,
+        selector=hints.selector,
+        network_name=hints.network_name,
+        is_activated=is_activated,
+        batch_axis=batch_axis,
+        class_axis=class_axis,
+        unit=hints.unit,
+    )
+
+
+# ── evidence ──
+
+
+def has_unit_sums(values: Tensor, axis: int) -> bool:
+    """Whether the values along an axis sum to 1."""
+    sums = values.sum(axis)
+    return bool(((sums - 1).abs() <= SUM_TOLERANCE).all())
+
+
+def _are_class_probabilities(scores: Tensor, axis: int) -> bool:
+    """Whether several classes have probabilities along an axis."""
+    values = scores.detach().float()
+    in_unit_interval = bool(((values >= 0) & (values <= 1)).all())
+    return scores.shape[axis] > 1 and in_unit_interval and has_unit_sums(values, axis)
+
+
+def find_last_operation(tensor: Tensor) -> str:
+    """Autograd's name of the operation that made a tensor, «SigmoidBackward0»; may be empty.
+
+    Operations that only rearrange or convert the values are passed over.
+    """
+    node = tensor.grad_fn
+    while node is not None:
+        name = node.name()
+        if not name.startswith(REARRANGING_OPERATIONS) or not node.next_functions:
+            return name
+        node = node.next_functions[0][0]
+    return ""
+
+
+def _is_embedding(values: Tensor, output: Any, hints: HeadHints) -> bool:
+    """Whether a vector holds features: of length 1, or of a network that says it has no classes."""
+    if hints.labels:
+        return False
+    lengths = values.norm(dim=1)
+    if bool(((lengths - 1).abs() <= SUM_TOLERANCE).all()):
+        return True
+    if getattr(hints.network, "num_classes", None) == 0:
+        return True
+    return _names_features(output, hints)
+
+
+def _names_features(output: Any, hints: HeadHints) -> bool:
+    """Whether the output's part has the name of features, as networks without a head give them."""
+    name = str(hints.selector) if hints.selector is not None else None
+    if name is None:
+        names = list_output_fields(output)
+        name = next((field for field in FEATURE_FIELDS if field in names), None)
+        has_scores = any(field in names for field in ("logits", "out", "scores"))
+        return name is not None and not has_scores
+    return name.rpartition(".")[2] in FEATURE_FIELDS
+
+
+def get_problem_type(network: nn.Module) -> str:
+    """The `problem_type` in the configuration of a Hugging Face network; may be empty."""
+    config = getattr(network, "config", None)
+    return str(getattr(config, "problem_type", None) or "")
+
+
+def count_detector_classes(network: nn.Module, detections: Sequence[Mapping[str, Tensor]]) -> int:
+    """How many classes a detector has, by its modules' `num_classes` or its classifier's size."""
+    for module in network.modules():
+        count = getattr(module, "num_classes", None)
+        if isinstance(count, int) and count > 1:
+            return count
+        classifier = getattr(module, "cls_score", None)
+        if isinstance(classifier, nn.Linear):
+            return classifier.out_features
+    largest = [int(item["labels"].max()) for item in detections if len(item.get("labels", ()))]
+    return max(largest, default=0) + 1
+
+
+def is_same_for_one_image(together: Any, apart: Any, tolerance: float) -> bool:
+    """Whether the first image's output in a batch is that of the image alone."""
+    first = flatten_first_image(together)
+    alone = flatten_first_image(apart)
+    if first.shape != alone.shape:
+        return False
+    scale = alone.abs().max().clamp_min(1e-6) if alone.numel() else torch.ones(())
+    return bool(((first - alone).abs() <= tolerance * scale).all())
+
+
+def flatten_first_image(selected: Any) -> Tensor:
+    """All numbers of the first image in an output's part, in one row."""
+    if isinstance(selected, Tensor):
+        return selected.detach()[:1].float().flatten()
+    if is_detection_list(selected):
+        return selected[0]["scores"].detach().float()
+    return torch.empty(0)

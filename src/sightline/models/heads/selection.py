@@ -1,0 +1,118 @@
+"""The part of a network's output that holds its scores."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, is_dataclass
+from typing import Any, cast
+
+from torch import Tensor
+
+from sightline.errors import SightlineError, make_unknown_name_error
+
+# Fields that hold the scores, in the order in which they are preferred. The last three hold the
+# features of networks without a head.
+SCORE_FIELDS = (
+    "logits",
+    "out",
+    "output",
+    "outputs",
+    "pred",
+    "preds",
+    "prediction",
+    "predictions",
+    "pred_logits",
+    "scores",
+    "probs",
+    "probabilities",
+    "class_logits",
+    "image_embeds",
+    "pooler_output",
+    "last_hidden_state",
+)
+
+
+def select_output(output: Any, selector: int | str | None, network_name: str) -> Any:
+    """The part of an output that `selector` names, else the part that obviously holds the scores.
+
+    Args:
+        output: whatever a network returns: tensors in tuples, lists, dicts, named tuples and
+            dataclasses, nested.
+        selector: an index, a name, or a path of both such as "heads.sex". None takes the field that
+            is named as scores usually are, an only field, or the first value of a tuple.
+
+    Raises SightlineError for a name that is not there, and where no field is obvious.
+    """
+    if selector is not None:
+        output = _follow_path(output, str(selector), selector, network_name)
+    while not isinstance(output, Tensor) and not is_detection_list(output):
+        named_fields = list_output_fields(output)
+        if not named_fields:
+            return output
+        output = named_fields[_choose_field(output, named_fields, network_name)]
+    return output
+
+
+def is_detection_list(output: Any) -> bool:
+    """Whether an output is a list with one dict of boxes and scores for each image."""
+    if not isinstance(output, (list, tuple)) or not output:
+        return False
+    return all(isinstance(item, Mapping) and {"boxes", "scores"} <= set(item) for item in output)
+
+
+def list_output_fields(output: Any) -> dict[str, Any]:
+    """The parts of a container by name or index; empty for anything else."""
+    if isinstance(output, Mapping):
+        items = cast(Mapping[Any, Any], output).items()
+        return {str(key): value for key, value in items if value is not None}
+    if is_dataclass(output) and not isinstance(output, type):
+        values = {field.name: getattr(output, field.name) for field in fields(output)}
+        return {name: value for name, value in values.items() if value is not None}
+    if isinstance(output, tuple) and hasattr(output, "_fields"):
+        names = cast(Sequence[str], output._fields)  # pyright: ignore[reportAttributeAccessIssue]
+        return dict(zip(names, cast(tuple[Any, ...], output), strict=True))
+    if isinstance(output, (tuple, list)):
+        return {str(index): value for index, value in enumerate(cast(Sequence[Any], output))}
+    return {}
+
+
+def _follow_path(output: Any, path: str, selector: int | str, network_name: str) -> Any:
+    """The part at "heads.sex"; a field whose own name has a dot is found too.
+
+    `selector` is what the caller gave, for messages.
+    """
+    named_fields = list_output_fields(output)
+    if path in named_fields:
+        return named_fields[path]
+    name, _, rest = path.partition(".")
+    if rest and name in named_fields:
+        return _follow_path(named_fields[name], rest, selector, network_name)
+    is_sequence = isinstance(output, (tuple, list)) and not hasattr(output, "_fields")
+    if is_sequence:
+        last = len(named_fields) - 1
+        if name.startswith("-") and name[1:].isdigit() and 1 <= int(name[1:]) <= last + 1:
+            selected = named_fields[str(last + 1 - int(name[1:]))]
+            return _follow_path(selected, rest, selector, network_name) if rest else selected
+        raise SightlineError(
+            f"output is {selector!r}; {network_name} returns {last + 1} values: "
+            "give a number from 0"
+        )
+    if not named_fields:
+        raise SightlineError(
+            f"output is {selector!r}; {network_name} returns a single {type(output).__name__}: "
+            "leave output= out"
+        )
+    raise make_unknown_name_error("output", path, named_fields)
+
+
+def _choose_field(output: Any, named_fields: Mapping[str, Any], network_name: str) -> str:
+    """The field that holds the scores."""
+    for name in SCORE_FIELDS:
+        if name in named_fields:
+            return name
+    names = list(named_fields)
+    is_sequence = isinstance(output, (tuple, list)) and not hasattr(output, "_fields")
+    if len(names) == 1 or is_sequence:
+        return names[0]
+    raise SightlineError(
+        f"{network_name} returns several outputs ({', '.join(names)}); "
+        "say which one holds the scores: output='NAME', or 'NAME.NAME' for a nested one"
+    )

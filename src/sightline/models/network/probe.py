@@ -1,0 +1,96 @@
+"""What a network does, found by running it once on two images, together and apart."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sightline.errors import SightlineError
+from sightline.models.heads.output_head import OutputHead
+from sightline.models.heads.recognition import (
+    HeadHints,
+    is_same_for_one_image,
+    recognize_output_head,
+)
+from sightline.models.heads.selection import select_output
+
+PROBE_COUNT = 2
+
+# How far two answers to one image may differ, as a share of the largest number in them.
+SINGLE_TOLERANCE = 1e-3
+HALF_TOLERANCE = 3e-2
+
+ONE_BY_ONE_NOTE = "answers depend on the other images of a batch: images are run one by one"
+SINGLE_IMAGE_NOTE = "takes one image at a time"
+RANDOM_NOTE = "gives another answer each time"
+
+
+@dataclass(frozen=True)
+class NetworkFindings:
+    """What was found.
+
+    Attributes:
+        head: how scores are read from the output; None where that is not possible.
+        head_error: why it is not.
+        runs_one_by_one: whether images must not share a batch.
+        notes: what a user should know, for `repr`.
+    """
+
+    head: OutputHead | None = None
+    head_error: SightlineError | None = None
+    runs_one_by_one: bool = False
+    notes: tuple[str, ...] = ()
+
+
+def make_probe_images(shape: tuple[int, int, int], device: torch.device) -> Tensor:
+    """Two different images of channels × height × width, the same ones each time."""
+    generator = torch.Generator().manual_seed(0)
+    images = torch.rand(PROBE_COUNT, *shape, generator=generator, dtype=torch.float32)
+    return images.to(device)
+
+
+def probe_network(
+    run: Callable[[Tensor], Any], images: Tensor, hints: HeadHints
+) -> NetworkFindings:
+    """Runs a network on its probe images; never raises for what the network does.
+
+    `run` gives the network's own output for images, and raises SightlineError where it fails.
+    """
+    with torch.inference_mode(False), torch.enable_grad():
+        leaf = images.detach().requires_grad_()
+        together = _run_or_none(run, leaf)
+        try:
+            apart = run(leaf[:1])
+            if together is None:
+                head = recognize_output_head(apart, 1, hints)
+                return NetworkFindings(head, None, True, (SINGLE_IMAGE_NOTE,))
+            head = recognize_output_head(together, PROBE_COUNT, hints)
+        except SightlineError as error:
+            return NetworkFindings(head_error=error)
+
+        def select(output: Any) -> Any:
+            selected = select_output(output, hints.selector, hints.network_name)
+            return selected.movedim(head.batch_axis, 0) if head.batch_axis else selected
+
+        tolerance = SINGLE_TOLERANCE if _is_precise(select(apart)) else HALF_TOLERANCE
+        if is_same_for_one_image(select(together), select(apart), tolerance):
+            return NetworkFindings(head)
+        again = run(leaf[:1])
+        if not is_same_for_one_image(select(again), select(apart), tolerance):
+            return NetworkFindings(head, notes=(RANDOM_NOTE,))
+        return NetworkFindings(head, None, True, (ONE_BY_ONE_NOTE,))
+
+
+def _run_or_none(run: Callable[[Tensor], Any], images: Tensor) -> Any:
+    """The output, or None where the network can't take these images together."""
+    try:
+        return run(images)
+    except SightlineError:
+        return None
+
+
+def _is_precise(selected: Any) -> bool:
+    """Whether an output has at least single precision."""
+    return not isinstance(selected, Tensor) or selected.dtype in (torch.float32, torch.float64)
