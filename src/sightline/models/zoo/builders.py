@@ -20,6 +20,7 @@ from sightline.images.library import ASSETS_FOLDER
 from sightline.models.weights.checkpoint import fill_network_weights, read_weights
 from sightline.models.weights.layer_names import find_family_landmarks, find_layer_aliases
 from sightline.models.weights.published import adopt_caffe_normalization, convert_vgg_state_dict
+from sightline.models.zoo.hub import use_reachable_hub
 from sightline.models.zoo.sightnet import (
     SIGHTNET_LABELS,
     SIGHTNET_MEAN,
@@ -166,7 +167,8 @@ def build_timm_network(name: str, weights: str | None, options: dict[str, Any]) 
 
     if weights is None:
         try:
-            network = timm.create_model(name, pretrained=True, **options)
+            with use_reachable_hub():
+                network = timm.create_model(name, pretrained=True, **options)
         except Exception as error:  # the hub's client raises many kinds of error when offline
             raise make_download_error(name, error) from error
     else:

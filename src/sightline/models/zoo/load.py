@@ -133,8 +133,14 @@ def find_network_builder(name: str) -> NetworkBuilder:
         return build_torchvision_network
     import timm
 
-    architecture = name.split(".", maxsplit=1)[0]  # timm's names may go on with .TRAINING
+    architecture, dot, tag = name.partition(".")  # timm's names may go on with .TRAINING
     if architecture in timm.list_models():
+        trainings = timm.list_models(f"{architecture}.*", pretrained=True)
+        if dot and name not in trainings:
+            kind = f"training of {architecture}"
+            raise make_unknown_name_error(
+                kind, tag, [training.partition(".")[2] for training in trainings]
+            )
         return build_timm_network
     candidates = [candidate for names in list_network_names().values() for candidate in names]
     raise make_unknown_name_error("network", name, candidates)
@@ -143,6 +149,8 @@ def find_network_builder(name: str) -> NetworkBuilder:
 def resolve_device(device: str | torch.device) -> torch.device:
     """The device; raises SightlineError for one that this machine doesn't have."""
     try:
+        if torch.device(device).type == "meta":
+            raise NotImplementedError("it holds no values")
         return torch.empty(0, device=device).device
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise SightlineError(
