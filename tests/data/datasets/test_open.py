@@ -13,13 +13,7 @@ from helpers import smooth
 
 import sightline as sl
 from sightline.data.datasets.files import Files, hash_source
-from sightline.data.datasets.open import (
-    find_image_files,
-    infer_folder_classes,
-    open_dataset,
-    open_file_list,
-    reread_image,
-)
+from sightline.data.datasets.open import open_dataset, open_file_list, reread_image
 from sightline.images import io as images
 
 CLASSES = ("ant", "ant", "ant", "ant", "bee", "bee")
@@ -110,25 +104,6 @@ def test_a_list_of_paths_keeps_its_order_and_has_no_classes(files: list[Path]) -
 
 
 # ── folders and lists ──
-
-
-def test_hidden_files_companions_and_stores_are_left_out(tmp_path: Path) -> None:
-    image_names = ("a.png", "sub/b.JPG", "sub/no_suffix")
-    ignored = (".c.png", ".hidden/d.png", "sub/e.TXT", "f.npy", "old.scan/g.png", "t.lance/h.png")
-    for name in (*image_names, *ignored):
-        path = tmp_path / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch()
-    (tmp_path / "linked").symlink_to(tmp_path / "sub")
-    paths = find_image_files(str(tmp_path))
-    names = [str(Path(path).relative_to(tmp_path)) for path in paths]
-    assert sorted(names) == sorted(image_names)
-
-
-def test_folders_are_classes_only_if_every_image_lies_in_one() -> None:
-    nested = ["/photos/b/x.png", "/photos/a/deep/y.png"]
-    assert infer_folder_classes("/photos", nested) == ["b", "a"]
-    assert infer_folder_classes("/photos", [*nested, "/photos/z.png"]) == [None] * 3
 
 
 def test_lines_of_a_list(tmp_path: Path) -> None:

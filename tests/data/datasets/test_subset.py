@@ -54,7 +54,7 @@ def test_paths_that_a_list_cannot_hold_are_left_out() -> None:
     paths = ["/a.png", "/tab\t.png", "/line\n.png", "/space .png ", "/caf\udce9.png", "/b.png"]
     dataset = Files("source", paths, ["x", "x", "x", "x", "x", "y"])
     lines = [format_list_line(dataset, position) for position in range(len(paths))]
-    assert lines == ["/a.png\tx\n", "", "", "", "", "/b.png\ty\n"]
+    assert lines == ["/a.png\tx\n", "", "", "", "/caf\udce9.png\tx\n", "/b.png\ty\n"]
 
 
 def test_an_archive_is_not_cut(tmp_path: Path) -> None:

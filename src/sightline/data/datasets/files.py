@@ -8,16 +8,11 @@ from typing import Protocol
 
 from PIL import Image
 
+from sightline.data.datasets.names import encode_name, make_storable_name
+from sightline.errors import SightlineError
 from sightline.images.decode.source import read_picture_source
 from sightline.images.decode.square import ImageSource
 from sightline.models.weights.checkpoint import hash_file
-
-TEXT_SUFFIXES = frozenset({".txt", ".json", ".csv", ".md", ".xml", ".yaml", ".yml", ".log", ".py"})
-ARRAY_SUFFIXES = frozenset({".npz", ".npy", ".mat", ".safetensors", ".pt", ".pth"})
-
-COMPANION_SUFFIXES = TEXT_SUFFIXES | ARRAY_SUFFIXES  # files that often lie beside images
-
-STORE_SUFFIXES = (".scan", ".lance")
 
 
 class ImageDataset(Protocol):
@@ -57,9 +52,17 @@ class ImageDataset(Protocol):
         """
         ...
 
+    def __getitem__(self, position: int) -> ImageSource:
+        """The same as `read_image`, for torch's DataLoader."""
+        ...
+
 
 class Files:
-    """Image files in the order of `paths`. `classes` has the class name of each, or None."""
+    """Image files in the order of `paths`. `classes` has the class name of each, or None.
+
+    A path that ends in a separator is a folder that could not be listed. It counts as an image
+    that can't be read.
+    """
 
     def __init__(self, source: str, paths: Sequence[str], classes: Sequence[str | None]) -> None:
         self.source = source
@@ -68,23 +71,24 @@ class Files:
 
         digest = hashlib.sha256()
         for path in paths:
-            line = f"{path}\0{read_file_stamp(path)}\n"
-            digest.update(line.encode(errors="surrogateescape"))
+            digest.update(encode_name(f"{path}\0{read_file_stamp(path)}\n"))
         self.digest = digest.hexdigest()
 
     def __len__(self) -> int:
         return len(self.paths)
 
+    def __getitem__(self, position: int) -> ImageSource:
+        return self.read_image(position)
+
     def get_path(self, position: int) -> str:
-        # A name that is not UTF-8 becomes printable; `paths` keeps the one that opens the file.
-        raw_path = self.paths[position].encode(errors="surrogateescape")
-        return raw_path.decode(errors="backslashreplace")
+        # `paths` keeps the name that opens the file.
+        return make_storable_name(self.paths[position])
 
     def get_label(self, position: int) -> int:
         return self.labels[position]
 
     def read_image(self, position: int) -> bytes | Path:
-        return read_picture_source(self.paths[position])
+        return read_image_file(self.paths[position])
 
 
 def number_classes(classes: Sequence[str | None]) -> tuple[tuple[str, ...], list[int]]:
@@ -97,14 +101,26 @@ def number_classes(classes: Sequence[str | None]) -> tuple[tuple[str, ...], list
         return (), [-1] * len(classes)
 
     index_of: dict[str | None, int] = {name: index for index, name in enumerate(class_names)}
-    return tuple(class_names), [index_of.get(name, -1) for name in classes]
+    storable_names = tuple(map(make_storable_name, class_names))
+    return storable_names, [index_of.get(name, -1) for name in classes]
+
+
+def read_image_file(path: str) -> bytes | Path:
+    """The content of a picture file; of a large one its path, from which it can be decoded.
+
+    Raises OSError or SightlineError if it can't be read.
+    """
+    if path.endswith(os.sep):
+        with os.scandir(path):  # raises the reason why the folder could not be listed
+            raise SightlineError("a folder that could not be listed when the scan began")
+    return read_picture_source(path)
 
 
 def read_file_stamp(path: str) -> str:
     """Size and modification time of a file; empty if it can't be looked up."""
     try:
         status = os.stat(path)
-    except OSError:
+    except (OSError, ValueError):  # ValueError: a null byte in the path
         return ""
     return f"{status.st_size} {status.st_mtime_ns}"
 
@@ -118,3 +134,19 @@ def hash_source(source: ImageSource) -> str:
     if isinstance(source, Image.Image):
         return hashlib.sha256(source.tobytes()).hexdigest()
     return ""
+
+
+# ── archives ──
+
+
+def hash_file_stamps(files: Sequence[str]) -> str:
+    """Digest of the sizes and modification times of files."""
+    lines = [f"{file} {read_file_stamp(file)}" for file in files]
+    return hashlib.sha256(encode_name("\n".join(lines))).hexdigest()
+
+
+def name_archives(files: Sequence[str], suffix: str) -> str:
+    """The text that opens these files again: the only one, or a pattern for all in their folder."""
+    if len(files) == 1:
+        return files[0]
+    return os.path.join(os.path.dirname(files[0]), f"*{suffix}")

@@ -1,30 +1,30 @@
 """Opens the dataset that a path, pattern, list or object names."""
 
+import codecs
 import glob
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from sightline.data.datasets.files import (
-    COMPANION_SUFFIXES,
-    STORE_SUFFIXES,
-    Files,
-    ImageDataset,
-    hash_source,
+from sightline.data.datasets.files import Files, ImageDataset, hash_source, read_image_file
+from sightline.data.datasets.folders import (
+    find_image_files,
+    has_store_description,
+    infer_folder_classes,
+    is_lance_table,
 )
+from sightline.data.datasets.names import find_stored_file
 from sightline.errors import SightlineError
-from sightline.images.decode.formats import SIGNATURE_LENGTH
-from sightline.images.decode.source import (
-    check_regular_file,
-    read_picture_source,
-)
+from sightline.images.decode.formats import SIGNATURE_LENGTH, detect_format
+from sightline.images.decode.source import check_regular_file
 from sightline.images.decode.square import ImageSource
 
 ARCHIVE_SUFFIXES = (".tar", ".parquet", ".lance")
 # A text list of two million paths.
 MAX_LIST_BYTES = 200_000_000
+MAX_LINE_BYTES = 10_000  # more than any system allows for a path, and a class
 
 
 def open_dataset(source: Any = None) -> ImageDataset:
@@ -57,7 +57,9 @@ def open_dataset(source: Any = None) -> ImageDataset:
 def open_dataset_path(source: str) -> ImageDataset:
     """The dataset in a folder, archive or list, or the files that a pattern matches."""
     path = os.path.abspath(source)
-    if os.path.isdir(path) and not path.endswith(".lance"):
+    if has_store_description(path):
+        raise SightlineError(f"{source} is the store of a scan, not a dataset; give it as --store")
+    if os.path.isdir(path) and not is_lance_table(path):
         paths = sorted(find_image_files(path))
         return require_images(open_files(path, path, paths), source)
     if path.endswith(ARCHIVE_SUFFIXES) and os.path.exists(path):
@@ -68,7 +70,7 @@ def open_dataset_path(source: str) -> ImageDataset:
         paths = sorted(
             match
             for match in glob.glob(path, recursive=True)
-            if not os.path.isdir(match) or match.endswith(".lance")
+            if not os.path.isdir(match) or is_lance_table(match)
         )
         if not paths:
             raise SightlineError(f"no file matches {source}")
@@ -84,15 +86,18 @@ def open_files(source: str, root: str, paths: Sequence[str]) -> ImageDataset:
 
     The folders below `root` are the classes.
     """
-    if paths and all(path.endswith(ARCHIVE_SUFFIXES) for path in paths):
-        return open_archives(paths)
+    unlisted_folders = [path for path in paths if path.endswith(os.sep)]
+    file_count = len(paths) - len(unlisted_folders)
+    archives = [path for path in paths if path.endswith(ARCHIVE_SUFFIXES)]
+    if archives and len(archives) == file_count:
+        if unlisted_folders:
+            raise SightlineError(f"{unlisted_folders[0]} can't be listed, beside archives")
+        return open_archives(archives)
     return Files(source, paths, infer_folder_classes(root, paths))
 
 
 def open_archives(paths: Sequence[str]) -> ImageDataset:
     """The dataset in archives or tables. Raises SightlineError if they are of different kinds."""
-    from sightline.data.datasets.shards import ARCHIVE_OPENERS
-
     suffixes = {Path(path).suffix for path in paths}
     if len(suffixes) > 1:
         folder = os.path.dirname(paths[0])
@@ -101,16 +106,22 @@ def open_archives(paths: Sequence[str]) -> ImageDataset:
     for path in paths:
         if not os.path.isdir(path) and not os.path.isfile(path):
             raise SightlineError(f"{path} is a pipe, socket or device, not an archive")
-    return ARCHIVE_OPENERS[suffixes.pop()](paths)
+    if suffixes == {".tar"}:
+        from sightline.data.datasets.tar import Tar
+
+        return Tar(paths)
+    from sightline.data.datasets.tables import TABLE_KINDS, Rows
+
+    suffix = suffixes.pop()
+    return Rows(paths, suffix, TABLE_KINDS[suffix])
 
 
 def open_file_list(path: str) -> Files:
     """The files that a text list names; relative paths start from the list's folder."""
-    text = read_list_text(path)
     folder = os.path.dirname(path)
     files: list[str] = []
     classes: list[str | None] = []
-    for line in text.splitlines():
+    for line in read_list_lines(path):
         if not line.strip():
             continue
         name, tab, class_name = line.partition("\t")
@@ -119,22 +130,44 @@ def open_file_list(path: str) -> Files:
     return Files(path, files, classes)
 
 
-def read_list_text(path: str) -> str:
-    """The content of a text list. Raises SightlineError for what is none, before it is read."""
+def read_list_lines(path: str) -> list[str]:
+    """The lines of a text list, of UTF-8 but for the names of files that are not.
+
+    Raises SightlineError for what is no list, before it is read.
+    """
     refusal = f"{path} is no folder, text list, .tar, .parquet or .lance"
     try:
         check_regular_file(path)
         with open(path, "rb") as file:
-            is_binary = b"\0" in file.read(SIGNATURE_LENGTH)
+            first_bytes = file.read(SIGNATURE_LENGTH)
             byte_count = file.seek(0, os.SEEK_END)
             file.seek(0)
-            is_readable = not is_binary and byte_count <= MAX_LIST_BYTES
-            text = file.read().decode("utf-8") if is_readable else "\0"
-    except (OSError, ValueError) as error:  # ValueError: SightlineError, and not UTF-8
+            if b"\0" in first_bytes or is_picture(first_bytes) or byte_count > MAX_LIST_BYTES:
+                raise SightlineError(refusal)
+            content = file.read().removeprefix(codecs.BOM_UTF8)
+    except (OSError, ValueError) as error:  # ValueError: SightlineError
         raise SightlineError(refusal) from error
-    if "\0" in text:
+    if b"\0" in content:
         raise SightlineError(refusal)
-    return text
+
+    # Not at the rarer line ends that `str.splitlines` knows: they may be part of a name.
+    lines = content.replace(b"\r\n", b"\n").split(b"\n")
+    for number, line in enumerate(lines, 1):
+        if len(line) > MAX_LINE_BYTES:
+            raise SightlineError(
+                f"line {number} of {path} has {len(line):,} bytes; "
+                f"a path and a class have at most {MAX_LINE_BYTES:,}"
+            )
+    return [line.decode(errors="surrogateescape") for line in lines]
+
+
+def is_picture(first_bytes: bytes) -> bool:
+    """Whether a file begins as a picture does."""
+    try:
+        detect_format(first_bytes)
+    except SightlineError:
+        return False
+    return True
 
 
 def require_images(dataset: ImageDataset, name: str) -> ImageDataset:
@@ -142,32 +175,6 @@ def require_images(dataset: ImageDataset, name: str) -> ImageDataset:
     if not len(dataset):
         raise SightlineError(f"there are no images in {name}")
     return dataset
-
-
-def find_image_files(folder: str) -> Iterator[str]:
-    """Every file below a folder that could be an image.
-
-    Leaves out hidden files and folders, stores, and files such as `.txt` and `.json` that often lie
-    beside images. Does not follow links to folders.
-    """
-    for parent, folders, files in os.walk(folder):
-        folders[:] = [
-            name
-            for name in folders
-            if not name.startswith(".") and not name.endswith(STORE_SUFFIXES)
-        ]
-        for name in files:
-            is_companion = Path(name).suffix.lower() in COMPANION_SUFFIXES
-            if not name.startswith(".") and not is_companion:
-                yield os.path.join(parent, name)
-
-
-def infer_folder_classes(root: str, paths: Sequence[str]) -> list[str | None]:
-    """The first folder below `root` of each path; None for all if one lies in `root` itself."""
-    folders_of_path = [os.path.relpath(path, root).split(os.sep)[:-1] for path in paths]
-    if not all(folders_of_path):
-        return [None] * len(paths)
-    return [folders[0] for folders in folders_of_path]
 
 
 # ── an image again, after the scan ──
@@ -187,13 +194,13 @@ def reread_image(
         )
     try:
         if descriptor["kind"] == "Files":
-            source = read_picture_source(path)
+            source = read_image_file(find_stored_file(path))
         else:
             source = _open_cached_dataset(descriptor["source"]).read_image(position)
-    except (OSError, IndexError) as error:
+        return source, hash_source(source)
+    except (OSError, IndexError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise SightlineError(f"{path} can't be read any more ({reason})") from error
-    return source, hash_source(source)
 
 
 @lru_cache(maxsize=4)

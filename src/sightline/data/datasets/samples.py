@@ -27,6 +27,9 @@ class Tiles:
     def __len__(self) -> int:
         return len(self.boxes)
 
+    def __getitem__(self, position: int) -> Tensor:
+        return self.read_image(position)
+
     def get_path(self, position: int) -> str:
         name, top, left, side = self.boxes[position]
         return f"{name}[{top}:{top + side},{left}:{left + side}]"

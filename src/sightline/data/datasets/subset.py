@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sightline.data.datasets.files import Files
+from sightline.data.datasets.names import encode_name, make_storable_name
 from sightline.data.datasets.open import open_dataset
 from sightline.errors import SightlineError
 from sightline.images.files import get_cache_path, replace_atomically
@@ -56,9 +57,8 @@ def draw_subset(source: str, max_images: int) -> DatasetSubset:
 def format_list_line(dataset: Files, position: int) -> str:
     """A line of a text list: path, tab, class. Empty for a path that such a list can't hold."""
     path = dataset.paths[position]
-    is_valid_text = path == dataset.get_path(position)
-    is_one_field = "\t" not in path and path == path.strip() and len(path.splitlines()) == 1
-    if not (is_valid_text and is_one_field):
+    is_one_field = "\t" not in path and path == path.strip() and "\n" not in path
+    if not is_one_field:
         return ""
     label = dataset.get_label(position)
     if label < 0:
@@ -68,10 +68,10 @@ def format_list_line(dataset: Files, position: int) -> str:
 
 def cache_file_list(source: str, text: str) -> Path:
     """Writes a list to the user's cache, under a name that depends on its content."""
-    digest = hashlib.sha256(text.encode()).hexdigest()[:12]
-    stem = os.path.basename(os.path.abspath(source))[:40]
+    digest = hashlib.sha256(encode_name(text)).hexdigest()[:12]
+    stem = make_storable_name(os.path.basename(os.path.abspath(source)))[:40]
     path = get_cache_path("lists", f"{stem}-{digest}.txt")
     if not path.exists():
         with replace_atomically(path) as temporary:
-            temporary.write_text(text, encoding="utf-8")
+            temporary.write_bytes(encode_name(text))
     return path

@@ -1,7 +1,6 @@
 """Dataset objects of torch, torchvision and Hugging Face."""
 
 import hashlib
-import threading
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,9 +8,10 @@ from PIL import Image
 from torch import Tensor
 
 from sightline.data.datasets.files import Files, ImageDataset, hash_source
-from sightline.errors import SightlineError
+from sightline.errors import SightlineError, get_first_error_line
 from sightline.images.decode.pixels import convert_tensor_to_pillow
 from sightline.images.decode.square import ImageSource
+from sightline.locks import ForkSafeLock
 
 FINGERPRINT_IMAGES = 16  # images that the digest of a dataset object depends on
 
@@ -37,6 +37,10 @@ def wrap_dataset(dataset: Any) -> ImageDataset:
     return Dataset(dataset)
 
 
+class UnreadableItemError(SightlineError):
+    """An item that `dataset[i]` can't give."""
+
+
 class Dataset:
     """Images and labels from `dataset[i]`, read by one thread at a time.
 
@@ -48,7 +52,7 @@ class Dataset:
 
     def __init__(self, dataset: Any) -> None:
         self.dataset = dataset
-        self.lock = threading.Lock()
+        self.lock = ForkSafeLock()
         self.class_names = find_class_names(dataset)
         self.labels: dict[int, int] = {}
 
@@ -56,14 +60,24 @@ class Dataset:
         header = f"{type(dataset).__name__} {len(dataset)} {fingerprint}"
         digest = hashlib.sha256(header.encode())
         for position in pick_fingerprint_positions(len(dataset)):
+            digest.update(self._hash_image(position).encode())
+        self.digest = digest.hexdigest()
+
+    def _hash_image(self, position: int) -> str:
+        """Digest of an image, or the reason why it can't be read: others still can be."""
+        try:
             image = self.read_image(position)
             if isinstance(image, Tensor):
                 image = convert_tensor_to_pillow(image)
-            digest.update(hash_source(image).encode())
-        self.digest = digest.hexdigest()
+            return hash_source(image)
+        except UnreadableItemError as error:
+            return get_first_error_line(error)
 
     def __len__(self) -> int:
         return len(self.dataset)
+
+    def __getitem__(self, position: int) -> ImageSource:
+        return self.read_image(position)
 
     def get_path(self, position: int) -> str:
         return f"{type(self.dataset).__name__}[{position}]"
@@ -72,11 +86,15 @@ class Dataset:
         return self.labels.pop(position, -1)
 
     def read_image(self, position: int) -> ImageSource:
-        with self.lock:
-            item = self.dataset[position]
+        try:
+            with self.lock:
+                item = self.dataset[position]
+        except Exception as error:
+            reason = get_first_error_line(error) or type(error).__name__
+            raise UnreadableItemError(f"the dataset has no item {position}: {reason}") from error
         image, label = split_item(item)
         if self.class_names and label is not None:
-            self.labels[position] = int(label)
+            self.labels[position] = check_label(label, len(self.class_names))
         if isinstance(image, Image.Image):
             image.load()
         elif not isinstance(image, (Tensor, bytes)):
@@ -85,6 +103,20 @@ class Dataset:
                 "it must be an image, a tensor or the bytes of a file"
             )
         return image
+
+
+def check_label(label: Any, class_count: int) -> int:
+    """A label as an index into the class names; −1 is not known.
+
+    Raises SightlineError if it is none.
+    """
+    try:
+        index = int(label)
+    except (TypeError, ValueError) as error:
+        raise SightlineError(f"its label is {label!r:.40}; it must be a number") from error
+    if not -1 <= index < class_count:
+        raise SightlineError(f"its label is {index}; the dataset has {class_count} classes")
+    return index
 
 
 def find_class_names(dataset: Any) -> tuple[str, ...]:

@@ -33,7 +33,12 @@ from sightline.data.store.interface import (
 )
 from sightline.data.store.lance_store import resolve_store
 from sightline.data.store.reader import Scan
-from sightline.errors import SightlineError, make_out_of_range_error, make_unknown_name_error
+from sightline.errors import (
+    SightlineError,
+    escape_control_characters,
+    make_out_of_range_error,
+    make_unknown_name_error,
+)
 from sightline.images.files import get_cache_path
 from sightline.models.layers.feature_maps import reshape_to_unit_grid
 from sightline.models.model import Model
@@ -311,7 +316,9 @@ def measure_unit_grids(
 def make_store_path(description: ScanDescription) -> Path:
     """The path of a scan's store in the user's cache."""
     dataset = description.dataset
-    name = os.path.basename(dataset.source or dataset.kind) or "images"
+    # LanceDB opens no path that is not UTF-8, and control characters would be shown.
+    source_name = os.path.basename(dataset.source or dataset.kind)
+    name = escape_control_characters(source_name).replace("\\", "_") or "images"
     # The batch size is not in the name: a scan with another one is the same scan.
     content = replace(description, batch_size=DEFAULT_BATCH_SIZE).to_json()
     digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -99,6 +99,7 @@ class ScanWorker:
         try:
             source = self.dataset.read_image(position)
             square = fit_square(source, network.side, network.short_side)
+            sha256 = hash_source(source)
         except SightlineError as error:
             reason = get_first_error_line(error)
             return ErrorRow(position, self.dataset.get_path(position), reason)
@@ -106,7 +107,7 @@ class ScanWorker:
             reason = getattr(error, "strerror", None) or get_first_error_line(error)
             return ErrorRow(position, self.dataset.get_path(position), reason)
         thumbnail = encode_thumbnail(square, min(THUMBNAIL_SIZE, network.side))
-        return DecodedImage(position, square, hash_source(source), thumbnail)
+        return DecodedImage(position, square, sha256, thumbnail)
 
     # ── the network ──
 

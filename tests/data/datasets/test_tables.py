@@ -1,8 +1,7 @@
-"""Archives and tables: members that are images, their classes, rows across blocks and files."""
+"""Tables: rows across blocks and files, their classes, and rows without an image."""
 
-import io
+import pickle
 import random
-import tarfile
 from pathlib import Path
 
 import lancedb
@@ -11,36 +10,13 @@ import pyarrow.parquet as pq
 import pytest
 
 import sightline as sl
-from sightline.data.datasets import shards
-from sightline.data.datasets.shards import Rows, Tar
+from sightline.data.datasets import tables as table_files
+from sightline.data.datasets.tables import Rows
 
 
-def write_tar(path: Path, members: dict[str, bytes]) -> None:
-    with tarfile.open(path, "w") as archive:
-        for name, content in members.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(content)
-            archive.addfile(info, io.BytesIO(content))
-
-
-def test_members_and_their_classes(tmp_path: Path) -> None:
-    members = {
-        "./ant/1.png": b"GIF89a first",
-        "ant/.hidden.png": b"hidden",
-        "ant/2.json": b"{}",
-        "ant/3.png": b"GIF89a second one",
-        "ant/3.cls": b" wasp\n",
-        "4.png": b"GIF89a",
-    }
-    write_tar(tmp_path / "a.tar", members)
-    write_tar(tmp_path / "b.tar", {"bee/deep/5.png": b"GIF89a last"})
-    dataset = Tar([str(tmp_path / "a.tar"), str(tmp_path / "b.tar")])
-    assert dataset.source == f"{tmp_path}/*.tar"
-    images = [dataset.read_image(position) for position in range(len(dataset))]
-    assert images == [b"GIF89a first", b"GIF89a second one", b"GIF89a", b"GIF89a last"]
-    assert dataset.class_names == ("ant", "bee", "wasp")
-    assert dataset.labels == [0, 2, -1, 1]
-    assert dataset.get_path(3) == f"{tmp_path}/b.tar/bee/deep/5.png"
+def open_rows(*files: Path) -> Rows:
+    suffix = files[0].suffix
+    return Rows([str(file) for file in files], suffix, table_files.TABLE_KINDS[suffix])
 
 
 def make_table(first: int, count: int, labels: list[int | None]) -> pa.Table:
@@ -53,7 +29,7 @@ def test_rows_in_any_order_across_blocks_and_files(
     suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nine rows in two files, in blocks of 3, 3 and 1, and of 2; classes sort as numbers."""
-    monkeypatch.setattr(shards, "LANCE_BLOCK_ROWS", 3)
+    monkeypatch.setattr(table_files, "LANCE_BLOCK_ROWS", 3)
     labels = [2, 10, 2, None, 0, 10, 2, 10, 0]
     tables = {"a": make_table(0, 7, labels[:7]), "b": make_table(7, 2, labels[7:])}
     for name, table in tables.items():
@@ -61,9 +37,8 @@ def test_rows_in_any_order_across_blocks_and_files(
             pq.write_table(table, tmp_path / f"{name}.parquet", row_group_size=3)
         else:
             lancedb.connect(tmp_path).create_table(name, table)
-    files = [str(tmp_path / f"{name}{suffix}") for name in tables]
-    dataset = shards.ARCHIVE_OPENERS[suffix](files)
-    assert isinstance(dataset, Rows)
+    files = [tmp_path / f"{name}{suffix}" for name in tables]
+    dataset = open_rows(*files)
     assert dataset.block_ends == [3, 6, 7, 9]
     assert dataset.class_names == ("0", "2", "10")
     assert [dataset.get_label(position) for position in range(9)] == [1, 2, 1, -1, 0, 2, 1, 2, 0]
@@ -81,7 +56,7 @@ def test_rows_in_any_order_across_blocks_and_files(
 def test_a_row_without_bytes_is_an_error_of_that_row(tmp_path: Path) -> None:
     images = [{"bytes": b"here", "path": "a.png"}, {"bytes": None, "path": "b.png"}]
     pq.write_table(pa.table({"picture": images}), tmp_path / "a.parquet")
-    dataset = shards.ARCHIVE_OPENERS[".parquet"]([str(tmp_path / "a.parquet")])
+    dataset = open_rows(tmp_path / "a.parquet")
     assert dataset.read_image(0) == b"here"
     assert dataset.class_names == ()
     with pytest.raises(sl.SightlineError, match="this row has no image bytes"):
@@ -91,7 +66,7 @@ def test_a_row_without_bytes_is_an_error_of_that_row(tmp_path: Path) -> None:
 def test_classes_may_be_texts(tmp_path: Path) -> None:
     table = pa.table({"image": [b"1", b"2", b"3"], "class": ["wasp", None, "bee"]})
     pq.write_table(table, tmp_path / "a.parquet")
-    dataset = shards.ARCHIVE_OPENERS[".parquet"]([str(tmp_path / "a.parquet")])
+    dataset = open_rows(tmp_path / "a.parquet")
     assert dataset.class_names == ("bee", "wasp")
     assert [dataset.get_label(position) for position in range(3)] == [1, -1, 0]
 
@@ -102,6 +77,30 @@ def test_parquet_files_do_not_stay_open(tmp_path: Path) -> None:
     for path in paths:
         pq.write_table(make_table(0, 1, [0]), path)
     open_before = len(list(Path("/proc/self/fd").iterdir()))
-    dataset = shards.ARCHIVE_OPENERS[".parquet"]([str(path) for path in paths])
+    dataset = open_rows(*paths)
     assert dataset.read_image(19) == b"image 0"
     assert len(list(Path("/proc/self/fd").iterdir())) < open_before + 10
+
+
+def test_tables_can_be_sent_to_other_processes(tmp_path: Path) -> None:
+    """Without the rows that are in memory."""
+    pq.write_table(make_table(0, 5, [0, 1, 1, 0, 1]), tmp_path / "a.parquet")
+    lancedb.connect(tmp_path).create_table("b", make_table(0, 5, [0, 1, 1, 0, 1]))
+    for name in ("a.parquet", "b.lance"):
+        dataset = open_rows(tmp_path / name)
+        size_before = len(pickle.dumps(dataset))
+        assert dataset.read_image(3) == b"image 3"
+        packed = pickle.dumps(dataset)
+        assert len(packed) == size_before
+        assert pickle.loads(packed)[4] == b"image 4"
+
+
+def test_values_that_repeat_are_in_memory_once(tmp_path: Path) -> None:
+    """Parquet keeps each different value once; so does the block in memory."""
+    images = [bytes(100_000), b"other"] * 200
+    for name, column in {"flat": images, "struct": [{"bytes": image} for image in images]}.items():
+        pq.write_table(pa.table({"image": column}), tmp_path / f"{name}.parquet")
+        dataset = open_rows(tmp_path / f"{name}.parquet")
+        assert dataset.read_image(398) == images[398]
+        assert dataset.read_image(399) == b"other"
+        assert dataset._cached_columns[0].nbytes < 1_000_000
