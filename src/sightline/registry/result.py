@@ -13,7 +13,8 @@ from torch import Tensor
 from sightline.images.files import replace_atomically, replace_files_together, write_text
 from sightline.images.io import write
 from sightline.images.plotting.html import make_preview_uri
-from sightline.images.video import VIDEO_SUFFIXES, write_video
+from sightline.images.video.properties import VIDEO_SUFFIXES
+from sightline.images.video.writing import write_video
 
 # What a method may put into `Result.values`.
 ResultValue = Tensor | float | int | str | bool | None | list[Any] | dict[str, Any]

@@ -23,8 +23,9 @@ from sightline.generators.checkpoint import (
     write_fixed_style_network,
 )
 from sightline.images import io as images
-from sightline.images import video
 from sightline.images.decode.pixels import convert_tensor_to_pillow
+from sightline.images.video.reading import read_video, read_video_properties
+from sightline.images.video.writing import write_video
 
 
 @pytest.fixture(autouse=True)
@@ -122,12 +123,12 @@ def test_apply_to_a_folder_leaves_out_what_is_broken(capsys: pytest.CaptureFixtu
 
 
 def test_apply_to_a_video() -> None:
-    video.write_video((smooth(side=32, seed=seed) for seed in range(4)), "short.mp4")
+    write_video((smooth(side=32, seed=seed) for seed in range(4)), "short.mp4")
     assert (
         main(["stylizer", "apply", "own.safetensors", "short.mp4", "--out", "made", "--batch", "3"])
         == 0
     )
-    frames = list(video.read_video("made/short.mp4"))
+    frames = list(read_video("made/short.mp4"))
     assert (len(frames), frames[0].shape) == (4, (1, 3, 32, 32))
 
 
@@ -178,7 +179,7 @@ def test_apply_makes_an_animation_of_an_animation(suffix: str) -> None:
     )
     assert main(["stylizer", "apply", "own.safetensors", f"short{suffix}", "--out", "made"]) == 0
     assert names("made") == [f"short{suffix}"]
-    properties = video.read_video_properties(f"made/short{suffix}")
+    properties = read_video_properties(f"made/short{suffix}")
     assert (properties.durations, properties.loop_count) == ((50, 90, 200), 2)
 
 
@@ -297,7 +298,7 @@ def test_refuses_in_one_line_and_writes_no_picture(
 
 
 def test_a_failing_video_leaves_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    video.write_video((smooth(side=32, seed=seed) for seed in range(8)), "short.mp4")
+    write_video((smooth(side=32, seed=seed) for seed in range(8)), "short.mp4")
     whole = Path("short.mp4").read_bytes()
     Path("half.mp4").write_bytes(whole[: len(whole) // 2])
     assert main(["stylizer", "apply", "own.safetensors", "half.mp4", "--out", "made"]) == 1

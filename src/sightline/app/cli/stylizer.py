@@ -41,14 +41,9 @@ from sightline.generators.training.train import train_stylizer as run_training
 from sightline.images.files import check_writable
 from sightline.images.io import read_file_or_sample, write
 from sightline.images.library import find_pictures_below
-from sightline.images.video import (
-    ANIMATION_SUFFIXES,
-    is_animation_file,
-    read_video,
-    read_video_properties,
-    set_frame_rate,
-    write_video,
-)
+from sightline.images.video.properties import ANIMATION_SUFFIXES, set_frame_rate
+from sightline.images.video.reading import is_animation_file, read_video, read_video_properties
+from sightline.images.video.writing import write_video
 from sightline.models.zoo.load import choose_default_device, load, resolve_device
 
 # Photographs are stored this much larger than the crops.

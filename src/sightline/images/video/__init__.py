@@ -1,0 +1,1 @@
+"""Videos and animations: reading frame by frame, writing, and how they are shown."""
