@@ -37,6 +37,14 @@ from .methods.units.activations import activations as activations
 from .methods.units.filters import filters as filters
 from .methods.units.labels import labels as labels
 from .methods.units.patches import patches as patches
+from .models.heads.targets import box as box
+from .models.heads.targets import classes as classes
+from .models.heads.targets import pixel as pixel
+from .models.heads.targets import region as region
+from .models.heads.targets import regression as regression
+from .models.heads.targets import score as score
+from .models.heads.targets import similar_to as similar_to
+from .models.heads.targets import unit as unit
 from .models.model import Model as Model
 from .models.overrides.relu import backward as backward
 from .models.tracing.receptive_field import receptive_field as receptive_field

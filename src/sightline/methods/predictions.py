@@ -18,7 +18,7 @@ from sightline.registry.result import Result
     chapter="methods",
     title="Predictions",
     question="Which classes does the network see in this image?",
-    reading="The bars are the softmax of the class scores. Everything below asks why the longest "
+    reading="The bars are the probabilities of the classes. Everything below asks why the longest "
     "bar is the longest.",
     caution="The network can only choose among the classes it was trained on, and it is often too "
     "sure of itself: a high bar is not a promise.",
@@ -26,10 +26,12 @@ from sightline.registry.result import Result
 def predictions(
     model: Model, image: Tensor, *, k: Annotated[int, ValueRange(1, 100)] = 5
 ) -> Result:
-    """Lists the most probable classes of each image.
+    """Lists the most probable classes of each image, or the numbers of a regression.
 
     `values["labels"]` is a list of k class names for each image, most probable first;
     `values["indices"]` and `values["probabilities"]` are N×k, and `values["logits"]` N×classes.
+    Probabilities are the softmax of the logits, or the sigmoid where labels don't exclude each
+    other. A regression has `values["numbers"]`, N×k, in the output's order, and no probabilities.
 
     Args:
         k: How many classes; all, if the network has fewer.
@@ -40,9 +42,13 @@ def predictions(
         raise SightlineError(
             f"{model.name} gives NaN or infinite scores for this image; its weights may be damaged"
         )
+    if model.output_kind == "embedding":
+        model.require_classes("predictions")
+    if model.output_kind == "regression":
+        return describe_numbers(model, image, logits, k)
 
     class_count = min(k, logits.shape[1])
-    probabilities, indices = logits.softmax(1).topk(class_count)
+    probabilities, indices = model.to_probabilities(logits).topk(class_count)
     labels = [[model.labels[index] for index in row] for row in indices.tolist()]
     values = {
         "labels": labels,
@@ -55,8 +61,24 @@ def predictions(
         draw_bar_chart(names, shares)
         for names, shares in zip(labels, probabilities.tolist(), strict=True)
     ]
-    panel = arrange_in_row(image, torch.cat(charts))
+    panel = arrange_in_row(model.to_picture(image), torch.cat(charts))
     shares_of_first = zip(labels[0], probabilities[0].tolist(), strict=True)
     listing = ", ".join(f"{name} {share:.1%}" for name, share in shares_of_first)
     caption = f"{model.name} on this image: {listing}."
+    return Result({"predictions": panel}, values, {"predictions": caption})
+
+
+def describe_numbers(model: Model, image: Tensor, logits: Tensor, k: int) -> Result:
+    """The result for a regression: the image, and its numbers in words."""
+    count = min(k, logits.shape[1])
+    numbers = logits[:, :count]
+    labels = [list(model.labels[:count]) for _ in logits]
+    unit = f" {model.unit}" if model.unit else ""
+    listing = ", ".join(
+        f"{name} {number:.4g}{unit}"
+        for name, number in zip(labels[0], numbers[0].tolist(), strict=True)
+    )
+    values = {"labels": labels, "numbers": numbers, "logits": logits}
+    caption = f"{model.name} on this image: {listing}."
+    panel = arrange_in_row(model.to_picture(image))
     return Result({"predictions": panel}, values, {"predictions": caption})

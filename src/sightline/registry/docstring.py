@@ -20,6 +20,9 @@ from sightline.registry.parameter import ParameterSpec, format_value
 SHARED_PARAMETER_DOCS = {
     "label": "Class to ask about: an index, a name or an unambiguous part of one, "
     'or "top" for the predicted class.',
+    "target": "What to ask about instead of a class: unit, classes, pixel, region, box, "
+    "similar_to, regression or score of `sightline`, their text, or a function of the network's "
+    "output.",
     "layer": "Layer to look at: its name, alias (conv4_2) or landmark "
     "(first, last_conv, penultimate).",
     "memory": "Gigabytes that the features of one batch may take, by estimate; less makes smaller "

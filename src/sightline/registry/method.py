@@ -223,19 +223,22 @@ def _run_method(
     method.check_parameter_names(parameters)
     for name, value in parameters.items():
         method.parameters[name].check_value(value)
+    _check_single_question(method, parameters)
 
     stop_steps: list[int] = []
     if parameters.get("callback"):
         parameters["callback"] = _record_stop(parameters["callback"], stop_steps)
     with torch.inference_mode(False):  # in inference mode nothing has a gradient
         if method.subject == "image" and len(positional) > 1:
-            positional[1] = _detach_image(positional[1])
+            channels = getattr(positional[0], "channels", 3)
+            positional[1] = _detach_image(positional[1], channels)
         try:
             result = function(*positional, **parameters)
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise
             raise make_memory_error(f"for {method.name}", *_list_quantities(method)) from error
+    _check_finite_attribution(method, result)
 
     recipe = build_result_recipe(method, positional, parameters)
     if stop_steps:
@@ -266,9 +269,29 @@ def _check_model(method: Method, positional: Sequence[Any]) -> None:
         )
 
 
-def _detach_image(image: Any) -> Tensor:
+def _check_single_question(method: Method, parameters: Mapping[str, Any]) -> None:
+    """Raises SightlineError where both a label and a target are asked about."""
+    label = parameters.get("label", "top")
+    if parameters.get("target") is not None and "label" in method.parameters and label != "top":
+        raise SightlineError(
+            f"label is {label!r} and target is {parameters['target']}; give one of them"
+        )
+
+
+def _check_finite_attribution(method: Method, result: Result) -> None:
+    """Raises SightlineError for an attribution with NaN, of which no picture means anything."""
+    attribution = result.values.get("attribution")
+    is_tensor = isinstance(attribution, Tensor) and attribution.is_floating_point()
+    if is_tensor and bool(attribution.isnan().any()):
+        raise SightlineError(
+            f"{method.name} gives NaN for this image: a step of the network has no finite gradient "
+            "or value there, such as the square root or logarithm of 0"
+        )
+
+
+def _detach_image(image: Any, channels: int) -> Tensor:
     """The image, checked, without history. One made in inference mode has to be copied."""
-    checked = check_image(image)
+    checked = check_image(image, channels=channels)
     return checked.clone() if checked.is_inference() else checked.detach()
 
 

@@ -125,7 +125,8 @@ def describe_parameter_type(kind: Any) -> str:
         return " or ".join(f'"{choice}"' for choice in get_args(kind))
     if origin is tuple:
         return f"a list, each {describe_parameter_type(get_args(kind)[0])}"
-    return TYPE_DESCRIPTIONS.get(origin or kind) or str(kind)
+    name = getattr(kind, "__name__", str(kind))
+    return TYPE_DESCRIPTIONS.get(origin or kind) or f"a {name}"
 
 
 def format_value(value: Any) -> str:

@@ -20,6 +20,7 @@ from sightline.images.plotting.maps import (
     render_heatmap,
     upsample_maps,
 )
+from sightline.models.heads.target_text import TargetChoice
 from sightline.models.layers.feature_maps import reshape_to_feature_maps
 from sightline.models.model import Model
 from sightline.registry.method import AttributionSpec, register_method
@@ -47,6 +48,7 @@ def attention(
     image: Tensor,
     *,
     label: int | str = "top",
+    target: TargetChoice | None = None,
     kind: AttentionKind = "relevance",
     fusion: HeadFusion = "mean",
 ) -> Result:
@@ -65,6 +67,7 @@ def attention(
         kind: "relevance" (for one class, by gradients) or "rollout" (for the output as a whole).
         fusion: How "rollout" combines the weights of all heads: "mean", "max" or "min".
     """
+    model = model.with_target(target)
     index = model.choose(label, image)
     weights, gradients = compute_attention_gradients(model, image, index)
     if kind == "rollout":
@@ -80,8 +83,9 @@ def attention(
     grid = reshape_to_feature_maps(tokens[:, :, None], height, width)[:, 0]
     attribution = upsample_maps(grid, (height, width))
 
-    overlay = overlay_heatmap(image, attribution)
-    panel = arrange_in_row(image, render_heatmap(attribution), overlay)
+    picture = model.to_picture(image)
+    overlay = overlay_heatmap(picture, attribution)
+    panel = arrange_in_row(picture, render_heatmap(attribution), overlay)
     rows, columns = grid.shape[1:]
     caption = (
         f"Image, {description} through {len(weights)} attention layers ({rows}×{columns} patches, "

@@ -20,6 +20,7 @@ from sightline.images.plotting.maps import (
 )
 from sightline.methods.attribution.gradients import compute_class_scores
 from sightline.models.heads.gradients import differentiate_scores
+from sightline.models.heads.target_text import TargetChoice
 from sightline.models.layers.feature_maps import reshape_to_feature_maps
 from sightline.models.model import Model
 from sightline.models.tracing.batch_size import choose_batch_size
@@ -57,7 +58,12 @@ GRADIENT_FREE_KINDS = ("cam", "scorecam", "eigencam")
     attribution=AttributionSpec("map"),
 )
 def gradcam(
-    model: Model, image: Tensor, *, label: int | str = "top", layer: str = "last_conv"
+    model: Model,
+    image: Tensor,
+    *,
+    label: int | str = "top",
+    target: TargetChoice | None = None,
+    layer: str = "last_conv",
 ) -> Result:
     """Grad-CAM: ReLU(Σ_k mean(∂score/∂A_k) A_k) of a layer's channels A (Selvaraju 2017, eq. 1, 2).
 
@@ -66,13 +72,14 @@ def gradcam(
     under its older name, `values["map"]`. `values["label"]`, N, holds the class indices. The tokens
     of a transformer are laid on their grid.
     """
+    model = model.with_target(target)
     layer_name = find_spatial_layer(model, layer)
     maps, gradients, index = compute_maps_and_gradients(model, image, layer_name, label)
     activation_map = combine_channels("gradcam", maps, gradients).relu()
     activation_map = activation_map.float().cpu()
 
     description = describe_cam(model, index, layer, "gradcam")
-    panel, caption = draw_cam_panel(image, activation_map, description)
+    panel, caption = draw_cam_panel(model.to_picture(image), activation_map, description)
     values = collect_cam_values(image, activation_map, index)
     return Result({"gradcam": panel}, values, {"gradcam": caption})
 
@@ -97,6 +104,7 @@ def cam(
     image: Tensor,
     *,
     label: int | str = "top",
+    target: TargetChoice | None = None,
     layer: str = "last_conv",
     kind: CamKind = "gradcam",
     channels: Annotated[int | None, ValueRange(1, 100_000)] = None,
@@ -121,6 +129,7 @@ def cam(
         batch: How many masked images "scorecam" runs at once; None for the fastest number on a CPU
             that `memory` allows.
     """
+    model = model.with_target(target)
     layer_name = find_spatial_layer(model, layer)
     if kind in GRADIENT_FREE_KINDS:
         with torch.no_grad():
@@ -145,7 +154,7 @@ def cam(
 
     activation_map = activation_map.float().cpu()
     description = describe_cam(model, index, layer, kind)
-    panel, caption = draw_cam_panel(image, activation_map, description)
+    panel, caption = draw_cam_panel(model.to_picture(image), activation_map, description)
     values = collect_cam_values(image, activation_map, index)
     return Result({"cam": panel}, values, {"cam": caption})
 
@@ -300,7 +309,7 @@ def compute_score_cam(
     image = image.to(model.device)
     # The authors multiply the normalized image by the mask: hidden pixels turn to the network's
     # mean colour, not to black.
-    fill = model.mean[0].expand(3, 1, 1)
+    fill = model.mean[0].expand(len(image), 1, 1)
 
     def mask_image(channel: Tensor) -> Tensor:
         enlarged = upsample_maps(channel[None], image.shape[-2:])

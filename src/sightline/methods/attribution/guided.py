@@ -21,6 +21,7 @@ from sightline.images.plotting.maps import (
     render_around_gray,
 )
 from sightline.models.heads.gradients import differentiate_scores
+from sightline.models.heads.target_text import TargetChoice
 from sightline.models.layers.feature_maps import reshape_to_unit_grid
 from sightline.models.model import Model
 from sightline.models.overrides.relu import BackwardRule, backward
@@ -67,6 +68,7 @@ def guided(
     model: Model,
     image: Tensor,
     *,
+    target: TargetChoice | None = None,
     layer: str = "middle",
     unit: Annotated[int | None, ValueRange(0, 1_000_000)] = None,
     rule: Literal["gradient", "deconvnet", "guided"] = "guided",
@@ -86,12 +88,19 @@ def guided(
     one explains the image.
 
     Args:
+        target: What is propagated back instead of a layer's neuron: unit, classes, pixel, region,
+            box, similar_to, regression or score of `sightline`, their text, or a function of the
+            network's output.
         unit: Channel whose strongest position is taken; None for the strongest neuron of the whole
             layer.
         rule: "gradient" g·1[x>0], "deconvnet" g·1[g>0], "guided" both.
         k: How many neurons of the layer, at most one of each unit, each at the unit's strongest
             position; above 1, `unit` must be None.
     """
+    if target is not None:
+        model = model.with_target(target)
+        layer = "logits"
+        unit = 0
     layer_name = model.layer(layer)
     if k > 1 and unit is not None:
         raise SightlineError(

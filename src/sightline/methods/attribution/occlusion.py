@@ -15,6 +15,7 @@ from sightline.methods.attribution.masking import (
     make_fill_images,
     squeeze_single_label,
 )
+from sightline.models.heads.target_text import TargetChoice
 from sightline.models.model import Model
 from sightline.models.tracing.incremental import score_occluded_windows
 from sightline.models.tracing.windows import OcclusionScores, OcclusionWindows
@@ -41,6 +42,7 @@ def occlusion(
     image: Tensor,
     *,
     label: LabelChoice = "top",
+    target: TargetChoice | None = None,
     window: Annotated[int, ValueRange(1, 1024)] = 16,
     stride: Annotated[int, ValueRange(1, 1024)] = 8,
     fill: Annotated[float | FillKind, ValueRange(0, 1)] = 0.5,
@@ -77,6 +79,7 @@ def occlusion(
         incremental: Whether only what a window can affect is computed anew, which is faster and
             gives the same scores, or every covered image as a whole.
     """
+    model = model.with_target(target)
     height, width = image.shape[-2:]
     if window > min(height, width):
         raise SightlineError(
@@ -109,7 +112,7 @@ def occlusion(
     drop = clean_scores[:, :, None, None] - occluded_scores.unflatten(2, grid)
     attribution = average_drops_per_pixel(drop, positions, window, height, width)
 
-    panel, limit = draw_score_panel(image, attribution, clean_scores)
+    panel, limit = draw_score_panel(model.to_picture(image), attribution, clean_scores)
     caption = (
         f"Image, mean drop of the score over the {window}×{window} windows that cover each pixel "
         f"(white 0, ±{limit:.3g} full colour), {describe_score_panel(label)}. "

@@ -19,6 +19,7 @@ from sightline.methods.attribution.masking import (
     make_fill_images,
     squeeze_single_label,
 )
+from sightline.models.heads.target_text import TargetChoice
 from sightline.models.model import Model
 from sightline.models.tracing.batch_size import choose_batch_size
 from sightline.registry.method import AttributionSpec, register_method
@@ -57,6 +58,7 @@ def rise(
     image: Tensor,
     *,
     label: LabelChoice = "top",
+    target: TargetChoice | None = None,
     samples: Annotated[int, ValueRange(1, 100_000)] = 2000,
     cells: Annotated[int, ValueRange(1, 64)] = 7,
     keep: Annotated[float, ValueRange(0.01, 0.99)] = 0.5,
@@ -87,10 +89,12 @@ def rise(
         keep: Probability that a cell is visible.
         fill: What replaces hidden pixels: a gray value in [0, 1], or "gray" (0.5), "zero" (black),
             "mean" (the image's mean colour), "blur" (the blurred image).
-        score: What is averaged: "probability" after the softmax or "logit" before.
+        score: What is averaged: "probability" (softmax or, where labels don't exclude each other,
+            sigmoid) or "logit" before. The score of a target is averaged as it is.
         batch: How many masked images are run at once; None for the fastest number that `memory`
             allows, at most 32.
     """
+    model = model.with_target(target)
     height, width = image.shape[-2:]
     index = choose_class_indices(model, label, image)
     fills = make_fill_images(image, fill, max(height, width) // cells)
@@ -112,7 +116,7 @@ def rise(
     attribution = visible_score - mean_score[:, :, None, None]
     clean_scores = average.compute_scores(image).cpu()
 
-    panel, limit = draw_score_panel(image, attribution, clean_scores)
+    panel, limit = draw_score_panel(model.to_picture(image), attribution, clean_scores)
     details = describe_scores(model, index[0], clean_scores[0], mean_score[0])
     caption = (
         f"Image, mean {score} over the masks that show a pixel minus that over all "
@@ -223,7 +227,7 @@ class RiseAverage:
         with torch.no_grad():
             scores = self.model.run(images, ["logits"])["logits"]
             if self.score_kind == "probability":
-                scores = scores.softmax(1)
+                scores = self.model.to_probabilities(scores)
             return scores.gather(1, index)
 
     @property

@@ -33,6 +33,7 @@ from sightline.methods.attribution.gradients import (
     sample_straight_path,
     sum_gradient_powers,
 )
+from sightline.models.heads.target_text import TargetChoice
 from sightline.models.model import Model
 from sightline.models.tracing.batch_size import choose_batch_size
 from sightline.registry.method import AttributionSpec, register_method
@@ -97,6 +98,7 @@ def saliency(
     image: Tensor,
     *,
     label: int | str = "top",
+    target: TargetChoice | None = None,
     kind: SaliencyKind = "gradient",
     samples: Annotated[int, ValueRange(1, 1000)] = 32,
     sigma: Annotated[float, ValueRange(0, 1)] = 0.15,
@@ -138,6 +140,7 @@ def saliency(
     """
     is_average = kind not in ("gradient", "gradient_input")
     image_count = samples * len(image) if is_average else len(image)
+    model = model.with_target(target)
     at_once = batch or choose_batch_size(model, image, memory, image_count=image_count)
     path_values: dict[str, Tensor] = {}
     if not is_average:
@@ -161,7 +164,7 @@ def saliency(
     if kind == "gradient":
         values["gradient"] = per_channel
 
-    panel, scale = draw_saliency_panel(image, attribution, signed=signed)
+    panel, scale = draw_saliency_panel(model.to_picture(image), attribution, signed=signed)
     label_names = ", ".join(model.labels[i] for i in index.tolist())
     description = SALIENCY_DESCRIPTIONS[kind].format(
         score=f"the score of {label_names}",

@@ -16,6 +16,7 @@ from sightline.images.plotting.maps import arrange_in_row, make_contact_sheet
 from sightline.images.transforms import blur_image
 from sightline.methods.attribution.cam import gradcam
 from sightline.methods.attribution.saliency import saliency
+from sightline.models.heads.target_text import TargetChoice
 from sightline.models.model import Model
 from sightline.registry.method import AttributionSpec, register_method
 from sightline.registry.parameter import ValueRange
@@ -52,6 +53,7 @@ def segment(
     image: Tensor,
     *,
     label: int | str = "top",
+    target: TargetChoice | None = None,
     source: SeedSource = "saliency",
     foreground: Annotated[float, ValueRange(0.5, 1)] = 0.95,
     background: Annotated[float, ValueRange(0, 0.5)] = 0.3,
@@ -79,18 +81,20 @@ def segment(
             seeds' colours.
         whole: Keep every connected piece of the cut instead of only the largest one.
     """
+    model = model.with_target(target)
     image = image.cpu()
     seed_map, index = compute_seed_map(model, image, label, source)
     short_side = min(seed_map.shape[-2:])
     sigma = smooth * short_side
     seed_map = blur_seed_map(seed_map.cpu().nan_to_num(0), sigma)
     seeds = torch.stack([select_seeds(plane, foreground, background) for plane in seed_map])
-    mask = cut_objects(image, seeds, steps, whole)
+    picture = model.to_picture(image)
+    mask = cut_objects(picture, seeds, steps, whole)
     attribution = mask.float()
     share = attribution.flatten(1).mean(1)
 
     panel_rows: list[Tensor] = []
-    for single_image, image_mask, image_seeds in zip(image, mask, seeds, strict=True):
+    for single_image, image_mask, image_seeds in zip(picture, mask, seeds, strict=True):
         panel_rows.append(draw_segment_row(single_image[None], image_mask, image_seeds))
     panel = make_contact_sheet(torch.cat(panel_rows), columns=1, gap=6)
     label_names = ", ".join(model.labels[i] for i in index.tolist())

@@ -94,7 +94,7 @@ class ClassScorer:
 
     def compute_probabilities(self, images: Iterable[Tensor]) -> Tensor:
         """Probability of the class, N."""
-        return self.compute_logits(images).softmax(1)[:, self.index]
+        return self.model.to_probabilities(self.compute_logits(images))[:, self.index]
 
 
 # ── deletion and insertion ──

@@ -38,6 +38,7 @@ from sightline.methods.evaluation.verdict import (
     write_trust_captions,
     write_verdicts,
 )
+from sightline.models.heads.target_text import TargetChoice
 from sightline.models.model import Model
 from sightline.models.tracing.batch_size import choose_batch_size
 from sightline.registry.method import register_method
@@ -79,6 +80,7 @@ def trust(
     *,
     method: str = "saliency",
     label: int | str = "top",
+    target: TargetChoice | None = None,
     kind: str | None = None,
     steps: Annotated[int, ValueRange(1, 1000)] = 16,
     samples: Annotated[int, ValueRange(4, 10_000)] = 32,
@@ -126,6 +128,7 @@ def trust(
         batch: How many changed images are run at once; None for as many as fit into about a
             gigabyte, at most 32.
     """
+    model = model.with_target(target)
     height, width = image.shape[-2:]
     if min(height, width) < MIN_TRUST_SIDE:
         raise SightlineError(
@@ -161,7 +164,7 @@ def trust(
     first = results[0]
     panels = {
         "curves": draw_trust_curves(first.values),
-        "maps": draw_heatmap_row(image[:1], first.heatmaps),
+        "maps": draw_heatmap_row(model.to_picture(image[:1]), first.heatmaps),
     }
     label_name = str(model.labels[int(index[0])])
     empty_count = int(first.values["empty"])
