@@ -100,6 +100,12 @@ def make_out_of_range_error(
     return SightlineError(f"{parameter} is {value}; it must lie between {low} and {high}")
 
 
+def check_number_range(parameter: str, value: float, low: float, high: float) -> None:
+    """Raises SightlineError for a number outside the closed range, and for NaN."""
+    if not low <= value <= high:
+        raise make_out_of_range_error(parameter, value, low, high)
+
+
 def get_first_error_line(error: BaseException) -> str:
     """The first line of another library's error, to be quoted in one of ours."""
     return str(error).strip().split("\n")[0]

@@ -7,16 +7,23 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from sightline.errors import SightlineError
+from sightline.errors import SightlineError, check_number_range
 from sightline.images.io import resolve_image
 from sightline.images.transforms import resize_image
 from sightline.models.layers.feature_maps import reshape_to_unit_grid
 from sightline.models.model import Model
-from sightline.optim.objectives.objective import Objective, ScoreFunction, average_per_image
+from sightline.optim.objectives.objective import (
+    MAX_POWER,
+    Objective,
+    ScoreFunction,
+    average_per_image,
+)
 
 # The cosine is clamped from below: its power would otherwise leave no gradient
 # (lucid, objectives.py).
 MIN_COSINE = 0.1
+
+MAX_GROUP_SIZE = 100_000
 
 
 def direction(layer: str, vector: tuple[float, ...], power: float = 0.0) -> Objective:
@@ -24,6 +31,7 @@ def direction(layer: str, vector: tuple[float, ...], power: float = 0.0) -> Obje
 
     The vector has one number for each unit. Activation atlases use powers of 2 to 4 (Carter 2019).
     """
+    check_number_range("power of direction", power, -MAX_POWER, MAX_POWER)
     numbers = convert_vector_to_tuple(vector)
 
     def build(model: Model) -> ScoreFunction:
@@ -78,6 +86,7 @@ def caricature(layer: str, picture: Tensor | str | Path, power: float = 1.0) -> 
 
     It exaggerates what the layer responds to in the picture (lucid, recipes/caricature.py).
     """
+    check_number_range("power of caricature", power, -MAX_POWER, MAX_POWER)
 
     def score_features(features: Tensor, target: Tensor) -> Tensor:
         return compute_cosine_weighted_dot(features, target, power)
@@ -91,6 +100,7 @@ def diversity(layer: str, group: int = 0) -> Objective:
     The sum of cosines between the image's Gram matrix and those of the other images (Olah 2017,
     "diversity"). `group` consecutive images form a group; with 0 the batch is one group.
     """
+    check_number_range("group of diversity", group, 0, MAX_GROUP_SIZE)
 
     def build(model: Model) -> ScoreFunction:
         name = model.layer(layer)
@@ -102,6 +112,11 @@ def diversity(layer: str, group: int = 0) -> Objective:
 
             # groups × images of a group × entries of the Gram matrix
             group_size = group or len(maps)
+            if len(maps) % group_size:
+                raise SightlineError(
+                    f"diversity has groups of {group_size} for {len(maps)} images; "
+                    "the images must fill whole groups"
+                )
             grouped = directions.unflatten(0, (-1, group_size))
             cosines = grouped @ grouped.transpose(1, 2)
             # Minus each image's cosine with itself.
@@ -162,7 +177,7 @@ def build_feature_comparison(
             height, width = image.shape[-2:]
             resized = resize_image(reference.to(model.device), height, width)
             features = model.run(resized, [name])
-            return reshape_to_unit_grid(features[name], image)
+            return reshape_to_unit_grid(features[name], resized)
 
         def score(image: Tensor, features: Mapping[str, Tensor]) -> Tensor:
             size = (image.shape[-2], image.shape[-1])

@@ -15,12 +15,16 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from sightline.errors import SightlineError
+from sightline.errors import SightlineError, check_number_range
 from sightline.images.transforms import blur_image
 from sightline.models.layers.feature_maps import reshape_to_unit_grid
 from sightline.models.model import Model
 
 T = TypeVar("T")
+
+# The most that a power may be; of values that are not close to 1 it is infinite long before.
+MAX_POWER = 100.0
+MAX_SIGMA = 100.0
 
 # Takes images N×3×H×W and their features by layer; returns one score per image, N.
 ScoreFunction = Callable[[Tensor, Mapping[str, Tensor]], Tensor]
@@ -227,6 +231,7 @@ def tv(beta: float = 2.0) -> Objective:
 
     Mahendran & Vedaldi 2015, eq. 4, sum over the pixels instead.
     """
+    check_number_range("beta of tv", beta, 0, MAX_POWER)
 
     def score(image: Tensor, _: Mapping[str, Tensor]) -> Tensor:
         # Beyond the last row and column nothing changes.
@@ -260,6 +265,7 @@ def bounded(power: float = 6.0) -> Objective:
 
     Mahendran & Vedaldi 2015, section 3, with α = 6, sum over the pixels instead.
     """
+    check_number_range("power of bounded", power, 0, MAX_POWER)
 
     def score(image: Tensor, _: Mapping[str, Tensor]) -> Tensor:
         return average_per_image((image - 0.5).abs().pow(power))
@@ -272,6 +278,7 @@ def roughness(sigma: float = 1.0) -> Objective:
 
     As in lucid (objectives.py, blur_input_each_step).
     """
+    check_number_range("sigma of roughness", sigma, 0, MAX_SIGMA)
 
     def score(image: Tensor, _: Mapping[str, Tensor]) -> Tensor:
         blurred = blur_image(image.detach(), sigma)
@@ -309,7 +316,7 @@ def select_unit_per_image(values: Tensor, unit: int | tuple[int, ...]) -> Tensor
     """
     if isinstance(unit, int):
         return values[:, unit]
-    if len(values) % len(unit):
+    if not unit or len(values) % len(unit):
         raise SightlineError(
             f"the objective has {len(unit)} units for {len(values)} images; "
             "give one unit, or one for each image"

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from types import UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
-from sightline.errors import SightlineError, make_unknown_name_error
+from sightline.errors import SightlineError, escape_for_display, make_unknown_name_error
 from sightline.optim.objectives.features import caricature, content, cosine, direction, diversity
 from sightline.optim.objectives.objective import (
     Objective,
@@ -45,6 +45,12 @@ FORMULA_OPERATORS: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
 # Characters of a formula. A direction of 2048 numbers has about 40,000.
 MAX_FORMULA_LENGTH = 50_000
 
+# Signs and operators. Each is a call within a call when the objective is computed.
+MAX_OPERATIONS = 200
+
+# A larger number has no square in 32 bits.
+MAX_MAGNITUDE = 1e18
+
 # What Python raises for text that it can't parse, or that has the wrong types or is too large.
 PARSE_ERRORS = (
     SyntaxError,
@@ -71,14 +77,16 @@ def parse_objective(text: str) -> Objective:
         )
 
     try:
-        value = evaluate_node(ast.parse(text.strip(), mode="eval").body)
+        tree = ast.parse(text.strip(), mode="eval")
+        check_operation_count(tree)
+        value = evaluate_node(tree.body)
     except SightlineError:
         raise
     except PARSE_ERRORS as error:
         names_objective = any(f"{name}(" in text for name in OBJECTIVES_BY_NAME)
         if not names_objective:
             return logit(text.strip())
-        reason = error.args[0] if error.args else "it is nested too deeply"
+        reason = escape_for_display(str(error.args[0] if error.args else "it is too large"))
         raise SightlineError(f"the objective {text[:80]!r} can't be read: {reason}") from error
 
     if not isinstance(value, Objective):
@@ -88,10 +96,27 @@ def parse_objective(text: str) -> Objective:
     return value
 
 
+def check_operation_count(tree: ast.Expression) -> None:
+    """Raises SightlineError for a formula with too many operators. Signs of numbers don't count."""
+    count = 0
+    for node in ast.walk(tree):
+        is_sign = isinstance(node, ast.UnaryOp) and not isinstance(node.operand, ast.Constant)
+        if is_sign or isinstance(node, ast.BinOp):
+            count += 1
+    if count > MAX_OPERATIONS:
+        raise SightlineError(f"the objective has {count} operations; it may have {MAX_OPERATIONS}")
+
+
 def evaluate_node(node: ast.expr) -> Any:
     """The value of a node of a formula. Raises SyntaxError for a node that formulas don't have."""
     match node:
-        case ast.Constant(value=int() | float() | str() | None):
+        case ast.Constant(value=bool()):
+            raise SyntaxError(f"unexpected {node.value}")
+        case ast.Constant(value=int() | float()):
+            if not -MAX_MAGNITUDE <= node.value <= MAX_MAGNITUDE:
+                raise SyntaxError(f"a number in it is larger than {MAX_MAGNITUDE:g}")
+            return node.value
+        case ast.Constant(value=str() | None):
             return node.value
         case ast.Tuple(elts=elements):
             return tuple(evaluate_node(element) for element in elements)
