@@ -9,8 +9,11 @@ from helpers import small_network, smooth
 from torch import Tensor
 
 import sightline as sl
+from sightline.models.tracing import batch_size
 from sightline.models.tracing.batch_size import (
     CACHE_FRIENDLY_BYTES,
+    MAX_TIMED_SHARE,
+    BatchSizeSearch,
     choose_batch_size,
     estimate_max_batch,
 )
@@ -56,6 +59,12 @@ METHODS: dict[str, tuple[str, Callable[..., sl.Result]]] = {
 }
 
 
+@pytest.fixture
+def fresh() -> sl.Model:
+    """A model that nothing is known of."""
+    return sl.load(small_network(), size=32)
+
+
 def test_it_counts_the_layers_outputs(tiny: sl.Model) -> None:
     assert [prod(layer.shape) for layer in tiny.layers.values()] == list(SIZES)
     per_image = 4 * sum(SIZES) / 1e9
@@ -68,9 +77,12 @@ def test_it_counts_the_layers_outputs(tiny: sl.Model) -> None:
 def test_gradients_are_taken_in_blocks_that_are_fast(tiny: sl.Model) -> None:
     plenty, side = 1e6, 32
     image = torch.zeros(1, 3, 4 * side, 4 * side)
-    assert choose_batch_size(tiny, image, plenty) == int(CACHE_FRIENDLY_BYTES / (4 * 16 * SIZES[0]))
-    assert choose_batch_size(tiny, torch.zeros(1, 3, 100 * side, 100 * side), plenty) == 1
-    assert choose_batch_size(tiny, image, 1e-9) == 1
+    fastest = int(CACHE_FRIENDLY_BYTES / (4 * 16 * SIZES[0]))
+    assert choose_batch_size(tiny, image, plenty, image_count=100) == fastest
+    assert choose_batch_size(tiny, image, plenty, image_count=3) == 3
+    large = torch.zeros(1, 3, 100 * side, 100 * side)
+    assert choose_batch_size(tiny, large, plenty, image_count=100) == 1
+    assert choose_batch_size(tiny, image, 1e-9, image_count=100) == 1
 
 
 def test_double_precision_takes_twice_as_much(tiny: sl.Model) -> None:
@@ -82,8 +94,9 @@ def test_double_precision_takes_twice_as_much(tiny: sl.Model) -> None:
 
 @pytest.mark.parametrize("name", METHODS)
 def test_a_small_budget_makes_smaller_batches_and_the_same_numbers(
-    name: str, tiny: sl.Model, monkeypatch: pytest.MonkeyPatch
+    name: str, fresh: sl.Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(batch_size, "MAX_TIMED_SHARE", 0)
     value, method = METHODS[name]
     image, sizes, run = smooth(4, side=80), list[int](), sl.Model.run
 
@@ -92,15 +105,110 @@ def test_a_small_budget_makes_smaller_batches_and_the_same_numbers(
         return run(self, picture, layers)
 
     monkeypatch.setattr(sl.Model, "run", watched)
-    large = method(tiny, image, label=1, memory=4.0)
+    large = method(fresh, image, label=1, memory=4.0)
     most = max(sizes)
     sizes.clear()
     budget = (
         3.5 * 4 * (80 / 32) ** 2 * (sum(SIZES) if value == "attribution" else 3 * SIZES[0]) / 1e9
     )
-    small = method(tiny, image, label=1, memory=budget)
+    small = method(fresh, image, label=1, memory=budget)
     of_parts = [size for size in sizes if size != len(image)]
     assert most >= 4
     assert max(of_parts) == 3
     assert small.tensors[value].abs().max() > 0
     torch.testing.assert_close(small.tensors[value], large.tensors[value], rtol=1e-4, atol=1e-6)
+
+
+# ── the timing ──
+
+PER_IMAGE = {
+    "small ones are fastest": ({1: 9, 2: 12, 4: 13, 8: 5}, 1, 4),
+    "until it no longer falls": ({1: 20, 2: 15, 4: 11, 8: 10, 16: 12, 32: 25}, 8, 32),
+    "one odd time does not end it": ({1: 20, 2: 21, 4: 11, 8: 12, 16: 12}, 4, 16),
+    "as good is not better": ({1: 20, 2: 10, 4: 9.9, 8: 9.8}, 2, 8),
+    "it falls for ever": ({1: 64, 2: 32, 4: 16, 8: 8, 16: 4, 32: 2, 64: 1}, 64, 64),
+}
+
+
+class Clock:
+    """A clock that stands still, but for what runs of a model are said to take for each image."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, seconds: dict[int, float]) -> None:
+        self.now = 0.0
+        self.sizes: list[int] = []
+        run = sl.Model.run
+
+        def run_for_a_while(model: sl.Model, images: Tensor, layers: list[str]) -> object:
+            self.sizes.append(len(images))
+            self.now += len(images) * seconds[len(images)]
+            return run(model, images, layers)
+
+        monkeypatch.setattr(sl.Model, "run", run_for_a_while)
+        monkeypatch.setattr(batch_size.time, "perf_counter", lambda: self.now)
+
+
+@pytest.mark.parametrize("case", PER_IMAGE)
+def test_a_search_doubles_until_the_time_no_longer_falls(case: str) -> None:
+    seconds, fastest, last = PER_IMAGE[case]
+    search = BatchSizeSearch()
+    assert search.fastest_size == 0
+    while not search.is_finished:
+        search.record_time(seconds[search.next_size])
+    assert search.fastest_size == fastest
+    assert max(search.seconds_per_image) == last
+
+
+@pytest.mark.parametrize("gradients", [True, False])
+def test_the_network_itself_is_timed_once(
+    fresh: sl.Model, monkeypatch: pytest.MonkeyPatch, gradients: bool
+) -> None:
+    clock = Clock(monkeypatch, {1: 20, 2: 15, 4: 11, 8: 10, 16: 12, 32: 25})
+    image = torch.rand(2, 3, 32, 48, generator=torch.Generator().manual_seed(0))
+
+    def choose(count: int, **options: bool) -> int:
+        return choose_batch_size(fresh, image, image_count=count, **options)
+
+    assert choose(2000, gradients=gradients) == 8
+    assert clock.sizes == [1, 1, 2, 2, 4, 4, 8, 8, 16, 16, 32, 32]
+    assert choose(5000, gradients=gradients) == 8
+    assert choose(5, gradients=gradients) == 5
+    assert len(clock.sizes) == 12
+    choose(2000, gradients=not gradients)
+    assert len(clock.sizes) == 24
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 77)
+    choose(2000, gradients=gradients)
+    assert len(clock.sizes) == 36
+
+
+def test_little_work_is_not_timed_until_it_adds_up(
+    fresh: sl.Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock(monkeypatch, {1: 20, 2: 15, 4: 11, 8: 10, 16: 12, 32: 25})
+    image = torch.rand(1, 3, 32, 48)
+    announced = 0
+    for _ in range(60):
+        choose_batch_size(fresh, image, image_count=40)
+        announced += 40
+        assert sum(clock.sizes) <= MAX_TIMED_SHARE * announced
+        assert clock.sizes or announced < 140 + 40
+    assert clock.sizes == [1, 1, 2, 2, 4, 4, 8, 8, 16, 16, 32, 32]
+
+
+def test_no_more_are_timed_than_fit(fresh: sl.Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock(monkeypatch, {1: 20, 2: 15, 4: 11})
+    per_image = 4 * sum(SIZES) / 1e9
+    image = torch.rand(1, 3, 32, 32)
+    assert choose_batch_size(fresh, image, 5.5 * per_image, image_count=9000) == 5
+    assert max(clock.sizes) == 4
+    assert choose_batch_size(fresh, image, 1.5 * per_image, image_count=9000) == 1
+
+
+def test_the_number_changes_results_only_to_rounding(
+    fresh: sl.Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = smooth(side=48)
+    few = sl.rise(fresh, image, label=1, samples=640, batch=3).tensors["map"]
+    clock = Clock(monkeypatch, dict.fromkeys(range(1, 65), 1.0) | {4: 0.5})
+    timed = sl.rise(fresh, image, label=1, samples=640).tensors["map"]
+    assert clock.sizes.count(4) == 2 + 640 / 4
+    torch.testing.assert_close(timed, few, rtol=1e-5, atol=1e-6)
