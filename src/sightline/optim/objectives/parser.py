@@ -48,8 +48,8 @@ MAX_FORMULA_LENGTH = 50_000
 # Signs and operators. Each is a call within a call when the objective is computed.
 MAX_OPERATIONS = 200
 
-# A larger number has no square in 32 bits.
-MAX_MAGNITUDE = 1e18
+# A number of 32 bits, and its products with activations, end at 3e38.
+MAX_MAGNITUDE = 1e30
 
 # What Python raises for text that it can't parse, or that has the wrong types or is too large.
 PARSE_ERRORS = (
