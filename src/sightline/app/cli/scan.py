@@ -1,6 +1,7 @@
 """The commands over datasets: `sightline scan`, and `sightline store` for what it wrote."""
 
 import json
+import sys
 from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
@@ -21,7 +22,12 @@ from sightline.data.scan.run import Passing, ScanEngine
 from sightline.data.scan.run import scan as scan_dataset
 from sightline.data.search.nearest import Metric
 from sightline.data.store.index import VectorIndex, ensure_vector_index
-from sightline.data.store.maintenance import compact_store, summarize_store, verify_store
+from sightline.data.store.maintenance import (
+    UNCHECKED_PARTS,
+    compact_store,
+    summarize_store,
+    verify_store,
+)
 from sightline.data.store.reader import Scan
 from sightline.errors import SightlineError
 from sightline.models.zoo.load import load
@@ -161,6 +167,7 @@ def verify(store: StoreArgument, /, *, as_json: JsonOption = False) -> int:
         print(json.dumps({"wrong": problems}))
     elif not problems:
         print(f"{store} is whole")
+        print(f"not checked: {'; '.join(UNCHECKED_PARTS)}", file=sys.stderr)
     if problems:
         listed = "; ".join(problems[:MAX_LISTED_PROBLEMS])
         raise SightlineError(f"the store {store} is damaged: {listed}")

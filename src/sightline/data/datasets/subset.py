@@ -8,7 +8,7 @@ from pathlib import Path
 from sightline.data.datasets.files import Files
 from sightline.data.datasets.names import encode_name, make_storable_name
 from sightline.data.datasets.open import open_dataset
-from sightline.errors import SightlineError
+from sightline.errors import SightlineError, escape_for_display
 from sightline.images.files import get_cache_path, replace_atomically
 
 
@@ -24,9 +24,10 @@ class DatasetSubset:
     @property
     def description(self) -> str:
         """A clause such as «200 of the 5,000 images of photos, evenly drawn»."""
+        name = escape_for_display(self.name)
         if self.count == self.total:
-            return f"the {self.total:,} images of {self.name}"
-        return f"{self.count:,} of the {self.total:,} images of {self.name}, evenly drawn"
+            return f"the {self.total:,} images of {name}"
+        return f"{self.count:,} of the {self.total:,} images of {name}, evenly drawn"
 
 
 def draw_subset(source: str, max_images: int) -> DatasetSubset:

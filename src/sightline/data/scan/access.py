@@ -12,10 +12,10 @@ from torch import Tensor
 
 from sightline.data.scan.run import list_default_layers, resolve_scan_layer, scan
 from sightline.data.store.reader import Scan
-from sightline.errors import SightlineError
+from sightline.errors import SightlineError, escape_for_display
 from sightline.images.transforms import crop_center, resize_image
+from sightline.models.layers.feature_maps import reshape_to_unit_grid
 from sightline.models.model import Model
-from sightline.models.outputs import reshape_to_unit_grid
 
 PIXEL_VECTOR_SIDE = 32  # side of the thumbnails that are compared pixel by pixel
 
@@ -134,13 +134,17 @@ def resize_center_crop(image: Tensor, side: int) -> Tensor:
 
 
 def name_image_classes(dataset_scan: Scan, ids: Iterable[int]) -> list[str]:
-    """The class of each image; where it is unknown, the network's best class with a «?»."""
+    """The class of each image as captions show it.
+
+    Where it is unknown, it is the network's best class with a «?».
+    """
     names: list[str] = []
     for id in ids:
         label = -1 if dataset_scan.classes is None else int(dataset_scan.classes[id])
         if label >= 0:
-            names.append(dataset_scan.class_names[label])
+            names.append(escape_for_display(dataset_scan.class_names[label]))
         else:
             best_labels, _ = dataset_scan.top5
-            names.append(f"{dataset_scan.model_labels[int(best_labels[id, 0])]}?")
+            label_name = dataset_scan.model_labels[int(best_labels[id, 0])]
+            names.append(f"{escape_for_display(label_name)}?")
     return names

@@ -135,6 +135,10 @@ class StoreReader(Protocol):
         """The files that could not be read, in the order of the dataset."""
         ...
 
+    def count_left_overs(self) -> int:
+        """Images that were added and are in no commit."""
+        ...
+
     def read_state(self, name: str, units: slice | None = None) -> Tensor:
         """A tensor of `UnitStatistics.name_tensors`, or its part of some units."""
         ...

@@ -150,6 +150,17 @@ class LanceReader:
             raise make_damage_error(self.path, "its table of errors has empty rows")
         return [ErrorRow(**row) for row in rows.to_pylist()]
 
+    def count_left_overs(self) -> int:
+        """Images that were added and are in no commit; none before both tables are made."""
+        try:
+            open_table(self.path, ERRORS_TABLE)
+            images = self._open_images()
+        except SightlineError as error:
+            logger.debug("%s has no tables yet: %s", self.path, error)
+            return 0
+        with convert_table_errors(self._describe_damage(IMAGES_TABLE)):
+            return images.count_rows(f"id >= {self.progress.images}")
+
     def read_state(self, name: str, units: slice | None = None) -> Tensor:
         """A tensor of the state file, or its part of some units."""
         if name not in list_state_tensors(self.description):

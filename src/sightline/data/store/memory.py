@@ -58,6 +58,10 @@ class MemoryReader:
         """The files that could not be read, in the order of the dataset."""
         return list(self.errors)
 
+    def count_left_overs(self) -> int:
+        """None: they are with the writer."""
+        return 0
+
     def read_state(self, name: str, units: slice | None = None) -> Tensor:
         """A tensor of the last commit, or its part of some units."""
         return select_units(name, self.state[name], units).clone()

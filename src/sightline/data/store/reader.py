@@ -20,7 +20,12 @@ from sightline.data.store.interface import (
     convert_to_tensor,
 )
 from sightline.data.store.lance_store import resolve_store
-from sightline.errors import SightlineError, make_out_of_range_error, make_unknown_name_error
+from sightline.errors import (
+    SightlineError,
+    escape_for_display,
+    make_out_of_range_error,
+    make_unknown_name_error,
+)
 from sightline.images.decode.square import fit_square, stack_squares
 from sightline.models.model import Model
 from sightline.models.zoo.reload import load_recipe_model
@@ -88,7 +93,8 @@ class Scan:
         return cls(resolve_store(path))
 
     def __repr__(self) -> str:
-        return f"Scan({str(self.path)!r}, {self.images} images, {self.recipe.get('model')})"
+        model_name = escape_for_display(str(self.recipe.get("model")))
+        return f"Scan({str(self.path)!r}, {self.images} images, {model_name})"
 
     def _repr_html_(self) -> str:
         """A table of the scan's facts, for notebooks."""
@@ -96,15 +102,16 @@ class Scan:
         if not self.complete:
             images += f" ({self.done:,} of {self.description.dataset.count:,} files so far)"
         layers = [
-            f"{name} ({layer.units} units)" for name, layer in self.description.layers.items()
+            f"{escape_for_display(name)} ({layer.units} units)"
+            for name, layer in self.description.layers.items()
         ]
         facts = {
             "images": images,
             "errors": f"{self.reader.progress.errors:,}",
-            "network": f"{self.recipe.get('model')} at {self.side} pixels",
+            "network": f"{escape_for_display(str(self.recipe.get('model')))} at {self.side} pixels",
             "layers": ", ".join(layers),
-            "classes": ", ".join(self.class_names) or "not known",
-            "path": str(self.path),
+            "classes": ", ".join(map(escape_for_display, self.class_names)) or "not known",
+            "path": escape_for_display(str(self.path)),
         }
         rows = [
             f"<tr><th>{escape(name)}</th><td>{escape(value)}</td></tr>"
@@ -329,8 +336,10 @@ class Scan:
                 f"the store {self.path} is damaged: {len(ids)} of {self.images} images; "
                 "sightline store verify tells more"
             )
-        if not (np.diff(ids) > 0).all():
+        if not np.array_equal(ids, np.arange(self.images)):
             rows = rows.sort_by("id")
+        if not np.array_equal(rows["id"].to_numpy(), np.arange(self.images)):
+            raise SightlineError(f"the store {self.path} is damaged: an id is there twice")
         return rows[name].combine_chunks()
 
     def _read_numbers(self, name: str, width: int = 0) -> Tensor:
