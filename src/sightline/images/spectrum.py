@@ -26,13 +26,15 @@ def compute_frequency_grid(height: int, width: int) -> Tensor:
     return (vertical.square() + horizontal.square()).sqrt()
 
 
-def compute_decorrelated_spectrum(image: Tensor) -> Tensor:
-    """The spectrum N×3×H×(W//2+1) that becomes the image N×3×H×W by color matrix and sigmoid.
+def compute_decorrelated_spectrum(
+    image: Tensor, color_matrix: Tensor = COLOR_CORRELATION
+) -> Tensor:
+    """The spectrum N×C×H×(W//2+1) that becomes the image N×C×H×W by color matrix and sigmoid.
 
     Pixels closer than 0.02 to black or white are moved to that distance.
     """
     logits = image.clamp(LOGIT_MARGIN, 1 - LOGIT_MARGIN).logit()
-    decorrelation = torch.linalg.inv(COLOR_CORRELATION).to(image.device)
+    decorrelation = torch.linalg.inv(color_matrix).to(image.device)
     return torch.fft.rfft2(apply_channel_matrix(logits, decorrelation), norm="ortho")
 
 

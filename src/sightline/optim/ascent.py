@@ -19,6 +19,11 @@ from sightline.models.overrides.relu import backward
 from sightline.optim.objectives.objective import Objective, ScoreFunction
 from sightline.optim.optimizers import OptimizerFactory
 from sightline.optim.parameterizations.fourier import Parameterization
+from sightline.optim.score_gradient import (
+    compute_loss_gradient,
+    require_image_gradient,
+    run_layers,
+)
 from sightline.registry.progress import Callback, Step
 
 # For so many steps, an image whose gradient is zero behind dead ReLUs gets a redirected gradient
@@ -80,7 +85,8 @@ def maximize_objective(
     than a hundredth of its rise so far keeps its pixels, and the run ends when all images have.
 
     A score or gradient that is not finite ends the run with a warning, and the image of the step
-    before is returned. Raises SightlineError if that happens in the first step.
+    before is returned. Raises SightlineError if that happens in the first step, and for a network
+    that is cut off from differentiation.
     """
     compute_gradient = ObjectiveGradient(
         score_function=objective.bind(model),
@@ -99,6 +105,8 @@ def maximize_objective(
         redirect = index < REDIRECTED_RELU_STEPS
         scores, gradient = compute_gradient(views, len(image), redirect=redirect)
         max_gradient = find_max_gradient(gradient, len(image))
+        if index == 0 and not bool((max_gradient > 0).any()):
+            compute_gradient.require_gradient(views)
         if not math.isfinite(float(max_gradient.sum() + scores.sum())):
             stop_reason = warn_nonfinite_gradient(objective, index, steps)
             break
@@ -178,14 +186,20 @@ class ObjectiveGradient:
 
     def compute_gradient(self, views: Tensor, image_count: int) -> tuple[Tensor, Tensor]:
         """The same with the network's own ReLU gradients."""
-        leaf = views.detach().requires_grad_()
-        features = self.model.run(leaf, self.layers) if self.layers else {}
-        view_scores = self.score_function(leaf, features)
+        view_scores, gradient = compute_loss_gradient(
+            self.model, self.score_function, self.layers, views
+        )
         scores = view_scores.view(image_count, -1).mean(1)
-        if not scores.requires_grad:
-            return scores, torch.zeros_like(leaf)
-        (gradient,) = torch.autograd.grad(-scores.sum(), leaf, materialize_grads=True)
-        return scores.detach(), gradient
+        views_per_image = len(views) // image_count
+        return scores, gradient / views_per_image
+
+    def require_gradient(self, views: Tensor) -> None:
+        """Raises SightlineError if the network is cut off from differentiation."""
+
+        def compute_scores(image: Tensor) -> Tensor:
+            return self.score_function(image, run_layers(self.model, image, self.layers))
+
+        require_image_gradient(self.model, compute_scores, views)
 
 
 def find_max_gradient(gradient: Tensor, image_count: int) -> Tensor:
@@ -240,5 +254,4 @@ def score_images(model: Model, objective: Objective, image: Tensor) -> Tensor:
     """The objective of images N×3×H×W as they are, N."""
     image = image.to(model.device)
     layers = [model.layer(name) for name in objective.layers]
-    features = model.run(image, layers) if layers else {}
-    return objective.bind(model)(image, features)
+    return objective.bind(model)(image, run_layers(model, image, layers))

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sightline.models.heads.gradients import differentiate_scores
 from sightline.models.model import Model
 from sightline.optim.objectives.objective import Objective
+from sightline.optim.score_gradient import compute_loss_gradient, run_layers
 
 # Neighbouring tiles overlap by at least this fraction of a tile: a fourth.
 OVERLAP_DIVISOR = 4
@@ -170,12 +170,11 @@ def compute_tiled_gradient(
     gradient = torch.zeros_like(image)
     scores: list[Tensor] = []
     for tile in iterate_wrapped_tiles(height, width, tile_side, shift):
-        pixels = tile.crop_image(image).detach().requires_grad_()
-        features = model.run(pixels, layers) if layers else {}
-        score = score_function(pixels, features)
-        tile_gradient = differentiate_scores(score, pixels, "the image")
-        tile.add_weighted(gradient, tile_gradient)
-        scores.append(score.detach())
+        score, loss_gradient = compute_loss_gradient(
+            model, score_function, layers, tile.crop_image(image)
+        )
+        tile.add_weighted(gradient, -loss_gradient)
+        scores.append(score)
     return gradient, torch.stack(scores).mean(0)
 
 
@@ -191,6 +190,5 @@ def compute_tiled_score(
     scores: list[Tensor] = []
     for tile in iterate_wrapped_tiles(height, width, tile_side):
         pixels = tile.crop_image(image)
-        features = model.run(pixels, layers) if layers else {}
-        scores.append(score_function(pixels, features))
+        scores.append(score_function(pixels, run_layers(model, pixels, layers)))
     return torch.stack(scores).mean(0)

@@ -9,6 +9,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from sightline.errors import SightlineError
 from sightline.images.color import COLOR_CORRELATION, apply_channel_matrix
 from sightline.images.spectrum import (
     PIVOT_WAVES,
@@ -49,6 +50,8 @@ class Pixels:
 class FourierSpectrum:
     """A spectrum in decorrelated colours, through a sigmoid (Olah 2017, "preconditioning").
 
+    Images of another number of channels than 3 have no colours: their channels are independent.
+
     The coefficients start as N(0, `deviation`²), with `shared_start` the same for all images, or as
     those of `image`. Each is weighted by 1/frequency^`frequency_exponent`, so that low frequencies
     move first. With exponent 1 every octave has the same energy; above, coarse ones have more. The
@@ -66,22 +69,23 @@ class FourierSpectrum:
         shared_start: bool = False,
         image: Tensor | None = None,
         frequency_exponent: float = 1.0,
+        channels: int = 3,
         device: torch.device | str = "cpu",
     ) -> None:
         self.size = (height, width)
         frequency_weights = compute_frequency_weights(height, width, frequency_exponent)
         self.frequency_weights = frequency_weights.to(device)
-        self.color_matrix = COLOR_CORRELATION.to(device)
+        self.color_matrix = make_channel_matrix(channels).to(device)
 
-        # Real and imaginary parts, 2×N×3×H×(W // 2 + 1).
+        # Real and imaginary parts, 2×N×C×H×(W // 2 + 1).
         if image is None:
             start_count = 1 if shared_start else count
-            shape = (2, start_count, 3, *frequency_weights.shape)
+            shape = (2, start_count, channels, *frequency_weights.shape)
             generator = torch.Generator().manual_seed(seed)
-            start = torch.randn(shape, generator=generator) * deviation
+            start = torch.randn(shape, generator=generator, dtype=torch.float32) * deviation
             start = start.expand(-1, count, -1, -1, -1).to(device)
         else:
-            coefficients = 4 * compute_decorrelated_spectrum(image.to(device))
+            coefficients = 4 * compute_decorrelated_spectrum(image.to(device), self.color_matrix)
             unweighted = coefficients / self.frequency_weights
             start = torch.view_as_real(unweighted).movedim(-1, 0)
         self.spectrum = start.contiguous().clone().requires_grad_()
@@ -101,6 +105,7 @@ class FourierPhase:
     The amplitudes are the mean of photographs in decorrelated colours, by direction and frequency
     in waves per pixel (`training/spectrum.py`). Each channel of every image is brought to the
     contrast of photographs in each step. All images of a batch start alike with `shared_start`.
+    `channels` is 3, or 1 for gray images. Raises SightlineError for any other number.
     """
 
     def __init__(
@@ -111,17 +116,25 @@ class FourierPhase:
         *,
         seed: int = 0,
         shared_start: bool = True,
+        channels: int = 3,
         device: torch.device | str = "cpu",
     ) -> None:
+        if channels not in (1, 3):
+            raise SightlineError(
+                f"photographs have no amplitudes of {channels} channels; choose another preset "
+                "than maco, such as smooth"
+            )
         self.size = (height, width)
         amplitude, contrast = load_natural_spectrum(height, width)
-        self.amplitude = amplitude.to(device)
-        self.contrast = contrast.to(device)
-        self.color_matrix = COLOR_CORRELATION.to(device)
+        # The first of the decorrelated colours is luminance.
+        self.amplitude = amplitude[:channels].to(device)
+        self.contrast = contrast[:channels].to(device)
+        self.color_matrix = make_channel_matrix(channels).to(device)
 
         start_count = 1 if shared_start else count
         generator = torch.Generator().manual_seed(seed)
-        start = torch.randn(start_count, *amplitude.shape, generator=generator)
+        shape = (start_count, *self.amplitude.shape)
+        start = torch.randn(shape, generator=generator, dtype=torch.float32)
         start = start.expand(count, -1, -1, -1).to(device)
         self.phase = start.clone().requires_grad_()
         self.parameters = [self.phase]
@@ -147,6 +160,17 @@ class FourierPhase:
         """Does nothing: every phase is allowed."""
 
 
+def make_channel_matrix(channels: int) -> Tensor:
+    """What turns the channels of a spectrum into those of an image, channels×channels.
+
+    Other channels than red, green and blue are independent, and each has the contrast of luminance.
+    """
+    if channels == 3:
+        return COLOR_CORRELATION
+    luminance_gain = float(COLOR_CORRELATION[:, 0].mean())
+    return luminance_gain * torch.eye(channels, dtype=torch.float32)
+
+
 def compute_frequency_weights(height: int, width: int, exponent: float) -> Tensor:
     """1/frequency^exponent of every coefficient, H×(W // 2 + 1).
 
@@ -155,7 +179,8 @@ def compute_frequency_weights(height: int, width: int, exponent: float) -> Tenso
     """
     side = max(height, width)
     frequency = compute_frequency_grid(height, width).clamp_min(1 / side)
-    return (frequency * side / PIVOT_WAVES) ** (1 - exponent) / frequency
+    weights = (frequency * side / PIVOT_WAVES) ** (1 - exponent) / frequency
+    return weights.float()
 
 
 def sum_weighted_waves(spectrum: Tensor, weights: Tensor, size: tuple[int, int]) -> Tensor:

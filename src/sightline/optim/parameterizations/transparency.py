@@ -6,10 +6,11 @@ What stays opaque is what the score depends on (lucid, collapse_alpha_random).
 import torch
 from torch import Tensor
 
-from sightline.images.color import COLOR_CORRELATION, apply_channel_matrix
+from sightline.images.color import apply_channel_matrix
 from sightline.optim.parameterizations.fourier import (
     Parameterization,
     compute_frequency_weights,
+    make_channel_matrix,
     sum_weighted_waves,
 )
 
@@ -29,9 +30,9 @@ BACKGROUND_DEVIATION = 0.3  # standard deviation of the background's coefficient
 class TransparentImage:
     """Colours by another parameterization, opacity by a spectrum of its own.
 
-    Calling returns the colours over gray, N×3×H×W; `opacity` is then N×1×H×W in [0, 1].
-    `replace_background` shows them over a random background instead, the same for all images of a
-    batch.
+    Calling returns the colours over gray, N×C×H×W; `opacity` is then N×1×H×W in [0, 1].
+    `replace_background` shows them over a random background of `channels` channels instead, the
+    same for all images of a batch; one channel is a gray background.
 
     In each step the opacity's gradient grows by `opacity_penalty` times its mean magnitude (by less
     in the first steps). A pixel that does less for the score than that becomes transparent.
@@ -46,9 +47,11 @@ class TransparentImage:
         *,
         seed: int,
         opacity_penalty: float = OPACITY_PENALTY,
+        channels: int = 3,
         device: torch.device | str = "cpu",
     ) -> None:
         self.colors = colors
+        self.color_matrix = make_channel_matrix(channels).to(device)
         self.size = (height, width)
         self.opacity_penalty = opacity_penalty
         self.background_weights = compute_frequency_weights(height, width, 1.0).to(device)
@@ -56,10 +59,18 @@ class TransparentImage:
         self.opacity_weights = OPACITY_SCALE * opacity_weights.to(device)
         # Real and imaginary parts, 2×N×1×H×(W // 2 + 1).
         self.opacity_spectrum = torch.zeros(
-            2, count, 1, *opacity_weights.shape, device=device, requires_grad=True
+            2,
+            count,
+            1,
+            *opacity_weights.shape,
+            dtype=torch.float32,
+            device=device,
+            requires_grad=True,
         )
         self.parameters = [*colors.parameters, self.opacity_spectrum]
-        self.opacity = torch.full((count, 1, height, width), 0.5, device=device)
+        self.opacity = torch.full(
+            (count, 1, height, width), 0.5, dtype=torch.float32, device=device
+        )
         self.call_count = 0
         self.generator = torch.Generator().manual_seed(seed)
 
@@ -89,13 +100,13 @@ class TransparentImage:
         return image + (1 - self.opacity) * difference
 
     def draw_background(self) -> Tensor:
-        """Random colours, 1×3×H×W, weighted by frequency like a spectrum at its start."""
+        """Random colours, 1×C×H×W, weighted by frequency like a spectrum at its start."""
         weights = self.background_weights
-        shape = (2, 1, 3, *weights.shape)
-        spectrum = torch.randn(shape, generator=self.generator) * BACKGROUND_DEVIATION
-        spectrum = spectrum.to(weights.device)
+        shape = (2, 1, len(self.color_matrix), *weights.shape)
+        noise = torch.randn(shape, generator=self.generator, dtype=torch.float32)
+        spectrum = (noise * BACKGROUND_DEVIATION).to(weights.device)
         waves = sum_weighted_waves(spectrum, weights, self.size)
-        return apply_channel_matrix(waves, COLOR_CORRELATION.to(waves)).sigmoid()
+        return apply_channel_matrix(waves, self.color_matrix).sigmoid()
 
     def project_(self) -> None:
         """Projects the colours onto what is allowed; every opacity spectrum is."""
