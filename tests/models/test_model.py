@@ -191,12 +191,25 @@ def test_gradients_reach_the_image_and_nothing_else(family: Family) -> None:
 # ── control flow ──
 
 
+class SharedFunction:
+    """A function that a copy of the network does not copy, so that a test sees its calls."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self.function = function
+
+    def __call__(self, *args: Any) -> Any:
+        return self.function(*args)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "SharedFunction":
+        return self
+
+
 class Net(nn.Module):
     """A forward pass given as a function, on named children."""
 
     def __init__(self, function: Callable[..., Any], **children: nn.Module) -> None:
         super().__init__()
-        self.function = function
+        self.function = SharedFunction(function)
         for name, child in children.items():
             self.add_module(name, child)
 

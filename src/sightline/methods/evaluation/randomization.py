@@ -15,6 +15,7 @@ from torch import Tensor
 from sightline.errors import SightlineError
 from sightline.images.plotting.maps import find_heatmap_limit
 from sightline.models.model import Model
+from sightline.models.network.copy import copy_network
 from sightline.models.weights.checkpoint import RUNNING_STATISTICS
 
 # ── networks with shuffled weights ──
@@ -23,7 +24,7 @@ from sightline.models.weights.checkpoint import RUNNING_STATISTICS
 def clone_model(model: Model) -> Model:
     """The same model on its own copy of the weights, which may be changed."""
     clone = copy.copy(model)
-    clone.network = copy.deepcopy(model.network)
+    clone.network = copy_network(model.network, share_parameters=False)
     clone.lock = threading.RLock()
     clone.overwritten_calls = set(model.overwritten_calls)
     return clone
