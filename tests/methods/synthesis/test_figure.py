@@ -8,6 +8,7 @@ import torch
 from helpers import smooth
 from torch import Tensor
 
+from sightline.images.plotting.maps import make_contact_sheet
 from sightline.methods.synthesis.facets import Facet
 from sightline.methods.synthesis.figure import (
     EXEMPLAR_COLUMNS,
@@ -78,7 +79,9 @@ def test_a_facet_s_row_has_its_image_its_start_and_its_group(index: int, picture
 def test_squares_of_four_are_laid_in_rows(picture: Tensor) -> None:
     (row,) = make_quartet_rows(EXEMPLARS, picture, torch.tensor([0.5, 1.0, 2.0]))
     assert row.captions == ["unit 0\n× 0.50", "unit 1\n× 1.00", "unit 2\n× 2.00"]
+    four = make_contact_sheet(torch.zeros(4, 3, 24, 24), columns=2)
     for index, tile in enumerate(row.pictures):
+        assert tile.shape == four.shape
         top = tile[0, :, : tile.shape[2] // 2, : tile.shape[3] // 2]
         # The upper left quarter shows the image itself, whatever the gap around it.
         assert float(top.mean()) == pytest.approx(float(picture[index].mean()), abs=0.15)
