@@ -1,0 +1,172 @@
+"""Where a layer's outputs lie in the image, by evidence: which of them change with a part of it.
+
+The shape of an output may be read in several ways: 64×64×64 numbers as channels first or last, 64
+tokens of 256 numbers or the reverse, windows of a shifted or an unshifted image. A part of the
+image that changes shows which reading is right: the outputs at its position change most.
+"""
+
+from collections.abc import Iterable, MutableMapping, Sequence
+from typing import Protocol
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+
+from sightline.errors import SightlineError
+from sightline.models.layers.layouts import FeatureLayout, list_feature_layouts
+
+QUADRANTS = 4
+
+# The share of positions that have to answer most to their own quadrant; by chance it is a quarter.
+MIN_AGREEMENT = 0.5
+
+# What these give has its channels first, whatever its shape.
+CHANNELS_FIRST_MODULES = (
+    nn.Conv2d,
+    nn.ConvTranspose2d,
+    nn.BatchNorm2d,
+    nn.InstanceNorm2d,
+    nn.GroupNorm,
+    nn.MaxPool2d,
+    nn.AvgPool2d,
+    nn.AdaptiveAvgPool2d,
+    nn.AdaptiveMaxPool2d,
+    nn.Upsample,
+)
+
+
+class ProbedModel(Protocol):
+    """What of a model is needed to run it."""
+
+    device: torch.device
+    channels: int
+
+    def run(self, image: Tensor, layers: Iterable[str]) -> dict[str, Tensor]: ...
+
+    def module(self, name: str) -> nn.Module: ...
+
+
+_KNOWN_LAYOUTS: MutableMapping[ProbedModel, dict[str, list[FeatureLayout]]] = WeakKeyDictionary()
+
+
+def find_feature_layout(
+    model: ProbedModel,
+    layer: str,
+    shape: Sequence[int],
+    image_shape: Sequence[int],
+) -> FeatureLayout | None:
+    """How a layer's output lies on images N×C×H×W; None where it has no positions.
+
+    `shape` is that of the output for these images. Where it can be read in several ways the network
+    runs five images of this size, once for a layer.
+    """
+    batch = image_shape[0]
+    height, width = image_shape[-2:]
+    layouts = list_feature_layouts(shape, batch, height, width)
+    if len(layouts) < 2:
+        return layouts[0] if layouts else None
+    if layouts[0].order == "NCHW" and not layer.endswith(":in"):
+        is_step = "/" in layer
+        if not is_step and isinstance(model.module(layer), CHANNELS_FIRST_MODULES):
+            return layouts[0]
+
+    known_layouts = _KNOWN_LAYOUTS.setdefault(model, {}).setdefault(layer, [])
+    for known in known_layouts:
+        for layout in layouts:
+            if layout.is_same_reading(known):
+                return layout
+    layout = choose_layout_by_evidence(model, layer, layouts, (height, width))
+    if layout is not None:
+        known_layouts.append(layout)
+    return layout
+
+
+def choose_layout_by_evidence(
+    model: ProbedModel, layer: str, layouts: Sequence[FeatureLayout], size: tuple[int, int]
+) -> FeatureLayout | None:
+    """The layout that an image with a changed quadrant agrees with best; None where none agrees.
+
+    The first one where the network takes no batch of such images.
+    """
+    images = make_quadrant_images(model.channels, size, model.device)
+    names = [layer, *list_related_inputs(layer)]
+    try:
+        with torch.inference_mode(False), torch.no_grad():
+            tensors = model.run(images, names)
+    except SightlineError:
+        return layouts[0]
+    axes = tensors[layer].shape[:-1]
+    related = [tensor for tensor in tensors.values() if tensor.shape[:-1] == axes]
+    return pick_agreeing_layout(related, size)
+
+
+def list_related_inputs(layer: str) -> list[str]:
+    """Inputs that may lie on the image as the layer's output does, as NAME:in.
+
+    Attention mixes its positions, so its output says less about them than its input.
+    """
+    if layer.endswith(":in"):
+        return []
+    path = layer.split(":", maxsplit=1)[0]
+    parent = path.rpartition("/" if "/" in path else ".")[0]
+    inputs = [] if "/" in path else [f"{path}:in"]
+    return [*inputs, f"{parent}:in"] if parent else inputs
+
+
+def pick_agreeing_layout(
+    tensors: Iterable[Tensor], size: tuple[int, int]
+) -> FeatureLayout | None:
+    """The layout that agrees best with any of the outputs for `make_quadrant_images`."""
+    best_layout = None
+    best_agreement = MIN_AGREEMENT
+    for tensor in tensors:
+        for layout in list_feature_layouts(tensor.shape, QUADRANTS + 1, *size):
+            maps = layout.arrange_as_maps(tensor.float())
+            agreement = measure_quadrant_agreement(maps)
+            if agreement > best_agreement:
+                best_layout = layout
+                best_agreement = agreement
+    return best_layout
+
+
+def make_quadrant_images(channels: int, size: tuple[int, int], device: torch.device) -> Tensor:
+    """An image, and four copies of it of which each has another quadrant changed: 5×C×H×W."""
+    height, width = size
+    generator = torch.Generator().manual_seed(0)
+    original, other = torch.rand(2, channels, height, width, generator=generator)
+    images = [original]
+    for row in (slice(None, height // 2), slice(height // 2, None)):
+        for column in (slice(None, width // 2), slice(width // 2, None)):
+            changed = original.clone()
+            changed[:, row, column] = other[:, row, column]
+            images.append(changed)
+    return torch.stack(images).to(device)
+
+
+def measure_quadrant_agreement(maps: Tensor) -> float:
+    """The share of positions that change most with their own quadrant.
+
+    `maps` are 5×C×h×w, of the images that `make_quadrant_images` gives. Positions on the border
+    between two quadrants don't count, nor those that never change.
+    """
+    response = (maps[1:] - maps[:1]).abs().sum(1)
+    rows, columns = response.shape[-2:]
+    row_sides = split_axis_in_halves(rows)
+    column_sides = split_axis_in_halves(columns)
+    quadrant = 2 * row_sides[:, None] + column_sides[None]
+    counts = (row_sides[:, None] >= 0) & (column_sides[None] >= 0)
+    counts = counts.to(response.device) & (response.amax(0) > 0)
+    if not counts.any():
+        return 0.0
+    strongest = response.argmax(0)
+    agrees = strongest == quadrant.to(strongest)
+    return float(agrees[counts].float().mean())
+
+
+def split_axis_in_halves(length: int) -> Tensor:
+    """0 for the positions in the first half of an axis, 1 in the second, -1 across the middle."""
+    doubled_centres = 2 * torch.arange(length) + 1
+    sides = torch.full((length,), -1)
+    sides[doubled_centres < length] = 0
+    sides[doubled_centres > length] = 1
+    return sides
