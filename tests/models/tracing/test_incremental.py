@@ -97,7 +97,9 @@ def compared(
     stride: int = 6,
     **options: Any,
 ) -> OcclusionScores:
-    """Runs both ways and compares them: the difference is below 1e-4 of what covering changes (or of the rounding of the scores)."""
+    """Runs both ways and compares them: the difference is below 1e-4 of what covering changes (or
+    of the rounding of the scores).
+    """
     model = loaded(network)
     windows = OcclusionWindows(
         picture(height, width),

@@ -1,4 +1,6 @@
-"""Receptive fields against the support of the gradient, against the recursion of the literature, and on whole families."""
+"""Receptive fields against the support of the gradient, against the recursion of the literature,
+and on whole families.
+"""
 
 import gc
 import weakref
@@ -327,7 +329,9 @@ def test_box_is_the_support_of_the_gradient(name: str) -> None:
 
 
 class Random(nn.Module):
-    """A chain of random steps in functional and modular style; a step that the size doesn't allow is left out, as the forward pass goes."""
+    """A chain of random steps in functional and modular style; a step that the size doesn't allow
+    is left out, as the forward pass goes.
+    """
 
     def __init__(self, steps: list[tuple]) -> None:
         super().__init__()
@@ -539,7 +543,10 @@ def shapes_only(name: str) -> Model:
 
 
 def recursion(*operations: tuple[int, ...]) -> tuple[int, int, int]:
-    """Size, stride and offset behind (kernel, stride, padding)s, as in Araujo et al. 2019: r += (k-1)·j, j *= s."""
+    """Size, stride and offset behind (kernel, stride, padding)s, as in Araujo et al.
+
+    2019: r += (k-1)·j, j *= s.
+    """
     size, jump, start = 1, 1, 0
     for kernel, stride, padding in operations:
         size, start, jump = size + (kernel - 1) * jump, start - padding * jump, jump * stride
@@ -588,7 +595,10 @@ def basic(*strides: int) -> list[tuple[int, ...]]:
 
 
 def bottlenecks(*counts: int) -> list[tuple[int, ...]]:
-    """With the stride in the 3×3 convolution, as torchvision has it (He et al. have it in the 1×1 before)."""
+    """With the stride in the 3×3 convolution, as torchvision has it (He et al.
+
+    have it in the 1×1 before).
+    """
     strides = [
         (2 if stage and not i else 1) for stage, count in enumerate(counts) for i in range(count)
     ]

@@ -149,8 +149,7 @@ class IncrementalOcclusion:
             self.windows.positions, survey.layer_costs, operation_cost + weight_cost, max_batch
         )
 
-        device = self.clean_image.tensor.device
-        scores = torch.empty(len(positions), len(label_indices), device=device)
+        scores = self.clean_image.tensor.new_empty(len(positions), len(label_indices))
         spent_cost = survey.full_cost
         localized_cost = 0.0
         for indices in self.split_groups(groups):
