@@ -156,7 +156,7 @@ def test_reads_an_annotation(
         (float | Literal["mean", "blur"], 'a number or "mean" or "blur"'),
         (tuple[int | str, ...], "a list, each a whole number or text"),
         (Callable[[int], bool] | None, "a function or None"),
-        (bytes, "<class 'bytes'>"),
+        (bytes, "a bytes"),
     ],
 )
 def test_types_in_words(kind: Any, words: str) -> None:

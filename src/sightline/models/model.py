@@ -5,65 +5,45 @@ shares the weights' storage.
 """
 
 import re
-import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
 from functools import cached_property
 from html import escape
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import torch
 from torch import Tensor, nn
 
-from sightline.errors import SightlineError, is_out_of_memory, make_unknown_name_error
+from sightline.errors import SightlineError, make_unknown_name_error
 from sightline.images.validation import check_image
 from sightline.models.heads.labels import find_label_index
 from sightline.models.heads.output_head import OUTPUT_KIND_DESCRIPTIONS, Head, OutputKind
 from sightline.models.heads.recognition import HeadHints
+from sightline.models.heads.target_head import ScoredModel
 from sightline.models.heads.target_text import TargetChoice, make_target
 from sightline.models.layers.capture import (
-    Capture,
     Layer,
-    StopForwardPass,
-    find_first_tensor,
     split_call_name,
 )
-from sightline.models.layers.landmarks import LANDMARK_NAMES, guess_landmarks
+from sightline.models.layers.landmarks import LANDMARK_NAMES, find_landmarks
 from sightline.models.layers.listing import (
     LayerListing,
     find_layer_by_index,
     is_layer_pattern,
     match_one_layer,
 )
-from sightline.models.network.copy import make_private_network
-from sightline.models.network.guard import list_nearby_sizes, make_network_error
 from sightline.models.network.inputs import (
-    NUMBER_FORMS,
     ExtraInputs,
     Preprocess,
-    apply_layout,
-    make_network_inputs,
-    parse_layout_words,
 )
 from sightline.models.network.probe import NetworkFindings, make_probe_images, probe_network
-from sightline.models.overrides.onednn import use_packed_weights
-from sightline.models.preprocessing import (
-    PICTURE_CHANNELS,
-    call_preprocess,
-    check_bands,
-    check_channel_statistics,
-    check_image_size,
-    convert_to_luminance,
-    fit_image,
-    show_as_picture,
-)
-from sightline.models.weights.known_input import check_known_weights_input
+from sightline.models.network.runner import NetworkRunner
+from sightline.models.overrides.mode import suspend_overrides
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
-class Model:
+class Model(NetworkRunner):
     """A network with its preprocessing, labels and layer names.
 
     Args:
@@ -131,49 +111,31 @@ class Model:
         device: torch.device | str | None = None,
         recipe: Mapping[str, Any] | None = None,
     ) -> None:
-        if mean is None and std is None and preprocess is not None:
-            mean, std = (0.0,) * 3, (1.0,) * 3
-        means, deviations = check_channel_statistics(
-            IMAGENET_MEAN if mean is None else mean, IMAGENET_STD if std is None else std
-        )
-        self.image_size = check_image_size(size)
-        self.size = min(self.image_size)
-        self.resize = resize or self.size
-        self.channels = 3 if len(means) in PICTURE_CHANNELS else len(means)
-        self.bands = check_bands(bands, self.channels)
         check_output_kind(output_kind)
-
-        with torch.inference_mode(False):  # what is made in inference mode never has a gradient
-            private = make_private_network(network)
-            first_weight = next(private.parameters(), torch.empty(0))
-            self.device = torch.device(device) if device is not None else first_weight.device
-            self.network = private.to(self.device)
-            dtype = first_weight.dtype if first_weight.is_floating_point() else torch.float32
-            statistics = torch.tensor([means, deviations], device=self.device, dtype=dtype)
-        self.mean, self.std = statistics.view(2, 1, -1, 1, 1).unbind()
-        self.name = name or type(network).__name__
-
+        super().__init__(
+            network,
+            name=name,
+            mean=mean,
+            std=std,
+            size=size,
+            resize=resize,
+            inputs=inputs,
+            preprocess=preprocess,
+            bands=bands,
+            device=device,
+        )
         self.output = output
         self.unit = unit
         self.recipe = dict(recipe or {"model": self.name})
         self.aliases = dict(aliases or {})
-        self.overwritten_calls: set[str] = set()
-        self.lock = threading.RLock()
         self.allows_nan = False
-        self._preprocess = preprocess if callable(preprocess) else None
-        self._layout: tuple[str, ...] = ()
-        if preprocess is not None and not callable(preprocess):
-            self._layout = parse_layout_words(preprocess)
-        self._inputs = make_network_inputs(self.network, inputs)
-        self._inputs_settled = not self._inputs.holds_numbers
         self._output_kind: OutputKind | None = output_kind
         self._target_head: Head | None = None
         self._custom_labels = tuple(labels)
         self._custom_landmarks = dict(landmarks or {})
-        check_known_weights_input(self.network, self.normalize, self.size, self.name)
 
     def __repr__(self) -> str:
-        facts = [repr(self.name), self._describe_scores(), self._describe_input(), str(self.device)]
+        facts = [repr(self.name), self._describe_scores(), self.describe_input(), str(self.device)]
         return f"Model({', '.join([*facts, *self.findings.notes])})"
 
     def _describe_scores(self) -> str:
@@ -187,25 +149,6 @@ class Model:
         noun = {"regression": "numbers", "embedding": "dimensions", "target": "score"}
         of_unit = f" in {self.unit}" if self.unit else ""
         return f"{self.output_kind} of {count} {noun.get(self.output_kind, 'classes')}{of_unit}"
-
-    def _describe_input(self) -> str:
-        """«224 px, mean (0.485, 0.456, 0.406), std (0.229, 0.224, 0.225)»."""
-        height, width = self.image_size
-        size = f"{height} px" if height == width else f"{height}×{width} px"
-        if self._preprocess is not None:
-            return f"{size}, preprocess={getattr(self._preprocess, '__name__', 'a function')}"
-        mean = ", ".join(f"{value:.3g}" for value in self.mean.flatten().tolist())
-        std = ", ".join(f"{value:.3g}" for value in self.std.flatten().tolist())
-        layout = f", {' '.join(self._layout)}" if self._layout else ""
-        return f"{size}, mean ({mean}), std ({std}){layout}"
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Everything but the lock, so that copies and other processes get one of their own."""
-        return {name: value for name, value in vars(self).items() if name != "lock"}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        vars(self).update(state)
-        self.lock = threading.RLock()
 
     def _repr_html_(self) -> str:
         """Tables of the layers and landmarks, for notebooks."""
@@ -246,9 +189,8 @@ class Model:
 
         `NAME:in` is the input of a layer's module.
         """
-        layers = list(self.layers.values())
-        modules = [self.module(layer.name) for layer in layers]
-        return {**guess_landmarks(layers, modules), **self._custom_landmarks}
+        known = self._custom_landmarks
+        return {**find_landmarks(self, known), **known}
 
     def layer(self, name: str | int) -> str:
         """Resolves a layer's name, alias, landmark, index or pattern to its name.
@@ -307,7 +249,8 @@ class Model:
             network_name=self.name,
         )
         images = make_probe_images((self.channels, *self.image_size), self.device)
-        with self.lock:
+        # Found once, so not under the backward rules and paddings of a single run.
+        with self.lock, suspend_overrides():
             return probe_network(self.run_network, images, hints)
 
     @property
@@ -336,7 +279,7 @@ class Model:
         """
         if target is None:
             return self
-        head = make_target(target).bind(self)
+        head = make_target(target).bind(cast(ScoredModel, self))
         model = object.__new__(type(self))
         vars(model).update(vars(self))
         vars(model).pop("labels", None)
@@ -380,50 +323,6 @@ class Model:
         it. Raises SightlineError with the closest names, and for a name that several classes have.
         """
         return find_label_index(self.labels, label, self.name)
-
-    # ── images ──
-
-    @property
-    def is_gray(self) -> bool:
-        """Whether the network sees the luminance of color images."""
-        return self.mean.shape[1] == 1 and self._preprocess is None
-
-    def blank(self) -> Tensor:
-        """A gray image of the network's own size, 1×channels×height×width."""
-        return torch.full((1, self.channels, *self.image_size), 0.5, device=self.device)
-
-    def fit(self, image: Tensor, size: int | None = None) -> Tensor:
-        """What the network was made to see of an image, N×channels×height×width.
-
-        The short side is resized to `resize` pixels and the centre of `size` pixels is cropped. A
-        `size` of your own keeps their ratio. Raises SightlineError for anything that is no image.
-        """
-        checked = check_image(image, channels=self.channels)
-        height, width = self.image_size
-        if size is not None:
-            height, width = (round(side * size / self.size) for side in self.image_size)
-        return fit_image(checked, (height, width), self.resize / self.size)
-
-    def to_picture(self, image: Tensor) -> Tensor:
-        """What pictures show of an image N×channels×H×W: N×3×H×W, three of its bands."""
-        return show_as_picture(image, self.bands)
-
-    def normalize(self, image: Tensor) -> Any:
-        """What the network is fed for an image N×channels×H×W in [0, 1].
-
-        On the network's device, in its precision, normalized, as luminance for a network of one
-        channel. The memory format is channels_last, which is faster on the CPU. With `preprocess`,
-        whatever that function returns.
-        """
-        image = image.to(self.mean)
-        if self._preprocess is not None:
-            return call_preprocess(self._preprocess, image)
-        if self.mean.shape[1] == 1:
-            image = convert_to_luminance(image)
-        normalized = (image - self.mean) / self.std
-        if self._layout:
-            return apply_layout(normalized, self._layout)
-        return normalized.contiguous(memory_format=torch.channels_last)
 
     # ── outputs ──
 
@@ -486,12 +385,12 @@ class Model:
         if len(image) > 1 and self.findings.runs_one_by_one:
             return self._run_one_by_one(image, names, leaf, on_layer)
         if "logits" not in names:
-            capture, _ = self._run_capture(image, names, leaf, on_layer)
+            capture, _ = self.capture_layers(image, names, leaf, on_layer)
             capture.require_all_tensors(self.name)
             return capture.tensors
         head = self.head
         wanted = (names - {"logits"}) | set(head.layers)
-        capture, output = self._run_capture(
+        capture, output = self.capture_layers(
             image, wanted, leaf, on_layer, run_to_end=head.needs_output
         )
         capture.require_all_tensors(self.name)
@@ -510,7 +409,7 @@ class Model:
         self, image: Tensor, layers: Iterable[str]
     ) -> tuple[Any, dict[str, Tensor]]:
         """What the network itself returns, and the tensors of layers by name."""
-        capture, output = self._run_capture(image, set(layers), None, None, run_to_end=True)
+        capture, output = self.capture_layers(image, set(layers), run_to_end=True)
         return output, capture.tensors
 
     def _run_one_by_one(
@@ -529,39 +428,6 @@ class Model:
         runs = [self.run(single, names, on_layer=on_layer) for single in image.split(1)]
         return {name: torch.cat([tensors[name] for tensors in runs]) for name in runs[0]}
 
-    def _run_capture(
-        self,
-        image: Tensor,
-        names: set[str],
-        leaf: str | None,
-        on_layer: Callable[[str, Tensor], object] | None,
-        *,
-        run_to_end: bool = False,
-    ) -> tuple[Capture, Any]:
-        """A forward pass: the layers' tensors, and the network's output if it ran to its end.
-
-        It is repeated where the network overwrote one of the tensors later.
-        """
-
-        def run_once() -> tuple[Capture, Any]:
-            capture = Capture(
-                self.network,
-                names,
-                copied_calls=self.overwritten_calls,
-                run_to_end=run_to_end,
-                leaf=leaf,
-                on_layer=on_layer,
-            )
-            return capture, capture.run_forward_pass(lambda: self.run_network(image))
-
-        with self.lock:
-            capture, output = run_once()
-            overwritten = capture.find_overwritten_calls()
-            if overwritten:
-                self.overwritten_calls |= overwritten
-                capture, output = run_once()
-        return capture, output
-
     def _make_nan_error(self, image: Tensor) -> SightlineError:
         """The error for NaN scores, with the first layer that has NaN."""
         broken: list[str] = []
@@ -571,74 +437,11 @@ class Model:
                 broken.append(name)
 
         with torch.no_grad():
-            self._run_capture(image[:1], set(self.layers), None, check_layer, run_to_end=True)
+            self.capture_layers(image[:1], set(self.layers), on_layer=check_layer, run_to_end=True)
         place = f"the first layer with NaN is {broken[0]}" if broken else "only its output has NaN"
         return SightlineError(
             f"{self.name} gives NaN for this image ({place}); nothing can be shown of it"
         )
-
-    # ── running the network ──
-
-    def run_network(self, image: Tensor) -> Any:
-        """What the network itself returns for an image, which is normalized first.
-
-        Raises SightlineError with the network's own error for an image that it can't take.
-        """
-        if not self._inputs_settled:
-            self._settle_number_form()
-        prepared = self.normalize(image)
-        try:
-            with use_packed_weights():
-                return self.call_network(prepared, len(image))
-        except SightlineError:
-            raise
-        except Exception as error:
-            if isinstance(error, StopForwardPass) or is_out_of_memory(error):
-                raise
-            raise make_network_error(
-                error,
-                network=self.network,
-                name=self.name,
-                image_shape=tuple(image.shape),
-                network_size=self.image_size,
-                find_size=lambda: self._find_nearby_size(image),
-            ) from error
-
-    def call_network(self, prepared: Any, batch: int) -> Any:
-        """The network's answer to what `normalize` gives, with its further inputs."""
-        extra = self._inputs.make_arguments(batch, self.mean)
-        if self._inputs.image_parameter:
-            return self.network(**{self._inputs.image_parameter: prepared}, **extra)
-        return self.network(prepared, **extra)
-
-    def _settle_number_form(self) -> None:
-        """Finds how the network takes a number among its inputs: as N×1, N or the number itself."""
-        self._inputs_settled = True
-        images = make_probe_images((self.channels, *self.image_size), self.device)
-        given = self._inputs
-        for form in NUMBER_FORMS:
-            self._inputs = replace(given, number_form=form)
-            try:
-                with torch.no_grad():
-                    output = self.call_network(self.normalize(images), len(images))
-            except Exception:  # noqa: BLE001 - the next form is tried; the last error is told below
-                continue
-            tensor = find_first_tensor(output)
-            if tensor is not None and len(tensor) == len(images):
-                return
-        self._inputs = given
-
-    def _find_nearby_size(self, image: Tensor) -> tuple[int, int] | None:
-        """A size near the image's that the network takes; None where none is found."""
-        for height, width in list_nearby_sizes(*image.shape[-2:]):
-            blank = image.new_full((1, image.shape[1], height, width), 0.5)
-            try:
-                with torch.no_grad():
-                    self.call_network(self.normalize(blank), 1)
-            except Exception:  # noqa: BLE001 - this size is as bad as the one that was asked for
-                continue
-            return height, width
-        return None
 
 
 def check_output_kind(kind: str | None) -> None:

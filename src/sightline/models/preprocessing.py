@@ -1,7 +1,7 @@
 """From an image in [0, 1] to what a network is fed."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -12,6 +12,8 @@ from sightline.images.transforms import crop_center, resize_image, resize_short_
 
 # Band counts of a network that sees ordinary pictures: as luminance, or in color.
 PICTURE_CHANNELS = (1, 3)
+
+MAX_SIDE = 16_384  # pixels
 
 
 def check_channel_statistics(mean: Any, std: Any) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -50,21 +52,19 @@ def _read_channel_numbers(name: str, values: Any) -> tuple[float, ...]:
 
 def check_image_size(size: Any) -> tuple[int, int]:
     """Height and width from a side or a pair; raises SightlineError for anything else."""
-    pair = (size, size) if isinstance(size, int) else tuple(size) if _is_pair(size) else ()
-    is_valid = len(pair) == 2 and all(
-        isinstance(side, int) and not isinstance(side, bool) and 1 <= side <= 16_384
-        for side in pair
-    )
-    if not is_valid:
+    sides: list[Any] = [size, size]
+    if isinstance(size, (tuple, list)):
+        sides = list(cast(Sequence[Any], size))
+    if len(sides) != 2 or not all(_is_side(side) for side in sides):
         raise SightlineError(
             f"size is {size!r:.80}; give a side in pixels from 1 to 16,384, or (height, width)"
         )
-    height, width = pair
+    height, width = sides
     return int(height), int(width)
 
 
-def _is_pair(size: Any) -> bool:
-    return isinstance(size, (tuple, list)) and len(size) == 2
+def _is_side(side: Any) -> bool:
+    return isinstance(side, int) and not isinstance(side, bool) and 1 <= side <= MAX_SIDE
 
 
 def fit_image(image: Tensor, size: tuple[int, int], resize_ratio: float) -> Tensor:

@@ -9,7 +9,8 @@ from torch import Tensor
 from sightline.errors import SightlineError
 from sightline.models.heads.output_head import Head
 
-ScoreFunction = Callable[[Any, Mapping[str, Tensor], Sequence[int]], Tensor]
+# What it returns is checked: it may be the caller's own function.
+ScoreFunction = Callable[[Any, Mapping[str, Tensor], Sequence[int]], Any]
 
 
 class ScoredModel(Protocol):

@@ -264,9 +264,9 @@ class similar_to(Target):
         embedding_head = model.head if layer_name is None else None
 
         def compute_features(output: Any, tensors: Mapping[str, Tensor]) -> Tensor:
-            if layer_name is not None:
-                features = tensors[layer_name]
-            elif embedding_head is not None:
+            if embedding_head is None:
+                features = tensors[str(layer_name)]
+            else:
                 features = embedding_head.select(output)
                 require_tensor(features, model.name)
             return features.flatten(2).mean(2) if features.ndim > 2 else features
@@ -349,7 +349,7 @@ class score(Target):
         return f"score({name})"
 
 
-def check_index(name: str, index: int, count: int) -> None:
+def check_index(name: str, index: Any, count: int) -> None:
     """Raises SightlineError unless an index lies in 0 to count − 1."""
     if not isinstance(index, int) or not 0 <= index < count:
         raise make_out_of_range_error(name, index, 0, count - 1)

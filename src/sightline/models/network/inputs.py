@@ -66,7 +66,7 @@ class NetworkInputs:
         return tensor
 
 
-def make_network_inputs(network: nn.Module, extra: ExtraInputs | None) -> NetworkInputs:
+def make_network_inputs(network: nn.Module, extra: Any) -> NetworkInputs:
     """The further inputs, checked against the parameters of the network's `forward`.
 
     The image goes to the first parameter that is not among them. Raises SightlineError for unknown
@@ -75,7 +75,7 @@ def make_network_inputs(network: nn.Module, extra: ExtraInputs | None) -> Networ
     if extra is None:
         return NetworkInputs()
     if callable(extra):
-        values = extra(1)
+        values: Any = extra(1)
         if not isinstance(values, Mapping):
             raise SightlineError(
                 "inputs is a function; it must return a dict of the network's further inputs for "

@@ -1,0 +1,251 @@
+"""Running the private copy of a network on images, whatever it takes beside them."""
+
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sightline.errors import SightlineError, is_out_of_memory
+from sightline.images.validation import check_image
+from sightline.models.layers.capture import Capture, StopForwardPass, find_first_tensor
+from sightline.models.network.copy import make_private_network
+from sightline.models.network.guard import list_nearby_sizes, make_network_error
+from sightline.models.network.inputs import (
+    NUMBER_FORMS,
+    ExtraInputs,
+    Preprocess,
+    apply_layout,
+    make_network_inputs,
+    parse_layout_words,
+)
+from sightline.models.network.probe import make_probe_images
+from sightline.models.overrides.onednn import use_packed_weights
+from sightline.models.preprocessing import (
+    PICTURE_CHANNELS,
+    call_preprocess,
+    check_bands,
+    check_channel_statistics,
+    check_image_size,
+    convert_to_luminance,
+    fit_image,
+    show_as_picture,
+)
+from sightline.models.weights.known_input import check_known_weights_input
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+class NetworkRunner:
+    """The private copy of a network, and how it is given images.
+
+    `Model` documents the arguments and attributes.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        *,
+        name: str,
+        mean: Sequence[float] | None,
+        std: Sequence[float] | None,
+        size: int | tuple[int, int],
+        resize: int | None,
+        inputs: ExtraInputs | None,
+        preprocess: Preprocess | None,
+        bands: Sequence[int] | None,
+        device: torch.device | str | None,
+    ) -> None:
+        if mean is None and std is None and preprocess is not None:
+            mean = (0.0,) * 3
+            std = (1.0,) * 3
+        means, deviations = check_channel_statistics(
+            IMAGENET_MEAN if mean is None else mean, IMAGENET_STD if std is None else std
+        )
+        self.image_size = check_image_size(size)
+        self.size = min(self.image_size)
+        self.resize = resize or self.size
+        self.channels = 3 if len(means) in PICTURE_CHANNELS else len(means)
+        self.bands = check_bands(bands, self.channels)
+        self.name = name or type(network).__name__
+
+        with torch.inference_mode(False):  # what is made in inference mode never has a gradient
+            private = make_private_network(network)
+            first_weight = next(private.parameters(), torch.empty(0))
+            self.device = torch.device(device) if device is not None else first_weight.device
+            self.network = private.to(self.device)
+            dtype = first_weight.dtype if first_weight.is_floating_point() else torch.float32
+            statistics = torch.tensor([means, deviations], device=self.device, dtype=dtype)
+        self.mean, self.std = statistics.view(2, 1, -1, 1, 1).unbind()
+
+        self.overwritten_calls: set[str] = set()
+        self.lock = threading.RLock()
+        self._preprocess = preprocess if callable(preprocess) else None
+        self._layout: tuple[str, ...] = ()
+        if preprocess is not None and not callable(preprocess):
+            self._layout = parse_layout_words(preprocess)
+        self._inputs = make_network_inputs(self.network, inputs)
+        self._inputs_settled = not self._inputs.holds_numbers
+        check_known_weights_input(self.network, self.normalize, self.size, self.name)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Everything but the lock, so that copies and other processes get one of their own."""
+        return {name: value for name, value in vars(self).items() if name != "lock"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self.lock = threading.RLock()
+
+    # ── images ──
+
+    @property
+    def is_gray(self) -> bool:
+        """Whether the network sees the luminance of color images."""
+        return self.mean.shape[1] == 1 and self._preprocess is None
+
+    def blank(self) -> Tensor:
+        """A gray image of the network's own size, 1×channels×height×width."""
+        return torch.full((1, self.channels, *self.image_size), 0.5, device=self.device)
+
+    def fit(self, image: Tensor, size: int | None = None) -> Tensor:
+        """What the network was made to see of an image, N×channels×height×width.
+
+        The short side is resized to `resize` pixels and the centre of `size` pixels is cropped. A
+        `size` of your own keeps their ratio. Raises SightlineError for anything that is no image.
+        """
+        checked = check_image(image, channels=self.channels)
+        height, width = self.image_size
+        if size is not None:
+            height, width = (round(side * size / self.size) for side in self.image_size)
+        return fit_image(checked, (height, width), self.resize / self.size)
+
+    def to_picture(self, image: Tensor) -> Tensor:
+        """What pictures show of an image N×channels×H×W: N×3×H×W, three of its bands."""
+        return show_as_picture(image, self.bands)
+
+    def normalize(self, image: Tensor) -> Any:
+        """What the network is fed for an image N×channels×H×W in [0, 1].
+
+        On the network's device, in its precision, normalized, as luminance for a network of one
+        channel. The memory format is channels_last, which is faster on the CPU. With `preprocess`,
+        whatever that function returns.
+        """
+        image = image.to(self.mean)
+        if self._preprocess is not None:
+            return call_preprocess(self._preprocess, image)
+        if self.mean.shape[1] == 1:
+            image = convert_to_luminance(image)
+        normalized = (image - self.mean) / self.std
+        if self._layout:
+            return apply_layout(normalized, self._layout)
+        return normalized.contiguous(memory_format=torch.channels_last)
+
+    # ── running the network ──
+
+    def run_network(self, image: Tensor) -> Any:
+        """What the network itself returns for an image, which is normalized first.
+
+        Raises SightlineError with the network's own error for an image that it can't take.
+        """
+        if not self._inputs_settled:
+            self._settle_number_form()
+        prepared = self.normalize(image)
+        try:
+            with use_packed_weights():
+                return self.call_network(prepared, len(image))
+        except SightlineError:
+            raise
+        except Exception as error:
+            if isinstance(error, StopForwardPass) or is_out_of_memory(error):
+                raise
+            raise make_network_error(
+                error,
+                network=self.network,
+                name=self.name,
+                image_shape=tuple(image.shape),
+                network_size=self.image_size,
+                find_size=lambda: self._find_nearby_size(image),
+            ) from error
+
+    def call_network(self, prepared: Any, batch: int) -> Any:
+        """The network's answer to what `normalize` gives, with its further inputs."""
+        extra = self._inputs.make_arguments(batch, self.mean)
+        if self._inputs.image_parameter:
+            return self.network(**{self._inputs.image_parameter: prepared}, **extra)
+        return self.network(prepared, **extra)
+
+    def _settle_number_form(self) -> None:
+        """Finds how the network takes a number among its inputs: as N×1, N or the number itself."""
+        self._inputs_settled = True
+        images = make_probe_images((self.channels, *self.image_size), self.device)
+        given = self._inputs
+        for form in NUMBER_FORMS:
+            self._inputs = replace(given, number_form=form)
+            try:
+                with torch.no_grad():
+                    output = self.call_network(self.normalize(images), len(images))
+            except Exception:  # noqa: BLE001 - the next form is tried; the last error is told below
+                continue
+            tensor = find_first_tensor(output)
+            if tensor is not None and len(tensor) == len(images):
+                return
+        self._inputs = given
+
+    def _find_nearby_size(self, image: Tensor) -> tuple[int, int] | None:
+        """A size near the image's that the network takes; None where none is found."""
+        for height, width in list_nearby_sizes(*image.shape[-2:]):
+            blank = image.new_full((1, image.shape[1], height, width), 0.5)
+            try:
+                with torch.no_grad():
+                    self.call_network(self.normalize(blank), 1)
+            except Exception:  # noqa: BLE001 - this size is as bad as the one that was asked for
+                continue
+            return height, width
+        return None
+
+    def capture_layers(
+        self,
+        image: Tensor,
+        names: set[str],
+        leaf: str | None = None,
+        on_layer: Callable[[str, Tensor], object] | None = None,
+        *,
+        run_to_end: bool = False,
+    ) -> tuple[Capture, Any]:
+        """A forward pass: the layers' tensors, and the network's output if it ran to its end.
+
+        It is repeated where the network overwrote one of the tensors later.
+        """
+
+        def run_once() -> tuple[Capture, Any]:
+            capture = Capture(
+                self.network,
+                names,
+                copied_calls=self.overwritten_calls,
+                run_to_end=run_to_end,
+                leaf=leaf,
+                on_layer=on_layer,
+            )
+            return capture, capture.run_forward_pass(lambda: self.run_network(image))
+
+        with self.lock:
+            capture, output = run_once()
+            overwritten = capture.find_overwritten_calls()
+            if overwritten:
+                self.overwritten_calls |= overwritten
+                capture, output = run_once()
+        return capture, output
+
+    def describe_input(self) -> str:
+        """«224 px, mean (0.485, 0.456, 0.406), std (0.229, 0.224, 0.225)»."""
+        height, width = self.image_size
+        size = f"{height} px" if height == width else f"{height}×{width} px"
+        if self._preprocess is not None:
+            return f"{size}, preprocess={getattr(self._preprocess, '__name__', 'a function')}"
+        mean = ", ".join(f"{value:.3g}" for value in self.mean.flatten().tolist())
+        std = ", ".join(f"{value:.3g}" for value in self.std.flatten().tolist())
+        layout = f", {' '.join(self._layout)}" if self._layout else ""
+        return f"{size}, mean ({mean}), std ({std}){layout}"
