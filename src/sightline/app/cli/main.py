@@ -79,6 +79,8 @@ def run_script() -> None:
     """The installed command. Its output may go to a program such as `head` that stops reading."""
     signal.signal(signal.SIGINT, end_at_once)
     warnings.showwarning = print_warning
+    # Decoders warn of odd tags of a picture, without its name.
+    warnings.filterwarnings("ignore", module=r"PIL\.")
     try:
         status = main()
         if sys.stdout is not None:  # None where the caller closed it
