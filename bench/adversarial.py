@@ -1,7 +1,9 @@
-"""PGD-20 on a batch: ours against twenty bare forward and backward passes, torchattacks and foolbox.
+"""PGD-20 on a batch: ours against twenty bare forward and backward passes, torchattacks and
+foolbox.
 
-`python bench/adversarial.py [--images N] [--rounds N]`: the CIFAR-10 ResNet-20 of the data folder, eps 2/255, true classes, one warm-up of each,
-then all take turns; medians. What leaves the batch early is counted apart. The libraries run on our network and on the plain one.
+`python bench/adversarial.py [--images N] [--rounds N]`: the CIFAR-10 ResNet-20 of the data folder,
+eps 2/255, true classes, one warm-up of each, then all take turns; medians. What leaves the batch
+early is counted apart. The libraries run on our network and on the plain one.
 """
 
 import argparse
@@ -33,7 +35,9 @@ def bare(network: Callable[[Tensor], Tensor], image: Tensor, label: Tensor) -> T
 
 
 class Usual(nn.Module):
-    """The network as a user of these libraries has it: contiguous, its weights trainable, with a normalization before it."""
+    """The network as a user of these libraries has it: contiguous, its weights trainable, with a
+    normalization before it.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -94,12 +98,14 @@ def main() -> None:
             times[name].append(time.process_time() - began)
     least = statistics.median(times["twenty bare forward and backward passes"])
     print(
-        f"torch {torch.__version__}, {torch.get_num_threads()} threads, {len(image)} images, eps {EPS * 255:g}/255, medians of {asked.rounds}"
+        f"torch {torch.__version__}, {torch.get_num_threads()} threads, {len(image)} images, eps "
+        f"{EPS * 255:g}/255, medians of {asked.rounds}"
     )
     for name, values in times.items():
         median = statistics.median(values)
         print(
-            f"{name}: {median:.2f} s of processor time, {median / least:.3f} times the bare passes; {robust[name]:.1%} withstand"
+            f"{name}: {median:.2f} s of processor time, {median / least:.3f} times the bare "
+            f"passes; {robust[name]:.1%} withstand"
         )
 
 

@@ -1,8 +1,10 @@
-"""APGD from many random starts: ours against torchattacks on the CIFAR-10 ResNet-20 of the data folder.
+"""APGD from many random starts: ours against torchattacks on the CIFAR-10 ResNet-20 of the data
+folder.
 
-`python bench/apgd.py [--images N] [--seeds N] [--starts N] [--losses ...]`: how many of the first N test images (200) are answered rightly after
-20 steps, over seeds of both sides. Then the images on which these runs differ, from many starts each: the share of starts that
-leave them, which is what a single run's luck is made of. Then 100 steps on the images that any run of 20 steps left.
+`python bench/apgd.py [--images N] [--seeds N] [--starts N] [--losses ...]`: how many of the first N
+test images (200) are answered rightly after 20 steps, over seeds of both sides. Then the images on
+which these runs differ, from many starts each: the share of starts that leave them, which is what a
+single run's luck is made of. Then 100 steps on the images that any run of 20 steps left.
 """
 
 import argparse
@@ -20,7 +22,11 @@ from sightline.methods.adversarial.attacks.goal import AttackLoss
 from sightline.methods.adversarial.attacks.norm_ball import Norm
 
 RADII: tuple[tuple[Norm, str, float], ...] = (
-    ("linf", "0.5/255", 0.5 / 255), ("linf", "1/255", 1 / 255), ("linf", "2/255", 2 / 255), ("l2", "0.05", 0.05), ("l2", "0.1", 0.1),
+    ("linf", "0.5/255", 0.5 / 255),
+    ("linf", "1/255", 1 / 255),
+    ("linf", "2/255", 2 / 255),
+    ("l2", "0.05", 0.05),
+    ("l2", "0.1", 0.1),
 )  # fmt: skip
 LOSSES: tuple[AttackLoss, ...] = ("cross_entropy", "dlr")
 Run = Callable[[Tensor, Tensor, int, int], Tensor]  # images, classes, steps, seed
@@ -91,7 +97,8 @@ def main() -> None:
                     for name, end in ends.items()
                 )
                 print(
-                    f"  of {len(chance)} on which chance decides, from {asked.starts} starts each: {sums}",
+                    f"  of {len(chance)} on which chance decides, from {asked.starts} starts "
+                    f"each: {sums}",
                     flush=True,
                 )
             if (hard := every.any(0).nonzero()[:, 0]).numel():

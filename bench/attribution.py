@@ -1,17 +1,19 @@
 """What the maps by gradients cost: ours, the bare passes, captum and pytorch-grad-cam in turns.
 
-`python bench/attribution.py [--rounds N] [--kinds KIND ...] [NAME ...]`: random weights, one image of the network's own size, one
-process, medians of processor time, which other work on the machine disturbs less than the time by the clock; averages of many
-gradients (25 or 50) have a third of the rounds. Prints a row of a table for each network and method:
+`python bench/attribution.py [--rounds N] [--kinds KIND ...] [NAME ...]`: random weights, one image
+of the network's own size, one process, medians of processor time, which other work on the machine
+disturbs less than the time by the clock; averages of many gradients (25 or 50) have a third of the
+rounds. Prints a row of a table for each network and method:
 
-- ours with the picture, caption and recipe, and in brackets the numbers alone, which is what the others give;
-- the bare forward and backward passes, as many at once, of the frozen network in channels_last by torch's own operations: all of
-  them for Grad-CAM too, which needs a part;
-- the peers on the network as torchvision gives it, which their user has, and in brackets on the one that we prepare (frozen, in
-  channels_last, not in place); averages as many at once as ours, and on torchvision's network all at once, as captum comes, if two
-  gigabytes hold them;
-- megabytes that the first run takes at its peak above what was there before, ours with the packed weights that it leaves, and in
-  brackets the last peer's on our network (Linux).
+- ours with the picture, caption and recipe, and in brackets the numbers alone, which is what the
+  others give;
+- the bare forward and backward passes, as many at once, of the frozen network in channels_last by
+  torch's own operations: all of them for Grad-CAM too, which needs a part;
+- the peers on the network as torchvision gives it, which their user has, and in brackets on the one
+  that we prepare (frozen, in channels_last, not in place); averages as many at once as ours, and on
+  torchvision's network all at once, as captum comes, if two gigabytes hold them;
+- megabytes that the first run takes at its peak above what was there before, ours with the packed
+  weights that it leaves, and in brackets the last peer's on our network (Linux).
 """
 
 import argparse
@@ -52,7 +54,7 @@ Runs = dict[str, Callable[[], Any]]
 
 
 def ours(model: sl.Model, image: Tensor, kind: str) -> tuple[Callable[[], Any], Callable[[], Any]]:
-    """Our method as a user calls it (guided of a class score, as captum's), and its numbers alone."""
+    """Our method as a user calls it (guided of a class score, as captum's); and its numbers."""
     if kind == "guided":
 
         def guided() -> Any:
@@ -202,14 +204,16 @@ def compare(name: str, kind: str, rounds: int) -> None:
         )
     first, *rest = memory.values()
     print(
-        f"| {name} | {kind}{f', {count} by {at_once}' if count > 1 else ''} | {own} | {told['bare']:.0f} | {ratio} | {against('captum')} | "
+        f"| {name} | {kind}{f', {count} by {at_once}' if count > 1 else ''} | {own} | "
+        f"{told['bare']:.0f} | {ratio} | {against('captum')} | "
         f"{against('grad-cam')} | {first:.0f} ({rest[-1]:.0f}) |",
         flush=True,
     )
 
 
 HEAD = (
-    "| network | method | ours ms (numbers) | bare ms | ours / bare | captum ms (on ours) | captum / ours | grad-cam ms (on ours) "
+    "| network | method | ours ms (numbers) | bare ms | ours / bare | captum ms (on ours) | "
+    "captum / ours | grad-cam ms (on ours) "
     "| grad-cam / ours | MB (peer) |\n|---|---|---|---|---|---|---|---|---|---|"
 )
 

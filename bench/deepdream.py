@@ -1,8 +1,9 @@
 """DeepDream by size: memory is bounded by the tile, cost is linear in pixels.
 
-`python bench/deepdream.py [--rounds N]`: the embedded network, relu4_2, one size, two steps; each run in a process of its own. Processor
-seconds, and the peak memory beyond what the network, the libraries, the given image and a 64-pixel dream take: all of it, and
-without the result's own bytes, which are the caller's.
+`python bench/deepdream.py [--rounds N]`: the embedded network, relu4_2, one size, two steps; each
+run in a process of its own. Processor seconds, and the peak memory beyond what the network, the
+libraries, the given image and a 64-pixel dream take: all of it, and without the result's own bytes,
+which are the caller's.
 """
 
 import argparse
@@ -46,7 +47,9 @@ def watched(run: Callable[[], sl.Result]) -> tuple[sl.Result, float]:
 
 
 def measure(side: int, tile: int, octaves: int) -> None:
-    """Prints processor seconds, extra memory (as the kernel's high-water mark and as sampled) and the result's own bytes of one dream."""
+    """Prints processor seconds, extra memory (as the kernel's high-water mark and as sampled) and
+    the result's own bytes of one dream.
+    """
     model, image = (
         sl.load(),
         torch.rand(1, 3, side, side, generator=torch.Generator().manual_seed(0)),
@@ -73,7 +76,8 @@ def main() -> None:
     parser.add_argument("--octaves", type=int, default=1)
     asked = parser.parse_args()
     print(
-        f"torch {torch.__version__}, medians of {asked.rounds}, {asked.octaves} sizes; processor seconds per megapixel (two steps), MB beyond the start"
+        f"torch {torch.__version__}, medians of {asked.rounds}, {asked.octaves} sizes; processor "
+        "seconds per megapixel (two steps), MB beyond the start"
     )
     for side in (512, 1024, 2048, 4096):
         for tile in (512, WHOLE) if side in {1024, 2048} else (512,):
@@ -87,7 +91,8 @@ def main() -> None:
             )
             name = f"tiles of {tile} px" if tile < side else "in one piece"
             print(
-                f"{side} px, {name}: {seconds / (side * side / MEGA):.1f} s; high-water mark {marked:.0f} MB, anonymous {most:.0f} MB, "
+                f"{side} px, {name}: {seconds / (side * side / MEGA):.1f} s; high-water mark "
+                f"{marked:.0f} MB, anonymous {most:.0f} MB, "
                 f"of it the result {own:.0f} MB, beyond it {most - own:.0f} MB",
                 flush=True,
             )

@@ -1,6 +1,8 @@
-"""Features of a shallow layer: the truncated forward pass against a peer that runs the whole network.
+"""Features of a shallow layer: the truncated forward pass against a peer that runs the whole
+network.
 
-`python bench/features.py`: VGG-16 with random weights, one image of 224 px, interleaved, medians and ratios.
+`python bench/features.py`: VGG-16 with random weights, one image of 224 px, interleaved, medians
+and ratios.
 """
 
 import statistics
@@ -43,7 +45,8 @@ def main() -> None:
         ours, theirs = (statistics.median(times) * 1000 for times in zip(*pairs, strict=True))
         ratio = statistics.median(peer_time / own for own, peer_time in pairs)
         print(
-            f"{layer}: sightline {ours:.0f} ms, captum LayerActivation {theirs:.0f} ms, {ratio:.1f} times faster"
+            f"{layer}: sightline {ours:.0f} ms, captum LayerActivation {theirs:.0f} ms, "
+            f"{ratio:.1f} times faster"
         )
 
 

@@ -1,9 +1,11 @@
-"""Instance norm against batch norm in a style network: the lecture's claim (Ulyanov 2017), as an experiment.
+"""Instance norm against batch norm in a style network: the lecture's claim (Ulyanov 2017), as an
+experiment.
 
-`python bench/instance_norm.py --photos FOLDER --out DIR`: both norms, three seeds each, on plain photographs, on the same with
-equalized contrast, and on the same restyled beforehand to the target style (the three conditions of Huang 2017, figure 1).
-Everything else is equal: weights at the start but for the norm, batches, losses, steps. Stopped at any moment, the same
-command goes on. Writes curves.png, pictures.png and results.json.
+`python bench/instance_norm.py --photos FOLDER --out DIR`: both norms, three seeds each, on plain
+photographs, on the same with equalized contrast, and on the same restyled beforehand to the target
+style (the three conditions of Huang 2017, figure 1). Everything else is equal: weights at the start
+but for the norm, batches, losses, steps. Stopped at any moment, the same command goes on. Writes
+curves.png, pictures.png and results.json.
 """
 
 import argparse
@@ -68,7 +70,7 @@ def made_once(path: Path, make: Callable[[], np.ndarray]) -> np.ndarray:
 
 @torch.no_grad()
 def held_out(run: TrainingRun, photos: PhotoDataset) -> dict[str, float]:
-    """Losses of the trained network, as it is applied, on photographs that it was not trained on."""
+    """Losses of the network as it is applied, on photographs that it was not trained on."""
     run.network.eval()
     photo = torch.from_numpy(photos.pixels[-HELD_OUT:]).permute(0, 3, 1, 2).float() / 255
     style = torch.zeros(HELD_OUT, dtype=torch.long)
@@ -113,15 +115,20 @@ def curves(out: Path, conditions: list[str], window: int = 20) -> torch.Tensor:
 
 
 def sentence(condition: str, found: dict[str, list[dict[str, float]]]) -> str:
-    """What came out, in words. Runs are compared seed by seed: a seed decides the photographs and the units of the loss."""
+    """What came out, in words.
+
+    Runs are compared seed by seed: a seed decides the photographs and the units of the loss.
+    """
     means = {norm: statistics.mean(one["loss"] for one in found[norm]) for norm in NORMS}
     wins = sum(
         one["loss"] < other["loss"]
         for one, other in zip(found["instance"], found["batch"], strict=True)
     )
     return (
-        f"{TITLES[condition]}: loss on held-out photographs {means['instance']:.2f} with instance norm, {means['batch']:.2f} with batch norm "
-        f"({means['batch'] / means['instance']:.2f} times); instance norm is better in {wins} of {len(SEEDS)} pairs of runs."
+        f"{TITLES[condition]}: loss on held-out photographs {means['instance']:.2f} with instance "
+        f"norm, {means['batch']:.2f} with batch norm "
+        f"({means['batch'] / means['instance']:.2f} times); instance norm is better in {wins} of "
+        f"{len(SEEDS)} pairs of runs."
     )
 
 

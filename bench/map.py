@@ -1,8 +1,10 @@
 """How fluid the page of `embedding` is in a browser, with many images.
 
-`python bench/map.py [--images 100000] [--chromium /usr/bin/chromium]`: a page of synthetic places in 200 classes with thumbnails cut
-from the sample photographs is opened in a headless Chromium (its debugging port is spoken to by aiohttp, which Ray of the extra
-`cluster` brings). A script in the page sends pointer and wheel events, one a frame, and notes the time between frames and of each drawing.
+`python bench/map.py [--images 100000] [--chromium /usr/bin/chromium]`: a page of synthetic places
+in 200 classes with thumbnails cut from the sample photographs is opened in a headless Chromium (its
+debugging port is spoken to by aiohttp, which Ray of the extra `cluster` brings). A script in the
+page sends pointer and wheel events, one a frame, and notes the time between frames and of each
+drawing.
 """
 
 import argparse
@@ -26,23 +28,35 @@ from sightline.methods.retrieval import embedding_page as scatter
 CLASSES, PORT = 200, 9377
 SPY = """
 const later_ = window.requestAnimationFrame.bind(window), draws = [];
-window.requestAnimationFrame = draw => later_(t => { const a = performance.now(); draw(t); draws.push(performance.now() - a); window.firstDrawn ??= performance.now(); });
+window.requestAnimationFrame = draw => later_(t => {
+  const a = performance.now();
+  draw(t);
+  draws.push(performance.now() - a);
+  window.firstDrawn ??= performance.now();
+});
 """
 MOVE = """(async (kind, frames) => {
   const box = map.getBoundingClientRect(), x = box.width / 2, y = box.height / 2, between = [];
   const point = (type, dx, dy, buttons, more) => map.dispatchEvent(
-    new PointerEvent(type, { pointerId: 1, clientX: box.left + x + dx, clientY: box.top + y + dy, button: 0, buttons, bubbles: true, ...more }));
-  const wheel = by => map.dispatchEvent(new WheelEvent("wheel", { deltaY: by, clientX: box.left + x, clientY: box.top + y, bubbles: true, cancelable: true }));
+    new PointerEvent(type, {
+      pointerId: 1, clientX: box.left + x + dx, clientY: box.top + y + dy,
+      button: 0, buttons, bubbles: true, ...more,
+    }));
+  const wheel = by => map.dispatchEvent(new WheelEvent("wheel", {
+    deltaY: by, clientX: box.left + x, clientY: box.top + y, bubbles: true, cancelable: true,
+  }));
   map.setPointerCapture = () => {};
   draws.length = 0;
-  if (kind !== "wheel" && kind !== "hover") point("pointerdown", 0, 0, 1, { shiftKey: kind === "lasso" });
+  const isDrag = kind !== "wheel" && kind !== "hover";
+  if (isDrag) point("pointerdown", 0, 0, 1, { shiftKey: kind === "lasso" });
   for (let frame = 0, last = 0; frame < frames; frame++) {
     const now = await new Promise(later_);
     if (last) between.push(now - last);
     last = now;
     const turn = frame / frames * 6.28;
     if (kind === "wheel") wheel(frame < frames / 2 ? -60 : 60);
-    else if (kind === "hover") point("pointermove", 200 * Math.cos(turn), 150 * Math.sin(3 * turn), 0);
+    else if (kind === "hover")
+      point("pointermove", 200 * Math.cos(turn), 150 * Math.sin(3 * turn), 0);
     else if (kind === "lasso") point("pointermove", 250 * Math.cos(turn), 250 * Math.sin(turn), 1);
     else point("pointermove", 120 * Math.sin(2 * turn), 90 * Math.sin(3 * turn), 1);
   }
@@ -55,7 +69,9 @@ MOVE = """(async (kind, frames) => {
 
 
 def page(count: int) -> str:
-    """The page of so many images: clusters of places, parts of the sample photographs, wrong predictions for a fifth."""
+    """The page of so many images: clusters of places, parts of the sample photographs, wrong
+    predictions for a fifth.
+    """
     generator = torch.Generator().manual_seed(0)
     classes = torch.randint(0, CLASSES, (count,), generator=generator)
     places = 20 * torch.randn(CLASSES, 2, generator=generator)[classes] + 1.6 * torch.randn(
@@ -76,7 +92,11 @@ def page(count: int) -> str:
 
     names = [f"class {number}" for number in range(CLASSES)]
     found: Any = SimpleNamespace(
-        images=count, paths=[f"/photos/{id:06}.jpg" for id in range(count)], class_names=names, model_labels=names, classes=classes,
+        images=count,
+        paths=[f"/photos/{id:06}.jpg" for id in range(count)],
+        class_names=names,
+        model_labels=names,
+        classes=classes,
         top5=(predicted[:, None].expand(-1, 5), None), thumbnails=thumbnails,
     )  # fmt: skip
     return scatter.render_scatter_page(
@@ -140,7 +160,8 @@ async def measure(path: Path) -> None:
             told = await browser.run(f"{MOVE}({kind!r}, 90)")
             shares = [f"{name} {middle(told[name])}" for name in ("between", "draws") if told[name]]
             print(
-                f"{kind}, zoomed {zoom} times: {', '.join(shares)}; the end of it {told['ended']:.0f} ms"
+                f"{kind}, zoomed {zoom} times: {', '.join(shares)}; the end of it "
+                f"{told['ended']:.0f} ms"
             )
 
 

@@ -1,9 +1,11 @@
-"""Exact nearest neighbours against faiss's flat index, maps against scikit-learn's, and whether the nearest of a dog are dogs.
+"""Exact nearest neighbours against faiss's flat index, maps against scikit-learn's, and whether the
+nearest of a dog are dogs.
 
-`python bench/neighbors.py [--rounds 5] [--threads 1] [--points 10000] [--skip knn|index|map|truth ...]`: 100,000 × 512 random normal vectors
-in a store, 1,000 queries in one batch, k = 10, in turns, medians of processor time and of time on the clock. t-SNE of clusters of as
-many points, PCA to 50 first for both, one run of each. Truth: 800 photographs of as many ImageNet classes, MobileNetV2; a neighbour of a
-dog is right if its class is one of the dogs', whichever.
+`python bench/neighbors.py [--rounds 5] [--threads 1] [--points 10000] [--skip knn|index|map|truth
+...]`: 100,000 × 512 random normal vectors in a store, 1,000 queries in one batch, k = 10, in turns,
+medians of processor time and of time on the clock. t-SNE of clusters of as many points, PCA to 50
+first for both, one run of each. Truth: 800 photographs of as many ImageNet classes, MobileNetV2; a
+neighbour of a dog is right if its class is one of the dogs', whichever.
 """
 
 import argparse
@@ -43,7 +45,8 @@ from sightline.data.store.reader import Scan
 DATA = Path(os.environ.get("SIGHTLINE_DATA") or Path(__file__).parents[2] / "shared" / "data")
 COUNT, SIZE, QUERIES, K = 100_000, 512, 1_000, 10
 NEAR = 5
-# ImageNet's 1000 classes stand in the order of WordNet: the branches are ranges of their numbers, both ends included.
+# ImageNet's 1000 classes stand in the order of WordNet: the branches are ranges of their numbers,
+# both ends included.
 BRANCHES = {
     "dog": [(151, 268)],
     "cat": [(281, 293)],
@@ -114,7 +117,8 @@ def knn(rounds: int) -> None:
     }
     times = [[seconds(run) for run in runs.values()] for _ in range(rounds)]
     print(
-        f"k-NN {COUNT:,} × {SIZE}, {QUERIES:,} queries, k {K}, {torch.get_num_threads()} threads; {same:.2%} of the answers are the same"
+        f"k-NN {COUNT:,} × {SIZE}, {QUERIES:,} queries, k {K}, {torch.get_num_threads()} threads; "
+        f"{same:.2%} of the answers are the same"
     )
     print(f"the column loaded: {middle(loading)}; faiss's copy of it: {middle([adding])}")
     for name, column in zip(runs, zip(*times, strict=True), strict=True):
@@ -128,7 +132,9 @@ def knn(rounds: int) -> None:
 
 
 def by_index(rounds: int) -> None:
-    """Building the index of vectors that vary in 32 directions, its recall, and a query by it against an exact one, loading included."""
+    """Building the index of vectors that vary in 32 directions, its recall, and a query by it
+    against an exact one, loading included.
+    """
     generator = torch.Generator().manual_seed(0)
     spread = torch.randn(COUNT, 32, generator=generator) @ torch.randn(
         32, SIZE, generator=generator
@@ -158,7 +164,8 @@ def by_index(rounds: int) -> None:
             [seconds(lambda run=run, i=i: run(i)) for run in runs.values()] for i in range(rounds)
         ]
     print(
-        f"{COUNT:,} × {SIZE}: {built}, {built.refine} k compared in full; built in {middle([building])}"
+        f"{COUNT:,} × {SIZE}: {built}, {built.refine} k compared in full; built in "
+        f"{middle([building])}"
     )
     for name, column in zip(runs, zip(*times, strict=True), strict=True):
         print(f"one query {name}: {middle(column)}")
@@ -200,13 +207,16 @@ def tsne(points: int) -> None:
     for name, took in times.items():
         kept = measure_faithfulness(vectors, found[name], 10)
         print(
-            f"t-SNE {points:,} × {SIZE}: {name} {took:.1f} s, trustworthiness {kept['trustworthiness']:.3f}, preserved {kept['preserved']:.3f}"
+            f"t-SNE {points:,} × {SIZE}: {name} {took:.1f} s, trustworthiness "
+            f"{kept['trustworthiness']:.3f}, preserved {kept['preserved']:.3f}"
         )
     print(f"ratio {times['scikit-learn'] / times['sightline']:.2f}")
 
 
 def truth() -> None:
-    """The nearest others of every dog by features and by pixels, and what the nearest on a map tell of an image's branch."""
+    """The nearest others of every dog by features and by pixels, and what the nearest on a map tell
+    of an image's branch.
+    """
     options = {"pad_type": "same", "mean": [0.5] * 3, "std": [0.5] * 3}
     model = sl.load(
         "mobilenetv2_100",
@@ -230,7 +240,8 @@ def truth() -> None:
     counts = torch.bincount(branches)
     dogs = (branches == list(BRANCHES).index("dog")).nonzero().flatten()
     print(
-        f"{kept.images} photographs: {', '.join(f'{n} {name}' for name, n in zip(BRANCHES, counts.tolist(), strict=True))}"
+        f"{kept.images} photographs: "
+        f"{', '.join(f'{n} {name}' for name, n in zip(BRANCHES, counts.tolist(), strict=True))}"
     )
     for name, space in spaces.items():
         found = find_nearest(
@@ -238,15 +249,18 @@ def truth() -> None:
         )[1]
         share = float((branches[found] == branches[dogs][:, None]).float().mean())
         print(
-            f"of the {NEAR} nearest of a dog by {name}, dogs: {share:.1%} (chance {(len(dogs) - 1) / (kept.images - 1):.1%})"
+            f"of the {NEAR} nearest of a dog by {name}, dogs: {share:.1%} (chance "
+            f"{(len(dogs) - 1) / (kept.images - 1):.1%})"
         )
     spaces["t-SNE map"] = project_vectors(spaces["features"], "tsne", 2, seed=0).positions
     for name, space in spaces.items():
         print(
-            f"branch by the vote of the {K} nearest others, {name}: {measure_vote_accuracy(space, branches, K, 'l2'):.1%}"
+            f"branch by the vote of the {K} nearest others, {name}: "
+            f"{measure_vote_accuracy(space, branches, K, 'l2'):.1%}"
         )
     print(
-        f"always the largest branch: {float(counts.max() / kept.images):.1%}; a random other's: {float((counts / kept.images).square().sum()):.1%}"
+        f"always the largest branch: {float(counts.max() / kept.images):.1%}; a random other's: "
+        f"{float((counts / kept.images).square().sum()):.1%}"
     )
 
 

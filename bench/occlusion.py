@@ -1,8 +1,9 @@
 """Occlusion: incremental against captum's, and against the bound that the multiply-adds set.
 
-`python bench/occlusion.py [--quick | --small] [NAME ...]`: random weights, one image of 224 px; captum at the best of several
-numbers of images at once, tried on a part of the windows. The two take turns, and each has its best of the rounds.
-The ratios are of processor time, which other work on the machine disturbs less than the time by the clock, also shown.
+`python bench/occlusion.py [--quick | --small] [NAME ...]`: random weights, one image of 224 px;
+captum at the best of several numbers of images at once, tried on a part of the windows. The two
+take turns, and each has its best of the rounds. The ratios are of processor time, which other work
+on the machine disturbs less than the time by the clock, also shown.
 """
 
 import argparse
@@ -78,9 +79,12 @@ def compare(name: str, window: int, stride: int, rounds: int) -> None:
         theirs.append(seconds(lambda: peer(model, image, window, stride, at_once))[:2])
     (own, own_clock), (other, other_clock) = min(ours), min(theirs)
     print(
-        f"{name} {window}/{stride}, {len(places)} windows: sightline {own:.2f} s of processor time ({own_clock:.2f} by the clock), "
-        f"captum {other:.2f} ({other_clock:.2f}; {at_once} at once), {other / own:.2f} times as long; multiply-adds {found.speedup_bound:.2f} times "
-        f"fewer ({found.localized_share:.0%} of them localized), {other / own / found.speedup_bound:.0%} of that reached; "
+        f"{name} {window}/{stride}, {len(places)} windows: sightline {own:.2f} s of processor "
+        f"time ({own_clock:.2f} by the clock), "
+        f"captum {other:.2f} ({other_clock:.2f}; {at_once} at once), {other / own:.2f} times as "
+        f"long; multiply-adds {found.speedup_bound:.2f} times "
+        f"fewer ({found.localized_share:.0%} of them localized), "
+        f"{other / own / found.speedup_bound:.0%} of that reached; "
         f"peak {own_peak:.2f} GB ({before:.2f} before), {peak():.2f} GB with captum",
         flush=True,
     )

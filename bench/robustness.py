@@ -1,8 +1,10 @@
 """How many images withstand, and how small a change need be: ours against torchattacks and foolbox.
 
-`python bench/robustness.py [--images N] [--norms linf l2 l1] [--smallest deepfool fmn cw]`: the CIFAR-10 ResNet-20 of the data folder, the first N test images (200), the true class,
-the same radius, steps, step size, loss and restarts. Robust accuracy counts images that are answered rightly after the attack;
-the median length is over the images that are answered rightly before it (one that an attack fails on counts as infinite).
+`python bench/robustness.py [--images N] [--norms linf l2 l1] [--smallest deepfool fmn cw]`: the
+CIFAR-10 ResNet-20 of the data folder, the first N test images (200), the true class, the same
+radius, steps, step size, loss and restarts. Robust accuracy counts images that are answered rightly
+after the attack; the median length is over the images that are answered rightly before it (one that
+an attack fails on counts as infinite).
 """
 
 import argparse
@@ -90,8 +92,11 @@ def smallest(
     """The attacks that look for the smallest change."""
     fools, lent = foolbox.attacks, torchattacks
     pairs: list[tuple[str, Norm, object]] = [
-        ("deepfool", "l2", fools.L2DeepFoolAttack()), ("deepfool", "linf", fools.LinfDeepFoolAttack()),
-        ("fmn", "l2", fools.L2FMNAttack()), ("fmn", "linf", fools.LInfFMNAttack()), ("fmn", "l1", fools.L1FMNAttack()),
+        ("deepfool", "l2", fools.L2DeepFoolAttack()),
+        ("deepfool", "linf", fools.LinfDeepFoolAttack()),
+        ("fmn", "l2", fools.L2FMNAttack()),
+        ("fmn", "linf", fools.LInfFMNAttack()),
+        ("fmn", "l1", fools.L1FMNAttack()),
         ("cw", "l2", fools.L2CarliniWagnerAttack(steps=100)),
     ]  # fmt: skip
     runs: dict[tuple[str, Norm], Callable[[Tensor, Tensor], Tensor]] = {}
@@ -127,7 +132,8 @@ def main() -> None:
     referees, (image, label) = Referees(), images(asked.images)
     clean = referees.right(image, label)
     print(
-        f"torch {torch.__version__}, {torch.get_num_threads()} threads, {len(image)} images, {float(clean.float().mean()):.1%} right before"
+        f"torch {torch.__version__}, {torch.get_num_threads()} threads, {len(image)} images, "
+        f"{float(clean.float().mean()):.1%} right before"
     )
     for norm in asked.norms:
         for eps in RADII[norm]:
@@ -139,7 +145,8 @@ def main() -> None:
                     float(compute_image_norms(found - image, norm).max()),
                 )
                 print(
-                    f"{norm} {eps:.4f} {name}: {robust:.1%} withstand ({most / eps:.4f} eps, {time.perf_counter() - began:.1f} s)",
+                    f"{norm} {eps:.4f} {name}: {robust:.1%} withstand ({most / eps:.4f} eps, "
+                    f"{time.perf_counter() - began:.1f} s)",
                     flush=True,
                 )
     for (name, norm), run in smallest(referees, asked.smallest).items():
@@ -150,7 +157,8 @@ def main() -> None:
         )[clean]
         lost = int(far.isinf().sum())
         print(
-            f"{norm} {name}: median {float(far.median()):.5f}, {lost} failures ({time.perf_counter() - began:.1f} s)",
+            f"{norm} {name}: median {float(far.median()):.5f}, {lost} failures "
+            f"({time.perf_counter() - began:.1f} s)",
             flush=True,
         )
 

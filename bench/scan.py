@@ -1,11 +1,13 @@
 """A scan against the bare pipeline, and how both grow with the number of images.
 
-`python bench/scan.py [--rounds 2] [--images 1000] [--grow 1000 10000 100000]`: ResNet-18 with random weights at 224 px, batches
-of 32, synthetic JPEGs of 500×375. The bare pipeline decodes, resizes and runs the network in channels_last under
-inference_mode, decoding ahead in as many threads, and keeps nothing. They take turns; medians, and the median ratio of
-pairs, by the clock and in processor time, which other work on the machine disturbs less.
-Growth is measured on a small network at 64 px, so that the pass's own work counts, over JPEGs of 96×72 cut from the sample
-photographs, each size in a process of its own; exponents are fitted by least squares to the logarithms.
+`python bench/scan.py [--rounds 2] [--images 1000] [--grow 1000 10000 100000]`: ResNet-18 with
+random weights at 224 px, batches of 32, synthetic JPEGs of 500×375. The bare pipeline decodes,
+resizes and runs the network in channels_last under inference_mode, decoding ahead in as many
+threads, and keeps nothing. They take turns; medians, and the median ratio of pairs, by the clock
+and in processor time, which other work on the machine disturbs less. Growth is measured on a small
+network at 64 px, so that the pass's own work counts, over JPEGs of 96×72 cut from the sample
+photographs, each size in a process of its own; exponents are fitted by least squares to the
+logarithms.
 """
 
 import argparse
@@ -125,11 +127,13 @@ def compare(root: Path, count: int, rounds: int) -> None:
         )
         ratio = statistics.median(row[0][clock] / row[1][clock] for row in rows)
         print(
-            f"{name}: bare {count / plain:.1f} images/s, scan {count / kept:.1f} images/s, {ratio:.1%} of bare;",
+            f"{name}: bare {count / plain:.1f} images/s, scan {count / kept:.1f} images/s, "
+            f"{ratio:.1%} of bare;",
             end=" ",
         )
         print(
-            f"decode and resize alone {count / alone:.0f} images/s, {alone / plain:.1%} of the bare pipeline's time"
+            f"decode and resize alone {count / alone:.0f} images/s, {alone / plain:.1%} of the "
+            "bare pipeline's time"
         )
 
 
@@ -137,11 +141,14 @@ CHILD = """
 import sys, time
 import sightline as sl
 from torch import nn
-model = sl.load(nn.Sequential(nn.Conv2d(3, 32, 5, 4), nn.ReLU(), nn.Conv2d(32, 64, 3, 2), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10)), size=64)
+layers = [nn.Conv2d(3, 32, 5, 4), nn.ReLU(), nn.Conv2d(32, 64, 3, 2), nn.ReLU()]
+head = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10)]
+model = sl.load(nn.Sequential(*layers, *head), size=64)
 import lancedb
 began, clock = time.process_time(), time.perf_counter()
 sl.scan(model, sys.argv[1], store=sys.argv[2])
-peak = next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM"))  # getrusage would tell the parent's
+# getrusage would tell the parent's.
+peak = next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM"))
 print(time.process_time() - began, time.perf_counter() - clock, int(peak) / 1e3)
 """
 
@@ -166,7 +173,8 @@ def grow(root: Path, sizes: list[int]) -> None:
             end=" ",
         )
         print(
-            f"{size / seconds:.0f} images/s of it, peak {memory:.0f} MB, store {stored:.1f} kB an image",
+            f"{size / seconds:.0f} images/s of it, peak {memory:.0f} MB, store {stored:.1f} kB an "
+            "image",
             flush=True,
         )
         shutil.rmtree(folder)
@@ -174,7 +182,8 @@ def grow(root: Path, sizes: list[int]) -> None:
     if len(told) > 1:
         counts, seconds, memory = np.log(np.array(told)).T
         print(
-            f"time grows as n^{np.polyfit(counts, seconds, 1)[0]:.2f}, memory as n^{np.polyfit(counts, memory, 1)[0]:.3f}"
+            f"time grows as n^{np.polyfit(counts, seconds, 1)[0]:.2f}, memory as "
+            f"n^{np.polyfit(counts, memory, 1)[0]:.3f}"
         )
 
 

@@ -1,9 +1,12 @@
-"""Style transfer and classical textures: one step beyond the bare pass, time to a loss, coarse to fine, and growth. Processor time, one thread.
+"""Style transfer and classical textures: one step beyond the bare pass, time to a loss, coarse to
+fine, and growth. Processor time, one thread.
 
-The loss network is VGG-19 with random weights (cost is the same as with trained ones), or SqueezeNet's trained weights where
-pictures matter: python bench/style.py [--data FOLDER] [--curves docs/pictures/style_curves.png]
+The loss network is VGG-19 with random weights (cost is the same as with trained ones), or
+SqueezeNet's trained weights where pictures matter: python bench/style.py [--data FOLDER] [--curves
+docs/pictures/style_curves.png]
 
-pystiche and style-transfer-pytorch could not be installed beside this torch; the tutorial's algorithm is written out below.
+pystiche and style-transfer-pytorch could not be installed beside this torch; the tutorial's
+algorithm is written out below.
 """
 
 import argparse
@@ -76,7 +79,9 @@ def pictures(side: int) -> tuple[Tensor, Tensor]:
 
 
 def step_beyond_bare(model: sl.Model, deepest: str, side: int, rounds: int) -> None:
-    """One step of L-BFGS on the whole loss over one forward and backward pass to the deepest layer, whose gradient is all ones."""
+    """One step of L-BFGS on the whole loss over one forward and backward pass to the deepest layer,
+    whose gradient is all ones.
+    """
     photo, painting = pictures(side)
     easel = easel_of(model, photo, painting)
     aim = easel.build_objective((side, side))
@@ -104,13 +109,16 @@ def step_beyond_bare(model: sl.Model, deepest: str, side: int, rounds: int) -> N
     )  # only then is it full
     one, step = statistics.median(bare[-rounds:]), statistics.median(ours[-rounds:])
     print(
-        f"{model.name} {side} px: bare {one * 1e3:.0f} ms, one step {step * 1e3:.0f} ms, ratio {step / one:.2f}",
+        f"{model.name} {side} px: bare {one * 1e3:.0f} ms, one step {step * 1e3:.0f} ms, ratio "
+        f"{step / one:.2f}",
         flush=True,
     )
 
 
 def peak(network: str, side: int) -> None:
-    """Bytes per pixel that painting adds to the process: its peak over what it held with the network loaded."""
+    """Bytes per pixel that painting adds to the process: its peak over what it held with the
+    network loaded.
+    """
     torch.set_num_threads(1)
     model = sl.load(network, weights="random", device="cpu")
     photo, painting = pictures(side)
@@ -123,7 +131,8 @@ def peak(network: str, side: int) -> None:
     )
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     print(
-        f"{network} {side} px: peak {(most - before) / 1e6:.0f} MB beyond the loaded network, {(most - before) / side**2 / 1e3:.2f} kB per pixel"
+        f"{network} {side} px: peak {(most - before) / 1e6:.0f} MB beyond the loaded network, "
+        f"{(most - before) / side**2 / 1e3:.2f} kB per pixel"
     )
 
 
@@ -135,8 +144,10 @@ def resident() -> int:
 def tutorial(
     model: sl.Model, easel: StyleLossBuilder, photo: Tensor, evaluations: int
 ) -> tuple[list[float], list[float]]:
-    """The PyTorch tutorial's way, losses and processor times: torch's L-BFGS with its history of 100, clamping in the closure, Gram
-    matrices by `mm` under autograd, the network in torch's default layout. The weights of the terms are ours: one loss for both."""
+    """The PyTorch tutorial's way, losses and processor times: torch's L-BFGS with its history of
+    100, clamping in the closure, Gram matrices by `mm` under autograd, the network in torch's
+    default layout. The weights of the terms are ours: one loss for both.
+    """
     painting = easel.get_loss((photo.shape[2], photo.shape[3]))
     image, losses, times = photo.clone().requires_grad_(), list[float](), list[float]()
     optimizer = torch.optim.LBFGS([image], history_size=100)
@@ -183,7 +194,9 @@ def stop(*_: object) -> None:
 def time_to_a_loss(
     model: sl.Model, photo: Tensor, painting: Tensor, evaluations: int
 ) -> dict[str, tuple[list[float], list[float]]]:
-    """Losses and processor times of the tutorial's way and of ours, at one size; prints how long ours takes to the tutorial's losses."""
+    """Losses and processor times of the tutorial's way and of ours, at one size; prints how long
+    ours takes to the tutorial's losses.
+    """
     easel = easel_of(model, photo, painting)
     size = (photo.shape[2], photo.shape[3])
     curves = {"tutorial": tutorial(model, easel, photo, evaluations)}
@@ -207,21 +220,26 @@ def time_to_a_loss(
             else f"not reached ({min(losses):.3f})"
         )
         print(
-            f"{model.name} {size}: the tutorial's loss after {step} evaluations, {aim:.3f}, {theirs:.1f} s: {found}",
+            f"{model.name} {size}: the tutorial's loss after {step} evaluations, {aim:.3f}, "
+            f"{theirs:.1f} s: {found}",
             flush=True,
         )
     return curves
 
 
 def coarse_to_fine(model: sl.Model, photo: Tensor, painting: Tensor, evaluations: int) -> None:
-    """From noise: how many evaluations at one size give the losses that growing sizes reach, by L-BFGS as in textbooks (no filter) and by ours.
+    """From noise: how many evaluations at one size give the losses that growing sizes reach, by
+    L-BFGS as in textbooks (no filter) and by ours.
 
-    Evaluations at smaller sizes count by their share of the pixels. Every size has 20 or 30; the rows follow the last one.
+    Evaluations at smaller sizes count by their share of the pixels. Every size has 20 or 30; the
+    rows follow the last one.
     """
     easel, size = easel_of(model, photo, painting), (photo.shape[2], photo.shape[3])
 
     def losses(plan: Sequence[Stage], falloff: float) -> list[tuple[float, float]]:
-        """Evaluations so far, in pictures of the full size, and the least loss, of those at the full size."""
+        """Evaluations so far, in pictures of the full size, and the least loss, of those at the
+        full size.
+        """
         found, spent = list[tuple[float, float]](), 0.0
 
         def watch(step: sl.Step) -> None:
@@ -260,7 +278,8 @@ def coarse_to_fine(model: sl.Model, photo: Tensor, painting: Tensor, evaluations
                 for name, count in same.items()
             )
             print(
-                f"{model.name} {size}, {steps} steps a size: {spent:.0f} reach {loss:.3f}, at one size {told}",
+                f"{model.name} {size}, {steps} steps a size: {spent:.0f} reach {loss:.3f}, at one "
+                f"size {told}",
                 flush=True,
             )
 
@@ -304,12 +323,15 @@ def quilting() -> None:
     slope = math.log(times[-1] / times[0]) / math.log(sides[-1] ** 2 / sides[0] ** 2)
     plain = literal_quilt(exemplar, math.ceil((512 - 48) / 40 + 1) ** 2, 48, 8)
     print(
-        f"quilting {dict(zip(sides, (round(t, 2) for t in times), strict=True))} s, grows as pixels^{slope:.2f}; plain search at 512: {plain:.2f} s, {plain / times[1]:.1f} ×"
+        f"quilting {dict(zip(sides, (round(t, 2) for t in times), strict=True))} s, grows as "
+        f"pixels^{slope:.2f}; plain search at 512: {plain:.2f} s, {plain / times[1]:.1f} ×"
     )
 
 
 def literal_growing(exemplar: Tensor, pixels: int, window: int) -> float:
-    """Seconds that a plain search takes for some pixels: for each all windows' weighted distances, one pixel after the other."""
+    """Seconds that a plain search takes for some pixels: for each all windows' weighted distances,
+    one pixel after the other.
+    """
     windows = (
         exemplar.unfold(1, window, 1).unfold(2, window, 1).permute(1, 2, 0, 3, 4).flatten(0, 1)
     )
@@ -343,7 +365,8 @@ def growing() -> None:
     slope = math.log(times[-1] / times[0]) / math.log(sides[-1] ** 2 / sides[0] ** 2)
     plain = literal_growing(exemplar, 200, window) / 200 * sides[-1] ** 2
     print(
-        f"Efros-Leung {dict(zip(sides, (round(t, 2) for t in times), strict=True))} s, grows as pixels^{slope:.2f}; plain search at 256: {plain:.1f} s, {plain / times[-1]:.1f} ×"
+        f"Efros-Leung {dict(zip(sides, (round(t, 2) for t in times), strict=True))} s, grows as "
+        f"pixels^{slope:.2f}; plain search at 256: {plain:.1f} s, {plain / times[-1]:.1f} ×"
     )
 
 

@@ -1,7 +1,9 @@
-"""Feed-forward style networks: pictures per second against one optimization, and our instance norm against torch's.
+"""Feed-forward style networks: pictures per second against one optimization, and our instance norm
+against torch's.
 
-`python bench/stylizer.py [--sides 256 512 1024]`: one process; the two of each pair take turns, medians. The optimization is
-Gatys' with 500 evaluations of VGG-19 up to relu5_1 (its weights don't change the time): a few evaluations are timed, times 500.
+`python bench/stylizer.py [--sides 256 512 1024]`: one process; the two of each pair take turns,
+medians. The optimization is Gatys' with 500 evaluations of VGG-19 up to relu5_1 (its weights don't
+change the time): a few evaluations are timed, times 500.
 """
 
 import argparse
@@ -46,7 +48,9 @@ def evaluation(model: sl.Model, image: Tensor) -> Callable[[], object]:
 
 
 def norms(shape: tuple[int, ...], grad: bool, rounds: int = 15) -> tuple[float, float]:
-    """Milliseconds of our norm and torch's in channels_last, followed by the copy that the next convolution needs if the layout is lost."""
+    """Milliseconds of our norm and torch's in channels_last, followed by the copy that the next
+    convolution needs if the layout is lost.
+    """
     x = torch.randn(shape).contiguous(memory_format=torch.channels_last).requires_grad_(grad)
     own, other, mix = (
         ConditionalInstanceNorm(shape[1]),
@@ -77,7 +81,8 @@ def main() -> None:
             own, other = norms(shape, grad)
             what = "forward and backward" if grad else "forward"
             print(
-                f"instance norm {'×'.join(map(str, shape))} {what}: ours {own:.2f} ms, torch's {other:.2f} ms, ratio {other / own:.1f}"
+                f"instance norm {'×'.join(map(str, shape))} {what}: ours {own:.2f} ms, torch's "
+                f"{other:.2f} ms, ratio {other / own:.1f}"
             )
     painters, vgg = (
         read_fixed_style_network("painters"),
@@ -93,7 +98,8 @@ def main() -> None:
         ]
         once, one = (statistics.median(times) for times in zip(*pairs, strict=True))
         print(
-            f"{side} px: {1 / once:.2f} pictures per second; one evaluation of Gatys' loss {one:.2f} s, {EVALUATIONS} of them "
+            f"{side} px: {1 / once:.2f} pictures per second; one evaluation of Gatys' loss "
+            f"{one:.2f} s, {EVALUATIONS} of them "
             f"{EVALUATIONS * one:.0f} s: {EVALUATIONS * one / once:.0f} times as long",
             flush=True,
         )

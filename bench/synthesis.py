@@ -1,8 +1,11 @@
-"""One step of gradient ascent: against the bare truncated forward and backward pass of the same batch, and against lucent's step.
+"""One step of gradient ascent: against the bare truncated forward and backward pass of the same
+batch, and against lucent's step.
 
-`python bench/synthesis.py [ROUNDS]`: GoogLeNet with random weights, 8 units, pictures of 128 px; medians of processor time in steady state, one
-step of each in turn. The bare pass is the plain modules up to the layer, frozen, on a leaf that is already normalized and laid out as is fastest.
-lucent runs as a user gets it: one image of its default 128 px, its own transforms, its resize to 224 px, the whole network, weight gradients.
+`python bench/synthesis.py [ROUNDS]`: GoogLeNet with random weights, 8 units, pictures of 128 px;
+medians of processor time in steady state, one step of each in turn. The bare pass is the plain
+modules up to the layer, frozen, on a leaf that is already normalized and laid out as is fastest.
+lucent runs as a user gets it: one image of its default 128 px, its own transforms, its resize to
+224 px, the whole network, weight gradients.
 """
 
 import statistics
@@ -81,7 +84,9 @@ def theirs(network: nn.Module, layer: str) -> float:
 
 
 def compared(layer: str, rounds: int) -> tuple[float, float, float]:
-    """Seconds of the bare pass, of our step and of lucent's, interleaved: the others run between two steps of one ascent."""
+    """Seconds of the bare pass, of our step and of lucent's, interleaved: the others run between
+    two steps of one ascent.
+    """
     torch.manual_seed(0)
     network = googlenet(weights=None, init_weights=False, aux_logits=False).eval()
     model = sl.load(network, size=SIDE)
@@ -95,7 +100,8 @@ def compared(layer: str, rounds: int) -> tuple[float, float, float]:
         own = time.process_time() - begun
         if index > REDIRECTED_RELU_STEPS:  # one step without redirection has run before
             other = theirs(network, layer)
-            plain()  # ours and the one that counts both come after a bare pass, with the same memory warm
+            # Ours and the one that counts both come after a bare pass, with the same memory warm.
+            plain()
             taken.append((seconds(plain), own, other))
         begun = time.process_time()
 
@@ -125,7 +131,8 @@ def main() -> None:
     for layer in LAYERS:
         one, own, other = compared(layer, rounds)
         print(
-            f"{layer}: bare pass {one / UNITS * 1000:.1f} ms, our step {own / UNITS * 1000:.1f} ms per image ({own / one:.2f} times), "
+            f"{layer}: bare pass {one / UNITS * 1000:.1f} ms, our step {own / UNITS * 1000:.1f} "
+            f"ms per image ({own / one:.2f} times), "
             f"lucent's {other * 1000:.0f} ms per image, {other / own * UNITS:.1f} times as long",
             flush=True,
         )

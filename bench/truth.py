@@ -1,10 +1,13 @@
-"""Do maps find evidence that is known? A small network learns images whose class depends on one planted patch and on nothing else.
+"""Do maps find evidence that is known?
 
-    python bench/truth.py [--images 40]
+A small network learns images whose class depends on one planted patch and on nothing else.
 
-Every image is smooth coloured noise with one 12×12 patch of stripes at a random place; the direction of the stripes is the class. The
-network (3 convolutions, global average pooling) is trained from a seed, in about ten seconds on one core. Printed for every map: the
-share of images on which its maximum hits the patch (tolerance 0), and the share of its positive part inside.
+python bench/truth.py [--images 40]
+
+Every image is smooth coloured noise with one 12×12 patch of stripes at a random place; the
+direction of the stripes is the class. The network (3 convolutions, global average pooling) is
+trained from a seed, in about ten seconds on one core. Printed for every map: the share of images on
+which its maximum hits the patch (tolerance 0), and the share of its positive part inside.
 """
 
 import argparse
@@ -24,9 +27,12 @@ from sightline.methods.evaluation.pointing import compute_energy_share, compute_
 SIDE, PATCH, CLASSES = 48, 12, ("level", "upright", "falling", "rising")
 CLEAR = 0.95  # a network right less often has not learned what is planted
 METHODS = (
-    "saliency", "saliency:gradient_input", "saliency:smoothgrad", "saliency:vargrad", "saliency:smoothgrad_squared", "saliency:integrated",
-    "saliency:blur_ig", "saliency:expected", "rise", "gradcam", "cam:cam", "cam:gradcam++", "cam:hirescam", "cam:layercam",
-    "cam:xgradcam", "cam:scorecam", "cam:eigencam", "segment:saliency", "segment:smoothgrad", "guided:gradient", "guided:deconvnet", "guided:guided",
+    "saliency", "saliency:gradient_input", "saliency:smoothgrad",
+    "saliency:vargrad", "saliency:smoothgrad_squared", "saliency:integrated",
+    "saliency:blur_ig", "saliency:expected", "rise", "gradcam",
+    "cam:cam", "cam:gradcam++", "cam:hirescam", "cam:layercam",
+    "cam:xgradcam", "cam:scorecam", "cam:eigencam", "segment:saliency",
+    "segment:smoothgrad", "guided:gradient", "guided:deconvnet", "guided:guided",
 )  # fmt: skip
 
 
@@ -92,7 +98,9 @@ def occluded(model: sl.Model, image: Tensor, label: int) -> Tensor:
 
 
 def occlusion_row(model: sl.Model, count: int) -> dict[str, Any]:
-    """The two measures of occlusion, whose windows are too far apart for such small images in the catalogue's map."""
+    """The two measures of occlusion, whose windows are too far apart for such small images in the
+    catalogue's map.
+    """
     shares: list[Tensor] = []
     for image, label, (top, left) in zip(*planted(count, 7), strict=True):
         region = torch.zeros(SIDE, SIDE, dtype=torch.bool)
@@ -117,7 +125,8 @@ def main() -> None:
     model = sl.load(network, mean=(0.5,) * 3, std=(0.25,) * 3, labels=CLASSES, size=SIDE)
     right = float((model.logits(images).argmax(1) == labels).float().mean())
     print(
-        f"network ready after {time.process_time() - began:.0f} s of processor time; right on {right:.1%} of 500 new images"
+        f"network ready after {time.process_time() - began:.0f} s of processor time; right on "
+        f"{right:.1%} of 500 new images"
     )
     if right < CLEAR:
         raise SystemExit("the network has not learned the planted evidence")

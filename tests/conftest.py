@@ -1,4 +1,6 @@
-"""What the tests share: the pictures and networks of the data folder where there is one, and a network and an image small enough for any test."""
+"""What the tests share: the pictures and networks of the data folder where there is one, and a
+network and an image small enough for any test.
+"""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,7 +27,9 @@ def data() -> Path:
 
 @pytest.fixture(scope="session", autouse=True)
 def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """A cache for each test process: two that scan the same images into one store refuse each other."""
+    """A cache for each test process: two that scan the same images into one store refuse each
+    other.
+    """
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         yield

@@ -29,7 +29,9 @@ needs_onednn = pytest.mark.skipif(
 
 
 def small_network() -> nn.Sequential:
-    """Three convolutions with ReLU (one in place), two poolings, five classes; its answers to different images differ."""
+    """Three convolutions with ReLU (one in place), two poolings, five classes; its answers to
+    different images differ.
+    """
     layers: OrderedDict[str, nn.Module] = OrderedDict(
         conv1=nn.Conv2d(3, 8, 3, padding=1),
         relu1=nn.ReLU(),

@@ -1,6 +1,7 @@
-"""Plants small bugs in a copy of the package, one at a time, and reports those that no test notices.
+"""Plants small bugs in a copy of the package, one at a time, and reports those that no test
+notices.
 
-    python tests/mutation/mutate.py --count 60 --seed 1 [--only models/ optim/] [--jobs 2]
+python tests/mutation/mutate.py --count 60 --seed 1 [--only models/ optim/] [--jobs 2]
 
 The bugs are of the kinds that people make by hand: a swapped axis, an off-by-one, an inverted
 ratio, `>` for `>=`, a sign, a constant ten times too large, a missing `detach`. Each is planted in

@@ -30,7 +30,9 @@ from sightline.images.video.writing import write_video
 
 @pytest.fixture(autouse=True)
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty working folder with a style network, a picture, a folder of pictures, and what is none of these."""
+    """An empty working folder with a style network, a picture, a folder of pictures, and what is
+    none of these.
+    """
     monkeypatch.chdir(tmp_path)
     write_fixed_style_network(
         make_stylizer(0, 2, width=4, blocks=1), ["wave", "night"], Path("own.safetensors")
@@ -187,7 +189,10 @@ def test_train_writes_a_network_that_apply_takes(capsys: pytest.CaptureFixture[s
     pytest.importorskip("lightning_fabric")
     images.write(smooth(side=200, seed=9), "style.png")
     Path("photos/broken.jpg").unlink()
-    words = "stylizer train style.png --folder photos --norm instance --width 4 --blocks 1 --size 32 --style-size 200 --steps 2 --batch 2 --out run"
+    words = (
+        "stylizer train style.png --folder photos --norm instance --width 4 --blocks 1 --size 32 "
+        "--style-size 200 --steps 2 --batch 2 --out run"
+    )
     assert main([*words.split(), "--weights", "random", "--accelerator", "cpu", "--quiet"]) == 0
     assert capsys.readouterr().out.endswith("run/stylizer.safetensors\n")
     assert read_fixed_style_network("run/stylizer.safetensors").names == ("style",)
@@ -212,10 +217,16 @@ def test_any_style_from_training_to_picture(capsys: pytest.CaptureFixture[str]) 
     Path("photos/broken.jpg").unlink()
     for seed, name in enumerate(("wave", "night")):
         images.write(smooth(side=60, seed=9 + seed), Path("manners") / f"{name}.png")
-    words = "stylizer train manners --norm adaptive --folder photos --size 32 --style-size 48 --steps 2 --batch 2 --out run --accelerator cpu --quiet"
+    words = (
+        "stylizer train manners --norm adaptive --folder photos --size 32 --style-size 48 --steps "
+        "2 --batch 2 --out run --accelerator cpu --quiet"
+    )
     assert main(words.split()) == 0
     assert capsys.readouterr().out.endswith("run/stylizer.safetensors\n")
-    words = "stylizer apply run/stylizer.safetensors photo.png --style manners/wave.png:1,great_wave:2 --alpha 0.7 --style-size 100 --out made"
+    words = (
+        "stylizer apply run/stylizer.safetensors photo.png --style "
+        "manners/wave.png:1,great_wave:2 --alpha 0.7 --style-size 100 --out made"
+    )
     assert main(words.split()) == 0
     own = read_style_network("run/stylizer.safetensors")
     assert isinstance(own, AnyStyleNetwork)
@@ -224,9 +235,13 @@ def test_any_style_from_training_to_picture(capsys: pytest.CaptureFixture[str]) 
         sl.read("made/photo.png") - restyle_images(own, sl.read("photo.png"), mix)
     ).abs().max() < 0.01
     for words, said in {
-        "apply own.safetensors photo.png --alpha 0.5": "alpha and style size are for networks of any style",
+        "apply own.safetensors photo.png --alpha 0.5": (
+            "alpha and style size are for networks of any style"
+        ),
         "apply run/stylizer.safetensors photo.png --style wve.png": "wve.png: no such file",
-        "apply run/stylizer.safetensors photo.png --style photos": "photos: a folder, not an image file",
+        "apply run/stylizer.safetensors photo.png --style photos": (
+            "photos: a folder, not an image file"
+        ),
     }.items():
         assert main(["stylizer", *words.split()]) == 1
         assert said in capsys.readouterr().err
@@ -267,9 +282,15 @@ REFUSED = {
     "export own.safetensors --out net.pb": "written as .onnx",
     "export other.safetensors --out net.onnx": "not of a style network",
     "train photo.png --folder nowhere": "no folder 'nowhere'",
-    "train speck.png --folder photos --weights random": "speck.png is 8×8 pixels at this style size",
-    "train photo.png photos/0.png --folder photos --norm batch --weights random": "room for one style, not 2",
-    "train photo.png --folder photos --batch 3 --devices 2": "batch is 3; it must be a multiple of the 2 processes",
+    "train speck.png --folder photos --weights random": (
+        "speck.png is 8×8 pixels at this style size"
+    ),
+    "train photo.png photos/0.png --folder photos --norm batch --weights random": (
+        "room for one style, not 2"
+    ),
+    "train photo.png --folder photos --batch 3 --devices 2": (
+        "batch is 3; it must be a multiple of the 2 processes"
+    ),
     "train photo.png --folder photos --accelerator quantum": "can't be used here",
 }
 

@@ -272,7 +272,9 @@ def test_copies_that_do_not_fit_are_sent_in_turns(
     model: sl.Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     at_once = sl.guided(model, pictures(2), layer="conv3", k=5)
-    monkeypatch.setattr("sightline.methods.attribution.guided.choose_batch_size", lambda *_, **__: 3)
+    monkeypatch.setattr(
+        "sightline.methods.attribution.guided.choose_batch_size", lambda *_, **__: 3
+    )
     in_turns = sl.guided(model, pictures(2), layer="conv3", k=5)
     torch.testing.assert_close(dict(in_turns.values), dict(at_once.values), rtol=1e-5, atol=1e-7)
 

@@ -1,4 +1,6 @@
-"""DeepDream: the sizes, the detail carried over them, the energy that rises, and the picture that is always whole."""
+"""DeepDream: the sizes, the detail carried over them, the energy that rises, and the picture that
+is always whole.
+"""
 
 import re
 import weakref
@@ -123,7 +125,9 @@ def test_detail_is_carried_over_and_the_base_is_never_blurred(model: sl.Model) -
 
 @pytest.mark.parametrize("octaves", [1, 2, 3])
 def test_without_jitter_it_is_mordvintsevs_loop(model: sl.Model, octaves: int) -> None:
-    """Per size: base plus all the detail so far, a few steps of g/mean|g|, and what differs from the base is the new detail."""
+    """Per size: base plus all the detail so far, a few steps of g/mean|g|, and what differs from
+    the base is the new detail.
+    """
     detail = torch.zeros(2, 3, 64, 80)
     for height, width in ((33, 41), (46, 57), (64, 80))[-octaves:]:
         base = nn.functional.interpolate(
@@ -252,7 +256,9 @@ def test_several_layers_count_alike(model: sl.Model) -> None:
 
 
 def test_a_guide_gives_each_place_its_best_match(model: sl.Model) -> None:
-    """The published guided dream: the gradient at the layer is the guide's feature with the largest dot product."""
+    """The published guided dream: the gradient at the layer is the guide's feature with the largest
+    dot product.
+    """
     image, guide = pictures(), smooth(seed=9, side=40)
     x = image.clone().requires_grad_()
     seen = model.features(x, "relu2")["relu2"]
@@ -313,7 +319,9 @@ def test_tiles_cover_everything_once(length: int, tile: int) -> None:
 
 
 def test_a_gradient_in_tiles_is_the_gradient_where_tiles_see_enough(model: sl.Model) -> None:
-    """Away from the tiles' edges by more than a receptive field, up to the mean's count of positions."""
+    """Away from the tiles' edges by more than a receptive field, up to the mean's count of
+    positions.
+    """
     image = pictures(1, 128, 320)
     whole, _ = mosaic.compute_tiled_gradient(model, sl.energy("relu2"), image, 4096)
     found, _ = mosaic.compute_tiled_gradient(model, sl.energy("relu2"), image, 160)
@@ -452,7 +460,12 @@ def test_tiles_are_as_few_and_as_small_as_their_overlap_allows(length: int, tile
     assert begins[-1] + side == length
     if side + 8 <= tile:  # smaller ones would not do
         assert len(mosaic.compute_tile_starts(length, side - 8)) > len(begins)
-    torch.testing.assert_close(sum(torch.nn.functional.pad(share, (begin, length - begin - side)) for begin, share in zip(begins, mosaic.compute_tile_weights(length, side), strict=True)), torch.ones(length))  # fmt: skip
+    weights = mosaic.compute_tile_weights(length, side)
+    padded_weights = [
+        torch.nn.functional.pad(share, (begin, length - begin - side))
+        for begin, share in zip(begins, weights, strict=True)
+    ]
+    torch.testing.assert_close(sum(padded_weights), torch.ones(length))
 
 
 def test_the_score_alone_is_the_gradients_score(model: sl.Model) -> None:
@@ -486,7 +499,9 @@ def test_the_gradient_after_a_shift_is_that_of_the_image_rolled(
 
 
 class Pictures(TorchDispatchMode):
-    """Counts the bytes of all large tensors that operations give, each from then until nobody holds it."""
+    """Counts the bytes of all large tensors that operations give, each from then until nobody holds
+    it.
+    """
 
     def __init__(self, least: int) -> None:
         super().__init__()
@@ -510,7 +525,9 @@ class Pictures(TorchDispatchMode):
 def test_what_grows_with_the_image_is_no_more_than_the_result(
     model: sl.Model, octaves: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """While it dreams: the given image, the dream and its gradient. In the end the given one, and the result's dream and panel."""
+    """While it dreams: the given image, the dream and its gradient. In the end the given one, and
+    the result's dream and panel.
+    """
     image, beside = pictures(1, 256, 320), render.arrange_in_row
     dreaming: list[int] = []
     monkeypatch.setattr(

@@ -1,4 +1,6 @@
-"""Inversion: exact where a layer can be inverted, the published descent step by step, worse with depth, and only what the patch sees."""
+"""Inversion: exact where a layer can be inverted, the published descent step by step, worse with
+depth, and only what the patch sees.
+"""
 
 from collections import OrderedDict
 
@@ -11,7 +13,9 @@ import sightline as sl
 
 
 def mixing(kernel: int = 2, side: int = 8) -> sl.Model:
-    """A linear layer that loses nothing: blocks of pixels, each turned by an orthogonal matrix. A linear head gives it classes."""
+    """A linear layer that loses nothing: blocks of pixels, each turned by an orthogonal matrix. A
+    linear head gives it classes.
+    """
     size = 3 * kernel**2
     turn, _ = torch.linalg.qr(torch.randn(size, size, generator=torch.Generator().manual_seed(0)))
     layer = nn.Conv2d(3, size, kernel, stride=kernel)
@@ -49,7 +53,9 @@ def test_a_spectrum_finds_it_too() -> None:
 
 @pytest.mark.parametrize("layer", ["conv1", "relu2", "fc"])
 def test_it_is_the_published_descent(tiny: sl.Model, layer: str) -> None:
-    """invert_nn.m, literally: gray levels, one momentum, three learning rates, momentum anew at each; the picture is kept in range."""
+    """invert_nn.m, literally: gray levels, one momentum, three learning rates, momentum anew at
+    each; the picture is kept in range.
+    """
     image = smooth(seed=4)
     wanted = tiny.features(image, layer)[layer].detach()
     power = 72.0**2 * 3 * 32 * 32
@@ -240,7 +246,9 @@ def kept(tiny: sl.Model, tmp_path_factory: pytest.TempPathFactory) -> sl.Scan:
 
 
 def test_a_stored_vector_is_inverted_without_its_image(tiny: sl.Model, kept: sl.Scan) -> None:
-    """The picture is the same whatever the image beside it, its error that of its mean features, and it comes near the vector."""
+    """The picture is the same whatever the image beside it, its error that of its mean features,
+    and it comes near the vector.
+    """
     one, other = (
         sl.inversion(tiny, image, store=kept.path, id=1, layer="conv2", steps=20).values
         for image in (smooth(), smooth(seed=9))

@@ -131,7 +131,11 @@ def conv(draw: Any, channels: int, out: int) -> nn.Module:
     )
     kernel = draw(st.sampled_from([1, 2, 3, 5, (3, 1), (1, 4)]))
     return nn.Conv2d(
-        channels, out, kernel, stride=draw(st.sampled_from([1, 1, 2, (1, 2), 3])), padding=draw(st.sampled_from([0, 1, 2, (0, 3)])),
+        channels,
+        out,
+        kernel,
+        stride=draw(st.sampled_from([1, 1, 2, (1, 2), 3])),
+        padding=draw(st.sampled_from([0, 1, 2, (0, 3)])),
         dilation=draw(st.sampled_from([1, 1, 2])), groups=groups, bias=draw(st.booleans()),
     )  # fmt: skip
 
@@ -234,8 +238,11 @@ def networks(draw: Any) -> nn.Module:
             )
     head = draw(st.sampled_from(["mean", "adaptive", "flat", "regular", "max"]))
     parts.append(Made(lambda _, x: {
-        "mean": lambda: x.mean((2, 3)), "adaptive": lambda: F.adaptive_avg_pool2d(x, 1).flatten(1), "flat": lambda: x.flatten(1),
-        "regular": lambda: F.adaptive_avg_pool2d(x, (min(2, x.shape[2]), 1)).flatten(1), "max": lambda: x.amax((2, 3)),
+        "mean": lambda: x.mean((2, 3)),
+        "adaptive": lambda: F.adaptive_avg_pool2d(x, 1).flatten(1),
+        "flat": lambda: x.flatten(1),
+        "regular": lambda: F.adaptive_avg_pool2d(x, (min(2, x.shape[2]), 1)).flatten(1),
+        "max": lambda: x.amax((2, 3)),
     }[head]()))  # fmt: skip
     return lively(nn.Sequential(*parts))
 

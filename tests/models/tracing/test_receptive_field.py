@@ -34,7 +34,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same' with even k
 
 
 class SumPooling(TorchFunctionMode):
-    """Max pooling passes the gradient of one tap only, so the oracle sums over the window instead."""
+    """Max pooling passes the gradient of one tap only: the oracle sums over the window instead."""
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         if func.__name__ not in ("max_pool2d", "max_pool2d_with_indices"):
@@ -53,7 +53,7 @@ class SumPooling(TorchFunctionMode):
 
 
 def adding(network: nn.Module) -> nn.Module:
-    """Positive weights, so that no two paths cancel, of about the size that keeps the activations'."""
+    """Positive weights, so that no two paths cancel, of a size that keeps the activations'."""
     generator = torch.Generator().manual_seed(0)
     network = network.double().eval()
     for name, value in network.named_parameters():
