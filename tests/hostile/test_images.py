@@ -1,4 +1,4 @@
-"""Files that are no pictures, or claim to be large ones: refused in one line, before they are read."""
+"""Files that are no pictures, or claim to be large: refused in one line, before they are read."""
 
 import io
 import os
