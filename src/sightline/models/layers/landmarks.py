@@ -1,48 +1,169 @@
-"""Landmarks of a network, guessed from its structure: the layers that methods use by default."""
+"""Landmarks of a network: the layers that methods use by default, found by running it.
 
-from collections.abc import Sequence
+Two different images run together. What is a map of the image shows in the shapes of the outputs;
+which maps the answer depends on, and at how many positions, in the gradient of the scores.
+"""
 
-from torch import nn
+import math
+from collections.abc import Collection, Container, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
 
+import torch
+from torch import Tensor, nn
+
+from sightline.errors import SightlineError
 from sightline.models.layers.capture import Layer
+from sightline.models.layers.layouts import FeatureLayout
+from sightline.models.layers.placement import ProbedModel, find_feature_layout
 
 LANDMARK_NAMES = ("first", "middle", "last_conv", "penultimate", "logits")
 
 # A network with fewer convolutions uses them to cut the image into patches.
 MIN_CONVOLUTIONS = 3
 
-# How the common transformers name the norm before a block's attention.
-_NORM_BEFORE_ATTENTION = ("norm1", "ln_1", "layernorm_before")
+# An image that is not square shows better than a square one which axes are rows and columns.
+LONG_SIDE_RATIO = 1.25
+SIDE_STEP = 32
+
+# What has weights and is not merely a scale.
+WEIGHTED_MODULES = (nn.Linear, nn.Bilinear, nn.modules.conv._ConvNd)  # pyright: ignore[reportPrivateUsage]
 
 
-def guess_landmarks(layers: Sequence[Layer], modules: Sequence[nn.Module]) -> dict[str, str]:
+class InspectedModel(ProbedModel, Protocol):
+    """What of a model is needed to find its landmarks."""
+
+    image_size: tuple[int, int]
+
+    @property
+    def layers(self) -> Mapping[str, Layer]: ...
+
+
+@dataclass(frozen=True)
+class LayerEvidence:
+    """What two images show of the layers.
+
+    Attributes:
+        shape: of the images, N×C×H×W.
+        outputs: of the layers for the images, and their inputs as NAME:in.
+        gradients: of the scores with respect to the outputs that they depend on.
+    """
+
+    shape: tuple[int, int, int, int]
+    outputs: Mapping[str, Tensor]
+    gradients: Mapping[str, Tensor]
+
+
+def find_landmarks(model: InspectedModel, known: Collection[str] = ()) -> dict[str, str]:
     """`first`, `middle`, `last_conv`, `penultimate` and `logits` as layer names.
 
-    `modules` are those of the layers, one for each. `NAME:in` is the input of a layer's module. A
-    landmark that the structure does not have is left out.
+    `NAME:in` is the input of a layer's module. A landmark that the network does not have is left
+    out, and so are those in `known`.
     """
-    pairs = list(zip(layers, modules, strict=True))
-    convolutions = [layer for layer, module in pairs if isinstance(module, nn.Conv2d)]
-    linear_layers = [layer for layer, module in pairs if isinstance(module, nn.Linear)]
+    layers = list(model.layers.values())
+    convolutions = [
+        layer
+        for layer in layers
+        if not layer.step and isinstance(model.module(layer.name), nn.Conv2d)
+    ]
+    landmarks: dict[str, str | None] = {"logits": "logits"}
+    evidence = collect_evidence(model)
+    if evidence is None:
+        return {"logits": "logits"}
+    landmarks["first"] = find_first_layer(model, evidence, layers)
+    landmarks["middle"] = find_middle_layer(layers, convolutions)
+    if "last_conv" not in known:
+        landmarks["last_conv"] = find_last_map(model, evidence, layers)
+    landmarks["penultimate"] = find_head_input(model, evidence.gradients)
+    return {name: layer for name, layer in landmarks.items() if layer is not None}
 
-    landmarks = {"logits": "logits"}
-    if convolutions:
-        landmarks["first"] = convolutions[0].name
-    middle = _find_middle_layer(layers, convolutions)
-    if middle:
-        landmarks["middle"] = middle
-    last_conv = _find_last_spatial_layer(layers)
-    if last_conv:
-        landmarks["last_conv"] = last_conv
-    if linear_layers:
-        landmarks["penultimate"] = f"{linear_layers[-1].name}:in"
-    return landmarks
+
+# ── evidence ──
 
 
-def _find_middle_layer(layers: Sequence[Layer], convolutions: Sequence[Layer]) -> str | None:
+def collect_evidence(model: InspectedModel) -> LayerEvidence | None:
+    """Runs two images, non-square where the network takes them; None where it takes no image."""
+    height, width = model.image_size
+    longer = math.ceil(width * LONG_SIDE_RATIO / SIDE_STEP) * SIDE_STEP
+    for size in ((height, longer), (height, width)):
+        for count in (2, 1):
+            try:
+                return run_evidence_pass(model, count, size)
+            except SightlineError:
+                continue
+    return None
+
+
+def run_evidence_pass(model: InspectedModel, count: int, size: tuple[int, int]) -> LayerEvidence:
+    """One pass and one backward pass of random images; raises SightlineError as `Model.run`."""
+    generator = torch.Generator().manual_seed(0)
+    images = torch.rand(count, model.channels, *size, generator=generator).to(model.device)
+    names = list(model.layers)
+    inputs = [f"{name}:in" for name in names if is_weighted_layer(model, model.layers[name])]
+    with torch.inference_mode(False), torch.enable_grad():
+        outputs = model.run(images.requires_grad_(), [*names, *inputs, "logits"])
+        logits = outputs.pop("logits")
+        # Any class may be asked for, so that each has a weight of its own.
+        weights = torch.rand(logits.shape, generator=generator).to(logits)
+        gradients = differentiate_outputs((logits * weights).sum(), outputs)
+        head_input = find_head_input(model, gradients)
+        is_flat = not any(bool(gradient.any()) for gradient in gradients.values())
+        if is_flat and head_input is not None:
+            # A head that was never trained may be zero; what it is given still tells.
+            gradients |= differentiate_outputs(outputs[head_input].square().sum(), outputs)
+    detached = {name: tensor.detach() for name, tensor in outputs.items()}
+    return LayerEvidence((count, model.channels, *size), detached, gradients)
+
+
+def differentiate_outputs(score: Tensor, outputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The gradients of a score with respect to the outputs that it depends on."""
+    differentiable = {name: tensor for name, tensor in outputs.items() if tensor.requires_grad}
+    if not score.requires_grad or not differentiable:
+        return {}
+    gradients = torch.autograd.grad(
+        score, list(differentiable.values()), retain_graph=True, allow_unused=True
+    )
+    return {
+        name: gradient
+        for name, gradient in zip(differentiable, gradients, strict=True)
+        if gradient is not None
+    }
+
+
+def is_weighted_layer(model: InspectedModel, layer: Layer) -> bool:
+    """Whether a layer is an operation with a weight matrix or kernel."""
+    return not layer.step and isinstance(model.module(layer.name), WEIGHTED_MODULES)
+
+
+# ── landmarks ──
+
+
+def find_first_layer(
+    model: InspectedModel, evidence: LayerEvidence, layers: Sequence[Layer]
+) -> str | None:
+    """The first convolution or patch projection that sees the image."""
+    for layer in layers:
+        if not is_weighted_layer(model, layer) or layer.name not in evidence.outputs:
+            continue
+        # What does not depend on the images is computed from weights, such as a table of positions.
+        if depends_on_image(evidence.outputs[layer.name], evidence.shape[0]):
+            return layer.name
+    return None
+
+
+def depends_on_image(output: Tensor, count: int) -> bool:
+    """Whether the outputs for different images differ."""
+    if count < 2 or len(output) % count:
+        return True
+    first = output[: len(output) // count]
+    second = output[len(output) // count : 2 * (len(output) // count)]
+    return not torch.equal(first, second)
+
+
+def find_middle_layer(layers: Sequence[Layer], convolutions: Sequence[Layer]) -> str | None:
     """The ReLU after the middle convolution or, with few convolutions, the middle feature map."""
     if len(convolutions) < MIN_CONVOLUTIONS:
-        candidates = [layer for layer in layers if _is_feature_map(layer) or _has_tokens(layer)]
+        candidates = [layer for layer in layers if is_feature_map(layer) or has_tokens(layer)]
         if candidates:
             return candidates[len(candidates) // 2].name
     if not convolutions:
@@ -54,26 +175,64 @@ def _find_middle_layer(layers: Sequence[Layer], convolutions: Sequence[Layer]) -
     return middle.name
 
 
-def _find_last_spatial_layer(layers: Sequence[Layer]) -> str | None:
-    """The last feature map of a convolutional network, or the last useful tokens of a transformer.
-
-    A transformer's class score reads a single token after the last attention, so the other tokens
-    have a gradient only before that attention.
-    """
-    token_layers = [layer for layer in layers if _has_tokens(layer)]
-    if token_layers and token_layers[-1].shape[0] > 1:
-        before_attention = [
-            layer for layer in token_layers if layer.name.endswith(_NORM_BEFORE_ATTENTION)
-        ]
-        return (before_attention or token_layers)[-1].name
-    feature_maps = [layer for layer in layers if _is_feature_map(layer)]
-    return feature_maps[-1].name if feature_maps else None
-
-
-def _is_feature_map(layer: Layer) -> bool:
+def is_feature_map(layer: Layer) -> bool:
+    """Whether an output has rows and columns, and is not merely pooled."""
     return layer.is_spatial and "Pool" not in layer.kind
 
 
-def _has_tokens(layer: Layer) -> bool:
+def has_tokens(layer: Layer) -> bool:
     """Whether the output is tokens × channels."""
     return len(layer.shape) == 2
+
+
+def find_last_map(
+    model: InspectedModel, evidence: LayerEvidence, layers: Sequence[Layer]
+) -> str | None:
+    """The last map of the image on which the answer depends at more than one position.
+
+    A transformer's class score reads a single token after the last attention, so the other tokens
+    have a gradient only before it. A linear layer that merely projects tokens, as an attention's
+    keys and values, gives way to the tokens that it is given.
+    """
+    pooled = {
+        evidence.outputs[layer.name].data_ptr()
+        for layer in layers
+        if "Pool" in layer.kind and layer.name in evidence.outputs
+    }
+    fallback = None
+    for layer in reversed(layers):
+        output = evidence.outputs.get(layer.name)
+        if output is None or output.data_ptr() in pooled:
+            continue
+        layout = find_used_layout(model, evidence, layer)
+        if layout is None:
+            continue
+        has_maps = layout.order in ("NCHW", "NHWC")
+        is_projection = not layer.step and isinstance(model.module(layer.name), nn.Linear)
+        if has_maps or not is_projection:
+            return layer.name
+        fallback = fallback or layer.name
+    return fallback
+
+
+def find_used_layout(
+    model: InspectedModel, evidence: LayerEvidence, layer: Layer
+) -> FeatureLayout | None:
+    """How an output lies on the image; None where it doesn't, or at most one position is used."""
+    gradient = evidence.gradients.get(layer.name)
+    output = evidence.outputs[layer.name]
+    if gradient is None or not gradient.any():
+        return None
+    layout = find_feature_layout(model, layer.name, output.shape, evidence.shape)
+    if layout is None or layout.order == "NETC" or layout.windows is not None:
+        return None
+    used = (layout.arrange_as_maps(gradient) != 0).any(1)
+    return layout if int(used.flatten(1).sum(1).min()) > 1 else None
+
+
+def find_head_input(model: InspectedModel, used: Container[str]) -> str | None:
+    """The input of the last operation with weights among the layers that the answer uses."""
+    for layer in reversed(list(model.layers.values())):
+        if is_weighted_layer(model, layer) and layer.name in used:
+            return f"{layer.name}:in"
+    return None

@@ -55,6 +55,11 @@ class FeatureLayout:
     extra_tokens: int = 0
     windows: WindowGrid | None = None
 
+    @property
+    def needs_evidence(self) -> bool:
+        """Whether a shape alone does not tell this layout: many shapes fit it by chance."""
+        return self.order == "NCT" or self.windows is not None
+
     def is_same_reading(self, other: "FeatureLayout") -> bool:
         """Whether another layout reads the axes the same way, for an image of another size."""
         return self._describe_reading() == other._describe_reading()
@@ -112,6 +117,8 @@ def list_feature_layouts(
     layouts: list[FeatureLayout] = []
     if len(shape) == 4 and shape[0] == batch:
         layouts.extend(_list_map_layouts(shape, height, width))
+        if not layouts:
+            layouts.extend(_list_grouped_token_layouts(shape, height, width))
     if len(shape) == 3 and shape[0] == batch:
         layouts.extend(_list_token_layouts("NTC", shape[1], height, width))
         layouts.extend(_list_token_layouts("NCT", shape[2], height, width))
@@ -144,12 +151,19 @@ def is_map_of_image(rows: int, columns: int, height: int, width: int) -> bool:
 
 
 def _list_map_layouts(shape: Sequence[int], height: int, width: int) -> Iterator[FeatureLayout]:
-    """Layouts N×C×H×W, N×H×W×C, N×heads×T×C and N×windows×T×C."""
+    """Layouts N×C×H×W and N×H×W×C."""
     _, first, second, third = shape
     if second * third > 1 and is_map_of_image(second, third, height, width):
         yield FeatureLayout("NCHW", second, third)
     if first * second > 1 and is_map_of_image(first, second, height, width):
         yield FeatureLayout("NHWC", first, second)
+
+
+def _list_grouped_token_layouts(
+    shape: Sequence[int], height: int, width: int
+) -> Iterator[FeatureLayout]:
+    """Layouts N×heads×T×C and N×windows×T×C."""
+    _, first, second, _ = shape
     yield from _list_token_layouts("NETC", second, height, width)
     for grid, rows, columns in _list_window_grids(first, second, None, height, width):
         yield FeatureLayout("NKTC", rows, columns, windows=grid)

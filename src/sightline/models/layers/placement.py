@@ -58,13 +58,16 @@ def find_feature_layout(
     """How a layer's output lies on images N×C×H×W; None where it has no positions.
 
     `shape` is that of the output for these images. Where it can be read in several ways the network
-    runs five images of this size, once for a layer.
+    runs five images of this size, once for a layer. Where these don't tell either, the first layout
+    counts, unless it is a rare one.
     """
     batch = image_shape[0]
     height, width = image_shape[-2:]
     layouts = list_feature_layouts(shape, batch, height, width)
-    if len(layouts) < 2:
-        return layouts[0] if layouts else None
+    if not layouts:
+        return None
+    if len(layouts) == 1 and not layouts[0].needs_evidence:
+        return layouts[0]
     if layouts[0].order == "NCHW" and not layer.endswith(":in"):
         is_step = "/" in layer
         if not is_step and isinstance(model.module(layer), CHANNELS_FIRST_MODULES):
@@ -75,18 +78,20 @@ def find_feature_layout(
         for layout in layouts:
             if layout.is_same_reading(known):
                 return layout
-    layout = choose_layout_by_evidence(model, layer, layouts, (height, width))
+    layout = choose_layout_by_evidence(model, layer, (height, width))
+    if layout is None and not layouts[0].needs_evidence:
+        layout = layouts[0]
     if layout is not None:
         known_layouts.append(layout)
     return layout
 
 
 def choose_layout_by_evidence(
-    model: ProbedModel, layer: str, layouts: Sequence[FeatureLayout], size: tuple[int, int]
+    model: ProbedModel, layer: str, size: tuple[int, int]
 ) -> FeatureLayout | None:
-    """The layout that an image with a changed quadrant agrees with best; None where none agrees.
+    """The layout that an image with a changed quadrant agrees with best.
 
-    The first one where the network takes no batch of such images.
+    None where none agrees, or the network takes no batch of such images.
     """
     images = make_quadrant_images(model.channels, size, model.device)
     names = [layer, *list_related_inputs(layer)]
@@ -94,7 +99,7 @@ def choose_layout_by_evidence(
         with torch.inference_mode(False), torch.no_grad():
             tensors = model.run(images, names)
     except SightlineError:
-        return layouts[0]
+        return None
     axes = tensors[layer].shape[:-1]
     related = [tensor for tensor in tensors.values() if tensor.shape[:-1] == axes]
     return pick_agreeing_layout(related, size)
@@ -113,9 +118,7 @@ def list_related_inputs(layer: str) -> list[str]:
     return [*inputs, f"{parent}:in"] if parent else inputs
 
 
-def pick_agreeing_layout(
-    tensors: Iterable[Tensor], size: tuple[int, int]
-) -> FeatureLayout | None:
+def pick_agreeing_layout(tensors: Iterable[Tensor], size: tuple[int, int]) -> FeatureLayout | None:
     """The layout that agrees best with any of the outputs for `make_quadrant_images`."""
     best_layout = None
     best_agreement = MIN_AGREEMENT
