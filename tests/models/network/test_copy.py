@@ -242,3 +242,31 @@ def test_a_copy_made_in_inference_mode_can_be_differentiated_through() -> None:
     image = IMAGE.clone().requires_grad_()
     private(image).sum().backward()
     assert image.grad is not None
+
+
+def test_layers_that_change_weights_with_their_mode_change_their_own() -> None:
+    """As LoRA's layers do, which add their low-rank weights for evaluation."""
+
+    class Adapted(nn.Linear):
+        def __init__(self) -> None:
+            super().__init__(4, 5)
+            self.change = nn.Parameter(torch.ones(5, 4))
+
+        def train(self, mode: bool = True) -> "Adapted":
+            if self.training and not mode:
+                self.weight.data += self.change
+            return super().train(mode)
+
+    network = make_network()
+    network[5] = Adapted()
+    network.train()
+    snapshot = take_full_snapshot(network)
+    private: Any = make_private_network(network)
+    assert take_full_snapshot(network) == snapshot
+    assert torch.equal(private[5].weight, network[5].weight + 1)
+
+
+def test_exported_networks() -> None:
+    network = make_network()
+    exported = torch.export.export(network, (IMAGE,)).module()
+    torch.testing.assert_close(make_private_network(exported)(IMAGE), network(IMAGE))

@@ -18,7 +18,17 @@ def make_private_network(network: nn.Module, *, allow_meta: bool = True) -> nn.M
     weights that are missing, NaN or infinite, and for networks that can't be copied.
     """
     check_network(unwrap_network(network), allow_meta=allow_meta)
-    return copy_network(network, share_parameters=True).eval()
+    modules = [module for module in network.modules() if module.training]
+    if not modules:
+        return copy_network(network, share_parameters=True)
+    # A change of mode may change weights: some layers of LoRA add theirs to those they adapt.
+    changes_weights = any(type(module).train is not nn.Module.train for module in modules)
+    copied = copy_network(network, share_parameters=not changes_weights)
+    try:
+        return copied.eval()
+    except NotImplementedError:
+        # An exported network has its mode written into its graph.
+        return copied
 
 
 def copy_network(network: nn.Module, *, share_parameters: bool) -> nn.Module:

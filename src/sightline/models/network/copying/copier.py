@@ -5,9 +5,7 @@ original, and it refuses tensors of a graph, locks, files, generators. This copi
 them on its own. It does follow the same protocols: `__deepcopy__` and `__reduce_ex__`.
 """
 
-import copy
 import copyreg
-import pickle
 from collections import OrderedDict, deque
 from collections.abc import Callable
 from functools import partial
@@ -39,18 +37,15 @@ from sightline.models.network.copying.hooks import (
 from sightline.models.network.copying.tensors import copy_parameter, copy_values
 from sightline.models.network.copying.values import is_dataset, is_immutable
 
-# What an object raises that can't be copied, or whose own methods for it fail.
-_COPY_ERRORS = (
-    *(TypeError, ValueError, AttributeError, RuntimeError, AssertionError, LookupError, OSError),
-    *(pickle.PicklingError, copy.Error),
-)
-
-
 PARALLEL_WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel)
 
 
 class UncopyableError(Exception):
     """A value that holds modules of the network and can't be copied."""
+
+
+# What passes through the copies of the objects around it.
+_FINAL_ERRORS = (SightlineError, UncopyableError, MemoryError, torch.OutOfMemoryError)
 
 
 class NetworkCopier:
@@ -102,12 +97,12 @@ class NetworkCopier:
         if self._is_foreign_dataset(value) or is_served_by_thread(value):
             return value
         if is_running(value):
-            return share_uncopyable(value, "it is running")
+            return share_uncopyable(value, "it runs on its own")
         try:
             return self._copy_object(value)
-        except SightlineError:
+        except _FINAL_ERRORS:
             raise
-        except _COPY_ERRORS as error:
+        except Exception as error:  # noqa: BLE001 - the object's own code may raise anything
             return share_uncopyable(value, get_first_error_line(error))
 
     def _is_foreign_dataset(self, value: object) -> bool:
@@ -153,13 +148,13 @@ class NetworkCopier:
         try:
             if isinstance(module, torch.fx.GraphModule) or is_parametrized(module):
                 copied = self._copy_plain_module(module)
-            elif hasattr(module, "__deepcopy__"):
+            elif hasattr(type(module), "__deepcopy__"):
                 copied = self._copy_module_its_own_way(module)
             else:
                 copied = self._copy_by_reduction(module)
-        except SightlineError:
+        except _FINAL_ERRORS:
             raise
-        except _COPY_ERRORS as error:
+        except Exception as error:  # the module's own code may raise anything
             raise SightlineError(
                 f"{self._describe_module(module)} can't be copied ({get_first_error_line(error)}); "
                 "give a network that copy.deepcopy takes"
@@ -260,7 +255,8 @@ class NetworkCopier:
 
     def _copy_object(self, value: Any) -> Any:
         """A copy by the protocols of `copy.deepcopy`."""
-        if hasattr(value, "__deepcopy__"):
+        # Looked up in the class: an object with a `__getattr__` may have every attribute.
+        if hasattr(type(value), "__deepcopy__"):
             return self._copy_object_its_own_way(value)
         return self._copy_by_reduction(value)
 
@@ -310,7 +306,8 @@ def find_wrapped_module(module: nn.Module) -> nn.Module | None:
     """The module inside a wrapper for several devices or for torch.compile, None for any other."""
     if isinstance(module, PARALLEL_WRAPPERS):
         return module.module
-    return getattr(module, "_orig_mod", None)
+    # A module that stands for another one in its `__getattr__` has no such child.
+    return dict(module.named_children()).get("_orig_mod")
 
 
 def unwrap_network(network: nn.Module) -> nn.Module:
@@ -322,7 +319,7 @@ def unwrap_network(network: nn.Module) -> nn.Module:
 
 def set_object_state(value: Any, state: Any) -> None:
     """Gives a new object the state that `__reduce_ex__` told of another one."""
-    if hasattr(value, "__setstate__"):
+    if hasattr(type(value), "__setstate__"):
         value.__setstate__(state)
         return
     slots: dict[str, Any] | None = None
