@@ -16,6 +16,7 @@ import pytest
 import sightline as sl
 
 SOURCE = Path(sl.__file__).parent
+TESTS = Path(__file__).parents[1]
 # Lowest first. A package imports only from those on a lower floor, or from itself.
 FLOORS = (
     ("errors", "locks"),
@@ -34,6 +35,27 @@ MAX_ENTRIES = 10
 MAY_PRINT = "app/cli"
 # Not to be had on every system; no part of the main job may need them when it is loaded.
 POSIX_ONLY = {"fcntl", "grp", "posix", "pwd", "resource", "syslog", "termios", "tty", "pty"}
+# LanceDB keeps what a scan stores, and nothing else knows of it. A user's own table of images is
+# only read: to a dataset it is a format, as Parquet is.
+MAY_USE_LANCEDB = ("data/store/", "data/datasets/tables.py")
+
+# Files of more lines than this have a test of their own name.
+MAX_UNTESTED_LINES = 40
+# Files and folders without tests of their own name, and the tests that run them instead.
+TESTED_THROUGH = {
+    "images/decode/": "images/decode/test_picture.py",
+    "data/store/validation.py": "hostile/test_stores.py",
+    "methods/synthesis/natural_images.py": "methods/synthesis/test_synthesis.py",
+    "models/heads/": "models/heads/test_targets.py",
+    "models/layers/": "models/layers/test_capture.py",
+    "models/network/": "models/network/test_copy.py",
+    "models/preprocessing.py": "models/test_model.py",
+    "models/tracing/": "models/tracing/test_incremental.py",
+    "models/weights/file_content.py": "models/weights/test_checkpoint.py",
+    "models/zoo/": "models/zoo/test_load.py",
+    "app/recipe.py": "app/test_replay.py",
+    "optim/score_gradient.py": "optim/test_ascent.py",
+}
 
 FILES = sorted(path.relative_to(SOURCE).as_posix() for path in SOURCE.rglob("*.py"))
 every_file = pytest.mark.parametrize("file", FILES)
@@ -180,6 +202,39 @@ def test_text_files_are_read_and_written_as_utf8(file: str) -> None:
             and node.func.attr in ("read_text", "write_text")
         ):
             assert "encoding" in {keyword.arg for keyword in node.keywords}, f"{file}:{node.lineno}"
+
+
+@every_file
+def test_only_the_store_knows_lancedb(file: str) -> None:
+    if file.startswith(MAY_USE_LANCEDB):
+        return
+    for node in ast.walk(parse_file(file)):
+        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+        assert "lancedb" not in {name.split(".")[0] for name in names}, f"{file}:{node.lineno}"
+
+
+def has_own_test(file: str) -> bool:
+    folder, _, name = file.rpartition("/")
+    return (TESTS / folder / f"test_{name}").exists()
+
+
+@pytest.mark.parametrize("file", [file for file in FILES if not Path(file).name.startswith("__")])
+def test_has_a_test_of_its_name(file: str) -> None:
+    line_count = len((SOURCE / file).read_text(encoding="utf-8").splitlines())
+    if line_count <= MAX_UNTESTED_LINES or has_own_test(file):
+        return
+    assert file.startswith(tuple(TESTED_THROUGH)), (
+        f"{file} has {line_count} lines and no test of its name"
+    )
+
+
+@pytest.mark.parametrize("place", TESTED_THROUGH)
+def test_who_tests_instead_is_there_and_needed(place: str) -> None:
+    assert (TESTS / TESTED_THROUGH[place]).exists()
+    assert any(file.startswith(place) and not has_own_test(file) for file in FILES), (
+        f"every file of {place} has a test of its name: remove it from TESTED_THROUGH"
+    )
 
 
 # ── what is public ──
