@@ -83,7 +83,7 @@ def compute_feature_vectors(model: Model, image: Tensor, layer: str) -> Tensor:
     with torch.no_grad():
         features = model.features(image, layer)[layer]
         if features.ndim != 2:
-            features = reshape_to_unit_grid(features, image).mean((2, 3))
+            features = reshape_to_unit_grid(features, image, model, model.layer(layer)).mean((2, 3))
         return features.float().cpu()
 
 

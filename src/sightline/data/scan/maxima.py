@@ -42,7 +42,7 @@ class PeakCapture(Capture):
         tensor = find_first_tensor(value)
         if tensor is None or not (name in self.layers or name in self.vectors):
             return
-        maps = reshape_to_unit_grid(tensor, self.images)
+        maps = reshape_to_unit_grid(tensor, self.images, self.model, name)
         if name in self.layers:
             self._add_maxima(self.layers[name], maps)
         if name in self.vectors:

@@ -308,7 +308,7 @@ def measure_unit_grids(
         outputs = model.run(blank, layers)
     grids: dict[str, tuple[int, int, int]] = {}
     for name in layers:
-        _, units, rows, columns = reshape_to_unit_grid(outputs[name], blank).shape
+        _, units, rows, columns = reshape_to_unit_grid(outputs[name], blank, model, name).shape
         grids[name] = (units, rows, columns)
     return grids
 

@@ -21,7 +21,7 @@ from sightline.images.plotting.maps import (
 from sightline.methods.attribution.gradients import compute_class_scores
 from sightline.models.heads.gradients import differentiate_scores
 from sightline.models.heads.target_text import TargetChoice
-from sightline.models.layers.feature_maps import reshape_to_feature_maps
+from sightline.models.layers.feature_maps import reshape_to_feature_maps, reshape_to_unit_grid
 from sightline.models.model import Model
 from sightline.models.tracing.batch_size import choose_batch_size
 from sightline.registry.method import AttributionSpec, register_method
@@ -135,7 +135,9 @@ def cam(
         with torch.no_grad():
             outputs = model.run(image, [layer_name, "logits"])
         height, width = image.shape[-2:]
-        maps = reshape_to_feature_maps(outputs[layer_name], height, width)
+        maps = reshape_to_feature_maps(
+            outputs[layer_name], height, width, batch=len(image), model=model, layer=layer_name
+        )
         index = model.choose(label, image, outputs["logits"])
         if kind == "cam":
             head_weights = read_head_weights(model, image, layer_name, layer)
@@ -193,8 +195,12 @@ def compute_maps_and_gradients(
         gradient = differentiate_scores(scores, outputs[layer], layer)
 
     height, width = image.shape[-2:]
-    maps = reshape_to_feature_maps(outputs[layer].detach(), height, width)
-    gradients = reshape_to_feature_maps(gradient.detach(), height, width)
+    maps, gradients = (
+        reshape_to_feature_maps(
+            tensor.detach(), height, width, batch=len(image), model=model, layer=layer
+        )
+        for tensor in (outputs[layer], gradient)
+    )
     return maps, gradients, index
 
 
@@ -241,7 +247,7 @@ def read_head_weights(model: Model, image: Tensor, layer_name: str, layer: str) 
         outputs = model.run(image, [layer_name, input_name, "logits"])
         linear_input = outputs[input_name]
 
-        maps = reshape_to_feature_maps(outputs[layer_name], *image.shape[-2:])
+        maps = reshape_to_unit_grid(outputs[layer_name], image, model, layer_name)
         takes_mean = is_nearly_equal(maps.flatten(2).mean(2), linear_input)
         gives_logits = is_nearly_equal(linear(linear_input), outputs["logits"])
         if takes_mean and gives_logits:

@@ -192,7 +192,7 @@ def backpropagate_chosen_neurons(
     with torch.enable_grad(), backward(rule) as relu_counter:
         leaf = image.to(model.device).detach().requires_grad_()
         features = model.run(leaf, [layer])[layer]
-        maps = reshape_to_unit_grid(features, image)
+        maps = reshape_to_unit_grid(features, image, model, layer)
         unit, row, column = choose_neurons(maps.detach())
 
         image_numbers = torch.arange(len(maps), device=maps.device)
@@ -214,7 +214,7 @@ def backpropagate_strongest_neurons(
     """The gradients of the k strongest neurons of each image, on an axis of k after the first."""
     with torch.no_grad():
         features = model.run(image.to(model.device), [layer])[layer]
-        maps = reshape_to_unit_grid(features, image)
+        maps = reshape_to_unit_grid(features, image, model, layer)
         unit, row, column = find_strongest_neurons(maps, None, k, layer)
 
     count = unit.shape[1]

@@ -74,7 +74,7 @@ class NaturalExemplars:
         """
         picture = picture.to(self.model.device)
         feature = self.model.run(picture, [self.layer])[self.layer]
-        maps = reshape_to_unit_grid(feature, picture)
+        maps = reshape_to_unit_grid(feature, picture, self.model, self.layer)
         own_maps = maps[torch.arange(len(picture)), torch.tensor(self.units)]
         peak = own_maps.flatten(1).amax(1).cpu()
         best_natural = torch.stack([top.values[0] for top in self.top_images])

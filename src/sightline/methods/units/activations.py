@@ -50,8 +50,8 @@ def activations(
 ) -> Result:
     """Shows the k strongest channels of layers at several depths as maps over the image.
 
-    For each layer NAME (dots, colons and slashes become _) `values["NAME_maps"]` are all its maps, N×C×h×w
-    and unscaled, and `values["NAME_order"]` the channels shown, N×k, strongest first.
+    For each layer NAME (dots, colons and slashes become _) `values["NAME_maps"]` are all its maps,
+    N×C×h×w and unscaled, and `values["NAME_order"]` the channels shown, N×k, strongest first.
 
     With `unit`, `values["row"]`, `["column"]` and `["activation"]` say where it is strongest and
     how strong, N each, and `values["box"]`, N×4, which pixels it sees there: top, left, bottom,
@@ -79,7 +79,13 @@ def activations(
     maps_by_image: list[dict[str, ChannelMaps]] = [{} for _ in image]
     for layer in layers:
         name = layer.replace(".", "_").replace(":", "_").replace("/", "_")
-        maps = reshape_to_feature_maps(features[layer], *image.shape[-2:]).detach().cpu()
+        maps = reshape_to_feature_maps(
+            features[layer].detach(),
+            *image.shape[-2:],
+            batch=len(image),
+            model=model,
+            layer=model.layer(layer),
+        ).cpu()
         peaks = maps.flatten(2).amax(2)
         order = peaks.argsort(dim=1, descending=True)[:, :k]
         sheets: list[Tensor] = []

@@ -220,7 +220,7 @@ def load_images_with_maps(
     images = torch.cat([scan.image(image_id) for image_id in ids])
     with torch.no_grad():
         features = model.features(images, layer)[layer]
-        maps = reshape_to_unit_grid(features, images).float().cpu()
+        maps = reshape_to_unit_grid(features, images, model, model.layer(layer)).float().cpu()
     if maps[0, 0].numel() == 1:
         raise SightlineError(
             f"{layer} has no positions that masks could be laid over; choose a convolutional layer"

@@ -1,5 +1,6 @@
 """Features of any layer as maps of the image."""
 
+import torch
 from torch import Tensor
 
 from sightline.errors import SightlineError
@@ -62,6 +63,14 @@ def reshape_to_unit_grid(
     return reshape_to_feature_maps(
         feature, height, width, batch=len(image), model=model, layer=layer
     )
+
+
+def count_layer_units(model: ProbedModel, layer: str) -> int:
+    """How many channels or units a layer has, by its own name."""
+    blank = model.blank()
+    with torch.no_grad():
+        feature = model.run(blank, [layer])[layer]
+    return reshape_to_unit_grid(feature, blank, model, layer).shape[1]
 
 
 def describe_image_count(count: int) -> str:

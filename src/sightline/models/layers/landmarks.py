@@ -107,8 +107,7 @@ def run_evidence_pass(model: InspectedModel, count: int, size: tuple[int, int]) 
         weights = torch.rand(logits.shape, generator=generator).to(logits)
         gradients = differentiate_outputs((logits * weights).sum(), outputs)
         head_input = find_head_input(model, gradients)
-        is_flat = not any(bool(gradient.any()) for gradient in gradients.values())
-        if is_flat and head_input is not None:
+        if head_input in gradients and not gradients[head_input].any():
             # A head that was never trained may be zero; what it is given still tells.
             gradients |= differentiate_outputs(outputs[head_input].square().sum(), outputs)
     detached = {name: tensor.detach() for name, tensor in outputs.items()}

@@ -45,6 +45,8 @@ class ProbedModel(Protocol):
 
     def module(self, name: str) -> nn.Module: ...
 
+    def blank(self) -> Tensor: ...
+
 
 _KNOWN_LAYOUTS: MutableMapping[ProbedModel, dict[str, list[FeatureLayout]]] = WeakKeyDictionary()
 

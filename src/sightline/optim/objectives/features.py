@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from sightline.errors import SightlineError, check_number_range
 from sightline.images.io import resolve_image
 from sightline.images.transforms import resize_image
-from sightline.models.layers.feature_maps import reshape_to_unit_grid
+from sightline.models.layers.feature_maps import count_layer_units, reshape_to_unit_grid
 from sightline.models.model import Model
 from sightline.optim.objectives.objective import (
     MAX_POWER,
@@ -35,10 +35,11 @@ def direction(layer: str, vector: tuple[float, ...], power: float = 0.0) -> Obje
     numbers = convert_vector_to_tuple(vector)
 
     def build(model: Model) -> ScoreFunction:
+        name = model.layer(layer)
         target = build_feature_direction(model, layer, numbers)
 
         def score(image: Tensor, features: Mapping[str, Tensor]) -> Tensor:
-            grid = reshape_to_unit_grid(features[model.layer(layer)], image)
+            grid = reshape_to_unit_grid(features[name], image, model, name)
             return compute_cosine_weighted_dot(grid, target, power)
 
         return score
@@ -54,10 +55,11 @@ def cosine(layer: str, vector: tuple[float, ...]) -> Objective:
     numbers = convert_vector_to_tuple(vector)
 
     def build(model: Model) -> ScoreFunction:
+        name = model.layer(layer)
         target = build_feature_direction(model, layer, numbers)
 
         def score(image: Tensor, features: Mapping[str, Tensor]) -> Tensor:
-            grid = reshape_to_unit_grid(features[model.layer(layer)], image)
+            grid = reshape_to_unit_grid(features[name], image, model, name)
             return average_per_image(F.cosine_similarity(grid, target, 1))
 
         return score
@@ -106,7 +108,7 @@ def diversity(layer: str, group: int = 0) -> Objective:
         name = model.layer(layer)
 
         def score(image: Tensor, features: Mapping[str, Tensor]) -> Tensor:
-            maps = reshape_to_unit_grid(features[name], image).flatten(2)
+            maps = reshape_to_unit_grid(features[name], image, model, name).flatten(2)
             grams = maps @ maps.transpose(1, 2)
             directions = F.normalize(grams.flatten(1), dim=1)
 
@@ -144,8 +146,7 @@ def convert_vector_to_tuple(vector: Sequence[float] | Tensor) -> tuple[float, ..
 
 def build_feature_direction(model: Model, layer: str, numbers: tuple[float, ...]) -> Tensor:
     """The vector as 1×units×1×1. Raises SightlineError if it doesn't fit the layer."""
-    features = torch.empty((1, *model.shape(layer)), device="meta")
-    unit_count = reshape_to_unit_grid(features, model.blank()).shape[1]
+    unit_count = count_layer_units(model, model.layer(layer))
     if len(numbers) != unit_count:
         raise SightlineError(
             f"the vector has {len(numbers)} numbers; {layer} has {unit_count} units"
@@ -183,7 +184,7 @@ def build_feature_comparison(
             size = (image.shape[-2], image.shape[-1])
             if size not in targets_by_size:
                 targets_by_size[size] = compute_target(image)
-            grid = reshape_to_unit_grid(features[name], image)
+            grid = reshape_to_unit_grid(features[name], image, model, name)
             return score_features(grid, targets_by_size[size])
 
         return score

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from sightline.errors import SightlineError, check_number_range
 from sightline.images.transforms import blur_image
-from sightline.models.layers.feature_maps import reshape_to_unit_grid
+from sightline.models.layers.feature_maps import count_layer_units, reshape_to_unit_grid
 from sightline.models.model import Model
 
 T = TypeVar("T")
@@ -173,7 +173,7 @@ def channel(layer: str, unit: int | tuple[int, ...]) -> Objective:
         name = check_layer_units(model, layer, unit)
 
         def score(image: Tensor, features: Mapping[str, Tensor]) -> Tensor:
-            grid = reshape_to_unit_grid(features[name], image)
+            grid = reshape_to_unit_grid(features[name], image, model, name)
             return average_per_image(select_unit_per_image(grid, unit))
 
         return score
@@ -194,7 +194,7 @@ def neuron(
         name = check_layer_units(model, layer, unit)
 
         def score(image: Tensor, features: Mapping[str, Tensor]) -> Tensor:
-            grid = reshape_to_unit_grid(features[name], image)
+            grid = reshape_to_unit_grid(features[name], image, model, name)
             activations = select_unit_per_image(grid, unit)
 
             row_count, column_count = activations.shape[1:]
@@ -329,14 +329,7 @@ def select_unit_per_image(values: Tensor, unit: int | tuple[int, ...]) -> Tensor
 def check_layer_units(model: Model, layer: str, unit: int | tuple[int, ...]) -> str:
     """The layer's canonical name. Raises SightlineError if it doesn't have the units."""
     name = model.layer(layer)
-    if name.endswith(":in"):
-        shape = model.features(model.blank(), name)[name].shape[1:]
-    else:
-        shape = model.shape(name)
-    # A meta tensor has a shape and no data.
-    features = torch.empty((1, *shape), device="meta")
-    grid = reshape_to_unit_grid(features, model.blank())
-    unit_count = grid.shape[1]
+    unit_count = count_layer_units(model, name)
     for index in ensure_tuple(unit):
         if not 0 <= index < unit_count:
             raise SightlineError(f"unit is {index}; {layer} has units 0 to {unit_count - 1}")
