@@ -187,7 +187,7 @@ def compute_unit_means(model: Model, layer: str, image: Tensor) -> Tensor:
     image = image.to(model.device)
     name = model.layer(layer)
     feature = model.run(image, [name])[name]
-    return reshape_to_unit_grid(feature, image).flatten(2).mean(2).cpu()
+    return reshape_to_unit_grid(feature, image, model, name).flatten(2).mean(2).cpu()
 
 
 def rank_units_on_images(

@@ -127,7 +127,7 @@ def compute_facet_codes(model: Model, images: Tensor) -> Tensor:
     codes: list[Tensor] = []
     for batch in images.split(CODE_BATCH):
         feature = model.run(batch.to(model.device), [layer])[layer]
-        codes.append(reshape_to_unit_grid(feature, batch).mean((2, 3)).cpu())
+        codes.append(reshape_to_unit_grid(feature, batch, model, layer).mean((2, 3)).cpu())
     return F.normalize(torch.cat(codes).float(), dim=1)
 
 
