@@ -45,7 +45,6 @@ MAX_UNTESTED_LINES = 40
 TESTED_THROUGH = {
     "images/decode/": "images/decode/test_picture.py",
     "data/store/validation.py": "hostile/test_stores.py",
-    "methods/synthesis/natural_images.py": "methods/synthesis/test_synthesis.py",
     "models/heads/": "models/heads/test_targets.py",
     "models/layers/": "models/layers/test_capture.py",
     "models/network/": "models/network/test_copy.py",
