@@ -167,3 +167,12 @@ def test_a_network_without_convolutions_is_refused() -> None:
         with pytest.raises(sl.SightlineError) as caught:
             sl.filters(model, layer=layer)
         assert "\n" not in str(caught.value)
+
+
+def test_normalized_weights_are_shown_as_they_are_used() -> None:
+    network = Net()
+    nn.utils.parametrizations.weight_norm(network.first)
+    with torch.no_grad():
+        network.first.parametrizations.weight.original0.mul_(3)
+    result = sl.filters(sl.load(network, size=16, device="cpu"))
+    torch.testing.assert_close(result.values["filters"], network.first.weight.detach())

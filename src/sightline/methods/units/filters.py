@@ -1,6 +1,6 @@
 """The filters of a convolution as images."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from torch import Tensor, nn
 
@@ -54,7 +54,9 @@ def filters(
         inputs: How many input channels of each filter, for layers that don't read colours.
     """
     conv_name = find_conv_layer(model, model.layer(layer))
-    weight = model.module(conv_name).get_parameter("weight").detach().float().cpu()
+    # With weight or spectral normalization the weight is computed, and not a parameter.
+    convolution: Any = model.module(conv_name)
+    weight: Tensor = convolution.weight.detach().float().cpu()
     if conv_name != model.layer(layer):
         layer = model.layers[conv_name].alias or conv_name
     if weight.shape[1] == 3:
