@@ -41,7 +41,7 @@ class ForkSafeLock:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._held_lock = self._lock
+        self._held_locks: list[threading.Lock] = []  # more than one only where a block has forked
         register_for_forks(self)
 
     def reset_after_fork(self) -> None:
@@ -51,7 +51,7 @@ class ForkSafeLock:
     def __enter__(self) -> None:
         lock = self._lock
         lock.acquire()
-        self._held_lock = lock
+        self._held_locks.append(lock)
 
     def __exit__(
         self,
@@ -59,8 +59,7 @@ class ForkSafeLock:
         exception: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        # The same lock that was taken, in both processes if the block forked.
-        self._held_lock.release()
+        self._held_locks.pop().release()
 
     def __reduce__(self) -> "tuple[type[ForkSafeLock], tuple[()]]":
         return ForkSafeLock, ()

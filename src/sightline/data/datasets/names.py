@@ -20,11 +20,19 @@ def make_storable_name(name: str) -> str:
 
 
 def find_stored_file(name: str) -> str:
-    """The path of a file by its name in a store, where bytes may have become escapes."""
+    """The path of a file by its name in a store, where bytes may have become escapes.
+
+    Folders are looked up one by one, since a name may also hold such an escape literally.
+    """
     if os.path.lexists(name):
         return name
-    raw_name = ESCAPED_BYTE.sub(_restore_surrogate, name)
-    return raw_name if os.path.lexists(raw_name) else name
+    path, *parts = name.split(os.sep)
+    for part in parts:
+        literal_path = f"{path}{os.sep}{part}"
+        raw_path = f"{path}{os.sep}{ESCAPED_BYTE.sub(_restore_surrogate, part)}"
+        is_raw = not os.path.lexists(literal_path) and os.path.lexists(raw_path)
+        path = raw_path if is_raw else literal_path
+    return path
 
 
 def encode_name(name: str) -> bytes:

@@ -37,10 +37,6 @@ def wrap_dataset(dataset: Any) -> ImageDataset:
     return Dataset(dataset)
 
 
-class UnreadableItemError(SightlineError):
-    """An item that `dataset[i]` can't give."""
-
-
 class Dataset:
     """Images and labels from `dataset[i]`, read by one thread at a time.
 
@@ -59,19 +55,20 @@ class Dataset:
         fingerprint = getattr(dataset, "_fingerprint", "")  # of a Hugging Face dataset
         header = f"{type(dataset).__name__} {len(dataset)} {fingerprint}"
         digest = hashlib.sha256(header.encode())
-        for position in pick_fingerprint_positions(len(dataset)):
-            digest.update(self._hash_image(position).encode())
+        errors: list[SightlineError] = []
+        positions = pick_fingerprint_positions(len(dataset))
+        for position in positions:
+            try:
+                image = self.read_image(position)
+                if isinstance(image, Tensor):
+                    image = convert_tensor_to_pillow(image)
+                digest.update(hash_source(image).encode())
+            except SightlineError as error:
+                errors.append(error)
+                digest.update(str(error).encode())
+        if errors and len(errors) == len(positions):
+            raise errors[0]
         self.digest = digest.hexdigest()
-
-    def _hash_image(self, position: int) -> str:
-        """Digest of an image, or the reason why it can't be read: others still can be."""
-        try:
-            image = self.read_image(position)
-            if isinstance(image, Tensor):
-                image = convert_tensor_to_pillow(image)
-            return hash_source(image)
-        except UnreadableItemError as error:
-            return get_first_error_line(error)
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -91,7 +88,7 @@ class Dataset:
                 item = self.dataset[position]
         except Exception as error:
             reason = get_first_error_line(error) or type(error).__name__
-            raise UnreadableItemError(f"the dataset has no item {position}: {reason}") from error
+            raise SightlineError(f"the dataset has no item {position}: {reason}") from error
         image, label = split_item(item)
         if self.class_names and label is not None:
             self.labels[position] = check_label(label, len(self.class_names))

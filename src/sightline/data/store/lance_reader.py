@@ -10,6 +10,7 @@ OUT.scan/writer               names that process to those that wait for it
 """
 
 import logging
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -235,7 +236,7 @@ def read_description(path: Path) -> ScanDescription:
     try:
         content = read_json_file(path / DESCRIPTION_FILE)
     except (FileNotFoundError, NotADirectoryError) as error:
-        reason = "" if path.exists() else ": there is nothing"
+        reason = "" if os.path.exists(path) else ": there is nothing"
         raise SightlineError(f"{path} is no store{reason}; sightline scan makes one") from error
     except (OSError, ValueError) as error:
         reason = explain_disk_error(error)

@@ -80,7 +80,7 @@ class LanceStore:
 
         Waits for another writer.
         """
-        require_utf8_path(self.path)
+        require_usable_path(self.path)
         if not self.path.exists():
             check_writable(self.path.parent)
         elif not is_store_or_empty(self.path):
@@ -255,14 +255,21 @@ def resolve_store(store: str | Path | ScanStore) -> ScanStore:
     return LanceStore(Path(store)) if isinstance(store, (str, Path)) else store
 
 
-def require_utf8_path(path: Path) -> None:
-    """Raises SightlineError for a path that LanceDB can't open."""
+def require_usable_path(path: Path) -> None:
+    """Raises SightlineError for a path that the system or LanceDB can't open."""
     try:
         str(path.absolute()).encode()
     except UnicodeEncodeError as error:
         raise SightlineError(
             f"{path} is not UTF-8, which a store's path must be; give another --store"
         ) from error
+    try:
+        os.stat(path)
+    except FileNotFoundError:
+        pass  # it is made
+    except (OSError, ValueError) as error:  # ValueError: a null byte
+        reason = explain_disk_error(error)
+        raise SightlineError(f"can't write {path!s:.300}: {reason}") from error
 
 
 def is_store_or_empty(path: Path) -> bool:
