@@ -1,4 +1,4 @@
-"""Networks that do more than compute, as people bring them, and a snapshot of all that they hold."""
+"""Networks that do more than compute, as people bring them, and a snapshot of all they hold."""
 
 import functools
 import threading
@@ -444,7 +444,7 @@ checkpointed_networks["sequence"] = CheckpointedSequence
 
 
 def take_full_snapshot(value: Any, visited: set[int] | None = None) -> Any:
-    """All that a network holds, to compare with `==`: bits, identities, hooks, modes, attributes."""
+    """All that a network holds, to compare by `==`: bits, identities, hooks, modes, attributes."""
     visited = set() if visited is None else visited
     if isinstance(value, Tensor):
         return snapshot_tensor(value)
