@@ -133,6 +133,10 @@ def try_packed_convolution(  # noqa: PLR0917 - torch's own signature
         return None
     if isinstance(padding, str) or x.ndim != 4 or not is_frozen_float32(x, weight, bias):
         return None
+    # At one position, as in squeeze-and-excitation, a convolution is a product with a matrix. A
+    # packed weight saves less there than a call of oneDNN costs.
+    if x.shape[2] * x.shape[3] == 1:
+        return None
     if not is_available("packed convolution"):
         return None
     x = x.contiguous(memory_format=torch.channels_last)
