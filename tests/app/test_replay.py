@@ -10,7 +10,7 @@ import torch
 from helpers import smooth
 
 import sightline as sl
-from sightline.app import replay
+from sightline.app import recipe, replay
 from sightline.images import io as images
 
 # A recipe as Sightline 0.1 wrote it: lists for tuples, the image by name, no parameter left out.
@@ -142,7 +142,7 @@ def test_other_files_are_no_recipes(content: str, reason: str, tmp_path: Path) -
     path = tmp_path / "recipe.json"
     path.write_text(content, encoding="utf-8")
     with pytest.raises(sl.SightlineError, match=reason):
-        replay.read_recipe(path)
+        recipe.read_recipe(path)
 
 
 def test_the_source_of_an_image_is_absolute(

@@ -79,7 +79,7 @@ def test_help_completes_what_the_author_wrote() -> None:
     assert f"model: {SUBJECT_DOCS['model']}" in words
     assert f"image: {SUBJECT_DOCS['image']}" in words
     assert "sigma: Deviation in pixels. Default 0.5." in words
-    assert f"seed: {SHARED_PARAMETER_DOCS['seed']} Default 0." in words
+    assert f"seed: {SHARED_PARAMETER_DOCS['seed']} From 0 to 4,294,967,295; default 0." in words
     assert "names: What for. Required." in words
     assert '`values["blurred"]`: N×3×H×W in [0, 1]. `values["sigma"]`: a number.' in words
     assert "SightlineError: For a negative sigma. SightlineError: A parameter that does" in words

@@ -1,19 +1,25 @@
 """Makes a result again from its recipe, and records in a recipe where its image came from."""
 
-import json
+import os
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from torch import Tensor
 
-from sightline.errors import SightlineError, make_unknown_name_error
+from sightline.app.recipe import (
+    ImageRecipe,
+    Recipe,
+    parse_recipe,
+    read_parameters,
+    read_recipe,
+)
+from sightline.errors import SightlineError, escape_for_display
 from sightline.images.io import read_file_or_sample
 from sightline.images.transforms import resize_short_side
 from sightline.images.validation import check_image
-from sightline.methods import load_methods
 from sightline.models.model import Model
 from sightline.models.weights.checkpoint import hash_file
 from sightline.models.zoo.reload import load_recipe_model
@@ -38,33 +44,24 @@ def again(
     Raises SightlineError if the weights or the image are not those of the recipe, and for a recipe
     that can't be read.
     """
-    content = recipe if isinstance(recipe, Mapping) else read_recipe(Path(recipe))
-    method = _find_recipe_method(content)
+    if isinstance(recipe, (str, Path)):
+        return run_recipe(read_recipe(Path(recipe)), model, image)
+    return run_recipe(parse_recipe(recipe), model, image)
 
-    parameters = _read_recipe_parameters(method, content["knobs"])
+
+def run_recipe(recipe: Recipe, model: Model | None = None, image: Tensor | None = None) -> Result:
+    """Makes the result of a checked recipe; see `again`."""
+    method = recipe.find_method()
+    parameters = read_parameters(recipe)
     prevent_store_writes(parameters)
-    if "stopped_after" in content:
-        parameters["callback"] = partial(has_reached_stop, content["stopped_after"])
+    if recipe.stopped_after is not None:
+        if "callback" not in method.parameters:
+            raise SightlineError(f"the recipe was stopped early, and {method.name} can't be")
+        parameters["callback"] = partial(has_reached_stop, recipe.stopped_after)
 
-    model = model or load_recipe_model(content["model"])
-    subject = _load_recipe_subject(method, content, model, image)
+    model = model or load_recipe_model(recipe.model)
+    subject = _load_recipe_subject(method, recipe, model, image)
     return method.function(model, *subject, **parameters)
-
-
-def read_recipe(path: Path) -> Mapping[str, Any]:
-    """The content of a `recipe.json`; raises SightlineError for anything else."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise SightlineError(f"{path} can't be read as a recipe ({error})") from error
-    if isinstance(content, dict) and "sections" in content:
-        raise SightlineError(
-            f"{path} is a report's recipe; each section has its own in the folder of its name, "
-            "or run sightline tour again"
-        )
-    if not _is_recipe(content):
-        raise SightlineError(f"{path} is not a recipe: method, knobs and model are expected")
-    return content
 
 
 def has_reached_stop(last_index: int, step: Step) -> bool:
@@ -80,30 +77,30 @@ def prevent_store_writes(parameters: dict[str, Any]) -> None:
     store = parameters.get("store")
     if store is None or parameters.get("folder") is None:
         return
-    if Path(store).exists():
+    if os.path.exists(store):
         del parameters["folder"]
     else:
         del parameters["store"]
 
 
 def load_recipe_image(
-    image_recipe: Mapping[str, Any], model: Model, supplied_image: Tensor | None
+    image_recipe: ImageRecipe, model: Model, supplied_image: Tensor | None
 ) -> Tensor:
     """The recipe's image: the supplied one, or its file or sample, fitted to the network again.
 
     Raises SightlineError if its content is not that of the recipe.
     """
+    path = image_recipe.path
     if supplied_image is not None:
         image = check_image(supplied_image)
-        is_same = hash_tensor(image) == image_recipe.get("sha256")
+        is_same = hash_tensor(image) == image_recipe.sha256
         name = "this tensor"
-    elif "path" in image_recipe:
-        name = image_recipe["path"]
-        picture = read_file_or_sample(name)
-        is_whole = bool(image_recipe.get("whole"))
-        image = prepare_network_input(model, picture, image_recipe.get("size"), whole=is_whole)
+    elif path is not None:
+        name = escape_for_display(path)
+        picture = read_file_or_sample(path)
+        image = prepare_network_input(model, picture, image_recipe.size, whole=image_recipe.whole)
         # A file is compared by its bytes: resizing may differ in the last bits by processor.
-        is_same = hash_source_file(name) == image_recipe.get("file_sha256")
+        is_same = hash_source_file(path) == image_recipe.file_sha256
     else:
         raise SightlineError("the recipe's image was a tensor, not a file; give it with image=")
     if not is_same:
@@ -113,52 +110,17 @@ def load_recipe_image(
     return image
 
 
-def _is_recipe(content: Any) -> bool:
-    """Whether JSON content has the parts of a recipe."""
-    if not isinstance(content, dict) or "method" not in content:
-        return False
-    sections = cast("dict[str, Any]", content)
-    return all(isinstance(sections.get(name), dict) for name in ("knobs", "model"))
-
-
-def _find_recipe_method(content: Mapping[str, Any]) -> Method:
-    name = str(content.get("method"))
-    methods = load_methods()
-    if name not in methods:
-        raise make_unknown_name_error("method", name, methods)
-    return methods[name]
-
-
-def _read_recipe_parameters(method: Method, serialized: Mapping[str, Any]) -> dict[str, Any]:
-    """The parameters as the method takes them: JSON's lists are tuples.
-
-    Raises SightlineError for a tensor, of which the recipe holds only the digest.
-    """
-    parameters: dict[str, Any] = {}
-    for name, value in serialized.items():
-        items = cast("list[Any]", value) if isinstance(value, list) else [value]
-        if any(isinstance(item, dict) for item in items):
-            raise SightlineError(
-                f"the recipe's {name} was a tensor, not a file; call {method.name} with it yourself"
-            )
-        parameters[name] = tuple(items) if isinstance(value, list) else value
-    return parameters
-
-
 def _load_recipe_subject(
-    method: Method, content: Mapping[str, Any], model: Model, supplied_image: Tensor | None
+    method: Method, recipe: Recipe, model: Model, supplied_image: Tensor | None
 ) -> list[Any]:
     """The method's second argument, empty if it takes none or was run without it."""
-    if not method.subject:
-        return []
-    is_image = method.subject == "image"
-    if method.subject not in content and not (is_image and supplied_image is not None):
-        if not method.subject_optional:
-            raise SightlineError(f"this recipe lacks its {method.subject}")
-        return []
-    if is_image:
-        return [load_recipe_image(content.get("image", {}), model, supplied_image)]
-    return [content[method.subject]]
+    if method.subject == "image" and (recipe.image or supplied_image is not None):
+        return [load_recipe_image(recipe.image or ImageRecipe(), model, supplied_image)]
+    if method.subject == "objective" and recipe.objective is not None:
+        return [recipe.objective]
+    if method.subject and not method.subject_optional:
+        raise SightlineError(f"this recipe lacks its {method.subject}")
+    return []
 
 
 # ── images by name ──

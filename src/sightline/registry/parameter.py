@@ -12,6 +12,11 @@ from torch import Tensor
 
 from sightline.errors import SightlineError, make_out_of_range_error, make_unknown_name_error
 
+# What torch, numpy and scikit-learn all take as a seed.
+SEED_RANGE = (0, 2**32 - 1)
+# torch's whole numbers have 64 bits.
+MAX_INTEGER = 2**63 - 1
+
 TYPE_DESCRIPTIONS = {
     int: "a whole number",
     float: "a number",
@@ -89,6 +94,8 @@ def make_parameter_spec(parameter: inspect.Parameter, hint: Any, doc: str) -> Pa
     if get_origin(hint) is Annotated:
         kind, *metadata = get_args(hint)
         value_range = next((item for item in metadata if isinstance(item, ValueRange)), None)
+    if parameter.name == "seed":
+        value_range = value_range or ValueRange(*SEED_RANGE)
     choices: tuple[str, ...] = ()
     if get_origin(kind) is Literal:
         choices = tuple(str(choice) for choice in get_args(kind))
@@ -98,7 +105,8 @@ def make_parameter_spec(parameter: inspect.Parameter, hint: Any, doc: str) -> Pa
 def is_value_of_type(value: Any, kind: Any) -> bool:
     """Whether a value is of a parameter's type.
 
-    An int is allowed for a float and a list for a tuple. A bool is no number, nor is NaN.
+    An int is allowed for a float and a list for a tuple. A bool is no number, nor is NaN or an int
+    of more than 64 bits.
     """
     origin = get_origin(kind)
     if origin in (Union, UnionType):
@@ -146,7 +154,7 @@ def _is_number(value: Any, kind: type[int] | type[float]) -> bool:
     if isinstance(value, bool):
         return False
     if isinstance(value, int):
-        return True
+        return abs(value) <= MAX_INTEGER
     return kind is float and isinstance(value, float) and not math.isnan(value)
 
 

@@ -22,6 +22,11 @@ from sightline.methods import load_methods
 from sightline.registry.method import Method
 
 
+def is_written(kind: Any) -> bool:
+    """Whether a command line can hold such a value: no tensor, no object, no function."""
+    return get_origin(kind) in (tuple, Literal) or kind in (int, float, bool, str, Path, NoneType)
+
+
 def without_tensors(kind: Any) -> Any:
     """A type as far as text can write it, derived from the type itself and not from its text."""
     members = get_args(kind)
@@ -29,7 +34,7 @@ def without_tensors(kind: Any) -> Any:
         return tuple[without_tensors(members[0]), ...]
     if get_origin(kind) is Literal or not members:
         return kind
-    return reduce(or_, [without_tensors(member) for member in members if member is not Tensor])
+    return reduce(or_, [without_tensors(member) for member in members if is_written(member)])
 
 
 def test_the_file_is_up_to_date() -> None:

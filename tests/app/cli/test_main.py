@@ -23,6 +23,7 @@ from sightline.app.cli.application import GENERAL_COMMANDS, make_app
 from sightline.app.cli.declarations import read_method_declarations
 from sightline.app.cli.main import main
 from sightline.images import io as images
+from sightline.images.library import ASSETS_FOLDER
 from sightline.methods import load_methods
 from sightline.models.zoo import load as zoo
 from sightline.models.zoo import reload as recipe
@@ -513,7 +514,7 @@ def test_a_recipe_runs_no_code(run: Run, model: dict[str, object]) -> None:
 
 def test_again_refuses_other_weights(run: Run) -> None:
     weights = Path("own.safetensors")
-    shutil.copy(zoo.EMBEDDED_WEIGHTS, weights)
+    shutil.copy(ASSETS_FOLDER / "sightnet.safetensors", weights)
     weights.chmod(0o600)
     assert (
         run("filters", "sightnet", "--k", "2", "--weights", str(weights), "--out", "first").code

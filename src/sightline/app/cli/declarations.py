@@ -185,12 +185,19 @@ def _simplify_number(limit: float) -> float:
     return int(limit) if limit == int(limit) else limit
 
 
+def can_be_typed(kind: Any) -> bool:
+    """Whether a value of a type can be written on a command line."""
+    if get_origin(kind) in (tuple, Literal) or kind is NoneType:
+        return True
+    return kind in SIMPLE_TYPES.values()
+
+
 def format_type(kind: Any) -> str:
-    """A type as text, without `Tensor` where a file or sample can be named instead."""
+    """A type as text, without the members that a command line can't name: tensors, functions."""
     origin = get_origin(kind)
     members = get_args(kind)
     if origin in (Union, UnionType):
-        texts = [format_type(member) for member in members if member.__name__ != "Tensor"]
+        texts = [format_type(member) for member in members if can_be_typed(member)]
         return " | ".join(texts)
     if origin is tuple:
         return f"tuple[{format_type(members[0])}, ...]"

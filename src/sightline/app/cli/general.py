@@ -92,20 +92,18 @@ def again(
     as_json: JsonOption = False,
 ) -> int:
     """Makes a result again from its recipe.json."""
-    from sightline.app import replay
     from sightline.app.cli.execution import save_and_print_result
+    from sightline.app.recipe import read_recipe
+    from sightline.app.replay import record_image_source, run_recipe
     from sightline.images.files import check_writable
 
-    content = replay.read_recipe(recipe)
+    content = read_recipe(recipe)
     folder = out or Path("out") / "again"
     check_writable(folder)
-    result = replay.again(content)
-    if "image" in content:
-        image = content["image"]
-        is_whole = bool(image.get("whole"))
-        result = replay.record_image_source(
-            result, image["path"], image.get("size"), whole=is_whole
-        )
+    result = run_recipe(content)
+    image = content.image
+    if image is not None and image.path is not None:
+        result = record_image_source(result, image.path, image.size, whole=image.whole)
     save_and_print_result(result, folder, as_json=as_json)
     return 0
 
