@@ -428,7 +428,7 @@ def test_a_network_of_gray_pictures() -> None:
     assert_close(model.logits(IMAGE), network((gray - 0.4) / 0.3))
     for mean, std in (([0.5], [0.5, 0.5, 0.5]), ([], []), (0.5, [0.5]), ("0.5", [0.5])):
         with pytest.raises(
-            SightlineError, match="mean and std need one value for each channel|give a list"
+            SightlineError, match=r"mean and std need one value for each channel|give a list"
         ):
             Model(network, mean=mean, std=std)
 

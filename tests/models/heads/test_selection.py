@@ -18,7 +18,7 @@ GENERATOR = torch.Generator().manual_seed(0)
 SCORES = torch.rand(2, 4, generator=GENERATOR)
 OTHER_SCORES = torch.rand(2, 3, generator=GENERATOR)
 
-Heads = namedtuple("Heads", ["aux", "pred"])  # noqa: PYI024 - as networks define theirs
+Heads = namedtuple("Heads", ["aux", "pred"])
 
 
 @dataclass

@@ -25,6 +25,7 @@ SUM_TOLERANCE = 2e-3
 # Operations that only rearrange or convert, named as autograd names them.
 REARRANGING_OPERATIONS = (
     "View",
+    "UnsafeView",
     "Reshape",
     "Squeeze",
     "Unsqueeze",

@@ -44,8 +44,8 @@ def make_network_error(
         find_size: finds a size near the image's that the network takes.
     """
     reason = get_first_error_line(error)
-    if not isinstance(error, (RuntimeError, ValueError, AssertionError)):
-        reason = f"{type(error).__name__}: {reason}"
+    if not reason or not isinstance(error, (RuntimeError, ValueError, AssertionError)):
+        reason = f"{type(error).__name__}: {reason}".removesuffix(": ")
     place = describe_user_frame(error.__traceback__)
     hint = find_hint(error, network)
     if not hint:
@@ -82,6 +82,8 @@ def find_hint(error: Exception, network: nn.Module) -> str:
         names = re.findall(r"'(\w+)'", missing[1])
         listed = ", ".join(f"{name!r}: VALUE" for name in names)
         return f"give what is missing: sl.load(network, inputs={{{listed}}})"
+    if takes_volumes(network):
+        return "it takes video or volumes, which can't be shown; explain a 2-D network of slices"
     channels = re.search(r"to have (\d+) channels, but got (\d+) channels", text)
     if channels:
         return describe_channel_hint(int(channels[1]), int(channels[2]))
@@ -92,11 +94,10 @@ def find_hint(error: Exception, network: nn.Module) -> str:
         return describe_channel_hint(expected, given=3)
     if "uninitialized parameter" in text.lower():
         return "it has lazy layers: run it once on a batch before sl.load"
-    if re.search(r"[Ee]xpected (?:5D|5-D|.*5D \(batched\))", text) or _takes_volumes(network, text):
-        return "it takes video or volumes; give slices to a 2-D network, or wrap it in a module"
     if "should be the same" in text and "type" in text:
         return "its layers differ in precision; convert the whole network: network.float()"
-    if isinstance(error, KeyError) or (isinstance(error, TypeError) and "indices" in text):
+    is_wrong_key = isinstance(error, (TypeError, IndexError)) and "indices" in text
+    if is_wrong_key or isinstance(error, KeyError):
         return "if it takes a dict or a list, preprocess= can make it from the image"
     return ""
 
@@ -110,10 +111,11 @@ def describe_channel_hint(expected: int, given: int) -> str:
     return f"it takes {expected} channels: give mean= and std= of {values}{seen}"
 
 
-def _takes_volumes(network: nn.Module, text: str) -> bool:
-    """Whether an error is that of a network with three-dimensional convolutions."""
-    has_volumes = any(isinstance(module, nn.Conv3d) for module in network.modules())
-    return has_volumes and ("dimension" in text.lower() or "4D" in text or "shape" in text)
+def takes_volumes(network: nn.Module) -> bool:
+    """Whether the network's convolutions are three-dimensional."""
+    modules = list(network.modules())
+    has_volumes = any(isinstance(module, nn.Conv3d) for module in modules)
+    return has_volumes and not any(isinstance(module, nn.Conv2d) for module in modules)
 
 
 def describe_user_frame(tb: TracebackType | None) -> str:

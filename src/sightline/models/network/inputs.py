@@ -3,7 +3,7 @@
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -96,7 +96,7 @@ def make_network_inputs(network: nn.Module, extra: Any) -> NetworkInputs:
     names = list(parameters)
     image_parameter = next((name for name in names if name not in values), "")
     is_first = not names or image_parameter == names[0]
-    return NetworkInputs(extra, "" if is_first else image_parameter)
+    return NetworkInputs(cast(ExtraInputs, extra), "" if is_first else image_parameter)
 
 
 def parse_layout_words(preprocess: str | Sequence[str]) -> tuple[str, ...]:

@@ -1,0 +1,158 @@
+"""What the output of a network means, found from its values and its last operation."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from sightline.errors import SightlineError
+from sightline.models.heads.recognition import find_last_operation
+from sightline.models.model import Model
+
+
+def make_classifier(classes: int, *last: nn.Module) -> nn.Sequential:
+    """Convolution, ReLU, mean and a linear layer, with seeded weights."""
+    torch.manual_seed(3)
+    return nn.Sequential(
+        nn.Conv2d(3, 6, 3),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(6, classes),
+        *last,
+    ).eval()
+
+
+class Wrapped(nn.Module):
+    """A convolution of four channels whose features a function turns into the output."""
+
+    def __init__(self, finish: Callable[[Tensor], Any]) -> None:
+        super().__init__()
+        torch.manual_seed(4)
+        self.convolution = nn.Conv2d(3, 4, 3, stride=4)
+        self.finish = finish
+
+    def forward(self, image: Tensor) -> Any:
+        return self.finish(self.convolution(image))
+
+
+def unit_length(features: Tensor) -> Tensor:
+    return nn.functional.normalize(features.mean((2, 3)), dim=1)
+
+
+def queries(features: Tensor) -> Tensor:
+    return features.flatten(2).transpose(1, 2)
+
+
+@pytest.mark.parametrize(
+    ("network", "kind", "count"),
+    [
+        (make_classifier(5), "logits", 5),
+        (make_classifier(5, nn.LogSoftmax(1)), "logits", 5),
+        (make_classifier(5, nn.Hardtanh(0, 1)), "logits", 5),
+        (make_classifier(5, nn.Softmax(1)), "probabilities", 5),
+        (make_classifier(2, nn.Softmax(1)), "probabilities", 2),
+        (make_classifier(1), "binary", 2),
+        (make_classifier(1, nn.Sigmoid()), "binary", 2),
+        (make_classifier(4, nn.Sigmoid()), "multilabel", 4),
+        (make_classifier(4, nn.Sigmoid(), nn.Unflatten(1, (4, 1, 1))), "multilabel", 4),
+        (make_classifier(1, nn.Flatten(0)), "regression", 1),
+        (Wrapped(unit_length), "embedding", 4),
+        (Wrapped(lambda features: features), "dense", 4),
+        (Wrapped(lambda features: features.softmax(1)), "dense", 4),
+        (Wrapped(queries), "positions", 4),
+        (Wrapped(lambda features: queries(features).transpose(0, 1)), "positions", 4),
+        (Wrapped(lambda features: {"pooler_output": features.mean((2, 3))}), "embedding", 4),
+    ],
+)
+def test_kinds(network: nn.Module, kind: str, count: int) -> None:
+    model = Model(network, size=(20, 28))
+    assert (model.output_kind, len(model.labels)) == (kind, count)
+
+
+IMAGE = torch.rand(2, 3, 20, 28, generator=torch.Generator().manual_seed(1))
+
+
+def test_probabilities_get_no_second_softmax() -> None:
+    network = make_classifier(5, nn.Softmax(1))
+    model = Model(network, size=20)
+    expected = network(model.normalize(IMAGE))
+    torch.testing.assert_close(model.probabilities(IMAGE), expected)
+    torch.testing.assert_close(model.logits(IMAGE), expected.log())
+
+
+@pytest.mark.parametrize("last", [(), (nn.Sigmoid(),)])
+def test_one_score_is_for_no_and_yes(last: tuple[nn.Module, ...]) -> None:
+    score = make_classifier(1)(Model(make_classifier(1), size=20).normalize(IMAGE))
+    model = Model(make_classifier(1, *last), size=20)
+    torch.testing.assert_close(model.logits(IMAGE), torch.cat([-score, score], 1))
+    yes = 1 / (1 + (-score).exp())
+    torch.testing.assert_close(model.probabilities(IMAGE), torch.cat([1 - yes, yes], 1))
+    assert model.labels == ("no", "yes")
+
+
+@pytest.mark.parametrize(
+    ("labels", "expected"),
+    [(("defect",), ("not defect", "defect")), (("good", "bad"), ("good", "bad"))],
+)
+def test_names_of_no_and_yes(labels: tuple[str, ...], expected: tuple[str, ...]) -> None:
+    assert Model(make_classifier(1), size=20, labels=labels).labels == expected
+
+
+def test_labels_that_do_not_exclude_each_other() -> None:
+    plain = make_classifier(4)
+    scores = plain(Model(plain, size=20).normalize(IMAGE))
+    for model in (
+        Model(plain, size=20, output_kind="multilabel"),
+        Model(make_classifier(4, nn.Sigmoid()), size=20),
+    ):
+        torch.testing.assert_close(model.probabilities(IMAGE), scores.sigmoid())
+        torch.testing.assert_close(model.logits(IMAGE), scores)
+
+
+def test_a_declared_regression_keeps_its_numbers() -> None:
+    network = make_classifier(3)
+    model = Model(network, size=20, output_kind="regression", unit="years")
+    numbers = network(model.normalize(IMAGE))
+    torch.testing.assert_close(model.logits(IMAGE), numbers)
+    torch.testing.assert_close(model.probabilities(IMAGE), numbers)
+    assert model.labels == ("output 0", "output 1", "output 2")
+    assert "regression of 3 numbers in years" in repr(model)
+    with pytest.raises(SightlineError, match="predictions needs classes; Sequential gives numbers"):
+        model.require_classes("predictions")
+
+
+def test_positions_give_the_best_score_of_each_class() -> None:
+    network = Wrapped(queries)
+    model = Model(network, size=(20, 28))
+    output = network(model.normalize(IMAGE))
+    expected = torch.stack([row.max(0).values for row in output])
+    torch.testing.assert_close(model.logits(IMAGE), expected)
+    turned = Model(Wrapped(lambda features: queries(features).transpose(0, 1)), size=(20, 28))
+    torch.testing.assert_close(turned.logits(IMAGE), expected)
+    by_class = Model(Wrapped(lambda features: features.flatten(2)), size=(20, 28), labels="abcd")
+    torch.testing.assert_close(by_class.logits(IMAGE), expected)
+
+
+def test_the_last_column_of_queries_is_no_object() -> None:
+    model = Model(Wrapped(queries), size=(20, 28), labels=["cat", "dog", "bird"])
+    assert model.labels == ("cat", "dog", "bird", "no object")
+
+
+def test_features_without_scores_are_refused() -> None:
+    model = Model(Wrapped(lambda features: {"last_hidden_state": queries(features)}), size=(20, 28))
+    with pytest.raises(SightlineError, match=r"gives features \(35, 4\) and no scores; pick"):
+        model.logits(IMAGE)
+    volume = Model(Wrapped(lambda features: features[:, :, None]), size=(20, 28))
+    with pytest.raises(SightlineError, match="gives an output of 5 axes"):
+        volume.logits(IMAGE)
+
+
+def test_the_last_operation_is_found_behind_rearrangements() -> None:
+    x = torch.rand(2, 3, requires_grad=True)
+    assert find_last_operation(x.sigmoid()) == "SigmoidBackward0"
+    assert find_last_operation(x.sigmoid()[:, :2].T.reshape(-1).clone()) == "SigmoidBackward0"
+    assert find_last_operation(x.sigmoid() + 1) == "AddBackward0"
+    assert find_last_operation(x.detach()) == ""
