@@ -89,7 +89,9 @@ def test_a_part_of_such_a_folder_is_a_list(odd_folder: Path, tiny: sl.Model) -> 
 
 def test_a_store_is_not_made_where_it_can_not_be_read(odd_folder: Path, tiny: sl.Model) -> None:
     """LanceDB opens no path that is not UTF-8."""
-    with pytest.raises(sl.SightlineError, match="not UTF-8, which a store's path must be"):
+    with pytest.raises(
+        sl.SightlineError, match="is not UTF-8, or has control characters, which a store's path"
+    ):
         sl.scan(tiny, odd_folder, store=odd_folder / "a.scan", **OPTIONS)
     assert not (odd_folder / "a.scan").exists()
 

@@ -6,6 +6,7 @@ what it counts are left-overs of a process that died, and the next writer remove
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -56,6 +57,9 @@ from sightline.images.files import check_writable, replace_atomically
 # LanceDB's caches of a table's metadata and indexes. By default they take gigabytes, and they fill
 # as pieces are added.
 CACHE_BYTES = 1_000_000
+
+# LanceDB opens no path with one of these: control characters, and bytes that are not UTF-8.
+UNUSABLE_CHARACTER = re.compile("[\\0-\x1f\x7f\ud800-\udfff]")
 
 MIN_LARGE_FRAGMENT_ROWS = 4096  # rows a piece on average, from which on merging gains nothing
 
@@ -257,12 +261,11 @@ def resolve_store(store: str | Path | ScanStore) -> ScanStore:
 
 def require_usable_path(path: Path) -> None:
     """Raises SightlineError for a path that the system or LanceDB can't open."""
-    try:
-        str(path.absolute()).encode()
-    except UnicodeEncodeError as error:
+    if UNUSABLE_CHARACTER.search(str(path.absolute())):
         raise SightlineError(
-            f"{path} is not UTF-8, which a store's path must be; give another --store"
-        ) from error
+            f"{str(path)!r:.300} is not UTF-8, or has control characters, which a store's path "
+            "can't have; give another --store"
+        )
     try:
         os.stat(path)
     except FileNotFoundError:
