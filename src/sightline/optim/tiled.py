@@ -10,7 +10,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from sightline.errors import SightlineError
+from sightline.images.transforms import ImageSize
 from sightline.models.model import Model
+from sightline.models.network.guard import SIZE_MULTIPLES
 from sightline.optim.objectives.objective import Objective
 from sightline.optim.score_gradient import compute_loss_gradient, run_layers
 
@@ -19,6 +22,9 @@ OVERLAP_DIVISOR = 4
 
 # Sides of tiles are rounded up to a multiple of so many pixels.
 TILE_SIDE_MULTIPLE = 8
+
+# A tile's sides: at most so many pixels, or exactly so many rows and columns.
+TileSize = int | ImageSize
 
 # Where some pixels of a tile lie along an axis: on the image, and in the tile.
 SpanPair = tuple[slice, slice]
@@ -75,6 +81,13 @@ def balance_tile_side(length: int, tile_side: int) -> int:
     return min(tile_side, multiples * TILE_SIDE_MULTIPLE)
 
 
+def find_tile_sides(height: int, width: int, tile_size: TileSize) -> ImageSize:
+    """Rows and columns of the tiles of an image."""
+    if isinstance(tile_size, int):
+        return balance_tile_side(height, tile_size), balance_tile_side(width, tile_size)
+    return tile_size
+
+
 def split_wrapped_range(start: int, count: int, length: int) -> list[SpanPair]:
     """`count` pixels from `start` on, around an axis of `length`, as one span or two.
 
@@ -103,7 +116,7 @@ class WrappedTile:
     column_spans: list[SpanPair]
 
     def crop_image(self, image: Tensor) -> Tensor:
-        """The image's pixels under the tile, N×3×h×w, a copy."""
+        """The image's pixels under the tile, N×C×h×w, a copy."""
         bands: list[Tensor] = []
         for image_rows, _ in self.row_spans:
             pieces = [image[..., image_rows, columns] for columns, _ in self.column_spans]
@@ -120,14 +133,13 @@ class WrappedTile:
 
 
 def iterate_wrapped_tiles(
-    height: int, width: int, tile_side: int, shift: tuple[int, int] = (0, 0)
+    height: int, width: int, tile_size: TileSize, shift: tuple[int, int] = (0, 0)
 ) -> Iterator[WrappedTile]:
     """The tiles of an image that is rolled by `shift` pixels down and right (`Tensor.roll`).
 
     They are positioned on the image as it is, so it needn't be rolled.
     """
-    row_side = balance_tile_side(height, tile_side)
-    column_side = balance_tile_side(width, tile_side)
+    row_side, column_side = find_tile_sides(height, width, tile_size)
     rows = locate_wrapped_spans(height, row_side, shift[0])
     columns = locate_wrapped_spans(width, column_side, shift[1])
     for row_spans, row_weight in rows:
@@ -154,14 +166,14 @@ def compute_tiled_gradient(
     model: Model,
     objective: Objective,
     image: Tensor,
-    tile_side: int,
+    tile_size: TileSize,
     shift: tuple[int, int] = (0, 0),
 ) -> tuple[Tensor, Tensor]:
-    """∂objective/∂image of images N×3×H×W, and the objective, N.
+    """∂objective/∂image of images N×C×H×W, and the objective, N.
 
-    The objective is the mean over tiles of at most `tile_side`×`tile_side` pixels; an image that is
-    no larger is one tile. The tiles are those of the image rolled by `shift` pixels down and right.
-    Raises SightlineError if the objective has no gradient.
+    The objective is the mean over tiles of `tile_size`; an image that is no larger is one tile. The
+    tiles are those of the image rolled by `shift` pixels down and right. Raises SightlineError if
+    the network is cut off from differentiation.
     """
     height, width = image.shape[2:]
     score_function = objective.bind(model)
@@ -169,7 +181,7 @@ def compute_tiled_gradient(
 
     gradient = torch.zeros_like(image)
     scores: list[Tensor] = []
-    for tile in iterate_wrapped_tiles(height, width, tile_side, shift):
+    for tile in iterate_wrapped_tiles(height, width, tile_size, shift):
         score, loss_gradient = compute_loss_gradient(
             model, score_function, layers, tile.crop_image(image)
         )
@@ -180,15 +192,54 @@ def compute_tiled_gradient(
 
 @torch.no_grad()
 def compute_tiled_score(
-    model: Model, objective: Objective, image: Tensor, tile_side: int
+    model: Model, objective: Objective, image: Tensor, tile_size: TileSize
 ) -> Tensor:
-    """The objective of images N×3×H×W as in `compute_tiled_gradient`, N, without the gradient."""
+    """The objective of images N×C×H×W as in `compute_tiled_gradient`, N, without the gradient."""
     height, width = image.shape[2:]
     score_function = objective.bind(model)
     layers = [model.layer(name) for name in objective.layers]
 
     scores: list[Tensor] = []
-    for tile in iterate_wrapped_tiles(height, width, tile_side):
+    for tile in iterate_wrapped_tiles(height, width, tile_size):
         pixels = tile.crop_image(image)
         scores.append(score_function(pixels, run_layers(model, pixels, layers)))
     return torch.stack(scores).mean(0)
+
+
+# ── sizes that a network takes ──
+
+
+def choose_tile_size(
+    model: Model, objective: Objective, size: ImageSize, tile_side: int
+) -> TileSize | None:
+    """The tiles that a network takes of an image of this size; None where it takes none.
+
+    These are tiles of at most `tile_side` pixels a side; for a network that refuses them, the
+    largest with both sides a multiple of a common number, or of the network's own size.
+    """
+    if takes_image_size(model, objective, find_tile_sides(*size, tile_side)):
+        return tile_side
+    height = min(size[0], tile_side)
+    width = min(size[1], tile_side)
+    candidates = {
+        (height // multiple * multiple, width // multiple * multiple) for multiple in SIZE_MULTIPLES
+    }
+    largest_first = sorted(candidates, key=lambda sides: sides[0] * sides[1], reverse=True)
+    own_height, own_width = model.image_size
+    for rows, columns in [*largest_first, (own_height, own_width)]:
+        fits = 0 < rows <= size[0] and 0 < columns <= size[1]
+        if fits and takes_image_size(model, objective, (rows, columns)):
+            return rows, columns
+    return None
+
+
+@torch.no_grad()
+def takes_image_size(model: Model, objective: Objective, size: ImageSize) -> bool:
+    """Whether the network runs on an image of this size, as far as the objective needs it."""
+    gray = torch.full((1, model.channels, *size), 0.5, dtype=torch.float32, device=model.device)
+    layers = [model.layer(name) for name in objective.layers]
+    try:
+        run_layers(model, gray, layers)
+    except SightlineError:
+        return False
+    return True

@@ -9,6 +9,7 @@ from sightline.methods.synthesis.arguments import (
     override_preset_constants,
     parse_unit_ranges,
     resolve_objective,
+    resolve_subject,
 )
 from sightline.methods.synthesis.presets import SYNTHESIS_PRESETS
 
@@ -60,11 +61,11 @@ def test_a_class_is_found_by_its_name(tiny: sl.Model) -> None:
 
 def test_an_objective_and_units_do_not_go_together(tiny: sl.Model) -> None:
     with pytest.raises(sl.SightlineError, match="leave out one"):
-        resolve_objective(tiny, "logit(cat)", "conv1", None)
+        resolve_subject(tiny, "logit(cat)", "conv1", None)
     with pytest.raises(sl.SightlineError, match="leave out one"):
-        resolve_objective(tiny, sl.logit(1), None, "3")
+        resolve_subject(tiny, sl.logit(1), None, "3")
     with pytest.raises(sl.SightlineError, match="not a int"):
-        resolve_objective(tiny, 3, None, None)  # type: ignore[arg-type]
+        resolve_subject(tiny, 3, None, None)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,7 @@ def make_generator() -> torch.Generator:
 
 
 def test_gray_has_noise_of_the_preset_s_spread() -> None:
-    spec = PictureSpec(side=64, count=2, seed=0, same_start=False)
+    spec = PictureSpec(size=(64, 64), count=2, seed=0, same_start=False)
     preset = replace(LECTURE, noise=0.05)
     start = make_gray_start(preset, spec, make_generator())
     assert start.shape == (2, 3, 64, 64)
@@ -41,7 +41,7 @@ def test_gray_has_noise_of_the_preset_s_spread() -> None:
 
 
 def test_all_may_start_alike_and_black_is_black() -> None:
-    spec = PictureSpec(side=16, count=3, seed=0, same_start=True)
+    spec = PictureSpec(size=(16, 16), count=3, seed=0, same_start=True)
     start = make_gray_start(LECTURE, spec, make_generator())
     assert torch.equal(start[0], start[2])
     black = replace(LECTURE, start="zero", noise=0.0)
@@ -53,7 +53,7 @@ def test_all_may_start_alike_and_black_is_black() -> None:
     [("lecture", Pixels), ("smooth", FourierSpectrum), ("maco", FourierPhase)],
 )
 def test_the_preset_says_what_is_optimized(name: str, kind: type, tiny: sl.Model) -> None:
-    spec = PictureSpec(side=24, count=2, seed=0, same_start=False)
+    spec = PictureSpec(size=(24, 24), count=2, seed=0, same_start=False)
     preset = SYNTHESIS_PRESETS[name]
     parameterization, after_step = make_synthesis_start(tiny, preset, spec, None, make_generator())
     assert isinstance(parameterization, kind)
@@ -61,7 +61,7 @@ def test_the_preset_says_what_is_optimized(name: str, kind: type, tiny: sl.Model
 
 
 def test_a_start_from_a_picture_and_with_transparency(tiny: sl.Model) -> None:
-    spec = PictureSpec(side=24, count=1, seed=0, same_start=False)
+    spec = PictureSpec(size=(24, 24), count=1, seed=0, same_start=False)
     picture = smooth(side=24, seed=4)
     pixels, _ = make_synthesis_start(tiny, LECTURE, spec, picture, make_generator())
     assert isinstance(pixels, Pixels)
@@ -103,10 +103,12 @@ def test_transforms_run_in_order() -> None:
 
 def test_every_third_step_is_a_frame_and_the_caller_may_stop() -> None:
     image = smooth(2, side=8)
-    recorder = MovieRecorder(lambda step: step.index == 5, 3, keep_frames=True)
+    recorder = MovieRecorder(
+        lambda step: step.index == 5, 3, keep_frames=True, show_picture=lambda image: image
+    )
     stops = [recorder(Step(index, 9, torch.zeros(2), image)) for index in range(1, 8)]
     assert stops == [False, False, False, False, True, False, False]
     assert len(recorder.frames) == 3
-    silent = MovieRecorder(None, 1, keep_frames=False)
+    silent = MovieRecorder(None, 1, keep_frames=False, show_picture=lambda image: image)
     assert silent(Step(1, 9, torch.zeros(2), image)) is False
     assert silent.frames == []

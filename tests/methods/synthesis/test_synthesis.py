@@ -1,4 +1,6 @@
-"""Synthesis climbs: above every one of many random pictures, from both starts, for every kind of objective."""
+"""Synthesis climbs: above every one of many random pictures, from both starts, for every kind of
+objective.
+"""
 
 from pathlib import Path
 
@@ -409,9 +411,11 @@ def test_a_store_that_can_not_stand_beside(model: sl.Model, store: Path) -> None
 
 
 def test_facets_are_the_groups_that_there_are(model: sl.Model, store: Path) -> None:
-    """Reddish and bluish pictures are told apart by the first layer's means, so two facets are these halves, and their starts the means."""
+    """Reddish and bluish pictures are told apart by the first layer's means, so two facets are
+    these halves, and their starts the means.
+    """
     nature = NaturalExemplars.from_store(model, store, sl.logit((0, 0)), ("logits", (0, 0)))
-    found = find_unit_facets(model, nature, 24, 0)
+    found = find_unit_facets(model, nature, (24, 24), 0)
     ids = [nature.top_images[number].ids[group.indices] % 2 for number, group in enumerate(found)]
     assert sorted(int(group.image_count) for group in found) == [8, 8]
     assert all(len(set(colors.tolist())) == 1 for colors in ids)
@@ -436,7 +440,7 @@ def test_what_a_unit_saw_is_moved_to_the_middle(model: sl.Model, store: Path) ->
     nature = NaturalExemplars.from_store(model, store, sl.channel("conv1", 2), ("conv1", (2,)))
     cases = nature.load_examples(0, torch.arange(4))
     for picture, (top, left, bottom, right), moved in zip(
-        cases.images, cases.boxes, center_unit_images(nature, 0, 24)[:4], strict=True
+        cases.images, cases.boxes, center_unit_images(nature, 0, (24, 24))[:4], strict=True
     ):
         y, x = (
             (top + bottom) / 2,
@@ -532,7 +536,9 @@ def test_pictures_with_transparency_are_as_if_alone(model: sl.Model) -> None:
 
 
 def test_a_generators_code_reaches_the_class_within_photographs_bounds() -> None:
-    """Units of one batch are as when alone, the seed decides, and the picture is one that the generator can paint."""
+    """Units of one batch are as when alone, the seed decides, and the picture is one that the
+    generator can paint.
+    """
     embedded = sl.load()
     sheet = sl.synthesis(
         embedded, layer="logits", units="2,8", start="generator", size=96, steps=12

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from sightline.errors import SightlineError
 from sightline.images.plotting.charts import draw_length_histogram
-from sightline.methods.adversarial.attacks.goal import AttackGoal
+from sightline.methods.adversarial.attacks.goal import AttackGoal, ScoreGoal, make_class_goal
 from sightline.methods.adversarial.attacks.norm_ball import Norm, compute_image_norms
 from sightline.methods.adversarial.attacks.registry import (
     UNBOUNDED_ATTACKS,
@@ -21,7 +21,9 @@ from sightline.methods.adversarial.figure import (
     evaluate_attack,
     render_accuracy_curve,
 )
+from sightline.models.heads.target_text import TargetChoice
 from sightline.models.model import Model
+from sightline.optim.parameterizations.gray import make_gray_picture
 from sightline.registry.method import register_method
 from sightline.registry.parameter import ValueRange
 from sightline.registry.progress import Callback
@@ -47,6 +49,8 @@ def adversarial(
     image: Tensor,
     *,
     target: int | str | None = None,
+    score: TargetChoice | None = None,
+    direction: Literal["lower", "higher"] = "lower",
     attack: AttackName = "pgd",
     norm: Literal["auto", "linf", "l2", "l1"] = "auto",
     eps: Annotated[float | None, ValueRange(1e-6, 1_000_000)] = None,
@@ -67,7 +71,12 @@ def adversarial(
     (Moosavi-Dezfooli 2016), "fmn" (Pintor 2021), "cw" (Carlini & Wagner 2017). "ascent" is the
     lecture's: it increases the target's score until the target is predicted.
 
-    `values["image"]` is N×3×H×W, unrounded, with its `["logits"]`, `["success"]` and the norms of
+    Of labels that don't exclude each other, the predicted one is to fall below one half, or the
+    target to rise above it. With `score`, success is a change by half of its clean magnitude;
+    `values["clean_score"]` and `["score"]`, N each, are before and after. For a network that sees
+    luminance, all images and changes are gray.
+
+    `values["image"]` is N×C×H×W, unrounded, with its `["logits"]`, `["success"]` and the norms of
     the change, `["linf"]`, `["l2"]`, `["l1"]`, N each. `["image_8bit"]` is the image as a PNG
     stores it (a smallest change is enlarged until it survives the rounding), with
     `["success_8bit"]`. `["gradients"]` is the number of gradients each image took, `["halted"]`
@@ -77,6 +86,9 @@ def adversarial(
     Args:
         target: Class to reach: index, name, "least" for the least likely one; None for any class
             but the predicted one.
+        score: What to attack in place of the classes: a target such as `sl.unit("layer4", 7)`, its
+            text, or a function of the network's output.
+        direction: Whether the score is to become lower or higher.
         attack: Which attack, see above.
         norm: Norm of the change to keep small: "linf" the largest change of a pixel value, "l2"
             the Euclidean length, "l1" the sum; "auto" is l2 for attacks without a radius, linf
@@ -96,10 +108,11 @@ def adversarial(
         peer: Attack of another library instead: "foolbox:LinfPGD" (extra attacks) or
             "torchattacks:AutoAttack".
     """
-    image = image.to(model.device)
+    model = model.with_target(score)
+    image = take_attacked_image(model, image)
     with torch.no_grad():
         clean_logits = model.run(image, ["logits"])["logits"].float()
-    goal = make_attack_goal(model, image, clean_logits, target)
+    goal = make_attack_goal(model, image, clean_logits, target, is_raised=direction == "higher")
     change_norm: Norm = choose_default_norm(attack, peer) if norm == "auto" else norm
     configured_attack = set_attack_radius(
         Attack(attack, change_norm, 0.0, steps, step_size, loss, restarts, early, peer, seed),
@@ -113,7 +126,7 @@ def adversarial(
     values = outcome.collect_values()
     panels = {
         "adversarial": outcome.render_comparison(),
-        "image": outcome.rounded_image[:1].cpu(),
+        "image": model.to_picture(outcome.rounded_image[:1].cpu()),
     }
     captions = {
         "adversarial": outcome.describe_outcome(),
@@ -143,20 +156,48 @@ def choose_default_norm(attack: AttackName, peer: str | None) -> Norm:
     return "l2" if attack in UNBOUNDED_ATTACKS and not peer else "linf"
 
 
-def make_attack_goal(
-    model: Model, image: Tensor, logits: Tensor, target: int | str | None
-) -> AttackGoal:
-    """The goal for images with these logits.
+def take_attacked_image(model: Model, image: Tensor) -> Tensor:
+    """The image on the model's device; in gray for a network that sees luminance."""
+    image = image.to(model.device)
+    return make_gray_picture(image).contiguous() if model.is_gray else image
 
-    Raises SightlineError for a class that is unknown, or that all images have already.
+
+def make_attack_goal(
+    model: Model,
+    image: Tensor,
+    logits: Tensor,
+    target: int | str | None,
+    *,
+    is_raised: bool = False,
+) -> AttackGoal:
+    """The goal for images with these logits; `is_raised` tells the direction of a target's score.
+
+    Raises SightlineError for a network without classes, for a class that is unknown, and for a goal
+    that all images have reached already.
     """
+    if model.output_kind == "target":
+        if target is not None:
+            raise SightlineError(
+                f"target is {target!r}, a class, and a score is attacked; leave out one"
+            )
+        only_column = torch.zeros_like(logits[:, 0], dtype=torch.long)
+        return ScoreGoal(only_column, clean_scores=logits[:, 0], is_raised=is_raised)
+    if is_raised:
+        raise SightlineError("direction is that of a score; give score=, or leave direction out")
     predicted = logits.argmax(1)
     if target is None:
-        return AttackGoal(predicted)
+        goal = make_class_goal(model, predicted)
+        if bool(goal.is_reached(logits).all()):
+            raise SightlineError(
+                f"{model.name} gives no label one half or more, so there is none to take away; "
+                "name the one to reach with target="
+            )
+        return goal
     target_labels = logits.argmin(1) if target == "least" else model.choose(target, image)
-    if bool((target_labels == predicted).all()):
+    goal = make_class_goal(model, predicted, target_labels)
+    if bool(goal.is_reached(logits).all()):
         raise SightlineError(
             f"the target {model.labels[int(target_labels[0])]} is what the network already "
             "predicts; choose another class"
         )
-    return AttackGoal(predicted, target_labels)
+    return goal

@@ -6,8 +6,9 @@ from typing import Annotated
 import torch
 from torch import Tensor
 
+from sightline.errors import SightlineError
 from sightline.images.plotting.charts import draw_decision_regions
-from sightline.methods.adversarial.adversarial import make_attack_goal
+from sightline.methods.adversarial.adversarial import make_attack_goal, take_attacked_image
 from sightline.methods.adversarial.attacks.norm_ball import compute_image_norms
 from sightline.methods.adversarial.attacks.registry import Attack
 from sightline.models.model import Model
@@ -49,7 +50,7 @@ def boundary(
     direction orthogonal to it, up. Each point is clamped to [0, 1] before the network sees it.
     `values["answers"]` is rows×columns of class indices, the lowest row first; `["across"]` and
     `["up"]` are the lengths along the axes; `["direction"]` and `["random"]` the two unit
-    directions, 1×3×H×W; `["image"]` the adversarial image, `["length"]` its distance.
+    directions, 1×C×H×W; `["image"]` the adversarial image, `["length"]` its distance.
 
     Args:
         target: Class that the adversarial direction leads to: index, name, "least"; None for the
@@ -58,16 +59,21 @@ def boundary(
         cells: Points along each side.
         steps: Steps of the attack that finds the direction.
     """
-    image = image[:1].to(model.device)
+    image = take_attacked_image(model, image[:1])
     with torch.no_grad():
         clean_logits = model.run(image, ["logits"])["logits"].float()
+    if model.output_kind in ("multilabel", "target"):
+        raise SightlineError(
+            "boundary colours a plane by the one class of each image; "
+            f"{model.name} gives {model.output_kind}"
+        )
     goal = make_attack_goal(model, image, clean_logits, target)
     attack = Attack("fmn", "l2", math.inf, steps)
     adversarial_image, run = attack(model, image, goal, callback)
     change = (adversarial_image - image).detach()
     distance = float(compute_image_norms(change, "l2"))
 
-    across_direction, up_direction = span_plane(change, seed)
+    across_direction, up_direction = span_plane(change, seed, is_gray=model.is_gray)
     offsets = torch.linspace(-span, span, cells) * (distance or 1.0)
     classes = classify_plane(model, image, across_direction, up_direction, offsets)
     panel = draw_decision_regions(
@@ -100,13 +106,16 @@ def boundary(
     return Result({"boundary": panel}, values, {"boundary": caption})
 
 
-def span_plane(change: Tensor, seed: int) -> tuple[Tensor, Tensor]:
-    """Two orthogonal unit directions 1×3×H×W: along the change, and a random one.
+def span_plane(change: Tensor, seed: int, *, is_gray: bool = False) -> tuple[Tensor, Tensor]:
+    """Two orthogonal unit directions 1×C×H×W: along the change, and a random one.
 
-    A zero change has no direction; the first is random then, too.
+    A zero change has no direction; the first is random then, too. `is_gray` keeps the random
+    one gray.
     """
     generator = torch.Generator().manual_seed(seed)
-    across, up = torch.randn(2, *change.shape, generator=generator).to(change.device)
+    levels = change[:, :1] if is_gray else change
+    noise = torch.randn(2, *levels.shape, generator=generator, dtype=torch.float32)
+    across, up = noise.to(change.device).expand(2, *change.shape)
     if float(change.norm()) > 0:
         across = change
     across = across / across.norm()

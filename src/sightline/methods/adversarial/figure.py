@@ -10,6 +10,7 @@ from sightline.images.plotting.maps import arrange_in_row
 from sightline.methods.adversarial.attacks.goal import (
     AttackGoal,
     AttackRun,
+    ScoreGoal,
     round_to_8_bits,
     select_class_scores,
 )
@@ -60,7 +61,12 @@ class AttackOutcome:
         """The values of the result, one row per image, on the CPU."""
         change = (self.changed_image - self.image).cpu()
         norms = {norm: compute_image_norms(change, norm) for norm in REPORTED_NORMS}
+        scores: dict[str, ResultValue] = {}
+        if isinstance(self.goal, ScoreGoal):
+            scores["clean_score"] = self.clean_logits[:, 0].cpu()
+            scores["score"] = self.changed_logits[:, 0].cpu()
         return {
+            **scores,
             "image": self.changed_image.cpu(),
             "logits": self.changed_logits.cpu(),
             "clean_logits": self.clean_logits.cpu(),
@@ -77,7 +83,8 @@ class AttackOutcome:
         image = self.image[:MAX_OUTCOME_ROWS].cpu()
         changed_image = self.changed_image[:MAX_OUTCOME_ROWS].cpu()
         enlarged_change = (changed_image - image) * self.compute_display_factor()
-        return arrange_in_row(image, (0.5 + enlarged_change).clamp(0, 1), changed_image)
+        pictures = (image, (0.5 + enlarged_change).clamp(0, 1), changed_image)
+        return arrange_in_row(*map(self.model.to_picture, pictures))
 
     def compute_display_factor(self) -> float:
         """The factor that makes the largest change of the first image half of the range."""
@@ -91,14 +98,40 @@ class AttackOutcome:
         largest = float(compute_image_norms(change, "linf")[0])
         length = float(compute_image_norms(change, "l2")[0])
         return (
-            f"{format_predicted_class(self.model, self.clean_logits[0])} on the left; the change, "
+            f"{self.describe_answer(self.clean_logits)} on the left; the change, "
             f"×{self.compute_display_factor():.0f} around gray (largest {largest * 255:.2g}/255, "
-            f"length {length:.2g}); {format_predicted_class(self.model, self.changed_logits[0])} "
+            f"length {length:.2g}); {self.describe_answer(self.changed_logits)} "
             f"on the right. {self.describe_success()}{self.describe_halt()}"
         )
 
+    def describe_answer(self, logits: Tensor) -> str:
+        """What the network says of the first image: «tench (98 %)», or the score."""
+        if isinstance(self.goal, ScoreGoal):
+            return f"{self.model.labels[0]}: {float(logits[0, 0]):.3g}"
+        if self.goal.has_independent_labels and self.model.output_kind == "multilabel":
+            labels = self.goal.target_labels
+            label = int((self.goal.source_labels if labels is None else labels)[0])
+            probability = float(self.model.to_probabilities(logits)[0, label])
+            return f"{self.model.labels[label]} ({probability:.0%})"
+        return format_predicted_class(self.model, logits[0])
+
+    def describe_score_change(self) -> str:
+        """How far the first image's score has changed, in a sentence."""
+        clean_score = float(self.clean_logits[0, 0])
+        change = float(self.changed_logits[0, 0]) - clean_score
+        verb = "rose" if change > 0 else "fell"
+        share = f" ({abs(change / clean_score):.0%} of its magnitude)" if clean_score else ""
+        sentence = f"The score {verb} by {abs(change):.3g}{share}"
+        if not bool(self.goal.is_reached(self.changed_logits)[0]):
+            return f"{sentence}, less than the half that counts: try a larger eps or more steps."
+        if bool(self.goal.is_reached(self.rounded_logits)[0]):
+            return f"{sentence}, and by more than half in 8 bits too."
+        return f"{sentence}; rounded to 8 bits it changes by less than half."
+
     def describe_success(self) -> str:
         """Whether the first image reached its goal, in a sentence."""
+        if isinstance(self.goal, ScoreGoal):
+            return self.describe_score_change()
         if bool(self.goal.is_reached(self.changed_logits)[0]):
             survives = bool(self.goal.is_reached(self.rounded_logits)[0])
             return (
@@ -106,6 +139,9 @@ class AttackOutcome:
                 "8 bits."
             )
         target_labels = self.goal.target_labels
+        if self.model.output_kind == "multilabel":
+            side = "above" if target_labels is None else "below"
+            return f"The label stays {side} one half: try a larger eps or more steps."
         left_class = bool(self.changed_logits[0].argmax() != self.goal.source_labels[0])
         if target_labels is not None and left_class:
             target_name = self.model.labels[int(target_labels[0])]
@@ -137,10 +173,11 @@ class AttackOutcome:
                 f" Its change is {enlarged / smallest:.1f} times as long as the smallest, which "
                 "rounding would undo."
             )
-        predicted = format_predicted_class(self.model, self.rounded_logits[0])
+        answer = self.describe_answer(self.rounded_logits)
+        verb = "gives" if isinstance(self.goal, ScoreGoal) else "predicts"
         return (
-            "The changed image as this PNG stores it, in 8 bits. Read back, the network predicts "
-            f"{predicted}.{enlargement}"
+            f"The changed image as this PNG stores it, in 8 bits. Read back, the network {verb} "
+            f"{answer}.{enlargement}"
         )
 
 
@@ -171,7 +208,8 @@ def evaluate_attack(
 @dataclass(frozen=True)
 class AccuracyCurve:
     """Radii from zero, the share of images that withstand each, and the mean probability of the
-    clean class (of the target, if there is one); probability is empty for smallest changes."""
+    clean class (of the target, if there is one); probability is empty for smallest changes, and
+    for scores, which have none."""
 
     radii: Tensor
     accuracy: Tensor
@@ -224,9 +262,13 @@ def compute_repeated_curve(outcome: AttackOutcome, radius_count: int) -> Accurac
     probability: list[Tensor] = []
     for logits in logits_per_radius:
         accuracy.append(1 - goal.is_reached(logits).float().mean())
-        probability.append(select_class_scores(logits.softmax(1), labels).mean())
+        if not isinstance(goal, ScoreGoal):
+            probabilities = outcome.model.to_probabilities(logits)
+            probability.append(select_class_scores(probabilities, labels).mean())
     return AccuracyCurve(
-        torch.tensor(radii), torch.stack(accuracy).cpu(), torch.stack(probability).cpu()
+        torch.tensor(radii),
+        torch.stack(accuracy).cpu(),
+        torch.stack(probability).cpu() if probability else torch.empty(0),
     )
 
 
@@ -258,6 +300,6 @@ def render_accuracy_curve(outcome: AttackOutcome, curve: AccuracyCurve) -> tuple
 
 def format_predicted_class(model: Model, logits: Tensor) -> str:
     """The predicted class and its probability: "tench (98 %)"."""
-    probability, index = logits.softmax(0).max(0)
+    probability, index = model.to_probabilities(logits[None])[0].max(0)
     label = model.labels[int(index)]
     return f"{label} ({float(probability):.0%})"

@@ -7,7 +7,13 @@ from torch import Tensor
 
 from sightline.errors import SightlineError
 from sightline.images.plotting.maps import arrange_in_row, enlarge_pixels
-from sightline.methods.adversarial.attacks.goal import AttackGoal, AttackRun
+from sightline.methods.adversarial.adversarial import take_attacked_image
+from sightline.methods.adversarial.attacks.goal import (
+    AttackGoal,
+    AttackRun,
+    make_class_goal,
+    run_for_logits,
+)
 from sightline.methods.adversarial.attacks.universal import (
     optimize_adversarial_patch,
     paste_round_patch,
@@ -15,6 +21,7 @@ from sightline.methods.adversarial.attacks.universal import (
 )
 from sightline.methods.adversarial.image_split import split_attack_images
 from sightline.models.model import Model
+from sightline.optim.score_gradient import require_image_gradient
 from sightline.registry.method import register_method
 from sightline.registry.parameter import ValueRange
 from sightline.registry.progress import Callback
@@ -25,6 +32,9 @@ MAX_PATCHED_IMAGES = 4  # images in the figure
 POSITIONS_PER_IMAGE = 16  # random positions at which success is measured
 
 GRAY = 0.5
+
+# The smallest probability whose logarithm is taken, in double precision.
+SMALLEST_PROBABILITY = 1e-300
 
 
 @register_method(
@@ -55,7 +65,7 @@ def adversarial_patch(
 
     The patch is averaged over random positions, sizes and rotations. It is learned from half of
     the folder's pictures and tested on the other half; without a folder, learned from the images
-    themselves. `values["patch"]` is 1×3×s×s. `["reached"]` is the share of the images that
+    themselves. `values["patch"]` is 1×C×s×s. `["reached"]` is the share of the images that
     get the target class, `["reached_new"]` the share of the test images, and `["reached_gray"]`
     the share with a gray disc instead; each over 16 positions per image, without the images
     that have the class already. `["image"]` is the given images with the patch, N×3×H×W, with
@@ -68,13 +78,17 @@ def adversarial_patch(
         share: Diameter of the patch as a share of the image's short side; it varies by a fifth.
         steps: Number of steps, each on 16 random images and positions.
     """
-    image = image.to(model.device)
+    image = take_attacked_image(model, image)
     train_images, test_images = split_attack_images(model, image, folder, k, seed)
     predicted_classes, target_class = choose_patch_target(model, train_images, target)
-    goal = AttackGoal(predicted_classes, torch.full_like(predicted_classes, target_class))
+    target_labels = torch.full_like(predicted_classes, target_class)
+    goal = make_class_goal(model, predicted_classes, target_labels)
     run = AttackRun(model, goal, "cross_entropy", steps, callback)
+    require_image_gradient(model, run.compute_logits, train_images[:1])
     generator = torch.Generator().manual_seed(seed)
-    patch = optimize_adversarial_patch(run, train_images, share, steps, generator).detach()
+    train_levels = train_images[:, :1] if model.is_gray else train_images
+    patch = optimize_adversarial_patch(run, train_levels, share, steps, generator).detach()
+    patch = patch.expand(-1, image.shape[1], -1, -1)
 
     gray_disc = torch.full_like(patch, GRAY)
     shares = {
@@ -93,16 +107,17 @@ def adversarial_patch(
         logits = run.compute_logits(patched_image)
     predicted = logits.argmax(1)
 
+    shown_image = patched_image[:MAX_PATCHED_IMAGES]
     panels = {
-        "patch": arrange_in_row(patch.cpu(), *patched_image[:MAX_PATCHED_IMAGES].cpu().split(1)),
-        "sticker": enlarge_pixels(patch.cpu(), 128),
+        "patch": arrange_in_row(*map(model.to_picture, (patch.cpu(), *shown_image.cpu().split(1)))),
+        "sticker": enlarge_pixels(model.to_picture(patch.cpu()), 128),
     }
     values = {
         "patch": patch.cpu(),
         **shares,
         "image": patched_image.cpu(),
         "logits": logits.cpu(),
-        "success": (predicted == target_class).cpu(),
+        "success": make_target_goal(model, target_class, len(image)).is_reached(logits).cpu(),
     }
     captions = {
         "patch": describe_patch(model, target_class, predicted, shares, len(train_images)),
@@ -116,19 +131,28 @@ def choose_patch_target(model: Model, image: Tensor, target: int | str) -> tuple
 
     Raises SightlineError for a class that is unknown, or that all images have already.
     """
+    model.require_classes("adversarial_patch")
     with torch.no_grad():
         logits = model.run(image, ["logits"])["logits"].float()
     predicted = logits.argmax(1)
     if target == "least":
-        target_class = int(logits.log_softmax(1).mean(0).argmin())
+        probabilities = model.to_probabilities(logits.double())
+        target_class = int(probabilities.clamp_min(SMALLEST_PROBABILITY).log().mean(0).argmin())
     else:
         target_class = model.index(target)
-    if bool((predicted == target_class).all()):
+    goal = make_target_goal(model, target_class, len(image))
+    if bool(goal.is_reached(logits).all()):
         raise SightlineError(
             f"the target {model.labels[target_class]} is what the network already predicts; "
             "choose another class"
         )
     return predicted, target_class
+
+
+def make_target_goal(model: Model, target_class: int, count: int) -> AttackGoal:
+    """The goal that each of so many images shows the class."""
+    labels = torch.full((count,), target_class, device=model.device)
+    return make_class_goal(model, labels, labels)
 
 
 @torch.no_grad()
@@ -139,7 +163,8 @@ def measure_patch_success(
 
     Images that have the class without the patch are left out; 1 if all have it.
     """
-    candidates = image[model.choose("top", image) != target_class]
+    has_class = make_target_goal(model, target_class, len(image))
+    candidates = image[~has_class.is_reached(run_for_logits(model, image))]
     if not len(candidates):
         return 1.0
     generator = torch.Generator().manual_seed(1)
@@ -147,8 +172,8 @@ def measure_patch_success(
     for _ in range(POSITIONS_PER_IMAGE):
         positions = sample_patch_positions(candidates, diameter_share, generator)
         patched_image = paste_round_patch(candidates, patch, positions)
-        logits = model.run(patched_image, ["logits"])["logits"]
-        is_reached.append(logits.argmax(1) == target_class)
+        goal = make_target_goal(model, target_class, len(patched_image))
+        is_reached.append(goal.is_reached(run_for_logits(model, patched_image)))
     return float(torch.cat(is_reached).float().mean())
 
 

@@ -6,11 +6,12 @@ import torch
 from torch import Tensor
 
 from sightline.images.plotting.charts import draw_share_matrix
-from sightline.methods.adversarial.attacks.goal import AttackGoal
+from sightline.methods.adversarial.attacks.goal import make_class_goal, run_for_logits
 from sightline.methods.adversarial.attacks.norm_ball import Norm
 from sightline.methods.adversarial.attacks.registry import Attack, AttackName, set_attack_radius
 from sightline.models.model import Model
 from sightline.models.zoo.load import load_other_network
+from sightline.optim.parameterizations.gray import make_gray_picture
 from sightline.registry.method import register_method
 from sightline.registry.parameter import ValueRange
 from sightline.registry.result import Result
@@ -42,10 +43,11 @@ def transfer(
 ) -> Result:
     """Attacks the images on each network and shows the changed images to every network.
 
-    All networks see the images at the size they have. `values["fooled"]` is networks×networks:
+    All networks see the images at the size they have, in gray if one of them sees luminance only.
+    `values["fooled"]` is networks×networks:
     rows are the attacked, columns the shown networks. `["random"]` is one share per network, for
     random noise as large as the change made on the first network. `["names"]` gives the order of
-    the networks, `["image"]` the images as changed on the first, N×3×H×W.
+    the networks, `["image"]` the images as changed on the first, N×C×H×W.
 
     Args:
         others: The other networks, by the names the command line takes; NAME=FILE sets the weights.
@@ -57,15 +59,18 @@ def transfer(
     """
     networks = [model, *(load_other_network(name, model.device) for name in others)]
     image = image.to(model.device)
+    is_gray = any(network.is_gray for network in networks)
+    if is_gray:
+        image = make_gray_picture(image).contiguous()
     configured_attack = set_attack_radius(
         Attack(attack, norm, 0.0, steps, early=False, seed=seed), eps, image
     )
     clean_classes = [network.choose("top", image) for network in networks]
     changed_images: list[Tensor] = []
     for network, classes in zip(networks, clean_classes, strict=True):
-        changed_image, _ = configured_attack(network, image, AttackGoal(classes))
+        changed_image, _ = configured_attack(network, image, make_class_goal(network, classes))
         changed_images.append(changed_image.detach())
-    noisy_image = add_equal_noise(image, changed_images[0], seed)
+    noisy_image = add_equal_noise(image, changed_images[0], seed, is_gray=is_gray)
 
     rows: list[Tensor] = []
     for shown_image in (*changed_images, noisy_image):
@@ -94,11 +99,17 @@ def transfer(
     return Result({"transfer": panel}, values, {"transfer": caption})
 
 
-def add_equal_noise(image: Tensor, changed_image: Tensor, seed: int) -> Tensor:
-    """The image with noise: at each pixel value the magnitude of the change, with a random sign."""
+def add_equal_noise(
+    image: Tensor, changed_image: Tensor, seed: int, *, is_gray: bool = False
+) -> Tensor:
+    """The image with noise: at each pixel value the magnitude of the change, with a random sign.
+
+    With `is_gray` the signs are those of gray levels.
+    """
     generator = torch.Generator().manual_seed(seed)
-    uniform = torch.rand(image.shape, generator=generator).to(image.device)
-    signs = (uniform - 0.5).sign()
+    levels = image[:, :1] if is_gray else image
+    uniform = torch.rand(levels.shape, generator=generator, dtype=torch.float32)
+    signs = (uniform.to(image.device) - 0.5).sign()
     magnitudes = (changed_image - image).abs()
     return (image + signs * magnitudes).clamp(0, 1)
 
@@ -106,8 +117,7 @@ def add_equal_noise(image: Tensor, changed_image: Tensor, seed: int) -> Tensor:
 @torch.no_grad()
 def measure_changed_share(model: Model, image: Tensor, clean_classes: Tensor) -> float:
     """The share of images for which the network no longer predicts the clean class."""
-    logits = model.run(image, ["logits"])["logits"]
-    is_changed = logits.argmax(1) != clean_classes
+    is_changed = make_class_goal(model, clean_classes).is_reached(run_for_logits(model, image))
     return float(is_changed.float().mean())
 
 

@@ -6,17 +6,22 @@ import torch
 from torch import Tensor
 
 from sightline.images.plotting.maps import arrange_in_row
-from sightline.methods.adversarial.attacks.goal import AttackGoal, AttackRun
+from sightline.methods.adversarial.adversarial import take_attacked_image
+from sightline.methods.adversarial.attacks.goal import AttackGoal, AttackRun, make_class_goal
 from sightline.methods.adversarial.attacks.norm_ball import (
     Norm,
     NormBall,
     compute_image_norms,
     sample_unit_offset,
 )
-from sightline.methods.adversarial.attacks.registry import compute_default_radius
+from sightline.methods.adversarial.attacks.registry import (
+    GRAY_NORM_FACTORS,
+    compute_default_radius,
+)
 from sightline.methods.adversarial.attacks.universal import optimize_universal_change
 from sightline.methods.adversarial.image_split import split_attack_images
 from sightline.models.model import Model
+from sightline.optim.score_gradient import require_image_gradient
 from sightline.registry.method import register_method
 from sightline.registry.parameter import ValueRange
 from sightline.registry.progress import Callback
@@ -52,7 +57,7 @@ def universal(
     """Finds one change of norm at most eps that fools the network on as many images as possible.
 
     It is learned from half of the folder's pictures and tested on the other half; without a
-    folder, learned from the images themselves. `values["change"]` is 1×3×H×W. `["fooled"]` is the
+    folder, learned from the images themselves. `values["change"]` is 1×C×H×W. `["fooled"]` is the
     share of the images it fools, `["fooled_new"]` the share of the test images, and
     `["fooled_random"]` the share that random noise of the same norm fools. `["image"]` is the
     given images with the change, N×3×H×W, with their `["logits"]` and `["success"]`.
@@ -65,19 +70,24 @@ def universal(
         eps: Radius in units of [0, 1]; 10/255 for linf as published, else 2.5 times the usual one.
         steps: Number of steps, each on up to 16 images.
     """
-    image = image.to(model.device)
+    image = take_attacked_image(model, image)
     train_images, test_images = split_attack_images(model, image, folder, k, seed)
-    norm_ball = NormBall(
-        torch.zeros_like(image[:1]),
-        compute_universal_radius(norm, image) if eps is None else eps,
-        norm,
-    )
+    radius = compute_universal_radius(norm, image) if eps is None else eps
     goal = make_universal_goal(model, train_images, target)
     run = AttackRun(model, goal, "cross_entropy", steps, callback)
+    require_image_gradient(model, run.compute_logits, train_images[:1])
     generator = torch.Generator().manual_seed(seed)
-    change = optimize_universal_change(run, train_images, norm_ball, steps, generator).detach()
+    if model.is_gray:
+        radius /= GRAY_NORM_FACTORS[norm]
+        train_levels = train_images[:, :1]
+    else:
+        train_levels = train_images
+    norm_ball = NormBall(torch.zeros_like(train_levels[:1]), radius, norm)
+    levels = optimize_universal_change(run, train_levels, norm_ball, steps, generator).detach()
+    change = levels.expand_as(image[:1])
 
-    noise = sample_unit_offset(change, norm, torch.Generator().manual_seed(seed + 1))
+    noise = sample_unit_offset(levels, norm, torch.Generator().manual_seed(seed + 1))
+    noise = noise.expand_as(change)
     noise = noise / compute_image_norms(noise, norm) * compute_image_norms(change, norm)
     shares = {
         "fooled": measure_perturbation_success(model, train_images, change, target),
@@ -93,10 +103,9 @@ def universal(
 
     display_factor = 0.5 / max(float(change.abs().max()), 1e-6)
     pattern = (0.5 + change * display_factor).clamp(0, 1)
+    pictures = (pattern.expand_as(image), image, changed_image)
     panel = arrange_in_row(
-        pattern.expand_as(image)[:MAX_UNIVERSAL_IMAGES].cpu(),
-        image[:MAX_UNIVERSAL_IMAGES].cpu(),
-        changed_image[:MAX_UNIVERSAL_IMAGES].cpu(),
+        *(model.to_picture(picture[:MAX_UNIVERSAL_IMAGES].cpu()) for picture in pictures)
     )
     values = {
         "change": change.cpu(),
@@ -120,8 +129,8 @@ def make_universal_goal(model: Model, image: Tensor, target: int | str | None) -
     """Away from each image's predicted class, to the target if there is one."""
     predicted = model.choose("top", image)
     if target is None:
-        return AttackGoal(predicted)
-    return AttackGoal(predicted, model.choose(target, image))
+        return make_class_goal(model, predicted)
+    return make_class_goal(model, predicted, model.choose(target, image))
 
 
 @torch.no_grad()

@@ -5,6 +5,8 @@ from dataclasses import replace
 
 from sightline.errors import SightlineError
 from sightline.methods.synthesis.presets import SYNTHESIS_PRESETS, SynthesisPreset
+from sightline.models.heads.target_text import TARGET_TYPES, TargetChoice, make_target
+from sightline.models.heads.targets import Target
 from sightline.models.model import Model
 from sightline.optim.objectives.objective import Objective, channel, logit
 from sightline.optim.objectives.parser import parse_objective
@@ -24,24 +26,68 @@ DEFAULT_UNIT_COUNT = 16
 FIXED_STARTS = ("phase", "photo", "generator")
 
 
+# What a synthesis may be asked for.
+SynthesisSubject = Objective | TargetChoice
+
+
+def resolve_subject(
+    model: Model, subject: SynthesisSubject, layer: str | None, units: str | None
+) -> tuple[Model, Objective]:
+    """The objective that was asked for, and the model whose scores it reads.
+
+    A target's score stands in the place of the class scores, and its text names the objective.
+
+    Raises SightlineError for an objective together with a layer or units, for anything that is no
+    objective or target, and for the classes of a network that has none.
+    """
+    if str(subject) and (layer or units):
+        raise SightlineError(
+            f"the objective is {subject}, and a layer or units are given too; leave out one"
+        )
+    target = find_target(subject)
+    if target is not None:
+        return model.with_target(target), replace(logit(0), text=str(target))
+    objective = resolve_objective(model, subject, layer, units)
+    if "logits" in objective.layers:
+        model.require_classes("synthesis of a class")
+    return model, objective
+
+
+def find_target(subject: SynthesisSubject) -> Target | None:
+    """The target that is asked for; None for an objective.
+
+    Raises SightlineError for a text that is nearly a target's.
+    """
+    if isinstance(subject, Target):
+        return subject
+    if callable(subject):
+        return make_target(subject)
+    if not isinstance(subject, str):
+        return None
+    function_name = subject.partition("(")[0].strip()
+    if function_name == "score" and "(" in subject:
+        raise SightlineError(
+            f"{subject} is a function of your own, which a text can't hold; "
+            "call synthesis with the function"
+        )
+    is_target = function_name in TARGET_TYPES and subject.rstrip().endswith(")")
+    return make_target(subject) if is_target else None
+
+
 def resolve_objective(
-    model: Model, objective: Objective | str, layer: str | None, units: str | None
+    model: Model, objective: object, layer: str | None, units: str | None
 ) -> Objective:
     """The objective that was given, or that of the units of a layer.
 
-    Raises SightlineError for both at once, and for anything that is no objective.
+    Raises SightlineError for anything that is no objective.
     """
-    if not isinstance(objective, (Objective, str)):  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise SightlineError(
-            "synthesis takes an objective, such as sl.logit('goose') or its text, "
-            f"not a {type(objective).__name__}"
-        )
-    if str(objective) and (layer or units):
-        raise SightlineError(
-            f"the objective is {objective}, and a layer or units are given too; leave out one"
-        )
     if isinstance(objective, Objective):
         return objective
+    if not isinstance(objective, str):
+        raise SightlineError(
+            "synthesis takes an objective, such as sl.logit('goose') or its text, or a target, "
+            f"such as sl.unit('layer4', 7), not a {type(objective).__name__}"
+        )
     if objective:
         return parse_objective(objective)
 

@@ -16,9 +16,11 @@ from sightline.images.io import sample, samples
 from sightline.images.transforms import make_random_affine, resize_short_side
 from sightline.models.layers.feature_maps import reshape_to_unit_grid
 from sightline.models.model import Model
+from sightline.models.preprocessing import fit_image
 from sightline.models.zoo.load import load_other_network
 from sightline.optim.ascent import score_images
 from sightline.optim.objectives.objective import Objective, channel, logit
+from sightline.optim.score_gradient import run_layers
 
 # Warps of the robustness score. No ascent draws with this seed.
 HELD_OUT_WARP_SEED = 7_919
@@ -33,7 +35,8 @@ class SynthesisEvidence:
 
     Attributes:
         score: the score of each image, N.
-        natural: the score of the best of the photographs for the same objective, N.
+        natural: the score of the best of the photographs for the same objective, N. None, like
+            rank and spectrum, where there are no photographs of the network's channels.
         robust: the mean score over held-out warps, as a share of the image's own score, N.
         rank: the rank of the unit among all units of its layer on its own image, N, each unit in
             units of its spread over the photographs. 1 is first, 0 means that there is no unit.
@@ -46,10 +49,10 @@ class SynthesisEvidence:
     """
 
     score: Tensor
-    natural: Tensor
+    natural: Tensor | None
     robust: Tensor
-    rank: Tensor
-    spectrum: Tensor
+    rank: Tensor | None
+    spectrum: Tensor | None
     unit_count: int
     photo_count: int
     transfer: Tensor | None = None
@@ -58,26 +61,34 @@ class SynthesisEvidence:
     def describe_evidence(self) -> str:
         """The evidence in words: of one image, or the median of several."""
         score = float(self.score.median())
-        best_natural = float(self.natural.median())
-        if best_natural > 0:
-            comparison = f"{score / best_natural:.1f} times the best"
-        else:
-            comparison = f"the best has {best_natural:.2f}"
-        text = f"the score is {score:.2f} ({comparison} of {self.photo_count} photographs)"
+        text = f"the score is {score:.2f}{self.compare_with_photographs(score)}"
         if len(self.score) > 1:
             text = f"Median over the images: {text}"
 
         robust = float(self.robust.median())
         clauses = [text, f"held-out small warps leave {robust:.0%} of it"]
-        if self.unit_count:
+        if self.unit_count and self.rank is not None:
             rank = int(self.rank.median())
             clauses.append(f"the unit ranks {rank} of {self.unit_count} on its own image")
         if self.transfer is not None:
             rank = int(self.transfer.median())
             clauses.append(f"{self.judge}, which had no part in it, ranks the class {rank}")
-        factor = float(self.spectrum.median().exp())
         sentences = "; ".join(clauses)
+        if self.spectrum is None:
+            return f"{sentences}."
+        factor = float(self.spectrum.median().exp())
         return f"{sentences}. Its spectrum is off a photograph's by a factor of {factor:.1f}."
+
+    def compare_with_photographs(self, score: float) -> str:
+        """How a score compares with the best photograph's, in parentheses; empty without any."""
+        if self.natural is None:
+            return ""
+        best_natural = float(self.natural.median())
+        if best_natural > 0:
+            comparison = f"{score / best_natural:.1f} times the best"
+        else:
+            comparison = f"the best has {best_natural:.2f}"
+        return f" ({comparison} of {self.photo_count} photographs)"
 
 
 @dataclass(frozen=True)
@@ -116,9 +127,11 @@ def load_judge(
     return JudgeNetwork(judge, classes)
 
 
-def load_sample_photos(model: Model, side: int) -> Tensor:
-    """The sample photographs as the network sees them, M×3×side×side."""
-    return torch.cat([model.fit(load_small_sample(name), side) for name in samples()])
+def load_sample_photos(model: Model, size: tuple[int, int]) -> Tensor:
+    """The sample photographs as the network sees them, M×3×H×W of that size."""
+    resize_ratio = model.resize / model.size
+    photos = [fit_image(load_small_sample(name), size, resize_ratio) for name in samples()]
+    return torch.cat(photos)
 
 
 @cache
@@ -135,17 +148,30 @@ def gather_evidence(
     image: Tensor,
 ) -> SynthesisEvidence:
     """The evidence for images N×3×H×W, one for each unit of the objective."""
-    photos = load_sample_photos(model, image.shape[-1])
     score = score_images(model, objective, image).cpu()
-    natural = score_best_photos(model, objective, objective_units, photos, len(image))
     warped_score = score_warped_images(model, objective, image)
+    robust = warped_score / score.abs().clamp_min(1e-12)
+    if model.channels != 3:
+        return SynthesisEvidence(
+            score=score,
+            natural=None,
+            robust=robust,
+            rank=None,
+            spectrum=None,
+            unit_count=0,
+            photo_count=0,
+        )
+
+    height, width = image.shape[-2:]
+    photos = load_sample_photos(model, (height, width))
+    natural = score_best_photos(model, objective, objective_units, photos, len(image))
     rank, unit_count = rank_units_on_images(model, *objective_units, image, photos)
     photo_spectrum = compute_ring_spectrum(photos).mean(0)
     spectrum_difference = (compute_ring_spectrum(image) - photo_spectrum).abs().mean(1)
     return SynthesisEvidence(
         score=score,
         natural=natural,
-        robust=warped_score / score.abs().clamp_min(1e-12),
+        robust=robust,
         rank=rank,
         spectrum=spectrum_difference,
         unit_count=unit_count,
@@ -156,7 +182,7 @@ def gather_evidence(
 def score_warped_images(model: Model, objective: Objective, image: Tensor) -> Tensor:
     """Mean score of images N×3×H×W over the held-out warps, N."""
     generator = torch.Generator().manual_seed(HELD_OUT_WARP_SEED)
-    warp = make_random_affine(image.shape[-1] / 16, 0.1, 5, generator, same_for_batch=True)
+    warp = make_random_affine(min(image.shape[-2:]) / 16, 0.1, 5, generator, same_for_batch=True)
     scores = [score_images(model, objective, warp(image)).cpu() for _ in range(HELD_OUT_WARP_COUNT)]
     return torch.stack(scores).mean(0)
 
@@ -186,7 +212,7 @@ def compute_unit_means(model: Model, layer: str, image: Tensor) -> Tensor:
     """Mean over positions of every unit of a layer, N×units."""
     image = image.to(model.device)
     name = model.layer(layer)
-    feature = model.run(image, [name])[name]
+    feature = run_layers(model, image, [name])[name]
     return reshape_to_unit_grid(feature, image, model, name).flatten(2).mean(2).cpu()
 
 

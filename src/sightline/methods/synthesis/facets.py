@@ -32,7 +32,7 @@ class Facet:
         image_count: images in the group.
         index: number of the group among the unit's groups.
         centers: mean codes of all the unit's groups, groups×d.
-        start_image: mean of the nearest images, 3×side×side.
+        start_image: mean of the nearest images, 3×H×W.
     """
 
     indices: Tensor
@@ -43,7 +43,7 @@ class Facet:
 
 
 def find_unit_facets(
-    model: Model, exemplars: NaturalExemplars, side: int, seed: int
+    model: Model, exemplars: NaturalExemplars, size: tuple[int, int], seed: int
 ) -> list[Facet]:
     """A facet for each image of a synthesis.
 
@@ -61,38 +61,40 @@ def find_unit_facets(
                 f"keeps {image_count} of its images; a facet needs at least two: "
                 "scan with a larger --k"
             )
-        images = center_unit_images(exemplars, position, side)
+        images = center_unit_images(exemplars, position, size)
         facets[unit] = cluster_facets(model, images, count, seed)
     return [facets[unit].pop(0) for unit in exemplars.units]
 
 
-def center_unit_images(exemplars: NaturalExemplars, picture_index: int, side: int) -> Tensor:
-    """The natural images of a unit, K×3×side×side.
+def center_unit_images(
+    exemplars: NaturalExemplars, picture_index: int, size: tuple[int, int]
+) -> Tensor:
+    """The natural images of a unit, K×3×H×W of that size.
 
     They are whole for a class, else shifted so that what drives the unit is in the middle.
     """
     top = exemplars.top_images[picture_index]
     examples = exemplars.load_examples(picture_index, torch.arange(len(top.ids)))
     if top.positions is None:
-        return resize_image(examples.images, side, side)
+        return resize_image(examples.images, *size)
     boxes = torch.tensor(examples.boxes)
     height, width = examples.images.shape[-2:]
     # Twice the centre of each box, in pixels.
     center_row, center_column = (boxes[:, :2] + boxes[:, 2:]).unbind(1)
     # affine_grid counts in half sides of the image; one pixel stays one pixel.
     transform = torch.zeros(len(boxes), 2, 3)
-    transform[:, 0, 0] = side / width
-    transform[:, 1, 1] = side / height
+    transform[:, 0, 0] = size[1] / width
+    transform[:, 1, 1] = size[0] / height
     transform[:, 0, 2] = center_column / width - 1
     transform[:, 1, 2] = center_row / height - 1
-    grid = F.affine_grid(transform, [len(boxes), 3, side, side], align_corners=False)
+    grid = F.affine_grid(transform, [len(boxes), 3, *size], align_corners=False)
     return F.grid_sample(
         examples.images, grid, mode="bilinear", padding_mode="reflection", align_corners=False
     )
 
 
 def cluster_facets(model: Model, images: Tensor, facet_count: int, seed: int) -> list[Facet]:
-    """Groups images K×3×side×side by their features, the largest group first."""
+    """Groups images K×3×H×W by their features, the largest group first."""
     from sklearn.cluster import KMeans
 
     codes = compute_facet_codes(model, images)

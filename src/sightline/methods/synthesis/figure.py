@@ -9,7 +9,7 @@ from torch import Tensor
 
 from sightline.images.plotting.captioned_rows import FigureRow, compose_figure_rows
 from sightline.images.plotting.maps import enlarge_pixels, make_contact_sheet
-from sightline.images.transforms import resize_image
+from sightline.images.transforms import cover_center
 from sightline.methods.synthesis.evidence import SynthesisEvidence
 from sightline.methods.synthesis.facets import Facet, match_own_facets
 from sightline.methods.synthesis.natural_images import NaturalExemplars
@@ -44,9 +44,10 @@ def build_synthesis_result(model: Model, finished: FinishedSynthesis) -> Result:
     """The result: pictures, numbers and captions, with natural images where there is a scan."""
     image = finished.ascent[0].clamp(0, 1).cpu()
     values = collect_synthesis_values(finished, image)
-    visible = image
+    picture = model.to_picture(image)
+    visible = picture
     if finished.opacity is not None:
-        visible = blend_over_checkerboard(image, finished.opacity)
+        visible = blend_over_checkerboard(picture, finished.opacity)
         values["alpha"] = finished.opacity
     smallest_side = 128 if len(image) == 1 else 64
     pictures = {"synthesis": make_contact_sheet(enlarge_pixels(visible, smallest_side))}
@@ -56,7 +57,7 @@ def build_synthesis_result(model: Model, finished: FinishedSynthesis) -> Result:
         ratio = finished.exemplars.compute_response_ratio(image)
         values["ratio"] = ratio
         pictures["natural"], captions["natural"] = compose_exemplar_figure(
-            finished.exemplars, image, ratio, finished.facets
+            finished.exemplars, picture, ratio, finished.facets
         )
     if finished.facets:
         in_own_facet = match_own_facets(model, image, finished.facets)
@@ -68,7 +69,7 @@ def build_synthesis_result(model: Model, finished: FinishedSynthesis) -> Result:
 
     movies: dict[str, Tensor] = {}
     if finished.frames:
-        frames = torch.cat([*finished.frames, make_contact_sheet(image)])
+        frames = torch.cat([*finished.frames, make_contact_sheet(picture)])
         movies[f"run.{finished.movie_format}"] = frames
     return Result(pictures, values, captions, movies=movies)
 
@@ -235,13 +236,12 @@ def make_quartet_rows(
     exemplars: NaturalExemplars, picture: Tensor, ratio: Tensor
 ) -> list[FigureRow]:
     """Every image and its unit's three strongest patches in one square, and the ratio under it."""
-    side = picture.shape[-1]
     tiles: list[Tensor] = []
     tile_captions: list[str] = []
     for index, image_ratio in enumerate(ratio.tolist()):
         patch_count = min(3, len(exemplars.top_images[index].ids))
         patches = exemplars.load_examples(index, torch.arange(patch_count)).patches
-        resized = [resize_image(patch, side, side) for patch in patches]
+        resized = [cover_center(patch, *picture.shape[-2:]) for patch in patches]
         quartet = torch.cat([picture[index : index + 1], *resized])
         tiles.append(make_contact_sheet(quartet, columns=2))
         tile_captions.append(f"{exemplars.describe_unit(index)}\n× {image_ratio:.2f}")

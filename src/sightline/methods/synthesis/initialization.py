@@ -7,6 +7,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from sightline.errors import SightlineError
 from sightline.generators.architectures.decoder import load_code_generator
 from sightline.generators.latent import GeneratorCode
 from sightline.images.plotting.maps import make_contact_sheet
@@ -18,6 +19,7 @@ from sightline.images.transforms import (
 )
 from sightline.methods.synthesis.presets import SynthesisPreset
 from sightline.models.model import Model
+from sightline.models.preprocessing import convert_to_luminance
 from sightline.optim.optimizers import Adam, FixedGainDescent, OptimizerFactory, SteepestDescent
 from sightline.optim.parameterizations.fourier import (
     FourierPhase,
@@ -25,6 +27,7 @@ from sightline.optim.parameterizations.fourier import (
     Parameterization,
     Pixels,
 )
+from sightline.optim.parameterizations.gray import GrayImage
 from sightline.optim.parameterizations.transparency import TransparentImage
 from sightline.optim.regularization import Regularizer
 from sightline.registry.progress import Callback, Step
@@ -35,12 +38,21 @@ SynthesisStart = tuple[Parameterization, Callable[[int], None] | None]
 
 @dataclass(frozen=True)
 class PictureSpec:
-    """The images of a synthesis: `count` squares of `side` pixels, and whether all start alike."""
+    """The images of a synthesis.
 
-    side: int
+    Attributes:
+        size: height and width in pixels.
+        count: how many.
+        seed: of what is random at the start.
+        same_start: whether all start alike.
+        channels: that are optimized: 1 for gray images of three equal channels.
+    """
+
+    size: tuple[int, int]
     count: int
     seed: int
     same_start: bool
+    channels: int = 3
 
 
 def make_synthesis_start(
@@ -52,17 +64,18 @@ def make_synthesis_start(
 ) -> SynthesisStart:
     """The parameterization, and the regularization that runs after each step.
 
-    `picture`, count×3×side×side, is the image to start from; None to start from nothing.
+    `picture`, count×C×H×W, is the image to start from; None to start from nothing. Raises
+    SightlineError for a generator or phases where the network takes no colour pictures.
     """
+
+    def show_gray(levels: Parameterization) -> Parameterization:
+        return GrayImage(levels) if model.is_gray else levels
+
+    if picture is not None and model.is_gray:
+        picture = convert_to_luminance(picture)
     if preset.start == "generator":
-        code = GeneratorCode(
-            load_code_generator().to(model.device),
-            spec.count,
-            spec.side,
-            seed=spec.seed,
-            shared_start=spec.same_start,
-        )
-        return code, lambda _: code.decay_to_mean_(preset.decay)
+        code = make_generator_start(model, spec)
+        return show_gray(code), lambda _: code.decay_to_mean_(preset.decay)
 
     if preset.is_pixel_based:
         if picture is None:
@@ -71,25 +84,45 @@ def make_synthesis_start(
         regularizer = Regularizer(
             preset.decay, preset.sigma, preset.blur_every, preset.small, preset.idle
         )
-        return pixels, lambda index: regularizer.regularize_pixels_(pixels, index)
+        return show_gray(pixels), lambda index: regularizer.regularize_pixels_(pixels, index)
 
     if preset.start == "phase":
-        colors = make_phase_start(model, spec)
+        colors = show_gray(make_phase_start(model, spec))
     else:
-        colors = make_fourier_start(model, preset, spec, picture)
+        colors = show_gray(make_fourier_start(model, preset, spec, picture))
     if preset.focus == "alpha":
         return make_transparent_start(model, colors, spec), None
     return colors, None
+
+
+def make_generator_start(model: Model, spec: PictureSpec) -> GeneratorCode:
+    """The code from which a generator paints a picture.
+
+    Raises SightlineError for images of other channels, and for images that are not square.
+    """
+    height, width = spec.size
+    if model.channels != 3 or height != width:
+        raise SightlineError(
+            f"the generator paints square pictures; {model.name} takes {model.channels} channels "
+            f"of {height}×{width}: choose another start, such as fourier"
+        )
+    return GeneratorCode(
+        load_code_generator().to(model.device),
+        spec.count,
+        height,
+        seed=spec.seed,
+        shared_start=spec.same_start,
+    )
 
 
 def make_phase_start(model: Model, spec: PictureSpec) -> FourierPhase:
     """Random phases with the amplitudes of photographs."""
     return FourierPhase(
         spec.count,
-        spec.side,
-        spec.side,
+        *spec.size,
         seed=spec.seed,
         shared_start=spec.same_start,
+        channels=spec.channels,
         device=model.device,
     )
 
@@ -99,7 +132,12 @@ def make_transparent_start(
 ) -> TransparentImage:
     """Colours with an opacity that is optimized too."""
     return TransparentImage(
-        colors, spec.count, spec.side, spec.side, seed=spec.seed, device=model.device
+        colors,
+        spec.count,
+        *spec.size,
+        seed=spec.seed,
+        channels=spec.channels,
+        device=model.device,
     )
 
 
@@ -109,12 +147,12 @@ def make_fourier_start(
     """A spectrum: random and faint, or that of an image."""
     return FourierSpectrum(
         spec.count,
-        spec.side,
-        spec.side,
+        *spec.size,
         seed=spec.seed,
         shared_start=spec.same_start,
         image=picture,
         frequency_exponent=preset.slope,
+        channels=spec.channels,
         device=model.device,
     )
 
@@ -122,10 +160,11 @@ def make_fourier_start(
 def make_gray_start(
     preset: SynthesisPreset, spec: PictureSpec, generator: torch.Generator
 ) -> Tensor:
-    """Gray or black images with the preset's noise, count×3×side×side."""
+    """Gray or black images with the preset's noise, count×channels×H×W."""
     level = 0.0 if preset.start == "zero" else 0.5
     noise_count = 1 if spec.same_start else spec.count
-    noise = torch.randn(noise_count, 3, spec.side, spec.side, generator=generator)
+    shape = (noise_count, spec.channels, *spec.size)
+    noise = torch.randn(shape, generator=generator, dtype=torch.float32)
     start = (level + preset.noise * noise).clamp(0, 1)
     return start.expand(spec.count, -1, -1, -1)
 
@@ -177,10 +216,20 @@ def chain_view_transforms(transforms: Sequence[Transform]) -> Transform | None:
 
 
 class MovieRecorder:
-    """A callback that keeps every `frame_interval`-th image for a movie, and calls the caller's."""
+    """A callback that keeps every `frame_interval`-th image for a movie, and calls the caller's.
 
-    def __init__(self, callback: Callback | None, frame_interval: int, keep_frames: bool) -> None:
+    `show_picture` gives what a picture shows of an image.
+    """
+
+    def __init__(
+        self,
+        callback: Callback | None,
+        frame_interval: int,
+        keep_frames: bool,
+        show_picture: Callable[[Tensor], Tensor],
+    ) -> None:
         self.callback = callback
+        self.show_picture = show_picture
         self.frame_interval = frame_interval
         self.keep_frames = keep_frames
         self.frames: list[Tensor] = []
@@ -188,5 +237,6 @@ class MovieRecorder:
     def __call__(self, step: Step) -> bool:
         """Whether the caller wants to stop."""
         if self.keep_frames and (step.index - 1) % self.frame_interval == 0:
-            self.frames.append(make_contact_sheet(step.image.cpu().clamp(0, 1)))
+            picture = self.show_picture(step.image.cpu().clamp(0, 1))
+            self.frames.append(make_contact_sheet(picture))
         return bool(self.callback and self.callback(step))

@@ -24,6 +24,8 @@ from sightline.optim.ascent import maximize_objective
 from sightline.optim.objectives.objective import Objective, bounded, tv
 from sightline.optim.optimizers import Adam, BaseOptimizer, OptimizerFactory
 from sightline.optim.parameterizations.fourier import FourierSpectrum, Parameterization
+from sightline.optim.parameterizations.gray import GrayImage, make_gray_picture
+from sightline.optim.score_gradient import require_image_gradient, run_layers
 from sightline.registry.method import register_method
 from sightline.registry.parameter import ValueRange
 from sightline.registry.progress import Callback, MultiRunCallback, Step
@@ -84,7 +86,8 @@ def inversion(
     """Makes images whose features at one layer or several are those of the given image.
 
     Minimizes ‖Φ(x) − Φ₀‖²/‖Φ₀‖² with total variation and a norm that bounds the pixels, by the
-    constants of Mahendran & Vedaldi (2015). `values["image"]` is (layers·N)×3×H×W, layer by layer;
+    constants of Mahendran & Vedaldi (2015). For a network that sees luminance all images are gray.
+    `values["image"]` is (layers·N)×C×H×W, layer by layer;
     "error" (that ratio for the finished images), "psnr" in decibels and "ssim" are layers×N;
     "scores", (layers·steps)×N, are what was increased: −ratio − penalties.
 
@@ -104,6 +107,9 @@ def inversion(
             gives the size and is shown for comparison.
         id: Which image of the store.
     """
+    image = image.to(model.device)
+    if model.is_gray:
+        image = make_gray_picture(image).contiguous()
     target_features: Mapping[str, Tensor]
     if store is not None:
         if kind == "learned" or patch is not None:
@@ -118,7 +124,7 @@ def inversion(
         layers = choose_inversion_layers(model, layer, k, kind)
         view_features = partial(crop_middle_positions, patch=patch)
         with torch.no_grad():
-            target_features = model.run(image, layers)
+            target_features = run_layers(model, image, layers)
 
     run = InversionRun(
         model=model,
@@ -185,7 +191,7 @@ def load_stored_vectors(
 
 @dataclass
 class InversionRun:
-    """The inversion of one layer after the other for images N×3×H×W."""
+    """The inversion of one layer after the other for images N×C×H×W."""
 
     model: Model
     image: Tensor
@@ -206,15 +212,18 @@ class InversionRun:
         tv_weight: float | None,
         bound_weight: float,
     ) -> Tensor:
-        """Images N×3×H×W whose features at a layer approach the target, step by step."""
-        height, width = self.image.shape[-2:]
+        """Images N×C×H×W whose features at a layer approach the target, step by step.
+
+        Raises SightlineError for a layer that is cut off from differentiation.
+        """
+        channels, height, width = self.image.shape[1:]
         layer = self.layers[layer_index]
         # The squared norm of a natural image, in gray levels: the unit of the published weights.
-        natural_norm = 3 * height * width * NATURAL_PIXEL_RMS**2
+        natural_norm = channels * height * width * NATURAL_PIXEL_RMS**2
         if tv_weight is None:
             tv_weight = choose_tv_weight(self.model, layer)
         tv_penalty = tv_weight / 2 * 255**2 * height * width * tv(2.0)
-        bound_penalty = bound_weight / 2 * 255**6 * 3 * height * width * bounded()
+        bound_penalty = bound_weight / 2 * 255**6 * channels * height * width * bounded()
         resemblance = make_resemblance_objective(layer, target_features, self.view_features)
         objective = natural_norm * resemblance - (tv_penalty + bound_penalty)
 
@@ -224,6 +233,7 @@ class InversionRun:
             return multi_run(replace(step, scores=step.scores / natural_norm))
 
         parameterization, make_optimizer = self.make_start()
+        self.require_gradient(layer, parameterization().detach())
         inverted, scores = maximize_objective(
             self.model,
             objective,
@@ -236,16 +246,37 @@ class InversionRun:
         self.scores.append(scores.cpu() / natural_norm)
         return inverted.clamp(0, 1)
 
+    def require_gradient(self, layer: str, image: Tensor) -> None:
+        """Raises SightlineError for a layer that is cut off from the image.
+
+        The penalties have a gradient in any case, so the features are checked by themselves.
+        """
+
+        def compute_features(picture: Tensor) -> Tensor:
+            return run_layers(self.model, picture, [layer])[layer]
+
+        require_image_gradient(self.model, compute_features, image)
+
     def make_start(self) -> tuple[Parameterization, OptimizerFactory]:
         """What is optimized, and by what."""
+        is_gray = self.model.is_gray
+        levels: Parameterization
+        make_optimizer: OptimizerFactory
         if self.kind == "fourier":
-            height, width = self.image.shape[-2:]
-            spectrum = FourierSpectrum(
-                len(self.image), height, width, seed=self.seed, device=self.model.device
+            count, channels, height, width = self.image.shape
+            levels = FourierSpectrum(
+                count,
+                height,
+                width,
+                seed=self.seed,
+                channels=1 if is_gray else channels,
+                device=self.model.device,
             )
-            return spectrum, partial(Adam, lr=self.lr)
-        pixels = GrayLevelPixels(self.image.to(self.model.device), self.seed)
-        return pixels, partial(StagedDescent, lr=self.lr, steps=self.steps)
+            make_optimizer = partial(Adam, lr=self.lr)
+        else:
+            levels = GrayLevelPixels(self.image[:, :1] if is_gray else self.image, self.seed)
+            make_optimizer = partial(StagedDescent, lr=self.lr, steps=self.steps)
+        return GrayImage(levels) if is_gray else levels, make_optimizer
 
     @torch.no_grad()
     def invert_by_generator(self, layer: str, target_features: Tensor) -> Tensor:
@@ -255,7 +286,7 @@ class InversionRun:
     @torch.no_grad()
     def measure_feature_error(self, layer: str, picture: Tensor, target_features: Tensor) -> Tensor:
         """The relative error of the finished images' features, N."""
-        feature = self.model.run(picture, [layer])[layer]
+        feature = run_layers(self.model, picture, [layer])[layer]
         viewed = self.view_features(feature, picture)
         viewed_target = self.view_features(target_features, self.image)
         return compute_relative_error(viewed, viewed_target).cpu()
@@ -269,8 +300,13 @@ class GrayLevelPixels:
 
     def __init__(self, like: Tensor, seed: int) -> None:
         generator = torch.Generator().manual_seed(seed)
-        noise = torch.randn(like.shape[1:], generator=generator) * NATURAL_PIXEL_RMS
-        levels = noise.expand(len(like), -1, -1, -1).to(like.device).clamp(-127.5, 127.5)
+        noise = torch.randn(like.shape[1:], generator=generator, dtype=torch.float32)
+        levels = (
+            (noise * NATURAL_PIXEL_RMS)
+            .expand(len(like), -1, -1, -1)
+            .to(like.device)
+            .clamp(-127.5, 127.5)
+        )
         self.levels = levels.requires_grad_()
         self.parameters = [self.levels]
 
@@ -394,7 +430,8 @@ def build_inversion_result(run: InversionRun, inverted: list[Tensor], errors: Te
         descriptions.append(
             f"{layer}: {errors[index, 0]:.3f}, {psnr[index, 0]:.1f} dB, {ssim[index, 0]:.2f}"
         )
-    pictures = {"inversion": arrange_with_titles(["photograph", *layers], [image, *inverted])}
+    shown = [run.model.to_picture(picture) for picture in (image, *inverted)]
+    pictures = {"inversion": arrange_with_titles(["photograph", *layers], shown)}
     captions = {
         "inversion": f"From {run.kind}. Relative error of the features, then PSNR and SSIM against "
         f"the photograph: {'; '.join(descriptions)}."

@@ -11,11 +11,12 @@ from torch import Tensor
 
 from sightline.errors import SightlineError
 from sightline.images.io import resolve_image
+from sightline.images.validation import check_image
 from sightline.methods.synthesis.arguments import (
     choose_synthesis_preset,
     find_objective_units,
     override_preset_constants,
-    resolve_objective,
+    resolve_subject,
 )
 from sightline.methods.synthesis.evidence import gather_evidence, load_judge
 from sightline.methods.synthesis.facets import Facet, find_unit_facets
@@ -30,7 +31,9 @@ from sightline.methods.synthesis.initialization import (
 )
 from sightline.methods.synthesis.natural_images import NaturalExemplars
 from sightline.methods.synthesis.presets import SynthesisPresetName
+from sightline.models.heads.target_text import TargetChoice
 from sightline.models.model import Model
+from sightline.models.preprocessing import fit_image
 from sightline.optim.ascent import AscentResult, maximize_objective
 from sightline.optim.objectives.objective import Objective
 from sightline.optim.parameterizations.transparency import TransparentImage
@@ -61,7 +64,7 @@ MAX_MOVIE_FRAMES = 64
 )
 def synthesis(
     model: Model,
-    objective: Objective | str = "",
+    objective: Objective | TargetChoice = "",
     *,
     layer: str | None = None,
     units: str | None = None,
@@ -84,6 +87,9 @@ def synthesis(
 ) -> Result:
     """Ascends an objective from a start that knows nothing, or units of a layer side by side.
 
+    The objective is one of classes and features, such as `sl.logit("goose")`, or a target, such as
+    `sl.pixel(10, 20, "cat")`, or the text of either, or a function of the network's output.
+
     A preset is a published recipe:
 
     - "lecture" optimizes pixels by normalized gradient steps with L2 decay, a Gaussian blur every 4
@@ -100,7 +106,9 @@ def synthesis(
     The units of a layer are ascended in one batch, each as if it were alone. Of a unit given
     several times, as in "7,7,7", each image starts elsewhere, or shows another facet.
 
-    `values["image"]` is N×3×H×W, one for each unit, `values["scores"]` steps×N (steps for one
+    Images for a network that sees luminance are gray.
+
+    `values["image"]` is N×C×H×W, one for each unit, `values["scores"]` steps×N (steps for one
     image). N each: `values["natural"]` is the score of the best sample photograph, `["robust"]` the
     share of the score under held-out warps, `["rank"]` the unit's rank in its layer, `["spectrum"]`
     the distance of the log spectrum from photographs', `["transfer"]` the rank of the class in the
@@ -118,7 +126,7 @@ def synthesis(
         focus: "center" lets the middle change first, "alpha" makes transparent what does little for
             the score (lucid); the preset's own by default.
         photo: Photograph to start from: a file, a sample's name or a tensor.
-        size: Side of the image in pixels; the network's own by default.
+        size: Shorter side of the image in pixels; the network's own by default.
         steps: How many gradient steps; the preset's by default.
         lr: Step size instead of the preset's: Adam's for a spectrum, the mean change per pixel in
             units of [0, 1] for the lecture's.
@@ -135,36 +143,43 @@ def synthesis(
             patches are shown beside each image.
         movie: Keeps a movie of the run, as a file of this kind.
     """
-    objective = resolve_objective(model, objective, layer, units)
+    model, objective = resolve_subject(model, objective, layer, units)
     settings = choose_synthesis_preset(preset, start, photo, store, focus)
     settings = override_preset_constants(settings, lr, decay, blur, clip)
     objective_units = find_objective_units(model, objective)
     step_count = steps or settings.steps
-    side = size or model.size
+    picture_size = choose_picture_size(model, size)
     judge_network = load_judge(model, objective_units, judge)
     exemplars = None
     facets: list[Facet] = []
     if store is not None:
         exemplars = NaturalExemplars.from_store(model, store, objective, objective_units)
         if settings.start == "facets":
-            facets = find_unit_facets(model, exemplars, side, seed)
+            facets = find_unit_facets(model, exemplars, picture_size, seed)
 
     unit_indices = objective_units[1]
     # Images of one unit start differently, those of several units alike.
     all_units_differ = len(set(unit_indices)) == len(unit_indices)
-    spec = PictureSpec(side, max(1, len(unit_indices)), seed, same_start=all_units_differ)
+    spec = PictureSpec(
+        picture_size,
+        max(1, len(unit_indices)),
+        seed,
+        same_start=all_units_differ,
+        channels=1 if model.is_gray else model.channels,
+    )
     start_image = make_start_image(model, photo, facets, spec)
     generator = torch.Generator().manual_seed(seed)
     parameterization, regularize = make_synthesis_start(
         model, settings, spec, start_image, generator
     )
-    transforms = build_view_transforms(settings, side, step_count, generator)
+    transforms = build_view_transforms(settings, min(picture_size), step_count, generator)
     if isinstance(parameterization, TransparentImage):
         transforms.insert(0, parameterization.replace_background)
     recorder = MovieRecorder(
         callback,
         frame_interval=max(1, step_count // MAX_MOVIE_FRAMES),
         keep_frames=movie != "none",
+        show_picture=model.to_picture,
     )
 
     ascent = maximize_objective(
@@ -200,15 +215,35 @@ def synthesis(
     return build_synthesis_result(model, finished)
 
 
+def choose_picture_size(model: Model, side: int | None) -> tuple[int, int]:
+    """Height and width of the images: the network's own, or with a short side of `side`."""
+    height, width = model.image_size
+    if side is None:
+        return height, width
+    return round(height * side / model.size), round(width * side / model.size)
+
+
 def make_start_image(
     model: Model, photo: Tensor | str | Path | None, facets: list[Facet], spec: PictureSpec
 ) -> Tensor | None:
-    """The image to start from, count×3×side×side: a facet's mean each, or the photograph."""
+    """The image to start from, count×C×H×W: a facet's mean each, or the photograph.
+
+    Raises SightlineError for a photograph of other channels than the network takes.
+    """
     if facets:
         return torch.stack([facet.start_image for facet in facets])
     if photo is None:
         return None
-    fitted = model.fit(resolve_image(photo)[:1], spec.side)
+    if isinstance(photo, Tensor):
+        image = check_image(photo, "photo", channels=model.channels)
+    elif model.channels == 3:
+        image = resolve_image(photo)
+    else:
+        raise SightlineError(
+            f"photo is a picture of 3 channels; {model.name} takes {model.channels}: "
+            "give a tensor, or leave it out"
+        )
+    fitted = fit_image(image[:1], spec.size, model.resize / model.size)
     return fitted.expand(spec.count, -1, -1, -1)
 
 

@@ -56,7 +56,7 @@ def run_carlini_wagner(run: AttackRun, center: Tensor, steps: int, lr: float) ->
     # Section V.B: optimize w with image = (tanh w + 1)/2, so that no image needs clipping.
     start = (2 * center - 1).mul(0.999999).atanh()
     best_image = center.clone()
-    best_distance = torch.full((len(center),), torch.inf, device=center.device)
+    best_distance = center.new_full((len(center),), torch.inf)
     weights = MarginWeights(best_distance)
 
     for _ in range(WEIGHT_SEARCHES):

@@ -11,7 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from sightline.errors import SightlineError, get_first_error_line, make_unknown_name_error
-from sightline.methods.adversarial.attacks.goal import AttackGoal
+from sightline.methods.adversarial.attacks.goal import (
+    AttackGoal,
+    ScoreGoal,
+    run_for_logits,
+)
 from sightline.methods.adversarial.attacks.norm_ball import NormBall
 from sightline.models.model import Model
 
@@ -19,7 +23,7 @@ ATTACK_LIBRARIES = {"foolbox": "foolbox.attacks", "torchattacks": "torchattacks"
 
 
 class LogitsModule(nn.Module):
-    """A model as a module from images in [0, 1], N×3×H×W, to logits, N×classes."""
+    """A model as a module from images in [0, 1], as `run_for_logits` takes them, to logits."""
 
     def __init__(self, model: Model) -> None:
         super().__init__()
@@ -32,7 +36,7 @@ class LogitsModule(nn.Module):
         if image.requires_grad:
             # torchattacks calls view() on the gradient, which fails in channels-last layout.
             image.register_hook(lambda gradient: gradient.contiguous())
-        return self.model.run(image, ["logits"])["logits"].float()
+        return run_for_logits(self.model, image)
 
 
 def find_attack_class(name: str) -> tuple[str, Any]:
@@ -69,9 +73,15 @@ def run_peer_attack(
     """Runs the attack of another library; gives the changed images N×3×H×W.
 
     `steps` and `seed` are passed on where the attack takes them; torch's global random state is
-    seeded for the attack and restored. Raises SightlineError where the attack fails.
+    seeded for the attack and restored. Raises SightlineError where the attack fails, and for goals
+    that other libraries don't know.
     """
     library, attack_type = find_attack_class(name)
+    if isinstance(goal, ScoreGoal) or model.output_kind == "multilabel":
+        raise SightlineError(
+            f"{name} attacks classes of which an image has one; leave out peer for a score or for "
+            "independent labels"
+        )
     parameters = inspect.signature(attack_type.__init__).parameters
     options: dict[str, Any] = {}
     if steps is not None and "steps" in parameters:

@@ -88,14 +88,19 @@ def linearize_boundaries(
     """The boundaries to the best rival classes, by the gradient where the image is.
 
     Gives how far each rival's score lies below the current class's, N×k, the gradients of these
-    differences, N×k×3×H×W, and the logits, N×classes. With a target, the target is the only rival
-    and the best other class counts as the current one.
+    differences, N×k×C×H×W, and the logits, N×classes. With a target, the target is the only rival
+    and the best other class counts as the current one. Where there is one boundary, k is 1.
     """
     goal = run.goal.select_images(rows)
     with torch.enable_grad():
         leaf = image.detach().requires_grad_()
         logits = run.compute_logits(leaf)
         scores = logits.detach()
+        crossing = goal.measure_crossing(logits)
+        if crossing is not None:
+            gradient = differentiate_scores(crossing, leaf, "the image")
+            run.gradient_counts[rows] += 1
+            return crossing.detach().abs()[:, None], gradient.nan_to_num(0, 0, 0)[:, None], scores
         if goal.target_labels is None:
             current = goal.source_labels
             rival_count = min(DEEPFOOL_CANDIDATES, scores.shape[1]) - 1
@@ -126,7 +131,7 @@ def run_fmn(run: AttackRun, center: Tensor, norm: Norm, steps: int) -> Tensor:
     rows = torch.arange(len(center), device=center.device)
     image = center.clone()
     best_image = center.clone()
-    best_distance = torch.full((len(center),), torch.inf, device=center.device)
+    best_distance = center.new_full((len(center),), torch.inf)
     radius = best_distance.clone()
 
     for step_index in range(steps):
@@ -181,8 +186,8 @@ def bisect_to_boundary(run: AttackRun, center: Tensor, image: Tensor) -> Tensor:
     """
     rows = torch.arange(len(center), device=center.device)
     # Fractions of the line: the largest found to be on the clean side, the smallest beyond.
-    clean_side = torch.zeros(len(center), device=center.device)
-    fooled_side = torch.ones(len(center), device=center.device)
+    clean_side = center.new_zeros(len(center))
+    fooled_side = center.new_ones(len(center))
 
     is_fooled = run.is_fooled(image, rows)
     halvings = BOUNDARY_HALVINGS if is_fooled.any() else 0

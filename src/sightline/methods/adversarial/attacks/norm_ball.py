@@ -162,13 +162,15 @@ def sample_unit_offset(image: Tensor, norm: Norm, generator: torch.Generator) ->
     length.
     """
     if norm == "linf":
-        return (2 * torch.rand(image.shape, generator=generator) - 1).to(image.device)
+        return (2 * torch.rand(image.shape, generator=generator, dtype=torch.float32) - 1).to(
+            image.device
+        )
 
-    direction = torch.randn(image.shape, generator=generator)
+    direction = torch.randn(image.shape, generator=generator, dtype=torch.float32)
     if norm == "l1":
         # Laplace values with random signs have a uniform direction on the l1 sphere.
-        uniform = torch.rand(image.shape, generator=generator).clamp_min(1e-12)
+        uniform = torch.rand(image.shape, generator=generator, dtype=torch.float32).clamp_min(1e-12)
         direction = direction.sign() * -uniform.log()
-    length = torch.rand(len(image), generator=generator)
+    length = torch.rand(len(image), generator=generator, dtype=torch.float32)
     scale = reshape_per_image(length / compute_image_norms(direction, norm))
     return (direction * scale).to(image.device)

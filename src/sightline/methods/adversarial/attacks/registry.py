@@ -24,6 +24,8 @@ from sightline.methods.adversarial.attacks.pgd import (
     run_with_restarts,
 )
 from sightline.models.model import Model
+from sightline.optim.parameterizations.gray import make_gray_picture
+from sightline.optim.score_gradient import require_image_gradient
 from sightline.registry.progress import Callback
 
 AttackName = Literal["pgd", "fgsm", "ifgsm", "mifgsm", "apgd", "ascent", "deepfool", "fmn", "cw"]
@@ -47,6 +49,10 @@ MINIMAL_ATTACKS: tuple[AttackName, ...] = ("deepfool", "fmn", "cw")
 UNBOUNDED_ATTACKS: tuple[AttackName, ...] = (*MINIMAL_ATTACKS, "ascent")
 
 OWN_STEP_SIZE_ATTACKS: tuple[AttackName, ...] = ("fgsm", "apgd", "deepfool", "fmn")
+
+
+# The norm of three equal channels as a multiple of the norm of one.
+GRAY_NORM_FACTORS: dict[Norm, float] = {"linf": 1.0, "l2": math.sqrt(3), "l1": 3.0}
 
 
 @dataclass(frozen=True)
@@ -76,7 +82,15 @@ class Attack:
     def __call__(
         self, model: Model, image: Tensor, goal: AttackGoal, callback: Callback | None = None
     ) -> tuple[Tensor, AttackRun]:
-        """Attacks images N×3×H×W; gives the changed images, on the model's device, and the run."""
+        """Attacks images N×C×H×W; gives the changed images, on the model's device, and the run.
+
+        For a network that sees luminance, images of three equal channels keep them equal.
+
+        Raises SightlineError for a network that is cut off from differentiation.
+        """
+        if model.is_gray and image.shape[1] == 3:
+            levels, run = self.reduce_to_gray()(model, image[:, :1], goal, callback)
+            return make_gray_picture(levels).contiguous(), run
         # Convolutions are faster in this layout, in every step.
         image = image.contiguous(memory_format=torch.channels_last)
         norm_ball = NormBall(image, self.eps, self.norm)
@@ -84,6 +98,7 @@ class Attack:
         run_count = WEIGHT_SEARCHES if self.name == "cw" else self.restarts
         loss: AttackLoss = "logit" if self.name == "ascent" else self.loss
         run = AttackRun(model, goal, loss, steps * run_count, callback)
+        require_image_gradient(model, run.compute_logits, image[:1])
 
         if self.peer:
             changed_image = run_peer_attack(
@@ -97,6 +112,14 @@ class Attack:
             run_once = self.make_single_run(steps, image)
             changed_image = run_with_restarts(run, norm_ball, run_once, self.restarts, generator)
         return changed_image, run
+
+    def reduce_to_gray(self) -> "Attack":
+        """The attack on one channel of gray levels that is this one on three equal channels."""
+        factor = GRAY_NORM_FACTORS[self.norm]
+        step_size = self.step_size
+        if step_size is not None and self.name != "cw":
+            step_size = step_size / factor
+        return replace(self, eps=self.eps / factor, step_size=step_size)
 
     def find_smallest_change(self, run: AttackRun, image: Tensor, steps: int) -> Tensor:
         """Runs the attack, which must be one that looks for the smallest change."""

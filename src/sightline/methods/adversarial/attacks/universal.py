@@ -28,7 +28,7 @@ PATCH_STEP_SIZE = 0.06
 def optimize_universal_change(
     run: AttackRun, image: Tensor, norm_ball: NormBall, steps: int, generator: torch.Generator
 ) -> Tensor:
-    """The change 1×3×H×W within the ball's radius that makes most of N images reach their goal.
+    """The change 1×C×H×W within the ball's radius that makes most of N images reach their goal.
 
     Each step follows the mean gradient of a random batch; step sizes fall from a fifth of the
     radius to zero.
@@ -87,7 +87,8 @@ def sample_patch_positions(
     either way. Departure: Brown 2017 draws positions over the whole image.
     """
     height, width = image.shape[-2:]
-    uniform = torch.rand(4, len(image), generator=generator).to(image.device) * 2 - 1
+    uniform = torch.rand(4, len(image), generator=generator, dtype=torch.float32)
+    uniform = uniform.to(image.device) * 2 - 1
     diameter = (share * (1 + 0.2 * uniform[0])).clamp(max=1) * min(height, width)
     return PatchPositions(
         diameter=diameter,
@@ -124,12 +125,12 @@ def paste_round_patch(image: Tensor, patch: Tensor, positions: PatchPositions) -
 def optimize_adversarial_patch(
     run: AttackRun, image: Tensor, share: float, steps: int, generator: torch.Generator
 ) -> Tensor:
-    """The patch 1×3×s×s that makes images reach the goal wherever it lies on them.
+    """The patch 1×C×s×s that makes images reach the goal wherever it lies on them.
 
     Each step follows the sign of the gradient over a batch of random images and positions.
     """
     side = max(4, round(share * min(image.shape[-2:])))
-    patch = torch.full((1, 3, side, side), 0.5, device=image.device)
+    patch = image.new_full((1, image.shape[1], side, side), 0.5)
     for step_index in range(steps):
         rows = torch.randint(len(image), (UNIVERSAL_BATCH_SIZE,), generator=generator)
         rows = rows.to(image.device)
