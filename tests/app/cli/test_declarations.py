@@ -4,6 +4,7 @@ import inspect
 from functools import reduce
 from operator import or_
 from pathlib import Path
+from types import NoneType
 from typing import Any, Literal, get_args, get_origin
 
 import pytest
