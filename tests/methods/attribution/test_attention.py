@@ -175,8 +175,10 @@ def test_recording_changes_no_output(make: Callable[[], nn.Module]) -> None:
 @every
 def test_weights_are_softmax_of_queries_and_keys(make: Callable[[], nn.Module]) -> None:
     network = make()
+    model = loaded(network)
+    model.logits(pictures(width=width_for(make)))  # what a model finds out once is not recorded
     with torch.no_grad(), AttentionRecorder() as recorder:
-        loaded(network).logits(pictures(width=width_for(make)))
+        model.logits(pictures(width=width_for(make)))
     for i, image in enumerate(pictures(width=width_for(make))):
         expected, _ = by_hand(network, image, 0)
         for found, one in zip(recorder.weights, expected, strict=True):
@@ -362,26 +364,10 @@ def convolutional() -> nn.Module:
     )
 
 
-class Shrinking(nn.Module):
-    """Attention among 16 tokens, then among 4."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.embed, self.head = nn.Conv2d(3, 8, 8, stride=8), nn.Linear(8, 4)
-
-    def forward(self, x: Tensor) -> Tensor:
-        maps = self.embed(x)
-        for _ in range(2):
-            tokens = maps.flatten(2).transpose(1, 2)[:, None]
-            mixed = F.scaled_dot_product_attention(tokens, tokens, tokens)[:, 0].transpose(1, 2)
-            maps = F.avg_pool2d(mixed.unflatten(2, maps.shape[2:]), 2)
-        return self.head(maps.flatten(2).mean(2))
-
-
 class Windowed(nn.Module):
     """Attention in four windows of 16 tokens, then in a single one.
 
-    The last layer alone looks like that of an ordinary transformer.
+    The tokens of the last layer have no place: each is a mean over the windows.
     """
 
     def __init__(self) -> None:
@@ -404,23 +390,142 @@ class Windowed(nn.Module):
         return self.head(F.scaled_dot_product_attention(first, first, first).mean((1, 2)))
 
 
-def swin() -> nn.Module:
-    """torchvision's, with attention in shifted windows."""
-    return SwinTransformer(
-        [4, 4], embed_dim=8, depths=[2, 2], num_heads=[2, 2], window_size=[4, 4], num_classes=4
-    ).eval()
-
-
 @pytest.mark.parametrize(
     ("make", "why"),
     [
-        (swin, "no attention between image tokens"),
         (convolutional, "no attention between image tokens"),
-        (Shrinking, "among parts of its tokens"),
-        (Windowed, "among parts of its tokens"),
+        (Windowed, "places in the image were not found"),
     ],
 )
 def test_other_networks_are_refused_in_one_line(make: Callable[[], nn.Module], why: str) -> None:
     with pytest.raises(sl.SightlineError, match=why) as caught:
         sl.attention(loaded(make()), pictures(1))
     assert "\n" not in str(caught.value)
+
+
+# ── windows ──
+
+
+class ShiftedWindows(nn.Module):
+    """Attention in windows of 4×4 positions of an image that is rolled by 2, spelt out.
+
+    The score reads one window alone: rows 2 to 5 and columns 6 to 9 of the positions.
+    """
+
+    def __init__(self, *, merges: bool = False) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.embed = nn.Conv2d(3, 8, 4, stride=4)
+        self.head = nn.Linear(8, 4)
+        self.merges = merges
+
+    def forward(self, x: Tensor) -> Tensor:
+        maps = self.embed(x)
+        if self.merges:
+            tokens = maps.flatten(2).transpose(1, 2)
+            eye = torch.eye(tokens.shape[1]) * 1e4
+            kept = torch.softmax(eye.expand(len(x), 1, -1, -1), -1) @ tokens[:, None]
+            kept = kept[:, 0].transpose(1, 2).unflatten(2, maps.shape[2:])
+            maps = F.avg_pool2d(kept, 2)
+        columns = maps.shape[3]
+        rolled = maps.roll((-2, -2), (2, 3))
+        windows = rolled.unflatten(3, (-1, 4)).unflatten(2, (-1, 4)).permute(0, 2, 4, 3, 5, 1)
+        windows = windows.reshape(-1, 1, 16, 8)
+        weights = (windows @ windows.transpose(2, 3)).softmax(-1)
+        mixed = (weights @ windows).reshape(len(x), -1, 16, 8)
+        return self.head(mixed[:, min(1, columns // 4 - 1)].mean(1))
+
+
+@pytest.mark.parametrize("kind", ["rollout", "relevance", "legrad"])
+def test_shifted_windows_are_laid_where_they_were_cut(kind: str) -> None:
+    image = torch.rand(2, 3, 32, 48, generator=torch.Generator().manual_seed(1))
+    result = sl.attention(loaded(ShiftedWindows()), image, kind=kind, label=1)
+    grid = result.values["relevance"]
+    assert grid.shape == (2, 8, 12)
+    inside = torch.zeros(8, 12, dtype=torch.bool)
+    inside[2:6, 6:10] = True
+    assert (grid[:, ~inside] == 0).all()
+    assert (grid[:, inside] > 0).any()
+    if kind == "rollout":
+        assert torch.allclose(grid.sum((1, 2)), torch.ones(2), atol=1e-5)
+
+
+def test_merged_patches_share_what_is_drawn_from_them() -> None:
+    """A layer that leaves every token alone, then windows among means of 2×2 tokens."""
+    image = torch.rand(2, 3, 64, 96, generator=torch.Generator().manual_seed(1))
+    fine = sl.attention(loaded(ShiftedWindows(merges=True)), image, kind="rollout")
+    assert fine.values["relevance"].shape == (2, 16, 24)
+    assert fine.values["layers"] == 2
+    inside = torch.zeros(16, 24, dtype=torch.bool)
+    inside[4:12, 12:20] = True
+    assert (fine.values["relevance"][:, ~inside] == 0).all()
+    blocks = F.avg_pool2d(fine.values["relevance"][:, None], 2)[:, 0]
+    assert torch.allclose(
+        blocks.repeat_interleave(2, 1).repeat_interleave(2, 2), fine.values["relevance"], atol=1e-7
+    )
+
+
+def swin() -> nn.Module:
+    """torchvision's, with attention in shifted windows and a relative position bias."""
+    torch.manual_seed(0)
+    network = SwinTransformer(
+        [4, 4], embed_dim=8, depths=[2, 2], num_heads=[2, 2], window_size=[4, 4], num_classes=4
+    )
+    return network.eval()
+
+
+def test_rollout_of_swin_is_a_distribution_over_positions() -> None:
+    model = sl.load(swin(), size=64, labels=LABELS)
+    image = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+    values = sl.attention(model, image, kind="rollout").values
+    assert values["relevance"].shape == (2, 16, 16)
+    assert values["layers"] == 4
+    assert torch.allclose(values["relevance"].sum((1, 2)), torch.ones(2), atol=1e-4)
+
+
+# ── attention that networks spell themselves ──
+
+
+def test_unfused_attention_gives_the_same_as_fused() -> None:
+    fused = of_timm()
+    unfused = copy.deepcopy(fused)
+    for block in unfused.blocks:
+        block.attn.fused_attn = False
+    for kind in ("relevance", "rollout", "legrad"):
+        expected = sl.attention(loaded(fused), pictures(), kind=kind, label=1).values["tokens"]
+        actual = sl.attention(loaded(unfused), pictures(), kind=kind, label=1).values["tokens"]
+        assert torch.allclose(actual, expected, atol=1e-5)
+
+
+class EncoderNetwork(nn.Module):
+    """torch's own encoder, tokens first, which takes a fast path where it can."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.patches = nn.Conv2d(3, 16, 8, 8)
+        layer = nn.TransformerEncoderLayer(16, 2, 24, batch_first=True)
+        self.encoder = nn.TransformerEncoder(layer, 2)
+        self.head = nn.Linear(16, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.encoder(self.patches(x).flatten(2).transpose(1, 2)).mean(1))
+
+
+def test_the_encoder_of_torch_is_followed() -> None:
+    values = sl.attention(loaded(EncoderNetwork().eval()), pictures(2), kind="rollout").values
+    assert values["layers"] == 2
+    assert values["relevance"].shape == (2, 4, 4)
+    assert torch.allclose(values["tokens"].sum(1), torch.ones(2), atol=1e-5)
+
+
+@every
+def test_legrad_is_the_mean_of_positive_gradients(make: Callable[[], nn.Module]) -> None:
+    network = make()
+    image = pictures(width=width_for(make))
+    found = sl.attention(loaded(network), image, kind="legrad", label=2).values["tokens"]
+    for i in range(len(image)):
+        _, gradients = by_hand(network, image[i], 2)
+        by_layer = [gradient.clamp(min=0).mean((0, 1)) for gradient in gradients]
+        expected = sum(by_layer) / len(by_layer)
+        assert torch.allclose(found[i].double(), expected, atol=1e-6, rtol=1e-3)

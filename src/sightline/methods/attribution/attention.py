@@ -1,17 +1,14 @@
 """Attention of a transformer, followed through its layers.
 
-Attention rollout (Abnar & Zuidema 2020) and gradient-weighted relevance (Chefer, Gur & Wolf 2021,
-«Generic attention-model explainability»).
+Attention rollout (Abnar & Zuidema 2020), gradient-weighted relevance (Chefer, Gur & Wolf 2021,
+«Generic attention-model explainability») and LeGrad (Bousselham et al. 2024).
 """
 
-import inspect
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Literal
+from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
-from torch.overrides import TorchFunctionMode
 
 from sightline.errors import SightlineError
 from sightline.images.plotting.maps import (
@@ -21,12 +18,19 @@ from sightline.images.plotting.maps import (
     upsample_maps,
 )
 from sightline.models.heads.target_text import TargetChoice
+from sightline.models.layers.attention_weights import AttentionLayer, AttentionRecorder
+from sightline.models.layers.attention_windows import (
+    WindowedAttention,
+    average_window_gradients,
+    locate_attention_windows,
+    propagate_through_windows,
+)
 from sightline.models.layers.feature_maps import reshape_to_feature_maps
 from sightline.models.model import Model
 from sightline.registry.method import AttributionSpec, register_method
 from sightline.registry.result import Result
 
-AttentionKind = Literal["relevance", "rollout"]
+AttentionKind = Literal["relevance", "rollout", "legrad"]
 
 HeadFusion = Literal["mean", "max", "min"]
 
@@ -36,9 +40,10 @@ HeadFusion = Literal["mean", "max", "min"]
     title="Attention",
     question="Which regions of the image does a transformer's output draw on, through all layers?",
     reading="Bright regions pass the most on to the output: by the attention weights alone "
-    "(rollout), or by the weights that raise the class score (relevance).",
+    "(rollout), by the weights that raise the class score (relevance), or where more attention "
+    "would raise it (legrad).",
     caution="Attention says where information flows, not what it says. Rollout is the same for "
-    "every class; both ignore what happens between the attention layers.",
+    "every class; all kinds ignore what happens between the attention layers.",
     # Most networks have no attention; a report on them should not have to say so.
     tour_runs=(),
     attribution=AttributionSpec("map", "kind"),
@@ -56,7 +61,11 @@ def attention(
 
     rollout: product of (A + I)/2 over the layers, heads fused first. relevance: R ← R + mean over
     heads of (∂score/∂A ⊙ A)⁺ R, starting from R = I. Both are read at the tokens from which the
-    network computes its output: the class token, or all patches where they are averaged.
+    network computes its output: the class token, or all patches where they are averaged. legrad:
+    mean over layers, heads and queries of (∂score/∂A)⁺, with the network's own score for all
+    layers.
+
+    Attention in windows (Swin) is followed window by window, and through the merging of patches.
 
     `values["tokens"]` is N×T, at least 0, unscaled; `values["relevance"]`, N×h×w, the same without
     class tokens on the grid of patches. `values["attribution"]` is that enlarged to N×H×W
@@ -64,23 +73,28 @@ def attention(
     `values["layers"]` is the number of attention layers, `values["label"]`, N, the class indices.
 
     Args:
-        kind: "relevance" (for one class, by gradients) or "rollout" (for the output as a whole).
+        kind: "relevance" (for one class, by gradients), "rollout" (for the output as a whole) or
+            "legrad" (for one class, by gradients alone).
         fusion: How "rollout" combines the weights of all heads: "mean", "max" or "min".
     """
-    model = model.with_target(target)
     index = model.choose(label, image)
-    weights, gradients = compute_attention_gradients(model, image, index)
+    layers = compute_attention_gradients(model, image, index)
+    weights = [layer.weights for layer in layers]
+    gradients = [layer.gradient for layer in layers]
     if kind == "rollout":
-        relation = compute_rollout(weights, fusion)
         description = f"{fusion} attention rollout"
     else:
-        relation = propagate_relevance(weights, gradients)
         label_names = ", ".join(model.labels[i] for i in index.tolist())
-        description = f"relevance for {label_names}"
+        description = f"{'LeGrad' if kind == 'legrad' else 'relevance'} for {label_names}"
 
     height, width = image.shape[-2:]
-    tokens = average_output_rows(relation, gradients[-1]).float().cpu()
-    grid = reshape_to_feature_maps(tokens[:, :, None], height, width)[:, 0]
+    if is_global_attention(weights):
+        tokens = compute_token_relevance(kind, weights, gradients, fusion).float().cpu()
+        grid = reshape_to_feature_maps(tokens[:, :, None], height, width)[:, 0]
+    else:
+        windows = locate_attention_windows(model, layers, image)
+        grid = compute_windowed_relevance(kind, windows, fusion).float().cpu()
+        tokens = grid.flatten(1)
     attribution = upsample_maps(grid, (height, width))
 
     picture = model.to_picture(image)
@@ -88,7 +102,7 @@ def attention(
     panel = arrange_in_row(picture, render_heatmap(attribution), overlay)
     rows, columns = grid.shape[1:]
     caption = (
-        f"Image, {description} through {len(weights)} attention layers ({rows}×{columns} patches, "
+        f"Image, {description} through {len(layers)} attention layers ({rows}×{columns} patches, "
         f"black 0, brightest {float(attribution[0].max()):.3g}), and their overlay."
     )
     values = {
@@ -97,12 +111,53 @@ def attention(
         "map": attribution,
         "tokens": tokens,
         "label": index,
-        "layers": len(weights),
+        "layers": len(layers),
     }
     return Result({"attention": panel}, values, {"attention": caption})
 
 
 # ── relations between tokens ──
+
+
+def is_global_attention(weights: Sequence[Tensor]) -> bool:
+    """Whether all layers' weights, N×K×heads×T×T, are among the same tokens, without windows."""
+    first_shape = weights[0].shape
+    same_tokens = all(layer.shape[3:] == first_shape[3:] for layer in weights)
+    return same_tokens and all(layer.shape[1] == 1 for layer in weights)
+
+
+def compute_token_relevance(
+    kind: AttentionKind, weights: Sequence[Tensor], gradients: Sequence[Tensor], fusion: HeadFusion
+) -> Tensor:
+    """What the output draws from each token, N×T."""
+    token_weights = [layer[:, 0] for layer in weights]
+    token_gradients = [layer[:, 0] for layer in gradients]
+    if kind == "legrad":
+        by_layer = [gradient.relu().mean((1, 2)) for gradient in token_gradients]
+        return torch.stack(by_layer).mean(0)
+    if kind == "rollout":
+        relation = compute_rollout(token_weights, fusion)
+    else:
+        relation = propagate_relevance(token_weights, token_gradients)
+    return average_output_rows(relation, token_gradients[-1])
+
+
+def compute_windowed_relevance(
+    kind: AttentionKind, windows: Sequence[WindowedAttention], fusion: HeadFusion
+) -> Tensor:
+    """What the output draws from each position of the first layer, N×h×w."""
+    if kind == "legrad":
+        return average_window_gradients(windows)
+    steps: list[Tensor] = []
+    for layer in windows:
+        if kind == "rollout":
+            fused = fuse_heads(layer.weights.flatten(0, 1), fusion)
+            step = add_residual(fused)
+        else:
+            contributions = (layer.gradient * layer.weights).relu().mean(2).flatten(0, 1)
+            step = contributions + torch.eye(contributions.shape[-1]).to(contributions)
+        steps.append(step.unflatten(0, layer.weights.shape[:2]))
+    return propagate_through_windows(windows, steps)
 
 
 def compute_rollout(weights: Sequence[Tensor], fusion: HeadFusion) -> Tensor:
@@ -112,13 +167,17 @@ def compute_rollout(weights: Sequence[Tensor], fusion: HeadFusion) -> Tensor:
     """
     relation = torch.eye(weights[0].shape[-1], device=weights[0].device)
     for layer_weights in weights:
-        fused = fuse_heads(layer_weights, fusion)
-        identity = torch.eye(fused.shape[-1]).to(fused)
-        with_residual = (fused + identity) / 2
-        # After max or min the rows no longer sum to 1; the paper uses the mean, whose rows do.
-        normalized = with_residual / with_residual.sum(2, keepdim=True)
-        relation = normalized @ relation.to(fused)
+        step = add_residual(fuse_heads(layer_weights, fusion))
+        relation = step @ relation.to(step)
     return relation
+
+
+def add_residual(fused: Tensor) -> Tensor:
+    """(A + I)/2 of weights N×T×T, with rows that sum to 1."""
+    identity = torch.eye(fused.shape[-1]).to(fused)
+    with_residual = (fused + identity) / 2
+    # After max or min the rows no longer sum to 1; the paper uses the mean, whose rows do.
+    return with_residual / with_residual.sum(2, keepdim=True)
 
 
 def fuse_heads(weights: Tensor, fusion: HeadFusion) -> Tensor:
@@ -156,158 +215,40 @@ def average_output_rows(relation: Tensor, gradient: Tensor) -> Tensor:
 # ── attention weights ──
 
 
-def compute_attention_gradients(
-    model: Model, image: Tensor, index: Tensor
-) -> tuple[list[Tensor], list[Tensor]]:
-    """Attention weights N×heads×T×T of each layer, and the class score's gradients for them.
+def compute_attention_gradients(model: Model, image: Tensor, index: Tensor) -> list[AttentionLayer]:
+    """The layers' attention weights among T tokens, and the class score's gradients for them.
 
     The score is the one before the softmax. Raises SightlineError for a network without attention
-    between all of its tokens.
+    between tokens of the image.
     """
     with torch.enable_grad(), AttentionRecorder() as recorder:
         leaf = image.to(model.device).detach().requires_grad_()
         scores = model.run(leaf, ["logits"])["logits"].gather(1, index.view(-1, 1))
-        # A pooling head's attention is not tokens × tokens: it does not belong in the product.
-        weights = [
-            candidate
-            for candidate in recorder.weights
-            if candidate.shape[2] == candidate.shape[3] > 1
-        ]
-        if not weights:
-            raise SightlineError(
-                f"{model.name} has no attention between image tokens; "
-                "use a vision transformer, or gradcam or saliency"
-            )
-        for layer_weights in weights:
-            same_tokens = layer_weights.shape[2:] == weights[0].shape[2:]
-            if not same_tokens or len(layer_weights) != len(image):
-                raise SightlineError(
-                    f"{model.name} has attention among parts of its tokens or between different "
-                    "sets of them; use gradcam or saliency"
-                )
-        gradients = torch.autograd.grad(
-            scores.sum(), weights, allow_unused=True, materialize_grads=True
+    calls = recorder.list_token_calls(len(image))
+    if not calls:
+        found = recorder.describe_calls()
+        raise SightlineError(
+            f"{model.name} has no attention between image tokens{found}; "
+            "use a vision transformer, or gradcam or saliency"
         )
-    return [layer_weights.detach() for layer_weights in weights], list(gradients)
+    gradients = differentiate_weights(scores.sum(), [call.weights for call in calls])
+    return [
+        AttentionLayer(
+            call.arrange_by_window(call.weights.detach(), len(image)),
+            call.arrange_by_window(gradient, len(image)),
+        )
+        for call, gradient in zip(calls, gradients, strict=True)
+    ]
 
 
-class AttentionRecorder(TorchFunctionMode):
-    """Context in which torch's fused attention functions are computed step by step and recorded.
-
-    Fused attention never forms its weights. Here `scaled_dot_product_attention` and
-    `multi_head_attention_forward` form them, keep them in `weights` in order, and make them part of
-    the gradient's graph. Outputs are the same up to rounding. No module is changed.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.weights: list[Tensor] = []
-
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Iterable[type],
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
-        kwargs = kwargs or {}
-        if func is F.scaled_dot_product_attention:
-            return self.compute_attention(*args, **kwargs)
-        if func is F.multi_head_attention_forward:
-            call = MULTI_HEAD_SIGNATURE.bind(*args, **kwargs)
-            call.apply_defaults()
-            if is_standard_attention(call.arguments):
-                return self.compute_multi_head_attention(call.arguments)
-        return func(*args, **kwargs)
-
-    def compute_attention(  # noqa: PLR0917 - the signature of the function it replaces
-        self,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        attn_mask: Tensor | None = None,
-        dropout_p: float = 0.0,
-        is_causal: bool = False,
-        scale: float | None = None,
-        enable_gqa: bool = False,
-    ) -> Tensor:
-        """softmax(Q Kᵀ · scale + mask) V; `scale` defaults to 1/√d.
-
-        Dropout is ignored: networks are in evaluation mode.
-        """
-        if enable_gqa:
-            group_size = query.shape[-3] // key.shape[-3]
-            key = key.repeat_interleave(group_size, -3)
-            value = value.repeat_interleave(group_size, -3)
-        factor = query.shape[-1] ** -0.5 if scale is None else scale
-        scores = query @ key.transpose(-2, -1) * factor
-
-        if is_causal:
-            all_pairs = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device)
-            attn_mask = all_pairs.tril()
-        if attn_mask is not None:
-            if attn_mask.dtype == torch.bool:
-                scores = scores.masked_fill(~attn_mask, -torch.inf)
-            else:
-                scores = scores + attn_mask
-
-        weights = scores.softmax(-1)
-        if weights.ndim == 4:
-            self.weights.append(weights)
-        return weights @ value
-
-    def compute_multi_head_attention(
-        self, arguments: dict[str, Any]
-    ) -> tuple[Tensor, Tensor | None]:
-        """The result of `multi_head_attention_forward` for inputs T×N×E.
-
-        Returns outputs T×N×E and, if `need_weights` is set, the weights.
-        """
-        biases = (None, None, None)
-        if arguments["in_proj_bias"] is not None:
-            biases = arguments["in_proj_bias"].chunk(3)
-        inputs = (arguments["query"], arguments["key"], arguments["value"])
-        projection_weights = arguments["in_proj_weight"].chunk(3)
-        heads = arguments["num_heads"]
-        projections: list[Tensor] = []
-        for source, weight, bias in zip(inputs, projection_weights, biases, strict=True):
-            projected = F.linear(source, weight, bias).unflatten(2, (heads, -1))
-            projections.append(projected.permute(1, 2, 0, 3))  # N×heads×T×E/heads
-
-        query, key, value = projections
-        mixed = self.compute_attention(query, key, value)
-        mixed = mixed.permute(2, 0, 1, 3).flatten(2)
-        output = F.linear(mixed, arguments["out_proj_weight"], arguments["out_proj_bias"])
-        if not arguments["need_weights"]:
-            return output, None
-        weights = self.weights[-1]
-        if arguments["average_attn_weights"]:
-            weights = weights.mean(1)
-        return output, weights
-
-
-MULTI_HEAD_SIGNATURE = inspect.signature(F.multi_head_attention_forward)
-
-UNSUPPORTED_ARGUMENTS = (
-    "bias_k",
-    "bias_v",
-    "add_zero_attn",
-    "training",
-    "key_padding_mask",
-    "attn_mask",
-    "use_separate_proj_weight",
-    "static_k",
-    "static_v",
-)
-
-
-def is_standard_attention(arguments: dict[str, Any]) -> bool:
-    """Whether a multi-head attention is a vision transformer's.
-
-    It has a batch dimension, no masks, and no additions to the keys.
-    """
-    if arguments["query"].ndim != 3:
-        return False
-    return all(
-        arguments[name] is None or arguments[name] is False for name in UNSUPPORTED_ARGUMENTS
-    )
+def differentiate_weights(score: Tensor, weights: Sequence[Tensor]) -> list[Tensor]:
+    """The score's gradients for the weights; 0 for those that don't depend on the image."""
+    learned = [layer for layer in weights if layer.requires_grad]
+    gradients: list[Tensor] = []
+    if learned:
+        gradients.extend(
+            torch.autograd.grad(score, learned, allow_unused=True, materialize_grads=True)
+        )
+    return [
+        gradients.pop(0) if layer.requires_grad else torch.zeros_like(layer) for layer in weights
+    ]

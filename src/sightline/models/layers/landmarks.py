@@ -26,6 +26,8 @@ MIN_CONVOLUTIONS = 3
 LONG_SIDE_RATIO = 1.25
 SIDE_STEP = 32
 
+FAINT_CONTRAST = 0.01
+
 # What has weights and is not merely a scale.
 WEIGHTED_MODULES = (nn.Linear, nn.Bilinear, nn.modules.conv._ConvNd)  # pyright: ignore[reportPrivateUsage]
 
@@ -67,14 +69,13 @@ def find_landmarks(model: InspectedModel, known: Collection[str] = ()) -> dict[s
         if not layer.step and isinstance(model.module(layer.name), nn.Conv2d)
     ]
     landmarks: dict[str, str | None] = {"logits": "logits"}
-    evidence = collect_evidence(model)
-    if evidence is None:
-        return {"logits": "logits"}
-    landmarks["first"] = find_first_layer(model, evidence, layers)
     landmarks["middle"] = find_middle_layer(layers, convolutions)
-    if "last_conv" not in known:
-        landmarks["last_conv"] = find_last_map(model, evidence, layers)
-    landmarks["penultimate"] = find_head_input(model, evidence.gradients)
+    evidence = collect_evidence(model)
+    if evidence is not None:
+        landmarks["first"] = find_first_layer(model, evidence, layers)
+        if "last_conv" not in known:
+            landmarks["last_conv"] = find_last_map(model, evidence, layers)
+        landmarks["penultimate"] = find_head_input(model, evidence.gradients)
     return {name: layer for name, layer in landmarks.items() if layer is not None}
 
 
@@ -85,19 +86,28 @@ def collect_evidence(model: InspectedModel) -> LayerEvidence | None:
     """Runs two images, non-square where the network takes them; None where it takes no image."""
     height, width = model.image_size
     longer = math.ceil(width * LONG_SIDE_RATIO / SIDE_STEP) * SIDE_STEP
-    for size in ((height, longer), (height, width)):
-        for count in (2, 1):
-            try:
-                return run_evidence_pass(model, count, size)
-            except SightlineError:
-                continue
+    attempts = (
+        (2, (height, longer), 1.0),
+        (2, (height, width), 1.0),
+        (1, (height, width), 1.0),
+        # Nearly gray, as the image by which the layers were listed: it takes the same branches.
+        (2, (height, width), FAINT_CONTRAST),
+    )
+    for count, size, contrast in attempts:
+        try:
+            return run_evidence_pass(model, count, size, contrast)
+        except SightlineError:
+            continue
     return None
 
 
-def run_evidence_pass(model: InspectedModel, count: int, size: tuple[int, int]) -> LayerEvidence:
+def run_evidence_pass(
+    model: InspectedModel, count: int, size: tuple[int, int], contrast: float
+) -> LayerEvidence:
     """One pass and one backward pass of random images; raises SightlineError as `Model.run`."""
     generator = torch.Generator().manual_seed(0)
-    images = torch.rand(count, model.channels, *size, generator=generator).to(model.device)
+    noise = torch.rand(count, model.channels, *size, generator=generator)
+    images = (0.5 + contrast * (noise - 0.5)).to(model.device)
     names = list(model.layers)
     inputs = [f"{name}:in" for name in names if is_weighted_layer(model, model.layers[name])]
     with torch.inference_mode(False), torch.enable_grad():

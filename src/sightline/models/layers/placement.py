@@ -38,6 +38,7 @@ CHANNELS_FIRST_MODULES = (
 class ProbedModel(Protocol):
     """What of a model is needed to run it."""
 
+    name: str
     device: torch.device
     channels: int
 
