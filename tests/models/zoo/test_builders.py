@@ -12,7 +12,7 @@ from torchvision import models
 
 import sightline as sl
 from sightline.errors import SightlineError
-from sightline.models.zoo.builders import count_classes, find_fine_tuned_classes
+from sightline.models.zoo.libraries.construction import count_classes, find_fine_tuned_classes
 from sightline.models.zoo.sightnet import make_sightnet
 
 # ── fine-tuned heads ──

@@ -17,15 +17,15 @@ from torchvision import models
 from sightline.errors import SightlineError
 from sightline.images.io import read
 from sightline.models.model import Model
-from sightline.models.zoo.builders import EMBEDDED_WEIGHTS, build_torchvision_network
+from sightline.models.zoo.builders import EMBEDDED_WEIGHTS, find_network_builder
+from sightline.models.zoo.libraries.torchvision_classifiers import build_torchvision_network
 from sightline.models.zoo.load import (
     choose_default_device,
-    find_network_builder,
-    list_network_names,
     load,
     load_other_network,
     resolve_device,
 )
+from sightline.models.zoo.names import list_network_names
 from sightline.models.zoo.sightnet import SIGHTNET_LABELS, make_sightnet
 
 load_on_cpu = partial(load, device="cpu")
@@ -50,7 +50,8 @@ def test_names_of_every_library() -> None:
     names = list_network_names()
     assert list(names) == ["sightline", "torchvision", "timm"]
     assert {"vgg16", "resnet50", "googlenet"} <= set(names["torchvision"])
-    assert not {"fcn_resnet50", "raft_large"} & set(names["torchvision"])
+    assert {"fcn_resnet101", "retinanet_resnet50_fpn_v2"} <= set(names["torchvision"])
+    assert not {"quantized_resnet50", "s3d", "raft_large"} & set(names["torchvision"])
     assert {"mobilenetv2_100", "resnet10t"} <= set(names["timm"])
 
 

@@ -13,7 +13,10 @@ from sightline.models.zoo.names import is_network_name, list_network_names
 def test_names_are_those_that_the_libraries_list() -> None:
     names = list_network_names()
     assert names["sightline"] == ["sightnet"]
-    assert names["torchvision"] == torchvision.models.list_models(module=torchvision.models)
+    models = torchvision.models
+    sources = (models, models.detection, models.segmentation)
+    listed = [name for source in sources for name in models.list_models(module=source)]
+    assert names["torchvision"] == sorted(listed)
     assert names["timm"] == timm.list_models()
 
 
@@ -30,7 +33,8 @@ def test_listing_names_imports_no_library() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["sightnet", "vgg16", "mobilenetv2_100", "resnet50.a1_in1k", "my.nets:build"]
+    "text",
+    ["sightnet", "vgg16", "mobilenetv2_100", "resnet50.a1_in1k", "my.nets:build", "hf:./vit-tiny"],
 )
 def test_names_of_networks(text: str) -> None:
     assert is_network_name(text)

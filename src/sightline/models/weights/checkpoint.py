@@ -1,7 +1,6 @@
 """State dicts from files, read without running code in them, and filled into networks."""
 
 import hashlib
-import pickle
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -9,10 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sightline.errors import SightlineError, get_first_error_line, suggest_closest_name
+from sightline.errors import SightlineError, escape_for_display
+from sightline.models.weights.file_content import read_file_content
 
 # Other buffers may hold infinity on purpose, such as attention masks.
 RUNNING_STATISTICS = ("running_mean", "running_var")
+
+FLOAT_TYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
 STATE_DICT_KEYS = ("state_dict", "model_state_dict", "model", "net", "ema")
 
@@ -25,16 +27,34 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     No code in the file is run (`weights_only=True`). The state dict may be nested under a usual key
     (`state_dict`) and its names may have a usual prefix (`module.`).
 
-    Raises SightlineError for a missing file and for anything else.
+    Raises SightlineError for a missing file, for anything else, and for tensors that are no plain
+    arrays of numbers.
     """
-    if not path.is_file():
-        raise SightlineError(f"no weights file {path}{_suggest_sibling(path)}")
-    is_safetensors = path.suffix == ".safetensors"
-    content = read_safetensors_file(path) if is_safetensors else read_torch_file(path)
-    tensors = _find_state_dict(content)
+    tensors = _find_state_dict(read_file_content(path))
     if not tensors:
         raise SightlineError(f"{path.name} holds no weights by name; a state dict is expected")
+    for name, tensor in tensors.items():
+        _check_plain_tensor(name, tensor, path.name)
     return strip_wrapper_prefixes(tensors)
+
+
+def _check_plain_tensor(name: str, tensor: Tensor, file_name: str) -> None:
+    """Raises SightlineError for a tensor that is not simply as many numbers as its shape says."""
+    reason = ""
+    if tensor.is_meta:
+        reason = "has no values (its device is meta)"
+    elif tensor.is_quantized:
+        reason = f"is quantized ({tensor.dtype})"
+    elif tensor.layout != torch.strided or tensor.is_nested:
+        reason = "is sparse or nested"
+    elif tensor.is_complex():
+        reason = f"is complex ({tensor.dtype})"
+    elif tensor.is_floating_point() and tensor.dtype not in FLOAT_TYPES:
+        reason = f"has the type {tensor.dtype}"
+    elif tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+        reason = "has fewer numbers than its shape says (it was expanded); write tensor.clone()"
+    if reason:
+        raise SightlineError(f"{file_name} is refused: {escape_for_display(name)} {reason}")
 
 
 def strip_wrapper_prefixes(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -61,60 +81,22 @@ def hash_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _suggest_sibling(path: Path) -> str:
-    """A clause with the closest file name of the same folder, or nothing."""
-    if not path.parent.is_dir():
-        return ""
-    siblings = [entry.name for entry in path.parent.iterdir() if entry.is_file()]
-    return suggest_closest_name(path.name, siblings)
-
-
 def _find_state_dict(content: Any) -> dict[str, Tensor]:
     """The innermost state dict of a file's content, empty if there is none."""
-    while isinstance(content, Mapping):
+    visited: set[int] = set()
+    # A container may hold itself.
+    while isinstance(content, Mapping) and id(content) not in visited:
+        visited.add(id(content))
         candidates = [content.get(key) for key in STATE_DICT_KEYS]
         nested = [value for value in candidates if isinstance(value, Mapping)]
         if not nested or not nested[0]:
-            return {str(k): value for k, value in content.items() if isinstance(value, Tensor)}
+            return {
+                key: value
+                for key, value in content.items()
+                if isinstance(key, str) and isinstance(value, Tensor)
+            }
         content = nested[0]
     return {}
-
-
-def read_safetensors_file(path: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file; raises SightlineError for a broken one."""
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        return load_file(path)
-    except (SafetensorError, OSError, ValueError) as error:
-        raise SightlineError(
-            f"{path.name} is not a whole safetensors file ({get_first_error_line(error)})"
-        ) from error
-
-
-def read_torch_file(path: Path) -> Any:
-    """What `torch.save` wrote, tensors in plain containers only.
-
-    Raises SightlineError for a broken file, one that holds other objects, and other formats.
-    """
-    try:
-        with path.open("rb") as file:
-            signature = file.read(4)
-        is_zip = signature == b"PK\x03\x04"
-        is_pickle = signature[:1] == b"\x80"
-        if is_zip or is_pickle:
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise SightlineError(
-            f"{path.name} is refused: it holds more than tensors, "
-            "and no code from a weights file is run"
-        ) from error
-    except Exception as error:  # the unpickler raises any kind of error on broken bytes
-        raise SightlineError(
-            f"{path.name} is not a whole torch file ({get_first_error_line(error)})"
-        ) from error
-    raise SightlineError(f"{path.name} is neither a torch nor a safetensors file")
 
 
 def fill_network_weights(
@@ -134,6 +116,7 @@ def fill_network_weights(
     if own_prefix and not any(key.startswith(own_prefix) for key in state_dict):
         state_dict = {own_prefix + key: value for key, value in state_dict.items()}
     _check_state_dict_fits(network.state_dict(), state_dict, f"{path.name} doesn't fit {name}")
+    _check_number_types(network.state_dict(), state_dict, path.name)
     broken = [
         key
         for key, value in state_dict.items()
@@ -166,15 +149,28 @@ def _check_state_dict_fits(
         key = misshapen[0]
         remaining = describe_remaining_keys([*misshapen, *missing, *unexpected])
         raise SightlineError(
-            f"{message}: {key} is {tuple(state_dict[key].shape)} in the file, "
+            f"{message}: {escape_for_display(key)} is {tuple(state_dict[key].shape)} in the file, "
             f"{tuple(expected[key].shape)} in the network{remaining}"
         )
     if missing:
         remaining = describe_remaining_keys(missing)
-        raise SightlineError(f"{message}: {missing[0]} is missing{remaining}")
+        raise SightlineError(f"{message}: {escape_for_display(missing[0])} is missing{remaining}")
     if unexpected:
         remaining = describe_remaining_keys(unexpected)
-        raise SightlineError(f"{message}: the network has no {unexpected[0]}{remaining}")
+        name = escape_for_display(unexpected[0])
+        raise SightlineError(f"{message}: the network has no {name}{remaining}")
+
+
+def _check_number_types(
+    expected: Mapping[str, Tensor], state_dict: Mapping[str, Tensor], file_name: str
+) -> None:
+    """Raises SightlineError for integers in place of weights, as quantization leaves them."""
+    for key, value in state_dict.items():
+        if expected[key].is_floating_point() and not value.is_floating_point():
+            raise SightlineError(
+                f"{file_name} is refused: {key} holds numbers of the type {value.dtype}, "
+                f"and the network's are {expected[key].dtype}"
+            )
 
 
 def describe_remaining_keys(keys: list[str]) -> str:

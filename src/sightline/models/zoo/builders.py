@@ -1,26 +1,35 @@
-"""Builders of networks by name, one for each library.
-
-A builder is called with the name, the weights (a file, "random" or None for the library's own) and
-constructor options.
-"""
+"""The embedded network, networks that the user's own code makes, and who builds which name."""
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
-from sightline.errors import SightlineError, get_first_error_line
+from sightline.errors import SightlineError, get_first_error_line, make_unknown_name_error
 from sightline.images.library import ASSETS_FOLDER
+from sightline.models.network.guard import describe_user_frame
 from sightline.models.weights.checkpoint import fill_network_weights, read_weights
-from sightline.models.weights.layer_names import find_family_landmarks, find_layer_aliases
-from sightline.models.weights.published import adopt_caffe_normalization, convert_vgg_state_dict
-from sightline.models.zoo.hub import use_reachable_hub
+from sightline.models.zoo.arguments import check_not_a_file
+from sightline.models.zoo.libraries.construction import (
+    build_network_with_weights,
+    construct_network,
+    keep_fitting_labels,
+)
+from sightline.models.zoo.libraries.hugging_face import (
+    HUGGING_FACE_PREFIX,
+    build_hugging_face_network,
+)
+from sightline.models.zoo.libraries.settings import BuiltNetwork, ModelSettings, NetworkBuilder
+from sightline.models.zoo.libraries.timm_networks import build_timm_network
+from sightline.models.zoo.libraries.torchvision_classifiers import build_torchvision_network
+from sightline.models.zoo.libraries.torchvision_dense import (
+    build_torchvision_detector,
+    build_torchvision_segmenter,
+)
+from sightline.models.zoo.names import list_network_names
 from sightline.models.zoo.sightnet import (
     SIGHTNET_LABELS,
     SIGHTNET_MEAN,
@@ -29,46 +38,82 @@ from sightline.models.zoo.sightnet import (
     make_sightnet,
 )
 
-# Files of these come in several spellings and from two trainings.
-VGG_NAMES = ("vgg16", "vgg19")
-
-# Their published weights expect the input transform and the auxiliary heads that the files hold.
-INCEPTION_NAMES = ("googlenet", "inception_v3")
-
 EMBEDDED_WEIGHTS = ASSETS_FOLDER / "sightnet.safetensors"
-
-
-class ModelSettings(TypedDict, total=False):
-    """Keyword arguments of `Model` that come with a network."""
-
-    mean: Sequence[float]
-    std: Sequence[float]
-    size: int
-    resize: int
-    labels: Sequence[str]
-    output: int | str
-    aliases: Mapping[str, str]
-    landmarks: Mapping[str, str]
-
 
 # What a user's own function may return beside the module.
 IMPORTED_SETTINGS = ("mean", "std", "size", "resize", "labels", "output")
 
-
-@dataclass(frozen=True)
-class BuiltNetwork:
-    """A network with its weights, and the model settings that belong to it."""
-
-    network: nn.Module
-    settings: ModelSettings
+# How timm and others write what is `hf:` here.
+OTHER_HUB_PREFIXES = ("hf-hub:", "hf_hub:", "local-dir:")
 
 
-NetworkBuilder = Callable[[str, str | None, dict[str, Any]], BuiltNetwork]
+def find_network_builder(name: str) -> NetworkBuilder:
+    """The builder of the library that has this network.
+
+    Raises SightlineError with the closest name, and for networks that take no single image.
+    """
+    if name == "sightnet":
+        return build_embedded_network
+    if name.startswith(HUGGING_FACE_PREFIX):
+        return build_hugging_face_network
+    if name.startswith(OTHER_HUB_PREFIXES):
+        source = name.partition(":")[2]
+        raise SightlineError(f"{name} is written {HUGGING_FACE_PREFIX}{source} here")
+    if ":" in name:
+        return build_imported_network
+    # torchvision comes first: importing timm takes seconds.
+    builder = find_torchvision_builder(name)
+    if builder is not None:
+        return builder
+    import timm
+
+    architecture, dot, tag = name.partition(".")  # timm's names may go on with .TRAINING
+    if architecture in timm.list_models():
+        trainings = timm.list_models(f"{architecture}.*", pretrained=True)
+        if dot and name not in trainings:
+            kind = f"training of {architecture}"
+            raise make_unknown_name_error(
+                kind, tag, [training.partition(".")[2] for training in trainings]
+            )
+        return build_timm_network
+    check_not_a_file(name)
+    candidates = [candidate for names in list_network_names().values() for candidate in names]
+    raise make_unknown_name_error("network", name, candidates)
+
+
+def find_torchvision_builder(name: str) -> NetworkBuilder | None:
+    """The builder of a network of torchvision; None for other names.
+
+    Raises SightlineError for quantized networks, and those that take a film or two images.
+    """
+    from torchvision import models
+
+    if name in models.list_models(module=models):
+        return build_torchvision_network
+    if name in models.list_models(module=models.detection):
+        return build_torchvision_detector
+    if name in models.list_models(module=models.segmentation):
+        return build_torchvision_segmenter
+    if name in models.list_models(module=models.quantization):
+        raise SightlineError(
+            f"{name} is quantized and has no gradients; load {name.removeprefix('quantized_')}"
+        )
+    if name in models.list_models(module=models.video):
+        raise SightlineError(f"{name} takes films, N×C×time×H×W; Sightline takes images")
+    if name in models.list_models(module=models.optical_flow):
+        raise SightlineError(
+            f"{name} compares two images (optical flow); Sightline takes networks of one image"
+        )
+    return None
 
 
 def build_embedded_network(name: str, weights: str | None, options: dict[str, Any]) -> BuiltNetwork:
     """The network that comes with Sightline."""
-    make_network = partial(make_sightnet, **options)
+
+    def make_network(classes: int | None) -> nn.Module:
+        settings = options if classes is None else {"classes": classes, **options}
+        return construct_network(name, lambda: make_sightnet(**settings), options)
+
     network = build_network_with_weights(name, make_network, weights or str(EMBEDDED_WEIGHTS))
     settings = ModelSettings(
         mean=SIGHTNET_MEAN,
@@ -82,8 +127,7 @@ def build_embedded_network(name: str, weights: str | None, options: dict[str, An
 
 def build_imported_network(name: str, weights: str | None, options: dict[str, Any]) -> BuiltNetwork:
     """The module that the user's own function makes; a file of weights must fit it."""
-    make_network = import_function(name)
-    result = make_network(**options)
+    result = call_imported_function(name, options)
     network, settings = result, {}
     if isinstance(result, tuple) and len(result) == 2:
         network, settings = result
@@ -103,150 +147,34 @@ def build_imported_network(name: str, weights: str | None, options: dict[str, An
     return BuiltNetwork(network, ModelSettings(**settings))
 
 
+def call_imported_function(name: str, options: dict[str, Any]) -> Any:
+    """What the user's own function returns; raises SightlineError for whatever it raises."""
+    make_network = import_function(name)
+    try:
+        return make_network(**options)
+    except SightlineError:
+        raise
+    except Exception as error:  # the caller's own code
+        place = describe_user_frame(error.__traceback__)
+        raise SightlineError(
+            f"{name} fails ({type(error).__name__}: {get_first_error_line(error):.200}){place}"
+        ) from error
+
+
 def import_function(name: str) -> Callable[..., Any]:
     """The function behind "package.module:function"; raises SightlineError if there is none."""
     module, _, function = name.partition(":")
     try:
         # As with `python -m`, code in the working folder counts.
         sys.path.insert(0, "")
-        return getattr(import_module(module), function)
-    except (ImportError, AttributeError, ValueError) as error:
+        found = getattr(import_module(module), function)
+    except Exception as error:  # importing runs the caller's own code
         raise SightlineError(
-            f"{name} can't be imported ({error}); package.module:function is expected"
+            f"{name} can't be imported ({get_first_error_line(error)}); "
+            "package.module:function is expected"
         ) from error
     finally:
         sys.path.remove("")
-
-
-def build_torchvision_network(
-    name: str, weights: str | None, options: dict[str, Any]
-) -> BuiltNetwork:
-    """A classifier of torchvision, with the preprocessing of its best published weights."""
-    from torchvision import models
-
-    published = models.get_model_weights(name).DEFAULT  # pyright: ignore
-    if weights is None:
-        try:
-            network = models.get_model(name, weights=published, **options)
-        except (OSError, RuntimeError) as error:  # RuntimeError: the file has another SHA-256
-            raise make_download_error(name, error) from error
-    else:
-
-        def make_network(classes: int = 1000) -> nn.Module:
-            settings: dict[str, Any] = {"num_classes": classes}
-            if name in INCEPTION_NAMES:
-                settings |= {"transform_input": True, "aux_logits": True, "init_weights": False}
-            return models.get_model(name, weights=None, **{**settings, **options})
-
-        network = build_network_with_weights(name, make_network, weights)
-
-    transforms = published.transforms()
-    aliases = find_layer_aliases(name, network)
-    settings = ModelSettings(
-        mean=transforms.mean,
-        std=transforms.std,
-        size=transforms.crop_size[0],
-        resize=transforms.resize_size[0],
-        labels=keep_fitting_labels(published.meta["categories"], network),
-        aliases=aliases,
-        landmarks=find_family_landmarks(name, aliases),
-    )
-    if name in VGG_NAMES:
-        caffe = adopt_caffe_normalization(network)
-        if caffe:
-            settings["mean"] = caffe["mean"]
-            settings["std"] = caffe["std"]
-    return BuiltNetwork(network, settings)
-
-
-def build_timm_network(name: str, weights: str | None, options: dict[str, Any]) -> BuiltNetwork:
-    """A classifier of timm, with the preprocessing of its pretrained weights."""
-    import timm
-    from timm.data.config import resolve_model_data_config
-    from torchvision.models import AlexNet_Weights
-
-    if weights is None:
-        try:
-            with use_reachable_hub():
-                network = timm.create_model(name, pretrained=True, **options)
-        except Exception as error:  # the hub's client raises many kinds of error when offline
-            raise make_download_error(name, error) from error
-    else:
-
-        def make_network(classes: int | None = None) -> nn.Module:
-            settings: dict[str, Any] = {} if classes is None else {"num_classes": classes}
-            return timm.create_model(name, **{**settings, **options})
-
-        network = build_network_with_weights(name, make_network, weights)
-
-    config = resolve_model_data_config(network)
-    size = config["input_size"][-1]
-    settings = ModelSettings(
-        mean=config["mean"],
-        std=config["std"],
-        size=size,
-        resize=round(size / config["crop_pct"]),
-        labels=keep_fitting_labels(AlexNet_Weights.DEFAULT.meta["categories"], network),
-    )
-    return BuiltNetwork(network, settings)
-
-
-def make_download_error(name: str, error: Exception) -> SightlineError:
-    """The error for pretrained weights that can't be downloaded."""
-    return SightlineError(
-        f"the pretrained weights of {name} can't be downloaded ({get_first_error_line(error)}); "
-        "give a file with weights=FILE"
-    )
-
-
-def build_network_with_weights(
-    name: str, make_network: Callable[..., nn.Module], weights: str
-) -> nn.Module:
-    """The architecture with weights from a file, or seeded "random" ones.
-
-    `make_network` takes the number of classes; a file's fine-tuned head sets it.
-    """
-    if weights == "random":
-        torch.manual_seed(0)
-        return make_network()
-    path = Path(weights)
-    state_dict = read_weights(path)
-    network = make_network()
-    if name in VGG_NAMES:
-        state_dict, network = convert_vgg_state_dict(state_dict, network)
-    classes = find_fine_tuned_classes(network, state_dict)
-    if classes is not None:
-        network = make_network(classes)
-    fill_network_weights(network, state_dict, path, name)
-    return network
-
-
-def find_fine_tuned_classes(network: nn.Module, state_dict: Mapping[str, Tensor]) -> int | None:
-    """The number of classes in a file that differs from the architecture in nothing else."""
-    expected = network.state_dict()
-    classes = count_classes(network)
-    shared_keys = [key for key in expected if key in state_dict]
-    if not shared_keys:
-        return None
-    head = state_dict[shared_keys[-1]]
-    if head.ndim == 0 or head.shape[0] == classes:
-        return None
-    for key in shared_keys:
-        expected_shape = expected[key].shape
-        shape = state_dict[key].shape
-        if shape == expected_shape:
-            continue
-        if expected_shape[:1] != (classes,) or expected_shape[1:] != shape[1:]:
-            return None
-    return head.shape[0]
-
-
-def count_classes(network: nn.Module) -> int:
-    """The number of logits of a classifier: the first dimension of its last parameter."""
-    parameters = list(network.parameters())
-    return parameters[-1].shape[0] if parameters else 0
-
-
-def keep_fitting_labels(labels: Sequence[str], network: nn.Module) -> Sequence[str]:
-    """The labels of published weights, or none where the network has other classes."""
-    return labels if len(labels) == count_classes(network) else ()
+    if not callable(found):
+        raise SightlineError(f"{name} is no function; package.module:function is expected")
+    return found

@@ -1,25 +1,31 @@
 """`load`: a model by the name of its network, or from a module."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from sightline.errors import SightlineError, get_first_error_line, make_unknown_name_error
+from sightline.errors import SightlineError, get_first_error_line
+from sightline.models.heads.output_head import OutputKind
 from sightline.models.model import Model
-from sightline.models.weights.checkpoint import hash_file
+from sightline.models.network.inputs import ExtraInputs, Preprocess
+from sightline.models.preprocessing import check_channel_statistics, check_image_size
 from sightline.models.weights.known_input import check_library_normalization
-from sightline.models.zoo.builders import (
-    EMBEDDED_WEIGHTS,
-    NetworkBuilder,
-    build_embedded_network,
-    build_imported_network,
-    build_timm_network,
-    build_torchvision_network,
+from sightline.models.zoo.arguments import (
+    check_labels,
+    check_network,
+    check_output,
+    check_unit,
+    check_weights,
+    resolve_output_kind,
+    scale_resize,
 )
-from sightline.models.zoo.names import list_network_names
+from sightline.models.zoo.builders import find_network_builder
+from sightline.models.zoo.given_modules import find_module_settings
+from sightline.models.zoo.libraries.settings import ModelSettings
+from sightline.models.zoo.recipe import make_model_recipe
 
 
 def load(
@@ -29,69 +35,107 @@ def load(
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
     labels: Sequence[str] | None = None,
-    size: int | None = None,
+    size: int | tuple[int, int] | None = None,
     output: int | str | None = None,
+    output_kind: OutputKind | None = None,
+    multilabel: bool = False,
+    unit: str | None = None,
+    inputs: ExtraInputs | None = None,
+    preprocess: Preprocess | None = None,
+    bands: Sequence[int] | None = None,
     device: str | torch.device | None = None,
     **options: Any,
 ) -> Model:
     """A `Model` of the embedded network (default), one by name, or any eager `nn.Module`.
 
     Args:
-        network: "sightnet"; a name of torchvision or timm; "package.module:function" for your own
-            function that returns a module, or a module and a dict of mean, std, size, resize,
-            labels, output (this runs that code); or a module, which is not changed and shares its
-            weights.
+        network: "sightnet"; a name of torchvision (detectors and segmentation too) or timm;
+            "hf:NAME" or "hf:FOLDER" for transformers, with safetensors weights and without code;
+            "package.module:function" for your own function that returns a module, or a module and a
+            dict of mean, std, size, resize, labels, output (this runs that code); or a module,
+            which is not changed and shares its weights. Modules of timm, transformers and
+            open_clip, and detectors of torchvision, bring mean, std, size and labels along.
         weights: file with a state dict (safetensors or torch, loaded with weights_only=True);
             "random" for a seeded random start; None for the pretrained weights of the name's own
             library. Caffe's VGG-16 and VGG-19 are known and bring their own mean and std.
         mean: channel means that normalize a [0, 1] image; one value for networks that see
-            luminance.
+            luminance, as many as bands for other images.
         std: channel standard deviations, as many as means.
         labels: one name per logit.
-        size: side in pixels that the network was made for.
-        output: which of several outputs are the logits: index in a tuple, key in a dict.
+        size: side in pixels that the network was made for, or (height, width).
+        output: which of several outputs are the scores: an index in a tuple, a key in a dict, or a
+            path such as "heads.sex".
+        output_kind: what the output means, where it can't be found from its values: "logits",
+            "probabilities", "binary", "multilabel", "regression" or "embedding".
+        multilabel: True is short for output_kind="multilabel": labels don't exclude each other.
+        unit: of a regression, such as "years".
+        inputs: further inputs of the network by the name of `forward`'s parameter, or a function of
+            the batch size that returns them.
+        preprocess: a function from an image N×C×H×W in [0, 1] to what the network takes, which
+            replaces normalization; or words for its layout: "bgr", "0..255", "nhwc", "uint8".
+        bands: which three bands pictures of an image with other channels show as red, green and
+            blue.
         device: where to run; by default the module's own device, for a name an accelerator if
             there is one.
         options: passed to the architecture's constructor (`pad_type="same"`).
 
-    Raises SightlineError for unknown names, weights that can't be downloaded, read or fitted, a
-    mean and std that known weights were not trained with, and scripted modules.
+    Raises SightlineError for whatever is no network, unknown names and options, weights that can't
+    be downloaded, read or fitted, a mean and std that known weights were not trained with, and
+    scripted modules.
     """
+    check_network(network)
     arguments: dict[str, Any] = {
         "mean": mean,
         "std": std,
         "labels": labels,
         "size": size,
         "output": output,
+        "output_kind": resolve_output_kind(output_kind, multilabel),
+        "unit": unit,
+        "inputs": inputs,
+        "preprocess": preprocess,
+        "bands": bands,
     }
     settings = {name: value for name, value in arguments.items() if value is not None}
+    _check_settings(settings)
     if isinstance(network, nn.Module):
         _check_module_arguments(weights, options)
         return Model(
             network,
-            device=resolve_device(device) if device else None,
+            device=resolve_device(device) if device is not None else None,
             recipe={"model": type(network).__name__, "built_in_code": True},
-            **settings,
+            **_merge_settings(find_module_settings(network), settings),
         )
 
-    weights_name = None if weights is None else str(weights)
+    weights_name = check_weights(weights)
     build_network = find_network_builder(network)
     # Architectures draw random initial weights, whatever replaces them afterwards.
     with torch.random.fork_rng(devices=[]):
         built = build_network(network, weights_name, options)
-    if weights is None and ":" not in network:
+    if weights_name is None and ":" not in network:
+        together = {**built.settings, **settings}
+        check_channel_statistics(together["mean"], together["std"])
         check_library_normalization(built.settings, settings, network)
-    known_settings: dict[str, Any] = {**built.settings}
     return Model(
         built.network.to(memory_format=torch.channels_last),
         name=network,
-        device=resolve_device(device or choose_default_device()),
-        recipe=_make_recipe(network, weights_name, {**options, **settings}),
-        **{**known_settings, **settings},
+        device=resolve_device(choose_default_device() if device is None else device),
+        recipe=make_model_recipe(network, weights_name, {**options, **settings}),
+        **_merge_settings(built.settings, settings),
     )
 
 
-def _check_module_arguments(weights: str | Path | None, options: dict[str, Any]) -> None:
+def _check_settings(settings: dict[str, Any]) -> None:
+    """Raises SightlineError for settings that `Model` does not check, and makes labels a tuple."""
+    if "labels" in settings:
+        settings["labels"] = check_labels(settings["labels"])
+    if "output" in settings:
+        check_output(settings["output"])
+    if "unit" in settings:
+        check_unit(settings["unit"])
+
+
+def _check_module_arguments(weights: object, options: Mapping[str, Any]) -> None:
     """Raises SightlineError for arguments that a module has no use for."""
     if weights == "random" or options:
         raise SightlineError(
@@ -102,48 +146,20 @@ def _check_module_arguments(weights: str | Path | None, options: dict[str, Any])
         raise SightlineError("load the weights into the module first, or give a name with weights=")
 
 
-def _make_recipe(name: str, weights: str | None, options: dict[str, Any]) -> dict[str, Any]:
-    """How to load the same network again: its name, options and weights, with a file's SHA-256."""
-    recipe: dict[str, Any] = {"model": name}
-    if options:
-        recipe["options"] = options
-    if weights == "random":
-        recipe["weights"] = weights
-    elif weights is not None:
-        recipe["weights"] = str(Path(weights).resolve())
-        recipe["sha256"] = hash_file(Path(weights))
-    elif name == "sightnet":
-        recipe["sha256"] = hash_file(EMBEDDED_WEIGHTS)
-    return recipe
+def _merge_settings(known: ModelSettings, given: Mapping[str, Any]) -> dict[str, Any]:
+    """What comes with a network, replaced by what the caller gave.
 
-
-def find_network_builder(name: str) -> NetworkBuilder:
-    """The builder of the library that has this network.
-
-    Raises SightlineError with the closest name.
+    The caller's own preprocessing replaces a known normalization, and a size of the caller's own
+    keeps the share of the known crop.
     """
-    if name == "sightnet":
-        return build_embedded_network
-    if ":" in name:
-        return build_imported_network
-    from torchvision import models
-
-    # torchvision comes first: importing timm takes seconds.
-    if name in models.list_models(module=models):
-        return build_torchvision_network
-    import timm
-
-    architecture, dot, tag = name.partition(".")  # timm's names may go on with .TRAINING
-    if architecture in timm.list_models():
-        trainings = timm.list_models(f"{architecture}.*", pretrained=True)
-        if dot and name not in trainings:
-            kind = f"training of {architecture}"
-            raise make_unknown_name_error(
-                kind, tag, [training.partition(".")[2] for training in trainings]
-            )
-        return build_timm_network
-    candidates = [candidate for names in list_network_names().values() for candidate in names]
-    raise make_unknown_name_error("network", name, candidates)
+    merged: dict[str, Any] = {**known}
+    if "preprocess" in given:
+        merged.pop("mean", None)
+        merged.pop("std", None)
+    if "size" in given and "size" in known and "resize" in known:
+        old_size = check_image_size(known["size"])
+        merged["resize"] = scale_resize(known["resize"], old_size, check_image_size(given["size"]))
+    return {**merged, **given}
 
 
 def resolve_device(device: str | torch.device) -> torch.device:
@@ -152,9 +168,9 @@ def resolve_device(device: str | torch.device) -> torch.device:
         if torch.device(device).type == "meta":
             raise NotImplementedError("it holds no values")
         return torch.empty(0, device=device).device
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
+    except (RuntimeError, AssertionError, NotImplementedError, TypeError) as error:
         raise SightlineError(
-            f"the device {str(device)!r} can't be used here ({get_first_error_line(error)})"
+            f"the device {str(device)!r:.60} can't be used here ({get_first_error_line(error)})"
         ) from error
 
 

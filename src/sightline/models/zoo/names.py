@@ -11,6 +11,9 @@ from pathlib import Path
 
 EMBEDDED_NETWORK = "sightnet"
 
+# Those of the others take films or two images, or are quantized.
+TORCHVISION_FOLDERS = ("detection", "segmentation")
+
 # A decorated function: `@register_model` or `@register_model()`, further decorators, `def NAME(`.
 # A decorator's arguments may go on over further, indented lines.
 REGISTERED_FUNCTION = re.compile(
@@ -24,17 +27,20 @@ REGISTERED_FUNCTION = re.compile(
 
 
 def list_network_names() -> dict[str, list[str]]:
-    """Every name that `load` takes, by the library it comes from."""
+    """Every name that `load` takes, by the library it comes from.
+
+    Networks of transformers are not listed; `load` takes them as "hf:NAME".
+    """
     return {
         "sightline": [EMBEDDED_NETWORK],
-        "torchvision": sorted(_read_registered_names("torchvision")),
+        "torchvision": sorted(_read_registered_names("torchvision", *TORCHVISION_FOLDERS)),
         "timm": sorted(_read_registered_names("timm"), key=_split_numbers),
     }
 
 
 def is_network_name(text: str) -> bool:
     """Whether `load` takes this text as the name of a network, and no image file is meant."""
-    if re.fullmatch(r"[\w.]+:\w+", text):
+    if re.fullmatch(r"[\w.]+:\w+|hf:\S+", text):
         return True
     names = list_network_names()
     if any(text in library for library in names.values()):
@@ -45,15 +51,16 @@ def is_network_name(text: str) -> bool:
     return bool(tag) and file_type is None and architecture in names["timm"]
 
 
-def _read_registered_names(package: str) -> list[str]:
-    """The functions under `@register_model` in the files of PACKAGE/models, not in its folders."""
+def _read_registered_names(package: str, *subfolders: str) -> list[str]:
+    """The functions under `@register_model` in PACKAGE/models and the subfolders of that."""
     spec = find_spec(package)
     if spec is None or not spec.submodule_search_locations:
         return []
     folder = Path(spec.submodule_search_locations[0]) / "models"
     names: list[str] = []
-    for path in folder.glob("*.py"):
-        names += REGISTERED_FUNCTION.findall(path.read_text(encoding="utf-8"))
+    for subfolder in (".", *subfolders):
+        for path in (folder / subfolder).glob("*.py"):
+            names += REGISTERED_FUNCTION.findall(path.read_text(encoding="utf-8"))
     return names
 
 

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from sightline.errors import SightlineError
 from sightline.models.model import Model
+from sightline.models.zoo.libraries.hugging_face import HUGGING_FACE_PREFIX
 from sightline.models.zoo.load import load
 
 OptionCount = Annotated[int, Field(ge=0, le=100_000)]
@@ -25,6 +26,27 @@ UnitRate = Annotated[float, Field(ge=0, le=1)]
 OptionWord = Annotated[str, Field(pattern=r"^[A-Za-z0-9_]{0,40}$")]
 
 ChannelStatistics = Annotated[list[float], Field(min_length=1, max_length=1_000)]
+
+ImageSides = Annotated[list[PixelSide], Field(min_length=2, max_length=2)]
+
+# The way to a part of the output: "logits", "heads.sex", "0".
+OutputPath = Annotated[str, Field(pattern=r"^[A-Za-z0-9_. -]{1,200}$")]
+
+# What a further input may be: a number, a switch, a word, or numbers in a list.
+InputNumber = Annotated[float, Field(allow_inf_nan=False)]
+InputValue = (
+    bool
+    | int
+    | InputNumber
+    | OptionWord
+    | Annotated[list[int | InputNumber], Field(max_length=1_000)]
+)
+InputName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,60}$")]
+
+LayoutWord = Literal["bgr", "0..255", "nhwc", "uint8"]
+LayoutText = Annotated[str, Field(pattern=r"^(?:(?:bgr|0\.\.255|nhwc|uint8) ?)+$", max_length=60)]
+
+Band = Annotated[int, Field(ge=0, le=1_000)]
 
 
 class StrictModel(BaseModel):
@@ -39,8 +61,15 @@ class NetworkOptions(StrictModel):
     mean: ChannelStatistics | None = None
     std: ChannelStatistics | None = None
     labels: list[str] | None = None
-    size: PixelSide | None = None
-    output: int | str | None = None
+    size: PixelSide | ImageSides | None = None
+    output: int | OutputPath | None = None
+    output_kind: (
+        Literal["logits", "probabilities", "binary", "multilabel", "regression", "embedding"] | None
+    ) = None
+    unit: Annotated[str, Field(max_length=40)] | None = None
+    inputs: Annotated[dict[InputName, InputValue], Field(max_length=20)] | None = None
+    preprocess: LayoutText | list[LayoutWord] | None = None
+    bands: Annotated[list[Band], Field(min_length=3, max_length=3)] | None = None
     num_classes: OptionCount | None = None
     classes: OptionCount | None = None
     batch_norm: bool | None = None
@@ -51,6 +80,11 @@ class NetworkOptions(StrictModel):
     output_stride: Literal[8, 16, 32] | None = None
     dynamic_img_size: bool | None = None
     dynamic_img_pad: bool | None = None
+    min_size: PixelSide | None = None
+    max_size: PixelSide | None = None
+    score_thresh: UnitRate | None = None
+    box_score_thresh: UnitRate | None = None
+    aux_loss: bool | None = None
     aux_logits: bool | None = None
     transform_input: bool | None = None
     init_weights: bool | None = None
@@ -101,6 +135,11 @@ def parse_model_recipe(model_recipe: Mapping[str, Any]) -> ModelRecipe:
         )
     if not isinstance(name, str):
         raise SightlineError("this recipe does not name its network; give it with model=")
+    if name.startswith(HUGGING_FACE_PREFIX):
+        raise SightlineError(
+            f"the recipe's network is {name}, and a recipe may name no folder or address; "
+            "give it with model="
+        )
     if ":" in name:
         raise SightlineError(
             f"the recipe's network is made by code ({name}), which a recipe may not run; "

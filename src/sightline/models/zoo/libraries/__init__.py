@@ -1,0 +1,1 @@
+"""Networks of other libraries, and the preprocessing that comes with them."""
