@@ -1,6 +1,7 @@
 """Applies trained style networks to images of any size, to folders and to videos."""
 
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 
@@ -8,7 +9,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from sightline.errors import SightlineError, get_first_error_line
+from sightline.errors import (
+    SightlineError,
+    escape_for_display,
+    is_out_of_memory,
+    make_memory_error,
+)
 from sightline.generators.architectures.style import MIN_STYLIZER_SIDE
 from sightline.generators.checkpoint import AnyStyleNetwork, FixedStyleNetwork
 from sightline.images.decode.formats import IMAGE_FILE_SUFFIXES
@@ -27,8 +33,7 @@ def restyle_images(
     """Restyles images N×3×H×W in [0, 1]; returns images of the same shape on the CPU.
 
     `mix` comes from the network's `make_mix`, with one row for all images or one row each. Raises
-    SightlineError for images with fewer than 16 pixels a side, and when the CPU has not enough
-    memory.
+    SightlineError for images with fewer than 16 pixels a side, and without enough memory.
     """
     height, width = require_min_side(image).shape[-2:]
     device = style_network.device
@@ -37,16 +42,12 @@ def restyle_images(
     try:
         restyled = style_network.network(inputs, mix_rows)
         return restyled.cpu().contiguous()
-    except torch.OutOfMemoryError:
-        raise
     except RuntimeError as error:
-        # The CPU allocator raises a plain RuntimeError.
-        if "allocate" in str(error):
-            raise SightlineError(
-                f"not enough memory to restyle {height}×{width} pixels at once"
-                f" ({get_first_error_line(error)}); give a smaller size"
-            ) from error
-        raise
+        if not is_out_of_memory(error):
+            raise
+        raise make_memory_error(
+            f"to restyle {len(image)} images of {height}×{width} pixels at once", "size", "batch"
+        ) from error
 
 
 def require_min_side(image: Tensor, name: str = "an image") -> Tensor:
@@ -76,6 +77,27 @@ def list_folder_pictures(folder: Path) -> list[Path]:
         suffixes = ", ".join(IMAGE_FILE_SUFFIXES)
         raise SightlineError(f"the folder {str(folder)!r} holds no picture ({suffixes})")
     return sorted(paths)
+
+
+def refuse_to_overwrite(source: Path, target: Path) -> None:
+    """Raises SightlineError if what is written would take the place of what is read."""
+    if target.exists() and source.exists() and target.samefile(source):
+        raise SightlineError(
+            f"{escape_for_display(str(source))} would be overwritten; give another --out"
+        )
+
+
+def name_restyled_files(paths: Sequence[Path]) -> dict[Path, str]:
+    """The name of each picture's restyled file: its own as .png.
+
+    Where that is another picture's too, as of a.png and a.jpg, the suffix stays in the name.
+    """
+    stem_counts = Counter(path.stem.casefold() for path in paths)
+    names: dict[Path, str] = {}
+    for path in paths:
+        is_unique = stem_counts[path.stem.casefold()] == 1
+        names[path] = f"{path.stem if is_unique else path.name}.png"
+    return names
 
 
 def read_picture_batches(

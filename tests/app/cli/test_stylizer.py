@@ -124,6 +124,28 @@ def test_apply_to_a_folder_leaves_out_what_is_broken(capsys: pytest.CaptureFixtu
     assert names("made") == ["0.png", "1.png", "2.png"]
 
 
+@pytest.mark.parametrize(
+    ("source", "out"), [("photos/0.png", "photos"), ("photos", "photos"), ("clip.gif", ".")]
+)
+def test_apply_never_overwrites_what_it_reads(
+    source: str, out: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_video(smooth(3, side=32).split(1), "clip.gif")
+    before = {path: path.read_bytes() for path in Path().rglob("*") if path.is_file()}
+    assert main(["stylizer", "apply", "own.safetensors", source, "--out", out]) == 1
+    refusal = capsys.readouterr().err
+    assert "would be overwritten; give another --out" in refusal
+    assert refusal.count("\n") == 1
+    assert {path: path.read_bytes() for path in Path().rglob("*") if path.is_file()} == before
+
+
+def test_pictures_of_one_stem_stay_apart() -> None:
+    images.write(smooth(side=36, seed=7), "photos/0.jpg")
+    assert main(["stylizer", "apply", "own.safetensors", "photos", "--out", "made"]) == 0
+    assert names("made") == ["0.jpg.png", "0.png.png", "1.png", "2.png"]
+    assert not torch.equal(sl.read("made/0.jpg.png"), sl.read("made/0.png.png"))
+
+
 def test_apply_to_a_video() -> None:
     write_video((smooth(side=32, seed=seed) for seed in range(4)), "short.mp4")
     assert (

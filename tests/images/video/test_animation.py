@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 from video_files import HEIGHT, WIDTH, copy_video, make_frames
 
+import sightline as sl
 from sightline.images.decode.pixels import convert_tensor_to_pillow
 from sightline.images.video.properties import VideoProperties
 from sightline.images.video.reading import read_video, read_video_properties
@@ -75,3 +76,17 @@ def test_equal_frames_stay_frames(suffix: str, size: tuple[int, int], tmp_path: 
     assert (written.durations, written.loop_count) == ((40, 90, 60, 50), 3)
     for frame, expected in zip(read_video(tmp_path / f"a{suffix}"), frames, strict=True):
         assert (frame - expected).abs().mean() < 0.02
+
+
+def test_a_gif_that_ends_early_says_so_after_its_whole_frames(tmp_path: Path) -> None:
+    write_video(make_frames(), tmp_path / "whole.gif")
+    content = (tmp_path / "whole.gif").read_bytes()
+    third = [index for index in range(len(content)) if content[index:].startswith(b"!\xf9\x04")][3]
+    cut = tmp_path / "cut.gif"
+    cut.write_bytes(content[:third])
+    frames: list[torch.Tensor] = []
+    with pytest.raises(sl.SightlineError, match=r"^cut.gif: broken after 3 frames$"):
+        frames.extend(read_video(cut))
+    assert len(list(read_video(tmp_path / "whole.gif"))) == 5
+    cut.write_bytes(content + b"what some programs append")
+    assert len(list(read_video(cut))) == 5

@@ -20,7 +20,9 @@ from sightline.app.cli.progress import make_progress_display
 from sightline.errors import SightlineError, get_first_error_line
 from sightline.generators.apply import (
     list_folder_pictures,
+    name_restyled_files,
     read_picture_batches,
+    refuse_to_overwrite,
     resize_if_given,
     restyle_images,
     restyle_video,
@@ -340,6 +342,7 @@ def restyle_image_file(restyling: Restyling, path: Path) -> Path:
     """Restyles a file or sample. Returns the file written."""
     picture = resize_if_given(read_file_or_sample(path), restyling.size)
     written = restyling.out / f"{path.stem}.png"
+    refuse_to_overwrite(path, written)
     write(restyle_images(restyling.network, picture, restyling.mix), written)
     return written
 
@@ -366,6 +369,7 @@ def restyle_video_file(
     if suffix not in ANIMATION_SUFFIXES:
         suffix = ".mp4"
     written = restyling.out / f"{path.stem}{suffix}"
+    refuse_to_overwrite(path, written)
     sound_source = path if properties.has_sound else None
     write_video(frames, written, properties=properties, sound_from=sound_source)
     return written
@@ -386,6 +390,7 @@ def restyle_folder(
     written: list[Path] = []
     unreadable: list[str] = []
     paths = list_folder_pictures(folder)
+    file_names = name_restyled_files(paths)
     with make_progress_display("{task.description:<36}", quiet=quiet) as display:
         task = display.add_task("restyling", total=len(paths))
         for batch_paths, stack in read_picture_batches(paths, restyling.size, restyling.batch):
@@ -395,7 +400,8 @@ def restyle_folder(
                 continue
             restyled = restyle_images(restyling.network, stack, restyling.mix)
             for path, picture in zip(batch_paths, restyled, strict=True):
-                file = restyling.out / f"{path.stem}.png"
+                file = restyling.out / file_names[path]
+                refuse_to_overwrite(path, file)
                 write(picture, file)
                 written.append(file)
     if not written:

@@ -1,10 +1,11 @@
 """Frames as a GIF or an animated WebP, written one by one."""
 
 import io
+import os
 import struct
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from PIL import Image
 from PIL.GifImagePlugin import getdata
@@ -14,6 +15,39 @@ from sightline.images.video.properties import VideoProperties
 # Bits of the headers of an animated WebP and of its frames.
 ANIMATION_FLAG = 0x02
 NO_BLENDING_FLAG = 0x02
+
+
+def has_gif_trailer(file: IO[bytes]) -> bool:
+    """Whether a GIF goes on to its end; Pillow takes a file that ends between frames for whole.
+
+    Follows GIF89a, sections 18 to 27. Leaves the file at its beginning.
+    """
+    file.seek(10)
+    flags = file.read(3)[:1]
+    _skip_color_table(file, flags)
+    while (introducer := file.read(1)) not in (b"", b";"):
+        if introducer == b",":
+            flags = file.read(9)[8:]
+            _skip_color_table(file, flags)
+            file.seek(1, os.SEEK_CUR)  # the code size
+            _skip_data_blocks(file)
+        elif introducer == b"!":
+            file.seek(1, os.SEEK_CUR)  # the kind of extension
+            _skip_data_blocks(file)
+    file.seek(0)
+    return introducer == b";"
+
+
+def _skip_color_table(file: IO[bytes], flags: bytes) -> None:
+    """Skips the color table that follows, if the flags, one byte, announce one."""
+    if flags and flags[0] & 0x80:
+        file.seek(3 * 2 ** ((flags[0] & 7) + 1), os.SEEK_CUR)
+
+
+def _skip_data_blocks(file: IO[bytes]) -> None:
+    """Skips blocks up to the empty one, each after a byte with its length."""
+    while length := file.read(1).strip(b"\0"):
+        file.seek(length[0], os.SEEK_CUR)
 
 
 def encode_gif(pixels: Iterable[Any], path: Path, properties: VideoProperties) -> None:

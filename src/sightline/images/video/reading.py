@@ -13,6 +13,7 @@ from sightline.errors import SightlineError, get_first_error_line
 from sightline.images.decode.picture import open_picture
 from sightline.images.decode.pixels import convert_pillow_to_tensor
 from sightline.images.io import describe_missing_file, escape_line_breaks
+from sightline.images.video.animation import has_gif_trailer
 from sightline.images.video.container import is_animation, open_container, open_video_file
 from sightline.images.video.properties import VideoProperties
 
@@ -106,8 +107,12 @@ def _seek_frames(file: IO[bytes]) -> Iterator[Image.Image]:
 
 
 def _decode_animation(file: IO[bytes]) -> Iterator[Tensor]:
+    is_whole = file.read(3) != b"GIF" or has_gif_trailer(file)
+    file.seek(0)
     for picture in _seek_frames(file):
         yield convert_pillow_to_tensor(picture)
+    if not is_whole:
+        raise EOFError
 
 
 def _read_animation_properties(file: IO[bytes]) -> VideoProperties:
