@@ -29,6 +29,7 @@ from sightline.models.layers.listing import (
     LayerListing,
     find_layer_by_index,
     is_layer_pattern,
+    match_layer_names,
     match_one_layer,
 )
 from sightline.models.network.inputs import (
@@ -214,6 +215,17 @@ class Model(NetworkRunner):
             return find_layer_by_index(int(name), list(self.layers))
         candidates = [*self.aliases, *self.landmarks, *self.layers]
         raise make_unknown_name_error("layer", name, candidates)
+
+    def match_layers(self, names: Iterable[str | int]) -> tuple[str, ...]:
+        """The names with every pattern, such as "features.*.conv", replaced by all its matches.
+
+        Raises SightlineError for a pattern that matches no layer.
+        """
+        matches: list[str] = []
+        for name in map(str, names):
+            is_pattern = is_layer_pattern(name) and name not in self.layers
+            matches.extend(match_layer_names(name, self.layers) if is_pattern else [name])
+        return tuple(matches)
 
     def module(self, name: str) -> nn.Module:
         """The module behind a layer's name; for a functional step the module that contains it.

@@ -39,6 +39,9 @@ from sightline.registry.result import Result
 
 P = ParamSpec("P")
 
+# Parameters that take several layers.
+LAYER_LIST_PARAMETERS = ("layers", "content_layers", "style_layers")
+
 # Parameters that the memory of a run grows with.
 MEMORY_PARAMETERS = ("size", "side", "tile", "batch", "memory", "samples", "frames", "k")
 
@@ -221,6 +224,7 @@ def _run_method(
             positional.append(parameters.pop(name))
     _check_model(method, positional)
     method.check_parameter_names(parameters)
+    resolve_layer_requests(positional[0] if positional else None, parameters)
     for name, value in parameters.items():
         method.parameters[name].check_value(value)
     _check_single_question(method, parameters)
@@ -244,6 +248,22 @@ def _run_method(
     if stop_steps:
         recipe["stopped_after"] = stop_steps[0]
     return replace(result, recipe=recipe)
+
+
+def resolve_layer_requests(model: Any, parameters: dict[str, Any]) -> None:
+    """Replaces layers asked for by index by the index as text, and several ones by their names.
+
+    Patterns with wildcards stand for all their matches where a method takes several layers.
+    """
+    layer = parameters.get("layer")
+    if isinstance(layer, int) and not isinstance(layer, bool):
+        parameters["layer"] = str(layer)
+    for name in LAYER_LIST_PARAMETERS:
+        value = parameters.get(name)
+        if isinstance(value, (tuple, list)) and hasattr(model, "match_layers"):
+            is_name = [isinstance(item, (str, int)) for item in value]
+            if all(is_name):
+                parameters[name] = model.match_layers(value)
 
 
 def _list_quantities(method: Method) -> list[str]:

@@ -203,8 +203,8 @@ def describe_scan(
     if layers is None:
         unit_layers = list_default_layers(model)
     else:
-        unit_layers = list(dict.fromkeys(resolve_scan_layer(model, name) for name in layers))
-    vector_layers = list(dict.fromkeys(resolve_scan_layer(model, name) for name in vectors))
+        unit_layers = resolve_scan_layers(model, layers)
+    vector_layers = resolve_scan_layers(model, vectors)
     shapes = measure_unit_grids(model, [*unit_layers, *vector_layers], side)
 
     aliases = {**model.aliases, **model.landmarks}
@@ -240,6 +240,13 @@ def require_sizes(k: int | None, batch_size: int, count: int) -> None:
         raise make_out_of_range_error("k", k, 1, count)
     if not 1 <= batch_size <= MAX_BATCH_SIZE:
         raise make_out_of_range_error("batch", batch_size, 1, MAX_BATCH_SIZE)
+
+
+def resolve_scan_layers(model: Model, names: Sequence[str]) -> list[str]:
+    """The layers' own names, each once; a pattern stands for all layers that it matches."""
+    return list(
+        dict.fromkeys(resolve_scan_layer(model, name) for name in model.match_layers(names))
+    )
 
 
 def resolve_scan_layer(model: Model, name: str) -> str:
