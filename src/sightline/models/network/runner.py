@@ -21,9 +21,7 @@ from sightline.models.network.inputs import (
     make_network_inputs,
     parse_layout_words,
 )
-from sightline.models.network.probe import make_probe_images
-from sightline.models.overrides.onednn import use_packed_weights
-from sightline.models.preprocessing import (
+from sightline.models.network.preprocessing import (
     PICTURE_CHANNELS,
     call_preprocess,
     check_bands,
@@ -33,6 +31,8 @@ from sightline.models.preprocessing import (
     fit_image,
     show_as_picture,
 )
+from sightline.models.network.probe import make_probe_images
+from sightline.models.overrides.onednn import use_packed_weights
 from sightline.models.weights.known_input import check_known_weights_input
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
