@@ -1,98 +1,215 @@
-"""Landmarks that are guessed from the structure."""
+"""Landmarks of small networks, each with one property that names don't tell."""
 
-from collections.abc import Sequence
+from collections.abc import Callable
 
 import pytest
-from torch import nn
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
 
-from sightline.models.layers.capture import Layer
-from sightline.models.layers.landmarks import guess_landmarks
-
-CONV = nn.Conv2d(3, 4, 3)
-RELU = nn.ReLU()
-POOL = nn.MaxPool2d(2)
-LINEAR = nn.Linear(4, 5)
-NORM = nn.LayerNorm(4)
-
-Call = tuple[str, nn.Module, tuple[int, ...]]
+from sightline.models.model import Model
 
 
-def guess(calls: Sequence[Call]) -> dict[str, str]:
-    layers = [Layer(name, type(module).__name__, shape) for name, module, shape in calls]
-    return guess_landmarks(layers, [module for _, module, _ in calls])
+class Seeded(nn.Module):
+    """A network with the same weights each time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
 
 
-def make_convolutional(convolutions: int) -> list[Call]:
-    """conv0, relu0, conv1, relu1, …, pool, gap, fc."""
-    calls: list[Call] = []
+class Convolutional(Seeded):
+    """Four convolutions and a pooling at the end of a container, which is no last map."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        steps: list[nn.Module] = []
+        channels = 3
+        for _ in range(4):
+            steps += [nn.Conv2d(channels, 6, 3, padding=1), nn.ReLU()]
+            channels = 6
+        self.features = nn.Sequential(*steps, nn.MaxPool2d(2))
+        self.fc = nn.Linear(6, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.features(x).mean((2, 3)))
+
+
+class Functional(Seeded):
+    """The last ReLU is a function."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 6, 3)
+        self.fc = nn.Linear(6, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(F.relu(self.conv(x)).mean((2, 3)))
+
+
+class UnusedBranch(Seeded):
+    """A convolution that runs last and does not enter the answer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 6, 3)
+        self.fc = nn.Linear(6, 5)
+        self.side = nn.Conv2d(6, 2, 1)
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        maps = self.conv(x)
+        return {"out": self.fc(maps.mean((2, 3))), "side": self.side(maps)}
+
+
+class SplitImage(Seeded):
+    """Cuts maps into four strips of the batch, and ends in tables that no image enters."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, 4, stride=4)
+        self.join = nn.Conv2d(8, 8, 1)
+        self.mix = nn.Linear(8, 8)
+        self.table = nn.Linear(4, 8)
+        self.fc = nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        maps = self.join(self.conv(x))
+        strips = maps.flatten(2).unflatten(2, (-1, 4)).permute(0, 3, 2, 1).flatten(0, 1)
+        mixed = self.mix(strips)
+        positions = self.table(torch.eye(4))
+        pooled = mixed.mean(1).unflatten(0, (len(x), 4)) + positions
+        return self.fc(pooled.mean(1))
+
+
+class TokensFirst(Seeded):
+    """Tokens before the batch, T×N×C, with the class read from their mean."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patches = nn.Conv2d(3, 10, 8, 8)
+        self.norm = nn.LayerNorm(10)
+        self.fc = nn.Linear(10, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.norm(self.patches(x).flatten(2).permute(2, 0, 1)).mean(0))
+
+
+class ClassToken(Seeded):
+    """One block of attention; the answer is read from the first token."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patches = nn.Conv2d(3, 10, 8, 8)
+        self.token = nn.Parameter(torch.randn(1, 1, 10))
+        self.before = nn.LayerNorm(10)
+        self.keys = nn.Linear(10, 10)
+        self.after = nn.LayerNorm(10)
+        self.fc = nn.Linear(10, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = self.patches(x).flatten(2).transpose(1, 2)
+        tokens = torch.cat([self.token.expand(len(x), -1, -1), tokens], 1)
+        normed = self.before(tokens)
+        weights = (normed @ self.keys(normed).transpose(1, 2)).softmax(-1)
+        return self.fc(self.after(weights @ normed)[:, 0])
+
+
+class FullyConvolutional(Seeded):
+    """No linear layer, and a pooled answer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 6, 3)
+        self.scores = nn.Conv2d(6, 5, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.adaptive_avg_pool2d(self.scores(F.relu(self.conv(x))), 1).flatten(1)
+
+
+class KeywordHead(Functional):
+    """The head is given its input by keyword."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(input=F.relu(self.conv(x)).mean((2, 3)))
+
+
+class TwoViews(Seeded):
+    """The same network sees the image and its mirror image."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = Convolutional()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x) + self.net(x.flip(3))
+
+
+class Branching(Seeded):
+    """Which convolution runs depends on the image's contrast."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.strong = nn.Conv2d(3, 6, 3)
+        self.weak = nn.Conv2d(3, 6, 3)
+        self.fc = nn.Linear(6, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        conv = self.strong if x.std() > 0.5 else self.weak
+        return self.fc(conv(x).mean((2, 3)))
+
+
+class UntrainedHead(ClassToken):
+    """A head of zeros passes no gradient."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        nn.init.zeros_(self.fc.weight)
+
+
+@pytest.mark.parametrize(
+    ("make", "first", "last_conv", "penultimate"),
+    [
+        (Convolutional, "features.0", "features.7", "fc:in"),
+        (Functional, "conv", "/relu", "fc:in"),
+        (UnusedBranch, "conv", "conv", "fc:in"),
+        (SplitImage, "conv", "join", "fc:in"),
+        (TokensFirst, "patches", "norm", "fc:in"),
+        (ClassToken, "patches", "before", "fc:in"),
+        (UntrainedHead, "patches", "before", "fc:in"),
+        (FullyConvolutional, "conv", "scores", "scores:in"),
+        (KeywordHead, "conv", "/relu", "fc:in"),
+        (TwoViews, "net.features.0", "net.features.7:1", "net.fc:1:in"),
+        (Branching, "weak", "weak", "fc:in"),
+    ],
+    ids=lambda value: getattr(value, "__name__", None),
+)
+def test_landmarks(
+    make: Callable[[], nn.Module], first: str, last_conv: str, penultimate: str
+) -> None:
+    output = "out" if make is UnusedBranch else None
+    model = Model(make().eval(), size=32, output=output)
+    landmarks = model.landmarks
+    assert landmarks["first"] == first
+    assert landmarks["last_conv"] == last_conv
+    assert landmarks["penultimate"] == penultimate
+    assert landmarks["logits"] == "logits"
+    inner = [name for landmark, name in landmarks.items() if landmark != "logits"]
+    with torch.no_grad():
+        assert set(model.run(model.blank(), inner)) == set(inner)
+
+
+@pytest.mark.parametrize(("convolutions", "middle"), [(3, "3"), (4, "5"), (5, "5"), (2, "2")])
+def test_the_middle(convolutions: int, middle: str) -> None:
+    """The ReLU after the middle convolution; with few of them the middle one of all maps."""
+    torch.manual_seed(0)
+    steps: list[nn.Module] = []
     for i in range(convolutions):
-        calls += [(f"conv{i}", CONV, (4, 8, 9)), (f"relu{i}", RELU, (4, 8, 9))]
-    return [*calls, ("pool", POOL, (4, 4, 4)), ("gap", POOL, (4, 1, 1)), ("fc", LINEAR, (5,))]
+        steps += [nn.Conv2d(4 if i else 3, 4, 3), nn.ReLU()]
+    network = nn.Sequential(*steps, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 5))
+    assert Model(network.eval(), size=32).landmarks["middle"] == middle
 
 
-@pytest.mark.parametrize(("convolutions", "middle"), [(3, "relu1"), (4, "relu2"), (5, "relu2")])
-def test_a_convolutional_network(convolutions: int, middle: str) -> None:
-    assert guess(make_convolutional(convolutions)) == {
-        "logits": "logits",
-        "first": "conv0",
-        "middle": middle,
-        "last_conv": f"relu{convolutions - 1}",
-        "penultimate": "fc:in",
-    }
-
-
-@pytest.mark.parametrize(("convolutions", "middle"), [(2, "norm3"), (3, "relu")])
-def test_three_convolutions_are_enough_to_have_a_middle(convolutions: int, middle: str) -> None:
-    """With fewer it is the middle one of all feature maps."""
-    calls: list[Call] = [(f"conv{i}", CONV, (4, 8, 9)) for i in range(convolutions)]
-    calls.append(("relu", RELU, (4, 8, 9)))
-    calls += [(f"norm{i}", NORM, (4, 8, 9)) for i in range(10)]
-    assert guess(calls)["middle"] == middle
-
-
-def test_without_a_relu_the_middle_is_the_convolution() -> None:
-    calls: list[Call] = [(f"conv{i}", CONV, (4, 8, 9)) for i in range(5)]
-    assert guess(calls) == {
-        "logits": "logits",
-        "first": "conv0",
-        "middle": "conv2",
-        "last_conv": "conv4",
-    }
-
-
-def test_a_relu_of_a_vector_is_no_middle() -> None:
-    convolutions: list[Call] = [(f"conv{i}", CONV, (4, 8, 9)) for i in range(3)]
-    calls: list[Call] = [*convolutions, ("relu", RELU, (4,)), ("fc", LINEAR, (5,))]
-    assert guess(calls)["middle"] == "conv1"
-
-
-@pytest.mark.parametrize("norm", ["norm1", "ln_1", "layernorm_before"])
-def test_a_transformer(norm: str) -> None:
-    calls: list[Call] = [("patches", CONV, (4, 6, 9))]
-    for i in range(4):
-        calls += [(f"{i}.{norm}", NORM, (54, 4)), (f"{i}.mlp", LINEAR, (54, 4))]
-    calls += [("norm", NORM, (54, 4)), ("head", LINEAR, (5,))]
-    assert guess(calls) == {
-        "logits": "logits",
-        "first": "patches",
-        "middle": f"2.{norm}",  # of patches and nine layers of tokens
-        "last_conv": f"3.{norm}",
-        "penultimate": "head:in",
-    }
-
-
-def test_tokens_without_a_known_norm() -> None:
-    calls: list[Call] = [("patches", CONV, (4, 6, 9)), ("mix", LINEAR, (54, 4))]
-    assert guess(calls)["last_conv"] == "mix"
-    calls.append(("pooled", LINEAR, (1, 4)))
-    assert guess(calls)["last_conv"] == "patches"
-
-
-def test_a_network_without_structure() -> None:
-    assert guess([]) == {"logits": "logits"}
-    assert guess([("fc", LINEAR, (5,))]) == {"logits": "logits", "penultimate": "fc:in"}
-    assert guess([("conv", CONV, (4, 1, 1))]) == {
-        "logits": "logits",
-        "first": "conv",
-        "middle": "conv",
-    }
+def test_given_landmarks_are_kept() -> None:
+    model = Model(Convolutional().eval(), size=32, landmarks={"last_conv": "features.1"})
+    assert model.landmarks["last_conv"] == "features.1"
+    assert model.landmarks["penultimate"] == "fc:in"
