@@ -1,4 +1,4 @@
-"""Networks that do more than compute, as people bring them, and a snapshot of all they hold."""
+"""Networks that do more than compute, as people bring them."""
 
 import functools
 import threading
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.ao import quantization
 from torch.nn.utils import parametrizations
-from torch.utils.checkpoint import checkpoint, checkpoint_sequential
+from torch.utils.checkpoint import checkpoint
 
 SIDE = 12  # pixels of the images that these networks take
 
@@ -410,9 +410,7 @@ def forward_around_forward() -> nn.Module:
     return network
 
 
-# ── activation checkpointing; Sightline runs it directly ──
-
-checkpointed_networks: dict[str, Callable[[], nn.Module]] = {}
+# ── activation checkpointing, which Sightline runs directly ──
 
 
 class Checkpointed(Plain):
@@ -425,54 +423,3 @@ class Checkpointed(Plain):
     def forward(self, x: Tensor) -> Tensor:
         features = checkpoint(self.a, x, use_reentrant=self.use_reentrant)
         return self.f(features.mean((2, 3)))  # type: ignore[union-attr]
-
-
-class CheckpointedSequence(Plain):
-    """Recomputes both of its layers in the backward pass."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        features = checkpoint_sequential(nn.Sequential(self.a, nn.ReLU()), 2, x, use_reentrant=True)
-        return self.f(features.mean((2, 3)))
-
-
-checkpointed_networks["reentrant"] = lambda: Checkpointed(True)
-checkpointed_networks["not reentrant"] = lambda: Checkpointed(False)
-checkpointed_networks["sequence"] = CheckpointedSequence
-
-
-# ── snapshots ──
-
-
-def take_full_snapshot(value: Any, visited: set[int] | None = None) -> Any:
-    """All that a network holds, to compare by `==`: bits, identities, hooks, modes, attributes."""
-    visited = set() if visited is None else visited
-    if isinstance(value, Tensor):
-        return snapshot_tensor(value)
-    if isinstance(value, (int, float, str, bytes, type(None), type)):
-        return value
-    if id(value) in visited:
-        return id(value)
-    visited.add(id(value))
-    if isinstance(value, torch.Generator):
-        return (id(value), value.get_state().tolist())
-    if isinstance(value, np.ndarray):
-        return (id(value), value.tobytes())
-    contents: list[Any] = []
-    if isinstance(value, dict):
-        contents += [take_full_snapshot(part, visited) for item in value.items() for part in item]
-    elif isinstance(value, (list, tuple, set)):
-        contents += [take_full_snapshot(item, visited) for item in value]
-    elif isinstance(value, types.FunctionType):
-        cells = value.__closure__ or ()
-        contents += [take_full_snapshot(cell.cell_contents, visited) for cell in cells]
-    if not isinstance(value, types.ModuleType):
-        contents.append(take_full_snapshot(getattr(value, "__dict__", None), visited))
-    return (id(value), contents)
-
-
-def snapshot_tensor(tensor: Tensor) -> tuple[Any, ...]:
-    """A tensor's identity, memory and values to the bit."""
-    values = tensor.detach()
-    values = values.int_repr() if values.is_quantized else values
-    bits = values.contiguous().view(-1).view(torch.uint8)
-    return (id(tensor), tensor.data_ptr(), tensor.requires_grad, tensor._version, bits.tolist())

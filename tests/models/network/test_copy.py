@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 import torch
-from odd_networks import SIDE, Checkpointed, odd_networks, take_full_snapshot
+from network_snapshots import take_full_snapshot
+from odd_networks import SIDE, Checkpointed, odd_networks
 from torch import nn
 from torch.nn.utils import parametrizations, prune
 
@@ -109,8 +110,17 @@ def test_methods_leave_odd_networks_as_they_are(name: str) -> None:
     snapshot = take_full_snapshot(network)
     model = sl.load(network, size=SIDE)
     sl.saliency(model, ODD_IMAGE[:1])
-    sl.trust(model, ODD_IMAGE[:1], steps=2, samples=4, stages=2)
     sl.synthesis(model, sl.logit(1), steps=2)
+    assert take_full_snapshot(network) == snapshot
+
+
+@pytest.mark.parametrize(
+    "name", ["hook_with_closure", "kept_activations", "parametrized", "tied_weights"]
+)
+def test_randomized_copies_leave_odd_networks_as_they_are(name: str) -> None:
+    network = odd_networks[name]()
+    snapshot = take_full_snapshot(network)
+    sl.trust(sl.load(network, size=SIDE), ODD_IMAGE[:1], steps=2, samples=4, stages=2)
     assert take_full_snapshot(network) == snapshot
 
 

@@ -25,7 +25,7 @@ from sightline.models.network.copying.values import Copier, is_immutable
 _BOUND_BUILTIN_TYPES = (BuiltinMethodType, MethodWrapperType)
 
 _LIBRARY_FOLDERS = ("site-packages", "dist-packages", sysconfig.get_paths()["stdlib"])
-_WRITING_OPERATIONS = ("STORE_GLOBAL", "DELETE_GLOBAL", "STORE_DEREF", "DELETE_DEREF")
+_ASSIGNING_OPERATIONS = ("STORE_GLOBAL", "DELETE_GLOBAL")
 
 
 def list_function_values(function: FunctionType) -> list[object]:
@@ -72,25 +72,23 @@ def list_global_names(code: CodeType) -> tuple[str, ...]:
     names: dict[str, None] = {}
     for inner in iterate_code(code):
         for instruction in dis.get_instructions(inner):
-            if instruction.opname in ("LOAD_GLOBAL", "LOAD_NAME", "STORE_GLOBAL", "DELETE_GLOBAL"):
+            if instruction.opname in ("LOAD_GLOBAL", *_ASSIGNING_OPERATIONS):
                 names[instruction.argval] = None
     return tuple(names)
 
 
-def writes_outer_variables(function: FunctionType) -> bool:
-    """Whether a user's function assigns to variables that are not its own."""
+def assigns_globals(function: FunctionType) -> bool:
+    """Whether a user's function assigns to global variables."""
     code = function.__code__
-    return not is_library_code(code) and assigns_outer_variables(code)
+    return not is_library_code(code) and contains_global_assignment(code)
 
 
 @cache
-def assigns_outer_variables(code: CodeType) -> bool:
-    """Whether code assigns to variables outside of itself, as after `nonlocal` and `global`."""
+def contains_global_assignment(code: CodeType) -> bool:
+    """Whether code, or a function defined in it, assigns to a global variable."""
     for inner in iterate_code(code):
         for instruction in dis.get_instructions(inner):
-            if instruction.opname not in _WRITING_OPERATIONS:
-                continue
-            if "GLOBAL" in instruction.opname or instruction.argval in inner.co_freevars:
+            if instruction.opname in _ASSIGNING_OPERATIONS:
                 return True
     return False
 
@@ -113,9 +111,13 @@ def needs_copy(value: object, visited: set[int] | None = None) -> bool:
         return False
     visited.add(id(value))
     if isinstance(value, FunctionType):
+        # Another function may write to a variable that this one only reads.
+        may_change = not is_library_code(value.__code__) and bool(value.__closure__)
         held_values = list_function_values(value)
-        return writes_outer_variables(value) or any(
-            needs_copy(held, visited) for held in held_values
+        return (
+            may_change
+            or assigns_globals(value)
+            or any(needs_copy(held, visited) for held in held_values)
         )
     if isinstance(value, _BOUND_BUILTIN_TYPES):
         return is_bound_to_object(value)
@@ -166,7 +168,7 @@ def copy_function(function: Any, copier: Copier) -> Any:
 def get_copied_globals(function: FunctionType, copier: Copier) -> dict[str, Any]:
     """Globals for a copied function. The copies of all functions of one file have the same."""
     own_globals = read_own_globals(function)
-    is_changed = writes_outer_variables(function) or any(map(needs_copy, own_globals.values()))
+    is_changed = assigns_globals(function) or any(map(needs_copy, own_globals.values()))
     if not is_changed:
         return function.__globals__
     key = id(function.__globals__)

@@ -31,6 +31,8 @@ def copy_parameter(
 def copy_values(tensor: Tensor, memo: dict[int, Any]) -> Tensor:
     """The same values in memory of its own, out of the graph; `memo` as for `copy_parameter`."""
     detached = tensor.detach()
+    if tensor.is_quantized:
+        return detached.clone()
     try:
         return copy.deepcopy(detached, memo)
     except _STORAGE_ERRORS:
