@@ -21,8 +21,8 @@ SPECTRUM_FILE = Path(__file__).parents[1] / "assets" / "spectrum.safetensors"
 
 def compute_frequency_grid(height: int, width: int) -> Tensor:
     """Waves per pixel of each coefficient of `torch.fft.rfft2`: height×(width//2+1)."""
-    vertical = torch.fft.fftfreq(height)[:, None]
-    horizontal = torch.fft.rfftfreq(width)
+    vertical = torch.fft.fftfreq(height, dtype=torch.float32)[:, None]
+    horizontal = torch.fft.rfftfreq(width, dtype=torch.float32)
     return (vertical.square() + horizontal.square()).sqrt()
 
 
@@ -48,8 +48,8 @@ def load_natural_spectrum(height: int, width: int) -> tuple[Tensor, Tensor]:
 
     table = load_file(SPECTRUM_FILE)
     frequency = compute_frequency_grid(height, width)
-    vertical = torch.fft.fftfreq(height)[:, None].abs().expand_as(frequency)
-    horizontal = torch.fft.rfftfreq(width).expand_as(frequency)
+    vertical = torch.fft.fftfreq(height, dtype=torch.float32)[:, None].abs().expand_as(frequency)
+    horizontal = torch.fft.rfftfreq(width, dtype=torch.float32).expand_as(frequency)
     # Both coordinates run from -1 to 1: the angle from horizontal to vertical waves, and the log
     # frequency over the range of the table.
     angle = torch.atan2(vertical, horizontal) * 4 / math.pi - 1

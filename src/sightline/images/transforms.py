@@ -103,7 +103,7 @@ def blur_image(image: Tensor, sigma: float) -> Tensor:
     if sigma < MIN_BLUR_SIGMA or radius < 1:
         return image
 
-    offsets = torch.arange(-radius, radius + 1, device=image.device)
+    offsets = torch.arange(-radius, radius + 1, dtype=image.dtype, device=image.device)
     weights = torch.exp(-offsets.square() / (2 * sigma**2))
     weights = weights / weights.sum()
     channels = image.shape[1]
@@ -144,7 +144,7 @@ def make_random_affine(
 
     def warp_each(image: Tensor) -> Tensor:
         count, _, height, width = image.shape
-        draw = 2 * torch.rand(4, count, generator=generator) - 1
+        draw = 2 * torch.rand(4, count, generator=generator, dtype=torch.float32) - 1
         size = 1 + scale * draw[0]
         turn = math.radians(angle) * draw[1]
         cos = turn.cos() / size
@@ -173,7 +173,7 @@ def make_random_crops(
     """
 
     def crop_randomly(image: Tensor) -> Tensor:
-        draw = torch.rand(3, count, generator=generator)
+        draw = torch.rand(3, count, generator=generator, dtype=torch.float32)
         min_size, max_size = size_range
         size = min_size + (max_size - min_size) * draw[0]
         room = 1 - size  # in half sides, how far the crop can move from the middle
@@ -185,7 +185,8 @@ def make_random_crops(
         matrices = torch.stack([x_row, y_row], 1)
 
         views = image.repeat_interleave(count, 0)
-        noise = torch.randn(count, *image.shape[1:], generator=generator).to(image.device)
+        noise = torch.randn(count, *image.shape[1:], generator=generator, dtype=torch.float32)
+        noise = noise.to(image.device)
         crops = _sample_affine(views, matrices.repeat(len(image), 1, 1))
         return crops + noise_std * noise.repeat(len(image), 1, 1, 1)
 
@@ -207,8 +208,8 @@ def make_center_bias(
         progress = min(1, next(calls) / max(1, steps - 1))
         deviation = min_deviation + (max_deviation - min_deviation) * progress
         height, width = image.shape[-2:]
-        y = torch.linspace(-1, 1, height, device=image.device)
-        x = torch.linspace(-1, 1, width, device=image.device)
+        y = torch.linspace(-1, 1, height, dtype=image.dtype, device=image.device)
+        x = torch.linspace(-1, 1, width, dtype=image.dtype, device=image.device)
         squared_distance = y[:, None].square() + x.square()
         weight = torch.exp(-squared_distance / (2 * deviation**2))
         with_gradient = image * weight
@@ -220,7 +221,7 @@ def make_center_bias(
 
 def _sample_affine(image: Tensor, matrices: Tensor) -> Tensor:
     """Each image read through its 2×3 matrix from output to input, bilinear, borders mirrored."""
-    grid = F.affine_grid(matrices.to(image.device), list(image.shape), align_corners=False)
+    grid = F.affine_grid(matrices.to(image), list(image.shape), align_corners=False)
     return F.grid_sample(
         image, grid, mode="bilinear", padding_mode="reflection", align_corners=False
     )

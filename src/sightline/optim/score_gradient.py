@@ -108,7 +108,7 @@ def require_image_gradient(
 
     Args:
         model: whose scores they are.
-        compute_scores: the scores of images, N or N×K, differentiable.
+        compute_scores: the scores or features of images, N×…, differentiable.
         image: N×C×H×W.
     """
     generator = torch.Generator().manual_seed(0)
@@ -122,6 +122,19 @@ def require_image_gradient(
         raise make_cut_error(model, "its output")
 
 
+def require_feature_gradient(model: Model, layers: Iterable[str], image: Tensor) -> None:
+    """Raises SightlineError for a layer that is cut off from the image.
+
+    An objective's penalties have a gradient in any case, so the features are checked by themselves.
+    """
+    for layer in layers:
+
+        def compute_features(picture: Tensor, name: str = layer) -> Tensor:
+            return run_layers(model, picture, [name])[name]
+
+        require_image_gradient(model, compute_features, image)
+
+
 def _probe_gradient(
     model: Model, compute_scores: Callable[[Tensor], Tensor], image: Tensor
 ) -> tuple[Tensor, bool]:
@@ -133,7 +146,9 @@ def _probe_gradient(
         if not scores.requires_grad:
             raise make_cut_error(model, "its output")
         # Unequal weights: scores such as −z and z would cancel.
-        weights = torch.arange(1, scores.numel() + 1, device=scores.device).view_as(scores)
+        weights = torch.arange(
+            1, scores.numel() + 1, dtype=scores.dtype, device=scores.device
+        ).view_as(scores)
         (gradient,) = torch.autograd.grad((scores * weights).sum(), leaf, materialize_grads=True)
     return scores.detach(), bool((gradient != 0).any())
 

@@ -82,7 +82,7 @@ def center_unit_images(
     # Twice the centre of each box, in pixels.
     center_row, center_column = (boxes[:, :2] + boxes[:, 2:]).unbind(1)
     # affine_grid counts in half sides of the image; one pixel stays one pixel.
-    transform = torch.zeros(len(boxes), 2, 3)
+    transform = examples.images.new_zeros(len(boxes), 2, 3)
     transform[:, 0, 0] = size[1] / width
     transform[:, 1, 1] = size[0] / height
     transform[:, 0, 2] = center_column / width - 1

@@ -25,7 +25,7 @@ from sightline.optim.objectives.objective import Objective, bounded, tv
 from sightline.optim.optimizers import Adam, BaseOptimizer, OptimizerFactory
 from sightline.optim.parameterizations.fourier import FourierSpectrum, Parameterization
 from sightline.optim.parameterizations.gray import GrayImage, make_gray_picture
-from sightline.optim.score_gradient import require_image_gradient, run_layers
+from sightline.optim.score_gradient import require_feature_gradient, run_layers
 from sightline.registry.method import register_method
 from sightline.registry.parameter import ValueRange
 from sightline.registry.progress import Callback, MultiRunCallback, Step
@@ -233,7 +233,7 @@ class InversionRun:
             return multi_run(replace(step, scores=step.scores / natural_norm))
 
         parameterization, make_optimizer = self.make_start()
-        self.require_gradient(layer, parameterization().detach())
+        require_feature_gradient(self.model, [layer], parameterization()[:1])
         inverted, scores = maximize_objective(
             self.model,
             objective,
@@ -245,17 +245,6 @@ class InversionRun:
         self.stopped = multi_run.stopped
         self.scores.append(scores.cpu() / natural_norm)
         return inverted.clamp(0, 1)
-
-    def require_gradient(self, layer: str, image: Tensor) -> None:
-        """Raises SightlineError for a layer that is cut off from the image.
-
-        The penalties have a gradient in any case, so the features are checked by themselves.
-        """
-
-        def compute_features(picture: Tensor) -> Tensor:
-            return run_layers(self.model, picture, [layer])[layer]
-
-        require_image_gradient(self.model, compute_features, image)
 
     def make_start(self) -> tuple[Parameterization, OptimizerFactory]:
         """What is optimized, and by what."""

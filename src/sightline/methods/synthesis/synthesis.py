@@ -33,10 +33,11 @@ from sightline.methods.synthesis.natural_images import NaturalExemplars
 from sightline.methods.synthesis.presets import SynthesisPresetName
 from sightline.models.heads.target_text import TargetChoice
 from sightline.models.model import Model
-from sightline.models.preprocessing import fit_image
+from sightline.models.network.preprocessing import fit_image
 from sightline.optim.ascent import AscentResult, maximize_objective
 from sightline.optim.objectives.objective import Objective
 from sightline.optim.parameterizations.transparency import TransparentImage
+from sightline.optim.score_gradient import require_feature_gradient
 from sightline.registry.method import register_method
 from sightline.registry.parameter import ValueRange
 from sightline.registry.progress import Callback
@@ -172,6 +173,8 @@ def synthesis(
     parameterization, regularize = make_synthesis_start(
         model, settings, spec, start_image, generator
     )
+    layers = [model.layer(name) for name in objective.layers]
+    require_feature_gradient(model, layers, parameterization()[:1])
     transforms = build_view_transforms(settings, min(picture_size), step_count, generator)
     if isinstance(parameterization, TransparentImage):
         transforms.insert(0, parameterization.replace_background)
