@@ -8,7 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sightline.errors import SightlineError
 from sightline.models.layers.capture import Capture, Layer, find_first_tensor, format_call_name
+from sightline.models.model import Model
 from sightline.models.overrides.relu import backward
 
 
@@ -160,3 +162,42 @@ def test_hooks_are_gone_after_an_error() -> None:
     for module in NETWORK.modules():
         assert not module._forward_hooks
         assert not module._forward_pre_hooks
+
+
+class ByKeyword(Twice):
+    """The linear layer is given its input by keyword, twice."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        pooled = self.conv(x).mean((2, 3))
+        return self.fc(input=pooled) + self.fc(input=pooled.relu())
+
+
+def test_inputs_by_keyword_and_of_every_call() -> None:
+    network = ByKeyword()
+    capture = Capture(network, ["fc:in", "fc:1:in"], run_to_end=True)
+    capture.run_forward_pass(lambda: network(X))
+    pooled = CONV.mean((2, 3))
+    torch.testing.assert_close(capture.tensors["fc:in"], pooled)
+    torch.testing.assert_close(capture.tensors["fc:1:in"], pooled.clamp_min(0))
+
+
+class Choosing(nn.Module):
+    """Bright images take another layer than dark ones."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.dark = nn.Conv2d(3, 4, 3)
+        self.bright = nn.Conv2d(3, 4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        conv = self.bright if x.mean() > 1 else self.dark
+        return conv(x).mean((2, 3))
+
+
+def test_a_layer_that_an_image_does_not_reach_is_named() -> None:
+    model = Model(Choosing(), size=32)
+    assert list(model.layers) == ["dark"]
+    with pytest.raises(SightlineError, match="does not run layer dark for this image") as caught:
+        model.features(torch.ones(1, 3, 32, 32), ["dark"])
+    assert "\n" not in str(caught.value)
