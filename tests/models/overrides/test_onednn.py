@@ -61,16 +61,6 @@ def test_convolutions(
         assert_close(derivative, expected_derivative)
 
 
-@needs_onednn
-@pytest.mark.parametrize("side", [1, 2])
-def test_one_position_is_left_to_torch(side: int) -> None:
-    layer = nn.Conv2d(6, 4, 1).requires_grad_(False)
-    x = make_input(2, 6, side, side)
-    packed = onednn.try_packed_convolution(x, layer.weight, layer.bias)
-    assert (packed is None) == (side == 1)
-    assert_close(run_packed(layer, x), layer(x))
-
-
 @pytest.mark.usefixtures("fast_or_portable")
 @pytest.mark.parametrize("name", ["resnet18", "googlenet", "mobilenet_v2"])
 def test_networks(name: str) -> None:

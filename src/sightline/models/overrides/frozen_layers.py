@@ -1,7 +1,8 @@
-"""Linear layers and batch norms of a frozen network, with less work than torch's own.
+"""Layers of a frozen network with less work than torch's own, by public operations.
 
 Their weights need no gradient. The backward pass of a linear layer then reads only those rows of
-the weight whose output has a gradient, and a batch norm is one multiplication and one addition.
+the weight whose output has a gradient, a batch norm is one multiplication and one addition, and a
+small convolution of 1×1 is a linear layer.
 """
 
 from typing import Any
@@ -15,6 +16,9 @@ MIN_SPARSE_LINEAR_ELEMENTS = 1_000_000
 
 # Where more of the outputs have a gradient, the whole product is as fast.
 MAX_SPARSE_GRADIENT_SHARE = 0.75
+
+# Larger convolutions of 1×1 are faster by oneDNN and a packed weight.
+MAX_LINEAR_MULTIPLY_ADDS = 20_000_000
 
 
 def is_frozen_float32(x: Tensor, *weights: Tensor | None) -> bool:
@@ -71,6 +75,33 @@ class SparseGradientLinear(torch.autograd.Function):
         return input_gradient, None, None
 
 
+# ── convolutions ──
+
+
+def try_pointwise_linear(  # noqa: PLR0917 - torch's own signature
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
+) -> Tensor | None:
+    """A small `F.conv2d` of 1×1 as a linear layer of the channels, or None for any other.
+
+    It saves no input, and starts 0.1 ms sooner than oneDNN, which the smallest do not even take.
+    """
+    if weight.ndim != 4 or weight.shape[2:] != (1, 1) or groups != 1 or x.ndim != 4:
+        return None
+    if stride not in (1, (1, 1)) or padding not in (0, (0, 0)):
+        return None
+    multiply_adds = len(x) * x.shape[2] * x.shape[3] * weight.numel()
+    if multiply_adds > MAX_LINEAR_MULTIPLY_ADDS or not is_frozen_float32(x, weight, bias):
+        return None
+    pixels = x.contiguous(memory_format=torch.channels_last).permute(0, 2, 3, 1)
+    return F.linear(pixels, weight.flatten(1), bias).permute(0, 3, 1, 2)
+
+
 # ── batch norms ──
 
 
@@ -95,7 +126,6 @@ def try_frozen_batch_norm(  # noqa: PLR0917 - torch's own signature
     scale = (running_var + eps).rsqrt()
     if weight is not None:
         scale = scale * weight
-    shift = -running_mean * scale
-    if bias is not None:
-        shift = bias + shift
+    shift = running_mean * scale
+    shift = -shift if bias is None else bias - shift
     return torch.addcmul(shift.view(1, -1, 1, 1), input, scale.view(1, -1, 1, 1))

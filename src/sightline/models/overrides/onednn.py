@@ -36,6 +36,7 @@ from sightline.models.overrides.fast_operations import (
 from sightline.models.overrides.frozen_layers import (
     is_frozen_float32,
     try_frozen_batch_norm,
+    try_pointwise_linear,
     try_sparse_linear,
 )
 from sightline.models.overrides.max_pooling import try_bypassed_relu, try_compact_max_pool
@@ -133,10 +134,6 @@ def try_packed_convolution(  # noqa: PLR0917 - torch's own signature
         return None
     if isinstance(padding, str) or x.ndim != 4 or not is_frozen_float32(x, weight, bias):
         return None
-    # At one position, as in squeeze-and-excitation, a convolution is a product with a matrix. A
-    # packed weight saves less there than a call of oneDNN costs.
-    if x.shape[2] * x.shape[3] == 1:
-        return None
     if not is_available("packed convolution"):
         return None
     x = x.contiguous(memory_format=torch.channels_last)
@@ -149,8 +146,12 @@ def try_packed_convolution(  # noqa: PLR0917 - torch's own signature
 
 
 def convolve_packed(*args: Any, **kwargs: Any) -> Tensor:
-    """`F.conv2d` by a packed weight where possible."""
-    output = None if kwargs else try_packed_convolution(*args)
+    """`F.conv2d` by a packed weight where possible, or as a linear layer where that is faster."""
+    output = None
+    if not kwargs:
+        output = try_pointwise_linear(*args)
+        if output is None:
+            output = try_packed_convolution(*args)
     return convolve_unsaved(*args, **kwargs) if output is None else output
 
 
