@@ -50,7 +50,6 @@ TESTED_THROUGH = {
     "models/network/": "models/network/test_copy.py",
     "models/preprocessing.py": "models/test_model.py",
     "models/tracing/": "models/tracing/test_incremental.py",
-    "models/weights/file_content.py": "models/weights/test_checkpoint.py",
     "models/zoo/": "models/zoo/test_load.py",
     "app/recipe.py": "app/test_replay.py",
     "optim/score_gradient.py": "optim/test_ascent.py",

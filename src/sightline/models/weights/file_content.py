@@ -12,7 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sightline.errors import SightlineError, get_first_error_line, suggest_closest_name
+from sightline.errors import (
+    SightlineError,
+    escape_for_display,
+    get_first_error_line,
+    suggest_closest_name,
+)
 
 # How much more than the file's own bytes an archive may unpack to. `torch.save` compresses nothing,
 # and weights that somebody packed again hardly become smaller.
@@ -56,16 +61,17 @@ def read_signature(path: Path) -> bytes:
     """The first bytes of a regular file; raises SightlineError where there is none to read."""
     try:
         mode = os.stat(path).st_mode
-        if stat.S_ISDIR(mode):
-            raise SightlineError(f"no weights file {path}: it is a folder{_list_weights(path)}")
-        if not stat.S_ISREG(mode):
-            raise SightlineError(f"no weights file {path}: it is a pipe, a socket or a device")
-        with path.open("rb") as file:
-            return file.read(SIGNATURE_LENGTH)
+        if stat.S_ISREG(mode):
+            with path.open("rb") as file:
+                return file.read(SIGNATURE_LENGTH)
     except PermissionError as error:
         raise SightlineError(f"the weights file {path} may not be read by this user") from error
     except (OSError, ValueError) as error:  # ValueError: a null character in the name
-        raise SightlineError(f"no weights file {path}{_suggest_sibling(path)}") from error
+        name = escape_for_display(str(path))
+        raise SightlineError(f"no weights file {name}{_suggest_sibling(path)}") from error
+    if stat.S_ISDIR(mode):
+        raise SightlineError(f"no weights file {path}: it is a folder{_list_weights(path)}")
+    raise SightlineError(f"no weights file {path}: it is a pipe, a socket or a device")
 
 
 def _list_weights(folder: Path) -> str:
@@ -149,10 +155,11 @@ def read_torch_file(path: Path) -> Any:
     Raises SightlineError for a broken file, and one that holds other objects.
     """
     try:
-        with warnings.catch_warnings():
+        # Of a file by its name torch would look at the suffix.
+        with path.open("rb") as file, warnings.catch_warnings():
             # Torch warns of kinds of tensors that are refused below in one line.
             warnings.simplefilter("ignore")
-            return torch.load(path, map_location="cpu", weights_only=True)
+            return torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         refused = REFUSED_NAME.search(str(error))
         what = f" ({refused[1]:.80})" if refused else ""

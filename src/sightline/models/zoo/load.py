@@ -11,7 +11,7 @@ from sightline.errors import SightlineError, get_first_error_line
 from sightline.models.heads.output_head import OutputKind
 from sightline.models.model import Model
 from sightline.models.network.inputs import ExtraInputs, Preprocess
-from sightline.models.preprocessing import check_channel_statistics, check_image_size
+from sightline.models.network.preprocessing import check_channel_statistics, check_image_size
 from sightline.models.weights.known_input import check_library_normalization
 from sightline.models.zoo.arguments import (
     check_labels,

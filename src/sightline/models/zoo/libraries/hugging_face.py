@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from sightline.errors import SightlineError, get_first_error_line, is_out_of_memory
-from sightline.models.weights.checkpoint import fill_network_weights, read_weights
+from sightline.models.weights.checkpoint import describe_remaining_keys, read_weights
 from sightline.models.zoo.libraries.hub import HUB_TIMEOUT, can_reach
 from sightline.models.zoo.libraries.hugging_face_settings import (
     load_image_processor,
@@ -27,6 +27,9 @@ HUGGING_FACE_PREFIX = "hf:"
 
 # "resnet-50", "google/vit-base-patch16-224"
 REPOSITORY_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(?:/[A-Za-z0-9][\w.-]*)?")
+
+# Attention in plain operations can be looked into, and needs no foreign kernel.
+ATTENTION = "eager"
 
 # Networks for pictures and texts are known by their part for pictures.
 VISION_PARTS = ("VisionModelWithProjection", "VisionModel")
@@ -55,7 +58,10 @@ def build_hugging_face_network(
             network = _load_pretrained(name, source, network_class, config, only_local=only_local)
         else:
             network = _build_from_config(name, network_class, config, weights)
-        processor = load_image_processor(source, only_local=only_local)
+        try:
+            processor = load_image_processor(source, only_local=only_local)
+        except Exception as error:
+            raise _make_load_error(f"the image processor of {name}", error) from error
     settings = ModelSettings(
         **{**read_network_config(network), **read_image_processor(processor, network)}
     )
@@ -116,6 +122,8 @@ def choose_network_class(name: str, config: Any) -> tuple[Any, Any]:
         for part in VISION_PARTS:
             vision_class = getattr(transformers, f"{family}{part}", None)
             if _is_network_class(vision_class):
+                if hasattr(vision_config, "projection_dim") and hasattr(config, "projection_dim"):
+                    vision_config.projection_dim = config.projection_dim
                 return vision_class, vision_config
     if network_class.main_input_name != "pixel_values":
         raise SightlineError(
@@ -159,44 +167,54 @@ def _load_pretrained(
             f"the folder {source} has no safetensors file; pickled weights are not read "
             "(`save_pretrained` of transformers writes safetensors)"
         )
+    return _fill_from(name, source, network_class, config, local_files_only=only_local)
+
+
+def _build_from_config(name: str, network_class: Any, config: Any, weights: str) -> nn.Module:
+    """The network with weights from a file, or seeded "random" ones."""
+    if weights != "random":
+        # Files have the names of older versions, which transformers knows to convert.
+        state_dict = read_weights(Path(weights))
+        return _fill_from(name, None, network_class, config, state_dict=state_dict)
+    config._attn_implementation = ATTENTION  # pyright: ignore[reportPrivateUsage]
+    torch.manual_seed(0)
+    try:
+        return network_class(config)
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise
+        raise _make_load_error(name, error) from error
+
+
+def _fill_from(
+    name: str, source: str | None, network_class: Any, config: Any, **choices: Any
+) -> nn.Module:
+    """The network with the weights of a folder, a repository or a state dict, every one of them."""
     try:
         network, facts = network_class.from_pretrained(
             source,
             config=config,
             use_safetensors=True,
             trust_remote_code=False,
-            local_files_only=only_local,
             dtype=torch.float32,
-            # Attention in plain operations can be looked into, and needs no foreign kernel.
-            attn_implementation="eager",
+            attn_implementation=ATTENTION,
             output_loading_info=True,
+            # What does not fit is told below, in one line.
+            ignore_mismatched_sizes=True,
+            **choices,
         )
     except Exception as error:
         if is_out_of_memory(error):
             raise
         raise _make_load_error(name, error) from error
+    misshapen = sorted(str(key) for key, *_ in facts["mismatched_keys"])
     absent = sorted(map(str, facts["missing_keys"]))
-    if absent:
+    if misshapen or absent:
+        first, *others = [*misshapen, *absent]
+        fault = "of another shape" if misshapen else "missing"
         raise SightlineError(
-            f"{name} has no weights for {absent[0]} and {len(absent) - 1} more; "
-            "they would be random"
+            f"the weights do not fit {name}: {first} is {fault}{describe_remaining_keys([first, *others])}"
         )
-    return network
-
-
-def _build_from_config(name: str, network_class: Any, config: Any, weights: str) -> nn.Module:
-    """The network with weights from a file, or seeded "random" ones."""
-    config._attn_implementation = "eager"  # pyright: ignore[reportPrivateUsage]
-    torch.manual_seed(0)
-    try:
-        network = network_class(config)
-    except Exception as error:
-        if is_out_of_memory(error):
-            raise
-        raise _make_load_error(name, error) from error
-    if weights != "random":
-        path = Path(weights)
-        fill_network_weights(network, read_weights(path), path, name)
     return network
 
 

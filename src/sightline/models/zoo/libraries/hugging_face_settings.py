@@ -23,19 +23,25 @@ def find_hugging_face_settings(network: nn.Module) -> ModelSettings:
         return ModelSettings()
     settings = read_network_config(network)
     source = str(getattr(network.config, "_name_or_path", "") or "")
-    processor = load_image_processor(source, only_local=True) if source else None
+    try:
+        processor = load_image_processor(source, only_local=True) if source else None
+    except Exception:  # noqa: BLE001 - the caller has the network; its processor is a bonus
+        processor = None
     return ModelSettings(**{**settings, **read_image_processor(processor, network)})
 
 
 def load_image_processor(source: str, *, only_local: bool) -> Any:
-    """The image processor of a folder or name; None where there is none at hand."""
+    """The image processor of a folder or name; None where there is none.
+
+    Raises whatever transformers raises for one that can't be read, or that is code.
+    """
     from transformers import AutoImageProcessor
 
     try:
         return AutoImageProcessor.from_pretrained(
             source, trust_remote_code=False, local_files_only=only_local
         )
-    except Exception:  # noqa: BLE001 - its loader raises many kinds of error for a missing file
+    except OSError:
         return None
 
 
@@ -81,7 +87,8 @@ def read_image_processor(processor: Any, network: nn.Module) -> ModelSettings:
     if isinstance(timm_config, dict):
         return read_timm_config(timm_config, network)
 
-    # A processor works on 0..255, scales that, and then normalizes; Sightline's images are 0..1.
+    # A processor works on 0..255, scales that (perhaps to -1..1), and then normalizes; Sightline's
+    # images are 0..1.
     scale = 255.0
     if getattr(processor, "do_rescale", None):
         scale *= float(processor.rescale_factor)
@@ -90,8 +97,10 @@ def read_image_processor(processor: Any, network: nn.Module) -> ModelSettings:
     if getattr(processor, "do_normalize", None) and processor.image_mean and processor.image_std:
         mean = tuple(processor.image_mean)
         std = tuple(processor.image_std)
+    offset = 1.0 if getattr(processor, "rescale_offset", False) else 0.0
     settings = ModelSettings(
-        mean=tuple(value / scale for value in mean), std=tuple(value / scale for value in std)
+        mean=tuple((value + offset) / scale for value in mean),
+        std=tuple(value / scale for value in std),
     )
     if getattr(processor, "do_flip_channel_order", None):
         settings["preprocess"] = "bgr"
