@@ -355,7 +355,7 @@ def build_result_recipe(
     if method.subject == "image" and len(positional) > 1:
         recipe["image"] = serialize_parameter(subject)
     elif method.subject == "objective":
-        recipe["objective"] = "" if subject is None else str(subject)
+        recipe["objective"] = "" if subject is None else str(serialize_parameter(subject))
     recipe["versions"] = {
         "sightline": _read_package_version(),
         "torch": torch.__version__,
@@ -365,13 +365,19 @@ def build_result_recipe(
 
 
 def serialize_parameter(value: Any) -> Any:
-    """A parameter's value as JSON holds it: a tensor as its shape and digest, a path as text."""
+    """A parameter's value as JSON holds it.
+
+    A tensor becomes its shape and digest, a path its text, and a function, which is a target's
+    score, `score(NAME)`.
+    """
     if isinstance(value, Tensor):
         return {"shape": list(value.shape), "sha256": hash_tensor(value)}
     if isinstance(value, (list, tuple)):
         return [serialize_parameter(item) for item in value]
     if isinstance(value, (int, float, str, NoneType)):
         return value
+    if inspect.isroutine(value):
+        return f"score({value.__qualname__})"
     return str(value)
 
 

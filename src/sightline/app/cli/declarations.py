@@ -39,6 +39,7 @@ class ParameterDeclaration:
         type: Its type without tensors, which a command line names by file or sample.
         default: Its default, or `inspect.Parameter.empty` if it has none.
         limits: The ends of a number's closed range.
+        is_target: Whether it takes a target, such as `pixel(10, 20, 'cat')`.
     """
 
     name: str
@@ -46,6 +47,7 @@ class ParameterDeclaration:
     default: Any
     doc: str
     limits: tuple[float, float] | None = None
+    is_target: bool = False
 
 
 @dataclass(frozen=True)
@@ -105,6 +107,7 @@ def _parse_parameter(entry: Mapping[str, Any]) -> ParameterDeclaration:
         default=default,
         doc=entry["doc"],
         limits=tuple(limits) if limits else None,
+        is_target=entry.get("is_target", False),
     )
 
 
@@ -174,6 +177,8 @@ def _declare_parameter(spec: "ParameterSpec") -> dict[str, Any]:
     if spec.value_range:
         limits = (spec.value_range.low, spec.value_range.high)
         declared["limits"] = [_simplify_number(limit) for limit in limits]
+    if any(getattr(member, "__name__", "") == "Target" for member in get_args(spec.type)):
+        declared["is_target"] = True
     return declared
 
 

@@ -10,7 +10,11 @@ from typing import Any, get_args, get_type_hints
 from torch import Tensor
 
 from sightline.app.cli.declarations import MethodDeclaration
-from sightline.app.cli.options import UsageError, unwrap_single_item
+from sightline.app.cli.options import (
+    UsageError,
+    compose_target_text,
+    unwrap_single_item,
+)
 from sightline.app.cli.progress import show_progress_bar
 from sightline.app.replay import prepare_network_input, record_image_source
 from sightline.data.store.reader import Scan
@@ -61,7 +65,7 @@ def run_method(declaration: MethodDeclaration, arguments: Mapping[str, Any]) -> 
     if image_name is not None:
         subject.append(_load_image(image_name, model, shared))
     elif method.subject == "objective":
-        subject.append(arguments["objective"])
+        subject.append(_read_objective(arguments))
     if method.subject != "image" and shared.size:
         parameters["size"] = shared.size
 
@@ -147,12 +151,35 @@ def _read_parameters(
         for name, parameter in declaration.parameters.items()
         if name != "size"
     }
+    _write_target(declaration, parameters, arguments)
     paintings = arguments.get("paintings", ())
     if paintings:
         if parameters["styles"] != declaration.parameters["styles"].default:
             raise UsageError("give the paintings after the photograph or by --styles, not both")
         parameters["styles"] = tuple(paintings)
     return parameters
+
+
+def _read_objective(arguments: Mapping[str, Any]) -> str:
+    """The objective by its text, or the target that an option writes."""
+    objective = arguments["objective"]
+    target = compose_target_text(arguments)
+    if target is not None and objective:
+        raise UsageError(f"the objective is {objective}, and an option writes {target}; give one")
+    return target or objective
+
+
+def _write_target(
+    declaration: MethodDeclaration, parameters: dict[str, Any], arguments: Mapping[str, Any]
+) -> None:
+    """Sets the method's target to what an option such as --pixel writes."""
+    name = next((item.name for item in declaration.parameters.values() if item.is_target), None)
+    target = compose_target_text(arguments)
+    if name is None or target is None:
+        return
+    if parameters[name] is not None:
+        raise UsageError(f"--{name} is {parameters[name]}, and an option writes {target}; give one")
+    parameters[name] = target
 
 
 def _load_image(name: str, model: Model | Scan, shared: SharedOptions) -> Tensor:

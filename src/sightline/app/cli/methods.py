@@ -15,6 +15,7 @@ from cyclopts import Parameter
 
 from sightline.app.cli.declarations import MethodDeclaration, read_method_declarations
 from sightline.app.cli.options import (
+    TARGET_OPTIONS,
     DeviceOption,
     ImageArgument,
     JsonOption,
@@ -38,7 +39,8 @@ NETWORK_FIRST = "filters"
 GoalArgument = Annotated[
     str,
     Parameter(
-        help="A class label, or a formula such as \"channel('conv4_1', 7) - 0.1 * tv()\". "
+        help="A class label, a formula such as \"channel('conv4_1', 7) - 0.1 * tv()\", or a "
+        "target such as \"pixel(10, 20, 'cat')\". "
         "Leave it out for the units of --layer."
     ),
 ]
@@ -86,6 +88,10 @@ def build_command_signature(declaration: MethodDeclaration) -> inspect.Signature
         default = make_option_default(option)
         parameters.append(_make_keyword(option.name, make_option_annotation(option), default))
 
+    if takes_target(declaration):
+        for name, annotation in TARGET_OPTIONS.items():
+            parameters.append(_make_keyword(name, annotation, None))
+
     parameters += [
         _make_keyword("weights", WeightsOption, None),
         _make_keyword("size", SizeOption, None),
@@ -97,6 +103,12 @@ def build_command_signature(declaration: MethodDeclaration) -> inspect.Signature
     if declaration.subject == "image":
         parameters.append(_make_keyword("uncropped", UncroppedOption, False))
     return inspect.Signature(parameters)
+
+
+def takes_target(declaration: MethodDeclaration) -> bool:
+    """Whether a method can be asked about a target."""
+    has_parameter = any(option.is_target for option in declaration.parameters.values())
+    return has_parameter or declaration.subject == "objective"
 
 
 def _make_subject_parameters(declaration: MethodDeclaration) -> list[inspect.Parameter]:

@@ -1,6 +1,6 @@
 """The options of the command line: those that commands share, and those made from parameters."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import NoneType
 from typing import Annotated, Any, get_args, get_origin
@@ -73,6 +73,71 @@ JsonOption = Annotated[
 ]
 
 QuietOption = Annotated[bool, Parameter(negative=(), help="Show no progress bar.")]
+
+
+# ── options that write a target ──
+
+PixelOption = Annotated[
+    tuple[int, int, str] | None,
+    Parameter(help="Y X LABEL: ask about a class at one pixel, as target pixel(Y, X, LABEL)."),
+]
+
+BoxOption = Annotated[
+    tuple[str, ...] | None,
+    Parameter(
+        consume_multiple=True,
+        negative=(),
+        help="X0 Y0 X1 Y1 [LABEL]: ask about a detection, as target box(X0, Y0, X1, Y1, LABEL). "
+        "What the command is about comes before it.",
+    ),
+]
+
+LikeOption = Annotated[
+    Path | None,
+    Parameter(help="FILE: ask how similar the image is to another, as target similar_to(FILE)."),
+]
+
+# The options that write a target's text, by the name of their argument.
+TARGET_OPTIONS = {"pixel": PixelOption, "box": BoxOption, "like": LikeOption}
+
+
+def compose_target_text(arguments: Mapping[str, Any]) -> str | None:
+    """The target that one of `TARGET_OPTIONS` writes; None without any.
+
+    Raises UsageError for several, and for a box without four numbers.
+    """
+    named = [name for name in TARGET_OPTIONS if arguments.get(name)]
+    if len(named) > 1:
+        raise UsageError(f"give one of {', '.join(f'--{name}' for name in named)}, not several")
+    if not named:
+        return None
+    if named == ["pixel"]:
+        row, column, label = arguments["pixel"]
+        return f"pixel({row}, {column}, {format_label(label)})"
+    if named == ["like"]:
+        return f"similar_to({str(Path(arguments['like']).absolute())!r})"
+    *corners, last = arguments["box"]
+    if len(corners) == 3:
+        return f"box({', '.join(format_edge(edge) for edge in (*corners, last))})"
+    if len(corners) == 4:
+        edges = ", ".join(format_edge(edge) for edge in corners)
+        return f"box({edges}, label={format_label(last)})"
+    raise UsageError(
+        f"--box has {len(corners) + 1} values; it takes X0 Y0 X1 Y1 and a label or none"
+    )
+
+
+def format_label(label: str) -> str:
+    """A class as the text of a target has it: a number, or a name in quotes."""
+    return label if label.isdecimal() else repr(label)
+
+
+def format_edge(edge: str) -> str:
+    """An edge of a box in pixels; raises UsageError for anything but a number."""
+    try:
+        return f"{float(edge):g}"
+    except ValueError as error:
+        raise UsageError(f"--box has {edge!r}; its edges are numbers in pixels") from error
 
 
 # ── options made from a method's parameters ──
