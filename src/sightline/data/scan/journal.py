@@ -21,7 +21,11 @@ class ChangeJournal:
 
     def assign(self, tensor: Tensor, index: Any, values: Tensor) -> None:
         """Does `tensor[index] = values`. The tensor may be a view of a larger one."""
-        self._changes.append((tensor, index, tensor[index].clone()))
+        previous_values = tensor[index]
+        # An index of a tensor or a list gives a copy, a slice a view.
+        if previous_values.untyped_storage().data_ptr() == tensor.untyped_storage().data_ptr():
+            previous_values = previous_values.clone()
+        self._changes.append((tensor, index, previous_values))
         tensor[index] = values
 
     def undo_changes(self) -> None:
