@@ -376,8 +376,8 @@ def serialize_parameter(value: Any) -> Any:
         return [serialize_parameter(item) for item in value]
     if isinstance(value, (int, float, str, NoneType)):
         return value
-    if inspect.isroutine(value):
-        return f"score({value.__qualname__})"
+    if callable(value):
+        return f"score({getattr(value, '__qualname__', type(value).__name__)})"
     return str(value)
 
 
