@@ -1,9 +1,11 @@
 """What the maps by gradients cost: ours, the bare passes, captum and pytorch-grad-cam in turns.
 
-`python bench/attribution.py [--rounds N] [--kinds KIND ...] [NAME ...]`: random weights, one image
-of the network's own size, one process, medians of processor time, which other work on the machine
-disturbs less than the time by the clock; averages of many gradients (25 or 50) have a third of the
-rounds. Prints a row of a table for each network and method:
+`python bench/attribution.py [--rounds N] [--threads N ...] [--kinds KIND ...] [--names NAME ...]`:
+random weights, one image of the network's own size, one process, the shortest of the rounds, in
+which all take turns; averages of many gradients (25 or 50) have a third of the rounds. With one
+thread the times are processor time, which other work on the machine disturbs less than the time by
+the clock; with more they are by the clock. pytorch-grad-cam is left out where it is not installed.
+Prints a row of a table for each number of threads, network and method:
 
 - ours with the picture, caption and recipe, and in brackets the numbers alone, which is what the
   others give;
@@ -19,17 +21,15 @@ rounds. Prints a row of a table for each network and method:
 import argparse
 import copy
 import ctypes
-import statistics
 import time
 import warnings
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import pytorch_grad_cam
 import torch
 from captum.attr import GuidedBackprop, IntegratedGradients, LayerGradCam, NoiseTunnel, Saliency
-from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from torch import Tensor, nn
 
 import sightline as sl
@@ -50,6 +50,25 @@ CAMS = {
 KINDS = ("gradient", "guided", *COUNTS, *CAMS)
 SHORT = {"gradient", "guided", *COUNTS, "gradcam"}  # of every network
 OTHERS = {"resnet18": {"gradcam++", "layercam", "eigencam"}, "sightnet": {"scorecam"}}
+NETWORKS = (
+    "resnet18",
+    "squeezenet1_0",
+    "googlenet",
+    "vgg16",
+    "sightnet",
+    "resnet50",
+    "mobilenet_v2",
+    "mobilenet_v3_large",
+    "densenet121",
+    "efficientnet_b0",
+    "convnext_tiny",
+    "regnet_y_400mf",
+    "vit_b_16",
+    "swin_t",
+)
+# Grad-CAM of the last convolution, and rules for ReLU, say nothing about these.
+WITHOUT_MAPS = {"vit_b_16", "swin_t"}
+WITHOUT_RELU = {"efficientnet_b0", "convnext_tiny"} | WITHOUT_MAPS
 Runs = dict[str, Callable[[], Any]]
 
 
@@ -105,6 +124,9 @@ def by_captum(network: nn.Module, layer: str, image: Tensor, kind: str, at_once:
 
 def by_grad_cam(network: nn.Module, layer: str, image: Tensor, kind: str) -> Any:
     """pytorch-grad-cam doing the same work."""
+    import pytorch_grad_cam
+    from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
+
     with getattr(pytorch_grad_cam, CAMS[kind])(
         model=network, target_layers=[network.get_submodule(layer)]
     ) as method:
@@ -136,17 +158,18 @@ def peers(name: str, model: sl.Model, image: Tensor, kind: str, at_once: int) ->
         many = min(COUNTS.get(kind, 1), estimate_max_batch(model, image, 2))
         runs["captum"] = lambda: by_captum(network, layer, fed, kind, many)
         runs["captum, ours"] = lambda: by_captum(model.network, layer, ready, kind, at_once)
-    if kind in CAMS:
+    if kind in CAMS and find_spec("pytorch_grad_cam"):
         runs["grad-cam"] = lambda: by_grad_cam(network, layer, fed, kind)
         runs["grad-cam, ours"] = lambda: by_grad_cam(model.network, layer, ready, kind)
     return runs
 
 
 def milliseconds(run: Callable[[], Any]) -> float:
-    """Processor time of a run."""
-    began = time.process_time()
+    """Time of a run: the processor's for one thread, by the clock for more."""
+    read_clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
+    began = read_clock()
     run()
-    return 1000 * (time.process_time() - began)
+    return 1000 * (read_clock() - began)
 
 
 def taken(run: Callable[[], Any]) -> float:
@@ -171,7 +194,7 @@ def compare(name: str, kind: str, rounds: int) -> None:
     )
     image = torch.rand(1, 3, model.size, model.size, generator=torch.Generator().manual_seed(0))
     count = COUNTS.get(kind, 1)
-    at_once = min(count, choose_batch_size(model, image))
+    at_once = choose_batch_size(model, image, image_count=count)
     whole, numbers = ours(model, image, kind)
     ready = model.normalize(image)
     runs: Runs = {
@@ -186,7 +209,7 @@ def compare(name: str, kind: str, rounds: int) -> None:
     }
     memory = {key: taken(run) for key, run in once.items()}  # a warm-up as well
     times = [{key: milliseconds(run) for key, run in runs.items()} for _ in range(rounds)]
-    told = {key: statistics.median(row[key] for row in times) for key in runs}
+    told = {key: min(row[key] for row in times) for key in runs}
     mine = told.get("numbers", told["whole"])
 
     def against(peer: str) -> str:
@@ -218,27 +241,39 @@ HEAD = (
 )
 
 
+def choose_kinds(name: str) -> set[str]:
+    """The methods that are compared on a network."""
+    kinds = SHORT | OTHERS.get(name, set())
+    if name in WITHOUT_RELU:
+        kinds = kinds - {"guided"}
+    if name in WITHOUT_MAPS:
+        kinds = kinds - {"gradcam"}
+    return kinds
+
+
+def choose_rounds(kind: str, rounds: int) -> int:
+    """Fewer rounds for what takes longer."""
+    if kind == "scorecam":
+        return 1
+    return max(1, rounds // 3) if kind in COUNTS else rounds
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--kinds", nargs="*", default=KINDS, choices=KINDS)
-    parser.add_argument(
-        "names", nargs="*", default=["resnet18", "squeezenet1_0", "googlenet", "vgg16", "sightnet"]
-    )
+    parser.add_argument("--threads", nargs="+", type=int, default=[1, 2])
+    parser.add_argument("--kinds", nargs="+", default=KINDS, choices=KINDS)
+    parser.add_argument("--names", nargs="+", default=NETWORKS)
     asked = parser.parse_args()
     warnings.filterwarnings("ignore")
-    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads\n\n{HEAD}")
-    for name in asked.names:
-        for kind in asked.kinds:
-            if kind in SHORT | OTHERS.get(name, set()):
-                rounds = (
-                    1
-                    if kind == "scorecam"
-                    else max(1, asked.rounds // 3)
-                    if kind in COUNTS
-                    else asked.rounds
-                )
-                compare(name, kind, rounds)
+    for threads in asked.threads:
+        torch.set_num_threads(threads)
+        print(f"\ntorch {torch.__version__}, {threads} threads\n\n{HEAD}")
+        for name in asked.names:
+            compared = choose_kinds(name)
+            for kind in asked.kinds:
+                if kind in compared:
+                    compare(name, kind, choose_rounds(kind, asked.rounds))
 
 
 if __name__ == "__main__":

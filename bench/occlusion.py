@@ -1,9 +1,10 @@
 """Occlusion: incremental against captum's, and against the bound that the multiply-adds set.
 
-`python bench/occlusion.py [--quick | --small] [NAME ...]`: random weights, one image of 224 px;
-captum at the best of several numbers of images at once, tried on a part of the windows. The two
-take turns, and each has its best of the rounds. The ratios are of processor time, which other work
-on the machine disturbs less than the time by the clock, also shown.
+`python bench/occlusion.py [--windows WINDOW/STRIDE ...] [--threads N ...] [--rounds N]
+[--names NAME ...]`: random weights, one image of 224 px; captum at the best of several numbers of
+images at once, tried on a part of the windows. The two take turns, and each has its best of the
+rounds. With one thread the ratios are of processor time, which other work on the machine disturbs
+less than the time by the clock; with more they are by the clock.
 """
 
 import argparse
@@ -20,9 +21,24 @@ import sightline as sl
 from sightline.models.tracing.incremental import score_occluded_windows
 from sightline.models.tracing.windows import OcclusionWindows
 
-SETTINGS = ((32, 16), (16, 8))  # window, stride
-AT_ONCE = (1, 8, 16)
+SETTINGS = ("32/16", "16/8")  # window/stride
+AT_ONCE = (1, 2, 4, 8, 16, 32)
 SIDE = 224
+NETWORKS = (
+    "vgg16",
+    "resnet18",
+    "squeezenet1_0",
+    "googlenet",
+    "resnet50",
+    "mobilenet_v2",
+    "mobilenet_v3_large",
+    "densenet121",
+    "efficientnet_b0",
+    "convnext_tiny",
+    "regnet_y_400mf",
+    "vit_b_16",
+    "swin_t",
+)
 
 
 def seconds(run: Callable[[], Any]) -> tuple[float, float, Any]:
@@ -47,10 +63,15 @@ def peer(model: sl.Model, image: Tensor, window: int, stride: int, at_once: int)
         )
 
 
+def pick_time(times: tuple[float, ...]) -> float:
+    """Which of processor time and time by the clock counts."""
+    return times[0] if torch.get_num_threads() == 1 else times[1]
+
+
 def best_at_once(model: sl.Model, image: Tensor) -> int:
-    """How many images at once captum is fastest with, on 9 large windows."""
+    """How many images at once captum is fastest with, on 36 large windows."""
     times = {
-        n: min(seconds(lambda n=n: peer(model, image, 96, 64, n))[0] for _ in range(2))
+        n: min(pick_time(seconds(lambda n=n: peer(model, image, 64, 32, n))[:2]) for _ in range(2))
         for n in AT_ONCE
     }
     return min(times, key=lambda n: times[n])
@@ -77,14 +98,17 @@ def compare(name: str, window: int, stride: int, rounds: int) -> None:
     for _ in range(rounds):
         ours.append(seconds(lambda: score_occluded_windows(model, windows, torch.tensor([0])))[:2])
         theirs.append(seconds(lambda: peer(model, image, window, stride, at_once))[:2])
-    (own, own_clock), (other, other_clock) = min(ours), min(theirs)
+    own_times, other_times = min(ours, key=pick_time), min(theirs, key=pick_time)
+    (own, own_clock), (other, other_clock) = own_times, other_times
+    ratio = pick_time(other_times) / pick_time(own_times)
+    fallback = f"{found.fallback}; " if found.fallback else ""
     print(
         f"{name} {window}/{stride}, {len(places)} windows: sightline {own:.2f} s of processor "
         f"time ({own_clock:.2f} by the clock), "
-        f"captum {other:.2f} ({other_clock:.2f}; {at_once} at once), {other / own:.2f} times as "
+        f"captum {other:.2f} ({other_clock:.2f}; {at_once} at once), {ratio:.2f} times as "
         f"long; multiply-adds {found.speedup_bound:.2f} times "
         f"fewer ({found.localized_share:.0%} of them localized), "
-        f"{other / own / found.speedup_bound:.0%} of that reached; "
+        f"{ratio / found.speedup_bound:.0%} of that reached; {fallback}"
         f"peak {own_peak:.2f} GB ({before:.2f} before), {peak():.2f} GB with captum",
         flush=True,
     )
@@ -92,18 +116,18 @@ def compare(name: str, window: int, stride: int, rounds: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--quick", action="store_true", help="only the larger windows, one round")
-    parser.add_argument("--small", action="store_true", help="only the smaller windows, one round")
-    parser.add_argument(
-        "names", nargs="*", default=["vgg16", "resnet18", "squeezenet1_0", "googlenet"]
-    )
+    parser.add_argument("--windows", nargs="+", default=SETTINGS, help="WINDOW/STRIDE in pixels")
+    parser.add_argument("--threads", nargs="+", type=int, default=[1, 2])
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--names", nargs="+", default=NETWORKS)
     asked = parser.parse_args()
-    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads")
-    for window, stride in (
-        SETTINGS[:1] if asked.quick else SETTINGS[1:] if asked.small else SETTINGS
-    ):
-        for name in asked.names:
-            compare(name, window, stride, 1 if asked.quick or asked.small else 2)
+    for threads in asked.threads:
+        torch.set_num_threads(threads)
+        print(f"torch {torch.__version__}, {threads} threads")
+        for setting in asked.windows:
+            window, stride = (int(number) for number in setting.split("/"))
+            for name in asked.names:
+                compare(name, window, stride, asked.rounds)
 
 
 if __name__ == "__main__":
