@@ -11,7 +11,10 @@ from sightline.images import files
 from sightline.images.files import (
     check_writable,
     get_cache_path,
+    remove_abandoned_files,
+    remove_temporary_files,
     replace_atomically,
+    replace_files_together,
     write_text,
 )
 
@@ -169,3 +172,33 @@ def test_without_xdg_the_cache_is_the_systems(
     monkeypatch.undo()
     monkeypatch.setenv("XDG_CACHE_HOME", "")
     assert get_cache_path("lists", "b.txt").is_absolute()
+
+
+# ── what an ended process leaves ──
+
+
+def test_an_end_while_saving_leaves_no_new_folder(tmp_path: Path) -> None:
+    new_folder = tmp_path / "new"
+    saving = replace_files_together(new_folder, "recipe.json")
+    with saving as temporary:
+        (temporary / "a.png").write_text("half", encoding="utf-8")
+        remove_temporary_files()
+        assert names(tmp_path) == []
+        temporary.mkdir(parents=True)  # so that the block can end
+    (tmp_path / "old").mkdir()
+    with replace_files_together(tmp_path / "old", "recipe.json") as temporary:
+        remove_temporary_files()
+        assert names(tmp_path / "old") == []
+        temporary.mkdir()
+    assert names(tmp_path / "old") == []
+
+
+def test_half_written_files_of_killed_processes_are_removed(tmp_path: Path) -> None:
+    abandoned = (".0123456789ab.pt", ".ba9876543210")
+    kept = (".0123456789ab.d", ".0123456789aB.pt", ".hidden", "0123456789ab.pt")
+    for name in (*abandoned, *kept[1:]):
+        (tmp_path / name).touch()
+    (tmp_path / kept[0]).mkdir()
+    remove_abandoned_files(tmp_path)
+    assert names(tmp_path) == sorted(kept)
+    remove_abandoned_files(tmp_path / "nowhere")

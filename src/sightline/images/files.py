@@ -5,6 +5,7 @@ A file is written under a temporary name in its final folder, then renamed.
 
 import errno
 import os
+import re
 import shutil
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
@@ -17,6 +18,12 @@ from sightline.errors import SightlineError
 
 # What is being written at the moment. A process that is about to end removes it.
 _temporary_paths: set[Path] = set()
+
+# Folders made for what is being written. They are empty until it is whole.
+_new_folders: set[Path] = set()
+
+# How the temporary files of `replace_atomically` are named.
+TEMPORARY_FILE_NAME = re.compile(r"\.[0-9a-f]{12}(\.\w+)?")
 
 
 @contextmanager
@@ -51,6 +58,8 @@ def replace_files_together(folder: Path, first_name: str) -> Generator[Path, Non
     is_new = not folder.is_dir()
     temporary = folder / f".{uuid4().hex[:12]}"
     try:
+        if is_new:
+            _new_folders.add(folder)
         folder.mkdir(parents=True, exist_ok=True)
         _temporary_paths.add(temporary)
         temporary.mkdir()
@@ -65,14 +74,30 @@ def replace_files_together(folder: Path, first_name: str) -> Generator[Path, Non
     finally:
         _remove_temporary_path(temporary)
         if is_new:
-            with suppress(OSError, ValueError):
-                folder.rmdir()  # fails where something is in it
+            _remove_empty_folder(folder)
 
 
 def remove_temporary_files() -> None:
     """Removes what is being written, for a process that ends without leaving its `with` blocks."""
     for temporary in list(_temporary_paths):
         _remove_temporary_path(temporary)
+    for folder in list(_new_folders):
+        _remove_empty_folder(folder)
+
+
+def remove_abandoned_files(folder: Path) -> None:
+    """Removes the half-written files of killed processes from a folder that no other one writes."""
+    if not folder.is_dir():
+        return
+    for path in folder.iterdir():
+        if TEMPORARY_FILE_NAME.fullmatch(path.name) and path.is_file():
+            _remove_temporary_path(path)
+
+
+def _remove_empty_folder(folder: Path) -> None:
+    with suppress(OSError, ValueError):
+        folder.rmdir()  # fails where something is in it
+    _new_folders.discard(folder)
 
 
 def _remove_temporary_path(temporary: Path) -> None:
