@@ -43,14 +43,16 @@ def read_file_content(path: Path) -> Any:
     Raises SightlineError for a missing or unreadable file, and for anything else.
     """
     signature = read_signature(path)
-    # The length of a JSON header comes first in a safetensors file.
-    is_safetensors = path.suffix == ".safetensors" or signature[8:9] == b"{"
     if signature.startswith(ZIP_SIGNATURE):
         check_archive(path)
         return read_torch_file(path)
+    # The length of a JSON header comes first in a safetensors file. For one header of 32 it begins
+    # as a pickle does.
+    if signature[8:9] == b"{":
+        return read_safetensors_file(path)
     if signature.startswith(PICKLE_SIGNATURE):
         return read_torch_file(path)
-    if is_safetensors:
+    if path.suffix == ".safetensors":
         return read_safetensors_file(path)
     raise SightlineError(
         f"{path.name} is neither a torch nor a safetensors file{_describe_other_content(signature)}"
