@@ -48,7 +48,8 @@ class Model(NetworkRunner):
     """A network with its preprocessing, labels and layer names.
 
     Args:
-        network: any eager `nn.Module`. It keeps its weights, buffers, hooks, modes and flags.
+        network: any eager `nn.Module`. It keeps its weights, buffers, hooks, modes and flags. Its
+            forward hooks run in the private copy, and act on the copy.
         name: what messages and recipes call it; by default the module's class.
         mean: channel means that normalize a [0, 1] image; one value for a network that sees
             luminance, as many values as bands for other images. By default those of ImageNet,

@@ -1,9 +1,10 @@
 """Running the private copy of a network on images, whatever it takes beside them."""
 
+import copy
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from sightline.errors import SightlineError, is_out_of_memory
 from sightline.images.validation import check_image
 from sightline.models.layers.capture import Capture, StopForwardPass, find_first_tensor
-from sightline.models.network.copy import make_private_network
+from sightline.models.network.copy import copy_network, make_private_network
 from sightline.models.network.guard import list_nearby_sizes, make_network_error
 from sightline.models.network.inputs import (
     NUMBER_FORMS,
@@ -32,6 +33,7 @@ from sightline.models.network.preprocessing import (
     show_as_picture,
 )
 from sightline.models.network.probe import make_probe_images
+from sightline.models.overrides.checkpointing import disable_checkpointing
 from sightline.models.overrides.onednn import use_packed_weights
 from sightline.models.weights.known_input import check_known_weights_input
 
@@ -99,6 +101,15 @@ class NetworkRunner:
         vars(self).update(state)
         self.lock = threading.RLock()
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        """A copy with weights of its own, whose hooks act on the copy."""
+        twin = object.__new__(type(self))
+        memo[id(self)] = twin
+        network = copy_network(self.network, share_parameters=False)
+        memo[id(self.network)] = network
+        twin.__setstate__(copy.deepcopy(self.__getstate__(), memo))
+        return twin
+
     # ── images ──
 
     @property
@@ -154,7 +165,7 @@ class NetworkRunner:
             self._settle_number_form()
         prepared = self.normalize(image)
         try:
-            with use_packed_weights():
+            with use_packed_weights(), disable_checkpointing():
                 return self.call_network(prepared, len(image))
         except SightlineError:
             raise
