@@ -63,7 +63,7 @@ def read_recipe(path: Path) -> Recipe:
     """The recipe in a `recipe.json`; raises SightlineError for anything else."""
     name = escape_for_display(str(path))
     try:
-        check_regular_file(path)
+        check_regular_file(path, "a file")
         if path.stat().st_size > MAX_RECIPE_BYTES:
             raise SightlineError(f"more than {MAX_RECIPE_BYTES / 1e6:g} MB")
         content = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)

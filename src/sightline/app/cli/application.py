@@ -11,6 +11,7 @@ from cyclopts import App, CycloptsError, Group
 
 from sightline.app.cli.declarations import read_method_declarations
 from sightline.app.cli.methods import refuse_old_order
+from sightline.app.cli.options import UsageError
 
 GENERAL_COMMANDS = {
     "tour": "Writes one self-contained HTML report: every method on one image.",
@@ -92,12 +93,12 @@ def _add_command_group(app: App, name: str, summary: str, group: Group) -> App:
 def run_command(words: Sequence[str]) -> int:
     """Runs the command that the words name. Returns the exit status.
 
-    It is 2 for a command that can't be understood, after saying so on the error stream.
+    Raises UsageError for a command that can't be understood.
     """
     refuse_old_order(words)
     app = make_app()
     try:
-        status = app(words, exit_on_error=False, print_error=True, result_action="return_value")
-    except CycloptsError:
-        return 2
+        status = app(words, exit_on_error=False, print_error=False, result_action="return_value")
+    except CycloptsError as error:
+        raise UsageError(" ".join(str(error).split())) from error
     return status if isinstance(status, int) else 0

@@ -19,7 +19,7 @@ from sightline.errors import (
 )
 
 # An error message may quote what was given. So many characters of it are shown.
-MAX_MESSAGE_LENGTH = 2000
+MAX_MESSAGE_LENGTH = 1000
 
 INTERRUPTED = 130
 

@@ -327,7 +327,7 @@ def make_style_mix(network: StyleNetwork, style: str, alpha: float, style_size: 
 
     Raises SightlineError for settings that only networks of any style have.
     """
-    shares = parse_style_blend(style or network.names[0])
+    shares = parse_style_blend(style or network.names[0], network.names)
     if isinstance(network, AnyStyleNetwork):
         return network.make_mix(shares, alpha, style_size)
     if alpha != 1.0 or style_size != DEFAULT_STYLE_SIZE:

@@ -16,7 +16,7 @@ MAX_WHOLE_FILE_BYTES = 32_000_000
 MAX_PACKED_BYTES = 256_000_000
 
 
-def check_regular_file(path: str | Path) -> None:
+def check_regular_file(path: str | Path, expected: str = "an image file") -> None:
     """Raises SightlineError for a folder, pipe, socket or device; OSError if there is nothing.
 
     To open a pipe would wait for its writer, and a device may never end.
@@ -25,7 +25,7 @@ def check_regular_file(path: str | Path) -> None:
     if stat.S_ISREG(mode):
         return
     kind = "folder" if stat.S_ISDIR(mode) else "pipe, socket or device"
-    raise SightlineError(f"a {kind}, not an image file")
+    raise SightlineError(f"a {kind}, not {expected}")
 
 
 def check_file_size(byte_count: int, max_bytes: int = MAX_FILE_BYTES) -> None:
