@@ -74,7 +74,7 @@ def test_a_file_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 @pytest.mark.parametrize("name", ["a\0b.pt", "x" * 5000])
 def test_names_that_no_file_can_have(name: str) -> None:
-    with pytest.raises(SightlineError, match="^no weights file"):
+    with pytest.raises(SightlineError, match=r"^no weights file"):
         read_weights(Path(name))
 
 

@@ -8,6 +8,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Generator
 from contextlib import contextmanager
+from http.client import HTTPException
 
 # The hub answers in well under a second.
 HUB_TIMEOUT = 3.0
@@ -31,13 +32,13 @@ def can_reach(url: str, timeout: float) -> bool:
     answers: list[bool] = []
 
     def ask_server() -> None:
-        request = urllib.request.Request(url, method="HEAD")
         try:
+            request = urllib.request.Request(url, method="HEAD")
             with urllib.request.urlopen(request, timeout=timeout):
                 answers.append(True)
         except urllib.error.HTTPError:
             answers.append(True)  # it refuses, so it is there
-        except (OSError, ValueError):  # ValueError: not a URL
+        except (OSError, ValueError, HTTPException):  # ValueError: not a URL
             answers.append(False)
 
     # The system's look-up of names has no timeout; a thread need not be waited for.

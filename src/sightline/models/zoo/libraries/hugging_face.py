@@ -209,12 +209,11 @@ def _fill_from(
         raise _make_load_error(name, error) from error
     misshapen = sorted(str(key) for key, *_ in facts["mismatched_keys"])
     absent = sorted(map(str, facts["missing_keys"]))
-    if misshapen or absent:
-        first, *others = [*misshapen, *absent]
+    broken = [*misshapen, *absent]
+    if broken:
         fault = "of another shape" if misshapen else "missing"
-        raise SightlineError(
-            f"the weights do not fit {name}: {first} is {fault}{describe_remaining_keys([first, *others])}"
-        )
+        remaining = describe_remaining_keys(broken)
+        raise SightlineError(f"the weights do not fit {name}: {broken[0]} is {fault}{remaining}")
     return network
 
 

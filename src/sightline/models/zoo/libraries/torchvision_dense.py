@@ -77,7 +77,8 @@ def _build_dense_network(
     from torchvision import models
 
     categories = models.get_model_weights(name).DEFAULT.meta["categories"]  # pyright: ignore
-    class_counts = [int(options.get("num_classes", len(categories)))]
+    asked_classes = options.get("num_classes")
+    class_counts = [asked_classes if isinstance(asked_classes, int) else len(categories)]
     if weights is None:
         network = download_torchvision_network(name, options)
     else:
@@ -112,8 +113,10 @@ def find_scored_classes(
         if not CLASS_SCORE_KEYS.fullmatch(key) or key not in state_dict:
             continue
         given = state_dict[key]
-        if given.ndim == 0 or given.shape[1:] != value.shape[1:]:
+        if given.shape == value.shape:
+            continue
+        if given.ndim != value.ndim or given.shape[1:] != value.shape[1:]:
             return None
         found, remainder = divmod(given.shape[0] * classes, value.shape[0])
-        return None if remainder or found in (0, classes) else found
+        return None if remainder or found == 0 else found
     return None
