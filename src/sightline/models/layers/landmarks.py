@@ -71,7 +71,9 @@ def find_landmarks(model: InspectedModel, known: Collection[str] = ()) -> dict[s
     landmarks: dict[str, str | None] = {"logits": "logits"}
     landmarks["middle"] = find_middle_layer(layers, convolutions)
     evidence = collect_evidence(model)
-    if evidence is not None:
+    if evidence is None:
+        landmarks |= guess_landmarks_by_shape(model, layers)
+    else:
         landmarks["first"] = find_first_layer(model, evidence, layers)
         if "last_conv" not in known:
             landmarks["last_conv"] = find_last_map(model, evidence, layers)
@@ -79,11 +81,26 @@ def find_landmarks(model: InspectedModel, known: Collection[str] = ()) -> dict[s
     return {name: layer for name, layer in landmarks.items() if layer is not None}
 
 
+def guess_landmarks_by_shape(model: InspectedModel, layers: Sequence[Layer]) -> dict[str, str]:
+    """Landmarks of a network that can't be run on random images, by the shapes of its outputs."""
+    landmarks: dict[str, str] = {}
+    weighted = [layer.name for layer in layers if is_weighted_layer(model, layer)]
+    if weighted:
+        landmarks["first"] = weighted[0]
+        landmarks["penultimate"] = f"{weighted[-1]}:in"
+    maps = [layer.name for layer in layers if is_feature_map(layer) or has_tokens(layer)]
+    if maps:
+        landmarks["last_conv"] = maps[-1]
+    return landmarks
+
+
 # ── evidence ──
 
 
 def collect_evidence(model: InspectedModel) -> LayerEvidence | None:
     """Runs two images, non-square where the network takes them; None where it takes no image."""
+    if model.device.type == "meta":
+        return None  # its tensors have no values
     height, width = model.image_size
     longer = math.ceil(width * LONG_SIDE_RATIO / SIDE_STEP) * SIDE_STEP
     attempts = (
