@@ -1,15 +1,17 @@
 """Tiles that wrap around the image: their weights, and the gradient that they add up to."""
 
+from collections.abc import Callable
 from itertools import pairwise
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 import sightline as sl
 from sightline.optim.objectives.objective import Objective
 from sightline.optim.tiled import (
     balance_tile_side,
+    choose_tile_size,
     compute_tile_starts,
     compute_tile_weights,
     compute_tiled_gradient,
@@ -134,3 +136,49 @@ def test_the_score_alone_is_that_of_the_gradient(tiny: sl.Model) -> None:
     objective = sl.channel("conv2", 3) - sl.l2()
     _, scores = compute_tiled_gradient(tiny, objective, image, 48)
     torch.testing.assert_close(compute_tiled_score(tiny, objective, image, 48), scores)
+
+
+# ── sizes that a network takes ──
+
+
+class SizedNet(nn.Module):
+    """Takes sides that `accepts` allows, and refuses others as networks do."""
+
+    def __init__(self, accepts: Callable[[int, int], bool]) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+        self.head = nn.Linear(4, 3)
+        self.accepts = accepts
+
+    def forward(self, x: Tensor) -> Tensor:
+        assert self.accepts(*x.shape[-2:]), "another size"
+        return self.head(self.conv(x).mean((2, 3)))
+
+
+@pytest.mark.parametrize(
+    ("accepts", "size", "expected"),
+    [
+        (lambda _h, _w: True, (70, 100), 64),
+        (lambda h, w: h % 14 == w % 14 == 0, (70, 100), (56, 56)),
+        (lambda h, w: h % 14 == w % 14 == 0, (60, 45), (56, 42)),
+        (lambda h, w: (h, w) == (42, 56), (70, 100), (42, 56)),
+        (lambda h, w: (h, w) == (42, 56), (30, 100), None),
+    ],
+    ids=["any", "multiples, tiles", "multiples, whole", "own size", "too small"],
+)
+def test_tiles_are_of_sizes_that_the_network_takes(
+    accepts: Callable[[int, int], bool], size: tuple[int, int], expected: object
+) -> None:
+    model = sl.load(SizedNet(accepts).eval(), size=(42, 56))
+    objective = sl.channel("conv", 1)
+    assert choose_tile_size(model, objective, size, 64) == expected
+
+
+def test_tiles_of_an_exact_size_add_up_to_the_gradient() -> None:
+    image = random_images(1, 70, 100)
+    model = sl.load(SizedNet(lambda h, w: (h, w) == (32, 48)).eval(), size=(32, 48))
+    gradient, scores = compute_tiled_gradient(model, pixel_sum(), image, (32, 48), (5, -9))
+    expected = torch.tensor([1.0, -2.0, 3.0]).view(1, 3, 1, 1).expand_as(image)
+    torch.testing.assert_close(gradient, expected, atol=1e-5, rtol=1e-5)
+    assert scores.shape == (1,)
+    assert compute_tiled_score(model, sl.channel("conv", 1), image, (32, 48)).isfinite().all()

@@ -121,3 +121,28 @@ def test_constants_replace_the_preset_s() -> None:
         override_preset_constants(generator, None, None, 1.0, None)
     with pytest.raises(sl.SightlineError, match="decay works on pixels"):
         override_preset_constants(SYNTHESIS_PRESETS["smooth"], None, 0.1, None, None)
+
+
+def test_a_target_stands_in_the_place_of_the_classes(tiny: sl.Model) -> None:
+    text = "unit('conv2', 3)"
+    for subject in (sl.unit("conv2", 3), text):
+        model, objective = resolve_subject(tiny, subject, None, None)
+        assert model.output_kind == "target"
+        assert str(objective) == text
+        assert objective.layers == ("logits",)
+        assert find_objective_units(model, objective) == ("logits", ())
+
+
+def test_objectives_and_labels_are_no_targets(tiny: sl.Model) -> None:
+    for subject in (sl.logit(1), "logit(1)", "dog", "", "channel('conv2', 1) - 0.1 * tv()"):
+        model, _ = resolve_subject(tiny, subject, None, None)
+        assert model is tiny
+
+
+def test_a_function_is_a_target_that_text_cannot_hold(tiny: sl.Model) -> None:
+    _, objective = resolve_subject(tiny, lambda output: output[:, 1], None, None)
+    assert str(objective).startswith("score(")
+    with pytest.raises(sl.SightlineError, match="a text can't hold"):
+        resolve_subject(tiny, "score(measure)", None, None)
+    with pytest.raises(sl.SightlineError, match="leave out one"):
+        resolve_subject(tiny, sl.unit("conv2", 3), "conv1", None)

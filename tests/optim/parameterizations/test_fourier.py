@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from sightline.errors import SightlineError
 from sightline.generators.architectures.decoder import load_code_generator
 from sightline.generators.latent import GeneratorCode
 from sightline.images.color import COLOR_CORRELATION
@@ -246,3 +247,46 @@ def test_a_code_starts_at_the_mean_and_stays_in_range() -> None:
     assert torch.equal(start.code, bounds)
     start.decay_to_mean_(0.25)
     torch.testing.assert_close(start.code, bounds * 0.75 + 0.25 * generator.mean)
+
+
+# ── other channels than red, green and blue ──
+
+
+@pytest.mark.parametrize("channels", [1, 2, 5, 13])
+def test_other_channels_are_independent(channels: int) -> None:
+    """A spectrum through one inverse transform and a sigmoid, each channel for itself."""
+    height, width = 12, 18
+    parameterization = FourierSpectrum(2, height, width, seed=4, channels=channels, deviation=0.5)
+    image = parameterization()
+    weighted = parameterization.spectrum.detach() * parameterization.frequency_weights
+    waves = torch.fft.irfft2(torch.complex(*weighted), s=(height, width), norm="ortho") / 4
+    gain = float(COLOR_CORRELATION[:, 0].mean())
+    torch.testing.assert_close(image.detach(), (gain * waves).sigmoid(), atol=1e-5, rtol=1e-5)
+
+    image[:, -1].sum().backward()
+    is_moved = parameterization.spectrum.grad.abs().amax((0, 1, 3, 4)) > 0
+    assert is_moved.tolist() == [False] * (channels - 1) + [True]
+
+
+def test_a_spectrum_of_five_channels_starts_at_an_image() -> None:
+    image = torch.rand(2, 5, 9, 12, generator=torch.Generator().manual_seed(0)) * 0.9 + 0.05
+    start = FourierSpectrum(2, 9, 12, image=image, channels=5)()
+    torch.testing.assert_close(start.detach(), image, atol=1e-4, rtol=0)
+
+
+def test_phases_have_the_amplitudes_of_photographs_or_none() -> None:
+    assert FourierPhase(1, 12, 18, channels=1)().shape == (1, 1, 12, 18)
+    with pytest.raises(SightlineError, match="no amplitudes of 4 channels"):
+        FourierPhase(1, 12, 18, channels=4)
+
+
+def test_a_default_of_double_precision_changes_nothing() -> None:
+    expected = [FourierSpectrum(1, 9, 12, seed=2)(), FourierPhase(1, 9, 12, seed=2)()]
+    torch.set_default_dtype(torch.float64)
+    try:
+        images = [FourierSpectrum(1, 9, 12, seed=2)(), FourierPhase(1, 9, 12, seed=2)()]
+    finally:
+        torch.set_default_dtype(torch.float32)
+    for image, usual in zip(images, expected, strict=True):
+        assert image.dtype == torch.float32
+        torch.testing.assert_close(image, usual, atol=1e-5, rtol=0)

@@ -129,3 +129,13 @@ def test_the_projection_is_that_of_the_colours() -> None:
     image.project_()
     assert torch.equal(image.parameters[0], torch.ones(2, 3, HEIGHT, WIDTH))
     assert torch.equal(image.opacity_spectrum, opacity_spectrum)
+
+
+@pytest.mark.parametrize("channels", [1, 5])
+def test_a_background_has_the_images_channels(channels: int) -> None:
+    levels = torch.rand(2, channels, HEIGHT, WIDTH, generator=torch.Generator().manual_seed(0))
+    image = TransparentImage(Pixels(levels), 2, HEIGHT, WIDTH, seed=1, channels=channels)
+    shown = image.replace_background(image())
+    assert shown.shape == levels.shape
+    background = image.opacity * levels + (1 - image.opacity) * image.draw_background()
+    assert background.shape == levels.shape
