@@ -1,0 +1,179 @@
+"""Every option of every method with wrong values: one line, no traceback, nothing written."""
+
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+
+import sightline as sl
+from sightline.app.cli import execution
+from sightline.app.cli.declarations import ParameterDeclaration, read_method_declarations
+from sightline.app.cli.main import main
+from sightline.methods import load_methods
+from sightline.registry.method import METHODS
+
+HUGE = "9" * 40
+LONG = "a" * 5000
+
+
+def list_wrong_values(declaration: ParameterDeclaration) -> list[str]:
+    """Texts that an option of numbers or choices can't take."""
+    kinds = (declaration.type, *get_args(declaration.type))
+    if str in kinds or Path in kinds or any("str" in str(kind) for kind in kinds):
+        return []
+    if bool in kinds:
+        return ["--no=maybe"]
+    if not {int, float} & set(kinds):
+        return ["nosuch", "", LONG, "\N{SNOWMAN}\x1b[2J"]
+    wrong = ["many", "nan", "", "1e", "0x1g", LONG, "1;2"]
+    if int in kinds and float not in kinds:
+        wrong += ["8.5", HUGE, "inf"]
+    if declaration.limits:
+        low, high = declaration.limits
+        wrong += [str(low - 1), str(high * 2 + 1), "-inf"]
+    return wrong
+
+
+def choose_wrong_values(name: str) -> list[tuple[str, str]]:
+    """Two wrong values of each option of a method, in turn from its list: every kind occurs."""
+    chosen: list[tuple[str, str]] = []
+    for number, option in enumerate(read_method_declarations()[name].parameters.values()):
+        values = list_wrong_values(option)
+        if option.name == "size":  # among the options that all commands share
+            continue
+        for offset in (0, 4):
+            if values:
+                chosen.append((option.name, values[(number + offset) % len(values)]))
+    return chosen
+
+
+@pytest.fixture(autouse=True)
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_network() -> Iterator[None]:
+    """The embedded network is read from disk once."""
+    load_methods()
+    with pytest.MonkeyPatch.context() as patch:
+        network = sl.load()
+        patch.setattr(execution, "load", lambda *_, **__: network)
+        yield
+
+
+@pytest.mark.parametrize("name", read_method_declarations())
+def test_wrong_values_of_every_option(
+    name: str, place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for option, value in choose_wrong_values(name):
+        word = f"--{option.replace('_', '-')}={value}"
+        status = main([name, word, "--quiet"])
+        shown = capsys.readouterr()
+        assert status in (1, 2), (word[:80], shown)
+        assert shown.out == ""
+        assert shown.err.count("\n") == 1, word[:80]
+        assert shown.err.startswith("sightline: ")
+        assert shown.err.strip().isprintable()
+    assert list(place.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", read_method_declarations())
+def test_every_method_runs_without_an_argument(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As far as the call: what it is given is what it takes."""
+    method = METHODS[name]
+    calls: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
+
+    class CalledError(sl.SightlineError):
+        """In place of the run."""
+
+    def record_call(*args: Any, **parameters: Any) -> sl.Result:
+        calls.append((args, parameters))
+        raise CalledError("called")
+
+    monkeypatch.setitem(METHODS, name, replace(method, function=record_call))
+    monkeypatch.setattr(execution, "takes_scan", lambda _: False)
+    assert main([name]) == 1
+    ((args, parameters),) = calls
+    assert len(args) == (2 if method.subject else 1)
+    for parameter, value in parameters.items():
+        if parameter != "callback":
+            method.parameters[parameter].check_value(value)
+
+
+@pytest.mark.parametrize(
+    ("words", "is_refused"),
+    [
+        (("samples",), False),
+        (("models", "resnet"), False),
+        (("models", "nosuch"), True),
+        (("--nosuch",), True),
+    ],
+)
+def test_ends_of_pipes(words: tuple[str, ...], is_refused: bool, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "sightline", *words]
+    full = Path("/dev/full")
+    if not full.exists():
+        pytest.skip("there is no /dev/full")
+    with full.open("wb") as output:
+        done = subprocess.run(
+            command, stdout=output, stderr=subprocess.PIPE, text=True, check=False, cwd=tmp_path
+        )
+    assert done.returncode != 0
+    assert done.stderr.count("\n") == 1
+    closed = subprocess.run(
+        ["sh", "-c", 'exec "$@" >&-', "sh", *command],
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+        cwd=tmp_path,
+    )
+    assert (closed.returncode != 0) is is_refused
+    assert "Traceback" not in closed.stderr
+
+
+WORDS: list[tuple[Callable[[], list[str]], str]] = [
+    (lambda: ["saliency", LONG], "name too long"),
+    (lambda: ["saliency", "rocket", "--out", LONG], "can't write"),
+    (lambda: ["again", LONG], "can't be read as a recipe"),
+    (lambda: ["scan", "/dev/zero"], "is no folder"),
+]
+
+
+@pytest.mark.parametrize(("make_words", "reason"), WORDS, ids=["image", "out", "recipe", "device"])
+def test_paths_that_the_system_refuses(
+    make_words: Callable[[], list[str]], reason: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(make_words()) == 1
+    shown = capsys.readouterr().err
+    assert shown.count("\n") == 1
+    assert len(shown) < 1100
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: tried 9 bytes"),
+        RuntimeError("CUDA out of memory. Tried to allocate 2 GiB\nand more"),
+        PermissionError(13, "Permission denied", "photo.png"),
+        OSError(28, "No space left on device"),
+    ],
+    ids=["python", "torch", "cuda", "permission", "disk"],
+)
+def test_what_the_machine_lacks_is_one_line(
+    error: Exception, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(execution, "run_method", fail)
+    assert main(["saliency"]) == 1
+    shown = capsys.readouterr().err
+    assert shown.count("\n") == 1
+    assert "Traceback" not in shown
