@@ -40,4 +40,5 @@ def snapshot_tensor(tensor: Tensor) -> tuple[Any, ...]:
     values = tensor.detach()
     values = values.int_repr() if values.is_quantized else values
     bits = values.contiguous().view(-1).view(torch.uint8)
-    return (id(tensor), tensor.data_ptr(), tensor.requires_grad, tensor._version, bits.tolist())
+    content = bits.cpu().numpy().tobytes()
+    return (id(tensor), tensor.data_ptr(), tensor.requires_grad, tensor._version, content)
