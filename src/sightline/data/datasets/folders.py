@@ -14,7 +14,7 @@ STORE_SIGNATURE = b'"format": "sightline scan"'
 STORE_HEAD_BYTES = 1000
 
 # The files of a store before its description, and the tables of one that has lost it.
-STORE_BEGINNINGS = (frozenset({"lock"}), frozenset({"lock", "writer"}))
+STORE_BEGINNINGS: tuple[set[str], ...] = ({"lock"}, {"lock", "writer"})
 STORE_TABLES = frozenset({"images.lance", "errors.lance"})
 
 LANCE_FOLDERS = frozenset({"_versions", "data"})  # of a table

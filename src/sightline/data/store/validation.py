@@ -273,8 +273,9 @@ def find_chunk_problem(
     name: str, chunk: ArrowArray, description: ScanDescription, progress: ScanProgress
 ) -> str | None:
     """What is wrong with a piece of a column of images."""
-    import pyarrow.compute as pc
+    import pyarrow.compute
 
+    compute: Any = pyarrow.compute  # makes its functions when it is imported
     if not len(chunk):
         return None
     if chunk.null_count:
@@ -282,7 +283,7 @@ def find_chunk_problem(
     numbers = chunk
     if name in ("labels", "probabilities"):
         label_count = min(MAX_LISTED_LABELS, len(description.model_labels))
-        lengths = pc.min_max(pc.list_value_length(chunk)).as_py()
+        lengths = compute.min_max(compute.list_value_length(chunk)).as_py()
         if lengths["min"] != label_count or lengths["max"] != label_count:
             return f"{name} does not hold {label_count} values in each row"
     if name in ("labels", "probabilities") or name.startswith("vector_"):
@@ -294,7 +295,7 @@ def find_chunk_problem(
     low_high = list_column_limits(description, progress).get(name)
     if low_high is None or not len(numbers):
         return None
-    extremes = pc.min_max(numbers).as_py()
+    extremes = compute.min_max(numbers).as_py()
     if extremes["min"] < low_high[0] or extremes["max"] > low_high[1]:
         return (
             f"{name} goes from {extremes['min']} to {extremes['max']}; "
