@@ -7,7 +7,7 @@ which maps the answer depends on, and at how many positions, in the gradient of 
 import math
 from collections.abc import Collection, Container, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -146,8 +146,12 @@ def differentiate_outputs(score: Tensor, outputs: Mapping[str, Tensor]) -> dict[
     differentiable = {name: tensor for name, tensor in outputs.items() if tensor.requires_grad}
     if not score.requires_grad or not differentiable:
         return {}
-    gradients = torch.autograd.grad(
-        score, list(differentiable.values()), retain_graph=True, allow_unused=True
+    # Tensors that the score does not depend on have no gradient.
+    gradients = cast(
+        tuple[Tensor | None, ...],
+        torch.autograd.grad(
+            score, list(differentiable.values()), retain_graph=True, allow_unused=True
+        ),
     )
     return {
         name: gradient

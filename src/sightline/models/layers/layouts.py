@@ -221,7 +221,11 @@ def _list_window_layouts(
         for grid, rows, columns in _list_window_grids(count, shape[1], None, height, width):
             yield FeatureLayout("MTC", rows, columns, windows=grid)
         return
-    for order, size in (("MHWC", (shape[1], shape[2])), ("MCHW", (shape[2], shape[3]))):
+    sizes: dict[AxisOrder, tuple[int, int]] = {
+        "MHWC": (shape[1], shape[2]),
+        "MCHW": (shape[2], shape[3]),
+    }
+    for order, size in sizes.items():
         tokens = size[0] * size[1]
         for grid, rows, columns in _list_window_grids(count, tokens, size, height, width):
             yield FeatureLayout(order, rows, columns, windows=grid)
