@@ -93,7 +93,17 @@ def test_batch_norms(affine: bool) -> None:
 def test_a_batch_norm_without_running_statistics_stays_torchs() -> None:
     norm = nn.BatchNorm2d(6, track_running_stats=False)
     assert_same(norm, make_input(2, 6, 9, 8))
-    assert frozen_layers.try_frozen_batch_norm(make_input(2, 6, 9, 8), None, None) is None
+    x = make_input(2, 6, 9, 8).requires_grad_()
+    assert frozen_layers.try_frozen_batch_norm(x, None, None) is None
+
+
+def test_a_batch_norm_without_a_gradient_stays_torchs() -> None:
+    x = make_input(2, 6, 9, 8).requires_grad_()
+    statistics = (torch.zeros(6), torch.ones(6))
+    assert frozen_layers.try_frozen_batch_norm(x, *statistics) is not None
+    assert frozen_layers.try_frozen_batch_norm(x.detach(), *statistics) is None
+    with torch.no_grad():
+        assert frozen_layers.try_frozen_batch_norm(x, *statistics) is None
 
 
 @pytest.mark.parametrize(

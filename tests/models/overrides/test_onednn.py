@@ -203,7 +203,7 @@ def test_packing_comes_back(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[str] = []
     monkeypatch.setattr(torch, "addcmul", lambda *_: calls.append("batch norm"))
     with use_packed_weights():
-        layer(torch.rand(1, 3, 8, 9))
+        layer(torch.rand(1, 3, 8, 9).requires_grad_())
     assert calls == ["batch norm"]
 
 

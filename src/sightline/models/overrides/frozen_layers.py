@@ -117,9 +117,12 @@ def try_frozen_batch_norm(  # noqa: PLR0917 - torch's own signature
 ) -> Tensor | None:
     """`F.batch_norm` with running statistics, or None when it has to be torch's own.
 
-    torch's backward pass would also compute gradients of the weight and the bias.
+    torch's backward pass would also compute gradients of the weight and the bias; without one,
+    torch's own is faster.
     """
     if training or running_mean is None or running_var is None or input.ndim != 4:
+        return None
+    if not input.requires_grad or not torch.is_grad_enabled():
         return None
     if not is_frozen_float32(input, running_mean, running_var, weight, bias):
         return None
