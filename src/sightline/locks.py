@@ -3,7 +3,7 @@
 import os
 import threading
 from types import TracebackType
-from typing import Protocol
+from typing import Any, Protocol
 from weakref import WeakSet
 
 
@@ -32,26 +32,37 @@ if hasattr(os, "register_at_fork"):  # not on Windows, which knows no fork
     os.register_at_fork(after_in_child=_reset_registered_objects)
 
 
+class _HeldLocks(threading.local):
+    """The locks that a thread holds through one `ForkSafeLock`, innermost last."""
+
+    def __init__(self) -> None:
+        self.stack: list[Any] = []
+
+
 class ForkSafeLock:
     """A lock for `with` that is free in a forked process and in one that gets it by pickle.
 
     A thread that holds a lock while another thread forks does not exist in the new process, where
-    nobody would release it.
+    nobody would release it. A `reentrant` lock can be taken again by the thread that holds it.
     """
 
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._held_locks: list[threading.Lock] = []  # more than one only where a block has forked
+    def __init__(self, reentrant: bool = False) -> None:
+        self.reentrant = reentrant
+        self._lock = self._make_lock()
+        self._held_locks = _HeldLocks()
         register_for_forks(self)
+
+    def _make_lock(self) -> Any:
+        return threading.RLock() if self.reentrant else threading.Lock()
 
     def reset_after_fork(self) -> None:
         """Puts a free lock in the place of one that a thread of the parent may hold."""
-        self._lock = threading.Lock()
+        self._lock = self._make_lock()
 
     def __enter__(self) -> None:
         lock = self._lock
         lock.acquire()
-        self._held_locks.append(lock)
+        self._held_locks.stack.append(lock)
 
     def __exit__(
         self,
@@ -59,7 +70,7 @@ class ForkSafeLock:
         exception: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._held_locks.pop().release()
+        self._held_locks.stack.pop().release()
 
-    def __reduce__(self) -> "tuple[type[ForkSafeLock], tuple[()]]":
-        return ForkSafeLock, ()
+    def __reduce__(self) -> "tuple[type[ForkSafeLock], tuple[bool]]":
+        return ForkSafeLock, (self.reentrant,)

@@ -86,7 +86,7 @@ class Model(NetworkRunner):
         resize: short side before the centre crop.
         channels: of the images that the network is given: 3 for networks that see luminance too.
         name, device, output, aliases, bands, unit, recipe: as given.
-        lock: an `RLock`, held while the network runs with hooks, which other threads must not meet.
+        lock: reentrant, held while the network runs with hooks, which other threads must not meet.
         overwritten_calls: module calls whose output a later in-place operation overwrites; `run`
             finds them and lets the network go on with a copy.
         allows_nan: whether NaN scores are passed on; else they are refused.

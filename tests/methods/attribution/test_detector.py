@@ -100,7 +100,7 @@ def detector() -> PlantedDetector:
     return network.eval()
 
 
-@pytest.mark.parametrize(("method", "count"), [("gradcam", 30), ("occlusion", 6)])
+@pytest.mark.parametrize(("method", "count"), [("gradcam", 30), ("occlusion", 3)])
 def test_the_maximum_lies_on_the_object(detector: PlantedDetector, method: str, count: int) -> None:
     model = Model(detector, mean=[0.5] * 3, std=[0.25] * 3, size=(HEIGHT, WIDTH))
     assert model.output_kind == "detections"

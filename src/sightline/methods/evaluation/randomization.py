@@ -4,7 +4,6 @@ The model randomization test (Adebayo 2018, section 3).
 """
 
 import copy
-import threading
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
@@ -14,6 +13,7 @@ from torch import Tensor
 
 from sightline.errors import SightlineError
 from sightline.images.plotting.maps import find_heatmap_limit
+from sightline.locks import ForkSafeLock
 from sightline.models.model import Model
 from sightline.models.network.copy import copy_network
 from sightline.models.weights.checkpoint import RUNNING_STATISTICS
@@ -25,7 +25,7 @@ def clone_model(model: Model) -> Model:
     """The same model on its own copy of the weights, which may be changed."""
     clone = copy.copy(model)
     clone.network = copy_network(model.network, share_parameters=False)
-    clone.lock = threading.RLock()
+    clone.lock = ForkSafeLock(reentrant=True)
     # Shuffled weights may overflow, which the tests that run them allow for.
     clone.allows_nan = True
     clone.overwritten_calls = set(model.overwritten_calls)

@@ -1,7 +1,6 @@
 """Running the private copy of a network on images, whatever it takes beside them."""
 
 import copy
-import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, Self
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 
 from sightline.errors import SightlineError, is_out_of_memory
 from sightline.images.validation import check_image
+from sightline.locks import ForkSafeLock
 from sightline.models.layers.capture import Capture, StopForwardPass, find_first_tensor
 from sightline.models.network.copy import copy_network, make_private_network
 from sightline.models.network.guard import list_nearby_sizes, make_network_error
@@ -84,7 +84,7 @@ class NetworkRunner:
         self.mean, self.std = statistics.view(2, 1, -1, 1, 1).unbind()
 
         self.overwritten_calls: set[str] = set()
-        self.lock = threading.RLock()
+        self.lock = ForkSafeLock(reentrant=True)
         self._preprocess = preprocess if callable(preprocess) else None
         self._layout: tuple[str, ...] = ()
         if preprocess is not None and not callable(preprocess):
@@ -99,7 +99,7 @@ class NetworkRunner:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
-        self.lock = threading.RLock()
+        self.lock = ForkSafeLock(reentrant=True)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         """A copy with weights of its own, whose hooks act on the copy."""
