@@ -148,6 +148,28 @@ def test_weights_that_were_packed_again_are_read(tmp_path: Path) -> None:
     assert torch.equal(read_weights(tmp_path / "packed.pt")["w"], weights["w"])
 
 
+@pytest.mark.parametrize("module", [b"builtins", b"__builtin__"])
+@pytest.mark.parametrize("form", ["archive", "old"])
+def test_no_pickle_asks_for_memory_of_any_size(tmp_path: Path, form: str, module: bytes) -> None:
+    torch.save({"w": torch.ones(3)}, tmp_path / "greedy.pt", _use_new_zipfile_serialization=False)
+    request = b"\x80\x02c" + module + b"\nbytearray\nJ\xff\xff\xff\x7f\x85R."
+    if form == "old":
+        content = (tmp_path / "greedy.pt").read_bytes()
+        (tmp_path / "greedy.pt").write_bytes(content + request)
+    else:
+        with zipfile.ZipFile(tmp_path / "greedy.pt", "w") as archive:
+            archive.writestr("greedy/data.pkl", request)
+    expect_refusal(
+        tmp_path / "greedy.pt", r"holds more than tensors \(builtins\.bytearray\); write"
+    )
+
+
+def test_files_of_old_torch_are_read(tmp_path: Path) -> None:
+    weights = {"w": torch.arange(5.0)}
+    torch.save(weights, tmp_path / "old.pt", _use_new_zipfile_serialization=False)
+    assert torch.equal(read_weights(tmp_path / "old.pt")["w"], weights["w"])
+
+
 @pytest.mark.parametrize("member", ["net/constants.pkl", "net/archive_format"])
 def test_programs_are_no_weights(tmp_path: Path, member: str) -> None:
     with zipfile.ZipFile(tmp_path / "net.pt", "w") as archive:

@@ -63,7 +63,7 @@ def test_what_is_no_network(kind: str) -> None:
 
 
 def test_a_model_an_exported_program_and_an_onnx_graph(tiny: sl.Model) -> None:
-    with pytest.raises(SightlineError, match="is a model that sl.load returned"):
+    with pytest.raises(SightlineError, match=r"is a model that sl\.load returned"):
         sl.load(tiny)  # type: ignore[arg-type]
     with pytest.raises(SightlineError, match="exported program, whose layers are gone: give the"):
         sl.load(make_exported_program())

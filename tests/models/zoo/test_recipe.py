@@ -24,7 +24,7 @@ PLAIN: list[dict[str, Any]] = [
 ]
 
 
-@pytest.mark.parametrize("arguments", PLAIN, ids=lambda arguments: "+".join(arguments))
+@pytest.mark.parametrize("arguments", PLAIN, ids="+".join)
 def test_plain_arguments_are_loaded_again(arguments: dict[str, Any]) -> None:
     first = sl.load(weights="random", device="cpu", **arguments)
     recipe = json.loads(json.dumps(first.recipe))

@@ -6,6 +6,9 @@ import re
 import stat
 import warnings
 import zipfile
+import zlib
+from collections.abc import Sequence
+from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +37,9 @@ PROGRAM_MEMBERS = ("constants.pkl", "archive_format", "serialized_exported_progr
 # How the unpickler names what it refuses.
 REFUSED_NAME = re.compile(r"(?:GLOBAL|global|class|function) ['`]?((?:\w+\.)+\w+)")
 
+# How a pickle names the function that makes an array of any number of bytes.
+MEMORY_REQUEST = re.compile(rb"(?:builtins|__builtin__)\n\s*bytearray\s*\n")
+
 STATE_DICT_ADVICE = "write the weights alone: torch.save(model.state_dict(), FILE)"
 
 
@@ -51,6 +57,7 @@ def read_file_content(path: Path) -> Any:
     if signature[8:9] == b"{":
         return read_safetensors_file(path)
     if signature.startswith(PICKLE_SIGNATURE):
+        check_old_file(path)
         return read_torch_file(path)
     if path.suffix == ".safetensors":
         return read_safetensors_file(path)
@@ -133,10 +140,20 @@ def check_archive(path: Path) -> None:
     try:
         with zipfile.ZipFile(path) as archive:
             members = archive.infolist()
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
+            _check_members(path, members)
+            for member in members:
+                if member.filename.endswith(".pkl"):
+                    _check_memory_requests(path, archive.read(member))
+    except SightlineError:
+        raise
+    except (zipfile.BadZipFile, zlib.error, OSError, EOFError, ValueError, RuntimeError) as error:
         raise SightlineError(
             f"{path.name} is not a whole torch file ({get_first_error_line(error):.200})"
         ) from error
+
+
+def _check_members(path: Path, members: Sequence[zipfile.ZipInfo]) -> None:
+    """Raises SightlineError where an archive's list of members rules it out."""
     unpacked = sum(member.file_size for member in members)
     packed = path.stat().st_size
     if unpacked > MAX_UNPACKED_SHARE * packed:
@@ -148,6 +165,27 @@ def check_archive(path: Path) -> None:
     if names.intersection(PROGRAM_MEMBERS):
         raise SightlineError(
             f"{path.name} is refused: it holds a scripted or exported program; {STATE_DICT_ADVICE}"
+        )
+
+
+def check_old_file(path: Path) -> None:
+    """Raises SightlineError for a file without an archive that asks for memory of any size."""
+    try:
+        with path.open("rb") as file, mmap(file.fileno(), 0, access=ACCESS_READ) as content:
+            _check_memory_requests(path, content)
+    except OSError as error:
+        raise SightlineError(f"the weights file {path} can't be read ({error})") from error
+
+
+def _check_memory_requests(path: Path, content: bytes | mmap) -> None:
+    """Raises SightlineError where a pickle calls a function that fills memory of any size.
+
+    It is the only one of those that `weights_only` lets pass.
+    """
+    if MEMORY_REQUEST.search(content):
+        raise SightlineError(
+            f"{path.name} is refused: it holds more than tensors (builtins.bytearray); "
+            f"{STATE_DICT_ADVICE}"
         )
 
 

@@ -3,9 +3,9 @@
 import inspect
 import mimetypes
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -88,20 +88,17 @@ def check_labels(labels: object) -> tuple[str, ...]:
     advice = "give a list with one name for each class"
     if isinstance(labels, Mapping):
         raise SightlineError(f"labels is a dict; {advice}: list(labels.values())")
-    try:
-        is_unordered = isinstance(labels, (str, bytes, set, frozenset, Tensor))
-        names: tuple[Any, ...] = () if is_unordered else tuple(labels)  # pyright: ignore
-    except TypeError:
-        is_unordered = True
-        names = ()
-    if is_unordered:
+    if isinstance(labels, (str, bytes, Set, Tensor)) or not isinstance(labels, Iterable):
         raise SightlineError(f"labels is {labels!r:.60}; {advice}")
-    wrong = next((label for label in names if not isinstance(label, str)), None)
-    if wrong is not None or any(label is None for label in names):
-        raise SightlineError(
-            f"one of the labels is {wrong!r:.60}; give them as text: [str(label) for label in ...]"
-        )
-    return names
+    names: list[str] = []
+    for label in cast(Iterable[object], labels):
+        if not isinstance(label, str):
+            raise SightlineError(
+                f"one of the labels is {label!r:.60}; give them as text: "
+                "[str(label) for label in ...]"
+            )
+        names.append(label)
+    return tuple(names)
 
 
 def check_weights(weights: object) -> str | None:

@@ -43,7 +43,7 @@ PROCESSORS = {
 
 @pytest.mark.parametrize("case", PROCESSORS)
 def test_normalization_is_the_processors(case: str) -> None:
-    processor = getattr(transformers, case.split()[0])(**PROCESSORS[case])
+    processor = getattr(transformers, case.partition(" ")[0])(**PROCESSORS[case])
     settings = read_image_processor(processor, nn.ReLU())
     model = Model(nn.Conv2d(3, 2, 3), **settings)
     height, width = model.image_size

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sightline.errors import SightlineError, get_first_error_line, is_out_of_memory
+from sightline.errors import SightlineError, get_first_error_line
 from sightline.models.weights.checkpoint import fill_network_weights, read_weights
 from sightline.models.weights.published import convert_vgg_state_dict
 
@@ -51,7 +51,7 @@ def construct_network(
     try:
         return construct()
     except Exception as error:
-        if not options or is_out_of_memory(error):
+        if not options:
             raise
         raise make_option_error(name, options, error) from error
 
