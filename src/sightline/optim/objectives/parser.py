@@ -112,10 +112,10 @@ def evaluate_node(node: ast.expr) -> Any:
     match node:
         case ast.Constant(value=bool()):
             raise SyntaxError(f"unexpected {node.value}")
-        case ast.Constant(value=int() | float()):
-            if not -MAX_MAGNITUDE <= node.value <= MAX_MAGNITUDE:
+        case ast.Constant(value=int() | float() as number):
+            if not -MAX_MAGNITUDE <= number <= MAX_MAGNITUDE:
                 raise SyntaxError(f"a number in it is larger than {MAX_MAGNITUDE:g}")
-            return node.value
+            return number
         case ast.Constant(value=str() | None):
             return node.value
         case ast.Tuple(elts=elements):
