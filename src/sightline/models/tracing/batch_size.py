@@ -116,7 +116,7 @@ def choose_batch_size(
     max_batch = max(
         1, min(image_count, estimate_max_batch(model, image, gigabytes, gradients=gradients))
     )
-    if model.device.type != "cpu" or max_batch == 1:
+    if model.device.type != "cpu" or max_batch == 1 or model.findings.runs_one_by_one:
         return max_batch
     search = find_batch_search(model, ("gradients" if gradients else "scores"), image)
     search.announced_images += image_count

@@ -11,8 +11,8 @@ After Nakandala et al. 2019, "Incremental and approximate inference for faster o
 CNN explanations", section 4. Sorting windows into batches by the size of their regions is our own.
 
 Memory: the clean maps twice and the packed weights; of patches and, behind the last rule, whole
-maps no more at once than the largest layer takes for `batch` whole images, and never more than 64
-windows.
+maps no more at once than the largest layer takes for as many whole images as may be run at once,
+and never more than 64 windows. How many of these are fastest is found by timing the first batches.
 """
 
 import logging
