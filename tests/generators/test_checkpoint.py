@@ -146,6 +146,22 @@ def test_weights_that_have_no_shares_are_refused(weights: dict[str, float]) -> N
 def test_a_blend_that_is_no_name_and_weight_is_refused() -> None:
     with pytest.raises(sl.SightlineError, match="'wave:much' is not a style and its weight"):
         parse_style_blend("night, wave:much")
+    with pytest.raises(sl.SightlineError, match="'wave' is given twice"):
+        parse_style_blend("wave:1,night,wave:2")
+
+
+def test_a_name_may_hold_commas_and_colons() -> None:
+    names = ("Munch, The Scream: 1893", "wave")
+    assert parse_style_blend(names[0], names) == {names[0]: 1.0}
+    assert parse_style_blend("wave:2", names) == {"wave": 2.0}
+
+
+@pytest.mark.parametrize("padding", range(0, 256, 8))
+def test_a_header_of_any_length_is_read(padding: int, tmp_path: Path) -> None:
+    """The length comes first in the file; of one in 32 the first byte is that of a pickle."""
+    path = tmp_path / "a.safetensors"
+    write_fixed_style_network(make_network(), NAMES, path, {"note": "x" * padding})
+    assert read_fixed_style_network(path).names == NAMES
 
 
 @torch.no_grad()
@@ -192,6 +208,8 @@ def remove(key: str) -> dict[str, Any]:
     return {name: value for name, value in HEADER.items() if name != key}
 
 
+MANY_NAMES = [f"style {number}" for number in range(4096)]
+
 DAMAGED_HEADERS: dict[str, tuple[Any, str]] = {
     "width below": ({**HEADER, "width": -1}, "'width' in its header is -1"),
     "width zero": ({**HEADER, "width": 0}, "'width' in its header is 0"),
@@ -214,6 +232,7 @@ DAMAGED_HEADERS: dict[str, tuple[Any, str]] = {
     "norm missing": (remove("norm"), "its header lacks 'norm'"),
     "styles none": ({**HEADER, "styles": []}, "at least 1 item"),
     "styles many": ({**HEADER, "styles": ["a"] * 4097}, "at most 4096 items"),
+    "styles twice": ({**HEADER, "styles": ["a", "b", "a"]}, "2 styles are named 'a'"),
     "styles text": ({**HEADER, "styles": "wave"}, "valid list|valid array"),
     "styles numbers": ({**HEADER, "styles": ["a", 1]}, r"'styles\.1' in its header is 1"),
     "styles nested": ({**HEADER, "styles": [["a"]]}, r"'styles\.0' in its header"),
@@ -272,16 +291,15 @@ def test_a_header_of_something_else_is_refused(case: str, tmp_path: Path) -> Non
 
 
 def test_headers_at_the_limits_are_read(tmp_path: Path) -> None:
-    names = [f"style {number}" for number in range(4096)]
-    network = make_stylizer(0, len(names), width=1, blocks=0)
-    write_fixed_style_network(network, names, tmp_path / "many.safetensors")
-    assert read_fixed_style_network(tmp_path / "many.safetensors").names == tuple(names)
+    network = make_stylizer(0, len(MANY_NAMES), width=1, blocks=0)
+    write_fixed_style_network(network, MANY_NAMES, tmp_path / "many.safetensors")
+    assert read_fixed_style_network(tmp_path / "many.safetensors").names == tuple(MANY_NAMES)
     deep_network = make_stylizer(0, 1, width=1, blocks=64, norm="batch")
     write_fixed_style_network(deep_network, ["a"], tmp_path / "deep.safetensors")
     assert read_fixed_style_network(tmp_path / "deep.safetensors").network.blocks == 64
 
 
-@pytest.mark.parametrize("change", [{"width": 512}, {"blocks": 64}, {"styles": ["a"] * 4096}])
+@pytest.mark.parametrize("change", [{"width": 512}, {"blocks": 64}, {"styles": MANY_NAMES}])
 def test_a_header_that_describes_more_than_the_file_holds_is_refused(
     change: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -6,13 +6,14 @@ is built from it.
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from torch import Tensor, nn
 
 from sightline.errors import SightlineError, make_unknown_name_error
@@ -131,14 +132,19 @@ def normalize_style_weights(weights: StyleWeights) -> dict[str, float]:
     return {name: weight / total for name, weight in weights.items()}
 
 
-def parse_style_blend(text: str) -> dict[str, float]:
+def parse_style_blend(text: str, names: Collection[str] = ()) -> dict[str, float]:
     """Parses "wave" or "wave:2,scream:1" into weights by name.
 
-    Raises SightlineError for anything else.
+    A text among `names` is that style, whatever commas and colons are in it. Raises SightlineError
+    for a weight that is no number, and for a style that is given twice.
     """
+    if text in names:
+        return {text: 1.0}
     weights: dict[str, float] = {}
     for item in text.split(","):
         name, _, weight = item.strip().partition(":")
+        if name in weights:
+            raise SightlineError(f"the style {name!r} is given twice; give one weight for it")
         try:
             weights[name] = float(weight or 1)
         except ValueError:
@@ -151,13 +157,21 @@ def parse_style_blend(text: str) -> dict[str, float]:
 # ── headers ──
 
 
+def check_names(names: list[str]) -> list[str]:
+    """Returns names of styles. Raises ValueError for one that two styles have."""
+    for name, count in Counter(names).items():
+        if count > 1:
+            raise ValueError(f"{count} styles are named {name!r:.60}")
+    return names
+
+
 class FixedStyleHeader(BaseModel):
     """The header of a network for fixed styles. Keys that are not named here are metadata."""
 
     model_config = ConfigDict(extra="allow", strict=True)
 
     kind: Literal["sightline-stylizer"]
-    styles: Annotated[list[str], Field(min_length=1, max_length=4096)]
+    styles: Annotated[list[str], Field(min_length=1, max_length=4096), AfterValidator(check_names)]
     width: Annotated[int, Field(ge=1, le=512)]
     blocks: Annotated[int, Field(ge=0, le=64)]
     norm: NormKind

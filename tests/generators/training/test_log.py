@@ -47,7 +47,8 @@ def test_progress_is_written_to_all_its_files(tmp_path: Path) -> None:
     record_steps(log, 1, 2, 3)
     assert not log.path.exists(), "pending until the next checkpoint"
     log.write_progress(3, SHEET)
-    assert log.read_rows() == [{"step": step, **make_losses(step)} for step in (1, 2, 3)]
+    rows = [json.loads(line) for line in log.path.read_text(encoding="utf-8").splitlines()]
+    assert rows == log.rows == [{"step": step, **make_losses(step)} for step in (1, 2, 3)]
     torch.testing.assert_close(
         sl.read(log.folder / "samples" / "000003.png"), SHEET, rtol=0, atol=0.003
     )
@@ -58,16 +59,17 @@ def test_progress_is_written_to_all_its_files(tmp_path: Path) -> None:
     assert events["images"] == ["samples"]
 
 
-def test_rows_after_a_checkpoint_are_dropped(tmp_path: Path) -> None:
+def test_a_log_goes_on_from_the_rows_of_a_checkpoint(tmp_path: Path) -> None:
     """A run that was killed between the log and the checkpoint runs steps 3 and 4 again."""
     first = TrainingLog(tmp_path)
     record_steps(first, 1, 2)
     first.write_progress(2, SHEET)
+    rows = list(first.rows)
     record_steps(first, 3, 4)
     first.write_progress(4, SHEET)
 
     second = TrainingLog(tmp_path)
-    second.drop_rows_after(2)
+    second.restore_rows(rows)
     assert read_steps(tmp_path) == [1, 2]
     record_steps(second, 3, 4, 5)
     second.write_progress(5, SHEET)
@@ -76,7 +78,22 @@ def test_rows_after_a_checkpoint_are_dropped(tmp_path: Path) -> None:
     assert [step for step, _ in events] == [1, 2, 3, 4, 5]
 
 
-def test_pending_rows_are_dropped_too(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "content", [None, b"", b'{"step": 1, "lo', b"\xff\0", b"[]\n", b'{"step": 9}\n' * 3]
+)
+def test_whatever_became_of_the_file_the_rows_are_the_checkpoints(
+    content: bytes | None, tmp_path: Path
+) -> None:
+    if content is not None:
+        (tmp_path / "losses.jsonl").write_bytes(content)
+    log = TrainingLog(tmp_path)
+    log.restore_rows([{"step": step, **make_losses(step)} for step in (1, 2)])
+    assert read_steps(tmp_path) == [1, 2]
+    log.restore_rows([])
+    assert read_steps(tmp_path) == []
+
+
+def test_rows_after_a_rollback_are_dropped(tmp_path: Path) -> None:
     """After a rollback from step 4 to step 2."""
     log = TrainingLog(tmp_path)
     record_steps(log, 1, 2)
@@ -88,7 +105,7 @@ def test_pending_rows_are_dropped_too(tmp_path: Path) -> None:
     assert read_steps(tmp_path) == [1, 2, 3]
 
 
-def test_pending_rows_up_to_the_step_remain(tmp_path: Path) -> None:
+def test_rows_up_to_the_step_remain(tmp_path: Path) -> None:
     log = TrainingLog(tmp_path)
     record_steps(log, 1, 2, 3)
     log.drop_rows_after(2)

@@ -2,6 +2,7 @@
 
 import json
 import math
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -16,7 +17,7 @@ from sightline.app.cli.options import (
     SizeOption,
     WeightsOption,
 )
-from sightline.app.cli.progress import make_progress_display
+from sightline.app.cli.progress import make_progress_display, show_progress_bar
 from sightline.errors import SightlineError, get_first_error_line
 from sightline.generators.apply import (
     list_folder_pictures,
@@ -135,7 +136,10 @@ def train(
     ] = Path("out/stylizer"),
     quiet: QuietOption = False,
 ) -> int:
-    """Trains a style network on a folder of photographs, or resumes its training."""
+    """Trains a style network on a folder of photographs, or resumes its training.
+
+    Ctrl-C ends it after its step with a checkpoint, from which the same command goes on.
+    """
     plan = TrainingPlan(
         styles=tuple(_list_style_pictures(styles)),
         out=out,
@@ -165,23 +169,28 @@ def train(
     fabric = launch_fabric(accelerator, devices, nodes, precision)
     model = load(loss, weights=weights, device=fabric.device)
     is_quiet = quiet or not fabric.is_global_zero
-    with make_progress_display("{task.description:<36}", quiet=is_quiet) as display:
+    with make_progress_display("{task.description}", quiet=is_quiet) as display:
         task = display.add_task("decoding photographs", total=1.0)
 
         def show_decoding(share: float) -> None:
             display.update(task, completed=share)
 
-        def show_step(step: TrainingStep) -> None:
-            losses = f"content {step.losses['content']:.3f}, style {step.losses['style']:.3f}"
-            display.update(task, description=losses, completed=step.index, total=step.total)
-
         with fabric.rank_zero_first():
             photo_side = math.ceil(size * PHOTO_SIZE_FACTOR)
             photos = decode_photo_folder(folder, photo_side, out, show_decoding)
+
+    with show_progress_bar("training", quiet=is_quiet) as bar:
+
+        def show_step(step: TrainingStep) -> bool:
+            losses = f"content {step.losses['content']:.3f}, style {step.losses['style']:.3f}"
+            return bar.update_display(step.index, step.total, f"{losses:<36}")
+
         path = run_training(plan, photos, model, fabric, show_step)
     if fabric.is_global_zero:
         print(path)
-    return 0
+        if bar.stopped:
+            print("stopped; the same command resumes it", file=sys.stderr)
+    return 130 if bar.stopped else 0
 
 
 def _list_style_pictures(paths: tuple[Path, ...]) -> list[Path]:

@@ -47,10 +47,11 @@ class AnyStyleTask:
         check_any_style_plan(plan)
         self.plan = plan
         self.photos = photos
+        self.model = model
         self.network = AdaINStylizer(model, plan.seed)
         with fabric.rank_zero_first():
             self.styles = cache_photos(plan.styles, plan.style_size, plan.out, "styles")
-        self.data_fingerprint = self.styles.fingerprint
+        self.data_digests = {"style pictures": self.styles.fingerprint}
         self.total_variation = tv().bind(model)
 
         sample = draw_unit_sample(photos, plan).to(model.device)

@@ -5,15 +5,16 @@ import json
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 
 from sightline.errors import SightlineError
-from sightline.images.files import replace_atomically
+from sightline.images.files import replace_atomically, write_text
 from sightline.images.io import read
 from sightline.images.library import find_pictures_below
 from sightline.images.transforms import crop_center, resize_short_side
@@ -92,20 +93,41 @@ def cache_photos(
     metadata_path = cache / f"{name}.json"
     fingerprint = fingerprint_files(paths, side)
 
-    metadata: dict[str, Any] = read_json(metadata_path)
-    if not pixel_path.is_file() or metadata.get("key") != fingerprint:
+    count = read_cached_count(metadata_path, pixel_path, fingerprint, side)
+    if count is None:
+        # Killed between the two files, a run must not leave the old facts beside new pixels.
+        metadata_path.unlink(missing_ok=True)
         count = write_pixel_file(paths, side, pixel_path, progress)
-        metadata = {"key": fingerprint, "count": count}
-        with replace_atomically(metadata_path) as temporary:
-            temporary.write_text(json.dumps(metadata), encoding="utf-8")
+        facts = CacheFacts(key=fingerprint, count=count)
+        write_text(facts.model_dump_json(), metadata_path)
 
-    shape = (metadata["count"], side, side, 3)
+    shape = (count, side, side, 3)
     return PhotoDataset(np.memmap(pixel_path, np.uint8, "r", shape=shape), fingerprint)
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file; empty without the file."""
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+class CacheFacts(BaseModel):
+    """What a pixel file holds: the fingerprint of its pictures, and how many could be read."""
+
+    model_config = ConfigDict(strict=True)
+
+    key: str
+    count: Annotated[int, Field(ge=1)]
+
+
+def read_cached_count(
+    metadata_path: Path, pixel_path: Path, fingerprint: str, side: int
+) -> int | None:
+    """How many pictures the pixel file holds; None where it has to be written.
+
+    That is without the files, and where they are damaged or of other pictures.
+    """
+    try:
+        facts = CacheFacts.model_validate_json(metadata_path.read_bytes())
+        byte_count = pixel_path.stat().st_size
+    except (OSError, ValidationError):
+        return None
+    is_whole = byte_count == facts.count * side * side * 3
+    return facts.count if is_whole and facts.key == fingerprint else None
 
 
 def fingerprint_files(paths: Sequence[Path], side: int) -> str:

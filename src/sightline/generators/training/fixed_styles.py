@@ -1,6 +1,7 @@
 """The plan of a training, the interface of a task, and the task for a fixed set of styles."""
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol, cast
@@ -8,7 +9,7 @@ from typing import Any, Literal, Protocol, cast
 import torch
 from torch import Tensor, nn
 
-from sightline.errors import SightlineError
+from sightline.errors import SightlineError, escape_for_display
 from sightline.generators.architectures.style import (
     STYLIZER_STRIDE,
     ConditionalInstanceNorm,
@@ -23,6 +24,7 @@ from sightline.generators.checkpoint import (
 )
 from sightline.generators.training.dataset import PhotoDataset
 from sightline.generators.training.losses import PerceptualLoss
+from sightline.generators.training.resume import digest_file
 from sightline.images.io import read_file_or_sample
 from sightline.images.plotting.maps import make_contact_sheet
 from sightline.images.transforms import limit_short_side
@@ -66,10 +68,12 @@ class TrainingPlan:
 class TrainingTask(Protocol):
     """A network with its losses.
 
-    `data_fingerprint` identifies the data that it uses beside the photographs.
+    `model` is the loss network. `data_digests` tells by name what else it uses beside the
+    photographs, such as style pictures, from other data of that name.
     """
 
-    data_fingerprint: str
+    model: Model
+    data_digests: Mapping[str, str]
 
     @property
     def network(self) -> nn.Module:
@@ -104,7 +108,7 @@ class FixedStylesTask:
     def __init__(self, plan: TrainingPlan, photos: PhotoDataset, model: Model) -> None:
         self.plan = plan
         self.photos = photos
-        self.data_fingerprint = ""
+        self.model = model
         layers = choose_perceptual_layers(model)
         styles = [read_style_image(path, plan.style_size) for path in plan.styles]
         if not styles:
@@ -120,18 +124,20 @@ class FixedStylesTask:
         sample = draw_unit_sample(photos, plan).to(model.device)
         self.perceptual_loss = PerceptualLoss(model, layers, styles, sample)
         self.network, self.style_names, self.frozen_style_count = self.build_initial_network()
+        self.data_digests = digest_fixed_styles(plan)
 
     def build_initial_network(self) -> tuple[Stylizer, tuple[str, ...], int]:
         """The untrained network, its styles' names, and how many of the first are not trained."""
         plan = self.plan
         names = tuple(path.stem for path in plan.styles)
-        if plan.extend is None:
+        base = None if plan.extend is None else read_fixed_style_network(plan.extend)
+        refuse_equal_names(plan.styles, () if base is None else base.names)
+        if base is None:
             norm = cast(NormKind, plan.norm)
             network = make_stylizer(
                 plan.seed, len(names), width=plan.width, blocks=plan.blocks, norm=norm
             )
             return network, names, 0
-        base = read_fixed_style_network(plan.extend)
         network = extend_stylizer(base.network, len(names))
         return network, (*base.names, *names), len(base.names)
 
@@ -166,7 +172,7 @@ class FixedStylesTask:
     def write_network(self, path: Path, step: int) -> None:
         metadata = {
             "step": step,
-            "loss_network": self.perceptual_loss.model.name,
+            "loss_network": self.model.name,
             "size": self.plan.size,
         }
         write_fixed_style_network(self.network, self.style_names, path, metadata)
@@ -179,6 +185,31 @@ class FixedStylesTask:
             mix = self.network.make_one_hot(styles)
             variants.append(self.network(photos, mix))
         return make_photo_sheet(photos, variants)
+
+
+def refuse_equal_names(styles: Sequence[Path], present_names: Sequence[str]) -> None:
+    """Raises SightlineError where two styles of one network would have the same name.
+
+    A style is named after its file. `present_names` are those of the network that is extended.
+    """
+    counts = Counter(path.stem for path in styles)
+    counts.update(present_names)
+    for path in styles:
+        if counts[path.stem] > 1:
+            others = [str(other) for other in styles if other.stem == path.stem and other != path]
+            place = others[0] if others else "a style that is already in the network"
+            raise SightlineError(
+                f"{escape_for_display(str(path))} and {escape_for_display(place)} would both be"
+                f" named {escape_for_display(path.stem)!r}; give each style a file name of its own"
+            )
+
+
+def digest_fixed_styles(plan: TrainingPlan) -> dict[str, str]:
+    """Digests of the style pictures, and of the network that gets their rows."""
+    digests = {f"style picture {path.name}": digest_file(path) for path in plan.styles}
+    if plan.extend is not None:
+        digests["network to extend"] = digest_file(plan.extend)
+    return digests
 
 
 def draw_unit_sample(photos: PhotoDataset, plan: TrainingPlan) -> Tensor:

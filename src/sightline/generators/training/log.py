@@ -8,64 +8,59 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sightline.generators.training.resume import LogRow
 from sightline.images.files import replace_atomically
 from sightline.images.io import write
 from sightline.images.plotting.charts import rasterize_figure
 
 PLOTTED_LOSSES = ("loss", "content", "style")
 
-# Of one step: its number under "step", and its losses by name.
-LogRow = dict[str, float]
-
 
 class TrainingLog:
     """Writes losses.jsonl, losses.png, samples/STEP.png and TensorBoard events into a folder.
 
-    Lightning Fabric's CSV logger would not do: it deletes the rows of an earlier run when it opens
-    the folder, and can't drop the rows after a checkpoint.
+    `rows` has each step of the run once. They are kept in the checkpoint, and losses.jsonl is
+    written from them. Lightning Fabric's CSV logger would not do: it deletes the rows of an earlier
+    run when it opens the folder, and can't drop the rows after a checkpoint.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.path = folder / "losses.jsonl"
         folder.mkdir(parents=True, exist_ok=True)
-        self.pending_rows: list[LogRow] = []
+        self.rows: list[LogRow] = []
+        self.last_event_step = 0  # up to there TensorBoard has the losses
         self.tensorboard_writer: Any = None
 
     def record_losses(self, step: int, losses: Mapping[str, float]) -> None:
-        """Keeps the losses of a step until `write_progress`, so that no step is written twice."""
-        self.pending_rows.append({"step": step, **losses})
+        """Keeps the losses of a step; `write_progress` writes them."""
+        self.rows.append({"step": step, **losses})
 
-    def read_rows(self) -> list[LogRow]:
-        """The steps written so far."""
-        if not self.path.is_file():
-            return []
-        lines = self.path.read_text(encoding="utf-8").splitlines()
-        return [json.loads(line) for line in lines]
+    def restore_rows(self, rows: Sequence[LogRow]) -> None:
+        """Takes over the rows of a checkpoint. Whatever losses.jsonl holds is replaced by them."""
+        self.rows = list(rows)
+        self.last_event_step = len(rows)
+        if rows or self.path.exists():
+            self.write_rows()
 
     def drop_rows_after(self, step: int) -> None:
-        """Drops rows later than `step`, written or pending: a run goes on from there."""
-        self.pending_rows = [row for row in self.pending_rows if row["step"] <= step]
-        rows = self.read_rows()
-        remaining = [row for row in rows if row["step"] <= step]
-        if len(remaining) < len(rows):
-            self.replace_rows(remaining)
+        """Drops rows later than `step`, the last one written: the run goes on from there."""
+        self.rows = [row for row in self.rows if row["step"] <= step]
 
-    def replace_rows(self, rows: Sequence[LogRow]) -> None:
-        """Writes losses.jsonl anew, whole or not at all."""
-        text = "".join(json.dumps(row) + "\n" for row in rows)
+    def write_rows(self) -> None:
+        """Writes losses.jsonl, whole or not at all."""
+        text = "".join(json.dumps(row) + "\n" for row in self.rows)
         with replace_atomically(self.path) as temporary:
             temporary.write_text(text, encoding="utf-8")
 
     def write_progress(self, step: int, sample_sheet: Tensor) -> None:
-        """Writes pending losses, the curves so far, and the samples 1×3×H×W made at `step`."""
-        new_rows = self.pending_rows
-        self.pending_rows = []
-        rows = self.read_rows() + new_rows
-        self.replace_rows(rows)
+        """Writes the losses, their curves, and the samples 1×3×H×W made at `step`."""
+        self.write_rows()
         write(sample_sheet, self.folder / "samples" / f"{step:06}.png")
-        write(plot_loss_curves(rows), self.folder / "losses.png")
+        write(plot_loss_curves(self.rows), self.folder / "losses.png")
+        new_rows = [row for row in self.rows if row["step"] > self.last_event_step]
         self.write_tensorboard_events(step, new_rows, sample_sheet)
+        self.last_event_step = step
 
     def write_tensorboard_events(
         self, step: int, rows: Sequence[LogRow], sample_sheet: Tensor

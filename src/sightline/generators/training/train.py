@@ -7,6 +7,7 @@ stopped.
 import math
 import warnings
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,15 +15,26 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sightline.data.writer_lock import lock_folder
 from sightline.errors import SightlineError
 from sightline.generators.training.any_style import AnyStyleTask
 from sightline.generators.training.dataset import PhotoDataset
 from sightline.generators.training.fixed_styles import FixedStylesTask, TrainingPlan, TrainingTask
 from sightline.generators.training.log import TrainingLog
-from sightline.images.files import check_writable, replace_atomically
+from sightline.generators.training.resume import (
+    CHECKPOINT_FILE,
+    MAX_LR_HALVINGS,
+    LogRow,
+    check_checkpoint,
+    check_same_plan,
+    digest_loss_network,
+    read_checkpoint_file,
+    write_checkpoint_file,
+)
+from sightline.images.files import check_writable, remove_abandoned_files
 from sightline.models.model import Model
 
-MAX_LR_HALVINGS = 6
+NETWORK_FILE = "stylizer.safetensors"
 
 # The learning rate falls linearly to zero over the last share of the steps.
 LR_DECAY_SHARE = 0.25
@@ -49,28 +61,34 @@ def train_stylizer(
 ) -> Path:
     """Trains a style network, or resumes from the checkpoint in `plan.out`.
 
-    Returns the path of the network.
-    `model` is the loss network and `fabric` a launched `lightning_fabric.Fabric`. A callback that
-    returns True ends the training after a last checkpoint. Raises SightlineError for a plan that
-    can't be carried out, for a checkpoint of another plan, and where the loss stays NaN however
+    Returns the path of the network, which is that of the last step however often the training was
+    killed. `model` is the loss network and `fabric` a launched `lightning_fabric.Fabric`. A
+    callback that returns True ends the training after a last checkpoint. Another training in the
+    same folder is waited for.
+
+    Raises SightlineError for a plan that can't be carried out, for a checkpoint of another plan,
+    other pictures or another loss network, for a damaged one, and where the loss stays NaN however
     small the learning rate.
     """
     check_writable(plan.out)
     run = TrainingRun(plan, photos, model, fabric)
-    run.resume_checkpoint()
-    while run.step < plan.steps:
-        losses = run.run_step()
-        if losses is None:
-            continue
-        stopped = False
-        if callback is not None:
-            stopped = bool(callback(TrainingStep(run.step, plan.steps, losses)))
-        is_last = stopped or run.step == plan.steps
-        if is_last or run.step % plan.every == 0:
-            run.write_checkpoint()
-        if is_last:
-            break
-    return plan.out / "stylizer.safetensors"
+    lock = lock_folder(plan.out) if fabric.is_global_zero else nullcontext()
+    with lock:
+        run.resume_checkpoint()
+        while run.step < plan.steps:
+            losses = run.run_step()
+            if losses is None:
+                continue
+            stopped = False
+            if callback is not None:
+                is_asked = bool(callback(TrainingStep(run.step, plan.steps, losses)))
+                stopped = run.agree_to_stop(is_asked)
+            is_last = stopped or run.step == plan.steps
+            if is_last or run.step % plan.every == 0:
+                run.write_checkpoint()
+            if is_last:
+                break
+    return plan.out / NETWORK_FILE
 
 
 class TrainingRun:
@@ -99,6 +117,7 @@ class TrainingRun:
         self.wrapped_network, self.optimizer = fabric.setup(self.network, optimizer)
 
         self.log = TrainingLog(plan.out) if fabric.is_global_zero else None
+        self.identity = self.collect_identity()
         self.last_good_state = self.copy_state()
 
     # ── one step ──
@@ -130,6 +149,11 @@ class TrainingRun:
         if self.log is not None:
             self.log.record_losses(self.step, losses)
         return losses
+
+    def agree_to_stop(self, is_asked: bool) -> bool:
+        """Whether any process asks to stop; all stop after the same step, or would wait forever."""
+        flag = torch.tensor(float(is_asked), device=self.fabric.device)
+        return bool(self.fabric.all_reduce(flag, reduce_op="sum") > 0)
 
     def set_learning_rate(self) -> None:
         remaining_share = 1 - self.step / self.plan.steps
@@ -172,62 +196,70 @@ class TrainingRun:
             if name not in CHANGEABLE_SETTINGS
         }
         settings["styles"] = [path.name for path in self.plan.styles]
-        settings["photographs"] = self.photos.fingerprint + self.task.data_fingerprint
+        settings["photographs"] = self.photos.fingerprint
+        settings["loss network"] = digest_loss_network(self.task.model)
+        settings.update(self.task.data_digests)
         return {name: str(value) for name, value in settings.items()}
 
     def copy_state(self) -> dict[str, Any]:
         """A copy of everything that a resumed run needs."""
         network_state = clone_tensors(self.network.state_dict())
-        optimizer_state = self.optimizer.state_dict()
         parameter_states = {
             index: clone_tensors(parameter_state)
-            for index, parameter_state in optimizer_state["state"].items()
+            for index, parameter_state in self.optimizer.state_dict()["state"].items()
         }
         return {
             "network": network_state,
-            "optimizer": {**optimizer_state, "state": parameter_states},
+            "optimizer": {"state": parameter_states},
             "step": self.step,
             "slowed": self.lr_halvings,
         }
 
     def restore_state(self, state: Mapping[str, Any]) -> None:
         self.network.load_state_dict(state["network"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        # The settings are the plan's; a file has no say in them.
+        settings = self.optimizer.state_dict()["param_groups"]
+        self.optimizer.load_state_dict({**state["optimizer"], "param_groups": settings})
         self.step = state["step"]
         self.lr_halvings = state["slowed"]
 
     def resume_checkpoint(self) -> None:
         """Resumes from the checkpoint in the folder, if there is one.
 
-        Raises SightlineError where it was made with another plan or other data.
+        A training that is complete gets its network again: the file may have been removed. Raises
+        SightlineError for a damaged checkpoint, and for one of another plan or other data.
         """
-        path = self.plan.out / "checkpoint.pt"
-        if path.is_file():
-            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-            for name, value in self.collect_identity().items():
-                saved_value = checkpoint["plan"].get(name)
-                if saved_value != value:
-                    raise SightlineError(
-                        f"{path} was made with {name} {saved_value}, not {value};"
-                        " give the same or another --out"
-                    )
-            self.restore_state(checkpoint["state"])
+        path = self.plan.out / CHECKPOINT_FILE
+        rows: list[LogRow] = []
+        if path.exists() or path.is_symlink():
+            checkpoint = read_checkpoint_file(path)
+            check_same_plan(checkpoint.plan, self.identity, path)
+            trained = self.optimizer.param_groups[0]["params"]
+            check_checkpoint(checkpoint, self.network.state_dict(), trained, self.plan.steps, path)
+            self.restore_state(checkpoint.state.model_dump())
             self.last_good_state = self.copy_state()
-        if self.log is not None:
-            self.log.drop_rows_after(self.step)
+            rows = checkpoint.rows
+        if self.log is None:
+            return
+        for folder in (self.plan.out, self.plan.out / "samples"):
+            remove_abandoned_files(folder)
+        self.log.restore_rows(rows)
+        if self.step == self.plan.steps:
+            self.write_network()
 
     def write_checkpoint(self) -> None:
         """Writes log, style network and checkpoint. Only the first process writes."""
         self.last_good_state = self.copy_state()
         if self.log is None:
             return
-        # The checkpoint comes last: what was logged beyond it is dropped when a killed run is
-        # resumed.
+        # The checkpoint comes last and holds the log's rows: killed before it, a run does the same
+        # steps and writes the same files again.
         self.log.write_progress(self.step, self.make_sample_sheet())
-        self.task.write_network(self.plan.out / "stylizer.safetensors", self.step)
-        checkpoint = {"plan": self.collect_identity(), "state": self.last_good_state}
-        with replace_atomically(self.plan.out / "checkpoint.pt") as temporary:
-            torch.save(checkpoint, temporary)
+        self.write_network()
+        write_checkpoint_file(self.plan.out, self.identity, self.last_good_state, self.log.rows)
+
+    def write_network(self) -> None:
+        self.task.write_network(self.plan.out / NETWORK_FILE, self.step)
 
     @torch.no_grad()
     def make_sample_sheet(self, count: int = 3) -> Tensor:

@@ -80,7 +80,7 @@ def norms(
     mean = photo.mean((1, 2, 3), keepdim=True)
     pale_photo = mean + contrast * (photo - mean)
     network = read_fixed_style_network(SHIPPED_NETWORK, model.device)
-    mix = network.make_mix(parse_style_blend(style))
+    mix = network.make_mix(parse_style_blend(style, network.names))
 
     instance_results: list[Tensor] = []
     batch_results: list[Tensor] = []

@@ -65,7 +65,7 @@ def stylize(
     style_texts = styles or style_network.names
     results: list[Tensor] = []
     for text in style_texts:
-        mix = style_network.make_mix(parse_style_blend(text))
+        mix = style_network.make_mix(parse_style_blend(text, style_network.names))
         results.append(restyle_images(style_network, image, mix))
     stylized = torch.stack(results, 1)
 
