@@ -8,15 +8,14 @@ from torch import Tensor
 
 from sightline.errors import SightlineError
 from sightline.models.heads.output_head import Head
+from sightline.models.layers.placement import ProbedModel
 
 # What it returns is checked: it may be the caller's own function.
 ScoreFunction = Callable[[Any, Mapping[str, Tensor], Sequence[int]], Any]
 
 
-class ScoredModel(Protocol):
+class ScoredModel(ProbedModel, Protocol):
     """What a target asks of a `Model`."""
-
-    name: str
 
     @property
     def head(self) -> Head: ...

@@ -81,7 +81,13 @@ class unit(Target):
             if tensor.ndim == 2:
                 units = tensor[:, :, None, None]
             else:
-                units = reshape_to_feature_maps(tensor, *image_shape[-2:])
+                units = reshape_to_feature_maps(
+                    tensor,
+                    *image_shape[-2:],
+                    batch=image_shape[0],
+                    model=model,
+                    layer=layer_name,
+                )
             check_index(f"the unit of {self.layer}", self.channel, units.shape[1])
             unit_map = units[:, self.channel]
             if self.position is None:

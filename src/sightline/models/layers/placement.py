@@ -66,15 +66,16 @@ def find_feature_layout(
     """
     batch = image_shape[0]
     height, width = image_shape[-2:]
+    if len(shape) == 4 and shape[0] == batch and not layer.endswith(":in"):
+        is_step = "/" in layer
+        if not is_step and isinstance(model.module(layer), CHANNELS_FIRST_MODULES):
+            # Without padding its maps need not have the shape of the image.
+            return FeatureLayout("NCHW", shape[2], shape[3])
     layouts = list_feature_layouts(shape, batch, height, width)
     if not layouts:
         return None
     if len(layouts) == 1 and not layouts[0].needs_evidence:
         return layouts[0]
-    if layouts[0].order == "NCHW" and not layer.endswith(":in"):
-        is_step = "/" in layer
-        if not is_step and isinstance(model.module(layer), CHANNELS_FIRST_MODULES):
-            return layouts[0]
 
     known_layouts = _KNOWN_LAYOUTS.setdefault(model, {}).setdefault(layer, [])
     for known in known_layouts:
