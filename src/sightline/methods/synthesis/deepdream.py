@@ -237,11 +237,12 @@ def make_guide_objective(layer: str, guide: Tensor) -> Objective:
     def build(model: Model) -> Callable[[Tensor, Mapping[str, Tensor]], Tensor]:
         name = model.layer(layer)
         with torch.no_grad():
-            guide_maps = reshape_to_unit_grid(run_layers(model, guide, [name])[name], guide)
+            features = run_layers(model, guide, [name])[name]
+            guide_maps = reshape_to_unit_grid(features, guide, model, name)
         guide_features = guide_maps.transpose(0, 1).flatten(1)  # C×positions of all guides
 
         def score(image: Tensor, features: Mapping[str, Tensor]) -> Tensor:
-            maps = reshape_to_unit_grid(features[name], image)
+            maps = reshape_to_unit_grid(features[name], image, model, name)
             image_features = maps.flatten(2).transpose(1, 2)  # N×positions×C
             best_match = (image_features @ guide_features).amax(2)
             return best_match.mean(1) / len(guide_features)

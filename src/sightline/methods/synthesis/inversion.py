@@ -31,8 +31,8 @@ from sightline.registry.parameter import ValueRange
 from sightline.registry.progress import Callback, MultiRunCallback, Step
 from sightline.registry.result import Result
 
-# What of the features N×… of an image is compared.
-FeatureView = Callable[[Tensor, Tensor], Tensor]
+# What of a layer's features N×… of images is compared.
+FeatureView = Callable[[str, Tensor, Tensor], Tensor]
 
 InversionKind = Literal["pixels", "fourier", "learned"]
 
@@ -119,10 +119,10 @@ def inversion(
             )
         target_features = load_stored_vectors(model, layer, store, id)
         layers = list(target_features)
-        view_features: FeatureView = average_over_positions
+        view_features: FeatureView = partial(average_over_positions, model)
     else:
         layers = choose_inversion_layers(model, layer, k, kind)
-        view_features = partial(crop_middle_positions, patch=patch)
+        view_features = partial(crop_middle_positions, model, patch=patch)
         with torch.no_grad():
             target_features = run_layers(model, image, layers)
 
@@ -276,8 +276,8 @@ class InversionRun:
     def measure_feature_error(self, layer: str, picture: Tensor, target_features: Tensor) -> Tensor:
         """The relative error of the finished images' features, N."""
         feature = run_layers(self.model, picture, [layer])[layer]
-        viewed = self.view_features(feature, picture)
-        viewed_target = self.view_features(target_features, self.image)
+        viewed = self.view_features(layer, feature, picture)
+        viewed_target = self.view_features(layer, target_features, self.image)
         return compute_relative_error(viewed, viewed_target).cpu()
 
 
@@ -352,8 +352,8 @@ def make_resemblance_objective(
     """−‖Φ(x) − Φ₀‖² / ‖Φ₀‖² for each image, of what `view_features` takes of both."""
 
     def score(image: Tensor, features: Mapping[str, Tensor]) -> Tensor:
-        viewed = view_features(features[layer], image)
-        viewed_target = view_features(target_features, image)
+        viewed = view_features(layer, features[layer], image)
+        viewed_target = view_features(layer, target_features, image)
         return -compute_relative_error(viewed, viewed_target)
 
     return Objective(f"resemblance({layer!r})", (layer,), lambda _: score)
@@ -366,18 +366,20 @@ def compute_relative_error(features: Tensor, target_features: Tensor) -> Tensor:
     return squared_error / target_norm.clamp_min(1e-12)
 
 
-def crop_middle_positions(features: Tensor, image: Tensor, patch: int | None) -> Tensor:
+def crop_middle_positions(
+    model: Model, layer: str, features: Tensor, image: Tensor, *, patch: int | None
+) -> Tensor:
     """The features at the `patch`×`patch` positions in the middle; all of them without a patch."""
     if patch is None:
         return features
-    maps = reshape_to_unit_grid(features, image)
+    maps = reshape_to_unit_grid(features, image, model, layer)
     height, width = maps.shape[2:]
     return crop_center(maps, min(patch, height), min(patch, width))
 
 
-def average_over_positions(features: Tensor, image: Tensor) -> Tensor:
+def average_over_positions(model: Model, layer: str, features: Tensor, image: Tensor) -> Tensor:
     """The mean over positions, N×C, which a scan keeps of an image; a vector stays as it is."""
-    return reshape_to_unit_grid(features, image).mean((2, 3))
+    return reshape_to_unit_grid(features, image, model, layer).mean((2, 3))
 
 
 def choose_tv_weight(model: Model, layer: str) -> float:
