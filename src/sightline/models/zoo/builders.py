@@ -111,7 +111,8 @@ def build_embedded_network(name: str, weights: str | None, options: dict[str, An
     """The network that comes with Sightline."""
 
     def make_network(classes: int | None) -> nn.Module:
-        settings = options if classes is None else {"classes": classes, **options}
+        settings: dict[str, Any] = {} if classes is None else {"classes": classes}
+        settings = {**settings, **options}
         return construct_network(name, lambda: make_sightnet(**settings), options)
 
     network = build_network_with_weights(name, make_network, weights or str(EMBEDDED_WEIGHTS))

@@ -21,7 +21,7 @@ from sightline.models.zoo.libraries.hugging_face_settings import (
     read_image_processor,
     read_network_config,
 )
-from sightline.models.zoo.libraries.settings import BuiltNetwork, ModelSettings
+from sightline.models.zoo.libraries.settings import BuiltNetwork
 
 HUGGING_FACE_PREFIX = "hf:"
 
@@ -62,9 +62,8 @@ def build_hugging_face_network(
             processor = load_image_processor(source, only_local=only_local)
         except Exception as error:
             raise _make_load_error(f"the image processor of {name}", error) from error
-    settings = ModelSettings(
-        **{**read_network_config(network), **read_image_processor(processor, network)}
-    )
+    settings = read_network_config(network)
+    settings.update(read_image_processor(processor, network))
     return BuiltNetwork(network, settings)
 
 
@@ -108,9 +107,10 @@ def choose_network_class(name: str, config: Any) -> tuple[Any, Any]:
     import transformers
 
     architectures = getattr(config, "architectures", None) or [""]
-    network_class = getattr(transformers, str(architectures[0]), None)
+    network_class: Any = getattr(transformers, str(architectures[0]), None)
     if not _is_network_class(network_class):
-        network_class = transformers.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING.get(type(config), None)
+        classifiers: Any = transformers.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING
+        network_class = classifiers.get(type(config), None)
     if not _is_network_class(network_class):
         raise SightlineError(
             f"{name} is a {architectures[0] or type(config).__name__}, "
@@ -176,7 +176,7 @@ def _build_from_config(name: str, network_class: Any, config: Any, weights: str)
         # Files have the names of older versions, which transformers knows to convert.
         state_dict = read_weights(Path(weights))
         return _fill_from(name, None, network_class, config, state_dict=state_dict)
-    config._attn_implementation = ATTENTION  # pyright: ignore[reportPrivateUsage]
+    config._attn_implementation = ATTENTION
     torch.manual_seed(0)
     try:
         return network_class(config)

@@ -27,7 +27,8 @@ def find_hugging_face_settings(network: nn.Module) -> ModelSettings:
         processor = load_image_processor(source, only_local=True) if source else None
     except Exception:  # noqa: BLE001 - the caller has the network; its processor is a bonus
         processor = None
-    return ModelSettings(**{**settings, **read_image_processor(processor, network)})
+    settings.update(read_image_processor(processor, network))
+    return settings
 
 
 def load_image_processor(source: str, *, only_local: bool) -> Any:
@@ -104,7 +105,8 @@ def read_image_processor(processor: Any, network: nn.Module) -> ModelSettings:
     )
     if getattr(processor, "do_flip_channel_order", None):
         settings["preprocess"] = "bgr"
-    return ModelSettings(**{**settings, **_read_resizing(processor)})
+    settings.update(_read_resizing(processor))
+    return settings
 
 
 def _read_resizing(processor: Any) -> ModelSettings:
