@@ -48,3 +48,33 @@ def test_without_a_change_both_directions_are_random() -> None:
     change[0, 1, 2, 3] = 0.2
     across, _ = span_plane(change, seed=1)
     torch.testing.assert_close(across, change / 0.2)
+
+
+@pytest.mark.parametrize("stop_step", [2, 6])
+def test_a_stopped_run_keeps_the_rows_about_the_middle(
+    stop_step: int, tiny: sl.Model, photo: Tensor
+) -> None:
+    """Five steps of the attack, then batches of 64 of the 361 points."""
+    whole = sl.boundary(tiny, photo, cells=19, steps=5)
+    indices: list[int] = []
+
+    def stop(step: sl.Step) -> bool:
+        indices.append(step.index)
+        assert step.total == 5 + 6
+        return step.index == stop_step
+
+    stopped = sl.boundary(tiny, photo, cells=19, steps=5, callback=stop)
+    assert indices == list(range(1, stop_step + 1))
+    classes = stopped.values["answers"]
+    known_rows = (classes >= 0).all(1).nonzero().flatten()
+    assert known_rows.tolist() == [8, 9, 10], "64 points are three rows of 19 and a part"
+    assert int((classes >= 0).sum()) == 64
+    assert "Stopped: of the plane only 18%" in stopped.captions["boundary"]
+    if stop_step == 6:
+        whole_classes = whole.values["answers"]
+        assert torch.equal(classes[known_rows], whole_classes[known_rows])
+    panel = stopped.panels["boundary"]
+    assert panel.shape == whole.panels["boundary"].shape
+    assert float((panel == 1).float().mean()) > float(
+        (whole.panels["boundary"] == 1).float().mean()
+    )

@@ -167,7 +167,8 @@ def draw_decision_regions(
 ) -> Tensor:
     """The predicted classes over a plane of images, one color a class: 1×3×420×660.
 
-    `classes` are class indices, rows×columns with the lowest row first, over ±`span` both ways.
+    `classes` are class indices, rows×columns with the lowest row first, over ±`span` both ways;
+    where one is -1, the plane is left white.
     The image in the middle and its adversarial image `distance` to the right are marked.
     `axis_labels` are those of x and y.
     """
@@ -177,17 +178,20 @@ def draw_decision_regions(
     from matplotlib.patches import Patch
 
     # Colors are numbered by frequency, so that the commonest classes get different ones.
-    indices, counts = classes.unique(return_counts=True)
+    is_known = classes >= 0
+    indices, counts = classes[is_known].unique(return_counts=True)
     indices = indices[counts.argsort(descending=True, stable=True)]
     palette = matplotlib.colormaps["tab10"].colors  # type: ignore[attr-defined]
     colors = [palette[number % len(palette)] for number in range(len(indices))]
     color_of_class = torch.zeros(int(indices.max()) + 1, dtype=torch.long)
     color_of_class[indices] = torch.arange(len(indices))
+    cells = color_of_class[classes].float()
+    cells[~is_known] = torch.nan  # not drawn
 
     figure = Figure(figsize=(6.6, 4.2), dpi=100, layout="constrained")
     axes = figure.subplots()
     axes.imshow(
-        color_of_class[classes].numpy(),
+        cells.numpy(),
         extent=(-span, span, -span, span),
         origin="lower",
         cmap=ListedColormap(colors),

@@ -14,7 +14,7 @@ from sightline.methods.adversarial.attacks.registry import Attack
 from sightline.models.model import Model
 from sightline.registry.method import register_method
 from sightline.registry.parameter import ValueRange
-from sightline.registry.progress import Callback
+from sightline.registry.progress import Callback, Step
 from sightline.registry.result import Result
 
 PLANE_BATCH_SIZE = 64
@@ -52,6 +52,8 @@ def boundary(
     `["up"]` are the lengths along the axes; `["direction"]` and `["random"]` the two unit
     directions, 1×C×H×W; `["image"]` the adversarial image, `["length"]` its distance.
 
+    The rows are classified from the middle outward. Those that a stopped run did not reach are -1.
+
     Args:
         target: Class that the adversarial direction leads to: index, name, "least"; None for the
             nearest one.
@@ -69,13 +71,16 @@ def boundary(
         )
     goal = make_attack_goal(model, image, clean_logits, target)
     attack = Attack("fmn", "l2", math.inf, steps)
-    adversarial_image, run = attack(model, image, goal, callback)
+    progress = BoundaryProgress(callback, steps, math.ceil(cells**2 / PLANE_BATCH_SIZE))
+    adversarial_image, run = attack(model, image, goal, progress.report_attack)
     change = (adversarial_image - image).detach()
     distance = float(compute_image_norms(change, "l2"))
 
     across_direction, up_direction = span_plane(change, seed, is_gray=model.is_gray)
     offsets = torch.linspace(-span, span, cells) * (distance or 1.0)
-    classes = classify_plane(model, image, across_direction, up_direction, offsets)
+    classes = classify_plane(
+        model, image, across_direction, up_direction, offsets, progress=progress
+    )
     panel = draw_decision_regions(
         classes,
         model.labels,
@@ -95,14 +100,18 @@ def boundary(
     clean_class = int(goal.source_labels)
     reached_class = int(run.compute_logits(adversarial_image).detach().argmax())
     caption = "The attack found no adversarial direction: both are random. Try more steps."
+    is_known = classes >= 0
     if distance:
-        clean_share = float((classes == clean_class).float().mean())
+        clean_share = float((classes[is_known] == clean_class).float().mean())
         caption = (
             f"The image ({model.labels[clean_class]}) in the middle; {model.labels[reached_class]} "
             f"is reached {distance:.3g} to the right, in Euclidean length of [0, 1] pixel values. "
             "The same length up or down is as large a change in a random direction. "
             f"{clean_share:.0%} of the plane has the image's own class."
         )
+    if not is_known.all():
+        known_share = float(is_known.float().mean())
+        caption += f" Stopped: of the plane only {known_share:.0%} was classified."
     return Result({"boundary": panel}, values, {"boundary": caption})
 
 
@@ -123,18 +132,58 @@ def span_plane(change: Tensor, seed: int, *, is_gray: bool = False) -> tuple[Ten
     return across, up / up.norm()
 
 
+class BoundaryProgress:
+    """Reports the steps of the attack and then the batches of the plane, counted together.
+
+    `is_stopped` tells whether the callback asked to stop.
+    """
+
+    def __init__(self, callback: Callback | None, attack_steps: int, batch_count: int) -> None:
+        self.callback = callback
+        self.total = attack_steps + batch_count
+        self.done = 0
+        self.is_stopped = False
+
+    def report_attack(self, step: Step) -> bool:
+        """The callback of the attack."""
+        return self.report(step.scores, step.image)
+
+    def report(self, scores: Tensor, image: Tensor) -> bool:
+        """Reports one more step. Returns whether to stop."""
+        self.done += 1
+        if self.callback is not None:
+            self.is_stopped = bool(self.callback(Step(self.done, self.total, scores, image)))
+        return self.is_stopped
+
+
 @torch.no_grad()
 def classify_plane(
-    model: Model, image: Tensor, across_direction: Tensor, up_direction: Tensor, offsets: Tensor
+    model: Model,
+    image: Tensor,
+    across_direction: Tensor,
+    up_direction: Tensor,
+    offsets: Tensor,
+    *,
+    progress: BoundaryProgress,
 ) -> Tensor:
-    """Predicted classes at the points of a plane, rows×columns, the lowest row first."""
-    up_grid, across_grid = torch.meshgrid(offsets, offsets, indexing="ij")
-    up_batches = up_grid.reshape(-1, 1, 1, 1).to(image.device).split(PLANE_BATCH_SIZE)
-    across_batches = across_grid.reshape(-1, 1, 1, 1).to(image.device).split(PLANE_BATCH_SIZE)
+    """Predicted classes at the points of a plane, rows×columns, the lowest row first.
 
-    classes: list[Tensor] = []
-    for across, up in zip(across_batches, up_batches, strict=True):
-        points = image + across * across_direction + up * up_direction
-        logits = model.run(points.clamp(0, 1), ["logits"])["logits"]
-        classes.append(logits.argmax(1))
-    return torch.cat(classes).view(len(offsets), len(offsets)).cpu()
+    Goes from the middle row outward. After a stop the rest is -1; the first batch is classified
+    even then.
+    """
+    rows_from_middle = offsets.abs().argsort(stable=True)
+    columns = torch.arange(len(offsets))
+    row_grid, column_grid = torch.meshgrid(rows_from_middle, columns, indexing="ij")
+    row_batches = row_grid.flatten().split(PLANE_BATCH_SIZE)
+    column_batches = column_grid.flatten().split(PLANE_BATCH_SIZE)
+
+    classes = torch.full((len(offsets), len(offsets)), -1)
+    for rows, batch_columns in zip(row_batches, column_batches, strict=True):
+        up = offsets[rows].view(-1, 1, 1, 1).to(image.device)
+        across = offsets[batch_columns].view(-1, 1, 1, 1).to(image.device)
+        points = (image + across * across_direction + up * up_direction).clamp(0, 1)
+        logits = model.run(points, ["logits"])["logits"]
+        classes[rows, batch_columns] = logits.argmax(1).cpu()
+        if progress.is_stopped or progress.report(logits.amax(1), points):
+            break
+    return classes
