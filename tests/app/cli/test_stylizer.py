@@ -1,6 +1,7 @@
 """`sightline stylizer`: what it writes, and how it refuses."""
 
 import json
+import signal
 import warnings
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import sightline as sl
 from sightline.app.cli import stylizer as commands
 from sightline.app.cli.application import STYLIZER_COMMANDS
 from sightline.app.cli.main import main
+from sightline.app.cli.progress import StepProgressBar
 from sightline.generators.apply import restyle_images
 from sightline.generators.architectures.style import make_stylizer
 from sightline.generators.checkpoint import (
@@ -232,6 +234,43 @@ def test_train_writes_a_network_that_apply_takes(capsys: pytest.CaptureFixture[s
         == 1
     )
     assert "was made with norm instance, not batch" in capsys.readouterr().err
+
+
+def test_ctrl_c_ends_a_training_with_a_checkpoint(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next command goes on after that step, and prints the network's path again."""
+    pytest.importorskip("lightning_fabric")
+    images.write(smooth(side=200, seed=9), "style.png")
+    Path("photos/broken.jpg").unlink()
+    words = (
+        "stylizer train style.png --folder photos --norm instance --width 4 --blocks 1 --size 32 "
+        "--style-size 200 --steps 3 --batch 2 --out run --weights random --accelerator cpu --quiet"
+    )
+    update_display = StepProgressBar.update_display
+    steps: list[int] = []
+
+    def interrupt_once(self: StepProgressBar, done: int, total: int, title: str) -> bool:
+        steps.append(done)
+        update_display(self, done, total, title)
+        if steps == [1]:
+            signal.raise_signal(signal.SIGINT)
+        return self.stopped
+
+    monkeypatch.setattr(StepProgressBar, "update_display", interrupt_once)
+    handler = signal.getsignal(signal.SIGINT)
+    assert main(words.split()) == 130
+    stopped = capsys.readouterr()
+    assert stopped.out == "run/stylizer.safetensors\n"
+    assert stopped.err.endswith("stopped; the same command resumes it\n")
+    assert read_fixed_style_network("run/stylizer.safetensors").metadata["step"] == 1
+    assert signal.getsignal(signal.SIGINT) is handler
+
+    for expected_steps in ([1, 2, 3], [1, 2, 3]):  # the second time nothing is left to do
+        assert main(words.split()) == 0
+        assert steps == expected_steps
+        assert capsys.readouterr().out == "run/stylizer.safetensors\n"
+    assert read_fixed_style_network("run/stylizer.safetensors").metadata["step"] == 3
 
 
 def test_any_style_from_training_to_picture(capsys: pytest.CaptureFixture[str]) -> None:

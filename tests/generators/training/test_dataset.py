@@ -1,7 +1,9 @@
 """Training photographs: decoded once, cropped at random, and drawn by seed and step."""
 
+import json
 import warnings
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -9,6 +11,7 @@ import torch
 from helpers import smooth
 
 import sightline as sl
+from sightline.generators.training import dataset
 from sightline.generators.training.dataset import PhotoDataset, decode_photo_folder
 from sightline.images import io as images
 from sightline.images.transforms import crop_center, resize_short_side
@@ -63,6 +66,57 @@ def test_photos_are_decoded_once_for_the_same_files(folder: Path, tmp_path: Path
     assert larger.fingerprint != first.fingerprint
     (cache / "photos.u8").unlink()
     assert len(decode_photo_folder(folder, 32, cache)) == 4
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("photos.json", None),
+        ("photos.json", b""),
+        ("photos.json", b"[]"),
+        ("photos.json", b'{"key": "'),
+        ("photos.json", b'{"key": 1, "count": 3}'),
+        ("photos.json", b'{"count": 3}'),
+        ("photos.u8", None),
+        ("photos.u8", b""),
+        ("photos.u8", b"0" * 24 * 24 * 3),
+    ],
+)
+def test_a_damaged_cache_is_written_again(
+    name: str, content: bytes | None, folder: Path, tmp_path: Path
+) -> None:
+    cache = tmp_path / "cache"
+    (folder / "broken.jpg").unlink()
+    expected = decode_photo_folder(folder, 24, cache).pixels.copy()
+    (cache / name).unlink()
+    if content is not None:
+        (cache / name).write_bytes(content)
+    assert np.array_equal(decode_photo_folder(folder, 24, cache).pixels, expected)
+
+
+def test_a_count_that_the_file_does_not_hold_is_not_believed(folder: Path, tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    (folder / "broken.jpg").unlink()
+    decode_photo_folder(folder, 24, cache)
+    facts = json.loads((cache / "photos.json").read_text(encoding="utf-8"))
+    for count in (-3, 0, 2, 4, 10**30, 3.0, True):
+        (cache / "photos.json").write_text(json.dumps({**facts, "count": count}), "utf-8")
+        assert len(decode_photo_folder(folder, 24, cache)) == 3
+
+
+def test_killed_between_pixels_and_facts_other_pictures_are_not_taken_for_these(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = tmp_path / "cache"
+    (folder / "broken.jpg").unlink()
+    expected = decode_photo_folder(folder, 24, cache).pixels.copy()
+    for seed in range(3):
+        images.write(smooth(side=50, seed=20 + seed), tmp_path / "others" / f"{seed}.png")
+    with monkeypatch.context() as patch:
+        patch.setattr(dataset, "write_text", Mock(side_effect=KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            decode_photo_folder(tmp_path / "others", 24, cache)
+    assert np.array_equal(decode_photo_folder(folder, 24, cache).pixels, expected)
 
 
 def test_batches_depend_on_seed_and_step_alone(photos: PhotoDataset) -> None:
