@@ -358,7 +358,7 @@ def test_a_movie_of_the_run(model: sl.Model) -> None:
 
 @pytest.fixture(scope="module")
 def store(model: sl.Model, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Sixteen pictures, half of them reddish and half bluish, scanned at two layers and the logits."""
+    """Sixteen pictures, half of them reddish and half bluish, scanned at two layers and logits."""
     folder, generator = tmp_path_factory.mktemp("natural"), torch.Generator().manual_seed(3)
     for number in range(16):
         coarse = torch.rand(1, 3, 6, 6, generator=generator) * 0.4

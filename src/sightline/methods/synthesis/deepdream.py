@@ -337,7 +337,8 @@ class DreamRun:
         """Raises SightlineError if the network is cut off from differentiation."""
         score_function = self.objective.bind(self.model)
         layers = [self.model.layer(name) for name in self.objective.layers]
-        rows, columns = find_tile_sides(*image.shape[-2:], tile)
+        height, width = image.shape[-2:]
+        rows, columns = find_tile_sides(height, width, tile)
 
         def compute_scores(pixels: Tensor) -> Tensor:
             return score_function(pixels, run_layers(self.model, pixels, layers))
