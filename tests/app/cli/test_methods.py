@@ -217,3 +217,39 @@ def test_the_image_of_a_command_over_a_store(
     for name in ("guided", "inversion"):
         chosen = execution.choose_image_name(methods[name], image, parameters)
         assert chosen == (image or "rocket")
+
+
+# ── targets ──
+
+
+def test_every_method_with_a_target_has_the_short_options() -> None:
+    for name, declaration in read_method_declarations().items():
+        takes_target = any(item.is_target for item in declaration.parameters.values())
+        has_options = {"pixel", "box", "like"} <= set(parse(name))
+        assert has_options == (takes_target or declaration.subject == "objective"), name
+    assert read_method_declarations()["adversarial"].parameters["score"].is_target
+    assert not read_method_declarations()["adversarial"].parameters["target"].is_target
+
+
+def test_short_options_take_words_up_to_the_next_option() -> None:
+    arguments = parse("saliency cat.png --pixel 10 20 'tabby cat' --quiet")
+    assert arguments["pixel"] == (10, 20, "tabby cat")
+    arguments = parse("saliency cat.png --box 1 2 30.5 40 dog --like other.png")
+    assert tuple(arguments["box"]) == ("1", "2", "30.5", "40", "dog")
+    assert arguments["like"] == Path("other.png")
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("saliency --target \"unit('conv2', 1)\" --pixel 1 2 cat", "an option writes"),
+        ("synthesis goose --pixel 1 2 cat", "an option writes"),
+        ("saliency --pixel 1 2 cat --box 1 2 3 4", "give one of --pixel, --box"),
+        ("adversarial --score \"unit('conv2', 1)\" --like a.png", "an option writes"),
+    ],
+)
+def test_two_targets_are_one_too_many(
+    line: str, message: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    assert main([*shlex.split(line), "--out", str(tmp_path)]) == 2
+    assert message in capsys.readouterr().err

@@ -1,5 +1,6 @@
 """Options made from parameters: whole numbers, lists, and what also takes an item by itself."""
 
+from pathlib import Path
 from typing import Any, Literal
 
 import pytest
@@ -7,12 +8,15 @@ from cyclopts import Token
 
 from sightline.app.cli.declarations import ParameterDeclaration, read_method_declarations
 from sightline.app.cli.options import (
+    UsageError,
     accepts_single_item,
+    compose_target_text,
     make_option_default,
     parse_list_option,
     parse_whole_number,
     unwrap_single_item,
 )
+from sightline.models.heads.target_text import parse_target
 
 
 def make_tokens(*words: str) -> list[Token]:
@@ -86,3 +90,45 @@ def test_a_default_by_itself_becomes_a_list() -> None:
     assert make_option_default(listed) == listed.default
     number = find_parameter(lambda parameter: parameter.type is int)
     assert make_option_default(number) == number.default
+
+
+# ── options that write a target ──
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ({}, None),
+        ({"pixel": None, "box": (), "like": None}, None),
+        ({"pixel": (10, 20, "tabby cat")}, "pixel(10, 20, 'tabby cat')"),
+        ({"pixel": (10, 20, "281")}, "pixel(10, 20, 281)"),
+        ({"box": ("1", "2.5", "30", "40")}, "box(1, 2.5, 30, 40)"),
+        ({"box": ("1", "2", "30", "40", "it's")}, 'box(1, 2, 30, 40, label="it\'s")'),
+    ],
+)
+def test_short_options_write_a_target(arguments: dict[str, Any], expected: str | None) -> None:
+    text = compose_target_text(arguments)
+    assert text == expected
+    if text is not None:
+        assert str(parse_target(text)) == text, "it is read as it was meant"
+
+
+def test_an_image_to_resemble_is_named_wherever_one_is_later(tmp_path: Path) -> None:
+    text = compose_target_text({"like": tmp_path / "dog's.png"})
+    assert text is not None
+    target = parse_target(text)
+    assert getattr(target, "image", None) == str(tmp_path / "dog's.png")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"box": ("1", "2", "3")}, "3 values"),
+        ({"box": ("1", "2", "3", "4", "cat", "dog")}, "6 values"),
+        ({"box": ("1", "two", "3", "4")}, "'two'"),
+        ({"box": ("1", "2", "3", "4"), "like": Path("a.png")}, "one of --box, --like"),
+    ],
+)
+def test_what_writes_no_target_is_refused(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        compose_target_text(arguments)

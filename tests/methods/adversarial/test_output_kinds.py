@@ -210,7 +210,7 @@ def test_success_is_a_change_by_half(attack: str) -> None:
         direction="higher",
         attack=attack,
         eps=eps,
-        steps=20 if attack == "cw" else 30,
+        steps=30,
     ).values  # type: ignore[arg-type]
 
     def measure(x: Tensor) -> Tensor:
