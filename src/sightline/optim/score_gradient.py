@@ -98,7 +98,10 @@ def _differentiate_low_precision(
 
 
 def require_image_gradient(
-    model: Model, compute_scores: Callable[[Tensor], Tensor], image: Tensor
+    model: Model,
+    compute_scores: Callable[[Tensor], Tensor],
+    image: Tensor,
+    part: str = "its output",
 ) -> None:
     """Raises SightlineError where scores change with the image and their gradient is zero.
 
@@ -110,16 +113,17 @@ def require_image_gradient(
         model: whose scores they are.
         compute_scores: the scores or features of images, N×…, differentiable.
         image: N×C×H×W.
+        part: of the network, whose scores or features they are.
     """
     generator = torch.Generator().manual_seed(0)
     noise = torch.randn(image.shape, generator=generator, dtype=torch.float32).to(image)
     noisy_image = (image + PROBE_NOISE * noise).clamp(0, 1)
-    scores, has_gradient = _probe_gradient(model, compute_scores, image)
+    scores, has_gradient = _probe_gradient(compute_scores, image)
     if has_gradient:
         return
-    noisy_scores, has_gradient = _probe_gradient(model, compute_scores, noisy_image)
+    noisy_scores, has_gradient = _probe_gradient(compute_scores, noisy_image)
     if not has_gradient and not torch.equal(scores, noisy_scores):
-        raise make_cut_error(model, "its output")
+        raise make_cut_error(model, part)
 
 
 def require_feature_gradient(model: Model, layers: Iterable[str], image: Tensor) -> None:
@@ -132,11 +136,11 @@ def require_feature_gradient(model: Model, layers: Iterable[str], image: Tensor)
         def compute_features(picture: Tensor, name: str = layer) -> Tensor:
             return run_layers(model, picture, [name])[name]
 
-        require_image_gradient(model, compute_features, image)
+        require_image_gradient(model, compute_features, image, layer)
 
 
 def _probe_gradient(
-    model: Model, compute_scores: Callable[[Tensor], Tensor], image: Tensor
+    compute_scores: Callable[[Tensor], Tensor], image: Tensor
 ) -> tuple[Tensor, bool]:
     """The scores of images, and whether a gradient reaches any pixel."""
     with torch.enable_grad(), warnings.catch_warnings():
@@ -144,7 +148,7 @@ def _probe_gradient(
         leaf = image.detach().requires_grad_()
         scores = compute_scores(leaf)
         if not scores.requires_grad:
-            raise make_cut_error(model, "its output")
+            return scores, False
         # Unequal weights: scores such as −z and z would cancel.
         weights = torch.arange(
             1, scores.numel() + 1, dtype=scores.dtype, device=scores.device

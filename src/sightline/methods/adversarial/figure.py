@@ -119,6 +119,8 @@ class AttackOutcome:
         """How far the first image's score has changed, in a sentence."""
         clean_score = float(self.clean_logits[0, 0])
         change = float(self.changed_logits[0, 0]) - clean_score
+        if change == 0:
+            return "The score did not change: try a larger eps or more steps."
         verb = "rose" if change > 0 else "fell"
         share = f" ({abs(change / clean_score):.0%} of its magnitude)" if clean_score else ""
         sentence = f"The score {verb} by {abs(change):.3g}{share}"
