@@ -157,7 +157,7 @@ def run_and_kill(work: Callable[[], object], kill_before: str, kill_after: str) 
             if moment == kill_after:
                 os.kill(os.getpid(), signal.SIGKILL)
 
-        files.os.replace = put_or_kill  # type: ignore[attr-defined]
+        files.os.replace = put_or_kill
         work()
 
     child = get_context("fork").Process(target=run_child)
