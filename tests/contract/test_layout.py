@@ -52,7 +52,6 @@ TESTED_THROUGH = {
     "models/tracing/": "models/tracing/test_incremental.py",
     "models/zoo/": "models/zoo/test_load.py",
     "app/recipe.py": "app/test_replay.py",
-    "optim/score_gradient.py": "optim/test_ascent.py",
 }
 
 FILES = sorted(path.relative_to(SOURCE).as_posix() for path in SOURCE.rglob("*.py"))
