@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from helpers import smooth
+from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -24,8 +25,6 @@ from sightline.generators.architectures.style import (
     make_stylizer,
 )
 from sightline.generators.checkpoint import (
-    ANY_STYLE_KIND,
-    FIXED_STYLE_KIND,
     AnyStyleNetwork,
     FixedStyleNetwork,
     normalize_style_weights,
@@ -35,6 +34,7 @@ from sightline.generators.checkpoint import (
     write_any_style_network,
     write_fixed_style_network,
 )
+from sightline.generators.header import ANY_STYLE_KIND, FIXED_STYLE_KIND
 from sightline.images import io as images
 
 NAMES = ("wave", "night", "scream")
@@ -309,6 +309,29 @@ def test_a_header_that_describes_more_than_the_file_holds_is_refused(
     with pytest.raises(sl.SightlineError, match=r"its header describes [\d,]+ weights") as error:
         read_style_network(path)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("change", ["exchange", "bit"])
+def test_changed_weights_of_the_right_shapes_are_refused(change: str, tmp_path: Path) -> None:
+    path = tmp_path / "a.safetensors"
+    write_fixed_style_network(make_network(), NAMES, path)
+    with safe_open(path, "pt") as file:
+        metadata = file.metadata()
+        state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    pairs = [
+        (name, other)
+        for name, value in state.items()
+        for other, other_value in state.items()
+        if name < other and value.shape == other_value.shape and not value.equal(other_value)
+    ]
+    name, other = pairs[0]
+    if change == "exchange":
+        state[name], state[other] = state[other], state[name]
+    else:
+        state[name].view(torch.int16)[0] ^= 1
+    save_file(state, path, metadata)
+    with pytest.raises(sl.SightlineError, match="its weights are not those that were written"):
+        read_style_network(path)
 
 
 def test_weights_of_another_shape_are_refused(tmp_path: Path) -> None:

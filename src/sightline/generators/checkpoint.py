@@ -4,21 +4,28 @@ A file is data that people pass on. No code in it is run, and its header is chec
 is built from it.
 """
 
+import hashlib
 import json
 import math
-from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import torch
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from torch import Tensor, nn
 
 from sightline.errors import SightlineError, make_unknown_name_error
 from sightline.generators.architectures.adain import AdaINStylizer
-from sightline.generators.architectures.style import NormKind, Stylizer, make_stylizer
+from sightline.generators.architectures.style import Stylizer, make_stylizer
+from sightline.generators.header import (
+    ANY_STYLE_KIND,
+    FIXED_STYLE_KIND,
+    HEADER_KEY,
+    AnyStyleHeader,
+    FixedStyleHeader,
+    read_network_header,
+)
 from sightline.images.files import replace_atomically
 from sightline.images.library import ASSETS_FOLDER, PAINTING_NAMES, read_style_picture
 from sightline.images.transforms import limit_short_side
@@ -26,12 +33,7 @@ from sightline.models.model import Model
 from sightline.models.tracing.receptive_field import receptive_field
 from sightline.models.weights.checkpoint import fill_network_weights, read_weights
 from sightline.models.zoo.reload import load_recipe_model
-
-FIXED_STYLE_KIND = "sightline-stylizer"
-ANY_STYLE_KIND = "sightline-any-style"
-
-# The key of a safetensors file's metadata that holds the header, as JSON.
-HEADER_KEY = "sightline"
+from sightline.registry.method import hash_tensor
 
 SHIPPED_STYLE_NETWORKS = {"painters": ASSETS_FOLDER / "painters.safetensors"}
 
@@ -154,80 +156,6 @@ def parse_style_blend(text: str, names: Collection[str] = ()) -> dict[str, float
     return weights
 
 
-# ── headers ──
-
-
-def check_names(names: list[str]) -> list[str]:
-    """Returns names of styles. Raises ValueError for one that two styles have."""
-    for name, count in Counter(names).items():
-        if count > 1:
-            raise ValueError(f"{count} styles are named {name!r:.60}")
-    return names
-
-
-class FixedStyleHeader(BaseModel):
-    """The header of a network for fixed styles. Keys that are not named here are metadata."""
-
-    model_config = ConfigDict(extra="allow", strict=True)
-
-    kind: Literal["sightline-stylizer"]
-    styles: Annotated[list[str], Field(min_length=1, max_length=4096), AfterValidator(check_names)]
-    width: Annotated[int, Field(ge=1, le=512)]
-    blocks: Annotated[int, Field(ge=0, le=64)]
-    norm: NormKind
-
-
-class AnyStyleHeader(BaseModel):
-    """The header of a network for any style. Keys that are not named here are metadata."""
-
-    model_config = ConfigDict(extra="allow", strict=True)
-
-    kind: Literal["sightline-any-style"]
-    encoder: dict[str, Any]  # a recipe, which `load_recipe_model` checks
-
-
-StyleHeader = Annotated[FixedStyleHeader | AnyStyleHeader, Field(discriminator="kind")]
-
-STYLE_HEADER_ADAPTER: TypeAdapter[FixedStyleHeader | AnyStyleHeader] = TypeAdapter(StyleHeader)
-
-
-def read_network_header(path: Path) -> FixedStyleHeader | AnyStyleHeader:
-    """Reads and checks the header of a safetensors file.
-
-    Raises SightlineError for a file that is no style network, and for a header with a value missing
-    or out of range.
-    """
-    header_json = read_header_json(path)
-    try:
-        return STYLE_HEADER_ADAPTER.validate_json(header_json)
-    except ValidationError as error:
-        first = error.errors()[0]
-        if not first["loc"]:  # no JSON, no object, no kind, or another kind
-            raise SightlineError(
-                f"{path.name} holds weights, but not of a style network;"
-                " `sightline stylizer train` writes those"
-            ) from error
-        location = ".".join(str(key) for key in first["loc"][1:])
-        if first["type"] == "missing":
-            problem = f"its header lacks {location!r}"
-        else:
-            problem = (
-                f"{location!r:.80} in its header is {first['input']!r:.60} ({first['msg'].lower()})"
-            )
-        raise SightlineError(f"{path.name} is a damaged style network: {problem}") from error
-
-
-def read_header_json(path: Path) -> str:
-    """The header of a safetensors file as JSON, "null" where there is none."""
-    from safetensors import safe_open
-
-    if path.suffix != ".safetensors":
-        return "null"
-    with safe_open(path, "pt") as file:
-        metadata = file.metadata() or {}
-    return metadata.get(HEADER_KEY, "null")
-
-
 # ── files ──
 
 
@@ -266,8 +194,30 @@ def save_network_file(network: nn.Module, path: Path, header: Mapping[str, Any])
         for name, value in network.state_dict().items()
         if value.is_floating_point()
     }
+    complete_header = {**header, "sha256": hash_tensors(state)}
     with replace_atomically(path) as temporary:
-        save_file(state, temporary, {HEADER_KEY: json.dumps(header)})
+        save_file(state, temporary, {HEADER_KEY: json.dumps(complete_header)})
+
+
+def hash_tensors(state: Mapping[str, Tensor]) -> str:
+    """SHA-256 of tensors in the order of their names."""
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        digest.update(hash_tensor(state[name]).encode())
+    return digest.hexdigest()
+
+
+def check_weights_digest(
+    header: FixedStyleHeader | AnyStyleHeader, state: Mapping[str, Tensor], path: Path
+) -> None:
+    """Raises SightlineError where tensors were exchanged or changed since they were written.
+
+    Their shapes alone don't tell: many of a network's tensors have the same.
+    """
+    if header.sha256 is not None and header.sha256 != hash_tensors(state):
+        raise SightlineError(
+            f"{path.name} is a damaged style network: its weights are not those that were written"
+        )
 
 
 def read_style_network(
@@ -287,6 +237,7 @@ def read_style_network(
     if isinstance(header, AnyStyleHeader):
         any_style_network = AdaINStylizer(load_recipe_model(header.encoder, device))
         fill_network_weights(any_style_network, state, path, "its decoder")
+        check_weights_digest(header, state, path)
         return AnyStyleNetwork(any_style_network.eval(), metadata)
 
     check_weight_count(header, state, path)
@@ -294,6 +245,7 @@ def read_style_network(
         0, len(header.styles), width=header.width, blocks=header.blocks, norm=header.norm
     )
     fill_network_weights(network, state, path, "its style network")
+    check_weights_digest(header, state, path)
     return FixedStyleNetwork(network.to(device).eval(), tuple(header.styles), metadata)
 
 

@@ -6,7 +6,6 @@ folder are made from it again. It may come from somebody else: no code in it is 
 used before all were checked.
 """
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,11 +15,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 
 from sightline.errors import SightlineError, escape_for_display
+from sightline.generators.checkpoint import hash_tensors
 from sightline.images.files import replace_atomically
 from sightline.models.model import Model
 from sightline.models.weights.checkpoint import hash_file
 from sightline.models.weights.file_content import read_file_content
-from sightline.registry.method import hash_tensor
 
 CHECKPOINT_FILE = "checkpoint.pt"
 
@@ -45,10 +44,8 @@ def digest_file(path: Path) -> str:
 
 def digest_loss_network(model: Model) -> str:
     """The name of a network and the digest of all its weights."""
-    digest = hashlib.sha256()
-    for name, value in model.network.state_dict().items():
-        digest.update(f"{name} {hash_tensor(value)}\n".encode())
-    return f"{model.name} {digest.hexdigest()[:DIGEST_LENGTH]}"
+    digest = hash_tensors(model.network.state_dict())
+    return f"{model.name} {digest[:DIGEST_LENGTH]}"
 
 
 def check_same_plan(saved: Mapping[str, str], current: Mapping[str, str], path: Path) -> None:
