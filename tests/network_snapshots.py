@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 def take_full_snapshot(value: Any, visited: set[int] | None = None) -> Any:
-    """All that a network holds, to compare with `==`: bits, identities, hooks, modes, attributes."""
+    """What a network holds, to compare with `==`: bits, identities, hooks, modes, attributes."""
     visited = set() if visited is None else visited
     if isinstance(value, Tensor):
         return snapshot_tensor(value)

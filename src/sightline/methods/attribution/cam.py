@@ -272,7 +272,8 @@ def project_on_first_component(maps: Tensor) -> Tensor:
 
     The vector is that of the positions×channels matrix.
     """
-    matrix = maps.flatten(2).transpose(1, 2)
+    # There is no decomposition in half precision.
+    matrix = maps.float().flatten(2).transpose(1, 2)
     left_vectors, singular_values, _ = torch.linalg.svd(matrix, full_matrices=False)
     scores = left_vectors[:, :, 0] * singular_values[:, :1]
     projection = scores.unflatten(1, maps.shape[2:])

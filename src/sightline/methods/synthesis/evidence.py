@@ -16,7 +16,7 @@ from sightline.images.io import sample, samples
 from sightline.images.transforms import make_random_affine, resize_short_side
 from sightline.models.layers.feature_maps import reshape_to_unit_grid
 from sightline.models.model import Model
-from sightline.models.preprocessing import fit_image
+from sightline.models.network.preprocessing import fit_image
 from sightline.models.zoo.load import load_other_network
 from sightline.optim.ascent import score_images
 from sightline.optim.objectives.objective import Objective, channel, logit

@@ -19,7 +19,7 @@ from sightline.images.transforms import (
 )
 from sightline.methods.synthesis.presets import SynthesisPreset
 from sightline.models.model import Model
-from sightline.models.preprocessing import convert_to_luminance
+from sightline.models.network.preprocessing import convert_to_luminance
 from sightline.optim.optimizers import Adam, FixedGainDescent, OptimizerFactory, SteepestDescent
 from sightline.optim.parameterizations.fourier import (
     FourierPhase,

@@ -56,31 +56,55 @@ def probe_network(
 ) -> NetworkFindings:
     """Runs a network on its probe images; never raises for what the network does.
 
-    `run` gives the network's own output for images, and raises SightlineError where it fails.
+    `run` gives the network's own output for images, and raises SightlineError where it fails. The
+    last operation is known only with gradients, which some networks can't be run with (those that
+    leave torch for numpy).
     """
-    with torch.inference_mode(False), torch.enable_grad():
-        leaf = images.detach().requires_grad_()
-        together = _run_or_none(run, leaf)
-        try:
-            apart = run(leaf[:1])
-            if together is None:
-                head = recognize_output_head(apart, 1, hints)
-                return NetworkFindings(head, None, True, (SINGLE_IMAGE_NOTE,))
-            head = recognize_output_head(together, PROBE_COUNT, hints)
-        except SightlineError as error:
-            return NetworkFindings(head_error=error)
+    with torch.inference_mode(False):
+        if images.is_meta:
+            return NetworkFindings(head_error=SightlineError("the device meta holds no numbers"))
+        with torch.enable_grad():
+            findings = _compare_runs(run, images.detach().requires_grad_(), hints)
+        if findings.head is None:
+            with torch.no_grad():
+                findings = _compare_runs(run, images, hints)
+    return findings
 
-        def select(output: Any) -> Any:
-            selected = select_output(output, hints.selector, hints.network_name)
-            return selected.movedim(head.batch_axis, 0) if head.batch_axis else selected
 
-        tolerance = SINGLE_TOLERANCE if _is_precise(select(apart)) else HALF_TOLERANCE
-        if is_same_for_one_image(select(together), select(apart), tolerance):
-            return NetworkFindings(head)
-        again = run(leaf[:1])
-        if not is_same_for_one_image(select(again), select(apart), tolerance):
-            return NetworkFindings(head, notes=(RANDOM_NOTE,))
-        return NetworkFindings(head, None, True, (ONE_BY_ONE_NOTE,))
+def _compare_runs(
+    run: Callable[[Tensor], Any], images: Tensor, hints: HeadHints
+) -> NetworkFindings:
+    """The findings from running the images together and the first one apart."""
+    together = _run_or_none(run, images)
+    try:
+        apart = run(images[:1])
+        if together is None:
+            head = recognize_output_head(apart, 1, hints)
+            return NetworkFindings(head, None, True, (SINGLE_IMAGE_NOTE,))
+        head = recognize_output_head(together, PROBE_COUNT, hints)
+    except SightlineError as error:
+        return NetworkFindings(head_error=error)
+
+    def is_same(first: Any, second: Any) -> bool:
+        return _is_first_answer_same(first, second, head, hints)
+
+    if is_same(together, apart):
+        return NetworkFindings(head)
+    if not is_same(run(images[:1]), apart):
+        return NetworkFindings(head, notes=(RANDOM_NOTE,))
+    return NetworkFindings(head, None, True, (ONE_BY_ONE_NOTE,))
+
+
+def _is_first_answer_same(
+    outputs: Any, other_outputs: Any, head: OutputHead, hints: HeadHints
+) -> bool:
+    """Whether two runs give the first image the same answer, to the output's precision."""
+    answers: list[Any] = []
+    for output in (outputs, other_outputs):
+        selected = select_output(output, hints.selector, hints.network_name)
+        answers.append(selected.movedim(head.batch_axis, 0) if head.batch_axis else selected)
+    tolerance = SINGLE_TOLERANCE if _is_precise(answers[1]) else HALF_TOLERANCE
+    return is_same_for_one_image(answers[0], answers[1], tolerance)
 
 
 def _run_or_none(run: Callable[[Tensor], Any], images: Tensor) -> Any:

@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from sightline.models.preprocessing import convert_to_luminance
+from sightline.models.network.preprocessing import convert_to_luminance
 from sightline.optim.parameterizations.fourier import Parameterization
 
 
