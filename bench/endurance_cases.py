@@ -341,7 +341,8 @@ class CommandLines:
         declaration = chance.choice(self.declarations)
         words = [declaration.name]
         if declaration.subject == "image":
-            words.append(chance.choice(("photo.png", "photo.png", "photo.png", "absent.png")))
+            words.append("photo.png" if chance.random() < 0.95 else "absent.png")
+            words += ["--size", "64"]
         elif declaration.subject == "objective":
             words.append(chance.choice(("3", "cat", "channel('conv2_1', 1)", "channel(")))
         for parameter in declaration.parameters.values():
@@ -351,7 +352,7 @@ class CommandLines:
             elif is_short or chance.random() < 0.2:
                 option = f"--{parameter.name.replace('_', '-')}"
                 words += [option, write_value(parameter, chance, valid_share=0.8)]
-        words += ["--size", "64", "--out", "out", "--quiet"]
+        words += ["--out", "out", "--quiet"]
         return run_command_line(words)
 
 

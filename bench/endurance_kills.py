@@ -10,6 +10,7 @@ import traceback
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -62,11 +63,14 @@ def start_child(work: Work, prepare: Work) -> int:
         os._exit(status)
 
 
-def run_child(work: Work, prepare: Work) -> None:
-    """Runs both in a forked process. RuntimeError where they fail."""
-    _, status = os.waitpid(start_child(work, prepare), 0)
+def run_child(work: Work, prepare: Work) -> float:
+    """Runs both in a forked process. Returns the seconds of the work; RuntimeError if it fails."""
+    child = start_child(work, prepare)
+    started = time.monotonic()
+    _, status = os.waitpid(child, 0)
     if status:
         raise RuntimeError(f"a child ended with {status}; its traceback is in the log")
+    return time.monotonic() - started
 
 
 def kill_child(work: Work, prepare: Work, seconds: float) -> bool:
@@ -84,7 +88,7 @@ def count_abandoned_bytes(folder: Path) -> int:
 
 
 def import_lance() -> None:
-    import lancedb  # noqa: F401  # pyright: ignore[reportUnusedImport]
+    import_module("lancedb")
 
 
 # ── scans ──
@@ -98,10 +102,8 @@ class ScanKills:
         self.model = make_model()
         self.photos = make_photos(folder / "photos", 300)
         scan_run.MIN_COMMIT_SECONDS = 0.02  # so that there are commits to be killed in
-        started = time.monotonic()
         whole = folder / "whole.scan"
-        run_child(lambda: self.scan_photos(whole), import_lance)
-        self.seconds = time.monotonic() - started
+        self.seconds = run_child(lambda: self.scan_photos(whole), import_lance)
 
     def scan_photos(self, store: Path) -> None:
         sl.scan(self.model, self.photos, store=store, batch=8, k=5)
@@ -157,9 +159,7 @@ class TrainingKills:
         # Curves and events take longer than the training, and are made again from the log.
         log.plot_loss_curves = lambda rows, window=25: torch.zeros(1, 3, 8, 8)
         log.TrainingLog.write_tensorboard_events = lambda *_: None  # type: ignore[method-assign]
-        started = time.monotonic()
-        run_child(lambda: self.train(self.plan), lambda: None)
-        self.seconds = time.monotonic() - started
+        self.seconds = run_child(lambda: self.train(self.plan), lambda: None)
 
     def train(self, plan: TrainingPlan) -> None:
         train_stylizer(plan, self.photos, self.model, self.fabric)
