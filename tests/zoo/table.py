@@ -1,0 +1,124 @@
+"""What works with what, as a page: rows are networks, columns the topics of methods."""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from zoo.cells import LOADING, Cell
+
+from sightline.methods import load_methods
+
+INTRODUCTION = """\
+# What works with what
+
+Written by `tests/zoo/matrix.py --table`, which ran every method on networks of these architectures,
+small and with random weights, and checked that the network, the random generators and the settings
+of torch were the same afterwards. Not by hand.
+
+**✓** all methods of the column ran, and their pictures and numbers are sound. **✓ but** all that
+ran, without those named, which refuse with one line; the number is that of the reason below.
+**—** all of them refuse. **✗** a fault that is known and not mended. An empty cell was not run.
+"""
+
+FAMILIES = {
+    "operation": "Made by hand: operations, precision, wrapping",
+    "interface": "Made by hand: inputs and outputs",
+    "state": "Made by hand: hooks, state, odd modules",
+    "torchvision": "torchvision",
+    "timm": "timm",
+    "transformers": "transformers",
+    "open_clip": "open_clip",
+}
+
+# A column of its own: it needs a transformer, which most networks are not.
+OWN_COLUMNS = ("attention",)
+GOOD = ("ok", "refused")
+
+
+@dataclass
+class Reasons:
+    """The reasons of refusals, numbered in the order in which they are met."""
+
+    numbers: dict[str, int] = field(default_factory=dict[str, int])
+    examples: list[str] = field(default_factory=list[str])
+
+    def find_number(self, reason: str) -> int:
+        """The number of a reason; those that differ in names and numbers only have the same."""
+        key = re.sub(r"'[^']*'|\([^)]*\)|\b\w*[\dA-Z]\w*\b", "", reason)
+        key = re.split(r"[;:,]", key)[0].strip()
+        if key not in self.numbers:
+            self.numbers[key] = len(self.examples) + 1
+            self.examples.append(reason)
+        return self.numbers[key]
+
+
+def group_methods() -> dict[str, list[str]]:
+    """The methods of each column, in the order of the lecture."""
+    columns: dict[str, list[str]] = {}
+    for method in load_methods().values():
+        topic = method.function.__module__.split(".")[2]
+        column = method.name if method.name in OWN_COLUMNS else topic
+        columns.setdefault(column, []).append(method.name)
+    return columns
+
+
+def write_table(cells: Iterable[Cell]) -> str:
+    """The page, as Markdown."""
+    by_network: dict[str, dict[str, Cell]] = {}
+    for cell in cells:
+        by_network.setdefault(cell.network, {})[cell.method] = cell
+    columns = group_methods()
+    reasons = Reasons()
+    lines = [INTRODUCTION]
+    for family, title in FAMILIES.items():
+        rows: dict[tuple[str, ...], list[str]] = {}
+        for name, of_network in by_network.items():
+            if name.startswith(f"{family}/"):
+                row = tuple(write_cell(of_network, names, reasons) for names in columns.values())
+                rows.setdefault(row, []).append(name.removeprefix(f"{family}/"))
+        if rows:
+            lines += [f"## {title}", "", *write_rows(rows, columns), ""]
+    lines += ["## Why a method refuses", ""]
+    lines += [f"{number}. {text}" for number, text in enumerate(reasons.examples, start=1)]
+    return "\n".join(lines) + "\n"
+
+
+def write_rows(
+    rows: Mapping[tuple[str, ...], Sequence[str]], columns: Mapping[str, object]
+) -> list[str]:
+    """The lines of one table; networks of the same cells share a row."""
+    lines = [f"| network | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
+    for row, names in rows.items():
+        lines.append(f"| {', '.join(names)} | {' | '.join(row)} |")
+    return lines
+
+
+def write_cell(of_network: Mapping[str, Cell], names: Sequence[str], reasons: Reasons) -> str:
+    """What one network's cells of a column say together."""
+    loading = of_network.get(LOADING)
+    if loading is not None and loading.outcome != "ok":
+        return write_refusal(loading, reasons)
+    cells = [of_network[name] for name in names if name in of_network]
+    if not cells:
+        return ""
+    faults = [cell.method for cell in cells if cell.outcome not in GOOD]
+    if faults:
+        return f"✗ {', '.join(faults)}"
+    refusals = [cell for cell in cells if cell.outcome == "refused"]
+    if not refusals:
+        return "✓"
+    numbers = [write_refusal(cell, reasons).removeprefix("— ") for cell in refusals]
+    if len(refusals) == len(cells):
+        return f"— {' '.join(dict.fromkeys(numbers))}"
+    by_number: dict[str, list[str]] = {}
+    for cell, number in zip(refusals, numbers, strict=True):
+        by_number.setdefault(number, []).append(cell.method)
+    parts = [f"{', '.join(methods)} {number}" for number, methods in by_number.items()]
+    return f"✓ but {', '.join(parts)}"
+
+
+def write_refusal(cell: Cell, reasons: Reasons) -> str:
+    """A dash and the number of the reason; a cross where loading fails otherwise."""
+    if cell.outcome != "refused":
+        return "✗"
+    return f"— [{reasons.find_number(cell.reason)}]"
