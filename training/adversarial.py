@@ -4,8 +4,6 @@ A run that is started again in the same folder resumes from its last checkpoint.
 """
 
 import argparse
-import json
-import os
 import tempfile
 import time
 from collections.abc import Mapping
@@ -13,6 +11,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+from journal import load_checkpoint, save_checkpoint
 from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -64,6 +63,7 @@ class AdversarialTraining:
         )
         self.started_at = time.time()
         self.mean_losses: dict[str, float] = {}
+        self.rows: list[dict[str, float]] = []
         # By the names that they have in a checkpoint.
         self.parts: dict[str, Any] = {
             "maker": generator,
@@ -77,14 +77,19 @@ class AdversarialTraining:
     def checkpoint(self) -> Path:
         return self.options.out / f"{self.layer}.pt"
 
+    @property
+    def log(self) -> Path:
+        return self.options.out / f"{self.layer}.jsonl"
+
     def resume(self) -> bool:
         """Resumes from the checkpoint. Returns whether there is one."""
         if not self.checkpoint.exists():
             return False
-        state = torch.load(self.checkpoint, weights_only=True)
+        state = load_checkpoint(self.checkpoint, self.log)
         for name, part in self.parts.items():
             part.load_state_dict(state[name])
         self.step = state["step"]
+        self.rows = state["rows"]
         return True
 
     def scale_learning_rates(self, factor: float) -> None:
@@ -131,15 +136,11 @@ class AdversarialTraining:
             **measure_generator(generator, extract, validation_images, self.layer),
             "seconds": time.time() - self.started_at,
         }
-        temporary = self.checkpoint.with_suffix(".new")
-        state = {name: part.state_dict() for name, part in self.parts.items()}
-        torch.save(state | {"step": self.step}, temporary)
-        os.replace(temporary, self.checkpoint)
-
+        self.rows.append(row)
         sheet_path = self.options.out / f"{self.layer}-{self.step:06}.png"
         write_sheet(generator, extract, validation_images[::16], self.layer, sheet_path)
-        with (self.options.out / f"{self.layer}.jsonl").open("a") as log:
-            log.write(json.dumps(row) + "\n")
+        state = {name: part.state_dict() for name, part in self.parts.items()}
+        save_checkpoint(self.checkpoint, state | {"step": self.step}, self.log, self.rows)
         print({name: round(value, 4) for name, value in row.items()}, flush=True)
         self.started_at = time.time()
         self.mean_losses = {}

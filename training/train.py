@@ -10,9 +10,7 @@ random start in a filter that is seldom used is then soft instead of grainy.
 """
 
 import argparse
-import json
 import math
-import os
 import queue
 import threading
 import time
@@ -23,6 +21,7 @@ import numpy as np
 import torch
 from evaluate import measure_accuracy
 from imagenette import Photos, jitter_color, normalize, random_crop, to_tensor
+from journal import load_checkpoint, save_checkpoint
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -136,13 +135,16 @@ def train(options: argparse.Namespace) -> None:
     validation_photos = Photos(options.data / "imagenette160-val.tar", options.out)
 
     checkpoint = options.out / "checkpoint.pt"
+    log_path = options.out / "log.jsonl"
     first_epoch = 0
+    rows: list[dict[str, float]] = []
     if checkpoint.exists():
-        state = torch.load(checkpoint, weights_only=True)
+        state = load_checkpoint(checkpoint, log_path)
         network.load_state_dict(state["net"])
         average.load_state_dict(state["average"])
         optimizer.load_state_dict(state["optimizer"])
         first_epoch = state["epoch"]
+        rows = state["rows"]
 
     for epoch in range(first_epoch, options.epochs):
         started_at = time.time()
@@ -166,10 +168,8 @@ def train(options: argparse.Namespace) -> None:
             "optimizer": optimizer.state_dict(),
             "epoch": epoch + 1,
         }
-        torch.save(state, checkpoint.with_suffix(".new"))
-        os.replace(checkpoint.with_suffix(".new"), checkpoint)
-        with (options.out / "log.jsonl").open("a") as log:
-            log.write(json.dumps(row) + "\n")
+        rows.append(row)
+        save_checkpoint(checkpoint, state, log_path, rows)
         print(row, flush=True)
 
 
