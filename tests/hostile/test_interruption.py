@@ -1,0 +1,89 @@
+"""Ctrl-C at moments when a run has something to keep, or is in the middle of writing it."""
+
+import json
+import os
+import signal
+from multiprocessing import get_context
+from pathlib import Path
+
+import pytest
+import torch
+from helpers import smooth
+
+import sightline as sl
+from sightline.app.cli.main import INTERRUPTED, end_at_once, main
+from sightline.app.cli.progress import StepProgressBar
+
+SMALL = ("--size", "64", "--out", "result", "--quiet")
+
+
+@pytest.fixture(autouse=True)
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working folder with a picture."""
+    monkeypatch.chdir(tmp_path)
+    sl.write(smooth(side=80)[..., :72], "photo.png")
+    return tmp_path
+
+
+def test_boundary_hears_ctrl_c_while_it_classifies_the_plane(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The whole plane would take minutes: 160,801 images."""
+    on_step = StepProgressBar.on_step
+    indices: list[int] = []
+
+    def interrupt_in_the_plane(self: StepProgressBar, event: sl.Step) -> bool:
+        indices.append(event.index)
+        on_step(self, event)
+        if event.index == 4:
+            signal.raise_signal(signal.SIGINT)
+        return self.stopped
+
+    with monkeypatch.context() as patch:
+        patch.setattr(StepProgressBar, "on_step", interrupt_in_the_plane)
+        words = ("boundary", "photo.png", "--cells", "401", "--steps", "2", *SMALL)
+        assert main(words) == INTERRUPTED
+    assert indices == [1, 2, 3, 4]
+    assert "Stopped: of the plane only" in capsys.readouterr().out
+    assert sl.read("result/boundary.png").isfinite().all()
+    recipe = json.loads(Path("result/recipe.json").read_text(encoding="utf-8"))
+    assert recipe["stopped_after"] == 4
+
+    assert main(["again", "result/recipe.json", "--out", "second"]) == 0
+    for path in Path("result").iterdir():
+        assert Path("second", path.name).read_bytes() == path.read_bytes(), path.name
+
+
+@pytest.mark.filterwarnings("ignore:lance is not fork-safe")
+@pytest.mark.parametrize("written_count", [0, 1, 2])
+def test_ctrl_c_while_saving_leaves_no_folder_without_a_recipe(
+    written_count: int, place: Path
+) -> None:
+    """As the installed command handles it: the process ends in the middle of the saving."""
+
+    def run_child() -> None:
+        torch.set_num_threads(1)
+        signal.signal(signal.SIGINT, end_at_once)
+        put_in_place = os.replace
+        replaced_names: list[str] = []
+
+        def put_or_interrupt(temporary: Path, path: Path) -> None:
+            is_final = Path(path).absolute().parent == place / "result"
+            if is_final and len(replaced_names) == written_count:
+                signal.raise_signal(signal.SIGINT)
+            if is_final:
+                replaced_names.append(path.name)
+            put_in_place(temporary, path)
+
+        os.replace = put_or_interrupt
+        os._exit(main(["saliency", "photo.png", *SMALL]))
+
+    child = get_context("fork").Process(target=run_child)
+    child.start()
+    child.join(60)
+    assert child.exitcode == INTERRUPTED
+    result = place / "result"
+    names = sorted(path.name for path in result.iterdir()) if result.exists() else []
+    assert len(names) == written_count
+    assert "recipe.json" in names or not result.exists()
+    assert not [name for name in names if name.startswith(".")]
