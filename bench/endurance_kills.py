@@ -100,7 +100,7 @@ class ScanKills:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.model = make_model()
-        self.photos = make_photos(folder / "photos", 300)
+        self.photos = make_photos(folder / "photos", 96)
         scan_run.MIN_COMMIT_SECONDS = 0.02  # so that there are commits to be killed in
         whole = folder / "whole.scan"
         self.seconds = run_child(lambda: self.scan_photos(whole), import_lance)
