@@ -303,7 +303,8 @@ def damage_store(store: Path, damage: str, chance: random.Random) -> None:
 
 def read_answers(scan: sl.Scan) -> list[Tensor]:
     """What a store knows of its units and images, as tensors."""
-    return [*scan.top("0"), *scan.top("3"), *scan.top5, scan.vectors()]
+    answers = [*scan.top("0"), *scan.top("3"), *scan.top5, scan.vectors()]
+    return [answer for answer in answers if answer is not None]
 
 
 def count_changed_bytes(answers: list[Tensor], expected: list[Tensor]) -> int:

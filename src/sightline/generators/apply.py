@@ -35,6 +35,10 @@ def restyle_images(
     `mix` comes from the network's `make_mix`, with one row for all images or one row each. Raises
     SightlineError for images with fewer than 16 pixels a side, and without enough memory.
     """
+    if image.shape[1] != 3:
+        raise SightlineError(
+            f"a style network takes images of 3 channels; this one has {image.shape[1]}"
+        )
     height, width = require_min_side(image).shape[-2:]
     device = style_network.device
     inputs = image.to(device).contiguous(memory_format=torch.channels_last)

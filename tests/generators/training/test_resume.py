@@ -2,6 +2,7 @@
 
 import hashlib
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -18,7 +19,7 @@ from sightline.generators.training.resume import (
     write_checkpoint_file,
 )
 
-STATE = {
+STATE: dict[str, Any] = {
     "network": {"weight": torch.tensor([0.1, 0.2])},
     "optimizer": {"state": {0: {"exp_avg": torch.ones(2)}}},
     "step": 1,

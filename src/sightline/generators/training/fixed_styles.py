@@ -73,7 +73,7 @@ class TrainingTask(Protocol):
     """
 
     model: Model
-    data_digests: Mapping[str, str]
+    data_digests: dict[str, str]
 
     @property
     def network(self) -> nn.Module:
