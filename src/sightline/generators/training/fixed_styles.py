@@ -1,7 +1,7 @@
 """The plan of a training, the interface of a task, and the task for a fixed set of styles."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol, cast
