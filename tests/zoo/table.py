@@ -33,6 +33,8 @@ FAMILIES = {
 # A column of its own: it needs a transformer, which most networks are not.
 OWN_COLUMNS = ("attention",)
 GOOD = ("ok", "refused")
+# By the first words of a message, without the names in it, its kind is known.
+KEY_WORDS = 4
 
 
 @dataclass
@@ -44,8 +46,9 @@ class Reasons:
 
     def find_number(self, reason: str) -> int:
         """The number of a reason; those that differ in names and numbers only have the same."""
-        key = re.sub(r"'[^']*'|\([^)]*\)|\b\w*[\dA-Z]\w*\b", "", reason)
-        key = re.split(r"[;:,]", key)[0].strip()
+        reason = re.sub(r"'/[^']*'", "FOLDER", reason)
+        without_names = re.sub(r"'[^']*'|\([^)]*\)|\b\w*[\dA-Z]\w*\b", "", reason)
+        key = " ".join(without_names.split()[:KEY_WORDS])
         if key not in self.numbers:
             self.numbers[key] = len(self.examples) + 1
             self.examples.append(reason)

@@ -206,3 +206,19 @@ def test_a_unit_that_does_not_exist_or_of_several_layers_is_refused(model: sl.Mo
     message = "unit= needs exactly one layer; layers= names 2: conv1, relu"
     with pytest.raises(sl.SightlineError, match=message):
         sl.activations(model, make_images(1), layers=("conv1", "relu"), unit=1)
+
+
+def test_default_layers_are_those_that_there_are() -> None:
+    """A network without gradients has no known last convolution."""
+
+    class WithoutGradient(Net):
+        @torch.no_grad()
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x)
+
+    torch.manual_seed(0)
+    model = sl.load(WithoutGradient(), size=16)
+    assert "last_conv" not in model.landmarks
+    assert list(sl.activations(model, make_images()).panels) == ["first", "middle"]
+    with pytest.raises(sl.SightlineError, match="last_conv"):
+        sl.activations(model, make_images(), layers=("first", "last_conv"))

@@ -24,6 +24,9 @@ from sightline.registry.method import register_method
 from sightline.registry.parameter import ValueRange
 from sightline.registry.result import Result
 
+# Of these a network may lack some: one without gradients has no known last convolution.
+DEFAULT_LAYERS = ("first", "middle", "last_conv")
+
 SCALE_QUANTILE = 0.998  # of the magnitudes: a single spot doesn't leave the rest dark
 
 MAP_TILE_SIDE = 84  # short side in pixels of a map on its sheet
@@ -44,7 +47,7 @@ def activations(
     model: Model,
     image: Tensor,
     *,
-    layers: tuple[str, ...] = ("first", "middle", "last_conv"),
+    layers: tuple[str, ...] = DEFAULT_LAYERS,
     k: Annotated[int, ValueRange(1, 256)] = 32,
     unit: Annotated[int | None, ValueRange(0, 1_000_000)] = None,
 ) -> Result:
@@ -61,7 +64,8 @@ def activations(
     batch. Click a channel and a position of its map, and the pixels it sees are outlined.
 
     Args:
-        layers: Layers to show: names, aliases or landmarks.
+        layers: Layers to show: names, aliases or landmarks. Default ones that the network lacks
+            are left out.
         k: How many channels of each layer.
         unit: Channel of the one layer given in layers, whose strongest position is shown on the
             image beside its map; None for none.
@@ -72,6 +76,8 @@ def activations(
         raise SightlineError(
             f"unit= needs exactly one layer; layers= names {len(layers)}: {', '.join(layers)}"
         )
+    if layers == DEFAULT_LAYERS:
+        layers = tuple(name for name in layers if name in model.landmarks) or layers
     features = model.features(image, layers)
     panels: dict[str, Tensor] = {}
     captions: dict[str, str] = {}
