@@ -26,7 +26,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from endurance_cases import CommandLines, Formulas, Images, Recipes, Stores
+from endurance_cases import Formulas, Images, Recipes, Stores
+from endurance_commands import CommandLines
 from endurance_kills import ScanKills, TrainingKills
 
 PARTS: Mapping[str, Any] = {

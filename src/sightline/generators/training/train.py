@@ -74,6 +74,7 @@ def train_stylizer(
     run = TrainingRun(plan, photos, model, fabric)
     lock = lock_folder(plan.out) if fabric.is_global_zero else nullcontext()
     with lock:
+        fabric.barrier()  # all processes read the checkpoint that the training before has left
         run.resume_checkpoint()
         while run.step < plan.steps:
             losses = run.run_step()
