@@ -11,6 +11,8 @@ from zoo.odd_interfaces import ODD_INTERFACES
 from zoo.odd_operations import ODD_OPERATIONS
 
 SIDE = 32  # pixels of the images that networks made by hand take
+# The second hides patches at random in evaluation too.
+DRAWING_NETWORKS = ("operation/random_scores", "transformers/ViTMAEModel")
 RECURRENT_SIDE = 12  # the one of `odd_networks` whose weights fix its size
 
 
@@ -22,13 +24,16 @@ class ZooNetwork:
         name: "FAMILY/NAME".
         build: makes the module with random weights; the caller seeds.
         options: arguments of `sl.load`.
-        draws_numbers: whether its own forward pass draws from the global random generator.
     """
 
     name: str
     build: Callable[[], nn.Module]
     options: Mapping[str, Any] = field(default_factory=dict[str, Any])
-    draws_numbers: bool = False
+
+    @property
+    def draws_numbers(self) -> bool:
+        """Whether its own forward pass draws from the global random generator."""
+        return self.name in DRAWING_NETWORKS
 
     @property
     def family(self) -> str:
@@ -40,8 +45,7 @@ def list_networks() -> dict[str, ZooNetwork]:
     """All networks by name; none is built."""
     networks: list[ZooNetwork] = []
     for name, build in ODD_OPERATIONS.items():
-        is_random = name == "random_scores"
-        networks.append(ZooNetwork(f"operation/{name}", build, {"size": SIDE}, is_random))
+        networks.append(ZooNetwork(f"operation/{name}", build, {"size": SIDE}))
     for name, interface in ODD_INTERFACES.items():
         options = {"size": SIDE, **interface.options}
         networks.append(ZooNetwork(f"interface/{name}", interface.build, options))
