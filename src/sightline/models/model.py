@@ -133,6 +133,7 @@ class Model(NetworkRunner):
         self.allows_nan = False
         self._output_kind: OutputKind | None = output_kind
         self._target_head: Head | None = None
+        self._untargeted: Model | None = None
         self._custom_labels = tuple(labels)
         self._custom_landmarks = dict(landmarks or {})
 
@@ -148,9 +149,12 @@ class Model(NetworkRunner):
             return "no class scores"
         if self.output_kind == "binary":
             return "binary: one score, for no and yes"
-        noun = {"regression": "numbers", "embedding": "dimensions", "target": "score"}
+        nouns = {"regression": "numbers", "embedding": "dimensions", "target": "scores"}
+        noun = nouns.get(self.output_kind, "classes")
+        if count == 1:
+            noun = noun.removesuffix("es" if noun == "classes" else "s")
         of_unit = f" in {self.unit}" if self.unit else ""
-        return f"{self.output_kind} of {count} {noun.get(self.output_kind, 'classes')}{of_unit}"
+        return f"{self.output_kind} of {count} {noun}{of_unit}"
 
     def _repr_html_(self) -> str:
         """Tables of the layers and landmarks, for notebooks."""
@@ -191,6 +195,9 @@ class Model(NetworkRunner):
 
         `NAME:in` is the input of a layer's module.
         """
+        if self._untargeted is not None:
+            # They depend on the gradient of the class scores, not of what is asked about.
+            return self._untargeted.landmarks
         known = self._custom_landmarks
         return {**find_landmarks(self, known), **known}
 
@@ -297,6 +304,7 @@ class Model(NetworkRunner):
         vars(model).update(vars(self))
         vars(model).pop("labels", None)
         model._target_head = head
+        model._untargeted = self
         return model
 
     def require_classes(self, method: str) -> None:

@@ -266,3 +266,11 @@ def test_the_recipe_holds_the_text() -> None:
     assert recipe["knobs"]["target"] == "pixel(9, 30, 2)"
     assert isinstance(make_target("pixel(9, 30, 2)"), Target)
     assert str(score(len)) == "score(len)"
+
+
+def test_landmarks_are_those_of_the_network() -> None:
+    """The gradient of one pixel would reach one position of the last layer only."""
+    expected = Model(Dense().eval(), size=(24, 36)).landmarks
+    asked = Model(Dense().eval(), size=(24, 36)).with_target(pixel(9, 30, 2))
+    assert asked.landmarks == expected
+    assert expected["last_conv"] == "head"

@@ -132,9 +132,9 @@ def describe_network(model: Model, side: int) -> NetworkDescription:
     """Describes a network that sees images at `side` pixels."""
     digest = hashlib.sha256()
     for name, value in sorted(model.network.state_dict().items()):
-        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-        content = value.detach().cpu().contiguous().flatten().view(torch.uint8)
-        digest.update(content.numpy().data)
+        # Quantized layers pack their weight and bias in a tuple.
+        for tensor in value if isinstance(value, tuple) else (value,):
+            _update_weights_digest(digest, name, tensor)
 
     return NetworkDescription(
         weights=digest.hexdigest(),
@@ -143,6 +143,19 @@ def describe_network(model: Model, side: int) -> NetworkDescription:
         side=side,
         short_side=max(side, round(side * model.resize / model.size)),
     )
+
+
+def _update_weights_digest(digest: Any, name: str, value: Any) -> None:
+    """Adds a weight: its name, type and shape, and its bits."""
+    if not isinstance(value, torch.Tensor):
+        digest.update(f"{name} {value!r}".encode())
+        return
+    digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+    tensor = value.detach().cpu()
+    if tensor.is_quantized:
+        tensor = tensor.int_repr()
+    content = tensor.contiguous().flatten().view(torch.uint8)
+    digest.update(content.numpy().data)
 
 
 def round_statistics(values: torch.Tensor) -> tuple[float, ...]:

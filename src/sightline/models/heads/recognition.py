@@ -265,6 +265,8 @@ def is_same_for_one_image(together: Any, apart: Any, tolerance: float) -> bool:
     alone = flatten_first_image(apart)
     if first.shape != alone.shape:
         return False
+    first = first.nan_to_num()
+    alone = alone.nan_to_num()
     scale = alone.abs().max().clamp_min(1e-6) if alone.numel() else torch.ones(())
     return bool(((first - alone).abs() <= tolerance * scale).all())
 

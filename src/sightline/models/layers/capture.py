@@ -152,6 +152,8 @@ class Capture:
         is_leaf = is_replaceable and name == self.leaf
         if is_leaf:
             tensor = tensor.detach().requires_grad_()
+        if tensor.is_quantized:
+            tensor = tensor.dequantize()
         self.tensors[name] = tensor
         self.tensor_versions[name] = tensor._version
         if self.on_layer is not None:

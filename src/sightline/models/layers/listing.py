@@ -21,11 +21,10 @@ class LayerListing(Capture):
         super().__init__(network, ())
         self.alias_of = alias_of
         self.layers: dict[str, Layer] = {}
-        # Parametrizations compute weights, not features.
         self.module_kinds = {
             path: type(module).__name__
             for path, module in network.named_modules()
-            if path and "parametrizations" not in path.split(".")
+            if path and not computes_weights(path)
         }
 
     def run_forward_pass(self, forward: Callable[[], Any]) -> Any:
@@ -46,7 +45,7 @@ class LayerListing(Capture):
         step = ""
         if kind is None:
             path, step = split_call_name(self.network, name)
-            if not step or "parametrizations" in path.split("."):
+            if not step or computes_weights(path):
                 return
             kind = STEP_KINDS[step]
         shape = tuple(tensor.shape[1:])
@@ -89,3 +88,9 @@ def find_layer_by_index(index: int, names: Sequence[str]) -> str:
         f"layer is {index}; there are {len(names)} layers: give an index from {-len(names)} to "
         f"{len(names) - 1}, or a name"
     )
+
+
+def computes_weights(path: str) -> bool:
+    """Whether a module computes weights, not features: a parametrization or their quantization."""
+    parts = path.split(".")
+    return "parametrizations" in parts or "weight_fake_quant" in parts

@@ -144,6 +144,11 @@ class NetworkRunner:
         channel. The memory format is channels_last, which is faster on the CPU. With `preprocess`,
         whatever that function returns.
         """
+        if image.shape[1] != self.channels:
+            raise SightlineError(
+                f"{self.name} takes images of {self.channels} channels; "
+                f"this one has {image.shape[1]}"
+            )
         image = image.to(self.mean)
         if self._preprocess is not None:
             return call_preprocess(self._preprocess, image)

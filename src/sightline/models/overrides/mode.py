@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from threading import local
 from typing import Any
 
+import torch
 from torch.overrides import TorchFunctionMode
 
 
@@ -37,6 +38,11 @@ class OverrideMode(TorchFunctionMode):
     ) -> Any:
         """Returns what `func(*args, **kwargs)` gives in this context. The mode is off meanwhile."""
         raise NotImplementedError
+
+
+def is_autocast_on() -> bool:
+    """Whether a network runs under `torch.autocast` of its own."""
+    return torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda")
 
 
 @contextmanager

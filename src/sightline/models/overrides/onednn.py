@@ -40,7 +40,7 @@ from sightline.models.overrides.frozen_layers import (
     try_sparse_linear,
 )
 from sightline.models.overrides.max_pooling import try_bypassed_relu, try_compact_max_pool
-from sightline.models.overrides.mode import OverrideMode
+from sightline.models.overrides.mode import OverrideMode, is_autocast_on
 from sightline.models.overrides.unsaved_inputs import UnsavedInputsMode, convolve_unsaved
 
 IntPair = tuple[int, int]
@@ -100,6 +100,8 @@ class PackedWeightsMode(OverrideMode):
     ) -> Any:
         """The faster result where there is one, else the function's own."""
         output = None
+        if is_autocast_on():
+            return func(*args, **kwargs)  # torch chooses each operation's precision
         if func is F.conv2d:
             return convolve_packed(*args, **kwargs)
         if func is F.linear and not kwargs:

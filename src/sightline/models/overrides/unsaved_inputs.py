@@ -15,7 +15,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.nn import functional as F
 
 from sightline.models.overrides.frozen_layers import try_frozen_batch_norm
-from sightline.models.overrides.mode import OverrideMode
+from sightline.models.overrides.mode import OverrideMode, is_autocast_on
 
 
 class UnsavedInputsMode(OverrideMode):
@@ -29,6 +29,8 @@ class UnsavedInputsMode(OverrideMode):
         self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
         """The layer without a saved input where there is one, else the function's own result."""
+        if is_autocast_on():
+            return func(*args, **kwargs)  # torch chooses each operation's precision
         if func is F.conv2d:
             return convolve_unsaved(*args, **kwargs)
         if func is F.batch_norm:

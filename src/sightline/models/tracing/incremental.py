@@ -158,7 +158,8 @@ class IncrementalOcclusion:
             regions = self.locate_window_regions(*positions[indices].T)
             patches = self.windows.crop_windows(indices, self.fill)
             start_maps = PatchedMaps(self.clean_image, regions, patches)
-            scores[indices] = self.compute_logits(batch_pass, start_maps)[:, label_indices]
+            logits = self.compute_logits(batch_pass, start_maps)
+            scores[indices] = logits[:, label_indices].to(scores.dtype)
             self.note_time(len(indices), time.perf_counter() - start, batch_pass.spent_cost)
             spent_cost += batch_pass.spent_cost * len(indices)
             localized_cost += batch_pass.localized_cost * len(indices)

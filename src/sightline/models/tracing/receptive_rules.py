@@ -104,14 +104,14 @@ class ReceptiveSpan:
 SpansByDim = Mapping[int, ReceptiveSpan]
 
 
-def iterate_nested_tensors(value: Any) -> Iterator[Tensor]:
-    """The tensors in nested tuples, lists and dicts."""
+def iterate_nested_tensors(value: Any, visited: frozenset[int] = frozenset()) -> Iterator[Tensor]:
+    """The tensors in nested tuples, lists and dicts; `visited` are the ids of those around it."""
     if isinstance(value, Tensor):
         yield value
-    elif isinstance(value, (tuple, list, Mapping)):
+    elif isinstance(value, (tuple, list, Mapping)) and id(value) not in visited:
         items: Iterable[Any] = value.values() if isinstance(value, Mapping) else value
         for item in items:
-            yield from iterate_nested_tensors(item)
+            yield from iterate_nested_tensors(item, visited | {id(value)})
 
 
 @dataclass(frozen=True)
