@@ -22,11 +22,6 @@ METHODS = load_methods()
 NETWORKS = list_networks()
 MADE_BY_HAND = ("operation", "interface", "state")
 SAMPLE_SEED = 0
-# Cells of the sample that are known to fail: to be removed here when they are mended.
-KNOWN_FAULTS = (
-    ("interface/channels_2", "transfer"),
-    ("interface/channels_5", "norms"),
-)
 
 
 def deal_methods() -> list[tuple[str, str]]:
@@ -46,11 +41,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize(("name", "method"), deal_methods())
-def test_a_method_runs_or_refuses(
-    name: str, method: str, folder: Path, request: pytest.FixtureRequest
-) -> None:
-    if (name, method) in KNOWN_FAULTS:
-        request.applymarker(pytest.mark.xfail(strict=True))
+def test_a_method_runs_or_refuses(name: str, method: str, folder: Path) -> None:
     cells = list(run_network(NETWORKS[name], {method: METHODS[method]}, folder))
     bad = [cell for cell in cells if cell.outcome not in ("ok", "refused")]
     assert bad == []
