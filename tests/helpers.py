@@ -4,12 +4,15 @@ import os
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 import sightline as sl
+from sightline.models.model import Model
+from sightline.models.zoo.builders import find_network_builder
 
 ROOT = Path(__file__).parents[1]
 # Pictures, textures and network weights that tests use where they are there.
@@ -116,3 +119,11 @@ def differentiate_twice(
     (gradient,) = torch.autograd.grad(output.square().sum(), leaf, create_graph=True)
     (second,) = torch.autograd.grad(gradient.square().sum(), leaf)
     return output.detach(), gradient.detach(), second
+
+
+def load_without_weights(name: str) -> Model:
+    """A network by name on the device meta: its shapes and layers, without the cost of weights."""
+    with torch.device("meta"):
+        built = find_network_builder(name)(name, "random", {})
+        settings: dict[str, Any] = {**built.settings}
+        return Model(built.network, name=name, device="meta", **settings)

@@ -244,7 +244,7 @@ def _run_method(
             raise make_memory_error(f"for {method.name}", *_list_quantities(method)) from error
     _check_finite_attribution(method, result)
 
-    recipe = build_result_recipe(method, positional, parameters)
+    recipe = build_result_recipe(method, positional, {**parameters, **result.chosen})
     if stop_steps:
         recipe["stopped_after"] = stop_steps[0]
     return replace(result, recipe=recipe)

@@ -40,6 +40,8 @@ class Result:
         pages: Self-contained HTML pages by name.
         movies: Frames N×3×H×W in [0, 1] by name. A name may end with its kind (zoom.gif,
             zoom.webp), otherwise the movie is saved as MP4.
+        chosen: Parameters that were None and that the method chose, by name. The recipe has them,
+            so that it makes the result again to the bit.
     """
 
     panels: Mapping[str, Tensor]
@@ -48,9 +50,10 @@ class Result:
     recipe: Mapping[str, Any] = field(default_factory=dict[str, Any])
     pages: Mapping[str, str] = field(default_factory=dict[str, str])
     movies: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
+    chosen: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
     def __post_init__(self) -> None:
-        for name in ("panels", "values", "captions", "recipe", "pages", "movies"):
+        for name in ("panels", "values", "captions", "recipe", "pages", "movies", "chosen"):
             read_only_copy = MappingProxyType(dict(getattr(self, name)))
             object.__setattr__(self, name, read_only_copy)
 

@@ -11,6 +11,7 @@ from functools import cache
 import numpy as np
 import pytest
 import torch
+from helpers import load_without_weights
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -26,7 +27,6 @@ from sightline.models.tracing.receptive_field import (
     receptive_field,
     receptive_fields,
 )
-from sightline.models.zoo.load import load
 
 pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")
 
@@ -538,8 +538,7 @@ def test_a_network_of_tokens_has_places_until_it_flattens_them() -> None:
 @cache
 def shapes_only(name: str) -> Model:
     """A network by name without the cost of its weights."""
-    with torch.device("meta"):
-        return load(name, weights="random", device="meta")
+    return load_without_weights(name)
 
 
 def recursion(*operations: tuple[int, ...]) -> tuple[int, int, int]:

@@ -131,6 +131,7 @@ def cam(
     """
     model = model.with_target(target)
     layer_name = find_spatial_layer(model, layer)
+    chosen: dict[str, int] = {}
     if kind in GRADIENT_FREE_KINDS:
         with torch.no_grad():
             outputs = model.run(image, [layer_name, "logits"])
@@ -149,6 +150,7 @@ def cam(
             at_once = batch or choose_batch_size(
                 model, image, memory, image_count=masks, gradients=False
             )
+            chosen["batch"] = at_once
             activation_map = compute_score_cams(model, image, maps, index, channels, at_once)
     else:
         maps, gradients, index = compute_maps_and_gradients(model, image, layer_name, label)
@@ -158,7 +160,7 @@ def cam(
     description = describe_cam(model, index, layer, kind)
     panel, caption = draw_cam_panel(model.to_picture(image), activation_map, description)
     values = collect_cam_values(image, activation_map, index)
-    return Result({"cam": panel}, values, {"cam": caption})
+    return Result({"cam": panel}, values, {"cam": caption}, chosen=chosen)
 
 
 # ── a layer's channels and their weights ──

@@ -131,7 +131,8 @@ def occlusion(
         "speedup_bound": runs[0].speedup_bound,
         "fallback": runs[0].fallback,
     }
-    return Result({"occlusion": panel}, values, {"occlusion": caption})
+    chosen = {"batch": batch or runs[0].batch or None}
+    return Result({"occlusion": panel}, values, {"occlusion": caption}, chosen=chosen)
 
 
 def list_window_starts(length: int, window: int, stride: int) -> list[int]:

@@ -133,7 +133,7 @@ def rise(
         "label": index,
     }
     values = {**squeeze_single_label(per_label, label), "masks": average.count}
-    return Result({"rise": panel}, values, {"rise": caption})
+    return Result({"rise": panel}, values, {"rise": caption}, chosen={"batch": at_once})
 
 
 def describe_scores(model: Model, index: Tensor, clean_scores: Tensor, mean_score: Tensor) -> str:

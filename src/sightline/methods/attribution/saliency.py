@@ -174,7 +174,7 @@ def saliency(
     )
     completeness = describe_completeness(path_values)
     caption = f"Image, {description} {scale}, and their overlay.{completeness}"
-    return Result({"saliency": panel}, values, {"saliency": caption})
+    return Result({"saliency": panel}, values, {"saliency": caption}, chosen={"batch": at_once})
 
 
 # ── attribution ──

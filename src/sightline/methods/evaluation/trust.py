@@ -171,7 +171,7 @@ def trust(
     captions = write_trust_captions(
         tested_method.description, label_name, verdicts[0], empty_count, stage_names
     )
-    return Result(panels, values, captions)
+    return Result(panels, values, captions, chosen={"batch": at_once})
 
 
 # ── the tests of one image ──

@@ -12,6 +12,7 @@ from sightline.models.heads.output_head import OutputHead
 from sightline.models.heads.recognition import (
     HeadHints,
     is_same_for_one_image,
+    make_head,
     recognize_output_head,
 )
 from sightline.models.heads.selection import select_output
@@ -62,13 +63,28 @@ def probe_network(
     """
     with torch.inference_mode(False):
         if images.is_meta:
-            return NetworkFindings(head_error=SightlineError("the device meta holds no numbers"))
+            return _judge_shapes(run, images, hints)
         with torch.enable_grad():
             findings = _compare_runs(run, images.detach().requires_grad_(), hints)
         if findings.head is None:
             with torch.no_grad():
                 findings = _compare_runs(run, images, hints)
     return findings
+
+
+def _judge_shapes(
+    run: Callable[[Tensor], Any], images: Tensor, hints: HeadHints
+) -> NetworkFindings:
+    """The findings on the device meta, which has shapes and no numbers."""
+    with torch.no_grad():
+        try:
+            selected = select_output(run(images), hints.selector, hints.network_name)
+        except SightlineError as error:
+            return NetworkFindings(head_error=error)
+    if not isinstance(selected, Tensor) or selected.ndim not in (2, 4):
+        return NetworkFindings(head_error=SightlineError("the device meta holds no numbers"))
+    kind = "logits" if selected.ndim == 2 else "dense"
+    return NetworkFindings(make_head(hints, kind, selected.shape[1]))
 
 
 def _compare_runs(

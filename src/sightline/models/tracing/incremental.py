@@ -16,9 +16,6 @@ and never more than 64 windows. How many of these are fastest is found by timing
 """
 
 import logging
-import math
-import time
-from collections.abc import Iterator
 
 import numpy as np
 import torch
@@ -29,7 +26,6 @@ from sightline.models.model import Model
 from sightline.models.tracing.batch_size import (
     choose_batch_size,
     estimate_max_batch,
-    find_batch_search,
 )
 from sightline.models.tracing.intervals import (
     ChangedIntervals,
@@ -57,11 +53,8 @@ SURVEY_BATCH_SIZE = 2
 OPERATION_OVERHEAD = 1e7
 WEIGHT_READ_OVERHEAD = 50
 
-# Most windows that are run at once; as many as are fastest if they fit into the memory.
+# Most windows that are run at once. Patches are small, so that more are no faster.
 MAX_WINDOWS_AT_ONCE = 64
-
-# Fewer windows at once are not tried.
-FIRST_WINDOWS_AT_ONCE = 4
 
 # Below this ratio of multiply-adds the ordinary run is as fast.
 MIN_SPEEDUP = 1.1
@@ -82,7 +75,8 @@ def score_occluded_windows(
     can't be followed incrementally, or where it would not pay; `fallback` says why.
 
     `batch` sets how many whole images, or patches in the memory that these take, are run at once;
-    None for as many as are fastest and fit into `gigabytes`.
+    None for as many whole images as are fastest and fit into `gigabytes`, or as many patches as
+    fit.
     """
     fallback = "incremental=False" if not incremental else ""
     if len(windows.positions) == 1:
@@ -106,7 +100,7 @@ def score_occluded_windows(
         batches = [
             logits[:, label_indices] for logits in run_occluded_images(model, windows, batch)
         ]
-        return OcclusionScores(torch.cat(batches), 0.0, 1.0, fallback)
+        return OcclusionScores(torch.cat(batches), 0.0, 1.0, fallback, batch)
 
 
 class IncrementalOcclusion:
@@ -122,11 +116,10 @@ class IncrementalOcclusion:
             MAX_WINDOWS_AT_ONCE,
             estimate_max_batch(model, windows.image, gigabytes, gradients=False),
         )
-        self.search = None
-        if batch is None:
-            purpose = ("windows", windows.side)
-            self.search = find_batch_search(model, purpose, windows.image, FIRST_WINDOWS_AT_ONCE)
-        self.clean_image = CleanMap(model.normalize(windows.image))
+        prepared = model.normalize(windows.image)
+        if not isinstance(prepared, Tensor) or prepared.shape[-2:] != windows.image.shape[-2:]:
+            raise IncrementalUnsupported("preprocess makes no image N×C×H×W")
+        self.clean_image = CleanMap(prepared)
         self.fill = model.normalize(windows.fill)
 
     def score_windows(self, label_indices: Tensor) -> OcclusionScores:
@@ -152,50 +145,17 @@ class IncrementalOcclusion:
         scores = self.clean_image.tensor.new_empty(len(positions), len(label_indices))
         spent_cost = survey.full_cost
         localized_cost = 0.0
-        for indices in self.split_groups(groups):
-            start = time.perf_counter()
+        for indices in groups:
             batch_pass = OcclusionPass(survey.records, len(indices))
             regions = self.locate_window_regions(*positions[indices].T)
             patches = self.windows.crop_windows(indices, self.fill)
             start_maps = PatchedMaps(self.clean_image, regions, patches)
             logits = self.compute_logits(batch_pass, start_maps)
             scores[indices] = logits[:, label_indices].to(scores.dtype)
-            self.note_time(len(indices), time.perf_counter() - start, batch_pass.spent_cost)
             spent_cost += batch_pass.spent_cost * len(indices)
             localized_cost += batch_pass.localized_cost * len(indices)
         whole_cost = survey.full_cost * len(positions)
         return OcclusionScores(scores, localized_cost / whole_cost, whole_cost / spent_cost)
-
-    def split_groups(self, groups: list[list[int]]) -> Iterator[list[int]]:
-        """Batches of window indices: the groups, or parts of them as large as is fastest.
-
-        The largest groups come first: while the fastest size is looked for, their parts are timed.
-        """
-        for group in sorted(groups, key=len, reverse=True):
-            remaining = group
-            while remaining:
-                size = self.choose_part_size(len(remaining))
-                yield remaining[:size]
-                remaining = remaining[size:]
-
-    def choose_part_size(self, window_count: int) -> int:
-        """How many of so many windows to run next, in about equal parts."""
-        if self.search is None:
-            return window_count
-        if not self.search.is_finished:
-            return min(window_count, self.search.next_size)
-        part_count = math.ceil(window_count / self.search.fastest_size)
-        return math.ceil(window_count / part_count)
-
-    def note_time(self, window_count: int, seconds: float, window_cost: float) -> None:
-        """Tells the search what a batch took, for each window and for each multiply-add of one.
-
-        Windows near the edge take fewer multiply-adds than others.
-        """
-        search = self.search
-        if search is None or search.is_finished or window_count != search.next_size:
-            return
-        search.record_time(seconds / window_count / max(window_cost, 1))
 
     def run_survey(self, positions: IndexArray) -> OcclusionPass:
         """The pass that computes the clean maps and the regions of every distinct top and left."""

@@ -218,7 +218,7 @@ def _measure_receptive_fields(model: Model, height: int, width: int) -> dict[str
         trace.set_spans(args[0], image_spans)
 
     capture = FieldCapture(model, trace, (height, width))
-    blank = torch.full((1, 3, height, width), 0.5)
+    blank = torch.full((1, model.channels, height, width), 0.5)
     with (
         model.lock,  # keeps other threads' passes from these hooks
         torch.inference_mode(False),

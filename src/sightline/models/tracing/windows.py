@@ -18,12 +18,14 @@ class OcclusionScores(NamedTuple):
         localized_share: share of the network's multiply-adds that were computed incrementally.
         speedup_bound: multiply-adds of running every covered image whole over those spent.
         fallback: why nothing was computed incrementally; empty if it was.
+        batch: how many covered images were run whole at once; 0 if incrementally.
     """
 
     scores: Tensor
     localized_share: float
     speedup_bound: float
     fallback: str = ""
+    batch: int = 0
 
 
 @dataclass(frozen=True)

@@ -163,8 +163,8 @@ def measure_feature_map_sizes(
     """
     canonical_names = [model.layer(name) for name in layers]
     short_side = min(model.size, height, width)
-    tall_strip = torch.zeros(1, 3, height, short_side, device=model.device)
-    wide_strip = torch.zeros(1, 3, short_side, width, device=model.device)
+    tall_strip = torch.zeros(1, model.channels, height, short_side, device=model.device)
+    wide_strip = torch.zeros(1, model.channels, short_side, width, device=model.device)
     tall_features = model.run(tall_strip, canonical_names)
     wide_features = model.run(wide_strip, canonical_names)
 
