@@ -351,3 +351,25 @@ def test_dead_neurons_have_empty_maps(model: sl.Model) -> None:
     result = sl.guided(sl.load(net, size=24, device="cpu"), pictures(1), layer="relu1", k=2)
     assert result.values["gradient"].abs().max() == 0
     assert result.panels["guided"].isfinite().all()
+
+
+@pytest.mark.parametrize("k", [1, 3])
+def test_other_channels_are_shown_by_three_bands(k: int) -> None:
+    """The panel is that of a network of three channels to which the other two are nothing."""
+    torch.manual_seed(0)
+    wide = nn.Sequential(nn.Conv2d(5, 6, 3), nn.ReLU(), nn.Conv2d(6, 4, 3))
+    narrow = nn.Sequential(nn.Conv2d(3, 6, 3), nn.ReLU(), nn.Conv2d(6, 4, 3))
+    with torch.no_grad():
+        wide[0].weight[:, 3:] = 0  # type: ignore[index]
+        narrow[0].weight.copy_(wide[0].weight[:, :3])  # type: ignore[index, union-attr, operator]
+        narrow[0].bias.copy_(wide[0].bias)  # type: ignore[union-attr, operator, arg-type]
+        narrow[2].load_state_dict(wide[2].state_dict())
+    image = torch.rand(2, 5, 14, 18, generator=torch.Generator().manual_seed(1))
+    panels: list[Tensor] = []
+    for network, channels in ((wide, 5), (narrow, 3)):
+        statistics = {"mean": [0.5] * channels, "std": [0.25] * channels}
+        model = sl.load(network, size=14, **statistics)
+        result = sl.guided(model, image[:, :channels], layer="2", k=k)
+        assert result.values["gradient"].shape[-3] == channels
+        panels.append(result.panels["guided"])
+    torch.testing.assert_close(panels[0], panels[1], atol=0.02, rtol=0)

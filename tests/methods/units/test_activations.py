@@ -222,3 +222,23 @@ def test_default_layers_are_those_that_there_are() -> None:
     assert list(sl.activations(model, make_images()).panels) == ["first", "middle"]
     with pytest.raises(sl.SightlineError, match="last_conv"):
         sl.activations(model, make_images(), layers=("first", "last_conv"))
+
+
+@pytest.mark.parametrize("channels", [2, 5])
+def test_other_channels_are_shown_by_three_bands(channels: int) -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(channels, 6, 3), nn.ReLU(), nn.Conv2d(6, 4, 3))
+    model = sl.load(network, mean=[0.5] * channels, std=[0.25] * channels, size=16)
+    image = torch.rand(2, channels, HEIGHT, WIDTH, generator=torch.Generator().manual_seed(1))
+    result = sl.activations(model, image, layers=("0",), unit=3)
+    expected = network[0]((image - 0.5) / 0.25).detach()
+    torch.testing.assert_close(result.values["0_maps"], expected)
+    bands = [min(band, channels - 1) for band in range(3)]
+    # The outline at the strongest position leaves the far corner as it is.
+    row = int(result.values["row"][0])
+    column = int(result.values["column"][0])
+    corner_row = HEIGHT - 1 if row < HEIGHT // 2 else 0
+    corner_column = WIDTH - 1 if column < WIDTH // 2 else 0
+    corner = image[0, bands, corner_row, corner_column]
+    assert torch.allclose(result.panels["0_unit"][0, :, corner_row, corner_column], corner)
+    assert set(result.pages) == {"browse_0", "browse_1"}

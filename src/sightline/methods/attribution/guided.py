@@ -281,9 +281,9 @@ def draw_single_neuron(
         box = find_receptive_box(model, layer, row, column, image)
         boxes.append(box)
 
-        single_image = image[i : i + 1]
-        gradient = gradients.gradient[i : i + 1]
-        panel_rows.append(draw_neuron_row(single_image, gradient, box))
+        picture = model.to_picture(image[i : i + 1])
+        gradient = model.to_picture(gradients.gradient[i : i + 1])
+        panel_rows.append(draw_neuron_row(picture, gradient, box))
 
     panel = panel_rows[0]
     if len(panel_rows) > 1:
@@ -321,8 +321,9 @@ def draw_several_neurons(
 
     panel_rows: list[Tensor] = []
     for i, windows in enumerate(windows_by_image):
-        patch_sheet = make_patch_sheet([image[i : i + 1]] * len(windows), windows)
-        rendered = render_around_gray(gradients.gradient[i], limit)
+        picture = model.to_picture(image[i : i + 1])
+        patch_sheet = make_patch_sheet([picture] * len(windows), windows)
+        rendered = render_around_gray(model.to_picture(gradients.gradient[i]), limit)
         gradient_sheet = make_patch_sheet(rendered.split(1), windows)
         panel_rows.append(arrange_in_row(patch_sheet, gradient_sheet, gap=12))
 

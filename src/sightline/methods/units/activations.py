@@ -118,7 +118,7 @@ def activations(
     page_names = ["browse"] if len(image) == 1 else [f"browse_{i}" for i in range(len(image))]
     pages: dict[str, str] = {}
     for page_name, picture, layer_maps in zip(
-        page_names, image.split(1), maps_by_image, strict=True
+        page_names, model.to_picture(image).split(1), maps_by_image, strict=True
     ):
         pages[page_name] = render_browse_page(model, picture, layer_maps)
         captions[page_name] = (
@@ -180,7 +180,7 @@ def show_unit_peak(model: Model, image: Tensor, layer: str, maps: Tensor, unit: 
     for i, (row, column) in enumerate(zip(rows.tolist(), columns.tolist(), strict=True)):
         box = find_receptive_box(model, layer, row, column, image)
         cell = locate_map_cell(row, column, (map_rows, map_columns), (height, width))
-        outlined_image = draw_box_outline(image[i : i + 1], box)
+        outlined_image = draw_box_outline(model.to_picture(image[i : i + 1]), box)
         outlined_map = draw_box_outline(enlarged_maps[i : i + 1], cell)
         boxes.append(box)
         pairs.append(arrange_in_row(outlined_image, outlined_map))
