@@ -160,7 +160,7 @@ def run_method(method: Method, model: sl.Model, folder: Path) -> None:
         subject = [make_image(model)]
     elif method.subject == "objective":
         subject = [""]
-    result = method.function(model, *subject, **choose_parameters(method, folder))
+    result = method.function(model, *subject, **choose_parameters(method, model, folder))
     check_result(method.name, result)
 
 

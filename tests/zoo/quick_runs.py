@@ -6,6 +6,7 @@ from typing import Any
 
 from helpers import folder_of
 
+import sightline as sl
 from sightline.registry.method import Method
 
 SMALL_FOLDER = 6  # images, one of them broken
@@ -25,7 +26,7 @@ QUICK: Mapping[str, Mapping[str, Any]] = {
     "cam": {"kind": "scorecam", "channels": 3},
     "trust": {"steps": 2, "samples": 4, "stages": 2},
     "pointing": {"methods": ("saliency", "gradcam")},
-    "synthesis": {"steps": 2, "size": 32},
+    "synthesis": {"steps": 2},
     "adversarial": {"steps": 2},
     "boundary": {"cells": 3, "steps": 2},
     "transfer": {"steps": 2},
@@ -35,7 +36,7 @@ QUICK: Mapping[str, Mapping[str, Any]] = {
     "deepdream": {"octaves": 1, "steps": 2},
     "stylize": {"styles": ("scream",)},
     "norms": {"size": 32},
-    "texture": {"method": "gatys", "side": 32, "steps": 2},
+    "texture": {"method": "gatys", "steps": 2},
     "style": {"steps": 2},
 }
 
@@ -50,9 +51,11 @@ def make_folder(root: Path) -> Path:
     return root
 
 
-def choose_parameters(method: Method, folder: Path) -> dict[str, Any]:
+def choose_parameters(method: Method, model: sl.Model, folder: Path) -> dict[str, Any]:
     """The parameters of a quick run; a method that reads a folder reads this one."""
     parameters = dict(QUICK.get(method.name, {}))
+    if "side" in method.parameters:
+        parameters["side"] = model.size  # many transformers take no other
     if {"folder", "store"} <= method.parameters.keys():
         parameters["folder"] = str(folder)
     elif "folder" in method.parameters and method.name != "saliency":
