@@ -16,7 +16,7 @@ from torch.nn import functional as F
 import sightline as sl
 from sightline.methods.attribution.masking import make_fill_images
 from sightline.models.tracing.incremental import score_occluded_windows
-from sightline.models.tracing.intervals import (
+from sightline.models.tracing.patch_rules.intervals import (
     ChangedIntervals,
     ChangedRegions,
     count_pooled_elements,

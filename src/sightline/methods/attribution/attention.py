@@ -77,6 +77,7 @@ def attention(
             "legrad" (for one class, by gradients alone).
         fusion: How "rollout" combines the weights of all heads: "mean", "max" or "min".
     """
+    model = model.with_target(target)
     index = model.choose(label, image)
     layers = compute_attention_gradients(model, image, index)
     weights = [layer.weights for layer in layers]

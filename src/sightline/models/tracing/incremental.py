@@ -27,12 +27,6 @@ from sightline.models.tracing.batch_size import (
     choose_batch_size,
     estimate_max_batch,
 )
-from sightline.models.tracing.intervals import (
-    ChangedIntervals,
-    ChangedRegions,
-    IndexArray,
-    group_window_positions,
-)
 from sightline.models.tracing.occlusion_pass import (
     IncrementalUnsupported,
     OcclusionPass,
@@ -40,7 +34,13 @@ from sightline.models.tracing.occlusion_pass import (
     build_full_outputs,
     make_stand_in,
 )
-from sightline.models.tracing.patches import CleanMap, PatchedMaps
+from sightline.models.tracing.patch_rules.intervals import (
+    ChangedIntervals,
+    ChangedRegions,
+    IndexArray,
+    group_window_positions,
+)
+from sightline.models.tracing.patch_rules.patches import CleanMap, PatchedMaps
 from sightline.models.tracing.windows import OcclusionScores, OcclusionWindows, run_occluded_images
 
 logger = logging.getLogger(__name__)

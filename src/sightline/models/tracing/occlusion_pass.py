@@ -10,9 +10,8 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from sightline.models.overrides.onednn import convolve_packed
-from sightline.models.tracing.intervals import ChangedRegions
-from sightline.models.tracing.patch_rules.table import apply_patch_rule
-from sightline.models.tracing.patches import (
+from sightline.models.tracing.patch_rules.intervals import ChangedRegions
+from sightline.models.tracing.patch_rules.patches import (
     OperationRecord,
     PatchedCall,
     PatchedMaps,
@@ -21,6 +20,7 @@ from sightline.models.tracing.patches import (
     make_call_key,
     replace_instances,
 )
+from sightline.models.tracing.patch_rules.table import apply_patch_rule
 from sightline.models.tracing.receptive_rules import iterate_nested_tensors
 
 aten: Any = torch.ops.aten

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from sightline.models.tracing.intervals import ChangedRegions
-from sightline.models.tracing.patches import (
+from sightline.models.tracing.patch_rules.intervals import ChangedRegions
+from sightline.models.tracing.patch_rules.patches import (
     PatchedCall,
     PatchedMaps,
     PatchRuleResult,

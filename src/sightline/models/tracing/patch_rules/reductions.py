@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from sightline.models.tracing.patches import PatchedCall, require_patches
+from sightline.models.tracing.patch_rules.patches import PatchedCall, require_patches
 
 
 def average_patched_maps(call: PatchedCall, dims: Sequence[int] | None) -> Tensor | None:

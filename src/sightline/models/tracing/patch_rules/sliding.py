@@ -9,15 +9,19 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from sightline.models.overrides.onednn import convolve_packed
-from sightline.models.tracing.intervals import AxisWindow, ChangedRegions, count_pooled_elements
-from sightline.models.tracing.patch_rules.reductions import average_patched_maps
-from sightline.models.tracing.patches import (
+from sightline.models.tracing.patch_rules.intervals import (
+    AxisWindow,
+    ChangedRegions,
+    count_pooled_elements,
+)
+from sightline.models.tracing.patch_rules.patches import (
     LOWEST_BORDER,
     ZERO_BORDER,
     PatchedCall,
     PatchedMaps,
     PatchRuleResult,
 )
+from sightline.models.tracing.patch_rules.reductions import average_patched_maps
 
 # A patch that fills more of its map than this is not worth cutting out.
 MAX_PATCH_SHARE = 0.8

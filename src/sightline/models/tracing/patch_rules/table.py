@@ -27,6 +27,12 @@ from sightline.models.tracing.patch_rules.layout import (
     reshape_patch_channels,
     transpose_patched_maps,
 )
+from sightline.models.tracing.patch_rules.patches import (
+    PatchedCall,
+    PatchedMaps,
+    PatchRuleResult,
+    find_patched_maps,
+)
 from sightline.models.tracing.patch_rules.pointwise import (
     apply_linear_to_patches,
     apply_pointwise_to_patches,
@@ -40,12 +46,6 @@ from sightline.models.tracing.patch_rules.sliding import (
     average_pool_patches,
     convolve_patches,
     max_pool_patches,
-)
-from sightline.models.tracing.patches import (
-    PatchedCall,
-    PatchedMaps,
-    PatchRuleResult,
-    find_patched_maps,
 )
 
 aten: Any = torch.ops.aten

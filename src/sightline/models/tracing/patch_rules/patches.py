@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import flop_registry
 
-from sightline.models.tracing.intervals import ChangedRegions, IndexArray
+from sightline.models.tracing.patch_rules.intervals import ChangedRegions, IndexArray
 
 # What stands beyond the border of a map: an index of the two extra rows of `CleanMap.pixel_rows`.
 ZERO_BORDER = 0
