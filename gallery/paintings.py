@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import sightline as sl
-from sightline.images.io import encode_jpeg
+from sightline.images.io.pictures import encode_jpeg
 from sightline.images.plotting.maps import make_contact_sheet
 from sightline.images.transforms import crop_center, resize_image, resize_short_side
 

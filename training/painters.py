@@ -25,7 +25,7 @@ from sightline.generators.checkpoint import (
 from sightline.generators.training.dataset import decode_photo_folder
 from sightline.generators.training.fixed_styles import TrainingPlan, read_style_image
 from sightline.generators.training.train import TrainingStep, train_stylizer
-from sightline.images.library import PAINTINGS_FOLDER
+from sightline.images.io.library import PAINTINGS_FOLDER
 
 # The paintings' files, and the names of their styles.
 STYLE_NAMES = {

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from sightline.images.io import read
+from sightline.images.io.pictures import read
 from sightline.images.spectrum import compute_decorrelated_spectrum, compute_frequency_grid
 from sightline.images.transforms import crop_center, resize_short_side
 

@@ -3,10 +3,10 @@ from .data.scan.run import Passing as Passing
 from .data.scan.run import scan as scan
 from .data.store.reader import Scan as Scan
 from .errors import SightlineError as SightlineError
-from .images.io import read as read
-from .images.io import sample as sample
-from .images.io import samples as samples
-from .images.io import write as write
+from .images.io.pictures import read as read
+from .images.io.pictures import sample as sample
+from .images.io.pictures import samples as samples
+from .images.io.pictures import write as write
 from .methods import load_methods as load_methods
 from .methods.adversarial.adversarial import adversarial as adversarial
 from .methods.adversarial.boundary import boundary as boundary

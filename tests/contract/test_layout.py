@@ -48,7 +48,6 @@ TESTED_THROUGH = {
     "models/heads/": "models/heads/test_targets.py",
     "models/layers/": "models/layers/test_capture.py",
     "models/network/": "models/network/test_copy.py",
-    "models/preprocessing.py": "models/test_model.py",
     "models/tracing/": "models/tracing/test_incremental.py",
     "models/zoo/": "models/zoo/test_load.py",
     "app/recipe.py": "app/test_replay.py",

@@ -21,7 +21,7 @@ from sightline.images.color import (
 )
 from sightline.images.decode.picture import decode_as_rgb
 from sightline.images.decode.square import fit_square
-from sightline.images.io import read
+from sightline.images.io.pictures import read
 
 
 def make_picture(low: float, high: float, seed: int) -> Tensor:

@@ -18,6 +18,8 @@ of torch were the same afterwards. Not by hand.
 **✓** all methods of the column ran, and their pictures and numbers are sound. **✓ but** all that
 ran, without those named, which refuse with one line; the number is that of the reason below.
 **—** all of them refuse. **✗** a fault that is known and not mended. An empty cell was not run.
+Networks that differ in nothing share a row. Of the networks of libraries each was run with a seeded
+sample of the methods, so that a cell speaks for those of its row that met it.
 """
 
 FAMILIES = {
@@ -55,6 +57,14 @@ class Reasons:
         return self.numbers[key]
 
 
+@dataclass
+class Row:
+    """Networks of which the cells say the same, where they were run; one text for each column."""
+
+    networks: list[str]
+    texts: list[str]
+
+
 def group_methods() -> dict[str, list[str]]:
     """The methods of each column, in the order of the lecture."""
     columns: dict[str, list[str]] = {}
@@ -74,11 +84,11 @@ def write_table(cells: Iterable[Cell]) -> str:
     reasons = Reasons()
     lines = [INTRODUCTION]
     for family, title in FAMILIES.items():
-        rows: dict[tuple[str, ...], list[str]] = {}
+        rows: list[Row] = []
         for name, of_network in by_network.items():
             if name.startswith(f"{family}/"):
-                row = tuple(write_cell(of_network, names, reasons) for names in columns.values())
-                rows.setdefault(row, []).append(name.removeprefix(f"{family}/"))
+                texts = [write_cell(of_network, names, reasons) for names in columns.values()]
+                join_row(rows, Row([name.removeprefix(f"{family}/")], texts))
         if rows:
             lines += [f"## {title}", "", *write_rows(rows, columns), ""]
     lines += ["## Why a method refuses", ""]
@@ -86,13 +96,23 @@ def write_table(cells: Iterable[Cell]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def write_rows(
-    rows: Mapping[tuple[str, ...], Sequence[str]], columns: Mapping[str, object]
-) -> list[str]:
-    """The lines of one table; networks of the same cells share a row."""
-    lines = [f"| network | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
-    for row, names in rows.items():
-        lines.append(f"| {', '.join(names)} | {' | '.join(row)} |")
+def join_row(rows: list[Row], row: Row) -> None:
+    """Adds a row, or its network to the first row that says nothing else."""
+    for other in rows:
+        pairs = list(zip(other.texts, row.texts, strict=True))
+        if all(old == new or "" in (old, new) for old, new in pairs):
+            other.networks.extend(row.networks)
+            other.texts = [old or new for old, new in pairs]
+            return
+    rows.append(row)
+
+
+def write_rows(rows: Sequence[Row], columns: Iterable[str]) -> list[str]:
+    """The lines of one table."""
+    names = list(columns)
+    lines = [f"| network | {' | '.join(names)} |", "|---" * (len(names) + 1) + "|"]
+    for row in rows:
+        lines.append(f"| {', '.join(row.networks)} | {' | '.join(row.texts)} |")
     return lines
 
 

@@ -17,7 +17,7 @@ from sightline.app.recipe import (
     read_recipe,
 )
 from sightline.errors import SightlineError, escape_for_display
-from sightline.images.io import read_file_or_sample
+from sightline.images.io.pictures import read_file_or_sample
 from sightline.images.transforms import resize_short_side
 from sightline.images.validation import check_image
 from sightline.models.model import Model

@@ -15,7 +15,7 @@ from sightline.app.replay import record_image_source, resolve_source
 from sightline.data.datasets.subset import DatasetSubset, draw_subset
 from sightline.data.scan.run import Passing, scan
 from sightline.errors import SightlineError, get_first_error_line
-from sightline.images.io import read_file_or_sample, write
+from sightline.images.io.pictures import read_file_or_sample, write
 from sightline.images.plotting.html import make_data_uri, render_template
 from sightline.methods import load_methods
 from sightline.methods.evaluation.summary import (

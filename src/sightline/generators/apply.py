@@ -18,7 +18,7 @@ from sightline.errors import (
 from sightline.generators.architectures.style import MIN_STYLIZER_SIDE
 from sightline.generators.checkpoint import AnyStyleNetwork, FixedStyleNetwork
 from sightline.images.decode.formats import IMAGE_FILE_SUFFIXES
-from sightline.images.io import read
+from sightline.images.io.pictures import read
 from sightline.images.transforms import resize_short_side
 
 # Ruder 2016, eq. 5: |f + b|² ≤ 0.01 (|f|² + |b|²) + 0.5 for a flow f and its inverse b.

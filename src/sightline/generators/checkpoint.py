@@ -27,7 +27,7 @@ from sightline.generators.header import (
     read_network_header,
 )
 from sightline.images.files import replace_atomically
-from sightline.images.library import ASSETS_FOLDER, PAINTING_NAMES, read_style_picture
+from sightline.images.io.library import ASSETS_FOLDER, PAINTING_NAMES, read_style_picture
 from sightline.images.transforms import limit_short_side
 from sightline.models.model import Model
 from sightline.models.tracing.receptive_field import receptive_field

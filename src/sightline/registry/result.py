@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from sightline.images.files import replace_atomically, replace_files_together, write_text
-from sightline.images.io import write
+from sightline.images.io.pictures import write
 from sightline.images.plotting.html import make_preview_uri
 from sightline.images.video.properties import VIDEO_SUFFIXES
 from sightline.images.video.writing import write_video

@@ -18,7 +18,7 @@ from sightline.app.cli.declarations import (
     read_method_declarations,
     read_sample_names,
 )
-from sightline.images.io import samples
+from sightline.images.io.pictures import samples
 from sightline.methods import load_methods
 from sightline.registry.method import Method
 

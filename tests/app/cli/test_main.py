@@ -23,7 +23,7 @@ from sightline.app.cli.application import GENERAL_COMMANDS, make_app
 from sightline.app.cli.declarations import read_method_declarations
 from sightline.app.cli.main import main
 from sightline.images import io as images
-from sightline.images.library import ASSETS_FOLDER
+from sightline.images.io.library import ASSETS_FOLDER
 from sightline.methods import load_methods
 from sightline.models.zoo import load as zoo
 from sightline.models.zoo import reload as recipe

@@ -4,7 +4,7 @@ import torch
 
 from sightline.data.datasets.open import open_dataset
 from sightline.data.datasets.samples import Tiles, list_tile_boxes
-from sightline.images.io import sample
+from sightline.images.io.pictures import sample
 
 
 def test_tiles_are_a_third_of_the_short_side_half_a_tile_apart() -> None:

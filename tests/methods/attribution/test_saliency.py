@@ -13,7 +13,7 @@ from captum.attr import InputXGradient, IntegratedGradients, NoiseTunnel, Salien
 from torch import Tensor, nn
 
 import sightline as sl
-from sightline.images.library import read_random_images
+from sightline.images.io.library import read_random_images
 from sightline.images.plotting.maps import render_signed_map
 from sightline.images.transforms import blur_image
 from sightline.methods.attribution.gradients import sample_quarter_crops

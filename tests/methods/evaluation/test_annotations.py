@@ -7,7 +7,7 @@ import torch
 from helpers import smooth
 
 import sightline as sl
-from sightline.images.io import write
+from sightline.images.io.pictures import write
 from sightline.methods.evaluation.annotations import (
     LabeledBox,
     make_sample_grids,

@@ -11,7 +11,7 @@ from helpers import smooth
 from torch import Tensor
 
 import sightline as sl
-from sightline.images.io import write
+from sightline.images.io.pictures import write
 from sightline.methods.evaluation.pointing import (
     MethodScore,
     compute_energy_share,

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 import sightline as sl
 from sightline.generators.architectures.style import ConditionalInstanceNorm, make_stylizer
 from sightline.generators.checkpoint import read_fixed_style_network
-from sightline.images.library import PAINTINGS_FOLDER
+from sightline.images.io.library import PAINTINGS_FOLDER
 from sightline.methods.style.norms import RECORDED_EXPERIMENT, describe_recorded_losses
 from sightline.optim.perceptual.layers import choose_perceptual_layers
 

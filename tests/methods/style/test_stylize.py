@@ -18,7 +18,7 @@ from sightline.generators.checkpoint import (
     write_fixed_style_network,
 )
 from sightline.images import io as images
-from sightline.images.library import PAINTINGS_FOLDER
+from sightline.images.io.library import PAINTINGS_FOLDER
 from sightline.optim.perceptual.layers import choose_perceptual_layers
 
 HEIGHT, WIDTH = 40, 64

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sightline.errors import SightlineError
-from sightline.images.io import write
+from sightline.images.io.pictures import write
 from sightline.methods.attribution.saliency import saliency
 from sightline.models.heads.target_text import make_target, parse_target
 from sightline.models.heads.targets import (

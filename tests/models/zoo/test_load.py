@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torchvision import models
 
 from sightline.errors import SightlineError
-from sightline.images.io import read
+from sightline.images.io.pictures import read
 from sightline.models.model import Model
 from sightline.models.zoo.builders import EMBEDDED_WEIGHTS, find_network_builder
 from sightline.models.zoo.libraries.torchvision_classifiers import build_torchvision_network

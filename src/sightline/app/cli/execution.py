@@ -19,7 +19,7 @@ from sightline.app.cli.progress import show_progress_bar
 from sightline.app.replay import prepare_network_input, record_image_source
 from sightline.data.store.reader import Scan
 from sightline.images.files import check_writable
-from sightline.images.io import read_file_or_sample
+from sightline.images.io.pictures import read_file_or_sample
 from sightline.images.video.properties import VIDEO_SUFFIXES
 from sightline.models.model import Model
 from sightline.models.zoo.load import load

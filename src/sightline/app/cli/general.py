@@ -53,7 +53,7 @@ def tour(
     from sightline.app.cli.progress import handle_interrupts, make_progress_display
     from sightline.app.report import TourReport
     from sightline.images.files import check_writable
-    from sightline.images.io import read_file_or_sample
+    from sightline.images.io.pictures import read_file_or_sample
     from sightline.models.zoo.load import load
 
     report_folder = out or Path("out") / "tour"

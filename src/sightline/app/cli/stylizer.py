@@ -42,8 +42,8 @@ from sightline.generators.training.fixed_styles import TrainingPlan
 from sightline.generators.training.train import TrainingStep
 from sightline.generators.training.train import train_stylizer as run_training
 from sightline.images.files import check_writable
-from sightline.images.io import read_file_or_sample, write
-from sightline.images.library import find_pictures_below
+from sightline.images.io.library import find_pictures_below
+from sightline.images.io.pictures import read_file_or_sample, write
 from sightline.images.video.properties import ANIMATION_SUFFIXES, set_frame_rate
 from sightline.images.video.reading import is_animation_file, read_video, read_video_properties
 from sightline.images.video.writing import write_video

@@ -5,7 +5,7 @@ from functools import cache
 
 from torch import Tensor
 
-from sightline.images.io import sample, samples
+from sightline.images.io.pictures import sample, samples
 
 TILES_PER_SHORT_SIDE = 3  # a tile's side is a third of the photograph's short side
 

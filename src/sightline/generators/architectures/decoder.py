@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sightline.errors import SightlineError
-from sightline.images.library import ASSETS_FOLDER
+from sightline.images.io.library import ASSETS_FOLDER
 from sightline.models.model import Model
 from sightline.models.weights.checkpoint import fill_network_weights, read_weights
 

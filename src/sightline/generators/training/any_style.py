@@ -20,7 +20,7 @@ from sightline.generators.training.fixed_styles import (
     draw_unit_sample,
     make_photo_sheet,
 )
-from sightline.images.io import read
+from sightline.images.io.pictures import read
 from sightline.models.model import Model
 from sightline.optim.objectives.objective import tv
 from sightline.optim.perceptual.losses import compute_content_loss

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from sightline.errors import SightlineError
 from sightline.images.files import replace_atomically, write_text
-from sightline.images.io import read
-from sightline.images.library import find_pictures_below
+from sightline.images.io.library import find_pictures_below
+from sightline.images.io.pictures import read
 from sightline.images.transforms import crop_center, resize_short_side
 
 Progress = Callable[[float], object]

@@ -25,7 +25,7 @@ from sightline.generators.checkpoint import (
 from sightline.generators.training.dataset import PhotoDataset
 from sightline.generators.training.losses import PerceptualLoss
 from sightline.generators.training.resume import digest_file
-from sightline.images.io import read_file_or_sample
+from sightline.images.io.pictures import read_file_or_sample
 from sightline.images.plotting.maps import make_contact_sheet
 from sightline.images.transforms import limit_short_side
 from sightline.models.model import Model

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from sightline.generators.training.resume import LogRow
 from sightline.images.files import replace_atomically
-from sightline.images.io import write
+from sightline.images.io.pictures import write
 from sightline.images.plotting.charts import rasterize_figure
 
 PLOTTED_LOSSES = ("loss", "content", "style")

@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
-from sightline.images.io import encode_jpeg, encode_png
+from sightline.images.io.pictures import encode_jpeg, encode_png
 from sightline.images.transforms import resize_image
 
 # A PNG larger than this many bytes is put into a notebook as JPEG.

@@ -12,7 +12,7 @@ from torch import Tensor
 from sightline.errors import SightlineError, get_first_error_line
 from sightline.images.decode.picture import open_picture
 from sightline.images.decode.pixels import convert_pillow_to_tensor
-from sightline.images.io import describe_missing_file, escape_line_breaks
+from sightline.images.io.pictures import describe_missing_file, escape_line_breaks
 from sightline.images.video.animation import has_gif_trailer
 from sightline.images.video.container import is_animation, open_container, open_video_file
 from sightline.images.video.properties import VideoProperties

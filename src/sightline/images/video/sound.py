@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from sightline.errors import get_first_error_line
-from sightline.images.io import escape_line_breaks
+from sightline.images.io.pictures import escape_line_breaks
 
 
 def copy_sound_packets(source: Any, audio_streams: dict[int, Any]) -> Iterator[Any]:

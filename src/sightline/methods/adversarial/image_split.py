@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from sightline.errors import SightlineError
-from sightline.images.library import read_random_images
+from sightline.images.io.library import read_random_images
 from sightline.methods.adversarial.adversarial import take_attacked_image
 from sightline.models.model import Model
 

@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 import torch
 from torch import Tensor
 
-from sightline.images.library import read_random_images
+from sightline.images.io.library import read_random_images
 from sightline.images.plotting.maps import (
     arrange_in_row,
     compute_quantile,

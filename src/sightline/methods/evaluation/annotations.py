@@ -21,8 +21,8 @@ import torch
 from torch import Tensor
 
 from sightline.errors import SightlineError, get_first_error_line
-from sightline.images.io import read, sample
-from sightline.images.library import IMAGE_FILE_SUFFIXES
+from sightline.images.io.library import IMAGE_FILE_SUFFIXES
+from sightline.images.io.pictures import read, sample
 from sightline.images.transforms import resize_image
 from sightline.models.model import Model
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from sightline.data.scan.access import load_center_crops
 from sightline.data.search.nearest import pick_evenly_spaced
 from sightline.data.store.reader import Scan
-from sightline.images.io import encode_jpeg
+from sightline.images.io.pictures import encode_jpeg
 from sightline.images.plotting.grid_assignment import make_picture_mosaic
 from sightline.images.plotting.html import render_template
 

@@ -17,7 +17,7 @@ from sightline.generators.checkpoint import (
     parse_style_blend,
     read_fixed_style_network,
 )
-from sightline.images.library import ASSETS_FOLDER
+from sightline.images.io.library import ASSETS_FOLDER
 from sightline.images.plotting.charts import rasterize_figure
 from sightline.images.plotting.maps import make_contact_sheet
 from sightline.images.transforms import limit_short_side

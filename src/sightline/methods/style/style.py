@@ -9,8 +9,8 @@ from torch import Tensor
 
 from sightline.errors import SightlineError
 from sightline.images.color import copy_photo_colors, match_colors, match_luminance
-from sightline.images.io import resolve_image
-from sightline.images.library import read_style_picture
+from sightline.images.io.library import read_style_picture
+from sightline.images.io.pictures import resolve_image
 from sightline.images.transforms import ImageSize, resize_bicubic
 from sightline.methods.style.setup import StyleLossBuilder
 from sightline.methods.style.transfer_result import (

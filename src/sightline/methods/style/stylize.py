@@ -13,8 +13,8 @@ from sightline.generators.checkpoint import (
     parse_style_blend,
     read_style_network,
 )
-from sightline.images.io import read
-from sightline.images.library import PAINTINGS_FOLDER
+from sightline.images.io.library import PAINTINGS_FOLDER
+from sightline.images.io.pictures import read
 from sightline.images.plotting.maps import make_contact_sheet
 from sightline.images.transforms import cover_center
 from sightline.models.model import Model

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from sightline.errors import SightlineError
-from sightline.images.io import resolve_image
+from sightline.images.io.pictures import resolve_image
 from sightline.images.plotting.maps import arrange_in_row
 from sightline.images.transforms import (
     ImageSize,

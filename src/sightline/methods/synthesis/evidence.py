@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from sightline.errors import SightlineError
-from sightline.images.io import sample, samples
+from sightline.images.io.pictures import sample, samples
 from sightline.images.transforms import make_random_affine, resize_short_side
 from sightline.models.layers.feature_maps import reshape_to_unit_grid
 from sightline.models.model import Model

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from sightline.errors import SightlineError
-from sightline.images.io import resolve_image
+from sightline.images.io.pictures import resolve_image
 from sightline.images.validation import check_image
 from sightline.methods.synthesis.arguments import (
     choose_synthesis_preset,

@@ -6,7 +6,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from sightline.errors import SightlineError, make_out_of_range_error
-from sightline.images.io import resolve_image
+from sightline.images.io.pictures import resolve_image
 from sightline.images.plotting.maps import arrange_in_row
 from sightline.methods.texture.makers import TEXTURE_MAKERS, synthesize_pictures
 from sightline.methods.texture.metrics import (

@@ -16,8 +16,8 @@ from torch import Tensor
 from sightline.data.store.reader import Scan
 from sightline.errors import SightlineError, get_first_error_line
 from sightline.images.decode.square import fit_square, stack_squares
-from sightline.images.io import read
-from sightline.images.library import IMAGE_FILE_SUFFIXES
+from sightline.images.io.library import IMAGE_FILE_SUFFIXES
+from sightline.images.io.pictures import read
 from sightline.images.plotting.captioned_rows import FigureRow, compose_figure_rows
 from sightline.models.layers.feature_maps import reshape_to_unit_grid
 from sightline.models.model import Model

@@ -19,7 +19,7 @@ from sightline.errors import (
     get_first_error_line,
     make_out_of_range_error,
 )
-from sightline.images.io import read
+from sightline.images.io.pictures import read
 from sightline.models.heads.detections import (
     find_query_boxes,
     make_no_boxes_error,

@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from sightline.errors import SightlineError, get_first_error_line, make_unknown_name_error
-from sightline.images.library import ASSETS_FOLDER
+from sightline.images.io.library import ASSETS_FOLDER
 from sightline.models.network.guard import describe_user_frame
 from sightline.models.weights.checkpoint import fill_network_weights, read_weights
 from sightline.models.zoo.arguments import check_not_a_file

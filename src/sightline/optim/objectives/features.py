@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from sightline.errors import SightlineError, check_number_range
-from sightline.images.io import resolve_image
+from sightline.images.io.pictures import resolve_image
 from sightline.images.transforms import resize_image
 from sightline.models.layers.feature_maps import count_layer_units, reshape_to_unit_grid
 from sightline.models.model import Model

@@ -10,7 +10,7 @@ from torch import Tensor
 import sightline as sl
 from sightline.errors import SightlineError
 from sightline.images.decode.formats import IMAGE_FILE_SUFFIXES
-from sightline.images.library import (
+from sightline.images.io.library import (
     PAINTING_NAMES,
     find_pictures_below,
     read_random_images,

@@ -7,10 +7,10 @@ from torch import Tensor
 
 from sightline.errors import SightlineError
 from sightline.images.decode.formats import IMAGE_FILE_SUFFIXES
-from sightline.images.io import read, resolve_image
+from sightline.images.io.pictures import read, resolve_image
 from sightline.images.transforms import cover_center
 
-ASSETS_FOLDER = Path(__file__).parents[1] / "assets"
+ASSETS_FOLDER = Path(__file__).parents[2] / "assets"
 # What the shipped style network was trained on, by the names of its styles.
 PAINTINGS_FOLDER = ASSETS_FOLDER / "paintings"
 PAINTING_NAMES = tuple(path.stem for path in sorted(PAINTINGS_FOLDER.glob("*.jpg")))

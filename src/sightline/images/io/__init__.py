@@ -1,0 +1,1 @@
+"""Images from and to files, and those that come with Sightline."""
