@@ -26,7 +26,7 @@ from sightline.generators.checkpoint import read_fixed_style_network
 from sightline.generators.training.dataset import PhotoDataset, decode_photo_folder
 from sightline.generators.training.fixed_styles import TrainingPlan
 from sightline.generators.training.train import TrainingRun, train_stylizer
-from sightline.images import io as images
+from sightline.images.io import pictures as images
 from sightline.images.plotting import maps as render
 
 NORMS, SEEDS = ("instance", "batch"), (0, 1, 2)

@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sightline.images import io as images
+from sightline.images.io import pictures as images
 from sightline.methods.retrieval import embedding_page as scatter
 
 CLASSES, PORT = 200, 9377

@@ -30,7 +30,7 @@ from PIL import Image
 
 import sightline as sl
 from sightline.data.scan.worker import PREFETCH_BATCHES
-from sightline.images import io as images
+from sightline.images.io import pictures as images
 from sightline.images.decode.square import FittedSquare, fit_square, stack_squares
 
 SIDE, SHORT, BATCH = 224, 256, 32

@@ -18,7 +18,7 @@ from torch import Tensor
 import sightline as sl
 from sightline.generators.apply import restyle_images
 from sightline.generators.checkpoint import read_fixed_style_network
-from sightline.images import io as images
+from sightline.images.io import pictures as images
 from sightline.images.transforms import resize_short_side
 
 SIDE = 160

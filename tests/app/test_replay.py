@@ -11,7 +11,7 @@ from helpers import smooth
 
 import sightline as sl
 from sightline.app import recipe, replay
-from sightline.images import io as images
+from sightline.images.io import pictures as images
 
 # A recipe as Sightline 0.1 wrote it: lists for tuples, the image by name, no parameter left out.
 OLD_RECIPE = """

@@ -20,7 +20,7 @@ from sightline.app.cli.application import make_app
 from sightline.app.cli.main import main
 from sightline.app.cli.options import unwrap_single_item
 from sightline.app.report import TourReport
-from sightline.images import io as images
+from sightline.images.io import pictures as images
 from sightline.methods import load_methods
 from sightline.registry import method as catalog
 from sightline.registry.method import METHODS, Method

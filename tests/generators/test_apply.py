@@ -23,7 +23,7 @@ from sightline.generators.apply import (
 )
 from sightline.generators.architectures.style import make_stylizer
 from sightline.generators.checkpoint import FixedStyleNetwork
-from sightline.images import io as images
+from sightline.images.io import pictures as images
 
 HEIGHT, WIDTH = 48, 64
 

@@ -35,7 +35,7 @@ from sightline.generators.checkpoint import (
     write_fixed_style_network,
 )
 from sightline.generators.header import ANY_STYLE_KIND, FIXED_STYLE_KIND
-from sightline.images import io as images
+from sightline.images.io import pictures as images
 
 NAMES = ("wave", "night", "scream")
 

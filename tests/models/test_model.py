@@ -330,6 +330,7 @@ def test_branches_stop_at_the_deepest_wanted_layer() -> None:
 
     model = Model(Net(forward, left=conv(), right=conv(), last=conv(8, 5)), size=12)
     assert list(model.layers) == ["left", "right", "/cat", "last"]
+    assert not model.findings.runs_one_by_one  # found once, by running it
     calls.clear()
     assert list(model.features(IMAGE, ["right", "left"])) == ["right", "left"]
     assert not calls

@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 import sightline as sl
-from sightline.images import io as images
+from sightline.images.io import pictures as images
 from sightline.registry import result as results
 from sightline.registry.result import Result, summarize_tensor
 

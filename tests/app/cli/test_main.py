@@ -22,7 +22,7 @@ from sightline.app.cli import methods as commands
 from sightline.app.cli.application import GENERAL_COMMANDS, make_app
 from sightline.app.cli.declarations import read_method_declarations
 from sightline.app.cli.main import main
-from sightline.images import io as images
+from sightline.images.io import pictures as images
 from sightline.images.io.library import ASSETS_FOLDER
 from sightline.methods import load_methods
 from sightline.models.zoo import load as zoo

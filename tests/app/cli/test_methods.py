@@ -12,7 +12,7 @@ from sightline.app.cli import execution
 from sightline.app.cli.application import make_app
 from sightline.app.cli.declarations import read_method_declarations
 from sightline.app.cli.main import main
-from sightline.images import io as images
+from sightline.images.io import pictures as images
 from sightline.methods import load_methods
 
 

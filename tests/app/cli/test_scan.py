@@ -13,7 +13,7 @@ from sightline.app.cli import scan as scanning
 from sightline.app.cli.application import STORE_COMMANDS
 from sightline.app.cli.main import main
 from sightline.data.scan.run import Passing
-from sightline.images import io as images
+from sightline.images.io import pictures as images
 from sightline.models.zoo import load as zoo
 
 WORDS = ("scan", "photos", "--store", "a.scan", "--size", "32", "--quiet")

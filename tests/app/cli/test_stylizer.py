@@ -24,8 +24,8 @@ from sightline.generators.checkpoint import (
     read_style_network,
     write_fixed_style_network,
 )
-from sightline.images import io as images
 from sightline.images.decode.pixels import convert_tensor_to_pillow
+from sightline.images.io import pictures as images
 from sightline.images.video.reading import read_video, read_video_properties
 from sightline.images.video.writing import write_video
 

@@ -14,7 +14,7 @@ from helpers import smooth
 import sightline as sl
 from sightline.data.datasets.files import Files, hash_source
 from sightline.data.datasets.open import open_dataset, open_file_list, reread_image
-from sightline.images import io as images
+from sightline.images.io import pictures as images
 
 CLASSES = ("ant", "ant", "ant", "ant", "bee", "bee")
 COUNT = len(CLASSES)

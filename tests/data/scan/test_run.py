@@ -27,8 +27,8 @@ from sightline.data.store import lance_store
 from sightline.data.store.interface import ErrorRow, ScanProgress
 from sightline.data.store.lance_reader import open_table
 from sightline.data.store.maintenance import compact_store, summarize_store, verify_store
-from sightline.images import io as images
 from sightline.images.decode.square import fit_square, stack_squares
+from sightline.images.io import pictures as images
 from sightline.images.transforms import crop_center, resize_short_side
 
 PHOTO_COUNT = 44  # one of them broken

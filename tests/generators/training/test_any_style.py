@@ -25,7 +25,7 @@ from sightline.generators.training.any_style import (
 from sightline.generators.training.dataset import PhotoDataset
 from sightline.generators.training.fixed_styles import TrainingPlan
 from sightline.generators.training.train import TrainingStep, train_stylizer
-from sightline.images import io as images
+from sightline.images.io import pictures as images
 
 ALL = slice(None)
 

@@ -13,7 +13,7 @@ from helpers import smooth
 import sightline as sl
 from sightline.generators.training import dataset
 from sightline.generators.training.dataset import PhotoDataset, decode_photo_folder
-from sightline.images import io as images
+from sightline.images.io import pictures as images
 from sightline.images.transforms import crop_center, resize_short_side
 
 

@@ -19,7 +19,7 @@ from sightline.generators.training.fixed_styles import (
     make_photo_sheet,
     read_style_image,
 )
-from sightline.images import io as images
+from sightline.images.io import pictures as images
 from sightline.optim.objectives.objective import tv
 
 ALL = slice(None)

@@ -20,7 +20,7 @@ from sightline.generators.checkpoint import read_fixed_style_network
 from sightline.generators.training.dataset import PhotoDataset
 from sightline.generators.training.fixed_styles import TrainingPlan
 from sightline.generators.training.train import TrainingRun, TrainingStep, train_stylizer
-from sightline.images import io as images
+from sightline.images.io import pictures as images
 
 MakeFabric = Callable[..., Any]
 

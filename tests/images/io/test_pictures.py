@@ -26,8 +26,8 @@ from PIL import Image, ImageFile
 from torch import Tensor
 
 from sightline.errors import SightlineError
-from sightline.images import io as image
 from sightline.images.decode.picture import decode_as_rgb
+from sightline.images.io import pictures as image
 
 READ = {
     "wrong_suffix.png": (256, 256),

@@ -8,7 +8,7 @@ import torch
 from jinja2 import UndefinedError
 from PIL import Image
 
-from sightline.images import io as images
+from sightline.images.io import pictures as images
 from sightline.images.plotting.html import make_data_uri, make_preview_uri, render_template
 
 CONTENT = {

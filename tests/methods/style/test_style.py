@@ -8,8 +8,8 @@ from helpers import small_network, smooth
 from torch import Tensor
 
 import sightline as sl
-from sightline.images import io as images
 from sightline.images.color import RGB_TO_YIQ, apply_channel_matrix
+from sightline.images.io import pictures as images
 from sightline.images.io.library import PAINTINGS_FOLDER
 from sightline.images.transforms import resize_bicubic, resize_short_side
 from sightline.methods.style.style import make_gray_noise

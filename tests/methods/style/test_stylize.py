@@ -17,7 +17,7 @@ from sightline.generators.checkpoint import (
     write_any_style_network,
     write_fixed_style_network,
 )
-from sightline.images import io as images
+from sightline.images.io import pictures as images
 from sightline.images.io.library import PAINTINGS_FOLDER
 from sightline.optim.perceptual.layers import choose_perceptual_layers
 
