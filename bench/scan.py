@@ -30,8 +30,8 @@ from PIL import Image
 
 import sightline as sl
 from sightline.data.scan.worker import PREFETCH_BATCHES
-from sightline.images.io import pictures as images
 from sightline.images.decode.square import FittedSquare, fit_square, stack_squares
+from sightline.images.io import pictures as images
 
 SIDE, SHORT, BATCH = 224, 256, 32
 

@@ -62,6 +62,7 @@ class ScanWorker:
         self.dataset = dataset
         self.description = description
         self.statistics = statistics
+        self.model = model
         self.device = model.device
         self.peak_capture = PeakCapture(
             model, description.unit_slices, description.vector_lengths, statistics
@@ -162,7 +163,7 @@ class ScanWorker:
         for layer in self.description.vector_lengths:
             for row in list_unusable_rows(outputs[layer]):
                 reasons[row] = f"the network's features of {layer} are not finite for this image"
-        for row in list_unusable_rows(outputs["logits"].softmax(1)):
+        for row in list_unusable_rows(self.model.to_probabilities(outputs["logits"])):
             reasons.setdefault(row, "the network's output is not finite for this image")
         return reasons
 
@@ -173,7 +174,7 @@ class ScanWorker:
         outputs: Mapping[str, Tensor],
         first_id: int,
     ) -> list[ImageRow]:
-        probabilities = outputs["logits"].softmax(1)
+        probabilities = self.model.to_probabilities(outputs["logits"])
         best = probabilities.topk(min(5, probabilities.shape[1]))
         rows: list[ImageRow] = []
         for row, image in enumerate(images):
