@@ -88,7 +88,7 @@ def write_table(cells: Iterable[Cell]) -> str:
         for name, of_network in by_network.items():
             if name.startswith(f"{family}/"):
                 texts = [write_cell(of_network, names, reasons) for names in columns.values()]
-                join_row(rows, Row([name.removeprefix(f"{family}/")], texts))
+                join_row(rows, Row([name.removeprefix(f"{family}/")], texts), list(columns))
         if rows:
             lines += [f"## {title}", "", *write_rows(rows, columns), ""]
     lines += ["## Why a method refuses", ""]
@@ -96,13 +96,19 @@ def write_table(cells: Iterable[Cell]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def join_row(rows: list[Row], row: Row) -> None:
-    """Adds a row, or its network to the first row that says nothing else."""
+def join_row(rows: list[Row], row: Row, columns: Sequence[str]) -> None:
+    """Adds a row, or its network to the first row that says nothing else.
+
+    What was not run goes with a ✓; a refusal or a fault is told of those that met it only.
+    """
     for other in rows:
-        pairs = list(zip(other.texts, row.texts, strict=True))
-        if all(old == new or "" in (old, new) for old, new in pairs):
+        agrees = True
+        for column, old, new in zip(columns, other.texts, row.texts, strict=True):
+            is_untold = {old, new} == {"", "✓"} and column not in OWN_COLUMNS
+            agrees = agrees and (old == new or is_untold)
+        if agrees:
             other.networks.extend(row.networks)
-            other.texts = [old or new for old, new in pairs]
+            other.texts = [old or new for old, new in zip(other.texts, row.texts, strict=True)]
             return
     rows.append(row)
 

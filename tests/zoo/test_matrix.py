@@ -195,15 +195,22 @@ def test_the_page() -> None:
         Cell("timm/c", LOADING, "ok"),
         Cell("timm/c", "saliency", "hang", "over 180 s"),
         Cell("timm/d", LOADING, "refused", "a scripted module can't be looked into"),
+        Cell("timm/e", "attention", "refused", "E has no attention"),
+        Cell("timm/e", "style", "ok"),
+        Cell("timm/e", "saliency", "ok"),
+        Cell("timm/e", "gradcam", "refused", "E has no layer with positions"),
+        Cell("timm/f", "style", "ok"),
     ]
     page = write_table(cells)
     rows = [line.split(" | ") for line in page.splitlines() if line.startswith("| ")]
-    header, first, second, third = rows
+    header, first, second, third, fourth = rows
     position = {name.strip("| "): number for number, name in enumerate(header)}
-    assert [row[0] for row in (first, second, third)] == ["| a, b", "| c", "| d"]
+    assert [row[0] for row in (first, second, third)] == ["| a, b, e", "| c", "| d"]
+    assert fourth[0] == "| f"
     assert first[position["attribution"]] == "✓ but gradcam [1]"
     assert first[position["attention"]] == "— [2]"
-    assert first[position["style"]] == ""
+    assert first[position["style"]] == "✓"
+    assert first[position["predictions"]] == ""
     assert second[position["attribution"]] == "✗ saliency"
     assert third[position["attribution"]] == "— [3]"
     assert "2. A has no attention" in page.splitlines()
