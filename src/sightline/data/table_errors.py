@@ -16,6 +16,9 @@ TABLE_ERRORS = (
     MemoryError,
 )
 
+# What Rust libraries raise where they meet what they thought impossible.
+PANIC_NAMES = ("PanicException", "RustPanic")
+
 MAX_REASON_LENGTH = 300  # characters of the library's own words
 
 
@@ -33,7 +36,7 @@ def convert_table_errors(problem: str) -> Generator[None, None, None]:
         raise make_table_error(problem, error) from error
     except BaseException as error:
         # A Rust library that meets what it thought impossible raises this past `Exception`.
-        if type(error).__name__ != "PanicException":
+        if type(error).__name__ not in PANIC_NAMES:
             raise
         raise make_table_error(problem, error) from None
 

@@ -24,7 +24,7 @@ from sightline.models.layers.capture import (
     Layer,
     split_call_name,
 )
-from sightline.models.layers.landmarks import LANDMARK_NAMES, find_landmarks
+from sightline.models.layers.landmarks import LANDMARK_NAMES, InspectedModel, find_landmarks
 from sightline.models.layers.listing import (
     LayerListing,
     find_layer_by_index,
@@ -199,7 +199,7 @@ class Model(NetworkRunner):
             # They depend on the gradient of the class scores, not of what is asked about.
             return self._untargeted.landmarks
         known = self._custom_landmarks
-        return {**find_landmarks(self, known), **known}
+        return {**find_landmarks(cast(InspectedModel, self), known), **known}
 
     def layer(self, name: str | int) -> str:
         """Resolves a layer's name, alias, landmark, index or pattern to its name.

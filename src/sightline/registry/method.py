@@ -301,8 +301,9 @@ def _check_single_question(method: Method, parameters: Mapping[str, Any]) -> Non
 def _check_finite_attribution(method: Method, result: Result) -> None:
     """Raises SightlineError for an attribution with NaN, of which no picture means anything."""
     attribution = result.values.get("attribution")
-    is_tensor = isinstance(attribution, Tensor) and attribution.is_floating_point()
-    if is_tensor and bool(attribution.isnan().any()):
+    if not isinstance(attribution, Tensor) or not attribution.is_floating_point():
+        return
+    if bool(attribution.isnan().any()):
         raise SightlineError(
             f"{method.name} gives NaN for this image: a step of the network has no finite gradient "
             "or value there, such as the square root or logarithm of 0"

@@ -125,6 +125,13 @@ def inversion(
         view_features = partial(crop_middle_positions, model, patch=patch)
         with torch.no_grad():
             target_features = run_layers(model, image, layers)
+        # A layer such as T×N×C has no features of its own for each image.
+        layers = [name for name in layers if len(target_features[name]) == len(image)]
+        if not layers:
+            raise SightlineError(
+                f"layer {layer} of {model.name} does not have the images as its first axis, so "
+                "that it can't be inverted; choose another layer"
+            )
 
     run = InversionRun(
         model=model,

@@ -200,10 +200,10 @@ def make_torus_enlarger(generator: torch.Generator) -> Callable[[Tensor, ImageSi
 
 
 def make_exemplar_noise(exemplar: Tensor, size: ImageSize, generator: torch.Generator) -> Tensor:
-    """Gaussian noise with the mean and deviation of the exemplar's colors: 1×3×H×W in [0, 1]."""
+    """Gaussian noise with the mean and deviation of the exemplar's channels: 1×C×H×W in [0, 1]."""
     mean = exemplar.mean((2, 3), keepdim=True)
     deviation = exemplar.std((2, 3), keepdim=True)
-    noise = torch.randn(1, 3, *size, generator=generator)
+    noise = torch.randn(1, exemplar.shape[1], *size, generator=generator)
     return (mean + deviation * noise).clamp(0, 1)
 
 

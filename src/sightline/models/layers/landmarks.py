@@ -7,7 +7,7 @@ which maps the answer depends on, and at how many positions, in the gradient of 
 import math
 from collections.abc import Collection, Container, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, cast
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -39,6 +39,9 @@ class InspectedModel(ProbedModel, Protocol):
 
     @property
     def layers(self) -> Mapping[str, Layer]: ...
+
+    @property
+    def findings(self) -> Any: ...
 
 
 @dataclass(frozen=True)
@@ -110,7 +113,10 @@ def collect_evidence(model: InspectedModel) -> LayerEvidence | None:
         # Nearly gray, as the image by which the layers were listed: it takes the same branches.
         (2, (height, width), FAINT_CONTRAST),
     )
+    most_at_once = 1 if model.findings.runs_one_by_one else 2
     for count, size, contrast in attempts:
+        if count > most_at_once:
+            continue
         try:
             return run_evidence_pass(model, count, size, contrast)
         except SightlineError:
@@ -256,7 +262,10 @@ def find_used_layout(
     layout = find_feature_layout(model, layer.name, output.shape, evidence.shape)
     if layout is None or layout.order == "NETC" or layout.windows is not None:
         return None
-    used = (layout.arrange_as_maps(gradient) != 0).any(1)
+    try:
+        used = (layout.arrange_as_maps(gradient) != 0).any(1)
+    except RuntimeError:
+        return None  # its tokens for this size of image are others than the layout's
     return layout if int(used.flatten(1).sum(1).min()) > 1 else None
 
 
