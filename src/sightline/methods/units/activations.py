@@ -70,14 +70,7 @@ def activations(
         unit: Channel of the one layer given in layers, whose strongest position is shown on the
             image beside its map; None for none.
     """
-    if not layers:
-        raise SightlineError("layers is empty; name at least one, such as last_conv")
-    if unit is not None and len(layers) != 1:
-        raise SightlineError(
-            f"unit= needs exactly one layer; layers= names {len(layers)}: {', '.join(layers)}"
-        )
-    if layers == DEFAULT_LAYERS:
-        layers = tuple(name for name in layers if name in model.landmarks) or layers
+    layers = choose_shown_layers(model, layers, unit)
     features = model.features(image, layers)
     panels: dict[str, Tensor] = {}
     captions: dict[str, str] = {}
@@ -126,6 +119,22 @@ def activations(
             "which pixels it sees."
         )
     return Result(panels, values, captions, pages=pages)
+
+
+def choose_shown_layers(model: Model, layers: tuple[str, ...], unit: int | None) -> tuple[str, ...]:
+    """The layers asked for; of the default ones those that the network has.
+
+    Raises SightlineError for no layer, and for several with a unit.
+    """
+    if not layers:
+        raise SightlineError("layers is empty; name at least one, such as last_conv")
+    if unit is not None and len(layers) != 1:
+        raise SightlineError(
+            f"unit= needs exactly one layer; layers= names {len(layers)}: {', '.join(layers)}"
+        )
+    if layers != DEFAULT_LAYERS:
+        return layers
+    return tuple(name for name in layers if name in model.landmarks) or layers
 
 
 # ── sheets of maps ──

@@ -96,31 +96,29 @@ def _recognize_vector(
     in_unit_interval = bool(((values >= 0) & (values <= 1)).all())
     ends_in_sigmoid = find_last_operation(scores).startswith("Sigmoid")
     is_squashed = in_unit_interval and ends_in_sigmoid
-    sums_to_one = in_unit_interval and has_unit_sums(values, 1)
-
-    if hints.kind in ("binary", "multilabel"):
-        return make_head(hints, hints.kind, count, is_activated=is_squashed)
-    if hints.kind in ("logits", "probabilities"):
-        is_activated = hints.kind == "probabilities"
-        return make_head(hints, hints.kind, count, is_activated=is_activated)
     if hints.kind is not None:
-        return make_head(hints, hints.kind, count)
-
-    if count == 1 and is_single_number and not hints.labels and not is_squashed:
-        return make_head(hints, "regression", 1)
+        is_independent = hints.kind in ("binary", "multilabel")
+        is_activated = is_squashed if is_independent else hints.kind == "probabilities"
+        return make_head(hints, hints.kind, count, is_activated=is_activated)
     if count == 1:
+        if is_single_number and not hints.labels and not is_squashed:
+            return make_head(hints, "regression", 1)
         return make_head(hints, "binary", 2, is_activated=is_squashed)
-    if sums_to_one:
+    if in_unit_interval and has_unit_sums(values, 1):
         return make_head(hints, "probabilities", count, is_activated=True)
     if is_squashed:
         return make_head(hints, "multilabel", count, is_activated=True)
+    return make_head(hints, _guess_plain_kind(values, output, hints), count)
+
+
+def _guess_plain_kind(values: Tensor, output: Any, hints: HeadHints) -> OutputKind:
+    """The kind of several numbers that no softmax or sigmoid made."""
     if _is_embedding(values, output, hints):
-        return make_head(hints, "embedding", count)
-    if get_problem_type(hints.network) == "multi_label_classification":
-        return make_head(hints, "multilabel", count)
-    if get_problem_type(hints.network) == "regression":
-        return make_head(hints, "regression", count)
-    return make_head(hints, "logits", count)
+        return "embedding"
+    problem_type = get_problem_type(hints.network)
+    if problem_type == "multi_label_classification":
+        return "multilabel"
+    return "regression" if problem_type == "regression" else "logits"
 
 
 def _recognize_positions(

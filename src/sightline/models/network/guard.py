@@ -88,18 +88,27 @@ def find_hint(error: Exception, network: nn.Module) -> str:
     if channels:
         return describe_channel_hint(int(channels[1]), int(channels[2]))
     if "could not create a primitive" in text:
-        expected = next(
-            (module.in_channels for module in network.modules() if isinstance(module, nn.Conv2d)), 0
-        )
-        return describe_channel_hint(expected, given=3)
+        return describe_channel_hint(find_input_channels(network), given=3)
     if "uninitialized parameter" in text.lower():
         return "it has lazy layers: run it once on a batch before sl.load"
     if "should be the same" in text and "type" in text:
         return "its layers differ in precision; convert the whole network: network.float()"
-    is_wrong_key = isinstance(error, (TypeError, IndexError)) and "indices" in text
-    if is_wrong_key or isinstance(error, KeyError):
+    if reads_by_key(error):
         return "if it takes a dict or a list, preprocess= can make it from the image"
     return ""
+
+
+def find_input_channels(network: nn.Module) -> int:
+    """Channels that the first convolution takes; 0 without one."""
+    convolutions = (module for module in network.modules() if isinstance(module, nn.Conv2d))
+    first = next(convolutions, None)
+    return 0 if first is None else first.in_channels
+
+
+def reads_by_key(error: Exception) -> bool:
+    """Whether a network failed to read its input as a dict or a list."""
+    is_wrong_index = isinstance(error, (TypeError, IndexError)) and "indices" in str(error)
+    return is_wrong_index or isinstance(error, KeyError)
 
 
 def describe_channel_hint(expected: int, given: int) -> str:

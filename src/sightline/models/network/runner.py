@@ -41,6 +41,17 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
+def choose_channel_statistics(
+    mean: Sequence[float] | None, std: Sequence[float] | None, preprocess: Preprocess | None
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """The mean and std that were given; ImageNet's, or none beside `preprocess`, in their place."""
+    if mean is None and std is None and preprocess is not None:
+        return (0.0,) * 3, (1.0,) * 3
+    return check_channel_statistics(
+        IMAGENET_MEAN if mean is None else mean, IMAGENET_STD if std is None else std
+    )
+
+
 class NetworkRunner:
     """The private copy of a network, and how it is given images.
 
@@ -61,12 +72,7 @@ class NetworkRunner:
         bands: Sequence[int] | None,
         device: torch.device | str | None,
     ) -> None:
-        if mean is None and std is None and preprocess is not None:
-            mean = (0.0,) * 3
-            std = (1.0,) * 3
-        means, deviations = check_channel_statistics(
-            IMAGENET_MEAN if mean is None else mean, IMAGENET_STD if std is None else std
-        )
+        means, deviations = choose_channel_statistics(mean, std, preprocess)
         self.image_size = check_image_size(size)
         self.size = min(self.image_size)
         self.resize = resize or self.size
@@ -86,9 +92,7 @@ class NetworkRunner:
         self.overwritten_calls: set[str] = set()
         self.lock = ForkSafeLock(reentrant=True)
         self._preprocess = preprocess if callable(preprocess) else None
-        self._layout: tuple[str, ...] = ()
-        if preprocess is not None and not callable(preprocess):
-            self._layout = parse_layout_words(preprocess)
+        self._layout = () if callable(preprocess) else parse_layout_words(preprocess or ())
         self._inputs = make_network_inputs(self.network, inputs)
         self._inputs_settled = not self._inputs.holds_numbers
         check_known_weights_input(self.network, self.normalize, self.size, self.name)
