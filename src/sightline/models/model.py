@@ -260,6 +260,10 @@ class Model(NetworkRunner):
     @cached_property
     def findings(self) -> NetworkFindings:
         """What one run on two images shows: the head, and whether images may share a batch."""
+        return self._probe(self.image_size)
+
+    def _probe(self, size: tuple[int, int]) -> NetworkFindings:
+        """What one run on two images of this size shows."""
         hints = HeadHints(
             network=self.network,
             selector=self.output,
@@ -268,10 +272,18 @@ class Model(NetworkRunner):
             unit=self.unit,
             network_name=self.name,
         )
-        images = make_probe_images((self.channels, *self.image_size), self.device)
+        images = make_probe_images((self.channels, *size), self.device)
         # Found once, so not under the backward rules and paddings of a single run.
         with self.lock, suspend_overrides():
             return probe_network(self.run_network, images, hints)
+
+    def _probe_at_size_of(self, image: Tensor) -> None:
+        """Finds what the output means for images of this size, if it was not found for its own."""
+        size = (image.shape[-2], image.shape[-1])
+        if self._target_head is None and self.findings.head is None and size != self.image_size:
+            findings = self._probe(size)
+            if findings.head is not None:
+                self.findings = findings
 
     @property
     def head(self) -> Head:
@@ -409,6 +421,7 @@ class Model(NetworkRunner):
             capture, _ = self.capture_layers(image, names, leaf, on_layer)
             capture.require_all_tensors(self.name)
             return capture.tensors
+        self._probe_at_size_of(image)
         head = self.head
         wanted = (names - {"logits"}) | set(head.layers)
         capture, output = self.capture_layers(

@@ -7,6 +7,7 @@ import pytest
 from sightline.app.cli import application
 from sightline.app.cli.application import make_app, run_command
 from sightline.app.cli.declarations import read_method_declarations
+from sightline.app.cli.main import main
 
 
 @pytest.mark.parametrize(
@@ -46,7 +47,7 @@ def test_commands_of_commands() -> None:
 def test_what_is_no_command_has_status_2(
     words: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run_command(words) == 2
+    assert main(words) == 2
     captured = capsys.readouterr()
     assert captured.err
     assert "Traceback" not in captured.err

@@ -72,7 +72,7 @@ def test_html_is_escaped_and_an_unfinished_scan_says_so(
     table = read_table(html)
     assert table["images"] == "4 (4 of 12 files so far)"
     assert table["classes"] == "<b>odd&amp;, even"
-    assert table["path"] == "<script>&\n.scan"
+    assert table["path"] == r"<script>&\n.scan"  # the line end is shown escaped
     assert "\n" not in repr(scan)
 
 

@@ -225,7 +225,7 @@ def test_a_large_enough_dataset_gives_eight(stored: Scan) -> None:
     assert "There are only" not in result.captions["neighbors"]
 
 
-def test_a_network_without_linear_layers_is_compared_by_its_last_feature_map(
+def test_a_network_without_linear_layers_is_compared_by_what_its_last_convolution_is_given(
     folder: Path, photos: Tensor
 ) -> None:
     network = torch.nn.Sequential(
@@ -238,10 +238,10 @@ def test_a_network_without_linear_layers_is_compared_by_its_last_feature_map(
     model = sl.load(network.eval(), size=32)
     queries = photos[:, :, :, 4:36]
     result = sl.neighbors(model, queries, folder=folder)
-    last_map = model.features(queries, "last_conv")["last_conv"].mean((2, 3))
+    last_map = model.features(queries, "2:in")["2:in"].mean((2, 3))
     vectors = sl.scan(model, folder).vectors()
     cosines = F.cosine_similarity(last_map[:, None].cpu(), vectors[None], dim=2)
     assert result.values["ids"].tolist() == cosines.argsort(1, descending=True)[:, :8].tolist()
-    assert "features of 2 under" in result.captions["neighbors"]
+    assert "features of penultimate under" in result.captions["neighbors"]
     chosen = sl.neighbors(model, queries, folder=folder, layer="1", k=2)
     assert "features of 1 under" in chosen.captions["neighbors"]

@@ -547,9 +547,10 @@ def test_a_generators_code_reaches_the_class_within_photographs_bounds() -> None
     alone = sl.synthesis(embedded, "golf ball", preset="generator", size=96, steps=12).values
     # Adam makes steps of one length of the smallest gradients, rounding included. torch's own
     # convolutions round a batch's images otherwise than a single image.
-    largest = 0.15 if IS_PORTABLE else 0.02
+    # How far single pixels drift apart depends on the order of sums, which processors choose.
+    largest = 0.15 if IS_PORTABLE else 0.05
     torch.testing.assert_close(alone["image"], sheet["image"][1:], atol=largest, rtol=0)
-    assert (alone["image"] - sheet["image"][1:]).abs().mean() < 0.01
+    assert (alone["image"] - sheet["image"][1:]).abs().mean() < 0.003
     assert torch.equal(
         alone["image"],
         sl.synthesis(embedded, "golf ball", start="generator", size=96, steps=12).values["image"],

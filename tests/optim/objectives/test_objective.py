@@ -81,6 +81,7 @@ def compute_scores(model: Model, objective: Objective, image: Tensor | None = No
 
 def record_output(model: Model, layer: str, image: Tensor | None = None) -> Tensor:
     """A layer's output by a plain hook."""
+    assert not model.findings.runs_one_by_one  # found once, by running the network
     outputs: list[Tensor] = []
     handle = model.module(layer).register_forward_hook(
         lambda _module, _inputs, output: outputs.append(output.detach().clone())

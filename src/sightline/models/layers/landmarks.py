@@ -38,9 +38,6 @@ class InspectedModel(ProbedModel, Protocol):
     image_size: tuple[int, int]
 
     @property
-    def layers(self) -> Mapping[str, Layer]: ...
-
-    @property
     def findings(self) -> Any: ...
 
 

@@ -5,7 +5,7 @@ tokens of 256 numbers or the reverse, windows of a shifted or an unshifted image
 image that changes shows which reading is right: the outputs at its position change most.
 """
 
-from collections.abc import Iterable, MutableMapping, Sequence
+from collections.abc import Iterable, Mapping, MutableMapping, Sequence
 from typing import Protocol
 from weakref import WeakKeyDictionary
 
@@ -13,12 +13,26 @@ import torch
 from torch import Tensor, nn
 
 from sightline.errors import SightlineError
+from sightline.models.layers.capture import Layer
 from sightline.models.layers.layouts import FeatureLayout, list_feature_layouts
 
 QUADRANTS = 4
 
 # The share of positions that have to answer most to their own quadrant; by chance it is a quarter.
 MIN_AGREEMENT = 0.5
+
+ACTIVATION_MODULES = (
+    nn.ReLU,
+    nn.ReLU6,
+    nn.LeakyReLU,
+    nn.ELU,
+    nn.SiLU,
+    nn.GELU,
+    nn.Hardswish,
+    nn.Tanh,
+    nn.Sigmoid,
+    nn.Dropout,
+)
 
 # What these give has its channels first, whatever its shape.
 CHANNELS_FIRST_MODULES = (
@@ -41,6 +55,9 @@ class ProbedModel(Protocol):
     name: str
     device: torch.device
     channels: int
+
+    @property
+    def layers(self) -> Mapping[str, Layer]: ...
 
     def run(self, image: Tensor, layers: Iterable[str]) -> dict[str, Tensor]: ...
 
@@ -66,11 +83,9 @@ def find_feature_layout(
     """
     batch = image_shape[0]
     height, width = image_shape[-2:]
-    if len(shape) == 4 and shape[0] == batch and not layer.endswith(":in"):
-        is_step = "/" in layer
-        if not is_step and isinstance(model.module(layer), CHANNELS_FIRST_MODULES):
-            # Without padding its maps need not have the shape of the image.
-            return FeatureLayout("NCHW", shape[2], shape[3])
+    if len(shape) == 4 and shape[0] == batch and has_channels_first(model, layer):
+        # Without padding its maps need not have the shape of the image.
+        return FeatureLayout("NCHW", shape[2], shape[3])
     layouts = list_feature_layouts(shape, batch, height, width)
     if not layouts:
         return None
@@ -88,6 +103,21 @@ def find_feature_layout(
     if layout is not None:
         known_layouts.append(layout)
     return layout
+
+
+def has_channels_first(model: ProbedModel, layer: str) -> bool:
+    """Whether a layer is a convolution, pooling or norm of maps, or an activation right after."""
+    names = list(model.layers)
+    if layer not in names:
+        return False
+    # An activation has the layout of what it is given.
+    position = names.index(layer)
+    while position > 0 and isinstance(model.module(names[position]), ACTIVATION_MODULES):
+        position -= 1
+    name = names[position]
+    same_shape = model.layers[name].shape == model.layers[layer].shape
+    is_step = bool(model.layers[name].step)
+    return same_shape and not is_step and isinstance(model.module(name), CHANNELS_FIRST_MODULES)
 
 
 def choose_layout_by_evidence(
