@@ -177,12 +177,16 @@ class Model(NetworkRunner):
 
     # ── layers ──
 
-    @cached_property
+    @property
     def layers(self) -> Mapping[str, Layer]:
         """Every layer that gives a tensor, by name, in the order of the forward pass.
 
         These are module calls, and functional steps such as `layer1.0/relu`.
         """
+        return self._listed_layers
+
+    @cached_property
+    def _listed_layers(self) -> Mapping[str, Layer]:
         alias_of = {path: alias for alias, path in self.aliases.items()}
         listing = LayerListing(self.network, alias_of)
         with self.lock, torch.no_grad():
