@@ -194,7 +194,9 @@ class TourReport:
         except Exception as error:
             logger.debug("the section %s failed", section.folder, exc_info=True)
             return replace(section, failure=_describe_error(error))
-        section = replace(section, result=result)
+        chosen = {name: value for name, value in result.chosen.items() if value is not None}
+        command = self.format_command(section.method, {**section.parameters, **chosen}, label)
+        section = replace(section, result=result, command=command)
 
         try:
             trust_summary = self.check_attribution(section, label)
