@@ -30,6 +30,7 @@ from typing import Any
 
 import torch
 from captum.attr import GuidedBackprop, IntegratedGradients, LayerGradCam, NoiseTunnel, Saliency
+from occlusion import NETWORKS as OCCLUSION_NETWORKS
 from torch import Tensor, nn
 
 import sightline as sl
@@ -50,22 +51,7 @@ CAMS = {
 KINDS = ("gradient", "guided", *COUNTS, *CAMS)
 SHORT = {"gradient", "guided", *COUNTS, "gradcam"}  # of every network
 OTHERS = {"resnet18": {"gradcam++", "layercam", "eigencam"}, "sightnet": {"scorecam"}}
-NETWORKS = (
-    "resnet18",
-    "squeezenet1_0",
-    "googlenet",
-    "vgg16",
-    "sightnet",
-    "resnet50",
-    "mobilenet_v2",
-    "mobilenet_v3_large",
-    "densenet121",
-    "efficientnet_b0",
-    "convnext_tiny",
-    "regnet_y_400mf",
-    "vit_b_16",
-    "swin_t",
-)
+NETWORKS = ("sightnet", *OCCLUSION_NETWORKS)
 # Grad-CAM of the last convolution, and rules for ReLU, say nothing about these.
 WITHOUT_MAPS = {"vit_b_16", "swin_t"}
 WITHOUT_RELU = {"efficientnet_b0", "convnext_tiny"} | WITHOUT_MAPS

@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from html import escape
-from typing import Any, Self, cast
+from typing import Any, Self, cast, get_args
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +16,12 @@ from torch import Tensor, nn
 from sightline.errors import SightlineError, make_unknown_name_error
 from sightline.images.validation import check_image
 from sightline.models.heads.labels import find_label_index
-from sightline.models.heads.output_head import OUTPUT_KIND_DESCRIPTIONS, Head, OutputKind
+from sightline.models.heads.output_head import (
+    OUTPUT_KIND_DESCRIPTIONS,
+    DeclaredKind,
+    Head,
+    OutputKind,
+)
 from sightline.models.heads.recognition import HeadHints
 from sightline.models.heads.target_head import ScoredModel
 from sightline.models.heads.target_text import TargetChoice, make_target
@@ -484,7 +489,7 @@ class Model(NetworkRunner):
 
 def check_output_kind(kind: str | None) -> None:
     """Raises SightlineError for a kind of output that can't be declared."""
-    allowed = ("logits", "probabilities", "binary", "multilabel", "regression", "embedding")
+    allowed = get_args(DeclaredKind)
     if kind is not None and kind not in allowed:
         raise make_unknown_name_error("output_kind", kind, allowed)
 

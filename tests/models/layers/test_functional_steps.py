@@ -200,3 +200,29 @@ def test_ordinary_runs_see_no_function_mode() -> None:
         model.run(IMAGES, ["/relu", "logits"])
     assert stack_sizes[1] == stack_sizes[0] + 1
     assert not any(module._forward_hooks for module in model.network.modules())
+
+
+def test_what_a_callback_computes_is_no_step_of_the_network() -> None:
+    class Block(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 3, 3, padding=1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return F.relu(self.conv(x))
+
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.block = Block()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.block(self.block(x)).mean((2, 3))
+
+    model = load(Twice())
+    names = ["block", "block/relu:1"]
+    with torch.no_grad():
+        expected = model.run(IMAGES, names)
+        seen = model.run(IMAGES, names, on_layer=lambda _, tensor: F.relu(tensor * 0 + 7))
+    for name in names:
+        assert torch.equal(seen[name], expected[name])

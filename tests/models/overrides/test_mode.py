@@ -8,7 +8,7 @@ import torch
 from torch.nn import functional as F
 
 from sightline.models.overrides.average_pooling import AveragePoolingMode
-from sightline.models.overrides.mode import OverrideMode, suspend_overrides
+from sightline.models.overrides.mode import ObservingMode, OverrideMode, suspend_overrides
 from sightline.models.overrides.padding import BorderPaddingMode
 from sightline.models.overrides.relu import backward
 
@@ -46,6 +46,26 @@ def test_suspended_overrides_replace_nothing() -> None:
         assert rule.count == 0
         assert not torch.equal(F.max_pool2d(X, 2, 2, 1), pooled)
     assert torch.equal(pooled, F.max_pool2d(X, 2, 2, 1))
+
+
+def test_an_observer_inside_a_suspension_is_active() -> None:
+    class Observer(ObservingMode):
+        def __init__(self) -> None:
+            super().__init__()
+            self.functions: list[Any] = []
+
+        def run_function(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            self.functions.append(func)
+            return func(*args, **kwargs)
+
+    with Observer() as outer, suspend_overrides():
+        with Observer() as inner:
+            torch.add(X, 1)
+            with suspend_overrides():
+                torch.sub(X, 1)
+        torch.mul(X, 2)
+    assert outer.functions == []
+    assert inner.functions == [torch.add]
 
 
 def test_overrides_come_back_after_an_error() -> None:

@@ -23,6 +23,9 @@ OutputKind = Literal[
     "detections",
 ]
 
+# Those that a user may declare: the shape of the output tells the others.
+DeclaredKind = Literal["logits", "probabilities", "binary", "multilabel", "regression", "embedding"]
+
 OUTPUT_KIND_DESCRIPTIONS: dict[str, str] = {
     "logits": "one score for each class, before the softmax",
     "probabilities": "class probabilities, after the softmax",

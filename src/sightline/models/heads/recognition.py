@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
-import torch
 from torch import Tensor, nn
 
 from sightline.errors import SightlineError
@@ -255,24 +254,3 @@ def count_detector_classes(network: nn.Module, detections: Sequence[Mapping[str,
             return classifier.out_features
     largest = [int(item["labels"].max()) for item in detections if len(item.get("labels", ()))]
     return max(largest, default=0) + 1
-
-
-def is_same_for_one_image(together: Any, apart: Any, tolerance: float) -> bool:
-    """Whether the first image's output in a batch is that of the image alone."""
-    first = flatten_first_image(together)
-    alone = flatten_first_image(apart)
-    if first.shape != alone.shape:
-        return False
-    first = first.nan_to_num()
-    alone = alone.nan_to_num()
-    scale = alone.abs().max().clamp_min(1e-6) if alone.numel() else torch.ones(())
-    return bool(((first - alone).abs() <= tolerance * scale).all())
-
-
-def flatten_first_image(selected: Any) -> Tensor:
-    """All numbers of the first image in an output's part, in one row."""
-    if isinstance(selected, Tensor):
-        return selected.detach()[:1].float().flatten()
-    if is_detection_list(selected):
-        return selected[0]["scores"].detach().float()
-    return torch.empty(0)

@@ -1,14 +1,15 @@
 """The attention weights of a network, recorded while it runs."""
 
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torch.overrides import TorchFunctionMode
+
+from sightline.models.overrides.mode import ObservingMode
 
 SOFTMAX_FUNCTIONS = (F.softmax, torch.softmax, Tensor.softmax)
 
@@ -40,7 +41,7 @@ class AttentionCall:
         return tensor.flatten(1, -4)[:, :, None] if tensor.ndim > 5 else tensor
 
 
-class AttentionRecorder(TorchFunctionMode):
+class AttentionRecorder(ObservingMode):
     """Context in which torch's fused attention functions are computed step by step and recorded.
 
     Fused attention never forms its weights. Here `scaled_dot_product_attention` and
@@ -78,14 +79,10 @@ class AttentionRecorder(TorchFunctionMode):
         shapes = dict.fromkeys(str(tuple(call.weights.shape)) for call in self.calls)
         return f", only weights of {', '.join(list(shapes)[:3])}"
 
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Iterable[type],
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
+    def run_function(
+        self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
-        kwargs = kwargs or {}
+        """The function's own result, of attention computed step by step and recorded."""
         if func is F.scaled_dot_product_attention:
             return self.compute_attention(*args, **kwargs)
         if func is F.multi_head_attention_forward:

@@ -4,14 +4,15 @@
 and hooks on all modules tell which module's forward pass makes the call.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any, Protocol, Self
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.overrides import TorchFunctionMode
+
+from sightline.models.overrides.mode import ObservingMode
 
 # The name of a step, and the module class that does the same.
 STEP_KINDS = {
@@ -83,7 +84,7 @@ class StepHandler(Protocol):
     def __call__(self, path: str, step: str, call: Callable[[], Any], inputs: Any) -> Any: ...
 
 
-class FunctionalStepMode(TorchFunctionMode):
+class FunctionalStepMode(ObservingMode):
     """Context in which `handle_step` runs the functional steps of a network.
 
     A step belongs to the innermost module whose forward pass makes it. Those of torch's own layers
@@ -126,14 +127,10 @@ class FunctionalStepMode(TorchFunctionMode):
             if ended is module:
                 return
 
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Iterable[type],
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
+    def run_function(
+        self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
-        kwargs = kwargs or {}
+        """The step's result by `handle_step`; any other call is left alone."""
         step = _STEP_BY_FUNCTION.get(func)
         if step is None or not self.running_modules:
             return func(*args, **kwargs)

@@ -107,17 +107,21 @@ def find_feature_layout(
 
 def has_channels_first(model: ProbedModel, layer: str) -> bool:
     """Whether a layer is a convolution, pooling or norm of maps, or an activation right after."""
-    names = list(model.layers)
-    if layer not in names:
+    listed = model.layers.get(layer)
+    if listed is None or listed.step:
+        return False
+    if isinstance(model.module(layer), CHANNELS_FIRST_MODULES):
+        return True
+    if not isinstance(model.module(layer), ACTIVATION_MODULES):
         return False
     # An activation has the layout of what it is given.
+    names = list(model.layers)
     position = names.index(layer)
     while position > 0 and isinstance(model.module(names[position]), ACTIVATION_MODULES):
         position -= 1
-    name = names[position]
-    same_shape = model.layers[name].shape == model.layers[layer].shape
-    is_step = bool(model.layers[name].step)
-    return same_shape and not is_step and isinstance(model.module(name), CHANNELS_FIRST_MODULES)
+    given = model.layers[names[position]]
+    is_maps = isinstance(model.module(given.name), CHANNELS_FIRST_MODULES)
+    return is_maps and not given.step and given.shape == listed.shape
 
 
 def choose_layout_by_evidence(

@@ -11,11 +11,10 @@ from sightline.errors import SightlineError
 from sightline.models.heads.output_head import OutputHead
 from sightline.models.heads.recognition import (
     HeadHints,
-    is_same_for_one_image,
     make_head,
     recognize_output_head,
 )
-from sightline.models.heads.selection import select_output
+from sightline.models.heads.selection import is_detection_list, select_output
 
 PROBE_COUNT = 2
 
@@ -134,3 +133,24 @@ def _run_or_none(run: Callable[[Tensor], Any], images: Tensor) -> Any:
 def _is_precise(selected: Any) -> bool:
     """Whether an output has at least single precision."""
     return not isinstance(selected, Tensor) or selected.dtype in (torch.float32, torch.float64)
+
+
+def is_same_for_one_image(together: Any, apart: Any, tolerance: float) -> bool:
+    """Whether the first image's output in a batch is that of the image alone."""
+    first = flatten_first_image(together)
+    alone = flatten_first_image(apart)
+    if first.shape != alone.shape:
+        return False
+    first = first.nan_to_num()
+    alone = alone.nan_to_num()
+    scale = alone.abs().max().clamp_min(1e-6) if alone.numel() else torch.ones(())
+    return bool(((first - alone).abs() <= tolerance * scale).all())
+
+
+def flatten_first_image(selected: Any) -> Tensor:
+    """All numbers of the first image in an output's part, in one row."""
+    if isinstance(selected, Tensor):
+        return selected.detach()[:1].float().flatten()
+    if is_detection_list(selected):
+        return selected[0]["scores"].detach().float()
+    return torch.empty(0)

@@ -3,16 +3,16 @@
 from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
 from threading import local
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch.overrides import TorchFunctionMode
 
 
 class _SuspensionState(local):
-    """Whether replacements are suspended; False at the start of every thread."""
+    """How many suspensions surround the code that runs; none at the start of every thread."""
 
-    suspended = False
+    depth = 0
 
 
 _STATE = _SuspensionState()
@@ -20,6 +20,10 @@ _STATE = _SuspensionState()
 
 class OverrideMode(TorchFunctionMode):
     """Context in which `run_function` replaces every call of a torch function, whoever makes it."""
+
+    def is_suspended(self) -> bool:
+        """Whether calls are left alone now."""
+        return _STATE.depth > 0
 
     def __torch_function__(
         self,
@@ -29,7 +33,7 @@ class OverrideMode(TorchFunctionMode):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         kwargs = kwargs or {}
-        if _STATE.suspended:
+        if self.is_suspended():
             return func(*args, **kwargs)
         return self.run_function(func, args, kwargs)
 
@@ -40,6 +44,23 @@ class OverrideMode(TorchFunctionMode):
         raise NotImplementedError
 
 
+class ObservingMode(OverrideMode):
+    """A mode that notes what a network does, and so is suspended only by what begins inside it.
+
+    A network that is run within a suspension is observed as any other.
+    """
+
+    entered_depth = 0
+
+    def __enter__(self) -> Self:
+        self.entered_depth = _STATE.depth
+        return super().__enter__()
+
+    def is_suspended(self) -> bool:
+        """Whether calls are left alone now."""
+        return _STATE.depth > self.entered_depth
+
+
 def is_autocast_on() -> bool:
     """Whether a network runs under `torch.autocast` of its own."""
     return torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda")
@@ -48,9 +69,8 @@ def is_autocast_on() -> bool:
 @contextmanager
 def suspend_overrides() -> Generator[None]:
     """Context in which no `OverrideMode` of this thread replaces anything."""
-    previous = _STATE.suspended
-    _STATE.suspended = True
+    _STATE.depth += 1
     try:
         yield
     finally:
-        _STATE.suspended = previous
+        _STATE.depth -= 1

@@ -12,6 +12,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from sightline.errors import SightlineError
+from sightline.models.heads.output_head import DeclaredKind
 from sightline.models.model import Model
 from sightline.models.zoo.libraries.hugging_face import HUGGING_FACE_PREFIX
 from sightline.models.zoo.load import load
@@ -63,9 +64,7 @@ class NetworkOptions(StrictModel):
     labels: list[str] | None = None
     size: PixelSide | ImageSides | None = None
     output: int | OutputPath | None = None
-    output_kind: (
-        Literal["logits", "probabilities", "binary", "multilabel", "regression", "embedding"] | None
-    ) = None
+    output_kind: DeclaredKind | None = None
     unit: Annotated[str, Field(max_length=40)] | None = None
     inputs: Annotated[dict[InputName, InputValue], Field(max_length=20)] | None = None
     preprocess: LayoutText | list[LayoutWord] | None = None
