@@ -242,7 +242,8 @@ class box(Target):
         if model.output_kind not in ("detections", "positions"):
             raise make_no_boxes_error(model.name)
         name = "detection" if index is None else model.labels[index]
-        return TargetHead(f"{name} in the box {list(corners.tolist())}", compute_score)
+        place = ", ".join(f"{edge:.4g}" for edge in (self.x0, self.y0, self.x1, self.y1))
+        return TargetHead(f"{name} in the box ({place})", compute_score)
 
 
 @dataclass(frozen=True, eq=False)
