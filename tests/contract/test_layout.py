@@ -35,9 +35,9 @@ MAX_ENTRIES = 10
 MAY_PRINT = "app/cli"
 # Not to be had on every system; no part of the main job may need them when it is loaded.
 POSIX_ONLY = {"fcntl", "grp", "posix", "pwd", "resource", "syslog", "termios", "tty", "pty"}
-# LanceDB keeps what a scan stores, and nothing else knows of it. A user's own table of images is
-# only read: to a dataset it is a format, as Parquet is.
-MAY_USE_LANCEDB = ("data/store/", "data/datasets/tables.py")
+# Libraries that one file each imports, so that another may take their place: LanceDB, and Lance,
+# which only writes on clusters.
+ONLY_IMPORTED_BY = {"lancedb": "data/lance.py", "lance": "data/store/fragments.py"}
 
 # Files of more lines than this have a test of their own name.
 MAX_UNTESTED_LINES = 40
@@ -200,14 +200,23 @@ def test_text_files_are_read_and_written_as_utf8(file: str) -> None:
             assert "encoding" in {keyword.arg for keyword in node.keywords}, f"{file}:{node.lineno}"
 
 
-@every_file
-def test_only_the_store_knows_lancedb(file: str) -> None:
-    if file.startswith(MAY_USE_LANCEDB):
-        return
+def imports_library(file: str, library: str) -> bool:
+    """Whether a file imports a library or a part of it, at any depth of its code."""
+    names: list[str] = []
     for node in ast.walk(parse_file(file)):
-        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-        names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
-        assert "lancedb" not in {name.split(".")[0] for name in names}, f"{file}:{node.lineno}"
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            names.append(node.module or "")
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith("import_module"):
+            names += [arg.value for arg in node.args if isinstance(arg, ast.Constant)]
+    return any(name.split(".")[0] == library for name in names)
+
+
+@pytest.mark.parametrize("library", ONLY_IMPORTED_BY)
+def test_one_file_imports_the_library(library: str) -> None:
+    users = [file for file in FILES if imports_library(file, library)]
+    assert users == [ONLY_IMPORTED_BY[library]]
 
 
 def has_own_test(file: str) -> bool:

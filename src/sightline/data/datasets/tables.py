@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 from sightline.data.datasets.files import hash_file_stamps, name_archives, number_classes
 from sightline.data.datasets.names import make_storable_name
+from sightline.data.lance import iterate_row_slice, open_lance_table
 from sightline.data.table_errors import convert_table_errors
 from sightline.errors import SightlineError
 from sightline.images.decode.source import MAX_PACKED_BYTES, check_file_size
@@ -328,9 +329,10 @@ class LanceTable:
         chunks: list[Any] = []
         byte_count = 0
         with convert_table_errors(f"{self.file} can't be read as a Lance table"):
-            query = connect_lance_table(self.file).search().select([column])
-            query = query.offset(start).limit(LANCE_BLOCK_ROWS)
-            for batch in query.to_batches(LANCE_BATCH_ROWS):
+            table = open_lance_file(self.file)
+            for batch in iterate_row_slice(
+                table, [column], start, LANCE_BLOCK_ROWS, LANCE_BATCH_ROWS
+            ):
                 chunks.append(batch[column])
                 byte_count += batch.nbytes
                 if byte_count > MAX_BLOCK_BYTES:
@@ -338,24 +340,22 @@ class LanceTable:
             return pa.chunked_array(chunks, self.schema.field(column).type)
 
 
-def open_lance_table(file: str) -> LanceTable:
+def describe_lance_table(file: str) -> LanceTable:
     """A Lance table in blocks of 512 rows. Raises SightlineError if it can't be read."""
     with convert_table_errors(f"{file} can't be read as a Lance table"):
-        table = connect_lance_table(file)
+        table = open_lance_file(file)
         total = table.count_rows()
         schema = table.schema
     starts = range(0, total, LANCE_BLOCK_ROWS)
     return LanceTable(file, schema, [min(LANCE_BLOCK_ROWS, total - start) for start in starts])
 
 
-def connect_lance_table(file: str) -> Any:
+def open_lance_file(file: str) -> Any:
     """The opened table. Raises what LanceDB raises."""
-    import lancedb
-
-    return lancedb.connect(os.path.dirname(file)).open_table(Path(file).stem)
+    return open_lance_table(os.path.dirname(file), Path(file).stem)
 
 
 TABLE_KINDS: dict[str, Callable[[str], TableFile]] = {
     ".parquet": open_parquet_table,
-    ".lance": open_lance_table,
+    ".lance": describe_lance_table,
 }

@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from sightline.data.lance import open_lance_table
 from sightline.data.store.description import ScanDescription
 from sightline.data.store.interface import (
     ArrowBatch,
@@ -289,7 +290,5 @@ def open_state_file(path: Path) -> Any:
 
 def open_table(path: Path, name: str) -> Any:
     """A LanceDB table of a store. Raises SightlineError if it is gone or damaged."""
-    import lancedb
-
     with convert_table_errors(f"the store {path} is damaged: its table of {name} can't be opened"):
-        return lancedb.connect(path).open_table(name)
+        return open_lance_table(path, name)

@@ -18,6 +18,7 @@ from typing import Any
 
 from torch import Tensor
 
+from sightline.data.lance import build_lance_index, open_or_make_lance_tables
 from sightline.data.search.nearest import Metric
 from sightline.data.store.description import ScanDescription, require_same_scan
 from sightline.data.store.fragments import (
@@ -53,10 +54,6 @@ from sightline.data.table_errors import convert_table_errors, explain_disk_error
 from sightline.data.writer_lock import LOCK_FILE, WRITER_FILE, lock_folder
 from sightline.errors import SightlineError
 from sightline.images.files import check_writable, replace_atomically
-
-# LanceDB's caches of a table's metadata and indexes. By default they take gigabytes, and they fill
-# as pieces are added.
-CACHE_BYTES = 1_000_000
 
 # LanceDB opens no path with one of these: control characters, and bytes that are not UTF-8.
 UNUSABLE_CHARACTER = re.compile("[\\0-\x1f\x7f\ud800-\udfff]")
@@ -117,15 +114,13 @@ class LanceWriter:
         self._committed_files = self._list_data_files()
 
     def _open_tables(self) -> None:
-        import lancedb
-
-        session = lancedb.Session(CACHE_BYTES, CACHE_BYTES)
-        database = lancedb.connect(self.path, session=session)
-        images_schema = make_images_schema(self.description.vector_lengths)
-        self._images = database.create_table(IMAGES_TABLE, schema=images_schema, exist_ok=True)
-        self._errors = database.create_table(
-            ERRORS_TABLE, schema=make_errors_schema(), exist_ok=True
-        )
+        schemas = {
+            IMAGES_TABLE: make_images_schema(self.description.vector_lengths),
+            ERRORS_TABLE: make_errors_schema(),
+        }
+        tables = open_or_make_lance_tables(self.path, schemas)
+        self._images = tables[IMAGES_TABLE]
+        self._errors = tables[ERRORS_TABLE]
 
     def _remove_left_overs(self) -> None:
         """Removes the rows that no commit counts."""
@@ -235,13 +230,10 @@ class LanceWriter:
 
     def build_index(self, column: str, metric: Metric, lists: int, codes: int) -> None:
         """Builds an IVF-PQ index over a column of vectors, in place of an earlier one."""
-        from lancedb.index import IvfPq
-
-        settings = IvfPq(distance_type=metric, num_partitions=lists, num_sub_vectors=codes)
         try:
             # Not this writer's own table: its caches are too small for building an index.
             table = open_table(self.path, IMAGES_TABLE)
-            table.create_index(column, config=settings, replace=True)
+            build_lance_index(table, column, metric, lists, codes)
         except (OSError, RuntimeError, ValueError) as error:
             raise SightlineError(
                 f"the index of {self.path} can't be built: {explain_disk_error(error)}"
