@@ -1,0 +1,119 @@
+"""Further inputs of a network and layouts of the image, as a direct call would have them."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from sightline.errors import SightlineError
+from sightline.models.network.inputs import (
+    NetworkInputs,
+    apply_layout,
+    make_network_inputs,
+    parse_layout_words,
+)
+
+
+class ImageFirst(nn.Module):
+    def forward(self, image: Tensor, age: Tensor, mask: Tensor | None = None) -> Tensor:
+        return image
+
+
+class ImageSecond(nn.Module):
+    def forward(self, age: Tensor, image: Tensor, *, mask: Tensor | None = None) -> Tensor:
+        return image
+
+
+class AnyInputs(nn.Module):
+    def forward(self, image: Tensor, **others: Any) -> Tensor:
+        return image
+
+
+@pytest.mark.parametrize(
+    ("network", "extra", "image_parameter"),
+    [
+        (ImageFirst(), {"age": 3}, ""),
+        (ImageSecond(), {"age": 3}, "image"),
+        (ImageSecond(), {"mask": 1}, ""),  # the image goes to the first that is left
+        (AnyInputs(), {"whatever": 3}, ""),
+        (ImageSecond(), lambda batch: {"age": batch}, "image"),
+        (ImageFirst(), None, ""),
+    ],
+)
+def test_the_image_goes_to_the_first_parameter_that_is_left(
+    network: nn.Module, extra: Any, image_parameter: str
+) -> None:
+    assert make_network_inputs(network, extra).image_parameter == image_parameter
+
+
+@pytest.mark.parametrize(
+    ("extra", "message"),
+    [
+        ({"aeg": 3}, "did you mean age"),
+        (lambda batch: {"aeg": batch}, "did you mean age"),
+        (lambda batch: [batch], "must return a dict .* not list"),
+        ([3], "inputs is list; give a dict"),
+    ],
+)
+def test_other_inputs_are_refused(extra: Any, message: str) -> None:
+    with pytest.raises(SightlineError, match=message):
+        make_network_inputs(ImageFirst(), extra)
+
+
+@pytest.mark.parametrize(
+    ("form", "shape"), [("column", (4, 1)), ("vector", (4,)), ("number", None)]
+)
+def test_numbers_are_repeated_for_each_image(form: Any, shape: tuple[int, ...] | None) -> None:
+    inputs = NetworkInputs({"age": 30, "weight": 2.5, "flag": True, "name": "a"}, "", form)
+    assert inputs.holds_numbers
+    arguments = inputs.make_arguments(4, torch.zeros(1, dtype=torch.float64))
+    assert arguments["flag"] is True
+    assert arguments["name"] == "a"
+    if shape is None:
+        assert (arguments["age"], arguments["weight"]) == (30, 2.5)
+        return
+    assert arguments["age"].equal(torch.full(shape, 30))
+    assert arguments["weight"].equal(torch.full(shape, 2.5, dtype=torch.float64))
+
+
+def test_tensors_of_one_row_are_repeated_and_take_the_precision() -> None:
+    row = torch.rand(1, 3, 2, requires_grad=True)
+    whole = torch.arange(5)
+    scalar = torch.tensor(1.5)
+    inputs = NetworkInputs({"row": row, "whole": whole, "scalar": scalar})
+    assert not inputs.holds_numbers
+    arguments = inputs.make_arguments(4, torch.zeros(1, dtype=torch.float16))
+    assert arguments["row"].equal(row.detach().half().repeat(4, 1, 1))
+    assert not arguments["row"].requires_grad
+    assert arguments["whole"].equal(whole)  # no floats: as it is
+    assert arguments["scalar"].equal(scalar.half())
+
+
+def test_a_function_gets_the_size_of_each_batch() -> None:
+    inputs = NetworkInputs(lambda batch: {"rows": torch.full((batch, 2), 7.0)})
+    assert not inputs.holds_numbers
+    for batch in (1, 3):
+        assert inputs.make_arguments(batch, torch.zeros(1))["rows"].shape == (batch, 2)
+
+
+# ── layouts ──
+
+
+def test_layouts_against_plain_indexing() -> None:
+    generator = torch.Generator().manual_seed(0)
+    image = torch.rand(2, 3, 4, 5, generator=generator) * 1.4 - 0.2
+    pixels = image.numpy()
+    assert apply_layout(image, ()).equal(image)
+    assert (apply_layout(image, ("bgr",)).numpy() == pixels[:, ::-1]).all()
+    assert (apply_layout(image, ("nhwc",)).numpy() == pixels.transpose(0, 2, 3, 1)).all()
+    words = parse_layout_words("uint8 nhwc bgr 0..255")
+    levels = (pixels[:, ::-1] * 255).round().clip(0, 255).astype("uint8").transpose(0, 2, 3, 1)
+    assert apply_layout(image, words).dtype == torch.uint8
+    assert (apply_layout(image, words).numpy() == levels).all()
+
+
+def test_words_of_a_layout_in_text_or_list() -> None:
+    assert parse_layout_words("bgr  nhwc") == parse_layout_words(["bgr", "nhwc"]) == ("bgr", "nhwc")
+    with pytest.raises(SightlineError, match="did you mean bgr"):
+        parse_layout_words("bgrr")

@@ -1,0 +1,138 @@
+"""What the probe finds of networks that were made to behave in one way each."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from sightline.errors import SightlineError
+from sightline.models.heads.recognition import HeadHints
+from sightline.models.network.probe import (
+    ONE_BY_ONE_NOTE,
+    RANDOM_NOTE,
+    SINGLE_IMAGE_NOTE,
+    is_same_for_one_image,
+    make_probe_images,
+    probe_network,
+)
+
+IMAGES = make_probe_images((3, 12, 20), torch.device("cpu"))
+
+
+def make_classifier() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 5)
+    )
+
+
+CLASSIFIER = make_classifier()
+HINTS = HeadHints(CLASSIFIER, selector=None, kind=None, labels=(), unit="", network_name="net")
+
+
+def test_images_differ_and_are_the_same_each_time() -> None:
+    assert IMAGES.shape == (2, 3, 12, 20)
+    assert 0 <= IMAGES.min() < IMAGES.max() <= 1
+    assert (IMAGES[0] - IMAGES[1]).abs().mean() > 0.2
+    state = torch.get_rng_state()
+    assert make_probe_images((3, 12, 20), torch.device("cpu")).equal(IMAGES)
+    assert torch.get_rng_state().equal(state)
+
+
+def test_a_network_that_treats_each_image_alone() -> None:
+    findings = probe_network(CLASSIFIER, IMAGES, HINTS)
+    assert findings.head is not None
+    assert findings.head_error is None
+    assert not findings.runs_one_by_one
+    assert findings.notes == ()
+
+
+def test_a_network_whose_answers_depend_on_the_batch() -> None:
+    def run(images: Tensor) -> Tensor:
+        return CLASSIFIER(images - images.mean(0, keepdim=True) * (len(images) > 1))
+
+    findings = probe_network(run, IMAGES, HINTS)
+    assert findings.head is not None
+    assert (findings.runs_one_by_one, findings.notes) == (True, (ONE_BY_ONE_NOTE,))
+
+
+def test_a_network_with_dropout() -> None:
+    def run(images: Tensor) -> Tensor:
+        return nn.functional.dropout(CLASSIFIER(images), 0.5, training=True)
+
+    torch.manual_seed(1)
+    findings = probe_network(run, IMAGES, HINTS)
+    assert (findings.runs_one_by_one, findings.notes) == (False, (RANDOM_NOTE,))
+
+
+def test_a_network_for_one_image() -> None:
+    def run(images: Tensor) -> Tensor:
+        if len(images) > 1:
+            raise SightlineError("one at a time")
+        return CLASSIFIER(images)
+
+    findings = probe_network(run, IMAGES, HINTS)
+    assert findings.head is not None
+    assert (findings.runs_one_by_one, findings.notes) == (True, (SINGLE_IMAGE_NOTE,))
+
+
+def test_a_network_that_takes_nothing() -> None:
+    def run(images: Tensor) -> Tensor:
+        raise SightlineError("neither this nor that")
+
+    findings = probe_network(run, IMAGES, HINTS)
+    assert findings.head is None
+    assert str(findings.head_error) == "neither this nor that"
+
+
+def test_a_network_that_leaves_torch() -> None:
+    """numpy refuses tensors that carry gradients; the probe then runs without."""
+
+    def run(images: Tensor) -> Tensor:
+        try:
+            return torch.from_numpy(CLASSIFIER(images).numpy() + 1)
+        except RuntimeError as error:
+            raise SightlineError(str(error)) from error
+
+    findings = probe_network(run, IMAGES, HINTS)
+    assert findings.head is not None
+
+
+def test_half_precision_is_compared_as_such() -> None:
+    """What float16 rounds away is no difference; in float32 it would be one."""
+
+    def make_run(dtype: torch.dtype) -> Any:
+        def run(images: Tensor) -> Tensor:
+            return (CLASSIFIER(images) * (1.01 if len(images) > 1 else 1)).to(dtype)
+
+        return run
+
+    assert not probe_network(make_run(torch.float16), IMAGES, HINTS).runs_one_by_one
+    assert probe_network(make_run(torch.float32), IMAGES, HINTS).runs_one_by_one
+
+
+@pytest.mark.parametrize(
+    ("shape", "kind"), [((2, 7), "logits"), ((2, 7, 12, 20), "dense"), ((2, 7, 9), None)]
+)
+def test_on_the_device_meta_the_shape_tells(shape: tuple[int, ...], kind: str | None) -> None:
+    findings = probe_network(lambda _: torch.empty(shape, device="meta"), IMAGES.to("meta"), HINTS)
+    if kind is None:
+        assert findings.head is None
+        assert "no numbers" in str(findings.head_error)
+    else:
+        assert findings.head is not None
+        assert findings.head.kind == kind
+
+
+def test_same_for_one_image_within_a_share_of_its_largest_number() -> None:
+    together = torch.tensor([[100.0, 0.05], [7, 7]])
+    assert is_same_for_one_image(together, torch.tensor([[100.0, 0.0]]), 1e-3)
+    assert not is_same_for_one_image(together, torch.tensor([[100.0, 0.0]]), 1e-4)
+    assert not is_same_for_one_image(together, torch.tensor([[100.0]]), 1)
+    nan = torch.full((1, 2), torch.nan)
+    assert is_same_for_one_image(nan, nan, 1e-3)
+    score_lists = (torch.tensor([0.5, 0.25]), torch.tensor([0.1]))
+    detections = [{"boxes": torch.zeros(len(row), 4), "scores": row} for row in score_lists]
+    assert is_same_for_one_image(detections, detections[:1], 1e-3)
+    assert not is_same_for_one_image(detections, detections[1:], 1e-3)
