@@ -105,8 +105,8 @@ def maximize_objective(
         redirect = index < REDIRECTED_RELU_STEPS
         scores, gradient = compute_gradient(views, len(image), redirect=redirect)
         max_gradient = find_max_gradient(gradient, len(image))
-        if index == 0 and not bool((max_gradient > 0).any()):
-            compute_gradient.require_gradient(views)
+        if index == 0:
+            compute_gradient.require_gradient(views, max_gradient)
         if not math.isfinite(float(max_gradient.sum() + scores.sum())):
             stop_reason = warn_nonfinite_gradient(objective, index, steps)
             break
@@ -124,7 +124,7 @@ def maximize_objective(
         history.append(scores)
         if callback and callback(Step(index + 1, steps, scores, step_image)):
             break
-        if patience and plateau.detect_plateau(history, parameterization):
+        if plateau.detect_plateau(history, parameterization):
             stop_reason = (
                 f"no image gained any more; the run ended after {index + 1} of {steps} steps"
             )
@@ -193,8 +193,13 @@ class ObjectiveGradient:
         views_per_image = len(views) // image_count
         return scores, gradient / views_per_image
 
-    def require_gradient(self, views: Tensor) -> None:
-        """Raises SightlineError if the network is cut off from differentiation."""
+    def require_gradient(self, views: Tensor, max_gradient: Tensor) -> None:
+        """Raises SightlineError if the network is cut off from differentiation.
+
+        Where any of the images' largest gradients, N, is positive, it is not.
+        """
+        if bool((max_gradient > 0).any()):
+            return
 
         def compute_scores(image: Tensor) -> Tensor:
             return self.score_function(image, run_layers(self.model, image, self.layers))
@@ -217,9 +222,12 @@ class PlateauDetector:
     stopped_images: dict[int, Tensor] = field(default_factory=dict[int, Tensor])
 
     def detect_plateau(self, history: list[Tensor], parameterization: Parameterization) -> bool:
-        """Whether every image has stopped rising. Checked once every `patience` steps."""
+        """Whether every image has stopped rising. Checked once every `patience` steps.
+
+        Without patience, never.
+        """
         step_count = len(history)
-        if step_count < 2 * self.patience or step_count % self.patience:
+        if not self.patience or step_count < 2 * self.patience or step_count % self.patience:
             return False
 
         # The mean score of every `patience` steps, windows×N.

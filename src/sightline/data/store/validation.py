@@ -23,6 +23,9 @@ MAX_JSON_DEPTH = 32
 
 MAX_LISTED_LABELS = 5  # of the network's best classes, as many are kept for each image
 
+LABEL_COLUMNS = ("labels", "probabilities")  # of lists, a value for each of these labels
+VECTOR_PREFIX = "vector_"  # of the names of columns of mean features
+
 # Progress as it stands in the metadata of the state file: numbers as text.
 PROGRESS_ADAPTER = TypeAdapter(dict[str, Annotated[int, Field(ge=0, le=2**48)]])
 
@@ -273,35 +276,49 @@ def find_chunk_problem(
     name: str, chunk: ArrowArray, description: ScanDescription, progress: ScanProgress
 ) -> str | None:
     """What is wrong with a piece of a column of images."""
-    import pyarrow.compute
-
-    compute: Any = pyarrow.compute  # makes its functions when it is imported
     if not len(chunk):
         return None
     if chunk.null_count:
         return f"{name} is missing in {chunk.null_count} rows"
-    numbers = chunk
-    if name in ("labels", "probabilities"):
+    if name in LABEL_COLUMNS:
         label_count = min(MAX_LISTED_LABELS, len(description.model_labels))
-        lengths = compute.min_max(compute.list_value_length(chunk)).as_py()
-        if lengths["min"] != label_count or lengths["max"] != label_count:
+        if not has_list_length(chunk, label_count):
             return f"{name} does not hold {label_count} values in each row"
-    if name in ("labels", "probabilities") or name.startswith("vector_"):
-        numbers = chunk.flatten()
-        if numbers.null_count:
-            return f"{name} holds rows with missing numbers"
-    if name.startswith("vector_"):
+
+    is_vector = name.startswith(VECTOR_PREFIX)
+    numbers = chunk.flatten() if is_vector or name in LABEL_COLUMNS else chunk
+    if numbers.null_count:
+        return f"{name} holds rows with missing numbers"
+    if is_vector:
         return None if is_finite(numbers) else f"{name} holds values that are not finite"
-    low_high = list_column_limits(description, progress).get(name)
-    if low_high is None or not len(numbers):
+    limits = list_column_limits(description, progress)
+    return find_range_problem(name, numbers, limits[name]) if name in limits else None
+
+
+def has_list_length(lists: ArrowArray, length: int) -> bool:
+    """Whether each list of a column of lists, which has rows, has so many values."""
+    import pyarrow.compute
+
+    compute: Any = pyarrow.compute  # makes its functions when it is imported
+    lengths = compute.min_max(compute.list_value_length(lists)).as_py()
+    return lengths["min"] == lengths["max"] == length
+
+
+def find_range_problem(name: str, numbers: ArrowArray, limits: tuple[int, int]) -> str | None:
+    """What to say of numbers that go beyond their limits, both of which are allowed."""
+    import pyarrow.compute
+
+    if not len(numbers):
         return None
+    compute: Any = pyarrow.compute
     extremes = compute.min_max(numbers).as_py()
-    if extremes["min"] < low_high[0] or extremes["max"] > low_high[1]:
-        return (
-            f"{name} goes from {extremes['min']} to {extremes['max']}; "
-            f"it must lie between {low_high[0]} and {low_high[1]}"
-        )
-    return None
+    lowest, highest = limits
+    if lowest <= extremes["min"] and extremes["max"] <= highest:
+        return None
+    return (
+        f"{name} goes from {extremes['min']} to {extremes['max']}; "
+        f"it must lie between {lowest} and {highest}"
+    )
 
 
 def list_column_limits(

@@ -114,19 +114,19 @@ def list_feature_layouts(
 
     For a batch of images of height × width pixels.
     """
+    axis_count = len(shape)
+    if axis_count not in (3, 4):
+        return []
     layouts: list[FeatureLayout] = []
-    if len(shape) == 4 and shape[0] == batch:
-        layouts.extend(_list_map_layouts(shape, height, width))
-        if not layouts:
-            layouts.extend(_list_grouped_token_layouts(shape, height, width))
-    if len(shape) == 3 and shape[0] == batch:
-        layouts.extend(_list_token_layouts("NTC", shape[1], height, width))
-        layouts.extend(_list_token_layouts("NCT", shape[2], height, width))
-    if len(shape) == 3 and shape[1] == batch:
-        layouts.extend(_list_token_layouts("TNC", shape[0], height, width))
-    if len(shape) in (3, 4) and shape[0] > batch and shape[0] % batch == 0:
-        layouts.extend(_list_window_layouts(shape, shape[0] // batch, height, width))
-    if not layouts and len(shape) == 4 and shape[0] == batch:
+    is_batch_first = shape[0] == batch
+    if axis_count == 4 and is_batch_first:
+        layouts += _list_map_layouts(shape, height, width)
+        layouts = layouts or list(_list_grouped_token_layouts(shape, height, width))
+    if axis_count == 3:
+        layouts += _list_sequence_layouts(shape, batch, height, width)
+    if shape[0] > batch and shape[0] % batch == 0:
+        layouts += _list_window_layouts(shape, shape[0] // batch, height, width)
+    if not layouts and axis_count == 4 and is_batch_first:
         # Pooled maps need not have the shape of the image.
         layouts.append(FeatureLayout("NCHW", shape[2], shape[3]))
     return layouts
@@ -157,6 +157,18 @@ def _list_map_layouts(shape: Sequence[int], height: int, width: int) -> Iterator
         yield FeatureLayout("NCHW", second, third)
     if first * second > 1 and is_map_of_image(first, second, height, width):
         yield FeatureLayout("NHWC", first, second)
+
+
+def _list_sequence_layouts(
+    shape: Sequence[int], batch: int, height: int, width: int
+) -> Iterator[FeatureLayout]:
+    """Layouts N×T×C, N×C×T and T×N×C."""
+    first, second, third = shape
+    if first == batch:
+        yield from _list_token_layouts("NTC", second, height, width)
+        yield from _list_token_layouts("NCT", third, height, width)
+    if second == batch:
+        yield from _list_token_layouts("TNC", first, height, width)
 
 
 def _list_grouped_token_layouts(

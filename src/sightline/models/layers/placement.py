@@ -93,16 +93,26 @@ def find_feature_layout(
         return layouts[0]
 
     known_layouts = _KNOWN_LAYOUTS.setdefault(model, {}).setdefault(layer, [])
-    for known in known_layouts:
-        for layout in layouts:
-            if layout.is_same_reading(known):
-                return layout
+    layout = find_known_reading(layouts, known_layouts)
+    if layout is not None:
+        return layout
     layout = choose_layout_by_evidence(model, layer, (height, width))
     if layout is None and not layouts[0].needs_evidence:
         layout = layouts[0]
     if layout is not None:
         known_layouts.append(layout)
     return layout
+
+
+def find_known_reading(
+    layouts: Sequence[FeatureLayout], known_layouts: Iterable[FeatureLayout]
+) -> FeatureLayout | None:
+    """The layout that reads the axes as one of the known layouts does, the earliest known first."""
+    for known in known_layouts:
+        for layout in layouts:
+            if layout.is_same_reading(known):
+                return layout
+    return None
 
 
 def has_channels_first(model: ProbedModel, layer: str) -> bool:

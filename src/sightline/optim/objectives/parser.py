@@ -110,14 +110,8 @@ def check_operation_count(tree: ast.Expression) -> None:
 def evaluate_node(node: ast.expr) -> Any:
     """The value of a node of a formula. Raises SyntaxError for a node that formulas don't have."""
     match node:
-        case ast.Constant(value=bool()):
-            raise SyntaxError(f"unexpected {node.value}")
-        case ast.Constant(value=int() | float() as number):
-            if not -MAX_MAGNITUDE <= number <= MAX_MAGNITUDE:
-                raise SyntaxError(f"a number in it is larger than {MAX_MAGNITUDE:g}")
-            return number
-        case ast.Constant(value=str() | None):
-            return node.value
+        case ast.Constant():
+            return evaluate_constant(node)
         case ast.Tuple(elts=elements):
             return tuple(evaluate_node(element) for element in elements)
         case ast.UnaryOp(op=ast.USub(), operand=operand):
@@ -130,6 +124,19 @@ def evaluate_node(node: ast.expr) -> Any:
             return call_objective(name, args, keywords)
         case _:
             raise SyntaxError(f"unexpected {ast.unparse(node)}")
+
+
+def evaluate_constant(node: ast.Constant) -> str | int | float | None:
+    """A text, a number of usual size, or None. Raises SyntaxError for other constants."""
+    value = node.value
+    if value is None or isinstance(value, str):
+        return value
+    # To Python, True is a number.
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise SyntaxError(f"unexpected {ast.unparse(node)}")
+    if not -MAX_MAGNITUDE <= value <= MAX_MAGNITUDE:
+        raise SyntaxError(f"a number in it is larger than {MAX_MAGNITUDE:g}")
+    return value
 
 
 def evaluate_operation(node: ast.BinOp) -> Any:
