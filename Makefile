@@ -1,18 +1,26 @@
-# make tour: the main job on the embedded network. make test: the tests. make check: lint, types, tests.
+# make tour: the main job on the embedded network. make check: lint, types, tests.
+# make test: the tests. make test-all: those as well that take long and try nothing of another kind.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := VIRTUAL_ENV=$(CURDIR)/$(VENV) $(BIN)/uv pip install --quiet --compile-bytecode
 COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-emit-index-url --no-header --generate-hashes pyproject.toml
 
-.PHONY: setup tour test cluster-test check lint types declarations lock gallery bench-setup clean
+.PHONY: setup tour test test-all cluster-test check lint types declarations lock gallery bench-setup clean
 
 setup: $(VENV)/.setup
 tour: $(VENV)/.setup
 	@$(BIN)/sightline tour --out out/tour
 
+# A worker that has no tests left takes some of another's.
+PYTEST := $(BIN)/python -m pytest -n auto --dist worksteal
+
 test: $(VENV)/.setup-test
-	@$(BIN)/python -m pytest -n auto
+	@$(PYTEST) -m "not slow"
+
+# With UMAP compiled, as users run it; that takes longer than all its tests.
+test-all: $(VENV)/.setup-test
+	@NUMBA_DISABLE_JIT=0 $(PYTEST)
 
 check: lint types test
 

@@ -2,8 +2,16 @@
 network and an image small enough for any test.
 """
 
+import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
+
+# On arrays as small as the tests', two threads wait for each other longer than they work, and UMAP
+# is compiled longer than it runs on a few points. Libraries read this when they are imported.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+os.environ.setdefault("NUMBA_DISABLE_JIT", "1")
 
 import pytest
 import torch
@@ -13,8 +21,11 @@ from torch import Tensor
 import sightline as sl
 from sightline.models.overrides.fast_operations import is_available
 
-# On tensors as small as the tests', two threads wait for each other longer than they work.
 torch.set_num_threads(1)
+
+# A shell that starts the tests in the background has them ignore Ctrl-C, which some of them press.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
