@@ -44,7 +44,6 @@ MAX_UNTESTED_LINES = 40
 # Files and folders without tests of their own name, and the tests that run them instead.
 TESTED_THROUGH = {
     "images/decode/": "images/decode/test_picture.py",
-    "data/store/validation.py": "hostile/test_stores.py",
     "models/heads/": "models/heads/test_targets.py",
     "models/layers/": "models/layers/test_capture.py",
     "models/network/": "models/network/test_copy.py",
