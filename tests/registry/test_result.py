@@ -320,14 +320,10 @@ def test_large_pictures_are_reduced_in_a_notebook() -> None:
     assert len(page) < 400_000
 
 
+@pytest.mark.slow
 def test_shapes_of_values_type_check(tmp_path: Path) -> None:
-    """Pyright in strict mode takes `result.values["drop"].shape`."""
-    code = (
-        "import sightline as sl\n\n\n"
-        "def read_size(result: sl.Result) -> int:\n"
-        '    size: int = result.values["drop"].shape[0]\n'
-        "    return size\n"
-    )
+    """Pyright in strict mode takes `result.values["drop"].shape`. `make types` tries it, too."""
+    code = Path(__file__).with_name("typed_values.py").read_text(encoding="utf-8")
     (tmp_path / "user.py").write_text(code, encoding="utf-8")
     settings = {
         "typeCheckingMode": "strict",
