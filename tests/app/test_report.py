@@ -388,23 +388,13 @@ def test_every_command_makes_its_pictures_again(
     }
     for name, knobs in short.items():
         monkeypatch.setitem(METHODS, name, replace(METHODS[name], quick_parameters=knobs))
-    assert (
-        main(
-            [
-                "tour",
-                "photo.png",
-                "--quick",
-                "--size",
-                "32",
-                "--label",
-                "church",
-                "--out",
-                "report",
-                "--json",
-            ]
-        )
-        == 0
-    )
+    # The fixture `report` is over the tiles of the samples, of which there are hundreds.
+    collection(Path("photos"), 12)
+    images.write(smooth(side=24, seed=12), "photos/object.png")
+    boxes = "file,label,x0,y0,x1,y1\nobject.png,church,3,4,15,20\n"
+    Path("photos/boxes.csv").write_text(boxes, encoding="utf-8")
+    words = "photo.png --quick --size 32 --label church --folder photos --out report --json"
+    assert main(["tour", *words.split()]) == 0
     told = json.loads(capsys.readouterr().out)
     assert Path(told["report"]) == Path("report/index.html")
     assert list(told["sections"]) == RUNS
