@@ -7,7 +7,7 @@ from torch import Tensor
 
 import sightline as sl
 from sightline.data.scan.maxima import PeakCapture, compute_maxima, locate_maxima
-from sightline.data.scan.topk import UnitStatistics
+from sightline.data.scan.unit_statistics import UnitStatistics
 
 IMAGES, UNITS, HEIGHT, WIDTH = 3, 4, 5, 7
 

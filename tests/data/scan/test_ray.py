@@ -13,7 +13,7 @@ import sightline as sl
 from sightline.data.datasets.open import open_dataset
 from sightline.data.scan import ray as cluster
 from sightline.data.scan.run import describe_scan
-from sightline.data.scan.topk import UnitStatistics
+from sightline.data.scan.unit_statistics import UnitStatistics
 from sightline.data.scan.worker import ScanWorker
 from sightline.data.store.description import ScanDescription
 from sightline.data.store.interface import ErrorRow

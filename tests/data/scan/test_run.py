@@ -21,7 +21,7 @@ import sightline as sl
 from sightline.data.datasets.open import open_dataset
 from sightline.data.scan import run
 from sightline.data.scan.run import describe_scan, make_store_path
-from sightline.data.scan.topk import UnitStatistics
+from sightline.data.scan.unit_statistics import UnitStatistics
 from sightline.data.scan.worker import ScanSegment
 from sightline.data.store import lance_store
 from sightline.data.store.interface import ErrorRow, ScanProgress

@@ -11,7 +11,7 @@ from PIL import Image
 import sightline as sl
 from sightline.data.datasets.files import hash_source
 from sightline.data.scan.run import describe_scan
-from sightline.data.scan.topk import UnitStatistics
+from sightline.data.scan.unit_statistics import UnitStatistics
 from sightline.data.scan.worker import ScanWorker
 from sightline.data.store.interface import ErrorRow, ImageRow
 from sightline.errors import SightlineError

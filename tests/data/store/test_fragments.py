@@ -9,7 +9,7 @@ import pytest
 import sightline as sl
 from sightline.data.datasets.open import open_dataset
 from sightline.data.scan.run import describe_scan
-from sightline.data.scan.topk import UnitStatistics
+from sightline.data.scan.unit_statistics import UnitStatistics
 from sightline.data.scan.worker import ScanWorker
 from sightline.data.store.fragments import append_fragments, write_image_fragments
 from sightline.data.store.lance_reader import IMAGES_TABLE, open_table

@@ -9,7 +9,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from sightline.data.scan.topk import UnitStatistics
+from sightline.data.scan.unit_statistics import UnitStatistics
 from sightline.models.layers.capture import Capture, find_first_tensor
 from sightline.models.layers.feature_maps import reshape_to_unit_grid
 from sightline.models.model import Model

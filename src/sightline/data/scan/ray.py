@@ -18,7 +18,7 @@ from typing import Any
 
 from sightline.data.datasets.files import ImageDataset
 from sightline.data.datasets.open import open_dataset
-from sightline.data.scan.topk import UnitStatistics
+from sightline.data.scan.unit_statistics import UnitStatistics
 from sightline.data.scan.worker import ScanSegment, ScanWorker
 from sightline.data.store.description import ScanDescription
 from sightline.data.store.fragments import load_lance

@@ -16,7 +16,7 @@ from torch import nn
 
 from sightline.data.datasets.files import ImageDataset
 from sightline.data.datasets.open import open_dataset
-from sightline.data.scan.topk import UnitStatistics
+from sightline.data.scan.unit_statistics import UnitStatistics
 from sightline.data.scan.worker import ScanSegment, ScanWorker
 from sightline.data.store.description import (
     DatasetDescription,

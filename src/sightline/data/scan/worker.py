@@ -12,7 +12,7 @@ from torch import Tensor
 
 from sightline.data.datasets.files import ImageDataset, hash_source
 from sightline.data.scan.maxima import PeakCapture
-from sightline.data.scan.topk import UnitStatistics
+from sightline.data.scan.unit_statistics import UnitStatistics
 from sightline.data.store.description import ScanDescription
 from sightline.data.store.interface import THUMBNAIL_SIZE, ErrorRow, ImageRow
 from sightline.errors import SightlineError, get_first_error_line

@@ -17,7 +17,7 @@ from sightline.optim.perceptual.layers import PerceptualLayers, refuse_wrong_inp
 from sightline.optim.perceptual.losses import FeatureMoments, StyleDistanceKind, blend_moments
 from sightline.optim.perceptual.presets import StylePreset
 from sightline.optim.perceptual.regions import StyleRegion, extract_perceptual_features
-from sightline.optim.perceptual.style_loss import (
+from sightline.optim.perceptual.transfer_loss import (
     StyleTransferLoss,
     compute_image_moments,
     compute_region_weights,

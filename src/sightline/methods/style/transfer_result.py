@@ -13,7 +13,7 @@ from sightline.images.transforms import crop_center
 from sightline.methods.style.setup import StyleLossBuilder
 from sightline.optim.multiscale import CoarseToFineResult
 from sightline.optim.perceptual.losses import StyleDistanceKind
-from sightline.optim.perceptual.style_loss import measure_content_losses, measure_style_losses
+from sightline.optim.perceptual.transfer_loss import measure_content_losses, measure_style_losses
 
 DISTANCE_NAMES: dict[StyleDistanceKind, str] = {
     "gram": "Gatys' E",

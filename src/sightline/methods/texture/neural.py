@@ -29,7 +29,7 @@ from sightline.optim.objectives.spectrum import build_spectrum_objective
 from sightline.optim.perceptual.layers import PerceptualLayers, choose_perceptual_layers
 from sightline.optim.perceptual.losses import StyleDistanceKind
 from sightline.optim.perceptual.presets import StylePreset
-from sightline.optim.perceptual.style_loss import compute_image_moments
+from sightline.optim.perceptual.transfer_loss import compute_image_moments
 
 TEXTURE_HISTORY_SIZE = 20  # of L-BFGS, as in DeepTextures
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 import sightline as sl
 from sightline.optim.perceptual.losses import compute_moments
-from sightline.optim.perceptual.style_loss import (
+from sightline.optim.perceptual.transfer_loss import (
     StyleRegion,
     StyleTransferLoss,
     compute_region_weights,

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from sightline.data.scan.topk import HashedSample, TopK, UnitStatistics, hash_position
+from sightline.data.scan.unit_statistics import HashedSample, TopK, UnitStatistics, hash_position
 
 UNITS = 3
 RESPONSES = st.sampled_from(
