@@ -15,8 +15,8 @@ from sightline.optim.perceptual.regions import (
     compute_region_moments,
     extract_perceptual_features,
 )
-from sightline.optim.perceptual.transfer_loss import compute_image_moments, compute_region_weights
 from sightline.optim.perceptual.tiling import measure_feature_map_sizes
+from sightline.optim.perceptual.transfer_loss import compute_image_moments, compute_region_weights
 
 HEIGHT, WIDTH = 150, 97
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 import sightline as sl
 from sightline.optim.perceptual.losses import compute_moments
+from sightline.optim.perceptual.tiling import measure_feature_map_sizes, plan_tiles
 from sightline.optim.perceptual.transfer_loss import (
     StyleRegion,
     StyleTransferLoss,
@@ -17,7 +18,6 @@ from sightline.optim.perceptual.transfer_loss import (
     measure_content_losses,
     measure_style_losses,
 )
-from sightline.optim.perceptual.tiling import measure_feature_map_sizes, plan_tiles
 
 TILE_SIDE = 48
 

@@ -17,12 +17,12 @@ from sightline.optim.perceptual.layers import PerceptualLayers, refuse_wrong_inp
 from sightline.optim.perceptual.losses import FeatureMoments, StyleDistanceKind, blend_moments
 from sightline.optim.perceptual.presets import StylePreset
 from sightline.optim.perceptual.regions import StyleRegion, extract_perceptual_features
+from sightline.optim.perceptual.tiling import measure_feature_map_sizes
 from sightline.optim.perceptual.transfer_loss import (
     StyleTransferLoss,
     compute_image_moments,
     compute_region_weights,
 )
-from sightline.optim.perceptual.tiling import measure_feature_map_sizes
 
 # A style needs more than one position in its deepest layer, and no fewer pixels than this.
 MIN_STYLE_SIDE = 16
