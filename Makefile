@@ -18,9 +18,8 @@ PYTEST := $(BIN)/python -m pytest -n auto --dist worksteal
 test: $(VENV)/.setup-test
 	@$(PYTEST) -m "not slow"
 
-# With UMAP compiled, as users run it; that takes longer than all its tests.
 test-all: $(VENV)/.setup-test
-	@NUMBA_DISABLE_JIT=0 $(PYTEST)
+	@$(PYTEST)
 
 check: lint types test
 

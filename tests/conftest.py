@@ -7,11 +7,10 @@ import signal
 from collections.abc import Iterator
 from pathlib import Path
 
-# On arrays as small as the tests', two threads wait for each other longer than they work, and UMAP
-# is compiled longer than it runs on a few points. Libraries read this when they are imported.
+# On arrays as small as the tests', two threads wait for each other longer than they work. Libraries
+# read this when they are imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-os.environ.setdefault("NUMBA_DISABLE_JIT", "1")
 
 import pytest
 import torch

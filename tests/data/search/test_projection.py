@@ -1,5 +1,10 @@
 """Projections: planted clusters stay together, and the measures are counted by hand."""
 
+import subprocess
+import sys
+import warnings
+from importlib import import_module
+
 import pytest
 import torch
 from torch import Tensor
@@ -22,6 +27,15 @@ def make_clusters(count: int = 60, dimensions: int = 64) -> tuple[Tensor, Tensor
     noise = torch.randn(count, dimensions, generator=generator)
     centers = 6 * torch.randn(3, dimensions, generator=generator)
     return noise + centers[classes], classes
+
+
+@pytest.fixture
+def uncompiled_umap(monkeypatch: pytest.MonkeyPatch) -> None:
+    """UMAP as the Python code that it is: it is compiled longer than it runs on a few points."""
+    monkeypatch.setattr(import_module("numba").config, "DISABLE_JIT", 1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # UMAP tells that there is no TensorFlow
+        import_module("umap")
 
 
 @pytest.mark.parametrize("dimensions", [2, 3])
@@ -47,12 +61,34 @@ def test_tsne_keeps_clusters_and_repeats(dimensions: int) -> None:
     assert torch.equal(positions, again)
 
 
+@pytest.mark.usefixtures("uncompiled_umap")
 def test_umap_keeps_clusters_and_the_number_of_threads() -> None:
     vectors, classes = make_clusters()
     threads = torch.get_num_threads()
     positions = project_vectors(vectors, "umap", 2, seed=0).positions
     assert torch.get_num_threads() == threads
     assert measure_vote_accuracy(positions, classes, 10, "l2") == 1
+
+
+COMPILED_UMAP = """
+import torch
+from sightline.data.search.projection import project_vectors
+classes = torch.arange(60) % 3
+generator = torch.Generator().manual_seed(0)
+centers = 9 * torch.randn(3, 16, generator=generator)
+vectors = centers[classes] + torch.randn(60, 16, generator=generator)
+positions = project_vectors(vectors, "umap", 2, seed=0).positions
+distances = torch.cdist(positions, positions).fill_diagonal_(torch.inf)
+assert (classes[distances.topk(10, largest=False).indices] == classes[:, None]).all()
+"""
+
+
+@pytest.mark.slow
+def test_umap_keeps_clusters_when_compiled() -> None:
+    completed = subprocess.run(
+        [sys.executable, "-c", COMPILED_UMAP], capture_output=True, text=True, check=False
+    )
+    assert completed.returncode == 0, completed.stderr
 
 
 def test_vectors_that_are_all_alike() -> None:
@@ -109,6 +145,7 @@ def test_tsne_spreads_vectors_that_are_equally_far_from_each_other() -> None:
         assert distances.min() > 0.01 * distances.max() > 0
 
 
+@pytest.mark.usefixtures("uncompiled_umap")
 def test_equal_vectors_may_share_a_point() -> None:
     vectors = torch.randn(9, 12, generator=torch.Generator().manual_seed(2))
     vectors[4] = vectors[7]
