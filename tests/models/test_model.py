@@ -23,7 +23,7 @@ from sightline.models.weights.layer_names import find_family_landmarks, find_lay
 FAMILIES = [
     "alexnet",
     "vgg11",
-    "vgg16_bn",
+    pytest.param("vgg16_bn", marks=pytest.mark.slow),
     "squeezenet1_0",
     "googlenet",
     "inception_v3",
