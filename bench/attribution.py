@@ -34,7 +34,7 @@ from occlusion import NETWORKS as OCCLUSION_NETWORKS
 from torch import Tensor, nn
 
 import sightline as sl
-from sightline.methods.attribution import cam
+from sightline.methods.attribution import cam_maps
 from sightline.methods.attribution.gradients import compute_score_gradient
 from sightline.models.overrides import relu as rules
 from sightline.models.tracing.batch_size import choose_batch_size, estimate_max_batch
@@ -73,8 +73,8 @@ def ours(model: sl.Model, image: Tensor, kind: str) -> tuple[Callable[[], Any], 
         name: Any = model.layer("last_conv")
 
         def weighed() -> Any:
-            maps, slopes, _ = cam.compute_maps_and_gradients(model, image, name, LABEL)
-            return cam.combine_channels(kind, maps, slopes).relu()
+            maps, slopes, _ = cam_maps.compute_maps_and_gradients(model, image, name, LABEL)
+            return cam_maps.combine_channels(kind, maps, slopes).relu()
 
         return lambda: sl.cam(model, image, label=LABEL, kind=kind), weighed
     whole = lambda: sl.saliency(model, image, label=LABEL, kind=kind, samples=COUNTS.get(kind, 1))  # noqa: E731

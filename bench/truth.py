@@ -2,7 +2,11 @@
 
 A small network learns images whose class depends on one planted patch and on nothing else.
 
-python bench/truth.py [--images 40]
+python bench/truth.py [--images 40] [--layers]
+
+With `--layers` the class activation maps of one layer are compared with those of several layers
+(their mean, maximum, tanh-scaled maximum as Jiang 2021 has it, and product, RefineCAM), and with
+those of a class's score minus that of the others (Finer-CAM, Zhang 2025).
 
 Every image is smooth coloured noise with one 12×12 patch of stripes at a random place; the
 direction of the stripes is the class. The network (3 convolutions, global average pooling) is
@@ -14,10 +18,12 @@ import argparse
 import csv
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
+from scipy.stats import rankdata
 from torch import Tensor, nn
 
 import sightline as sl
@@ -31,8 +37,9 @@ METHODS = (
     "saliency:vargrad", "saliency:smoothgrad_squared", "saliency:integrated",
     "saliency:blur_ig", "saliency:expected", "rise", "gradcam",
     "cam:cam", "cam:gradcam++", "cam:hirescam", "cam:layercam",
-    "cam:xgradcam", "cam:scorecam", "cam:eigencam", "segment:saliency",
-    "segment:smoothgrad", "guided:gradient", "guided:deconvnet", "guided:guided",
+    "cam:xgradcam", "cam:scorecam", "cam:eigencam", "cam:guided_gradcam",
+    "segment:saliency", "segment:smoothgrad",
+    "guided:gradient", "guided:deconvnet", "guided:guided",
 )  # fmt: skip
 
 
@@ -113,11 +120,86 @@ def occlusion_row(model: sl.Model, count: int) -> dict[str, Any]:
     return {"method": "occlusion (window 8, stride 4)", "pointing": pointing, "energy": inside}
 
 
+# ── class activation maps of one layer, of several, and of a difference of classes ──
+
+CAM_LAYERS = ("1", "3", "5")  # the three ReLUs
+CAM_KINDS = ("gradcam", "gradcam++", "layercam", "hirescam")
+FINER_STRENGTHS = (0.6, 1.0)
+
+
+def compute_auc(heatmap: Tensor, region: Tensor) -> float:
+    """How likely a pixel of the region has a larger value than one outside; ties count half."""
+    ranks = torch.from_numpy(rankdata(heatmap.flatten().double().numpy()))
+    inside = region.flatten()
+    count = int(inside.sum())
+    pairs = count * (len(inside) - count)
+    return float((ranks[inside].sum() - count * (count + 1) / 2) / pairs)
+
+
+def measure_maps(maps: Tensor, regions: Tensor) -> tuple[float, float, float]:
+    """Pointing game, energy in the patch and AUC of maps N×H×W."""
+    pairs = list(zip(maps, regions, strict=True))
+    hits = torch.stack([compute_hit_share(heatmap, region, 0) for heatmap, region in pairs])
+    energies = torch.stack([compute_energy_share(heatmap, region) for heatmap, region in pairs])
+    areas = [compute_auc(heatmap, region) for heatmap, region in pairs]
+    return float(hits.mean()), float(energies.mean()), sum(areas) / len(areas)
+
+
+def score_difference(label: int, strength: float) -> Callable[[Tensor], Tensor]:
+    """Finer-CAM's question: the class's score minus a share of the other classes' mean."""
+
+    def compute(scores: Tensor) -> Tensor:
+        others = (scores.sum(1) - scores[:, label]) / (scores.shape[1] - 1)
+        return scores[:, label] - strength * others
+
+    return compute
+
+
+def compute_cam_variants(model: sl.Model, kind: Any, count: int) -> dict[str, Tensor]:
+    """Maps N×H×W of the planted images, by what was asked."""
+    images, labels, _ = planted(count, 7)
+    variants: dict[str, list[Tensor]] = {}
+    for image, label in zip(images, labels.tolist(), strict=True):
+        options: Any = {"kind": kind, "layers": CAM_LAYERS}
+        result = sl.cam(model, image[None], label=label, **options)
+        by_layer = result.tensors["by_layer"][0]
+        scaled = by_layer / by_layer.amax((1, 2), keepdim=True).clamp_min(1e-30)
+        maps = {f"layer {name}": by_layer[i] for i, name in enumerate(CAM_LAYERS)}
+        maps["mean"] = result.tensors["map"][0]
+        maps["maximum"] = scaled.amax(0)
+        shallow = (2 * scaled[:-1]).tanh()
+        maps["maximum, shallow layers by tanh"] = torch.cat([shallow, scaled[-1:]]).amax(0)
+        product = sl.cam(model, image[None], label=label, fusion="product", **options)
+        maps["product (RefineCAM)"] = product.tensors["map"][0]
+        for strength in FINER_STRENGTHS:
+            question = score_difference(label, strength)
+            finer = sl.cam(model, image[None], target=question, kind=kind, layer=CAM_LAYERS[-1])
+            name = f"layer {CAM_LAYERS[-1]}, minus {strength:g} × the other classes (Finer-CAM)"
+            maps[name] = finer.tensors["map"][0]
+        for name, heatmap in maps.items():
+            variants.setdefault(name, []).append(heatmap)
+    return {name: torch.stack(maps) for name, maps in variants.items()}
+
+
+def compare_cams(model: sl.Model, count: int) -> None:
+    """Prints the table of `--layers`."""
+    regions = torch.zeros(count, SIDE, SIDE, dtype=torch.bool)
+    for region, (top, left) in zip(regions, planted(count, 7)[2].tolist(), strict=True):
+        region[top : top + PATCH, left : left + PATCH] = True
+    print("\n| kind | of | pointing game | energy in the patch | AUC |\n|---|---|---|---|---|")
+    for kind in CAM_KINDS:
+        for name, maps in compute_cam_variants(model, kind, count).items():
+            hits, energy, area = measure_maps(maps, regions)
+            print(f"| {kind} | {name} | {hits:.1%} | {energy:.1%} | {area:.4f} |")
+
+
 def main() -> None:
     """Trains, plays, prints."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--images", type=int, default=40)
-    count = parser.parse_args().images
+    parser.add_argument("--layers", action="store_true")
+    arguments = parser.parse_args()
+    count = arguments.images
     torch.set_num_threads(1)
     began = time.process_time()
     network = trained()
@@ -130,6 +212,9 @@ def main() -> None:
     )
     if right < CLEAR:
         raise SystemExit("the network has not learned the planted evidence")
+    if arguments.layers:
+        compare_cams(model, count)
+        return
     with tempfile.TemporaryDirectory() as folder:
         fill(Path(folder), count)
         table: Any = sl.pointing(model, folder=folder, methods=METHODS, tolerance=0).values["table"]

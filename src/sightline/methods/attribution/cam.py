@@ -1,36 +1,40 @@
 """Class activation maps: which positions of a layer contribute to the class?
 
-CAM (Zhou 2016), Grad-CAM (Selvaraju 2017), Grad-CAM++ (Chattopadhay 2018), HiResCAM (Draelos &
-Carin 2020), Layer-CAM (Jiang 2021), XGrad-CAM (Fu 2020), Score-CAM (Wang 2020), Eigen-CAM (Muhammad
-& Yeasin 2020).
+CAM (Zhou 2016), Grad-CAM and Guided Grad-CAM (Selvaraju 2017), Grad-CAM++ (Chattopadhay 2018),
+HiResCAM (Draelos & Carin 2020), Layer-CAM (Jiang 2021), XGrad-CAM (Fu 2020), Score-CAM (Wang 2020),
+Eigen-CAM (Muhammad & Yeasin 2020); of several layers together, RefineCAM (Domeniconi 2026).
 """
 
-from typing import Annotated, Literal
+from collections.abc import Sequence
+from typing import Annotated, Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from sightline.errors import SightlineError
 from sightline.images.plotting.maps import (
     arrange_in_row,
+    find_gradient_limit,
     overlay_heatmap,
+    render_around_gray,
     render_heatmap,
     render_signed_map,
     upsample_maps,
 )
-from sightline.methods.attribution.gradients import compute_class_scores
-from sightline.models.heads.gradients import differentiate_scores
+from sightline.methods.attribution.cam_maps import (
+    CamKind,
+    CamSettings,
+    LayerCam,
+    LayerFusion,
+    compute_layer_cam,
+    fuse_layer_maps,
+)
+from sightline.methods.attribution.guided import NeuronGradients, backpropagate_given_neurons
 from sightline.models.heads.target_text import TargetChoice
-from sightline.models.layers.feature_maps import reshape_to_feature_maps, reshape_to_unit_grid
 from sightline.models.model import Model
-from sightline.models.tracing.batch_size import choose_batch_size
 from sightline.registry.method import AttributionSpec, register_method
 from sightline.registry.parameter import ValueRange
 from sightline.registry.result import Result
-
-CamKind = Literal[
-    "cam", "gradcam", "gradcam++", "hirescam", "layercam", "xgradcam", "scorecam", "eigencam"
-]
 
 CAM_DESCRIPTIONS = {
     "cam": "class activation map of {label}",
@@ -41,9 +45,10 @@ CAM_DESCRIPTIONS = {
     "xgradcam": "XGrad-CAM of {label}",
     "scorecam": "Score-CAM of {label}",
     "eigencam": "Eigen-CAM, of no class,",
+    "guided_gradcam": "Grad-CAM of {label}",
 }
 
-GRADIENT_FREE_KINDS = ("cam", "scorecam", "eigencam")
+DEFAULT_LAYER = "last_conv"
 
 
 @register_method(
@@ -63,7 +68,7 @@ def gradcam(
     *,
     label: int | str = "top",
     target: TargetChoice | None = None,
-    layer: str = "last_conv",
+    layer: str = DEFAULT_LAYER,
 ) -> Result:
     """Grad-CAM: ReLU(Σ_k mean(∂score/∂A_k) A_k) of a layer's channels A (Selvaraju 2017, eq. 1, 2).
 
@@ -73,14 +78,10 @@ def gradcam(
     of a transformer are laid on their grid.
     """
     model = model.with_target(target)
-    layer_name = find_spatial_layer(model, layer)
-    maps, gradients, index = compute_maps_and_gradients(model, image, layer_name, label)
-    activation_map = combine_channels("gradcam", maps, gradients).relu()
-    activation_map = activation_map.float().cpu()
-
-    description = describe_cam(model, index, layer, "gradcam")
-    panel, caption = draw_cam_panel(model.to_picture(image), activation_map, description)
-    values = collect_cam_values(image, activation_map, index)
+    found = compute_layer_cam(model, image, label, layer, CamSettings("gradcam"))
+    description = describe_cam(model, found.index, "gradcam", layer)
+    panel, caption = draw_cam_panel(model.to_picture(image), found.activation_map, description)
+    values = collect_cam_values(image, found.activation_map, found.index)
     return Result({"gradcam": panel}, values, {"gradcam": caption})
 
 
@@ -89,10 +90,12 @@ def gradcam(
     title="Class activation maps",
     question="Do the ways to weight a layer's channels agree on where the class is?",
     reading="Warm positions hold features that raise the class score. Where the kinds agree, the "
-    "position matters whatever the weights.",
+    "position matters whatever the weights. Several layers together (layers) give finer outlines "
+    "than a deep layer alone.",
     caution="Only cam and hirescam give shares of the score, and only at a layer followed by a "
     "mean and one linear layer. eigencam shows what stands out in the layer, for no class. The "
-    "map is as coarse as the layer.",
+    "map is as coarse as the layer. guided_gradcam owes its fine lines to guided backpropagation, "
+    "which draws edges almost whatever the network has learned.",
     tour_runs=(),
     # Only Score-CAM uses `channels`; each costs a forward pass in every randomized network.
     attribution=AttributionSpec(
@@ -105,13 +108,15 @@ def cam(
     *,
     label: int | str = "top",
     target: TargetChoice | None = None,
-    layer: str = "last_conv",
+    layer: str = DEFAULT_LAYER,
+    layers: tuple[str, ...] | None = None,
+    fusion: LayerFusion = "mean",
     kind: CamKind = "gradcam",
     channels: Annotated[int | None, ValueRange(1, 100_000)] = None,
     batch: Annotated[int | None, ValueRange(1, 4096)] = None,
     memory: Annotated[float, ValueRange(0.001, 1024)] = 1.0,
 ) -> Result:
-    """Class activation maps of one layer in eight kinds, which weight its channels A differently.
+    """Class activation maps of one layer or several, in kinds that weight channels A differently.
 
     `values["cam"]` is N×h×w at the layer's resolution, unscaled. `values["attribution"]` is the
     same enlarged to N×H×W (bilinear), as the picture shows it; also under its older name,
@@ -119,223 +124,99 @@ def cam(
     `values["label"]`, N, holds the class indices. The tokens of a transformer are laid on their
     grid.
 
+    With `layers`, each layer's map is enlarged to the image, cut off below 0 and divided by its
+    maximum in that image, and `fusion` makes them one: `values["cam"]` and `["attribution"]` are
+    that map, N×H×W in [0, 1], and `values["by_layer"]`, N×L×H×W, has the enlarged maps, unscaled.
+
+    "guided_gradcam" multiplies the enlarged Grad-CAM by the guided backpropagation of the score:
+    `values["per_channel"]`, N×3×H×W, is that product, signed and unscaled, `values["attribution"]`
+    its largest magnitude over the channels, and `values["cam"]` the Grad-CAM alone.
+    `values["relus"]` is how many ReLUs the guided rule met.
+
     Args:
+        layers: Several layers instead of `layer`, by name, alias, landmark or pattern; None for
+            `layer` alone.
+        fusion: How several layers' maps become one: their "mean", or their "product" (RefineCAM;
+            bright only where all layers agree).
         kind: With g the gradient of the score with respect to A: "cam" (weights of the last linear
             layer), "gradcam" (mean g), "gradcam++" (g > 0, weighted by position), "hirescam" (g·A
             at each position), "layercam" (the same where g > 0), "xgradcam" (mean of g weighted by
             A), "scorecam" (the score of the image masked by A; no gradient), "eigencam" (first
-            principal component of A; no class).
+            principal component of A; no class), "guided_gradcam" (Grad-CAM times guided
+            backpropagation).
         channels: How many channels "scorecam" runs, those that vary most; None for all.
         batch: How many masked images "scorecam" runs at once; None for the fastest number on a CPU
             that `memory` allows.
     """
     model = model.with_target(target)
-    layer_name = find_spatial_layer(model, layer)
-    chosen: dict[str, int] = {}
-    if kind in GRADIENT_FREE_KINDS:
-        with torch.no_grad():
-            outputs = model.run(image, [layer_name, "logits"])
-        height, width = image.shape[-2:]
-        maps = reshape_to_feature_maps(
-            outputs[layer_name], height, width, batch=len(image), model=model, layer=layer_name
-        )
-        index = model.choose(label, image, outputs["logits"])
-        if kind == "cam":
-            head_weights = read_head_weights(model, image, layer_name, layer)
-            activation_map = torch.einsum("nk,nkhw->nhw", head_weights[index], maps)
-        elif kind == "eigencam":
-            activation_map = project_on_first_component(maps)
-        else:
-            masks = min(channels or maps.shape[1], maps.shape[1]) * len(image)
-            at_once = batch or choose_batch_size(
-                model, image, memory, image_count=masks, gradients=False
-            )
-            chosen["batch"] = at_once
-            activation_map = compute_score_cams(model, image, maps, index, channels, at_once)
+    settings = CamSettings(kind, channels, batch, memory)
+    picture = model.to_picture(image)
+    extra_values: dict[str, Any] = {}
+    shown_maps: Sequence[Tensor] = ()
+    if layers is None:
+        found = compute_layer_cam(model, image, label, layer, settings)
+        description = describe_cam(model, found.index, kind, layer)
     else:
-        maps, gradients, index = compute_maps_and_gradients(model, image, layer_name, label)
-        activation_map = combine_channels(kind, maps, gradients).relu()
+        check_layer_choice(layer, layers)
+        found, shown_maps = compute_fused_cam(model, image, label, layers, fusion, settings)
+        extra_values["by_layer"] = torch.stack(tuple(shown_maps), 1)
+        description = describe_cam(model, found.index, kind, ", ".join(layers), fusion)
+    chosen = {} if found.batch is None else {"batch": found.batch}
+    values = {**collect_cam_values(image, found.activation_map, found.index), **extra_values}
+    if kind != "guided_gradcam":
+        panel, caption = draw_cam_panel(picture, found.activation_map, description, shown_maps)
+        return Result({"cam": panel}, values, {"cam": caption}, chosen=chosen)
 
-    activation_map = activation_map.float().cpu()
-    description = describe_cam(model, index, layer, kind)
-    panel, caption = draw_cam_panel(model.to_picture(image), activation_map, description)
-    values = collect_cam_values(image, activation_map, index)
+    guided = backpropagate_class_score(model, image, found.index)
+    product = guided.gradient * values["map"][:, None]
+    attribution = product.abs().amax(1)
+    values.update(attribution=attribution, map=attribution, per_channel=product, relus=guided.relus)
+    panel, caption = draw_guided_panel(
+        picture, found.activation_map, model.to_picture(product), description
+    )
+    if not guided.relus:
+        caption += " The network has no ReLU: the guided rule is the plain gradient."
     return Result({"cam": panel}, values, {"cam": caption}, chosen=chosen)
 
 
-# ── a layer's channels and their weights ──
+# ── several layers, and guided backpropagation ──
 
 
-def find_spatial_layer(model: Model, layer: str) -> str:
-    """The layer's full name. Raises SightlineError for the logits, which have no positions."""
-    name = model.layer(layer)
-    if name == "logits":
+def check_layer_choice(layer: str, layers: Sequence[str]) -> None:
+    """Raises SightlineError for no layers, and for both one layer and several."""
+    if not layers:
+        raise SightlineError("layers is empty; give one layer or more, or leave it out for layer")
+    if layer != DEFAULT_LAYER:
         raise SightlineError(
-            "the logits have no positions in the image; "
-            "choose a convolutional layer, such as last_conv"
+            f"layer is {layer!r} and layers are {', '.join(layers)}; give one of them"
         )
-    return name
 
 
-def compute_maps_and_gradients(
-    model: Model, image: Tensor, layer: str, label: int | str
-) -> tuple[Tensor, Tensor, Tensor]:
-    """A layer's channels and the gradient of the class score with respect to them.
-
-    Both are N×K×h×w; the score is the one before the softmax. Also returns the class indices, N.
-    """
-    index = None if label == "top" else model.choose(label, image)
-    with torch.enable_grad():
-        plain_image = image.to(model.device).detach()
-        outputs = model.run(plain_image, [layer, "logits"], leaf=layer)
-        if not outputs["logits"].requires_grad:
-            # The layer returns several tensors, or the score does not depend on it.
-            outputs = model.run(plain_image.requires_grad_(), [layer, "logits"])
-        if index is None:
-            index = model.choose("top", image, outputs["logits"])
-        scores = outputs["logits"].gather(1, index.view(-1, 1))
-        gradient = differentiate_scores(scores, outputs[layer], layer)
-
-    height, width = image.shape[-2:]
-    maps, gradients = (
-        reshape_to_feature_maps(
-            tensor.detach(), height, width, batch=len(image), model=model, layer=layer
-        )
-        for tensor in (outputs[layer], gradient)
-    )
-    return maps, gradients, index
+def compute_fused_cam(  # noqa: PLR0917 - what `cam` was asked
+    model: Model,
+    image: Tensor,
+    label: int | str,
+    layers: Sequence[str],
+    fusion: LayerFusion,
+    settings: CamSettings,
+) -> tuple[LayerCam, list[Tensor]]:
+    """One map N×H×W in [0, 1] of several layers, and each layer's enlarged map, unscaled."""
+    found = [compute_layer_cam(model, image, label, layer, settings) for layer in layers]
+    enlarged = [upsample_maps(one.activation_map, image.shape[-2:]) for one in found]
+    fused = fuse_layer_maps(enlarged, fusion)
+    return LayerCam(fused, found[0].index, found[0].batch), enlarged
 
 
-def combine_channels(kind: CamKind, maps: Tensor, gradients: Tensor) -> Tensor:
-    """The signed sum N×h×w of channels A, N×K×h×w, weighted by their gradients g as `kind` says."""
-    if kind == "hirescam":
-        return (gradients * maps).sum(1)
-    if kind == "layercam":
-        return (gradients.relu() * maps).sum(1)
-    if kind == "gradcam":
-        weights = gradients.flatten(2).mean(2)
-    elif kind == "xgradcam":
-        weights = divide_safely((gradients * maps).sum((2, 3)), maps.sum((2, 3)))
-    else:
-        # Grad-CAM++. Eq. 19 is g² / (2g² + g³ ΣA), here divided by g²; where g is 0 the ReLU is 0
-        # as well. Y in eq. 10 is exp(score). Its factor exp(score) is left out: it only scales the
-        # map, and overflows.
-        map_sums = maps.sum((2, 3), keepdim=True)
-        alpha = divide_safely(torch.ones_like(gradients), 2 + gradients * map_sums)
-        weights = (alpha * gradients.relu()).sum((2, 3))
-    return (weights[:, :, None, None] * maps).sum(1)
-
-
-def divide_safely(numerator: Tensor, denominator: Tensor) -> Tensor:
-    """The quotient, 0 where the denominator is 0."""
-    nonzero = denominator.abs() > 1e-12
-    return torch.where(nonzero, numerator / torch.where(nonzero, denominator, 1), 0)
-
-
-def read_head_weights(model: Model, image: Tensor, layer_name: str, layer: str) -> Tensor:
-    """Weights classes×K of the last linear layer (Zhou 2016, eq. 1).
-
-    Raises SightlineError unless the logits are that layer's output for the mean of layer
-    `layer_name` over its positions. `layer` is the name the caller used, for the message.
-    """
-    linear_names = [
-        layer.name
-        for layer in model.layers.values()
-        if not layer.step and isinstance(model.module(layer.name), nn.Linear)
-    ]
-    if linear_names:
-        linear = model.module(linear_names[-1])
-        input_name = f"{linear_names[-1]}:in"
-        outputs = model.run(image, [layer_name, input_name, "logits"])
-        linear_input = outputs[input_name]
-
-        maps = reshape_to_unit_grid(outputs[layer_name], image, model, layer_name)
-        takes_mean = is_nearly_equal(maps.flatten(2).mean(2), linear_input)
-        gives_logits = is_nearly_equal(linear(linear_input), outputs["logits"])
-        if takes_mean and gives_logits:
-            return torch.as_tensor(linear.weight)
-    raise SightlineError(
-        "the class activation map needs a mean over the layer's positions and one linear layer "
-        f"that gives the score; {layer} of {model.name} is not followed by these: choose another "
-        "kind, such as gradcam or hirescam"
-    )
-
-
-def is_nearly_equal(tensor: Tensor, reference: Tensor) -> bool:
-    """Whether two tensors are equal up to rounding."""
-    if tensor.shape != reference.shape:
-        return False
-    difference = float((tensor - reference).abs().max())
-    return difference <= 1e-3 * float(reference.abs().max())
-
-
-def project_on_first_component(maps: Tensor) -> Tensor:
-    """Channels N×K×h×w projected on the first right singular vector, N×h×w.
-
-    The vector is that of the positions×channels matrix.
-    """
-    # There is no decomposition in half precision.
-    matrix = maps.float().flatten(2).transpose(1, 2)
-    left_vectors, singular_values, _ = torch.linalg.svd(matrix, full_matrices=False)
-    scores = left_vectors[:, :, 0] * singular_values[:, :1]
-    projection = scores.unflatten(1, maps.shape[2:])
-
-    # The sign of a singular vector is arbitrary. Channels after a ReLU all point the same way, so
-    # the sign with a positive sum is right.
-    negative = projection.sum((1, 2), keepdim=True) < 0
-    return torch.where(negative, -projection, projection)
-
-
-def select_varied_channels(maps: Tensor, limit: int | None) -> Tensor:
-    """Of channels K×h×w at most `limit` with the largest variance over positions, largest first."""
-    variance = maps.flatten(1).var(1, correction=0)
-    order = variance.argsort(descending=True, stable=True)[:limit]
-    # A constant channel makes no mask (0/0 in eq. 8), as in the authors' code.
-    varied = order[variance[order] > 0]
-    return maps[varied]
-
-
-def compute_score_cams(  # noqa: PLR0917 - the images and what belongs to each of them
-    model: Model, image: Tensor, maps: Tensor, index: Tensor, channels: int | None, batch: int
-) -> Tensor:
-    """Score-CAM N×h×w of images N×3×H×W from at most `channels` of their channels N×K×h×w."""
-    score_cams: list[Tensor] = []
-    for single_image, image_maps, i in zip(image, maps, index.tolist(), strict=True):
-        varied = select_varied_channels(image_maps, channels)
-        score_cams.append(compute_score_cam(model, single_image, varied, i, batch))
-    return torch.stack(score_cams)
-
-
-def compute_score_cam(
-    model: Model, image: Tensor, channels: Tensor, index: int, batch: int
-) -> Tensor:
-    """Score-CAM h×w of one image 3×H×W from its channels A, K×h×w.
-
-    It is ReLU(Σ softmax_k(score of the image masked by A_k) A_k).
-    """
-    if not len(channels):
-        return channels.new_zeros(channels.shape[1:])
-    image = image.to(model.device)
-    # The authors multiply the normalized image by the mask: hidden pixels turn to the network's
-    # mean colour, not to black.
-    fill = model.mean[0].expand(len(image), 1, 1)
-
-    def mask_image(channel: Tensor) -> Tensor:
-        enlarged = upsample_maps(channel[None], image.shape[-2:])
-        lowest = enlarged.min()
-        value_range = (enlarged.max() - lowest).clamp_min(1e-12)
-        mask = (enlarged - lowest) / value_range
-        return fill + (image - fill) * mask
-
-    masked_images = map(mask_image, channels)
-    scores = compute_class_scores(model, masked_images, index, batch).to(channels)
-    return torch.einsum("k,khw->hw", scores.softmax(0), channels).relu()
+def backpropagate_class_score(model: Model, image: Tensor, index: Tensor) -> NeuronGradients:
+    """The guided backpropagation of each image's class score to the pixels."""
+    first = torch.zeros_like(index)
+    return backpropagate_given_neurons(model, image, "logits", "guided", (index, first, first))
 
 
 # ── values and figure ──
 
 
-def collect_cam_values(image: Tensor, activation_map: Tensor, index: Tensor) -> dict[str, Tensor]:
+def collect_cam_values(image: Tensor, activation_map: Tensor, index: Tensor) -> dict[str, Any]:
     """The result's values: the map N×h×w, the same enlarged to the image, and the class indices."""
     enlarged = upsample_maps(activation_map, image.shape[-2:])
     return {
@@ -346,15 +227,24 @@ def collect_cam_values(image: Tensor, activation_map: Tensor, index: Tensor) -> 
     }
 
 
-def describe_cam(model: Model, index: Tensor, layer: str, kind: CamKind) -> str:
-    """Kind, labels and layer of a map in words."""
+def describe_cam(
+    model: Model, index: Tensor, kind: CamKind, place: str, fusion: LayerFusion | None = None
+) -> str:
+    """Kind, labels and layers of a map in words."""
     label_names = ", ".join(model.labels[i] for i in index.tolist())
     description = CAM_DESCRIPTIONS[kind].format(label=label_names)
-    return f"{description} at {layer}"
+    if fusion is None:
+        return f"{description} at {place}"
+    return f"{description} at {place} and the {fusion} of these, each up to 1"
 
 
-def draw_cam_panel(image: Tensor, activation_map: Tensor, description: str) -> tuple[Tensor, str]:
-    """Image, enlarged map N×h×w and overlay in a row; and the caption with the map's scale."""
+def draw_cam_panel(
+    image: Tensor, activation_map: Tensor, description: str, layer_maps: Sequence[Tensor] = ()
+) -> tuple[Tensor, str]:
+    """Image, enlarged map N×h×w and overlay in a row; and the caption with the map's scale.
+
+    `layer_maps` are shown before the map that was made of them, each up to its own maximum.
+    """
     enlarged = upsample_maps(activation_map, image.shape[-2:])
     first_limit = float(enlarged[0].abs().max())
     if (activation_map < 0).any():
@@ -365,9 +255,27 @@ def draw_cam_panel(image: Tensor, activation_map: Tensor, description: str) -> t
         scale = f"black 0, brightest {first_limit:.3g}"
     limit = enlarged.abs().flatten(1).amax(1)
     overlay = overlay_heatmap(image, enlarged.clamp_min(0), limit)
+    layer_heatmaps = [render_heatmap(layer_map.clamp_min(0)) for layer_map in layer_maps]
 
     rows, columns = activation_map.shape[1:]
     caption = f"Image, {description} ({rows}×{columns} positions, {scale}), and their overlay."
     if not activation_map[0].any():
         caption += " The map is empty: no position of this layer raises the score."
-    return arrange_in_row(image, heatmap, overlay), caption
+    return arrange_in_row(image, *layer_heatmaps, heatmap, overlay), caption
+
+
+def draw_guided_panel(
+    image: Tensor, activation_map: Tensor, product: Tensor, description: str
+) -> tuple[Tensor, str]:
+    """Image, overlay of the map N×h×w and the product N×3×H×W around gray in a row; the caption."""
+    enlarged = upsample_maps(activation_map, image.shape[-2:])
+    overlay = overlay_heatmap(image, enlarged, enlarged.flatten(1).amax(1))
+    limit = find_gradient_limit(product)
+    panel = arrange_in_row(image, overlay, render_around_gray(product, limit))
+    rows, columns = activation_map.shape[1:]
+    caption = (
+        f"Image, {description} ({rows}×{columns} positions), and Guided Grad-CAM: the same times "
+        f"the guided backpropagation of the score. Gray is zero; full colour ±{limit:.3g}, the "
+        "99.5th percentile."
+    )
+    return panel, caption
