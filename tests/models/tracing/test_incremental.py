@@ -564,3 +564,40 @@ def test_a_fallback_names_its_operation(caplog: pytest.LogCaptureFixture) -> Non
     whole = sl.occlusion(model, image, window=16, stride=8, incremental=False).values
     assert whole["fallback"] == "incremental=False"
     torch.testing.assert_close(values["drop"], whole["drop"])
+
+
+PREPROCESSING: dict[str, Callable[[Tensor], Tensor]] = {
+    "its own contrast": lambda x: (
+        (x - x.mean((1, 2, 3), keepdim=True)) / x.std((1, 2, 3), keepdim=True)
+    ),
+    "its largest value": lambda x: x / x.amax((2, 3), keepdim=True),
+    "a blur": lambda x: F.avg_pool2d(x, 3, 1, 1),
+    "a flip": lambda x: x.flip(3),
+}
+
+
+def load_with(preprocess: Callable[[Tensor], Tensor]) -> sl.Model:
+    layers = [nn.Conv2d(3, 5, 3), nn.ReLU(), nn.Conv2d(5, 8, 5, 3), nn.ReLU()]
+    head = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4)]
+    return sl.load(lively(nn.Sequential(*layers, *head)), preprocess=preprocess, size=(40, 56))
+
+
+@pytest.mark.parametrize("name", PREPROCESSING)
+def test_preprocessing_of_the_whole_image_is_run_whole(name: str) -> None:
+    model = load_with(PREPROCESSING[name])
+    image = 0.8 * picture(40, 56)
+    windows = OcclusionWindows(image, torch.full_like(image, 0.9), grid(40, 56, 8, 8), 8)
+    for _ in range(2):
+        scores = score_occluded_windows(model, windows, torch.tensor([1, 3]))
+        assert scores.fallback == "preprocess changes more than the covered window"
+        torch.testing.assert_close(scores.scores, literal(model, windows)[:, [1, 3]])
+
+
+def test_preprocessing_of_each_pixel_is_followed() -> None:
+    ramp = torch.linspace(0.5, 2, 56)
+    model = load_with(lambda x: x.sqrt() * ramp)
+    image = picture(40, 56)
+    windows = OcclusionWindows(image, torch.full_like(image, 0.9), grid(40, 56, 8, 8), 8)
+    scores = score_occluded_windows(model, windows, torch.tensor([1, 3]))
+    assert not scores.fallback
+    torch.testing.assert_close(scores.scores, literal(model, windows)[:, [1, 3]])

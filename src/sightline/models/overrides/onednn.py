@@ -99,20 +99,26 @@ class PackedWeightsMode(OverrideMode):
         self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
         """The faster result where there is one, else the function's own."""
-        output = None
-        if is_autocast_on():
-            return func(*args, **kwargs)  # torch chooses each operation's precision
-        if func is F.conv2d:
-            return convolve_packed(*args, **kwargs)
-        if func is F.linear and not kwargs:
-            output = try_sparse_linear(*args)
-        elif func is F.batch_norm:
-            output = try_frozen_batch_norm(*args, **kwargs)
-        elif func in (F.relu, F.max_pool2d) and count_function_modes() == 0:
-            # Another mode may have a rule of its own for these two.
-            replace = try_bypassed_relu if func is F.relu else try_compact_max_pool
-            output = replace(*args, **kwargs)
+        replace = _REPLACEMENTS.get(func)
+        if replace is None or is_autocast_on():
+            return func(*args, **kwargs)  # under autocast, torch chooses each one's precision
+        output = replace(*args, **kwargs)
         return func(*args, **kwargs) if output is None else output
+
+
+def try_unobserved_relu(*args: Any, **kwargs: Any) -> Tensor | None:
+    """`try_bypassed_relu`; None while another mode is active, which may have a rule of its own."""
+    return None if count_function_modes() else try_bypassed_relu(*args, **kwargs)
+
+
+def try_unobserved_max_pool(*args: Any, **kwargs: Any) -> Tensor | None:
+    """`try_compact_max_pool`; None while another mode is active."""
+    return None if count_function_modes() else try_compact_max_pool(*args, **kwargs)
+
+
+def try_positional_linear(*args: Any, **kwargs: Any) -> Tensor | None:
+    """`try_sparse_linear`; None where an argument is given by name."""
+    return None if kwargs else try_sparse_linear(*args)
 
 
 def expand_to_pair(value: int | tuple[int, ...]) -> IntPair:
@@ -155,6 +161,16 @@ def convolve_packed(*args: Any, **kwargs: Any) -> Tensor:
         if output is None:
             output = try_packed_convolution(*args)
     return convolve_unsaved(*args, **kwargs) if output is None else output
+
+
+# What takes the place of each function, or returns None where torch's own is as fast.
+_REPLACEMENTS: dict[Callable[..., Any], Callable[..., Tensor | None]] = {
+    F.conv2d: convolve_packed,
+    F.linear: try_positional_linear,
+    F.batch_norm: try_frozen_batch_norm,
+    F.relu: try_unobserved_relu,
+    F.max_pool2d: try_unobserved_max_pool,
+}
 
 
 class PackedConvolution(torch.autograd.Function):

@@ -16,6 +16,8 @@ and never more than 64 windows. How many of these are fastest is found by timing
 """
 
 import logging
+from collections.abc import Hashable
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -59,6 +61,10 @@ MAX_WINDOWS_AT_ONCE = 64
 # Below this ratio of multiply-adds the ordinary run is as fast.
 MIN_SPEEDUP = 1.1
 
+# Why a model was run whole, for each size of the image and each set of windows: the survey that
+# finds it out takes as long as a few images.
+_REFUSALS: WeakKeyDictionary[Model, dict[Hashable, str]] = WeakKeyDictionary()
+
 
 def score_occluded_windows(
     model: Model,
@@ -83,6 +89,9 @@ def score_occluded_windows(
         fallback = "there is one window"
     if model.findings.runs_one_by_one:
         fallback = "images are run one by one"
+    refusals = _REFUSALS.setdefault(model, {})
+    question = (windows.image.shape, windows.side, tuple(windows.positions))
+    fallback = fallback or refusals.get(question, "")
     with torch.inference_mode(False), torch.no_grad():
         if not fallback:
             try:
@@ -91,6 +100,7 @@ def score_occluded_windows(
                     return occlusion.score_windows(label_indices)
             except IncrementalUnsupported as reason:
                 fallback = str(reason)
+                refusals[question] = fallback
                 logger.debug("%s: occluded images are run whole: %s", model.name, fallback)
         if batch is None:
             count = len(windows.positions)
@@ -121,6 +131,22 @@ class IncrementalOcclusion:
             raise IncrementalUnsupported("preprocess makes no image N×C×H×W")
         self.clean_image = CleanMap(prepared)
         self.fill = model.normalize(windows.fill)
+        self.check_preprocessing()
+
+    def check_preprocessing(self) -> None:
+        """Raises IncrementalUnsupported if a window changes what is made of the rest of the image.
+
+        A blur or a division by the image's own contrast does, which `preprocess` may hold.
+        """
+        for index in (0, len(self.windows.positions) - 1):
+            top, left = self.windows.positions[index]
+            rows = slice(top, top + self.windows.side)
+            cols = slice(left, left + self.windows.side)
+            expected = self.clean_image.tensor.clone()
+            expected[..., rows, cols] = self.fill[..., rows, cols]
+            prepared = self.model.normalize(self.windows.occlude_windows([index]))
+            if not torch.allclose(prepared, expected, rtol=1e-5, atol=1e-6):
+                raise IncrementalUnsupported("preprocess changes more than the covered window")
 
     def score_windows(self, label_indices: Tensor) -> OcclusionScores:
         """Scores of all windows, windows×labels.

@@ -169,7 +169,8 @@ def group_window_positions(
     best_batches: list[list[int]] = []
     for row_classes in merge_size_classes(heights, position_costs * widths.mean(1)):
         for col_classes in merge_size_classes(widths, position_costs * heights.mean(1)):
-            class_pair = row_classes[top_index] * (col_classes.max() + 1) + col_classes[left_index]
+            col_class_count = col_classes.max() + 1
+            class_pair = row_classes[top_index] * col_class_count + col_classes[left_index]
             batches: list[list[int]] = []
             total_cost = 0.0
             for pair in np.unique(class_pair):

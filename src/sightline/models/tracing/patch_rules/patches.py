@@ -106,19 +106,14 @@ class PatchedMaps:
 
         Beyond the border are zeros or −∞. `without_patches` shows the clean map.
         """
-        map_height, map_width = self.map_size
         rows = tops[:, None] + np.arange(height)
         cols = lefts[:, None] + np.arange(width)
-        row_outside = (rows < 0) | (rows >= map_height)
-        col_outside = (cols < 0) | (cols >= map_width)
-        pixel_index = rows[:, :, None] * map_width + cols[:, None, :]
-        outside = row_outside[:, :, None] | col_outside[:, None, :]
-        pixel_index[outside] = map_height * map_width + border
+        pixel_index = index_map_pixels(rows, cols, self.map_size, border)
 
         pixels = self.clean_map.pixel_rows
         flat_index = torch.from_numpy(pixel_index.reshape(-1)).to(pixels.device)
-        windows = pixels.index_select(0, flat_index).view(len(tops), height, width, -1)
-        windows = windows.permute(0, 3, 1, 2)
+        gathered = pixels.index_select(0, flat_index)
+        windows = gathered.view(len(tops), height, width, -1).permute(0, 3, 1, 2)
         if not without_patches:
             patch_tops = self.regions.rows.start - tops
             patch_lefts = self.regions.cols.start - lefts
@@ -157,6 +152,22 @@ class PatchedMaps:
         return maps
 
 
+def index_map_pixels(
+    rows: IndexArray, cols: IndexArray, map_size: tuple[int, int], border: int
+) -> IndexArray:
+    """Indices into `CleanMap.pixel_rows` of rows N×h and columns N×w of a map, N×h×w.
+
+    Beyond the map's border it is the index of the extra row number `border`.
+    """
+    map_height, map_width = map_size
+    row_outside = (rows < 0) | (rows >= map_height)
+    col_outside = (cols < 0) | (cols >= map_width)
+    outside = row_outside[:, :, None] | col_outside[:, None, :]
+    pixel_index = rows[:, :, None] * map_width + cols[:, None, :]
+    pixel_index[outside] = map_height * map_width + border
+    return pixel_index
+
+
 def flatten_to_planes(maps: Tensor) -> Tensor:
     """N×…×H×W as N×C×H×W."""
     return maps.reshape(len(maps), -1, *maps.shape[-2:])
@@ -169,12 +180,14 @@ def write_patches_into(maps: Tensor, patches: Tensor, tops: IndexArray, lefts: I
     """
     patches = flatten_to_planes(patches)
     corners, corner_index = np.unique(np.stack([tops, lefts]), axis=1, return_inverse=True)
-    for i, (top, left) in enumerate(corners.T.tolist()):
+    corner_index = corner_index.reshape(-1)
+    for number, (top, left) in enumerate(corners.T.tolist()):
         height = count_overlap(top, patches.shape[-2], maps.shape[-2])
         width = count_overlap(left, patches.shape[-1], maps.shape[-1])
-        visible = patches[:, :, max(-top, 0) :, max(-left, 0) :][:, :, :height, :width]
-        target = maps[:, :, max(top, 0) :, max(left, 0) :][:, :, :height, :width]
-        for images in split_into_slices(np.flatnonzero(corner_index.reshape(-1) == i)):
+        visible = patches.narrow(2, max(-top, 0), height).narrow(3, max(-left, 0), width)
+        target = maps.narrow(2, max(top, 0), height).narrow(3, max(left, 0), width)
+        members = np.flatnonzero(corner_index == number)
+        for images in split_into_slices(members):
             target[images].copy_(visible[images])
 
 
