@@ -2,8 +2,10 @@
 
 import difflib
 import errno
+import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Generator, Iterable
+from contextlib import contextmanager
 
 MIN_NAME_SIMILARITY = 0.55
 # A list of allowed names is only printed when it fits on a line.
@@ -18,9 +20,15 @@ OUT_OF_MEMORY_WORDS = (
     "alloc_failed",
     "bad_alloc",
     "failed to map segment",
+    "could not create a primitive",  # oneDNN, which writes programs into memory
+    "can't start new thread",
+    "can't allocate lock",
+    "could not be made c-contiguous",  # numpy
 )
 
 MAX_DISPLAY_LENGTH = 200  # characters of a name that are shown
+# A longer word, with what is shown of it as a group.
+LONG_WORD = re.compile(rf"(\S{{{MAX_DISPLAY_LENGTH - 1}}})\S{{2,}}")
 
 # Characters that end a line, move a terminal's cursor, reverse the text or can't be encoded:
 # control, format, surrogate, and the separators of lines and paragraphs.
@@ -40,6 +48,10 @@ class SightlineError(ValueError):
         return escape_control_characters(super().__str__())
 
 
+class MemoryLackError(SightlineError):
+    """A task that the memory is too small for: nothing is wrong with what it was given."""
+
+
 def escape_for_display(text: str, max_length: int = MAX_DISPLAY_LENGTH) -> str:
     """A name from outside as it may be shown: on one line, printable, and not too long.
 
@@ -51,6 +63,15 @@ def escape_for_display(text: str, max_length: int = MAX_DISPLAY_LENGTH) -> str:
     if len(escaped) <= max_length:
         return escaped
     return f"{escaped[: max_length - 1]}…"
+
+
+def escape_text_for_display(text: str) -> str:
+    """A text of our own with names from outside in it, on one line: they are shown as names are.
+
+    Characters that are not to be printed are escaped. What has no space in so many characters as
+    a name may have is cut, and ends in «…».
+    """
+    return LONG_WORD.sub(r"\1…", escape_control_characters(text))
 
 
 def escape_control_characters(text: str) -> str:
@@ -121,9 +142,22 @@ def is_out_of_memory(error: BaseException) -> bool:
     return any(words in message for words in OUT_OF_MEMORY_WORDS)
 
 
-def make_memory_error(task: str, *quantities: str) -> SightlineError:
+def make_memory_error(task: str, *quantities: str) -> MemoryLackError:
     """The error for a task that the memory is too small for, and what to lower.
 
     «not enough memory to run saliency; lower size or batch».
     """
-    return SightlineError(f"not enough memory {task}; lower {' or '.join(quantities)}")
+    return MemoryLackError(f"not enough memory {task}; lower {' or '.join(quantities)}")
+
+
+@contextmanager
+def convert_memory_errors(task: str, *quantities: str) -> Generator[None, None, None]:
+    """Raises the error of `make_memory_error` where there is no memory left in the block."""
+    try:
+        yield
+    except SightlineError:
+        raise
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        raise make_memory_error(task, *quantities) from error

@@ -14,7 +14,14 @@ from torch import Tensor
 from sightline.app.replay import record_image_source, resolve_source
 from sightline.data.datasets.subset import DatasetSubset, draw_subset
 from sightline.data.scan.run import Passing, scan
-from sightline.errors import SightlineError, get_first_error_line
+from sightline.errors import (
+    MemoryLackError,
+    SightlineError,
+    escape_control_characters,
+    escape_for_display,
+    escape_text_for_display,
+    get_first_error_line,
+)
 from sightline.images.io.pictures import read_file_or_sample, write
 from sightline.images.plotting.html import make_data_uri, render_template
 from sightline.methods import load_methods
@@ -189,6 +196,8 @@ class TourReport:
         started = time.monotonic()
         try:
             result = self._run_method(section, label, callback)
+        except MemoryLackError as error:
+            return replace(section, failure=str(error))
         except SightlineError as error:
             return replace(section, refusal_reason=str(error))
         except Exception as error:
@@ -341,7 +350,7 @@ class TourReport:
         return render_template(
             "tour.html",
             model=self.model,
-            source=Path(self.source).name,
+            source=escape_for_display(Path(self.source).name),
             label=self.model.labels[label],
             image=make_data_uri(self.image[:1]),
             interrupted=self.interrupted,
@@ -383,7 +392,7 @@ class TourReport:
             "folder": section.folder,
             "panels": panels,
             "pages": pages,
-            "command": section.command,
+            "command": escape_control_characters(section.command),
             "refused": section.refusal_reason,
             "failed": section.failure,
             "trust": section.trust_summary,
@@ -400,7 +409,7 @@ def _report_step(
 
 def _describe_error(error: Exception) -> str:
     """An unexpected error in one line, such as «ZeroDivisionError: division by zero»."""
-    message = get_first_error_line(error)
+    message = escape_text_for_display(get_first_error_line(error))
     name = type(error).__name__
     return f"{name}: {message}" if message else name
 

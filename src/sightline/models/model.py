@@ -13,7 +13,7 @@ from typing import Any, Self, cast, get_args
 import torch
 from torch import Tensor, nn
 
-from sightline.errors import SightlineError, make_unknown_name_error
+from sightline.errors import SightlineError, escape_for_display, make_unknown_name_error
 from sightline.images.validation import check_image
 from sightline.models.heads.labels import find_label_index
 from sightline.models.heads.output_head import (
@@ -339,11 +339,15 @@ class Model(NetworkRunner):
 
     @cached_property
     def labels(self) -> tuple[str, ...]:
-        """One name per score: the given ones, else `class 0`, `class 1`, …
+        """One name per score, as it is shown: the given ones, else `class 0`, `class 1`, …
+
+        Line ends and other characters that are not to be printed are escaped in them, and a name of
+        more than 200 characters is cut.
 
         Raises SightlineError when another number of labels was given than the network has logits.
         """
-        return self.head.name_scores(self._custom_labels, self.name)
+        names = self.head.name_scores(self._custom_labels, self.name)
+        return tuple(map(escape_for_display, names))
 
     def choose(self, label: int | str, image: Tensor, logits: Tensor | None = None) -> Tensor:
         """Class index for each image, N.
@@ -364,7 +368,8 @@ class Model(NetworkRunner):
         The exact spelling counts first, then a number, then the name in any case, then a part of
         it. Raises SightlineError with the closest names, and for a name that several classes have.
         """
-        return find_label_index(self.labels, label, self.name)
+        shown_label = escape_for_display(label) if isinstance(label, str) else label
+        return find_label_index(self.labels, shown_label, self.name)
 
     # ── outputs ──
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
+from sightline.errors import escape_text_for_display
 from sightline.images.files import replace_atomically, replace_files_together, write_text
 from sightline.images.io.pictures import write
 from sightline.images.plotting.html import make_preview_uri
@@ -35,7 +36,8 @@ class Result:
         panels: Pictures by name, 1×3×H×W in [0, 1].
         values: Numbers and tensors by name, not scaled for display. The method's documentation
             lists them; each is a ResultValue.
-        captions: What each panel or page shows, and its scale, by the same names.
+        captions: What each panel or page shows, and its scale, by the same names. Each is one line
+            that can be printed, whatever names are in it.
         recipe: Method, parameters, model, image and versions, as JSON holds them.
         pages: Self-contained HTML pages by name.
         movies: Frames N×3×H×W in [0, 1] by name. A name may end with its kind (zoom.gif,
@@ -56,6 +58,8 @@ class Result:
         for name in ("panels", "values", "captions", "recipe", "pages", "movies", "chosen"):
             read_only_copy = MappingProxyType(dict(getattr(self, name)))
             object.__setattr__(self, name, read_only_copy)
+        captions = {name: escape_text_for_display(text) for name, text in self.captions.items()}
+        object.__setattr__(self, "captions", MappingProxyType(captions))
 
     def __repr__(self) -> str:
         panel_names = ", ".join(self.panels) or "none"

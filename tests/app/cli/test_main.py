@@ -17,7 +17,7 @@ from cyclopts import CycloptsError
 from helpers import smooth
 
 import sightline as sl
-from sightline.app.cli import execution, general, progress
+from sightline.app.cli import execution, general, terminal
 from sightline.app.cli import methods as commands
 from sightline.app.cli.application import GENERAL_COMMANDS, make_app
 from sightline.app.cli.declarations import read_method_declarations
@@ -549,11 +549,11 @@ def test_ctrl_c_keeps_the_picture(
 ) -> None:
     before, step, seen = (
         signal.getsignal(signal.SIGINT),
-        progress.StepProgressBar.on_step,
+        terminal.StepProgressBar.on_step,
         list[int](),
     )
 
-    def interrupted(self: progress.StepProgressBar, event: sl.Step) -> bool:
+    def interrupted(self: terminal.StepProgressBar, event: sl.Step) -> bool:
         stop = step(self, event)
         seen.append(event.index)
         if event.index == 2:
@@ -562,7 +562,7 @@ def test_ctrl_c_keeps_the_picture(
 
     subject = ("0", "--size", "32") if name == "synthesis" else ("photo.png", "--size", "64")
     with monkeypatch.context() as patch:
-        patch.setattr(progress.StepProgressBar, "on_step", interrupted)
+        patch.setattr(terminal.StepProgressBar, "on_step", interrupted)
         ran = run(
             name,
             *subject,
@@ -583,15 +583,15 @@ def test_ctrl_c_keeps_the_picture(
 def test_a_second_ctrl_c_insists(
     run: Run, ctrl_c: Callable[[], None], monkeypatch: pytest.MonkeyPatch, place: Path
 ) -> None:
-    before, step = contents(place), progress.StepProgressBar.on_step
+    before, step = contents(place), terminal.StepProgressBar.on_step
 
-    def interrupted(self: progress.StepProgressBar, event: sl.Step) -> bool:
+    def interrupted(self: terminal.StepProgressBar, event: sl.Step) -> bool:
         step(self, event)
         ctrl_c()
         ctrl_c()
         return False
 
-    monkeypatch.setattr(progress.StepProgressBar, "on_step", interrupted)
+    monkeypatch.setattr(terminal.StepProgressBar, "on_step", interrupted)
     ran = run("synthesis", "0", "--size", "32", "--steps", "9", "--out", "result")
     assert (ran.code, ran.out, ran.err.strip().splitlines()[-1]) == (
         130,

@@ -15,7 +15,7 @@ import sightline as sl
 from sightline.app.cli import stylizer as commands
 from sightline.app.cli.application import STYLIZER_COMMANDS
 from sightline.app.cli.main import main
-from sightline.app.cli.progress import StepProgressBar
+from sightline.app.cli.terminal import StepProgressBar
 from sightline.generators.apply import restyle_images
 from sightline.generators.architectures.style import make_stylizer
 from sightline.generators.checkpoint import (

@@ -15,7 +15,7 @@ from sightline.app.cli.options import (
     compose_target_text,
     unwrap_single_item,
 )
-from sightline.app.cli.progress import show_progress_bar
+from sightline.app.cli.terminal import print_lines, show_progress_bar
 from sightline.app.replay import prepare_network_input, record_image_source
 from sightline.data.store.reader import Scan
 from sightline.images.files import check_writable
@@ -124,10 +124,9 @@ def save_and_print_result(result: Result, out: Path, *, as_json: bool) -> None:
         summary = {"values": result.numbers, "files": [str(path) for path in files]}
         print(json.dumps(summary, default=str))
         return
-    for caption in result.captions.values():
-        print(caption)
+    print_lines(*result.captions.values())
     shown_suffixes = (".png", ".html", *VIDEO_SUFFIXES)
-    print("\n".join(str(path) for path in files if path.suffix in shown_suffixes))
+    print_lines(*(str(path) for path in files if path.suffix in shown_suffixes))
 
 
 def _read_shared_options(name: str, arguments: Mapping[str, Any]) -> SharedOptions:

@@ -18,7 +18,8 @@ from sightline.app.cli.options import (
     SizeOption,
     WeightsOption,
 )
-from sightline.errors import SightlineError
+from sightline.app.cli.terminal import handle_interrupts, make_progress_display, print_lines
+from sightline.errors import SightlineError, escape_for_display
 from sightline.models.zoo.names import list_network_names
 
 
@@ -50,7 +51,6 @@ def tour(
     quiet: QuietOption = False,
 ) -> int:
     """Writes one self-contained HTML report: every method on one image."""
-    from sightline.app.cli.progress import handle_interrupts, make_progress_display
     from sightline.app.report import TourReport
     from sightline.images.files import check_writable
     from sightline.images.io.pictures import read_file_or_sample
@@ -77,7 +77,7 @@ def tour(
         summary = {"report": str(page), "sections": report.collect_numbers()}
         print(json.dumps(summary, default=str))
     else:
-        print(page)
+        print_lines(str(page))
     if report.interrupted:
         return 130
     report.check_failures()
@@ -129,9 +129,12 @@ def layers(
         return 0
     for layer in network.layers.values():
         shape = "×".join(map(str, layer.shape))
-        print(f"{layer.name:<44} {layer.alias:<14} {shape:<16} {layer.kind}")
-    landmarks = [f"{landmark} = {name}" for landmark, name in network.landmarks.items()]
-    print(f"\nLandmarks: {', '.join(landmarks)}")
+        name = escape_for_display(layer.name)
+        print_lines(f"{name:<44} {layer.alias:<14} {shape:<16} {layer.kind}")
+    landmarks = [
+        f"{landmark} = {escape_for_display(name)}" for landmark, name in network.landmarks.items()
+    ]
+    print_lines("", f"Landmarks: {', '.join(landmarks)}")
     return 0
 
 
@@ -153,12 +156,12 @@ def models(
         raise SightlineError(f"no network's name contains {search!r}")
     for library, names in matches.items():
         for name in names:
-            print(f"{name:<48} {library}")
+            print_lines(f"{name:<48} {library}")
     return 0
 
 
 def samples(*, as_json: JsonOption = False) -> int:
     """Lists the sample photographs, which stand for an image by name."""
     names = read_sample_names()
-    print(json.dumps(names) if as_json else "\n".join(names))
+    print_lines(*([json.dumps(names)] if as_json else names))
     return 0

@@ -17,7 +17,7 @@ from sightline.app.cli.options import (
     SizeOption,
     WeightsOption,
 )
-from sightline.app.cli.progress import show_progress_bar
+from sightline.app.cli.terminal import print_lines, show_progress_bar
 from sightline.data.scan.run import Passing, ScanEngine
 from sightline.data.scan.run import scan as scan_dataset
 from sightline.data.search.nearest import Metric
@@ -29,7 +29,7 @@ from sightline.data.store.maintenance import (
     verify_store,
 )
 from sightline.data.store.reader import Scan
-from sightline.errors import SightlineError
+from sightline.errors import SightlineError, escape_for_display
 from sightline.models.zoo.load import load
 
 # So many of the reasons why files could not be read are listed, and so many of a store's problems.
@@ -115,11 +115,11 @@ def scan(
         }
         print(json.dumps(summary))
     else:
-        print(summarize_scan(result))
+        print_lines(*summarize_scan(result))
     return 0 if result.complete else 130
 
 
-def summarize_scan(finished_scan: Scan) -> str:
+def summarize_scan(finished_scan: Scan) -> list[str]:
     """How many images were scanned, and the most frequent reasons why others were not."""
     count = f"{finished_scan.images} images in {finished_scan.path}"
     if not finished_scan.complete:
@@ -130,7 +130,7 @@ def summarize_scan(finished_scan: Scan) -> str:
         reasons = Counter(reason.split(" (")[0] for _, reason in finished_scan.errors)
         for reason, frequency in reasons.most_common(MAX_LISTED_REASONS):
             lines.append(f"  {frequency} × {reason}")
-    return "\n".join(lines)
+    return lines
 
 
 def info(store: StoreArgument, /, *, as_json: JsonOption = False) -> int:
@@ -141,22 +141,26 @@ def info(store: StoreArgument, /, *, as_json: JsonOption = False) -> int:
         return 0
     size = _format_megabytes(facts["bytes"])
     state = "complete" if facts["complete"] else "not complete"
-    print(f"{facts['images']} images, {facts['errors']} errors, {size}; {state}")
+    print_lines(f"{facts['images']} images, {facts['errors']} errors, {size}; {state}")
 
     network = facts["network"]
     digest = network["weights"][:12]
-    print(f"model: {facts['model']} at {network['side']} px, weights {digest}")
+    model = escape_for_display(str(facts["model"]))
+    print_lines(f"model: {model} at {network['side']} px, weights {digest}")
 
-    dataset = facts["collection"]["source"] or facts["collection"]["kind"]
-    print(f"dataset: {dataset}, {len(facts['classes'])} known classes")
+    dataset = escape_for_display(facts["collection"]["source"] or facts["collection"]["kind"])
+    print_lines(f"dataset: {dataset}, {len(facts['classes'])} known classes")
 
-    layers = [f"{name} ({units})" for name, units in facts["layers"].items()]
-    print(f"units: {', '.join(layers)}; the {facts['k']} strongest images of each")
+    layers = [f"{escape_for_display(name)} ({units})" for name, units in facts["layers"].items()]
+    print_lines(f"units: {', '.join(layers)}; the {facts['k']} strongest images of each")
 
-    vectors = [f"{name} ({length})" for name, length in facts["vectors"].items()]
-    print(f"vectors: {', '.join(vectors)}")
+    vectors = [
+        f"{escape_for_display(name)} ({length})" for name, length in facts["vectors"].items()
+    ]
+    print_lines(f"vectors: {', '.join(vectors)}")
     for name, index_facts in facts["indexes"].items():
-        print(f"index of {name} ({index_facts['metric']}): {VectorIndex(**index_facts)}")
+        index = VectorIndex(**index_facts)
+        print_lines(f"index of {escape_for_display(name)} ({index_facts['metric']}): {index}")
     return 0
 
 
@@ -166,7 +170,7 @@ def verify(store: StoreArgument, /, *, as_json: JsonOption = False) -> int:
     if as_json:
         print(json.dumps({"wrong": problems}))
     elif not problems:
-        print(f"{store} is whole")
+        print_lines(f"{store} is whole")
         print(f"not checked: {'; '.join(UNCHECKED_PARTS)}", file=sys.stderr)
     if problems:
         listed = "; ".join(problems[:MAX_LISTED_PROBLEMS])
@@ -180,7 +184,9 @@ def compact(store: StoreArgument, /, *, as_json: JsonOption = False) -> int:
     if as_json:
         print(json.dumps({"before": bytes_before, "after": bytes_after}))
     else:
-        print(f"{_format_megabytes(bytes_before)} before, {_format_megabytes(bytes_after)} after")
+        print_lines(
+            f"{_format_megabytes(bytes_before)} before, {_format_megabytes(bytes_after)} after"
+        )
     return 0
 
 
@@ -202,7 +208,7 @@ def index(
     if as_json:
         print(json.dumps(asdict(built)))
     else:
-        print(f"{built}; built in {built.seconds:.0f} s")
+        print_lines(f"{built}; built in {built.seconds:.0f} s")
     return 0
 
 

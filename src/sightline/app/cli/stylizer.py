@@ -17,7 +17,7 @@ from sightline.app.cli.options import (
     SizeOption,
     WeightsOption,
 )
-from sightline.app.cli.progress import make_progress_display, show_progress_bar
+from sightline.app.cli.terminal import make_progress_display, print_lines, show_progress_bar
 from sightline.errors import SightlineError, get_first_error_line
 from sightline.generators.apply import (
     list_folder_pictures,
@@ -187,7 +187,7 @@ def train(
 
         path = run_training(plan, photos, model, fabric, show_step)
     if fabric.is_global_zero:
-        print(path)
+        print_lines(str(path))
         if bar.stopped:
             print("stopped; the same command resumes it", file=sys.stderr)
     return 130 if bar.stopped else 0
@@ -313,10 +313,7 @@ def apply(
         files = [str(file) for file in written]
         print(json.dumps({"files": files, "left_out": unreadable}))
         return 0
-    for file in written:
-        print(file)
-    for reason in unreadable:
-        print(f"left out: {reason}")
+    print_lines(*map(str, written), *(f"left out: {reason}" for reason in unreadable))
     return 0
 
 
@@ -431,5 +428,5 @@ def export(
         raise SightlineError(f"{out.name}: the network is written as .onnx")
     check_writable(out.parent)
     inputs = write_onnx(read_style_network(model), out)
-    print(f"{out}\ninputs: {inputs}; output: made N×3×H×W")
+    print_lines(str(out), f"inputs: {inputs}; output: made N×3×H×W")
     return 0

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from sightline.data.scan.run import list_default_layers, resolve_scan_layer, scan
 from sightline.data.store.reader import Scan
-from sightline.errors import SightlineError, escape_for_display
+from sightline.errors import SightlineError
 from sightline.images.transforms import crop_center, resize_image
 from sightline.models.layers.feature_maps import reshape_to_unit_grid
 from sightline.models.model import Model
@@ -138,13 +138,13 @@ def name_image_classes(dataset_scan: Scan, ids: Iterable[int]) -> list[str]:
 
     Where it is unknown, it is the network's best class with a «?».
     """
+    class_names = dataset_scan.shown_class_names
     names: list[str] = []
     for id in ids:
         label = -1 if dataset_scan.classes is None else int(dataset_scan.classes[id])
         if label >= 0:
-            names.append(escape_for_display(dataset_scan.class_names[label]))
+            names.append(class_names[label])
         else:
             best_labels, _ = dataset_scan.top5
-            label_name = dataset_scan.model_labels[int(best_labels[id, 0])]
-            names.append(f"{escape_for_display(label_name)}?")
+            names.append(f"{dataset_scan.model_labels[int(best_labels[id, 0])]}?")
     return names

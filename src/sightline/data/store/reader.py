@@ -82,7 +82,7 @@ class Scan:
         self.layers = list(self.description.layers)  # whose units the scan followed
         self.vector_layers = list(self.description.vector_lengths)  # whose features it kept
         self.class_names = list(self.description.class_names)  # empty if none are known
-        self.model_labels = list(self.description.model_labels)
+        self.model_labels = list(map(escape_for_display, self.description.model_labels))
 
     @classmethod
     def open(cls, path: str | Path | ScanStore) -> "Scan":
@@ -110,7 +110,7 @@ class Scan:
             "errors": f"{self.reader.progress.errors:,}",
             "network": f"{escape_for_display(str(self.recipe.get('model')))} at {self.side} pixels",
             "layers": ", ".join(layers),
-            "classes": ", ".join(map(escape_for_display, self.class_names)) or "not known",
+            "classes": ", ".join(self.shown_class_names) or "not known",
             "path": escape_for_display(str(self.path)),
         }
         rows = [
@@ -120,6 +120,11 @@ class Scan:
         return f"<table>{''.join(rows)}</table>"
 
     # ── the description ──
+
+    @property
+    def shown_class_names(self) -> list[str]:
+        """`class_names` as they may be shown: printable, and not too long."""
+        return list(map(escape_for_display, self.class_names))
 
     @cached_property
     def facts(self) -> dict[str, Any]:

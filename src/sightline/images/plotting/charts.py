@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from sightline.errors import escape_text_for_display
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -35,10 +37,19 @@ class LinePlot:
 
 
 def rasterize_figure(figure: "Figure") -> Tensor:
-    """A matplotlib figure as a picture, 1×3×H×W."""
+    """A matplotlib figure as a picture, 1×3×H×W.
+
+    Its texts are shown as they are, for there may be names from outside in them: no dollar sign
+    begins a formula, and what is not to be printed is escaped.
+    """
     import numpy as np
     from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.text import Text
 
+    for text in figure.findobj(Text):
+        text.set_parse_math(False)
+        lines = text.get_text().split("\n")
+        text.set_text("\n".join(map(escape_text_for_display, lines)))
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     pixels = np.asarray(canvas.buffer_rgba())[..., :3].copy()

@@ -224,7 +224,7 @@ def arrange_with_titles(titles: Sequence[str], pictures: Sequence[Tensor], gap: 
             title,
             ha="center",
             va="center",
-            fontsize=min(10, 1.3 * width / len(title)),
+            fontsize=min(10, 1.3 * width / max(1, len(title))),
             color=TEXT_COLOR,
         )
         left += width + gap

@@ -14,6 +14,7 @@ from torch import Tensor
 from sightline.data.scan.access import load_center_crops
 from sightline.data.search.nearest import pick_evenly_spaced
 from sightline.data.store.reader import Scan
+from sightline.errors import escape_for_display
 from sightline.images.io.pictures import encode_jpeg
 from sightline.images.plotting.grid_assignment import make_picture_mosaic
 from sightline.images.plotting.html import render_template
@@ -44,7 +45,7 @@ def render_scatter_page(
     data = {
         "positions": encode_numbers(scaled.float().numpy()),
         "dimensions": positions.shape[1],
-        "names": strip_common_folder(scan.paths),
+        "names": list(map(escape_for_display, strip_common_folder(scan.paths))),
         "pictured": encode_numbers(np.asarray(pictured_ids, dtype=np.uint32)),
         "thumbnailSide": THUMBNAIL_SIDE,
         "sheetColumns": SHEET_COLUMNS,
@@ -121,17 +122,18 @@ def list_color_groups(scan: Scan) -> Iterator[dict[str, Any]]:
         yield make_color_group("prediction", predictions)
         return
 
-    names = [*scan.class_names, "unknown"]  # the class −1 is the last name
+    class_names = scan.shown_class_names
+    names = [*class_names, "unknown"]  # the class −1 is the last name
     classes = [names[index] for index in scan.classes.tolist()]
     yield make_color_group("label", classes)
     yield make_color_group("prediction", predictions)
-    if set(scan.class_names) & set(scan.model_labels):
+    if set(class_names) & set(scan.model_labels):
         outcomes: list[str] = []
         for index, prediction in zip(scan.classes.tolist(), predictions, strict=True):
             if index < 0:
                 outcomes.append("unknown")
             else:
-                outcomes.append("right" if prediction == scan.class_names[index] else "wrong")
+                outcomes.append("right" if prediction == class_names[index] else "wrong")
         group = make_color_group("error", outcomes, ERROR_GROUPS)
         yield {**group, "colors": list(ERROR_COLORS)}
 

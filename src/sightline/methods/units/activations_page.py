@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from sightline.errors import escape_for_display
 from sightline.images.plotting.html import make_data_uri, render_template
 from sightline.models.model import Model
 from sightline.models.tracing.crops import find_receptive_box
@@ -40,7 +41,7 @@ def render_browse_page(
     height, width = image.shape[-2:]
     return render_template(
         "activations.html",
-        name=model.name,
+        name=escape_for_display(model.name),
         image=make_data_uri(image),
         height=height,
         width=width,
@@ -77,7 +78,7 @@ def encode_layer_maps(
         find_receptive_box(model, layer, 0, column, image) for column in range(column_count)
     ]
     return {
-        "name": layer,
+        "name": escape_for_display(layer),
         "signed": bool(low.min() < 0),
         "limit": channel_maps.scale_limit or 1.0,
         "rows": [(top, bottom) for top, _, bottom, _ in row_boxes],

@@ -177,7 +177,7 @@ def label_units(scan: Scan, layer: str, top_images: TopImages) -> UnitLabels:
         names = scan.model_labels
     else:
         classes = scan.classes
-        names = scan.class_names
+        names = scan.shown_class_names
     is_image = top_images.ids >= 0
     top_classes = torch.where(is_image, classes[top_images.ids.clamp_min(0)], -1)
     top_class, share = find_commonest_class(top_classes, len(names))

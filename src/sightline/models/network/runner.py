@@ -8,7 +8,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from sightline.errors import SightlineError, is_out_of_memory
+from sightline.errors import SightlineError, escape_for_display, is_out_of_memory
 from sightline.images.validation import check_image
 from sightline.locks import ForkSafeLock
 from sightline.models.layers.capture import Capture, StopForwardPass, find_first_tensor
@@ -78,7 +78,7 @@ class NetworkRunner:
         self.resize = resize or self.size
         self.channels = 3 if len(means) in PICTURE_CHANNELS else len(means)
         self.bands = check_bands(bands, self.channels)
-        self.name = name or type(network).__name__
+        self.name = escape_for_display(name or type(network).__name__)
 
         with torch.inference_mode(False):  # what is made in inference mode never has a gradient
             private = make_private_network(network)

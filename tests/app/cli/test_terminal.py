@@ -6,7 +6,7 @@ import pytest
 import torch
 from rich.progress import Progress
 
-from sightline.app.cli.progress import (
+from sightline.app.cli.terminal import (
     StepProgressBar,
     handle_interrupts,
     make_progress_display,

@@ -1,4 +1,4 @@
-"""Progress bars on the error stream, and Ctrl-C.
+"""What commands show: lines of text, progress bars on the error stream, and how Ctrl-C is heard.
 
 The first Ctrl-C stops a run after its step and keeps the picture; the second ends it at once.
 """
@@ -9,12 +9,24 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from sightline.registry.progress import Step
+from sightline.errors import escape_control_characters
+
+if TYPE_CHECKING:
+    from sightline.registry.progress import Step
+
+
+def print_lines(*lines: str) -> None:
+    """Prints each text on one line, whatever names are in it.
+
+    A name with line ends or terminal escape sequences can't move the cursor.
+    """
+    for line in lines:
+        print(escape_control_characters(line))
 
 
 @dataclass
@@ -29,7 +41,7 @@ class StepProgressBar:
     end_command: Callable[[int, FrameType | None], Any] = signal.default_int_handler
     stopped: bool = False
 
-    def on_step(self, event: Step) -> bool:
+    def on_step(self, event: "Step") -> bool:
         """The callback of iterative methods."""
         return self.update_display(event.index, event.total, self.title)
 
