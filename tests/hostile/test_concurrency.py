@@ -25,6 +25,8 @@ from sightline.data.scan import run
 from sightline.data.store.maintenance import compact_store, verify_store
 from sightline.data.store.memory import MemoryStore
 from sightline.data.writer_lock import lock_folder
+from sightline.images.decode.memory import DECODING_BUDGET, MemoryBudget
+from sightline.images.decode.square import fit_square
 
 COUNT = 8  # photographs, one of them broken
 
@@ -200,6 +202,63 @@ def test_a_fork_while_a_thread_writes_a_store(store: Path, tiny: sl.Model, photo
     finally:
         end.set()
         thread.join()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the system knows no fork")
+def test_forks_while_threads_decode(photos: Path) -> None:
+    """In a fork nobody would give back what the threads of the parent hold of the budget."""
+    data = next(photos.rglob("001.jpg")).read_bytes()
+    expected = fit_square(data, 16, 16).pixels
+    end = threading.Event()
+
+    def decode_often() -> None:
+        while not end.is_set():
+            fit_square(data, 16, 16)
+
+    def hold_everything() -> None:
+        with DECODING_BUDGET.reserve_bytes(DECODING_BUDGET.total_bytes):
+            held.set()
+            end.wait(30)
+
+    threads = [threading.Thread(target=decode_often) for _ in range(3)]
+    held = threading.Event()
+    try:
+        for thread in threads:
+            thread.start()
+        for _ in range(10):
+            assert run_in_fork(lambda: decode_and_check_budget(data, expected)) == 0
+        threads.append(threading.Thread(target=hold_everything))
+        threads[-1].start()
+        assert held.wait(30)
+        assert run_in_fork(lambda: decode_and_check_budget(data, expected)) == 0
+    finally:
+        end.set()
+        for thread in threads:
+            thread.join()
+    assert DECODING_BUDGET.free_bytes == DECODING_BUDGET.total_bytes
+
+
+def decode_and_check_budget(data: bytes, expected: Any) -> bool:
+    """Whether a picture is decoded as expected, and all bytes are free before and after."""
+    is_same = bool((fit_square(data, 16, 16).pixels == expected).all())
+    return is_same and DECODING_BUDGET.free_bytes == DECODING_BUDGET.total_bytes
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the system knows no fork")
+def test_a_fork_by_the_thread_that_holds_bytes() -> None:
+    """They are given back once in each process."""
+    budget = MemoryBudget(100)
+
+    def leave_block() -> bool:
+        was_free = budget.free_bytes == 100
+        reservation.__exit__(None, None, None)
+        return was_free and budget.free_bytes == 100
+
+    reservation = budget.reserve_bytes(60)
+    with reservation:
+        assert run_in_fork(leave_block) == 0
+        assert budget.free_bytes == 40
+    assert budget.free_bytes == 100
 
 
 # ── torch's DataLoader ──

@@ -44,3 +44,31 @@ def test_a_thread_waits_until_enough_is_free(wanted: int, waits: bool) -> None:
     assert granted.wait(5)
     thread.join(5)
     assert budget.free_bytes == 100
+
+
+def test_who_asks_for_everything_gets_its_turn_among_many() -> None:
+    budget = MemoryBudget(100)
+    end = threading.Event()
+
+    def reserve_often() -> None:
+        while not end.is_set():
+            with budget.reserve_bytes(40):
+                end.wait(0.001)
+
+    threads = [threading.Thread(target=reserve_often, daemon=True) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    everything = threading.Event()
+
+    def reserve_everything() -> None:
+        with budget.reserve_bytes(1000):
+            everything.set()
+
+    threads.append(threading.Thread(target=reserve_everything, daemon=True))
+    threads[-1].start()
+    was_served = everything.wait(10)
+    end.set()
+    for thread in threads:
+        thread.join(5)
+    assert was_served
+    assert budget.free_bytes == 100

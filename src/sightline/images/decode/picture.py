@@ -14,6 +14,7 @@ from typing import IO
 from PIL import Image, ImageFile, ImageOps
 
 from sightline.errors import SightlineError, is_out_of_memory
+from sightline.images.decode.claim import check_claimed_size
 from sightline.images.decode.formats import SIGNATURE_LENGTH, ImageFormat, detect_format
 from sightline.images.decode.memory import MemoryBudget
 from sightline.images.decode.pixels import convert_to_rgb
@@ -75,6 +76,7 @@ def open_picture(
         with plugin(file) as picture:
             width, height = picture.size
             _check_pixel_count(width * height, max_pixels, f"{width}×{height} = ")
+            check_claimed_size(picture, byte_count)
             frame_count: int = getattr(picture, "n_frames", 1) if count_frames else 1
             if format_name == "Jpeg" and short_side is not None:
                 reduction = min(width, height) / (2 * short_side)
