@@ -3,6 +3,8 @@
 import json
 import os
 import signal
+import subprocess
+import sys
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -12,7 +14,7 @@ from helpers import smooth
 
 import sightline as sl
 from sightline.app.cli.main import INTERRUPTED, end_at_once, main
-from sightline.app.cli.progress import StepProgressBar
+from sightline.app.cli.terminal import StepProgressBar
 
 SMALL = ("--size", "64", "--out", "result", "--quiet")
 
@@ -87,3 +89,51 @@ def test_ctrl_c_while_saving_leaves_no_folder_without_a_recipe(
     assert len(names) == written_count
     assert "recipe.json" in names or not result.exists()
     assert not [name for name in names if name.startswith(".")]
+
+
+# Runs the command as its installed script does, and interrupts it when a module is looked for.
+INTERRUPTED_AT_IMPORT = """
+import os, signal, sys
+module = sys.argv.pop(1)
+sys.argv[0] = "/somewhere/bin/sightline"
+def interrupt(event, arguments):
+    if event == "import" and arguments[0] == module:
+        os.kill(os.getpid(), signal.SIGINT)
+sys.addaudithook(interrupt)
+from sightline.app.cli.main import run_script
+sys.exit(run_script())
+"""
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        "lazy_loader",
+        "sightline.errors",
+        "difflib",
+        "cyclopts",
+        "sightline.app.cli.methods",
+        "torch",
+    ],
+)
+def test_ctrl_c_while_modules_are_imported(module: str) -> None:
+    words = (module, "saliency", "photo.png", *SMALL)
+    command = [sys.executable, "-c", INTERRUPTED_AT_IMPORT, *words]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.stderr == "sightline: interrupted\n"
+    assert (done.returncode, done.stdout) == (INTERRUPTED, "")
+    assert not Path("result").exists()
+
+
+@pytest.mark.parametrize(
+    "words", [["other.py"], ["-m", "other"], ["-m", "other", "-m", "sightline"]], ids=str
+)
+def test_a_program_that_imports_the_package_keeps_its_own_handler(
+    words: list[str], place: Path
+) -> None:
+    code = "import signal, sightline\nprint(signal.getsignal(signal.SIGINT).__name__)"
+    (place / "other.py").write_text(code, encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, *words], capture_output=True, text=True, check=True, cwd=place
+    )
+    assert done.stdout == "default_int_handler\n"
