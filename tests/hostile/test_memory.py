@@ -4,11 +4,14 @@ The tasks run in a process of their own, this file as a script, which forks a ch
 each: a process that has run other tests has memory to spare.
 """
 
+import contextlib
+import io
 import json
 import multiprocessing
+import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +20,26 @@ import torch
 from PIL import Image
 
 import sightline as sl
+from sightline.app.cli.main import main
+from sightline.data.store.memory import MemoryStore
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc, limits the memory")
 
 
 METHODS = ("saliency", "occlusion", "deepdream")
+
+# Command lines, by what is short of memory, and the bytes beside those that there are anyway.
+COMMANDS = {
+    "style": ["style", "large.png", "great_wave", "--steps", "1", "--size", "1000"],
+    "texture": ["texture", "large.png", "--size", "2000"],
+    "synthesis": ["synthesis", "1", "--size", "2000", "--steps", "1"],
+    "inversion": ["inversion", "large.png", "--size", "1000", "--steps", "1"],
+    "stylizer": ["stylizer", "apply", "painters", "large.png"],
+    "training": ["stylizer", "train", "large.png", "--folder", "photos", "--steps", "2"],
+    "again": ["again", "recipe/recipe.json"],
+}
+# Over a store in memory: LanceDB ends the process where it lacks memory.
+OVER_DATASETS = ("scan", "neighbors", "embedding", "patches", "labels")
 
 
 def run_limited(extra_bytes: int, task: Callable[[], object]) -> str:
@@ -73,6 +91,51 @@ def run_tasks(folder: Path) -> dict[str, str]:
     for name in METHODS:
         method: Any = getattr(sl, name)
         answers[name] = run_limited(20_000_000, lambda method=method: method(model, image))
+    return answers | run_commands(folder, image) | run_over_datasets(folder)
+
+
+def run_commands(folder: Path, image: torch.Tensor) -> dict[str, str]:
+    """The answers of the command line, which returns 1 where it lacks memory."""
+    os.chdir(folder)
+    sl.write(image, "large.png")
+    sl.write(image[..., :300], "photos/1.png")
+    sl.saliency(sl.load(), image[..., :640, :640], samples=1).save("recipe")
+    content = json.loads(Path("recipe/recipe.json").read_text(encoding="utf-8"))
+    content["image"] = {"path": str(folder / "large.png"), "size": 1000}
+    Path("recipe/recipe.json").write_text(json.dumps(content), encoding="utf-8")
+
+    def run_command(words: Sequence[str]) -> None:
+        errors = io.StringIO()
+        with contextlib.redirect_stderr(errors), contextlib.redirect_stdout(io.StringIO()):
+            status = main(words)
+        raise sl.SightlineError(f"{status} {errors.getvalue()}")
+
+    return {
+        name: run_limited(40_000_000, lambda words=words: run_command(words))
+        for name, words in COMMANDS.items()
+    }
+
+
+def run_over_datasets(folder: Path) -> dict[str, str]:
+    """The answers of a scan and of the methods that read one."""
+    model = sl.load()
+    for number in range(40):
+        generator = torch.Generator().manual_seed(number)
+        sl.write(torch.rand(1, 3, 40, 40, generator=generator), folder / f"scanned/{number}.png")
+    store = MemoryStore()
+    scan = sl.scan(model, folder / "scanned", store=store)
+    answers = {
+        "scan": run_limited(
+            12_000_000,
+            lambda: sl.scan(model, folder / "scanned", store=MemoryStore(), batch=40, size=400),
+        )
+    }
+    for name in OVER_DATASETS[1:]:
+        method: Any = getattr(sl, name)
+        subject = {"id": 3} if name == "neighbors" else {}
+        answers[name] = run_limited(
+            1_000_000, lambda method=method, subject=subject: method(scan, **subject)
+        )
     return answers
 
 
@@ -98,6 +161,16 @@ def test_a_method_with_too_little_memory(name: str, answers: dict[str, str]) -> 
     assert "lower" in answers[name]
     assert not answers[name].startswith("raw")
     assert "\n" not in answers[name]
+
+
+@pytest.mark.parametrize("name", [*COMMANDS, *OVER_DATASETS])
+def test_each_door_says_what_to_lower(name: str, answers: dict[str, str]) -> None:
+    answer = answers[name].strip()
+    assert "not enough memory" in answer
+    assert "lower" in answer
+    assert "\n" not in answer
+    if name in COMMANDS:
+        assert answer.startswith("1 sightline: ")
 
 
 if __name__ == "__main__":

@@ -4,7 +4,12 @@ import re
 from collections.abc import Generator
 from contextlib import contextmanager
 
-from sightline.errors import SightlineError, get_first_error_line
+from sightline.errors import (
+    SightlineError,
+    get_first_error_line,
+    is_out_of_memory,
+    make_memory_error,
+)
 
 TABLE_ERRORS = (
     OSError,
@@ -42,13 +47,21 @@ def convert_table_errors(problem: str) -> Generator[None, None, None]:
 
 
 def make_table_error(problem: str, error: BaseException) -> SightlineError:
-    """The error, with the first line of the library's words."""
+    """The error, with the first line of the library's words.
+
+    Raises SightlineError where there is no memory left.
+    """
     reason = explain_disk_error(error) or type(error).__name__
     return SightlineError(f"{problem} ({reason:.{MAX_REASON_LENGTH}})")
 
 
 def explain_disk_error(error: BaseException) -> str:
-    """The operating system's words in another library's message: «No space left on device»."""
+    """The operating system's words in another library's message: «No space left on device».
+
+    Raises SightlineError where there is no memory left: then nothing is wrong with the file.
+    """
+    if is_out_of_memory(error):
+        raise make_memory_error("for this store or table", "batch", "k") from error
     system_error = re.search(r"([A-Z][\w ]+) \(os error \d+\)", str(error))
     if system_error is not None:
         return system_error[1]

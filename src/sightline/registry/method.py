@@ -23,8 +23,7 @@ from torch import Tensor
 
 from sightline.errors import (
     SightlineError,
-    is_out_of_memory,
-    make_memory_error,
+    convert_memory_errors,
     make_unknown_name_error,
 )
 from sightline.images.validation import check_image
@@ -236,12 +235,8 @@ def _run_method(
         if method.subject == "image" and len(positional) > 1:
             channels = getattr(positional[0], "channels", 3)
             positional[1] = _detach_image(positional[1], channels)
-        try:
+        with convert_memory_errors(f"for {method.name}", *_list_quantities(method)):
             result = function(*positional, **parameters)
-        except (MemoryError, RuntimeError) as error:
-            if not is_out_of_memory(error):
-                raise
-            raise make_memory_error(f"for {method.name}", *_list_quantities(method)) from error
     _check_finite_attribution(method, result)
 
     recipe = build_result_recipe(method, positional, {**parameters, **result.chosen})

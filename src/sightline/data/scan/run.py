@@ -35,6 +35,7 @@ from sightline.data.store.lance_store import resolve_store
 from sightline.data.store.reader import Scan
 from sightline.errors import (
     SightlineError,
+    convert_memory_errors,
     escape_control_characters,
     make_out_of_range_error,
     make_unknown_name_error,
@@ -129,7 +130,8 @@ def scan(
 
     result = open_complete_scan(store, description)
     if result is None:
-        with store.open_writer(description) as writer:
+        memory = convert_memory_errors("for the scan", "batch", "size")
+        with memory, store.open_writer(description) as writer:
             # Another process may have completed the scan while this one waited.
             if not writer.progress.complete:
                 run_scan_pass(model, folder, dataset, writer, engine=engine, callback=callback)

@@ -22,7 +22,12 @@ from sightline.data.store.validation import (
     find_state_problem,
     list_state_tensors,
 )
-from sightline.errors import SightlineError, get_first_error_line
+from sightline.errors import (
+    SightlineError,
+    get_first_error_line,
+    is_out_of_memory,
+    make_memory_error,
+)
 from sightline.images.decode.picture import decode_as_rgb
 
 VERIFY_BATCH_ROWS = 1000  # rows checked together
@@ -78,12 +83,17 @@ def verify_store(path: str | Path | ScanStore) -> list[str]:
 
 
 def run_checks(scan: Scan, checks: Sequence[Callable[[Scan], list[str]]]) -> list[str]:
-    """What the checks find, each problem once. A check that can't go on is a problem."""
+    """What the checks find, each problem once. A check that can't go on is a problem.
+
+    Raises SightlineError where there is no memory left, which tells nothing of the store.
+    """
     problems: list[str] = []
     for check in checks:
         try:
             problems += check(scan)
         except (SightlineError, OSError, RuntimeError, ValueError) as error:
+            if is_out_of_memory(error):
+                raise make_memory_error("to check the store", "the load of the machine") from error
             problems.append(get_first_error_line(error))
     return list(dict.fromkeys(problems))
 

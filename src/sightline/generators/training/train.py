@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from sightline.data.writer_lock import lock_folder
-from sightline.errors import SightlineError
+from sightline.errors import SightlineError, convert_memory_errors
 from sightline.generators.training.any_style import AnyStyleTask
 from sightline.generators.training.dataset import PhotoDataset
 from sightline.generators.training.fixed_styles import FixedStylesTask, TrainingPlan, TrainingTask
@@ -73,7 +73,7 @@ def train_stylizer(
     check_writable(plan.out)
     run = TrainingRun(plan, photos, model, fabric)
     lock = lock_folder(plan.out) if fabric.is_global_zero else nullcontext()
-    with lock:
+    with lock, convert_memory_errors("for the training", "batch", "size", "width"):
         fabric.barrier()  # all processes read the checkpoint that the training before has left
         run.resume_checkpoint()
         while run.step < plan.steps:

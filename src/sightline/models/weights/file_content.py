@@ -19,6 +19,8 @@ from sightline.errors import (
     SightlineError,
     escape_for_display,
     get_first_error_line,
+    is_out_of_memory,
+    make_memory_error,
     suggest_closest_name,
 )
 
@@ -116,6 +118,12 @@ def _describe_other_content(signature: bytes) -> str:
     return ""
 
 
+def _refuse_without_memory(path: Path, error: Exception) -> None:
+    """Raises SightlineError where there is no memory left: then nothing is wrong with the file."""
+    if is_out_of_memory(error):
+        raise make_memory_error(f"to read {path.name}", "the size of the network") from error
+
+
 # ── safetensors ──
 
 
@@ -127,6 +135,7 @@ def read_safetensors_file(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except (SafetensorError, OSError, ValueError, RuntimeError, KeyError) as error:
+        _refuse_without_memory(path, error)
         raise SightlineError(
             f"{path.name} is not a whole safetensors file ({get_first_error_line(error):.200})"
         ) from error
@@ -147,6 +156,7 @@ def check_archive(path: Path) -> None:
     except SightlineError:
         raise
     except (zipfile.BadZipFile, zlib.error, OSError, EOFError, ValueError, RuntimeError) as error:
+        _refuse_without_memory(path, error)
         raise SightlineError(
             f"{path.name} is not a whole torch file ({get_first_error_line(error):.200})"
         ) from error
@@ -208,6 +218,7 @@ def read_torch_file(path: Path) -> Any:
             f"and no code from a weights file is run{what}; {STATE_DICT_ADVICE}"
         ) from error
     except Exception as error:  # the unpickler raises any kind of error on broken bytes
+        _refuse_without_memory(path, error)
         raise SightlineError(
             f"{path.name} is not a whole torch file ({get_first_error_line(error):.200})"
         ) from error
