@@ -85,11 +85,7 @@ class AdversarialTraining:
         """Resumes from the checkpoint. Returns whether there is one."""
         if not self.checkpoint.exists():
             return False
-        state = load_checkpoint(self.checkpoint, self.log)
-        for name, part in self.parts.items():
-            part.load_state_dict(state[name])
-        self.step = state["step"]
-        self.rows = state["rows"]
+        self.step, self.rows = load_checkpoint(self.checkpoint, self.log, self.parts, "step")
         return True
 
     def scale_learning_rates(self, factor: float) -> None:
@@ -159,16 +155,6 @@ def compute_relative_error(features: Tensor, target: Tensor) -> Tensor:
 def update_average(average: Tensor, latest: Tensor, count: Tensor | int) -> Tensor:
     """The average of the weights over about the last 500 steps; over fewer at the beginning."""
     return average + (latest - average) * max(0.002, 2 / (10 + float(count)))
-
-
-def read_averaged_weights(folder: Path, layer: str) -> dict[str, Tensor]:
-    """The averaged weights of a layer's generator, under their own names."""
-    state = torch.load(folder / f"{layer}.pt", weights_only=True)["average"]
-    return {
-        name.removeprefix("module."): value
-        for name, value in state.items()
-        if name.startswith("module.")
-    }
 
 
 @torch.no_grad()

@@ -21,10 +21,10 @@ from adversarial import (
     compute_relative_error,
     make_argument_parser,
     make_condition,
-    read_averaged_weights,
 )
 from generator import LAYER, SIDE, FrozenSightnet, pick_center_crops
 from imagenette import Photos, random_crop, to_tensor
+from journal import read_averaged_weights, run_script
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -35,6 +35,7 @@ from sightline.generators.architectures.decoder import (
     CodeGenerator,
     FeatureDecoder,
 )
+from sightline.models.weights.checkpoint import fill_network_weights
 
 CROPS_PER_PHOTO = 6
 
@@ -121,7 +122,9 @@ def train(options: argparse.Namespace) -> None:
     validation_photos = Photos(options.data / "imagenette160-val.tar", options.cache)
     validation_images = pick_center_crops(validation_photos, 256)
     decoder = FeatureDecoder().eval()
-    decoder.load_state_dict(read_averaged_weights(options.out, LAYER))
+    decoder_path = options.out / f"{LAYER}.pt"
+    decoder_weights = read_averaged_weights(decoder_path)
+    fill_network_weights(decoder, decoder_weights, decoder_path, f"the generator of {LAYER}")
     composer = initialize_composer(decoder, extract, features)
     training = AdversarialTraining(
         composer,
@@ -162,4 +165,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

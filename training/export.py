@@ -9,16 +9,18 @@ import argparse
 from pathlib import Path
 
 import torch
+from journal import read_averaged_weights, run_script
 from safetensors.torch import save_file
 from torch import nn
 
+from sightline.models.weights.checkpoint import fill_network_weights
 from sightline.models.zoo.sightnet import make_sightnet
 
 
-def fold_batch_norm(state: dict[str, torch.Tensor]) -> nn.Sequential:
+def fold_batch_norm(state: dict[str, torch.Tensor], path: Path) -> nn.Sequential:
     """The network without batch norm that computes what the trained one computes at inference."""
     trained = make_sightnet(batch_norm=True).eval()
-    trained.load_state_dict(state)
+    fill_network_weights(trained, state, path, "sightnet with batch norm")
     plain = make_sightnet().eval()
     for name, layer in plain.named_children():
         if isinstance(layer, nn.Conv2d):
@@ -53,20 +55,15 @@ def main() -> None:
         default=Path(__file__).parent.parent / "src/sightline/assets/sightnet.safetensors",
     )
     options = parser.parse_args()
-    average = torch.load(options.checkpoint, weights_only=True)["average"]
-    state = {
-        name.removeprefix("module."): value
-        for name, value in average.items()
-        if name.startswith("module.")
-    }
+    state = read_averaged_weights(options.checkpoint)
     options.out.parent.mkdir(parents=True, exist_ok=True)
     tensors = {
         name: value.half().contiguous()
-        for name, value in fold_batch_norm(state).state_dict().items()
+        for name, value in fold_batch_norm(state, options.checkpoint).state_dict().items()
     }
     save_file(tensors, options.out)
     print(f"{options.out}: {options.out.stat().st_size / 1e6:.2f} MB")
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

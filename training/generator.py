@@ -18,9 +18,9 @@ from adversarial import (
     compute_relative_error,
     make_argument_parser,
     make_condition,
-    read_averaged_weights,
 )
 from imagenette import Photos, center_crop, normalize, random_crop, to_tensor
+from journal import read_averaged_weights, run_script
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -231,7 +231,7 @@ def export(folder: Path, path: Path) -> None:
     """Writes the averaged weights of decoder and composer, each name under its layer."""
     tensors: dict[str, Tensor] = {}
     for layer in (LAYER, "penultimate"):
-        for name, value in read_averaged_weights(folder, layer).items():
+        for name, value in read_averaged_weights(folder / f"{layer}.pt").items():
             # The composer holds the decoder, too.
             if not name.startswith("decoder."):
                 tensors[f"{layer}.{name}"] = value.half().contiguous()
@@ -267,4 +267,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -13,6 +13,7 @@ import io
 from pathlib import Path
 
 import torch
+from journal import run_script
 from lightning_fabric import Fabric
 from PIL import Image
 
@@ -87,4 +88,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

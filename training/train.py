@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from evaluate import measure_accuracy
 from imagenette import Photos, jitter_color, normalize, random_crop, to_tensor
-from journal import load_checkpoint, save_checkpoint
+from journal import load_checkpoint, run_script, save_checkpoint
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -139,12 +139,8 @@ def train(options: argparse.Namespace) -> None:
     first_epoch = 0
     rows: list[dict[str, float]] = []
     if checkpoint.exists():
-        state = load_checkpoint(checkpoint, log_path)
-        network.load_state_dict(state["net"])
-        average.load_state_dict(state["average"])
-        optimizer.load_state_dict(state["optimizer"])
-        first_epoch = state["epoch"]
-        rows = state["rows"]
+        parts = {"net": network, "average": average, "optimizer": optimizer}
+        first_epoch, rows = load_checkpoint(checkpoint, log_path, parts, "epoch")
 
     for epoch in range(first_epoch, options.epochs):
         started_at = time.time()
@@ -250,4 +246,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)
