@@ -27,7 +27,7 @@ from typing import Any
 
 import torch
 from endurance_cases import Formulas, Images, Recipes, Stores
-from endurance_commands import CommandLines
+from endurance_commands import CommandLines, Crowds
 from endurance_kills import ScanKills, TrainingKills
 
 PARTS: Mapping[str, Any] = {
@@ -36,6 +36,7 @@ PARTS: Mapping[str, Any] = {
     "recipes": Recipes,
     "stores": Stores,
     "commands": CommandLines,
+    "crowds": Crowds,
     "trainings": TrainingKills,
     "scans": ScanKills,
 }
@@ -45,6 +46,7 @@ DESCRIPTIONS = {
     "recipes": "mutated recipes, five methods",
     "stores": "damaged stores, six kinds of damage",
     "commands": "command lines from the declared parameters",
+    "crowds": "four `neighbors` at once, with and without a store",
     "trainings": "trainings killed and resumed",
     "scans": "scans killed and resumed",
 }
@@ -54,6 +56,7 @@ COUNTS = {
     "recipes": 1_000,
     "stores": 600,
     "commands": 2_000,
+    "crowds": 10,
     "trainings": 100,
     "scans": 200,
 }

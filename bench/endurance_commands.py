@@ -1,10 +1,12 @@
-"""The command lines of `endurance.py`, made from what the methods declare."""
+"""The command lines of `endurance.py`, made from what the methods declare, and several at once."""
 
 import contextlib
 import io
 import os
 import random
 import shutil
+import subprocess
+import sys
 import warnings
 from pathlib import Path
 from typing import get_args, get_origin
@@ -82,3 +84,51 @@ def write_value(parameter: ParameterDeclaration, chance: random.Random, valid_sh
         low = parameter.limits[0]
         return str(low + chance.choice((0, 1, 1))) if low == int(low) else str(low)
     return chance.choice(("1", "2", "conv2_1", "top"))
+
+
+CROWD_SIZE = 4
+
+
+class Crowds:
+    """Real commands that read one folder at once: with a store that is there, and with none yet."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        make_photos(folder / "photos", 12)
+        self.expected = self.run_commands("warm", 1)[0]
+
+    def run_commands(self, cache: str, count: int) -> list[bytes]:
+        """What so many `neighbors` at once say and find. RuntimeError where one does not succeed.
+
+        The store lies in the folder `cache`.
+        """
+        command = [sys.executable, "-m", "sightline", "neighbors", "photos/003.png", "--k", "3"]
+        processes = [
+            subprocess.Popen(
+                [*command, "--folder", "photos", "--out", f"{cache} {number}"],
+                cwd=self.folder,
+                env={**os.environ, "XDG_CACHE_HOME": str(self.folder / cache)},
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+            )
+            for number in range(count)
+        ]
+        answers: list[bytes] = []
+        for number, process in enumerate(processes):
+            _, errors = process.communicate(timeout=300)
+            if process.returncode or b"Traceback" in errors:
+                raise RuntimeError(f"exit status {process.returncode}: {errors.decode()[-300:]}")
+            answers.append((self.folder / f"{cache} {number}" / "values.json").read_bytes())
+        return answers
+
+    def run(self, number: int, _chance: random.Random) -> Outcome:
+        cache = "warm" if number % 2 else "cold"
+        shutil.rmtree(self.folder / "cold", ignore_errors=True)
+        answers = self.run_commands(cache, CROWD_SIZE)
+        lost = sum(
+            left != right
+            for answer in answers
+            for left, right in zip(answer, self.expected, strict=False)
+        )
+        is_same = all(answer == self.expected for answer in answers)
+        return Outcome("right" if is_same else "wrong", cache, lost)
