@@ -12,8 +12,9 @@ setup: $(VENV)/.setup
 tour: $(VENV)/.setup
 	@$(BIN)/sightline tour --out out/tour
 
-# A worker that has no tests left takes some of another's.
-PYTEST := $(BIN)/python -m pytest -n auto --dist worksteal
+# A worker that has no tests left takes some of another's. Compiled tests are kept: to rewrite their
+# assertions takes each worker ten seconds.
+PYTEST := PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n auto --dist worksteal
 
 test: $(VENV)/.setup-test
 	@$(PYTEST) -m "not slow"
