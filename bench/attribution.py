@@ -31,6 +31,7 @@ from typing import Any
 import torch
 from captum.attr import GuidedBackprop, IntegratedGradients, LayerGradCam, NoiseTunnel, Saliency
 from occlusion import NETWORKS as OCCLUSION_NETWORKS
+from occlusion import make_plain_network
 from torch import Tensor, nn
 
 import sightline as sl
@@ -126,13 +127,7 @@ def plain(name: str, model: sl.Model) -> nn.Module:
     """The network as its user has it, with the same weights."""
     if name == "sightnet":
         return copy.deepcopy(model.network).requires_grad_()
-    import torchvision
-
-    network = torchvision.models.get_model(
-        name, weights=None, **({"init_weights": False} if name == "googlenet" else {})
-    )
-    network.load_state_dict(model.network.state_dict(), strict=False)
-    return network.eval()
+    return make_plain_network(name, model)
 
 
 def peers(name: str, model: sl.Model, image: Tensor, kind: str, at_once: int) -> Runs:
