@@ -46,6 +46,42 @@ def test_a_network_without_positions_is_refused() -> None:
         choose_perceptual_layers(sl.load(dense, size=4))
 
 
+class PositionTable(nn.Module):
+    """Maps, then what only looks like maps: a table computed from weights, channels last, T×T."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 6, 4, stride=4)
+        self.table = nn.Linear(2, 6)
+        self.last = nn.Linear(6, 6)
+        self.weights = nn.Softmax(-1)
+        self.head = nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        maps = self.stem(x).permute(0, 2, 3, 1)
+        places = torch.stack(torch.meshgrid(torch.arange(13.0), torch.arange(13.0), indexing="ij"))
+        table = self.table(places.permute(1, 2, 0)[None])
+        maps = self.last(maps) + table.mean()
+        tokens = maps.flatten(1, 2)
+        weights = self.weights((tokens @ tokens.transpose(1, 2))[:, None])
+        return self.head((weights[:, 0] @ tokens).mean(1))
+
+
+def test_what_only_has_the_shape_of_maps_is_left_out() -> None:
+    torch.manual_seed(0)
+    model = sl.load(PositionTable().eval(), size=32, device="cpu")
+    assert len(model.layers["table"].shape) == len(model.layers["weights"].shape) == 3
+    layers = choose_perceptual_layers(model)
+    assert layers.style == layers.content == ("stem",)
+
+
+def test_style_of_such_a_network_is_that_of_its_maps(wide_photo: Tensor) -> None:
+    torch.manual_seed(0)
+    model = sl.load(PositionTable().eval(), size=32, device="cpu")
+    result = sl.style(model, wide_photo, styles=(wide_photo.flip(3),), steps=2)
+    assert list(result.values["style_losses"]) == ["stem"]
+
+
 # ── the scale of the input ──
 
 

@@ -1,5 +1,6 @@
 """The layers of a network that content and style are read from."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -7,6 +8,7 @@ from torch import Tensor, nn
 
 from sightline.errors import SightlineError
 from sightline.images.transforms import limit_short_side
+from sightline.models.layers.placement import find_feature_layout
 from sightline.models.model import Model
 from sightline.models.weights.known_input import format_rounded_values
 
@@ -104,22 +106,65 @@ FAMILY_LAYERS = (
 def choose_perceptual_layers(model: Model) -> PerceptualLayers:
     """The layers tuned for the network's family.
 
-    For other networks, the last layer of each of the first five resolutions for style, and the
-    middle one of these for content. Raises SightlineError for a network without spatial layers.
+    For other networks, the last map of each of the first five resolutions for style, and the middle
+    one of these for content. Raises SightlineError for a network without maps of the image.
     """
     for family in FAMILY_LAYERS:
         names = (*family.content, *family.style)
         if all(name in model.layers or name in model.aliases for name in names):
             return family
 
-    last_layer_by_height: dict[int, str] = {}
-    for layer in model.layers.values():
-        if layer.is_spatial:
-            last_layer_by_height[layer.shape[1]] = layer.name
-    if not last_layer_by_height:
+    style_layers = find_last_maps(model)
+    if not style_layers:
         raise SightlineError(
             f"{model.name} has no layer with positions; "
             "style and content need a convolutional network"
         )
-    style_layers = tuple(last_layer_by_height.values())[:MAX_STYLE_LAYERS]
     return PerceptualLayers((style_layers[len(style_layers) // 2],), style_layers)
+
+
+def find_last_maps(model: Model) -> tuple[str, ...]:
+    """The last map N×C×H×W of the image in each of the first five resolutions.
+
+    A shape alone does not tell: tables of positions and maps with their channels last have rows and
+    columns too.
+    """
+    candidates = [layer for layer in model.layers.values() if layer.is_spatial]
+    is_map: dict[str, bool] = {}
+    while True:
+        last_by_height = {layer.shape[1]: layer.name for layer in candidates}
+        chosen = tuple(last_by_height.values())[:MAX_STYLE_LAYERS]
+        unknown = [name for name in chosen if name not in is_map]
+        if not unknown:
+            return chosen
+        is_map |= find_image_maps(model, unknown)
+        candidates = [layer for layer in candidates if is_map.get(layer.name, True)]
+
+
+def find_image_maps(model: Model, names: Sequence[str]) -> dict[str, bool]:
+    """Which of the layers give each of two random images maps N×C×H×W of its own."""
+    images, outputs = run_random_images(model, names)
+    is_map: dict[str, bool] = {}
+    for name in names:
+        output = outputs[name]
+        is_map[name] = False
+        if len(output) == len(images) and not torch.equal(output[0], output[1]):
+            layout = find_feature_layout(model, name, output.shape, images.shape)
+            is_map[name] = layout is not None and layout.order == "NCHW"
+    return is_map
+
+
+@torch.no_grad()
+def run_random_images(model: Model, names: Sequence[str]) -> tuple[Tensor, dict[str, Tensor]]:
+    """Two images and the layers' outputs for them; the images are wide where the network lets them.
+
+    Attention among T tokens gives T×T numbers, which are no map of an image that is not square.
+    """
+    height, width = model.image_size
+    generator = torch.Generator().manual_seed(0)
+    wide = torch.rand(2, model.channels, height, 2 * width, generator=generator).to(model.device)
+    try:
+        return wide, model.run(wide, names)
+    except SightlineError:
+        square = wide[..., :width]
+        return square, model.run(square, names)
