@@ -43,6 +43,8 @@ def _describe_problem(image: object, tolerance: float, channels: int) -> str:
     if not image.is_floating_point():
         return f"of {image.dtype}; divide 0 to 255 by 255"
     shape = tuple(image.shape)
+    if image.ndim == 5:
+        return f"{shape}, a video or volume: give one of its slices"
     if image.ndim != 4 or image.shape[1] != channels or image.numel() == 0:
         return str(shape)
     range_problem = describe_out_of_range(image, tolerance)

@@ -29,7 +29,12 @@ from sightline.models.layers.capture import (
     Layer,
     split_call_name,
 )
-from sightline.models.layers.landmarks import LANDMARK_NAMES, InspectedModel, find_landmarks
+from sightline.models.layers.landmarks import (
+    LANDMARK_NAMES,
+    InspectedModel,
+    find_landmarks,
+    make_missing_landmark_error,
+)
 from sightline.models.layers.listing import (
     LayerListing,
     find_layer_by_index,
@@ -230,6 +235,8 @@ class Model(NetworkRunner):
             return match_one_layer(name, self.layers)
         if re.fullmatch("-?[0-9]{1,9}", name):
             return find_layer_by_index(int(name), list(self.layers))
+        if name in LANDMARK_NAMES:
+            raise make_missing_landmark_error(name, self.name, self.layers)
         candidates = [*self.aliases, *self.landmarks, *self.layers]
         raise make_unknown_name_error("layer", name, candidates)
 

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sightline.errors import SightlineError
 from sightline.models.model import Model
 
 
@@ -213,3 +214,112 @@ def test_given_landmarks_are_kept() -> None:
     model = Model(Convolutional().eval(), size=32, landmarks={"last_conv": "features.1"})
     assert model.landmarks["last_conv"] == "features.1"
     assert model.landmarks["penultimate"] == "fc:in"
+
+
+# ── landmarks that a network does not have ──
+
+
+class Perceptron(Seeded):
+    """Linear layers on the pixels: no map, no tokens."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = nn.Linear(3 * 20 * 24, 7)
+        self.b = nn.Linear(7, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.b(F.relu(self.a(x.flatten(1))))
+
+
+class PoolsAtOnce(Seeded):
+    """One number a channel before the first layer with weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.f = nn.Linear(3, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.f(self.pool(x).flatten(1))
+
+
+class Weightless(nn.Module):
+    """The scores are the channels' means."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(x).mean((2, 3))
+
+
+class Volumes(Seeded):
+    """Convolutions of equal slices."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.c = nn.Conv3d(3, 4, 3)
+        self.f = nn.Linear(4, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.f(self.c(x[:, :, None].expand(-1, -1, 4, -1, -1)).mean((2, 3, 4)))
+
+
+@pytest.mark.parametrize(
+    ("make", "landmark", "message"),
+    [
+        (Perceptron, "last_conv", r"^Perceptron has no last_conv: when it is run, no layer gives"),
+        (Perceptron, "middle", "has no middle: .*; none of its layers has rows and columns"),
+        (PoolsAtOnce, "last_conv", "PoolsAtOnce has no last_conv"),
+        (Weightless, "penultimate", "Weightless has no penultimate: .* no layer with weights"),
+        (Weightless, "first", "Weightless has no first: "),
+        (Volumes, "last_conv", "has no last_conv: .*; none of its layers has rows and columns"),
+    ],
+)
+def test_a_missing_landmark_says_why(
+    make: Callable[[], nn.Module], landmark: str, message: str
+) -> None:
+    model = Model(make(), size=(20, 24))
+    with pytest.raises(SightlineError, match=message) as caught:
+        model.layer(landmark)
+    assert "\n" not in str(caught.value)
+    assert "no layer named" not in str(caught.value)
+
+
+def test_the_layers_that_are_proposed_can_be_asked_for() -> None:
+    class OnePlace(Seeded):
+        """The answer reads a single place of the map."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.c = nn.Conv2d(3, 4, 3)
+            self.f = nn.Linear(4, 5)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.f(self.c(x)[:, :, 4, 5])
+
+    model = Model(OnePlace(), size=(20, 24))
+    with pytest.raises(SightlineError, match=r"name one yourself with layer=, such as c$"):
+        model.layer("last_conv")
+    assert model.layer("c") == "c"
+
+
+def test_middle_is_a_layer_of_whole_images() -> None:
+    """Pooling convolutions whose images are the heads of an attention are no middle."""
+
+    class HeadsAsImages(Seeded):
+        def __init__(self) -> None:
+            super().__init__()
+            self.patch = nn.Conv2d(3, 8, 4, stride=4)
+            self.pools = nn.ModuleList(nn.Conv2d(4, 4, 3, padding=1, groups=4) for _ in range(5))
+            self.norm = nn.LayerNorm(8)
+            self.f = nn.Linear(8, 5)
+
+        def forward(self, x: Tensor) -> Tensor:
+            maps = self.patch(x)
+            for pool in self.pools:
+                heads = pool(maps.reshape(-1, 4, *maps.shape[2:]))
+                maps = maps + heads.reshape(maps.shape)
+            return self.f(self.norm(maps.flatten(2).transpose(1, 2)).mean(1))
+
+    model = Model(HeadsAsImages(), size=(20, 24))
+    assert not model.landmarks["middle"].startswith("pools")
+    images = torch.rand(2, 3, 20, 24)
+    assert len(model.features(images, "middle")["middle"]) == 2

@@ -181,7 +181,12 @@ class OutputHead:
 
 
 def require_tensor(selected: Any, network_name: str) -> None:
-    """Raises SightlineError for an output that is no tensor with a score for each image."""
+    """Raises SightlineError for an output that is no real tensor with a score for each image."""
+    if isinstance(selected, Tensor) and selected.is_complex():
+        raise SightlineError(
+            f"{network_name} returns complex numbers, which have no order; ask about real ones of "
+            "them by a function, such as target=lambda output: output.abs()[:, 0]"
+        )
     if not isinstance(selected, Tensor) or selected.ndim == 0:
         raise SightlineError(
             f"{network_name} returns {type(selected).__name__}, not N×classes; "

@@ -66,9 +66,12 @@ class TargetHead:
     ) -> Tensor:
         """The score as N×1."""
         score = self.compute_score(selected, tensors, image_shape)
-        is_score = isinstance(score, Tensor) and score.numel() == image_shape[0]
+        is_tensor = isinstance(score, Tensor)
+        is_score = is_tensor and score.numel() == image_shape[0] and not score.is_complex()
         if not is_score:
-            found = tuple(score.shape) if isinstance(score, Tensor) else type(score).__name__
+            found = tuple(score.shape) if is_tensor else type(score).__name__
+            if is_tensor and score.is_complex():
+                found = "complex numbers"
             raise SightlineError(
                 f"the target must give one number for each of {image_shape[0]} images; "
                 f"it gave {found}"

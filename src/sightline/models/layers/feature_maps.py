@@ -44,8 +44,7 @@ def reshape_to_feature_maps(
         subject = f"layer {layer}" if layer else "this layer"
         raise SightlineError(
             f"{subject} has no positions in the image: its output is {tuple(feature.shape)} for "
-            f"{describe_image_count(count)} of {height}×{width}; choose a layer with feature maps, "
-            "such as last_conv"
+            f"{describe_image_count(count)} of {height}×{width}; choose a layer with feature maps"
         )
     return layout.arrange_as_maps(feature)
 

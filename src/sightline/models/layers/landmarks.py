@@ -28,6 +28,18 @@ SIDE_STEP = 32
 
 FAINT_CONTRAST = 0.01
 
+# Why a network has no such landmark.
+MISSING_LANDMARKS = {
+    "first": "when it is run, no layer with weights sees the image",
+    "middle": "none of its layers is a convolution or a map of the image",
+    "last_conv": "when it is run, no layer gives a map of the image on which its answer depends at "
+    "more than one position",
+    "penultimate": "when it is run, its answer comes from no layer with weights",
+    "logits": "it gives no scores",
+}
+# Layers that are proposed where a landmark is missing.
+MAX_PROPOSED_LAYERS = 5
+
 # What has weights and is not merely a scale.
 WEIGHTED_MODULES = (nn.Linear, nn.Bilinear, nn.modules.conv._ConvNd)  # pyright: ignore[reportPrivateUsage]
 
@@ -69,8 +81,12 @@ def find_landmarks(model: InspectedModel, known: Collection[str] = ()) -> dict[s
         if not layer.step and isinstance(model.module(layer.name), nn.Conv2d)
     ]
     landmarks: dict[str, str | None] = {"logits": "logits"}
-    landmarks["middle"] = find_middle_layer(layers, convolutions)
     evidence = collect_evidence(model)
+    if evidence is not None:
+        # Others have the heads of an attention among their images, or are of a part of the image.
+        layers = [layer for layer in layers if keeps_images(evidence, layer.name)]
+        convolutions = [layer for layer in convolutions if layer in layers]
+    landmarks["middle"] = find_middle_layer(layers, convolutions)
     if evidence is None:
         landmarks |= guess_landmarks_by_shape(model, layers)
     else:
@@ -79,6 +95,22 @@ def find_landmarks(model: InspectedModel, known: Collection[str] = ()) -> dict[s
             landmarks["last_conv"] = find_last_map(model, evidence, layers)
         landmarks["penultimate"] = find_head_input(model, evidence.gradients)
     return {name: layer for name, layer in landmarks.items() if layer is not None}
+
+
+def make_missing_landmark_error(
+    name: str, network_name: str, layers: Mapping[str, Layer]
+) -> SightlineError:
+    """The error for a landmark that a network does not have, with layers to name in its place."""
+    candidates = [
+        layer.name
+        for layer in layers.values()
+        if name == "penultimate" or is_feature_map(layer) or has_tokens(layer)
+    ]
+    proposal = "; none of its layers has rows and columns or tokens"
+    if candidates:
+        listed = ", ".join(candidates[-MAX_PROPOSED_LAYERS:])
+        proposal = f"; name one yourself with layer=, such as {listed}"
+    return SightlineError(f"{network_name} has no {name}: {MISSING_LANDMARKS[name]}{proposal}")
 
 
 def guess_landmarks_by_shape(model: InspectedModel, layers: Sequence[Layer]) -> dict[str, str]:
@@ -166,6 +198,16 @@ def differentiate_outputs(score: Tensor, outputs: Mapping[str, Tensor]) -> dict[
 def is_weighted_layer(model: InspectedModel, layer: Layer) -> bool:
     """Whether a layer is an operation with a weight matrix or kernel."""
     return not layer.step and isinstance(model.module(layer.name), WEIGHTED_MODULES)
+
+
+def keeps_images(evidence: LayerEvidence, name: str) -> bool:
+    """Whether a layer's output has one entry for each image, as far as is known."""
+    output = evidence.outputs.get(name)
+    if output is None or output.ndim == 0:
+        return True
+    count = evidence.shape[0]
+    has_tokens_first = output.ndim == 3 and output.shape[1] == count
+    return output.shape[0] == count or has_tokens_first
 
 
 # ── landmarks ──

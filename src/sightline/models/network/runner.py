@@ -13,7 +13,12 @@ from sightline.images.validation import check_image
 from sightline.locks import ForkSafeLock
 from sightline.models.layers.capture import Capture, StopForwardPass, find_first_tensor
 from sightline.models.network.copy import copy_network, make_private_network
-from sightline.models.network.guard import list_nearby_sizes, make_network_error
+from sightline.models.network.guard import (
+    MAX_TRIED_SIZES,
+    list_nearby_sizes,
+    list_sizes_in_text,
+    make_network_error,
+)
 from sightline.models.network.inputs import (
     NUMBER_FORMS,
     ExtraInputs,
@@ -181,13 +186,15 @@ class NetworkRunner:
         except Exception as error:
             if isinstance(error, StopForwardPass) or is_out_of_memory(error):
                 raise
+            reason = str(error)
             raise make_network_error(
                 error,
                 network=self.network,
                 name=self.name,
                 image_shape=tuple(image.shape),
+                input_axes=prepared.ndim if isinstance(prepared, Tensor) else 0,
                 network_size=self.image_size,
-                find_size=lambda: self._find_nearby_size(image),
+                find_size=lambda: self._find_allowed_size(image, reason),
             ) from error
 
     def call_network(self, prepared: Any, batch: int) -> Any:
@@ -214,16 +221,39 @@ class NetworkRunner:
                 return
         self._inputs = given
 
-    def _find_nearby_size(self, image: Tensor) -> tuple[int, int] | None:
-        """A size near the image's that the network takes; None where none is found."""
-        for height, width in list_nearby_sizes(*image.shape[-2:]):
-            blank = image.new_full((1, image.shape[1], height, width), 0.5)
-            try:
-                with torch.no_grad():
-                    self.call_network(self.normalize(blank), 1)
-            except Exception:  # noqa: BLE001 - this size is as bad as the one that was asked for
+    def _find_allowed_size(self, image: Tensor, reason: str) -> tuple[int, int] | None:
+        """A size that the network takes; None where none is found.
+
+        Tried are the image's own with a gray image, those in the error's text, and those near.
+        """
+        height, width = image.shape[-2:]
+        sizes = [(height, width), *list_sizes_in_text(reason, height, width)]
+        tried: set[tuple[int, int]] = set()
+        while sizes and len(tried) < MAX_TRIED_SIZES:
+            size = sizes.pop(0)
+            if size in tried:
                 continue
-            return height, width
+            tried.add(size)
+            refusal = self._refuse_size(image, size)
+            if refusal is None:
+                return size
+            sizes += list_sizes_in_text(refusal, *size)
+        nearby = list_nearby_sizes(height, width)
+        return next((size for size in nearby if self._refuse_size(image, size) is None), None)
+
+    def _refuse_size(self, image: Tensor, size: tuple[int, int]) -> str | None:
+        """What the network raises for a gray image of this size and the image's channels.
+
+        None where it takes it.
+        """
+        blank = image.new_full((1, image.shape[1], *size), 0.5)
+        try:
+            with torch.no_grad():
+                self.call_network(self.normalize(blank), 1)
+        except StopForwardPass:
+            return None  # the layers that were asked for are reached
+        except Exception as error:  # noqa: BLE001 - whatever it raises, it does not take the size
+            return str(error)
         return None
 
     def capture_layers(
