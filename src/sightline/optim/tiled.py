@@ -4,7 +4,7 @@ The tiles overlap, and memory is bounded by the size of a tile.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -236,10 +236,15 @@ def choose_tile_size(
 @torch.no_grad()
 def takes_image_size(model: Model, objective: Objective, size: ImageSize) -> bool:
     """Whether the network runs on an image of this size, as far as the objective needs it."""
+    return reaches_layers(model, objective.layers, size)
+
+
+def reaches_layers(model: Model, layers: Iterable[str], size: ImageSize) -> bool:
+    """Whether the network runs on an image of this size, as far as these layers."""
     gray = torch.full((1, model.channels, *size), 0.5, dtype=torch.float32, device=model.device)
-    layers = [model.layer(name) for name in objective.layers]
+    names = [model.layer(name) for name in layers]
     try:
-        run_layers(model, gray, layers)
+        run_layers(model, gray, names)
     except SightlineError:
         return False
     return True

@@ -1,8 +1,12 @@
 """The texture method: pictures of the size asked for by every method, and how good they are."""
 
+import math
+from typing import Any
+
 import pytest
 import torch
-from torch import Tensor
+from helpers import smooth
+from torch import Tensor, nn
 
 import sightline as sl
 from sightline.methods.texture.texture import choose_texture_window
@@ -164,3 +168,43 @@ def test_refuses_an_exemplar_that_is_too_small(tiny: sl.Model) -> None:
         sl.SightlineError, match="the exemplar is 8×30 pixels; a texture needs 16×16 or more"
     ):
         sl.texture(tiny, torch.rand(1, 3, 8, 30))
+
+
+# ── networks of one size ──
+
+
+class OneSize(nn.Module):
+    """A vision transformer's beginning: positions are added to a grid of 6×6 patches."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.patch = nn.Conv2d(3, 6, 4, stride=4)
+        self.positions = nn.Parameter(0.1 * torch.randn(1, 6, 6, 6))
+        self.mix = nn.Conv2d(6, 6, 3, padding=1)
+        self.head = nn.Linear(6, 4)
+
+    def forward(self, image: Tensor) -> Tensor:
+        maps = torch.relu(self.patch(image) + self.positions)
+        return self.head(torch.relu(self.mix(maps)).mean((2, 3)))
+
+
+@pytest.mark.parametrize("method", ["gatys", "sliced"])
+@pytest.mark.parametrize("exemplar_side", [24, 31])
+def test_a_network_of_one_size_makes_that_size(method: Any, exemplar_side: int) -> None:
+    model = sl.load(OneSize(), size=24)
+    exemplar = smooth(side=exemplar_side)
+    layers = tuple(name for name in model.layers if "relu" in name)
+    options: dict[str, Any] = {"method": method, "steps": 2, "layers": layers}
+    result = sl.texture(model, exemplar, **options)
+    assert result.values["image"].shape == (1, 3, 24, 24)
+    assert all(math.isfinite(error) for error in result.values["held_out"])
+    with pytest.raises(sl.SightlineError, match="can't take an image") as caught:
+        sl.texture(model, exemplar, side=40, **options)
+    assert "\n" not in str(caught.value)
+
+
+def test_classical_textures_keep_their_default_size() -> None:
+    model = sl.load(OneSize(), size=24)
+    result = sl.texture(model, smooth(side=24), method="quilting")
+    assert result.values["image"].shape == (1, 3, 48, 48)

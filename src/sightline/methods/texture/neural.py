@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from sightline.errors import SightlineError
-from sightline.images.transforms import ImageSize, resize_bicubic
+from sightline.images.transforms import ImageSize, cover_center, resize_bicubic
 from sightline.methods.style.setup import StyleLossBuilder
 from sightline.methods.texture.request import TextureRequest
 from sightline.models.model import Model
@@ -30,6 +30,7 @@ from sightline.optim.perceptual.layers import PerceptualLayers, choose_perceptua
 from sightline.optim.perceptual.losses import StyleDistanceKind
 from sightline.optim.perceptual.presets import StylePreset
 from sightline.optim.perceptual.transfer_loss import compute_image_moments
+from sightline.optim.tiled import reaches_layers
 
 TEXTURE_HISTORY_SIZE = 20  # of L-BFGS, as in DeepTextures
 
@@ -47,7 +48,8 @@ def synthesize_from_statistics(request: TextureRequest, kind: StyleDistanceKind)
     weighs all layers equally). Raises SightlineError for an exemplar too small for the layers and
     for a picture that exceeds the memory.
     """
-    exemplar = request.exemplar[None]
+    exemplar = fit_exemplar(request.model, request.layers, request.exemplar[None], request.size)
+    request = replace(request, exemplar=exemplar[0])
     generator = request.generator
     builder = make_loss_builder(request, kind)
     stages = plan_texture_stages(request)
@@ -89,6 +91,20 @@ def make_loss_builder(request: TextureRequest, kind: StyleDistanceKind) -> Style
     )
 
 
+def fit_exemplar(model: Model, layers: Sequence[str], exemplar: Tensor, size: ImageSize) -> Tensor:
+    """The exemplar 1×3×h×w, at the picture's size where the network does not take its own."""
+    if reaches_layers(model, layers, (exemplar.shape[-2], exemplar.shape[-1])):
+        return exemplar
+    return cover_center(exemplar, *size)
+
+
+def fit_to_network(model: Model, layers: Sequence[str], image: Tensor) -> Tensor:
+    """An image 1×3×h×w, at the network's own size where the network does not take the image's."""
+    if reaches_layers(model, layers, (image.shape[-2], image.shape[-1])):
+        return image
+    return cover_center(image, *model.image_size)
+
+
 def plan_texture_stages(request: TextureRequest) -> list[Stage]:
     """The sizes to synthesize at, coarse to fine, with their steps.
 
@@ -101,6 +117,8 @@ def plan_texture_stages(request: TextureRequest) -> list[Stage]:
     min_side = max(FIRST_EXEMPLAR_SIDE, first_side)
 
     stages = plan_stages(request.size, request.steps, min_side=min_side)
+    if not reaches_layers(request.model, request.layers, stages[0].size):
+        stages = stages[-1:]  # a network of one size
     if request.tileable:
         return align_stages_to_stride(stages, stride)
     return stages
@@ -280,7 +298,8 @@ def measure_held_out_errors(
     for key, (network, names) in judges.items():
         mean_errors[key] = []
         for index, picture in enumerate(pictures):
-            exemplar = exemplars[index // count]
-            errors = measure_gram_error(network, names, picture[None], exemplar[None])
+            fitted_picture = fit_to_network(network, names, picture[None])
+            exemplar = fit_to_network(network, names, exemplars[index // count][None])
+            errors = measure_gram_error(network, names, fitted_picture, exemplar)
             mean_errors[key].append(sum(errors.values()) / max(len(errors), 1))
     return mean_errors

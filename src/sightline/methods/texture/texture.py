@@ -1,5 +1,6 @@
 """Texture synthesis: a larger picture of the same texture (Efros & Leung 1999 to Heitz 2021)."""
 
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 from torch import Tensor
@@ -20,6 +21,7 @@ from sightline.methods.texture.request import TextureRequest
 from sightline.models.model import Model
 from sightline.models.tracing.receptive_field import receptive_field
 from sightline.optim.perceptual.layers import choose_perceptual_layers
+from sightline.optim.tiled import reaches_layers
 from sightline.registry.method import register_method
 from sightline.registry.parameter import ValueRange
 from sightline.registry.progress import Callback
@@ -90,7 +92,8 @@ def texture(
             pixel (1999), "wei_levoy" scans a pyramid (2000), "patchmatch" makes all patches fit
             (Kwatra 2005, Barnes 2009); "gatys" (2015) and "sliced" (Heitz 2021) optimize noise
             until the network's features are distributed as the exemplar's.
-        side: Side of the square picture in pixels; by default twice the exemplar's short side.
+        side: Side of the square picture in pixels; by default twice the exemplar's short side, or
+            for "gatys" and "sliced" the network's own size where it takes no other.
         window: Side of the blocks ("quilting"; by default a quarter of the exemplar) or of the
             neighborhoods (13, 9 and 7) in pixels; about as large as the largest structure that
             repeats.
@@ -115,6 +118,8 @@ def texture(
     window_side = choose_texture_window(window, method, exemplars)
     used_layers = choose_texture_layers(model, layers, neural=method in NEURAL_METHODS)
     size = choose_texture_size(exemplars, guide_picture, side)
+    if method in NEURAL_METHODS and side is None and not reaches_layers(model, used_layers, size):
+        size = choose_network_size(model, used_layers, size)
     check_texture_memory(method, exemplars, size, window_side, memory)
 
     request = TextureRequest(
@@ -184,6 +189,21 @@ def choose_texture_size(image: Tensor, guide: Tensor | None, side: int | None) -
         return guide.shape[-2], guide.shape[-1]
     square_side = side or 2 * min(image.shape[-2:])
     return square_side, square_side
+
+
+def choose_network_size(
+    model: Model, layers: Sequence[str], size: tuple[int, int]
+) -> tuple[int, int]:
+    """The network's own size in place of one that it does not take.
+
+    Raises SightlineError where it takes neither.
+    """
+    if not reaches_layers(model, layers, model.image_size):
+        raise SightlineError(
+            f"{model.name} takes no picture of {size[0]}×{size[1]} pixels, twice the exemplar's "
+            "short side; give a side= that it takes"
+        )
+    return model.image_size
 
 
 def choose_texture_layers(
