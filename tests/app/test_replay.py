@@ -5,12 +5,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from helpers import smooth
+from PIL import Image
 
 import sightline as sl
 from sightline.app import recipe, replay
+from sightline.app.cli.main import main
 from sightline.images.io import pictures as images
 
 # A recipe as Sightline 0.1 wrote it: lists for tuples, the image by name, no parameter left out.
@@ -157,3 +160,61 @@ def test_the_source_of_an_image_is_absolute(
     image = replay.record_image_source(result, "rocket", 64).recipe["image"]
     assert (image["path"], image["size"], image["file_sha256"]) == ("rocket", 64, None)
     assert json.dumps(image)
+
+
+def write_cut_out(path: Path) -> torch.Tensor:
+    """A picture of 48×40 that is transparent outside a rectangle; returns its opacity H×W."""
+    alpha = torch.zeros(48, 40)
+    alpha[10:40, 6:30] = 1
+    alpha[20:25, 8:12] = 0.4
+    images.write(torch.cat([smooth(side=48)[0, :, :, :40], alpha[None]]), path)
+    return alpha
+
+
+@pytest.mark.parametrize("whole", [True, False])
+@pytest.mark.parametrize("method", ["deepdream", "style"])
+def test_repainted_pictures_keep_their_transparency(
+    tiny: sl.Model, tmp_path: Path, method: str, whole: bool
+) -> None:
+    alpha = write_cut_out(tmp_path / "cut.png")
+    source = str(tmp_path / "cut.png")
+    image = replay.prepare_network_input(tiny, sl.read(source), 32, whole=whole)
+    options: dict[str, Any] = {"steps": 1, "layer": "conv2", "octaves": 1}
+    if method == "style":
+        options = {"steps": 1, "coarse": False, "content_layers": ("conv2",)}
+        options |= {"style_layers": ("conv1", "conv2"), "styles": (smooth(side=40, seed=3),)}
+    result = getattr(sl, method)(tiny, image, **options)
+    kept = replay.keep_transparency(result, tiny, source, 32, whole=whole)
+    picture = kept.panels["image"]
+    expected = replay.prepare_network_input(tiny, alpha.expand(1, 3, -1, -1), 32, whole=whole)
+    assert torch.allclose(picture[:, 3:], expected[:, :1], atol=1 / 255)
+    assert torch.equal(picture[:, :3], result.values["image"])
+    kept.save(tmp_path / "out")
+    with Image.open(tmp_path / "out" / "image.png") as written:
+        assert written.mode == "RGBA"
+        assert written.getextrema()[3] == (0, 255)
+    assert kept._repr_html_()
+
+
+def test_other_results_have_no_picture_with_transparency(tiny: sl.Model, tmp_path: Path) -> None:
+    write_cut_out(tmp_path / "cut.png")
+    images.write(smooth(side=48), tmp_path / "opaque.png")
+    image = tiny.fit(sl.read(tmp_path / "cut.png"))
+    saliency = sl.saliency(tiny, image)
+    dream = sl.deepdream(tiny, image, steps=1, layer="conv2", octaves=1)
+    for result, name in ((saliency, "cut.png"), (dream, "opaque.png"), (dream, "rocket")):
+        source = name if name == "rocket" else str(tmp_path / name)
+        assert replay.keep_transparency(result, tiny, source, None, whole=False) is result
+
+
+def test_a_dream_made_again_keeps_its_transparency(tmp_path: Path) -> None:
+    write_cut_out(tmp_path / "cut.png")
+    command = ["deepdream", str(tmp_path / "cut.png"), "--steps", "1", "--octaves", "1"]
+    assert main([*command, "--size", "64", "--out", str(tmp_path / "out"), "--quiet"]) == 0
+    repeated = sl.again(tmp_path / "out" / "recipe.json")
+    with Image.open(tmp_path / "out" / "image.png") as written:
+        pixels = torch.from_numpy(np.asarray(written).copy())
+    assert pixels.shape == (64, 64, 4)
+    assert 0 < (pixels[..., 3] == 0).float().mean() < 0.8
+    expected = repeated.panels["image"][0].permute(1, 2, 0).mul(255).round().byte()
+    assert torch.equal(pixels, expected)

@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from sightline.app.recipe import (
@@ -17,7 +18,7 @@ from sightline.app.recipe import (
     read_recipe,
 )
 from sightline.errors import SightlineError, escape_for_display
-from sightline.images.io.pictures import read_file_or_sample
+from sightline.images.io.pictures import read_alpha, read_file_or_sample
 from sightline.images.transforms import resize_short_side
 from sightline.images.validation import check_image
 from sightline.models.model import Model
@@ -26,6 +27,9 @@ from sightline.models.zoo.reload import load_recipe_model
 from sightline.registry.method import Method, hash_tensor
 from sightline.registry.progress import Step
 from sightline.registry.result import Result
+
+# Their `values["image"]` is the given picture, repainted pixel by pixel.
+REPAINTING_METHODS = ("style", "deepdream")
 
 # ── making a result again ──
 
@@ -61,7 +65,12 @@ def run_recipe(recipe: Recipe, model: Model | None = None, image: Tensor | None 
 
     model = model or load_recipe_model(recipe.model)
     subject = _load_recipe_subject(method, recipe, model, image)
-    return method.function(model, *subject, **parameters)
+    result = method.function(model, *subject, **parameters)
+    if recipe.image is None or recipe.image.path is None or image is not None:
+        return result
+    return keep_transparency(
+        result, model, recipe.image.path, recipe.image.size, whole=recipe.image.whole
+    )
 
 
 def has_reached_stop(last_index: int, step: Step) -> bool:
@@ -92,7 +101,7 @@ def load_recipe_image(
     """
     path = image_recipe.path
     if supplied_image is not None:
-        image = check_image(supplied_image)
+        image = check_image(supplied_image, channels=model.channels)
         is_same = hash_tensor(image) == image_recipe.sha256
         name = "this tensor"
     elif path is not None:
@@ -135,6 +144,31 @@ def prepare_network_input(model: Model, image: Tensor, size: int | None, *, whol
     if whole:
         return resize_short_side(image, size or model.size)
     return model.fit(image, size)
+
+
+def keep_transparency(
+    result: Result, model: Model, source: str, size: int | None, *, whole: bool
+) -> Result:
+    """The result of a repainting method, with the picture alone where its source is transparent.
+
+    The panel `image` then has the opacity of the source file as a fourth channel. The other panels,
+    and results of other methods and files, stay as they are.
+    """
+    image = result.values.get("image")
+    is_repainted = result.recipe.get("method") in REPAINTING_METHODS
+    if not is_repainted or not isinstance(image, Tensor) or image.shape[1] != 3:
+        return result
+    alpha = read_alpha(source)
+    if alpha is None:
+        return result
+    fitted = prepare_network_input(model, alpha.expand(-1, 3, -1, -1), size, whole=whole)
+    picture = torch.cat([image[:1], fitted[:, :1].to(image)], 1)
+    caption = "The picture alone, as transparent as the given one."
+    return replace(
+        result,
+        panels={**result.panels, "image": picture},
+        captions={**result.captions, "image": caption},
+    )
 
 
 def record_image_source(

@@ -18,8 +18,8 @@ from sightline.errors import (
 from sightline.generators.architectures.style import MIN_STYLIZER_SIDE
 from sightline.generators.checkpoint import AnyStyleNetwork, FixedStyleNetwork
 from sightline.images.decode.formats import IMAGE_FILE_SUFFIXES
-from sightline.images.io.pictures import read
-from sightline.images.transforms import resize_short_side
+from sightline.images.io.pictures import read_alpha, read_picture
+from sightline.images.transforms import resize_image, resize_short_side
 
 # Ruder 2016, eq. 5: |f + b|² ≤ 0.01 (|f|² + |b|²) + 0.5 for a flow f and its inverse b.
 FLOW_RELATIVE_TOLERANCE = 0.01
@@ -70,6 +70,18 @@ def resize_if_given(image: Tensor, size: int | None) -> Tensor:
     return image if size is None else resize_short_side(image, size)
 
 
+def add_source_alpha(picture: Tensor, source: Path) -> Tensor:
+    """A restyled picture 1×3×H×W with the opacity of its source as a fourth channel, if it has any.
+
+    Raises SightlineError where the source can't be read any more.
+    """
+    alpha = read_alpha(source)
+    if alpha is None:
+        return picture
+    height, width = picture.shape[-2:]
+    return torch.cat([picture, resize_image(alpha, height, width).to(picture.device)], 1)
+
+
 def list_folder_pictures(folder: Path) -> list[Path]:
     """Lists the image files of a folder by name. Raises SightlineError if there are none."""
     paths = [
@@ -116,7 +128,7 @@ def read_picture_batches(
     batch: list[Tensor] = []
     for path in paths:
         try:
-            image = require_min_side(resize_if_given(read(path), size), path.name)
+            image = require_min_side(resize_if_given(read_picture(path), size), path.name)
         except SightlineError as error:
             yield [path], error
             continue

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from helpers import smooth
+from PIL import Image
 
 import sightline as sl
 from sightline.app.cli import stylizer as commands
@@ -20,6 +21,7 @@ from sightline.generators.apply import restyle_images
 from sightline.generators.architectures.style import make_stylizer
 from sightline.generators.checkpoint import (
     AnyStyleNetwork,
+    FixedStyleNetwork,
     read_fixed_style_network,
     read_style_network,
     write_fixed_style_network,
@@ -308,6 +310,26 @@ def test_any_style_from_training_to_picture(capsys: pytest.CaptureFixture[str]) 
         assert said in capsys.readouterr().err
 
 
+def test_export_writes_the_network_and_tells_its_inputs(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """tests/generators/test_export.py reads such files."""
+    calls: list[tuple[object, Path]] = []
+
+    def write(network: object, path: Path) -> str:
+        calls.append((network, path))
+        return "image and mix"
+
+    monkeypatch.setattr(commands, "write_onnx", write)
+    assert main(["stylizer", "export", "own.safetensors", "--out", "net.onnx"]) == 0
+    assert "image and mix" in capsys.readouterr().out
+    ((network, path),) = calls
+    assert isinstance(network, FixedStyleNetwork)
+    assert network.names == ("wave", "night")
+    assert path == Path("net.onnx")
+
+
+@pytest.mark.slow
 def test_export_gives_the_same_picture(capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("onnxscript")
     runtime = pytest.importorskip("onnxruntime")
@@ -385,3 +407,53 @@ def test_a_failing_video_leaves_none(monkeypatch: pytest.MonkeyPatch) -> None:
     Path("half.mp4").write_bytes(whole[: len(whole) // 2])
     assert main(["stylizer", "apply", "own.safetensors", "half.mp4", "--out", "made"]) == 1
     assert not Path("made").exists() or names("made") == []
+
+
+def write_transparent(path: str, mode: str = "RGBA", seed: int = 0) -> np.ndarray:
+    """A picture of 40×32 whose opacity rises to the right and has a hole; returns the opacity."""
+    pixels = np.asarray(convert_tensor_to_pillow(smooth(side=40, seed=seed)[..., :32]))
+    alpha = np.tile(np.linspace(30, 255, 32).round().astype(np.uint8), (40, 1))
+    alpha[5:17, 3:11] = 0
+    picture = Image.fromarray(pixels)
+    picture.putalpha(Image.fromarray(alpha))
+    Path(path).parent.mkdir(exist_ok=True)
+    picture.convert(mode).save(path, lossless=True)
+    return alpha
+
+
+@pytest.mark.parametrize("name", ["cut.png", "cut.webp", "gray.png"])
+def test_apply_keeps_transparency(name: str) -> None:
+    alpha = write_transparent(name, "LA" if name == "gray.png" else "RGBA")
+    assert main(["stylizer", "apply", "own.safetensors", name, "--out", "made"]) == 0
+    own = read_fixed_style_network("own.safetensors")
+    with torch.no_grad():
+        expected = own.network(sl.read(name), own.make_mix("wave"))
+    with Image.open(f"made/{Path(name).stem}.png") as made:
+        assert made.mode == "RGBA"
+        pixels = np.asarray(made)
+    assert np.array_equal(pixels[..., 3], alpha)
+    color = torch.from_numpy(pixels[..., :3].copy()).permute(2, 0, 1) / 255
+    assert (color - expected[0]).abs().max() < 0.01
+
+
+def test_apply_keeps_transparency_in_folders_and_at_other_sizes() -> None:
+    alphas = {seed: write_transparent(f"cut/{seed}.png", seed=seed) for seed in (1, 2)}
+    images.write(smooth(side=40)[..., :32], "cut/opaque.png")
+    command = ["stylizer", "apply", "own.safetensors", "cut", "--out", "made", "--quiet"]
+    assert main(command) == 0
+    for seed, alpha in alphas.items():
+        with Image.open(f"made/{seed}.png") as made:
+            assert np.array_equal(np.asarray(made)[..., 3], alpha)
+    with Image.open("made/opaque.png") as made:
+        assert made.mode == "RGB"
+    assert main([*command[:-3], "--size", "64", "--out", "large"]) == 0
+    with Image.open("large/1.png") as made:
+        assert (made.size, made.mode) == ((64, 80), "RGBA")
+        assert np.asarray(made)[20, 14, 3] == 0
+        assert np.asarray(made)[70, 63, 3] > 250
+
+
+def test_apply_takes_no_bands(capsys: pytest.CaptureFixture[str]) -> None:
+    np.save("bands.npy", np.zeros((5, 40, 32), np.uint8))
+    assert main(["stylizer", "apply", "own.safetensors", "bands.npy"]) == 1
+    assert "bands.npy is (1, 5, 40, 32)" in capsys.readouterr().err

@@ -30,6 +30,18 @@ def test_hidden_files_and_companions_are_left_out(tmp_path: Path) -> None:
     assert sorted(names) == sorted(image_names)
 
 
+def test_arrays_are_images_where_no_other_files_are(tmp_path: Path) -> None:
+    for name in ("a.npy", "sub/b.NPY", "c.npz", "d.json", ".e.npy"):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    names = [str(Path(path).relative_to(tmp_path)) for path in find_image_files(str(tmp_path))]
+    assert sorted(names) == ["a.npy", "sub/b.NPY"]
+    (tmp_path / "sub" / "f.png").touch()
+    names = [str(Path(path).relative_to(tmp_path)) for path in find_image_files(str(tmp_path))]
+    assert names == ["sub/f.png"]
+
+
 def test_folders_are_classes_only_if_every_image_lies_in_one() -> None:
     nested = ["/photos/b/x.png", "/photos/a/deep/y.png"]
     assert infer_folder_classes("/photos", nested) == ["b", "a"]

@@ -2,19 +2,25 @@
 
 import io
 from dataclasses import dataclass
+from pathlib import Path
 
+import numpy as np
 import pytest
+import tifffile
 import torch
 from helpers import smooth
 from PIL import Image
+from torch import nn
 
 import sightline as sl
+from sightline.app.cli.main import main
 from sightline.data.datasets.files import hash_source
 from sightline.data.scan.run import describe_scan
 from sightline.data.scan.unit_statistics import UnitStatistics
 from sightline.data.scan.worker import ScanWorker
 from sightline.data.store.interface import ErrorRow, ImageRow
 from sightline.errors import SightlineError
+from sightline.images.decode.pixels import convert_tensor_to_pillow
 from sightline.images.decode.square import fit_square, stack_squares
 
 COUNT = 11
@@ -121,3 +127,115 @@ def test_statistics_do_not_depend_on_the_batches(wide: sl.Model, batch_size: int
     assert torch.equal(statistics.top.peaks, expected.top.peaks)
     assert torch.equal(statistics.classes.ids, expected.classes.ids)
     assert torch.equal(statistics.counts, expected.counts)
+
+
+# ── images of other bands ──
+
+
+def make_bands_model(bands: int) -> sl.Model:
+    """A network for 24×24 pixels of that many bands, which shows the last three."""
+    torch.manual_seed(bands)
+    net = nn.Sequential(
+        nn.Conv2d(bands, 6, 5, stride=2),
+        nn.ReLU(),
+        nn.Conv2d(6, 4, 3),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(4, 3),
+    ).eval()
+    shown = (bands - 1, max(0, bands - 2), max(0, bands - 3))
+    return sl.load(
+        net, mean=[0.4] * bands, std=[0.3] * bands, size=24, bands=shown, labels=list("abc")
+    )
+
+
+def write_bands(folder: Path, bands: int, kind: str, count: int = 9) -> list[Path]:
+    """Random images of 31×40 pixels below two class folders."""
+    paths: list[Path] = []
+    generator = np.random.default_rng(bands)
+    for number in range(count):
+        path = (
+            folder / ("even", "odd")[number % 2] / f"{number}.{'tif' if 'tif' in kind else 'npy'}"
+        )
+        path.parent.mkdir(parents=True, exist_ok=True)
+        values = (generator.random((bands, 31, 40)) ** 3 * 65535).astype(np.uint16)
+        if path.suffix == ".tif":
+            tifffile.imwrite(path, values, photometric="minisblack", planarconfig="separate")
+        else:
+            np.save(path, values if kind == "npy" else values / 65535)
+        paths.append(path)
+    return paths
+
+
+@pytest.mark.parametrize(("bands", "kind"), [(5, "tif"), (2, "tif"), (13, "npy"), (4, "float npy")])
+def test_bands_are_scanned_as_they_are_read(tmp_path: Path, bands: int, kind: str) -> None:
+    model = make_bands_model(bands)
+    paths = write_bands(tmp_path / "photos", bands, kind)
+    scan = sl.scan(model, tmp_path / "photos", store=tmp_path / "a.scan", batch=4)
+    assert scan.images == len(paths)
+    assert not scan.errors
+    ordered = sorted(paths)
+    images = torch.cat([model.fit(sl.read(path)) for path in ordered])
+    expected = model.features(images, ["penultimate"])["penultimate"]
+    assert torch.allclose(scan.vectors("penultimate"), expected, atol=1e-5)
+    assert torch.allclose(scan.image(4), images[4:5], atol=1e-6)
+    shown = model.to_picture(images[4:5])
+    assert (scan.thumbnail(4).mean((2, 3)) - shown.mean((2, 3))).abs().max() < 0.05
+
+    image = images[4:5]
+    neighbors = sl.neighbors(model, image, store=tmp_path / "a.scan", k=3)
+    assert int(neighbors.values["ids"].flatten()[0]) == 4
+    sl.neighbors(model, id=2, store=tmp_path / "a.scan", k=3)
+    sl.patches(model, store=tmp_path / "a.scan", layer="0", unit=1)
+    sl.patches(model, store=tmp_path / "a.scan", layer="2")
+    sl.embedding(model, store=tmp_path / "a.scan")
+    sl.labels(model, store=tmp_path / "a.scan")
+
+
+def test_files_of_other_bands_are_one_line_each(tmp_path: Path) -> None:
+    model = make_bands_model(5)
+    write_bands(tmp_path / "photos", 5, "tif", 3)
+    write_bands(tmp_path / "photos" / "six", 6, "tif", 1)
+    convert_tensor_to_pillow(smooth(side=30)).save(tmp_path / "photos" / "odd" / "a.png")
+    scan = sl.scan(model, tmp_path / "photos", store=tmp_path / "a.scan")
+    assert scan.images == 3
+    reasons = sorted(reason for _, reason in scan.errors)
+    assert reasons == [
+        "an image of 3 bands; Sequential takes 5",
+        "an image of 6 bands; Sequential takes 5",
+    ]
+    with pytest.raises(
+        SightlineError, match=r"none of the 2 files could be read.* takes 3"
+    ) as caught:
+        sl.scan(make_bands_model(3), tmp_path / "photos" / "even", store=tmp_path / "b.scan")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_dataset_object_of_bands(tmp_path: Path) -> None:
+    model = make_bands_model(7)
+    images = torch.rand(6, 7, 24, 24, generator=torch.Generator().manual_seed(5))
+    items = [(image, 0) for image in images]
+    scan = sl.scan(model, items, store=tmp_path / "a.scan")
+    expected = model.features(images, ["penultimate"])["penultimate"]
+    assert torch.allclose(scan.vectors("penultimate"), expected, atol=1e-5)
+    changed = [(image.flip(0), 0) for image in images]
+    with pytest.raises(SightlineError, match=r"scan"):
+        sl.scan(model, changed, store=tmp_path / "a.scan")
+
+
+def test_the_command_line_takes_bands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    paths = write_bands(tmp_path, 5, "tif", 2)
+    (tmp_path / "bandnet.py").write_text(
+        "import torch\n"
+        "def build():\n"
+        "    torch.manual_seed(0)\n"
+        "    net = torch.nn.Sequential(torch.nn.Conv2d(5, 4, 3), torch.nn.ReLU(),\n"
+        "        torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(4, 3))\n"
+        "    return net, {'mean': [0.4] * 5, 'std': [0.3] * 5, 'size': 24}\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    command = ["saliency", str(paths[0]), "--model", "bandnet:build", "--quiet"]
+    assert main([*command, "--out", "out"]) == 0
+    assert (tmp_path / "out" / "saliency.png").exists()

@@ -705,3 +705,54 @@ def test_jpeg_quality_is_obeyed() -> None:
     assert len(small) < len(image.encode_jpeg(picture)) < len(image.encode_jpeg(picture, 98))
     with Image.open(io.BytesIO(small)) as decoded:
         assert decoded.size == (80, 64)
+
+
+def test_opacity_is_read_and_written(tmp_path: Path) -> None:
+    alpha = torch.rand(1, 1, 5, 7, generator=torch.Generator().manual_seed(2))
+    alpha[..., 0, 0], alpha[..., 4, 6] = 0, 1
+    color = torch.rand(1, 3, 5, 7, generator=torch.Generator().manual_seed(3))
+    picture = torch.cat([color, alpha], 1)
+    for suffix in (".png", ".webp"):
+        image.write(picture, tmp_path / f"a{suffix}")
+        read = image.read_alpha(tmp_path / f"a{suffix}")
+        assert read is not None
+        assert close(read, alpha, 1 / 255)
+    on_white = color * alpha + 1 - alpha
+    assert close(image.read(tmp_path / "a.png"), on_white, 3 / 255)
+    image.write(picture, tmp_path / "a.jpg")
+    assert (image.read(tmp_path / "a.jpg") - on_white).abs().mean() < 0.05
+    assert image.read_alpha(tmp_path / "a.jpg") is None
+
+
+def test_opaque_files_and_samples_have_no_opacity(tmp_path: Path) -> None:
+    picture = torch.rand(1, 3, 5, 7)
+    image.write(picture, tmp_path / "rgb.png")
+    image.write(torch.cat([picture, torch.ones(1, 1, 5, 7)], 1), tmp_path / "opaque.png")
+    np.save(tmp_path / "bands.npy", np.zeros((4, 5, 7)))
+    for source in (*tmp_path.iterdir(), "rocket"):
+        assert image.read_alpha(source) is None
+    (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    with pytest.raises(SightlineError, match=r"broken.png: "):
+        image.read_alpha(tmp_path / "broken.png")
+
+
+def test_opacity_of_a_color_and_of_deep_gray(tmp_path: Path) -> None:
+    deep = Image.fromarray(np.array([[7, 40000], [65535, 7]], np.uint16))
+    deep.save(tmp_path / "deep.png", transparency=7)
+    palette = Image.new("P", (3, 1))
+    palette.putpalette([255, 0, 0, 0, 0, 255, 10, 20, 30])
+    palette.putdata([0, 1, 2])
+    palette.save(tmp_path / "p.png", transparency=bytes([255, 51, 0]))
+    expected = {"deep.png": [[0, 1], [1, 0]], "p.png": [[1, 0.2, 0]]}
+    for name, alpha in expected.items():
+        read = image.read_alpha(tmp_path / name)
+        assert read is not None
+        assert close(read[0, 0], torch.tensor(alpha, dtype=torch.float32))
+
+
+def test_a_parameter_takes_so_many_bands(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", np.zeros((5, 7, 9)))
+    assert image.resolve_image(tmp_path / "a.npy", 5).shape == (1, 5, 7, 9)
+    for read in (image.resolve_image, image.read_picture):
+        with pytest.raises(SightlineError, match=r"N×3×H×W in \[0, 1\]; a.npy is \(1, 5, 7, 9\)"):
+            read(tmp_path / "a.npy")

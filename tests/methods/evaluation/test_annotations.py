@@ -2,9 +2,11 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from helpers import smooth
+from PIL import Image
 
 import sightline as sl
 from sightline.images.io.pictures import write
@@ -13,6 +15,7 @@ from sightline.methods.evaluation.annotations import (
     make_sample_grids,
     mark_box,
     read_annotated_objects,
+    turn_box,
 )
 
 REGION = torch.zeros(32, 32, dtype=torch.bool)
@@ -111,3 +114,86 @@ def test_a_grid_has_every_photograph_in_every_quarter(
     assert {float(item.region.float().mean()) for item in objects if item.label == "3"} == {0.5}
     quarters = [item.image[0, :, item.region] for item in objects if item.label == "0"]
     assert all(torch.equal(quarter, quarters[0]) for quarter in quarters)
+
+
+def write_voc(path: Path, size: tuple[int, int] | None, box: tuple[int, int, int, int]) -> None:
+    """An annotation for an image of (height, width), or without a size; x1 and y1 exclusive."""
+    x0, y0, x1, y1 = box
+    size_text = ""
+    if size is not None:
+        size_text = f"<size><width>{size[1]}</width><height>{size[0]}</height></size>"
+    sides = f"<xmin>{x0 + 1}</xmin><ymin>{y0 + 1}</ymin><xmax>{x1}</xmax><ymax>{y1}</ymax>"
+    path.write_text(
+        f"<annotation>{size_text}<object><name>dog</name><bndbox>{sides}</bndbox></object>"
+        "</annotation>"
+    )
+
+
+def write_turned_picture(path: Path, orientation: int, box: tuple[int, int, int, int]) -> None:
+    """A stored picture of 40×32 with a bright box, which its EXIF turns."""
+    x0, y0, x1, y1 = box
+    pixels = np.full((40, 32, 3), 20, np.uint8)
+    pixels[y0:y1, x0:x1] = 240
+    picture = Image.fromarray(pixels)
+    exif = picture.getexif()
+    exif[274] = orientation
+    picture.save(path, exif=exif)
+
+
+def find_bright_box(image: torch.Tensor) -> tuple[int, int, int, int]:
+    """x0, y0, x1, y1 of what is bright in an image 1×3×H×W."""
+    rows, columns = (image[0, 0] > 0.5).nonzero(as_tuple=True)
+    return int(columns.min()), int(rows.min()), int(columns.max()) + 1, int(rows.max()) + 1
+
+
+STORED_BOX = (6, 11, 15, 29)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("frame", ["stored", "upright", "without a size", "size 0"])
+def test_voc_boxes_of_turned_pictures(
+    tmp_path: Path, tiny: sl.Model, orientation: int, frame: str
+) -> None:
+    """The region is what is bright, whichever frame the annotation is in."""
+    write_turned_picture(tmp_path / "a.png", orientation, STORED_BOX)
+    upright = sl.read(tmp_path / "a.png")
+    height, width = upright.shape[-2:]
+    is_turned = orientation >= 5
+    assert (height, width) == ((32, 40) if is_turned else (40, 32))
+    box = find_bright_box(upright)
+    sizes = {"stored": (40, 32), "upright": (height, width), "size 0": (0, 0)}
+    if frame == "stored" and is_turned:
+        box = STORED_BOX
+    write_voc(tmp_path / "a.xml", sizes.get(frame), box)
+    problems: list[str] = []
+    (annotated,) = read_annotated_objects(tiny, tmp_path, problems)
+    assert not problems
+    assert torch.equal(annotated.region, annotated.image[0, 0] > 0.5)
+
+
+@pytest.mark.parametrize("orientation", [1, 6, 8])
+def test_voc_annotations_of_another_size(tmp_path: Path, tiny: sl.Model, orientation: int) -> None:
+    write_turned_picture(tmp_path / "a.png", orientation, STORED_BOX)
+    write_turned_picture(tmp_path / "b.png", orientation, STORED_BOX)
+    write_voc(tmp_path / "a.xml", (41, 32), STORED_BOX)
+    write_voc(tmp_path / "b.xml", None, (1, 2, 9, 9))
+    problems: list[str] = []
+    objects = list(read_annotated_objects(tiny, tmp_path, problems))
+    assert [item.name for item in objects] == ["b.png"]
+    stored = "32×40 (stored as 40×32)" if orientation > 1 else "40×32"
+    assert problems == [f"a.png: a.xml is for an image of 41×32; this one is {stored}"]
+
+
+def test_turned_boxes_agree_with_turned_arrays() -> None:
+    stored = torch.zeros(5, 7, dtype=torch.bool)
+    stored[1:3, 2:6] = True
+    turned = {
+        5: stored.T,
+        6: stored.rot90(-1),
+        7: stored.rot90(2).T,
+        8: stored.rot90(1),
+    }
+    for orientation, expected in turned.items():
+        region = torch.zeros(7, 5, dtype=torch.bool)
+        mark_box(region, turn_box(LabeledBox("", 2, 1, 6, 3), orientation, 7, 5))
+        assert torch.equal(region, expected)

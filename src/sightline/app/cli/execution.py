@@ -16,7 +16,11 @@ from sightline.app.cli.options import (
     unwrap_single_item,
 )
 from sightline.app.cli.terminal import print_lines, show_progress_bar
-from sightline.app.replay import prepare_network_input, record_image_source
+from sightline.app.replay import (
+    keep_transparency,
+    prepare_network_input,
+    record_image_source,
+)
 from sightline.data.store.reader import Scan
 from sightline.images.files import check_writable
 from sightline.images.io.pictures import read_file_or_sample
@@ -75,6 +79,10 @@ def run_method(declaration: MethodDeclaration, arguments: Mapping[str, Any]) -> 
         result = method.function(model, *subject, **parameters)
 
     if image_name is not None:
+        if isinstance(model, Model):
+            result = keep_transparency(
+                result, model, image_name, shared.size, whole=shared.uncropped
+            )
         result = record_image_source(result, image_name, shared.size, whole=shared.uncropped)
     save_and_print_result(result, shared.out, as_json=shared.as_json)
     return 130 if bar.stopped else 0

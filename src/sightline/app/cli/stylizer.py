@@ -20,6 +20,7 @@ from sightline.app.cli.options import (
 from sightline.app.cli.terminal import make_progress_display, print_lines, show_progress_bar
 from sightline.errors import SightlineError, get_first_error_line
 from sightline.generators.apply import (
+    add_source_alpha,
     list_folder_pictures,
     name_restyled_files,
     read_picture_batches,
@@ -44,6 +45,7 @@ from sightline.generators.training.train import train_stylizer as run_training
 from sightline.images.files import check_writable
 from sightline.images.io.library import find_pictures_below
 from sightline.images.io.pictures import read_file_or_sample, write
+from sightline.images.validation import check_image
 from sightline.images.video.properties import ANIMATION_SUFFIXES, set_frame_rate
 from sightline.images.video.reading import is_animation_file, read_video, read_video_properties
 from sightline.images.video.writing import write_video
@@ -346,10 +348,12 @@ def make_style_mix(network: StyleNetwork, style: str, alpha: float, style_size: 
 
 def restyle_image_file(restyling: Restyling, path: Path) -> Path:
     """Restyles a file or sample. Returns the file written."""
-    picture = resize_if_given(read_file_or_sample(path), restyling.size)
+    photo = check_image(read_file_or_sample(path), path.name)
+    picture = resize_if_given(photo, restyling.size)
     written = restyling.out / f"{path.stem}.png"
     refuse_to_overwrite(path, written)
-    write(restyle_images(restyling.network, picture, restyling.mix), written)
+    restyled = restyle_images(restyling.network, picture, restyling.mix)
+    write(add_source_alpha(restyled, path), written)
     return written
 
 
@@ -408,7 +412,7 @@ def restyle_folder(
             for path, picture in zip(batch_paths, restyled, strict=True):
                 file = restyling.out / file_names[path]
                 refuse_to_overwrite(path, file)
-                write(picture, file)
+                write(add_source_alpha(picture[None], path), file)
                 written.append(file)
     if not written:
         raise SightlineError(

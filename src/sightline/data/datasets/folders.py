@@ -8,6 +8,7 @@ TEXT_SUFFIXES = frozenset({".txt", ".json", ".csv", ".md", ".xml", ".yaml", ".ym
 ARRAY_SUFFIXES = frozenset({".npz", ".npy", ".mat", ".safetensors", ".pt", ".pth"})
 
 COMPANION_SUFFIXES = TEXT_SUFFIXES | ARRAY_SUFFIXES  # files that often lie beside images
+ARRAY_IMAGE_SUFFIX = ".npy"  # an image where no other files are
 
 STORE_DESCRIPTION = "scan.json"
 STORE_SIGNATURE = b'"format": "sightline scan"'
@@ -25,9 +26,12 @@ def find_image_files(folder: str) -> Iterator[str]:
 
     Leaves out hidden files and folders, stores and Lance tables, and files such as `.txt` and
     `.json` that often lie beside images. Does not follow links to folders. A folder that can't be
-    listed is given too, with a separator at its end.
+    listed is given too, with a separator at its end. Where there are no such files, `.npy` files
+    are the images.
     """
     unlisted_folders: list[str] = []
+    arrays: list[str] = []
+    has_image = False
 
     def note_folder(error: OSError) -> None:
         unlisted_folders.append(os.path.join(error.filename, ""))
@@ -40,8 +44,15 @@ def find_image_files(folder: str) -> Iterator[str]:
         ]
         for name in files:
             is_companion = Path(name).suffix.lower() in COMPANION_SUFFIXES
-            if not name.startswith(".") and not is_companion:
+            if name.startswith("."):
+                continue
+            if not is_companion:
+                has_image = True
                 yield os.path.join(parent, name)
+            elif name.lower().endswith(ARRAY_IMAGE_SUFFIX):
+                arrays.append(os.path.join(parent, name))
+    if not has_image:
+        yield from arrays
     yield from unlisted_folders
 
 

@@ -11,6 +11,7 @@ from sightline.data.datasets.files import Files, ImageDataset, hash_source
 from sightline.errors import SightlineError, get_first_error_line
 from sightline.images.decode.pixels import convert_tensor_to_pillow
 from sightline.images.decode.square import ImageSource
+from sightline.images.validation import add_batch_axis, check_image
 from sightline.locks import ForkSafeLock
 
 FINGERPRINT_IMAGES = 16  # images that the digest of a dataset object depends on
@@ -61,7 +62,7 @@ class Dataset:
             try:
                 image = self.read_image(position)
                 if isinstance(image, Tensor):
-                    image = convert_tensor_to_pillow(image)
+                    image = make_hashable_picture(image)
                 digest.update(hash_source(image).encode())
             except SightlineError as error:
                 errors.append(error)
@@ -100,6 +101,15 @@ class Dataset:
                 "it must be an image, a tensor or the bytes of a file"
             )
         return image
+
+
+def make_hashable_picture(image: Tensor) -> Image.Image:
+    """A picture that differs where the first image of a tensor does, by its 8-bit values."""
+    batch = add_batch_axis(image)
+    if batch.ndim == 4 and batch.shape[1] != 3:
+        values = check_image(batch, channels=batch.shape[1])[:1]
+        batch = values.flatten(1, 2)[:, None].expand(-1, 3, -1, -1)
+    return convert_tensor_to_pillow(batch)
 
 
 def check_label(label: Any, class_count: int) -> int:

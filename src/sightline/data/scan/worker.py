@@ -100,6 +100,7 @@ class ScanWorker:
         try:
             source = self.dataset.read_image(position)
             square = fit_square(source, network.side, network.short_side)
+            self._check_bands(square)
             sha256 = hash_source(source)
         except SightlineError as error:
             reason = get_first_error_line(error)
@@ -107,8 +108,17 @@ class ScanWorker:
         except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or get_first_error_line(error)
             return ErrorRow(position, self.dataset.get_path(position), reason)
-        thumbnail = encode_thumbnail(square, min(THUMBNAIL_SIZE, network.side))
+        thumbnail_side = min(THUMBNAIL_SIZE, network.side)
+        thumbnail = encode_thumbnail(square, thumbnail_side, self.model.bands)
         return DecodedImage(position, square, sha256, thumbnail)
+
+    def _check_bands(self, square: FittedSquare) -> None:
+        """Raises SightlineError for an image of other bands than the network takes."""
+        bands = square.pixels.shape[2]
+        if bands != self.model.channels:
+            raise SightlineError(
+                f"an image of {bands} bands; {self.model.name} takes {self.model.channels}"
+            )
 
     # ── the network ──
 

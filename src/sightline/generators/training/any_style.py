@@ -20,7 +20,7 @@ from sightline.generators.training.fixed_styles import (
     draw_unit_sample,
     make_photo_sheet,
 )
-from sightline.images.io.pictures import read
+from sightline.images.io.pictures import read_picture
 from sightline.models.model import Model
 from sightline.optim.objectives.objective import tv
 from sightline.optim.perceptual.losses import compute_content_loss
@@ -169,4 +169,4 @@ def check_any_style_plan(plan: TrainingPlan) -> None:
         )
     for path in plan.styles:
         if not path.is_file():
-            read(path)  # Raises with the nearest name.
+            read_picture(path)  # Raises with the nearest name.

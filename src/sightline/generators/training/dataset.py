@@ -16,7 +16,7 @@ from torch import Tensor
 from sightline.errors import SightlineError
 from sightline.images.files import replace_atomically, write_text
 from sightline.images.io.library import find_pictures_below
-from sightline.images.io.pictures import read
+from sightline.images.io.pictures import read_picture
 from sightline.images.transforms import crop_center, resize_short_side
 
 Progress = Callable[[float], object]
@@ -171,5 +171,5 @@ def read_square_image(path: Path, side: int) -> Tensor:
     """The square in the middle of an image, 1×3×side×side."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # The first frame of an animation will do.
-        image = read(path)
+        image = read_picture(path)
     return crop_center(resize_short_side(image, side), side, side)

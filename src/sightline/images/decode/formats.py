@@ -11,6 +11,7 @@ class ImageFormat:
     """A readable format: the name of its Pillow plugin, a pattern of its first bytes, suffixes.
 
     Attributes:
+        plugin: The name of the Pillow plugin that reads it; ARRAY for arrays, which none does.
         bytes_per_pixel: The most memory that decoding and conversion take for each pixel: the
             decoder's own buffers, the picture, and a copy that is upright and in sRGB.
     """
@@ -20,6 +21,8 @@ class ImageFormat:
     suffixes: tuple[str, ...]
     bytes_per_pixel: int = 12
 
+
+ARRAY = "Npy"
 
 # `Image.open` checks for decompression bombs with a process-wide limit, and tries formats that
 # start other programs (EPS). Here the first bytes of a file choose one of these Pillow plugins,
@@ -39,6 +42,8 @@ READABLE_FORMATS = (
         (".jp2",),
         bytes_per_pixel=32,
     ),
+    # Arrays have other uses too, so a file is not taken for an image by this suffix.
+    ImageFormat(ARRAY, rb"\x93NUMPY", ()),
 )
 IMAGE_FILE_SUFFIXES = tuple(suffix for format in READABLE_FORMATS for suffix in format.suffixes)
 

@@ -9,13 +9,19 @@ from collections.abc import Generator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from importlib import import_module
+from pathlib import Path
 from typing import IO
 
 from PIL import Image, ImageFile, ImageOps
 
 from sightline.errors import SightlineError, is_out_of_memory
 from sightline.images.decode.claim import check_claimed_size
-from sightline.images.decode.formats import SIGNATURE_LENGTH, ImageFormat, detect_format
+from sightline.images.decode.formats import (
+    ARRAY,
+    SIGNATURE_LENGTH,
+    ImageFormat,
+    detect_format,
+)
 from sightline.images.decode.memory import MemoryBudget
 from sightline.images.decode.pixels import convert_to_rgb
 from sightline.images.decode.source import MAX_FILE_BYTES, check_file_size
@@ -67,13 +73,13 @@ def open_picture(
     """
     image_format = detect_format(file.read(SIGNATURE_LENGTH))
     format_name = image_format.plugin
+    if format_name == ARRAY:
+        raise SightlineError("an array of numbers, where a picture is expected")
     byte_count = file.seek(0, os.SEEK_END)
     check_file_size(byte_count, max(MAX_FILE_BYTES, MAX_BYTES_PER_PIXEL * max_pixels))
     file.seek(0)
     try:
-        module = import_module(f"PIL.{format_name}ImagePlugin")
-        plugin: type[ImageFile.ImageFile] = getattr(module, f"{format_name}ImageFile")
-        with plugin(file) as picture:
+        with _get_plugin(image_format)(file) as picture:
             width, height = picture.size
             _check_pixel_count(width * height, max_pixels, f"{width}×{height} = ")
             check_claimed_size(picture, byte_count)
@@ -104,6 +110,30 @@ def decode_as_rgb(data: bytes, short_side: int) -> tuple[Image.Image, int, int]:
     """
     with open_picture(io.BytesIO(data), short_side=short_side) as decoded:
         return convert_to_rgb(decoded.picture), decoded.height, decoded.width
+
+
+def read_orientation(path: Path) -> int:
+    """The EXIF orientation of a picture file, 1 to 8; 1 where it has none.
+
+    Raises OSError and SightlineError for what is no picture.
+    """
+    with path.open("rb") as file:
+        image_format = detect_format(file.read(SIGNATURE_LENGTH))
+        if image_format.plugin == ARRAY:
+            return 1
+        file.seek(0)
+        try:
+            with _get_plugin(image_format)(file) as picture:
+                return int(picture.getexif().get(EXIF_ORIENTATION_TAG, 1))
+        except Exception as error:  # noqa: BLE001 - as in `_turn_upright`, and broken files
+            logger.debug("unreadable EXIF block; the picture is taken as upright (%s)", error)
+            return 1
+
+
+def _get_plugin(image_format: ImageFormat) -> type[ImageFile.ImageFile]:
+    """Pillow's class for the pictures of a format."""
+    module = import_module(f"PIL.{image_format.plugin}ImagePlugin")
+    return getattr(module, f"{image_format.plugin}ImageFile")
 
 
 def _estimate_decoding_bytes(

@@ -34,6 +34,23 @@ def convert_pillow_to_tensor(picture: Image.Image) -> Tensor:
     return image
 
 
+def extract_alpha(picture: Image.Image) -> Tensor | None:
+    """The opacity of a loaded picture's pixels, 1×1×H×W in [0, 1]; None where all are opaque."""
+    transparent_level = picture.info.get("transparency")
+    if _find_deep_white(picture) is not None:
+        if not isinstance(transparent_level, int):
+            return None
+        alpha = torch.as_tensor(np.array(picture) != transparent_level).float()
+    else:
+        if picture.mode == "La":  # premultiplied; Pillow converts it to LA only
+            picture = picture.convert("LA")
+        if not picture.has_transparency_data:
+            return None
+        levels = np.array(picture.convert("RGBA").getchannel("A"))
+        alpha = torch.as_tensor(levels).float().div_(255)
+    return alpha[None, None] if bool((alpha < 1).any()) else None
+
+
 def convert_tensor_to_pillow(image: Tensor) -> Image.Image:
     """An image 1×3×H×W or 3×H×W in [0, 1] as an 8-bit RGB picture."""
     return Image.fromarray(quantize_image(check_image(add_batch_axis(image))[0]))
@@ -53,7 +70,7 @@ def convert_to_rgb(picture: Image.Image) -> Image.Image:
 
 
 def quantize_image(image: Tensor) -> "np.ndarray[tuple[int, ...], np.dtype[np.uint8]]":
-    """One image 3×H×W rounded to 8 bits, H×W×3. Values beyond [0, 1] are clipped."""
+    """One image C×H×W rounded to 8 bits, H×W×C. Values beyond [0, 1] are clipped."""
     levels = image.detach().clamp(0, 1).mul_(255).round_().byte()
     return levels.permute(1, 2, 0).cpu().contiguous().numpy()
 

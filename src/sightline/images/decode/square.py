@@ -1,7 +1,7 @@
-"""The square of 8-bit pixels that a network is fed, made from a picture as cheaply as can be.
+"""The square that a network is fed, made from a file as cheaply as can be.
 
-A JPEG is decoded at a reduced scale that leaves at least twice the pixels needed, and crop and
-resizing are one step.
+Pictures have 8-bit pixels. A JPEG is decoded at a reduced scale that leaves at least twice the
+pixels needed, and crop and resizing are one step. Files of bands are resized as floats.
 """
 
 import io
@@ -13,9 +13,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from sightline.images.decode.bands import holds_bands, read_bands
 from sightline.images.decode.memory import DECODING_BUDGET
-from sightline.images.decode.picture import open_picture
+from sightline.images.decode.picture import MAX_PIXELS, open_picture
 from sightline.images.decode.pixels import convert_tensor_to_pillow, convert_to_rgb
+from sightline.images.transforms import crop_center, resize_short_side
+from sightline.images.validation import add_batch_axis, check_image
 
 # Of a picture longer than this, `fit_square` resizes only the middle.
 MAX_ASPECT_RATIO = 3
@@ -24,19 +27,25 @@ MAX_ASPECT_RATIO = 3
 ImageSource = bytes | Path | Image.Image | Tensor
 
 
-class FittedSquare(NamedTuple):
-    """The middle square, side×side×3 in 0 to 255, and the upright picture's height and width."""
+FloatPixels = np.ndarray[tuple[int, ...], np.dtype[np.float32]]
 
-    pixels: "np.ndarray[tuple[int, ...], np.dtype[np.uint8]]"
+
+class FittedSquare(NamedTuple):
+    """The middle square, and the upright picture's height and width.
+
+    `pixels` are side×side×3 in 0 to 255 of a picture, side×side×C in [0, 1] of bands.
+    """
+
+    pixels: "np.ndarray[tuple[int, ...], np.dtype[np.uint8]] | FloatPixels"
     height: int
     width: int
 
 
 def fit_square(source: ImageSource, side: int, short_side: int) -> FittedSquare:
-    """What `Model.fit` makes of a picture, in 8 bits.
+    """What `Model.fit` makes of a picture, in 8 bits; of bands, as floats.
 
     The shorter side is resized to `short_side`, then the middle `side`×`side` is cut out.
-    `source` is a file's bytes or path, a Pillow picture or an image tensor 1×3×H×W. Threads that
+    `source` is a file's bytes or path, a Pillow picture or an image tensor 1×C×H×W. Threads that
     decode at the same time share DECODING_BUDGET.
 
     Raises SightlineError for files and tensors that are no whole picture, OSError for a file that
@@ -48,6 +57,9 @@ def fit_square(source: ImageSource, side: int, short_side: int) -> FittedSquare:
         with source.open("rb") as file:
             return _decode_square(file, side, short_side)
     if isinstance(source, Tensor):
+        image = add_batch_axis(source)
+        if image.ndim == 4 and image.shape[1] not in (1, 3):
+            return _fit_bands(check_image(image, channels=image.shape[1]), side, short_side)
         picture = convert_tensor_to_pillow(source)
     else:
         picture = convert_to_rgb(source)
@@ -55,9 +67,16 @@ def fit_square(source: ImageSource, side: int, short_side: int) -> FittedSquare:
     return FittedSquare(pixels, picture.height, picture.width)
 
 
-def encode_thumbnail(square: FittedSquare, side: int) -> bytes:
-    """The square as a JPEG file of at most `side`×`side` pixels."""
-    picture = Image.fromarray(square.pixels)
+def encode_thumbnail(
+    square: FittedSquare, side: int, bands: tuple[int, int, int] = (0, 1, 2)
+) -> bytes:
+    """The square as a JPEG file of at most `side`×`side` pixels; three of its bands are shown."""
+    pixels = square.pixels
+    if pixels.dtype != np.uint8:
+        last_band = pixels.shape[2] - 1
+        shown = pixels[..., [min(band, last_band) for band in bands]]
+        pixels = (shown * 255).round().astype(np.uint8)
+    picture = Image.fromarray(pixels)
     if picture.width > side:
         picture = picture.resize((side, side), Image.Resampling.BILINEAR)
     encoded = io.BytesIO()
@@ -66,16 +85,35 @@ def encode_thumbnail(square: FittedSquare, side: int) -> bytes:
 
 
 def stack_squares(squares: list[FittedSquare]) -> Tensor:
-    """The squares as a batch of images, n×3×side×side in [0, 1], in channels_last layout."""
+    """The squares as a batch of images, n×C×side×side in [0, 1], in channels_last layout."""
+    if any(square.pixels.dtype != np.uint8 for square in squares):
+        return torch.cat([_convert_to_image(square) for square in squares])
     pixels = torch.from_numpy(np.stack([square.pixels for square in squares]))
     return pixels.permute(0, 3, 1, 2).float().div_(255)
 
 
+def _convert_to_image(square: FittedSquare) -> Tensor:
+    """A square of a picture or of bands as 1×C×side×side in [0, 1]."""
+    pixels = torch.from_numpy(square.pixels).permute(2, 0, 1)[None].float()
+    return pixels / 255 if square.pixels.dtype == np.uint8 else pixels
+
+
 def _decode_square(file: IO[bytes], side: int, short_side: int) -> FittedSquare:
-    """The square of a picture file."""
+    """The square of a picture file, or of one with bands."""
+    if holds_bands(file):
+        return _fit_bands(read_bands(file, MAX_PIXELS, DECODING_BUDGET), side, short_side)
     with open_picture(file, short_side=short_side, budget=DECODING_BUDGET) as decoded:
         pixels = _resize_square(convert_to_rgb(decoded.picture), side, short_side)
         return FittedSquare(pixels, decoded.height, decoded.width)
+
+
+def _fit_bands(image: Tensor, side: int, short_side: int) -> FittedSquare:
+    """The middle square of bands 1×C×H×W in [0, 1]."""
+    height, width = image.shape[-2:]
+    longest_side = MAX_ASPECT_RATIO * min(height, width)
+    middle = crop_center(image, min(height, longest_side), min(width, longest_side))
+    square = crop_center(resize_short_side(middle, short_side), side, side)
+    return FittedSquare(square[0].permute(1, 2, 0).contiguous().numpy(), height, width)
 
 
 def _resize_square(

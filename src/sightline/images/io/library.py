@@ -7,7 +7,7 @@ from torch import Tensor
 
 from sightline.errors import SightlineError
 from sightline.images.decode.formats import IMAGE_FILE_SUFFIXES
-from sightline.images.io.pictures import read, resolve_image
+from sightline.images.io.pictures import read_picture, resolve_image
 from sightline.images.transforms import cover_center
 
 ASSETS_FOLDER = Path(__file__).parents[2] / "assets"
@@ -19,7 +19,7 @@ PAINTING_NAMES = tuple(path.stem for path in sorted(PAINTINGS_FOLDER.glob("*.jpg
 def read_style_picture(source: Tensor | str | Path) -> Tensor:
     """A style picture N×3×H×W: a shipped painting by its name, else what `resolve_image` reads."""
     if isinstance(source, str) and source in PAINTING_NAMES and not Path(source).exists():
-        return read(PAINTINGS_FOLDER / f"{source}.jpg")
+        return read_picture(PAINTINGS_FOLDER / f"{source}.jpg")
     return resolve_image(source)
 
 
@@ -39,7 +39,7 @@ def read_random_images(folder: str, count: int, seed: int, height: int, width: i
         )
     generator = torch.Generator().manual_seed(seed)
     order = torch.randperm(len(paths), generator=generator).tolist()
-    images = [cover_center(read(paths[index]), height, width)[0] for index in order[:count]]
+    images = [cover_center(read_picture(paths[index]), height, width)[0] for index in order[:count]]
     return [images[position % len(images)] for position in range(count)]
 
 

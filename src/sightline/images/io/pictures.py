@@ -1,4 +1,7 @@
-"""Reading and writing images. An image is a float32 tensor N×3×H×W, RGB, with values in [0, 1]."""
+"""Reading and writing images. An image is a float32 tensor N×C×H×W with values in [0, 1].
+
+Pictures have three channels: red, green and blue.
+"""
 
 import io
 import warnings
@@ -9,8 +12,13 @@ from PIL import Image
 from torch import Tensor
 
 from sightline.errors import SightlineError, make_unknown_name_error, suggest_closest_name
+from sightline.images.decode.bands import holds_bands, read_bands
 from sightline.images.decode.picture import MAX_PIXELS, open_picture
-from sightline.images.decode.pixels import convert_pillow_to_tensor, quantize_image
+from sightline.images.decode.pixels import (
+    convert_pillow_to_tensor,
+    extract_alpha,
+    quantize_image,
+)
 from sightline.images.decode.source import check_regular_file
 from sightline.images.files import replace_atomically
 from sightline.images.validation import add_batch_axis, check_image
@@ -49,6 +57,10 @@ def read(path: str | Path, *, limit: int = MAX_PIXELS) -> Tensor:
     The content decides the format, not the suffix. Transparent pixels become white. At most
     `limit` pixels are decoded. Of an animation the first frame is read, with a warning.
 
+    TIFF files of several bands, and arrays in `.npy` files (H×W, H×W×C or C×H×W, where C is smaller
+    than both sides), are read as 1×C×H×W: uint8 is divided by 255, uint16 by 65535, and floats lie
+    in [0, 1]. One band is repeated to gray, C = 3.
+
     Raises SightlineError, one line that begins with the file's name, for anything that is not a
     whole picture.
     """
@@ -56,11 +68,11 @@ def read(path: str | Path, *, limit: int = MAX_PIXELS) -> Tensor:
     name = escape_line_breaks(path.name or str(path))
     try:
         check_regular_file(path)
-        with (
-            path.open("rb") as file,
-            open_picture(file, limit, count_frames=True) as decoded,
-        ):
-            image = convert_pillow_to_tensor(decoded.picture)
+        with path.open("rb") as file:
+            if holds_bands(file):
+                return read_bands(file, limit)
+            with open_picture(file, limit, count_frames=True) as decoded:
+                image = convert_pillow_to_tensor(decoded.picture)
     except FileNotFoundError as error:
         reason = describe_missing_file(path)
         raise SightlineError(f"{name}: {escape_line_breaks(reason)}") from error
@@ -72,19 +84,49 @@ def read(path: str | Path, *, limit: int = MAX_PIXELS) -> Tensor:
     return image
 
 
+def read_alpha(path: str | Path) -> Tensor | None:
+    """The opacity of a picture file's pixels, 1×1×H×W in [0, 1].
+
+    None for samples, which have no file, for bands, and where all pixels are opaque. Raises as
+    `read` does.
+    """
+    path = Path(path)
+    if not path.is_file():
+        return None
+    name = escape_line_breaks(path.name)
+    try:
+        with path.open("rb") as file:
+            if holds_bands(file):
+                return None
+            with open_picture(file) as decoded:
+                return extract_alpha(decoded.picture)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise SightlineError(f"{name}: {escape_line_breaks(reason)}") from error
+
+
 def read_file_or_sample(source: str | Path) -> Tensor:
-    """Reads what a user names on the command line: a file, else one of `samples()`. 1×3×H×W."""
+    """Reads what a user names on the command line: a file, else one of `samples()`. 1×C×H×W."""
     name = str(source)
     if name in SAMPLE_NAMES and not Path(source).exists():
         return sample(name)
     return read(source)
 
 
-def resolve_image(source: ImageOrPath) -> Tensor:
-    """The image that a parameter names: a tensor, checked, or a file or sample. N×3×H×W."""
+def read_picture(path: str | Path) -> Tensor:
+    """Reads a picture, 1×3×H×W, as `read` does; raises SightlineError for other bands."""
+    return check_image(read(path), escape_line_breaks(Path(path).name))
+
+
+def resolve_image(source: ImageOrPath, channels: int = 3) -> Tensor:
+    """The image that a parameter names: a tensor, or a file or sample. N×channels×H×W.
+
+    Raises SightlineError for what is no image of so many channels.
+    """
     if isinstance(source, Tensor):
-        return check_image(source)
-    return read_file_or_sample(source)
+        return check_image(source, channels=channels)
+    name = escape_line_breaks(Path(source).name)
+    return check_image(read_file_or_sample(source), name, channels=channels)
 
 
 def samples() -> list[str]:
@@ -111,7 +153,8 @@ def _find_sample_files() -> dict[str, Path]:
 def write(image: Tensor, path: str | Path) -> None:
     """Writes one image, 3×H×W or 1×3×H×W in [0, 1], rounded to 8 bits.
 
-    The suffix decides the format: .png, .jpg, .jpeg or .webp. The file appears whole or not at all.
+    A fourth channel is opacity; in a JPEG, which has none, the picture then stands on white. The
+    suffix decides the format: .png, .jpg, .jpeg or .webp. The file appears whole or not at all.
 
     Raises SightlineError for another suffix, NaN, values outside [0, 1] by more than 0.001, and a
     folder that can't be written.
@@ -144,10 +187,14 @@ def encode_jpeg(image: Tensor, quality: int = 85) -> bytes:
 def _encode_image(
     image: Tensor, format_name: str, quality: int = 95, subsampling: int = 0
 ) -> bytes:
-    """The bytes of a file with this one image, 3×H×W or 1×3×H×W."""
-    batch = check_image(add_batch_axis(image), tolerance=WRITE_TOLERANCE)
+    """The bytes of a file with this one image, 3×H×W or 1×3×H×W; a fourth channel is opacity."""
+    batch = add_batch_axis(image)
+    has_alpha = getattr(batch, "ndim", 0) == 4 and batch.shape[1] == 4
+    batch = check_image(batch, tolerance=WRITE_TOLERANCE, channels=4 if has_alpha else 3)
     if len(batch) != 1:
         raise SightlineError(f"a file holds one image; this batch has {len(batch)}")
+    if has_alpha and format_name == "JPEG":
+        batch = batch[:, :3] * batch[:, 3:] + 1 - batch[:, 3:]
     pixels = quantize_image(batch[0])
     encoded = io.BytesIO()
     try:

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from sightline.errors import SightlineError, get_first_error_line
+from sightline.images.decode.picture import TRANSPOSED_ORIENTATIONS, read_orientation
 from sightline.images.io.library import IMAGE_FILE_SUFFIXES
 from sightline.images.io.pictures import read, sample
 from sightline.images.transforms import resize_image
@@ -156,7 +157,7 @@ def read_image_objects(
     mask_path = make_sibling_path(path, MASK_SUFFIX)
     if mask_path.is_file():
         regions[""] = read_mask(mask_path, height, width)
-    voc_boxes = read_voc_boxes(make_sibling_path(path, VOC_SUFFIX))
+    voc_boxes = read_voc_boxes(make_sibling_path(path, VOC_SUFFIX), path, height, width)
     for box in boxes + voc_boxes:
         region = regions.setdefault(box.label, torch.zeros(height, width, dtype=torch.bool))
         mark_box(region, box)
@@ -225,12 +226,51 @@ def read_box_table(path: Path, problems: list[str]) -> dict[str, list[LabeledBox
     return boxes_by_file
 
 
-def read_voc_boxes(path: Path) -> list[LabeledBox]:
-    """The boxes of a Pascal VOC annotation, none if there is no such file."""
+def read_voc_boxes(path: Path, image_path: Path, height: int, width: int) -> list[LabeledBox]:
+    """The boxes of a Pascal VOC annotation in its upright image, none if there is no such file.
+
+    The boxes of a file whose EXIF turns it by a quarter may be of the stored image: that is so
+    where the annotation's size is. Raises SightlineError where it is neither's.
+    """
     if not path.is_file():
         return []
+    root = ElementTree.parse(path).getroot()
+    boxes = list_voc_boxes(root)
+    annotated_height, annotated_width = (
+        int(float(root.findtext(f"size/{side}") or 0)) for side in ("height", "width")
+    )
+    # Some programs leave the size out, or write 0.
+    if (annotated_height, annotated_width) == (height, width) or not annotated_height:
+        return boxes
+    orientation = read_orientation(image_path)
+    is_turned = orientation in TRANSPOSED_ORIENTATIONS
+    if is_turned and (annotated_height, annotated_width) == (width, height):
+        return [turn_box(box, orientation, height, width) for box in boxes]
+    stored = f" (stored as {width}×{height})" if is_turned else ""
+    raise SightlineError(
+        f"{path.name} is for an image of {annotated_height}×{annotated_width}; "
+        f"this one is {height}×{width}{stored}"
+    )
+
+
+def turn_box(box: LabeledBox, orientation: int, height: int, width: int) -> LabeledBox:
+    """A box of the stored image in the upright one, which has this height and width.
+
+    The orientation is one that exchanges rows and columns.
+    """
+    # Transposed, as in orientation 5; the others mirror the transposed image.
+    label, y0, x0, y1, x1 = box
+    if orientation in (6, 7):
+        x0, x1 = width - x1, width - x0
+    if orientation in (7, 8):
+        y0, y1 = height - y1, height - y0
+    return LabeledBox(label, x0, y0, x1, y1)
+
+
+def list_voc_boxes(root: ElementTree.Element) -> list[LabeledBox]:
+    """The boxes in a Pascal VOC annotation."""
     boxes: list[LabeledBox] = []
-    for element in ElementTree.parse(path).getroot().iter("object"):
+    for element in root.iter("object"):
         xmin, ymin, xmax, ymax = (
             float(element.findtext(f"bndbox/{side}", "nan"))
             for side in ("xmin", "ymin", "xmax", "ymax")

@@ -223,20 +223,20 @@ def build_neighbor_query(
 def build_image_query(
     model: Model | Scan, scan: Scan, image: Tensor, layer: str, box: tuple[int, ...]
 ) -> NeighborQuery:
-    """The query for images N×3×H×W, or for the part of each in a box."""
+    """The query for images N×C×H×W, or for the part of each in a box."""
     network = resolve_network(model, scan)
     region = image
-    pictures = image
+    pictures = network.to_picture(image)
     if box:
         top, left, bottom, right = check_box(box, image)
         region = resize_image(image[:, :, top:bottom, left:right], network.size, network.size)
-        pictures = draw_box_outline(image, (top, left, bottom, right))
+        pictures = draw_box_outline(pictures, (top, left, bottom, right))
     caption = "the region" if box else "the image"
     return NeighborQuery(
         vectors=compute_feature_vectors(network, region, scan.layer(layer)),
         pictures=list(pictures.split(1)),
         captions=[caption] * len(image),
-        pixel_vectors=compute_pixel_vectors(region.cpu()),
+        pixel_vectors=compute_pixel_vectors(network.to_picture(region).cpu()),
     )
 
 

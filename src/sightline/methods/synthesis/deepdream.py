@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from sightline.errors import SightlineError
-from sightline.images.io.pictures import resolve_image
+from sightline.images.io.pictures import read_file_or_sample
 from sightline.images.plotting.maps import arrange_in_row
 from sightline.images.transforms import (
     ImageSize,
@@ -190,12 +190,13 @@ def read_guide(model: Model, guide: Tensor | str | Path, layers: list[str]) -> T
     """
     if isinstance(guide, Tensor):
         image = check_image(guide, "guide", channels=model.channels)
-    elif model.channels == 3:
-        image = resolve_image(guide)
     else:
-        raise SightlineError(
-            f"guide is a picture of 3 channels; {model.name} takes {model.channels}: give a tensor"
-        )
+        image = read_file_or_sample(guide)
+        if image.shape[1] != model.channels:
+            raise SightlineError(
+                f"guide is a picture of {image.shape[1]} channels; {model.name} takes "
+                f"{model.channels}: give a tensor"
+            )
     resized = resize_short_side(image, min(model.size, *image.shape[-2:])).to(model.device)
     height, width = resized.shape[-2:]
     objective = energy(layers[0])

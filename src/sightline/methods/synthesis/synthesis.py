@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from sightline.errors import SightlineError
-from sightline.images.io.pictures import resolve_image
+from sightline.images.io.pictures import read_file_or_sample
 from sightline.images.validation import check_image
 from sightline.methods.synthesis.arguments import (
     choose_synthesis_preset,
@@ -239,13 +239,13 @@ def make_start_image(
         return None
     if isinstance(photo, Tensor):
         image = check_image(photo, "photo", channels=model.channels)
-    elif model.channels == 3:
-        image = resolve_image(photo)
     else:
-        raise SightlineError(
-            f"photo is a picture of 3 channels; {model.name} takes {model.channels}: "
-            "give a tensor, or leave it out"
-        )
+        image = read_file_or_sample(photo)
+        if image.shape[1] != model.channels:
+            raise SightlineError(
+                f"photo is a picture of {image.shape[1]} channels; {model.name} takes "
+                f"{model.channels}: give a tensor, or leave it out"
+            )
     fitted = fit_image(image[:1], spec.size, model.resize / model.size)
     return fitted.expand(spec.count, -1, -1, -1)
 

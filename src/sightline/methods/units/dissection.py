@@ -285,7 +285,8 @@ def render_concept_units(
         for image_id, image, image_maps in zip(ids, images, maps, strict=True):
             responses = upsample_unit_maps(model, layer, image_maps[[unit]], images)[0]
             fires = responses > dissection.thresholds[unit]
-            shaded = image * torch.where(fires, 1, OUTSIDE_BRIGHTNESS)
+            picture = model.to_picture(image[None])[0]
+            shaded = picture * torch.where(fires, 1, OUTSIDE_BRIGHTNESS)
             region = masks.load_concept_regions(scan, image_id)[concept]
             tiles.append(outline_region(shaded, region)[None])
         title = f"unit {unit}: {dissection.concepts[concept]}, IoU {float(best_iou[unit]):.2f}"

@@ -156,7 +156,8 @@ def pick_range_indices(count: int, k: int) -> Tensor:
 class UnitExamples:
     """Images with a unit's response to each, and what the unit sees at its strongest position.
 
-    `activation`, `ids`, `row` and `column` have one entry for each of the images, k×3×H×W.
+    `activation`, `ids`, `row` and `column` have one entry for each of the images, k×C×H×W, which
+    `pictures` shows, k×3×H×W.
     """
 
     activation: Tensor
@@ -164,6 +165,7 @@ class UnitExamples:
     row: Tensor
     column: Tensor
     images: Tensor
+    pictures: Tensor
     boxes: list[PixelBox]
 
     @classmethod
@@ -180,12 +182,13 @@ class UnitExamples:
             for row, column in positions.tolist()
         ]
         row, column = positions.unbind(1)
-        return cls(top_images.values, top_images.ids, row, column, images, boxes)
+        pictures = model.to_picture(images)
+        return cls(top_images.values, top_images.ids, row, column, images, pictures, boxes)
 
     @property
     def patches(self) -> list[Tensor]:
         """What the unit sees of each image, 1×3×h×w."""
-        return crop_windows(self.images, self.boxes)
+        return crop_windows(self.pictures, self.boxes)
 
     def describe_examples(self, scan: Scan) -> list[str]:
         """Activation and class of each image."""
@@ -234,7 +237,8 @@ def show_unit_patches(
     gradients = backpropagate_given_neurons(network, strongest.images, layer, rule, neurons)
     gradient = gradients.gradient
     limit = find_gradient_limit(gradient)
-    gradient_patches = crop_windows(render_around_gray(gradient, limit), strongest.boxes)
+    rendered = render_around_gray(network.to_picture(gradient), limit)
+    gradient_patches = crop_windows(rendered, strongest.boxes)
 
     rows = [
         FigureRow(
@@ -312,7 +316,8 @@ def show_layer_patches(
             image = images[image_id]
             box = find_receptive_window(network, layer, row, column, image)
             unit_boxes.append(box)
-            unit_patches.append(resize_for_sheet(crop_padded_window(image, box)))
+            patch = crop_padded_window(network.to_picture(image), box)
+            unit_patches.append(resize_for_sheet(patch))
         gap = max(1, unit_patches[0].shape[-1] // 40)
         tiles.append(make_contact_sheet(torch.cat(unit_patches), columns=square_side, gap=gap))
         boxes.append(unit_boxes)
