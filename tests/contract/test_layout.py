@@ -41,15 +41,13 @@ ONLY_IMPORTED_BY = {"lancedb": "data/lance.py", "lance": "data/store/fragments.p
 
 # Files of more lines than this have a test of their own name.
 MAX_UNTESTED_LINES = 40
-# Files and folders without tests of their own name, and the tests that run them instead.
+# Files without tests of their own name, and the tests that run them instead.
 TESTED_THROUGH = {
-    "images/decode/": "images/decode/test_picture.py",
-    "models/heads/": "models/heads/test_targets.py",
-    "models/layers/": "models/layers/test_capture.py",
-    "models/network/": "models/network/test_copy.py",
-    "models/tracing/": "models/tracing/test_incremental.py",
-    "models/zoo/": "models/zoo/test_load.py",
-    "app/recipe.py": "app/test_replay.py",
+    "images/decode/pixels.py": "images/decode/test_picture.py",
+    "images/decode/square.py": "images/decode/test_picture.py",
+    "models/layers/attention_weights.py": "methods/attribution/test_attention.py",
+    "models/layers/attention_windows.py": "methods/attribution/test_attention.py",
+    "models/tracing/occlusion_pass.py": "models/tracing/test_incremental.py",
 }
 
 FILES = sorted(path.relative_to(SOURCE).as_posix() for path in SOURCE.rglob("*.py"))

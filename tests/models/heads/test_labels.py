@@ -48,5 +48,5 @@ def test_what_is_no_class_is_refused_in_one_line(label: int | str, message: str)
 
 
 def test_a_part_of_several_names_is_answered_with_one_of_those() -> None:
-    with pytest.raises(SightlineError, match="did you mean (red|kit) fox"):
+    with pytest.raises(SightlineError, match=r"did you mean (red|kit) fox"):
         find_label_index(("fog", "red fox", "kit fox"), "fox", "net")

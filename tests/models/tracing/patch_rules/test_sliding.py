@@ -46,7 +46,7 @@ def test_a_transposed_convolution_is_left_to_whole_maps() -> None:
 
 
 def test_a_patch_that_fills_nearly_the_whole_map_is_not_cut_out() -> None:
-    args = (draw(2, 6, 9, 9), None, [2, 2], [4, 4], [1, 1], False, [0, 0], 1)
+    args = (draw(2, 6, 13, 15), None, [1, 1], [6, 7], [1, 1], False, [0, 0], 1)
     assert convolve_patches(make_call(aten.convolution.default, make_patched_maps(), *args)) is None
 
 
