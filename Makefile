@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 INSTALL := VIRTUAL_ENV=$(CURDIR)/$(VENV) $(BIN)/uv pip install --quiet --compile-bytecode
 COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-emit-index-url --no-header --generate-hashes pyproject.toml
 
-.PHONY: setup tour test test-all cluster-test check lint types declarations lock gallery bench-setup clean
+.PHONY: setup tour test test-all cluster-test check lint types declarations lock gallery docs bench-setup clean
 
 setup: $(VENV)/.setup
 tour: $(VENV)/.setup
@@ -42,11 +42,18 @@ declarations: $(VENV)/.setup
 gallery: $(VENV)/.setup
 	@for script in gallery/*.py; do echo $$script; $(BIN)/python $$script || exit 1; done
 
+# The manual, in docs/_build/html. An example is run again when its script has changed; the first
+# build runs all of them, which takes minutes.
+docs: $(VENV)/.setup-docs
+	@$(BIN)/python -m sphinx -q -b html -W --keep-going -d docs/_build/doctrees docs docs/_build/html
+	@echo "docs/_build/html/index.html"
+
 # Pins every dependency, without any address.
 lock: $(VENV)/.uv
 	@$(COMPILE) -o requirements.lock
 	@$(COMPILE) --extra test --extra train --extra cluster --extra attacks -c requirements.lock -o requirements-test.lock
-	@$(COMPILE) --all-extras -c requirements-test.lock -o requirements-bench.lock
+	@$(COMPILE) --extra docs -c requirements-test.lock -o requirements-docs.lock
+	@$(COMPILE) --all-extras -c requirements-test.lock -c requirements-docs.lock -o requirements-bench.lock
 
 $(VENV)/.uv:
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else f"Sightline needs Python 3.11 or newer; $(PYTHON) is {sys.version.split()[0]} (PYTHON=... names another)")'
@@ -64,9 +71,13 @@ $(VENV)/.setup-test: $(VENV)/.setup requirements-test.lock
 	@$(INSTALL) --no-deps -r requirements-test.lock
 	@touch $@
 
+$(VENV)/.setup-docs: $(VENV)/.setup requirements-docs.lock
+	@$(INSTALL) --no-deps -r requirements-docs.lock
+	@touch $@
+
 # The peers that bench/ measures beside ours.
 bench-setup: $(VENV)/.setup-test requirements-bench.lock
 	@$(INSTALL) --no-deps -r requirements-bench.lock
 
 clean:
-	rm -rf $(VENV) out
+	rm -rf $(VENV) out docs/_build docs/examples docs/methods docs/project
