@@ -17,8 +17,10 @@ def _is_command() -> bool:
 
 def _end_command(*_: object) -> None:
     """Handles Ctrl-C until the command line does: ends the process with one line."""
-    os.write(2, b"sightline: interrupted\n")
-    os._exit(130)
+    try:
+        os.write(2, b"sightline: interrupted\n")
+    finally:
+        os._exit(130)
 
 
 if _is_command():

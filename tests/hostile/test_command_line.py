@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 import pytest
+from helpers import smooth
 
 import sightline as sl
 from sightline.app.cli import execution
@@ -135,6 +136,19 @@ def test_ends_of_pipes(words: tuple[str, ...], is_refused: bool, tmp_path: Path)
     )
     assert (closed.returncode != 0) is is_refused
     assert "Traceback" not in closed.stderr
+
+
+@pytest.mark.parametrize("closed", ["2>&-", ">&- 2>&-", "<&- >&- 2>&-"])
+def test_closed_streams_are_nobodys_number(closed: str, tmp_path: Path) -> None:
+    """A file that gets the number of the error stream would get what libraries write there."""
+    sl.write(smooth(side=80)[..., :72], tmp_path / "photo.png")
+    words = ["saliency", "photo.png", "--size", "64", "--samples", "1", "--out", "made"]
+    command = [sys.executable, "-m", "sightline", *words]
+    done = subprocess.run(
+        ["sh", "-c", f'exec "$@" {closed}', "sh", *command], check=False, cwd=tmp_path
+    )
+    assert done.returncode == 0
+    assert sl.read(tmp_path / "made" / "saliency.png").isfinite().all()
 
 
 WORDS: list[tuple[Callable[[], list[str]], str]] = [

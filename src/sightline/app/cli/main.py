@@ -78,6 +78,7 @@ def describe_lack(error: Exception, words: Sequence[str]) -> str:
 def run_script() -> None:
     """The installed command. Its output may go to a program such as `head` that stops reading."""
     signal.signal(signal.SIGINT, end_at_once)
+    occupy_closed_streams()
     warnings.showwarning = print_warning
     # Decoders warn of odd tags of a picture, without its name.
     warnings.filterwarnings("ignore", module=r"PIL\.")
@@ -93,6 +94,18 @@ def run_script() -> None:
         print_message(f"can't write the output ({error.strerror or error})")
         status = 1
     sys.exit(status)
+
+
+def occupy_closed_streams() -> None:
+    """Opens nothing in place of the streams that the caller closed.
+
+    The next file that is opened would get their numbers, and what libraries write there.
+    """
+    for descriptor in (0, 1, 2):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest free number
 
 
 def end_at_once(_signal: int, _frame: FrameType | None) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
@@ -61,8 +61,13 @@ class StepProgressBar:
 
 
 def make_progress_display(text_format: str, *, quiet: bool) -> Progress:
+def is_terminal(stream: TextIO | None) -> bool:
+    """Whether a stream is a terminal; one that the caller closed is None, and is none."""
+    return stream is not None and stream.isatty()
+
+
     """A progress display on the error stream, if that is a terminal."""
-    console = Console(stderr=True, quiet=quiet or not sys.stderr.isatty())
+    console = Console(stderr=True, quiet=quiet or not is_terminal(sys.stderr))
     columns = (TextColumn(text_format), BarColumn(), TimeRemainingColumn())
     return Progress(*columns, console=console, transient=True)
 
