@@ -58,8 +58,9 @@ WEIGHT_READ_OVERHEAD = 50
 # Most windows that are run at once. Patches are small, so that more are no faster.
 MAX_WINDOWS_AT_ONCE = 64
 
-# Below this ratio of multiply-adds the ordinary run is as fast.
-MIN_SPEEDUP = 1.1
+# Below this ratio of multiply-adds the ordinary run is as fast, or faster: cutting patches out and
+# writing them back takes time as well.
+MIN_SPEEDUP = 1.2
 
 # Why a model was run whole, for each size of the image and each set of windows: the survey that
 # finds it out takes as long as a few images.

@@ -319,8 +319,16 @@ def make_stand_in(
 
 
 def find_stand_ins(value: Any) -> list[StandInTensor]:
-    """The stand-ins in nested tuples, lists and dicts."""
-    return [tensor for tensor in iterate_nested_tensors(value) if isinstance(tensor, StandInTensor)]
+    """The stand-ins in the nested tuples, lists and dicts that operations take and return."""
+    if isinstance(value, StandInTensor):
+        return [value]
+    stand_ins: list[StandInTensor] = []
+    if isinstance(value, dict):
+        value = tuple(cast(dict[str, Any], value).values())
+    if isinstance(value, (tuple, list)):
+        for item in cast(Sequence[Any], value):
+            stand_ins += find_stand_ins(item)
+    return stand_ins
 
 
 class WholeLinearLayers(TorchFunctionMode):

@@ -184,8 +184,10 @@ def write_patches_into(maps: Tensor, patches: Tensor, tops: IndexArray, lefts: I
     for number, (top, left) in enumerate(corners.T.tolist()):
         height = count_overlap(top, patches.shape[-2], maps.shape[-2])
         width = count_overlap(left, patches.shape[-1], maps.shape[-1])
-        visible = patches.narrow(2, max(-top, 0), height).narrow(3, max(-left, 0), width)
-        target = maps.narrow(2, max(top, 0), height).narrow(3, max(left, 0), width)
+        visible = patches[:, :, max(-top, 0) :, max(-left, 0) :]
+        visible = visible[:, :, :height, :width]
+        target = maps[:, :, max(top, 0) :, max(left, 0) :]
+        target = target[:, :, :height, :width]
         members = np.flatnonzero(corner_index == number)
         for images in split_into_slices(members):
             target[images].copy_(visible[images])
