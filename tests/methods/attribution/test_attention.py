@@ -7,7 +7,9 @@ import copy
 from collections.abc import Callable
 
 import pytest
+import timm
 import torch
+import transformers
 from timm.models.vision_transformer import VisionTransformer as TimmTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -481,6 +483,207 @@ def test_rollout_of_swin_is_a_distribution_over_positions() -> None:
     assert values["relevance"].shape == (2, 16, 16)
     assert values["layers"] == 4
     assert torch.allclose(values["relevance"].sum((1, 2)), torch.ones(2), atol=1e-4)
+
+
+# ── pooled keys and queries ──
+
+
+class PooledAttention(nn.Module):
+    """Two layers on 8×12 tokens, by two heads: all tokens ask means of 2×2 of them, as in PVT; then
+    means of 2×2 tokens ask one another, as where MViT goes to a coarser grid. The score reads four
+    of these.
+    """
+
+    def __init__(self, *, fused: bool) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.fused = fused
+        self.embed = nn.Conv2d(3, 8, 4, stride=4)
+        self.first, self.second = nn.Linear(8, 24), nn.Linear(8, 24)
+        self.head = nn.Linear(8, 4)
+        lively(self)
+
+    def attend(self, queries: Tensor, sources: Tensor, layer: nn.Linear) -> tuple[Tensor, Tensor]:
+        """Queries N×T×8 plus what they draw from the sources, and the weights."""
+        query, key, value = (
+            F.linear(tokens, weight, bias).unflatten(2, (2, 4)).transpose(1, 2)
+            for tokens, weight, bias in zip(
+                (queries, sources, sources), layer.weight.chunk(3), layer.bias.chunk(3), strict=True
+            )
+        )
+        weights = (query @ key.transpose(2, 3) * 0.5).softmax(-1)
+        mixed = F.scaled_dot_product_attention(query, key, value) if self.fused else weights @ value
+        return queries + mixed.transpose(1, 2).flatten(2), weights
+
+    def run_layers(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
+        maps = self.embed(x)
+        tokens = maps.flatten(2).transpose(1, 2)
+        pooled = F.avg_pool2d(maps, 2).flatten(2).transpose(1, 2)
+        tokens, first = self.attend(tokens, pooled, self.first)
+        maps = tokens.transpose(1, 2).unflatten(2, maps.shape[2:])
+        coarse = F.avg_pool2d(maps, 2).flatten(2).transpose(1, 2)
+        coarse, second = self.attend(coarse, coarse, self.second)
+        return self.head(coarse[:, [7, 8, 13, 14]].mean(1)), [first, second]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.run_layers(x)[0]
+
+
+def expand_pooled(kind: str, image: Tensor, label: int) -> Tensor:
+    """What the read tokens draw from all 8×12, by whole matrices in float64."""
+    network = PooledAttention(fused=False).double()
+    mean, std = (torch.tensor(v, dtype=torch.float64).view(1, 3, 1, 1) for v in (MEAN, STD))
+    scores, weights = network.run_layers((image.double() - mean) / std)
+    gradients = torch.autograd.grad(scores[:, label].sum(), weights)
+    # Row k of `pool`, 24×96, holds the four tokens whose mean is the coarse token k.
+    eye = torch.eye(96, dtype=torch.float64).view(96, 1, 8, 12)
+    pool = F.avg_pool2d(eye, 2).flatten(1).T
+    if kind == "rollout":
+        first, second = (one.mean(1) for one in weights)
+        fine = (first @ pool + torch.eye(96)) / 2
+        coarse = (second + torch.eye(24)) / 2
+    else:
+        first, second = (
+            (one * gradient).relu().mean(1)
+            for one, gradient in zip(weights, gradients, strict=True)
+        )
+        fine = first @ pool + torch.eye(96)
+        coarse = second + torch.eye(24)
+    relation = coarse @ pool @ fine
+    return relation[:, [7, 8, 13, 14]].mean(1).view(-1, 8, 12).detach()
+
+
+@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.parametrize("kind", ["rollout", "relevance"])
+def test_pooled_keys_share_with_what_they_were_pooled_from(kind: str, fused: bool) -> None:
+    image = torch.rand(2, 3, 32, 48, generator=torch.Generator().manual_seed(1))
+    model = loaded(PooledAttention(fused=fused).eval())
+    values = sl.attention(model, image, kind=kind, label=2).values
+    assert values["layers"] == 2
+    expected = expand_pooled(kind, image, 2)
+    assert expected.std() > 1e-3
+    assert torch.allclose(values["relevance"].double(), expected, atol=1e-5)
+
+
+def test_legrad_of_pooled_keys_is_enlarged() -> None:
+    image = torch.rand(2, 3, 32, 48, generator=torch.Generator().manual_seed(1))
+    model = loaded(PooledAttention(fused=True).eval())
+    found = sl.attention(model, image, kind="legrad", label=2).values["relevance"]
+    network = PooledAttention(fused=False)
+    mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (MEAN, STD))
+    scores, weights = network.run_layers((image - mean) / std)
+    gradients = torch.autograd.grad(scores[:, 2].sum(), weights)
+    by_key = torch.stack([one.relu().mean((1, 2)).view(-1, 4, 6) for one in gradients], 1)
+    expected = F.interpolate(by_key, (8, 12), mode="bilinear").mean(1)
+    assert torch.allclose(found, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "layers", "grid"),
+    [
+        ("pvt_v2_b0", {}, 8, (24, 24)),
+        ("mvitv2_tiny", {"img_size": 96}, 10, (24, 24)),
+    ],
+)
+def test_pyramids_of_timm_are_followed_through_all_layers(
+    name: str, options: dict[str, int], layers: int, grid: tuple[int, int]
+) -> None:
+    torch.manual_seed(0)
+    network = timm.create_model(name, pretrained=False, num_classes=4, **options).eval()
+    model = sl.load(network, labels=LABELS, size=96, device="cpu")
+    image = torch.rand(1, 3, 96, 96, generator=torch.Generator().manual_seed(1))
+    values = sl.attention(model, image, kind="rollout").values
+    assert values["layers"] == layers
+    assert values["relevance"].shape == (1, *grid)
+    assert torch.allclose(values["relevance"].sum((1, 2)), torch.ones(1), atol=1e-4)
+
+
+class ChannelAttention(nn.Module):
+    """Attention among 16 channels of 16 tokens: 16×16 weights that say nothing about places."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.embed, self.head = nn.Conv2d(3, 16, 8, stride=8), nn.Linear(16, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        channels = self.embed(x).flatten(2)[:, None]
+        weights = (channels @ channels.transpose(2, 3)).softmax(-1)
+        return self.head((weights @ channels)[:, 0].mean(2))
+
+
+class TokensBehind(nn.Module):
+    """9 further tokens stand behind the 16 of the image, as YOLOS has its detections."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.embed, self.head = nn.Conv2d(3, 8, 8, stride=8), nn.Linear(8, 4)
+        self.further = nn.Parameter(torch.randn(1, 1, 9, 8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = self.embed(x).flatten(2).transpose(1, 2)[:, None]
+        tokens = torch.cat([tokens, self.further.expand(len(x), -1, -1, -1)], 2)
+        return self.head(F.scaled_dot_product_attention(tokens, tokens, tokens)[:, 0, -1])
+
+
+@pytest.mark.parametrize("make", [ChannelAttention, TokensBehind])
+def test_tokens_that_lie_elsewhere_are_refused(make: Callable[[], nn.Module]) -> None:
+    with pytest.raises(sl.SightlineError, match="places in the image were not found") as caught:
+        sl.attention(loaded(make().eval()), pictures(1))
+    assert "\n" not in str(caught.value)
+
+
+# ── networks of transformers ──
+
+SHAPE = {
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 24,
+    "image_size": 32,
+    "patch_size": 8,
+    "num_labels": 4,
+}
+HUGGING_FACE = {
+    "ViT": (transformers.ViTConfig(**SHAPE), (4, 4), 2),
+    "DeiT": (transformers.DeiTConfig(**SHAPE), (4, 4), 2),
+    "Dinov2": (transformers.Dinov2Config(**SHAPE), (4, 4), 2),
+    "Beit": (transformers.BeitConfig(**SHAPE), (4, 4), 2),
+    "Swin": (
+        transformers.SwinConfig(
+            image_size=32, patch_size=2, embed_dim=8, depths=[2, 2], num_heads=[2, 2],
+            window_size=4, num_labels=4,
+        ),
+        (16, 16),
+        4,
+    ),
+    "Segformer": (
+        transformers.SegformerConfig(
+            num_labels=4, hidden_sizes=[8, 16], depths=[1, 2], num_encoder_blocks=2,
+            sr_ratios=[2, 1], patch_sizes=[7, 3], strides=[4, 2], num_attention_heads=[1, 2],
+            mlp_ratios=[2, 2], decoder_hidden_size=8,
+        ),
+        (8, 8),
+        3,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("family", HUGGING_FACE)
+def test_transformers_by_either_implementation(family: str) -> None:
+    config, grid, layers = HUGGING_FACE[family]
+    network_class = getattr(transformers, f"{family}ForImageClassification")
+    found: list[Tensor] = []
+    for implementation in ("eager", "sdpa"):
+        torch.manual_seed(0)
+        network = network_class._from_config(config, attn_implementation=implementation)
+        values = sl.attention(loaded(lively(network)), pictures(2), label=1).values
+        assert values["layers"] == layers
+        assert values["relevance"].shape == (2, *grid)
+        found.append(values["attribution"])
+    assert found[0].std() > 1e-5
+    assert torch.allclose(found[0], found[1], atol=1e-4)
 
 
 # ── attention that networks spell themselves ──

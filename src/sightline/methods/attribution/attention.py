@@ -17,11 +17,13 @@ from sightline.images.plotting.maps import (
     render_heatmap,
     upsample_maps,
 )
+from sightline.models.heads.labels import ClassChoice
 from sightline.models.heads.target_text import TargetChoice
 from sightline.models.layers.attention_weights import AttentionLayer, AttentionRecorder
 from sightline.models.layers.attention_windows import (
     WindowedAttention,
     average_window_gradients,
+    check_global_places,
     locate_attention_windows,
     propagate_through_windows,
 )
@@ -52,7 +54,7 @@ def attention(
     model: Model,
     image: Tensor,
     *,
-    label: int | str = "top",
+    label: ClassChoice = "top",
     target: TargetChoice | None = None,
     kind: AttentionKind = "relevance",
     fusion: HeadFusion = "mean",
@@ -65,7 +67,8 @@ def attention(
     mean over layers, heads and queries of (∂score/∂A)⁺, with the network's own score for all
     layers.
 
-    Attention in windows (Swin) is followed window by window, and through the merging of patches.
+    Attention in windows (Swin) is followed window by window, and through the merging of patches; a
+    pooled key's share (PVT, MViT) is divided among the patches that it was pooled from.
 
     `values["tokens"]` is N×T, at least 0, unscaled; `values["relevance"]`, N×h×w, the same without
     class tokens on the grid of patches. `values["attribution"]` is that enlarged to N×H×W
@@ -90,6 +93,7 @@ def attention(
 
     height, width = image.shape[-2:]
     if is_global_attention(weights):
+        check_global_places(model, image)
         tokens = compute_token_relevance(kind, weights, gradients, fusion).float().cpu()
         grid = reshape_to_feature_maps(tokens[:, :, None], height, width)[:, 0]
     else:
@@ -122,8 +126,8 @@ def attention(
 
 def is_global_attention(weights: Sequence[Tensor]) -> bool:
     """Whether all layers' weights, N×K×heads×T×T, are among the same tokens, without windows."""
-    first_shape = weights[0].shape
-    same_tokens = all(layer.shape[3:] == first_shape[3:] for layer in weights)
+    tokens = weights[0].shape[3]
+    same_tokens = all(layer.shape[3:] == (tokens, tokens) for layer in weights)
     return same_tokens and all(layer.shape[1] == 1 for layer in weights)
 
 
@@ -153,12 +157,10 @@ def compute_windowed_relevance(
     for layer in windows:
         if kind == "rollout":
             fused = fuse_heads(layer.weights.flatten(0, 1), fusion)
-            step = add_residual(fused)
+            steps.append(fused.unflatten(0, layer.weights.shape[:2]))
         else:
-            contributions = (layer.gradient * layer.weights).relu().mean(2).flatten(0, 1)
-            step = contributions + torch.eye(contributions.shape[-1]).to(contributions)
-        steps.append(step.unflatten(0, layer.weights.shape[:2]))
-    return propagate_through_windows(windows, steps)
+            steps.append((layer.gradient * layer.weights).relu().mean(2))
+    return propagate_through_windows(windows, steps, normalized=kind == "rollout")
 
 
 def compute_rollout(weights: Sequence[Tensor], fusion: HeadFusion) -> Tensor:

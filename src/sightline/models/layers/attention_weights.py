@@ -18,7 +18,7 @@ PRODUCT_FUNCTIONS = (torch.matmul, Tensor.matmul, torch.bmm, Tensor.bmm)
 
 @dataclass(frozen=True)
 class AttentionLayer:
-    """One layer's weights and the score's gradient for them, both N×K×heads×T×T in K windows."""
+    """A layer's weights and the score's gradient for them: N×K×heads×queries×keys, K windows."""
 
     weights: Tensor
     gradient: Tensor
@@ -26,13 +26,25 @@ class AttentionLayer:
 
 @dataclass(frozen=True)
 class AttentionCall:
-    """The weights …×T×T of one attention, part of the graph, and the values …×T×d they mix."""
+    """One attention: its weights …×queries×keys, part of the graph, and what tells their places.
+
+    Attributes:
+        weights: of the keys, by query.
+        values: …×keys×d, what the weights mix.
+        queries: …×queries×d; None where a network spells the attention itself.
+    """
 
     weights: Tensor
     values: Tensor
+    queries: Tensor | None = None
+
+    @property
+    def query_count(self) -> int:
+        """How many queries there are."""
+        return self.weights.shape[-2]
 
     def arrange_by_window(self, tensor: Tensor, count: int) -> Tensor:
-        """A tensor of the weights' or values' shape as N×K×heads×T×…, of `count` images."""
+        """Weights, values or queries of `count` images as N×K×heads×T×…."""
         if tensor.ndim == 3:
             # Images and heads are one axis.
             return tensor.unflatten(0, (count, 1, -1))
@@ -61,16 +73,19 @@ class AttentionRecorder(ObservingMode):
         return [call.weights for call in self.calls]
 
     def list_token_calls(self, count: int) -> list["AttentionCall"]:
-        """The calls among the tokens of `count` images.
+        """The calls between several tokens of `count` images; keys may be pooled.
 
-        A pooling head's attention is not tokens × tokens: it does not belong in the product.
+        A head that pools the tokens does not belong in the product: its queries are no tokens, and
+        it comes last. So the calls end with the last one that is tokens × tokens.
         """
-        return [
+        among_tokens = [
             call
             for call in self.calls
-            if call.weights.shape[-1] == call.weights.shape[-2] > 1
-            and len(call.weights) % count == 0
+            if min(call.weights.shape[-2:]) > 1 and len(call.weights) % count == 0
         ]
+        while among_tokens and among_tokens[-1].weights.shape[-1] != among_tokens[-1].query_count:
+            among_tokens.pop()
+        return among_tokens
 
     def describe_calls(self) -> str:
         """What attention there was, to follow «no attention between tokens»."""
@@ -144,7 +159,7 @@ class AttentionRecorder(ObservingMode):
 
         weights = scores.softmax(-1)
         if weights.ndim >= 3:
-            self.calls.append(AttentionCall(weights, value.detach()))
+            self.calls.append(AttentionCall(weights, value.detach(), query.detach()))
         return weights @ value
 
     def compute_multi_head_attention(

@@ -1,4 +1,4 @@
-"""Attention in windows, laid on the image and followed from the output back to its first layer."""
+"""Attention in windows or to pooled keys, laid on the image and followed from the output back."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,39 +14,74 @@ from sightline.models.layers.attention_weights import (
     AttentionLayer,
     AttentionRecorder,
 )
-from sightline.models.layers.layouts import FeatureLayout
+from sightline.models.layers.layouts import FeatureLayout, list_feature_layouts
 from sightline.models.layers.placement import (
+    QUADRANTS,
     ProbedModel,
+    find_known_reading,
     make_quadrant_images,
     pick_agreeing_layout,
 )
 
 
 @dataclass(frozen=True)
-class WindowedAttention:
-    """One layer's weights and gradients N×K×heads×T×T, and where its tokens lie in the image."""
+class TokenGrid:
+    """Where the tokens of K windows lie in the image."""
 
-    weights: Tensor
-    gradient: Tensor
     layout: FeatureLayout
+    windows: int
+    tokens: int
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Rows and columns of the positions."""
+        return self.layout.rows, self.layout.columns
 
     @property
     def token_indices(self) -> Tensor:
         """Of each position, rows×columns, the number of its token among all windows' tokens."""
-        windows, _, tokens = self.weights.shape[1:4]
-        numbers = torch.arange(windows * tokens, device=self.weights.device)
-        return self.layout.arrange_as_maps(numbers.view(windows, tokens, 1))[0, 0]
+        numbers = torch.arange(self.windows * self.tokens)
+        return self.layout.arrange_as_maps(numbers.view(self.windows, self.tokens, 1))[0, 0]
 
     def arrange_as_maps(self, tokens: Tensor) -> Tensor:
         """Numbers of the tokens, N×K×T, as N×rows×columns."""
-        return tokens.flatten(1)[:, self.token_indices]
+        return tokens.flatten(1)[:, self.token_indices.to(tokens.device)]
 
     def cut_into_windows(self, maps: Tensor) -> Tensor:
         """Numbers of the positions, N×rows×columns, as N×K×T."""
-        windows, _, tokens = self.weights.shape[1:4]
-        cut = maps.new_zeros(len(maps), windows * tokens)
-        cut[:, self.token_indices.flatten()] = maps.flatten(1)
-        return cut.unflatten(1, (windows, tokens))
+        cut = maps.new_zeros(len(maps), self.windows * self.tokens)
+        cut[:, self.token_indices.flatten().to(maps.device)] = maps.flatten(1)
+        return cut.unflatten(1, (self.windows, self.tokens))
+
+
+@dataclass(frozen=True)
+class WindowedAttention:
+    """One layer's weights and gradients N×K×heads×queries×keys, and where these lie."""
+
+    weights: Tensor
+    gradient: Tensor
+    queries: TokenGrid
+    keys: TokenGrid
+
+
+def check_global_places(model: ProbedModel, image: Tensor) -> None:
+    """Raises SightlineError where tokens, laid on the image in their order, lie at wrong places.
+
+    The first attention tells: its values are not mixed yet. Attention among channels (XCiT) and
+    further tokens behind those of the image (YOLOS) are refused by it.
+    """
+    try:
+        probes, calls = run_probes(model, image)
+    except SightlineError:
+        return  # it takes no batch of such images
+    if not calls:
+        return  # it is run one image at a time
+    size = (image.shape[-2], image.shape[-1])
+    tokens = arrange_as_tokens(calls[0], calls[0].values, len(probes))
+    layout = pick_agreeing_layout([tokens], size)
+    sees_image = bool((tokens != tokens[:1]).any())
+    if sees_image and (layout is None or layout.order == "NCT"):
+        raise make_no_places_error(model, tokens.shape[1], 1)
 
 
 def locate_attention_windows(
@@ -54,50 +89,103 @@ def locate_attention_windows(
 ) -> list[WindowedAttention]:
     """Where each layer's tokens lie: the values of a token change with its part of the image.
 
-    Raises SightlineError for layers whose tokens have no place in the image.
+    Pooled keys have a coarser grid than the queries. Raises SightlineError for layers whose tokens
+    have no place in the image.
     """
-    height, width = image.shape[-2:]
-    probes = make_quadrant_images(model.channels, (height, width), model.device)
-    with torch.no_grad(), AttentionRecorder() as recorder:
-        model.run(probes, ["logits"])
+    probes, calls = run_probes(model, image)
+    size = (image.shape[-2], image.shape[-1])
+    if len(calls) != len(layers):
+        windows, _, count = layers[0].weights.shape[1:4]
+        raise make_no_places_error(model, count, windows)
     located: list[WindowedAttention] = []
-    calls = recorder.list_token_calls(len(probes))
+    known: list[FeatureLayout] = []
     for layer, call in zip(layers, calls, strict=True):
-        tokens = arrange_values_as_tokens(call, len(probes))
-        layout = pick_agreeing_layout([tokens], (height, width))
-        if layout is None or layout.extra_tokens:
-            windows, _, token_count = layer.weights.shape[1:4]
-            raise SightlineError(
-                f"{model.name} has attention among {token_count} tokens in {windows} windows whose "
-                "places in the image were not found; use gradcam or saliency"
-            )
-        located.append(WindowedAttention(layer.weights, layer.gradient, layout))
+        values = arrange_as_tokens(call, call.values, len(probes))
+        by_channel = pick_agreeing_layout([values], size)
+        if by_channel is not None and by_channel.order == "NCT":
+            raise make_no_places_error(model, values.shape[1], len(values) // len(probes))
+        keys = locate_tokens(model, values, size, known)
+        known.append(keys.layout)
+        queries = keys
+        if call.query_count != call.weights.shape[-1]:
+            # A query's weights change most where the query itself does.
+            telling = call.weights.detach() if call.queries is None else call.queries
+            tokens = arrange_as_tokens(call, telling, len(probes))
+            queries = locate_tokens(model, tokens, size, known)
+        known.append(queries.layout)
+        located.append(WindowedAttention(layer.weights, layer.gradient, queries, keys))
     return located
 
 
-def arrange_values_as_tokens(call: AttentionCall, count: int) -> Tensor:
-    """The values of `count` images as (N·K)×T×C, heads among the channels."""
-    by_window = call.arrange_by_window(call.values, count)
+def run_probes(model: ProbedModel, image: Tensor) -> tuple[Tensor, list[AttentionCall]]:
+    """Images of which each has another quadrant changed, and the attention among their tokens."""
+    size = (image.shape[-2], image.shape[-1])
+    probes = make_quadrant_images(model.channels, size, model.device)
+    with torch.no_grad(), AttentionRecorder() as recorder:
+        model.run(probes, ["logits"])
+    return probes, recorder.list_token_calls(len(probes))
+
+
+def locate_tokens(
+    model: ProbedModel, tokens: Tensor, size: tuple[int, int], known: Sequence[FeatureLayout]
+) -> TokenGrid:
+    """The places of tokens (N·K)×T×C of the probes.
+
+    Where these don't tell, as on the small grids of deep layers, the tokens are read as those of an
+    earlier layer. Raises SightlineError where there is none that is read so.
+    """
+    windows = len(tokens) // (QUADRANTS + 1)
+    count = tokens.shape[1]
+    layout = pick_agreeing_layout([tokens], size, tokens_last=False)
+    if layout is None:
+        layouts = list_feature_layouts(tokens.shape, QUADRANTS + 1, *size)
+        layout = find_known_reading(layouts, known)
+    if layout is None or layout.extra_tokens:
+        raise make_no_places_error(model, count, windows)
+    return TokenGrid(layout, windows, count)
+
+
+def make_no_places_error(model: ProbedModel, tokens: int, windows: int) -> SightlineError:
+    """The error for attention whose tokens were not found in the image."""
+    return SightlineError(
+        f"{model.name} has attention among {tokens} tokens in {windows} windows whose "
+        "places in the image were not found; use gradcam or saliency"
+    )
+
+
+def arrange_as_tokens(call: AttentionCall, tensor: Tensor, count: int) -> Tensor:
+    """Values, queries or weights of `count` images as (N·K)×T×C, heads among the channels."""
+    by_window = call.arrange_by_window(tensor, count)
     return by_window.flatten(0, 1).transpose(1, 2).flatten(2)
 
 
 def propagate_through_windows(
-    windows: Sequence[WindowedAttention], steps: Sequence[Tensor]
+    windows: Sequence[WindowedAttention], steps: Sequence[Tensor], *, normalized: bool
 ) -> Tensor:
-    """The mean row of the product of all steps N×K×T×T, over the tokens that the output reads.
+    """The mean row of the product of all layers, over the tokens that the output reads.
 
-    On the grid of the first layer, N×rows×columns. Where patches were merged between two layers, a
-    patch's share is divided among those it was merged from.
+    A layer is what its queries keep of themselves, I, plus its step N×K×queries×keys;
+    `normalized`, each row of that is divided by its sum. On the grid of the first layer,
+    N×rows×columns. Where patches were merged between two layers, or are pooled to keys, a share is
+    divided among those it was merged from.
     """
     last = windows[-1]
     has_gradient = (last.gradient != 0).any(4).any(2)
     none_has_gradient = ~has_gradient.flatten(1).any(1)
     is_read = (has_gradient | none_has_gradient[:, None, None]).to(steps[-1])
-    shares = last.arrange_as_maps(is_read / is_read.sum((1, 2), keepdim=True))
+    shares = last.queries.arrange_as_maps(is_read / is_read.sum((1, 2), keepdim=True))
     for layer, step in zip(reversed(windows), reversed(steps), strict=True):
-        shares = divide_among_positions(shares, (layer.layout.rows, layer.layout.columns))
-        rows = layer.cut_into_windows(shares)
-        shares = layer.arrange_as_maps(torch.einsum("nkt,nkts->nks", rows, step))
+        shares = divide_among_positions(shares, layer.queries.size)
+        rows = layer.queries.cut_into_windows(shares)
+        if normalized:
+            rows = rows / (1 + step.sum(-1))
+        kept = layer.queries.arrange_as_maps(rows)
+        attended = layer.keys.arrange_as_maps(torch.einsum("nkq,nkqs->nks", rows, step))
+        finer = (
+            max(layer.queries.size[0], layer.keys.size[0]),
+            max(layer.queries.size[1], layer.keys.size[1]),
+        )
+        shares = divide_among_positions(kept, finer) + divide_among_positions(attended, finer)
     return shares
 
 
@@ -114,9 +202,9 @@ def divide_among_positions(shares: Tensor, size: tuple[int, int]) -> Tensor:
 
 def average_window_gradients(windows: Sequence[WindowedAttention]) -> Tensor:
     """Mean over layers, heads and queries of the positive gradients, on the first layer's grid."""
-    first = windows[0].layout
+    first = windows[0].queries
     maps: list[Tensor] = []
     for layer in windows:
         by_key = layer.gradient.relu().mean((2, 3))
-        maps.append(upsample_maps(layer.arrange_as_maps(by_key), (first.rows, first.columns)))
+        maps.append(upsample_maps(layer.keys.arrange_as_maps(by_key), first.size))
     return torch.stack(maps).mean(0)

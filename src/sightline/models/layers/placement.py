@@ -166,12 +166,19 @@ def list_related_inputs(layer: str) -> list[str]:
     return [*inputs, f"{parent}:in"] if parent else inputs
 
 
-def pick_agreeing_layout(tensors: Iterable[Tensor], size: tuple[int, int]) -> FeatureLayout | None:
-    """The layout that agrees best with any of the outputs for `make_quadrant_images`."""
+def pick_agreeing_layout(
+    tensors: Iterable[Tensor], size: tuple[int, int], *, tokens_last: bool = True
+) -> FeatureLayout | None:
+    """The layout that agrees best with any of the outputs for `make_quadrant_images`.
+
+    Without `tokens_last` the last axis is never read as the tokens.
+    """
     best_layout = None
     best_agreement = MIN_AGREEMENT
     for tensor in tensors:
         for layout in list_feature_layouts(tensor.shape, QUADRANTS + 1, *size):
+            if layout.order == "NCT" and not tokens_last:
+                continue
             maps = layout.arrange_as_maps(tensor.float())
             agreement = measure_quadrant_agreement(maps)
             if agreement > best_agreement:
