@@ -38,6 +38,8 @@ COMMANDS = {
     "training": ["stylizer", "train", "large.png", "--folder", "photos", "--steps", "2"],
     "again": ["again", "recipe/recipe.json"],
 }
+# Functions of test_images.py that make files which claim to be large.
+CLAIMS = ("claim_png", "claim_deep_png", "claim_bmp", "claim_ppm", "claim_jpeg", "claim_tiff")
 # Over a store in memory: LanceDB ends the process where it lacks memory.
 OVER_DATASETS = ("scan", "neighbors", "embedding", "patches", "labels")
 
@@ -91,7 +93,20 @@ def run_tasks(folder: Path) -> dict[str, str]:
     for name in METHODS:
         method: Any = getattr(sl, name)
         answers[name] = run_limited(20_000_000, lambda method=method: method(model, image))
+    answers |= read_claims(folder)
     return answers | run_commands(folder, image) | run_over_datasets(folder)
+
+
+def read_claims(folder: Path) -> dict[str, str]:
+    """The answers for files of a few bytes that claim 100 megapixels."""
+    import test_images  # pyright: ignore[reportMissingImports] - it lies beside this script
+
+    answers: dict[str, str] = {}
+    for name in CLAIMS:
+        path = folder / f"{name}.png"
+        path.write_bytes(getattr(test_images, name)(9_999))
+        answers[name] = run_limited(30_000_000, lambda path=path: sl.read(path))
+    return answers
 
 
 def run_commands(folder: Path, image: torch.Tensor) -> dict[str, str]:
@@ -99,10 +114,9 @@ def run_commands(folder: Path, image: torch.Tensor) -> dict[str, str]:
     os.chdir(folder)
     sl.write(image, "large.png")
     sl.write(image[..., :300], "photos/1.png")
-    sl.saliency(sl.load(), image[..., :640, :640], samples=1).save("recipe")
-    content = json.loads(Path("recipe/recipe.json").read_text(encoding="utf-8"))
-    content["image"] = {"path": str(folder / "large.png"), "size": 1000}
-    Path("recipe/recipe.json").write_text(json.dumps(content), encoding="utf-8")
+    with contextlib.redirect_stdout(io.StringIO()):
+        words = ["saliency", "large.png", "--samples", "1", "--size", "1000", "--out", "recipe"]
+        main([*words, "--quiet"])
 
     def run_command(words: Sequence[str]) -> None:
         errors = io.StringIO()
@@ -111,7 +125,7 @@ def run_commands(folder: Path, image: torch.Tensor) -> dict[str, str]:
         raise sl.SightlineError(f"{status} {errors.getvalue()}")
 
     return {
-        name: run_limited(40_000_000, lambda words=words: run_command(words))
+        name: run_limited(12_000_000, lambda words=words: run_command(words))
         for name, words in COMMANDS.items()
     }
 
@@ -161,6 +175,14 @@ def test_a_method_with_too_little_memory(name: str, answers: dict[str, str]) -> 
     assert "lower" in answers[name]
     assert not answers[name].startswith("raw")
     assert "\n" not in answers[name]
+
+
+@pytest.mark.parametrize("name", CLAIMS)
+def test_a_tiny_file_never_reserves_what_it_claims(name: str, answers: dict[str, str]) -> None:
+    assert answers[name].startswith(f"{name}.png: ")
+    assert "truncated" in answers[name]
+    # Of the JPEG not even the header is whole.
+    assert name == "claim_jpeg" or "it claims 9999×9999 pixels" in answers[name]
 
 
 @pytest.mark.parametrize("name", [*COMMANDS, *OVER_DATASETS])
