@@ -20,7 +20,7 @@ from helpers import smooth
 import sightline as sl
 from sightline.app.cli.main import main
 from sightline.generators.checkpoint import SHIPPED_STYLE_NETWORKS
-from sightline.models.zoo.builders import find_embedded_weights
+from sightline.images.io.library import ASSETS_FOLDER
 
 pytestmark = pytest.mark.skipif(
     not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root can become somebody else"
@@ -65,7 +65,9 @@ def prepare_place(folder: Path) -> None:
     for name, mode in (("locked", 0), ("fixed", 0o555)):
         Path(name).mkdir()
         sl.write(smooth(side=80), f"{name}/photo.png")
-        Path(name, "w.safetensors").write_bytes(find_embedded_weights("sightnet").read_bytes())
+        Path(name, "w.safetensors").write_bytes(
+            (ASSETS_FOLDER / "sightnet.safetensors").read_bytes()
+        )
         Path(name, "p.safetensors").write_bytes(SHIPPED_STYLE_NETWORKS["painters"].read_bytes())
         Path(name, "recipe.json").write_text("{}", encoding="utf-8")
         Path(name).chmod(mode)
