@@ -22,7 +22,7 @@ class PanicException(BaseException):
     [
         (OSError(5, "Input/output error"), "a.scan is damaged (Input/output error)"),
         (KeyError("id"), "a.scan is damaged ('id')"),
-        (MemoryError(), "a.scan is damaged (MemoryError)"),
+        (MemoryError(), "not enough memory for this store or table; lower batch or k"),
         (PanicException("index out of bounds\nmore"), "a.scan is damaged (index out of bounds)"),
         (SightlineError("something else"), "something else"),
     ],

@@ -93,6 +93,8 @@ def test_a_file_gives_the_network_back(tmp_path: Path) -> None:
         difference = network(image, mix) - style_network.network(image, mix)
     assert difference.abs().max() < 0.01, "half precision"
     assert [entry.name for entry in tmp_path.iterdir()] == ["a.safetensors"]
+    (tmp_path / "any").touch()
+    assert path.stat().st_mode == (tmp_path / "any").stat().st_mode
 
 
 @pytest.mark.parametrize("norm", ["instance", "batch"])

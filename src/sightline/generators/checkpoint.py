@@ -187,7 +187,7 @@ def write_any_style_network(
 
 def save_network_file(network: nn.Module, path: Path, header: Mapping[str, Any]) -> None:
     """Writes the floating-point state of a network as half-precision safetensors."""
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     state = {
         name: value.detach().cpu().half().contiguous()
@@ -196,7 +196,8 @@ def save_network_file(network: nn.Module, path: Path, header: Mapping[str, Any])
     }
     complete_header = {**header, "sha256": hash_tensors(state)}
     with replace_atomically(path) as temporary:
-        save_file(state, temporary, {HEADER_KEY: json.dumps(complete_header)})
+        # `save_file` would make the file readable by its owner only.
+        temporary.write_bytes(save(state, {HEADER_KEY: json.dumps(complete_header)}))
 
 
 def hash_tensors(state: Mapping[str, Tensor]) -> str:

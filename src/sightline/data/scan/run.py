@@ -312,7 +312,7 @@ def measure_unit_grids(
     model: Model, layers: Sequence[str], side: int
 ) -> dict[str, tuple[int, int, int]]:
     """Units, rows and columns of layers for images of side×side pixels."""
-    blank = torch.full((1, 3, side, side), 0.5, device=model.device)
+    blank = torch.full((1, model.channels, side, side), 0.5, device=model.device)
     with torch.no_grad():
         outputs = model.run(blank, layers)
     grids: dict[str, tuple[int, int, int]] = {}
