@@ -117,7 +117,7 @@ def overlay_heatmap(
     opacity = 0.85 * strength.unsqueeze(1).sqrt()
     gray = image.detach().cpu().mean(1, keepdim=True)
     dimmed = gray * 0.65 + 0.1
-    return ((1 - opacity) * dimmed + opacity * colors).clamp(0, 1)
+    return torch.lerp(dimmed.expand_as(colors), colors, opacity).clamp_(0, 1)
 
 
 @cache
