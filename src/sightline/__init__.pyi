@@ -67,4 +67,5 @@ from .optim.objectives.objective import neuron as neuron
 from .optim.objectives.objective import roughness as roughness
 from .optim.objectives.objective import tv as tv
 from .registry.progress import Step as Step
+from .registry.progress_bar import ProgressBar as ProgressBar
 from .registry.result import Result as Result
