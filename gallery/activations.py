@@ -1,4 +1,8 @@
-"""Activation maps at three depths; the picture shows the middle one."""
+"""Activation maps
+===============
+
+Activation maps at three depths; the picture shows the middle one.
+"""
 
 from pathlib import Path
 

@@ -1,4 +1,8 @@
-"""A change too small to see that changes the predicted class, and the accuracy as it grows."""
+"""Adversarial example
+===================
+
+A change too small to see that changes the predicted class, and the accuracy as it grows.
+"""
 
 from pathlib import Path
 

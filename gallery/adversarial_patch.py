@@ -1,4 +1,8 @@
-"""A patch that the network classifies as a golf ball wherever it is placed."""
+"""Adversarial patch
+=================
+
+A patch that the network classifies as a golf ball wherever it is placed.
+"""
 
 from pathlib import Path
 

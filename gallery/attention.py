@@ -1,4 +1,7 @@
-"""Attention rollout and relevance of a small transformer.
+"""Attention
+=========
+
+Attention rollout and relevance of a small transformer.
 
 Its weights are random, so the picture shows how the method works and nothing learned. It is
 written to out/, not to the documentation.

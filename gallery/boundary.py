@@ -1,4 +1,8 @@
-"""The classes around an image, on a plane through it and its adversarial."""
+"""Decision boundary
+=================
+
+The classes around an image, on a plane through it and its adversarial.
+"""
 
 from pathlib import Path
 

@@ -1,4 +1,7 @@
-"""Class activation maps: eight kinds at the last convolution, and two that are finer.
+"""Class activation maps
+=====================
+
+Class activation maps: eight kinds at the last convolution, and two that are finer.
 
 cam.png, row by row: CAM, Grad-CAM, Grad-CAM++, HiResCAM; Layer-CAM, XGrad-CAM, Score-CAM,
 Eigen-CAM. cam_fine.png: Layer-CAM of two layers and their product, and Guided Grad-CAM.

@@ -1,4 +1,8 @@
-"""DeepDream: a photograph changed to increase what a layer responds to in it."""
+"""DeepDream
+=========
+
+DeepDream: a photograph changed to increase what a layer responds to in it.
+"""
 
 from pathlib import Path
 

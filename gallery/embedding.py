@@ -1,4 +1,8 @@
-"""Tiles of the sample photographs, laid out by t-SNE of the embedded network's features."""
+"""Map of the images
+=================
+
+Tiles of the sample photographs, laid out by t-SNE of the embedded network's features.
+"""
 
 from pathlib import Path
 

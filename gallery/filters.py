@@ -1,4 +1,8 @@
-"""First-layer filters as images."""
+"""Filters
+=======
+
+First-layer filters as images.
+"""
 
 from pathlib import Path
 

@@ -1,4 +1,8 @@
-"""Grad-CAM at the last convolution."""
+"""Grad-CAM
+========
+
+Grad-CAM at the last convolution.
+"""
 
 from pathlib import Path
 

@@ -1,4 +1,8 @@
-"""Guided backpropagation of the strongest neuron of a middle layer, beside the patch it sees."""
+"""Guided backpropagation
+======================
+
+Guided backpropagation of the strongest neuron of a middle layer, beside the patch it sees.
+"""
 
 from pathlib import Path
 

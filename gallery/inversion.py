@@ -1,4 +1,8 @@
-"""Inversion by depth: what each layer retains of a photograph, by descent and by a generator."""
+"""Inversion of features
+=====================
+
+Inversion by depth: what each layer retains of a photograph, by descent and by a generator.
+"""
 
 from pathlib import Path
 from tempfile import TemporaryDirectory

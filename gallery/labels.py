@@ -1,4 +1,8 @@
-"""The units of the embedded network's last convolution that respond to one sample photograph."""
+"""Labels of units
+===============
+
+The units of the embedded network's last convolution that respond to one sample photograph.
+"""
 
 from pathlib import Path
 

@@ -1,4 +1,8 @@
-"""The images nearest to one in the embedded network's features, beside those nearest in pixels."""
+"""Nearest neighbours
+==================
+
+The images nearest to one in the embedded network's features, beside those nearest in pixels.
+"""
 
 from pathlib import Path
 

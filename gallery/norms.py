@@ -1,4 +1,8 @@
-"""What instance norm removes and batch norm keeps: a photograph and a pale copy, with either."""
+"""Instance norm against batch norm
+================================
+
+What instance norm removes and batch norm keeps: a photograph and a pale copy, with either.
+"""
 
 from pathlib import Path
 

@@ -1,4 +1,8 @@
-"""Saliency by occlusion: how far the score falls when a window is covered."""
+"""Saliency by occlusion
+=====================
+
+Saliency by occlusion: how far the score falls when a window is covered.
+"""
 
 from pathlib import Path
 

@@ -1,4 +1,7 @@
-"""Six paintings on six photographs, and six textures, with SqueezeNet's trained weights.
+"""Six paintings on six photographs
+================================
+
+Six paintings on six photographs, and six textures, with SqueezeNet's trained weights.
 
 Needs the data folder (SIGHTLINE_DATA, or ../shared/data beside the project); without it the
 pictures stay as they are.

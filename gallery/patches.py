@@ -1,4 +1,8 @@
-"""Maximally activating patches of one unit, their guided attributions, and average patches."""
+"""Maximally activating patches
+============================
+
+Maximally activating patches of one unit, their guided attributions, and average patches.
+"""
 
 from pathlib import Path
 

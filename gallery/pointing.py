@@ -1,4 +1,8 @@
-"""The pointing game on grids of four photographs: do attributions point at the class asked for?"""
+"""Pointing game
+=============
+
+The pointing game on grids of four photographs: do attributions point at the class asked for?
+"""
 
 from pathlib import Path
 

@@ -1,4 +1,8 @@
-"""The most probable classes of a photograph."""
+"""Predictions
+===========
+
+The most probable classes of a photograph.
+"""
 
 from pathlib import Path
 

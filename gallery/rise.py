@@ -1,4 +1,8 @@
-"""RISE: random parts of the image are kept; the masks that leave a high score are averaged."""
+"""RISE
+====
+
+RISE: random parts of the image are kept; the masks that leave a high score are averaged.
+"""
 
 from pathlib import Path
 
@@ -8,5 +12,5 @@ PICTURES = Path(__file__).parent.parent / "docs" / "pictures"
 
 model = sl.load()
 photo = model.fit(sl.sample("rocket"), 256)
-result = sl.rise(model, photo, samples=2000, seed=0)
+result = sl.rise(model, photo, samples=800, seed=0)
 sl.write(result.panels["rise"], PICTURES / "rise.png")

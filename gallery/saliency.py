@@ -1,4 +1,8 @@
-"""Saliency by backpropagation: |gradient| of the class score."""
+"""Saliency by backpropagation
+===========================
+
+Magnitude of the gradient of the class score.
+"""
 
 from pathlib import Path
 

@@ -1,4 +1,7 @@
-"""Segmentation without supervision: seeds from saliency, the outline from GrabCut, the object.
+"""Segmentation without supervision
+================================
+
+Segmentation without supervision: seeds from saliency, the outline from GrabCut, the object.
 
 The network takes the object for a French horn.
 """

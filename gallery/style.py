@@ -1,4 +1,8 @@
-"""Style transfer: a photograph in the style of other pictures."""
+"""Style transfer
+==============
+
+Style transfer: a photograph in the style of other pictures.
+"""
 
 from pathlib import Path
 

@@ -1,4 +1,8 @@
-"""A photograph in the styles of six paintings, each by one pass of the shipped style network."""
+"""Feed-forward style networks
+===========================
+
+A photograph in the styles of six paintings, each by one pass of the shipped style network.
+"""
 
 from pathlib import Path
 

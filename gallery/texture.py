@@ -1,4 +1,8 @@
-"""Texture synthesis from a sample, by patches and by features; texture transfer to a photograph."""
+"""Texture synthesis
+=================
+
+Texture synthesis from a sample, by patches and by features; texture transfer to a photograph.
+"""
 
 from pathlib import Path
 

@@ -1,4 +1,8 @@
-"""Adversarial images of one network on another: the embedded one and an untrained one."""
+"""Transfer
+========
+
+Adversarial images of one network on another: the embedded one and an untrained one.
+"""
 
 from pathlib import Path
 

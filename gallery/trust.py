@@ -1,4 +1,7 @@
-"""The model-randomization test: attributions while layers are randomized from the output down.
+"""Trust
+=====
+
+The model-randomization test: attributions while layers are randomized from the output down.
 
 Row by row: gradient, Grad-CAM, guided backpropagation. Only the last still shows the image when
 half of the layers are random.

@@ -1,4 +1,8 @@
-"""One small change that changes the predicted class of most images, unseen ones included."""
+"""Universal perturbation
+======================
+
+One small change that changes the predicted class of most images, unseen ones included.
+"""
 
 from pathlib import Path
 
