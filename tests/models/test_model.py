@@ -5,16 +5,19 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from html.parser import HTMLParser
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from helpers import smooth
 from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision import models
 
+import sightline as sl
 from sightline.errors import SightlineError
 from sightline.models.layers.capture import Layer
 from sightline.models.model import Model
@@ -706,3 +709,37 @@ def test_names_are_escaped_in_a_notebook() -> None:
     assert ["one", "Conv2d", "4×12×12", alias] in reader.rows
     assert ["<i>", "one"] in reader.rows
     assert not reader.tags & {"script", "b", "i"}
+
+
+def test_one_label_for_each_image() -> None:
+    model = Model(small(), size=12, labels=LABELS)
+    assert model.choose(("goose", 0), IMAGE).tolist() == [2, 0]
+    tops = model.choose("top", IMAGE).tolist()
+    assert model.choose(["top", "top"], IMAGE).tolist() == tops
+    assert model.choose(("Crane", "top"), IMAGE, model.logits(IMAGE)).tolist() == [4, tops[1]]
+    with pytest.raises(SightlineError, match="label has 3 classes for 2 images"):
+        model.choose((0, 1, 2), IMAGE)
+    with pytest.raises(SightlineError, match="no label named 'zebra'"):
+        model.choose((0, "zebra"), IMAGE)
+
+
+def test_a_part_of_several_names_lists_them_with_their_numbers() -> None:
+    model = Model(small(), size=12, labels=LABELS)
+    with pytest.raises(SightlineError, match=r"choose from tabby cat \(0\), tiger cat \(1\), of"):
+        model.index("cat")
+
+
+def test_fit_reads_files_and_makes_a_batch_of_a_list(tmp_path: Path) -> None:
+    model = Model(small(), size=12, labels=LABELS)
+    images = [smooth(side=40)[..., :30], smooth(side=36, seed=1)]
+    paths = [tmp_path / "a.png", tmp_path / "b.png"]
+    for image, path in zip(images, paths, strict=True):
+        sl.write(image, path)
+    expected = torch.cat([model.fit(sl.read(path)) for path in paths])
+    assert torch.equal(model.fit(paths), expected)
+    assert torch.equal(model.fit([str(paths[0]), sl.read(paths[1])]), expected)
+    assert torch.equal(model.fit(str(paths[1])), expected[1:])
+    with pytest.raises(SightlineError, match="the list of images is empty"):
+        model.fit([])
+    with pytest.raises(SightlineError, match=r"no\.png: no such file"):
+        model.fit([paths[0], tmp_path / "no.png"])

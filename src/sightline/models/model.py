@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from sightline.errors import SightlineError, escape_for_display, make_unknown_name_error
 from sightline.images.validation import check_image
-from sightline.models.heads.labels import find_label_index
+from sightline.models.heads.labels import ClassChoice, check_class_count, find_label_index
 from sightline.models.heads.output_head import (
     OUTPUT_KIND_DESCRIPTIONS,
     DeclaredKind,
@@ -100,6 +100,7 @@ class Model(NetworkRunner):
         overwritten_calls: module calls whose output a later in-place operation overwrites; `run`
             finds them and lets the network go on with a copy.
         allows_nan: whether NaN scores are passed on; else they are refused.
+        weights_note: what every result says of the weights, such as that they are random; or empty.
     """
 
     def __init__(
@@ -141,6 +142,7 @@ class Model(NetworkRunner):
         self.recipe = dict(recipe or {"model": self.name})
         self.aliases = dict(aliases or {})
         self.allows_nan = False
+        self.weights_note = ""
         self._output_kind: OutputKind | None = output_kind
         self._target_head: Head | None = None
         self._untargeted: Model | None = None
@@ -356,12 +358,19 @@ class Model(NetworkRunner):
         names = self.head.name_scores(self._custom_labels, self.name)
         return tuple(map(escape_for_display, names))
 
-    def choose(self, label: int | str, image: Tensor, logits: Tensor | None = None) -> Tensor:
+    def choose(self, label: ClassChoice, image: Tensor, logits: Tensor | None = None) -> Tensor:
         """Class index for each image, N.
 
         "top" is the predicted class, from `logits` if they are already computed; anything else is
-        an index or name of a class, as for `index`.
+        an index or name of a class, as for `index`. A list has one of these for each image.
         """
+        if isinstance(label, (tuple, list)):
+            check_class_count(label, len(image))
+            chosen = [
+                self.choose(name, image[row : row + 1], None if logits is None else logits[row:])
+                for row, name in enumerate(label)
+            ]
+            return torch.cat([indices[:1] for indices in chosen])
         if label != "top":
             return torch.full((image.shape[0],), self.index(label), device=self.device)
         with torch.no_grad():

@@ -19,7 +19,7 @@ from sightline.registry.parameter import ParameterSpec, format_value
 # What these mean is the same everywhere, so a method need not say it again.
 SHARED_PARAMETER_DOCS = {
     "label": "Class to ask about: an index, a name or an unambiguous part of one, "
-    'or "top" for the predicted class.',
+    'or "top" for the predicted class; a list has one for each image.',
     "target": "What to ask about instead of a class: unit, classes, pixel, region, box, "
     "similar_to, regression or score of `sightline`, their text, or a function of the network's "
     "output.",

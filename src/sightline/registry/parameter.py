@@ -8,6 +8,7 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
+import torch
 from torch import Tensor
 
 from sightline.errors import SightlineError, make_out_of_range_error, make_unknown_name_error
@@ -52,7 +53,12 @@ class ParameterSpec:
     choices: tuple[str, ...] = ()
 
     def check_value(self, value: Any) -> Any:
-        """Returns the value if it is allowed; raises SightlineError otherwise."""
+        """Returns the value if it is allowed; raises SightlineError otherwise.
+
+        A tensor of whole numbers becomes a list where the parameter takes one.
+        """
+        if isinstance(value, Tensor):
+            value = _list_whole_numbers(value, self.type)
         if self.choices:
             if not isinstance(value, str) or value not in self.choices:
                 raise make_unknown_name_error(self.name, value, self.choices)
@@ -148,6 +154,15 @@ def format_value(value: Any) -> str:
         comma = "," if len(value) == 1 else ""
         return f"({items}{comma})"
     return repr(value)
+
+
+def _list_whole_numbers(tensor: Tensor, kind: Any) -> Any:
+    """The numbers of an integer tensor of one axis as a tuple, where the type takes such a list."""
+    is_whole = not tensor.is_floating_point() and not tensor.is_complex()
+    if not is_whole or tensor.dtype == torch.bool or tensor.ndim > 1:
+        return tensor
+    numbers = tuple(tensor.reshape(-1).tolist())
+    return numbers if is_value_of_type(numbers, kind) else tensor
 
 
 def _is_number(value: Any, kind: type[int] | type[float]) -> bool:

@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 import tifffile
 import torch
-from helpers import DATA
+from helpers import DATA, smooth
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageFile
@@ -756,3 +756,18 @@ def test_a_parameter_takes_so_many_bands(tmp_path: Path) -> None:
     for read in (image.resolve_image, image.read_picture):
         with pytest.raises(SightlineError, match=r"N×3×H×W in \[0, 1\]; a.npy is \(1, 5, 7, 9\)"):
             read(tmp_path / "a.npy")
+
+
+def test_files_of_one_size_are_a_batch(tmp_path: Path) -> None:
+    images = [smooth(side=24, seed=seed)[..., :18] for seed in (0, 1)]
+    paths = [tmp_path / f"{number}.png" for number in (0, 1)]
+    for single, path in zip(images, paths, strict=True):
+        image.write(single, path)
+    batch = image.read(paths)
+    assert torch.equal(batch, torch.cat([image.read(path) for path in paths]))
+    assert torch.equal(image.read(tuple(map(str, paths))), batch)
+    image.write(smooth(side=20), paths[1])
+    with pytest.raises(SightlineError, match=r"1\.png: 3×20×20, and 0\.png is 3×24×18"):
+        image.read(paths)
+    with pytest.raises(SightlineError, match="the list of pictures is empty"):
+        image.read([])

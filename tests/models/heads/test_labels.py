@@ -3,7 +3,7 @@
 import pytest
 
 from sightline.errors import SightlineError
-from sightline.models.heads.labels import find_label_index
+from sightline.models.heads.labels import check_class_count, find_label_index
 
 # Two cranes as in ImageNet, a class whose name is a number, and names within names.
 LABELS = ("crane", "dog sled", "Dog", "crane", "7", "hot dog", "Tabby cat", "STRASSE")
@@ -47,6 +47,17 @@ def test_what_is_no_class_is_refused_in_one_line(label: int | str, message: str)
     assert "\n" not in str(error.value)
 
 
-def test_a_part_of_several_names_is_answered_with_one_of_those() -> None:
-    with pytest.raises(SightlineError, match=r"did you mean (red|kit) fox"):
+def test_a_part_of_several_names_is_answered_with_all_of_those() -> None:
+    with pytest.raises(SightlineError, match=r"choose from red fox \(1\), kit fox \(2\), of which"):
         find_label_index(("fog", "red fox", "kit fox"), "fox", "net")
+    many = tuple(f"retriever {number}" for number in range(15))
+    with pytest.raises(SightlineError, match=r"retriever 11 \(11\) and 3 more, of which"):
+        find_label_index(many, "retriever", "net")
+
+
+def test_one_class_for_each_image() -> None:
+    check_class_count((1, "ant"), 2)
+    with pytest.raises(SightlineError, match="label has 1 class for 2 images; give one, or one"):
+        check_class_count(("ant",), 2)
+    with pytest.raises(SightlineError, match="label has 2 classes for 1 image;"):
+        check_class_count((0, 1), 1)

@@ -3,10 +3,11 @@
 The first Ctrl-C stops a run after its step and keeps the picture; the second ends it at once.
 """
 
+import io
 import signal
 import sys
 from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
 from types import FrameType
 from typing import TYPE_CHECKING, Any, TextIO
@@ -60,16 +61,37 @@ class StepProgressBar:
         self.stopped = True
 
 
-def make_progress_display(text_format: str, *, quiet: bool) -> Progress:
 def is_terminal(stream: TextIO | None) -> bool:
     """Whether a stream is a terminal; one that the caller closed is None, and is none."""
     return stream is not None and stream.isatty()
 
 
+def make_progress_display(text_format: str, *, quiet: bool) -> Progress:
     """A progress display on the error stream, if that is a terminal."""
     console = Console(stderr=True, quiet=quiet or not is_terminal(sys.stderr))
     columns = (TextColumn(text_format), BarColumn(), TimeRemainingColumn())
     return Progress(*columns, console=console, transient=True)
+
+
+@contextmanager
+def hide_downloads(*, quiet: bool) -> Generator[None, None, None]:
+    """Keeps off the error stream what libraries show of a download, where nobody wants to see it.
+
+    Our own lines are shown when the block ends.
+    """
+    if not quiet:
+        yield
+        return
+    hidden = io.StringIO()
+    try:
+        with redirect_stderr(hidden):
+            yield
+    finally:
+        own_lines = [
+            line for line in hidden.getvalue().splitlines() if line.startswith("sightline")
+        ]
+        for line in own_lines:
+            print(line, file=sys.stderr)
 
 
 @contextmanager

@@ -5,9 +5,12 @@ Pictures have three channels: red, green and blue.
 
 import io
 import warnings
+from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
+from typing import cast
 
+import torch
 from PIL import Image
 from torch import Tensor
 
@@ -51,8 +54,8 @@ ImageOrPath = Tensor | str | Path
 # ── reading ──
 
 
-def read(path: str | Path, *, limit: int = MAX_PIXELS) -> Tensor:
-    """Reads the picture in a file, upright: 1×3×H×W in [0, 1].
+def read(path: str | Path | Sequence[str | Path], *, limit: int = MAX_PIXELS) -> Tensor:
+    """Reads the picture in a file, upright: 1×3×H×W in [0, 1]; those of a list as a batch.
 
     The content decides the format, not the suffix. Transparent pixels become white. At most
     `limit` pixels are decoded. Of an animation the first frame is read, with a warning.
@@ -62,9 +65,11 @@ def read(path: str | Path, *, limit: int = MAX_PIXELS) -> Tensor:
     in [0, 1]. One band is repeated to gray, C = 3.
 
     Raises SightlineError, one line that begins with the file's name, for anything that is not a
-    whole picture.
+    whole picture, and for a list of pictures of different sizes.
     """
-    path = Path(path)
+    if isinstance(path, (list, tuple)):
+        return _read_batch(path, limit)
+    path = Path(cast("str | Path", path))
     name = escape_line_breaks(path.name or str(path))
     try:
         check_regular_file(path)
@@ -82,6 +87,22 @@ def read(path: str | Path, *, limit: int = MAX_PIXELS) -> Tensor:
     if decoded.frame_count > 1:
         warnings.warn(f"{name}: {decoded.frame_count} frames; the first is read", stacklevel=2)
     return image
+
+
+def _read_batch(paths: Sequence[str | Path], limit: int) -> Tensor:
+    """The pictures of files of one size as a batch N×C×H×W; raises as `read` does."""
+    if not paths:
+        raise SightlineError("the list of pictures is empty; give one file or more")
+    images = [read(path, limit=limit) for path in paths]
+    for path, image in zip(paths, images, strict=True):
+        if image.shape != images[0].shape:
+            first, other = ("×".join(map(str, each.shape[1:])) for each in (images[0], image))
+            raise SightlineError(
+                f"{escape_line_breaks(Path(path).name)}: {other}, and "
+                f"{escape_line_breaks(Path(paths[0]).name)} is {first}; a batch has one size: "
+                "model.fit(files) brings them to it"
+            )
+    return torch.cat(images)
 
 
 def read_alpha(path: str | Path) -> Tensor | None:

@@ -21,6 +21,7 @@ from sightline.methods.adversarial.figure import (
     evaluate_attack,
     render_accuracy_curve,
 )
+from sightline.models.heads.labels import ClassChoice
 from sightline.models.heads.target_text import TargetChoice
 from sightline.models.model import Model
 from sightline.optim.parameterizations.gray import make_gray_picture
@@ -48,7 +49,7 @@ def adversarial(
     model: Model,
     image: Tensor,
     *,
-    target: int | str | None = None,
+    target: ClassChoice | None = None,
     score: TargetChoice | None = None,
     direction: Literal["lower", "higher"] = "lower",
     attack: AttackName = "pgd",
@@ -84,8 +85,8 @@ def adversarial(
     and `["curve_accuracy"]` the share of images that withstand each.
 
     Args:
-        target: Class to reach: index, name, "least" for the least likely one; None for any class
-            but the predicted one.
+        target: Class to reach: index, name, "least" for the least likely one, or one for each
+            image; None for any class but the predicted one.
         score: What to attack in place of the classes: a target such as `sl.unit("layer4", 7)`, its
             text, or a function of the network's output.
         direction: Whether the score is to become lower or higher.
@@ -166,7 +167,7 @@ def make_attack_goal(
     model: Model,
     image: Tensor,
     logits: Tensor,
-    target: int | str | None,
+    target: ClassChoice | None,
     *,
     is_raised: bool = False,
 ) -> AttackGoal:

@@ -11,6 +11,7 @@ from sightline.images.plotting.charts import draw_decision_regions
 from sightline.methods.adversarial.adversarial import make_attack_goal, take_attacked_image
 from sightline.methods.adversarial.attacks.norm_ball import compute_image_norms
 from sightline.methods.adversarial.attacks.registry import Attack
+from sightline.models.heads.labels import ClassChoice
 from sightline.models.model import Model
 from sightline.registry.method import register_method
 from sightline.registry.parameter import ValueRange
@@ -37,7 +38,7 @@ def boundary(
     model: Model,
     image: Tensor,
     *,
-    target: int | str | None = None,
+    target: ClassChoice | None = None,
     span: Annotated[float, ValueRange(1, 100)] = 4.0,
     cells: Annotated[int, ValueRange(3, 401)] = 41,
     steps: Annotated[int, ValueRange(1, 10_000)] = 100,

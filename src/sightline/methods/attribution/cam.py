@@ -30,6 +30,7 @@ from sightline.methods.attribution.cam_maps import (
     fuse_layer_maps,
 )
 from sightline.methods.attribution.guided import NeuronGradients, backpropagate_given_neurons
+from sightline.models.heads.labels import ClassChoice
 from sightline.models.heads.target_text import TargetChoice
 from sightline.models.model import Model
 from sightline.registry.method import AttributionSpec, register_method
@@ -66,7 +67,7 @@ def gradcam(
     model: Model,
     image: Tensor,
     *,
-    label: int | str = "top",
+    label: ClassChoice = "top",
     target: TargetChoice | None = None,
     layer: str = DEFAULT_LAYER,
 ) -> Result:
@@ -106,7 +107,7 @@ def cam(
     model: Model,
     image: Tensor,
     *,
-    label: int | str = "top",
+    label: ClassChoice = "top",
     target: TargetChoice | None = None,
     layer: str = DEFAULT_LAYER,
     layers: tuple[str, ...] | None = None,
@@ -195,7 +196,7 @@ def check_layer_choice(layer: str, layers: Sequence[str]) -> None:
 def compute_fused_cam(  # noqa: PLR0917 - what `cam` was asked
     model: Model,
     image: Tensor,
-    label: int | str,
+    label: ClassChoice,
     layers: Sequence[str],
     fusion: LayerFusion,
     settings: CamSettings,

@@ -14,6 +14,7 @@ from sightline.errors import SightlineError
 from sightline.images.plotting.maps import upsample_maps
 from sightline.methods.attribution.gradients import compute_class_scores
 from sightline.models.heads.gradients import differentiate_scores
+from sightline.models.heads.labels import ClassChoice
 from sightline.models.layers.feature_maps import reshape_to_feature_maps, reshape_to_unit_grid
 from sightline.models.model import Model
 from sightline.models.tracing.batch_size import choose_batch_size
@@ -75,7 +76,7 @@ def find_spatial_layer(model: Model, layer: str) -> str:
 
 
 def compute_layer_cam(
-    model: Model, image: Tensor, label: int | str, layer: str, settings: CamSettings
+    model: Model, image: Tensor, label: ClassChoice, layer: str, settings: CamSettings
 ) -> LayerCam:
     """The map of a layer, given as the caller named it.
 
@@ -94,7 +95,7 @@ def compute_layer_cam(
 def compute_gradient_free_cam(
     model: Model,
     image: Tensor,
-    label: int | str,
+    label: ClassChoice,
     layer_names: tuple[str, str],
     settings: CamSettings,
 ) -> LayerCam:
@@ -144,7 +145,7 @@ def fuse_layer_maps(maps: Sequence[Tensor], fusion: LayerFusion) -> Tensor:
 
 
 def compute_maps_and_gradients(
-    model: Model, image: Tensor, layer: str, label: int | str
+    model: Model, image: Tensor, layer: str, label: ClassChoice
 ) -> tuple[Tensor, Tensor, Tensor]:
     """A layer's channels and the gradient of the class score with respect to them.
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from sightline.images.transforms import blur_image, resize_image
 from sightline.models.heads.gradients import differentiate_scores
+from sightline.models.heads.labels import ClassChoice
 from sightline.models.model import Model
 
 BaselineKind = Literal["black", "white", "gray", "blur", "random"]
@@ -135,11 +136,11 @@ def sample_quarter_crops(image: Tensor, count: int, seed: int) -> Iterator[Tenso
 
 
 def compute_score_gradient(
-    model: Model, image: Tensor, label: int | str = "top"
+    model: Model, image: Tensor, label: ClassChoice = "top"
 ) -> tuple[Tensor, Tensor]:
     """The gradient of a class score with respect to the image, N×3×H×W, and the class indices, N.
 
-    The score is the one before the softmax.
+    The score is the one before the softmax. A list of labels has one for each image.
     """
     index = None if label == "top" else model.choose(label, image)
     with torch.enable_grad():

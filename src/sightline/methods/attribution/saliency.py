@@ -33,6 +33,7 @@ from sightline.methods.attribution.gradients import (
     sample_straight_path,
     sum_gradient_powers,
 )
+from sightline.models.heads.labels import ClassChoice
 from sightline.models.heads.target_text import TargetChoice
 from sightline.models.model import Model
 from sightline.models.tracing.batch_size import choose_batch_size
@@ -97,7 +98,7 @@ def saliency(
     model: Model,
     image: Tensor,
     *,
-    label: int | str = "top",
+    label: ClassChoice = "top",
     target: TargetChoice | None = None,
     kind: SaliencyKind = "gradient",
     samples: Annotated[int, ValueRange(1, 1000)] = 32,
@@ -181,13 +182,16 @@ def saliency(
 
 
 def compute_gradients_in_batches(
-    model: Model, image: Tensor, label: int | str, batch: int
+    model: Model, image: Tensor, label: ClassChoice, batch: int
 ) -> tuple[Tensor, Tensor]:
     """The gradient of the class score, N×3×H×W, and the class indices, N."""
     gradients: list[Tensor] = []
     indices: list[Tensor] = []
-    for images in image.split(batch):
-        gradient, index = compute_score_gradient(model, images, label)
+    if isinstance(label, (tuple, list)):
+        label = tuple(model.choose(label, image).tolist())
+    for start in range(0, len(image), batch):
+        labels = label[start : start + batch] if isinstance(label, tuple) else label
+        gradient, index = compute_score_gradient(model, image[start : start + batch], labels)
         gradients.append(gradient)
         indices.append(index)
     return torch.cat(gradients), torch.cat(indices)

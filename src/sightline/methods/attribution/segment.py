@@ -16,6 +16,7 @@ from sightline.images.plotting.maps import arrange_in_row, make_contact_sheet
 from sightline.images.transforms import blur_image
 from sightline.methods.attribution.cam import gradcam
 from sightline.methods.attribution.saliency import saliency
+from sightline.models.heads.labels import ClassChoice
 from sightline.models.heads.target_text import TargetChoice
 from sightline.models.model import Model
 from sightline.registry.method import AttributionSpec, register_method
@@ -52,7 +53,7 @@ def segment(
     model: Model,
     image: Tensor,
     *,
-    label: int | str = "top",
+    label: ClassChoice = "top",
     target: TargetChoice | None = None,
     source: SeedSource = "saliency",
     foreground: Annotated[float, ValueRange(0.5, 1)] = 0.95,
@@ -120,7 +121,7 @@ def segment(
 
 
 def compute_seed_map(
-    model: Model, image: Tensor, label: int | str, source: SeedSource
+    model: Model, image: Tensor, label: ClassChoice, source: SeedSource
 ) -> tuple[Tensor, Tensor]:
     """The saliency map N×H×W that gives the seeds, and the class indices, N."""
     # The paper averages the maps of ten crops and mirror images; here the map is of the image

@@ -38,6 +38,7 @@ from sightline.methods.evaluation.verdict import (
     write_trust_captions,
     write_verdicts,
 )
+from sightline.models.heads.labels import ClassChoice
 from sightline.models.heads.target_text import TargetChoice
 from sightline.models.model import Model
 from sightline.models.tracing.batch_size import choose_batch_size
@@ -79,7 +80,7 @@ def trust(
     image: Tensor,
     *,
     method: str = "saliency",
-    label: int | str = "top",
+    label: ClassChoice = "top",
     target: TargetChoice | None = None,
     kind: str | None = None,
     steps: Annotated[int, ValueRange(1, 1000)] = 16,

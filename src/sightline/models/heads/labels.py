@@ -3,14 +3,20 @@
 import re
 from collections.abc import Sequence
 
-from sightline.errors import SightlineError, make_unknown_name_error
+from sightline.errors import SightlineError, escape_for_display, make_unknown_name_error
+
+# A class by number or name, or one of these for each image.
+ClassChoice = int | str | tuple[int | str, ...]
+
+MAX_LISTED_CLASSES = 12
 
 
 def find_label_index(labels: Sequence[str], label: int | str, network_name: str) -> int:
     """Index of a class by its number, its name, or a part of the name that no other class has.
 
     The exact spelling counts first, then a number, then the name in any case, then a part of it.
-    Raises SightlineError with the closest names, and for a name that several classes have.
+    Raises SightlineError with the closest names, with the classes that a part of a name belongs
+    to, and for a name that several classes have.
     """
     if not isinstance(label, str):
         return _check_class_number(labels, int(label), network_name)
@@ -27,8 +33,32 @@ def find_label_index(labels: Sequence[str], label: int | str, network_name: str)
     partial = [i for i, name in enumerate(names) if requested in name]
     if len(partial) == 1:
         return partial[0]
-    candidates = [labels[i] for i in partial] or labels
-    raise make_unknown_name_error("label", label, candidates)
+    if partial:
+        raise make_ambiguous_label_error(labels, label, partial)
+    raise make_unknown_name_error("label", label, labels)
+
+
+def check_class_count(labels: Sequence[int | str], image_count: int) -> None:
+    """Raises SightlineError where there is not one class for each image."""
+    if len(labels) != image_count:
+        images = "1 image" if image_count == 1 else f"{image_count} images"
+        classes = "1 class" if len(labels) == 1 else f"{len(labels)} classes"
+        raise SightlineError(f"label has {classes} for {images}; give one, or one for each image")
+
+
+def make_ambiguous_label_error(
+    labels: Sequence[str], label: str, indices: Sequence[int]
+) -> SightlineError:
+    """The error for a part of several names, which lists them with their numbers."""
+    listed = [
+        f"{escape_for_display(labels[index], 60)} ({index})"
+        for index in indices[:MAX_LISTED_CLASSES]
+    ]
+    more = len(indices) - len(listed)
+    ending = f" and {more} more" if more else ""
+    return SightlineError(
+        f"no label named {label!r}; choose from {', '.join(listed)}{ending}, of which it is a part"
+    )
 
 
 def _require_one_class(label: str, indices: Sequence[int], network_name: str) -> int:

@@ -3,12 +3,14 @@
 import copy
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any, Self
+from pathlib import Path
+from typing import Any, Self, cast
 
 import torch
 from torch import Tensor, nn
 
 from sightline.errors import SightlineError, escape_for_display, is_out_of_memory
+from sightline.images.io.pictures import ImageOrPath, read_file_or_sample
 from sightline.images.validation import check_image
 from sightline.locks import ForkSafeLock
 from sightline.models.layers.capture import Capture, StopForwardPass, find_first_tensor
@@ -130,13 +132,22 @@ class NetworkRunner:
         """A gray image of the network's own size, 1×channels×height×width."""
         return torch.full((1, self.channels, *self.image_size), 0.5, device=self.device)
 
-    def fit(self, image: Tensor, size: int | None = None) -> Tensor:
+    def fit(self, image: ImageOrPath | Sequence[ImageOrPath], size: int | None = None) -> Tensor:
         """What the network was made to see of an image, N×channels×height×width.
+
+        A file or sample is read, and a list of images or files, of any sizes, becomes a batch.
 
         The short side is resized to `resize` pixels and the centre of `size` pixels is cropped. A
         `size` of your own keeps their ratio. Raises SightlineError for anything that is no image.
         """
-        checked = check_image(image, channels=self.channels)
+        if isinstance(image, (list, tuple)):
+            if not image:
+                raise SightlineError("the list of images is empty; give one or more")
+            return torch.cat([self.fit(each, size) for each in image])
+        single = cast("ImageOrPath", image)
+        if isinstance(single, (str, Path)):
+            single = read_file_or_sample(single)
+        checked = check_image(single, channels=self.channels)
         height, width = self.image_size
         if size is not None:
             height, width = (round(side * size / self.size) for side in self.image_size)
