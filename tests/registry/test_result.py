@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+import webbrowser
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +93,12 @@ def test_save_writes_what_it_says(result: Result, tmp_path: Path) -> None:
     assert "é" in (tmp_path / "a" / "b" / "values.json").read_text(encoding="utf-8")
 
 
+def test_every_file_is_as_readable_as_any_other(result: Result, tmp_path: Path) -> None:
+    (tmp_path / "any").touch()
+    expected = (tmp_path / "any").stat().st_mode
+    assert {path.stat().st_mode for path in result.save(tmp_path / "out")} == {expected}
+
+
 def test_saving_twice_gives_the_same_bytes(result: Result, tmp_path: Path) -> None:
     first = [path.read_bytes() for path in result.save(tmp_path)]
     assert [path.read_bytes() for path in result.save(str(tmp_path))] == first
@@ -136,7 +143,7 @@ def test_a_panel_that_is_no_picture_is_refused(tmp_path: Path) -> None:
     assert names(tmp_path) == []
 
 
-@pytest.mark.parametrize("failing", ["save_file", "write_json"])
+@pytest.mark.parametrize("failing", ["write_bytes", "write_text"])
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
 def test_a_failing_write_leaves_nothing(
     failing: str,
@@ -145,14 +152,12 @@ def test_a_failing_write_leaves_nothing(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def fail(_content: object, path: Path) -> None:
-        path.write_bytes(b"half")
+    def fail(path: Path, *_: object, **__: object) -> None:
+        with path.open("wb") as file:
+            file.write(b"half")
         raise error
 
-    if failing == "save_file":
-        monkeypatch.setattr("safetensors.torch.save_file", fail)
-    else:
-        monkeypatch.setattr(Path, "write_text", lambda path, *_, **__: fail(None, path))
+    monkeypatch.setattr(Path, failing, fail)
     expected = sl.SightlineError if isinstance(error, OSError) else KeyboardInterrupt
     with pytest.raises(expected):
         result.save(tmp_path / "new")
@@ -167,7 +172,7 @@ def test_a_failing_write_keeps_the_files_of_another_result(
     def fail(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("safetensors.torch.save_file", fail)
+    monkeypatch.setattr("safetensors.torch.save", fail)
     with pytest.raises(sl.SightlineError):
         Result({"one": smooth(seed=5)}, {"numbers": torch.zeros(99)}).save(tmp_path)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
@@ -235,6 +240,8 @@ def test_numbers_leave_plain_values_as_they_are(result: Result) -> None:
 
 def test_show_draws_every_panel(result: Result, monkeypatch: pytest.MonkeyPatch) -> None:
     titles: list[list[str]] = []
+    pages: list[str] = []
+    monkeypatch.setattr(webbrowser, "open", pages.append)
     with mpl.rc_context():
         plt.switch_backend("agg")
         monkeypatch.setattr(
@@ -243,6 +250,82 @@ def test_show_draws_every_panel(result: Result, monkeypatch: pytest.MonkeyPatch)
         result.show()
         plt.close("all")
     assert titles == [["one", "two"]]
+
+
+@pytest.mark.parametrize("display", ["", ":0"])
+def test_without_windows_the_pictures_are_a_page(
+    display: str,
+    result: Result,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    opened: list[str] = []
+
+    def open_page(address: str) -> bool:
+        opened.append(address)
+        return True
+
+    monkeypatch.setattr(webbrowser, "open", open_page)
+    monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.setenv("DISPLAY", display)
+    monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
+    with mpl.rc_context():
+        plt.switch_backend("agg")
+        result.show()
+    if display:
+        page = Path(opened[0].removeprefix("file://"))
+    else:
+        assert opened == []
+        page = Path(caplog.messages[0].rpartition(" ")[2])
+    content = page.read_text(encoding="utf-8")
+    assert content.count("<img") == 2
+    assert "Two." in content
+    assert plt.get_fignums() == []
+
+
+def test_pictures_that_were_made_are_written_by_themselves(tmp_path: Path) -> None:
+    images = smooth(count=2, side=24)[..., :18]
+    files = Result({"sheet": smooth()}, {"image": images}).save(tmp_path)
+    assert [file.name for file in files][:3] == ["sheet.png", "image_1.png", "image_2.png"]
+    for number in (1, 2):
+        read = sl.read(tmp_path / f"image_{number}.png")
+        assert read.shape == (1, 3, 24, 18)
+        assert (read[0] - images[number - 1]).abs().max() <= 0.5 / 255 + 1e-6
+
+
+def test_bare_pictures_by_shape_and_opacity(tmp_path: Path) -> None:
+    images = smooth(count=3, side=20)
+    alpha = torch.linspace(0, 1, 400).view(1, 20, 20)
+    with_alpha = Result({}, {"image": images[:1], "alpha": alpha})
+    assert with_alpha.list_bare_pictures()["image"].shape == (1, 4, 20, 20)
+    with_alpha.save(tmp_path)
+    with Image.open(tmp_path / "image.png") as written:
+        assert written.mode == "RGBA"
+    by_style = Result({}, {"image": torch.stack([images, images], 1)})
+    assert len(by_style.list_bare_pictures()) == 6
+    many = Result({}, {"image": images[:1].expand(70, -1, -1, -1)})
+    assert list(many.list_bare_pictures())[::63] == ["image_01", "image_64"]
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        torch.full((1, 3, 8, 8), 1.2),
+        torch.full((1, 3, 8, 8), float("nan")),
+        torch.rand(1, 5, 8, 8),
+        torch.rand(3, 8, 8),
+        torch.empty(0, 3, 8, 8),
+        "rocket",
+    ],
+    ids=["too bright", "nan", "bands", "no batch", "none", "a name"],
+)
+def test_what_is_no_picture_is_not_written_as_one(image: Any) -> None:
+    assert Result({}, {"image": image}).list_bare_pictures() == {}
+
+
+def test_a_panel_of_that_name_is_the_picture() -> None:
+    result = Result({"image": smooth()}, {"image": smooth(seed=1)})
+    assert result.list_bare_pictures() == {}
 
 
 def test_a_file_is_never_seen_half_written(

@@ -39,7 +39,7 @@ from sightline.registry.result import Result
 P = ParamSpec("P")
 
 # Parameters that take several layers.
-LAYER_LIST_PARAMETERS = ("layers", "content_layers", "style_layers")
+LAYER_LIST_PARAMETERS = ("layer", "layers", "content_layers", "style_layers")
 
 # Parameters that the memory of a run grows with.
 MEMORY_PARAMETERS = ("size", "side", "tile", "batch", "memory", "samples", "frames", "k")
@@ -225,7 +225,7 @@ def _run_method(
     method.check_parameter_names(parameters)
     resolve_layer_requests(positional[0] if positional else None, parameters)
     for name, value in parameters.items():
-        method.parameters[name].check_value(value)
+        parameters[name] = method.parameters[name].check_value(value)
     _check_single_question(method, parameters)
 
     stop_steps: list[int] = []
@@ -238,6 +238,7 @@ def _run_method(
         with convert_memory_errors(f"for {method.name}", *_list_quantities(method)):
             result = function(*positional, **parameters)
     _check_finite_attribution(method, result)
+    result = _note_weights(result, positional[0])
 
     recipe = build_result_recipe(method, positional, {**parameters, **result.chosen})
     if stop_steps:
@@ -303,6 +304,15 @@ def _check_finite_attribution(method: Method, result: Result) -> None:
             f"{method.name} gives NaN for this image: a step of the network has no finite gradient "
             "or value there, such as the square root or logarithm of 0"
         )
+
+
+def _note_weights(result: Result, model: Any) -> Result:
+    """The result with what there is to say of the network's weights at the first caption's end."""
+    note = getattr(model, "weights_note", "")
+    if not note or not result.captions:
+        return result
+    first, caption = next(iter(result.captions.items()))
+    return replace(result, captions={**result.captions, first: f"{caption} {note}"})
 
 
 def _detach_image(image: Any, channels: int) -> Tensor:

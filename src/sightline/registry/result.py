@@ -2,17 +2,25 @@
 
 import html
 import json
+import logging
+import os
+import sys
+import tempfile
+import textwrap
+import warnings
+import webbrowser
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from sightline.errors import escape_text_for_display
 from sightline.images.files import replace_atomically, replace_files_together, write_text
-from sightline.images.io.pictures import write
+from sightline.images.io.pictures import WRITE_TOLERANCE, write
 from sightline.images.plotting.html import make_preview_uri
 from sightline.images.video.properties import VIDEO_SUFFIXES
 from sightline.images.video.writing import write_video
@@ -26,6 +34,13 @@ RECIPE_FILE = "recipe.json"
 MAX_LISTED_NUMBERS = 16
 # Pixels of the longer side of a picture in a notebook.
 PREVIEW_SIDE = 640
+# So many pictures of one result are written each by itself.
+MAX_BARE_PICTURES = 64
+# Characters of a caption below a panel that is shown in a window, and of a line of it.
+MAX_SHOWN_CAPTION = 300
+CAPTION_WIDTH = 72
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, repr=False)
@@ -100,7 +115,8 @@ class Result:
         """Writes everything into a folder, all files or none.
 
         The files are `NAME.png` per panel, `NAME.html` per page, each movie, `values.json`,
-        `values.safetensors` if there are tensors, and `recipe.json`.
+        `values.safetensors` if there are tensors, and `recipe.json`. A method that makes pictures
+        also writes each by itself: `image.png`, or `image_1.png` and so on.
 
         Returns the files. Raises SightlineError when the folder can't be written.
         """
@@ -115,6 +131,9 @@ class Result:
         for name, panel in self.panels.items():
             names.append(f"{name}.png")
             write(panel, folder / names[-1])
+        for name, picture in self.list_bare_pictures().items():
+            names.append(f"{name}.png")
+            write(picture, folder / names[-1])
         for name, page in self.pages.items():
             names.append(f"{name}.html")
             write_text(page, folder / names[-1])
@@ -130,18 +149,59 @@ class Result:
         write_json({**self.recipe, "captions": dict(self.captions)}, folder / names[-1])
         return names
 
+    def list_bare_pictures(self) -> dict[str, Tensor]:
+        """The pictures that a method made, each by itself at its own size, 1×C×H×W by file name.
+
+        They are `values["image"]` where that holds RGB pictures, with `values["alpha"]` as a fourth
+        channel. At most 64; none where a panel of the name "image" shows the picture already.
+        """
+        images = self.values.get("image")
+        if "image" in self.panels or not isinstance(images, Tensor) or images.ndim < 4:
+            return {}
+        pictures = images.detach().flatten(0, -4).cpu().float()
+        if pictures.shape[1] != 3 or not is_picture(pictures):
+            return {}
+        alpha = self.values.get("alpha")
+        if isinstance(alpha, Tensor) and alpha.shape == pictures[:, 0].shape:
+            pictures = torch.cat([pictures, alpha.detach()[:, None].cpu().float()], 1)
+        if len(pictures) == 1:
+            return {"image": pictures}
+        digits = len(str(min(len(pictures), MAX_BARE_PICTURES)))
+        return {
+            f"image_{number:0{digits}}": picture[None]
+            for number, picture in enumerate(pictures[:MAX_BARE_PICTURES], start=1)
+        }
+
     def show(self) -> None:
-        """Draws the panels side by side with matplotlib, in a notebook or a window."""
+        """Shows the panels with their captions: in a notebook, in a window, else in the browser.
+
+        In a script it returns when the window is closed. Where matplotlib has no windows, a page is
+        opened in the browser, or a line of the log says in which file the pictures are.
+        """
         import matplotlib.pyplot as plt
 
         count = len(self.panels)
-        figure, axes = plt.subplots(1, count, figsize=(4 * count, 4), squeeze=False)
+        figure, axes = plt.subplots(1, count, figsize=(5 * count, 5), squeeze=False)
         for axis, (name, panel) in zip(axes[0], self.panels.items(), strict=True):
             axis.imshow(panel[0].detach().permute(1, 2, 0).cpu().numpy())
             axis.set_title(name)
+            caption = textwrap.shorten(self.captions.get(name, ""), MAX_SHOWN_CAPTION)
+            lines = textwrap.fill(caption, CAPTION_WIDTH).replace("$", r"\$")
+            axis.text(0, -0.02, lines, transform=axis.transAxes, va="top", fontsize=8)
             axis.set_axis_off()
         figure.tight_layout()
-        plt.show()
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".* non-interactive")
+            plt.show()
+        if not _shows_figures():
+            plt.close(figure)
+            _open_in_browser(self._repr_html_())
+
+
+def is_picture(images: Tensor) -> bool:
+    """Whether all values lie in [0, 1], but for rounding; NaN does not."""
+    low, high = images.aminmax() if images.numel() else (torch.ones(()), torch.zeros(()))
+    return bool(low >= -WRITE_TOLERANCE) and bool(high <= 1 + WRITE_TOLERANCE)
 
 
 def summarize_tensor(tensor: Tensor) -> Any:
@@ -165,11 +225,12 @@ def write_json(content: Mapping[str, Any], path: Path) -> None:
 
 def _write_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
     """Writes a safetensors file atomically. It takes only contiguous tensors that share nothing."""
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     copies = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     with replace_atomically(path) as temporary:
-        save_file(copies, temporary)
+        # `save_file` would make the file readable by its owner only.
+        temporary.write_bytes(save(copies))
 
 
 def _name_movie_file(name: str) -> str:
@@ -198,3 +259,23 @@ def _write_html_figure(name: str, panel: Tensor, caption: str) -> str:
         f'<figcaption style="max-width: {PREVIEW_SIDE}px"><b>{title}</b> '
         f"{html.escape(caption)}</figcaption></figure>"
     )
+
+
+def _shows_figures() -> bool:
+    """Whether matplotlib's backend, which is chosen by now, has windows or draws in a notebook."""
+    import matplotlib
+    from matplotlib.backends.registry import BackendFilter, backend_registry
+
+    backend = matplotlib.get_backend().lower()
+    return backend not in backend_registry.list_builtin(BackendFilter.NON_INTERACTIVE)
+
+
+def _open_in_browser(content: str) -> None:
+    """Opens HTML as a page of its own in a temporary folder, or says that it lies there."""
+    page = Path(tempfile.mkdtemp(prefix="sightline-")) / "result.html"
+    write_text(f'<!DOCTYPE html><meta charset="utf-8"><title>Sightline</title>{content}', page)
+    has_screen = sys.platform in ("win32", "darwin") or bool(
+        os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
+    )
+    if not (has_screen and webbrowser.open(page.as_uri())):
+        logger.warning("no window can be opened here; the pictures are in %s", page)

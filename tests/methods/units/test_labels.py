@@ -97,7 +97,9 @@ def test_the_most_selective_units_are_shown_with_their_strongest_patches(
         assert row.title == (
             f"unit {unit}: {preferred}, selectivity {selectivity[unit]:.2f}; "
             f"{float(values['share'][unit]):.0%} of its strongest images are {top_class} "
-            f"({float(values['chance'][unit]):.0%} by chance)"
+            f"({float(values['chance'][unit]):.0%} by chance); the network calls "
+            f"{float(values['predicted_share'][unit]):.0%} of them "
+            f"{LABELS[int(values['predicted_class'][unit])]}"
         )
         order = peaks[:, unit].argsort(descending=True)[:2].tolist()
         assert row.captions == [
@@ -119,3 +121,47 @@ def test_predictions_stand_in_for_classes(tiny: sl.Model, tmp_path: Path) -> Non
     ]
     assert result.values["chance"].tolist() == pytest.approx(chances)
     assert "share of the commonest prediction" in result.captions["labels"]
+
+
+def test_units_are_named_after_the_networks_classes_too(stored: Scan, tiny: sl.Model) -> None:
+    found = sl.labels(tiny, store=stored.path, layer="conv2").values
+    top_images = stored.top(stored.layer("conv2"))
+    predictions = stored.top5[0][:, 0]
+    for unit, row in enumerate(found["units"]):
+        ids = top_images.ids[:, unit]
+        votes = torch.bincount(predictions[ids[ids >= 0]], minlength=len(tiny.labels))
+        assert row["unit"] == unit
+        assert votes[tiny.labels.index(row["predicted_class"])] == votes.max()
+        assert row["predicted_share"] == pytest.approx(int(votes.max()) / len(ids))
+        assert row["top_class"] == found["names"][int(found["top_class"][unit])]
+        assert row["selectivity"] == pytest.approx(float(found["selectivity"][unit]))
+    assert len(found["units"]) == len(found["share"])
+    result = sl.labels(tiny, store=stored.path, layer="conv2")
+    assert result.numbers["units"] == found["units"], "every unit is in what --json prints"
+
+
+def test_units_of_one_class(stored: Scan, tiny: sl.Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: list[list[str]] = []
+    compose = labels_module.compose_figure_rows
+
+    def record(rows: list[FigureRow]) -> Tensor:
+        shown.append([row.title for row in rows])
+        return compose(rows)
+
+    monkeypatch.setattr(labels_module, "compose_figure_rows", record)
+    found = sl.labels(tiny, store=stored.path, layer="conv2").values
+    row = found["units"][3]
+    for name in {row["preferred"], row["predicted_class"]}:
+        expected = {
+            each["unit"]
+            for each in found["units"]
+            if name in (each["top_class"], each["preferred"], each["predicted_class"])
+        }
+        result = sl.labels(tiny, store=stored.path, layer="conv2", label=name, max_units=100)
+        assert {int(title.split()[1].rstrip(":")) for title in shown[-1]} == expected
+        assert f"of those named {name}" in result.captions["labels"]
+
+
+def test_a_class_that_no_unit_has(stored: Scan, tiny: sl.Model) -> None:
+    with pytest.raises(sl.SightlineError, match="no label named 'nosuch'"):
+        sl.labels(tiny, store=stored.path, layer="conv2", label="nosuch")

@@ -155,7 +155,7 @@ def describe_randomization(name: str, scores: TrustScores) -> str:
     if scores.is_lost_when_randomized:
         return (
             f"The attribution of {name} is lost when the network is randomized {numbers}: "
-            "it comes from what was learned."
+            "it depends on the values of the weights. An untrained network passes this test, too."
         )
     if scores.is_kept_when_randomized:
         return (
@@ -164,7 +164,7 @@ def describe_randomization(name: str, scores: TrustScores) -> str:
         )
     return (
         f"The attribution of {name} keeps part of its pattern when the network is randomized "
-        f"{numbers}: that part does not come from what was learned."
+        f"{numbers}: that part does not depend on the values of the weights."
     )
 
 
@@ -228,7 +228,7 @@ def summarize_randomization(scores: SummaryScores) -> str:
         )
     return (
         "keeps part of its pattern when the network is randomized, "
-        "which does not come from what was learned"
+        "which does not depend on the values of the weights"
     )
 
 

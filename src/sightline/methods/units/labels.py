@@ -28,6 +28,7 @@ from sightline.methods.units.patches import (
     require_followed_layers,
     select_unit_top_images,
 )
+from sightline.models.heads.labels import find_label_index
 from sightline.models.model import Model
 from sightline.models.tracing.crops import resize_for_sheet
 from sightline.registry.method import register_method
@@ -55,6 +56,7 @@ def labels(
     folder: str | Path | None = None,
     store: str | Path | None = None,
     layer: str | None = None,
+    label: int | str | None = None,
     k: Annotated[int, ValueRange(1, 25)] = 8,
     max_units: Annotated[int, ValueRange(1, 100)] = 6,
     masks: str | Path | None = None,
@@ -70,6 +72,10 @@ def labels(
     dataset. Classes are indices into `["names"]`. Without known classes the network's own
     predictions stand in, and there is no selectivity.
 
+    `values["predicted_class"]` is the network's most frequent prediction for a unit's strongest
+    images, an index into `["predicted_names"]`, and `["predicted_share"]` how frequent it is among
+    them. `values["units"]` lists all units with these numbers, and names in place of indices.
+
     With masks, `values["iou"]`, units×concepts, is the intersection over union of the positions
     where a unit is above its `["threshold"]` (0.5 % of all) and the masks of the concept.
     `["detectors"]` counts for each of the `["concepts"]` the units whose best concept it is, with
@@ -81,6 +87,7 @@ def labels(
         store: File that keeps the pass over the dataset; alone, it is read as it is. None for one
             in the user's cache.
         layer: A layer of the scan; None for its last one.
+        label: Class whose units are shown: one of the dataset's or of the network's; None for all.
         k: How many patches of a unit are shown.
         max_units: How many units are shown at most, the most selective first.
         masks: Folder of masks, CONCEPT/NAME.png for the image of that name, the concept where it is
@@ -94,7 +101,10 @@ def labels(
     unit_labels = label_units(scan, layer_name, top_images)
     score_name, scores = unit_labels.scores
 
-    shown_units = scores.argsort(descending=True, stable=True)[:max_units]
+    ranked_units = scores.argsort(descending=True, stable=True)
+    if label is not None:
+        ranked_units = ranked_units[unit_labels.find_units_of(label)[ranked_units]]
+    shown_units = ranked_units[:max_units]
     rows: list[FigureRow] = []
     for unit in shown_units.tolist():
         strongest = select_unit_top_images(top_images, unit, slice(k))
@@ -110,9 +120,10 @@ def labels(
     subject = "the strongest patches with activation and class, gray beyond the image"
     if top_images.positions is None:
         subject = "the strongest images, whole, with activation and class"
+    named = "" if label is None else f", of those named {label}"
     captions = {
         "labels": f"The {len(rows)} of {len(scores)} units of {layer_name} with the highest "
-        f"{score_name}, over {scan.images:,} images; for each {subject}.",
+        f"{score_name}{named}, over {scan.images:,} images; for each {subject}.",
         "selectivity": f"The {score_name} of all units of {layer_name}: median "
         f"{float(scores.median()):.2f}. Ticks mark the units that are shown.",
     }
@@ -136,6 +147,8 @@ class UnitLabels:
 
     `top_class` is the most frequent class among the strongest images, `share` its share of them and
     `chance` its share of the dataset. `selectivity` and `preferred` are None without known classes.
+    `predicted_class` and `predicted_share` are the same of the network's predictions, indices into
+    `predicted_names`; None for a network without classes.
     """
 
     names: list[str]
@@ -144,6 +157,9 @@ class UnitLabels:
     chance: Tensor
     selectivity: Tensor | None
     preferred: Tensor | None
+    predicted_names: list[str] | None = None
+    predicted_class: Tensor | None = None
+    predicted_share: Tensor | None = None
 
     @property
     def scores(self) -> tuple[str, Tensor]:
@@ -162,30 +178,107 @@ class UnitLabels:
         if self.selectivity is None or self.preferred is None:
             return f"unit {unit}: {text}"
         preferred = self.names[int(self.preferred[unit])]
-        return f"unit {unit}: {preferred}, selectivity {self.selectivity[unit]:.2f}; {text}"
+        return (
+            f"unit {unit}: {preferred}, selectivity {self.selectivity[unit]:.2f}; {text}"
+            f"{self.describe_prediction(unit)}"
+        )
+
+    def describe_prediction(self, unit: int) -> str:
+        """«; the network calls 80% of them tench», or nothing for a network without classes."""
+        row = self.describe_row(unit)
+        if "predicted_class" not in row:
+            return ""
+        return f"; the network calls {row['predicted_share']:.0%} of them {row['predicted_class']}"
+
+    def find_units_of(self, label: int | str) -> Tensor:
+        """Which units, as truth values, are named after a class by one of their names.
+
+        The class is one of the dataset's or of the network's. Raises SightlineError for a class
+        that neither has, and for one that no unit is named after.
+        """
+        is_named = torch.zeros_like(self.top_class, dtype=torch.bool)
+        problems: list[SightlineError] = []
+        groups = [(self.names, [self.top_class, self.preferred], "the dataset")]
+        if self.predicted_names is not None:
+            groups.append((self.predicted_names, [self.predicted_class], "the network"))
+        for names, indices, owner in groups:
+            try:
+                wanted = find_label_index(names, label, owner)
+            except SightlineError as error:
+                problems.append(error)
+                continue
+            for index in indices:
+                if index is not None:
+                    is_named |= index == wanted
+        if len(problems) == len(groups):
+            raise problems[0]
+        if not bool(is_named.any()):
+            raise SightlineError(f"no unit is named after {label!r}; leave label out to see all")
+        return is_named
 
     def collect_values(self) -> dict[str, Any]:
-        """The fields that are known, by name."""
-        return {name: value for name, value in vars(self).items() if value is not None}
+        """The fields that are known, by name, and `units`, a row for each unit."""
+        values = {name: value for name, value in vars(self).items() if value is not None}
+        return {**values, "units": [self.describe_row(unit) for unit in range(len(self.share))]}
+
+    def describe_row(self, unit: int) -> dict[str, Any]:
+        """What is known of a unit, with the names of classes."""
+        row: dict[str, Any] = {
+            "unit": unit,
+            "top_class": self.names[int(self.top_class[unit])],
+            "share": float(self.share[unit]),
+            "chance": float(self.chance[unit]),
+        }
+        if self.selectivity is not None and self.preferred is not None:
+            row["preferred"] = self.names[int(self.preferred[unit])]
+            row["selectivity"] = float(self.selectivity[unit])
+        if (
+            self.predicted_names is not None
+            and self.predicted_class is not None
+            and self.predicted_share is not None
+        ):
+            row["predicted_class"] = self.predicted_names[int(self.predicted_class[unit])]
+            row["predicted_share"] = float(self.predicted_share[unit])
+        return row
 
 
 def label_units(scan: Scan, layer: str, top_images: TopImages) -> UnitLabels:
     """Labels by class; by the network's predictions if the dataset has no known classes."""
+    predicted_names: list[str] | None = None
+    predicted_class, predicted_share = None, None
+    if scan.model_labels:
+        predicted_names = list(scan.model_labels)
+        predicted_class, predicted_share = find_strongest_class(
+            top_images, scan.top5[0][:, 0], len(predicted_names)
+        )
     if scan.classes is None:
-        predictions, _ = scan.top5
-        classes = predictions[:, 0]
-        names = scan.model_labels
+        classes, names = scan.top5[0][:, 0], list(scan.model_labels)
+        selectivity, preferred = None, None
     else:
-        classes = scan.classes
-        names = scan.shown_class_names
+        classes, names = scan.classes, list(scan.shown_class_names)
+        selectivity, preferred = compute_class_selectivity(scan.class_means(layer))
+    top_class, share = find_strongest_class(top_images, classes, len(names))
+    chance = (classes == top_class[:, None]).float().mean(1)
+    return UnitLabels(
+        names,
+        top_class,
+        share,
+        chance,
+        selectivity,
+        preferred,
+        predicted_names,
+        predicted_class,
+        predicted_share,
+    )
+
+
+def find_strongest_class(
+    top_images: TopImages, classes: Tensor, class_count: int
+) -> tuple[Tensor, Tensor]:
+    """The most frequent class of each unit's strongest images, and its share of them."""
     is_image = top_images.ids >= 0
     top_classes = torch.where(is_image, classes[top_images.ids.clamp_min(0)], -1)
-    top_class, share = find_commonest_class(top_classes, len(names))
-    chance = (classes == top_class[:, None]).float().mean(1)
-    if scan.classes is None:
-        return UnitLabels(list(names), top_class, share, chance, None, None)
-    selectivity, preferred = compute_class_selectivity(scan.class_means(layer))
-    return UnitLabels(list(names), top_class, share, chance, selectivity, preferred)
+    return find_commonest_class(top_classes, class_count)
 
 
 def compute_class_selectivity(class_means: Tensor) -> tuple[Tensor, Tensor]:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from sightline.errors import SightlineError, get_first_error_line
+from sightline.errors import SightlineError, escape_for_display, get_first_error_line
 from sightline.models.heads.output_head import OutputKind
 from sightline.models.model import Model
 from sightline.models.network.inputs import ExtraInputs, Preprocess
@@ -116,13 +116,28 @@ def load(
         together = {**built.settings, **settings}
         check_channel_statistics(together["mean"], together["std"])
         check_library_normalization(built.settings, settings, network)
-    return Model(
+    model = Model(
         built.network.to(memory_format=torch.channels_last),
         name=network,
         device=resolve_device(choose_default_device() if device is None else device),
         recipe=make_model_recipe(network, weights_name, {**options, **settings}),
         **_merge_settings(built.settings, settings),
     )
+    model.weights_note = describe_weights(built.network, weights_name)
+    return model
+
+
+def describe_weights(network: nn.Module, weights: str | None) -> str:
+    """What every result has to say of the weights; empty where there is nothing to warn of."""
+    if weights == "random":
+        return "The network's weights are random: it has learned nothing."
+    children = list(dict(network.named_children()))
+    if weights is not None and isinstance(network, nn.Sequential) and children == ["features"]:
+        return (
+            f"{escape_for_display(Path(weights).name)} holds no classifier: what is called a class "
+            "is a channel of the last feature map, averaged over the image."
+        )
+    return ""
 
 
 def _check_settings(settings: dict[str, Any]) -> None:
