@@ -4,6 +4,7 @@ import pytest
 import torch
 from helpers import assert_close, differentiate_twice, make_input, needs_fast_operations
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from sightline.models.overrides import frozen_layers
 from sightline.models.overrides.onednn import use_packed_weights
@@ -97,13 +98,28 @@ def test_a_batch_norm_without_running_statistics_stays_torchs() -> None:
     assert frozen_layers.try_frozen_batch_norm(x, None, None) is None
 
 
-def test_a_batch_norm_without_a_gradient_stays_torchs() -> None:
+def test_a_small_batch_norm_without_a_gradient_stays_torchs() -> None:
     x = make_input(2, 6, 9, 8).requires_grad_()
     statistics = (torch.zeros(6), torch.ones(6))
     assert frozen_layers.try_frozen_batch_norm(x, *statistics) is not None
     assert frozen_layers.try_frozen_batch_norm(x.detach(), *statistics) is None
     with torch.no_grad():
         assert frozen_layers.try_frozen_batch_norm(x, *statistics) is None
+
+
+def test_a_large_batch_norm_without_a_gradient() -> None:
+    contiguous = make_input(2, 6, 61, 43)
+    x = contiguous.contiguous(memory_format=torch.channels_last)
+    generator = torch.Generator().manual_seed(3)
+    mean, bias, weight = torch.randn(3, 6, generator=generator)
+    variance = torch.rand(6, generator=generator) + 0.5
+    output = frozen_layers.try_frozen_batch_norm(x, mean, variance, weight, bias)
+    assert output is not None
+    assert frozen_layers.try_frozen_batch_norm(contiguous, mean, variance, weight, bias) is None
+
+    statistics = [tensor.double() for tensor in (mean, variance, weight, bias)]
+    expected = F.batch_norm(x.double(), *statistics)
+    torch.testing.assert_close(output, expected.float())
 
 
 @pytest.mark.parametrize(

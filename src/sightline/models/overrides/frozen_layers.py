@@ -20,6 +20,9 @@ MAX_SPARSE_GRADIENT_SHARE = 0.75
 # Larger convolutions of 1×1 are faster by oneDNN and a packed weight.
 MAX_LINEAR_MULTIPLY_ADDS = 20_000_000
 
+# A smaller batch norm without a gradient is as fast by torch's own kernel, which is called once.
+MIN_BATCH_NORM_ELEMENTS = 30_000
+
 
 def is_frozen_float32(x: Tensor, *weights: Tensor | None) -> bool:
     """Whether x is N×C or N×C×H×W, the weights are frozen, and all are float32 on the CPU."""
@@ -105,6 +108,13 @@ def try_pointwise_linear(  # noqa: PLR0917 - torch's own signature
 # ── batch norms ──
 
 
+def is_large_in_channels_last(x: Tensor) -> bool:
+    """Whether x is large, and lies in memory with its channels last."""
+    if x.numel() < MIN_BATCH_NORM_ELEMENTS or x.is_contiguous():
+        return False
+    return x.is_contiguous(memory_format=torch.channels_last)
+
+
 def try_frozen_batch_norm(  # noqa: PLR0917 - torch's own signature
     input: Tensor,
     running_mean: Tensor | None,
@@ -117,12 +127,14 @@ def try_frozen_batch_norm(  # noqa: PLR0917 - torch's own signature
 ) -> Tensor | None:
     """`F.batch_norm` with running statistics, or None when it has to be torch's own.
 
-    torch's backward pass would also compute gradients of the weight and the bias; without one,
-    torch's own is faster.
+    torch's backward pass would also compute gradients of the weight and the bias. Without a
+    gradient, torch's own takes twice as long for large inputs in channels_last, and a third of the
+    time for others.
     """
     if training or running_mean is None or running_var is None or input.ndim != 4:
         return None
-    if not input.requires_grad or not torch.is_grad_enabled():
+    has_gradient = input.requires_grad and torch.is_grad_enabled()
+    if not has_gradient and not is_large_in_channels_last(input):
         return None
     if not is_frozen_float32(input, running_mean, running_var, weight, bias):
         return None
