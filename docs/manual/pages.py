@@ -100,12 +100,12 @@ def compose_method_page(method: Method) -> str:
         f"`sl.{method.name}` · `sightline {method.name}`",
         f"*{method.question}*",
         method.summary,
-        *_list_pictures(method.name),
+        " ".join(_list_pictures(method.name)),
         f"**How to read it.** {method.reading}",
         f":::{{caution}}\n**What not to conclude.** {method.caution}\n:::",
         _link_further_pages(method.name),
         "## Example",
-        f"```{{literalinclude}} ../../gallery/{method.name}.py\n:language: python\n```",
+        f"```python\n{read_example(method.name)}```",
         f"On the command line: `{compose_command(method)}`. "
         f"[The example by itself](../examples/{method.name}.rst).",
         "## What it computes",
@@ -120,6 +120,13 @@ def compose_method_page(method: Method) -> str:
     if sections.get("Source"):
         blocks += ["## Papers", sections["Source"]]
     return "\n\n".join(block for block in blocks if block) + "\n"
+
+
+def read_example(name: str) -> str:
+    """The script of a method in gallery/, without its docstring, whose text the page has."""
+    text = (ROOT / "gallery" / f"{name}.py").read_text(encoding="utf-8")
+    _, _, code = text.split('"""', 2)
+    return code.lstrip("\n")
 
 
 def read_help_sections(method: Method) -> dict[str, str]:
@@ -202,7 +209,7 @@ def compose_question_links(methods: Mapping[str, Method], question: str) -> str:
     blocks: list[str] = []
     for name in list_methods(methods, question):
         method = methods[name]
-        blocks.append(f"### [{method.title}](../methods/{name}.md)")
+        blocks.append(f"## [{method.title}](../methods/{name}.md)")
         blocks.append(f"*{method.question}*")
         blocks += _list_pictures(name)[:1]
         blocks.append(f"`sl.{name}` {method.reading}")
