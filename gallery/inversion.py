@@ -16,7 +16,7 @@ photo = model.fit(sl.sample("chelsea"), 128)
 result = sl.inversion(model, photo, k=6, steps=200)
 sl.write(result.panels["inversion"], PICTURES / "inversion.png")
 sl.write(result.panels["depth"], PICTURES / "inversion_depth.png")
-learned = sl.inversion(model, photo, kind="learned")
+learned = sl.inversion(sl.load("sightnet_plain"), photo, kind="learned")
 sl.write(learned.panels["inversion"], PICTURES / "inversion_learned.png")
 
 # From the vectors that a scan stores. The photograph is shown beside the result, not used.

@@ -66,7 +66,7 @@ def prepare_place(folder: Path) -> None:
         Path(name).mkdir()
         sl.write(smooth(side=80), f"{name}/photo.png")
         Path(name, "w.safetensors").write_bytes(
-            (ASSETS_FOLDER / "sightnet.safetensors").read_bytes()
+            (ASSETS_FOLDER / "sightnet_plain.safetensors").read_bytes()
         )
         Path(name, "p.safetensors").write_bytes(SHIPPED_STYLE_NETWORKS["painters"].read_bytes())
         Path(name, "recipe.json").write_text("{}", encoding="utf-8")

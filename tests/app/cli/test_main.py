@@ -514,7 +514,7 @@ def test_a_recipe_runs_no_code(run: Run, model: dict[str, object]) -> None:
 
 def test_again_refuses_other_weights(run: Run) -> None:
     weights = Path("own.safetensors")
-    shutil.copy(ASSETS_FOLDER / "sightnet.safetensors", weights)
+    shutil.copy(ASSETS_FOLDER / "sightnet_plain.safetensors", weights)
     weights.chmod(0o600)
     assert (
         run("filters", "sightnet", "--k", "2", "--weights", str(weights), "--out", "first").code

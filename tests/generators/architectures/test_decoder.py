@@ -62,7 +62,7 @@ def test_the_code_generator_decodes_features_that_it_predicts() -> None:
 
 def test_an_image_made_from_features_has_them_again() -> None:
     """They are nearer to the photograph's than to any other photograph's."""
-    model = sl.load()
+    model = sl.load("sightnet_plain")
     names = ("chelsea", "rocket", "astronaut", "coffee")
     photos = torch.cat([model.fit(sl.sample(name), 96) for name in names])
     target = model.features(photos, "penultimate")["penultimate"]
@@ -73,11 +73,11 @@ def test_an_image_made_from_features_has_them_again() -> None:
 
 
 def test_generators_are_found_by_the_models_layers(tiny: sl.Model) -> None:
-    model = sl.load()
+    model = sl.load("sightnet_plain")
     assert list(map_generator_layers(model).values()) == ["relu4_2", "penultimate"]
     assert load_generator(model, "relu4_2") is load_feature_decoder()
     with pytest.raises(sl.SightlineError, match="relu1 has no generator; choose from relu4_2"):
         load_generator(model, "relu1")
-    for other in (tiny, sl.load(weights="random")):
+    for other in (tiny, sl.load("sightnet_plain", weights="random")):
         with pytest.raises(sl.SightlineError, match=f"not on those of {other.name}"):
             load_generator(other, "relu4_2")

@@ -203,7 +203,7 @@ def test_stops_between_layers_with_what_is_done(tiny: sl.Model) -> None:
 
 
 def test_the_generator_paints_in_one_forward_pass() -> None:
-    model = sl.load()
+    model = sl.load("sightnet_plain")
     photo = model.fit(sl.sample("chelsea"), 96)
     found = sl.inversion(model, photo, kind="learned").values
     assert found["layers"] == ["relu4_2", model.layer("penultimate")]
@@ -216,18 +216,19 @@ def test_the_generator_paints_in_one_forward_pass() -> None:
 
 
 def test_a_learned_picture_has_the_images_size() -> None:
-    model = sl.load()
+    model = sl.load("sightnet_plain")
     found = sl.inversion(model, smooth(2, 70), layer="relu4_2", kind="learned").values
     assert found["image"].shape == (2, 3, 70, 70)
 
 
 def test_the_generator_knows_one_network(tiny: sl.Model) -> None:
+    plain = sl.load("sightnet_plain")
     for model, layer, part in (
-        (tiny, "depth", "features of sightnet with its embedded weights, not on those of"),
+        (tiny, "depth", "features of sightnet_plain with its embedded weights, not on those of"),
         (tiny, "conv1", "not on those of"),
         (sl.load("sightnet", weights="random"), "relu4_2", "embedded weights"),
-        (sl.load(), "relu1", "relu1 has no generator; choose from relu4_2, penultimate"),
-        (sl.load(), "relu44", "no layer named 'relu44'; did you mean relu4"),
+        (plain, "relu1", "relu1 has no generator; choose from relu4_2, penultimate"),
+        (plain, "relu44", "no layer named 'relu44'; did you mean relu4"),
     ):
         with pytest.raises(sl.SightlineError, match=part):
             sl.inversion(model, smooth(1, 64), layer=layer, kind="learned")

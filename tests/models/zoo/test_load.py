@@ -17,7 +17,7 @@ from torchvision import models
 from sightline.errors import SightlineError
 from sightline.images.io.pictures import read
 from sightline.models.model import Model
-from sightline.models.zoo.builders import EMBEDDED_WEIGHTS, find_network_builder
+from sightline.models.zoo.builders import find_embedded_weights, find_network_builder
 from sightline.models.zoo.libraries.torchvision_classifiers import build_torchvision_network
 from sightline.models.zoo.load import (
     choose_default_device,
@@ -153,14 +153,23 @@ def test_the_embedded_network() -> None:
     assert model.layer("penultimate") == "fc:in"
 
 
+def test_the_embedded_network_that_was_trained_plainly() -> None:
+    model = load_on_cpu("sightnet_plain")
+    assert (model.name, model.size, model.labels) == ("sightnet_plain", 160, SIGHTNET_LABELS)
+    weights = load_file(find_embedded_weights("sightnet_plain"))
+    for name, value in model.network.state_dict().items():
+        assert torch.equal(value, weights[name].float())
+
+
 def test_a_recipe_says_how_to_load_the_same_again() -> None:
-    digest = hashlib.sha256(EMBEDDED_WEIGHTS.read_bytes()).hexdigest()
+    weights = find_embedded_weights("sightnet")
+    digest = hashlib.sha256(weights.read_bytes()).hexdigest()
     assert load_on_cpu().recipe == {"model": "sightnet", "sha256": digest}
-    model = load_on_cpu(weights=EMBEDDED_WEIGHTS, size=96, classes=10)
+    model = load_on_cpu(weights=weights, size=96, classes=10)
     assert model.recipe == {
         "model": "sightnet",
         "options": {"classes": 10, "size": 96},
-        "weights": str(EMBEDDED_WEIGHTS.resolve()),
+        "weights": str(weights.resolve()),
         "sha256": digest,
     }
     assert load(nn.Flatten()).recipe == {"model": "Flatten", "built_in_code": True}
@@ -171,10 +180,11 @@ def test_another_network_may_name_its_weights() -> None:
     expected = torch.rand(1)
     torch.manual_seed(5)
     named = load_other_network("sightnet", torch.device("cpu"))
-    from_file = load_other_network(f"sightnet={EMBEDDED_WEIGHTS}", torch.device("cpu"))
+    weights = find_embedded_weights("sightnet")
+    from_file = load_other_network(f"sightnet={weights}", torch.device("cpu"))
     assert torch.equal(torch.rand(1), expected)
     assert torch.equal(flatten_weights(named), flatten_weights(from_file))
-    assert from_file.recipe["weights"] == str(EMBEDDED_WEIGHTS.resolve())
+    assert from_file.recipe["weights"] == str(weights.resolve())
     with pytest.raises(SightlineError, match="the other network is '=x'; it must be a network's"):
         load_other_network("=x", torch.device("cpu"))
 

@@ -12,7 +12,7 @@ from sightline.models.zoo.names import is_network_name, list_network_names
 
 def test_names_are_those_that_the_libraries_list() -> None:
     names = list_network_names()
-    assert names["sightline"] == ["sightnet"]
+    assert names["sightline"] == ["sightnet", "sightnet_plain"]
     models = torchvision.models
     sources = (models, models.detection, models.segmentation)
     listed = [name for source in sources for name in models.list_models(module=source)]

@@ -131,6 +131,19 @@ def test_weights_that_changed_are_refused(tmp_path: Path) -> None:
         load_recipe_model(recipe)
 
 
+@pytest.mark.parametrize("name", ["sightnet", "sightnet_plain"])
+def test_an_embedded_network_is_found_by_its_weights(name: str) -> None:
+    """Recipes may call the weights of `sightnet_plain` those of `sightnet`."""
+    recipe = sl.load("sightnet_plain").recipe
+    model = load_recipe_model({**recipe, "model": name}, device="cpu")
+    assert model.recipe["sha256"] == recipe["sha256"]
+
+
+def test_embedded_weights_of_another_version_are_refused() -> None:
+    with pytest.raises(sl.SightlineError, match="the weights of sightnet are no longer those"):
+        load_recipe_model({"model": "sightnet", "sha256": "0" * 64}, device="cpu")
+
+
 @pytest.mark.parametrize(
     ("recipe", "message"),
     [

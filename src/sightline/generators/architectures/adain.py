@@ -18,6 +18,7 @@ ADAIN_EPS = 1e-5
 # Style is compared in all of these layers; the deepest is decoded. Those of VGG are the paper's.
 ADAIN_ENCODERS = {
     "sightnet": ("relu1", "relu2_1", "relu2_2", "relu3_1"),
+    "sightnet_plain": ("relu1", "relu2_1", "relu2_2", "relu3_1"),
     "squeezenet1_0": ("relu1", "fire2", "fire3", "fire4"),
     "vgg16": ("relu1_1", "relu2_1", "relu3_1", "relu4_1"),
     "vgg19": ("relu1_1", "relu2_1", "relu3_1", "relu4_1"),

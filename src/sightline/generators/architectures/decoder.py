@@ -1,6 +1,6 @@
 """Up-convolutional networks from features to images in one pass (Dosovitskiy & Brox 2016).
 
-They were trained on the embedded network alone, by `training/generator.py` and
+They were trained on `sightnet_plain` alone, by `training/generator.py` and
 `training/composer.py`. They serve learned inversion, and synthesis that optimizes a generator's
 code (Nguyen 2016), whose images may be shown to any network.
 """
@@ -176,11 +176,11 @@ GENERATOR_LOADERS: dict[str, Callable[[], FeatureDecoder | CodeGenerator]] = {
 def map_generator_layers(model: Model) -> dict[str, str]:
     """The layers with a generator: the model's own name of each, and its `GENERATOR_LOADERS` key.
 
-    Raises SightlineError for another network than the embedded one.
+    Raises SightlineError for another network than `sightnet_plain`.
     """
     if model.recipe.get("sha256") != SOURCE_NETWORK_SHA256:
         raise SightlineError(
-            "the generator was trained on the features of sightnet with its embedded weights,"
+            "the generator was trained on the features of sightnet_plain with its embedded weights,"
             f" not on those of {model.name}"
         )
     return {model.layer(layer): layer for layer in GENERATOR_LOADERS}

@@ -23,6 +23,7 @@ from sightline.models.overrides.average_pooling import AveragePoolingMode
 from sightline.models.overrides.padding import BorderPaddingMode
 from sightline.models.tracing.receptive_field import receptive_field
 from sightline.models.zoo.load import load
+from sightline.models.zoo.names import EMBEDDED_NETWORKS
 from sightline.optim.multiscale import Stage, StageOptimizer, optimize_coarse_to_fine, plan_stages
 from sightline.optim.objectives.objective import Objective
 from sightline.optim.objectives.spectrum import build_spectrum_objective
@@ -273,11 +274,11 @@ def pick_held_out_layers(
 def load_judge_network(name: str) -> Model:
     """A network that a texture by the network `name` was not made with.
 
-    The embedded one; for its own textures the same architecture, untrained.
+    `sightnet_plain`; for textures of embedded networks the same architecture, untrained.
     """
-    if name == "sightnet":
-        return load("sightnet", weights="random", device="cpu")
-    return load("sightnet", device="cpu")
+    if name in EMBEDDED_NETWORKS:
+        return load("sightnet_plain", weights="random", device="cpu")
+    return load("sightnet_plain", device="cpu")
 
 
 def measure_held_out_errors(

@@ -1,4 +1,4 @@
-"""The embedded network, networks that the user's own code makes, and who builds which name."""
+"""The embedded networks, networks that the user's own code makes, and who builds which name."""
 
 import sys
 from collections.abc import Callable
@@ -29,7 +29,7 @@ from sightline.models.zoo.libraries.torchvision_dense import (
     build_torchvision_detector,
     build_torchvision_segmenter,
 )
-from sightline.models.zoo.names import list_network_names
+from sightline.models.zoo.names import EMBEDDED_NETWORKS, list_network_names
 from sightline.models.zoo.sightnet import (
     SIGHTNET_LABELS,
     SIGHTNET_MEAN,
@@ -38,7 +38,11 @@ from sightline.models.zoo.sightnet import (
     make_sightnet,
 )
 
-EMBEDDED_WEIGHTS = ASSETS_FOLDER / "sightnet.safetensors"
+# The weights of `sightnet_plain` keep that name; the default may get others.
+EMBEDDED_FILES = {
+    "sightnet": "sightnet_plain.safetensors",
+    "sightnet_plain": "sightnet_plain.safetensors",
+}
 
 # What a user's own function may return beside the module.
 IMPORTED_SETTINGS = ("mean", "std", "size", "resize", "labels", "output")
@@ -52,7 +56,7 @@ def find_network_builder(name: str) -> NetworkBuilder:
 
     Raises SightlineError with the closest name, and for networks that take no single image.
     """
-    if name == "sightnet":
+    if name in EMBEDDED_NETWORKS:
         return build_embedded_network
     if name.startswith(HUGGING_FACE_PREFIX):
         return build_hugging_face_network
@@ -108,14 +112,15 @@ def find_torchvision_builder(name: str) -> NetworkBuilder | None:
 
 
 def build_embedded_network(name: str, weights: str | None, options: dict[str, Any]) -> BuiltNetwork:
-    """The network that comes with Sightline."""
+    """A network that comes with Sightline."""
 
     def make_network(classes: int | None) -> nn.Module:
         settings: dict[str, Any] = {} if classes is None else {"classes": classes}
         settings = {**settings, **options}
         return construct_network(name, lambda: make_sightnet(**settings), options)
 
-    network = build_network_with_weights(name, make_network, weights or str(EMBEDDED_WEIGHTS))
+    weights_file = weights or str(find_embedded_weights(name))
+    network = build_network_with_weights(name, make_network, weights_file)
     settings = ModelSettings(
         mean=SIGHTNET_MEAN,
         std=SIGHTNET_STD,
@@ -124,6 +129,11 @@ def build_embedded_network(name: str, weights: str | None, options: dict[str, An
         landmarks={"middle": "relu4_1"},
     )
     return BuiltNetwork(network, settings)
+
+
+def find_embedded_weights(name: str) -> Path:
+    """The file with the weights of a network that comes with Sightline."""
+    return ASSETS_FOLDER / EMBEDDED_FILES[name]
 
 
 def build_imported_network(name: str, weights: str | None, options: dict[str, Any]) -> BuiltNetwork:

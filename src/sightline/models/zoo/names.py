@@ -9,7 +9,8 @@ import re
 from importlib.util import find_spec
 from pathlib import Path
 
-EMBEDDED_NETWORK = "sightnet"
+# The networks that come with Sightline: the default, and the one that is trained plainly.
+EMBEDDED_NETWORKS = ("sightnet", "sightnet_plain")
 
 # Those of the others take films or two images, or are quantized.
 TORCHVISION_FOLDERS = ("detection", "segmentation")
@@ -32,7 +33,7 @@ def list_network_names() -> dict[str, list[str]]:
     Networks of transformers are not listed; `load` takes them as "hf:NAME".
     """
     return {
-        "sightline": [EMBEDDED_NETWORK],
+        "sightline": list(EMBEDDED_NETWORKS),
         "torchvision": sorted(_read_registered_names("torchvision", *TORCHVISION_FOLDERS)),
         "timm": sorted(_read_registered_names("timm"), key=_split_numbers),
     }

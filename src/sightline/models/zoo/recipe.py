@@ -9,7 +9,8 @@ import numpy as np
 from torch import Tensor
 
 from sightline.models.weights.checkpoint import hash_file
-from sightline.models.zoo.builders import EMBEDDED_WEIGHTS
+from sightline.models.zoo.builders import find_embedded_weights
+from sightline.models.zoo.names import EMBEDDED_NETWORKS
 
 
 def make_model_recipe(name: str, weights: str | None, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -29,8 +30,8 @@ def make_model_recipe(name: str, weights: str | None, options: Mapping[str, Any]
     elif weights is not None:
         recipe["weights"] = str(Path(weights).resolve())
         recipe["sha256"] = hash_file(Path(weights))
-    elif name == "sightnet":
-        recipe["sha256"] = hash_file(EMBEDDED_WEIGHTS)
+    elif name in EMBEDDED_NETWORKS:
+        recipe["sha256"] = hash_file(find_embedded_weights(name))
     return recipe
 
 

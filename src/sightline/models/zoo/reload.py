@@ -14,8 +14,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from sightline.errors import SightlineError
 from sightline.models.heads.output_head import DeclaredKind
 from sightline.models.model import Model
+from sightline.models.weights.checkpoint import hash_file
+from sightline.models.zoo.builders import find_embedded_weights
 from sightline.models.zoo.libraries.hugging_face import HUGGING_FACE_PREFIX
 from sightline.models.zoo.load import load
+from sightline.models.zoo.names import EMBEDDED_NETWORKS
 
 OptionCount = Annotated[int, Field(ge=0, le=100_000)]
 
@@ -116,13 +119,27 @@ def load_recipe_model(
     """
     recipe = parse_model_recipe(model_recipe)
     options = recipe.options.model_dump(exclude_none=True)
-    model = load(recipe.model, weights=recipe.weights, device=device, **options)
+    name = _find_embedded_network(recipe) or recipe.model
+    model = load(name, weights=recipe.weights, device=device, **options)
     if recipe.sha256 is not None and model.recipe.get("sha256") != recipe.sha256:
         raise SightlineError(
             f"the weights of {recipe.weights or recipe.model} are no longer those that the recipe "
             "was made with (its SHA-256 differs)"
         )
     return model
+
+
+def _find_embedded_network(recipe: ModelRecipe) -> str | None:
+    """The embedded network that has the recipe's weights, whichever of their names it says.
+
+    The default may get other weights; `sightnet_plain` keeps its own.
+    """
+    if recipe.model not in EMBEDDED_NETWORKS or recipe.weights is not None:
+        return None
+    for name in (recipe.model, *EMBEDDED_NETWORKS):
+        if hash_file(find_embedded_weights(name)) == recipe.sha256:
+            return name
+    return None
 
 
 def parse_model_recipe(model_recipe: Mapping[str, Any]) -> ModelRecipe:
