@@ -37,10 +37,10 @@ STATISTICS_PHOTOS = 2048
 
 
 class FrozenSightnet:
-    """Features of the embedded network, whose weights are fixed."""
+    """Features of `sightnet_plain`, whose weights are fixed."""
 
     def __init__(self) -> None:
-        network = sl.load().network.float().eval().requires_grad_(False)
+        network = sl.load("sightnet_plain").network.float().eval().requires_grad_(False)
         self.body = network.to(memory_format=torch.channels_last)
 
     def __call__(self, image: Tensor) -> dict[str, Tensor]:

@@ -74,6 +74,20 @@ def load_checkpoint(
     return count, rows
 
 
+def check_settings(path: Path, settings: Mapping[str, Any]) -> None:
+    """Raises SightlineError, naming what differs, for a checkpoint of a run with other settings."""
+    kept = _read_state(path).get("settings")
+    if not isinstance(kept, dict):
+        raise _make_damage_error(path, "it has no settings")
+    names = sorted({*kept, *settings}, key=str)
+    different = [str(name) for name in names if kept.get(name) != settings.get(name)]
+    if different:
+        raise SightlineError(
+            f"{path} belongs to a run with other settings ({', '.join(different):.200}); "
+            "give those, or remove it to begin again"
+        )
+
+
 def read_averaged_weights(path: Path) -> dict[str, Tensor]:
     """The averaged weights in a checkpoint, under the network's own names.
 

@@ -1,4 +1,6 @@
-"""Trains the embedded network on Imagenette: `python training/train.py --data DIR --out DIR`.
+"""Trains `sightnet_plain` on Imagenette.
+
+    python training/train_sightnet_plain.py --data DIR --out DIR
 
 Progressive image sizes, channels_last, bfloat16 where the processor has it, one cycle of the
 learning rate, label smoothing, mix-up, an exponential moving average of the weights, a checkpoint
@@ -22,12 +24,11 @@ import torch
 from evaluate import measure_accuracy
 from imagenette import Photos, jitter_color, normalize, random_crop, to_tensor
 from journal import load_checkpoint, run_script, save_checkpoint
+from roughness import measure_roughness
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sightline.models.zoo.sightnet import make_sightnet
-
-LAPLACIAN = torch.tensor([[0.0, 1, 0], [1, -4, 1], [0, 1, 0]]).view(1, 1, 3, 3)
 
 # From these shares of the run on, the images have the next of these sides; the last is an option.
 SIZE_CHANGES = (0.15, 0.4, 0.55, 0.9)
@@ -53,14 +54,6 @@ def choose_learning_rate(progress: float, largest: float) -> float:
     return largest * (0.5 * (1 + math.cos(math.pi * phase)))
 
 
-def measure_roughness(filters: Tensor) -> Tensor:
-    """Σ(∇²w)² / Σw² per filter, averaged: about 20 for white noise, below 2 for a smooth edge."""
-    curvature = F.conv2d(filters.flatten(0, 1).unsqueeze(1), LAPLACIAN, padding=1)
-    curvature_energy = curvature.view_as(filters).square().sum((1, 2, 3))
-    energy = filters.square().sum((1, 2, 3)).clamp_min(1e-12)
-    return (curvature_energy / energy).mean()
-
-
 @torch.no_grad()
 def smooth_initial_filters(filters: nn.Parameter) -> None:
     """Blurs initialized filters with a Gaussian of σ = 1 and restores their standard deviation."""
@@ -75,7 +68,10 @@ def smooth_initial_filters(filters: nn.Parameter) -> None:
 def iterate_batches(
     photos: Photos, size: int, batch: int, min_area: float, seed: int
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """One epoch of augmented batches, prepared by a thread while the network works."""
+    """One epoch of augmented batches, prepared by a thread while the network works.
+
+    Images are in [0, 1]. The same seed gives the same batches.
+    """
     ready: queue.Queue[tuple[Tensor, Tensor] | None] = queue.Queue(maxsize=4)
 
     def prepare() -> None:
@@ -85,7 +81,7 @@ def iterate_batches(
         for start in range(0, len(order) - batch + 1, batch):
             items = [photos[index] for index in order[start : start + batch]]
             crops = [random_crop(image, size, rng, min_area) for image, _ in items]
-            images = normalize(jitter_color(to_tensor(crops), color_rng))
+            images = jitter_color(to_tensor(crops), color_rng)
             labels = torch.tensor([label for _, label in items])
             ready.put((images, labels))
         ready.put(None)
@@ -192,7 +188,7 @@ def train_epoch(
         for group in optimizer.param_groups:
             group["lr"] = choose_learning_rate(progress, options.lr)
         alpha = options.mixup if rng.random() < 0.5 else 0.0
-        mixed, other_label, weight = mix_up(image, label, alpha, rng)
+        mixed, other_label, weight = mix_up(normalize(image), label, alpha, rng)
         with torch.autocast("cpu", torch.bfloat16, enabled=options.bf16):
             logits = network(mixed).float()
         own_loss = F.cross_entropy(logits, label, label_smoothing=0.1)
