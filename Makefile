@@ -6,6 +6,13 @@ BIN := $(VENV)/bin
 INSTALL := VIRTUAL_ENV=$(CURDIR)/$(VENV) $(BIN)/uv pip install --quiet --compile-bytecode
 COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-emit-index-url --no-header --generate-hashes pyproject.toml
 
+# The sum of the wheels in requirements.lock, November 2026.
+ifeq ($(shell uname -s),Linux)
+DOWNLOAD := a download of 3.4 GB (torch and the CUDA libraries that it asks for: 2.9 GB)
+else
+DOWNLOAD := a download of 0.5 GB (torch: 0.1 GB)
+endif
+
 .PHONY: setup tour test test-all cluster-test check lint types declarations lock gallery docs bench-setup clean
 
 setup: $(VENV)/.setup
@@ -51,7 +58,7 @@ docs: $(VENV)/.setup-docs
 # Pins every dependency, without any address.
 lock: $(VENV)/.uv
 	@$(COMPILE) -o requirements.lock
-	@$(COMPILE) --extra test --extra train --extra cluster --extra attacks -c requirements.lock -o requirements-test.lock
+	@$(COMPILE) --extra test --extra train --extra cluster --extra attacks --extra mcp -c requirements.lock -o requirements-test.lock
 	@$(COMPILE) --extra docs -c requirements-test.lock -o requirements-docs.lock
 	@$(COMPILE) --all-extras -c requirements-test.lock -c requirements-docs.lock -o requirements-bench.lock
 
@@ -62,7 +69,7 @@ $(VENV)/.uv:
 	@touch $@
 
 $(VENV)/.setup: $(VENV)/.uv requirements.lock pyproject.toml
-	@echo "Installing into $(VENV) (some gigabytes, about a minute) ..."
+	@echo "Installing $$(grep -c '==' requirements.lock) packages into $(VENV), $(DOWNLOAD); what uv has in its cache is not downloaded again."
 	@$(INSTALL) --no-deps -r requirements.lock
 	@$(INSTALL) --no-deps --editable .
 	@touch $@

@@ -210,7 +210,8 @@ def test_other_results_have_no_picture_with_transparency(tiny: sl.Model, tmp_pat
 def test_a_dream_made_again_keeps_its_transparency(tmp_path: Path) -> None:
     write_cut_out(tmp_path / "cut.png")
     command = ["deepdream", str(tmp_path / "cut.png"), "--steps", "1", "--octaves", "1"]
-    assert main([*command, "--size", "64", "--out", str(tmp_path / "out"), "--quiet"]) == 0
+    out = ["--cropped", "--size", "64", "--out", str(tmp_path / "out"), "--quiet"]
+    assert main([*command, *out]) == 0
     repeated = sl.again(tmp_path / "out" / "recipe.json")
     with Image.open(tmp_path / "out" / "image.png") as written:
         pixels = torch.from_numpy(np.asarray(written).copy())

@@ -26,13 +26,19 @@ ImageSide = Annotated[int, Field(ge=1, le=4096)]
 
 
 class ImageRecipe(StrictModel):
-    """The image of a result: its tensor's shape and digest, and the file or sample it came from."""
+    """The image of a result: its tensor's shape and digest, and the file or sample it came from.
+
+    `size` is the side of the square that the network takes of it, or with `whole` the short side of
+    the whole image. With `crop` it is its middle, at most so many pixels wide and high, not
+    resized.
+    """
 
     shape: list[int] | None = None
     sha256: str | None = None
     path: str | None = None
     size: ImageSide | None = None
     whole: bool = False
+    crop: ImageSide | None = None
     file_sha256: str | None = None
 
 

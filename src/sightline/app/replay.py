@@ -19,17 +19,20 @@ from sightline.app.recipe import (
 )
 from sightline.errors import SightlineError, escape_for_display
 from sightline.images.io.pictures import read_alpha, read_file_or_sample
-from sightline.images.transforms import resize_short_side
+from sightline.images.transforms import crop_center, resize_short_side
 from sightline.images.validation import check_image
 from sightline.models.model import Model
 from sightline.models.weights.checkpoint import hash_file
 from sightline.models.zoo.reload import load_recipe_model
 from sightline.registry.method import Method, hash_tensor
-from sightline.registry.progress import Step
+from sightline.registry.progress import Callback, Step
 from sightline.registry.result import Result
 
 # Their `values["image"]` is the given picture, repainted pixel by pixel.
 REPAINTING_METHODS = ("style", "deepdream")
+
+# A picture of which so much is used counts as whole: rounding took the rest.
+MIN_WHOLE_SHARE = 0.98
 
 # ── making a result again ──
 
@@ -39,43 +42,62 @@ def again(
     *,
     model: Model | None = None,
     image: Tensor | None = None,
+    device: str | None = None,
+    callback: Callback | None = None,
 ) -> Result:
     """Makes a result again from its recipe (a mapping, or the path of a `recipe.json`).
 
     `model` and `image` are needed only where the recipe can't name them: for a module that was
-    built in code, and for a tensor.
+    built in code, and for a tensor. `device` is where a network that the recipe names is run.
+    `callback` is called with a `Step` after every step of a method that has steps.
 
     Raises SightlineError if the weights or the image are not those of the recipe, and for a recipe
     that can't be read.
     """
-    if isinstance(recipe, (str, Path)):
-        return run_recipe(read_recipe(Path(recipe)), model, image)
-    return run_recipe(parse_recipe(recipe), model, image)
+    is_file = isinstance(recipe, (str, Path))
+    content = read_recipe(Path(recipe)) if is_file else parse_recipe(recipe)
+    return run_recipe(content, model, image, device=device, callback=callback)
 
 
-def run_recipe(recipe: Recipe, model: Model | None = None, image: Tensor | None = None) -> Result:
+def run_recipe(
+    recipe: Recipe,
+    model: Model | None = None,
+    image: Tensor | None = None,
+    *,
+    device: str | None = None,
+    callback: Callback | None = None,
+) -> Result:
     """Makes the result of a checked recipe; see `again`."""
     method = recipe.find_method()
     parameters = read_parameters(recipe)
     prevent_store_writes(parameters)
+    has_steps = "callback" in method.parameters
+    if recipe.stopped_after is not None and not has_steps:
+        raise SightlineError(f"the recipe was stopped early, and {method.name} can't be")
     if recipe.stopped_after is not None:
-        if "callback" not in method.parameters:
-            raise SightlineError(f"the recipe was stopped early, and {method.name} can't be")
-        parameters["callback"] = partial(has_reached_stop, recipe.stopped_after)
+        parameters["callback"] = partial(has_reached_stop, recipe.stopped_after, callback=callback)
+    elif callback is not None and has_steps:
+        parameters["callback"] = callback
 
-    model = model or load_recipe_model(recipe.model)
+    model = model or load_recipe_model(recipe.model, device)
     subject = _load_recipe_subject(method, recipe, model, image)
     result = method.function(model, *subject, **parameters)
     if recipe.image is None or recipe.image.path is None or image is not None:
+        return result
+    if recipe.image.crop is not None:
         return result
     return keep_transparency(
         result, model, recipe.image.path, recipe.image.size, whole=recipe.image.whole
     )
 
 
-def has_reached_stop(last_index: int, step: Step) -> bool:
-    """The callback that stops a run at the step at which the recipe's run was stopped."""
-    return step.index >= last_index
+def has_reached_stop(last_index: int, step: Step, *, callback: Callback | None = None) -> bool:
+    """The callback that stops a run at the step at which the recipe's run was stopped.
+
+    Another callback is called first, and may stop it earlier.
+    """
+    is_stopped = callback is not None and bool(callback(step))
+    return is_stopped or step.index >= last_index
 
 
 def prevent_store_writes(parameters: dict[str, Any]) -> None:
@@ -107,7 +129,13 @@ def load_recipe_image(
     elif path is not None:
         name = escape_for_display(path)
         picture = read_file_or_sample(path)
-        image = prepare_network_input(model, picture, image_recipe.size, whole=image_recipe.whole)
+        image = prepare_network_input(
+            model,
+            picture,
+            image_recipe.size,
+            whole=image_recipe.whole,
+            crop=image_recipe.crop,
+        )
         # A file is compared by its bytes: resizing may differ in the last bits by processor.
         is_same = hash_source_file(path) == image_recipe.file_sha256
     else:
@@ -135,12 +163,19 @@ def _load_recipe_subject(
 # ── images by name ──
 
 
-def prepare_network_input(model: Model, image: Tensor, size: int | None, *, whole: bool) -> Tensor:
+def prepare_network_input(
+    model: Model, image: Tensor, size: int | None, *, whole: bool, crop: int | None = None
+) -> Tensor:
     """The image as the network takes it: its central square, or the whole image.
 
     `size` is the side of the square, or the short side of the whole image.
-    It is the network's own by default.
+    It is the network's own by default. With `crop` it is the middle of the image, at most so many
+    pixels wide and high, not resized.
     """
+    if crop is not None:
+        checked = check_image(image, channels=model.channels)
+        height, width = checked.shape[-2:]
+        return crop_center(checked, min(crop, height), min(crop, width))
     if whole:
         return resize_short_side(image, size or model.size)
     return model.fit(image, size)
@@ -172,7 +207,12 @@ def keep_transparency(
 
 
 def record_image_source(
-    result: Result, source: str, size: int | None, *, whole: bool = False
+    result: Result,
+    source: str,
+    size: int | None,
+    *,
+    whole: bool = False,
+    crop: int | None = None,
 ) -> Result:
     """The result with the source of its image in the recipe, so that it can be made again."""
     image_recipe = {
@@ -180,9 +220,36 @@ def record_image_source(
         "path": resolve_source(source),
         "size": size,
         "whole": whole,
+        **({} if crop is None else {"crop": crop}),
         "file_sha256": hash_source_file(source),
     }
     return replace(result, recipe={**result.recipe, "image": image_recipe})
+
+
+def note_crop(
+    result: Result, source: str, *, whole: bool = False, crop: int | None = None
+) -> Result:
+    """The result, whose first caption says how much of the picture was used if not all of it."""
+    if whole or not result.captions:
+        return result
+    height, width = read_file_or_sample(source).shape[-2:]
+    shape = result.recipe["image"]["shape"]
+    used_height, used_width = shape[-2:]
+    if crop is not None:
+        if (height, width) == (used_height, used_width):
+            return result
+        note = f"Of the exemplar's {height}×{width} pixels its middle is used, at its own scale."
+    else:
+        scale = min(height / used_height, width / used_width)
+        area = round(used_height * scale) * round(used_width * scale)
+        if area >= MIN_WHOLE_SHARE * height * width:
+            return result
+        note = (
+            f"Of the picture's {height}×{width} pixels its middle is used, cropped to the shape "
+            "that the network was made for; --uncropped keeps all of it."
+        )
+    first, caption = next(iter(result.captions.items()))
+    return replace(result, captions={**result.captions, first: f"{caption} {note}"})
 
 
 def resolve_source(source: str) -> str:

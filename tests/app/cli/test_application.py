@@ -11,29 +11,39 @@ from sightline.app.cli.main import main
 
 
 @pytest.mark.parametrize(
-    ("module", "summaries"),
+    ("module", "summaries", "prefix"),
     [
-        ("general", application.GENERAL_COMMANDS),
-        ("scan", {**application.SCAN_COMMANDS, **application.STORE_COMMANDS}),
-        ("stylizer", application.STYLIZER_COMMANDS),
+        ("general", application.GENERAL_COMMANDS, ""),
+        ("general", application.CACHE_COMMANDS, "cache_"),
+        ("scan", {**application.SCAN_COMMANDS, **application.STORE_COMMANDS}, ""),
+        ("stylizer", application.STYLIZER_COMMANDS, ""),
     ],
-    ids=["general", "scan", "stylizer"],
+    ids=["general", "cache", "scan", "stylizer"],
 )
-def test_summaries_are_those_of_the_functions(module: str, summaries: dict[str, str]) -> None:
+def test_summaries_are_those_of_the_functions(
+    module: str, summaries: dict[str, str], prefix: str
+) -> None:
     commands = import_module(f"sightline.app.cli.{module}")
     for name, summary in summaries.items():
-        assert getattr(commands, name).__doc__.splitlines()[0] == summary
+        assert getattr(commands, prefix + name).__doc__.splitlines()[0] == summary
 
 
 def test_every_method_and_no_other_name_is_a_command() -> None:
     names = {name for name in make_app() if not name.startswith("-")}
-    others = {*application.GENERAL_COMMANDS, *application.SCAN_COMMANDS, "store", "stylizer"}
+    others = {
+        *application.GENERAL_COMMANDS,
+        *application.SCAN_COMMANDS,
+        "cache",
+        "store",
+        "stylizer",
+    }
     assert names == others | set(read_method_declarations())
 
 
 def test_commands_of_commands() -> None:
     app = make_app()
     for name, summaries in (
+        ("cache", application.CACHE_COMMANDS),
         ("store", application.STORE_COMMANDS),
         ("stylizer", application.STYLIZER_COMMANDS),
     ):

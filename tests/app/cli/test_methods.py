@@ -253,3 +253,31 @@ def test_two_targets_are_one_too_many(
 ) -> None:
     assert main([*shlex.split(line), "--out", str(tmp_path)]) == 2
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("adversarial dog.jpg ostrich", {"image": "dog.jpg", "class_name": "ostrich"}),
+        ("saliency dog.jpg 7", {"image": "dog.jpg", "class_name": 7}),
+        ("adversarial dog.jpg --label ostrich", {"target": "ostrich"}),
+        ("pointing --target ostrich", {"label": "ostrich"}),
+        ("gradcam dog.jpg --layer a b", {"layer": ("a", "b")}),
+        ("gradcam dog.jpg --layer a", {"layer": "a"}),
+        ("activations dog.jpg --layer a b", {"layers": ("a", "b")}),
+        ("texture gravel --layer a b", {"layers": ("a", "b")}),
+        ("inversion dog.jpg --layer a b", {"layer": ("a", "b")}),
+        ("saliency dog.jpg --mean 0.5 0.4 0.3 --std 1 1 2", {"mean": (0.5, 0.4, 0.3)}),
+        ("occlusion dog.jpg --quick", {"quick": True}),
+        ("style dog.jpg --cropped", {"cropped": True}),
+    ],
+)
+def test_classes_and_layers_are_spelled_the_same(line: str, expected: dict[str, Any]) -> None:
+    arguments = parse(line)
+    assert {name: arguments[name] for name in expected} == expected
+
+
+def test_quick_is_offered_where_it_helps() -> None:
+    for name, declaration in read_method_declarations().items():
+        arguments = parse(name)
+        assert ("quick" in arguments) == bool(declaration.quick)

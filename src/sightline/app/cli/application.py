@@ -4,14 +4,35 @@ Commands are given to cyclopts as «module:function» and imported when they are
 imports torch, so that `--help` answers at once.
 """
 
+import sys
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
+from pathlib import Path
 
-from cyclopts import App, CycloptsError, Group
+from cyclopts import (
+    App,
+    Argument,
+    ArgumentCollection,
+    CycloptsError,
+    Group,
+    Token,
+    UnknownCommandError,
+    UnknownOptionError,
+    UnusedCliTokensError,
+)
 
 from sightline.app.cli.declarations import read_method_declarations
 from sightline.app.cli.methods import refuse_old_order
 from sightline.app.cli.options import UsageError
+from sightline.app.corrections import (
+    explain_network,
+    explain_store,
+    explain_unknown_command,
+    explain_unknown_option,
+    explain_unused_words,
+    find_option_value,
+)
+from sightline.app.machine.sharing import share_machine
 
 GENERAL_COMMANDS = {
     "tour": "Writes one self-contained HTML report: every method on one image.",
@@ -19,6 +40,18 @@ GENERAL_COMMANDS = {
     "layers": "Lists the layers of a network with shapes, names and landmarks.",
     "models": "Lists the names of networks that can be loaded.",
     "samples": "Lists the sample photographs, which stand for an image by name.",
+    "methods": "Lists the methods; with --json their parameters, ranges, defaults and "
+    "documentation.",
+    "mcp": "Serves the methods to programs by the Model Context Protocol, on standard input and "
+    "output.",
+    "doctor": "Lists versions, devices, threads, fast paths, the cache and extras, for a report of "
+    "a bug.",
+}
+
+CACHE_HELP = "Lists or removes what the cache holds: scans without a store of their own."
+CACHE_COMMANDS = {
+    "info": "Lists what the cache holds: scans without a store of their own, the largest first.",
+    "clear": "Removes what the cache holds, and says what it removed. Nothing else is touched.",
 }
 
 SCAN_COMMANDS = {
@@ -60,17 +93,26 @@ def make_app() -> App:
     _add_commands(app, "scan", SCAN_COMMANDS, general)
     store = _add_command_group(app, "store", STORE_HELP, general)
     _add_commands(store, "scan", STORE_COMMANDS)
+    cache = _add_command_group(app, "cache", CACHE_HELP, general)
+    _add_commands(cache, "general", CACHE_COMMANDS, prefix="cache_")
     stylizer = _add_command_group(app, "stylizer", STYLIZER_HELP, general)
     _add_commands(stylizer, "stylizer", STYLIZER_COMMANDS)
     return app
 
 
 def _add_commands(
-    app: App, module: str, summaries: Mapping[str, str], group: Group | None = None
+    app: App,
+    module: str,
+    summaries: Mapping[str, str],
+    group: Group | None = None,
+    prefix: str = "",
 ) -> None:
-    """Adds functions of a module of this package as commands, in this order."""
+    """Adds functions of a module of this package as commands, in this order.
+
+    A function's name is the command's behind the prefix.
+    """
     for name, summary in summaries.items():
-        function = f"sightline.app.cli.{module}:{name}"
+        function = f"sightline.app.cli.{module}:{prefix}{name}"
         position = len(list(app))
         app.command(function, name=name, help=summary, group=group, sort_key=position)
 
@@ -95,10 +137,86 @@ def run_command(words: Sequence[str]) -> int:
 
     Raises UsageError for a command that can't be understood.
     """
+    share_machine()  # before a command imports torch
     refuse_old_order(words)
+    refuse_misplaced_files(words)
     app = make_app()
+    app.config = (fill_from_project,)
     try:
         status = app(words, exit_on_error=False, print_error=False, result_action="return_value")
     except CycloptsError as error:
-        raise UsageError(" ".join(str(error).split())) from error
+        raise UsageError(explain_usage_error(error, words)) from error
     return status if isinstance(status, int) else 0
+
+
+def refuse_misplaced_files(words: Sequence[str]) -> None:
+    """Raises UsageError for a picture or a file of code as the network, a folder as the store."""
+    if not words:
+        return
+    network = find_option_value(words, "--model")
+    if network is None and words[0] in ("filters", "layers") and len(words) > 1:
+        network = words[1]
+    store = find_option_value(words, "--store")
+    reads_store = store is not None and "--folder" not in words and words[0] != "scan"
+    reason = explain_network(words, network) if network else ""
+    if not reason and store is not None and reads_store:
+        reason = explain_store(words, store)
+    if reason:
+        raise UsageError(reason)
+
+
+def explain_usage_error(error: CycloptsError, words: Sequence[str]) -> str:
+    """What the command probably meant, with the corrected line where there is one."""
+    options: list[str] = []
+    if error.app is not None and error.target is not None:
+        collection = error.app.assemble_argument_collection()
+        options = [name for argument in collection for name in argument.names if argument.parse]
+    match error:
+        case UnknownOptionError():
+            option = error.token.keyword or error.token.value
+            return explain_unknown_option(words, option, options)
+        case UnknownCommandError() if error.unused_tokens:
+            commands = [name for name in error.app or () if not name.startswith("-")]
+            return explain_unknown_command(words, error.unused_tokens[0], commands)
+        case UnusedCliTokensError() if error.unused_tokens:
+            return explain_unused_words(words, error.unused_tokens, options)
+        case _:
+            return " ".join(str(error).split())
+
+
+def fill_from_project(_app: App, commands: Sequence[str], arguments: ArgumentCollection) -> None:
+    """Gives a command the network of the folder's `sightline.toml`, and says so.
+
+    An option on the command line wins. The file is about one network: it is left alone where
+    another is named, where a store brings its own, and where neither names one.
+    """
+    by_name = {argument.name.removeprefix("--"): argument for argument in arguments}
+    if not {"model", "weights"} <= set(by_name):
+        return
+    # Imported here, since pydantic takes a tenth of a second that `--help` does without.
+    from sightline.app.project import SETTINGS_FILE, describe_settings, read_project_settings
+
+    settings = read_project_settings(Path())
+    network = by_name["model"]
+    named = network.tokens[0].value if network.tokens else None
+    own = settings.get("model", [named])[0]
+    if own is None or named not in (None, own) or (named is None and _has_store(commands, by_name)):
+        return
+    used: dict[str, list[str]] = {}
+    for name, values in settings.items():
+        if name in by_name and not by_name[name].tokens:
+            used[name] = values
+            for index, value in enumerate(values):
+                token = Token(keyword=f"--{name}", value=value, source=SETTINGS_FILE, index=index)
+                by_name[name].append(token)
+    is_quiet = "quiet" in by_name and bool(by_name["quiet"].tokens)
+    if used and not is_quiet:
+        print(describe_settings(used), file=sys.stderr)
+
+
+def _has_store(commands: Sequence[str], by_name: Mapping[str, Argument]) -> bool:
+    """Whether the command reads a store, which knows its network."""
+    store, folder = by_name.get("store"), by_name.get("folder")
+    if store is None or list(commands) == ["scan"]:
+        return False
+    return bool(store.tokens) and not (folder is not None and folder.tokens)

@@ -1,25 +1,29 @@
 """The declarations of all methods as a file, so that help need not import the methods.
 
-`python -m sightline.app.cli.declarations` writes the file from the imported methods. The command
-line reads it and imports a method only to run it.
+`python -m sightline.app.cli.declarations` writes the file from the imported methods, and the JSON
+schema of recipes. The command line reads it and imports a method only to run it.
 """
 
 import ast
 import inspect
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import TYPE_CHECKING, Any, Literal, Union, cast, get_args, get_origin
 
+from sightline.app.agents.schema import build_recipe_schema, describe_parameter
+
 if TYPE_CHECKING:
     from sightline.registry.method import Method
     from sightline.registry.parameter import ParameterSpec
 
 DECLARATIONS_FILE = Path(__file__).parents[2] / "registry" / "declarations.json"
+
+RECIPE_SCHEMA_FILE = DECLARATIONS_FILE.with_name("recipe.schema.json")
 
 SIMPLE_TYPES: Mapping[str, Any] = {
     "int": int,
@@ -52,7 +56,10 @@ class ParameterDeclaration:
 
 @dataclass(frozen=True)
 class MethodDeclaration:
-    """What `sightline.registry.method.Method` declares, without the function itself."""
+    """What `sightline.registry.method.Method` declares, without the function itself.
+
+    `quick` are the parameters that make a run short.
+    """
 
     name: str
     module: str
@@ -64,6 +71,7 @@ class MethodDeclaration:
     caution: str
     subject: str
     parameters: Mapping[str, ParameterDeclaration]
+    quick: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
 
 # ── reading ──
@@ -146,6 +154,30 @@ def format_declarations() -> str:
     return json.dumps(content, ensure_ascii=False, allow_nan=False, indent=1) + "\n"
 
 
+def format_recipe_schema() -> str:
+    """The JSON schema of `recipe.json`, made from what recipes may hold and from the methods."""
+    from sightline.app.recipe import Recipe
+    from sightline.methods import load_methods
+
+    methods: list[tuple[str, dict[str, Any]]] = []
+    for method in load_methods().values():
+        parameters = {
+            name: describe_parameter(
+                spec.type,
+                spec.doc,
+                spec.default,
+                (spec.value_range.low, spec.value_range.high) if spec.value_range else None,
+            )
+            for name, spec in method.parameters.items()
+            if name != "callback"
+        }
+        for former, name in method.former_names.items():
+            parameters[former] = parameters[name]
+        methods.append((method.name, parameters))
+    schema = build_recipe_schema(Recipe.model_json_schema(), methods)
+    return json.dumps(schema, ensure_ascii=False, allow_nan=False, indent=1) + "\n"
+
+
 def _declare_method(method: "Method") -> dict[str, Any]:
     parameters = [
         _declare_parameter(parameter)
@@ -163,6 +195,7 @@ def _declare_method(method: "Method") -> dict[str, Any]:
         "caution": method.caution,
         "subject": method.subject,
         "parameters": parameters,
+        "quick": dict(method.quick_parameters),
     }
 
 
@@ -215,3 +248,4 @@ def format_type(kind: Any) -> str:
 
 if __name__ == "__main__":
     DECLARATIONS_FILE.write_text(format_declarations(), encoding="utf-8")
+    RECIPE_SCHEMA_FILE.write_text(format_recipe_schema(), encoding="utf-8")

@@ -1,8 +1,9 @@
 """Runs a method for its command: loads network and subject, shows progress, saves the result."""
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
@@ -13,21 +14,30 @@ from sightline.app.cli.declarations import MethodDeclaration
 from sightline.app.cli.options import (
     UsageError,
     compose_target_text,
+    find_class_parameter,
+    looks_like_target,
+    read_network_settings,
     unwrap_single_item,
 )
-from sightline.app.cli.terminal import print_lines, show_progress_bar
+from sightline.app.cli.terminal import hide_downloads, print_lines, show_progress_bar
+from sightline.app.corrections import is_picture_name
 from sightline.app.replay import (
+    REPAINTING_METHODS,
     keep_transparency,
+    note_crop,
     prepare_network_input,
     record_image_source,
 )
 from sightline.data.store.reader import Scan
+from sightline.generators.checkpoint import parse_style_blend
 from sightline.images.files import check_writable
+from sightline.images.io.library import PAINTING_NAMES
 from sightline.images.io.pictures import read_file_or_sample
 from sightline.images.video.properties import VIDEO_SUFFIXES
 from sightline.models.model import Model
 from sightline.models.zoo.load import load
 from sightline.registry.method import METHODS, Method
+from sightline.registry.parameter import is_value_of_type
 from sightline.registry.result import Result
 
 DEFAULT_IMAGE = "rocket"
@@ -36,9 +46,20 @@ DEFAULT_IMAGE = "rocket"
 STORED_SUBJECT_PARAMETERS = ("id", "unit")
 
 
+STYLE_METHOD = "style"
+TEXTURE_METHOD = "texture"
+# Pixels of an exemplar's side; of a larger one the middle is taken.
+MAX_EXEMPLAR_SIDE = 512
+# Pixels of the short side of a picture that is repainted, unless --size says so or it has fewer.
+DEFAULT_REPAINTED_SIDE = 512
+
+
 @dataclass(frozen=True)
 class SharedOptions:
-    """The values of the options that all methods share."""
+    """The values of the options that all methods share.
+
+    `crop` is the largest side of the middle of a picture that is taken without resizing it.
+    """
 
     weights: str | None
     size: int | None
@@ -47,6 +68,9 @@ class SharedOptions:
     as_json: bool
     quiet: bool
     uncropped: bool = False
+    cropped: bool = False
+    crop: int | None = None
+    network_settings: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
 
 def run_method(declaration: MethodDeclaration, arguments: Mapping[str, Any]) -> int:
@@ -67,25 +91,76 @@ def run_method(declaration: MethodDeclaration, arguments: Mapping[str, Any]) -> 
 
     subject: list[Tensor | str] = []
     if image_name is not None:
-        subject.append(_load_image(image_name, model, shared))
+        picture = read_file_or_sample(image_name)
+        shared = choose_picture_size(method.name, picture, shared, parameters)
+        subject.append(_fit_picture(picture, model, shared))
     elif method.subject == "objective":
         subject.append(_read_objective(arguments))
     if method.subject != "image" and shared.size:
         parameters["size"] = shared.size
 
+    runs = split_layers(method, parameters)
+    summaries: dict[str, dict[str, Any]] = {}
     with show_progress_bar(method.title, quiet=shared.quiet) as bar:
-        if "callback" in method.parameters:
-            parameters["callback"] = bar.on_step
-        result = method.function(model, *subject, **parameters)
-
-    if image_name is not None:
-        if isinstance(model, Model):
-            result = keep_transparency(
-                result, model, image_name, shared.size, whole=shared.uncropped
-            )
-        result = record_image_source(result, image_name, shared.size, whole=shared.uncropped)
-    save_and_print_result(result, shared.out, as_json=shared.as_json)
+        for name, run_parameters in runs.items():
+            if "callback" in method.parameters:
+                run_parameters["callback"] = bar.on_step
+            result = method.function(model, *subject, **run_parameters)
+            if image_name is not None:
+                result = _add_image_source(result, model, image_name, shared)
+            out = shared.out / name
+            files = result.save(out)
+            summaries[name] = summarize_result(result, files)
+            if not shared.as_json:
+                print_result(result, files)
+            if bar.stopped:
+                break
+    if shared.as_json:
+        content: object = summaries.get("") or {"layers": summaries}
+        print(json.dumps(content, default=str))
     return 130 if bar.stopped else 0
+
+
+def choose_picture_size(
+    name: str, picture: Tensor, shared: SharedOptions, parameters: dict[str, Any]
+) -> SharedOptions:
+    """How a method takes its picture, where it is not the square that the network was made for.
+
+    Methods that repaint a picture take all of it, at most 512 pixels high or wide on its short
+    side; a texture's exemplar keeps its scale, and --size is that of what is made.
+    """
+    if name == TEXTURE_METHOD and not shared.uncropped:
+        if shared.size is not None and parameters["side"] is not None:
+            return shared  # --size is then that of the exemplar
+        if shared.size is not None:
+            parameters["side"] = shared.size
+        return replace(shared, size=None, crop=MAX_EXEMPLAR_SIDE)
+    if name not in REPAINTING_METHODS or shared.cropped:
+        return shared
+    size = shared.size or min(DEFAULT_REPAINTED_SIDE, *picture.shape[-2:])
+    return replace(shared, size=size, uncropped=True)
+
+
+def split_layers(method: Method, parameters: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """The parameters of each run, by the name of its folder: empty for an only run.
+
+    Several layers are one run where the method takes them together, and one run each otherwise.
+    """
+    layers = parameters.get("layer")
+    if not isinstance(layers, tuple):
+        return {"": parameters}
+    spec = method.parameters["layer"]
+    if "layers" in method.parameters:
+        if parameters["layers"] not in (None, ()):
+            raise UsageError("give several layers as --layer or as --layers, not both")
+        return {"": {**parameters, "layer": spec.default, "layers": layers}}
+    if is_value_of_type(layers, spec.type):
+        return {"": parameters}
+    runs: dict[str, dict[str, Any]] = {}
+    for layer in layers:
+        folder = re.sub(r"[^\w.-]", "_", str(layer))
+        runs[folder] = {**parameters, "layer": layer}
+    return runs
 
 
 def choose_image_name(
@@ -112,7 +187,16 @@ def load_network_or_store(
     """
     store = parameters.get("store")
     if network is not None or store is None or parameters.get("folder"):
-        return load(network or "sightnet", weights=shared.weights, device=shared.device)
+        with hide_downloads(quiet=shared.quiet):
+            return load(
+                network or "sightnet",
+                weights=shared.weights,
+                device=shared.device,
+                **shared.network_settings,
+            )
+    if shared.network_settings:
+        given = ", ".join(f"--{name}" for name in shared.network_settings)
+        raise UsageError(f"the network is that of --store, which knows its own; leave out {given}")
     scan = Scan.open(store)
     if not takes_scan(method):
         return scan.model(shared.device)
@@ -129,9 +213,18 @@ def save_and_print_result(result: Result, out: Path, *, as_json: bool) -> None:
     """Saves a result; prints its captions and pictures, or its values and files as JSON."""
     files = result.save(out)
     if as_json:
-        summary = {"values": result.numbers, "files": [str(path) for path in files]}
-        print(json.dumps(summary, default=str))
-        return
+        print(json.dumps(summarize_result(result, files), default=str))
+    else:
+        print_result(result, files)
+
+
+def summarize_result(result: Result, files: Sequence[Path]) -> dict[str, Any]:
+    """What --json prints of a result."""
+    return {"values": result.numbers, "files": [str(path) for path in files]}
+
+
+def print_result(result: Result, files: Sequence[Path]) -> None:
+    """Prints captions, and the files that one looks at."""
     print_lines(*result.captions.values())
     shown_suffixes = (".png", ".html", *VIDEO_SUFFIXES)
     print_lines(*(str(path) for path in files if path.suffix in shown_suffixes))
@@ -146,6 +239,10 @@ def _read_shared_options(name: str, arguments: Mapping[str, Any]) -> SharedOptio
         as_json=arguments["as_json"],
         quiet=arguments["quiet"],
         uncropped=arguments.get("uncropped", False),
+        cropped=arguments.get("cropped", False),
+        network_settings=read_network_settings(
+            arguments["labels"], arguments["mean"], arguments["std"]
+        ),
     )
 
 
@@ -158,13 +255,39 @@ def _read_parameters(
         for name, parameter in declaration.parameters.items()
         if name != "size"
     }
+    _name_class(declaration, parameters, arguments.get("class_name"))
     _write_target(declaration, parameters, arguments)
+    if arguments.get("quick"):
+        for name, value in declaration.quick.items():
+            if parameters.get(name) == declaration.parameters[name].default:
+                parameters[name] = value
     paintings = arguments.get("paintings", ())
     if paintings:
         if parameters["styles"] != declaration.parameters["styles"].default:
             raise UsageError("give the paintings after the photograph or by --styles, not both")
         parameters["styles"] = tuple(paintings)
+    if declaration.name == STYLE_METHOD:
+        _split_style_shares(parameters)
     return parameters
+
+
+def _split_style_shares(parameters: dict[str, Any]) -> None:
+    """Takes the shares out of styles such as night.jpg:2,great_wave:1, as `stylizer` has them."""
+    names: list[str] = []
+    shares: list[float] = []
+    has_shares = False
+    for text in parameters["styles"]:
+        blend = {text: 1.0} if Path(text).exists() else parse_style_blend(text, PAINTING_NAMES)
+        has_shares |= len(blend) > 1 or blend != dict.fromkeys(blend, 1.0)
+        names += blend
+        shares += blend.values()
+    if not has_shares:
+        return
+    if parameters["mix"] is not None:
+        raise UsageError("the styles have shares, and --mix has others; give one of them")
+    total = sum(shares)
+    parameters["styles"] = tuple(names)
+    parameters["mix"] = tuple(share / total for share in shares)
 
 
 def _read_objective(arguments: Mapping[str, Any]) -> str:
@@ -174,6 +297,40 @@ def _read_objective(arguments: Mapping[str, Any]) -> str:
     if target is not None and objective:
         raise UsageError(f"the objective is {objective}, and an option writes {target}; give one")
     return target or objective
+
+
+def _name_class(
+    declaration: MethodDeclaration, parameters: dict[str, Any], class_name: int | str | None
+) -> None:
+    """Sets the class by position, and makes a class of a --target that is the name of one.
+
+    What stands in the class's place and is a target becomes the target.
+    """
+    key = find_class_parameter(declaration)
+    if key is None:
+        return
+    default = declaration.parameters[key].default
+    asks_target = any(option.is_target for option in declaration.parameters.values())
+    if class_name is not None and parameters[key] != default:
+        raise UsageError(f"the class is {class_name}, and --{key} is {parameters[key]}; give one")
+    if class_name is not None and is_picture_name(str(class_name)):
+        raise UsageError(
+            f"{class_name} is a second picture, and {declaration.name} takes one; what stands "
+            "behind the picture is a class"
+        )
+    if class_name is not None:
+        parameters[key] = class_name
+    if key != "label" or "target" not in declaration.parameters or not asks_target:
+        return
+    target = parameters["target"]
+    if looks_like_target(parameters["label"]) and target is None:
+        parameters["target"], parameters["label"] = parameters["label"], default
+    elif isinstance(target, str) and "(" not in target and parameters["label"] == default:
+        parameters["label"], parameters["target"] = _read_class(target), None
+
+
+def _read_class(text: str) -> int | str:
+    return int(text) if text.lstrip("+-").isdecimal() else text
 
 
 def _write_target(
@@ -189,8 +346,21 @@ def _write_target(
     parameters[name] = target
 
 
-def _load_image(name: str, model: Model | Scan, shared: SharedOptions) -> Tensor:
-    """The image at the size that the network takes."""
+def _add_image_source(
+    result: Result, model: Model | Scan, image_name: str, shared: SharedOptions
+) -> Result:
+    """The result with the source of its image, and as transparent as that."""
+    if isinstance(model, Model) and shared.crop is None:
+        result = keep_transparency(result, model, image_name, shared.size, whole=shared.uncropped)
+    result = record_image_source(
+        result, image_name, shared.size, whole=shared.uncropped, crop=shared.crop
+    )
+    return note_crop(result, image_name, whole=shared.uncropped, crop=shared.crop)
+
+
+def _fit_picture(picture: Tensor, model: Model | Scan, shared: SharedOptions) -> Tensor:
+    """The picture at the size that the network takes."""
     network = model.model(shared.device) if isinstance(model, Scan) else model
-    picture = read_file_or_sample(name)
-    return prepare_network_input(network, picture, shared.size, whole=shared.uncropped)
+    return prepare_network_input(
+        network, picture, shared.size, whole=shared.uncropped, crop=shared.crop
+    )

@@ -2,25 +2,45 @@
 
 import json
 import signal
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
-from cyclopts import Parameter
+from cyclopts import Parameter, validators
 
-from sightline.app.cli.declarations import read_sample_names
+from sightline.app.agents.schema import describe_parameter
+from sightline.app.cli.declarations import (
+    RECIPE_SCHEMA_FILE,
+    MethodDeclaration,
+    read_method_declarations,
+    read_sample_names,
+)
 from sightline.app.cli.options import (
     DeviceOption,
     ImageArgument,
     JsonOption,
+    LabelsOption,
+    MeanOption,
     NetworkOption,
     OutOption,
     QuietOption,
     SizeOption,
+    StdOption,
     WeightsOption,
+    read_network_settings,
 )
-from sightline.app.cli.terminal import handle_interrupts, make_progress_display, print_lines
+from sightline.app.cli.terminal import (
+    handle_interrupts,
+    hide_downloads,
+    make_progress_display,
+    print_lines,
+    show_progress_bar,
+)
 from sightline.errors import SightlineError, escape_for_display
 from sightline.models.zoo.names import list_network_names
+
+if TYPE_CHECKING:
+    from sightline.app.machine.cache import CacheEntry
 
 
 def tour(
@@ -44,6 +64,9 @@ def tour(
         Parameter(negative=(), help="Fewer steps, larger windows, fewer images of the folder."),
     ] = False,
     weights: WeightsOption = None,
+    labels: LabelsOption = None,
+    mean: MeanOption = None,
+    std: StdOption = None,
     size: SizeOption = None,
     device: DeviceOption = None,
     out: OutOption = None,
@@ -58,7 +81,9 @@ def tour(
 
     report_folder = out or Path("out") / "tour"
     check_writable(report_folder)
-    network = load(model, weights=weights, device=device)
+    settings = read_network_settings(labels, mean, std)
+    with hide_downloads(quiet=quiet):
+        network = load(model, weights=weights, device=device, **settings)
     picture = network.fit(read_file_or_sample(image), size)
     report = TourReport(
         network, picture, source=image, size=size, label=label, quick=quick, dataset_folder=folder
@@ -88,30 +113,39 @@ def again(
     recipe: Annotated[Path, Parameter(help="A recipe.json that a command or `Result.save` wrote.")],
     /,
     *,
+    device: DeviceOption = None,
     out: OutOption = None,
     as_json: JsonOption = False,
+    quiet: QuietOption = False,
 ) -> int:
     """Makes a result again from its recipe.json."""
     from sightline.app.cli.execution import save_and_print_result
     from sightline.app.recipe import read_recipe
-    from sightline.app.replay import record_image_source, run_recipe
+    from sightline.app.replay import note_crop, record_image_source, run_recipe
     from sightline.images.files import check_writable
 
     content = read_recipe(recipe)
     folder = out or Path("out") / "again"
     check_writable(folder)
-    result = run_recipe(content)
+    with show_progress_bar(content.find_method().title, quiet=quiet) as bar:
+        result = run_recipe(content, device=device, callback=bar.on_step)
     image = content.image
     if image is not None and image.path is not None:
-        result = record_image_source(result, image.path, image.size, whole=image.whole)
+        result = record_image_source(
+            result, image.path, image.size, whole=image.whole, crop=image.crop
+        )
+        result = note_crop(result, image.path, whole=image.whole, crop=image.crop)
     save_and_print_result(result, folder, as_json=as_json)
-    return 0
+    return 130 if bar.stopped else 0
 
 
 def layers(
     model: NetworkOption = "sightnet",
     *,
     weights: WeightsOption = "random",
+    labels: LabelsOption = None,
+    mean: MeanOption = None,
+    std: StdOption = None,
     as_json: JsonOption = False,
 ) -> int:
     """Lists the layers of a network with shapes, names and landmarks."""
@@ -119,7 +153,8 @@ def layers(
 
     # The embedded network has its weights at hand; of others only the layers are looked at.
     is_embedded = model == "sightnet" and weights == "random"
-    network = load(model, weights=None if is_embedded else weights, device="cpu")
+    settings = read_network_settings(labels, mean, std)
+    network = load(model, weights=None if is_embedded else weights, device="cpu", **settings)
     if as_json:
         rows = [
             {"name": layer.name, "kind": layer.kind, "shape": layer.shape, "alias": layer.alias}
@@ -165,3 +200,127 @@ def samples(*, as_json: JsonOption = False) -> int:
     names = read_sample_names()
     print_lines(*([json.dumps(names)] if as_json else names))
     return 0
+
+
+def doctor(*, as_json: JsonOption = False) -> int:
+    """Lists versions, devices, threads, fast paths, the cache and extras, for a report of a bug."""
+    from sightline.app.machine.facts import collect_machine_facts, format_machine_facts
+
+    facts = collect_machine_facts()
+    print_lines(*([json.dumps(facts.as_json())] if as_json else format_machine_facts(facts)))
+    return 1 if facts.problem else 0
+
+
+def cache_info(*, as_json: JsonOption = False) -> int:
+    """Lists what the cache holds: scans without a store of their own, the largest first."""
+    from sightline.app.machine.cache import find_cache_folder, list_cache_entries
+
+    entries = list_cache_entries()
+    folder = find_cache_folder()
+    if as_json:
+        rows = [_describe_cache_entry(entry) for entry in entries]
+        print(json.dumps({"folder": str(folder), "entries": rows}))
+        return 0
+    print_lines(*(_format_cache_entry(entry) for entry in entries))
+    print_lines(f"{_count_entries(entries)} in {folder}")
+    return 0
+
+
+def cache_clear(
+    *,
+    older_than: Annotated[
+        float | None,
+        Parameter(
+            help="DAYS: remove only what was not written to for so many days.",
+            validator=validators.Number(gte=0),
+        ),
+    ] = None,
+    as_json: JsonOption = False,
+) -> int:
+    """Removes what the cache holds, and says what it removed. Nothing else is touched."""
+    from sightline.app.machine.cache import (
+        find_cache_folder,
+        list_cache_entries,
+        remove_cache_entries,
+    )
+
+    chosen = [entry for entry in list_cache_entries() if entry.days >= (older_than or 0.0)]
+    removed, kept = remove_cache_entries(chosen)
+    if as_json:
+        rows = [_describe_cache_entry(entry) for entry in removed]
+        reasons = {str(path): reason for path, reason in kept.items()}
+        print(json.dumps({"removed": rows, "kept": reasons}))
+    else:
+        print_lines(*(f"removed {_format_cache_entry(entry)}" for entry in removed))
+        print_lines(f"removed {_count_entries(removed)} from {find_cache_folder()}")
+    if kept:
+        reasons = [f"{path} ({reason})" for path, reason in kept.items()]
+        raise SightlineError(f"not removed: {'; '.join(reasons)}")
+    return 0
+
+
+def methods(
+    *,
+    as_json: JsonOption = False,
+    schema: Annotated[
+        bool, Parameter(negative=(), help="Print the JSON schema of recipe.json instead.")
+    ] = False,
+) -> int:
+    """Lists the methods; with --json their parameters, ranges, defaults and documentation."""
+    if schema:
+        print(RECIPE_SCHEMA_FILE.read_text(encoding="utf-8"), end="")
+        return 0
+    declarations = read_method_declarations()
+    if as_json:
+        rows = [describe_declaration(declaration) for declaration in declarations.values()]
+        print(json.dumps({"methods": rows}, ensure_ascii=False))
+        return 0
+    print_lines(*(f"{name:<18} {each.summary}" for name, each in declarations.items()))
+    return 0
+
+
+def describe_declaration(declaration: MethodDeclaration) -> dict[str, object]:
+    """A method as JSON holds it; each parameter as a JSON schema with its default."""
+    parameters = {
+        parameter.name: describe_parameter(
+            parameter.type, parameter.doc, parameter.default, parameter.limits
+        )
+        for parameter in declaration.parameters.values()
+    }
+    texts = ("name", "title", "chapter", "summary", "question", "reading", "caution", "subject")
+    return {
+        **{name: getattr(declaration, name) for name in texts},
+        "parameters": parameters,
+        "quick": dict(declaration.quick),
+    }
+
+
+def mcp() -> int:
+    """Serves the methods to programs by the Model Context Protocol, on standard input and output.
+
+    Needs the extra «mcp».
+    """
+    from sightline.app.agents.server import serve
+
+    serve()
+    return 0
+
+
+def _describe_cache_entry(entry: "CacheEntry") -> dict[str, object]:
+    return {
+        "path": str(entry.path),
+        "kind": entry.kind,
+        "bytes": entry.size,
+        "days": round(entry.days, 2),
+    }
+
+
+def _format_cache_entry(entry: "CacheEntry") -> str:
+    name = escape_for_display(f"{entry.kind}/{entry.path.name}")
+    return f"{name:<64} {entry.size / 1e6:9.1f} MB {entry.days:7.1f} days"
+
+
+def _count_entries(entries: Sequence["CacheEntry"]) -> str:
+    count = len(entries)
+    size = sum(entry.size for entry in entries) / 1e6
+    return f"{count} {'entry' if count == 1 else 'entries'}, {size:.1f} MB,"

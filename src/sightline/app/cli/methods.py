@@ -16,22 +16,32 @@ from cyclopts import Parameter
 from sightline.app.cli.declarations import MethodDeclaration, read_method_declarations
 from sightline.app.cli.options import (
     TARGET_OPTIONS,
+    ClassArgument,
+    CroppedOption,
     DeviceOption,
     ImageArgument,
     JsonOption,
+    LabelsOption,
+    MeanOption,
     NetworkOption,
     OptionalImageArgument,
     OptionalNetworkOption,
     OutOption,
+    QuickOption,
     QuietOption,
     SizeOption,
+    StdOption,
     UncroppedOption,
     UsageError,
     WeightsOption,
-    make_option_annotation,
+    find_class_parameter,
+    make_method_option,
     make_option_default,
 )
 from sightline.models.zoo.names import is_network_name
+
+# Methods that take the whole picture unless they are told not to.
+REPAINTING_METHODS = ("style", "deepdream")
 
 # The one method that is about the network alone, which its command therefore names first.
 NETWORK_FIRST = "filters"
@@ -86,7 +96,8 @@ def build_command_signature(declaration: MethodDeclaration) -> inspect.Signature
         if option.name == "size":
             continue  # --size is among the shared options
         default = make_option_default(option)
-        parameters.append(_make_keyword(option.name, make_option_annotation(option), default))
+        annotation = make_method_option(declaration, option.name)
+        parameters.append(_make_keyword(option.name, annotation, default))
 
     if takes_target(declaration):
         for name, annotation in TARGET_OPTIONS.items():
@@ -94,14 +105,21 @@ def build_command_signature(declaration: MethodDeclaration) -> inspect.Signature
 
     parameters += [
         _make_keyword("weights", WeightsOption, None),
+        _make_keyword("labels", LabelsOption, None),
+        _make_keyword("mean", MeanOption, None),
+        _make_keyword("std", StdOption, None),
         _make_keyword("size", SizeOption, None),
         _make_keyword("device", DeviceOption, None),
         _make_keyword("out", OutOption, None),
         _make_keyword("as_json", JsonOption, False),
         _make_keyword("quiet", QuietOption, False),
     ]
+    if declaration.quick:
+        parameters.append(_make_keyword("quick", QuickOption, False))
     if declaration.subject == "image":
         parameters.append(_make_keyword("uncropped", UncroppedOption, False))
+    if declaration.name in REPAINTING_METHODS:
+        parameters.append(_make_keyword("cropped", CroppedOption, False))
     return inspect.Signature(parameters)
 
 
@@ -129,6 +147,11 @@ def _make_subject_parameters(declaration: MethodDeclaration) -> list[inspect.Par
     if declaration.name == "style":
         variadic = inspect.Parameter.VAR_POSITIONAL
         subject.append(inspect.Parameter("paintings", variadic, annotation=PaintingArguments))
+    elif find_class_parameter(declaration) is not None:
+        named_class = inspect.Parameter(
+            "class_name", positional, default=None, annotation=ClassArgument
+        )
+        subject.append(named_class)
     return subject
 
 

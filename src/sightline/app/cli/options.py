@@ -1,5 +1,6 @@
 """The options of the command line: those that commands share, and those made from parameters."""
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import NoneType
@@ -7,7 +8,7 @@ from typing import Annotated, Any, get_args, get_origin
 
 from cyclopts import Parameter, Token, validators
 
-from sightline.app.cli.declarations import ParameterDeclaration
+from sightline.app.cli.declarations import MethodDeclaration, ParameterDeclaration
 from sightline.errors import SightlineError
 
 
@@ -45,11 +46,37 @@ WeightsOption = Annotated[
     Parameter(help='File with the weights of the network (safetensors, torch), or "random".'),
 ]
 
+LabelsOption = Annotated[
+    str | None,
+    Parameter(
+        help="Names of the network's classes: a file with one a line, or a list such as cat,dog."
+    ),
+]
+
+MeanOption = Annotated[
+    tuple[float, ...] | None,
+    Parameter(
+        consume_multiple=True,
+        negative=(),
+        help="Channel means that normalize an image in [0, 1], such as 0.485 0.456 0.406.",
+    ),
+]
+
+StdOption = Annotated[
+    tuple[float, ...] | None,
+    Parameter(
+        consume_multiple=True,
+        negative=(),
+        help="Channel standard deviations, as many as means.",
+    ),
+]
+
 SizeOption = Annotated[
     int | None,
     Parameter(
         help="Side in pixels, 16 to 4096, to which the image is resized; the network's own by "
-        "default.",
+        "default. Of a texture, the side of what is made; of style and deepdream, the short side "
+        "of the whole image, 512 by default.",
         validator=validators.Number(gte=16, lte=4096),
     ),
 ]
@@ -59,6 +86,14 @@ UncroppedOption = Annotated[
     Parameter(
         negative=(),
         help="Use the whole image, its short side resized to --size, and not its central square.",
+    ),
+]
+
+CroppedOption = Annotated[
+    bool,
+    Parameter(
+        negative=(),
+        help="Use the central square of the image, and not all of it, as other methods do.",
     ),
 ]
 
@@ -73,6 +108,29 @@ JsonOption = Annotated[
 ]
 
 QuietOption = Annotated[bool, Parameter(negative=(), help="Show no progress bar.")]
+
+QuickOption = Annotated[
+    bool, Parameter(negative=(), help="Fewer steps or images, where no option says how many.")
+]
+
+
+def read_network_settings(
+    labels: str | None, mean: Sequence[float] | None, std: Sequence[float] | None
+) -> dict[str, Any]:
+    """What the options say of a network, as arguments of `load`; without what is not given.
+
+    Raises SightlineError for labels that can't be read.
+    """
+    from sightline.app.project import read_labels
+
+    settings: dict[str, Any] = {}
+    if labels is not None:
+        settings["labels"] = read_labels(labels)
+    if mean is not None:
+        settings["mean"] = tuple(mean)
+    if std is not None:
+        settings["std"] = tuple(std)
+    return settings
 
 
 # ── options that write a target ──
@@ -140,11 +198,103 @@ def format_edge(edge: str) -> str:
         raise UsageError(f"--box has {edge!r}; its edges are numbers in pixels") from error
 
 
+# ── classes and layers, given the same way everywhere ──
+
+# A method's class is one of these parameters; the first that it has.
+CLASS_PARAMETERS = ("label", "target")
+
+
+def find_class_parameter(declaration: MethodDeclaration) -> str | None:
+    """The name of the parameter that takes a class; None where a method has none."""
+    for name in CLASS_PARAMETERS:
+        parameter = declaration.parameters.get(name)
+        if parameter is not None and not parameter.is_target:
+            return name
+    return None
+
+
+def parse_class(kind: Any, tokens: Sequence[Token]) -> int | str:
+    """A class by its number or name."""
+    text = tokens[0].value
+    return int(text) if text.lstrip("+-").isdecimal() else text
+
+
+def parse_classes(kind: Any, tokens: Sequence[Token]) -> int | str | tuple[int | str, ...]:
+    """One class by itself, several as a list."""
+    classes = tuple(parse_class(kind, [token]) for token in tokens)
+    return classes[0] if len(classes) == 1 else classes
+
+
+ClassArgument = Annotated[
+    int | str | None,
+    Parameter(
+        converter=parse_class,
+        help="Class to ask about: a name or an unambiguous part of one, or its number.",
+    ),
+]
+
+
+def parse_layers(kind: Any, tokens: Sequence[Token]) -> str | tuple[str, ...]:
+    """One layer by itself, several as a list."""
+    names = tuple(token.value for token in tokens)
+    return names[0] if len(names) == 1 else names
+
+
+def looks_like_target(value: Any) -> bool:
+    """Whether a text is a target such as pixel(10, 20, 'cat'), and not the name of a class."""
+    return isinstance(value, str) and re.fullmatch(r"\s*\w+\(.*\)\s*", value) is not None
+
+
 # ── options made from a method's parameters ──
 
+# Names under which one also finds an option, so that it is spelled the same everywhere.
+OPTION_ALIASES = {"layers": "--layer"}
 
-def make_option_annotation(declaration: ParameterDeclaration) -> Any:
-    """The type of a parameter's option, with its help text and the converter it needs."""
+
+def make_method_option(declaration: MethodDeclaration, name: str) -> Any:
+    """The type of a method's option: see `make_option_annotation`.
+
+    Several layers may be named where the method takes one, and a class is given as --label and as
+    --target.
+    """
+    option = declaration.parameters[name]
+    if name == "layer" and _find_list_type(option.type) is None:
+        several = "; several: one result for each"
+        if "layers" in declaration.parameters:
+            several = "; several are its --layers"
+        parameter = Parameter(
+            help=option.doc.removesuffix(".") + f"{several}.",
+            n_tokens=-1,
+            consume_multiple=True,
+            negative=(),
+            converter=parse_layers,
+        )
+        is_optional = NoneType in get_args(option.type)
+        layers = str | tuple[str, ...]
+        return Annotated[layers | None if is_optional else layers, parameter]
+    alias = OPTION_ALIASES.get(name)
+    if name == "target" and find_class_parameter(declaration) == name:
+        parameter = Parameter(
+            name=("--target", "--label"),
+            help=option.doc,
+            n_tokens=-1,
+            consume_multiple=True,
+            negative=(),
+            converter=parse_classes,
+        )
+        return Annotated[option.type, parameter]
+    if name == find_class_parameter(declaration):
+        alias = "--target"
+    if alias is None or alias.removeprefix("--") in declaration.parameters:
+        return make_option_annotation(option)
+    return make_option_annotation(option, alias)
+
+
+def make_option_annotation(declaration: ParameterDeclaration, *aliases: str) -> Any:
+    """The type of a parameter's option, with its help text and the converter it needs.
+
+    `aliases` are further names of the option.
+    """
     members = get_args(declaration.type) or (declaration.type,)
     list_type = _find_list_type(declaration.type)
     convert: Callable[[Any, Sequence[Token]], Any] | None = None
@@ -159,6 +309,7 @@ def make_option_annotation(declaration: ParameterDeclaration) -> Any:
         low, high = declaration.limits
         help_text += f" From {low:g} to {high:g}."
     parameter = Parameter(
+        name=(f"--{declaration.name.replace('_', '-')}", *aliases) if aliases else None,
         help=help_text,
         consume_multiple=list_type is not None,
         negative=None if declaration.type is bool else (),

@@ -12,12 +12,16 @@ from cyclopts import Parameter
 from sightline.app.cli.options import (
     DeviceOption,
     JsonOption,
+    LabelsOption,
+    MeanOption,
     NetworkOption,
     QuietOption,
     SizeOption,
+    StdOption,
     WeightsOption,
+    read_network_settings,
 )
-from sightline.app.cli.terminal import print_lines, show_progress_bar
+from sightline.app.cli.terminal import hide_downloads, print_lines, show_progress_bar
 from sightline.data.scan.run import Passing, ScanEngine
 from sightline.data.scan.run import scan as scan_dataset
 from sightline.data.search.nearest import Metric
@@ -78,6 +82,9 @@ def scan(
         ),
     ] = "local",
     weights: WeightsOption = None,
+    labels: LabelsOption = None,
+    mean: MeanOption = None,
+    std: StdOption = None,
     size: SizeOption = None,
     device: DeviceOption = None,
     as_json: JsonOption = False,
@@ -87,7 +94,9 @@ def scan(
 
     A scan that was stopped is resumed.
     """
-    network = load(model, weights=weights, device=device)
+    settings = read_network_settings(labels, mean, std)
+    with hide_downloads(quiet=quiet):
+        network = load(model, weights=weights, device=device, **settings)
     with show_progress_bar("Scan", quiet=quiet) as bar:
 
         def show_images(event: Passing) -> bool:

@@ -70,7 +70,7 @@ def inversion(
     model: Model,
     image: Tensor,
     *,
-    layer: str = "depth",
+    layer: str | tuple[str, ...] = "depth",
     k: Annotated[int, ValueRange(1, 1000)] = 6,
     kind: InversionKind = "pixels",
     patch: Annotated[int | None, ValueRange(1, 1000)] = None,
@@ -92,7 +92,7 @@ def inversion(
     "scores", (layers·steps)×N, are what was increased: −ratio − penalties.
 
     Args:
-        layer: A layer, or "depth" for several from the first to the last.
+        layer: A layer, a list of them, or "depth" for several from the first to the last.
         k: For "depth": how many layers; 1000 for all.
         kind: "pixels" optimizes pixels as the paper does, "fourier" a spectrum, "learned" asks the
             embedded network's generator: one forward pass.
@@ -159,10 +159,15 @@ def inversion(
     return build_inversion_result(run, inverted, torch.stack(errors))
 
 
-def choose_inversion_layers(model: Model, layer: str, layer_count: int, kind: str) -> list[str]:
-    """The names of the layers to invert, evenly spaced through the network for "depth"."""
+def choose_inversion_layers(
+    model: Model, layer: str | tuple[str, ...], layer_count: int, kind: str
+) -> list[str]:
+    """The names of the layers to invert, evenly spaced through the network for "depth".
+
+    Raises SightlineError for an empty list.
+    """
     if layer != "depth":
-        return [model.layer(layer)]
+        return resolve_layer_list(model, layer)
     if kind == "learned":
         return list(map_generator_layers(model))
     names = [
@@ -175,8 +180,16 @@ def choose_inversion_layers(model: Model, layer: str, layer_count: int, kind: st
     return [names[index] for index in indices]
 
 
+def resolve_layer_list(model: Model, layer: str | tuple[str, ...]) -> list[str]:
+    """The full names of one layer or several, none of them twice."""
+    names = [layer] if isinstance(layer, str) else layer
+    if not names:
+        raise SightlineError("layer is an empty list; give one layer or more")
+    return list(dict.fromkeys(model.layer(name) for name in names))
+
+
 def load_stored_vectors(
-    model: Model, layer: str, store: str | Path, image_id: int
+    model: Model, layer: str | tuple[str, ...], store: str | Path, image_id: int
 ) -> dict[str, Tensor]:
     """The vectors 1×C that a scan keeps of an image, by layer: of one layer, or for "depth" of all.
 
@@ -184,7 +197,7 @@ def load_stored_vectors(
     """
     scan = Scan.open(store)
     scan.require(model)
-    names = scan.vector_layers if layer == "depth" else [model.layer(layer)]
+    names = scan.vector_layers if layer == "depth" else resolve_layer_list(model, layer)
     if not 0 <= image_id < scan.images:
         raise make_out_of_range_error("id", image_id, 0, scan.images - 1)
     vectors: dict[str, Tensor] = {}

@@ -1,0 +1,306 @@
+"""What a command that can't be understood probably meant, with the corrected line.
+
+Nothing here imports torch.
+"""
+
+import ast
+import mimetypes
+import os
+import re
+import shlex
+import sys
+from collections.abc import Collection, Sequence
+from contextlib import suppress
+from importlib.util import find_spec
+from pathlib import Path
+
+from sightline.errors import suggest_closest_name
+
+# What other tools call an option of ours.
+OPTION_SYNONYMS = {
+    "--network": "--model",
+    "--net": "--model",
+    "--arch": "--model",
+    "--checkpoint": "--weights",
+    "--ckpt": "--weights",
+    "--class": "--label",
+    "--cls": "--label",
+    "--output": "--out",
+    "--outdir": "--out",
+    "-o": "--out",
+    "--resolution": "--size",
+    "--img-size": "--size",
+    "--image-size": "--size",
+    "--iterations": "--steps",
+    "--iters": "--steps",
+    "--num-steps": "--steps",
+    "--epsilon": "--eps",
+    "--learning-rate": "--lr",
+    "--batch-size": "--batch",
+    "--style": "--styles",
+    "--fast": "--quick",
+}
+
+# Without arguments of their own; in their place stands an option with one.
+FLAG_SYNONYMS = {
+    "--gpu": ("--device", "cuda"),
+    "--cuda": ("--device", "cuda"),
+    "--cpu": ("--device", "cpu"),
+}
+
+# `mymodel.py:Net`, `nets/mymodel.py:Net` and `mymodel.py`.
+CODE_FILE = re.compile(r"(?P<path>.+)\.py(?::(?P<name>\w*))?")
+
+MAX_CODE_BYTES = 1_000_000
+
+
+def format_command(words: Sequence[str]) -> str:
+    """The line that one would type."""
+    return shlex.join(["sightline", *words])
+
+
+def replace_word(words: Sequence[str], old: str, *new: str) -> list[str]:
+    """The words with others in place of the first that is `old`, or that is `old=VALUE`."""
+    replaced: list[str] = []
+    is_done = False
+    for word in words:
+        name, sign, value = word.partition("=")
+        if is_done or old not in (word, name):
+            replaced.append(word)
+            continue
+        is_done = True
+        replaced += list(new) if word == old else [f"{new[0]}{sign}{value}"]
+    return replaced
+
+
+# ── options and words ──
+
+
+def explain_unknown_option(words: Sequence[str], option: str, allowed: Collection[str]) -> str:
+    """One line for an option that the command does not have."""
+    name = option.partition("=")[0]
+    said = f"there is no option {name}"
+    flag = FLAG_SYNONYMS.get(name)
+    if flag and flag[0] in allowed:
+        return f"{said}; did you mean {' '.join(flag)}? {_correct(words, name, *flag)}"
+    synonym = OPTION_SYNONYMS.get(name, "")
+    if synonym in allowed:
+        return f"{said}; did you mean {synonym}? {_correct(words, name, synonym)}"
+    suggestion = suggest_closest_name(name, allowed)
+    meant = suggestion.removeprefix("; did you mean ").removesuffix("?")
+    if meant in allowed:
+        return f"{said}{suggestion} {_correct(words, name, meant)}"
+    return f"{said}; {format_command([*_find_command(words), '--help'])} lists those of the command"
+
+
+def explain_unused_words(
+    words: Sequence[str], unused: Sequence[str], allowed: Collection[str]
+) -> str:
+    """One line for words that the command has no place for."""
+    word = unused[0]
+    name, sign, value = word.partition("=")
+    if sign and f"--{name}" in allowed:
+        return f"{word} is not understood; did you mean --{name}? " + _correct(
+            words, word, f"--{name}", value
+        )
+    if f"--{word}" in allowed:
+        return f"{word} is not understood; did you mean --{word}? " + _correct(
+            words, word, f"--{word}"
+        )
+    joined = _join_unused_words(words, unused)
+    if joined is not None:
+        return joined
+    plural = "is one word" if len(unused) == 1 else f"are {len(unused)} words"
+    return (
+        f"{' '.join(unused)} {plural} too many; "
+        f"{format_command([*_find_command(words), '--help'])} says what the command takes"
+    )
+
+
+def _join_unused_words(words: Sequence[str], unused: Sequence[str]) -> str | None:
+    """The line with a name of several words in quotes: golf ball was «golf» and «ball»."""
+    position = _find_sequence(words, unused)
+    if position < 2 or words[position - 1].startswith("-"):
+        return None
+    if any(Path(word).suffix or word.startswith("-") for word in unused):
+        return None
+    together = " ".join([words[position - 1], *unused])
+    if Path(words[position - 1]).exists() or Path(words[position - 1]).suffix:
+        return None
+    corrected = [*words[: position - 1], together, *words[position + len(unused) :]]
+    return f"a name of several words needs quotes: {format_command(corrected)}"
+
+
+def _find_sequence(words: Sequence[str], part: Sequence[str]) -> int:
+    """Where `part` stands in the words, −1 if nowhere."""
+    for position in range(len(words) - len(part) + 1):
+        if list(words[position : position + len(part)]) == list(part):
+            return position
+    return -1
+
+
+def explain_unknown_command(words: Sequence[str], word: str, allowed: Collection[str]) -> str:
+    """One line for the name of a command that is not there."""
+    suggestion = suggest_closest_name(word, allowed)
+    meant = suggestion.removeprefix("; did you mean ").removesuffix("?")
+    if meant in allowed:
+        corrected = _correct(words, word, meant)
+        return f'unknown command "{word}"; did you mean "{meant}"? {corrected}'
+    return f'unknown command "{word}"; sightline --help lists all'
+
+
+def _correct(words: Sequence[str], old: str, *new: str) -> str:
+    return format_command(replace_word(words, old, *new))
+
+
+def _find_command(words: Sequence[str]) -> list[str]:
+    """The words before the first option or argument: a command, or a group and its command."""
+    groups = ("store", "stylizer", "cache")
+    return list(words[: 2 if words[:1] and words[0] in groups else 1])
+
+
+# ── networks and stores ──
+
+
+def explain_network(words: Sequence[str], network: str) -> str:
+    """One line where what was given as the network is a picture or code; empty where it is fine."""
+    code = CODE_FILE.fullmatch(network)
+    if code is not None:
+        return _explain_code_file(words, network, code["path"], code["name"] or "")
+    file_type, _ = mimetypes.guess_type(network)
+    if file_type is not None and file_type.startswith(("image/", "video/")):
+        return _explain_picture(words, network)
+    if re.fullmatch(r"[\w.]+:\w+", network) and not network.startswith("hf:"):
+        return _explain_missing_module(words, network)
+    return ""
+
+
+def explain_store(words: Sequence[str], store: str) -> str:
+    """One line where a folder of pictures was given as a store; empty where it is fine."""
+    folder = Path(store)
+    with suppress(OSError, ValueError):
+        if not folder.is_dir() or (folder / "scan.json").exists():
+            return ""
+        is_picture_folder = any(is_picture_name(path.name) for path in folder.rglob("*"))
+        if is_picture_folder:
+            made = f"{folder.name or 'photos'}.scan"
+            scanned = format_command(["scan", store, "--store", made])
+            corrected = _correct_value(words, "--store", made)
+            return f"{store} is a folder of pictures, not a store: {scanned}, then {corrected}"
+    return ""
+
+
+def _explain_picture(words: Sequence[str], network: str) -> str:
+    """The picture comes first, and a network is named."""
+    said = f"{network} is a picture, and no network"
+    command = words[0]
+    rest = [word for word in _drop_option(words[1:], "--model") if word != network]
+    if command in ("filters", "layers", "scan"):
+        return f"{said}; {command} looks at a network: {format_command([command, 'resnet50'])}"
+    has_subject = bool(rest) and not rest[0].startswith("-")
+    picture = [] if has_subject else [network]
+    return f"{said}: {format_command([command, *picture, *rest, '--model', 'resnet50'])}"
+
+
+def _explain_code_file(words: Sequence[str], network: str, path: str, name: str) -> str:
+    file = Path(f"{path}.py")
+    names = _list_definitions(file)
+    function = name or (names[-1] if names else "FUNCTION")
+    written = f"{file.stem}:{function}"
+    folder = file.parent
+    if folder.is_absolute() or ".." in folder.parts:
+        corrected = _replace_network(words, network, written)
+        return (
+            f"{network} is written {written}, in the folder of the file: "
+            f"cd {shlex.quote(str(folder))} && {corrected}"
+        )
+    written = ".".join([*folder.parts, written])
+    said = f"{network} is written {written}"
+    if not file.is_file():
+        return f"{said}, and there is no file {file}{_suggest_module(file.stem)}"
+    if name and names and name not in names:
+        return f"{file} has no {name}{suggest_closest_name(name, names)}"
+    return f"{said}: {_replace_network(words, network, written)}"
+
+
+def _explain_missing_module(words: Sequence[str], network: str) -> str:
+    module, _, function = network.partition(":")
+    top = module.partition(".")[0]
+    if _is_importable(top):
+        return ""
+    suggestion = _suggest_module(top)
+    said = f"there is no module {top}: no {top}.py in {os.getcwd()}, and no installed package"
+    meant = suggestion.removeprefix("; did you mean ").removesuffix("?")
+    if not suggestion.startswith("; did you mean"):
+        return f"{said}; run the command in the folder of {top}.py, or set PYTHONPATH to it"
+    corrected = _replace_network(words, network, f"{meant}:{function}")
+    return f"{said}{suggestion} {corrected}"
+
+
+def _suggest_module(name: str) -> str:
+    """A clause with the closest file of code in this folder."""
+    with suppress(OSError):
+        found = [path.stem for path in Path().glob("*.py")]
+        suggestion = suggest_closest_name(name, found)
+        return suggestion if suggestion.startswith("; did you mean") else ""
+    return ""
+
+
+def _is_importable(name: str) -> bool:
+    """Whether a module of this name would be found, looked for as `load` does."""
+    sys.path.insert(0, "")
+    try:
+        return find_spec(name) is not None
+    except (ImportError, ValueError):
+        return True  # it is there, and importing it says what is wrong
+    finally:
+        sys.path.remove("")
+
+
+def _list_definitions(file: Path) -> list[str]:
+    """The functions and classes at the top of a file of code; empty where it can't be read."""
+    with suppress(OSError, ValueError, SyntaxError, RecursionError):
+        if file.stat().st_size <= MAX_CODE_BYTES:
+            content = ast.parse(file.read_text(encoding="utf-8"))
+            kinds = (ast.FunctionDef, ast.ClassDef)
+            return [node.name for node in content.body if isinstance(node, kinds)]
+    return []
+
+
+def _replace_network(words: Sequence[str], network: str, written: str) -> str:
+    if f"--model={network}" in words:
+        return format_command(replace_word(words, f"--model={network}", f"--model={written}"))
+    return format_command(replace_word(words, network, written))
+
+
+def _correct_value(words: Sequence[str], option: str, value: str) -> str:
+    """The line with another value of an option."""
+    return format_command([*_drop_option(words, option), option, value])
+
+
+def _drop_option(words: Sequence[str], option: str) -> list[str]:
+    """The words without an option and its value."""
+    kept: list[str] = []
+    remaining = iter(words)
+    for word in remaining:
+        if word == option:
+            next(remaining, None)
+        elif not word.startswith(f"{option}="):
+            kept.append(word)
+    return kept
+
+
+def find_option_value(words: Sequence[str], option: str) -> str | None:
+    """The value behind an option, None without it."""
+    for position, word in enumerate(words):
+        if word == option:
+            return words[position + 1] if position + 1 < len(words) else None
+        if word.startswith(f"{option}="):
+            return word.partition("=")[2]
+    return None
+
+
+def is_picture_name(name: str) -> bool:
+    """Whether a file of this name would be a picture."""
+    file_type, _ = mimetypes.guess_type(name)
+    return file_type is not None and file_type.startswith("image/")

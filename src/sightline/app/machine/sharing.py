@@ -1,0 +1,48 @@
+"""How several commands at once share a machine: settings that torch reads when it is imported.
+
+The threads of an operation wait for each other at its end. By default they keep their processors
+busy while they wait, which takes them from other commands: two at once then take many times as long
+as one. Passive waiting costs a command that runs alone little.
+
+Nothing here imports torch.
+"""
+
+import os
+from collections.abc import MutableMapping
+from contextlib import suppress
+from pathlib import Path
+
+WAIT_POLICY = "OMP_WAIT_POLICY"
+THREADS = "OMP_NUM_THREADS"
+SHARING_VARIABLES = (WAIT_POLICY, THREADS)
+
+# Each of these is a user's own choice of threads.
+THREAD_CHOICES = (THREADS, "MKL_NUM_THREADS", "OMP_THREAD_LIMIT")
+
+# «quota period» in microseconds, or «max period».
+CGROUP_QUOTA_FILE = Path("/sys/fs/cgroup/cpu.max")
+
+
+def share_machine(environment: MutableMapping[str, str] = os.environ) -> None:
+    """Sets how threads wait, and how many there are, where the user has not.
+
+    To be called before torch is imported.
+    """
+    environment.setdefault(WAIT_POLICY, "PASSIVE")
+    if any(name in environment for name in THREAD_CHOICES):
+        return
+    # torch counts the machine's processors, also where a container may use only some of them.
+    available = count_available_processors()
+    if available < (os.cpu_count() or 1):
+        environment[THREADS] = str(available)
+
+
+def count_available_processors(quota_file: Path = CGROUP_QUOTA_FILE) -> int:
+    """The processors that this process may use: by its affinity and its container's quota."""
+    count = os.cpu_count() or 1
+    if hasattr(os, "sched_getaffinity"):  # Linux
+        count = min(count, len(os.sched_getaffinity(0)))
+    with suppress(OSError, ValueError):  # no such file, or «max» in place of a number
+        quota, period = quota_file.read_text(encoding="ascii").split()
+        count = min(count, max(1, round(int(quota) / int(period))))
+    return count
