@@ -37,8 +37,10 @@ BYTES_PER_VALUE = 16
 NUMPY_SIGNATURE = b"\x93NUMPY"
 TIFF_SIGNATURE = re.compile(rb"II[*+]\0|MM\0[*+]")
 
-# Values of the TIFF tags "photometric interpretation", "extra samples" and "compression".
+# Values of the TIFF tags for the meaning of colors, the format of samples, extra samples and the
+# compression.
 MIN_IS_WHITE, MIN_IS_BLACK, TIFF_RGB = 0, 1, 2
+FLOAT_SAMPLES = 3
 ALPHA_SAMPLES = (1, 2)
 UNCOMPRESSED = 1
 DEFLATE_COMPRESSIONS = (8, 32946)
@@ -168,19 +170,13 @@ def _read_numpy_file(file: IO[bytes], max_pixels: int, budget: MemoryBudget | No
     _check_kind(dtype)
     band_axis = find_band_axis(shape) if len(shape) == 3 else None
     bands = 1 if band_axis is None else shape[band_axis]
-    sides = [length for axis, length in enumerate(shape) if axis != band_axis]
-    _check_value_count(bands, sides[0], sides[1], max_pixels)
+    height, width = (length for axis, length in enumerate(shape) if axis != band_axis)
+    _check_value_count(bands, height, width, max_pixels)
 
-    byte_count = bands * sides[0] * sides[1] * dtype.itemsize
-    start = file.tell()
-    available = file.seek(0, os.SEEK_END) - start
-    if available < byte_count:
-        raise SightlineError(
-            f"a truncated array: its header claims {byte_count:,} bytes, {available:,} follow"
-        )
-    file.seek(start)
-    needed_bytes = bands * sides[0] * sides[1] * BYTES_PER_VALUE
-    with budget.reserve_bytes(needed_bytes) if budget else nullcontext():
+    value_count = bands * height * width
+    byte_count = value_count * dtype.itemsize
+    _check_bytes_left(file, byte_count)
+    with budget.reserve_bytes(value_count * BYTES_PER_VALUE) if budget else nullcontext():
         numbers = np.frombuffer(file.read(byte_count), dtype)
         values = numbers.reshape(shape, order="F" if is_fortran else "C")
         if band_axis is None:
@@ -188,6 +184,17 @@ def _read_numpy_file(file: IO[bytes], max_pixels: int, budget: MemoryBudget | No
         elif band_axis == 2:
             values = values.transpose(2, 0, 1)
         return convert_bands_to_image(values)
+
+
+def _check_bytes_left(file: IO[bytes], byte_count: int) -> None:
+    """Raises SightlineError if fewer bytes follow than an array's header claims."""
+    start = file.tell()
+    available = file.seek(0, os.SEEK_END) - start
+    file.seek(start)
+    if available < byte_count:
+        raise SightlineError(
+            f"a truncated array: its header claims {byte_count:,} bytes, {available:,} follow"
+        )
 
 
 def _read_numpy_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
@@ -232,18 +239,24 @@ def _is_array_in_pages(tiff: "TiffFile") -> bool:
 def _is_picture(page: "TiffPage") -> bool:
     """Whether Pillow reads a page without loss, or has to read it for its colors."""
     samples = page.samplesperpixel
-    has_alpha = bool(page.extrasamples) and page.extrasamples[-1] in ALPHA_SAMPLES
-    is_float = page.sampleformat == 3
-    photometric = int(page.photometric)
     if samples == 1:
         return True
+    has_alpha = bool(page.extrasamples) and page.extrasamples[-1] in ALPHA_SAMPLES
+    photometric = int(page.photometric)
     if photometric in (MIN_IS_WHITE, MIN_IS_BLACK):
-        return samples == 2 and has_alpha and not is_float
-    if photometric != TIFF_RGB:
-        return samples <= 4  # CMYK, YCbCr, Lab
-    if is_float or samples > 4 or (samples == 4 and not has_alpha):
+        return samples == 2 and has_alpha and page.sampleformat != FLOAT_SAMPLES
+    if photometric == TIFF_RGB:
+        return _is_color_picture(page, has_alpha=has_alpha)
+    return samples <= 4  # CMYK, YCbCr, Lab
+
+
+def _is_color_picture(page: "TiffPage", *, has_alpha: bool) -> bool:
+    """Whether Pillow reads a page of red, green and blue, and perhaps more samples."""
+    if page.sampleformat == FLOAT_SAMPLES:
         return False
-    return samples == 4 or page.bitspersample <= 8 or ICC_PROFILE_TAG in page.tags
+    if page.samplesperpixel > 3:
+        return page.samplesperpixel == 4 and has_alpha
+    return page.bitspersample <= 8 or ICC_PROFILE_TAG in page.tags
 
 
 def _read_tiff_file(file: IO[bytes], max_pixels: int, budget: MemoryBudget | None) -> Tensor:
@@ -252,27 +265,31 @@ def _read_tiff_file(file: IO[bytes], max_pixels: int, budget: MemoryBudget | Non
 
     with tifffile.TiffFile(file) as tiff:
         page = _get_first_page(tiff)
-        in_pages = _is_array_in_pages(tiff)
-        shape = tiff.series[0].shape if in_pages else page.shape
-        axes = "CYX" if in_pages and find_band_axis(shape) == 0 else "YXC"
-        if not in_pages:
-            axes = page.axes.replace("S", "C")
-        if sorted(axes) != ["C", "X", "Y"]:
-            raise SightlineError(f"a TIFF file of axes {page.axes}; an image has rows and columns")
-        length_of = dict(zip(axes, shape, strict=True))
-        bands, height, width = (length_of[axis] for axis in "CYX")
+        # Either the first page, or all pages of the first series, which hold a band each.
+        stored: Any = tiff.series[0] if _is_array_in_pages(tiff) else page
+        axes = _find_axes(stored, page)
+        bands, height, width = (stored.shape[axes.index(axis)] for axis in "CYX")
         _check_kind(np.dtype(page.dtype))
         _check_value_count(bands, height, width, max_pixels)
-        pages = tiff.series[0].pages if in_pages else [page]
+
         needed_bytes = bands * height * width * BYTES_PER_VALUE
         with budget.reserve_bytes(needed_bytes) if budget else nullcontext():
-            for single_page in pages:
+            for single_page in [page] if stored is page else stored.pages:
                 _check_segments(single_page, file)
-            values = tiff.series[0].asarray() if in_pages else page.asarray()
-            values = values.transpose([axes.index(axis) for axis in "CYX"])
+            values = stored.asarray().transpose([axes.index(axis) for axis in "CYX"])
             orientation = page.tags.valueof(ORIENTATION_TAG, 1)
-            image = convert_bands_to_image(_turn_upright(values, int(orientation)))
+            image = convert_bands_to_image(_turn_bands_upright(values, int(orientation)))
         return 1 - image if int(page.photometric) == MIN_IS_WHITE else image
+
+
+def _find_axes(stored: Any, page: "TiffPage") -> str:
+    """What the axes of a page, or of an array in pages, are: rows Y, columns X and bands C."""
+    if stored is not page:
+        return "CYX" if find_band_axis(stored.shape) == 0 else "YXC"
+    axes = page.axes.replace("S", "C")
+    if sorted(axes) != ["C", "X", "Y"]:
+        raise SightlineError(f"a TIFF file of axes {page.axes}; an image has rows and columns")
+    return axes
 
 
 def _check_segments(page: Any, file: IO[bytes]) -> None:
@@ -287,26 +304,31 @@ def _check_segments(page: Any, file: IO[bytes]) -> None:
         raise SightlineError(
             "a TIFF file of several bands packed with a predictor for floats; save it without"
         )
-    byte_count = file.seek(0, os.SEEK_END)
     segments = list(zip(page.dataoffsets, page.databytecounts, strict=True))
+    byte_count = file.seek(0, os.SEEK_END)
     if any(offset + length > byte_count for offset, length in segments):
         raise SightlineError("a truncated TIFF: a part of its pixels lies beyond its end")
-    segment_bytes = math.prod(page.chunks) * page.dtype.itemsize
-    if len(segments) < math.prod(page.chunked):
+    stored_bytes = sum(page.databytecounts)
+    claimed_bytes = math.prod(page.shape) * page.dtype.itemsize
+    is_short = compression == UNCOMPRESSED and stored_bytes < claimed_bytes
+    if is_short or len(segments) < math.prod(page.chunked):
         raise SightlineError("a truncated TIFF: pixels are missing")
+    if compression != UNCOMPRESSED:
+        _check_unpacked_sizes(segments, math.prod(page.chunks) * page.dtype.itemsize, file)
+
+
+def _check_unpacked_sizes(
+    segments: Sequence[tuple[int, int]], segment_bytes: int, file: IO[bytes]
+) -> None:
+    """Raises SightlineError for deflated segments (offset, length) that unpack to more bytes."""
     for offset, length in segments:
-        if compression == UNCOMPRESSED:
-            continue
         file.seek(offset)
         unpacked = zlib.decompressobj().decompress(file.read(length), segment_bytes + 1)
         if len(unpacked) > segment_bytes:
             raise SightlineError("a broken TIFF: its pixels unpack to more than it claims")
-    stored_bytes = sum(page.databytecounts)
-    if compression == UNCOMPRESSED and stored_bytes < math.prod(page.shape) * page.dtype.itemsize:
-        raise SightlineError("a truncated TIFF: pixels are missing")
 
 
-def _turn_upright(values: Array, orientation: int) -> Array:
+def _turn_bands_upright(values: Array, orientation: int) -> Array:
     """Bands C×H×W turned by the value of a TIFF file's orientation tag."""
     if orientation in (5, 6, 7, 8):
         values = values.transpose(0, 2, 1)

@@ -229,9 +229,9 @@ def compute_attention_gradients(model: Model, image: Tensor, index: Tensor) -> l
         scores = model.run(leaf, ["logits"])["logits"].gather(1, index.view(-1, 1))
     calls = recorder.list_token_calls(len(image))
     if not calls:
-        found = recorder.describe_calls()
+        other_attention = recorder.describe_calls()
         raise SightlineError(
-            f"{model.name} has no attention between image tokens{found}; "
+            f"{model.name} has no attention between image tokens{other_attention}; "
             "use a vision transformer, or gradcam or saliency"
         )
     gradients = differentiate_weights(scores.sum(), [call.weights for call in calls])

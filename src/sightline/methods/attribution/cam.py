@@ -79,10 +79,10 @@ def gradcam(
     of a transformer are laid on their grid.
     """
     model = model.with_target(target)
-    found = compute_layer_cam(model, image, label, layer, CamSettings("gradcam"))
-    description = describe_cam(model, found.index, "gradcam", layer)
-    panel, caption = draw_cam_panel(model.to_picture(image), found.activation_map, description)
-    values = collect_cam_values(image, found.activation_map, found.index)
+    layer_cam = compute_layer_cam(model, image, label, layer, CamSettings("gradcam"))
+    description = describe_cam(model, layer_cam.index, "gradcam", layer)
+    panel, caption = draw_cam_panel(model.to_picture(image), layer_cam.activation_map, description)
+    values = collect_cam_values(image, layer_cam.activation_map, layer_cam.index)
     return Result({"gradcam": panel}, values, {"gradcam": caption})
 
 
@@ -155,25 +155,28 @@ def cam(
     extra_values: dict[str, Any] = {}
     shown_maps: Sequence[Tensor] = ()
     if layers is None:
-        found = compute_layer_cam(model, image, label, layer, settings)
-        description = describe_cam(model, found.index, kind, layer)
+        layer_cam = compute_layer_cam(model, image, label, layer, settings)
+        description = describe_cam(model, layer_cam.index, kind, layer)
     else:
         check_layer_choice(layer, layers)
-        found, shown_maps = compute_fused_cam(model, image, label, layers, fusion, settings)
+        layer_cam, shown_maps = compute_fused_cam(model, image, label, layers, fusion, settings)
         extra_values["by_layer"] = torch.stack(tuple(shown_maps), 1)
-        description = describe_cam(model, found.index, kind, ", ".join(layers), fusion)
-    chosen = {} if found.batch is None else {"batch": found.batch}
-    values = {**collect_cam_values(image, found.activation_map, found.index), **extra_values}
+        description = describe_cam(model, layer_cam.index, kind, ", ".join(layers), fusion)
+    chosen = {} if layer_cam.batch is None else {"batch": layer_cam.batch}
+    values = {
+        **collect_cam_values(image, layer_cam.activation_map, layer_cam.index),
+        **extra_values,
+    }
     if kind != "guided_gradcam":
-        panel, caption = draw_cam_panel(picture, found.activation_map, description, shown_maps)
+        panel, caption = draw_cam_panel(picture, layer_cam.activation_map, description, shown_maps)
         return Result({"cam": panel}, values, {"cam": caption}, chosen=chosen)
 
-    guided = backpropagate_class_score(model, image, found.index)
+    guided = backpropagate_class_score(model, image, layer_cam.index)
     product = guided.gradient * values["map"][:, None]
     attribution = product.abs().amax(1)
     values.update(attribution=attribution, map=attribution, per_channel=product, relus=guided.relus)
     panel, caption = draw_guided_panel(
-        picture, found.activation_map, model.to_picture(product), description
+        picture, layer_cam.activation_map, model.to_picture(product), description
     )
     if not guided.relus:
         caption += " The network has no ReLU: the guided rule is the plain gradient."
@@ -202,10 +205,12 @@ def compute_fused_cam(  # noqa: PLR0917 - what `cam` was asked
     settings: CamSettings,
 ) -> tuple[LayerCam, list[Tensor]]:
     """One map N×H×W in [0, 1] of several layers, and each layer's enlarged map, unscaled."""
-    found = [compute_layer_cam(model, image, label, layer, settings) for layer in layers]
-    enlarged = [upsample_maps(one.activation_map, image.shape[-2:]) for one in found]
+    layer_cams = [compute_layer_cam(model, image, label, layer, settings) for layer in layers]
+    enlarged = [
+        upsample_maps(layer_cam.activation_map, image.shape[-2:]) for layer_cam in layer_cams
+    ]
     fused = fuse_layer_maps(enlarged, fusion)
-    return LayerCam(fused, found[0].index, found[0].batch), enlarged
+    return LayerCam(fused, layer_cams[0].index, layer_cams[0].batch), enlarged
 
 
 def backpropagate_class_score(model: Model, image: Tensor, index: Tensor) -> NeuronGradients:

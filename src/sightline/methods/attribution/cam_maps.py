@@ -85,11 +85,11 @@ def compute_layer_cam(
     """
     layer_name = find_spatial_layer(model, layer)
     if settings.kind in GRADIENT_FREE_KINDS:
-        found = compute_gradient_free_cam(model, image, label, (layer_name, layer), settings)
+        layer_cam = compute_gradient_free_cam(model, image, label, (layer_name, layer), settings)
     else:
         maps, gradients, index = compute_maps_and_gradients(model, image, layer_name, label)
-        found = LayerCam(combine_channels(settings.kind, maps, gradients).relu(), index)
-    return LayerCam(found.activation_map.float().cpu(), found.index, found.batch)
+        layer_cam = LayerCam(combine_channels(settings.kind, maps, gradients).relu(), index)
+    return LayerCam(layer_cam.activation_map.float().cpu(), layer_cam.index, layer_cam.batch)
 
 
 def compute_gradient_free_cam(

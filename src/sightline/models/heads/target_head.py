@@ -69,12 +69,12 @@ class TargetHead:
         is_tensor = isinstance(score, Tensor)
         is_score = is_tensor and score.numel() == image_shape[0] and not score.is_complex()
         if not is_score:
-            found = tuple(score.shape) if is_tensor else type(score).__name__
+            description = tuple(score.shape) if is_tensor else type(score).__name__
             if is_tensor and score.is_complex():
-                found = "complex numbers"
+                description = "complex numbers"
             raise SightlineError(
                 f"the target must give one number for each of {image_shape[0]} images; "
-                f"it gave {found}"
+                f"it gave {description}"
             )
         return score.reshape(-1, 1)
 

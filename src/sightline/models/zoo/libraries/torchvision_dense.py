@@ -117,6 +117,6 @@ def find_scored_classes(
             continue
         if given.ndim != value.ndim or given.shape[1:] != value.shape[1:]:
             return None
-        found, remainder = divmod(given.shape[0] * classes, value.shape[0])
-        return None if remainder or found == 0 else found
+        file_classes, remainder = divmod(given.shape[0] * classes, value.shape[0])
+        return None if remainder or file_classes == 0 else file_classes
     return None
