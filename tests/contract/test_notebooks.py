@@ -68,3 +68,22 @@ def test_a_kernel_runs_it(path: Path, tmp_path: Path, monkeypatch: pytest.Monkey
     NotebookClient(notebook, timeout=120, resources={"metadata": {"path": str(tmp_path)}}).execute()
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
     assert any("<img" in output.get("data", {}).get("text/html", "") for output in outputs)
+
+
+def test_bars_are_drawn_on_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One bar a run, changed in place until it is full; nothing on the error stream."""
+    import nbformat
+    from nbclient import NotebookClient
+
+    monkeypatch.setenv("PYDEVD_DISABLE_FILE_VALIDATION", "1")
+    code = (
+        "from types import SimpleNamespace\n"
+        "from sightline.registry.progress_bar import ProgressBar\n"
+        "bar = ProgressBar('a < b')\n"
+        "for step in range(1, 8):\n"
+        "    bar(SimpleNamespace(index=step, total=7))"
+    )
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code)])
+    NotebookClient(notebook, timeout=60, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    (output,) = notebook.cells[0].outputs
+    assert output["data"]["text/html"] == '<progress value="7" max="7"></progress> a &lt; b 7/7'
