@@ -197,21 +197,34 @@ def fill_from_project(_app: App, commands: Sequence[str], arguments: ArgumentCol
     from sightline.app.project import SETTINGS_FILE, describe_settings, read_project_settings
 
     settings = read_project_settings(Path())
-    network = by_name["model"]
-    named = network.tokens[0].value if network.tokens else None
-    own = settings.get("model", [named])[0]
-    if own is None or named not in (None, own) or (named is None and _has_store(commands, by_name)):
+    if not _is_about_network(settings, commands, by_name):
         return
-    used: dict[str, list[str]] = {}
-    for name, values in settings.items():
-        if name in by_name and not by_name[name].tokens:
-            used[name] = values
-            for index, value in enumerate(values):
-                token = Token(keyword=f"--{name}", value=value, source=SETTINGS_FILE, index=index)
-                by_name[name].append(token)
+    used = {
+        name: values
+        for name, values in settings.items()
+        if name in by_name and not by_name[name].tokens
+    }
+    for name, values in used.items():
+        for index, value in enumerate(values):
+            token = Token(keyword=f"--{name}", value=value, source=SETTINGS_FILE, index=index)
+            by_name[name].append(token)
     is_quiet = "quiet" in by_name and bool(by_name["quiet"].tokens)
     if used and not is_quiet:
         print(describe_settings(used), file=sys.stderr)
+
+
+def _is_about_network(
+    settings: Mapping[str, list[str]], commands: Sequence[str], by_name: Mapping[str, Argument]
+) -> bool:
+    """Whether the settings are about the network that the command runs."""
+    tokens = by_name["model"].tokens
+    named_network = tokens[0].value if tokens else None
+    own_network = settings.get("model", [named_network])[0]
+    if own_network is None:
+        return False
+    if named_network is None:
+        return not _has_store(commands, by_name)
+    return named_network == own_network
 
 
 def _has_store(commands: Sequence[str], by_name: Mapping[str, Argument]) -> bool:

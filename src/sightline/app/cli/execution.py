@@ -108,17 +108,26 @@ def run_method(declaration: MethodDeclaration, arguments: Mapping[str, Any]) -> 
             result = method.function(model, *subject, **run_parameters)
             if image_name is not None:
                 result = _add_image_source(result, model, image_name, shared)
-            out = shared.out / name
-            files = result.save(out)
-            summaries[name] = summarize_result(result, files)
-            if not shared.as_json:
-                print_result(result, files)
+            summaries[name] = _save_result(result, shared.out / name, shared)
             if bar.stopped:
                 break
     if shared.as_json:
-        content: object = summaries.get("") or {"layers": summaries}
-        print(json.dumps(content, default=str))
+        _print_summaries(summaries)
     return 130 if bar.stopped else 0
+
+
+def _save_result(result: Result, folder: Path, shared: SharedOptions) -> dict[str, Any]:
+    """Saves a result, and prints it unless JSON is asked for. Returns its summary."""
+    files = result.save(folder)
+    if not shared.as_json:
+        print_result(result, files)
+    return summarize_result(result, files)
+
+
+def _print_summaries(summaries: Mapping[str, dict[str, Any]]) -> None:
+    """Prints the summaries of runs as JSON: that of an only run, or those of all layers."""
+    content = summaries.get("") or {"layers": summaries}
+    print(json.dumps(content, default=str))
 
 
 def choose_picture_size(
@@ -309,24 +318,37 @@ def _name_class(
     key = find_class_parameter(declaration)
     if key is None:
         return
-    default = declaration.parameters[key].default
+    if class_name is not None:
+        _set_class_by_position(declaration, parameters, key, class_name)
     asks_target = any(option.is_target for option in declaration.parameters.values())
-    if class_name is not None and parameters[key] != default:
+    if key == "label" and asks_target and "target" in declaration.parameters:
+        _tell_class_from_target(parameters, declaration.parameters[key].default)
+
+
+def _set_class_by_position(
+    declaration: MethodDeclaration, parameters: dict[str, Any], key: str, class_name: int | str
+) -> None:
+    """Sets the class that stands behind the picture. Raises UsageError for what is none."""
+    if parameters[key] != declaration.parameters[key].default:
         raise UsageError(f"the class is {class_name}, and --{key} is {parameters[key]}; give one")
-    if class_name is not None and is_picture_name(str(class_name)):
+    if is_picture_name(str(class_name)):
         raise UsageError(
             f"{class_name} is a second picture, and {declaration.name} takes one; what stands "
             "behind the picture is a class"
         )
-    if class_name is not None:
-        parameters[key] = class_name
-    if key != "label" or "target" not in declaration.parameters or not asks_target:
-        return
+    parameters[key] = class_name
+
+
+def _tell_class_from_target(parameters: dict[str, Any], default_label: Any) -> None:
+    """Moves a target that was given as the class, and a class that was given as the target."""
     target = parameters["target"]
-    if looks_like_target(parameters["label"]) and target is None:
-        parameters["target"], parameters["label"] = parameters["label"], default
-    elif isinstance(target, str) and "(" not in target and parameters["label"] == default:
-        parameters["label"], parameters["target"] = _read_class(target), None
+    label = parameters["label"]
+    if looks_like_target(label) and target is None:
+        parameters["target"] = label
+        parameters["label"] = default_label
+    elif isinstance(target, str) and "(" not in target and label == default_label:
+        parameters["label"] = _read_class(target)
+        parameters["target"] = None
 
 
 def _read_class(text: str) -> int | str:
