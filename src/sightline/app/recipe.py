@@ -19,7 +19,7 @@ from sightline.registry.method import Method
 MAX_RECIPE_BYTES = 20_000_000
 
 # Parameters that name other networks.
-NETWORK_PARAMETERS = ("judge", "peer", "others")
+NETWORK_PARAMETERS = ("judge", "peer", "other", "others")
 
 # The sides that --size takes, and smaller ones of images that were resized in code.
 ImageSide = Annotated[int, Field(ge=1, le=4096)]

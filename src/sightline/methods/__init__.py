@@ -28,6 +28,7 @@ TOPICS = (
     "adversarial.adversarial",
     "adversarial.boundary",
     "adversarial.transfer",
+    "evaluation.compare",
     "adversarial.universal",
     "adversarial.patch",
     "synthesis.inversion",

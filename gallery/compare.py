@@ -1,0 +1,19 @@
+"""Two networks compared
+=====================
+
+Ascent, gradient and attack on the embedded network and on one that has learned otherwise.
+"""
+
+from pathlib import Path
+
+import sightline as sl
+from sightline.images.plotting.maps import arrange_in_row
+
+PICTURES = Path(__file__).parent.parent / "docs" / "pictures"
+
+model = sl.load()
+result = sl.compare(model, model.fit(sl.sample("rocket")))
+sl.write(
+    arrange_in_row(result.panels["ascent"], result.panels["saliency"]), PICTURES / "compare.png"
+)
+sl.write(result.panels["attack"], PICTURES / "compare_attack.png")
