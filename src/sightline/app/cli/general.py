@@ -37,7 +37,7 @@ from sightline.app.cli.terminal import (
     show_progress_bar,
 )
 from sightline.errors import SightlineError, escape_for_display
-from sightline.models.zoo.names import list_network_names
+from sightline.models.zoo.names import EMBEDDED_NETWORKS, list_network_names
 
 if TYPE_CHECKING:
     from sightline.app.machine.cache import CacheEntry
@@ -151,8 +151,8 @@ def layers(
     """Lists the layers of a network with shapes, names and landmarks."""
     from sightline.models.zoo.load import load
 
-    # The embedded network has its weights at hand; of others only the layers are looked at.
-    is_embedded = model == "sightnet" and weights == "random"
+    # Embedded networks have their weights at hand; of others only the layers are looked at.
+    is_embedded = model in EMBEDDED_NETWORKS and weights == "random"
     settings = read_network_settings(labels, mean, std)
     network = load(model, weights=None if is_embedded else weights, device="cpu", **settings)
     if as_json:
