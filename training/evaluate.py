@@ -99,7 +99,7 @@ def main() -> None:
             model, photos, count, eps=options.eps, steps=options.steps
         )
         print(
-            f"{ATTACK_SIZE} px: {clean:.2%} of {count} images, and {robust:.2%} of them after "
+            f"{ATTACK_SIZE} px, {count} images: {clean:.2%} right, {robust:.2%} right after "
             f"{options.steps} steps inside an L2 ball of {options.eps}"
         )
 
