@@ -173,7 +173,8 @@ class TourReport:
                 parameters = dict(run_parameters)
                 if self.quick:
                     parameters.update(method.quick_parameters)
-                if "label" in method.parameters:
+                # Of a dataset's units, all are shown, not those of the photograph's class.
+                if "label" in method.parameters and method.subject == "image":
                     parameters["label"] = self.format_class_name(label)
                 if self.dataset_sample and "folder" in method.parameters:
                     parameters["folder"] = self.dataset_sample.source

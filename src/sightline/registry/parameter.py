@@ -159,9 +159,9 @@ def format_value(value: Any) -> str:
 def _list_whole_numbers(tensor: Tensor, kind: Any) -> Any:
     """The numbers of an integer tensor of one axis as a tuple, where the type takes such a list."""
     is_whole = not tensor.is_floating_point() and not tensor.is_complex()
-    if not is_whole or tensor.dtype == torch.bool or tensor.ndim > 1:
+    if not is_whole or tensor.dtype == torch.bool or tensor.ndim != 1:
         return tensor
-    numbers = tuple(tensor.reshape(-1).tolist())
+    numbers = tuple(tensor.tolist())
     return numbers if is_value_of_type(numbers, kind) else tensor
 
 

@@ -119,6 +119,7 @@ def make_scan(classes: list[int] | None) -> Any:
     return SimpleNamespace(
         classes=None if classes is None else torch.tensor(classes),
         class_names=["bee", "cow"],
+        shown_class_names=["bee", "cow"],
         model_labels=["ant", "bee", "cow"],
         top5=(torch.tensor([[1, 0], [2, 0], [1, 2], [0, 1]]), None),
     )
@@ -144,5 +145,5 @@ def test_images_are_coloured_by_class_prediction_and_error() -> None:
 
 def test_classes_that_the_network_does_not_know_have_no_errors() -> None:
     scan = make_scan([0, 1, 1, 0])
-    scan.class_names = ["indoors", "outdoors"]
+    scan.class_names = scan.shown_class_names = ["indoors", "outdoors"]
     assert list(name_groups(scan)) == ["label", "prediction"]
