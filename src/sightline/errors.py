@@ -90,6 +90,15 @@ def _escape_character(character: str) -> str:
     return character.encode("unicode_escape").decode("ascii")
 
 
+def find_closest_name(requested: str, allowed: Iterable[str]) -> str | None:
+    """The closest of the `allowed` names; None where none is close. Case is ignored."""
+    name_by_folded = {name.casefold(): name for name in allowed}
+    matches = difflib.get_close_matches(
+        requested.casefold(), name_by_folded, n=1, cutoff=MIN_NAME_SIMILARITY
+    )
+    return name_by_folded[matches[0]] if matches else None
+
+
 def suggest_closest_name(requested: str, allowed: Iterable[str]) -> str:
     """Returns a clause to append to an error message.
 
@@ -97,12 +106,9 @@ def suggest_closest_name(requested: str, allowed: Iterable[str]) -> str:
     few, or is empty. Case is ignored.
     """
     names = list(dict.fromkeys(allowed))
-    name_by_folded = {name.casefold(): name for name in names}
-    matches = difflib.get_close_matches(
-        requested.casefold(), name_by_folded, n=1, cutoff=MIN_NAME_SIMILARITY
-    )
-    if matches:
-        return f"; did you mean {name_by_folded[matches[0]]}?"
+    closest_name = find_closest_name(requested, names)
+    if closest_name is not None:
+        return f"; did you mean {closest_name}?"
     if 0 < len(names) <= MAX_LISTED_NAMES:
         return f"; choose from {', '.join(names)}"
     return ""

@@ -14,7 +14,7 @@ from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 
-from sightline.errors import suggest_closest_name
+from sightline.errors import find_closest_name, suggest_closest_name
 
 # What other tools call an option of ours.
 OPTION_SYNONYMS = {
@@ -86,10 +86,9 @@ def explain_unknown_option(words: Sequence[str], option: str, allowed: Collectio
     synonym = OPTION_SYNONYMS.get(name, "")
     if synonym in allowed:
         return f"{said}; did you mean {synonym}? {_correct(words, name, synonym)}"
-    suggestion = suggest_closest_name(name, allowed)
-    meant = suggestion.removeprefix("; did you mean ").removesuffix("?")
-    if meant in allowed:
-        return f"{said}{suggestion} {_correct(words, name, meant)}"
+    meant = find_closest_name(name, allowed)
+    if meant is not None:
+        return f"{said}; did you mean {meant}? {_correct(words, name, meant)}"
     return f"{said}; {format_command([*_find_command(words), '--help'])} lists those of the command"
 
 
@@ -141,9 +140,8 @@ def _find_sequence(words: Sequence[str], part: Sequence[str]) -> int:
 
 def explain_unknown_command(words: Sequence[str], word: str, allowed: Collection[str]) -> str:
     """One line for the name of a command that is not there."""
-    suggestion = suggest_closest_name(word, allowed)
-    meant = suggestion.removeprefix("; did you mean ").removesuffix("?")
-    if meant in allowed:
+    meant = find_closest_name(word, allowed)
+    if meant is not None:
         corrected = _correct(words, word, meant)
         return f'unknown command "{word}"; did you mean "{meant}"? {corrected}'
     return f'unknown command "{word}"; sightline --help lists all'
@@ -217,7 +215,9 @@ def _explain_code_file(words: Sequence[str], network: str, path: str, name: str)
     written = ".".join([*folder.parts, written])
     said = f"{network} is written {written}"
     if not file.is_file():
-        return f"{said}, and there is no file {file}{_suggest_module(file.stem)}"
+        closest_module = _find_closest_module(file.stem)
+        suggestion = "" if closest_module is None else f"; did you mean {closest_module}?"
+        return f"{said}, and there is no file {file}{suggestion}"
     if name and names and name not in names:
         return f"{file} has no {name}{suggest_closest_name(name, names)}"
     return f"{said}: {_replace_network(words, network, written)}"
@@ -228,22 +228,19 @@ def _explain_missing_module(words: Sequence[str], network: str) -> str:
     top = module.partition(".")[0]
     if _is_importable(top):
         return ""
-    suggestion = _suggest_module(top)
     said = f"there is no module {top}: no {top}.py in {os.getcwd()}, and no installed package"
-    meant = suggestion.removeprefix("; did you mean ").removesuffix("?")
-    if not suggestion.startswith("; did you mean"):
+    meant = _find_closest_module(top)
+    if meant is None:
         return f"{said}; run the command in the folder of {top}.py, or set PYTHONPATH to it"
     corrected = _replace_network(words, network, f"{meant}:{function}")
-    return f"{said}{suggestion} {corrected}"
+    return f"{said}; did you mean {meant}? {corrected}"
 
 
-def _suggest_module(name: str) -> str:
-    """A clause with the closest file of code in this folder."""
+def _find_closest_module(name: str) -> str | None:
+    """The closest name of a file of code in this folder, without its ending."""
     with suppress(OSError):
-        found = [path.stem for path in Path().glob("*.py")]
-        suggestion = suggest_closest_name(name, found)
-        return suggestion if suggestion.startswith("; did you mean") else ""
-    return ""
+        return find_closest_name(name, [path.stem for path in Path().glob("*.py")])
+    return None
 
 
 def _is_importable(name: str) -> bool:

@@ -1,7 +1,7 @@
 """Makes a result again from its recipe, and records in a recipe where its image came from."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -24,12 +24,9 @@ from sightline.images.validation import check_image
 from sightline.models.model import Model
 from sightline.models.weights.checkpoint import hash_file
 from sightline.models.zoo.reload import load_recipe_model
-from sightline.registry.method import Method, hash_tensor
+from sightline.registry.method import METHODS, Method, hash_tensor
 from sightline.registry.progress import Callback, Step
 from sightline.registry.result import Result
-
-# Their `values["image"]` is the given picture, repainted pixel by pixel.
-REPAINTING_METHODS = ("style", "deepdream")
 
 # A picture of which so much is used counts as whole: rounding took the rest.
 MIN_WHOLE_SHARE = 0.98
@@ -190,8 +187,13 @@ def keep_transparency(
     and results of other methods and files, stay as they are.
     """
     image = result.values.get("image")
-    is_repainted = result.recipe.get("method") in REPAINTING_METHODS
-    if not is_repainted or not isinstance(image, Tensor) or image.shape[1] != 3:
+    method = METHODS.get(str(result.recipe.get("method")))
+    if (
+        method is None
+        or not method.repaints
+        or not isinstance(image, Tensor)
+        or image.shape[1] != 3
+    ):
         return result
     alpha = read_alpha(source)
     if alpha is None:
@@ -226,13 +228,14 @@ def record_image_source(
     return replace(result, recipe={**result.recipe, "image": image_recipe})
 
 
-def note_crop(
-    result: Result, source: str, *, whole: bool = False, crop: int | None = None
-) -> Result:
-    """The result, whose first caption says how much of the picture was used if not all of it."""
-    if whole or not result.captions:
+def note_crop(result: Result, picture_size: Sequence[int], *, crop: int | None = None) -> Result:
+    """The result, whose first caption says how much of the picture was used if not all of it.
+
+    `picture_size` is the height and width of the whole picture.
+    """
+    if not result.captions:
         return result
-    height, width = read_file_or_sample(source).shape[-2:]
+    height, width = picture_size
     shape = result.recipe["image"]["shape"]
     used_height, used_width = shape[-2:]
     if crop is not None:

@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
-from sightline.app.replay import REPAINTING_METHODS, record_image_source, resolve_source
+from sightline.app.replay import record_image_source, resolve_source
 from sightline.data.datasets.subset import DatasetSubset, draw_subset
 from sightline.data.scan.run import Passing, scan
 from sightline.errors import (
@@ -279,7 +279,7 @@ class TourReport:
             words += ["--weights", str(self.model.recipe["weights"])]
         if self.size and method.subject == "image":
             words += ["--size", str(self.size)]
-        if method.name in REPAINTING_METHODS:
+        if method.repaints:
             words.append("--cropped")
         return shlex.join(words)
 

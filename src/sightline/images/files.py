@@ -130,18 +130,23 @@ def check_writable(folder: Path) -> None:
         raise _make_write_error(folder, error) from error
 
 
-def get_cache_path(kind: str, name: str) -> Path:
-    """The path of a file or folder in the user's cache, where things of its `kind` are kept.
+def get_cache_folder() -> Path:
+    """The user's cache: in XDG_CACHE_HOME where that is set, else in the system's usual folder.
 
-    The cache is in XDG_CACHE_HOME where that is set, else in the system's usual folder. Makes
-    nothing.
+    Makes nothing.
     """
     xdg_cache = os.environ.get("XDG_CACHE_HOME")
     if xdg_cache:  # platformdirs looks at it on Linux and macOS only
-        cache = Path(xdg_cache) / "sightline"
-    else:
-        cache = user_cache_path("sightline", appauthor=False)
-    return cache / kind / name
+        return Path(xdg_cache) / "sightline"
+    return user_cache_path("sightline", appauthor=False)
+
+
+def get_cache_path(kind: str, name: str) -> Path:
+    """The path of a file or folder in the user's cache, where things of its `kind` are kept.
+
+    Makes nothing.
+    """
+    return get_cache_folder() / kind / name
 
 
 def _make_write_error(path: Path, error: Exception) -> SightlineError:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from importlib import import_module
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args, get_type_hints
 
 if TYPE_CHECKING:
     from sightline.registry.method import Method
@@ -52,3 +52,10 @@ def load_methods() -> "Mapping[str, Method]":
 
     methods = sorted(METHODS.values(), key=get_position)
     return {method.name: method for method in methods}
+
+
+def takes_scan(method: "Method") -> bool:
+    """Whether the method's first argument may be a Scan."""
+    from sightline.data.store.reader import Scan
+
+    return Scan in get_args(get_type_hints(method.function)["model"])

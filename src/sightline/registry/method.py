@@ -86,6 +86,7 @@ class Method:
         quick_parameters: Parameters that make these runs short.
         subject_optional: Whether it can be called without its subject.
         former_names: Older names of parameters, which calls and recipes may still use.
+        repaints: Whether `values["image"]` is the given picture, repainted pixel by pixel.
     """
 
     name: str
@@ -103,6 +104,7 @@ class Method:
     attribution: AttributionSpec | None = None
     subject_optional: bool = False
     former_names: Mapping[str, str] = field(default_factory=dict[str, str])
+    repaints: bool = False
 
     def check_parameter_names(self, parameters: Mapping[str, Any]) -> None:
         """Raises SightlineError for the first parameter that this method does not have."""
@@ -135,6 +137,7 @@ def register_method(
     quick_parameters: Mapping[str, Any] | None = None,
     attribution: AttributionSpec | None = None,
     former_names: Mapping[str, str] | None = None,
+    repaints: bool = False,
 ) -> Callable[[Callable[P, Result]], Callable[P, Result]]:
     """Registers a function `(model, [image | objective], *, parameters) -> Result` in METHODS.
 
@@ -173,6 +176,7 @@ def register_method(
             attribution=attribution,
             subject_optional=signature.subject_optional,
             former_names=dict(former_names or {}),
+            repaints=repaints,
         )
         METHODS[method.name] = method
         return call

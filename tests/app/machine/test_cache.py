@@ -12,11 +12,11 @@ import sightline as sl
 from sightline.app.cli.main import main
 from sightline.app.machine.cache import (
     CacheEntry,
-    find_cache_folder,
     list_cache_entries,
     remove_cache_entries,
 )
 from sightline.data.writer_lock import LOCK_FILE
+from sightline.images.files import get_cache_folder
 
 
 @pytest.fixture
@@ -50,7 +50,7 @@ def set_age(path: Path, days: float) -> None:
 
 def test_entries_with_their_sizes_and_ages(cache: Path) -> None:
     entries = list_cache_entries()
-    assert find_cache_folder() == cache
+    assert get_cache_folder() == cache
     assert [entry.path.name for entry in entries][:2] == ["new.scan", "old.scan"]
     by_name = {entry.path.name: entry for entry in entries}
     assert by_name["new.scan"].size == 7000

@@ -6,7 +6,10 @@ Nothing here imports torch.
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import NoneType
-from typing import Any, Literal, get_args, get_origin
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
+
+if TYPE_CHECKING:
+    from sightline.registry.parameter import ParameterSpec
 
 JSON_TYPES: Mapping[Any, str] = {
     bool: "boolean",
@@ -54,6 +57,12 @@ def describe_parameter(
     if default is None or isinstance(default, (bool, int, float, str, list, tuple)):
         schema["default"] = default
     return schema
+
+
+def describe_spec(spec: "ParameterSpec") -> dict[str, Any]:
+    """The schema of a method's parameter, without what JSON can't hold."""
+    limits = (spec.value_range.low, spec.value_range.high) if spec.value_range else None
+    return describe_parameter(spec.type, spec.doc, spec.default, limits)
 
 
 def _has_schema(kind: Any) -> bool:

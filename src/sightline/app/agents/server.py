@@ -12,22 +12,21 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from importlib import import_module
 from importlib.metadata import version
-from typing import Any, get_args, get_type_hints
+from typing import Any
 
 from torch import Tensor
 
-from sightline.app.agents.schema import describe_parameter, describe_parameters
+from sightline.app.agents.schema import describe_parameters, describe_spec
 from sightline.app.replay import prepare_network_input, record_image_source
 from sightline.data.store.reader import Scan
 from sightline.errors import SightlineError, make_unknown_name_error
 from sightline.images.io.pictures import encode_png, read_file_or_sample, samples
 from sightline.images.transforms import resize_image
-from sightline.methods import load_methods
+from sightline.methods import load_methods, takes_scan
 from sightline.models.model import Model
 from sightline.models.zoo.load import load
 from sightline.models.zoo.names import list_network_names
 from sightline.registry.method import Method
-from sightline.registry.parameter import ParameterSpec
 from sightline.registry.result import Result
 
 # Pixels of the longer side of a picture that is returned.
@@ -142,12 +141,6 @@ def describe_method_tool(method: Method) -> Tool:
     return Tool(method.name, method.title, description, describe_parameters(properties))
 
 
-def describe_spec(spec: ParameterSpec) -> dict[str, Any]:
-    """The schema of a parameter without what JSON can't hold, such as tensors and functions."""
-    limits = (spec.value_range.low, spec.value_range.high) if spec.value_range else None
-    return describe_parameter(spec.type, spec.doc, spec.default, limits)
-
-
 # ── a call ──
 
 
@@ -210,11 +203,6 @@ def run_method(method: Method, model: Model, arguments: dict[str, Any]) -> Answe
     if method.subject == "image":
         result = record_image_source(result, source, size, whole=whole)
     return describe_result(result)
-
-
-def takes_scan(method: Method) -> bool:
-    """Whether the method's first argument may be a Scan."""
-    return Scan in get_args(get_type_hints(method.function)["model"])
 
 
 def describe_result(result: Result) -> Answer:

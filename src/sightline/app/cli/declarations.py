@@ -15,7 +15,7 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import TYPE_CHECKING, Any, Literal, Union, cast, get_args, get_origin
 
-from sightline.app.agents.schema import build_recipe_schema, describe_parameter
+from sightline.app.agents.schema import build_recipe_schema, describe_spec
 
 if TYPE_CHECKING:
     from sightline.registry.method import Method
@@ -58,7 +58,8 @@ class ParameterDeclaration:
 class MethodDeclaration:
     """What `sightline.registry.method.Method` declares, without the function itself.
 
-    `quick` are the parameters that make a run short.
+    `quick` are the parameters that make a run short. What `repaints` takes the whole picture unless
+    it is told not to.
     """
 
     name: str
@@ -72,6 +73,7 @@ class MethodDeclaration:
     subject: str
     parameters: Mapping[str, ParameterDeclaration]
     quick: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    repaints: bool = False
 
 
 # ── reading ──
@@ -162,12 +164,7 @@ def format_recipe_schema() -> str:
     methods: list[tuple[str, dict[str, Any]]] = []
     for method in load_methods().values():
         parameters = {
-            name: describe_parameter(
-                spec.type,
-                spec.doc,
-                spec.default,
-                (spec.value_range.low, spec.value_range.high) if spec.value_range else None,
-            )
+            name: describe_spec(spec)
             for name, spec in method.parameters.items()
             if name != "callback"
         }
@@ -196,6 +193,7 @@ def _declare_method(method: "Method") -> dict[str, Any]:
         "subject": method.subject,
         "parameters": parameters,
         "quick": dict(method.quick_parameters),
+        "repaints": method.repaints,
     }
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib import import_module
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any
 
 from torch import Tensor
 
@@ -16,13 +16,13 @@ from sightline.app.cli.options import (
     compose_target_text,
     find_class_parameter,
     looks_like_target,
+    read_class,
     read_network_settings,
     unwrap_single_item,
 )
 from sightline.app.cli.terminal import hide_downloads, print_lines, show_progress_bar
 from sightline.app.corrections import is_picture_name
 from sightline.app.replay import (
-    REPAINTING_METHODS,
     keep_transparency,
     note_crop,
     prepare_network_input,
@@ -34,6 +34,7 @@ from sightline.images.files import check_writable
 from sightline.images.io.library import PAINTING_NAMES
 from sightline.images.io.pictures import read_file_or_sample
 from sightline.images.video.properties import VIDEO_SUFFIXES
+from sightline.methods import takes_scan
 from sightline.models.model import Model
 from sightline.models.zoo.load import load
 from sightline.registry.method import METHODS, Method
@@ -90,9 +91,11 @@ def run_method(declaration: MethodDeclaration, arguments: Mapping[str, Any]) -> 
     model = load_network_or_store(method, arguments["model"], parameters, shared)
 
     subject: list[Tensor | str] = []
+    picture_size: Sequence[int] = ()
     if image_name is not None:
         picture = read_file_or_sample(image_name)
-        shared = choose_picture_size(method.name, picture, shared, parameters)
+        picture_size = picture.shape[-2:]
+        shared = choose_picture_size(method, picture, shared, parameters)
         subject.append(_fit_picture(picture, model, shared))
     elif method.subject == "objective":
         subject.append(_read_objective(arguments))
@@ -107,8 +110,8 @@ def run_method(declaration: MethodDeclaration, arguments: Mapping[str, Any]) -> 
                 run_parameters["callback"] = bar.on_step
             result = method.function(model, *subject, **run_parameters)
             if image_name is not None:
-                result = _add_image_source(result, model, image_name, shared)
-            summaries[name] = _save_result(result, shared.out / name, shared)
+                result = _add_image_source(result, model, image_name, picture_size, shared)
+            summaries[name] = _save_result(result, shared.out / name, as_json=shared.as_json)
             if bar.stopped:
                 break
     if shared.as_json:
@@ -116,10 +119,10 @@ def run_method(declaration: MethodDeclaration, arguments: Mapping[str, Any]) -> 
     return 130 if bar.stopped else 0
 
 
-def _save_result(result: Result, folder: Path, shared: SharedOptions) -> dict[str, Any]:
+def _save_result(result: Result, folder: Path, *, as_json: bool) -> dict[str, Any]:
     """Saves a result, and prints it unless JSON is asked for. Returns its summary."""
     files = result.save(folder)
-    if not shared.as_json:
+    if not as_json:
         print_result(result, files)
     return summarize_result(result, files)
 
@@ -131,20 +134,20 @@ def _print_summaries(summaries: Mapping[str, dict[str, Any]]) -> None:
 
 
 def choose_picture_size(
-    name: str, picture: Tensor, shared: SharedOptions, parameters: dict[str, Any]
+    method: Method, picture: Tensor, shared: SharedOptions, parameters: dict[str, Any]
 ) -> SharedOptions:
     """How a method takes its picture, where it is not the square that the network was made for.
 
     Methods that repaint a picture take all of it, at most 512 pixels high or wide on its short
     side; a texture's exemplar keeps its scale, and --size is that of what is made.
     """
-    if name == TEXTURE_METHOD and not shared.uncropped:
+    if method.name == TEXTURE_METHOD and not shared.uncropped:
         if shared.size is not None and parameters["side"] is not None:
             return shared  # --size is then that of the exemplar
         if shared.size is not None:
             parameters["side"] = shared.size
         return replace(shared, size=None, crop=MAX_EXEMPLAR_SIDE)
-    if name not in REPAINTING_METHODS or shared.cropped:
+    if not method.repaints or shared.cropped:
         return shared
     size = shared.size or min(DEFAULT_REPAINTED_SIDE, *picture.shape[-2:])
     return replace(shared, size=size, uncropped=True)
@@ -213,18 +216,11 @@ def load_network_or_store(
     return scan
 
 
-def takes_scan(method: Method) -> bool:
-    """Whether the method's first argument may be a Scan."""
-    return Scan in get_args(get_type_hints(method.function)["model"])
-
-
 def save_and_print_result(result: Result, out: Path, *, as_json: bool) -> None:
     """Saves a result; prints its captions and pictures, or its values and files as JSON."""
-    files = result.save(out)
+    summary = _save_result(result, out, as_json=as_json)
     if as_json:
-        print(json.dumps(summarize_result(result, files), default=str))
-    else:
-        print_result(result, files)
+        _print_summaries({"": summary})
 
 
 def summarize_result(result: Result, files: Sequence[Path]) -> dict[str, Any]:
@@ -347,12 +343,8 @@ def _tell_class_from_target(parameters: dict[str, Any], default_label: Any) -> N
         parameters["target"] = label
         parameters["label"] = default_label
     elif isinstance(target, str) and "(" not in target and label == default_label:
-        parameters["label"] = _read_class(target)
+        parameters["label"] = read_class(target)
         parameters["target"] = None
-
-
-def _read_class(text: str) -> int | str:
-    return int(text) if text.lstrip("+-").isdecimal() else text
 
 
 def _write_target(
@@ -369,7 +361,11 @@ def _write_target(
 
 
 def _add_image_source(
-    result: Result, model: Model | Scan, image_name: str, shared: SharedOptions
+    result: Result,
+    model: Model | Scan,
+    image_name: str,
+    picture_size: Sequence[int],
+    shared: SharedOptions,
 ) -> Result:
     """The result with the source of its image, and as transparent as that."""
     if isinstance(model, Model) and shared.crop is None:
@@ -377,7 +373,7 @@ def _add_image_source(
     result = record_image_source(
         result, image_name, shared.size, whole=shared.uncropped, crop=shared.crop
     )
-    return note_crop(result, image_name, whole=shared.uncropped, crop=shared.crop)
+    return result if shared.uncropped else note_crop(result, picture_size, crop=shared.crop)
 
 
 def _fit_picture(picture: Tensor, model: Model | Scan, shared: SharedOptions) -> Tensor:

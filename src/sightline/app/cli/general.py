@@ -123,6 +123,7 @@ def again(
     from sightline.app.recipe import read_recipe
     from sightline.app.replay import note_crop, record_image_source, run_recipe
     from sightline.images.files import check_writable
+    from sightline.images.io.pictures import read_file_or_sample
 
     content = read_recipe(recipe)
     folder = out or Path("out") / "again"
@@ -134,7 +135,9 @@ def again(
         result = record_image_source(
             result, image.path, image.size, whole=image.whole, crop=image.crop
         )
-        result = note_crop(result, image.path, whole=image.whole, crop=image.crop)
+        if not image.whole:
+            picture_size = read_file_or_sample(image.path).shape[-2:]
+            result = note_crop(result, picture_size, crop=image.crop)
     save_and_print_result(result, folder, as_json=as_json)
     return 130 if bar.stopped else 0
 
@@ -213,10 +216,11 @@ def doctor(*, as_json: JsonOption = False) -> int:
 
 def cache_info(*, as_json: JsonOption = False) -> int:
     """Lists what the cache holds: scans without a store of their own, the largest first."""
-    from sightline.app.machine.cache import find_cache_folder, list_cache_entries
+    from sightline.app.machine.cache import list_cache_entries
+    from sightline.images.files import get_cache_folder
 
     entries = list_cache_entries()
-    folder = find_cache_folder()
+    folder = get_cache_folder()
     if as_json:
         rows = [_describe_cache_entry(entry) for entry in entries]
         print(json.dumps({"folder": str(folder), "entries": rows}))
@@ -238,11 +242,8 @@ def cache_clear(
     as_json: JsonOption = False,
 ) -> int:
     """Removes what the cache holds, and says what it removed. Nothing else is touched."""
-    from sightline.app.machine.cache import (
-        find_cache_folder,
-        list_cache_entries,
-        remove_cache_entries,
-    )
+    from sightline.app.machine.cache import list_cache_entries, remove_cache_entries
+    from sightline.images.files import get_cache_folder
 
     chosen = [entry for entry in list_cache_entries() if entry.days >= (older_than or 0.0)]
     removed, kept = remove_cache_entries(chosen)
@@ -252,7 +253,7 @@ def cache_clear(
         print(json.dumps({"removed": rows, "kept": reasons}))
     else:
         print_lines(*(f"removed {_format_cache_entry(entry)}" for entry in removed))
-        print_lines(f"removed {_count_entries(removed)} from {find_cache_folder()}")
+        print_lines(f"removed {_count_entries(removed)} from {get_cache_folder()}")
     if kept:
         reasons = [f"{path} ({reason})" for path, reason in kept.items()]
         raise SightlineError(f"not removed: {'; '.join(reasons)}")

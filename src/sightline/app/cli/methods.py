@@ -40,9 +40,6 @@ from sightline.app.cli.options import (
 )
 from sightline.models.zoo.names import is_network_name
 
-# Methods that take the whole picture unless they are told not to.
-REPAINTING_METHODS = ("style", "deepdream")
-
 # The one method that is about the network alone, which its command therefore names first.
 NETWORK_FIRST = "filters"
 
@@ -118,7 +115,7 @@ def build_command_signature(declaration: MethodDeclaration) -> inspect.Signature
         parameters.append(_make_keyword("quick", QuickOption, False))
     if declaration.subject == "image":
         parameters.append(_make_keyword("uncropped", UncroppedOption, False))
-    if declaration.name in REPAINTING_METHODS:
+    if declaration.repaints:
         parameters.append(_make_keyword("cropped", CroppedOption, False))
     return inspect.Signature(parameters)
 

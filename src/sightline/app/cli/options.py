@@ -213,15 +213,19 @@ def find_class_parameter(declaration: MethodDeclaration) -> str | None:
     return None
 
 
-def parse_class(kind: Any, tokens: Sequence[Token]) -> int | str:
+def read_class(text: str) -> int | str:
     """A class by its number or name."""
-    text = tokens[0].value
     return int(text) if text.lstrip("+-").isdecimal() else text
+
+
+def parse_class(kind: Any, tokens: Sequence[Token]) -> int | str:
+    """The class that an option gives."""
+    return read_class(tokens[0].value)
 
 
 def parse_classes(kind: Any, tokens: Sequence[Token]) -> int | str | tuple[int | str, ...]:
     """One class by itself, several as a list."""
-    classes = tuple(parse_class(kind, [token]) for token in tokens)
+    classes = tuple(read_class(token.value) for token in tokens)
     return classes[0] if len(classes) == 1 else classes
 
 

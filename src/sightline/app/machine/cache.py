@@ -16,7 +16,7 @@ from filelock import FileLock, Timeout
 
 from sightline.data.writer_lock import LOCK_FILE
 from sightline.errors import SightlineError
-from sightline.images.files import get_cache_path
+from sightline.images.files import get_cache_folder
 
 SECONDS_PER_DAY = 86_400
 
@@ -37,17 +37,12 @@ class CacheEntry:
     days: float
 
 
-def find_cache_folder() -> Path:
-    """The folder of the whole cache, which may not exist yet."""
-    return get_cache_path("scans", "any").parent.parent
-
-
 def list_cache_entries() -> list[CacheEntry]:
     """Everything in the cache, the largest first.
 
     Raises SightlineError for a cache that can't be read.
     """
-    folder = find_cache_folder()
+    folder = get_cache_folder()
     try:
         entries = [_describe_entry(path) for path in _list_entry_paths(folder)]
     except OSError as error:
@@ -64,7 +59,7 @@ def remove_cache_entries(entries: Sequence[CacheEntry]) -> tuple[list[CacheEntry
     Returns those that were removed, and the reasons why others were not.
     Raises SightlineError for a path outside the cache, before anything is removed.
     """
-    root = find_cache_folder()
+    root = get_cache_folder()
     for entry in entries:
         if entry.path.parent.parent != root:
             raise SightlineError(f"{entry.path} is not in the cache {root}; nothing is removed")

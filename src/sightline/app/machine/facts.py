@@ -9,9 +9,10 @@ from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, requires, version
 from typing import Any
 
-from sightline.app.machine.cache import find_cache_folder, list_cache_entries
+from sightline.app.machine.cache import list_cache_entries
 from sightline.app.machine.sharing import SHARING_VARIABLES
 from sightline.errors import SightlineError, get_first_error_line
+from sightline.images.files import get_cache_folder
 
 MAIN_PACKAGES = ("sightline", "torch", "torchvision", "timm")
 
@@ -146,7 +147,7 @@ def _ask_torch() -> tuple[int, dict[str, str], dict[str, bool]]:
 
 
 def _describe_cache() -> dict[str, Any]:
-    folder = str(find_cache_folder())
+    folder = str(get_cache_folder())
     try:
         entries = list_cache_entries()
     except SightlineError as error:

@@ -61,6 +61,7 @@ FIRST_SIDES = {"content": 128, "noise": 64}
     "meaning are not transferred. The weights decide how much of the photograph is preserved.",
     tour_runs=({"steps": 80},),
     quick_parameters={"steps": 15},
+    repaints=True,
 )
 def style(
     model: Model,

@@ -59,6 +59,7 @@ ZOOM_FACTOR = 1.05  # from frame to frame, as in the published script
     caution="It exaggerates on purpose. The patterns tell about the training images, not about "
     "this photograph.",
     quick_parameters={"steps": 5},
+    repaints=True,
 )
 def deepdream(
     model: Model,
