@@ -110,9 +110,8 @@ def try_pointwise_linear(  # noqa: PLR0917 - torch's own signature
 
 def is_large_in_channels_last(x: Tensor) -> bool:
     """Whether x is large, and lies in memory with its channels last."""
-    if x.numel() < MIN_BATCH_NORM_ELEMENTS or x.is_contiguous():
-        return False
-    return x.is_contiguous(memory_format=torch.channels_last)
+    is_large = x.numel() >= MIN_BATCH_NORM_ELEMENTS
+    return is_large and x.is_contiguous(memory_format=torch.channels_last)
 
 
 def try_frozen_batch_norm(  # noqa: PLR0917 - torch's own signature
