@@ -1,7 +1,7 @@
 """Two networks compared
 =====================
 
-Ascent, gradient and attack on the embedded network and on one that has learned otherwise.
+Ascent, gradient and attack on the embedded network, and on the same with shuffled weights.
 """
 
 from pathlib import Path
