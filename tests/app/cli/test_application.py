@@ -13,10 +13,10 @@ from sightline.app.cli.main import main
 @pytest.mark.parametrize(
     ("module", "summaries", "prefix"),
     [
-        ("general", application.GENERAL_COMMANDS, ""),
-        ("general", application.CACHE_COMMANDS, "cache_"),
-        ("scan", {**application.SCAN_COMMANDS, **application.STORE_COMMANDS}, ""),
-        ("stylizer", application.STYLIZER_COMMANDS, ""),
+        ("commands.general", application.GENERAL_COMMANDS, ""),
+        ("commands.general", application.CACHE_COMMANDS, "cache_"),
+        ("commands.scan", {**application.SCAN_COMMANDS, **application.STORE_COMMANDS}, ""),
+        ("commands.stylizer", application.STYLIZER_COMMANDS, ""),
     ],
     ids=["general", "cache", "scan", "stylizer"],
 )

@@ -17,9 +17,10 @@ from cyclopts import CycloptsError
 from helpers import smooth
 
 import sightline as sl
-from sightline.app.cli import execution, general, terminal
+from sightline.app.cli import execution, terminal
 from sightline.app.cli import methods as commands
 from sightline.app.cli.application import GENERAL_COMMANDS, make_app
+from sightline.app.cli.commands import general
 from sightline.app.cli.declarations import read_method_declarations
 from sightline.app.cli.main import main
 from sightline.images.io import pictures as images

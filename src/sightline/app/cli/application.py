@@ -88,15 +88,15 @@ def make_app() -> App:
     method_summaries = {
         name: declaration.summary for name, declaration in read_method_declarations().items()
     }
-    _add_commands(app, "general", GENERAL_COMMANDS, general)
+    _add_commands(app, "commands.general", GENERAL_COMMANDS, general)
     _add_commands(app, "methods", method_summaries, methods)
-    _add_commands(app, "scan", SCAN_COMMANDS, general)
+    _add_commands(app, "commands.scan", SCAN_COMMANDS, general)
     store = _add_command_group(app, "store", STORE_HELP, general)
-    _add_commands(store, "scan", STORE_COMMANDS)
+    _add_commands(store, "commands.scan", STORE_COMMANDS)
     cache = _add_command_group(app, "cache", CACHE_HELP, general)
-    _add_commands(cache, "general", CACHE_COMMANDS, prefix="cache_")
+    _add_commands(cache, "commands.general", CACHE_COMMANDS, prefix="cache_")
     stylizer = _add_command_group(app, "stylizer", STYLIZER_HELP, general)
-    _add_commands(stylizer, "stylizer", STYLIZER_COMMANDS)
+    _add_commands(stylizer, "commands.stylizer", STYLIZER_COMMANDS)
     return app
 
 

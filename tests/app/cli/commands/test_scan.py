@@ -9,8 +9,8 @@ import pytest
 from helpers import smooth
 
 import sightline as sl
-from sightline.app.cli import scan as scanning
 from sightline.app.cli.application import STORE_COMMANDS
+from sightline.app.cli.commands import scan as scanning
 from sightline.app.cli.main import main
 from sightline.data.scan.run import Passing
 from sightline.images.io import pictures as images

@@ -5,7 +5,7 @@ import json
 import pytest
 
 import sightline as sl
-from sightline.app.cli.general import layers, models, samples
+from sightline.app.cli.commands.general import layers, models, samples
 
 
 def test_samples_are_those_of_the_library(capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,8 +13,8 @@ from helpers import smooth
 from PIL import Image
 
 import sightline as sl
-from sightline.app.cli import stylizer as commands
 from sightline.app.cli.application import STYLIZER_COMMANDS
+from sightline.app.cli.commands import stylizer as commands
 from sightline.app.cli.main import main
 from sightline.app.cli.terminal import StepProgressBar
 from sightline.generators.apply import restyle_images

@@ -1,0 +1,1 @@
+"""The commands that are not made from a method's declaration."""
