@@ -202,15 +202,16 @@ def describe_scan(
     """Describes a scan. Raises SightlineError for unknown layers and numbers out of range."""
     count = len(dataset)
     require_sizes(k, batch_size, count)
+    # Found once: it takes a pass through the network.
+    penultimate = resolve_scan_layer(model, "penultimate")
     if layers is None:
         unit_layers = list_default_layers(model)
     else:
-        unit_layers = resolve_scan_layers(model, layers)
-    vector_layers = resolve_scan_layers(model, vectors)
+        unit_layers = resolve_scan_layers(model, layers, penultimate)
+    vector_layers = resolve_scan_layers(model, vectors, penultimate)
     shapes = measure_unit_grids(model, [*unit_layers, *vector_layers], side)
 
-    aliases = {**model.aliases, **model.landmarks}
-    aliases["penultimate"] = resolve_scan_layer(model, "penultimate")
+    aliases = {**model.aliases, **model.landmarks, "penultimate": penultimate}
     units = sum(shapes[name][0] for name in unit_layers)
     class_units = max(1, units * len(dataset.class_names))
     return ScanDescription(
@@ -244,11 +245,16 @@ def require_sizes(k: int | None, batch_size: int, count: int) -> None:
         raise make_out_of_range_error("batch", batch_size, 1, MAX_BATCH_SIZE)
 
 
-def resolve_scan_layers(model: Model, names: Sequence[str]) -> list[str]:
-    """The layers' own names, each once; a pattern stands for all layers that it matches."""
-    return list(
-        dict.fromkeys(resolve_scan_layer(model, name) for name in model.match_layers(names))
-    )
+def resolve_scan_layers(model: Model, names: Sequence[str], penultimate: str) -> list[str]:
+    """The layers' own names, each once; a pattern stands for all layers that it matches.
+
+    `penultimate` is the layer of that name, which `resolve_scan_layer` finds.
+    """
+    layers = [
+        penultimate if name == "penultimate" else model.layer(name)
+        for name in model.match_layers(names)
+    ]
+    return list(dict.fromkeys(layers))
 
 
 def resolve_scan_layer(model: Model, name: str) -> str:
