@@ -1,32 +1,41 @@
 """Self-contained HTML: templates filled in, and pictures inside the page."""
 
 import base64
-from typing import Any
+from functools import cache
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
 from sightline.images.io.pictures import encode_jpeg, encode_png
 from sightline.images.transforms import resize_image
 
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
 # A PNG larger than this many bytes is put into a notebook as JPEG.
 MAX_PNG_BYTES = 200_000
 
 
-def render_template(template: str, **content: Any) -> str:
-    """The text of the page that a file of `templates/` gives.
+def render_template(template: str, *, package: str = "sightline", **content: Any) -> str:
+    """The text of the page that a file of a package's folder `templates` gives.
 
     What is filled in is escaped. Raises jinja2.UndefinedError if something is missing.
     """
+    return _make_environment(package).get_template(template).render(**content)
+
+
+@cache
+def _make_environment(package: str) -> "Environment":
+    """What reads the templates of a package, and keeps them compiled."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
-    environment = Environment(
-        loader=PackageLoader("sightline"),
+    return Environment(
+        loader=PackageLoader(package),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    return environment.get_template(template).render(**content)
 
 
 def make_data_uri(picture: Tensor) -> str:

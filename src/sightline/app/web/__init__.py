@@ -1,0 +1,1 @@
+"""Pages of HTML: the report, and what the explorer is built on."""

@@ -1,0 +1,1 @@
+"""The explorer's pages: one file for each kind of page."""
