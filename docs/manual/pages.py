@@ -37,7 +37,7 @@ QUESTIONS: Mapping[str, tuple[str, ...]] = {
     "which_image": ("synthesis", "inversion"),
     "adversarial": (
         "adversarial",
-        "compare",
+        "contrast",
         "boundary",
         "transfer",
         "universal",

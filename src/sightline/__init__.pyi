@@ -21,7 +21,7 @@ from .methods.attribution.occlusion import occlusion as occlusion
 from .methods.attribution.rise import rise as rise
 from .methods.attribution.saliency import saliency as saliency
 from .methods.attribution.segment import segment as segment
-from .methods.evaluation.compare import compare as compare
+from .methods.evaluation.contrast import contrast as contrast
 from .methods.evaluation.pointing import pointing as pointing
 from .methods.evaluation.trust import trust as trust
 from .methods.predictions import predictions as predictions

@@ -124,7 +124,7 @@ def test_lists_of_json_are_tuples() -> None:
         ("saliency", {"callback": None}, "may not name a callback"),
         ("style", {"styles": [{"sha256": "ab"}]}, "styles was a tensor, not a file"),
         ("transfer", {"others": ["my.nets:build"]}, r"others is made by code \(my.nets:build\)"),
-        ("compare", {"other": "my.nets:build"}, r"other is made by code \(my.nets:build\)"),
+        ("contrast", {"other": "my.nets:build"}, r"other is made by code \(my.nets:build\)"),
         ("transfer", {"others": ["vgg16", "my.nets:build=w.pt"]}, "which a recipe may not run"),
     ],
 )

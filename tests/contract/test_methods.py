@@ -35,7 +35,7 @@ GALLERY = ROOT / "gallery"
 SHORT: dict[str, dict[str, Any]] = {
     "activations": {"k": 4},
     "adversarial": {"steps": 3, "target": "least", "early": False},
-    "compare": {"size": 32, "steps": 3},
+    "contrast": {"size": 32, "steps": 3},
     "deepdream": {"octaves": 1, "steps": 4, "frames": 2},
     "adversarial_patch": {"steps": 3, "k": 2},
     "boundary": {"cells": 5, "steps": 5},

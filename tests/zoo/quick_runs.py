@@ -29,7 +29,7 @@ QUICK: Mapping[str, Mapping[str, Any]] = {
     "synthesis": {"steps": 2},
     "adversarial": {"steps": 2},
     "boundary": {"cells": 3, "steps": 2},
-    "compare": {"steps": 2},
+    "contrast": {"steps": 2},
     "transfer": {"steps": 2},
     "universal": {"steps": 2, "k": 2},
     "adversarial_patch": {"steps": 2, "k": 2},

@@ -28,7 +28,7 @@ TOPICS = (
     "adversarial.adversarial",
     "adversarial.boundary",
     "adversarial.transfer",
-    "evaluation.compare",
+    "evaluation.contrast",
     "adversarial.universal",
     "adversarial.patch",
     "synthesis.inversion",

@@ -9,8 +9,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 import sightline as sl
-from sightline.methods.evaluation import compare as compare_module
-from sightline.methods.evaluation.compare import (
+from sightline.methods.evaluation import contrast as contrast_module
+from sightline.methods.evaluation.contrast import (
     find_counterpart,
     load_counterpart,
     shuffle_weights,
@@ -36,7 +36,7 @@ def random_file(tmp_path: Path) -> Path:
 
 
 def test_each_network_answers_as_if_alone(tiny: sl.Model, images: Tensor) -> None:
-    values = sl.compare(tiny, images, label="cat", towards="elk", eps=1.5, **SHORT).values
+    values = sl.contrast(tiny, images, label="cat", towards="elk", eps=1.5, **SHORT).values
     shuffled = shuffle_weights(tiny, 0)
     for index, model in enumerate((tiny, shuffled)):
         ascent = sl.synthesis(model, sl.logit("cat"), **SHORT).values["image"]
@@ -71,7 +71,7 @@ def test_shuffled_weights_are_the_same_numbers(tiny: sl.Model) -> None:
 
 
 def test_the_target_is_unlikely_for_both_networks(tiny: sl.Model, images: Tensor) -> None:
-    values = sl.compare(tiny, images, **SHORT).values
+    values = sl.contrast(tiny, images, **SHORT).values
     models = (tiny, shuffle_weights(tiny, 0))
     probabilities = torch.stack([model.logits(images[:1]).softmax(1)[0] for model in models])
     assert values["target"] == int(probabilities.amax(0).argmin())
@@ -81,7 +81,7 @@ def test_the_target_is_unlikely_for_both_networks(tiny: sl.Model, images: Tensor
 def test_embedded_networks_have_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
     model = sl.load("sightnet_plain")
     for digest, expected in (("other weights", "sightnet"), (model.recipe["sha256"], None)):
-        monkeypatch.setattr(compare_module, "hash_file", lambda _, digest=digest: digest)
+        monkeypatch.setattr(contrast_module, "hash_file", lambda _, digest=digest: digest)
         assert find_counterpart(model) == expected
 
 
@@ -94,7 +94,7 @@ def test_other_weights_have_no_trained_counterpart(random_file: Path) -> None:
 def test_a_named_network_with_weights(random_file: Path) -> None:
     model = sl.load("sightnet_plain")
     image = smooth(side=48, seed=2)
-    values = sl.compare(model, image, other=f"sightnet={random_file}", **SHORT).values
+    values = sl.contrast(model, image, other=f"sightnet={random_file}", **SHORT).values
     assert values["names"] == ["sightnet_plain", "sightnet"]
     with torch.no_grad():
         expected = sl.load(weights=random_file).logits(image).argmax(1)
@@ -103,12 +103,12 @@ def test_a_named_network_with_weights(random_file: Path) -> None:
 
 def test_networks_of_other_classes_are_refused(tiny: sl.Model, images: Tensor) -> None:
     with pytest.raises(sl.SightlineError, match="sightnet has other classes than Sequential"):
-        sl.compare(tiny, images, other="sightnet", **SHORT)
+        sl.contrast(tiny, images, other="sightnet", **SHORT)
 
 
 def test_captions_name_both_and_the_classes(images: Tensor) -> None:
     model = sl.load(small_network(), labels=LABELS, size=32)
-    result = sl.compare(model, images, label="bee", towards="ant", **SHORT)
+    result = sl.contrast(model, images, label="bee", towards="ant", **SHORT)
     assert list(result.panels) == ["ascent", "saliency", "attack"]
     assert "bee" in result.captions["ascent"]
     assert "towards ant" in result.captions["attack"]

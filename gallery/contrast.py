@@ -12,8 +12,8 @@ from sightline.images.plotting.maps import arrange_in_row
 PICTURES = Path(__file__).parent.parent / "docs" / "pictures"
 
 model = sl.load()
-result = sl.compare(model, model.fit(sl.sample("rocket")))
+result = sl.contrast(model, model.fit(sl.sample("rocket")))
 sl.write(
-    arrange_in_row(result.panels["ascent"], result.panels["saliency"]), PICTURES / "compare.png"
+    arrange_in_row(result.panels["ascent"], result.panels["saliency"]), PICTURES / "contrast.png"
 )
-sl.write(result.panels["attack"], PICTURES / "compare_attack.png")
+sl.write(result.panels["attack"], PICTURES / "contrast_attack.png")

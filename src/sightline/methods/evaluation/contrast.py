@@ -103,7 +103,7 @@ class Answers:
     "nothing.",
     tour_runs=(),
 )
-def compare(
+def contrast(
     model: Model,
     image: Tensor,
     *,
@@ -177,7 +177,7 @@ def compare(
 
 
 def load_counterpart(model: Model, other: str, seed: int) -> tuple[str, Model]:
-    """The network to compare with, and what it is called.
+    """The network to contrast with, and what it is called.
 
     Raises SightlineError for a network of other classes.
     """
