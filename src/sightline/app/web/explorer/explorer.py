@@ -1,17 +1,25 @@
 """The explorer: what its pages are made from."""
 
 import json
+from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from sightline.app.web.explorer.addresses import LayerSpellings, make_address
 from sightline.app.web.pictures.cache import PictureCache
+from sightline.app.web.pictures.synthesis import UnitSynthesis
 from sightline.data.store.reader import Scan
 from sightline.errors import SightlineError
 from sightline.models.model import Model
+
+# Of a scan of more images, only those have an exported page that are among the strongest of a unit.
+MAX_IMAGE_PAGES = 5_000
+
+MAX_RECENT_IMAGES = 256
 
 
 class Explorer:
@@ -49,6 +57,7 @@ class Explorer:
         self.command = command
         self.spellings = LayerSpellings(scan.layers)
         self.script_makers: dict[str, Callable[[], object]] = {}
+        self._recent_images: OrderedDict[int, Tensor] = OrderedDict()
 
     # ── addresses ──
 
@@ -65,14 +74,23 @@ class Explorer:
     # ── pictures, scripts and numbers ──
 
     def add_picture(
-        self, key: Mapping[str, Any], make: Callable[[], Tensor | bytes], **settings: Any
+        self,
+        key: Mapping[str, Any],
+        make: Callable[[], Tensor | bytes],
+        *,
+        depends_on: Mapping[str, Any] | None = None,
+        **settings: Any,
     ) -> str:
         """The address of a picture; `settings` are those of `PictureCache.add`.
 
-        The key names everything that the pixels depend on. `make` gives the picture as 1×3×H×W in
-        [0, 1], when it is asked for.
+        The key says what is drawn, and `depends_on` of what: by default of this scan, so of all
+        weights and the whole dataset. What names less, such as only the images that are shown
+        (`digest_image`) or the weights up to a layer, is not made again for another checkpoint.
+        `make` gives the picture as 1×3×H×W in [0, 1], when it is asked for.
         """
-        return f"pictures/{self.pictures.add(key, make, **settings)}"
+        origin = {"scan": self.store_digest} if depends_on is None else dict(depends_on)
+        name = self.pictures.add({**key, "depends on": origin}, make, **settings)
+        return f"pictures/{name}"
 
     def add_script(self, name: str, make: Callable[[], object]) -> str:
         """The address of a script that hands JSON to the page: `sightline.receive(NAME, JSON)`.
@@ -95,16 +113,89 @@ class Explorer:
         self, key: Mapping[str, Any], make: Callable[[], dict[str, Any]]
     ) -> dict[str, Any] | None:
         """Numbers that take long, by their key. None where they are not kept and nobody waits."""
-        return self.pictures.read_numbers(key, make if self.is_served else None)
+        full_key = {**key, "depends on": {"scan": self.store_digest}}
+        return self.pictures.read_numbers(full_key, make if self.is_served else None)
 
     def thumbnail(self, id: int) -> str:
         """The address of an image's thumbnail, a JPEG."""
-        key = {"thumbnail": id, "image": self.digest_image(id)}
+        network = self.scan.description.network
+        key = {"picture": "thumbnail", "sides": [network.side, network.short_side]}
+        origin = {"image": self.digest_image(id)}
 
         def read_thumbnail() -> bytes:
             return self.scan.thumbnail_bytes([id])[0]
 
-        return self.add_picture(key, read_thumbnail, suffix=".jpg", is_kept=False)
+        return self.add_picture(
+            key, read_thumbnail, depends_on=origin, suffix=".jpg", is_kept=False
+        )
+
+    def read_image(self, id: int) -> Tensor | None:
+        """The original as a picture, 1×3×side×side; None where it is gone or has changed.
+
+        The last ones are kept in memory: units of a layer share many of their strongest images.
+        """
+        pixels = self._recent_images.get(id)
+        if pixels is not None:
+            self._recent_images.move_to_end(id)
+            return pixels.float().div(255)
+        try:
+            image = self.scan.image(id)
+        except SightlineError:
+            return None
+        picture = image if self.model is None else self.model.to_picture(image)
+        self._recent_images[id] = picture.mul(255).round().to(torch.uint8)
+        if len(self._recent_images) > MAX_RECENT_IMAGES:
+            self._recent_images.popitem(last=False)
+        return picture
+
+    # ── synthesis ──
+
+    @cached_property
+    def unit_synthesis(self) -> UnitSynthesis | None:
+        """How units are synthesized; None without the network."""
+        return None if self.model is None else UnitSynthesis(self.model, self.pictures)
+
+    def synthesis(self, layer: str, unit: int, sign: int = 1) -> str | None:
+        """The address of the image that drives a unit up (sign 1) or down (−1).
+
+        None where none are made. The one that drives it down is made when it is asked for, so a
+        site of files has it only if somebody has looked at it before.
+        """
+        if self.unit_synthesis is None or not self.has_synthesis:
+            return None
+        is_made = sign == 1 or self.is_served
+        if not is_made and not self.unit_synthesis.has_picture(layer, unit, sign):
+            return None
+        return f"pictures/{self.unit_synthesis.name_picture(layer, unit, sign)}"
+
+    # ── which images have a page ──
+
+    @cached_property
+    def image_ids(self) -> list[int]:
+        """The images that have an exported page, in order: all, or the strongest of the units."""
+        if self.scan.images <= MAX_IMAGE_PAGES:
+            return list(range(self.scan.images))
+        ids: dict[int, None] = {}
+        rank = 0
+        while len(ids) < MAX_IMAGE_PAGES and rank < self._ranked_image_ids.shape[0]:
+            ids.update(dict.fromkeys(self._ranked_image_ids[rank].tolist()))
+            rank += 1
+        return sorted(id for id in list(ids)[:MAX_IMAGE_PAGES] if id >= 0)
+
+    @cached_property
+    def _ranked_image_ids(self) -> Tensor:
+        """Ids of the strongest images of all units, ranks×units."""
+        return torch.cat([self.scan.top(layer).ids for layer in self.scan.layers], 1)
+
+    @cached_property
+    def _exported_images(self) -> set[int]:
+        return set(self.image_ids)
+
+    def has_image_page(self, id: int) -> bool:
+        """Whether an image has a page: when served all have one, else those of `image_ids`."""
+        if self.is_served:
+            return 0 <= id < self.scan.images
+        return id in self._exported_images
 
     # ── what keys are made of ──
 

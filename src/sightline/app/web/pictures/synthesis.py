@@ -1,0 +1,180 @@
+"""The synthesis of every unit of a scan: what each would like to see, many units in one ascent.
+
+Each picture is kept as soon as its batch is finished, so a run that was killed goes on where it
+was. The recipe is the preset "smooth" of `sightline synthesis` at a small size; all units of a
+batch start alike and see the same views, so a unit's picture does not depend on its batch.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sightline.app.web.pictures.cache import PictureCache, compute_key_digest
+from sightline.app.web.pictures.weights_digest import compute_layer_digests
+from sightline.errors import SightlineError
+from sightline.methods.synthesis.initialization import (
+    PictureSpec,
+    build_view_transforms,
+    chain_view_transforms,
+    make_synthesis_optimizer,
+    make_synthesis_start,
+)
+from sightline.methods.synthesis.presets import SYNTHESIS_PRESETS
+from sightline.models.model import Model
+from sightline.optim.ascent import maximize_objective
+from sightline.optim.objectives.objective import channel
+
+PRESET = "smooth"
+
+# Raised when the pictures of the same recipe look different.
+SYNTHESIS_VERSION = 1
+
+DEFAULT_STEPS = 128
+DEFAULT_SIDE = 128  # pixels, at most; smaller for networks of smaller images
+BATCH_SIZE = 16  # units of one ascent
+
+SYNTHESIS_QUALITY = 80  # of the WebP files; they are shown larger than patches
+
+# Called with the units made so far, and all; returns whether to stop.
+SynthesisProgress = Callable[[float, float], bool]
+
+
+@dataclass(frozen=True)
+class UnitSynthesis:
+    """How the units of a network are synthesized, and where the pictures are kept.
+
+    Attributes:
+        model: The network.
+        pictures: Where they are kept.
+        steps: Steps of each ascent.
+        side: Shorter side of the pictures in pixels, at most.
+    """
+
+    model: Model
+    pictures: PictureCache
+    steps: int = DEFAULT_STEPS
+    side: int = DEFAULT_SIDE
+
+    @cached_property
+    def layer_digests(self) -> dict[str, str]:
+        """The digest of what the features of each layer depend on."""
+        return compute_layer_digests(self.model)
+
+    @cached_property
+    def picture_size(self) -> tuple[int, int]:
+        """Height and width of the pictures: the network's, scaled to the side."""
+        scale = min(1.0, self.side / self.model.size)
+        height, width = self.model.image_size
+        return round(height * scale), round(width * scale)
+
+    def make_key(self, layer: str, unit: int, sign: int = 1) -> dict[str, Any]:
+        """What a unit's picture depends on."""
+        return {
+            "picture": "synthesis",
+            "version": SYNTHESIS_VERSION,
+            "preset": PRESET,
+            "steps": self.steps,
+            "size": self.picture_size,
+            "layer": layer,
+            "unit": unit,
+            "sign": sign,
+            "depends on": self.layer_digests.get(self.model.layer(layer), "unknown"),
+        }
+
+    def name_picture(self, layer: str, unit: int, sign: int = 1) -> str:
+        """The file name of a unit's picture, made when it is read."""
+
+        def make_picture() -> Tensor:
+            return self.ascend_units(layer, [unit], sign)
+
+        key = self.make_key(layer, unit, sign)
+        return self.pictures.add(key, make_picture, quality=SYNTHESIS_QUALITY)
+
+    def has_picture(self, layer: str, unit: int, sign: int = 1) -> bool:
+        """Whether a unit's picture is kept."""
+        digest = compute_key_digest(self.make_key(layer, unit, sign))
+        return self.pictures.has(f"{digest}.webp")
+
+    def ascend_units(self, layer: str, units: Sequence[int], sign: int = 1) -> Tensor:
+        """The images that drive units of a layer up (sign 1) or down (−1), N×3×H×W in [0, 1].
+
+        Gray for a unit that no gradient reached: it does not respond to anything near the start.
+        """
+        preset = SYNTHESIS_PRESETS[PRESET]
+        spec = PictureSpec(
+            self.picture_size,
+            len(units),
+            seed=0,
+            same_start=True,
+            channels=1 if self.model.is_gray else self.model.channels,
+        )
+        generator = torch.Generator().manual_seed(0)
+        parameterization, regularize = make_synthesis_start(
+            self.model, preset, spec, None, generator
+        )
+        short_side = min(self.picture_size)
+        transforms = build_view_transforms(preset, short_side, self.steps, generator)
+        ascent = maximize_objective(
+            self.model,
+            sign * channel(layer, tuple(units)),
+            parameterization,
+            make_synthesis_optimizer(preset),
+            self.steps,
+            transform=chain_view_transforms(transforms),
+            regularize=regularize,
+        )
+        images, _ = ascent
+        pictures = self.model.to_picture(images.clamp(0, 1).cpu())
+        is_reached = ascent.received_gradient.cpu().expand(len(units))
+        return torch.where(is_reached.view(-1, 1, 1, 1), pictures, 0.5)
+
+    def keep_units(self, layer: str, units: Sequence[int]) -> None:
+        """Makes and keeps the pictures of some units of a layer."""
+        try:
+            images = self.ascend_units(layer, units)
+        except SightlineError:
+            if len(units) == 1:
+                images = torch.full((1, 3, *self.picture_size), 0.5)
+            else:
+                # One unit that can't be ascended does not spoil the others.
+                for unit in units:
+                    self.keep_units(layer, [unit])
+                return
+        for unit, image in zip(units, images.split(1), strict=True):
+            self.pictures.keep(self.make_key(layer, unit), image, SYNTHESIS_QUALITY)
+
+    def keep_all(self, unit_counts: dict[str, int], on_progress: SynthesisProgress) -> bool:
+        """Makes what is missing of the units of several layers. Returns whether it was finished.
+
+        `on_progress` gets the work done and all of it: a unit counts as much as its layer is deep,
+        since that is how far each step goes through the network.
+        """
+        batches = list(self.list_missing_batches(unit_counts))
+        depths = {layer: self.measure_depth(layer) for layer in unit_counts}
+        total = sum(depths[layer] * len(units) for layer, units in batches)
+        done = 0.0
+        for layer, units in batches:
+            if on_progress(done, total):
+                return False
+            self.keep_units(layer, units)
+            done += depths[layer] * len(units)
+        on_progress(total, total)
+        return True
+
+    def list_missing_batches(self, unit_counts: dict[str, int]) -> Iterator[tuple[str, list[int]]]:
+        """The units whose pictures are not kept, in batches of one layer."""
+        for layer, unit_count in unit_counts.items():
+            missing = [unit for unit in range(unit_count) if not self.has_picture(layer, unit)]
+            for start in range(0, len(missing), BATCH_SIZE):
+                yield layer, missing[start : start + BATCH_SIZE]
+
+    def measure_depth(self, layer: str) -> float:
+        """How deep a layer lies, as a share of all layers."""
+        layers = list(self.model.layers)
+        name = self.model.layer(layer)
+        position = layers.index(name) if name in layers else len(layers) - 1
+        return (position + 1) / len(layers)
