@@ -58,6 +58,17 @@ SCAN_COMMANDS = {
     "scan": "Passes a dataset through a network once and stores its responses.",
 }
 
+EXPLORER_COMMANDS = {
+    "explore": "Serves the pages of a scan on this machine: network, layers, units, classes, "
+    "images, live.",
+    "export": "Writes the same pages as files, which open from the disk and on any static host.",
+}
+
+UNIT_COMMANDS = {
+    "units": "Lists the units of a layer: how often they fire, for which class, and which are "
+    "alike.",
+}
+
 STYLIZER_HELP = "Feed-forward style networks: trained once, they restyle an image in one pass."
 STYLIZER_COMMANDS = {
     "train": "Trains a style network on a folder of photographs, or resumes its training.",
@@ -91,6 +102,8 @@ def make_app() -> App:
     _add_commands(app, "commands.general", GENERAL_COMMANDS, general)
     _add_commands(app, "methods", method_summaries, methods)
     _add_commands(app, "commands.scan", SCAN_COMMANDS, general)
+    _add_commands(app, "commands.explore", EXPLORER_COMMANDS, general)
+    _add_commands(app, "commands.units", UNIT_COMMANDS, general)
     store = _add_command_group(app, "store", STORE_HELP, general)
     _add_commands(store, "commands.scan", STORE_COMMANDS)
     cache = _add_command_group(app, "cache", CACHE_HELP, general)

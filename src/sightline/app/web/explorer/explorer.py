@@ -1,9 +1,13 @@
 """The explorer: what its pages are made from."""
 
 import json
+import re
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import cached_property
+from threading import RLock
 from typing import Any
 
 import torch
@@ -20,6 +24,10 @@ from sightline.models.model import Model
 MAX_IMAGE_PAGES = 5_000
 
 MAX_RECENT_IMAGES = 256
+
+# So many scripts are remembered that pages have added.
+MAX_SCRIPTS = 50_000
+SCRIPT_NAME = re.compile(r"[A-Za-z0-9_~][A-Za-z0-9._~-]*(/[A-Za-z0-9_~][A-Za-z0-9._~-]*)*")
 
 
 class Explorer:
@@ -56,8 +64,10 @@ class Explorer:
         self.is_served = is_served
         self.command = command
         self.spellings = LayerSpellings(scan.layers)
-        self.script_makers: dict[str, Callable[[], object]] = {}
+        self.script_makers: OrderedDict[str, Callable[[], object]] = OrderedDict()
         self._recent_images: OrderedDict[int, Tensor] = OrderedDict()
+        self._lock = RLock()
+        self._resources: ContextVar[set[str] | None] = ContextVar("resources", default=None)
 
     # ── addresses ──
 
@@ -90,7 +100,7 @@ class Explorer:
         """
         origin = {"scan": self.store_digest} if depends_on is None else dict(depends_on)
         name = self.pictures.add({**key, "depends on": origin}, make, **settings)
-        return f"pictures/{name}"
+        return self._note_resource(f"pictures/{name}")
 
     def add_script(self, name: str, make: Callable[[], object]) -> str:
         """The address of a script that hands JSON to the page: `sightline.receive(NAME, JSON)`.
@@ -98,8 +108,30 @@ class Explorer:
         `name` has letters, digits and «._~-», in segments with a slash between. `make` gives the
         content, when it is asked for.
         """
-        self.script_makers[name] = make
-        return f"data/{name}.js"
+        if not SCRIPT_NAME.fullmatch(name):
+            raise ValueError(f"no script may have the name {name!r}")
+        with self._lock:
+            self.script_makers[name] = make
+            self.script_makers.move_to_end(name)
+            if len(self.script_makers) > MAX_SCRIPTS:
+                self.script_makers.popitem(last=False)
+        return self._note_resource(f"data/{name}.js")
+
+    def _note_resource(self, address: str) -> str:
+        resources = self._resources.get()
+        if resources is not None:
+            resources.add(address)
+        return address
+
+    @contextmanager
+    def record_resources(self) -> Generator[set[str], None, None]:
+        """Collects the addresses of pictures and scripts that are added while the block runs."""
+        resources: set[str] = set()
+        token = self._resources.set(resources)
+        try:
+            yield resources
+        finally:
+            self._resources.reset(token)
 
     def read_script(self, name: str) -> str | None:
         """The text of a script; None if no page has added it."""
@@ -134,19 +166,23 @@ class Explorer:
 
         The last ones are kept in memory: units of a layer share many of their strongest images.
         """
-        pixels = self._recent_images.get(id)
-        if pixels is not None:
-            self._recent_images.move_to_end(id)
-            return pixels.float().div(255)
+        with self._lock:
+            pixels = self._recent_images.get(id)
+            if pixels is not None:
+                self._recent_images.move_to_end(id)
+                return pixels.float().div(255)
         try:
             image = self.scan.image(id)
         except SightlineError:
             return None
         picture = image if self.model is None else self.model.to_picture(image)
-        self._recent_images[id] = picture.mul(255).round().to(torch.uint8)
-        if len(self._recent_images) > MAX_RECENT_IMAGES:
-            self._recent_images.popitem(last=False)
-        return picture
+        # Those that a scan saw as pictures have 8 bits anyway.
+        pixels = picture.mul(255).round().to(torch.uint8)
+        with self._lock:
+            self._recent_images[id] = pixels
+            if len(self._recent_images) > MAX_RECENT_IMAGES:
+                self._recent_images.popitem(last=False)
+        return pixels.float().div(255)
 
     # ── synthesis ──
 
@@ -166,7 +202,19 @@ class Explorer:
         is_made = sign == 1 or self.is_served
         if not is_made and not self.unit_synthesis.has_picture(layer, unit, sign):
             return None
-        return f"pictures/{self.unit_synthesis.name_picture(layer, unit, sign)}"
+        name = self.unit_synthesis.name_picture(layer, unit, sign)
+        return self._note_resource(f"pictures/{name}")
+
+    @cached_property
+    def has_classes(self) -> bool:
+        """Whether the network is here and gives scores of classes."""
+        if self.model is None:
+            return False
+        try:
+            self.model.require_classes("the explorer")
+        except SightlineError:
+            return False
+        return True
 
     # ── which images have a page ──
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from sightline.app.web.pictures.cache import PictureCache, compute_key_digest
-from sightline.app.web.pictures.weights_digest import compute_layer_digests
+from sightline.app.web.pictures.weights_digest import WHOLE_NETWORK, compute_layer_digests
 from sightline.errors import SightlineError
 from sightline.methods.synthesis.initialization import (
     PictureSpec,
@@ -26,7 +26,7 @@ from sightline.methods.synthesis.initialization import (
 from sightline.methods.synthesis.presets import SYNTHESIS_PRESETS
 from sightline.models.model import Model
 from sightline.optim.ascent import maximize_objective
-from sightline.optim.objectives.objective import channel
+from sightline.optim.objectives.objective import Objective, channel, logit
 
 PRESET = "smooth"
 
@@ -82,8 +82,13 @@ class UnitSynthesis:
             "layer": layer,
             "unit": unit,
             "sign": sign,
-            "depends on": self.layer_digests.get(self.model.layer(layer), "unknown"),
+            "depends on": self.find_layer_digest(layer),
         }
+
+    def find_layer_digest(self, layer: str) -> str:
+        """The digest of what the features of a layer depend on; of the classes, all weights."""
+        digests = self.layer_digests
+        return digests.get(self.model.layer(layer), digests[WHOLE_NETWORK])
 
     def name_picture(self, layer: str, unit: int, sign: int = 1) -> str:
         """The file name of a unit's picture, made when it is read."""
@@ -120,7 +125,7 @@ class UnitSynthesis:
         transforms = build_view_transforms(preset, short_side, self.steps, generator)
         ascent = maximize_objective(
             self.model,
-            sign * channel(layer, tuple(units)),
+            sign * make_units_objective(layer, units),
             parameterization,
             make_synthesis_optimizer(preset),
             self.steps,
@@ -178,3 +183,8 @@ class UnitSynthesis:
         name = self.model.layer(layer)
         position = layers.index(name) if name in layers else len(layers) - 1
         return (position + 1) / len(layers)
+
+
+def make_units_objective(layer: str, units: Sequence[int]) -> Objective:
+    """The mean activations of units of a layer, or the scores of classes, one for each image."""
+    return logit(tuple(units)) if layer == "logits" else channel(layer, tuple(units))

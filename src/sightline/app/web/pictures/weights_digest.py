@@ -13,9 +13,11 @@ from torch import nn
 from sightline.models.layers.capture import split_call_name
 from sightline.models.model import Model
 
+WHOLE_NETWORK = ""  # the key of the digest of all weights
+
 
 def compute_layer_digests(model: Model) -> dict[str, str]:
-    """The digest of what decides the features of each layer, by its name.
+    """The digest of what decides the features of each layer, by its name; under "", of the output.
 
     It is that of the weights and preprocessing, without the weights of modules that run only after
     the layer. A module counts from the first moment at which it or a module inside it runs.
@@ -23,9 +25,7 @@ def compute_layer_digests(model: Model) -> dict[str, str]:
     layers = list(model.layers)
     starts = find_module_starts(model)
     owned_digests = {
-        path: digest_own_weights(module)
-        for path, module in model.network.named_modules()
-        if starts[path] < len(layers)
+        path: digest_own_weights(module) for path, module in model.network.named_modules()
     }
     # Modules in the order in which they begin, so that each layer takes those before it.
     paths = sorted(owned_digests, key=lambda path: (starts[path], path))
@@ -39,6 +39,7 @@ def compute_layer_digests(model: Model) -> dict[str, str]:
             next_path += 1
         running.update(f"{layer} {model.layers[layer].kind}".encode())
         digests[layer] = running.hexdigest()[:32]
+    digests[WHOLE_NETWORK] = running.hexdigest()[:32]
     return digests
 
 

@@ -92,6 +92,8 @@ def build_page(explorer: Explorer, address: str) -> Page | None:
     route = ROUTE_BY_NAME.get(name)
     if route is None or not _exists(explorer, parts):
         return None
+    # Every page refers to the index that its search reads.
+    import_module(f"{PAGES}.network").add_search_index(explorer)
     return route.build(explorer, parts)
 
 

@@ -1,0 +1,330 @@
+"""The commands of the explorer: its pages served on this machine, or written as files."""
+
+import json
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import Parameter, validators
+
+from sightline.app.cli.options import (
+    DeviceOption,
+    JsonOption,
+    LabelsOption,
+    MeanOption,
+    OptionalNetworkOption,
+    QuietOption,
+    SizeOption,
+    StdOption,
+    WeightsOption,
+    read_network_settings,
+)
+from sightline.app.cli.terminal import hide_downloads, print_lines, show_progress_bar
+from sightline.errors import SightlineError
+
+if TYPE_CHECKING:
+    from sightline.app.web.explorer.explorer import Explorer
+    from sightline.data.store.reader import Scan
+    from sightline.models.model import Model
+
+BYTES_PER_MEGABYTE = 1e6
+
+FolderArgument = Annotated[
+    str | None,
+    Parameter(
+        help="What to scan where the store is not there yet, as for scan; tiles of the sample "
+        "photographs without a store."
+    ),
+]
+
+StoreOption = Annotated[
+    Path | None, Parameter(help="A store that `sightline scan` wrote, or is to be made.")
+]
+
+SynthesisOption = Annotated[
+    bool,
+    Parameter(
+        negative=(),
+        help="Make what each unit and class would like to see first. It takes long once; what was "
+        "made is kept.",
+    ),
+]
+
+
+def explore(
+    folder: FolderArgument = None,
+    /,
+    *,
+    store: StoreOption = None,
+    model: OptionalNetworkOption = None,
+    synthesis: SynthesisOption = False,
+    host: Annotated[
+        str,
+        Parameter(
+            help="Where to listen; another than this machine's own asks visitors for a token."
+        ),
+    ] = "127.0.0.1",
+    port: Annotated[
+        int | None,
+        Parameter(
+            help="Port; 8642 by default, or a free one where that is in use.",
+            validator=validators.Number(gte=0, lte=65535),
+        ),
+    ] = None,
+    weights: WeightsOption = None,
+    labels: LabelsOption = None,
+    mean: MeanOption = None,
+    std: StdOption = None,
+    size: SizeOption = None,
+    device: DeviceOption = None,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> int:
+    """Serves the pages of a scan on this machine: network, layers, units, classes, images, live."""
+    from sightline.app.web.delivery.server import open_server_address, serve
+
+    network = NetworkOptions(model, weights, labels, mean, std, size, device)
+    command = format_explorer_command("explore", folder, store, network, synthesis=synthesis)
+    # A port in use is noticed before anything is made.
+    address = open_server_address(host, port)
+    explorer = build_explorer(
+        folder, store, network, command, has_synthesis=synthesis, is_served=True, quiet=quiet
+    )
+    if not keep_syntheses(explorer, quiet=quiet):
+        return 130
+
+    def show_link(link: str) -> None:
+        if as_json:
+            print(json.dumps({"link": link, "port": address.port}), flush=True)
+            return
+        print_lines(*describe_explorer(explorer))
+        print(f"{link}   (Ctrl-C stops it)", flush=True)
+
+    serve(explorer, address, show_link)
+    return 0
+
+
+def export(
+    site: Annotated[
+        Path, Parameter(help="Folder for the pages: an empty one, or that of an earlier export.")
+    ],
+    folder: FolderArgument = None,
+    /,
+    *,
+    store: StoreOption = None,
+    model: OptionalNetworkOption = None,
+    synthesis: SynthesisOption = False,
+    parquet: Annotated[
+        bool,
+        Parameter(
+            negative=(),
+            help="Also write images.parquet: images, places on the map, predictions and strongest "
+            "units, for `embedding-atlas`.",
+        ),
+    ] = False,
+    weights: WeightsOption = None,
+    labels: LabelsOption = None,
+    mean: MeanOption = None,
+    std: StdOption = None,
+    size: SizeOption = None,
+    device: DeviceOption = None,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> int:
+    """Writes the same pages as files, which open from the disk and on any static host."""
+    from sightline.app.web.delivery.export import SiteExport, check_export_folder
+
+    check_export_folder(site)
+    network = NetworkOptions(model, weights, labels, mean, std, size, device)
+    command = format_explorer_command(
+        "export", folder, store, network, site=site, synthesis=synthesis
+    )
+    explorer = build_explorer(
+        folder, store, network, command, has_synthesis=synthesis, is_served=False, quiet=quiet
+    )
+    site_export = SiteExport(explorer, site)
+    site_export.claim_folder()
+    if not keep_syntheses(explorer, quiet=quiet):
+        return 130
+    with show_progress_bar("Pages", quiet=quiet) as bar:
+
+        def show_page(done: int, total: int, address: str) -> bool:
+            return bar.update_display(done, total, f"{address[:40]:<40}")
+
+        is_finished = site_export.run(show_page)
+    table = None
+    if parquet and is_finished:
+        from sightline.app.web.delivery.parquet import write_image_table
+
+        table = write_image_table(explorer, site / "images.parquet")
+    summary = {
+        "page": str(site / "index.html"),
+        "files": len(site_export.written),
+        "bytes": site_export.total_bytes,
+        "parquet": None if table is None else str(table),
+        "complete": is_finished,
+    }
+    if as_json:
+        print(json.dumps(summary))
+    elif is_finished:
+        megabytes = site_export.total_bytes / BYTES_PER_MEGABYTE
+        print_lines(f"{summary['page']} ({len(site_export.written):,} files, {megabytes:.1f} MB)")
+        if table is not None:
+            print_lines(f"{table}: {describe_atlas_command(table)}")
+    else:
+        print_lines("stopped; the same command goes on")
+    return 0 if is_finished else 130
+
+
+@dataclass(frozen=True)
+class NetworkOptions:
+    """What the options say of the network."""
+
+    model: str | None
+    weights: str | None
+    labels: str | None
+    mean: tuple[float, ...] | None
+    std: tuple[float, ...] | None
+    size: int | None
+    device: str | None
+
+    @property
+    def is_named(self) -> bool:
+        """Whether a network is named, so that the store has to be one of it."""
+        return self.model is not None or self.weights is not None
+
+    def load(self, *, quiet: bool) -> "Model":
+        """Loads the network; the embedded one where none is named."""
+        from sightline.models.zoo.load import load
+
+        settings = read_network_settings(self.labels, self.mean, self.std)
+        with hide_downloads(quiet=quiet):
+            return load(
+                self.model or "sightnet",
+                weights=self.weights,
+                device=self.device,
+                **settings,
+            )
+
+
+def build_explorer(
+    folder: str | None,
+    store: Path | None,
+    network: NetworkOptions,
+    command: str,
+    *,
+    has_synthesis: bool,
+    is_served: bool,
+    quiet: bool,
+) -> "Explorer":
+    """The explorer of a store, or of a new scan of a folder.
+
+    Raises SightlineError for a store that can't be explored, or is another network's.
+    """
+    from sightline.app.web.delivery.opening import (
+        check_explorable,
+        open_explorer,
+        open_stored_scan,
+    )
+
+    is_new = folder is not None or store is None
+    model = network.load(quiet=quiet) if is_new or network.is_named else None
+    if is_new and model is not None:
+        scan = scan_folder(model, folder, store, network.size, quiet=quiet)
+        check_explorable(scan)
+    else:
+        scan = open_stored_scan(Path() if store is None else store)
+    explorer = open_explorer(
+        scan,
+        model,
+        device=network.device,
+        has_synthesis=has_synthesis,
+        is_served=is_served,
+        command=command,
+    )
+    if has_synthesis and explorer.model is None:
+        raise SightlineError(f"--synthesis needs the network: {explorer.model_note}")
+    return explorer
+
+
+def scan_folder(
+    model: "Model", folder: str | None, store: Path | None, size: int | None, *, quiet: bool
+) -> "Scan":
+    """The scan of a folder, made or gone on with where it is not there."""
+    from sightline.data.scan.run import Passing, scan
+
+    with show_progress_bar("Scan", quiet=quiet) as bar:
+
+        def show_images(event: Passing) -> bool:
+            title = f"Scan: {event.rate:.1f} images/s, {event.errors} unreadable"
+            return bar.update_display(event.done, event.total, title)
+
+        return scan(model, folder, store=store, size=size, callback=show_images)
+
+
+def keep_syntheses(explorer: "Explorer", *, quiet: bool) -> bool:
+    """Makes what is missing of the syntheses. Returns whether all are there now."""
+    from sightline.app.web.delivery.opening import count_synthesis_units
+
+    if not explorer.has_synthesis or explorer.unit_synthesis is None:
+        return True
+    counts = count_synthesis_units(explorer)
+    with show_progress_bar("Synthesis", quiet=quiet) as bar:
+
+        def show_units(done: float, total: float) -> bool:
+            return bar.update_display(round(done * 100), max(1, round(total * 100)), "Synthesis")
+
+        is_finished = explorer.unit_synthesis.keep_all(counts, show_units)
+    if not is_finished:
+        print_lines("stopped; what was made is kept, and the same command goes on")
+    return is_finished
+
+
+def describe_explorer(explorer: "Explorer") -> list[str]:
+    """What is served, and what it lacks."""
+    scan = explorer.scan
+    unit_count = scan.description.unit_count
+    lines = [f"{scan.images:,} images, {unit_count:,} units of {len(scan.layers)} layers"]
+    if not scan.complete:
+        lines.append(
+            f"the scan is not complete: {scan.done:,} files so far; sightline scan resumes it"
+        )
+    if explorer.model is None:
+        lines.append(f"without the network, so without the live tab: {explorer.model_note}")
+    return lines
+
+
+def describe_atlas_command(table: Path) -> str:
+    """The command that opens the table."""
+    words = ["embedding-atlas", str(table), "--x", "x", "--y", "y", "--text", "text"]
+    words += ["--image", "image", "--neighbors", "neighbors"]
+    return shlex.join(words)
+
+
+def format_explorer_command(
+    name: str,
+    folder: str | None,
+    store: Path | None,
+    network: NetworkOptions,
+    *,
+    site: Path | None = None,
+    synthesis: bool = False,
+) -> str:
+    """The command line that makes the site again."""
+    words = ["sightline", name]
+    words += [] if site is None else [str(site)]
+    words += [] if folder is None else [folder]
+    named: dict[str, Any] = {
+        "--store": store,
+        "--model": network.model,
+        "--weights": network.weights,
+        "--labels": network.labels,
+        "--size": network.size,
+    }
+    for option, value in named.items():
+        if value is not None:
+            words += [option, str(value)]
+    if synthesis:
+        words.append("--synthesis")
+    return shlex.join(words)

@@ -1,0 +1,1 @@
+"""The live tab: what the network makes of an image while it is changed."""
