@@ -58,7 +58,7 @@ docs: $(VENV)/.setup-docs
 # Pins every dependency, without any address.
 lock: $(VENV)/.uv
 	@$(COMPILE) -o requirements.lock
-	@$(COMPILE) --extra test --extra train --extra cluster --extra attacks --extra mcp -c requirements.lock -o requirements-test.lock
+	@$(COMPILE) --extra test --extra train --extra cluster --extra attacks --extra mcp --extra imagenet -c requirements.lock -o requirements-test.lock
 	@$(COMPILE) --extra docs -c requirements-test.lock -o requirements-docs.lock
 	@$(COMPILE) --all-extras -c requirements-test.lock -c requirements-docs.lock -o requirements-bench.lock
 
