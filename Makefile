@@ -1,4 +1,5 @@
-# make tour: the main job on the embedded network. make check: lint, types, tests.
+# make tour: the main job on the embedded network. make explore: its pages, served on this machine.
+# make check: lint, types, tests.
 # make test: the tests. make test-all: those as well that take long and try nothing of another kind.
 PYTHON ?= python3
 VENV := .venv
@@ -13,11 +14,15 @@ else
 DOWNLOAD := a download of 0.5 GB (torch: 0.1 GB)
 endif
 
-.PHONY: setup tour test test-all cluster-test check lint types declarations lock gallery docs bench-setup clean
+.PHONY: setup tour explore test test-all cluster-test check lint types declarations lock gallery docs bench-setup clean
 
 setup: $(VENV)/.setup
 tour: $(VENV)/.setup
 	@$(BIN)/sightline tour --out out/tour
+
+# The embedded network on tiles of the sample photographs. Ctrl-C stops it.
+explore: $(VENV)/.setup
+	@$(BIN)/sightline explore
 
 # A worker that has no tests left takes some of another's. Compiled tests are kept: to rewrite their
 # assertions takes each worker ten seconds.
