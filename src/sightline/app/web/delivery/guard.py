@@ -6,6 +6,7 @@ asks for a token, which a link brings and a cookie keeps.
 """
 
 import json
+import re
 import secrets
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
@@ -43,6 +44,8 @@ MAX_BODY_BYTES = 32_000_000  # of a picture's file
 MAX_JSON_BYTES = 4_000_000
 PICTURE_PATH = "/api/images"
 SAFE_METHODS = ("GET", "HEAD")
+
+HOST_HEADER = re.compile(r"(?P<name>\[[0-9a-f:.]+\]|[a-z0-9._-]+)(:[0-9]{1,5})?")
 
 
 class RefusedRequestError(Exception):
@@ -183,11 +186,9 @@ def read_cookies(headers: Mapping[str, str]) -> dict[str, str]:
 
 
 def split_host(header: str) -> str:
-    """The host name of a Host header, without its port: «[::1]:80» → «::1»."""
-    netloc = header.strip().lower()
-    if netloc.startswith("["):
-        return netloc[1:].partition("]")[0]
-    return netloc.partition(":")[0]
+    """The host name of a Host header, without its port: «[::1]:80» → «::1»; empty for no such."""
+    match = HOST_HEADER.fullmatch(header.strip().lower())
+    return "" if match is None else match["name"].strip("[]")
 
 
 def urlsplit_safely(url: str) -> str:

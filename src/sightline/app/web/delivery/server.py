@@ -1,13 +1,18 @@
 """Serves the explorer's pages, on this machine unless told otherwise."""
 
 import ipaddress
+import os
 import secrets
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from sightline.app.web.explorer.explorer import Explorer
 from sightline.errors import SightlineError, escape_for_display
+
+if TYPE_CHECKING:
+    import uvicorn
 
 DEFAULT_HOST = "127.0.0.1"
 DEFAULT_PORT = 8642
@@ -58,7 +63,7 @@ def open_server_address(host: str = DEFAULT_HOST, port: int | None = None) -> Se
     for wanted_port in wanted_ports:
         try:
             listener = _bind(host, wanted_port)
-        except OSError as error:
+        except (OSError, UnicodeError) as error:  # UnicodeError: no name of a host at all
             if wanted_port == wanted_ports[-1]:
                 raise _explain_bind_error(host, wanted_port, error) from error
             continue
@@ -83,7 +88,7 @@ def _bind(host: str, port: int) -> socket.socket:
     listener = socket.socket(family, kind, protocol)
     try:
         # On Windows this would let a second server take the same port.
-        if socket.socket.__module__ and hasattr(socket, "AF_UNIX"):
+        if os.name == "posix":
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
         listener.listen(128)
@@ -93,29 +98,23 @@ def _bind(host: str, port: int) -> socket.socket:
     return listener
 
 
-def _explain_bind_error(host: str, port: int, error: OSError) -> SightlineError:
+def _explain_bind_error(host: str, port: int, error: OSError | UnicodeError) -> SightlineError:
     shown_host = escape_for_display(host, 80)
-    if isinstance(error, socket.gaierror):
+    if isinstance(error, (socket.gaierror, UnicodeError)):
         return SightlineError(f"host is {shown_host!r}; it is no address of this machine")
     reason = (error.strerror or str(error)).lower()
     return SightlineError(f"can't listen on port {port} of {shown_host}: {reason}; give another")
 
 
-def serve(
-    explorer: Explorer, address: ServerAddress, on_start: Callable[[str], None] | None = None
-) -> None:
-    """Serves the explorer until the process is interrupted.
-
-    `on_start` gets the link once the server answers.
-    """
+def make_server(explorer: Explorer, address: ServerAddress) -> "uvicorn.Server":
+    """The server of an explorer, which listens once it runs with the address's socket."""
     import uvicorn
 
     from sightline.app.web.delivery.application import make_application
     from sightline.app.web.delivery.guard import RequestGuard
 
-    application = make_application(explorer)
     guard = RequestGuard(
-        application,
+        make_application(explorer),
         hosts=None if address.token else LOOPBACK_HOSTS,
         token=address.token,
         cookie=f"sightline-{address.port}",
@@ -132,7 +131,17 @@ def serve(
         timeout_graceful_shutdown=STOP_SECONDS,
         ws="none",
     )
-    server = uvicorn.Server(config)
+    return uvicorn.Server(config)
+
+
+def serve(
+    explorer: Explorer, address: ServerAddress, on_start: Callable[[str], None] | None = None
+) -> None:
+    """Serves the explorer until the process is interrupted.
+
+    `on_start` gets the link, at which the server answers from then on.
+    """
+    server = make_server(explorer, address)
     if on_start is not None:
         on_start(address.link)
     try:

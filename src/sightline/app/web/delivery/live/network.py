@@ -38,16 +38,17 @@ from sightline.models.model import Model
 ANSWER_CLASSES = 5
 UNITS_PER_LAYER = 4  # that are listed for every layer
 
-# The methods that answer while somebody waits, with their parameters.
-ATTRIBUTIONS: dict[AttributionName, tuple[str, dict[str, Any]]] = {
-    "saliency": ("saliency", {}),
-    "gradient_input": ("saliency", {"kind": "gradient_input"}),
-    "guided": ("guided", {}),
-    "gradcam": ("gradcam", {}),
+# The methods that answer while somebody waits: which one, its parameter for the class, and others.
+ATTRIBUTIONS: dict[AttributionName, tuple[str, str, dict[str, Any]]] = {
+    "saliency": ("saliency", "label", {}),
+    "gradient_input": ("saliency", "label", {"kind": "gradient_input"}),
+    "guided": ("guided", "unit", {"layer": "logits"}),
+    "gradcam": ("gradcam", "label", {}),
 }
 ATTRIBUTION_QUANTILE = 0.995
 
 MAX_CLEAN_ANSWERS = 64
+MAX_SCAN_IMAGES = 16  # that are kept decoded
 
 
 @dataclass
@@ -60,6 +61,7 @@ class LiveNetwork:
     _clean_answers: OrderedDict[str, list[ClassAnswer]] = field(
         default_factory=OrderedDict[str, list[ClassAnswer]]
     )
+    _scan_images: OrderedDict[str, Tensor] = field(default_factory=OrderedDict[str, Tensor])
 
     @cached_property
     def uploads(self) -> UploadShelf:
@@ -91,39 +93,44 @@ class LiveNetwork:
         kind, _, key = name.partition("-")
         if kind == "u":
             return self.uploads.get(name).image
-        return self.explorer.scan.image(int(key))
+        if name not in self._scan_images:
+            self._scan_images[name] = self.explorer.scan.image(int(key))
+            while len(self._scan_images) > MAX_SCAN_IMAGES:
+                self._scan_images.popitem(last=False)
+        return self._scan_images[name]
 
     @torch.no_grad()
     def answer(self, request: LiveRequest) -> LiveAnswer:
-        """What the network makes of a change.
+        """What the network makes of a change. Only one thread at a time may ask.
 
         Raises SightlineError for layers, units and images that are not there.
         """
         started = time.perf_counter()
-        units_off = resolve_units_off(self.explorer.scan, request.off)
+        scan = self.explorer.scan
+        units_off = resolve_units_off(scan, request.off)
         layer = None
         if request.layer is not None:
-            layer = self.explorer.scan.resolve_layer(
-                "layer", request.layer, self.explorer.scan.layers
-            )
+            layer = scan.resolve_layer("layer", request.layer, scan.layers)
         image = self.read_image(request.image)
         changed = cover_image(image, request.cover, request.brush)
         clean = self.find_clean_answer(request.image, image)
+
         with self.model.lock, switch_units_off(self.model, units_off) as model:
             features, logits = self.run_network(model, changed)
-            answer = self.name_classes(logits)
+            classes = self.name_classes(logits)
             attribution = None
-            if request.attribution is not None and answer:
-                label = answer[0]
-                attribution = self.compute_attribution(model, changed, request.attribution, label)
+            if request.attribution is not None and classes:
+                attribution = self.compute_attribution(
+                    model, changed, request.attribution, classes[0]
+                )
         ranking = self.rank_units(changed, features, units_off)
         strongest = ranking.select(layer, request.units)
         return LiveAnswer(
-            answer=answer,
+            answer=classes,
             clean=clean,
             units=strongest,
             layers={name: ranking.select(name, UNITS_PER_LAYER) for name in features},
-            maps=[map for unit in strongest for map in ranking.read_maps(unit)],
+            maps=[each for unit in strongest for each in ranking.read_maps(unit)],
             attribution=attribution,
             side=scan.side,
             seconds=round(time.perf_counter() - started, 4),
@@ -187,10 +194,11 @@ class LiveNetwork:
         self, model: Model, image: Tensor, name: AttributionName, answer: ClassAnswer
     ) -> AttributionMap:
         """The attribution of a class to the pixels."""
-        method, parameters = ATTRIBUTIONS[name]
+        method, class_parameter, settings = ATTRIBUTIONS[name]
+        parameters = {**settings, class_parameter: answer.index}
         with torch.enable_grad():
             function = load_methods()[method].function
-            result = function(model, image, label=answer.index, **parameters)
+            result = function(model, image, **parameters)
         attribution = torch.as_tensor(result.values["attribution"])[0].float()
         signed = bool((attribution < 0).any())
         limit = max(float(attribution.abs().flatten().quantile(ATTRIBUTION_QUANTILE)), 1e-12)

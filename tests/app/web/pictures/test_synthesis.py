@@ -1,0 +1,128 @@
+"""The synthesis of all units: as `sl.synthesis` makes it, in batches, going on where it was."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+import sightline as sl
+from sightline.app.web.pictures import synthesis as synthesis_file
+from sightline.app.web.pictures.cache import PictureCache
+from sightline.app.web.pictures.synthesis import UnitSynthesis
+
+COUNTS = {"conv1": 8, "conv3": 5, "logits": 5}
+
+
+@pytest.fixture
+def syntheses(web_model: sl.Model, pictures: PictureCache) -> UnitSynthesis:
+    return UnitSynthesis(web_model, pictures, steps=4, side=24)
+
+
+def go_on(_done: float, _total: float) -> bool:
+    return False
+
+
+def test_the_images_are_those_of_the_method(syntheses: UnitSynthesis) -> None:
+    images = syntheses.ascend_units("conv3", [3, 11, 6])
+    expected = sl.synthesis(
+        syntheses.model, layer="conv3", units="3,11,6", preset="smooth", steps=4, size=24
+    )
+    torch.testing.assert_close(images, torch.as_tensor(expected.values["image"]))
+    assert images.shape == (3, 3, 24, 24)
+
+
+def test_a_unit_does_not_depend_on_its_batch(syntheses: UnitSynthesis) -> None:
+    together = syntheses.ascend_units("conv2", [1, 7, 4, 9])
+    alone = syntheses.ascend_units("conv2", [4])
+    torch.testing.assert_close(together[2:3], alone, atol=1e-4, rtol=0)
+    assert float((together[0] - together[1]).abs().max()) > 0.01
+
+
+def test_up_and_down_are_opposite(syntheses: UnitSynthesis) -> None:
+    def measure(image: torch.Tensor) -> float:
+        return float(syntheses.model.features(image, "conv2")["conv2"][0, 5].mean())
+
+    up = syntheses.ascend_units("conv2", [5], sign=1)
+    down = syntheses.ascend_units("conv2", [5], sign=-1)
+    assert measure(up) > measure(torch.full_like(up, 0.5)) > measure(down)
+
+
+def test_classes_are_units_too(syntheses: UnitSynthesis) -> None:
+    image = syntheses.ascend_units("logits", [2, 4])
+    gray = torch.full_like(image, 0.5)
+    scores = syntheses.model.logits(image) - syntheses.model.logits(gray)
+    assert float(scores[0, 2]) > 0
+    assert float(scores[1, 4]) > 0
+
+
+def test_all_units_are_kept_once(syntheses: UnitSynthesis, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[float, float]] = []
+
+    def watch(done: float, total: float) -> bool:
+        seen.append((done, total))
+        return False
+
+    assert syntheses.keep_all(COUNTS, watch)
+    assert [done for done, _ in seen] == sorted(done for done, _ in seen)
+    assert seen[-1][0] == pytest.approx(seen[-1][1])
+    assert all(
+        syntheses.has_picture(layer, unit)
+        for layer, count in COUNTS.items()
+        for unit in range(count)
+    )
+    monkeypatch.setattr(UnitSynthesis, "ascend_units", lambda *_: pytest.fail("made again"))
+    assert syntheses.keep_all(COUNTS, go_on)
+
+
+def test_a_stopped_run_goes_on(syntheses: UnitSynthesis, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(synthesis_file, "BATCH_SIZE", 3)
+    calls: list[int] = []
+
+    def stop_after_two(_done: float, _total: float) -> bool:
+        calls.append(1)
+        return len(calls) > 2
+
+    assert not syntheses.keep_all(COUNTS, stop_after_two)
+    missing = [units for _, units in syntheses.list_missing_batches(COUNTS)]
+    assert missing == [[6, 7], [0, 1, 2], [3, 4], [0, 1, 2], [3, 4]]
+    assert syntheses.keep_all(COUNTS, go_on)
+
+
+def test_a_picture_is_made_when_it_is_asked_for(syntheses: UnitSynthesis) -> None:
+    name = syntheses.name_picture("conv1", 6, -1)
+    assert not syntheses.has_picture("conv1", 6, -1)
+    assert syntheses.pictures.read(name)
+    assert syntheses.has_picture("conv1", 6, -1)
+    assert not syntheses.has_picture("conv1", 6)
+
+
+def test_what_the_key_holds(web_model: sl.Model, tmp_path: Path) -> None:
+    pictures = PictureCache(tmp_path)
+    names = {
+        UnitSynthesis(web_model, pictures, steps=steps, side=side).name_picture(layer, unit, sign)
+        for steps in (4, 5)
+        for side in (16, 24)
+        for layer in ("conv1", "conv2")
+        for unit in (0, 1)
+        for sign in (1, -1)
+    }
+    assert len(names) == 2**5
+
+
+def test_a_unit_without_gradient_is_gray(
+    syntheses: UnitSynthesis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(self: UnitSynthesis, layer: str, units: list[int], sign: int = 1) -> torch.Tensor:
+        if 2 in units:
+            raise sl.SightlineError("no finite number")
+        return torch.ones(len(units), 3, 24, 24)
+
+    monkeypatch.setattr(UnitSynthesis, "ascend_units", fail)
+    kept: dict[int, torch.Tensor] = {}
+
+    def keep(_self: PictureCache, key: dict[str, int], image: torch.Tensor, _quality: int) -> None:
+        kept[key["unit"]] = image
+
+    monkeypatch.setattr(PictureCache, "keep", keep)
+    syntheses.keep_units("conv1", [1, 2, 3])
+    assert {unit: float(image.mean()) for unit, image in kept.items()} == {1: 1.0, 2: 0.5, 3: 1.0}
