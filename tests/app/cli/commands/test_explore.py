@@ -39,7 +39,6 @@ def served(monkeypatch: pytest.MonkeyPatch) -> list[Explorer]:
     def serve(explorer: Explorer, address: server.ServerAddress, on_start: Any) -> None:
         explorers.append(explorer)
         on_start(address.link)
-        address.listener.close()
 
     monkeypatch.setattr(server, "serve", serve)
     return explorers
@@ -78,28 +77,30 @@ def test_explore_scans_serves_and_prints_the_link(
     assert explorer.command == (
         "sightline explore photos --store a.scan --model helpers:small_network --size 32"
     )
-    # The store is enough from now on.
-    assert main(["explore", "--store", "a.scan", "--port", "0", "--json", "--quiet"]) == 0
+    # The store is enough from now on, but for the network: it is code, which no store leads to.
+    words = ["explore", "--store", "a.scan", "--port", "0", "--json", "--quiet"]
+    assert main(words) == 0
     answer = json.loads(capsys.readouterr().out)
     assert answer["link"] == f"http://127.0.0.1:{answer['port']}/"
-    assert served[1].model is not None
+    assert served[1].model is None
+    assert main([*words, "--model", "helpers:small_network"]) == 0
+    assert served[2].model is not None
 
 
 @pytest.mark.usefixtures("short_site")
 def test_export_with_synthesis_and_table(capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["export", "site", "photos", *NETWORK, "--synthesis", "--parquet", "--quiet", "--json"]
     scan = ["scan", "photos", "--store", "a.scan", "--model", "helpers:small_network"]
     assert main([*scan, "--size", "32", "--layers", "conv1", "--quiet"]) == 0
     capsys.readouterr()
-    words = ["export", "site", "--store", "a.scan", "--synthesis", "--parquet", "--quiet", "--json"]
-    assert main(words) == 0
+    words = ["export", "site", "--store", "a.scan", "--model", "helpers:small_network", "--quiet"]
+    assert main([*words, "--synthesis", "--parquet", "--json"]) == 0
     summary = json.loads(capsys.readouterr().out)
     files = [path for path in Path("site").rglob("*") if path.is_file()]
     assert summary["complete"] is True
     assert summary["files"] == len(files) - 2  # the marker and the table
     assert Path(summary["page"]).is_file()
     assert Path(summary["parquet"]).is_file()
-    assert main(words[:4]) == 0
+    assert main(words) == 0
     assert capsys.readouterr().out.startswith("site/index.html (")
 
 

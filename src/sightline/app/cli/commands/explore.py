@@ -2,6 +2,7 @@
 
 import json
 import shlex
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -88,20 +89,21 @@ def explore(
     command = format_explorer_command("explore", folder, store, network, synthesis=synthesis)
     # A port in use is noticed before anything is made.
     address = open_server_address(host, port)
-    explorer = build_explorer(
-        folder, store, network, command, has_synthesis=synthesis, is_served=True, quiet=quiet
-    )
-    if not keep_syntheses(explorer, quiet=quiet):
-        return 130
+    with closing(address.listener):
+        explorer = build_explorer(
+            folder, store, network, command, has_synthesis=synthesis, is_served=True, quiet=quiet
+        )
+        if not keep_syntheses(explorer, quiet=quiet):
+            return 130
 
-    def show_link(link: str) -> None:
-        if as_json:
-            print(json.dumps({"link": link, "port": address.port}), flush=True)
-            return
-        print_lines(*describe_explorer(explorer))
-        print(f"{link}   (Ctrl-C stops it)", flush=True)
+        def show_link(link: str) -> None:
+            if as_json:
+                print(json.dumps({"link": link, "port": address.port}), flush=True)
+                return
+            print_lines(*describe_explorer(explorer))
+            print(f"{link}   (Ctrl-C stops it)", flush=True)
 
-    serve(explorer, address, show_link)
+        serve(explorer, address, show_link)
     return 0
 
 

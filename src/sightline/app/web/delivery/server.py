@@ -5,6 +5,7 @@ import os
 import secrets
 import socket
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -139,14 +140,11 @@ def serve(
 ) -> None:
     """Serves the explorer until the process is interrupted.
 
-    `on_start` gets the link, at which the server answers from then on.
+    `on_start` gets the link, at which the server answers from then on. The caller closes the
+    address's socket.
     """
     server = make_server(explorer, address)
     if on_start is not None:
         on_start(address.link)
-    try:
+    with suppress(KeyboardInterrupt):  # uvicorn raises it again when it has stopped
         server.run(sockets=[address.listener])
-    except KeyboardInterrupt:
-        pass  # uvicorn raises it again when it has stopped
-    finally:
-        address.listener.close()

@@ -5,7 +5,8 @@ import torch
 from helpers import smooth
 
 import sightline as sl
-from sightline.app.web.delivery.live.units_off import resolve_units_off, switch_units_off
+from sightline.app.web.delivery.live import units_off
+from sightline.app.web.delivery.live.units_off import AblatedModels, resolve_units_off
 from sightline.data.store.reader import Scan
 from sightline.errors import SightlineError
 
@@ -15,8 +16,8 @@ def test_units_give_zero_while_they_are_off(web_model: sl.Model) -> None:
     before = web_model.features(image, ["conv2", "logits"])
     expected = before["conv2"].clone()
     expected[:, [3, 7]] = 0
-    with switch_units_off(web_model, {"conv2": [3, 7]}) as model:
-        changed = model.features(image, ["conv2", "logits"])
+    model = AblatedModels(web_model).get({"conv2": [3, 7]})
+    changed = model.features(image, ["conv2", "logits"])
     torch.testing.assert_close(changed["conv2"], expected)
     # The rest of the network by hand.
     network = web_model.network
@@ -31,11 +32,23 @@ def test_units_give_zero_while_they_are_off(web_model: sl.Model) -> None:
 
 def test_several_layers_at_once(web_model: sl.Model) -> None:
     image = smooth(side=32)
-    with switch_units_off(web_model, {"conv1": [0], "conv3": [5, 2]}) as model:
-        features = model.features(image, ["conv1", "conv3"])
+    model = AblatedModels(web_model).get({"conv1": [0], "conv3": [5, 2]})
+    features = model.features(image, ["conv1", "conv3"])
     assert not features["conv1"][:, 0].any()
     assert not features["conv3"][:, [2, 5]].any()
     assert features["conv3"][:, 3].any()
+
+
+def test_the_last_networks_are_kept(web_model: sl.Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(units_off, "MAX_ABLATED_MODELS", 2)
+    models = AblatedModels(web_model)
+    assert models.get({}) is web_model
+    first = models.get({"conv1": [0]})
+    second = models.get({"conv1": [1]})
+    assert models.get({"conv1": [0]}) is first
+    models.get({"conv1": [2]})
+    assert models.get({"conv1": [0]}) is first
+    assert models.get({"conv1": [1]}) is not second
 
 
 def test_units_are_checked(web_scan: Scan) -> None:

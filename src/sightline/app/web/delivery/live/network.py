@@ -24,9 +24,9 @@ from sightline.app.web.delivery.live.schema import (
     UnitActivity,
 )
 from sightline.app.web.delivery.live.units_off import (
+    AblatedModels,
     UnitsOff,
     resolve_units_off,
-    switch_units_off,
 )
 from sightline.app.web.delivery.live.uploads import UploadShelf
 from sightline.app.web.explorer.explorer import Explorer
@@ -68,6 +68,11 @@ class LiveNetwork:
         """The images that were sent."""
         network = self.explorer.scan.description.network
         return UploadShelf(network.side, network.short_side, self.model.channels)
+
+    @cached_property
+    def ablated_models(self) -> AblatedModels:
+        """The networks without units that were switched off."""
+        return AblatedModels(self.model)
 
     def describe(self) -> LiveState:
         """What can be asked for."""
@@ -115,14 +120,12 @@ class LiveNetwork:
         changed = cover_image(image, request.cover, request.brush)
         clean = self.find_clean_answer(request.image, image)
 
-        with self.model.lock, switch_units_off(self.model, units_off) as model:
-            features, logits = self.run_network(model, changed)
-            classes = self.name_classes(logits)
-            attribution = None
-            if request.attribution is not None and classes:
-                attribution = self.compute_attribution(
-                    model, changed, request.attribution, classes[0]
-                )
+        model = self.ablated_models.get(units_off)
+        features, logits = self.run_network(model, changed)
+        classes = self.name_classes(logits)
+        attribution = None
+        if request.attribution is not None and classes:
+            attribution = self.compute_attribution(model, changed, request.attribution, classes[0])
         ranking = self.rank_units(changed, features, units_off)
         strongest = ranking.select(layer, request.units)
         return LiveAnswer(

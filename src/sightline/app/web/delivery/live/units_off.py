@@ -1,18 +1,17 @@
 """A network with some units switched off."""
 
-from collections.abc import Generator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
-from typing import Any
-
-import torch
-from torch import Tensor
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from sightline.data.store.reader import Scan
-from sightline.errors import SightlineError, make_out_of_range_error
-from sightline.models.layers.feature_maps import reshape_to_unit_grid
+from sightline.errors import make_out_of_range_error
 from sightline.models.model import Model
 
 UnitsOff = Mapping[str, Sequence[int]]
+
+# Somebody who covers parts of an image with the same units off asks the same network again.
+MAX_ABLATED_MODELS = 4
 
 
 def resolve_units_off(scan: Scan, units_off: UnitsOff) -> dict[str, list[int]]:
@@ -32,27 +31,21 @@ def resolve_units_off(scan: Scan, units_off: UnitsOff) -> dict[str, list[int]]:
     return resolved
 
 
-@contextmanager
-def switch_units_off(model: Model, units_off: UnitsOff) -> Generator[Model, None, None]:
-    """The model whose units give zero while the block runs. Nobody else may run it meanwhile."""
-    with ExitStack() as hooks:
-        for layer, units in units_off.items():
-            module = model.module(layer)
-            if module is not model.network.get_submodule(layer):
-                raise SightlineError(f"{layer} is a step inside a module; it can't be switched off")
-            hook = _make_hook(model, layer, units)
-            handle = module.register_forward_hook(hook)
-            hooks.callback(handle.remove)
-        yield model
+@dataclass
+class AblatedModels:
+    """The networks without the units that were switched off last."""
 
+    model: Model
+    _ablated: OrderedDict[str, Model] = field(default_factory=OrderedDict[str, Model])
 
-def _make_hook(model: Model, layer: str, units: Sequence[int]) -> Any:
-    def set_zero(_module: Any, _inputs: Any, output: Any) -> Tensor:
-        changed = output.clone()
-        blank = torch.empty(len(output), model.channels, *model.image_size)
-        # A view of the features, so that writing to it writes to them.
-        maps = reshape_to_unit_grid(changed, blank)
-        maps[:, list(units)] = 0
-        return changed
-
-    return set_zero
+    def get(self, units_off: UnitsOff) -> Model:
+        """The network in which these units give zero; the whole one for no units."""
+        if not units_off:
+            return self.model
+        key = repr(sorted(units_off.items()))
+        if key not in self._ablated:
+            self._ablated[key] = self.model.ablated(units_off)
+            while len(self._ablated) > MAX_ABLATED_MODELS:
+                self._ablated.popitem(last=False)
+        self._ablated.move_to_end(key)
+        return self._ablated[key]

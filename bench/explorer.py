@@ -1,0 +1,112 @@
+"""How long the explorer lets one wait, and how long its pictures take.
+
+`python bench/explorer.py live [--model NAME] [--rounds N]`: an answer of the live tab to a cover
+that moves, to other units that are off, and with an attribution; medians and the slowest.
+`python bench/explorer.py synthesis [--model NAME] [--batches N]`: the syntheses of some batches of
+units, spread over all layers, and from them the time for all units.
+Networks have random weights unless they are the embedded one.
+"""
+
+import argparse
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+
+import sightline as sl
+from sightline.app.web.delivery.live.network import LiveNetwork
+from sightline.app.web.delivery.live.schema import LiveRequest
+from sightline.app.web.explorer.explorer import Explorer
+from sightline.app.web.pictures.cache import PictureCache
+from sightline.app.web.pictures.synthesis import BATCH_SIZE, UnitSynthesis
+
+
+def load_network(name: str) -> sl.Model:
+    """The network, with random weights if it is not the embedded one."""
+    return sl.load() if name == "sightnet" else sl.load(name, weights="random")
+
+
+def scan_samples(model: sl.Model, folder: Path) -> sl.Scan:
+    """A scan of a few sample photographs."""
+    for name in sl.samples()[:6]:
+        sl.write(sl.sample(name), folder / "photos" / f"{name}.png")
+    return sl.scan(model, folder / "photos", store=folder / "a.scan", k=3)
+
+
+def time_answers(live: LiveNetwork, requests: list[dict[str, object]]) -> str:
+    """Median and slowest answer, in milliseconds, without the first."""
+    seconds: list[float] = []
+    for fields in requests:
+        request = LiveRequest.model_validate({"image": "s-1", "layer": None, **fields})
+        started = time.perf_counter()
+        live.answer(request).model_dump_json()
+        seconds.append(time.perf_counter() - started)
+    times = [1000 * value for value in seconds[1:]]
+    return f"median {statistics.median(times):6.0f} ms, slowest {max(times):6.0f} ms"
+
+
+def measure_live(name: str, rounds: int) -> None:
+    """Prints how long answers take."""
+    model = load_network(name)
+    with tempfile.TemporaryDirectory() as folder:
+        scan = scan_samples(model, Path(folder))
+        live = LiveNetwork(Explorer(scan, model), model, 1)
+        layer = scan.layers[-1]
+        off = {layer: [0]}
+        covers = [[[step, step, step + 30, step + 40]] for step in range(rounds)]
+        print(f"{name}, {scan.side} px, {scan.description.unit_count} units")
+        print("cover      ", time_answers(live, [{"cover": cover} for cover in covers]))
+        same_off = [{"cover": cover, "off": off} for cover in covers]
+        print("units off  ", time_answers(live, same_off))
+        new_off = [{"off": {layer: [step + 1]}} for step in range(rounds)]
+        print("other units", time_answers(live, new_off))
+        for attribution in ("saliency", "gradcam", "guided"):
+            requests = [{"cover": cover, "attribution": attribution} for cover in covers]
+            print(f"{attribution:<11}", time_answers(live, requests))
+
+
+def measure_synthesis(name: str, batches: int) -> None:
+    """Prints how long the syntheses of some units take, and what that makes for all."""
+    model = load_network(name)
+    with tempfile.TemporaryDirectory() as folder:
+        scan = scan_samples(model, Path(folder))
+        syntheses = UnitSynthesis(model, PictureCache(Path(folder) / "pictures"))
+        layers = {layer: facts.units for layer, facts in scan.description.layers.items()}
+        # Evenly spread over the units, so that a layer counts as its units do.
+        ranges = [(layer, unit) for layer, count in layers.items() for unit in range(count)]
+        total = 0.0
+        for number in range(batches):
+            layer, unit = ranges[round((number + 0.5) * len(ranges) / batches)]
+            first = min(unit, layers[layer] - BATCH_SIZE) if layers[layer] > BATCH_SIZE else 0
+            units = range(first, min(first + BATCH_SIZE, layers[layer]))
+            started = time.process_time()
+            syntheses.keep_units(layer, list(units))
+            seconds = (time.process_time() - started) / len(units)
+            total += seconds
+            print(f"{layer:<40} {1000 * seconds / syntheses.steps:7.2f} ms a step and unit")
+        mean = total / batches
+        print(
+            f"{name}: {syntheses.picture_size} px, {syntheses.steps} steps, {mean:.2f} s a unit of "
+            f"{torch.get_num_threads()} thread; {len(ranges)} units: "
+            f"{mean * len(ranges) / 3600:.2f} core-hours"
+        )
+
+
+def main() -> None:
+    """Reads the options and measures."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("what", choices=("live", "synthesis"))
+    parser.add_argument("--model", default="sightnet")
+    parser.add_argument("--rounds", type=int, default=12)
+    parser.add_argument("--batches", type=int, default=8)
+    options = parser.parse_args()
+    if options.what == "live":
+        measure_live(options.model, options.rounds)
+    else:
+        measure_synthesis(options.model, options.batches)
+
+
+if __name__ == "__main__":
+    main()
