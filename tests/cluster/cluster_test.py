@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from helpers import LABELS, small_network, smooth
@@ -166,6 +167,8 @@ def assert_same(remote: sl.Scan, local: sl.Scan) -> None:
     assert remote.errors == local.errors
     assert remote.paths == local.paths
     assert torch.equal(remote.vectors(), local.vectors())
+    for layer in local.layers:
+        np.testing.assert_array_equal(remote.responses(layer), local.responses(layer))
     ids = range(COUNT - 1)
     assert remote.thumbnail_bytes(ids) == local.thumbnail_bytes(ids)
     with open_state_file(remote.path) as remote_state, open_state_file(local.path) as local_state:

@@ -85,7 +85,7 @@ def test_a_summary_survives_json() -> None:
 def test_chunks_are_whole_batches(
     first: int, count: int, worker_count: int, batch_size: int
 ) -> None:
-    chunks = list(cluster.split_into_chunks(count, batch_size, first, worker_count))
+    chunks = list(cluster.split_into_chunks(count, batch_size, first, worker_count, max_rows=10**9))
     positions = [position for start, end in chunks for position in range(start, end)]
     assert positions == list(range(first, count))
     sizes = [end - start for start, end in chunks]
@@ -95,6 +95,19 @@ def test_chunks_are_whole_batches(
     batches_per_chunk = (count - first) // (batch_size * worker_count * cluster.CHUNKS_PER_WORKER)
     if cluster.MIN_CHUNK_BATCHES <= batches_per_chunk <= cluster.MAX_CHUNK_BATCHES:
         assert sizes[0] == batches_per_chunk * batch_size
+
+
+def test_chunks_of_many_responses_are_shorter(wide: sl.Model, photos: Path) -> None:
+    description = describe_scan(
+        wide, open_dataset(photos), None, ("fc:in",), 5, side=32, batch_size=4
+    )
+    assert cluster.limit_chunk_rows(description) >= cluster.MAX_CHUNK_BYTES
+    kept = replace(description, response_kinds=("max", "mean"))
+    max_rows = cluster.limit_chunk_rows(kept)
+    assert max_rows == cluster.MAX_CHUNK_BYTES // (16 * 2 * 2)  # 16 units, 2 kinds, 2 bytes
+    for allowed, expected in ((43, 40), (40, 40), (3, 4 * cluster.MIN_CHUNK_BATCHES)):
+        chunks = cluster.split_into_chunks(5000, 4, 0, 1, max_rows=allowed)
+        assert {end - first for first, end in list(chunks)[:-1]} == {expected}
 
 
 def test_errors_are_a_workers_words_where_it_has_any() -> None:

@@ -1,5 +1,6 @@
 """The pass: against a brute-force one, stopped and continued, killed, refused, on a full disk."""
 
+import json
 import os
 import signal
 import subprocess
@@ -10,6 +11,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from filelock import FileLock, Timeout
@@ -51,6 +53,7 @@ def list_numbers(scan: sl.Scan) -> list[Tensor]:
         for entries in (scan.top(layer), scan.sample(layer), scan.class_top(layer)):
             numbers += [tensor for tensor in entries if tensor is not None]
         numbers.append(scan.class_means(layer))
+        numbers.append(torch.from_numpy(scan.responses(layer)))
     return numbers
 
 
@@ -97,6 +100,9 @@ def test_equals_a_full_pass(
 
     for layer in scan.layers:
         peaks = outputs[layer].flatten(2).max(2).values
+        responses = scan.responses(layer)
+        assert responses.dtype == np.float16
+        np.testing.assert_allclose(responses, peaks.numpy(), rtol=6e-4, atol=1e-6)
         top = scan.top(layer)
         torch.testing.assert_close(top.values, peaks.sort(0, descending=True).values[:5])
         torch.testing.assert_close(peaks.gather(0, top.ids), top.values)
@@ -340,6 +346,8 @@ def test_no_room_to_merge(
 class SlowWriter:
     """Counts commits, each of which takes 0.3 seconds of a clock."""
 
+    description = SimpleNamespace(unit_count=1, response_kinds=())
+
     def __init__(self, clock: list[float]) -> None:
         self.clock = clock
         self.progress = ScanProgress(done=100, images=100)
@@ -455,6 +463,109 @@ def test_many_classes_keep_fewer_images(
     assert [describe(entries) for entries in (31, 32, 95, 96, 159, 160, 1000)] == [
         1, 1, 2, 3, 4, 5, 5,
     ]  # fmt: skip
+
+
+# ── responses ──
+
+
+def test_a_store_without_responses_is_that_of_earlier_versions(
+    tiny: sl.Model, photos: Path, tmp_path: Path
+) -> None:
+    """It serves whoever needs no responses, and says what to do to those who do."""
+    path = tmp_path / "old.scan"
+    old = sl.scan(tiny, photos, store=path, responses=False, **OPTIONS)
+    assert "responses" not in json.loads((path / "scan.json").read_text(encoding="utf-8"))
+    assert not [name for name in open_table(path, "images").schema.names if "response" in name]
+    assert not old.has_responses
+    assert summarize_store(path)["responses"] == []
+    assert verify_store(path) == []
+
+    def fail(event: run.Passing) -> None:
+        raise AssertionError("nothing remains to be done")
+
+    for responses in (None, False):
+        scan = sl.scan(tiny, photos, store=path, responses=responses, callback=fail, **OPTIONS)
+        assert torch.equal(scan.vectors(), old.vectors())
+    with pytest.raises(sl.SightlineError, match="made without responses, which need another pass"):
+        sl.scan(tiny, photos, store=path, responses=True, **OPTIONS)
+    with pytest.raises(sl.SightlineError, match=r"old.scan was made without responses: scan again"):
+        scan.responses("conv1")
+
+
+def test_an_unfinished_store_goes_on_as_it_began(
+    tiny: sl.Model, photos: Path, tmp_path: Path
+) -> None:
+    for began_with, goes_on_with in ((False, None), (True, False)):
+        options: dict[str, Any] = {"store": tmp_path / f"{began_with}.scan", **OPTIONS}
+        sl.scan(
+            tiny, photos, responses=began_with, callback=lambda event: event.done >= 16, **options
+        )
+        if not began_with:
+            with pytest.raises(sl.SightlineError, match="made without responses"):
+                sl.scan(tiny, photos, responses=True, **options)
+        scan = sl.scan(tiny, photos, responses=goes_on_with, **options)
+        assert scan.complete
+        assert scan.has_responses == began_with
+        assert verify_store(scan.path) == []
+
+
+def test_means_over_positions(wide: sl.Model, photos: Path, tmp_path: Path) -> None:
+    path = tmp_path / "means.scan"
+    scan = sl.scan(wide, photos, store=path, mean_responses=True, **OPTIONS)
+    means = scan.responses("conv2", kind="mean")
+    np.testing.assert_allclose(means, scan.vectors("conv2").numpy(), rtol=6e-4, atol=1e-6)
+    assert (scan.responses("conv2") >= means).all()
+    assert verify_store(path) == []
+    with pytest.raises(sl.SightlineError, match="mean_responses needs responses"):
+        sl.scan(wide, photos, store=path, responses=False, mean_responses=True)
+    plain = sl.scan(wide, photos, store=tmp_path / "plain.scan", **OPTIONS)
+    np.testing.assert_array_equal(plain.responses("conv1"), scan.responses("conv1"))
+    with pytest.raises(sl.SightlineError, match="made without mean responses: scan again"):
+        plain.responses("conv1", kind="mean")
+    with pytest.raises(sl.SightlineError, match="made without mean responses, which need"):
+        sl.scan(wide, photos, store=tmp_path / "plain.scan", mean_responses=True, **OPTIONS)
+
+
+def test_responses_beyond_float16_are_its_largest_number(photos: Path, tmp_path: Path) -> None:
+    network = small_network()
+    with torch.no_grad():
+        network[0].weight.mul_(1e6)  # type: ignore[operator]
+        network[0].bias.zero_()  # type: ignore[operator]
+    model = sl.load(network, mean=(0.5,) * 3, std=(0.25,) * 3, labels=LABELS, size=32)
+    scan = sl.scan(model, photos, store=tmp_path / "large.scan", **OPTIONS)
+    exact = scan.sample("conv1")  # of all images
+    responses = scan.responses("conv1")
+    assert exact.values.max() > 65504
+    assert responses.max() == np.float16(65504)
+    expected = np.clip(exact.values.numpy(), -65504, 65504).astype(np.float16)
+    np.testing.assert_array_equal(np.take_along_axis(responses, exact.ids.numpy(), 0), expected)
+    assert verify_store(scan.path) == []
+
+
+def test_an_older_cache_goes_on_serving(
+    tiny: sl.Model, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    old = sl.scan(tiny, photos, responses=False)
+    assert sl.scan(tiny, photos).path == old.path
+    new = sl.scan(tiny, photos, responses=True)
+    assert new.path != old.path
+    assert new.has_responses
+    assert sl.scan(tiny, photos).path == new.path
+    assert sl.scan(tiny, photos, responses=False).path == old.path
+
+
+def test_memory_holds_few_rows_of_many_responses(
+    whole: sl.Scan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    units = whole.description.unit_count
+    monkeypatch.setattr(run, "MAX_BUFFERED_BYTES", 2 * units * 7 + 1)
+    assert run.limit_buffered_rows(whole.description) == 7
+    both = replace(whole.description, response_kinds=("max", "mean"))
+    assert run.limit_buffered_rows(both) == 3
+    bare = replace(both, response_kinds=())
+    monkeypatch.setattr(run, "MAX_BUFFERED_BYTES", run.MAX_BUFFERED_ROWS)
+    assert run.limit_buffered_rows(bare) == run.MAX_BUFFERED_ROWS
 
 
 def test_refusals(tiny: sl.Model, whole: sl.Scan, photos: Path, tmp_path: Path) -> None:

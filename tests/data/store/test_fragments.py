@@ -2,6 +2,7 @@
 
 import pickle
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,7 @@ def write_chunks(model: sl.Model, folder: Path, store: Path) -> list[str]:
     description = describe_scan(
         model, dataset, None, ("penultimate",), 5, side=model.size, batch_size=BATCH_SIZE
     )
+    description = replace(description, response_kinds=("max",))
     with LanceStore(store).open_writer(description) as writer:
         # As a cluster's processes get it.
         fragment_writer = pickle.loads(pickle.dumps(writer.make_fragment_writer()))

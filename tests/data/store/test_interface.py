@@ -1,20 +1,43 @@
 """Rows as Arrow tables, and the parts of the state that belong to some units."""
 
+from dataclasses import replace
+
 import numpy as np
 import pyarrow as pa
 import pytest
 import torch
 
+from sightline.data.store.description import (
+    DatasetDescription,
+    LayerDescription,
+    NetworkDescription,
+    ScanDescription,
+)
 from sightline.data.store.interface import (
     ImageRow,
     VectorIndex,
     convert_to_tensor,
     make_images_schema,
     make_images_table,
+    round_responses,
     select_units,
 )
 
-LENGTHS = {"conv2": 2, "fc:in": 3}
+DESCRIPTION = ScanDescription(
+    recipe={"model": "net"},
+    network=NetworkDescription("ab" * 32, (0.5,), (0.5,), side=32, short_side=36),
+    model_labels=("cat", "dog"),
+    aliases={},
+    layers={"conv": LayerDescription(2, (4, 5)), "fc": LayerDescription(1, (1, 1))},
+    vector_lengths={"conv2": 2, "fc:in": 3},
+    k=2,
+    class_k=1,
+    sample_size=3,
+    batch_size=2,
+    dataset=DatasetDescription("Files", "/photos", 6, "cd" * 32),
+    class_names=(),
+    response_kinds=("max", "mean"),
+)
 
 
 def make_row(id: int) -> ImageRow:
@@ -34,14 +57,19 @@ def make_row(id: int) -> ImageRow:
             np.array([id, 1], np.float32),
             np.array([2, 3, id], np.float32),
         ),
+        responses=(
+            np.array([600 + id, 2, 3], np.float16),
+            np.array([4, 5, 700 + id], np.float16),
+        ),
     )
 
 
 def test_rows_are_columns() -> None:
-    table = make_images_table([make_row(0), make_row(1)], LENGTHS)
-    assert table.schema == make_images_schema(LENGTHS)
+    table = make_images_table([make_row(0), make_row(1)], DESCRIPTION)
+    assert table.schema == make_images_schema(DESCRIPTION)
     assert table.schema.field("class").type == pa.int32()
     assert table.schema.field("vector_1").type == pa.list_(pa.float32(), 3)
+    assert table.schema.field("response_0").type == pa.list_(pa.float16(), 2)
     assert table.to_pylist()[1] == {
         "id": 1,
         "position": 101,
@@ -55,11 +83,31 @@ def test_rows_are_columns() -> None:
         "thumbnail": b"jpeg 1",
         "vector_0": [1, 1],
         "vector_1": [2, 3, 1],
+        "response_0": [601, 2],
+        "response_1": [3],
+        "mean_response_0": [4, 5],
+        "mean_response_1": [701],
     }
 
 
+def test_without_responses_there_are_no_columns_for_them() -> None:
+    bare = replace(DESCRIPTION, response_kinds=())
+    names = make_images_schema(bare).names
+    assert names[-2:] == ["vector_0", "vector_1"]
+    assert make_images_table([make_row(0)], bare).column_names == names
+
+
+def test_responses_stay_within_float16() -> None:
+    numbers = [1.0, -2.5, 65504.0, 65519.0, 65520.0, 1e30, torch.inf, -1e9, -torch.inf, torch.nan]
+    rounded = round_responses(torch.tensor(numbers))
+    assert rounded.dtype == torch.float16
+    largest = 65504.0
+    assert rounded.tolist() == [1.0, -2.5, *[largest] * 5, *[-largest] * 3]
+    assert round_responses(torch.tensor([1 / 3, 2e-8])).tolist() == [float(np.float16(1 / 3)), 0.0]
+
+
 def test_columns_are_tensors() -> None:
-    table = make_images_table([make_row(0), make_row(1), make_row(2)], LENGTHS)
+    table = make_images_table([make_row(0), make_row(1), make_row(2)], DESCRIPTION)
     vectors = convert_to_tensor(table["vector_1"].combine_chunks(), 3)
     assert vectors.tolist() == [[2, 3, 0], [2, 3, 1], [2, 3, 2]]
     part = convert_to_tensor(table["vector_1"].combine_chunks()[1:], 3)

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pytest
 import torch
@@ -37,6 +38,7 @@ def test_summary_counts(store: Path) -> None:
     assert summary["network"]["side"] == 32
     assert summary["version"] == 1
     assert summary["indexes"] == {}
+    assert summary["responses"] == ["max"]
     assert summary["complete"] is True
     files = [path for path in store.rglob("*") if path.is_file()]
     assert summary["bytes"] == sum(len(path.read_bytes()) for path in files)
@@ -68,6 +70,21 @@ def test_vectors_that_are_not_finite(store: Path) -> None:
     assert verify_store(store) == ["vector_1 holds values that are not finite"]
 
 
+def test_responses_that_are_not_those_of_the_strongest_images(store: Path) -> None:
+    scan = sl.Scan.open(store)
+    assert verify_store(store) == []
+    images = open_table(store, "images")
+    rows = images.to_arrow()
+    responses = rows["response_1"].to_pylist()
+    strongest = int(scan.top("conv2").ids[0, 7])
+    responses[strongest][7] += 1
+    column = rows.schema.get_field_index("response_1")
+    field = rows.schema.field(column)
+    array = pa.array([np.array(row, np.float16) for row in responses], field.type)
+    images.add(rows.set_column(column, field, [array]), mode="overwrite")
+    assert verify_store(store) == ["the responses of conv2 are not those of its strongest images"]
+
+
 def test_missing_and_doubled_rows(store: Path) -> None:
     images = open_table(store, "images")
     images.update(where="id = 40", values={"id": 41})
@@ -92,7 +109,7 @@ def test_missing_tables(store: Path) -> None:
 def verify_changed(wide: sl.Model, photos: Path) -> Callable[..., list[str]]:
     """Verifies a store whose tensor of some name was changed."""
     store = MemoryStore()
-    sl.scan(wide, photos, store=store, batch=8, k=5)
+    sl.scan(wide, photos, store=store, batch=8, k=5, responses=False)
     committed = store.open_reader()
 
     def verify(name: str, change: Callable[[torch.Tensor], object]) -> list[str]:

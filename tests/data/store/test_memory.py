@@ -41,6 +41,7 @@ def describe_scan_fully(scan: sl.Scan) -> dict[str, Any]:
             "sizes",
             "classes",
             "top5",
+            "has_responses",
         )
     }
     content["image"] = scan.image(2)
@@ -55,6 +56,9 @@ def describe_scan_fully(scan: sl.Scan) -> dict[str, Any]:
         content[f"sample {layer}"] = tuple(scan.sample(layer))
         content[f"class_top {layer}"] = tuple(scan.class_top(layer))
         content[f"class_means {layer}"] = scan.class_means(layer)
+        content[f"responses {layer}"] = torch.from_numpy(scan.responses(layer))
+        blocks = [torch.from_numpy(block) for block in scan.iterate_responses(layer, 6)]
+        content[f"blocks {layer}"] = tuple(blocks)
     for name in ("id", "position", "sha256", "height", "probabilities", "vector_1"):
         content[f"column {name}"] = scan.read_column(name).to_pylist()
     names = [name for name in dir(scan) if not name.startswith("_")]

@@ -4,12 +4,14 @@ from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from helpers import smooth
 
 import sightline as sl
 from sightline.data.store import reader
+from sightline.data.store.lance_reader import open_table
 from sightline.data.store.memory import MemoryStore
 
 
@@ -54,6 +56,7 @@ def test_html_shows_the_facts(stored: sl.Scan) -> None:
         "errors": "1",
         "network": "Sequential at 32 pixels",
         "layers": "conv1 (6 units), conv2 (10 units)",
+        "responses": "max",
         "classes": "even, odd",
         "path": str(stored.path),
     }
@@ -151,3 +154,58 @@ def test_another_network_is_refused(wide: sl.Model, tiny: sl.Model, stored: sl.S
     stored.require(wide)
     with pytest.raises(sl.SightlineError, match="made with other weights of Sequential"):
         stored.require(tiny)
+
+
+# ── responses ──
+
+
+def test_responses_are_read_by_unit_and_by_image(
+    stored: sl.Scan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = stored.responses("conv2")
+    assert whole.shape == (43, 10)
+    monkeypatch.setattr(reader, "RESPONSE_BLOCK_IMAGES", 8)
+    np.testing.assert_array_equal(stored.responses("conv2"), whole)
+    np.testing.assert_array_equal(stored.responses("conv2", units=[7]), whole[:, [7]])
+    # In the order that was asked for, twice if need be.
+    units = [9, 0, 3, 0]
+    images = [42, 7, 8, 0, 8]
+    part = stored.responses("conv2", units=units, images=images)
+    np.testing.assert_array_equal(part, whole[np.ix_(images, units)])
+    np.testing.assert_array_equal(stored.responses("conv2", images=range(5, 20)), whole[5:20])
+    assert stored.responses("conv2", units=[], images=[3]).shape == (1, 0)
+    assert stored.responses("conv2", images=[]).shape == (0, 10)
+
+
+def test_responses_by_blocks(stored: sl.Scan) -> None:
+    whole = stored.responses("conv1")
+    blocks = list(stored.iterate_responses("conv1", 8))
+    assert [len(block) for block in blocks] == [8, 8, 8, 8, 8, 3]
+    np.testing.assert_array_equal(np.concatenate(blocks), whole)
+    [block] = stored.iterate_responses("conv1")
+    np.testing.assert_array_equal(block, whole)
+
+
+def test_what_responses_refuse(stored: sl.Scan) -> None:
+    for options, message in (
+        ({"units": [10]}, "unit is 10; it must lie between 0 and 9"),
+        ({"units": [-1]}, "unit is -1; it must lie between 0 and 9"),
+        ({"images": [0, 43]}, "id is 43; it must lie between 0 and 42"),
+        ({"kind": "mean"}, "made without mean responses: scan again with --mean-responses"),
+    ):
+        with pytest.raises(sl.SightlineError, match=message):
+            stored.responses("conv2", **options)  # type: ignore[arg-type]
+    with pytest.raises(sl.SightlineError, match=r"no layer in the store a\.scan named 'conv3'"):
+        stored.responses("conv3")
+    with pytest.raises(sl.SightlineError, match=r"no layer in the store a\.scan named 'conv3'"):
+        stored.iterate_responses("conv3")
+    with pytest.raises(sl.SightlineError, match="images_per_block is 0; it must be at least 1"):
+        stored.iterate_responses("conv2", 0)
+
+
+def test_missing_rows_are_no_responses(wide: sl.Model, photos: Path, tmp_path: Path) -> None:
+    scan = sl.scan(wide, photos, store=tmp_path / "a.scan", batch=8, k=5)
+    open_table(scan.path, "images").delete("id = 7")
+    assert scan.responses("conv2", images=[8]).shape == (1, 10)
+    with pytest.raises(sl.SightlineError, match="is damaged: it lacks responses to the images 0"):
+        scan.responses("conv2")

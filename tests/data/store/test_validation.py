@@ -54,6 +54,7 @@ def make_description() -> ScanDescription:
         batch_size=2,
         dataset=DatasetDescription("Files", "/photos", 6, "cd" * 32),
         class_names=("ant", "bee"),
+        response_kinds=("max", "mean"),
     )
 
 
@@ -279,11 +280,13 @@ def make_rows(count: int = 4) -> dict[str, list[Any]]:
         "labels": [[0, 1, 2], [2, 1, 0], [1, 0, 2], [1, 2, 0]][:count],
         "probabilities": [[0.5, 0.3, 0.2]] * count,
         "vector_0": [[1.0, -2.0, 0.0]] * count,
+        "response_0": [[65504.0, -65504.0]] * count,
+        "mean_response_1": [[1.0, 0.0, -3.0]] * count,
     }
 
 
 def make_table(rows: dict[str, list[Any]]) -> pa.Table:
-    schema = make_images_schema(DESCRIPTION.vector_lengths)
+    schema = make_images_schema(DESCRIPTION)
     fields = [schema.field(name) for name in rows]
     return pa.table(rows, schema=pa.schema(fields))
 
@@ -315,6 +318,15 @@ def test_sound_columns_have_no_problem() -> None:
         ("vector_0", 0, [0.0, float("nan"), 0.0], "vector_0 holds values that are not finite"),
         ("vector_0", 3, [0.0, 0.0, float("-inf")], "vector_0 holds values that are not finite"),
         ("vector_0", 2, [0.0, None, 1.0], "vector_0 holds rows with missing numbers"),
+        ("response_0", 1, [float("inf"), 0.0], "response_0 holds values that are not finite"),
+        ("response_0", 2, [0.0, float("nan")], "response_0 holds values that are not finite"),
+        ("response_0", 2, None, "response_0 is missing in 1 rows"),
+        (
+            "mean_response_1",
+            3,
+            [0.0, 0.0, float("-inf")],
+            "mean_response_1 holds values that are not finite",
+        ),
     ],
 )
 def test_each_wrong_cell_is_noticed(column: str, row: int, value: Any, problem: str) -> None:
@@ -328,7 +340,7 @@ def test_each_wrong_cell_is_noticed(column: str, row: int, value: Any, problem: 
 
 
 def test_other_columns_may_stand_beside_those_of_a_scan() -> None:
-    expected = make_images_schema(DESCRIPTION.vector_lengths)
+    expected = make_images_schema(DESCRIPTION)
     assert find_schema_problem(expected.append(pa.field("note", pa.string())), expected) is None
     position = expected.get_field_index("height")
     assert find_schema_problem(expected.remove(position), expected) == "0 columns height"

@@ -10,7 +10,8 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
-from sightline.data.scan.run import list_default_layers, resolve_scan_layer, scan
+from sightline.data.scan.layers import list_default_layers, resolve_scan_layer
+from sightline.data.scan.run import scan
 from sightline.data.store.reader import Scan
 from sightline.errors import SightlineError
 from sightline.images.transforms import crop_center, resize_image

@@ -3,13 +3,15 @@
 The feature maps are reduced while they are still in the cache, and only the maxima leave the pass.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 
 import torch
 from torch import Tensor
 
 from sightline.data.scan.unit_statistics import UnitStatistics
+from sightline.data.store.description import ResponseKind
+from sightline.data.store.interface import MAX_RESPONSE, round_responses
 from sightline.models.layers.capture import Capture, find_first_tensor
 from sightline.models.layers.feature_maps import reshape_to_unit_grid
 from sightline.models.model import Model
@@ -19,7 +21,8 @@ class PeakCapture(Capture):
     """A forward pass that hands the units' maxima to `statistics` and keeps feature vectors.
 
     `layers` are the layers whose units are followed, each with its slice of all units; `vectors`
-    are those whose features are kept, averaged over the positions of the map.
+    are those whose features are kept, averaged over the positions of the map. `responses` has a
+    float16 matrix of images × all units for each of `response_kinds`, of the last batch.
     """
 
     def __init__(
@@ -28,6 +31,7 @@ class PeakCapture(Capture):
         layers: Mapping[str, slice],
         vectors: Collection[str],
         statistics: UnitStatistics,
+        response_kinds: Sequence[ResponseKind] = (),
     ) -> None:
         calls = {*layers, *vectors} - {"logits"}
         super().__init__(model.network, calls, run_to_end=True)
@@ -35,6 +39,9 @@ class PeakCapture(Capture):
         self.layers = layers
         self.vectors = vectors
         self.statistics = statistics
+        self.unit_count = max((units.stop for units in layers.values()), default=0)
+        self.response_kinds = tuple(response_kinds)
+        self.responses: dict[ResponseKind, Tensor] = {}
         self.images = torch.empty(0)  # the batch that is in the network
 
     def record_tensor(self, name: str, value: object) -> None:
@@ -54,14 +61,24 @@ class PeakCapture(Capture):
         if bool(maxima.isnan().any()):
             maps = maps.masked_fill(maps.isnan(), -torch.inf)
             row_maxima, maxima = compute_maxima(maps)
+        maxima = maxima.float().cpu()
         locate = partial(locate_maxima, maps, row_maxima)
-        self.statistics.add_responses(units, maxima.float().cpu(), locate)
+        self.statistics.add_responses(units, maxima, locate)
+        for kind, responses in self.responses.items():
+            values = maxima if kind == "max" else maps.float().mean((2, 3)).cpu()
+            responses[:, units] = round_responses(values)
 
     def measure_batch(self, images: Tensor) -> dict[str, Tensor]:
         """Runs a batch N×3×H×W; returns the vectors N×d by layer, and the `logits`."""
         self.tensors = {}
         self.images = images
         self.call_counts.clear()
+        # A layer that does not run for this batch leaves the smallest number.
+        shape = (len(images), self.unit_count)
+        self.responses = {
+            kind: torch.full(shape, -MAX_RESPONSE, dtype=torch.float16)
+            for kind in self.response_kinds
+        }
         with self.model.lock, torch.inference_mode():
             output = self.run_forward_pass(lambda: self.model.run_network(images))
             logits = self.model.read_scores(output, images.shape)

@@ -22,13 +22,21 @@ from sightline.data.scan.unit_statistics import UnitStatistics
 from sightline.data.scan.worker import ScanSegment, ScanWorker
 from sightline.data.store.description import ScanDescription
 from sightline.data.store.fragments import load_lance
-from sightline.data.store.interface import ArrowTable, ErrorRow, FragmentWriter, StoreWriter
+from sightline.data.store.interface import (
+    ArrowTable,
+    ErrorRow,
+    FragmentWriter,
+    StoreWriter,
+    count_response_bytes,
+)
 from sightline.errors import SightlineError, get_first_error_line
 from sightline.models.model import Model
 
 # Batches in a chunk: with few of them fragments are small, with many a dead worker loses much.
 MIN_CHUNK_BATCHES = 4
 MAX_CHUNK_BATCHES = 256
+
+MAX_CHUNK_BYTES = 256_000_000  # of responses in a chunk, which a worker holds in memory
 
 CHUNKS_PER_WORKER = 8  # chunks for each worker, so that slow ones can take fewer
 
@@ -206,7 +214,11 @@ def build_ray_pipeline(
         raise SightlineError(f"the Ray cluster has no {resource}")
 
     bounds = split_into_chunks(
-        description.dataset.count, description.batch_size, first_position, worker_count
+        description.dataset.count,
+        description.batch_size,
+        first_position,
+        worker_count,
+        max_rows=limit_chunk_rows(description),
     )
     chunks = [{"first": first, "end": end} for first, end in bounds]
     pipeline = data.from_items(chunks, override_num_blocks=len(chunks))
@@ -237,15 +249,29 @@ def build_ray_pipeline(
 
 
 def split_into_chunks(
-    image_count: int, batch_size: int, first_position: int, worker_count: int
+    image_count: int,
+    batch_size: int,
+    first_position: int,
+    worker_count: int,
+    *,
+    max_rows: int,
 ) -> Iterator[tuple[int, int]]:
-    """First position and end of each chunk of the remaining positions, cut between batches."""
+    """First position and end of each chunk of the remaining positions, cut between batches.
+
+    A chunk has more than `max_rows` images only where the fewest batches have.
+    """
     remaining = image_count - first_position
     batches_per_chunk = remaining // (batch_size * worker_count * CHUNKS_PER_WORKER)
-    batches_per_chunk = max(MIN_CHUNK_BATCHES, min(MAX_CHUNK_BATCHES, batches_per_chunk))
+    max_batches = min(MAX_CHUNK_BATCHES, max_rows // batch_size)
+    batches_per_chunk = max(MIN_CHUNK_BATCHES, min(max_batches, batches_per_chunk))
     step = batch_size * batches_per_chunk
     for first in range(first_position, image_count, step):
         yield first, min(first + step, image_count)
+
+
+def limit_chunk_rows(description: ScanDescription) -> int:
+    """How many images a worker may hold the responses of."""
+    return MAX_CHUNK_BYTES // max(1, count_response_bytes(description))
 
 
 def start_ray() -> Any:

@@ -11,18 +11,24 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-import torch
-from torch import nn
-
 from sightline.data.datasets.files import ImageDataset
 from sightline.data.datasets.open import open_dataset
+from sightline.data.scan.layers import (
+    list_default_layers,
+    measure_unit_grids,
+    resolve_scan_layer,
+    resolve_scan_layers,
+)
 from sightline.data.scan.unit_statistics import UnitStatistics
 from sightline.data.scan.worker import ScanSegment, ScanWorker
 from sightline.data.store.description import (
+    RESPONSE_KIND_CHOICES,
     DatasetDescription,
     LayerDescription,
+    ResponseKind,
     ScanDescription,
     describe_network,
+    require_responses,
     require_same_scan,
 )
 from sightline.data.store.interface import (
@@ -30,6 +36,7 @@ from sightline.data.store.interface import (
     ImageRow,
     ScanStore,
     StoreWriter,
+    count_response_bytes,
 )
 from sightline.data.store.lance_store import resolve_store
 from sightline.data.store.reader import Scan
@@ -41,7 +48,6 @@ from sightline.errors import (
     make_unknown_name_error,
 )
 from sightline.images.files import get_cache_path
-from sightline.models.layers.feature_maps import reshape_to_unit_grid
 from sightline.models.model import Model
 
 DEFAULT_TOP_K = 25
@@ -57,6 +63,7 @@ MIN_COMMIT_SECONDS = 5.0  # between two commits
 
 # Rows in memory. More of them are written, and wait on the disk for the commit.
 MAX_BUFFERED_ROWS = 2048
+MAX_BUFFERED_BYTES = 64_000_000  # of their responses
 
 ScanEngine = Literal["local", "ray"]
 
@@ -86,6 +93,8 @@ def scan(
     k: int | None = None,
     size: int | None = None,
     batch: int = DEFAULT_BATCH_SIZE,
+    responses: bool | None = None,
+    mean_responses: bool = False,
     engine: ScanEngine = "local",
     callback: ScanCallback | None = None,
 ) -> Scan:
@@ -108,30 +117,41 @@ def scan(
         size: Side in pixels that images are fitted to; None for the network's own.
         batch: Images that go through the network at once, 1 to 4096. The last bit of a number may
             depend on it, so an unfinished scan continues with the batch size it began with.
+        responses: Whether every unit's response to every image is kept: the largest value over
+            positions, as float16, 2 bytes a unit and image. Numbers beyond ±65504 become that; of
+            others three digits stay, and what is nearer to 0 than 3e-8 becomes 0. None keeps them
+            in a new store and takes a store that exists as it is; True refuses a store without.
+        mean_responses: Whether the mean over positions is kept, too.
         engine: "ray" divides the pass over the workers of a Ray cluster (extra `cluster`), which
             must see the same files.
         callback: Called with a `Passing` after each batch. If it returns True the pass ends there
             and keeps what it has.
 
     Raises:
-        SightlineError: Nothing can be read, the store holds another scan, or the disk is full or
-            read-only.
+        SightlineError: Nothing can be read, the store holds another scan or lacks the responses
+            asked for, or the disk is full or read-only.
     """
     if engine not in get_args(ScanEngine):
         raise make_unknown_name_error("engine", engine, get_args(ScanEngine))
     dataset = open_dataset(folder)
     side = size or model.size
     description = describe_scan(model, dataset, layers, vectors, k, side=side, batch_size=batch)
-    store = resolve_store(store if store is not None else make_store_path(description))
+    kinds = list_response_kinds(responses, mean_responses)
+    description = replace(description, response_kinds=kinds)
+    required_kinds = kinds if responses or mean_responses else ()
+    if store is None:
+        store = choose_cached_store(description, required_kinds)
+    store = resolve_store(store)
     if engine == "ray":
         from sightline.data.scan.ray import start_ray
 
         start_ray()  # before LanceDB is loaded
 
-    result = open_complete_scan(store, description)
+    result = open_complete_scan(store, description, required_kinds)
     if result is None:
         memory = convert_memory_errors("for the scan", "batch", "size")
         with memory, store.open_writer(description) as writer:
+            require_responses(writer.path, writer.description, required_kinds)
             # Another process may have completed the scan while this one waited.
             if not writer.progress.complete:
                 run_scan_pass(model, folder, dataset, writer, engine=engine, callback=callback)
@@ -145,10 +165,24 @@ def scan(
     return result
 
 
-def open_complete_scan(store: ScanStore, description: ScanDescription) -> Scan | None:
+def list_response_kinds(responses: bool | None, mean_responses: bool) -> tuple[ResponseKind, ...]:
+    """The responses that a new store is to keep.
+
+    Raises SightlineError for means without the largest values.
+    """
+    if responses is False:
+        if mean_responses:
+            raise SightlineError("mean_responses needs responses: leave out responses=False")
+        return ()
+    return ("max", "mean") if mean_responses else ("max",)
+
+
+def open_complete_scan(
+    store: ScanStore, description: ScanDescription, required_kinds: Sequence[ResponseKind] = ()
+) -> Scan | None:
     """The scan if the store has all of it; reading needs no lock, so nobody waits for anybody.
 
-    Raises SightlineError if the store holds another scan.
+    Raises SightlineError if the store holds another scan, or lacks responses that it must have.
     """
     try:
         stored_scan = Scan.open(store)
@@ -156,6 +190,7 @@ def open_complete_scan(store: ScanStore, description: ScanDescription) -> Scan |
         logger.debug("%s is written: %s", store.path, error)
         return None
     require_same_scan(store.path, stored_scan.description, description)
+    require_responses(store.path, stored_scan.description, required_kinds)
     return stored_scan if stored_scan.complete else None
 
 
@@ -245,89 +280,6 @@ def require_sizes(k: int | None, batch_size: int, count: int) -> None:
         raise make_out_of_range_error("batch", batch_size, 1, MAX_BATCH_SIZE)
 
 
-def resolve_scan_layers(model: Model, names: Sequence[str], penultimate: str) -> list[str]:
-    """The layers' own names, each once; a pattern stands for all layers that it matches.
-
-    `penultimate` is the layer of that name, which `resolve_scan_layer` finds.
-    """
-    layers = [
-        penultimate if name == "penultimate" else model.layer(name)
-        for name in model.match_layers(names)
-    ]
-    return list(dict.fromkeys(layers))
-
-
-def resolve_scan_layer(model: Model, name: str) -> str:
-    """A layer's own name, as `Model.layer`; "penultimate" is known for every network.
-
-    Where the structure has no such layer, the last feature map stands in, else the last hidden
-    layer, else the logits.
-    """
-    if name != "penultimate":
-        return model.layer(name)
-    penultimate = model.landmarks.get(name)
-    if penultimate is not None and penultimate.endswith(":in"):
-        # A head that runs several times is followed at its first call.
-        penultimate = penultimate.split(":", maxsplit=1)[0] + ":in"
-        if not is_input_recorded(model, penultimate):
-            penultimate = None
-    candidates = [penultimate, model.landmarks.get("last_conv"), find_last_hidden_layer(model)]
-    return next((candidate for candidate in candidates if candidate is not None), "logits")
-
-
-def is_input_recorded(model: Model, layer: str) -> bool:
-    """Whether a layer NAME:in can be read: not if its module is given its input by keyword."""
-    with torch.no_grad():
-        outputs = model.run(model.blank(), [layer])
-    return layer in outputs
-
-
-def find_last_hidden_layer(model: Model) -> str | None:
-    """The last layer that is computed with parameters and is not shaped like the logits."""
-    logits_shape = (len(model.labels),)
-    is_learned = False
-    last_hidden = None
-    for name, layer in model.layers.items():
-        if layer.step:
-            continue
-        is_learned = is_learned or next(model.module(name).parameters(), None) is not None
-        has_units = 1 <= len(layer.shape) <= 3
-        if is_learned and has_units and layer.shape != logits_shape:
-            last_hidden = name
-    return last_hidden
-
-
-def list_default_layers(model: Model) -> list[str]:
-    """The layers whose units a scan follows by default.
-
-    All convolutions; without any the last hidden layer, else the logits.
-    """
-    return list_convolutions(model) or [find_last_hidden_layer(model) or "logits"]
-
-
-def list_convolutions(model: Model) -> list[str]:
-    """The two-dimensional convolutions of a network."""
-    return [
-        name
-        for name, layer in model.layers.items()
-        if not layer.step and isinstance(model.module(name), nn.Conv2d) and len(layer.shape) == 3
-    ]
-
-
-def measure_unit_grids(
-    model: Model, layers: Sequence[str], side: int
-) -> dict[str, tuple[int, int, int]]:
-    """Units, rows and columns of layers for images of side×side pixels."""
-    blank = torch.full((1, model.channels, side, side), 0.5, device=model.device)
-    with torch.no_grad():
-        outputs = model.run(blank, layers)
-    grids: dict[str, tuple[int, int, int]] = {}
-    for name in layers:
-        _, units, rows, columns = reshape_to_unit_grid(outputs[name], blank, model, name).shape
-        grids[name] = (units, rows, columns)
-    return grids
-
-
 def make_store_path(description: ScanDescription) -> Path:
     """The path of a scan's store in the user's cache."""
     dataset = description.dataset
@@ -338,6 +290,23 @@ def make_store_path(description: ScanDescription) -> Path:
     content = replace(description, batch_size=DEFAULT_BATCH_SIZE).to_json()
     digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
     return get_cache_path("scans", f"{name[:40]}-{digest[:16]}.scan")
+
+
+def choose_cached_store(
+    description: ScanDescription, required_kinds: Sequence[ResponseKind]
+) -> Path:
+    """Where a scan is kept in the user's cache.
+
+    What there is with other responses serves whoever does not need those, since another pass may
+    take hours: the caches of earlier versions, which have none, stay in use.
+    """
+    kinds_to_try = [description.response_kinds, *reversed(RESPONSE_KIND_CHOICES)]
+    paths = [
+        make_store_path(replace(description, response_kinds=kinds))
+        for kinds in kinds_to_try
+        if set(required_kinds) <= set(kinds)
+    ]
+    return next((path for path in paths if path.exists()), paths[0])
 
 
 class ScanPass:
@@ -354,6 +323,7 @@ class ScanPass:
         self.image_rows: list[ImageRow] = []
         self.error_rows: list[ErrorRow] = []
         self.fragments: list[str] = []
+        self.max_rows = limit_buffered_rows(writer.description)
 
     def store_segments(
         self, segments: Iterable[ScanSegment], callback: ScanCallback | None
@@ -370,7 +340,7 @@ class ScanPass:
             event = Passing(segment.done, self.total, self.progress.errors, rate)
             is_stopped = callback is not None and bool(callback(event))
 
-            if len(self.image_rows) + len(self.error_rows) >= MAX_BUFFERED_ROWS:
+            if len(self.image_rows) + len(self.error_rows) >= self.max_rows:
                 self.write_rows()
             is_complete = segment.done == self.total
             if is_stopped or is_complete or time_now - commit_time > commit_interval:
@@ -411,3 +381,9 @@ class ScanPass:
         self.image_rows.clear()
         self.error_rows.clear()
         self.fragments.clear()
+
+
+def limit_buffered_rows(description: ScanDescription) -> int:
+    """How many rows may gather in memory."""
+    max_rows = MAX_BUFFERED_BYTES // max(1, count_response_bytes(description))
+    return min(MAX_BUFFERED_ROWS, max(1, max_rows))

@@ -65,7 +65,11 @@ class ScanWorker:
         self.model = model
         self.device = model.device
         self.peak_capture = PeakCapture(
-            model, description.unit_slices, description.vector_lengths, statistics
+            model,
+            description.unit_slices,
+            description.vector_lengths,
+            statistics,
+            description.response_kinds,
         )
 
     def scan_range(self, first: int, end: int, next_id: int) -> Generator[ScanSegment, None, None]:
@@ -186,6 +190,9 @@ class ScanWorker:
     ) -> list[ImageRow]:
         probabilities = self.model.to_probabilities(outputs["logits"])
         best = probabilities.topk(min(5, probabilities.shape[1]))
+        responses = [
+            self.peak_capture.responses[kind].numpy() for kind in self.description.response_kinds
+        ]
         rows: list[ImageRow] = []
         for row, image in enumerate(images):
             vectors = [outputs[layer][row].numpy() for layer in self.description.vector_lengths]
@@ -202,6 +209,7 @@ class ScanWorker:
                     best_probabilities=best.values[row].numpy(),
                     thumbnail=image.thumbnail,
                     vectors=tuple(vectors),
+                    responses=tuple(values[row] for values in responses),
                 )
             )
         return rows

@@ -5,13 +5,13 @@ keys of that file, layout version 1; `docs/store.md` describes the layout in pro
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import Field, TypeAdapter
+from pydantic import AfterValidator, Field, TypeAdapter
 
 from sightline.errors import SightlineError
 from sightline.models.model import Model
@@ -23,7 +23,23 @@ STORE_VERSION = 1
 StoredCount = Annotated[int, Field(strict=True, ge=0, le=2**48)]
 PixelSide = Annotated[int, Field(strict=True, ge=1, le=100_000)]
 AxisLength = Annotated[int, Field(strict=True, ge=1, le=2**31 - 1)]
+
+# What is kept of a unit's feature map for every image: its largest value, and its mean.
+ResponseKind = Literal["max", "mean"]
+
+RESPONSE_KIND_CHOICES: tuple[tuple[ResponseKind, ...], ...] = ((), ("max",), ("max", "mean"))
+
+# The columns of each kind have these names, with the number of the layer.
+RESPONSE_PREFIXES: dict[ResponseKind, str] = {"max": "response_", "mean": "mean_response_"}
+
 FiniteNumber = Annotated[float, Field(strict=True, allow_inf_nan=False)]
+
+
+def check_response_kinds(kinds: tuple[ResponseKind, ...]) -> tuple[ResponseKind, ...]:
+    """The kinds as they are. Raises ValueError for those that no scan keeps together."""
+    if kinds not in RESPONSE_KIND_CHOICES:
+        raise ValueError(f"no scan keeps {kinds}")
+    return kinds
 
 
 @dataclass(frozen=True)
@@ -88,10 +104,19 @@ class ScanDescription:
     batch_size: Annotated[AxisLength, Field(alias="batch")]
     dataset: Annotated[DatasetDescription, Field(alias="collection")]
     class_names: tuple[str, ...]
+    # The responses kept of every unit to every image; none in stores of earlier versions.
+    response_kinds: Annotated[
+        tuple[ResponseKind, ...], Field(alias="responses"), AfterValidator(check_response_kinds)
+    ] = ()
 
     def to_json(self) -> dict[str, Any]:
-        """The content of `scan.json`, with its keys in their order on disk."""
+        """The content of `scan.json`, with its keys in their order on disk.
+
+        A scan without responses has no key for them, as in earlier versions.
+        """
         fields = _ADAPTER.dump_python(self, by_alias=True, mode="json")
+        if not self.response_kinds:
+            del fields["responses"]
         return {"format": STORE_FORMAT, "version": STORE_VERSION, **fields}
 
     @classmethod
@@ -124,6 +149,11 @@ class ScanDescription:
         """The column of the images table that holds each layer's vectors."""
         return {layer: f"vector_{number}" for number, layer in enumerate(self.vector_lengths)}
 
+    def name_response_columns(self, kind: ResponseKind) -> dict[str, str]:
+        """The column of the images table that holds each layer's responses of a kind."""
+        prefix = RESPONSE_PREFIXES[kind]
+        return {layer: f"{prefix}{number}" for number, layer in enumerate(self.layers)}
+
 
 _ADAPTER = TypeAdapter(ScanDescription)
 
@@ -135,6 +165,9 @@ def describe_network(model: Model, side: int) -> NetworkDescription:
         # Quantized layers pack their weight and bias in a tuple.
         for tensor in value if isinstance(value, tuple) else (value,):
             _update_weights_digest(digest, name, tensor)
+    # Units that are off change every number, as other weights do.
+    for ablation in model.ablations:
+        digest.update(repr(ablation.to_recipe()).encode())
 
     return NetworkDescription(
         weights=digest.hexdigest(),
@@ -197,11 +230,28 @@ def require_same_network(
 def require_same_scan(path: Path, stored: ScanDescription, requested: ScanDescription) -> None:
     """Raises SightlineError if a store holds another scan, naming the first difference.
 
-    Batch sizes may differ, and the order of the layers: an unfinished scan keeps the stored ones.
+    Batch sizes may differ, the order of the layers, and whether there are responses: an unfinished
+    scan keeps the stored ones.
     """
     require_same_network(path, stored, requested.recipe, requested.network)
     for field in DIFFERENCE_MESSAGES:
         require_equal(path, field, getattr(stored, field), getattr(requested, field))
+
+
+def require_responses(
+    path: Path, stored: ScanDescription, requested_kinds: Collection[ResponseKind]
+) -> None:
+    """Raises SightlineError if a store is made without responses of one of these kinds.
+
+    They can't be added: they need another pass.
+    """
+    missing_kinds = set(requested_kinds) - set(stored.response_kinds)
+    if missing_kinds:
+        what = "responses" if "max" in missing_kinds else "mean responses"
+        raise SightlineError(
+            f"the store {path} was made without {what}, which need another pass: "
+            "give another --store, or ask for none to use this one as it is"
+        )
 
 
 def require_equal(path: Path, field: str, stored: object, requested: object) -> None:

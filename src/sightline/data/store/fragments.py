@@ -7,13 +7,14 @@ commits (a worker died) is in no version of the table and is removed at the end.
 
 import json
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from sightline.data.store.description import ScanDescription
 from sightline.data.store.interface import ArrowTable, ImageRow, make_images_table
 from sightline.data.store.lance_reader import IMAGES_TABLE
 from sightline.errors import SightlineError
@@ -31,11 +32,11 @@ class LanceFragmentWriter:
     """Writes images beside the store at `path`, an absolute path that all nodes share."""
 
     path: Path
-    vector_lengths: Mapping[str, int]
+    description: ScanDescription
 
     def write_rows(self, rows: Sequence[ImageRow]) -> list[str]:
         """Writes rows without their ids; returns the fragments' metadata as JSON."""
-        return write_image_fragments(self.path, make_images_table(rows, self.vector_lengths))
+        return write_image_fragments(self.path, make_images_table(rows, self.description))
 
 
 def write_image_fragments(store: Path, images: ArrowTable) -> list[str]:

@@ -27,6 +27,8 @@ ArrowSchema = Any
 
 THUMBNAIL_SIZE = 96  # pixels, at most
 
+MAX_RESPONSE = 65504.0  # the largest float16; a response beyond it counts as this
+
 RECALL_NEIGHBORS = 10  # nearest vectors of which an index's recall is measured
 
 
@@ -64,6 +66,8 @@ class ImageRow:
     best_probabilities: np.ndarray
     thumbnail: bytes  # JPEG
     vectors: tuple[np.ndarray, ...]  # in the order of the description
+    # Float16, one for all units together, for each kind of the description.
+    responses: tuple[np.ndarray, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,6 +165,10 @@ class StoreReader(Protocol):
         """Distances and ids of about the `limit` nearest vectors, nearest first, ties by id."""
         ...
 
+    def read_unit_facts(self, layer: str) -> ArrowTable | None:
+        """What `StoreWriter.save_unit_facts` kept last; None if there is nothing to be read."""
+        ...
+
 
 class FragmentWriter(Protocol):
     """Writes images beside a store from another process, to which it can be sent by pickle."""
@@ -222,6 +230,13 @@ class StoreWriter(Protocol):
         """Keeps how the indexes are queried, for `StoreReader.read_indexes`."""
         ...
 
+    def save_unit_facts(self, layer: str, facts: ArrowTable) -> None:
+        """Keeps facts of a layer's units, a row each, in place of earlier ones.
+
+        Raises SightlineError if they can't be written.
+        """
+        ...
+
 
 class ScanStore(Protocol):
     """A place for one scan."""
@@ -253,8 +268,12 @@ ROW_ATTRIBUTES = {
 }
 
 
-def make_images_schema(vector_lengths: Mapping[str, int]) -> ArrowSchema:
-    """Columns of the images table; `vector_0`, `vector_1`, … hold the vectors in their order."""
+def make_images_schema(description: ScanDescription) -> ArrowSchema:
+    """Columns of the images table.
+
+    `vector_0`, `vector_1`, … hold the vectors in their order, `response_0`, … the responses of the
+    units of each layer, and `mean_response_0`, … their means over positions.
+    """
     import pyarrow as pa
 
     fields = [
@@ -269,16 +288,21 @@ def make_images_schema(vector_lengths: Mapping[str, int]) -> ArrowSchema:
         pa.field("probabilities", pa.list_(pa.float32())),
         pa.field("thumbnail", pa.binary()),
     ]
-    for number, length in enumerate(vector_lengths.values()):
-        fields.append(pa.field(f"vector_{number}", pa.list_(pa.float32(), length)))
+    for layer, column in description.vector_columns.items():
+        length = description.vector_lengths[layer]
+        fields.append(pa.field(column, pa.list_(pa.float32(), length)))
+    for kind in description.response_kinds:
+        for layer, column in description.name_response_columns(kind).items():
+            units = description.layers[layer].units
+            fields.append(pa.field(column, pa.list_(pa.float16(), units)))
     return pa.schema(fields)
 
 
-def make_images_table(rows: Sequence[ImageRow], vector_lengths: Mapping[str, int]) -> ArrowTable:
+def make_images_table(rows: Sequence[ImageRow], description: ScanDescription) -> ArrowTable:
     """Image rows as an Arrow table."""
     import pyarrow as pa
 
-    schema = make_images_schema(vector_lengths)
+    schema = make_images_schema(description)
     arrays: list[ArrowArray] = []
     for field in schema:
         if pa.types.is_fixed_size_list(field.type):
@@ -287,10 +311,32 @@ def make_images_table(rows: Sequence[ImageRow], vector_lengths: Mapping[str, int
         attribute = ROW_ATTRIBUTES.get(name, name)
         values = [getattr(row, attribute) for row in rows]
         arrays.append(pa.array(values, field.type))
-    for number, length in enumerate(vector_lengths.values()):
-        numbers = np.concatenate([row.vectors[number] for row in rows])
-        arrays.append(pa.FixedSizeListArray.from_arrays(pa.array(numbers), length))
+    for number in range(len(description.vector_lengths)):
+        vectors = np.stack([row.vectors[number] for row in rows])
+        arrays.append(make_list_array(vectors))
+    for number in range(len(description.response_kinds)):
+        responses = np.stack([row.responses[number] for row in rows])
+        for units in description.unit_slices.values():
+            arrays.append(make_list_array(responses[:, units]))
     return pa.table(arrays, schema=schema)
+
+
+def round_responses(values: Tensor) -> Tensor:
+    """Responses as they are stored, float16: beyond ±65504, infinite or NaN they are at its end."""
+    numbers = values.nan_to_num(nan=-torch.inf)
+    return numbers.clamp(-MAX_RESPONSE, MAX_RESPONSE).half()
+
+
+def count_response_bytes(description: ScanDescription) -> int:
+    """Bytes of the responses to one image."""
+    return 2 * description.unit_count * len(description.response_kinds)
+
+
+def make_list_array(matrix: np.ndarray) -> ArrowArray:
+    """The rows of a matrix as an Arrow array of lists of one length."""
+    import pyarrow as pa
+
+    return pa.FixedSizeListArray.from_arrays(pa.array(matrix.reshape(-1)), matrix.shape[1])
 
 
 def make_errors_schema() -> ArrowSchema:

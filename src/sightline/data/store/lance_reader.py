@@ -4,6 +4,7 @@ OUT.scan/scan.json            the description (written once, first)
 OUT.scan/images.lance         one row per image, in the order of the dataset (LanceDB)
 OUT.scan/errors.lance         one row per file that could not be read
 OUT.scan/state.safetensors    what is kept of the units, and the progress: the commit
+OUT.scan/units/0.parquet      facts of the units of the first layer, once they are asked for
 OUT.scan/index.json           which indexes of vectors there are, how they are queried, their recall
 OUT.scan/lock                 held by the process that writes
 OUT.scan/writer               names that process to those that wait for it
@@ -48,6 +49,7 @@ from sightline.errors import SightlineError
 DESCRIPTION_FILE = "scan.json"
 STATE_FILE = "state.safetensors"
 INDEX_FILE = "index.json"
+UNITS_FOLDER = "units"
 IMAGES_TABLE = "images"
 ERRORS_TABLE = "errors"
 
@@ -129,7 +131,7 @@ class LanceReader:
 
     def _open_images(self) -> Any:
         images = open_table(self.path, IMAGES_TABLE)
-        schema = make_images_schema(self.description.vector_lengths)
+        schema = make_images_schema(self.description)
         problem = find_schema_problem(images.schema, schema)
         if problem is not None:
             raise make_damage_error(self.path, f"its table of images: {problem}")
@@ -227,6 +229,26 @@ class LanceReader:
         if index.metric == "l2":
             distances = distances.sqrt()  # LanceDB's L2 distance is squared
         return distances, ids[order]
+
+    # ── facts of units ──
+
+    def read_unit_facts(self, layer: str) -> ArrowTable | None:
+        """The facts of a layer's units. A missing or damaged file gives none: they are derived."""
+        import pyarrow.parquet
+
+        file = find_facts_file(self.path, self.description, layer)
+        try:
+            with convert_table_errors(f"can't read {file}"):
+                return pyarrow.parquet.read_table(file)
+        except SightlineError as error:
+            logger.debug("%s", error)
+            return None
+
+
+def find_facts_file(path: Path, description: ScanDescription, layer: str) -> Path:
+    """The file with the facts of a layer's units. Its name is the number of the layer."""
+    number = list(description.layers).index(layer)
+    return path / UNITS_FOLDER / f"{number}.parquet"
 
 
 def read_description(path: Path) -> ScanDescription:

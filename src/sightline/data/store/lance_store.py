@@ -28,6 +28,7 @@ from sightline.data.store.fragments import (
 )
 from sightline.data.store.interface import (
     ArrowBatch,
+    ArrowTable,
     ErrorRow,
     ImageRow,
     ScanProgress,
@@ -44,6 +45,7 @@ from sightline.data.store.lance_reader import (
     INDEX_FILE,
     STATE_FILE,
     LanceReader,
+    find_facts_file,
     format_progress,
     open_table,
     read_description,
@@ -53,7 +55,7 @@ from sightline.data.store.lance_reader import (
 from sightline.data.table_errors import convert_table_errors, explain_disk_error
 from sightline.data.writer_lock import LOCK_FILE, WRITER_FILE, lock_folder
 from sightline.errors import SightlineError
-from sightline.images.files import check_writable, replace_atomically
+from sightline.images.files import check_writable, remove_abandoned_files, replace_atomically
 
 # LanceDB opens no path with one of these: control characters, and bytes that are not UTF-8.
 UNUSABLE_CHARACTER = re.compile("[\\0-\x1f\x7f\ud800-\udfff]")
@@ -115,7 +117,7 @@ class LanceWriter:
 
     def _open_tables(self) -> None:
         schemas = {
-            IMAGES_TABLE: make_images_schema(self.description.vector_lengths),
+            IMAGES_TABLE: make_images_schema(self.description),
             ERRORS_TABLE: make_errors_schema(),
         }
         tables = open_or_make_lance_tables(self.path, schemas)
@@ -146,7 +148,7 @@ class LanceWriter:
 
         with self._guard_writes():
             if images:
-                self._images.add(make_images_table(images, self.description.vector_lengths))
+                self._images.add(make_images_table(images, self.description))
                 self._row_count += len(images)
             if fragments:
                 self._row_count = append_fragments(self.path, fragments, self._row_count)
@@ -170,7 +172,7 @@ class LanceWriter:
     def make_fragment_writer(self) -> LanceFragmentWriter:
         """The writer for the processes of a cluster."""
         path = Path(os.path.abspath(self.path))
-        return LanceFragmentWriter(path, self.description.vector_lengths)
+        return LanceFragmentWriter(path, self.description)
 
     # ── a full disk ──
 
@@ -244,6 +246,17 @@ class LanceWriter:
         content = {layer: asdict(index) for layer, index in indexes.items()}
         with replace_atomically(self.path / INDEX_FILE) as temporary:
             temporary.write_text(json.dumps(content, indent=1), encoding="utf-8")
+
+    # ── facts of units ──
+
+    def save_unit_facts(self, layer: str, facts: ArrowTable) -> None:
+        """Replaces the file of the layer's facts."""
+        import pyarrow.parquet
+
+        file = find_facts_file(self.path, self.description, layer)
+        remove_abandoned_files(file.parent)
+        with replace_atomically(file) as temporary:
+            pyarrow.parquet.write_table(facts, temporary)
 
 
 def resolve_store(store: str | Path | ScanStore) -> ScanStore:

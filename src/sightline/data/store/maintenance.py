@@ -6,6 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from sightline.data.store.description import STORE_VERSION
@@ -15,6 +16,7 @@ from sightline.data.store.interface import (
     ScanStore,
     convert_to_tensor,
     make_images_schema,
+    round_responses,
 )
 from sightline.data.store.reader import Scan
 from sightline.data.store.validation import (
@@ -58,6 +60,7 @@ def summarize_store(path: str | Path | ScanStore) -> dict[str, Any]:
         "network": scan.network,
         "layers": {name: layer.units for name, layer in description.layers.items()},
         "vectors": description.vector_lengths,
+        "responses": list(description.response_kinds),
         "k": description.k,
         "classes": scan.class_names,
         "collection": asdict(description.dataset),
@@ -78,7 +81,7 @@ def verify_store(path: str | Path | ScanStore) -> list[str]:
     row_problems = run_checks(scan, [check_image_rows])
     checks = [check_progress, check_state_tensors, check_unit_order]
     if not row_problems:
-        checks += [check_error_rows, check_sampled_images, check_class_counts]
+        checks += [check_error_rows, check_sampled_images, check_class_counts, check_responses]
     return [*row_problems, *run_checks(scan, checks)]
 
 
@@ -134,7 +137,7 @@ def check_progress(scan: Scan) -> list[str]:
 
 def check_image_rows(scan: Scan) -> list[str]:
     """What is wrong with the rows of the images."""
-    schema = make_images_schema(scan.description.vector_lengths)
+    schema = make_images_schema(scan.description)
     problems: list[str] = []
     ids: list[int] = []
     for batch in scan.reader.iterate_images(schema.names, VERIFY_BATCH_ROWS):
@@ -242,3 +245,23 @@ def check_class_counts(scan: Scan) -> list[str]:
     if not counts.double().equal(scan.reader.read_state("class.counts")):
         return ["the state counts other numbers of images of the classes"]
     return []
+
+
+def check_responses(scan: Scan) -> list[str]:
+    """Whether the stored responses to the units' strongest images are those of the state."""
+    if not scan.has_responses:
+        return []
+    problems: list[str] = []
+    for layer in scan.layers:
+        top = scan.top(layer)
+        first_id = 0
+        for responses in scan.iterate_responses(layer):
+            in_block = (top.ids >= first_id) & (top.ids < first_id + len(responses))
+            ranks, units = in_block.nonzero(as_tuple=True)
+            stored = responses[top.ids[ranks, units] - first_id, units]
+            expected = round_responses(top.values[ranks, units]).numpy()
+            if not np.array_equal(stored, expected):
+                problems.append(f"the responses of {layer} are not those of its strongest images")
+                break
+            first_id += len(responses)
+    return problems

@@ -39,6 +39,8 @@ class MemoryReader:
     errors: tuple[ErrorRow, ...] = ()
     state: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
     indexes: Mapping[str, VectorIndex] = field(default_factory=dict[str, VectorIndex])
+    # Shared by all readers, as the files of a store on disk are.
+    unit_facts: dict[str, ArrowTable] = field(default_factory=dict[str, ArrowTable])
 
     def read_images(self, columns: Sequence[str], ids: range | None = None) -> ArrowTable:
         """Columns of all images, or of those with `ids`."""
@@ -87,6 +89,10 @@ class MemoryReader:
         distances, ids = find_nearest(vectors, query[None], k, index.metric)
         return distances[0], ids[0]
 
+    def read_unit_facts(self, layer: str) -> ArrowTable | None:
+        """The facts of a layer's units that were saved."""
+        return self.unit_facts.get(layer)
+
 
 class MemoryStore:
     """A store in memory. `path` is only its name in messages."""
@@ -118,7 +124,7 @@ class MemoryStore:
 
     def _make_writer(self, description: ScanDescription) -> "MemoryWriter":
         if self.committed is None:
-            schema = make_images_schema(description.vector_lengths)
+            schema = make_images_schema(description)
             # Through JSON, as on a disk: its tuples become lists.
             description = ScanDescription.from_json(description.to_json())
             self.committed = MemoryReader(self.path, description, schema.empty_table())
@@ -165,7 +171,7 @@ class MemoryWriter:
         if fragments:
             raise make_cluster_error()
         if images:
-            table = make_images_table(images, self.description.vector_lengths)
+            table = make_images_table(images, self.description)
             self._pending_tables.append(table)
         self._pending_errors += errors
 
@@ -198,6 +204,10 @@ class MemoryWriter:
     def save_indexes(self, indexes: Mapping[str, VectorIndex]) -> None:
         """Keeps how the indexes are queried."""
         self._replace(indexes=dict(indexes))
+
+    def save_unit_facts(self, layer: str, facts: ArrowTable) -> None:
+        """Keeps facts of a layer's units."""
+        self._committed.unit_facts[layer] = facts
 
     def _replace(self, **changes: Any) -> None:
         self._committed = replace(self._committed, **changes)

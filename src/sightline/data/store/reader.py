@@ -1,6 +1,6 @@
 """A scan, read: what a network gives for the images of a dataset. Reading needs no network."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from functools import cached_property
 from html import escape
@@ -12,7 +12,11 @@ import torch
 from torch import Tensor
 
 from sightline.data.datasets.open import reread_image
-from sightline.data.store.description import describe_network, require_same_network
+from sightline.data.store.description import (
+    ResponseKind,
+    describe_network,
+    require_same_network,
+)
 from sightline.data.store.interface import (
     THUMBNAIL_SIZE,
     ArrowArray,
@@ -34,6 +38,8 @@ QUANTILE_LEVELS = tuple(number / 10 for number in range(11))
 
 # Rows from which on reading a whole column is faster than asking for ids.
 MAX_ROWS_BY_ID = 500
+
+RESPONSE_BLOCK_IMAGES = 4096  # of which responses are read together
 
 
 class TopImages(NamedTuple):
@@ -110,6 +116,7 @@ class Scan:
             "errors": f"{self.reader.progress.errors:,}",
             "network": f"{escape_for_display(str(self.recipe.get('model')))} at {self.side} pixels",
             "layers": ", ".join(layers),
+            "responses": ", ".join(self.description.response_kinds) or "not kept",
             "classes": ", ".join(self.shown_class_names) or "not known",
             "path": escape_for_display(str(self.path)),
         }
@@ -290,6 +297,106 @@ class Scan:
             quantiles = values.quantile(torch.tensor(QUANTILE_LEVELS), dim=0)
         return ResponseSample(values, ids, self._split_positions(name, peaks), quantiles)
 
+    # ── responses ──
+
+    @property
+    def has_responses(self) -> bool:
+        """Whether every unit's response to every image is kept."""
+        return "max" in self.description.response_kinds
+
+    def responses(
+        self,
+        layer: str,
+        *,
+        units: Sequence[int] | None = None,
+        images: Sequence[int] | None = None,
+        kind: ResponseKind = "max",
+    ) -> np.ndarray:
+        """The responses of a layer's units to images, images × units, float16.
+
+        Args:
+            layer: A layer that the scan followed.
+            units: The units in the order of the columns; None for all.
+            images: The ids of the images in the order of the rows; None for all.
+            kind: "max" is the largest value over positions, "mean" their mean. Float16 has three
+                digits; values beyond ±65504 are that.
+
+        Raises:
+            SightlineError: The scan was made without responses, or does not have the layer, a
+                unit or an image.
+        """
+        unit_count = self.require_responses(layer, kind)
+        unit_indices = np.arange(unit_count)
+        if units is not None:
+            unit_indices = check_indices("unit", units, unit_count)
+        ids = np.arange(self.images)
+        if images is not None:
+            ids = check_indices("id", images, self.images)
+
+        name = self.layer(layer)
+        responses = np.empty((len(ids), len(unit_indices)), np.float16)
+        for start in range(0, self.images, RESPONSE_BLOCK_IMAGES):
+            stop = min(start + RESPONSE_BLOCK_IMAGES, self.images)
+            [rows] = np.nonzero((ids >= start) & (ids < stop))
+            if len(rows):
+                block_ids = ids[rows]
+                first = int(block_ids.min())
+                block = self._read_responses([name], kind, range(first, int(block_ids.max()) + 1))
+                responses[rows] = block[block_ids - first][:, unit_indices]
+        return responses
+
+    def iterate_responses(
+        self,
+        layer: str | None,
+        images_per_block: int = RESPONSE_BLOCK_IMAGES,
+        *,
+        kind: ResponseKind = "max",
+    ) -> Iterator[np.ndarray]:
+        """The responses of a layer's units to all images in order of id, a block at a time.
+
+        Without a layer they are those of all layers, side by side in the order of `layers`. Each
+        block is images × units, float16, as `responses` gives them. Raises SightlineError as
+        `responses` does.
+        """
+        if images_per_block < 1:
+            raise SightlineError(f"images_per_block is {images_per_block}; it must be at least 1")
+        names = self.layers if layer is None else [self.layer(layer)]
+        for name in names:
+            self.require_responses(name, kind)
+        starts = range(0, self.images, images_per_block)
+        blocks = [range(start, min(start + images_per_block, self.images)) for start in starts]
+        return (self._read_responses(names, kind, ids) for ids in blocks)
+
+    def require_responses(self, layer: str, kind: ResponseKind) -> int:
+        """The number of a layer's units. Raises SightlineError if there are no responses of it."""
+        name, _ = self._resolve_units(layer)
+        if kind not in self.description.response_kinds:
+            what = "responses" if kind == "max" else "mean responses"
+            option = "--responses" if kind == "max" else "--mean-responses"
+            raise SightlineError(
+                f"the store {self.path.name} was made without {what}: "
+                f"scan again with {option} into another store"
+            )
+        return self.description.layers[name].units
+
+    def _read_responses(self, layers: Sequence[str], kind: ResponseKind, ids: range) -> np.ndarray:
+        """The responses of the units of some layers, side by side, to consecutive images."""
+        all_columns = self.description.name_response_columns(kind)
+        columns = [all_columns[layer] for layer in layers]
+        rows = self.reader.read_images(["id", *columns], ids)
+        stored_ids = rows["id"].to_numpy()
+        order = stored_ids.argsort(kind="stable")
+        if not np.array_equal(stored_ids[order], np.asarray(ids)):
+            raise SightlineError(
+                f"the store {self.path} is damaged: it lacks responses to the images {ids.start} "
+                f"to {ids.stop - 1}; sightline store verify tells more"
+            )
+        parts: list[np.ndarray] = []
+        for column in columns:
+            numbers = rows[column].combine_chunks().flatten().to_numpy(zero_copy_only=False)
+            parts.append(numbers.reshape(len(ids), -1))
+        return np.concatenate(parts, axis=1)[order]
+
     def _resolve_units(self, layer: str) -> tuple[str, slice]:
         name = self.resolve_layer("layer", layer, self.layers)
         return name, self.description.unit_slices[name]
@@ -354,3 +461,12 @@ class Scan:
         if not 0 <= id < self.images:
             raise make_out_of_range_error("id", id, 0, self.images - 1)
         return int(id)
+
+
+def check_indices(name: str, indices: Sequence[int], count: int) -> np.ndarray:
+    """Indices of `count` things as an array. Raises SightlineError if one is out of range."""
+    array = np.asarray(indices, dtype=np.int64).reshape(-1)
+    is_outside = (array < 0) | (array >= count)
+    if is_outside.any():
+        raise make_out_of_range_error(name, int(array[is_outside][0]), 0, count - 1)
+    return array

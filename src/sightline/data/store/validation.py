@@ -14,7 +14,12 @@ import torch
 from pydantic import Field, TypeAdapter, ValidationError
 from torch import Tensor
 
-from sightline.data.store.description import STORE_FORMAT, STORE_VERSION, ScanDescription
+from sightline.data.store.description import (
+    RESPONSE_PREFIXES,
+    STORE_FORMAT,
+    STORE_VERSION,
+    ScanDescription,
+)
 from sightline.data.store.interface import ArrowArray, ScanProgress, VectorIndex, select_units
 from sightline.errors import SightlineError
 
@@ -25,6 +30,8 @@ MAX_LISTED_LABELS = 5  # of the network's best classes, as many are kept for eac
 
 LABEL_COLUMNS = ("labels", "probabilities")  # of lists, a value for each of these labels
 VECTOR_PREFIX = "vector_"  # of the names of columns of mean features
+
+FLOAT16_EXPONENT = 0x7C00  # the bits that are all set in NaN and infinity
 
 # Progress as it stands in the metadata of the state file: numbers as text.
 PROGRESS_ADAPTER = TypeAdapter(dict[str, Annotated[int, Field(ge=0, le=2**48)]])
@@ -286,10 +293,12 @@ def find_chunk_problem(
             return f"{name} does not hold {label_count} values in each row"
 
     is_vector = name.startswith(VECTOR_PREFIX)
-    numbers = chunk.flatten() if is_vector or name in LABEL_COLUMNS else chunk
+    is_response = name.startswith(tuple(RESPONSE_PREFIXES.values()))
+    is_list = is_vector or is_response or name in LABEL_COLUMNS
+    numbers = chunk.flatten() if is_list else chunk
     if numbers.null_count:
         return f"{name} holds rows with missing numbers"
-    if is_vector:
+    if is_vector or is_response:
         return None if is_finite(numbers) else f"{name} holds values that are not finite"
     limits = list_column_limits(description, progress)
     return find_range_problem(name, numbers, limits[name]) if name in limits else None
@@ -339,4 +348,8 @@ def list_column_limits(
 def is_finite(numbers: ArrowArray) -> bool:
     """Whether all numbers are finite. Takes no memory, in contrast to a mask of them."""
     values = numbers.to_numpy(zero_copy_only=False)
+    if values.dtype == np.float16:
+        # Comparing half precision numbers takes five times as long as looking at their bits.
+        exponents = values.view(np.uint16) & FLOAT16_EXPONENT
+        return not len(values) or bool(exponents.max() < FLOAT16_EXPONENT)
     return not len(values) or bool(np.isfinite(values.min()) and np.isfinite(values.max()))

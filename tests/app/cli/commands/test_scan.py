@@ -60,6 +60,7 @@ def test_scan_then_store(capsys: pytest.CaptureFixture[str]) -> None:
         "images": 5,
         "errors": 1,
         "complete": True,
+        "responses": True,
     }
     assert main(["store", "info", "a.scan"]) == 0
     lines = capsys.readouterr().out.splitlines()

@@ -3,6 +3,7 @@
 import json
 import sys
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -10,6 +11,8 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from sightline.app.cli.options import (
+    AblateFillOption,
+    AblateOption,
     DeviceOption,
     JsonOption,
     LabelsOption,
@@ -20,6 +23,7 @@ from sightline.app.cli.options import (
     StdOption,
     WeightsOption,
     read_network_settings,
+    turn_units_off,
 )
 from sightline.app.cli.terminal import hide_downloads, print_lines, show_progress_bar
 from sightline.data.scan.run import Passing, ScanEngine
@@ -75,6 +79,16 @@ def scan(
     batch: Annotated[
         int, Parameter(help="Images that go through the network at once. From 1 to 4096.")
     ] = 32,
+    responses: Annotated[
+        bool | None,
+        Parameter(
+            help="Store every unit's response to every image, 2 bytes each. By default a new store "
+            "has them, and one that exists is taken as it is."
+        ),
+    ] = None,
+    mean_responses: Annotated[
+        bool, Parameter(help="Store the responses' means over positions, too.", negative=())
+    ] = False,
     engine: Annotated[
         ScanEngine,
         Parameter(
@@ -86,6 +100,8 @@ def scan(
     mean: MeanOption = None,
     std: StdOption = None,
     size: SizeOption = None,
+    ablate: AblateOption = (),
+    ablate_fill: AblateFillOption = "zero",
     device: DeviceOption = None,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
@@ -97,6 +113,7 @@ def scan(
     settings = read_network_settings(labels, mean, std)
     with hide_downloads(quiet=quiet):
         network = load(model, weights=weights, device=device, **settings)
+    network = turn_units_off(network, ablate, ablate_fill)
     with show_progress_bar("Scan", quiet=quiet) as bar:
 
         def show_images(event: Passing) -> bool:
@@ -112,6 +129,8 @@ def scan(
             k=k,
             size=size,
             batch=batch,
+            responses=responses,
+            mean_responses=mean_responses,
             engine=engine,
             callback=show_images,
         )
@@ -121,6 +140,7 @@ def scan(
             "images": result.images,
             "errors": len(result.errors),
             "complete": result.complete,
+            "responses": result.has_responses,
         }
         print(json.dumps(summary))
     else:
@@ -133,6 +153,8 @@ def summarize_scan(finished_scan: Scan) -> list[str]:
     count = f"{finished_scan.images} images in {finished_scan.path}"
     if not finished_scan.complete:
         count += "; stopped, the same command resumes it"
+    if not finished_scan.has_responses:
+        count += "; made without responses"
     lines = [count]
     if finished_scan.errors:
         lines.append(f"{len(finished_scan.errors)} files could not be read:")
@@ -167,10 +189,19 @@ def info(store: StoreArgument, /, *, as_json: JsonOption = False) -> int:
         f"{escape_for_display(name)} ({length})" for name, length in facts["vectors"].items()
     ]
     print_lines(f"vectors: {', '.join(vectors)}")
+    print_lines(f"responses: {describe_responses(facts['responses'])}")
     for name, index_facts in facts["indexes"].items():
         index = VectorIndex(**index_facts)
         print_lines(f"index of {escape_for_display(name)} ({index_facts['metric']}): {index}")
     return 0
+
+
+def describe_responses(kinds: Sequence[str]) -> str:
+    """What a store keeps of every unit and image."""
+    if not kinds:
+        return "none; sightline scan --responses into another store keeps them"
+    kept = {"max": "largest value", "mean": "mean"}
+    return f"{' and '.join(kept[kind] for kind in kinds)} of every unit for every image"
 
 
 def verify(store: StoreArgument, /, *, as_json: JsonOption = False) -> int:
