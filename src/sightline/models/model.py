@@ -15,6 +15,8 @@ from torch import Tensor, nn
 
 from sightline.errors import SightlineError, escape_for_display, make_unknown_name_error
 from sightline.images.validation import check_image
+from sightline.locks import ForkSafeLock
+from sightline.models.ablation import AblatedModel, Ablation, AblationFill, make_ablation
 from sightline.models.heads.labels import ClassChoice, check_class_count, find_label_index
 from sightline.models.heads.output_head import (
     OUTPUT_KIND_DESCRIPTIONS,
@@ -42,6 +44,7 @@ from sightline.models.layers.listing import (
     match_layer_names,
     match_one_layer,
 )
+from sightline.models.network.copy import copy_network
 from sightline.models.network.inputs import (
     ExtraInputs,
     Preprocess,
@@ -101,6 +104,7 @@ class Model(NetworkRunner):
             finds them and lets the network go on with a copy.
         allows_nan: whether NaN scores are passed on; else they are refused.
         weights_note: what every result says of the weights, such as that they are random; or empty.
+        ablations: which units are off, in the order in which they were turned off.
     """
 
     def __init__(
@@ -143,14 +147,17 @@ class Model(NetworkRunner):
         self.aliases = dict(aliases or {})
         self.allows_nan = False
         self.weights_note = ""
+        self.ablations: tuple[Ablation, ...] = ()
         self._output_kind: OutputKind | None = output_kind
         self._target_head: Head | None = None
         self._untargeted: Model | None = None
+        self._intact: Model | None = None
         self._custom_labels = tuple(labels)
         self._custom_landmarks = dict(landmarks or {})
 
     def __repr__(self) -> str:
         facts = [repr(self.name), self._describe_scores(), self.describe_input(), str(self.device)]
+        facts += map(str, self.ablations)
         return f"Model({', '.join([*facts, *self.findings.notes])})"
 
     def _describe_scores(self) -> str:
@@ -211,9 +218,11 @@ class Model(NetworkRunner):
 
         `NAME:in` is the input of a layer's module.
         """
-        if self._untargeted is not None:
-            # They depend on the gradient of the class scores, not of what is asked about.
-            return self._untargeted.landmarks
+        # They depend on the gradient of the class scores, not of what is asked about, and on that
+        # of the network with all its units.
+        reference = self._untargeted or self._intact
+        if reference is not None:
+            return reference.landmarks
         known = self._custom_landmarks
         return {**find_landmarks(cast(InspectedModel, self), known), **known}
 
@@ -335,6 +344,64 @@ class Model(NetworkRunner):
         vars(model).pop("labels", None)
         model._target_head = head
         model._untargeted = self
+        return model
+
+    # ── without some of its units ──
+
+    @property
+    def intact(self) -> "Model":
+        """The network with all its units; itself where none is off."""
+        return self._intact or self
+
+    def ablated(
+        self,
+        units: Mapping[str, Sequence[int] | int],
+        *,
+        fill: AblationFill = "zero",
+        images: Tensor | None = None,
+        seed: int = 0,
+    ) -> Self:
+        """This network with units off, as a model for every method. The weights are shared.
+
+        Morcos et al. 2018, "On the importance of single directions for generalization".
+
+        Args:
+            units: numbers of units by layer, such as `{"layer4": [12, 40]}`. A layer is named as
+                for `layer`; NAME:in is what a layer is given.
+            fill: what stands in their place at every position: "zero"; "mean" for each unit's mean
+                over the reference images; "resample" for its map in one of these, drawn by `seed`,
+                which needs images of one size.
+            images: the reference images, N×channels×H×W in [0, 1]; the sample photographs by
+                default. A recipe names no others.
+            seed: of the drawing.
+
+        What is off stays off in every further model made of this one, and in scans. Raises
+        SightlineError for unknown layers and units, for no unit at all, and for a model that was
+        asked for a target: turn units off first.
+        """
+        if self._target_head is not None:
+            raise SightlineError(
+                "this model was asked for a target; turn units off first, and then ask for it"
+            )
+        with self.lock:
+            ablation, edits = make_ablation(
+                cast(AblatedModel, self), units, fill=fill, images=images, seed=seed
+            )
+            # What the output means is found with all units.
+            _ = self.findings
+            network = copy_network(self.network, share_parameters=True)
+        edits.attach(network)
+        model = object.__new__(type(self))
+        vars(model).update(vars(self))
+        model.network = network
+        model.lock = ForkSafeLock(reentrant=True)
+        model.overwritten_calls = set(self.overwritten_calls)
+        model.ablations = (*self.ablations, ablation)
+        model.recipe = {**self.recipe, "ablated": [item.to_recipe() for item in model.ablations]}
+        sentence = str(ablation)
+        note = f"{sentence[0].upper()}{sentence[1:]}."
+        model.weights_note = f"{self.weights_note} {note}".lstrip()
+        model._intact = self.intact
         return model
 
     def require_classes(self, method: str) -> None:

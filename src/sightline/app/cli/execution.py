@@ -18,6 +18,7 @@ from sightline.app.cli.options import (
     looks_like_target,
     read_class,
     read_network_settings,
+    turn_units_off,
     unwrap_single_item,
 )
 from sightline.app.cli.terminal import hide_downloads, print_lines, show_progress_bar
@@ -35,6 +36,7 @@ from sightline.images.io.library import PAINTING_NAMES
 from sightline.images.io.pictures import read_file_or_sample
 from sightline.images.video.properties import VIDEO_SUFFIXES
 from sightline.methods import takes_scan
+from sightline.models.ablation import AblationFill
 from sightline.models.model import Model
 from sightline.models.zoo.load import load
 from sightline.registry.method import METHODS, Method
@@ -72,6 +74,8 @@ class SharedOptions:
     cropped: bool = False
     crop: int | None = None
     network_settings: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    ablate: tuple[str, ...] = ()
+    ablate_fill: AblationFill = "zero"
 
 
 def run_method(declaration: MethodDeclaration, arguments: Mapping[str, Any]) -> int:
@@ -200,18 +204,25 @@ def load_network_or_store(
     store = parameters.get("store")
     if network is not None or store is None or parameters.get("folder"):
         with hide_downloads(quiet=shared.quiet):
-            return load(
+            model = load(
                 network or "sightnet",
                 weights=shared.weights,
                 device=shared.device,
                 **shared.network_settings,
             )
+        return turn_units_off(model, shared.ablate, shared.ablate_fill)
     if shared.network_settings:
         given = ", ".join(f"--{name}" for name in shared.network_settings)
         raise UsageError(f"the network is that of --store, which knows its own; leave out {given}")
     scan = Scan.open(store)
     if not takes_scan(method):
-        return scan.model(shared.device)
+        model = scan.model(shared.device)
+        return turn_units_off(model, shared.ablate, shared.ablate_fill)
+    if shared.ablate:
+        raise UsageError(
+            f"{method.name} reads --store, whose numbers are those of all units; scan the images "
+            "again with --ablate into a store of its own"
+        )
     del parameters["store"]
     return scan
 
@@ -248,6 +259,8 @@ def _read_shared_options(name: str, arguments: Mapping[str, Any]) -> SharedOptio
         network_settings=read_network_settings(
             arguments["labels"], arguments["mean"], arguments["std"]
         ),
+        ablate=arguments["ablate"],
+        ablate_fill=arguments["ablate_fill"],
     )
 
 

@@ -16,6 +16,8 @@ from cyclopts import Parameter
 from sightline.app.cli.declarations import MethodDeclaration, read_method_declarations
 from sightline.app.cli.options import (
     TARGET_OPTIONS,
+    AblateFillOption,
+    AblateOption,
     ClassArgument,
     CroppedOption,
     DeviceOption,
@@ -106,6 +108,8 @@ def build_command_signature(declaration: MethodDeclaration) -> inspect.Signature
         _make_keyword("mean", MeanOption, None),
         _make_keyword("std", StdOption, None),
         _make_keyword("size", SizeOption, None),
+        _make_keyword("ablate", AblateOption, ()),
+        _make_keyword("ablate_fill", AblateFillOption, "zero"),
         _make_keyword("device", DeviceOption, None),
         _make_keyword("out", OutOption, None),
         _make_keyword("as_json", JsonOption, False),

@@ -4,12 +4,16 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import NoneType
-from typing import Annotated, Any, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin
 
 from cyclopts import Parameter, Token, validators
 
 from sightline.app.cli.declarations import MethodDeclaration, ParameterDeclaration
 from sightline.errors import SightlineError
+
+if TYPE_CHECKING:
+    from sightline.models.ablation import AblationFill
+    from sightline.models.model import Model
 
 
 class UsageError(SightlineError):
@@ -99,6 +103,23 @@ CroppedOption = Annotated[
 
 DeviceOption = Annotated[str | None, Parameter(help="Where to run: cpu, cuda, cuda:1, mps.")]
 
+AblateOption = Annotated[
+    tuple[str, ...],
+    Parameter(
+        consume_multiple=True,
+        negative=(),
+        help="Units that are turned off, as LAYER:UNIT,UNIT or LAYER:FIRST-LAST: layer4:12,40.",
+    ),
+]
+
+AblateFillOption = Annotated[
+    Literal["zero", "mean", "resample"],
+    Parameter(
+        help="What stands in the place of units that are turned off: 0, their mean over the sample "
+        "photographs, or their map in one of these."
+    ),
+]
+
 OutOption = Annotated[
     Path | None, Parameter(help="Folder for pictures, numbers and recipe; out/COMMAND by default.")
 ]
@@ -131,6 +152,18 @@ def read_network_settings(
     if std is not None:
         settings["std"] = tuple(std)
     return settings
+
+
+def turn_units_off(model: "Model", ablate: Sequence[str], fill: "AblationFill") -> "Model":
+    """The network without the units that --ablate names; itself where none is named.
+
+    Raises SightlineError for what names no units of the network.
+    """
+    if not ablate:
+        return model
+    from sightline.models.ablation import parse_ablation
+
+    return model.ablated(parse_ablation(ablate), fill=fill)
 
 
 # ── options that write a target ──

@@ -5,13 +5,15 @@ and hooks on all modules tell which module's forward pass makes the call.
 """
 
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from threading import local
 from typing import Any, Protocol, Self
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sightline.models.layers.edits import CallEdits, edit_step_output, find_call_edits
 from sightline.models.overrides.mode import ObservingMode
 
 # The name of a step, and the module class that does the same.
@@ -84,11 +86,21 @@ class StepHandler(Protocol):
     def __call__(self, path: str, step: str, call: Callable[[], Any], inputs: Any) -> Any: ...
 
 
+class _ActiveModes(local):
+    """The modes that are entered now, the outermost first; none at the start of every thread."""
+
+    def __init__(self) -> None:
+        self.modes: list[FunctionalStepMode] = []
+
+
 class FunctionalStepMode(ObservingMode):
     """Context in which `handle_step` runs the functional steps of a network.
 
     A step belongs to the innermost module whose forward pass makes it. Those of torch's own layers
     are left alone: the layer itself stands for them.
+
+    Where the network has edits of its steps, the outermost mode of a pass makes them: what it hands
+    to `handle_step` gives the edited output.
     """
 
     def __init__(self, network: nn.Module, handle_step: StepHandler) -> None:
@@ -97,9 +109,13 @@ class FunctionalStepMode(ObservingMode):
         self.handle_step = handle_step
         self.running_modules: list[tuple[str, nn.Module]] = []
         self.hooks = ExitStack()
+        self.edits: list[CallEdits] = []
 
     def __enter__(self) -> Self:
         self.running_modules.clear()
+        is_outermost = not any(mode.observes(self.network) for mode in _ACTIVE.modes)
+        self.edits = find_call_edits(self.network) if is_outermost else []
+        _ACTIVE.modes.append(self)
         for path, module in self.network.named_modules():
             start_hook = module.register_forward_pre_hook(self.make_start_hook(path))
             self.hooks.callback(start_hook.remove)
@@ -109,8 +125,13 @@ class FunctionalStepMode(ObservingMode):
         return super().__enter__()
 
     def __exit__(self, *error: Any) -> None:
+        _ACTIVE.modes.remove(self)
         self.hooks.close()
         super().__exit__(*error)
+
+    def observes(self, network: nn.Module) -> bool:
+        """Whether the steps of this network come here now."""
+        return self.network is network and not self.is_suspended()
 
     def make_start_hook(self, path: str) -> Callable[[nn.Module, Any], None]:
         """The hook that notes that a module's forward pass begins."""
@@ -138,7 +159,28 @@ class FunctionalStepMode(ObservingMode):
         inputs = [*args, *kwargs.values()]
         if is_torch_layer(module) or not is_feature_step(step, inputs):
             return func(*args, **kwargs)
-        return self.handle_step(path, step, lambda: func(*args, **kwargs), inputs)
+
+        def call() -> Any:
+            output = func(*args, **kwargs)
+            return edit_step_output(self.edits, f"{path}/{step}", output)
+
+        return self.handle_step(path, step, call, inputs)
+
+
+_ACTIVE = _ActiveModes()
+
+
+def edit_functional_steps(network: nn.Module) -> AbstractContextManager[Any]:
+    """Context in which a network's edits of functional steps are made, where it has any."""
+    edits = find_call_edits(network)
+    if not any(call_edits.has_step_edits(network) for call_edits in edits):
+        return nullcontext()
+    return FunctionalStepMode(network, run_step_unchanged)
+
+
+def run_step_unchanged(path: str, step: str, call: Callable[[], Any], inputs: Any) -> Any:
+    """Runs a step as it is."""
+    return call()
 
 
 def is_torch_layer(module: nn.Module) -> bool:

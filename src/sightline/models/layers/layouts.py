@@ -60,6 +60,16 @@ class FeatureLayout:
         """Whether a shape alone does not tell this layout: many shapes fit it by chance."""
         return self.order == "NCT" or self.windows is not None
 
+    @property
+    def unit_axes(self) -> tuple[int, ...]:
+        """The axes that count the units; where there are heads, these and their channels."""
+        return tuple(axis for axis, letter in enumerate(self.order) if letter in "CE")
+
+    @property
+    def batch_axis(self) -> int:
+        """The axis that counts the images, or the images' windows."""
+        return next(axis for axis, letter in enumerate(self.order) if letter in "NM")
+
     def is_same_reading(self, other: "FeatureLayout") -> bool:
         """Whether another layout reads the axes the same way, for an image of another size."""
         return self._describe_reading() == other._describe_reading()

@@ -14,6 +14,7 @@ from sightline.images.io.pictures import ImageOrPath, read_file_or_sample
 from sightline.images.validation import check_image
 from sightline.locks import ForkSafeLock
 from sightline.models.layers.capture import Capture, StopForwardPass, find_first_tensor
+from sightline.models.layers.functional_steps import edit_functional_steps
 from sightline.models.network.copy import copy_network, make_private_network
 from sightline.models.network.guard import (
     MAX_TRIED_SIZES,
@@ -211,9 +212,10 @@ class NetworkRunner:
     def call_network(self, prepared: Any, batch: int) -> Any:
         """The network's answer to what `normalize` gives, with its further inputs."""
         extra = self._inputs.make_arguments(batch, self.mean)
-        if self._inputs.image_parameter:
-            return self.network(**{self._inputs.image_parameter: prepared}, **extra)
-        return self.network(prepared, **extra)
+        with edit_functional_steps(self.network):
+            if self._inputs.image_parameter:
+                return self.network(**{self._inputs.image_parameter: prepared}, **extra)
+            return self.network(prepared, **extra)
 
     def _settle_number_form(self) -> None:
         """Finds how the network takes a number among its inputs: as N×1, N or the number itself."""

@@ -121,6 +121,7 @@ def _find_receptive_fields(
     model: Model, height: int | None, width: int | None
 ) -> dict[str, ReceptiveField]:
     """The fields of all layers' outputs, and of their inputs as NAME:in, measured once."""
+    model = model.intact
     rows = model.size if height is None else height
     columns = model.size if width is None else width
     if min(rows, columns) < 1:

@@ -5,13 +5,14 @@ architecture of a library, a file of weights and the network's preprocessing, an
 code, no URL, and no constructor option that is not listed here.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from sightline.errors import SightlineError
+from sightline.models.ablation import AblationFill
 from sightline.models.heads.output_head import DeclaredKind
 from sightline.models.model import Model
 from sightline.models.weights.checkpoint import hash_file
@@ -100,6 +101,23 @@ class NetworkOptions(StrictModel):
     pad_type: OptionWord | None = None
 
 
+UnitNumbers = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1, max_length=100_000)]
+
+LayerName = Annotated[str, Field(min_length=1, max_length=1_000)]
+
+
+class AblationRecipe(StrictModel):
+    """Units that are off, as `Model.ablated` takes them.
+
+    `images` is the digest of the reference images, where they are not the samples.
+    """
+
+    units: Annotated[dict[LayerName, UnitNumbers], Field(min_length=1, max_length=10_000)]
+    fill: AblationFill = "zero"
+    seed: int = 0
+    images: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
+
+
 class ModelRecipe(StrictModel):
     """The `model` part of a recipe, a store's description or a style network's header."""
 
@@ -107,6 +125,12 @@ class ModelRecipe(StrictModel):
     weights: str | None = None
     sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
     options: NetworkOptions = NetworkOptions()
+    ablated: Annotated[list[AblationRecipe], Field(max_length=100)] = Field(
+        default_factory=list[AblationRecipe]
+    )
+
+
+_ABLATIONS = TypeAdapter(list[AblationRecipe])
 
 
 def load_recipe_model(
@@ -126,6 +150,35 @@ def load_recipe_model(
             f"the weights of {recipe.weights or recipe.model} are no longer those that the recipe "
             "was made with (its SHA-256 differs)"
         )
+    return _apply_ablations(model, recipe.ablated)
+
+
+def ablate_by_recipe(model: Model, model_recipe: Mapping[str, Any]) -> Model:
+    """A network that was given in code, with the units off that the recipe says are.
+
+    A network some of whose units are off already is taken as it is. Raises SightlineError for
+    what a recipe can't hold.
+    """
+    requests = model_recipe.get("ablated")
+    if not requests or model.ablations:
+        return model
+    try:
+        ablations = _ABLATIONS.validate_python(convert_to_json_types(requests))
+    except ValidationError as error:
+        reason = describe_validation_error(error)
+        raise SightlineError(f"this recipe's ablated can't be read: {reason}") from error
+    return _apply_ablations(model, ablations)
+
+
+def _apply_ablations(model: Model, ablations: Sequence[AblationRecipe]) -> Model:
+    """The network with these units off. Raises SightlineError for reference images of its own."""
+    for ablation in ablations:
+        if ablation.images is not None:
+            raise SightlineError(
+                f"the recipe's units are filled by {ablation.fill} over images that it does not "
+                "hold; give the network with model=, its units turned off by model.ablated"
+            )
+        model = model.ablated(ablation.units, fill=ablation.fill, seed=ablation.seed)
     return model
 
 

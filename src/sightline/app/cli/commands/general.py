@@ -16,6 +16,8 @@ from sightline.app.cli.declarations import (
     read_sample_names,
 )
 from sightline.app.cli.options import (
+    AblateFillOption,
+    AblateOption,
     DeviceOption,
     ImageArgument,
     JsonOption,
@@ -28,6 +30,7 @@ from sightline.app.cli.options import (
     StdOption,
     WeightsOption,
     read_network_settings,
+    turn_units_off,
 )
 from sightline.app.cli.terminal import (
     handle_interrupts,
@@ -68,6 +71,8 @@ def tour(
     mean: MeanOption = None,
     std: StdOption = None,
     size: SizeOption = None,
+    ablate: AblateOption = (),
+    ablate_fill: AblateFillOption = "zero",
     device: DeviceOption = None,
     out: OutOption = None,
     as_json: JsonOption = False,
@@ -84,6 +89,7 @@ def tour(
     settings = read_network_settings(labels, mean, std)
     with hide_downloads(quiet=quiet):
         network = load(model, weights=weights, device=device, **settings)
+    network = turn_units_off(network, ablate, ablate_fill)
     picture = network.fit(read_file_or_sample(image), size)
     report = TourReport(
         network, picture, source=image, size=size, label=label, quick=quick, dataset_folder=folder
