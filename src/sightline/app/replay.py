@@ -23,7 +23,7 @@ from sightline.images.transforms import crop_center, resize_short_side
 from sightline.images.validation import check_image
 from sightline.models.model import Model
 from sightline.models.weights.checkpoint import hash_file
-from sightline.models.zoo.reload import load_recipe_model
+from sightline.models.zoo.reload import ablate_by_recipe, load_recipe_model
 from sightline.registry.method import METHODS, Method, hash_tensor
 from sightline.registry.progress import Callback, Step
 from sightline.registry.result import Result
@@ -76,7 +76,10 @@ def run_recipe(
     elif callback is not None and has_steps:
         parameters["callback"] = callback
 
-    model = model or load_recipe_model(recipe.model, device)
+    if model is None:
+        model = load_recipe_model(recipe.model, device)
+    else:
+        model = ablate_by_recipe(model, recipe.model)
     subject = _load_recipe_subject(method, recipe, model, image)
     result = method.function(model, *subject, **parameters)
     if recipe.image is None or recipe.image.path is None or image is not None:
