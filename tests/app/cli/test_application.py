@@ -16,9 +16,10 @@ from sightline.app.cli.main import main
         ("commands.general", application.GENERAL_COMMANDS, ""),
         ("commands.general", application.CACHE_COMMANDS, "cache_"),
         ("commands.scan", {**application.SCAN_COMMANDS, **application.STORE_COMMANDS}, ""),
+        ("commands.units", application.UNIT_COMMANDS, ""),
         ("commands.stylizer", application.STYLIZER_COMMANDS, ""),
     ],
-    ids=["general", "cache", "scan", "stylizer"],
+    ids=["general", "cache", "scan", "units", "stylizer"],
 )
 def test_summaries_are_those_of_the_functions(
     module: str, summaries: dict[str, str], prefix: str
@@ -33,6 +34,8 @@ def test_every_method_and_no_other_name_is_a_command() -> None:
     others = {
         *application.GENERAL_COMMANDS,
         *application.SCAN_COMMANDS,
+        *application.UNIT_COMMANDS,
+        *application.EXPLORER_COMMANDS,
         "cache",
         "store",
         "stylizer",

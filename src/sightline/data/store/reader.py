@@ -367,7 +367,7 @@ class Scan:
         blocks = [range(start, min(start + images_per_block, self.images)) for start in starts]
         return (self._read_responses(names, kind, ids) for ids in blocks)
 
-    def require_responses(self, layer: str, kind: ResponseKind) -> int:
+    def require_responses(self, layer: str, kind: ResponseKind = "max") -> int:
         """The number of a layer's units. Raises SightlineError if there are no responses of it."""
         name, _ = self._resolve_units(layer)
         if kind not in self.description.response_kinds:
