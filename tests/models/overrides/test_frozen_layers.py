@@ -42,6 +42,36 @@ def test_linear_layers(activation: nn.Module | None, count: int) -> None:
     assert_same(nn.Sequential(*layers), make_input(count, 9))
 
 
+@pytest.mark.usefixtures("fast_or_portable")
+@pytest.mark.parametrize("batch_first", [True, False])
+def test_attention_over_transposed_tokens(batch_first: bool) -> None:
+    torch.manual_seed(0)
+
+    class SelfAttention(nn.Module):
+        """Tokens that look at each other, then at themselves in reverse order."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.attention = nn.MultiheadAttention(8, 2, batch_first=batch_first)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = x + self.attention(x, x, x)[0]
+            return self.attention(query=x, key=x.flip(0), value=x.flip(1))[0]
+
+    assert_same(SelfAttention(), make_input(3, 5, 8).transpose(0, 1))
+
+
+@needs_fast_operations
+def test_a_linear_layer_of_transposed_tokens_copies_them() -> None:
+    layer = nn.Linear(8, 6).requires_grad_(False)
+    tokens = make_input(3, 5, 8)
+    output = frozen_layers.try_frozen_linear(tokens.transpose(0, 1), layer.weight, layer.bias)
+    assert output is not None
+    assert_close(output, layer(tokens).transpose(0, 1))
+    # torch's own way is as fast for these.
+    assert frozen_layers.try_frozen_linear(tokens, layer.weight, layer.bias) is None
+
+
 @needs_fast_operations
 @pytest.mark.usefixtures("every_size")
 def test_one_class_of_a_linear_layer_reads_one_row() -> None:

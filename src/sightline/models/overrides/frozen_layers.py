@@ -41,6 +41,29 @@ def is_frozen_float32(x: Tensor, *weights: Tensor | None) -> bool:
 # ── linear layers ──
 
 
+def try_frozen_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor | None:
+    """`F.linear` by a faster way that gives the same to rounding; None where torch's is as fast."""
+    if x.ndim == 3 and not x.is_contiguous():
+        # By a frozen weight torch multiplies each row of such a tensor on its own, which takes
+        # several times as long: attention's tokens×batch×units is the transpose of a tensor.
+        return F.linear(x.contiguous(), weight, bias)
+    return try_sparse_linear(x, weight, bias)
+
+
+def attend_contiguous_tokens(
+    query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any
+) -> Any:
+    """`F.multi_head_attention_forward` of contiguous tensors, for the reason in the linear layer.
+
+    Tensors that are one and the same stay so: torch projects these together.
+    """
+    copies: dict[int, Tensor] = {}
+    for tensor in (query, key, value):
+        copies[id(tensor)] = tensor.contiguous()
+    tokens = (copies[id(query)], copies[id(key)], copies[id(value)])
+    return F.multi_head_attention_forward(*tokens, *args, **kwargs)
+
+
 def try_sparse_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor | None:
     """`F.linear` of one vector by a large weight. Returns None when torch's kernel is faster."""
     is_one_vector = x.ndim == 2 and len(x) == 1

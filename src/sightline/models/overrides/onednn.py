@@ -34,10 +34,11 @@ from sightline.models.overrides.fast_operations import (
     run_packed_convolution,
 )
 from sightline.models.overrides.frozen_layers import (
+    attend_contiguous_tokens,
     is_frozen_float32,
     try_frozen_batch_norm,
+    try_frozen_linear,
     try_pointwise_linear,
-    try_sparse_linear,
 )
 from sightline.models.overrides.max_pooling import try_bypassed_relu, try_compact_max_pool
 from sightline.models.overrides.mode import OverrideMode, is_autocast_on
@@ -117,8 +118,13 @@ def try_unobserved_max_pool(*args: Any, **kwargs: Any) -> Tensor | None:
 
 
 def try_positional_linear(*args: Any, **kwargs: Any) -> Tensor | None:
-    """`try_sparse_linear`; None where an argument is given by name."""
-    return None if kwargs else try_sparse_linear(*args)
+    """`try_frozen_linear`; None where an argument is given by name."""
+    return None if kwargs else try_frozen_linear(*args)
+
+
+def try_contiguous_attention(*args: Any, **kwargs: Any) -> Any:
+    """`attend_contiguous_tokens`; None where query, key or value is given by name."""
+    return attend_contiguous_tokens(*args, **kwargs) if len(args) >= 3 else None
 
 
 def expand_to_pair(value: int | tuple[int, ...]) -> IntPair:
@@ -167,6 +173,7 @@ def convolve_packed(*args: Any, **kwargs: Any) -> Tensor:
 _REPLACEMENTS: dict[Callable[..., Any], Callable[..., Tensor | None]] = {
     F.conv2d: convolve_packed,
     F.linear: try_positional_linear,
+    F.multi_head_attention_forward: try_contiguous_attention,
     F.batch_norm: try_frozen_batch_norm,
     F.relu: try_unobserved_relu,
     F.max_pool2d: try_unobserved_max_pool,
