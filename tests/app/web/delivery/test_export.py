@@ -88,15 +88,18 @@ class TestFolder:
             check_export_folder(tmp_path / "site")
 
     def test_an_earlier_export_is_renewed(self, exported: Explorer, tmp_path: Path) -> None:
-        SiteExport(exported, tmp_path).run(go_on)
-        before = read_files(tmp_path)
-        (tmp_path / "units" / "conv1" / "99.html").write_text("stale", encoding="utf-8")
-        (tmp_path / "pictures" / f"{'0' * 32}.webp").write_bytes(b"stale")
-        (tmp_path / "index.html").write_text("old", encoding="utf-8")
-        (tmp_path / "CNAME").write_text("my.example", encoding="utf-8")
-        again = SiteExport(exported, tmp_path)
+        site = tmp_path / "site"
+        SiteExport(exported, site).run(go_on)
+        before = read_files(site)
+        (site / "units" / "conv1" / "99.html").write_text("stale", encoding="utf-8")
+        (site / "pictures" / f"{'0' * 32}.webp").write_bytes(b"stale")
+        (site / "index.html").write_text("old", encoding="utf-8")
+        (site / "CNAME").write_text("my.example", encoding="utf-8")
+        (site / "pictures" / "logo.jpg").write_bytes(b"mine")
+        again = SiteExport(exported, site)
         assert again.run(go_on)
-        assert read_files(tmp_path) == {**before, "CNAME": b"my.example"}
+        mine = {"CNAME": b"my.example", "pictures/logo.jpg": b"mine"}
+        assert read_files(site) == {**before, **mine}
         assert again.changed == 1
 
     def test_a_stopped_export_has_no_first_page_and_goes_on(
@@ -105,14 +108,15 @@ class TestFolder:
         def stop_half_way(done: int, total: int, _address: str) -> bool:
             return done > total // 2
 
-        assert not SiteExport(exported, tmp_path).run(stop_half_way)
-        assert not (tmp_path / "index.html").exists()
-        marker = json.loads((tmp_path / MARKER_FILE).read_text(encoding="utf-8"))
+        site = tmp_path / "site"
+        assert not SiteExport(exported, site).run(stop_half_way)
+        assert not (site / "index.html").exists()
+        marker = json.loads((site / MARKER_FILE).read_text(encoding="utf-8"))
         assert marker["complete"] is False
-        half = len(read_files(tmp_path))
-        rest = SiteExport(exported, tmp_path)
+        half = len(read_files(site))
+        rest = SiteExport(exported, site)
         assert rest.run(go_on)
-        assert 0 < half < rest.changed + half == len(read_files(tmp_path))
+        assert 0 < half < rest.changed + half == len(read_files(site))
 
     def test_a_full_disk_is_one_line_and_leaves_whole_files(
         self, exported: Explorer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

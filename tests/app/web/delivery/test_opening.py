@@ -7,11 +7,13 @@ import pytest
 from helpers import LABELS, small_network, smooth
 
 import sightline as sl
+from sightline.app.web.delivery import opening
 from sightline.app.web.delivery.opening import (
     check_explorable,
     count_synthesis_units,
     open_explorer,
     open_stored_scan,
+    prepare_layers,
 )
 from sightline.app.web.explorer.explorer import Explorer
 from sightline.data.store.reader import Scan
@@ -70,3 +72,22 @@ def test_which_units_are_synthesized(explorer: Explorer, web_scan: Scan) -> None
     assert counts == {**followed, "logits": 5}
     assert counts["conv2"] == 12
     assert "logits" not in count_synthesis_units(Explorer(web_scan))
+
+
+def test_layers_are_prepared_one_by_one(
+    explorer: Explorer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[str] = []
+    monkeypatch.setattr(opening, "read_unit_table", lambda _, layer: read.append(layer))
+    seen: list[tuple[int, int]] = []
+
+    def stop_after_two(done: int, total: int) -> bool:
+        seen.append((done, total))
+        return done == 2
+
+    assert not prepare_layers(explorer, stop_after_two)
+    layers = explorer.scan.layers
+    assert read == layers[:2]
+    assert prepare_layers(explorer, lambda *_: False)
+    assert read == [*layers[:2], *layers]
+    assert seen == [(number, len(layers)) for number in range(3)]

@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 import sightline as sl
+from sightline.app.web.content.facts import read_unit_table
 from sightline.app.web.delivery import parquet
 from sightline.app.web.delivery.parquet import place_images, write_image_table
 from sightline.app.web.explorer.explorer import Explorer
@@ -59,7 +60,9 @@ def test_units_of_which_an_image_is_the_strongest(explorer: Explorer, tmp_path: 
     for id, row in enumerate(rows):
         ranks: list[int] = []
         for name in row["units"]:
-            layer, _, unit = name.rpartition(" unit ")
+            layer, _, rest = name.partition(" unit ")
+            unit, _, title = rest.partition(": ")
+            assert title == read_unit_table(explorer, layer).names[int(unit)]
             ids = scan.top(layer).ids[:, int(unit)].tolist()
             ranks.append(ids.index(id))
         assert ranks == sorted(ranks)

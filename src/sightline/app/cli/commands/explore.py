@@ -93,7 +93,7 @@ def explore(
         explorer = build_explorer(
             folder, store, network, command, has_synthesis=synthesis, is_served=True, quiet=quiet
         )
-        if not keep_syntheses(explorer, quiet=quiet):
+        if not prepare_site(explorer, quiet=quiet):
             return 130
 
         def show_link(link: str) -> None:
@@ -147,7 +147,7 @@ def export(
     )
     site_export = SiteExport(explorer, site)
     site_export.claim_folder()
-    if not keep_syntheses(explorer, quiet=quiet):
+    if not prepare_site(explorer, quiet=quiet):
         return 130
     with show_progress_bar("Pages", quiet=quiet) as bar:
 
@@ -265,19 +265,25 @@ def scan_folder(
         return scan(model, folder, store=store, size=size, callback=show_images)
 
 
-def keep_syntheses(explorer: "Explorer", *, quiet: bool) -> bool:
-    """Makes what is missing of the syntheses. Returns whether all are there now."""
-    from sightline.app.web.delivery.opening import count_synthesis_units
+def prepare_site(explorer: "Explorer", *, quiet: bool) -> bool:
+    """Makes what is missing: facts of the units, and syntheses. Returns whether all is there."""
+    from sightline.app.web.delivery.opening import count_synthesis_units, prepare_layers
 
-    if not explorer.has_synthesis or explorer.unit_synthesis is None:
-        return True
-    counts = count_synthesis_units(explorer)
-    with show_progress_bar("Synthesis", quiet=quiet) as bar:
+    with show_progress_bar("Units", quiet=quiet) as bar:
 
-        def show_units(done: float, total: float) -> bool:
-            return bar.update_display(round(done * 100), max(1, round(total * 100)), "Synthesis")
+        def show_layers(done: int, total: int) -> bool:
+            return bar.update_display(done, total, "Units")
 
-        is_finished = explorer.unit_synthesis.keep_all(counts, show_units)
+        is_finished = prepare_layers(explorer, show_layers)
+    if is_finished and explorer.has_synthesis and explorer.unit_synthesis is not None:
+        counts = count_synthesis_units(explorer)
+        with show_progress_bar("Synthesis", quiet=quiet) as bar:
+
+            def show_units(done: float, total: float) -> bool:
+                hundredths = max(1, round(total * 100))
+                return bar.update_display(round(done * 100), hundredths, "Synthesis")
+
+            is_finished = explorer.unit_synthesis.keep_all(counts, show_units)
     if not is_finished:
         print_lines("stopped; what was made is kept, and the same command goes on")
     return is_finished

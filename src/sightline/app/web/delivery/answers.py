@@ -27,8 +27,8 @@ STATIC_FOLDER = "static/"
 PICTURE_FOLDER = "pictures/"
 SCRIPT_FOLDER = "data/"
 
-# Scripts that pages of methods have too, beside those.
-SHARED_SCRIPTS = ("embedding.js",)
+# Files that pages of methods have too, beside those.
+SHARED_FILES = ("embedding.css", "embedding.js")
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ def read_static_files() -> dict[str, SiteFile]:
         for name, entry in _walk_files(folder, "")
         if not name.startswith(".")
     }
-    for name in SHARED_SCRIPTS:
+    for name in SHARED_FILES:
         entry = files("sightline") / "templates" / name
         if entry.is_file():
             static_files[f"{STATIC_FOLDER}{name}"] = SiteFile(

@@ -7,6 +7,7 @@ is such a site: only an empty folder or one with the marker is written to.
 
 import json
 import os
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,9 +27,13 @@ MARKER_FILE = ".sightline-site"
 MARKER_FORMAT = "sightline site"
 FIRST_PAGE = "index.html"
 
-# The folders of a site, in which files that belong to no page any more are removed.
+# The files that an export writes into the folders of a site. Those that belong to no page any more
+# are removed; whatever else somebody put there stays.
 SITE_FOLDERS = ("classes", "data", "images", "layers", "pictures", "static", "units")
-SITE_SUFFIXES = (".html", ".css", ".js", ".webp", ".jpg", ".png", ".svg", ".ico")
+OWN_FILE = re.compile(
+    r"(classes|images)/[0-9]+\.html|layers/[^/]+\.html|units/[^/]+/[0-9]+\.html"
+    r"|pictures/[0-9a-f]{32}\.(webp|jpg)|data/.+\.js|static/.+\.(css|js)"
+)
 
 # Called with the files written, all that are known so far, and what is written now; returns
 # whether to stop.
@@ -124,7 +129,7 @@ class SiteExport:
                 for file in files:
                     path = Path(root, file)
                     address = path.relative_to(self.folder).as_posix()
-                    if path.suffix in SITE_SUFFIXES and address not in self.written:
+                    if OWN_FILE.fullmatch(address) and address not in self.written:
                         path.unlink(missing_ok=True)
 
     def write_marker(self, *, is_complete: bool) -> None:

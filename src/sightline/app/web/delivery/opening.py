@@ -1,11 +1,15 @@
 """Opens the explorer of a scan: the store, and the network that it names."""
 
+from collections.abc import Callable
 from pathlib import Path
 
+from sightline.app.web.content.facts import read_unit_table
 from sightline.app.web.explorer.explorer import Explorer
 from sightline.data.store.reader import Scan
 from sightline.errors import SightlineError
 from sightline.models.model import Model
+
+PreparationProgress = Callable[[int, int], bool]
 
 
 def open_stored_scan(store: Path) -> Scan:
@@ -63,6 +67,21 @@ def open_explorer(
         is_served=is_served,
         command=command,
     )
+
+
+def prepare_layers(explorer: Explorer, on_progress: PreparationProgress) -> bool:
+    """Finds what the pages say of the units of every layer, and keeps it.
+
+    `on_progress` gets the layers done and all; where it returns True, the rest is left for the
+    first page that shows it. Returns whether all was found.
+    """
+    layers = explorer.scan.layers
+    for number, layer in enumerate(layers):
+        if on_progress(number, len(layers)):
+            return False
+        read_unit_table(explorer, layer)
+    on_progress(len(layers), len(layers))
+    return True
 
 
 def count_synthesis_units(explorer: Explorer) -> dict[str, int]:

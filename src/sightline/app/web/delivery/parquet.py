@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from sightline.app.web.content.facts import read_unit_table
 from sightline.app.web.explorer.explorer import Explorer
 from sightline.data.search.nearest import find_nearest
 from sightline.data.search.projection import MIN_PROJECTED_VECTORS, project_vectors
@@ -41,7 +42,7 @@ def write_image_table(explorer: Explorer, path: Path) -> Path:
     import pyarrow.parquet as pq
 
     scan = explorer.scan
-    columns = collect_image_columns(scan)
+    columns = collect_image_columns(explorer)
     schema = make_table_schema()
     with (
         replace_atomically(path) as temporary,
@@ -79,21 +80,21 @@ def make_table_schema() -> Any:
     )
 
 
-def collect_image_columns(scan: Scan) -> dict[str, Sequence[Any]]:
+def collect_image_columns(explorer: Explorer) -> dict[str, Sequence[Any]]:
     """All columns but the pictures, by name."""
-    labels, probabilities = scan.top5
-    predicted = [scan.model_labels[index] for index in labels[:, 0].tolist()]
+    scan = explorer.scan
+    predicted, probability = list_predictions(scan)
     classes: list[str | None] = [None] * scan.images
     if scan.classes is not None:
         names = scan.shown_class_names
         classes = [names[index] if index >= 0 else None for index in scan.classes.tolist()]
     is_right = [
-        None if name is None else name == guess
+        None if name is None or guess is None else name == guess
         for name, guess in zip(classes, predicted, strict=True)
     ]
     texts = [
-        guess if name is None else f"{name}, predicted {guess}"
-        for name, guess in zip(classes, predicted, strict=True)
+        ", predicted ".join(word for word in pair if word is not None)
+        for pair in zip(classes, predicted, strict=True)
     ]
     places = place_images(scan)
     return {
@@ -102,13 +103,22 @@ def collect_image_columns(scan: Scan) -> dict[str, Sequence[Any]]:
         "text": texts,
         "class": classes,
         "predicted": predicted,
-        "probability": probabilities[:, 0].tolist(),
+        "probability": probability,
         "is_right": is_right,
         "x": [place[0] for place in places],
         "y": [place[1] for place in places],
         "neighbors": find_neighbors(scan),
-        "units": name_strongest_units(scan),
+        "units": name_strongest_units(explorer),
     }
+
+
+def list_predictions(scan: Scan) -> tuple[list[str | None], list[float | None]]:
+    """The network's best class for each image, and its probability; None without classes."""
+    if not scan.model_labels:
+        return [None] * scan.images, [None] * scan.images
+    labels, probabilities = scan.top5
+    names: list[str | None] = [scan.model_labels[index] for index in labels[:, 0].tolist()]
+    return names, probabilities[:, 0].tolist()
 
 
 def place_images(scan: Scan) -> list[list[float]]:
@@ -140,15 +150,24 @@ def find_neighbors(scan: Scan) -> list[dict[str, Any]]:
     ]
 
 
-def name_strongest_units(scan: Scan) -> list[list[str]]:
-    """The units of which each image is among the strongest, by rank: «layer4 unit 7»."""
+def name_strongest_units(explorer: Explorer) -> list[list[str]]:
+    """The units of which each image is among the strongest, by rank: «layer4 unit 7: stripes».
+
+    A unit without a name is «layer4 unit 7».
+    """
+    scan = explorer.scan
     ranked: list[list[tuple[int, str]]] = [[] for _ in range(scan.images)]
     for layer in scan.layers:
         shown_layer = escape_for_display(layer)
+        names = read_unit_table(explorer, layer).names
+        titles = [
+            f"{shown_layer} unit {unit}" + (f": {name}" if name else "")
+            for unit, name in enumerate(names)
+        ]
         for rank, row in enumerate(scan.top(layer).ids.tolist()):
             for unit, id in enumerate(row):
                 if id >= 0:
-                    ranked[id].append((rank, f"{shown_layer} unit {unit}"))
+                    ranked[id].append((rank, titles[unit]))
     strongest: list[list[str]] = []
     for units in ranked:
         units.sort(key=lambda pair: pair[0])
