@@ -22,6 +22,7 @@ from sightline.images.decode.formats import (
     ImageFormat,
     detect_format,
 )
+from sightline.images.decode.libtiff import silence_libtiff
 from sightline.images.decode.memory import MemoryBudget
 from sightline.images.decode.pixels import convert_to_rgb
 from sightline.images.decode.source import MAX_FILE_BYTES, check_file_size
@@ -132,6 +133,8 @@ def read_orientation(path: Path) -> int:
 
 def _get_plugin(image_format: ImageFormat) -> type[ImageFile.ImageFile]:
     """Pillow's class for the pictures of a format."""
+    if image_format.plugin == "Tiff":
+        silence_libtiff()
     module = import_module(f"PIL.{image_format.plugin}ImagePlugin")
     return getattr(module, f"{image_format.plugin}ImageFile")
 
