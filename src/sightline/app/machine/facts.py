@@ -17,7 +17,7 @@ from sightline.images.files import get_cache_folder
 MAIN_PACKAGES = ("sightline", "torch", "torchvision", "timm")
 
 # Variables of the environment that change what is done, or how fast.
-OTHER_VARIABLES = ("SIGHTLINE_PORTABLE", "SIGHTLINE_DATA", "XDG_CACHE_HOME")
+OTHER_VARIABLES = ("SIGHTLINE_PORTABLE", "SIGHTLINE_DATA", "SIGHTLINE_WEIGHTS", "XDG_CACHE_HOME")
 
 # Extras that are for work on the package itself.
 DEVELOPER_EXTRAS = ("test", "bench", "docs")

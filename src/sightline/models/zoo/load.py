@@ -13,6 +13,7 @@ from sightline.models.model import Model
 from sightline.models.network.inputs import ExtraInputs, Preprocess
 from sightline.models.network.preprocessing import check_channel_statistics, check_image_size
 from sightline.models.weights.known_input import check_library_normalization
+from sightline.models.weights.local_files import find_local_weights
 from sightline.models.zoo.arguments import (
     check_labels,
     check_network,
@@ -25,6 +26,7 @@ from sightline.models.zoo.arguments import (
 from sightline.models.zoo.builders import find_network_builder
 from sightline.models.zoo.given_modules import find_module_settings
 from sightline.models.zoo.libraries.settings import ModelSettings
+from sightline.models.zoo.names import EMBEDDED_NETWORKS
 from sightline.models.zoo.recipe import make_model_recipe
 
 
@@ -56,8 +58,11 @@ def load(
             which is not changed and shares its weights. Modules of timm, transformers and
             open_clip, and detectors of torchvision, bring mean, std, size and labels along.
         weights: file with a state dict (safetensors or torch, loaded with weights_only=True);
-            "random" for a seeded random start; None for the pretrained weights of the name's own
-            library. Caffe's VGG-16 and VGG-19 are known and bring their own mean and std.
+            "random" for a seeded random start; None for the pretrained weights of the name: a file
+            NAME.safetensors, NAME.pth or NAME.pt in the folder that SIGHTLINE_WEIGHTS names, an
+            installed package (extra `imagenet`: efficientnet_lite0), or else a download by the
+            library that has the network. Caffe's VGG-16 and VGG-19 are known and bring their own
+            mean and std.
         mean: channel means that normalize a [0, 1] image; one value for networks that see
             luminance, as many as bands for other images.
         std: channel standard deviations, as many as means.
@@ -107,7 +112,7 @@ def load(
             **_merge_settings(find_module_settings(network), settings),
         )
 
-    weights_name = check_weights(weights)
+    weights_name = check_weights(weights) or _find_pretrained_file(network)
     build_network = find_network_builder(network)
     # Architectures draw random initial weights, whatever replaces them afterwards.
     with torch.random.fork_rng(devices=[]):
@@ -125,6 +130,17 @@ def load(
     )
     model.weights_note = describe_weights(built.network, weights_name)
     return model
+
+
+def _find_pretrained_file(network: str) -> str | None:
+    """A file on this machine with a network's pretrained weights; None leaves them to its library.
+
+    Raises SightlineError where SIGHTLINE_WEIGHTS names no folder.
+    """
+    if network in EMBEDDED_NETWORKS or ":" in network:
+        return None
+    path = find_local_weights(network)
+    return None if path is None else str(path)
 
 
 def describe_weights(network: nn.Module, weights: str | None) -> str:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from sightline.errors import SightlineError, get_first_error_line
 from sightline.models.weights.checkpoint import fill_network_weights, read_weights
+from sightline.models.weights.local_files import has_tensorflow_names, rename_in_order
 from sightline.models.weights.published import convert_vgg_state_dict
 
 # Files of these come in several spellings and from two trainings.
@@ -37,6 +38,8 @@ def build_network_with_weights(
     network = make_network(None)
     if name in VGG_NAMES:
         state_dict, network = convert_vgg_state_dict(state_dict, network)
+    elif has_tensorflow_names(state_dict):
+        state_dict = rename_in_order(state_dict, network)
     classes = (find_classes or find_fine_tuned_classes)(network, state_dict)
     if classes is not None:
         network = make_network(classes)

@@ -1,11 +1,14 @@
 """Networks of timm, by name or given as modules."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from torch import nn
 
+from sightline.models.weights.checkpoint import read_weights
 from sightline.models.weights.layer_names import has_submodule
+from sightline.models.weights.local_files import TENSORFLOW_ARCHITECTURES, has_tensorflow_names
 from sightline.models.zoo.libraries.construction import (
     build_network_with_weights,
     construct_network,
@@ -36,17 +39,32 @@ def build_timm_network(name: str, weights: str | None, options: dict[str, Any]) 
                 raise make_option_error(name, options, error) from error
             raise make_download_error(name, error) from error
     else:
+        architecture = choose_architecture(name, weights)
 
         def make_network(classes: int | None) -> nn.Module:
             settings: dict[str, Any] = {} if classes is None else {"num_classes": classes}
             settings = {**settings, **options}
-            return construct_network(name, lambda: timm.create_model(name, **settings), options)
+            return construct_network(
+                name, lambda: timm.create_model(architecture, **settings), options
+            )
 
         network = build_network_with_weights(name, make_network, weights)
 
     settings = find_timm_settings(network)
     settings["labels"] = keep_fitting_labels(AlexNet_Weights.DEFAULT.meta["categories"], network)
     return BuiltNetwork(network, settings)
+
+
+def choose_architecture(name: str, weights: str) -> str:
+    """timm's architecture for a file of weights, or "random" ones: nearly always the name itself.
+
+    Weights that come from TensorFlow need the architecture that pads as TensorFlow does.
+    """
+    if name not in TENSORFLOW_ARCHITECTURES or weights == "random":
+        return name
+    if has_tensorflow_names(read_weights(Path(weights))):
+        return TENSORFLOW_ARCHITECTURES[name]
+    return name
 
 
 def find_timm_settings(network: nn.Module) -> ModelSettings:
