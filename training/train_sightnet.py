@@ -4,9 +4,10 @@
 
 Each batch is attacked before the network learns from it: a few steps of projected gradient ascent
 on the loss inside an L2 ball (Madry et al. 2018, ICLR, section 2). Gradients of such a network
-follow what people see (Engstrom et al. 2019), so ascent in its pixels shows objects. Sizes grow,
-the ball grows over the first epochs, the learning rate has one cycle, and the result is a moving
-average of the weights. Stopped at any moment, the same command goes on from the last whole epoch.
+follow what people see (Engstrom et al. 2019), so ascent in its pixels shows objects. Part of a
+batch can stay as it is. Sizes grow, the ball grows over the first epochs, the learning rate has one
+cycle, and the result is a moving average of the weights. Stopped at any moment, the same command
+goes on from the last whole epoch.
 """
 
 import argparse
@@ -47,8 +48,8 @@ MAX_GRADIENT_NORM = 2.0
 
 # Options that decide what is learned. A checkpoint of other ones is refused.
 DECISIVE_OPTIONS = (
-    "epochs", "batch", "sizes", "eps", "ramp", "steps", "lr", "decay", "least", "label_smoothing",
-    "smooth", "seed", "bf16",
+    "epochs", "batch", "sizes", "eps", "ramp", "steps", "clean", "lr", "decay", "least",
+    "label_smoothing", "smooth", "seed", "bf16",
 )  # fmt: skip
 
 
@@ -134,6 +135,14 @@ class Trainer:
             change = (image + change).clamp(0, 1) - image
         return image + change
 
+    def attack_part(
+        self, image: Tensor, label: Tensor, radius: float, rng: torch.Generator
+    ) -> Tensor:
+        """The batch with the first images attacked; the last ones, by `clean`, stay as they are."""
+        attacked_count = len(image) - round(self.options.clean * len(image))
+        attacked = self.attack(image[:attacked_count], label[:attacked_count], radius, rng)
+        return torch.cat([attacked, image[attacked_count:]])
+
     def train_step(self, image: Tensor, label: Tensor) -> tuple[float, float]:
         """Learns from one batch. Returns its loss without the penalty on roughness, and accuracy.
 
@@ -167,7 +176,7 @@ class Trainer:
             for group in self.optimizer.param_groups:
                 group["lr"] = choose_learning_rate(progress, options.lr)
             image, label = (part.to(self.device) for part in batch)
-            attacked = self.attack(image, label, radius, rng)
+            attacked = self.attack_part(image, label, radius, rng)
             results.append(self.train_step(attacked, label))
         mean_loss, mean_accuracy = np.mean(results, axis=0)
         return {
@@ -175,7 +184,7 @@ class Trainer:
             "size": size,
             "radius": round(radius, 4),
             "loss": round(float(mean_loss), 4),
-            "accuracy_under_attack": round(float(mean_accuracy), 4),
+            "accuracy_in_training": round(float(mean_accuracy), 4),
             "seconds": round(time.time() - started_at, 1),
         }
 
@@ -260,6 +269,9 @@ def make_argument_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--ramp", type=int, default=3, help="epochs over which the radius grows")
     parser.add_argument("--steps", type=int, default=2, help="steps of an attack")
+    parser.add_argument(
+        "--clean", type=float, default=0.0, help="share of each batch that is not attacked"
+    )
     parser.add_argument("--lr", type=float, default=0.02)
     parser.add_argument("--decay", type=float, default=5e-4)
     parser.add_argument("--least", type=float, default=0.35, help="least area of a random crop")
