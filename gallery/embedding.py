@@ -1,7 +1,7 @@
 """Map of the images
 =================
 
-Tiles of the sample photographs, laid out by t-SNE of the embedded network's features.
+Parts of the sample pictures, laid out by t-SNE of the embedded network's features.
 """
 
 from pathlib import Path

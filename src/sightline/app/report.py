@@ -9,25 +9,27 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from sightline.app.replay import record_image_source, resolve_source
+from sightline.app.web.report.page import ReportContent, render_report
+from sightline.app.web.report.section import ReportSection
 from sightline.data.datasets.subset import DatasetSubset, draw_subset
 from sightline.data.scan.run import Passing, scan
 from sightline.errors import (
     MemoryLackError,
     SightlineError,
-    escape_control_characters,
-    escape_for_display,
     escape_text_for_display,
     get_first_error_line,
 )
 from sightline.images.io.pictures import read_file_or_sample, write
-from sightline.images.plotting.html import make_data_uri, render_template
 from sightline.methods import load_methods
+from sightline.methods.evaluation.attribution_method import find_attribution_method
 from sightline.methods.evaluation.summary import (
     TrustSummary,
     find_run_attribution_method,
+    read_trust_summary,
     summarize_trust,
 )
 from sightline.models.model import Model
@@ -41,54 +43,16 @@ logger = logging.getLogger(__name__)
 MAX_DATASET_IMAGES = 1000
 MAX_DATASET_IMAGES_QUICK = 200
 
-# A panel this many times as wide as it is high gets the page's full width.
-WIDE_PANEL_RATIO = 1.5
+# A photograph is shown with at most so many pixels on its short side, if its file has them.
+MAX_SHOWN_SIDE = 384
 
-CHAPTER_TITLES = {
-    "methods": "The output",
-    "weights": "What are the weights?",
-    "analytical": "What does the network respond to in this image?",
-    "generative": "Which image would make it respond so?",
-    "artistic": "What if the network may change the image?",
-}
+# The method whose numbers another method's section shows too.
+TRUST_METHOD = "trust"
 
 # The command of `filters` takes the network, and no subject, by position.
 NETWORK_FIRST = "filters"
 
 ReportProgress = Callable[[str, float], None]
-
-
-@dataclass(frozen=True)
-class ReportSection:
-    """One run of one method.
-
-    Attributes:
-        folder: The folder of its files beside the page, and its anchor in the page.
-        command: The command line that makes it again.
-        result: None if the method refused or failed.
-        refusal_reason: Why the method does not apply to this network.
-        failure: The unexpected error that ended it, in one line.
-    """
-
-    method: Method
-    folder: str
-    command: str
-    parameters: Mapping[str, Any]
-    seconds: float = 0.0
-    result: Result | None = None
-    refusal_reason: str = ""
-    failure: str = ""
-    trust_summary: TrustSummary | None = None
-
-    @property
-    def title(self) -> str:
-        """The method's title, with the setting that distinguishes this run from its others."""
-        runs = self.method.tour_runs
-        if len(runs) > 1:
-            for name, value in self.parameters.items():
-                if isinstance(value, str) and name in runs[-1]:
-                    return f"{self.method.title}: {value}"
-        return self.method.title
 
 
 @dataclass
@@ -98,9 +62,10 @@ class TourReport:
     Attributes:
         image: 1×3×H×W, as the network takes it, read from `source` at the side `size`.
         label: The class to ask about: index, name, or "top" for the predicted one.
-        dataset_folder: The dataset of the sections that use one; tiles of the sample photographs
+        dataset_folder: The dataset of the sections that use one; parts of the sample pictures
             by default.
         dataset_sample: The part of that dataset that is scanned.
+        planned_trust: The parameters of the runs of `trust` in this report.
         interrupted: Whether Ctrl-C ended the run; the sections are those finished by then.
     """
 
@@ -113,6 +78,7 @@ class TourReport:
     dataset_folder: str | None = None
     dataset_sample: DatasetSubset | None = None
     sections: list[ReportSection] = field(default_factory=list[ReportSection])
+    planned_trust: list[Mapping[str, Any]] = field(default_factory=list[Mapping[str, Any]])
     interrupted: bool = False
 
     # ── running the methods ──
@@ -131,6 +97,9 @@ class TourReport:
             self.scan_dataset(self.dataset_folder, on_progress)
         label = int(self.model.choose(self.label, self.image)[0])
         plan = list(self.plan_sections(label))
+        self.planned_trust = [
+            section.parameters for section in plan if section.method.name == TRUST_METHOD
+        ]
         write(self.image[:1], folder / "image.png")
         try:
             for index, section in enumerate(plan):
@@ -140,6 +109,8 @@ class TourReport:
                 if finished.result:
                     finished.result.save(folder / finished.folder)
                 self.sections.append(finished)
+                if finished.method.name == TRUST_METHOD:
+                    self.share_trust(finished, label)
         except KeyboardInterrupt:
             self.interrupted = True
             if not self.sections:
@@ -169,7 +140,7 @@ class TourReport:
     def plan_sections(self, label: int) -> Iterator[ReportSection]:
         """Every run of every method, in the order of the report, without results."""
         for method in load_methods().values():
-            for number, run_parameters in enumerate(method.tour_runs, start=1):
+            for run, run_parameters in enumerate(method.tour_runs):
                 parameters = dict(run_parameters)
                 if self.quick:
                     parameters.update(method.quick_parameters)
@@ -179,12 +150,13 @@ class TourReport:
                 if self.dataset_sample and "folder" in method.parameters:
                     parameters["folder"] = self.dataset_sample.source
 
-                suffix = f"-{number}" if len(method.tour_runs) > 1 else ""
+                suffix = f"-{run + 1}" if len(method.tour_runs) > 1 else ""
                 yield ReportSection(
                     method=method,
                     folder=f"{method.name}{suffix}",
                     command=self.format_command(method, parameters, label),
                     parameters=parameters,
+                    run=run,
                 )
 
     def run_section(
@@ -238,12 +210,17 @@ class TourReport:
         """A short evaluation of the section's attribution.
 
         Returns None for a method without one, for an attribution that an earlier section shows
-        too, and for a network that can't be evaluated.
+        too, for one that a run of `trust` evaluates later, for one that takes long in a quick
+        report, and for a network that can't be evaluated.
         """
         method = section.method
         if not method.attribution or "image" in section.parameters:
             return None
+        if any(is_evaluated_by(section, parameters) for parameters in self.planned_trust):
+            return None
         attribution = find_run_attribution_method(method.name, section.parameters)
+        if self.quick and attribution.is_costly:
+            return None
         settings = attribution.collect_parameters(label, 0)
         for previous in self.sections:
             if previous.method is method:
@@ -255,6 +232,23 @@ class TourReport:
         except SightlineError as error:
             logger.debug("the attribution of %s is not evaluated: %s", section.folder, error)
             return None
+
+    def share_trust(self, trust_section: ReportSection, label: int) -> None:
+        """Shows the numbers of a run of `trust` in the section of the attribution it evaluated.
+
+        Where that run has none, the attribution gets its short evaluation.
+        """
+        for number, section in enumerate(self.sections):
+            if not section.result or not is_evaluated_by(section, trust_section.parameters):
+                continue
+            attribution = find_run_attribution_method(section.method.name, section.parameters)
+            if trust_section.result:
+                values = trust_section.result.values
+                summary = read_trust_summary(values, attribution.description)
+            else:
+                self.planned_trust = []
+                summary = self.check_attribution(section, label)
+            self.sections[number] = replace(section, trust_summary=summary)
 
     # ── the command that makes a section again ──
 
@@ -313,7 +307,7 @@ class TourReport:
         recipe = {"sections": self.collect_numbers(), "trust": trust, **self.make_report_recipe()}
         write_json(recipe, folder / "recipe.json")
         page = folder / "index.html"
-        write_text(self.render_page(label), page)
+        write_text(self.render_page(folder, label), page)
         return page
 
     def collect_numbers(self) -> dict[str, Any]:
@@ -340,66 +334,46 @@ class TourReport:
             recipe["folder"] = self.dataset_folder
         return recipe
 
-    def render_page(self, label: int) -> str:
+    def render_page(self, folder: Path, label: int) -> str:
         """The page, with every picture inside."""
-        sections_by_chapter: dict[str, list[dict[str, Any]]] = {}
-        for section in self.sections:
-            chapter_sections = sections_by_chapter.setdefault(section.method.chapter, [])
-            chapter_sections.append(self.describe_section(section))
-        chapters = [
-            (CHAPTER_TITLES.get(chapter, chapter), sections)
-            for chapter, sections in sections_by_chapter.items()
-        ]
-        return render_template(
-            "tour.html",
+        content = ReportContent(
             model=self.model,
-            source=escape_for_display(Path(self.source).name),
-            label=self.model.labels[label],
-            image=make_data_uri(self.image[:1]),
-            interrupted=self.interrupted,
-            failed=[section.title for section in self.sections if section.failure],
-            chapters=chapters,
-            seconds=sum(section.seconds for section in self.sections),
-            version=self.find_version(),
-            layers=len(self.model.layers),
+            image=self.image[:1],
+            photograph=self.read_photograph(),
+            source=self.source,
+            label=label,
+            sections=self.sections,
             dataset=self.dataset_sample.description if self.dataset_sample else "",
+            folder=folder,
+            interrupted=self.interrupted,
         )
+        return render_report(content)
 
-    def find_version(self) -> str:
-        """The package's version, as the recipes of the results have it."""
-        for section in self.sections:
-            if section.result:
-                return str(section.result.recipe["versions"]["sightline"])
-        return ""
+    def read_photograph(self) -> Tensor:
+        """What the network sees, for people: 1×3×H×W, at a higher resolution if the file has it."""
+        picture = self.model.to_picture(self.image[:1].cpu())
+        side = min(picture.shape[-2:])
+        factor = MAX_SHOWN_SIDE // side
+        if factor < 2:
+            return picture
+        try:
+            source = read_file_or_sample(self.source)
+            is_same = torch.equal(self.model.fit(source, self.size), self.image[:1].cpu())
+            if not is_same or min(source.shape[-2:]) < factor * side:
+                return picture
+            return self.model.to_picture(self.model.fit(source, factor * side)).cpu()
+        except SightlineError:  # an image that was made, not read
+            return picture
 
-    def describe_section(self, section: ReportSection) -> dict[str, Any]:
-        """What the template shows of one section."""
-        panels: list[dict[str, Any]] = []
-        pages: list[tuple[str, str]] = []
-        if section.result:
-            captions = section.result.captions
-            for name, panel in section.result.panels.items():
-                _, _, height, width = panel.shape
-                panels.append(
-                    {
-                        "uri": make_data_uri(panel),
-                        "caption": captions.get(name, ""),
-                        "wide": width > WIDE_PANEL_RATIO * height,
-                    }
-                )
-            for name, page in section.result.pages.items():
-                pages.append((page, captions.get(name, "")))
-        return {
-            "method": section.method,
-            "title": section.title,
-            "folder": section.folder,
-            "panels": panels,
-            "pages": pages,
-            "command": escape_control_characters(section.command),
-            "refused": section.refusal_reason,
-            "failed": section.failure,
-            "trust": section.trust_summary,
-        }
+
+def is_evaluated_by(section: ReportSection, parameters: Mapping[str, Any]) -> bool:
+    """Whether a run of `trust` with these parameters evaluates the section's attribution."""
+    if not section.method.attribution or parameters.get("method") != section.method.name:
+        return False
+    evaluated = find_attribution_method(section.method.name)
+    shown = find_run_attribution_method(section.method.name, section.parameters)
+    kind = parameters.get("kind", evaluated.kind)
+    return shown.kind == kind and not shown.parameters
 
 
 def _report_step(

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from sightline.errors import SightlineError
 from sightline.images.plotting.charts import draw_bar_chart
+from sightline.images.plotting.figures import BarChart
 from sightline.images.plotting.maps import arrange_in_row
 from sightline.models.model import Model
 from sightline.registry.method import register_method
@@ -65,7 +66,10 @@ def predictions(
     shares_of_first = zip(labels[0], probabilities[0].tolist(), strict=True)
     listing = ", ".join(f"{name} {share:.1%}" for name, share in shares_of_first)
     caption = f"{model.name} on this image: {listing}."
-    return Result({"predictions": panel}, values, {"predictions": caption})
+    first_shares: list[float] = probabilities[0].tolist()
+    chart = BarChart(labels[0], first_shares)
+    captions = {"predictions": caption}
+    return Result({"predictions": panel}, values, captions, figures={"predictions": chart})
 
 
 def describe_numbers(model: Model, image: Tensor, logits: Tensor, k: int) -> Result:

@@ -83,6 +83,7 @@ class Method:
         function: The method itself, with all checks.
         tour_runs: The parameters of each of its runs in the report; `image` among them names a
             sample to run on.
+        tour_titles: The titles of these runs, with parameters in braces; empty for its own title.
         quick_parameters: Parameters that make these runs short.
         subject_optional: Whether it can be called without its subject.
         former_names: Older names of parameters, which calls and recipes may still use.
@@ -105,6 +106,7 @@ class Method:
     subject_optional: bool = False
     former_names: Mapping[str, str] = field(default_factory=dict[str, str])
     repaints: bool = False
+    tour_titles: tuple[str, ...] = ()
 
     def check_parameter_names(self, parameters: Mapping[str, Any]) -> None:
         """Raises SightlineError for the first parameter that this method does not have."""
@@ -138,6 +140,7 @@ def register_method(
     attribution: AttributionSpec | None = None,
     former_names: Mapping[str, str] | None = None,
     repaints: bool = False,
+    tour_titles: tuple[str, ...] = (),
 ) -> Callable[[Callable[P, Result]], Callable[P, Result]]:
     """Registers a function `(model, [image | objective], *, parameters) -> Result` in METHODS.
 
@@ -177,6 +180,7 @@ def register_method(
             subject_optional=signature.subject_optional,
             former_names=dict(former_names or {}),
             repaints=repaints,
+            tour_titles=tour_titles,
         )
         METHODS[method.name] = method
         return call

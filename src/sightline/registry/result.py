@@ -21,6 +21,7 @@ from torch import Tensor
 from sightline.errors import escape_text_for_display
 from sightline.images.files import replace_atomically, replace_files_together, write_text
 from sightline.images.io.pictures import WRITE_TOLERANCE, write
+from sightline.images.plotting.figures import FigureData
 from sightline.images.plotting.html import make_preview_uri
 from sightline.images.video.properties import VIDEO_SUFFIXES
 from sightline.images.video.writing import write_video
@@ -29,6 +30,17 @@ from sightline.images.video.writing import write_video
 ResultValue = Tensor | float | int | str | bool | None | list[Any] | dict[str, Any]
 
 RECIPE_FILE = "recipe.json"
+
+READ_ONLY_FIELDS = (
+    "panels",
+    "values",
+    "captions",
+    "recipe",
+    "pages",
+    "movies",
+    "figures",
+    "chosen",
+)
 
 # A tensor of up to so many numbers is written to values.json in full.
 MAX_LISTED_NUMBERS = 16
@@ -57,6 +69,7 @@ class Result:
         pages: Self-contained HTML pages by name.
         movies: Frames N×3×H×W in [0, 1] by name. A name may end with its kind (zoom.gif,
             zoom.webp), otherwise the movie is saved as MP4.
+        figures: What panels show, as data, by the same names: a page draws it in their place.
         chosen: Parameters that were None and that the method chose, by name. The recipe has them,
             so that it makes the result again to the bit.
     """
@@ -67,10 +80,11 @@ class Result:
     recipe: Mapping[str, Any] = field(default_factory=dict[str, Any])
     pages: Mapping[str, str] = field(default_factory=dict[str, str])
     movies: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
+    figures: Mapping[str, FigureData] = field(default_factory=dict[str, FigureData])
     chosen: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
     def __post_init__(self) -> None:
-        for name in ("panels", "values", "captions", "recipe", "pages", "movies", "chosen"):
+        for name in READ_ONLY_FIELDS:
             read_only_copy = MappingProxyType(dict(getattr(self, name)))
             object.__setattr__(self, name, read_only_copy)
         captions = {name: escape_text_for_display(text) for name, text in self.captions.items()}
@@ -162,8 +176,9 @@ class Result:
         if pictures.shape[1] != 3 or not is_picture(pictures):
             return {}
         alpha = self.values.get("alpha")
-        if isinstance(alpha, Tensor) and alpha.shape == pictures[:, 0].shape:
-            pictures = torch.cat([pictures, alpha.detach()[:, None].cpu().float()], 1)
+        if isinstance(alpha, Tensor) and alpha.shape == images[..., 0, :, :].shape:
+            opacity = alpha.detach().reshape(pictures[:, :1].shape).cpu().float()
+            pictures = torch.cat([pictures, opacity], 1)
         if len(pictures) == 1:
             return {"image": pictures}
         digits = len(str(min(len(pictures), MAX_BARE_PICTURES)))

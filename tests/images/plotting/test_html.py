@@ -3,47 +3,61 @@
 import base64
 import io
 
+import numpy as np
 import pytest
 import torch
-from jinja2 import UndefinedError
+from jinja2 import TemplateNotFound, UndefinedError
 from PIL import Image
 
 from sightline.images.io import pictures as images
-from sightline.images.plotting.html import make_data_uri, make_preview_uri, render_template
+from sightline.images.plotting.html import (
+    make_data_uri,
+    make_preview_uri,
+    make_webp_uri,
+    render_template,
+)
 
 CONTENT = {
-    "label": "<script>alert(1)</script>",
-    "source": "a&b.png",
-    "image": "data:,",
-    "interrupted": False,
-    "chapters": [],
-    "seconds": 1.0,
-    "version": "0",
-    "layers": 3,
-    "dataset": "the folder <i>mine</i>",
-    "failed": [],
+    "title": "<script>alert(1)</script>",
+    "subtitle": "a&b",
+    "hint": "",
+    "data": "{}",
 }
 
 
-class Network:
-    """What the report's template reads of a model."""
-
-    name = "net<b>"
-    labels = ("one",)
-    device = "cpu"
-
-
 def test_what_is_put_in_is_escaped() -> None:
-    page = render_template("tour.html", model=Network(), **CONTENT)
+    page = render_template("embedding.html", **CONTENT)
     assert "<script>alert" not in page
-    assert "a&amp;b.png" in page
-    assert "net&lt;b&gt;" in page
-    assert "the folder &lt;i&gt;mine" in page
+    assert "a&amp;b" in page
 
 
 def test_what_is_missing_is_an_error() -> None:
     with pytest.raises(UndefinedError):
-        render_template("tour.html", model=Network())
+        render_template("embedding.html", title="one")
+
+
+def test_another_package_has_templates_of_its_own() -> None:
+    page = render_template(
+        "base.html",
+        package="sightline.app.web",
+        root="",
+        title="<b>",
+        breadcrumb=[("a<b", "")],
+        made_with="x",
+    )
+    assert "<title>&lt;b&gt; · Sightline</title>" in page
+    with pytest.raises(TemplateNotFound):
+        render_template("base.html")
+
+
+def test_a_small_picture_is_lossless_or_not() -> None:
+    picture = torch.rand(1, 3, 6, 9, generator=torch.Generator().manual_seed(1))
+    header, image = decode_uri(make_webp_uri(picture, lossless=True))
+    assert header == "data:image/webp;base64"
+    pixels = torch.from_numpy(np.asarray(image.convert("RGB")).copy()).permute(2, 0, 1)
+    assert torch.equal(pixels, (picture[0] * 255).round().byte())
+    _, lossy = decode_uri(make_webp_uri(picture))
+    assert lossy.size == (9, 6)
 
 
 def test_a_picture_is_inside() -> None:

@@ -80,6 +80,7 @@ def test_a_constant_map_is_not_nan(value: float) -> None:
         plotting.render_heatmap(values),
         plotting.render_signed_map(values),
         plotting.overlay_heatmap(pictures(2, 4, 5), values),
+        plotting.overlay_signed_map(pictures(2, 4, 5), values),
     ):
         assert picture.shape == (2, 3, 4, 5)
         assert torch.isfinite(picture).all()
@@ -100,6 +101,7 @@ def test_nan_is_shown_as_zero_and_leaves_the_scale() -> None:
         plotting.render_heatmap,
         plotting.render_signed_map,
         lambda v: plotting.overlay_heatmap(pictures(1, 5, 7), v),
+        lambda v: plotting.overlay_signed_map(pictures(1, 5, 7), v),
     ):
         assert torch.equal(draw(hole), draw(zero))
     colors = torch.randn(1, 3, 4, 4, generator=torch.Generator().manual_seed(0))
@@ -140,6 +142,31 @@ def test_over_leaves_the_image_where_there_is_nothing() -> None:
     assert (uncovered.amax(1) - uncovered.amin(1)).max() < 1e-6
     assert (covered.amax(1) - covered.amin(1)).min() > 0.1
     assert torch.equal(image, pictures(1, 6, 8))
+
+
+def test_an_overlay_has_the_colors_of_its_map_and_its_magnitude_as_opacity() -> None:
+    image = pictures(2, 5, 7)
+    dimmed = image.mean(1, keepdim=True) * 0.65 + 0.1
+    values = torch.randn(2, 5, 7, generator=torch.Generator().manual_seed(4))
+    limit = torch.tensor([0.8, 1.7])
+    opacity = (values.abs() / limit.view(2, 1, 1)).clamp(0, 1)[:, None]
+    colors = plotting.render_signed_map(values, limit)
+    expected = dimmed * (1 - opacity) + colors * opacity
+    assert torch.allclose(plotting.overlay_signed_map(image, values, limit), expected, atol=1e-6)
+
+    positive_opacity = (values / limit.view(2, 1, 1)).clamp(0, 1)[:, None]
+    colors = plotting.render_heatmap(values, limit)
+    expected = dimmed * (1 - positive_opacity) + colors * positive_opacity
+    assert torch.allclose(plotting.overlay_heatmap(image, values, limit), expected, atol=1e-6)
+
+
+def test_evidence_against_is_blue_in_the_overlay() -> None:
+    values = torch.zeros(1, 4, 6)
+    values[0, 1, 2] = -2.0
+    values[0, 3, 4] = 2.0
+    overlay = plotting.overlay_signed_map(torch.full((1, 3, 4, 6), 0.5), values)[0]
+    assert overlay[2, 1, 2] > overlay[0, 1, 2] + 0.2
+    assert overlay[0, 3, 4] > overlay[2, 3, 4] + 0.2
 
 
 def test_maps_are_enlarged_smoothly_and_pixels_by_whole_factors() -> None:

@@ -13,7 +13,7 @@ from sightline.methods.adversarial.figure import (
     AccuracyCurve,
     AttackOutcome,
     compute_accuracy_curve,
-    render_accuracy_curve,
+    describe_accuracy_curve,
 )
 
 CLASSES = torch.eye(5) * 10  # logits of each class
@@ -182,6 +182,9 @@ def test_the_caption_tells_where_the_curve_ends(
     outcome = replace(outcome, attack=replace(outcome.attack, norm=norm))
     radii = torch.tensor([0.0, 2.0, 4.0, 8.0]) / 255
     curve = AccuracyCurve(radii, torch.tensor(accuracy), torch.empty(0))
-    figure, caption = render_accuracy_curve(outcome, curve)
+    plot, caption = describe_accuracy_curve(outcome, curve)
     assert ending in caption
-    assert figure.shape[:2] == (1, 3)
+    ((positions, shares),) = plot.lines.values()
+    scale = 255 if norm == "linf" else 1
+    assert positions == pytest.approx((radii * scale).tolist())
+    assert shares == accuracy

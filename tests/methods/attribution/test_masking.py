@@ -6,7 +6,7 @@ from helpers import LABELS
 from torch import Tensor
 
 import sightline as sl
-from sightline.images.plotting.maps import overlay_heatmap, render_signed_map
+from sightline.images.plotting.maps import overlay_signed_map, render_signed_map
 from sightline.methods.attribution.masking import (
     choose_class_indices,
     describe_score_panel,
@@ -77,7 +77,7 @@ def test_a_single_attribution_is_also_laid_over_the_image() -> None:
     attributions = torch.randn(2, 1, HEIGHT, WIDTH, generator=torch.Generator().manual_seed(2))
     panel, limit = draw_score_panel(pictures(), attributions, torch.ones(2, 1))
     overlay = panel[0, :, :HEIGHT, -WIDTH:]
-    expected = overlay_heatmap(pictures()[:1], attributions[:1, 0].clamp_min(0), limit)
+    expected = overlay_signed_map(pictures()[:1], attributions[:1, 0], limit)
     assert torch.equal(overlay, expected[0])
 
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from sightline.registry.parameter import ParameterSpec
 
 DECLARATIONS_FILE = Path(__file__).parents[2] / "registry" / "declarations.json"
+SHIPPED_PICTURES_FOLDER = Path(__file__).parents[2] / "assets"
 
 RECIPE_SCHEMA_FILE = DECLARATIONS_FILE.with_name("recipe.schema.json")
 
@@ -92,12 +93,12 @@ def read_method_declarations() -> Mapping[str, MethodDeclaration]:
 
 
 def read_sample_names() -> list[str]:
-    """The names of the sample photographs that the installed scikit-image has."""
+    """The names of the sample photographs: those of the installed scikit-image, and our own."""
     spec = find_spec("skimage")
     if spec is None or not spec.submodule_search_locations:
         return []
     folder = Path(spec.submodule_search_locations[0]) / "data"
-    available = {path.stem for path in folder.iterdir()}
+    available = {path.stem for path in (*folder.iterdir(), *SHIPPED_PICTURES_FOLDER.iterdir())}
     return [name for name in _read_file()["samples"] if name in available]
 
 

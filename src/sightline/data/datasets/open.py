@@ -30,7 +30,7 @@ MAX_LINE_BYTES = 10_000  # more than any system allows for a path, and a class
 def open_dataset(source: Any = None) -> ImageDataset:
     """Opens the dataset that `source` names.
 
-    - None: tiles of the sample photographs.
+    - None: parts of the sample pictures.
     - A folder: all images below it. Its folders are classes if every image lies in one.
     - A pattern such as `photos/*.jpg`.
     - A `.txt` list: one path a line, and a class after a tab.
@@ -40,9 +40,9 @@ def open_dataset(source: Any = None) -> ImageDataset:
     Raises SightlineError if there are no images.
     """
     if source is None:
-        from sightline.data.datasets.samples import Tiles
+        from sightline.data.datasets.samples import SampleParts
 
-        return Tiles()
+        return SampleParts()
     if isinstance(source, (str, Path)):
         return open_dataset_path(str(source))
     if isinstance(source, (list, tuple)) and all(isinstance(item, (str, Path)) for item in source):

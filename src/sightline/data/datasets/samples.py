@@ -1,26 +1,31 @@
-"""The default dataset: overlapping tiles of the sample photographs, one class a photograph."""
+"""The default dataset: parts of the sample pictures at several sizes, one class a picture."""
 
 import hashlib
 from functools import cache
 
 from torch import Tensor
 
-from sightline.images.io.pictures import sample, samples
+from sightline.images.io.library import PAINTING_NAMES, read_style_picture
+from sightline.images.io.pictures import DRAWN_SAMPLE, sample, samples
 
-TILES_PER_SHORT_SIDE = 3  # a tile's side is a third of the photograph's short side
+# Side of a part as a share of the picture's short side, and the step from one to the next as a
+# share of the part's side: the whole, halves that overlap, and thirds that do not.
+PART_SIZES = ((1, 1.0), (2, 0.5), (3, 1.0))
 
 
-class Tiles:
-    """About 400 square tiles, photograph by photograph, row by row."""
+class SampleParts:
+    """About 400 square parts of photographs, textures and paintings, picture by picture."""
 
     source: str | None = ""
 
     def __init__(self) -> None:
-        self.class_names = tuple(samples())
+        # The drawn sample is what the report asks about: a dataset of its parts would tell nothing.
+        photographs = [name for name in samples() if name != DRAWN_SAMPLE]
+        self.class_names = (*photographs, *PAINTING_NAMES)
         self.boxes: list[tuple[str, int, int, int]] = []
         for name in self.class_names:
-            height, width = _load_photograph(name).shape[-2:]
-            for top, left, side in list_tile_boxes(height, width):
+            height, width = _load_picture(name).shape[-2:]
+            for top, left, side in list_part_boxes(height, width):
                 self.boxes.append((name, top, left, side))
         self.digest = hashlib.sha256(repr(self.boxes).encode()).hexdigest()
 
@@ -40,18 +45,30 @@ class Tiles:
 
     def read_image(self, position: int) -> Tensor:
         name, top, left, side = self.boxes[position]
-        return _load_photograph(name)[..., top : top + side, left : left + side]
+        return _load_picture(name)[..., top : top + side, left : left + side]
 
 
-def list_tile_boxes(height: int, width: int) -> list[tuple[int, int, int]]:
-    """Top, left and side of each tile of a photograph, half a tile apart."""
-    side = min(height, width) // TILES_PER_SHORT_SIDE
-    step = side // 2
-    tops = range(0, height - side + 1, step)
-    lefts = range(0, width - side + 1, step)
-    return [(top, left, side) for top in tops for left in lefts]
+def list_part_boxes(height: int, width: int) -> list[tuple[int, int, int]]:
+    """Top, left and side of each part of a picture, the largest first."""
+    boxes: list[tuple[int, int, int]] = []
+    for divisor, step_share in PART_SIZES:
+        side = min(height, width) // divisor
+        step = max(1, round(side * step_share))
+        for top in _list_part_starts(height, side, step):
+            for left in _list_part_starts(width, side, step):
+                boxes.append((top, left, side))
+    return boxes
+
+
+def _list_part_starts(length: int, side: int, step: int) -> list[int]:
+    """Where parts start along one axis, spread evenly from edge to edge, about `step` apart."""
+    slack = length - side
+    count = round(slack / step)
+    if not count:
+        return [slack // 2]
+    return [round(number * slack / count) for number in range(count + 1)]
 
 
 @cache
-def _load_photograph(name: str) -> Tensor:
-    return sample(name)
+def _load_picture(name: str) -> Tensor:
+    return read_style_picture(name) if name in PAINTING_NAMES else sample(name)

@@ -31,6 +31,10 @@ WRITABLE_FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WE
 WRITE_TOLERANCE = 1e-3
 
 # Photographs and textures of scikit-image, the default first.
+# Drawn by `training/draw_golf_ball.py`.
+DRAWN_SAMPLE = "golf_ball"
+DRAWN_SAMPLE_FILE = Path(__file__).parents[2] / "assets" / f"{DRAWN_SAMPLE}.jpg"
+
 SAMPLE_NAMES = (
     "rocket",
     "chelsea",
@@ -43,6 +47,7 @@ SAMPLE_NAMES = (
     "brick",
     "grass",
     "gravel",
+    DRAWN_SAMPLE,
 )
 
 # Of a large folder, only so many names are compared with one that does not exist.
@@ -151,7 +156,10 @@ def resolve_image(source: ImageOrPath, channels: int = 3) -> Tensor:
 
 
 def samples() -> list[str]:
-    """The names of the photographs and textures of scikit-image, the default first."""
+    """The names of the photographs and textures of scikit-image, the default first.
+
+    The last is a picture that was drawn for this package: a golf ball, which its network knows.
+    """
     return list(_find_sample_files())
 
 
@@ -165,7 +173,8 @@ def sample(name: str = "rocket") -> Tensor:
 
 def _find_sample_files() -> dict[str, Path]:
     folder = Path(str(files("skimage") / "data"))
-    return {name: path for name in SAMPLE_NAMES for path in folder.glob(f"{name}.*")}
+    sample_files = {name: path for name in SAMPLE_NAMES for path in folder.glob(f"{name}.*")}
+    return {**sample_files, DRAWN_SAMPLE: DRAWN_SAMPLE_FILE}
 
 
 # ── writing ──
@@ -205,8 +214,18 @@ def encode_jpeg(image: Tensor, quality: int = 85) -> bytes:
     return _encode_image(image, "JPEG", quality=quality, subsampling=2)
 
 
+def encode_webp_picture(image: Tensor, quality: int = 82, *, lossless: bool = False) -> bytes:
+    """The bytes of a WebP file; raises as `write` does."""
+    return _encode_image(image, "WEBP", quality=quality, lossless=lossless)
+
+
 def _encode_image(
-    image: Tensor, format_name: str, quality: int = 95, subsampling: int = 0
+    image: Tensor,
+    format_name: str,
+    quality: int = 95,
+    subsampling: int = 0,
+    *,
+    lossless: bool = False,
 ) -> bytes:
     """The bytes of a file with this one image, 3×H×W or 1×3×H×W; a fourth channel is opacity."""
     batch = add_batch_axis(image)
@@ -219,7 +238,9 @@ def _encode_image(
     pixels = quantize_image(batch[0])
     encoded = io.BytesIO()
     try:
-        Image.fromarray(pixels).save(encoded, format_name, quality=quality, subsampling=subsampling)
+        Image.fromarray(pixels).save(
+            encoded, format_name, quality=quality, subsampling=subsampling, lossless=lossless
+        )
     except (OSError, ValueError) as error:
         height, width = pixels.shape[:2]
         raise SightlineError(

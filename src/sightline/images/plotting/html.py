@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from sightline.images.io.pictures import encode_jpeg, encode_png
+from sightline.images.io.pictures import encode_jpeg, encode_png, encode_webp_picture
 from sightline.images.transforms import resize_image
 
 if TYPE_CHECKING:
@@ -41,6 +41,11 @@ def _make_environment(package: str) -> "Environment":
 def make_data_uri(picture: Tensor) -> str:
     """A picture 1×3×H×W in [0, 1] as the source of an <img>, lossless."""
     return _encode_data_uri("png", encode_png(picture))
+
+
+def make_webp_uri(picture: Tensor, *, lossless: bool = False) -> str:
+    """A picture 1×3×H×W in [0, 1] as the source of an <img>, small."""
+    return _encode_data_uri("webp", encode_webp_picture(picture, lossless=lossless))
 
 
 def make_preview_uri(picture: Tensor, max_side: int) -> str:

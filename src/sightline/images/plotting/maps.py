@@ -104,20 +104,37 @@ def render_around_gray(values: Tensor, limit: float | None = None) -> Tensor:
 def overlay_heatmap(
     image: Tensor, values: Tensor, limit: Tensor | float | None = None, colormap: str = "inferno"
 ) -> Tensor:
-    """Maps N×h×w laid over their images in gray: the larger the value, the more of its color.
+    """Nonnegative maps N×h×w laid over their images in gray, in the colors of `render_heatmap`.
 
-    Where a map is 0 the image is only dimmed. The scale is that of `render_heatmap`.
+    The opacity is the value as a share of the limit; where a map is 0 the image is only dimmed.
     """
     values = values.nan_to_num(0)
     enlarged = upsample_maps(values, image.shape[-2:])
     scale = _compute_scale(values, limit)
-    strength = (enlarged / scale).detach().cpu().clamp(0, 1)
-    # The darkest colors of the scale are left out: they would hide the image.
-    colors = apply_colormap(0.15 + 0.85 * strength, colormap)
-    opacity = 0.85 * strength.unsqueeze(1).sqrt()
+    colors = render_heatmap(enlarged, scale.flatten(), colormap)
+    return _lay_over(image, colors, enlarged / scale)
+
+
+def overlay_signed_map(
+    image: Tensor, values: Tensor, limit: Tensor | float | None = None, colormap: str = "RdBu_r"
+) -> Tensor:
+    """Signed maps N×h×w laid over their images in gray, in the colors of `render_signed_map`.
+
+    The opacity is the magnitude as a share of the limit; where a map is 0 the image is only dimmed.
+    """
+    values = values.nan_to_num(0)
+    enlarged = upsample_maps(values, image.shape[-2:])
+    scale = _compute_scale(values.abs(), limit)
+    colors = render_signed_map(enlarged, scale.flatten(), colormap)
+    return _lay_over(image, colors, enlarged.abs() / scale)
+
+
+def _lay_over(image: Tensor, colors: Tensor, opacity: Tensor) -> Tensor:
+    """Colors N×3×H×W over dimmed gray images, each pixel as opaque as `opacity` N×H×W says."""
     gray = image.detach().cpu().mean(1, keepdim=True)
     dimmed = gray * 0.65 + 0.1
-    return torch.lerp(dimmed.expand_as(colors), colors, opacity).clamp_(0, 1)
+    weight = opacity.detach().cpu().clamp(0, 1).unsqueeze(1)
+    return torch.lerp(dimmed.expand_as(colors), colors, weight).clamp_(0, 1)
 
 
 @cache
@@ -232,15 +249,20 @@ def arrange_with_titles(titles: Sequence[str], pictures: Sequence[Tensor], gap: 
 
 
 def draw_heatmap_row(image: Tensor, heatmaps: list[Tensor]) -> Tensor:
-    """An image 1×3×H×W and maps H×W side by side, each map up to its 99th percentile.
+    """An image 1×3×H×W and maps H×W side by side, as `render_heatmaps` draws them."""
+    pictures = torch.cat([image.cpu(), render_heatmaps(heatmaps)])
+    return make_contact_sheet(pictures, columns=len(pictures), gap=4)
+
+
+def render_heatmaps(heatmaps: list[Tensor]) -> Tensor:
+    """N maps H×W as pictures N×3×H×W, each up to its 99th percentile.
 
     If any map has negative values, all are drawn as signed maps.
     """
     stack = torch.stack(heatmaps)
     limits = torch.stack([find_heatmap_limit(heatmap.abs()) for heatmap in heatmaps])
     render = render_signed_map if bool((stack < 0).any()) else render_heatmap
-    pictures = torch.cat([image.cpu(), render(stack, limits)])
-    return make_contact_sheet(pictures, columns=len(pictures), gap=4)
+    return render(stack, limits)
 
 
 def draw_box_outline(

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from sightline.errors import SightlineError
-from sightline.images.plotting.charts import draw_length_histogram
+from sightline.images.plotting.charts import draw_length_histogram, draw_line_plots
+from sightline.images.plotting.figures import FigureData, LineChart
 from sightline.methods.adversarial.attacks.goal import AttackGoal, ScoreGoal, make_class_goal
 from sightline.methods.adversarial.attacks.norm_ball import Norm, compute_image_norms
 from sightline.methods.adversarial.attacks.registry import (
@@ -18,8 +19,8 @@ from sightline.methods.adversarial.attacks.registry import (
 )
 from sightline.methods.adversarial.figure import (
     compute_accuracy_curve,
+    describe_accuracy_curve,
     evaluate_attack,
-    render_accuracy_curve,
 )
 from sightline.models.heads.labels import ClassChoice
 from sightline.models.heads.target_text import TargetChoice
@@ -44,6 +45,7 @@ from sightline.registry.result import Result
     "that the network looked at the wrong thing in the photograph. Success at one size of change "
     "says nothing about smaller ones, and an attack's failure does not prove that none exists.",
     tour_runs=({"target": "least", "early": False, "curve": 5},),
+    quick_parameters={"steps": 20, "curve": 3},
 )
 def adversarial(
     model: Model,
@@ -133,12 +135,15 @@ def adversarial(
         "adversarial": outcome.describe_outcome(),
         "image": outcome.describe_saved_file(),
     }
+    figures: dict[str, FigureData] = {"adversarial": outcome.list_pictures()}
     if curve:
         accuracy_curve = compute_accuracy_curve(outcome, curve)
         values["curve_eps"] = accuracy_curve.radii
         values["curve_accuracy"] = accuracy_curve.accuracy
         values["curve_probability"] = accuracy_curve.probability
-        panels["curve"], captions["curve"] = render_accuracy_curve(outcome, accuracy_curve)
+        plot, captions["curve"] = describe_accuracy_curve(outcome, accuracy_curve)
+        panels["curve"] = draw_line_plots([plot])
+        figures["curve"] = LineChart([plot])
 
     success = goal.is_reached(outcome.changed_logits).cpu()
     if configured_attack.is_minimal and len(image) > 1 and success.any():
@@ -149,7 +154,7 @@ def adversarial(
         captions["lengths"] = (
             f"How large a change each of {len(image)} images needs, as {attack} finds it."
         )
-    return Result(panels, values, captions)
+    return Result(panels, values, captions, figures=figures)
 
 
 def choose_default_norm(attack: AttackName, peer: str | None) -> Norm:

@@ -5,7 +5,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from sightline.images.plotting.charts import LinePlot, draw_line_plots
+from sightline.images.plotting.captioned_rows import FigureRow
+from sightline.images.plotting.charts import LinePlot
+from sightline.images.plotting.figures import PictureRows
 from sightline.images.plotting.maps import arrange_in_row
 from sightline.methods.adversarial.attacks.goal import (
     AttackGoal,
@@ -21,6 +23,8 @@ from sightline.models.model import Model
 from sightline.registry.result import ResultValue
 
 MAX_OUTCOME_ROWS = 6  # images of a batch that get a row in the figure
+
+OUTCOME_TILE_SIDE = 256  # pixels
 
 MAX_CHANGE_ENLARGEMENT = 50.0  # how much a smallest change may be enlarged to survive 8 bits
 
@@ -85,6 +89,23 @@ class AttackOutcome:
         enlarged_change = (changed_image - image) * self.compute_display_factor()
         pictures = (image, (0.5 + enlarged_change).clamp(0, 1), changed_image)
         return arrange_in_row(*map(self.model.to_picture, pictures))
+
+    def list_pictures(self) -> PictureRows:
+        """The first image, its enlarged change and the changed image, with the answers."""
+        clean_image = self.image[:1].cpu()
+        changed_image = self.changed_image[:1].cpu()
+        factor = self.compute_display_factor()
+        enlarged_change = (0.5 + (changed_image - clean_image) * factor).clamp(0, 1)
+        pictures = [
+            self.model.to_picture(picture)
+            for picture in (clean_image, enlarged_change, changed_image)
+        ]
+        captions = [
+            self.describe_answer(self.clean_logits),
+            f"the change, ×{factor:.0f} around gray",
+            self.describe_answer(self.changed_logits),
+        ]
+        return PictureRows([FigureRow("", pictures, captions)], OUTCOME_TILE_SIDE)
 
     def compute_display_factor(self) -> float:
         """The factor that makes the largest change of the first image half of the range."""
@@ -274,8 +295,8 @@ def compute_repeated_curve(outcome: AttackOutcome, radius_count: int) -> Accurac
     )
 
 
-def render_accuracy_curve(outcome: AttackOutcome, curve: AccuracyCurve) -> tuple[Tensor, str]:
-    """The curve as a figure, and its caption."""
+def describe_accuracy_curve(outcome: AttackOutcome, curve: AccuracyCurve) -> tuple[LinePlot, str]:
+    """The curve as a plot, and its caption."""
     attack = outcome.attack
     is_linf = attack.norm == "linf"
     scale = 255 if is_linf else 1
@@ -290,14 +311,14 @@ def render_accuracy_curve(outcome: AttackOutcome, curve: AccuracyCurve) -> tuple
     image_count = len(outcome.image)
     title = f"{attack.peer or attack.name}, {image_count} image{'s' if image_count > 1 else ''}"
     x_label = f"radius ({attack.norm}, in {'255ths' if is_linf else 'units of [0, 1]'})"
-    figure = draw_line_plots([LinePlot(title, x_label, lines)])
+    plot = LinePlot(title, x_label, lines)
 
     fatal_radii = [radius for radius, share in zip(radii, accuracy, strict=True) if share == 0]
     if fatal_radii:
         ending = f"at {fatal_radii[0]:.2g}{unit} none is left"
     else:
         ending = f"{accuracy[-1]:.0%} are left at {radii[-1]:.2g}{unit}, the largest radius tried"
-    return figure, f"Share of images that withstand the attack over its radius: {ending}."
+    return plot, f"Share of images that withstand the attack over its radius: {ending}."
 
 
 def format_predicted_class(model: Model, logits: Tensor) -> str:

@@ -12,10 +12,12 @@ import torch
 from torch import Tensor
 
 from sightline.errors import SightlineError
+from sightline.images.plotting.figures import Heatmap
 from sightline.images.plotting.maps import (
     arrange_in_row,
     find_gradient_limit,
     overlay_heatmap,
+    overlay_signed_map,
     render_around_gray,
     render_heatmap,
     render_signed_map,
@@ -83,7 +85,8 @@ def gradcam(
     description = describe_cam(model, layer_cam.index, "gradcam", layer)
     panel, caption = draw_cam_panel(model.to_picture(image), layer_cam.activation_map, description)
     values = collect_cam_values(image, layer_cam.activation_map, layer_cam.index)
-    return Result({"gradcam": panel}, values, {"gradcam": caption})
+    heatmap = describe_cam_heatmap(values["attribution"][0], layer_cam.activation_map, description)
+    return Result({"gradcam": panel}, values, {"gradcam": caption}, figures={"gradcam": heatmap})
 
 
 @register_method(
@@ -252,15 +255,16 @@ def draw_cam_panel(
     `layer_maps` are shown before the map that was made of them, each up to its own maximum.
     """
     enlarged = upsample_maps(activation_map, image.shape[-2:])
-    first_limit = float(enlarged[0].abs().max())
+    limit = enlarged.abs().flatten(1).amax(1)
+    first_limit = float(limit[0])
     if (activation_map < 0).any():
         heatmap = render_signed_map(enlarged)
+        overlay = overlay_signed_map(image, enlarged, limit)
         scale = f"white 0, full colour ±{first_limit:.3g}"
     else:
         heatmap = render_heatmap(enlarged)
+        overlay = overlay_heatmap(image, enlarged, limit)
         scale = f"black 0, brightest {first_limit:.3g}"
-    limit = enlarged.abs().flatten(1).amax(1)
-    overlay = overlay_heatmap(image, enlarged.clamp_min(0), limit)
     layer_heatmaps = [render_heatmap(layer_map.clamp_min(0)) for layer_map in layer_maps]
 
     rows, columns = activation_map.shape[1:]
@@ -268,6 +272,15 @@ def draw_cam_panel(
     if not activation_map[0].any():
         caption += " The map is empty: no position of this layer raises the score."
     return arrange_in_row(image, *layer_heatmaps, heatmap, overlay), caption
+
+
+def describe_cam_heatmap(enlarged: Tensor, activation_map: Tensor, description: str) -> Heatmap:
+    """The first image's map, H×W, enlarged from N×h×w; at least 0."""
+    rows, columns = activation_map.shape[1:]
+    text = f"{description}, {rows}×{columns} positions."
+    if not activation_map[0].any():
+        text += " The map is empty: no position of this layer raises the score."
+    return Heatmap(enlarged.cpu(), float(enlarged.max()), False, text)
 
 
 def draw_guided_panel(

@@ -12,6 +12,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from sightline.errors import SightlineError
+from sightline.images.plotting.captioned_rows import FigureRow
+from sightline.images.plotting.figures import PictureRows
 from sightline.images.plotting.maps import (
     arrange_in_row,
     compute_quantile,
@@ -37,6 +39,10 @@ from sightline.registry.method import AttributionSpec, register_method
 from sightline.registry.parameter import ValueRange
 from sightline.registry.result import Result
 
+# Pixels of a picture on a page.
+NEURON_TILE_SIDE = 256
+NEURON_PATCH_SIDE = 96
+
 BACKWARD_RULES = ("gradient", "deconvnet", "guided")
 
 NeuronPositions = tuple[Tensor, Tensor, Tensor]  # unit, row and column of neurons
@@ -54,6 +60,7 @@ NeuronPositions = tuple[Tensor, Tensor, Tensor]  # unit, row and column of neuro
     "(Adebayo 2018; Nie 2018): read it as a picture of what the neuron sees, not as evidence for a "
     "class.",
     tour_runs=({}, {"k": 9, "layer": "middle"}),
+    tour_titles=("What the strongest neuron sees", "What {k} strong neurons see"),
     # It explains a neuron; a class score is one.
     attribution=AttributionSpec(
         "gradient",
@@ -116,17 +123,19 @@ def guided(
             lambda maps: select_first_neurons(find_strongest_neurons(maps, unit, 1, layer)),
         )
         panel, caption = draw_single_neuron(model, image, layer, rule, gradients)
+        rows = make_neuron_rows(model, image, layer, gradients)
         attribution = gradients.gradient.abs().amax(1)
         values = {"attribution": attribution, **vars(gradients)}
     else:
         gradients = backpropagate_strongest_neurons(model, image, layer_name, rule, k)
         panel, caption = draw_several_neurons(model, image, layer, rule, gradients)
+        rows = make_neuron_group_rows(model, image, layer, gradients)
         values = vars(gradients)
     if not gradients.relus:
         caption += (
             " No ReLU lies between the image and this layer: every rule is the plain gradient."
         )
-    return Result({"guided": panel}, values, {"guided": caption})
+    return Result({"guided": panel}, values, {"guided": caption}, figures={"guided": rows})
 
 
 # ── neurons and their gradients ──
@@ -342,6 +351,42 @@ def draw_several_neurons(
     return make_contact_sheet(torch.cat(panel_rows), columns=1, gap=12), caption
 
 
+def make_neuron_rows(
+    model: Model, image: Tensor, layer: str, gradients: NeuronGradients
+) -> PictureRows:
+    """The first image with the box that its neuron sees, and the patch and the gradient there."""
+    row = int(gradients.row[0])
+    column = int(gradients.column[0])
+    box = find_receptive_box(model, layer, row, column, image)
+    picture = model.to_picture(image[:1])
+    gradient = model.to_picture(gradients.gradient[:1])
+    pictures = list_neuron_pictures(picture, gradient, box)
+    captions = ["what the neuron sees, outlined", "the patch", "what raises the activation"]
+    return PictureRows([FigureRow("", pictures, captions)], NEURON_TILE_SIDE)
+
+
+def make_neuron_group_rows(
+    model: Model, image: Tensor, layer: str, gradients: NeuronGradients
+) -> PictureRows:
+    """The patches of the first image's k neurons, each above its gradient, on one scale."""
+    limit = find_gradient_limit(gradients.gradient)
+    picture = model.to_picture(image[:1])
+    rendered = render_around_gray(model.to_picture(gradients.gradient[0]), limit)
+    patches: list[Tensor] = []
+    gradient_patches: list[Tensor] = []
+    positions = zip(gradients.row[0].tolist(), gradients.column[0].tolist(), strict=True)
+    for number, (row, column) in enumerate(positions):
+        window = find_receptive_window(model, layer, row, column, image)
+        patches.append(crop_padded_window(picture, window))
+        gradient_patches.append(crop_padded_window(rendered[number : number + 1], window))
+    names = [f"unit {unit}" for unit in gradients.unit[0].tolist()]
+    rows = [
+        FigureRow("what each sees", patches, names),
+        FigureRow("what raises its activation", gradient_patches, [""] * len(names)),
+    ]
+    return PictureRows(rows, NEURON_PATCH_SIDE)
+
+
 def make_patch_sheet(images: Sequence[Tensor], windows: Sequence[PixelBox]) -> Tensor:
     """A sheet of what each of k images 1×3×H×W shows in its window."""
     patches = [
@@ -352,14 +397,19 @@ def make_patch_sheet(images: Sequence[Tensor], windows: Sequence[PixelBox]) -> T
 
 def draw_neuron_row(image: Tensor, gradient: Tensor, box: PixelBox) -> Tensor:
     """The outlined image, the image in the box, and the gradient in the box around gray."""
+    return arrange_in_row(*list_neuron_pictures(image, gradient, box))
+
+
+def list_neuron_pictures(image: Tensor, gradient: Tensor, box: PixelBox) -> list[Tensor]:
+    """The outlined image, the image in the box, and the gradient in the box around gray."""
     limit = float(compute_quantile(gradient.abs().flatten(), 0.995))
     row_start, column_start, row_end, column_end = box
     in_box = (..., slice(row_start, row_end), slice(column_start, column_end))
-    return arrange_in_row(
+    return [
         draw_box_outline(image, box),
         image[in_box],
         render_around_gray(gradient, limit)[in_box],
-    )
+    ]
 
 
 def describe_box_size(box: PixelBox) -> str:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from sightline.errors import SightlineError
-from sightline.images.plotting.maps import arrange_in_row, overlay_heatmap, render_signed_map
+from sightline.images.plotting.maps import arrange_in_row, overlay_signed_map, render_signed_map
 from sightline.images.transforms import blur_image
 from sightline.models.model import Model
 
@@ -72,6 +72,5 @@ def draw_score_panel(image: Tensor, attributions: Tensor, scores: Tensor) -> tup
     by_label = attributions.unbind(1)
     heatmaps = [render_signed_map(attribution, limit) for attribution in by_label]
     if len(by_label) == 1:
-        positive = by_label[0].clamp_min(0)
-        heatmaps.append(overlay_heatmap(image, positive, limit))
+        heatmaps.append(overlay_signed_map(image, by_label[0], limit))
     return arrange_in_row(image, *heatmaps), float(limit[0])

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from sightline.errors import SightlineError
+from sightline.images.plotting.figures import Heatmap
 from sightline.methods.attribution.masking import (
     FillKind,
     LabelChoice,
@@ -132,7 +133,18 @@ def occlusion(
         "fallback": runs[0].fallback,
     }
     chosen = {"batch": batch or runs[0].batch or None}
-    return Result({"occlusion": panel}, values, {"occlusion": caption}, chosen=chosen)
+    description = (
+        f"Mean drop of the score over the {window}×{window} windows that cover each pixel. "
+        "Label, its clean score and the largest drop: "
+        f"{describe_drops(model, index[0], clean_scores[0], drop[0])}."
+    )
+    return Result(
+        {"occlusion": panel},
+        values,
+        {"occlusion": caption},
+        figures={"occlusion": Heatmap(attribution[0, 0], limit, True, description)},
+        chosen=chosen,
+    )
 
 
 def list_window_starts(length: int, window: int, stride: int) -> list[int]:

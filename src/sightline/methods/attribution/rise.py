@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from sightline.images.plotting.figures import Heatmap
 from sightline.methods.attribution.masking import (
     FillKind,
     LabelChoice,
@@ -133,7 +134,17 @@ def rise(
         "label": index,
     }
     values = {**squeeze_single_label(per_label, label), "masks": average.count}
-    return Result({"rise": panel}, values, {"rise": caption}, chosen={"batch": at_once})
+    description = (
+        f"Mean {score} over the masks that show a pixel minus that over all {average.count} masks. "
+        f"Label, its {score} on the unmasked image and its mean: {details}."
+    )
+    return Result(
+        {"rise": panel},
+        values,
+        {"rise": caption},
+        figures={"rise": Heatmap(attribution[0, 0], limit, True, description)},
+        chosen={"batch": at_once},
+    )
 
 
 def describe_scores(model: Model, index: Tensor, clean_scores: Tensor, mean_score: Tensor) -> str:

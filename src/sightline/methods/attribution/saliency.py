@@ -12,10 +12,12 @@ import torch
 from torch import Tensor
 
 from sightline.images.io.library import read_random_images
+from sightline.images.plotting.figures import Heatmap
 from sightline.images.plotting.maps import (
     arrange_in_row,
     compute_quantile,
     overlay_heatmap,
+    overlay_signed_map,
     render_heatmap,
     render_signed_map,
 )
@@ -175,7 +177,19 @@ def saliency(
     )
     completeness = describe_completeness(path_values)
     caption = f"Image, {description} {scale}, and their overlay.{completeness}"
-    return Result({"saliency": panel}, values, {"saliency": caption}, chosen={"batch": at_once})
+    heatmap = Heatmap(
+        attribution[0].cpu(),
+        float(find_attribution_limit(attribution)[0]),
+        signed,
+        f"{description[0].upper()}{description[1:]}.{completeness}",
+    )
+    return Result(
+        {"saliency": panel},
+        values,
+        {"saliency": caption},
+        figures={"saliency": heatmap},
+        chosen={"batch": at_once},
+    )
 
 
 # ── attribution ──
@@ -278,21 +292,28 @@ def compute_averages(
 
 def draw_saliency_panel(image: Tensor, attribution: Tensor, signed: bool) -> tuple[Tensor, str]:
     """Image, attribution N×H×W and overlay in a row; and the colour scale in words."""
-    # A few pixels hold the largest values; a scale up to the 99th percentile keeps the remaining
-    # ones visible.
-    limit = compute_quantile(attribution.abs().flatten(1), 0.99)
+    limit = find_attribution_limit(attribution)
     first_limit = float(limit[0])
     if signed:
         heatmap = render_signed_map(attribution, limit)
+        overlay = overlay_signed_map(image, attribution, limit)
         scale = (
             "summed over the channels "
             f"(white 0, full colour is the 99th percentile, ±{first_limit:.3g})"
         )
     else:
         heatmap = render_heatmap(attribution, limit)
+        overlay = overlay_heatmap(image, attribution, limit)
         scale = f"(black is 0, brightest is the 99th percentile, {first_limit:.3g})"
-    overlay = overlay_heatmap(image, attribution.clamp_min(0), limit)
     return arrange_in_row(image, heatmap, overlay), scale
+
+
+def find_attribution_limit(attribution: Tensor) -> Tensor:
+    """Where the colour scale of each attribution of N×H×W ends: the 99th percentile.
+
+    A few pixels hold the largest values; this keeps the remaining ones visible.
+    """
+    return compute_quantile(attribution.abs().flatten(1), 0.99)
 
 
 def describe_completeness(path_values: Mapping[str, Tensor]) -> str:

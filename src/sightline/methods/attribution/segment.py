@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from sightline.images.plotting.captioned_rows import FigureRow
+from sightline.images.plotting.figures import PictureRows
 from sightline.images.plotting.maps import arrange_in_row, make_contact_sheet
 from sightline.images.transforms import blur_image
 from sightline.methods.attribution.cam import gradcam
@@ -32,6 +34,8 @@ CONTOUR_COLOR = (1.0, 0.85, 0.0)
 UNUSED_RECTANGLE = (0, 0, 0, 0)  # GrabCut takes a rectangle; with a mask it is ignored
 
 COLOR_MODEL_SIZE = (1, 65)  # five Gaussians of 13 numbers, as OpenCV stores them
+
+SEGMENT_TILE_SIDE = 256  # pixels
 
 CHECKER_SIDE = 8  # pixels of a checkerboard's square
 
@@ -114,7 +118,8 @@ def segment(
         "map": seed_map,
         "label": index,
     }
-    return Result({"segment": panel}, values, {"segment": caption})
+    rows = make_segment_rows(picture[:1], mask[0], seeds[0])
+    return Result({"segment": panel}, values, {"segment": caption}, figures={"segment": rows})
 
 
 # ── seeds ──
@@ -238,6 +243,18 @@ def keep_largest_piece(mask: Any) -> Any:
 
 def draw_segment_row(image: Tensor, mask: Tensor, seeds: Tensor) -> Tensor:
     """Seeds over the gray image, the outlined image, the object over a checkerboard, in a row."""
+    return arrange_in_row(*list_segment_pictures(image, mask, seeds))
+
+
+def make_segment_rows(image: Tensor, mask: Tensor, seeds: Tensor) -> PictureRows:
+    """The same three pictures, each with what it shows."""
+    pictures = list_segment_pictures(image, mask, seeds)
+    captions = ["the seeds", "the outline found", "the object"]
+    return PictureRows([FigureRow("", pictures, captions)], SEGMENT_TILE_SIDE)
+
+
+def list_segment_pictures(image: Tensor, mask: Tensor, seeds: Tensor) -> list[Tensor]:
+    """Seeds over the gray image, the outlined image, the object over a checkerboard."""
     luminance = image.mean(1, keepdim=True)
     gray = 0.25 + 0.6 * luminance.expand(-1, 3, -1, -1)
     marked = tint_pixels(gray, seeds < 0, BACKGROUND_COLOR, 0.45)
@@ -245,7 +262,7 @@ def draw_segment_row(image: Tensor, mask: Tensor, seeds: Tensor) -> Tensor:
 
     outlined = draw_mask_contour(image, mask)
     cutout = torch.where(mask, image, make_checkerboard(*mask.shape))
-    return arrange_in_row(marked, outlined, cutout)
+    return [marked, outlined, cutout]
 
 
 def tint_pixels(image: Tensor, mask: Tensor, color: Sequence[float], weight: float) -> Tensor:

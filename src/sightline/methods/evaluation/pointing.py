@@ -12,8 +12,10 @@ import torch
 from torch import Tensor
 
 from sightline.errors import SightlineError, get_first_error_line
+from sightline.images.plotting.captioned_rows import FigureRow
 from sightline.images.plotting.charts import draw_bar_chart
-from sightline.images.plotting.maps import draw_heatmap_row
+from sightline.images.plotting.figures import DotPlot, FigureData, PictureRows
+from sightline.images.plotting.maps import make_contact_sheet, render_heatmaps
 from sightline.methods.evaluation.annotations import (
     GRID_SAMPLES,
     AnnotatedObject,
@@ -34,6 +36,8 @@ REFERENCE_NAMES = ("chance", "middle")
 
 # A method is said to find the objects if it beats both references by this many standard errors.
 STANDARD_ERRORS = 2
+
+MAP_TILE_SIDE = 160  # pixels
 
 # Brightness of the pixels around the object in the figure.
 DIM_FACTOR = 0.4
@@ -119,14 +123,21 @@ def pointing(
         "objects": scores.files,
         "broken": problems,
     }
-    panels = {"maps": scores.panel, "pointing": draw_pointing_bars(table)}
+    sheet = make_contact_sheet(scores.pictures, columns=len(scores.pictures), gap=4)
+    panels = {"maps": sheet, "pointing": draw_pointing_bars(table)}
+    names = ["the object of its class", *descriptions]
+    map_row = FigureRow("", scores.pictures.split(1), names, lead_count=1)
+    figures: dict[str, FigureData] = {
+        "maps": PictureRows([map_row], MAP_TILE_SIDE),
+        "pointing": make_pointing_plot(table),
+    }
     first_file = scores.files[0] if folder else ""
     table_caption = describe_table(table, len(scores.files), tolerance, is_grid=not folder)
     captions = {
         "maps": describe_first_object(first_file, descriptions),
         "pointing": table_caption + describe_unused_images(problems),
     }
-    return Result(panels, values, captions)
+    return Result(panels, values, captions, figures=figures)
 
 
 # ── scores ──
@@ -143,12 +154,15 @@ class MethodScore:
 
 @dataclass(frozen=True)
 class ObjectScores:
-    """Hit and energy shares of M heatmaps, M×objects, the objects' files, and the first figure."""
+    """Hit and energy shares of M heatmaps, M×objects, the objects' files, and the first's pictures.
+
+    The pictures, P×3×H×W, are the image with all but the object dimmed, and the methods' heatmaps.
+    """
 
     hits: Tensor
     energies: Tensor
     files: list[str]
-    panel: Tensor
+    pictures: Tensor
 
     def average_by_method(self, names: Sequence[str]) -> list[MethodScore]:
         """The means over the objects, for each of M names."""
@@ -178,7 +192,7 @@ class PointingGame:
         hits: list[Tensor] = []
         energies: list[Tensor] = []
         files: list[str] = []
-        panel: Tensor | None = None
+        pictures: Tensor | None = None
         for annotated in objects:
             try:
                 heatmaps = self.compute_heatmaps(annotated)
@@ -191,11 +205,11 @@ class PointingGame:
             hits.append(torch.stack(hit_shares))
             energies.append(torch.stack(energy_shares))
             files.append(annotated.name)
-            if panel is None:
-                panel = draw_object_row(annotated, heatmaps[: len(self.methods)])
-        if panel is None:
+            if pictures is None:
+                pictures = render_object(annotated, heatmaps[: len(self.methods)])
+        if pictures is None:
             raise SightlineError(f"no image of {source!r} could be used; the first: {problems[0]}")
-        return ObjectScores(torch.stack(hits, 1), torch.stack(energies, 1), files, panel)
+        return ObjectScores(torch.stack(hits, 1), torch.stack(energies, 1), files, pictures)
 
     def compute_heatmaps(self, annotated: AnnotatedObject) -> list[Tensor]:
         """The methods' heatmaps H×W for the object's class, then those of REFERENCE_NAMES."""
@@ -243,10 +257,11 @@ def compute_energy_share(heatmap: Tensor, region: Tensor) -> Tensor:
 # ── figure and captions ──
 
 
-def draw_object_row(annotated: AnnotatedObject, heatmaps: list[Tensor]) -> Tensor:
-    """The image with all but the object dimmed, and the heatmaps H×W."""
+def render_object(annotated: AnnotatedObject, heatmaps: list[Tensor]) -> Tensor:
+    """The image with all but the object dimmed, and the heatmaps H×W: P×3×H×W."""
     brightness = torch.where(annotated.region, 1, DIM_FACTOR)
-    return draw_heatmap_row(annotated.image * brightness, heatmaps)
+    dimmed = annotated.image * brightness
+    return torch.cat([dimmed.cpu(), render_heatmaps(heatmaps)])
 
 
 def draw_pointing_bars(table: Sequence[MethodScore]) -> Tensor:
@@ -257,6 +272,26 @@ def draw_pointing_bars(table: Sequence[MethodScore]) -> Tensor:
         names += [f"{row.method}: pointing", f"{row.method}: energy"]
         shares += [row.pointing, row.energy]
     return draw_bar_chart(names, shares)
+
+
+def make_pointing_plot(table: Sequence[MethodScore]) -> DotPlot:
+    """Both measures of the methods, beside the references."""
+    methods = table[: -len(REFERENCE_NAMES)]
+    references = table[-len(REFERENCE_NAMES) :]
+    names = [row.method for row in methods]
+    return DotPlot(
+        names,
+        {
+            "the maximum hits the object": [row.pointing for row in methods],
+            "share of the attribution inside the object": [row.energy for row in methods],
+        },
+        {
+            "the maximum hits the object": {row.method: row.pointing for row in references},
+            "share of the attribution inside the object": {
+                row.method: row.energy for row in references
+            },
+        },
+    )
 
 
 def describe_first_object(file: str, methods: Sequence[str]) -> str:

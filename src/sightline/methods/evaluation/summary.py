@@ -21,7 +21,12 @@ from sightline.methods.evaluation.randomization import (
     merge_layer_groups,
     randomize_layer_groups,
 )
-from sightline.methods.evaluation.verdict import SummaryScores, write_short_verdict
+from sightline.methods.evaluation.verdict import (
+    SummaryScores,
+    TrustLevel,
+    rate_trust,
+    write_short_verdict,
+)
 from sightline.models.model import Model
 from sightline.models.tracing.batch_size import choose_batch_size
 
@@ -42,13 +47,14 @@ EXCLUDED_PARAMETERS = ("label", "unit", "callback", "seed", "k")
 class TrustSummary:
     """What the report shows beside an attribution.
 
-    `rows` of (test, what is good, the attribution's number, chance's number), a verdict, and the
-    numbers by name.
+    `rows` of (test, what is good, the attribution's number, chance's number), a verdict, the
+    numbers by name, and the verdict in a word.
     """
 
     rows: list[tuple[str, str, float, float | None]]
     sentence: str
     numbers: dict[str, float | str]
+    level: TrustLevel
 
 
 def find_run_attribution_method(name: str, parameters: Mapping[str, Any]) -> AttributionMethod:
@@ -108,9 +114,31 @@ def summarize_trust(
         stability_rank=float(compute_rank_correlation(heatmap, repeated)),
         stability_of=stability_of,
     )
+    return make_trust_summary(scores, method.description)
+
+
+def read_trust_summary(values: Mapping[str, Any], description: str) -> TrustSummary:
+    """The summary of the first image of a result of `trust`, from its values."""
+    heatmap: Tensor = values["map"][0]
+    scores = SummaryScores(
+        is_constant=bool(heatmap.min() == heatmap.max()),
+        deletion_auc=float(values["deletion_auc"][0]),
+        deletion_auc_chance=float(values["deletion_auc_chance"][0]),
+        insertion_auc=float(values["insertion_auc"][0]),
+        insertion_auc_chance=float(values["insertion_auc_chance"][0]),
+        randomized_rank=float(values["cascade_rank"][0].quantile(0.5)),
+        rank_chance=float(values["rank_chance"][0]),
+        stability_rank=float(values["stability_rank"][0]),
+        stability_of=str(values["stability_of"][0]),
+    )
+    return make_trust_summary(scores, description)
+
+
+def make_trust_summary(scores: SummaryScores, description: str) -> TrustSummary:
+    """The summary that these scores give."""
     numbers = {name: value for name, value in vars(scores).items() if name != "is_constant"}
-    sentence = write_short_verdict(method.description, scores)
-    return TrustSummary(make_summary_rows(scores), sentence, numbers)
+    sentence = write_short_verdict(description, scores)
+    return TrustSummary(make_summary_rows(scores), sentence, numbers, rate_trust(scores))
 
 
 def make_summary_rows(scores: SummaryScores) -> list[tuple[str, str, float, float | None]]:

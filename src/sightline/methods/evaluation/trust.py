@@ -4,7 +4,7 @@ It is tested against the network with parts of the image removed, and against ne
 are shuffled.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -12,8 +12,10 @@ import torch
 from torch import Tensor
 
 from sightline.errors import SightlineError
+from sightline.images.plotting.captioned_rows import FigureRow
 from sightline.images.plotting.charts import LinePlot, draw_line_plots
-from sightline.images.plotting.maps import draw_heatmap_row
+from sightline.images.plotting.figures import FigureData, LineChart, PictureRows
+from sightline.images.plotting.maps import draw_heatmap_row, render_heatmaps
 from sightline.methods.evaluation.attribution_method import (
     AttributionMethod,
     find_attribution_method,
@@ -56,6 +58,8 @@ DEFAULT_STAGE_COUNT = 10
 COSTLY_STAGE_COUNT = 5
 
 MIN_TRUST_SIDE = 7
+
+CASCADE_TILE_SIDE = 128  # pixels
 
 MAX_TRUST_BATCH = 32
 
@@ -163,8 +167,9 @@ def trust(
         "label": index,
     }
     first = results[0]
+    plots = list_trust_plots(first.values)
     panels = {
-        "curves": draw_trust_curves(first.values),
+        "curves": draw_line_plots(plots),
         "maps": draw_heatmap_row(model.to_picture(image[:1]), first.heatmaps),
     }
     label_name = str(model.labels[int(index[0])])
@@ -172,7 +177,11 @@ def trust(
     captions = write_trust_captions(
         tested_method.description, label_name, verdicts[0], empty_count, stage_names
     )
-    return Result(panels, values, captions, chosen={"batch": at_once})
+    figures: dict[str, FigureData] = {
+        "curves": LineChart(plots),
+        "maps": make_cascade_rows(first.heatmaps, stage_names),
+    }
+    return Result(panels, values, captions, figures=figures, chosen={"batch": at_once})
 
 
 # ── the tests of one image ──
@@ -293,7 +302,7 @@ def stack_values(by_image: list[Mapping[str, Any]]) -> dict[str, Any]:
 # ── figures ──
 
 
-def draw_trust_curves(values: Mapping[str, Any]) -> Tensor:
+def list_trust_plots(values: Mapping[str, Any]) -> list[LinePlot]:
     """Curves of one image: deletion, insertion, and similarity in randomized networks."""
     stages = list(range(len(values["cascade_rank"]) + 1))
     similarity = LinePlot(
@@ -307,7 +316,7 @@ def draw_trust_curves(values: Mapping[str, Any]) -> Tensor:
     )
     deletion = make_probability_plot(values, "deletion", "share of pixels turned gray")
     insertion = make_probability_plot(values, "insertion", "share of pixels made sharp")
-    return draw_line_plots([deletion, insertion, similarity])
+    return [deletion, insertion, similarity]
 
 
 def make_probability_plot(values: Mapping[str, Any], name: str, x_label: str) -> LinePlot:
@@ -320,6 +329,13 @@ def make_probability_plot(values: Mapping[str, Any], name: str, x_label: str) ->
         "shifted": (shares, chance.tolist()),
     }
     return LinePlot(f"{name.capitalize()}: probability of the class", x_label, lines)
+
+
+def make_cascade_rows(heatmaps: list[Tensor], stages: Sequence[str]) -> PictureRows:
+    """The attribution, and those of the network with more and more layers shuffled."""
+    pictures = render_heatmaps(heatmaps).split(1)
+    captions = ["the network's own", *(f"shuffled: {stage}" for stage in stages)]
+    return PictureRows([FigureRow("", pictures, captions, lead_count=1)], CASCADE_TILE_SIDE)
 
 
 def describe_stage(paths: list[str]) -> str:

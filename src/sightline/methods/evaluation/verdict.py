@@ -5,6 +5,10 @@ The limits are this project's own; the papers set none.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
+
+# How many of the tests an attribution passes: all, some, or none. "empty" has nothing to test.
+TrustLevel = Literal["strong", "weak", "failed", "empty"]
 
 # The area under a curve differs from chance if it is further away than this.
 AREA_MARGIN = 0.02
@@ -98,7 +102,7 @@ def describe_deletion(scores: SummaryScores) -> str:
     return (
         "Removing the brightest pixels lowers the probability "
         f"{compare_speed(gain)} removing those of the shifted attribution "
-        f"(area {scores.deletion_auc:.2f}, chance {scores.deletion_auc_chance:.2f})."
+        f"(area {scores.deletion_auc:z.2f}, chance {scores.deletion_auc_chance:z.2f})."
     )
 
 
@@ -106,8 +110,9 @@ def describe_insertion(scores: SummaryScores) -> str:
     """The insertion curve in words; a larger area is better."""
     gain = scores.insertion_auc - scores.insertion_auc_chance
     return (
-        f"Sharpening them first raises it {compare_speed(gain)} sharpening those of the shifted "
-        f"attribution (area {scores.insertion_auc:.2f}, chance {scores.insertion_auc_chance:.2f})."
+        f"Sharpening them first raises it {compare_speed(gain)} sharpening those of the "
+        f"shifted attribution (area {scores.insertion_auc:z.2f}, "
+        f"chance {scores.insertion_auc_chance:z.2f})."
     )
 
 
@@ -126,7 +131,7 @@ def describe_sensitivity(scores: TrustScores) -> str:
     verb = "predicts" if is_better else "does not predict"
     return (
         f"Summed over scattered squares, the attribution {verb} how far the score falls without "
-        f"them (correlation {scores.sensitivity:.2f}, chance {scores.sensitivity_chance:.2f})."
+        f"them (correlation {scores.sensitivity:z.2f}, chance {scores.sensitivity_chance:z.2f})."
     )
 
 
@@ -149,8 +154,8 @@ def describe_infidelity(scores: TrustScores) -> str:
 def describe_randomization(name: str, scores: TrustScores) -> str:
     """The cascading randomization in words."""
     numbers = (
-        f"(median rank correlation {scores.randomized_rank:.2f}, with all layers shuffled "
-        f"{scores.fully_randomized_rank:.2f}, chance {scores.rank_chance:.2f})"
+        f"(median rank correlation {scores.randomized_rank:z.2f}, with all layers shuffled "
+        f"{scores.fully_randomized_rank:z.2f}, chance {scores.rank_chance:z.2f})"
     )
     if scores.is_lost_when_randomized:
         return (
@@ -179,7 +184,7 @@ def describe_stability(scores: SummaryScores) -> str:
         similarity = "hardly the same"
     return (
         f"With {variation} the attribution stays {similarity} "
-        f"(rank correlation {scores.stability_rank:.2f})."
+        f"(rank correlation {scores.stability_rank:z.2f})."
     )
 
 
@@ -198,6 +203,19 @@ def write_short_verdict(name: str, scores: SummaryScores) -> str:
         variation = "another seed" if scores.stability_of == "seed" else "a little noise"
         sentence += f" It hardly survives {variation}."
     return sentence
+
+
+def rate_trust(scores: SummaryScores) -> TrustLevel:
+    """The short verdict as one word."""
+    if scores.is_constant:
+        return "empty"
+    is_faithful, _ = summarize_curves(scores)
+    is_stable = scores.stability_rank >= SIMILAR_CORRELATION
+    if is_faithful and scores.is_lost_when_randomized and is_stable:
+        return "strong"
+    if is_faithful or scores.is_lost_when_randomized:
+        return "weak"
+    return "failed"
 
 
 def summarize_curves(scores: SummaryScores) -> tuple[bool, str]:

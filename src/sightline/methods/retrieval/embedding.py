@@ -66,7 +66,7 @@ def embedding(
     most of the 10 nearest on the map, and `["feature_agreement"]` the same by features.
 
     Args:
-        folder: Dataset to lay out: a folder of images; None for tiles of the sample photographs.
+        folder: Dataset to lay out: a folder of images; None for parts of the sample pictures.
         store: File that keeps the pass over the dataset; alone, it is read as it is. None for one
             in the user's cache.
         method: "pca" straight projection, "tsne" or "umap" on the first 50 principal components.

@@ -28,7 +28,8 @@ SHEET_THUMBNAILS = SHEET_COLUMNS**2
 MAX_GROUP_NAMES = 65_535  # names that 16 bits can number
 
 ERROR_GROUPS = ("right", "wrong", "unknown")
-ERROR_COLORS = ("#4a8fd6", "#d33f2f", "#999999")
+# Okabe and Ito's blue and vermilion, which the colour-blind can tell apart.
+ERROR_COLORS = ("#0072b2", "#d55e00", "#8a8578")
 
 
 def render_scatter_page(
@@ -85,14 +86,18 @@ def build_thumbnail_sheets(scan: Scan, max_bytes: float) -> tuple[list[int], lis
 
 def encode_thumbnail_sheet(scan: Scan, ids: Sequence[int]) -> str:
     """Thumbnails side by side, row by row, as one JPEG in a data URI."""
+    jpeg = encode_jpeg(draw_thumbnail_sheet(scan, ids), THUMBNAIL_JPEG_QUALITY)
+    return f"data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}"
+
+
+def draw_thumbnail_sheet(scan: Scan, ids: Sequence[int]) -> Tensor:
+    """Thumbnails side by side, row by row: 1×3×H×W."""
     numbers = torch.arange(len(ids))
     cells = torch.stack([numbers // SHEET_COLUMNS, numbers % SHEET_COLUMNS], 1)
     thumbnails = load_center_crops(scan, ids, THUMBNAIL_SIDE)
     square_sheet = make_picture_mosaic(thumbnails, cells, SHEET_COLUMNS)
     row_count = math.ceil(len(ids) / SHEET_COLUMNS)
-    sheet = square_sheet[:, :, : row_count * THUMBNAIL_SIDE]
-    jpeg = encode_jpeg(sheet, THUMBNAIL_JPEG_QUALITY)
-    return f"data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}"
+    return square_sheet[:, :, : row_count * THUMBNAIL_SIDE]
 
 
 # ── the data of the page ──

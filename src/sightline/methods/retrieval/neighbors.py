@@ -29,6 +29,7 @@ from sightline.data.store.index import (
 from sightline.data.store.reader import Scan
 from sightline.errors import SightlineError, make_out_of_range_error
 from sightline.images.plotting.captioned_rows import FigureRow, compose_figure_rows
+from sightline.images.plotting.figures import PictureRows
 from sightline.images.plotting.maps import draw_box_outline
 from sightline.images.transforms import resize_image
 from sightline.models.model import Model
@@ -96,7 +97,7 @@ def neighbors(
     features finds: 1, or what was measured for 100 images if the search is approximate.
 
     Args:
-        folder: Dataset to search: a folder of images; None for tiles of the sample photographs.
+        folder: Dataset to search: a folder of images; None for parts of the sample pictures.
         store: File that keeps the pass over the dataset; alone, it is read as it is. None for one
             in the user's cache.
         k: How many neighbours; None for 8, or all if there are fewer.
@@ -144,10 +145,17 @@ def neighbors(
         )
 
     layer_name = name_feature_layer(scan, layer)
-    figure = render_neighbors(scan, query, values, layer_name)
-    description = describe_neighbors(scan, values, layer_name, metric, voters)
+    rows = list_neighbor_rows(scan, query, values, layer_name)
+    # What the dataset's images say of each other says nothing of an image that is none of them.
+    shown_voters = voters if query.excluded_ids is not None else 0
+    description = describe_neighbors(scan, values, layer_name, metric, shown_voters)
     caption = f"{description} Searched {search_description}.{shortage}"
-    return Result({"neighbors": figure}, values, {"neighbors": caption})
+    return Result(
+        {"neighbors": compose_figure_rows(rows)},
+        values,
+        {"neighbors": caption},
+        figures={"neighbors": PictureRows(rows)},
+    )
 
 
 def choose_neighbor_count(scan: Scan, query: NeighborQuery, k: int | None) -> tuple[int, str]:
@@ -289,9 +297,9 @@ def check_box(box: tuple[int, ...], image: Tensor) -> tuple[int, int, int, int]:
 # ── figure ──
 
 
-def render_neighbors(
+def list_neighbor_rows(
     scan: Scan, query: NeighborQuery, values: Mapping[str, Any], layer: str
-) -> Tensor:
+) -> list[FigureRow]:
     """For each query a row of neighbours by features, and one by pixels if there are any."""
     titles = {"": f"nearest in the features of {layer}"}
     if "pixel_ids" in values:
@@ -310,13 +318,13 @@ def render_neighbors(
             pictures = [picture, *scan.thumbnails(ids).split(1)]
             captions = [caption, *neighbor_captions]
             rows.append(FigureRow(title, pictures, captions, lead_count=1))
-    return compose_figure_rows(rows)
+    return rows
 
 
 def describe_neighbors(
     scan: Scan, values: Mapping[str, Any], layer: str, metric: Metric, voters: int
 ) -> str:
-    """What the figure shows."""
+    """What the figure shows, and how often `voters` neighbours are right; 0 leaves that out."""
     measure = "1 − cosine" if metric == "cosine" else "Euclidean distance"
     text = (
         f"On the left the query; right of it the nearest of {scan.images:,} images, with the "
@@ -327,7 +335,7 @@ def describe_neighbors(
             ", and below those nearest in pixels (middle square at 32×32), with the Euclidean "
             "distance"
         )
-    if "accuracy" in values:
+    if voters and "accuracy" in values:
         return (
             f"{text}. The vote of the {voters} nearest others gives the right class of "
             f"{values['accuracy']:.1%} of the dataset by features, "

@@ -18,7 +18,9 @@ from sightline.generators.checkpoint import (
     read_fixed_style_network,
 )
 from sightline.images.io.library import ASSETS_FOLDER
+from sightline.images.plotting.captioned_rows import FigureRow
 from sightline.images.plotting.charts import rasterize_figure
+from sightline.images.plotting.figures import PictureRows
 from sightline.images.plotting.maps import make_contact_sheet
 from sightline.images.transforms import limit_short_side
 from sightline.methods.style.stylize import (
@@ -32,6 +34,8 @@ from sightline.registry.parameter import ValueRange
 from sightline.registry.result import Result
 
 RECORDED_EXPERIMENT = ASSETS_FOLDER / "instance_norm.json"
+
+NORM_TILE_SIDE = 200  # pixels
 
 NORM_COLORS = {"instance": "#a65d00", "batch": "#3b6ea5"}
 
@@ -120,7 +124,19 @@ def norms(
         "norms": describe_norm_comparison(style, differences, style_shares),
         "recorded": describe_recorded_losses(recorded),
     }
-    return Result(figures, values, captions)
+    rows = {"norms": make_norm_rows(columns[0])}
+    return Result(figures, values, captions, figures=rows)
+
+
+def make_norm_rows(pictures: Tensor) -> PictureRows:
+    """The photograph and its pale copy, each restyled with either norm: 2×3×3×H×W."""
+    titles = ("the photograph", "the same with little contrast")
+    captions = ("the input", "with instance norm", "with batch statistics")
+    rows = [
+        FigureRow(title, row.split(1), captions)
+        for title, row in zip(titles, pictures, strict=True)
+    ]
+    return PictureRows(rows, NORM_TILE_SIDE)
 
 
 def restyle_with_both_norms(

@@ -15,6 +15,8 @@ from sightline.generators.checkpoint import (
 )
 from sightline.images.io.library import PAINTINGS_FOLDER
 from sightline.images.io.pictures import read
+from sightline.images.plotting.captioned_rows import FigureRow
+from sightline.images.plotting.figures import PictureRows
 from sightline.images.plotting.maps import make_contact_sheet
 from sightline.images.transforms import cover_center
 from sightline.models.model import Model
@@ -26,6 +28,7 @@ from sightline.registry.result import Result
 SHIPPED_NETWORK = "painters"
 
 MAX_SHEET_COLUMNS = 4
+STYLIZED_TILE_SIDE = 200  # pixels
 
 # In place of a style loss of zero, which can't be divided by.
 MIN_STYLE_LOSS = 1e-12
@@ -81,7 +84,10 @@ def stylize(
 
     figure = make_stylized_sheet(image, stylized)
     caption = describe_stylized_sheet(style_texts, values)
-    return Result({"stylize": figure}, values, {"stylize": caption})
+    pictures = [image[:1].cpu(), *stylized[0].split(1)]
+    row = FigureRow("", pictures, ["the photograph", *style_texts], lead_count=1)
+    figures = {"stylize": PictureRows([row], STYLIZED_TILE_SIDE)}
+    return Result({"stylize": figure}, values, {"stylize": caption}, figures=figures)
 
 
 @torch.no_grad()

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from sightline.errors import SightlineError
 from sightline.images.io.pictures import read_file_or_sample
+from sightline.images.plotting.figures import ImagePair
 from sightline.images.plotting.maps import arrange_in_row
 from sightline.images.transforms import (
     ImageSize,
@@ -146,11 +147,14 @@ def deepdream(
         f"{float(dream_score[0]):.3g} on the dream, after {len(scores)} steps over "
         f"{octave_count} sizes.{run.describe_silence()}"
     )
+    before = model.to_picture(original).cpu()
+    after = model.to_picture(dream)
     return Result(
-        {"deepdream": arrange_in_row(model.to_picture(original), model.to_picture(dream))},
+        {"deepdream": arrange_in_row(before, after)},
         {"image": dream, "scores": scores},
         {"deepdream": caption},
         movies=movies,
+        figures={"deepdream": ImagePair(before[:1], after[:1], "the image", "its dream")},
     )
 
 

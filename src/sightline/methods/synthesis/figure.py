@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from sightline.images.plotting.captioned_rows import FigureRow, compose_figure_rows
+from sightline.images.plotting.figures import FigureData, PictureRows
 from sightline.images.plotting.maps import enlarge_pixels, make_contact_sheet
 from sightline.images.transforms import cover_center
 from sightline.methods.synthesis.evidence import SynthesisEvidence
@@ -52,13 +53,18 @@ def build_synthesis_result(model: Model, finished: FinishedSynthesis) -> Result:
     smallest_side = 128 if len(image) == 1 else 64
     pictures = {"synthesis": make_contact_sheet(enlarge_pixels(visible, smallest_side))}
     captions = {"synthesis": describe_synthesis(model, finished)}
+    figures: dict[str, FigureData] = {}
+    if len(image) > 1:
+        figures["synthesis"] = make_unit_rows(model, finished, visible)
 
     if finished.exemplars is not None:
         ratio = finished.exemplars.compute_response_ratio(image)
         values["ratio"] = ratio
-        pictures["natural"], captions["natural"] = compose_exemplar_figure(
+        rows, captions["natural"] = compose_exemplar_figure(
             finished.exemplars, picture, ratio, finished.facets
         )
+        pictures["natural"] = compose_figure_rows(rows.rows, rows.tile_side)
+        figures["natural"] = rows
     if finished.facets:
         in_own_facet = match_own_facets(model, image, finished.facets)
         values["facet"] = in_own_facet
@@ -71,7 +77,16 @@ def build_synthesis_result(model: Model, finished: FinishedSynthesis) -> Result:
     if finished.frames:
         frames = torch.cat([*finished.frames, make_contact_sheet(picture)])
         movies[f"run.{finished.movie_format}"] = frames
-    return Result(pictures, values, captions, movies=movies)
+    return Result(pictures, values, captions, movies=movies, figures=figures)
+
+
+def make_unit_rows(model: Model, finished: FinishedSynthesis, pictures: Tensor) -> PictureRows:
+    """The images N×3×H×W, each with the name of its unit."""
+    layer, units = finished.objective_units
+    names = [format_unit_names(model, layer, (unit,)) for unit in units]
+    if layer != "logits":
+        names = [f"unit {name}" for name in names]
+    return PictureRows([FigureRow("", pictures.split(1), names)], QUARTET_TILE_SIDE)
 
 
 def collect_synthesis_values(finished: FinishedSynthesis, image: Tensor) -> dict[str, Any]:
@@ -166,7 +181,7 @@ def describe_response_ratio(ratio: Tensor) -> str:
 
 def compose_exemplar_figure(
     exemplars: NaturalExemplars, picture: Tensor, ratio: Tensor, facets: Sequence[Facet]
-) -> tuple[Tensor, str]:
+) -> tuple[PictureRows, str]:
     """Images N×3×H×W beside the natural patches of their units or facets, and the caption."""
     response = describe_response_ratio(ratio)
     image_total = f"{exemplars.scan.images:,}"
@@ -181,7 +196,7 @@ def compose_exemplar_figure(
             f"unit's {len(exemplars.top_images[0].ids)} strongest of {image_total} images, by "
             f"k-means on the network's own features. {response}"
         )
-        return compose_figure_rows(rows, ROW_TILE_SIDE), caption
+        return PictureRows(rows, ROW_TILE_SIDE), caption
 
     fits_in_rows = len(picture) <= MAX_EXEMPLAR_ROWS
     if fits_in_rows:
@@ -198,7 +213,7 @@ def compose_exemplar_figure(
         f"drive its unit most, gray beyond an image, with their activation and class. {response} "
         "What the natural images share and the synthesis lacks, the synthesis does not show."
     )
-    return compose_figure_rows(rows, tile_side), caption
+    return PictureRows(rows, tile_side), caption
 
 
 def make_exemplar_row(

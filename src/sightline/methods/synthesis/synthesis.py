@@ -56,10 +56,16 @@ MAX_MOVIE_FRAMES = 64
     "image shows the prior, with none noise. It is one image of many that work, and no evidence "
     "that the network needs these parts in photographs.",
     tour_runs=(
-        {"start": "fourier"},
+        {"start": "fourier", "movie": "webp"},
         {"start": "gray", "steps": 128},
         {"layer": "logits", "steps": 48, "size": 96},
         {"layer": "middle", "steps": 32, "size": 64},
+    ),
+    tour_titles=(
+        "Synthesis from noise",
+        "Synthesis from gray",
+        "An image for each class",
+        "Images for 16 units in the middle",
     ),
     quick_parameters={"steps": 32},
 )

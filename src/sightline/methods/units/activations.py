@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 
 from sightline.errors import SightlineError
+from sightline.images.plotting.captioned_rows import FigureRow
+from sightline.images.plotting.figures import ColorScale, FigureData, PictureRows
 from sightline.images.plotting.maps import (
     arrange_in_row,
     compute_quantile,
@@ -42,6 +44,7 @@ OUTLINE_WIDTH = 2  # pixels around a position of a map, for its outline
     "drawings; deeper ones are coarse and sparse, and some light up on one part of one object.",
     caution="A channel that fires on an object in one image need not be its detector: look at what "
     "else makes it fire. All squares of a layer share one scale, so dark ones are truly weak.",
+    tour_runs=({"k": 16},),
 )
 def activations(
     model: Model,
@@ -75,6 +78,7 @@ def activations(
     panels: dict[str, Tensor] = {}
     captions: dict[str, str] = {}
     values: dict[str, Tensor] = {}
+    figures: dict[str, FigureData] = {}
     maps_by_image: list[dict[str, ChannelMaps]] = [{} for _ in image]
     for layer in layers:
         name = layer.replace(".", "_").replace(":", "_").replace("/", "_")
@@ -96,6 +100,7 @@ def activations(
         values[f"{name}_maps"] = maps
         values[f"{name}_order"] = order
         panels[name] = make_contact_sheet(torch.cat(sheets), columns=1, gap=8)
+        figures[name] = make_channel_rows(maps[0, order[0]], order[0])
         captions[name] = (
             f"{layer} ({model.layer(layer)}): the {order.shape[1]} strongest of {maps.shape[1]} "
             f"channels, {maps.shape[2]}×{maps.shape[3]} positions each; "
@@ -118,7 +123,7 @@ def activations(
             "The same maps to browse: choose a channel, then click a position of its map to see "
             "which pixels it sees."
         )
-    return Result(panels, values, captions, pages=pages)
+    return Result(panels, values, captions, pages=pages, figures=figures)
 
 
 def choose_shown_layers(model: Model, layers: tuple[str, ...], unit: int | None) -> tuple[str, ...]:
@@ -148,6 +153,20 @@ def render_map_sheet(maps: Tensor, limit: Tensor) -> Tensor:
     else:
         colors = render_heatmap(maps, limits, "gray")
     return make_contact_sheet(enlarge_pixels(colors, MAP_TILE_SIDE), columns=SHEET_COLUMNS, gap=3)
+
+
+def make_channel_rows(maps: Tensor, channels: Tensor) -> PictureRows:
+    """Maps K×h×w of channels of one layer, all on one scale."""
+    limit = find_activation_limit(maps)
+    limits = limit.expand(len(maps))
+    is_signed = bool(maps.min() < 0)
+    colors = render_signed_map(maps, limits)
+    if not is_signed:
+        colors = render_heatmap(maps, limits, "gray")
+    names = [str(channel) for channel in channels.tolist()]
+    scale = ColorScale("diverging" if is_signed else "gray", float(limit))
+    rows = [FigureRow("", colors.split(1), names)]
+    return PictureRows(rows, MAP_TILE_SIDE, is_pixelated=True, scale=scale)
 
 
 def find_activation_limit(maps: Tensor) -> Tensor:

@@ -29,6 +29,7 @@ GRAY_TILE_SIDE = 24
     "deeper layers read channels that have no colour, so their weights say little; look at "
     "activations, top patches or synthesis instead.",
     tour_runs=({}, {"layer": "middle", "k": 12}),
+    tour_titles=("Filters of the first layer", "Filters of a layer in the middle"),
 )
 def filters(
     model: Model,

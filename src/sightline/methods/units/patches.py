@@ -18,6 +18,7 @@ from sightline.data.store.reader import Scan, TopImages
 from sightline.errors import SightlineError, make_out_of_range_error
 from sightline.images.plotting.captioned_rows import FigureRow, compose_figure_rows
 from sightline.images.plotting.charts import draw_histogram
+from sightline.images.plotting.figures import FigureData, Histogram, PictureRows
 from sightline.images.plotting.maps import (
     find_gradient_limit,
     make_contact_sheet,
@@ -44,6 +45,9 @@ DEFAULT_PATCHES = 9
 
 PATCH_TILE_SIDE = 96  # pixels of a tile of a sheet
 PATCH_TILE_COLUMNS = 12  # tiles in a row of a sheet
+# Gradients around gray with less deviation than this are left out: one sees nothing in them.
+MIN_CONTRAST = 0.005
+
 MIN_PATCH_TILE_SIDE = 32  # pixels of one patch in a tile that holds several
 
 
@@ -57,7 +61,8 @@ MIN_PATCH_TILE_SIDE = 32  # pixels of one patch in a tile that holds several
     caution="The extremes of a unit can look pure while most of its activity is something else: "
     "look at the last row and at where it lies in the distribution. A small dataset may not hold "
     "what the unit is made for.",
-    tour_runs=({"unit": 7}, {"k": 4, "max_units": 48}),
+    tour_runs=({"unit": 7}, {"k": 4, "max_units": 24}),
+    tour_titles=("Unit {unit} of {layer}", "{max_units} units of {layer} at a glance"),
     former_names={"units": "max_units"},
 )
 def patches(
@@ -84,7 +89,7 @@ def patches(
     first axis; no middle cases, gradients or quantiles.
 
     Args:
-        folder: Dataset to search: a folder of images; None for tiles of the sample photographs.
+        folder: Dataset to search: a folder of images; None for parts of the sample pictures.
         store: File that keeps the pass over the dataset; alone, it is read as it is. None for one
             in the user's cache.
         layer: A layer of the scan; None for the middle one of those with maps, or the last hidden
@@ -114,7 +119,7 @@ def patches(
         noun = "image" if count == 1 else "images"
         caption = f"{result.captions['patches']} The scan keeps only {count} {noun} of each unit."
         result = replace(result, captions={**result.captions, "patches": caption})
-    return result
+    return result if layer is not None else replace(result, chosen={"layer": layer_name})
 
 
 def require_followed_layers(scan: Scan) -> None:
@@ -240,6 +245,7 @@ def show_unit_patches(
     rendered = render_around_gray(network.to_picture(gradient), limit)
     gradient_patches = crop_windows(rendered, strongest.boxes)
 
+    is_faint = torch.cat([patch.flatten() for patch in gradient_patches]).std() < MIN_CONTRAST
     rows = [
         FigureRow(
             f"the strongest of unit {unit} of {layer}",
@@ -257,13 +263,25 @@ def show_unit_patches(
             across_range.describe_examples(scan),
         ),
     ]
+    gradient_note = (
+        "the gradient: what pushes it up there (gray is zero, full colour "
+        f"±{limit:.3g}, the 99.5th percentile)"
+    )
+    if is_faint:
+        del rows[1]
+        gradient_note = "no gradients, which are too faint to be seen"
+    histogram = Histogram(
+        sample.values[:, unit].tolist(),
+        strongest.activation.tolist(),
+        f"peak activation of unit {unit}",
+    )
     panels = {
         "patches": compose_figure_rows(rows, PATCH_TILE_SIDE),
-        "distribution": draw_histogram(
-            sample.values[:, unit].tolist(),
-            strongest.activation.tolist(),
-            f"peak activation of unit {unit}",
-        ),
+        "distribution": draw_histogram(histogram.values, histogram.marks, histogram.x_label),
+    }
+    figures: dict[str, FigureData] = {
+        "patches": PictureRows(rows, PATCH_TILE_SIDE),
+        "distribution": histogram,
     }
     middle_values = {f"middle_{name}": v for name, v in across_range.collect_values().items()}
     values = {
@@ -279,13 +297,12 @@ def show_unit_patches(
         seen = f"{bottom - top}×{right - left} pixels that it sees, gray beyond the image,"
     captions = {
         "patches": f"The {seen} where unit {unit} of {layer} is strongest among {scan.images:,} "
-        "images, with its activation and the image's class; below, the gradient: what pushes it up "
-        f"there (gray is zero, full colour ±{limit:.3g}, the 99.5th percentile); last, images "
+        f"images, with its activation and the image's class; below, {gradient_note}; last, images "
         "evenly spread over its range.",
         "distribution": f"Peak activation of unit {unit} in a uniform sample of "
         f"{len(sample.values):,} images. Ticks mark the strongest {k} of all {scan.images:,}.",
     }
-    return Result(panels, values, captions)
+    return Result(panels, values, captions, figures=figures)
 
 
 def show_layer_patches(
@@ -341,4 +358,9 @@ def show_layer_patches(
         f"{top_images.values.shape[1]} units of {layer} among {scan.images:,} images{detail}; "
         "under each unit its highest activation."
     )
-    return Result({"patches": compose_figure_rows(rows, tile_side)}, values, {"patches": caption})
+    return Result(
+        {"patches": compose_figure_rows(rows, tile_side)},
+        values,
+        {"patches": caption},
+        figures={"patches": PictureRows(rows, tile_side)},
+    )

@@ -47,7 +47,9 @@ if TYPE_CHECKING:
 
 
 def tour(
-    image: ImageArgument = "rocket",
+    image: Annotated[
+        str, Parameter(help="An image file, or a name of `sightline samples`. golf_ball by default.")
+    ] = "golf_ball",
     /,
     *,
     model: NetworkOption = "sightnet",
@@ -58,8 +60,7 @@ def tour(
         str | None,
         Parameter(
             help="Dataset for neighbours, embedding and patches, as for scan: at most 1,000 of "
-            "its images, evenly drawn (200 with --quick). Tiles of the sample photographs by "
-            "default."
+            "its images, evenly drawn (200 with --quick). Parts of the sample pictures by default."
         ),
     ] = None,
     quick: Annotated[

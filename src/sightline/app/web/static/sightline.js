@@ -42,6 +42,37 @@ document.addEventListener("input", event => {
   if (slider) slider.style.setProperty("--share", event.target.value + "%");
 });
 
+// A map of the matrix takes its place under the slider.
+document.addEventListener("click", event => {
+  const button = event.target.closest("[data-overlay]");
+  if (!button) return;
+  const grid = button.closest(".attributions-grid");
+  for (const other of grid.querySelectorAll("[data-overlay]")) {
+    other.setAttribute("aria-pressed", String(other === button));
+  }
+  const [, second] = grid.querySelectorAll(".slider img");
+  second.src = button.dataset.overlay;
+  second.alt = button.dataset.name;
+  grid.querySelector(".slider .sides span:last-child").textContent = button.dataset.name;
+});
+
+// A movie plays in place of the first picture of its section, once it is asked for.
+document.addEventListener("click", event => {
+  const button = event.target.closest("[data-movie]");
+  if (!button) return;
+  const picture = button.closest("section").querySelector("img");
+  const isPlaying = button.getAttribute("aria-pressed") === "true";
+  picture.dataset.still ||= picture.src;
+  picture.src = isPlaying ? picture.dataset.still : button.dataset.movie;
+  button.setAttribute("aria-pressed", String(!isPlaying));
+  button.textContent = isPlaying ? "Play the run" : "Show the result";
+});
+
+// Paper has everything open.
+addEventListener("beforeprint", () => {
+  for (const details of document.querySelectorAll("details.reading")) details.open = true;
+});
+
 // The table of contents marks the section in view, and opens its chapter.
 {
   const links = [...document.querySelectorAll(".contents a[href^='#']")];
