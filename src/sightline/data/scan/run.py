@@ -106,7 +106,7 @@ def scan(
     Args:
         model: The network.
         folder: A folder, a pattern, a text list, tar shards, Parquet or Lance files, a list of
-            paths, or a dataset object; None for tiles of the sample photographs.
+            paths, or a dataset object; None for parts of the sample pictures.
         store: Where the scan is kept; None for the user's cache, under a name that changes with
             images, network and settings.
         layers: Layers whose units are followed; None for all convolutions, or the last hidden
