@@ -21,10 +21,21 @@ TABLE_ERRORS = (
     MemoryError,
 )
 
-# What Rust libraries raise where they meet what they thought impossible.
+# What Rust libraries raise, past `Exception`, where they meet what they thought impossible.
 PANIC_NAMES = ("PanicException", "RustPanic")
 
 MAX_REASON_LENGTH = 300  # characters of the library's own words
+
+
+@contextmanager
+def convert_panics() -> Generator[None, None, None]:
+    """Raises RuntimeError in place of what a Rust library raises past `Exception`."""
+    try:
+        yield
+    except BaseException as error:
+        if type(error).__name__ not in PANIC_NAMES:
+            raise
+        raise RuntimeError(get_first_error_line(error)) from error
 
 
 @contextmanager
@@ -34,19 +45,15 @@ def convert_table_errors(problem: str) -> Generator[None, None, None]:
     Only calls of those libraries belong into the block.
     """
     try:
-        yield
+        with convert_panics():
+            yield
     except SightlineError:
         raise
     except TABLE_ERRORS as error:
         raise make_table_error(problem, error) from error
-    except BaseException as error:
-        # A Rust library that meets what it thought impossible raises this past `Exception`.
-        if type(error).__name__ not in PANIC_NAMES:
-            raise
-        raise make_table_error(problem, error) from None
 
 
-def make_table_error(problem: str, error: BaseException) -> SightlineError:
+def make_table_error(problem: str, error: Exception) -> SightlineError:
     """The error, with the first line of the library's words.
 
     Raises SightlineError where there is no memory left.
@@ -55,7 +62,7 @@ def make_table_error(problem: str, error: BaseException) -> SightlineError:
     return SightlineError(f"{problem} ({reason:.{MAX_REASON_LENGTH}})")
 
 
-def explain_disk_error(error: BaseException) -> str:
+def explain_disk_error(error: Exception) -> str:
     """The operating system's words in another library's message: «No space left on device».
 
     Raises SightlineError where there is no memory left: then nothing is wrong with the file.

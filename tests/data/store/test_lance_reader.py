@@ -84,3 +84,29 @@ def test_damaged_index_file_gives_no_index(
             (tmp_path / "index.json").write_text(content, encoding="utf-8")
             assert reader.read_indexes() == {}
     assert len(caplog.records) == 4
+
+
+class RustPanic(BaseException):
+    """What LanceDB's Rust code raises where it can't go on."""
+
+
+class PanickingTable:
+    """A table of a damaged store, none of whose content can be asked for."""
+
+    def __getattr__(self, name: str) -> object:
+        raise RustPanic(f"{name}: index out of bounds")
+
+
+def test_a_panic_is_one_line_whatever_was_asked_for(
+    stored: sl.Scan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lance_reader, "open_lance_table", lambda *_: PanickingTable())
+    for read in (
+        lambda: stored.reader.read_images(["id"]),
+        lambda: stored.reader.read_rows([0], ["path"]),
+        lambda: list(stored.reader.iterate_images(["id"], 4)),
+        stored.reader.read_errors,
+    ):
+        with pytest.raises(sl.SightlineError, match=r"is damaged: its table of .* can't be read"):
+            read()
+    assert stored.reader.count_left_overs() == 0

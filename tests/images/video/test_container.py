@@ -3,7 +3,6 @@
 import io
 from pathlib import Path
 
-import av
 import pytest
 from video_files import make_frames
 
@@ -48,5 +47,9 @@ def test_a_playlist_opens_no_other_file(tmp_path: Path) -> None:
     write_video(make_frames(2), tmp_path / "whole.mp4")
     playlist = tmp_path / "list.m3u8"
     playlist.write_text("#EXTM3U\n#EXTINF:1,\nwhole.mp4\n#EXT-X-ENDLIST\n", encoding="utf-8")
-    with open_video_file(playlist) as file, pytest.raises(av.error.FFmpegError):
-        open_container(file)
+    with (
+        open_video_file(playlist) as file,
+        pytest.raises((OSError, ValueError)),
+        open_container(file),
+    ):
+        pass

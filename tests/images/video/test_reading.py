@@ -1,6 +1,7 @@
 """Movies come back frame by frame; what is no movie is refused in one line."""
 
 import struct
+from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 
@@ -120,3 +121,27 @@ def test_an_animation_has_more_than_one_frame(tmp_path: Path) -> None:
     write_video(make_frames(), tmp_path / "a.mp4")
     assert not is_animation_file(tmp_path / "a.mp4")
     assert not is_animation_file(tmp_path / "none.gif")
+
+
+@pytest.mark.parametrize(
+    ("suffix", "codec_names"),
+    [(".mp4", [b"mp4v", b"esds"]), (".avi", [b"FMP4", b"fmp4"]), (".mkv", [b"V_MPEG4/ISO/ASP"])],
+)
+@pytest.mark.parametrize("read", [lambda path: list(read_video(path)), read_video_properties])
+def test_a_codec_that_nobody_knows_is_one_line(
+    suffix: str, codec_names: list[bytes], read: Callable[[Path], object], tmp_path: Path
+) -> None:
+    path = tmp_path / f"odd{suffix}"
+    write_source(path, [Fraction(number, 25) for number in range(4)])
+    content = path.read_bytes()
+    for name in codec_names:
+        content = content.replace(name, b"ZQ9X".ljust(len(name), b"x"))
+    path.write_bytes(content)
+    try:
+        read(path)  # how it is shown may be read without its pictures
+    except sl.SightlineError as error:
+        message = str(error)
+        assert message.startswith(f"odd{suffix}: ")
+        assert "\n" not in message
+    else:
+        assert read is read_video_properties

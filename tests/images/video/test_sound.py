@@ -58,6 +58,15 @@ def test_all_tracks_are_copied(tmp_path: Path) -> None:
     assert len(read_sound(tmp_path / "b.mp4")) == 2
 
 
+def test_sound_of_an_unknown_codec_is_left_out(tmp_path: Path) -> None:
+    source = tmp_path / "a.mkv"
+    write_source(source, [Fraction(number, 25) for number in range(10)], codec="aac")
+    source.write_bytes(source.read_bytes().replace(b"A_AAC", b"A_ZQ9"))
+    with pytest.warns(UserWarning, match="can't hold an unknown codec"):
+        copy_video(source, tmp_path / "b.mp4")
+    assert read_sound(tmp_path / "b.mp4") == []
+
+
 @pytest.mark.parametrize(("suffix", "codec"), [(".avi", "adpcm_ms"), (".avi", "adpcm_ima_wav")])
 def test_sound_that_an_mp4_cannot_hold_is_named_in_one_line(
     suffix: str, codec: str, tmp_path: Path

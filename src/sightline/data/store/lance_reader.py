@@ -24,6 +24,7 @@ from sightline.data.lance import open_lance_table
 from sightline.data.store.description import ScanDescription
 from sightline.data.store.interface import (
     ArrowBatch,
+    ArrowSchema,
     ArrowTable,
     ErrorRow,
     ScanProgress,
@@ -119,34 +120,28 @@ class LanceReader:
         failed_version = None
         for _ in range(MAX_READ_ATTEMPTS):
             images = self._open_images()
+            version = None
             try:
                 with convert_table_errors(self._describe_damage(IMAGES_TABLE)):
+                    version = images.version
                     return read(images)
             except SightlineError as error:
-                if images.version == failed_version:
+                if version == failed_version:
                     raise
-                failed_version = images.version
+                failed_version = version
                 logger.debug("%s is read again: %s", self.path, error)
         raise SightlineError(f"the store {self.path} keeps changing while it is read; try again")
 
     def _open_images(self) -> Any:
-        images = open_table(self.path, IMAGES_TABLE)
-        schema = make_images_schema(self.description)
-        problem = find_schema_problem(images.schema, schema)
-        if problem is not None:
-            raise make_damage_error(self.path, f"its table of images: {problem}")
-        return images
+        return open_checked_table(self.path, IMAGES_TABLE, make_images_schema(self.description))
 
     def _describe_damage(self, table_name: str) -> str:
         return f"the store {self.path} is damaged: its table of {table_name} can't be read"
 
     def read_errors(self) -> list[ErrorRow]:
         """The files that could not be read, in the order of the dataset."""
-        errors = open_table(self.path, ERRORS_TABLE)
         schema = make_errors_schema()
-        problem = find_schema_problem(errors.schema, schema)
-        if problem is not None:
-            raise make_damage_error(self.path, f"its table of errors: {problem}")
+        errors = open_checked_table(self.path, ERRORS_TABLE, schema)
         with convert_table_errors(self._describe_damage(ERRORS_TABLE)):
             query = errors.search().where(f"position < {self.progress.done}")
             rows = query.select(schema.names).to_arrow().sort_by("position")
@@ -314,3 +309,14 @@ def open_table(path: Path, name: str) -> Any:
     """A LanceDB table of a store. Raises SightlineError if it is gone or damaged."""
     with convert_table_errors(f"the store {path} is damaged: its table of {name} can't be opened"):
         return open_lance_table(path, name)
+
+
+def open_checked_table(path: Path, name: str, expected_schema: ArrowSchema) -> Any:
+    """A table of these columns. Raises SightlineError if it is gone, damaged or has others."""
+    table = open_table(path, name)
+    with convert_table_errors(f"the store {path} is damaged: its table of {name} can't be read"):
+        schema = table.schema
+    problem = find_schema_problem(schema, expected_schema)
+    if problem is not None:
+        raise make_damage_error(path, f"its table of {name}: {problem}")
+    return table

@@ -52,7 +52,11 @@ from sightline.data.store.lance_reader import (
     read_progress,
     read_state_tensors,
 )
-from sightline.data.table_errors import convert_table_errors, explain_disk_error
+from sightline.data.table_errors import (
+    convert_panics,
+    convert_table_errors,
+    explain_disk_error,
+)
 from sightline.data.writer_lock import LOCK_FILE, WRITER_FILE, lock_folder
 from sightline.errors import SightlineError
 from sightline.images.files import check_writable, remove_abandoned_files, replace_atomically
@@ -182,7 +186,8 @@ class LanceWriter:
         from safetensors import SafetensorError
 
         try:
-            yield
+            with convert_panics():
+                yield
         except (OSError, RuntimeError, ValueError, SafetensorError) as error:
             self._discard_uncommitted()
             raise SightlineError(
@@ -193,7 +198,8 @@ class LanceWriter:
     def _discard_uncommitted(self) -> None:
         """Removes what was added since the last commit, so that attempts do not fill the disk."""
         try:
-            self._images.delete(f"id >= {self.progress.images}")
+            with convert_panics():
+                self._images.delete(f"id >= {self.progress.images}")
             for file in self._list_data_files() - self._committed_files:
                 file.unlink()
         except (OSError, RuntimeError) as error:
@@ -232,14 +238,10 @@ class LanceWriter:
 
     def build_index(self, column: str, metric: Metric, lists: int, codes: int) -> None:
         """Builds an IVF-PQ index over a column of vectors, in place of an earlier one."""
-        try:
-            # Not this writer's own table: its caches are too small for building an index.
-            table = open_table(self.path, IMAGES_TABLE)
+        # Not this writer's own table: its caches are too small for building an index.
+        table = open_table(self.path, IMAGES_TABLE)
+        with convert_table_errors(f"the index of {self.path} can't be built"):
             build_lance_index(table, column, metric, lists, codes)
-        except (OSError, RuntimeError, ValueError) as error:
-            raise SightlineError(
-                f"the index of {self.path} can't be built: {explain_disk_error(error)}"
-            ) from error
 
     def save_indexes(self, indexes: Mapping[str, VectorIndex]) -> None:
         """Replaces `index.json`."""
@@ -255,7 +257,10 @@ class LanceWriter:
 
         file = find_facts_file(self.path, self.description, layer)
         remove_abandoned_files(file.parent)
-        with replace_atomically(file) as temporary:
+        with (
+            convert_table_errors(f"can't write {file}"),
+            replace_atomically(file) as temporary,
+        ):
             pyarrow.parquet.write_table(facts, temporary)
 
 

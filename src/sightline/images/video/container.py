@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from sightline.errors import SightlineError
+from sightline.errors import SightlineError, get_first_error_line
 
 # Containers only: ffmpeg would also render text files, and playlists make it open other files.
 READABLE_CONTAINERS = "mov,matroska,webm,avi,gif,mpeg,mpegts,flv,ogg,asf,apng,webp_anim"
@@ -21,11 +21,26 @@ def open_video_file(path: Path) -> Generator[IO[bytes], None, None]:
         yield file
 
 
-def open_container(file: IO[bytes]) -> Any:
-    """PyAV's container of a file. Raises av's errors for what is no container it may read."""
-    import av
+@contextmanager
+def open_container(file: IO[bytes]) -> Generator[Any, None, None]:
+    """PyAV's container of a file, which is closed at the end of the block.
 
-    return av.open(file, "r", options={"format_whitelist": READABLE_CONTAINERS})
+    Raises OSError, ValueError (SightlineError too) or EOFError for what can't be decoded, also
+    inside the block. IndexError where a stream is asked for that is not there.
+    """
+    import av
+    from av.error import DecoderNotFoundError, FFmpegError
+
+    try:
+        with av.open(file, "r", options={"format_whitelist": READABLE_CONTAINERS}) as container:
+            yield container
+    except (OSError, ValueError, EOFError, MemoryError):
+        raise
+    except DecoderNotFoundError as error:
+        raise SightlineError("in a format that can't be decoded here") from error
+    except FFmpegError as error:
+        # Not all of av's errors are among Python's own.
+        raise SightlineError(f"it can't be decoded ({get_first_error_line(error)})") from error
 
 
 def is_animation(file: IO[bytes]) -> bool:

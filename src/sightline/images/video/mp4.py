@@ -75,7 +75,8 @@ def _start_mp4(
         audio_streams: dict[int, Any] = {}
         try:
             for sound in sounds:
-                codec = sound.codec_context.codec.canonical_name
+                context = sound.codec_context  # None where its codec is not known
+                codec = "an unknown codec" if context is None else context.codec.canonical_name
                 if codec in container.supported_codecs:
                     audio_streams[sound.index] = container.add_stream_from_template(sound)
                 else:
