@@ -21,6 +21,9 @@ from .methods.attribution.occlusion import occlusion as occlusion
 from .methods.attribution.rise import rise as rise
 from .methods.attribution.saliency import saliency as saliency
 from .methods.attribution.segment import segment as segment
+from .methods.diagnosis.ablation_effects import ablate as ablate
+from .methods.diagnosis.compare import compare as compare
+from .methods.diagnosis.mistakes import mistakes as mistakes
 from .methods.evaluation.contrast import contrast as contrast
 from .methods.evaluation.pointing import pointing as pointing
 from .methods.evaluation.trust import trust as trust

@@ -1,0 +1,200 @@
+"""Groups of mistakes: regions of feature space where a network is wrong more often than it thinks.
+
+A network is unsure near the border of two classes, and wrong there as often as its confidence says.
+What needs a cause is a region where it is wrong more often than that. Regions are parts of the
+images that one class is predicted for, by a mixture over their features (Eyuboglu et al. 2022,
+"Domino", fits one mixture to features, labels and predictions of all images; here labels are left
+out, so that a region does not know which of its images are wrong). Each stands beside chance: the
+largest excess of any region when errors are drawn anew by the network's own confidence.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+MIN_GROUP_ERRORS = 5
+
+# Parts that the images of one predicted class are divided into, at most.
+MAX_PARTS = 4
+
+# Dimensions that features are reduced to.
+MAX_DIMENSIONS = 24
+
+# Times that errors are drawn anew.
+SHUFFLES = 500
+
+MAX_P_VALUE = 0.05
+
+# Of two groups that share so many errors only the stronger is shown.
+MAX_OVERLAP = 0.5
+
+
+@dataclass(frozen=True)
+class ErrorGroup:
+    """Wrong answers of one class in one region of feature space. Images are positions.
+
+    Attributes:
+        predicted: The class that the images are taken for.
+        members: The wrong images of the region, the most confident first.
+        region: All images of the region, right ones too.
+        error_share: The share of wrong answers in the region.
+        expected_share: The same by the network's confidence.
+        excess: How far they are apart, in standard deviations.
+        p_value: How often chance gives as large an excess in any region.
+    """
+
+    predicted: int
+    members: NDArray[np.int64]
+    region: NDArray[np.int64]
+    error_share: float
+    expected_share: float
+    excess: float
+    p_value: float
+
+    def to_json(self) -> dict[str, Any]:
+        """The group's numbers, as JSON holds them."""
+        return {
+            "wrong": len(self.members),
+            "images": len(self.region),
+            "error_share": round(self.error_share, 4),
+            "expected_share": round(self.expected_share, 4),
+            "excess": round(self.excess, 2),
+            "p_value": round(self.p_value, 4),
+        }
+
+
+def calibrate_errors(
+    confidence: NDArray[np.float64], is_wrong: NDArray[np.bool_]
+) -> NDArray[np.float64]:
+    """The share of errors that each image's confidence stands for, by isotonic regression.
+
+    At least 0.01 and at most 0.99, so that no single error is impossible.
+    """
+    from sklearn.isotonic import IsotonicRegression
+
+    regression = IsotonicRegression(increasing=False, out_of_bounds="clip")
+    expected = regression.fit_transform(confidence, is_wrong.astype(np.float64))
+    return np.asarray(expected, dtype=np.float64).clip(0.01, 0.99)
+
+
+def find_error_groups(
+    features: NDArray[np.floating],
+    predicted: NDArray[np.int64],
+    confidence: NDArray[np.float64],
+    is_wrong: NDArray[np.bool_],
+    *,
+    group_count: int = 6,
+    seed: int = 0,
+) -> list[ErrorGroup]:
+    """The groups of n images' errors that are beyond chance, the strongest first.
+
+    Args:
+        features: n×d.
+        predicted: The predicted class, n.
+        confidence: Its probability, n.
+        is_wrong: Whether it is not the true class, n.
+        group_count: At most so many.
+        seed: Of the mixtures and of chance.
+    """
+    expected = calibrate_errors(confidence, is_wrong)
+    reduced = reduce_features(features, seed)
+    regions = list_regions(reduced, predicted, is_wrong, seed)
+    if not regions:
+        return []
+    excess = measure_excess(regions, is_wrong[None].astype(np.float64), expected)[0]
+    largest = draw_largest_excess(regions, expected, seed)
+    groups: list[ErrorGroup] = []
+    told: set[int] = set()
+    for index in np.argsort(-excess, kind="stable").tolist():
+        region = regions[index]
+        members = region[is_wrong[region]]
+        p_value = (1 + int((largest >= excess[index]).sum())) / (1 + len(largest))
+        if p_value > MAX_P_VALUE or len(groups) == group_count:
+            break
+        overlap = sum(int(member) in told for member in members)
+        if len(members) < MIN_GROUP_ERRORS or overlap > MAX_OVERLAP * len(members):
+            continue
+        told.update(map(int, members))
+        groups.append(
+            ErrorGroup(
+                predicted=int(predicted[region[0]]),
+                members=members[np.argsort(-confidence[members], kind="stable")],
+                region=region,
+                error_share=float(is_wrong[region].mean()),
+                expected_share=float(expected[region].mean()),
+                excess=float(excess[index]),
+                p_value=p_value,
+            )
+        )
+    return groups
+
+
+def reduce_features(features: NDArray[np.floating], seed: int = 0) -> NDArray[np.float64]:
+    """Features as principal components that hold most of their variance, n×at most 24."""
+    from sklearn.decomposition import PCA
+
+    values = features.astype(np.float64)
+    values -= values.mean(0)
+    dimensions = min(MAX_DIMENSIONS, *values.shape)
+    return PCA(dimensions, random_state=seed).fit_transform(values)
+
+
+def list_regions(
+    reduced: NDArray[np.float64],
+    predicted: NDArray[np.int64],
+    is_wrong: NDArray[np.bool_],
+    seed: int,
+) -> list[NDArray[np.int64]]:
+    """The images that a class is predicted for, and their parts by mixtures of 2 to 4."""
+    regions: list[NDArray[np.int64]] = []
+    for label in np.unique(predicted).tolist():
+        images = np.flatnonzero(predicted == label)
+        if is_wrong[images].sum() < MIN_GROUP_ERRORS:
+            continue
+        regions.append(images)
+        for part_count in range(2, MAX_PARTS + 1):
+            if len(images) < 4 * MIN_GROUP_ERRORS * part_count:
+                break
+            parts = split_images(reduced[images], part_count, seed)
+            for part in range(part_count):
+                region = images[parts == part]
+                if is_wrong[region].sum() >= MIN_GROUP_ERRORS:
+                    regions.append(region)
+    return regions
+
+
+def split_images(reduced: NDArray[np.float64], part_count: int, seed: int) -> NDArray[np.int64]:
+    """The part of each image by a mixture of Gaussians with one spread for each dimension."""
+    from sklearn.mixture import GaussianMixture
+
+    mixture = GaussianMixture(
+        part_count, covariance_type="diag", reg_covar=1e-4, n_init=2, random_state=seed
+    )
+    return np.asarray(mixture.fit_predict(reduced), dtype=np.int64)
+
+
+def measure_excess(
+    regions: Sequence[NDArray[np.int64]],
+    errors: NDArray[np.float64],
+    expected: NDArray[np.float64],
+) -> NDArray[np.float64]:
+    """By how many standard deviations each region has more errors than expected.
+
+    `errors` are draws×n, the result is draws×regions.
+    """
+    residual = errors - expected
+    variance = expected * (1 - expected)
+    columns = [residual[:, region].sum(1) / np.sqrt(variance[region].sum()) for region in regions]
+    return np.stack(columns, 1)
+
+
+def draw_largest_excess(
+    regions: Sequence[NDArray[np.int64]], expected: NDArray[np.float64], seed: int
+) -> NDArray[np.float64]:
+    """The largest excess of any region, for errors drawn by the expected shares."""
+    generator = np.random.default_rng(seed)
+    draws = generator.random((SHUFFLES, len(expected))) < expected
+    return measure_excess(regions, draws.astype(np.float64), expected).max(1)

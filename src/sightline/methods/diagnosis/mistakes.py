@@ -1,0 +1,468 @@
+"""From a mistake to its cause: groups of errors, the units behind them, and a test of the cause.
+
+Images of a scan that are taken for one class and lie together in feature space, more of them wrong
+than the network's own confidence says (`error_groups`); the units that respond more to them than to
+that class itself (`enriched_units`); and what the network answers without these units, or with
+their strongest patch covered or pasted elsewhere (`causal_tests`).
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from sightline.data.store.reader import Scan
+from sightline.errors import SightlineError, check_number_range
+from sightline.methods.diagnosis.causal_tests import (
+    CausalTest,
+    Patches,
+    WrongAnswers,
+    choose_cause_units,
+    count_broken,
+    locate_patches,
+    try_pasting,
+    try_removal,
+    try_units,
+)
+from sightline.methods.diagnosis.compare import StepProgress
+from sightline.methods.diagnosis.enriched_units import EnrichedUnit, find_enriched_units
+from sightline.methods.diagnosis.error_groups import ErrorGroup, find_error_groups
+from sightline.methods.diagnosis.true_classes import find_true_classes
+from sightline.models.ablation import join_words
+from sightline.models.model import Model
+
+MIN_IMAGES = 50
+MIN_ERRORS = 5
+
+# Images of a group that the tests run on, at most.
+MAX_TESTED_IMAGES = 48
+
+# Right images that a unit's responses are compared with, at least.
+MIN_RIGHT_IMAGES = 5
+
+# Layers whose units are tested, the most enriched ones.
+MAX_TESTED_LAYERS = 4
+
+# Images of unknown class that are named for labelling, for each group.
+MAX_LABELLED = 12
+
+ReadImages = Callable[[Sequence[int]], Tensor]
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What is known of n images of known class. Ids are those of the scan.
+
+    Attributes:
+        ids: n.
+        features: n×d.
+        responses: n×units by layer.
+        labels: True classes, n.
+        predicted: Predicted classes, n.
+        confidence: Their probabilities, n.
+        class_names: The network's classes.
+    """
+
+    ids: NDArray[np.int64]
+    features: NDArray[np.floating]
+    responses: Mapping[str, NDArray[np.floating]]
+    labels: NDArray[np.int64]
+    predicted: NDArray[np.int64]
+    confidence: NDArray[np.float64]
+    class_names: tuple[str, ...]
+
+    @property
+    def is_wrong(self) -> NDArray[np.bool_]:
+        """Whether an image's predicted class is not the true one."""
+        return self.labels != self.predicted
+
+
+@dataclass(frozen=True)
+class MistakeGroup:
+    """A group of mistakes and what was found of its cause.
+
+    Attributes:
+        group: The mistakes, as positions of the evidence.
+        ids: Their ids, the most confident first.
+        class_name: What they are taken for.
+        true_classes: What they are, with how many of each, the most frequent first.
+        units: Units that respond more to them than to the class, the most enriched first.
+        cause: The units among them that the class rests on most; empty without any.
+        tests: What was tried, each beside chance.
+        right_count: How many right images of the class were asked, too.
+        broken: How many of these have another answer without the units.
+        patches: Where the first unit of the cause responds most, in the tested images; or None.
+        to_label: Ids of images of unknown class that look like this group.
+        sentence: All of it in one sentence.
+    """
+
+    group: ErrorGroup
+    ids: NDArray[np.int64]
+    class_name: str
+    true_classes: tuple[tuple[str, int], ...]
+    units: tuple[EnrichedUnit, ...] = ()
+    cause: tuple[tuple[str, int], ...] = ()
+    tests: tuple[CausalTest, ...] = ()
+    right_count: int = 0
+    broken: int = 0
+    patches: Patches | None = None
+    to_label: tuple[int, ...] = ()
+    sentence: str = ""
+
+    @property
+    def has_cause(self) -> bool:
+        """Whether the mistakes change without the units, and not without random ones."""
+        return bool(self.cause) and any(
+            test.kind == "units off" and test.is_passed for test in self.tests
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """All of it, as JSON holds it."""
+        return {
+            **self.group.to_json(),
+            "taken_for": self.class_name,
+            "true_classes": dict(self.true_classes),
+            "images_wrong": self.ids.tolist(),
+            "units": [
+                {
+                    "layer": unit.layer,
+                    "unit": unit.unit,
+                    "separation": round(unit.separation, 4),
+                    "score": round(unit.score, 2),
+                }
+                for unit in self.units
+            ],
+            "cause": [list(unit) for unit in self.cause],
+            "has_cause": self.has_cause,
+            "tests": [test.to_json() for test in self.tests],
+            "right_images_asked": self.right_count,
+            "right_images_broken": self.broken,
+            "to_label": list(self.to_label),
+            "sentence": self.sentence,
+        }
+
+
+@dataclass(frozen=True)
+class Mistakes:
+    """The groups of a network's mistakes over a scan.
+
+    Attributes:
+        network: What the network is called.
+        image_count: How many images have a known class.
+        unknown_count: How many have none.
+        error_count: How many are wrong.
+        groups: Groups with a cause first, then by how far they are beyond chance.
+        source: How the true classes are known.
+        notes: What was not done, and why.
+    """
+
+    network: str
+    image_count: int
+    unknown_count: int
+    error_count: int
+    groups: tuple[MistakeGroup, ...]
+    source: str
+    notes: tuple[str, ...] = ()
+
+    @property
+    def accuracy(self) -> float:
+        """The share of right answers."""
+        return 1 - self.error_count / self.image_count
+
+    def to_json(self) -> dict[str, Any]:
+        """All of it, as JSON holds it."""
+        return {
+            "network": self.network,
+            "images": self.image_count,
+            "unknown": self.unknown_count,
+            "errors": self.error_count,
+            "accuracy": round(self.accuracy, 6),
+            "classes": self.source,
+            "groups": [group.to_json() for group in self.groups],
+            "notes": list(self.notes),
+        }
+
+
+# ── the groups and their causes ──
+
+
+def explain_mistakes(
+    model: Model,
+    evidence: Evidence,
+    read_images: ReadImages,
+    *,
+    group_count: int = 6,
+    seed: int = 0,
+    callback: StepProgress | None = None,
+) -> list[MistakeGroup]:
+    """The groups of mistakes with their causes; groups with a cause come first.
+
+    `read_images` gives images N×C×H×W by their ids.
+    """
+    groups = find_error_groups(
+        evidence.features,
+        evidence.predicted,
+        evidence.confidence,
+        evidence.is_wrong,
+        group_count=group_count,
+        seed=seed,
+    )
+    examiner = GroupExaminer(model, evidence, read_images, seed)
+    explained: list[MistakeGroup] = []
+    for number, group in enumerate(groups):
+        if callback is not None:
+            callback("causes", number / len(groups))
+        explained.append(examiner.explain_group(group))
+    return sorted(explained, key=lambda item: (not item.has_cause, -item.group.excess))
+
+
+@dataclass(frozen=True)
+class GroupExaminer:
+    """Finds the cause of groups of mistakes. The attributes are those of `explain_mistakes`."""
+
+    model: Model
+    evidence: Evidence
+    read_images: ReadImages
+    seed: int
+
+    def read(self, positions: NDArray[np.int64]) -> Tensor:
+        """The images at these positions of the evidence."""
+        ids = self.evidence.ids[positions].tolist()
+        return self.read_images(ids).to(self.model.device)
+
+    def explain_group(self, group: ErrorGroup) -> MistakeGroup:
+        """One group with its units, and the tests of these."""
+        evidence = self.evidence
+        right = find_right_images(evidence, group.predicted)
+        units = select_layers(find_enriched_units(evidence.responses, group.members, right))
+        explained = MistakeGroup(
+            group=group,
+            ids=evidence.ids[group.members],
+            class_name=evidence.class_names[group.predicted],
+            true_classes=count_true_classes(evidence, group.members),
+            units=tuple(units),
+        )
+        if units:
+            explained = self.test_units(explained, right)
+        return replace(explained, sentence=compose_sentence(explained))
+
+    def test_units(self, explained: MistakeGroup, right: NDArray[np.int64]) -> MistakeGroup:
+        """The group with the units that its answers rest on, and all tests of these."""
+        model = self.model
+        group = explained.group
+        tested = group.members[:MAX_TESTED_IMAGES]
+        wrong = WrongAnswers(self.read(tested), self.evidence.labels[tested], group.predicted)
+        cause = choose_cause_units(model, wrong, explained.units)
+        if not cause:
+            return explained
+        asked = right[:MAX_TESTED_IMAGES]
+        patches = locate_patches(model, wrong.images, *cause[0])
+        tests = [try_units(model, wrong, cause, self.seed), *self.try_patches(wrong, patches)]
+        broken = count_broken(model, self.read(asked), self.evidence.predicted[asked], cause)
+        return replace(
+            explained,
+            cause=tuple(cause),
+            tests=tuple(tests),
+            right_count=len(asked),
+            broken=broken,
+            patches=patches,
+        )
+
+    def try_patches(self, wrong: WrongAnswers, patches: Patches) -> list[CausalTest]:
+        """Covers and inpaints the patches in the mistakes, and pastes them onto right images."""
+        evidence = self.evidence
+        tests = [try_removal(self.model, wrong, patches, "patch covered")]
+        if wrong.images.shape[1] == 3:
+            tests.append(try_removal(self.model, wrong, patches, "patch inpainted"))
+        others = np.flatnonzero(~evidence.is_wrong & (evidence.predicted != wrong.predicted))
+        if len(others):
+            generator = np.random.default_rng(self.seed)
+            count = min(len(wrong.images), len(others))
+            targets = self.read(generator.choice(others, count, replace=False))
+            tests.append(try_pasting(self.model, wrong, patches, targets))
+        return tests
+
+
+def find_right_images(evidence: Evidence, label: int) -> NDArray[np.int64]:
+    """Right images of a class, evenly drawn; of all classes where it has too few."""
+    right = np.flatnonzero(~evidence.is_wrong & (evidence.predicted == label))
+    if len(right) < MIN_RIGHT_IMAGES:
+        right = np.flatnonzero(~evidence.is_wrong)
+    return right
+
+
+def select_layers(units: Sequence[EnrichedUnit]) -> list[EnrichedUnit]:
+    """The units of the layers with the most enriched ones."""
+    layers = list(dict.fromkeys(unit.layer for unit in units))[:MAX_TESTED_LAYERS]
+    return [unit for unit in units if unit.layer in layers]
+
+
+def count_true_classes(
+    evidence: Evidence, members: NDArray[np.int64]
+) -> tuple[tuple[str, int], ...]:
+    """The true classes of images with how many of each, the most frequent first."""
+    numbers, counts = np.unique(evidence.labels[members], return_counts=True)
+    order = np.argsort(-counts, kind="stable")
+    return tuple((evidence.class_names[int(numbers[index])], int(counts[index])) for index in order)
+
+
+def compose_sentence(group: MistakeGroup) -> str:
+    """What was found in plain words.
+
+    «23 images are taken for gas pump (9 church, 6 golf ball and 8 others). Without units 12 and 40
+    of layer4, 14 of 23 are right (1.2 without random ones)…»
+    """
+    named = [f"{count} {name}" for name, count in group.true_classes[:3]]
+    rest = sum(count for _, count in group.true_classes[3:])
+    if rest:
+        named.append(f"{rest} others")
+    count = len(group.group.members)
+    noun = "image is" if count == 1 else "images are"
+    sentence = (
+        f"{count} {noun} taken for {group.class_name} ({join_words(named)}); by its confidence the "
+        f"network would be wrong for {group.group.expected_share * len(group.group.region):.0f}."
+    )
+    test = next((test for test in group.tests if test.kind == "units off"), None)
+    if test is None:
+        return f"{sentence} No unit responds more to them than to {group.class_name} itself."
+    layer = group.cause[0][0]
+    numbers = [str(unit) for _, unit in group.cause]
+    noun = "unit" if len(numbers) == 1 else "units"
+    of_all = "all" if test.corrected == test.images else f"{test.corrected} of {test.images}"
+    verb = "is" if test.corrected == 1 else "are"
+    return (
+        f"{sentence} Without {noun} {join_words(numbers)} of {layer}, {of_all} {verb} right "
+        f"({test.random_corrected:.1f} without random units), and {group.broken} of "
+        f"{group.right_count} right answers change."
+    )
+
+
+# ── over a scan ──
+
+
+def mistakes(
+    scan: Scan | str | Path,
+    *,
+    model: Model | None = None,
+    layers: Sequence[str] | None = None,
+    groups: int = 6,
+    seed: int = 0,
+    device: str | None = None,
+    callback: StepProgress | None = None,
+) -> Mistakes:
+    """Groups of a network's mistakes over a scan, with a test of what causes them.
+
+    Args:
+        scan: The scan, or the path of its store, with responses and classes.
+        model: The network, where the store can't name it.
+        layers: Layers whose units may be a cause; all that the scan followed by default.
+        groups: At most so many groups, from 1 to 20.
+        seed: Of all that is drawn.
+        device: Where the network runs.
+        callback: Called with the name of the step and the share that is done.
+
+    Raises SightlineError for a scan without classes or responses, with fewer than 50 images of
+    known class or fewer than 5 mistakes, and for images that are gone.
+    """
+    if not isinstance(scan, Scan):
+        scan = Scan.open(scan)
+    check_number_range("groups", groups, 1, 20)
+    truth = find_true_classes(scan)
+    if not scan.has_responses:
+        raise SightlineError(
+            f"{scan.path.name} was made without responses: scan again into another store"
+        )
+    evidence = gather_scan_evidence(scan, truth.labels, layers)
+    if model is None:
+        model = scan.model(device)
+    else:
+        scan.require(model)
+    opened = scan
+
+    def read_images(ids: Sequence[int]) -> Tensor:
+        return torch.cat([opened.image(id) for id in ids])
+
+    explained = explain_mistakes(
+        model, evidence, read_images, group_count=groups, seed=seed, callback=callback
+    )
+    unknown = np.flatnonzero(~truth.known)
+    explained = [add_images_to_label(group, scan, unknown) for group in explained]
+    notes: list[str] = []
+    if not explained:
+        notes.append(
+            "no group of mistakes is beyond chance: the network is wrong about as often as its "
+            "confidence says, wherever one looks"
+        )
+    if not len(unknown):
+        notes.append("every image has a class, so that none is named for labelling")
+    return Mistakes(
+        network=model.name,
+        image_count=len(evidence.ids),
+        unknown_count=len(unknown),
+        error_count=int(evidence.is_wrong.sum()),
+        groups=tuple(explained),
+        source=truth.source,
+        notes=tuple(notes),
+    )
+
+
+def gather_scan_evidence(
+    scan: Scan, labels: NDArray[np.int64], layers: Sequence[str] | None
+) -> Evidence:
+    """What a scan tells of its images of known class. Raises SightlineError for too few."""
+    ids = np.flatnonzero(labels >= 0)
+    if len(ids) < MIN_IMAGES:
+        raise SightlineError(
+            f"{scan.path.name} has {len(ids)} images of known class; groups of mistakes need "
+            f"{MIN_IMAGES}: occlusion and saliency explain one image"
+        )
+    best, probabilities = scan.top5
+    predicted = best[ids, 0].numpy().astype(np.int64)
+    error_count = int((predicted != labels[ids]).sum())
+    if error_count < MIN_ERRORS:
+        raise SightlineError(
+            f"{error_count} of {len(ids)} images in {scan.path.name} are mistakes; groups need "
+            f"{MIN_ERRORS}. sightline ablate says which units the right answers rest on"
+        )
+    chosen = scan.layers if layers is None else [scan.layer(layer) for layer in layers]
+    responses = {layer: scan.responses(layer, images=ids.tolist()) for layer in chosen}
+    if scan.vector_layers:
+        features = scan.vectors(scan.vector_layers[0]).numpy()[ids]
+    else:
+        features = responses[chosen[-1]]
+    return Evidence(
+        ids=ids,
+        features=features,
+        responses=responses,
+        labels=labels[ids],
+        predicted=predicted,
+        confidence=probabilities[ids, 0].double().numpy(),
+        class_names=tuple(scan.model_labels),
+    )
+
+
+def add_images_to_label(
+    group: MistakeGroup, scan: Scan, unknown: NDArray[np.int64]
+) -> MistakeGroup:
+    """The group with images of unknown class that are taken for its class, too.
+
+    Those to which the units of its cause respond most come first; without a cause, the least
+    confident ones.
+    """
+    best, probabilities = scan.top5
+    alike = unknown[best[unknown, 0].numpy() == group.group.predicted]
+    if not len(alike):
+        return group
+    if group.cause:
+        layer = group.cause[0][0]
+        units = [unit for _, unit in group.cause]
+        values = scan.responses(layer, units=units, images=alike.tolist()).astype(np.float32)
+        order = np.argsort(-values.mean(1), kind="stable")
+    else:
+        order = np.argsort(probabilities[alike, 0].numpy(), kind="stable")
+    return replace(group, to_label=tuple(alike[order][:MAX_LABELLED].tolist()))

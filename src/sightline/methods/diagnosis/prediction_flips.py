@@ -1,0 +1,231 @@
+"""Which images two networks answer differently, in groups, and how good both are.
+
+A group is all flips from one class to another, all to one class, or all from one, whichever says
+the most with the fewest words; the largest come first.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Labels = NDArray[np.int64]
+
+# A group that is told by both its classes holds so much of what is told by one of them.
+MIN_PAIR_SHARE = 0.6
+
+# Groups smaller than this are told together.
+MIN_GROUP_SIZE = 3
+
+# A group of which so much is in larger groups is not told again.
+MAX_TOLD_SHARE = 0.7
+
+CALIBRATION_BINS = 15
+
+
+@dataclass(frozen=True)
+class NetworkAnswers:
+    """A network's answers for n images: the predicted class and its probability."""
+
+    labels: Labels
+    confidence: NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class FlipGroup:
+    """Images that one network answers by one class and the other by another.
+
+    Attributes:
+        title: What the flips have in common, such as «church → gas pump».
+        old_class: The class before, −1 where there are several.
+        new_class: The class after, −1 where there are several.
+        members: Positions of the images, the most confident new answers first.
+        old_confidence: Mean probability of the old answers.
+        new_confidence: Mean probability of the new answers.
+        old_right: How many old answers are the true class; None where it isn't known.
+        new_right: The same of the new answers.
+    """
+
+    title: str
+    old_class: int
+    new_class: int
+    members: NDArray[np.int64]
+    old_confidence: float
+    new_confidence: float
+    old_right: int | None = None
+    new_right: int | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """The group, as JSON holds it."""
+        return {
+            "title": self.title,
+            "images": len(self.members),
+            "old_confidence": round(self.old_confidence, 4),
+            "new_confidence": round(self.new_confidence, 4),
+            "old_right": self.old_right,
+            "new_right": self.new_right,
+        }
+
+
+@dataclass(frozen=True)
+class Performance:
+    """How good a network's answers are.
+
+    Attributes:
+        accuracy: The share of right answers.
+        confidence: The mean probability of its answers.
+        calibration_error: The mean gap between confidence and accuracy, over bins of confidence
+            (Guo et al. 2017, "On calibration of modern neural networks", equation 3).
+        bins: Of each bin that is not empty its images, mean confidence and accuracy.
+    """
+
+    accuracy: float
+    confidence: float
+    calibration_error: float
+    bins: tuple[tuple[int, float, float], ...]
+
+
+def measure_performance(answers: NetworkAnswers, truth: Labels) -> Performance | None:
+    """How good the answers are for the images of known class; None where there are none."""
+    known = truth >= 0
+    if not known.any():
+        return None
+    confidence = answers.confidence[known]
+    is_right = answers.labels[known] == truth[known]
+    edges = np.linspace(0, 1, CALIBRATION_BINS + 1)
+    bin_numbers = np.clip(np.digitize(confidence, edges) - 1, 0, CALIBRATION_BINS - 1)
+    bins: list[tuple[int, float, float]] = []
+    for number in range(CALIBRATION_BINS):
+        inside = bin_numbers == number
+        if inside.any():
+            bin_facts = (int(inside.sum()), confidence[inside].mean(), is_right[inside].mean())
+            bins.append((bin_facts[0], float(bin_facts[1]), float(bin_facts[2])))
+    total = len(confidence)
+    gaps = [count / total * abs(mean - accuracy) for count, mean, accuracy in bins]
+    return Performance(float(is_right.mean()), float(confidence.mean()), sum(gaps), tuple(bins))
+
+
+# ── groups of flips ──
+
+
+def find_flip_groups(
+    old: NetworkAnswers,
+    new: NetworkAnswers,
+    class_names: Sequence[str],
+    truth: Labels | None = None,
+    group_count: int = 6,
+) -> list[FlipGroup]:
+    """The groups of images whose predicted class changes, the largest first.
+
+    `truth` are the true classes, −1 where unknown. Where classes are so many that no group has
+    three images, the flips are told by whether they made answers right or wrong.
+    """
+    flipped = np.flatnonzero(old.labels != new.labels)
+    candidates = list_candidates(old.labels, new.labels, flipped)
+    groups: list[FlipGroup] = []
+    told: set[int] = set()
+    for old_class, new_class, members in candidates:
+        is_told = sum(int(member) in told for member in members) > MAX_TOLD_SHARE * len(members)
+        if is_told or len(members) < MIN_GROUP_SIZE or len(groups) == group_count:
+            continue
+        told.update(map(int, members))
+        title = name_flip(old_class, new_class, class_names)
+        groups.append(
+            describe_flip_group(title, (old_class, new_class), members, (old, new), truth)
+        )
+    if truth is not None:
+        groups += list_quality_groups(flipped, old, new, truth)
+    return groups
+
+
+def list_candidates(
+    old_labels: Labels, new_labels: Labels, flipped: NDArray[np.int64]
+) -> list[tuple[int, int, NDArray[np.int64]]]:
+    """Old class, new class (−1 for any) and images of possible groups, the largest first.
+
+    A pair of classes stands before all flips to or from one of them where it holds most of these.
+    """
+    old_flipped = old_labels[flipped]
+    new_flipped = new_labels[flipped]
+    candidates: list[tuple[float, int, int, NDArray[np.int64]]] = []
+    pairs, counts = np.unique(np.stack([old_flipped, new_flipped]), axis=1, return_counts=True)
+    for (old_class, new_class), count in zip(pairs.T.tolist(), counts.tolist(), strict=True):
+        is_pair = (old_flipped == old_class) & (new_flipped == new_class)
+        from_count = int((old_flipped == old_class).sum())
+        to_count = int((new_flipped == new_class).sum())
+        # A pair that holds most of the flips of both its classes stands for them.
+        bonus = 1.0 / MIN_PAIR_SHARE if count >= MIN_PAIR_SHARE * max(from_count, to_count) else 1
+        candidates.append((count * bonus, old_class, new_class, flipped[is_pair]))
+    for old_class in np.unique(old_flipped).tolist():
+        members = flipped[old_flipped == old_class]
+        candidates.append((len(members), old_class, -1, members))
+    for new_class in np.unique(new_flipped).tolist():
+        members = flipped[new_flipped == new_class]
+        candidates.append((len(members), -1, new_class, members))
+    candidates.sort(key=lambda candidate: -candidate[0])
+    return [candidate[1:] for candidate in candidates]
+
+
+def name_flip(old_class: int, new_class: int, class_names: Sequence[str]) -> str:
+    """«church → gas pump», «now gas pump», or «no longer church»."""
+    if old_class < 0:
+        return f"now {class_names[new_class]}"
+    if new_class < 0:
+        return f"no longer {class_names[old_class]}"
+    return f"{class_names[old_class]} → {class_names[new_class]}"
+
+
+def list_quality_groups(
+    flipped: NDArray[np.int64], old: NetworkAnswers, new: NetworkAnswers, truth: Labels
+) -> list[FlipGroup]:
+    """All flips that made a right answer wrong, and all that made a wrong one right."""
+    was_right = old.labels[flipped] == truth[flipped]
+    is_right = new.labels[flipped] == truth[flipped]
+    groups: list[FlipGroup] = []
+    for title, chosen in (
+        ("right before, wrong now", was_right & ~is_right),
+        ("wrong before, right now", ~was_right & is_right),
+    ):
+        members = flipped[chosen & (truth[flipped] >= 0)]
+        if len(members) >= MIN_GROUP_SIZE:
+            groups.append(describe_flip_group(title, (-1, -1), members, (old, new), truth))
+    return groups
+
+
+def describe_flip_group(
+    title: str,
+    classes: tuple[int, int],
+    members: NDArray[np.int64],
+    answers: tuple[NetworkAnswers, NetworkAnswers],
+    truth: Labels | None,
+) -> FlipGroup:
+    """A group with its members in order, and how sure both networks are of them."""
+    old, new = answers
+    ordered = members[np.argsort(-new.confidence[members], kind="stable")]
+    old_right = None
+    new_right = None
+    if truth is not None:
+        old_right = int((old.labels[members] == truth[members]).sum())
+        new_right = int((new.labels[members] == truth[members]).sum())
+    return FlipGroup(
+        title=title,
+        old_class=classes[0],
+        new_class=classes[1],
+        members=ordered,
+        old_confidence=float(old.confidence[members].mean()),
+        new_confidence=float(new.confidence[members].mean()),
+        old_right=old_right,
+        new_right=new_right,
+    )
+
+
+def count_flips_by_class(
+    old: NetworkAnswers, new: NetworkAnswers, class_count: int
+) -> NDArray[np.int64]:
+    """For each class how many images leave it, and how many come to it, classes×2."""
+    changed = old.labels != new.labels
+    left = np.bincount(old.labels[changed], minlength=class_count)
+    came = np.bincount(new.labels[changed], minlength=class_count)
+    return np.stack([left, came], 1)

@@ -1,0 +1,156 @@
+"""Causes that were built into a network are found, and what is no cause is not."""
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from sightline.methods.diagnosis.causal_tests import (
+    Patches,
+    WrongAnswers,
+    choose_cause_units,
+    count_broken,
+    cover_with_mean,
+    draw_places,
+    inpaint,
+    locate_patches,
+    paste,
+    run_without_each,
+    try_pasting,
+    try_removal,
+    try_units,
+)
+from sightline.methods.diagnosis.enriched_units import EnrichedUnit
+from sightline.models.model import Model
+
+SIDE = 40
+
+
+class SpotNet(nn.Module):
+    """Says «spot» (class 1) for a red spot, else what the mean brightness says.
+
+    Unit 2 of `spots` finds the red spot, the others find nothing that matters much.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.spots = nn.Conv2d(3, 6, 5, padding=2)
+        self.relu = nn.ReLU()
+        torch.manual_seed(1)
+        with torch.no_grad():
+            self.spots.weight *= 0.1
+            self.spots.bias.zero_()
+            self.spots.weight[2] = torch.tensor([1.0, -1.0, -1.0]).view(3, 1, 1) / 25
+            self.spots.bias[2] = -0.5
+
+    def forward(self, x: Tensor) -> Tensor:
+        maps = self.relu(self.spots(x))
+        spot = maps[:, 2].amax((1, 2))
+        rest = maps[:, [0, 1, 3, 4, 5]].mean((1, 2, 3))
+        brightness = x.mean((1, 2, 3)) - 0.5
+        return torch.stack([brightness + 0.01 * rest, 20 * spot - 0.5, -brightness], 1)
+
+
+def make_images(count: int, *, spot: bool) -> Tensor:
+    """Gray images with noise; a red square of 6 pixels somewhere in each if asked for."""
+    generator = torch.Generator().manual_seed(count)
+    images = 0.4 + 0.2 * torch.rand(count, 3, SIDE, SIDE + 8, generator=generator)
+    if spot:
+        for row in range(count):
+            top, left = torch.randint(2, SIDE - 8, (2,), generator=generator).tolist()
+            images[row, :, top : top + 6, left : left + 6] = torch.tensor([1.0, 0, 0]).view(3, 1, 1)
+    return images
+
+
+@pytest.fixture
+def model() -> Model:
+    return Model(SpotNet().eval(), size=SIDE, mean=(0.0,) * 3, std=(1.0,) * 3, output_kind="logits")
+
+
+@pytest.fixture
+def wrong(model: Model) -> WrongAnswers:
+    images = make_images(16, spot=True)
+    truth = model.ablated({"relu": [2]}).logits(images).argmax(1).numpy()
+    assert (model.logits(images).argmax(1) == 1).all()
+    return WrongAnswers(images, truth, 1)
+
+
+def test_the_unit_behind_the_answers_is_chosen(model: Model, wrong: WrongAnswers) -> None:
+    candidates = [EnrichedUnit("relu", unit, 0.8, 4.0) for unit in range(6)]
+    assert choose_cause_units(model, wrong, candidates) == [("relu", 2)]
+    assert choose_cause_units(model, wrong, []) == []
+
+
+def test_without_the_unit_answers_are_right(model: Model, wrong: WrongAnswers) -> None:
+    test = try_units(model, wrong, [("relu", 2)])
+    assert (test.changed, test.corrected, test.images) == (16, 16, 16)
+    assert test.random_changed < 1
+    assert test.is_passed
+    other = try_units(model, wrong, [("relu", 4)])
+    assert not other.is_passed
+
+
+def test_logits_without_units_are_those_of_an_ablated_model(model: Model) -> None:
+    images = make_images(5, spot=True)
+    results = run_without_each(model, images, "relu", [[2], [0, 3]])
+    torch.testing.assert_close(results[0], model.logits(images))
+    torch.testing.assert_close(results[1], model.ablated({"relu": [2]}).logits(images))
+    torch.testing.assert_close(results[2], model.ablated({"relu": [0, 3]}).logits(images))
+
+
+def test_patches_cover_the_spots(model: Model, wrong: WrongAnswers) -> None:
+    patches = locate_patches(model, wrong.images, "relu", 2)
+    assert (patches.height, patches.width) == (10, 12)
+    pieces = patches.cut(wrong.images)
+    assert ((pieces[:, 0] - pieces[:, 1]).amax((1, 2)) > 0.9).all()
+    for kind in ("patch covered", "patch inpainted"):
+        test = try_removal(model, wrong, patches, kind)
+        assert test.changed > test.random_changed
+        assert test.p_value <= 0.05
+
+
+def test_a_pasted_patch_makes_others_wrong(model: Model, wrong: WrongAnswers) -> None:
+    patches = locate_patches(model, wrong.images, "relu", 2)
+    targets = make_images(12, spot=False)
+    test = try_pasting(model, wrong, patches, targets)
+    assert test.images == 12
+    assert test.changed == 12
+    assert test.random_changed < 6
+    assert test.is_passed
+
+
+def test_right_answers_that_break_are_counted(model: Model) -> None:
+    images = make_images(9, spot=True)
+    predicted = model.logits(images).argmax(1).numpy()
+    assert count_broken(model, images, predicted, [("relu", 2)]) == 9
+    assert count_broken(model, images, predicted, [("relu", 0)]) == 0
+
+
+def test_covering_inpainting_and_pasting_change_the_patch_alone() -> None:
+    images = make_images(3, spot=False)
+    patches = Patches(np.array([0, 5, 30]), np.array([40, 3, 7]), 6, 7)
+    mask = patches.mark(images)
+    assert int(mask.sum()) == 3 * 6 * 7
+    covered = cover_with_mean(images, patches)
+    means = images.mean((2, 3))
+    for row in range(3):
+        inside = covered[row][:, mask[row, 0]]
+        torch.testing.assert_close(inside, means[row][:, None].expand_as(inside))
+    painted = inpaint(images, patches)
+    pasted = paste(images, torch.zeros(3, 3, 6, 7), patches)
+    for changed in (covered, painted, pasted):
+        outside = ~mask.expand_as(images)
+        assert torch.equal(changed[outside], images[outside])
+        assert not torch.equal(changed, images)
+    assert not patches.cut(pasted).any()
+
+
+def test_other_places_lie_inside_and_apart() -> None:
+    patches = Patches(np.array([0, 20, 33]), np.array([0, 11, 40]), 7, 8)
+    for seed in range(20):
+        places = draw_places(patches, (SIDE, SIDE + 8), seed)
+        assert (places.tops >= 0).all()
+        assert (places.tops + 7 <= SIDE).all()
+        assert (places.lefts + 8 <= SIDE + 8).all()
+        apart = (abs(places.tops - patches.tops) >= 7) | (abs(places.lefts - patches.lefts) >= 8)
+        assert apart.all()

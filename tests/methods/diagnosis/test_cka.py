@@ -1,0 +1,73 @@
+"""CKA against the definition with kernels of images × images, in double precision."""
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from sightline.methods.diagnosis.cka import (
+    compute_cka,
+    compute_cka_matrix,
+    find_best_matches,
+)
+
+RNG = np.random.default_rng(3)
+
+
+def derive_hsic(x: NDArray[np.float64], y: NDArray[np.float64]) -> float:
+    """Song et al. 2012, equation 5, sum by sum, without centering."""
+    n = len(x)
+    k = x @ x.T
+    m = y @ y.T
+    np.fill_diagonal(k, 0)
+    np.fill_diagonal(m, 0)
+    ones = np.ones(n)
+    total = np.trace(k @ m)
+    total += (ones @ k @ ones) * (ones @ m @ ones) / ((n - 1) * (n - 2))
+    total -= 2 / (n - 2) * (ones @ k @ m @ ones)
+    return float(total / (n * (n - 3)))
+
+
+def derive_cka(x: NDArray[np.float64], y: NDArray[np.float64]) -> float:
+    return derive_hsic(x, y) / (derive_hsic(x, x) * derive_hsic(y, y)) ** 0.5
+
+
+@pytest.mark.parametrize(("images", "shift"), [(5, 0.0), (40, 3.0), (1500, -20.0)])
+def test_it_is_the_definition(images: int, shift: float) -> None:
+    x = RNG.normal(size=(images, 7)) + shift
+    y = np.maximum(0, x @ RNG.normal(size=(7, 11))) + RNG.normal(size=(images, 11)) + 1
+    expected = derive_cka(x, y)
+    assert compute_cka(x, y) == pytest.approx(expected, abs=1e-9)
+    matrix = compute_cka_matrix({"a": x, "b": y}, {"c": y.astype(np.float32)})
+    assert matrix.shape == (2, 1)
+    assert matrix[0, 0] == pytest.approx(expected, abs=2e-5)
+    assert matrix[1, 0] == pytest.approx(1, abs=1e-5)
+
+
+def test_permuted_scaled_and_rotated_units_are_the_same() -> None:
+    x = np.maximum(0, RNG.normal(size=(300, 64))).astype(np.float16)
+    rotation, _ = np.linalg.qr(RNG.normal(size=(64, 64)))
+    for other in (x[:, RNG.permutation(64)], 3 * x.astype(np.float32), x @ rotation):
+        assert compute_cka_matrix({"x": x}, {"y": other})[0, 0] == pytest.approx(1, abs=1e-5)
+
+
+def test_unrelated_layers_are_at_0_on_average() -> None:
+    values = [
+        compute_cka(RNG.normal(size=(60, 200)), RNG.normal(size=(60, 150))) for _ in range(40)
+    ]
+    assert abs(np.mean(values)) < 4 * np.std(values) / len(values) ** 0.5 + 0.002
+    assert abs(np.mean(values)) < 0.03  # the biased estimate is at about 0.75 here
+
+
+def test_a_constant_layer_has_none() -> None:
+    x = RNG.normal(size=(20, 3))
+    matrix = compute_cka_matrix(
+        {"x": x, "dead": np.ones((20, 2))}, {"y": x, "dead": np.ones((20, 4))}
+    )
+    assert np.isnan(matrix[1]).all()
+    assert np.isnan(matrix[:, 1]).all()
+    assert find_best_matches(matrix).tolist() == [0, -1]
+
+
+def test_too_few_images() -> None:
+    with pytest.raises(ValueError, match="3 images; CKA needs 4"):
+        compute_cka_matrix({"x": np.eye(3)}, {"y": np.eye(3)})
