@@ -158,9 +158,11 @@ def scan(
         result = Scan.open(store)
     if result.complete and not result.images:
         path, reason = result.errors[0]
+        # A folder that can't be listed has a separator at its end, and the dataset's own no path.
+        name = os.path.basename(path.rstrip(os.sep) or str(dataset.source))
         raise SightlineError(
             f"none of the {len(dataset)} files could be read; "
-            f"the first: {os.path.basename(path)}: {reason.split(': ')[-1]}"
+            f"the first: {name}: {reason.split(': ')[-1]}"
         )
     return result
 
