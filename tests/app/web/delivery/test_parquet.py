@@ -9,10 +9,10 @@ import torch
 from PIL import Image
 
 import sightline as sl
-from sightline.app.web.content.facts import read_unit_table
 from sightline.app.web.delivery import parquet
 from sightline.app.web.delivery.parquet import place_images, write_image_table
 from sightline.app.web.explorer.explorer import Explorer
+from sightline.app.web.pages.content.facts import read_unit_table
 from sightline.data.store.reader import Scan
 from sightline.errors import SightlineError
 

@@ -3,8 +3,8 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from sightline.app.web.content.facts import read_unit_table
 from sightline.app.web.explorer.explorer import Explorer
+from sightline.app.web.pages.content.facts import read_unit_table
 from sightline.data.store.reader import Scan
 from sightline.errors import SightlineError
 from sightline.models.model import Model

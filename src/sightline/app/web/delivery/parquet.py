@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 
-from sightline.app.web.content.facts import read_unit_table
 from sightline.app.web.explorer.explorer import Explorer
+from sightline.app.web.pages.content.facts import read_unit_table
 from sightline.data.search.nearest import find_nearest
 from sightline.data.search.projection import MIN_PROJECTED_VECTORS, project_vectors
 from sightline.data.store.reader import Scan
