@@ -20,7 +20,7 @@ from sightline.app.web.delivery.live.network import LiveNetwork
 from sightline.app.web.delivery.live.schema import LiveRequest
 from sightline.app.web.explorer.explorer import Explorer
 from sightline.app.web.pictures.cache import PictureCache
-from sightline.app.web.pictures.synthesis import BATCH_SIZE, UnitSynthesis
+from sightline.app.web.pictures.synthesis import UnitSynthesis
 
 
 def load_network(name: str) -> sl.Model:
@@ -77,10 +77,12 @@ def measure_synthesis(name: str, batches: int) -> None:
         # Evenly spread over the units, so that a layer counts as its units do.
         ranges = [(layer, unit) for layer, count in layers.items() for unit in range(count)]
         total = 0.0
+        size = syntheses.choose_batch_size(len(ranges))
+        print(f"{size} units at once")
         for number in range(batches):
             layer, unit = ranges[round((number + 0.5) * len(ranges) / batches)]
-            first = min(unit, layers[layer] - BATCH_SIZE) if layers[layer] > BATCH_SIZE else 0
-            units = range(first, min(first + BATCH_SIZE, layers[layer]))
+            first = max(0, min(unit, layers[layer] - size))
+            units = range(first, min(first + size, layers[layer]))
             started = time.process_time()
             syntheses.keep_units(layer, list(units))
             seconds = (time.process_time() - started) / len(units)

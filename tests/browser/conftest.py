@@ -111,11 +111,16 @@ def open_page(browser: Any) -> OpenBrowserPage:
             if answer.status >= 400:
                 watched.problems.append(f"{answer.status} {answer.url}")
 
+        def note_failure(asked: Any) -> None:
+            # What is not there yet when one goes on to another page is aborted.
+            if asked.failure != "net::ERR_ABORTED":
+                watched.problems.append(f"failed: {asked.url} ({asked.failure})")
+
         page.on("console", note_message)
         page.on("dialog", note_dialog)
         page.on("pageerror", lambda error: watched.problems.append(f"error: {error}"))
         page.on("response", note_answer)
-        page.on("requestfailed", lambda asked: watched.problems.append(f"failed: {asked.url}"))
+        page.on("requestfailed", note_failure)
         yield watched
         context.close()
         watched.check()

@@ -21,6 +21,9 @@ def read_layout(page: Any) -> dict[str, Any]:
     return page.evaluate(
         """() => ({
             overflow: document.documentElement.scrollWidth - window.innerWidth,
+            wide: [...document.body.querySelectorAll("*")].filter(
+                element => element.getBoundingClientRect().right > window.innerWidth + 1
+            ).map(element => element.outerHTML.slice(0, 120)).slice(0, 5),
             headings: document.querySelectorAll("h1").length,
             language: document.documentElement.lang,
             unnamed: [...document.querySelectorAll("button, a[href], input, select")].filter(
@@ -30,7 +33,8 @@ def read_layout(page: Any) -> dict[str, Any]:
                     || element.querySelector("img[alt]:not([alt=''])")
                 )).map(element => element.outerHTML.slice(0, 120)),
             broken: [...document.images].filter(
-                image => image.complete && image.naturalWidth === 0 && image.loading !== "lazy"
+                image => image.getAttribute("src") && image.complete
+                    && image.naturalWidth === 0 && image.loading !== "lazy"
             ).map(image => image.src),
             background: getComputedStyle(document.body).backgroundColor,
         })"""
@@ -48,7 +52,7 @@ def test_a_page_opens_served_and_from_the_disk(
             page = watched.open(root + address)
             page.wait_for_timeout(150)
             layout = read_layout(page)
-            assert layout["overflow"] <= 0
+            assert layout["overflow"] <= 0, layout["wide"]
             assert layout["headings"] == 1
             assert layout["language"] == "en"
             assert layout["unnamed"] == []

@@ -1,5 +1,6 @@
 """The synthesis of all units: as `sl.synthesis` makes it, in batches, going on where it was."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -74,8 +75,8 @@ def test_all_units_are_kept_once(syntheses: UnitSynthesis, monkeypatch: pytest.M
     assert syntheses.keep_all(COUNTS, go_on)
 
 
-def test_a_stopped_run_goes_on(syntheses: UnitSynthesis, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(synthesis_file, "BATCH_SIZE", 3)
+def test_a_stopped_run_goes_on(syntheses: UnitSynthesis) -> None:
+    syntheses = replace(syntheses, batch_size=3)
     calls: list[int] = []
 
     def stop_after_two(_done: float, _total: float) -> bool:
@@ -86,6 +87,22 @@ def test_a_stopped_run_goes_on(syntheses: UnitSynthesis, monkeypatch: pytest.Mon
     missing = [units for _, units in syntheses.list_missing_batches(COUNTS)]
     assert missing == [[6, 7], [0, 1, 2], [3, 4], [0, 1, 2], [3, 4]]
     assert syntheses.keep_all(COUNTS, go_on)
+
+
+def test_the_batch_is_what_a_timing_finds(
+    syntheses: UnitSynthesis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+
+    def choose(_model: sl.Model, image: torch.Tensor, *, image_count: int) -> int:
+        assert image.shape == (1, 3, 24, 24)
+        asked.append(image_count)
+        return 99
+
+    monkeypatch.setattr(synthesis_file, "choose_batch_size", choose)
+    assert syntheses.choose_batch_size(7) == synthesis_file.MAX_BATCH_SIZE
+    assert asked == [28]
+    assert replace(syntheses, batch_size=5).choose_batch_size(7) == 5
 
 
 def test_a_picture_is_made_when_it_is_asked_for(syntheses: UnitSynthesis) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 from collections import OrderedDict
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
@@ -43,6 +44,7 @@ class Explorer:
         has_synthesis: Whether the pages show what each unit would like to see.
         is_served: Whether a server answers, so that numbers may be made when they are asked for.
         command: What makes the site again.
+        serve_command: What serves it.
     """
 
     def __init__(
@@ -55,6 +57,7 @@ class Explorer:
         has_synthesis: bool = False,
         is_served: bool = False,
         command: str = "",
+        serve_command: str = "",
     ) -> None:
         self.scan = scan
         self.model = model
@@ -63,6 +66,9 @@ class Explorer:
         self.has_synthesis = has_synthesis and model is not None
         self.is_served = is_served
         self.command = command
+        self.serve_command = serve_command or shlex.join(
+            ["sightline", "explore", "--store", str(scan.path)]
+        )
         self.spellings = LayerSpellings(scan.layers)
         self.script_makers: OrderedDict[str, Callable[[], object]] = OrderedDict()
         self._recent_images: OrderedDict[int, Tensor] = OrderedDict()

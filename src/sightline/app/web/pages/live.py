@@ -43,7 +43,7 @@ def build_live_page(explorer: Explorer) -> Page:
                 for layer in scan.layers
             },
         },
-        "serve_command": explorer.command or f"sightline explore --store {scan.path.name}",
+        "serve_command": explorer.serve_command,
         "caution": CAUTION,
     }
     return Page("explorer/live.html", data, "Live")

@@ -25,6 +25,7 @@ from sightline.methods.synthesis.initialization import (
 )
 from sightline.methods.synthesis.presets import SYNTHESIS_PRESETS
 from sightline.models.model import Model
+from sightline.models.tracing.batch_size import choose_batch_size
 from sightline.optim.ascent import maximize_objective
 from sightline.optim.objectives.objective import Objective, channel, logit
 
@@ -35,7 +36,8 @@ SYNTHESIS_VERSION = 1
 
 DEFAULT_STEPS = 128
 DEFAULT_SIDE = 128  # pixels, at most; smaller for networks of smaller images
-BATCH_SIZE = 16  # units of one ascent
+# Units of one ascent, at most: what is made is kept after each.
+MAX_BATCH_SIZE = 32
 
 SYNTHESIS_QUALITY = 80  # of the WebP files; they are shown larger than patches
 
@@ -52,12 +54,14 @@ class UnitSynthesis:
         pictures: Where they are kept.
         steps: Steps of each ascent.
         side: Shorter side of the pictures in pixels, at most.
+        batch_size: Units of one ascent; None for the number that a short timing finds fastest.
     """
 
     model: Model
     pictures: PictureCache
     steps: int = DEFAULT_STEPS
     side: int = DEFAULT_SIDE
+    batch_size: int | None = None
 
     @cached_property
     def layer_digests(self) -> dict[str, str]:
@@ -170,12 +174,31 @@ class UnitSynthesis:
         on_progress(total, total)
         return True
 
+    def choose_batch_size(self, unit_count: int) -> int:
+        """How many of so many units are ascended at once."""
+        if self.batch_size is not None:
+            return self.batch_size
+        image = torch.full((1, self.model.channels, *self.picture_size), 0.5)
+        image_count = max(1, unit_count * self.steps)
+        try:
+            fastest = choose_batch_size(self.model, image, image_count=image_count)
+        except SightlineError:  # a network without scores, on which nothing can be timed
+            fastest = 1
+        return min(MAX_BATCH_SIZE, fastest)
+
     def list_missing_batches(self, unit_counts: dict[str, int]) -> Iterator[tuple[str, list[int]]]:
         """The units whose pictures are not kept, in batches of one layer."""
+        missing_units: dict[str, list[int]] = {}
         for layer, unit_count in unit_counts.items():
             missing = [unit for unit in range(unit_count) if not self.has_picture(layer, unit)]
-            for start in range(0, len(missing), BATCH_SIZE):
-                yield layer, missing[start : start + BATCH_SIZE]
+            missing_units[layer] = missing
+        missing_count = sum(map(len, missing_units.values()))
+        if not missing_count:
+            return
+        batch_size = self.choose_batch_size(missing_count)
+        for layer, units in missing_units.items():
+            for start in range(0, len(units), batch_size):
+                yield layer, units[start : start + batch_size]
 
     def measure_depth(self, layer: str) -> float:
         """How deep a layer lies, as a share of all layers."""
