@@ -1,6 +1,7 @@
 """What a method's command runs on, and what it prints."""
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from helpers import smooth
 from safetensors.torch import load_file
 
 import sightline as sl
+from sightline.app import replay
 from sightline.app.cli.execution import (
     DEFAULT_IMAGE,
     choose_image_name,
@@ -288,3 +290,23 @@ def test_again_on_a_device(photo: str, capsys: pytest.CaptureFixture[str]) -> No
     assert Path("o/saliency.png").read_bytes() == Path("p/saliency.png").read_bytes()
     assert main(["again", "o/recipe.json", "--device", "nosuch", "--out", "p"]) == 1
     assert "can't be used here" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("options", "is_shown"), [([], True), (["--quiet"], False)])
+def test_again_shows_a_download_unless_it_is_quiet(
+    photo: str,
+    options: list[str],
+    is_shown: bool,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["saliency", photo, "--size", "48", "--out", "o"]) == 0
+    run_recipe = replay.run_recipe
+
+    def download_first(*arguments: Any, **keywords: Any) -> Result:
+        sys.stderr.write("Downloading: weights.pth\n")
+        return run_recipe(*arguments, **keywords)
+
+    monkeypatch.setattr(replay, "run_recipe", download_first)
+    assert main(["again", "o/recipe.json", "--out", "p", *options]) == 0
+    assert ("Downloading" in capsys.readouterr().err) == is_shown

@@ -112,7 +112,9 @@ def run_method(declaration: MethodDeclaration, arguments: Mapping[str, Any]) -> 
         for name, run_parameters in runs.items():
             if "callback" in method.parameters:
                 run_parameters["callback"] = bar.on_step
-            result = method.function(model, *subject, **run_parameters)
+            # A judge or a peer may be downloaded.
+            with hide_downloads(quiet=shared.quiet):
+                result = method.function(model, *subject, **run_parameters)
             if image_name is not None:
                 result = _add_image_source(result, model, image_name, picture_size, shared)
             summaries[name] = _save_result(result, shared.out / name, as_json=shared.as_json)

@@ -65,9 +65,9 @@ MAX_MOVIE_FRAMES = 64
         "Synthesis from noise",
         "Synthesis from gray",
         "An image for each class",
-        "Images for 16 units in the middle",
+        "Images for units in the middle",
     ),
-    quick_parameters={"steps": 32},
+    quick_parameters={"steps": 24},
 )
 def synthesis(
     model: Model,

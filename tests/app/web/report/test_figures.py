@@ -72,6 +72,18 @@ def test_tiles_keep_their_shape_and_their_captions() -> None:
     assert described["scale"] == ("diverging", "−0.25", "0", "0.25")
 
 
+def test_rows_without_titles_are_one() -> None:
+    rows = [
+        FigureRow("title", [noise(4, 4)], ["a"]),
+        FigureRow("", [noise(4, 4)], ["b"]),
+        FigureRow("other", [noise(4, 4)], ["c"]),
+    ]
+    described = describe_figure(PictureRows(rows), noise(2, 2), "")
+    lines = [[tile["lines"] for tile in row["tiles"]] for row in described["rows"]]
+    assert lines == [[["a"], ["b"]], [["c"]]]
+    assert [row["title"] for row in described["rows"]] == ["title", "other"]
+
+
 def test_tiles_are_stored_at_little_more_than_they_are_shown() -> None:
     row = FigureRow("", [noise(600, 300)], [""])
     described = describe_figure(PictureRows([row], 96), noise(2, 2), "")

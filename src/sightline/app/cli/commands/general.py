@@ -19,7 +19,6 @@ from sightline.app.cli.options import (
     AblateFillOption,
     AblateOption,
     DeviceOption,
-    ImageArgument,
     JsonOption,
     LabelsOption,
     MeanOption,
@@ -48,7 +47,8 @@ if TYPE_CHECKING:
 
 def tour(
     image: Annotated[
-        str, Parameter(help="An image file, or a name of `sightline samples`. golf_ball by default.")
+        str,
+        Parameter(help="An image file, or a name of `sightline samples`. golf_ball by default."),
     ] = "golf_ball",
     /,
     *,
@@ -135,7 +135,8 @@ def again(
     content = read_recipe(recipe)
     folder = out or Path("out") / "again"
     check_writable(folder)
-    with show_progress_bar(content.find_method().title, quiet=quiet) as bar:
+    title = content.find_method().title
+    with hide_downloads(quiet=quiet), show_progress_bar(title, quiet=quiet) as bar:
         result = run_recipe(content, device=device, callback=bar.on_step)
     image = content.image
     if image is not None and image.path is not None:

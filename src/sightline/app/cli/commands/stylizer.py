@@ -17,7 +17,12 @@ from sightline.app.cli.options import (
     SizeOption,
     WeightsOption,
 )
-from sightline.app.cli.terminal import make_progress_display, print_lines, show_progress_bar
+from sightline.app.cli.terminal import (
+    hide_downloads,
+    make_progress_display,
+    print_lines,
+    show_progress_bar,
+)
 from sightline.errors import SightlineError, get_first_error_line
 from sightline.generators.apply import (
     add_source_alpha,
@@ -169,8 +174,9 @@ def train(
         )
 
     fabric = launch_fabric(accelerator, devices, nodes, precision)
-    model = load(loss, weights=weights, device=fabric.device)
     is_quiet = quiet or not fabric.is_global_zero
+    with hide_downloads(quiet=is_quiet):
+        model = load(loss, weights=weights, device=fabric.device)
     with make_progress_display("{task.description}", quiet=is_quiet) as display:
         task = display.add_task("decoding photographs", total=1.0)
 

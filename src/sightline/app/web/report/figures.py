@@ -51,7 +51,7 @@ def describe_figure(figure: FigureData | None, panel: Tensor, caption: str) -> d
     if isinstance(figure, PictureRows):
         return {
             "kind": "rows",
-            "rows": [describe_row(row, figure) for row in figure.rows],
+            "rows": [describe_row(row, figure) for row in join_untitled_rows(figure.rows)],
             "side": figure.tile_side,
             "scale": describe_scale(figure.scale) if figure.scale else None,
             "caption": caption,
@@ -86,6 +86,20 @@ def describe_picture(panel: Tensor, caption: str) -> dict[str, Any]:
         "alt": shorten_alt_text(caption),
         "caption": caption,
     }
+
+
+def join_untitled_rows(rows: Sequence[FigureRow]) -> list[FigureRow]:
+    """The rows, each without a title joined to the one before: a page breaks lines by itself."""
+    joined: list[FigureRow] = []
+    for row in rows:
+        if row.title or not joined:
+            joined.append(row)
+            continue
+        previous = joined.pop()
+        pictures = [*previous.pictures, *row.pictures]
+        captions = [*previous.captions, *row.captions]
+        joined.append(FigureRow(previous.title, pictures, captions, previous.lead_count))
+    return joined
 
 
 def describe_row(row: FigureRow, figure: PictureRows) -> dict[str, Any]:

@@ -42,6 +42,9 @@ CHAPTER_TITLES = {
 # Where a network has no more classes than this, they are listed.
 MAX_LISTED_CLASSES = 20
 
+# The panel that shows a picture which the method made, by itself.
+BARE_PICTURE = "image"
+
 MOVIE_TYPES = {".webp": "webp", ".gif": "gif"}
 
 
@@ -184,7 +187,7 @@ def describe_section(section: ReportSection, folder: Path) -> dict[str, Any]:
 
 def is_compact(figures: Sequence[dict[str, Any]]) -> bool:
     """Whether a section takes half of the page's width: it has small pictures alone, or none."""
-    return all(figure["kind"] == "picture" and not figure["wide"] for figure in figures)
+    return all(not figure.get("wide", figure["kind"] != "picture") for figure in figures)
 
 
 def describe_heatmap(heatmap: Heatmap | None) -> dict[str, Any] | None:
@@ -196,12 +199,21 @@ def describe_heatmap(heatmap: Heatmap | None) -> dict[str, Any] | None:
 
 
 def list_figures(result: Result) -> list[dict[str, Any]]:
-    """The figures of a result, without an attribution, which the matrix shows."""
-    return [
-        describe_figure(result.figures.get(name), panel, result.captions.get(name, ""))
-        for name, panel in result.panels.items()
-        if not isinstance(result.figures.get(name), Heatmap)
-    ]
+    """The figures of a result, without an attribution, which the matrix shows.
+
+    Of a picture by itself that another panel shows too, only the caption is left.
+    """
+    figures: list[dict[str, Any]] = []
+    for name, panel in result.panels.items():
+        figure = result.figures.get(name)
+        caption = result.captions.get(name, "")
+        if isinstance(figure, Heatmap):
+            continue
+        if name == BARE_PICTURE and figures:
+            figures.append({"kind": "caption", "caption": caption})
+        else:
+            figures.append(describe_figure(figure, panel, caption))
+    return figures
 
 
 def list_pages(result: Result) -> list[tuple[str, str]]:
