@@ -30,7 +30,7 @@ import shortcuts as training
 
 TEST_IMAGES = 1500
 CARRIER_SHARE = 0.3
-LAYERS = ("2", "5", "8", "12")
+LAYERS = ("2", "5", "8", "11")
 
 
 @dataclass(frozen=True)
@@ -88,9 +88,9 @@ def gather(trial: Trial) -> Evidence:
     responses: dict[str, list[NDArray[np.float16]]] = {layer: [] for layer in LAYERS}
     with torch.no_grad():
         for batch in trial.images.split(128):
-            outputs = trial.model.run(batch, [*LAYERS, "14", "logits"])
+            outputs = trial.model.run(batch, [*LAYERS, "13", "logits"])
             logits.append(outputs["logits"])
-            features.append(outputs["14"])
+            features.append(outputs["13"])
             for layer in LAYERS:
                 largest = outputs[layer].amax((2, 3)).numpy().astype(np.float16)
                 responses[layer].append(largest)
@@ -139,7 +139,23 @@ def judge(trial: Trial, groups: Sequence[MistakeGroup]) -> dict[str, object]:
             )
             facts[f"{test.kind} passed"] = test.is_passed
         facts["sentence"] = group.sentence
+    facts["all groups"] = [describe_group(group) for group in groups]
     return facts
+
+
+def describe_group(group: MistakeGroup) -> str:
+    """A group in one line: its size and excess, the best unit, and what is changed without it."""
+    chosen = [unit for unit in group.units if (unit.layer, unit.unit) in group.cause]
+    units = ", ".join(f"{unit.separation:.2f} ({unit.score:.1f})" for unit in chosen)
+    tests = ", ".join(
+        f"{test.kind} {test.changed}/{test.images} ({test.random_changed:.1f})"
+        for test in group.tests
+    )
+    share = group.share
+    broken = "" if share is None else f"share {share.in_mistakes:.2f} {share.in_right:.2f} "
+    broken += "" if share is None else f"broken {share.broken}/{share.right_images}"
+    size = f"{len(group.group.members)}/{len(group.group.region)}"
+    return f"{size} excess {group.group.excess:.1f} units {units} {tests} {broken}"
 
 
 def main() -> None:

@@ -60,7 +60,15 @@ LIMITS = {
     "stages": 2,
 }
 # Of these commands only whether they are understood.
-LONG_COMMANDS = (("tour",), ("stylizer", "train"), ("explore",), ("export",))
+LONG_COMMANDS = (
+    ("tour",),
+    ("stylizer", "train"),
+    ("explore",),
+    ("export",),
+    ("compare",),
+    ("mistakes",),
+    ("ablate",),
+)
 PICTURES = ("cat", "dog", "any", "photo", "night", "wave")
 FOLDERS = ("photos", "paintings")
 PHOTO_COUNT = 20

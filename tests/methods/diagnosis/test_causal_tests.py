@@ -9,11 +9,11 @@ from sightline.methods.diagnosis.causal_tests import (
     Patches,
     WrongAnswers,
     choose_cause_units,
-    count_broken,
     cover_with_mean,
     draw_places,
     inpaint,
     locate_patches,
+    measure_class_share,
     paste,
     run_without_each,
     try_pasting,
@@ -72,7 +72,7 @@ def wrong(model: Model) -> WrongAnswers:
     images = make_images(16, spot=True)
     truth = model.ablated({"relu": [2]}).logits(images).argmax(1).numpy()
     assert (model.logits(images).argmax(1) == 1).all()
-    return WrongAnswers(images, truth, 1)
+    return WrongAnswers(images, truth, 1, make_images(7, spot=False))
 
 
 def test_the_unit_behind_the_answers_is_chosen(model: Model, wrong: WrongAnswers) -> None:
@@ -92,10 +92,18 @@ def test_without_the_unit_answers_are_right(model: Model, wrong: WrongAnswers) -
 
 def test_logits_without_units_are_those_of_an_ablated_model(model: Model) -> None:
     images = make_images(5, spot=True)
-    results = run_without_each(model, images, "relu", [[2], [0, 3]])
+    results = run_without_each(model, images, "relu", [[2], [0, 3]], images)
     torch.testing.assert_close(results[0], model.logits(images))
     torch.testing.assert_close(results[1], model.ablated({"relu": [2]}).logits(images))
     torch.testing.assert_close(results[2], model.ablated({"relu": [0, 3]}).logits(images))
+
+
+def test_units_in_front_of_a_relu_have_their_mean(model: Model) -> None:
+    images = make_images(5, spot=True)
+    reference = make_images(6, spot=False)
+    results = run_without_each(model, images, "spots", [[2]], reference)
+    twin = model.ablated({"spots": [2]}, fill="mean", images=reference)
+    torch.testing.assert_close(results[1], twin.logits(images))
 
 
 def test_patches_cover_the_spots(model: Model, wrong: WrongAnswers) -> None:
@@ -119,11 +127,20 @@ def test_a_pasted_patch_makes_others_wrong(model: Model, wrong: WrongAnswers) ->
     assert test.is_passed
 
 
-def test_right_answers_that_break_are_counted(model: Model) -> None:
-    images = make_images(9, spot=True)
-    predicted = model.logits(images).argmax(1).numpy()
-    assert count_broken(model, images, predicted, [("relu", 2)]) == 9
-    assert count_broken(model, images, predicted, [("relu", 0)]) == 0
+def test_the_share_is_the_lead_that_is_lost(model: Model, wrong: WrongAnswers) -> None:
+    right = make_images(9, spot=True)
+    share = measure_class_share(model, wrong, right, [("relu", 2)])
+    assert (share.broken, share.right_images) == (9, 9)
+    leads = []
+    for images in (wrong.images, right):
+        for network in (model, model.ablated({"relu": [2]})):
+            logits = network.logits(images)
+            leads.append(float((logits[:, 1] - logits[:, [0, 2]].amax(1)).mean()))
+    assert share.in_mistakes == pytest.approx((leads[0] - leads[1]) / leads[2], rel=1e-4)
+    assert share.in_right == pytest.approx((leads[2] - leads[3]) / leads[2], rel=1e-4)
+    other = measure_class_share(model, wrong, right, [("relu", 0)])
+    assert other.broken == 0
+    assert abs(other.in_mistakes) < 0.05
 
 
 def test_covering_inpainting_and_pasting_change_the_patch_alone() -> None:

@@ -69,6 +69,14 @@ UNIT_COMMANDS = {
     "alike.",
 }
 
+DIAGNOSIS_COMMANDS = {
+    "compare": "Compares two networks by their scans of the same images: layers, units, groups, "
+    "answers.",
+    "mistakes": "Groups a network's mistakes over a scan, and tests what causes them.",
+    "ablate": "Turns each unit of a layer off, and measures its effect on accuracy and on every "
+    "class.",
+}
+
 STYLIZER_HELP = "Feed-forward style networks: trained once, they restyle an image in one pass."
 STYLIZER_COMMANDS = {
     "train": "Trains a style network on a folder of photographs, or resumes its training.",
@@ -104,6 +112,7 @@ def make_app() -> App:
     _add_commands(app, "commands.scan", SCAN_COMMANDS, general)
     _add_commands(app, "commands.explore", EXPLORER_COMMANDS, general)
     _add_commands(app, "commands.units", UNIT_COMMANDS, general)
+    _add_commands(app, "commands.diagnosis", DIAGNOSIS_COMMANDS, general)
     store = _add_command_group(app, "store", STORE_HELP, general)
     _add_commands(store, "commands.scan", STORE_COMMANDS)
     cache = _add_command_group(app, "cache", CACHE_HELP, general)

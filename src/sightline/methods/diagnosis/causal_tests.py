@@ -102,11 +102,19 @@ def make_test(kind: str, changed: NDArray[np.bool_], corrected: NDArray[np.bool_
 
 @dataclass(frozen=True)
 class WrongAnswers:
-    """Mistakes of one kind: images N×C×H×W, their true classes N, and what all are taken for."""
+    """Mistakes of one kind.
+
+    Attributes:
+        images: N×C×H×W.
+        truth: Their true classes, N.
+        predicted: What all of them are taken for.
+        reference: Right images M×C×H×W, over which a unit that is off has its mean.
+    """
 
     images: Tensor
     truth: NDArray[np.int64]
     predicted: int
+    reference: Tensor
 
 
 # ── units ──
@@ -143,7 +151,8 @@ def measure_margins(
 
     (1 + units)×images.
     """
-    results = run_without_each(model, wrong.images, layer, [[unit] for unit in units])
+    sets = [[unit] for unit in units]
+    results = run_without_each(model, wrong.images, layer, sets, wrong.reference)
     return np.stack([compute_margin(logits, wrong.predicted) for logits in results])
 
 
@@ -156,11 +165,21 @@ def compute_margin(logits: Tensor, label: int) -> NDArray[np.float64]:
 
 
 def run_without_each(
-    model: Model, images: Tensor, layer: str, unit_sets: Sequence[Sequence[int]]
+    model: Model,
+    images: Tensor,
+    layer: str,
+    unit_sets: Sequence[Sequence[int]],
+    reference: Tensor,
 ) -> list[Tensor]:
-    """Logits with all units, and without each set of a layer's units (filled with 0)."""
+    """Logits with all units, and without each set of a layer's units.
+
+    A unit that is off is 0 in a layer that has no negative output, such as that of a ReLU. In
+    others, such as a convolution in front of a norm, 0 is not off: there it has its mean over the
+    reference images.
+    """
     axes = find_unit_axes(model, model.layer(layer))
-    sweep = UnitSweep(model.layer(layer), axes, (), "zero")
+    sweep = UnitSweep(model.layer(layer), axes, (), "mean")
+    substitute = measure_resting_values(model, sweep, reference)
     logits: list[Tensor] = []
     with PrefixReplay(model, sweep.layer) as replay:
         try:
@@ -174,8 +193,17 @@ def run_without_each(
             is_off = torch.zeros(1, dtype=torch.bool)
             for unit in units:
                 is_off = is_off | sweep.mark_unit(unit)
-            logits.append(run(feature.masked_fill(is_off.to(feature.device), 0)))
+            logits.append(run(torch.where(is_off.to(feature.device), substitute, feature)))
     return logits
+
+
+def measure_resting_values(model: Model, sweep: UnitSweep, reference: Tensor) -> Tensor:
+    """What units have that are off, in the axes of the layer's output."""
+    with torch.no_grad():
+        feature = model.run(reference, [sweep.layer])[sweep.layer]
+    if float(feature.min()) >= 0:
+        return feature.new_zeros(())
+    return sweep.make_substitute(feature)
 
 
 def try_units(model: Model, wrong: WrongAnswers, units: Units, seed: int = 0) -> CausalTest:
@@ -184,7 +212,7 @@ def try_units(model: Model, wrong: WrongAnswers, units: Units, seed: int = 0) ->
     axes = find_unit_axes(model, model.layer(layer))
     draws = draw_random_units({layer: axes.count}, units, RANDOM_DRAWS, seed)
     sets = [[unit for _, unit in drawn] for drawn in (units, *draws)]
-    results = run_without_each(model, wrong.images, layer, sets)
+    results = run_without_each(model, wrong.images, layer, sets, wrong.reference)
     answers = np.stack([logits.argmax(1).cpu().numpy() for logits in results[1:]])
     return make_test("units off", answers != wrong.predicted, answers == wrong.truth)
 
@@ -329,7 +357,42 @@ def try_pasting(model: Model, wrong: WrongAnswers, patches: Patches, targets: Te
     return make_test("patch pasted", changed, np.zeros_like(changed))
 
 
-def count_broken(model: Model, images: Tensor, predicted: NDArray[np.int64], units: Units) -> int:
-    """How many of these right answers change without the units."""
-    logits = run_without_each(model, images, units[0][0], [[unit for _, unit in units]])[1]
-    return int((logits.argmax(1).cpu().numpy() != predicted).sum())
+@dataclass(frozen=True)
+class ClassShare:
+    """How much units count for a class in mistakes and in right answers.
+
+    Attributes:
+        in_mistakes: How far the class's lead over the next one falls without the units, on average,
+            as a share of its mean lead in right answers.
+        in_right: The same for the right answers.
+        right_images: How many right answers were asked.
+        broken: How many of these change without the units.
+    """
+
+    in_mistakes: float
+    in_right: float
+    right_images: int
+    broken: int
+
+
+def measure_class_share(
+    model: Model, wrong: WrongAnswers, right: Tensor, units: Units
+) -> ClassShare:
+    """How much units of one layer count for the class that mistakes are taken for.
+
+    `right` are right images of that class.
+    """
+    layer = units[0][0]
+    sets = [[unit for _, unit in units]]
+    leads = [
+        [
+            compute_margin(logits, wrong.predicted)
+            for logits in run_without_each(model, images, layer, sets, wrong.reference)
+        ]
+        for images in (wrong.images, right)
+    ]
+    mistakes_drop = float((leads[0][0] - leads[0][1]).mean())
+    right_drop = float((leads[1][0] - leads[1][1]).mean())
+    right_lead = max(float(leads[1][0].mean()), 1e-6)
+    broken = int(((leads[1][0] >= 0) & (leads[1][1] < 0)).sum())
+    return ClassShare(mistakes_drop / right_lead, right_drop / right_lead, len(right), broken)

@@ -15,13 +15,13 @@ from numpy.typing import NDArray
 
 from sightline.data.store.reader import Scan
 from sightline.errors import SightlineError, check_number_range, escape_for_display
-from sightline.methods.diagnosis.cka import compute_cka_matrix
-from sightline.methods.diagnosis.neighbor_graphs import (
+from sightline.methods.diagnosis.similarity.cka import compute_cka_matrix
+from sightline.methods.diagnosis.similarity.neighbor_graphs import (
     ImageGroup,
     find_groups,
     rank_image_neighbors,
 )
-from sightline.methods.diagnosis.prediction_flips import (
+from sightline.methods.diagnosis.similarity.prediction_flips import (
     FlipGroup,
     NetworkAnswers,
     Performance,
@@ -29,13 +29,13 @@ from sightline.methods.diagnosis.prediction_flips import (
     find_flip_groups,
     measure_performance,
 )
-from sightline.methods.diagnosis.true_classes import find_true_classes, match_class_names
-from sightline.methods.diagnosis.unit_matching import (
+from sightline.methods.diagnosis.similarity.unit_matching import (
     UnitMatch,
     find_moves,
     match_units,
     standardize_units,
 )
+from sightline.methods.diagnosis.true_classes import find_true_classes, match_class_names
 
 DEFAULT_IMAGES = 5000
 
@@ -155,43 +155,49 @@ class Comparison:
 
     def to_json(self) -> dict[str, Any]:
         """All numbers, as JSON holds them."""
-        performances = None
-        if self.performances is not None:
-            performances = [
-                {
-                    "accuracy": performance.accuracy,
-                    "confidence": performance.confidence,
-                    "calibration_error": performance.calibration_error,
-                }
-                for performance in self.performances
-            ]
         return {
             "networks": list(self.names),
             "images": len(self.ids),
             "same": self.is_same,
             "layers": [list(names) for names in self.layers],
-            "cka": [[None if np.isnan(v) else round(float(v), 6) for v in row] for row in self.cka],
+            "cka": [list(map(convert_similarity, row)) for row in self.cka.tolist()],
             "fates": self.count_fates(),
             "matches": [match.to_json() for match in self.matches],
-            "changed_units": [
-                {
-                    "layer": change.layer,
-                    "unit": change.unit,
-                    "correlation": round(change.correlation, 4),
-                    "fate": change.fate,
-                }
-                for change in self.changed_units[:100]
-            ],
-            "held_by_old": [describe_image_group(group) for group in self.held_by_old],
-            "held_by_new": [describe_image_group(group) for group in self.held_by_new],
+            "changed_units": list(map(convert_unit_change, self.changed_units[:100])),
+            "held_by_old": list(map(describe_image_group, self.held_by_old)),
+            "held_by_new": list(map(describe_image_group, self.held_by_new)),
             "flip_share": self.flip_share,
             "flips": [
-                {**group.to_json(), "units": [convert_changed_unit(unit) for unit in units]}
+                {**group.to_json(), "units": list(map(convert_changed_unit, units))}
                 for group, units in zip(self.flips, self.flip_units, strict=True)
             ],
-            "performances": performances,
+            "performances": list(map(convert_performance, self.performances or ())),
             "notes": list(self.notes),
         }
+
+
+def convert_similarity(value: float) -> float | None:
+    """A similarity of layers; JSON has no NaN."""
+    return None if np.isnan(value) else round(value, 6)
+
+
+def convert_unit_change(change: UnitChange) -> dict[str, Any]:
+    """How much a unit changed, as JSON holds it."""
+    return {
+        "layer": change.layer,
+        "unit": change.unit,
+        "correlation": round(change.correlation, 4),
+        "fate": change.fate,
+    }
+
+
+def convert_performance(performance: Performance) -> dict[str, float]:
+    """How good a network is, as JSON holds it."""
+    return {
+        "accuracy": performance.accuracy,
+        "confidence": performance.confidence,
+        "calibration_error": performance.calibration_error,
+    }
 
 
 def describe_image_group(group: ImageGroup) -> dict[str, Any]:

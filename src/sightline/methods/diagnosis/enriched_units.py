@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from sightline.methods.diagnosis.unit_matching import ResponseMatrix
+from sightline.methods.diagnosis.similarity.unit_matching import ResponseMatrix
 
 # Candidates whose effect is tested, for each layer.
 MAX_CANDIDATES = 12

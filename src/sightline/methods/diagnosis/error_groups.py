@@ -107,17 +107,17 @@ def find_error_groups(
     excess = measure_excess(regions, is_wrong[None].astype(np.float64), expected)[0]
     largest = draw_largest_excess(regions, expected, seed)
     groups: list[ErrorGroup] = []
-    told: set[int] = set()
+    covered: set[int] = set()
     for index in np.argsort(-excess, kind="stable").tolist():
         region = regions[index]
         members = region[is_wrong[region]]
         p_value = (1 + int((largest >= excess[index]).sum())) / (1 + len(largest))
         if p_value > MAX_P_VALUE or len(groups) == group_count:
             break
-        overlap = sum(int(member) in told for member in members)
+        overlap = sum(int(member) in covered for member in members)
         if len(members) < MIN_GROUP_ERRORS or overlap > MAX_OVERLAP * len(members):
             continue
-        told.update(map(int, members))
+        covered.update(map(int, members))
         groups.append(
             ErrorGroup(
                 predicted=int(predicted[region[0]]),

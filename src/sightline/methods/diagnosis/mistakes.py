@@ -20,11 +20,12 @@ from sightline.data.store.reader import Scan
 from sightline.errors import SightlineError, check_number_range
 from sightline.methods.diagnosis.causal_tests import (
     CausalTest,
+    ClassShare,
     Patches,
     WrongAnswers,
     choose_cause_units,
-    count_broken,
     locate_patches,
+    measure_class_share,
     try_pasting,
     try_removal,
     try_units,
@@ -41,6 +42,9 @@ MIN_ERRORS = 5
 
 # Images of a group that the tests run on, at most.
 MAX_TESTED_IMAGES = 48
+
+# Right images over which a unit that is off has its mean.
+REFERENCE_IMAGES = 24
 
 # Right images that a unit's responses are compared with, at least.
 MIN_RIGHT_IMAGES = 5
@@ -94,8 +98,7 @@ class MistakeGroup:
         units: Units that respond more to them than to the class, the most enriched first.
         cause: The units among them that the class rests on most; empty without any.
         tests: What was tried, each beside chance.
-        right_count: How many right images of the class were asked, too.
-        broken: How many of these have another answer without the units.
+        share: How much the cause counts for the class, here and in right answers.
         patches: Where the first unit of the cause responds most, in the tested images; or None.
         to_label: Ids of images of unknown class that look like this group.
         sentence: All of it in one sentence.
@@ -108,8 +111,7 @@ class MistakeGroup:
     units: tuple[EnrichedUnit, ...] = ()
     cause: tuple[tuple[str, int], ...] = ()
     tests: tuple[CausalTest, ...] = ()
-    right_count: int = 0
-    broken: int = 0
+    share: ClassShare | None = None
     patches: Patches | None = None
     to_label: tuple[int, ...] = ()
     sentence: str = ""
@@ -140,8 +142,7 @@ class MistakeGroup:
             "cause": [list(unit) for unit in self.cause],
             "has_cause": self.has_cause,
             "tests": [test.to_json() for test in self.tests],
-            "right_images_asked": self.right_count,
-            "right_images_broken": self.broken,
+            "share": None if self.share is None else vars(self.share),
             "to_label": list(self.to_label),
             "sentence": self.sentence,
         }
@@ -256,22 +257,36 @@ class GroupExaminer:
         model = self.model
         group = explained.group
         tested = group.members[:MAX_TESTED_IMAGES]
-        wrong = WrongAnswers(self.read(tested), self.evidence.labels[tested], group.predicted)
+        wrong = WrongAnswers(
+            images=self.read(tested),
+            truth=self.evidence.labels[tested],
+            predicted=group.predicted,
+            reference=self.read(self.draw_right_images(group.predicted)),
+        )
         cause = choose_cause_units(model, wrong, explained.units)
         if not cause:
             return explained
         asked = right[:MAX_TESTED_IMAGES]
         patches = locate_patches(model, wrong.images, *cause[0])
         tests = [try_units(model, wrong, cause, self.seed), *self.try_patches(wrong, patches)]
-        broken = count_broken(model, self.read(asked), self.evidence.predicted[asked], cause)
+        share = measure_class_share(model, wrong, self.read(asked), cause)
         return replace(
             explained,
             cause=tuple(cause),
             tests=tuple(tests),
-            right_count=len(asked),
-            broken=broken,
+            share=share,
             patches=patches,
         )
+
+    def draw_right_images(self, predicted: int) -> NDArray[np.int64]:
+        """Some right images of other classes, or of all where there are none."""
+        evidence = self.evidence
+        right = np.flatnonzero(~evidence.is_wrong)
+        others = right[evidence.predicted[right] != predicted]
+        chosen = others if len(others) else right
+        generator = np.random.default_rng(self.seed)
+        count = min(REFERENCE_IMAGES, len(chosen))
+        return generator.choice(chosen, count, replace=False)
 
     def try_patches(self, wrong: WrongAnswers, patches: Patches) -> list[CausalTest]:
         """Covers and inpaints the patches in the mistakes, and pastes them onto right images."""
@@ -328,7 +343,8 @@ def compose_sentence(group: MistakeGroup) -> str:
         f"network would be wrong for {group.group.expected_share * len(group.group.region):.0f}."
     )
     test = next((test for test in group.tests if test.kind == "units off"), None)
-    if test is None:
+    share = group.share
+    if test is None or share is None:
         return f"{sentence} No unit responds more to them than to {group.class_name} itself."
     layer = group.cause[0][0]
     numbers = [str(unit) for _, unit in group.cause]
@@ -337,8 +353,8 @@ def compose_sentence(group: MistakeGroup) -> str:
     verb = "is" if test.corrected == 1 else "are"
     return (
         f"{sentence} Without {noun} {join_words(numbers)} of {layer}, {of_all} {verb} right "
-        f"({test.random_corrected:.1f} without random units), and {group.broken} of "
-        f"{group.right_count} right answers change."
+        f"({test.random_corrected:.1f} without random units), and {share.broken} of "
+        f"{share.right_images} right answers change."
     )
 
 
@@ -428,6 +444,11 @@ def gather_scan_evidence(
         raise SightlineError(
             f"{error_count} of {len(ids)} images in {scan.path.name} are mistakes; groups need "
             f"{MIN_ERRORS}. sightline ablate says which units the right answers rest on"
+        )
+    if error_count == len(ids):
+        raise SightlineError(
+            f"none of {len(ids)} answers in {scan.path.name} is right: the images' classes may be "
+            "other ones than the network's, or in another order"
         )
     chosen = scan.layers if layers is None else [scan.layer(layer) for layer in layers]
     responses = {layer: scan.responses(layer, images=ids.tolist()) for layer in chosen}

@@ -116,5 +116,5 @@ def read_wordnet_labels(paths: Sequence[str], labels: Sequence[str]) -> NDArray[
     matches = [WORDNET_ID.match(os.path.basename(path)) for path in paths]
     if not matches or not all(matches):
         return None
-    found = [numbers.get(match.group(), UNKNOWN) for match in matches if match]
-    return np.array(found, dtype=np.int64)
+    classes = [numbers.get(match.group(), UNKNOWN) for match in matches if match]
+    return np.array(classes, dtype=np.int64)

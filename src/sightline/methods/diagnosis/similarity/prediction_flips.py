@@ -125,12 +125,12 @@ def find_flip_groups(
     flipped = np.flatnonzero(old.labels != new.labels)
     candidates = list_candidates(old.labels, new.labels, flipped)
     groups: list[FlipGroup] = []
-    told: set[int] = set()
+    covered: set[int] = set()
     for old_class, new_class, members in candidates:
-        is_told = sum(int(member) in told for member in members) > MAX_TOLD_SHARE * len(members)
+        is_told = sum(int(member) in covered for member in members) > MAX_TOLD_SHARE * len(members)
         if is_told or len(members) < MIN_GROUP_SIZE or len(groups) == group_count:
             continue
-        told.update(map(int, members))
+        covered.update(map(int, members))
         title = name_flip(old_class, new_class, class_names)
         groups.append(
             describe_flip_group(title, (old_class, new_class), members, (old, new), truth)

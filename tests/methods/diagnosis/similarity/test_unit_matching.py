@@ -5,7 +5,7 @@ from itertools import permutations
 import numpy as np
 import pytest
 
-from sightline.methods.diagnosis.unit_matching import (
+from sightline.methods.diagnosis.similarity.unit_matching import (
     find_moves,
     is_explained_by_both,
     match_units,

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from sightline.methods.diagnosis.prediction_flips import (
+from sightline.methods.diagnosis.similarity.prediction_flips import (
     NetworkAnswers,
     count_flips_by_class,
     find_flip_groups,

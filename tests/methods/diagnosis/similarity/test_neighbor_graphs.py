@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from sightline.methods.diagnosis.neighbor_graphs import (
+from sightline.methods.diagnosis.similarity.neighbor_graphs import (
     find_first_eigenvector,
     find_groups,
     join_near_and_far,

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from sightline.methods.diagnosis.cka import (
+from sightline.methods.diagnosis.similarity.cka import (
     compute_cka,
     compute_cka_matrix,
     find_best_matches,

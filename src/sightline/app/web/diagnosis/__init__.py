@@ -1,0 +1,1 @@
+"""What the pages of compare, mistakes and ablate show, written as one file or in the explorer."""

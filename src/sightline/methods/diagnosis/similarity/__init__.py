@@ -1,0 +1,1 @@
+"""How alike two networks are: their layers, units, groups of images, and answers."""
