@@ -196,6 +196,26 @@ def test_repainted_pictures_keep_their_transparency(
     assert kept._repr_html_()
 
 
+@pytest.mark.parametrize("styles", [("scream",), ("scream", "great_wave")])
+def test_pictures_in_several_styles_keep_their_transparency(
+    tiny: sl.Model, tmp_path: Path, styles: tuple[str, ...]
+) -> None:
+    alpha = write_cut_out(tmp_path / "cut.png")
+    source = str(tmp_path / "cut.png")
+    image = replay.prepare_network_input(tiny, sl.read(source), 32, whole=False)
+    result = sl.stylize(tiny, image, styles=styles)
+    kept = replay.keep_transparency(result, tiny, source, 32, whole=False)
+    kept.save(tmp_path / "out")
+    expected = replay.prepare_network_input(tiny, alpha.expand(1, 3, -1, -1), 32, whole=False)
+    names = ["image"] if len(styles) == 1 else ["image_1", "image_2"]
+    for number, name in enumerate(names):
+        with Image.open(tmp_path / "out" / f"{name}.png") as written:
+            pixels = torch.from_numpy(np.asarray(written).copy()).permute(2, 0, 1) / 255
+        assert torch.allclose(pixels[3], expected[0, 0], atol=1 / 255)
+        assert torch.allclose(pixels[:3], result.values["image"][0, number], atol=1 / 255)
+    assert torch.equal(kept.panels["stylize"], result.panels["stylize"])
+
+
 def test_other_results_have_no_picture_with_transparency(tiny: sl.Model, tmp_path: Path) -> None:
     write_cut_out(tmp_path / "cut.png")
     images.write(smooth(side=48), tmp_path / "opaque.png")

@@ -17,7 +17,7 @@ import torch
 from network_snapshots import take_full_snapshot
 from torch import Tensor, nn
 from zoo.networks import ZooNetwork
-from zoo.quick_runs import choose_parameters
+from zoo.quick_runs import list_quick_runs
 
 import sightline as sl
 from sightline.registry.method import Method
@@ -160,8 +160,8 @@ def run_method(method: Method, model: sl.Model, folder: Path) -> None:
         subject = [make_image(model)]
     elif method.subject == "objective":
         subject = [""]
-    result = method.function(model, *subject, **choose_parameters(method, model, folder))
-    check_result(method.name, result)
+    for parameters in list_quick_runs(method, model, folder):
+        check_result(method.name, method.function(model, *subject, **parameters))
 
 
 def make_image(model: sl.Model) -> Tensor:

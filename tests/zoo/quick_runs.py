@@ -41,6 +41,11 @@ QUICK: Mapping[str, Mapping[str, Any]] = {
     "style": {"steps": 2},
 }
 
+# Further runs of a method whose kinds go other ways through the network.
+FURTHER: Mapping[str, tuple[Mapping[str, Any], ...]] = {
+    "cam": ({"kind": "guided_gradcam"}, {"kind": "layercam", "layers": ("middle", "last_conv")}),
+}
+
 
 def make_folder(root: Path) -> Path:
     """A folder of two folders of small pictures; those of the second have a box each."""
@@ -52,9 +57,15 @@ def make_folder(root: Path) -> Path:
     return root
 
 
-def choose_parameters(method: Method, model: sl.Model, folder: Path) -> dict[str, Any]:
-    """The parameters of a quick run; a method that reads a folder reads this one."""
-    parameters = dict(QUICK.get(method.name, {}))
+def list_quick_runs(method: Method, model: sl.Model, folder: Path) -> list[dict[str, Any]]:
+    """The parameters of each quick run of a method; one that reads a folder reads this one."""
+    runs = (QUICK.get(method.name, {}), *FURTHER.get(method.name, ()))
+    return [{**parameters, **find_surroundings(method, model, folder)} for parameters in runs]
+
+
+def find_surroundings(method: Method, model: sl.Model, folder: Path) -> dict[str, Any]:
+    """The parameters of a method that depend on the model and on the folder."""
+    parameters: dict[str, Any] = {}
     if "side" in method.parameters:
         parameters["side"] = model.size  # many transformers take no other
     if {"folder", "store"} <= method.parameters.keys():

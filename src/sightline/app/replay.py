@@ -186,29 +186,36 @@ def keep_transparency(
 ) -> Result:
     """The result of a repainting method, with the picture alone where its source is transparent.
 
-    The panel `image` then has the opacity of the source file as a fourth channel. The other panels,
-    and results of other methods and files, stay as they are.
+    The panel `image` then has the opacity of the source file as a fourth channel; of several
+    pictures, N×S×3×H×W, `values["alpha"]` has it, N×S×H×W, and they are saved with it. The other
+    panels, and results of other methods and files, stay as they are.
     """
     image = result.values.get("image")
-    method = METHODS.get(str(result.recipe.get("method")))
-    if (
-        method is None
-        or not method.repaints
-        or not isinstance(image, Tensor)
-        or image.shape[1] != 3
-    ):
+    if not isinstance(image, Tensor) or not is_repainted(result, image):
         return result
     alpha = read_alpha(source)
     if alpha is None:
         return result
     fitted = prepare_network_input(model, alpha.expand(-1, 3, -1, -1), size, whole=whole)
-    picture = torch.cat([image[:1], fitted[:, :1].to(image)], 1)
+    opacity = fitted[:, :1].to(image)
+    if image.ndim > 4:
+        alphas = opacity.expand(*image.shape[:2], *image.shape[-2:])
+        return replace(result, values={**result.values, "alpha": alphas})
+    picture = torch.cat([image[:1], opacity], 1)
     caption = "The picture alone, as transparent as the given one."
     return replace(
         result,
         panels={**result.panels, "image": picture},
         captions={**result.captions, "image": caption},
     )
+
+
+def is_repainted(result: Result, image: Tensor) -> bool:
+    """Whether `values["image"]` shows the given picture in color, repainted once or in styles."""
+    method = METHODS.get(str(result.recipe.get("method")))
+    if method is None or not (method.repaints or method.name == "stylize"):
+        return False
+    return image.ndim >= 4 and image.shape[-3] == 3
 
 
 def record_image_source(

@@ -298,6 +298,7 @@ class Model(NetworkRunner):
             labels=self._custom_labels,
             unit=self.unit,
             network_name=self.name,
+            image_size=size,
         )
         images = make_probe_images((self.channels, *size), self.device)
         # Found once, so not under the backward rules and paddings of a single run.
@@ -527,6 +528,11 @@ class Model(NetworkRunner):
         capture.require_all_tensors(self.name)
         selected = head.select(output) if head.needs_output else None
         scores = head.read_scores(selected, capture.tensors, image.shape)
+        if len(scores) != len(image):
+            raise SightlineError(
+                f"{self.name} gives {len(scores)} answers to {len(image)} images; ask for a number "
+                "for each image with target=sl.score(function)"
+            )
         if not self.allows_nan and bool(scores.isnan().any()):
             raise self._make_nan_error(image)
         return {**capture.tensors, "logits": scores}

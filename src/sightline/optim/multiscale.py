@@ -203,7 +203,7 @@ def make_lowpass_preconditioner(image: Tensor, power: float) -> Callable[[Tensor
 
     # Written as the smallest weight for everything plus what the coarse waves have more.
     min_weight = float(weights.min())
-    extra_weights = weights - min_weight
+    extra_weights = (weights - min_weight).to(image)  # torch's default precision may be another
 
     def precondition(gradient: Tensor) -> Tensor:
         spectrum = row_basis @ gradient @ column_basis.T

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from sightline.errors import SightlineError
+from sightline.models.heads.gradients import guard_backward
 from sightline.models.model import Model
 from sightline.optim.objectives.objective import ScoreFunction
 
@@ -58,7 +59,7 @@ def compute_loss_gradient(
     scores = score_function(leaf, features)
     if not scores.requires_grad:
         return scores.detach(), torch.zeros_like(leaf)
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), guard_backward():
         # Operations without a derivative warn; `require_image_gradient` says it in words.
         warnings.filterwarnings("ignore", message=".*autograd kernel was not registered.*")
         (gradient,) = torch.autograd.grad(-scores.sum(), leaf, materialize_grads=True)
@@ -88,9 +89,10 @@ def _differentiate_low_precision(
     for gradient, feature in zip(feature_gradients, features.values(), strict=True):
         feature_scale = scale.view(-1, *[1] * (gradient.ndim - 1))
         scaled_gradients.append((gradient / feature_scale).to(feature.dtype))
-    (network_gradient,) = torch.autograd.grad(
-        list(features.values()), leaf, scaled_gradients, materialize_grads=True
-    )
+    with guard_backward():
+        (network_gradient,) = torch.autograd.grad(
+            list(features.values()), leaf, scaled_gradients, materialize_grads=True
+        )
     return scores.detach(), direct_gradient + network_gradient * scale.view(-1, 1, 1, 1)
 
 
@@ -153,7 +155,9 @@ def _probe_gradient(
         weights = torch.arange(
             1, scores.numel() + 1, dtype=scores.dtype, device=scores.device
         ).view_as(scores)
-        (gradient,) = torch.autograd.grad((scores * weights).sum(), leaf, materialize_grads=True)
+        total = (scores * weights).sum()
+        with guard_backward():
+            (gradient,) = torch.autograd.grad(total, leaf, materialize_grads=True)
     return scores.detach(), bool((gradient != 0).any())
 
 

@@ -324,3 +324,14 @@ def test_images_of_other_channels_are_attacked(channels: int) -> None:
     within = sl.adversarial(model, image, norm="l2", eps=0.4, steps=5, early=False).values
     assert within["image"].shape == image.shape
     assert (compute_image_norms(within["image"] - image, "l2") <= 0.4001).all()
+
+
+def test_infinite_scores_are_refused() -> None:
+    class Divided(Pyramid):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x) / 0
+
+    model = load(Divided(3))
+    for attack in (sl.adversarial, sl.boundary):
+        with pytest.raises(sl.SightlineError, match="Divided gives infinite scores"):
+            attack(model, make_images(1))

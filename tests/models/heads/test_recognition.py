@@ -8,7 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from sightline.errors import SightlineError
+from sightline.methods.attribution.saliency import saliency
 from sightline.models.heads.recognition import find_last_operation
+from sightline.models.heads.targets import pixel, score
 from sightline.models.model import Model
 
 
@@ -148,6 +150,97 @@ def test_features_without_scores_are_refused() -> None:
     volume = Model(Wrapped(lambda features: features[:, :, None]), size=(20, 28))
     with pytest.raises(SightlineError, match="gives an output of 5 axes"):
         volume.logits(IMAGE)
+
+
+def enlarge(features: Tensor) -> Tensor:
+    """To the size of the image."""
+    return nn.functional.interpolate(features, IMAGE.shape[2:])
+
+
+@pytest.mark.parametrize(
+    ("finish", "count", "read"),
+    [
+        (lambda x: enlarge(x).movedim(1, 3), 4, lambda y: y.mean((1, 2))),
+        (lambda x: enlarge(x)[:, 2], 1, lambda y: y.mean((1, 2))[:, None]),
+        (lambda x: enlarge(x)[:, :1].squeeze(), 1, lambda y: y.mean((1, 2))[:, None]),
+        (lambda x: (3 * enlarge(x)).softmax(1).movedim(1, 3), 4, lambda y: y.mean((1, 2)).log()),
+    ],
+    ids=["classes last", "no classes", "squeezed", "probabilities last"],
+)
+def test_a_score_at_each_pixel_in_other_orders(
+    finish: Callable[[Tensor], Tensor], count: int, read: Callable[[Tensor], Tensor]
+) -> None:
+    network = Wrapped(finish).eval()
+    model = Model(network, size=(20, 28))
+    assert (model.output_kind, len(model.labels)) == ("dense", count)
+    expected = read(network(model.normalize(IMAGE)))
+    torch.testing.assert_close(model.logits(IMAGE), expected)
+    torch.testing.assert_close(model.logits(IMAGE[1:]), expected[1:])
+    asked = model.with_target(pixel(7, 20, count - 1)).logits(IMAGE)
+    maps = model.network(model.normalize(IMAGE))
+    by_pixel = maps[:, 7, 20, count - 1] if maps.ndim == 4 else maps[:, 7, 20]
+    torch.testing.assert_close(asked[:, 0], by_pixel)
+
+
+@pytest.mark.parametrize(
+    ("network", "kind"),
+    [
+        (make_classifier(5), "logits"),
+        (make_classifier(1), "regression"),
+        (Wrapped(lambda features: features), "dense"),
+        (Wrapped(queries), "positions"),
+        (Wrapped(lambda features: queries(features).transpose(0, 1)), "positions"),
+    ],
+    ids=["classes", "number", "dense", "positions", "time first"],
+)
+def test_one_image_may_lose_its_axis(network: nn.Module, kind: str) -> None:
+    """`squeeze()` takes the axis of the images where there is one image."""
+    plain = Model(network, size=(20, 28))
+    squeezed = Model(Squeezed(network).eval(), size=(20, 28))
+    assert squeezed.output_kind == kind
+    assert not squeezed.findings.notes
+    expected = plain.logits(IMAGE)[:, -1:] if kind == "regression" else plain.logits(IMAGE)
+    torch.testing.assert_close(squeezed.logits(IMAGE), expected)
+    torch.testing.assert_close(squeezed.logits(IMAGE[:1]), expected[:1])
+    gradient = saliency(squeezed, IMAGE[:1], label=0 if kind == "regression" else 2)
+    assert gradient.values["gradient"].abs().max() > 0
+
+
+class Squeezed(nn.Module):
+    """A network whose output loses the axes of length 1."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, image: Tensor) -> Any:
+        return self.network(image).squeeze()
+
+
+@pytest.mark.parametrize(
+    ("network", "shape"),
+    [
+        (Wrapped(lambda features: features.mean((2, 3)).T), "4×2"),
+        (Wrapped(lambda features: features.mean((0, 2, 3))), "4"),
+        (Wrapped(lambda features: features.repeat_interleave(3, 0)), "6×4×5×7"),
+    ],
+    ids=["classes first", "one answer", "crops"],
+)
+def test_an_output_without_an_axis_of_images_is_refused(network: nn.Module, shape: str) -> None:
+    model = Model(network.eval(), size=(20, 28))
+    with pytest.raises(SightlineError, match=f"gives an output of {shape} for 2 images"):
+        model.logits(IMAGE)
+    target = score(lambda output: output.flatten()[: len(IMAGE)])
+    assert model.with_target(target).logits(IMAGE).shape == (2, 1)
+
+
+def test_two_members_of_an_ensemble_are_no_images() -> None:
+    members = Wrapped(lambda features: torch.stack([features.mean((2, 3)), features.amax((2, 3))]))
+    model = Model(members.eval(), size=(20, 28))
+    assert (model.output_kind, len(model.labels)) == ("positions", 4)
+    expected = members(model.normalize(IMAGE)).amax(0)
+    torch.testing.assert_close(model.logits(IMAGE), expected)
+    torch.testing.assert_close(model.logits(IMAGE[1:]), expected[1:])
 
 
 def test_the_last_operation_is_found_behind_rearrangements() -> None:

@@ -27,6 +27,16 @@ class Answer:
     logits: Tensor
 
 
+class Instances:
+    """An object of a class of one's own, as detection libraries return."""
+
+    def __init__(self, **values: object) -> None:
+        self._values = values
+        self.missing = None
+        for name, value in values.items():
+            setattr(self, name, value)
+
+
 @pytest.mark.parametrize(
     ("output", "selector", "expected"),
     [
@@ -51,6 +61,9 @@ class Answer:
         (Heads(OTHER_SCORES, SCORES), "aux", OTHER_SCORES),
         (Answer(None, SCORES), None, SCORES),
         (Answer(OTHER_SCORES, SCORES), "loss", OTHER_SCORES),
+        (Instances(boxes=OTHER_SCORES, logits=SCORES), None, SCORES),
+        (Instances(only=SCORES), None, SCORES),
+        ({"a": Instances(x=SCORES, y=OTHER_SCORES)}, "a.y", OTHER_SCORES),
     ],
 )
 def test_scores_are_selected(output: object, selector: int | str | None, expected: Tensor) -> None:
@@ -88,3 +101,21 @@ def test_fields_of_containers() -> None:
     assert list(list_output_fields(Heads(1, 2))) == ["aux", "pred"]
     assert list(list_output_fields([5, 6])) == ["0", "1"]
     assert list_output_fields(SCORES) == {}
+
+
+def test_detections_in_one_container_are_split_by_image() -> None:
+    boxes = torch.rand(2, 4, 4, generator=GENERATOR)
+    labels = torch.tensor([[1, 0, 2, 1], [0, 0, 1, 2]])
+    output = {"boxes": boxes, "scores": SCORES, "labels": labels, "loss": torch.zeros(())}
+    for batch in (output, {"detections": Instances(**output)}):
+        first, second = select_output(batch, None, "Net")
+        assert torch.equal(second["boxes"], boxes[1])
+        assert torch.equal(second["labels"], labels[1])
+        assert torch.equal(first["scores"], SCORES[0])
+        assert set(first) == {"boxes", "scores", "labels"}
+    one_image = {"boxes": boxes[0], "scores": SCORES[0], "labels": labels[0]}
+    (only,) = select_output(one_image, None, "Net")
+    assert torch.equal(only["boxes"], boxes[0])
+    # Scores with other boxes, or without labels, stay scores.
+    assert select_output({**output, "boxes": boxes[:, :3]}, None, "Net") is SCORES
+    assert select_output({"boxes": boxes, "scores": SCORES}, None, "Net") is SCORES

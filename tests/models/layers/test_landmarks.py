@@ -323,3 +323,31 @@ def test_middle_is_a_layer_of_whole_images() -> None:
     assert not model.landmarks["middle"].startswith("pools")
     images = torch.rand(2, 3, 20, 24)
     assert len(model.features(images, "middle")["middle"]) == 2
+
+
+class Pair(Seeded):
+    """Compares an image with another one, which runs through the same layers last."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.features = nn.Sequential(*[nn.Conv2d(3, 3, 3, padding=1) for _ in range(4)])
+        self.relu = nn.ReLU()
+        self.project = nn.Linear(3, 4)
+
+    def embed(self, x: Tensor) -> Tensor:
+        return self.project(self.relu(self.features(x)).mean((2, 3)))
+
+    def forward(self, x: Tensor, other: Tensor) -> Tensor:
+        return self.embed(x) - self.embed(other)
+
+
+def test_layers_that_see_another_image_only_are_no_landmarks() -> None:
+    other = torch.rand(1, 3, 24, 32, generator=torch.Generator().manual_seed(2))
+    model = Model(Pair().eval(), size=(24, 32), inputs={"other": other})
+    expected = Model(Pair().eval(), size=(24, 32), inputs={"other": other}).layers
+    assert {"relu:1", "project:1"} <= set(expected)
+    landmarks = model.landmarks
+    assert landmarks["last_conv"] == "relu"
+    assert landmarks["penultimate"] == "project:in"
+    assert landmarks["middle"] == "relu"
+    assert landmarks["first"] == "features.0"

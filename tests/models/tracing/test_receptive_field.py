@@ -7,6 +7,7 @@ import weakref
 from collections import Counter
 from collections.abc import Callable
 from functools import cache
+from typing import Any
 
 import numpy as np
 import pytest
@@ -839,3 +840,55 @@ def test_functional_steps_have_the_fields_of_their_modules() -> None:
     assert fields["/relu"] == fields["first"]
     assert fields["/add"] == fields["second"]
     assert fields["/relu"] != fields["/add"]
+
+
+MEANS = torch.tensor([0.2, 0.3, 0.4]).view(1, 3, 1, 1)
+
+
+class Entered(nn.Module):
+    """Two convolutions of an image that arrives in an order of its own."""
+
+    def __init__(self, enter: Callable[..., Tensor]) -> None:
+        super().__init__()
+        self.first, self.second = conv(3, 2, 1), conv(5, 1, 2)
+        self.enter = enter
+
+    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
+        return self.second(self.first(self.enter(*args, **kwargs)))
+
+
+class Second(Entered):
+    """The image is its second parameter."""
+
+    def forward(self, age: Tensor, image: Tensor) -> Tensor:  # type: ignore[override]
+        return super().forward(image) + age.view(-1, 1, 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("network", "options"),
+    [
+        (Entered(lambda x: x.permute(0, 3, 1, 2)), {"preprocess": "nhwc bgr"}),
+        (Entered(lambda batch: batch["image"]), {"preprocess": lambda x: {"image": 2 * x - 1}}),
+        (Entered(lambda x: x), {"preprocess": lambda x: (x - MEANS) / 3}),
+        (
+            Entered(lambda x: x.movedim(-1, 1)),
+            {"preprocess": lambda x: torch.from_numpy(x.movedim(1, -1).numpy())},
+        ),
+        (Second(lambda x: x), {"inputs": {"age": 3.0}}),
+        (Entered(lambda x: x.flip(1).flip(dims=(-3,))), {}),
+    ],
+    ids=["channels last", "dict", "own mean", "numpy", "second parameter", "flipped channels"],
+)
+def test_however_the_image_is_given_the_fields_are_the_same(
+    network: nn.Module, options: dict[str, Any]
+) -> None:
+    expected = receptive_fields(Model(Entered(lambda x: x), size=(24, 40)))
+    fields = receptive_fields(Model(network, size=(24, 40), **options))
+    assert fields["second"] == expected["second"]
+    assert fields["first"].box(3, 8, 24, 40) == (5, 15, 8, 18)
+    assert expected["first"].image_size == (24, 40)
+
+
+def test_an_image_that_is_mirrored_is_seen_whole_along_that_axis() -> None:
+    field = receptive_fields(Model(Entered(lambda x: x.flip(3)), size=(24, 40)))["first"]
+    assert field.box(3, 8, 24, 40) == (5, 0, 8, 40)

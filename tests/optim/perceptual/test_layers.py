@@ -11,7 +11,11 @@ from torchvision.models.vgg import make_layers
 import sightline as sl
 from sightline.models.model import Model
 from sightline.models.weights.layer_names import make_vgg_aliases
-from sightline.optim.perceptual.layers import choose_perceptual_layers, refuse_wrong_input_scale
+from sightline.optim.perceptual.layers import (
+    choose_perceptual_layers,
+    refuse_wrong_input_scale,
+    require_image_maps,
+)
 
 
 def test_the_embedded_network_is_recognized() -> None:
@@ -152,3 +156,40 @@ def test_networks_without_batch_norm_pass(tiny: sl.Model, wide_photo: Tensor) ->
 
 def test_a_network_that_ends_with_its_convolution_passes(wide_photo: Tensor) -> None:
     refuse_wrong_input_scale(sl.load(nn.Sequential(nn.Conv2d(3, 4, 3)), **INPUT), wide_photo)
+
+
+class ChannelsLast(nn.Module):
+    """A patch embedding, then maps N×H×W×C as Swin has them, and tokens N×T×C."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 4, stride=4)
+        self.block = nn.Linear(8, 8)
+        self.tokens = nn.LayerNorm(8)
+        self.head = nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        maps = self.block(self.stem(x).permute(0, 2, 3, 1)).tanh()
+        return self.head(self.tokens(maps.flatten(1, 2)).mean(1))
+
+
+@pytest.mark.parametrize(
+    ("name", "shape"), [("block", "8×16×8"), ("tokens", "128×8"), ("head", "3"), ("logits", "3")]
+)
+def test_layers_that_are_no_maps_are_refused(name: str, shape: str) -> None:
+    torch.manual_seed(0)
+    model = sl.load(ChannelsLast().eval(), size=32)
+    require_image_maps(model, ["stem"])
+    require_image_maps(model, [])
+    message = f"{name} gives {shape} for an image of 32×64; choose layers such as stem"
+    with pytest.raises(sl.SightlineError, match=message):
+        require_image_maps(model, ["stem", name])
+
+
+@pytest.mark.parametrize("parameter", ["style_layers", "content_layers"])
+def test_style_refuses_layers_that_are_no_maps(parameter: str) -> None:
+    model = sl.load(ChannelsLast().eval(), size=32)
+    with pytest.raises(sl.SightlineError, match="block gives 8×16×8"):
+        sl.style(model, smooth(), styles=(smooth(seed=2),), **{parameter: ("block",)})
+    with pytest.raises(sl.SightlineError, match="block gives 8×16×8"):
+        sl.texture(model, smooth(), layers=("block",))

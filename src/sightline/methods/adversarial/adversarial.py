@@ -178,9 +178,14 @@ def make_attack_goal(
 ) -> AttackGoal:
     """The goal for images with these logits; `is_raised` tells the direction of a target's score.
 
-    Raises SightlineError for a network without classes, for a class that is unknown, and for a goal
-    that all images have reached already.
+    Raises SightlineError for a network without classes, for a class that is unknown, for a goal
+    that all images have reached already, and for scores that are not finite.
     """
+    if not logits.isfinite().all():
+        raise SightlineError(
+            f"{model.name} gives infinite scores for this image, of which none can be raised or "
+            "lowered; its weights may be damaged"
+        )
     if model.output_kind == "target":
         if target is not None:
             raise SightlineError(

@@ -17,6 +17,7 @@ from sightline.images.plotting.maps import (
     render_heatmap,
     upsample_maps,
 )
+from sightline.models.heads.gradients import guard_backward
 from sightline.models.heads.labels import ClassChoice
 from sightline.models.heads.target_text import TargetChoice
 from sightline.models.layers.attention_weights import AttentionLayer, AttentionRecorder
@@ -249,9 +250,10 @@ def differentiate_weights(score: Tensor, weights: Sequence[Tensor]) -> list[Tens
     learned = [layer for layer in weights if layer.requires_grad]
     gradients: list[Tensor] = []
     if learned:
-        gradients.extend(
-            torch.autograd.grad(score, learned, allow_unused=True, materialize_grads=True)
-        )
+        with guard_backward():
+            gradients.extend(
+                torch.autograd.grad(score, learned, allow_unused=True, materialize_grads=True)
+            )
     return [
         gradients.pop(0) if layer.requires_grad else torch.zeros_like(layer) for layer in weights
     ]

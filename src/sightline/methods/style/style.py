@@ -31,7 +31,11 @@ from sightline.optim.multiscale import (
     optimize_coarse_to_fine,
     plan_stages,
 )
-from sightline.optim.perceptual.layers import PerceptualLayers, choose_perceptual_layers
+from sightline.optim.perceptual.layers import (
+    PerceptualLayers,
+    choose_perceptual_layers,
+    require_image_maps,
+)
 from sightline.optim.perceptual.presets import STYLE_PRESETS, StylePreset
 from sightline.registry.method import register_method
 from sightline.registry.parameter import ValueRange
@@ -134,10 +138,7 @@ def style(
     mask_images = read_masks(masks)
     style_shares = check_style_shares(style_images, mix, mask_images, weighted_preset)
 
-    default_layers = choose_perceptual_layers(model)
-    layers = PerceptualLayers(
-        content_layers or default_layers.content, style_layers or default_layers.style
-    )
+    layers = choose_transfer_layers(model, content_layers, style_layers)
     size = (image.shape[2], image.shape[3])
     stages = plan_stages(size, steps, min_side=FIRST_SIDES[start] if coarse else max(size))
     settings = OptimizationSettings(stages, start, optimizer, lr, callback)
@@ -186,6 +187,20 @@ def refuse_small_photo(image: Tensor) -> None:
             f"the image is {height}×{width} pixels;"
             f" style transfer needs {MIN_PHOTO_SIDE}×{MIN_PHOTO_SIDE} or more"
         )
+
+
+def choose_transfer_layers(
+    model: Model, content: tuple[str, ...] | None, style: tuple[str, ...] | None
+) -> PerceptualLayers:
+    """The layers of content and style: those of the caller, else those of the network's family.
+
+    Raises SightlineError for layers that are no maps of the image.
+    """
+    require_image_maps(model, [*(content or ()), *(style or ())])
+    if content and style:
+        return PerceptualLayers(content, style)
+    default_layers = choose_perceptual_layers(model)
+    return PerceptualLayers(content or default_layers.content, style or default_layers.style)
 
 
 def override_preset(

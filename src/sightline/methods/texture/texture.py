@@ -20,7 +20,7 @@ from sightline.methods.texture.neural import measure_held_out_errors
 from sightline.methods.texture.request import TextureRequest
 from sightline.models.model import Model
 from sightline.models.tracing.receptive_field import receptive_field
-from sightline.optim.perceptual.layers import choose_perceptual_layers
+from sightline.optim.perceptual.layers import choose_perceptual_layers, require_image_maps
 from sightline.optim.tiled import reaches_layers
 from sightline.registry.method import register_method
 from sightline.registry.parameter import ValueRange
@@ -50,12 +50,9 @@ METHOD_PHRASES = {
     reading="The exemplar on the left and a larger picture made from it, both at the same scale. "
     "Look for repetitions, for seams, and for what the exemplar has but the large picture lacks.",
     caution="A good texture may be a copy: see the copy rate. The classical methods do not use the "
-    "network; they show how far local statistics alone go.",
-    tour_runs=(
-        {"image": "gravel", "method": "quilting"},
-        {"image": "gravel", "method": "gatys", "side": 160, "steps": 60},
-    ),
-    quick_parameters={"side": 128},
+    "network; they show how far local statistics alone go. Gram matrices (gatys) need a network "
+    "of many textures, such as VGG: those of the small embedded one give grain.",
+    tour_runs=({"image": "gravel", "method": "quilting"},),
 )
 def texture(
     model: Model,
@@ -217,6 +214,7 @@ def choose_texture_layers(
     if layers:
         for name in layers:
             receptive_field(model, name)  # raises for a layer that is not spatial
+        require_image_maps(model, layers)
         return layers
     try:
         return choose_perceptual_layers(model).style

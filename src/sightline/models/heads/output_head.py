@@ -97,8 +97,10 @@ class OutputHead:
         network_name: what messages call the network.
         is_activated: whether the network itself has applied its softmax or sigmoid.
         batch_axis: the axis of the images, for outputs of positions: 0, or 1 in T×N×C.
-        class_axis: the axis of the classes: 1, or 2 in N×positions×classes.
+        class_axis: the axis of the classes: 1, or 2 in N×positions×classes, 3 in N×H×W×classes, 0
+            in N×H×W, which has none.
         unit: of a regression, «years».
+        axes: how many the output has for several images; 0 where that is not known.
     """
 
     kind: OutputKind
@@ -109,13 +111,25 @@ class OutputHead:
     batch_axis: int = 0
     class_axis: int = 1
     unit: str = ""
+    axes: int = 0
 
     layers: tuple[str, ...] = ()
     needs_output: bool = True
 
     def select(self, output: Any) -> Any:
-        """The tensor, or list of detections, that holds the scores."""
-        return select_output(output, self.selector, self.network_name)
+        """The tensor, or list of detections, that holds the scores.
+
+        Dense scores are N×count×H×W, whatever axes the network gives them.
+        """
+        selected = select_output(output, self.selector, self.network_name)
+        if not isinstance(selected, Tensor):
+            return selected
+        if selected.ndim < self.axes:
+            # A network that squeezes its output loses the axis of the images where there is one.
+            selected = selected.unsqueeze(self.batch_axis)
+        if self.kind != "dense" or self.class_axis == 1:
+            return selected
+        return selected.movedim(3, 1) if self.class_axis == 3 else selected.unsqueeze(1)
 
     def read_scores(
         self, selected: Any, tensors: Mapping[str, Tensor], image_shape: Sequence[int]
@@ -130,6 +144,8 @@ class OutputHead:
         if self.kind == "detections":
             return read_class_detections(selected, self.count)
         require_tensor(selected, self.network_name)
+        if not selected.is_floating_point():
+            selected = selected.float()  # whole numbers
         scores = self._flatten_positions(selected)
         if self.kind == "binary":
             score = invert_sigmoid(scores) if self.is_activated else scores

@@ -6,7 +6,7 @@ its values and by the last operation that made it.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 from torch import Tensor, nn
@@ -53,6 +53,7 @@ class HeadHints:
         labels: the labels that the caller gave.
         unit: of a regression.
         network_name: what messages call the network.
+        image_size: height and width of the images; None where they are not known.
     """
 
     network: nn.Module
@@ -61,12 +62,13 @@ class HeadHints:
     labels: Sequence[str]
     unit: str
     network_name: str
+    image_size: tuple[int, int] | None = None
 
 
 def recognize_output_head(output: Any, image_count: int, hints: HeadHints) -> OutputHead:
-    """The head of a network that returned `output` for `image_count` different images, 2 or more.
+    """The head of a network that returned `output` for `image_count` different images.
 
-    Raises SightlineError for an output without scores.
+    Raises SightlineError for an output without scores, or without an axis of images.
     """
     selected = select_output(output, hints.selector, hints.network_name)
     if is_detection_list(selected):
@@ -74,6 +76,32 @@ def recognize_output_head(output: Any, image_count: int, hints: HeadHints) -> Ou
         return make_head(hints, "detections", count)
     require_tensor(selected, hints.network_name)
     tensor = cast(Tensor, selected)
+    require_image_axis(tensor, image_count, hints.network_name)
+    head = _recognize_tensor(tensor, output, image_count, hints)
+    return replace(head, axes=tensor.ndim) if image_count > 1 else head
+
+
+def require_image_axis(tensor: Tensor, image_count: int, network_name: str) -> None:
+    """Raises SightlineError unless an axis of the output counts the images, or has length 1.
+
+    One answer for all images may be that of networks which take one image at a time.
+    """
+    shape = tuple(tensor.shape)
+    has_images_second = len(shape) == 3 and shape[1] in (1, image_count)
+    if shape[0] in (1, image_count) or has_images_second:
+        return
+    images = "one image" if image_count == 1 else f"{image_count} images"
+    raise SightlineError(
+        f"{network_name} gives an output of {'×'.join(map(str, shape))} for {images}; its first "
+        "axis has to count the images, as N×classes does: ask with target=sl.score(function)"
+    )
+
+
+def _recognize_tensor(
+    selected: Tensor, output: Any, image_count: int, hints: HeadHints
+) -> OutputHead:
+    """The head of a tensor that holds the scores; `output` is all that the network returned."""
+    tensor = selected
     if tensor.ndim == 1:
         tensor = tensor[:, None]
     if tensor.ndim > 2 and tensor.flatten(2).shape[2] == 1:
@@ -123,7 +151,12 @@ def _guess_plain_kind(values: Tensor, output: Any, hints: HeadHints) -> OutputKi
 def _recognize_positions(
     scores: Tensor, output: Any, image_count: int, hints: HeadHints
 ) -> OutputHead:
-    """The head of an output with three axes: images, positions and classes in some order."""
+    """The head of an output with three axes: images, positions and classes in some order.
+
+    One that has the size of the images has a score at each pixel.
+    """
+    if _has_image_size(scores.shape[1:], hints):
+        return make_head(hints, "dense", 1, class_axis=0)
     batch_axis = 0
     if scores.shape[0] != image_count and scores.shape[1] == image_count:
         batch_axis = 1  # T×N×C, as recurrent networks give
@@ -157,7 +190,17 @@ def _recognize_dense(scores: Tensor, hints: HeadHints) -> OutputHead:
             f"{tuple(scores.shape)}; scores are N×classes or N×classes×height×width: "
             "ask with target=sl.score(function)"
         )
-    return make_head(hints, "dense", count, is_activated=_are_class_probabilities(scores, 1))
+    class_axis = 1
+    if _has_image_size(scores.shape[1:3], hints) and not _has_image_size(scores.shape[2:], hints):
+        class_axis = 3  # N×H×W×classes
+        count = scores.shape[3]
+    is_activated = _are_class_probabilities(scores, class_axis)
+    return make_head(hints, "dense", count, is_activated=is_activated, class_axis=class_axis)
+
+
+def _has_image_size(shape: Sequence[int], hints: HeadHints) -> bool:
+    """Whether two axes are the rows and columns of the images."""
+    return hints.image_size is not None and tuple(shape) == hints.image_size
 
 
 def make_head(

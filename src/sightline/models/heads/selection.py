@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from typing import Any, cast
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from sightline.errors import SightlineError, make_unknown_name_error
 
@@ -47,8 +47,32 @@ def select_output(output: Any, selector: int | str | None, network_name: str) ->
         named_fields = list_output_fields(output)
         if not named_fields:
             return output
+        detections = split_detections(named_fields)
+        if detections is not None:
+            return detections
         output = named_fields[_choose_field(output, named_fields, network_name)]
     return output
+
+
+def split_detections(named_fields: Mapping[str, Any]) -> list[dict[str, Tensor]] | None:
+    """Detections that lie in one container as a list of one dict for each image; else None.
+
+    Boxes N×M×4 and scores N×M are those of N images, M×4 and M those of one.
+    """
+    parts = [named_fields.get(name) for name in ("boxes", "scores", "labels")]
+    shapes = [tuple(part.shape) for part in parts if isinstance(part, Tensor)]
+    if len(shapes) < 3 or len(shapes[1]) not in (1, 2):
+        return None
+    if shapes != [(*shapes[1], 4), shapes[1], shapes[1]]:
+        return None
+    scores: Tensor = named_fields["scores"]
+    tensors = {
+        name: value if scores.ndim == 2 else value[None]
+        for name, value in named_fields.items()
+        if isinstance(value, Tensor) and value.shape[: scores.ndim] == scores.shape
+    }
+    count = len(scores) if scores.ndim == 2 else 1
+    return [{name: value[i] for name, value in tensors.items()} for i in range(count)]
 
 
 def is_detection_list(output: Any) -> bool:
@@ -71,7 +95,11 @@ def list_output_fields(output: Any) -> dict[str, Any]:
         return dict(zip(names, cast(tuple[Any, ...], output), strict=True))
     if isinstance(output, (tuple, list)):
         return {str(index): value for index, value in enumerate(cast(Sequence[Any], output))}
-    return {}
+    if isinstance(output, (Tensor, nn.Module, type)):
+        return {}
+    attributes = getattr(output, "__dict__", {})  # of an object of the caller's own class
+    public = {name: value for name, value in attributes.items() if not name.startswith("_")}
+    return {name: value for name, value in public.items() if value is not None}
 
 
 def _follow_path(output: Any, path: str, selector: int | str, network_name: str) -> Any:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from sightline.errors import SightlineError
+from sightline.models.heads.gradients import guard_backward
 from sightline.models.layers.capture import Layer
 from sightline.models.layers.layouts import FeatureLayout
 from sightline.models.layers.placement import ProbedModel, find_feature_layout
@@ -83,8 +84,10 @@ def find_landmarks(model: InspectedModel, known: Collection[str] = ()) -> dict[s
     landmarks: dict[str, str | None] = {"logits": "logits"}
     evidence = collect_evidence(model)
     if evidence is not None:
-        # Others have the heads of an attention among their images, or are of a part of the image.
-        layers = [layer for layer in layers if keeps_images(evidence, layer.name)]
+        # Others have the heads of an attention among their images, or are of a part of the image,
+        # or of another image that the network is given too.
+        kept = [layer for layer in layers if keeps_images(evidence, layer.name)]
+        layers = [layer for layer in kept if sees_images(evidence, layer.name)] or kept
         convolutions = [layer for layer in convolutions if layer in layers]
     landmarks["middle"] = find_middle_layer(layers, convolutions)
     if evidence is None:
@@ -93,7 +96,9 @@ def find_landmarks(model: InspectedModel, known: Collection[str] = ()) -> dict[s
         landmarks["first"] = find_first_layer(model, evidence, layers)
         if "last_conv" not in known:
             landmarks["last_conv"] = find_last_map(model, evidence, layers)
-        landmarks["penultimate"] = find_head_input(model, evidence.gradients)
+        # By its input: a head that was never trained may give zeros.
+        used = [name for name in evidence.gradients if sees_images(evidence, f"{name}:in")]
+        landmarks["penultimate"] = find_head_input(model, used or evidence.gradients)
     return {name: layer for name, layer in landmarks.items() if layer is not None}
 
 
@@ -182,12 +187,13 @@ def differentiate_outputs(score: Tensor, outputs: Mapping[str, Tensor]) -> dict[
     if not score.requires_grad or not differentiable:
         return {}
     # Tensors that the score does not depend on have no gradient.
-    gradients = cast(
-        tuple[Tensor | None, ...],
-        torch.autograd.grad(
-            score, list(differentiable.values()), retain_graph=True, allow_unused=True
-        ),
-    )
+    with guard_backward():
+        gradients = cast(
+            tuple[Tensor | None, ...],
+            torch.autograd.grad(
+                score, list(differentiable.values()), retain_graph=True, allow_unused=True
+            ),
+        )
     return {
         name: gradient
         for name, gradient in zip(differentiable, gradients, strict=True)
@@ -208,6 +214,12 @@ def keeps_images(evidence: LayerEvidence, name: str) -> bool:
     count = evidence.shape[0]
     has_tokens_first = output.ndim == 3 and output.shape[1] == count
     return output.shape[0] == count or has_tokens_first
+
+
+def sees_images(evidence: LayerEvidence, name: str) -> bool:
+    """Whether a layer's outputs, or inputs as NAME:in, differ between the images, if known."""
+    output = evidence.outputs.get(name)
+    return output is None or output.ndim == 0 or depends_on_image(output, evidence.shape[0])
 
 
 # ── landmarks ──

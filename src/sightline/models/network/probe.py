@@ -1,7 +1,7 @@
 """What a network does, found by running it once on two images, together and apart."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -97,11 +97,12 @@ def _compare_runs(
             head = recognize_output_head(apart, 1, hints)
             return NetworkFindings(head, None, True, (SINGLE_IMAGE_NOTE,))
         head = recognize_output_head(together, PROBE_COUNT, hints)
+        head = replace(head, batch_axis=_find_batch_axis(head, apart, hints))
     except SightlineError as error:
         return NetworkFindings(head_error=error)
 
     def is_same(first: Any, second: Any) -> bool:
-        return _is_first_answer_same(first, second, head, hints)
+        return _is_first_answer_same(first, second, head)
 
     if is_same(together, apart):
         return NetworkFindings(head)
@@ -110,13 +111,22 @@ def _compare_runs(
     return NetworkFindings(head, None, True, (ONE_BY_ONE_NOTE,))
 
 
-def _is_first_answer_same(
-    outputs: Any, other_outputs: Any, head: OutputHead, hints: HeadHints
-) -> bool:
+def _find_batch_axis(head: OutputHead, apart: Any, hints: HeadHints) -> int:
+    """The axis of the images, by the output for a single one.
+
+    That for two images may have two of something else in its first axis.
+    """
+    selected = select_output(apart, hints.selector, hints.network_name)
+    if head.kind != "positions" or not isinstance(selected, Tensor) or selected.ndim != head.axes:
+        return head.batch_axis
+    return 1 if selected.shape[0] != 1 and selected.shape[1] == 1 else 0
+
+
+def _is_first_answer_same(outputs: Any, other_outputs: Any, head: OutputHead) -> bool:
     """Whether two runs give the first image the same answer, to the output's precision."""
     answers: list[Any] = []
     for output in (outputs, other_outputs):
-        selected = select_output(output, hints.selector, hints.network_name)
+        selected = head.select(output)
         answers.append(selected.movedim(head.batch_axis, 0) if head.batch_axis else selected)
     tolerance = SINGLE_TOLERANCE if _is_precise(answers[1]) else HALF_TOLERANCE
     return is_same_for_one_image(answers[0], answers[1], tolerance)

@@ -129,6 +129,11 @@ class NetworkRunner:
         """Whether the network sees the luminance of color images."""
         return self.mean.shape[1] == 1 and self._preprocess is None
 
+    @property
+    def has_further_inputs(self) -> bool:
+        """Whether the network is given more than the image."""
+        return callable(self._inputs.extra) or bool(self._inputs.extra)
+
     def blank(self) -> Tensor:
         """A gray image of the network's own size, 1×channels×height×width."""
         return torch.full((1, self.channels, *self.image_size), 0.5, device=self.device)

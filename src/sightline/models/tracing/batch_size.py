@@ -14,6 +14,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
+from sightline.models.heads.gradients import guard_backward
 from sightline.models.model import Model
 
 # Without gradients a layer's input and output are held, and one more map for a branch that waits or
@@ -144,7 +145,8 @@ def run_with_gradient(model: Model, images: Tensor) -> None:
         leaf = images.to(model.device).detach().requires_grad_()
         score = model.run(leaf, ["logits"])["logits"][:, 0].sum()
         if score.requires_grad:
-            torch.autograd.grad(score, leaf, allow_unused=True)
+            with guard_backward():
+                torch.autograd.grad(score, leaf, allow_unused=True)
 
 
 def time_call(run_images: Callable[[Model, Tensor], None], model: Model, images: Tensor) -> float:

@@ -122,8 +122,8 @@ def _find_receptive_fields(
 ) -> dict[str, ReceptiveField]:
     """The fields of all layers' outputs, and of their inputs as NAME:in, measured once."""
     model = model.intact
-    rows = model.size if height is None else height
-    columns = model.size if width is None else width
+    rows = model.image_size[0] if height is None else height
+    columns = model.image_size[1] if width is None else width
     if min(rows, columns) < 1:
         raise SightlineError(f"an image has at least 1×1 pixels; given was {rows}×{columns}")
     size = (rows, columns)
@@ -211,15 +211,26 @@ class FieldCapture(Capture):
 def _measure_receptive_fields(model: Model, height: int, width: int) -> dict[str, ReceptiveField]:
     """The fields of all outputs, and of all inputs, from one pass of a gray image."""
     trace = ReceptiveTrace(model.network)
-
-    def start_trace(_module: nn.Module, args: tuple[Any, ...]) -> None:
-        rows = np.arange(height)
-        columns = np.arange(width)
-        image_spans = {2: ReceptiveSpan(0, rows, rows), 3: ReceptiveSpan(1, columns, columns)}
-        trace.set_spans(args[0], image_spans)
-
+    rows = np.arange(height)
+    columns = np.arange(width)
+    image_spans = {2: ReceptiveSpan(0, rows, rows), 3: ReceptiveSpan(1, columns, columns)}
     capture = FieldCapture(model, trace, (height, width))
     blank = torch.full((1, model.channels, height, width), 0.5)
+    # Of the image itself: what is made of it for the network may have other axes, or lie in a dict.
+    trace.set_spans(blank, image_spans)
+    for constant in (model.mean, model.std):
+        trace.set_spans(constant, None)
+
+    def mark_images(_module: nn.Module, args: Any, kwargs: Any) -> None:
+        """Of what `preprocess` made in a way that can't be followed, its shape tells."""
+        for tensor in iterate_nested_tensors((args, kwargs)):
+            if tensor.ndim == 4 and trace.get_spans(tensor) == {}:
+                shape = tuple(tensor.shape)
+                if shape[2:] == (height, width):
+                    trace.set_spans(tensor, image_spans)
+                elif shape[1:3] == (height, width):
+                    trace.set_spans(tensor, {1: image_spans[2], 2: image_spans[3]})
+
     with (
         model.lock,  # keeps other threads' passes from these hooks
         torch.inference_mode(False),
@@ -228,7 +239,8 @@ def _measure_receptive_fields(model: Model, height: int, width: int) -> dict[str
         trace,
         ExitStack() as hooks,
     ):
-        hooks.callback(model.network.register_forward_pre_hook(start_trace).remove)
+        hook = model.network.register_forward_pre_hook(mark_images, with_kwargs=True)
+        hooks.callback(hook.remove)
         capture.run_forward_pass(lambda: model.run_network(blank))
     return capture.fields
 

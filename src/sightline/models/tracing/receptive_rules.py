@@ -357,6 +357,13 @@ def reduce_spans(call: TracedCall) -> SpansByDim:
     return spans
 
 
+def drop_flipped_dims(call: TracedCall) -> SpansByDim:
+    """`flip` leaves all but the flipped dimensions as they are."""
+    flipped = call.args[1:] or (call.kwargs["dims"],)
+    dims = flipped[0] if isinstance(flipped[0], (tuple, list)) else flipped
+    return call.drop_mixed_dims(dims)
+
+
 def drop_softmax_dim(call: TracedCall) -> SpansByDim:
     """Softmax mixes one dimension."""
     return call.drop_mixed_dims(call.get_argument(1, "dim"))
@@ -437,6 +444,7 @@ SPAN_RULES: dict[str, Callable[[TracedCall], SpansByDim]] = {
     "getitem": index_spans,
     **dict.fromkeys(VIEWS, view_spans),
     **dict.fromkeys(REDUCTIONS, reduce_spans),
+    "flip": drop_flipped_dims,
     "softmax": drop_softmax_dim,
     "log_softmax": drop_softmax_dim,
     "glu": drop_glu_dim,

@@ -123,6 +123,32 @@ def choose_perceptual_layers(model: Model) -> PerceptualLayers:
     return PerceptualLayers((style_layers[len(style_layers) // 2],), style_layers)
 
 
+def require_image_maps(model: Model, names: Sequence[str]) -> None:
+    """Raises SightlineError for a layer whose output is no map N×C×H×W of the image.
+
+    Statistics are taken over the positions of each channel. Tokens N×T×C and maps with their
+    channels last, N×H×W×C as Swin gives them, would have theirs over the wrong axes.
+    """
+    if not names:
+        return
+    layers = [model.layer(name) for name in names]
+    images, outputs = run_random_images(model, layers)
+    for name, layer in zip(names, layers, strict=True):
+        output = outputs[layer]
+        layout = None
+        if output.ndim > 0 and len(output) == len(images):
+            layout = find_feature_layout(model, layer, output.shape, images.shape)
+        if layout is not None and layout.order == "NCHW":
+            continue
+        shape = "×".join(map(str, output.shape[1:]))
+        proposals = find_last_maps(model)
+        proposal = f"; choose layers such as {', '.join(proposals)}" if proposals else ""
+        raise SightlineError(
+            f"style and content are compared in maps of the image, channels×height×width; {name} "
+            f"gives {shape} for an image of {images.shape[2]}×{images.shape[3]}{proposal}"
+        )
+
+
 def find_last_maps(model: Model) -> tuple[str, ...]:
     """The last map N×C×H×W of the image in each of the first five resolutions.
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from sightline.models.heads.gradients import guard_backward
 from sightline.models.model import Model
 from sightline.optim.objectives.objective import Objective, ScoreFunction
 from sightline.optim.perceptual.losses import (
@@ -312,7 +313,8 @@ def compute_tiled_loss(
                         plan.position_shares[name],
                         region_moments[name],
                     )
-            surrogate.backward()
+            with guard_backward():
+                surrogate.backward()
         loss += content_loss.detach()
         if pixels.grad is not None:
             tile.crop_image(gradient).add_(pixels.grad)

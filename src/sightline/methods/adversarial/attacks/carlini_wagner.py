@@ -7,6 +7,7 @@ from torch import Tensor
 
 from sightline.methods.adversarial.attacks.goal import AttackRun, compute_margin_loss
 from sightline.methods.adversarial.attacks.norm_ball import compute_image_norms
+from sightline.models.heads.gradients import guard_backward
 from sightline.optim.optimizers import Adam
 
 # Constants of section VI and of the authors' program.
@@ -86,7 +87,8 @@ def take_weighted_step(
         squared_distance = (image - center).square().flatten(1).sum(1)
         cost = squared_distance + weight * (-margin).clamp_min(0)
         optimizer.zero_grad()
-        cost.sum().backward()
+        with guard_backward():
+            cost.sum().backward()
     if leaf.grad is not None:
         leaf.grad.nan_to_num_(0, 0, 0)
     run.gradient_counts += 1
