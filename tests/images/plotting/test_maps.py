@@ -1,6 +1,7 @@
 """Where zero lies on each scale, how pictures are arranged, and that nothing is not-a-number."""
 
 import math
+from collections.abc import Callable
 
 import matplotlib
 import pytest
@@ -336,3 +337,15 @@ def test_titles_stand_above_their_pictures() -> None:
     for center in (80, 170 + 45):
         assert ((dark_columns - center).abs() <= 5).any()
     assert all(min(abs(column - 80), abs(column - 215)) <= 6 for column in dark_columns.tolist())
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("overlay", [plotting.overlay_heatmap, plotting.overlay_signed_map])
+def test_maps_of_any_precision_are_laid_over(
+    overlay: Callable[..., Tensor], dtype: torch.dtype
+) -> None:
+    image = pictures(2, 4, 6)
+    values = torch.rand(2, 2, 3, generator=torch.Generator().manual_seed(4))
+    picture = overlay(image, values.to(dtype))
+    assert picture.dtype == torch.float32
+    torch.testing.assert_close(picture, overlay(image, values), atol=2e-2, rtol=0)

@@ -133,7 +133,8 @@ def _lay_over(image: Tensor, colors: Tensor, opacity: Tensor) -> Tensor:
     """Colors N×3×H×W over dimmed gray images, each pixel as opaque as `opacity` N×H×W says."""
     gray = image.detach().cpu().mean(1, keepdim=True)
     dimmed = gray * 0.65 + 0.1
-    weight = opacity.detach().cpu().clamp(0, 1).unsqueeze(1)
+    # Maps of networks in double or half precision are drawn in the precision of pictures.
+    weight = opacity.detach().cpu().clamp(0, 1).unsqueeze(1).to(colors)
     return torch.lerp(dimmed.expand_as(colors), colors, weight).clamp_(0, 1)
 
 
