@@ -59,7 +59,7 @@ FURTHER_PAGES: Mapping[str, tuple[str, ...]] = {
     "neighbors": ("store",),
     "embedding": ("store",),
     "patches": ("store",),
-    "labels": ("store",),
+    "labels": ("naming", "store"),
     "adversarial": ("adversarial",),
     "boundary": ("adversarial",),
     "transfer": ("adversarial",),

@@ -87,3 +87,25 @@ def test_captions_are_cut_to_their_tile(monkeypatch: pytest.MonkeyPatch) -> None
 def test_what_is_no_picture_is_refused() -> None:
     with pytest.raises(SightlineError, match="an image is N×3×H×W"):
         compose_figure_rows([FigureRow("", [make_picture(4, 5, 2.0)], [""])])
+
+
+def test_a_long_title_takes_several_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    figures: list[mpl.figure.Figure] = []
+
+    def record(figure: mpl.figure.Figure) -> Tensor:
+        figures.append(figure)
+        return torch.ones(1, 3, 1, 1)
+
+    pictures = [make_picture(10, 10)] * 4  # 184 pixels: titles of 25 characters
+    rows = [
+        FigureRow("twenty-five characters -- and a few more", pictures, [""] * 4),
+        FigureRow("word " * 40, pictures, [""] * 4),
+    ]
+    height = compose_figure_rows(rows, SIDE).shape[2]
+    assert height == 10 + (24 + 15 + SIDE + 8) + (24 + 2 * 15 + SIDE + 8)
+    monkeypatch.setattr(captioned_rows, "rasterize_figure", record)
+    compose_figure_rows(rows, SIDE)
+    titles = [text.get_text() for text in figures[0].texts if len(text.get_text()) > 1]
+    assert titles[0] == "twenty-five characters --\nand a few more"
+    assert titles[1].count("\n") == 2
+    assert titles[1].endswith("word …")

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 from helpers import LABELS, smooth
-from torch import Tensor
+from torch import Tensor, nn
 
 import sightline as sl
 from sightline.data.store.reader import Scan
@@ -95,7 +95,7 @@ def test_the_most_selective_units_are_shown_with_their_strongest_patches(
         preferred = names[int(values["preferred"][unit])]
         top_class = names[int(values["top_class"][unit])]
         assert row.title == (
-            f"unit {unit}: {preferred}, selectivity {selectivity[unit]:.2f}; "
+            f"unit {unit} (no name): {preferred}, selectivity {selectivity[unit]:.2f}; "
             f"{float(values['share'][unit]):.0%} of its strongest images are {top_class} "
             f"({float(values['chance'][unit]):.0%} by chance); the network calls "
             f"{float(values['predicted_share'][unit]):.0%} of them "
@@ -158,10 +158,109 @@ def test_units_of_one_class(stored: Scan, tiny: sl.Model, monkeypatch: pytest.Mo
             if name in (each["top_class"], each["preferred"], each["predicted_class"])
         }
         result = sl.labels(tiny, store=stored.path, layer="conv2", label=name, max_units=100)
-        assert {int(title.split()[1].rstrip(":")) for title in shown[-1]} == expected
+        assert {int(title.split()[1]) for title in shown[-1]} == expected
         assert f"of those named {name}" in result.captions["labels"]
 
 
 def test_a_class_that_no_unit_has(stored: Scan, tiny: sl.Model) -> None:
     with pytest.raises(sl.SightlineError, match="no label named 'nosuch'"):
         sl.labels(tiny, store=stored.path, layer="conv2", label="nosuch")
+
+
+COLORS = {"red": (1, 0, 0), "yellow": (1, 1, 0), "green": (0, 1, 0), "blue": (0, 0, 1)}
+COLORS |= {"gray": (0.5, 0.5, 0.5)}
+# What the units add up of red, green and blue; the last but one fires for red and yellow.
+COLOR_WEIGHTS = ((1, -2, -1), (-1, -1, 1), (-1, 1, -1), (1, 0, -1), (0, 0, 0))
+
+
+@pytest.fixture(scope="module")
+def colors(tmp_path_factory: pytest.TempPathFactory) -> tuple[sl.Model, Scan]:
+    """A network, and its scan of six noisy images of 20×28 pixels of each of five colours."""
+    folder = tmp_path_factory.mktemp("colors")
+    generator = torch.Generator().manual_seed(0)
+    for name, color in COLORS.items():
+        (folder / name).mkdir()
+        for number in range(6):
+            image = torch.tensor(color)[:, None, None] + torch.zeros(3, 20, 28)
+            image += 0.1 * torch.randn(image.shape, generator=generator)
+            sl.write(image[None].clamp(0, 1), folder / name / f"{number}.png")
+    convolution = nn.Conv2d(3, len(COLOR_WEIGHTS), 1, bias=False)
+    with torch.no_grad():
+        convolution.weight[:, :, 0, 0] = torch.tensor(COLOR_WEIGHTS).float()
+    network = nn.Sequential(
+        nn.AvgPool2d(4), convolution, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(5, 5)
+    )
+    model = sl.load(network, mean=(0.0,) * 3, std=(1.0,) * 3, labels=LABELS, size=20)
+    store = folder.parent / "colors.scan"
+    return model, sl.scan(model, folder, store=store, layers=("1",))
+
+
+def find_names(result: sl.Result) -> list[str | None]:
+    """The names of all units."""
+    return [row["name"] for row in result.values["units"]]
+
+
+def label_colors(colors: tuple[sl.Model, Scan], **parameters: Any) -> sl.Result:
+    """The labels of the units of the colours' scan."""
+    model, scan = colors
+    return sl.labels(model, store=scan.path, layer="1", k=1, max_units=5, **parameters)
+
+
+def test_units_get_names_that_survive_the_tests(colors: tuple[sl.Model, Scan]) -> None:
+    result = label_colors(colors)
+    names = find_names(result)
+    assert names[:3] == ["red", "blue", "green"]
+    assert names[4] is None, "a dead unit has no name"
+    row = result.numbers["units"][1]
+    assert row["auprc"] == 1
+    assert row["auprc_chance"] == pytest.approx(0.2)
+    assert row["name_images"] == 6
+    assert row["passes_missing_label"] is row["passes_extra_label"] is True
+    assert "unit_names" not in result.values
+    count = sum(name is not None for name in names)
+    assert f"{count} of 5 units have a name" in result.captions["labels"]
+
+
+def test_groups_attributes_and_formulas_give_other_names(
+    colors: tuple[sl.Model, Scan], tmp_path: Path
+) -> None:
+    groups = tmp_path / "groups.csv"
+    groups.write_text("red,warm\nyellow,warm\n")
+    assert find_names(label_colors(colors, groups=groups))[:4] == ["red", "blue", "green", "warm"]
+    formulas = find_names(label_colors(colors, formulas=True))
+    assert formulas[3] in ("red or yellow", "yellow or red")
+    assert formulas[:3] == ["red", "blue", "green"]
+    attributes = tmp_path / "attributes.csv"
+    paths = colors[1].paths
+    rows = [f"{path},{int('blue/' not in path and 'green/' not in path)}" for path in paths]
+    attributes.write_text("\n".join(["file,reddish", *rows]))
+    named = find_names(label_colors(colors, attributes=attributes))
+    assert named[:3] == ["red", "blue", "green"]
+
+
+def test_units_can_be_asked_for_by_their_name(
+    colors: tuple[sl.Model, Scan], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    titles: list[str] = []
+    compose = labels_module.compose_figure_rows
+
+    def record(rows: list[FigureRow]) -> Tensor:
+        titles.extend(row.title for row in rows)
+        return compose(rows)
+
+    monkeypatch.setattr(labels_module, "compose_figure_rows", record)
+    groups = tmp_path / "groups.csv"
+    groups.write_text("red,warm\nyellow,warm\n")
+    label_colors(colors, groups=groups, label="Warm")
+    assert [title.split(":")[0] for title in titles] == ["unit 3 «warm» (AUPRC 1.00, chance 0.40)"]
+    with pytest.raises(sl.SightlineError, match="no label named 'warm'"):
+        label_colors(colors, label="warm")
+
+
+def test_a_scan_without_responses_gives_no_names(
+    colors: tuple[sl.Model, Scan], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Scan, "has_responses", False)
+    result = label_colors(colors)
+    assert "name" not in result.values["units"][0]
+    assert "have a name" not in result.captions["labels"]

@@ -1,7 +1,8 @@
 """Figures of pictures in rows: a title over each row, a caption under each picture."""
 
+import textwrap
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -11,7 +12,8 @@ from sightline.images.transforms import resize_image
 from sightline.images.validation import check_image
 
 # All in pixels.
-TITLE_HEIGHT = 24
+TITLE_HEIGHT = 24  # of one line
+TITLE_LINE_HEIGHT = 15  # of each further line
 CAPTION_HEIGHT = 32
 TILE_GAP = 8
 LEAD_GAP = 3 * TILE_GAP
@@ -20,6 +22,9 @@ FIGURE_MARGIN = 10
 TITLE_FONT_SIZE = 10
 CAPTION_FONT_SIZE = 7
 CAPTION_CHARACTER_WIDTH = 6
+TITLE_CHARACTER_WIDTH = 7.2
+
+MAX_TITLE_LINES = 3
 
 
 @dataclass(frozen=True)
@@ -49,6 +54,7 @@ class PlacedText:
 def compose_figure_rows(rows: Sequence[FigureRow], tile_side: int = 96) -> Tensor:
     """The rows below each other, each picture fitted into a square of `tile_side`: 1×3×H×W."""
     content_width = max(_measure_row_width(row, tile_side) for row in rows)
+    rows = [replace(row, title=_wrap_title(row.title, content_width)) for row in rows]
     content_height = sum(_measure_row_height(row, tile_side) for row in rows)
     width = content_width + 2 * FIGURE_MARGIN
     height = content_height + FIGURE_MARGIN
@@ -67,17 +73,29 @@ def _measure_row_width(row: FigureRow, tile_side: int) -> int:
 
 
 def _measure_row_height(row: FigureRow, tile_side: int) -> int:
-    title_height = TITLE_HEIGHT if row.title else 0
     space_below = CAPTION_HEIGHT if any(row.captions) else TILE_GAP
-    return title_height + tile_side + space_below
+    return _measure_title_height(row.title) + tile_side + space_below
+
+
+def _wrap_title(title: str, width: int) -> str:
+    """The title in lines of this width in pixels, the last of which may end in «…»."""
+    max_length = max(20, int(width / TITLE_CHARACTER_WIDTH))
+    lines = textwrap.wrap(title, max_length, max_lines=MAX_TITLE_LINES, placeholder=" …")
+    return "\n".join(lines)
+
+
+def _measure_title_height(title: str) -> int:
+    if not title:
+        return 0
+    return TITLE_HEIGHT + TITLE_LINE_HEIGHT * title.count("\n")
 
 
 def _place_row(row: FigureRow, top: int, tile_side: int, canvas: Tensor) -> list[PlacedText]:
     """Draws the row's pictures onto the canvas; returns its texts."""
-    title_y = top + TITLE_HEIGHT / 2
+    title_height = _measure_title_height(row.title)
+    title_y = top + max(TITLE_HEIGHT, title_height) / 2
     texts = [PlacedText(FIGURE_MARGIN, title_y, row.title, TITLE_FONT_SIZE, "left")]
-    if row.title:
-        top += TITLE_HEIGHT
+    top += title_height
     bottom = top + tile_side
     left = FIGURE_MARGIN
     for number, (picture, caption) in enumerate(zip(row.pictures, row.captions, strict=True)):

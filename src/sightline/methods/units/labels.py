@@ -1,10 +1,11 @@
 """What each unit of a layer fires for.
 
-Its class selectivity (Morcos 2018, equation 1), the class of its strongest images, and with masks
-of concepts, the concept that it fires inside of (Network Dissection, Bau 2017).
+Its class selectivity (Morcos 2018, equation 1), the class of its strongest images, the concept that
+its responses to all images agree with, if that name survives two tests (Oikarinen 2025), and with
+masks of concepts, the concept that it fires inside of (Network Dissection, Bau 2017).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,6 +17,7 @@ from sightline.data.store.reader import Scan, TopImages
 from sightline.errors import SightlineError
 from sightline.images.plotting.captioned_rows import FigureRow, compose_figure_rows
 from sightline.images.plotting.charts import draw_bar_chart, draw_histogram
+from sightline.images.plotting.figures import FigureData, Histogram, PictureRows
 from sightline.methods.units.dissection import (
     MIN_DETECTOR_IOU,
     ConceptMasks,
@@ -23,6 +25,8 @@ from sightline.methods.units.dissection import (
     dissect_layer,
     render_concept_units,
 )
+from sightline.methods.units.naming.names import UnitName, name_units
+from sightline.methods.units.naming.sources import collect_concepts
 from sightline.methods.units.patches import (
     UnitExamples,
     require_followed_layers,
@@ -60,8 +64,22 @@ def labels(
     k: Annotated[int, ValueRange(1, 25)] = 8,
     max_units: Annotated[int, ValueRange(1, 100)] = 6,
     masks: str | Path | None = None,
+    groups: str | Path | None = None,
+    attributes: str | Path | None = None,
+    words: str | Path | None = None,
+    clip: str | Path | None = None,
+    formulas: bool = False,
 ) -> Result:
-    """Names every unit of a layer after the class that drives it most.
+    """Names every unit of a layer after what drives it most.
+
+    Where the scan keeps responses, each row of `values["units"]` has a `name`: the concept with
+    which the unit's responses to all images correlate most, if the name survives; else it is None.
+    Concepts are the classes, and what `groups`, `attributes` and `words` add. A name survives if
+    its `auprc` (area under the precision-recall curve) and its `correlation` both fall when half of
+    the concept's images are no longer counted as such (`passes_missing_label`) and when as many
+    wrong ones are (`passes_extra_label`), and if the correlation exceeds `correlation_chance`, the
+    best of the same concepts on random images. `auprc_chance` is the share of the images that have
+    the concept, `name_images` their number.
 
     Where the dataset has classes, `values["selectivity"]` is (best − rest) / (best + rest) for each
     unit: best is its mean response to the class `["preferred"]`, rest the mean over all other
@@ -83,7 +101,7 @@ def labels(
 
     Args:
         folder: Dataset to look at: a folder of images, each class in a folder of its own; None for
-            tiles of the sample photographs.
+            parts of the sample pictures.
         store: File that keeps the pass over the dataset; alone, it is read as it is. None for one
             in the user's cache.
         layer: A layer of the scan; None for its last one.
@@ -92,6 +110,14 @@ def labels(
         max_units: How many units are shown at most, the most selective first.
         masks: Folder of masks, CONCEPT/NAME.png for the image of that name, the concept where it is
             not black; None for none.
+        groups: CSV table of groups of classes, in each row a class or a group and then the groups
+            that it is in; "wordnet" for the ancestors in WordNet, which nltk must have; None for
+            none.
+        attributes: CSV table of attributes of the images: a column of files, then columns of 1 and
+            0 or of words; None for none.
+        words: File of words, one a line, that `clip` looks for in the images; None for none.
+        clip: Folder of a CLIP network that open_clip or transformers saved; None for none.
+        formulas: Whether a unit may be named after two concepts joined by and, or, and not.
     """
     scan = resolve_scan(model, folder, store, layer=layer)
     require_followed_layers(scan)
@@ -99,6 +125,13 @@ def labels(
     network = resolve_network(model, scan)
     top_images = scan.top(layer_name)
     unit_labels = label_units(scan, layer_name, top_images)
+    asks_for_names = formulas or any((groups, attributes, words, clip))
+    if scan.has_responses or asks_for_names:
+        concepts = collect_concepts(
+            scan, groups=groups, attributes=attributes, words=words, clip=clip
+        )
+        names = name_units(scan, layer_name, concepts, formulas=formulas)
+        unit_labels = replace(unit_labels, unit_names=names)
     score_name, scores = unit_labels.scores
 
     ranked_units = scores.argsort(descending=True, stable=True)
@@ -112,10 +145,14 @@ def labels(
         patches = [resize_for_sheet(patch) for patch in examples.patches]
         title = unit_labels.describe_unit(unit)
         rows.append(FigureRow(title, patches, examples.describe_examples(scan)))
-    histogram = draw_histogram(
+    histogram = Histogram(
         scores.tolist(), scores[shown_units].tolist(), f"{score_name} of the units of {layer_name}"
     )
-    panels = {"labels": compose_figure_rows(rows), "selectivity": histogram}
+    panels = {
+        "labels": compose_figure_rows(rows),
+        "selectivity": draw_histogram(histogram.values, histogram.marks, histogram.x_label),
+    }
+    figures: dict[str, FigureData] = {"labels": PictureRows(rows), "selectivity": histogram}
     values = unit_labels.collect_values()
     subject = "the strongest patches with activation and class, gray beyond the image"
     if top_images.positions is None:
@@ -123,7 +160,8 @@ def labels(
     named = "" if label is None else f", of those named {label}"
     captions = {
         "labels": f"The {len(rows)} of {len(scores)} units of {layer_name} with the highest "
-        f"{score_name}{named}, over {scan.images:,} images; for each {subject}.",
+        f"{score_name}{named}, over {scan.images:,} images; for each {subject}."
+        f"{unit_labels.describe_names()}",
         "selectivity": f"The {score_name} of all units of {layer_name}: median "
         f"{float(scores.median()):.2f}. Ticks mark the units that are shown.",
     }
@@ -135,7 +173,7 @@ def labels(
         panels |= concept_result.panels
         values |= concept_result.values
         captions |= concept_result.captions
-    return Result(panels, values, captions)
+    return Result(panels, values, captions, figures=figures)
 
 
 # ── by class ──
@@ -149,6 +187,7 @@ class UnitLabels:
     `chance` its share of the dataset. `selectivity` and `preferred` are None without known classes.
     `predicted_class` and `predicted_share` are the same of the network's predictions, indices into
     `predicted_names`; None for a network without classes.
+    `unit_names` has a name for each unit, None where none survives; None without responses.
     """
 
     names: list[str]
@@ -160,6 +199,7 @@ class UnitLabels:
     predicted_names: list[str] | None = None
     predicted_class: Tensor | None = None
     predicted_share: Tensor | None = None
+    unit_names: list[UnitName | None] | None = None
 
     @property
     def scores(self) -> tuple[str, Tensor]:
@@ -175,12 +215,32 @@ class UnitLabels:
             f"{self.share[unit]:.0%} of its strongest images are "
             f"{self.names[int(self.top_class[unit])]} ({self.chance[unit]:.0%} by chance)"
         )
+        title = f"unit {unit}{self.describe_name(unit)}"
         if self.selectivity is None or self.preferred is None:
-            return f"unit {unit}: {text}"
+            return f"{title}: {text}"
         preferred = self.names[int(self.preferred[unit])]
         return (
-            f"unit {unit}: {preferred}, selectivity {self.selectivity[unit]:.2f}; {text}"
+            f"{title}: {preferred}, selectivity {self.selectivity[unit]:.2f}; {text}"
             f"{self.describe_prediction(unit)}"
+        )
+
+    def describe_name(self, unit: int) -> str:
+        """« «tench» (AUPRC 0.82, chance 0.10)», « (no name)», or nothing without responses."""
+        if self.unit_names is None:
+            return ""
+        name = self.unit_names[unit]
+        if name is None:
+            return " (no name)"
+        return f" «{name.text}» (AUPRC {name.auprc:.2f}, chance {name.chance:.2f})"
+
+    def describe_names(self) -> str:
+        """A sentence on how many units have a name; empty without responses."""
+        if self.unit_names is None:
+            return ""
+        count = sum(name is not None for name in self.unit_names)
+        return (
+            f" {count} of {len(self.unit_names)} units have a name in «» that survives a test with "
+            "missing and one with extra labels."
         )
 
     def describe_prediction(self, unit: int) -> str:
@@ -193,10 +253,14 @@ class UnitLabels:
     def find_units_of(self, label: int | str) -> Tensor:
         """Which units, as truth values, are named after a class by one of their names.
 
-        The class is one of the dataset's or of the network's. Raises SightlineError for a class
-        that neither has, and for one that no unit is named after.
+        The class is one of the dataset's or of the network's, or a unit's name. Raises
+        SightlineError for a class that none has, and for one that no unit is named after.
         """
+        texts = [name.text.casefold() if name else None for name in self.unit_names or ()]
         is_named = torch.zeros_like(self.top_class, dtype=torch.bool)
+        for unit, text in enumerate(texts):
+            is_named[unit] = text == str(label).casefold()
+        is_name = bool(is_named.any())
         problems: list[SightlineError] = []
         groups = [(self.names, [self.top_class, self.preferred], "the dataset")]
         if self.predicted_names is not None:
@@ -210,7 +274,7 @@ class UnitLabels:
             for index in indices:
                 if index is not None:
                     is_named |= index == wanted
-        if len(problems) == len(groups):
+        if len(problems) == len(groups) and not is_name:
             raise problems[0]
         if not bool(is_named.any()):
             raise SightlineError(f"no unit is named after {label!r}; leave label out to see all")
@@ -218,7 +282,8 @@ class UnitLabels:
 
     def collect_values(self) -> dict[str, Any]:
         """The fields that are known, by name, and `units`, a row for each unit."""
-        values = {name: value for name, value in vars(self).items() if value is not None}
+        fields = {name: value for name, value in vars(self).items() if value is not None}
+        values = {name: value for name, value in fields.items() if name != "unit_names"}
         return {**values, "units": [self.describe_row(unit) for unit in range(len(self.share))]}
 
     def describe_row(self, unit: int) -> dict[str, Any]:
@@ -239,6 +304,9 @@ class UnitLabels:
         ):
             row["predicted_class"] = self.predicted_names[int(self.predicted_class[unit])]
             row["predicted_share"] = float(self.predicted_share[unit])
+        if self.unit_names is not None:
+            unit_name = self.unit_names[unit]
+            row |= {"name": None} if unit_name is None else unit_name.to_row()
         return row
 
 
