@@ -3,13 +3,16 @@ depth, and only what the patch sees.
 """
 
 from collections import OrderedDict
+from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
 from helpers import LABELS, small_network, smooth
-from torch import nn
+from torch import Tensor, nn
 
 import sightline as sl
+from sightline.methods.synthesis.inversion import make_inversion_preconditioner
 
 
 def mixing(kernel: int = 2, side: int = 8) -> sl.Model:
@@ -35,12 +38,43 @@ def tiny() -> sl.Model:
 def test_a_layer_that_loses_nothing_is_inverted_exactly() -> None:
     image = smooth(2, 8) * 0.8 + 0.1
     values = sl.inversion(
-        mixing(), image, layer="mix", steps=200, lr=0.02, smooth=0, limit=0
+        mixing(), image, layer="mix", kind="pixels", steps=200, lr=0.02, smooth=0, limit=0
     ).values
     assert (values["image"] - image).abs().max() < 1e-3
     assert values["error"].max() < 1e-6
     assert values["psnr"].min() > 70
     assert values["ssim"].min() > 0.9999
+
+
+def test_lbfgs_finds_it_without_a_learning_rate() -> None:
+    """Black and white too, which the paper's bound on pixels would turn into gray."""
+    image = torch.cat([smooth(2, 8), torch.zeros(1, 3, 8, 8), torch.ones(1, 3, 8, 8)])
+    values = sl.inversion(mixing(), image, layer="mix", steps=150, smooth=0).values
+    assert (values["image"] - image).abs().max() < 3e-3
+    assert values["error"].max() < 1e-5
+    assert values["scores"].shape == (150, 4)
+    torch.testing.assert_close(-values["scores"][-1], values["error"][0], rtol=0.5, atol=1e-6)
+
+
+def test_the_preconditioner_is_symmetric_and_prefers_coarse_and_bright() -> None:
+    image = torch.zeros(1, 3, 10, 14)
+    precondition = make_inversion_preconditioner(image)
+    rng = torch.Generator().manual_seed(0)
+    first = torch.randn(image.shape, generator=rng)
+    second = torch.randn(image.shape, generator=rng)
+    torch.testing.assert_close(
+        (first * precondition(second)).sum(), (second * precondition(first)).sum()
+    )
+    assert (first * precondition(first)).sum() > 0
+
+    def measure_gain(direction: Tensor) -> float:
+        return float((direction * precondition(direction)).sum() / direction.square().sum())
+
+    gray = torch.ones(1, 3, 10, 14)
+    checkered = gray * (-1.0) ** (torch.arange(10)[:, None] + torch.arange(14))
+    colored = gray * torch.tensor([1.0, 0.0, -1.0]).view(1, 3, 1, 1)
+    assert measure_gain(gray) > 5 * measure_gain(colored)
+    assert measure_gain(gray) > 15 * measure_gain(checkered)
 
 
 def test_a_spectrum_finds_it_too() -> None:
@@ -81,22 +115,30 @@ def test_it_is_the_published_descent(tiny: sl.Model, layer: str) -> None:
             scores.append(-loss.item())
             speed = 0.9 * speed - lr * gradient
             x = (x.detach() + speed).clamp(-127.5, 127.5)
-    values = sl.inversion(tiny, image, layer=layer, steps=8, lr=0.01, smooth=3.0, seed=7).values
+    values = sl.inversion(
+        tiny, image, layer=layer, kind="pixels", steps=8, lr=0.01, smooth=3.0, seed=7
+    ).values
     torch.testing.assert_close(values["image"], x / 255 + 0.5, rtol=1e-3, atol=1e-3)
     torch.testing.assert_close(values["scores"][:, 0], torch.tensor(scores), rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize(
-    ("layer", "weight"), [("conv1", 1.0), ("relu2", 10.0), ("gap", 100.0), ("fc", 100.0)]
+    ("layer", "weights"),
+    [
+        ("conv1", {"pixels": 1.0, "lbfgs": 0.1}),
+        ("relu2", {"fourier": 10.0, "lbfgs": 0.3}),
+        ("gap", {"pixels": 100.0, "lbfgs": 1.0}),
+        ("fc", {"pixels": 100.0, "lbfgs": 1.0}),
+    ],
 )
-def test_the_smoothness_is_that_of_the_depth(tiny: sl.Model, layer: str, weight: float) -> None:
-    told = sl.inversion(tiny, smooth(), layer=layer, steps=3).values["image"]
-    assert torch.equal(
-        told, sl.inversion(tiny, smooth(), layer=layer, steps=3, smooth=weight).values["image"]
-    )
-    assert not torch.equal(
-        told, sl.inversion(tiny, smooth(), layer=layer, steps=3, smooth=weight + 1).values["image"]
-    )
+def test_the_smoothness_is_that_of_the_depth(
+    tiny: sl.Model, layer: str, weights: dict[str, float]
+) -> None:
+    for kind, weight in weights.items():
+        invert = partial(sl.inversion, tiny, smooth(), layer=layer, kind=kind, steps=3)
+        by_default = invert().values["image"]
+        assert torch.equal(by_default, invert(smooth=weight).values["image"])
+        assert not torch.equal(by_default, invert(smooth=2 * weight).values["image"])
 
 
 def test_the_numbers_are_those_of_the_pictures(tiny: sl.Model) -> None:
@@ -142,7 +184,7 @@ def test_a_patch_of_neurons_moves_what_it_sees_alone(tiny: sl.Model) -> None:
         -127.5, 127.5
     ) / 255 + 0.5
     values = sl.inversion(
-        tiny, image, layer="conv2", patch=4, steps=6, lr=0.05, smooth=0, limit=0
+        tiny, image, layer="conv2", kind="pixels", patch=4, steps=6, lr=0.05, smooth=0, limit=0
     ).values
     moved = (values["image"] - start).abs().amax((0, 1)) > 1e-6
     field = sl.receptive_fields(tiny)["conv2"]
@@ -192,6 +234,21 @@ def test_real_networks_forget_with_depth(name: str, request: pytest.FixtureReque
     psnr, ssim = ([float(values[key]) for values in found] for key in ("psnr", "ssim"))
     assert psnr[0] > 2 + max(psnr[1:])
     assert ssim[0] > 2 * max(ssim[1:])
+
+
+def test_a_shallow_layer_of_vgg_keeps_the_photographs_colors(data: Path) -> None:
+    """Three photographs, two of them with much black, which all come back green from plain
+    gradient descent.
+    """
+    weights = data / "nets" / "vgg16_features.safetensors"
+    model = sl.load("vgg16", weights=weights, device="cpu")
+    photos = torch.cat(
+        [model.fit(sl.sample(name), 64) for name in ("chelsea", "coffee", "astronaut")]
+    )
+    values = sl.inversion(model, photos, layer="relu2_2", steps=60).values
+    assert values["psnr"].min() > 23
+    mean_color_error = (values["image"] - photos).mean((2, 3)).abs()
+    assert mean_color_error.max() < 0.03
 
 
 def test_stops_between_layers_with_what_is_done(tiny: sl.Model) -> None:
@@ -283,7 +340,7 @@ def test_what_a_store_cannot_give_is_refused(tiny: sl.Model, kept: sl.Scan) -> N
         ({"id": 3}, "id is 3"),
         ({"layer": "conv1"}, "vectors of layer"),
         ({"patch": 2}, "leave out patch"),
-        ({"kind": "learned"}, "choose kind pixels or fourier"),
+        ({"kind": "learned"}, "choose kind lbfgs, pixels or fourier"),
     ):
         with pytest.raises(sl.SightlineError, match=part):
             sl.inversion(tiny, smooth(), store=kept.path, **knobs)
