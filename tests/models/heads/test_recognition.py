@@ -249,3 +249,27 @@ def test_the_last_operation_is_found_behind_rearrangements() -> None:
     assert find_last_operation(x.sigmoid()[:, :2].T.reshape(-1).clone()) == "SigmoidBackward0"
     assert find_last_operation(x.sigmoid() + 1) == "AddBackward0"
     assert find_last_operation(x.detach()) == ""
+
+
+@pytest.mark.parametrize(
+    "finish",
+    [
+        lambda features: features.mean((2, 3)).argmax(1),
+        lambda features: enlarge(features).argmax(1),
+        lambda features: enlarge(features).argmax(1, keepdim=True),
+        lambda features: features.mean((2, 3))[:, :1] > 0,
+    ],
+    ids=["class", "class of each pixel", "map of classes", "yes or no"],
+)
+def test_chosen_classes_are_no_scores(finish: Callable[[Tensor], Tensor]) -> None:
+    model = Model(Wrapped(finish).eval(), size=(20, 28))
+    with pytest.raises(SightlineError, match=r"Wrapped gives whole numbers \((int64|bool)\)"):
+        model.logits(IMAGE)
+
+
+def test_scores_may_be_whole_numbers() -> None:
+    network = Wrapped(lambda features: (9 * features.mean((2, 3))).round().long())
+    model = Model(network.eval(), size=(20, 28))
+    scores = network(model.normalize(IMAGE))
+    assert torch.equal(model.logits(IMAGE), scores.float())
+    assert torch.allclose(model.probabilities(IMAGE).sum(1), torch.ones(2))

@@ -201,3 +201,45 @@ def test_a_layer_that_an_image_does_not_reach_is_named() -> None:
     with pytest.raises(SightlineError, match="does not run layer dark for this image") as caught:
         model.features(torch.ones(1, 3, 32, 32), ["dark"])
     assert "\n" not in str(caught.value)
+
+
+class Members(nn.Module):
+    """Two members of an ensemble at once by `torch.vmap`, and a layer after them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(1)
+        self.member = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU())
+        self.scales = nn.Parameter(torch.rand(2) + 0.5)
+        self.fc = nn.Linear(4, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        maps = torch.vmap(lambda scale: self.member(x * scale))(self.scales)
+        return self.fc(maps.mean(0).mean((2, 3)))
+
+
+def test_layers_inside_a_transform_are_left_alone() -> None:
+    network = Members().eval()
+    model = Model(network, size=(6, 7), mean=(0,) * 3, std=(1,) * 3)
+    assert list(model.layers) == ["fc"]
+    leaf = X.clone().requires_grad_()
+    (expected,) = torch.autograd.grad(network(leaf)[:, 2].sum(), leaf)
+    ours = X.clone().requires_grad_()
+    scores = model.logits(ours)
+    torch.testing.assert_close(scores, network(X).detach(), check_stride=False)
+    (gradient,) = torch.autograd.grad(scores[:, 2].sum(), ours)
+    torch.testing.assert_close(gradient, expected)
+
+
+class WithoutTracking(Twice):
+    """Computes its features in inference mode."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.inference_mode():
+            features = self.conv(x)
+        return self.fc(features.clone().mean((2, 3)))
+
+
+def test_tensors_of_inference_mode_are_recorded() -> None:
+    model = Model(WithoutTracking().eval(), size=(6, 7), mean=(0,) * 3, std=(1,) * 3)
+    torch.testing.assert_close(model.features(X, "conv")["conv"].clone(), CONV)

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from sightline.errors import SightlineError
+from sightline.models.model import Model
 from sightline.models.network.inputs import (
     NetworkInputs,
     apply_layout,
@@ -117,3 +118,21 @@ def test_words_of_a_layout_in_text_or_list() -> None:
     assert parse_layout_words("bgr  nhwc") == parse_layout_words(["bgr", "nhwc"]) == ("bgr", "nhwc")
     with pytest.raises(SightlineError, match="did you mean bgr"):
         parse_layout_words("bgrr")
+
+
+class ByName(nn.Module):
+    """Takes everything by name only."""
+
+    def forward(self, *, pixel_values: Tensor, age: Tensor | None = None) -> Tensor:
+        mean = pixel_values.mean((2, 3))
+        return mean if age is None else mean * age
+
+
+@pytest.mark.parametrize("extra", [None, {"age": torch.tensor([[3.0]])}])
+def test_an_image_that_is_taken_by_name_only(extra: dict[str, Tensor] | None) -> None:
+    image = torch.rand(2, 3, 6, 8)
+    inputs = make_network_inputs(ByName(), extra)
+    assert inputs.image_parameter == "pixel_values"
+    model = Model(ByName(), size=(6, 8), mean=(0,) * 3, std=(1,) * 3, inputs=extra)
+    expected = image.mean((2, 3)) * (1 if extra is None else 3)
+    torch.testing.assert_close(model.logits(image), expected)

@@ -78,7 +78,23 @@ def recognize_output_head(output: Any, image_count: int, hints: HeadHints) -> Ou
     tensor = cast(Tensor, selected)
     require_image_axis(tensor, image_count, hints.network_name)
     head = _recognize_tensor(tensor, output, image_count, hints)
+    is_single = tensor[0].numel() == 1 or (head.kind == "dense" and head.count == 1)
+    if is_single:
+        refuse_whole_numbers(tensor, hints.network_name)
     return replace(head, axes=tensor.ndim) if image_count > 1 else head
+
+
+def refuse_whole_numbers(tensor: Tensor, network_name: str) -> None:
+    """Raises SightlineError for a single whole number for each image or pixel.
+
+    Those are the classes that were chosen, and no scores.
+    """
+    if not tensor.is_floating_point() and not tensor.is_complex():
+        kind = str(tensor.dtype).removeprefix("torch.")
+        raise SightlineError(
+            f"{network_name} gives whole numbers ({kind}), as the classes that it chose are; pick "
+            "the scores behind them with output=, or ask with target=sl.score(function)"
+        )
 
 
 def require_image_axis(tensor: Tensor, image_count: int, network_name: str) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from sightline.errors import SightlineError
 from sightline.models.layers.functional_steps import STEP_KINDS, FunctionalStepMode
-from sightline.models.overrides.mode import suspend_overrides
+from sightline.models.overrides.mode import is_transformed, suspend_overrides
 
 
 @dataclass(frozen=True)
@@ -155,7 +155,7 @@ class Capture:
         if tensor.is_quantized:
             tensor = tensor.dequantize()
         self.tensors[name] = tensor
-        self.tensor_versions[name] = tensor._version
+        self.tensor_versions[name] = count_writes(tensor)
         if self.on_layer is not None:
             # The overrides are meant for the network's operations only.
             with suspend_overrides():
@@ -181,8 +181,13 @@ class Capture:
         return {
             name
             for name, version in self.tensor_versions.items()
-            if self.tensors[name]._version != version
+            if count_writes(self.tensors[name]) != version
         }
+
+
+def count_writes(tensor: Tensor) -> int:
+    """How often a tensor was written to; 0 for one of inference mode, which does not count."""
+    return 0 if tensor.is_inference() else tensor._version
 
 
 def format_call_name(path: str, call_index: int) -> str:
@@ -209,7 +214,12 @@ def is_module_path(network: nn.Module, path: str) -> bool:
 
 
 def find_first_tensor(value: Any) -> Tensor | None:
-    """The tensor itself, or the first one in a tuple, list or dict."""
+    """The tensor itself, or the first one in a tuple, list or dict.
+
+    None inside a network's own `torch.vmap`, whose tensors can't be used outside.
+    """
+    if is_transformed():
+        return None
     if isinstance(value, Tensor):
         return value
     items: Iterable[Any] = ()

@@ -73,7 +73,7 @@ def make_network_inputs(network: nn.Module, extra: Any) -> NetworkInputs:
     names and for anything but a dict or a function.
     """
     if extra is None:
-        return NetworkInputs()
+        return NetworkInputs(image_parameter=find_keyword_parameter(network))
     if callable(extra):
         values: Any = extra(1)
         if not isinstance(values, Mapping):
@@ -96,7 +96,16 @@ def make_network_inputs(network: nn.Module, extra: Any) -> NetworkInputs:
     names = list(parameters)
     image_parameter = next((name for name in names if name not in values), "")
     is_first = not names or image_parameter == names[0]
-    return NetworkInputs(cast(ExtraInputs, extra), "" if is_first else image_parameter)
+    if is_first:
+        image_parameter = find_keyword_parameter(network)
+    return NetworkInputs(cast(ExtraInputs, extra), image_parameter)
+
+
+def find_keyword_parameter(network: nn.Module) -> str:
+    """The first parameter of `forward` where it is taken by name only, else an empty text."""
+    parameters = list(inspect.signature(network.forward).parameters.values())
+    is_by_name = bool(parameters) and parameters[0].kind is inspect.Parameter.KEYWORD_ONLY
+    return parameters[0].name if is_by_name else ""
 
 
 def parse_layout_words(preprocess: str | Sequence[str]) -> tuple[str, ...]:

@@ -66,6 +66,22 @@ def is_autocast_on() -> bool:
     return torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda")
 
 
+# Private, so there may be none.
+_peek_transforms: Callable[[], Any] | None = getattr(
+    getattr(torch._C, "_functorch", None),  # pyright: ignore[reportPrivateUsage]
+    "peek_interpreter_stack",
+    None,
+)
+
+
+def is_transformed() -> bool:
+    """Whether a network runs inside its own `torch.vmap` or another transform of `torch.func`.
+
+    Tensors are then stand-ins that are of no use outside.
+    """
+    return _peek_transforms is not None and _peek_transforms() is not None
+
+
 @contextmanager
 def suspend_overrides() -> Generator[None]:
     """Context in which no `OverrideMode` of this thread replaces anything."""

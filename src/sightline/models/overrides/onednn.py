@@ -41,7 +41,7 @@ from sightline.models.overrides.frozen_layers import (
     try_pointwise_linear,
 )
 from sightline.models.overrides.max_pooling import try_bypassed_relu, try_compact_max_pool
-from sightline.models.overrides.mode import OverrideMode, is_autocast_on
+from sightline.models.overrides.mode import OverrideMode, is_autocast_on, is_transformed
 from sightline.models.overrides.unsaved_inputs import UnsavedInputsMode, convolve_unsaved
 
 IntPair = tuple[int, int]
@@ -101,7 +101,7 @@ class PackedWeightsMode(OverrideMode):
     ) -> Any:
         """The faster result where there is one, else the function's own."""
         replace = _REPLACEMENTS.get(func)
-        if replace is None or is_autocast_on():
+        if replace is None or is_autocast_on() or is_transformed():
             return func(*args, **kwargs)  # under autocast, torch chooses each one's precision
         output = replace(*args, **kwargs)
         return func(*args, **kwargs) if output is None else output
