@@ -343,3 +343,24 @@ def test_a_silent_unit_is_dreamed_on_with_a_note() -> None:
     result = sl.deepdream(load(network), image, layer="1", unit=2, steps=2)
     assert "No gradient reached the image" in result.captions["deepdream"]
     torch.testing.assert_close(result.values["image"], image, atol=1e-6, rtol=0)
+
+
+class Compared(Blocks):
+    """Gives what an image has more of than another one, which is run last."""
+
+    def forward(self, x: Tensor, other: Tensor) -> Tensor:
+        return super().forward(x) - super().forward(other)
+
+
+def test_of_a_pair_the_given_image_is_dreamed_on_and_inverted() -> None:
+    other = make_images(3)[2:]
+    model = load(Compared(), inputs={"other": other})
+    assert "deep:1" in model.layers
+    dream = sl.deepdream(model, make_images(), octaves=1, steps=3).values["image"]
+    assert not torch.equal(dream, make_images())
+    inverted = sl.inversion(model, make_images(), k=3, steps=4)
+    assert len(inverted.values["layers"]) >= 2
+    assert not any(name.endswith(":1") for name in inverted.values["layers"])
+    # Asked by name, such a layer is refused: no pixel of this image changes it.
+    with pytest.raises(sl.SightlineError, match="deep:1"):
+        sl.inversion(model, make_images(), layer="deep:1", steps=2)
