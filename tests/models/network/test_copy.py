@@ -124,6 +124,25 @@ def test_randomized_copies_leave_odd_networks_as_they_are(name: str) -> None:
     assert take_full_snapshot(network) == snapshot
 
 
+@pytest.mark.parametrize("share_parameters", [True, False])
+def test_a_copy_that_draws_weights_leaves_the_generator(share_parameters: bool) -> None:
+    class Drawn(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc = nn.Linear(3, 2)
+
+        def __deepcopy__(self, memo: dict[int, Any]) -> "Drawn":
+            copied = Drawn()
+            copied.load_state_dict(self.state_dict())
+            return copied
+
+    network = Drawn()
+    state = torch.get_rng_state()
+    copied = copy_network(network, share_parameters=share_parameters)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert torch.equal(copied.get_parameter("fc.weight"), network.fc.weight)
+
+
 def test_a_copy_of_a_copy() -> None:
     network = odd_networks["hook_with_closure"]()
     first = make_private_network(network)

@@ -42,7 +42,9 @@ def copy_network(network: nn.Module, *, share_parameters: bool) -> nn.Module:
     Raises SightlineError with the name of the module, hook or attribute that can't be copied.
     """
     copier = NetworkCopier(unwrap_network(network), share_parameters=share_parameters)
-    with torch.inference_mode(False), torch.no_grad():
+    # A module that makes its copy anew draws initial weights.
+    without_draws = torch.random.fork_rng(devices=[])
+    with without_draws, torch.inference_mode(False), torch.no_grad():
         copied = copier.copy_network(network)
     for module in copied.modules():
         if getattr(module, "inplace", False) is True:
