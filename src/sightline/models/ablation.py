@@ -34,7 +34,7 @@ AblationFill = Literal["zero", "mean", "resample"]
 REFERENCE_BATCH_SIZE = 8
 
 # More units than this are counted in a sentence instead of listed.
-MAX_LISTED_UNITS = 6
+MAX_LISTED_UNITS = 8
 
 
 class AblatedModel(ProbedModel, Protocol):
@@ -77,13 +77,13 @@ class Ablation:
 
     def __str__(self) -> str:
         """«units 12 and 40 of layer4 are off (zero)»."""
-        groups = [f"{name_units(units)} of {layer}" for layer, units in self.units.items()]
+        groups = [f"{list_unit_numbers(units)} of {layer}" for layer, units in self.units.items()]
         count = sum(map(len, self.units.values()))
         verb = "is" if count == 1 else "are"
         return f"{join_words(groups)} {verb} off ({self.fill})"
 
 
-def name_units(units: Sequence[int]) -> str:
+def list_unit_numbers(units: Sequence[int]) -> str:
     """«unit 7», «units 12 and 40», or «40 units» of many."""
     if len(units) == 1:
         return f"unit {units[0]}"

@@ -38,10 +38,17 @@ def test_a_planted_unit_is_found_and_others_are_not() -> None:
     responses = {"a": RNG.random((200, 30)), "b": RNG.random((200, 40))}
     mistakes = np.arange(20)
     right = np.arange(50, 120)
+    others = np.arange(120, 200)
     responses["b"][mistakes, 17] += 0.8
-    units = find_enriched_units(responses, mistakes, right)
+    responses["b"][right[:40], 17] += 0.8
+    # A unit of the class itself: right images have more of it.
+    responses["a"][mistakes, 4] += 0.5
+    responses["a"][right, 4] += 1.0
+    units = find_enriched_units(responses, mistakes, right, others)
     assert (units[0].layer, units[0].unit) == ("b", 17)
     assert units[0].separation > 0.9
+    assert 0.6 < units[0].class_separation < 0.9
+    assert ("a", 4) not in {(unit.layer, unit.unit) for unit in units}
     assert len(units) <= 3
 
 

@@ -101,6 +101,8 @@ def test_the_cause_that_was_built_in_is_found() -> None:
         "units off", "patch covered", "patch inpainted", "patch pasted",
     }  # fmt: skip
     assert f"{len(best.ids)} images are taken for spotted" in best.sentence
+    assert best.share is not None
+    assert best.share.in_mistakes > 0.3
     assert "Without unit 2 of relu" in best.sentence
     assert best.to_json()["has_cause"]
     assert sum(count for _, count in best.true_classes) == len(best.ids)

@@ -28,8 +28,9 @@ Units = list[tuple[str, int]]
 # Sets of random units, and random places, that stand for chance.
 RANDOM_DRAWS = 20
 
-# Units that are turned off together at most.
-MAX_UNITS_TOGETHER = 3
+# Units that are turned off together at most, and the share of the best one's effect that each has.
+MAX_UNITS_TOGETHER = 8
+MIN_EFFECT_SHARE = 0.2
 
 # A test is passed where so large a share of the answers changes, and more than by any random draw
 # but one in twenty.
@@ -123,9 +124,9 @@ class WrongAnswers:
 def choose_cause_units(
     model: Model, wrong: WrongAnswers, candidates: Sequence[EnrichedUnit]
 ) -> Units:
-    """The candidates whose absence lowers the predicted class most, at most three.
+    """The candidates whose absence lowers the predicted class most, at most eight.
 
-    One layer's units are chosen: those of the layer whose best unit lowers it most.
+    One layer's units are chosen: those of the layer where they lower it most together.
     """
     effects: dict[str, list[tuple[float, int]]] = {}
     for layer in dict.fromkeys(candidate.layer for candidate in candidates):
@@ -133,15 +134,20 @@ def choose_cause_units(
         margins = measure_margins(model, wrong, layer, units)
         drops = (margins[:1] - margins[1:]).mean(1)
         effects[layer] = sorted(zip(drops.tolist(), units, strict=True), reverse=True)
-    if not effects:
-        return []
-    layer = max(effects, key=lambda name: effects[name][0][0])
-    best = effects[layer][0][0]
-    return [
-        (layer, unit)
-        for drop, unit in effects[layer][:MAX_UNITS_TOGETHER]
-        if drop > 0 and drop >= 0.25 * best
-    ]
+    chosen: Units = []
+    largest = 0.0
+    for layer, ranked in effects.items():
+        best = ranked[0][0]
+        strongest = [
+            (drop, unit)
+            for drop, unit in ranked[:MAX_UNITS_TOGETHER]
+            if drop > 0 and drop >= MIN_EFFECT_SHARE * best
+        ]
+        total = sum(drop for drop, _ in strongest)
+        if total > largest:
+            largest = total
+            chosen = [(layer, unit) for _, unit in strongest]
+    return chosen
 
 
 def measure_margins(

@@ -1,8 +1,9 @@
-"""Units that respond more to mistakes than to the class that the mistakes are taken for.
+"""Units that a group of mistakes has in common with the class that they are taken for.
 
-What a network has learned of a class makes its units respond most to images of that class. A unit
-that responds more to images of other classes that are taken for it responds to something else which
-the network counts as the class.
+What a network has learned of a class makes its units respond most to images of that class, and less
+to others that are taken for it by a narrow margin. A unit that responds to such mistakes at least
+as strongly as to right images of the class, and more than to right images of other classes, stands
+for something that both share, whether it belongs to the class or not.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,48 +15,62 @@ from numpy.typing import NDArray
 from sightline.methods.diagnosis.similarity.unit_matching import ResponseMatrix
 
 # Candidates whose effect is tested, for each layer.
-MAX_CANDIDATES = 12
+MAX_CANDIDATES = 24
 
-# A candidate responds more to so many pairs of a mistake and a right image, and this surely.
-MIN_SEPARATION = 0.6
-MIN_SCORE = 2.5
+# A candidate responds more to so many pairs of a mistake and a right image of another class, this
+# surely, and to so many pairs of a mistake and a right image of the class.
+MIN_SEPARATION = 0.65
+MIN_SCORE = 3.0
+MIN_CLASS_SEPARATION = 0.5
 
 
 @dataclass(frozen=True)
 class EnrichedUnit:
-    """A unit that responds more to a group of mistakes than to right answers of the same class.
+    """A unit that responds to a group of mistakes as to the class that they are taken for.
 
     Attributes:
         layer, unit: Which one.
-        separation: The share of pairs of a mistake and a right image in which it responds more to
-            the mistake; 0.5 is chance.
+        separation: The share of pairs of a mistake and a right image of another class in which it
+            responds more to the mistake; 0.5 is chance.
         score: How far that is from chance, in standard deviations (Mann and Whitney).
+        class_separation: The same share for right images of the class itself.
     """
 
     layer: str
     unit: int
     separation: float
     score: float
+    class_separation: float = 0.5
 
 
 def find_enriched_units(
     responses: Mapping[str, ResponseMatrix],
     mistakes: NDArray[np.int64],
     right: NDArray[np.int64],
+    others: NDArray[np.int64],
 ) -> list[EnrichedUnit]:
-    """The units of all layers that respond more to mistakes than to right images, best first.
+    """The units of all layers that respond to mistakes as to their class, the surest first.
 
-    `responses` are images × units for each layer; the others are rows of them.
+    `responses` are images × units for each layer. The others are rows of them: the mistakes, right
+    images of the class that they are taken for, and right images of other classes.
     """
     units: list[EnrichedUnit] = []
     for layer, values in responses.items():
-        separation = measure_separation(values[mistakes], values[right])
-        scores = score_separation(separation, len(mistakes), len(right))
-        strongest = np.argsort(-scores, kind="stable")[:MAX_CANDIDATES]
-        for unit in strongest.tolist():
-            if separation[unit] >= MIN_SEPARATION and scores[unit] >= MIN_SCORE:
-                enriched = EnrichedUnit(layer, unit, float(separation[unit]), float(scores[unit]))
-                units.append(enriched)
+        separation = measure_separation(values[mistakes], values[others])
+        scores = score_separation(separation, len(mistakes), len(others))
+        class_separation = measure_separation(values[mistakes], values[right])
+        is_enriched = (separation >= MIN_SEPARATION) & (scores >= MIN_SCORE)
+        candidates = np.flatnonzero(is_enriched & (class_separation >= MIN_CLASS_SEPARATION))
+        strongest = candidates[np.argsort(-scores[candidates], kind="stable")]
+        for unit in strongest[:MAX_CANDIDATES].tolist():
+            enriched = EnrichedUnit(
+                layer,
+                unit,
+                float(separation[unit]),
+                float(scores[unit]),
+                float(class_separation[unit]),
+            )
+            units.append(enriched)
     return sorted(units, key=lambda unit: -unit.score)
 
 

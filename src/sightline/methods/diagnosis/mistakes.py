@@ -1,8 +1,8 @@
 """From a mistake to its cause: groups of errors, the units behind them, and a test of the cause.
 
 Images of a scan that are taken for one class and lie together in feature space, more of them wrong
-than the network's own confidence says (`error_groups`); the units that respond more to them than to
-that class itself (`enriched_units`); and what the network answers without these units, or with
+than the network's own confidence says (`error_groups`); the units that respond to them as to that
+class itself (`enriched_units`); and what the network answers without these units, or with
 their strongest patch covered or pasted elsewhere (`causal_tests`).
 """
 
@@ -34,7 +34,7 @@ from sightline.methods.diagnosis.compare import StepProgress
 from sightline.methods.diagnosis.enriched_units import EnrichedUnit, find_enriched_units
 from sightline.methods.diagnosis.error_groups import ErrorGroup, find_error_groups
 from sightline.methods.diagnosis.true_classes import find_true_classes
-from sightline.models.ablation import join_words
+from sightline.models.ablation import join_words, list_unit_numbers
 from sightline.models.model import Model
 
 MIN_IMAGES = 50
@@ -42,6 +42,9 @@ MIN_ERRORS = 5
 
 # Images of a group that the tests run on, at most.
 MAX_TESTED_IMAGES = 48
+
+# Units of a cause count for the class at least as much as this share of its lead in right answers.
+MIN_CLASS_SHARE = 0.3
 
 # Right images over which a unit that is off has its mean.
 REFERENCE_IMAGES = 24
@@ -95,7 +98,7 @@ class MistakeGroup:
         ids: Their ids, the most confident first.
         class_name: What they are taken for.
         true_classes: What they are, with how many of each, the most frequent first.
-        units: Units that respond more to them than to the class, the most enriched first.
+        units: Units that respond to them as to the class, the surest first.
         cause: The units among them that the class rests on most; empty without any.
         tests: What was tried, each beside chance.
         share: How much the cause counts for the class, here and in right answers.
@@ -118,10 +121,14 @@ class MistakeGroup:
 
     @property
     def has_cause(self) -> bool:
-        """Whether the mistakes change without the units, and not without random ones."""
-        return bool(self.cause) and any(
-            test.kind == "units off" and test.is_passed for test in self.tests
-        )
+        """Whether the mistakes change without the units, and not without random ones.
+
+        The units have to count for the class as much as a good part of its lead in right answers:
+        answers near the border of two classes change by little.
+        """
+        if self.share is None or self.share.in_mistakes < MIN_CLASS_SHARE:
+            return False
+        return any(test.kind == "units off" and test.is_passed for test in self.tests)
 
     def to_json(self) -> dict[str, Any]:
         """All of it, as JSON holds it."""
@@ -136,6 +143,7 @@ class MistakeGroup:
                     "unit": unit.unit,
                     "separation": round(unit.separation, 4),
                     "score": round(unit.score, 2),
+                    "class_separation": round(unit.class_separation, 4),
                 }
                 for unit in self.units
             ],
@@ -240,7 +248,9 @@ class GroupExaminer:
         """One group with its units, and the tests of these."""
         evidence = self.evidence
         right = find_right_images(evidence, group.predicted)
-        units = select_layers(find_enriched_units(evidence.responses, group.members, right))
+        others = find_other_images(evidence, group)
+        enriched = find_enriched_units(evidence.responses, group.members, right, others)
+        units = select_layers(enriched)
         explained = MistakeGroup(
             group=group,
             ids=evidence.ids[group.members],
@@ -311,6 +321,14 @@ def find_right_images(evidence: Evidence, label: int) -> NDArray[np.int64]:
     return right
 
 
+def find_other_images(evidence: Evidence, group: ErrorGroup) -> NDArray[np.int64]:
+    """Right images of the classes that the mistakes are of; of all others where they are few."""
+    is_other = ~evidence.is_wrong & (evidence.predicted != group.predicted)
+    is_alike = is_other & np.isin(evidence.labels, evidence.labels[group.members])
+    chosen = is_alike if is_alike.sum() >= MIN_RIGHT_IMAGES else is_other
+    return np.flatnonzero(chosen)
+
+
 def select_layers(units: Sequence[EnrichedUnit]) -> list[EnrichedUnit]:
     """The units of the layers with the most enriched ones."""
     layers = list(dict.fromkeys(unit.layer for unit in units))[:MAX_TESTED_LAYERS]
@@ -345,16 +363,15 @@ def compose_sentence(group: MistakeGroup) -> str:
     test = next((test for test in group.tests if test.kind == "units off"), None)
     share = group.share
     if test is None or share is None:
-        return f"{sentence} No unit responds more to them than to {group.class_name} itself."
+        return f"{sentence} No unit responds to them as to {group.class_name}."
     layer = group.cause[0][0]
-    numbers = [str(unit) for _, unit in group.cause]
-    noun = "unit" if len(numbers) == 1 else "units"
+    units = list_unit_numbers([unit for _, unit in group.cause])
     of_all = "all" if test.corrected == test.images else f"{test.corrected} of {test.images}"
     verb = "is" if test.corrected == 1 else "are"
     return (
-        f"{sentence} Without {noun} {join_words(numbers)} of {layer}, {of_all} {verb} right "
-        f"({test.random_corrected:.1f} without random units), and {share.broken} of "
-        f"{share.right_images} right answers change."
+        f"{sentence} Without {units} of {layer}, {test.changed} of {test.images} answers change "
+        f"({test.random_changed:.1f} without random units) and {of_all} {verb} right; of the right "
+        f"answers {share.broken} of {share.right_images} change."
     )
 
 

@@ -69,6 +69,7 @@ def describe_mistake_group(
             {
                 "name": f"{escape_for_display(unit.layer)} · {unit.unit}",
                 "separation": f"{unit.separation:.0%}",
+                "class_separation": f"{unit.class_separation:.0%}",
                 "is_cause": (unit.layer, unit.unit) in chosen,
                 "tiles": make_unit_tiles(scan, unit.layer, unit.unit, add_picture),
             }
