@@ -126,6 +126,21 @@ def test_what_the_key_holds(web_model: sl.Model, tmp_path: Path) -> None:
     assert len(names) == 2**5
 
 
+def test_every_picture_is_kept_under_its_own_unit(
+    syntheses: UnitSynthesis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = syntheses.ascend_units("conv2", [1, 7, 4, 9])
+    kept: dict[int, torch.Tensor] = {}
+
+    def keep(_self: PictureCache, key: dict[str, int], image: torch.Tensor, _quality: int) -> None:
+        kept[key["unit"]] = image
+
+    monkeypatch.setattr(PictureCache, "keep", keep)
+    syntheses.keep_units("conv2", [1, 7, 4, 9])
+    for number, unit in enumerate([1, 7, 4, 9]):
+        torch.testing.assert_close(kept[unit], expected[number : number + 1])
+
+
 def test_a_unit_without_gradient_is_gray(
     syntheses: UnitSynthesis, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -52,6 +52,16 @@ def test_units_are_ranked_by_their_share_of_the_scans_maximum(live: LiveNetwork)
         assert [unit.share_of_max for unit in units] == pytest.approx(best[:4], abs=1e-4)
 
 
+def test_a_unit_that_never_fired_has_no_share(live: LiveNetwork) -> None:
+    maxima = {layer: values.clone() for layer, values in live.unit_maxima.items()}
+    strongest = live.answer(LiveRequest(image="s-2", layer="conv2", units=1)).units[0]
+    maxima["conv2"][strongest.unit] = -0.5
+    live.unit_maxima = maxima
+    units = live.answer(LiveRequest(image="s-2", layer="conv2", units=12)).units
+    (share,) = [unit.share_of_max for unit in units if unit.unit == strongest.unit]
+    assert share == 0
+
+
 def test_maps_are_those_of_the_layer(live: LiveNetwork) -> None:
     answer = live.answer(LiveRequest(image="s-2", layer="conv2", units=5))
     maps = live.model.features(live.explorer.scan.image(2), "conv2")["conv2"][0]

@@ -23,11 +23,7 @@ from sightline.app.web.delivery.live.schema import (
     LiveState,
     UnitActivity,
 )
-from sightline.app.web.delivery.live.units_off import (
-    AblatedModels,
-    UnitsOff,
-    resolve_units_off,
-)
+from sightline.app.web.delivery.live.units_off import AblatedModels, resolve_units_off
 from sightline.app.web.delivery.live.uploads import UploadShelf
 from sightline.app.web.explorer.explorer import Explorer
 from sightline.errors import escape_for_display
@@ -126,7 +122,7 @@ class LiveNetwork:
         attribution = None
         if request.attribution is not None and classes:
             attribution = self.compute_attribution(model, changed, request.attribution, classes[0])
-        ranking = self.rank_units(changed, features, units_off)
+        ranking = self.rank_units(changed, features)
         strongest = ranking.select(layer, request.units)
         return LiveAnswer(
             answer=classes,
@@ -170,9 +166,7 @@ class LiveNetwork:
             for index, value in zip(indices.tolist(), values.tolist(), strict=True)
         ]
 
-    def rank_units(
-        self, image: Tensor, features: dict[str, Tensor], units_off: UnitsOff
-    ) -> "UnitRanking":
+    def rank_units(self, image: Tensor, features: dict[str, Tensor]) -> "UnitRanking":
         """How strong each unit is, as a share of its strongest response in the scan."""
         maps: dict[str, Tensor] = {}
         shares: dict[str, Tensor] = {}
@@ -182,7 +176,6 @@ class LiveNetwork:
             share = values / self.unit_maxima[layer].clamp_min(1e-12)
             # A unit whose responses are all negative has no share of a largest one.
             share = torch.where(self.unit_maxima[layer] > 0, share, 0.0)
-            share[units_off.get(layer, [])] = 0
             maps[layer] = grid
             shares[layer] = share
         return UnitRanking(self.explorer, maps, shares)
