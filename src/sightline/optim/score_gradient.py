@@ -10,8 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 import torch
 from torch import Tensor
 
-from sightline.errors import SightlineError
-from sightline.models.heads.gradients import guard_backward
+from sightline.errors import SightlineError, guard_backward
 from sightline.models.model import Model
 from sightline.optim.objectives.objective import ScoreFunction
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from sightline.errors import SightlineError
-from sightline.models.heads.gradients import differentiate_scores, guard_backward
+from sightline.errors import SightlineError, guard_backward
+from sightline.models.heads.gradients import differentiate_scores
 
 
 def test_the_gradient_of_the_sum_of_the_scores() -> None:

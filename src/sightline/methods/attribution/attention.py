@@ -10,14 +10,13 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from sightline.errors import SightlineError
+from sightline.errors import SightlineError, guard_backward
 from sightline.images.plotting.maps import (
     arrange_in_row,
     overlay_heatmap,
     render_heatmap,
     upsample_maps,
 )
-from sightline.models.heads.gradients import guard_backward
 from sightline.models.heads.labels import ClassChoice
 from sightline.models.heads.target_text import TargetChoice
 from sightline.models.layers.attention_weights import AttentionLayer, AttentionRecorder

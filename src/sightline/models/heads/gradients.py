@@ -1,41 +1,11 @@
 """Gradients of scores."""
 
-from collections.abc import Generator
-from contextlib import contextmanager
 from typing import cast
 
 import torch
 from torch import Tensor
 
-from sightline.errors import SightlineError, get_first_error_line, is_out_of_memory
-
-
-@contextmanager
-def guard_backward() -> Generator[None]:
-    """Context in which the backward pass of a network may fail, as its own code may in any way.
-
-    Raises SightlineError in place of what it raises, lack of memory excepted.
-    """
-    try:
-        yield
-    except SightlineError:
-        raise
-    except Exception as error:
-        if is_out_of_memory(error):
-            raise
-        raise make_backward_error(error) from error
-
-
-def make_backward_error(error: Exception) -> SightlineError:
-    """The error for a network whose backward pass fails, with what to try first."""
-    reason = f"{type(error).__name__}: {get_first_error_line(error)[:200]}".removesuffix(": ")
-    hint = ""
-    if "inplace operation" in str(error):
-        hint = "; it overwrites what its gradient needs: write y = y * 2 in place of y *= 2"
-    return SightlineError(
-        f"the network's backward pass fails ({reason}){hint}; methods that only run the network "
-        "work, such as occlusion and rise"
-    )
+from sightline.errors import SightlineError, guard_backward
 
 
 def differentiate_scores(

@@ -12,8 +12,7 @@ from typing import Any, Protocol, cast
 import torch
 from torch import Tensor, nn
 
-from sightline.errors import SightlineError
-from sightline.models.heads.gradients import guard_backward
+from sightline.errors import SightlineError, guard_backward
 from sightline.models.layers.capture import Layer
 from sightline.models.layers.layouts import FeatureLayout
 from sightline.models.layers.placement import ProbedModel, find_feature_layout

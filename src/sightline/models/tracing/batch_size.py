@@ -14,7 +14,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
-from sightline.models.heads.gradients import guard_backward
+from sightline.errors import guard_backward
 from sightline.models.model import Model
 
 # Without gradients a layer's input and output are held, and one more map for a branch that waits or

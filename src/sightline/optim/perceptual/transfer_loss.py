@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from sightline.models.heads.gradients import guard_backward
+from sightline.errors import guard_backward
 from sightline.models.model import Model
 from sightline.optim.objectives.objective import Objective, ScoreFunction
 from sightline.optim.perceptual.losses import (

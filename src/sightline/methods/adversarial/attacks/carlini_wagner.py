@@ -5,9 +5,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from sightline.errors import guard_backward
 from sightline.methods.adversarial.attacks.goal import AttackRun, compute_margin_loss
 from sightline.methods.adversarial.attacks.norm_ball import compute_image_norms
-from sightline.models.heads.gradients import guard_backward
 from sightline.optim.optimizers import Adam
 
 # Constants of section VI and of the authors' program.
