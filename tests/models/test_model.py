@@ -743,3 +743,32 @@ def test_fit_reads_files_and_makes_a_batch_of_a_list(tmp_path: Path) -> None:
         model.fit([])
     with pytest.raises(SightlineError, match=r"no\.png: no such file"):
         model.fit([paths[0], tmp_path / "no.png"])
+
+
+class OwnGradient(nn.Module):
+    """An energy model: its answer is a gradient that it computes itself, wherever it is run."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(2)
+        self.conv = nn.Conv2d(3, 4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.enable_grad():
+            features = self.conv(x).mean((2, 3))
+            if not features.requires_grad:
+                features = features.detach().requires_grad_()
+            energy = features.pow(4).sum()
+            return torch.autograd.grad(energy, features, create_graph=True)[0]
+
+
+def test_a_network_that_turns_gradients_on_by_itself() -> None:
+    network = OwnGradient().eval()
+    model = Model(network, size=(10, 14), mean=(0,) * 3, std=(1,) * 3)
+    image = torch.rand(2, 3, 10, 14, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        scores = model.logits(image)
+    assert not scores.requires_grad
+    torch.testing.assert_close(scores, 4 * network.conv(image).mean((2, 3)).pow(3).detach())
+    leaf = image.clone().requires_grad_()
+    assert torch.autograd.grad(model.logits(leaf)[:, 1].sum(), leaf)[0].abs().max() > 0

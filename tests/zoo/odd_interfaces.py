@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import torch
@@ -139,7 +140,59 @@ class DataclassOutput(Classifier):
         return Answer(self.head(self.pool_features(image)))
 
 
+class Squeezed(Classifier):
+    """Loses the axis of the images where there is one image."""
+
+    def forward(self, image: Tensor) -> object:
+        """N×5, or 5."""
+        return self.head(self.pool_features(image)).squeeze()
+
+
+class PixelScores(Dense):
+    """One score at every pixel, without an axis of classes."""
+
+    def forward(self, image: Tensor) -> Tensor:  # type: ignore[override]
+        """N×H×W."""
+        return super().forward(image)["out"][:, 2]
+
+
+class DenseClassesLast(Dense):
+    """Scores at every pixel, as networks from other frameworks give them."""
+
+    def forward(self, image: Tensor) -> Tensor:  # type: ignore[override]
+        """N×H×W×5."""
+        return super().forward(image)["out"].permute(0, 2, 3, 1)
+
+
+class ObjectOutput(Classifier):
+    """An object with attributes, of a class that is no dataclass."""
+
+    def forward(self, image: Tensor) -> object:
+        """Features and logits."""
+        answer = SimpleNamespace()
+        answer.features = self.backbone(image)
+        answer.logits = self.head(answer.features.mean((2, 3)))
+        return answer
+
+
+class BatchDetector(Detector):
+    """The boxes of all images in one dict, as exported detectors give them."""
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:  # type: ignore[override]
+        """Boxes N×2×4, scores and labels N×2."""
+        detections = super().forward(list(images))
+        return {name: torch.stack([item[name] for item in detections]) for name in detections[0]}
+
+
 # ── inputs ──
+
+
+class ByNameOnly(Classifier):
+    """Takes the image by name."""
+
+    def forward(self, *, pixel_values: Tensor) -> object:  # type: ignore[override]
+        """The logits."""
+        return super().forward(pixel_values)
 
 
 class ImageAndNumber(Classifier):
@@ -243,7 +296,13 @@ ODD_INTERFACES: dict[str, OddInterface] = {
     "dense": OddInterface(Dense, {}),
     "positions": OddInterface(Positions, {}),
     "time_first": OddInterface(TimeFirst, {}),
+    "squeezed": OddInterface(Squeezed, {}),
+    "pixel_scores": OddInterface(PixelScores, {}),
+    "dense_classes_last": OddInterface(DenseClassesLast, {}),
+    "object_output": OddInterface(ObjectOutput, {}),
     "detections": OddInterface(Detector, {}),
+    "batch_detections": OddInterface(BatchDetector, {}),
+    "by_name_only": OddInterface(ByNameOnly, {}),
     "nested_dict": OddInterface(NestedDict, {"output": "heads.kind"}),
     "named_tuple": OddInterface(NamedTupleOutput, {}),
     "dataclass": OddInterface(DataclassOutput, {}),

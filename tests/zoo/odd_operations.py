@@ -170,6 +170,111 @@ class FunctionalSteps(nn.Module):
         return functional.linear(pooled.mean((2, 3)), self.scores)
 
 
+class FourierLayer(nn.Module):
+    """Complex weights for the lowest frequencies of the image."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weights = nn.Parameter(torch.randn(3, 6, 5, 5, dtype=torch.cfloat) / 4)
+        self.convolution = nn.Conv2d(6, WIDTH, 3)
+        self.head = make_head(CLASSES)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """The logits."""
+        spectrum = torch.fft.rfft2(image)
+        filtered = torch.zeros(len(image), 6, *spectrum.shape[2:], dtype=torch.cfloat)
+        lowest = spectrum[:, :, :5, :5]
+        filtered[:, :, :5, :5] = torch.einsum("nihw,iohw->nohw", lowest, self.weights)
+        features = torch.fft.irfft2(filtered, s=image.shape[2:]).tanh()
+        return self.head(self.convolution(features).relu().mean((2, 3)))
+
+
+class HyperNetwork(nn.Module):
+    """Computes the weights of a convolution from the image, one group for each image."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.backbone = Backbone()
+        self.make_weights = nn.Linear(WIDTH, 4 * WIDTH * 9)
+        self.head = nn.Linear(4, CLASSES)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """The logits."""
+        features = self.backbone(image)
+        count, channels, height, width = features.shape
+        weights = self.make_weights(features.mean((2, 3))).view(count * 4, WIDTH, 3, 3)
+        grouped = features.reshape(1, count * channels, height, width)
+        maps = functional.conv2d(grouped, weights, groups=count, padding=1)
+        return self.head(maps.view(count, 4, height, width).relu().mean((2, 3)))
+
+
+class Members(nn.Module):
+    """An ensemble that runs at once, by `torch.vmap`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.member = Classifier()
+        self.gains = nn.Parameter(torch.tensor([0.5, 1.0, 1.5]))
+
+    def forward(self, image: Tensor) -> Tensor:
+        """The mean of the logits."""
+        return torch.vmap(lambda gain: self.member(image * gain))(self.gains).mean(0)
+
+
+class OwnGradient(Classifier):
+    """Its answer is a gradient that it computes itself, as that of energy models."""
+
+    def forward(self, image: Tensor) -> object:
+        """The gradient of an energy with respect to some of the features."""
+        with torch.enable_grad():
+            features = self.pool_features(image)
+            if not features.requires_grad:
+                features = features.detach().requires_grad_()
+            energy = self.head(features).square().sum()
+            return torch.autograd.grad(energy, features, create_graph=True)[0][:, :CLASSES]
+
+
+class Equilibrium(nn.Module):
+    """Repeats a layer until nothing changes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter = nn.Conv2d(3, WIDTH, 3, 2, 1)
+        self.repeated = nn.Conv2d(WIDTH, WIDTH, 3, padding=1)
+        self.head = make_head(CLASSES)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """The logits."""
+        entered = self.enter(image)
+        state = torch.zeros_like(entered)
+        for _ in range(20):
+            following = torch.tanh(0.3 * self.repeated(state) + entered)
+            is_settled = bool((following - state).abs().max() < 1e-4)
+            state = following
+            if is_settled:
+                break
+        return self.head(state.mean((2, 3)))
+
+
+class WritesItsInput(Classifier):
+    """Normalizes its input in place."""
+
+    def forward(self, image: Tensor) -> object:
+        """The logits."""
+        image[:, 0].sub_(0.3)
+        return super().forward(image.mul_(2))
+
+
+class OverwritesActivations(Classifier):
+    """Overwrites what the gradient of its last ReLU needs: torch itself can't differentiate it."""
+
+    def pool_features(self, image: Tensor) -> Tensor:
+        """The features, doubled."""
+        features = self.backbone(image)
+        features *= 2
+        return features.mean((2, 3))
+
+
 def make_batch_statistics() -> nn.Module:
     """Batch normalization that keeps no statistics, so that images of a batch see each other."""
     network = Classifier()
@@ -265,6 +370,13 @@ ODD_OPERATIONS: dict[str, Callable[[], nn.Module]] = {
     "head_called_twice": HeadCalledTwice,
     "no_linear": NoLinear,
     "functional_steps": FunctionalSteps,
+    "fourier_layer": FourierLayer,
+    "hyper_network": HyperNetwork,
+    "members": Members,
+    "own_gradient": OwnGradient,
+    "equilibrium": Equilibrium,
+    "writes_its_input": WritesItsInput,
+    "overwrites_activations": OverwritesActivations,
     "batch_statistics": make_batch_statistics,
     "batch_dependent": BatchDependent,
     "checkpointed": Checkpointed,

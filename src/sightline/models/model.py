@@ -535,6 +535,8 @@ class Model(NetworkRunner):
             )
         if not self.allows_nan and bool(scores.isnan().any()):
             raise self._make_nan_error(image)
+        if scores.requires_grad and not torch.is_grad_enabled():
+            scores = scores.detach()  # of a network that turns gradients on by itself
         return {**capture.tensors, "logits": scores}
 
     def read_scores(self, output: Any, image_shape: Sequence[int]) -> Tensor:
