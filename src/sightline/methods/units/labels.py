@@ -256,10 +256,7 @@ class UnitLabels:
         The class is one of the dataset's or of the network's, or a unit's name. Raises
         SightlineError for a class that none has, and for one that no unit is named after.
         """
-        texts = [name.text.casefold() if name else None for name in self.unit_names or ()]
-        is_named = torch.zeros_like(self.top_class, dtype=torch.bool)
-        for unit, text in enumerate(texts):
-            is_named[unit] = text == str(label).casefold()
+        is_named = self.find_units_by_name(str(label))
         is_name = bool(is_named.any())
         problems: list[SightlineError] = []
         groups = [(self.names, [self.top_class, self.preferred], "the dataset")]
@@ -278,6 +275,13 @@ class UnitLabels:
             raise problems[0]
         if not bool(is_named.any()):
             raise SightlineError(f"no unit is named after {label!r}; leave label out to see all")
+        return is_named
+
+    def find_units_by_name(self, text: str) -> Tensor:
+        """Which units, as truth values, have this name, in whatever case."""
+        is_named = torch.zeros_like(self.top_class, dtype=torch.bool)
+        for unit, name in enumerate(self.unit_names or ()):
+            is_named[unit] = name is not None and name.text.casefold() == text.casefold()
         return is_named
 
     def collect_values(self) -> dict[str, Any]:
