@@ -38,8 +38,8 @@ sphinx_gallery_conf = {
     "examples_dirs": "../gallery",
     "gallery_dirs": "examples",
     "filename_pattern": r"\.py$",
-    # These need the networks of a data folder, which no clone has.
-    "ignore_pattern": r"(paintings|synthesis_networks)\.py$",
+    # These need the networks of a data folder, which no clone has, or download weights.
+    "ignore_pattern": r"(paintings|synthesis_networks|pretrained_\w+)\.py$",
     "image_scrapers": (gallery.PictureScraper(),),
     "reset_modules": (gallery.record_pictures,),
     "reset_modules_order": "both",
