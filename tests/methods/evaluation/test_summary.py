@@ -8,7 +8,11 @@ from torch import Tensor
 
 import sightline as sl
 from sightline.images.transforms import blur_image
-from sightline.methods.evaluation.summary import find_run_attribution_method, summarize_trust
+from sightline.methods.evaluation.summary import (
+    find_run_attribution_method,
+    read_trust_summary,
+    summarize_trust,
+)
 
 
 def test_the_short_form_has_the_numbers_of_the_long_one(tiny: sl.Model, wide_photo: Tensor) -> None:
@@ -66,3 +70,15 @@ def test_a_run_keeps_the_parameters_that_change_its_attribution() -> None:
     assert (guided.kind, dict(guided.parameters)) == ("guided", {"layer": "middle"})
     with pytest.raises(sl.SightlineError, match="no attribution method named 'predictions'"):
         find_run_attribution_method("predictions", {})
+
+
+def test_the_summary_of_a_long_run_has_its_numbers(tiny: sl.Model, wide_photo: Tensor) -> None:
+    values = sl.trust(tiny, wide_photo, steps=4, samples=4, stages=3).values
+    summary = read_trust_summary(values, "saliency")
+    assert summary.numbers["deletion_auc"] == float(values["deletion_auc"][0])
+    assert summary.numbers["rank_chance"] == float(values["rank_chance"][0])
+    ranks = sorted(values["cascade_rank"][0].tolist())
+    assert summary.numbers["randomized_rank"] == pytest.approx(ranks[1])
+    assert summary.numbers["stability_of"] == "noise"
+    assert summary.sentence.startswith("The attribution of saliency ")
+    assert summary.level in {"strong", "weak", "failed"}

@@ -6,6 +6,7 @@ import pytest
 
 from sightline.methods.evaluation.verdict import (
     TrustScores,
+    rate_trust,
     write_short_verdict,
     write_trust_captions,
     write_verdicts,
@@ -133,3 +134,26 @@ def test_captions_hold_the_sentences_in_order(empty_count: int, note: str) -> No
     assert "The attribution of it for cat." in captions["curves"]
     assert captions["maps"].endswith(f"99th percentile{note}. Five. Six.")
     assert "fc, conv2, conv1" in captions["maps"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "level"),
+    [
+        ({}, "strong"),
+        ({"stability_rank": 0.49}, "weak"),
+        ({"randomized_rank": 0.3}, "weak"),
+        ({"deletion_auc": 0.5, "insertion_auc": 0.5}, "weak"),
+        ({"deletion_auc": 0.5, "insertion_auc": 0.5, "randomized_rank": 0.6}, "failed"),
+        ({"is_constant": True}, "empty"),
+    ],
+)
+def test_a_verdict_in_one_word(changes: dict[str, float], level: str) -> None:
+    assert rate_trust(replace(SCORES, **changes)) == level
+
+
+def test_no_number_is_minus_zero() -> None:
+    small = replace(SCORES, rank_chance=-0.001, sensitivity_chance=-0.004, unexplained_chance=1.001)
+    text = " ".join(write_verdicts("gradcam", small))
+    assert "-0.00" not in text
+    assert "-0%" not in text
+    assert "chance 0.00" in text

@@ -17,7 +17,7 @@ from sightline.images.plotting.charts import LinePlot
 class ColorScale:
     """The colors of maps: from 0 to `limit`, or from −`limit` to `limit` for "diverging"."""
 
-    kind: Literal["sequential", "gray", "diverging"]
+    kind: Literal["sequential", "diverging"]
     limit: float
 
 

@@ -146,8 +146,8 @@ def describe_infidelity(scores: TrustScores) -> str:
     else:
         comparison = "no better than"
     return (
-        f"It explains {explained:.0%} of what covering one square does, {comparison} the shifted "
-        f"attribution ({chance:.0%})."
+        f"It explains {explained:z.0%} of what covering one square does, {comparison} the shifted "
+        f"attribution ({chance:z.0%})."
     )
 
 

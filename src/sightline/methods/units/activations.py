@@ -148,10 +148,8 @@ def choose_shown_layers(model: Model, layers: tuple[str, ...], unit: int | None)
 def render_map_sheet(maps: Tensor, limit: Tensor) -> Tensor:
     """Maps K×h×w of one layer as one sheet, all on the scale that ends at `limit`."""
     limits = limit.expand(len(maps))
-    if maps.min() < 0:
-        colors = render_signed_map(maps, limits)
-    else:
-        colors = render_heatmap(maps, limits, "gray")
+    draw = render_signed_map if bool(maps.min() < 0) else render_heatmap
+    colors = draw(maps, limits)
     return make_contact_sheet(enlarge_pixels(colors, MAP_TILE_SIDE), columns=SHEET_COLUMNS, gap=3)
 
 
@@ -160,11 +158,10 @@ def make_channel_rows(maps: Tensor, channels: Tensor) -> PictureRows:
     limit = find_activation_limit(maps)
     limits = limit.expand(len(maps))
     is_signed = bool(maps.min() < 0)
-    colors = render_signed_map(maps, limits)
-    if not is_signed:
-        colors = render_heatmap(maps, limits, "gray")
+    draw = render_signed_map if is_signed else render_heatmap
+    colors = draw(maps, limits)
     names = [str(channel) for channel in channels.tolist()]
-    scale = ColorScale("diverging" if is_signed else "gray", float(limit))
+    scale = ColorScale("diverging" if is_signed else "sequential", float(limit))
     rows = [FigureRow("", colors.split(1), names)]
     return PictureRows(rows, MAP_TILE_SIDE, is_pixelated=True, scale=scale)
 
@@ -179,7 +176,7 @@ def describe_map_scale(maps: Tensor) -> str:
     limit = find_activation_limit(maps)
     if maps.min() < 0:
         return f"White is zero, red positive, blue negative, full colour at ±{limit:.3g} or more."
-    return f"Black is zero, white is {limit:.3g} or more."
+    return f"Black is zero, the brightest {limit:.3g} or more."
 
 
 # ── one unit ──
@@ -201,7 +198,7 @@ def show_unit_peak(model: Model, image: Tensor, layer: str, maps: Tensor, unit: 
 
     is_signed = bool(unit_maps.min() < 0)
     height, width = image.shape[-2:]
-    colors = render_signed_map(unit_maps) if is_signed else render_heatmap(unit_maps, None, "gray")
+    colors = render_signed_map(unit_maps) if is_signed else render_heatmap(unit_maps)
     enlarged_maps = resize_image(colors, height, width, "nearest")
     boxes: list[PixelBox] = []
     pairs: list[Tensor] = []
@@ -215,7 +212,7 @@ def show_unit_peak(model: Model, image: Tensor, layer: str, maps: Tensor, unit: 
     panel = make_contact_sheet(torch.cat(pairs), columns=1, gap=8)
 
     limit = float(unit_maps[0].abs().max())
-    scale = "Black is zero, white that activation."
+    scale = "Black is zero, the brightest that activation."
     if is_signed:
         scale = f"White is zero, red positive, blue negative, full colour ±{limit:.3g}."
     top, left, bottom, right = boxes[0]
