@@ -40,17 +40,22 @@ def find_source_layer(model: Model, layer: str, candidates: Sequence[str]) -> st
         outputs = [tensors[name] for name in fitting]
         tried = torch.linspace(0, channel_count - 1, min(MAX_TRIED_CHANNELS, channel_count))
         for channel in tried.round().int().tolist():
-            gradients: Sequence[Tensor | None] = torch.autograd.grad(
+            gradients = torch.autograd.grad(
                 layer_input[0, channel].sum(), outputs, retain_graph=True, allow_unused=True
             )
             for name, gradient in reversed(list(zip(fitting, gradients, strict=True))):
-                if gradient is not None and _is_confined(gradient, channel):
+                if _is_confined(gradient, channel):
                     return name
     return None
 
 
-def _is_confined(gradient: Tensor, channel: int) -> bool:
-    """Whether a gradient 1×C×… is zero in all channels but one, and not in that one."""
+def _is_confined(gradient: Tensor | None, channel: int) -> bool:
+    """Whether a gradient 1×C×… is zero in all channels but one, and not in that one.
+
+    There is none where nothing depends on the layer.
+    """
+    if gradient is None:
+        return False
     magnitudes = gradient[0].flatten(1).abs().amax(1) if gradient.ndim > 2 else gradient[0].abs()
     own_magnitude = float(magnitudes[channel])
     return own_magnitude > 0 and float(magnitudes.sum()) == own_magnitude

@@ -81,9 +81,9 @@ def test_the_index_has_layers_and_classes(explorer: Explorer) -> None:
     assert f"{layer['folder']}7.html" == explorer.link("unit", layer="conv2", unit=7)
 
 
-def test_a_scan_without_layers_says_so(tiny: sl.Model, web_scan: Scan) -> None:
-    folder = web_scan.description.dataset.source
-    scan = sl.scan(tiny, folder, layers=())
-    explorer = Explorer(scan, tiny)
+def test_a_scan_without_layers_says_so(web_model: sl.Model, web_scan: Scan) -> None:
+    scan = Scan.open(web_scan.path)
+    scan.layers = []
+    explorer = Explorer(scan, web_model)
     html = render_page(explorer, build_network_page(explorer), "index.html")
     assert "follows the units of no layer" in html

@@ -9,8 +9,10 @@ from web_scan import MARKUP_CLASS, MARKUP_FILE, MARKUP_LABEL
 
 import sightline as sl
 from sightline.app.web.explorer.explorer import Explorer
+from sightline.app.web.pages.content.facts import UnitTable
 from sightline.app.web.pages.unit import (
     build_unit_page,
+    describe_name,
     pick_strongest_weights,
 )
 from sightline.app.web.site.rendering import render_page
@@ -52,7 +54,7 @@ def test_cells_of_the_range_fall_from_the_strongest(explorer: Explorer) -> None:
     values = [cell[0] for cell in page.data["range"]["data"]["cells"]]
     assert values == sorted(values, reverse=True)
     assert len(values) == explorer.scan.images
-    strongest = [cell["number"] for cell in page.data["strongest"]["cells"]]
+    strongest = [cell["number"] for cell in page.data["strongest"]["patches"]["cells"]]
     assert strongest == explorer.scan.top("conv3").values[:9, 6].tolist()
 
 
@@ -102,6 +104,36 @@ def test_strongest_weights_of_both_signs() -> None:
     assert pick_strongest_weights(weights) == expected
 
 
+def make_table(name: dict[str, object] | None) -> UnitTable:
+    """What is known of a layer of two units, the second of which may have a name."""
+    shown = str(name["name"]) if name and float(str(name["auprc"])) > 0.5 else ""
+    return UnitTable("conv", np.ones(2), None, ("", shown), (None, name), None, 0)
+
+
+def test_a_name_comes_with_its_numbers_and_tests() -> None:
+    row = {
+        "name": "church",
+        "auprc": 0.81,
+        "auprc_chance": 0.1,
+        "correlation": 0.7,
+        "correlation_chance": 0.2,
+        "name_images": 50,
+        "passes_missing_label": True,
+        "passes_extra_label": False,
+    }
+    name = describe_name(make_table(row), 1)
+    assert name["text"] == "church"
+    assert "AUPRC 0.81 (chance 0.10)" in name["score"]
+    assert "50 images" in name["score"]
+    assert [level for level, _, _ in name["checks"]] == ["strong", "failed"]
+
+    weak = describe_name(make_table({**row, "auprc": 0.2}), 1)
+    assert weak["text"] == ""
+    assert "the closest class, church, fits badly" in weak["note"]
+    assert "no class agreed with it" in describe_name(make_table(row), 0)["note"]
+    assert describe_name(make_table(None), 1)["note"] == ""
+
+
 def test_names_are_no_markup(explorer: Explorer) -> None:
     for layer in ("conv1", "conv3"):
         html = render(explorer, layer, 2)
@@ -145,7 +177,7 @@ def test_one_image(web_model: sl.Model, web_scan: Scan, tmp_path: object) -> Non
     explorer = Explorer(scan, web_model)
     html = render(explorer, "conv2", 1)
     assert "1 images" not in html.split("<footer")[0]
-    assert len(build_unit_page(explorer, "conv2", 1).data["strongest"]["cells"]) == 1
+    assert len(build_unit_page(explorer, "conv2", 1).data["strongest"]["patches"]["cells"]) == 1
 
 
 def test_a_layer_without_a_map(web_model: sl.Model, web_scan: Scan, tmp_path: object) -> None:

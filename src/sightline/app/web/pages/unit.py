@@ -33,6 +33,7 @@ from sightline.app.web.pages.content.sheets import (
     Patch,
     add_gradient_sheet,
     add_sheet_of_patches,
+    count_sheet_rows,
     find_field,
     list_strongest_patches,
     make_unit_card,
@@ -50,6 +51,7 @@ from sightline.models.tracing.connections import (
 
 PATCH_COLUMNS = 4
 PATCH_COUNT = 12  # strongest patches
+GUIDED_COUNT = 6  # of them with what drives the unit there, which takes a backward pass each
 RANGE_COLUMNS = 12
 RANGE_COUNT = 48  # patches from across the range, among which the brush chooses
 RANGE_ROW = 6  # patches that stand for the middle, and for the weakest
@@ -100,7 +102,7 @@ def build_unit_page(explorer: Explorer, layer: str, unit: int) -> Page:
         "model_note": explorer.model_note,
         "effect": add_effect_script(explorer, layer, unit),
         "patch_command": make_patch_command(scan, layer, unit),
-        "synthesis_command": f"sightline explore --synthesis --store {scan.path.name}",
+        "synthesis_command": f"sightline explore --store {scan.path.name} --synthesis",
         "caution": CAUTION,
     }
     return Page("explorer/unit.html", data, title)
@@ -224,19 +226,26 @@ def describe_strongest(
     seen = "whole images"
     if field is not None:
         seen = f"the {field.size[0]}×{field.size[1]} pixels that it sees there"
+    cells = describe_cells(explorer, patches, groups, PATCH_COLUMNS)
+    sheet = ""
+    guided = None
+    if patches:
+        driven = patches[:GUIDED_COUNT]
+        sheet = add_sheet_of_patches(explorer, patches, PATCH_SIDE, PATCH_COLUMNS)
+        guided = add_gradient_sheet(explorer, layer, unit, driven, PATCH_COLUMNS)
     return {
-        "sheet": add_sheet_of_patches(explorer, patches, PATCH_SIDE, PATCH_COLUMNS)
-        if patches
-        else "",
-        "guided": add_gradient_sheet(explorer, layer, unit, patches, PATCH_COLUMNS)
-        if patches
+        "patches": make_group(sheet, cells, PATCH_SIDE, PATCH_COLUMNS),
+        "guided": make_group(guided, cells[:GUIDED_COUNT], PATCH_SIDE, PATCH_COLUMNS)
+        if guided
         else None,
-        "side": PATCH_SIDE,
-        "columns": PATCH_COLUMNS,
-        "cells": describe_cells(explorer, patches, groups, PATCH_COLUMNS),
-        "rows": -(-len(patches) // PATCH_COLUMNS),
         "seen": seen,
     }
+
+
+def make_group(sheet: str, cells: list[dict[str, Any]], side: int, columns: int) -> dict[str, Any]:
+    """A sheet of patches as templates show it."""
+    rows = count_sheet_rows(len(cells), columns)
+    return {"sheet": sheet, "cells": cells, "side": side, "columns": columns, "rows": rows}
 
 
 def describe_cells(
@@ -274,13 +283,11 @@ def describe_range(
     cells = describe_cells(explorer, patches, groups, RANGE_COLUMNS)
     middle_start = max(0, (len(cells) - RANGE_ROW) // 2)
     best_class = find_best_class(distribution, groups)
+    sheet = ""
+    if patches:
+        sheet = add_sheet_of_patches(explorer, patches, RANGE_SIDE, RANGE_COLUMNS)
     return {
-        "sheet": add_sheet_of_patches(explorer, patches, RANGE_SIDE, RANGE_COLUMNS)
-        if patches
-        else "",
-        "side": RANGE_SIDE,
-        "columns": RANGE_COLUMNS,
-        "rows": -(-len(patches) // RANGE_COLUMNS),
+        **make_group(sheet, cells, RANGE_SIDE, RANGE_COLUMNS),
         "middle": cells[middle_start : middle_start + RANGE_ROW],
         "weakest": cells[-RANGE_ROW:],
         "counts": counts.tolist(),

@@ -9,6 +9,7 @@ from sightline.app.web.pages.content.facts import (
     Distribution,
     ImageGroups,
     count_things,
+    fits_well,
     format_number,
     format_share,
     make_histogram,
@@ -122,3 +123,12 @@ def test_without_responses_a_table_says_less(
     assert table.dead_count is None
     assert table.duplicate_count is None
     assert not any(table.names)
+
+
+@pytest.mark.parametrize(
+    ("auprc", "chance", "fits"), [(0.31, 0.1, False), (0.33, 0.1, True), (0.6, 0.5, False)]
+)
+def test_a_name_has_to_do_better_than_chance_by_far(
+    auprc: float, chance: float, fits: bool
+) -> None:
+    assert fits_well({"auprc": auprc, "auprc_chance": chance}) == fits

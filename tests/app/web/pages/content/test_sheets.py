@@ -20,6 +20,7 @@ from sightline.app.web.pages.content.sheets import (
     cut_patch,
     find_field,
     list_strongest_patches,
+    shift_inside,
 )
 
 
@@ -110,3 +111,17 @@ def test_the_same_patches_are_one_picture(explorer: Explorer, count: int) -> Non
     assert first != add_sheet_of_patches(explorer, patches, 48, 2)
     moved = [Patch(patch.image_id, patch.position, (0, 0, 5, 5), 0) for patch in patches]
     assert first != add_sheet_of_patches(explorer, moved, 40, 2)
+
+
+@pytest.mark.parametrize(
+    ("box", "moved"),
+    [
+        ((-3, 4, 7, 14), (0, 4, 10, 14)),
+        ((25, 30, 35, 40), (22, 22, 32, 32)),
+        ((2, 3, 12, 13), (2, 3, 12, 13)),
+    ],
+)
+def test_a_box_is_moved_into_the_square(
+    box: tuple[int, int, int, int], moved: tuple[int, int, int, int]
+) -> None:
+    assert shift_inside(box, 32) == moved

@@ -5,6 +5,7 @@ made when somebody asks for it.
 """
 
 import io
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -268,6 +269,11 @@ def arrange_cells(cells: Sequence[Tensor], columns: int) -> Tensor:
     missing_columns = max(0, columns - len(cells))
     padding = (0, missing_columns * cells[0].shape[-1], 0, 0)
     return nn.functional.pad(sheet, padding, value=0.5)
+
+
+def count_sheet_rows(cell_count: int, columns: int) -> int:
+    """How many rows a sheet of cells has."""
+    return math.ceil(cell_count / columns)
 
 
 # ── synthesis ──
