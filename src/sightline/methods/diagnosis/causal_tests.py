@@ -26,7 +26,8 @@ from sightline.models.tracing.prefix_replay import PrefixReplay, ReplayUnsupport
 Units = list[tuple[str, int]]
 
 # Sets of random units, and random places, that stand for chance.
-RANDOM_DRAWS = 20
+RANDOM_UNIT_SETS = 40
+RANDOM_PLACES = 20
 
 # Units that are turned off together at most, and the share of the best one's effect that each has.
 MAX_UNITS_TOGETHER = 8
@@ -216,7 +217,7 @@ def try_units(model: Model, wrong: WrongAnswers, units: Units, seed: int = 0) ->
     """Turns units of one layer off in mistakes, beside as many random units of the layer."""
     layer = units[0][0]
     axes = find_unit_axes(model, model.layer(layer))
-    draws = draw_random_units({layer: axes.count}, units, RANDOM_DRAWS, seed)
+    draws = draw_random_units({layer: axes.count}, units, RANDOM_UNIT_SETS, seed)
     sets = [[unit for _, unit in drawn] for drawn in (units, *draws)]
     results = run_without_each(model, wrong.images, layer, sets, wrong.reference)
     answers = np.stack([logits.argmax(1).cpu().numpy() for logits in results[1:]])
@@ -341,7 +342,7 @@ def try_removal(model: Model, wrong: WrongAnswers, patches: Patches, kind: str) 
     fill: Callable[[Tensor, Patches], Tensor]
     fill = inpaint if kind == "patch inpainted" else cover_with_mean
     size = (wrong.images.shape[-2], wrong.images.shape[-1])
-    places = [patches, *[draw_places(patches, size, draw) for draw in range(RANDOM_DRAWS)]]
+    places = [patches, *[draw_places(patches, size, draw) for draw in range(RANDOM_PLACES)]]
     answers = np.stack([predict(model, fill(wrong.images, place)) for place in places])
     return make_test(kind, answers != wrong.predicted, answers == wrong.truth)
 
@@ -356,7 +357,7 @@ def try_pasting(model: Model, wrong: WrongAnswers, patches: Patches, targets: Te
     sources = wrong.images[:count]
     size = (sources.shape[-2], sources.shape[-1])
     shown = Patches(patches.tops[:count], patches.lefts[:count], patches.height, patches.width)
-    places = [shown, *[draw_places(shown, size, 100 + draw) for draw in range(RANDOM_DRAWS)]]
+    places = [shown, *[draw_places(shown, size, 100 + draw) for draw in range(RANDOM_PLACES)]]
     pasted = [paste(targets[:count], place.cut(sources), shown) for place in places]
     answers = np.stack([predict(model, images) for images in pasted])
     changed = answers == wrong.predicted

@@ -18,8 +18,9 @@ from sightline.methods.diagnosis.similarity.unit_matching import ResponseMatrix
 MAX_CANDIDATES = 24
 
 # A candidate responds more to so many pairs of a mistake and a right image of another class, this
-# surely, and to so many pairs of a mistake and a right image of the class.
-MIN_SEPARATION = 0.65
+# surely, and to so many pairs of a mistake and a right image of the class. On networks without a
+# shortcut the units of a class reach 0.77 for its mistakes, on those with one 0.84 to 0.98.
+MIN_SEPARATION = 0.8
 MIN_SCORE = 3.0
 MIN_CLASS_SEPARATION = 0.5
 

@@ -192,13 +192,12 @@ def describe_flips(
     add_picture: AddPicture,
 ) -> dict[str, Any]:
     """A group of flips with its images, and what speaks for both answers in the first."""
-    assert comparison.answers is not None
-    old_answers, new_answers = comparison.answers
-    names = comparison.class_names
     members = group.members.tolist()
     captions = [
-        f"{names[old_answers.labels[row]]} {old_answers.confidence[row]:.0%} → "
-        f"{names[new_answers.labels[row]]} {new_answers.confidence[row]:.0%}"
+        " → ".join(
+            f"{comparison.class_names[answers.labels[row]]} {answers.confidence[row]:.0%}"
+            for answers in comparison.answers or ()
+        )
         for row in members
     ]
     ids = comparison.ids[group.members].tolist()
@@ -226,9 +225,7 @@ def describe_changed_unit(
 ) -> dict[str, Any]:
     """A unit whose responses to a group changed, with the images that it responds to most."""
     scan = sides[0].scan if unit.new is None else sides[1].scan
-    place = unit.new or unit.old
-    assert place is not None
-    layer, number = place
+    layer, number = unit.new or unit.old or ("", 0)
     word = "stronger" if unit.change > 0 else "weaker"
     status = ""
     if unit.old is None:
