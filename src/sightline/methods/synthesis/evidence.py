@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from sightline.errors import SightlineError
-from sightline.images.io.pictures import sample, samples
+from sightline.images.io.pictures import DRAWN_SAMPLE, sample, samples
 from sightline.images.transforms import make_random_affine, resize_short_side
 from sightline.models.layers.feature_maps import reshape_to_unit_grid
 from sightline.models.model import Model
@@ -130,7 +130,8 @@ def load_judge(
 def load_sample_photos(model: Model, size: tuple[int, int]) -> Tensor:
     """The sample photographs as the network sees them, M×3×H×W of that size."""
     resize_ratio = model.resize / model.size
-    photos = [fit_image(load_small_sample(name), size, resize_ratio) for name in samples()]
+    names = [name for name in samples() if name != DRAWN_SAMPLE]
+    photos = [fit_image(load_small_sample(name), size, resize_ratio) for name in names]
     return torch.cat(photos)
 
 
