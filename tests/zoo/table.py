@@ -18,8 +18,9 @@ of torch were the same afterwards. Not by hand.
 **✓** all methods of the column ran, and their pictures and numbers are sound. **✓ but** all that
 ran, without those named, which refuse with one line; the number is that of the reason below.
 **—** all of them refuse. **✗** a fault that is known and not mended. An empty cell was not run.
-Networks that differ in nothing share a row. Of the networks of libraries each was run with a seeded
-sample of the methods, so that a cell speaks for those of its row that met it.
+Networks that differ in nothing share a row. Networks made by hand were run with every method, those
+of libraries with seeded samples of the methods, in several runs, the last of them of some families
+only: a cell speaks for those of its row that met it.
 """
 
 FAMILIES = {

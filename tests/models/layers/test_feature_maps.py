@@ -57,3 +57,11 @@ def test_the_units_of_a_vector_have_one_position() -> None:
     assert reshape_to_unit_grid(maps, image) is maps
     tokens = maps.flatten(2).transpose(1, 2)
     assert torch.equal(reshape_to_unit_grid(tokens, image), maps)
+
+
+def test_a_single_token_is_a_vector() -> None:
+    feature = torch.randn(2, 1, 5, generator=torch.Generator().manual_seed(3))
+    image = torch.zeros(2, 3, 24, 32)
+    assert torch.equal(reshape_to_unit_grid(feature, image), feature[:, 0, :, None, None])
+    with pytest.raises(SightlineError, match="no positions"):
+        reshape_to_unit_grid(feature, image[:1])

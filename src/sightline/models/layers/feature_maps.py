@@ -59,9 +59,15 @@ def reshape_to_unit_grid(
     if feature.ndim == 2:
         return feature[:, :, None, None]
     height, width = image.shape[-2:]
-    return reshape_to_feature_maps(
-        feature, height, width, batch=len(image), model=model, layer=layer
-    )
+    try:
+        return reshape_to_feature_maps(
+            feature, height, width, batch=len(image), model=model, layer=layer
+        )
+    except SightlineError:
+        # A single token, as attention pooling gives it, is a vector.
+        if feature.ndim == 3 and feature.shape[:2] == (len(image), 1):
+            return feature[:, 0, :, None, None]
+        raise
 
 
 def count_layer_units(model: ProbedModel, layer: str) -> int:
