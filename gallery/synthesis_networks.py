@@ -3,6 +3,8 @@
 
 Three networks, the code of a generator, natural images beside the synthesized ones, transparency.
 
+The embedded network is `sightnet_plain`, whose classes the generator was trained on.
+
 Needs the data folder (SIGHTLINE_DATA, or ../shared/data beside the project); without it only the
 embedded network's classes with transparency are made.
 """
@@ -84,7 +86,7 @@ def write_networks(model: sl.Model, squeezenet: sl.Model, mobilenet: sl.Model) -
 
 
 def main() -> None:
-    model = sl.load()
+    model = sl.load("sightnet_plain")
     transparent = [synthesize_transparent(model, SMALL_NETWORK_LABELS)]
     if VALIDATION.is_file():
         with tempfile.TemporaryDirectory() as folder:

@@ -1,6 +1,6 @@
 """Averages the weights of networks of one origin, and prepares the result for shipping.
 
-    python training/average.py FILE:SHARE FILE:SHARE ... --out FILE [--roughness R] [--bits N]
+    python training/average.py FILE:SHARE ... --out FILE [--roughness R] [--bits N] [--grid G]
 
 Networks trained from the same weights can be averaged (Wortsman et al. 2022, "Robust fine-tuning of
 zero-shot models"): between one trained against adversarial examples and one trained plainly lie
@@ -8,8 +8,8 @@ networks that are nearly as robust as the first and nearly as accurate as the se
 
 A FILE holds weights (safetensors), or is a checkpoint of training, whose averaged weights count.
 The filters of the first layer are smoothed until their roughness is R and then scaled to one
-contrast; weights beyond the first layer are rounded to N significant bits, so that the file
-compresses well.
+contrast. Weights beyond the first layer are rounded to N significant bits, and to multiples of a
+power of two near 1/G of their layer's standard deviation, so that the file compresses well.
 """
 
 import argparse
@@ -70,6 +70,12 @@ def round_significant_bits(value: Tensor, bits: int) -> Tensor:
     return torch.ldexp(rounded, exponent)
 
 
+def round_to_grid(value: Tensor, fineness: int) -> Tensor:
+    """Numbers rounded to multiples of a power of two near 1/fineness of their deviation."""
+    step = 2 ** (value.std() / fineness).log2().round()
+    return (value / step).round() * step
+
+
 def parse_share(text: str) -> tuple[Path, float]:
     """FILE:SHARE."""
     file, _, share = text.rpartition(":")
@@ -84,6 +90,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="file to write")
     parser.add_argument("--roughness", type=float, help="of the first layer's filters, at most")
     parser.add_argument("--bits", type=int, default=FULL_BITS, help="significant bits of a weight")
+    parser.add_argument("--grid", type=int, help="fineness of the grid of weights")
     options = parser.parse_args()
 
     network = make_sightnet().eval()
@@ -97,6 +104,8 @@ def main() -> None:
     for name, value in network.state_dict().items():
         is_rounded = value.ndim > 1 and not name.startswith("conv1.")
         kept = round_significant_bits(value, options.bits) if is_rounded else value
+        if is_rounded and options.grid:
+            kept = round_to_grid(kept, options.grid)
         tensors[name] = kept.half().contiguous()
     save_file(tensors, options.out)
     print(f"{options.out}: {options.out.stat().st_size / 1e6:.2f} MB")

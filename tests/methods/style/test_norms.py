@@ -47,7 +47,7 @@ def test_a_batch_of_one_is_alike_with_either() -> None:
 
 
 def test_instance_norm_removes_contrast_and_batch_statistics_do_not() -> None:
-    model = sl.load()
+    model = sl.load("sightnet_plain")
     values = sl.norms(model, model.fit(sl.sample("chelsea"), 96), contrast=0.25).tensors
     instance_difference, batch_difference = values["apart"][0]
     assert instance_difference < 0.4 * batch_difference

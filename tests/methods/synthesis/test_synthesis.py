@@ -539,7 +539,7 @@ def test_a_generators_code_reaches_the_class_within_photographs_bounds() -> None
     """Units of one batch are as when alone, the seed decides, and the picture is one that the
     generator can paint.
     """
-    embedded = sl.load()
+    embedded = sl.load("sightnet_plain")  # the generator was trained on its features
     sheet = sl.synthesis(
         embedded, layer="logits", units="2,8", start="generator", size=96, steps=12
     ).values

@@ -38,9 +38,9 @@ from sightline.models.zoo.sightnet import (
     make_sightnet,
 )
 
-# The weights of `sightnet_plain` keep that name; the default may get others.
+# The default was trained against adversarial examples, `sightnet_plain` plainly.
 EMBEDDED_FILES = {
-    "sightnet": "sightnet_plain.safetensors",
+    "sightnet": "sightnet.safetensors",
     "sightnet_plain": "sightnet_plain.safetensors",
 }
 

@@ -185,7 +185,7 @@ def _apply_ablations(model: Model, ablations: Sequence[AblationRecipe]) -> Model
 def _find_embedded_network(recipe: ModelRecipe) -> str | None:
     """The embedded network that has the recipe's weights, whichever of their names it says.
 
-    The default may get other weights; `sightnet_plain` keeps its own.
+    Before the default was trained against adversarial examples, it had those of `sightnet_plain`.
     """
     if recipe.model not in EMBEDDED_NETWORKS or recipe.weights is not None:
         return None
