@@ -1,7 +1,7 @@
 """Two networks compared
 =====================
 
-Ascent, gradient and attack on the embedded network, and on the same with shuffled weights.
+Ascent, gradient and attack on the embedded network, and on the same architecture trained plainly.
 """
 
 from pathlib import Path
