@@ -299,6 +299,8 @@ def damage_store(store: Path, damage: str, chance: random.Random) -> None:
 def read_answers(scan: sl.Scan) -> list[Tensor]:
     """What a store knows of its units and images, as tensors."""
     answers = [*scan.top("0"), *scan.top("3"), *scan.top5, scan.vectors()]
+    if scan.has_responses:
+        answers += [torch.from_numpy(scan.responses(layer)) for layer in ("0", "3")]
     return [answer for answer in answers if answer is not None]
 
 

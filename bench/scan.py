@@ -3,7 +3,8 @@
 `python bench/scan.py [--rounds 2] [--images 1000] [--grow 1000 10000 100000]`: ResNet-18 with
 random weights at 224 px, batches of 32, synthetic JPEGs of 500×375. The bare pipeline decodes,
 resizes and runs the network in channels_last under inference_mode, decoding ahead in as many
-threads, and keeps nothing. They take turns; medians, and the median ratio of pairs, by the clock
+threads, and keeps nothing. The scan keeps every unit's response to every image, and once more it
+does not. They take turns; medians, and the median ratio of pairs, by the clock
 and in processor time, which other work on the machine disturbs less. Growth is measured on a small
 network at 64 px, so that the pass's own work counts, over JPEGs of 96×72 cut from the sample
 photographs, each size in a process of its own; exponents are fitted by least squares to the
@@ -95,10 +96,18 @@ def bare(model: sl.Model, paths: list[Path]) -> None:
             )
 
 
-def full(model: sl.Model, folder: Path, store: Path) -> None:
+def full(model: sl.Model, folder: Path, store: Path, *, responses: bool) -> None:
     """A scan with everything on, store and compaction included."""
-    sl.scan(model, folder, store=store, batch=BATCH)
+    sl.scan(model, folder, store=store, batch=BATCH, responses=responses)
     shutil.rmtree(store)
+
+
+def count_bytes(model: sl.Model, folder: list[Path], store: Path, *, responses: bool) -> float:
+    """Bytes of a store for each image."""
+    scan = sl.scan(model, folder, store=store, batch=BATCH, responses=responses)
+    stored = sum(file.stat().st_size for file in store.glob("images.lance/**/*") if file.is_file())
+    shutil.rmtree(store)
+    return stored / scan.images
 
 
 def timed(work: Callable[[], None]) -> tuple[float, float]:
@@ -114,7 +123,8 @@ def compare(root: Path, count: int, rounds: int) -> None:
     paths = sorted(folder.iterdir())
     works = (
         lambda: bare(model, paths),
-        lambda: full(model, folder, root / "a.scan"),
+        lambda: full(model, folder, root / "a.scan", responses=True),
+        lambda: full(model, folder, root / "b.scan", responses=False),
         lambda: decode(paths),
     )
     bare(model, paths[:BATCH])
@@ -122,19 +132,31 @@ def compare(root: Path, count: int, rounds: int) -> None:
     rows = [[timed(work) for work in works] for _ in range(rounds)]
     print(f"resnet18 {SIDE} px, {count} images, {rounds} rounds")
     for clock, name in enumerate(("by the clock", "processor time")):
-        plain, kept, alone = (
-            statistics.median(row[column][clock] for row in rows) for column in range(3)
+        plain, kept, lean, alone = (
+            statistics.median(row[column][clock] for row in rows) for column in range(4)
         )
-        ratio = statistics.median(row[0][clock] / row[1][clock] for row in rows)
+        ratios = [
+            statistics.median(row[0][clock] / row[column][clock] for row in rows)
+            for column in (1, 2)
+        ]
         print(
             f"{name}: bare {count / plain:.1f} images/s, scan {count / kept:.1f} images/s, "
-            f"{ratio:.1%} of bare;",
+            f"{ratios[0]:.1%} of bare; without responses {count / lean:.1f} images/s, "
+            f"{ratios[1]:.1%} of bare;",
             end=" ",
         )
         print(
             f"decode and resize alone {count / alone:.0f} images/s, {alone / plain:.1%} of the "
             "bare pipeline's time"
         )
+    sizes = [
+        count_bytes(model, paths[:100], root / "c.scan", responses=responses)
+        for responses in (True, False)
+    ]
+    print(
+        f"table of images, 100 images: {sizes[0] / 1e3:.2f} kB an image, without responses "
+        f"{sizes[1] / 1e3:.2f}"
+    )
 
 
 CHILD = """

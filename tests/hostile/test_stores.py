@@ -24,6 +24,7 @@ from safetensors.torch import save_file
 import sightline as sl
 from sightline.data.store.index import MIN_INDEX_IMAGES, ensure_vector_index
 from sightline.data.store.maintenance import compact_store, summarize_store, verify_store
+from sightline.data.units.facts import read_unit_facts
 
 EXAMPLES = int(os.environ.get("SIGHTLINE_HOSTILE_EXAMPLES", "6"))
 
@@ -60,6 +61,9 @@ def list_uses(store: Path, model: sl.Model, photos: Path) -> Iterator[Callable[[
     yield lambda: sl.Scan.open(store).image(2)
     for method in ("top", "class_top", "class_means", "sample"):
         yield lambda method=method: getattr(sl.Scan.open(store), method)("conv2")
+    yield lambda: sl.Scan.open(store).responses("conv2")
+    yield lambda: sl.Scan.open(store).responses("conv2", units=[3, 1], images=[2, 0])
+    yield lambda: read_unit_facts(sl.Scan.open(store), "conv2")
     yield lambda: sl.neighbors(sl.Scan.open(store), id=1, k=2)
     yield lambda: ensure_vector_index(sl.Scan.open(store), "penultimate")
     yield lambda: summarize_store(store)
@@ -131,6 +135,11 @@ def write_json(store: Path, *keys: Any, value: Any) -> None:
         (("collection", "source"), ["/"]),
         (("class_names",), {"even": 0}),
         (("model",), "tiny"),
+        (("responses",), "max"),
+        (("responses",), ["largest"]),
+        (("responses",), ["max", "max"]),
+        (("responses",), ["mean"]),
+        (("responses",), None),
     ],
     ids=lambda value: f"{value!r:.30}".replace("\n", ""),
 )
@@ -333,6 +342,7 @@ def set_column(table: pa.Table, name: str, column: pa.Array) -> pa.Table:
     [
         (lambda rows: rows.drop_columns(["thumbnail"]), "0 columns thumbnail"),
         (lambda rows: rows.drop_columns(["vector_0"]), "0 columns vector_0"),
+        (lambda rows: rows.drop_columns(["response_2"]), "0 columns response_2"),
         (lambda rows: set_column(rows, "id", rows["id"].cast(pa.float64())), "id holds double"),
         (lambda rows: set_column(rows, "path", rows["id"]), "path holds int64, not string"),
         (lambda rows: set_column(rows, "id", pa.array([-7, *range(1, 7)])), "id goes from -7"),
@@ -379,6 +389,7 @@ def set_column(table: pa.Table, name: str, column: pa.Array) -> pa.Table:
     ids=[
         "no thumbnails",
         "no vectors",
+        "no responses",
         "float ids",
         "numbers as paths",
         "negative id",

@@ -117,7 +117,8 @@ def test_errors_are_a_workers_words_where_it_has_any() -> None:
 
     lost = RuntimeError("node lost\nand a traceback")
     assert cluster.explain_cluster_error(lost) == "the cluster failed: node lost"
-    refused = wrap(RuntimeError("task failed"), sl.SightlineError("other files"))
+    words = "other files\nFailed to apply UDF transform after 1/1 attempts."
+    refused = wrap(RuntimeError("task failed"), sl.SightlineError(words))
     assert cluster.explain_cluster_error(wrap(RuntimeError("outer"), refused)) == (
         "a worker of the cluster failed: other files"
     )

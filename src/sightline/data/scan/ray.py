@@ -301,7 +301,10 @@ def explain_cluster_error(error: Exception) -> str:
     cause: Any = error
     while isinstance(cause, Exception):
         if isinstance(cause, SightlineError):
-            message = f"a worker of the cluster failed: {get_first_error_line(cause)}"
+            # Ray Data appends lines about its retries to the worker's own words. They are not yet
+            # escaped here, as they are by our own `str`.
+            own_words = ValueError.__str__(cause).strip().split("\n")[0]
+            message = f"a worker of the cluster failed: {own_words}"
         cause = getattr(cause, "cause", None) or cause.__cause__
     return message
 

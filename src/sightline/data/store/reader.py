@@ -326,6 +326,7 @@ class Scan:
                 unit or an image.
         """
         unit_count = self.require_responses(layer, kind)
+        self._require_last_image()
         unit_indices = np.arange(unit_count)
         if units is not None:
             unit_indices = check_indices("unit", units, unit_count)
@@ -363,6 +364,7 @@ class Scan:
         names = self.layers if layer is None else [self.layer(layer)]
         for name in names:
             self.require_responses(name, kind)
+        self._require_last_image()
         starts = range(0, self.images, images_per_block)
         blocks = [range(start, min(start + images_per_block, self.images)) for start in starts]
         return (self._read_responses(names, kind, ids) for ids in blocks)
@@ -378,6 +380,21 @@ class Scan:
                 f"scan again with {option} into another store"
             )
         return self.description.layers[name].units
+
+    def _require_last_image(self) -> None:
+        """Raises SightlineError if the store has fewer images than it counts.
+
+        To be called before memory is taken for each of them: a damaged count may be any number.
+        """
+        if not self.images:
+            return
+        last = self.images - 1
+        rows = self.reader.read_images(["id"], range(last, self.images))
+        if rows.num_rows != 1:
+            raise SightlineError(
+                f"the store {self.path} is damaged: it lacks image {last}; "
+                "sightline store verify tells more"
+            )
 
     def _read_responses(self, layers: Sequence[str], kind: ResponseKind, ids: range) -> np.ndarray:
         """The responses of the units of some layers, side by side, to consecutive images."""
@@ -395,7 +412,9 @@ class Scan:
         for column in columns:
             numbers = rows[column].combine_chunks().flatten().to_numpy(zero_copy_only=False)
             parts.append(numbers.reshape(len(ids), -1))
-        return np.concatenate(parts, axis=1)[order]
+        responses = np.concatenate(parts, axis=1)
+        is_ordered = bool((np.diff(stored_ids) > 0).all())
+        return responses if is_ordered else responses[order]
 
     def _resolve_units(self, layer: str) -> tuple[str, slice]:
         name = self.resolve_layer("layer", layer, self.layers)

@@ -21,9 +21,9 @@ DUPLICATE_CORRELATION = 0.95
 
 # Numbers in memory: the responses of a block of images, the sums of products that grow with each
 # block, and the correlations that are ranked together.
-MAX_BLOCK_VALUES = 16_000_000
+MAX_BLOCK_VALUES = 4_000_000
 MAX_PRODUCT_VALUES = 32_000_000
-MAX_RANKED_VALUES = 4_000_000
+MAX_RANKED_VALUES = 1_000_000
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ RANKED_IMAGES = 9  # listed of each unit at the top, in the middle and at the bo
 
 # Responses in memory: so many are read together, and so many of them sorted together.
 MAX_READ_VALUES = 64_000_000
-MAX_SORTED_VALUES = 4_000_000
+MAX_SORTED_VALUES = 1_000_000
 
 SIGN_BIT = 0x8000  # of a float16
 
