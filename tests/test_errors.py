@@ -6,6 +6,7 @@ from sightline.errors import (
     SightlineError,
     escape_for_display,
     get_first_error_line,
+    join_words,
     make_out_of_range_error,
     make_unknown_name_error,
     suggest_closest_name,
@@ -106,3 +107,10 @@ def test_long_names_are_cut_to_200_characters() -> None:
 def test_an_error_is_one_line_whatever_is_in_it() -> None:
     error = SightlineError("no folder 'a\nb\x1b[2J\udcfe'")
     assert str(error) == "no folder 'a\\nb\\x1b[2J\\xfe'"
+
+
+def test_words_are_joined_as_one_says_them() -> None:
+    assert join_words([]) == ""
+    assert join_words(["a"]) == "a"
+    assert join_words(["a", "b"]) == "a and b"
+    assert join_words(["a", "b", "c"]) == "a, b and c"

@@ -4,7 +4,7 @@ import difflib
 import errno
 import re
 import unicodedata
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Sequence
 from contextlib import contextmanager
 
 MIN_NAME_SIMILARITY = 0.55
@@ -195,3 +195,10 @@ def make_backward_error(error: Exception) -> SightlineError:
         f"the network's backward pass fails ({reason}){hint}; methods that only run the network "
         "work, such as occlusion and rise"
     )
+
+
+def join_words(words: Sequence[str]) -> str:
+    """«a», «a and b», «a, b and c»."""
+    if len(words) < 2:
+        return "".join(words)
+    return f"{', '.join(words[:-1])} and {words[-1]}"

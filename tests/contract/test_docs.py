@@ -35,7 +35,7 @@ OWN_NETWORK = ROOT / "docs" / "own_network.md"  # test_own_network.py runs it
 # Pages whose many commands take seconds; the others try commands and calls as well.
 SLOW_PAGES = [
     ROOT / "docs" / f"{name}.md"
-    for name in ("adversarial", "deepdream", "ecosystem", "inversion", "trust")
+    for name in ("adversarial", "deepdream", "ecosystem", "inversion", "synthesis", "trust")
 ]
 PAGES = [
     ROOT / "README.md",

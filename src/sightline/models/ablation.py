@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from sightline.errors import (
     SightlineError,
+    join_words,
     make_out_of_range_error,
     make_unknown_name_error,
 )
@@ -90,13 +91,6 @@ def list_unit_numbers(units: Sequence[int]) -> str:
     if len(units) > MAX_LISTED_UNITS:
         return f"{len(units)} units"
     return f"units {join_words(list(map(str, units)))}"
-
-
-def join_words(words: Sequence[str]) -> str:
-    """«a», «a and b», «a, b and c»."""
-    if len(words) < 2:
-        return "".join(words)
-    return f"{', '.join(words[:-1])} and {words[-1]}"
 
 
 # ── units as text ──

@@ -36,6 +36,7 @@ def test_every_method_and_no_other_name_is_a_command() -> None:
         *application.SCAN_COMMANDS,
         *application.UNIT_COMMANDS,
         *application.EXPLORER_COMMANDS,
+        *application.DIAGNOSIS_COMMANDS,
         "cache",
         "store",
         "stylizer",

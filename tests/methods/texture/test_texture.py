@@ -104,7 +104,10 @@ def test_a_flat_exemplar_stays_flat(tiny: sl.Model) -> None:
         result = sl.texture(tiny, flat, method=method, side=36, steps=10)  # type: ignore[arg-type]
         picture = result.tensors["image"]
         expected = flat[..., :1, :1].expand_as(picture)
-        torch.testing.assert_close(picture, expected, atol=1e-4, rtol=0)
+        # Its gradient is rounding alone, and how far the first steps follow that differs between
+        # processors: 0.034 in single pixels on one.
+        tolerance = 0.05 if method == "gatys" else 1e-4
+        torch.testing.assert_close(picture, expected, atol=tolerance, rtol=0)
 
 
 def test_stops_in_the_middle_of_several(tiny: sl.Model, grain: Tensor) -> None:

@@ -287,18 +287,16 @@ def find_chunk_problem(
         return None
     if chunk.null_count:
         return f"{name} is missing in {chunk.null_count} rows"
-    if name in LABEL_COLUMNS:
-        label_count = min(MAX_LISTED_LABELS, len(description.model_labels))
-        if not has_list_length(chunk, label_count):
-            return f"{name} does not hold {label_count} values in each row"
+    is_label = name in LABEL_COLUMNS
+    label_count = min(MAX_LISTED_LABELS, len(description.model_labels))
+    if is_label and not has_list_length(chunk, label_count):
+        return f"{name} does not hold {label_count} values in each row"
 
-    is_vector = name.startswith(VECTOR_PREFIX)
-    is_response = name.startswith(tuple(RESPONSE_PREFIXES.values()))
-    is_list = is_vector or is_response or name in LABEL_COLUMNS
-    numbers = chunk.flatten() if is_list else chunk
+    is_feature = name.startswith((VECTOR_PREFIX, *RESPONSE_PREFIXES.values()))
+    numbers = chunk.flatten() if is_feature or is_label else chunk
     if numbers.null_count:
         return f"{name} holds rows with missing numbers"
-    if is_vector or is_response:
+    if is_feature:
         return None if is_finite(numbers) else f"{name} holds values that are not finite"
     limits = list_column_limits(description, progress)
     return find_range_problem(name, numbers, limits[name]) if name in limits else None

@@ -166,7 +166,7 @@ def compute_unit_facts(scan: Scan, layer: str) -> UnitFacts:
         mean=distribution.mean,
         deviation=distribution.deviation,
         quantiles=distribution.quantiles,
-        selectivity=selectivity.index,
+        selectivity=selectivity.degree,
         selective_class=selectivity.favorite,
         top_images=distribution.top_images,
         middle_images=distribution.middle_images,

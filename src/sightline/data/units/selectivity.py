@@ -17,13 +17,13 @@ from sightline.data.store.reader import Scan
 
 
 class ClassSelectivity(NamedTuple):
-    """The index of each unit, U, and the class that it responds to most, −1 where there is none.
+    """The degree of each unit, U, and the class that it responds to most, −1 where there is none.
 
-    Without two classes that have images, the index is NaN. Of a unit without a positive mean it is
+    Without two classes that have images, the degree is NaN. Of a unit without a positive mean it is
     0, and it has no class.
     """
 
-    index: np.ndarray
+    degree: np.ndarray
     favorite: np.ndarray
 
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sightline.data.store.reader import Scan
-from sightline.errors import SightlineError, check_number_range
+from sightline.errors import SightlineError, check_number_range, join_words
 from sightline.methods.diagnosis.causal_tests import (
     CausalTest,
     ClassShare,
@@ -34,7 +34,7 @@ from sightline.methods.diagnosis.compare import StepProgress
 from sightline.methods.diagnosis.enriched_units import EnrichedUnit, find_enriched_units
 from sightline.methods.diagnosis.error_groups import ErrorGroup, find_error_groups
 from sightline.methods.diagnosis.true_classes import find_true_classes
-from sightline.models.ablation import join_words, list_unit_numbers
+from sightline.models.ablation import list_unit_numbers
 from sightline.models.model import Model
 
 MIN_IMAGES = 50

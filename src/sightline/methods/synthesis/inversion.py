@@ -332,7 +332,7 @@ class InversionRun:
             )
             make_optimizer = partial(Adam, lr=self.lr)
         elif self.kind == "lbfgs":
-            start = make_gray_start(self.image[:, :1] if is_gray else self.image, self.seed)
+            start = make_neutral_start(self.image[:, :1] if is_gray else self.image, self.seed)
             levels = Pixels(start)
             make_optimizer = partial(
                 LBFGS,
@@ -359,7 +359,7 @@ class InversionRun:
         return compute_relative_error(viewed, viewed_target).cpu()
 
 
-def make_gray_start(like: Tensor, seed: int) -> Tensor:
+def make_neutral_start(like: Tensor, seed: int) -> Tensor:
     """Gray with a little noise, the same for every image: N×C×H×W in [0, 1]."""
     generator = torch.Generator().manual_seed(seed)
     noise = torch.randn(like.shape[1:], generator=generator, dtype=torch.float32)

@@ -85,11 +85,11 @@ def is_detection_list(output: Any) -> bool:
 def list_output_fields(output: Any) -> dict[str, Any]:
     """The parts of a container by name or index; empty for anything else."""
     if isinstance(output, Mapping):
-        items = cast(Mapping[Any, Any], output).items()
-        return {str(key): value for key, value in items if value is not None}
+        return drop_missing_fields(cast(Mapping[Any, Any], output))
     if is_dataclass(output) and not isinstance(output, type):
-        values = {field.name: getattr(output, field.name) for field in fields(output)}
-        return {name: value for name, value in values.items() if value is not None}
+        return drop_missing_fields(
+            {field.name: getattr(output, field.name) for field in fields(output)}
+        )
     if isinstance(output, tuple) and hasattr(output, "_fields"):
         names = cast(Sequence[str], output._fields)  # pyright: ignore[reportAttributeAccessIssue]
         return dict(zip(names, cast(tuple[Any, ...], output), strict=True))
@@ -98,8 +98,14 @@ def list_output_fields(output: Any) -> dict[str, Any]:
     if isinstance(output, (Tensor, nn.Module, type)):
         return {}
     attributes = getattr(output, "__dict__", {})  # of an object of the caller's own class
-    public = {name: value for name, value in attributes.items() if not name.startswith("_")}
-    return {name: value for name, value in public.items() if value is not None}
+    return drop_missing_fields(
+        {name: value for name, value in attributes.items() if not name.startswith("_")}
+    )
+
+
+def drop_missing_fields(named_values: Mapping[Any, Any]) -> dict[str, Any]:
+    """The values that are not None, by their names as text."""
+    return {str(name): value for name, value in named_values.items() if value is not None}
 
 
 def _follow_path(output: Any, path: str, selector: int | str, network_name: str) -> Any:

@@ -83,10 +83,7 @@ def find_landmarks(model: InspectedModel, known: Collection[str] = ()) -> dict[s
     landmarks: dict[str, str | None] = {"logits": "logits"}
     evidence = collect_evidence(model)
     if evidence is not None:
-        # Others have the heads of an attention among their images, or are of a part of the image,
-        # or of another image that the network is given too.
-        kept = [layer for layer in layers if keeps_images(evidence, layer.name)]
-        layers = [layer for layer in kept if sees_images(evidence, layer.name)] or kept
+        layers = list_image_layers(evidence, layers)
         convolutions = [layer for layer in convolutions if layer in layers]
     landmarks["middle"] = find_middle_layer(layers, convolutions)
     if evidence is None:
@@ -99,6 +96,21 @@ def find_landmarks(model: InspectedModel, known: Collection[str] = ()) -> dict[s
         used = [name for name in evidence.gradients if sees_images(evidence, f"{name}:in")]
         landmarks["penultimate"] = find_head_input(model, used or evidence.gradients)
     return {name: layer for name, layer in landmarks.items() if layer is not None}
+
+
+def list_image_layers(evidence: LayerEvidence, layers: Sequence[Layer]) -> list[Layer]:
+    """The layers of the image that is explained.
+
+    Others have the heads of an attention among their images, or are of a part of the image, or of
+    another image that the network is given too. A layer that is silent for each image is kept.
+    """
+    image_layers = [layer for layer in layers if keeps_images(evidence, layer.name)]
+    seeing = [
+        layer
+        for layer in image_layers
+        if sees_images(evidence, layer.name) or not evidence.outputs[layer.name].any()
+    ]
+    return seeing or image_layers
 
 
 def make_missing_landmark_error(

@@ -87,6 +87,7 @@ def test_explore_scans_serves_and_prints_the_link(
     assert served[2].model is not None
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("short_site")
 def test_export_with_synthesis_and_table(capsys: pytest.CaptureFixture[str]) -> None:
     scan = ["scan", "photos", "--store", "a.scan", "--model", "helpers:small_network"]

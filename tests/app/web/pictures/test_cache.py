@@ -18,7 +18,7 @@ from sightline.app.web.pictures.cache import (
     PICTURE_NAME,
     PictureCache,
     compute_key_digest,
-    encode_webp,
+    encode_as_webp,
 )
 from sightline.errors import SightlineError
 
@@ -104,7 +104,7 @@ def test_numbers_by_their_key(pictures: PictureCache) -> None:
 
 def test_a_better_quality_takes_more_bytes() -> None:
     picture = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
-    sizes = [len(encode_webp(picture, quality)) for quality in (20, 60, 100)]
+    sizes = [len(encode_as_webp(picture, quality)) for quality in (20, 60, 100)]
     assert sizes == sorted(sizes)
 
 

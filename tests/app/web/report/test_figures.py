@@ -13,7 +13,6 @@ from sightline.app.web.report.figures import (
     encode_picture,
     format_share,
     has_few_colors,
-    join_words,
     limit_side,
     shorten_alt_text,
 )
@@ -142,10 +141,3 @@ def test_the_alternative_text_is_the_first_sentence(caption: str, alt: str) -> N
 )
 def test_a_share_is_not_rounded_to_all_or_nothing(share: float, text: str) -> None:
     assert format_share(share) == text
-
-
-def test_words_are_joined_as_one_says_them() -> None:
-    assert join_words([]) == ""
-    assert join_words(["a"]) == "a"
-    assert join_words(["a", "b"]) == "a and b"
-    assert join_words(["a", "b", "c"]) == "a, b and c"

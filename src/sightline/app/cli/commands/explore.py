@@ -85,7 +85,7 @@ def explore(
     """Serves the pages of a scan on this machine: network, layers, units, classes, images, live."""
     from sightline.app.web.delivery.server import open_server_address, serve
 
-    network = NetworkOptions(model, weights, labels, mean, std, size, device)
+    network = NetworkArguments(model, weights, labels, mean, std, size, device)
     command = format_explorer_command("explore", folder, store, network, synthesis=synthesis)
     # A port in use is noticed before anything is made.
     address = open_server_address(host, port)
@@ -138,7 +138,7 @@ def export(
     from sightline.app.web.delivery.export import SiteExport, check_export_folder
 
     check_export_folder(site)
-    network = NetworkOptions(model, weights, labels, mean, std, size, device)
+    network = NetworkArguments(model, weights, labels, mean, std, size, device)
     command = format_explorer_command(
         "export", folder, store, network, site=site, synthesis=synthesis
     )
@@ -180,7 +180,7 @@ def export(
 
 
 @dataclass(frozen=True)
-class NetworkOptions:
+class NetworkArguments:
     """What the options say of the network."""
 
     model: str | None
@@ -213,7 +213,7 @@ class NetworkOptions:
 def build_explorer(
     folder: str | None,
     store: Path | None,
-    network: NetworkOptions,
+    network: NetworkArguments,
     command: str,
     *,
     has_synthesis: bool,
@@ -314,7 +314,7 @@ def format_explorer_command(
     name: str,
     folder: str | None,
     store: Path | None,
-    network: NetworkOptions,
+    network: NetworkArguments,
     *,
     site: Path | None = None,
     synthesis: bool = False,

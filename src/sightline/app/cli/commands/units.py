@@ -53,11 +53,11 @@ def units(
     scan = Scan.open(store)
     require_order(scan, sort)
     facts = read_unit_facts(scan, layer)
-    numbers = select_units(facts, unit)
+    numbers = choose_units(facts, unit)
     ordered = sort_units(facts, numbers, sort, reverse=reverse)
     listed = ordered[:limit] if limit else ordered
     if as_json:
-        rows = [describe_unit(scan, facts, number) for number in listed]
+        rows = [make_unit_row(scan, facts, number) for number in listed]
         print(json.dumps({"layer": facts.layer, "images": scan.images, "units": rows}))
         return 0
     print_lines(*format_units(scan, facts, listed))
@@ -77,7 +77,7 @@ def require_order(scan: Scan, sort: str) -> None:
         )
 
 
-def select_units(facts: UnitFacts, requested: tuple[int, ...] | None) -> list[int]:
+def choose_units(facts: UnitFacts, requested: tuple[int, ...] | None) -> list[int]:
     """The units that are asked for, each once. Raises SightlineError if there is no such unit."""
     unit_count = len(facts.is_dead)
     if not requested:
@@ -106,7 +106,7 @@ def sort_units(facts: UnitFacts, numbers: list[int], sort: str, *, reverse: bool
     return sorted(numbers, key=lambda unit: (math.isnan(values[unit]), sign * values[unit], unit))
 
 
-def describe_unit(scan: Scan, facts: UnitFacts, unit: int) -> dict[str, Any]:
+def make_unit_row(scan: Scan, facts: UnitFacts, unit: int) -> dict[str, Any]:
     """The facts of a unit, JSON-able."""
     duplicate_of = int(facts.duplicate_of[unit])
     nearest = [

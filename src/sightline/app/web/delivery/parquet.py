@@ -107,7 +107,7 @@ def collect_image_columns(explorer: Explorer) -> dict[str, Sequence[Any]]:
         "is_right": is_right,
         "x": [place[0] for place in places],
         "y": [place[1] for place in places],
-        "neighbors": find_neighbors(scan),
+        "neighbors": list_nearest_images(scan),
         "units": name_strongest_units(explorer),
     }
 
@@ -136,7 +136,7 @@ def place_images(scan: Scan) -> list[list[float]]:
     return projection.positions.tolist()
 
 
-def find_neighbors(scan: Scan) -> list[dict[str, Any]]:
+def list_nearest_images(scan: Scan) -> list[dict[str, Any]]:
     """The nearest other images of each image, and their distances."""
     count = min(NEIGHBORS, scan.images - 1)
     if count < 1 or not scan.vector_layers:

@@ -9,11 +9,11 @@ from sightline.app.web.explorer.explorer import Explorer
 from sightline.app.web.explorer.page import Page
 from sightline.app.web.pages.content.attributions import add_attribution_scripts, add_place_script
 from sightline.app.web.pages.content.facts import (
-    format_share,
     name_image,
     name_image_group,
     read_image_groups,
     read_unit_table,
+    round_share,
 )
 from sightline.app.web.pages.content.sheets import (
     make_unit_card,
@@ -40,7 +40,7 @@ def build_image_page(explorer: Explorer, id: int) -> Page:
     scan = explorer.scan
     name = name_image(scan, id)
     groups = read_image_groups(scan)
-    answers = describe_answers(explorer, id)
+    answers = list_best_classes(explorer, id)
     label = answers[0]["index"] if answers else 0
     height, width = scan.sizes[id].tolist()
     data = {
@@ -57,7 +57,7 @@ def build_image_page(explorer: Explorer, id: int) -> Page:
         "previous": link_neighbor(explorer, id - 1),
         "next": link_neighbor(explorer, id + 1),
         "answers": answers,
-        "layers": describe_layers(explorer, id),
+        "layers": list_units_by_layer(explorer, id),
         "has_responses": scan.has_responses,
         "has_model": explorer.model is not None,
         "model_note": explorer.model_note,
@@ -99,7 +99,7 @@ def add_image_picture(explorer: Explorer, id: int) -> str:
     return explorer.add_picture(key, make_picture, depends_on=origin, quality=80)
 
 
-def describe_answers(explorer: Explorer, id: int) -> list[dict[str, Any]]:
+def list_best_classes(explorer: Explorer, id: int) -> list[dict[str, Any]]:
     """The network's best classes, best first."""
     scan = explorer.scan
     labels, probabilities = scan.top5
@@ -108,7 +108,7 @@ def describe_answers(explorer: Explorer, id: int) -> list[dict[str, Any]]:
             "index": label,
             "name": scan.model_labels[label],
             "share": round(100 * probability, 1),
-            "value": format_share(probability),
+            "value": round_share(probability),
             "address": explorer.link("class", index=label),
         }
         for label, probability in zip(labels[id].tolist(), probabilities[id].tolist(), strict=True)
@@ -118,7 +118,7 @@ def describe_answers(explorer: Explorer, id: int) -> list[dict[str, Any]]:
 # ── the units that fire ──
 
 
-def describe_layers(explorer: Explorer, id: int) -> list[dict[str, Any]]:
+def list_units_by_layer(explorer: Explorer, id: int) -> list[dict[str, Any]]:
     """Some layers from first to last, with the units that stand out in this image."""
     layers = explorer.scan.layers
     spread = np.linspace(0, len(layers) - 1, min(SHOWN_LAYERS, len(layers)))
@@ -155,7 +155,7 @@ def rank_units(explorer: Explorer, layer: str, id: int) -> list[tuple[int, str]]
         facts.is_dead | (spans <= 0), 0, (responses - medians) / np.maximum(spans, 1e-12)
     )
     order = np.argsort(-shares, kind="stable")[:UNITS_PER_LAYER]
-    return [(int(unit), format_share(float(shares[unit]))) for unit in order if shares[unit] > 0]
+    return [(int(unit), round_share(float(shares[unit]))) for unit in order if shares[unit] > 0]
 
 
 def rank_units_by_place(scan: Scan, layer: str, id: int) -> list[tuple[int, str]]:

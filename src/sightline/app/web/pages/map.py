@@ -41,7 +41,7 @@ CAUTION = (
 def build_map_page(explorer: Explorer) -> Page:
     """The map's frame; positions and names come as a script."""
     scan = explorer.scan
-    problem = explain_missing_map(scan)
+    problem = explain_missing_image_map(scan)
     script = ""
     if not problem:
         ids = pick_evenly_spaced(scan.images, MAX_PICTURES).tolist()
@@ -63,7 +63,7 @@ def build_map_page(explorer: Explorer) -> Page:
     return Page("explorer/map.html", data, "Map of the images")
 
 
-def explain_missing_map(scan: Scan) -> str:
+def explain_missing_image_map(scan: Scan) -> str:
     """Why there is no map of the images; empty where there is one."""
     if not scan.vector_layers:
         return "The scan kept no features of the images: scan again with vectors=."

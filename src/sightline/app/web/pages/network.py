@@ -157,6 +157,18 @@ def describe_totals(explorer: Explorer, tables: list[UnitTable]) -> list[tuple[s
         ("Layers", f"{len(tables):,}"),
         ("Units", f"{sum(table.unit_count for table in tables):,}"),
     ]
+    totals += describe_unit_totals(tables)
+    totals.append(("Images", f"{scan.images:,}"))
+    if not scan.complete:
+        totals.append(("Pass", f"{scan.done:,} of {scan.description.dataset.count:,} files so far"))
+    totals.append(("Classes", f"{len(scan.model_labels):,}"))
+    totals.append(("Input", f"{scan.side}×{scan.side} pixels"))
+    return totals
+
+
+def describe_unit_totals(tables: list[UnitTable]) -> list[tuple[str, str]]:
+    """What was found of the units of all layers, as pairs of name and text."""
+    totals: list[tuple[str, str]] = []
     named_count = sum(1 for table in tables for name in table.names if name)
     if named_count:
         totals.append(("Units with a name", f"{named_count:,}"))
@@ -165,11 +177,6 @@ def describe_totals(explorer: Explorer, tables: list[UnitTable]) -> list[tuple[s
         duplicate_count = sum(table.duplicate_count or 0 for table in tables)
         totals.append(("Dead units", f"{dead_count:,}"))
         totals.append(("Duplicates of another unit", f"{duplicate_count:,}"))
-    totals.append(("Images", f"{scan.images:,}"))
-    if not scan.complete:
-        totals.append(("Pass", f"{scan.done:,} of {scan.description.dataset.count:,} files so far"))
-    totals.append(("Classes", f"{len(scan.model_labels):,}"))
-    totals.append(("Input", f"{scan.side}×{scan.side} pixels"))
     return totals
 
 

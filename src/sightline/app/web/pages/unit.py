@@ -16,7 +16,6 @@ from sightline.app.web.pages.content.facts import (
     count_things,
     describe_unit,
     format_number,
-    format_share,
     link_image,
     make_histogram,
     name_image,
@@ -26,6 +25,7 @@ from sightline.app.web.pages.content.facts import (
     read_image_groups,
     read_sample,
     read_unit_table,
+    round_share,
 )
 from sightline.app.web.pages.content.sheets import (
     PATCH_SIDE,
@@ -133,7 +133,7 @@ def describe_facts(
         rows.append(("Median response", format_number(middle), ""))
     facts = table.facts
     if facts is not None:
-        frequency = format_share(float(facts.frequency[unit]))
+        frequency = round_share(float(facts.frequency[unit]))
         rows.append(("Frequency", frequency, "share of the images that it responds to"))
         selectivity = float(facts.selectivity[unit])
         if np.isfinite(selectivity):

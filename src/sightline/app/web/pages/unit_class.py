@@ -13,9 +13,9 @@ from sightline.app.web.pages.content.facts import (
     count_things,
     describe_image,
     format_number,
-    format_share,
     read_image_groups,
     read_unit_table,
+    round_share,
 )
 from sightline.app.web.pages.content.sheets import make_unit_card
 from sightline.app.web.pages.unit import find_source
@@ -71,7 +71,7 @@ def build_class_page(explorer: Explorer, index: int) -> Page:
         "synthesis": explorer.synthesis("logits", index, 1),
         "facts": describe_class(images),
         "rows": describe_image_rows(explorer, groups, images),
-        "weights": describe_weights(explorer, index),
+        "weights": describe_class_weights(explorer, index),
         "selective": describe_selective_units(explorer, groups, index),
         "has_responses": scan.has_responses,
         "confusions": describe_confusions(explorer, groups, images, index),
@@ -106,10 +106,10 @@ def describe_class(images: ClassImages) -> list[tuple[str, str]]:
         return facts
     is_right = np.isin(members, images.answered)
     facts.insert(0, ("Images of this class", f"{len(members):,}"))
-    facts.append(("Right among them", format_share(float(is_right.mean()))))
+    facts.append(("Right among them", round_share(float(is_right.mean()))))
     if len(images.answered):
         precision = float(is_right.sum()) / len(images.answered)
-        facts.append(("Right when it says so", format_share(precision)))
+        facts.append(("Right when it says so", round_share(precision)))
     return facts
 
 
@@ -150,7 +150,7 @@ def describe_images(
         described.append(
             {
                 **describe_image(explorer, groups, id),
-                "probability": format_share(float(images.probabilities[id])),
+                "probability": round_share(float(images.probabilities[id])),
                 "answer": labels[answer] if answer >= 0 else "",
                 "is_right": id in images.answered,
             }
@@ -194,7 +194,7 @@ def make_bar(name: str, share: float, count: int, explorer: Explorer, label: int
     return {
         "name": name,
         "share": round(100 * share, 1),
-        "value": f"{format_share(share)} ({count:,})",
+        "value": f"{round_share(share)} ({count:,})",
         "address": explorer.link("class", index=label) if label >= 0 else "",
     }
 
@@ -202,7 +202,7 @@ def make_bar(name: str, share: float, count: int, explorer: Explorer, label: int
 # ── units ──
 
 
-def describe_weights(explorer: Explorer, index: int) -> dict[str, Any] | None:
+def describe_class_weights(explorer: Explorer, index: int) -> dict[str, Any] | None:
     """The units whose weights speak for and against the class; None without a linear classifier
     that reads units of the scan."""
     model = explorer.model

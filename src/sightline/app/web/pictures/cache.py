@@ -93,7 +93,7 @@ class PictureCache:
         Raises SightlineError if it can't be made or written.
         """
         path = self.find_path(name)
-        kept = _read_file(path)
+        kept = _read_bytes(path)
         if kept is not None:
             return kept
         with self.lock:
@@ -101,7 +101,9 @@ class PictureCache:
         if request is None:
             return None
         picture = request.make()
-        content = picture if isinstance(picture, bytes) else encode_webp(picture, request.quality)
+        content = (
+            picture if isinstance(picture, bytes) else encode_as_webp(picture, request.quality)
+        )
         if request.is_kept:
             write_bytes(content, path)
         return content
@@ -109,7 +111,7 @@ class PictureCache:
     def keep(self, key: Mapping[str, Any], picture: Tensor, quality: int = WEBP_QUALITY) -> str:
         """Keeps a picture that is made already, 1×3×H×W. Returns its file name."""
         name = f"{compute_key_digest(key)}.webp"
-        write_bytes(encode_webp(picture, quality), self.find_path(name))
+        write_bytes(encode_as_webp(picture, quality), self.find_path(name))
         return name
 
     def read_numbers(
@@ -118,7 +120,7 @@ class PictureCache:
         """Numbers by their key, made and kept if they are not there; None without `make`."""
         digest = compute_key_digest(key)
         path = self.folder / digest[:2] / f"{digest}.json"
-        kept = _read_file(path)
+        kept = _read_bytes(path)
         if kept is not None:
             return json.loads(kept)
         if make is None:
@@ -137,7 +139,7 @@ def compute_key_digest(key: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:DIGEST_LENGTH]
 
 
-def encode_webp(picture: Tensor, quality: int = WEBP_QUALITY) -> bytes:
+def encode_as_webp(picture: Tensor, quality: int = WEBP_QUALITY) -> bytes:
     """A picture 1×3×H×W in [0, 1] as a WebP file; lossless for a quality of 100."""
     import io
 
@@ -156,7 +158,7 @@ def write_bytes(content: bytes, path: Path) -> None:
         temporary.write_bytes(content)
 
 
-def _read_file(path: Path) -> bytes | None:
+def _read_bytes(path: Path) -> bytes | None:
     try:
         return path.read_bytes()
     except FileNotFoundError:

@@ -207,10 +207,3 @@ def shorten_alt_text(caption: str) -> str:
             caption = f"{first}."
             break
     return caption if len(caption) <= MAX_ALT_LENGTH else f"{caption[: MAX_ALT_LENGTH - 1]}…"
-
-
-def join_words(words: Sequence[str]) -> str:
-    """Words as an enumeration: «a, b and c»."""
-    if len(words) < 2:
-        return "".join(words)
-    return f"{', '.join(words[:-1])} and {words[-1]}"

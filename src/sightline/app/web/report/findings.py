@@ -8,9 +8,9 @@ from typing import Any
 from torch import Tensor
 
 from sightline.app.web.report.attributions import draw_overlay, name_trust
-from sightline.app.web.report.figures import encode_picture, join_words, limit_side
+from sightline.app.web.report.figures import encode_picture, limit_side
 from sightline.app.web.report.section import ReportSection
-from sightline.errors import escape_for_display
+from sightline.errors import escape_for_display, join_words
 from sightline.images.io.pictures import samples
 from sightline.models.model import Model
 

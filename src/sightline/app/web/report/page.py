@@ -103,7 +103,7 @@ def render_report(content: ReportContent) -> str:
         findings=[finding.describe() for finding in findings],
         chapters=list_chapters(content),
         seconds=sum(section.seconds for section in content.sections),
-        version=find_version(content.sections),
+        version=find_recorded_version(content.sections),
         layers=len(model.layers),
     )
 
@@ -128,7 +128,7 @@ def list_output_bars(sections: Sequence[ReportSection]) -> list[tuple[str, float
     return []
 
 
-def find_version(sections: Sequence[ReportSection]) -> str:
+def find_recorded_version(sections: Sequence[ReportSection]) -> str:
     """The package's version, as the recipes of the results have it."""
     for section in sections:
         if section.result:

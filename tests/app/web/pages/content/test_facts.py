@@ -11,7 +11,6 @@ from sightline.app.web.pages.content.facts import (
     count_things,
     fits_well,
     format_number,
-    format_share,
     make_histogram,
     match_labels,
     name_image,
@@ -19,6 +18,7 @@ from sightline.app.web.pages.content.facts import (
     read_distribution,
     read_image_groups,
     read_unit_table,
+    round_share,
 )
 from sightline.data.store.reader import Scan
 
@@ -32,9 +32,9 @@ def test_numbers(value: float, text: str) -> None:
 
 
 def test_shares_and_counts() -> None:
-    assert format_share(0.123) == "12 %"
-    assert format_share(0.0123) == "1.2 %"
-    assert format_share(0.0) == "0 %"
+    assert round_share(0.123) == "12 %"
+    assert round_share(0.0123) == "1.2 %"
+    assert round_share(0.0) == "0 %"
     assert count_things(1, "image") == "1 image"
     assert count_things(1200, "class") == "1,200 classes"
 

@@ -41,11 +41,13 @@ def test_strongest_patches_are_those_of_the_scan(explorer: Explorer) -> None:
         assert patch.image_id == top.ids[rank, 5]
         assert patch.value == float(top.values[rank, 5])
         assert patch.position == position
-        top, left, bottom, right = field.window(*position)
+        first_row, first_column, end_row, end_column = field.window(*position)
+        height = end_row - first_row
+        width = end_column - first_column
         assert patch.box is not None
-        assert patch.box[2] - patch.box[0] == bottom - top
-        assert patch.box[0] == min(max(top, 0), 32 - (bottom - top))
-        assert patch.box[1] == min(max(left, 0), 32 - (right - left))
+        assert patch.box[2] - patch.box[0] == height
+        assert patch.box[0] == min(max(first_row, 0), 32 - height)
+        assert patch.box[1] == min(max(first_column, 0), 32 - width)
 
 
 def test_more_than_the_scan_keeps_are_all_that_it_keeps(explorer: Explorer) -> None:

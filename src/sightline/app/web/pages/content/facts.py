@@ -46,7 +46,7 @@ def format_number(value: float) -> str:
     return text.replace("-", "−")
 
 
-def format_share(share: float) -> str:
+def round_share(share: float) -> str:
     """A share in percent: «12 %», «0.3 %»."""
     percent = 100 * share
     digits = 0 if percent >= 10 or percent == 0 else 1
