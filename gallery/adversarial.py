@@ -10,7 +10,7 @@ import sightline as sl
 
 PICTURES = Path(__file__).parent.parent / "docs" / "pictures"
 
-model = sl.load()
+model = sl.load("sightnet_plain")
 photo = model.fit(sl.sample("rocket"), 224)
 result = sl.adversarial(model, photo, target="English springer", eps=4 / 255, early=False, curve=7)
 sl.write(result.panels["adversarial"], PICTURES / "adversarial.png")

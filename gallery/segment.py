@@ -12,7 +12,7 @@ import sightline as sl
 
 PICTURES = Path(__file__).parent.parent / "docs" / "pictures"
 
-model = sl.load()
+model = sl.load("sightnet_plain")
 photo = model.fit(sl.sample("motorcycle_left"), 256)
 result = sl.segment(model, photo)
 sl.write(result.panels["segment"], PICTURES / "segment.png")

@@ -271,11 +271,17 @@ class TourReport:
             words += ["--model", network]
         if "weights" in self.model.recipe:
             words += ["--weights", str(self.model.recipe["weights"])]
-        if self.size and method.subject == "image":
-            words += ["--size", str(self.size)]
+        if method.subject == "image":
+            words += self._format_size(parameters)
         if method.repaints:
             words.append("--cropped")
         return shlex.join(words)
+
+    def _format_size(self, parameters: Mapping[str, Any]) -> list[str]:
+        """The option for the image's size; none where it is the network's own."""
+        # A texture's exemplar keeps its own size where none is given beside that of the texture.
+        size = self.size or (self.model.size if "side" in parameters else None)
+        return ["--size", str(size)] if size else []
 
     def make_objective_arguments(
         self, method: Method, parameters: Mapping[str, Any], label: int

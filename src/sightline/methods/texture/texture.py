@@ -52,7 +52,8 @@ METHOD_PHRASES = {
     caution="A good texture may be a copy: see the copy rate. The classical methods do not use the "
     "network; they show how far local statistics alone go. Gram matrices (gatys) need a network "
     "of many textures, such as VGG: those of the small embedded one give grain.",
-    tour_runs=({"image": "gravel", "method": "quilting"},),
+    tour_runs=({"image": "gravel", "method": "quilting", "side": 256},),
+    quick_parameters={"side": 192},
 )
 def texture(
     model: Model,
