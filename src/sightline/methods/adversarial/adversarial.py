@@ -44,7 +44,7 @@ from sightline.registry.result import Result
     caution="It shows that small changes, invisible to us, can change the class score a lot; not "
     "that the network looked at the wrong thing in the photograph. Success at one size of change "
     "says nothing about smaller ones, and an attack's failure does not prove that none exists.",
-    tour_runs=({"early": False, "curve": 5},),
+    tour_runs=({"early": False, "curve": 3, "steps": 20},),
     quick_parameters={"steps": 20, "curve": 3},
 )
 def adversarial(

@@ -45,7 +45,7 @@ MIN_VISIBILITY = 1e-6
     "Blue: it is lower.",
     caution="It is an average over random masks: a faint pattern without a shape is chance, and "
     "changes with the seed or with more masks. It is as coarse as the cells of the masks.",
-    tour_runs=({"samples": 150, "cells": 4},),
+    tour_runs=({"samples": 100, "cells": 4},),
     quick_parameters={"samples": 100},
     former_names={"masks": "samples"},
     # The trust test repeats it for every randomized network. Few masks need large cells; with small

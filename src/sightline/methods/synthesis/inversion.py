@@ -87,7 +87,7 @@ PASS_THROUGH_KINDS = ("Dropout", "Identity", "Flatten")
     caution="Where the features leave the image open, the smoothness prior fills it in: blurred or "
     "mottled areas show that prior, not the network's memory. A learned inversion fills them with "
     "what its training photographs had there.",
-    tour_runs=({"k": 5, "steps": 60},),
+    tour_runs=({"k": 4, "steps": 30},),
     quick_parameters={"k": 4, "steps": 20},
 )
 def inversion(

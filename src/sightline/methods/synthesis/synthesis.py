@@ -57,8 +57,8 @@ MAX_MOVIE_FRAMES = 64
     "that the network needs these parts in photographs.",
     tour_runs=(
         {"start": "fourier", "movie": "webp"},
-        {"start": "gray", "steps": 128},
-        {"layer": "logits", "steps": 48, "size": 96},
+        {"start": "gray", "steps": 64},
+        {"layer": "logits", "steps": 32, "size": 96},
         {"layer": "middle", "steps": 32, "size": 64},
     ),
     tour_titles=(
