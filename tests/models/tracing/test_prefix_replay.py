@@ -124,3 +124,48 @@ def test_a_network_of_its_own_mind_is_refused() -> None:
     refusal = pytest.raises(ReplayUnsupported, match="other scores")
     with PrefixReplay(model, "conv") as replay, refusal:
         replay.record(IMAGES)
+
+
+class Saving(nn.Module):
+    """An early layer whose output is also left in an attribute."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 6, 3, 2, 1)
+        self.saved = torch.zeros(())
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.saved = self.conv(x)
+        return self.saved
+
+
+class Consuming(nn.Module):
+    """A network that takes what an early layer left, so that it is there once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(3)
+        self.early = Saving()
+        self.body = nn.Conv2d(6, 6, 3, 1, 1)
+        self.late = nn.Conv2d(6, 5, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.body(self.early(x).relu())
+        x = self.late((x + self.early.saved).relu())
+        self.early.saved = torch.zeros(())
+        return x.mean((2, 3))
+
+
+@pytest.mark.parametrize("unit", [0, 4])
+def test_where_modules_can_not_be_replayed_all_of_it_runs(unit: int) -> None:
+    model = load(Consuming())
+    expected = model.ablated({"body": [unit]}).logits(IMAGES)
+    with PrefixReplay(model, "body") as replay:
+        with pytest.raises(ReplayUnsupported, match="other scores"):
+            replay.record(IMAGES)
+        feature, logits = replay.record_or_run_whole(IMAGES)
+        torch.testing.assert_close(logits, model.logits(IMAGES))
+        for _ in range(2):
+            changed = feature.clone()
+            changed[:, unit] = 0
+            torch.testing.assert_close(replay.run(changed), expected)

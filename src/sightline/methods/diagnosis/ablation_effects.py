@@ -253,12 +253,7 @@ def run_without_units(
     Units are numbered by their position in `sweep.units`. Those that change nothing are left out.
     """
     with PrefixReplay(model, sweep.layer) as replay:
-        try:
-            feature, logits = replay.record(images)
-            run = replay.run
-        except ReplayUnsupported:
-            feature, logits = replay.record_once()
-            run = replay.run_whole
+        feature, logits = replay.record_or_run_whole(images)
         yield -1, logits
         substitute = sweep.make_substitute(feature)
         for position, unit in enumerate(sweep.units):
@@ -266,7 +261,7 @@ def run_without_units(
             changed = torch.where(is_off, substitute, feature)
             if torch.equal(changed, feature):
                 continue
-            yield position, run(changed)
+            yield position, replay.run(changed)
 
 
 class EffectTally:

@@ -21,7 +21,7 @@ from sightline.models.ablation import find_unit_axes
 from sightline.models.layers.feature_maps import reshape_to_unit_grid
 from sightline.models.model import Model
 from sightline.models.tracing.crops import find_receptive_window
-from sightline.models.tracing.prefix_replay import PrefixReplay, ReplayUnsupported
+from sightline.models.tracing.prefix_replay import PrefixReplay
 
 Units = list[tuple[str, int]]
 
@@ -189,18 +189,14 @@ def run_without_each(
     substitute = measure_resting_values(model, sweep, reference)
     logits: list[Tensor] = []
     with PrefixReplay(model, sweep.layer) as replay:
-        try:
-            feature, clean = replay.record(images)
-            run = replay.run
-        except ReplayUnsupported:
-            feature, clean = replay.record_once()
-            run = replay.run_whole
+        feature, clean = replay.record_or_run_whole(images)
         logits.append(clean)
         for units in unit_sets:
             is_off = torch.zeros(1, dtype=torch.bool)
             for unit in units:
                 is_off = is_off | sweep.mark_unit(unit)
-            logits.append(run(torch.where(is_off.to(feature.device), substitute, feature)))
+            changed = torch.where(is_off.to(feature.device), substitute, feature)
+            logits.append(replay.run(changed))
     return logits
 
 

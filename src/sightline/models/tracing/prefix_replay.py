@@ -129,6 +129,18 @@ class PrefixReplay:
             raise ReplayUnsupported(f"{self.model.name} gives other scores when it is replayed")
         return feature, logits
 
+    def record_or_run_whole(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """The same for any network: where its modules can't be replayed, `run` runs all of it.
+
+        Raises ReplayUnsupported for a layer that does not run for these images.
+        """
+        try:
+            return self.record(images)
+        except ReplayUnsupported:
+            feature, logits = self.record_once()
+            self.kept = {}
+            return feature, logits
+
     def record_once(self) -> tuple[Tensor, Tensor]:
         """One pass, with what it leaves."""
         self.kept = {}
@@ -155,11 +167,6 @@ class PrefixReplay:
             return self.run_pass()
         finally:
             self.replacement = None
-
-    def run_whole(self, feature: Tensor) -> Tensor:
-        """The same by a whole pass, for a network whose modules can't be replayed."""
-        self.kept = {}
-        return self.run(feature)
 
     def run_pass(self) -> Tensor:
         """One pass of the network, however much of it is replayed."""
