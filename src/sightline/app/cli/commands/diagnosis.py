@@ -3,16 +3,18 @@
 import json
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter, validators
 
 from sightline.app.cli.options import DeviceOption, JsonOption, OutOption, QuietOption
 from sightline.app.cli.terminal import make_progress_display, print_lines
 
-Report = Callable[[str, float], None]
+# Takes the name of the step that runs, and the share of all work that is done.
+StepCallback = Callable[[str, float], None]
 
 StoreOption = Annotated[Path, Parameter(help="A store that `sightline scan` wrote.")]
 
@@ -49,18 +51,13 @@ def compare(
     check_writable(folder)
     old_scan = Scan.open(old)
     new_scan = Scan.open(new)
-    with make_progress_display("{task.description:<12}", quiet=quiet) as display:
-        task = display.add_task("responses", total=1.0)
-
-        def report(step: str, share: float) -> None:
-            display.update(task, description=step, completed=share)
-
+    with show_steps("responses", quiet=quiet) as show_step:
         comparison = compare_scans(
-            old_scan, new_scan, images=images, groups=groups, callback=report
+            old_scan, new_scan, images=images, groups=groups, callback=show_step
         )
     files = write_comparison(comparison, old_scan, new_scan, folder, repeat_command())
     if as_json:
-        print(json.dumps({**comparison.to_json(), "files": list(map(str, files))}))
+        print_json(comparison.to_json(), files)
     else:
         print_lines(compose_lead(comparison), *comparison.notes, str(files[0]))
     return 0
@@ -97,18 +94,13 @@ def mistakes(
     folder = out or Path("out") / "mistakes"
     check_writable(folder)
     scan = Scan.open(store)
-    with make_progress_display("{task.description:<12}", quiet=quiet) as display:
-        task = display.add_task("groups", total=1.0)
-
-        def report(step: str, share: float) -> None:
-            display.update(task, description=step, completed=share)
-
+    with show_steps("groups", quiet=quiet) as show_step:
         result = find_mistakes(
-            scan, layers=layers, groups=groups, seed=seed, device=device, callback=report
+            scan, layers=layers, groups=groups, seed=seed, device=device, callback=show_step
         )
     files = write_mistakes(result, scan, folder, repeat_command())
     if as_json:
-        print(json.dumps({**result.to_json(), "files": list(map(str, files))}))
+        print_json(result.to_json(), files)
     else:
         sentences = [group.sentence for group in result.groups]
         print_lines(*sentences, *result.notes, str(files[0]))
@@ -149,12 +141,7 @@ def ablate(
     check_writable(folder)
     scan = Scan.open(store)
     chosen = None if units is None else parse_ablation([f"{layer}:{units}"])[layer]
-    with make_progress_display("{task.description:<12}", quiet=quiet) as display:
-        task = display.add_task("images", total=1.0)
-
-        def report(done: int, total: int) -> None:
-            display.update(task, completed=done / total)
-
+    with show_steps("images", quiet=quiet) as show_step:
         effects = measure_effects(
             scan,
             layer,
@@ -162,11 +149,11 @@ def ablate(
             fill=fill,
             images=images,
             device=device,
-            callback=report,
+            callback=lambda done, total: show_step("images", done / total),
         )
     files = write_effects(effects, scan, folder, repeat_command())
     if as_json:
-        print(json.dumps({**effects.to_json(), "files": list(map(str, files))}))
+        print_json(effects.to_json(), files)
         return 0
     lines = [f"{effects.layer}: {effects.accuracy:.1%} are {effects.reference}, with all units"]
     for position in effects.list_strongest(5):
@@ -178,6 +165,23 @@ def ablate(
         )
     print_lines(*lines, str(files[0]))
     return 0
+
+
+@contextmanager
+def show_steps(first_step: str, *, quiet: bool) -> Generator[StepCallback, None, None]:
+    """A progress bar while the block runs, behind the name of the step."""
+    with make_progress_display("{task.description:<12}", quiet=quiet) as display:
+        task = display.add_task(first_step, total=1.0)
+
+        def show_step(step: str, share: float) -> None:
+            display.update(task, description=step, completed=share)
+
+        yield show_step
+
+
+def print_json(numbers: Mapping[str, Any], files: list[Path]) -> None:
+    """Prints numbers and the files that were written as one JSON object."""
+    print(json.dumps({**numbers, "files": list(map(str, files))}))
 
 
 def repeat_command() -> str:
