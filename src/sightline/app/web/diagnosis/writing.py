@@ -8,14 +8,13 @@ from typing import Any
 from sightline.app.web.diagnosis.comparison import build_comparison_data
 from sightline.app.web.diagnosis.mistakes import build_effects_data, build_mistakes_data
 from sightline.app.web.diagnosis.pictures import embed_picture
+from sightline.app.web.report.page import read_static_text
 from sightline.data.store.reader import Scan
 from sightline.images.plotting.html import render_template
 from sightline.methods.diagnosis.ablation_effects import AblationEffects
 from sightline.methods.diagnosis.compare import Comparison
 from sightline.methods.diagnosis.mistakes import Mistakes
 from sightline.registry.result import write_json, write_text
-
-STATIC_FOLDER = Path(__file__).parents[1] / "static"
 
 
 def write_comparison(
@@ -50,8 +49,8 @@ def _write_report(
         breadcrumb=[],
         command=command,
         made_with=f"Sightline {version('sightline')}",
-        stylesheet=(STATIC_FOLDER / "sightline.css").read_text(encoding="utf-8"),
-        script=(STATIC_FOLDER / "sightline.js").read_text(encoding="utf-8"),
+        stylesheet=read_static_text("sightline.css"),
+        script=read_static_text("sightline.js"),
         **data,
     )
     folder.mkdir(parents=True, exist_ok=True)
