@@ -27,10 +27,11 @@ def render_template(template: str, *, package: str = "sightline", **content: Any
 @cache
 def _make_environment(package: str) -> "Environment":
     """What reads the templates of a package, and keeps them compiled."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
+    from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 
     return Environment(
-        loader=PackageLoader(package),
+        # Any package's templates may include those of the methods' pages.
+        loader=ChoiceLoader([PackageLoader(package), PackageLoader("sightline")]),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
