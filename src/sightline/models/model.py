@@ -4,6 +4,7 @@ The caller's network is never changed. The work happens in a private copy of the
 shares the weights' storage.
 """
 
+import logging
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
@@ -55,6 +56,8 @@ from sightline.models.overrides.mode import suspend_overrides
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+
+logger = logging.getLogger(__name__)
 
 
 class Model(NetworkRunner):
@@ -154,6 +157,7 @@ class Model(NetworkRunner):
         self._intact: Model | None = None
         self._custom_labels = tuple(labels)
         self._custom_landmarks = dict(landmarks or {})
+        self._shadowed_landmarks: set[str] = set()
 
     def __repr__(self) -> str:
         facts = [repr(self.name), self._describe_scores(), self.describe_input(), str(self.device)]
@@ -230,7 +234,8 @@ class Model(NetworkRunner):
         """Resolves a layer's name, alias, landmark, index or pattern to its name.
 
         An index counts the layers in the order of the forward pass from 0, or from the end if it is
-        negative. A pattern such as "features.*.conv" has to match exactly one layer.
+        negative. A pattern such as "features.*.conv" has to match exactly one layer. A layer of the
+        network's own goes before a landmark of the same name, with a warning.
 
         Raises SightlineError with the closest name for an unknown one, and with the matches of a
         pattern that has several.
@@ -238,8 +243,11 @@ class Model(NetworkRunner):
         name = str(name)
         resolved = self.aliases.get(name, name)
         # Finding landmarks takes a few passes, which a plain name need not wait for.
-        if name in LANDMARK_NAMES or name in self._custom_landmarks:
+        is_landmark = name in LANDMARK_NAMES or name in self._custom_landmarks
+        if is_landmark and name not in self.layers:
             resolved = self.landmarks.get(name, resolved)
+        elif is_landmark:
+            self._warn_of_shadowed_landmark(name)
         if resolved == "logits" or resolved.removesuffix(":in") in self.layers:
             return resolved
         if is_layer_pattern(name):
@@ -250,6 +258,18 @@ class Model(NetworkRunner):
             raise make_missing_landmark_error(name, self.name, self.layers)
         candidates = [*self.aliases, *self.landmarks, *self.layers]
         raise make_unknown_name_error("layer", name, candidates)
+
+    def _warn_of_shadowed_landmark(self, name: str) -> None:
+        """Says once that a layer of the network's own stands for a landmark of the same name."""
+        landmark = self.landmarks.get(name)
+        if landmark in (None, name) or name in self._shadowed_landmarks:
+            return
+        self._shadowed_landmarks.add(name)
+        logger.warning(
+            "%r is taken as the network's own layer of that name, not as the landmark, which is %s",
+            name,
+            landmark,
+        )
 
     def match_layers(self, names: Iterable[str | int]) -> tuple[str, ...]:
         """The names with every pattern, such as "features.*.conv", replaced by all its matches.

@@ -82,6 +82,21 @@ def test_what_has_no_frames_is_refused_in_one_line(tmp_path: Path) -> None:
         assert str(error.value).startswith((tmp_path / name).name)
 
 
+@pytest.mark.parametrize("read", [lambda path: list(read_video(path)), read_video_properties])
+@pytest.mark.parametrize(
+    "damage", [lambda ts: ts.replace(b"\x10\xe1\x00", b"\x10\xff\xff"), lambda ts: ts[:188]]
+)
+def test_a_transport_stream_without_its_tables_is_one_line(
+    damage: Callable[[bytes], bytes], read: Callable[[Path], object], tmp_path: Path
+) -> None:
+    write_source(tmp_path / "a.ts", [Fraction(number, 25) for number in range(4)])
+    content = (tmp_path / "a.ts").read_bytes()
+    assert damage(content) != content
+    (tmp_path / "a.ts").write_bytes(damage(content))
+    with pytest.raises(sl.SightlineError, match=r"^a\.ts: [^\n]+$"):
+        read(tmp_path / "a.ts")
+
+
 @pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".mov", ".avi", ".ts"])
 @pytest.mark.parametrize("rate", [Fraction(24), Fraction(30000, 1001)])
 def test_the_rate_of_any_container(suffix: str, rate: Fraction, tmp_path: Path) -> None:

@@ -216,6 +216,38 @@ def test_given_landmarks_are_kept() -> None:
     assert model.landmarks["penultimate"] == "fc:in"
 
 
+class NamedLikeLandmarks(Seeded):
+    """Its modules have names of landmarks, which none of them is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.middle = nn.Conv2d(3, 5, 3)
+        self.first = nn.Conv2d(5, 6, 3)
+        self.last_conv = nn.Conv2d(6, 4, 3)
+        self.penultimate = nn.Linear(4, 7)
+        self.answer = nn.Linear(7, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.last_conv(F.relu(self.first(F.relu(self.middle(x))))))
+        return self.answer(F.relu(self.penultimate(x.mean((2, 3)))))
+
+
+def test_a_layer_goes_before_the_landmark_of_its_name(caplog: pytest.LogCaptureFixture) -> None:
+    model = Model(NamedLikeLandmarks().eval(), size=(20, 24))
+    assert model.landmarks["first"] == "middle"
+    assert all(model.layer(name) == name for name in model.layers)
+    images = torch.rand(2, 3, 20, 24)
+    outputs = model.run(images, ["middle", "first"])
+    assert outputs["middle"].shape == (2, 5, 18, 22)
+    assert outputs["first"].shape == (2, 6, 16, 20)
+    ablated = model.ablated({"first": [1]}).run(images, ["middle", "first"])
+    assert torch.equal(ablated["middle"], outputs["middle"])
+    assert not ablated["first"][:, 1].any()
+    messages = {record.message for record in caplog.records if "landmark" in record.message}
+    assert len(messages) == 4
+    assert any("'first'" in message and "which is middle" in message for message in messages)
+
+
 # ── landmarks that a network does not have ──
 
 

@@ -1,6 +1,8 @@
 """Reading videos frame by frame, and how they are shown."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import IO, Any
@@ -23,34 +25,27 @@ DEFAULT_FRAME_RATE = Fraction(20)
 DEFAULT_DURATION = 100
 
 
+@dataclass
+class _FrameCount:
+    """How many frames of a file were decoded so far."""
+
+    frames: int = 0
+
+
 def read_video(path: str | Path) -> Iterator[Tensor]:
     """Yields the frames of a video, upright, each 1×3×H×W in [0, 1], decoded on demand.
 
     Raises SightlineError, one line that begins with the file's name, for anything without whole
     frames.
     """
-    path = Path(path)
-    name = escape_line_breaks(path.name or str(path))
-    count = 0
-    try:
-        with open_video_file(path) as file:
-            frames = _decode_animation(file) if is_animation(file) else _decode_frames(file)
-            for frame in frames:
-                count += 1
-                yield frame
-    except FileNotFoundError as error:
-        raise SightlineError(f"{name}: {describe_missing_file(path)}") from error
-    except IndexError as error:  # there is no video stream 0
-        raise SightlineError(f"{name}: there is no picture in it, only sound or data") from error
-    except EOFError as error:
-        # The container ends before its first frame, or within one.
-        reason = f"broken after {count} frames" if count else "a video without frames"
-        raise SightlineError(f"{name}: {reason}") from error
-    except (OSError, ValueError) as error:  # av's own errors are among these, and SightlineError
-        reason = _describe_decoding_error(error, count)
-        raise SightlineError(f"{name}: {escape_line_breaks(reason)}") from error
-    if not count:
-        raise SightlineError(f"{name}: a video without frames")
+    decoded = _FrameCount()
+    with _open_readable_video(Path(path), decoded) as file:
+        frames = _decode_animation(file) if is_animation(file) else _decode_frames(file)
+        for frame in frames:
+            decoded.frames += 1
+            yield frame
+        if not decoded.frames:
+            raise EOFError
 
 
 def read_video_properties(path: str | Path) -> VideoProperties:
@@ -59,23 +54,38 @@ def read_video_properties(path: str | Path) -> VideoProperties:
     A GIF or WebP is decoded for it. Other files are read through, not decoded, unless their header
     counts the frames. Raises SightlineError as `read_video` does.
     """
-    path = Path(path)
+    with _open_readable_video(Path(path), _FrameCount()) as file:
+        if is_animation(file):
+            return _read_animation_properties(file)
+        with open_container(file) as container:
+            return VideoProperties(
+                frame_rate=_measure_frame_rate(container),
+                has_sound=bool(container.streams.audio),
+            )
+
+
+@contextmanager
+def _open_readable_video(path: Path, decoded: _FrameCount) -> Iterator[IO[bytes]]:
+    """The open file. Errors of the block that are the file's are raised as SightlineError.
+
+    What is raised in the block by the consumer of a generator is not among them: a generator that
+    yields inside the block gets only GeneratorExit from there.
+    """
     name = escape_line_breaks(path.name or str(path))
     try:
         with open_video_file(path) as file:
-            if is_animation(file):
-                return _read_animation_properties(file)
-            with open_container(file) as container:
-                return VideoProperties(
-                    frame_rate=_measure_frame_rate(container),
-                    has_sound=bool(container.streams.audio),
-                )
+            yield file
     except FileNotFoundError as error:
         raise SightlineError(f"{name}: {describe_missing_file(path)}") from error
     except IndexError as error:  # there is no video stream 0
         raise SightlineError(f"{name}: there is no picture in it, only sound or data") from error
+    except EOFError as error:
+        # The container ends before its first frame, or within one.
+        count = decoded.frames
+        reason = f"broken after {count} frames" if count else "a video without frames"
+        raise SightlineError(f"{name}: {reason}") from error
     except (OSError, ValueError) as error:  # av's own errors are among these, and SightlineError
-        reason = _describe_decoding_error(error, 0)
+        reason = _describe_decoding_error(error, decoded.frames)
         raise SightlineError(f"{name}: {escape_line_breaks(reason)}") from error
 
 
@@ -87,7 +97,7 @@ def is_animation_file(path: str | Path) -> bool:
                 return False
             with open_picture(file, count_frames=True) as decoded:
                 return decoded.frame_count > 1
-    except (OSError, ValueError):  # SightlineError, and a null byte in a path
+    except (OSError, ValueError, EOFError):  # SightlineError, and a null byte in a path
         return False
 
 
