@@ -181,9 +181,9 @@ def explain_store(words: Sequence[str], store: str) -> str:
             return ""
         is_picture_folder = any(is_picture_name(path.name) for path in folder.rglob("*"))
         if is_picture_folder:
-            made = f"{folder.name or 'photos'}.scan"
-            scanned = format_command(["scan", store, "--store", made])
-            corrected = _correct_value(words, "--store", made)
+            store_name = f"{folder.name or 'photos'}.scan"
+            scanned = format_command(["scan", store, "--store", store_name])
+            corrected = _correct_value(words, "--store", store_name)
             return f"{store} is a folder of pictures, not a store: {scanned}, then {corrected}"
     return ""
 
@@ -192,12 +192,12 @@ def _explain_picture(words: Sequence[str], network: str) -> str:
     """The picture comes first, and a network is named."""
     said = f"{network} is a picture, and no network"
     command = words[0]
-    rest = [word for word in _drop_option(words[1:], "--model") if word != network]
+    subject_words = [word for word in _drop_option(words[1:], "--model") if word != network]
     if command in ("filters", "layers", "scan"):
         return f"{said}; {command} looks at a network: {format_command([command, 'resnet50'])}"
-    has_subject = bool(rest) and not rest[0].startswith("-")
+    has_subject = bool(subject_words) and not subject_words[0].startswith("-")
     picture = [] if has_subject else [network]
-    return f"{said}: {format_command([command, *picture, *rest, '--model', 'resnet50'])}"
+    return f"{said}: {format_command([command, *picture, *subject_words, '--model', 'resnet50'])}"
 
 
 def _explain_code_file(words: Sequence[str], network: str, path: str, name: str) -> str:
@@ -277,14 +277,14 @@ def _correct_value(words: Sequence[str], option: str, value: str) -> str:
 
 def _drop_option(words: Sequence[str], option: str) -> list[str]:
     """The words without an option and its value."""
-    kept: list[str] = []
+    words_without: list[str] = []
     remaining = iter(words)
     for word in remaining:
         if word == option:
             next(remaining, None)
         elif not word.startswith(f"{option}="):
-            kept.append(word)
-    return kept
+            words_without.append(word)
+    return words_without
 
 
 def find_option_value(words: Sequence[str], option: str) -> str | None:

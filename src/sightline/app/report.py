@@ -377,9 +377,9 @@ def is_evaluated_by(section: ReportSection, parameters: Mapping[str, Any]) -> bo
     if not section.method.attribution or parameters.get("method") != section.method.name:
         return False
     evaluated = find_attribution_method(section.method.name)
-    shown = find_run_attribution_method(section.method.name, section.parameters)
+    attribution = find_run_attribution_method(section.method.name, section.parameters)
     kind = parameters.get("kind", evaluated.kind)
-    return shown.kind == kind and not shown.parameters
+    return attribution.kind == kind and not attribution.parameters
 
 
 def _report_step(

@@ -109,7 +109,7 @@ def parse_ablation(texts: Sequence[str]) -> dict[str, tuple[int, ...]]:
                 f"units to turn off are given as LAYER:UNIT,UNIT or LAYER:FIRST-LAST, such as "
                 f"layer4:12,40; given was {text!r:.80}"
             )
-        numbers = [number for part in listed.split(",") for number in _parse_range(part)]
+        numbers = [number for entry in listed.split(",") for number in _parse_range(entry)]
         units[layer] = (*units.get(layer, ()), *numbers)
     return units
 
@@ -253,7 +253,9 @@ def is_broadcastable(shape: Sequence[int], target: Sequence[int]) -> bool:
     """Whether a tensor of this shape is repeated to the target's along axes of length 1."""
     if len(shape) != len(target):
         return False
-    return all(length in (1, wanted) for length, wanted in zip(shape, target, strict=True))
+    return all(
+        length in (1, target_length) for length, target_length in zip(shape, target, strict=True)
+    )
 
 
 @dataclass(frozen=True)
@@ -302,9 +304,9 @@ def draw_unit_maps(model: AblatedModel, chosen: LayerUnits, images: Tensor, seed
     axes = chosen.axes
     generator = torch.Generator().manual_seed(seed)
     draws = torch.randint(len(images), (axes.count,), generator=generator)
-    drawn = draws[list(chosen.units)].unique().tolist()
+    image_numbers = draws[list(chosen.units)].unique().tolist()
     output = torch.empty(0)
-    for number in drawn:
+    for number in image_numbers:
         with torch.no_grad():
             feature = model.run(images[number : number + 1], [chosen.layer])[chosen.layer]
         if not output.numel():

@@ -227,8 +227,8 @@ class Model(NetworkRunner):
         reference = self._untargeted or self._intact
         if reference is not None:
             return reference.landmarks
-        known = self._custom_landmarks
-        return {**find_landmarks(cast(InspectedModel, self), known), **known}
+        custom = self._custom_landmarks
+        return {**find_landmarks(cast(InspectedModel, self), custom), **custom}
 
     def layer(self, name: str | int) -> str:
         """Resolves a layer's name, alias, landmark, index or pattern to its name.
@@ -541,9 +541,9 @@ class Model(NetworkRunner):
             return capture.tensors
         self._probe_at_size_of(image)
         head = self.head
-        wanted = (names - {"logits"}) | set(head.layers)
+        captured_layers = (names - {"logits"}) | set(head.layers)
         capture, output = self.capture_layers(
-            image, wanted, leaf, on_layer, run_to_end=head.needs_output
+            image, captured_layers, leaf, on_layer, run_to_end=head.needs_output
         )
         capture.require_all_tensors(self.name)
         selected = head.select(output) if head.needs_output else None

@@ -103,10 +103,12 @@ def build_recipe_schema(
             }
         )
     properties = {**recipe_schema["properties"], "method": {"enum": names}}
-    parts = {key: value for key, value in recipe_schema.items() if key != "title"}
+    properties_without_title = {
+        key: value for key, value in recipe_schema.items() if key != "title"
+    }
     return {
         "$schema": SCHEMA_DIALECT,
-        **parts,
+        **properties_without_title,
         "title": "recipe.json of Sightline",
         "description": "What makes a result again: `sightline again recipe.json`.",
         "properties": properties,

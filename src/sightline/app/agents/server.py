@@ -146,17 +146,17 @@ def describe_method_tool(method: Method) -> Tool:
 
 def call_tool(name: str, arguments: Mapping[str, Any]) -> Answer:
     """Runs a tool. Raises SightlineError for what can't be met."""
-    given = dict(arguments)
+    parameters = dict(arguments)
     if name == "list_samples":
         count = sum(map(len, list_network_names().values()))
         return Answer([", ".join(samples()), f"{count} networks can be named."])
     methods = load_methods()
     if name != "list_layers" and name not in methods:
         raise make_unknown_name_error("tool", name, [*methods, "list_layers", "list_samples"])
-    model = load_named_network(given.pop("model", "sightnet"), given.pop("weights", None))
+    model = load_named_network(parameters.pop("model", "sightnet"), parameters.pop("weights", None))
     if name == "list_layers":
         return describe_layers(model)
-    return run_method(methods[name], model, given)
+    return run_method(methods[name], model, parameters)
 
 
 @lru_cache(maxsize=2)

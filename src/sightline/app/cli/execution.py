@@ -214,8 +214,10 @@ def load_network_or_store(
             )
         return turn_units_off(model, shared.ablate, shared.ablate_fill)
     if shared.network_settings:
-        given = ", ".join(f"--{name}" for name in shared.network_settings)
-        raise UsageError(f"the network is that of --store, which knows its own; leave out {given}")
+        given_options = ", ".join(f"--{name}" for name in shared.network_settings)
+        raise UsageError(
+            f"the network is that of --store, which knows its own; leave out {given_options}"
+        )
     scan = Scan.open(store)
     if not takes_scan(method):
         model = scan.model(shared.device)

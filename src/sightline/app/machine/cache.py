@@ -64,17 +64,17 @@ def remove_cache_entries(entries: Sequence[CacheEntry]) -> tuple[list[CacheEntry
         if entry.path.parent.parent != root:
             raise SightlineError(f"{entry.path} is not in the cache {root}; nothing is removed")
     removed: list[CacheEntry] = []
-    kept: dict[Path, str] = {}
+    failures: dict[Path, str] = {}
     for entry in entries:
         try:
             _remove_entry(entry.path)
         except SightlineError as error:
-            kept[entry.path] = str(error)
+            failures[entry.path] = str(error)
         except OSError as error:
-            kept[entry.path] = error.strerror or str(error)
+            failures[entry.path] = error.strerror or str(error)
         else:
             removed.append(entry)
-    return removed, kept
+    return removed, failures
 
 
 def _list_entry_paths(folder: Path) -> Iterator[Path]:

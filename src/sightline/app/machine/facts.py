@@ -85,7 +85,7 @@ def collect_machine_facts() -> MachineFacts:
 
 def format_machine_facts(facts: MachineFacts) -> list[str]:
     """The facts as lines for a terminal."""
-    versions = [f"{name} {found or 'not installed'}" for name, found in facts.versions.items()]
+    versions = [f"{name} {version or 'not installed'}" for name, version in facts.versions.items()]
     fast_paths = [f"{name} {'on' if is_on else 'off'}" for name, is_on in facts.fast_paths.items()]
     rows = [
         ("versions", f"{', '.join(versions)}, Python {facts.python}"),

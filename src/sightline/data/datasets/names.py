@@ -26,10 +26,10 @@ def find_stored_file(name: str) -> str:
     """
     if os.path.lexists(name):
         return name
-    path, *parts = name.split(os.sep)
-    for part in parts:
-        literal_path = f"{path}{os.sep}{part}"
-        raw_path = f"{path}{os.sep}{ESCAPED_BYTE.sub(_restore_surrogate, part)}"
+    path, *segments = name.split(os.sep)
+    for segment in segments:
+        literal_path = f"{path}{os.sep}{segment}"
+        raw_path = f"{path}{os.sep}{ESCAPED_BYTE.sub(_restore_surrogate, segment)}"
         is_raw = not os.path.lexists(literal_path) and os.path.lexists(raw_path)
         path = raw_path if is_raw else literal_path
     return path

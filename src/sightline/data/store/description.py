@@ -247,9 +247,9 @@ def require_responses(
     """
     missing_kinds = set(requested_kinds) - set(stored.response_kinds)
     if missing_kinds:
-        what = "responses" if "max" in missing_kinds else "mean responses"
+        noun = "responses" if "max" in missing_kinds else "mean responses"
         raise SightlineError(
-            f"the store {path} was made without {what}, which need another pass: "
+            f"the store {path} was made without {noun}, which need another pass: "
             "give another --store, or ask for none to use this one as it is"
         )
 

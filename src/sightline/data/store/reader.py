@@ -373,10 +373,10 @@ class Scan:
         """The number of a layer's units. Raises SightlineError if there are no responses of it."""
         name, _ = self._resolve_units(layer)
         if kind not in self.description.response_kinds:
-            what = "responses" if kind == "max" else "mean responses"
+            noun = "responses" if kind == "max" else "mean responses"
             option = "--responses" if kind == "max" else "--mean-responses"
             raise SightlineError(
-                f"the store {self.path.name} was made without {what}: "
+                f"the store {self.path.name} was made without {noun}: "
                 f"scan again with {option} into another store"
             )
         return self.description.layers[name].units
@@ -408,11 +408,11 @@ class Scan:
                 f"the store {self.path} is damaged: it lacks responses to the images {ids.start} "
                 f"to {ids.stop - 1}; sightline store verify tells more"
             )
-        parts: list[np.ndarray] = []
+        blocks: list[np.ndarray] = []
         for column in columns:
             numbers = rows[column].combine_chunks().flatten().to_numpy(zero_copy_only=False)
-            parts.append(numbers.reshape(len(ids), -1))
-        responses = np.concatenate(parts, axis=1)
+            blocks.append(numbers.reshape(len(ids), -1))
+        responses = np.concatenate(blocks, axis=1)
         is_ordered = bool((np.diff(stored_ids) > 0).all())
         return responses if is_ordered else responses[order]
 

@@ -210,9 +210,9 @@ def find_state_problem(
     else:
         limit = progress.done if kind == "positions" else progress.images
     if bool(((tensor < -1) | (tensor >= limit)).any()):
-        what = {"ids": "images", "positions": "files", "places": "positions outside the maps"}
+        nouns = {"ids": "images", "positions": "files", "places": "positions outside the maps"}
         suffix = "" if kind == "places" else " that are not in the store"
-        return f"{name} names {what[kind]}{suffix}"
+        return f"{name} names {nouns[kind]}{suffix}"
     return None
 
 

@@ -47,17 +47,17 @@ def find_nearest_units(scan: Scan, layer: str) -> NearestUnits:
 
     A unit that responds the same to every image has no correlation, and no neighbours.
     """
-    own = scan.description.unit_slices[scan.layer(layer)]
+    layer_units = scan.description.unit_slices[scan.layer(layer)]
     slices = list(scan.description.unit_slices.values())
-    parts = [
-        rank_neighbors(slices, own, rows, correlations)
-        for rows, correlations in iterate_correlations(scan, own)
+    blocks = [
+        rank_neighbors(slices, layer_units, rows, correlations)
+        for rows, correlations in iterate_correlations(scan, layer_units)
     ]
     return NearestUnits(
-        layers=np.concatenate([part.layers for part in parts]),
-        units=np.concatenate([part.units for part in parts]),
-        correlations=np.concatenate([part.correlations for part in parts]),
-        duplicate_of=np.concatenate([part.duplicate_of for part in parts]),
+        layers=np.concatenate([block.layers for block in blocks]),
+        units=np.concatenate([block.units for block in blocks]),
+        correlations=np.concatenate([block.correlations for block in blocks]),
+        duplicate_of=np.concatenate([block.duplicate_of for block in blocks]),
     )
 
 
@@ -97,10 +97,10 @@ class ProductSums:
 
     def correlate_units(self, rows: range) -> Tensor:
         """The correlations of some of the `rows` with all units, len(rows) × U."""
-        own = slice(rows.start, rows.stop)
+        row_units = slice(rows.start, rows.stop)
         products = self.products[rows.start - self.rows.start : rows.stop - self.rows.start]
-        covariances = products.double() / self.images - self.means[own, None] * self.means
-        correlations = covariances / (self.deviations[own, None] * self.deviations)
+        covariances = products.double() / self.images - self.means[row_units, None] * self.means
+        correlations = covariances / (self.deviations[row_units, None] * self.deviations)
         return correlations.clamp(-1, 1)
 
 
@@ -143,13 +143,13 @@ def rank_neighbors(
     numbers = torch.arange(correlations.shape[1])
     is_own = (numbers >= own.start) & (numbers < own.stop)
     is_itself = numbers == torch.tensor(rows)[:, None]
-    known = correlations.nan_to_num(nan=-torch.inf)
+    finite = correlations.nan_to_num(nan=-torch.inf)
 
-    own_known = known.masked_fill(~is_own | is_itself, -torch.inf)
-    other_known = known.masked_fill(is_own, -torch.inf)
-    both = [select_largest(values, NEIGHBORS_PER_SIDE) for values in (own_known, other_known)]
-    values = torch.cat([values for values, _ in both], 1)
-    indices = torch.cat([indices for _, indices in both], 1)
+    own_known = finite.masked_fill(~is_own | is_itself, -torch.inf)
+    other_known = finite.masked_fill(is_own, -torch.inf)
+    selections = [select_largest(values, NEIGHBORS_PER_SIDE) for values in (own_known, other_known)]
+    values = torch.cat([values for values, _ in selections], 1)
+    indices = torch.cat([indices for _, indices in selections], 1)
     values, order = values.sort(dim=1, descending=True, stable=True)
     indices = indices.gather(1, order)
 

@@ -42,12 +42,12 @@ class ResponseDistribution:
 
 def measure_distribution(scan: Scan, layer: str) -> ResponseDistribution:
     """The distribution of the responses of a layer's units."""
-    parts = [
+    distributions = [
         measure_units(responses)
         for block in iterate_unit_responses(scan, layer)
         for responses in split_rows(block, MAX_SORTED_VALUES)
     ]
-    return join_distributions(parts)
+    return join_distributions(distributions)
 
 
 def iterate_unit_responses(scan: Scan, layer: str) -> Iterator[np.ndarray]:

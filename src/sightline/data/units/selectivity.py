@@ -46,9 +46,9 @@ def compute_selectivity(class_means: np.ndarray) -> ClassSelectivity:
         return make_unknown_selectivity(class_means.shape[1])
     means = np.maximum(class_means[present], 0)
     largest = means.max(0)
-    rest = (means.sum(0) - largest) / (len(present) - 1)
-    total = largest + rest
+    other_mean = (means.sum(0) - largest) / (len(present) - 1)
+    total = largest + other_mean
     is_active = total > 0
-    index = np.divide(largest - rest, total, out=np.zeros_like(total), where=is_active)
+    index = np.divide(largest - other_mean, total, out=np.zeros_like(total), where=is_active)
     favorite = present[means.argmax(0)]
     return ClassSelectivity(index, np.where(is_active, favorite, -1))

@@ -196,8 +196,10 @@ def refuse_equal_names(styles: Sequence[Path], present_names: Sequence[str]) -> 
     counts.update(present_names)
     for path in styles:
         if counts[path.stem] > 1:
-            others = [str(other) for other in styles if other.stem == path.stem and other != path]
-            place = others[0] if others else "a style that is already in the network"
+            namesakes = [
+                str(style) for style in styles if style.stem == path.stem and style != path
+            ]
+            place = namesakes[0] if namesakes else "a style that is already in the network"
             raise SightlineError(
                 f"{escape_for_display(str(path))} and {escape_for_display(place)} would both be"
                 f" named {escape_for_display(path.stem)!r}; give each style a file name of its own"

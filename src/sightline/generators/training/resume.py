@@ -54,9 +54,9 @@ def check_same_plan(saved: Mapping[str, str], current: Mapping[str, str], path: 
         saved_value = saved.get(name, "none")
         value = current.get(name, "none")
         if saved_value != value:
-            shown = [escape_for_display(text) for text in (str(path), name, saved_value, value)]
+            texts = [escape_for_display(text) for text in (str(path), name, saved_value, value)]
             raise SightlineError(
-                "{} was made with {} {}, not {}; give the same or another --out".format(*shown)
+                "{} was made with {} {}, not {}; give the same or another --out".format(*texts)
             )
 
 

@@ -74,8 +74,8 @@ def encode_thumbnail(
     pixels = square.pixels
     if pixels.dtype != np.uint8:
         last_band = pixels.shape[2] - 1
-        shown = pixels[..., [min(band, last_band) for band in bands]]
-        pixels = (shown * 255).round().astype(np.uint8)
+        selected_bands = pixels[..., [min(band, last_band) for band in bands]]
+        pixels = (selected_bands * 255).round().astype(np.uint8)
     picture = Image.fromarray(pixels)
     if picture.width > side:
         picture = picture.resize((side, side), Image.Resampling.BILINEAR)

@@ -101,9 +101,9 @@ def _read_batch(paths: Sequence[str | Path], limit: int) -> Tensor:
     images = [read(path, limit=limit) for path in paths]
     for path, image in zip(paths, images, strict=True):
         if image.shape != images[0].shape:
-            first, other = ("×".join(map(str, each.shape[1:])) for each in (images[0], image))
+            first, size = ("×".join(map(str, picture.shape[1:])) for picture in (images[0], image))
             raise SightlineError(
-                f"{escape_line_breaks(Path(path).name)}: {other}, and "
+                f"{escape_line_breaks(Path(path).name)}: {size}, and "
                 f"{escape_line_breaks(Path(paths[0]).name)} is {first}; a batch has one size: "
                 "model.fit(files) brings them to it"
             )

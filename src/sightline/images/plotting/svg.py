@@ -89,17 +89,17 @@ def draw_histogram_svg(histogram: Histogram) -> str:
         f'height="{y_axis.start - y_axis.place(count):.1f}"/>'
         for number, count in enumerate(counts)
     ]
-    parts = [f'<g class="columns">{"".join(bars)}</g>']
+    elements = [f'<g class="columns">{"".join(bars)}</g>']
     for mark in histogram.marks:
         x = x_axis.place(mark)
-        parts.append(f'<path class="mark" d="M{x:.1f} {y_axis.start - 10}V{y_axis.start + 4}"/>')
+        elements.append(f'<path class="mark" d="M{x:.1f} {y_axis.start - 10}V{y_axis.start + 4}"/>')
     if histogram.shows_median:
         x = x_axis.place(sorted(values)[(len(values) - 1) // 2])
-        parts.append(f'<path class="median" d="M{x:.1f} {top}V{y_axis.start}"/>')
-        parts.append(f'<text x="{x + 4:.1f}" y="{top + 10}">median</text>')
-    parts += draw_axes(x_axis, y_axis, histogram.x_label, y_ticks=[0, max(counts)])
+        elements.append(f'<path class="median" d="M{x:.1f} {top}V{y_axis.start}"/>')
+        elements.append(f'<text x="{x + 4:.1f}" y="{top + 10}">median</text>')
+    elements += draw_axes(x_axis, y_axis, histogram.x_label, y_ticks=[0, max(counts)])
     label = f"Histogram of {len(values):,} images: {histogram.x_label}"
-    return wrap_svg(parts, HISTOGRAM_SIZE, label, "wide")
+    return wrap_svg(elements, HISTOGRAM_SIZE, label, "wide")
 
 
 def count_in_bins(values: Sequence[float], low: float, high: float) -> list[int]:
@@ -122,16 +122,16 @@ def draw_line_plot_svg(plot: LinePlot) -> str:
     x_axis = ChartAxis(min(positions), max(positions), left, width - right)
     y_axis = ChartAxis(min([0.0, *values]), max([1.0, *values]), height - bottom, top)
 
-    parts: list[str] = []
+    elements: list[str] = []
     for number, (xs, ys) in enumerate(plot.lines.values()):
         points = " ".join(
             f"{x_axis.place(x):.1f},{y_axis.place(y):.1f}" for x, y in zip(xs, ys, strict=True)
         )
         color = CURVE_COLORS[number % len(CURVE_COLORS)]
-        parts.append(f'<polyline class="curve" style="stroke: {color}" points="{points}"/>')
+        elements.append(f'<polyline class="curve" style="stroke: {color}" points="{points}"/>')
     y_ticks = choose_ticks(y_axis.low, y_axis.high, 2)
-    parts = [*draw_axes(x_axis, y_axis, plot.x_label, y_ticks=y_ticks), *parts]
-    return wrap_svg(parts, LINE_PLOT_SIZE, f"{plot.title}, over {plot.x_label}")
+    elements = [*draw_axes(x_axis, y_axis, plot.x_label, y_ticks=y_ticks), *elements]
+    return wrap_svg(elements, LINE_PLOT_SIZE, f"{plot.title}, over {plot.x_label}")
 
 
 def draw_dot_plot_svg(plot: DotPlot, measure: str) -> str:
@@ -141,21 +141,21 @@ def draw_dot_plot_svg(plot: DotPlot, measure: str) -> str:
     x_axis = ChartAxis(0, 1, DOT_PLOT_NAME_WIDTH, DOT_PLOT_WIDTH - 48)
     bottom = DOT_PLOT_ROW_HEIGHT * len(plot.names) + 8
     size = (DOT_PLOT_WIDTH, bottom + 36)
-    parts: list[str] = []
+    elements: list[str] = []
     for name, share in references.items():
         x = x_axis.place(share)
-        parts.append(f'<path class="median" d="M{x:.1f} 0V{bottom}"/>')
-        parts.append(
+        elements.append(f'<path class="median" d="M{x:.1f} 0V{bottom}"/>')
+        elements.append(
             f'<text x="{x:.1f}" y="{bottom + 14}" text-anchor="middle">{escape_text(name)}</text>'
         )
     for row, (name, share) in enumerate(zip(plot.names, shares, strict=True)):
         y = DOT_PLOT_ROW_HEIGHT * (row + 0.5)
         x = x_axis.place(share)
-        parts.append(f'<path class="grid" d="M{x_axis.start} {y}H{x_axis.end}"/>')
-        parts.append(f'<text class="name" x="0" y="{y + 4}">{escape_text(name)}</text>')
-        parts.append(f'<circle class="columns" cx="{x:.1f}" cy="{y}" r="5"/>')
-        parts.append(f'<text x="{x_axis.end + 12}" y="{y + 4}">{share:.0%}</text>')
-    return wrap_svg(parts, size, measure, "wide")
+        elements.append(f'<path class="grid" d="M{x_axis.start} {y}H{x_axis.end}"/>')
+        elements.append(f'<text class="name" x="0" y="{y + 4}">{escape_text(name)}</text>')
+        elements.append(f'<circle class="columns" cx="{x:.1f}" cy="{y}" r="5"/>')
+        elements.append(f'<text x="{x_axis.end + 12}" y="{y + 4}">{share:.0%}</text>')
+    return wrap_svg(elements, size, measure, "wide")
 
 
 # ── what charts share ──
@@ -166,25 +166,25 @@ def draw_axes(
 ) -> list[str]:
     """Both axes with their ticks, and the label of the horizontal one."""
     bottom = y_axis.start
-    parts = [f'<path class="axis" d="M{x_axis.start} {bottom}H{x_axis.end}"/>']
+    elements = [f'<path class="axis" d="M{x_axis.start} {bottom}H{x_axis.end}"/>']
     for tick in choose_ticks(x_axis.low, x_axis.high):
         x = x_axis.place(tick)
-        parts.append(
+        elements.append(
             f'<text x="{x:.1f}" y="{bottom + 16}" text-anchor="middle">{format_tick(tick)}</text>'
         )
     for tick in y_ticks:
         y = y_axis.place(tick)
-        parts.append(f'<path class="grid" d="M{x_axis.start} {y:.1f}H{x_axis.end}"/>')
-        parts.append(
+        elements.append(f'<path class="grid" d="M{x_axis.start} {y:.1f}H{x_axis.end}"/>')
+        elements.append(
             f'<text x="{x_axis.start - 6}" y="{y + 4:.1f}" text-anchor="end">'
             f"{format_tick(tick)}</text>"
         )
     middle = (x_axis.start + x_axis.end) / 2
-    parts.append(
+    elements.append(
         f'<text x="{middle:.1f}" y="{bottom + 34}" text-anchor="middle">{escape_text(x_label)}'
         "</text>"
     )
-    return parts
+    return elements
 
 
 def escape_text(text: str) -> str:

@@ -1,6 +1,6 @@
 """Reading videos frame by frame, and how they are shown."""
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
@@ -65,7 +65,7 @@ def read_video_properties(path: str | Path) -> VideoProperties:
 
 
 @contextmanager
-def _open_readable_video(path: Path, decoded: _FrameCount) -> Iterator[IO[bytes]]:
+def _open_readable_video(path: Path, decoded: _FrameCount) -> Generator[IO[bytes]]:
     """The open file. Errors of the block that are the file's are raised as SightlineError.
 
     What is raised in the block by the consumer of a generator is not among them: a generator that

@@ -82,8 +82,8 @@ def measure_separation(first: ResponseMatrix, second: ResponseMatrix) -> NDArray
     """
     from scipy.stats import rankdata
 
-    both = np.concatenate([first, second]).astype(np.float32)
-    ranks = np.asarray(rankdata(both, axis=0))
+    responses = np.concatenate([first, second]).astype(np.float32)
+    ranks = np.asarray(rankdata(responses, axis=0))
     count = len(first)
     smaller = ranks[:count].sum(0) - count * (count + 1) / 2
     return smaller / (count * len(second))

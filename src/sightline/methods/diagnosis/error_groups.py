@@ -158,9 +158,9 @@ def list_regions(
         for part_count in range(2, MAX_PARTS + 1):
             if len(images) < 4 * MIN_GROUP_ERRORS * part_count:
                 break
-            parts = split_images(reduced[images], part_count, seed)
-            for part in range(part_count):
-                region = images[parts == part]
+            assignment = split_images(reduced[images], part_count, seed)
+            for number in range(part_count):
+                region = images[assignment == number]
                 if is_wrong[region].sum() >= MIN_GROUP_ERRORS:
                     regions.append(region)
     return regions

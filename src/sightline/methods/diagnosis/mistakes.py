@@ -248,8 +248,8 @@ class GroupExaminer:
         """One group with its units, and the tests of these."""
         evidence = self.evidence
         right = find_right_images(evidence, group.predicted)
-        others = find_other_images(evidence, group)
-        enriched = find_enriched_units(evidence.responses, group.members, right, others)
+        other_images = find_other_images(evidence, group)
+        enriched = find_enriched_units(evidence.responses, group.members, right, other_images)
         units = select_layers(enriched)
         explained = MistakeGroup(
             group=group,
@@ -276,10 +276,10 @@ class GroupExaminer:
         cause = choose_cause_units(model, wrong, explained.units)
         if not cause:
             return explained
-        asked = right[:MAX_TESTED_IMAGES]
+        tested_right = right[:MAX_TESTED_IMAGES]
         patches = locate_patches(model, wrong.images, *cause[0])
         tests = [try_units(model, wrong, cause, self.seed), *self.try_patches(wrong, patches)]
-        share = measure_class_share(model, wrong, self.read(asked), cause)
+        share = measure_class_share(model, wrong, self.read(tested_right), cause)
         return replace(
             explained,
             cause=tuple(cause),
@@ -292,8 +292,8 @@ class GroupExaminer:
         """Some right images of other classes, or of all where there are none."""
         evidence = self.evidence
         right = np.flatnonzero(~evidence.is_wrong)
-        others = right[evidence.predicted[right] != predicted]
-        chosen = others if len(others) else right
+        other_classes = right[evidence.predicted[right] != predicted]
+        chosen = other_classes if len(other_classes) else right
         generator = np.random.default_rng(self.seed)
         count = min(REFERENCE_IMAGES, len(chosen))
         return generator.choice(chosen, count, replace=False)
@@ -304,11 +304,11 @@ class GroupExaminer:
         tests = [try_removal(self.model, wrong, patches, "patch covered")]
         if wrong.images.shape[1] == 3:
             tests.append(try_removal(self.model, wrong, patches, "patch inpainted"))
-        others = np.flatnonzero(~evidence.is_wrong & (evidence.predicted != wrong.predicted))
-        if len(others):
+        candidates = np.flatnonzero(~evidence.is_wrong & (evidence.predicted != wrong.predicted))
+        if len(candidates):
             generator = np.random.default_rng(self.seed)
-            count = min(len(wrong.images), len(others))
-            targets = self.read(generator.choice(others, count, replace=False))
+            count = min(len(wrong.images), len(candidates))
+            targets = self.read(generator.choice(candidates, count, replace=False))
             tests.append(try_pasting(self.model, wrong, patches, targets))
         return tests
 
@@ -351,9 +351,9 @@ def compose_sentence(group: MistakeGroup) -> str:
     of layer4, 14 of 23 are right (1.2 without random ones)…»
     """
     named = [f"{count} {name}" for name, count in group.true_classes[:3]]
-    rest = sum(count for _, count in group.true_classes[3:])
-    if rest:
-        named.append(f"{rest} others")
+    remaining = sum(count for _, count in group.true_classes[3:])
+    if remaining:
+        named.append(f"{remaining} others")
     count = len(group.group.members)
     noun = "image is" if count == 1 else "images are"
     sentence = (

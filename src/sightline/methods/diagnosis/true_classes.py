@@ -56,9 +56,9 @@ def find_true_classes(scan: Scan) -> TrueClasses:
     if scan.classes is not None:
         numbers = match_class_names(scan.class_names, names)
         if numbers is None:
-            shown = ", ".join(scan.shown_class_names[:3])
+            examples = ", ".join(scan.shown_class_names[:3])
             raise SightlineError(
-                f"the classes of the images in {scan.path.name} ({shown}, …) are none of the "
+                f"the classes of the images in {scan.path.name} ({examples}, …) are none of the "
                 f"network's {len(names)}; name the folders as the network's classes, or give "
                 "--labels when you scan"
             )
@@ -97,8 +97,8 @@ def match_class_names(class_names: Sequence[str], labels: Sequence[str]) -> list
 
 def fold_name(name: str) -> str:
     """A class's name as it is compared: «Golf_ball» is «golf ball»."""
-    shown = escape_for_display(name).casefold()
-    return re.sub(r"[\s_-]+", " ", shown).strip()
+    folded = escape_for_display(name).casefold()
+    return re.sub(r"[\s_-]+", " ", folded).strip()
 
 
 @cache

@@ -219,10 +219,10 @@ def override_preset_constants(
     pixel_constants = {"decay": decay, "blur": blur, "clip": clip}
     if preset.start == "generator":
         del pixel_constants["decay"]  # a code has a decay too
-    given = [name for name, value in pixel_constants.items() if value is not None]
-    if given and not preset.is_pixel_based:
+    given_names = [name for name, value in pixel_constants.items() if value is not None]
+    if given_names and not preset.is_pixel_based:
         raise SightlineError(
-            f"{given[0]} works on pixels, but start={preset.start!r} optimizes "
+            f"{given_names[0]} works on pixels, but start={preset.start!r} optimizes "
             f"{name_optimized(preset)}; choose start='gray'"
         )
     half_clip = None if clip is None else clip / 2

@@ -147,14 +147,14 @@ def deepdream(
         f"{float(dream_score[0]):.3g} on the dream, after {len(scores)} steps over "
         f"{octave_count} sizes.{run.describe_silence()}"
     )
-    before = model.to_picture(original).cpu()
-    after = model.to_picture(dream)
+    picture = model.to_picture(original).cpu()
+    dream_picture = model.to_picture(dream)
     return Result(
-        {"deepdream": arrange_in_row(before, after)},
+        {"deepdream": arrange_in_row(picture, dream_picture)},
         {"image": dream, "scores": scores},
         {"deepdream": caption},
         movies=movies,
-        figures={"deepdream": ImagePair(before[:1], after[:1], "the image", "its dream")},
+        figures={"deepdream": ImagePair(picture[:1], dream_picture[:1], "the image", "its dream")},
     )
 
 

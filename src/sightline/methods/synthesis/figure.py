@@ -169,10 +169,10 @@ def describe_response_ratio(ratio: Tensor) -> str:
     median = float(ratio.median())
     if not median:
         return "No natural image drives the unit above zero."
-    several = " (median over the images)" if len(ratio) > 1 else ""
+    median_note = " (median over the images)" if len(ratio) > 1 else ""
     return (
         f"At its strongest position the unit responds {median:.2f} times as strongly as on the "
-        f"best natural image{several}."
+        f"best natural image{median_note}."
     )
 
 

@@ -524,10 +524,12 @@ def build_inversion_result(run: InversionRun, inverted: list[Tensor], errors: Te
         for index in range(len(layers))
     ]
     descriptions = [f"{layer}: {text}" for layer, text in zip(layers, numbers, strict=True)]
-    shown = [run.model.to_picture(picture) for picture in (image, *inverted)]
+    pictures_of_layers = [run.model.to_picture(picture) for picture in (image, *inverted)]
     titles = ["photograph", *layers]
-    pictures = {"inversion": arrange_with_titles(titles, shown)}
-    figures: dict[str, FigureData] = {"inversion": make_inversion_rows(layers, shown, numbers)}
+    pictures = {"inversion": arrange_with_titles(titles, pictures_of_layers)}
+    figures: dict[str, FigureData] = {
+        "inversion": make_inversion_rows(layers, pictures_of_layers, numbers)
+    }
     captions = {
         "inversion": f"From {run.kind}. Relative error of the features, then PSNR and SSIM against "
         f"the photograph: {'; '.join(descriptions)}."

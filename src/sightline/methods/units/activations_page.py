@@ -67,11 +67,13 @@ def encode_layer_maps(
 
     channels: list[dict[str, float]] = []
     peaks = flat_maps.argmax(1).tolist()
-    for unit, least, largest, peak in zip(
+    for unit, lowest, largest, peak in zip(
         channel_maps.units.tolist(), low.tolist(), high.tolist(), peaks, strict=True
     ):
         row, column = divmod(peak, column_count)
-        channels.append({"unit": unit, "low": least, "high": largest, "row": row, "column": column})
+        channels.append(
+            {"unit": unit, "low": lowest, "high": largest, "row": row, "column": column}
+        )
 
     row_boxes = [find_receptive_box(model, layer, row, 0, image) for row in range(row_count)]
     column_boxes = [

@@ -264,13 +264,13 @@ class UnitLabels:
             groups.append((self.predicted_names, [self.predicted_class], "the network"))
         for names, indices, owner in groups:
             try:
-                wanted = find_label_index(names, label, owner)
+                class_index = find_label_index(names, label, owner)
             except SightlineError as error:
                 problems.append(error)
                 continue
             for index in indices:
                 if index is not None:
-                    is_named |= index == wanted
+                    is_named |= index == class_index
         if len(problems) == len(groups) and not is_name:
             raise problems[0]
         if not bool(is_named.any()):

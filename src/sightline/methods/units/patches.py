@@ -291,14 +291,14 @@ def show_unit_patches(
         "quantiles": sample.quantiles[:, unit],
     }
 
-    seen = "whole images"
+    seen_area = "whole images"
     if strongest_images.positions is not None:
         top, left, bottom, right = strongest.boxes[0]
-        seen = f"{bottom - top}×{right - left} pixels that it sees, gray beyond the image,"
+        seen_area = f"{bottom - top}×{right - left} pixels that it sees, gray beyond the image,"
     captions = {
-        "patches": f"The {seen} where unit {unit} of {layer} is strongest among {scan.images:,} "
-        f"images, with its activation and the image's class; below, {gradient_note}; last, images "
-        "evenly spread over its range.",
+        "patches": f"The {seen_area} where unit {unit} of {layer} is strongest among "
+        f"{scan.images:,} images, with its activation and the image's class; below, "
+        f"{gradient_note}; last, images evenly spread over its range.",
         "distribution": f"Peak activation of unit {unit} in a uniform sample of "
         f"{len(sample.values):,} images. Ticks mark the strongest {k} of all {scan.images:,}.",
     }

@@ -54,8 +54,8 @@ def make_ambiguous_label_error(
         f"{escape_for_display(labels[index], 60)} ({index})"
         for index in indices[:MAX_LISTED_CLASSES]
     ]
-    more = len(indices) - len(listed)
-    ending = f" and {more} more" if more else ""
+    unlisted = len(indices) - len(listed)
+    ending = f" and {unlisted} more" if unlisted else ""
     return SightlineError(
         f"no label named {label!r}; choose from {', '.join(listed)}{ending}, of which it is a part"
     )

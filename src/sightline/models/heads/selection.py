@@ -59,8 +59,8 @@ def split_detections(named_fields: Mapping[str, Any]) -> list[dict[str, Tensor]]
 
     Boxes N×M×4 and scores N×M are those of N images, M×4 and M those of one.
     """
-    parts = [named_fields.get(name) for name in ("boxes", "scores", "labels")]
-    shapes = [tuple(part.shape) for part in parts if isinstance(part, Tensor)]
+    fields = [named_fields.get(name) for name in ("boxes", "scores", "labels")]
+    shapes = [tuple(field.shape) for field in fields if isinstance(field, Tensor)]
     if len(shapes) < 3 or len(shapes[1]) not in (1, 2):
         return None
     if shapes != [(*shapes[1], 4), shapes[1], shapes[1]]:

@@ -98,21 +98,21 @@ def locate_attention_windows(
         windows, _, count = layers[0].weights.shape[1:4]
         raise make_no_places_error(model, count, windows)
     located: list[WindowedAttention] = []
-    known: list[FeatureLayout] = []
+    layouts: list[FeatureLayout] = []
     for layer, call in zip(layers, calls, strict=True):
         values = arrange_as_tokens(call, call.values, len(probes))
         by_channel = pick_agreeing_layout([values], size)
         if by_channel is not None and by_channel.order == "NCT":
             raise make_no_places_error(model, values.shape[1], len(values) // len(probes))
-        keys = locate_tokens(model, values, size, known)
-        known.append(keys.layout)
+        keys = locate_tokens(model, values, size, layouts)
+        layouts.append(keys.layout)
         queries = keys
         if call.query_count != call.weights.shape[-1]:
             # A query's weights change most where the query itself does.
             telling = call.weights.detach() if call.queries is None else call.queries
             tokens = arrange_as_tokens(call, telling, len(probes))
-            queries = locate_tokens(model, tokens, size, known)
-        known.append(queries.layout)
+            queries = locate_tokens(model, tokens, size, layouts)
+        layouts.append(queries.layout)
         located.append(WindowedAttention(layer.weights, layer.gradient, queries, keys))
     return located
 
@@ -179,13 +179,13 @@ def propagate_through_windows(
         rows = layer.queries.cut_into_windows(shares)
         if normalized:
             rows = rows / (1 + step.sum(-1))
-        kept = layer.queries.arrange_as_maps(rows)
+        skipped = layer.queries.arrange_as_maps(rows)
         attended = layer.keys.arrange_as_maps(torch.einsum("nkq,nkqs->nks", rows, step))
         finer = (
             max(layer.queries.size[0], layer.keys.size[0]),
             max(layer.queries.size[1], layer.keys.size[1]),
         )
-        shares = divide_among_positions(kept, finer) + divide_among_positions(attended, finer)
+        shares = divide_among_positions(skipped, finer) + divide_among_positions(attended, finer)
     return shares
 
 

@@ -92,5 +92,5 @@ def find_layer_by_index(index: int, names: Sequence[str]) -> str:
 
 def computes_weights(path: str) -> bool:
     """Whether a module computes weights, not features: a parametrization or their quantization."""
-    parts = path.split(".")
-    return "parametrizations" in parts or "weight_fake_quant" in parts
+    segments = path.split(".")
+    return "parametrizations" in segments or "weight_fake_quant" in segments

@@ -108,9 +108,9 @@ def find_known_reading(
     layouts: Sequence[FeatureLayout], known_layouts: Iterable[FeatureLayout]
 ) -> FeatureLayout | None:
     """The layout that reads the axes as one of the known layouts does, the earliest known first."""
-    for known in known_layouts:
+    for candidate in known_layouts:
         for layout in layouts:
-            if layout.is_same_reading(known):
+            if layout.is_same_reading(candidate):
                 return layout
     return None
 
@@ -129,9 +129,9 @@ def has_channels_first(model: ProbedModel, layer: str) -> bool:
     position = names.index(layer)
     while position > 0 and isinstance(model.module(names[position]), ACTIVATION_MODULES):
         position -= 1
-    given = model.layers[names[position]]
-    is_maps = isinstance(model.module(given.name), CHANNELS_FIRST_MODULES)
-    return is_maps and not given.step and given.shape == listed.shape
+    input_layer = model.layers[names[position]]
+    is_maps = isinstance(model.module(input_layer.name), CHANNELS_FIRST_MODULES)
+    return is_maps and not input_layer.step and input_layer.shape == listed.shape
 
 
 def choose_layout_by_evidence(
@@ -191,12 +191,12 @@ def make_quadrant_images(channels: int, size: tuple[int, int], device: torch.dev
     """An image, and four copies of it of which each has another quadrant changed: 5×C×H×W."""
     height, width = size
     generator = torch.Generator().manual_seed(0)
-    original, other = torch.rand(2, channels, height, width, generator=generator)
+    original, replacement = torch.rand(2, channels, height, width, generator=generator)
     images = [original]
     for row in (slice(None, height // 2), slice(height // 2, None)):
         for column in (slice(None, width // 2), slice(width // 2, None)):
             changed = original.clone()
-            changed[:, row, column] = other[:, row, column]
+            changed[:, row, column] = replacement[:, row, column]
             images.append(changed)
     return torch.stack(images).to(device)
 

@@ -180,8 +180,8 @@ def describe_channel_hint(expected: int, given: int) -> str:
     if given > 16 and expected <= 16:
         return "if it takes N×H×W×C, give preprocess='nhwc'"
     values = "one value" if expected == 1 else f"{expected} values"
-    seen = ", as for a network that sees luminance" if expected == 1 else ""
-    return f"it takes {expected} channels: give mean= and std= of {values}{seen}"
+    gray_note = ", as for a network that sees luminance" if expected == 1 else ""
+    return f"it takes {expected} channels: give mean= and std= of {values}{gray_note}"
 
 
 def begins_with_volumes(network: nn.Module) -> bool:

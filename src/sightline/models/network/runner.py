@@ -149,7 +149,7 @@ class NetworkRunner:
         if isinstance(image, (list, tuple)):
             if not image:
                 raise SightlineError("the list of images is empty; give one or more")
-            return torch.cat([self.fit(each, size) for each in image])
+            return torch.cat([self.fit(picture, size) for picture in image])
         single = cast("ImageOrPath", image)
         if isinstance(single, (str, Path)):
             single = read_file_or_sample(single)
@@ -226,9 +226,9 @@ class NetworkRunner:
         """Finds how the network takes a number among its inputs: as N×1, N or the number itself."""
         self._inputs_settled = True
         images = make_probe_images((self.channels, *self.image_size), self.device)
-        given = self._inputs
+        inputs = self._inputs
         for form in NUMBER_FORMS:
-            self._inputs = replace(given, number_form=form)
+            self._inputs = replace(inputs, number_form=form)
             try:
                 with torch.no_grad():
                     output = self.call_network(self.normalize(images), len(images))
@@ -237,7 +237,7 @@ class NetworkRunner:
             tensor = find_first_tensor(output)
             if tensor is not None and len(tensor) == len(images):
                 return
-        self._inputs = given
+        self._inputs = inputs
 
     def _find_allowed_size(self, image: Tensor, reason: str) -> tuple[int, int] | None:
         """A size that the network takes; None where none is found.

@@ -217,9 +217,9 @@ class PrefixReplay:
         """A module's forward pass, or what is kept of it."""
         key = (id(module), self.call_counts[id(module)])
         self.call_counts[id(module)] += 1
-        kept = self.kept.get(key) if self.replacement is not None else None
-        if kept is not None:
-            return copy_tensors(kept.output) if key in self.copied_calls else kept.output
+        recorded = self.kept.get(key) if self.replacement is not None else None
+        if recorded is not None:
+            return copy_tensors(recorded.output) if key in self.copied_calls else recorded.output
         if not self.is_recording:
             return forward(*args, **kwargs)
 

@@ -337,8 +337,8 @@ def view_spans(call: TracedCall) -> SpansByDim:
 def index_spans(call: TracedCall) -> SpansByDim:
     """Slices. What index tensors pick may come from anywhere."""
     index: Any = call.args[1]
-    parts = index if isinstance(index, tuple) else (index,)
-    if all(isinstance(part, (int, slice, NoneType, EllipsisType)) for part in parts):
+    entries = index if isinstance(index, tuple) else (index,)
+    if all(isinstance(entry, (int, slice, NoneType, EllipsisType)) for entry in entries):
         return view_spans(call)
     return {}
 
@@ -352,7 +352,7 @@ def reduce_spans(call: TracedCall) -> SpansByDim:
     removed = set[int]() if keeps_dims else call.normalize_dims(dims)
     spans: dict[int, ReceptiveSpan] = {}
     for dim, span in call.drop_mixed_dims(dims).items():
-        removed_in_front = sum(other < dim for other in removed)
+        removed_in_front = sum(removed_dim < dim for removed_dim in removed)
         spans[dim - removed_in_front] = span
     return spans
 

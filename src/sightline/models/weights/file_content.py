@@ -212,10 +212,10 @@ def read_torch_file(path: Path) -> Any:
             return torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         refused = REFUSED_NAME.search(str(error))
-        what = f" ({refused[1]:.80})" if refused else ""
+        example = f" ({refused[1]:.80})" if refused else ""
         raise SightlineError(
             f"{path.name} is refused: it holds more than tensors, "
-            f"and no code from a weights file is run{what}; {STATE_DICT_ADVICE}"
+            f"and no code from a weights file is run{example}; {STATE_DICT_ADVICE}"
         ) from error
     except Exception as error:  # the unpickler raises any kind of error on broken bytes
         _refuse_without_memory(path, error)

@@ -178,7 +178,7 @@ def import_function(name: str) -> Callable[..., Any]:
     try:
         # As with `python -m`, code in the working folder counts.
         sys.path.insert(0, "")
-        found = getattr(import_module(module), function)
+        function_object = getattr(import_module(module), function)
     except Exception as error:  # importing runs the caller's own code
         raise SightlineError(
             f"{name} can't be imported ({get_first_error_line(error)}); "
@@ -186,6 +186,6 @@ def import_function(name: str) -> Callable[..., Any]:
         ) from error
     finally:
         sys.path.remove("")
-    if not callable(found):
+    if not callable(function_object):
         raise SightlineError(f"{name} is no function; package.module:function is expected")
-    return found
+    return function_object

@@ -67,5 +67,5 @@ def _read_registered_names(package: str, *subfolders: str) -> list[str]:
 
 def _split_numbers(name: str) -> list[int | str]:
     """The key of natural order: resnet9 comes before resnet10."""
-    parts = re.split(r"(\d+)", name.lower())
-    return [int(part) if part.isdigit() else part for part in parts]
+    pieces = re.split(r"(\d+)", name.lower())
+    return [int(piece) if piece.isdigit() else piece for piece in pieces]

@@ -254,16 +254,16 @@ def cache_clear(
     from sightline.images.files import get_cache_folder
 
     chosen = [entry for entry in list_cache_entries() if entry.days >= (older_than or 0.0)]
-    removed, kept = remove_cache_entries(chosen)
+    removed, failures = remove_cache_entries(chosen)
     if as_json:
         rows = [_describe_cache_entry(entry) for entry in removed]
-        reasons = {str(path): reason for path, reason in kept.items()}
+        reasons = {str(path): reason for path, reason in failures.items()}
         print(json.dumps({"removed": rows, "kept": reasons}))
     else:
         print_lines(*(f"removed {_format_cache_entry(entry)}" for entry in removed))
         print_lines(f"removed {_count_entries(removed)} from {get_cache_folder()}")
-    if kept:
-        reasons = [f"{path} ({reason})" for path, reason in kept.items()]
+    if failures:
+        reasons = [f"{path} ({reason})" for path, reason in failures.items()]
         raise SightlineError(f"not removed: {'; '.join(reasons)}")
     return 0
 
@@ -284,7 +284,9 @@ def methods(
         rows = [describe_declaration(declaration) for declaration in declarations.values()]
         print(json.dumps({"methods": rows}, ensure_ascii=False))
         return 0
-    print_lines(*(f"{name:<18} {each.summary}" for name, each in declarations.items()))
+    print_lines(
+        *(f"{name:<18} {declaration.summary}" for name, declaration in declarations.items())
+    )
     return 0
 
 

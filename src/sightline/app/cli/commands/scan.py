@@ -200,8 +200,8 @@ def describe_responses(kinds: Sequence[str]) -> str:
     """What a store keeps of every unit and image."""
     if not kinds:
         return "none; sightline scan --responses into another store keeps them"
-    kept = {"max": "largest value", "mean": "mean"}
-    return f"{' and '.join(kept[kind] for kind in kinds)} of every unit for every image"
+    kind_names = {"max": "largest value", "mean": "mean"}
+    return f"{' and '.join(kind_names[kind] for kind in kinds)} of every unit for every image"
 
 
 def verify(store: StoreArgument, /, *, as_json: JsonOption = False) -> int:

@@ -204,6 +204,6 @@ def _make_error_answer(status: int, reason: str) -> JSONResponse:
 def _describe_form_error(error: RequestValidationError) -> str:
     """The first thing that is wrong, and where."""
     first = error.errors()[0]
-    place = ".".join(str(part) for part in first["loc"] if part != "body")
+    place = ".".join(str(key) for key in first["loc"] if key != "body")
     message = str(first["msg"])
     return f"{place}: {message}" if place else message

@@ -134,8 +134,8 @@ class RequestGuard:
         """
         if self.token is None:
             return None
-        given = parse_qs(scope.get("query_string", b"").decode("latin-1")).get("token", [""])[0]
-        if scope["method"] in SAFE_METHODS and self.is_token(given):
+        token = parse_qs(scope.get("query_string", b"").decode("latin-1")).get("token", [""])[0]
+        if scope["method"] in SAFE_METHODS and self.is_token(token):
             return scope.get("path", "/").rpartition("/")[2] or "./"
         if self.is_token(read_cookies(headers).get(self.cookie, "")):
             return None

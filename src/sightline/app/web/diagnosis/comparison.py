@@ -97,10 +97,12 @@ def compose_lead(comparison: Comparison) -> str:
         share = comparison.flip_share
         sentences.append(f"{first} and {second} differ in {share:.1%} of their answers.")
     counts = comparison.count_fates()
-    kept = counts.get("kept", 0)
+    matched_units = counts.get("kept", 0)
     total = sum(count for fate, count in counts.items() if fate not in ("dead", "born"))
     if total:
-        sentences.append(f"{kept:,} of {total:,} units of {first} have a partner in {second}.")
+        sentences.append(
+            f"{matched_units:,} of {total:,} units of {first} have a partner in {second}."
+        )
     return " ".join(sentences)
 
 
@@ -126,7 +128,7 @@ def draw_heatmap(comparison: Comparison, add_picture: AddPicture) -> dict[str, A
     factor = max(1, HEATMAP_SIDE // max(rows, columns))
     picture = enlarge_pixels(apply_colormap(values[None], "viridis"), factor * min(rows, columns))
     height, width = picture.shape[-2:]
-    old_layers, new_layers = (list(map(escape_for_display, each)) for each in comparison.layers)
+    old_layers, new_layers = (list(map(escape_for_display, names)) for names in comparison.layers)
     return {
         "source": add_picture("layers", picture),
         "width": width,

@@ -50,12 +50,12 @@ def make_thumbnail_tiles(
     limit: int = SHOWN_IMAGES,
 ) -> list[Tile]:
     """Tiles of the first images, small."""
-    shown = [int(id) for id in ids[:limit]]
-    if not shown:
+    first_ids = [int(id) for id in ids[:limit]]
+    if not first_ids:
         return []
-    pictures = resize_image(scan.thumbnails(shown), THUMBNAIL_SIDE, THUMBNAIL_SIDE)
+    pictures = resize_image(scan.thumbnails(first_ids), THUMBNAIL_SIDE, THUMBNAIL_SIDE)
     tiles: list[Tile] = []
-    for id, picture, caption in zip(shown, pictures.split(1), captions, strict=False):
+    for id, picture, caption in zip(first_ids, pictures.split(1), captions, strict=False):
         source = add_picture(f"thumbnail {id}", picture)
         alt = f"image {id}: {caption}" if caption else f"image {id}"
         tiles.append(Tile(source, THUMBNAIL_SIDE, THUMBNAIL_SIDE, caption, alt))
@@ -118,8 +118,8 @@ def make_attribution_tiles(
         except SightlineError:
             return []
         picture = draw_attribution(model, image, label)
-        shown = resize_image(picture, ATTRIBUTION_SIDE, ATTRIBUTION_SIDE)
-        source = add_picture(f"attribution {side.name} {id} {label}", shown)
+        tile = resize_image(picture, ATTRIBUTION_SIDE, ATTRIBUTION_SIDE)
+        source = add_picture(f"attribution {side.name} {id} {label}", tile)
         caption = f"{side.name}: what speaks for {model.labels[label]}"
         tiles.append(Tile(source, ATTRIBUTION_SIDE, ATTRIBUTION_SIDE, caption, caption))
     return tiles

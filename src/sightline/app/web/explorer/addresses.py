@@ -86,16 +86,16 @@ def parse_address(
         pattern_segments = pattern.split("/")
         if len(segments) != len(pattern_segments):
             continue
-        parts = _match_segments(segments, pattern_segments, spellings)
-        if parts is not None:
-            return route, parts
+        values = _match_segments(segments, pattern_segments, spellings)
+        if values is not None:
+            return route, values
     return None
 
 
 def _match_segments(
     segments: list[str], pattern_segments: list[str], spellings: LayerSpellings
 ) -> dict[str, str | int] | None:
-    parts: dict[str, str | int] = {}
+    values: dict[str, str | int] = {}
     for segment, pattern in zip(segments, pattern_segments, strict=True):
         if "{" not in pattern:
             if segment != pattern:
@@ -108,8 +108,8 @@ def _match_segments(
         value = _parse_part(name, text, spellings)
         if value is None:
             return None
-        parts[name] = value
-    return parts
+        values[name] = value
+    return values
 
 
 def _parse_part(name: str, text: str, spellings: LayerSpellings) -> str | int | None:

@@ -186,9 +186,9 @@ def collect_units(
 
 def quantize_quantiles(quantiles: Numbers) -> Numbers:
     """Quantiles U×11 as whole steps from 0, each unit's least, to 99, its largest."""
-    least = quantiles[:, :1]
-    span = quantiles[:, -1:] - least
-    shares = (quantiles - least) / np.where(span > 0, span, 1)
+    lowest = quantiles[:, :1]
+    span = quantiles[:, -1:] - lowest
+    shares = (quantiles - lowest) / np.where(span > 0, span, 1)
     return (shares * QUANTILE_STEPS).round().astype(int)
 
 

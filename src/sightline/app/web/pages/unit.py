@@ -223,9 +223,9 @@ def describe_strongest(
     """The strongest patches and their guided gradients, as sheets with a cell for each."""
     patches = list_strongest_patches(explorer, layer, unit, PATCH_COUNT)
     field = find_field(explorer.model, explorer.scan, layer)
-    seen = "whole images"
+    seen_area = "whole images"
     if field is not None:
-        seen = f"the {field.size[0]}×{field.size[1]} pixels that it sees there"
+        seen_area = f"the {field.size[0]}×{field.size[1]} pixels that it sees there"
     cells = describe_cells(explorer, patches, groups, PATCH_COLUMNS)
     sheet = ""
     guided = None
@@ -238,7 +238,7 @@ def describe_strongest(
         "guided": make_group(guided, cells[:GUIDED_COUNT], PATCH_SIDE, PATCH_COLUMNS)
         if guided
         else None,
-        "seen": seen,
+        "seen": seen_area,
     }
 
 
@@ -346,8 +346,8 @@ def describe_nearest(explorer: Explorer, table: UnitTable, unit: int) -> list[di
     if table.facts is None:
         return []
     cards: list[dict[str, Any]] = []
-    for layer, other, correlation in table.facts.nearest_units[unit][:NEAREST_COUNT]:
-        cards.append(make_unit_card(explorer, layer, other, f"r = {correlation:.2f}"))
+    for layer, neighbor, correlation in table.facts.nearest_units[unit][:NEAREST_COUNT]:
+        cards.append(make_unit_card(explorer, layer, neighbor, f"r = {correlation:.2f}"))
     return cards
 
 
@@ -394,8 +394,8 @@ def describe_outputs(explorer: Explorer, layer: str, unit: int) -> list[dict[str
             continue
         weights = read_channel_weights(model, reader)[:, unit].numpy()
         cards = [
-            make_unit_card(explorer, reader, other, f"weight {format_number(value)}")
-            for other, value in pick_strongest_weights(weights)
+            make_unit_card(explorer, reader, target_unit, f"weight {format_number(value)}")
+            for target_unit, value in pick_strongest_weights(weights)
         ]
         readers.append({"layer": escape_for_display(reader), "units": cards, "classes": []})
     classifier = find_classifier(model)

@@ -181,10 +181,10 @@ def describe_confusions(
 
 def count_largest(values: Numbers) -> list[tuple[int, int]]:
     """The most frequent values and how often they occur; negative ones are left out."""
-    known = values[values >= 0]
-    if not len(known):
+    classes = values[values >= 0]
+    if not len(classes):
         return []
-    counts = np.bincount(known)
+    counts = np.bincount(classes)
     order = np.argsort(-counts, kind="stable")[:CONFUSION_COUNT]
     return [(int(value), int(counts[value])) for value in order if counts[value]]
 

@@ -93,9 +93,9 @@ class PictureCache:
         Raises SightlineError if it can't be made or written.
         """
         path = self.find_path(name)
-        kept = _read_bytes(path)
-        if kept is not None:
-            return kept
+        content = _read_bytes(path)
+        if content is not None:
+            return content
         with self.lock:
             request = self._requests.get(name)
         if request is None:
@@ -120,9 +120,9 @@ class PictureCache:
         """Numbers by their key, made and kept if they are not there; None without `make`."""
         digest = compute_key_digest(key)
         path = self.folder / digest[:2] / f"{digest}.json"
-        kept = _read_bytes(path)
-        if kept is not None:
-            return json.loads(kept)
+        content = _read_bytes(path)
+        if content is not None:
+            return json.loads(content)
         if make is None:
             return None
         numbers = make()

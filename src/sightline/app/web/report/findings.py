@@ -93,8 +93,8 @@ def write_title(subject: ReportSubject, sections: Sequence[ReportSection]) -> tu
             break
         name = shorten_class_name(section.result.values["labels"][0][0])
         share = float(probabilities[0, 0])
-        before = f"{network} calls {thing} {choose_article(name)} "
-        return before, name, f" ({share:.0%})"
+        beginning = f"{network} calls {thing} {choose_article(name)} "
+        return beginning, name, f" ({share:.0%})"
     return f"What {network} sees in {thing}", "", ""
 
 
@@ -210,8 +210,8 @@ def find_inversion(subject: ReportSubject, sections: dict[str, ReportSection]) -
             f"Up to {layers[clear[-1]]} the photograph can be made out; {layers[last]} keeps what "
             f"kind of thing it is, not its picture (SSIM {similarities[last]:z.2f})."
         )
-    shown = clear[-1] if clear else last
-    picture = subject.model.to_picture(values["image"][shown : shown + 1])
+    layer_row = clear[-1] if clear else last
+    picture = subject.model.to_picture(values["image"][layer_row : layer_row + 1])
     return Finding(section.folder, "What it remembers", text, picture, "weak", "a prior fills in")
 
 

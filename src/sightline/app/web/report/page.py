@@ -80,7 +80,7 @@ class ReportContent:
 def render_report(content: ReportContent) -> str:
     """The page, with every picture inside."""
     model = content.model
-    before, name, after = write_title(content.subject, content.sections)
+    beginning, name, ending = write_title(content.subject, content.sections)
     findings = list_findings(content.subject, content.sections)
     return render_template(
         "report.html",
@@ -88,8 +88,8 @@ def render_report(content: ReportContent) -> str:
         root="",
         stylesheet=read_static_text("sightline.css"),
         script=read_static_text("sightline.js"),
-        title=f"{before}{name}{after}",
-        title_parts=(before, name, after),
+        title=f"{beginning}{name}{ending}",
+        title_parts=(beginning, name, ending),
         breadcrumb=[("Report", ""), (escape_for_display(Path(content.source).name), "")],
         photograph=encode_picture(content.photograph),
         photograph_size=content.photograph.shape[-2:],

@@ -76,8 +76,8 @@ ROUTE_BY_NAME = {route.name: route for route in ROUTES}
 def list_addresses(explorer: Explorer) -> Iterator[str]:
     """The addresses of all pages, in the order of the table."""
     for route in ROUTES:
-        for parts in route.list_parts(explorer):
-            yield explorer.link(route.name, **parts)
+        for values in route.list_parts(explorer):
+            yield explorer.link(route.name, **values)
 
 
 def build_page(explorer: Explorer, address: str) -> Page | None:
@@ -88,13 +88,13 @@ def build_page(explorer: Explorer, address: str) -> Page | None:
     parsed = parse_address(address, explorer.spellings)
     if parsed is None:
         return None
-    name, parts = parsed
+    name, values = parsed
     route = ROUTE_BY_NAME.get(name)
-    if route is None or not _exists(explorer, parts):
+    if route is None or not _exists(explorer, values):
         return None
     # Every page refers to the index that its search reads.
     import_module(f"{PAGES}.network").add_search_index(explorer)
-    return route.build(explorer, parts)
+    return route.build(explorer, values)
 
 
 def _exists(explorer: Explorer, parts: Parts) -> bool:

@@ -102,8 +102,8 @@ def center_layer(responses: NDArray[np.floating]) -> CenteredLayer:
     means = responses.mean(0, dtype=np.float64).astype(np.float32)
     layer = CenteredLayer(responses, means, np.zeros(count), 0.0)
     lengths = np.concatenate([square_lengths(block) for block in layer.iterate_blocks()])
-    own = compute_hsic(multiply_layers(layer, layer), lengths, lengths)
-    return CenteredLayer(responses, means, lengths, own)
+    own_hsic = compute_hsic(multiply_layers(layer, layer), lengths, lengths)
+    return CenteredLayer(responses, means, lengths, own_hsic)
 
 
 def multiply_layers(first: CenteredLayer, second: CenteredLayer) -> NDArray[np.float64]:
@@ -128,10 +128,10 @@ def compute_cka_matrix(
     matrix = np.full((len(first), len(second)), np.nan)
     for row, responses in enumerate(first.values()):
         layer = center_layer(responses)
-        for column, other in enumerate(second_layers):
-            cross = multiply_layers(layer, other)
-            between = compute_hsic(cross, layer.lengths, other.lengths)
-            matrix[row, column] = normalize_hsic(between, layer.own_hsic, other.own_hsic)
+        for column, second_layer in enumerate(second_layers):
+            cross = multiply_layers(layer, second_layer)
+            between = compute_hsic(cross, layer.lengths, second_layer.lengths)
+            matrix[row, column] = normalize_hsic(between, layer.own_hsic, second_layer.own_hsic)
         if callback is not None:
             callback(row + 1, len(first))
     return matrix

@@ -89,11 +89,11 @@ class Performance:
 
 def measure_performance(answers: NetworkAnswers, truth: Labels) -> Performance | None:
     """How good the answers are for the images of known class; None where there are none."""
-    known = truth >= 0
-    if not known.any():
+    has_class = truth >= 0
+    if not has_class.any():
         return None
-    confidence = answers.confidence[known]
-    is_right = answers.labels[known] == truth[known]
+    confidence = answers.confidence[has_class]
+    is_right = answers.labels[has_class] == truth[has_class]
     edges = np.linspace(0, 1, CALIBRATION_BINS + 1)
     bin_numbers = np.clip(np.digitize(confidence, edges) - 1, 0, CALIBRATION_BINS - 1)
     bins: list[tuple[int, float, float]] = []

@@ -165,22 +165,22 @@ def find_splits(
     """The match with the units that two others explain together better than one alone."""
     born = match.list_origins("born")
     died = match.list_fates("died")
-    parts = find_pairs(born, match.partners, new, correlations)
+    halves = find_pairs(born, match.partners, new, correlations)
     sources = find_pairs(died, match.new_partners, old, correlations.T)
 
     fates = list(match.fates)
     origins = list(match.origins)
-    for unit, pair in parts.items():
+    for unit, pair in halves.items():
         fates[unit] = "split"
-        for part in pair:
-            origins[part] = "split"
+        for half in pair:
+            origins[half] = "split"
     for unit, pair in sources.items():
         if origins[unit] == "split":
             continue
         origins[unit] = "merged"
-        for part in pair:
-            fates[part] = "merged"
-    return replace(match, fates=tuple(fates), origins=tuple(origins), parts=parts, sources=sources)
+        for half in pair:
+            fates[half] = "merged"
+    return replace(match, fates=tuple(fates), origins=tuple(origins), parts=halves, sources=sources)
 
 
 def find_pairs(
@@ -198,19 +198,19 @@ def find_pairs(
     pairs: dict[int, tuple[int, int]] = {}
     for candidate in candidates:
         explained = int(correlations[:, candidate].argmax())
-        other = int(partners[explained])
-        if other < 0:
+        partner = int(partners[explained])
+        if partner < 0:
             rivals = [unit for unit in candidates if unit != candidate]
             if not rivals:
                 continue
-            other = max(rivals, key=lambda unit: correlations[explained, unit])
+            partner = max(rivals, key=lambda unit: correlations[explained, unit])
         if explained in pairs:
             continue
-        first = float(correlations[explained, other])
+        first = float(correlations[explained, partner])
         second = float(correlations[explained, candidate])
-        between = float(units[:, other] @ units[:, candidate]) / len(units)
+        between = float(units[:, partner] @ units[:, candidate]) / len(units)
         if is_explained_by_both(first, second, between):
-            pairs[explained] = (min(other, candidate), max(other, candidate))
+            pairs[explained] = (min(partner, candidate), max(partner, candidate))
     return pairs
 
 
@@ -220,11 +220,11 @@ def is_explained_by_both(first: float, second: float, between: float) -> bool:
     From the third's correlation with each and that of the two; the shares of variance are those of
     a linear regression.
     """
-    rest = 1 - between * between
-    if rest < MIN_ADDED_SHARE:
+    unshared = 1 - between * between
+    if unshared < MIN_ADDED_SHARE:
         return False
-    first_weight = (first - second * between) / rest
-    second_weight = (second - first * between) / rest
+    first_weight = (first - second * between) / unshared
+    second_weight = (second - first * between) / unshared
     share = first * first_weight + second * second_weight
     added = share - max(first, second) ** 2
     is_positive = first_weight > 0 and second_weight > 0
@@ -265,10 +265,10 @@ def find_likes(
     chosen = standardize_units(responses)[:, list(units)]
     best = np.full(len(units), MIN_CORRELATION)
     likes: dict[int, tuple[str, int]] = {}
-    for layer, other in layers.items():
+    for layer, candidates in layers.items():
         if layer == own_layer:
             continue
-        correlations = correlate_units(chosen, standardize_units(other))
+        correlations = correlate_units(chosen, standardize_units(candidates))
         for row, unit in enumerate(units):
             column = int(correlations[row].argmax())
             if correlations[row, column] >= best[row]:

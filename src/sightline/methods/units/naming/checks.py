@@ -69,9 +69,9 @@ def add_as_many(images: IndexArray, image_count: int, generator: np.random.Gener
     """
     is_other = np.ones(image_count, dtype=bool)
     is_other[images] = False
-    others = np.flatnonzero(is_other)
-    count = min(len(images), len(others) // 2)
-    added = generator.choice(others, count, replace=False)
+    other_images = np.flatnonzero(is_other)
+    count = min(len(images), len(other_images) // 2)
+    added = generator.choice(other_images, count, replace=False)
     return np.sort(np.concatenate([images, added]))
 
 

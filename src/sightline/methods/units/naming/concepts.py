@@ -267,12 +267,12 @@ def match_images(scan: Scan, names: Sequence[str]) -> list[int]:
 
 def list_image_names(path: str) -> list[str]:
     """The ends of a path, with and without its suffix: a/b.jpg, b.jpg, a/b, b."""
-    parts = path.replace("\\", "/").split("/")
-    ends = ["/".join(parts[start:]) for start in range(len(parts))]
-    stem, dot, _ = parts[-1].rpartition(".")
+    segments = path.replace("\\", "/").split("/")
+    ends = ["/".join(segments[start:]) for start in range(len(segments))]
+    stem, dot, _ = segments[-1].rpartition(".")
     if not dot or not stem:
         return ends
-    suffix_length = len(parts[-1]) - len(stem)
+    suffix_length = len(segments[-1]) - len(stem)
     return ends + [end[:-suffix_length] for end in ends]
 
 

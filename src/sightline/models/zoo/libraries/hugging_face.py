@@ -119,8 +119,8 @@ def choose_network_class(name: str, config: Any) -> tuple[Any, Any]:
     vision_config = getattr(config, "vision_config", None)
     if vision_config is not None:
         family = network_class.__name__.removesuffix("Model")
-        for part in VISION_PARTS:
-            vision_class = getattr(transformers, f"{family}{part}", None)
+        for head_name in VISION_PARTS:
+            vision_class = getattr(transformers, f"{family}{head_name}", None)
             if _is_network_class(vision_class):
                 if hasattr(vision_config, "projection_dim") and hasattr(config, "projection_dim"):
                     vision_config.projection_dim = config.projection_dim

@@ -112,11 +112,11 @@ def find_scored_classes(
     for key, value in network.state_dict().items():
         if not CLASS_SCORE_KEYS.fullmatch(key) or key not in state_dict:
             continue
-        given = state_dict[key]
-        if given.shape == value.shape:
+        file_value = state_dict[key]
+        if file_value.shape == value.shape:
             continue
-        if given.ndim != value.ndim or given.shape[1:] != value.shape[1:]:
+        if file_value.ndim != value.ndim or file_value.shape[1:] != value.shape[1:]:
             return None
-        file_classes, remainder = divmod(given.shape[0] * classes, value.shape[0])
+        file_classes, remainder = divmod(file_value.shape[0] * classes, value.shape[0])
         return None if remainder or file_classes == 0 else file_classes
     return None

@@ -129,7 +129,9 @@ class LiveNetwork:
             clean=clean,
             units=strongest,
             layers={name: ranking.select(name, UNITS_PER_LAYER) for name in features},
-            maps=[each for unit in strongest for each in ranking.read_maps(unit)],
+            maps=[
+                activation_map for unit in strongest for activation_map in ranking.read_maps(unit)
+            ],
             attribution=attribution,
             side=scan.side,
             seconds=round(time.perf_counter() - started, 4),
@@ -140,8 +142,8 @@ class LiveNetwork:
         layers = {name: model.layer(name) for name in self.explorer.scan.layers}
         image = image.to(model.device)
         has_scores = self.explorer.has_classes
-        wanted = set(layers.values()) | ({"logits"} if has_scores else set())
-        tensors = model.run(image, wanted)
+        captured_layers = set(layers.values()) | ({"logits"} if has_scores else set())
+        tensors = model.run(image, captured_layers)
         features = {name: tensors[layer].float().cpu() for name, layer in layers.items()}
         return features, tensors["logits"].float().cpu() if has_scores else None
 

@@ -80,7 +80,7 @@ def compare_scores(
     """
     images = torch.cat([explorer.scan.image(id) for id in ids])
     with torch.no_grad():
-        before: Tensor = model.logits(images).cpu()
-        after: Tensor = ablated.logits(images).cpu()
-    changed = int((before.argmax(1) != after.argmax(1)).sum())
-    return {"mean": (after - before).mean(0), "changed": changed}
+        scores: Tensor = model.logits(images).cpu()
+        scores_without: Tensor = ablated.logits(images).cpu()
+    changed = int((scores.argmax(1) != scores_without.argmax(1)).sum())
+    return {"mean": (scores_without - scores).mean(0), "changed": changed}

@@ -348,11 +348,11 @@ def read_readability(scan: Scan, layer: str) -> Readability | None:
     None where it keeps none, or where it kept those of this layer only: they would agree by
     construction.
     """
-    others = [name for name in scan.vector_layers if name != layer]
-    if not others or scan.images < MIN_READABILITY_IMAGES:
+    other_layers = [name for name in scan.vector_layers if name != layer]
+    if not other_layers or scan.images < MIN_READABILITY_IMAGES:
         return None
     strongest = scan.top(layer).ids[:STRONGEST_IMAGES].numpy()
-    return measure_readability(strongest, read_vectors(scan, others[-1]))
+    return measure_readability(strongest, read_vectors(scan, other_layers[-1]))
 
 
 @lru_cache(maxsize=2)

@@ -244,8 +244,8 @@ def draw_gradient_patches(
     rendered = render_around_gray(gradient, find_gradient_limit(gradient))
     cells: list[Tensor] = []
     for picture, patch in zip(rendered.split(1), patches, strict=True):
-        seen = picture if patch.box is None else crop_padded_window(picture, patch.box)
-        cells.append(fit_patch(seen, PATCH_SIDE))
+        window = picture if patch.box is None else crop_padded_window(picture, patch.box)
+        cells.append(fit_patch(window, PATCH_SIDE))
     return cells
 
 
