@@ -56,6 +56,10 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             "needs quotes: sightline adversarial dog.png 'golf ball'",
         ),
         (
+            "saliency dog.png --labels cat dog bird",
+            "with commas between them: sightline saliency dog.png --labels cat,dog,bird",
+        ),
+        (
             "occlusion dog.png church window=32",
             "did you mean --window? sightline occlusion dog.png",
         ),

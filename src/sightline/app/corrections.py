@@ -106,7 +106,7 @@ def explain_unused_words(
         return f"{word} is not understood; did you mean --{word}? " + _correct(
             words, word, f"--{word}"
         )
-    joined = _join_unused_words(words, unused)
+    joined = _join_labels(words) or _join_unused_words(words, unused)
     if joined is not None:
         return joined
     plural = "is one word" if len(unused) == 1 else f"are {len(unused)} words"
@@ -114,6 +114,20 @@ def explain_unused_words(
         f"{' '.join(unused)} {plural} too many; "
         f"{format_command([*_find_command(words), '--help'])} says what the command takes"
     )
+
+
+def _join_labels(words: Sequence[str]) -> str | None:
+    """The line with the network's labels as one word: --labels cat dog was meant as cat,dog."""
+    if "--labels" not in words:
+        return None
+    first = words.index("--labels") + 1
+    last = first
+    while last < len(words) and not words[last].startswith("-"):
+        last += 1
+    if last - first < 2:
+        return None
+    corrected = [*words[:first], ",".join(words[first:last]), *words[last:]]
+    return f"labels are one word, with commas between them: {format_command(corrected)}"
 
 
 def _join_unused_words(words: Sequence[str], unused: Sequence[str]) -> str | None:

@@ -268,6 +268,7 @@ def test_two_targets_are_one_too_many(
         ("texture gravel --layer a b", {"layers": ("a", "b")}),
         ("inversion dog.jpg --layer a b", {"layer": ("a", "b")}),
         ("saliency dog.jpg --mean 0.5 0.4 0.3 --std 1 1 2", {"mean": (0.5, 0.4, 0.3)}),
+        ("saliency dog.jpg --mean 0.5,0.4,0.3 --std 1,1 2", {"std": (1.0, 1.0, 2.0)}),
         ("occlusion dog.jpg --quick", {"quick": True}),
         ("style dog.jpg --cropped", {"cropped": True}),
     ],

@@ -20,6 +20,15 @@ class UsageError(SightlineError):
     """A command that can't be understood. The exit status is 2."""
 
 
+def read_numbers(_type: object, tokens: Sequence[Token]) -> tuple[float, ...]:
+    """Numbers with spaces or commas between them.
+
+    Raises ValueError for what is no number, which cyclopts reports with the option's name.
+    """
+    words = [word for token in tokens for word in token.value.split(",")]
+    return tuple(float(word) for word in words)
+
+
 # ── options that commands share ──
 
 NetworkOption = Annotated[
@@ -61,6 +70,7 @@ MeanOption = Annotated[
     tuple[float, ...] | None,
     Parameter(
         consume_multiple=True,
+        converter=read_numbers,
         negative=(),
         help="Channel means that normalize an image in [0, 1], such as 0.485 0.456 0.406.",
     ),
@@ -70,6 +80,7 @@ StdOption = Annotated[
     tuple[float, ...] | None,
     Parameter(
         consume_multiple=True,
+        converter=read_numbers,
         negative=(),
         help="Channel standard deviations, as many as means.",
     ),
