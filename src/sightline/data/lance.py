@@ -16,11 +16,16 @@ from sightline.data.search.nearest import Metric
 CACHE_BYTES = 1_000_000
 
 
+# Those of a table that is read stay as long as it is open.
+READ_CACHE_BYTES = 64_000_000
+
+
 def open_lance_table(folder: str | Path, name: str) -> Any:
     """The table `FOLDER/NAME.lance`, which must exist, as LanceDB's own object."""
     import lancedb
 
-    return lancedb.connect(folder).open_table(name)
+    session = lancedb.Session(READ_CACHE_BYTES, READ_CACHE_BYTES)
+    return lancedb.connect(folder, session=session).open_table(name)
 
 
 def open_or_make_lance_tables(folder: str | Path, schemas: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,11 +1,15 @@
 """A store on disk as its readers find it: damaged, of a newer version, or with rows to spare."""
 
 import json
+import pickle
+import shutil
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
 import sightline as sl
+from sightline.data.lance import open_lance_table
 from sightline.data.store import lance_reader
 from sightline.data.store.interface import ScanProgress
 from sightline.data.store.lance_reader import LanceReader
@@ -101,12 +105,57 @@ def test_a_panic_is_one_line_whatever_was_asked_for(
     stored: sl.Scan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(lance_reader, "open_lance_table", lambda *_: PanickingTable())
+    reader = LanceReader(stored.path)
     for read in (
-        lambda: stored.reader.read_images(["id"]),
-        lambda: stored.reader.read_rows([0], ["path"]),
-        lambda: list(stored.reader.iterate_images(["id"], 4)),
-        stored.reader.read_errors,
+        lambda: reader.read_images(["id"]),
+        lambda: reader.read_rows([0], ["path"]),
+        lambda: list(reader.iterate_images(["id"], 4)),
+        reader.read_errors,
     ):
         with pytest.raises(sl.SightlineError, match=r"is damaged: its table of .* can't be read"):
             read()
-    assert stored.reader.count_left_overs() == 0
+    assert reader.count_left_overs() == 0
+
+
+@pytest.fixture
+def opened_tables(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of the tables that are opened from now on."""
+    names: list[str] = []
+    open_table = lance_reader.open_lance_table
+
+    def open_noted(folder: Path, name: str) -> object:
+        names.append(name)
+        return open_table(folder, name)
+
+    monkeypatch.setattr(lance_reader, "open_lance_table", open_noted)
+    return names
+
+
+def test_the_table_stays_open_in_its_process(
+    stored: sl.Scan, opened_tables: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reader = LanceReader(stored.path)
+    for id in (3, 4, 5):
+        assert reader.read_rows([id], ["path"])[id]["path"] == stored.paths[id]
+    assert opened_tables == ["images"]
+    copied = pickle.loads(pickle.dumps(reader))
+    assert copied.read_rows([6], ["path"])[6]["path"] == stored.paths[6]
+    assert opened_tables == ["images"] * 2
+    monkeypatch.setattr(lance_reader.os, "getpid", lambda: -1)
+    assert reader.read_rows([7], ["path"])[7]["path"] == stored.paths[7]
+    assert opened_tables == ["images"] * 3
+
+
+@pytest.mark.filterwarnings("ignore:optimize.cleanup_older_than=0")
+def test_a_table_that_was_compacted_meanwhile_is_opened_again(
+    stored: sl.Scan, opened_tables: list[str], tmp_path: Path
+) -> None:
+    path = tmp_path / "copied.scan"
+    shutil.copytree(stored.path, path)
+    reader = LanceReader(path)
+    expected_rows = reader.read_rows([1], ["path"])
+    table = open_lance_table(path, "images")
+    table.update(where="id = 1", values={"width": 56})
+    table.optimize(cleanup_older_than=timedelta(0), delete_unverified=True)
+    assert reader.read_rows([1], ["path"]) == expected_rows
+    assert opened_tables == ["images"] * 2

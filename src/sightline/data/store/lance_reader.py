@@ -13,7 +13,7 @@ OUT.scan/writer               names that process to those that wait for it
 import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -61,8 +61,20 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
+@dataclass(frozen=True)
+class OpenTable:
+    """A table at the version at which it was opened, and the process that opened it."""
+
+    table: Any
+    version: int
+    process_id: int
+
+
 class LanceReader:
     """What the last commit of a store on disk holds.
+
+    The table of images stays open after the first read: to open it takes longer than to read a few
+    rows. A process forked from this one, and a pickled copy, open it again.
 
     Raises SightlineError if there is no store, or it is damaged or made by a newer version.
     """
@@ -71,6 +83,10 @@ class LanceReader:
         self.path = path
         self.description = read_description(path)
         self.progress = read_progress(path, self.description)
+        self._images: OpenTable | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_images": None}
 
     def read_images(self, columns: Sequence[str], ids: range | None = None) -> ArrowTable:
         """Columns of all images, or of those with `ids`, as they lie in the table."""
@@ -97,7 +113,7 @@ class LanceReader:
 
         The values are not checked.
         """
-        images = self._open_images()
+        images = self._open_images().table
         with convert_table_errors(self._describe_damage(IMAGES_TABLE)):
             yield from self._query(images, columns).to_batches(batch_rows)
 
@@ -120,20 +136,28 @@ class LanceReader:
         failed_version = None
         for _ in range(MAX_READ_ATTEMPTS):
             images = self._open_images()
-            version = None
             try:
                 with convert_table_errors(self._describe_damage(IMAGES_TABLE)):
-                    version = images.version
-                    return read(images)
+                    return read(images.table)
             except SightlineError as error:
-                if version == failed_version:
+                self._images = None
+                if images.version == failed_version:
                     raise
-                failed_version = version
+                failed_version = images.version
                 logger.debug("%s is read again: %s", self.path, error)
         raise SightlineError(f"the store {self.path} keeps changing while it is read; try again")
 
-    def _open_images(self) -> Any:
-        return open_checked_table(self.path, IMAGES_TABLE, make_images_schema(self.description))
+    def _open_images(self) -> OpenTable:
+        """The table of images, opened by the first read of this process."""
+        images = self._images
+        # LanceDB's threads don't survive a fork.
+        if images is None or images.process_id != os.getpid():
+            schema = make_images_schema(self.description)
+            table = open_checked_table(self.path, IMAGES_TABLE, schema)
+            with convert_table_errors(self._describe_damage(IMAGES_TABLE)):
+                images = OpenTable(table, table.version, os.getpid())
+            self._images = images
+        return images
 
     def _describe_damage(self, table_name: str) -> str:
         return f"the store {self.path} is damaged: its table of {table_name} can't be read"
@@ -151,9 +175,10 @@ class LanceReader:
 
     def count_left_overs(self) -> int:
         """Images that were added and are in no commit; none before both tables are made."""
+        self._images = None  # rows may have been added since it was opened
         try:
             open_table(self.path, ERRORS_TABLE)
-            images = self._open_images()
+            images = self._open_images().table
         except SightlineError as error:
             logger.debug("%s has no tables yet: %s", self.path, error)
             return 0
@@ -199,6 +224,7 @@ class LanceReader:
 
     def has_full_index(self, column: str) -> bool:
         """Whether a column of vectors has an index, and every row of the table is in it."""
+        self._images = None  # an index may have been built since it was opened
         statistics = self._read_images_table(lambda images: images.index_stats(f"{column}_idx"))
         return statistics is not None and not statistics.num_unindexed_rows
 

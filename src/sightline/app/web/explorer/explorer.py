@@ -4,7 +4,7 @@ import json
 import re
 import shlex
 from collections import OrderedDict
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cached_property
@@ -24,7 +24,10 @@ from sightline.models.model import Model
 # Of a scan of more images, only those have an exported page that are among the strongest of a unit.
 MAX_IMAGE_PAGES = 5_000
 
-MAX_RECENT_IMAGES = 256
+# Units of a layer share many of their strongest images, so the last ones that were read are kept:
+# of the originals as many as fit, of the thumbnails, about 4 kB each, a number.
+RECENT_IMAGE_BYTES = 200_000_000
+MAX_RECENT_THUMBNAILS = 8_192
 
 # So many scripts are remembered that pages have added.
 MAX_SCRIPTS = 50_000
@@ -72,6 +75,7 @@ class Explorer:
         self.spellings = LayerSpellings(scan.layers)
         self.script_makers: OrderedDict[str, Callable[[], object]] = OrderedDict()
         self._recent_images: OrderedDict[int, Tensor] = OrderedDict()
+        self._recent_thumbnails: OrderedDict[int, bytes] = OrderedDict()
         self._lock = RLock()
         self._resources: ContextVar[set[str] | None] = ContextVar("resources", default=None)
 
@@ -161,34 +165,53 @@ class Explorer:
         origin = {"image": self.digest_image(id)}
 
         def read_thumbnail() -> bytes:
-            return self.scan.thumbnail_bytes([id])[0]
+            return self.read_thumbnails([id])[0]
 
         return self.add_picture(
             key, read_thumbnail, depends_on=origin, suffix=".jpg", is_kept=False
         )
 
-    def read_image(self, id: int) -> Tensor | None:
-        """The original as a picture, 1×3×side×side; None where it is gone or has changed.
+    def read_thumbnails(self, ids: Sequence[int]) -> list[bytes]:
+        """The thumbnails of several images as JPEG files; those that are not in memory together."""
+        with self._lock:
+            contents = {id: self._recent_thumbnails.get(id) for id in ids}
+        missing_ids = [id for id, content in contents.items() if content is None]
+        missing_contents = self.scan.thumbnail_bytes(missing_ids)
+        with self._lock:
+            for id, content in zip(missing_ids, missing_contents, strict=True):
+                contents[id] = content
+                self._recent_thumbnails[id] = content
+            while len(self._recent_thumbnails) > MAX_RECENT_THUMBNAILS:
+                self._recent_thumbnails.popitem(last=False)
+        return [content for content in map(contents.get, ids) if content is not None]
 
-        The last ones are kept in memory: units of a layer share many of their strongest images.
+    def read_input(self, id: int) -> Tensor:
+        """An image as the network gets it, 1×C×side×side in [0, 1].
+
+        Raises SightlineError where the original is gone or has changed.
         """
         with self._lock:
             pixels = self._recent_images.get(id)
             if pixels is not None:
                 self._recent_images.move_to_end(id)
-                return pixels.float().div(255)
-        try:
+        if pixels is None:
             image = self.scan.image(id)
+            steps = image.mul(255).round().to(torch.uint8)
+            # Those that a scan saw as pictures have 8 bits; of others the numbers are kept.
+            pixels = steps if torch.equal(steps.float().div(255), image) else image
+            with self._lock:
+                self._recent_images[id] = pixels
+                while len(self._recent_images) * pixels.nbytes > RECENT_IMAGE_BYTES:
+                    self._recent_images.popitem(last=False)
+        return pixels if pixels.is_floating_point() else pixels.float().div(255)
+
+    def read_image(self, id: int) -> Tensor | None:
+        """The original as a picture, 1×3×side×side; None where it is gone or has changed."""
+        try:
+            image = self.read_input(id)
         except SightlineError:
             return None
-        picture = image if self.model is None else self.model.to_picture(image)
-        # Those that a scan saw as pictures have 8 bits anyway.
-        pixels = picture.mul(255).round().to(torch.uint8)
-        with self._lock:
-            self._recent_images[id] = pixels
-            if len(self._recent_images) > MAX_RECENT_IMAGES:
-                self._recent_images.popitem(last=False)
-        return pixels.float().div(255)
+        return image if self.model is None else self.model.to_picture(image)
 
     # ── synthesis ──
 

@@ -17,6 +17,7 @@ from sightline.app.web.pages.content.facts import (
 )
 from sightline.app.web.pages.content.sheets import (
     make_unit_card,
+    read_thumbnail,
     read_top_images,
 )
 from sightline.data.store.reader import Scan
@@ -90,7 +91,7 @@ def add_image_picture(explorer: Explorer, id: int) -> str:
     def make_picture() -> Tensor:
         picture = explorer.read_image(id)
         if picture is None:
-            picture = explorer.scan.thumbnail(id)
+            picture = read_thumbnail(explorer, id)
         return resize_image(picture, PICTURE_SIDE, PICTURE_SIDE)
 
     network = explorer.scan.description.network

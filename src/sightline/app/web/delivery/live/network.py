@@ -44,7 +44,6 @@ ATTRIBUTIONS: dict[AttributionName, tuple[str, str, dict[str, Any]]] = {
 ATTRIBUTION_QUANTILE = 0.995
 
 MAX_CLEAN_ANSWERS = 64
-MAX_SCAN_IMAGES = 16  # that are kept decoded
 
 
 @dataclass
@@ -57,7 +56,6 @@ class LiveNetwork:
     _clean_answers: OrderedDict[str, list[ClassAnswer]] = field(
         default_factory=OrderedDict[str, list[ClassAnswer]]
     )
-    _scan_images: OrderedDict[str, Tensor] = field(default_factory=OrderedDict[str, Tensor])
 
     @cached_property
     def uploads(self) -> UploadShelf:
@@ -94,11 +92,7 @@ class LiveNetwork:
         kind, _, key = name.partition("-")
         if kind == "u":
             return self.uploads.get(name).image
-        if name not in self._scan_images:
-            self._scan_images[name] = self.explorer.scan.image(int(key))
-            while len(self._scan_images) > MAX_SCAN_IMAGES:
-                self._scan_images.popitem(last=False)
-        return self._scan_images[name]
+        return self.explorer.read_input(int(key))
 
     @torch.no_grad()
     def answer(self, request: LiveRequest) -> LiveAnswer:

@@ -118,7 +118,7 @@ def measure_attribution(
 ) -> dict[str, Any]:
     """The attribution of a class in an image of the scan, and a short test of it."""
     try:
-        image = explorer.scan.image(id)
+        image = explorer.read_input(id)
         method = find_attribution_method(name)
         attribution = method.compute_attribution(model, image, label, seed=0)
         trust = summarize_trust(model, image, method, label)
@@ -198,7 +198,7 @@ def measure_places(explorer: Explorer, model: Model, id: int) -> dict[str, Any]:
     """
     layers = pick_place_layers(explorer)
     try:
-        image = explorer.scan.image(id)
+        image = explorer.read_input(id)
         with torch.no_grad():
             features = model.features(image, layers)
     except SightlineError as error:

@@ -78,7 +78,7 @@ def compare_scores(
 
     Raises SightlineError where an original is gone.
     """
-    images = torch.cat([explorer.scan.image(id) for id in ids])
+    images = torch.cat([explorer.read_input(id) for id in ids])
     with torch.no_grad():
         scores: Tensor = model.logits(images).cpu()
         scores_without: Tensor = ablated.logits(images).cpu()

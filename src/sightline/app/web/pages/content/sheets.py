@@ -21,6 +21,7 @@ from sightline.data.store.interface import THUMBNAIL_SIZE
 from sightline.data.store.reader import Scan, TopImages
 from sightline.errors import SightlineError
 from sightline.images.decode.pixels import convert_pillow_to_tensor
+from sightline.images.decode.square import fit_square, stack_squares
 from sightline.images.plotting.maps import (
     enlarge_pixels,
     find_gradient_limit,
@@ -134,7 +135,7 @@ def cut_patch(explorer: Explorer, patch: Patch, side: int) -> Tensor:
     """
     scan = explorer.scan
     if patch.box is None:
-        return resize_image(scan.thumbnail(patch.image_id), side, side)
+        return resize_image(read_thumbnail(explorer, patch.image_id), side, side)
 
     thumbnail_scale = min(THUMBNAIL_SIZE, scan.side) / scan.side
     top, left, bottom, right = patch.box
@@ -148,7 +149,14 @@ def cut_patch(explorer: Explorer, patch: Patch, side: int) -> Tensor:
     end_row = max(round(bottom * thumbnail_scale), first_row + 1)
     end_column = max(round(right * thumbnail_scale), first_column + 1)
     box = (first_row, first_column, end_row, end_column)
-    return fit_patch(crop_padded_window(scan.thumbnail(patch.image_id), box), side)
+    return fit_patch(crop_padded_window(read_thumbnail(explorer, patch.image_id), box), side)
+
+
+def read_thumbnail(explorer: Explorer, id: int) -> Tensor:
+    """The square that the network saw of an image, small: 1×3×h×w in [0, 1]."""
+    side = min(THUMBNAIL_SIZE, explorer.scan.side)
+    content = explorer.read_thumbnails([id])[0]
+    return stack_squares([fit_square(content, side, side)])
 
 
 def fit_patch(patch: Tensor, side: int) -> Tensor:
@@ -191,6 +199,7 @@ def add_sheet_of_patches(
     """Patches side by side, row by row."""
 
     def make_sheet() -> Tensor:
+        explorer.read_thumbnails([patch.image_id for patch in patches])
         cells = [cut_patch(explorer, patch, side) for patch in patches]
         return arrange_cells(cells, columns)
 
@@ -216,7 +225,7 @@ def add_gradient_sheet(
         return None
 
     def make_sheet() -> Tensor:
-        images = torch.cat([explorer.scan.image(patch.image_id) for patch in patches])
+        images = torch.cat([explorer.read_input(patch.image_id) for patch in patches])
         cells = draw_gradient_patches(model, images, layer, unit, patches)
         return arrange_cells(cells, columns)
 
