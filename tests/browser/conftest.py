@@ -12,12 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from web_scan import make_web_model, make_web_scan
+from web_scan import make_two_scans, make_web_model, make_web_scan
 
 from sightline.app.web.delivery.export import SiteExport
 from sightline.app.web.delivery.server import make_server, open_server_address
 from sightline.app.web.explorer.explorer import Explorer
 from sightline.app.web.pictures.cache import PictureCache
+from sightline.data.store.reader import Scan
+from sightline.models.model import Model
 
 BROWSER_NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
 FLAGS = ["--no-sandbox", "--disable-gpu", "--use-fake-device-for-media-stream"]
@@ -51,11 +53,28 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     """The site of the small scan, while it is served."""
     folder = tmp_path_factory.mktemp("site")
     model = make_web_model()
-    scan = make_web_scan(model, folder)
+    with publish_site(make_web_scan(model, folder), model, folder) as published:
+        yield published
+
+
+@pytest.fixture(scope="session")
+def diagnosed_site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """The site of a network that is compared with an earlier one, with its mistakes."""
+    folder = tmp_path_factory.mktemp("diagnosed")
+    old, new, model = make_two_scans(folder)
+    with publish_site(new, model, folder, compared_scan=old, has_mistakes=True) as published:
+        yield published
+
+
+@contextmanager
+def publish_site(scan: Scan, model: Model, folder: Path, **settings: Any) -> Iterator[Site]:
+    """The site of a scan as files, and served while the block runs."""
     pictures = PictureCache(folder / "pictures")
-    exported = Explorer(scan, model, pictures=pictures, command="sightline export")
+    exported = Explorer(scan, model, pictures=pictures, command="sightline export", **settings)
     assert SiteExport(exported, folder / "site").run(lambda *_: False)
-    served = Explorer(scan, model, pictures=pictures, is_served=True, command="sightline explore")
+    served = Explorer(
+        scan, model, pictures=pictures, is_served=True, command="sightline explore", **settings
+    )
     address = open_server_address(port=0)
     server = make_server(served, address)
     thread = threading.Thread(target=server.run, args=([address.listener],), daemon=True)

@@ -62,6 +62,34 @@ def test_a_page_opens_served_and_from_the_disk(
     assert len(backgrounds) == 2
 
 
+@pytest.mark.parametrize("address", ["compare.html", "mistakes.html"])
+@pytest.mark.parametrize("width", [390, 1280])
+def test_a_page_of_diagnosis_opens(
+    diagnosed_site: Any, open_page: Any, address: str, width: int
+) -> None:
+    for root, scheme in ((diagnosed_site.served, "light"), (diagnosed_site.files, "dark")):
+        with open_page(width, scheme) as watched:
+            page = watched.open(f"{root}index.html")
+            page.locator(f".views a[href='{address}']").click()
+            page.wait_for_url(f"**/{address}*")
+            page.wait_for_timeout(150)
+            layout = read_layout(page)
+            assert layout["overflow"] <= 0, layout["wide"]
+            assert layout["headings"] == 1
+            assert layout["broken"] == []
+            # The stylesheet is there: without it tiles are a list.
+            tiles = page.locator(".tiles").first
+            if tiles.count():
+                assert tiles.evaluate("list => getComputedStyle(list).display") == "flex"
+
+
+def test_from_a_comparison_to_a_unit(diagnosed_site: Any, open_page: Any) -> None:
+    with open_page() as watched:
+        page = watched.open(f"{diagnosed_site.files}compare.html")
+        page.locator("main a[href^='units/']").first.click()
+        page.wait_for_url("**/units/**")
+
+
 def test_from_the_network_to_a_unit(site: Any, open_page: Any) -> None:
     for root in (site.served, site.files):
         with open_page() as watched:

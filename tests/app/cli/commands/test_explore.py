@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from helpers import smooth
+from web_scan import make_two_scans
 
 import sightline as sl
 from sightline.app.cli.application import EXPLORER_COMMANDS
@@ -103,6 +104,30 @@ def test_export_with_synthesis_and_table(capsys: pytest.CaptureFixture[str]) -> 
     assert Path(summary["parquet"]).is_file()
     assert main(words) == 0
     assert capsys.readouterr().out.startswith("site/index.html (")
+
+
+@pytest.fixture
+def two_stores(place: Path) -> None:
+    """The stores of two networks over the same 60 images."""
+    make_two_scans(place)
+
+
+@pytest.mark.usefixtures("two_stores", "short_site")
+def test_a_comparison_and_mistakes_are_pages(
+    served: list[Explorer], capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["explore", "--store", "new.scan", "--port", "0", "--quiet", "--compare", "old.scan"]
+    assert main(words) == 0
+    (explorer,) = served
+    assert explorer.compared_scan is not None
+    assert explorer.compared_scan.path.name == "old.scan"
+    assert not explorer.has_mistakes
+    assert explorer.command == "sightline explore --store new.scan --compare old.scan"
+    # Without the network there is no test of what causes a mistake.
+    assert main(["export", "site", "--store", "new.scan", "--mistakes", "--quiet"]) == 1
+    assert not Path("site", "mistakes.html").exists()
+    assert main(["export", "site", "--store", "new.scan", "--compare", "none.scan"]) == 1
+    assert "there is no store 'none.scan'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

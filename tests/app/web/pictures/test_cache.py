@@ -113,10 +113,11 @@ import sys, torch
 from pathlib import Path
 from sightline.app.web.pictures.cache import PictureCache
 pictures = PictureCache(Path(sys.argv[1]))
-print("ready", flush=True)
 for unit in range(10**9):
     picture = torch.full((1, 3, 200, 200), unit % 7 / 7)
     pictures.keep({"unit": unit}, picture, 100)
+    if unit == 0:
+        print("one is kept", flush=True)
 """
 
 

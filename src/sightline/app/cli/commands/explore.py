@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter, validators
 
+from sightline.app.cli.commands.diagnosis import show_steps
 from sightline.app.cli.options import (
     DeviceOption,
     JsonOption,
@@ -53,6 +54,24 @@ SynthesisOption = Annotated[
 ]
 
 
+CompareOption = Annotated[
+    Path | None,
+    Parameter(
+        help="The store of an earlier network over the same images: one more page compares them, "
+        "as `sightline compare` does."
+    ),
+]
+
+MistakesOption = Annotated[
+    bool,
+    Parameter(
+        negative=(),
+        help="One more page groups the mistakes and tests what causes them, as `sightline "
+        "mistakes` does.",
+    ),
+]
+
+
 def explore(
     folder: FolderArgument = None,
     /,
@@ -60,6 +79,8 @@ def explore(
     store: StoreOption = None,
     model: OptionalNetworkOption = None,
     synthesis: SynthesisOption = False,
+    compare: CompareOption = None,
+    mistakes: MistakesOption = False,
     host: Annotated[
         str,
         Parameter(
@@ -86,12 +107,13 @@ def explore(
     from sightline.app.web.delivery.server import open_server_address, serve
 
     network = NetworkArguments(model, weights, labels, mean, std, size, device)
-    command = format_explorer_command("explore", folder, store, network, synthesis=synthesis)
+    sections = SiteSections(synthesis, compare, mistakes)
+    command = format_explorer_command("explore", folder, store, network, sections)
     # A port in use is noticed before anything is made.
     address = open_server_address(host, port)
     with closing(address.listener):
         explorer = build_explorer(
-            folder, store, network, command, has_synthesis=synthesis, is_served=True, quiet=quiet
+            folder, store, network, sections, command, is_served=True, quiet=quiet
         )
         if not prepare_site(explorer, quiet=quiet):
             return 130
@@ -117,6 +139,8 @@ def export(
     store: StoreOption = None,
     model: OptionalNetworkOption = None,
     synthesis: SynthesisOption = False,
+    compare: CompareOption = None,
+    mistakes: MistakesOption = False,
     parquet: Annotated[
         bool,
         Parameter(
@@ -139,11 +163,10 @@ def export(
 
     check_export_folder(site)
     network = NetworkArguments(model, weights, labels, mean, std, size, device)
-    command = format_explorer_command(
-        "export", folder, store, network, site=site, synthesis=synthesis
-    )
+    sections = SiteSections(synthesis, compare, mistakes)
+    command = format_explorer_command("export", folder, store, network, sections, site=site)
     explorer = build_explorer(
-        folder, store, network, command, has_synthesis=synthesis, is_served=False, quiet=quiet
+        folder, store, network, sections, command, is_served=False, quiet=quiet
     )
     site_export = SiteExport(explorer, site)
     site_export.claim_folder()
@@ -210,19 +233,29 @@ class NetworkArguments:
             )
 
 
+@dataclass(frozen=True)
+class SiteSections:
+    """What the options say of the pages that take long to make."""
+
+    synthesis: bool = False
+    compare: Path | None = None
+    mistakes: bool = False
+
+
 def build_explorer(
     folder: str | None,
     store: Path | None,
     network: NetworkArguments,
+    sections: SiteSections,
     command: str,
     *,
-    has_synthesis: bool,
     is_served: bool,
     quiet: bool,
 ) -> "Explorer":
     """The explorer of a store, or of a new scan of a folder.
 
-    Raises SightlineError for a store that can't be explored, or is another network's.
+    Raises SightlineError for a store that can't be explored, or is another network's, and for one
+    to compare it with that is not there.
     """
     from sightline.app.web.delivery.opening import (
         check_explorable,
@@ -230,6 +263,7 @@ def build_explorer(
         open_stored_scan,
     )
 
+    compared_scan = None if sections.compare is None else open_stored_scan(sections.compare)
     is_new = folder is not None or store is None
     model = network.load(quiet=quiet) if is_new or network.is_named else None
     if is_new and model is not None:
@@ -241,11 +275,13 @@ def build_explorer(
         scan,
         model,
         device=network.device,
-        has_synthesis=has_synthesis,
+        has_synthesis=sections.synthesis,
+        compared_scan=compared_scan,
+        has_mistakes=sections.mistakes,
         is_served=is_served,
         command=command,
     )
-    if has_synthesis and explorer.model is None:
+    if sections.synthesis and explorer.model is None:
         raise SightlineError(f"--synthesis needs the network: {explorer.model_note}")
     return explorer
 
@@ -266,8 +302,15 @@ def scan_folder(
 
 
 def prepare_site(explorer: "Explorer", *, quiet: bool) -> bool:
-    """Makes what is missing: facts of the units, and syntheses. Returns whether all is there."""
-    from sightline.app.web.delivery.opening import count_synthesis_units, prepare_layers
+    """Makes what is missing: facts of the units, diagnosis, and syntheses.
+
+    Returns whether all is there.
+    """
+    from sightline.app.web.delivery.opening import (
+        count_synthesis_units,
+        prepare_diagnosis,
+        prepare_layers,
+    )
 
     with show_progress_bar("Units", quiet=quiet) as bar:
 
@@ -275,6 +318,9 @@ def prepare_site(explorer: "Explorer", *, quiet: bool) -> bool:
             return bar.update_display(done, total, "Units")
 
         is_finished = prepare_layers(explorer, show_layers)
+    if is_finished and (explorer.compared_scan is not None or explorer.has_mistakes):
+        with show_steps("diagnosis", quiet=quiet) as show_step:
+            prepare_diagnosis(explorer, show_step)
     if is_finished and explorer.has_synthesis and explorer.unit_synthesis is not None:
         counts = count_synthesis_units(explorer)
         with show_progress_bar("Synthesis", quiet=quiet) as bar:
@@ -315,9 +361,9 @@ def format_explorer_command(
     folder: str | None,
     store: Path | None,
     network: NetworkArguments,
+    sections: SiteSections,
     *,
     site: Path | None = None,
-    synthesis: bool = False,
 ) -> str:
     """The command line that makes the site again."""
     words = ["sightline", name]
@@ -329,10 +375,11 @@ def format_explorer_command(
         "--weights": network.weights,
         "--labels": network.labels,
         "--size": network.size,
+        "--compare": sections.compare,
     }
     for option, value in named.items():
         if value is not None:
             words += [option, str(value)]
-    if synthesis:
-        words.append("--synthesis")
+    words += ["--synthesis"] if sections.synthesis else []
+    words += ["--mistakes"] if sections.mistakes else []
     return shlex.join(words)

@@ -32,6 +32,7 @@ FIRST_PAGE = "index.html"
 SITE_FOLDERS = ("classes", "data", "images", "layers", "pictures", "static", "units")
 OWN_FILE = re.compile(
     r"(classes|images)/[0-9]+\.html|layers/[^/]+\.html|units/[^/]+/[0-9]+\.html"
+    r"|compare\.html|mistakes\.html"
     r"|pictures/[0-9a-f]{32}\.(webp|jpg)|data/.+\.js|static/.+\.(css|js)"
 )
 
@@ -124,13 +125,14 @@ class SiteExport:
 
     def remove_stale_files(self) -> None:
         """Removes pages and pictures of an earlier export that this one does not have."""
+        paths = list(self.folder.glob("*.html"))
         for name in SITE_FOLDERS:
             for root, _, files in os.walk(self.folder / name):
-                for file in files:
-                    path = Path(root, file)
-                    address = path.relative_to(self.folder).as_posix()
-                    if OWN_FILE.fullmatch(address) and address not in self.written:
-                        path.unlink(missing_ok=True)
+                paths += [Path(root, file) for file in files]
+        for path in paths:
+            address = path.relative_to(self.folder).as_posix()
+            if OWN_FILE.fullmatch(address) and address not in self.written:
+                path.unlink(missing_ok=True)
 
     def write_marker(self, *, is_complete: bool) -> None:
         """Writes the file that says what the folder is."""

@@ -5,8 +5,10 @@ from pathlib import Path
 
 from sightline.app.web.explorer.explorer import Explorer
 from sightline.app.web.pages.content.facts import read_unit_table
+from sightline.app.web.pages.diagnosis import read_comparison, read_mistakes
 from sightline.data.store.reader import Scan
 from sightline.errors import SightlineError
+from sightline.methods.diagnosis.compare import StepProgress
 from sightline.models.model import Model
 
 PreparationProgress = Callable[[int, int], bool]
@@ -43,6 +45,8 @@ def open_explorer(
     *,
     device: str | None = None,
     has_synthesis: bool = False,
+    compared_scan: Scan | None = None,
+    has_mistakes: bool = False,
     is_served: bool = False,
     command: str = "",
 ) -> Explorer:
@@ -64,6 +68,8 @@ def open_explorer(
         model,
         model_note=note,
         has_synthesis=has_synthesis,
+        compared_scan=compared_scan,
+        has_mistakes=has_mistakes,
         is_served=is_served,
         command=command,
     )
@@ -82,6 +88,18 @@ def prepare_layers(explorer: Explorer, on_progress: PreparationProgress) -> bool
         read_unit_table(explorer, layer)
     on_progress(len(layers), len(layers))
     return True
+
+
+def prepare_diagnosis(explorer: Explorer, on_step: StepProgress) -> None:
+    """Finds what the pages of the comparison and of mistakes show, and keeps it.
+
+    Raises SightlineError for scans that can't be compared, and for one without classes, with too
+    few images or too few mistakes.
+    """
+    if explorer.compared_scan is not None:
+        read_comparison(explorer, explorer.compared_scan, on_step)
+    if explorer.has_mistakes:
+        read_mistakes(explorer, on_step)
 
 
 def count_synthesis_units(explorer: Explorer) -> dict[str, int]:

@@ -172,6 +172,7 @@ def describe_unit_change(
         "correlation": f"{change.correlation:.2f}",
         "tiles": make_unit_tiles(old, change.layer, change.unit, add_picture),
         "partner": partner,
+        "partner_place": change.partner,
         "partner_tiles": partner_tiles,
     }
 
@@ -236,6 +237,7 @@ def describe_changed_unit(
         status = "only in the old network"
     return {
         "name": f"{escape_for_display(layer)} · {number}",
+        "place": unit.new,
         "change": f"{abs(unit.change):.1f} standard deviations {word}",
         "status": status,
         "tiles": make_unit_tiles(scan, layer, number, add_picture),

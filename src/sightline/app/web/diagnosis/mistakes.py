@@ -68,6 +68,7 @@ def describe_mistake_group(
         "units": [
             {
                 "name": f"{escape_for_display(unit.layer)} · {unit.unit}",
+                "place": (unit.layer, unit.unit),
                 "separation": f"{unit.separation:.0%}",
                 "class_separation": f"{unit.class_separation:.0%}",
                 "is_cause": (unit.layer, unit.unit) in chosen,

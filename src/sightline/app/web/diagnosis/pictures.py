@@ -28,13 +28,14 @@ AddPicture = Callable[[str, Tensor], str]
 
 @dataclass(frozen=True)
 class Tile:
-    """A picture with a line below it."""
+    """A picture with a line below it; `image_id` is the image that it shows whole, or −1."""
 
     source: str
     width: int
     height: int
     caption: str
     alt: str
+    image_id: int = -1
 
 
 def embed_picture(key: str, picture: Tensor) -> str:
@@ -58,7 +59,7 @@ def make_thumbnail_tiles(
     for id, picture, caption in zip(first_ids, pictures.split(1), captions, strict=False):
         source = add_picture(f"thumbnail {id}", picture)
         alt = f"image {id}: {caption}" if caption else f"image {id}"
-        tiles.append(Tile(source, THUMBNAIL_SIDE, THUMBNAIL_SIDE, caption, alt))
+        tiles.append(Tile(source, THUMBNAIL_SIDE, THUMBNAIL_SIDE, caption, alt, id))
     return tiles
 
 

@@ -49,7 +49,7 @@ def _write_report(
         breadcrumb=[],
         command=command,
         made_with=f"Sightline {version('sightline')}",
-        stylesheet=read_static_text("sightline.css"),
+        stylesheet=read_static_text("sightline.css") + read_static_text("diagnosis.css"),
         script=read_static_text("sightline.js"),
         **data,
     )

@@ -45,6 +45,8 @@ class Explorer:
         model: Its network; None where it can't be had, and `model_note` says why.
         pictures: Where pictures are kept.
         has_synthesis: Whether the pages show what each unit would like to see.
+        compared_scan: Of another network over the same images, that a page compares with this one.
+        has_mistakes: Whether a page shows the groups of mistakes, and what causes them.
         is_served: Whether a server answers, so that numbers may be made when they are asked for.
         command: What makes the site again.
         serve_command: What serves it.
@@ -58,6 +60,8 @@ class Explorer:
         model_note: str = "",
         pictures: PictureCache | None = None,
         has_synthesis: bool = False,
+        compared_scan: Scan | None = None,
+        has_mistakes: bool = False,
         is_served: bool = False,
         command: str = "",
         serve_command: str = "",
@@ -67,6 +71,8 @@ class Explorer:
         self.model_note = model_note
         self.pictures = pictures or PictureCache()
         self.has_synthesis = has_synthesis and model is not None
+        self.compared_scan = compared_scan
+        self.has_mistakes = has_mistakes
         self.is_served = is_served
         self.command = command
         self.serve_command = serve_command or shlex.join(
@@ -111,6 +117,10 @@ class Explorer:
         origin = {"scan": self.store_digest} if depends_on is None else dict(depends_on)
         name = self.pictures.add({**key, "depends on": origin}, make, **settings)
         return self._note_resource(f"pictures/{name}")
+
+    def show_kept_picture(self, address: str) -> None:
+        """Says that a page shows a picture that is kept already."""
+        self._note_resource(address)
 
     def add_script(self, name: str, make: Callable[[], object]) -> str:
         """The address of a script that hands JSON to the page: `sightline.receive(NAME, JSON)`.
@@ -279,8 +289,7 @@ class Explorer:
     @cached_property
     def store_digest(self) -> str:
         """What tells this scan from others: its network's weights and its dataset."""
-        dataset = self.scan.description.dataset
-        return f"{self.scan.description.network.weights[:32]}-{dataset.sha256[:32]}"
+        return digest_scan(self.scan)
 
     @cached_property
     def _image_digests(self) -> list[str]:
@@ -294,3 +303,9 @@ class Explorer:
         if not 0 <= id < self.scan.images:
             raise SightlineError(f"id is {id}; the scan has images 0 to {self.scan.images - 1}")
         return self._image_digests[id] or f"{self.store_digest}-{id}"
+
+
+def digest_scan(scan: Scan) -> str:
+    """What tells a scan from others: its network's weights and its dataset."""
+    dataset = scan.description.dataset
+    return f"{scan.description.network.weights[:32]}-{dataset.sha256[:32]}"

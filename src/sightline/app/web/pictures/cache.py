@@ -118,16 +118,22 @@ class PictureCache:
         self, key: Mapping[str, Any], make: Callable[[], dict[str, Any]] | None
     ) -> dict[str, Any] | None:
         """Numbers by their key, made and kept if they are not there; None without `make`."""
-        digest = compute_key_digest(key)
-        path = self.folder / digest[:2] / f"{digest}.json"
-        content = _read_bytes(path)
+        content = _read_bytes(self._find_numbers_path(key))
         if content is not None:
             return json.loads(content)
         if make is None:
             return None
         numbers = make()
-        write_bytes(json.dumps(numbers).encode(), path)
+        self.keep_numbers(key, numbers)
         return numbers
+
+    def keep_numbers(self, key: Mapping[str, Any], numbers: Mapping[str, Any]) -> None:
+        """Keeps numbers that are found already, in the place of earlier ones."""
+        write_bytes(json.dumps(numbers).encode(), self._find_numbers_path(key))
+
+    def _find_numbers_path(self, key: Mapping[str, Any]) -> Path:
+        digest = compute_key_digest(key)
+        return self.folder / digest[:2] / f"{digest}.json"
 
 
 def compute_key_digest(key: Mapping[str, Any]) -> str:

@@ -62,6 +62,8 @@ def describe_site(explorer: Explorer) -> dict[str, Any]:
         "version": version("sightline"),
         "command": explorer.command,
         "is_served": explorer.is_served,
+        "has_comparison": explorer.compared_scan is not None,
+        "has_mistakes": explorer.has_mistakes,
     }
 
 

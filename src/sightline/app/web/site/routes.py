@@ -40,6 +40,16 @@ def _list_one(explorer: Explorer) -> Iterator[Parts]:
     yield {}
 
 
+def _list_comparison(explorer: Explorer) -> Iterator[Parts]:
+    if explorer.compared_scan is not None:
+        yield {}
+
+
+def _list_mistakes(explorer: Explorer) -> Iterator[Parts]:
+    if explorer.has_mistakes:
+        yield {}
+
+
 def _list_layers(explorer: Explorer) -> Iterator[Parts]:
     for layer in explorer.scan.layers:
         yield {"layer": layer}
@@ -68,6 +78,8 @@ ROUTES = (
     Route("class", "unit_class:build_class_page", _list_classes),
     Route("image", "image:build_image_page", _list_images),
     Route("map", "map:build_map_page", _list_one),
+    Route("compare", "diagnosis:build_comparison_page", _list_comparison),
+    Route("mistakes", "diagnosis:build_mistakes_page", _list_mistakes),
     Route("live", "live:build_live_page", _list_one),
 )
 ROUTE_BY_NAME = {route.name: route for route in ROUTES}
@@ -90,15 +102,17 @@ def build_page(explorer: Explorer, address: str) -> Page | None:
         return None
     name, values = parsed
     route = ROUTE_BY_NAME.get(name)
-    if route is None or not _exists(explorer, values):
+    if route is None or not _exists(explorer, route, values):
         return None
     # Every page refers to the index that its search reads.
     import_module(f"{PAGES}.network").add_search_index(explorer)
     return route.build(explorer, values)
 
 
-def _exists(explorer: Explorer, parts: Parts) -> bool:
+def _exists(explorer: Explorer, route: Route, parts: Parts) -> bool:
     """Whether the scan has the units, classes and images that an address names."""
+    if not parts:
+        return next(route.list_parts(explorer), None) is not None
     if "unit" in parts:
         return parts["unit"] < explorer.scan.description.layers[parts["layer"]].units
     if "index" in parts:
