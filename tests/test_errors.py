@@ -32,6 +32,7 @@ from sightline.errors import (
         ),
         ("zebra", [f"layer{i}" for i in range(13)], ""),
         ("tensch", (name for name in ("tench", "goose")), "; did you mean tench?"),
+        ("fire.1", ["fire.0", "fire.1.a", "fire.1.b"], "; inside it are fire.1.a, fire.1.b"),
     ],
 )
 def test_suggests_the_closest_name(requested: str, allowed: list[str], clause: str) -> None:

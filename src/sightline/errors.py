@@ -102,10 +102,14 @@ def find_closest_name(requested: str, allowed: Iterable[str]) -> str | None:
 def suggest_closest_name(requested: str, allowed: Iterable[str]) -> str:
     """Returns a clause to append to an error message.
 
-    It names the closest of the `allowed` names, or lists them when none is close and they are
-    few, or is empty. Case is ignored.
+    It names those of the `allowed` names that lie inside the requested one (`features.9.squeeze`
+    in `features.9`), or the closest one, or lists them when none is close and they are few, or is
+    empty. Case is ignored.
     """
     names = list(dict.fromkeys(allowed))
+    names_inside = [name for name in names if name.startswith(f"{requested}.")]
+    if 0 < len(names_inside) <= MAX_LISTED_NAMES:
+        return f"; inside it are {', '.join(names_inside)}"
     closest_name = find_closest_name(requested, names)
     if closest_name is not None:
         return f"; did you mean {closest_name}?"
