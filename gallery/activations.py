@@ -11,6 +11,6 @@ import sightline as sl
 PICTURES = Path(__file__).parent.parent / "docs" / "pictures"
 
 model = sl.load()
-photo = model.fit(sl.sample("rocket"), 256)
+photo = model.fit(sl.sample("golf_ball"), 256)
 result = sl.activations(model, photo, layers=("relu1", "relu2_2", "relu5_2"), k=24)
 sl.write(result.panels["relu2_2"], PICTURES / "activations.png")

@@ -18,7 +18,7 @@ PICTURES = Path(__file__).parent.parent / "docs" / "pictures"
 KINDS = ("cam", "gradcam", "gradcam++", "hirescam", "layercam", "xgradcam", "scorecam", "eigencam")
 
 model = sl.load()
-photo = model.fit(sl.sample("rocket"), 240)
+photo = model.fit(sl.sample("golf_ball"), 240)
 width = photo.shape[3]
 overlays = [sl.cam(model, photo, kind=kind).panels["cam"][..., -width:] for kind in KINDS]
 sheet = render.make_contact_sheet(torch.cat(overlays), columns=4, gap=6)

@@ -12,7 +12,7 @@ from sightline.images.plotting.maps import arrange_in_row
 PICTURES = Path(__file__).parent.parent / "docs" / "pictures"
 
 model = sl.load()
-result = sl.contrast(model, model.fit(sl.sample("rocket")))
+result = sl.contrast(model, model.fit(sl.sample("golf_ball")))
 sl.write(
     arrange_in_row(result.panels["ascent"], result.panels["saliency"]), PICTURES / "contrast.png"
 )

@@ -10,7 +10,7 @@ import sightline as sl
 
 PICTURES = Path(__file__).parent.parent / "docs" / "pictures"
 
-model = sl.load("sightnet_plain")
+model = sl.load()
 photo = model.fit(sl.sample("rocket"), 300)
-result = sl.deepdream(model, photo, layer="relu4_2", octaves=4)
+result = sl.deepdream(model, photo, layer="relu5_2", octaves=4)
 sl.write(result.panels["deepdream"], PICTURES / "deepdream.png")

@@ -11,6 +11,6 @@ import sightline as sl
 PICTURES = Path(__file__).parent.parent / "docs" / "pictures"
 
 model = sl.load()
-photo = model.fit(sl.sample("rocket"), 224)
+photo = model.fit(sl.sample("golf_ball"), 224)
 result = sl.saliency(model, photo)
 sl.write(result.panels["saliency"], PICTURES / "saliency.png")

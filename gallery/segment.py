@@ -1,9 +1,7 @@
 """Segmentation without supervision
 ================================
 
-Segmentation without supervision: seeds from saliency, the outline from GrabCut, the object.
-
-The network takes the object for a French horn.
+Segmentation without supervision: seeds from Grad-CAM, the outline from GrabCut, the object.
 """
 
 from pathlib import Path
@@ -12,7 +10,7 @@ import sightline as sl
 
 PICTURES = Path(__file__).parent.parent / "docs" / "pictures"
 
-model = sl.load("sightnet_plain")
-photo = model.fit(sl.sample("motorcycle_left"), 256)
-result = sl.segment(model, photo)
+model = sl.load()
+photo = model.fit(sl.sample("golf_ball"), 256)
+result = sl.segment(model, photo, source="gradcam")
 sl.write(result.panels["segment"], PICTURES / "segment.png")
