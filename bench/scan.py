@@ -31,7 +31,7 @@ from PIL import Image
 
 import sightline as sl
 from sightline.data.scan.worker import PREFETCH_BATCHES
-from sightline.images.decode.square import FittedSquare, fit_square, stack_squares
+from sightline.images.decode.center_crop import CenterCrop, fit_center_crop, stack_crops
 from sightline.images.io import pictures as images
 
 SIDE, SHORT, BATCH = 224, 256, 32
@@ -71,8 +71,8 @@ def crops(folder: Path, count: int) -> Path:
     return folder
 
 
-def view(path: Path) -> FittedSquare:
-    return fit_square(path.read_bytes(), SIDE, SHORT)
+def view(path: Path) -> CenterCrop:
+    return fit_center_crop(path.read_bytes(), SIDE, SHORT)
 
 
 def decode(paths: list[Path]) -> None:
@@ -84,7 +84,7 @@ def decode(paths: list[Path]) -> None:
 def bare(model: sl.Model, paths: list[Path]) -> None:
     """Decode, resize and forward with nothing kept; as many batches ahead as in the scan."""
     starts = iter(range(0, len(paths), BATCH))
-    waiting: deque[list[Future[FittedSquare]]] = deque()
+    waiting: deque[list[Future[CenterCrop]]] = deque()
     with ThreadPoolExecutor(os.cpu_count()) as pool, torch.inference_mode():
         while True:
             while len(waiting) <= PREFETCH_BATCHES and (start := next(starts, None)) is not None:
@@ -92,7 +92,7 @@ def bare(model: sl.Model, paths: list[Path]) -> None:
             if not waiting:
                 return
             model.network(
-                model.normalize(stack_squares([future.result() for future in waiting.popleft()]))
+                model.normalize(stack_crops([future.result() for future in waiting.popleft()]))
             )
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 from helpers import LABELS, small_network, smooth
+from torch import nn
 
 import sightline as sl
 from sightline.data.store.reader import Scan
@@ -59,3 +60,25 @@ def make_two_scans(folder: Path) -> tuple[Scan, Scan, sl.Model]:
         for name, model in (("old", old_model), ("new", new_model))
     )
     return old, new, new_model
+
+
+def make_wide_scan(folder: Path) -> tuple[Scan, Model]:
+    """A scan by a network that takes images of 24×40 pixels only, and the network."""
+    torch.manual_seed(3)
+    network = nn.Sequential(
+        nn.Conv2d(3, 6, 3, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(6, 4, 3, stride=2, padding=1),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(4 * 12 * 20, 5),
+    )
+    model = Model(network.eval(), labels=LABELS, size=(24, 40), name="wide")
+    pictures = smooth(9, side=50, seed=8)
+    for number, picture in enumerate(pictures):
+        sl.write(
+            picture[:, : 30 + number],
+            folder / "wide" / ("bee", "dog")[number % 2] / f"{number}.png",
+        )
+    scan = sl.scan(model, folder / "wide", store=folder / "wide.scan", layers=["0", "2"], k=9)
+    return scan, model

@@ -44,7 +44,7 @@ MAX_UNTESTED_LINES = 40
 # Files without tests of their own name, and the tests that run them instead.
 TESTED_THROUGH = {
     "images/decode/pixels.py": "images/decode/test_picture.py",
-    "images/decode/square.py": "images/decode/test_picture.py",
+    "images/decode/center_crop.py": "images/decode/test_picture.py",
     "models/layers/attention_weights.py": "methods/attribution/test_attention.py",
     "models/layers/attention_windows.py": "methods/attribution/test_attention.py",
     "models/tracing/occlusion_pass.py": "models/tracing/test_incremental.py",

@@ -25,8 +25,8 @@ from sightline.data.scan import run
 from sightline.data.store.maintenance import compact_store, verify_store
 from sightline.data.store.memory import MemoryStore
 from sightline.data.writer_lock import lock_folder
+from sightline.images.decode.center_crop import fit_center_crop
 from sightline.images.decode.memory import DECODING_BUDGET, MemoryBudget
-from sightline.images.decode.square import fit_square
 
 COUNT = 8  # photographs, one of them broken
 
@@ -208,12 +208,12 @@ def test_a_fork_while_a_thread_writes_a_store(store: Path, tiny: sl.Model, photo
 def test_forks_while_threads_decode(photos: Path) -> None:
     """In a fork nobody would give back what the threads of the parent hold of the budget."""
     data = next(photos.rglob("001.jpg")).read_bytes()
-    expected = fit_square(data, 16, 16).pixels
+    expected = fit_center_crop(data, 16, 16).pixels
     end = threading.Event()
 
     def decode_often() -> None:
         while not end.is_set():
-            fit_square(data, 16, 16)
+            fit_center_crop(data, 16, 16)
 
     def hold_everything() -> None:
         with DECODING_BUDGET.reserve_bytes(DECODING_BUDGET.total_bytes):
@@ -240,7 +240,7 @@ def test_forks_while_threads_decode(photos: Path) -> None:
 
 def decode_and_check_budget(data: bytes, expected: Any) -> bool:
     """Whether a picture is decoded as expected, and all bytes are free before and after."""
-    is_same = bool((fit_square(data, 16, 16).pixels == expected).all())
+    is_same = bool((fit_center_crop(data, 16, 16).pixels == expected).all())
     return is_same and DECODING_BUDGET.free_bytes == DECODING_BUDGET.total_bytes
 
 

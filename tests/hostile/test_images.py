@@ -22,10 +22,10 @@ import sightline as sl
 from sightline.data.datasets.files import Files, hash_source
 from sightline.data.datasets.open import open_dataset
 from sightline.images.decode import pixels, source
+from sightline.images.decode.center_crop import fit_center_crop
 from sightline.images.decode.memory import MemoryBudget
 from sightline.images.decode.picture import open_picture
 from sightline.images.decode.pixels import convert_pillow_to_tensor, convert_to_rgb
-from sightline.images.decode.square import fit_square
 
 CLAIMED_SIDES = (9_999, 30_000)
 HEIGHT, WIDTH = 47, 61
@@ -157,7 +157,9 @@ def test_a_large_picture_is_decoded_from_the_disk(
     assert isinstance(whole, bytes)
     assert large == path
     assert hash_source(large) == hash_source(whole)
-    assert np.array_equal(fit_square(large, 24, 32).pixels, fit_square(whole, 24, 32).pixels)
+    assert np.array_equal(
+        fit_center_crop(large, 24, 32).pixels, fit_center_crop(whole, 24, 32).pixels
+    )
 
 
 def test_what_is_packed_has_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -240,7 +242,7 @@ def test_a_header_that_claims_too_much_is_refused(
         with refused_in_one_line("claim"):
             sl.read(path)
         with refused_in_one_line():
-            fit_square(path.read_bytes(), 32, 32)
+            fit_center_crop(path.read_bytes(), 32, 32)
     assert time.monotonic() - started < 5
 
 

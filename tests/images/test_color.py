@@ -19,8 +19,8 @@ from sightline.images.color import (
     match_colors,
     match_luminance,
 )
+from sightline.images.decode.center_crop import fit_center_crop
 from sightline.images.decode.picture import decode_as_rgb
-from sightline.images.decode.square import fit_square
 from sightline.images.io.pictures import read
 
 
@@ -204,7 +204,7 @@ def test_a_reduced_jpeg_is_converted_too(tmp_path: Path) -> None:
     assert (rgb.size, height, width) == ((60, 40), 160, 240)
     expected = derive_srgb(color / 255, WIDE_GAMUT, 2.2)
     assert is_close(np.asarray(rgb) / 255, expected, levels=4)
-    square = fit_square(path.read_bytes(), 20, 20)
+    square = fit_center_crop(path.read_bytes(), 20, 20)
     assert is_close(square.pixels / 255, expected, levels=4)
     assert is_close(read_pixels(path), expected, levels=4)
 
@@ -213,8 +213,8 @@ def test_a_pillow_picture_is_converted_as_its_file_is(tmp_path: Path) -> None:
     picture = Image.fromarray(make_noise(20, 30, 3))
     path = save_picture(picture, tmp_path / "a.png", make_rgb_profile(WIDE_GAMUT, 1.8))
     with Image.open(path) as opened:
-        square = fit_square(opened, 16, 20)
-    assert np.array_equal(square.pixels, fit_square(path.read_bytes(), 16, 20).pixels)
+        square = fit_center_crop(opened, 16, 20)
+    assert np.array_equal(square.pixels, fit_center_crop(path.read_bytes(), 16, 20).pixels)
 
 
 def test_transparency_is_kept_and_composed_after_the_conversion(tmp_path: Path) -> None:

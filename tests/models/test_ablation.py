@@ -244,7 +244,7 @@ def test_results_say_which_units_are_off() -> None:
 def test_a_scan_of_another_network_is_another_scan() -> None:
     model = load(small_network())
     digests = {
-        describe_network(each, 32).weights
+        describe_network(each, (32, 32)).weights
         for each in (model, model.ablated({"fc": 1}), model.ablated({"fc": 2}))
     }
     assert len(digests) == 3

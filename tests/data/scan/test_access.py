@@ -12,7 +12,7 @@ from torch import Tensor
 
 import sightline as sl
 from sightline.data.scan import access
-from sightline.images.decode.square import fit_square, stack_squares
+from sightline.images.decode.center_crop import fit_center_crop, stack_crops
 from sightline.images.transforms import crop_center, resize_image
 
 
@@ -91,8 +91,8 @@ def test_pixel_vectors_are_the_middle_squares(
     monkeypatch.setattr(access, "THUMBNAIL_BATCH_SIZE", 10)
     vectors = access.load_pixel_vectors(stored)
     assert vectors.shape == (43, 3072)
-    thumbnails = stack_squares(
-        [fit_square(data, 32, 32) for data in stored.thumbnail_bytes(range(43))]
+    thumbnails = stack_crops(
+        [fit_center_crop(data, 32, 32) for data in stored.thumbnail_bytes(range(43))]
     )
     assert torch.equal(vectors, thumbnails.flatten(1))
     assert access.load_pixel_vectors(stored) is vectors

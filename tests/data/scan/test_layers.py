@@ -28,7 +28,7 @@ def test_names_aliases_and_patterns_are_layers_once(wide: sl.Model) -> None:
 
 
 def test_grids_are_units_rows_and_columns(wide: sl.Model) -> None:
-    assert measure_unit_grids(wide, ["conv1", "conv2", "fc:in", "logits"], 32) == {
+    assert measure_unit_grids(wide, ["conv1", "conv2", "fc:in", "logits"], (32, 32)) == {
         "conv1": (6, 16, 32),
         "conv2": (10, 8, 10),
         "fc:in": (10, 1, 1),

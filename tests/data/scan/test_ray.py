@@ -29,7 +29,7 @@ def run_workers(
     """A new store, and the branches that workers give of its chunks."""
     dataset = open_dataset(folder)
     description = describe_scan(
-        model, dataset, None, ("penultimate",), 5, side=model.size, batch_size=BATCH_SIZE
+        model, dataset, None, ("penultimate",), 5, size=model.image_size, batch_size=BATCH_SIZE
     )
     with store.open_writer(description) as writer:
         fragment_writer = writer.make_fragment_writer()
@@ -99,7 +99,7 @@ def test_chunks_are_whole_batches(
 
 def test_chunks_of_many_responses_are_shorter(wide: sl.Model, photos: Path) -> None:
     description = describe_scan(
-        wide, open_dataset(photos), None, ("fc:in",), 5, side=32, batch_size=4
+        wide, open_dataset(photos), None, ("fc:in",), 5, size=(32, 32), batch_size=4
     )
     assert cluster.limit_chunk_rows(description) >= cluster.MAX_CHUNK_BYTES
     kept = replace(description, response_kinds=("max", "mean"))
@@ -132,7 +132,7 @@ def test_a_node_with_other_files_refuses(
 ) -> None:
     folder = write_photos(tmp_path / "photos", 8)
     dataset = open_dataset(folder)
-    description = describe_scan(wide, dataset, None, ("fc:in",), 5, side=32, batch_size=4)
+    description = describe_scan(wide, dataset, None, ("fc:in",), 5, size=(32, 32), batch_size=4)
     packed = (cluster.pack_model(wide), str(folder), description, None)
     monkeypatch.setattr("ray.get", lambda _: packed)
     context = cluster.load_worker_context([None])

@@ -17,7 +17,7 @@ import torch
 from filelock import FileLock, Timeout
 from helpers import LABELS, ROOT, small_network, smooth
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 import sightline as sl
 from sightline.data.datasets.open import open_dataset
@@ -29,7 +29,7 @@ from sightline.data.store import lance_store
 from sightline.data.store.interface import ErrorRow, ScanProgress
 from sightline.data.store.lance_reader import open_table
 from sightline.data.store.maintenance import compact_store, summarize_store, verify_store
-from sightline.images.decode.square import fit_square, stack_squares
+from sightline.images.decode.center_crop import fit_center_crop, stack_crops
 from sightline.images.io import pictures as images
 from sightline.images.transforms import crop_center, resize_short_side
 
@@ -78,7 +78,9 @@ def raise_full_disk(path: Path) -> Any:
 def test_squares_are_those_of_fit(tiny: sl.Model, whole: sl.Scan) -> None:
     fitted = torch.cat([tiny.fit(images.read(path)) for path in whole.paths])
     fitted = (fitted * 255).round() / 255  # the pass feeds 8-bit pixels
-    squares = stack_squares([fit_square(Path(path).read_bytes(), 32, 32) for path in whole.paths])
+    squares = stack_crops(
+        [fit_center_crop(Path(path).read_bytes(), 32, 32) for path in whole.paths]
+    )
     assert (squares - fitted).abs().max() < 1.01 / 255
 
 
@@ -89,7 +91,7 @@ def test_equals_a_full_pass(
     """With square maps, and with maps of 16 × 32 and 8 × 10."""
     model: sl.Model = request.getfixturevalue(network)
     scan = sl.scan(model, photos, store=tmp_path / "a.scan", **OPTIONS)
-    squares = stack_squares([fit_square(Path(path).read_bytes(), 32, 32) for path in scan.paths])
+    squares = stack_crops([fit_center_crop(Path(path).read_bytes(), 32, 32) for path in scan.paths])
     with torch.no_grad():
         outputs = model.features(squares, [*scan.layers, "penultimate", "logits"])
     torch.testing.assert_close(scan.vectors(), outputs["penultimate"])
@@ -159,6 +161,53 @@ def test_what_a_scan_tells(whole: sl.Scan, photos: Path) -> None:
         whole.top("conv4")
     with pytest.raises(sl.SightlineError, match="id is 43; it must lie between 0 and 42"):
         whole.thumbnail(43)
+
+
+def make_wide_network() -> nn.Module:
+    """Its last layer takes maps of 12×20 only."""
+    torch.manual_seed(3)
+    return nn.Sequential(
+        nn.Conv2d(3, 6, 3, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(6, 8, 3, stride=2, padding=1),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(8 * 12 * 20, 5),
+    )
+
+
+def test_a_network_that_is_not_square_sees_images_of_its_own_aspect(
+    photos: Path, tmp_path: Path
+) -> None:
+    model = sl.Model(make_wide_network().eval(), size=(24, 40), resize=27)
+    stored = sl.scan(model, photos, store=tmp_path / "a.scan", layers=["0", "2"], k=4, batch=8)
+    assert stored.size == (24, 40)
+    fitted = torch.cat([model.fit(path) for path in stored.paths])
+    for id in (0, 5, 21):
+        assert stored.image(id).shape == (1, 3, 24, 40)
+        assert (stored.image(id) - fitted[id : id + 1]).abs().mean() < 0.01
+        assert stored.thumbnail(id).shape == (1, 3, 24, 40)
+    images = torch.cat([stored.image(id) for id in range(stored.images)])
+    maps = model.run(images, ["2"])["2"]
+    top = stored.top("2")
+    assert torch.allclose(top.values, maps.amax((2, 3)).topk(4, 0).values, atol=1e-4)
+    for unit in range(8):
+        image, (row, column) = top.ids[0, unit], top.positions[0, unit]
+        assert torch.isclose(maps[image, unit, row, column], top.values[0, unit], atol=1e-4)
+    reopened = sl.scan(model, photos, store=tmp_path / "a.scan", layers=["0", "2"], k=4, batch=8)
+    assert reopened.network["side"] == [24, 40]
+    with pytest.raises(sl.SightlineError, match="another"):
+        sl.scan(model, photos, store=tmp_path / "a.scan", layers=["0", "2"], k=4, size=25)
+
+
+def test_methods_read_a_scan_that_is_not_square(photos: Path, tmp_path: Path) -> None:
+    model = sl.load(make_wide_network(), size=(24, 40))
+    store = tmp_path / "a.scan"
+    sl.scan(model, photos, store=store)
+    patches = sl.patches(model, layer="2", unit=3, store=store)
+    assert patches.values["box"].shape[-1] == 4
+    assert sl.neighbors(model, id=2, store=store).values["ids"].shape == (1, 8)
+    assert sl.embedding(model, store=store).values["places"].shape[1] == 2
 
 
 # ── stopped and continued ──
@@ -413,7 +462,7 @@ def test_cache_is_reused_until_something_changes(
 
 def test_cache_path_changes_with_all_but_the_batch_size(tiny: sl.Model, photos: Path) -> None:
     description = describe_scan(
-        tiny, open_dataset(photos), None, ("penultimate",), 5, side=32, batch_size=32
+        tiny, open_dataset(photos), None, ("penultimate",), 5, size=(32, 32), batch_size=32
     )
     path = make_store_path(description)
     assert path.name.startswith(f"{photos.name}-")
@@ -433,7 +482,13 @@ def test_cache_path_changes_with_all_but_the_batch_size(tiny: sl.Model, photos: 
 def test_description_is_of_the_network_and_the_dataset(wide: sl.Model, photos: Path) -> None:
     dataset = open_dataset(photos)
     description = describe_scan(
-        wide, dataset, ["conv2", "last_conv", "logits"], ["conv1"], None, side=64, batch_size=8
+        wide,
+        dataset,
+        ["conv2", "last_conv", "logits"],
+        ["conv1"],
+        None,
+        size=(64, 64),
+        batch_size=8,
     )
     assert {name: layer.map_shape for name, layer in description.layers.items()} == {
         "conv2": (16, 21),
@@ -444,10 +499,10 @@ def test_description_is_of_the_network_and_the_dataset(wide: sl.Model, photos: P
     assert description.vector_lengths == {"conv1": 6}
     assert description.k == 25
     assert description.class_k == 5
-    assert description.network.side == 64
+    assert description.network.size == (64, 64)
     assert description.dataset.count == PHOTO_COUNT
     assert description.class_names == ("even", "odd")
-    few = describe_scan(wide, dataset, None, [], 1, side=64, batch_size=8)
+    few = describe_scan(wide, dataset, None, [], 1, size=(64, 64), batch_size=8)
     assert few.k == 1
 
 
@@ -457,7 +512,7 @@ def test_many_classes_keep_fewer_images(
     def describe(max_entries: int) -> int:
         monkeypatch.setattr(run, "MAX_CLASS_ENTRIES", max_entries)
         dataset = open_dataset(photos)
-        return describe_scan(wide, dataset, None, [], 5, side=32, batch_size=8).class_k
+        return describe_scan(wide, dataset, None, [], 5, size=(32, 32), batch_size=8).class_k
 
     # 16 units × 2 classes
     assert [describe(entries) for entries in (31, 32, 95, 96, 159, 160, 1000)] == [
@@ -666,7 +721,7 @@ def test_every_bad_input_is_an_error_or_an_image(
 def test_large_jpeg_is_decoded_small(tmp_path: Path) -> None:
     noise = Image.effect_noise((1600, 1200), 60).convert("RGB")
     noise.resize((400, 300)).resize((1600, 1200)).save(tmp_path / "big.jpg", quality=95)
-    square = fit_square((tmp_path / "big.jpg").read_bytes(), 64, 64)
+    square = fit_center_crop((tmp_path / "big.jpg").read_bytes(), 64, 64)
     resized = resize_short_side(images.read(tmp_path / "big.jpg"), 64)
     assert (square.height, square.width) == (1200, 1600)
-    assert (stack_squares([square]) - crop_center(resized, 64, 64)).abs().mean() < 0.01
+    assert (stack_crops([square]) - crop_center(resized, 64, 64)).abs().mean() < 0.01

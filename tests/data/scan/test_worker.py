@@ -20,8 +20,8 @@ from sightline.data.scan.unit_statistics import UnitStatistics
 from sightline.data.scan.worker import ScanWorker
 from sightline.data.store.interface import ErrorRow, ImageRow
 from sightline.errors import SightlineError
+from sightline.images.decode.center_crop import fit_center_crop, stack_crops
 from sightline.images.decode.pixels import convert_tensor_to_pillow
-from sightline.images.decode.square import fit_square, stack_squares
 
 COUNT = 11
 
@@ -61,7 +61,7 @@ def scan_photos(
 ) -> tuple[list[tuple[int, int]], list[ImageRow], list[ErrorRow], UnitStatistics]:
     """End and number of images of each segment, all rows, and the statistics."""
     description = describe_scan(
-        model, Photos(), ["conv2"], ["fc:in", "conv1"], 3, side=32, batch_size=batch_size
+        model, Photos(), ["conv2"], ["fc:in", "conv1"], 3, size=(32, 32), batch_size=batch_size
     )
     statistics = UnitStatistics.from_description(description)
     worker = ScanWorker(model, Photos(), description, statistics)
@@ -91,7 +91,7 @@ def test_rows_are_those_of_the_network(wide: sl.Model) -> None:
 
     sources = [Photos().read_image(position) for position in readable]
     assert [row.sha256 for row in images] == [hash_source(source) for source in sources]
-    squares = stack_squares([fit_square(source, 32, 32) for source in sources])
+    squares = stack_crops([fit_center_crop(source, 32, 32) for source in sources])
     with torch.no_grad():
         plain = wide.features(squares, ["fc:in", "conv1", "logits"])
     probabilities = plain["logits"].softmax(1).sort(1, descending=True)

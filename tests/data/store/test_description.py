@@ -50,12 +50,23 @@ VERSION_1: dict[str, Any] = {
 DESCRIPTION = ScanDescription.from_json(VERSION_1)
 
 
+def test_a_size_that_is_no_square_comes_back_from_json() -> None:
+    network = replace(DESCRIPTION.network, size=(24, 40), short_side=28)
+    content = replace(DESCRIPTION, network=network).to_json()
+    assert content["network"]["side"] == [24, 40]
+    assert ScanDescription.from_json(json.loads(json.dumps(content))).network == network
+    assert "24×40 of 28 pixels" in str(network)
+    for side in ([24], [24, 0], [24, 40, 3], "24", 24.5, True, None):
+        with pytest.raises(ValidationError):
+            ScanDescription.from_json({**content, "network": {**content["network"], "side": side}})
+
+
 def test_json_is_that_of_version_1() -> None:
     assert json.dumps(DESCRIPTION.to_json()) == json.dumps(VERSION_1)
     expected = ScanDescription(
         recipe={"model": "resnet18", "options": {"mean": [0.5, 0.5, 0.5]}},
         network=NetworkDescription(
-            "ab" * 32, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), side=224, short_side=256
+            "ab" * 32, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), size=(224, 224), short_side=256
         ),
         model_labels=("tench", "goldfish"),
         aliases={"middle": "layer2", "penultimate": "fc:in"},
@@ -138,16 +149,16 @@ def test_network_changes_with_each_weight_and_with_preprocessing(
         torch.nn.init.constant_(network[0].weight, 0.1)  # type: ignore[arg-type]
         torch.nn.init.constant_(network[0].bias, bias)  # type: ignore[arg-type]
         labels = [str(number) for number in range(4 * 30 * 30)]
-        return describe_network(sl.load(network, labels=labels, size=32, **options), side=48)
+        return describe_network(sl.load(network, labels=labels, size=32, **options), size=(48, 48))
 
     plain = describe(mean=(0.5, 0.4, 0.3), std=(0.25, 0.2, 0.3))
     assert plain == describe(mean=(0.5, 0.4, 0.3), std=(0.25, 0.2, 0.3))
     assert plain.mean == (0.5, 0.4, 0.3)
     assert plain.std == (0.25, 0.2, 0.3)
-    assert plain.side == 48
-    assert describe_network(wide, side=48).short_side == 48
+    assert plain.size == (48, 48)
+    assert describe_network(wide, size=(48, 48)).short_side == 48
     monkeypatch.setattr(wide, "resize", 40)
-    assert describe_network(wide, side=48).short_side == 60  # 48 · 40 / 32
+    assert describe_network(wide, size=(48, 48)).short_side == 60  # 48 · 40 / 32
     monkeypatch.setattr(wide, "resize", 20)
-    assert describe_network(wide, side=48).short_side == 48  # the square has to fit
+    assert describe_network(wide, size=(48, 48)).short_side == 48  # the square has to fit
     assert plain.weights != describe(1e-7, mean=(0.5, 0.4, 0.3), std=(0.25, 0.2, 0.3)).weights

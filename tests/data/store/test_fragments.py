@@ -25,7 +25,7 @@ def write_chunks(model: sl.Model, folder: Path, store: Path) -> list[str]:
     """A new store, and the fragments that workers write beside it."""
     dataset = open_dataset(folder)
     description = describe_scan(
-        model, dataset, None, ("penultimate",), 5, side=model.size, batch_size=BATCH_SIZE
+        model, dataset, None, ("penultimate",), 5, size=model.image_size, batch_size=BATCH_SIZE
     )
     description = replace(description, response_kinds=("max",))
     with LanceStore(store).open_writer(description) as writer:

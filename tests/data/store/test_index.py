@@ -31,7 +31,7 @@ SIZE = 24
 
 DESCRIPTION = ScanDescription(
     recipe={"model": "none"},
-    network=NetworkDescription("0" * 64, (0.5,), (0.25,), side=8, short_side=8),
+    network=NetworkDescription("0" * 64, (0.5,), (0.25,), size=(8, 8), short_side=8),
     model_labels=("thing",),
     aliases={"last": "penultimate"},
     layers={},

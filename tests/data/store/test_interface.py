@@ -25,7 +25,7 @@ from sightline.data.store.interface import (
 
 DESCRIPTION = ScanDescription(
     recipe={"model": "net"},
-    network=NetworkDescription("ab" * 32, (0.5,), (0.5,), side=32, short_side=36),
+    network=NetworkDescription("ab" * 32, (0.5,), (0.5,), size=(32, 32), short_side=36),
     model_labels=("cat", "dog"),
     aliases={},
     layers={"conv": LayerDescription(2, (4, 5)), "fc": LayerDescription(1, (1, 1))},

@@ -34,7 +34,7 @@ def describe_scan_fully(scan: sl.Scan) -> dict[str, Any]:
             "network",
             "facts",
             "description",
-            "side",
+            "size",
             "short_side",
             "paths",
             "errors",

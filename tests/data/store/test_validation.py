@@ -43,7 +43,7 @@ def make_description() -> ScanDescription:
     """Two layers of 2 and 3 units, two classes, a vector of three numbers."""
     return ScanDescription(
         recipe={"model": "net"},
-        network=NetworkDescription("ab" * 32, (0.5,), (0.5,), side=32, short_side=36),
+        network=NetworkDescription("ab" * 32, (0.5,), (0.5,), size=(32, 32), short_side=36),
         model_labels=("cat", "dog", "fox"),
         aliases={},
         layers={"conv": LayerDescription(2, (4, 5)), "fc": LayerDescription(3, (1, 1))},

@@ -18,8 +18,8 @@ from PIL import Image
 import sightline as sl
 from sightline.errors import SightlineError
 from sightline.images.decode.bands import find_band_axis, holds_bands, read_bands
+from sightline.images.decode.center_crop import encode_thumbnail, fit_center_crop, stack_crops
 from sightline.images.decode.memory import MemoryBudget
-from sightline.images.decode.square import encode_thumbnail, fit_square, stack_squares
 from sightline.models.model import Model
 
 WHITES = {"uint8": 255, "uint16": 65535, "float32": 1, "float64": 1, "float16": 1}
@@ -121,7 +121,7 @@ def test_other_arrays_are_one_line(tmp_path: Path, name: str) -> None:
     with refused_in_one_line("claim.npy", reason):
         sl.read(path)
     with refused_in_one_line(reason):
-        fit_square(data, 16, 16)
+        fit_center_crop(data, 16, 16)
     assert time.monotonic() - started < 2
 
 
@@ -346,11 +346,11 @@ def test_the_square_of_bands_is_what_fit_makes(tmp_path: Path) -> None:
     np.save(tmp_path / "a.npy", values)
     net = torch.nn.Sequential(torch.nn.Conv2d(5, 4, 16), torch.nn.Flatten())
     model = Model(net, mean=[0.5] * 5, std=[0.2] * 5, size=16, resize=20)
-    square = fit_square(tmp_path / "a.npy", 16, 20)
+    square = fit_center_crop(tmp_path / "a.npy", 16, 20)
     expected = model.fit(sl.read(tmp_path / "a.npy"))
-    assert torch.allclose(stack_squares([square]), expected, atol=1e-6)
+    assert torch.allclose(stack_crops([square]), expected, atol=1e-6)
     assert (square.height, square.width) == (40, 64)
-    assert torch.equal(stack_squares([fit_square(expected, 16, 16)]), expected)
+    assert torch.equal(stack_crops([fit_center_crop(expected, 16, 16)]), expected)
 
     thumbnail = np.asarray(Image.open(io.BytesIO(encode_thumbnail(square, 16, (4, 4, 4)))))
     shown = expected[0, 4].numpy() * 255

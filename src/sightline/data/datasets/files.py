@@ -10,8 +10,8 @@ from PIL import Image
 
 from sightline.data.datasets.names import encode_name, make_storable_name
 from sightline.errors import SightlineError
+from sightline.images.decode.center_crop import ImageSource
 from sightline.images.decode.source import read_picture_source
-from sightline.images.decode.square import ImageSource
 from sightline.models.weights.checkpoint import hash_file
 
 

@@ -17,9 +17,9 @@ from sightline.data.datasets.folders import (
 )
 from sightline.data.datasets.names import find_stored_file
 from sightline.errors import SightlineError
+from sightline.images.decode.center_crop import ImageSource
 from sightline.images.decode.formats import SIGNATURE_LENGTH, detect_format
 from sightline.images.decode.source import check_regular_file
-from sightline.images.decode.square import ImageSource
 
 ARCHIVE_SUFFIXES = (".tar", ".parquet", ".lance")
 # A text list of two million paths.

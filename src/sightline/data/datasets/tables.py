@@ -12,8 +12,8 @@ from sightline.data.datasets.names import make_storable_name
 from sightline.data.lance import iterate_row_slice, open_lance_table
 from sightline.data.table_errors import convert_table_errors
 from sightline.errors import SightlineError
+from sightline.images.decode.center_crop import ImageSource
 from sightline.images.decode.source import MAX_PACKED_BYTES, check_file_size
-from sightline.images.decode.square import ImageSource
 from sightline.locks import ForkSafeLock
 
 LANCE_BLOCK_ROWS = 512  # rows of a Lance table that are read at once

@@ -10,12 +10,12 @@ from sightline.data.datasets.files import hash_file_stamps, name_archives, numbe
 from sightline.data.datasets.folders import COMPANION_SUFFIXES
 from sightline.data.datasets.names import make_storable_name
 from sightline.errors import SightlineError, get_first_error_line
+from sightline.images.decode.center_crop import ImageSource
 from sightline.images.decode.source import (
     MAX_PACKED_BYTES,
     check_file_size,
     read_packed_picture,
 )
-from sightline.images.decode.square import ImageSource
 
 NOT_IMAGE_SUFFIXES = COMPANION_SUFFIXES | {".cls"}  # members of a tar archive beside the images
 

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from sightline.data.datasets.files import Files, ImageDataset, hash_source
 from sightline.errors import SightlineError, get_first_error_line
+from sightline.images.decode.center_crop import ImageSource
 from sightline.images.decode.pixels import convert_tensor_to_pillow
-from sightline.images.decode.square import ImageSource
 from sightline.images.validation import add_batch_axis, check_image
 from sightline.locks import ForkSafeLock
 

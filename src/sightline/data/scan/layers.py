@@ -79,10 +79,10 @@ def list_convolutions(model: Model) -> list[str]:
 
 
 def measure_unit_grids(
-    model: Model, layers: Sequence[str], side: int
+    model: Model, layers: Sequence[str], size: tuple[int, int]
 ) -> dict[str, tuple[int, int, int]]:
-    """Units, rows and columns of layers for images of side×side pixels."""
-    blank = torch.full((1, model.channels, side, side), 0.5, device=model.device)
+    """Units, rows and columns of layers for images of a height and width."""
+    blank = torch.full((1, model.channels, *size), 0.5, device=model.device)
     with torch.no_grad():
         outputs = model.run(blank, layers)
     grids: dict[str, tuple[int, int, int]] = {}

@@ -114,7 +114,8 @@ def scan(
         vectors: Layers whose features are kept for each image, averaged over positions. In a
             network without a penultimate layer, its last feature map or hidden layer stands in.
         k: Images kept for each unit; None for 25, or all if there are fewer.
-        size: Side in pixels that images are fitted to; None for the network's own.
+        size: Shorter side in pixels of what images are fitted to, in the network's aspect; None for
+            the network's own.
         batch: Images that go through the network at once, 1 to 4096. The last bit of a number may
             depend on it, so an unfinished scan continues with the batch size it began with.
         responses: Whether every unit's response to every image is kept: the largest value over
@@ -134,8 +135,10 @@ def scan(
     if engine not in get_args(ScanEngine):
         raise make_unknown_name_error("engine", engine, get_args(ScanEngine))
     dataset = open_dataset(folder)
-    side = size or model.size
-    description = describe_scan(model, dataset, layers, vectors, k, side=side, batch_size=batch)
+    fitted_size = model.scale_size(size)
+    description = describe_scan(
+        model, dataset, layers, vectors, k, size=fitted_size, batch_size=batch
+    )
     kinds = list_response_kinds(responses, mean_responses)
     description = replace(description, response_kinds=kinds)
     required_kinds = kinds if responses or mean_responses else ()
@@ -233,7 +236,7 @@ def describe_scan(
     vectors: Sequence[str],
     k: int | None,
     *,
-    side: int,
+    size: tuple[int, int],
     batch_size: int,
 ) -> ScanDescription:
     """Describes a scan. Raises SightlineError for unknown layers and numbers out of range."""
@@ -246,14 +249,14 @@ def describe_scan(
     else:
         unit_layers = resolve_scan_layers(model, layers, penultimate)
     vector_layers = resolve_scan_layers(model, vectors, penultimate)
-    shapes = measure_unit_grids(model, [*unit_layers, *vector_layers], side)
+    shapes = measure_unit_grids(model, [*unit_layers, *vector_layers], size)
 
     aliases = {**model.aliases, **model.landmarks, "penultimate": penultimate}
     units = sum(shapes[name][0] for name in unit_layers)
     class_units = max(1, units * len(dataset.class_names))
     return ScanDescription(
         recipe=model.recipe,
-        network=describe_network(model, side),
+        network=describe_network(model, size),
         model_labels=tuple(model.labels),
         aliases=aliases,
         layers={name: LayerDescription(shapes[name][0], shapes[name][1:]) for name in unit_layers},

@@ -16,7 +16,12 @@ from sightline.data.scan.unit_statistics import UnitStatistics
 from sightline.data.store.description import ScanDescription
 from sightline.data.store.interface import THUMBNAIL_SIZE, ErrorRow, ImageRow
 from sightline.errors import SightlineError, get_first_error_line
-from sightline.images.decode.square import FittedSquare, encode_thumbnail, fit_square, stack_squares
+from sightline.images.decode.center_crop import (
+    CenterCrop,
+    encode_thumbnail,
+    fit_center_crop,
+    stack_crops,
+)
 from sightline.models.model import Model
 
 PREFETCH_BATCHES = 2  # batches decoded while one is in the network
@@ -24,10 +29,10 @@ PREFETCH_BATCHES = 2  # batches decoded while one is in the network
 
 @dataclass(frozen=True)
 class DecodedImage:
-    """An image that could be read: its dataset position, square, digest and thumbnail."""
+    """An image that could be read: its dataset position, crop, digest and thumbnail."""
 
     position: int
-    square: FittedSquare
+    crop: CenterCrop
     sha256: str
     thumbnail: bytes
 
@@ -103,8 +108,8 @@ class ScanWorker:
         network = self.description.network
         try:
             source = self.dataset.read_image(position)
-            square = fit_square(source, network.side, network.short_side)
-            self._check_bands(square)
+            crop = fit_center_crop(source, network.size, network.short_side)
+            self._check_bands(crop)
             sha256 = hash_source(source)
         except SightlineError as error:
             reason = get_first_error_line(error)
@@ -112,13 +117,12 @@ class ScanWorker:
         except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or get_first_error_line(error)
             return ErrorRow(position, self.dataset.get_path(position), reason)
-        thumbnail_side = min(THUMBNAIL_SIZE, network.side)
-        thumbnail = encode_thumbnail(square, thumbnail_side, self.model.bands)
-        return DecodedImage(position, square, sha256, thumbnail)
+        thumbnail = encode_thumbnail(crop, THUMBNAIL_SIZE, self.model.bands)
+        return DecodedImage(position, crop, sha256, thumbnail)
 
-    def _check_bands(self, square: FittedSquare) -> None:
+    def _check_bands(self, crop: CenterCrop) -> None:
         """Raises SightlineError for an image of other bands than the network takes."""
-        bands = square.pixels.shape[2]
+        bands = crop.pixels.shape[2]
         if bands != self.model.channels:
             raise SightlineError(
                 f"an image of {bands} bands; {self.model.name} takes {self.model.channels}"
@@ -168,8 +172,8 @@ class ScanWorker:
         positions = [image.position for image in images]
         batch_labels = [labels[position] for position in positions]
         self.statistics.begin_batch(ids, torch.tensor(batch_labels), torch.tensor(positions))
-        squares = stack_squares([image.square for image in images])
-        return self.peak_capture.measure_batch(squares.to(self.device))
+        batch = stack_crops([image.crop for image in images])
+        return self.peak_capture.measure_batch(batch.to(self.device))
 
     def _find_unusable_images(self, outputs: Mapping[str, Tensor]) -> dict[int, str]:
         """The rows of a batch that no store can hold, with the reason of each."""
@@ -203,8 +207,8 @@ class ScanWorker:
                     path=self.dataset.get_path(image.position),
                     sha256=image.sha256,
                     label=labels[image.position],
-                    height=image.square.height,
-                    width=image.square.width,
+                    height=image.crop.height,
+                    width=image.crop.width,
                     best_labels=best.indices[row].numpy(),
                     best_probabilities=best.values[row].numpy(),
                     thumbnail=image.thumbnail,

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import AfterValidator, Field, TypeAdapter
+from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, TypeAdapter
 
 from sightline.errors import SightlineError
 from sightline.models.model import Model
@@ -42,6 +42,17 @@ def check_response_kinds(kinds: tuple[ResponseKind, ...]) -> tuple[ResponseKind,
     return kinds
 
 
+def expand_side(value: Any) -> Any:
+    """Height and width for the one number that stands in JSON for a square."""
+    return (value, value) if isinstance(value, int) else value
+
+
+def shorten_size(size: tuple[int, int]) -> int | list[int]:
+    """One number for a square, as in stores of earlier versions; else height and width."""
+    height, width = size
+    return height if height == width else [height, width]
+
+
 @dataclass(frozen=True)
 class NetworkDescription:
     """What decides a network's numbers: the digest of its weights, and its preprocessing."""
@@ -49,14 +60,20 @@ class NetworkDescription:
     weights: str  # SHA-256 of all parameters and buffers
     mean: tuple[FiniteNumber, ...]
     std: tuple[FiniteNumber, ...]
-    side: PixelSide  # pixels of the square that the network sees
-    # Pixels to which an image's shorter side is resized before the square is cut out.
+    # Height and width of what the network sees.
+    size: Annotated[
+        tuple[PixelSide, PixelSide],
+        Field(alias="side"),
+        BeforeValidator(expand_side),
+        PlainSerializer(shorten_size),
+    ]
+    # An image is resized until it covers what the network sees, enlarged to this shorter side.
     short_side: Annotated[PixelSide, Field(alias="short")]
 
     def __str__(self) -> str:
         return (
             f"mean {format_numbers(self.mean)}, std {format_numbers(self.std)}, "
-            f"{self.side} of {self.short_side} pixels"
+            f"{format_size(self.size)} of {self.short_side} pixels"
         )
 
 
@@ -158,8 +175,14 @@ class ScanDescription:
 _ADAPTER = TypeAdapter(ScanDescription)
 
 
-def describe_network(model: Model, side: int) -> NetworkDescription:
-    """Describes a network that sees images at `side` pixels."""
+def format_size(size: tuple[int, int]) -> str:
+    """«224», or «24×40» (height and width) for what is not square."""
+    height, width = size
+    return str(height) if height == width else f"{height}×{width}"
+
+
+def describe_network(model: Model, size: tuple[int, int]) -> NetworkDescription:
+    """Describes a network that sees images of a height and width in pixels."""
     digest = hashlib.sha256()
     for name, value in sorted(model.network.state_dict().items()):
         # Quantized layers pack their weight and bias in a tuple.
@@ -173,8 +196,8 @@ def describe_network(model: Model, side: int) -> NetworkDescription:
         weights=digest.hexdigest(),
         mean=round_statistics(model.mean),
         std=round_statistics(model.std),
-        side=side,
-        short_side=max(side, round(side * model.resize / model.size)),
+        size=size,
+        short_side=max(min(size), round(min(size) * model.resize / model.size)),
     )
 
 

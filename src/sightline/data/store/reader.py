@@ -15,6 +15,7 @@ from sightline.data.datasets.open import reread_image
 from sightline.data.store.description import (
     ResponseKind,
     describe_network,
+    format_size,
     require_same_network,
 )
 from sightline.data.store.interface import (
@@ -30,7 +31,7 @@ from sightline.errors import (
     make_out_of_range_error,
     make_unknown_name_error,
 )
-from sightline.images.decode.square import fit_square, stack_squares
+from sightline.images.decode.center_crop import fit_center_crop, limit_long_side, stack_crops
 from sightline.models.model import Model
 from sightline.models.zoo.reload import load_recipe_model
 
@@ -114,7 +115,7 @@ class Scan:
         facts = {
             "images": images,
             "errors": f"{self.reader.progress.errors:,}",
-            "network": f"{escape_for_display(str(self.recipe.get('model')))} at {self.side} pixels",
+            "network": f"{escape_for_display(str(self.recipe.get('model')))} at {format_size(self.size)} pixels",
             "layers": ", ".join(layers),
             "responses": ", ".join(self.description.response_kinds) or "not kept",
             "classes": ", ".join(self.shown_class_names) or "not known",
@@ -144,14 +145,19 @@ class Scan:
         return self.facts["network"]
 
     @property
-    def side(self) -> int:
-        """Side in pixels of the square that the network saw."""
-        return self.description.network.side
+    def size(self) -> tuple[int, int]:
+        """Height and width in pixels of what the network saw."""
+        return self.description.network.size
 
     @property
     def short_side(self) -> int:
-        """Pixels to which an image's shorter side was resized before that square was cut out."""
+        """The shorter side of the middle of an image, resized, out of which that was cut."""
         return self.description.network.short_side
+
+    @property
+    def thumbnail_size(self) -> tuple[int, int]:
+        """Height and width of the thumbnails."""
+        return limit_long_side(self.size, THUMBNAIL_SIZE)
 
     def layer(self, name: str) -> str:
         """A layer's own name for a name, alias or landmark."""
@@ -214,13 +220,13 @@ class Scan:
         return self.description.vector_columns[name]
 
     def thumbnail(self, id: int) -> Tensor:
-        """The square that the network saw of an image, small: 1×3×h×w in [0, 1]."""
+        """What the network saw of an image, small: 1×3×h×w in [0, 1]."""
         return self.thumbnails([id])
 
     def thumbnails(self, ids: Sequence[int]) -> Tensor:
         """The thumbnails of several images, read at once, n×3×h×w in [0, 1]."""
-        side = min(THUMBNAIL_SIZE, self.side)
-        return stack_squares([fit_square(data, side, side) for data in self.thumbnail_bytes(ids)])
+        size = self.thumbnail_size
+        return stack_crops([fit_center_crop(data, size) for data in self.thumbnail_bytes(ids)])
 
     def thumbnail_bytes(self, ids: Sequence[int]) -> list[bytes]:
         """The thumbnails of several images as JPEG files."""
@@ -232,7 +238,7 @@ class Scan:
         return [rows[id]["thumbnail"] for id in checked_ids]
 
     def image(self, id: int) -> Tensor:
-        """The original, fitted as it was in the pass: 1×3×side×side in [0, 1].
+        """The original, fitted as it was in the pass: 1×C×h×w in [0, 1].
 
         Raises SightlineError if it is gone or has changed.
         """
@@ -241,7 +247,7 @@ class Scan:
         data, digest = reread_image(dataset, row["position"], row["path"])
         if row["sha256"] and digest != row["sha256"]:
             raise SightlineError(f"{row['path']} has changed since the pass; scan it again")
-        return stack_squares([fit_square(data, self.side, self.short_side)])
+        return stack_crops([fit_center_crop(data, self.size, self.short_side)])
 
     # ── the units ──
 
@@ -448,7 +454,7 @@ class Scan:
 
     def require(self, model: Model) -> None:
         """Raises SightlineError unless `model` has this scan's weights and preprocessing."""
-        network = describe_network(model, self.side)
+        network = describe_network(model, self.size)
         require_same_network(self.path, self.description, model.recipe, network)
 
     # ── reading ──

@@ -59,15 +59,16 @@ def open_picture(
     file: IO[bytes],
     max_pixels: int = MAX_PIXELS,
     *,
-    short_side: int | None = None,
+    cover: tuple[float, float] | None = None,
     count_frames: bool = False,
     budget: MemoryBudget | None = None,
 ) -> Generator[DecodedPicture, None, None]:
     """Decodes a picture file; the picture can be used inside the `with` block.
 
-    With `short_side`, a JPEG may be decoded at a reduced scale whose shorter side still has twice
-    that many pixels. Counting the frames of an animation reads the whole file. With a `budget`, the
-    memory for the picture is reserved from it until the block ends.
+    With `cover`, a height and width in pixels that the picture will be resized to cover, a JPEG may
+    be decoded at a reduced scale that still has twice the pixels needed. Counting the frames of an
+    animation reads the whole file. With a `budget`, the memory for the picture is reserved from it
+    until the block ends.
 
     Raises OSError if not even the first bytes can be read, otherwise only SightlineError, also
     for what goes wrong inside the block.
@@ -85,8 +86,9 @@ def open_picture(
             _check_pixel_count(width * height, max_pixels, f"{width}×{height} = ")
             check_claimed_size(picture, byte_count)
             frame_count: int = getattr(picture, "n_frames", 1) if count_frames else 1
-            if format_name == "Jpeg" and short_side is not None:
-                reduction = min(width, height) / (2 * short_side)
+            if format_name == "Jpeg" and cover is not None:
+                # Whichever way its EXIF turns it.
+                reduction = min(width, height) / (2 * max(cover))
                 picture.draft("RGB", (int(width / reduction), int(height / reduction)))
             needed_bytes = byte_count + _estimate_decoding_bytes(
                 image_format, picture, width * height
@@ -109,7 +111,7 @@ def decode_as_rgb(data: bytes, short_side: int) -> tuple[Image.Image, int, int]:
 
     The picture may be smaller than that, see `open_picture`.
     """
-    with open_picture(io.BytesIO(data), short_side=short_side) as decoded:
+    with open_picture(io.BytesIO(data), cover=(short_side, short_side)) as decoded:
         return convert_to_rgb(decoded.picture), decoded.height, decoded.width
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from sightline.data.store.reader import Scan
 from sightline.errors import SightlineError, get_first_error_line
-from sightline.images.decode.square import fit_square, stack_squares
+from sightline.images.decode.center_crop import fit_center_crop, stack_crops
 from sightline.images.io.library import IMAGE_FILE_SUFFIXES
 from sightline.images.io.pictures import read
 from sightline.images.plotting.captioned_rows import FigureRow, compose_figure_rows
@@ -80,12 +80,12 @@ class ConceptMasks:
         return masks
 
     def load_concept_regions(self, scan: Scan, image_id: int) -> Tensor:
-        """Where each concept is in the square that the network saw: bool, concepts×side×side.
+        """Where each concept is in what the network saw: bool, concepts×height×width.
 
         A mask that can't be used is noted in `unused_masks`, and its concept is nowhere.
         """
         image_size = scan.sizes[image_id].tolist()
-        regions = torch.zeros(len(self.concepts), scan.side, scan.side, dtype=torch.bool)
+        regions = torch.zeros(len(self.concepts), *scan.size, dtype=torch.bool)
         for number, path in self.mask_files[image_id].items():
             try:
                 mask = read_concept_mask(path, image_size)
@@ -93,8 +93,8 @@ class ConceptMasks:
                 reason = get_first_error_line(error)
                 self.unused_masks.append(f"{self.concepts[number]}/{path.name}: {reason}")
                 continue
-            square = fit_square(mask.expand(1, 3, -1, -1), scan.side, scan.short_side)
-            regions[number] = stack_squares([square])[0, 0] > 0.5
+            crop = fit_center_crop(mask.expand(1, 3, -1, -1), scan.size, scan.short_side)
+            regions[number] = stack_crops([crop])[0, 0] > 0.5
         return regions
 
 

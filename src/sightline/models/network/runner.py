@@ -154,10 +154,14 @@ class NetworkRunner:
         if isinstance(single, (str, Path)):
             single = read_file_or_sample(single)
         checked = check_image(single, channels=self.channels)
+        return fit_image(checked, self.scale_size(size), self.resize / self.size)
+
+    def scale_size(self, size: int | None) -> tuple[int, int]:
+        """Height and width of images with a shorter side of `size`, in the network's aspect."""
         height, width = self.image_size
-        if size is not None:
-            height, width = (round(side * size / self.size) for side in self.image_size)
-        return fit_image(checked, (height, width), self.resize / self.size)
+        if size is None:
+            return height, width
+        return round(height * size / self.size), round(width * size / self.size)
 
     def to_picture(self, image: Tensor) -> Tensor:
         """What pictures show of an image N×channels×H×W: N×3×H×W, three of its bands."""

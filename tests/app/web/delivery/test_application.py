@@ -71,7 +71,7 @@ def test_an_image_is_sent_asked_about_and_never_written(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     sent = client.post("/api/images", Path(web_scan.paths[4]).read_bytes()).json
-    assert (sent["height"], sent["width"], sent["side"]) == (40, 40, 32)
+    assert (sent["height"], sent["width"], sent["size"]) == (40, 40, [32, 32])
     shown = client.get(f"/api/images/{sent['image']}.png")
     assert shown.headers["content-type"] == "image/png"
     answer = client.post_json("/api/answer", {"image": sent["image"], "attribution": "gradcam"})

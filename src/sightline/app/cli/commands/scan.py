@@ -29,6 +29,7 @@ from sightline.app.cli.terminal import hide_downloads, print_lines, show_progres
 from sightline.data.scan.run import Passing, ScanEngine
 from sightline.data.scan.run import scan as scan_dataset
 from sightline.data.search.nearest import Metric
+from sightline.data.store.description import expand_side, format_size
 from sightline.data.store.index import VectorIndex, ensure_vector_index
 from sightline.data.store.maintenance import (
     UNCHECKED_PARTS,
@@ -177,7 +178,8 @@ def info(store: StoreArgument, /, *, as_json: JsonOption = False) -> int:
     network = facts["network"]
     digest = network["weights"][:12]
     model = escape_for_display(str(facts["model"]))
-    print_lines(f"model: {model} at {network['side']} px, weights {digest}")
+    sides = format_size(expand_side(network["side"]))
+    print_lines(f"model: {model} at {sides} px, weights {digest}")
 
     dataset = escape_for_display(facts["collection"]["source"] or facts["collection"]["kind"])
     print_lines(f"dataset: {dataset}, {len(facts['classes'])} known classes")

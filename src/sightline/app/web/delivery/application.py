@@ -137,7 +137,7 @@ def _add_live_routes(application: FastAPI, live: LiveNetwork | None) -> None:
             image=upload.name,
             height=upload.height,
             width=upload.width,
-            side=network.uploads.side,
+            size=network.uploads.size,
         )
 
     @application.get("/api/images/{name}.png", responses=ERRORS, response_class=Response)

@@ -171,7 +171,7 @@ class Explorer:
     def thumbnail(self, id: int) -> str:
         """The address of an image's thumbnail, a JPEG."""
         network = self.scan.description.network
-        key = {"picture": "thumbnail", "sides": [network.side, network.short_side]}
+        key = {"picture": "thumbnail", "sides": [*network.size, network.short_side]}
         origin = {"image": self.digest_image(id)}
 
         def read_thumbnail() -> bytes:

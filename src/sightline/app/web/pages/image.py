@@ -44,6 +44,7 @@ def build_image_page(explorer: Explorer, id: int) -> Page:
     answers = list_best_classes(explorer, id)
     label = answers[0]["index"] if answers else 0
     height, width = scan.sizes[id].tolist()
+    seen_height, seen_width = scan.size
     data = {
         "breadcrumb": [
             (escape_for_display(str(scan.recipe.get("model"))), explorer.link("network")),
@@ -54,7 +55,7 @@ def build_image_page(explorer: Explorer, id: int) -> Page:
         "id": id,
         "picture": add_image_picture(explorer, id),
         "side": PICTURE_SIDE,
-        "size_text": f"{width}×{height} pixels; the network sees {scan.side}×{scan.side}",
+        "size_text": f"{width}×{height} pixels; the network sees {seen_height}×{seen_width}",
         "previous": link_neighbor(explorer, id - 1),
         "next": link_neighbor(explorer, id + 1),
         "answers": answers,
@@ -86,16 +87,18 @@ def link_neighbor(explorer: Explorer, id: int) -> str:
 
 
 def add_image_picture(explorer: Explorer, id: int) -> str:
-    """The square that the network sees, large; its thumbnail where the original is gone."""
+    """What the network sees, large; its thumbnail where the original is gone."""
 
     def make_picture() -> Tensor:
         picture = explorer.read_image(id)
         if picture is None:
             picture = read_thumbnail(explorer, id)
-        return resize_image(picture, PICTURE_SIDE, PICTURE_SIDE)
+        height, width = picture.shape[-2:]
+        scale = PICTURE_SIDE / max(height, width)
+        return resize_image(picture, round(height * scale), round(width * scale))
 
     network = explorer.scan.description.network
-    key = {"picture": "image", "sides": [network.side, network.short_side, PICTURE_SIDE]}
+    key = {"picture": "image", "sides": [*network.size, network.short_side, PICTURE_SIDE]}
     origin = {"image": explorer.digest_image(id)}
     return explorer.add_picture(key, make_picture, depends_on=origin, quality=80)
 

@@ -55,7 +55,7 @@ def build_layer_page(explorer: Explorer, layer: str) -> Page:
     scan = explorer.scan
     name = escape_for_display(layer)
     height, width = scan.description.layers[layer].map_shape
-    field = describe_fields(explorer.model, scan.side).get(layer)
+    field = describe_fields(explorer.model, scan.size).get(layer)
     pictures = list_pictures(explorer, table)
     spelling = explorer.link("layer", layer=layer).removesuffix(".html")
     units_name = spelling.replace("layers/", "units-of/")

@@ -35,7 +35,7 @@ def build_live_page(explorer: Explorer) -> Page:
             {"id": id, "picture": explorer.thumbnail(id)} for id in range(min(8, scan.images))
         ],
         "settings": {
-            "side": scan.side,
+            "size": scan.size,
             "folders": {
                 escape_for_display(layer): explorer.link("unit", layer=layer, unit=0).removesuffix(
                     "0.html"

@@ -38,7 +38,7 @@ def build_network_page(explorer: Explorer) -> Page:
     """The layers as rows, the sums over all of them, and the index that the search reads."""
     scan = explorer.scan
     tables = [read_unit_table(explorer, layer) for layer in scan.layers]
-    fields = describe_fields(explorer.model, scan.side)
+    fields = describe_fields(explorer.model, scan.size)
     cell_count = choose_cell_count(len(tables))
     rows = [
         describe_layer(explorer, table, fields.get(table.layer), cell_count) for table in tables
@@ -120,21 +120,21 @@ def describe_idle_units(table: UnitTable) -> list[str]:
     return notes
 
 
-def describe_fields(model: Model | None, side: int) -> dict[str, dict[str, Any]]:
-    """By layer, what a unit sees: in words, and as a square in the picture of the image."""
+def describe_fields(model: Model | None, size: tuple[int, int]) -> dict[str, dict[str, Any]]:
+    """By layer, what a unit sees: in words, and as a rectangle in the picture of the image."""
     if model is None:
         return {}
     try:
-        fields = receptive_fields(model, side, side)
+        fields = receptive_fields(model, *size)
     except SightlineError:
         return {}
     pictures: dict[str, dict[str, Any]] = {}
     for layer, field in fields.items():
-        height = min(field.size[0], side)
-        width = min(field.size[1], side)
-        is_whole = min(height, width) >= side
+        height = min(field.size[0], size[0])
+        width = min(field.size[1], size[1])
+        is_whole = (height, width) == size
         text = "whole image" if is_whole else f"{height}×{width} px"
-        scale = FIELD_PICTURE_SIDE / side
+        scale = FIELD_PICTURE_SIDE / max(size)
         drawn_height = max(1.0, height * scale)
         drawn_width = max(1.0, width * scale)
         pictures[layer] = {
@@ -162,7 +162,7 @@ def describe_totals(explorer: Explorer, tables: list[UnitTable]) -> list[tuple[s
     if not scan.complete:
         totals.append(("Pass", f"{scan.done:,} of {scan.description.dataset.count:,} files so far"))
     totals.append(("Classes", f"{len(scan.model_labels):,}"))
-    totals.append(("Input", f"{scan.side}×{scan.side} pixels"))
+    totals.append(("Input", f"{scan.size[0]}×{scan.size[1]} pixels"))
     return totals
 
 

@@ -134,5 +134,5 @@ def test_bad_requests_are_one_line(
 def test_what_can_be_asked_for(live: LiveNetwork) -> None:
     state = live.describe()
     assert {layer.name: layer.units for layer in state.layers}["conv2"] == 12
-    assert state.side == 32
+    assert state.size == (32, 32)
     assert state.images == 14

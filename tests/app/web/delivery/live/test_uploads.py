@@ -16,7 +16,7 @@ from sightline.errors import SightlineError
 
 @pytest.fixture
 def shelf() -> UploadShelf:
-    return UploadShelf(side=32, short_side=32, channels=3)
+    return UploadShelf(size=(32, 32), short_side=32, channels=3)
 
 
 def read_bytes(image: torch.Tensor, tmp_path: Path, name: str = "a.png") -> bytes:

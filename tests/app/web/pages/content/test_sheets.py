@@ -119,11 +119,11 @@ def test_the_same_patches_are_one_picture(explorer: Explorer, count: int) -> Non
     ("box", "moved"),
     [
         ((-3, 4, 7, 14), (0, 4, 10, 14)),
-        ((25, 30, 35, 40), (22, 22, 32, 32)),
+        ((25, 40, 35, 50), (22, 38, 32, 48)),
         ((2, 3, 12, 13), (2, 3, 12, 13)),
     ],
 )
-def test_a_box_is_moved_into_the_square(
+def test_a_box_is_moved_into_the_image(
     box: tuple[int, int, int, int], moved: tuple[int, int, int, int]
 ) -> None:
-    assert shift_inside(box, 32) == moved
+    assert shift_inside(box, (32, 48)) == moved

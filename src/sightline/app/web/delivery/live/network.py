@@ -61,7 +61,7 @@ class LiveNetwork:
     def uploads(self) -> UploadShelf:
         """The images that were sent."""
         network = self.explorer.scan.description.network
-        return UploadShelf(network.side, network.short_side, self.model.channels)
+        return UploadShelf(network.size, network.short_side, self.model.channels)
 
     @cached_property
     def ablated_models(self) -> AblatedModels:
@@ -77,7 +77,7 @@ class LiveNetwork:
         ]
         return LiveState(
             network=escape_for_display(str(scan.recipe.get("model"))),
-            side=scan.side,
+            size=scan.size,
             layers=layers,
             attributions=list(ATTRIBUTIONS),
             images=scan.images,
@@ -85,7 +85,7 @@ class LiveNetwork:
         )
 
     def read_image(self, name: str) -> Tensor:
-        """An image of the scan («s-ID») or one that was sent, 1×C×side×side in [0, 1].
+        """An image of the scan («s-ID») or one that was sent, 1×C×rows×columns in [0, 1].
 
         Raises SightlineError for one that is not here.
         """
@@ -127,7 +127,7 @@ class LiveNetwork:
                 activation_map for unit in strongest for activation_map in ranking.read_maps(unit)
             ],
             attribution=attribution,
-            side=scan.side,
+            size=scan.size,
             seconds=round(time.perf_counter() - started, 4),
         )
 

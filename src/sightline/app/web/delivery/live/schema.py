@@ -30,13 +30,13 @@ class LiveImage(LiveModel):
     Attributes:
         image: Its name in further requests.
         height, width: Of the picture that was sent.
-        side: Pixels of the square that the network sees of it.
+        size: Height and width of what the network sees of it.
     """
 
     image: str
     height: int
     width: int
-    side: int
+    size: tuple[int, int]
 
 
 class LiveRequest(LiveModel):
@@ -44,9 +44,9 @@ class LiveRequest(LiveModel):
 
     Attributes:
         image: «s-ID», an image of the scan, or the name of one that was sent.
-        cover: Rectangles of the network's square that are made gray: top, left, bottom, right
+        cover: Rectangles of what the network sees that are made gray: top, left, bottom, right
             (exclusive), in pixels.
-        brush: Pixels that are made gray: bits in rows of the square, eight to a byte, the first
+        brush: Pixels that are made gray: bits in rows of the image, eight to a byte, the first
             the highest, as Base64.
         off: Units that are switched off, by layer.
         layer: Whose strongest units are shown; None for those of all layers.
@@ -132,7 +132,7 @@ class LiveAnswer(LiveModel):
     layers: dict[str, list[UnitActivity]]
     maps: list[ActivationMap]
     attribution: AttributionMap | None
-    side: int
+    size: tuple[int, int]
     seconds: float
 
 
@@ -147,7 +147,7 @@ class LiveState(LiveModel):
     """What the live tab can ask for."""
 
     network: str
-    side: int
+    size: tuple[int, int]
     layers: list[LiveLayer]
     attributions: list[AttributionName]
     images: int

@@ -8,7 +8,7 @@ from threading import Lock
 from torch import Tensor
 
 from sightline.errors import SightlineError
-from sightline.images.decode.square import fit_square, stack_squares
+from sightline.images.decode.center_crop import fit_center_crop, stack_crops
 
 # The last images that were sent; at 512 pixels each takes 3 MB.
 MAX_UPLOADS = 16
@@ -16,7 +16,7 @@ MAX_UPLOADS = 16
 
 @dataclass(frozen=True)
 class Upload:
-    """An image that was sent: 1×C×side×side in [0, 1], and the size of the picture."""
+    """An image that was sent: 1×C×rows×columns in [0, 1], and the size of the picture."""
 
     name: str
     image: Tensor
@@ -29,12 +29,12 @@ class UploadShelf:
     """The last images that were sent, by names that can't be guessed.
 
     Attributes:
-        side: Pixels of the square that the network sees.
-        short_side: Pixels to which the shorter side is resized before that square is cut out.
+        size: Height and width of what the network sees.
+        short_side: Shorter side of the resized middle of a picture out of which that is cut.
         channels: Of the images that the network takes.
     """
 
-    side: int
+    size: tuple[int, int]
     short_side: int
     channels: int
     _uploads: OrderedDict[str, Upload] = field(default_factory=OrderedDict[str, Upload])
@@ -46,14 +46,14 @@ class UploadShelf:
         Raises SightlineError for what is no whole picture, has more pixels than may be decoded, or
         other channels than the network takes.
         """
-        square = fit_square(content, self.side, self.short_side)
-        image = stack_squares([square])
+        crop = fit_center_crop(content, self.size, self.short_side)
+        image = stack_crops([crop])
         if image.shape[1] != self.channels:
             raise SightlineError(
                 f"the picture has {image.shape[1]} channels; the network takes {self.channels}"
             )
         name = f"u-{secrets.token_urlsafe(16)}"
-        upload = Upload(name, image, square.height, square.width)
+        upload = Upload(name, image, crop.height, crop.width)
         with self._lock:
             self._uploads[name] = upload
             while len(self._uploads) > MAX_UPLOADS:

@@ -20,8 +20,8 @@ from sightline.app.web.pages.content.facts import describe_unit
 from sightline.data.store.interface import THUMBNAIL_SIZE
 from sightline.data.store.reader import Scan, TopImages
 from sightline.errors import SightlineError
+from sightline.images.decode.center_crop import fit_center_crop, stack_crops
 from sightline.images.decode.pixels import convert_pillow_to_tensor
-from sightline.images.decode.square import fit_square, stack_squares
 from sightline.images.plotting.maps import (
     enlarge_pixels,
     find_gradient_limit,
@@ -86,7 +86,6 @@ def select_patches(
     """Some of the images of a unit, by their rows; rows that the scan lacks are left out."""
     kept_rows = [row for row in rows if row < len(images.ids)]
     field = find_field(explorer.model, explorer.scan, layer)
-    scan_side = explorer.scan.side
     patches: list[Patch] = []
     for row in kept_rows:
         image_id = int(images.ids[row, unit])
@@ -98,31 +97,33 @@ def select_patches(
             position = (map_row, map_column)
         box = None
         if field is not None and position is not None:
-            box = shift_inside(field.window(*position), scan_side)
+            box = shift_inside(field.window(*position), explorer.scan.size)
         patches.append(Patch(image_id, position, box, float(images.values[row, unit])))
     return patches
 
 
-def shift_inside(box: PixelBox, side: int) -> PixelBox:
-    """A box, not larger than a square of this side, moved into it."""
+def shift_inside(box: PixelBox, size: tuple[int, int]) -> PixelBox:
+    """A box, not larger than an image of this height and width, moved into it."""
     top, left, bottom, right = box
-    down = max(0, -top) - max(0, bottom - side)
-    along = max(0, -left) - max(0, right - side)
+    down = max(0, -top) - max(0, bottom - size[0])
+    along = max(0, -left) - max(0, right - size[1])
     return top + down, left + along, bottom + down, right + along
 
 
 def find_field(model: Model | None, scan: Scan, layer: str) -> ReceptiveField | None:
-    """What the units of a layer see of the scan's squares.
+    """What the units of a layer see of the scan's images.
 
     None where each sees all of it, and where that is not known.
     """
     if model is None:
         return None
     try:
-        field = receptive_field(model, layer, scan.side, scan.side)
+        field = receptive_field(model, layer, *scan.size)
     except SightlineError:
         return None
-    return None if max(field.size) >= scan.side else field
+    height, width = scan.size
+    sees_inside = field.size[0] < height and field.size[1] < width
+    return field if sees_inside else None
 
 
 # ── one patch ──
@@ -135,9 +136,9 @@ def cut_patch(explorer: Explorer, patch: Patch, side: int) -> Tensor:
     """
     scan = explorer.scan
     if patch.box is None:
-        return resize_image(read_thumbnail(explorer, patch.image_id), side, side)
+        return resize_image(pad_to_square(read_thumbnail(explorer, patch.image_id)), side, side)
 
-    thumbnail_scale = min(THUMBNAIL_SIZE, scan.side) / scan.side
+    thumbnail_scale = min(1.0, THUMBNAIL_SIZE / max(scan.size))
     top, left, bottom, right = patch.box
     if (bottom - top) * thumbnail_scale < min(MIN_THUMBNAIL_PATCH, side):
         picture = explorer.read_image(patch.image_id)
@@ -153,10 +154,18 @@ def cut_patch(explorer: Explorer, patch: Patch, side: int) -> Tensor:
 
 
 def read_thumbnail(explorer: Explorer, id: int) -> Tensor:
-    """The square that the network saw of an image, small: 1×3×h×w in [0, 1]."""
-    side = min(THUMBNAIL_SIZE, explorer.scan.side)
+    """What the network saw of an image, small: 1×3×h×w in [0, 1]."""
     content = explorer.read_thumbnails([id])[0]
-    return stack_squares([fit_square(content, side, side)])
+    return stack_crops([fit_center_crop(content, explorer.scan.thumbnail_size)])
+
+
+def pad_to_square(picture: Tensor) -> Tensor:
+    """The picture in the middle of a gray square."""
+    height, width = picture.shape[-2:]
+    side = max(height, width)
+    top = (height - side) // 2
+    left = (width - side) // 2
+    return crop_padded_window(picture, (top, left, top + side, left + side))
 
 
 def fit_patch(patch: Tensor, side: int) -> Tensor:
@@ -206,7 +215,7 @@ def add_sheet_of_patches(
     key = {
         "picture": "patches",
         "patches": describe_patches(explorer, patches),
-        "network side": explorer.scan.side,
+        "network size": explorer.scan.size,
         "side": side,
         "columns": columns,
     }

@@ -10,7 +10,8 @@
   const pen = canvas.getContext("2d");
   const stage = element("stage");
   const status = element("status");
-  const side = settings.side;
+  const [height, width] = settings.size;
+  stage.style.aspectRatio = `${width} / ${height}`;
   const COVER_COLOR = "rgb(128 128 128)";
   const MAX_SHOWN = 12;
 
@@ -109,8 +110,8 @@
   }
 
   function draw() {
-    pen.clearRect(0, 0, side, side);
-    if (state.picture) pen.drawImage(state.picture, 0, 0, side, side);
+    pen.clearRect(0, 0, width, height);
+    if (state.picture) pen.drawImage(state.picture, 0, 0, width, height);
     for (const edit of [...edits, ...(draft ? [draft] : [])]) drawEdit(pen, edit, COVER_COLOR);
   }
 
@@ -118,11 +119,11 @@
   function encodeBrush() {
     const strokes = edits.filter(edit => edit.path);
     if (!strokes.length) return null;
-    const mask = new OffscreenCanvas(side, side).getContext("2d", { willReadFrequently: true });
+    const mask = new OffscreenCanvas(width, height).getContext("2d", { willReadFrequently: true });
     for (const stroke of strokes) drawEdit(mask, stroke, "#000000");
-    const pixels = mask.getImageData(0, 0, side, side).data;
-    const bytes = new Uint8Array(Math.ceil(side * side / 8));
-    for (let pixel = 0; pixel < side * side; pixel++) {
+    const pixels = mask.getImageData(0, 0, width, height).data;
+    const bytes = new Uint8Array(Math.ceil(height * width / 8));
+    for (let pixel = 0; pixel < height * width; pixel++) {
       if (pixels[4 * pixel + 3] > 127) bytes[pixel >> 3] |= 128 >> (pixel & 7);
     }
     let text = "";
@@ -133,10 +134,10 @@
   // ── drawing on it ──
   function findPoint(event) {
     const box = canvas.getBoundingClientRect();
-    const inside = value => Math.max(0, Math.min(side, value));
+    const inside = (value, length) => Math.max(0, Math.min(length, value * length));
     return [
-      inside((event.clientX - box.left) / box.width * side),
-      inside((event.clientY - box.top) / box.height * side),
+      inside((event.clientX - box.left) / box.width, width),
+      inside((event.clientY - box.top) / box.height, height),
     ];
   }
 
@@ -145,7 +146,7 @@
     if (!state.picture) return;
     canvas.setPointerCapture(event.pointerId);
     corner = findPoint(event);
-    if (state.tool === "brush") draft = { path: [corner], size: Number(element("brush-size").value) * side / 224 };
+    if (state.tool === "brush") draft = { path: [corner], size: Number(element("brush-size").value) * Math.min(height, width) / 224 };
   });
   canvas.addEventListener("pointermove", event => {
     if (!corner) return;
