@@ -14,6 +14,7 @@ PICTURES = Path(__file__).parent.parent / "docs" / "pictures"
 model = sl.load()
 result = sl.contrast(model, model.fit(sl.sample("golf_ball")))
 sl.write(
-    arrange_in_row(result.panels["ascent"], result.panels["saliency"]), PICTURES / "contrast.png"
+    arrange_in_row(result.panels["ascent"], result.panels["saliency"]), PICTURES / "contrast.jpg"
 )
-sl.write(result.panels["attack"], PICTURES / "contrast_attack.png")
+sl.write(result.panels["attack"], PICTURES / "contrast_attack.jpg")
+print(result.captions["attack"])

@@ -11,6 +11,6 @@ import sightline as sl
 PICTURES = Path(__file__).parent.parent / "docs" / "pictures"
 
 model = sl.load()
-photo = model.fit(sl.sample("rocket"), 256)
+photo = model.fit(sl.sample("golf_ball"), 256)
 result = sl.rise(model, photo, samples=800, seed=0)
 sl.write(result.panels["rise"], PICTURES / "rise.png")

@@ -18,7 +18,7 @@ from sightline.images.transforms import resize_image
 PICTURES = Path(__file__).parent.parent / "docs" / "pictures"
 
 model = sl.load()
-photo = model.fit(sl.sample("rocket"))
+photo = model.fit(sl.sample("golf_ball"))
 methods = ("saliency", "gradcam", "guided")
 rows = [sl.trust(model, photo, method=method).panels["maps"] for method in methods]
 sheet = render.make_contact_sheet(torch.cat(rows), columns=1, gap=4)
