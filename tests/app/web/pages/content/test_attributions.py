@@ -11,6 +11,7 @@ import torch
 import sightline as sl
 from sightline.app.web.explorer.explorer import Explorer
 from sightline.app.web.pages.content.attributions import (
+    MATRIX_METHODS,
     add_attribution_scripts,
     add_place_script,
     encode_map,
@@ -107,12 +108,13 @@ def test_what_nobody_waits_for_is_not_computed(explorer: Explorer) -> None:
     assert script is not None
     assert read_content(exported, script["name"]) == {"missing": True}
     for item in add_attribution_scripts(exported, 1, 2):
-        assert read_content(exported, item["name"]) == {"missing": True}
+        assert read_content(exported, item["map"]) == {"missing": True}
+        assert read_content(exported, item["test"]) == {"missing": True}
 
 
 def test_a_served_attribution_is_the_methods(explorer: Explorer) -> None:
-    scripts = {item["method"]: item for item in add_attribution_scripts(explorer, 1, 2)}
-    content = read_content(explorer, scripts["saliency"]["name"])
+    scripts = dict(zip(MATRIX_METHODS, add_attribution_scripts(explorer, 1, 2), strict=True))
+    content = read_content(explorer, scripts["saliency"]["map"])
     assert explorer.model is not None
     saliency = sl.saliency(explorer.model, explorer.scan.image(1), label=2)
     expected = saliency.tensors["attribution"][0].abs()
@@ -120,5 +122,6 @@ def test_a_served_attribution_is_the_methods(explorer: Explorer) -> None:
     inside = (expected < content["map"]["limit"]).numpy()
     shares = (expected / content["map"]["limit"]).numpy()
     assert np.abs(values - shares)[inside].max() < 0.01
-    assert content["level"] in ("strong", "weak", "failed")
-    assert len(content["rows"]) == 4
+    test = read_content(explorer, scripts["saliency"]["test"])
+    assert test["level"] in ("strong", "weak", "failed")
+    assert len(test["rows"]) == 4

@@ -81,9 +81,10 @@ def encode_bytes(values: Numbers) -> str:
 
 
 def add_attribution_scripts(explorer: Explorer, id: int, label: int) -> list[dict[str, str]]:
-    """For each method its title, and the name and address of the script that shows it.
+    """For each method its title, and the scripts that show its map and the test of it.
 
-    The attribution of a class in an image is computed when the script is asked for, by a server.
+    Both are computed when their script is asked for, by a server. A map is there in a fraction of a
+    second or in a few, its test takes about five times as long.
     """
     model = explorer.model
     if model is None:
@@ -92,22 +93,31 @@ def add_attribution_scripts(explorer: Explorer, id: int, label: int) -> list[dic
     scripts: list[dict[str, str]] = []
     for name in MATRIX_METHODS:
         method = find_attribution_method(name)
-        script = f"{page.replace('images/', 'attribution-of/')}/{name}"
+        map_name = f"{page.replace('images/', 'attribution-of/')}/{name}"
+        test_name = f"{page.replace('images/', 'test-of/')}/{name}"
 
-        def make_content(name: str = name) -> dict[str, Any]:
-            key = {"numbers": "attribution", "image": id, "class": label, "method": name}
+        def make_map(name: str = name) -> dict[str, Any]:
+            key = {"numbers": "attribution map", "image": id, "class": label, "method": name}
             content = explorer.read_numbers(
                 key, lambda: measure_attribution(explorer, model, id, label, name)
             )
             return content or {"missing": True}
 
+        def make_test(name: str = name) -> dict[str, Any]:
+            key = {"numbers": "attribution test", "image": id, "class": label, "method": name}
+            content = explorer.read_numbers(
+                key, lambda: run_attribution_test(explorer, model, id, label, name)
+            )
+            return content or {"missing": True}
+
+        explorer.add_script(map_name, make_map)
+        explorer.add_script(test_name, make_test)
         scripts.append(
             {
-                "method": name,
                 "title": METHODS[name].title,
                 "kind": method.kind,
-                "name": script,
-                "address": explorer.add_script(script, make_content),
+                "map": map_name,
+                "test": test_name,
             }
         )
     return scripts
@@ -116,12 +126,23 @@ def add_attribution_scripts(explorer: Explorer, id: int, label: int) -> list[dic
 def measure_attribution(
     explorer: Explorer, model: Model, id: int, label: int, name: str
 ) -> dict[str, Any]:
-    """The attribution of a class in an image of the scan, and a short test of it."""
+    """The attribution of a class in an image of the scan."""
+    method = find_attribution_method(name)
     try:
         image = explorer.read_input(id)
-        method = find_attribution_method(name)
         attribution = method.compute_attribution(model, image, label, seed=0)
-        trust = summarize_trust(model, image, method, label)
+    except SightlineError as error:
+        return {"problem": str(error)}
+    return {"map": encode_map(attribution.heatmap)}
+
+
+def run_attribution_test(
+    explorer: Explorer, model: Model, id: int, label: int, name: str
+) -> dict[str, Any]:
+    """A short test of the attribution of a class in an image of the scan."""
+    method = find_attribution_method(name)
+    try:
+        trust = summarize_trust(model, explorer.read_input(id), method, label)
     except SightlineError as error:
         return {"problem": str(error)}
     rows = [
@@ -134,13 +155,7 @@ def measure_attribution(
         for test, good, value, chance in trust.rows
     ]
     level, word = judge_attribution(trust.numbers)
-    return {
-        "map": encode_map(attribution.heatmap),
-        "sentence": trust.sentence,
-        "rows": rows,
-        "level": level,
-        "word": word,
-    }
+    return {"sentence": trust.sentence, "rows": rows, "level": level, "word": word}
 
 
 def format_score(value: float) -> str:

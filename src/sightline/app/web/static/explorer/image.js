@@ -104,38 +104,62 @@
     return table;
   }
 
+  function explainMissing(content) {
+    const reason = content.problem || "open this page with sightline explore";
+    return make("p", { className: "note", textContent: `Not computed: ${reason}.` });
+  }
+
   function showAttribution(item, content) {
-    const body = item.querySelector("div");
-    if (content.missing || content.problem) {
-      const reason = content.problem || "open this page with sightline explore";
-      body.replaceChildren(make("p", { className: "note", textContent: `Not computed: ${reason}.` }));
+    const body = item.querySelector(".map");
+    if (!content.map) {
+      body.replaceChildren(explainMissing(content));
       return;
     }
     const canvas = make("canvas");
     painter.paint(canvas, content.map);
     canvas.setAttribute("role", "img");
-    canvas.setAttribute("aria-label", content.sentence);
+    canvas.setAttribute("aria-label", item.querySelector("h3").textContent);
+    body.replaceChildren(canvas, painter.makeColorBar(content.map));
+  }
+
+  function showTest(item, content) {
+    const body = item.querySelector(".test");
+    if (!content.rows) {
+      body.replaceChildren(explainMissing(content));
+      return;
+    }
     const chip = make("span", { className: `trust-chip ${content.level}`, textContent: content.word });
     const details = make("details", {}, make("summary", { textContent: "Its test" }));
     details.append(make("p", { textContent: content.sentence }), makeTrustTable(content.rows));
-    body.replaceChildren(canvas, painter.makeColorBar(content.map), make("p", {}, chip), details);
+    body.replaceChildren(make("p", {}, chip), details);
   }
 
+  // First all maps, then their tests, which take longer.
   async function showMatrix() {
     const items = settings.attributions.map(({ title, kind }) => {
       const heading = make("h3", { textContent: kind ? `${title}: ${kind}` : title });
-      const item = make("section", { className: "matrix-item" }, heading);
-      item.append(make("div", {}, make("p", { className: "note", textContent: "Computing …" })));
-      return item;
+      const map = make("div", { className: "map" }, make("p", { className: "note", textContent: "Computing …" }));
+      return make("section", { className: "matrix-item" }, heading, map, make("div", { className: "test" }));
     });
     matrix.replaceChildren(...items);
-    for (const [number, { name }] of settings.attributions.entries()) {
-      const content = await load(name).catch(() => ({ missing: true }));
+    const hasMap = [];
+    for (const [number, { map }] of settings.attributions.entries()) {
+      const content = await load(map).catch(() => ({ missing: true }));
       showAttribution(items[number], content);
-      const isMissing = items.every(item => item.textContent.includes("Not computed"));
-      if (isMissing && number === items.length - 1) {
-        matrix.replaceChildren(make("p", { className: "note", textContent: "Not computed: open this page with sightline explore, which computes them when they are looked at." }));
+      hasMap.push(Boolean(content.map));
+      if (content.map) {
+        const waiting = make("p", { className: "note", textContent: "Not tested yet …" });
+        items[number].querySelector(".test").append(waiting);
       }
+    }
+    if (!hasMap.some(Boolean) && items.every(item => item.textContent.includes("sightline explore"))) {
+      matrix.replaceChildren(make("p", { className: "note", textContent: "Not computed: open this page with sightline explore, which computes them when they are looked at." }));
+      return;
+    }
+    for (const [number, { test }] of settings.attributions.entries()) {
+      if (!hasMap[number]) continue;
+      items[number].querySelector(".test p").textContent = "Testing …";
+      showTest(items[number], await load(test).catch(() => ({ missing: true })));
     }
   }
 
