@@ -13,7 +13,9 @@ from typing import Any, get_args, get_origin
 
 import pytest
 from helpers import LABELS, small_network, smooth
+from safetensors.torch import save_file
 from torch import Tensor
+from torchvision.models import resnet18
 
 import sightline as sl
 from sightline.app import report as tour
@@ -430,6 +432,19 @@ def test_every_knob_can_be_told_to_a_command(method: Method, report: Report) -> 
     for name, told in knobs.items():
         found = unwrap_single_item(method.parameters[name].type, bound.arguments[name])
         assert found == told or str(found) == told or found == (told,), name
+
+
+def test_weights_that_the_networks_name_finds_are_not_in_the_command(
+    report: Report, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights = tmp_path / "resnet18.safetensors"
+    save_file(resnet18().state_dict(), weights)
+    model = sl.load("resnet18", weights=weights)
+    tour = replace(report.tour, model=model)
+    method = load_methods()["saliency"]
+    assert f"--weights {weights}" in tour.format_command(method, {}, 3)
+    monkeypatch.setenv("SIGHTLINE_WEIGHTS", str(tmp_path))
+    assert "--weights" not in tour.format_command(method, {}, 3)
 
 
 # ── on the embedded network, through the command ──

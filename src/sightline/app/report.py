@@ -33,6 +33,7 @@ from sightline.methods.evaluation.summary import (
     summarize_trust,
 )
 from sightline.models.model import Model
+from sightline.models.weights.local_files import find_local_weights
 from sightline.registry.method import Method
 from sightline.registry.progress import Step
 from sightline.registry.result import Result, write_json, write_text
@@ -269,13 +270,22 @@ class TourReport:
                 words += _format_option(name, value)
         if method.name != NETWORK_FIRST:
             words += ["--model", network]
-        if "weights" in self.model.recipe:
-            words += ["--weights", str(self.model.recipe["weights"])]
+        words += self._format_weights(network)
         if method.subject == "image":
             words += self._format_size(parameters)
         if method.repaints:
             words.append("--cropped")
         return shlex.join(words)
+
+    def _format_weights(self, network: str) -> list[str]:
+        """The option for the weights; none where the network's name alone finds them."""
+        weights = self.model.recipe.get("weights")
+        if weights is None:
+            return []
+        local_file = find_local_weights(network)
+        if local_file is not None and str(local_file.resolve()) == weights:
+            return []
+        return ["--weights", str(weights)]
 
     def _format_size(self, parameters: Mapping[str, Any]) -> list[str]:
         """The option for the image's size; none where it is the network's own."""

@@ -64,7 +64,7 @@ MAX_MOVIE_FRAMES = 64
     tour_titles=(
         "Synthesis from noise",
         "Synthesis from gray",
-        "An image for each class",
+        "Images for classes",
         "Images for units in the middle",
     ),
     quick_parameters={"steps": 24},
