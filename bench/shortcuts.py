@@ -132,6 +132,7 @@ def judge(trial: Trial, groups: Sequence[MistakeGroup]) -> dict[str, object]:
         facts["excess"] = round(group.group.excess, 1)
         facts["units"] = len(group.units)
         facts["cause"] = list(group.cause)
+        facts["has cause"] = group.has_cause
         for test in group.tests:
             facts[test.kind] = (
                 f"{test.changed}/{test.images}, chance {test.random_changed:.1f}, "
@@ -153,7 +154,9 @@ def describe_group(group: MistakeGroup) -> str:
     )
     share = group.share
     broken = "" if share is None else f"share {share.in_mistakes:.2f} {share.in_right:.2f} "
-    broken += "" if share is None else f"broken {share.broken}/{share.right_images}"
+    if share is not None:
+        broken += f"broken {share.broken}/{share.right_images} "
+        broken += f"others {share.others_broken}/{share.other_images}"
     size = f"{len(group.group.members)}/{len(group.group.region)}"
     return f"{size} excess {group.group.excess:.1f} units {units} {tests} {broken}"
 
@@ -194,8 +197,9 @@ def summarize(results: Sequence[dict[str, object]]) -> None:
         "patch covered": lambda facts: facts.get("patch covered passed", False),
         "patch inpainted": lambda facts: facts.get("patch inpainted passed", False),
         "patch pasted": lambda facts: facts.get("patch pasted passed", False),
+        "its group is the first": lambda facts: facts["rank"] == 1,
         "its group is the first, with a cause": lambda facts: (
-            facts["rank"] == 1 and facts.get("units off passed", False)
+            facts["rank"] == 1 and facts.get("has cause", False)
         ),
         "precision@10 of at least 0.8": lambda facts: facts.get("precision@10", 0) >= 0.8,
     }

@@ -1,26 +1,20 @@
 """Causes that were built into a network are found, and what is no cause is not."""
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
 from sightline.methods.diagnosis.causal_tests import (
-    Patches,
     WrongAnswers,
     choose_cause_units,
-    cover_with_mean,
-    draw_places,
-    inpaint,
-    locate_patches,
     measure_class_share,
-    paste,
     run_without_each,
     try_pasting,
     try_removal,
     try_units,
 )
 from sightline.methods.diagnosis.enriched_units import EnrichedUnit
+from sightline.methods.diagnosis.image_patches import locate_patches
 from sightline.models.model import Model
 
 SIDE = 40
@@ -129,7 +123,8 @@ def test_a_pasted_patch_makes_others_wrong(model: Model, wrong: WrongAnswers) ->
 
 def test_the_share_is_the_lead_that_is_lost(model: Model, wrong: WrongAnswers) -> None:
     right = make_images(9, spot=True)
-    share = measure_class_share(model, wrong, right, [("relu", 2)])
+    others = make_images(11, spot=False)
+    share = measure_class_share(model, wrong, right, others, [("relu", 2)])
     assert (share.broken, share.right_images) == (9, 9)
     leads = []
     for images in (wrong.images, right):
@@ -138,36 +133,10 @@ def test_the_share_is_the_lead_that_is_lost(model: Model, wrong: WrongAnswers) -
             leads.append(float((logits[:, 1] - logits[:, [0, 2]].amax(1)).mean()))
     assert share.in_mistakes == pytest.approx((leads[0] - leads[1]) / leads[2], rel=1e-4)
     assert share.in_right == pytest.approx((leads[2] - leads[3]) / leads[2], rel=1e-4)
-    other = measure_class_share(model, wrong, right, [("relu", 0)])
+    assert (share.other_images, share.others_broken) == (11, 0)
+    swapped = measure_class_share(model, wrong, right, wrong.images, [("relu", 2)])
+    assert (swapped.other_images, swapped.others_broken) == (16, 16)
+    other = measure_class_share(model, wrong, right, others[:0], [("relu", 0)])
+    assert (other.other_images, other.others_broken) == (0, 0)
     assert other.broken == 0
     assert abs(other.in_mistakes) < 0.05
-
-
-def test_covering_inpainting_and_pasting_change_the_patch_alone() -> None:
-    images = make_images(3, spot=False)
-    patches = Patches(np.array([0, 5, 30]), np.array([40, 3, 7]), 6, 7)
-    mask = patches.mark(images)
-    assert int(mask.sum()) == 3 * 6 * 7
-    covered = cover_with_mean(images, patches)
-    means = images.mean((2, 3))
-    for row in range(3):
-        inside = covered[row][:, mask[row, 0]]
-        torch.testing.assert_close(inside, means[row][:, None].expand_as(inside))
-    painted = inpaint(images, patches)
-    pasted = paste(images, torch.zeros(3, 3, 6, 7), patches)
-    for changed in (covered, painted, pasted):
-        outside = ~mask.expand_as(images)
-        assert torch.equal(changed[outside], images[outside])
-        assert not torch.equal(changed, images)
-    assert not patches.cut(pasted).any()
-
-
-def test_other_places_lie_inside_and_apart() -> None:
-    patches = Patches(np.array([0, 20, 33]), np.array([0, 11, 40]), 7, 8)
-    for seed in range(20):
-        places = draw_places(patches, (SIDE, SIDE + 8), seed)
-        assert (places.tops >= 0).all()
-        assert (places.tops + 7 <= SIDE).all()
-        assert (places.lefts + 8 <= SIDE + 8).all()
-        apart = (abs(places.tops - patches.tops) >= 7) | (abs(places.lefts - patches.lefts) >= 8)
-        assert apart.all()

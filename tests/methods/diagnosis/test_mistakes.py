@@ -1,6 +1,7 @@
 """From mistakes to a cause that was built into the network."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +11,16 @@ from helpers import LABELS, small_network, smooth
 from torch import Tensor, nn
 
 import sightline as sl
+from sightline.methods.diagnosis.causal_tests import CausalTest, ClassShare
+from sightline.methods.diagnosis.error_groups import ErrorGroup
 from sightline.methods.diagnosis.mistakes import (
     Evidence,
+    MistakeGroup,
+    compose_sentence,
     explain_mistakes,
+    explain_no_group,
     mistakes,
+    name_true_classes,
 )
 from sightline.models.model import Model
 
@@ -100,12 +107,83 @@ def test_the_cause_that_was_built_in_is_found() -> None:
     assert {test.kind for test in best.tests} == {
         "units off", "patch covered", "patch inpainted", "patch pasted",
     }  # fmt: skip
-    assert f"{len(best.ids)} images are taken for spotted" in best.sentence
+    region_count = len(best.group.region)
+    assert f"{len(best.ids)} of {region_count} images taken for spotted" in best.sentence
     assert best.share is not None
     assert best.share.in_mistakes > 0.3
-    assert "Without unit 2 of relu" in best.sentence
+    assert best.share.others_broken == 0
+    assert best.share.other_images > 20
+    assert f"Without unit 2 of relu, {test.changed} of {test.images}" in best.sentence
     assert best.to_json()["has_cause"]
     assert sum(count for _, count in best.true_classes) == len(best.ids)
+
+
+def make_group(changed: int, share: ClassShare, **facts: int) -> MistakeGroup:
+    """Nine mistakes of twelve images, of which so many answers change without unit 4 of conv3."""
+    region_count = 12
+    group = ErrorGroup(
+        predicted=1,
+        members=np.arange(9),
+        region=np.arange(region_count),
+        class_count=facts.get("class_count", region_count),
+        error_share=0.75,
+        expected_share=0.25,
+        excess=4.0,
+        p_value=0.01,
+    )
+    test = CausalTest("units off", 9, changed, 5, 0.4, 0.1, facts.get("percent", 2) / 100)
+    return MistakeGroup(
+        group=group,
+        ids=np.arange(9),
+        class_name="bright",
+        true_classes=(("dark", 9),),
+        cause=(("conv3", 4),),
+        tests=(test,),
+        share=share,
+    )
+
+
+def test_a_cause_is_passed_specific_and_counts_for_the_class() -> None:
+    share = ClassShare(0.5, 0.4, 8, 3, 10, 1)
+    assert make_group(6, share).has_cause
+    assert not make_group(2, share).has_cause
+    assert not make_group(6, share, percent=6).has_cause
+    for in_mistakes, is_cause in ((0.31, True), (0.29, False)):
+        counted = ClassShare(in_mistakes, 0.4, 8, 3, 10, 1)
+        assert make_group(6, counted).has_cause == is_cause
+    # Two thirds of the mistakes change: of the right answers for other classes at most one third.
+    for others_broken, is_cause in ((3, True), (4, False)):
+        counted = ClassShare(0.5, 0.4, 8, 3, 10, others_broken)
+        assert make_group(6, counted).has_cause == is_cause
+    assert make_group(6, ClassShare(0.5, 0.4, 8, 3, 0, 0)).has_cause
+
+
+def test_the_sentence_says_what_was_counted() -> None:
+    share = ClassShare(0.5, 0.4, 8, 3, 10, 1)
+    assert compose_sentence(make_group(6, share)) == (
+        "9 of 12 images taken for bright are wrong (9 dark); by its confidence the network would "
+        "be wrong for 3 of them. Without unit 4 of conv3, 6 of 9 of the wrong answers change (0.4 "
+        "without random units) and 5 are right then; 3 of 8 right answers for bright change, and 1 "
+        "of 10 for other classes."
+    )
+    part = compose_sentence(make_group(6, share, class_count=20))
+    assert "12 images taken for bright that lie together in feature space are wrong" in part
+    counts = (("a", 5), ("b", 4), ("c", 3), ("d", 2), ("e", 1))
+    assert name_true_classes(counts) == "5 a, 4 b, 3 c and 3 others"
+    assert name_true_classes(counts[:2]) == "5 a and 4 b"
+
+
+def test_why_there_is_no_group() -> None:
+    labels = np.arange(20) % 3
+    predicted = labels.copy()
+    predicted[:7] = 2
+    evidence = Evidence(
+        np.arange(20), np.zeros((20, 2)), {}, labels, predicted, np.full(20, 0.7), NAMES
+    )
+    # Images 0, 1, 3, 4 and 6 are wrong.
+    assert "of the 1 class that is predicted for 5 wrong images" in explain_no_group(evidence)
+    fewer = replace(evidence, labels=np.where(np.arange(20) == 6, 2, labels))
+    assert "no class is predicted for 5 wrong images or more" in explain_no_group(fewer)
 
 
 def write_images(root: Path, images: Tensor, labels: np.ndarray, unknown: int) -> None:

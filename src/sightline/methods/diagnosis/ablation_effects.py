@@ -154,10 +154,10 @@ class UnitSweep:
         other_axes = [axis for axis in range(self.axes.ndim) if axis not in self.axes.lengths]
         return feature.mean(other_axes, keepdim=True)
 
-    def mark_unit(self, unit: int) -> Tensor:
-        """Which elements along the axes of units are those of one unit."""
+    def mark_units(self, units: Sequence[int]) -> Tensor:
+        """Which elements along the axes of units are those of some units."""
         is_off = torch.zeros(self.axes.count, dtype=torch.bool)
-        is_off[unit] = True
+        is_off[list(units)] = True
         return self.axes.spread(is_off)
 
 
@@ -257,7 +257,7 @@ def run_without_units(
         yield -1, logits
         substitute = sweep.make_substitute(feature)
         for position, unit in enumerate(sweep.units):
-            is_off = sweep.mark_unit(unit).to(feature.device)
+            is_off = sweep.mark_units([unit]).to(feature.device)
             changed = torch.where(is_off, substitute, feature)
             if torch.equal(changed, feature):
                 continue

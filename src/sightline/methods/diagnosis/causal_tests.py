@@ -6,7 +6,7 @@ of the same size elsewhere in the same images. And that patch is put onto right 
 classes, beside patches from elsewhere in the same mistakes.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,10 +17,15 @@ from torch import Tensor
 
 from sightline.methods.diagnosis.ablation_effects import UnitSweep
 from sightline.methods.diagnosis.enriched_units import EnrichedUnit, draw_random_units
+from sightline.methods.diagnosis.image_patches import (
+    Patches,
+    cover_with_mean,
+    draw_places,
+    inpaint,
+    paste,
+)
 from sightline.models.ablation import find_unit_axes
-from sightline.models.layers.feature_maps import reshape_to_unit_grid
 from sightline.models.model import Model
-from sightline.models.tracing.crops import find_receptive_window
 from sightline.models.tracing.prefix_replay import PrefixReplay
 
 Units = list[tuple[str, int]]
@@ -28,6 +33,16 @@ Units = list[tuple[str, int]]
 # Sets of random units, and random places, that stand for chance.
 RANDOM_UNIT_SETS = 40
 RANDOM_PLACES = 20
+
+# Removing and pasting a patch are tried beside other random places.
+FIRST_REMOVAL_SEED = 0
+FIRST_PASTING_SEED = 100
+
+# A lead in right answers that is divided by, at least.
+SMALLEST_LEAD = 1e-6
+
+# Images that are predicted at once.
+PREDICTED_TOGETHER = 64
 
 # Units that are turned off together at most, and the share of the best one's effect that each has.
 MAX_UNITS_TOGETHER = 8
@@ -37,11 +52,6 @@ MIN_EFFECT_SHARE = 0.2
 # but one in twenty.
 MIN_CHANGED_SHARE = 0.25
 MAX_CHANCE = 0.05
-
-# A patch is as wide as what a unit sees, within these shares of the image's side: a unit of an
-# early layer sees a part of what it stands for, one of a late layer mostly uses its view's middle.
-MIN_COVERED_SHARE = 0.25
-MAX_COVERED_SHARE = 0.35
 
 
 @dataclass(frozen=True)
@@ -110,7 +120,8 @@ class WrongAnswers:
         images: N×C×H×W.
         truth: Their true classes, N.
         predicted: What all of them are taken for.
-        reference: Right images M×C×H×W, over which a unit that is off has its mean.
+        reference: Right images of other classes M×C×H×W, over which a unit that is off has its
+            mean.
     """
 
     images: Tensor
@@ -127,48 +138,65 @@ def choose_cause_units(
 ) -> Units:
     """The candidates whose absence lowers the predicted class most, at most eight.
 
-    One layer's units are chosen: those of the layer where they lower it most together.
+    What right answers for other classes lose without them is taken off, so that units that all
+    answers rest on are not chosen. One layer's units are: those of the layer without whose units
+    most mistakes change, and fewest other answers.
     """
-    effects: dict[str, list[tuple[float, int]]] = {}
+    cause: Units = []
+    best_score = (0.0, 0.0)
     for layer in dict.fromkeys(candidate.layer for candidate in candidates):
         units = [candidate.unit for candidate in candidates if candidate.layer == layer]
-        margins = measure_margins(model, wrong, layer, units)
-        drops = (margins[:1] - margins[1:]).mean(1)
-        effects[layer] = sorted(zip(drops.tolist(), units, strict=True), reverse=True)
-    chosen: Units = []
-    largest = 0.0
-    for layer, ranked in effects.items():
-        best = ranked[0][0]
-        strongest = [
-            (drop, unit)
-            for drop, unit in ranked[:MAX_UNITS_TOGETHER]
-            if drop > 0 and drop >= MIN_EFFECT_SHARE * best
-        ]
-        total = sum(drop for drop, _ in strongest)
-        if total > largest:
-            largest = total
-            chosen = [(layer, unit) for _, unit in strongest]
-    return chosen
+        drops = measure_specific_drops(model, wrong, layer, units)
+        strongest = select_strongest(drops)
+        layer_cause = [(layer, units[position]) for position in strongest]
+        if not layer_cause:
+            continue
+        mistake_changes = count_changes(model, wrong.images, wrong, layer_cause)
+        other_changes = count_changes(model, wrong.reference, wrong, layer_cause)
+        changed_share = mistake_changes / len(wrong.images)
+        other_share = other_changes / len(wrong.reference)
+        # Where no answer changes, the layer whose units the lead falls most without.
+        score = (max(0.0, changed_share - other_share), float(drops[strongest].sum()))
+        if score > best_score:
+            best_score = score
+            cause = layer_cause
+    return cause
 
 
-def measure_margins(
+def select_strongest(drops: NDArray[np.float64]) -> list[int]:
+    """Positions of the largest drops, at most eight, that are a good part of the largest."""
+    order = np.argsort(-drops, kind="stable")[:MAX_UNITS_TOGETHER]
+    smallest = MIN_EFFECT_SHARE * drops[order[0]]
+    return [int(position) for position in order if drops[position] > max(0.0, smallest)]
+
+
+def measure_specific_drops(
     model: Model, wrong: WrongAnswers, layer: str, units: Sequence[int]
 ) -> NDArray[np.float64]:
-    """How far the predicted class is ahead of the next, with all units and without each of them.
-
-    (1 + units)×images.
-    """
-    sets = [[unit] for unit in units]
-    results = run_without_each(model, wrong.images, layer, sets, wrong.reference)
-    return np.stack([compute_margin(logits, wrong.predicted) for logits in results])
+    """By how much mistakes lose more of their lead without each unit than other right answers."""
+    mistake_drops = measure_lead_drops(model, wrong.images, wrong.reference, layer, units)
+    reference_drops = measure_lead_drops(model, wrong.reference, wrong.reference, layer, units)
+    return mistake_drops - np.maximum(reference_drops, 0)
 
 
-def compute_margin(logits: Tensor, label: int) -> NDArray[np.float64]:
-    """The logit of a class less the largest of the others, for each image."""
-    others = logits.double().clone()
-    others[:, label] = -torch.inf
-    margin = logits[:, label].double() - others.amax(1)
-    return margin.cpu().numpy()
+def measure_lead_drops(
+    model: Model, images: Tensor, reference: Tensor, layer: str, units: Sequence[int]
+) -> NDArray[np.float64]:
+    """By how much the lead of each image's predicted class falls without each unit, on average."""
+    unit_sets = [[unit] for unit in units]
+    logits, *logits_without = run_without_each(model, images, layer, unit_sets, reference)
+    labels = logits.argmax(1)
+    lead = compute_leads(logits, labels).mean()
+    return np.array([lead - compute_leads(values, labels).mean() for values in logits_without])
+
+
+def compute_leads(logits: Tensor, labels: Tensor | int) -> NDArray[np.float64]:
+    """The logit of each image's label, or of one label, less the largest of the others."""
+    values = logits.double()
+    positions = torch.as_tensor(labels, device=logits.device).expand(len(logits))[:, None]
+    others = values.scatter(1, positions, -torch.inf)
+    leads = values.gather(1, positions)[:, 0] - others.amax(1)
+    return leads.cpu().numpy()
 
 
 def run_without_each(
@@ -184,20 +212,17 @@ def run_without_each(
     others, such as a convolution in front of a norm, 0 is not off: there it has its mean over the
     reference images.
     """
-    axes = find_unit_axes(model, model.layer(layer))
-    sweep = UnitSweep(model.layer(layer), axes, (), "mean")
+    name = model.layer(layer)
+    sweep = UnitSweep(name, find_unit_axes(model, name), (), "mean")
     substitute = measure_resting_values(model, sweep, reference)
-    logits: list[Tensor] = []
-    with PrefixReplay(model, sweep.layer) as replay:
-        feature, clean = replay.record_or_run_whole(images)
-        logits.append(clean)
+    with PrefixReplay(model, name) as replay:
+        feature, clean_logits = replay.record_or_run_whole(images)
+        results = [clean_logits]
         for units in unit_sets:
-            is_off = torch.zeros(1, dtype=torch.bool)
-            for unit in units:
-                is_off = is_off | sweep.mark_unit(unit)
-            changed = torch.where(is_off.to(feature.device), substitute, feature)
-            logits.append(replay.run(changed))
-    return logits
+            is_off = sweep.mark_units(units).to(feature.device)
+            without_units = torch.where(is_off, substitute, feature)
+            results.append(replay.run(without_units))
+    return results
 
 
 def measure_resting_values(model: Model, sweep: UnitSweep, reference: Tensor) -> Tensor:
@@ -212,135 +237,40 @@ def measure_resting_values(model: Model, sweep: UnitSweep, reference: Tensor) ->
 def try_units(model: Model, wrong: WrongAnswers, units: Units, seed: int = 0) -> CausalTest:
     """Turns units of one layer off in mistakes, beside as many random units of the layer."""
     layer = units[0][0]
-    axes = find_unit_axes(model, model.layer(layer))
-    draws = draw_random_units({layer: axes.count}, units, RANDOM_UNIT_SETS, seed)
-    sets = [[unit for _, unit in drawn] for drawn in (units, *draws)]
-    results = run_without_each(model, wrong.images, layer, sets, wrong.reference)
-    answers = np.stack([logits.argmax(1).cpu().numpy() for logits in results[1:]])
+    unit_count = find_unit_axes(model, model.layer(layer)).count
+    random_sets = draw_random_units({layer: unit_count}, units, RANDOM_UNIT_SETS, seed)
+    unit_sets = [list_units(unit_set) for unit_set in [units, *random_sets]]
+    _, *results = run_without_each(model, wrong.images, layer, unit_sets, wrong.reference)
+    answers = np.stack([logits.argmax(1).cpu().numpy() for logits in results])
     return make_test("units off", answers != wrong.predicted, answers == wrong.truth)
+
+
+def list_units(layer_units: Units) -> list[int]:
+    """The numbers of units of one layer."""
+    return [unit for _, unit in layer_units]
 
 
 # ── patches ──
 
 
-@dataclass(frozen=True)
-class Patches:
-    """The place in each image where a unit responds most: top, left and the common size."""
-
-    tops: NDArray[np.int64]
-    lefts: NDArray[np.int64]
-    height: int
-    width: int
-
-    def cut(self, images: Tensor) -> Tensor:
-        """What the images show there, N×C×height×width."""
-        pieces = [
-            images[row, :, top : top + self.height, left : left + self.width]
-            for row, (top, left) in enumerate(zip(self.tops, self.lefts, strict=True))
-        ]
-        return torch.stack(pieces)
-
-    def mark(self, images: Tensor) -> Tensor:
-        """Which pixels lie there, N×1×H×W."""
-        mask = torch.zeros(len(images), 1, *images.shape[-2:], dtype=torch.bool)
-        for row, (top, left) in enumerate(zip(self.tops, self.lefts, strict=True)):
-            mask[row, :, top : top + self.height, left : left + self.width] = True
-        return mask
-
-
-def locate_patches(model: Model, images: Tensor, layer: str, unit: int) -> Patches:
-    """Where a unit responds most in each image: 25 to 35 % of its sides around that place."""
-    name = model.layer(layer)
-    with torch.no_grad():
-        feature = model.run(images, [name])[name]
-    maps = reshape_to_unit_grid(feature, images, model, name)[:, unit]
-    height, width = images.shape[-2:]
-    flat = maps.flatten(1).argmax(1).cpu().numpy()
-    rows, columns = np.divmod(flat, maps.shape[2])
-    boxes = np.array(
-        [
-            find_receptive_window(model, name, int(row), int(column), images)
-            for row, column in zip(rows, columns, strict=True)
-        ]
-    )
-    patch_height = fit_patch_length(int(boxes[0, 2] - boxes[0, 0]), height)
-    patch_width = fit_patch_length(int(boxes[0, 3] - boxes[0, 1]), width)
-    centre_rows = (boxes[:, 0] + boxes[:, 2]) / 2
-    centre_columns = (boxes[:, 1] + boxes[:, 3]) / 2
-    tops = np.round(centre_rows - patch_height / 2).clip(0, height - patch_height)
-    lefts = np.round(centre_columns - patch_width / 2).clip(0, width - patch_width)
-    return Patches(tops.astype(np.int64), lefts.astype(np.int64), patch_height, patch_width)
-
-
-def fit_patch_length(seen: int, length: int) -> int:
-    """How long a patch is, for a unit that sees so many of an image's pixels along one side."""
-    smallest = round(MIN_COVERED_SHARE * length)
-    largest = round(MAX_COVERED_SHARE * length)
-    return max(1, smallest, min(seen, largest))
-
-
-def draw_places(patches: Patches, image_size: tuple[int, int], seed: int) -> Patches:
-    """Other places of the same size, away from the patches where the image is large enough."""
-    generator = np.random.default_rng(seed)
-    height, width = image_size
-    tops = np.empty_like(patches.tops)
-    lefts = np.empty_like(patches.lefts)
-    for row, (top, left) in enumerate(zip(patches.tops, patches.lefts, strict=True)):
-        for _ in range(20):
-            tops[row] = generator.integers(0, height - patches.height + 1)
-            lefts[row] = generator.integers(0, width - patches.width + 1)
-            is_apart = (
-                abs(tops[row] - top) >= patches.height or abs(lefts[row] - left) >= patches.width
-            )
-            if is_apart:
-                break
-    return Patches(tops, lefts, patches.height, patches.width)
-
-
-def cover_with_mean(images: Tensor, patches: Patches) -> Tensor:
-    """The images with their own mean color in the place of the patches."""
-    mask = patches.mark(images).to(images.device)
-    means = images.mean((2, 3), keepdim=True)
-    return torch.where(mask, means, images)
-
-
-def inpaint(images: Tensor, patches: Patches) -> Tensor:
-    """The images with the patches filled in from around them (Telea 2004); 3 channels only."""
-    import cv2
-
-    mask = patches.mark(images)[:, 0].numpy().astype(np.uint8)
-    pixels = (images.detach().cpu().clamp(0, 1) * 255).round().to(torch.uint8)
-    filled = [
-        cv2.inpaint(np.ascontiguousarray(picture), piece, 3, cv2.INPAINT_TELEA)
-        for picture, piece in zip(pixels.permute(0, 2, 3, 1).numpy(), mask, strict=True)
-    ]
-    result = torch.from_numpy(np.stack(filled)).permute(0, 3, 1, 2).float() / 255
-    return torch.where(patches.mark(images), result, images.cpu()).to(images.device)
-
-
-def paste(images: Tensor, pieces: Tensor, patches: Patches) -> Tensor:
-    """The images with a piece each at the place of the patches."""
-    pasted = images.clone()
-    for row, (top, left) in enumerate(zip(patches.tops, patches.lefts, strict=True)):
-        pasted[row, :, top : top + patches.height, left : left + patches.width] = pieces[row]
-    return pasted
-
-
 def predict(model: Model, images: Tensor) -> NDArray[np.int64]:
     """The predicted class of each image."""
+    labels: list[Tensor] = []
     with torch.no_grad():
-        parts = [model.run(part, ["logits"])["logits"].argmax(1) for part in images.split(64)]
-    return torch.cat(parts).cpu().numpy()
+        for batch in images.split(PREDICTED_TOGETHER):
+            logits = model.run(batch, ["logits"])["logits"]
+            labels.append(logits.argmax(1))
+    return torch.cat(labels).cpu().numpy()
 
 
 def try_removal(model: Model, wrong: WrongAnswers, patches: Patches, kind: str) -> CausalTest:
     """Covers or inpaints the patches of mistakes, beside other places of the same images."""
-    fill: Callable[[Tensor, Patches], Tensor]
     fill = inpaint if kind == "patch inpainted" else cover_with_mean
-    size = (wrong.images.shape[-2], wrong.images.shape[-1])
-    places = [patches, *[draw_places(patches, size, draw) for draw in range(RANDOM_PLACES)]]
-    answers = np.stack([predict(model, fill(wrong.images, place)) for place in places])
-    return make_test(kind, answers != wrong.predicted, answers == wrong.truth)
+    answers: list[NDArray[np.int64]] = []
+    for places in [patches, *draw_random_places(wrong.images, patches, FIRST_REMOVAL_SEED)]:
+        answers.append(predict(model, fill(wrong.images, places)))
+    labels = np.stack(answers)
+    return make_test(kind, labels != wrong.predicted, labels == wrong.truth)
 
 
 def try_pasting(model: Model, wrong: WrongAnswers, patches: Patches, targets: Tensor) -> CausalTest:
@@ -351,51 +281,85 @@ def try_pasting(model: Model, wrong: WrongAnswers, patches: Patches, targets: Te
     """
     count = min(len(wrong.images), len(targets))
     sources = wrong.images[:count]
-    size = (sources.shape[-2], sources.shape[-1])
-    shown = Patches(patches.tops[:count], patches.lefts[:count], patches.height, patches.width)
-    places = [shown, *[draw_places(shown, size, 100 + draw) for draw in range(RANDOM_PLACES)]]
-    pasted = [paste(targets[:count], place.cut(sources), shown) for place in places]
-    answers = np.stack([predict(model, images) for images in pasted])
-    changed = answers == wrong.predicted
+    source_patches = patches.take_first(count)
+    answers: list[NDArray[np.int64]] = []
+    for places in [
+        source_patches,
+        *draw_random_places(sources, source_patches, FIRST_PASTING_SEED),
+    ]:
+        pasted = paste(targets[:count], places.cut(sources), source_patches)
+        answers.append(predict(model, pasted))
+    changed = np.stack(answers) == wrong.predicted
     return make_test("patch pasted", changed, np.zeros_like(changed))
+
+
+def draw_random_places(images: Tensor, patches: Patches, first_seed: int) -> list[Patches]:
+    """Sets of other places in the same images, each by a seed of its own."""
+    height, width = images.shape[-2:]
+    seeds = range(first_seed, first_seed + RANDOM_PLACES)
+    return [draw_places(patches, (height, width), seed) for seed in seeds]
 
 
 @dataclass(frozen=True)
 class ClassShare:
-    """How much units count for a class in mistakes and in right answers.
+    """How much units count for a class in mistakes, in its right answers and in other answers.
 
     Attributes:
         in_mistakes: How far the class's lead over the next one falls without the units, on average,
             as a share of its mean lead in right answers.
         in_right: The same for the right answers.
-        right_images: How many right answers were asked.
+        right_images: How many right answers for the class were asked.
         broken: How many of these change without the units.
+        other_images: How many right answers for other classes were asked.
+        others_broken: How many of these change without the units.
     """
 
     in_mistakes: float
     in_right: float
     right_images: int
     broken: int
+    other_images: int
+    others_broken: int
 
 
 def measure_class_share(
-    model: Model, wrong: WrongAnswers, right: Tensor, units: Units
+    model: Model, wrong: WrongAnswers, right: Tensor, others: Tensor, units: Units
 ) -> ClassShare:
     """How much units of one layer count for the class that mistakes are taken for.
 
-    `right` are right images of that class.
+    `right` are right images of that class, `others` right images of other classes.
     """
+    mistake_leads, mistake_leads_without = measure_leads(model, wrong.images, wrong, units)
+    right_leads, right_leads_without = measure_leads(model, right, wrong, units)
+    right_lead = max(float(right_leads.mean()), SMALLEST_LEAD)
+    mistake_drop = float((mistake_leads - mistake_leads_without).mean())
+    right_drop = float((right_leads - right_leads_without).mean())
+    is_broken = (right_leads >= 0) & (right_leads_without < 0)
+    return ClassShare(
+        in_mistakes=mistake_drop / right_lead,
+        in_right=right_drop / right_lead,
+        right_images=len(right),
+        broken=int(is_broken.sum()),
+        other_images=len(others),
+        others_broken=count_changes(model, others, wrong, units),
+    )
+
+
+def measure_leads(
+    model: Model, images: Tensor, wrong: WrongAnswers, units: Units
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The lead of the mistakes' class in each image, with the units of a layer and without them."""
     layer = units[0][0]
-    sets = [[unit for _, unit in units]]
-    leads = [
-        [
-            compute_margin(logits, wrong.predicted)
-            for logits in run_without_each(model, images, layer, sets, wrong.reference)
-        ]
-        for images in (wrong.images, right)
-    ]
-    mistakes_drop = float((leads[0][0] - leads[0][1]).mean())
-    right_drop = float((leads[1][0] - leads[1][1]).mean())
-    right_lead = max(float(leads[1][0].mean()), 1e-6)
-    broken = int(((leads[1][0] >= 0) & (leads[1][1] < 0)).sum())
-    return ClassShare(mistakes_drop / right_lead, right_drop / right_lead, len(right), broken)
+    results = run_without_each(model, images, layer, [list_units(units)], wrong.reference)
+    leads, leads_without = (compute_leads(logits, wrong.predicted) for logits in results)
+    return leads, leads_without
+
+
+def count_changes(model: Model, images: Tensor, wrong: WrongAnswers, units: Units) -> int:
+    """How many images are predicted another class without units of a layer."""
+    if not len(images):
+        return 0
+    layer = units[0][0]
+    results = run_without_each(model, images, layer, [list_units(units)], wrong.reference)
+    labels, labels_without = (logits.argmax(1) for logits in results)
+    return int((labels != labels_without).sum())

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from sightline.data.store.reader import Scan
 from sightline.errors import SightlineError, check_number_range, escape_for_display
-from sightline.methods.diagnosis.similarity.cka import compute_cka_matrix
+from sightline.methods.diagnosis.similarity.cka import compute_cka_matrix, find_best_matches
 from sightline.methods.diagnosis.similarity.neighbor_graphs import (
     ImageGroup,
     find_groups,
@@ -346,12 +346,15 @@ def read_responses(scan: Scan, ids: NDArray[np.int64]) -> dict[str, NDArray[np.f
 
 def name_networks(old: Scan, new: Scan) -> tuple[str, str]:
     """What the two networks are called; by their stores where both have one name."""
-    names = [escape_for_display(str(scan.recipe.get("model"))) for scan in (old, new)]
-    if names[0] == names[1]:
-        names = [escape_for_display(scan.path.stem) for scan in (old, new)]
-    if names[0] == names[1]:
-        names = [f"{names[0]} (old)", f"{names[1]} (new)"]
-    return names[0], names[1]
+    old_name = escape_for_display(str(old.recipe.get("model")))
+    new_name = escape_for_display(str(new.recipe.get("model")))
+    if old_name != new_name:
+        return old_name, new_name
+    old_store = escape_for_display(old.path.stem)
+    new_store = escape_for_display(new.path.stem)
+    if old_store != new_store:
+        return old_store, new_store
+    return f"{old_name} (old)", f"{new_name} (new)"
 
 
 # ── layers and units ──
@@ -384,12 +387,11 @@ def pair_layers(
     if len(shared) >= MIN_SHARED_NAMES * max(len(old), len(new)):
         return [(name, name) for name in shared]
     old_layers = list(old)
-    filled = np.where(np.isnan(cka), -np.inf, cka)
-    return [
-        (old_layers[int(filled[:, column].argmax())], name)
-        for column, name in enumerate(new)
-        if np.isfinite(filled[:, column]).any()
-    ]
+    pairs: list[tuple[str, str]] = []
+    for new_layer, best in zip(new, find_best_matches(cka).tolist(), strict=True):
+        if best >= 0:
+            pairs.append((old_layers[best], new_layer))
+    return pairs
 
 
 def rank_unit_changes(matches: Sequence[UnitMatch]) -> list[UnitChange]:
@@ -398,19 +400,25 @@ def rank_unit_changes(matches: Sequence[UnitMatch]) -> list[UnitChange]:
     Units without a like come before others, and among them those of early layers: what changes
     there changes much that follows.
     """
-    changes: list[tuple[bool, int, UnitChange]] = []
-    for position, match in enumerate(matches):
+    lost: list[UnitChange] = []
+    kept: list[UnitChange] = []
+    for match in matches:
         for unit in match.rank_changes():
-            fate = match.fates[unit]
-            partner_unit = int(match.partners[unit])
-            partner = (match.new_layer, partner_unit) if partner_unit >= 0 else None
-            partner = match.moves.get(unit, partner)
-            change = UnitChange(
-                match.old_layer, unit, partner, float(match.correlations[unit]), fate
-            )
-            changes.append((fate == "kept", position, change))
-    changes.sort(key=lambda entry: (entry[0], 0 if entry[0] else entry[1], entry[2].correlation))
-    return [change for _, _, change in changes]
+            change = describe_unit(match, unit)
+            same_kind = kept if change.fate == "kept" else lost
+            same_kind.append(change)
+    kept.sort(key=lambda change: change.correlation)
+    return [*lost, *kept]
+
+
+def describe_unit(match: UnitMatch, unit: int) -> UnitChange:
+    """What became of a unit of the first network."""
+    partner = match.moves.get(unit)
+    partner_unit = int(match.partners[unit])
+    if partner is None and partner_unit >= 0:
+        partner = (match.new_layer, partner_unit)
+    correlation = float(match.correlations[unit])
+    return UnitChange(match.old_layer, unit, partner, correlation, match.fates[unit])
 
 
 # ── images ──
@@ -445,18 +453,19 @@ def find_held_groups(
 
 def read_features(scan: Scan, ids: NDArray[np.int64]) -> NDArray[np.floating]:
     """The features of the last layer that a scan keeps, images × numbers."""
-    layer = scan.vector_layers[-1] if scan.vector_layers else scan.layers[-1]
     if scan.vector_layers:
-        return scan.vectors(layer).numpy()[ids]
-    return scan.responses(layer, images=ids.tolist())
+        return scan.vectors(scan.vector_layers[-1]).numpy()[ids]
+    return scan.responses(scan.layers[-1], images=ids.tolist())
 
 
 def measure_chance_difference(features: NDArray[np.floating], ranks: NDArray[np.int32]) -> float:
     """The largest difference of any group between a network and itself with half its features."""
     generator = np.random.default_rng(0)
-    half = generator.permutation(features.shape[1])[: max(1, features.shape[1] // 2)]
-    groups = find_groups(ranks, rank_image_neighbors(features[:, half]))
-    return max((group.together - group.apart for group in groups), default=0.0)
+    feature_count = features.shape[1]
+    half = generator.permutation(feature_count)[: max(1, feature_count // 2)]
+    half_ranks = rank_image_neighbors(features[:, half])
+    differences = [group.together - group.apart for group in find_groups(ranks, half_ranks)]
+    return max(differences, default=0.0)
 
 
 def renumber_group(group: ImageGroup, ids: NDArray[np.int64]) -> ImageGroup:
@@ -530,31 +539,43 @@ def rank_changed_units(
     for match in matches:
         old_units = standardize_units(old[match.old_layer])
         new_units = standardize_units(new[match.new_layer])
-        difference = new_units.copy()
-        paired = np.flatnonzero(match.new_partners >= 0)
-        difference[:, paired] -= old_units[:, match.new_partners[paired]]
-        lost = np.flatnonzero((match.partners < 0) & old_units.any(0))
-        for position, group in enumerate(groups):
-            for unit, change, surprise in find_largest_changes(difference, group.members):
-                partner = int(match.new_partners[unit])
-                changes[position].append(
-                    ChangedUnit(
-                        (match.old_layer, partner) if partner >= 0 else None,
-                        (match.new_layer, unit),
-                        change,
-                        surprise,
-                    )
-                )
-            for column, change, surprise in find_largest_changes(
-                -old_units[:, lost], group.members
-            ):
-                unit = int(lost[column])
-                changes[position].append(
-                    ChangedUnit((match.old_layer, unit), None, change, surprise)
-                )
+        for group_changes, group in zip(changes, groups, strict=True):
+            group_changes.extend(list_new_changes(match, old_units, new_units, group.members))
+            group_changes.extend(list_lost_units(match, old_units, group.members))
     return [
-        sorted(units, key=lambda unit: -abs(unit.surprise))[:UNITS_PER_GROUP] for units in changes
+        sorted(group_changes, key=lambda unit: -abs(unit.surprise))[:UNITS_PER_GROUP]
+        for group_changes in changes
     ]
+
+
+def list_new_changes(
+    match: UnitMatch,
+    old_units: NDArray[np.float32],
+    new_units: NDArray[np.float32],
+    members: NDArray[np.int64],
+) -> list[ChangedUnit]:
+    """The units of a new layer whose responses to a group changed most against their partners'."""
+    difference = new_units.copy()
+    paired = np.flatnonzero(match.new_partners >= 0)
+    difference[:, paired] -= old_units[:, match.new_partners[paired]]
+    changes: list[ChangedUnit] = []
+    for unit, change, surprise in find_largest_changes(difference, members):
+        partner = int(match.new_partners[unit])
+        old_unit = (match.old_layer, partner) if partner >= 0 else None
+        changes.append(ChangedUnit(old_unit, (match.new_layer, unit), change, surprise))
+    return changes
+
+
+def list_lost_units(
+    match: UnitMatch, old_units: NDArray[np.float32], members: NDArray[np.int64]
+) -> list[ChangedUnit]:
+    """The units of an old layer without a partner that responded most to a group."""
+    lost = np.flatnonzero((match.partners < 0) & old_units.any(0))
+    changes: list[ChangedUnit] = []
+    for column, change, surprise in find_largest_changes(-old_units[:, lost], members):
+        old_unit = (match.old_layer, int(lost[column]))
+        changes.append(ChangedUnit(old_unit, None, change, surprise))
+    return changes
 
 
 def find_largest_changes(
@@ -574,4 +595,4 @@ def find_largest_changes(
     error = outside.std(0) / np.sqrt(len(members)) + 1e-3
     surprise = (inside - outside.mean(0)) / error
     strongest = np.argsort(-np.abs(surprise), kind="stable")[:UNITS_PER_GROUP]
-    return [(int(unit), float(inside[unit]), float(surprise[unit])) for unit in strongest]
+    return [(unit, float(inside[unit]), float(surprise[unit])) for unit in strongest.tolist()]

@@ -21,10 +21,8 @@ from sightline.errors import SightlineError, check_number_range, join_words
 from sightline.methods.diagnosis.causal_tests import (
     CausalTest,
     ClassShare,
-    Patches,
     WrongAnswers,
     choose_cause_units,
-    locate_patches,
     measure_class_share,
     try_pasting,
     try_removal,
@@ -32,7 +30,13 @@ from sightline.methods.diagnosis.causal_tests import (
 )
 from sightline.methods.diagnosis.compare import StepProgress
 from sightline.methods.diagnosis.enriched_units import EnrichedUnit, find_enriched_units
-from sightline.methods.diagnosis.error_groups import ErrorGroup, find_error_groups
+from sightline.methods.diagnosis.error_groups import (
+    MIN_GROUP_ERRORS,
+    ErrorGroup,
+    count_tested_classes,
+    find_error_groups,
+)
+from sightline.methods.diagnosis.image_patches import Patches, locate_patches
 from sightline.methods.diagnosis.true_classes import find_true_classes
 from sightline.models.ablation import list_unit_numbers
 from sightline.models.model import Model
@@ -46,6 +50,10 @@ MAX_TESTED_IMAGES = 48
 # Units of a cause count for the class at least as much as this share of its lead in right answers.
 MIN_CLASS_SHARE = 0.3
 
+# Right answers for other classes change without the units of a cause at most this share as often as
+# the mistakes: a unit that everything rests on is no cause of these.
+MAX_OTHER_SHARE = 0.5
+
 # Right images over which a unit that is off has its mean.
 REFERENCE_IMAGES = 24
 
@@ -54,6 +62,9 @@ MIN_RIGHT_IMAGES = 5
 
 # Layers whose units are tested, the most enriched ones.
 MAX_TESTED_LAYERS = 4
+
+# True classes that a sentence names.
+SHOWN_CLASSES = 3
 
 # Images of unknown class that are named for labelling, for each group.
 MAX_LABELLED = 12
@@ -124,11 +135,22 @@ class MistakeGroup:
         """Whether the mistakes change without the units, and not without random ones.
 
         The units have to count for the class as much as a good part of its lead in right answers:
-        answers near the border of two classes change by little.
+        answers near the border of two classes change by little. And right answers for other classes
+        have to change far less often.
         """
-        if self.share is None or self.share.in_mistakes < MIN_CLASS_SHARE:
+        share = self.share
+        test = self.units_test
+        if share is None or test is None or not test.is_passed:
             return False
-        return any(test.kind == "units off" and test.is_passed for test in self.tests)
+        changed_share = test.changed / test.images
+        others_share = share.others_broken / max(1, share.other_images)
+        is_specific = others_share <= MAX_OTHER_SHARE * changed_share
+        return share.in_mistakes >= MIN_CLASS_SHARE and is_specific
+
+    @property
+    def units_test(self) -> CausalTest | None:
+        """The test in which the units of the cause are turned off."""
+        return next((test for test in self.tests if test.kind == "units off"), None)
 
     def to_json(self) -> dict[str, Any]:
         """All of it, as JSON holds it."""
@@ -271,15 +293,20 @@ class GroupExaminer:
             images=self.read(tested),
             truth=self.evidence.labels[tested],
             predicted=group.predicted,
-            reference=self.read(self.draw_right_images(group.predicted)),
+            reference=self.read(self.draw_reference(group.predicted)),
         )
         cause = choose_cause_units(model, wrong, explained.units)
         if not cause:
             return explained
-        tested_right = right[:MAX_TESTED_IMAGES]
         patches = locate_patches(model, wrong.images, *cause[0])
         tests = [try_units(model, wrong, cause, self.seed), *self.try_patches(wrong, patches)]
-        share = measure_class_share(model, wrong, self.read(tested_right), cause)
+        share = measure_class_share(
+            model,
+            wrong,
+            right=self.read(right[:MAX_TESTED_IMAGES]),
+            others=self.read(self.draw_other_right_images(group.predicted, MAX_TESTED_IMAGES)),
+            units=cause,
+        )
         return replace(
             explained,
             cause=tuple(cause),
@@ -288,28 +315,28 @@ class GroupExaminer:
             patches=patches,
         )
 
-    def draw_right_images(self, predicted: int) -> NDArray[np.int64]:
+    def draw_reference(self, predicted: int) -> NDArray[np.int64]:
         """Some right images of other classes, or of all where there are none."""
+        chosen = self.draw_other_right_images(predicted, REFERENCE_IMAGES)
+        if len(chosen):
+            return chosen
+        return np.flatnonzero(~self.evidence.is_wrong)[:REFERENCE_IMAGES]
+
+    def draw_other_right_images(self, predicted: int, count: int) -> NDArray[np.int64]:
+        """At most so many right images of other classes than the predicted one."""
         evidence = self.evidence
-        right = np.flatnonzero(~evidence.is_wrong)
-        other_classes = right[evidence.predicted[right] != predicted]
-        chosen = other_classes if len(other_classes) else right
+        candidates = np.flatnonzero(~evidence.is_wrong & (evidence.predicted != predicted))
         generator = np.random.default_rng(self.seed)
-        count = min(REFERENCE_IMAGES, len(chosen))
-        return generator.choice(chosen, count, replace=False)
+        return generator.choice(candidates, min(count, len(candidates)), replace=False)
 
     def try_patches(self, wrong: WrongAnswers, patches: Patches) -> list[CausalTest]:
         """Covers and inpaints the patches in the mistakes, and pastes them onto right images."""
-        evidence = self.evidence
         tests = [try_removal(self.model, wrong, patches, "patch covered")]
         if wrong.images.shape[1] == 3:
             tests.append(try_removal(self.model, wrong, patches, "patch inpainted"))
-        candidates = np.flatnonzero(~evidence.is_wrong & (evidence.predicted != wrong.predicted))
-        if len(candidates):
-            generator = np.random.default_rng(self.seed)
-            count = min(len(wrong.images), len(candidates))
-            targets = self.read(generator.choice(candidates, count, replace=False))
-            tests.append(try_pasting(self.model, wrong, patches, targets))
+        target_rows = self.draw_other_right_images(wrong.predicted, len(wrong.images))
+        if len(target_rows):
+            tests.append(try_pasting(self.model, wrong, patches, self.read(target_rows)))
         return tests
 
 
@@ -347,32 +374,44 @@ def count_true_classes(
 def compose_sentence(group: MistakeGroup) -> str:
     """What was found in plain words.
 
-    «23 images are taken for gas pump (9 church, 6 golf ball and 8 others). Without units 12 and 40
-    of layer4, 14 of 23 are right (1.2 without random ones)…»
+    «23 of 31 images taken for gas pump are wrong (9 church, 6 golf ball and 8 others); by its
+    confidence the network would be wrong for 12 of them. Without units 12 and 40 of layer4, 14 of
+    23 of the wrong answers change (1.2 without random units) and 11 are right then…»
     """
-    named = [f"{count} {name}" for name, count in group.true_classes[:3]]
-    remaining = sum(count for _, count in group.true_classes[3:])
-    if remaining:
-        named.append(f"{remaining} others")
-    count = len(group.group.members)
-    noun = "image is" if count == 1 else "images are"
+    errors = group.group
+    region_count = len(errors.region)
+    region = f"{region_count} images taken for {group.class_name}"
+    if region_count < errors.class_count:
+        region += " that lie together in feature space"
+    expected = errors.expected_share * region_count
     sentence = (
-        f"{count} {noun} taken for {group.class_name} ({join_words(named)}); by its confidence the "
-        f"network would be wrong for {group.group.expected_share * len(group.group.region):.0f}."
+        f"{len(errors.members)} of {region} are wrong ({name_true_classes(group.true_classes)}); "
+        f"by its confidence the network would be wrong for {expected:.0f} of them."
     )
-    test = next((test for test in group.tests if test.kind == "units off"), None)
+    test = group.units_test
     share = group.share
     if test is None or share is None:
-        return f"{sentence} No unit responds to them as to {group.class_name}."
-    layer = group.cause[0][0]
+        return (
+            f"{sentence} No unit responds to the mistakes as to {group.class_name}, and more than "
+            "to other classes."
+        )
     units = list_unit_numbers([unit for _, unit in group.cause])
-    of_all = "all" if test.corrected == test.images else f"{test.corrected} of {test.images}"
-    verb = "is" if test.corrected == 1 else "are"
     return (
-        f"{sentence} Without {units} of {layer}, {test.changed} of {test.images} answers change "
-        f"({test.random_changed:.1f} without random units) and {of_all} {verb} right; of the right "
-        f"answers {share.broken} of {share.right_images} change."
+        f"{sentence} Without {units} of {group.cause[0][0]}, {test.changed} of {test.images} of "
+        f"the wrong answers change ({test.random_changed:.1f} without random units) and "
+        f"{test.corrected} are right then; {share.broken} of {share.right_images} right answers "
+        f"for {group.class_name} change, and {share.others_broken} of {share.other_images} for "
+        "other classes."
     )
+
+
+def name_true_classes(true_classes: Sequence[tuple[str, int]]) -> str:
+    """«9 church, 6 golf ball and 8 others»."""
+    named = [f"{count} {name}" for name, count in true_classes[:SHOWN_CLASSES]]
+    remaining = sum(count for _, count in true_classes[SHOWN_CLASSES:])
+    if remaining:
+        named.append(f"{remaining} others")
+    return join_words(named)
 
 
 # ── over a scan ──
@@ -427,10 +466,7 @@ def mistakes(
     explained = [add_images_to_label(group, scan, unknown) for group in explained]
     notes: list[str] = []
     if not explained:
-        notes.append(
-            "no group of mistakes is beyond chance: the network is wrong about as often as its "
-            "confidence says, wherever one looks"
-        )
+        notes.append(explain_no_group(evidence))
     if not len(unknown):
         notes.append("every image has a class, so that none is named for labelling")
     return Mistakes(
@@ -481,6 +517,22 @@ def gather_scan_evidence(
         predicted=predicted,
         confidence=probabilities[ids, 0].double().numpy(),
         class_names=tuple(scan.model_labels),
+    )
+
+
+def explain_no_group(evidence: Evidence) -> str:
+    """Why there is no group of mistakes."""
+    class_count = count_tested_classes(evidence.predicted, evidence.is_wrong)
+    if not class_count:
+        return (
+            f"no class is predicted for {MIN_GROUP_ERRORS} wrong images or more, so that there is "
+            "no group to test: scan more images of each class"
+        )
+    noun = "class that is" if class_count == 1 else "classes that are"
+    return (
+        f"no group of mistakes is beyond chance: among the images of the {class_count} {noun} "
+        f"predicted for {MIN_GROUP_ERRORS} wrong images or more, the network is wrong about as "
+        "often as images of such confidence are"
     )
 
 

@@ -14,7 +14,7 @@ MEMBERS = np.array([4, 9, 2, 30, 31])
 
 
 def make_result() -> Mistakes:
-    group = ErrorGroup(1, MEMBERS, np.arange(40), 0.6, 0.2, 4.0, 0.004)
+    group = ErrorGroup(1, MEMBERS, np.arange(40), 50, 0.6, 0.2, 4.0, 0.004)
     explained = MistakeGroup(
         group=group,
         ids=MEMBERS,
@@ -26,7 +26,7 @@ def make_result() -> Mistakes:
             CausalTest("units off", 5, 4, 3, 0.5, 0.2, 0.05),
             CausalTest("patch pasted", 5, 1, 0, 0.7, 0.0, 0.4),
         ),
-        share=ClassShare(0.8, 0.1, 12, 2),
+        share=ClassShare(0.8, 0.1, 12, 2, 20, 2),
         to_label=(50, 51),
         sentence="A sentence.",
     )

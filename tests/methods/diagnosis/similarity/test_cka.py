@@ -5,7 +5,6 @@ import pytest
 from numpy.typing import NDArray
 
 from sightline.methods.diagnosis.similarity.cka import (
-    compute_cka,
     compute_cka_matrix,
     find_best_matches,
 )
@@ -36,7 +35,6 @@ def test_it_is_the_definition(images: int, shift: float) -> None:
     x = RNG.normal(size=(images, 7)) + shift
     y = np.maximum(0, x @ RNG.normal(size=(7, 11))) + RNG.normal(size=(images, 11)) + 1
     expected = derive_cka(x, y)
-    assert compute_cka(x, y) == pytest.approx(expected, abs=1e-9)
     matrix = compute_cka_matrix({"a": x, "b": y}, {"c": y.astype(np.float32)})
     assert matrix.shape == (2, 1)
     assert matrix[0, 0] == pytest.approx(expected, abs=2e-5)
@@ -51,10 +49,10 @@ def test_permuted_scaled_and_rotated_units_are_the_same() -> None:
 
 
 def test_unrelated_layers_are_at_0_on_average() -> None:
-    values = [
-        compute_cka(RNG.normal(size=(60, 200)), RNG.normal(size=(60, 150))) for _ in range(40)
-    ]
-    assert abs(np.mean(values)) < 4 * np.std(values) / len(values) ** 0.5 + 0.002
+    first = {str(number): RNG.normal(size=(60, 200)) for number in range(8)}
+    second = {str(number): RNG.normal(size=(60, 150)) for number in range(5)}
+    values = compute_cka_matrix(first, second)
+    assert abs(np.mean(values)) < 4 * np.std(values) / values.size**0.5 + 0.002
     assert abs(np.mean(values)) < 0.03  # the biased estimate is at about 0.75 here
 
 

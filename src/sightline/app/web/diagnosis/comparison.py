@@ -19,6 +19,7 @@ from sightline.data.store.reader import Scan
 from sightline.errors import escape_for_display
 from sightline.images.plotting.maps import apply_colormap, enlarge_pixels
 from sightline.methods.diagnosis.compare import ChangedUnit, Comparison
+from sightline.methods.diagnosis.similarity.cka import find_best_matches
 from sightline.methods.diagnosis.similarity.neighbor_graphs import ImageGroup
 from sightline.methods.diagnosis.similarity.prediction_flips import FlipGroup
 
@@ -141,16 +142,15 @@ def draw_heatmap(comparison: Comparison, add_picture: AddPicture) -> dict[str, A
 def list_layer_pairs(comparison: Comparison) -> list[dict[str, str]]:
     """For every layer of the second network the most similar one of the first."""
     pairs: list[dict[str, str]] = []
-    for column, layer in enumerate(comparison.layers[1]):
-        values = comparison.cka[:, column]
-        if np.isnan(values).all():
+    old_layers, new_layers = comparison.layers
+    for column, row in enumerate(find_best_matches(comparison.cka).tolist()):
+        if row < 0:
             continue
-        row = int(np.nanargmax(values))
         pairs.append(
             {
-                "new": escape_for_display(layer),
-                "old": escape_for_display(comparison.layers[0][row]),
-                "cka": f"{values[row]:.3f}",
+                "new": escape_for_display(new_layers[column]),
+                "old": escape_for_display(old_layers[row]),
+                "cka": f"{comparison.cka[row, column]:.3f}",
             }
         )
     return pairs

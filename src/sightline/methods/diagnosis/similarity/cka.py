@@ -21,22 +21,6 @@ MIN_IMAGES = 4
 BLOCK_SIZE = 1024
 
 
-def compute_cka(first: NDArray[np.floating], second: NDArray[np.floating]) -> float:
-    """CKA of two layers' responses to the same images, n×p and n×q; NaN for a constant layer."""
-    x = center_columns(first)
-    y = center_columns(second)
-    own_x = compute_hsic(x.T @ x, square_lengths(x), square_lengths(x))
-    own_y = compute_hsic(y.T @ y, square_lengths(y), square_lengths(y))
-    between = compute_hsic(x.T @ y, square_lengths(x), square_lengths(y))
-    return normalize_hsic(between, own_x, own_y)
-
-
-def center_columns(responses: NDArray[np.floating]) -> NDArray[np.float64]:
-    """The responses with a mean of 0 for each unit, in double precision."""
-    values = responses.astype(np.float64)
-    return values - values.mean(0)
-
-
 def square_lengths(responses: NDArray[np.floating]) -> NDArray[np.float64]:
     """The squared length of each row, in double precision."""
     return np.einsum("ij,ij->i", responses, responses, dtype=np.float64)
@@ -53,10 +37,11 @@ def compute_hsic(
     of X and Y add up to 0, the rows of K̃ add up to minus its diagonal.
     """
     count = len(first_lengths)
-    squares = np.square(cross.astype(np.float64)).sum()
     diagonal = float(first_lengths @ second_lengths)
-    trace = float(squares) - diagonal
-    sums = float(first_lengths.sum() * second_lengths.sum()) / ((count - 1) * (count - 2))
+    squares = np.square(cross.astype(np.float64))
+    trace = float(squares.sum()) - diagonal
+    length_sums = float(first_lengths.sum() * second_lengths.sum())
+    sums = length_sums / ((count - 1) * (count - 2))
     rows = 2 * diagonal / (count - 2)
     return (trace + sums - rows) / (count * (count - 3))
 
@@ -138,8 +123,8 @@ def compute_cka_matrix(
 
 
 def find_best_matches(matrix: NDArray[np.float64]) -> NDArray[np.int64]:
-    """For each column the row with the largest CKA, −1 for a column of NaN alone."""
-    filled = np.where(np.isnan(matrix), -np.inf, matrix)
-    best = filled.argmax(0)
-    best[np.isnan(matrix).all(0)] = -1
+    """For each column the row with the largest similarity, −1 for a column of NaN alone."""
+    is_unknown = np.isnan(matrix)
+    best = np.where(is_unknown, -np.inf, matrix).argmax(0)
+    best[is_unknown.all(0)] = -1
     return best

@@ -56,11 +56,17 @@ def rank_image_neighbors(features: Features) -> NDArray[np.int32]:
         similarity = unit_vectors[start : start + ROW_BLOCK] @ unit_vectors.T
         rows = np.arange(len(similarity))
         similarity[rows, start + rows] = np.inf
-        order = np.argsort(-similarity, axis=1, kind="stable")
-        block = ranks[start : start + ROW_BLOCK]
-        positions = np.broadcast_to(np.arange(count, dtype=np.int32), order.shape)
-        np.put_along_axis(block, order, positions, axis=1)
+        ranks[start : start + ROW_BLOCK] = rank_highest(similarity)
     return ranks - 1
+
+
+def rank_highest(values: NDArray[np.float32]) -> NDArray[np.int32]:
+    """The rank of each value in its row, 0 for the highest; ties by column."""
+    order = np.argsort(-values, axis=1, kind="stable")
+    positions = np.arange(values.shape[1], dtype=np.int32)
+    ranks = np.empty(values.shape, np.int32)
+    np.put_along_axis(ranks, order, np.broadcast_to(positions, order.shape), axis=1)
+    return ranks
 
 
 def normalize_rows(features: Features) -> NDArray[np.float32]:
@@ -80,11 +86,12 @@ def join_near_and_far(
     ranks counts relative to the smaller one, as RDX has it: 3 against 30 counts more than 103
     against 130.
     """
-    is_near = (near >= 0) & (near < neighbor_count)
     smaller = np.minimum(near, far).clip(min=0).astype(np.float32) + 1
-    difference = (far - near).astype(np.float32) / smaller
-    weights = np.where(is_near, np.tanh(DIFFERENCE_SLOPE * difference.clip(min=0)), 0)
-    return np.minimum(np.float32(1), (weights + weights.T) / 2)
+    difference = (far - near).clip(min=0).astype(np.float32) / smaller
+    weights: NDArray[np.float32] = np.tanh(DIFFERENCE_SLOPE * difference)
+    is_neighbor = (near >= 0) & (near < neighbor_count)
+    weights[~is_neighbor] = 0
+    return ((weights + weights.T) / 2).astype(np.float32, copy=False)
 
 
 def find_groups(
@@ -120,22 +127,24 @@ def cut_strongest_group(
     if len(free) < MIN_GROUP_SIZE:
         return None
     graph = weights[np.ix_(free, free)]
-    centrality = find_first_eigenvector(graph)
-    order = np.argsort(-centrality, kind="stable")
     limit = max(MIN_GROUP_SIZE, int(MAX_GROUP_SHARE * len(weights)))
-    sorted_graph = graph[np.ix_(order[:limit], order[:limit])]
+    centrality = find_first_eigenvector(graph)
+    most_central = np.argsort(-centrality, kind="stable")[:limit]
+    size = find_densest_prefix(graph[np.ix_(most_central, most_central)])
+    return free[most_central[:size]] if size else None
+
+
+def find_densest_prefix(graph: NDArray[np.float32]) -> int:
+    """How many of the first nodes of a graph are joined most densely; 0 where none are joined."""
     # The sum of weights between the first k, for every k.
-    lower = np.tril(sorted_graph, -1)
-    inside = np.cumsum(lower.sum(1, dtype=np.float64))
+    inside = np.cumsum(np.tril(graph, -1).sum(1, dtype=np.float64))
     sizes = np.arange(1, len(inside) + 1)
     # Twice the weight within, for each member: its mean degree inside the group. The square root
     # keeps large loose groups from winning over small dense ones.
-    density = 2 * inside / sizes / np.sqrt(sizes)
+    density = 2 * inside / sizes**1.5
     density[: MIN_GROUP_SIZE - 1] = -1
-    best = int(density.argmax()) + 1
-    if inside[best - 1] <= 0:
-        return None
-    return free[order[:best]]
+    best = int(density.argmax())
+    return best + 1 if inside[best] > 0 else 0
 
 
 def find_first_eigenvector(graph: NDArray[np.float32], steps: int = 100) -> NDArray[np.float64]:

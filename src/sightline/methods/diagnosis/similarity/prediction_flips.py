@@ -94,17 +94,35 @@ def measure_performance(answers: NetworkAnswers, truth: Labels) -> Performance |
         return None
     confidence = answers.confidence[has_class]
     is_right = answers.labels[has_class] == truth[has_class]
-    edges = np.linspace(0, 1, CALIBRATION_BINS + 1)
-    bin_numbers = np.clip(np.digitize(confidence, edges) - 1, 0, CALIBRATION_BINS - 1)
+    bins = bin_answers(confidence, is_right)
+    return Performance(
+        accuracy=float(is_right.mean()),
+        confidence=float(confidence.mean()),
+        calibration_error=compute_calibration_error(bins),
+        bins=tuple(bins),
+    )
+
+
+def bin_answers(
+    confidence: NDArray[np.float64], is_right: NDArray[np.bool_]
+) -> list[tuple[int, float, float]]:
+    """Images, mean confidence and accuracy of each bin of confidence that is not empty."""
+    bin_numbers = np.floor(confidence * CALIBRATION_BINS).astype(np.int64)
+    bin_numbers = np.minimum(bin_numbers, CALIBRATION_BINS - 1)
     bins: list[tuple[int, float, float]] = []
-    for number in range(CALIBRATION_BINS):
-        inside = bin_numbers == number
-        if inside.any():
-            bin_facts = (int(inside.sum()), confidence[inside].mean(), is_right[inside].mean())
-            bins.append((bin_facts[0], float(bin_facts[1]), float(bin_facts[2])))
-    total = len(confidence)
-    gaps = [count / total * abs(mean - accuracy) for count, mean, accuracy in bins]
-    return Performance(float(is_right.mean()), float(confidence.mean()), sum(gaps), tuple(bins))
+    for number in np.unique(bin_numbers).tolist():
+        is_inside = bin_numbers == number
+        mean_confidence = float(confidence[is_inside].mean())
+        accuracy = float(is_right[is_inside].mean())
+        bins.append((int(is_inside.sum()), mean_confidence, accuracy))
+    return bins
+
+
+def compute_calibration_error(bins: Sequence[tuple[int, float, float]]) -> float:
+    """The mean gap between confidence and accuracy, each bin by the share of its images."""
+    image_count = sum(count for count, _, _ in bins)
+    gaps = sum(count * abs(confidence - accuracy) for count, confidence, accuracy in bins)
+    return gaps / image_count
 
 
 # ── groups of flips ──
@@ -123,49 +141,79 @@ def find_flip_groups(
     three images, the flips are told by whether they made answers right or wrong.
     """
     flipped = np.flatnonzero(old.labels != new.labels)
-    candidates = list_candidates(old.labels, new.labels, flipped)
+    flipped = np.flatnonzero(old.labels != new.labels)
     groups: list[FlipGroup] = []
     covered: set[int] = set()
-    for old_class, new_class, members in candidates:
-        is_told = sum(int(member) in covered for member in members) > MAX_TOLD_SHARE * len(members)
-        if is_told or len(members) < MIN_GROUP_SIZE or len(groups) == group_count:
+    for candidate in list_candidates(old.labels, new.labels, flipped):
+        members = candidate.members
+        if len(groups) == group_count:
+            break
+        told_share = np.mean([member in covered for member in members.tolist()])
+        if len(members) < MIN_GROUP_SIZE or told_share > MAX_TOLD_SHARE:
             continue
-        covered.update(map(int, members))
-        title = name_flip(old_class, new_class, class_names)
-        groups.append(
-            describe_flip_group(title, (old_class, new_class), members, (old, new), truth)
-        )
+        covered.update(members.tolist())
+        classes = (candidate.old_class, candidate.new_class)
+        title = name_flip(*classes, class_names)
+        groups.append(describe_flip_group(title, classes, members, (old, new), truth))
     if truth is not None:
         groups += list_quality_groups(flipped, old, new, truth)
     return groups
 
 
+@dataclass(frozen=True)
+class FlipCandidate:
+    """Flips that may make a group.
+
+    Attributes:
+        weight: By which the largest comes first.
+        old_class: The class before, −1 for any.
+        new_class: The class after, −1 for any.
+        members: The images.
+    """
+
+    weight: float
+    old_class: int
+    new_class: int
+    members: NDArray[np.int64]
+
+
 def list_candidates(
     old_labels: Labels, new_labels: Labels, flipped: NDArray[np.int64]
-) -> list[tuple[int, int, NDArray[np.int64]]]:
-    """Old class, new class (−1 for any) and images of possible groups, the largest first.
+) -> list[FlipCandidate]:
+    """Possible groups of flips, the largest first.
 
     A pair of classes stands before all flips to or from one of them where it holds most of these.
     """
-    old_flipped = old_labels[flipped]
-    new_flipped = new_labels[flipped]
-    candidates: list[tuple[float, int, int, NDArray[np.int64]]] = []
-    pairs, counts = np.unique(np.stack([old_flipped, new_flipped]), axis=1, return_counts=True)
-    for (old_class, new_class), count in zip(pairs.T.tolist(), counts.tolist(), strict=True):
-        is_pair = (old_flipped == old_class) & (new_flipped == new_class)
-        from_count = int((old_flipped == old_class).sum())
-        to_count = int((new_flipped == new_class).sum())
-        # A pair that holds most of the flips of both its classes stands for them.
-        bonus = 1.0 / MIN_PAIR_SHARE if count >= MIN_PAIR_SHARE * max(from_count, to_count) else 1
-        candidates.append((count * bonus, old_class, new_class, flipped[is_pair]))
-    for old_class in np.unique(old_flipped).tolist():
-        members = flipped[old_flipped == old_class]
-        candidates.append((len(members), old_class, -1, members))
-    for new_class in np.unique(new_flipped).tolist():
-        members = flipped[new_flipped == new_class]
-        candidates.append((len(members), -1, new_class, members))
-    candidates.sort(key=lambda candidate: -candidate[0])
-    return [candidate[1:] for candidate in candidates]
+    left = old_labels[flipped]
+    reached = new_labels[flipped]
+    candidates = list_pair_candidates(left, reached, flipped)
+    for old_class in np.unique(left).tolist():
+        members = flipped[left == old_class]
+        candidates.append(FlipCandidate(len(members), old_class, -1, members))
+    for new_class in np.unique(reached).tolist():
+        members = flipped[reached == new_class]
+        candidates.append(FlipCandidate(len(members), -1, new_class, members))
+    return sorted(candidates, key=lambda candidate: -candidate.weight)
+
+
+def list_pair_candidates(
+    left: Labels, reached: Labels, flipped: NDArray[np.int64]
+) -> list[FlipCandidate]:
+    """For each pair of classes the flips from the one to the other.
+
+    A pair that holds most of the flips of both its classes weighs more than each of them.
+    """
+    candidates: list[FlipCandidate] = []
+    for old_class, new_class in np.unique(np.stack([left, reached]), axis=1).T.tolist():
+        is_from_old = left == old_class
+        is_to_new = reached == new_class
+        members = flipped[is_from_old & is_to_new]
+        weight = float(len(members))
+        larger_class = max(int(is_from_old.sum()), int(is_to_new.sum()))
+        if weight >= MIN_PAIR_SHARE * larger_class:
+            weight /= MIN_PAIR_SHARE
+        candidates.append(FlipCandidate(weight, old_class, new_class, members))
+    return candidates
 
 
 def name_flip(old_class: int, new_class: int, class_names: Sequence[str]) -> str:
@@ -181,14 +229,15 @@ def list_quality_groups(
     flipped: NDArray[np.int64], old: NetworkAnswers, new: NetworkAnswers, truth: Labels
 ) -> list[FlipGroup]:
     """All flips that made a right answer wrong, and all that made a wrong one right."""
+    flipped = flipped[truth[flipped] >= 0]
     was_right = old.labels[flipped] == truth[flipped]
     is_right = new.labels[flipped] == truth[flipped]
+    members_by_title = {
+        "right before, wrong now": flipped[was_right & ~is_right],
+        "wrong before, right now": flipped[is_right & ~was_right],
+    }
     groups: list[FlipGroup] = []
-    for title, chosen in (
-        ("right before, wrong now", was_right & ~is_right),
-        ("wrong before, right now", ~was_right & is_right),
-    ):
-        members = flipped[chosen & (truth[flipped] >= 0)]
+    for title, members in members_by_title.items():
         if len(members) >= MIN_GROUP_SIZE:
             groups.append(describe_flip_group(title, (-1, -1), members, (old, new), truth))
     return groups
