@@ -64,7 +64,7 @@ DELETION, INSERTION, SENSITIVITY, INFIDELITY, RANDOMIZATION, STABILITY = range(6
         (STABILITY, {"stability_rank": 0.8}, "With another seed the attribution stays the same"),
         (STABILITY, {"stability_rank": 0.79}, "stays partly the same"),
         (STABILITY, {"stability_rank": 0.5}, "stays partly the same"),
-        (STABILITY, {"stability_rank": 0.49}, "stays hardly the same"),
+        (STABILITY, {"stability_rank": 0.49}, "becomes another one"),
         (STABILITY, {"stability_of": "noise"}, "With a little noise on the image"),
     ],
 )

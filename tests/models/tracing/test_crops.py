@@ -30,6 +30,15 @@ def test_a_layer_without_positions_sees_the_whole_image() -> None:
     assert find_receptive_window(model, "fc", 0, 0, image) == (0, 0, 24, 40)
 
 
+def test_a_window_larger_than_the_image_is_the_whole_image() -> None:
+    """conv2 sees 8 rows and columns; the image has 6 rows."""
+    model = sl.load(small_network(), size=32)
+    image = torch.zeros(1, 3, 6, 40)
+    top, left, bottom, right = find_receptive_window(model, "conv2", 1, 9, image)
+    assert (top, bottom) == (0, 6)
+    assert right - left == 8
+
+
 def test_beyond_the_image_a_crop_is_gray() -> None:
     image = torch.arange(2.0 * 3 * 4 * 5).view(2, 3, 4, 5)
     crop = crop_padded_window(image, (-1, 2, 3, 7))

@@ -177,13 +177,13 @@ def describe_stability(scores: SummaryScores) -> str:
     """Stability in words."""
     variation = "another seed" if scores.stability_of == "seed" else "a little noise on the image"
     if scores.stability_rank >= STABLE_CORRELATION:
-        similarity = "the same"
+        change = "stays the same"
     elif scores.stability_rank >= SIMILAR_CORRELATION:
-        similarity = "partly the same"
+        change = "stays partly the same"
     else:
-        similarity = "hardly the same"
+        change = "becomes another one"
     return (
-        f"With {variation} the attribution stays {similarity} "
+        f"With {variation} the attribution {change} "
         f"(rank correlation {scores.stability_rank:z.2f})."
     )
 

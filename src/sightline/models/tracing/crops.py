@@ -30,13 +30,20 @@ def find_receptive_window(
 ) -> PixelBox:
     """The window that a neuron sees, of one size for all neurons of a layer.
 
-    It may reach beyond the image. It is the whole image where the layer has no positions.
+    It may reach beyond the image. It is the whole image where the layer has no positions, and along
+    an axis where a neuron sees more than the image: most of such a window would be gray.
     """
     height, width = image.shape[-2:]
     try:
-        return receptive_field(model, layer, height, width).window(row, column)
+        window = receptive_field(model, layer, height, width).window(row, column)
     except SightlineError:
         return 0, 0, height, width
+    top, left, bottom, right = window
+    if bottom - top >= height:
+        top, bottom = 0, height
+    if right - left >= width:
+        left, right = 0, width
+    return top, left, bottom, right
 
 
 def crop_padded_window(image: Tensor, box: PixelBox) -> Tensor:
