@@ -13,6 +13,7 @@ from sightline.app.web.explorer.explorer import Explorer
 from sightline.app.web.pages.content.effects import (
     add_effect_script,
     compare_scores,
+    draw_other_units,
     measure_effect,
 )
 from sightline.app.web.pages.content.sheets import list_strongest_patches
@@ -43,7 +44,24 @@ def test_the_effect_is_that_of_weights_of_zero(explorer: Explorer) -> None:
         assert item["address"] == explorer.link("class", index=index)
     assert effect["classes"][0]["name"] == WEB_LABELS[int(change.argmin())]
     changed = int((before.argmax(1) != after.argmax(1)).sum())
-    assert effect["strongest"] == {"images": len(ids), "changed": changed}
+    assert effect["strongest"]["images"] == len(ids)
+    assert effect["strongest"]["changed"] == changed
+    assert effect["strongest"]["size"] == pytest.approx(
+        float((after - before).abs().mean()), abs=1e-4
+    )
+
+    # Random units of the layer are left out of the same images.
+    others = draw_other_units(explorer, "conv3", 6)
+    assert len(set(others)) == 4
+    assert 6 not in others
+    changes = [load_without("conv3", other).logits(images) for other in others]
+    assert effect["random"]["units"] == 4
+    assert effect["random"]["changed"] == pytest.approx(
+        sum(int((change.argmax(1) != before.argmax(1)).sum()) for change in changes) / 4
+    )
+    assert effect["random"]["size"] == pytest.approx(
+        sum(float((change - before).abs().mean()) for change in changes) / 4, abs=1e-4
+    )
 
 
 def test_the_same_network_has_no_effect(explorer: Explorer) -> None:

@@ -203,6 +203,13 @@
       `strongest, and for ${ordinary.changed} of ${ordinary.images} ordinary ones.`;
   }
 
+  function describeChance({ strongest, random }) {
+    if (!random.units) return "";
+    const others = random.units === 1 ? "another unit" : `one of ${random.units} random units`;
+    return `Without ${others} of the layer instead: for ${round(random.changed)} of the ${strongest.images}. ` +
+      `Scores move by ${round(strongest.size)} without it, and by ${round(random.size)} without a random one.`;
+  }
+
   function makeEffectBar(value, limit) {
     const bar = document.createElementNS(SVG, "svg");
     bar.setAttribute("class", "bar-chart");
@@ -237,7 +244,7 @@
       table.append(make("tr", {}, name, bar, number));
     }
     effect.replaceChildren(
-      make("p", { className: "changes", textContent: describeChanges(content) }),
+      make("p", { className: "changes", textContent: `${describeChanges(content)} ${describeChance(content)}` }),
       table,
       make("p", { className: "caption", textContent: "Mean change of the class scores when the unit is set to zero, on the images on which it is strongest." }),
     );
