@@ -14,7 +14,7 @@ else
 DOWNLOAD := a download of 0.5 GB (torch: 0.1 GB)
 endif
 
-.PHONY: setup tour explore test test-all cluster-test check lint types declarations lock gallery docs bench-setup clean
+.PHONY: setup tour explore test test-all cluster-test check lint types declarations lock gallery gallery-pretrained docs bench-setup clean
 
 setup: $(VENV)/.setup
 tour: $(VENV)/.setup
@@ -50,9 +50,13 @@ types: $(VENV)/.setup-test
 declarations: $(VENV)/.setup
 	@$(BIN)/python -m sightline.app.cli.declarations
 
-# Makes the pictures of the README again.
+# Makes the pictures of README and manual again. Those of pretrained networks need their weights:
+# VGG-16's are downloaded (0.5 GB) unless SIGHTLINE_WEIGHTS names a folder that holds them.
+RUN_SCRIPTS := for script in $$scripts; do echo $$script; $(BIN)/python $$script || exit 1; done
 gallery: $(VENV)/.setup
-	@for script in gallery/*.py; do echo $$script; $(BIN)/python $$script || exit 1; done
+	@scripts="$(filter-out gallery/pretrained_%,$(sort $(wildcard gallery/*.py)))"; $(RUN_SCRIPTS)
+gallery-pretrained: $(VENV)/.setup-test
+	@scripts="$(sort $(wildcard gallery/pretrained_*.py))"; $(RUN_SCRIPTS)
 
 # The manual, in docs/_build/html. An example is run again when its script has changed; the first
 # build runs all of them, which takes minutes.
