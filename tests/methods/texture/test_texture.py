@@ -9,7 +9,8 @@ from helpers import smooth
 from torch import Tensor, nn
 
 import sightline as sl
-from sightline.methods.texture.texture import choose_texture_window
+from sightline.methods.texture.makers import TEXTURE_MAKERS
+from sightline.methods.texture.texture import NEURAL_METHODS, choose_texture_window
 
 METHODS = ("quilting", "efros_leung", "wei_levoy", "patchmatch")
 
@@ -211,3 +212,29 @@ def test_classical_textures_keep_their_default_size() -> None:
     model = sl.load(OneSize(), size=24)
     result = sl.texture(model, smooth(side=24), method="quilting")
     assert result.values["image"].shape == (1, 3, 48, 48)
+
+
+@pytest.mark.parametrize("method", TEXTURE_MAKERS)
+@pytest.mark.parametrize("bands", [2, 5])
+def test_textures_of_any_number_of_bands(method: Any, bands: int) -> None:
+    torch.manual_seed(bands)
+    layers = (nn.Conv2d(bands, 6, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    network = nn.Sequential(*layers, nn.Linear(6, 3))
+    model = sl.load(network, mean=(0.4,) * bands, std=(0.3,) * bands, size=24)
+    exemplars = torch.rand(1, bands, 26, 30)
+    neural = {"steps": 2} if method in NEURAL_METHODS else {}
+    picture = sl.texture(model, exemplars, method=method, side=22, **neural).values["image"]
+    assert picture.shape == (1, bands, 22, 22)
+    if not neural and method != "patchmatch":  # every pixel is one of the exemplar's
+        colors = exemplars.flatten(2)[0].T
+        distances = torch.cdist(
+            picture.flatten(2)[0].T, colors, compute_mode="donot_use_mm_for_euclid_dist"
+        )
+        assert distances.amin(1).max() < 1e-5
+
+
+def test_a_guide_needs_a_picture() -> None:
+    network = nn.Sequential(nn.Conv2d(5, 3, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    model = sl.load(network, mean=(0.4,) * 5, std=(0.3,) * 5, size=24)
+    with pytest.raises(sl.SightlineError, match="luminance, which 5 bands do not have"):
+        sl.texture(model, torch.rand(1, 5, 24, 24), guide=torch.rand(1, 3, 24, 24))

@@ -1,5 +1,6 @@
 """What the probe finds of networks that were made to behave in one way each."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -136,3 +137,56 @@ def test_same_for_one_image_within_a_share_of_its_largest_number() -> None:
     detections = [{"boxes": torch.zeros(len(row), 4), "scores": row} for row in score_lists]
     assert is_same_for_one_image(detections, detections[:1], 1e-3)
     assert not is_same_for_one_image(detections, detections[1:], 1e-3)
+
+
+def return_features_and_logits(images: Tensor) -> tuple[Tensor, Tensor]:
+    maps = CLASSIFIER[:2](images)  # type: ignore[index]
+    return maps, CLASSIFIER[2:](maps)  # type: ignore[index]
+
+
+def return_vectors_and_logits(images: Tensor) -> list[Tensor]:
+    vectors = CLASSIFIER[:4](images)  # type: ignore[index]
+    return [vectors, CLASSIFIER[4](vectors)]  # type: ignore[index]
+
+
+def return_lengths_features_and_logits(images: Tensor) -> tuple[Any, ...]:
+    vectors, logits = return_vectors_and_logits(images)
+    return vectors, torch.arange(len(images)), {"none": 0}, logits
+
+
+@pytest.mark.parametrize(
+    ("run", "index"),
+    [
+        (return_features_and_logits, 1),
+        (return_vectors_and_logits, 1),
+        (return_lengths_features_and_logits, 3),
+    ],
+)
+def test_scores_stand_behind_the_features_that_they_are_made_from(run: Any, index: int) -> None:
+    findings = probe_network(run, IMAGES, HINTS)
+    assert findings.head is not None
+    assert (findings.head.kind, findings.head.count) == ("logits", 5)
+    assert torch.equal(findings.head.select(run(IMAGES)), CLASSIFIER(IMAGES))
+    assert findings.notes == (f"the scores are value {index} of what it returns",)
+    asked = replace(HINTS, selector=0)
+    chosen = probe_network(run, IMAGES, asked)
+    assert chosen.head is not None
+    assert chosen.head.count == 4
+
+
+@pytest.mark.parametrize(
+    "run",
+    [
+        lambda images: (CLASSIFIER(images), images.mean((2, 3))),  # computed from nothing of it
+        lambda images: return_features_and_logits(images)[::-1],
+        lambda images: (scores := CLASSIFIER(images), scores.softmax(1)),
+        lambda images: (CLASSIFIER(images), CLASSIFIER(images)),
+        lambda images: (CLASSIFIER(images), CLASSIFIER(images).argmax(1)),
+        lambda images: (CLASSIFIER(images).detach(), CLASSIFIER(images)[:, :3]),
+    ],
+)
+def test_else_the_first_value_of_a_tuple_holds_the_scores(run: Any) -> None:
+    findings = probe_network(run, IMAGES, HINTS)
+    assert findings.head is not None
+    assert findings.head.count == 5
+    assert findings.notes == ()

@@ -26,7 +26,7 @@ def grow_texture(
     tileable: bool = False,
     callback: Callback | None = None,
 ) -> Tensor:
-    """Grows a picture 3×H×W from a 3×3 seed of an exemplar 3×h×w, ring by ring.
+    """Grows a picture C×H×W from a 3×3 seed of an exemplar C×h×w, ring by ring.
 
     A pixel takes the color in the middle of an exemplar window. The window is drawn from those
     whose Gaussian-weighted distance to the known neighborhood is at most 1.1 × the smallest.
@@ -51,7 +51,7 @@ def grow_texture(
             colors, is_known = gather_neighborhoods(canvas, known_mask, positions, radius, tileable)
             pixel_weights = is_known * gaussian
             pixel_weights /= pixel_weights.sum(1, keepdim=True)
-            weights = pixel_weights.repeat(1, 3)
+            weights = pixel_weights.repeat(1, len(exemplar))
             # Σ weight·(color − window color)², multiplied out into matrix products.
             weighted_colors = weights * colors
             distances = (weights * colors.square()).sum(1, keepdim=True)
@@ -76,11 +76,11 @@ def grow_texture(
 
 
 def extract_windows(exemplar: Tensor, window: int) -> tuple[Tensor, Tensor]:
-    """All windows inside the exemplar as rows, n×3w², and the colors in their middle, 3×n."""
+    """All windows inside the exemplar as rows, n×Cw², and the colors in their middle, C×n."""
     windows = F.unfold(exemplar[None], window)[0].T.contiguous()
 
     pixel_count = window * window
-    pixels = windows.view(-1, 3, pixel_count)
+    pixels = windows.view(-1, len(exemplar), pixel_count)
     center_colors = pixels[:, :, pixel_count // 2].T
     return windows, center_colors
 
@@ -96,7 +96,7 @@ def make_gaussian_window(window: int) -> Tensor:
 def place_seed_patch(
     exemplar: Tensor, size: tuple[int, int], generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    """A canvas 3×H×W with a random 3×3 patch of the exemplar in its middle, and known pixels H×W.
+    """A canvas C×H×W with a random 3×3 patch of the exemplar in its middle, and known pixels H×W.
 
     Unknown pixels have the exemplar's mean color.
     """
@@ -115,7 +115,7 @@ def place_seed_patch(
     columns = slice(column, column + side)
 
     mean_color = exemplar.mean((1, 2), keepdim=True)
-    canvas = mean_color.expand(3, height, width).clone()
+    canvas = mean_color.expand(-1, height, width).clone()
     canvas[:, rows, columns] = exemplar[:, source_rows, source_columns]
     known_mask = torch.zeros(size, dtype=torch.bool)
     known_mask[rows, columns] = True
@@ -160,7 +160,7 @@ def pad_texture(image: Tensor, radius: int, tileable: bool) -> Tensor:
 def gather_neighborhoods(
     canvas: Tensor, known: Tensor, positions: Tensor, radius: int, tileable: bool
 ) -> tuple[Tensor, Tensor]:
-    """The colors around each of n positions, n×3w², and whether they are known, n×w² of 0 and 1."""
+    """The colors around each of n positions, n×Cw², and whether they are known, n×w² of 0 and 1."""
     channels = torch.cat([canvas, known[None].float()])
     padded = pad_texture(channels[None], radius, tileable)[0]
 
@@ -168,11 +168,11 @@ def gather_neighborhoods(
     center_rows, center_columns = positions.unbind(1)
     rows = center_rows[:, None] + offsets  # n×w
     columns = center_columns[:, None] + offsets
-    neighborhoods = padded[:, rows[:, :, None], columns[:, None, :]]  # 4×n×w×w
-    neighborhoods = neighborhoods.permute(1, 0, 2, 3).flatten(2)  # n×4×w²
+    neighborhoods = padded[:, rows[:, :, None], columns[:, None, :]]  # (C+1)×n×w×w
+    neighborhoods = neighborhoods.permute(1, 0, 2, 3).flatten(2)  # n×(C+1)×w²
 
-    colors = neighborhoods[:, :3].flatten(1)
-    is_known = neighborhoods[:, 3]
+    colors = neighborhoods[:, :-1].flatten(1)
+    is_known = neighborhoods[:, -1]
     return colors, is_known
 
 

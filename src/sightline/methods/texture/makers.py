@@ -16,7 +16,7 @@ from sightline.registry.progress import MultiRunCallback
 
 
 def synthesize_by_quilting(request: TextureRequest) -> Tensor:
-    """Quilting, or texture transfer if there is a guide: 3×H×W."""
+    """Quilting, or texture transfer if there is a guide: C×H×W."""
     if request.guide is not None:
         picture, _ = transfer_texture(
             request.exemplar,
@@ -38,7 +38,7 @@ def synthesize_by_quilting(request: TextureRequest) -> Tensor:
 
 
 def synthesize_by_growing(request: TextureRequest) -> Tensor:
-    """Efros & Leung's non-parametric sampling: 3×H×W."""
+    """Efros & Leung's non-parametric sampling: C×H×W."""
     return grow_texture(
         request.exemplar,
         request.size,
@@ -50,7 +50,7 @@ def synthesize_by_growing(request: TextureRequest) -> Tensor:
 
 
 def synthesize_by_scanning(request: TextureRequest) -> Tensor:
-    """Wei & Levoy's raster scan: 3×H×W."""
+    """Wei & Levoy's raster scan: C×H×W."""
     return scan_texture(
         request.exemplar,
         request.size,
@@ -61,7 +61,7 @@ def synthesize_by_scanning(request: TextureRequest) -> Tensor:
 
 
 def synthesize_by_patchmatch(request: TextureRequest) -> Tensor:
-    """Texture optimization with PatchMatch: 3×H×W."""
+    """Texture optimization with PatchMatch: C×H×W."""
     picture, _ = optimize_texture(
         request.exemplar,
         request.size,
@@ -85,7 +85,7 @@ TEXTURE_MAKERS: dict[str, TextureMaker] = {
 def synthesize_pictures(
     make_texture: TextureMaker, request: TextureRequest, exemplars: Tensor, count: int
 ) -> Tensor:
-    """`count` pictures of each exemplar N×3×h×w, with consecutive seeds: N·count×3×H×W.
+    """`count` pictures of each exemplar N×C×h×w, with consecutive seeds: N·count×C×H×W.
 
     Fewer if the callback stops the run.
     """

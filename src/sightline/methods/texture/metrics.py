@@ -15,7 +15,7 @@ COPY_THRESHOLD = 0.01
 def measure_copy_rate(
     picture: Tensor, exemplar: Tensor, side: int = 12, max_patches: int = 100
 ) -> float:
-    """The share of square patches of a picture 3×H×W that are copied from an exemplar 3×h×w.
+    """The share of square patches of a picture C×H×W that are copied from an exemplar C×h×w.
 
     At most `max_patches` of them are compared, evenly spread.
     """
@@ -27,7 +27,7 @@ def measure_copy_rate(
 
     matcher = BlockMatcher(exemplar)
     weight = torch.ones(side, side)
-    max_distance = 3 * (side * COPY_THRESHOLD) ** 2
+    max_distance = len(exemplar) * (side * COPY_THRESHOLD) ** 2
 
     copied_count = 0
     for patch in patches[indices]:
@@ -37,7 +37,7 @@ def measure_copy_rate(
 
 
 def measure_seam(picture: Tensor) -> tuple[float, float]:
-    """Compares the step across the edges of a picture 3×H×W with the steps inside.
+    """Compares the step across the edges of a picture C×H×W with the steps inside.
 
     A step is the mean absolute difference between neighboring rows or columns. Gives the ratio of
     the step across the edges to the mean step inside, and the share of the steps inside that are
@@ -59,7 +59,7 @@ def measure_seam(picture: Tensor) -> tuple[float, float]:
 
 
 def measure_seed_diversity(pictures: Tensor) -> float:
-    """How much pictures N×3×H×W of different seeds differ, N ≥ 2.
+    """How much pictures N×C×H×W of different seeds differ, N ≥ 2.
 
     Their root mean square difference, divided by that of unrelated pixels of these pictures: 0 for
     equal pictures, about 1 for independent ones.

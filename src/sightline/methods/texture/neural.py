@@ -286,21 +286,26 @@ def measure_held_out_errors(
 ) -> dict[str, list[float]]:
     """The mean Gram error of each picture in held-out layers, and in another network's layers.
 
-    `count` pictures N·count×3×H×W belong to each of the exemplars N×3×h×w.
+    `count` pictures N·count×C×H×W belong to each of the exemplars N×C×h×w. The other network sees
+    three of their bands.
     """
     if not layers:
         return {}
     judge = load_judge_network(str(model.recipe.get("model", "")))
     judges = {
-        "held_out": (model, pick_held_out_layers(model, layers)),
-        "other_network": (judge, choose_perceptual_layers(judge).style),
+        "held_out": (model, pick_held_out_layers(model, layers), (pictures, exemplars)),
+        "other_network": (
+            judge,
+            choose_perceptual_layers(judge).style,
+            (model.to_picture(pictures), model.to_picture(exemplars)),
+        ),
     }
     mean_errors: dict[str, list[float]] = {}
-    for key, (network, names) in judges.items():
+    for key, (network, names, (judged_pictures, judged_exemplars)) in judges.items():
         mean_errors[key] = []
-        for index, picture in enumerate(pictures):
+        for index, picture in enumerate(judged_pictures):
             fitted_picture = fit_to_network(network, names, picture[None])
-            exemplar = fit_to_network(network, names, exemplars[index // count][None])
+            exemplar = fit_to_network(network, names, judged_exemplars[index // count][None])
             errors = measure_gram_error(network, names, fitted_picture, exemplar)
             mean_errors[key].append(sum(errors.values()) / max(len(errors), 1))
     return mean_errors

@@ -31,7 +31,7 @@ def optimize_texture(
     rounds: int = 6,
     callback: Callback | None = None,
 ) -> tuple[Tensor, float]:
-    """A picture 3×H×W whose patches all look like patches of the exemplar 3×h×w.
+    """A picture C×H×W whose patches all look like patches of the exemplar C×h×w.
 
     Works from coarse to fine. In each round PatchMatch finds the nearest exemplar patch of every
     patch, then every pixel becomes the weighted mean of what the patches over it propose. In the
@@ -64,7 +64,7 @@ def optimize_texture(
 
 
 class PatchMatch:
-    """Nearest patches at one level, from an output of this size to a source 3×h×w.
+    """Nearest patches at one level, from an output of this size to a source C×h×w.
 
     A field H×W gives for each output pixel, as the center of a patch, the index of a source patch.
     Source patches are indexed row by row, by their top left corner.
@@ -128,7 +128,7 @@ class PatchMatch:
         return clamped_row * self.columns + clamped_column
 
     def extract_patches(self, picture: Tensor) -> Tensor:
-        """The output's patches around each pixel, on the torus, as rows: HW×3w²."""
+        """The output's patches around each pixel, on the torus, as rows: HW×Cw²."""
         radius = self.window // 2
         padded = pad_texture(picture[None], radius, tileable=True)
         return F.unfold(padded, self.window)[0].T
@@ -216,7 +216,7 @@ class PatchMatch:
         return field.view(self.size), distance.view(self.size)
 
     def vote_colors(self, field: Tensor, distance: Tensor | None) -> tuple[Tensor, Tensor]:
-        """The colors that the patches over each pixel propose: mean and nearest, 3×H×W each.
+        """The colors that the patches over each pixel propose: mean and nearest, C×H×W each.
 
         The first is their weighted mean, the second the proposed color nearest to it. Without
         distances all weights are equal. With them the weights are exp(−distance/2σ²), where σ² is
@@ -240,11 +240,11 @@ class PatchMatch:
             proposals.append(self.source[:, rows, columns])
             exponents.append(exponent.roll((dy, dx), (0, 1)))
 
-        colors = torch.stack(proposals, 1)  # 3×w²×H×W
+        colors = torch.stack(proposals, 1)  # C×w²×H×W
         weights = torch.stack(exponents).softmax(0)
         mean = (colors * weights).sum(1)
 
         nearest = (colors - mean[:, None]).square().sum(0).argmin(0)
-        nearest = nearest.expand(3, 1, *self.size)
+        nearest = nearest.expand(len(colors), 1, *self.size)
         nearest_colors = colors.gather(1, nearest)[:, 0]
         return mean, nearest_colors

@@ -79,20 +79,20 @@ def quilt_texture(
     guide: TransferGuide | None = None,
     callback: Callback | None = None,
 ) -> tuple[Tensor, float]:
-    """Fills `size` with blocks of an exemplar 3×h×w.
+    """Fills `size` with blocks of an exemplar C×h×w.
 
     Blocks overlap by at least a sixth of their side. They are evenly spaced, so that the last ones
     end at the picture's edge (departure: the paper crops the picture); with `tileable` they also
     overlap the first ones. Each block is drawn from those whose overlap differs by at most
     (1 + `tolerance`) × the smallest difference.
 
-    Gives the picture 3×H×W and the mean squared difference along the cuts.
+    Gives the picture C×H×W and the mean squared difference along the cuts.
     """
     height, width = size
     side = min(block, *exemplar.shape[-2:], height, width)
     rows = plan_block_positions(height, side, tileable)
     columns = plan_block_positions(width, side, tileable)
-    canvas = torch.zeros(3, height, width)
+    canvas = torch.zeros(len(exemplar), height, width)
     matcher = BlockMatcher(exemplar)
     luminance_matcher = BlockMatcher(guide.exemplar_luminance) if guide else None
     cut_costs: list[float] = []
@@ -267,7 +267,7 @@ def transfer_texture(
     Blocks correspond by luminance. Each pass has blocks a third smaller and more weight on the
     texture: α = 0.8·(i − 1)/(N − 1) + 0.1 in pass i of N.
 
-    Gives the picture 3×H×W and the mean squared difference along the cuts of the last pass.
+    Gives the picture C×H×W and the mean squared difference along the cuts of the last pass.
     """
     exemplar_luminance = rank_luminance(exemplar)
     target_luminance = rank_luminance(target)

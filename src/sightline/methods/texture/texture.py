@@ -113,6 +113,11 @@ def texture(
     exemplars = image.cpu()
     check_exemplar_size(exemplars)
     guide_picture = read_transfer_guide(guide, method, side)
+    if guide_picture is not None and exemplars.shape[1] != 3:
+        raise SightlineError(
+            f"a guide is followed by its luminance, which {exemplars.shape[1]} bands do not have; "
+            "leave out guide"
+        )
     window_side = choose_texture_window(window, method, exemplars)
     used_layers = choose_texture_layers(model, layers, neural=method in NEURAL_METHODS)
     size = choose_texture_size(exemplars, guide_picture, side)
@@ -141,7 +146,9 @@ def texture(
         **measure_textures(pictures, exemplars, count),
         **measure_held_out_errors(model, used_layers, pictures, exemplars, count),
     }
-    panel = render_comparison_row(exemplars, guide_picture, pictures)
+    panel = render_comparison_row(
+        model.to_picture(exemplars), guide_picture, model.to_picture(pictures)
+    )
     caption = describe_texture(method, exemplars, guide_picture, size, measures)
     return Result({"texture": panel}, {"image": pictures, **measures}, {"texture": caption})
 

@@ -30,7 +30,7 @@ def scan_texture(
     levels: int = 4,
     callback: Callback | None = None,
 ) -> Tensor:
-    """A picture 3×H×W from an exemplar 3×h×w. The picture is a torus, so it always tiles.
+    """A picture C×H×W from an exemplar C×h×w. The picture is a torus, so it always tiles.
 
     At each level, coarse to fine, every pixel takes the exemplar's pixel whose causal (L-shaped)
     neighborhood, with the 5×5 neighborhood at the level above, differs least.
@@ -94,7 +94,7 @@ def build_pyramid(
 
 
 def downsample_level(picture: Tensor) -> Tensor:
-    """The next level of the Gaussian pyramid of a picture 3×H×W."""
+    """The next level of the Gaussian pyramid of a picture C×H×W."""
     blurred = blur_image(picture[None], 1.0)[0]
     return blurred[:, ::2, ::2].contiguous()
 
@@ -102,7 +102,7 @@ def downsample_level(picture: Tensor) -> Tensor:
 def tile_random_blocks(
     source: Tensor, size: tuple[int, int], side: int, generator: torch.Generator
 ) -> Tensor:
-    """A picture 3×H×W of square blocks from random positions of the source, side by side."""
+    """A picture C×H×W of square blocks from random positions of the source, side by side."""
     height, width = size
     source_height, source_width = source.shape[-2:]
     side = min(side, source_height, source_width)
@@ -163,19 +163,19 @@ def gather_queries(picture: Tensor, coarse: Tensor | None, wave: Tensor, offsets
 
 
 def gather_colors(picture: Tensor, positions: Tensor, offsets: Tensor) -> Tensor:
-    """The colors at m offsets from each of n positions, on the torus: n×3m."""
+    """The colors at m offsets from each of n positions, on the torus: n×Cm."""
     height, width = picture.shape[-2:]
     neighbors = positions[:, None] + offsets
     rows = neighbors[..., 0] % height
     columns = neighbors[..., 1] % width
-    colors = picture[:, rows, columns]  # 3×n×m
+    colors = picture[:, rows, columns]  # C×n×m
     return colors.permute(1, 0, 2).flatten(1)
 
 
 def gather_exemplar_windows(
     source: Tensor, parents: Tensor | None, offsets: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """All neighborhoods inside the exemplar, n×d, and the colors of their pixels, 3×n.
+    """All neighborhoods inside the exemplar, n×d, and the colors of their pixels, C×n.
 
     With `parents`, the coarser level, the neighborhoods there lie inside as well.
     """
@@ -199,5 +199,5 @@ def gather_exemplar_windows(
 
 
 def enlarge_preview(picture: Tensor, size: tuple[int, int]) -> Tensor:
-    """The unfinished picture 3×h×w at full size: 1×3×H×W."""
+    """The unfinished picture 3×h×w at full size: 1×C×H×W."""
     return F.interpolate(picture[None], size=size, mode="nearest")

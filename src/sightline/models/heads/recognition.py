@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
+import torch
 from torch import Tensor, nn
 
 from sightline.errors import SightlineError
@@ -82,6 +83,35 @@ def recognize_output_head(output: Any, image_count: int, hints: HeadHints) -> Ou
     if is_single:
         refuse_whole_numbers(tensor, hints.network_name)
     return replace(head, axes=tensor.ndim) if image_count > 1 else head
+
+
+def choose_tuple_entry(output: Any) -> int:
+    """Which entry of a plain tuple or list holds the scores: 0, or that made from entry 0.
+
+    Networks return their features beside their scores, in either order. Features are what another
+    entry is computed from that has another shape. A softmax has the same shape as its scores.
+    """
+    is_named = hasattr(output, "_fields") or is_detection_list(output)
+    if not isinstance(output, (tuple, list)) or is_named:
+        return 0
+    entries = cast(Sequence[Any], output)
+    if not entries or not _has_graph(entries[0]):
+        return 0
+    features = entries[0]
+    for number, entry in enumerate(entries[1:], start=1):
+        if not _has_graph(entry) or entry.shape == features.shape:
+            continue
+        (gradient,) = torch.autograd.grad(
+            entry.sum(), features, retain_graph=True, allow_unused=True
+        )
+        if gradient is not None:
+            return number
+    return 0
+
+
+def _has_graph(value: Any) -> bool:
+    """Whether a value is a tensor of real numbers that autograd followed."""
+    return isinstance(value, Tensor) and value.is_floating_point() and value.grad_fn is not None
 
 
 def refuse_whole_numbers(tensor: Tensor, network_name: str) -> None:

@@ -11,6 +11,7 @@ from sightline.errors import SightlineError
 from sightline.models.heads.output_head import OutputHead
 from sightline.models.heads.recognition import (
     HeadHints,
+    choose_tuple_entry,
     make_head,
     recognize_output_head,
 )
@@ -93,9 +94,14 @@ def _compare_runs(
     together = _run_or_none(run, images)
     try:
         apart = run(images[:1])
+        notes: tuple[str, ...] = ()
+        entry = choose_tuple_entry(apart) if hints.selector is None else 0
+        if entry:
+            hints = replace(hints, selector=entry)
+            notes = (f"the scores are value {entry} of what it returns",)
         if together is None:
             head = recognize_output_head(apart, 1, hints)
-            return NetworkFindings(head, None, True, (SINGLE_IMAGE_NOTE,))
+            return NetworkFindings(head, None, True, (*notes, SINGLE_IMAGE_NOTE))
         head = recognize_output_head(together, PROBE_COUNT, hints)
         head = replace(head, batch_axis=_find_batch_axis(head, apart, hints))
     except SightlineError as error:
@@ -105,10 +111,10 @@ def _compare_runs(
         return _is_first_answer_same(first, second, head)
 
     if is_same(together, apart):
-        return NetworkFindings(head)
+        return NetworkFindings(head, notes=notes)
     if not is_same(run(images[:1]), apart):
-        return NetworkFindings(head, notes=(RANDOM_NOTE,))
-    return NetworkFindings(head, None, True, (ONE_BY_ONE_NOTE,))
+        return NetworkFindings(head, notes=(*notes, RANDOM_NOTE))
+    return NetworkFindings(head, None, True, (*notes, ONE_BY_ONE_NOTE))
 
 
 def _find_batch_axis(head: OutputHead, apart: Any, hints: HeadHints) -> int:
