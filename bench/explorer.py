@@ -2,8 +2,10 @@
 
 `python bench/explorer.py live [--model NAME] [--rounds N]`: an answer of the live tab to a cover
 that moves, to other units that are off, and with an attribution; medians and the slowest.
-`python bench/explorer.py synthesis [--model NAME] [--batches N]`: the syntheses of some batches of
-units, spread over all layers, and from them the time for all units.
+`python bench/explorer.py synthesis [--model NAME] [--batches N] [--steps N]`: the syntheses of some
+batches of units, spread over all layers, and from them the time for all units; beside them a bare
+forward and backward pass through the network up to the layer. Fewer steps than a synthesis has are
+enough, since each takes the same.
 Networks have random weights unless they are the embedded one.
 """
 
@@ -20,7 +22,7 @@ from sightline.app.web.delivery.live.network import LiveNetwork
 from sightline.app.web.delivery.live.schema import LiveRequest
 from sightline.app.web.explorer.explorer import Explorer
 from sightline.app.web.pictures.cache import PictureCache
-from sightline.app.web.pictures.synthesis import UnitSynthesis
+from sightline.app.web.pictures.synthesis import DEFAULT_STEPS, UnitSynthesis
 
 
 def load_network(name: str) -> sl.Model:
@@ -67,16 +69,29 @@ def measure_live(name: str, rounds: int) -> None:
             print(f"{attribution:<11}", time_answers(live, requests))
 
 
-def measure_synthesis(name: str, batches: int) -> None:
+def time_bare_pass(model: sl.Model, layer: str, images: torch.Tensor) -> float:
+    """Processor time of a forward pass up to a layer and the backward pass, in seconds an image."""
+    seconds: list[float] = []
+    leaf = images.clone().requires_grad_()
+    for _ in range(3):
+        started = time.process_time()
+        features = model.run(leaf, [layer])[layer]
+        torch.autograd.grad(features[:, 0].mean(), leaf)
+        seconds.append(time.process_time() - started)
+    return min(seconds) / len(images)
+
+
+def measure_synthesis(name: str, batches: int, steps: int) -> None:
     """Prints how long the syntheses of some units take, and what that makes for all."""
     model = load_network(name)
     with tempfile.TemporaryDirectory() as folder:
         scan = scan_samples(model, Path(folder))
-        syntheses = UnitSynthesis(model, PictureCache(Path(folder) / "pictures"))
+        syntheses = UnitSynthesis(model, PictureCache(Path(folder) / "pictures"), steps)
         layers = {layer: facts.units for layer, facts in scan.description.layers.items()}
         # Evenly spread over the units, so that a layer counts as its units do.
         ranges = [(layer, unit) for layer, count in layers.items() for unit in range(count)]
         total = 0.0
+        bare_total = 0.0
         size = syntheses.choose_batch_size(len(ranges))
         print(f"{size} units at once")
         for number in range(batches):
@@ -87,12 +102,17 @@ def measure_synthesis(name: str, batches: int) -> None:
             syntheses.keep_units(layer, list(units))
             seconds = (time.process_time() - started) / len(units)
             total += seconds
-            print(f"{layer:<40} {1000 * seconds / syntheses.steps:7.2f} ms a step and unit")
-        mean = total / batches
+            shape = (len(units), model.channels, *syntheses.picture_size)
+            bare = time_bare_pass(model, layer, torch.rand(shape))
+            bare_total += bare
+            step = 1000 * seconds / steps
+            print(f"{layer:<40} {step:7.2f} ms a step and unit, bare {1000 * bare:.2f}", flush=True)
+        mean = total / batches * DEFAULT_STEPS / steps
         print(
-            f"{name}: {syntheses.picture_size} px, {syntheses.steps} steps, {mean:.2f} s a unit of "
+            f"{name}: {syntheses.picture_size} px, {DEFAULT_STEPS} steps, {mean:.2f} s a unit of "
             f"{torch.get_num_threads()} thread; {len(ranges)} units: "
-            f"{mean * len(ranges) / 3600:.2f} core-hours"
+            f"{mean * len(ranges) / 3600:.2f} core-hours, with bare passes "
+            f"{bare_total / batches * DEFAULT_STEPS * len(ranges) / 3600:.2f}"
         )
 
 
@@ -103,11 +123,12 @@ def main() -> None:
     parser.add_argument("--model", default="sightnet")
     parser.add_argument("--rounds", type=int, default=12)
     parser.add_argument("--batches", type=int, default=8)
+    parser.add_argument("--steps", type=int, default=DEFAULT_STEPS)
     options = parser.parse_args()
     if options.what == "live":
         measure_live(options.model, options.rounds)
     else:
-        measure_synthesis(options.model, options.batches)
+        measure_synthesis(options.model, options.batches, options.steps)
 
 
 if __name__ == "__main__":

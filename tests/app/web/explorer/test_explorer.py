@@ -8,6 +8,7 @@ import torch
 import sightline as sl
 from sightline.app.web.explorer import explorer as explorer_file
 from sightline.app.web.explorer.explorer import Explorer
+from sightline.app.web.pictures.cache import PictureCache
 from sightline.data.store.reader import Scan
 from sightline.errors import SightlineError
 
@@ -127,3 +128,18 @@ def test_without_a_network(web_scan: Scan, explorer: Explorer) -> None:
     assert not lonely.has_classes
     assert lonely.read_image(0) is not None
     assert explorer.has_classes
+
+
+def test_variants_are_made_by_a_server_and_shown_where_they_are_kept(
+    web_scan: Scan, web_model: sl.Model, pictures: PictureCache
+) -> None:
+    served = Explorer(web_scan, web_model, pictures=pictures, has_synthesis=True, is_served=True)
+    exported = Explorer(web_scan, web_model, pictures=pictures, has_synthesis=True)
+    address = served.synthesis_variants("conv2", 3)
+    assert address is not None
+    assert exported.synthesis_variants("conv2", 3) is None
+    pictures.find_path(address.removeprefix("pictures/")).parent.mkdir(parents=True)
+    pictures.find_path(address.removeprefix("pictures/")).write_bytes(b"kept")
+    assert exported.synthesis_variants("conv2", 3) == address
+    plain = Explorer(web_scan, web_model, pictures=pictures, is_served=True)
+    assert plain.synthesis_variants("conv2", 3) is None

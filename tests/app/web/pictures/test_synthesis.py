@@ -1,10 +1,12 @@
 """The synthesis of all units: as `sl.synthesis` makes it, in batches, going on where it was."""
 
+import io
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 import sightline as sl
 from sightline.app.web.pictures import synthesis as synthesis_file
@@ -46,6 +48,27 @@ def test_up_and_down_are_opposite(syntheses: UnitSynthesis) -> None:
     up = syntheses.ascend_units("conv2", [5], sign=1)
     down = syntheses.ascend_units("conv2", [5], sign=-1)
     assert measure(up) > measure(torch.full_like(up, 0.5)) > measure(down)
+
+
+def test_variants_of_a_unit_differ_and_drive_it_up(syntheses: UnitSynthesis) -> None:
+    def measure(images: torch.Tensor) -> torch.Tensor:
+        return syntheses.model.features(images, "conv2")["conv2"][:, 5].mean((1, 2))
+
+    variants = syntheses.ascend_units("conv2", [5] * 4, is_diverse=True)
+    gray = torch.full_like(variants, 0.5)
+    assert bool((measure(variants) > measure(gray)).all())
+    distances = torch.cdist(variants.flatten(1), variants.flatten(1))
+    assert float(distances[~torch.eye(4, dtype=torch.bool)].min()) > 0.5
+
+    # One picture of all four, made when it is read, under a name of its own.
+    name = syntheses.name_variants("conv2", 5)
+    assert name != syntheses.name_picture("conv2", 5)
+    assert not syntheses.has_variants("conv2", 5)
+    content = syntheses.pictures.read(name)
+    assert content is not None
+    with Image.open(io.BytesIO(content)) as file:
+        assert file.size == (4 * 24, 24)
+    assert syntheses.has_variants("conv2", 5)
 
 
 def test_classes_are_units_too(syntheses: UnitSynthesis) -> None:

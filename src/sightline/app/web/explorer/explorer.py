@@ -244,6 +244,21 @@ class Explorer:
         name = self.unit_synthesis.name_picture(layer, unit, sign)
         return self._note_resource(f"pictures/{name}")
 
+    def synthesis_variants(self, layer: str, unit: int) -> str | None:
+        """The address of four different images that drive a unit up; None where none are made.
+
+        There are none of a layer without maps, in which an image has no style that could differ.
+        They are made when they are asked for, so a site of files has them only if somebody has
+        looked at them before.
+        """
+        synthesis = self.unit_synthesis
+        has_maps = min(self.scan.description.layers[layer].map_shape) > 1
+        if synthesis is None or not self.has_synthesis or not has_maps:
+            return None
+        if not self.is_served and not synthesis.has_variants(layer, unit):
+            return None
+        return self._note_resource(f"pictures/{synthesis.name_variants(layer, unit)}")
+
     @cached_property
     def has_classes(self) -> bool:
         """Whether the network is here and gives scores of classes."""

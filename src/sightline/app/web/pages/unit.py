@@ -88,6 +88,7 @@ def build_unit_page(explorer: Explorer, layer: str, unit: int) -> Page:
         "next": link_unit(explorer, table, unit + 1),
         "synthesis": explorer.synthesis(layer, unit, 1),
         "opposite": explorer.synthesis(layer, unit, -1),
+        "variants": explorer.synthesis_variants(layer, unit),
         "facts": describe_facts(table, unit, distribution),
         "duplicate": describe_duplicate(explorer, table, unit),
         "strongest": describe_strongest(explorer, layer, unit, groups),

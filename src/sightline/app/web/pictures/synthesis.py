@@ -27,6 +27,7 @@ from sightline.methods.synthesis.presets import SYNTHESIS_PRESETS
 from sightline.models.model import Model
 from sightline.models.tracing.batch_size import choose_batch_size
 from sightline.optim.ascent import maximize_objective
+from sightline.optim.objectives.features import diversity
 from sightline.optim.objectives.objective import Objective, channel, logit
 
 PRESET = "smooth"
@@ -38,6 +39,11 @@ DEFAULT_STEPS = 128
 DEFAULT_SIDE = 128  # pixels, at most; smaller for networks of smaller images
 # Units of one ascent, at most: what is made is kept after each.
 MAX_BATCH_SIZE = 32
+
+# Pictures of one unit that differ from each other, and what their difference counts beside the
+# unit's response. A larger weight gives pictures that have little to do with the unit.
+VARIANT_COUNT = 4
+VARIANT_WEIGHT = 0.3
 
 SYNTHESIS_QUALITY = 80  # of the WebP files; they are shown larger than patches
 
@@ -103,22 +109,48 @@ class UnitSynthesis:
         key = self.make_key(layer, unit, sign)
         return self.pictures.add(key, make_picture, quality=SYNTHESIS_QUALITY)
 
+    def name_variants(self, layer: str, unit: int) -> str:
+        """The file name of four different pictures of a unit side by side, made when read."""
+
+        def make_picture() -> Tensor:
+            units = [unit] * VARIANT_COUNT
+            return torch.cat(self.ascend_units(layer, units, is_diverse=True).split(1), 3)
+
+        key = self.make_variants_key(layer, unit)
+        return self.pictures.add(key, make_picture, quality=SYNTHESIS_QUALITY)
+
+    def has_variants(self, layer: str, unit: int) -> bool:
+        """Whether a unit's different pictures are kept."""
+        return self.pictures.has(f"{compute_key_digest(self.make_variants_key(layer, unit))}.webp")
+
+    def make_variants_key(self, layer: str, unit: int) -> dict[str, Any]:
+        """What a unit's different pictures depend on."""
+        variants = {"count": VARIANT_COUNT, "weight": VARIANT_WEIGHT}
+        return {**self.make_key(layer, unit), "variants": variants}
+
     def has_picture(self, layer: str, unit: int, sign: int = 1) -> bool:
         """Whether a unit's picture is kept."""
         digest = compute_key_digest(self.make_key(layer, unit, sign))
         return self.pictures.has(f"{digest}.webp")
 
-    def ascend_units(self, layer: str, units: Sequence[int], sign: int = 1) -> Tensor:
+    def ascend_units(
+        self, layer: str, units: Sequence[int], sign: int = 1, *, is_diverse: bool = False
+    ) -> Tensor:
         """The images that drive units of a layer up (sign 1) or down (−1), N×3×H×W in [0, 1].
 
-        Gray for a unit that no gradient reached: it does not respond to anything near the start.
+        Diverse ones start differently, and the likeness of their styles counts against them (Olah
+        2017). Gray for a unit that no gradient reached: it does not respond to anything near the
+        start.
         """
+        objective = sign * make_units_objective(layer, units)
+        if is_diverse:
+            objective = objective - VARIANT_WEIGHT * diversity(layer)
         preset = SYNTHESIS_PRESETS[PRESET]
         spec = PictureSpec(
             self.picture_size,
             len(units),
             seed=0,
-            same_start=True,
+            same_start=not is_diverse,
             channels=1 if self.model.is_gray else self.model.channels,
         )
         generator = torch.Generator().manual_seed(0)
@@ -129,7 +161,7 @@ class UnitSynthesis:
         transforms = build_view_transforms(preset, short_side, self.steps, generator)
         ascent = maximize_objective(
             self.model,
-            sign * make_units_objective(layer, units),
+            objective,
             parameterization,
             make_synthesis_optimizer(preset),
             self.steps,
