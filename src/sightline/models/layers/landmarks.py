@@ -126,18 +126,7 @@ def make_missing_landmark_error(
     if candidates:
         listed = ", ".join(candidates[-MAX_PROPOSED_LAYERS:])
         proposal = f"; name one yourself with layer=, such as {listed}"
-    reason = MISSING_LANDMARKS[name]
-    view_count = count_views(layers)
-    if view_count > 1:
-        reason = f"its layers see {view_count} views of each image at once, which have no common map"
-        proposal = "; give the network behind the views, or use occlusion, rise or saliency"
-    return SightlineError(f"{network_name} has no {name}: {reason}{proposal}")
-
-
-def count_views(layers: Mapping[str, Layer]) -> int:
-    """How many images every feature map has for one image: 2 where it is flipped, too."""
-    counts = [layer.shape[0] for layer in layers.values() if len(layer.shape) == 4]
-    return min(counts, default=1)
+    return SightlineError(f"{network_name} has no {name}: {MISSING_LANDMARKS[name]}{proposal}")
 
 
 def guess_landmarks_by_shape(model: InspectedModel, layers: Sequence[Layer]) -> dict[str, str]:
