@@ -5,7 +5,8 @@ architecture, or one network under two preprocessings, can be compared.
 """
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,20 +30,19 @@ from sightline.methods.diagnosis.similarity.prediction_flips import (
     find_flip_groups,
     measure_performance,
 )
-from sightline.methods.diagnosis.similarity.unit_matching import (
-    UnitMatch,
-    find_moves,
-    match_units,
-    standardize_units,
+from sightline.methods.diagnosis.similarity.unit_changes import (
+    ChangedUnit,
+    UnitChange,
+    count_born_units,
+    list_unit_changes,
+    rank_changed_units,
 )
+from sightline.methods.diagnosis.similarity.unit_matching import UnitMatch, find_moves, match_units
 from sightline.methods.diagnosis.true_classes import find_true_classes, match_class_names
 
 DEFAULT_IMAGES = 5000
 
 MIN_IMAGES = 20
-
-# Units whose responses changed most, for each group of flips.
-UNITS_PER_GROUP = 4
 
 # Partners that correlate at least so are taken for the same unit.
 SAME_CORRELATION = 0.99
@@ -51,42 +51,6 @@ SAME_CORRELATION = 0.99
 MIN_SHARED_NAMES = 0.6
 
 StepProgress = Callable[[str, float], object]
-
-
-@dataclass(frozen=True)
-class ChangedUnit:
-    """A unit whose responses to a group of images changed.
-
-    Attributes:
-        old: Layer and unit of the first network; None where it has no such unit.
-        new: Layer and unit of the second network; None where it has no such unit.
-        change: How much stronger it responds to the group in the second network than in the first,
-            in standard deviations over all images.
-        surprise: The change against that for the other images, in standard errors.
-    """
-
-    old: tuple[str, int] | None
-    new: tuple[str, int] | None
-    change: float
-    surprise: float
-
-
-@dataclass(frozen=True)
-class UnitChange:
-    """A unit of the first network, and how much of it is left in the second.
-
-    Attributes:
-        layer, unit: Of the first network.
-        partner: Layer and unit of the second network, or None.
-        correlation: With the partner, or else the largest with any unit of the layer.
-        fate: What became of it.
-    """
-
-    layer: str
-    unit: int
-    partner: tuple[str, int] | None
-    correlation: float
-    fate: str
 
 
 @dataclass(frozen=True)
@@ -101,7 +65,7 @@ class Comparison:
         cka: Of every layer of the first with every one of the second, −0.1 … 1; NaN for constant
             layers.
         matches: Unit by unit, for pairs of layers.
-        changed_units: Units of the first network, the most changed first.
+        unit_changes: All units of the first network in these pairs, the most changed first.
         held_by_old: Groups of images that only the first network holds together.
         held_by_new: The same for the second one.
         class_names: The classes that answers are told by.
@@ -121,7 +85,7 @@ class Comparison:
     layers: tuple[tuple[str, ...], tuple[str, ...]]
     cka: NDArray[np.float64]
     matches: tuple[UnitMatch, ...]
-    changed_units: tuple[UnitChange, ...]
+    unit_changes: tuple[UnitChange, ...]
     held_by_old: tuple[ImageGroup, ...]
     held_by_new: tuple[ImageGroup, ...]
     class_names: tuple[str, ...]
@@ -143,15 +107,17 @@ class Comparison:
         return is_matched and min(correlations, default=1) > SAME_CORRELATION and not self.flips
 
     def count_fates(self) -> dict[str, int]:
-        """How many units of all pairs of layers have each fate, those that were born among them."""
-        counts: dict[str, int] = {}
-        for match in self.matches:
-            for fate in match.fates:
-                counts[fate] = counts.get(fate, 0) + 1
-            born = len(match.list_origins("born"))
-            if born:
-                counts["born"] = counts.get("born", 0) + born
-        return counts
+        """How many units of the first network have each fate, and how many were born."""
+        counts = Counter(change.fate for change in self.unit_changes)
+        born = count_born_units(self.matches)
+        if born:
+            counts["born"] = born
+        return dict(counts)
+
+    @property
+    def changed_units(self) -> tuple[UnitChange, ...]:
+        """Units of the first network that are not dead, the most changed first."""
+        return tuple(change for change in self.unit_changes if change.fate != "dead")
 
     def to_json(self) -> dict[str, Any]:
         """All numbers, as JSON holds them."""
@@ -285,7 +251,7 @@ def compare(
         layers=(tuple(old_responses), tuple(new_responses)),
         cka=cka,
         matches=tuple(matches),
-        changed_units=tuple(rank_unit_changes(matches)),
+        unit_changes=tuple(list_unit_changes(matches)),
         held_by_old=tuple(held_by_old),
         held_by_new=tuple(held_by_new),
         class_names=class_names,
@@ -380,45 +346,24 @@ def pair_layers(
 ) -> list[tuple[str, str]]:
     """Which layer of the first network is looked at beside which of the second.
 
-    Layers of the same name and number of units, where most have that; else for each layer of the
-    second network the one of the first with the largest CKA.
+    Layers of the same name and number of units, where most have that. Else for each layer of either
+    network the one of the other with the largest CKA, so that a layer may be in several pairs.
     """
     shared = [name for name in old if name in new and old[name].shape[1] == new[name].shape[1]]
     if len(shared) >= MIN_SHARED_NAMES * max(len(old), len(new)):
         return [(name, name) for name in shared]
     old_layers = list(old)
-    pairs: list[tuple[str, str]] = []
-    for new_layer, best in zip(new, find_best_matches(cka).tolist(), strict=True):
-        if best >= 0:
-            pairs.append((old_layers[best], new_layer))
-    return pairs
-
-
-def rank_unit_changes(matches: Sequence[UnitMatch]) -> list[UnitChange]:
-    """Units of the first network, the most changed first.
-
-    Units without a like come before others, and among them those of early layers: what changes
-    there changes much that follows.
-    """
-    lost: list[UnitChange] = []
-    kept: list[UnitChange] = []
-    for match in matches:
-        for unit in match.rank_changes():
-            change = describe_unit(match, unit)
-            same_kind = kept if change.fate == "kept" else lost
-            same_kind.append(change)
-    kept.sort(key=lambda change: change.correlation)
-    return [*lost, *kept]
-
-
-def describe_unit(match: UnitMatch, unit: int) -> UnitChange:
-    """What became of a unit of the first network."""
-    partner = match.moves.get(unit)
-    partner_unit = int(match.partners[unit])
-    if partner is None and partner_unit >= 0:
-        partner = (match.new_layer, partner_unit)
-    correlation = float(match.correlations[unit])
-    return UnitChange(match.old_layer, unit, partner, correlation, match.fates[unit])
+    new_layers = list(new)
+    pairs: set[tuple[int, int]] = set()
+    for new_position, old_position in enumerate(find_best_matches(cka).tolist()):
+        pairs.add((old_position, new_position))
+    for old_position, new_position in enumerate(find_best_matches(cka.T).tolist()):
+        pairs.add((old_position, new_position))
+    return [
+        (old_layers[old_position], new_layers[new_position])
+        for old_position, new_position in sorted(pairs)
+        if old_position >= 0 and new_position >= 0
+    ]
 
 
 # ── images ──
@@ -520,79 +465,3 @@ def measure_performances(
     first = measure_performance(both[0], truth)
     second = measure_performance(both[1], truth)
     return None if first is None or second is None else (first, second)
-
-
-def rank_changed_units(
-    old: Mapping[str, NDArray[np.floating]],
-    new: Mapping[str, NDArray[np.floating]],
-    matches: Sequence[UnitMatch],
-    groups: Sequence[FlipGroup],
-) -> list[list[ChangedUnit]]:
-    """For each group the units whose responses to its images changed most.
-
-    Responses are in standard deviations over all images, so that networks of other scales can be
-    compared. Of a unit without a partner its whole response counts as changed.
-    """
-    changes: list[list[ChangedUnit]] = [[] for _ in groups]
-    if not groups:
-        return changes
-    for match in matches:
-        old_units = standardize_units(old[match.old_layer])
-        new_units = standardize_units(new[match.new_layer])
-        for group_changes, group in zip(changes, groups, strict=True):
-            group_changes.extend(list_new_changes(match, old_units, new_units, group.members))
-            group_changes.extend(list_lost_units(match, old_units, group.members))
-    return [
-        sorted(group_changes, key=lambda unit: -abs(unit.surprise))[:UNITS_PER_GROUP]
-        for group_changes in changes
-    ]
-
-
-def list_new_changes(
-    match: UnitMatch,
-    old_units: NDArray[np.float32],
-    new_units: NDArray[np.float32],
-    members: NDArray[np.int64],
-) -> list[ChangedUnit]:
-    """The units of a new layer whose responses to a group changed most against their partners'."""
-    difference = new_units.copy()
-    paired = np.flatnonzero(match.new_partners >= 0)
-    difference[:, paired] -= old_units[:, match.new_partners[paired]]
-    changes: list[ChangedUnit] = []
-    for unit, change, surprise in find_largest_changes(difference, members):
-        partner = int(match.new_partners[unit])
-        old_unit = (match.old_layer, partner) if partner >= 0 else None
-        changes.append(ChangedUnit(old_unit, (match.new_layer, unit), change, surprise))
-    return changes
-
-
-def list_lost_units(
-    match: UnitMatch, old_units: NDArray[np.float32], members: NDArray[np.int64]
-) -> list[ChangedUnit]:
-    """The units of an old layer without a partner that responded most to a group."""
-    lost = np.flatnonzero((match.partners < 0) & old_units.any(0))
-    changes: list[ChangedUnit] = []
-    for column, change, surprise in find_largest_changes(-old_units[:, lost], members):
-        old_unit = (match.old_layer, int(lost[column]))
-        changes.append(ChangedUnit(old_unit, None, change, surprise))
-    return changes
-
-
-def find_largest_changes(
-    difference: NDArray[np.float32], members: NDArray[np.int64]
-) -> list[tuple[int, float, float]]:
-    """Unit, mean change and its surprise for the units of one layer that changed most.
-
-    `difference` is images × units, `members` are rows of it.
-    """
-    if not difference.shape[1] or len(members) == len(difference):
-        return []
-    is_member = np.zeros(len(difference), bool)
-    is_member[members] = True
-    inside = difference[is_member].mean(0)
-    outside = difference[~is_member]
-    # The spread of the other images; that of a few members is too uncertain.
-    error = outside.std(0) / np.sqrt(len(members)) + 1e-3
-    surprise = (inside - outside.mean(0)) / error
-    strongest = np.argsort(-np.abs(surprise), kind="stable")[:UNITS_PER_GROUP]
-    return [(unit, float(inside[unit]), float(surprise[unit])) for unit in strongest.tolist()]

@@ -51,7 +51,7 @@ def test_a_rewired_unit_is_the_most_changed() -> None:
     new = old + 0.1 * make_responses(20)
     new[:, 7] = make_responses(1)[:, 0]
     match = match_units(old, new)
-    assert match.rank_changes()[0] == 7
+    assert match.correlations.argmin() == 7
     assert match.list_fates("died") == [7]
     assert match.list_origins("born") == [7]
 
@@ -66,7 +66,6 @@ def test_dead_units_are_neither_born_nor_died() -> None:
     assert match.list_fates("dead") == [2]
     assert match.list_fates("died") == [4]
     assert match.list_origins("dead") == [2, 4]
-    assert 2 not in match.rank_changes()
 
 
 def test_a_split_unit_has_two_parts() -> None:

@@ -18,10 +18,11 @@ from sightline.app.web.diagnosis.pictures import (
 from sightline.data.store.reader import Scan
 from sightline.errors import escape_for_display
 from sightline.images.plotting.maps import apply_colormap, enlarge_pixels
-from sightline.methods.diagnosis.compare import ChangedUnit, Comparison
+from sightline.methods.diagnosis.compare import Comparison
 from sightline.methods.diagnosis.similarity.cka import find_best_matches
 from sightline.methods.diagnosis.similarity.neighbor_graphs import ImageGroup
 from sightline.methods.diagnosis.similarity.prediction_flips import FlipGroup
+from sightline.methods.diagnosis.similarity.unit_changes import ChangedUnit
 
 # Units that are shown with their images.
 SHOWN_UNITS = 8

@@ -36,7 +36,8 @@ class UnitMatch:
         old_layer: Name of the layer in the first network.
         new_layer: Name of the layer in the second one.
         partners: For each old unit its new one, −1 without one, P.
-        correlations: Of each old unit with its partner, or else the largest with any, P.
+        correlations: Of each old unit with its partner, with its like where it moved, or else the
+            largest with any of the layer, P.
         new_partners: For each new unit its old one, −1 without one, Q.
         new_correlations: As `correlations`, Q.
         fates: What became of each old unit, P.
@@ -68,11 +69,6 @@ class UnitMatch:
         """The new units of one origin."""
         return [unit for unit, its_origin in enumerate(self.origins) if its_origin == origin]
 
-    def rank_changes(self) -> list[int]:
-        """The old units that are not dead, the most changed first."""
-        alive = [unit for unit, fate in enumerate(self.fates) if fate != "dead"]
-        return sorted(alive, key=lambda unit: self.correlations[unit])
-
     def to_json(self) -> dict[str, Any]:
         """What the match says, as JSON holds it."""
         return {
@@ -94,9 +90,10 @@ def standardize_units(responses: ResponseMatrix) -> NDArray[np.float32]:
     values -= values.mean(0, dtype=np.float64).astype(np.float32)
     deviations = np.sqrt(np.square(values).mean(0, dtype=np.float64))
     smallest = MIN_RELATIVE_DEVIATION * float(np.median(deviations)) + 1e-12
+    scale = np.zeros(len(deviations), np.float32)
     is_alive = deviations > smallest
-    scale = np.where(is_alive, 1 / np.maximum(deviations, smallest), 0)
-    return values * scale.astype(np.float32)
+    scale[is_alive] = 1 / deviations[is_alive]
+    return values * scale
 
 
 def correlate_units(old: NDArray[np.float32], new: NDArray[np.float32]) -> NDArray[np.float64]:
@@ -240,17 +237,41 @@ def find_moves(
     """The match with the units whose like is in another layer of the other network."""
     died = match.list_fates("died")
     born = match.list_origins("born")
-    moves = find_likes(old[match.old_layer], died, match.new_layer, new)
-    arrivals = find_likes(new[match.new_layer], born, match.old_layer, old)
+    likes = find_likes(old[match.old_layer], died, match.new_layer, new)
+    origin_likes = find_likes(new[match.new_layer], born, match.old_layer, old)
     fates = list(match.fates)
-    origins = list(match.origins)
-    for unit in moves:
+    for unit in likes:
         fates[unit] = "moved"
-    for unit in arrivals:
+    origins = list(match.origins)
+    for unit in origin_likes:
         origins[unit] = "moved"
     return replace(
-        match, fates=tuple(fates), origins=tuple(origins), moves=moves, arrivals=arrivals
+        match,
+        fates=tuple(fates),
+        origins=tuple(origins),
+        correlations=take_correlations(match.correlations, likes),
+        new_correlations=take_correlations(match.new_correlations, origin_likes),
+        moves={unit: like.place for unit, like in likes.items()},
+        arrivals={unit: like.place for unit, like in origin_likes.items()},
     )
+
+
+@dataclass(frozen=True)
+class UnitLike:
+    """The layer and unit of the other network that a unit is like, and their correlation."""
+
+    place: tuple[str, int]
+    correlation: float
+
+
+def take_correlations(
+    correlations: NDArray[np.float64], likes: Mapping[int, UnitLike]
+) -> NDArray[np.float64]:
+    """The correlations of units, with those of their likes."""
+    result = correlations.copy()
+    for unit, like in likes.items():
+        result[unit] = like.correlation
+    return result
 
 
 def find_likes(
@@ -258,20 +279,20 @@ def find_likes(
     units: Sequence[int],
     own_layer: str,
     layers: Mapping[str, ResponseMatrix],
-) -> dict[int, tuple[str, int]]:
+) -> dict[int, UnitLike]:
     """For units of one layer the most like unit of any other layer, where one is like them."""
     if not units:
         return {}
-    chosen = standardize_units(responses)[:, list(units)]
-    best = np.full(len(units), MIN_CORRELATION)
-    likes: dict[int, tuple[str, int]] = {}
+    chosen = standardize_units(responses[:, list(units)])
+    likes: dict[int, UnitLike] = {}
     for layer, candidates in layers.items():
         if layer == own_layer:
             continue
         correlations = correlate_units(chosen, standardize_units(candidates))
+        best = correlations.argmax(1)
         for row, unit in enumerate(units):
-            column = int(correlations[row].argmax())
-            if correlations[row, column] >= best[row]:
-                best[row] = correlations[row, column]
-                likes[unit] = (layer, column)
+            correlation = float(correlations[row, best[row]])
+            highest = likes[unit].correlation if unit in likes else MIN_CORRELATION
+            if correlation >= highest:
+                likes[unit] = UnitLike((layer, int(best[row])), correlation)
     return likes
