@@ -41,7 +41,7 @@ PHOTOGRAPHS = ("astronaut", "chelsea", "coffee", "motorcycle_left", "rocket", "g
 TILE_SIDE = 200  # pixels of the squares that are cut out of each photograph
 TILE_STEP = 140  # pixels from one square to the next
 
-PAGED_IMAGES = 3  # images with a page of their own
+PAGED_IMAGES = 2  # images with a page of their own
 
 MAX_BYTES = 1_500_000
 
