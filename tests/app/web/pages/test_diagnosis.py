@@ -72,6 +72,7 @@ def test_exported_as_served(
         assert all((folder / found).is_file() for found in addresses if found != "data:,")
         assert f'href="{address}"' in (folder / "index.html").read_text(encoding="utf-8")
     comparison = (folder / "compare.html").read_text(encoding="utf-8")
+    assert "<h1>old and new</h1>" in comparison
     assert 'href="units/conv' in comparison
     assert 'href="images/' in comparison
     assert "sightline compare old.scan new.scan" in comparison

@@ -13,6 +13,7 @@ from sightline.app.web.pages.content.facts import (
     read_image_groups,
     read_unit_table,
 )
+from sightline.app.web.pages.content.inversions import describe_inversions
 from sightline.app.web.pages.content.sheets import make_unit_card
 from sightline.data.search.nearest import pick_evenly_spaced
 from sightline.errors import SightlineError, escape_for_display
@@ -25,6 +26,8 @@ MIN_ROW_CELLS = 3
 
 MAX_LISTED_CLASSES = 40
 MAX_LISTED_IMAGES = 18
+
+EXAMPLE_ID = 0  # the image that receptive fields and inversions are shown on
 
 FIELD_PICTURE_SIDE = 40  # pixels of the picture of a receptive field
 
@@ -57,6 +60,7 @@ def build_network_page(explorer: Explorer) -> Page:
         ],
         "class_count": len(scan.model_labels),
         "images": describe_some_images(explorer),
+        "inversions": describe_inversions(explorer, EXAMPLE_ID) if scan.images else None,
     }
     return Page("explorer/network.html", data, network)
 
@@ -184,7 +188,7 @@ def describe_example(explorer: Explorer) -> dict[str, Any] | None:
     """An image on which the receptive fields are drawn; None for a scan without images."""
     if not explorer.scan.images:
         return None
-    return {"picture": explorer.thumbnail(0)}
+    return {"picture": explorer.thumbnail(EXAMPLE_ID)}
 
 
 def describe_some_images(explorer: Explorer) -> list[dict[str, Any]]:
