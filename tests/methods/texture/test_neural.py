@@ -4,7 +4,7 @@ from contextlib import nullcontext
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 import sightline as sl
@@ -175,3 +175,19 @@ def test_each_picture_is_judged_by_its_own_exemplar(tiny: sl.Model, grain: Tenso
     conv_errors = measure_gram_error(tiny, ("conv1", "conv2", "conv3"), pictures[3:], exemplars[1:])
     assert errors["held_out"][3] == pytest.approx(sum(conv_errors.values()) / 3, rel=1e-5)
     assert measure_held_out_errors(tiny, (), pictures, exemplars, 2) == {}
+
+
+def test_a_layer_of_tiny_responses_has_an_error_and_a_silent_one_has_none() -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 1))
+    with torch.no_grad():
+        network[0].weight.mul_(1e-13)
+        network[0].bias.zero_()
+        network[1].weight.zero_()
+        network[1].bias.zero_()
+    model = sl.Model(network.eval(), size=16)
+    errors = measure_gram_error(
+        model, ("0", "1"), torch.rand(1, 3, 16, 16), torch.rand(1, 3, 16, 16)
+    )
+    assert 0 < errors["0"] < 2
+    assert errors["1"] == 0

@@ -128,3 +128,10 @@ def test_what_has_no_position_is_refused_in_one_line() -> None:
     with pytest.raises(SightlineError, match="its output is") as caught:
         reshape_to_feature_maps(torch.zeros(12, 7, 16), 32, 32, batch=3, model=model, layer="layer")
     assert "\n" not in str(caught.value)
+
+
+def test_another_number_of_tokens_is_refused_in_one_line() -> None:
+    layout = FeatureLayout("NTC", 2, 3, extra_tokens=1)
+    assert layout.arrange_as_maps(torch.rand(2, 7, 5)).shape == (2, 5, 2, 3)
+    with pytest.raises(SightlineError, match="gives 3 tokens where it gave 6 before"):
+        layout.arrange_as_maps(torch.rand(2, 4, 5))

@@ -234,16 +234,18 @@ def measure_gram_error(
 ) -> dict[str, float]:
     """|G − A|²/|A|² for each layer, of the Gram matrices of two images 1×3×H×W.
 
-    0 for the same statistics, about 1 for gray.
+    0 for the same statistics, about 1 for gray; 0 for a layer that is silent for the exemplar.
     """
     with BorderPaddingMode("reflect"):
         moments = compute_image_moments(model, layers, picture.to(model.device), None)
         exemplar_moments = compute_image_moments(model, layers, exemplar.to(model.device), None)
     errors: dict[str, float] = {}
     for name in layers:
-        exemplar_gram = exemplar_moments[name].gram
-        squared_difference = (moments[name].gram - exemplar_gram).square().sum()
-        errors[name] = float(squared_difference / exemplar_gram.square().sum())
+        # Squares of an untrained network's small statistics may be 0 in single precision.
+        exemplar_gram = exemplar_moments[name].gram.double()
+        squared_difference = (moments[name].gram.double() - exemplar_gram).square().sum()
+        squared_size = exemplar_gram.square().sum()
+        errors[name] = float(squared_difference / squared_size) if squared_size > 0 else 0.0
     return errors
 
 

@@ -7,6 +7,8 @@ from typing import Literal
 
 from torch import Tensor
 
+from sightline.errors import SightlineError
+
 # Class and register tokens stand before those of the image.
 MAX_EXTRA_TOKENS = 16
 
@@ -82,7 +84,11 @@ class FeatureLayout:
         return (self.order, self.extra_tokens, windows.is_strided, window_part, windows.shift)
 
     def arrange_as_maps(self, feature: Tensor) -> Tensor:
-        """The features as N×C×rows×columns, a view where that is possible."""
+        """The features as N×C×rows×columns, a view where that is possible.
+
+        Raises SightlineError for another number of tokens: networks that drop some at random have
+        one each time.
+        """
         if self.order == "NCHW":
             return feature
         if self.order == "NHWC":
@@ -90,6 +96,12 @@ class FeatureLayout:
         if self.windows is not None:
             return self._join_windows(feature, self.windows)
         image_tokens = self._arrange_tokens(feature)[:, self.extra_tokens :]
+        position_count = self.rows * self.columns
+        if image_tokens.shape[1] != position_count:
+            raise SightlineError(
+                f"a layer gives {image_tokens.shape[1]} tokens where it gave {position_count} "
+                "before; choose a layer whose tokens are the same each time"
+            )
         return image_tokens.transpose(1, 2).unflatten(2, (self.rows, self.columns))
 
     def _arrange_tokens(self, feature: Tensor) -> Tensor:
