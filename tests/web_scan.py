@@ -53,7 +53,7 @@ def make_two_scans(folder: Path) -> tuple[Scan, Scan, sl.Model]:
         new_network.get_submodule("fc").weight += 0.5 * torch.randn(5, 16)  # type: ignore[operator]
     old_model, new_model = (
         Model(network.eval(), labels=LABELS, size=32, mean=(0.5,) * 3, std=(0.25,) * 3, name=name)
-        for name, network in (("old", small_network()), ("new", new_network))
+        for name, network in (("an_earlier_network_100", small_network()), ("new", new_network))
     )
     old, new = (
         sl.scan(model, folder / "images", store=folder / f"{name}.scan", layers=["conv2", "conv3"])

@@ -143,3 +143,38 @@ def test_variants_are_made_by_a_server_and_shown_where_they_are_kept(
     assert exported.synthesis_variants("conv2", 3) == address
     plain = Explorer(web_scan, web_model, pictures=pictures, is_served=True)
     assert plain.synthesis_variants("conv2", 3) is None
+
+
+def test_thumbnails_are_read_once_and_together(
+    explorer: Explorer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = [explorer.scan.thumbnail_bytes([id])[0] for id in (4, 0, 9)]
+    asked: list[list[int]] = []
+    read_bytes = explorer.scan.thumbnail_bytes
+
+    def read_noted(ids: list[int]) -> list[bytes]:
+        asked.append(list(ids))
+        return read_bytes(ids)
+
+    monkeypatch.setattr(explorer.scan, "thumbnail_bytes", read_noted)
+    assert explorer.read_thumbnails([4, 0, 4]) == [expected[0], expected[1], expected[0]]
+    assert explorer.read_thumbnails([9, 0]) == [expected[2], expected[1]]
+    assert asked == [[4, 0], [9]]
+
+
+def test_inputs_are_those_of_the_pass_and_read_once(
+    explorer: Explorer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = explorer.scan.image(3)
+    assert torch.equal(explorer.read_input(3), image)
+    monkeypatch.setattr(explorer.scan, "image", lambda _: pytest.fail("read again"))
+    assert torch.equal(explorer.read_input(3), image)
+
+
+def test_inputs_of_other_depth_keep_their_numbers(
+    explorer: Explorer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    monkeypatch.setattr(explorer.scan, "image", lambda _: image)
+    for _ in range(2):
+        assert torch.equal(explorer.read_input(3), image)

@@ -72,7 +72,7 @@ def test_exported_as_served(
         assert all((folder / found).is_file() for found in addresses if found != "data:,")
         assert f'href="{address}"' in (folder / "index.html").read_text(encoding="utf-8")
     comparison = (folder / "compare.html").read_text(encoding="utf-8")
-    assert "<h1>old and new</h1>" in comparison
+    assert "<h1>an_earlier_network_100 and new</h1>" in comparison
     assert 'href="units/conv' in comparison
     assert 'href="images/' in comparison
     assert "sightline compare old.scan new.scan" in comparison
@@ -113,6 +113,17 @@ def test_what_they_show_is_found_once(
     assert read_comparison(explorer, compared[0]) == content
     assert pictures.has(name)
     assert calls == ["compare", "mistakes", "compare"]
+
+
+def test_another_network_is_compared_anew(
+    compared: tuple[Scan, Scan, Model], pictures: PictureCache
+) -> None:
+    old, new, model = compared
+    explorer = Explorer(new, model, pictures=pictures)
+    other = read_comparison(explorer, old)
+    same = read_comparison(explorer, new)
+    assert same["data"]["is_same"]
+    assert not other["data"]["is_same"]
 
 
 def test_a_scan_of_other_images_is_one_line(

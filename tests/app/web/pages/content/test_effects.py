@@ -64,6 +64,14 @@ def test_the_effect_is_that_of_weights_of_zero(explorer: Explorer) -> None:
     )
 
 
+def test_a_unit_is_not_beside_itself(explorer: Explorer) -> None:
+    for unit in range(12):
+        others = draw_other_units(explorer, "conv2", unit)
+        assert unit not in others
+        assert len(set(others)) == 4
+        assert others == draw_other_units(explorer, "conv2", unit)
+
+
 def test_the_same_network_has_no_effect(explorer: Explorer) -> None:
     assert explorer.model is not None
     comparison = compare_scores(explorer, explorer.model, explorer.model, [3, 8])
