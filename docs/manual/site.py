@@ -37,11 +37,11 @@ SITE = Path(__file__).parent.parent / "site" / "explorer"
 # The units that have pages, by the layer of sightnet.
 SHOWN_UNITS = {"conv1": (0, 9, 40), "conv3_2": (0, 22, 33), "conv5_2": (90, 120, 180)}
 
-PHOTOGRAPHS = ("astronaut", "chelsea", "coffee", "motorcycle_left", "rocket", "gravel", "grass")
+PHOTOGRAPHS = ("astronaut", "chelsea", "coffee", "motorcycle_left", "rocket", "gravel", "golf_ball")
 TILE_SIDE = 200  # pixels of the squares that are cut out of each photograph
 TILE_STEP = 140  # pixels from one square to the next
 
-PAGED_IMAGES = 2  # images with a page of their own
+PAGED_IMAGE = "golf_ball/whole.png"  # the one that has a page of its own
 
 MAX_BYTES = 1_500_000
 
@@ -91,9 +91,10 @@ def split_layers(network: nn.Sequential) -> nn.Sequential:
 
 
 def cut_tiles(folder: Path) -> None:
-    """Writes squares of the photographs, each photograph's into a folder of its name."""
+    """Writes the photographs and squares of them, each photograph's into a folder of its name."""
     for name in PHOTOGRAPHS:
         picture = sl.sample(name)
+        sl.write(picture, folder / name / "whole.png")
         height, width = picture.shape[-2:]
         for top in range(0, height - TILE_SIDE + 1, TILE_STEP):
             for left in range(0, width - TILE_SIDE + 1, TILE_STEP):
@@ -136,7 +137,7 @@ def main() -> None:
         layers = [f"{layer}.shown" for layer in SHOWN_UNITS]
         scan = sl.scan(model, folder / "photographs", store=folder / "sightnet.scan", layers=layers)
         # As a site of many images, this one has pages of some only.
-        image_ids = list(range(0, scan.images, scan.images // PAGED_IMAGES))[1:]
+        image_ids = [id for id, path in enumerate(scan.paths) if path.endswith(PAGED_IMAGE)]
         for is_served in (True, False):
             explorer = Explorer(scan, model, has_synthesis=True, is_served=is_served)
             explorer.command = "python docs/manual/site.py"
