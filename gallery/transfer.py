@@ -1,7 +1,7 @@
 """Transfer
 ========
 
-Adversarial images of one network on another: the embedded one and an untrained one.
+Adversarial images of one network on another: the embedded one, and the same trained plainly.
 """
 
 from pathlib import Path
@@ -16,5 +16,5 @@ model = sl.load()
 photos = torch.cat(
     [model.fit(sl.sample(name)) for name in ("rocket", "chelsea", "coffee", "astronaut")]
 )
-result = sl.transfer(model, photos, others=("resnet18=random",), eps=8 / 255, steps=10)
+result = sl.transfer(model, photos, others=("sightnet_plain",), eps=8 / 255, steps=10)
 sl.write(result.panels["transfer"], PICTURES / "transfer.png")
