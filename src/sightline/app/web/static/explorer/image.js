@@ -64,6 +64,7 @@
       let reason = content.problem || "no layer of the scan has a map";
       if (content.missing) reason = "open this page with sightline explore, which computes them";
       list.replaceChildren(make("p", { className: "note", textContent: `No activations at single places: ${reason}.` }));
+      picture.closest("figure").querySelector("figcaption").hidden = true;
       return;
     }
     layers = content.layers.map(readLayer);
