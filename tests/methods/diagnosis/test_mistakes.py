@@ -114,7 +114,7 @@ def test_the_cause_that_was_built_in_is_found() -> None:
     assert best.share.others_broken == 0
     assert best.share.other_images > 20
     assert f"Without unit 2 of relu, {test.changed} of {test.images}" in best.sentence
-    assert best.to_json()["has_cause"]
+    assert best.to_json({})["has_cause"]
     assert sum(count for _, count in best.true_classes) == len(best.ids)
 
 

@@ -6,8 +6,9 @@ architecture, or one network under two preprocessings, can be compared.
 
 import os
 from collections import Counter
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,7 @@ from sightline.methods.diagnosis.similarity.unit_changes import (
 )
 from sightline.methods.diagnosis.similarity.unit_matching import UnitMatch, find_moves, match_units
 from sightline.methods.diagnosis.true_classes import find_true_classes, match_class_names
+from sightline.methods.diagnosis.unit_names import UnitNames, find_unit_names
 
 DEFAULT_IMAGES = 5000
 
@@ -46,6 +48,9 @@ MIN_IMAGES = 20
 
 # Partners that correlate at least so are taken for the same unit.
 SAME_CORRELATION = 0.99
+
+# Of the most changed units, so many are named.
+NAMED_UNITS = 24
 
 # Layers of two networks are paired by name where so many of the names are the same.
 MIN_SHARED_NAMES = 0.6
@@ -77,6 +82,8 @@ class Comparison:
         truth: The true classes, −1 where unknown; None where no class is known.
         performances: Of both networks, where classes are known.
         notes: What could not be compared, and why.
+        unit_names: Of both networks' units that are listed, by layer and unit, those that have a
+            name.
     """
 
     names: tuple[str, str]
@@ -97,6 +104,7 @@ class Comparison:
     truth: NDArray[np.int64] | None
     performances: tuple[Performance, Performance] | None
     notes: tuple[str, ...] = ()
+    unit_names: tuple[UnitNames, UnitNames] = field(default_factory=lambda: ({}, {}))
 
     @property
     def is_same(self) -> bool:
@@ -129,12 +137,18 @@ class Comparison:
             "cka": [list(map(convert_similarity, row)) for row in self.cka.tolist()],
             "fates": self.count_fates(),
             "matches": [match.to_json() for match in self.matches],
-            "changed_units": list(map(convert_unit_change, self.changed_units[:100])),
+            "changed_units": [
+                convert_unit_change(change, self.unit_names[0])
+                for change in self.changed_units[:100]
+            ],
             "held_by_old": list(map(describe_image_group, self.held_by_old)),
             "held_by_new": list(map(describe_image_group, self.held_by_new)),
             "flip_share": self.flip_share,
             "flips": [
-                {**group.to_json(), "units": list(map(convert_changed_unit, units))}
+                {
+                    **group.to_json(),
+                    "units": [convert_changed_unit(unit, self.unit_names) for unit in units],
+                }
                 for group, units in zip(self.flips, self.flip_units, strict=True)
             ],
             "performances": list(map(convert_performance, self.performances or ())),
@@ -147,11 +161,13 @@ def convert_similarity(value: float) -> float | None:
     return None if np.isnan(value) else round(value, 6)
 
 
-def convert_unit_change(change: UnitChange) -> dict[str, Any]:
+def convert_unit_change(change: UnitChange, names: UnitNames) -> dict[str, Any]:
     """How much a unit changed, as JSON holds it."""
     return {
         "layer": change.layer,
         "unit": change.unit,
+        "name": names.get((change.layer, change.unit)),
+        "partner": list(change.partner) if change.partner else None,
         "correlation": round(change.correlation, 4),
         "fate": change.fate,
     }
@@ -175,9 +191,14 @@ def describe_image_group(group: ImageGroup) -> dict[str, Any]:
     }
 
 
-def convert_changed_unit(unit: ChangedUnit) -> dict[str, Any]:
+def convert_changed_unit(
+    unit: ChangedUnit, unit_names: tuple[UnitNames, UnitNames]
+) -> dict[str, Any]:
     """A changed unit, as JSON holds it."""
+    old_names, new_names = unit_names
     return {
+        "old_name": old_names.get(unit.old) if unit.old else None,
+        "new_name": new_names.get(unit.new) if unit.new else None,
         "old": list(unit.old) if unit.old else None,
         "new": list(unit.new) if unit.new else None,
         "change": round(unit.change, 3),
@@ -243,6 +264,8 @@ def compare(
         flip_share = float((both[0].labels != both[1].labels).mean())
         performances = measure_performances(both, truth)
     flip_units = rank_changed_units(old_responses, new_responses, matches, flips)
+    unit_changes = list_unit_changes(matches)
+    old_units, new_units = list_shown_units(unit_changes, flip_units)
     report("answers", 1.0)
     return Comparison(
         names=name_networks(old_scan, new_scan),
@@ -251,7 +274,7 @@ def compare(
         layers=(tuple(old_responses), tuple(new_responses)),
         cka=cka,
         matches=tuple(matches),
-        unit_changes=tuple(list_unit_changes(matches)),
+        unit_changes=tuple(unit_changes),
         held_by_old=tuple(held_by_old),
         held_by_new=tuple(held_by_new),
         class_names=class_names,
@@ -263,6 +286,7 @@ def compare(
         truth=truth,
         performances=performances,
         notes=tuple(notes),
+        unit_names=(find_unit_names(old_scan, old_units), find_unit_names(new_scan, new_units)),
     )
 
 
@@ -364,6 +388,24 @@ def pair_layers(
         for old_position, new_position in sorted(pairs)
         if old_position >= 0 and new_position >= 0
     ]
+
+
+def list_shown_units(
+    unit_changes: Sequence[UnitChange], flip_units: Sequence[Sequence[ChangedUnit]]
+) -> tuple[list[tuple[str, int]], list[tuple[str, int]]]:
+    """The units of the first and of the second network that changed most."""
+    old_units: list[tuple[str, int]] = []
+    new_units: list[tuple[str, int]] = []
+    for change in unit_changes[:NAMED_UNITS]:
+        old_units.append((change.layer, change.unit))
+        if change.partner is not None:
+            new_units.append(change.partner)
+    for unit in chain.from_iterable(flip_units):
+        if unit.old is not None:
+            old_units.append(unit.old)
+        if unit.new is not None:
+            new_units.append(unit.new)
+    return old_units, new_units
 
 
 # ── images ──

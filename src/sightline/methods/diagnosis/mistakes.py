@@ -7,7 +7,7 @@ their strongest patch covered or pasted elsewhere (`causal_tests`).
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,7 @@ from sightline.methods.diagnosis.error_groups import (
 )
 from sightline.methods.diagnosis.image_patches import Patches, locate_patches
 from sightline.methods.diagnosis.true_classes import find_true_classes
+from sightline.methods.diagnosis.unit_names import UnitNames, find_unit_names
 from sightline.models.ablation import list_unit_numbers
 from sightline.models.model import Model
 
@@ -62,6 +63,9 @@ MIN_RIGHT_IMAGES = 5
 
 # Layers whose units are tested, the most enriched ones.
 MAX_TESTED_LAYERS = 4
+
+# Units of each group that are named, beside those of its cause.
+NAMED_UNITS = 8
 
 # True classes that a sentence names.
 SHOWN_CLASSES = 3
@@ -152,7 +156,7 @@ class MistakeGroup:
         """The test in which the units of the cause are turned off."""
         return next((test for test in self.tests if test.kind == "units off"), None)
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self, unit_names: UnitNames) -> dict[str, Any]:
         """All of it, as JSON holds it."""
         return {
             **self.group.to_json(),
@@ -163,6 +167,7 @@ class MistakeGroup:
                 {
                     "layer": unit.layer,
                     "unit": unit.unit,
+                    "name": unit_names.get((unit.layer, unit.unit)),
                     "separation": round(unit.separation, 4),
                     "score": round(unit.score, 2),
                     "class_separation": round(unit.class_separation, 4),
@@ -190,6 +195,7 @@ class Mistakes:
         groups: Groups with a cause first, then by how far they are beyond chance.
         source: How the true classes are known.
         notes: What was not done, and why.
+        unit_names: Of the groups' units, by layer and unit, those that have a name.
     """
 
     network: str
@@ -199,6 +205,7 @@ class Mistakes:
     groups: tuple[MistakeGroup, ...]
     source: str
     notes: tuple[str, ...] = ()
+    unit_names: UnitNames = field(default_factory=UnitNames)
 
     @property
     def accuracy(self) -> float:
@@ -214,7 +221,7 @@ class Mistakes:
             "errors": self.error_count,
             "accuracy": round(self.accuracy, 6),
             "classes": self.source,
-            "groups": [group.to_json() for group in self.groups],
+            "groups": [group.to_json(self.unit_names) for group in self.groups],
             "notes": list(self.notes),
         }
 
@@ -477,7 +484,17 @@ def mistakes(
         groups=tuple(explained),
         source=truth.source,
         notes=tuple(notes),
+        unit_names=find_unit_names(scan, list_shown_units(explained)),
     )
+
+
+def list_shown_units(groups: Sequence[MistakeGroup]) -> list[tuple[str, int]]:
+    """The units of the groups' causes, and the surest ones of each group."""
+    places: list[tuple[str, int]] = []
+    for group in groups:
+        places += group.cause
+        places += [(unit.layer, unit.unit) for unit in group.units[:NAMED_UNITS]]
+    return places
 
 
 def gather_scan_evidence(

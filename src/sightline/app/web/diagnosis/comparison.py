@@ -14,6 +14,7 @@ from sightline.app.web.diagnosis.pictures import (
     make_attribution_tiles,
     make_thumbnail_tiles,
     make_unit_tiles,
+    title_unit,
 )
 from sightline.data.store.reader import Scan
 from sightline.errors import escape_for_display
@@ -23,6 +24,7 @@ from sightline.methods.diagnosis.similarity.cka import find_best_matches
 from sightline.methods.diagnosis.similarity.neighbor_graphs import ImageGroup
 from sightline.methods.diagnosis.similarity.prediction_flips import FlipGroup
 from sightline.methods.diagnosis.similarity.unit_changes import ChangedUnit
+from sightline.methods.diagnosis.unit_names import UnitNames
 
 # Units that are shown with their images.
 SHOWN_UNITS = 8
@@ -78,7 +80,12 @@ def build_comparison_data(
         ],
         "flips": [
             describe_flips(comparison, group, sides, add_picture)
-            | {"units": [describe_changed_unit(unit, sides, add_picture) for unit in units]}
+            | {
+                "units": [
+                    describe_changed_unit(unit, sides, comparison.unit_names, add_picture)
+                    for unit in units
+                ]
+            }
             for group, units in zip(comparison.flips, comparison.flip_units, strict=True)
         ],
         "class_flips": list_class_flips(comparison),
@@ -165,10 +172,10 @@ def describe_unit_change(
     partner = None
     partner_tiles: list[Tile] = []
     if change.partner is not None:
-        partner = f"{escape_for_display(change.partner[0])} · {change.partner[1]}"
+        partner = title_unit(*change.partner, comparison.unit_names[1])
         partner_tiles = make_unit_tiles(new, *change.partner, add_picture)
     return {
-        "name": f"{escape_for_display(change.layer)} · {change.unit}",
+        "name": title_unit(change.layer, change.unit, comparison.unit_names[0]),
         "fate": change.fate,
         "correlation": f"{change.correlation:.2f}",
         "tiles": make_unit_tiles(old, change.layer, change.unit, add_picture),
@@ -225,10 +232,13 @@ def describe_right(group: FlipGroup) -> str:
 
 
 def describe_changed_unit(
-    unit: ChangedUnit, sides: Sequence[Side], add_picture: AddPicture
+    unit: ChangedUnit,
+    sides: Sequence[Side],
+    unit_names: tuple[UnitNames, UnitNames],
+    add_picture: AddPicture,
 ) -> dict[str, Any]:
     """A unit whose responses to a group changed, with the images that it responds to most."""
-    scan = sides[0].scan if unit.new is None else sides[1].scan
+    side = 0 if unit.new is None else 1
     layer, number = unit.new or unit.old or ("", 0)
     word = "stronger" if unit.change > 0 else "weaker"
     status = ""
@@ -241,7 +251,7 @@ def describe_changed_unit(
         "place": unit.new,
         "change": f"{abs(unit.change):.1f} standard deviations {word}",
         "status": status,
-        "tiles": make_unit_tiles(scan, layer, number, add_picture),
+        "tiles": make_unit_tiles(sides[side].scan, layer, number, add_picture),
     }
 
 

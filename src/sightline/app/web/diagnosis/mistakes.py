@@ -9,12 +9,14 @@ from sightline.app.web.diagnosis.pictures import (
     AddPicture,
     make_thumbnail_tiles,
     make_unit_tiles,
+    title_unit,
 )
 from sightline.data.store.reader import Scan
 from sightline.errors import escape_for_display
 from sightline.methods.diagnosis.ablation_effects import AblationEffects
 from sightline.methods.diagnosis.causal_tests import CausalTest
 from sightline.methods.diagnosis.mistakes import MistakeGroup, Mistakes
+from sightline.methods.diagnosis.unit_names import UnitNames
 
 # Units of a group, and units of a layer, that are shown with their images.
 SHOWN_UNITS = 4
@@ -38,13 +40,16 @@ def build_mistakes_data(result: Mistakes, scan: Scan, add_picture: AddPicture) -
         "accuracy": f"{result.accuracy:.1%}",
         "source": result.source,
         "with_cause": with_cause,
-        "groups": [describe_mistake_group(group, scan, add_picture) for group in result.groups],
+        "groups": [
+            describe_mistake_group(group, result.unit_names, scan, add_picture)
+            for group in result.groups
+        ],
         "notes": result.notes,
     }
 
 
 def describe_mistake_group(
-    group: MistakeGroup, scan: Scan, add_picture: AddPicture
+    group: MistakeGroup, unit_names: UnitNames, scan: Scan, add_picture: AddPicture
 ) -> dict[str, Any]:
     """A group of mistakes: sentence, images, units, tests and images to label."""
     ids = group.ids.tolist()
@@ -67,7 +72,7 @@ def describe_mistake_group(
         "tiles": make_thumbnail_tiles(scan, ids, captions, add_picture),
         "units": [
             {
-                "name": f"{escape_for_display(unit.layer)} · {unit.unit}",
+                "name": title_unit(unit.layer, unit.unit, unit_names),
                 "place": (unit.layer, unit.unit),
                 "separation": f"{unit.separation:.0%}",
                 "class_separation": f"{unit.class_separation:.0%}",

@@ -6,12 +6,13 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from sightline.data.store.reader import Scan
-from sightline.errors import SightlineError
+from sightline.errors import SightlineError, escape_for_display
 from sightline.images.plotting.html import make_webp_uri
 from sightline.images.plotting.maps import overlay_heatmap
 from sightline.images.transforms import resize_image
 from sightline.methods.attribution.cam import gradcam
 from sightline.methods.attribution.saliency import saliency
+from sightline.methods.diagnosis.unit_names import UnitNames
 from sightline.models.model import Model
 
 THUMBNAIL_SIDE = 88
@@ -61,6 +62,13 @@ def make_thumbnail_tiles(
         alt = f"image {id}: {caption}" if caption else f"image {id}"
         tiles.append(Tile(source, THUMBNAIL_SIDE, THUMBNAIL_SIDE, caption, alt, id))
     return tiles
+
+
+def title_unit(layer: str, unit: int, names: UnitNames) -> str:
+    """«layer4 · 12», with the unit's name where it has one: «layer4 · 12 «church»»."""
+    title = f"{escape_for_display(layer)} · {unit}"
+    name = names.get((layer, unit))
+    return title if name is None else f"{title} «{name}»"
 
 
 def make_unit_tiles(

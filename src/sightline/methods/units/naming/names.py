@@ -40,6 +40,10 @@ MIN_CONCEPT_IMAGES = 5
 
 MAX_NAMED_IMAGES = 100_000  # that names are found with
 
+# The share of the way from chance to 1 that the AUPRC of a name goes at least to stand beside a
+# picture: in early layers names that pass their tests are hardly better than chance.
+MIN_NAME_GAIN = 0.25
+
 
 @dataclass(frozen=True)
 class UnitName:
@@ -83,6 +87,11 @@ class UnitName:
         return self.is_above_chance and self.passes_missing_label and self.passes_extra_label
 
     @property
+    def fits_well(self) -> bool:
+        """Whether the name agrees with its unit well enough to stand beside a picture."""
+        return self.auprc >= self.chance + MIN_NAME_GAIN * (1 - self.chance)
+
+    @property
     def _scores(self) -> NameScores:
         return NameScores(self.auprc, self.correlation)
 
@@ -106,11 +115,14 @@ def name_units(
     layer: str,
     concepts: ConceptTable | None = None,
     *,
+    units: Sequence[int] | None = None,
     formulas: bool = False,
     min_images: int = MIN_CONCEPT_IMAGES,
     seed: int = 0,
 ) -> list[UnitName | None]:
     """The name of each unit of a layer of a scan, None for a unit without one.
+
+    With `units` those of these only, in their order; they are the same as among all.
 
     `concepts` are by default the dataset's classes, or those that the network predicts. Of a scan
     of more than 100,000 images a random 100,000 count. Raises SightlineError for a scan without
@@ -124,18 +136,21 @@ def name_units(
         images = np.sort(generator.choice(scan.images, MAX_NAMED_IMAGES, replace=False))
         responses = scan.responses(layer, images=images.tolist())
         table = table.select_images(images)
-    return name_responses(responses, table, formulas=formulas, min_images=min_images, seed=seed)
+    return name_responses(
+        responses, table, units=units, formulas=formulas, min_images=min_images, seed=seed
+    )
 
 
 def name_responses(
     responses: FloatArray,
     concepts: ConceptTable,
     *,
+    units: Sequence[int] | None = None,
     formulas: bool = False,
     min_images: int = MIN_CONCEPT_IMAGES,
     seed: int = 0,
 ) -> list[UnitName | None]:
-    """The names of units by their responses, images×units.
+    """The names of units by their responses, images×units; of all, or of some of them.
 
     Concepts that fewer than `min_images` images have, or more than two thirds, are left out.
     `formulas` also tries two of them, joined.
@@ -143,17 +158,19 @@ def name_responses(
     table = concepts.keep_testable(min_images)
     unit_count = responses.shape[1]
     if not table.texts:
-        return [None] * unit_count
+        return [None] * (unit_count if units is None else len(units))
     agreement = correlate_concepts(responses, table.labels, seed)
     namer = UnitNamer(table, agreement, seed)
     if formulas:
         search = FormulaSearch.from_concepts(table, min_images)
         orders = make_image_orders(len(responses), unit_count, seed)
         namer = UnitNamer(table, agreement, seed, search, orders)
+    if units is not None:
+        return [namer.name_unit(unit, describe_responses(responses, unit)) for unit in units]
     names: list[UnitName | None] = []
-    for units in split_units(responses):
-        standardized = standardize_responses(responses[:, units])
-        for offset, unit in enumerate(range(units.start, units.stop)):
+    for block in split_units(responses):
+        standardized = standardize_responses(responses[:, block])
+        for offset, unit in enumerate(range(block.start, block.stop)):
             unit_responses = UnitResponses(
                 np.ascontiguousarray(standardized[:, offset]), rank_responses(responses[:, unit])
             )
@@ -167,6 +184,12 @@ class UnitResponses:
 
     standardized: FloatArray
     ranks: IndexArray
+
+
+def describe_responses(responses: FloatArray, unit: int) -> UnitResponses:
+    """The responses of one unit out of images×units."""
+    column = standardize_responses(responses[:, unit : unit + 1])
+    return UnitResponses(np.ascontiguousarray(column[:, 0]), rank_responses(responses[:, unit]))
 
 
 @dataclass(frozen=True)
