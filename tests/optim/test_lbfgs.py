@@ -86,6 +86,25 @@ def test_it_stays_at_the_minimum() -> None:
         assert torch.equal(make_step(optimizer, x), torch.ones(2, 12, dtype=torch.float64))
 
 
+def minimize_scaled_quadratic(scale: float) -> Tensor:
+    x = make_start(2).float().requires_grad_()
+    optimizer = LBFGS([x], max_rms_step=0.5)
+    weights = torch.linspace(1, 20, 12)
+    for _ in range(12):
+        optimizer.zero_grad()
+        (scale * (weights * x.square()).sum()).backward()
+        optimizer.step()
+    return x.detach()
+
+
+@pytest.mark.parametrize("scale", [1e-6, 1e-9])
+def test_an_objective_in_tiny_units_takes_the_same_steps(scale: float) -> None:
+    """Its curvature lies below the threshold that torch's L-BFGS has, which then stands still."""
+    torch.testing.assert_close(
+        minimize_scaled_quadratic(scale), minimize_scaled_quadratic(1.0), rtol=0, atol=0.02
+    )
+
+
 def test_single_precision_reaches_the_minimum() -> None:
     x = make_start(1).float().requires_grad_()
     optimizer = LBFGS([x], lr=0.8)

@@ -12,11 +12,12 @@ from torch.nn import functional as F
 
 from sightline.optim.optimizers import BaseOptimizer
 
-# A pair with a smaller curvature sᵀy is left out, as in torch.optim.LBFGS.
+# A pair with a smaller curvature sᵀy is left out, as in torch.optim.LBFGS, and a direction that
+# descends by less is not followed. An objective with tiny gradients would have no others: there the
+# cosine counts.
 MIN_CURVATURE = 1e-10
-
-# A direction that descends by less is not followed.
 MIN_DESCENT = 1e-9
+MIN_COSINE = 1e-5
 
 
 class LBFGS(BaseOptimizer):
@@ -65,8 +66,7 @@ class LBFGS(BaseOptimizer):
 
         position = parameter.detach().flatten(1)
         direction = memory.compute_direction(position, flat_gradient, preconditioned)
-        directional_derivative = (direction * flat_gradient).sum(1, keepdim=True)
-        descends = directional_derivative <= -MIN_DESCENT
+        descends = exceeds_threshold(-direction, flat_gradient, MIN_DESCENT)
 
         step = torch.where(descends, direction, 0) * self.lr
         is_first = memory.pair_count == 0
@@ -184,7 +184,7 @@ class CurvatureMemory:
         self.pair_count += 1
 
         curvature = (position_change * gradient_change).sum(1, keepdim=True)
-        is_curved = curvature > MIN_CURVATURE
+        is_curved = exceeds_threshold(position_change, gradient_change, MIN_CURVATURE)
         stored_change = torch.where(is_curved, gradient_change, 0)
         self.position_changes[:, slot] = torch.where(is_curved, position_change, 0)
         self.gradient_changes[:, slot] = torch.where(is_curved, preconditioned_change, 0)
@@ -253,6 +253,13 @@ class CurvatureMemory:
         scattered = weights.new_zeros(len(weights), self.history, 1)
         scattered[:, slots] = weights
         return scattered
+
+
+def exceeds_threshold(first: Tensor, second: Tensor, threshold: float) -> Tensor:
+    """Whether products of vectors N×D exceed it, or, of short vectors, their cosine does; N×1."""
+    product = (first * second).sum(1, keepdim=True)
+    length_product = first.norm(dim=1, keepdim=True) * second.norm(dim=1, keepdim=True)
+    return (product >= threshold) | (product > MIN_COSINE * length_product)
 
 
 def resize_vectors(vectors: Tensor, shape: torch.Size, new_shape: torch.Size) -> Tensor:
