@@ -3,7 +3,8 @@ fine, and growth. Processor time, one thread.
 
 The loss network is VGG-19 with random weights (cost is the same as with trained ones), or
 SqueezeNet's trained weights where pictures matter: python bench/style.py [--data FOLDER] [--curves
-docs/pictures/style_curves.png]
+docs/pictures/style_curves.png]. Only what VGG-16's trained weights take, at one size:
+python bench/style.py --data FOLDER --vgg 96
 
 pystiche and style-transfer-pytorch could not be installed beside this torch; the tutorial's
 algorithm is written out below.
@@ -55,10 +56,12 @@ def timed(call: Callable[[], object]) -> float:
     return time.process_time() - began
 
 
-def easel_of(model: sl.Model, photo: Tensor, painting: Tensor) -> StyleLossBuilder:
-    """The default loss between a photograph and a painting."""
+def easel_of(
+    model: sl.Model, photo: Tensor, painting: Tensor, preset: str = "relative"
+) -> StyleLossBuilder:
+    """The loss between a photograph and a painting, the default one unless told otherwise."""
     return StyleLossBuilder(
-        model, photo, [painting], choose_perceptual_layers(model), STYLE_PRESETS["relative"], [1.0]
+        model, photo, [painting], choose_perceptual_layers(model), STYLE_PRESETS[preset], [1.0]
     )
 
 
@@ -284,6 +287,49 @@ def coarse_to_fine(model: sl.Model, photo: Tensor, painting: Tensor, evaluations
             )
 
 
+def print_preset_losses(
+    model: sl.Model, photo: Tensor, painting: Tensor, preset: str, evaluations: int
+) -> None:
+    """How far the loss of a preset falls from the photograph's, by ours at one size."""
+    easel = easel_of(model, photo, painting, preset)
+    size = (photo.shape[2], photo.shape[3])
+    losses: list[float] = []
+
+    def record(step: sl.Step) -> None:
+        losses.append(-float(step.scores.sum()))
+
+    plan = plan_stages(size, evaluations, min_side=max(size))
+    began = time.process_time()
+    optimize_coarse_to_fine(
+        model, easel.build_objective, photo, plan, brush_of(easel, size), callback=record
+    )
+    seconds = time.process_time() - began
+    shares = ", ".join(
+        f"{count}: {min(losses[:count]) / losses[0]:.4f}"
+        for count in (25, 50, 100, 300)
+        if count <= evaluations
+    )
+    print(
+        f"{model.name} {size} preset {preset}: loss over the photograph's after {shares}; "
+        f"{seconds / len(losses) * 1e3:.0f} ms an evaluation",
+        flush=True,
+    )
+
+
+def run_with_vgg(options: argparse.Namespace) -> None:
+    """Time to a loss, coarse to fine and presets with VGG-16's trained weights at one size."""
+    torch.set_num_threads(1)
+    weights = options.data / "nets" / "vgg16_features.safetensors"
+    vgg = sl.load("vgg16", weights=weights, device="cpu")
+    photo_name, painting_name = next(iter(PAIRS.items()))
+    photo = resize_short_side(sl.read(options.data / "content" / f"{photo_name}.jpg"), options.vgg)
+    painting = sl.read(options.data / "paintings" / f"{painting_name}.jpg")
+    time_to_a_loss(vgg, photo, painting, options.evaluations)
+    for preset in STYLE_PRESETS:
+        print_preset_losses(vgg, photo, painting, preset, 100)
+    coarse_to_fine(vgg, photo, painting, options.evaluations)
+
+
 def drawn(curves: Sequence[dict[str, tuple[list[float], list[float]]]], path: str) -> None:
     """The curves, a panel for each pair of pictures."""
     from matplotlib.figure import Figure
@@ -397,7 +443,13 @@ def main() -> None:
         metavar=("NETWORK", "SIDE"),
         help="only the peak memory, which needs a process of its own",
     )
+    parser.add_argument(
+        "--vgg", type=int, help="only with VGG-16's trained weights, at this short side"
+    )
     options = parser.parse_args()
+    if options.vgg:
+        run_with_vgg(options)
+        return
     if options.peak:
         peak(options.peak[0], int(options.peak[1]))
         return
