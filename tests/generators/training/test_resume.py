@@ -12,7 +12,7 @@ import sightline as sl
 from sightline.generators.training.resume import (
     check_same_plan,
     check_tensors,
-    describe_tensor,
+    describe_storage,
     digest_file,
     digest_loss_network,
     read_checkpoint_file,
@@ -82,5 +82,5 @@ def test_tensors_have_the_names_shapes_and_types_expected() -> None:
     ):
         with pytest.raises(sl.SightlineError, match=message):
             check_tensors(tensors, expected, "the network", path)
-    assert describe_tensor(torch.zeros(2, device="meta")) == "meta float32 (2,)"
-    assert describe_tensor(torch.eye(2).to_sparse()) == "sparse float32 (2, 2)"
+    assert describe_storage(torch.zeros(2, device="meta")) == "meta float32 (2,)"
+    assert describe_storage(torch.eye(2).to_sparse()) == "sparse float32 (2, 2)"

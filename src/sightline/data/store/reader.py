@@ -112,10 +112,11 @@ class Scan:
             f"{escape_for_display(name)} ({layer.units} units)"
             for name, layer in self.description.layers.items()
         ]
+        network = escape_for_display(str(self.recipe.get("model")))
         facts = {
             "images": images,
             "errors": f"{self.reader.progress.errors:,}",
-            "network": f"{escape_for_display(str(self.recipe.get('model')))} at {format_size(self.size)} pixels",
+            "network": f"{network} at {format_size(self.size)} pixels",
             "layers": ", ".join(layers),
             "responses": ", ".join(self.description.response_kinds) or "not kept",
             "classes": ", ".join(self.shown_class_names) or "not known",

@@ -179,8 +179,8 @@ def check_tensors(
             raise make_damage_error(path, f"{owner} lacks {name}")
         if name not in expected:
             raise make_damage_error(path, f"{owner} has no {escape_for_display(name)}")
-        saved_form = describe_tensor(tensors[name])
-        expected_form = describe_tensor(expected[name])
+        saved_form = describe_storage(tensors[name])
+        expected_form = describe_storage(expected[name])
         if saved_form != expected_form:
             raise make_damage_error(
                 path, f"{name} of {owner} is {saved_form}; it must be {expected_form}"
@@ -189,7 +189,7 @@ def check_tensors(
             raise make_damage_error(path, f"{name} of {owner} holds NaN or infinity")
 
 
-def describe_tensor(value: Tensor) -> str:
+def describe_storage(value: Tensor) -> str:
     """Type and shape: «float32 (4, 3)», and what else it is where it is no plain tensor."""
     dtype = str(value.dtype).removeprefix("torch.")
     kind = ""

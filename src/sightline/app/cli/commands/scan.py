@@ -191,14 +191,14 @@ def info(store: StoreArgument, /, *, as_json: JsonOption = False) -> int:
         f"{escape_for_display(name)} ({length})" for name, length in facts["vectors"].items()
     ]
     print_lines(f"vectors: {', '.join(vectors)}")
-    print_lines(f"responses: {describe_responses(facts['responses'])}")
+    print_lines(f"responses: {format_response_kinds(facts['responses'])}")
     for name, index_facts in facts["indexes"].items():
         index = VectorIndex(**index_facts)
         print_lines(f"index of {escape_for_display(name)} ({index_facts['metric']}): {index}")
     return 0
 
 
-def describe_responses(kinds: Sequence[str]) -> str:
+def format_response_kinds(kinds: Sequence[str]) -> str:
     """What a store keeps of every unit and image."""
     if not kinds:
         return "none; sightline scan --responses into another store keeps them"

@@ -71,7 +71,7 @@ def build_class_page(explorer: Explorer, index: int) -> Page:
         "synthesis": explorer.synthesis("logits", index, 1),
         "facts": describe_class(images),
         "rows": describe_image_rows(explorer, groups, images),
-        "weights": describe_class_weights(explorer, index),
+        "weights": describe_classifier_weights(explorer, index),
         "selective": describe_selective_units(explorer, groups, index),
         "has_responses": scan.has_responses,
         "confusions": describe_confusions(explorer, groups, images, index),
@@ -202,7 +202,7 @@ def make_bar(name: str, share: float, count: int, explorer: Explorer, label: int
 # ── units ──
 
 
-def describe_class_weights(explorer: Explorer, index: int) -> dict[str, Any] | None:
+def describe_classifier_weights(explorer: Explorer, index: int) -> dict[str, Any] | None:
     """The units whose weights speak for and against the class; None without a linear classifier
     that reads units of the scan."""
     model = explorer.model

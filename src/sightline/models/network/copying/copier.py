@@ -337,11 +337,11 @@ def share_uncopyable(value: Any, reason: str) -> Any:
     Raises UncopyableError if it holds a module: the copy would act on the original's.
     """
     if holds_module(value):
-        raise UncopyableError(f"{describe_type(value)}, which can't be copied ({reason})")
+        raise UncopyableError(f"{name_type(value)}, which can't be copied ({reason})")
     return value
 
 
-def describe_type(value: object) -> str:
+def name_type(value: object) -> str:
     """A value's type with its article."""
     name = type(value).__name__
     article = "an" if name[0].lower() in "aeiou" else "a"
