@@ -26,7 +26,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import sightline as sl
-from sightline.methods.diagnosis.compare import compare, match_layers
+from sightline.methods.diagnosis.compare import compare, match_layers, standardize_layers
 from sightline.methods.diagnosis.similarity.cka import compute_cka_matrix
 from sightline.methods.diagnosis.similarity.neighbor_graphs import find_groups, rank_image_neighbors
 from sightline.methods.diagnosis.similarity.prediction_flips import FlipGroup
@@ -236,7 +236,9 @@ def measure_speed(images: int = 5000) -> None:
     cka = compute_cka_matrix(old, new)
     seconds["layers"] = time.process_time() - start
     start = time.process_time()
-    matches = match_layers(old, new, cka)
+    old_units = standardize_layers(old)
+    new_units = standardize_layers(new)
+    matches = match_layers(old_units, new_units, cka)
     seconds["units"] = time.process_time() - start
     start = time.process_time()
     ranks = [rank_image_neighbors(values) for values in features]
@@ -246,7 +248,7 @@ def measure_speed(images: int = 5000) -> None:
     seconds["groups"] = time.process_time() - start
     start = time.process_time()
     members = np.arange(0, images, 50)
-    rank_changed_units(old, new, matches, [FlipGroup("a", 0, 1, members, 0.5, 0.5)] * 4)
+    rank_changed_units(old_units, new_units, matches, [FlipGroup("a", 0, 1, members, 0.5, 0.5)] * 4)
     seconds["changed units"] = time.process_time() - start
     shapes = f"{len(old)} × {len(new)} layers, {sum(list_mobile_units()):,} and "
     shapes += f"{sum(list_squeeze_units()):,} units, {images:,} images"

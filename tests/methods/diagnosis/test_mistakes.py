@@ -115,7 +115,10 @@ def test_the_cause_that_was_built_in_is_found() -> None:
     assert best.share.other_images > 20
     assert f"Without unit 2 of relu, {test.changed} of {test.images}" in best.sentence
     assert best.to_json({})["has_cause"]
-    assert sum(count for _, count in best.true_classes) == len(best.ids)
+    assert best.truth == tuple(NAMES[label] for label in labels[best.ids])
+    assert dict(best.true_classes) == {name: best.truth.count(name) for name in set(best.truth)}
+    counts = [count for _, count in best.true_classes]
+    assert counts == sorted(counts, reverse=True)
 
 
 def make_group(changed: int, share: ClassShare, **facts: int) -> MistakeGroup:
@@ -136,6 +139,7 @@ def make_group(changed: int, share: ClassShare, **facts: int) -> MistakeGroup:
         group=group,
         ids=np.arange(9),
         class_name="bright",
+        truth=("dark",) * 9,
         true_classes=(("dark", 9),),
         cause=(("conv3", 4),),
         tests=(test,),
@@ -161,10 +165,10 @@ def test_a_cause_is_passed_specific_and_counts_for_the_class() -> None:
 def test_the_sentence_says_what_was_counted() -> None:
     share = ClassShare(0.5, 0.4, 8, 3, 10, 1)
     assert compose_sentence(make_group(6, share)) == (
-        "9 of 12 images taken for bright are wrong (9 dark); by its confidence the network would "
-        "be wrong for 3 of them. Without unit 4 of conv3, 6 of 9 of the wrong answers change (0.4 "
-        "without random units) and 5 are right then; 3 of 8 right answers for bright change, and 1 "
-        "of 10 for other classes."
+        "9 of 12 images taken for bright are wrong (9 dark); of images of other classes with "
+        "such confidence 3 would be. Without unit 4 of conv3, 6 of 9 of the wrong answers change "
+        "(0.4 without random units) and 5 are right then; 3 of 8 right answers for bright change, "
+        "and 1 of 10 for other classes."
     )
     part = compose_sentence(make_group(6, share, class_count=20))
     assert "12 images taken for bright that lie together in feature space are wrong" in part

@@ -1,7 +1,5 @@
 """Units that are shown have the names that naming all units of their layer gives."""
 
-from pathlib import Path
-
 import pytest
 import torch
 from helpers import LABELS, small_network

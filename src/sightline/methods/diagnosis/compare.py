@@ -38,7 +38,13 @@ from sightline.methods.diagnosis.similarity.unit_changes import (
     list_unit_changes,
     rank_changed_units,
 )
-from sightline.methods.diagnosis.similarity.unit_matching import UnitMatch, find_moves, match_units
+from sightline.methods.diagnosis.similarity.unit_matching import (
+    UnitMatch,
+    find_likes,
+    find_moves,
+    match_units,
+    standardize_units,
+)
 from sightline.methods.diagnosis.true_classes import find_true_classes, match_class_names
 from sightline.methods.diagnosis.unit_names import UnitNames, find_unit_names
 
@@ -248,7 +254,9 @@ def compare(
         lambda done, total: report("layers", 0.1 + 0.4 * done / total),
     )
     report("units", 0.5)
-    matches = match_layers(old_responses, new_responses, cka)
+    old_units = standardize_layers(old_responses)
+    new_units = standardize_layers(new_responses)
+    matches = match_layers(old_units, new_units, cka)
     report("groups", 0.75)
     notes: list[str] = []
     held_by_old, held_by_new = find_held_groups(old_scan, new_scan, ids, groups, notes)
@@ -263,9 +271,9 @@ def compare(
         class_flips = count_flips_by_class(*both, len(class_names))
         flip_share = float((both[0].labels != both[1].labels).mean())
         performances = measure_performances(both, truth)
-    flip_units = rank_changed_units(old_responses, new_responses, matches, flips)
+    flip_units = rank_changed_units(old_units, new_units, matches, flips)
     unit_changes = list_unit_changes(matches)
-    old_units, new_units = list_shown_units(unit_changes, flip_units)
+    old_places, new_places = list_shown_units(unit_changes, flip_units)
     report("answers", 1.0)
     return Comparison(
         names=name_networks(old_scan, new_scan),
@@ -286,7 +294,7 @@ def compare(
         truth=truth,
         performances=performances,
         notes=tuple(notes),
-        unit_names=(find_unit_names(old_scan, old_units), find_unit_names(new_scan, new_units)),
+        unit_names=(find_unit_names(old_scan, old_places), find_unit_names(new_scan, new_places)),
     )
 
 
@@ -350,16 +358,27 @@ def name_networks(old: Scan, new: Scan) -> tuple[str, str]:
 # ── layers and units ──
 
 
+def standardize_layers(
+    responses: Mapping[str, NDArray[np.floating]],
+) -> dict[str, NDArray[np.float32]]:
+    """The units of all layers with mean 0 and length √n."""
+    return {layer: standardize_units(values) for layer, values in responses.items()}
+
+
 def match_layers(
-    old: Mapping[str, NDArray[np.floating]],
-    new: Mapping[str, NDArray[np.floating]],
+    old: Mapping[str, NDArray[np.float32]],
+    new: Mapping[str, NDArray[np.float32]],
     cka: NDArray[np.float64],
 ) -> list[UnitMatch]:
-    """The units of every pair of layers, matched, with those that are in another layer now."""
+    """The units of every pair of layers, matched, with those that are in another layer now.
+
+    `old` and `new` are the standardized units of all layers.
+    """
+    old_likes, new_likes = find_likes(old, new)
     matches: list[UnitMatch] = []
     for old_layer, new_layer in pair_layers(old, new, cka):
         match = match_units(old[old_layer], new[new_layer], old_layer, new_layer)
-        matches.append(find_moves(match, old, new))
+        matches.append(find_moves(match, old_likes, new_likes))
     return matches
 
 

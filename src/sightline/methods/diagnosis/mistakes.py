@@ -6,6 +6,7 @@ class itself (`enriched_units`); and what the network answers without these unit
 their strongest patch covered or pasted elsewhere (`causal_tests`).
 """
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -112,6 +113,7 @@ class MistakeGroup:
         group: The mistakes, as positions of the evidence.
         ids: Their ids, the most confident first.
         class_name: What they are taken for.
+        truth: What each of them is.
         true_classes: What they are, with how many of each, the most frequent first.
         units: Units that respond to them as to the class, the surest first.
         cause: The units among them that the class rests on most; empty without any.
@@ -125,6 +127,7 @@ class MistakeGroup:
     group: ErrorGroup
     ids: NDArray[np.int64]
     class_name: str
+    truth: tuple[str, ...]
     true_classes: tuple[tuple[str, int], ...]
     units: tuple[EnrichedUnit, ...] = ()
     cause: tuple[tuple[str, int], ...] = ()
@@ -276,6 +279,7 @@ class GroupExaminer:
     def explain_group(self, group: ErrorGroup) -> MistakeGroup:
         """One group with its units, and the tests of these."""
         evidence = self.evidence
+        truth = tuple(evidence.class_names[label] for label in evidence.labels[group.members])
         right = find_right_images(evidence, group.predicted)
         other_images = find_other_images(evidence, group)
         enriched = find_enriched_units(evidence.responses, group.members, right, other_images)
@@ -284,7 +288,8 @@ class GroupExaminer:
             group=group,
             ids=evidence.ids[group.members],
             class_name=evidence.class_names[group.predicted],
-            true_classes=count_true_classes(evidence, group.members),
+            truth=truth,
+            true_classes=tuple(Counter(truth).most_common()),
             units=tuple(units),
         )
         if units:
@@ -369,21 +374,12 @@ def select_layers(units: Sequence[EnrichedUnit]) -> list[EnrichedUnit]:
     return [unit for unit in units if unit.layer in layers]
 
 
-def count_true_classes(
-    evidence: Evidence, members: NDArray[np.int64]
-) -> tuple[tuple[str, int], ...]:
-    """The true classes of images with how many of each, the most frequent first."""
-    numbers, counts = np.unique(evidence.labels[members], return_counts=True)
-    order = np.argsort(-counts, kind="stable")
-    return tuple((evidence.class_names[int(numbers[index])], int(counts[index])) for index in order)
-
-
 def compose_sentence(group: MistakeGroup) -> str:
     """What was found in plain words.
 
-    «23 of 31 images taken for gas pump are wrong (9 church, 6 golf ball and 8 others); by its
-    confidence the network would be wrong for 12 of them. Without units 12 and 40 of layer4, 14 of
-    23 of the wrong answers change (1.2 without random units) and 11 are right then…»
+    «23 of 31 images taken for gas pump are wrong (9 church, 6 golf ball and 8 others); of images of
+    other classes with such confidence 12 would be. Without units 12 and 40 of layer4, 14 of 23 of
+    the wrong answers change (1.2 without random units) and 11 are right then…»
     """
     errors = group.group
     region_count = len(errors.region)
@@ -393,7 +389,7 @@ def compose_sentence(group: MistakeGroup) -> str:
     expected = errors.expected_share * region_count
     sentence = (
         f"{len(errors.members)} of {region} are wrong ({name_true_classes(group.true_classes)}); "
-        f"by its confidence the network would be wrong for {expected:.0f} of them."
+        f"of images of other classes with such confidence {expected:.0f} would be."
     )
     test = group.units_test
     share = group.share

@@ -19,6 +19,7 @@ def make_result() -> Mistakes:
         group=group,
         ids=MEMBERS,
         class_name="bee",
+        truth=("dog", "cat", "dog", "cat", "dog"),
         true_classes=(("dog", 3), ("cat", 2)),
         units=(EnrichedUnit("conv2", 7, 0.9, 5.0), EnrichedUnit("conv3", 1, 0.8, 3.0)),
         cause=(("conv3", 1),),
@@ -30,7 +31,16 @@ def make_result() -> Mistakes:
         to_label=(50, 51),
         sentence="A sentence.",
     )
-    return Mistakes("net", 55, 5, 11, (explained,), "the dataset's classes", ("a note",))
+    return Mistakes(
+        "net",
+        55,
+        5,
+        11,
+        (explained,),
+        "the dataset's classes",
+        ("a note",),
+        {("conv3", 1): "bee"},
+    )
 
 
 def test_the_data_is_that_of_the_result(two_scans: tuple[sl.Scan, sl.Scan]) -> None:
@@ -38,9 +48,12 @@ def test_the_data_is_that_of_the_result(two_scans: tuple[sl.Scan, sl.Scan]) -> N
     assert data["accuracy"] == "80.0%"
     assert data["with_cause"] == 1
     (group,) = data["groups"]
-    assert group["title"] == "5 taken for bee"
+    assert group["title"] == "5 images wrongly taken for bee"
     assert [tile.source for tile in group["tiles"]] == [f"thumbnail {id}" for id in MEMBERS]
-    assert [unit["name"] for unit in group["units"]] == ["conv3 · 1", "conv2 · 7"]
+    assert [tile.caption.split(",")[0] for tile in group["tiles"]] == list(
+        make_result().groups[0].truth
+    )
+    assert [unit["name"] for unit in group["units"]] == ["conv3 · 1 «bee»", "conv2 · 7"]
     assert [unit["is_cause"] for unit in group["units"]] == [True, False]
     assert group["tests"][0]["changed"] == "4 of 5"
     assert group["tests"][0]["is_passed"]

@@ -12,7 +12,12 @@ from sightline.methods.diagnosis.similarity.unit_changes import (
     list_unit_changes,
     rank_changed_units,
 )
-from sightline.methods.diagnosis.similarity.unit_matching import find_moves, match_units
+from sightline.methods.diagnosis.similarity.unit_matching import (
+    find_likes,
+    find_moves,
+    match_units,
+    standardize_units,
+)
 
 RNG = np.random.default_rng(8)
 CAUSES = RNG.normal(size=(300, 8))
@@ -20,15 +25,16 @@ CAUSES = RNG.normal(size=(300, 8))
 
 def respond(*causes: int) -> np.ndarray:
     """Units that respond to hidden causes, 300×units, each with a little noise of its own."""
-    return CAUSES[:, list(causes)] + 0.2 * RNG.normal(size=(300, len(causes)))
+    return standardize_units(CAUSES[:, list(causes)] + 0.2 * RNG.normal(size=(300, len(causes))))
 
 
 def make_matches() -> tuple[dict[str, np.ndarray], dict[str, np.ndarray], list]:
     """Layer a stands beside x and y. Cause 3 is lost, cause 7 new, and 2 and 5 have moved."""
     old = {"a": respond(0, 1, 2, 3), "b": respond(4, 5)}
     new = {"x": respond(1, 0, 7), "y": respond(2, 4, 0), "z": respond(5)}
+    likes = find_likes(old, new)
     matches = [
-        find_moves(match_units(old[first], new[second], first, second), old, new)
+        find_moves(match_units(old[first], new[second], first, second), *likes)
         for first, second in (("a", "x"), ("a", "y"), ("b", "y"))
     ]
     return old, new, matches

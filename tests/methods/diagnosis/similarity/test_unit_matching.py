@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 
 from sightline.methods.diagnosis.similarity.unit_matching import (
+    find_likes,
     find_moves,
     is_explained_by_both,
     match_units,
+    standardize_units,
 )
 
 RNG = np.random.default_rng(8)
@@ -22,7 +24,8 @@ def make_responses(units: int, images: int = 400) -> np.ndarray:
 def test_permuted_units_find_their_partners() -> None:
     old = make_responses(30)
     order = RNG.permutation(30)
-    match = match_units(old, (2 * old[:, order] + 1).astype(np.float16), "a", "b")
+    permuted = (2 * old[:, order] + 1).astype(np.float16)
+    match = match_units(standardize_units(old), standardize_units(permuted), "a", "b")
     assert np.array_equal(match.partners, np.argsort(order))
     assert np.array_equal(match.new_partners, order)
     assert np.allclose(match.correlations, 1, atol=1e-3)
@@ -37,7 +40,7 @@ def test_the_match_is_the_best_of_all() -> None:
         permutations(range(6), 5),
         key=lambda order: sum(correlations[row, column] for row, column in enumerate(order)),
     )
-    match = match_units(old, new)
+    match = match_units(standardize_units(old), standardize_units(new))
     for unit, partner in enumerate(best):
         if correlations[unit, partner] >= 0.5:
             assert match.partners[unit] == partner
@@ -50,7 +53,7 @@ def test_a_rewired_unit_is_the_most_changed() -> None:
     old = make_responses(20)
     new = old + 0.1 * make_responses(20)
     new[:, 7] = make_responses(1)[:, 0]
-    match = match_units(old, new)
+    match = match_units(standardize_units(old), standardize_units(new))
     assert match.correlations.argmin() == 7
     assert match.list_fates("died") == [7]
     assert match.list_origins("born") == [7]
@@ -62,7 +65,7 @@ def test_dead_units_are_neither_born_nor_died() -> None:
     old[:, 2] = 3
     new[:, 2] = 0
     new[:, 4] = 1
-    match = match_units(old, new)
+    match = match_units(standardize_units(old), standardize_units(new))
     assert match.list_fates("dead") == [2]
     assert match.list_fates("died") == [4]
     assert match.list_origins("dead") == [2, 4]
@@ -74,11 +77,11 @@ def test_a_split_unit_has_two_parts() -> None:
     rest = make_responses(4)
     old = np.column_stack([rest, first + second])
     new = np.column_stack([first, rest, second])
-    match = match_units(old, new)
+    match = match_units(standardize_units(old), standardize_units(new))
     assert match.parts == {4: (0, 5)}
     assert match.fates[4] == "split"
     assert match.list_origins("split") == [0, 5]
-    back = match_units(new, old)
+    back = match_units(standardize_units(new), standardize_units(old))
     assert back.sources == {4: (0, 5)}
     assert back.list_fates("merged") == [0, 5]
 
@@ -103,10 +106,15 @@ def test_a_unit_of_another_layer_has_moved() -> None:
     new = {"a": old["a"].copy(), "b": old["b"].copy()}
     new["b"][:, 3] = old["a"][:, 5]
     new["a"][:, 5] = make_responses(1)[:, 0]
-    match = find_moves(match_units(old["a"], new["a"], "a", "a"), old, new)
+    old = {layer: standardize_units(responses) for layer, responses in old.items()}
+    new = {layer: standardize_units(responses) for layer, responses in new.items()}
+    likes = find_likes(old, new)
+    match = find_moves(match_units(old["a"], new["a"], "a", "a"), *likes)
+    correlation = (old["a"][:, 5] * new["b"][:, 3]).mean()
+    assert match.correlations[5] == pytest.approx(correlation, abs=1e-5)
     assert match.moves == {5: ("b", 3)}
     assert match.fates[5] == "moved"
     assert match.list_origins("born") == [5]
-    other = find_moves(match_units(old["b"], new["b"], "b", "b"), old, new)
+    other = find_moves(match_units(old["b"], new["b"], "b", "b"), *likes)
     assert other.arrivals == {3: ("a", 5)}
     assert other.list_fates("died") == [3]

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from sightline.app.web.diagnosis.pictures import (
+    SHOWN_IMAGES,
     AddPicture,
     make_thumbnail_tiles,
     make_unit_tiles,
@@ -21,6 +22,9 @@ from sightline.methods.diagnosis.unit_names import UnitNames
 # Units of a group, and units of a layer, that are shown with their images.
 SHOWN_UNITS = 4
 SHOWN_EFFECTS = 20
+
+# True classes of a group that are listed by name.
+SHOWN_CLASSES = 6
 
 TEST_WORDS = {
     "units off": "the units are turned off",
@@ -53,23 +57,25 @@ def describe_mistake_group(
 ) -> dict[str, Any]:
     """A group of mistakes: sentence, images, units, tests and images to label."""
     ids = group.ids.tolist()
-    best, probabilities = scan.top5
-    names = scan.model_labels
-    captions = [f"{names[int(best[id, 0])]} {float(probabilities[id, 0]):.0%}" for id in ids]
+    _, probabilities = scan.top5
+    captions = [
+        f"{name}, {float(probabilities[id, 0]):.0%} sure"
+        for name, id in zip(group.truth, ids, strict=True)
+    ]
     chosen = set(group.cause)
     cause_first = sorted(group.units, key=lambda unit: (unit.layer, unit.unit) not in chosen)
     return {
-        "title": f"{len(ids)} taken for {group.class_name}",
+        "class_name": group.class_name,
+        "title": f"{len(ids)} images wrongly taken for {group.class_name}",
         "sentence": group.sentence,
         "has_cause": group.has_cause,
-        "true_classes": [
-            {"name": name, "count": count, "share": 100 * count / len(ids)}
-            for name, count in group.true_classes[:6]
-        ],
+        "true_classes": list_true_classes(group),
         "error_share": f"{group.group.error_share:.0%}",
         "expected_share": f"{group.group.expected_share:.0%}",
         "p_value": f"{group.group.p_value:.3f}",
         "tiles": make_thumbnail_tiles(scan, ids, captions, add_picture),
+        "shown": min(len(ids), SHOWN_IMAGES),
+        "count": len(ids),
         "units": [
             {
                 "name": title_unit(unit.layer, unit.unit, unit_names),
@@ -83,10 +89,20 @@ def describe_mistake_group(
         ],
         "tests": [describe_test(test, group.class_name) for test in group.tests],
         "broken": describe_broken(group),
+        "others_broken": describe_others_broken(group),
         "to_label": make_thumbnail_tiles(
             scan, group.to_label, [""] * len(group.to_label), add_picture
         ),
     }
+
+
+def list_true_classes(group: MistakeGroup) -> list[dict[str, Any]]:
+    """What the images of a group are, the most frequent classes first, and all others together."""
+    rows = [{"name": name, "count": count} for name, count in group.true_classes[:SHOWN_CLASSES]]
+    others = sum(count for _, count in group.true_classes[SHOWN_CLASSES:])
+    if others:
+        rows.append({"name": "others", "count": others})
+    return rows
 
 
 def describe_broken(group: MistakeGroup) -> str:
@@ -94,6 +110,13 @@ def describe_broken(group: MistakeGroup) -> str:
     if group.share is None:
         return ""
     return f"{group.share.broken} of {group.share.right_images}"
+
+
+def describe_others_broken(group: MistakeGroup) -> str:
+    """How many right answers for other classes change without the units of the cause."""
+    if group.share is None:
+        return ""
+    return f"{group.share.others_broken} of {group.share.other_images}"
 
 
 def describe_test(test: CausalTest, class_name: str) -> dict[str, Any]:

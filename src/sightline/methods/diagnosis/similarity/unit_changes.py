@@ -13,7 +13,7 @@ from sightline.methods.diagnosis.similarity.prediction_flips import FlipGroup
 from sightline.methods.diagnosis.similarity.unit_matching import (
     Fate,
     UnitMatch,
-    standardize_units,
+    UnitMatrix,
 )
 
 # Units whose responses changed most, for each group of flips.
@@ -115,15 +115,16 @@ class ChangedUnit:
 
 
 def rank_changed_units(
-    old: Mapping[str, NDArray[np.floating]],
-    new: Mapping[str, NDArray[np.floating]],
+    old: Mapping[str, UnitMatrix],
+    new: Mapping[str, UnitMatrix],
     matches: Sequence[UnitMatch],
     groups: Sequence[FlipGroup],
 ) -> list[list[ChangedUnit]]:
     """For each group the units whose responses to its images changed most.
 
-    Responses are in standard deviations over all images, so that networks of other scales can be
-    compared. Of a unit without a partner its whole response counts as changed.
+    `old` and `new` are the standardized units of all layers: responses are in standard deviations
+    over all images, so that networks of other scales can be compared. Of a unit without a partner
+    its whole response counts as changed.
     """
     changes: list[list[ChangedUnit]] = [[] for _ in groups]
     if not groups:
@@ -131,8 +132,8 @@ def rank_changed_units(
     lost_units = list_lost_units(matches)
     best_matches = find_best_new_matches(matches)
     for position, match in enumerate(matches):
-        old_units = standardize_units(old[match.old_layer])
-        new_units = standardize_units(new[match.new_layer])
+        old_units = old[match.old_layer]
+        new_units = new[match.new_layer]
         own_units = np.flatnonzero(best_matches[match.new_layer] == position)
         lost = lost_units.pop(match.old_layer, np.array([], np.int64))
         for group_changes, group in zip(changes, groups, strict=True):

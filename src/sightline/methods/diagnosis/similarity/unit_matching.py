@@ -15,6 +15,9 @@ from numpy.typing import NDArray
 
 ResponseMatrix = NDArray[np.floating]
 
+# Units with mean 0 and length √n, images×units.
+UnitMatrix = NDArray[np.float32]
+
 # Partners correlate at least so; less is shared by many pairs of units.
 MIN_CORRELATION = 0.5
 
@@ -102,18 +105,16 @@ def correlate_units(old: NDArray[np.float32], new: NDArray[np.float32]) -> NDArr
 
 
 def match_units(
-    old: ResponseMatrix, new: ResponseMatrix, old_layer: str = "", new_layer: str = ""
+    old_units: UnitMatrix, new_units: UnitMatrix, old_layer: str = "", new_layer: str = ""
 ) -> UnitMatch:
-    """The one-to-one match of two layers' units, n×P and n×Q, for the same images."""
+    """The one-to-one match of two layers' standardized units, n×P and n×Q, for the same images."""
     from scipy.optimize import linear_sum_assignment
 
-    old_units = standardize_units(old)
-    new_units = standardize_units(new)
     correlations = correlate_units(old_units, new_units)
     old_rows, new_rows = linear_sum_assignment(correlations, maximize=True)
 
-    partners = np.full(old.shape[1], -1)
-    new_partners = np.full(new.shape[1], -1)
+    partners = np.full(old_units.shape[1], -1)
+    new_partners = np.full(new_units.shape[1], -1)
     for unit, partner in zip(old_rows.tolist(), new_rows.tolist(), strict=True):
         if correlations[unit, partner] >= MIN_CORRELATION:
             partners[unit] = partner
@@ -231,14 +232,56 @@ def is_explained_by_both(first: float, second: float, between: float) -> bool:
 # ── units that are in another layer now ──
 
 
-def find_moves(
-    match: UnitMatch, old: Mapping[str, ResponseMatrix], new: Mapping[str, ResponseMatrix]
-) -> UnitMatch:
+@dataclass(frozen=True)
+class UnitLike:
+    """The layer and unit of the other network that a unit is like, and their correlation."""
+
+    place: tuple[str, int]
+    correlation: float
+
+
+@dataclass(frozen=True)
+class LayerLikes:
+    """For each unit of a layer the most like unit of a layer of the other network.
+
+    `units` are their numbers, P, and `correlations` how like they are, P.
+    """
+
+    units: NDArray[np.int64]
+    correlations: NDArray[np.float64]
+
+
+# For each layer of one network its likes in each layer of the other.
+NetworkLikes = dict[str, dict[str, LayerLikes]]
+
+
+def find_likes(
+    old: Mapping[str, UnitMatrix], new: Mapping[str, UnitMatrix]
+) -> tuple[NetworkLikes, NetworkLikes]:
+    """The likes of the first network's units in the second, and the reverse.
+
+    `old` and `new` are the standardized units of all layers.
+    """
+    old_likes: NetworkLikes = {layer: {} for layer in old}
+    new_likes: NetworkLikes = {layer: {} for layer in new}
+    for old_layer, old_units in old.items():
+        for new_layer, new_units in new.items():
+            correlations = correlate_units(old_units, new_units)
+            old_likes[old_layer][new_layer] = LayerLikes(
+                correlations.argmax(1), correlations.max(1)
+            )
+            new_likes[new_layer][old_layer] = LayerLikes(
+                correlations.argmax(0), correlations.max(0)
+            )
+    return old_likes, new_likes
+
+
+def find_moves(match: UnitMatch, old_likes: NetworkLikes, new_likes: NetworkLikes) -> UnitMatch:
     """The match with the units whose like is in another layer of the other network."""
-    died = match.list_fates("died")
-    born = match.list_origins("born")
-    likes = find_likes(old[match.old_layer], died, match.new_layer, new)
-    origin_likes = find_likes(new[match.new_layer], born, match.old_layer, old)
+    likes = choose_likes(match.list_fates("died"), match.new_layer, old_likes[match.old_layer])
+    origin_likes = choose_likes(
+        match.list_origins("born"), match.old_layer, new_likes[match.new_layer]
+    )
     fates = list(match.fates)
     for unit in likes:
         fates[unit] = "moved"
@@ -256,14 +299,6 @@ def find_moves(
     )
 
 
-@dataclass(frozen=True)
-class UnitLike:
-    """The layer and unit of the other network that a unit is like, and their correlation."""
-
-    place: tuple[str, int]
-    correlation: float
-
-
 def take_correlations(
     correlations: NDArray[np.float64], likes: Mapping[int, UnitLike]
 ) -> NDArray[np.float64]:
@@ -274,25 +309,17 @@ def take_correlations(
     return result
 
 
-def find_likes(
-    responses: ResponseMatrix,
-    units: Sequence[int],
-    own_layer: str,
-    layers: Mapping[str, ResponseMatrix],
+def choose_likes(
+    units: Sequence[int], own_layer: str, likes: Mapping[str, LayerLikes]
 ) -> dict[int, UnitLike]:
-    """For units of one layer the most like unit of any other layer, where one is like them."""
-    if not units:
-        return {}
-    chosen = standardize_units(responses[:, list(units)])
-    likes: dict[int, UnitLike] = {}
-    for layer, candidates in layers.items():
+    """For some units of a layer the most like unit outside one layer, where one is like them."""
+    chosen: dict[int, UnitLike] = {}
+    for layer, layer_likes in likes.items():
         if layer == own_layer:
             continue
-        correlations = correlate_units(chosen, standardize_units(candidates))
-        best = correlations.argmax(1)
-        for row, unit in enumerate(units):
-            correlation = float(correlations[row, best[row]])
-            highest = likes[unit].correlation if unit in likes else MIN_CORRELATION
+        for unit in units:
+            correlation = float(layer_likes.correlations[unit])
+            highest = chosen[unit].correlation if unit in chosen else MIN_CORRELATION
             if correlation >= highest:
-                likes[unit] = UnitLike((layer, int(best[row])), correlation)
-    return likes
+                chosen[unit] = UnitLike((layer, int(layer_likes.units[unit])), correlation)
+    return chosen
