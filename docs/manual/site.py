@@ -141,6 +141,7 @@ def main() -> None:
         for is_served in (True, False):
             explorer = Explorer(scan, model, has_synthesis=True, is_served=is_served)
             explorer.command = "python docs/manual/site.py"
+            explorer.serve_command = "sightline explore"
             explorer.image_ids = image_ids
             if is_served:
                 prepare_layers(explorer, lambda *_: False)
