@@ -15,7 +15,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 project = "Sightline"
 author = "the authors of Sightline"
-copyright = "Apache-2.0"
+copyright = "the authors of Sightline, under Apache-2.0"
 version = release = read_version("sightline")
 
 extensions = ["myst_parser", "sphinx_gallery.gen_gallery", "manual"]
