@@ -1,6 +1,7 @@
 """The page of a unit, against the scan and the network."""
 
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,7 +10,8 @@ from web_scan import MARKUP_CLASS, MARKUP_FILE, MARKUP_LABEL
 
 import sightline as sl
 from sightline.app.web.explorer.explorer import Explorer
-from sightline.app.web.pages.content.facts import UnitTable
+from sightline.app.web.pages import unit as unit_file
+from sightline.app.web.pages.content.facts import UnitTable, read_unit_table
 from sightline.app.web.pages.unit import (
     build_unit_page,
     describe_name,
@@ -188,3 +190,14 @@ def test_a_layer_without_a_map(web_model: sl.Model, web_scan: Scan, tmp_path: ob
     assert page.data["strongest"]["seen"] == "whole images"
     assert "whole images" in render(explorer, "gap", 4)
     assert torch.isfinite(scan.top("gap").values).all()
+
+
+def test_a_dead_unit_is_called_dead(explorer: Explorer, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "It is dead in this scan" not in render(explorer)
+    facts = read_unit_table(explorer, "conv3").facts
+    assert facts is not None
+    dead_facts = replace(facts, is_dead=np.arange(16) == 6)
+    dead_table = replace(read_unit_table(explorer, "conv3"), facts=dead_facts)
+    monkeypatch.setattr(unit_file, "read_unit_table", lambda *_: dead_table)
+    assert "It is dead in this scan" in render(explorer)
+    assert "It is dead in this scan" not in render(explorer, unit=5)

@@ -90,6 +90,7 @@ def build_unit_page(explorer: Explorer, layer: str, unit: int) -> Page:
         "opposite": explorer.synthesis(layer, unit, -1),
         "variants": explorer.synthesis_variants(layer, unit),
         "facts": describe_facts(table, unit, distribution),
+        "is_dead": table.facts is not None and bool(table.facts.is_dead[unit]),
         "duplicate": describe_duplicate(explorer, table, unit),
         "strongest": describe_strongest(explorer, layer, unit, groups),
         "range": describe_range(explorer, layer, unit, distribution, groups),
