@@ -75,6 +75,17 @@ def test_the_unit_behind_the_answers_is_chosen(model: Model, wrong: WrongAnswers
     assert choose_cause_units(model, wrong, []) == []
 
 
+def test_a_layer_that_other_answers_rest_on_is_not_chosen(
+    model: Model, wrong: WrongAnswers
+) -> None:
+    """Without a convolution's spot unit as much changes as without the ReLU's, and no more."""
+    everything = [EnrichedUnit("spots", unit, 0.8, 4.0) for unit in range(6)]
+    reference = make_images(9, spot=True)
+    mixed = WrongAnswers(wrong.images, wrong.truth, 1, reference)
+    assert choose_cause_units(model, mixed, everything) == []
+    assert choose_cause_units(model, wrong, everything) == [("spots", 2)]
+
+
 def test_without_the_unit_answers_are_right(model: Model, wrong: WrongAnswers) -> None:
     test = try_units(model, wrong, [("relu", 2)])
     assert (test.changed, test.corrected, test.images) == (16, 16, 16)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from sightline.methods.diagnosis.similarity.neighbor_graphs import (
+    find_densest_prefix,
     find_first_eigenvector,
     find_groups,
     join_near_and_far,
@@ -74,3 +75,12 @@ def test_togetherness_counts_members_among_the_nearest() -> None:
     ranks = rank_image_neighbors(np.array([[0, 1.0], [0.1, 1], [1, 0.1], [1, 0], [-1, -1]]))
     assert measure_togetherness(ranks, np.array([0, 1])) == 1
     assert measure_togetherness(ranks, np.array([0, 3])) == 0
+
+
+def test_a_dense_group_wins_over_a_larger_loose_one() -> None:
+    graph = np.full((12, 12), 0.3, np.float32)
+    graph[:6, :6] = 1
+    np.fill_diagonal(graph, 0)
+    assert find_densest_prefix(graph) == 6
+    assert find_densest_prefix(np.zeros((8, 8), np.float32)) == 0
+    assert find_densest_prefix(graph[6:, 6:]) == 6

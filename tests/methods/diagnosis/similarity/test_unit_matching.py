@@ -117,4 +117,10 @@ def test_a_unit_of_another_layer_has_moved() -> None:
     assert match.list_origins("born") == [5]
     other = find_moves(match_units(old["b"], new["b"], "b", "b"), *likes)
     assert other.arrivals == {3: ("a", 5)}
+    # A unit whose like has another partner in the layer beside its own has not moved.
+    doubled = {"a": np.column_stack([old["a"][:, 0], old["a"][:, 0]])}
+    twins = match_units(doubled["a"], new["a"], "a", "a")
+    moved = find_moves(twins, *find_likes(doubled, {"a": new["a"]}))
+    assert len(moved.list_fates("died")) == 1
+    assert moved.moves == {}
     assert other.list_fates("died") == [3]

@@ -241,13 +241,10 @@ def describe_changed_unit(
     side = 0 if unit.new is None else 1
     layer, number = unit.new or unit.old or ("", 0)
     word = "stronger" if unit.change > 0 else "weaker"
-    status = ""
-    if unit.old is None:
-        status = "only in the new network"
-    elif unit.new is None:
-        status = "only in the old network"
+    is_paired = unit.old is not None and unit.new is not None
+    status = "" if is_paired else "without a partner in the other network"
     return {
-        "name": f"{escape_for_display(layer)} · {number}",
+        "name": title_unit(layer, number, unit_names[side]),
         "place": unit.new,
         "change": f"{abs(unit.change):.1f} standard deviations {word}",
         "status": status,

@@ -266,14 +266,17 @@ def find_likes(
     new_likes: NetworkLikes = {layer: {} for layer in new}
     for old_layer, old_units in old.items():
         for new_layer, new_units in new.items():
-            correlations = correlate_units(old_units, new_units)
-            old_likes[old_layer][new_layer] = LayerLikes(
-                correlations.argmax(1), correlations.max(1)
-            )
-            new_likes[new_layer][old_layer] = LayerLikes(
-                correlations.argmax(0), correlations.max(0)
-            )
+            products = old_units.T @ new_units
+            old_likes[old_layer][new_layer] = find_highest(products, len(old_units))
+            new_likes[new_layer][old_layer] = find_highest(products.T, len(old_units))
     return old_likes, new_likes
+
+
+def find_highest(products: NDArray[np.float32], image_count: int) -> LayerLikes:
+    """The likes of each row's unit, from products of standardized units over so many images."""
+    units = products.argmax(1)
+    highest = products[np.arange(len(products)), units]
+    return LayerLikes(units, highest.astype(np.float64) / image_count)
 
 
 def find_moves(match: UnitMatch, old_likes: NetworkLikes, new_likes: NetworkLikes) -> UnitMatch:
