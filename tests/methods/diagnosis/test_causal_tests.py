@@ -8,6 +8,7 @@ from sightline.methods.diagnosis.causal_tests import (
     WrongAnswers,
     choose_cause_units,
     measure_class_share,
+    measure_specificity,
     run_without_each,
     try_pasting,
     try_removal,
@@ -84,6 +85,14 @@ def test_a_layer_that_other_answers_rest_on_is_not_chosen(
     mixed = WrongAnswers(wrong.images, wrong.truth, 1, reference)
     assert choose_cause_units(model, mixed, everything) == []
     assert choose_cause_units(model, wrong, everything) == [("spots", 2)]
+
+
+def test_what_other_answers_lose_is_taken_off(model: Model, wrong: WrongAnswers) -> None:
+    assert measure_specificity(model, wrong, [("relu", 2)]) == 1
+    spotted = torch.cat([make_images(9, spot=True), make_images(3, spot=False)])
+    mixed = WrongAnswers(wrong.images, wrong.truth, 1, spotted)
+    assert measure_specificity(model, mixed, [("relu", 2)]) == pytest.approx(0.25)
+    assert measure_specificity(model, wrong, [("relu", 4)]) == 0
 
 
 def test_without_the_unit_answers_are_right(model: Model, wrong: WrongAnswers) -> None:

@@ -151,16 +151,24 @@ def choose_cause_units(
         layer_cause = [(layer, units[position]) for position in strongest]
         if not layer_cause:
             continue
-        mistake_changes = count_changes(model, wrong.images, wrong, layer_cause)
-        other_changes = count_changes(model, wrong.reference, wrong, layer_cause)
-        changed_share = mistake_changes / len(wrong.images)
-        other_share = other_changes / len(wrong.reference)
-        # Where no answer changes, the layer whose units the lead falls most without.
-        score = (max(0.0, changed_share - other_share), float(drops[strongest].sum()))
+        score = (
+            measure_specificity(model, wrong, layer_cause),
+            float(drops[strongest].sum()),
+        )
         if score > best_score:
             best_score = score
             cause = layer_cause
     return cause
+
+
+def measure_specificity(model: Model, wrong: WrongAnswers, units: Units) -> float:
+    """By how much more of the mistakes than of other right answers change without units; 0 … 1.
+
+    Where it is 0 for all layers, the one whose units the lead falls most without is chosen.
+    """
+    mistake_share = count_changes(model, wrong.images, wrong, units) / len(wrong.images)
+    other_share = count_changes(model, wrong.reference, wrong, units) / len(wrong.reference)
+    return max(0.0, mistake_share - other_share)
 
 
 def select_strongest(drops: NDArray[np.float64]) -> list[int]:
