@@ -103,3 +103,14 @@ def test_the_largest_change_is_that_of_the_planted_unit() -> None:
     assert unit == 7
     assert change == pytest.approx(difference[members, 7].mean(), abs=1e-5)
     assert surprise > 5
+
+
+def test_a_unit_that_one_image_drives_is_no_surprise() -> None:
+    rng = np.random.default_rng(5)
+    difference = rng.normal(size=(200, 12)).astype(np.float32)
+    members = np.arange(40)
+    difference[members, 7] += 1
+    difference[:, 3] = 0
+    difference[11, 3] = 14
+    unit, _, _ = find_largest_changes(difference, members)[0]
+    assert unit == 7

@@ -222,9 +222,9 @@ def find_largest_changes(
     is_member = np.zeros(len(difference), bool)
     is_member[members] = True
     inside = difference[is_member].mean(0)
-    outside = difference[~is_member]
-    # The spread of the other images; that of a few members is too uncertain.
-    error = outside.std(0) / np.sqrt(len(members)) + 1e-3
-    surprise = (inside - outside.mean(0)) / error
+    outside = difference[~is_member].mean(0)
+    # The spread of all images: a unit that a single member drives is constant for the others.
+    error = difference.std(0) / np.sqrt(len(members)) + 1e-3
+    surprise = (inside - outside) / error
     strongest = np.argsort(-np.abs(surprise), kind="stable")[:UNITS_PER_GROUP]
     return [(unit, float(inside[unit]), float(surprise[unit])) for unit in strongest.tolist()]
