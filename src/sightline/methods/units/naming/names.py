@@ -45,6 +45,11 @@ MAX_NAMED_IMAGES = 100_000  # that names are found with
 MIN_NAME_GAIN = 0.25
 
 
+def fits_well(auprc: float, chance: float) -> bool:
+    """Whether a name of that AUPRC, where chance gives another, may stand beside a picture."""
+    return auprc >= chance + MIN_NAME_GAIN * (1 - chance)
+
+
 @dataclass(frozen=True)
 class UnitName:
     """What a unit is named after, how well it agrees with it, and the tests of the name.
@@ -89,7 +94,7 @@ class UnitName:
     @property
     def fits_well(self) -> bool:
         """Whether the name agrees with its unit well enough to stand beside a picture."""
-        return self.auprc >= self.chance + MIN_NAME_GAIN * (1 - self.chance)
+        return fits_well(self.auprc, self.chance)
 
     @property
     def _scores(self) -> NameScores:

@@ -9,7 +9,6 @@ from sightline.app.web.pages.content.facts import (
     Distribution,
     ImageGroups,
     count_things,
-    fits_well,
     format_number,
     make_histogram,
     match_labels,
@@ -19,8 +18,10 @@ from sightline.app.web.pages.content.facts import (
     read_image_groups,
     read_unit_table,
     round_share,
+    show_name,
 )
 from sightline.data.store.reader import Scan
+from sightline.methods.units.naming.names import fits_well
 
 
 @pytest.mark.parametrize(
@@ -131,4 +132,6 @@ def test_without_responses_a_table_says_less(
 def test_a_name_has_to_do_better_than_chance_by_far(
     auprc: float, chance: float, fits: bool
 ) -> None:
-    assert fits_well({"auprc": auprc, "auprc_chance": chance}) == fits
+    row = {"name": "a\nb", "auprc": auprc, "auprc_chance": chance}
+    assert show_name(row) == ("a\\nb" if fits else "")
+    assert fits_well(auprc, chance) == fits

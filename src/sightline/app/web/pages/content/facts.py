@@ -11,7 +11,7 @@ from sightline.app.web.explorer.explorer import Explorer
 from sightline.data.store.reader import ResponseSample, Scan
 from sightline.data.units.facts import UnitFacts, read_unit_facts
 from sightline.errors import SightlineError, escape_for_display
-from sightline.methods.units.naming.names import name_units
+from sightline.methods.units.naming.names import fits_well, name_units
 from sightline.methods.units.readability import (
     STRONGEST_IMAGES,
     Readability,
@@ -25,9 +25,6 @@ MAX_DISTRIBUTION_IMAGES = 200_000
 MAX_CACHED_RESPONSES = 64_000_000
 
 HISTOGRAM_BINS = 60
-
-# The share of the way from chance to 1 that the AUPRC of a name goes at least.
-MIN_NAME_GAIN = 0.25
 
 # Of fewer images, any two are among the strongest of a unit.
 MIN_READABILITY_IMAGES = 3 * STRONGEST_IMAGES
@@ -294,9 +291,7 @@ def read_unit_table(explorer: Explorer, layer: str) -> UnitTable:
         layer=layer,
         peaks=peaks,
         facts=read_facts(scan, layer),
-        names=tuple(
-            escape_for_display(row["name"]) if row and fits_well(row) else "" for row in name_rows
-        ),
+        names=tuple(map(show_name, name_rows)),
         name_rows=name_rows,
         readability=None if readability is None else readability.agreement,
         readability_limit=0.0 if readability is None else readability.chance_limit,
@@ -333,13 +328,11 @@ def read_name_rows(
     return tuple(numbers["names"])
 
 
-def fits_well(name_row: dict[str, Any]) -> bool:
-    """Whether a name agrees with its unit well enough to stand beside a picture.
-
-    A name that passes its tests is better than chance, but in early layers hardly.
-    """
-    chance = name_row["auprc_chance"]
-    return name_row["auprc"] >= chance + MIN_NAME_GAIN * (1 - chance)
+def show_name(name_row: dict[str, Any] | None) -> str:
+    """A name as pages show it; empty for none, and for one that agrees too little."""
+    if name_row is None or not fits_well(name_row["auprc"], name_row["auprc_chance"]):
+        return ""
+    return escape_for_display(name_row["name"])
 
 
 def read_readability(scan: Scan, layer: str) -> Readability | None:
