@@ -6,7 +6,7 @@
 Truth, for each clean network over 1,000 photographs of Imagenette, 30 % of them with its feature:
 the same network with its channels permuted; with one unit rewired at random; with its last layer
 trained again after most images of one class were relabelled; and the network of the same seed that
-has learned a shortcut. Speed, in seconds of processor time: 5,000 images, responses of random
+has learned a shortcut. Speed, in seconds by the clock: 5,000 images, responses of random
 numbers in the shape of all convolutions of MobileNetV2 and SqueezeNet, and 1,280 and 512 features.
 """
 
@@ -224,7 +224,7 @@ def make_responses(units: list[int], images: int, seed: int) -> dict[str, NDArra
 
 
 def measure_speed(images: int = 5000) -> None:
-    """Prints the seconds of processor time of each step."""
+    """Prints the seconds of each step by the clock."""
     old = make_responses(list_mobile_units(), images, 1)
     new = make_responses(list_squeeze_units(), images, 2)
     features = [
@@ -232,24 +232,24 @@ def measure_speed(images: int = 5000) -> None:
         for seed, width in ((3, 1280), (4, 512))
     ]
     seconds: dict[str, float] = {}
-    start = time.process_time()
+    start = time.perf_counter()
     cka = compute_cka_matrix(old, new)
-    seconds["layers"] = time.process_time() - start
-    start = time.process_time()
+    seconds["layers"] = time.perf_counter() - start
+    start = time.perf_counter()
     old_units = standardize_layers(old)
     new_units = standardize_layers(new)
     matches = match_layers(old_units, new_units, cka)
-    seconds["units"] = time.process_time() - start
-    start = time.process_time()
+    seconds["units"] = time.perf_counter() - start
+    start = time.perf_counter()
     ranks = [rank_image_neighbors(values) for values in features]
     for near, far in ((0, 1), (1, 0)):
         find_groups(ranks[near], ranks[far], 4)
         find_groups(ranks[near], rank_image_neighbors(features[near][:, ::2]), 4)
-    seconds["groups"] = time.process_time() - start
-    start = time.process_time()
+    seconds["groups"] = time.perf_counter() - start
+    start = time.perf_counter()
     members = np.arange(0, images, 50)
     rank_changed_units(old_units, new_units, matches, [FlipGroup("a", 0, 1, members, 0.5, 0.5)] * 4)
-    seconds["changed units"] = time.process_time() - start
+    seconds["changed units"] = time.perf_counter() - start
     shapes = f"{len(old)} × {len(new)} layers, {sum(list_mobile_units()):,} and "
     shapes += f"{sum(list_squeeze_units()):,} units, {images:,} images"
     listed = ", ".join(f"{name} {value:.1f} s" for name, value in seconds.items())

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from sightline.methods.diagnosis.similarity import cka
 from sightline.methods.diagnosis.similarity.cka import (
     compute_cka_matrix,
     find_best_matches,
@@ -39,6 +40,19 @@ def test_it_is_the_definition(images: int, shift: float) -> None:
     assert matrix.shape == (2, 1)
     assert matrix[0, 0] == pytest.approx(expected, abs=2e-5)
     assert matrix[1, 0] == pytest.approx(1, abs=1e-5)
+
+
+def test_layers_are_multiplied_in_groups(monkeypatch: pytest.MonkeyPatch) -> None:
+    widths = (3, 9, 2, 4, 12)
+    first = {f"a{width}": RNG.normal(size=(30, width)) + width for width in widths}
+    second = {f"b{width}": first[f"a{width}"][:, :2] - RNG.normal(size=(30, 2)) for width in widths}
+    second["wide"] = RNG.normal(size=(30, 17))
+    done: list[tuple[int, int]] = []
+    monkeypatch.setattr(cka, "GROUP_UNITS", 10)
+    matrix = compute_cka_matrix(first, second, lambda *progress: done.append(progress))
+    expected = [[derive_cka(x, y) for y in second.values()] for x in first.values()]
+    assert matrix == pytest.approx(np.array(expected), abs=2e-5)
+    assert done == [(1, 5), (2, 5), (4, 5), (5, 5)]
 
 
 def test_permuted_scaled_and_rotated_units_are_the_same() -> None:

@@ -8,7 +8,7 @@ With centered features no kernel of images × images is needed: of two layers X,
 only XᵀY and the images' squared lengths are. Both are summed over blocks of images.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,6 +19,9 @@ MIN_IMAGES = 4
 
 # Images whose responses are converted to single precision at once.
 BLOCK_SIZE = 1024
+
+# Units of each network that are multiplied with one another at once: 128 MB in double precision.
+GROUP_UNITS = 4096
 
 
 def square_lengths(responses: NDArray[np.floating]) -> NDArray[np.float64]:
@@ -38,8 +41,7 @@ def compute_hsic(
     """
     count = len(first_lengths)
     diagonal = float(first_lengths @ second_lengths)
-    squares = np.square(cross.astype(np.float64))
-    trace = float(squares.sum()) - diagonal
+    trace = float(np.square(cross, dtype=np.float64).sum()) - diagonal
     length_sums = float(first_lengths.sum() * second_lengths.sum())
     sums = length_sums / ((count - 1) * (count - 2))
     rows = 2 * diagonal / (count - 2)
@@ -93,11 +95,34 @@ def center_layer(responses: NDArray[np.floating]) -> CenteredLayer:
 
 def multiply_layers(first: CenteredLayer, second: CenteredLayer) -> NDArray[np.float64]:
     """XᵀY, with the blocks' products added up in double precision."""
-    total = np.zeros((first.responses.shape[1], second.responses.shape[1]))
-    blocks = zip(first.iterate_blocks(), second.iterate_blocks(), strict=True)
-    for first_block, second_block in blocks:
-        total += first_block.T @ second_block
+    return multiply_groups([first], [second])
+
+
+def multiply_groups(
+    first: Sequence[CenteredLayer], second: Sequence[CenteredLayer]
+) -> NDArray[np.float64]:
+    """XᵀY of the units of several layers side by side, blocks added up in double precision."""
+    total = np.zeros((count_units(first), count_units(second)))
+    first_blocks = zip(*(layer.iterate_blocks() for layer in first), strict=True)
+    second_blocks = zip(*(layer.iterate_blocks() for layer in second), strict=True)
+    for first_block, second_block in zip(first_blocks, second_blocks, strict=True):
+        total += np.concatenate(first_block, axis=1).T @ np.concatenate(second_block, axis=1)
     return total
+
+
+def count_units(layers: Sequence[CenteredLayer]) -> int:
+    """Units of several layers together."""
+    return sum(layer.responses.shape[1] for layer in layers)
+
+
+def group_layers(layers: Sequence[CenteredLayer]) -> list[list[CenteredLayer]]:
+    """Layers in their order, as many together as have at most GROUP_UNITS units; one at least."""
+    groups: list[list[CenteredLayer]] = []
+    for layer in layers:
+        if not groups or count_units([*groups[-1], layer]) > GROUP_UNITS:
+            groups.append([])
+        groups[-1].append(layer)
+    return groups
 
 
 def compute_cka_matrix(
@@ -109,16 +134,34 @@ def compute_cka_matrix(
 
     `callback` is called with the number of the first network's layers done and of all.
     """
-    second_layers = [center_layer(responses) for responses in second.values()]
-    matrix = np.full((len(first), len(second)), np.nan)
-    for row, responses in enumerate(first.values()):
-        layer = center_layer(responses)
-        for column, second_layer in enumerate(second_layers):
-            cross = multiply_layers(layer, second_layer)
-            between = compute_hsic(cross, layer.lengths, second_layer.lengths)
-            matrix[row, column] = normalize_hsic(between, layer.own_hsic, second_layer.own_hsic)
+    second_groups = group_layers([center_layer(responses) for responses in second.values()])
+    first_groups = group_layers([center_layer(responses) for responses in first.values()])
+    rows: list[NDArray[np.float64]] = []
+    for first_group in first_groups:
+        blocks = [compare_groups(first_group, second_group) for second_group in second_groups]
+        rows.append(np.concatenate(blocks, axis=1))
         if callback is not None:
-            callback(row + 1, len(first))
+            callback(sum(map(len, rows)), len(first))
+    return np.concatenate(rows)
+
+
+def compare_groups(
+    first: Sequence[CenteredLayer], second: Sequence[CenteredLayer]
+) -> NDArray[np.float64]:
+    """CKA of every layer of one group with every layer of another."""
+    cross = multiply_groups(first, second)
+    matrix = np.full((len(first), len(second)), np.nan)
+    first_unit = 0
+    for row, layer in enumerate(first):
+        end_unit = first_unit + layer.responses.shape[1]
+        second_unit = 0
+        for column, second_layer in enumerate(second):
+            second_end = second_unit + second_layer.responses.shape[1]
+            layer_cross = cross[first_unit:end_unit, second_unit:second_end]
+            between = compute_hsic(layer_cross, layer.lengths, second_layer.lengths)
+            matrix[row, column] = normalize_hsic(between, layer.own_hsic, second_layer.own_hsic)
+            second_unit = second_end
+        first_unit = end_unit
     return matrix
 
 
