@@ -88,13 +88,19 @@ class UnitMatch:
 
 
 def standardize_units(responses: ResponseMatrix) -> NDArray[np.float32]:
-    """ResponseMatrix n×p with mean 0 and length √n for each unit; 0 for dead units."""
+    """ResponseMatrix n×p with mean 0 and length √n for each unit; 0 for dead units.
+
+    Dead is what does not vary, and what never responds above 0 while most images give its largest
+    response: a convolution that only its padding lifts to 0, which no ReLU lets through.
+    """
     values = responses.astype(np.float32)
+    largest = values.max(0)
+    is_silent = (largest <= 0) & ((values == largest).mean(0) > 0.5)
     values -= values.mean(0, dtype=np.float64).astype(np.float32)
     deviations = np.sqrt(np.square(values).mean(0, dtype=np.float64))
     smallest = MIN_RELATIVE_DEVIATION * float(np.median(deviations)) + 1e-12
     scale = np.zeros(len(deviations), np.float32)
-    is_alive = deviations > smallest
+    is_alive = (deviations > smallest) & np.logical_not(is_silent)
     scale[is_alive] = 1 / deviations[is_alive]
     return values * scale
 
