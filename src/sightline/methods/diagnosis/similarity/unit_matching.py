@@ -27,6 +27,9 @@ MIN_ADDED_SHARE = 0.1
 # A unit that varies less than this share of its layer's median is dead.
 MIN_RELATIVE_DEVIATION = 1e-4
 
+# What never responds above 0 is dead if more of the images give its largest response.
+MAX_TIED_SHARE = 0.1
+
 Fate = Literal["kept", "died", "moved", "split", "merged", "dead"]
 Origin = Literal["kept", "born", "moved", "split", "merged", "dead"]
 
@@ -90,12 +93,12 @@ class UnitMatch:
 def standardize_units(responses: ResponseMatrix) -> NDArray[np.float32]:
     """ResponseMatrix n×p with mean 0 and length √n for each unit; 0 for dead units.
 
-    Dead is what does not vary, and what never responds above 0 while most images give its largest
+    Dead is what does not vary, and what never responds above 0 while many images give its largest
     response: a convolution that only its padding lifts to 0, which no ReLU lets through.
     """
     values = responses.astype(np.float32)
     largest = values.max(0)
-    is_silent = (largest <= 0) & ((values == largest).mean(0) > 0.5)
+    is_silent = (largest <= 0) & ((values == largest).mean(0) > MAX_TIED_SHARE)
     values -= values.mean(0, dtype=np.float64).astype(np.float32)
     deviations = np.sqrt(np.square(values).mean(0, dtype=np.float64))
     smallest = MIN_RELATIVE_DEVIATION * float(np.median(deviations)) + 1e-12
