@@ -129,7 +129,7 @@ def test_a_unit_of_another_layer_has_moved() -> None:
 def test_units_that_nothing_lifts_above_0_are_dead() -> None:
     responses = np.maximum(0, RNG.normal(size=(40, 5)))
     responses[:, 1] = np.where(np.arange(40) < 3, -0.5, 0)  # 0 by its padding
-    responses[:, 2] = -1 - responses[:, 0]  # a layer may be negative throughout, and vary
+    responses[:, 2] = -np.exp(RNG.normal(size=40))  # a layer may be negative throughout, and vary
     responses[:, 3] = np.where(np.arange(40) < 3, 2, 6)  # full for most images, as ReLU6 is
     responses[:, 4] = np.where(np.arange(40) < 3, 2, 0)  # selective
     alive = standardize_units(responses).any(0)
