@@ -129,12 +129,11 @@ OVER_DATASETS = ("neighbors", "embedding", "patches", "labels")
 
 
 @pytest.mark.parametrize("name", RUNS)
-def test_captions_pages_and_figures(
-    name: str, model: sl.Model, photos: Path, tmp_path_factory: pytest.TempPathFactory
-) -> None:
+def test_captions_pages_and_figures(name: str, model: sl.Model, photos: Path) -> None:
     parameters = dict(RUNS[name])
     if name in OVER_DATASETS:
-        store = tmp_path_factory.getbasetemp() / "odd.scan"
+        # Where a worker comes back to these tests, the photographs are others.
+        store = photos.with_name(f"{photos.name}.scan")
         parameters |= {"folder": photos, "store": store}
     method = load_methods()[name]
     subject = (smooth(seed=3),) if method.subject == "image" else ()
