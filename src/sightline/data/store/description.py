@@ -15,6 +15,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, Ty
 
 from sightline.errors import SightlineError
 from sightline.models.model import Model
+from sightline.models.network.preprocessing import format_size
 
 STORE_FORMAT = "sightline scan"
 STORE_VERSION = 1
@@ -173,12 +174,6 @@ class ScanDescription:
 
 
 _ADAPTER = TypeAdapter(ScanDescription)
-
-
-def format_size(size: tuple[int, int]) -> str:
-    """«224», or «24×40» (height and width) for what is not square."""
-    height, width = size
-    return str(height) if height == width else f"{height}×{width}"
 
 
 def describe_network(model: Model, size: tuple[int, int]) -> NetworkDescription:

@@ -15,7 +15,6 @@ from sightline.data.datasets.open import reread_image
 from sightline.data.store.description import (
     ResponseKind,
     describe_network,
-    format_size,
     require_same_network,
 )
 from sightline.data.store.interface import (
@@ -33,6 +32,7 @@ from sightline.errors import (
 )
 from sightline.images.decode.center_crop import fit_center_crop, limit_long_side, stack_crops
 from sightline.models.model import Model
+from sightline.models.network.preprocessing import format_size
 from sightline.models.zoo.reload import load_recipe_model
 
 QUANTILE_LEVELS = tuple(number / 10 for number in range(11))

@@ -63,6 +63,12 @@ def check_image_size(size: Any) -> tuple[int, int]:
     return int(height), int(width)
 
 
+def format_size(size: tuple[int, int]) -> str:
+    """«224», or «24×40» (height and width) for what is not square."""
+    height, width = size
+    return str(height) if height == width else f"{height}×{width}"
+
+
 def _is_side(side: Any) -> bool:
     return isinstance(side, int) and not isinstance(side, bool) and 1 <= side <= MAX_SIDE
 

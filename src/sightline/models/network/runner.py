@@ -38,6 +38,7 @@ from sightline.models.network.preprocessing import (
     check_image_size,
     convert_to_luminance,
     fit_image,
+    format_size,
     show_as_picture,
 )
 from sightline.models.network.probe import make_probe_images
@@ -313,8 +314,7 @@ class NetworkRunner:
 
     def describe_input(self) -> str:
         """«224 px, mean (0.485, 0.456, 0.406), std (0.229, 0.224, 0.225)»."""
-        height, width = self.image_size
-        size = f"{height} px" if height == width else f"{height}×{width} px"
+        size = f"{format_size(self.image_size)} px"
         if self._preprocess is not None:
             return f"{size}, preprocess={getattr(self._preprocess, '__name__', 'a function')}"
         mean = ", ".join(f"{value:.3g}" for value in self.mean.flatten().tolist())

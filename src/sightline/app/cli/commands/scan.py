@@ -29,7 +29,7 @@ from sightline.app.cli.terminal import hide_downloads, print_lines, show_progres
 from sightline.data.scan.run import Passing, ScanEngine
 from sightline.data.scan.run import scan as scan_dataset
 from sightline.data.search.nearest import Metric
-from sightline.data.store.description import expand_side, format_size
+from sightline.data.store.description import expand_side
 from sightline.data.store.index import VectorIndex, ensure_vector_index
 from sightline.data.store.maintenance import (
     UNCHECKED_PARTS,
@@ -39,6 +39,7 @@ from sightline.data.store.maintenance import (
 )
 from sightline.data.store.reader import Scan
 from sightline.errors import SightlineError, escape_for_display
+from sightline.models.network.preprocessing import format_size
 from sightline.models.zoo.load import load
 
 # So many of the reasons why files could not be read are listed, and so many of a store's problems.
