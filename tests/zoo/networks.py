@@ -7,12 +7,14 @@ from typing import Any
 from odd_networks import odd_networks
 from torch import nn
 from zoo.library_networks import LIBRARY_NETWORKS
-from zoo.odd_interfaces import ODD_INTERFACES
+from zoo.odd_interfaces import ODD_INTERFACES, OTHER_IMAGE
 from zoo.odd_operations import ODD_OPERATIONS
+from zoo.odd_views import VIEW_NETWORKS, BagOfPatches
 
 SIDE = 32  # pixels of the images that networks made by hand take
 # The second hides patches at random in evaluation too.
 DRAWING_NETWORKS = ("operation/random_scores", "transformers/ViTMAEModel")
+VIEW_OPTIONS = {"pair_in_one_batch": {"inputs": {"other": OTHER_IMAGE}}}
 RECURRENT_SIDE = 12  # the one of `odd_networks` whose weights fix its size
 
 
@@ -49,6 +51,10 @@ def list_networks() -> dict[str, ZooNetwork]:
     for name, interface in ODD_INTERFACES.items():
         options = {"size": SIDE, **interface.options}
         networks.append(ZooNetwork(f"interface/{name}", interface.build, options))
+    for name, (build, _) in VIEW_NETWORKS.items():
+        options = {"size": SIDE, **VIEW_OPTIONS.get(name, {})}
+        networks.append(ZooNetwork(f"views/{name}", build, options))
+    networks.append(ZooNetwork("views/bag_of_patches", BagOfPatches, {"size": SIDE}))
     for name, build in odd_networks.items():
         side = RECURRENT_SIDE if name == "recurrent" else SIDE
         networks.append(ZooNetwork(f"state/{name}", build, {"size": side}))

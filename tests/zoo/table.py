@@ -26,6 +26,7 @@ only: a cell speaks for those of its row that met it.
 FAMILIES = {
     "operation": "Made by hand: operations, precision, wrapping",
     "interface": "Made by hand: inputs and outputs",
+    "views": "Made by hand: several views of an image in one batch",
     "state": "Made by hand: hooks, state, odd modules",
     "torchvision": "torchvision",
     "timm": "timm",

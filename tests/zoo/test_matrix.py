@@ -20,7 +20,7 @@ from sightline.methods import load_methods
 
 METHODS = load_methods()
 NETWORKS = list_networks()
-MADE_BY_HAND = ("operation", "interface", "state")
+MADE_BY_HAND = ("operation", "interface", "views", "state")
 SAMPLE_SEED = 0
 
 

@@ -255,7 +255,7 @@ class Model(NetworkRunner):
         if re.fullmatch("-?[0-9]{1,9}", name):
             return find_layer_by_index(int(name), list(self.layers))
         if name in LANDMARK_NAMES:
-            raise make_missing_landmark_error(name, self.name, self.layers)
+            raise make_missing_landmark_error(name, self)
         candidates = [*self.aliases, *self.landmarks, *self.layers]
         raise make_unknown_name_error("layer", name, candidates)
 

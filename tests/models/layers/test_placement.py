@@ -15,9 +15,10 @@ from sightline.models.layers.placement import (
     has_channels_first,
     list_related_inputs,
     make_quadrant_images,
-    measure_quadrant_agreement,
+    measure_agreement,
     pick_agreeing_layout,
     split_axis_in_halves,
+    split_axis_in_rings,
 )
 
 CPU = torch.device("cpu")
@@ -108,12 +109,19 @@ def test_the_earliest_known_reading_counts() -> None:
 
 def test_quadrants_change_one_at_a_time() -> None:
     images = make_quadrant_images(5, (7, 10), CPU)
-    assert images.shape == (5, 5, 7, 10)
-    changed = (images[1:] != images[:1]).any(1)
+    assert images.shape == (9, 5, 7, 10)
+    changed = (images[1:5] != images[:1]).any(1)
     assert changed[0].nonzero().amax(0).tolist() == [2, 4]
     assert changed[3].nonzero().amin(0).tolist() == [3, 5]
     assert changed.sum(0).eq(1).all()  # each pixel belongs to one quadrant
     assert make_quadrant_images(5, (7, 10), CPU).equal(images)
+    rings = (images[5:] != images[:1]).any(1)
+    assert rings.sum(0).eq(1).all()
+    corners, top_and_bottom, left_and_right, middle = rings
+    assert corners[[0, 0, 6, 6], [0, 9, 0, 9]].all()
+    assert top_and_bottom[[0, 6], [5, 5]].all()
+    assert left_and_right[[3, 3], [0, 9]].all()
+    assert middle[3, 5]
 
 
 @pytest.mark.parametrize(
@@ -123,24 +131,38 @@ def test_halves_of_an_axis(length: int, sides: list[int]) -> None:
     assert split_axis_in_halves(length).tolist() == sides
 
 
+@pytest.mark.parametrize(
+    ("length", "sides"),
+    [(1, [1]), (2, [-1, -1]), (4, [0, 1, 1, 0]), (6, [0, -1, 1, 1, -1, 0]), (5, [0, 1, 1, 1, 0])],
+)
+def test_rings_of_an_axis(length: int, sides: list[int]) -> None:
+    assert split_axis_in_rings(length).tolist() == sides
+
+
 def test_maps_of_the_image_agree_and_turned_ones_do_not() -> None:
     images = make_quadrant_images(3, (8, 12), CPU)
-    assert measure_quadrant_agreement(images) == 1
-    assert measure_quadrant_agreement(images.flip(2)) == 0
-    assert measure_quadrant_agreement(images.roll(3, 3)) == pytest.approx(0.5)
-    assert measure_quadrant_agreement(torch.ones(5, 3, 8, 12)) == 0
+    quadrants = images[:5]
+    assert measure_agreement(quadrants, split_axis_in_halves) == 1
+    assert measure_agreement(quadrants.flip(2), split_axis_in_halves) == 0
+    assert measure_agreement(quadrants.roll(3, 3), split_axis_in_halves) == pytest.approx(0.5)
+    assert measure_agreement(torch.ones(5, 3, 8, 12), split_axis_in_halves) == 0
+    rings = images[[0, 5, 6, 7, 8]]
+    assert measure_agreement(rings, split_axis_in_rings) == 1
+    assert measure_agreement(rings.flip(2), split_axis_in_rings) == 1
+    assert measure_agreement(rings.roll(3, 3), split_axis_in_rings) == pytest.approx(0.5)
+    assert measure_agreement(rings.roll(4, 2), split_axis_in_rings) == 0
 
 
 def test_the_reading_that_agrees_is_picked() -> None:
     images = make_quadrant_images(96, (8, 12), CPU)
-    tokens = images.flatten(2).transpose(1, 2)  # 5×96×96 reads both ways
+    tokens = images.flatten(2).transpose(1, 2)  # 9×96×96 reads both ways
     layout = pick_agreeing_layout([tokens], (8, 12))
     assert layout is not None
     assert layout.order == "NTC"
     layout = pick_agreeing_layout([tokens.transpose(1, 2)], (8, 12))
     assert layout is not None
     assert layout.order == "NCT"
-    assert pick_agreeing_layout([torch.ones(5, 96, 96)], (8, 12)) is None
+    assert pick_agreeing_layout([torch.ones(9, 96, 96)], (8, 12)) is None
 
 
 def test_without_evidence_there_is_no_choice() -> None:
@@ -160,3 +182,22 @@ def test_without_evidence_there_is_no_choice() -> None:
 )
 def test_inputs_that_lie_as_the_output_does(layer: str, inputs: list[str]) -> None:
     assert list_related_inputs(layer) == inputs
+
+
+def test_mirror_images_side_by_side_are_not_shifted_windows() -> None:
+    images = make_quadrant_images(3, (8, 12), CPU)
+    views = torch.stack([images, images.flip(3), images.flip(2), images.flip(2, 3)], 1)
+    assert pick_agreeing_layout([views.flatten(0, 1)], (16, 24)) is None
+    tokens = views.flatten(0, 1).flatten(2).transpose(1, 2)
+    assert pick_agreeing_layout([tokens], (16, 24)) is None
+
+
+def test_shifted_windows_are_found() -> None:
+    images = make_quadrant_images(3, (16, 24), CPU)
+    rolled = images.roll((-4, -6), (2, 3)).permute(0, 2, 3, 1)
+    windows = rolled.unflatten(1, (2, 8)).unflatten(3, (2, 12)).transpose(2, 3)
+    layout = pick_agreeing_layout([windows.reshape(36, 96, 3)], (16, 24))
+    assert layout is not None
+    assert layout.windows is not None
+    assert layout.windows.shift == (4, 6)
+    assert torch.equal(layout.arrange_as_maps(windows.reshape(36, 96, 3)), images)

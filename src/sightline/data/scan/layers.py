@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from sightline.models.layers.feature_maps import reshape_to_unit_grid
+from sightline.models.layers.feature_maps import find_view_layers, reshape_to_unit_grid
 from sightline.models.model import Model
 
 
@@ -24,8 +24,8 @@ def resolve_scan_layers(model: Model, names: Sequence[str], penultimate: str) ->
 def resolve_scan_layer(model: Model, name: str) -> str:
     """A layer's own name, as `Model.layer`; "penultimate" is known for every network.
 
-    Where the structure has no such layer, the last feature map stands in, else the last hidden
-    layer, else the logits.
+    Where the structure has no such layer, or one with several views of each image, the last feature
+    map stands in, else the last hidden layer, else the logits.
     """
     if name != "penultimate":
         return model.layer(name)
@@ -36,7 +36,11 @@ def resolve_scan_layer(model: Model, name: str) -> str:
         if not is_input_recorded(model, penultimate):
             penultimate = None
     candidates = [penultimate, model.landmarks.get("last_conv"), find_last_hidden_layer(model)]
-    return next((candidate for candidate in candidates if candidate is not None), "logits")
+    views = find_view_layers(model)
+    for candidate in candidates:
+        if candidate is not None and candidate.removesuffix(":in") not in views:
+            return candidate
+    return "logits"
 
 
 def is_input_recorded(model: Model, layer: str) -> bool:
@@ -51,8 +55,9 @@ def find_last_hidden_layer(model: Model) -> str | None:
     logits_shape = (len(model.labels),)
     is_learned = False
     last_hidden = None
+    views = find_view_layers(model)
     for name, layer in model.layers.items():
-        if layer.step:
+        if layer.step or name in views:
             continue
         is_learned = is_learned or next(model.module(name).parameters(), None) is not None
         has_units = 1 <= len(layer.shape) <= 3
@@ -70,11 +75,14 @@ def list_default_layers(model: Model) -> list[str]:
 
 
 def list_convolutions(model: Model) -> list[str]:
-    """The two-dimensional convolutions of a network."""
+    """The two-dimensional convolutions of a network that give one map for each image."""
     return [
         name
         for name, layer in model.layers.items()
-        if not layer.step and isinstance(model.module(name), nn.Conv2d) and len(layer.shape) == 3
+        if not layer.step
+        and isinstance(model.module(name), nn.Conv2d)
+        and len(layer.shape) == 3
+        and layer.batch == 1
     ]
 
 

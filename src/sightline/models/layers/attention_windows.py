@@ -16,7 +16,7 @@ from sightline.models.layers.attention_weights import (
 )
 from sightline.models.layers.layouts import FeatureLayout, list_feature_layouts
 from sightline.models.layers.placement import (
-    QUADRANTS,
+    LAYOUT_PROBES,
     ProbedModel,
     find_known_reading,
     make_quadrant_images,
@@ -134,11 +134,11 @@ def locate_tokens(
     Where these don't tell, as on the small grids of deep layers, the tokens are read as those of an
     earlier layer. Raises SightlineError where there is none that is read so.
     """
-    windows = len(tokens) // (QUADRANTS + 1)
+    windows = len(tokens) // (LAYOUT_PROBES)
     count = tokens.shape[1]
     layout = pick_agreeing_layout([tokens], size, tokens_last=False)
     if layout is None:
-        layouts = list_feature_layouts(tokens.shape, QUADRANTS + 1, *size)
+        layouts = list_feature_layouts(tokens.shape, LAYOUT_PROBES, *size)
         layout = find_known_reading(layouts, known)
     if layout is None or layout.extra_tokens:
         raise make_no_places_error(model, count, windows)

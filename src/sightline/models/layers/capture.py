@@ -20,7 +20,8 @@ class Layer:
     `name` is the module's path, with `:1` for its second call. A functional step has the path of
     the module that makes it and the step's name: `layer1.0/relu`, `layer1.0/relu:1`, at the root
     `/relu`. `shape` is the output's without the batch, and `alias` a customary name such as
-    conv1_2, or empty. `step` is the name of a functional step, and empty for a module.
+    conv1_2, or empty. `step` is the name of a functional step, and empty for a module. `batch` is
+    the length of the output's first axis for one image.
     """
 
     name: str
@@ -28,6 +29,7 @@ class Layer:
     shape: tuple[int, ...]
     alias: str = ""
     step: str = ""
+    batch: int = 1
 
     @property
     def is_spatial(self) -> bool:

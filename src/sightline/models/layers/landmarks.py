@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from sightline.errors import SightlineError, guard_backward
 from sightline.models.layers.capture import Layer
+from sightline.models.layers.feature_maps import describe_views, find_view_layers
 from sightline.models.layers.layouts import FeatureLayout
 from sightline.models.layers.placement import ProbedModel, find_feature_layout
 
@@ -89,9 +90,11 @@ def find_landmarks(model: InspectedModel, known: Collection[str] = ()) -> dict[s
     if evidence is None:
         landmarks |= guess_landmarks_by_shape(model, layers)
     else:
-        landmarks["first"] = find_first_layer(model, evidence, layers)
+        landmarks["first"] = find_first_layer(model, evidence, add_viewing_layers(model, layers))
         if "last_conv" not in known:
-            landmarks["last_conv"] = find_last_map(model, evidence, layers)
+            landmarks["last_conv"] = find_last_map(model, evidence, layers) or find_joined_map(
+                model, evidence
+            )
         # By its input: a head that was never trained may give zeros.
         used = [name for name in evidence.gradients if sees_images(evidence, f"{name}:in")]
         landmarks["penultimate"] = find_head_input(model, used or evidence.gradients)
@@ -113,20 +116,31 @@ def list_image_layers(evidence: LayerEvidence, layers: Sequence[Layer]) -> list[
     return seeing or image_layers
 
 
-def make_missing_landmark_error(
-    name: str, network_name: str, layers: Mapping[str, Layer]
-) -> SightlineError:
+def add_viewing_layers(model: InspectedModel, layers: Sequence[Layer]) -> list[Layer]:
+    """The layers, and those that see several views of each image in one batch, in their order."""
+    convolutions = [
+        layer for layer in model.layers.values() if layer.batch > 1 and is_feature_map(layer)
+    ]
+    views = find_view_layers(model) if convolutions else {}
+    return [layer for layer in model.layers.values() if layer in layers or layer.name in views]
+
+
+def make_missing_landmark_error(name: str, model: ProbedModel) -> SightlineError:
     """The error for a landmark that a network does not have, with layers to name in its place."""
+    views = find_view_layers(model)
+    map_views = [count for name, count in views.items() if has_positions(model.layers[name])]
+    if map_views:
+        return SightlineError(f"there is no {name}: {describe_views(model, map_views[-1])}")
     candidates = [
         layer.name
-        for layer in layers.values()
-        if name == "penultimate" or is_feature_map(layer) or has_tokens(layer)
+        for layer in model.layers.values()
+        if name == "penultimate" or has_positions(layer)
     ]
     proposal = "; none of its layers has rows and columns or tokens"
     if candidates:
         listed = ", ".join(candidates[-MAX_PROPOSED_LAYERS:])
         proposal = f"; name one yourself with layer=, such as {listed}"
-    return SightlineError(f"{network_name} has no {name}: {MISSING_LANDMARKS[name]}{proposal}")
+    return SightlineError(f"{model.name} has no {name}: {MISSING_LANDMARKS[name]}{proposal}")
 
 
 def guess_landmarks_by_shape(model: InspectedModel, layers: Sequence[Layer]) -> dict[str, str]:
@@ -136,7 +150,7 @@ def guess_landmarks_by_shape(model: InspectedModel, layers: Sequence[Layer]) -> 
     if weighted:
         landmarks["first"] = weighted[0]
         landmarks["penultimate"] = f"{weighted[-1]}:in"
-    maps = [layer.name for layer in layers if is_feature_map(layer) or has_tokens(layer)]
+    maps = [layer.name for layer in layers if has_positions(layer)]
     if maps:
         landmarks["last_conv"] = maps[-1]
     return landmarks
@@ -261,7 +275,7 @@ def depends_on_image(output: Tensor, count: int) -> bool:
 def find_middle_layer(layers: Sequence[Layer], convolutions: Sequence[Layer]) -> str | None:
     """The ReLU after the middle convolution or, with few convolutions, the middle feature map."""
     if len(convolutions) < MIN_CONVOLUTIONS:
-        candidates = [layer for layer in layers if is_feature_map(layer) or has_tokens(layer)]
+        candidates = [layer for layer in layers if has_positions(layer)]
         if candidates:
             return candidates[len(candidates) // 2].name
     if not convolutions:
@@ -281,6 +295,11 @@ def is_feature_map(layer: Layer) -> bool:
 def has_tokens(layer: Layer) -> bool:
     """Whether the output is tokens × channels."""
     return len(layer.shape) == 2
+
+
+def has_positions(layer: Layer) -> bool:
+    """Whether the output's shape may be that of a map or of tokens."""
+    return is_feature_map(layer) or has_tokens(layer)
 
 
 def find_last_map(
@@ -303,7 +322,7 @@ def find_last_map(
         if output is None or output.data_ptr() in pooled:
             continue
         layout = find_used_layout(model, evidence, layer)
-        if layout is None:
+        if layout is None or layout.windows is not None:
             continue
         has_maps = layout.order in ("NCHW", "NHWC")
         is_projection = not layer.step and isinstance(model.module(layer.name), nn.Linear)
@@ -311,6 +330,19 @@ def find_last_map(
             return layer.name
         fallback = fallback or layer.name
     return fallback
+
+
+def find_joined_map(model: InspectedModel, evidence: LayerEvidence) -> str | None:
+    """The last map whose parts the network runs as one batch, as a bag of patches is.
+
+    It counts where the parts make up the image; those of views that overlap don't.
+    """
+    for layer in reversed(model.layers.values()):
+        if layer.batch > 1 and is_feature_map(layer) and layer.name in evidence.outputs:
+            layout = find_used_layout(model, evidence, layer)
+            if layout is not None and layout.windows is not None:
+                return layer.name
+    return None
 
 
 def find_used_layout(
@@ -322,7 +354,7 @@ def find_used_layout(
     if gradient is None or not gradient.any():
         return None
     layout = find_feature_layout(model, layer.name, output.shape, evidence.shape)
-    if layout is None or layout.order == "NETC" or layout.windows is not None:
+    if layout is None or layout.order == "NETC":
         return None
     try:
         used = (layout.arrange_as_maps(gradient) != 0).any(1)

@@ -49,7 +49,8 @@ class LayerListing(Capture):
                 return
             kind = STEP_KINDS[step]
         shape = tuple(tensor.shape[1:])
-        self.layers[name] = Layer(name, kind, shape, self.alias_of.get(name, ""), step)
+        alias = self.alias_of.get(name, "")
+        self.layers[name] = Layer(name, kind, shape, alias, step, batch=len(tensor))
 
 
 def is_layer_pattern(name: object) -> bool:

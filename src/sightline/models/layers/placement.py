@@ -5,7 +5,7 @@ tokens of 256 numbers or the reverse, windows of a shifted or an unshifted image
 image that changes shows which reading is right: the outputs at its position change most.
 """
 
-from collections.abc import Iterable, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
 from typing import Protocol
 from weakref import WeakKeyDictionary
 
@@ -17,6 +17,8 @@ from sightline.models.layers.capture import Layer
 from sightline.models.layers.layouts import FeatureLayout, list_feature_layouts
 
 QUADRANTS = 4
+# An image, four with another quadrant changed, and four with another ring quarter changed.
+LAYOUT_PROBES = 1 + 2 * QUADRANTS
 
 # The share of positions that have to answer most to their own quadrant; by chance it is a quarter.
 MIN_AGREEMENT = 0.5
@@ -78,7 +80,7 @@ def find_feature_layout(
     """How a layer's output lies on images N×C×H×W; None where it has no positions.
 
     `shape` is that of the output for these images. Where it can be read in several ways the network
-    runs five images of this size, once for a layer. Where these don't tell either, the first layout
+    runs nine images of this size, once for a layer. Where these don't tell either, the first layout
     counts, unless it is a rare one.
     """
     batch = image_shape[0]
@@ -174,50 +176,73 @@ def pick_agreeing_layout(
     Without `tokens_last` the last axis is never read as the tokens.
     """
     best_layout = None
-    best_agreement = MIN_AGREEMENT
+    best_agreement = 0.0
     for tensor in tensors:
-        for layout in list_feature_layouts(tensor.shape, QUADRANTS + 1, *size):
+        for layout in list_feature_layouts(tensor.shape, LAYOUT_PROBES, *size):
             if layout.order == "NCT" and not tokens_last:
                 continue
-            maps = layout.arrange_as_maps(tensor.float())
-            agreement = measure_quadrant_agreement(maps)
+            agreement = measure_layout_agreement(layout, tensor)
             if agreement > best_agreement:
                 best_layout = layout
                 best_agreement = agreement
     return best_layout
 
 
+def measure_layout_agreement(layout: FeatureLayout, tensor: Tensor) -> float:
+    """How well a layout agrees with an output for `make_quadrant_images`: 0, or up to 2.
+
+    The quadrants decide whether it agrees, and the rings which of several agrees best.
+    """
+    maps = layout.arrange_as_maps(tensor.float())
+    in_quadrants = measure_agreement(maps[: QUADRANTS + 1], split_axis_in_halves)
+    if in_quadrants <= MIN_AGREEMENT:
+        return 0.0
+    in_rings = measure_agreement(torch.cat([maps[:1], maps[QUADRANTS + 1 :]]), split_axis_in_rings)
+    is_shifted = layout.windows is not None and any(layout.windows.shift)
+    # Mirror images side by side, as a network may run in one batch, agree with the quadrants where
+    # they are rolled by half a side, as shifted windows are.
+    if is_shifted and in_rings <= MIN_AGREEMENT:
+        return 0.0
+    return in_quadrants + in_rings
+
+
 def make_quadrant_images(channels: int, size: tuple[int, int], device: torch.device) -> Tensor:
-    """An image, and four copies of it of which each has another quadrant changed: 5×C×H×W."""
+    """An image, and copies of it of which each has another part changed: 9×C×H×W.
+
+    The parts are first the quadrants, then those that the middle and the outer half of both axes
+    make: the corners, the edges left and right, those above and below, and the middle.
+    """
     height, width = size
     generator = torch.Generator().manual_seed(0)
     original, replacement = torch.rand(2, channels, height, width, generator=generator)
     images = [original]
-    for row in (slice(None, height // 2), slice(height // 2, None)):
-        for column in (slice(None, width // 2), slice(width // 2, None)):
-            changed = original.clone()
-            changed[:, row, column] = replacement[:, row, column]
-            images.append(changed)
+    for split_axis in (split_axis_in_halves, split_axis_in_rings):
+        # The row or column across a border belongs to the later part.
+        row_sides = split_axis(height).abs()
+        column_sides = split_axis(width).abs()
+        for part in range(QUADRANTS):
+            in_part = 2 * row_sides[:, None] + column_sides[None] == part
+            images.append(torch.where(in_part, replacement, original))
     return torch.stack(images).to(device)
 
 
-def measure_quadrant_agreement(maps: Tensor) -> float:
-    """The share of positions that change most with their own quadrant.
+def measure_agreement(maps: Tensor, split_axis: Callable[[int], Tensor]) -> float:
+    """The share of positions that change most with their own part of the image.
 
-    `maps` are 5×C×h×w, of the images that `make_quadrant_images` gives. Positions on the border
-    between two quadrants don't count, nor those that never change.
+    `maps` are 5×C×h×w, of an image and its four copies. `split_axis` tells the side of each
+    position on an axis. Positions on a border don't count, nor those that never change.
     """
     response = (maps[1:] - maps[:1]).abs().sum(1)
     rows, columns = response.shape[-2:]
-    row_sides = split_axis_in_halves(rows)
-    column_sides = split_axis_in_halves(columns)
-    quadrant = 2 * row_sides[:, None] + column_sides[None]
+    row_sides = split_axis(rows)
+    column_sides = split_axis(columns)
+    part = 2 * row_sides[:, None] + column_sides[None]
     counts = (row_sides[:, None] >= 0) & (column_sides[None] >= 0)
     counts = counts.to(response.device) & (response.amax(0) > 0)
     if not counts.any():
         return 0.0
     strongest = response.argmax(0)
-    agrees = strongest == quadrant.to(strongest)
+    agrees = strongest == part.to(strongest)
     return float(agrees[counts].float().mean())
 
 
@@ -227,4 +252,13 @@ def split_axis_in_halves(length: int) -> Tensor:
     sides = torch.full((length,), -1)
     sides[doubled_centres < length] = 0
     sides[doubled_centres > length] = 1
+    return sides
+
+
+def split_axis_in_rings(length: int) -> Tensor:
+    """0 for the positions in the outer quarters of an axis, 1 in the middle half, -1 across."""
+    centres = 4 * torch.arange(length) + 2
+    sides = torch.full((length,), -1)
+    sides[(centres < length) | (centres > 3 * length)] = 0
+    sides[(centres > length) & (centres < 3 * length)] = 1
     return sides

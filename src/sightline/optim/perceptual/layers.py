@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from sightline.errors import SightlineError
 from sightline.images.transforms import limit_short_side
+from sightline.models.layers.feature_maps import describe_views, find_view_layers
 from sightline.models.layers.placement import find_feature_layout
 from sightline.models.model import Model
 from sightline.models.weights.known_input import format_rounded_values
@@ -116,6 +117,9 @@ def choose_perceptual_layers(model: Model) -> PerceptualLayers:
 
     style_layers = find_last_maps(model)
     if not style_layers:
+        views = find_view_layers(model)
+        if views:
+            raise SightlineError(describe_views(model, max(views.values())))
         raise SightlineError(
             f"{model.name} has no layer with positions; "
             "style and content need a convolutional network"
