@@ -273,6 +273,35 @@ def test_a_warp_samples_as_scipy_does(height: int, width: int) -> None:
             assert np.abs(warped[number, channel] - expected).max() < 2e-3
 
 
+@pytest.mark.parametrize(("height", "width", "window"), [(60, 90, (24, 36)), (90, 60, (30, 20))])
+def test_a_window_shows_a_part_at_the_images_scale(
+    height: int, width: int, window: tuple[int, int]
+) -> None:
+    """Shifts reach every place of the image, and by the shift beyond it; turns stay rotations."""
+    rows, columns = window
+    warp = make_random_affine(3, 0, 10, seeded(3), window=window)
+    views = warp(make_coordinates(height, width, 300)).double().numpy()
+    assert views.shape == (300, 3, rows, columns)
+    x, y = make_coordinates(rows, columns).double().numpy()[0, :2]
+    outputs = np.stack([x.ravel(), y.ravel(), np.ones(x.size)], 1)
+    offsets = []
+    for source_x, source_y, _ in views:
+        if source_x.min() < 1 - width / 2 or source_x.max() > width / 2 - 1:
+            continue
+        if source_y.min() < 1 - height / 2 or source_y.max() > height / 2 - 1:
+            continue
+        sources = np.stack([source_x.ravel(), source_y.ravel()], 1)
+        solution, *_ = np.linalg.lstsq(outputs, sources, rcond=None)
+        assert np.abs(outputs @ solution - sources).max() < 1e-3
+        assert np.allclose(solution[:2] @ solution[:2].T, np.eye(2), atol=1e-3)
+        offsets.append(solution[2])
+    assert len(offsets) > 100
+    centers = views[:, :2, rows // 2, columns // 2]
+    reach = np.array([(width - columns) / 2 + 3, (height - rows) / 2 + 3])
+    assert (np.abs(centers).max(0) > 0.9 * reach).all()
+    assert (np.abs(centers).max(0) < reach + 1).all()
+
+
 def test_every_image_has_its_own_draw_and_the_generator_decides() -> None:
     batch = make_noise(16, 20).expand(4, -1, -1, -1)
     warp, same_warp, another_warp = (

@@ -126,11 +126,14 @@ def make_random_affine(
     generator: torch.Generator,
     *,
     same_for_batch: bool = False,
+    window: ImageSize | None = None,
 ) -> Transform:
     """A transform that warps each image: shift, scaling and rotation, drawn anew at each call.
 
     Images move by up to `shift` pixels, are scaled by 1 ± `scale` and turned by up to `angle`
     degrees. Borders are mirrored. With `same_for_batch`, all images of a batch are warped alike.
+    With `window`, a height and width, only a part of that size is seen, at the image's own scale
+    and anywhere in it; it reaches beyond the borders by up to `shift`.
 
     One resampling does what Olah 2017 does in four steps (pad, jitter, scale, rotate).
     """
@@ -144,20 +147,23 @@ def make_random_affine(
 
     def warp_each(image: Tensor) -> Tensor:
         count, _, height, width = image.shape
+        rows, columns = window or (height, width)
         draw = 2 * torch.rand(4, count, generator=generator, dtype=torch.float32) - 1
         size = 1 + scale * draw[0]
         turn = math.radians(angle) * draw[1]
         cos = turn.cos() / size
         sin = turn.sin() / size
-        # affine_grid measures in half sides, so a rotation of an image that is not square
-        # needs its aspect ratio, and a shift its side.
-        x_from_y = -sin * height / width
-        y_from_x = sin * width / height
-        x_shift = 2 * shift / width * draw[2]
-        y_shift = 2 * shift / height * draw[3]
-        x_row = torch.stack([cos, x_from_y, x_shift], 1)
-        y_row = torch.stack([y_from_x, cos, y_shift], 1)
-        return _sample_affine(image, torch.stack([x_row, y_row], 1))
+        # affine_grid measures in half sides, of the view and of the image, so a rotation of an
+        # image that is not square needs its aspect ratio, and a shift its side.
+        x_from_x = cos * (columns / width)
+        x_from_y = -sin * rows / width
+        y_from_x = sin * columns / height
+        y_from_y = cos * (rows / height)
+        x_shift = (2 * shift + width - columns) / width * draw[2]
+        y_shift = (2 * shift + height - rows) / height * draw[3]
+        x_row = torch.stack([x_from_x, x_from_y, x_shift], 1)
+        y_row = torch.stack([y_from_x, y_from_y, y_shift], 1)
+        return _sample_affine(image, torch.stack([x_row, y_row], 1), window)
 
     return warp_batch
 
@@ -219,9 +225,13 @@ def make_center_bias(
     return bias_gradient
 
 
-def _sample_affine(image: Tensor, matrices: Tensor) -> Tensor:
-    """Each image read through its 2×3 matrix from output to input, bilinear, borders mirrored."""
-    grid = F.affine_grid(matrices.to(image), list(image.shape), align_corners=False)
+def _sample_affine(image: Tensor, matrices: Tensor, size: ImageSize | None = None) -> Tensor:
+    """Each image read through its 2×3 matrix from output to input, bilinear, borders mirrored.
+
+    The output has the image's height and width, or those of `size`.
+    """
+    shape = [*image.shape[:2], *(size or image.shape[2:])]
+    grid = F.affine_grid(matrices.to(image), shape, align_corners=False)
     return F.grid_sample(
         image, grid, mode="bilinear", padding_mode="reflection", align_corners=False
     )

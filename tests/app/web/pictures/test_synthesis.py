@@ -28,7 +28,7 @@ def go_on(_done: float, _total: float) -> bool:
 def test_the_images_are_those_of_the_method(syntheses: UnitSynthesis) -> None:
     images = syntheses.ascend_units("conv3", [3, 11, 6])
     expected = sl.synthesis(
-        syntheses.model, layer="conv3", units="3,11,6", preset="smooth", steps=4, size=24
+        syntheses.model, layer="conv3", units="3,11,6", preset="smooth", lr=0.2, steps=4, size=24
     )
     torch.testing.assert_close(images, torch.as_tensor(expected.values["image"]))
     assert images.shape == (3, 3, 24, 24)
@@ -39,6 +39,78 @@ def test_a_unit_does_not_depend_on_its_batch(syntheses: UnitSynthesis) -> None:
     alone = syntheses.ascend_units("conv2", [4])
     torch.testing.assert_close(together[2:3], alone, atol=1e-4, rtol=0)
     assert float((together[0] - together[1]).abs().max()) > 0.01
+
+
+def test_most_steps_see_a_window(
+    web_model: sl.Model, pictures: PictureCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A quarter of the picture in two thirds of the steps, and each unit as if it were alone."""
+    monkeypatch.setattr(synthesis_file, "WINDOW_SIDE", 12)
+    syntheses = UnitSynthesis(web_model, pictures, steps=24, side=24)
+    sides: list[int] = []
+    run_network = sl.Model.run_network
+
+    def watch(self: sl.Model, image: torch.Tensor) -> object:
+        if len(image) == 4:  # the units, and not what is probed of the network
+            sides.append(image.shape[-1])
+        return run_network(self, image)
+
+    assert syntheses.window_size == (12, 12)
+    monkeypatch.setattr(sl.Model, "run_network", watch)
+    together = syntheses.ascend_units("conv2", [1, 7, 4, 9])
+    assert sorted(set(sides)) == [12, 24]
+    assert sides[-8:] == [24] * 8
+    assert sides[0] == 12
+    assert together.shape == (4, 3, 24, 24)
+    alone = syntheses.ascend_units("conv2", [4])
+    torch.testing.assert_close(together[2:3], alone, atol=1e-4, rtol=0)
+    gray = torch.full_like(together, 0.5)
+    rise = [syntheses.model.features(x, "conv2")["conv2"].mean((2, 3)) for x in (together, gray)]
+    for number, unit in enumerate([1, 7, 4, 9]):
+        assert float(rise[0][number, unit]) > float(rise[1][number, unit])
+
+
+def test_windows_only_where_the_picture_is_twice_as_large(
+    web_model: sl.Model, pictures: PictureCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(synthesis_file, "WINDOW_SIDE", 13)
+    assert UnitSynthesis(web_model, pictures, side=24).window_size is None
+    assert UnitSynthesis(web_model, pictures, side=26).window_size == (13, 13)
+
+
+class FixedNetwork(torch.nn.Module):
+    """It takes images of the sides it was made for, and nothing else."""
+
+    def __init__(self, allowed: tuple[int, ...]) -> None:
+        super().__init__()
+        self.allowed = allowed
+        self.conv = torch.nn.Conv2d(3, 4, 3, padding=1)
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        if image.shape[-1] not in self.allowed:
+            raise ValueError(f"the width must be one of {self.allowed}")
+        return self.conv(image).mean((2, 3))
+
+
+@pytest.mark.parametrize(
+    ("allowed", "picture", "window"),
+    [((150,), (100, 150), None), ((150, 96), (64, 96), None), ((150, 96, 48), (64, 96), (32, 48))],
+)
+def test_sizes_are_those_that_the_network_takes(
+    pictures: PictureCache,
+    monkeypatch: pytest.MonkeyPatch,
+    allowed: tuple[int, ...],
+    picture: tuple[int, int],
+    window: tuple[int, int] | None,
+) -> None:
+    monkeypatch.setattr(synthesis_file, "WINDOW_SIDE", 32)
+    model = sl.load(FixedNetwork(allowed), size=(100, 150))
+    syntheses = UnitSynthesis(model, pictures, steps=3, side=64)
+    assert syntheses.picture_size == picture
+    assert syntheses.window_size == window
+    image = syntheses.ascend_units("conv", [2, 0])
+    assert image.shape == (2, 3, *picture)
+    assert float(image.std()) > 0.001
 
 
 def test_up_and_down_are_opposite(syntheses: UnitSynthesis) -> None:
@@ -147,6 +219,16 @@ def test_what_the_key_holds(web_model: sl.Model, tmp_path: Path) -> None:
         for sign in (1, -1)
     }
     assert len(names) == 2**5
+
+
+@pytest.mark.parametrize("constant", ["LEARNING_RATE", "WINDOW_SHARE", "WINDOW_SIDE"])
+def test_another_recipe_has_another_key(
+    web_model: sl.Model, pictures: PictureCache, monkeypatch: pytest.MonkeyPatch, constant: str
+) -> None:
+    monkeypatch.setattr(synthesis_file, "WINDOW_SIDE", 12)
+    earlier = UnitSynthesis(web_model, pictures, side=24).make_key("conv1", 0)
+    monkeypatch.setattr(synthesis_file, constant, getattr(synthesis_file, constant) / 2)
+    assert UnitSynthesis(web_model, pictures, side=24).make_key("conv1", 0) != earlier
 
 
 def test_every_picture_is_kept_under_its_own_unit(

@@ -1,12 +1,14 @@
 """The synthesis of every unit of a scan: what each would like to see, many units in one ascent.
 
 Each picture is kept as soon as its batch is finished, so a run that was killed goes on where it
-was. The recipe is the preset "smooth" of `sightline synthesis` at a small size; all units of a
-batch start alike and see the same views, so a unit's picture does not depend on its batch.
+was. The recipe is the preset "smooth" of `sightline synthesis` at a small size, with longer steps;
+most of them show the network only a random window of the picture, which costs a quarter. All units
+of a batch start alike and see the same views, so a unit's picture does not depend on its batch.
 """
 
+import itertools
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -16,14 +18,13 @@ from torch import Tensor
 from sightline.app.web.pictures.cache import PictureCache, compute_key_digest
 from sightline.app.web.pictures.weights_digest import WHOLE_NETWORK, compute_layer_digests
 from sightline.errors import SightlineError
+from sightline.images.transforms import Transform, make_random_affine
 from sightline.methods.synthesis.initialization import (
     PictureSpec,
-    build_view_transforms,
-    chain_view_transforms,
     make_synthesis_optimizer,
     make_synthesis_start,
 )
-from sightline.methods.synthesis.presets import SYNTHESIS_PRESETS
+from sightline.methods.synthesis.presets import SYNTHESIS_PRESETS, SynthesisPreset
 from sightline.models.model import Model
 from sightline.models.tracing.batch_size import choose_batch_size
 from sightline.optim.ascent import maximize_objective
@@ -31,12 +32,18 @@ from sightline.optim.objectives.features import diversity
 from sightline.optim.objectives.objective import Objective, channel, logit
 
 PRESET = "smooth"
+# Twice the preset's: a window moves the picture less than the whole of it would.
+LEARNING_RATE = 0.2
 
 # Raised when the pictures of the same recipe look different.
-SYNTHESIS_VERSION = 1
+SYNTHESIS_VERSION = 2
 
 DEFAULT_STEPS = 128
 DEFAULT_SIDE = 128  # pixels, at most; smaller for networks of smaller images
+# Shorter side of the windows, for pictures at least twice as large, and the share of the steps that
+# see one. They are not reduced views: whatever a unit looks for keeps its size in pixels.
+WINDOW_SIDE = 64
+WINDOW_SHARE = 21 / 32
 # Units of one ascent, at most: what is made is kept after each.
 MAX_BATCH_SIZE = 32
 
@@ -76,10 +83,29 @@ class UnitSynthesis:
 
     @cached_property
     def picture_size(self) -> tuple[int, int]:
-        """Height and width of the pictures: the network's, scaled to the side."""
-        scale = min(1.0, self.side / self.model.size)
-        height, width = self.model.image_size
-        return round(height * scale), round(width * scale)
+        """Height and width of the pictures: the network's, scaled to the side if it takes that."""
+        size = self.model.scale_size(min(self.side, self.model.size))
+        return size if self.accepts_size(size) else self.model.image_size
+
+    @cached_property
+    def window_size(self) -> tuple[int, int] | None:
+        """Height and width of the windows; None where every step sees the whole picture."""
+        if min(self.picture_size) < 2 * WINDOW_SIDE:
+            return None
+        size = self.model.scale_size(WINDOW_SIDE)
+        return size if self.accepts_size(size) else None
+
+    def accepts_size(self, size: tuple[int, int]) -> bool:
+        """Whether the network takes images of this height and width."""
+        if size == self.model.image_size:
+            return True
+        image = torch.full((1, self.model.channels, *size), 0.5)
+        try:
+            with torch.no_grad(), self.model.lock:
+                self.model.run_network(image)
+        except SightlineError:
+            return False
+        return True
 
     def make_key(self, layer: str, unit: int, sign: int = 1) -> dict[str, Any]:
         """What a unit's picture depends on."""
@@ -87,8 +113,11 @@ class UnitSynthesis:
             "picture": "synthesis",
             "version": SYNTHESIS_VERSION,
             "preset": PRESET,
+            "learning rate": LEARNING_RATE,
             "steps": self.steps,
             "size": self.picture_size,
+            "window": self.window_size,
+            "window share": WINDOW_SHARE,
             "layer": layer,
             "unit": unit,
             "sign": sign,
@@ -145,7 +174,7 @@ class UnitSynthesis:
         objective = sign * make_units_objective(layer, units)
         if is_diverse:
             objective = objective - VARIANT_WEIGHT * diversity(layer)
-        preset = SYNTHESIS_PRESETS[PRESET]
+        preset = replace(SYNTHESIS_PRESETS[PRESET], lr=LEARNING_RATE)
         spec = PictureSpec(
             self.picture_size,
             len(units),
@@ -157,21 +186,41 @@ class UnitSynthesis:
         parameterization, regularize = make_synthesis_start(
             self.model, preset, spec, None, generator
         )
-        short_side = min(self.picture_size)
-        transforms = build_view_transforms(preset, short_side, self.steps, generator)
         ascent = maximize_objective(
             self.model,
             objective,
             parameterization,
             make_synthesis_optimizer(preset),
             self.steps,
-            transform=chain_view_transforms(transforms),
+            transform=self.make_views(preset, generator),
             regularize=regularize,
         )
         images, _ = ascent
         pictures = self.model.to_picture(images.clamp(0, 1).cpu())
         is_reached = ascent.received_gradient.cpu().expand(len(units))
         return torch.where(is_reached.view(-1, 1, 1, 1), pictures, 0.5)
+
+    def make_views(self, preset: SynthesisPreset, generator: torch.Generator) -> Transform:
+        """What the network is shown of the pictures: first windows, in the last steps all."""
+        window_steps = 0 if self.window_size is None else round(WINDOW_SHARE * self.steps)
+        steps_done = itertools.count()
+        show_window, show_whole = (
+            make_random_affine(
+                preset.warp_shift * min(self.picture_size),
+                preset.warp_scale,
+                preset.warp_angle,
+                generator,
+                same_for_batch=True,
+                window=window,
+            )
+            for window in (self.window_size, None)
+        )
+
+        def show_view(image: Tensor) -> Tensor:
+            show = show_window if next(steps_done) < window_steps else show_whole
+            return show(image)
+
+        return show_view
 
     def keep_units(self, layer: str, units: Sequence[int]) -> None:
         """Makes and keeps the pictures of some units of a layer."""
