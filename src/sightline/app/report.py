@@ -3,7 +3,8 @@
 import logging
 import shlex
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -16,6 +17,7 @@ from sightline.app.replay import record_image_source, resolve_source
 from sightline.app.web.report.page import ReportContent, render_report
 from sightline.app.web.report.section import ReportSection
 from sightline.data.datasets.subset import DatasetSubset, draw_subset
+from sightline.data.scan.background import BackgroundScan
 from sightline.data.scan.run import Passing, scan
 from sightline.errors import (
     MemoryLackError,
@@ -103,21 +105,47 @@ class TourReport:
         ]
         write(self.image[:1], folder / "image.png")
         try:
-            for index, section in enumerate(plan):
-                on_progress(section.title, index / len(plan))
-                on_step = partial(_report_step, on_progress, section.title, index, len(plan))
-                finished = self.run_section(section, label, on_step)
-                if finished.result:
-                    finished.result.save(folder / finished.folder)
-                self.sections.append(finished)
-                if finished.method.name == TRUST_METHOD:
-                    self.share_trust(finished, label)
+            self.run_plan(plan, label, folder, on_progress)
         except KeyboardInterrupt:
             self.interrupted = True
             if not self.sections:
                 raise
+        positions = {section.folder: position for position, section in enumerate(plan)}
+        self.sections.sort(key=lambda section: positions[section.folder])
         on_progress("Report", 1.0)
         return self.write_page(folder, label)
+
+    def run_plan(
+        self,
+        plan: Sequence[ReportSection],
+        label: int,
+        folder: Path,
+        on_progress: ReportProgress,
+    ) -> None:
+        """Runs every section; one's files are written while the next one runs.
+
+        Sections that read a scan come last: it is made beside the others.
+        """
+        source = self.dataset_sample.source if self.dataset_sample else None
+        saved_files: list[Future[list[Path]]] = []
+        with (
+            ThreadPoolExecutor(1) as file_writer,
+            BackgroundScan(self.model, source) as background_scan,
+        ):
+            for index, section in enumerate(sorted(plan, key=reads_scan)):
+                on_progress(section.title, index / len(plan))
+                if reads_scan(section):
+                    background_scan.wait()
+                on_step = partial(_report_step, on_progress, section.title, index, len(plan))
+                finished = self.run_section(section, label, on_step)
+                if finished.result:
+                    saving = file_writer.submit(finished.result.save, folder / finished.folder)
+                    saved_files.append(saving)
+                self.sections.append(finished)
+                if finished.method.name == TRUST_METHOD:
+                    self.share_trust(finished, label)
+        for saving in saved_files:
+            saving.result()  # raises what went wrong
 
     def check_failures(self) -> None:
         """Raises SightlineError, naming them, if sections failed with an unexpected error."""
@@ -380,6 +408,12 @@ class TourReport:
             return self.model.to_picture(self.model.fit(source, factor * side)).cpu()
         except SightlineError:  # an image that was made, not read
             return picture
+
+
+def reads_scan(section: ReportSection) -> bool:
+    """Whether a section reads the scan of a dataset."""
+    # Those that take a store alone read a scan only if it is given.
+    return {"folder", "store"} <= section.method.parameters.keys()
 
 
 def is_evaluated_by(section: ReportSection, parameters: Mapping[str, Any]) -> bool:

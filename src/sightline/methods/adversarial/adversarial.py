@@ -45,7 +45,7 @@ from sightline.registry.result import Result
     "that the network looked at the wrong thing in the photograph. Success at one size of change "
     "says nothing about smaller ones, and an attack's failure does not prove that none exists.",
     tour_runs=({"early": False, "curve": 3, "steps": 20},),
-    quick_parameters={"steps": 20, "curve": 3},
+    quick_parameters={"steps": 10, "curve": 3},
 )
 def adversarial(
     model: Model,

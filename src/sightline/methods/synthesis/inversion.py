@@ -88,7 +88,7 @@ PASS_THROUGH_KINDS = ("Dropout", "Identity", "Flatten")
     "mottled areas show that prior, not the network's memory. A learned inversion fills them with "
     "what its training photographs had there.",
     tour_runs=({"k": 4, "steps": 30},),
-    quick_parameters={"k": 4, "steps": 20},
+    quick_parameters={"k": 4, "steps": 16},
 )
 def inversion(
     model: Model,

@@ -67,7 +67,7 @@ MAX_MOVIE_FRAMES = 64
         "Images for classes",
         "Images for units in the middle",
     ),
-    quick_parameters={"steps": 24},
+    quick_parameters={"steps": 20},
 )
 def synthesis(
     model: Model,

@@ -2,7 +2,9 @@
 
 import base64
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -145,14 +147,18 @@ def list_chapters(content: ReportContent) -> list[dict[str, Any]]:
     The matrix of the attributions stands before the first of their sections.
     """
     matrix = describe_matrix(content.photograph, content.sections)
+    # Most of the time goes into encoding pictures, which threads do side by side.
+    with ThreadPoolExecutor() as threads:
+        descriptions = threads.map(
+            partial(describe_section, folder=content.folder), content.sections
+        )
     chapters: dict[str, dict[str, Any]] = {}
-    for section in content.sections:
+    for section, described in zip(content.sections, descriptions, strict=True):
         name = section.method.chapter
         title = CHAPTER_TITLES.get(name, name)
         chapter = chapters.setdefault(
             name, {"anchor": f"chapter-{name}", "title": title, "sections": []}
         )
-        described = describe_section(section, content.folder)
         if matrix is not None and section.heatmap is not None:
             described["matrix"] = matrix
             matrix = None
