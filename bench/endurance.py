@@ -29,6 +29,7 @@ import torch
 from endurance_cases import Formulas, Images, Recipes, Stores
 from endurance_commands import CommandLines, Crowds
 from endurance_kills import ScanKills, TrainingKills
+from endurance_server import Requests
 
 PARTS: Mapping[str, Any] = {
     "images": Images,
@@ -39,6 +40,7 @@ PARTS: Mapping[str, Any] = {
     "crowds": Crowds,
     "trainings": TrainingKills,
     "scans": ScanKills,
+    "server": Requests,
 }
 DESCRIPTIONS = {
     "images": "mutated images, six formats",
@@ -49,6 +51,7 @@ DESCRIPTIONS = {
     "crowds": "four `neighbors` at once, with and without a store",
     "trainings": "trainings killed and resumed",
     "scans": "scans killed and resumed",
+    "server": "requests to an explorer that a visitor reads, for an hour",
 }
 COUNTS = {
     "images": 10_000,
@@ -59,6 +62,8 @@ COUNTS = {
     "crowds": 10,
     "trainings": 100,
     "scans": 200,
+    # More than an hour's: `--seconds` ends this part.
+    "server": 10_000_000,
 }
 
 # Until a worker has made what its cases need.

@@ -7,6 +7,8 @@ first 5xx, and measures the memory of the server.
 
 import argparse
 import base64
+import contextlib
+import functools
 import http.client
 import io
 import json
@@ -15,7 +17,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Generator
 from pathlib import Path
 
 from PIL import Image
@@ -59,10 +61,10 @@ HEADERS = ("Host", "Origin", "Cookie", "If-None-Match", "Range", "Accept", "Sec-
 
 
 class Fuzzer:
-    """Makes requests up, from a seed."""
+    """Makes requests up."""
 
-    def __init__(self, seed: int, layers: list[str]) -> None:
-        self.random = random.Random(seed)
+    def __init__(self, chance: random.Random, layers: list[str]) -> None:
+        self.random = chance
         self.layers = layers
         self.picture = make_picture()
 
@@ -126,6 +128,7 @@ class Fuzzer:
         return "GET", self.make_address(), headers, None
 
 
+@functools.cache
 def make_picture() -> bytes:
     """A small PNG."""
     encoded = io.BytesIO()
@@ -160,12 +163,17 @@ def measure_memory(process_id: int) -> float:
     return 0.0
 
 
+def read_layers(connection: http.client.HTTPConnection) -> list[str]:
+    """Names of the layers that the explorer shows."""
+    connection.request("GET", "/api/state")
+    state = json.loads(connection.getresponse().read())
+    return [layer["name"] for layer in state["layers"]]
+
+
 def fuzz(port: int, process_id: int, requests: int, seed: int) -> None:
     """Sends the requests and prints what came of them."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=120)
-    connection.request("GET", "/api/state")
-    state = json.loads(connection.getresponse().read())
-    fuzzer = Fuzzer(seed, [layer["name"] for layer in state["layers"]])
+    fuzzer = Fuzzer(random.Random(seed), read_layers(connection))
     statuses: Counter[int] = Counter()
     started = time.perf_counter()
     for number in range(requests):
@@ -187,16 +195,17 @@ def fuzz(port: int, process_id: int, requests: int, seed: int) -> None:
     print(f"{requests:,} requests, {measure_memory(process_id):.1f} MiB: {dict(statuses)}")
 
 
-def run_explorer(store: str | None, use: Callable[[int, int], None]) -> None:
-    """Starts the explorer, calls `use` with its port and process, and stops it."""
+@contextlib.contextmanager
+def open_explorer(store: str | None) -> Generator[tuple[int, int]]:
+    """A running explorer: its port and the id of its process."""
     words = [sys.executable, "-m", "sightline", "explore", "--json", "--port", "0", "--quiet"]
     words += ["--store", store] if store else []
     with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as process:
         try:
             line = process.stdout.readline() if process.stdout else ""
             if not line:
-                sys.exit("the explorer did not start")
-            use(json.loads(line)["port"], process.pid)
+                raise RuntimeError("the explorer did not start")
+            yield json.loads(line)["port"], process.pid
         finally:
             process.terminate()
 
@@ -208,9 +217,8 @@ def main() -> None:
     parser.add_argument("--store", default=None)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    run_explorer(
-        options.store, lambda port, process: fuzz(port, process, options.requests, options.seed)
-    )
+    with open_explorer(options.store) as (port, process_id):
+        fuzz(port, process_id, options.requests, options.seed)
 
 
 if __name__ == "__main__":
