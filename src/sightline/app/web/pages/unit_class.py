@@ -74,6 +74,7 @@ def build_class_page(explorer: Explorer, index: int) -> Page:
         "weights": describe_classifier_weights(explorer, index),
         "selective": describe_selective_units(explorer, groups, index),
         "has_responses": scan.has_responses,
+        "has_selectivity": scan.classes is not None and images.members is not None,
         "confusions": describe_confusions(explorer, groups, images, index),
         "has_classes": images.members is not None,
         "synthesis_command": f"sightline synthesis {index} --model {scan.recipe.get('model')}",

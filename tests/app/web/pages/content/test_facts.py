@@ -1,7 +1,12 @@
 """Numbers and names of the pages, against the scan."""
 
+from dataclasses import dataclass, field
+from typing import cast
+
 import numpy as np
 import pytest
+import torch
+from torch import Tensor
 from web_scan import IMAGE_COUNT, MARKUP_CLASS, MARKUP_FILE
 
 from sightline.app.web.explorer.explorer import Explorer
@@ -11,7 +16,6 @@ from sightline.app.web.pages.content.facts import (
     count_things,
     format_number,
     make_histogram,
-    match_labels,
     name_image,
     rank_class_means,
     read_distribution,
@@ -40,9 +44,44 @@ def test_shares_and_counts() -> None:
     assert count_things(1200, "class") == "1,200 classes"
 
 
-def test_classes_are_matched_by_name() -> None:
-    labels = ("Gas pump", "church", "golf ball")
-    assert match_labels(["golf_ball", "gas pump ", "zebra"], labels) == (2, 0, -1)
+@dataclass
+class NamedFiles:
+    """What the groups of a scan of ImageNet's files are read from."""
+
+    paths: list[str]
+    class_names: list[str] = field(default_factory=list[str])
+    classes: Tensor | None = None
+    model_labels: tuple[str, ...] = tuple(f"name {number}" for number in range(1000))
+    top5: tuple[Tensor, Tensor] = (torch.full((2, 5), 3), torch.full((2, 5), 0.2))
+    images: int = 2
+
+    @property
+    def shown_class_names(self) -> list[str]:
+        return self.class_names
+
+    __hash__ = object.__hash__
+
+
+def test_groups_are_the_wordnet_ids_of_files() -> None:
+    files = NamedFiles(["n01440764_tench.jpg", "n03888257_parachute.jpg"])
+    groups = read_image_groups(cast("Scan", files))
+    assert groups.noun == "class"
+    assert groups.indices.tolist() == [0, 701]
+    assert groups.labels[701] == 701
+    unknown = NamedFiles(["n01440764_tench.jpg", "my_parachute.jpg"])
+    groups = read_image_groups(cast("Scan", unknown))
+    assert groups.noun == "predicted class"
+    assert groups.indices.tolist() == [3, 3]
+
+
+def test_groups_are_folders_that_wordnet_ids_name() -> None:
+    folders = ["n03888257", "elsewhere", "n01440764"]
+    files = NamedFiles(["a.jpg", "b.jpg"], folders, torch.tensor([2, 0]))
+    groups = read_image_groups(cast("Scan", files))
+    assert groups.labels == (701, -1, 0)
+    assert groups.indices.tolist() == [2, 0]
+    strangers = NamedFiles(["a.jpg", "b.jpg"], ["x", "y"], torch.tensor([1, 0]))
+    assert read_image_groups(cast("Scan", strangers)).labels == (-1, -1)
 
 
 def test_groups_are_the_folders(web_scan: Scan) -> None:

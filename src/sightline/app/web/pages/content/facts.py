@@ -1,6 +1,6 @@
 """What the pages know of units, classes and images: numbers from the scan, ready to be shown."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -11,6 +11,7 @@ from sightline.app.web.explorer.explorer import Explorer
 from sightline.data.store.reader import ResponseSample, Scan
 from sightline.data.units.facts import UnitFacts, read_unit_facts
 from sightline.errors import SightlineError, escape_for_display
+from sightline.methods.diagnosis.true_classes import match_class_names, read_wordnet_labels
 from sightline.methods.units.naming.names import fits_well, name_units
 from sightline.methods.units.readability import (
     STRONGEST_IMAGES,
@@ -95,28 +96,24 @@ class ImageGroups:
 
 @lru_cache(maxsize=8)
 def read_image_groups(scan: Scan) -> ImageGroups:
-    """The classes of the dataset, or what the network says of each image where it has none."""
+    """The classes of the dataset, or what the network says of each image where it has none.
+
+    They are known from folders, or from WordNet ids that the files' names begin with.
+    """
+    labels = tuple(scan.model_labels)
+    own_pages = tuple(range(len(labels)))
     if scan.classes is not None:
-        names = tuple(scan.shown_class_names)
-        labels = match_labels(names, scan.model_labels)
-        return ImageGroups(names, scan.classes.numpy(), "class", labels)
-    names = tuple(scan.model_labels)
+        numbers = match_class_names(scan.class_names, labels)
+        pages = tuple(numbers) if numbers else (-1,) * len(scan.class_names)
+        return ImageGroups(tuple(scan.shown_class_names), scan.classes.numpy(), "class", pages)
+    known_labels = read_wordnet_labels(scan.paths, labels)
+    if known_labels is not None:
+        return ImageGroups(labels, known_labels, "class", own_pages)
     answers = scan.top5[0]
     indices = np.full(scan.images, -1)
-    if names and answers.shape[1]:
+    if labels and answers.shape[1]:
         indices = answers[:, 0].numpy()
-    return ImageGroups(names, indices, "predicted class", tuple(range(len(names))))
-
-
-def match_labels(class_names: Sequence[str], model_labels: Sequence[str]) -> tuple[int, ...]:
-    """For each class of a dataset the network's class of the same name, or −1."""
-    label_by_name = {simplify_name(name): index for index, name in enumerate(model_labels)}
-    return tuple(label_by_name.get(simplify_name(name), -1) for name in class_names)
-
-
-def simplify_name(name: str) -> str:
-    """A class name without what folders and labels write differently."""
-    return name.casefold().replace("_", " ").strip()
+    return ImageGroups(labels, indices, "predicted class", own_pages)
 
 
 # ── responses ──

@@ -47,6 +47,13 @@ const sightline = (() => {
     return element;
   }
 
+  // The name of a layer in an element, where it may be broken between modules and not in a word.
+  function makeLayerName(tag, name) {
+    const element = make(tag);
+    for (const part of name.split(/(?<=[./])/)) element.append(part, make("wbr"));
+    return element;
+  }
+
   // A number in three digits.
   function round(value) {
     return Number(value.toPrecision(3)).toLocaleString("en", { maximumSignificantDigits: 3 });
@@ -70,7 +77,7 @@ const sightline = (() => {
 
   const readJson = id => JSON.parse(document.getElementById(id).textContent);
 
-  return { receive, load, url, make, round, showCell, readJson };
+  return { receive, load, url, make, makeLayerName, round, showCell, readJson };
 })();
 
 // ── search ──
