@@ -2,10 +2,10 @@
 
 `python bench/explorer.py live [--model NAME] [--rounds N]`: an answer of the live tab to a cover
 that moves, to other units that are off, and with an attribution; medians and the slowest.
-`python bench/explorer.py synthesis [--model NAME] [--batches N] [--steps N]`: the syntheses of some
-batches of units, spread over all layers, and from them the time for all units; beside them a bare
-forward and backward pass through the network up to the layer. Fewer steps than a synthesis has are
-enough, since each takes the same.
+`python bench/explorer.py synthesis [--model NAME] [--batches N] [--units N]`: the syntheses of some
+batches of units, spread over all layers, and from them the time for all units; beside them as many
+bare forward and backward passes through the network up to the layer, with whole pictures. Fewer
+steps than a synthesis has are not enough: the first show windows, and dead units cost twice there.
 Networks have random weights unless they are the embedded one.
 """
 
@@ -81,12 +81,13 @@ def time_bare_pass(model: sl.Model, layer: str, images: torch.Tensor) -> float:
     return min(seconds) / len(images)
 
 
-def measure_synthesis(name: str, batches: int, steps: int) -> None:
+def measure_synthesis(name: str, batches: int, steps: int, batch_size: int | None) -> None:
     """Prints how long the syntheses of some units take, and what that makes for all."""
     model = load_network(name)
     with tempfile.TemporaryDirectory() as folder:
         scan = scan_samples(model, Path(folder))
-        syntheses = UnitSynthesis(model, PictureCache(Path(folder) / "pictures"), steps)
+        cache = PictureCache(Path(folder) / "pictures")
+        syntheses = UnitSynthesis(model, cache, steps, batch_size=batch_size)
         layers = {layer: facts.units for layer, facts in scan.description.layers.items()}
         # Evenly spread over the units, so that a layer counts as its units do.
         ranges = [(layer, unit) for layer, count in layers.items() for unit in range(count)]
@@ -106,7 +107,11 @@ def measure_synthesis(name: str, batches: int, steps: int) -> None:
             bare = time_bare_pass(model, layer, torch.rand(shape))
             bare_total += bare
             step = 1000 * seconds / steps
-            print(f"{layer:<40} {step:7.2f} ms a step and unit, bare {1000 * bare:.2f}", flush=True)
+            print(
+                f"{layer:<32} {seconds:5.2f} s a unit, {step:6.2f} ms a step, "
+                f"bare {1000 * bare:.2f}",
+                flush=True,
+            )
         mean = total / batches * DEFAULT_STEPS / steps
         print(
             f"{name}: {syntheses.picture_size} px, {DEFAULT_STEPS} steps, {mean:.2f} s a unit of "
@@ -124,11 +129,12 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=12)
     parser.add_argument("--batches", type=int, default=8)
     parser.add_argument("--steps", type=int, default=DEFAULT_STEPS)
+    parser.add_argument("--units", type=int, default=None, help="units at once")
     options = parser.parse_args()
     if options.what == "live":
         measure_live(options.model, options.rounds)
     else:
-        measure_synthesis(options.model, options.batches, options.steps)
+        measure_synthesis(options.model, options.batches, options.steps, options.units)
 
 
 if __name__ == "__main__":
