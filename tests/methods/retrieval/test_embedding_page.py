@@ -38,8 +38,8 @@ def decode_numbers(text: str, dtype: str) -> np.ndarray[Any, Any]:
 
 def decode_sheet(uri: str) -> Tensor:
     """A sheet of thumbnails, 3×H×W in [0, 1]."""
-    jpeg = base64.b64decode(uri.removeprefix("data:image/jpeg;base64,"))
-    pixels = np.asarray(Image.open(io.BytesIO(jpeg)).convert("RGB"))
+    encoded = base64.b64decode(uri.removeprefix("data:image/webp;base64,"))
+    pixels = np.asarray(Image.open(io.BytesIO(encoded)).convert("RGB"))
     return torch.from_numpy(pixels.copy()).permute(2, 0, 1) / 255
 
 

@@ -15,12 +15,10 @@ from sightline.data.scan.access import load_center_crops
 from sightline.data.search.nearest import pick_evenly_spaced
 from sightline.data.store.reader import Scan
 from sightline.errors import escape_for_display
-from sightline.images.io.pictures import encode_jpeg
 from sightline.images.plotting.grid_assignment import make_picture_mosaic
-from sightline.images.plotting.html import render_template
+from sightline.images.plotting.html import make_webp_uri, render_template
 
 THUMBNAIL_SIDE = 48  # pixels
-THUMBNAIL_JPEG_QUALITY = 80
 
 SHEET_COLUMNS = 32  # thumbnails along a side of a sheet
 SHEET_THUMBNAILS = SHEET_COLUMNS**2
@@ -85,9 +83,8 @@ def build_thumbnail_sheets(scan: Scan, max_bytes: float) -> tuple[list[int], lis
 
 
 def encode_thumbnail_sheet(scan: Scan, ids: Sequence[int]) -> str:
-    """Thumbnails side by side, row by row, as one JPEG in a data URI."""
-    jpeg = encode_jpeg(draw_thumbnail_sheet(scan, ids), THUMBNAIL_JPEG_QUALITY)
-    return f"data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}"
+    """Thumbnails side by side, row by row, as one WebP in a data URI."""
+    return make_webp_uri(draw_thumbnail_sheet(scan, ids))
 
 
 def draw_thumbnail_sheet(scan: Scan, ids: Sequence[int]) -> Tensor:

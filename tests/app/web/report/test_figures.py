@@ -9,10 +9,11 @@ from PIL import Image
 from torch import Tensor
 
 from sightline.app.web.report.figures import (
+    MAX_LOSSLESS_COLORS,
     describe_figure,
     encode_picture,
     format_share,
-    has_few_colors,
+    is_drawn,
     limit_side,
     shorten_alt_text,
 )
@@ -27,6 +28,7 @@ from sightline.images.plotting.figures import (
     LineChart,
     PictureRows,
 )
+from sightline.images.plotting.html import make_webp_uri
 
 
 def noise(height: int, width: int, seed: int = 0) -> Tensor:
@@ -108,12 +110,19 @@ def test_drawn_pictures_are_stored_without_loss() -> None:
     drawn = torch.zeros(1, 3, 30, 50)
     drawn[:, 0, 10:20, 5:25] = 1
     drawn[:, 2, 3:7] = 0.2
-    assert has_few_colors(drawn)
-    assert not has_few_colors(noise(40, 40))
+    assert is_drawn(drawn)
+    assert not is_drawn(noise(40, 40))
     image = open_source(encode_picture(drawn)).convert("RGB")
     levels = (drawn[0] * 255).round().byte()
     assert image.getpixel((6, 11)) == tuple(levels[:, 11, 6].tolist())
     assert image.getpixel((40, 5)) == tuple(levels[:, 5, 40].tolist())
+
+
+def test_a_gray_photograph_is_not_stored_without_loss() -> None:
+    gray = noise(60, 40).mean(1, keepdim=True).expand(-1, 3, -1, -1)
+    assert len(gray.mul(255).round().unique()) < MAX_LOSSLESS_COLORS
+    assert not is_drawn(gray)
+    assert len(encode_picture(gray)) < len(make_webp_uri(gray, lossless=True))
 
 
 def test_a_picture_is_made_smaller_and_never_larger() -> None:

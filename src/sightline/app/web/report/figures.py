@@ -40,8 +40,10 @@ TILE_DENSITY = 1.5
 
 PAIR_SIDE = 384
 
-# A picture of no more colours is stored without loss: the squares and lines of maps stay sharp.
+# A picture of no more colours, of which so many neighbouring pixels are equal, is stored without
+# loss: the squares and lines of maps stay sharp. A gray photograph has few colours, too.
 MAX_LOSSLESS_COLORS = 512
+MIN_EQUAL_NEIGHBOR_SHARE = 0.4
 
 MAX_ALT_LENGTH = 160
 
@@ -188,15 +190,18 @@ def limit_side(picture: Tensor, max_side: int) -> Tensor:
 
 
 def encode_picture(picture: Tensor) -> str:
-    """The picture as the source of an <img>; without loss if it has few colours."""
-    return make_webp_uri(picture, lossless=has_few_colors(picture))
+    """The picture as the source of an <img>; without loss if it is drawn."""
+    return make_webp_uri(picture, lossless=is_drawn(picture))
 
 
-def has_few_colors(picture: Tensor) -> bool:
-    """Whether a picture 1×3×H×W is drawn rather than photographed."""
+def is_drawn(picture: Tensor) -> bool:
+    """Whether a picture 1×3×H×W has areas of few colours, as drawings have and photographs not."""
     levels = quantize_image(picture[0].detach().cpu()).astype("int64")
     codes = (levels[..., 0] << 16) + (levels[..., 1] << 8) + levels[..., 2]
-    return len(np.unique(codes)) <= MAX_LOSSLESS_COLORS
+    if len(np.unique(codes)) > MAX_LOSSLESS_COLORS:
+        return False
+    equal_share = float(np.mean(codes[:, 1:] == codes[:, :-1])) if codes.shape[1] > 1 else 1.0
+    return equal_share >= MIN_EQUAL_NEIGHBOR_SHARE
 
 
 def shorten_alt_text(caption: str) -> str:
