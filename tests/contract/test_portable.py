@@ -37,6 +37,7 @@ def every_size(monkeypatch: pytest.MonkeyPatch) -> None:
     """Small layers count as large, so that the fast operations take them."""
     monkeypatch.setattr(max_pooling, "MIN_COMPACT_POOL_ELEMENTS", 1)
     monkeypatch.setattr(frozen_layers, "MIN_SPARSE_LINEAR_ELEMENTS", 1)
+    monkeypatch.setattr(frozen_layers, "MIN_PACKED_MULTIPLY_ADDS", 1)
 
 
 def make_images(count: int) -> Tensor:

@@ -1,5 +1,7 @@
 """Frozen linear layers and batch norms are torch's own to rounding, also twice differentiated."""
 
+from typing import Any
+
 import pytest
 import torch
 from helpers import assert_close, differentiate_twice, make_input, needs_fast_operations
@@ -59,6 +61,120 @@ def test_attention_over_transposed_tokens(batch_first: bool) -> None:
             return self.attention(query=x, key=x.flip(0), value=x.flip(1))[0]
 
     assert_same(SelfAttention(), make_input(3, 5, 8).transpose(0, 1))
+
+
+@pytest.fixture
+def everything_packed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small products count as large."""
+    monkeypatch.setattr(frozen_layers, "MIN_PACKED_MULTIPLY_ADDS", 1)
+    monkeypatch.setattr(frozen_layers, "MIN_PACKED_POSITIONS", 1)
+
+
+@pytest.mark.usefixtures("everything_packed", "fast_or_portable")
+@pytest.mark.parametrize("shape", [(1, 9), (7, 9), (2, 5, 9), (2, 3, 4, 9)])
+@pytest.mark.parametrize("bias", [True, False])
+def test_packed_linear_layers(shape: tuple[int, ...], bias: bool) -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(9, 12, bias=bias), nn.Tanh(), nn.Linear(12, 5, bias=bias))
+    assert_same(network, make_input(*shape))
+
+
+@needs_fast_operations
+@pytest.mark.usefixtures("everything_packed")
+def test_a_packed_linear_weight_is_packed_again_when_it_was_written() -> None:
+    layer = nn.Linear(9, 6).requires_grad_(False)
+    x = make_input(4, 9).requires_grad_()
+
+    def run() -> tuple[Tensor, Tensor]:
+        with use_packed_weights():
+            output = layer(x)
+        return output.detach(), torch.autograd.grad(output[:, 2].sum(), x)[0]
+
+    run()
+    packed = frozen_layers.get_packed_linear_weight(layer.weight)
+    assert set(packed.reordered) == {"forward", "backward"}
+    assert frozen_layers.get_packed_linear_weight(layer.weight) is packed
+    for write in (lambda: layer.weight.mul_(2), lambda: layer.weight.data.add_(1)):
+        write()
+        output, gradient = run()
+        assert_close(output, F.linear(x.detach(), layer.weight, layer.bias))
+        assert_close(gradient, layer.weight[2].expand(4, -1))
+    assert frozen_layers.get_packed_linear_weight(layer.weight) is not packed
+
+
+@needs_fast_operations
+@pytest.mark.usefixtures("everything_packed")
+def test_what_is_not_packed() -> None:
+    layer = nn.Linear(9, 6)
+    x = make_input(4, 9)
+    assert not frozen_layers.is_worth_packing(x, layer.weight, layer.bias)  # it is trained
+    layer.requires_grad_(False)
+    assert frozen_layers.is_worth_packing(x, layer.weight, layer.bias)
+    assert not frozen_layers.is_worth_packing(x.double(), layer.weight, layer.bias)
+    assert not frozen_layers.is_worth_packing(x, layer.weight * 1, layer.bias)  # no parameter
+    turned = nn.Parameter(layer.weight.T.contiguous().T, requires_grad=False)
+    assert not frozen_layers.is_worth_packing(x, turned, None)
+    wrong_units = x[:, :3].repeat(3, 1)  # as many numbers, and no product with the weight
+    assert not frozen_layers.is_worth_packing(wrong_units, layer.weight, layer.bias)
+
+
+class PlainAttention(nn.Module):
+    """Tokens among each other, whose weights nobody asks for."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__()
+        self.attention = nn.MultiheadAttention(12, 3, **settings)
+
+    def forward(self, x: Tensor) -> Tensor:
+        attended = self.attention(x, x, x, need_weights=False)[0]
+        return self.attention(x, attended, x, need_weights=False)[0]
+
+
+@pytest.mark.usefixtures("everything_packed", "fast_or_portable")
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"batch_first": True},
+        {},
+        {"bias": False},
+        {"add_bias_kv": True},
+        {"add_zero_attn": True},
+        {"dropout": 0.5},
+        {"kdim": 12, "vdim": 12},
+    ],
+    ids=str,
+)
+def test_packed_attention(settings: dict[str, Any]) -> None:
+    torch.manual_seed(0)
+    network = PlainAttention(**settings).eval().requires_grad_(False)
+    x = make_input(4, 5, 12).requires_grad_()
+    expected = network(x)
+    with use_packed_weights():
+        output = network(x)
+    assert_close(output.detach(), expected.detach())
+    # torch's own fused attention can't be differentiated twice.
+    weights = make_input(*x.shape)
+    gradients = [torch.autograd.grad((each * weights).sum(), x)[0] for each in (output, expected)]
+    assert_close(*gradients)
+    with torch.no_grad(), use_packed_weights():
+        assert_close(network(x), expected)
+
+
+@needs_fast_operations
+@pytest.mark.usefixtures("everything_packed")
+def test_attention_with_a_mask_keeps_it() -> None:
+    torch.manual_seed(0)
+    attention = nn.MultiheadAttention(12, 3, batch_first=True).eval().requires_grad_(False)
+    x = make_input(2, 5, 12)
+    mask = torch.ones(5, 5, dtype=torch.bool).triu(1)
+    padding = torch.tensor([[False] * 5, [False, False, True, True, False]])
+    for masks in ({"attn_mask": mask}, {"key_padding_mask": padding}):
+        for need_weights in (True, False):
+            expected = attention(x, x, x, need_weights=need_weights, **masks)
+            with use_packed_weights():
+                outputs = attention(x, x, x, need_weights=need_weights, **masks)
+            assert_close(outputs[0], expected[0])
+            assert (outputs[1] is None) == (expected[1] is None)
 
 
 @needs_fast_operations

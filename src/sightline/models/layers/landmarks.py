@@ -337,7 +337,7 @@ def find_joined_map(model: InspectedModel, evidence: LayerEvidence) -> str | Non
 
     It counts where the parts make up the image; those of views that overlap don't.
     """
-    for layer in reversed(model.layers.values()):
+    for layer in reversed(list(model.layers.values())):
         if layer.batch > 1 and is_feature_map(layer) and layer.name in evidence.outputs:
             layout = find_used_layout(model, evidence, layer)
             if layout is not None and layout.windows is not None:

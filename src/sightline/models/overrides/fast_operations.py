@@ -24,7 +24,11 @@ from torch.overrides import TorchFunctionMode
 from sightline.models.overrides.mode import suspend_overrides
 
 FastOperation = Literal[
-    "packed convolution", "mode counts", "max pooling backward", "threshold backward"
+    "packed convolution",
+    "packed linear",
+    "mode counts",
+    "max pooling backward",
+    "threshold backward",
 ]
 
 logger = logging.getLogger(__name__)
@@ -115,6 +119,18 @@ def backpropagate_packed_convolution(
     return run_transposed(gradient, packed_weight, None, *settings, "none", [], "")
 
 
+def reorder_linear_weight(weight: Tensor) -> Tensor:
+    """A linear layer's weight in oneDNN's own memory layout, for `run_packed_linear`."""
+    onednn: Any = torch.ops.mkldnn
+    return onednn._reorder_linear_weight(weight)
+
+
+def run_packed_linear(x: Tensor, packed_weight: Tensor, bias: Tensor | None) -> Tensor:
+    """`F.linear` by a weight from `reorder_linear_weight`."""
+    onednn: Any = torch.ops.mkldnn
+    return onednn._linear_pointwise.default(x, packed_weight, bias, "none", [], "")
+
+
 def are_operations_observed() -> bool:
     """Whether a dispatch mode, torch.func or a forward-mode derivative acts on operations here."""
     core: Any = torch._C  # pyright: ignore[reportPrivateUsage]
@@ -180,6 +196,18 @@ def _probe_packed_convolution() -> bool:
     return _are_close(output, expected) and _are_close(input_gradient, expected_gradient)
 
 
+def _probe_packed_linear() -> bool:
+    if not torch.backends.mkldnn.is_available():
+        return False
+    x = _make_values(2, 5, 7)
+    weight = _make_values(6, 7)
+    packed = reorder_linear_weight(weight)
+    for bias in (None, _make_values(6)):
+        if not _are_close(run_packed_linear(x, packed, bias), F.linear(x, weight, bias)):
+            return False
+    return True
+
+
 def _probe_mode_counts() -> bool:
     from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -212,6 +240,7 @@ def _probe_threshold_backward() -> bool:
 
 _PROBES: dict[FastOperation, Callable[[], bool]] = {
     "packed convolution": _probe_packed_convolution,
+    "packed linear": _probe_packed_linear,
     "mode counts": _probe_mode_counts,
     "max pooling backward": _probe_max_pooling_backward,
     "threshold backward": _probe_threshold_backward,

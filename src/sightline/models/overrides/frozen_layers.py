@@ -1,21 +1,44 @@
-"""Layers of a frozen network with less work than torch's own, by public operations.
+"""Layers of a frozen network with less work than torch's own.
 
 Their weights need no gradient. The backward pass of a linear layer then reads only those rows of
 the weight whose output has a gradient, a batch norm is one multiplication and one addition, and a
-small convolution of 1×1 is a linear layer.
+small convolution of 1×1 is a linear layer. Linear layers of many positions, as transformers have
+them, run by weights that are packed once for each direction.
 """
 
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Self
 
 import torch
-from torch import Tensor
+from numpy.typing import NDArray
+from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.weak import WeakTensorKeyDictionary
+
+from sightline.models.overrides.fast_operations import (
+    is_available,
+    reorder_linear_weight,
+    run_packed_linear,
+)
 
 # A smaller weight is in the cache, where the whole product is as fast.
 MIN_SPARSE_LINEAR_ELEMENTS = 1_000_000
 
 # Where more of the outputs have a gradient, the whole product is as fast.
 MAX_SPARSE_GRADIENT_SHARE = 0.75
+
+# Smaller products, or those of few positions, gain nothing by a packed weight.
+MIN_PACKED_MULTIPLY_ADDS = 20_000_000
+MIN_PACKED_POSITIONS = 32
+
+# The first linear layers of old networks have larger weights, and are given few positions.
+MAX_PACKED_WEIGHT_ELEMENTS = 32_000_000
+
+# Writes through `.data` leave no trace but the values. A sample of them is compared; writes that
+# matter change more than single values.
+SAMPLED_ELEMENTS = 64
+
+PACKED_LINEAR_WEIGHTS: Any = WeakTensorKeyDictionary()  # weight → its PackedLinearWeight
 
 # Larger convolutions of 1×1 are faster by oneDNN and a packed weight.
 MAX_LINEAR_MULTIPLY_ADDS = 20_000_000
@@ -24,8 +47,43 @@ MAX_LINEAR_MULTIPLY_ADDS = 20_000_000
 MIN_BATCH_NORM_ELEMENTS = 30_000
 
 
+@dataclass(kw_only=True)
+class PackedWeight:
+    """A weight in oneDNN's layout, for each direction that was used.
+
+    `version` and `sample_bytes` are the weight's when it was packed; `sample_view` shows the same
+    sample of its values as they are now.
+    """
+
+    version: int
+    sample_view: NDArray[Any]
+    sample_bytes: bytes
+    reordered: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
+
+    @classmethod
+    def begin(cls, weight: Tensor, **settings: Any) -> Self:
+        """What is packed of a weight as it is now: nothing yet."""
+        stride = max(1, weight.numel() // SAMPLED_ELEMENTS)
+        sample_view = weight.detach().numpy().reshape(-1)[::stride]
+        return cls(
+            version=weight._version,
+            sample_view=sample_view,
+            sample_bytes=sample_view.tobytes(),
+            **settings,
+        )
+
+    def is_current(self, weight: Tensor) -> bool:
+        """Whether the weight was not written to since it was packed."""
+        return self.version == weight._version and self.sample_bytes == self.sample_view.tobytes()
+
+
 def is_frozen_float32(x: Tensor, *weights: Tensor | None) -> bool:
     """Whether x is N×C or N×C×H×W, the weights are frozen, and all are float32 on the CPU."""
+    return x.ndim in (2, 4) and are_frozen_float32(x, *weights)
+
+
+def are_frozen_float32(x: Tensor, *weights: Tensor | None) -> bool:
+    """Whether x has numbers, the weights are frozen, and all are float32 on the CPU."""
     tensors = [x]
     for weight in weights:
         if weight is None:
@@ -33,7 +91,7 @@ def is_frozen_float32(x: Tensor, *weights: Tensor | None) -> bool:
         if weight.requires_grad:
             return False
         tensors.append(weight)
-    if type(x) is not Tensor or x.ndim not in (2, 4) or x.numel() == 0:
+    if type(x) is not Tensor or x.numel() == 0:
         return False
     return all(tensor.dtype == torch.float32 and tensor.device.type == "cpu" for tensor in tensors)
 
@@ -43,11 +101,127 @@ def is_frozen_float32(x: Tensor, *weights: Tensor | None) -> bool:
 
 def try_frozen_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor | None:
     """`F.linear` by a faster way that gives the same to rounding; None where torch's is as fast."""
+    if is_worth_packing(x, weight, bias):
+        return PackedLinear.apply(x, weight, bias, False)
     if x.ndim == 3 and not x.is_contiguous():
         # By a frozen weight torch multiplies each row of such a tensor on its own, which takes
         # several times as long: attention's tokens×batch×units is the transpose of a tensor.
         return F.linear(x.contiguous(), weight, bias)
     return try_sparse_linear(x, weight, bias)
+
+
+def is_worth_packing(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
+    """Whether a linear layer is faster by a packed weight, which it may have."""
+    # A weight that is computed anew for each pass gains nothing from packing. One made in inference
+    # mode does not count the writes to it.
+    if not isinstance(weight, nn.Parameter) or weight.is_inference() or weight.ndim != 2:
+        return False
+    positions = x.numel() // max(1, weight.shape[1])
+    is_large = (
+        positions >= MIN_PACKED_POSITIONS
+        and positions * weight.numel() >= MIN_PACKED_MULTIPLY_ADDS
+        and weight.numel() <= MAX_PACKED_WEIGHT_ELEMENTS
+    )
+    if not is_large or x.shape[-1] != weight.shape[1] or not weight.is_contiguous():
+        return False
+    return are_frozen_float32(x, weight, bias) and is_available("packed linear")
+
+
+@dataclass(kw_only=True)
+class PackedLinearWeight(PackedWeight):
+    """A linear layer's weight in oneDNN's layout, as it is and transposed."""
+
+    def multiply(
+        self, x: Tensor, weight: Tensor, bias: Tensor | None, *, transposed: bool
+    ) -> Tensor:
+        """The linear layer by the weight or, `transposed`, the gradient of its input."""
+        direction = "backward" if transposed else "forward"
+        if direction not in self.reordered:
+            matrix = weight.detach().T.contiguous() if transposed else weight.detach()
+            self.reordered[direction] = reorder_linear_weight(matrix)
+        return run_packed_linear(x, self.reordered[direction], bias)
+
+
+def get_packed_linear_weight(weight: Tensor) -> PackedLinearWeight:
+    """What is packed of a linear layer's weight, empty if it was written to."""
+    packed: PackedLinearWeight | None = PACKED_LINEAR_WEIGHTS.get(weight)
+    if packed is None or not packed.is_current(weight):
+        packed = PackedLinearWeight.begin(weight)
+        PACKED_LINEAR_WEIGHTS[weight] = packed
+    return packed
+
+
+class PackedLinear(torch.autograd.Function):
+    """A linear layer or, `transposed`, the gradient of its input, by a packed weight.
+
+    Each of the two is the other's backward pass, and only the weight is kept for it.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, transposed: bool
+    ) -> Tensor:
+        ctx.weight = weight
+        ctx.transposed = transposed
+        ctx.packed = get_packed_linear_weight(weight)
+        return ctx.packed.multiply(x, weight, bias, transposed=transposed)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:  # pyright: ignore
+        was_written = ctx.weight._version != ctx.packed.version
+        if torch.is_grad_enabled() or was_written:
+            gradient = PackedLinear.apply(grad, ctx.weight, None, not ctx.transposed)
+        else:
+            gradient = ctx.packed.multiply(grad, ctx.weight, None, transposed=not ctx.transposed)
+        return gradient, None, None, None
+
+
+def attend_to_oneself(  # noqa: PLR0917 - torch's own signature
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    embed_dim_to_check: int,
+    num_heads: int,
+    in_proj_weight: Tensor | None,
+    in_proj_bias: Tensor | None,
+    bias_k: Tensor | None,
+    bias_v: Tensor | None,
+    add_zero_attn: bool,
+    dropout_p: float,
+    out_proj_weight: Tensor,
+    out_proj_bias: Tensor | None,
+    training: bool = True,
+    key_padding_mask: Tensor | None = None,
+    need_weights: bool = True,
+    attn_mask: Tensor | None = None,
+    use_separate_proj_weight: bool = False,
+    **settings: Any,
+) -> tuple[Tensor, None] | None:
+    """`F.multi_head_attention_forward` of tokens among each other, by packed weights.
+
+    None for any other attention: with masks, of other keys, whose weights are asked for.
+    """
+    is_plain = key is query and value is query and query.ndim == 3 and not need_weights
+    has_extras = any(extra is not None for extra in (key_padding_mask, attn_mask, bias_k, bias_v))
+    if not is_plain or has_extras or add_zero_attn or (training and dropout_p):
+        return None
+    if use_separate_proj_weight or in_proj_weight is None or settings.get("is_causal"):
+        return None
+    if settings.get("static_k") is not None or settings.get("static_v") is not None:
+        return None
+    if query.shape[2] != embed_dim_to_check or embed_dim_to_check % num_heads:
+        return None
+    tokens = query.transpose(0, 1).contiguous()
+    if not is_worth_packing(tokens, in_proj_weight, in_proj_bias):
+        return None
+    projected = PackedLinear.apply(tokens, in_proj_weight, in_proj_bias, False)
+    by_head = projected.unflatten(2, (3, num_heads, -1)).permute(2, 0, 3, 1, 4)
+    attended = F.scaled_dot_product_attention(*by_head.unbind(0)).transpose(1, 2).flatten(2)
+    if is_worth_packing(attended, out_proj_weight, out_proj_bias):
+        output = PackedLinear.apply(attended, out_proj_weight, out_proj_bias, False)
+    else:
+        output = F.linear(attended, out_proj_weight, out_proj_bias)
+    return output.transpose(0, 1), None
 
 
 def attend_contiguous_tokens(

@@ -13,12 +13,11 @@ oneDNN's operations are not part of torch's public interface: `fast_operations` 
 import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from threading import local
 from typing import Any
 
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.weak import WeakTensorKeyDictionary
@@ -34,7 +33,9 @@ from sightline.models.overrides.fast_operations import (
     run_packed_convolution,
 )
 from sightline.models.overrides.frozen_layers import (
+    PackedWeight,
     attend_contiguous_tokens,
+    attend_to_oneself,
     is_frozen_float32,
     try_frozen_batch_norm,
     try_frozen_linear,
@@ -45,10 +46,6 @@ from sightline.models.overrides.mode import OverrideMode, is_autocast_on, is_tra
 from sightline.models.overrides.unsaved_inputs import UnsavedInputsMode, convolve_unsaved
 
 IntPair = tuple[int, int]
-
-# Writes through `.data` leave no trace but the values. A sample of them is compared; writes that
-# matter change more than single values.
-SAMPLED_ELEMENTS = 64
 
 # The gradient of so few channels leaves oneDNN's vector registers nearly empty.
 MAX_PHASED_CHANNELS = 4
@@ -123,8 +120,12 @@ def try_positional_linear(*args: Any, **kwargs: Any) -> Tensor | None:
 
 
 def try_contiguous_attention(*args: Any, **kwargs: Any) -> Any:
-    """`attend_contiguous_tokens`; None where query, key or value is given by name."""
-    return attend_contiguous_tokens(*args, **kwargs) if len(args) >= 3 else None
+    """Attention of frozen weights; None where query, key or value is given by name."""
+    if len(args) < 3:
+        return None
+    # Another mode may have to see the product of queries and keys.
+    output = None if count_function_modes() else attend_to_oneself(*args, **kwargs)
+    return attend_contiguous_tokens(*args, **kwargs) if output is None else output
 
 
 def expand_to_pair(value: int | tuple[int, ...]) -> IntPair:
@@ -215,22 +216,10 @@ class PackedConvolution(torch.autograd.Function):
 
 
 @dataclass
-class PackedConvWeight:
-    """One convolution's weight in oneDNN's layout, for each direction that was used.
-
-    `version` and `sample_bytes` are the weight's when it was packed; `sample_view` shows the same
-    sample of its values as they are now.
-    """
+class PackedConvWeight(PackedWeight):
+    """One convolution's weight in oneDNN's layout, for each direction that was used."""
 
     geometry: ConvGeometry
-    version: int
-    sample_view: NDArray[Any]
-    sample_bytes: bytes
-    reordered: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
-
-    def is_current(self, weight: Tensor) -> bool:
-        """Whether the weight was not written to since it was packed."""
-        return self.version == weight._version and self.sample_bytes == self.sample_view.tobytes()
 
     def run_direction(
         self, x: Tensor, weight: Tensor, bias: Tensor | None, input_size: IntPair | None
@@ -335,8 +324,6 @@ def get_packed_weight(weight: Tensor, geometry: ConvGeometry) -> PackedConvWeigh
     by_geometry: dict[ConvGeometry, PackedConvWeight] = PACKED_WEIGHTS.setdefault(weight, {})
     packed = by_geometry.get(geometry)
     if packed is None or not packed.is_current(weight):
-        stride = max(1, weight.numel() // SAMPLED_ELEMENTS)
-        sample_view = weight.detach().numpy().reshape(-1)[::stride]
-        packed = PackedConvWeight(geometry, weight._version, sample_view, sample_view.tobytes())
+        packed = PackedConvWeight.begin(weight, geometry=geometry)
         by_geometry[geometry] = packed
     return packed
