@@ -123,20 +123,25 @@ def read_parameters(recipe: Recipe) -> dict[str, Any]:
     method.check_parameter_names(parameters)
     for name, value in parameters.items():
         method.parameters[name].check_value(value)
-        if name in NETWORK_PARAMETERS:
-            _refuse_code(name, value)
+        refuse_code(name, value, "recipe")
     return parameters
 
 
-def _refuse_code(name: str, value: Any) -> None:
-    """Raises SightlineError for networks that are made by the user's own function."""
+def refuse_code(name: str, value: Any, source: str) -> None:
+    """Raises SightlineError for a parameter of a recipe or call that names code as a network.
+
+    `source` is what the parameter is of: «recipe». Parameters that name no network may hold any
+    text.
+    """
+    if name not in NETWORK_PARAMETERS:
+        return
     networks = value if isinstance(value, tuple) else (value,)
     for network in cast("tuple[Any, ...]", networks):
         network_name = str(network).partition("=")[0]
         if ":" in network_name:
             raise SightlineError(
-                f"the recipe's {name} is made by code ({escape_for_display(network_name)}), "
-                "which a recipe may not run"
+                f"the {source}'s {name} is made by code ({escape_for_display(network_name)}), "
+                f"which a {source} may not run"
             )
 
 

@@ -18,6 +18,7 @@ import sightline as sl
 from sightline.app.agents import server
 from sightline.app.agents.server import call_tool, list_tools, shrink_picture
 from sightline.app.cli.main import main
+from sightline.app.recipe import NETWORK_PARAMETERS
 from sightline.images.io.pictures import write
 from sightline.methods import load_methods
 
@@ -79,6 +80,15 @@ def test_an_objective_and_lists_as_json_has_them() -> None:
         ("saliency", {"image": "nosuch.png"}, "nosuch.png"),
         ("saliency", {"model": "os:getcwd"}, "code, which this server does not run"),
         ("saliency", {"model": 3}, "are texts"),
+        ("list_layers", {"model": ["sightnet"]}, "are texts"),
+        ("list_layers", {"weights": {"file": "a.pt"}}, "are texts"),
+        ("saliency", {"image": ["a.png"]}, "a sample's name"),
+        ("saliency", {"image_size": "64"}, "image_size is '64'; it must be a whole number"),
+        ("saliency", {"image_size": 64.0}, "it must be a whole number"),
+        ("saliency", {"image_size": True}, "it must be a whole number"),
+        ("saliency", {"image_size": 0}, "must lie between 16 and 4096"),
+        ("saliency", {"image_size": 10**9}, "must lie between 16 and 4096"),
+        ("saliency", {"uncropped": "no"}, "it must be true or false"),
     ],
 )
 def test_what_is_refused_is_one_line(name: str, arguments: dict[str, Any], said: str) -> None:
@@ -86,6 +96,50 @@ def test_what_is_refused_is_one_line(name: str, arguments: dict[str, Any], said:
         call_tool(name, arguments)
     assert said in str(refused.value)
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("transfer", {"others": ["planted:leave_trace"]}),
+        ("transfer", {"others": ["sightnet_plain", "planted:leave_trace=random"]}),
+        ("contrast", {"other": "planted:leave_trace"}),
+        ("synthesis", {"objective": "tench", "steps": 1, "judge": "planted:leave_trace"}),
+        ("adversarial", {"peer": "planted:leave_trace"}),
+    ],
+)
+def test_no_parameter_runs_code(
+    name: str, arguments: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trace = tmp_path / "trace"
+    code = f"def leave_trace(): open({str(trace)!r}, 'w').close()\nleave_trace()\n"
+    (tmp_path / "planted.py").write_text(code, encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(sl.SightlineError) as refused:
+        call_tool(name, arguments)
+    assert not trace.exists()
+    assert "\n" not in str(refused.value)
+
+
+def test_every_parameter_that_names_a_network_is_known() -> None:
+    named_as_on_the_command_line = {
+        name
+        for method in load_methods().values()
+        for name, spec in method.parameters.items()
+        if "command line" in spec.doc
+    }
+    assert named_as_on_the_command_line
+    assert named_as_on_the_command_line <= set(NETWORK_PARAMETERS)
+
+
+def test_closed_streams_are_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "stdin", None)
+    assert main(["mcp"]) == 1
+    said = capsys.readouterr().err
+    assert "is closed" in said
+    assert said.count("\n") == 1
 
 
 def test_large_pictures_are_shrunk() -> None:

@@ -7,6 +7,7 @@ as structured content. Needs the extra `mcp`.
 import asyncio
 import base64
 import json
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -17,9 +18,15 @@ from typing import Any
 from torch import Tensor
 
 from sightline.app.agents.schema import describe_parameters, describe_spec
+from sightline.app.recipe import refuse_code
 from sightline.app.replay import prepare_network_input, record_image_source
 from sightline.data.store.reader import Scan
-from sightline.errors import SightlineError, make_unknown_name_error
+from sightline.errors import (
+    SightlineError,
+    convert_memory_errors,
+    make_out_of_range_error,
+    make_unknown_name_error,
+)
 from sightline.images.io.pictures import encode_png, read_file_or_sample, samples
 from sightline.images.transforms import resize_image
 from sightline.methods import load_methods, takes_scan
@@ -28,6 +35,12 @@ from sightline.models.zoo.load import load
 from sightline.models.zoo.names import list_network_names
 from sightline.registry.method import Method
 from sightline.registry.result import Result
+
+# Of the side in pixels to which a call may have an image resized.
+MIN_IMAGE_SIZE, MAX_IMAGE_SIZE = 16, 4096
+
+# A parameter that names attacks of other libraries, which it tells from code by itself.
+PEER_PARAMETER = "peer"
 
 # Pixels of the longer side of a picture that is returned.
 MAX_PICTURE_SIDE = 1024
@@ -59,8 +72,8 @@ IMAGE_PROPERTIES: Mapping[str, Mapping[str, Any]] = {
     },
     "image_size": {
         "type": "integer",
-        "minimum": 16,
-        "maximum": 4096,
+        "minimum": MIN_IMAGE_SIZE,
+        "maximum": MAX_IMAGE_SIZE,
         "description": "Side in pixels to which the image is resized; the network's own by "
         "default.",
     },
@@ -153,19 +166,22 @@ def call_tool(name: str, arguments: Mapping[str, Any]) -> Answer:
     methods = load_methods()
     if name != "list_layers" and name not in methods:
         raise make_unknown_name_error("tool", name, [*methods, "list_layers", "list_samples"])
-    model = load_named_network(parameters.pop("model", "sightnet"), parameters.pop("weights", None))
-    if name == "list_layers":
-        return describe_layers(model)
-    return run_method(methods[name], model, parameters)
+    network = parameters.pop("model", "sightnet")
+    weights = parameters.pop("weights", None)
+    if not isinstance(network, str) or not isinstance(weights, str | None):
+        raise SightlineError("model and weights are texts: a name and a file")
+    if ":" in network and not network.startswith("hf:"):
+        raise SightlineError(f"model is {network!r:.80}, code, which this server does not run")
+    with convert_memory_errors(f"for {name}", "image_size", "size", "batch"):
+        model = load_named_network(network, weights)
+        if name == "list_layers":
+            return describe_layers(model)
+        return run_method(methods[name], model, parameters)
 
 
 @lru_cache(maxsize=2)
-def load_named_network(name: object, weights: object) -> Model:
-    """The network of a call, kept for the next. Raises SightlineError for code."""
-    if not isinstance(name, str) or not isinstance(weights, str | None):
-        raise SightlineError("model and weights are texts: a name and a file")
-    if ":" in name and not name.startswith("hf:"):
-        raise SightlineError(f"model is {name!r:.80}, code, which this server does not run")
+def load_named_network(name: str, weights: str | None) -> Model:
+    """The network of a call, kept for the next."""
     return load(name, weights=weights)
 
 
@@ -182,15 +198,22 @@ def describe_layers(model: Model) -> Answer:
 def run_method(method: Method, model: Model, arguments: dict[str, Any]) -> Answer:
     """Runs a method on the image or objective of its arguments."""
     subject: list[Tensor | str] = []
-    source = str(arguments.pop("image", "rocket"))
-    size = arguments.pop("image_size", None)
-    whole = bool(arguments.pop("uncropped", False))
+    source = arguments.pop("image", "rocket")
+    if not isinstance(source, str):
+        raise SightlineError(f"image is {source!r:.60}; it must be a file or a sample's name")
+    size = read_image_size(arguments.pop("image_size", None))
+    whole = arguments.pop("uncropped", False)
+    if not isinstance(whole, bool):
+        raise SightlineError(f"uncropped is {whole!r:.60}; it must be true or false")
     objective = arguments.pop("objective", "")
     parameters = {
         name: tuple(value) if isinstance(value, list) else value
         for name, value in arguments.items()
     }
     method.check_parameter_names(parameters)
+    for name, value in parameters.items():
+        if name != PEER_PARAMETER:
+            refuse_code(name, value, "call")
     target: Model | Scan = model
     if method.subject == "image":
         picture = read_file_or_sample(source)
@@ -203,6 +226,20 @@ def run_method(method: Method, model: Model, arguments: dict[str, Any]) -> Answe
     if method.subject == "image":
         result = record_image_source(result, source, size, whole=whole)
     return describe_result(result)
+
+
+def read_image_size(size: object) -> int | None:
+    """The side in pixels to which a call's image is resized; None for the network's own.
+
+    Raises SightlineError for anything else.
+    """
+    if size is None:
+        return None
+    if not isinstance(size, int) or isinstance(size, bool):
+        raise SightlineError(f"image_size is {size!r:.60}; it must be a whole number")
+    if not MIN_IMAGE_SIZE <= size <= MAX_IMAGE_SIZE:
+        raise make_out_of_range_error("image_size", size, MIN_IMAGE_SIZE, MAX_IMAGE_SIZE)
+    return size
 
 
 def describe_result(result: Result) -> Answer:
@@ -229,8 +266,13 @@ def shrink_picture(panel: Tensor) -> Tensor:
 def serve() -> None:
     """Answers on standard output what is asked on standard input, until that is closed.
 
-    Raises SightlineError without the extra `mcp`.
+    Raises SightlineError without the extra `mcp`, and where one of the two is closed.
     """
+    if sys.stdin is None or sys.stdout is None:
+        raise SightlineError(
+            "standard input or output is closed; a program that speaks the Model Context Protocol "
+            "starts this command and keeps both open"
+        )
     try:
         server_module = import_module("mcp.server")
         stdio = import_module("mcp.server.stdio")
