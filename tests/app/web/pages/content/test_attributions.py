@@ -125,3 +125,12 @@ def test_a_served_attribution_is_the_methods(explorer: Explorer) -> None:
     test = read_content(explorer, scripts["saliency"]["test"])
     assert test["level"] in ("strong", "weak", "failed")
     assert len(test["rows"]) == 4
+
+
+def test_every_column_of_the_matrix_is_another_attribution(explorer: Explorer) -> None:
+    scripts = add_attribution_scripts(explorer, 1, 2)
+    titles = [f"{item['title']} {item['kind']}" for item in scripts]
+    assert titles[1].split() == ["Guided", "backpropagation"]
+    assert "layercam" in titles[3]
+    maps = [read_content(explorer, item["map"])["map"]["bytes"] for item in scripts]
+    assert len(set(maps)) == len(MATRIX_METHODS)

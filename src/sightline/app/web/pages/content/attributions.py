@@ -25,8 +25,9 @@ from sightline.models.layers.feature_maps import reshape_to_unit_grid
 from sightline.models.model import Model
 from sightline.registry.method import METHODS
 
-# The attributions of the matrix, quick ones first.
-MATRIX_METHODS = ("saliency", "guided", "gradcam", "cam", "occlusion", "rise")
+# The attributions of the matrix, quick ones first. Of the class activation maps a kind that is not
+# Grad-CAM, which has a column of its own.
+MATRIX_METHODS = ("saliency", "guided", "gradcam", "cam:layercam", "occlusion", "rise")
 
 MAP_SIDE = 112  # pixels at most of an attribution as a page gets it
 
@@ -93,8 +94,9 @@ def add_attribution_scripts(explorer: Explorer, id: int, label: int) -> list[dic
     scripts: list[dict[str, str]] = []
     for name in MATRIX_METHODS:
         method = find_attribution_method(name)
-        map_name = f"{page.replace('images/', 'attribution-of/')}/{name}"
-        test_name = f"{page.replace('images/', 'test-of/')}/{name}"
+        file_name = name.replace(":", "-")
+        map_name = f"{page.replace('images/', 'attribution-of/')}/{file_name}"
+        test_name = f"{page.replace('images/', 'test-of/')}/{file_name}"
 
         def make_map(name: str = name) -> dict[str, Any]:
             key = {"numbers": "attribution map", "image": id, "class": label, "method": name}
@@ -114,8 +116,8 @@ def add_attribution_scripts(explorer: Explorer, id: int, label: int) -> list[dic
         explorer.add_script(test_name, make_test)
         scripts.append(
             {
-                "title": METHODS[name].title,
-                "kind": method.kind,
+                "title": METHODS[method.name].title,
+                "kind": "" if method.kind in METHODS[method.name].title.lower() else method.kind,
                 "map": map_name,
                 "test": test_name,
             }

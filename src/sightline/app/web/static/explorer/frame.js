@@ -54,9 +54,10 @@ const sightline = (() => {
     return element;
   }
 
-  // A number in three digits.
+  // A number in three digits, with a minus sign as in the page's own text.
   function round(value) {
-    return Number(value.toPrecision(3)).toLocaleString("en", { maximumSignificantDigits: 3 });
+    const text = Number(value.toPrecision(3)).toLocaleString("en", { maximumSignificantDigits: 3 });
+    return text.replace("-", "−");
   }
 
   // Shows a unit's cell of its layer's sheets as the background of an element: rows of `columns`
