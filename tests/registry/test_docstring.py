@@ -84,7 +84,7 @@ def test_help_completes_what_the_author_wrote() -> None:
     assert '`values["blurred"]`: N×3×H×W in [0, 1]. `values["sigma"]`: a number.' in words
     assert "SightlineError: For a negative sigma. SightlineError: A parameter that does" in words
     assert "Source: Gauss 1809, book 2 Example:" in words
-    assert words.endswith('sl.blur(model, model.fit(sl.sample("rocket")), names=("a",))')
+    assert words.endswith('sl.blur(model, model.fit(sl.sample("golf_ball")), names=("a",))')
 
 
 def test_help_without_sections_is_complete_too() -> None:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, get_args
 
+from sightline.images.sample_names import DEFAULT_SAMPLE
 from sightline.registry.parameter import ParameterSpec, format_value
 
 # What these mean is the same everywhere, so a method need not say it again.
@@ -176,7 +177,7 @@ def _find_citations(function: Callable[..., Any]) -> str:
 def _write_example(name: str, subject: str, parameters: Mapping[str, Any]) -> str:
     """One line that runs as it stands, but for `import sightline as sl`."""
     settings = dict(parameters)
-    sample_name = settings.pop("image", "rocket")
+    sample_name = settings.pop("image", DEFAULT_SAMPLE)
     arguments = ["model"]
     if subject == "image":
         arguments.append(f'model.fit(sl.sample("{sample_name}"))')

@@ -13,13 +13,13 @@ from safetensors.torch import load_file
 import sightline as sl
 from sightline.app import replay
 from sightline.app.cli.execution import (
-    DEFAULT_IMAGE,
     choose_image_name,
     save_and_print_result,
     takes_scan,
 )
 from sightline.app.cli.main import main
 from sightline.images.io import pictures as images
+from sightline.images.sample_names import DEFAULT_SAMPLE
 from sightline.methods import load_methods
 from sightline.registry.result import Result
 
@@ -30,9 +30,9 @@ METHODS = load_methods()
     ("method", "image", "parameters", "expected"),
     [
         ("saliency", "cat.png", {}, "cat.png"),
-        ("saliency", None, {}, DEFAULT_IMAGE),
-        ("saliency", None, {"id": 3}, DEFAULT_IMAGE),
-        ("neighbors", None, {"id": None}, DEFAULT_IMAGE),
+        ("saliency", None, {}, DEFAULT_SAMPLE),
+        ("saliency", None, {"id": 3}, DEFAULT_SAMPLE),
+        ("neighbors", None, {"id": None}, DEFAULT_SAMPLE),
         ("neighbors", None, {"id": 0}, None),
         ("neighbors", "cat.png", {"id": 0}, "cat.png"),
     ],

@@ -13,6 +13,7 @@ from sightline.app.cli.application import make_app
 from sightline.app.cli.declarations import read_method_declarations
 from sightline.app.cli.main import main
 from sightline.images.io import pictures as images
+from sightline.images.sample_names import DEFAULT_SAMPLE
 from sightline.methods import load_methods
 
 
@@ -30,9 +31,9 @@ def test_a_command_needs_no_argument(name: str) -> None:
     reads_store = "store" in declaration.parameters
     assert arguments["model"] == (None if reads_store else "sightnet")
     if declaration.subject == "image":
-        assert arguments["image"] == (None if reads_store else "rocket")
+        assert arguments["image"] == (None if reads_store else DEFAULT_SAMPLE)
         method = load_methods()[name]
-        assert execution.choose_image_name(method, arguments["image"], arguments) == "rocket"
+        assert execution.choose_image_name(method, arguments["image"], arguments) == DEFAULT_SAMPLE
 
 
 @pytest.mark.parametrize(
@@ -203,7 +204,7 @@ def test_with_a_network_or_folder_the_store_stays_a_parameter(
     ("image", "parameters", "expected"),
     [
         ("cat.jpg", {"id": 3}, "cat.jpg"),
-        (None, {"id": None, "unit": None}, "rocket"),
+        (None, {"id": None, "unit": None}, DEFAULT_SAMPLE),
         (None, {"id": 0, "unit": None}, None),
         (None, {"id": None, "unit": 7}, None),
     ],
@@ -216,7 +217,7 @@ def test_the_image_of_a_command_over_a_store(
     # The unit of one is not a store's; the other always takes an image beside its store.
     for name in ("guided", "inversion"):
         chosen = execution.choose_image_name(methods[name], image, parameters)
-        assert chosen == (image or "rocket")
+        assert chosen == (image or DEFAULT_SAMPLE)
 
 
 # ── targets ──

@@ -28,6 +28,7 @@ from sightline.errors import (
     make_unknown_name_error,
 )
 from sightline.images.io.pictures import encode_png, read_file_or_sample, samples
+from sightline.images.sample_names import DEFAULT_SAMPLE
 from sightline.images.transforms import resize_image
 from sightline.methods import load_methods, takes_scan
 from sightline.models.model import Model
@@ -68,7 +69,7 @@ IMAGE_PROPERTIES: Mapping[str, Mapping[str, Any]] = {
     "image": {
         "type": "string",
         "description": "An image file, or the name of a sample (list_samples).",
-        "default": "rocket",
+        "default": DEFAULT_SAMPLE,
     },
     "image_size": {
         "type": "integer",
@@ -198,7 +199,7 @@ def describe_layers(model: Model) -> Answer:
 def run_method(method: Method, model: Model, arguments: dict[str, Any]) -> Answer:
     """Runs a method on the image or objective of its arguments."""
     subject: list[Tensor | str] = []
-    source = arguments.pop("image", "rocket")
+    source = arguments.pop("image", DEFAULT_SAMPLE)
     if not isinstance(source, str):
         raise SightlineError(f"image is {source!r:.60}; it must be a file or a sample's name")
     size = read_image_size(arguments.pop("image_size", None))

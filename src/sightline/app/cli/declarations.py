@@ -149,7 +149,7 @@ def _build_type(node: ast.expr) -> Any:
 
 def format_declarations() -> str:
     """The content of the declarations' file, made from the imported methods."""
-    from sightline.images.io.pictures import SAMPLE_NAMES
+    from sightline.images.sample_names import SAMPLE_NAMES
     from sightline.methods import load_methods
 
     methods = [_declare_method(method) for method in load_methods().values()]

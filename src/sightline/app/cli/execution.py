@@ -34,6 +34,7 @@ from sightline.generators.checkpoint import parse_style_blend
 from sightline.images.files import check_writable
 from sightline.images.io.library import PAINTING_NAMES
 from sightline.images.io.pictures import read_file_or_sample
+from sightline.images.sample_names import DEFAULT_SAMPLE
 from sightline.images.video.properties import VIDEO_SUFFIXES
 from sightline.methods import takes_scan
 from sightline.models.ablation import AblationFill
@@ -42,8 +43,6 @@ from sightline.models.zoo.load import load
 from sightline.registry.method import METHODS, Method
 from sightline.registry.parameter import is_value_of_type
 from sightline.registry.result import Result
-
-DEFAULT_IMAGE = "rocket"
 
 # Parameters that choose an image or a unit of a store, in place of an image by name.
 STORED_SUBJECT_PARAMETERS = ("id", "unit")
@@ -192,7 +191,7 @@ def choose_image_name(
     )
     if method.subject_optional and names_stored_subject:
         return None
-    return DEFAULT_IMAGE
+    return DEFAULT_SAMPLE
 
 
 def load_network_or_store(

@@ -3,7 +3,9 @@
 Until `main` runs only light modules are imported, so that Ctrl-C is handled almost from the start.
 """
 
+import io
 import os
+import shutil
 import signal
 import sys
 import warnings
@@ -21,7 +23,15 @@ from sightline.errors import (
 # An error message may quote what was given. So many characters of it are shown.
 MAX_MESSAGE_LENGTH = 1000
 
-INTERRUPTED = 130
+# A process that a signal ends has this exit status and the signal's number, 2 for Ctrl-C.
+SIGNAL_STATUS = 128
+INTERRUPTED = SIGNAL_STATUS + 2
+
+# What ends a process politely: `kill`, a job's time limit, a terminal that is closed.
+ENDING_SIGNALS = ("SIGTERM", "SIGHUP")
+
+# Characters of a line below which help can't be laid out.
+MIN_COLUMNS = 40
 
 # A progress bar hides the terminal's cursor.
 SHOW_CURSOR = "\x1b[?25h"
@@ -78,11 +88,15 @@ def describe_lack(error: Exception, words: Sequence[str]) -> str:
 def run_script() -> None:
     """The installed command. Its output may go to a program such as `head` that stops reading."""
     signal.signal(signal.SIGINT, end_at_once)
+    handle_ending_signals()
     occupy_closed_streams()
+    escape_unencodable_characters()
+    widen_narrow_terminal()
     warnings.showwarning = print_warning
     # Decoders warn of odd tags of a picture, without its name.
     warnings.filterwarnings("ignore", module=r"PIL\.")
     try:
+        require_working_folder()
         status = main()
         if sys.stdout is not None:  # None where the caller closed it
             sys.stdout.flush()
@@ -108,8 +122,45 @@ def occupy_closed_streams() -> None:
             os.open(os.devnull, os.O_RDWR)  # the lowest free number
 
 
-def end_at_once(_signal: int, _frame: FrameType | None) -> None:
-    """Handles Ctrl-C where there is nothing to keep: ends the process with one line.
+def escape_unencodable_characters() -> None:
+    """Prints escapes for what the output's encoding lacks, such as × where it is ASCII."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def widen_narrow_terminal() -> None:
+    """Lets lines be longer than a terminal that says it has hardly any columns, or none."""
+    claimed = os.environ.get("COLUMNS", "")
+    is_zero = claimed.isdecimal() and int(claimed) == 0
+    if is_zero or shutil.get_terminal_size().columns < MIN_COLUMNS:
+        os.environ["COLUMNS"] = str(MIN_COLUMNS)
+
+
+def require_working_folder() -> None:
+    """Ends the process with one line where its working folder was removed.
+
+    Libraries look for their files by it.
+    """
+    try:
+        os.getcwd()
+    except OSError as error:
+        print_message(f"the working folder can't be read ({error.strerror}); go to another one")
+        sys.exit(1)
+
+
+def handle_ending_signals() -> None:
+    """Ends as Ctrl-C does when asked to end. A signal that the caller ignores, as nohup does, stays
+    ignored.
+    """
+    for name in ENDING_SIGNALS:
+        number = getattr(signal, name, None)  # Windows has no SIGHUP
+        if number is not None and signal.getsignal(number) == signal.SIG_DFL:
+            signal.signal(number, end_at_once)
+
+
+def end_at_once(number: int, _frame: FrameType | None) -> None:
+    """Handles a signal such as Ctrl-C where there is nothing to keep: ends the process with a line.
 
     A KeyboardInterrupt would end in the middle of whatever runs. Some libraries take it for a
     failed import, and C++ code aborts.
@@ -120,10 +171,10 @@ def end_at_once(_signal: int, _frame: FrameType | None) -> None:
     with suppress(OSError):
         if sys.stderr is not None and sys.stderr.isatty():
             sys.stderr.write(SHOW_CURSOR)
-    print_message("interrupted")
+    print_message("interrupted" if number == signal.SIGINT else f"ended by signal {number}")
     with suppress(OSError, AttributeError):  # AttributeError: there is no output
         sys.stdout.flush()
-    os._exit(INTERRUPTED)
+    os._exit(SIGNAL_STATUS + number)
 
 
 def discard_output() -> None:

@@ -40,6 +40,7 @@ from sightline.app.cli.options import (
     make_method_option,
     make_option_default,
 )
+from sightline.images.sample_names import DEFAULT_SAMPLE
 from sightline.models.zoo.names import is_network_name
 
 # The one method that is about the network alone, which its command therefore names first.
@@ -141,7 +142,7 @@ def _make_subject_parameters(declaration: MethodDeclaration) -> list[inspect.Par
     if declaration.subject != "image":
         return []
 
-    default, annotation = "rocket", ImageArgument
+    default, annotation = DEFAULT_SAMPLE, ImageArgument
     if "store" in declaration.parameters:  # the image may be one of the store's
         default, annotation = None, OptionalImageArgument
     subject = [inspect.Parameter("image", positional, default=default, annotation=annotation)]

@@ -10,6 +10,7 @@ from cyclopts import Parameter, Token, validators
 
 from sightline.app.cli.declarations import MethodDeclaration, ParameterDeclaration
 from sightline.errors import SightlineError
+from sightline.images.sample_names import DEFAULT_SAMPLE
 
 if TYPE_CHECKING:
     from sightline.models.ablation import AblationFill
@@ -49,10 +50,8 @@ OptionalNetworkOption = Annotated[
 
 ImageArgument = Annotated[str, Parameter(help="An image file, or a name of `sightline samples`.")]
 
-OptionalImageArgument = Annotated[
-    str | None,
-    Parameter(help="An image file, or a name of `sightline samples`. rocket by default."),
-]
+IMAGE_HELP = f"An image file, or a name of `sightline samples`. {DEFAULT_SAMPLE} by default."
+OptionalImageArgument = Annotated[str | None, Parameter(help=IMAGE_HELP)]
 
 WeightsOption = Annotated[
     str | None,

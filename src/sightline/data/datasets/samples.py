@@ -6,7 +6,8 @@ from functools import cache
 from torch import Tensor
 
 from sightline.images.io.library import PAINTING_NAMES, read_style_picture
-from sightline.images.io.pictures import DRAWN_SAMPLE, sample, samples
+from sightline.images.io.pictures import sample, samples
+from sightline.images.sample_names import DRAWN_SAMPLE
 
 # Side of a part as a share of the picture's short side, and the step from one to the next as a
 # share of the part's side: the whole, halves that overlap, and thirds that do not.

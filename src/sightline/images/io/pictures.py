@@ -24,31 +24,14 @@ from sightline.images.decode.pixels import (
 )
 from sightline.images.decode.source import check_regular_file
 from sightline.images.files import replace_atomically
+from sightline.images.sample_names import DEFAULT_SAMPLE, DRAWN_SAMPLE, SAMPLE_NAMES
 from sightline.images.validation import add_batch_axis, check_image
 
 WRITABLE_FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 # Rounding may leave this much beyond [0, 1] in an image that is written.
 WRITE_TOLERANCE = 1e-3
 
-# Photographs and textures of scikit-image, the default first.
-# Drawn by `training/draw_golf_ball.py`.
-DRAWN_SAMPLE = "golf_ball"
 DRAWN_SAMPLE_FILE = Path(__file__).parents[2] / "assets" / f"{DRAWN_SAMPLE}.jpg"
-
-SAMPLE_NAMES = (
-    "rocket",
-    "chelsea",
-    "astronaut",
-    "coffee",
-    "motorcycle_left",
-    "hubble_deep_field",
-    "retina",
-    "ihc",
-    "brick",
-    "grass",
-    "gravel",
-    DRAWN_SAMPLE,
-)
 
 # Of a large folder, only so many names are compared with one that does not exist.
 MAX_COMPARED_NAMES = 2000
@@ -156,14 +139,14 @@ def resolve_image(source: ImageOrPath, channels: int = 3) -> Tensor:
 
 
 def samples() -> list[str]:
-    """The names of the photographs and textures of scikit-image, the default first.
+    """The names of the photographs and textures of scikit-image.
 
-    The last is a picture that was drawn for this package: a golf ball, which its network knows.
+    The last is the default: a golf ball, drawn for this package, which its network knows.
     """
     return list(_find_sample_files())
 
 
-def sample(name: str = "rocket") -> Tensor:
+def sample(name: str = DEFAULT_SAMPLE) -> Tensor:
     """Reads one of `samples()`: 1×3×H×W in [0, 1]. Raises SightlineError for an unknown name."""
     sample_files = _find_sample_files()
     if name not in sample_files:

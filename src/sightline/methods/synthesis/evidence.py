@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from sightline.errors import SightlineError
-from sightline.images.io.pictures import DRAWN_SAMPLE, sample, samples
+from sightline.images.io.pictures import sample, samples
+from sightline.images.sample_names import DRAWN_SAMPLE
 from sightline.images.transforms import make_random_affine, resize_short_side
 from sightline.models.layers.feature_maps import reshape_to_unit_grid
 from sightline.models.model import Model

@@ -16,6 +16,7 @@ from sightline.app.cli.declarations import (
     read_sample_names,
 )
 from sightline.app.cli.options import (
+    IMAGE_HELP,
     AblateFillOption,
     AblateOption,
     DeviceOption,
@@ -39,6 +40,7 @@ from sightline.app.cli.terminal import (
     show_progress_bar,
 )
 from sightline.errors import SightlineError, escape_for_display
+from sightline.images.sample_names import DEFAULT_SAMPLE
 from sightline.models.zoo.names import EMBEDDED_NETWORKS, list_network_names
 
 if TYPE_CHECKING:
@@ -46,10 +48,7 @@ if TYPE_CHECKING:
 
 
 def tour(
-    image: Annotated[
-        str,
-        Parameter(help="An image file, or a name of `sightline samples`. golf_ball by default."),
-    ] = "golf_ball",
+    image: Annotated[str, Parameter(help=IMAGE_HELP)] = DEFAULT_SAMPLE,
     /,
     *,
     model: NetworkOption = "sightnet",
@@ -282,7 +281,7 @@ def methods(
     declarations = read_method_declarations()
     if as_json:
         rows = [describe_declaration(declaration) for declaration in declarations.values()]
-        print(json.dumps({"methods": rows}, ensure_ascii=False))
+        print(json.dumps({"methods": rows}))
         return 0
     print_lines(
         *(f"{name:<18} {declaration.summary}" for name, declaration in declarations.items())
