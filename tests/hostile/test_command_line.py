@@ -1,5 +1,7 @@
 """Every option of every method with wrong values: one line, no traceback, nothing written."""
 
+import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -191,3 +193,57 @@ def test_what_the_machine_lacks_is_one_line(
     shown = capsys.readouterr().err
     assert shown.count("\n") == 1
     assert "Traceback" not in shown
+
+
+# ── the surroundings of a process ──
+
+
+def run_in_process(
+    *words: str, cwd: Path, **environment: str
+) -> "subprocess.CompletedProcess[bytes]":
+    """The command in a process of its own, with more variables in its environment."""
+    return subprocess.run(
+        [sys.executable, "-m", "sightline", *words],
+        capture_output=True,
+        check=False,
+        cwd=cwd,
+        env={**os.environ, **environment},
+        timeout=60,
+    )
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252"])
+def test_an_output_that_lacks_characters_has_escapes(encoding: str, tmp_path: Path) -> None:
+    """As a pipe on Windows has, or a locale that is not UTF-8."""
+    done = run_in_process("methods", cwd=tmp_path, PYTHONIOENCODING=encoding)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert b"\\u03a3" in done.stdout  # the Σ of a formula
+    refused = run_in_process("scan", "\u03a3", cwd=tmp_path, PYTHONIOENCODING=encoding)
+    assert refused.returncode == 1
+    assert refused.stderr.count(b"\n") == 1
+    listed = run_in_process("methods", "--json", cwd=tmp_path, PYTHONIOENCODING=encoding)
+    assert json.loads(listed.stdout)["methods"]
+
+
+@pytest.mark.parametrize("columns", ["0", "1", "7", "-3", "wide"])
+def test_help_in_a_terminal_of_hardly_any_columns(columns: str, tmp_path: Path) -> None:
+    done = run_in_process("saliency", "--help", cwd=tmp_path, COLUMNS=columns, LINES=columns)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert b"--samples" in done.stdout
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a folder in use can't be removed")
+def test_a_working_folder_that_is_gone(tmp_path: Path) -> None:
+    (tmp_path / "gone").mkdir()
+    leave = ["sh", "-c", 'cd gone && rmdir ../gone && exec "$@"', "sh"]
+    script = "from sightline.app.cli.main import run_script; run_script()"
+    done = subprocess.run(
+        [*leave, sys.executable, "-c", script, "predictions", "rocket"],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=tmp_path,
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith("sightline: the working folder can't be read")
+    assert done.stderr.count("\n") == 1

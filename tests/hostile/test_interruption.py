@@ -13,7 +13,7 @@ import torch
 from helpers import smooth
 
 import sightline as sl
-from sightline.app.cli.main import INTERRUPTED, end_at_once, main
+from sightline.app.cli.main import ENDING_SIGNALS, INTERRUPTED, end_at_once, main
 from sightline.app.cli.terminal import StepProgressBar
 
 SMALL = ("--size", "64", "--out", "result", "--quiet")
@@ -89,6 +89,48 @@ def test_ctrl_c_while_saving_leaves_no_folder_without_a_recipe(
     assert len(names) == written_count
     assert "recipe.json" in names or not result.exists()
     assert not [name for name in names if name.startswith(".")]
+
+
+# Runs the command as its installed script does, and sends it a signal while it writes a picture.
+ENDED_WHILE_WRITING = """
+import os, signal, sys
+number = int(sys.argv.pop(1))
+sys.argv[0] = "/somewhere/bin/sightline"
+from PIL import Image
+save = Image.Image.save
+def save_half(picture, file, *arguments, **options):
+    save(picture, file, *arguments, **options)
+    os.kill(os.getpid(), number)
+Image.Image.save = save_half
+from sightline.app.cli.main import run_script
+sys.exit(run_script())
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="has no such signals")
+@pytest.mark.parametrize("name", ENDING_SIGNALS)
+def test_asked_to_end_it_leaves_nothing_half_written(name: str, place: Path) -> None:
+    number = getattr(signal, name)
+    before = set(place.iterdir())
+    command = [sys.executable, "-c", ENDED_WHILE_WRITING, str(number), "saliency", "photo.png"]
+    done = subprocess.run([*command, *SMALL], capture_output=True, text=True, check=False)
+    assert done.returncode == 128 + number
+    assert done.stderr == f"sightline: ended by signal {number}\n"
+    assert set(place.iterdir()) == before
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="has no such signals")
+def test_signals_that_the_caller_ignores_stay_ignored(place: Path) -> None:
+    number = signal.SIGHUP
+    command = [sys.executable, "-c", ENDED_WHILE_WRITING, str(int(number)), "saliency", "photo.png"]
+    done = subprocess.run(
+        ["sh", "-c", 'trap "" HUP; exec "$@"', "sh", *command, *SMALL],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (place / "result" / "recipe.json").is_file()
 
 
 # Runs the command as its installed script does, and interrupts it when a module is looked for.
