@@ -5,6 +5,7 @@ import torch
 from helpers import smooth
 
 import sightline as sl
+from sightline.models.tracing.batch_size import split_into_batches
 from sightline.models.tracing.windows import OcclusionWindows, run_occluded_images
 
 # Windows of 5×5 pixels: at a corner, at the far edges, and two that overlap.
@@ -43,9 +44,8 @@ def test_scores_are_those_of_the_copies_whatever_the_batch(tiny: sl.Model) -> No
     windows = make_windows()
     copies = windows.occlude_windows(range(len(POSITIONS)))
     expected = torch.cat([tiny.logits(copy[None]) for copy in copies])
-    for batch in (1, 2, 5, 9):
-        batches = list(run_occluded_images(tiny, windows, batch))
-        assert [len(logits) for logits in batches] == [
-            len(POSITIONS[start : start + batch]) for start in range(0, len(POSITIONS), batch)
-        ]
+    for size in (1, 2, 5, 9):
+        parts = split_into_batches(len(POSITIONS), size)
+        batches = list(run_occluded_images(tiny, windows, parts))
+        assert list(map(len, batches)) == list(map(len, parts))
         torch.testing.assert_close(torch.cat(batches), expected, rtol=1e-4, atol=1e-5)

@@ -17,19 +17,22 @@ and never more than 64 windows. How many of these are fastest is found by timing
 
 import logging
 from collections.abc import Hashable
+from math import prod
 from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sightline.errors import get_first_error_line
 from sightline.models.model import Model
 from sightline.models.tracing.batch_size import (
-    choose_batch_size,
     estimate_max_batch,
+    split_into_batches,
+    split_into_fastest_batches,
 )
 from sightline.models.tracing.occlusion_pass import (
+    MIN_SPEEDUP,
     IncrementalUnsupported,
     OcclusionPass,
     WholeLinearLayers,
@@ -57,10 +60,6 @@ WEIGHT_READ_OVERHEAD = 50
 
 # Most windows that are run at once. Patches are small, so that more are no faster.
 MAX_WINDOWS_AT_ONCE = 64
-
-# Below this ratio of multiply-adds the ordinary run is as fast, or faster: cutting patches out and
-# writing them back takes time as well.
-MIN_SPEEDUP = 1.2
 
 # Why a model was run whole, for each size of the image and each set of windows: the survey that
 # finds it out takes as long as a few images.
@@ -103,15 +102,28 @@ def score_occluded_windows(
                 fallback = str(reason)
                 refusals[question] = fallback
                 logger.debug("%s: occluded images are run whole: %s", model.name, fallback)
+        count = len(windows.positions)
         if batch is None:
-            count = len(windows.positions)
-            batch = choose_batch_size(
-                model, windows.image, gigabytes, image_count=count, gradients=False
-            )
-        batches = [
-            logits[:, label_indices] for logits in run_occluded_images(model, windows, batch)
+            batches = split_into_fastest_batches(model, windows.image, count, gigabytes)
+        else:
+            batches = split_into_batches(count, batch)
+        scores = [
+            logits[:, label_indices] for logits in run_occluded_images(model, windows, batches)
         ]
-        return OcclusionScores(torch.cat(batches), 0.0, 1.0, fallback, batch)
+        largest = max(map(len, scores))
+        return OcclusionScores(torch.cat(scores), 0.0, 1.0, fallback, batch or largest)
+
+
+def estimate_multiply_adds(model: Model, image: Tensor) -> float:
+    """About the multiply-adds of one image, those of the linear layers and convolutions."""
+    area_ratio = prod(image.shape[-2:]) / prod(model.image_size)
+    total = 0.0
+    for layer in model.layers.values():
+        module = None if layer.step else model.module(layer.name)
+        weight = getattr(module, "weight", None)
+        if isinstance(module, (nn.Linear, nn.Conv2d)) and isinstance(weight, Tensor):
+            total += layer.batch * prod(layer.shape) * weight.numel() / max(1, len(weight))
+    return area_ratio * total
 
 
 class IncrementalOcclusion:
@@ -185,8 +197,12 @@ class IncrementalOcclusion:
         return OcclusionScores(scores, localized_cost / whole_cost, whole_cost / spent_cost)
 
     def run_survey(self, positions: IndexArray) -> OcclusionPass:
-        """The pass that computes the clean maps and the regions of every distinct top and left."""
-        survey = OcclusionPass({}, SURVEY_BATCH_SIZE, survey=True)
+        """The pass that computes the clean maps and the regions of every distinct top and left.
+
+        Raises IncrementalUnsupported as soon as it is clear that it would not pay.
+        """
+        network_cost = estimate_multiply_adds(self.model, self.windows.image)
+        survey = OcclusionPass({}, SURVEY_BATCH_SIZE, survey=True, network_cost=network_cost)
         regions = self.locate_window_regions(np.unique(positions[:, 0]), np.unique(positions[:, 1]))
         self.compute_logits(survey, PatchedMaps(self.clean_image, regions))
         return survey

@@ -25,6 +25,14 @@ from sightline.models.tracing.receptive_rules import iterate_nested_tensors
 
 aten: Any = torch.ops.aten
 
+# Below this ratio of multiply-adds the ordinary run is as fast, or faster: cutting patches out and
+# writing them back takes time as well.
+MIN_SPEEDUP = 1.2
+
+# Where so large a share of the network ran on whole maps without a break, as behind attention, the
+# rest will as well.
+HOPELESS_SHARE = 0.25
+
 
 class IncrementalUnsupported(RuntimeError):  # noqa: N818 - not an error: the ordinary run takes over
     """The network can't be followed incrementally; the text names the operation."""
@@ -38,6 +46,8 @@ class OcclusionPass:
         records: what each operation of the survey left, by the key of its call.
         image_count: images of the batch.
         survey: whether only the geometry and the clean maps are computed.
+        network_cost: about the multiply-adds of running one image whole, for the survey; 0 if they
+            are not known.
         last_unknown_number: number of the last operation that the survey did not meet; negative.
         full_cost: multiply-adds of running one image whole.
         spent_cost: multiply-adds spent, for one image.
@@ -48,11 +58,13 @@ class OcclusionPass:
         layer_costs: of each localized layer the multiply-adds of one position, and its regions.
         first_whole_operation: name of the first operation that ran on whole maps.
         last_operation: name of the operation that was met last.
+        whole_streak: multiply-adds since an operation was localized.
     """
 
     records: dict[Any, OperationRecord]
     image_count: int
     survey: bool = False
+    network_cost: float = 0.0
     last_unknown_number: int = 0
     full_cost: float = 0.0
     spent_cost: float = 0.0
@@ -65,6 +77,7 @@ class OcclusionPass:
     )
     first_whole_operation: str = ""
     last_operation: str = ""
+    whole_streak: float = 0.0
 
     @property
     def speedup(self) -> float:
@@ -220,11 +233,30 @@ class OcclusionPass:
             self.weights_read += int(min(multiply_adds, numbers_read))
         sizes = [tensor.numel() // self.image_count for tensor in iterate_nested_tensors(results)]
         self.note_map_size(max(sizes, default=0))
+        self.whole_streak += multiply_adds
+        if self.is_hopeless():
+            raise IncrementalUnsupported(
+                f"it would save too little: whole maps from {self.first_whole_operation}"
+            )
+
+    def is_hopeless(self) -> bool:
+        """Whether the survey has met so much on whole maps that the rest will be as well.
+
+        What was localized before could then not pay.
+        """
+        network_cost = max(self.network_cost, self.full_cost)
+        return (
+            self.survey
+            and self.network_cost > 0
+            and self.whole_streak >= HOPELESS_SHARE * network_cost
+            and self.localized_cost <= (1 - 1 / MIN_SPEEDUP) * network_cost
+        )
 
     def count_localized_operation(self, result: PatchedMaps, multiply_adds: float) -> None:
         """Counts an operation on patches that takes so many multiply-adds for the whole image."""
         if not multiply_adds:
             return
+        self.whole_streak = 0.0
         height, width = result.map_size
         position_cost = multiply_adds / (height * width)
         self.layer_costs.append((position_cost, result.regions))

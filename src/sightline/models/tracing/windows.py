@@ -1,6 +1,6 @@
 """The windows of an image that are covered one after the other, and the ordinary way to run."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -62,9 +62,10 @@ class OcclusionWindows:
         return images
 
 
-def run_occluded_images(model: Model, windows: OcclusionWindows, batch: int) -> Iterator[Tensor]:
-    """Logits of every covered image, run whole, `batch` at a time."""
-    indices = range(len(windows.positions))
-    for start in indices[::batch]:
-        images = windows.occlude_windows(indices[start : start + batch])
+def run_occluded_images(
+    model: Model, windows: OcclusionWindows, batches: Iterable[Sequence[int]]
+) -> Iterator[Tensor]:
+    """Logits of the covered images of each batch of window indices, run whole."""
+    for indices in batches:
+        images = windows.occlude_windows(indices)
         yield model.run(images, ["logits"])["logits"]
