@@ -12,9 +12,14 @@ import sys
 from collections.abc import Collection, Sequence
 from contextlib import suppress
 from importlib.util import find_spec
+from itertools import islice
 from pathlib import Path
 
 from sightline.errors import find_closest_name, suggest_closest_name
+from sightline.images.files import walk_files
+
+# A folder may be a whole disk: of so many files it is told whether they are pictures.
+MAX_SEEN_FILES = 2000
 
 # What other tools call an option of ours.
 OPTION_SYNONYMS = {
@@ -193,7 +198,8 @@ def explain_store(words: Sequence[str], store: str) -> str:
     with suppress(OSError, ValueError):
         if not folder.is_dir() or (folder / "scan.json").exists():
             return ""
-        is_picture_folder = any(is_picture_name(path.name) for path in folder.rglob("*"))
+        seen_files = islice(walk_files(str(folder)), MAX_SEEN_FILES)
+        is_picture_folder = any(map(is_picture_name, seen_files))
         if is_picture_folder:
             store_name = f"{folder.name or 'photos'}.scan"
             scanned = format_command(["scan", store, "--store", store_name])

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, and the user's cache.
+"""Files that appear whole or not at all, those below a folder, and the user's cache.
 
 A file is written under a temporary name in its final folder, then renamed.
 """
@@ -7,7 +7,7 @@ import errno
 import os
 import re
 import shutil
-from collections.abc import Generator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from uuid import uuid4
@@ -128,6 +128,41 @@ def check_writable(folder: Path) -> None:
             raise PermissionError(errno.EACCES, "permission denied")
     except (OSError, ValueError) as error:  # ValueError: a null byte in the path
         raise _make_write_error(folder, error) from error
+
+
+def walk_files(
+    folder: str,
+    *,
+    enters: Callable[[str], bool] = lambda _folder: True,
+    note_unlisted: Callable[[str], None] = lambda _folder: None,
+) -> Iterator[str]:
+    """The paths of all files below a folder, however deep, in no order.
+
+    Links to folders are left out, and not followed. `enters` says of each folder below whether it
+    is looked into; `note_unlisted` is called with those that can't be listed.
+    """
+    folders = [folder]  # os.walk of Python 3.11 calls itself, and fails some hundred folders deep
+    while folders:
+        parent = folders.pop()
+        try:
+            with os.scandir(parent) as entries:
+                found = list(entries)
+        except OSError:
+            note_unlisted(parent)
+            continue
+        for entry in found:
+            if not _is_folder(entry):
+                yield entry.path
+            elif not entry.is_symlink() and enters(entry.path):
+                folders.append(entry.path)
+
+
+def _is_folder(entry: "os.DirEntry[str]") -> bool:
+    """Whether an entry is a folder, or a link to one; not if that can't be told."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
 
 
 def get_cache_folder() -> Path:

@@ -135,10 +135,17 @@ def test_an_image_that_is_gone(files: list[Path], tmp_path: Path) -> None:
         sl.SightlineError, match=r"absent.png can't be read any more \(No such file"
     ):
         reread_image({"kind": "Files", "source": str(tmp_path)}, 0, absent)
-    parquet = open_dataset(write_sources(files, tmp_path)["parquet"])
-    for position in (COUNT, -1):
+    sources = write_sources(files, tmp_path)
+    parquet = open_dataset(sources["parquet"])
+    descriptor = {"kind": "Rows", "source": parquet.source}
+    for row in (f"[{COUNT}]", "[-1]", "", "[1", "[9999999999999999999]"):
+        path = parquet.get_path(0).partition("[")[0] + row
         with pytest.raises(sl.SightlineError, match="can't be read any more"):
-            reread_image({"kind": "Rows", "source": parquet.source}, position, "a row")
+            reread_image(descriptor, 0, path)
+    tar = open_dataset(sources["tar"])
+    for path in (f"{tar.get_path(0)}x", "/nowhere.tar/a.png", "a row"):
+        with pytest.raises(sl.SightlineError, match="can't be read any more"):
+            reread_image({"kind": "Tar", "source": tar.source}, 0, path)
 
 
 # ── what is refused ──

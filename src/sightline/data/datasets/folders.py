@@ -4,6 +4,8 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from sightline.images.files import walk_files
+
 TEXT_SUFFIXES = frozenset({".txt", ".json", ".csv", ".md", ".xml", ".yaml", ".yml", ".log", ".py"})
 ARRAY_SUFFIXES = frozenset({".npz", ".npy", ".mat", ".safetensors", ".pt", ".pth"})
 
@@ -33,24 +35,21 @@ def find_image_files(folder: str) -> Iterator[str]:
     arrays: list[str] = []
     has_image = False
 
-    def note_folder(error: OSError) -> None:
-        unlisted_folders.append(os.path.join(error.filename, ""))
+    def note_folder(path: str) -> None:
+        unlisted_folders.append(os.path.join(path, ""))
 
-    for parent, folders, files in os.walk(folder, onerror=note_folder):
-        folders[:] = [
-            name
-            for name in folders
-            if not name.startswith(".") and not is_store_or_table(os.path.join(parent, name))
-        ]
-        for name in files:
-            is_companion = Path(name).suffix.lower() in COMPANION_SUFFIXES
-            if name.startswith("."):
-                continue
-            if not is_companion:
-                has_image = True
-                yield os.path.join(parent, name)
-            elif name.lower().endswith(ARRAY_IMAGE_SUFFIX):
-                arrays.append(os.path.join(parent, name))
+    def may_hold_images(path: str) -> bool:
+        return not os.path.basename(path).startswith(".") and not is_store_or_table(path)
+
+    for path in walk_files(folder, enters=may_hold_images, note_unlisted=note_folder):
+        name = os.path.basename(path)
+        if name.startswith("."):
+            continue
+        if Path(name).suffix.lower() not in COMPANION_SUFFIXES:
+            has_image = True
+            yield path
+        elif name.lower().endswith(ARRAY_IMAGE_SUFFIX):
+            arrays.append(path)
     if not has_image:
         yield from arrays
     yield from unlisted_folders

@@ -2,11 +2,13 @@
 
 import codecs
 import glob
+import io
 import os
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from sightline.data.datasets.files import Files, ImageDataset, hash_source, read_image_file
 from sightline.data.datasets.folders import (
@@ -22,9 +24,13 @@ from sightline.images.decode.formats import SIGNATURE_LENGTH, detect_format
 from sightline.images.decode.source import check_regular_file
 
 ARCHIVE_SUFFIXES = (".tar", ".parquet", ".lance")
-# A text list of two million paths.
+# A text list of two million paths. Shorter ones take more memory than their bytes.
 MAX_LIST_BYTES = 200_000_000
+MAX_LIST_LINES = 10_000_000
 MAX_LINE_BYTES = 10_000  # more than any system allows for a path, and a class
+
+# How the path of an image in a table ends.
+TABLE_ROW = re.compile(r"(?P<file>.+\.(parquet|lance))\[(?P<row>\d{1,12})\]", re.DOTALL)
 
 
 def open_dataset(source: Any = None) -> ImageDataset:
@@ -56,6 +62,8 @@ def open_dataset(source: Any = None) -> ImageDataset:
 
 def open_dataset_path(source: str) -> ImageDataset:
     """The dataset in a folder, archive or list, or the files that a pattern matches."""
+    if not source or "\0" in source:
+        raise SightlineError(f"there is no folder, list or archive {source!r}; give its path")
     path = os.path.abspath(source)
     if has_store_description(path):
         raise SightlineError(f"{source} is the store of a scan, not a dataset; give it as --store")
@@ -69,7 +77,7 @@ def open_dataset_path(source: str) -> ImageDataset:
     if glob.has_magic(source):
         paths = sorted(
             match
-            for match in glob.glob(path, recursive=True)
+            for match in glob.iglob(escape_folders_that_exist(path), recursive=True)
             if not os.path.isdir(match) or is_lance_table(match)
         )
         if not paths:
@@ -79,6 +87,17 @@ def open_dataset_path(source: str) -> ImageDataset:
     raise SightlineError(
         f"there is no folder, list or archive {source}; a pattern such as 'photos/*.jpg' works too"
     )
+
+
+def escape_folders_that_exist(pattern: str) -> str:
+    """A pattern in which a folder that exists is meant by its name: `a[1]` in `a[1]/*.jpg`."""
+    folder = os.path.dirname(pattern)
+    while not os.path.isdir(folder):
+        parent = os.path.dirname(folder)
+        if parent == folder:  # a drive that is not there
+            return pattern
+        folder = parent
+    return glob.escape(folder) + pattern[len(folder) :]
 
 
 def open_files(source: str, root: str, paths: Sequence[str]) -> ImageDataset:
@@ -130,8 +149,8 @@ def open_file_list(path: str) -> Files:
     return Files(path, files, classes)
 
 
-def read_list_lines(path: str) -> list[str]:
-    """The lines of a text list, of UTF-8 but for the names of files that are not.
+def read_list_lines(path: str) -> Iterator[str]:
+    """The lines of a text list, of UTF-8 but for the names of files that are not, or of UTF-16.
 
     Raises SightlineError for what is no list, before it is read.
     """
@@ -142,23 +161,38 @@ def read_list_lines(path: str) -> list[str]:
             first_bytes = file.read(SIGNATURE_LENGTH)
             byte_count = file.seek(0, os.SEEK_END)
             file.seek(0)
-            if b"\0" in first_bytes or is_picture(first_bytes) or byte_count > MAX_LIST_BYTES:
+            is_wide = first_bytes.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+            if is_picture(first_bytes) or byte_count > MAX_LIST_BYTES:
                 raise SightlineError(refusal)
-            content = file.read().removeprefix(codecs.BOM_UTF8)
+            if b"\0" in first_bytes and not is_wide:
+                raise SightlineError(refusal)
+            content = file.read()
+        if is_wide:  # as some programs of Windows write text
+            content = content.decode("utf-16").encode(errors="surrogatepass")
+        content = content.removeprefix(codecs.BOM_UTF8)
     except (OSError, ValueError) as error:  # ValueError: SightlineError
         raise SightlineError(refusal) from error
     if b"\0" in content:
         raise SightlineError(refusal)
+    line_count = content.count(b"\n")
+    if line_count > MAX_LIST_LINES:
+        raise SightlineError(
+            f"{path} has {line_count:,} lines; at most {MAX_LIST_LINES:,} are read"
+        )
+    return split_list_lines(path, io.BytesIO(content))
 
+
+def split_list_lines(path: str, content: IO[bytes]) -> Iterator[str]:
+    """The lines one by one. Raises SightlineError for one that is too long."""
     # Not at the rarer line ends that `str.splitlines` knows: they may be part of a name.
-    lines = content.replace(b"\r\n", b"\n").split(b"\n")
-    for number, line in enumerate(lines, 1):
+    for number, ended_line in enumerate(content, 1):
+        line = ended_line.removesuffix(b"\n").removesuffix(b"\r")
         if len(line) > MAX_LINE_BYTES:
             raise SightlineError(
                 f"line {number} of {path} has {len(line):,} bytes; "
                 f"a path and a class have at most {MAX_LINE_BYTES:,}"
             )
-    return [line.decode(errors="surrogateescape") for line in lines]
+        yield line.decode(errors="surrogateescape")
 
 
 def is_picture(first_bytes: bytes) -> bool:
@@ -181,12 +215,13 @@ def require_images(dataset: ImageDataset, name: str) -> ImageDataset:
 
 
 def reread_image(
-    descriptor: Mapping[str, Any], position: int, path: str
+    descriptor: Mapping[str, Any], position: int, path: str, digest: str = ""
 ) -> tuple[ImageSource, str]:
-    """Reads the image at a position of a scanned dataset again; returns it and its digest.
+    """Reads an image of a scanned dataset again, by its path; returns it and its digest.
 
     `descriptor` is what the store says of the dataset: its `kind` (name of the dataset's type) and
-    its `source`. Raises SightlineError if the image can't be read any more.
+    its `source`. Of an archive only the one that holds the image is opened. `digest` chooses among
+    images of one name in it. Raises SightlineError if the image can't be read any more.
     """
     if descriptor["source"] is None:
         raise SightlineError(
@@ -195,15 +230,47 @@ def reread_image(
     try:
         if descriptor["kind"] == "Files":
             source = read_image_file(find_stored_file(path))
+        elif descriptor["kind"] in ("Tar", "Rows"):
+            source = _read_archived_image(path, digest)
         else:
-            source = _open_cached_dataset(descriptor["source"]).read_image(position)
+            source = _open_cached_archive(None).read_image(position)
         return source, hash_source(source)
     except (OSError, IndexError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise SightlineError(f"{path} can't be read any more ({reason})") from error
 
 
+def _read_archived_image(path: str, digest: str) -> ImageSource:
+    """The image at `ARCHIVE.tar/NAME` or `TABLE[ROW]`; of several, the one with this digest."""
+    table_row = TABLE_ROW.fullmatch(path)
+    if table_row:
+        table = find_stored_file(table_row["file"])
+        return _open_cached_archive(table).read_image(int(table_row["row"]))
+    archive, name = split_member_path(path)
+    dataset = _open_cached_archive(archive)
+    ending = f"/{name}"
+    image: ImageSource | None = None
+    for position in range(len(dataset)):
+        stored_path = dataset.get_path(position)
+        if stored_path.endswith(ending) and stored_path[: -len(ending)].endswith(".tar"):
+            image = dataset.read_image(position)
+            if hash_source(image) == digest:
+                return image
+    if image is None:
+        raise SightlineError("the archive has no such member")
+    return image
+
+
+def split_member_path(path: str) -> tuple[str, str]:
+    """The archive and the member of `ARCHIVE.tar/NAME`. Raises SightlineError for another path."""
+    for match in re.finditer(r"\.tar/", path):
+        archive = find_stored_file(path[: match.end() - 1])
+        if os.path.isfile(archive):
+            return archive, path[match.end() :]
+    raise SightlineError("no such file")
+
+
 @lru_cache(maxsize=4)
-def _open_cached_dataset(source: str) -> ImageDataset:
-    # The source of the sample tiles is the empty string.
-    return open_dataset(source or None)
+def _open_cached_archive(file: str | None) -> ImageDataset:
+    """An archive or table; without a file the parts of the sample pictures."""
+    return open_dataset(None) if file is None else open_archives([file])

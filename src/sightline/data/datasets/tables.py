@@ -175,10 +175,16 @@ def find_image_column(schema: Any, file: str) -> str:
 
 
 def is_bytes_type(arrow_type: Any) -> bool:
-    """Whether an Arrow type is that of bytes."""
+    """Whether an Arrow type is one of bytes, each value in its place or in a dictionary."""
     import pyarrow as pa
 
-    return pa.types.is_binary(arrow_type) or pa.types.is_large_binary(arrow_type)
+    if pa.types.is_dictionary(arrow_type):
+        arrow_type = arrow_type.value_type
+    return (
+        pa.types.is_binary(arrow_type)
+        or pa.types.is_large_binary(arrow_type)
+        or pa.types.is_binary_view(arrow_type)
+    )
 
 
 def read_classes(table: TableFile, number: int) -> list[str | None]:

@@ -245,7 +245,7 @@ class Scan:
         """
         row = self.read_rows([self._check_id(id)], ["position", "path", "sha256"])[id]
         dataset = asdict(self.description.dataset)
-        data, digest = reread_image(dataset, row["position"], row["path"])
+        data, digest = reread_image(dataset, row["position"], row["path"], row["sha256"])
         if row["sha256"] and digest != row["sha256"]:
             raise SightlineError(f"{row['path']} has changed since the pass; scan it again")
         return stack_crops([fit_center_crop(data, self.size, self.short_side)])

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from sightline.errors import SightlineError
 from sightline.images.decode.formats import IMAGE_FILE_SUFFIXES
+from sightline.images.files import walk_files
 from sightline.images.io.pictures import read_picture, resolve_image
 from sightline.images.transforms import cover_center
 
@@ -52,7 +53,7 @@ def find_pictures_below(folder: Path) -> list[Path]:
         raise SightlineError(
             f"no folder {str(folder)!r}; photographs to train on are expected there"
         )
-    paths = sorted(path for path in folder.rglob("*") if _is_picture_file(path))
+    paths = sorted(path for path in map(Path, walk_files(str(folder))) if _is_picture_file(path))
     if not paths:
         raise SightlineError(
             f"the folder {str(folder)!r} holds no picture ({', '.join(IMAGE_FILE_SUFFIXES)})"
