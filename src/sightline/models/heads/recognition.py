@@ -5,6 +5,7 @@ probabilities makes 99 % look like 0.3 %. So the network is run once, and its ou
 its values and by the last operation that made it.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, cast
@@ -41,6 +42,9 @@ REARRANGING_OPERATIONS = (
     "Unbind",
     "AsStrided",
 )
+
+# Operations that multiply by weights, named as autograd or their Function names them.
+WEIGHTED_OPERATIONS = re.compile(r"Addmm|Addbmm|Baddbmm|Mm|Bmm|Mv|Dot|Convolution|Linear|Cdist")
 
 
 @dataclass(frozen=True)
@@ -89,7 +93,9 @@ def choose_tuple_entry(output: Any) -> int:
     """Which entry of a plain tuple or list holds the scores: 0, or that made from entry 0.
 
     Networks return their features beside their scores, in either order. Features are what another
-    entry is computed from that has another shape. A softmax has the same shape as its scores.
+    entry is computed from that has another shape. A softmax has the same shape as its scores. A
+    single number for each image is a score where weights made it, and else something that is told
+    of the scores: an entropy, a norm, the logarithm of a determinant.
     """
     is_named = hasattr(output, "_fields") or is_detection_list(output)
     if not isinstance(output, (tuple, list)) or is_named:
@@ -104,9 +110,27 @@ def choose_tuple_entry(output: Any) -> int:
         (gradient,) = torch.autograd.grad(
             entry.sum(), features, retain_graph=True, allow_unused=True
         )
-        if gradient is not None:
-            return number
+        is_single_number = entry.numel() <= max(1, len(features))
+        if gradient is None or (is_single_number and not _have_weights_between(entry, features)):
+            continue
+        return number
     return 0
+
+
+def _have_weights_between(output: Tensor, features: Tensor) -> bool:
+    """Whether an operation with weights lies between features and what is computed from them."""
+    unseen: list[tuple[Any, bool]] = [(output.grad_fn, False)]
+    seen: set[tuple[Any, bool]] = set()
+    while unseen:
+        node, is_weighted = unseen.pop()
+        if node is features.grad_fn and is_weighted:
+            return True
+        if node is None or node is features.grad_fn or (node, is_weighted) in seen:
+            continue
+        seen.add((node, is_weighted))
+        is_weighted = is_weighted or WEIGHTED_OPERATIONS.search(node.name()) is not None
+        unseen += [(function, is_weighted) for function, _ in node.next_functions]
+    return False
 
 
 def _has_graph(value: Any) -> bool:
