@@ -89,3 +89,15 @@ def test_a_full_disk_leaves_no_table(
     with pytest.raises(SightlineError, match="No space left"):
         write_image_table(explorer, tmp_path / "a.parquet")
     assert list(tmp_path.glob("*.parquet")) == []
+
+
+def test_a_class_that_a_folder_writes_otherwise_is_right_all_the_same(
+    tmp_path: Path, tiny: sl.Model
+) -> None:
+    label = tiny.labels[int(tiny.logits(tiny.blank())[0].argmax())]
+    folders = [label.upper(), "unheard of"]
+    for folder in folders:
+        sl.write(torch.full((1, 3, 40, 40), 0.5), tmp_path / "photos" / folder / "0.png")
+    scan = sl.scan(tiny, tmp_path / "photos", store=tmp_path / "a.scan")
+    rows = pq.read_table(write_image_table(Explorer(scan), tmp_path / "a.parquet")).to_pylist()
+    assert {row["class"]: row["is_right"] for row in rows} == {folders[0]: True, folders[1]: False}

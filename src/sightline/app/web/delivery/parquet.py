@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from sightline.app.web.explorer.explorer import Explorer
-from sightline.app.web.pages.content.facts import read_unit_table
+from sightline.app.web.pages.content.facts import read_image_groups, read_unit_table
 from sightline.data.search.nearest import find_nearest
 from sightline.data.search.projection import MIN_PROJECTED_VECTORS, project_vectors
 from sightline.data.store.reader import Scan
@@ -84,14 +84,7 @@ def collect_image_columns(explorer: Explorer) -> dict[str, Sequence[Any]]:
     """All columns but the pictures, by name."""
     scan = explorer.scan
     predicted, probability = list_predictions(scan)
-    classes: list[str | None] = [None] * scan.images
-    if scan.classes is not None:
-        names = scan.shown_class_names
-        classes = [names[index] if index >= 0 else None for index in scan.classes.tolist()]
-    is_right = [
-        None if name is None or guess is None else name == guess
-        for name, guess in zip(classes, predicted, strict=True)
-    ]
+    classes, is_right = list_classes(scan)
     texts = [
         ", predicted ".join(word for word in pair if word is not None)
         for pair in zip(classes, predicted, strict=True)
@@ -110,6 +103,26 @@ def collect_image_columns(explorer: Explorer) -> dict[str, Sequence[Any]]:
         "neighbors": list_nearest_images(scan),
         "units": name_strongest_units(explorer),
     }
+
+
+def list_classes(scan: Scan) -> tuple[list[str | None], list[bool | None]]:
+    """The class of each image, and whether the network's best class is the same.
+
+    None where the class is not known; whether it is right also where no class is the network's.
+    """
+    groups = read_image_groups(scan)
+    if groups.noun != "class":
+        return [None] * scan.images, [None] * scan.images
+    indices = groups.indices.tolist()
+    classes = [groups.names[index] if index >= 0 else None for index in indices]
+    if not scan.model_labels or max(groups.labels, default=-1) < 0:
+        return classes, [None] * scan.images
+    answers = scan.top5[0][:, 0].tolist()
+    is_right = [
+        groups.labels[index] == answer if index >= 0 else None
+        for index, answer in zip(indices, answers, strict=True)
+    ]
+    return classes, is_right
 
 
 def list_predictions(scan: Scan) -> tuple[list[str | None], list[float | None]]:
