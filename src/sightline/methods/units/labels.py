@@ -94,6 +94,8 @@ def labels(
     images, an index into `["predicted_names"]`, and `["predicted_share"]` how frequent it is among
     them. `values["units"]` lists all units with these numbers, and names in place of indices.
 
+    `values["shown_units"]` has the numbers of the units in the figure, in its order.
+
     With masks, `values["iou"]`, units×concepts, is the intersection over union of the positions
     where a unit is above its `["threshold"]` (0.5 % of all) and the masks of the concept.
     `["detectors"]` counts for each of the `["concepts"]` the units whose best concept it is, with
@@ -153,7 +155,7 @@ def labels(
         "selectivity": draw_histogram(histogram.values, histogram.marks, histogram.x_label),
     }
     figures: dict[str, FigureData] = {"labels": PictureRows(rows), "selectivity": histogram}
-    values = unit_labels.collect_values()
+    values = {**unit_labels.collect_values(), "shown_units": shown_units.tolist()}
     subject = "the strongest patches with activation and class, gray beyond the image"
     if top_images.positions is None:
         subject = "the strongest images, whole, with activation and class"

@@ -17,7 +17,8 @@ from sightline.app.web.report.findings import (
     write_title,
 )
 from sightline.app.web.report.section import ReportSection
-from sightline.images.plotting.figures import Heatmap
+from sightline.images.plotting.captioned_rows import FigureRow
+from sightline.images.plotting.figures import Heatmap, PictureRows
 from sightline.methods import load_methods
 from sightline.methods.evaluation.summary import TrustSummary
 
@@ -110,3 +111,21 @@ def test_how_deep_the_photograph_is_kept(
     assert text in finding.text
     assert "-0.0" not in finding.text
     assert torch.equal(finding.picture, images[shown : shown + 1])
+
+
+def test_the_unit_shown_first_is_the_one_with_the_surest_name(subject: ReportSubject) -> None:
+    units: list[dict[str, Any]] = [{"name": None} for _ in range(5)]
+    units[4] = {"name": "sky", "auprc": 0.3}
+    units[1] = {"name": "gravel", "auprc": 0.9}
+    rows = [
+        FigureRow(f"unit {unit} of this test: more", [torch.full((1, 3, 4, 5), unit / 5)], [""])
+        for unit in (4, 1, 2)
+    ]
+    values = {"units": units, "shown_units": [4, 1, 2]}
+    (finding,) = list_findings(subject, [make_section("labels", values, labels=PictureRows(rows))])
+    assert finding.text.startswith("Unit 1 of this test has the surest name of the 3 most")
+    assert float(finding.picture.mean()) == pytest.approx(0.2)
+
+    values["units"] = [{} for _ in range(5)]
+    (finding,) = list_findings(subject, [make_section("labels", values, labels=PictureRows(rows))])
+    assert finding.text.startswith("Unit 4 of this test is the most selective of 5.")

@@ -146,22 +146,29 @@ def find_evidence(subject: ReportSubject, sections: dict[str, ReportSection]) ->
 
 
 def find_unit_summary(subject: ReportSubject, sections: dict[str, ReportSection]) -> Finding | None:
-    """The unit that stands for one class more than all others, over the collection."""
+    """The shown unit whose name is surest; without names the most selective one."""
     section = sections.get("labels")
     if section is None or section.result is None:
         return None
-    units: list[dict[str, Any]] = section.result.values["units"]
+    values = section.result.values
+    units: list[dict[str, Any]] = values["units"]
     rows = getattr(section.result.figures.get("labels"), "rows", ())
     if not rows or not units:
         return None
-    unit_name = rows[0].title.partition(":")[0]
+    reliabilities = [units[unit].get("auprc", 0.0) for unit in values["shown_units"]]
+    place = max(range(len(rows)), key=reliabilities.__getitem__)
+    unit_name = rows[place].title.partition(":")[0]
+    quality = (
+        f"has the surest name of the {len(rows)} most selective"
+        if reliabilities[place]
+        else "is the most selective"
+    )
     text = (
-        f"{unit_name[:1].upper()}{unit_name[1:]} is the most selective of {len(units)}. Over the "
+        f"{unit_name[:1].upper()}{unit_name[1:]} {quality} of {len(units)}. Over the "
         "collection, patches like this one drive it most."
     )
-    return Finding(
-        section.folder, "What one unit likes", text, rows[0].pictures[0], "", "a small collection"
-    )
+    picture = rows[place].pictures[0]
+    return Finding(section.folder, "What one unit likes", text, picture, "", "a small collection")
 
 
 def find_adversarial(subject: ReportSubject, sections: dict[str, ReportSection]) -> Finding | None:
