@@ -10,11 +10,12 @@ import tracemalloc
 import warnings
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 import torch
 from PIL import Image
 
@@ -26,6 +27,9 @@ from sightline.images.decode.center_crop import fit_center_crop
 from sightline.images.decode.memory import MemoryBudget
 from sightline.images.decode.picture import open_picture
 from sightline.images.decode.pixels import convert_pillow_to_tensor, convert_to_rgb
+from sightline.images.video import reading
+from sightline.images.video.reading import read_video, read_video_properties
+from sightline.images.video.writing import write_video
 
 CLAIMED_SIDES = (9_999, 30_000)
 HEIGHT, WIDTH = 47, 61
@@ -333,3 +337,177 @@ def test_a_picture_holds_its_bytes_while_it_is_used() -> None:
     with refused_in_one_line("truncated"), open_picture(broken, budget=budget):
         pass
     assert budget.free_bytes == budget.total_bytes
+
+
+# ── files of a few bytes that take long, or much memory, to decode ──
+
+
+def make_jpeg(mode: str, **options: object) -> bytes:
+    """A picture of noise as a JPEG file."""
+    levels = np.random.default_rng(0).integers(0, 255, (HEIGHT, WIDTH, 4), np.uint8)
+    content = io.BytesIO()
+    Image.fromarray(levels, "CMYK").convert(mode).save(content, "JPEG", **options)
+    return content.getvalue()
+
+
+@pytest.mark.parametrize("count", [90, 101, 5_000])
+def test_a_jpeg_has_no_more_scans_than_encoders_write(count: int, tmp_path: Path) -> None:
+    """Each takes the decoder over all pixels, and a few bytes of the file."""
+    whole = make_jpeg("RGB", progressive=True)
+    last_scan = whole[whole.rindex(b"\xff\xda") : -2]
+    repeats = count - whole.count(b"\xff\xda")
+    path = tmp_path / "scans.jpg"
+    path.write_bytes(whole[:-2] + last_scan * repeats + whole[-2:])
+    if count <= 100:
+        assert sl.read(path).shape == (1, 3, HEIGHT, WIDTH)
+        return
+    with refused_in_one_line("scans.jpg", f"{count:,} scans"):
+        sl.read(path)
+    with refused_in_one_line(f"{count:,} scans"):
+        fit_center_crop(path.read_bytes(), 16)
+
+
+def test_scans_of_single_components_are_counted_too(tmp_path: Path) -> None:
+    """A baseline JPEG whose first scan has one component of three."""
+    whole = make_jpeg("RGB")
+    start = whole.index(b"\xff\xda")
+    gray = make_jpeg("L")
+    one_component = gray[gray.index(b"\xff\xda") : -2]
+    path = tmp_path / "scans.jpg"
+    path.write_bytes(whole[:start] + one_component * 300 + b"\xff\xd9")
+    with refused_in_one_line("scans.jpg", "300 scans"):
+        sl.read(path)
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "CMYK"])
+def test_a_jpeg_in_one_scan_is_not_read_through(mode: str) -> None:
+    content = make_jpeg(mode)
+
+    class CountedFile(io.BytesIO):
+        read_bytes = 0
+
+        def read(self, size: int | None = -1) -> bytes:
+            block = super().read(size)
+            self.read_bytes += len(block)
+            return block
+
+    file = CountedFile(content + bytes(10_000_000))
+    with open_picture(file) as decoded:
+        assert decoded.picture.size == (WIDTH, HEIGHT)
+    assert file.read_bytes < 200_000
+
+
+def write_tiff(
+    entries: dict[int, tuple[int, int]], pages: int = 1, content: bytes = bytes(64)
+) -> bytes:
+    """A TIFF file of equal pages by their tags, each with a type and value; content at its end."""
+    page_bytes = 2 + 12 * len(entries) + 4
+    content_offset = 8 + pages * page_bytes
+    file = bytearray(b"II*\0\x08\0\0\0")
+    for page in range(1, pages + 1):
+        file += struct.pack("<H", len(entries))
+        for tag, (kind, value) in sorted(entries.items()):
+            offset = content_offset if tag in (273, 324) else value
+            file += struct.pack("<HHII", tag, kind, 1, offset)
+        file += struct.pack("<I", 8 + page * page_bytes if page < pages else 0)
+    return bytes(file) + content
+
+
+GRAY_PAGE = {256: (4, 8), 257: (4, 8), 258: (3, 8), 259: (3, 1), 262: (3, 1), 277: (3, 1)}
+
+
+def test_pages_of_a_tiff_are_counted_up_to_a_number(tmp_path: Path) -> None:
+    """Pillow takes ever longer for the next page: hours for as many as a small file can hold."""
+    strip = {273: (4, 0), 278: (4, 8), 279: (4, 64)}
+    for pages, words in ((7, "7 frames; "), (150_000, "1000 frames or more; ")):
+        path = tmp_path / "pages.tif"
+        path.write_bytes(write_tiff({**GRAY_PAGE, **strip}, pages))
+        start = time.monotonic()
+        with pytest.warns(UserWarning, match=words):
+            assert sl.read(path).shape == (1, 3, 8, 8)
+        assert time.monotonic() - start < 10
+
+
+@pytest.mark.parametrize("compression", [1, 4, 5, 7, 8, 32773, 50000, 50001])
+@pytest.mark.parametrize("side", [16, 30_000, 2**20])
+def test_tiles_of_a_tiff_are_about_as_large_as_the_picture(
+    side: int, compression: int, tmp_path: Path
+) -> None:
+    tile = {322: (4, side), 323: (4, side), 324: (4, 0), 325: (4, 64)}
+    entries = {**GRAY_PAGE, 259: (3, compression), **tile}
+    path = tmp_path / "tiles.tif"
+    path.write_bytes(write_tiff(entries, content=zlib.compress(bytes(256)).ljust(256, b"\0")))
+    if side == 16:
+        with suppress(sl.SightlineError):  # as the content is that of one compression
+            assert sl.read(path).shape == (1, 3, 8, 8)
+        return
+    for read in (sl.read, lambda path: fit_center_crop(path, 16)):
+        with refused_in_one_line(f"tiles have {side**2:,} pixels, and the picture has 8×8"):
+            read(path)
+
+
+@pytest.mark.parametrize("kind", ["f2", "f4", "f8"])
+def test_gray_floats_of_a_tiff_are_read_whatever_their_bits(kind: str, tmp_path: Path) -> None:
+    levels = np.linspace(0, 1, HEIGHT * WIDTH).reshape(HEIGHT, WIDTH).astype(kind)
+    tifffile.imwrite(tmp_path / "gray.tif", levels)
+    image = sl.read(tmp_path / "gray.tif")
+    assert image.shape == (1, 3, HEIGHT, WIDTH)
+    assert (image[0, 0] - torch.from_numpy(levels.astype("f4"))).abs().max() < 1e-6
+
+
+@pytest.mark.parametrize("kind", ["i1", "i2", "i4", "c8", "u4"])
+def test_gray_numbers_whose_white_is_unknown_are_refused(kind: str, tmp_path: Path) -> None:
+    """A signed byte below 0 would be bright."""
+    levels = np.arange(-60, 60).reshape(10, 12).astype(kind)
+    tifffile.imwrite(tmp_path / "gray.tif", levels)
+    with refused_in_one_line("gray.tif"):
+        sl.read(tmp_path / "gray.tif")
+
+
+def test_frames_of_a_video_have_the_limit_of_a_picture(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    frames = [torch.rand(1, 3, 32, 48) for _ in range(3)]
+    path = tmp_path / "video.mp4"
+    write_video(frames, path)
+    assert len(list(read_video(path))) == 3
+    monkeypatch.setattr(reading, "MAX_PIXELS", 32 * 48 - 1)
+    for read in (read_video_properties, lambda path: next(read_video(path))):
+        with refused_in_one_line("video.mp4", "its frames are 48×32 = 1,536 pixels"):
+            read(path)
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".gif", ".webp"])
+def test_a_video_with_too_little_memory(
+    suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / f"video{suffix}"
+    write_video([torch.rand(1, 3, 32, 48) for _ in range(2)], path)
+
+    def lack(*_: object) -> torch.Tensor:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9")
+
+    monkeypatch.setattr(reading, "_convert_frame", lack)
+    monkeypatch.setattr(reading, "convert_pillow_to_tensor", lack)
+    with refused_in_one_line(f"video{suffix}: not enough memory"):
+        next(read_video(path))
+
+
+@pytest.mark.parametrize(
+    ("content", "guess"),
+    [
+        (b"\0\0\0\x0cJXL \r\n\x87\n", "JPEG XL"),
+        (b"\xff\x0a\xfa\x1f", "JPEG XL"),
+        (b"8BPS\0\1", "a Photoshop document"),
+        (b"%PDF-1.7\n%\xe2\xe3", "a PDF document"),
+        (b"%!PS-Adobe-3.0", "PostScript"),
+        (b"\0\0\1\0\3\0", "an icon"),
+        (b"\x1f\x8b\x08\0", "a packed archive"),
+        (b"(\xb5/\xfd\x04", "a packed archive"),
+        (b"v/1\x01\2\0", "OpenEXR"),
+    ],
+)
+def test_what_a_file_may_be_instead(content: bytes, guess: str, tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(content + bytes(range(256)))
+    with refused_in_one_line("not an image", f"it looks like {guess}"):
+        sl.read(tmp_path / "a.png")

@@ -47,7 +47,7 @@ def test_what_pillow_writes_is_recognized(pillow_name: str, plugin: str) -> None
         (b"\x40\0\0\0\0\0\0\0{", "it looks like safetensors weights"),
         (b"This is no photograph.", "it looks like text"),
         (b"\x01\x02\x03\x04", "not an image in a known format (JPEG, PNG"),
-        (b"%!PS-Adobe-3.0 EPSF", "it looks like text"),
+        (b"%!PS-Adobe-3.0 EPSF", "it looks like PostScript"),
     ],
 )
 def test_what_is_no_picture_is_named(first_bytes: bytes, words: str) -> None:

@@ -40,7 +40,7 @@ TIFF_SIGNATURE = re.compile(rb"II[*+]\0|MM\0[*+]")
 # Values of the TIFF tags for the meaning of colors, the format of samples, extra samples and the
 # compression.
 MIN_IS_WHITE, MIN_IS_BLACK, TIFF_RGB = 0, 1, 2
-FLOAT_SAMPLES = 3
+SIGNED_SAMPLES, FLOAT_SAMPLES = 2, 3
 ALPHA_SAMPLES = (1, 2)
 UNCOMPRESSED = 1
 DEFLATE_COMPRESSIONS = (8, 32946)
@@ -240,7 +240,10 @@ def _is_picture(page: "TiffPage") -> bool:
     """Whether Pillow reads a page without loss, or has to read it for its colors."""
     samples = page.samplesperpixel
     if samples == 1:
-        return True
+        # Pillow takes signed bytes for unsigned ones, and reads no other floats than of 32 bits.
+        is_signed_byte = page.sampleformat == SIGNED_SAMPLES and page.bitspersample == 8
+        is_other_float = page.sampleformat == FLOAT_SAMPLES and page.bitspersample != 32
+        return not is_signed_byte and not is_other_float
     has_alpha = bool(page.extrasamples) and page.extrasamples[-1] in ALPHA_SAMPLES
     photometric = int(page.photometric)
     if photometric in (MIN_IS_WHITE, MIN_IS_BLACK):
@@ -268,7 +271,8 @@ def _read_tiff_file(file: IO[bytes], max_pixels: int, budget: MemoryBudget | Non
         # Either the first page, or all pages of the first series, which hold a band each.
         stored: Any = tiff.series[0] if _is_array_in_pages(tiff) else page
         axes = _find_axes(stored, page)
-        bands, height, width = (stored.shape[axes.index(axis)] for axis in "CYX")
+        height, width = (stored.shape[axes.index(axis)] for axis in "YX")
+        bands = stored.shape[axes.index("C")] if "C" in axes else 1
         _check_kind(np.dtype(page.dtype))
         _check_value_count(bands, height, width, max_pixels)
 
@@ -276,18 +280,25 @@ def _read_tiff_file(file: IO[bytes], max_pixels: int, budget: MemoryBudget | Non
         with budget.reserve_bytes(needed_bytes) if budget else nullcontext():
             for single_page in [page] if stored is page else stored.pages:
                 _check_segments(single_page, file)
-            values = stored.asarray().transpose([axes.index(axis) for axis in "CYX"])
+            values = stored.asarray()
+            if "C" in axes:
+                values = values.transpose([axes.index(axis) for axis in "CYX"])
+            else:
+                values = values[None]
             orientation = page.tags.valueof(ORIENTATION_TAG, 1)
             image = convert_bands_to_image(_turn_bands_upright(values, int(orientation)))
         return 1 - image if int(page.photometric) == MIN_IS_WHITE else image
 
 
 def _find_axes(stored: Any, page: "TiffPage") -> str:
-    """What the axes of a page, or of an array in pages, are: rows Y, columns X and bands C."""
+    """What the axes of a page, or of an array in pages, are: rows Y, columns X and bands C.
+
+    A page of one band has no axis of them.
+    """
     if stored is not page:
         return "CYX" if find_band_axis(stored.shape) == 0 else "YXC"
     axes = page.axes.replace("S", "C")
-    if sorted(axes) != ["C", "X", "Y"]:
+    if axes != "YX" and sorted(axes) != ["C", "X", "Y"]:
         raise SightlineError(f"a TIFF file of axes {page.axes}; an image has rows and columns")
     return axes
 

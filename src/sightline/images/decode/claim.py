@@ -42,6 +42,11 @@ EXPANSIONS: Mapping[str, int] = {
 JPEG_PIXELS_PER_BYTE = 8 * 64 * 16
 
 
+# A tile of a TIFF may have so many pixels, or so many times those of the picture.
+MAX_TILE_PIXELS = 4096 * 4096
+MAX_TILE_SHARE = 4
+TIFF_TILE_WIDTH_TAG, TIFF_TILE_HEIGHT_TAG = 322, 323
+
 # Their decoders stand behind one of the names above, and their plainest files are smaller yet.
 UNBOUNDED_FORMATS = ("AVIF", "JPEG2000", "WEBP")
 
@@ -49,14 +54,29 @@ UNBOUNDED_FORMATS = ("AVIF", "JPEG2000", "WEBP")
 def check_claimed_size(picture: ImageFile.ImageFile, byte_count: int) -> None:
     """Raises SightlineError for an opened picture with more pixels than so many bytes can hold.
 
-    To decode it would reserve memory for all of them before it failed.
+    To decode it would reserve memory for all of them before it failed. So it would for a tile much
+    larger than the picture.
     """
+    tile_pixels = count_tile_pixels(picture)
+    if tile_pixels > max(MAX_TILE_PIXELS, MAX_TILE_SHARE * picture.width * picture.height):
+        raise SightlineError(
+            f"broken: its tiles have {tile_pixels:,} pixels, and the picture has "
+            f"{picture.width}×{picture.height}"
+        )
     fewest_bytes = count_fewest_bytes(picture)
     if byte_count < fewest_bytes:
         raise SightlineError(
             f"truncated or broken: it claims {picture.width}×{picture.height} pixels, which take "
             f"{fewest_bytes:,} bytes or more, and the file has {byte_count:,}"
         )
+
+
+def count_tile_pixels(picture: ImageFile.ImageFile) -> int:
+    """The pixels of a tile of an opened TIFF, which libtiff decodes as a whole; 0 without tiles."""
+    tags = getattr(picture, "tag_v2", {})
+    sides = (tags.get(TIFF_TILE_WIDTH_TAG, 0), tags.get(TIFF_TILE_HEIGHT_TAG, 0))
+    width, height = (side if isinstance(side, int) else 0 for side in sides)
+    return width * height
 
 
 def count_fewest_bytes(picture: ImageFile.ImageFile) -> int:

@@ -51,6 +51,13 @@ IMAGE_FILE_SUFFIXES = tuple(suffix for format in READABLE_FORMATS for suffix in 
 OTHER_SIGNATURES = {
     "HTML or XML": rb"(?i)\s*<(!doctype|html|head|body|svg|\?xml)",
     "HEIC": rb".{4}ftyp(hei|hev|mif1)",
+    "JPEG XL": rb"\0\0\0\x0cJXL |\xff\x0a",
+    "a Photoshop document": rb"8BPS",
+    "a PDF document": rb"%PDF-",
+    "PostScript": rb"%!PS",
+    "an icon": rb"\0\0[\x01\x02]\0",
+    "OpenEXR": rb"v/1\x01",
+    "a packed archive": rb"\x1f\x8b|\xfd7zXZ\0|BZh|\x28\xb5\x2f\xfd|7z\xbc\xaf\x27\x1c|Rar!",
     "a video": rb".{4}ftyp|\x1a\x45\xdf\xa3|RIFF.{4}AVI |\0\0\x01[\xb3\xba]",
     "a zip archive or a pickle, perhaps PyTorch weights": rb"PK\x03\x04|\x80[\x02-\x05]",
     "safetensors weights": rb".{4}\0{4}\{",

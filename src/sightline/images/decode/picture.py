@@ -6,7 +6,7 @@ import os
 import re
 import struct
 from collections.abc import Generator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -15,7 +15,7 @@ from typing import IO
 from PIL import Image, ImageFile, ImageOps
 
 from sightline.errors import SightlineError, is_out_of_memory
-from sightline.images.decode.claim import check_claimed_size
+from sightline.images.decode.claim import check_claimed_size, count_tile_pixels
 from sightline.images.decode.formats import (
     ARRAY,
     SIGNATURE_LENGTH,
@@ -36,6 +36,15 @@ MAX_BYTES_PER_PIXEL = 8
 # coefficients of 16 bits.
 PROGRESSIVE_BYTES_PER_PIXEL = 6
 
+# The decoder goes over all pixels for each scan of a JPEG, and a scan takes a few bytes; encoders
+# write about ten.
+MAX_SCANS = 100
+START_OF_SCAN = b"\xff\xda"
+COUNTED_BLOCK_BYTES = 1_000_000
+
+# Of a TIFF file no more pages are counted: Pillow takes ever longer for the next one.
+MAX_COUNTED_PAGES = 1000
+
 EXIF_ORIENTATION_TAG = 0x0112
 # The orientations in which rows and columns are exchanged.
 TRANSPOSED_ORIENTATIONS = (5, 6, 7, 8)
@@ -45,7 +54,7 @@ TRANSPOSED_ORIENTATIONS = (5, 6, 7, 8)
 class DecodedPicture:
     """A loaded, upright picture, perhaps at reduced scale, and the height and width of the file's.
 
-    `frame_count` is 1 unless the frames were counted.
+    `frame_count` is 1 unless the frames were counted; of a TIFF file's at most 1000 are.
     """
 
     picture: Image.Image
@@ -85,7 +94,9 @@ def open_picture(
             width, height = picture.size
             _check_pixel_count(width * height, max_pixels, f"{width}×{height} = ")
             check_claimed_size(picture, byte_count)
-            frame_count: int = getattr(picture, "n_frames", 1) if count_frames else 1
+            frame_count = _count_frames(picture) if count_frames else 1
+            if format_name == "Jpeg":
+                _check_scan_count(picture, file)
             if format_name == "Jpeg" and cover is not None:
                 # Whichever way its EXIF turns it.
                 reduction = min(width, height) / (2 * max(cover))
@@ -141,12 +152,49 @@ def _get_plugin(image_format: ImageFormat) -> type[ImageFile.ImageFile]:
     return getattr(module, f"{image_format.plugin}ImageFile")
 
 
+def _count_frames(picture: ImageFile.ImageFile) -> int:
+    """The frames of an animation, or the pages of a TIFF file as far as they are counted."""
+    if picture.format != "TIFF":
+        return int(getattr(picture, "n_frames", 1))
+    count = 1
+    with suppress(EOFError):
+        while count < MAX_COUNTED_PAGES:
+            picture.seek(count)
+            count += 1
+    picture.seek(0)
+    return count
+
+
+def _check_scan_count(picture: ImageFile.ImageFile, file: IO[bytes]) -> None:
+    """Raises SightlineError for a JPEG in more scans than any encoder writes.
+
+    `file` stands behind the header of the first scan, as Pillow leaves it; it is left there.
+    """
+    start = file.tell()
+    component_count = len(picture.getbands())
+    header = START_OF_SCAN + bytes([0, 6 + 2 * component_count, component_count])
+    file.seek(max(0, start - 8 - 2 * component_count))
+    if "progressive" not in picture.info and file.read(len(header)) == header:
+        file.seek(start)
+        return  # all components are in the one scan
+    file.seek(start)
+    scan_count = 1
+    while block := file.read(COUNTED_BLOCK_BYTES):
+        scan_count += block.count(START_OF_SCAN)
+    file.seek(start)
+    if scan_count > MAX_SCANS:
+        raise SightlineError(
+            f"broken: a JPEG in {scan_count:,} scans; at most {MAX_SCANS} are decoded"
+        )
+
+
 def _estimate_decoding_bytes(
     image_format: ImageFormat, picture: ImageFile.ImageFile, file_pixels: int
 ) -> int:
     """The most memory that the picture takes at the scale at which it will be decoded."""
     width, height = picture.size
-    byte_count = width * height * image_format.bytes_per_pixel
+    pixel_count = width * height + count_tile_pixels(picture)
+    byte_count = pixel_count * image_format.bytes_per_pixel
     if "progressive" in picture.info:
         byte_count += file_pixels * PROGRESSIVE_BYTES_PER_PIXEL
     return byte_count

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from sightline.errors import SightlineError, make_unknown_name_error, suggest_closest_name
 from sightline.images.decode.bands import holds_bands, read_bands
-from sightline.images.decode.picture import MAX_PIXELS, open_picture
+from sightline.images.decode.picture import MAX_COUNTED_PAGES, MAX_PIXELS, open_picture
 from sightline.images.decode.pixels import (
     convert_pillow_to_tensor,
     extract_alpha,
@@ -73,7 +73,10 @@ def read(path: str | Path | Sequence[str | Path], *, limit: int = MAX_PIXELS) ->
         reason = getattr(error, "strerror", None) or str(error)
         raise SightlineError(f"{name}: {escape_line_breaks(reason)}") from error
     if decoded.frame_count > 1:
-        warnings.warn(f"{name}: {decoded.frame_count} frames; the first is read", stacklevel=2)
+        count = f"{decoded.frame_count} frames"
+        if decoded.frame_count == MAX_COUNTED_PAGES:
+            count += " or more"
+        warnings.warn(f"{name}: {count}; the first is read", stacklevel=2)
     return image
 
 

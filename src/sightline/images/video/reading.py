@@ -11,8 +11,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from sightline.errors import SightlineError, get_first_error_line
-from sightline.images.decode.picture import open_picture
+from sightline.errors import SightlineError, get_first_error_line, is_out_of_memory
+from sightline.images.decode.picture import MAX_PIXELS, open_picture
 from sightline.images.decode.pixels import convert_pillow_to_tensor
 from sightline.images.io.pictures import describe_missing_file, escape_line_breaks
 from sightline.images.video.animation import has_gif_trailer
@@ -58,6 +58,7 @@ def read_video_properties(path: str | Path) -> VideoProperties:
         if is_animation(file):
             return _read_animation_properties(file)
         with open_container(file) as container:
+            _check_stream_size(container)
             return VideoProperties(
                 frame_rate=_measure_frame_rate(container),
                 has_sound=bool(container.streams.audio),
@@ -87,6 +88,10 @@ def _open_readable_video(path: Path, decoded: _FrameCount) -> Generator[IO[bytes
     except (OSError, ValueError) as error:  # av's own errors are among these, and SightlineError
         reason = _describe_decoding_error(error, decoded.frames)
         raise SightlineError(f"{name}: {escape_line_breaks(reason)}") from error
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise SightlineError(f"{name}: not enough memory to decode its frames") from error
 
 
 def is_animation_file(path: str | Path) -> bool:
@@ -103,8 +108,27 @@ def is_animation_file(path: str | Path) -> bool:
 
 def _decode_frames(file: IO[bytes]) -> Iterator[Tensor]:
     with open_container(file) as container:
+        _check_stream_size(container)
         for frame in container.decode(video=0):
+            _check_frame_size(frame)  # it may change
             yield _convert_frame(frame)
+
+
+def _check_stream_size(container: Any) -> None:
+    """Raises SightlineError for a video that claims frames that are too large."""
+    context = container.streams.video[0].codec_context
+    if context is not None:  # None where its codec is not known
+        _check_frame_size(context)
+
+
+def _check_frame_size(sized: Any) -> None:
+    """Raises SightlineError for frames of more pixels than a picture may have."""
+    pixel_count = sized.width * sized.height
+    if pixel_count > MAX_PIXELS:
+        raise SightlineError(
+            f"its frames are {sized.width}×{sized.height} = {pixel_count:,} pixels, over the limit "
+            f"of {MAX_PIXELS:,}"
+        )
 
 
 def _seek_frames(file: IO[bytes]) -> Iterator[Image.Image]:
