@@ -43,7 +43,7 @@ DEFAULT_SIDE = 128  # pixels, at most; smaller for networks of smaller images
 # Shorter side of the windows, for pictures at least twice as large, and the share of the steps that
 # see one. They are not reduced views: whatever a unit looks for keeps its size in pixels.
 WINDOW_SIDE = 64
-WINDOW_SHARE = 21 / 32
+WINDOW_SHARE = 13 / 16
 # Units of one ascent, at most: what is made is kept after each.
 MAX_BATCH_SIZE = 32
 
