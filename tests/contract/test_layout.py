@@ -6,7 +6,7 @@ Who may import whom, how much a folder holds, and what is public.
 import ast
 import importlib
 import inspect
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -51,7 +51,6 @@ TESTED_THROUGH = {
 }
 
 FILES = sorted(path.relative_to(SOURCE).as_posix() for path in SOURCE.rglob("*.py"))
-every_file = pytest.mark.parametrize("file", FILES)
 
 
 @cache
@@ -110,14 +109,19 @@ def find_circle(graph: dict[str, set[str]]) -> list[str]:
     return []
 
 
-@every_file
-def test_imports_go_down(file: str) -> None:
-    package = top_package(file)
-    assert package in FLOOR, f"{package} is on no floor: add it to FLOORS in {Path(__file__).name}"
-    for target in iterate_imports(file):
-        other = top_package(target)
-        allowed = other == package or FLOOR[other] < FLOOR[package]
-        assert allowed, f"{file} imports {target}, which is not below it"
+def test_every_package_is_on_a_floor() -> None:
+    assert {top_package(file) for file in FILES} == set(FLOOR)
+
+
+def test_imports_go_down() -> None:
+    upward = [
+        f"{file} imports {target}"
+        for file in FILES
+        for target in iterate_imports(file)
+        if top_package(target) != top_package(file)
+        and FLOOR[top_package(target)] >= FLOOR[top_package(file)]
+    ]
+    assert upward == []
 
 
 def test_no_circle_of_files() -> None:
@@ -158,43 +162,68 @@ def test_no_folder_holds_too_much() -> None:
     } == {}
 
 
-@every_file
-def test_minds_its_manners(file: str) -> None:
-    tree = parse_file(file)
-    calls = {ast.unparse(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
-    assert file.startswith(MAY_PRINT) or not calls & {"print", "breakpoint", "input"}
-    for node in ast.walk(tree):
-        assert not isinstance(node, ast.Assert), (
-            f"line {node.lineno}: an assert is no check, -O removes it"
+def find_in_files(is_wrong: Callable[[str, ast.AST], bool]) -> list[str]:
+    """Where the package has such a piece of syntax: «file:line»."""
+    return [
+        f"{file}:{getattr(node, 'lineno', 1)}"
+        for file in FILES
+        for node in ast.walk(parse_file(file))
+        if is_wrong(file, node)
+    ]
+
+
+def test_only_the_terminal_prints() -> None:
+    def prints(file: str, node: ast.AST) -> bool:
+        return (
+            not file.startswith(MAY_PRINT)
+            and isinstance(node, ast.Call)
+            and ast.unparse(node.func) in ("print", "breakpoint", "input")
         )
-        bare = isinstance(node, ast.ExceptHandler) and node.type is None
-        assert not bare, f"line {node.lineno}: a bare except"
+
+    assert find_in_files(prints) == []
 
 
-@every_file
-def test_says_what_it_is_about(file: str) -> None:
-    assert ast.get_docstring(parse_file(file))
-    assert Path(file).stem not in ("utils", "base", "helpers", "core", "misc", "common")
+def test_no_assert_is_a_check() -> None:
+    """`python -O` removes it."""
+    assert find_in_files(lambda _, node: isinstance(node, ast.Assert)) == []
 
 
-@every_file
-def test_nothing_posix_only_is_imported_when_loaded(file: str) -> None:
-    for node in parse_file(file).body:
+def test_no_except_is_bare() -> None:
+    def is_bare(_: str, node: ast.AST) -> bool:
+        return isinstance(node, ast.ExceptHandler) and node.type is None
+
+    assert find_in_files(is_bare) == []
+
+
+def test_every_file_says_what_it_is_about() -> None:
+    assert [file for file in FILES if not ast.get_docstring(parse_file(file))] == []
+    empty_names = {"utils", "base", "helpers", "core", "misc", "common"}
+    assert [file for file in FILES if Path(file).stem in empty_names] == []
+
+
+def test_nothing_posix_only_is_imported_when_loaded() -> None:
+    def needs_posix(file: str, node: ast.AST) -> bool:
+        if node not in parse_file(file).body:
+            return False
         names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
         names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
-        assert not POSIX_ONLY & set(names), f"{file}:{node.lineno}"
+        return bool(POSIX_ONLY & set(names))
+
+    assert find_in_files(needs_posix) == []
 
 
-@every_file
-def test_text_files_are_read_and_written_as_utf8(file: str) -> None:
+def test_text_files_are_read_and_written_as_utf8() -> None:
     """Without an encoding Windows takes its own."""
-    for node in ast.walk(parse_file(file)):
-        if (
+
+    def lacks_encoding(_: str, node: ast.AST) -> bool:
+        return (
             isinstance(node, ast.Call)
             and isinstance(node.func, ast.Attribute)
             and node.func.attr in ("read_text", "write_text")
-        ):
-            assert "encoding" in {keyword.arg for keyword in node.keywords}, f"{file}:{node.lineno}"
+            and "encoding" not in {keyword.arg for keyword in node.keywords}
+        )
+
+    assert find_in_files(lacks_encoding) == []
 
 
 def imports_library(file: str, library: str) -> bool:
@@ -221,14 +250,20 @@ def has_own_test(file: str) -> bool:
     return (TESTS / folder / f"test_{name}").exists()
 
 
-@pytest.mark.parametrize("file", [file for file in FILES if not Path(file).name.startswith("__")])
-def test_has_a_test_of_its_name(file: str) -> None:
-    line_count = len((SOURCE / file).read_text(encoding="utf-8").splitlines())
-    if line_count <= MAX_UNTESTED_LINES or has_own_test(file):
-        return
-    assert file.startswith(tuple(TESTED_THROUGH)), (
-        f"{file} has {line_count} lines and no test of its name"
-    )
+def count_lines(file: str) -> int:
+    return len((SOURCE / file).read_text(encoding="utf-8").splitlines())
+
+
+def test_every_long_file_has_a_test_of_its_name() -> None:
+    untested = [
+        file
+        for file in FILES
+        if not Path(file).name.startswith("__")
+        and not has_own_test(file)
+        and not file.startswith(tuple(TESTED_THROUGH))
+        and count_lines(file) > MAX_UNTESTED_LINES
+    ]
+    assert untested == []
 
 
 @pytest.mark.parametrize("place", TESTED_THROUGH)
