@@ -103,3 +103,11 @@ def test_labels_that_are_none(tmp_path: Path) -> None:
     ):
         with pytest.raises(sl.SightlineError, match=said):
             read_labels(text)
+
+
+def test_files_with_a_mark_of_their_encoding(tmp_path: Path) -> None:
+    """As some editors of Windows write them."""
+    (tmp_path / "labels.txt").write_text("cat\ndog\n", encoding="utf-8-sig")
+    (tmp_path / "sightline.toml").write_text('network = "vgg16"\n', encoding="utf-8-sig")
+    assert read_project_settings(tmp_path) == {"model": ["vgg16"]}
+    assert read_labels(str(tmp_path / "labels.txt")) == ("cat", "dog")

@@ -135,10 +135,12 @@ def test_a_run_that_cannot_stop_was_not_stopped(recipe: dict[str, Any], tiny: sl
         b'{"a":' * 50_000 + b"1" + b"}" * 50_000,
         b'{"method": "saliency", "knobs": {"sigma": NaN}, "model": {}}',
         b'{"method": "saliency", "knobs": {"seed": ' + b"9" * 5000 + b'}, "model": {}}',
+        b'{"method": "saliency", "knobs": {}, "model": {}, "method": "rise"}',
+        b'{"method": "saliency", "knobs": {"seed": 1, "seed": 2}, "model": {}}',
         b"null",
         b"{}",
     ],
-    ids=["empty", "not UTF-8", "deep list", "deep", "NaN", "long number", "null", "nothing"],
+    ids=["empty", "UTF-16", "deep list", "deep", "NaN", "long", "twice", "two", "null", "nothing"],
 )
 def test_a_file_that_is_no_recipe(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "recipe.json"
@@ -146,6 +148,17 @@ def test_a_file_that_is_no_recipe(content: bytes, tmp_path: Path) -> None:
     with pytest.raises(sl.SightlineError, match="recipe") as caught:
         sl.again(path)
     assert "\n" not in str(caught.value)
+
+
+def test_a_file_with_a_mark_of_its_encoding(
+    recipe: dict[str, Any], tiny: sl.Model, tmp_path: Path
+) -> None:
+    """As some editors of Windows write it."""
+    path = tmp_path / "recipe.json"
+    path.write_text(json.dumps(recipe, default=str), encoding="utf-8-sig")
+    image = smooth(side=32)
+    expected = sl.again(recipe, model=tiny, image=image).values["attribution"]
+    assert (sl.again(path, model=tiny, image=image).values["attribution"] == expected).all()
 
 
 def test_only_regular_files_of_some_size_are_read(tmp_path: Path) -> None:

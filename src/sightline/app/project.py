@@ -65,7 +65,7 @@ def read_project_settings(folder: Path) -> dict[str, list[str]]:
     try:
         if path.stat().st_size > MAX_SETTINGS_BYTES:
             raise SightlineError(f"{SETTINGS_FILE} has more than {MAX_SETTINGS_BYTES:,} bytes")
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
+        content = tomllib.loads(path.read_text(encoding="utf-8-sig"))
         settings = ProjectSettings.model_validate(content)
     except ValidationError as error:
         raise SightlineError(f"{SETTINGS_FILE}: {_describe_problem(error)}") from error
@@ -95,7 +95,7 @@ def read_labels(text: str) -> tuple[str, ...]:
     try:
         if path.stat().st_size > MAX_LABELS_BYTES:
             raise SightlineError(f"{name}: more than {MAX_LABELS_BYTES / 1e6:g} MB of labels")
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except SightlineError:
         raise
     except (OSError, ValueError) as error:

@@ -5,6 +5,8 @@ runs no code and writes nothing but its result.
 """
 
 import json
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, NoReturn, cast
 
@@ -72,7 +74,11 @@ def read_recipe(path: Path) -> Recipe:
         check_regular_file(path, "a file")
         if path.stat().st_size > MAX_RECIPE_BYTES:
             raise SightlineError(f"more than {MAX_RECIPE_BYTES / 1e6:g} MB")
-        content = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
+        content = json.loads(
+            path.read_text(encoding="utf-8-sig"),  # some editors begin a file with a mark
+            parse_constant=_refuse_constant,
+            object_pairs_hook=_refuse_duplicates,
+        )
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise SightlineError(f"{name} can't be read as a recipe ({reason})") from error
@@ -148,6 +154,19 @@ def refuse_code(name: str, value: Any, source: str) -> None:
 def _refuse_constant(text: str) -> NoReturn:
     """Raises ValueError for the NaN and Infinity that Python's JSON would take."""
     raise ValueError(f"{text} is no number of JSON")
+
+
+def _refuse_duplicates(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    """The pairs as a mapping. Raises ValueError for a key that stands there twice.
+
+    Another reader of the file may take the other value.
+    """
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        counts = Counter(key for key, _ in pairs)
+        key, count = counts.most_common(1)[0]
+        raise ValueError(f"{escape_for_display(key, 80)!r} stands there {count} times")
+    return content
 
 
 def _describe_first_problem(error: ValidationError) -> str:
