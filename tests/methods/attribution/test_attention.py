@@ -16,7 +16,11 @@ from torch.nn import functional as F
 from torchvision.models import SwinTransformer, VisionTransformer
 
 import sightline as sl
-from sightline.methods.attribution.attention import AttentionRecorder
+from sightline.methods.attribution.attention import (
+    AttentionKind,
+    AttentionRecorder,
+    compute_attention_gradients,
+)
 
 LABELS = ("ant", "bee", "cat", "dog")
 MEAN, STD = (0.5, 0.4, 0.3), (0.25, 0.2, 0.3)
@@ -732,3 +736,42 @@ def test_legrad_is_the_mean_of_positive_gradients(make: Callable[[], nn.Module])
         by_layer = [gradient.clamp(min=0).mean((0, 1)) for gradient in gradients]
         expected = sum(by_layer) / len(by_layer)
         assert torch.allclose(found[i].double(), expected, atol=1e-6, rtol=1e-3)
+
+
+# ── a text beside the image ──
+
+
+class ImageAndText(nn.Module):
+    """An image's tokens, and the words of three texts, each with attention of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patches = nn.Conv2d(3, 16, 8, stride=8)
+        self.words = nn.Embedding(10, 16)
+        self.text = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True)
+        self.image = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True)
+
+    def forward(self, image: Tensor, words: Tensor | None = None) -> Tensor:
+        tokens = self.image(self.patches(image).flatten(2).transpose(1, 2)).mean(1)
+        if words is None:
+            words = torch.tensor([[1, 2], [3, 4], [5, 6]])
+            return tokens @ self.words(words).mean(1).T
+        return tokens @ self.text(self.words(words)).mean(1).T
+
+
+@pytest.mark.parametrize("kind", ["rollout", "relevance", "legrad"])
+def test_the_attention_of_a_text_is_left_out(kind: AttentionKind) -> None:
+    torch.manual_seed(0)
+    network = ImageAndText().eval()
+    words = torch.tensor([[1, 2, 3, 4], [5, 6, 7, 8], [9, 1, 4, 2]])
+    model = sl.load(network, size=32, inputs={"words": words})
+    image = torch.rand(1, 3, 32, 32)
+    layers = compute_attention_gradients(model, image, torch.tensor([1]))
+    assert [layer.weights.shape[-2:] for layer in layers] == [(16, 16)]
+    result = sl.attention(model, image, label=1, kind=kind)
+    assert result.values["attribution"].shape == (1, 32, 32)
+    assert result.values["attribution"].std() > 0
+    if kind == "rollout":
+        alone = sl.load(network, size=32)
+        expected = sl.attention(alone, image, label=1, kind=kind).values["attribution"]
+        torch.testing.assert_close(result.values["attribution"], expected)

@@ -136,6 +136,14 @@ def test_the_sigmoid_is_inverted_up_to_its_ends() -> None:
     assert ends[0] < -15 < 15 < ends[1]
 
 
+def test_sparse_and_nested_scores_are_refused() -> None:
+    with pytest.raises(SightlineError, match=r"a sparse tensor; .*output\.to_dense\(\)"):
+        read(OutputHead("logits", 5), draw(3, 5).to_sparse())
+    nested = torch.nested.nested_tensor(list(draw(3, 5)), layout=torch.jagged)
+    with pytest.raises(SightlineError, match=r"a nested tensor; .*to_padded_tensor"):
+        read(OutputHead("logits", 5), nested)
+
+
 def test_complex_scores_are_refused() -> None:
     with pytest.raises(SightlineError, match="returns complex numbers, which have no order"):
         read(OutputHead("logits", 5), torch.complex(draw(3, 5), draw(3, 5)))

@@ -119,3 +119,8 @@ def test_detections_in_one_container_are_split_by_image() -> None:
     # Scores with other boxes, or without labels, stay scores.
     assert select_output({**output, "boxes": boxes[:, :3]}, None, "Net") is SCORES
     assert select_output({"boxes": boxes, "scores": SCORES}, None, "Net") is SCORES
+
+
+def test_an_image_among_texts_is_scored_by_them() -> None:
+    output = {"image_embeds": OTHER_SCORES, "text_embeds": SCORES, "logits_per_image": SCORES}
+    assert select_output(output, None, "net") is SCORES

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+import sightline as sl
 from sightline.errors import SightlineError
 from sightline.models.model import Model
 
@@ -247,6 +248,43 @@ def test_a_layer_goes_before_the_landmark_of_its_name(caplog: pytest.LogCaptureF
     names = ("first", "middle", "last_conv", "penultimate")
     assert len(messages) == sum(model.landmarks.get(name) != name for name in names) >= 3
     assert any("'first'" in message and "which is middle" in message for message in messages)
+
+
+def test_a_network_that_runs_its_images_in_turn_has_its_maps() -> None:
+    class InTurn(Seeded):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = Convolutional()
+
+        def forward(self, x: list[Tensor]) -> Tensor:
+            return torch.cat([self.net(image[None]) for image in x])
+
+    model = Model(InTurn().eval(), size=32, preprocess=list)
+    assert model.landmarks["first"] == "net.features.0"
+    assert model.landmarks["last_conv"] == "net.features.7"
+
+
+def test_the_anchors_of_a_detector_are_no_map_of_the_image() -> None:
+    class Anchors(Seeded):
+        """Scores at several sizes in a row; all together fill a grid of one size of image."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 6, 3, padding=1)
+            self.scores = nn.Conv2d(6, 5, 1)
+            self.join = nn.Identity()
+
+        def forward(self, x: Tensor) -> Tensor:
+            features = F.adaptive_avg_pool2d(self.conv(x), 7)
+            levels = [F.adaptive_avg_pool2d(features, side) for side in (7, 6, 1, 1)]
+            scores = [self.scores(level).flatten(2).transpose(1, 2) for level in levels]
+            return self.join(torch.cat(scores, 1)).sum(1)
+
+    model = Model(Anchors().eval(), size=(40, 56))
+    assert model.layers["join"].shape == (87, 5)
+    layer = model.landmarks["last_conv"]
+    assert layer != "join"
+    assert sl.gradcam(model, torch.rand(1, 3, 40, 56)).values["attribution"].shape == (1, 40, 56)
 
 
 # ── landmarks that a network does not have ──

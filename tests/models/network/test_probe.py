@@ -67,6 +67,109 @@ def test_a_network_with_dropout() -> None:
     assert (findings.runs_one_by_one, findings.notes) == (False, (RANDOM_NOTE,))
 
 
+def test_features_at_several_sizes_are_no_scores() -> None:
+    pool = nn.functional.avg_pool2d
+
+    def run(images: Tensor) -> list[Tensor]:
+        return [images, pool(images, 2).repeat(1, 2, 1, 1), pool(images, 4).repeat(1, 3, 1, 1)]
+
+    findings = probe_network(run, IMAGES, HINTS)
+    assert findings.head is None
+    with pytest.raises(SightlineError, match=r"features at 3 sizes and no scores.*output=0"):
+        raise findings.head_error or AssertionError
+    chosen = probe_network(run, IMAGES, replace(HINTS, selector=2))
+    assert chosen.head is not None
+    assert (chosen.head.kind, chosen.head.count) == ("dense", 9)
+    # The same classes at several sizes, as deep supervision gives them, are scores.
+    same_classes = probe_network(lambda images: [images, pool(images, 2)], IMAGES, HINTS)
+    assert same_classes.head is not None
+
+
+class WithoutClasses(nn.Module):
+    """Says that it has no classes, as networks of timm without a head."""
+
+    num_classes = 0
+
+
+@pytest.mark.parametrize("shape", [(3, 12, 20), (12, 3)])
+def test_a_network_without_classes_gives_features(shape: tuple[int, ...]) -> None:
+    hints = replace(HINTS, network=WithoutClasses())
+
+    def run(images: Tensor) -> Tensor:
+        return images.abs() if len(shape) == 3 else images.mean(3).transpose(1, 2)
+
+    findings = probe_network(run, IMAGES, hints)
+    if len(shape) == 2:
+        assert findings.head is None
+        assert "gives features (12, 3) and no scores" in str(findings.head_error)
+        return
+    assert findings.head is not None
+    assert (findings.head.kind, findings.head.count) == ("embedding", 3)
+    scores = findings.head.read_scores(run(IMAGES), {}, IMAGES.shape)
+    assert torch.equal(scores, IMAGES.mean((2, 3)))
+
+
+class Remembering(nn.Module):
+    """Adds something of the answer to the run before."""
+
+    def __init__(self, container: Any) -> None:
+        super().__init__()
+        self.classifier = make_classifier()
+        self.container = container
+        self.register_buffer("before", torch.zeros(1, 5))
+        self.share = 0.5
+
+    def forward(self, images: Tensor) -> Tensor:
+        scores = self.classifier(images)
+        answer = scores + self.share * self.before
+        if self.container is None:
+            self.before.copy_(scores[-1:].detach())
+        else:
+            self.container["before"] = scores[-1:].detach()
+            self.before = self.container["before"]
+        return answer
+
+
+@pytest.mark.parametrize("container", [None, {}])
+def test_a_network_that_remembers_the_images_before(container: Any) -> None:
+    network = Remembering(container)
+    hints = replace(HINTS, network=network)
+
+    def run(images: Tensor) -> Tensor:
+        # Only a single image is answered by what was kept.
+        if len(images) > 1:
+            network.before = torch.zeros(1, 5)
+        return network(images)
+
+    run(IMAGES)
+    network.before = torch.zeros(1, 5)
+    is_first = [True]
+
+    def run_fresh(images: Tensor) -> Tensor:
+        if len(images) == 1 and is_first:
+            network.before = torch.zeros(1, 5)
+            is_first.clear()
+        return run(images)
+
+    assert probe_network(run_fresh, IMAGES, hints).notes == (RANDOM_NOTE,)
+
+
+def test_what_a_network_keeps_without_reading_it_is_no_matter() -> None:
+    class Counting(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.classifier = make_classifier()
+            self.runs: list[Tensor] = []
+
+        def forward(self, images: Tensor) -> Tensor:
+            self.runs.append(images.detach())
+            return self.classifier(images)
+
+    network = Counting()
+    assert probe_network(network, IMAGES, replace(HINTS, network=network)).notes == ()
+    assert len(network.runs) == 3  # together, apart, and again since something was kept
+
+
 def test_a_network_for_one_image() -> None:
     def run(images: Tensor) -> Tensor:
         if len(images) > 1:
@@ -183,6 +286,10 @@ def test_scores_stand_behind_the_features_that_they_are_made_from(run: Any, inde
         lambda images: (CLASSIFIER(images), CLASSIFIER(images)),
         lambda images: (CLASSIFIER(images), CLASSIFIER(images).argmax(1)),
         lambda images: (CLASSIFIER(images).detach(), CLASSIFIER(images)[:, :3]),
+        # What is told of the scores by no weights of its own.
+        lambda images: (scores := CLASSIFIER(images), scores.logsumexp(1)),
+        lambda images: (scores := CLASSIFIER(images), scores.norm(dim=1, keepdim=True)),
+        lambda images: (scores := CLASSIFIER(images), scores.square().mean()),
     ],
 )
 def test_else_the_first_value_of_a_tuple_holds_the_scores(run: Any) -> None:

@@ -228,6 +228,9 @@ def compute_attention_gradients(model: Model, image: Tensor, index: Tensor) -> l
         leaf = image.to(model.device).detach().requires_grad_()
         scores = model.run(leaf, ["logits"])["logits"].gather(1, index.view(-1, 1))
     calls = recorder.list_token_calls(len(image))
+    if model.has_further_inputs:
+        # Attention among the words of a text that is given too says nothing of the image.
+        calls = [call for call in calls if call.weights.requires_grad]
     if not calls:
         other_attention = recorder.describe_calls()
         raise SightlineError(

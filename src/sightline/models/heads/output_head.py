@@ -203,6 +203,13 @@ def require_tensor(selected: Any, network_name: str) -> None:
             f"{network_name} returns complex numbers, which have no order; ask about real ones of "
             "them by a function, such as target=lambda output: output.abs()[:, 0]"
         )
+    if isinstance(selected, Tensor) and (selected.is_nested or selected.layout != torch.strided):
+        form = "a nested tensor" if selected.is_nested else "a sparse tensor"
+        to_plain = "output.to_padded_tensor(0)" if selected.is_nested else "output.to_dense()"
+        raise SightlineError(
+            f"{network_name} returns {form}; ask about the plain one, with "
+            f"target=lambda output: {to_plain}[:, 0]"
+        )
     if not isinstance(selected, Tensor) or selected.ndim == 0:
         raise SightlineError(
             f"{network_name} returns {type(selected).__name__}, not N×classes; "

@@ -23,6 +23,9 @@ FEATURE_FIELDS = ("image_embeds", "pooler_output", "last_hidden_state")
 # How far the sum of probabilities, and the length of a normalized embedding, may be from 1.
 SUM_TOLERANCE = 2e-3
 
+# Fewer maps of different sizes may be scores and those of an auxiliary head.
+MIN_PYRAMID_LEVELS = 3
+
 # Operations that only rearrange or convert, named as autograd names them.
 REARRANGING_OPERATIONS = (
     "View",
@@ -151,6 +154,23 @@ def refuse_whole_numbers(tensor: Tensor, network_name: str) -> None:
         )
 
 
+def refuse_feature_pyramid(output: Any, network_name: str) -> None:
+    """Raises SightlineError for maps of several sizes and channels, none of which are scores."""
+    if not isinstance(output, (tuple, list)) or hasattr(output, "_fields"):
+        return
+    maps = cast(Sequence[Any], output)
+    are_maps = all(isinstance(entry, Tensor) and entry.ndim == 4 for entry in maps)
+    if len(maps) < MIN_PYRAMID_LEVELS or not are_maps:
+        return
+    sizes = {tuple(entry.shape[2:]) for entry in maps}
+    channels = {entry.shape[1] for entry in maps}
+    if len(sizes) == len(maps) and len(channels) > 1:
+        raise SightlineError(
+            f"{network_name} returns features at {len(maps)} sizes and no scores; pick one with "
+            f"output=0 to {len(maps) - 1}, or ask with target=sl.unit(layer, unit)"
+        )
+
+
 def require_image_axis(tensor: Tensor, image_count: int, network_name: str) -> None:
     """Raises SightlineError unless an axis of the output counts the images, or has length 1.
 
@@ -231,7 +251,7 @@ def _recognize_positions(
     if scores.shape[0] != image_count and scores.shape[1] == image_count:
         batch_axis = 1  # T×N×C, as recurrent networks give
     by_image = scores.movedim(batch_axis, 0)
-    if hints.kind == "embedding" or _names_features(output, hints):
+    if hints.kind == "embedding" or _names_features(output, hints) or _has_no_classes(hints):
         raise SightlineError(
             f"{hints.network_name} gives features {tuple(by_image.shape[1:])} and no scores; "
             "pick a vector with output=, or ask with target=sl.score(function)"
@@ -264,6 +284,8 @@ def _recognize_dense(scores: Tensor, hints: HeadHints) -> OutputHead:
     if _has_image_size(scores.shape[1:3], hints) and not _has_image_size(scores.shape[2:], hints):
         class_axis = 3  # N×H×W×classes
         count = scores.shape[3]
+    elif _has_no_classes(hints):
+        return make_head(hints, "embedding", count)  # the mean over the positions
     is_activated = _are_class_probabilities(scores, class_axis)
     return make_head(hints, "dense", count, is_activated=is_activated, class_axis=class_axis)
 
@@ -334,9 +356,12 @@ def _is_embedding(values: Tensor, output: Any, hints: HeadHints) -> bool:
     lengths = values.norm(dim=1)
     if bool(((lengths - 1).abs() <= SUM_TOLERANCE).all()):
         return True
-    if getattr(hints.network, "num_classes", None) == 0:
-        return True
-    return _names_features(output, hints)
+    return _has_no_classes(hints) or _names_features(output, hints)
+
+
+def _has_no_classes(hints: HeadHints) -> bool:
+    """Whether a network says of itself that it has no classes, as those of timm without a head."""
+    return getattr(hints.network, "num_classes", None) == 0 and not hints.labels
 
 
 def _names_features(output: Any, hints: HeadHints) -> bool:
@@ -345,7 +370,9 @@ def _names_features(output: Any, hints: HeadHints) -> bool:
     if name is None:
         names = list_output_fields(output)
         name = next((field for field in FEATURE_FIELDS if field in names), None)
-        has_scores = any(field in names for field in ("logits", "out", "scores"))
+        has_scores = any(
+            field in names for field in ("logits", "out", "scores", "logits_per_image")
+        )
         return name is not None and not has_scores
     return name.rpartition(".")[2] in FEATURE_FIELDS
 

@@ -83,6 +83,8 @@ def find_landmarks(model: InspectedModel, known: Collection[str] = ()) -> dict[s
     ]
     landmarks: dict[str, str | None] = {"logits": "logits"}
     evidence = collect_evidence(model)
+    if evidence is not None and runs_images_in_turn(model, evidence):
+        evidence = collect_evidence(model, most_at_once=1) or evidence
     if evidence is not None:
         layers = list_image_layers(evidence, layers)
         convolutions = [layer for layer in convolutions if layer in layers]
@@ -159,7 +161,7 @@ def guess_landmarks_by_shape(model: InspectedModel, layers: Sequence[Layer]) -> 
 # ── evidence ──
 
 
-def collect_evidence(model: InspectedModel) -> LayerEvidence | None:
+def collect_evidence(model: InspectedModel, most_at_once: int = 2) -> LayerEvidence | None:
     """Runs two images, non-square where the network takes them; None where it takes no image."""
     if model.device.type == "meta":
         return None  # its tensors have no values
@@ -172,7 +174,8 @@ def collect_evidence(model: InspectedModel) -> LayerEvidence | None:
         # Nearly gray, as the image by which the layers were listed: it takes the same branches.
         (2, (height, width), FAINT_CONTRAST),
     )
-    most_at_once = 1 if model.findings.runs_one_by_one else 2
+    if model.findings.runs_one_by_one:
+        most_at_once = 1
     for count, size, contrast in attempts:
         if count > most_at_once:
             continue
@@ -181,6 +184,20 @@ def collect_evidence(model: InspectedModel) -> LayerEvidence | None:
         except SightlineError:
             continue
     return None
+
+
+def runs_images_in_turn(model: InspectedModel, evidence: LayerEvidence) -> bool:
+    """Whether a network has its layers run once for each image, as detectors of lists do."""
+    maps = [layer for layer in model.layers.values() if is_feature_map(layer)]
+    return (
+        bool(maps)
+        and not any(keeps_images(evidence, layer.name) for layer in maps)
+        and all(
+            len(evidence.outputs[layer.name]) == 1
+            for layer in maps
+            if layer.name in evidence.outputs
+        )
+    )
 
 
 def run_evidence_pass(
@@ -355,6 +372,11 @@ def find_used_layout(
         return None
     layout = find_feature_layout(model, layer.name, output.shape, evidence.shape)
     if layout is None or layout.order == "NETC":
+        return None
+    # The anchors of a detector fill a grid of the image's shape by chance, at one of two sizes.
+    own_shape = (layer.batch, *layer.shape)
+    own_image_shape = (1, model.channels, *model.image_size)
+    if find_feature_layout(model, layer.name, own_shape, own_image_shape) is None:
         return None
     try:
         used = (layout.arrange_as_maps(gradient) != 0).any(1)

@@ -1,11 +1,11 @@
 """What a network does, found by running it once on two images, together and apart."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sightline.errors import SightlineError
 from sightline.models.heads.output_head import OutputHead
@@ -14,6 +14,7 @@ from sightline.models.heads.recognition import (
     choose_tuple_entry,
     make_head,
     recognize_output_head,
+    refuse_feature_pyramid,
 )
 from sightline.models.heads.selection import is_detection_list, select_output
 
@@ -26,6 +27,8 @@ HALF_TOLERANCE = 3e-2
 ONE_BY_ONE_NOTE = "answers depend on the other images of a batch: images are run one by one"
 SINGLE_IMAGE_NOTE = "takes one image at a time"
 RANDOM_NOTE = "gives another answer each time"
+
+MODULE_DICTS = ("_parameters", "_modules", "_buffers")
 
 
 @dataclass(frozen=True)
@@ -92,9 +95,12 @@ def _compare_runs(
 ) -> NetworkFindings:
     """The findings from running the images together and the first one apart."""
     together = _run_or_none(run, images)
+    kept = list_kept_values(hints.network)
     try:
         apart = run(images[:1])
         notes: tuple[str, ...] = ()
+        if hints.selector is None:
+            refuse_feature_pyramid(apart, hints.network_name)
         entry = choose_tuple_entry(apart) if hints.selector is None else 0
         if entry:
             hints = replace(hints, selector=entry)
@@ -111,10 +117,46 @@ def _compare_runs(
         return _is_first_answer_same(first, second, head)
 
     if is_same(together, apart):
+        # What keeps something from one run to the next may answer by the images before.
+        keeps_more = has_kept_more(kept, list_kept_values(hints.network))
+        if keeps_more and not is_same(run(images[:1]), apart):
+            notes = (*notes, RANDOM_NOTE)
         return NetworkFindings(head, notes=notes)
     if not is_same(run(images[:1]), apart):
         return NetworkFindings(head, notes=(*notes, RANDOM_NOTE))
     return NetworkFindings(head, None, True, (*notes, ONE_BY_ONE_NOTE))
+
+
+def list_kept_values(network: nn.Module) -> list[tuple[Any, int]]:
+    """What each module holds beside its weights and modules, and how often it was written.
+
+    Lists and dicts count by their items.
+    """
+    values: list[Any] = []
+    for module in network.modules():
+        values += module.buffers(recurse=False)
+        for name, value in vars(module).items():
+            if name in MODULE_DICTS:
+                continue
+            values.append(value)
+            if isinstance(value, (list, tuple)):
+                values += cast(Sequence[Any], value)
+            elif isinstance(value, dict):
+                values += cast(dict[Any, Any], value).values()
+    return [(value, count_writes(value)) for value in values]
+
+
+def count_writes(value: Any) -> int:
+    """How often a tensor was written; 0 for anything else, and where that is not counted."""
+    return value._version if isinstance(value, Tensor) and not value.is_inference() else 0
+
+
+def has_kept_more(before: Sequence[tuple[Any, int]], after: Sequence[tuple[Any, int]]) -> bool:
+    """Whether a network changed something that it holds."""
+    if len(before) != len(after):
+        return True
+    pairs = zip(before, after, strict=True)
+    return any(old is not new or writes != count for (old, writes), (new, count) in pairs)
 
 
 def _find_batch_axis(head: OutputHead, apart: Any, hints: HeadHints) -> int:
