@@ -3,7 +3,7 @@
 import pytest
 import torch
 from helpers import smooth
-from torch import Tensor
+from torch import Tensor, nn
 
 import sightline as sl
 from sightline.data.scan.maxima import PeakCapture, compute_maxima, locate_maxima
@@ -27,6 +27,38 @@ def test_maxima_of_rows_and_maps() -> None:
             rows = maps[image, unit].tolist()
             assert row_maxima[image, :, unit].tolist() == [max(row) for row in rows]
             assert float(maxima[image, unit]) == max(max(row) for row in rows)
+
+
+def test_a_network_that_takes_gradients_itself() -> None:
+    class Energy(nn.Module):
+        """Its scores are a gradient, and it keeps a table from its first run."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 4, 3)
+            self.head = nn.Linear(4, 5)
+            self.table: Tensor | None = None
+
+        def forward(self, x: Tensor) -> Tensor:
+            if self.table is None:
+                self.table = torch.linspace(1, 2, 5)
+            with torch.enable_grad():
+                code = torch.ones(len(x), 5, requires_grad=True)
+                energy = (self.head(self.conv(x).mean((2, 3))) * self.table * code.square()).sum()
+                return torch.autograd.grad(energy, code, create_graph=True)[0] / 2
+
+    torch.manual_seed(0)
+    model = sl.load(Energy().eval(), size=(24, 32))
+    images = smooth(3, seed=3)
+    statistics = UnitStatistics(units=9, k=2, sample_size=2, class_count=0, class_k=1)
+    slices = {"conv": slice(0, 4), "logits": slice(4, 9)}
+    capture = PeakCapture(model, slices, ["logits"], statistics)
+    ids = torch.arange(3)
+    statistics.begin_batch(ids, torch.full((3,), -1), ids)
+    outputs = capture.measure_batch(images)
+    torch.testing.assert_close(outputs["logits"], model.logits(images).detach())
+    assert not outputs["logits"].requires_grad
+    assert sl.saliency(model, images[:1]).values["attribution"].any()
 
 
 @pytest.mark.parametrize("turned", [False, True])

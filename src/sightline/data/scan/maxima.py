@@ -49,6 +49,7 @@ class PeakCapture(Capture):
         tensor = find_first_tensor(value)
         if tensor is None or not (name in self.layers or name in self.vectors):
             return
+        tensor = tensor.detach()  # of a network that turns gradients on by itself
         maps = reshape_to_unit_grid(tensor, self.images, self.model, name)
         if name in self.layers:
             self._add_maxima(self.layers[name], maps)
@@ -79,9 +80,10 @@ class PeakCapture(Capture):
             kind: torch.full(shape, -MAX_RESPONSE, dtype=torch.float16)
             for kind in self.response_kinds
         }
-        with self.model.lock, torch.inference_mode():
+        # Not in inference mode: a network may need gradients of its own, or keep tensors for later.
+        with self.model.lock, torch.no_grad():
             output = self.run_forward_pass(lambda: self.model.run_network(images))
-            logits = self.model.read_scores(output, images.shape)
+            logits = self.model.read_scores(output, images.shape).detach()
             # No module's output has this name, but it may be one of the layers.
             self.record_tensor("logits", logits)
             return {**self.tensors, "logits": logits.float().cpu()}
