@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
 from sightline.errors import SightlineError
@@ -36,13 +37,29 @@ def test_other_float_types_become_float32_and_keep_their_gradient() -> None:
         (torch.full((1, 3, 1, 1), -0.0002), "(1, 3, 1, 1) in [-0.0002, -0.0002]"),
         (torch.full((1, 3, 1, 1), torch.inf), "(1, 3, 1, 1) in [inf, inf]"),
         (torch.tensor([0, torch.nan, 0]).reshape(1, 3, 1, 1), "(1, 3, 1, 1) with NaN"),
-        (torch.rand(3, 8, 9), "(3, 8, 9)"),
-        (torch.rand(1, 8, 9, 3), "(1, 8, 9, 3)"),
+        (torch.rand(8, 9), "(8, 9)"),
+        (torch.rand(3, 8, 9), "(3, 8, 9); image[None] is a batch of one"),
+        (
+            torch.rand(8, 9, 3),
+            "(8, 9, 3); image.permute(2, 0, 1)[None] is a batch of one",
+        ),
+        (
+            torch.rand(1, 8, 9, 3),
+            "(1, 8, 9, 3); image.permute(0, 3, 1, 2) has the channels first",
+        ),
         (torch.rand(0, 3, 8, 9), "(0, 3, 8, 9)"),
         (torch.rand(1, 3, 0, 9), "(1, 3, 0, 9)"),
         (torch.zeros(1, 3, 8, 9, dtype=torch.uint8), "of torch.uint8; divide 0 to 255 by 255"),
-        (np.zeros((1, 3, 8, 9)), "of type ndarray, not a tensor"),
-        ("cat.jpg", "of type str, not a tensor"),
+        (
+            np.zeros((1, 3, 8, 9)),
+            "of type ndarray, not a tensor; torch.from_numpy(array) makes one",
+        ),
+        (
+            Image.new("RGB", (8, 9)),
+            "of type Image, not a tensor; torchvision's to_tensor(picture)[None] makes one",
+        ),
+        ("cat.jpg", "of type str, not a tensor; model.fit(FILE) reads and fits a file"),
+        (None, "of type NoneType, not a tensor"),
     ],
 )
 def test_anything_else_is_refused(value: Tensor, problem: str) -> None:

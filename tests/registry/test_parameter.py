@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -27,6 +28,7 @@ FOLDER = ParameterSpec("folder", str | Path | None, None, "")
 UNLIMITED = ParameterSpec("scale", float, 1.0, "")
 SEED = ParameterSpec("seed", int, 0, "")
 LABEL = ParameterSpec("label", int | str, "top", "")
+CLASSES = ParameterSpec("label", int | str | tuple[int | str, ...], "top", "")
 TARGET = ParameterSpec("target", int | str | None, None, "")
 LAYER = ParameterSpec("layer", str, "first", "")
 LAYERS = ParameterSpec("layers", tuple[str, ...], (), "")
@@ -61,7 +63,9 @@ REFUSED = [
         for value in (3.0, 3.5, True, False, None, "3", NAN, INFINITE)
     ),
     (COUNT, [3], "k is of type list; it must be a whole number"),
-    (COUNT, torch.tensor(3), "k is of type Tensor; it must be a whole number"),
+    (COUNT, torch.rand(1, 1), "k is of type Tensor; it must be a whole number"),
+    (COUNT, np.float32(2.5), "k is of type float32; it must be a whole number"),
+    (COUNT, np.int64(10), "k is 10; it must lie between 1 and 9"),
     (NUMBER, -1e-9, "lr is -1e-09; it must lie between 0 and 1"),
     (NUMBER, INFINITE, "lr is inf; it must lie between 0 and 1"),
     *(
@@ -93,7 +97,9 @@ REFUSED = [
         (LABEL, value, f"label is {value!r}; it must be a whole number or text")
         for value in (1.5, True, None, NAN)
     ),
-    (LABEL, torch.tensor(3), "label is of type Tensor; it must be a whole number or text"),
+    (LABEL, torch.tensor(3.5), "label is of type Tensor; it must be a whole number or text"),
+    (LABEL, torch.tensor(True), "label is of type Tensor; it must be a whole number or text"),
+    (LABEL, np.array([3, 4]), "label is of type ndarray; it must be a whole number or text"),
     (TARGET, True, "target is True; it must be a whole number or text or None"),
     (LAYER, 5, "layer is 5; it must be text"),
     (LAYER, None, "layer is None; it must be text"),
@@ -119,6 +125,29 @@ def name_case(value: Any) -> str:
 @pytest.mark.parametrize(("parameter", "value"), ALLOWED, ids=name_case)
 def test_allowed_values_are_returned(parameter: ParameterSpec, value: object) -> None:
     assert parameter.check_value(value) is value
+
+
+@pytest.mark.parametrize(
+    ("parameter", "value", "number"),
+    [
+        (COUNT, torch.tensor(3), 3),
+        (COUNT, np.uint8(3), 3),
+        (LABEL, torch.arange(5).argmax(), 4),
+        (LABEL, np.arange(5).argmax(), 4),
+        (NUMBER, np.float32(0.5), 0.5),
+        (NUMBER, torch.tensor(0.25), 0.25),
+        (CLASSES, np.array([3, 4]), (3, 4)),
+        (CLASSES, [np.int64(3), torch.tensor(4), 5], (3, 4, 5)),
+        (CLASSES, torch.tensor([3, 4]), (3, 4)),
+    ],
+    ids=name_case,
+)
+def test_numbers_of_numpy_and_torch_are_numbers(
+    parameter: ParameterSpec, value: object, number: object
+) -> None:
+    checked = parameter.check_value(value)
+    assert checked == number
+    assert type(checked) is type(number)
 
 
 @pytest.mark.parametrize(("parameter", "value", "message"), REFUSED, ids=name_case)

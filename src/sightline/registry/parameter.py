@@ -8,6 +8,7 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -57,8 +58,10 @@ class ParameterSpec:
 
         A tensor of whole numbers becomes a list where the parameter takes one.
         """
-        if isinstance(value, Tensor):
-            value = _list_whole_numbers(value, self.type)
+        if not is_value_of_type(value, self.type):
+            plain_value = _unwrap_numbers(value)
+            if is_value_of_type(plain_value, self.type):
+                value = plain_value
         if self.choices:
             if not isinstance(value, str) or value not in self.choices:
                 raise make_unknown_name_error(self.name, value, self.choices)
@@ -156,13 +159,24 @@ def format_value(value: Any) -> str:
     return repr(value)
 
 
-def _list_whole_numbers(tensor: Tensor, kind: Any) -> Any:
-    """The numbers of an integer tensor of one axis as a tuple, where the type takes such a list."""
-    is_whole = not tensor.is_floating_point() and not tensor.is_complex()
-    if not is_whole or tensor.dtype == torch.bool or tensor.ndim != 1:
-        return tensor
-    numbers = tuple(tensor.tolist())
-    return numbers if is_value_of_type(numbers, kind) else tensor
+def _unwrap_numbers(value: Any) -> Any:
+    """Numbers of torch and numpy as Python's: one by itself, whole ones of one axis as a tuple.
+
+    So are those in a list. Anything else is given back as it is.
+    """
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, np.ndarray) and value.dtype.kind in "iuf":
+        return _unwrap_numbers(torch.from_numpy(value.copy()))
+    if isinstance(value, Tensor):
+        if value.ndim == 0:
+            return value.item()
+        is_whole = not value.is_floating_point() and not value.is_complex()
+        is_list = is_whole and value.dtype != torch.bool and value.ndim == 1
+        return tuple(value.tolist()) if is_list else value
+    if isinstance(value, (list, tuple)):
+        return tuple(_unwrap_numbers(item) for item in value)
+    return value
 
 
 def _is_number(value: Any, kind: type[int] | type[float]) -> bool:

@@ -13,7 +13,7 @@ import warnings
 import zlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -771,3 +771,12 @@ def test_files_of_one_size_are_a_batch(tmp_path: Path) -> None:
         image.read(paths)
     with pytest.raises(SightlineError, match="the list of pictures is empty"):
         image.read([])
+
+
+@pytest.mark.parametrize(
+    "path", [None, 5, b"a.png", io.BytesIO(b"a"), {}, torch.zeros(1), ["a", 5]]
+)
+def test_what_is_no_path_is_one_line(path: Any) -> None:
+    with pytest.raises(SightlineError) as caught:
+        image.read(path)
+    assert "\n" not in str(caught.value)

@@ -4,11 +4,11 @@ Pictures have three channels: red, green and blue.
 """
 
 import io
+import os
 import warnings
 from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
-from typing import cast
 
 import torch
 from PIL import Image
@@ -57,7 +57,11 @@ def read(path: str | Path | Sequence[str | Path], *, limit: int = MAX_PIXELS) ->
     """
     if isinstance(path, (list, tuple)):
         return _read_batch(path, limit)
-    path = Path(cast("str | Path", path))
+    if not isinstance(path, (str, os.PathLike)):
+        raise SightlineError(
+            f"the path of a picture is a text, and this is of type {type(path).__name__}"
+        )
+    path = Path(path)
     name = escape_line_breaks(path.name or str(path))
     try:
         check_regular_file(path)
