@@ -86,6 +86,23 @@ def test_inputs_are_the_strongest_weights(explorer: Explorer) -> None:
     assert int(signed.argmin()) in [card["unit"] for card in inputs["units"]]
 
 
+def test_cards_say_which_unit_they_show(explorer: Explorer) -> None:
+    """The unit in a line of its own, which long names of layers can't push out."""
+    data = build_unit_page(explorer, "conv3", 6).data
+    nearest = [(card["unit"], card["name"]) for card in data["nearest"]]
+    read = [(card["unit"], card["name"]) for card in data["inputs"]["units"]]
+    html = render(explorer)
+    lines = re.findall(
+        r'<span class="name"[^>]*>([^<]*)</span>\s*<span class="soft">(.*)</span>', html
+    )
+    assert len(lines) == len(nearest + read)
+    for (unit, name), (line, _) in zip(nearest + read, lines, strict=True):
+        if not name:
+            assert line == f"unit {unit}"
+    assert all("conv" in rest for _, rest in lines[: len(nearest)])
+    assert not any("conv" in rest for _, rest in lines[len(nearest) :])
+
+
 def test_outputs_are_the_classes_that_read_it(explorer: Explorer) -> None:
     [reader] = build_unit_page(explorer, "conv3", 6).data["outputs"]
     assert reader["layer"] == "fc"
