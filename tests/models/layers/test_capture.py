@@ -243,3 +243,15 @@ class WithoutTracking(Twice):
 def test_tensors_of_inference_mode_are_recorded() -> None:
     model = Model(WithoutTracking().eval(), size=(6, 7), mean=(0,) * 3, std=(1,) * 3)
     torch.testing.assert_close(model.features(X, "conv")["conv"].clone(), CONV)
+
+
+def test_a_run_from_within_is_not_recorded() -> None:
+    """To find the layout of an output may take another image through the same network."""
+    capture = Capture(
+        NETWORK, ["conv", "relu:1", "fc:in"], on_layer=lambda _name, _tensor: NETWORK(X[:1] + 1)
+    )
+    capture.run_forward_pass(lambda: NETWORK(X))
+    assert list(capture.tensors) == ["conv", "relu:1", "fc:in"]
+    torch.testing.assert_close(capture.tensors["conv"], CONV)
+    torch.testing.assert_close(capture.tensors["relu:1"], SECOND_RELU)
+    torch.testing.assert_close(capture.tensors["fc:in"], SECOND_RELU)

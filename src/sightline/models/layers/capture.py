@@ -80,6 +80,7 @@ class Capture:
         self.tensors: dict[str, Tensor] = {}
         self.tensor_versions: dict[str, int] = {}
         self.call_counts: Counter[str] = Counter()
+        self.is_recording = False
 
     def run_forward_pass(self, forward: Callable[[], Any]) -> Any:
         """Returns what `forward` returns, or None if the pass was stopped."""
@@ -131,15 +132,30 @@ class Capture:
 
     def record_input(self, path: str, inputs: list[Any]) -> None:
         """Records the first tensor that is given to the call that begins."""
+        if self.is_recording:
+            return
         name = f"{format_call_name(path, self.call_counts[path])}:in"
         if name in self.wanted_calls:
-            self.record_tensor(name, inputs)
+            self.record_alone(name, inputs)
 
     def record_output(self, path: str, output: Any) -> Tensor | None:
         """Records the output of the call that ends; returns what is to replace it, or None."""
+        if self.is_recording:
+            return None
         name = format_call_name(path, self.call_counts[path])
         self.call_counts[path] += 1
-        return self.record_tensor(name, output)
+        return self.record_alone(name, output)
+
+    def record_alone(self, name: str, value: Any) -> Tensor | None:
+        """As `record_tensor`; a run of the network from within is not recorded.
+
+        To find out how a layer's output is laid out may take one.
+        """
+        self.is_recording = True
+        try:
+            return self.record_tensor(name, value)
+        finally:
+            self.is_recording = False
 
     def record_tensor(self, name: str, value: Any) -> Tensor | None:
         """Records the first tensor of a wanted call's value.
