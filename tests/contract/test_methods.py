@@ -4,8 +4,10 @@ The tests run over the registry, so a new method is held to all of it without a 
 """
 
 import ast
+import copy
 import inspect
 import json
+import pickle
 import random
 import re
 import sys
@@ -366,6 +368,23 @@ def test_a_result_shows_itself(method: Method, run_once: Callable[[Method], sl.R
 
 
 @every_method
+def test_a_result_can_be_copied_and_pickled(
+    method: Method, run_once: Callable[[Method], sl.Result]
+) -> None:
+    result = run_once(method)
+    for twin in (copy.deepcopy(result), pickle.loads(pickle.dumps(result))):
+        assert is_same_result(twin, result)
+        assert (twin.captions, twin.recipe, twin.pages) == (
+            result.captions,
+            result.recipe,
+            result.pages,
+        )
+        assert list(twin.figures) == list(result.figures)
+        with pytest.raises(TypeError):
+            twin.values["new"] = 1  # type: ignore[index]
+
+
+@every_method
 def test_same_seed_same_bits(
     method: Method, tiny: sl.Model, image: Tensor, run_once: Callable[[Method], sl.Result]
 ) -> None:
@@ -621,7 +640,7 @@ def test_refuses_a_wrong_choice(
 def test_refuses_a_name_that_does_not_exist(
     method: Method, parameter: ParameterSpec, tiny: sl.Model, image: Tensor
 ) -> None:
-    for name in ("no such thing", 2.5, b"conv1", torch.tensor(1), [[]]):
+    for name in ("no such thing", 2.5, b"conv1", torch.tensor([1, 2]), [[]]):
         value = (name,) if parameter.name == "layers" else name
         with pytest.raises(sl.SightlineError) as error:
             run(method, tiny, image, **{parameter.name: value})

@@ -10,10 +10,10 @@ import textwrap
 import warnings
 import webbrowser
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -89,6 +89,10 @@ class Result:
             object.__setattr__(self, name, read_only_copy)
         captions = {name: escape_text_for_display(text) for name, text in self.captions.items()}
         object.__setattr__(self, "captions", MappingProxyType(captions))
+
+    def __reduce__(self) -> tuple[type[Self], tuple[dict[str, Any], ...]]:
+        """How it is copied and pickled: its read-only mappings can't be, but their content can."""
+        return type(self), tuple(dict(getattr(self, part.name)) for part in fields(self))
 
     def __repr__(self) -> str:
         panel_names = ", ".join(self.panels) or "none"

@@ -1,5 +1,8 @@
 """Randomized networks are shuffled copies; similarities are scipy's and scikit-image's."""
 
+import copy
+import threading
+import time
 from collections import OrderedDict
 from collections.abc import Callable
 
@@ -13,6 +16,7 @@ from torch import Tensor, nn
 
 import sightline as sl
 from sightline.methods.evaluation.randomization import (
+    clone_model,
     collect_module_weights,
     compare_heatmaps,
     compute_rank_correlation,
@@ -182,3 +186,24 @@ def test_comparison_keeps_the_order_of_the_references() -> None:
     assert similarities[1] == pytest.approx(1)
     assert ranks[0] == compute_rank_correlation(heatmap, reference)
     assert similarities[0] == compute_structural_similarity(heatmap, reference)
+
+
+@pytest.mark.parametrize("make_copy", [clone_model, copy.deepcopy])
+def test_a_copy_has_no_hooks_of_another_threads_run(
+    make_copy: Callable[[sl.Model], sl.Model],
+) -> None:
+    model = sl.load(normed(), mean=(0.5,) * 3, std=(0.25,) * 3, size=16)
+    is_hooked = threading.Event()
+
+    def run_with_hook() -> None:
+        with model.lock:
+            hook = model.network.register_forward_hook(lambda *_: None)
+            is_hooked.set()
+            time.sleep(0.2)
+            hook.remove()
+
+    thread = threading.Thread(target=run_with_hook)
+    thread.start()
+    is_hooked.wait()
+    assert not make_copy(model).network._forward_hooks
+    thread.join()

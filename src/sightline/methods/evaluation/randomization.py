@@ -24,7 +24,8 @@ from sightline.models.weights.checkpoint import RUNNING_STATISTICS
 def clone_model(model: Model) -> Model:
     """The same model on its own copy of the weights, which may be changed."""
     clone = copy.copy(model)
-    clone.network = copy_network(model.network, share_parameters=False)
+    with model.lock:  # not with the hooks of another thread's run
+        clone.network = copy_network(model.network, share_parameters=False)
     clone.lock = ForkSafeLock(reentrant=True)
     # Shuffled weights may overflow, which the tests that run them allow for.
     clone.allows_nan = True

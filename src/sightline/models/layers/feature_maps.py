@@ -63,7 +63,7 @@ def reshape_to_unit_grid(
     layer with the vectors of several views of each image.
     """
     if feature.ndim == 2:
-        if model is not None and len(feature) != len(image):
+        if model is not None and len(feature) > len(image):
             raise SightlineError(
                 f"layer {layer} has no vector of each image: its output is {tuple(feature.shape)} "
                 f"for {describe_image_count(len(image))}; "

@@ -118,7 +118,8 @@ class NetworkRunner:
         """A copy with weights of its own, whose hooks act on the copy."""
         twin = object.__new__(type(self))
         memo[id(self)] = twin
-        network = copy_network(self.network, share_parameters=False)
+        with self.lock:  # not with the hooks of another thread's run
+            network = copy_network(self.network, share_parameters=False)
         memo[id(self.network)] = network
         twin.__setstate__(copy.deepcopy(self.__getstate__(), memo))
         return twin
