@@ -10,6 +10,7 @@ import re
 import shlex
 import tomllib
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -195,6 +196,11 @@ def small_work(monkeypatch: pytest.MonkeyPatch) -> None:
         return fit(model, image, SMALL_SIDE if size is None or size > SMALL_SIDE else size)
 
     monkeypatch.setattr(sl.Model, "fit", fit_small)
+    # Its queries without a gradient take minutes where it does not succeed.
+    with suppress(ImportError):
+        import torchattacks
+
+        monkeypatch.setattr(torchattacks, "AutoAttack", torchattacks.APGD)
     for method in load_methods().values():
         short = shorten_method(method.function, method.parameters)
         monkeypatch.setitem(METHODS, method.name, replace(method, function=short))
