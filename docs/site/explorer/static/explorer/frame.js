@@ -47,9 +47,17 @@ const sightline = (() => {
     return element;
   }
 
-  // A number in three digits.
+  // The name of a layer in an element, where it may be broken between modules and not in a word.
+  function makeLayerName(tag, name) {
+    const element = make(tag);
+    for (const part of name.split(/(?<=[./])/)) element.append(part, make("wbr"));
+    return element;
+  }
+
+  // A number in three digits, with a minus sign as in the page's own text.
   function round(value) {
-    return Number(value.toPrecision(3)).toLocaleString("en", { maximumSignificantDigits: 3 });
+    const text = Number(value.toPrecision(3)).toLocaleString("en", { maximumSignificantDigits: 3 });
+    return text.replace("-", "−");
   }
 
   // Shows a unit's cell of its layer's sheets as the background of an element: rows of `columns`
@@ -70,7 +78,7 @@ const sightline = (() => {
 
   const readJson = id => JSON.parse(document.getElementById(id).textContent);
 
-  return { receive, load, url, make, round, showCell, readJson };
+  return { receive, load, url, make, makeLayerName, round, showCell, readJson };
 })();
 
 // ── search ──

@@ -2,7 +2,7 @@
 
 // An image's page: units at the place that is pointed at, and the attributions as they are computed.
 {
-  const { make, url, load, showCell, readJson } = sightline;
+  const { make, makeLayerName, url, load, showCell, readJson } = sightline;
   const settings = readJson("settings");
 
   // ── units that fire at a place ──
@@ -40,7 +40,7 @@
     const rows = layers.map(layer => {
       const row = Math.min(layer.rowCount - 1, Math.floor(point[1] * layer.rowCount));
       const column = Math.min(layer.columnCount - 1, Math.floor(point[0] * layer.columnCount));
-      const line = make("div", { className: "place-row" }, make("b", { textContent: layer.name }));
+      const line = make("div", { className: "place-row" }, makeLayerName("b", layer.name));
       line.append(make("span", { className: "place-units" }, ...describeUnits(layer, row, column)));
       return line;
     });

@@ -171,7 +171,7 @@
       lines.push(`selectivity ${round(units.selectivity[unit])}${units.class[unit] ? `: ${units.class[unit]}` : ""}`);
     }
     if (units.readability && units.readability[unit] !== null) {
-      lines.push(`readability ${round(100 * units.readability[unit])} %`);
+      lines.push(`readability ${round(units.readability[unit])}`);
     }
     if (isDead(unit)) lines.push("dead: it responds to none of the images");
     if (units.duplicateOf && units.duplicateOf[unit] >= 0) lines.push(`does the same as unit ${units.duplicateOf[unit]}`);

@@ -206,7 +206,7 @@
   function describeChance({ strongest, random }) {
     if (!random.units) return "";
     const others = random.units === 1 ? "another unit" : `one of ${random.units} random units`;
-    return `Without ${others} of the layer instead: for ${round(random.changed)} of the ${strongest.images}. ` +
+    return `Without ${others} of the layer instead: for ${round(random.changed)} of the ${strongest.images}${random.units === 1 ? "" : " on average"}. ` +
       `Scores move by ${round(strongest.size)} without it, and by ${round(random.size)} without a random one.`;
   }
 
@@ -240,7 +240,7 @@
     for (const item of content.classes) {
       const name = make("th", { scope: "row" }, make("a", { href: url(item.address), textContent: item.name }));
       const bar = make("td", { className: "chart-cell" }, makeEffectBar(item.strongest, limit));
-      const number = make("td", { className: "number", textContent: round(item.strongest).replace("-", "−") });
+      const number = make("td", { className: "number", textContent: round(item.strongest) });
       table.append(make("tr", {}, name, bar, number));
     }
     effect.replaceChildren(
