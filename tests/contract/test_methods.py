@@ -640,7 +640,7 @@ def test_refuses_a_wrong_choice(
 def test_refuses_a_name_that_does_not_exist(
     method: Method, parameter: ParameterSpec, tiny: sl.Model, image: Tensor
 ) -> None:
-    for name in ("no such thing", 2.5, b"conv1", torch.tensor([1, 2]), [[]]):
+    for name in ("no such thing", 2.5, b"conv1", torch.full((2, 2), 0.5), [[]]):
         value = (name,) if parameter.name == "layers" else name
         with pytest.raises(sl.SightlineError) as error:
             run(method, tiny, image, **{parameter.name: value})

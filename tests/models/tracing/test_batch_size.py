@@ -17,7 +17,6 @@ from sightline.models.tracing.batch_size import (
     choose_batch_size,
     estimate_max_batch,
     split_into_batches,
-    split_into_fastest_batches,
 )
 
 SIZES = (
@@ -194,24 +193,6 @@ def test_little_work_is_not_timed_until_it_adds_up(
         assert sum(clock.sizes) <= MAX_TIMED_SHARE * announced
         assert clock.sizes or announced < 140 + 40
     assert clock.sizes == [1, 1, 2, 2, 4, 4, 8, 8, 16, 16, 32, 32]
-
-
-def test_the_work_itself_is_timed(fresh: sl.Model, monkeypatch: pytest.MonkeyPatch) -> None:
-    clock = Clock(monkeypatch, {1: 20, 2: 15, 4: 11, 8: 10, 16: 12, 32: 25, 7: 10, 5: 10})
-    image = torch.rand(1, 3, 32, 48)
-
-    def run_all(count: int) -> list[int]:
-        clock.sizes.clear()
-        numbers: list[int] = []
-        for batch in split_into_fastest_batches(fresh, image, count):
-            numbers.extend(batch)
-            fresh.run(image.expand(len(batch), -1, -1, -1), ["logits"])
-        assert numbers == list(range(count))
-        return clock.sizes
-
-    assert run_all(1301)[:13] == [1, 1, 2, 2, 4, 4, 8, 8, 16, 16, 32, 32, 8]
-    assert clock.sizes[-1] == (1301 - 126) % 8
-    assert run_all(21) == [8, 8, 5]
 
 
 def test_batches_of_one_size() -> None:

@@ -7,7 +7,7 @@ number of threads. Results depend on the number only to rounding.
 """
 
 import time
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable
 from math import prod
 from weakref import WeakKeyDictionary
 
@@ -89,10 +89,6 @@ class BatchSizeSearch:
         cost = max(self.timed_images + TIMING_REPEATS * self.next_size, MIN_TIMED_IMAGES)
         return cost <= MAX_TIMED_SHARE * self.announced_images
 
-    def is_open(self, max_batch: int) -> bool:
-        """Whether `next_size` is to be timed, and is no more than `max_batch`."""
-        return not self.is_finished and self.next_size <= max_batch
-
 
 _SEARCHES: WeakKeyDictionary[Model, dict[Hashable, BatchSizeSearch]] = WeakKeyDictionary()
 
@@ -126,17 +122,10 @@ def choose_batch_size(
     search = find_batch_search(model, ("gradients" if gradients else "scores"), image)
     search.announced_images += image_count
     run_images = run_with_gradient if gradients else run_without_gradient
-    while search.is_open(max_batch) and search.is_affordable():
+    while not search.is_finished and search.next_size <= max_batch and search.is_affordable():
         images = image[:1].expand(search.next_size, -1, -1, -1)
         search.timed_images += TIMING_REPEATS * search.next_size
         search.record_time(time_call(run_images, model, images) / search.next_size)
-    return choose_known_batch_size(model, image, max_batch, search)
-
-
-def choose_known_batch_size(
-    model: Model, image: Tensor, max_batch: int, search: BatchSizeSearch
-) -> int:
-    """How many images to run at once by what was timed, else by the size of layers' outputs."""
     if search.is_finished:
         return min(max_batch, search.fastest_size)
     largest_output = max(list_output_bytes(model, image), default=1)
@@ -148,32 +137,6 @@ def split_into_batches(count: int, size: int) -> list[range]:
     """The numbers below `count` in their order, `size` at a time."""
     numbers = range(count)
     return [numbers[start : start + size] for start in numbers[::size]]
-
-
-def split_into_fastest_batches(
-    model: Model, image: Tensor, count: int, gigabytes: float = 1.0
-) -> Iterator[range]:
-    """The numbers below `count` in batches, as many at once as `choose_batch_size` finds fastest.
-
-    The caller runs images without gradients, each batch before the next is asked for. The timing is
-    then of this work itself, what passes until the next batch is asked for, and costs nothing.
-    """
-    max_batch = min(count, estimate_max_batch(model, image, gigabytes, gradients=False))
-    is_timed = model.device.type == "cpu" and not model.findings.runs_one_by_one
-    search = find_batch_search(model, "scores", image)
-    start = 0
-    while is_timed and search.is_open(min(max_batch, (count - start) // TIMING_REPEATS)):
-        times: list[float] = []
-        size = search.next_size
-        for _ in range(TIMING_REPEATS):
-            begin = time.perf_counter()
-            yield range(start, start + size)
-            times.append(time.perf_counter() - begin)
-            start += size
-        search.record_time(min(times) / size)
-    size = choose_known_batch_size(model, image, max_batch, search) if is_timed else max_batch
-    for batch in split_into_batches(count - start, max(1, size)):
-        yield range(start + batch.start, start + batch.stop)
 
 
 def run_without_gradient(model: Model, images: Tensor) -> None:

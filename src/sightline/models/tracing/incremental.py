@@ -27,9 +27,9 @@ from torch import Tensor, nn
 from sightline.errors import get_first_error_line
 from sightline.models.model import Model
 from sightline.models.tracing.batch_size import (
+    choose_batch_size,
     estimate_max_batch,
     split_into_batches,
-    split_into_fastest_batches,
 )
 from sightline.models.tracing.occlusion_pass import (
     MIN_SPEEDUP,
@@ -103,15 +103,15 @@ def score_occluded_windows(
                 refusals[question] = fallback
                 logger.debug("%s: occluded images are run whole: %s", model.name, fallback)
         count = len(windows.positions)
-        if batch is None:
-            batches = split_into_fastest_batches(model, windows.image, count, gigabytes)
-        else:
-            batches = split_into_batches(count, batch)
+        # One number for all windows: the last bit of a score depends on it, and the recipe has it.
+        batch = batch or choose_batch_size(
+            model, windows.image, gigabytes, image_count=count, gradients=False
+        )
+        batches = split_into_batches(count, batch)
         scores = [
             logits[:, label_indices] for logits in run_occluded_images(model, windows, batches)
         ]
-        largest = max(map(len, scores))
-        return OcclusionScores(torch.cat(scores), 0.0, 1.0, fallback, batch or largest)
+        return OcclusionScores(torch.cat(scores), 0.0, 1.0, fallback, batch)
 
 
 def estimate_multiply_adds(model: Model, image: Tensor) -> float:
