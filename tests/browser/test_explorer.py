@@ -24,6 +24,10 @@ def read_layout(page: Any) -> dict[str, Any]:
             wide: [...document.body.querySelectorAll("*")].filter(
                 element => element.getBoundingClientRect().right > window.innerWidth + 1
             ).map(element => element.outerHTML.slice(0, 120)).slice(0, 5),
+            cutViews: [...document.querySelectorAll(".views")].filter(
+                views => !views.querySelector("a:nth-child(4)")
+                    && views.scrollWidth > views.clientWidth
+            ).length,
             headings: document.querySelectorAll("h1").length,
             language: document.documentElement.lang,
             unnamed: [...document.querySelectorAll("button, a[href], input, select")].filter(
@@ -53,6 +57,7 @@ def test_a_page_opens_served_and_from_the_disk(
             page.wait_for_timeout(150)
             layout = read_layout(page)
             assert layout["overflow"] <= 0, layout["wide"]
+            assert layout["cutViews"] == 0
             assert layout["headings"] == 1
             assert layout["language"] == "en"
             assert layout["unnamed"] == []
