@@ -16,7 +16,7 @@ from explorer_fuzz import Fuzzer, measure_memory, open_explorer, read_layers, se
 WARM_REQUESTS = 50_000
 # What the memory may grow afterwards.
 GROWTH = 1.15
-# A visitor who reads, beside the requests that nobody thought of.
+# Between two rounds of the visitor who reads beside the hostile requests.
 PAUSE_SECONDS = 0.5
 PAGES = ("/index.html", "/map.html", "/live.html", "/data/index.js", "/static/sightline.css")
 QUESTION = {"image": "s-1", "cover": [[2, 2, 12, 9]], "units": 5, "attribution": "gradcam"}
@@ -68,8 +68,8 @@ class Requests:
     """Changed addresses, headers, pictures and JSON for an explorer that someone else reads."""
 
     def __init__(self, folder: Path) -> None:
-        self.files = contextlib.ExitStack()
-        port, self.process_id = self.files.enter_context(open_explorer(None))
+        self.resources = contextlib.ExitStack()
+        port, self.process_id = self.resources.enter_context(open_explorer(None))
         self.connection = http.client.HTTPConnection("127.0.0.1", port, timeout=120)
         self.layers = read_layers(self.connection)
         self.visitor = Visitor(port)

@@ -513,6 +513,16 @@ def test_ctrl_c_keeps_finished_sections(
 
 
 @pytest.mark.usefixtures("place")
+def test_files_that_can_not_be_written_are_told_after_ctrl_c_too(
+    brief: dict[str, Method], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    brief["saliency"] = replace(brief["saliency"], function=fails_with(KeyboardInterrupt()))
+    monkeypatch.setattr(sl.Result, "save", fails_with(sl.SightlineError("the disk is full")))
+    assert main(["tour", "photo.png", "--quick", "--size", "32", "--out", "report"]) == 1
+    assert "the disk is full" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("place")
 def test_ctrl_c_before_the_first_section(
     brief: dict[str, Method], capsys: pytest.CaptureFixture[str]
 ) -> None:

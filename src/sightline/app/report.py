@@ -128,24 +128,26 @@ class TourReport:
         """
         source = self.dataset_sample.source if self.dataset_sample else None
         saved_files: list[Future[list[Path]]] = []
-        with (
-            ThreadPoolExecutor(1) as file_writer,
-            BackgroundScan(self.model, source) as background_scan,
-        ):
-            for index, section in enumerate(sorted(plan, key=reads_scan)):
-                on_progress(section.title, index / len(plan))
-                if reads_scan(section):
-                    background_scan.wait()
-                on_step = partial(_report_step, on_progress, section.title, index, len(plan))
-                finished = self.run_section(section, label, on_step)
-                if finished.result:
-                    saving = file_writer.submit(finished.result.save, folder / finished.folder)
-                    saved_files.append(saving)
-                self.sections.append(finished)
-                if finished.method.name == TRUST_METHOD:
-                    self.share_trust(finished, label)
-        for saving in saved_files:
-            saving.result()  # raises what went wrong
+        try:
+            with (
+                ThreadPoolExecutor(1) as file_writer,
+                BackgroundScan(self.model, source) as background_scan,
+            ):
+                for index, section in enumerate(sorted(plan, key=reads_scan)):
+                    on_progress(section.title, index / len(plan))
+                    if reads_scan(section):
+                        background_scan.wait()
+                    on_step = partial(_report_step, on_progress, section.title, index, len(plan))
+                    finished = self.run_section(section, label, on_step)
+                    if finished.result:
+                        saving = file_writer.submit(finished.result.save, folder / finished.folder)
+                        saved_files.append(saving)
+                    self.sections.append(finished)
+                    if finished.method.name == TRUST_METHOD:
+                        self.share_trust(finished, label)
+        finally:
+            for saving in saved_files:
+                saving.result()  # raises what went wrong, after Ctrl-C as well
 
     def check_failures(self) -> None:
         """Raises SightlineError, naming them, if sections failed with an unexpected error."""

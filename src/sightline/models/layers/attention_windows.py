@@ -134,7 +134,7 @@ def locate_tokens(
     Where these don't tell, as on the small grids of deep layers, the tokens are read as those of an
     earlier layer. Raises SightlineError where there is none that is read so.
     """
-    windows = len(tokens) // (LAYOUT_PROBES)
+    windows = len(tokens) // LAYOUT_PROBES
     count = tokens.shape[1]
     layout = pick_agreeing_layout([tokens], size, tokens_last=False)
     if layout is None:
