@@ -112,7 +112,8 @@ def maximize_objective(
             break
 
         optimizer.zero_grad()
-        views.backward(gradient)
+        # A gradient that `backward` is given makes it import torch's compiler.
+        (views * gradient).sum().backward()
         # A step may change the pixels in place, so the callback's copy is taken before it.
         step_image = image.detach().clone() if callback else image
         optimizer.step()

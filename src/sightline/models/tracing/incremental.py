@@ -35,6 +35,7 @@ from sightline.models.tracing.occlusion_pass import (
     MIN_SPEEDUP,
     IncrementalUnsupported,
     OcclusionPass,
+    StandInDispatch,
     WholeLinearLayers,
     build_full_outputs,
     make_stand_in,
@@ -228,7 +229,7 @@ class IncrementalOcclusion:
         stand_in = make_stand_in(occlusion_pass, (), patched_maps=start_maps)
         image_shape = (occlusion_pass.image_count, *self.windows.image.shape[1:])
         try:
-            with WholeLinearLayers():
+            with WholeLinearLayers(), StandInDispatch():
                 output = self.model.call_network(stand_in, occlusion_pass.image_count)
             selected = build_full_outputs(head.select(output))
             return head.read_scores(selected, {}, image_shape)

@@ -363,6 +363,36 @@ def find_stand_ins(value: Any) -> list[StandInTensor]:
     return stand_ins
 
 
+class StandInDispatch:
+    """Context in which every operation on a stand-in goes to its pass.
+
+    It would by the class of the tensor as well. But the first operation that torch dispatches by a
+    tensor's class imports distributed tensors and the compiler, which takes most of a second.
+
+    torch's own base class for this, `TorchDispatchMode`, keeps flags that are common to all
+    threads; two threads would leave them set.
+    """
+
+    def __enter__(self) -> None:
+        torch._C._push_on_torch_dispatch_stack(self)  # pyright: ignore[reportPrivateUsage, reportArgumentType]
+
+    def __exit__(self, *error: object) -> None:
+        torch._C._pop_torch_dispatch_stack(None)  # pyright: ignore[reportPrivateUsage]
+
+    def __torch_dispatch__(
+        self,
+        func: Any,
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        kwargs = kwargs or {}
+        stand_ins = find_stand_ins((args, kwargs))
+        if not stand_ins:
+            return func(*args, **kwargs)
+        return stand_ins[0].occlusion_pass.run_operation(func, args, kwargs)
+
+
 class WholeLinearLayers(TorchFunctionMode):
     """Context in which a linear layer of patched maps is one operation.
 

@@ -140,7 +140,8 @@ def optimize_adversarial_patch(
             leaf = patch.clone().requires_grad_()
             patched_image = paste_round_patch(batch, leaf, positions)
             image_gradient, losses, _ = run.compute_gradient(patched_image, rows)
-            (gradient,) = torch.autograd.grad(patched_image, leaf, image_gradient)
+            # A gradient that `grad` is given makes it import torch's compiler.
+            (gradient,) = torch.autograd.grad((patched_image * image_gradient).sum(), leaf)
         step = PATCH_STEP_SIZE * anneal_step_size(step_index, steps) * gradient.sign()
         patch = (patch + step).clamp(0, 1)
         if run.report_step(losses, patched_image):

@@ -1,0 +1,113 @@
+"""Occlusion as someone meets it: the first call in a new process, against captum's.
+
+`python bench/first_call.py [--windows WINDOW/STRIDE] [--rounds N] [--names NAME ...]`: random
+weights, one image of 224 px, two threads. Each round starts a process for us and one for each of
+captum's numbers of images at once; both have imported their library and made the network, and have
+run nothing yet. The best round of each counts, by the clock, and captum's best number.
+"""
+
+import argparse
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+
+import torch
+import torchvision
+
+NETWORKS = (
+    "resnet50",
+    "mobilenet_v2",
+    "mobilenet_v3_large",
+    "densenet121",
+    "efficientnet_b0",
+    "convnext_tiny",
+    "regnet_y_400mf",
+    "vit_b_16",
+    "swin_t",
+)
+AT_ONCE = (4, 8)
+SIDE = 224
+CALLS = 2
+
+
+def make_run(library: str, name: str, window: int, stride: int) -> Callable[[], object]:
+    """A call of one library, with everything before it done. `library` is "sightline" or a number
+    of images at once for captum.
+    """
+    torch.manual_seed(0)
+    network = torchvision.models.get_model(name, weights=None).eval()
+    image = torch.rand(1, 3, SIDE, SIDE)
+    if library == "sightline":
+        import sightline as sl
+
+        model = sl.load(network)
+        return lambda: sl.occlusion(model, image, label="0", window=window, stride=stride)
+
+    from captum.attr import Occlusion
+
+    occlusion = Occlusion(network)
+    return torch.no_grad()(
+        lambda: occlusion.attribute(
+            image,
+            target=0,
+            sliding_window_shapes=(3, window, window),
+            strides=(3, stride, stride),
+            baselines=0.5,
+            perturbations_per_eval=int(library),
+        )
+    )
+
+
+def time_calls(library: str, name: str, window: int, stride: int) -> list[float]:
+    """Seconds by the clock of the first call and of the one after it."""
+    run = make_run(library, name, window, stride)
+    times: list[float] = []
+    for _ in range(CALLS):
+        started = time.perf_counter()
+        run()
+        times.append(time.perf_counter() - started)
+    return times
+
+
+def time_in_new_process(library: str, name: str, setting: str) -> list[float]:
+    """`time_calls` in a process of its own."""
+    command = [sys.executable, __file__, "--one", library, "--names", name, "--windows", setting]
+    finished = subprocess.run(command, check=True, capture_output=True, text=True)
+    return [float(word) for word in finished.stdout.split()]
+
+
+def compare(name: str, setting: str, rounds: int) -> None:
+    """Prints a network's first and second call, the best of the rounds."""
+    own: list[list[float]] = []
+    theirs: list[list[float]] = []
+    for _ in range(rounds):
+        own.append(time_in_new_process("sightline", name, setting))
+        theirs += [time_in_new_process(str(count), name, setting) for count in AT_ONCE]
+    own_first, own_second = (min(times) for times in zip(*own, strict=True))
+    their_first, their_second = (min(times) for times in zip(*theirs, strict=True))
+    print(
+        f"{name} {setting}: first call {own_first:.2f} s, captum {their_first:.2f}, "
+        f"{their_first / own_first:.2f} times as long; second {own_second:.2f}, "
+        f"captum {their_second:.2f}, {their_second / own_second:.2f}",
+        flush=True,
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--windows", default="32/16", help="WINDOW/STRIDE in pixels")
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--names", nargs="+", default=NETWORKS)
+    parser.add_argument("--one", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    window, stride = map(int, arguments.windows.split("/"))
+    if arguments.one:
+        print(*time_calls(arguments.one, arguments.names[0], window, stride))
+        return
+    for name in arguments.names:
+        compare(name, arguments.windows, arguments.rounds)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,60 @@
+"""What a first call costs beside its own work: no method imports torch's compiler."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+# Each of these takes from half a second to two: symbolic shapes bring SymPy along.
+EXPENSIVE_MODULES = (
+    "torch._dynamo",
+    "torch.fx.experimental.symbolic_shapes",
+    "torch.distributed.tensor",
+)
+
+SCRIPT = """
+import json, sys
+import torch
+import sightline as sl
+from sightline.methods import load_methods
+
+network = torch.nn.Sequential(
+    torch.nn.Conv2d(3, 6, 3, padding=1), torch.nn.ReLU(), torch.nn.MaxPool2d(2),
+    torch.nn.Conv2d(6, 4, 3), torch.nn.ReLU(), torch.nn.AdaptiveAvgPool2d(1),
+    torch.nn.Flatten(), torch.nn.Linear(4, 3),
+)
+model = sl.load(network, size=48)
+image = torch.rand(1, 3, 48, 48)
+found = {}
+for name in sys.argv[2:]:
+    before = set(sys.modules)
+    method = load_methods()[name]
+    subject = [image] if method.subject == "image" else ["0"] if method.subject else []
+    settings = {key: value for key, value in method.quick_parameters.items() if key != "k"}
+    method.function(model, *subject, **settings)
+    found[name] = sorted((set(sys.modules) - before) & set(json.loads(sys.argv[1])))
+print(json.dumps(found))
+"""
+
+METHODS = (
+    *("saliency", "occlusion", "rise", "gradcam", "guided", "segment", "trust"),
+    *("synthesis", "inversion", "deepdream", "adversarial", "style"),
+)
+
+
+@pytest.fixture(scope="module")
+def imported_by_method() -> dict[str, list[str]]:
+    """The expensive modules that each method was the first to import, all in one new process."""
+    modules = json.dumps(EXPENSIVE_MODULES)
+    command = [sys.executable, "-c", SCRIPT, modules, *METHODS]
+    finished = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert finished.returncode == 0, finished.stderr
+    return json.loads(finished.stdout)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_method_does_not_import_the_compiler(
+    name: str, imported_by_method: dict[str, list[str]]
+) -> None:
+    assert imported_by_method[name] == []
