@@ -19,6 +19,7 @@ from sightline.methods.diagnosis.mistakes import (
     compose_sentence,
     explain_mistakes,
     explain_no_group,
+    find_surest_mistakes,
     mistakes,
     name_true_classes,
 )
@@ -190,6 +191,21 @@ def test_why_there_is_no_group() -> None:
     assert "no class is predicted for 5 wrong images or more" in explain_no_group(fewer)
 
 
+def test_the_surest_wrong_answers_come_first() -> None:
+    labels = np.array([0, 1, 2, 0, 1])
+    predicted = np.array([0, 2, 1, 1, 1])
+    confidence = np.array([0.99, 0.4, 0.8, 0.6, 0.95])
+    ids = np.array([3, 10, 11, 14, 20])
+    evidence = Evidence(ids, np.zeros((5, 2)), {}, labels, predicted, confidence, NAMES)
+    surest = find_surest_mistakes(evidence)
+    assert [(item.id, item.truth, item.answer) for item in surest] == [
+        (11, NAMES[2], NAMES[1]),
+        (14, NAMES[0], NAMES[1]),
+        (10, NAMES[1], NAMES[2]),
+    ]
+    assert surest[0].caption == f"{NAMES[2]}, taken for {NAMES[1]}, 80% sure"
+
+
 def write_images(root: Path, images: Tensor, labels: np.ndarray, unknown: int) -> None:
     """Files in folders of their classes; the last ones in a list without a class."""
     lines = []
@@ -214,6 +230,13 @@ def test_over_a_scan_with_images_to_label(tmp_path: Path) -> None:
     assert all(id >= 100 for id in best.to_label)
     assert spotted[best.to_label[0]]
     assert result.to_json()["groups"][0]["taken_for"] == "spotted"
+
+    wrong = np.flatnonzero(scan.top5[0][:100, 0].numpy() != labels[:100])
+    assert {item.id for item in result.surest} <= set(wrong.tolist())
+    assert len(result.surest) == min(24, len(wrong))
+    confidences = [item.confidence for item in result.surest]
+    assert confidences == sorted(confidences, reverse=True)
+    assert result.to_json()["surest"][0]["answer"] == result.surest[0].answer
 
 
 def test_bad_input_is_one_line(tmp_path: Path) -> None:

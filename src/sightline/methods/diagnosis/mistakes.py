@@ -74,6 +74,9 @@ SHOWN_CLASSES = 3
 # Images of unknown class that are named for labelling, for each group.
 MAX_LABELLED = 12
 
+# Wrong answers that are named one by one, those that the network is surest of.
+MAX_SUREST = 24
+
 ReadImages = Callable[[Sequence[int]], Tensor]
 
 
@@ -187,6 +190,28 @@ class MistakeGroup:
 
 
 @dataclass(frozen=True)
+class SureMistake:
+    """A wrong answer that the network is sure of.
+
+    Attributes:
+        id: The image.
+        truth: What it is.
+        answer: What it is taken for.
+        confidence: The probability of that, 0 to 1.
+    """
+
+    id: int
+    truth: str
+    answer: str
+    confidence: float
+
+    @property
+    def caption(self) -> str:
+        """«church, taken for gas pump, 98% sure»."""
+        return f"{self.truth}, taken for {self.answer}, {self.confidence:.0%} sure"
+
+
+@dataclass(frozen=True)
 class Mistakes:
     """The groups of a network's mistakes over a scan.
 
@@ -199,6 +224,7 @@ class Mistakes:
         source: How the true classes are known.
         notes: What was not done, and why.
         unit_names: Of the groups' units, by layer and unit, those that have a name.
+        surest: The wrong answers that the network is surest of, in a group or not.
     """
 
     network: str
@@ -209,6 +235,7 @@ class Mistakes:
     source: str
     notes: tuple[str, ...] = ()
     unit_names: UnitNames = field(default_factory=UnitNames)
+    surest: tuple[SureMistake, ...] = ()
 
     @property
     def accuracy(self) -> float:
@@ -225,6 +252,10 @@ class Mistakes:
             "accuracy": round(self.accuracy, 6),
             "classes": self.source,
             "groups": [group.to_json(self.unit_names) for group in self.groups],
+            "surest": [
+                {**vars(mistake), "confidence": round(mistake.confidence, 4)}
+                for mistake in self.surest
+            ],
             "notes": list(self.notes),
         }
 
@@ -481,6 +512,7 @@ def mistakes(
         source=truth.source,
         notes=tuple(notes),
         unit_names=find_unit_names(scan, list_shown_units(explained)),
+        surest=find_surest_mistakes(evidence),
     )
 
 
@@ -530,6 +562,21 @@ def gather_scan_evidence(
         predicted=predicted,
         confidence=probabilities[ids, 0].double().numpy(),
         class_names=tuple(scan.model_labels),
+    )
+
+
+def find_surest_mistakes(evidence: Evidence) -> tuple[SureMistake, ...]:
+    """The wrong answers of the highest confidence, the surest first."""
+    wrong = np.flatnonzero(evidence.is_wrong)
+    order = np.argsort(-evidence.confidence[wrong], kind="stable")
+    return tuple(
+        SureMistake(
+            id=int(evidence.ids[position]),
+            truth=evidence.class_names[evidence.labels[position]],
+            answer=evidence.class_names[evidence.predicted[position]],
+            confidence=float(evidence.confidence[position]),
+        )
+        for position in wrong[order][:MAX_SUREST].tolist()
     )
 
 

@@ -13,7 +13,7 @@ from sightline.app.web.diagnosis.writing import (
 )
 from sightline.methods.diagnosis.ablation_effects import measure_ablation_effects
 from sightline.methods.diagnosis.compare import Comparison
-from sightline.methods.diagnosis.mistakes import Mistakes
+from sightline.methods.diagnosis.mistakes import Mistakes, SureMistake
 from sightline.models.model import Model
 
 
@@ -42,12 +42,22 @@ def test_a_comparison(
 
 
 def test_mistakes_without_a_group(two_scans: tuple[sl.Scan, sl.Scan], page_folder: Path) -> None:
-    result = Mistakes("net", 60, 0, 7, (), "the dataset's classes", ("no group is beyond chance",))
+    surest = (SureMistake(5, "<i>dog</i>", "bee", 0.914), SureMistake(2, "cat", "ant", 0.6))
+    notes = ("no group is beyond chance",)
+    result = Mistakes("net", 60, 0, 7, (), "the dataset's classes", notes, surest=surest)
     page, numbers = write_mistakes(result, two_scans[0], page_folder)
     text = check_page(page)
     assert "7 of 60 images are mistakes" in text
     assert "No group is beyond chance." in text
+    assert "&lt;i&gt;dog&lt;/i&gt;, taken for bee, 91% sure" in text
+    assert text.index("taken for bee") < text.index("cat, taken for ant, 60% sure")
     assert json.loads(numbers.read_text())["groups"] == []
+    assert json.loads(numbers.read_text())["surest"][1] == {
+        "id": 2,
+        "truth": "cat",
+        "answer": "ant",
+        "confidence": 0.6,
+    }
 
 
 def test_effects_of_units(

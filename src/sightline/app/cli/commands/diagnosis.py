@@ -16,6 +16,9 @@ from sightline.app.cli.terminal import make_progress_display, print_lines
 # Takes the name of the step that runs, and the share of all work that is done.
 StepCallback = Callable[[str, float], None]
 
+# Wrong answers that are printed one by one.
+PRINTED_MISTAKES = 5
+
 StoreOption = Annotated[Path, Parameter(help="A store that `sightline scan` wrote.")]
 
 
@@ -103,7 +106,12 @@ def mistakes(
         print_json(result.to_json(), files)
     else:
         sentences = [group.sentence for group in result.groups]
-        print_lines(*sentences, *result.notes, str(files[0]))
+        paths = scan.paths
+        surest = [
+            f"{paths[mistake.id]}: {mistake.caption}"
+            for mistake in result.surest[:PRINTED_MISTAKES]
+        ]
+        print_lines(*sentences, *result.notes, *surest, str(files[0]))
     return 0
 
 

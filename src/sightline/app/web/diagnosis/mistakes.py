@@ -48,6 +48,13 @@ def build_mistakes_data(result: Mistakes, scan: Scan, add_picture: AddPicture) -
             describe_mistake_group(group, result.unit_names, scan, add_picture)
             for group in result.groups
         ],
+        "surest": make_thumbnail_tiles(
+            scan,
+            [mistake.id for mistake in result.surest],
+            [mistake.caption for mistake in result.surest],
+            add_picture,
+            limit=len(result.surest),
+        ),
         "notes": result.notes,
     }
 

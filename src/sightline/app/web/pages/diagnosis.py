@@ -25,7 +25,7 @@ from sightline.methods.diagnosis.compare import StepProgress, compare, ignore_pr
 from sightline.methods.diagnosis.mistakes import mistakes
 
 # Raised when the pages show something else for the same scans.
-DIAGNOSIS_VERSION = 1
+DIAGNOSIS_VERSION = 2
 
 PICTURE_QUALITY = 80
 
