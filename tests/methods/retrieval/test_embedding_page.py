@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import re
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -122,6 +123,8 @@ def make_scan(classes: list[int] | None) -> Any:
         shown_class_names=["bee", "cow"],
         model_labels=["ant", "bee", "cow"],
         top5=(torch.tensor([[1, 0], [2, 0], [1, 2], [0, 1]]), None),
+        paths=["a.png", "b.png", "c.png", "d.png"],
+        path=Path("net.scan"),
     )
 
 
@@ -141,6 +144,23 @@ def test_images_are_coloured_by_class_prediction_and_error() -> None:
         "error": ["right", "right", "wrong", "unknown"],
     }
     assert list(name_groups(make_scan(None))) == ["prediction"]
+
+
+def test_wordnet_ids_are_classes() -> None:
+    scan = make_scan([0, 1, 1, -1])
+    scan.class_names = scan.shown_class_names = ["n02206856", "n02121808"]
+    assert name_groups(scan) == {
+        "label": ["bee", "domestic cat", "domestic cat", "unknown"],
+        "prediction": ["bee", "cow", "bee", "ant"],
+        "error": ["right", "unknown", "unknown", "unknown"],
+    }
+    files = make_scan(None)
+    files.paths = ["n02206856_1.png", "n02206856_2.png", "n02121808_3.png", "n02219486_4.png"]
+    assert name_groups(files) == {
+        "label": ["bee", "bee", "unknown", "ant"],
+        "prediction": ["bee", "cow", "bee", "ant"],
+        "error": ["right", "wrong", "unknown", "right"],
+    }
 
 
 def test_classes_that_the_network_does_not_know_have_no_errors() -> None:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from sightline.data.scan.layers import list_default_layers, resolve_scan_layer
 from sightline.data.scan.run import scan
+from sightline.data.scan.true_classes import list_class_names
 from sightline.data.store.reader import Scan
 from sightline.errors import SightlineError
 from sightline.images.transforms import crop_center, resize_image
@@ -139,7 +140,7 @@ def name_image_classes(dataset_scan: Scan, ids: Iterable[int]) -> list[str]:
 
     Where it is unknown, it is the network's best class with a «?».
     """
-    class_names = dataset_scan.shown_class_names
+    class_names = list_class_names(dataset_scan)
     names: list[str] = []
     for id in ids:
         label = -1 if dataset_scan.classes is None else int(dataset_scan.classes[id])

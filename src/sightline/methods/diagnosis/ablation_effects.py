@@ -19,9 +19,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from sightline.data.scan.true_classes import UNKNOWN, find_true_classes
 from sightline.data.store.reader import Scan
 from sightline.errors import SightlineError, check_number_range, make_out_of_range_error
-from sightline.methods.diagnosis.true_classes import UNKNOWN, find_true_classes
 from sightline.models.ablation import AblationFill, UnitAxes, find_unit_axes
 from sightline.models.model import Model
 from sightline.models.tracing.prefix_replay import PrefixReplay, ReplayUnsupported

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sightline.data.scan.true_classes import find_true_classes, match_class_names
 from sightline.data.store.reader import Scan
 from sightline.errors import SightlineError, check_number_range, escape_for_display
 from sightline.methods.diagnosis.similarity.cka import compute_cka_matrix, find_best_matches
@@ -45,7 +46,6 @@ from sightline.methods.diagnosis.similarity.unit_matching import (
     match_units,
     standardize_units,
 )
-from sightline.methods.diagnosis.true_classes import find_true_classes, match_class_names
 from sightline.methods.diagnosis.unit_names import UnitNames, find_unit_names
 
 DEFAULT_IMAGES = 5000

@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from sightline.data.scan.true_classes import find_true_classes
 from sightline.data.store.reader import Scan
 from sightline.errors import SightlineError, check_number_range, join_words
 from sightline.methods.diagnosis.causal_tests import (
@@ -38,7 +39,6 @@ from sightline.methods.diagnosis.error_groups import (
     find_error_groups,
 )
 from sightline.methods.diagnosis.image_patches import Patches, locate_patches
-from sightline.methods.diagnosis.true_classes import find_true_classes
 from sightline.methods.diagnosis.unit_names import UnitNames, find_unit_names
 from sightline.models.ablation import list_unit_numbers
 from sightline.models.model import Model

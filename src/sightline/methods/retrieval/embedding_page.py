@@ -12,9 +12,14 @@ import torch
 from torch import Tensor
 
 from sightline.data.scan.access import load_center_crops
+from sightline.data.scan.true_classes import (
+    TrueClasses,
+    find_true_classes,
+    list_class_names,
+)
 from sightline.data.search.nearest import pick_evenly_spaced
 from sightline.data.store.reader import Scan
-from sightline.errors import escape_for_display
+from sightline.errors import SightlineError, escape_for_display
 from sightline.images.plotting.grid_assignment import make_picture_mosaic
 from sightline.images.plotting.html import make_webp_uri, render_template
 
@@ -117,27 +122,35 @@ def strip_common_folder(paths: Sequence[Any]) -> list[str]:
 
 
 def list_color_groups(scan: Scan) -> Iterator[dict[str, Any]]:
-    """What the images can be coloured by: class, prediction, and whether the two agree."""
-    best_labels = scan.top5[0][:, 0].long().tolist()
-    predictions = [scan.model_labels[label] for label in best_labels]
-    if scan.classes is None:
-        yield make_color_group("prediction", predictions)
-        return
+    """What the images can be coloured by: class, prediction, and whether the two agree.
 
-    class_names = scan.shown_class_names
-    names = [*class_names, "unknown"]  # the class −1 is the last name
-    classes = [names[index] for index in scan.classes.tolist()]
-    yield make_color_group("label", classes)
+    Classes are those of the dataset, or of the WordNet ids that its files' names begin with. An
+    image whose class the network lacks is neither right nor wrong.
+    """
+    best_labels = scan.top5[0][:, 0].numpy()
+    predictions = [scan.model_labels[label] for label in best_labels.tolist()]
+    truth = read_true_classes(scan)
+    if scan.classes is not None:
+        names = [*list_class_names(scan), "unknown"]  # the class −1 is the last name
+        yield make_color_group("label", [names[index] for index in scan.classes.tolist()])
+    elif truth is not None:
+        names = [*truth.names, "unknown"]
+        yield make_color_group("label", [names[index] for index in truth.labels.tolist()])
+
     yield make_color_group("prediction", predictions)
-    if set(class_names) & set(scan.model_labels):
-        outcomes: list[str] = []
-        for index, prediction in zip(scan.classes.tolist(), predictions, strict=True):
-            if index < 0:
-                outcomes.append("unknown")
-            else:
-                outcomes.append("right" if prediction == class_names[index] else "wrong")
+    if truth is not None:
+        is_right = truth.labels == best_labels
+        outcomes = np.where(is_right, "right", np.where(truth.known, "wrong", "unknown")).tolist()
         group = make_color_group("error", outcomes, ERROR_GROUPS)
         yield {**group, "colors": list(ERROR_COLORS)}
+
+
+def read_true_classes(scan: Scan) -> TrueClasses | None:
+    """The images' true classes; None where none of them is one of the network's."""
+    try:
+        return find_true_classes(scan)
+    except SightlineError:
+        return None
 
 
 def make_color_group(

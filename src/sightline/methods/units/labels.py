@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from sightline.data.scan.access import resolve_network, resolve_scan
+from sightline.data.scan.true_classes import list_class_names
 from sightline.data.store.reader import Scan, TopImages
 from sightline.errors import SightlineError
 from sightline.images.plotting.captioned_rows import FigureRow, compose_figure_rows
@@ -329,7 +330,7 @@ def label_units(scan: Scan, layer: str, top_images: TopImages) -> UnitLabels:
         classes, names = scan.top5[0][:, 0], list(scan.model_labels)
         selectivity, preferred = None, None
     else:
-        classes, names = scan.classes, list(scan.shown_class_names)
+        classes, names = scan.classes, list_class_names(scan)
         selectivity, preferred = compute_class_selectivity(scan.class_means(layer))
     top_class, share = find_strongest_class(top_images, classes, len(names))
     chance = (classes == top_class[:, None]).float().mean(1)

@@ -32,6 +32,7 @@ def make_scan(**changes: Any) -> Any:
         "paths": PATHS,
         "path": Path("a.scan"),
         "classes": torch.tensor([0, 0, 1, 1, -1]),
+        "class_names": ["ant", "bee", "cat"],
         "shown_class_names": ["ant", "bee", "cat"],
         "model_labels": ["dog", "elk"],
         "top5": (torch.tensor([[1, 0], [0, 1], [1, 0], [1, 0], [0, 1]]), None),
@@ -52,6 +53,14 @@ def test_classes_of_the_dataset_else_of_the_network() -> None:
     assert list_concepts(table) == {"dog": [1, 4], "elk": [0, 2, 3]}
     with pytest.raises(sl.SightlineError, match=r"store a\.scan has no classes"):
         collect_class_concepts(make_scan(classes=None, shown_class_names=[], model_labels=[]))
+
+
+def test_a_class_by_its_id_is_named_as_the_network_calls_it() -> None:
+    ids = ["n02206856", "n02219486", "n01440764"]
+    labels = ["dog", "Bee"]
+    scan = make_scan(class_names=ids, shown_class_names=ids, model_labels=labels)
+    table = collect_class_concepts(scan)
+    assert list_concepts(table) == {"Bee": [0, 1], "ant": [2, 3], "tench": []}
 
 
 def test_groups_of_groups(tmp_path: Path) -> None:

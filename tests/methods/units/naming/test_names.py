@@ -190,7 +190,9 @@ def test_units_of_a_scan_are_named_after_its_classes() -> None:
     scan: Any = SimpleNamespace(
         images=60,
         classes=classes,
+        class_names=["ant", "bee", "cat"],
         shown_class_names=["ant", "bee", "cat"],
+        model_labels=[],
         responses=read_responses,
     )
     assert list_texts(name_units(scan, "conv2")) == ["cat", "ant", None]

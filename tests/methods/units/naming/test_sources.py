@@ -19,6 +19,7 @@ def make_scan(**changes: Any) -> Any:
         "paths": ["ant/0.png", "ant/1.png", "bee/2.png", "bee/3.png"],
         "path": Path("a.scan"),
         "classes": torch.tensor([0, 0, 1, 1]),
+        "class_names": ["ant", "bee"],
         "shown_class_names": ["ant", "bee"],
         "model_labels": [],
     }

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from scipy import sparse
 
+from sightline.data.scan.true_classes import list_class_names
 from sightline.data.store.reader import Scan
 from sightline.errors import SightlineError, escape_for_display, get_first_error_line
 from sightline.methods.units.naming.scores import (
@@ -107,12 +108,16 @@ def merge_concepts(tables: Sequence[ConceptTable]) -> ConceptTable:
 
 def collect_class_concepts(scan: Scan) -> ConceptTable:
     """The classes of a scan's images: the dataset's, else those that the network predicts."""
-    if scan.classes is None:
-        names = scan.model_labels
-        classes = scan.top5[0][:, 0].numpy() if names else np.empty(0, dtype=np.int64)
-    else:
-        names = scan.shown_class_names
+    names = scan.model_labels if scan.classes is None else list_class_names(scan)
+    return make_class_table(scan, names)
+
+
+def make_class_table(scan: Scan, names: list[str]) -> ConceptTable:
+    """The classes of a scan's images by these names, in the order of the classes."""
+    if scan.classes is not None:
         classes = scan.classes.numpy()
+    else:
+        classes = scan.top5[0][:, 0].numpy() if names else np.empty(0, dtype=np.int64)
     if not names:
         raise SightlineError(
             f"the store {scan.path.name} has no classes to name units after: put each class into a "
@@ -127,7 +132,9 @@ def collect_group_concepts(scan: Scan, groups: str | Path) -> ConceptTable:
     `groups` is a table of ancestors as `read_ancestors` reads it, or "wordnet". Raises
     SightlineError if no class has an ancestor.
     """
-    classes = collect_class_concepts(scan)
+    # By the dataset's own names, which may be WordNet ids.
+    own_names = scan.model_labels if scan.classes is None else scan.shown_class_names
+    classes = make_class_table(scan, own_names)
     if str(groups) == "wordnet":
         ancestors = find_wordnet_ancestors(classes.texts, load_wordnet())
     else:

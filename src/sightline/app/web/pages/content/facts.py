@@ -8,10 +8,14 @@ from typing import Any
 import numpy as np
 
 from sightline.app.web.explorer.explorer import Explorer
+from sightline.data.scan.true_classes import (
+    list_class_names,
+    match_class_names,
+    read_wordnet_labels,
+)
 from sightline.data.store.reader import ResponseSample, Scan
 from sightline.data.units.facts import UnitFacts, read_unit_facts
 from sightline.errors import SightlineError, escape_for_display
-from sightline.methods.diagnosis.true_classes import match_class_names, read_wordnet_labels
 from sightline.methods.units.naming.names import fits_well, name_units
 from sightline.methods.units.readability import (
     STRONGEST_IMAGES,
@@ -105,7 +109,7 @@ def read_image_groups(scan: Scan) -> ImageGroups:
     if scan.classes is not None:
         numbers = match_class_names(scan.class_names, labels)
         pages = tuple(numbers) if numbers else (-1,) * len(scan.class_names)
-        return ImageGroups(tuple(scan.shown_class_names), scan.classes.numpy(), "class", pages)
+        return ImageGroups(tuple(list_class_names(scan)), scan.classes.numpy(), "class", pages)
     known_labels = read_wordnet_labels(scan.paths, labels)
     if known_labels is not None:
         return ImageGroups(labels, known_labels, "class", own_pages)

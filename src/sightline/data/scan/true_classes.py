@@ -6,7 +6,7 @@ names, by WordNet ids, or by their order.
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
@@ -77,22 +77,38 @@ def find_true_classes(scan: Scan) -> TrueClasses:
 def match_class_names(class_names: Sequence[str], labels: Sequence[str]) -> list[int] | None:
     """For each class of a dataset the number of the network's class, −1 for one that it lacks.
 
-    By name, whatever its case and spelling of spaces; by WordNet id for ImageNet's classes; by
-    order for a network of as many classes that nobody named. None where no class is the network's.
+    By name, whatever its case and spelling of spaces; a WordNet id by its number in ImageNet or by
+    the names that WordNet has for it; by order for a network of as many classes that nobody named.
+    None where no class is the network's.
     """
+    numbers = match_by_name(class_names, labels)
+    if numbers is not None:
+        return numbers
+    is_unnamed = all(UNNAMED_LABEL.fullmatch(label) for label in labels)
+    if is_unnamed and len(labels) == len(class_names):
+        return list(range(len(labels)))
+    return None
+
+
+def match_by_name(class_names: Sequence[str], labels: Sequence[str]) -> list[int] | None:
+    """As `match_class_names`, but never by order."""
     number_by_name: dict[str, int] = {}
     for number, label in enumerate(labels):
         for name in (label, label.partition(",")[0]):
             number_by_name.setdefault(fold_name(name), number)
     if len(labels) == IMAGENET_CLASS_COUNT:
         number_by_name |= read_imagenet_ids()
-    numbers = [number_by_name.get(fold_name(name), UNKNOWN) for name in class_names]
-    if any(number >= 0 for number in numbers):
-        return numbers
-    is_unnamed = all(UNNAMED_LABEL.fullmatch(label) for label in labels)
-    if is_unnamed and len(labels) == len(class_names):
-        return list(range(len(labels)))
-    return None
+    numbers = [find_class_number(name, number_by_name) for name in class_names]
+    return numbers if any(number >= 0 for number in numbers) else None
+
+
+def find_class_number(name: str, number_by_name: Mapping[str, int]) -> int:
+    """The number of a class by its name or its WordNet id; −1 where it has none."""
+    names = [name]
+    if WORDNET_ID.fullmatch(name):
+        names += read_wordnet_names().get(name, ())
+    numbers = (number_by_name.get(fold_name(spelling)) for spelling in names)
+    return next((number for number in numbers if number is not None), UNKNOWN)
 
 
 def fold_name(name: str) -> str:
@@ -101,20 +117,52 @@ def fold_name(name: str) -> str:
     return re.sub(r"[\s_-]+", " ", folded).strip()
 
 
+def list_class_names(scan: Scan) -> list[str]:
+    """The names of a dataset's classes for people; of a WordNet id, what it stands for.
+
+    That is the network's name for it, or else the first of WordNet's.
+    """
+    labels = scan.model_labels
+    numbers = match_by_name(scan.class_names, labels) or [UNKNOWN] * len(scan.class_names)
+    names: list[str] = []
+    for class_name, shown_name, number in zip(
+        scan.class_names, scan.shown_class_names, numbers, strict=True
+    ):
+        wordnet_names = read_wordnet_names().get(class_name, (shown_name,))
+        is_id = WORDNET_ID.fullmatch(class_name) is not None
+        names.append(labels[number] if is_id and number >= 0 else wordnet_names[0])
+    return names
+
+
 @cache
 def read_imagenet_ids() -> dict[str, int]:
     """The number of each of ImageNet's 1000 classes by its WordNet id."""
-    text = (files("timm") / "data" / "_info" / "imagenet_synsets.txt").read_text(encoding="utf-8")
-    return {name: number for number, name in enumerate(text.split())}
+    lines = read_timm_table("imagenet_synsets.txt")
+    return {name: number for number, name in enumerate(lines)}
+
+
+@cache
+def read_wordnet_names() -> dict[str, tuple[str, ...]]:
+    """The names of the nouns that pictures are labelled with, by WordNet id."""
+    rows = [line.split("\t") for line in read_timm_table("imagenet_synset_to_lemma.txt")]
+    return {id: tuple(names.split(", ")) for id, names in rows}
+
+
+def read_timm_table(name: str) -> list[str]:
+    """The lines of one of the tables that timm has of ImageNet's classes."""
+    table = files("timm") / "data" / "_info" / name
+    return table.read_text(encoding="utf-8").splitlines()
 
 
 def read_wordnet_labels(paths: Sequence[str], labels: Sequence[str]) -> NDArray[np.int64] | None:
     """The classes that the names of ImageNet's files begin with; None where they don't."""
-    if len(labels) != IMAGENET_CLASS_COUNT:
-        return None
-    numbers = read_imagenet_ids()
     matches = [WORDNET_ID.match(os.path.basename(path)) for path in paths]
     if not matches or not all(matches):
         return None
-    classes = [numbers.get(match.group(), UNKNOWN) for match in matches if match]
-    return np.array(classes, dtype=np.int64)
+    ids = [match.group() for match in matches if match]
+    distinct_ids = sorted(set(ids))
+    numbers = match_by_name(distinct_ids, labels)
+    if numbers is None:
+        return None
+    number_by_id = dict(zip(distinct_ids, numbers, strict=True))
+    return np.array([number_by_id[id] for id in ids], dtype=np.int64)
