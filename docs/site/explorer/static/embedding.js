@@ -26,8 +26,10 @@ function showMap(data) {
   const readToken = name => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
   const OUTLINE_COLOR = readToken("--accent");
   const OTHER_COLOR = readToken("--category-other");
-  // The colours of Okabe and Ito, safe for colour blindness, for the largest groups; the rest is gray.
-  const CATEGORY_COLORS = [1, 2, 3, 4, 5, 6, 7].map(number => readToken(`--category-${number}`));
+  // For the largest groups; the rest is gray. The first seven colours are those of Okabe and Ito, safe
+  // for colour blindness; the three after them differ from these in lightness.
+  const CATEGORY_COLORS = [1, 2, 3, 4, 5, 6, 7, 8, 9, 10].map(
+    number => readToken(`--category-${number}`));
 
   // ── state ──
   const screenX = new Float32Array(count);
