@@ -148,7 +148,7 @@ def brief(monkeypatch: pytest.MonkeyPatch) -> dict[str, Method]:
         "predictions": {"k": 2},
         "filters": {"k": 2},
         "saliency": {},
-        "synthesis": {"steps": 2},
+        "synthesis": {"steps": 2, "size": 32},
     }
     catalogue = {
         name: replace(METHODS[name], quick_parameters=quick) for name, quick in kept.items()
@@ -462,7 +462,7 @@ def test_every_command_makes_its_pictures_again(
     place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     short: dict[str, dict[str, Any]] = {
-        "synthesis": {"steps": 2},
+        "synthesis": {"steps": 2, "size": 32},
         "adversarial": {"steps": 2},
         "deepdream": {"octaves": 1, "steps": 2},
         "occlusion": {"window": 16, "stride": 16},

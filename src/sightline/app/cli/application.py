@@ -245,12 +245,14 @@ def _is_about_network(
     if own_network is None:
         return False
     if named_network is None:
-        return not _has_store(commands, by_name)
+        return not _has_stored_network(commands, by_name)
     return named_network == own_network
 
 
-def _has_store(commands: Sequence[str], by_name: Mapping[str, Argument]) -> bool:
-    """Whether the command reads a store, which knows its network."""
+def _has_stored_network(commands: Sequence[str], by_name: Mapping[str, Argument]) -> bool:
+    """Whether the command reads a recipe or a store, which know their network."""
+    if list(commands) == ["again"]:
+        return True
     store, folder = by_name.get("store"), by_name.get("folder")
     if store is None or list(commands) == ["scan"]:
         return False

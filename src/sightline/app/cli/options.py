@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import NoneType
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin
 from cyclopts import Parameter, Token, validators
 
 from sightline.app.cli.declarations import MethodDeclaration, ParameterDeclaration
+from sightline.app.cli.terminal import hide_downloads
 from sightline.errors import SightlineError
 from sightline.images.sample_names import DEFAULT_SAMPLE
 
@@ -45,6 +47,14 @@ OptionalNetworkOption = Annotated[
     Parameter(
         help="The network, as for every command. The network of --store by default, or sightnet "
         "without a store."
+    ),
+]
+
+StoredNetworkOption = Annotated[
+    str | None,
+    Parameter(
+        help="The network that the store or recipe was made with, where that can't name it: your "
+        "own, as package.module:function."
     ),
 ]
 
@@ -143,6 +153,53 @@ QuietOption = Annotated[bool, Parameter(negative=(), help="Show no progress bar.
 QuickOption = Annotated[
     bool, Parameter(negative=(), help="Fewer steps or images, where no option says how many.")
 ]
+
+
+@dataclass(frozen=True)
+class NetworkArguments:
+    """What the options say of the network."""
+
+    model: str | None
+    weights: str | None
+    labels: str | None
+    mean: tuple[float, ...] | None
+    std: tuple[float, ...] | None
+    device: str | None
+    size: int | None = None
+
+    @property
+    def is_named(self) -> bool:
+        """Whether a network is named, so that the store has to be one of it."""
+        return self.model is not None or self.weights is not None
+
+    def load(self, *, quiet: bool) -> "Model":
+        """Loads the network; the embedded one where none is named."""
+        from sightline.models.zoo.load import load
+
+        settings = read_network_settings(self.labels, self.mean, self.std)
+        with hide_downloads(quiet=quiet):
+            return load(
+                self.model or "sightnet",
+                weights=self.weights,
+                device=self.device,
+                **settings,
+            )
+
+    def load_named(self, *, quiet: bool) -> "Model | None":
+        """Loads the network; None where none is named, so that the store's own is meant.
+
+        Raises UsageError for settings of a network that is not named.
+        """
+        if self.is_named:
+            return self.load(quiet=quiet)
+        settings = read_network_settings(self.labels, self.mean, self.std)
+        if settings:
+            given_options = ", ".join(f"--{name}" for name in settings)
+            raise UsageError(
+                f"what is stored knows its own network; leave out {given_options}, or name the "
+                "network with --model"
+            )
+        return None
 
 
 def read_network_settings(

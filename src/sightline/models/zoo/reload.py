@@ -130,6 +130,9 @@ class ModelRecipe(StrictModel):
     )
 
 
+# What to do about a network that a recipe can't bring by itself.
+GIVE_NETWORK = "give it with model=, or with --model on the command line"
+
 _ABLATIONS = TypeAdapter(list[AblationRecipe])
 
 
@@ -200,32 +203,31 @@ def parse_model_recipe(model_recipe: Mapping[str, Any]) -> ModelRecipe:
     name = model_recipe.get("model")
     if model_recipe.get("built_in_code"):
         raise SightlineError(
-            f"the recipe's network is a {name} that was built in code; give it with model="
+            f"the recipe's network is a {name} that was built in code; {GIVE_NETWORK}"
         )
     if not isinstance(name, str):
-        raise SightlineError("this recipe does not name its network; give it with model=")
+        raise SightlineError(f"this recipe does not name its network; {GIVE_NETWORK}")
     if name.startswith(HUGGING_FACE_PREFIX):
         raise SightlineError(
             f"the recipe's network is {name}, and a recipe may name no folder or address; "
-            "give it with model="
+            f"{GIVE_NETWORK}"
         )
     if ":" in name:
         raise SightlineError(
             f"the recipe's network is made by code ({name}), which a recipe may not run; "
-            "give it with model="
+            f"{GIVE_NETWORK}"
         )
     try:
         recipe = ModelRecipe.model_validate(convert_to_json_types(model_recipe))
     except ValidationError as error:
         raise SightlineError(
             f"this recipe's network can't be loaded: {describe_validation_error(error)}; "
-            "give it with model="
+            f"{GIVE_NETWORK}"
         ) from error
     # A file counts only together with its digest, so that the recipe's own weights are loaded.
     if recipe.weights not in (None, "random") and recipe.sha256 is None:
         raise SightlineError(
-            f"this recipe names the weights {recipe.weights} without their SHA-256; "
-            "give the network with model="
+            f"this recipe names the weights {recipe.weights} without their SHA-256; {GIVE_NETWORK}"
         )
     return recipe
 

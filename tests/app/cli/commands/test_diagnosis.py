@@ -69,6 +69,60 @@ def test_mistakes_need_classes(
     assert not (tmp_path / "out").exists()
 
 
+NETWORK_FILE = """
+import torch
+
+def build():
+    torch.manual_seed(4)
+    return torch.nn.Sequential(
+        torch.nn.Conv2d(3, 5, 3, stride=2), torch.nn.ReLU(),
+        torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(5, 3),
+    )
+"""
+
+
+def test_a_network_of_ones_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("own_diagnosed.py").write_text(NETWORK_FILE)
+    pictures = smooth(60, side=36, seed=9)
+    network = ["--model", "own_diagnosed:build", "--labels", "ant,bee,cat"]
+    for number in range(60):
+        folder = Path("photos") / ("ant", "bee", "cat")[number % 3]
+        folder.mkdir(parents=True, exist_ok=True)
+        sl.write(pictures[number], folder / f"{number}.png")
+    scan = ["scan", "photos", "--store", "own.scan", "--size", "32", "--layers", "0", "1"]
+    assert run(*scan, *network, "--quiet") == 0
+    capsys.readouterr()
+
+    commands = (
+        ["mistakes", "--store", "own.scan", "--out", "m"],
+        ["ablate", "--store", "own.scan", "--layer", "0", "--out", "a"],
+    )
+    for words in commands:
+        assert run(*words, "--quiet") == 1
+        error = capsys.readouterr().err
+        assert "--model on the command line" in error
+        assert error.count("\n") == 1
+        assert run(*words, *network[2:], "--quiet") == 2
+        assert "leave out --labels, or name the network" in capsys.readouterr().err
+        assert run(*words, *network, "--quiet", "--json") == 0
+        content = json.loads(capsys.readouterr().out)
+        assert content["files"]
+    assert run("mistakes", "--store", "own.scan", "--model", "sightnet", "--out", "x") == 1
+    assert "was made with own_diagnosed:build, not sightnet" in capsys.readouterr().err
+
+    assert run("saliency", "photos/ant/0.png", *network, "--size", "32", "--out", "s") == 0
+    capsys.readouterr()
+    # The folder's network is not taken for that of a recipe.
+    Path("sightline.toml").write_text('network = "sightnet_plain"\n')
+    assert run("again", "s/recipe.json", "--out", "t") == 1
+    assert "--model on the command line" in capsys.readouterr().err
+    assert run("again", "s/recipe.json", *network, "--out", "t") == 0
+    assert Path("s/saliency.png").read_bytes() == Path("t/saliency.png").read_bytes()
+
+
 def test_units_off_are_in_the_recipe_and_made_again(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -10,7 +10,18 @@ from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter, validators
 
-from sightline.app.cli.options import DeviceOption, JsonOption, OutOption, QuietOption
+from sightline.app.cli.options import (
+    DeviceOption,
+    JsonOption,
+    LabelsOption,
+    MeanOption,
+    NetworkArguments,
+    OutOption,
+    QuietOption,
+    StdOption,
+    StoredNetworkOption,
+    WeightsOption,
+)
 from sightline.app.cli.terminal import make_progress_display, print_lines
 
 # Takes the name of the step that runs, and the share of all work that is done.
@@ -83,6 +94,11 @@ def mistakes(
         Parameter(help="At most so many groups.", validator=validators.Number(gte=1, lte=20)),
     ] = 6,
     seed: Annotated[int, Parameter(help="Of all that is drawn.")] = 0,
+    model: StoredNetworkOption = None,
+    weights: WeightsOption = None,
+    labels: LabelsOption = None,
+    mean: MeanOption = None,
+    std: StdOption = None,
     device: DeviceOption = None,
     out: OutOption = None,
     as_json: JsonOption = False,
@@ -97,9 +113,16 @@ def mistakes(
     folder = out or Path("out") / "mistakes"
     check_writable(folder)
     scan = Scan.open(store)
+    network = NetworkArguments(model, weights, labels, mean, std, device)
     with show_steps("groups", quiet=quiet) as show_step:
         result = find_mistakes(
-            scan, layers=layers, groups=groups, seed=seed, device=device, callback=show_step
+            scan,
+            model=network.load_named(quiet=quiet),
+            layers=layers,
+            groups=groups,
+            seed=seed,
+            device=device,
+            callback=show_step,
         )
     files = write_mistakes(result, scan, folder, repeat_command())
     if as_json:
@@ -133,6 +156,11 @@ def ablate(
         int,
         Parameter(help="At most so many images, evenly drawn.", validator=validators.Number(gte=2)),
     ] = 512,
+    model: StoredNetworkOption = None,
+    weights: WeightsOption = None,
+    labels: LabelsOption = None,
+    mean: MeanOption = None,
+    std: StdOption = None,
     device: DeviceOption = None,
     out: OutOption = None,
     as_json: JsonOption = False,
@@ -148,11 +176,13 @@ def ablate(
     folder = out or Path("out") / "ablate"
     check_writable(folder)
     scan = Scan.open(store)
+    network = NetworkArguments(model, weights, labels, mean, std, device)
     chosen = None if units is None else parse_ablation([f"{layer}:{units}"])[layer]
     with show_steps("images", quiet=quiet) as show_step:
         effects = measure_effects(
             scan,
             layer,
+            model=network.load_named(quiet=quiet),
             units=chosen,
             fill=fill,
             images=images,

@@ -15,14 +15,14 @@ from sightline.app.cli.options import (
     JsonOption,
     LabelsOption,
     MeanOption,
+    NetworkArguments,
     OptionalNetworkOption,
     QuietOption,
     SizeOption,
     StdOption,
     WeightsOption,
-    read_network_settings,
 )
-from sightline.app.cli.terminal import hide_downloads, print_lines, show_progress_bar
+from sightline.app.cli.terminal import print_lines, show_progress_bar
 from sightline.errors import SightlineError
 
 if TYPE_CHECKING:
@@ -106,7 +106,7 @@ def explore(
     """Serves the pages of a scan on this machine: network, layers, units, classes, images, live."""
     from sightline.app.web.delivery.server import open_server_address, serve
 
-    network = NetworkArguments(model, weights, labels, mean, std, size, device)
+    network = NetworkArguments(model, weights, labels, mean, std, device, size)
     sections = SiteSections(synthesis, compare, mistakes)
     command = format_explorer_command("explore", folder, store, network, sections)
     # A port in use is noticed before anything is made.
@@ -162,7 +162,7 @@ def export(
     from sightline.app.web.delivery.export import SiteExport, check_export_folder
 
     check_export_folder(site)
-    network = NetworkArguments(model, weights, labels, mean, std, size, device)
+    network = NetworkArguments(model, weights, labels, mean, std, device, size)
     sections = SiteSections(synthesis, compare, mistakes)
     command = format_explorer_command("export", folder, store, network, sections, site=site)
     explorer = build_explorer(
@@ -200,37 +200,6 @@ def export(
     else:
         print_lines("stopped; the same command goes on")
     return 0 if is_finished else 130
-
-
-@dataclass(frozen=True)
-class NetworkArguments:
-    """What the options say of the network."""
-
-    model: str | None
-    weights: str | None
-    labels: str | None
-    mean: tuple[float, ...] | None
-    std: tuple[float, ...] | None
-    size: int | None
-    device: str | None
-
-    @property
-    def is_named(self) -> bool:
-        """Whether a network is named, so that the store has to be one of it."""
-        return self.model is not None or self.weights is not None
-
-    def load(self, *, quiet: bool) -> "Model":
-        """Loads the network; the embedded one where none is named."""
-        from sightline.models.zoo.load import load
-
-        settings = read_network_settings(self.labels, self.mean, self.std)
-        with hide_downloads(quiet=quiet):
-            return load(
-                self.model or "sightnet",
-                weights=self.weights,
-                device=self.device,
-                **settings,
-            )
 
 
 @dataclass(frozen=True)

@@ -23,11 +23,13 @@ from sightline.app.cli.options import (
     JsonOption,
     LabelsOption,
     MeanOption,
+    NetworkArguments,
     NetworkOption,
     OutOption,
     QuietOption,
     SizeOption,
     StdOption,
+    StoredNetworkOption,
     WeightsOption,
     read_network_settings,
     turn_units_off,
@@ -119,6 +121,11 @@ def again(
     recipe: Annotated[Path, Parameter(help="A recipe.json that a command or `Result.save` wrote.")],
     /,
     *,
+    model: StoredNetworkOption = None,
+    weights: WeightsOption = None,
+    labels: LabelsOption = None,
+    mean: MeanOption = None,
+    std: StdOption = None,
     device: DeviceOption = None,
     out: OutOption = None,
     as_json: JsonOption = False,
@@ -135,8 +142,9 @@ def again(
     folder = out or Path("out") / "again"
     check_writable(folder)
     title = content.find_method().title
+    network = NetworkArguments(model, weights, labels, mean, std, device).load_named(quiet=quiet)
     with hide_downloads(quiet=quiet), show_progress_bar(title, quiet=quiet) as bar:
-        result = run_recipe(content, device=device, callback=bar.on_step)
+        result = run_recipe(content, network, device=device, callback=bar.on_step)
     image = content.image
     if image is not None and image.path is not None:
         result = record_image_source(
