@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 
 from sightline.errors import SightlineError
+from sightline.images.plotting.captioned_rows import FigureRow
+from sightline.images.plotting.figures import PictureRows
 from sightline.images.plotting.maps import (
     arrange_with_titles,
     find_heatmap_limit,
@@ -42,6 +44,9 @@ COUNTERPARTS = {"sightnet": "sightnet_plain", "sightnet_plain": "sightnet"}
 VISIBLE_CHANGE = 15 / 255
 
 ATTACK_STEPS = 20
+
+# Pixels of the side in which a page shows a picture.
+PICTURE_SIDE = 160
 
 
 @dataclass(frozen=True)
@@ -101,7 +106,8 @@ class Answers:
     "that look right to us need not describe the decision better. A network that was trained "
     "against attacks is robust to small changes of one kind alone, and an attack that fails proves "
     "nothing.",
-    tour_runs=(),
+    tour_runs=({"steps": 48, "size": 112},),
+    quick_parameters={"steps": 24, "size": 96},
 )
 def contrast(
     model: Model,
@@ -166,14 +172,18 @@ def contrast(
         "found": torch.stack([answer.found for answer in answers]),
         "predicted": torch.stack([answer.predicted for answer in answers]),
     }
-    panels = {
-        "ascent": arrange_with_titles(
-            names, [model.to_picture(answer.ascent) for answer in answers]
-        ),
+    rows = {
+        "ascent": FigureRow("", [model.to_picture(answer.ascent) for answer in answers], names),
         "saliency": draw_saliency(model, question, names, answers),
         "attack": draw_attacks(model, question, names, answers),
     }
-    return Result(panels, values, describe_answers(model, question, names, answers))
+    panels = {
+        name: arrange_with_titles(list(row.captions), list(row.pictures))
+        for name, row in rows.items()
+    }
+    figures = {name: PictureRows([row], PICTURE_SIDE) for name, row in rows.items()}
+    captions = describe_answers(model, question, names, answers)
+    return Result(panels, values, captions, figures=figures)
 
 
 def load_counterpart(model: Model, other: str, seed: int) -> tuple[str, Model]:
@@ -265,17 +275,17 @@ def ask_network(model: Model, question: Question) -> Answers:
 
 def draw_saliency(
     model: Model, question: Question, names: Sequence[str], answers: Sequence[Answers]
-) -> Tensor:
+) -> FigureRow:
     """The first image, and over it each network's gradient up to its 99th percentile."""
     picture = model.to_picture(question.image[:1].cpu())
     maps = [answer.saliency[:1] for answer in answers]
     overlays = [overlay_heatmap(picture, values, find_heatmap_limit(values)) for values in maps]
-    return arrange_with_titles(["photograph", *names], [picture, *overlays])
+    return FigureRow("", [picture, *overlays], ["photograph", *names])
 
 
 def draw_attacks(
     model: Model, question: Question, names: Sequence[str], answers: Sequence[Answers]
-) -> Tensor:
+) -> FigureRow:
     """For each network, the first image after the attack and the change, on one scale for both."""
     image = question.image[:1].cpu()
     changes = [model.to_picture(answer.attacked[:1] - image) for answer in answers]
@@ -285,7 +295,7 @@ def draw_attacks(
     for name, answer, change in zip(names, answers, changes, strict=True):
         titles += [f"attack on {name}", "the change"]
         pictures += [model.to_picture(answer.attacked[:1]), render_around_gray(change, limit)]
-    return arrange_with_titles(titles, pictures)
+    return FigureRow("", pictures, titles)
 
 
 def describe_answers(
