@@ -351,6 +351,8 @@ def test_a_movie_of_the_run(model: sl.Model) -> None:
         24,
     )
     assert not sl.synthesis(model, "bee", steps=2).movies
+    long_movie = sl.synthesis(model, "bee", steps=90, size=16, movie="webp").movies["run.webp"]
+    assert len(long_movie) == 46  # every second step, and the image at the end
 
 
 # ── beside natural images; facets, centre, transparency ──

@@ -106,8 +106,8 @@ class Answers:
     "that look right to us need not describe the decision better. A network that was trained "
     "against attacks is robust to small changes of one kind alone, and an attack that fails proves "
     "nothing.",
-    tour_runs=({"steps": 48, "size": 112},),
-    quick_parameters={"steps": 24, "size": 96},
+    tour_runs=({"steps": 40},),
+    quick_parameters={"steps": 20},
 )
 def contrast(
     model: Model,

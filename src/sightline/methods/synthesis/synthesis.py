@@ -3,6 +3,7 @@
 Simonyan 2013; Yosinski 2015; Olah 2017.
 """
 
+import math
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -186,7 +187,7 @@ def synthesis(
         transforms.insert(0, parameterization.replace_background)
     recorder = MovieRecorder(
         callback,
-        frame_interval=max(1, step_count // MAX_MOVIE_FRAMES),
+        frame_interval=choose_frame_interval(step_count),
         keep_frames=movie != "none",
         show_picture=model.to_picture,
     )
@@ -222,6 +223,11 @@ def synthesis(
         opacity=opacity,
     )
     return build_synthesis_result(model, finished)
+
+
+def choose_frame_interval(step_count: int) -> int:
+    """From how many steps one is in the movie, which also has the image at the end."""
+    return max(1, math.ceil(step_count / (MAX_MOVIE_FRAMES - 1)))
 
 
 def choose_picture_size(model: Model, side: int | None) -> tuple[int, int]:
