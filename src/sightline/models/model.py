@@ -103,6 +103,8 @@ class Model(NetworkRunner):
         channels: of the images that the network is given: 3 for networks that see luminance too.
         name, device, output, aliases, bands, unit, recipe: as given.
         lock: reentrant, held while the network runs with hooks, which other threads must not meet.
+        has_plain_layout: whether the network gets images in torch's default memory layout, since it
+            takes no other; it is then run by torch's own operations.
         overwritten_calls: module calls whose output a later in-place operation overwrites; `run`
             finds them and lets the network go on with a copy.
         allows_nan: whether NaN scores are passed on; else they are refused.
@@ -211,10 +213,14 @@ class Model(NetworkRunner):
     @cached_property
     def _listed_layers(self) -> Mapping[str, Layer]:
         alias_of = {path: alias for alias, path in self.aliases.items()}
-        listing = LayerListing(self.network, alias_of)
-        with self.lock, torch.no_grad():
+
+        def list_once() -> Mapping[str, Layer]:
+            listing = LayerListing(self.network, alias_of)
             listing.run_forward_pass(lambda: self.run_network(self.blank()))
-        return listing.layers
+            return listing.layers
+
+        with self.lock, torch.no_grad():
+            return self.repeat_in_plain_layout(list_once)
 
     @cached_property
     def landmarks(self) -> Mapping[str, str]:
@@ -321,9 +327,13 @@ class Model(NetworkRunner):
             image_size=size,
         )
         images = make_probe_images((self.channels, *size), self.device)
+
+        def run(images: Tensor) -> Any:
+            return self.repeat_in_plain_layout(lambda: self.run_network(images))
+
         # Found once, so not under the backward rules and paddings of a single run.
         with self.lock, suspend_overrides():
-            return probe_network(self.run_network, images, hints)
+            return probe_network(run, images, hints)
 
     def _probe_at_size_of(self, image: Tensor) -> None:
         """Finds what the output means for images of this size, if it was not found for its own."""

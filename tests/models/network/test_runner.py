@@ -302,6 +302,99 @@ def test_a_random_network_is_told() -> None:
     assert "gives another answer each time" in repr(Model(Noisy().eval(), size=(20, 28)))
 
 
+# ── memory layout ──
+
+
+class Flattening(nn.Module):
+    """Flattens its maps by `view`, as many tutorials do."""
+
+    def __init__(self, width: int = 4, *, is_strict: bool = False) -> None:
+        super().__init__()
+        torch.manual_seed(5)
+        self.is_strict = is_strict
+        self.body = nn.Sequential(
+            nn.Conv2d(3, width, 3, padding=1),
+            nn.BatchNorm2d(width),
+            nn.ReLU(),
+            nn.MaxPool2d(2),
+            nn.Conv2d(width, 6, 1),
+        )
+        self.head = nn.Linear(6 * 10 * 14, 4)
+
+    def forward(self, image: Tensor) -> Tensor:
+        if self.is_strict and not image.is_contiguous():
+            raise ValueError("NCHW only")
+        features = self.body(image)
+        return self.head(features.view(features.shape[0], -1))
+
+
+def build_flattening() -> nn.Module:
+    return Flattening(5, is_strict=True).eval()
+
+
+@pytest.mark.parametrize("is_strict", [False, True])
+def test_a_network_that_takes_the_plain_layout_only(is_strict: bool) -> None:
+    network = Flattening(is_strict=is_strict).eval()
+    model = Model(network, mean=[0.4] * 3, std=[0.3] * 3, size=(20, 28))
+    leaf = IMAGE.clone().requires_grad_()
+    scores = network((leaf - 0.4) / 0.3)
+    torch.testing.assert_close(model.logits(IMAGE), scores)
+    assert model.has_plain_layout
+    (gradient,) = torch.autograd.grad(scores[:, 2].sum(), leaf)
+    values = saliency(model, IMAGE, label=2).values
+    torch.testing.assert_close(values["per_channel"], gradient, atol=1e-6, rtol=1e-4)
+    drops = occlusion(model, IMAGE[:1], window=10, stride=10, label=2).tensors["drop"][0]
+    covered = IMAGE[:1].clone()
+    covered[..., :10, 10:20] = 0.5
+    drop = scores[0, 2] - network((covered - 0.4) / 0.3)[0, 2]
+    torch.testing.assert_close(drops[0, 1], drop, atol=1e-5, rtol=1e-4)
+
+
+def test_the_layers_are_listed_once_where_that_is_the_first_run() -> None:
+    model = Model(Flattening().eval(), size=(20, 28))
+    assert list(model.layers) == [f"body.{i}" for i in range(5)] + ["body", "head"]
+    other = Model(Flattening().eval(), size=(20, 28))
+    captured = other.run(IMAGE, ["body.1", "head"])
+    assert captured["head"].shape == (3, 4)
+    assert other.has_plain_layout
+
+
+def test_weights_laid_out_otherwise_are_laid_out_anew() -> None:
+    network = build_flattening().to(memory_format=torch.channels_last)
+    model = Model(network, size=(20, 28))
+    expected = build_flattening()(model.normalize(IMAGE).contiguous())
+    torch.testing.assert_close(model.logits(IMAGE), expected)
+    first = network.get_parameter("body.0.weight")
+    assert first.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_other_networks_keep_the_faster_layout() -> None:
+    model = Model(make_classifier().to(memory_format=torch.channels_last), size=(20, 28))
+    weight = next(model.network.parameters())
+    for image in (IMAGE[..., :2, :2], IMAGE[:, :, :2]):  # smaller than the kernel
+        with pytest.raises(SightlineError, match="can't take an image"):
+            model.logits(image)
+    assert not model.has_plain_layout
+    assert weight.is_contiguous(memory_format=torch.channels_last)
+    assert model.normalize(IMAGE).is_contiguous(memory_format=torch.channels_last)
+
+
+def test_a_network_of_one_image_keeps_the_faster_layout() -> None:
+    class Single(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.network = make_classifier()
+
+        def forward(self, image: Tensor) -> Tensor:
+            return self.network(image).view(1, 4)
+
+    model = Model(Single().eval(), size=(20, 28))
+    torch.testing.assert_close(
+        model.logits(IMAGE[:1]), model.network.network(model.normalize(IMAGE[:1]))
+    )
+    assert not model.has_plain_layout
+
+
 # ── copies ──
 
 

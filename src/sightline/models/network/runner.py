@@ -4,12 +4,17 @@ import copy
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Self, cast
+from typing import Any, Self, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 
-from sightline.errors import SightlineError, escape_for_display, is_out_of_memory
+from sightline.errors import (
+    SightlineError,
+    escape_for_display,
+    get_first_error_line,
+    is_out_of_memory,
+)
 from sightline.images.io.pictures import ImageOrPath, read_file_or_sample
 from sightline.images.validation import check_image
 from sightline.locks import ForkSafeLock
@@ -25,6 +30,7 @@ from sightline.models.network.guard import (
 from sightline.models.network.inputs import (
     NUMBER_FORMS,
     ExtraInputs,
+    NumberForm,
     Preprocess,
     apply_layout,
     make_network_inputs,
@@ -49,6 +55,8 @@ from sightline.models.weights.known_input import check_known_weights_input
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
+T = TypeVar("T")
+
 
 def choose_channel_statistics(
     mean: Sequence[float] | None, std: Sequence[float] | None, preprocess: Preprocess | None
@@ -59,6 +67,13 @@ def choose_channel_statistics(
     return check_channel_statistics(
         IMAGENET_MEAN if mean is None else mean, IMAGENET_STD if std is None else std
     )
+
+
+class LayoutError(SightlineError):
+    """A network turned out, in the middle of a pass, to need images in torch's default layout.
+
+    The next pass gives it those: `NetworkRunner.repeat_in_plain_layout` begins it at once.
+    """
 
 
 class NetworkRunner:
@@ -99,6 +114,7 @@ class NetworkRunner:
         self.mean, self.std = statistics.view(2, 1, -1, 1, 1).unbind()
 
         self.overwritten_calls: set[str] = set()
+        self.has_plain_layout = False
         self.lock = ForkSafeLock(reentrant=True)
         self._preprocess = preprocess if callable(preprocess) else None
         self._layout = () if callable(preprocess) else parse_layout_words(preprocess or ())
@@ -173,8 +189,8 @@ class NetworkRunner:
         """What the network is fed for an image N×channels×H×W in [0, 1].
 
         On the network's device, in its precision, normalized, as luminance for a network of one
-        channel. The memory format is channels_last, which is faster on the CPU. With `preprocess`,
-        whatever that function returns.
+        channel. The memory format is channels_last, which is faster on the CPU, or torch's default
+        one for a network that takes no other. With `preprocess`, whatever that function returns.
         """
         if image.shape[1] != self.channels:
             raise SightlineError(
@@ -189,6 +205,8 @@ class NetworkRunner:
         normalized = (image - self.mean) / self.std
         if self._layout:
             return apply_layout(normalized, self._layout)
+        if self.has_plain_layout:
+            return normalized.contiguous()
         return normalized.contiguous(memory_format=torch.channels_last)
 
     # ── running the network ──
@@ -196,19 +214,24 @@ class NetworkRunner:
     def run_network(self, image: Tensor) -> Any:
         """What the network itself returns for an image, which is normalized first.
 
-        Raises SightlineError with the network's own error for an image that it can't take.
+        Raises SightlineError with the network's own error for an image that it can't take, and
+        LayoutError where it is to be run once more.
         """
         if not self._inputs_settled:
             self._settle_number_form()
         prepared = self.normalize(image)
         try:
-            with use_packed_weights(), disable_checkpointing():
-                return self.call_network(prepared, len(image))
+            return self._call_fast_network(prepared, len(image))
         except SightlineError:
             raise
         except Exception as error:
             if isinstance(error, StopForwardPass) or is_out_of_memory(error):
                 raise
+            if self._settle_for_plain_layout(image):
+                raise LayoutError(
+                    f"{self.name} takes images in torch's default memory layout only "
+                    f"({get_first_error_line(error)}); it gets them from now on: run this again"
+                ) from error
             reason = str(error)
             raise make_network_error(
                 error,
@@ -228,11 +251,62 @@ class NetworkRunner:
                 return self.network(**{self._inputs.image_parameter: prepared}, **extra)
             return self.network(prepared, **extra)
 
+    def _call_fast_network(self, prepared: Any, batch: int) -> Any:
+        """`call_network` by the faster operations, as far as the network takes their layout."""
+        packing = use_packed_weights(keeps_layout=self.has_plain_layout)
+        with packing, disable_checkpointing():
+            return self.call_network(prepared, batch)
+
+    def repeat_in_plain_layout(self, run: Callable[[], T]) -> T:
+        """What `run` gives; it begins anew where the network turns out to need the plain layout."""
+        try:
+            return run()
+        except LayoutError:
+            return run()
+
+    def _settle_for_plain_layout(self, image: Tensor) -> bool:
+        """Whether a network that just failed works in torch's default memory layout.
+
+        It is run so from then on. Networks that flatten their maps by `view`, or that ask for
+        contiguous tensors, take no other layout.
+        """
+        if self.has_plain_layout or image.is_meta or self._takes(image):
+            return False  # its error came and went
+        laid_out_otherwise = [
+            (weight, weight.data)
+            for weight in self.network.parameters()
+            if weight.ndim == 4 and is_laid_out_channels_last(weight)
+        ]
+        self.has_plain_layout = True
+        for weight, values in laid_out_otherwise:
+            weight.data = values.clone(memory_format=torch.contiguous_format)
+        if self._takes(image):
+            return True
+        self.has_plain_layout = False
+        for weight, values in laid_out_otherwise:
+            weight.data = values
+        return False
+
+    def _takes(self, image: Tensor) -> bool:
+        """Whether the network runs on an image, or as far as it is to run."""
+        try:
+            self._call_fast_network(self.normalize(image), len(image))
+        except StopForwardPass:
+            return True
+        except Exception:  # noqa: BLE001 - whatever it raises, it does not take the image
+            return False
+        return True
+
     def _settle_number_form(self) -> None:
-        """Finds how the network takes a number among its inputs: as N×1, N or the number itself."""
+        """Finds how the network takes a number among its inputs: as N×1, N or the number itself.
+
+        A form that is not meant may run too, and be broadcast to a number for each pair of images:
+        that with the smallest output counts.
+        """
         self._inputs_settled = True
         images = make_probe_images((self.channels, *self.image_size), self.device)
         inputs = self._inputs
+        output_sizes: dict[NumberForm, int] = {}
         for form in NUMBER_FORMS:
             self._inputs = replace(inputs, number_form=form)
             try:
@@ -242,8 +316,11 @@ class NetworkRunner:
                 continue
             tensor = find_first_tensor(output)
             if tensor is not None and len(tensor) == len(images):
-                return
+                output_sizes[form] = tensor.numel()
         self._inputs = inputs
+        if output_sizes:
+            best_form = min(output_sizes, key=lambda form: output_sizes[form])
+            self._inputs = replace(inputs, number_form=best_form)
 
     def _find_allowed_size(self, image: Tensor, reason: str) -> tuple[int, int] | None:
         """A size that the network takes; None where none is found.
@@ -306,7 +383,7 @@ class NetworkRunner:
             return capture, capture.run_forward_pass(lambda: self.run_network(image))
 
         with self.lock:
-            capture, output = run_once()
+            capture, output = self.repeat_in_plain_layout(run_once)
             overwritten = capture.find_overwritten_calls()
             if overwritten:
                 self.overwritten_calls |= overwritten
@@ -322,3 +399,13 @@ class NetworkRunner:
         std = ", ".join(f"{value:.3g}" for value in self.std.flatten().tolist())
         layout = f", {' '.join(self._layout)}" if self._layout else ""
         return f"{size}, mean ({mean}), std ({std}){layout}"
+
+
+def is_laid_out_channels_last(tensor: Tensor) -> bool:
+    """Whether a tensor N×C×H×W lies in memory with its channels last.
+
+    One of a single pixel or channel lies there in both ways, and its strides tell which is meant.
+    """
+    default_strides = tensor.new_empty(tensor.shape, device="meta").stride()
+    is_channels_last = tensor.is_contiguous(memory_format=torch.channels_last)
+    return is_channels_last and tensor.stride() != default_strides

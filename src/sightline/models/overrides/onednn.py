@@ -62,16 +62,18 @@ class _PackingState(local):
 _STATE = _PackingState()
 
 
-def use_packed_weights() -> AbstractContextManager[Any]:
+def use_packed_weights(*, keeps_layout: bool = False) -> AbstractContextManager[Any]:
     """Context in which the layers of a frozen network on the CPU run by packed weights.
 
     Nothing changes while something observes or transforms the operations: a dispatch mode,
-    torch.func, a forward-mode derivative, `PackingDisabled`.
+    torch.func, a forward-mode derivative, `PackingDisabled`. With `keeps_layout` no weight is
+    packed: what comes out lies in memory as what goes in, as with torch's own operations.
     """
     if _STATE.packing_disabled:
         return nullcontext()
-    if not is_available("mode counts"):
-        # Nothing tells then whether the operations are observed, which this mode allows.
+    if keeps_layout or not is_available("mode counts"):
+        # Nothing tells without the counts whether the operations are observed, which this mode
+        # allows.
         return UnsavedInputsMode()
     return nullcontext() if are_operations_observed() else PackedWeightsMode()
 
