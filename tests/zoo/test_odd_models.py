@@ -7,10 +7,11 @@ import torch
 from torch import Tensor, nn
 from zoo.odd_answers import ODD_ANSWERS, OddModel
 from zoo.odd_insides import ODD_INSIDES
+from zoo.odd_wrappings import ODD_WRAPPINGS
 
 import sightline as sl
 
-ODD_MODELS: dict[str, OddModel] = {**ODD_ANSWERS, **ODD_INSIDES}
+ODD_MODELS: dict[str, OddModel] = {**ODD_ANSWERS, **ODD_INSIDES, **ODD_WRAPPINGS}
 LABEL = 1
 SIDE = 32
 

@@ -273,3 +273,32 @@ def test_scores_may_be_whole_numbers() -> None:
     scores = network(model.normalize(IMAGE))
     assert torch.equal(model.logits(IMAGE), scores.float())
     assert torch.allclose(model.probabilities(IMAGE).sum(1), torch.ones(2))
+
+
+def test_feature_maps_are_no_classes() -> None:
+    """As backbones of Hugging Face give them."""
+    model = Model(Wrapped(lambda features: {"feature_maps": (features, features + 1)}), size=20)
+    assert model.output_kind == "embedding"
+    image = torch.rand(2, 3, 20, 20)
+    expected = model.network(model.normalize(image))["feature_maps"][0].mean((2, 3))
+    torch.testing.assert_close(model.logits(image), expected)
+
+
+def test_feature_maps_of_several_sizes_are_refused() -> None:
+    def make_pyramid(features: Tensor) -> dict[str, tuple[Tensor, ...]]:
+        halved = nn.functional.avg_pool2d(features, 2)
+        return {"feature_maps": (features.repeat(1, 2, 1, 1), features[..., :3, :3], halved)}
+
+    model = Model(Wrapped(make_pyramid), size=20)
+    message = "output='feature_maps.0' to 'feature_maps.2'"
+    with pytest.raises(SightlineError, match=f"features at 3 sizes and no scores.*{message}"):
+        model.logits(torch.rand(1, 3, 20, 20))
+    one = Model(Wrapped(make_pyramid), size=20, output="feature_maps.2")
+    assert one.output_kind == "embedding"
+    assert one.logits(torch.rand(1, 3, 20, 20)).shape == (1, 4)
+
+
+def test_an_array_is_no_tensor() -> None:
+    model = Model(Wrapped(lambda features: features.detach().mean((2, 3)).numpy()), size=20)
+    with pytest.raises(SightlineError, match=r"returns a NumPy array.*let it return the tensor"):
+        model.logits(torch.rand(1, 3, 20, 20))

@@ -363,3 +363,39 @@ def test_a_wrong_volume_is_no_lack_of_slices() -> None:
     with pytest.raises(SightlineError, match="2 channels") as caught:
         model.logits(IMAGE)
     assert "slice by slice" not in str(caught.value)
+
+
+class TakesBatch(nn.Module):
+    """Reads the image out of a batch of its own kind."""
+
+    def __init__(self, read: Callable[[Any], Tensor]) -> None:
+        super().__init__()
+        self.read = read
+
+    def forward(self, batch: Any) -> Tensor:
+        return self.read(batch).mean((2, 3))
+
+
+def take_first(batch: Any) -> Tensor:
+    image, _label, _mask = batch
+    return image
+
+
+@pytest.mark.parametrize(
+    "read", [take_first, lambda batch: batch.image, lambda batch: batch["image"]]
+)
+def test_a_network_that_takes_a_batch_of_its_own_kind(read: Callable[[Any], Tensor]) -> None:
+    with pytest.raises(SightlineError, match="if it takes a dict or a list, preprocess= can"):
+        Model(TakesBatch(read), size=(12, 16)).logits(IMAGE)
+
+
+def test_a_network_that_takes_whole_numbers() -> None:
+    class Strict(nn.Module):
+        def forward(self, image: Tensor) -> Tensor:
+            assert image.dtype == torch.uint8, f"expected uint8, got {image.dtype}"
+            return image.float().mean((2, 3))
+
+    with pytest.raises(SightlineError, match=r"preprocess='0\.\.255 uint8'"):
+        Model(Strict(), size=(12, 16)).logits(IMAGE)
+    model = Model(Strict(), size=(12, 16), mean=(0,) * 3, std=(1,) * 3, preprocess="0..255 uint8")
+    assert model.logits(IMAGE).shape == (len(IMAGE), 3)

@@ -136,3 +136,45 @@ def test_an_image_that_is_taken_by_name_only(extra: dict[str, Tensor] | None) ->
     model = Model(ByName(), size=(6, 8), mean=(0,) * 3, std=(1,) * 3, inputs=extra)
     expected = image.mean((2, 3)) * (1 if extra is None else 3)
     torch.testing.assert_close(model.logits(image), expected)
+
+
+class TextFirst(nn.Module):
+    """As networks of images and texts take them."""
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        pixel_values: Tensor | None = None,
+        scale: float = 1.0,
+    ) -> Tensor:
+        if input_ids is None:
+            raise ValueError("You have to specify `input_ids`")
+        assert pixel_values is not None
+        return pixel_values.mean((2, 3)) * input_ids.shape[1] * scale
+
+
+@pytest.mark.parametrize("further", [{}, {"scale": 2.0}])
+def test_an_image_behind_a_text_is_found_by_its_name(further: dict[str, float]) -> None:
+    image = torch.rand(2, 3, 6, 8)
+    settings: dict[str, Any] = {"size": (6, 8), "mean": (0,) * 3, "std": (1,) * 3}
+    texts = {"input_ids": torch.zeros(4, 5, dtype=torch.long)}
+    model = Model(TextFirst(), **settings, inputs={**texts, **further})
+    expected = image.mean((2, 3)) * 5 * further.get("scale", 1)
+    torch.testing.assert_close(model.logits(image), expected)
+    without_text = Model(TextFirst(), **settings, inputs=further)
+    with pytest.raises(SightlineError, match=r"specify `input_ids`.*inputs={'input_ids': VALUE}"):
+        without_text.logits(image)
+
+
+class PerPair(nn.Module):
+    """Runs with a label of N×1 too, and then gives a number for each pair of images."""
+
+    def forward(self, image: Tensor, label: Tensor) -> Tensor:
+        return image.mean((2, 3)) - nn.functional.one_hot(label, 3)
+
+
+def test_a_number_is_given_in_the_form_that_is_meant() -> None:
+    image = torch.rand(4, 3, 6, 8)
+    model = Model(PerPair(), size=(6, 8), mean=(0,) * 3, std=(1,) * 3, inputs={"label": 1})
+    expected = image.mean((2, 3)) - torch.tensor([0, 1, 0])
+    torch.testing.assert_close(model.logits(image), expected)

@@ -1,5 +1,6 @@
 """What the probe finds of networks that were made to behave in one way each."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -56,6 +57,44 @@ def test_a_network_whose_answers_depend_on_the_batch() -> None:
     findings = probe_network(run, IMAGES, HINTS)
     assert findings.head is not None
     assert (findings.runs_one_by_one, findings.notes) == (True, (ONE_BY_ONE_NOTE,))
+
+
+def subtract_those_before(images: Tensor) -> Tensor:
+    """The first image stays as it is."""
+    before = images.cumsum(0) - images
+    return images - 0.5 * before
+
+
+@pytest.mark.parametrize(
+    "mix",
+    [
+        subtract_those_before,
+        lambda images: (images - images.mean()) / images.std(),
+        lambda images: images / images.amax(),
+    ],
+    ids=["those before", "mean and contrast of all", "largest of all"],
+)
+def test_what_a_network_takes_from_the_whole_batch(mix: Callable[[Tensor], Tensor]) -> None:
+    findings = probe_network(lambda images: CLASSIFIER(mix(images)), IMAGES, HINTS)
+    assert findings.head is not None
+    assert (findings.runs_one_by_one, findings.notes) == (True, (ONE_BY_ONE_NOTE,))
+
+
+def test_a_list_of_one_answer_for_each_image_is_refused() -> None:
+    two_classes = nn.Sequential(CLASSIFIER, nn.Linear(5, 2))
+    for network in (CLASSIFIER, two_classes):
+        for wrap, advice in (
+            (lambda row: row, r"torch.stack\(output\)\[:, 0\]"),
+            (lambda row: {"score": row}, r"stack\(\[answer\['score'\] for answer in output\]\)"),
+        ):
+
+            def run(images: Tensor, network: Any = network, wrap: Any = wrap) -> list[Any]:
+                return [wrap(row) for row in network(images)]
+
+            findings = probe_network(run, IMAGES, HINTS)
+            assert findings.head is None
+            with pytest.raises(SightlineError, match=f"one answer for each image; .*{advice}"):
+                raise findings.head_error or AssertionError
 
 
 def test_a_network_with_dropout() -> None:
@@ -230,7 +269,7 @@ def test_on_the_device_meta_the_shape_tells(shape: tuple[int, ...], kind: str | 
 
 
 def test_same_for_one_image_within_a_share_of_its_largest_number() -> None:
-    together = torch.tensor([[100.0, 0.05], [7, 7]])
+    together = torch.tensor([[7, 7], [100.0, 0.05]])
     assert is_same_for_one_image(together, torch.tensor([[100.0, 0.0]]), 1e-3)
     assert not is_same_for_one_image(together, torch.tensor([[100.0, 0.0]]), 1e-4)
     assert not is_same_for_one_image(together, torch.tensor([[100.0]]), 1)
@@ -238,8 +277,8 @@ def test_same_for_one_image_within_a_share_of_its_largest_number() -> None:
     assert is_same_for_one_image(nan, nan, 1e-3)
     score_lists = (torch.tensor([0.5, 0.25]), torch.tensor([0.1]))
     detections = [{"boxes": torch.zeros(len(row), 4), "scores": row} for row in score_lists]
-    assert is_same_for_one_image(detections, detections[:1], 1e-3)
-    assert not is_same_for_one_image(detections, detections[1:], 1e-3)
+    assert is_same_for_one_image(detections, detections[1:], 1e-3)
+    assert not is_same_for_one_image(detections, detections[:1], 1e-3)
 
 
 def return_features_and_logits(images: Tensor) -> tuple[Tensor, Tensor]:

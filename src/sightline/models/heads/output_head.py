@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -209,6 +210,11 @@ def require_tensor(selected: Any, network_name: str) -> None:
         raise SightlineError(
             f"{network_name} returns {form}; ask about the plain one, with "
             f"target=lambda output: {to_plain}[:, 0]"
+        )
+    if isinstance(selected, np.ndarray):
+        raise SightlineError(
+            f"{network_name} returns a NumPy array, which does not tell how it was made; let it "
+            "return the tensor, detached or not"
         )
     if not isinstance(selected, Tensor) or selected.ndim == 0:
         raise SightlineError(

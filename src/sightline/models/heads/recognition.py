@@ -15,10 +15,15 @@ from torch import Tensor, nn
 
 from sightline.errors import SightlineError
 from sightline.models.heads.output_head import OutputHead, OutputKind, require_tensor
-from sightline.models.heads.selection import is_detection_list, list_output_fields, select_output
+from sightline.models.heads.selection import (
+    SCORE_FIELDS,
+    is_detection_list,
+    list_output_fields,
+    select_output,
+)
 
 # Fields of networks without a head that hold features, not scores.
-FEATURE_FIELDS = ("image_embeds", "pooler_output", "last_hidden_state")
+FEATURE_FIELDS = ("image_embeds", "pooler_output", "last_hidden_state", "feature_maps")
 
 # How far the sum of probabilities, and the length of a normalized embedding, may be from 1.
 SUM_TOLERANCE = 2e-3
@@ -62,6 +67,7 @@ class HeadHints:
         unit: of a regression.
         network_name: what messages call the network.
         image_size: height and width of the images; None where they are not known.
+        last_operation: what made the output, such as "sigmoid", where autograd does not tell.
     """
 
     network: nn.Module
@@ -71,6 +77,7 @@ class HeadHints:
     unit: str
     network_name: str
     image_size: tuple[int, int] | None = None
+    last_operation: str = ""
 
 
 def recognize_output_head(output: Any, image_count: int, hints: HeadHints) -> OutputHead:
@@ -154,8 +161,32 @@ def refuse_whole_numbers(tensor: Tensor, network_name: str) -> None:
         )
 
 
+def refuse_list_of_images(together: Any, apart: Any, network_name: str) -> None:
+    """Raises SightlineError for a list of one answer for each image, by those to two and to one."""
+    are_lists = all(
+        isinstance(output, (tuple, list)) and not hasattr(output, "_fields")
+        for output in (together, apart)
+    )
+    if not are_lists or is_detection_list(together) or (len(together), len(apart)) != (2, 1):
+        return
+    entry = "output"
+    if isinstance(apart[0], Mapping):
+        entry = f"[answer[{next(iter(apart[0]), 'NAME')!r}] for answer in output]"
+    elif not isinstance(apart[0], Tensor):
+        return
+    raise SightlineError(
+        f"{network_name} returns a list of one answer for each image; ask by a function, such as "
+        f"target=lambda output: torch.stack({entry})[:, 0]"
+    )
+
+
 def refuse_feature_pyramid(output: Any, network_name: str) -> None:
     """Raises SightlineError for maps of several sizes and channels, none of which are scores."""
+    named_fields = {} if isinstance(output, (tuple, list)) else list_output_fields(output)
+    prefix = ""
+    if "feature_maps" in named_fields and not set(named_fields) & set(SCORE_FIELDS):
+        output = named_fields["feature_maps"]
+        prefix = "feature_maps."
     if not isinstance(output, (tuple, list)) or hasattr(output, "_fields"):
         return
     maps = cast(Sequence[Any], output)
@@ -167,8 +198,14 @@ def refuse_feature_pyramid(output: Any, network_name: str) -> None:
     if len(sizes) == len(maps) and len(channels) > 1:
         raise SightlineError(
             f"{network_name} returns features at {len(maps)} sizes and no scores; pick one with "
-            f"output=0 to {len(maps) - 1}, or ask with target=sl.unit(layer, unit)"
+            f"output={_quote_path(prefix, 0)} to {_quote_path(prefix, len(maps) - 1)}, or ask with "
+            "target=sl.unit(layer, unit)"
         )
+
+
+def _quote_path(prefix: str, number: int) -> str:
+    """How a value is picked: its number, or a path that ends in it."""
+    return repr(f"{prefix}{number}") if prefix else str(number)
 
 
 def require_image_axis(tensor: Tensor, image_count: int, network_name: str) -> None:
@@ -201,7 +238,7 @@ def _recognize_tensor(
         return _recognize_vector(tensor, output, is_single_number, hints)
     if tensor.ndim == 3:
         return _recognize_positions(tensor, output, image_count, hints)
-    return _recognize_dense(tensor, hints)
+    return _recognize_dense(tensor, output, hints)
 
 
 def _recognize_vector(
@@ -211,7 +248,8 @@ def _recognize_vector(
     count = scores.shape[1]
     values = scores.detach().float()
     in_unit_interval = bool(((values >= 0) & (values <= 1)).all())
-    ends_in_sigmoid = find_last_operation(scores).startswith("Sigmoid")
+    last_operation = find_last_operation(scores) or hints.last_operation.capitalize()
+    ends_in_sigmoid = last_operation.startswith("Sigmoid")
     is_squashed = in_unit_interval and ends_in_sigmoid
     if hints.kind is not None:
         is_independent = hints.kind in ("binary", "multilabel")
@@ -271,7 +309,7 @@ def _recognize_positions(
     )
 
 
-def _recognize_dense(scores: Tensor, hints: HeadHints) -> OutputHead:
+def _recognize_dense(scores: Tensor, output: Any, hints: HeadHints) -> OutputHead:
     """The head of an output N×count×H×W."""
     count = scores.shape[1]
     if scores.ndim != 4:
@@ -284,7 +322,7 @@ def _recognize_dense(scores: Tensor, hints: HeadHints) -> OutputHead:
     if _has_image_size(scores.shape[1:3], hints) and not _has_image_size(scores.shape[2:], hints):
         class_axis = 3  # N×H×W×classes
         count = scores.shape[3]
-    elif _has_no_classes(hints):
+    elif _has_no_classes(hints) or (_names_features(output, hints) and not hints.labels):
         return make_head(hints, "embedding", count)  # the mean over the positions
     is_activated = _are_class_probabilities(scores, class_axis)
     return make_head(hints, "dense", count, is_activated=is_activated, class_axis=class_axis)
@@ -374,7 +412,7 @@ def _names_features(output: Any, hints: HeadHints) -> bool:
             field in names for field in ("logits", "out", "scores", "logits_per_image")
         )
         return name is not None and not has_scores
-    return name.rpartition(".")[2] in FEATURE_FIELDS
+    return not set(FEATURE_FIELDS).isdisjoint(name.split("."))
 
 
 def get_problem_type(network: nn.Module) -> str:

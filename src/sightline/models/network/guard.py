@@ -4,6 +4,7 @@ The line quotes the error, names the innermost file and line of the caller's own
 first thing to try.
 """
 
+import inspect
 import re
 import sys
 import traceback
@@ -160,7 +161,20 @@ def find_hint(error: Exception, network: nn.Module) -> str:
         return "its layers differ in precision; convert the whole network: network.float()"
     if reads_by_key(error):
         return "if it takes a dict or a list, preprocess= can make it from the image"
-    return ""
+    if re.search(r"\b(uint8|Byte)\b", text):
+        return "if it takes whole numbers up to 255, give preprocess='0..255 uint8'"
+    return describe_missing_input(text, network)
+
+
+def describe_missing_input(text: str, network: nn.Module) -> str:
+    """What to give where an error asks for one of `forward`'s parameters; empty if none is named.
+
+    «You have to specify input_ids».
+    """
+    asked = re.search(r"(?i)\b(?:specify|provide|pass)\b[ `'\"]*(\w+)", text)
+    if asked is None or asked[1] not in inspect.signature(network.forward).parameters:
+        return ""
+    return f"give what is missing: sl.load(network, inputs={{{asked[1]!r}: VALUE}})"
 
 
 def find_input_channels(network: nn.Module) -> int:
@@ -171,8 +185,13 @@ def find_input_channels(network: nn.Module) -> int:
 
 
 def reads_by_key(error: Exception) -> bool:
-    """Whether a network failed to read its input, a tensor, as a dict or a list."""
-    return isinstance(error, (TypeError, IndexError)) and "indices" in str(error)
+    """Whether a network failed to read its input, a tensor, as a dict, a list or an object."""
+    text = str(error)
+    if isinstance(error, (TypeError, IndexError)):
+        return "indices" in text
+    if isinstance(error, ValueError):
+        return "values to unpack" in text
+    return isinstance(error, AttributeError) and "'Tensor' object has no attribute" in text
 
 
 def describe_channel_hint(expected: int, given: int) -> str:

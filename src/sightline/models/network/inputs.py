@@ -13,6 +13,9 @@ from sightline.errors import SightlineError, make_unknown_name_error
 # What `preprocess` may say in words.
 LAYOUT_WORDS = ("bgr", "0..255", "nhwc", "uint8")
 
+# What Hugging Face calls the image.
+IMAGE_PARAMETER = "pixel_values"
+
 Preprocess = Callable[[Tensor], Any] | str | Sequence[str]
 
 ExtraInputs = Mapping[str, Any] | Callable[[int], Mapping[str, Any]]
@@ -95,6 +98,8 @@ def make_network_inputs(network: nn.Module, extra: Any) -> NetworkInputs:
             raise make_unknown_name_error("input", name, parameters)
     names = list(parameters)
     image_parameter = next((name for name in names if name not in values), "")
+    if IMAGE_PARAMETER in parameters and IMAGE_PARAMETER not in values:
+        image_parameter = IMAGE_PARAMETER
     is_first = not names or image_parameter == names[0]
     if is_first:
         image_parameter = find_keyword_parameter(network)
@@ -102,8 +107,14 @@ def make_network_inputs(network: nn.Module, extra: Any) -> NetworkInputs:
 
 
 def find_keyword_parameter(network: nn.Module) -> str:
-    """The first parameter of `forward` where it is taken by name only, else an empty text."""
+    """The parameter that takes the image where it has to be named, else an empty text.
+
+    That is the first one of `forward` where it is taken by name only, and one that has Hugging
+    Face's name for an image, where a text or another input comes first.
+    """
     parameters = list(inspect.signature(network.forward).parameters.values())
+    if IMAGE_PARAMETER in [parameter.name for parameter in parameters[1:]]:
+        return IMAGE_PARAMETER
     is_by_name = bool(parameters) and parameters[0].kind is inspect.Parameter.KEYWORD_ONLY
     return parameters[0].name if is_by_name else ""
 

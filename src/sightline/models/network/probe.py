@@ -15,8 +15,10 @@ from sightline.models.heads.recognition import (
     make_head,
     recognize_output_head,
     refuse_feature_pyramid,
+    refuse_list_of_images,
 )
 from sightline.models.heads.selection import is_detection_list, select_output
+from sightline.models.network.origin import find_traced_operation, is_without_history
 
 PROBE_COUNT = 2
 
@@ -49,9 +51,13 @@ class NetworkFindings:
 
 
 def make_probe_images(shape: tuple[int, int, int], device: torch.device) -> Tensor:
-    """Two different images of channels × height × width, the same ones each time."""
+    """Two different images of channels × height × width, the same ones each time.
+
+    Their brightness and contrast differ too, which a network may take from the whole batch.
+    """
     generator = torch.Generator().manual_seed(0)
     images = torch.rand(PROBE_COUNT, *shape, generator=generator, dtype=torch.float32)
+    images[-1] = 0.1 + 0.6 * images[-1]
     return images.to(device)
 
 
@@ -93,18 +99,26 @@ def _judge_shapes(
 def _compare_runs(
     run: Callable[[Tensor], Any], images: Tensor, hints: HeadHints
 ) -> NetworkFindings:
-    """The findings from running the images together and the first one apart."""
+    """The findings from running the images together and the last one apart.
+
+    The last, since what comes later in a batch may depend on what comes before it: a limited number
+    of places that are given away in turn, a recurrent network that takes the images for steps.
+    """
     together = _run_or_none(run, images)
     kept = list_kept_values(hints.network)
     try:
-        apart = run(images[:1])
+        apart = run(images[-1:])
         notes: tuple[str, ...] = ()
         if hints.selector is None:
+            refuse_list_of_images(together, apart, hints.network_name)
             refuse_feature_pyramid(apart, hints.network_name)
         entry = choose_tuple_entry(apart) if hints.selector is None else 0
         if entry:
             hints = replace(hints, selector=entry)
             notes = (f"the scores are value {entry} of what it returns",)
+        if is_without_history(apart, hints):
+            operation = find_traced_operation(lambda: run(images[-1:]), hints)
+            hints = replace(hints, last_operation=operation)
         if together is None:
             head = recognize_output_head(apart, 1, hints)
             return NetworkFindings(head, None, True, (*notes, SINGLE_IMAGE_NOTE))
@@ -114,15 +128,15 @@ def _compare_runs(
         return NetworkFindings(head_error=error)
 
     def is_same(first: Any, second: Any) -> bool:
-        return _is_first_answer_same(first, second, head)
+        return _is_last_answer_same(first, second, head)
 
     if is_same(together, apart):
         # What keeps something from one run to the next may answer by the images before.
         keeps_more = has_kept_more(kept, list_kept_values(hints.network))
-        if keeps_more and not is_same(run(images[:1]), apart):
+        if keeps_more and not is_same(run(images[-1:]), apart):
             notes = (*notes, RANDOM_NOTE)
         return NetworkFindings(head, notes=notes)
-    if not is_same(run(images[:1]), apart):
+    if not is_same(run(images[-1:]), apart):
         return NetworkFindings(head, notes=(*notes, RANDOM_NOTE))
     return NetworkFindings(head, None, True, (*notes, ONE_BY_ONE_NOTE))
 
@@ -170,8 +184,8 @@ def _find_batch_axis(head: OutputHead, apart: Any, hints: HeadHints) -> int:
     return 1 if selected.shape[0] != 1 and selected.shape[1] == 1 else 0
 
 
-def _is_first_answer_same(outputs: Any, other_outputs: Any, head: OutputHead) -> bool:
-    """Whether two runs give the first image the same answer, to the output's precision."""
+def _is_last_answer_same(outputs: Any, other_outputs: Any, head: OutputHead) -> bool:
+    """Whether two runs give the last image the same answer, to the output's precision."""
     answers: list[Any] = []
     for output in (outputs, other_outputs):
         selected = head.select(output)
@@ -194,21 +208,21 @@ def _is_precise(selected: Any) -> bool:
 
 
 def is_same_for_one_image(together: Any, apart: Any, tolerance: float) -> bool:
-    """Whether the first image's output in a batch is that of the image alone."""
-    first = flatten_first_image(together)
-    alone = flatten_first_image(apart)
-    if first.shape != alone.shape:
+    """Whether the last image's output in a batch is that of the image alone."""
+    last = flatten_last_image(together)
+    alone = flatten_last_image(apart)
+    if last.shape != alone.shape:
         return False
-    first = first.nan_to_num()
+    last = last.nan_to_num()
     alone = alone.nan_to_num()
     scale = alone.abs().max().clamp_min(1e-6) if alone.numel() else torch.ones(())
-    return bool(((first - alone).abs() <= tolerance * scale).all())
+    return bool(((last - alone).abs() <= tolerance * scale).all())
 
 
-def flatten_first_image(selected: Any) -> Tensor:
-    """All numbers of the first image in an output's part, in one row."""
+def flatten_last_image(selected: Any) -> Tensor:
+    """All numbers of the last image in an output's part, in one row."""
     if isinstance(selected, Tensor):
-        return selected.detach()[:1].float().flatten()
+        return selected.detach()[-1:].float().flatten()
     if is_detection_list(selected):
-        return selected[0]["scores"].detach().float()
+        return selected[-1]["scores"].detach().float()
     return torch.empty(0)

@@ -76,3 +76,14 @@ def test_a_generator_does_not_advance_its_original() -> None:
     numbers = torch.rand(2, generator=copied)
     assert torch.equal(generator.get_state(), state)
     assert torch.equal(torch.rand(2, generator=generator), numbers)
+
+
+def test_a_parameter_without_memory_of_its_own_gets_some() -> None:
+    """Its values are replaced where weights are shuffled."""
+    parameter = nn.Parameter(WEIGHT[:1].expand(5, 4))
+    copied = copy_parameter(parameter, {}, share_values=False)
+    assert torch.equal(copied, parameter)
+    copied.copy_(torch.arange(20.0).view(5, 4))
+    assert copied[1, 0] == 4
+    shared = copy_parameter(parameter, {}, share_values=True)
+    assert shared.data_ptr() == parameter.data_ptr()

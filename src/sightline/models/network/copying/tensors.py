@@ -20,6 +20,8 @@ def copy_parameter(
     # Inference mode's tensors can't be part of a gradient.
     if share_values and not parameter.is_inference():
         values = parameter.detach()
+    elif has_repeated_memory(parameter):
+        values = parameter.detach().clone()  # its values may be replaced by others
     else:
         values = copy_values(parameter, memo)
     copied = nn.Parameter(values, requires_grad=False)
@@ -37,6 +39,17 @@ def copy_values(tensor: Tensor, memo: dict[int, Any]) -> Tensor:
         return copy.deepcopy(detached, memo)
     except _STORAGE_ERRORS:
         return detached.clone()
+
+
+def has_repeated_memory(tensor: Tensor) -> bool:
+    """Whether several elements are one place in memory, as `expand` makes them.
+
+    Such a tensor can't be written to.
+    """
+    if tensor.layout != torch.strided or tensor.is_nested:
+        return False
+    axes = zip(tensor.shape, tensor.stride(), strict=True)
+    return any(length > 1 and stride == 0 for length, stride in axes)
 
 
 def copy_generator(generator: torch.Generator) -> torch.Generator:

@@ -1,0 +1,69 @@
+"""The operation that made an output which autograd did not follow.
+
+A network that ends in a sigmoid gives probabilities, which autograd's graph tells. Under `no_grad`,
+or after `detach`, there is no graph; then the network is run once more and watched.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from sightline.models.heads.recognition import HeadHints
+from sightline.models.heads.selection import select_output
+
+# Operations that keep the values, and so what they mean, as torch's dispatcher names them.
+KEEPING_OPERATIONS = {
+    *("_reshape_alias", "_to_copy", "_unsafe_view", "alias", "as_strided", "clone", "contiguous"),
+    *("copy_", "dequantize", "detach", "expand", "lift_fresh", "permute", "reshape", "select"),
+    *("slice", "split", "squeeze", "t", "to", "transpose", "unbind", "unsqueeze", "view"),
+}
+
+
+class OriginTrace(TorchDispatchMode):
+    """Context that notes which operation made the values in each piece of memory."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.operations: dict[int, str] = {}
+        # So that no memory is given to another tensor meanwhile.
+        self.kept: list[Tensor] = []
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        """Runs the operation, and notes its name for its results."""
+        output = func(*args, **(kwargs or {}))
+        name = func.overloadpacket.__name__
+        if name in KEEPING_OPERATIONS:
+            source = args[1] if name == "copy_" else args[0]
+            name = self.find_operation(source) if isinstance(source, Tensor) else name
+        for tensor in output if isinstance(output, (tuple, list)) else (output,):
+            if isinstance(tensor, Tensor) and tensor.layout == torch.strided:
+                self.kept.append(tensor)
+                self.operations[tensor.untyped_storage().data_ptr()] = name
+        return output
+
+    def find_operation(self, tensor: Tensor) -> str:
+        """The operation that made a tensor's values, such as «sigmoid»; empty if none is known."""
+        return self.operations.get(tensor.untyped_storage().data_ptr(), "")
+
+
+def is_without_history(output: Any, hints: HeadHints) -> bool:
+    """Whether the scores in an output may be probabilities, and autograd can't tell."""
+    selected = select_output(output, hints.selector, hints.network_name)
+    if not isinstance(selected, Tensor) or not selected.is_floating_point():
+        return False
+    if selected.grad_fn is not None or selected.layout != torch.strided or selected.is_nested:
+        return False
+    return bool(((selected >= 0) & (selected <= 1)).all())
+
+
+def find_traced_operation(run: Callable[[], Any], hints: HeadHints) -> str:
+    """The operation that makes the scores when the network is run, such as «sigmoid»."""
+    with torch.no_grad(), OriginTrace() as trace:
+        output = run()
+    selected = select_output(output, hints.selector, hints.network_name)
+    return trace.find_operation(selected) if isinstance(selected, Tensor) else ""
