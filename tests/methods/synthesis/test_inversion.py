@@ -346,3 +346,26 @@ def test_what_a_store_cannot_give_is_refused(tiny: sl.Model, kept: sl.Scan) -> N
             sl.inversion(tiny, smooth(), store=kept.path, **knobs)
     with pytest.raises(sl.SightlineError, match="was made with"):
         sl.inversion(sl.load(small_network(), labels=LABELS, size=32), smooth(), store=kept.path)
+
+
+def test_layers_that_do_not_see_the_image_are_left_out_by_depth() -> None:
+    class Positions(nn.Module):
+        """Adds a table of positions, which a layer makes of nothing."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.table = nn.Linear(1, 6)
+            self.conv = nn.Conv2d(3, 6, 4, stride=4)
+            self.head = nn.Linear(6, 3)
+
+        def forward(self, image: Tensor) -> Tensor:
+            rows = torch.linspace(0, 1, image.shape[2] // 4).view(1, -1, 1)
+            table = self.table(rows).transpose(1, 2).unsqueeze(3)
+            return self.head((self.conv(image) + table).mean((2, 3)))
+
+    model = sl.load(Positions(), size=16)
+    assert next(iter(model.layers)) == "table"
+    result = sl.inversion(model, smooth(side=16), steps=2, k=10)
+    assert "table" not in result.captions["inversion"]
+    assert "conv" in result.captions["inversion"]

@@ -422,3 +422,18 @@ def test_layers_that_see_another_image_only_are_no_landmarks() -> None:
     assert landmarks["penultimate"] == "project:in"
     assert landmarks["middle"] == "relu"
     assert landmarks["first"] == "features.0"
+
+
+class FrozenBackbone(Convolutional):
+    """Its features are computed without a gradient, as of a linear probe."""
+
+    def forward(self, image: Tensor) -> Tensor:
+        with torch.no_grad():
+            return super().forward(image)
+
+
+def test_no_last_map_of_a_network_that_is_cut_off_is_told_by_its_cause() -> None:
+    model = sl.load(FrozenBackbone(), size=32)
+    with pytest.raises(SightlineError, match="no gradient with respect to its layers, as after no"):
+        model.layer("last_conv")
+    assert model.layer("first") == model.landmarks["first"]

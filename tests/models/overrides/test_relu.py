@@ -559,3 +559,27 @@ def test_a_relu_writes_in_place_where_it_should() -> None:
         y = F.relu(x, inplace=True)
     assert y.data_ptr() == x.data_ptr()
     assert x.tolist() == [0.0, 2.0]
+
+
+@pytest.mark.parametrize("rule", [*RULES, "redirect"])
+@pytest.mark.parametrize(
+    "activate", [torch.relu, F.relu6, lambda x: F.relu(x * 1, inplace=True)], ids=str
+)
+def test_inside_vmap_of_the_networks_own(rule: Any, activate: Callable[[Tensor], Tensor]) -> None:
+    """The gradient is that of the same steps written one after another."""
+    weight = torch.randn(4, 2, 3, 3, generator=torch.Generator().manual_seed(1))
+    views = torch.randn(2, 3, 2, 6, 6, generator=torch.Generator().manual_seed(2)) * 4
+
+    def score(view: Tensor) -> Tensor:
+        return (activate(F.conv2d(view, weight)) - 1).square().mean((1, 2, 3)) / 2
+
+    def differentiate(combine: Callable[[Tensor], Tensor]) -> Tensor:
+        leaf = views.clone().requires_grad_()
+        with backward(rule) as mode:
+            scores = combine(leaf)
+        assert mode.count > 0
+        return torch.autograd.grad(scores.sum(), leaf)[0]
+
+    together = differentiate(torch.vmap(score, in_dims=1, out_dims=1))
+    apart = differentiate(lambda leaf: torch.stack([score(leaf[:, i]) for i in range(3)], 1))
+    torch.testing.assert_close(together, apart)

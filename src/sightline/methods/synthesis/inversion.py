@@ -201,8 +201,7 @@ def choose_inversion_layers(
         for name, layer_info in model.layers.items()
         if not layer_info.kind.startswith(PASS_THROUGH_KINDS)
     ]
-    if model.has_further_inputs:
-        names = drop_blind_layers(model, names)
+    names = drop_blind_layers(model, names)
     count = min(layer_count, len(names))
     indices = torch.linspace(0, len(names) - 1, count).round().long().tolist()
     return [names[index] for index in indices]
@@ -212,7 +211,8 @@ def choose_inversion_layers(
 def drop_blind_layers(model: Model, layers: list[str]) -> list[str]:
     """The layers whose features of noise are not those of gray; all where there are none.
 
-    Those of a pair network that only see its other image tell nothing of this one.
+    Those of a pair network that only see its other image tell nothing of this one, nor do those
+    that make a table of positions.
     """
     gray = model.blank()
     noise = torch.rand(gray.shape, generator=torch.Generator().manual_seed(0), dtype=gray.dtype)

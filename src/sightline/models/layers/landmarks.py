@@ -38,6 +38,10 @@ MISSING_LANDMARKS = {
     "penultimate": "when it is run, its answer comes from no layer with weights",
     "logits": "it gives no scores",
 }
+CUT_OFF = (
+    "its scores have no gradient with respect to its layers, as after no_grad, detach, rounding or "
+    "quantization; methods that only run the network work, such as occlusion and rise"
+)
 # Layers that are proposed where a landmark is missing.
 MAX_PROPOSED_LAYERS = 5
 
@@ -127,7 +131,7 @@ def add_viewing_layers(model: InspectedModel, layers: Sequence[Layer]) -> list[L
     return [layer for layer in model.layers.values() if layer in layers or layer.name in views]
 
 
-def make_missing_landmark_error(name: str, model: ProbedModel) -> SightlineError:
+def make_missing_landmark_error(name: str, model: InspectedModel) -> SightlineError:
     """The error for a landmark that a network does not have, with layers to name in its place."""
     views = find_view_layers(model)
     map_views = [count for name, count in views.items() if has_positions(model.layers[name])]
@@ -139,10 +143,18 @@ def make_missing_landmark_error(name: str, model: ProbedModel) -> SightlineError
         if name == "penultimate" or has_positions(layer)
     ]
     proposal = "; none of its layers has rows and columns or tokens"
+    if candidates and name == "last_conv" and is_cut_off(model):
+        return SightlineError(f"{model.name} has no {name}: {CUT_OFF}")
     if candidates:
         listed = ", ".join(candidates[-MAX_PROPOSED_LAYERS:])
         proposal = f"; name one yourself with layer=, such as {listed}"
     return SightlineError(f"{model.name} has no {name}: {MISSING_LANDMARKS[name]}{proposal}")
+
+
+def is_cut_off(model: InspectedModel) -> bool:
+    """Whether a network's scores have no gradient with respect to any of its layers."""
+    evidence = collect_evidence(model)
+    return evidence is not None and not evidence.gradients
 
 
 def guess_landmarks_by_shape(model: InspectedModel, layers: Sequence[Layer]) -> dict[str, str]:

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from sightline.models.overrides.fast_operations import backpropagate_threshold, is_available
-from sightline.models.overrides.mode import OverrideMode
+from sightline.models.overrides.mode import OverrideMode, is_transformed
 
 BackwardRule = Literal["gradient", "deconvnet", "guided", "redirect"]
 
@@ -58,17 +58,20 @@ class RuledReLU(torch.autograd.Function):
     can write in place, and keeps its output for the backward pass as torch's own does.
     """
 
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, in_place: bool, only_active: bool, only_positive: bool
-    ) -> Tensor:
-        y = x.relu_() if in_place else x.relu()
+    def forward(x: Tensor, in_place: bool, only_active: bool, only_positive: bool) -> Tensor:
+        del only_active, only_positive
+        return x.relu_() if in_place else x.relu()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        x, in_place, only_active, ctx.only_positive = inputs
         if in_place:
             ctx.mark_dirty(x)
         if only_active:
-            ctx.save_for_backward(y)
-        ctx.only_positive = only_positive
-        return y
+            ctx.save_for_backward(output)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:  # pyright: ignore
@@ -89,16 +92,25 @@ def mask_inactive_gradient(gradient: Tensor, relu_output: Tensor) -> Tensor:
 class RuledClippedReLU(torch.autograd.Function):
     """`RuledReLU` clipped at `high`. It keeps a mask: the output of a clamp may be overwritten."""
 
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(ctx: Any, x: Tensor, high: float, only_active: bool, only_positive: bool) -> Tensor:
-        ctx.only_positive = only_positive
-        ctx.active = (x > 0) & (x < high) if only_active else None
+    def forward(x: Tensor, high: float, only_active: bool, only_positive: bool) -> Tensor:
+        del only_active, only_positive
         return x.clamp(0, high)
 
     @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        del output
+        x, high, only_active, ctx.only_positive = inputs
+        if only_active:
+            ctx.save_for_backward((x > 0) & (x < high))
+
+    @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:  # pyright: ignore
-        if ctx.active is not None:
-            grad = grad * ctx.active
+        if ctx.saved_tensors:
+            (active,) = ctx.saved_tensors
+            grad = grad * active
         return (grad.clamp_min(0) if ctx.only_positive else grad), None, None, None
 
 
@@ -109,17 +121,24 @@ class RedirectedReLU(torch.autograd.Function):
     inactive input further away (lucid, misc/redirected_relu_grad.py). The gradient is a loss's.
     """
 
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(ctx: Any, x: Tensor, high: float) -> Tensor:
-        ctx.below = x <= 0
-        ctx.above = x >= high
+    def forward(x: Tensor, high: float) -> Tensor:
         return x.clamp(0, high)
 
     @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        del output
+        x, high = inputs
+        ctx.save_for_backward(x <= 0, x >= high)
+
+    @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # pyright: ignore
-        plain = grad * ~(ctx.below | ctx.above)
+        below, above = ctx.saved_tensors
+        plain = grad * ~(below | above)
         # A loss goes down against its gradient: a positive one pushes the input down.
-        pushes_away = (ctx.below & (grad > 0)) | (ctx.above & (grad < 0))
+        pushes_away = (below & (grad > 0)) | (above & (grad < 0))
         redirected = grad.masked_fill(pushes_away, 0)
         has_gradient = plain.flatten(1).any(1).view(-1, *[1] * (grad.ndim - 1))
         return torch.where(has_gradient, plain, redirected), None
@@ -159,7 +178,10 @@ class backward(OverrideMode):  # noqa: N801 - reads as a verb: `with sl.backward
         if self.redirect:
             y = RedirectedReLU.apply(x, high)
         elif func in _RELU_FUNCTIONS:
-            return RuledReLU.apply(x, in_place, self.only_active, self.only_positive)
+            writes_itself = in_place and not is_transformed()  # torch.vmap takes no such function
+            y = RuledReLU.apply(x, writes_itself, self.only_active, self.only_positive)
+            if writes_itself:
+                return y
         else:
             y = RuledClippedReLU.apply(x, high, self.only_active, self.only_positive)
         return x.copy_(y) if in_place else y
