@@ -15,7 +15,7 @@ import sightline as sl
 from sightline.data.store.reader import Scan
 from sightline.images.plotting.captioned_rows import FigureRow
 from sightline.methods.units import patches as patches_module
-from sightline.methods.units.patches import find_middle_layer, pick_range_indices
+from sightline.methods.units.patches import find_middle_followed_layer, pick_range_indices
 from sightline.models.tracing.crops import resize_for_sheet
 from sightline.models.tracing.receptive_field import receptive_field
 
@@ -231,9 +231,9 @@ def test_the_middle_layer_is_one_with_maps(tiny: sl.Model, tmp_path: Path) -> No
         sl.write(smooth(seed=number), tmp_path / f"{number}.png")
     layers = ("conv1", "conv2", "conv3", "logits", "penultimate")
     scan = sl.scan(tiny, tmp_path, store=tmp_path / "a.scan", layers=layers, k=2)
-    assert find_middle_layer(scan) == "conv2"
+    assert find_middle_followed_layer(scan) == "conv2"
     flat = sl.scan(tiny, tmp_path, store=tmp_path / "b.scan", layers=("logits",), k=2)
-    assert find_middle_layer(flat) == "logits"
+    assert find_middle_followed_layer(flat) == "logits"
     result = sl.patches(tiny, store=flat.path, unit=1, k=2)
     assert "The whole images where unit 1 of logits is strongest" in result.captions["patches"]
     assert result.values["box"].tolist() == [[0, 0, SIDE, SIDE]] * 2

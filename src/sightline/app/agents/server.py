@@ -177,7 +177,7 @@ def call_tool(name: str, arguments: Mapping[str, Any]) -> Answer:
         model = load_named_network(network, weights)
         if name == "list_layers":
             return describe_layers(model)
-        return run_method(methods[name], model, parameters)
+        return run_method_call(methods[name], model, parameters)
 
 
 @lru_cache(maxsize=2)
@@ -196,16 +196,14 @@ def describe_layers(model: Model) -> Answer:
     return Answer([json.dumps(numbers)], numbers=numbers)
 
 
-def run_method(method: Method, model: Model, arguments: dict[str, Any]) -> Answer:
+def run_method_call(method: Method, model: Model, arguments: dict[str, Any]) -> Answer:
     """Runs a method on the image or objective of its arguments."""
     subject: list[Tensor | str] = []
     source = arguments.pop("image", DEFAULT_SAMPLE)
     if not isinstance(source, str):
         raise SightlineError(f"image is {source!r:.60}; it must be a file or a sample's name")
     size = read_image_size(arguments.pop("image_size", None))
-    whole = arguments.pop("uncropped", False)
-    if not isinstance(whole, bool):
-        raise SightlineError(f"uncropped is {whole!r:.60}; it must be true or false")
+    whole = read_flag("uncropped", arguments.pop("uncropped", False))
     objective = arguments.pop("objective", "")
     parameters = {
         name: tuple(value) if isinstance(value, list) else value
@@ -227,6 +225,13 @@ def run_method(method: Method, model: Model, arguments: dict[str, Any]) -> Answe
     if method.subject == "image":
         result = record_image_source(result, source, size, whole=whole)
     return describe_result(result)
+
+
+def read_flag(name: str, value: object) -> bool:
+    """A parameter that is true or false. Raises SightlineError for anything else."""
+    if not isinstance(value, bool):
+        raise SightlineError(f"{name} is {value!r:.60}; it must be true or false")
+    return value
 
 
 def read_image_size(size: object) -> int | None:

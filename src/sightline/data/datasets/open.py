@@ -75,11 +75,7 @@ def open_dataset_path(source: str) -> ImageDataset:
     if os.path.exists(path):
         return require_images(open_file_list(path), source)
     if glob.has_magic(source):
-        paths = sorted(
-            match
-            for match in glob.iglob(escape_folders_that_exist(path), recursive=True)
-            if not os.path.isdir(match) or is_lance_table(match)
-        )
+        paths = list_matching_files(path)
         if not paths:
             raise SightlineError(f"no file matches {source}")
         common_folder = os.path.commonpath([os.path.dirname(match) for match in paths])
@@ -87,6 +83,12 @@ def open_dataset_path(source: str) -> ImageDataset:
     raise SightlineError(
         f"there is no folder, list or archive {source}; a pattern such as 'photos/*.jpg' works too"
     )
+
+
+def list_matching_files(pattern: str) -> list[str]:
+    """The files and tables that a pattern matches, sorted."""
+    matches = glob.iglob(escape_folders_that_exist(pattern), recursive=True)
+    return sorted(match for match in matches if not os.path.isdir(match) or is_lance_table(match))
 
 
 def escape_folders_that_exist(pattern: str) -> str:
@@ -162,7 +164,7 @@ def read_list_lines(path: str) -> Iterator[str]:
             byte_count = file.seek(0, os.SEEK_END)
             file.seek(0)
             is_wide = first_bytes.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
-            if is_picture(first_bytes) or byte_count > MAX_LIST_BYTES:
+            if begins_as_picture(first_bytes) or byte_count > MAX_LIST_BYTES:
                 raise SightlineError(refusal)
             if b"\0" in first_bytes and not is_wide:
                 raise SightlineError(refusal)
@@ -195,7 +197,7 @@ def split_list_lines(path: str, content: IO[bytes]) -> Iterator[str]:
         yield line.decode(errors="surrogateescape")
 
 
-def is_picture(first_bytes: bytes) -> bool:
+def begins_as_picture(first_bytes: bytes) -> bool:
     """Whether a file begins as a picture does."""
     try:
         detect_format(first_bytes)

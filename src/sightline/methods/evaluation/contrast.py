@@ -6,7 +6,7 @@ Gradients of a network that was trained against adversarial examples follow what
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor
@@ -159,19 +159,7 @@ def contrast(
     )
     answers = [ask_network(network, question) for network in models]
     names = list(number_duplicate_names([model.name, other_name]))
-    values = {
-        "names": names,
-        "label": question.class_index,
-        "target": question.target_index,
-        "ascent": torch.cat([answer.ascent for answer in answers]),
-        "score": torch.tensor([answer.score for answer in answers]),
-        "saliency": torch.stack([answer.saliency for answer in answers]),
-        "attacked": torch.stack([answer.attacked for answer in answers]),
-        "probability": torch.stack([answer.probability for answer in answers]),
-        "smallest": torch.stack([answer.smallest for answer in answers]),
-        "found": torch.stack([answer.found for answer in answers]),
-        "predicted": torch.stack([answer.predicted for answer in answers]),
-    }
+    values = {"names": names, **collect_values(question, answers)}
     rows = {
         "ascent": FigureRow("", [model.to_picture(answer.ascent) for answer in answers], names),
         "saliency": draw_saliency(model, question, names, answers),
@@ -268,6 +256,22 @@ def ask_network(model: Model, question: Question) -> Answers:
         found=smallest.tensors["success"],
         predicted=attack.tensors["clean_logits"].argmax(1),
     )
+
+
+def collect_values(question: Question, answers: Sequence[Answers]) -> dict[str, Any]:
+    """The answers of both networks side by side, by name."""
+    return {
+        "label": question.class_index,
+        "target": question.target_index,
+        "ascent": torch.cat([answer.ascent for answer in answers]),
+        "score": torch.tensor([answer.score for answer in answers]),
+        "saliency": torch.stack([answer.saliency for answer in answers]),
+        "attacked": torch.stack([answer.attacked for answer in answers]),
+        "probability": torch.stack([answer.probability for answer in answers]),
+        "smallest": torch.stack([answer.smallest for answer in answers]),
+        "found": torch.stack([answer.found for answer in answers]),
+        "predicted": torch.stack([answer.predicted for answer in answers]),
+    }
 
 
 # ── the figures ──

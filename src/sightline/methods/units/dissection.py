@@ -6,7 +6,6 @@ there is above the unit's threshold, which 0.5 % of its responses at all positio
 exceed (section 2.2 of the paper).
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from sightline.images.io.pictures import read
 from sightline.images.plotting.captioned_rows import FigureRow, compose_figure_rows
 from sightline.models.layers.feature_maps import reshape_to_unit_grid
 from sightline.models.model import Model
+from sightline.models.tracing.batch_size import split_into_batches
 from sightline.models.tracing.crops import find_receptive_window
 
 ABOVE_THRESHOLD_SHARE = 0.005  # of a unit's responses
@@ -157,7 +157,8 @@ def dissect_layer(model: Model, scan: Scan, layer: str, masks: ConceptMasks) -> 
     shape = (len(thresholds), len(masks.concepts))
     intersection = torch.zeros(shape, dtype=torch.double)
     union = torch.zeros(shape, dtype=torch.double)
-    for batch in split_into_batches(ids):
+    for positions in split_into_batches(len(ids), DISSECTION_BATCH_SIZE):
+        batch = [ids[position] for position in positions]
         images, maps = load_images_with_maps(model, scan, layer, batch)
         for image_id, image_maps in zip(batch, maps, strict=True):
             responses = upsample_unit_maps(model, layer, image_maps, images)
@@ -180,12 +181,6 @@ def dissect_layer(model: Model, scan: Scan, layer: str, masks: ConceptMasks) -> 
     )
 
 
-def split_into_batches(ids: list[int]) -> Iterator[list[int]]:
-    """Ids in batches that go through the network at once."""
-    for start in range(0, len(ids), DISSECTION_BATCH_SIZE):
-        yield ids[start : start + DISSECTION_BATCH_SIZE]
-
-
 def compute_unit_thresholds(
     model: Model, scan: Scan, layer: str, ids: list[int]
 ) -> tuple[Tensor, Tensor]:
@@ -196,7 +191,8 @@ def compute_unit_thresholds(
     largest_responses = torch.empty(0)
     peaks: list[Tensor] = []
     above_count = 0
-    for batch in split_into_batches(ids):
+    for positions in split_into_batches(len(ids), DISSECTION_BATCH_SIZE):
+        batch = [ids[position] for position in positions]
         _, maps = load_images_with_maps(model, scan, layer, batch)
         peaks.append(maps.flatten(2).amax(2))
         responses = maps.transpose(0, 1).flatten(1)

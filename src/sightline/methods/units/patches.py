@@ -102,7 +102,7 @@ def patches(
         max_units: How many units a sheet shows at most, from the first.
     """
     scan = resolve_scan(model, folder, store, layer=layer)
-    layer_name = find_middle_layer(scan) if layer is None else scan.layer(layer)
+    layer_name = find_middle_followed_layer(scan) if layer is None else scan.layer(layer)
     image_count, unit_count = scan.top(layer_name).values.shape
     if unit is not None and unit >= unit_count:
         raise SightlineError(f"unit is {unit}; {layer_name} has units 0 to {unit_count - 1}")
@@ -128,7 +128,7 @@ def require_followed_layers(scan: Scan) -> None:
         raise SightlineError("the scan follows the units of no layer; scan again with layers=")
 
 
-def find_middle_layer(scan: Scan) -> str:
+def find_middle_followed_layer(scan: Scan) -> str:
     """The middle one of the layers with maps; of all layers if none has maps."""
     layers = [layer for layer in scan.layers if scan.top(layer).positions is not None]
     layers = layers or scan.layers
