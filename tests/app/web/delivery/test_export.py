@@ -111,6 +111,9 @@ class TestFolder:
         site = tmp_path / "site"
         assert not SiteExport(exported, site).run(stop_half_way)
         assert not (site / "index.html").exists()
+        assert (site / "static" / "sightline.css").exists(), (
+            "the pages that are there have no style"
+        )
         marker = json.loads((site / MARKER_FILE).read_text(encoding="utf-8"))
         assert marker["complete"] is False
         half = len(read_files(site))

@@ -68,13 +68,14 @@ class SiteExport:
         written.
         """
         self.claim_folder()
+        # First, so that the pages of an export that is stopped look as they should.
+        for address, file in read_static_files().items():
+            self.write_file(address, file)
         addresses = [address for address in list_addresses(self.explorer) if address != FIRST_PAGE]
         for number, address in enumerate(addresses):
             if on_progress(number, len(addresses) + 1, address):
                 return False
             self.write_page(address)
-        for address, file in read_static_files().items():
-            self.write_file(address, file)
         self.write_page(FIRST_PAGE)
         self.remove_stale_files()
         self.write_marker(is_complete=True)
