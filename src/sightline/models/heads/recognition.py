@@ -187,20 +187,26 @@ def refuse_feature_pyramid(output: Any, network_name: str) -> None:
     if "feature_maps" in named_fields and not set(named_fields) & set(SCORE_FIELDS):
         output = named_fields["feature_maps"]
         prefix = "feature_maps."
-    if not isinstance(output, (tuple, list)) or hasattr(output, "_fields"):
-        return
-    maps = cast(Sequence[Any], output)
-    are_maps = all(isinstance(entry, Tensor) and entry.ndim == 4 for entry in maps)
-    if len(maps) < MIN_PYRAMID_LEVELS or not are_maps:
-        return
-    sizes = {tuple(entry.shape[2:]) for entry in maps}
-    channels = {entry.shape[1] for entry in maps}
-    if len(sizes) == len(maps) and len(channels) > 1:
+    if is_feature_pyramid(output):
+        maps = cast(Sequence[Tensor], output)
         raise SightlineError(
             f"{network_name} returns features at {len(maps)} sizes and no scores; pick one with "
             f"output={_quote_path(prefix, 0)} to {_quote_path(prefix, len(maps) - 1)}, or ask with "
             "target=sl.unit(layer, unit)"
         )
+
+
+def is_feature_pyramid(output: Any) -> bool:
+    """Whether an output is a list of maps N×C×H×W, no two of a size, of several channel counts."""
+    if not isinstance(output, (tuple, list)) or hasattr(output, "_fields"):
+        return False
+    maps = cast(Sequence[Any], output)
+    are_maps = all(isinstance(entry, Tensor) and entry.ndim == 4 for entry in maps)
+    if len(maps) < MIN_PYRAMID_LEVELS or not are_maps:
+        return False
+    sizes = {tuple(entry.shape[2:]) for entry in maps}
+    channels = {entry.shape[1] for entry in maps}
+    return len(sizes) == len(maps) and len(channels) > 1
 
 
 def _quote_path(prefix: str, number: int) -> str:

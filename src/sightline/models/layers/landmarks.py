@@ -80,11 +80,7 @@ def find_landmarks(model: InspectedModel, known: Collection[str] = ()) -> dict[s
     out, and so are those in `known`.
     """
     layers = list(model.layers.values())
-    convolutions = [
-        layer
-        for layer in layers
-        if not layer.step and isinstance(model.module(layer.name), nn.Conv2d)
-    ]
+    convolutions = list_convolutions(model)
     landmarks: dict[str, str | None] = {"logits": "logits"}
     evidence = collect_evidence(model)
     if evidence is not None and runs_images_in_turn(model, evidence):
@@ -105,6 +101,12 @@ def find_landmarks(model: InspectedModel, known: Collection[str] = ()) -> dict[s
         used = [name for name in evidence.gradients if sees_images(evidence, f"{name}:in")]
         landmarks["penultimate"] = find_head_input(model, used or evidence.gradients)
     return {name: layer for name, layer in landmarks.items() if layer is not None}
+
+
+def list_convolutions(model: InspectedModel) -> list[Layer]:
+    """The layers that are calls of a convolution."""
+    layers = [layer for layer in model.layers.values() if not layer.step]
+    return [layer for layer in layers if isinstance(model.module(layer.name), nn.Conv2d)]
 
 
 def list_image_layers(evidence: LayerEvidence, layers: Sequence[Layer]) -> list[Layer]:

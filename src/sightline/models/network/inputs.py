@@ -77,20 +77,7 @@ def make_network_inputs(network: nn.Module, extra: Any) -> NetworkInputs:
     """
     if extra is None:
         return NetworkInputs(image_parameter=find_keyword_parameter(network))
-    if callable(extra):
-        values: Any = extra(1)
-        if not isinstance(values, Mapping):
-            raise SightlineError(
-                "inputs is a function; it must return a dict of the network's further inputs for "
-                f"a batch size, not {type(values).__name__}"
-            )
-    elif isinstance(extra, Mapping):
-        values = extra
-    else:
-        raise SightlineError(
-            f"inputs is {type(extra).__name__}; give a dict of the network's further inputs by "
-            "name, or a function of the batch size that returns it"
-        )
+    values = list_input_values(extra)
     parameters = inspect.signature(network.forward).parameters
     takes_any = any(item.kind is item.VAR_KEYWORD for item in parameters.values())
     for name in values:
@@ -104,6 +91,27 @@ def make_network_inputs(network: nn.Module, extra: Any) -> NetworkInputs:
     if is_first:
         image_parameter = find_keyword_parameter(network)
     return NetworkInputs(cast(ExtraInputs, extra), image_parameter)
+
+
+def list_input_values(extra: Any) -> Mapping[str, Any]:
+    """The further inputs for one image, by name.
+
+    Raises SightlineError for anything but a dict or a function that returns one.
+    """
+    if callable(extra):
+        values: Any = extra(1)
+        if not isinstance(values, Mapping):
+            raise SightlineError(
+                "inputs is a function; it must return a dict of the network's further inputs for "
+                f"a batch size, not {type(values).__name__}"
+            )
+        return cast(Mapping[str, Any], values)
+    if not isinstance(extra, Mapping):
+        raise SightlineError(
+            f"inputs is {type(extra).__name__}; give a dict of the network's further inputs by "
+            "name, or a function of the batch size that returns it"
+        )
+    return cast(Mapping[str, Any], extra)
 
 
 def find_keyword_parameter(network: nn.Module) -> str:

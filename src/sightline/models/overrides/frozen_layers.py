@@ -176,6 +176,10 @@ class PackedLinear(torch.autograd.Function):
         return gradient, None, None, None
 
 
+# Keys and values of torch's attention that are given ready made.
+STATIC_TENSORS = ("static_k", "static_v")
+
+
 def attend_to_oneself(  # noqa: PLR0917 - torch's own signature
     query: Tensor,
     key: Tensor,
@@ -201,27 +205,35 @@ def attend_to_oneself(  # noqa: PLR0917 - torch's own signature
 
     None for any other attention: with masks, of other keys, whose weights are asked for.
     """
-    is_plain = key is query and value is query and query.ndim == 3 and not need_weights
-    has_extras = any(extra is not None for extra in (key_padding_mask, attn_mask, bias_k, bias_v))
-    if not is_plain or has_extras or add_zero_attn or (training and dropout_p):
+    is_of_itself = key is query is value and query.ndim == 3
+    extras = (key_padding_mask, attn_mask, bias_k, bias_v, *map(settings.get, STATIC_TENSORS))
+    is_plain = all(extra is None for extra in extras) and not any(
+        (need_weights, add_zero_attn, use_separate_proj_weight, settings.get("is_causal"))
+    )
+    if not is_of_itself or not is_plain or (training and dropout_p):
         return None
-    if use_separate_proj_weight or in_proj_weight is None or settings.get("is_causal"):
-        return None
-    if settings.get("static_k") is not None or settings.get("static_v") is not None:
-        return None
-    if query.shape[2] != embed_dim_to_check or embed_dim_to_check % num_heads:
+    if in_proj_weight is None or query.shape[2] != embed_dim_to_check:
         return None
     tokens = query.transpose(0, 1).contiguous()
-    if not is_worth_packing(tokens, in_proj_weight, in_proj_bias):
+    has_whole_heads = embed_dim_to_check % num_heads == 0
+    if not has_whole_heads or not is_worth_packing(tokens, in_proj_weight, in_proj_bias):
         return None
     projected = PackedLinear.apply(tokens, in_proj_weight, in_proj_bias, False)
-    by_head = projected.unflatten(2, (3, num_heads, -1)).permute(2, 0, 3, 1, 4)
-    attended = F.scaled_dot_product_attention(*by_head.unbind(0)).transpose(1, 2).flatten(2)
-    if is_worth_packing(attended, out_proj_weight, out_proj_bias):
-        output = PackedLinear.apply(attended, out_proj_weight, out_proj_bias, False)
+    return attend_by_heads(projected, num_heads, out_proj_weight, out_proj_bias), None
+
+
+def attend_by_heads(
+    projected: Tensor, head_count: int, output_weight: Tensor, output_bias: Tensor | None
+) -> Tensor:
+    """Attention from queries, keys and values of all heads, N×T×3C, to T×N×C."""
+    by_head = projected.unflatten(2, (3, head_count, -1)).permute(2, 0, 3, 1, 4)
+    queries, keys, values = by_head.unbind(0)
+    attended = F.scaled_dot_product_attention(queries, keys, values).transpose(1, 2).flatten(2)
+    if is_worth_packing(attended, output_weight, output_bias):
+        output = PackedLinear.apply(attended, output_weight, output_bias, False)
     else:
-        output = F.linear(attended, out_proj_weight, out_proj_bias)
-    return output.transpose(0, 1), None
+        output = F.linear(attended, output_weight, output_bias)
+    return output.transpose(0, 1)
 
 
 def attend_contiguous_tokens(
