@@ -18,6 +18,7 @@ from sightline.models.heads.recognition import (
     refuse_list_of_images,
 )
 from sightline.models.heads.selection import is_detection_list, select_output
+from sightline.models.layers.capture import count_writes
 from sightline.models.network.origin import find_traced_operation, is_without_history
 
 PROBE_COUNT = 2
@@ -41,12 +42,15 @@ class NetworkFindings:
         head: how scores are read from the output; None where that is not possible.
         head_error: why it is not.
         runs_one_by_one: whether images must not share a batch.
+        needs_plain_layout: whether the answer is another one in torch's default memory layout, and
+            so to be had in that; the rest is then not to be relied on.
         notes: what a user should know, for `repr`.
     """
 
     head: OutputHead | None = None
     head_error: SightlineError | None = None
     runs_one_by_one: bool = False
+    needs_plain_layout: bool = False
     notes: tuple[str, ...] = ()
 
 
@@ -62,11 +66,15 @@ def make_probe_images(shape: tuple[int, int, int], device: torch.device) -> Tens
 
 
 def probe_network(
-    run: Callable[[Tensor], Any], images: Tensor, hints: HeadHints
+    run: Callable[[Tensor], Any],
+    images: Tensor,
+    hints: HeadHints,
+    run_plainly: Callable[[Tensor], Any] | None = None,
 ) -> NetworkFindings:
     """Runs a network on its probe images; never raises for what the network does.
 
-    `run` gives the network's own output for images, and raises SightlineError where it fails. The
+    `run` gives the network's own output for images, and raises SightlineError where it fails;
+    `run_plainly` does so with images in torch's default memory layout, if that is another one. The
     last operation is known only with gradients, which some networks can't be run with (those that
     leave torch for numpy).
     """
@@ -74,10 +82,11 @@ def probe_network(
         if images.is_meta:
             return _judge_shapes(run, images, hints)
         with torch.enable_grad():
-            findings = _compare_runs(run, images.detach().requires_grad_(), hints)
+            leaf = images.detach().requires_grad_()
+            findings = _compare_runs(run, run_plainly or run, leaf, hints)
         if findings.head is None:
             with torch.no_grad():
-                findings = _compare_runs(run, images, hints)
+                findings = _compare_runs(run, run_plainly or run, images, hints)
     return findings
 
 
@@ -97,9 +106,12 @@ def _judge_shapes(
 
 
 def _compare_runs(
-    run: Callable[[Tensor], Any], images: Tensor, hints: HeadHints
+    run: Callable[[Tensor], Any],
+    run_plainly: Callable[[Tensor], Any],
+    images: Tensor,
+    hints: HeadHints,
 ) -> NetworkFindings:
-    """The findings from running the images together and the last one apart.
+    """The findings from running the images together and the last one apart, in the plain layout.
 
     The last, since what comes later in a batch may depend on what comes before it: a limited number
     of places that are given away in turn, a recurrent network that takes the images for steps.
@@ -107,11 +119,11 @@ def _compare_runs(
     together = _run_or_none(run, images)
     kept = list_kept_values(hints.network)
     try:
-        apart = run(images[-1:])
+        apart = run_plainly(images[-1:])
         notes: tuple[str, ...] = ()
         if hints.selector is None:
             refuse_list_of_images(together, apart, hints.network_name)
-            refuse_feature_pyramid(apart, hints.network_name)
+            refuse_feature_pyramid(apart, hints)
         entry = choose_tuple_entry(apart) if hints.selector is None else 0
         if entry:
             hints = replace(hints, selector=entry)
@@ -121,7 +133,8 @@ def _compare_runs(
             hints = replace(hints, last_operation=operation)
         if together is None:
             head = recognize_output_head(apart, 1, hints)
-            return NetworkFindings(head, None, True, (*notes, SINGLE_IMAGE_NOTE))
+            notes = (*notes, SINGLE_IMAGE_NOTE)
+            return NetworkFindings(head, runs_one_by_one=True, notes=notes)
         head = recognize_output_head(together, PROBE_COUNT, hints)
         head = replace(head, batch_axis=_find_batch_axis(head, apart, hints))
     except SightlineError as error:
@@ -137,8 +150,11 @@ def _compare_runs(
             notes = (*notes, RANDOM_NOTE)
         return NetworkFindings(head, notes=notes)
     if not is_same(run(images[-1:]), apart):
-        return NetworkFindings(head, notes=(*notes, RANDOM_NOTE))
-    return NetworkFindings(head, None, True, (*notes, ONE_BY_ONE_NOTE))
+        is_random = run_plainly is run or not is_same(run_plainly(images[-1:]), apart)
+        if is_random:
+            return NetworkFindings(head, notes=(*notes, RANDOM_NOTE))
+        return NetworkFindings(head, needs_plain_layout=True)
+    return NetworkFindings(head, runs_one_by_one=True, notes=(*notes, ONE_BY_ONE_NOTE))
 
 
 def list_kept_values(network: nn.Module) -> list[tuple[Any, int]]:
@@ -157,12 +173,7 @@ def list_kept_values(network: nn.Module) -> list[tuple[Any, int]]:
                 values += cast(Sequence[Any], value)
             elif isinstance(value, dict):
                 values += cast(dict[Any, Any], value).values()
-    return [(value, count_writes(value)) for value in values]
-
-
-def count_writes(value: Any) -> int:
-    """How often a tensor was written; 0 for anything else, and where that is not counted."""
-    return value._version if isinstance(value, Tensor) and not value.is_inference() else 0
+    return [(value, count_writes(value) if isinstance(value, Tensor) else 0) for value in values]
 
 
 def has_kept_more(before: Sequence[tuple[Any, int]], after: Sequence[tuple[Any, int]]) -> bool:
