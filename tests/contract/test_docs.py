@@ -20,7 +20,7 @@ import torch
 from helpers import ROOT, small_network, smooth
 from safetensors.torch import save_file
 from torch import nn
-from torchvision.models import vgg
+from torchvision.models import resnet, vgg
 
 import sightline as sl
 from sightline.app.cli.application import make_app
@@ -108,6 +108,8 @@ def find_small_builder(name: str) -> NetworkBuilder:
         return build_small_transformer
     if name.startswith("vgg"):
         return build_thin_vgg
+    if name == "resnet50":
+        return build_thin_resnet
 
     def build(name: str, weights: str | None, options: dict[str, Any]) -> BuiltNetwork:
         if name in ("sightnet", "sightnet_plain") or ":" in name:
@@ -146,6 +148,26 @@ def build_thin_vgg(_name: str, _weights: str | None, _options: dict[str, Any]) -
         "size": SMALL_SIDE,
         "labels": labels,
         "aliases": find_layer_aliases("vgg16", network),
+    }
+    return BuiltNetwork(network, settings)
+
+
+class ThinBottleneck(resnet.Bottleneck):
+    """A block whose last convolution has as many units as the first of its stage."""
+
+    expansion = 1
+
+
+def build_thin_resnet(_name: str, _weights: str | None, _options: dict[str, Any]) -> BuiltNetwork:
+    """ResNet-50's layers with few units: a scan, and facts of all units, would take seconds."""
+    torch.manual_seed(0)
+    network = resnet.ResNet(ThinBottleneck, [3, 4, 6, 3], width_per_group=8).eval()
+    settings = {
+        "mean": (0.5,) * 3,
+        "std": (0.5,) * 3,
+        "size": SMALL_SIDE,
+        "labels": resnet.ResNet50_Weights.DEFAULT.meta["categories"],
+        "aliases": find_layer_aliases("resnet50", network),
     }
     return BuiltNetwork(network, settings)
 
