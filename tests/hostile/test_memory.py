@@ -31,11 +31,11 @@ METHODS = ("saliency", "occlusion", "deepdream")
 # Command lines, by what is short of memory, and the bytes beside those that there are anyway.
 COMMANDS = {
     "style": ["style", "large.png", "great_wave", "--steps", "1", "--size", "1000"],
-    "texture": ["texture", "large.png", "--size", "2000"],
+    "texture": ["texture", "photos/1.png", "--size", "64", "--side", "4000"],
     "synthesis": ["synthesis", "1", "--size", "2000", "--steps", "1"],
     "inversion": ["inversion", "large.png", "--size", "1000", "--steps", "1"],
     "stylizer": ["stylizer", "apply", "painters", "large.png"],
-    "training": ["stylizer", "train", "large.png", "--folder", "photos", "--steps", "2"],
+    "training": ["stylizer", "train", "large.png", "--folder", "photos", "--size", "512"],
     "again": ["again", "recipe/recipe.json"],
 }
 # Functions of test_images.py that make files which claim to be large.

@@ -63,7 +63,7 @@ def test_tsne_keeps_clusters_and_repeats(dimensions: int) -> None:
 
 @pytest.mark.usefixtures("uncompiled_umap")
 def test_umap_keeps_clusters_and_the_number_of_threads() -> None:
-    vectors, classes = make_clusters()
+    vectors, classes = make_clusters(36)
     threads = torch.get_num_threads()
     positions = project_vectors(vectors, "umap", 2, seed=0).positions
     assert torch.get_num_threads() == threads
