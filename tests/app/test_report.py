@@ -25,6 +25,9 @@ from sightline.app.cli.options import unwrap_single_item
 from sightline.app.report import TourReport
 from sightline.images.io import pictures as images
 from sightline.methods import load_methods
+from sightline.models.zoo import load
+from sightline.models.zoo.builders import find_network_builder
+from sightline.models.zoo.libraries.settings import BuiltNetwork, NetworkBuilder
 from sightline.registry import method as catalog
 from sightline.registry.method import METHODS, Method
 from sightline.registry.parameter import ParameterSpec
@@ -129,12 +132,18 @@ def reported(folder: Path, tour: TourReport) -> Report:
     return Report(folder, tour, text, Page(text).root, told)
 
 
+def shorten_methods(patch: pytest.MonkeyPatch, quick: dict[str, dict[str, Any]]) -> None:
+    """Gives methods of the catalogue other parameters for a quick report."""
+    for name, parameters in quick.items():
+        patch.setitem(METHODS, name, replace(METHODS[name], quick_parameters=parameters))
+
+
 @pytest.fixture(scope="module")
 def report(tiny: sl.Model, photo: Tensor, tmp_path_factory: pytest.TempPathFactory) -> Report:
     """A quick report on the small network."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(
-            METHODS, "synthesis", replace(METHODS["synthesis"], quick_parameters={"steps": 4})
+        shorten_methods(
+            patch, {"synthesis": {"steps": 4}, "contrast": {"steps": 4}, "texture": {"side": 64}}
         )
         return reported(
             tmp_path_factory.mktemp("tour"), TourReport(tiny, photo, source="photo.png", quick=True)
@@ -148,7 +157,7 @@ def brief(monkeypatch: pytest.MonkeyPatch) -> dict[str, Method]:
         "predictions": {"k": 2},
         "filters": {"k": 2},
         "saliency": {},
-        "synthesis": {"steps": 2, "size": 32},
+        "synthesis": {"steps": 2},
     }
     catalogue = {
         name: replace(METHODS[name], quick_parameters=quick) for name, quick in kept.items()
@@ -450,10 +459,23 @@ def test_weights_that_the_networks_name_finds_are_not_in_the_command(
 # ── on the embedded network, through the command ──
 
 
+def find_small_builder(name: str) -> NetworkBuilder:
+    """The builder of a network for pictures of 48 pixels."""
+    builder = find_network_builder(name)
+
+    def build(name: str, weights: str | None, options: dict[str, Any]) -> BuiltNetwork:
+        built = builder(name, weights, options)
+        built.settings["size"] = 48
+        return built
+
+    return build
+
+
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty working folder with one picture."""
+    """An empty working folder with one picture; the embedded network sees small ones."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(load, "find_network_builder", find_small_builder)
     images.write(smooth(side=80), "photo.png")
     return tmp_path
 
@@ -462,17 +484,23 @@ def test_every_command_makes_its_pictures_again(
     place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     short: dict[str, dict[str, Any]] = {
-        "synthesis": {"steps": 2, "size": 32},
-        "adversarial": {"steps": 2},
+        "synthesis": {"steps": 2},
+        "adversarial": {"steps": 2, "curve": 3},
         "deepdream": {"octaves": 1, "steps": 2},
         "occlusion": {"window": 16, "stride": 16},
+        "texture": {"side": 64},
+        "trust": {"steps": 4, "samples": 4, "stages": 2},
+        "inversion": {"k": 2, "steps": 2},
+        "rise": {"samples": 8},
+        "contrast": {"steps": 2},
         "style": {
             "steps": 2,
             "style_scale": 1.5,
         },  # a painting of 32 pixels is too small for its deepest layer
     }
-    for name, knobs in short.items():
-        monkeypatch.setitem(METHODS, name, replace(METHODS[name], quick_parameters=knobs))
+    shorten_methods(monkeypatch, short)
+    # The evaluations beside attributions, which `report` has, are in no command's folder.
+    monkeypatch.setattr(TourReport, "check_attribution", lambda *_: None)
     # The fixture `report` is over the tiles of the samples, of which there are hundreds.
     collection(Path("photos"), 12)
     images.write(smooth(side=24, seed=12), "photos/object.png")
