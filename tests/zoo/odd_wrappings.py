@@ -43,6 +43,23 @@ class PatchesByView(nn.Module):
         return self.head(F.gelu(self.embed(tokens)).mean(1))
 
 
+class ReadsMemory(nn.Module):
+    """Cuts windows out of the image by strides of its own, which are those of plain images."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Linear(36, WIDTH)
+        self.head = make_head(CLASSES)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """N×5."""
+        count, _, height, width = image.shape
+        area = height * width
+        shape = (count, height - 5, width - 5, 6, 6)
+        windows = torch.as_strided(image, shape, (3 * area, width, 1, width, 1), area)
+        return self.head(self.embed(windows.flatten(3)).relu().mean((1, 2)))
+
+
 class TakesTurns(Classifier):
     """Each position of the features goes to an expert, which takes a limited number of a batch."""
 
@@ -225,6 +242,7 @@ def run_one_by_one(network: Any, images: Tensor) -> Tensor:
 ODD_WRAPPINGS: dict[str, OddModel] = {
     "flattened_by_view": OddModel(FlattenedByView, lambda net, x: net(x.contiguous())),
     "patches_by_view": OddModel(PatchesByView, lambda net, x: net(x.contiguous())),
+    "reads_memory": OddModel(ReadsMemory, lambda net, x: net(x.contiguous())),
     "takes_turns": OddModel(TakesTurns, run_one_by_one),
     "images_as_steps": OddModel(ImagesAsSteps, run_one_by_one),
     "batch_contrast": OddModel(BatchContrast, run_one_by_one),

@@ -16,7 +16,7 @@ LABEL = 1
 SIDE = 32
 
 # No module or functional step gives their maps.
-WITHOUT_MAPS = {"hidden", "exported", "stacked"}
+WITHOUT_MAPS = {"hidden", "exported", "stacked", "reads_memory"}
 
 
 @cache

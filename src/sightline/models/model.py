@@ -327,13 +327,22 @@ class Model(NetworkRunner):
             image_size=size,
         )
         images = make_probe_images((self.channels, *size), self.device)
+        is_plain = self.has_plain_layout
 
         def run(images: Tensor) -> Any:
             return self.repeat_in_plain_layout(lambda: self.run_network(images))
 
+        def run_plainly(images: Tensor) -> Any:
+            with self.try_plain_layout():
+                return self.run_network(images)
+
         # Found once, so not under the backward rules and paddings of a single run.
         with self.lock, suspend_overrides():
-            return probe_network(run, images, hints)
+            findings = probe_network(run, images, hints, None if is_plain else run_plainly)
+            if findings.needs_plain_layout:
+                self.use_plain_layout()
+                findings = probe_network(run, images, hints)
+            return findings
 
     def _probe_at_size_of(self, image: Tensor) -> None:
         """Finds what the output means for images of this size, if it was not found for its own."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
@@ -78,6 +79,36 @@ def test_what_a_network_takes_from_the_whole_batch(mix: Callable[[Tensor], Tenso
     findings = probe_network(lambda images: CLASSIFIER(mix(images)), IMAGES, HINTS)
     assert findings.head is not None
     assert (findings.runs_one_by_one, findings.notes) == (True, (ONE_BY_ONE_NOTE,))
+
+
+def test_answers_that_depend_on_the_memory_layout() -> None:
+    def run(images: Tensor, shift: float = 1.0) -> Tensor:
+        return CLASSIFIER(images) + shift
+
+    def run_plainly(images: Tensor) -> Tensor:
+        return run(images, shift=0.5)
+
+    assert probe_network(run, IMAGES, HINTS, run_plainly).needs_plain_layout
+    assert not probe_network(run, IMAGES, HINTS, run).needs_plain_layout
+
+    def run_randomly(images: Tensor) -> Tensor:
+        return run(images, shift=float(torch.rand(())))
+
+    findings = probe_network(run_randomly, IMAGES, HINTS, partial(run_randomly))
+    assert (findings.needs_plain_layout, findings.notes) == (False, (RANDOM_NOTE,))
+
+
+def test_two_feature_maps_of_a_timm_network_are_no_scores() -> None:
+    network = make_classifier()
+    network.feature_info = ["what timm tells of its layers"]  # type: ignore[assignment]
+
+    def run(images: Tensor) -> list[Tensor]:
+        features = network[0](images)
+        return [features, features[:, :2, ::2, ::2]]
+
+    findings = probe_network(run, IMAGES, replace(HINTS, network=network))
+    assert "features at 2 sizes and no scores" in str(findings.head_error)
+    assert probe_network(run, IMAGES, HINTS).head is not None
 
 
 def test_a_list_of_one_answer_for_each_image_is_refused() -> None:

@@ -180,29 +180,33 @@ def refuse_list_of_images(together: Any, apart: Any, network_name: str) -> None:
     )
 
 
-def refuse_feature_pyramid(output: Any, network_name: str) -> None:
-    """Raises SightlineError for maps of several sizes and channels, none of which are scores."""
+def refuse_feature_pyramid(output: Any, hints: HeadHints) -> None:
+    """Raises SightlineError for maps of several sizes and channels, none of which are scores.
+
+    Few of them are where a network of timm says what they are.
+    """
     named_fields = {} if isinstance(output, (tuple, list)) else list_output_fields(output)
     prefix = ""
     if "feature_maps" in named_fields and not set(named_fields) & set(SCORE_FIELDS):
         output = named_fields["feature_maps"]
         prefix = "feature_maps."
-    if is_feature_pyramid(output):
-        maps = cast(Sequence[Tensor], output)
+    fewest = 2 if hasattr(hints.network, "feature_info") else MIN_PYRAMID_LEVELS
+    if is_feature_pyramid(output, fewest):
+        count = len(cast(Sequence[Tensor], output))
         raise SightlineError(
-            f"{network_name} returns features at {len(maps)} sizes and no scores; pick one with "
-            f"output={_quote_path(prefix, 0)} to {_quote_path(prefix, len(maps) - 1)}, or ask with "
+            f"{hints.network_name} returns features at {count} sizes and no scores; pick one with "
+            f"output={_quote_path(prefix, 0)} to {_quote_path(prefix, count - 1)}, or ask with "
             "target=sl.unit(layer, unit)"
         )
 
 
-def is_feature_pyramid(output: Any) -> bool:
+def is_feature_pyramid(output: Any, fewest: int) -> bool:
     """Whether an output is a list of maps N×C×H×W, no two of a size, of several channel counts."""
     if not isinstance(output, (tuple, list)) or hasattr(output, "_fields"):
         return False
     maps = cast(Sequence[Any], output)
     are_maps = all(isinstance(entry, Tensor) and entry.ndim == 4 for entry in maps)
-    if len(maps) < MIN_PYRAMID_LEVELS or not are_maps:
+    if len(maps) < fewest or not are_maps:
         return False
     sizes = {tuple(entry.shape[2:]) for entry in maps}
     channels = {entry.shape[1] for entry in maps}

@@ -1,7 +1,8 @@
 """Running the private copy of a network on images, whatever it takes beside them."""
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self, TypeVar, cast
@@ -272,6 +273,19 @@ class NetworkRunner:
         """
         if self.has_plain_layout or image.is_meta or self._takes(image):
             return False  # its error came and went
+        before = self.use_plain_layout()
+        if self._takes(image):
+            return True
+        self.has_plain_layout = False
+        for weight, values in before:
+            weight.data = values
+        return False
+
+    def use_plain_layout(self) -> list[tuple[nn.Parameter, Tensor]]:
+        """Has the network run in torch's default layout from now on.
+
+        Returns the weights that were laid out otherwise, with what they were.
+        """
         laid_out_otherwise = [
             (weight, weight.data)
             for weight in self.network.parameters()
@@ -280,12 +294,17 @@ class NetworkRunner:
         self.has_plain_layout = True
         for weight, values in laid_out_otherwise:
             weight.data = values.clone(memory_format=torch.contiguous_format)
-        if self._takes(image):
-            return True
-        self.has_plain_layout = False
-        for weight, values in laid_out_otherwise:
-            weight.data = values
-        return False
+        return laid_out_otherwise
+
+    @contextmanager
+    def try_plain_layout(self) -> Generator[None]:
+        """Context in which the network is given images in torch's default layout."""
+        previous = self.has_plain_layout
+        self.has_plain_layout = True
+        try:
+            yield
+        finally:
+            self.has_plain_layout = previous
 
     def _takes(self, image: Tensor) -> bool:
         """Whether the network runs on an image, or as far as it is to run."""
