@@ -6,6 +6,7 @@ from sightline.errors import (
     SightlineError,
     escape_for_display,
     get_first_error_line,
+    is_out_of_memory,
     join_words,
     make_out_of_range_error,
     make_unknown_name_error,
@@ -115,3 +116,16 @@ def test_words_are_joined_as_one_says_them() -> None:
     assert join_words(["a"]) == "a"
     assert join_words(["a", "b"]) == "a and b"
     assert join_words(["a", "b", "c"]) == "a, b and c"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes", True),
+        ("could not create a primitive", True),
+        ("could not create a primitive descriptor for the convolution forward propagation", False),
+        ("Given groups=1, weight of size [8, 5, 3, 3]", False),
+    ],
+)
+def test_what_means_that_memory_lacks(text: str, expected: bool) -> None:
+    assert is_out_of_memory(RuntimeError(text)) is expected

@@ -26,6 +26,9 @@ OUT_OF_MEMORY_WORDS = (
     "could not be made c-contiguous",  # numpy
 )
 
+# What oneDNN says of shapes that don't fit together, which is no lack of memory.
+UNFIT_SHAPES_WORDS = "could not create a primitive descriptor"
+
 MAX_DISPLAY_LENGTH = 200  # characters of a name that are shown
 # A longer word, with what is shown of it as a group.
 LONG_WORD = re.compile(rf"(\S{{{MAX_DISPLAY_LENGTH - 1}}})\S{{2,}}")
@@ -149,6 +152,8 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, OSError):
         return error.errno == errno.ENOMEM
     message = str(error).lower()
+    if UNFIT_SHAPES_WORDS in message:
+        return False
     return any(words in message for words in OUT_OF_MEMORY_WORDS)
 
 

@@ -57,7 +57,7 @@ class FancyError(Exception):
         (
             lambda net, x: net.c(x),
             {"c": nn.Conv2d(1, 2, 3)},
-            "it takes 1 channels: .* of one value",
+            "it takes 1 channel: .* of one value",
         ),
         (lambda net, x: net.c(x), {"c": nn.Conv2d(6, 2, 3)}, "it takes 6 channels: .* 6 values"),
         (

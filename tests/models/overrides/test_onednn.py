@@ -177,6 +177,24 @@ def test_weights_that_are_computed_for_each_pass_are_left_alone(
     assert runs_unchanged(layer, torch.rand(1, 3, 8, 8), monkeypatch)
 
 
+@pytest.mark.parametrize(("channels", "groups"), [(3, 1), (5, 2)])
+def test_torch_says_that_channels_do_not_fit(channels: int, groups: int) -> None:
+    convolution = nn.Conv2d(4, 6, 3, groups=groups).requires_grad_(False).eval()
+    image = torch.rand(2, channels, 7, 8).contiguous(memory_format=torch.channels_last)
+    with pytest.raises(RuntimeError, match=f"got {channels} channels"):
+        run_packed(convolution, image)
+
+
+@pytest.mark.parametrize("method", ["saliency", "gradcam", "occlusion", "trust", "inversion"])
+@pytest.mark.parametrize("channels", [1, 4])
+def test_a_network_of_other_channels_is_told_so(method: str, channels: int) -> None:
+    layers = [nn.Conv2d(channels, 5, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+    model = sl.load(nn.Sequential(*layers, nn.Linear(5, 3)), size=24)
+    noun = "channel" if channels == 1 else "channels"
+    with pytest.raises(sl.SightlineError, match=f"it takes {channels} {noun}: give mean="):
+        getattr(sl, method)(model, torch.rand(1, 3, 24, 24))
+
+
 def test_weights_made_in_inference_mode_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     with torch.inference_mode():
         layer = nn.Conv2d(3, 4, 3).requires_grad_(False)

@@ -200,7 +200,8 @@ def describe_channel_hint(expected: int, given: int) -> str:
         return "if it takes N×H×W×C, give preprocess='nhwc'"
     values = "one value" if expected == 1 else f"{expected} values"
     gray_note = ", as for a network that sees luminance" if expected == 1 else ""
-    return f"it takes {expected} channels: give mean= and std= of {values}{gray_note}"
+    noun = "channel" if expected == 1 else "channels"
+    return f"it takes {expected} {noun}: give mean= and std= of {values}{gray_note}"
 
 
 def begins_with_volumes(network: nn.Module) -> bool:

@@ -151,7 +151,8 @@ def try_packed_convolution(  # noqa: PLR0917 - torch's own signature
         return None
     if isinstance(padding, str) or x.ndim != 4 or not is_frozen_float32(x, weight, bias):
         return None
-    if not is_available("packed convolution"):
+    # torch says what does not fit, oneDNN does not.
+    if x.shape[1] != groups * weight.shape[1] or not is_available("packed convolution"):
         return None
     x = x.contiguous(memory_format=torch.channels_last)
     geometry = ConvGeometry(
