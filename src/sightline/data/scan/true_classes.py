@@ -9,7 +9,8 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from importlib.resources import files
+from importlib.util import find_spec
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -128,9 +129,12 @@ def list_class_names(scan: Scan) -> list[str]:
     for class_name, shown_name, number in zip(
         scan.class_names, scan.shown_class_names, numbers, strict=True
     ):
-        wordnet_names = read_wordnet_names().get(class_name, (shown_name,))
-        is_id = WORDNET_ID.fullmatch(class_name) is not None
-        names.append(labels[number] if is_id and number >= 0 else wordnet_names[0])
+        if WORDNET_ID.fullmatch(class_name) is None:
+            names.append(shown_name)
+        elif number >= 0:
+            names.append(labels[number])
+        else:
+            names.append(read_wordnet_names().get(class_name, (shown_name,))[0])
     return names
 
 
@@ -150,7 +154,11 @@ def read_wordnet_names() -> dict[str, tuple[str, ...]]:
 
 def read_timm_table(name: str) -> list[str]:
     """The lines of one of the tables that timm has of ImageNet's classes."""
-    table = files("timm") / "data" / "_info" / name
+    # Its folder is found without an import, which takes more than half a second.
+    spec = find_spec("timm")
+    if spec is None or spec.origin is None:
+        raise SightlineError("timm, which has the names of WordNet's ids, is not installed")
+    table = Path(spec.origin).parent / "data" / "_info" / name
     return table.read_text(encoding="utf-8").splitlines()
 
 
