@@ -563,7 +563,9 @@ def test_a_relu_writes_in_place_where_it_should() -> None:
 
 @pytest.mark.parametrize("rule", [*RULES, "redirect"])
 @pytest.mark.parametrize(
-    "activate", [torch.relu, F.relu6, lambda x: F.relu(x * 1, inplace=True)], ids=str
+    "activate",
+    [torch.relu, F.relu6, lambda x: F.relu(x * 1, inplace=True)],
+    ids=["relu", "relu6", "in place"],
 )
 def test_inside_vmap_of_the_networks_own(rule: Any, activate: Callable[[Tensor], Tensor]) -> None:
     """The gradient is that of the same steps written one after another."""
