@@ -64,6 +64,15 @@ def test_each_network_answers_as_if_alone(tiny: sl.Model, images: Tensor) -> Non
         assert (probability > logits.softmax(1)[:, LABELS.index("elk")]).all()
 
 
+def test_without_the_smallest_change(tiny: sl.Model, images: Tensor) -> None:
+    asked = sl.contrast(tiny, images, towards="elk", **SHORT)
+    brief = sl.contrast(tiny, images, towards="elk", smallest=False, **SHORT)
+    assert set(asked.values) - set(brief.values) == {"smallest", "found"}
+    assert torch.equal(asked.values["attacked"], brief.values["attacked"])
+    assert "DeepFool" in asked.captions["attack"]
+    assert brief.captions["attack"].endswith("on one scale.")
+
+
 def test_shuffled_weights_are_the_same_numbers(tiny: sl.Model) -> None:
     before = {name: value.clone() for name, value in tiny.network.state_dict().items()}
     shuffled = shuffle_weights(tiny, 5).network.state_dict()

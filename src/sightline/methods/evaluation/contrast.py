@@ -57,6 +57,7 @@ class Question:
         class_index: The class of the ascent and of the gradient.
         target_index: The class that the attack is to reach.
         radius: L2 radius of the attack.
+        asks_smallest: Whether the smallest change is looked for, too.
     """
 
     image: Tensor
@@ -65,6 +66,7 @@ class Question:
     size: int | None
     steps: int | None
     radius: float
+    asks_smallest: bool
     seed: int
 
 
@@ -78,8 +80,8 @@ class Answers:
         saliency: Magnitudes of the gradient, N×H×W.
         attacked: The images after the attack, N×C×H×W.
         probability: The target's probability for them, N.
-        smallest: L2 length of the smallest change that DeepFool ends with, N.
-        found: Whether that changes the prediction, N.
+        smallest: L2 length of the smallest change that DeepFool ends with, N; None if not asked.
+        found: Whether that changes the prediction, N; None if not asked.
         predicted: The classes predicted for the images as they are, N.
     """
 
@@ -88,8 +90,8 @@ class Answers:
     saliency: Tensor
     attacked: Tensor
     probability: Tensor
-    smallest: Tensor
-    found: Tensor
+    smallest: Tensor | None
+    found: Tensor | None
     predicted: Tensor
 
 
@@ -106,7 +108,7 @@ class Answers:
     "that look right to us need not describe the decision better. A network that was trained "
     "against attacks is robust to small changes of one kind alone, and an attack that fails proves "
     "nothing.",
-    tour_runs=({"steps": 40},),
+    tour_runs=({"steps": 32, "smallest": False},),
     quick_parameters={"steps": 20},
 )
 def contrast(
@@ -119,6 +121,7 @@ def contrast(
     size: Annotated[int | None, ValueRange(16, 4096)] = None,
     steps: Annotated[int | None, ValueRange(1, 100_000)] = None,
     eps: Annotated[float | None, ValueRange(1e-6, 1_000_000)] = None,
+    smallest: bool = True,
     seed: int = 0,
 ) -> Result:
     """Asks two networks of the same classes the same: ascent, gradient, and attack.
@@ -144,6 +147,8 @@ def contrast(
         steps: Number of steps of the ascent; the preset's by default.
         eps: Radius of the attack in L2, pixel values in [0, 1]; by default a root mean square of
             15/255, which can be seen.
+        smallest: Look for the smallest change of each network, too, which takes about as long as
+            the attack; without it `smallest` and `found` are left out.
     """
     other_name, other_model = load_counterpart(model, other, seed)
     models = (model, other_model)
@@ -154,6 +159,7 @@ def contrast(
         target_index=choose_target(models, image, towards),
         size=size,
         steps=steps,
+        asks_smallest=smallest,
         radius=eps or VISIBLE_CHANGE * float(image[0].numel()) ** 0.5,
         seed=seed,
     )
@@ -244,7 +250,10 @@ def ask_network(model: Model, question: Question) -> Answers:
         early=False,
         seed=question.seed,
     )
-    smallest = adversarial(model, image, attack="deepfool", seed=question.seed)
+    smallest, found = None, None
+    if question.asks_smallest:
+        closest = adversarial(model, image, attack="deepfool", seed=question.seed)
+        smallest, found = closest.tensors["l2"], closest.tensors["success"]
     probabilities = model.to_probabilities(attack.tensors["logits"])
     return Answers(
         ascent=ascended.tensors["image"],
@@ -252,15 +261,15 @@ def ask_network(model: Model, question: Question) -> Answers:
         saliency=gradient.tensors["saliency"],
         attacked=attack.tensors["image"],
         probability=probabilities[:, question.target_index],
-        smallest=smallest.tensors["l2"],
-        found=smallest.tensors["success"],
+        smallest=smallest,
+        found=found,
         predicted=attack.tensors["clean_logits"].argmax(1),
     )
 
 
 def collect_values(question: Question, answers: Sequence[Answers]) -> dict[str, Any]:
     """The answers of both networks side by side, by name."""
-    return {
+    values = {
         "label": question.class_index,
         "target": question.target_index,
         "ascent": torch.cat([answer.ascent for answer in answers]),
@@ -268,10 +277,13 @@ def collect_values(question: Question, answers: Sequence[Answers]) -> dict[str, 
         "saliency": torch.stack([answer.saliency for answer in answers]),
         "attacked": torch.stack([answer.attacked for answer in answers]),
         "probability": torch.stack([answer.probability for answer in answers]),
-        "smallest": torch.stack([answer.smallest for answer in answers]),
-        "found": torch.stack([answer.found for answer in answers]),
         "predicted": torch.stack([answer.predicted for answer in answers]),
     }
+    if question.asks_smallest:
+        lengths = [answer.smallest for answer in answers if answer.smallest is not None]
+        found = [answer.found for answer in answers if answer.found is not None]
+        values |= {"smallest": torch.stack(lengths), "found": torch.stack(found)}
+    return values
 
 
 # ── the figures ──
@@ -310,17 +322,31 @@ def describe_answers(
     target = model.labels[question.target_index]
     scores = " and ".join(f"{answer.score:.1f}" for answer in answers)
     probabilities = " and ".join(f"{float(answer.probability[0]):.0%}" for answer in answers)
-    lengths = [
-        f"{float(answer.smallest[0]):.2f}" if answer.found[0] else "none found"
-        for answer in answers
-    ]
-    smallest = "; ".join(f"{name}: {length}" for name, length in zip(names, lengths, strict=True))
     return {
         "ascent": f"The same ascent to {label} on both, from the same start; at the end its score "
         f"is {scores}.",
         "saliency": f"|gradient| of {label} in the photograph, each up to its 99th percentile.",
         "attack": f"{ATTACK_STEPS} steps towards {target} inside an L2 ball of "
         f"{question.radius:.1f}; its probability is then {probabilities}. The changes are shown "
-        "around gray, on one scale. L2 length of the smallest change that DeepFool finds against "
-        f"the prediction, {smallest}.",
+        f"around gray, on one scale.{describe_smallest_changes(names, answers)}",
     }
+
+
+def describe_smallest_changes(names: Sequence[str], answers: Sequence[Answers]) -> str:
+    """A sentence on the smallest changes of the first image; empty where they were not asked."""
+    lengths = [
+        f"{name}: {describe_length(answer.smallest, answer.found)}"
+        for name, answer in zip(names, answers, strict=True)
+        if answer.smallest is not None
+    ]
+    if not lengths:
+        return ""
+    return (
+        " L2 length of the smallest change that DeepFool finds against the prediction, "
+        f"{'; '.join(lengths)}."
+    )
+
+
+def describe_length(lengths: Tensor, found: Tensor | None) -> str:
+    """The length of the first image's smallest change, if one was found."""
+    return "none found" if found is None or not found[0] else f"{float(lengths[0]):.2f}"
