@@ -120,14 +120,7 @@ def _compare_runs(
     kept = list_kept_values(hints.network)
     try:
         apart = run_plainly(images[-1:])
-        notes: tuple[str, ...] = ()
-        if hints.selector is None:
-            refuse_list_of_images(together, apart, hints.network_name)
-            refuse_feature_pyramid(apart, hints)
-        entry = choose_tuple_entry(apart) if hints.selector is None else 0
-        if entry:
-            hints = replace(hints, selector=entry)
-            notes = (f"the scores are value {entry} of what it returns",)
+        hints, notes = _choose_scores(together, apart, hints)
         if is_without_history(apart, hints):
             operation = find_traced_operation(lambda: run(images[-1:]), hints)
             hints = replace(hints, last_operation=operation)
@@ -155,6 +148,23 @@ def _compare_runs(
             return NetworkFindings(head, notes=(*notes, RANDOM_NOTE))
         return NetworkFindings(head, needs_plain_layout=True)
     return NetworkFindings(head, runs_one_by_one=True, notes=(*notes, ONE_BY_ONE_NOTE))
+
+
+def _choose_scores(
+    together: Any, apart: Any, hints: HeadHints
+) -> tuple[HeadHints, tuple[str, ...]]:
+    """The hints with the part of the output that holds the scores, and a note where it is not first.
+
+    Raises SightlineError for outputs without scores.
+    """
+    if hints.selector is not None:
+        return hints, ()
+    refuse_list_of_images(together, apart, hints.network_name)
+    refuse_feature_pyramid(apart, hints)
+    entry = choose_tuple_entry(apart)
+    if not entry:
+        return hints, ()
+    return replace(hints, selector=entry), (f"the scores are value {entry} of what it returns",)
 
 
 def list_kept_values(network: nn.Module) -> list[tuple[Any, int]]:
