@@ -153,7 +153,7 @@ def _compare_runs(
 def _choose_scores(
     together: Any, apart: Any, hints: HeadHints
 ) -> tuple[HeadHints, tuple[str, ...]]:
-    """The hints with the part of the output that holds the scores; a note where it is not the first.
+    """The hints with the part of the output that holds the scores, and a note if it is not first.
 
     Raises SightlineError for outputs without scores.
     """
