@@ -108,8 +108,8 @@ class Answers:
     "that look right to us need not describe the decision better. A network that was trained "
     "against attacks is robust to small changes of one kind alone, and an attack that fails proves "
     "nothing.",
-    tour_runs=({"steps": 32, "smallest": False},),
-    quick_parameters={"steps": 20},
+    tour_runs=({"steps": 24, "smallest": False},),
+    quick_parameters={"steps": 14},
 )
 def contrast(
     model: Model,
