@@ -353,6 +353,22 @@ def test_dead_neurons_have_empty_maps(model: sl.Model) -> None:
     assert result.panels["guided"].isfinite().all()
 
 
+@pytest.mark.parametrize(("k", "clause"), [(1, "It is zero everywhere"), (2, "1 of them are zero")])
+def test_a_neuron_at_its_cap_is_told(k: int, clause: str) -> None:
+    convolution = nn.Conv2d(3, 2, 3)
+    with torch.no_grad():
+        convolution.weight.fill_(0.1)
+        convolution.bias.copy_(torch.tensor([50.0, 0.5]))
+    layers = [convolution, nn.ReLU6(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(2, 3)]
+    model = sl.Model(nn.Sequential(*layers).eval(), size=24)
+    image = torch.rand(1, 3, 24, 24, generator=torch.Generator().manual_seed(3))
+    caption = sl.guided(model, image, layer="1", k=k).captions["guided"]
+    assert clause in caption
+    assert "6 for ReLU6" in caption
+    other = sl.guided(model, image, layer="1", unit=1).captions["guided"]
+    assert "zero everywhere" not in other
+
+
 @pytest.mark.parametrize("k", [1, 3])
 def test_other_channels_are_shown_by_three_bands(k: int) -> None:
     """The panel is that of a network of three channels to which the other two are nothing."""

@@ -308,7 +308,7 @@ def draw_single_neuron(
         f"Image with the {describe_box_size(boxes[0])} pixels that the neuron sees outlined, that "
         f"patch enlarged, and its {rule} backpropagation: unit {unit} of {layer} at row {row}, "
         f"column {column}, activation {activation:.3g}. Gray is zero; full colour is the 99.5th "
-        "percentile."
+        f"percentile.{describe_zero_gradients(gradients.gradient[0])}"
     )
     return panel, caption
 
@@ -346,9 +346,25 @@ def draw_several_neurons(
         f"from the strongest: units {unit_names}, activation {strongest:.3g} to {weakest:.3g}. "
         f"Left the {window_size} pixels that each sees, gray beyond the image; right, in the same "
         f"order, their {rule} backpropagation, all on one scale: gray is zero, full colour "
-        f"±{limit:.3g}, the 99.5th percentile."
+        f"±{limit:.3g}, the 99.5th percentile.{describe_zero_gradients(gradients.gradient[0])}"
     )
     return make_contact_sheet(torch.cat(panel_rows), columns=1, gap=12), caption
+
+
+def describe_zero_gradients(gradients: Tensor) -> str:
+    """A sentence on neurons that no pixel changes; empty where there is none.
+
+    `gradients` are those of one image, C×H×W for one neuron or k×C×H×W.
+    """
+    by_neuron = gradients.reshape(-1, *gradients.shape[-3:]).flatten(1)
+    zero_count = int((by_neuron == 0).all(1).sum())
+    if not zero_count:
+        return ""
+    subject = "It is" if len(by_neuron) == 1 else f"{zero_count} of them are"
+    return (
+        f" {subject} zero everywhere: no pixel changes a neuron that is silent, or at the cap of "
+        "its activation (6 for ReLU6)."
+    )
 
 
 def make_neuron_rows(
