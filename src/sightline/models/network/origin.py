@@ -9,10 +9,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from sightline.models.heads.recognition import HeadHints
 from sightline.models.heads.selection import select_output
+from sightline.models.overrides.mode import DispatchContext
 
 # Operations that keep the values, and so what they mean, as torch's dispatcher names them.
 KEEPING_OPERATIONS = {
@@ -22,11 +22,10 @@ KEEPING_OPERATIONS = {
 }
 
 
-class OriginTrace(TorchDispatchMode):
+class OriginTrace(DispatchContext):
     """Context that notes which operation made the values in each piece of memory."""
 
     def __init__(self) -> None:
-        super().__init__()
         self.operations: dict[int, str] = {}
         # So that no memory is given to another tensor meanwhile.
         self.kept: list[Tensor] = []

@@ -1,4 +1,4 @@
-"""The base of the modes that replace torch functions while a network runs."""
+"""The bases of the modes that replace torch functions, or watch operations, in a network."""
 
 from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
@@ -90,3 +90,18 @@ def suspend_overrides() -> Generator[None]:
         yield
     finally:
         _STATE.depth -= 1
+
+
+class DispatchContext:
+    """Context in which torch hands every operation to `__torch_dispatch__`, which subclasses have.
+
+    torch's own base class for this, `TorchDispatchMode`, imports the compiler at the first
+    operation, and keeps flags that are common to all threads; two threads would leave them set.
+    """
+
+    def __enter__(self) -> Self:
+        torch._C._push_on_torch_dispatch_stack(self)  # pyright: ignore[reportPrivateUsage, reportArgumentType]
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        torch._C._pop_torch_dispatch_stack(None)  # pyright: ignore[reportPrivateUsage]

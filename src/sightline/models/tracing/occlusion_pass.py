@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
+from sightline.models.overrides.mode import DispatchContext
 from sightline.models.overrides.onednn import convolve_packed
 from sightline.models.tracing.patch_rules.intervals import ChangedRegions
 from sightline.models.tracing.patch_rules.patches import (
@@ -363,21 +364,12 @@ def find_stand_ins(value: Any) -> list[StandInTensor]:
     return stand_ins
 
 
-class StandInDispatch:
+class StandInDispatch(DispatchContext):
     """Context in which every operation on a stand-in goes to its pass.
 
     It would by the class of the tensor as well. But the first operation that torch dispatches by a
     tensor's class imports distributed tensors and the compiler, which takes most of a second.
-
-    torch's own base class for this, `TorchDispatchMode`, keeps flags that are common to all
-    threads; two threads would leave them set.
     """
-
-    def __enter__(self) -> None:
-        torch._C._push_on_torch_dispatch_stack(self)  # pyright: ignore[reportPrivateUsage, reportArgumentType]
-
-    def __exit__(self, *error: object) -> None:
-        torch._C._pop_torch_dispatch_stack(None)  # pyright: ignore[reportPrivateUsage]
 
     def __torch_dispatch__(
         self,
