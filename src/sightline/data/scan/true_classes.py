@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from sightline.data.store.reader import Scan
 from sightline.errors import SightlineError, escape_for_display
 
+# Of a noun, as ImageNet names its classes.
 WORDNET_ID = re.compile(r"n\d{8}(?!\d)")
 
 # The names that a network's classes have where nobody named them.
@@ -106,10 +107,15 @@ def match_by_name(class_names: Sequence[str], labels: Sequence[str]) -> list[int
 def find_class_number(name: str, number_by_name: Mapping[str, int]) -> int:
     """The number of a class by its name or its WordNet id; −1 where it has none."""
     names = [name]
-    if WORDNET_ID.fullmatch(name):
+    if is_wordnet_id(name):
         names += read_wordnet_names().get(name, ())
     numbers = (number_by_name.get(fold_name(spelling)) for spelling in names)
     return next((number for number in numbers if number is not None), UNKNOWN)
+
+
+def is_wordnet_id(text: str) -> bool:
+    """Whether a text is the number of a noun in WordNet, such as n01440764."""
+    return WORDNET_ID.fullmatch(text) is not None
 
 
 def fold_name(name: str) -> str:
@@ -129,7 +135,7 @@ def list_class_names(scan: Scan) -> list[str]:
     for class_name, shown_name, number in zip(
         scan.class_names, scan.shown_class_names, numbers, strict=True
     ):
-        if WORDNET_ID.fullmatch(class_name) is None:
+        if not is_wordnet_id(class_name):
             names.append(shown_name)
         elif number >= 0:
             names.append(labels[number])

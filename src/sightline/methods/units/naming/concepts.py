@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from scipy import sparse
 
-from sightline.data.scan.true_classes import list_class_names
+from sightline.data.scan.true_classes import is_wordnet_id, list_class_names
 from sightline.data.store.reader import Scan
 from sightline.errors import SightlineError, escape_for_display, get_first_error_line
 from sightline.methods.units.naming.scores import (
@@ -23,7 +23,6 @@ from sightline.methods.units.naming.scores import (
     make_label_matrix,
 )
 from sightline.methods.units.naming.wordnet import (
-    WORDNET_ID,
     find_wordnet_ancestors,
     load_wordnet,
 )
@@ -89,11 +88,6 @@ class ConceptTable:
             if is_wordnet_id(self.texts[earlier]) and not is_wordnet_id(self.texts[concept]):
                 concept_by_images[key] = concept
         return self.select_concepts(sorted(concept_by_images.values()))
-
-
-def is_wordnet_id(text: str) -> bool:
-    """Whether a text is the number of a noun in WordNet, such as n01440764."""
-    return WORDNET_ID.fullmatch(text) is not None
 
 
 def merge_concepts(tables: Sequence[ConceptTable]) -> ConceptTable:

@@ -1,13 +1,10 @@
 """Groups of classes from WordNet, where `nltk` and its data are on this machine."""
 
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from sightline.data.scan.true_classes import is_wordnet_id
 from sightline.errors import SightlineError, get_first_error_line
-
-# Of a noun, as ImageNet names its classes.
-WORDNET_ID = re.compile(r"n\d{8}")
 
 
 def load_wordnet() -> Any:
@@ -40,7 +37,7 @@ def find_wordnet_ancestors(names: Sequence[str], wordnet: Any) -> Mapping[str, l
 
 def find_noun(name: str, wordnet: Any) -> Any:
     """The entry of WordNet for a class; None if there is none, or more than one."""
-    if WORDNET_ID.fullmatch(name):
+    if is_wordnet_id(name):
         try:
             return wordnet.synset_from_pos_and_offset("n", int(name[1:]))
         except Exception as error:  # nltk raises what its parser meets
