@@ -14,7 +14,7 @@ import sightline as sl
 from sightline.app.cli import execution
 from sightline.app.cli.main import main
 from sightline.app.cli.terminal import print_lines
-from sightline.app.report import TourReport
+from sightline.app.report.tour import TourReport
 from sightline.images.plotting.captioned_rows import FigureRow, compose_figure_rows
 from sightline.images.plotting.charts import draw_bar_chart
 from sightline.images.plotting.maps import arrange_with_titles

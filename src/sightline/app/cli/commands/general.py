@@ -81,7 +81,7 @@ def tour(
     quiet: QuietOption = False,
 ) -> int:
     """Writes one self-contained HTML report: every method on one image."""
-    from sightline.app.report import TourReport
+    from sightline.app.report.tour import TourReport
     from sightline.images.files import check_writable
     from sightline.images.io.pictures import read_file_or_sample
     from sightline.models.zoo.load import load

@@ -18,11 +18,11 @@ from torch import Tensor
 from torchvision.models import resnet18
 
 import sightline as sl
-from sightline.app import report as tour
 from sightline.app.cli.application import make_app
 from sightline.app.cli.main import main
 from sightline.app.cli.options import unwrap_single_item
-from sightline.app.report import TourReport
+from sightline.app.report import tour
+from sightline.app.report.tour import TourReport
 from sightline.images.io import pictures as images
 from sightline.methods import load_methods
 from sightline.models.zoo import load
@@ -595,7 +595,7 @@ def test_a_bug_is_not_hidden(
     capsys: pytest.CaptureFixture[str],
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    caplog.set_level("DEBUG", logger="sightline.app.report")
+    caplog.set_level("DEBUG", logger="sightline.app.report.tour")
     error = ZeroDivisionError("of <nothing>\nby nothing")
     brief["saliency"] = replace(brief["saliency"], function=fails_with(error))
     assert main(["tour", "photo.png", "--quick", "--size", "32", "--out", "report"]) == 1

@@ -1,0 +1,1 @@
+"""The report: every method on one image, by one process or two."""
