@@ -9,6 +9,8 @@ import sys
 
 def _is_command() -> bool:
     """Whether this process is the command `sightline`, or `python -m sightline`."""
+    if "--multiprocessing-fork" in sys.orig_argv:  # a process that the command started
+        return False
     program = os.path.basename(sys.argv[0]) if sys.argv else ""
     if program in ("sightline", "sightline.exe"):
         return True

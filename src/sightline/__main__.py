@@ -2,4 +2,5 @@
 
 from sightline.app.cli.main import run_script
 
-run_script()
+if __name__ == "__main__":
+    run_script()

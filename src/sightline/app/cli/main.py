@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from types import FrameType
 
+from sightline.app.machine.decoder_warnings import ignore_decoder_warnings
 from sightline.errors import (
     SightlineError,
     escape_for_display,
@@ -93,8 +94,7 @@ def run_script() -> None:
     escape_unencodable_characters()
     widen_narrow_terminal()
     warnings.showwarning = print_warning
-    # Decoders warn of odd tags of a picture, without its name.
-    warnings.filterwarnings("ignore", module=r"PIL\.")
+    ignore_decoder_warnings()
     try:
         require_working_folder()
         status = main()

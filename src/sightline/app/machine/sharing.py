@@ -8,7 +8,7 @@ Nothing here imports torch.
 """
 
 import os
-from collections.abc import MutableMapping
+from collections.abc import Mapping, MutableMapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -35,6 +35,13 @@ def share_machine(environment: MutableMapping[str, str] = os.environ) -> None:
     available = count_available_processors()
     if available < (os.cpu_count() or 1):
         environment[THREADS] = str(available)
+
+
+def count_threads(environment: Mapping[str, str] = os.environ) -> int:
+    """The threads that an operation of torch may have: as many as the user chose, or processors."""
+    choices = [environment.get(name, "") for name in THREAD_CHOICES]
+    counts = [int(choice) for choice in choices if choice.isdecimal()]
+    return min(counts, default=count_available_processors())
 
 
 def count_available_processors(quota_file: Path = CGROUP_QUOTA_FILE) -> int:

@@ -3,8 +3,8 @@
 import logging
 import shlex
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -14,10 +14,11 @@ import torch
 from torch import Tensor
 
 from sightline.app.replay import record_image_source, resolve_source
+from sightline.app.report.queue import SectionQueue
+from sightline.app.report.worker import SectionWorker, halve_threads
 from sightline.app.web.report.page import ReportContent, render_report
 from sightline.app.web.report.section import ReportSection
 from sightline.data.datasets.subset import DatasetSubset, draw_subset
-from sightline.data.scan.background import BackgroundScan
 from sightline.data.scan.run import Passing, scan
 from sightline.errors import (
     MemoryLackError,
@@ -68,7 +69,7 @@ class TourReport:
         dataset_folder: The dataset of the sections that use one; parts of the sample pictures
             by default.
         dataset_sample: The part of that dataset that is scanned.
-        planned_trust: The parameters of the runs of `trust` in this report.
+        plan: Every section of the report in its order, without results.
         interrupted: Whether Ctrl-C ended the run; the sections are those finished by then.
     """
 
@@ -81,17 +82,19 @@ class TourReport:
     dataset_folder: str | None = None
     dataset_sample: DatasetSubset | None = None
     sections: list[ReportSection] = field(default_factory=list[ReportSection])
-    planned_trust: list[Mapping[str, Any]] = field(default_factory=list[Mapping[str, Any]])
+    plan: list[ReportSection] = field(default_factory=list[ReportSection])
     interrupted: bool = False
 
     # ── running the methods ──
 
-    def write_report(self, folder: Path, on_progress: ReportProgress) -> Path:
+    def write_report(
+        self, folder: Path, on_progress: ReportProgress, worker: SectionWorker | None = None
+    ) -> Path:
         """Runs every method; writes page, pictures, numbers and `recipe.json`. Returns the page.
 
-        `on_progress` gets the name of the section and the share of sections done. Ctrl-C ends the
-        run, and the page shows the finished sections. A method that fails is a section that says
-        so; `check_failures` raises for it afterwards.
+        `on_progress` gets the name of the section and the share of sections done. A worker makes
+        some of the sections. Ctrl-C ends the run, and the page shows the finished sections. A
+        method that fails is a section that says so; `check_failures` raises for it afterwards.
 
         Raises SightlineError for a folder without a readable image, KeyboardInterrupt before the
         first section is finished.
@@ -99,55 +102,85 @@ class TourReport:
         if self.dataset_folder is not None:
             self.scan_dataset(self.dataset_folder, on_progress)
         label = int(self.model.choose(self.label, self.image)[0])
-        plan = list(self.plan_sections(label))
-        self.planned_trust = [
-            section.parameters for section in plan if section.method.name == TRUST_METHOD
-        ]
+        self.plan = list(self.plan_sections(label))
         write(self.image[:1], folder / "image.png")
         try:
-            self.run_plan(plan, label, folder, on_progress)
+            self.run_plan(label, folder, on_progress, worker)
         except KeyboardInterrupt:
             self.interrupted = True
             if not self.sections:
                 raise
-        positions = {section.folder: position for position, section in enumerate(plan)}
+        positions = {section.folder: position for position, section in enumerate(self.plan)}
         self.sections.sort(key=lambda section: positions[section.folder])
+        self.share_trust(label)
         on_progress("Report", 1.0)
         return self.write_page(folder, label)
 
     def run_plan(
         self,
-        plan: Sequence[ReportSection],
         label: int,
         folder: Path,
         on_progress: ReportProgress,
+        worker: SectionWorker | None = None,
     ) -> None:
-        """Runs every section; one's files are written while the next one runs.
+        """Runs every section, with a worker if there is one that can take the report.
 
-        Sections that read a scan come last: it is made beside the others.
+        The files of a section are written beside the next one.
         """
-        source = self.dataset_sample.source if self.dataset_sample else None
-        saved_files: list[Future[list[Path]]] = []
-        try:
-            with (
-                ThreadPoolExecutor(1) as file_writer,
-                BackgroundScan(self.model, source) as background_scan,
-            ):
-                for index, section in enumerate(sorted(plan, key=reads_scan)):
-                    on_progress(section.title, index / len(plan))
-                    if reads_scan(section):
-                        background_scan.wait()
-                    on_step = partial(_report_step, on_progress, section.title, index, len(plan))
-                    finished = self.run_section(section, label, on_step)
-                    if finished.result:
-                        saving = file_writer.submit(finished.result.save, folder / finished.folder)
-                        saved_files.append(saving)
-                    self.sections.append(finished)
-                    if finished.method.name == TRUST_METHOD:
-                        self.share_trust(finished, label)
-        finally:
-            for saving in saved_files:
-                saving.result()  # raises what went wrong, after Ctrl-C as well
+        queue = SectionQueue(self.plan)
+        jobs: list[Future[Any]] = []
+        with ThreadPoolExecutor(1) as file_writer, ThreadPoolExecutor(1) as worker_thread:
+
+            def save(section: ReportSection, result: Result) -> None:
+                jobs.append(file_writer.submit(result.save, folder / section.folder))
+
+            run_here = partial(self.run_sections, queue, label, save, on_progress)
+            try:
+                if worker and worker.take_report(self, label, folder):
+                    worker_job = worker_thread.submit(self.run_in_worker, worker, queue)
+                    jobs.append(worker_job)
+                    with halve_threads():
+                        run_here()
+                        wait([worker_job])
+                run_here()  # all, or what the worker gave back
+            finally:
+                if worker:
+                    worker.stop()
+                for job in jobs:
+                    job.result()  # raises what went wrong, after Ctrl-C as well
+
+    def run_sections(
+        self,
+        queue: SectionQueue,
+        label: int,
+        save: Callable[[ReportSection, Result], None],
+        on_progress: ReportProgress,
+    ) -> None:
+        """Runs sections in this process until none are left."""
+        while section := queue.take():
+            done = len(self.sections) / len(self.plan)
+            on_progress(section.title, done)
+            on_step = partial(_report_step, on_progress, section.title, done, 1 / len(self.plan))
+            finished = self.run_section(section, label, on_step)
+            if finished.result:
+                save(finished, finished.result)
+            self.sections.append(finished)
+            queue.finish(section)
+
+    def run_in_worker(self, worker: SectionWorker, queue: SectionQueue) -> None:
+        """Hands sections to the worker, first those that read a scan, as long as it makes them.
+
+        Raises SightlineError where the files of one can't be written.
+        """
+        while section := queue.take(scan_first=True):
+            reply = worker.make(section)
+            if reply is None:
+                queue.give_back(section)
+                return
+            self.sections.append(reply.section)
+            queue.finish(section)
+            if reply.error:
+                raise SightlineError(reply.error)
 
     def check_failures(self) -> None:
         """Raises SightlineError, naming them, if sections failed with an unexpected error."""
@@ -240,21 +273,31 @@ class TourReport:
     def check_attribution(self, section: ReportSection, label: int) -> TrustSummary | None:
         """A short evaluation of the section's attribution.
 
+        Returns None for one that a run of `trust` evaluates, and where `evaluate_attribution` does.
+        """
+        is_planned = any(
+            planned.method.name == TRUST_METHOD and is_evaluated_by(section, planned.parameters)
+            for planned in self.plan
+        )
+        return None if is_planned else self.evaluate_attribution(section, label)
+
+    def evaluate_attribution(self, section: ReportSection, label: int) -> TrustSummary | None:
+        """A short evaluation of the section's attribution.
+
         Returns None for a method without one, for an attribution that an earlier section shows
-        too, for one that a run of `trust` evaluates later, for one that takes long in a quick
-        report, and for a network that can't be evaluated.
+        too, for one that takes long in a quick report, and for a network that can't be evaluated.
         """
         method = section.method
         if not method.attribution or "image" in section.parameters:
-            return None
-        if any(is_evaluated_by(section, parameters) for parameters in self.planned_trust):
             return None
         attribution = find_run_attribution_method(method.name, section.parameters)
         if self.quick and attribution.is_costly:
             return None
         settings = attribution.collect_parameters(label, 0)
-        for previous in self.sections:
-            if previous.method is method:
+        for previous in self.plan:
+            if previous.folder == section.folder:
+                break
+            if previous.method.name == method.name:
                 earlier = find_run_attribution_method(method.name, previous.parameters)
                 if earlier.collect_parameters(label, 0) == settings:
                     return None
@@ -264,22 +307,24 @@ class TourReport:
             logger.debug("the attribution of %s is not evaluated: %s", section.folder, error)
             return None
 
-    def share_trust(self, trust_section: ReportSection, label: int) -> None:
-        """Shows the numbers of a run of `trust` in the section of the attribution it evaluated.
-
-        Where that run has none, the attribution gets its short evaluation.
-        """
-        for number, section in enumerate(self.sections):
-            if not section.result or not is_evaluated_by(section, trust_section.parameters):
+    def share_trust(self, label: int) -> None:
+        """Shows the numbers of every run of `trust` beside the attribution that it evaluated."""
+        for trust_section in self.sections:
+            if trust_section.method.name != TRUST_METHOD:
                 continue
-            attribution = find_run_attribution_method(section.method.name, section.parameters)
-            if trust_section.result:
-                values = trust_section.result.values
-                summary = read_trust_summary(values, attribution.description)
-            else:
-                self.planned_trust = []
-                summary = self.check_attribution(section, label)
-            self.sections[number] = replace(section, trust_summary=summary)
+            for number, section in enumerate(self.sections):
+                if section.result and is_evaluated_by(section, trust_section.parameters):
+                    summary = self.read_trust(trust_section, section, label)
+                    self.sections[number] = replace(section, trust_summary=summary)
+
+    def read_trust(
+        self, trust_section: ReportSection, section: ReportSection, label: int
+    ) -> TrustSummary | None:
+        """What a run of `trust` found for a section; a short evaluation where that run failed."""
+        if not trust_section.result:
+            return self.evaluate_attribution(section, label)
+        attribution = find_run_attribution_method(section.method.name, section.parameters)
+        return read_trust_summary(trust_section.result.values, attribution.description)
 
     # ── the command that makes a section again ──
 
@@ -412,12 +457,6 @@ class TourReport:
             return picture
 
 
-def reads_scan(section: ReportSection) -> bool:
-    """Whether a section reads the scan of a dataset."""
-    # Those that take a store alone read a scan only if it is given.
-    return {"folder", "store"} <= section.method.parameters.keys()
-
-
 def is_evaluated_by(section: ReportSection, parameters: Mapping[str, Any]) -> bool:
     """Whether a run of `trust` with these parameters evaluates the section's attribution."""
     if not section.method.attribution or parameters.get("method") != section.method.name:
@@ -429,11 +468,10 @@ def is_evaluated_by(section: ReportSection, parameters: Mapping[str, Any]) -> bo
 
 
 def _report_step(
-    on_progress: ReportProgress, title: str, index: int, section_count: int, step: Step
+    on_progress: ReportProgress, title: str, done: float, weight: float, step: Step
 ) -> None:
-    """Reports the progress of a method as a share of the whole report."""
-    share = step.index / step.total
-    on_progress(title, (index + share) / section_count)
+    """Reports the progress of a section that is so much of the whole report."""
+    on_progress(title, done + weight * step.index / step.total)
 
 
 def _describe_error(error: Exception) -> str:

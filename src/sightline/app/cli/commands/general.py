@@ -3,6 +3,7 @@
 import json
 import signal
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -41,6 +42,7 @@ from sightline.app.cli.terminal import (
     print_lines,
     show_progress_bar,
 )
+from sightline.app.machine.sharing import count_threads
 from sightline.errors import SightlineError, escape_for_display
 from sightline.images.sample_names import DEFAULT_SAMPLE
 from sightline.models.zoo.names import EMBEDDED_NETWORKS, list_network_names
@@ -81,30 +83,43 @@ def tour(
     quiet: QuietOption = False,
 ) -> int:
     """Writes one self-contained HTML report: every method on one image."""
-    from sightline.app.report.tour import TourReport
+    from sightline.app.report.worker import SectionWorker
     from sightline.images.files import check_writable
-    from sightline.images.io.pictures import read_file_or_sample
-    from sightline.models.zoo.load import load
 
     report_folder = out or Path("out") / "tour"
     check_writable(report_folder)
     settings = read_network_settings(labels, mean, std)
-    with hide_downloads(quiet=quiet):
-        network = load(model, weights=weights, device=device, **settings)
-    network = turn_units_off(network, ablate, ablate_fill)
-    picture = network.fit(read_file_or_sample(image), size)
-    report = TourReport(
-        network, picture, source=image, size=size, label=label, quick=quick, dataset_folder=folder
-    )
-    with make_progress_display("{task.description:<36}", quiet=quiet) as display:
+    with ExitStack() as stack:
+        worker = None
+        if count_threads() > 1:
+            # Started first: it imports torch while this process does.
+            worker = stack.enter_context(SectionWorker())
+        from sightline.app.report.tour import TourReport
+        from sightline.images.io.pictures import read_file_or_sample
+        from sightline.models.zoo.load import load
+
+        with hide_downloads(quiet=quiet):
+            network = load(model, weights=weights, device=device, **settings)
+        network = turn_units_off(network, ablate, ablate_fill)
+        picture = network.fit(read_file_or_sample(image), size)
+        report = TourReport(
+            network,
+            picture,
+            source=image,
+            size=size,
+            label=label,
+            quick=quick,
+            dataset_folder=folder,
+        )
+        display = stack.enter_context(make_progress_display("{task.description:<36}", quiet=quiet))
         task = display.add_task("starting", total=1.0)
 
         def show_progress(stage: str, share: float) -> None:
             display.update(task, description=stage, completed=share)
 
         # The report ends with the finished sections, wherever Ctrl-C finds it.
-        with handle_interrupts(signal.default_int_handler):
-            page = report.write_report(report_folder, show_progress)
+        stack.enter_context(handle_interrupts(signal.default_int_handler))
+        page = report.write_report(report_folder, show_progress, worker)
 
     if as_json:
         summary = {"report": str(page), "sections": report.collect_numbers()}
