@@ -2,5 +2,4 @@
 
 from sightline.app.cli.main import run_script
 
-if __name__ == "__main__":
-    run_script()
+run_script()

@@ -168,6 +168,10 @@ def end_at_once(number: int, _frame: FrameType | None) -> None:
     files = sys.modules.get("sightline.images.files")
     if files is not None:
         files.remove_temporary_files()
+    processes = sys.modules.get("multiprocessing")
+    if processes is not None:
+        for process in processes.active_children():
+            process.terminate()
     with suppress(OSError):
         if sys.stderr is not None and sys.stderr.isatty():
             sys.stderr.write(SHOW_CURSOR)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from sightline.app.replay import record_image_source, resolve_source
 from sightline.app.report.queue import SectionQueue
-from sightline.app.report.worker import SectionWorker, halve_threads
+from sightline.app.report.worker import SectionWorker
 from sightline.app.web.report.page import ReportContent, render_report
 from sightline.app.web.report.section import ReportSection
 from sightline.data.datasets.subset import DatasetSubset, draw_subset
@@ -139,9 +139,8 @@ class TourReport:
                 if worker and worker.take_report(self, label, folder):
                     worker_job = worker_thread.submit(self.run_in_worker, worker, queue)
                     jobs.append(worker_job)
-                    with halve_threads():
-                        run_here()
-                        wait([worker_job])
+                    run_here()
+                    wait([worker_job])
                 run_here()  # all, or what the worker gave back
             finally:
                 if worker:

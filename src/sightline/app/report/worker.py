@@ -1,6 +1,8 @@
 """A second process that makes sections of a report while the first one makes others.
 
-Python runs one thread at a time, so a second thread makes a report no faster.
+Python runs one thread at a time, so a second thread makes a report no faster. Both processes give
+torch's operations as many threads as a single command does, so that a section's recipe makes it
+again to the bit.
 
 Nothing here imports torch until the second process does, which begins beside the first one's
 imports.
@@ -15,18 +17,17 @@ import queue
 import signal
 import sys
 import warnings
-from collections.abc import Generator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Generator, Iterable
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
 from types import FrameType, TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Protocol, Self
 
 from sightline.app.machine.decoder_warnings import ignore_decoder_warnings
 
 if TYPE_CHECKING:
-    from sightline.app.report.tour import TourReport
     from sightline.app.web.report.section import ReportSection
     from sightline.models.model import Model
 
@@ -35,12 +36,31 @@ logger = logging.getLogger(__name__)
 # The second process holds a network of its own. One of more bytes stays in the first process.
 MAX_NETWORK_BYTES = 2**29
 
+# An operation of torch delays the end of a process that was asked to end.
+MAX_END_SECONDS = 10
+
+
+class SharedReport(Protocol):
+    """A report that two processes make, each with a copy of its own."""
+
+    model: "Model"
+
+    def plan_sections(self, label: int) -> "Iterable[ReportSection]":
+        """Every section, without results."""
+        ...
+
+    def run_section(
+        self, section: "ReportSection", label: int, callback: Callable[[object], None]
+    ) -> "ReportSection":
+        """The section with its result, or with the reason why it has none."""
+        ...
+
 
 @dataclass(frozen=True)
 class ReportTask:
     """What the second process is told first: the report, the index of its class, where it goes."""
 
-    report: "TourReport"
+    report: SharedReport
     label: int
     folder: Path
     log_level: int
@@ -93,9 +113,10 @@ class SectionWorker:
     def stop(self) -> None:
         """Ends the process, whatever it is making."""
         self.process.terminate()
-        self.process.join()
+        self.process.join(MAX_END_SECONDS)
+        self.process.kill()
 
-    def take_report(self, report: "TourReport", label: int, folder: Path) -> bool:
+    def take_report(self, report: SharedReport, label: int, folder: Path) -> bool:
         """Sends the report. Returns whether the process will make sections of it."""
         if not can_be_shared(report.model):
             return False
@@ -113,8 +134,8 @@ class SectionWorker:
         try:
             self.connection.send(section.folder)
             reply = pickle.loads(self.connection.recv_bytes())
-        except (OSError, EOFError) as error:
-            logger.debug("the second process of the report ended: %r", error)
+        except Exception:  # of the pipe where the process has ended, or of pickle
+            logger.debug("the second process of the report ended", exc_info=True)
             return None
         for warning in reply.notes:
             warnings.warn_explicit(
@@ -142,37 +163,31 @@ def ignore_interrupts() -> Generator[None, None, None]:
         signal.signal(signal.SIGINT, previous_handler)
 
 
-@contextmanager
-def halve_threads() -> Generator[None, None, None]:
-    """Leaves half of the threads of torch's operations to another process."""
-    import torch
-
-    threads = torch.get_num_threads()
-    torch.set_num_threads(max(1, threads // 2))
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
-
-
 # ── in the second process ──
 
 
 def serve_sections(connection: Connection) -> None:
-    """Makes sections until the first process ends or closes the connection."""
+    """Makes sections until the first process ends or closes the connection.
+
+    Ends early where the report or a section can't be sent, so that the first process makes them.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # inherited everywhere but on Windows
     signal.signal(signal.SIGTERM, end_process)
     ignore_decoder_warnings()
     from sightline.methods import load_methods
 
     load_methods()
-    with suppress(OSError, EOFError), halve_threads():
+    try:
         task: ReportTask = pickle.loads(connection.recv_bytes())
         sections = {section.folder: section for section in task.report.plan_sections(task.label)}
         connection.send(True)
         while True:
             section = sections[connection.recv()]
             connection.send_bytes(pickle.dumps(make_section(task, section)))
+    except EOFError:
+        pass  # the first process needs no more
+    except Exception:
+        logger.debug("the second process of the report ends early", exc_info=True)
 
 
 def make_section(task: ReportTask, section: "ReportSection") -> SectionReply:

@@ -109,7 +109,7 @@ class Answers:
     "against attacks is robust to small changes of one kind alone, and an attack that fails proves "
     "nothing.",
     tour_runs=({"steps": 24, "smallest": False},),
-    quick_parameters={"steps": 14},
+    quick_parameters={"steps": 10},
 )
 def contrast(
     model: Model,
