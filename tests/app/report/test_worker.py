@@ -129,6 +129,7 @@ def test_a_network_that_can_not_be_sent_stays_in_one_process(
     report = make_report(sl.load(network, size=32))
     with SectionWorker() as worker:
         assert not worker.take_report(report, 0, tmp_path)
+        assert worker.process.exitcode is not None
 
 
 def test_large_networks_are_not_held_twice(tiny: sl.Model, monkeypatch: pytest.MonkeyPatch) -> None:

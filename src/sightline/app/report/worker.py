@@ -117,9 +117,17 @@ class SectionWorker:
         self.process.kill()
 
     def take_report(self, report: SharedReport, label: int, folder: Path) -> bool:
-        """Sends the report. Returns whether the process will make sections of it."""
-        if not can_be_shared(report.model):
-            return False
+        """Sends the report. Returns whether the process will make sections of it; if not, it ends.
+
+        A network that is large, on another device or can't be pickled stays in one process.
+        """
+        is_taken = can_be_shared(report.model) and self._send_report(report, label, folder)
+        if not is_taken:
+            self.stop()
+        return is_taken
+
+    def _send_report(self, report: SharedReport, label: int, folder: Path) -> bool:
+        """Sends the report; returns whether it was understood."""
         level = logging.getLogger("sightline").getEffectiveLevel()
         try:
             task = pickle.dumps(ReportTask(report, label, folder.absolute(), level))

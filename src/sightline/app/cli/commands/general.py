@@ -91,7 +91,7 @@ def tour(
     settings = read_network_settings(labels, mean, std)
     with ExitStack() as stack:
         worker = None
-        if count_threads() > 1:
+        if count_threads() > 1 and device in (None, "cpu"):
             # Started first: it imports torch while this process does.
             worker = stack.enter_context(SectionWorker())
         from sightline.app.report.tour import TourReport
