@@ -37,7 +37,7 @@ GALLERY = ROOT / "gallery"
 SHORT: dict[str, dict[str, Any]] = {
     "activations": {"k": 4},
     "adversarial": {"steps": 3, "target": "least", "early": False},
-    "contrast": {"size": 32, "steps": 3},
+    "contrast": {"ascent_size": 32, "steps": 3},
     "deepdream": {"octaves": 1, "steps": 4, "frames": 2},
     "adversarial_patch": {"steps": 3, "k": 2},
     "boundary": {"cells": 5, "steps": 5},
@@ -261,6 +261,12 @@ def test_command_line_help_shows_every_parameter(
         if name != "callback":
             assert f"--{name.replace('_', '-')}" in output
     assert method.summary.split()[0] in output
+
+
+@every_method
+def test_size_of_the_command_means_one_thing(method: Method) -> None:
+    """`--size` is that of the photograph, or of what a method without one makes."""
+    assert method.subject != "image" or "size" not in method.parameters
 
 
 @every_method

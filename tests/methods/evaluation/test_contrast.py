@@ -16,7 +16,7 @@ from sightline.methods.evaluation.contrast import (
     shuffle_weights,
 )
 
-SHORT = {"size": 32, "steps": 3}
+SHORT = {"ascent_size": 32, "steps": 3}
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ def test_each_network_answers_as_if_alone(tiny: sl.Model, images: Tensor) -> Non
     values = sl.contrast(tiny, images, label="cat", towards="elk", eps=1.5, **SHORT).values
     shuffled = shuffle_weights(tiny, 0)
     for index, model in enumerate((tiny, shuffled)):
-        ascent = sl.synthesis(model, sl.logit("cat"), **SHORT).values["image"]
+        ascent = sl.synthesis(model, sl.logit("cat"), size=32, steps=3).values["image"]
         assert torch.equal(values["ascent"][index], ascent[0])
 
         pixels = images.clone().requires_grad_()

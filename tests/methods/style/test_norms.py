@@ -106,8 +106,8 @@ def compute_style_loss(model: sl.Model, picture: Tensor) -> float:
 
 def test_a_large_photograph_is_reduced(tiny: sl.Model) -> None:
     photo = smooth(side=80)[..., :60, :]
-    assert sl.norms(tiny, photo, size=33).tensors["instance"].shape == (1, 2, 3, 33, 44)
-    assert sl.norms(tiny, photo, size=61).tensors["instance"].shape == (1, 2, 3, 60, 80)
+    assert sl.norms(tiny, photo, max_side=33).tensors["instance"].shape == (1, 2, 3, 33, 44)
+    assert sl.norms(tiny, photo, max_side=61).tensors["instance"].shape == (1, 2, 3, 60, 80)
 
 
 # ── the recorded experiment ──

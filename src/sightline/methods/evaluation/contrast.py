@@ -56,6 +56,7 @@ class Question:
     Attributes:
         class_index: The class of the ascent and of the gradient.
         target_index: The class that the attack is to reach.
+        ascent_size: Shorter side of the ascent's image; None for the network's own.
         radius: L2 radius of the attack.
         asks_smallest: Whether the smallest change is looked for, too.
     """
@@ -63,7 +64,7 @@ class Question:
     image: Tensor
     class_index: int
     target_index: int
-    size: int | None
+    ascent_size: int | None
     steps: int | None
     radius: float
     asks_smallest: bool
@@ -110,6 +111,7 @@ class Answers:
     "nothing.",
     tour_runs=({"steps": 24, "smallest": False},),
     quick_parameters={"steps": 10},
+    former_names={"size": "ascent_size"},
 )
 def contrast(
     model: Model,
@@ -118,7 +120,7 @@ def contrast(
     other: str = "auto",
     label: int | str = "top",
     towards: int | str = "least",
-    size: Annotated[int | None, ValueRange(16, 4096)] = None,
+    ascent_size: Annotated[int | None, ValueRange(16, 4096)] = None,
     steps: Annotated[int | None, ValueRange(1, 100_000)] = None,
     eps: Annotated[float | None, ValueRange(1e-6, 1_000_000)] = None,
     smallest: bool = True,
@@ -143,7 +145,7 @@ def contrast(
             network predicts for the first image.
         towards: Class that the attack is to reach: index, name, or "least" for the one that both
             networks find unlikely.
-        size: Shorter side of the ascent's image in pixels; the network's own by default.
+        ascent_size: Shorter side of the ascent's image in pixels; the network's own by default.
         steps: Number of steps of the ascent; the preset's by default.
         eps: Radius of the attack in L2, pixel values in [0, 1]; by default a root mean square of
             15/255, which can be seen.
@@ -157,7 +159,7 @@ def contrast(
         image=image,
         class_index=int(model.choose(label, image)[0]),
         target_index=choose_target(models, image, towards),
-        size=size,
+        ascent_size=ascent_size,
         steps=steps,
         asks_smallest=smallest,
         radius=eps or VISIBLE_CHANGE * float(image[0].numel()) ** 0.5,
@@ -235,7 +237,7 @@ def ask_network(model: Model, question: Question) -> Answers:
     ascended = synthesis(
         model,
         logit(class_index),
-        size=question.size,
+        size=question.ascent_size,
         steps=question.steps,
         seed=question.seed,
     )

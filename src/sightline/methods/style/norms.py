@@ -58,6 +58,7 @@ RecordedLosses = Mapping[str, Mapping[str, Sequence[float]]]
     caution="The pictures show what the norm does, not which trains better: this network was "
     "trained with instance norm. The chart does, for small networks, 300 steps and 64 pixels; "
     "bench/instance_norm.py repeats it. Losses of different conditions can't be compared.",
+    former_names={"size": "max_side"},
 )
 def norms(
     model: Model,
@@ -65,7 +66,7 @@ def norms(
     *,
     style: str = "starry_night",
     contrast: Annotated[float, ValueRange(0.0, 1.0)] = 0.25,
-    size: Annotated[int, ValueRange(32, 1024)] = 144,
+    max_side: Annotated[int, ValueRange(32, 1024)] = 144,
 ) -> Result:
     """Restyles a photograph and a pale copy with instance norm and with batch statistics.
 
@@ -78,9 +79,9 @@ def norms(
     Args:
         style: A style of the shipped network, or a blend such as "scream:1,great_wave:2".
         contrast: Contrast of the pale copy, a share of the photograph's.
-        size: Short side in pixels to which a larger photograph is reduced.
+        max_side: Short side in pixels to which a larger photograph is reduced.
     """
-    photo = limit_short_side(image, size)
+    photo = limit_short_side(image, max_side)
     mean = photo.mean((1, 2, 3), keepdim=True)
     pale_photo = mean + contrast * (photo - mean)
     network = read_fixed_style_network(SHIPPED_NETWORK, model.device)
