@@ -137,7 +137,7 @@ def test_the_caption_counts_pairs_and_compares_sums() -> None:
     [
         ({"style": "screm"}, "did you mean scream"),
         ({"contrast": 1.5}, "contrast is 1.5"),
-        ({"size": 8}, "size is 8"),
+        ({"max_side": 8}, "max_side is 8"),
     ],
 )
 def test_refusals(
