@@ -9,6 +9,7 @@ SIGHTLINE_PORTABLE=1 in the environment turns all of them off.
 """
 
 import logging
+import math
 import os
 from collections.abc import Callable, Sequence
 from functools import cache
@@ -29,6 +30,7 @@ FastOperation = Literal[
     "mode counts",
     "max pooling backward",
     "threshold backward",
+    "hardtanh backward",
 ]
 
 logger = logging.getLogger(__name__)
@@ -162,6 +164,14 @@ def backpropagate_threshold(gradient: Tensor, relu_output: Tensor) -> Tensor:
     return aten.threshold_backward(gradient, relu_output, 0)
 
 
+def backpropagate_clamp(gradient: Tensor, clamped: Tensor, high: float) -> Tensor:
+    """The gradient of the input of a clamp from 0 to `high` in one pass over memory.
+
+    `clamped` is the input or the output: where the input is not inside, neither is the output.
+    """
+    return aten.hardtanh_backward(gradient, clamped, 0.0, high)
+
+
 # ── the probes ──
 
 
@@ -239,10 +249,22 @@ def _probe_threshold_backward() -> bool:
     return torch.equal(backpropagate_threshold(gradient, relu_output), expected)
 
 
+def _probe_hardtanh_backward() -> bool:
+    gradient = _make_values(3, 5)
+    values = gradient.flip(0, 1)
+    values[0, 0], values[0, 1] = 0.0, 0.5
+    inside = {high: (values > 0) & (values < high) for high in (0.5, math.inf)}
+    return all(
+        torch.equal(backpropagate_clamp(gradient, values, high), gradient * mask)
+        for high, mask in inside.items()
+    )
+
+
 _PROBES: dict[FastOperation, Callable[[], bool]] = {
     "packed convolution": _probe_packed_convolution,
     "packed linear": _probe_packed_linear,
     "mode counts": _probe_mode_counts,
     "max pooling backward": _probe_max_pooling_backward,
     "threshold backward": _probe_threshold_backward,
+    "hardtanh backward": _probe_hardtanh_backward,
 }

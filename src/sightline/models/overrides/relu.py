@@ -13,7 +13,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from sightline.models.overrides.fast_operations import backpropagate_threshold, is_available
+from sightline.models.overrides.fast_operations import (
+    backpropagate_clamp,
+    backpropagate_threshold,
+    is_available,
+)
 from sightline.models.overrides.mode import OverrideMode, is_transformed
 
 BackwardRule = Literal["gradient", "deconvnet", "guided", "redirect"]
@@ -90,28 +94,43 @@ def mask_inactive_gradient(gradient: Tensor, relu_output: Tensor) -> Tensor:
 
 
 class RuledClippedReLU(torch.autograd.Function):
-    """`RuledReLU` clipped at `high`. It keeps a mask: the output of a clamp may be overwritten."""
+    """`RuledReLU` clipped at `high`.
+
+    It keeps its input for the backward pass as torch's own does, because the output of a clamp may
+    be overwritten. With `keeps_output`, where the input will be, it keeps the output.
+    """
 
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(x: Tensor, high: float, only_active: bool, only_positive: bool) -> Tensor:
-        del only_active, only_positive
+    def forward(
+        x: Tensor, high: float, only_active: bool, only_positive: bool, keeps_output: bool
+    ) -> Tensor:
+        del only_active, only_positive, keeps_output
         return x.clamp(0, high)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        del output
-        x, high, only_active, ctx.only_positive = inputs
+        x, ctx.high, only_active, ctx.only_positive, keeps_output = inputs
         if only_active:
-            ctx.save_for_backward((x > 0) & (x < high))
+            ctx.save_for_backward(output if keeps_output else x)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:  # pyright: ignore
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore
         if ctx.saved_tensors:
-            (active,) = ctx.saved_tensors
-            grad = grad * active
-        return (grad.clamp_min(0) if ctx.only_positive else grad), None, None, None
+            (clamped,) = ctx.saved_tensors
+            gated = mask_clipped_gradient(grad, clamped, ctx.high)
+            gated = gated.clamp_min_(0) if ctx.only_positive else gated
+        else:
+            gated = grad.clamp_min(0) if ctx.only_positive else grad
+        return gated, None, None, None, None
+
+
+def mask_clipped_gradient(gradient: Tensor, clamped: Tensor, high: float) -> Tensor:
+    """The gradient where a clamp's input, or its output, is inside; 0 elsewhere; a new tensor."""
+    if is_available("hardtanh backward"):
+        return backpropagate_clamp(gradient, clamped, high)
+    return gradient.masked_fill((clamped <= 0) | (clamped >= high), 0)
 
 
 class RedirectedReLU(torch.autograd.Function):
@@ -183,7 +202,8 @@ class backward(OverrideMode):  # noqa: N801 - reads as a verb: `with sl.backward
             if writes_itself:
                 return y
         else:
-            y = RuledClippedReLU.apply(x, high, self.only_active, self.only_positive)
+            # A copy of the output overwrites the input: only the output can be kept.
+            y = RuledClippedReLU.apply(x, high, self.only_active, self.only_positive, in_place)
         return x.copy_(y) if in_place else y
 
 
