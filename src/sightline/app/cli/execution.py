@@ -18,6 +18,7 @@ from sightline.app.cli.options import (
     looks_like_target,
     read_class,
     read_network_settings,
+    refuse_network_settings,
     turn_units_off,
     unwrap_single_item,
 )
@@ -212,11 +213,7 @@ def load_network_or_store(
                 **shared.network_settings,
             )
         return turn_units_off(model, shared.ablate, shared.ablate_fill)
-    if shared.network_settings:
-        given_options = ", ".join(f"--{name}" for name in shared.network_settings)
-        raise UsageError(
-            f"the network is that of --store, which knows its own; leave out {given_options}"
-        )
+    refuse_network_settings(shared.network_settings)
     scan = Scan.open(store)
     if not takes_scan(method):
         model = scan.model(shared.device)

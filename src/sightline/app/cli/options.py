@@ -192,14 +192,18 @@ class NetworkArguments:
         """
         if self.is_named:
             return self.load(quiet=quiet)
-        settings = read_network_settings(self.labels, self.mean, self.std)
-        if settings:
-            given_options = ", ".join(f"--{name}" for name in settings)
-            raise UsageError(
-                f"what is stored knows its own network; leave out {given_options}, or name the "
-                "network with --model"
-            )
+        refuse_network_settings(read_network_settings(self.labels, self.mean, self.std))
         return None
+
+
+def refuse_network_settings(settings: Mapping[str, Any]) -> None:
+    """Raises UsageError for settings of a network where a store or a recipe brings its own."""
+    if settings:
+        given_options = ", ".join(f"--{name}" for name in settings)
+        raise UsageError(
+            f"what is stored knows its own network; leave out {given_options}, or name the network "
+            "with --model"
+        )
 
 
 def read_network_settings(

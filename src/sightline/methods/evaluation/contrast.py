@@ -72,6 +72,14 @@ class Question:
 
 
 @dataclass(frozen=True)
+class SmallestChange:
+    """What DeepFool ends with for each image: its L2 length, and whether the prediction changes."""
+
+    length: Tensor
+    found: Tensor
+
+
+@dataclass(frozen=True)
 class Answers:
     """What one network answers.
 
@@ -81,8 +89,7 @@ class Answers:
         saliency: Magnitudes of the gradient, N×H×W.
         attacked: The images after the attack, N×C×H×W.
         probability: The target's probability for them, N.
-        smallest: L2 length of the smallest change that DeepFool ends with, N; None if not asked.
-        found: Whether that changes the prediction, N; None if not asked.
+        smallest: The smallest change; None if not asked.
         predicted: The classes predicted for the images as they are, N.
     """
 
@@ -91,8 +98,7 @@ class Answers:
     saliency: Tensor
     attacked: Tensor
     probability: Tensor
-    smallest: Tensor | None
-    found: Tensor | None
+    smallest: SmallestChange | None
     predicted: Tensor
 
 
@@ -252,10 +258,10 @@ def ask_network(model: Model, question: Question) -> Answers:
         early=False,
         seed=question.seed,
     )
-    smallest, found = None, None
+    smallest = None
     if question.asks_smallest:
         closest = adversarial(model, image, attack="deepfool", seed=question.seed)
-        smallest, found = closest.tensors["l2"], closest.tensors["success"]
+        smallest = SmallestChange(closest.tensors["l2"], closest.tensors["success"])
     probabilities = model.to_probabilities(attack.tensors["logits"])
     return Answers(
         ascent=ascended.tensors["image"],
@@ -264,7 +270,6 @@ def ask_network(model: Model, question: Question) -> Answers:
         attacked=attack.tensors["image"],
         probability=probabilities[:, question.target_index],
         smallest=smallest,
-        found=found,
         predicted=attack.tensors["clean_logits"].argmax(1),
     )
 
@@ -281,10 +286,10 @@ def collect_values(question: Question, answers: Sequence[Answers]) -> dict[str, 
         "probability": torch.stack([answer.probability for answer in answers]),
         "predicted": torch.stack([answer.predicted for answer in answers]),
     }
-    if question.asks_smallest:
-        lengths = [answer.smallest for answer in answers if answer.smallest is not None]
-        found = [answer.found for answer in answers if answer.found is not None]
-        values |= {"smallest": torch.stack(lengths), "found": torch.stack(found)}
+    changes = [answer.smallest for answer in answers if answer.smallest]
+    if changes:
+        values["smallest"] = torch.stack([change.length for change in changes])
+        values["found"] = torch.stack([change.found for change in changes])
     return values
 
 
@@ -337,9 +342,9 @@ def describe_answers(
 def describe_smallest_changes(names: Sequence[str], answers: Sequence[Answers]) -> str:
     """A sentence on the smallest changes of the first image; empty where they were not asked."""
     lengths = [
-        f"{name}: {describe_length(answer.smallest, answer.found)}"
+        f"{name}: {describe_length(answer.smallest)}"
         for name, answer in zip(names, answers, strict=True)
-        if answer.smallest is not None
+        if answer.smallest
     ]
     if not lengths:
         return ""
@@ -349,6 +354,6 @@ def describe_smallest_changes(names: Sequence[str], answers: Sequence[Answers]) 
     )
 
 
-def describe_length(lengths: Tensor, found: Tensor | None) -> str:
+def describe_length(change: SmallestChange) -> str:
     """The length of the first image's smallest change, if one was found."""
-    return "none found" if found is None or not found[0] else f"{float(lengths[0]):.2f}"
+    return f"{float(change.length[0]):.2f}" if change.found[0] else "none found"
