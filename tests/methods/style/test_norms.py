@@ -145,3 +145,18 @@ def test_refusals(
 ) -> None:
     with pytest.raises(sl.SightlineError, match=message):
         sl.norms(tiny, photo, **parameters)
+
+
+def test_shares_are_finite_where_products_of_features_overflow() -> None:
+    """Of a linear layer the shares don't depend on the size of its weights."""
+    shares: list[Tensor] = []
+    for scale in (1.0, 1e15):
+        network = nn.Sequential(
+            nn.Conv2d(3, 6, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+        )
+        weight = scale * smooth(6, 9, seed=4)[:, :, :3, :3]
+        network.load_state_dict({"0.weight": weight, "0.bias": torch.zeros(6)})
+        model = sl.load(network, size=WIDTH)
+        shares.append(sl.norms(model, smooth(1, WIDTH, seed=3)).tensors["style"])
+    assert shares[1].isfinite().all()
+    torch.testing.assert_close(shares[0], shares[1], rtol=1e-3, atol=0)

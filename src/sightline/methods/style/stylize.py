@@ -135,9 +135,14 @@ def measure_stylized_style(
 
 
 def compute_style_grams(model: Model, layers: PerceptualLayers, image: Tensor) -> GramsByLayer:
-    """The Gram matrices N×C×C of each style layer."""
+    """The Gram matrices N×C×C of each style layer, in double precision, on the processor.
+
+    Their squares overflow single precision for a network whose random weights make large features.
+    """
     features_by_layer = model.features(image, layers.style)
-    return {name: compute_gram(features) for name, features in features_by_layer.items()}
+    return {
+        name: compute_gram(features).cpu().double() for name, features in features_by_layer.items()
+    }
 
 
 def blend_grams(
