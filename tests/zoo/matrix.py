@@ -165,7 +165,7 @@ def main() -> int:
     path = arguments.out / LOG
     log = read_log(path)
     if arguments.table:
-        TABLE.write_text(write_table(log.values()), encoding="utf-8")
+        TABLE.write_text(write_table(list(log.values())), encoding="utf-8")
         return 0
     names = [name for name in load_methods() if name in (arguments.methods or [name])]
     arguments.out.mkdir(parents=True, exist_ok=True)

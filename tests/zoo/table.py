@@ -19,8 +19,8 @@ of torch were the same afterwards. Not by hand.
 ran, without those named, which refuse with one line; the number is that of the reason below.
 **—** all of them refuse. **✗** a fault that is known and not mended. An empty cell was not run.
 Networks that differ in nothing share a row. Networks made by hand were run with every method, those
-of libraries with seeded samples of the methods, in several runs, the last of them of some families
-only: a cell speaks for those of its row that met it.
+of libraries with a seeded sample of them, three in ten: a cell speaks for those of its row that met
+it.
 """
 
 FAMILIES = {
@@ -77,14 +77,14 @@ def group_methods() -> dict[str, list[str]]:
     return columns
 
 
-def write_table(cells: Iterable[Cell]) -> str:
+def write_table(cells: Sequence[Cell]) -> str:
     """The page, as Markdown."""
     by_network: dict[str, dict[str, Cell]] = {}
     for cell in cells:
         by_network.setdefault(cell.network, {})[cell.method] = cell
     columns = group_methods()
     reasons = Reasons()
-    lines = [INTRODUCTION]
+    lines = [INTRODUCTION, write_totals(cells), ""]
     for family, title in FAMILIES.items():
         rows: list[Row] = []
         for name, of_network in by_network.items():
@@ -96,6 +96,19 @@ def write_table(cells: Iterable[Cell]) -> str:
     lines += ["## Why a method refuses", ""]
     lines += [f"{number}. {text}" for number, text in enumerate(reasons.examples, start=1)]
     return "\n".join(lines) + "\n"
+
+
+def write_totals(cells: Sequence[Cell]) -> str:
+    """How many networks and combinations there are, and what came of them."""
+    network_count = len({cell.network for cell in cells})
+    runs = [cell for cell in cells if cell.method != LOADING]
+    counts = {
+        "ran": sum(cell.outcome == "ok" for cell in runs),
+        "refused": sum(cell.outcome == "refused" for cell in runs),
+        "failed": sum(cell.outcome not in GOOD for cell in runs),
+    }
+    outcomes = ", ".join(f"{count:,} {name}" for name, count in counts.items())
+    return f"{network_count} networks, {len(runs):,} combinations: {outcomes}."
 
 
 def join_row(rows: list[Row], row: Row, columns: Sequence[str]) -> None:
