@@ -7,13 +7,17 @@ import torch
 from torch import Tensor, nn
 from zoo.odd_answers import ODD_ANSWERS, OddModel
 from zoo.odd_insides import ODD_INSIDES
+from zoo.odd_ways import ODD_WAYS
 from zoo.odd_wrappings import ODD_WRAPPINGS
 
 import sightline as sl
 
-ODD_MODELS: dict[str, OddModel] = {**ODD_ANSWERS, **ODD_INSIDES, **ODD_WRAPPINGS}
+ODD_MODELS: dict[str, OddModel] = {**ODD_ANSWERS, **ODD_INSIDES, **ODD_WAYS, **ODD_WRAPPINGS}
 LABEL = 1
 SIDE = 32
+
+# Their last layer with positions has its channels last.
+CHANNELS_LAST = {"permuted", "plain_transformer"}
 
 # No module or functional step gives their maps.
 WITHOUT_MAPS = {"hidden", "exported", "stacked", "reads_memory"}
@@ -101,8 +105,8 @@ def test_grad_cam_is_that_of_its_layer(name: str) -> None:
     finally:
         handle.remove()
     maps = kept[-1]
-    if name == "permuted":
-        return  # its channels come last
+    if name in CHANNELS_LAST:
+        return
     weights = maps.grad.mean((2, 3), keepdim=True)  # type: ignore[union-attr]
     expected = (weights * maps).sum(1).relu().detach()
     torch.testing.assert_close(result.values["cam"], expected, rtol=1e-3, atol=1e-5)
