@@ -211,6 +211,22 @@ def test_the_middle(convolutions: int, middle: str) -> None:
     assert Model(network.eval(), size=32).landmarks["middle"] == middle
 
 
+def test_the_middle_is_a_layer_that_the_answer_depends_on() -> None:
+    """Of two branches the one that is not asked about has more convolutions."""
+
+    class TwoBranches(Seeded):
+        def __init__(self) -> None:
+            super().__init__()
+            self.asked = nn.Sequential(*[nn.Conv2d(3, 3, 3) for _ in range(3)])
+            self.other = nn.Sequential(*[nn.Conv2d(3, 3, 3) for _ in range(7)])
+
+        def forward(self, x: Tensor) -> dict[str, Tensor]:
+            return {"asked": self.asked(x).mean((2, 3)), "other": self.other(x).mean((2, 3))}
+
+    middles = [Model(TwoBranches(), size=32, output=name).landmarks for name in ("asked", "other")]
+    assert [landmarks["middle"] for landmarks in middles] == ["asked.1", "other.3"]
+
+
 def test_given_landmarks_are_kept() -> None:
     model = Model(Convolutional().eval(), size=32, landmarks={"last_conv": "features.1"})
     assert model.landmarks["last_conv"] == "features.1"

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from sightline.errors import SightlineError, guard_backward
+from sightline.models.layers.attention_matrices import drop_attention_matrices
 from sightline.models.layers.capture import Layer
 from sightline.models.layers.feature_maps import describe_views, find_view_layers
 from sightline.models.layers.layouts import FeatureLayout
@@ -87,8 +88,9 @@ def find_landmarks(model: InspectedModel, known: Collection[str] = ()) -> dict[s
         evidence = collect_evidence(model, most_at_once=1) or evidence
     if evidence is not None:
         layers = list_image_layers(evidence, layers)
+        layers = drop_attention_matrices(evidence.outputs, layers)
         convolutions = [layer for layer in convolutions if layer in layers]
-    landmarks["middle"] = find_middle_layer(layers, convolutions)
+    landmarks["middle"] = find_middle_layer(*list_used_layers(evidence, layers, convolutions))
     if evidence is None:
         landmarks |= guess_landmarks_by_shape(model, layers)
     else:
@@ -301,6 +303,17 @@ def depends_on_image(output: Tensor, count: int) -> bool:
     first = output[: len(output) // count]
     second = output[len(output) // count : 2 * (len(output) // count)]
     return not torch.equal(first, second)
+
+
+def list_used_layers(
+    evidence: LayerEvidence | None, layers: Sequence[Layer], convolutions: Sequence[Layer]
+) -> tuple[Sequence[Layer], Sequence[Layer]]:
+    """The layers and convolutions that the answer depends on, all where that is not known."""
+    if evidence is None or not evidence.gradients:
+        return layers, convolutions
+    used_layers = [layer for layer in layers if layer.name in evidence.gradients]
+    used_convolutions = [layer for layer in convolutions if layer in used_layers]
+    return used_layers, used_convolutions
 
 
 def find_middle_layer(layers: Sequence[Layer], convolutions: Sequence[Layer]) -> str | None:
