@@ -23,6 +23,7 @@ from sightline.models.heads.output_head import (
     OUTPUT_KIND_DESCRIPTIONS,
     DeclaredKind,
     Head,
+    OutputHead,
     OutputKind,
 )
 from sightline.models.heads.recognition import HeadHints
@@ -32,6 +33,7 @@ from sightline.models.layers.capture import (
     Layer,
     split_call_name,
 )
+from sightline.models.layers.feature_maps import describe_image_count
 from sightline.models.layers.landmarks import (
     LANDMARK_NAMES,
     InspectedModel,
@@ -50,7 +52,12 @@ from sightline.models.network.inputs import (
     ExtraInputs,
     Preprocess,
 )
-from sightline.models.network.probe import NetworkFindings, make_probe_images, probe_network
+from sightline.models.network.probe import (
+    RANDOM_NOTE,
+    NetworkFindings,
+    make_probe_images,
+    probe_network,
+)
 from sightline.models.network.runner import NetworkRunner
 from sightline.models.overrides.mode import suspend_overrides
 
@@ -568,10 +575,8 @@ class Model(NetworkRunner):
         selected = head.select(output) if head.needs_output else None
         scores = head.read_scores(selected, capture.tensors, image.shape)
         if len(scores) != len(image):
-            raise SightlineError(
-                f"{self.name} gives {len(scores)} answers to {len(image)} images; ask for a number "
-                "for each image with target=sl.score(function)"
-            )
+            raise self._make_count_error(len(scores), len(image))
+        check_score_count(head, scores, self.name)
         if not self.allows_nan and bool(scores.isnan().any()):
             raise self._make_nan_error(image)
         if scores.requires_grad and not torch.is_grad_enabled():
@@ -606,6 +611,18 @@ class Model(NetworkRunner):
         runs = [self.run(single, names, on_layer=on_layer) for single in image.split(1)]
         return {name: torch.cat([tensors[name] for tensors in runs]) for name in runs[0]}
 
+    def _make_count_error(self, answer_count: int, image_count: int) -> SightlineError:
+        """The error for another number of answers than of images."""
+        images = describe_image_count(image_count)
+        answers = "one answer" if answer_count == 1 else f"{answer_count} answers"
+        advice = "ask for a number for each image with target=sl.score(function)"
+        if RANDOM_NOTE in self.findings.notes:
+            advice = (
+                "it answers by what it keeps of the images before, in another number; let it begin "
+                "anew in each forward pass"
+            )
+        return SightlineError(f"{self.name} gives {answers} to {images}; {advice}")
+
     def _make_nan_error(self, image: Tensor) -> SightlineError:
         """The error for NaN scores, with the first layer that has NaN."""
         broken: list[str] = []
@@ -627,6 +644,22 @@ def check_output_kind(kind: str | None) -> None:
     allowed = get_args(DeclaredKind)
     if kind is not None and kind not in allowed:
         raise make_unknown_name_error("output_kind", kind, allowed)
+
+
+def check_score_count(head: Head, scores: Tensor, network_name: str) -> None:
+    """Raises SightlineError where a network gives another number of scores than it was found to.
+
+    What they stand for then depends on the image, as with the scores of keypoints. A vector of
+    features may be longer for a larger image.
+    """
+    if not isinstance(head, OutputHead) or head.kind == "embedding":
+        return
+    if scores.shape[1] != head.count:
+        raise SightlineError(
+            f"{network_name} gives {scores.shape[1]} scores here and {head.count} elsewhere, so "
+            "that they are not those of classes; pick others with output=, or ask with "
+            "target=sl.score(function)"
+        )
 
 
 def _format_html_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -108,6 +108,33 @@ def test_rows_are_those_of_the_network(wide: sl.Model) -> None:
         assert thumbnail.size == (32, 32)
 
 
+class Contrast(nn.Module):
+    """Looks at the contrast of the whole batch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv1 = nn.Conv2d(3, 4, 3)
+        self.conv2 = nn.Conv2d(4, 6, 3, stride=2)
+        self.fc = nn.Linear(6, 5)
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        features = self.conv1((image - image.mean()) / image.std()).relu()
+        return self.fc(self.conv2(features).relu().mean((2, 3)))
+
+
+def test_images_that_must_not_share_a_batch_are_scanned_one_by_one() -> None:
+    model = sl.load(Contrast(), size=32)
+    ends, images, _, _ = scan_photos(model, batch_size=4)
+    assert [done for done, _ in ends] == list(range(1, COUNT + 1))
+    for row in images:
+        crop = fit_center_crop(Photos().read_image(row.position), 32, 32)
+        plain = model.features(stack_crops([crop]), ["fc:in", "logits"])
+        torch.testing.assert_close(torch.tensor(row.vectors[0]), plain["fc:in"][0])
+        best = plain["logits"].softmax(1).amax().detach()
+        torch.testing.assert_close(torch.tensor(row.best_probabilities)[0], best)
+
+
 def test_continues_at_a_position_and_an_id(wide: sl.Model) -> None:
     _, all_images, all_errors, _ = scan_photos(wide, batch_size=4)
     ends, images, errors, _ = scan_photos(wide, batch_size=4, first=8, next_id=5)

@@ -8,6 +8,7 @@ import pytest
 import torch
 from captum.attr import GuidedGradCam
 from torch import Tensor, nn
+from zoo.odd_ways import ByTheGradient
 
 import sightline as sl
 from sightline.images.plotting.maps import render_heatmap
@@ -210,3 +211,23 @@ def test_without_relus_the_caption_says_so() -> None:
     result = sl.cam(load(network), make_pictures(), kind="guided_gradcam")
     assert result.values["relus"] == 0
     assert "no ReLU" in result.captions["cam"]
+
+
+@pytest.mark.parametrize("layer", ["stem", "deep", "beside"])
+def test_a_network_that_differentiates_by_its_own_input(layer: str) -> None:
+    """The gradient that it takes has to go through the layer, and beside it."""
+    torch.manual_seed(0)
+    network = ByTheGradient().eval()
+    model = sl.load(network, size=32)
+    image = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(3))
+    outputs: list[Tensor] = []
+    handle = network.get_submodule(layer).register_forward_hook(
+        lambda _module, _inputs, output: outputs.append(output)
+    )
+    score = network(model.normalize(image).requires_grad_())[0, 3]
+    handle.remove()
+    (gradient,) = torch.autograd.grad(score, outputs[0])
+    expected = (gradient.mean((2, 3), keepdim=True) * outputs[0]).sum(1).relu().detach()
+    cam = sl.gradcam(model, image, label=3, layer=layer).values["cam"]
+    assert expected.any()
+    torch.testing.assert_close(cam, expected, rtol=1e-4, atol=1e-6)

@@ -27,6 +27,8 @@ def test_scores_without_a_gradient() -> None:
         differentiate_scores(x.detach().sum(1), x, "the image")
     with pytest.raises(SightlineError, match="the score does not depend on 'conv1'; choose anoth"):
         differentiate_scores(x.square().sum(1), unrelated, "'conv1'")
+    with pytest.raises(SightlineError, match=r"no gradient with respect to conv2: some step of it"):
+        differentiate_scores(x.square().sum(1), unrelated.detach(), "conv2")
 
 
 class Uneven(torch.autograd.Function):

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from sightline.errors import SightlineError
 from sightline.models.heads.recognition import HeadHints
 from sightline.models.network.probe import (
+    IN_TURN_NOTE,
     ONE_BY_ONE_NOTE,
     RANDOM_NOTE,
     SINGLE_IMAGE_NOTE,
@@ -353,7 +354,6 @@ def test_scores_stand_behind_the_features_that_they_are_made_from(run: Any, inde
         lambda images: (CLASSIFIER(images), images.mean((2, 3))),  # computed from nothing of it
         lambda images: return_features_and_logits(images)[::-1],
         lambda images: (scores := CLASSIFIER(images), scores.softmax(1)),
-        lambda images: (CLASSIFIER(images), CLASSIFIER(images)),
         lambda images: (CLASSIFIER(images), CLASSIFIER(images).argmax(1)),
         lambda images: (CLASSIFIER(images).detach(), CLASSIFIER(images)[:, :3]),
         # What is told of the scores by no weights of its own.
@@ -367,3 +367,59 @@ def test_else_the_first_value_of_a_tuple_holds_the_scores(run: Any) -> None:
     assert findings.head is not None
     assert findings.head.count == 5
     assert findings.notes == ()
+
+
+@pytest.mark.parametrize("make", [tuple, list])
+def test_further_values_of_the_same_shape_are_told(make: Any) -> None:
+    def run(images: Tensor) -> Any:
+        scores = CLASSIFIER(images)
+        return make([scores, CLASSIFIER(images.flip(3)), scores.softmax(1), CLASSIFIER(1 - images)])
+
+    findings = probe_network(run, IMAGES, HINTS)
+    assert findings.notes == ("the scores are value 0 of 3 of one shape: output= picks another",)
+    asked = probe_network(run, IMAGES, replace(HINTS, selector=1))
+    assert asked.notes == ()
+
+
+# ── layers that are run for each image in turn ──
+
+
+class InTurn(nn.Module):
+    """Runs its convolution for each image in a loop, and the rest for all at once, or as well."""
+
+    def __init__(self, *, all_in_turn: bool, drops: bool = False) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv = nn.Conv2d(3, 4, 3)
+        self.fc = nn.Linear(4, 5)
+        self.all_in_turn = all_in_turn
+        self.drops = drops
+
+    def forward(self, images: Tensor) -> Tensor:
+        vectors = [self.conv(image).relu().mean((2, 3)) for image in images.split(1)]
+        if self.drops:
+            vectors = [nn.functional.dropout(vector, 0.5) for vector in vectors]
+        if self.all_in_turn:
+            return torch.cat([self.fc(vector) for vector in vectors])
+        return self.fc(torch.cat(vectors))
+
+
+@pytest.mark.parametrize("all_in_turn", [True, False])
+@pytest.mark.parametrize("drops", [True, False])
+def test_layers_that_are_run_for_each_image_in_turn(all_in_turn: bool, drops: bool) -> None:
+    network = InTurn(all_in_turn=all_in_turn, drops=drops)
+    findings = probe_network(network, IMAGES, replace(HINTS, network=network))
+    assert findings.runs_one_by_one
+    notes = (IN_TURN_NOTE, RANDOM_NOTE) if drops else (IN_TURN_NOTE,)
+    assert findings.notes == notes
+
+
+def test_a_layer_that_is_run_twice_for_a_whole_batch_is_not_run_in_turn() -> None:
+    class Twice(InTurn):
+        def forward(self, images: Tensor) -> Tensor:
+            first, second = self.conv(images), self.conv(images.flip(3))
+            return self.fc((first + second).relu().mean((2, 3)))
+
+    network = Twice(all_in_turn=False)
+    findings = probe_network(network, IMAGES, replace(HINTS, network=network))
+    assert (findings.runs_one_by_one, findings.notes) == (False, ())

@@ -14,6 +14,7 @@ from sightline.methods.attribution.occlusion import occlusion
 from sightline.methods.attribution.saliency import saliency
 from sightline.models.model import Model
 from sightline.models.network.inputs import make_network_inputs
+from sightline.models.network.runner import find_image_dtype
 
 IMAGE = torch.rand(3, 3, 20, 28, generator=torch.Generator().manual_seed(1))
 
@@ -282,6 +283,79 @@ def test_images_that_must_not_share_a_batch(make_network: Callable[[], nn.Module
             covered[..., top : top + 10, left : left + 10] = 0.5
             score = network(model.normalize(covered))[0, 1]
             torch.testing.assert_close(drops[row, column], alone[0, 1] - score)
+
+
+@pytest.mark.parametrize(
+    ("first_dtype", "dtype", "expected"),
+    [
+        (torch.int64, torch.float64, torch.float64),
+        (torch.float8_e4m3fn, torch.bfloat16, torch.bfloat16),
+        (torch.complex64, torch.float32, torch.float32),
+        (torch.bool, None, torch.float32),
+    ],
+)
+def test_images_are_of_the_precision_that_the_network_computes_in(
+    first_dtype: torch.dtype, dtype: torch.dtype | None, expected: torch.dtype
+) -> None:
+    network = nn.Module()
+    network.table = nn.Parameter(torch.ones(3).to(first_dtype), requires_grad=False)
+    if dtype is not None:
+        network.scale = nn.Parameter(torch.ones(3, dtype=dtype))
+    assert find_image_dtype(network) == expected
+
+
+def test_a_double_network_behind_a_table_of_whole_numbers() -> None:
+    class Reordered(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.order = nn.Parameter(torch.tensor([2, 0, 1]), requires_grad=False)
+            self.inside = make_classifier().double()
+
+        def forward(self, image: Tensor) -> Tensor:
+            return self.inside(image[:, self.order])
+
+    network = Reordered().eval()
+    model = Model(network, size=(20, 28))
+    expected = network(((IMAGE - model.mean) / model.std).double())
+    torch.testing.assert_close(model.logits(IMAGE), expected)
+
+
+class Remembering(nn.Module):
+    """Adds what it kept of the batch before."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.network = make_classifier()
+        self.kept: Tensor | None = None
+
+    def forward(self, image: Tensor) -> Tensor:
+        scores: Tensor = self.network(image)
+        self.kept = scores if self.kept is None else scores + 0.5 * self.kept
+        return self.kept
+
+
+def test_what_is_kept_of_another_number_of_images_is_told() -> None:
+    model = Model(Remembering().eval(), size=(20, 28))
+    message = r"Remembering gives 2 answers to one image; it answers by what it keeps of the images"
+    with pytest.raises(SightlineError, match=message):
+        model.logits(IMAGE[:1])
+
+
+def test_a_number_of_scores_that_depends_on_the_image_is_refused() -> None:
+    class Keypoints(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.convolution = nn.Conv2d(3, 1, 5, stride=3)
+
+        def forward(self, image: Tensor) -> Tensor:
+            scores = self.convolution(image).flatten(1)
+            return scores[:, : 5 + int(20 * image.amax().sigmoid())]
+
+    model = Model(Keypoints(), size=(20, 28), mean=[0.0] * 3, std=[1.0] * 3)
+    count = len(model.labels)
+    assert model.logits(0.9 * IMAGE / IMAGE.amax() + 0.09).shape[1] == count
+    with pytest.raises(SightlineError, match=rf"Keypoints gives 15 scores here and {count} else"):
+        model.logits(0 * IMAGE)
 
 
 def test_ordinary_networks_run_in_batches() -> None:

@@ -264,7 +264,8 @@ def describe_scan(
         k=k or min(DEFAULT_TOP_K, count),
         class_k=max(1, min(MAX_CLASS_TOP_K, MAX_CLASS_ENTRIES // class_units)),
         sample_size=RESPONSE_SAMPLE_SIZE,
-        batch_size=batch_size,
+        # The answers of some networks depend on the other images of a batch.
+        batch_size=1 if model.findings.runs_one_by_one else batch_size,
         dataset=DatasetDescription(
             kind=type(dataset).__name__,
             source=dataset.source,

@@ -152,10 +152,12 @@ def compute_maps_and_gradients(
     Both are N×K×h×w; the score is the one before the softmax. Also returns the class indices, N.
     """
     index = None if label == "top" else model.choose(label, image)
+    if len(image) > 1 and model.findings.runs_one_by_one:
+        return _compute_one_by_one(model, image, layer, index)
     with torch.enable_grad():
         plain_image = image.to(model.device).detach()
         outputs = model.run(plain_image, [layer, "logits"], leaf=layer)
-        if not outputs["logits"].requires_grad:
+        if not (outputs["logits"].requires_grad and outputs[layer].requires_grad):
             # The layer returns several tensors, or the score does not depend on it.
             outputs = model.run(plain_image.requires_grad_(), [layer, "logits"])
         if index is None:
@@ -171,6 +173,22 @@ def compute_maps_and_gradients(
         for tensor in (outputs[layer], gradient)
     )
     return maps, gradients, index
+
+
+def _compute_one_by_one(
+    model: Model, images: Tensor, layer: str, index: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """`compute_maps_and_gradients` of images that must not share a batch.
+
+    `index` has their classes; None for the predicted ones.
+    """
+    labels = ["top"] * len(images) if index is None else index.tolist()
+    parts = [
+        compute_maps_and_gradients(model, image, layer, label)
+        for image, label in zip(images.split(1), labels, strict=True)
+    ]
+    maps, gradients, indices = (list(tensors) for tensors in zip(*parts, strict=True))
+    return torch.cat(maps), torch.cat(gradients), torch.cat(indices)
 
 
 def combine_channels(kind: CamKind, maps: Tensor, gradients: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ def differentiate_scores(
     Raises SightlineError where the scores don't depend on the inputs, or not in a differentiable
     way.
     """
-    if not scores.requires_grad:
+    if not (scores.requires_grad and inputs.requires_grad):
         raise SightlineError(
             f"the network's output has no gradient with respect to {inputs_name}: "
             "some step of it is cut off from differentiation"

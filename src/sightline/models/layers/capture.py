@@ -6,11 +6,12 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from sightline.errors import SightlineError
 from sightline.models.layers.functional_steps import STEP_KINDS, FunctionalStepMode
-from sightline.models.overrides.mode import is_transformed, suspend_overrides
+from sightline.models.overrides.mode import ObservingMode, is_transformed, suspend_overrides
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,10 @@ class Layer:
         return height * width > 1
 
 
+# How a network takes a gradient itself.
+GRADIENT_FUNCTIONS = (torch.autograd.grad, torch.autograd.backward, Tensor.backward)
+
+
 class StopForwardPass(Exception):  # noqa: N818 - not an error
     """Ends a forward pass once all wanted calls were seen."""
 
@@ -57,7 +62,8 @@ class Capture:
             with a copy.
         run_to_end: run the whole network, instead of stopping after the last wanted call.
         leaf: a wanted call whose output, if it is a single tensor, becomes a variable without a
-            history; gradients don't reach further back.
+            history; gradients don't reach further back. A network that takes a gradient itself
+            would miss what lies before: the pass ends there, and `takes_gradient` says so.
         on_layer: called with the name and tensor of each call before the network goes on.
     """
 
@@ -81,6 +87,7 @@ class Capture:
         self.tensor_versions: dict[str, int] = {}
         self.call_counts: Counter[str] = Counter()
         self.is_recording = False
+        self.takes_gradient = False
 
     def run_forward_pass(self, forward: Callable[[], Any]) -> Any:
         """Returns what `forward` returns, or None if the pass was stopped."""
@@ -91,12 +98,19 @@ class Capture:
                     has_steps = True
                 else:
                     self.add_module_hooks(path, contexts)
+            if self.leaf is not None:
+                contexts.enter_context(GradientWatch(self.stop_before_gradient))
             if has_steps:
                 contexts.enter_context(FunctionalStepMode(self.network, self.run_step))
             try:
                 return forward()
             except StopForwardPass:
                 return None
+
+    def stop_before_gradient(self) -> None:
+        """Ends a pass with a leaf in which the network begins to take a gradient."""
+        self.takes_gradient = True
+        raise StopForwardPass
 
     def add_module_hooks(self, path: str, contexts: ExitStack) -> None:
         """Lets a module's calls be recorded until `contexts` are closed."""
@@ -201,6 +215,22 @@ class Capture:
             for name, version in self.tensor_versions.items()
             if count_writes(self.tensors[name]) != version
         }
+
+
+class GradientWatch(ObservingMode):
+    """Context that calls a function before the network takes a gradient itself."""
+
+    def __init__(self, notice: Callable[[], None]) -> None:
+        super().__init__()
+        self.notice = notice
+
+    def run_function(
+        self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        """The function's own result."""
+        if func in GRADIENT_FUNCTIONS:
+            self.notice()
+        return func(*args, **kwargs)
 
 
 def count_writes(tensor: Tensor) -> int:

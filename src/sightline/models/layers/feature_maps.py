@@ -64,10 +64,11 @@ def reshape_to_unit_grid(
     """
     if feature.ndim == 2:
         if model is not None and len(feature) > len(image):
+            views = count_views(model, layer)
+            advice = describe_views(model, views) if views > 1 else "choose another layer"
             raise SightlineError(
                 f"layer {layer} has no vector of each image: its output is {tuple(feature.shape)} "
-                f"for {describe_image_count(len(image))}; "
-                f"{describe_views(model, count_views(model, layer))}"
+                f"for {describe_image_count(len(image))}; {advice}"
             )
         return feature[:, :, None, None]
     height, width = image.shape[-2:]

@@ -12,6 +12,7 @@ from sightline.models.heads.output_head import OutputHead
 from sightline.models.heads.recognition import (
     HeadHints,
     choose_tuple_entry,
+    count_rival_entries,
     make_head,
     recognize_output_head,
     refuse_feature_pyramid,
@@ -20,6 +21,7 @@ from sightline.models.heads.recognition import (
 from sightline.models.heads.selection import is_detection_list, select_output
 from sightline.models.layers.capture import count_writes
 from sightline.models.network.origin import find_traced_operation, is_without_history
+from sightline.models.network.turns import are_run_in_turn, watch_calls
 
 PROBE_COUNT = 2
 
@@ -29,6 +31,7 @@ HALF_TOLERANCE = 3e-2
 
 ONE_BY_ONE_NOTE = "answers depend on the other images of a batch: images are run one by one"
 SINGLE_IMAGE_NOTE = "takes one image at a time"
+IN_TURN_NOTE = "runs its layers for each image in turn: images are run one by one"
 RANDOM_NOTE = "gives another answer each time"
 
 MODULE_DICTS = ("_parameters", "_modules", "_buffers")
@@ -116,10 +119,14 @@ def _compare_runs(
     The last, since what comes later in a batch may depend on what comes before it: a limited number
     of places that are given away in turn, a recurrent network that takes the images for steps.
     """
-    together = _run_or_none(run, images)
+    with watch_calls(hints.network) as calls_together:
+        together = _run_or_none(run, images)
     kept = list_kept_values(hints.network)
+    in_turn = False
     try:
-        apart = run_plainly(images[-1:])
+        with watch_calls(hints.network) as calls_apart:
+            apart = run_plainly(images[-1:])
+        in_turn = are_run_in_turn(calls_together, calls_apart, PROBE_COUNT)
         hints, notes = _choose_scores(together, apart, hints)
         if is_without_history(apart, hints):
             operation = find_traced_operation(lambda: run(images[-1:]), hints)
@@ -131,7 +138,9 @@ def _compare_runs(
         head = recognize_output_head(together, PROBE_COUNT, hints)
         head = replace(head, batch_axis=_find_batch_axis(head, apart, hints))
     except SightlineError as error:
-        return NetworkFindings(head_error=error)
+        return NetworkFindings(head_error=error, runs_one_by_one=in_turn)
+    if in_turn:
+        notes = (*notes, IN_TURN_NOTE)
 
     def is_same(first: Any, second: Any) -> bool:
         return _is_last_answer_same(first, second, head)
@@ -141,11 +150,12 @@ def _compare_runs(
         keeps_more = has_kept_more(kept, list_kept_values(hints.network))
         if keeps_more and not is_same(run(images[-1:]), apart):
             notes = (*notes, RANDOM_NOTE)
-        return NetworkFindings(head, notes=notes)
+        return NetworkFindings(head, runs_one_by_one=in_turn, notes=notes)
     if not is_same(run(images[-1:]), apart):
         is_random = run_plainly is run or not is_same(run_plainly(images[-1:]), apart)
         if is_random:
-            return NetworkFindings(head, notes=(*notes, RANDOM_NOTE))
+            notes = (*notes, RANDOM_NOTE)
+            return NetworkFindings(head, runs_one_by_one=in_turn, notes=notes)
         return NetworkFindings(head, needs_plain_layout=True)
     return NetworkFindings(head, runs_one_by_one=True, notes=(*notes, ONE_BY_ONE_NOTE))
 
@@ -163,7 +173,9 @@ def _choose_scores(
     refuse_feature_pyramid(apart, hints)
     entry = choose_tuple_entry(apart)
     if not entry:
-        return hints, ()
+        count = 1 + count_rival_entries(apart)
+        note = f"the scores are value 0 of {count} of one shape: output= picks another"
+        return hints, (note,) if count > 1 else ()
     return replace(hints, selector=entry), (f"the scores are value {entry} of what it returns",)
 
 

@@ -50,11 +50,15 @@ from sightline.models.network.preprocessing import (
 )
 from sightline.models.network.probe import make_probe_images
 from sightline.models.overrides.checkpointing import disable_checkpointing
+from sightline.models.overrides.compilation import disable_compilation
 from sightline.models.overrides.onednn import use_packed_weights
 from sightline.models.weights.known_input import check_known_weights_input
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+
+# The types in which torch computes with images.
+COMPUTING_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 T = TypeVar("T")
 
@@ -68,6 +72,15 @@ def choose_channel_statistics(
     return check_channel_statistics(
         IMAGENET_MEAN if mean is None else mean, IMAGENET_STD if std is None else std
     )
+
+
+def find_image_dtype(network: nn.Module) -> torch.dtype:
+    """The precision in which a network is given images: that of its first weight to compute in.
+
+    Whole numbers, complex ones and floats of 8 bits are what weights are stored in, or are tables.
+    """
+    dtypes = (weight.dtype for weight in network.parameters())
+    return next((dtype for dtype in dtypes if dtype in COMPUTING_DTYPES), torch.float32)
 
 
 class LayoutError(SightlineError):
@@ -110,7 +123,7 @@ class NetworkRunner:
             first_weight = next(private.parameters(), torch.empty(0))
             self.device = torch.device(device) if device is not None else first_weight.device
             self.network = private.to(self.device)
-            dtype = first_weight.dtype if first_weight.is_floating_point() else torch.float32
+            dtype = find_image_dtype(private)
             statistics = torch.tensor([means, deviations], device=self.device, dtype=dtype)
         self.mean, self.std = statistics.view(2, 1, -1, 1, 1).unbind()
 
@@ -247,7 +260,7 @@ class NetworkRunner:
     def call_network(self, prepared: Any, batch: int) -> Any:
         """The network's answer to what `normalize` gives, with its further inputs."""
         extra = self._inputs.make_arguments(batch, self.mean)
-        with edit_functional_steps(self.network):
+        with disable_compilation(), edit_functional_steps(self.network):
             if self._inputs.image_parameter:
                 return self.network(**{self._inputs.image_parameter: prepared}, **extra)
             return self.network(prepared, **extra)
@@ -387,10 +400,11 @@ class NetworkRunner:
     ) -> tuple[Capture, Any]:
         """A forward pass: the layers' tensors, and the network's output if it ran to its end.
 
-        It is repeated where the network overwrote one of the tensors later.
+        It is repeated where the network overwrote one of the tensors later, and without the leaf
+        where the network takes a gradient itself, which may be one through the leaf.
         """
 
-        def run_once() -> tuple[Capture, Any]:
+        def run_once(leaf: str | None = leaf) -> tuple[Capture, Any]:
             capture = Capture(
                 self.network,
                 names,
@@ -399,7 +413,8 @@ class NetworkRunner:
                 leaf=leaf,
                 on_layer=on_layer,
             )
-            return capture, capture.run_forward_pass(lambda: self.run_network(image))
+            output = capture.run_forward_pass(lambda: self.run_network(image))
+            return run_once(None) if capture.takes_gradient else (capture, output)
 
         with self.lock:
             capture, output = self.repeat_in_plain_layout(run_once)
