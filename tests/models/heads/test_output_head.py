@@ -89,9 +89,18 @@ def test_the_part_that_holds_the_scores_is_selected() -> None:
     output = {"aux": draw(3, 9), "heads": {"age": logits}}
     assert read(OutputHead("logits", 5, selector="heads.age"), output) is logits
     head = OutputHead("logits", 5, network_name="net")
-    for value in ("text", [3], torch.tensor(1.5)):
+    for value in ("text", [3]):
         with pytest.raises(SightlineError, match=r"net returns \w+, not N×classes; pick its logi"):
             head.read_scores(value, {}, SHAPE)
+
+
+def test_single_numbers_are_refused() -> None:
+    head = OutputHead("logits", 5, network_name="net")
+    with pytest.raises(SightlineError, match=r"^net returns a single number for the whole batch"):
+        read(head, (torch.tensor(1.5),))
+    for output in ([[0.25, 3.0], [1.0, 2.0]], {"logits": 7}):
+        with pytest.raises(SightlineError, match=r"^net returns Python numbers, which do not tell"):
+            read(head, output)
 
 
 def test_detections_have_the_best_score_of_each_class() -> None:

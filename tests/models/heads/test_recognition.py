@@ -152,6 +152,21 @@ def test_features_without_scores_are_refused() -> None:
         volume.logits(IMAGE)
 
 
+@pytest.mark.parametrize("name", ["pred_logits", "class_queries_logits", "probs", "predictions"])
+def test_scores_beside_features_are_scores(name: str) -> None:
+    def finish(features: Tensor) -> dict[str, Tensor]:
+        return {"last_hidden_state": queries(features), name: features.mean((2, 3))}
+
+    model = Model(Wrapped(finish), size=(20, 28))
+    assert (model.output_kind, len(model.labels)) == ("logits", 4)
+
+    def finish_queries(features: Tensor) -> dict[str, Tensor]:
+        return {"last_hidden_state": features.mean((2, 3)), name: queries(features)}
+
+    model = Model(Wrapped(finish_queries), size=(20, 28))
+    assert (model.output_kind, len(model.labels)) == ("positions", 4)
+
+
 def enlarge(features: Tensor) -> Tensor:
     """To the size of the image."""
     return nn.functional.interpolate(features, IMAGE.shape[2:])

@@ -216,7 +216,17 @@ def require_tensor(selected: Any, network_name: str) -> None:
             f"{network_name} returns a NumPy array, which does not tell how it was made; let it "
             "return the tensor, detached or not"
         )
-    if not isinstance(selected, Tensor) or selected.ndim == 0:
+    if isinstance(selected, (bool, int, float, complex)):
+        raise SightlineError(
+            f"{network_name} returns Python numbers, which do not tell how they were made; let it "
+            "return the tensor, detached or not"
+        )
+    if isinstance(selected, Tensor) and selected.ndim == 0:
+        raise SightlineError(
+            f"{network_name} returns a single number for the whole batch, as a loss is; pick its "
+            "logits with output=, or ask with target=sl.score(function)"
+        )
+    if not isinstance(selected, Tensor):
         raise SightlineError(
             f"{network_name} returns {type(selected).__name__}, not N×classes; "
             "pick its logits with output="

@@ -127,6 +127,26 @@ def choose_tuple_entry(output: Any) -> int:
     return 0
 
 
+def count_rival_entries(output: Any) -> int:
+    """How many entries of a plain tuple or list might be the scores just as well as the first.
+
+    They have its shape and are not computed from it: the scores of other depths or heads.
+    """
+    if not isinstance(output, (tuple, list)) or hasattr(output, "_fields"):
+        return 0
+    entries = cast(Sequence[Any], output)
+    if not entries or not _has_graph(entries[0]):
+        return 0
+    rivals = 0
+    for entry in entries[1:]:
+        if _has_graph(entry) and entry.shape == entries[0].shape:
+            (gradient,) = torch.autograd.grad(
+                entry.sum(), entries[0], retain_graph=True, allow_unused=True
+            )
+            rivals += gradient is None
+    return rivals
+
+
 def _have_weights_between(output: Tensor, features: Tensor) -> bool:
     """Whether an operation with weights lies between features and what is computed from them."""
     unseen: list[tuple[Any, bool]] = [(output.grad_fn, False)]
@@ -418,9 +438,7 @@ def _names_features(output: Any, hints: HeadHints) -> bool:
     if name is None:
         names = list_output_fields(output)
         name = next((field for field in FEATURE_FIELDS if field in names), None)
-        has_scores = any(
-            field in names for field in ("logits", "out", "scores", "logits_per_image")
-        )
+        has_scores = any(field in names for field in SCORE_FIELDS if field not in FEATURE_FIELDS)
         return name is not None and not has_scores
     return not set(FEATURE_FIELDS).isdisjoint(name.split("."))
 

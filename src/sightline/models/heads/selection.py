@@ -24,6 +24,7 @@ SCORE_FIELDS = (
     "probs",
     "probabilities",
     "class_logits",
+    "class_queries_logits",
     "logits_per_image",
     "image_embeds",
     "pooler_output",

@@ -23,7 +23,6 @@ def make_network() -> nn.Sequential:
     [
         torch.jit.script,
         lambda network: torch.jit.trace(network, IMAGE),
-        lambda network: nn.Sequential(torch.jit.script(network[0])),
     ],
 )
 def test_scripted_modules_are_refused(make_scripted: Callable[[nn.Module], nn.Module]) -> None:
@@ -32,6 +31,18 @@ def test_scripted_modules_are_refused(make_scripted: Callable[[nn.Module], nn.Mo
         match=r"^a scripted module can't be looked into; give the eager nn\.Module it was made",
     ):
         make_private_network(make_scripted(make_network()))
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script", "ignore:.*torch.jit.trace")
+@pytest.mark.parametrize("name", ["1", "1.0"])
+def test_a_scripted_part_is_named(name: str) -> None:
+    scripted: nn.Module = torch.jit.script(nn.Linear(3, 2))
+    network = nn.Sequential(nn.ReLU(), nn.Sequential(scripted) if "." in name else scripted)
+    with pytest.raises(
+        SightlineError,
+        match=rf"^layer {name} is a scripted module, which can't be looked into; put the eager nn",
+    ):
+        make_private_network(network)
 
 
 @pytest.mark.filterwarnings("ignore:Lazy modules are a new feature")

@@ -16,15 +16,21 @@ def check_network(network: nn.Module, *, allow_meta: bool = False) -> None:
     They are missing in a lazy module that was never run and on the meta device, or NaN or infinite.
     `allow_meta` takes a network that is on the meta device as a whole: it has layers and shapes.
     """
-    if any(isinstance(module, torch.jit.ScriptModule) for module in network.modules()):
-        raise make_scripted_module_error()
+    for path, module in network.named_modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            raise make_scripted_module_error(path)
     check_initialized_weights(network)
     check_loaded_weights(network, allow_meta=allow_meta)
     check_finite_weights(network)
 
 
-def make_scripted_module_error() -> SightlineError:
-    """The error for a network of TorchScript, or with a part of it."""
+def make_scripted_module_error(path: str = "") -> SightlineError:
+    """The error for a network of TorchScript, or with a part of it, a layer of this path."""
+    if path:
+        return SightlineError(
+            f"layer {path} is a scripted module, which can't be looked into; put the eager "
+            "nn.Module it was made from in its place"
+        )
     return SightlineError(
         "a scripted module can't be looked into; give the eager nn.Module it was made from"
     )
