@@ -523,6 +523,23 @@ def test_every_command_makes_its_pictures_again(
     assert images.encode_png(once_more) == Path("report/saliency/saliency.png").read_bytes()
 
 
+@pytest.mark.usefixtures("place", "brief")
+def test_commands_bring_the_settings_of_a_network_of_ones_own(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    settings = "--mean 0.4 0.5 0.6 --std 0.2 0.3 0.4 --labels ant,bee,cat,dog,elk"
+    network = f"--model helpers:small_network {settings} --ablate conv1:2,5 --ablate-fill mean"
+    words = f"tour photo.png --quick --size 32 {network} --out report"
+    assert main(words.split()) == 0
+    page = Page(Path("report/index.html").read_text(encoding="utf-8")).root
+    for section in page.all("section"):
+        name, command = section.attributes["id"], section.all("code")[0].text
+        assert main([*shlex.split(command)[1:], "--out", f"again/{name}"]) == 0, command
+        recipe = Path(f"again/{name}/recipe.json").read_bytes()
+        assert recipe == Path(f"report/{name}/recipe.json").read_bytes(), command
+    assert capsys.readouterr().err == ""
+
+
 def test_ctrl_c_keeps_finished_sections(
     place: Path, brief: dict[str, Method], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -249,7 +249,7 @@ def print_result(result: Result, files: Sequence[Path]) -> None:
 def _read_shared_options(name: str, arguments: Mapping[str, Any]) -> SharedOptions:
     return SharedOptions(
         weights=arguments["weights"],
-        size=arguments["size"],
+        size=arguments.get("size"),
         device=arguments["device"],
         out=arguments["out"] or Path("out") / name,
         as_json=arguments["as_json"],

@@ -108,7 +108,10 @@ def build_command_signature(declaration: MethodDeclaration) -> inspect.Signature
         _make_keyword("labels", LabelsOption, None),
         _make_keyword("mean", MeanOption, None),
         _make_keyword("std", StdOption, None),
-        _make_keyword("size", SizeOption, None),
+    ]
+    if declaration.subject == "image" or "size" in declaration.parameters:
+        parameters.append(_make_keyword("size", SizeOption, None))
+    parameters += [
         _make_keyword("ablate", AblateOption, ()),
         _make_keyword("ablate_fill", AblateFillOption, "zero"),
         _make_keyword("device", DeviceOption, None),

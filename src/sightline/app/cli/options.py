@@ -172,6 +172,12 @@ class NetworkArguments:
         """Whether a network is named, so that the store has to be one of it."""
         return self.model is not None or self.weights is not None
 
+    def format_options(self) -> list[str]:
+        """The options of the network itself as words of a command line."""
+        words = [] if self.model is None else ["--model", self.model]
+        words += [] if self.weights is None else ["--weights", self.weights]
+        return words + format_network_settings(self.labels, self.mean, self.std)
+
     def load(self, *, quiet: bool) -> "Model":
         """Loads the network; the embedded one where none is named."""
         from sightline.models.zoo.load import load
@@ -225,6 +231,16 @@ def read_network_settings(
     return settings
 
 
+def format_network_settings(
+    labels: str | None, mean: Sequence[float] | None, std: Sequence[float] | None
+) -> list[str]:
+    """The options that `read_network_settings` reads, as words of a command line."""
+    words = [] if labels is None else ["--labels", labels]
+    for option, values in (("--mean", mean), ("--std", std)):
+        words += [] if values is None else [option, *map(str, values)]
+    return words
+
+
 def turn_units_off(model: "Model", ablate: Sequence[str], fill: "AblationFill") -> "Model":
     """The network without the units that --ablate names; itself where none is named.
 
@@ -235,6 +251,13 @@ def turn_units_off(model: "Model", ablate: Sequence[str], fill: "AblationFill") 
     from sightline.models.ablation import parse_ablation
 
     return model.ablated(parse_ablation(ablate), fill=fill)
+
+
+def format_ablation(ablate: Sequence[str], fill: "AblationFill") -> list[str]:
+    """The options that `turn_units_off` reads, as words of a command line."""
+    if not ablate:
+        return []
+    return ["--ablate", *ablate, *([] if fill == "zero" else ["--ablate-fill", fill])]
 
 
 # ── options that write a target ──

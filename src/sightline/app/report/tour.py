@@ -3,7 +3,7 @@
 import logging
 import shlex
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -69,6 +69,8 @@ class TourReport:
         dataset_folder: The dataset of the sections that use one; parts of the sample pictures
             by default.
         dataset_sample: The part of that dataset that is scanned.
+        network_options: Further options of a command that make its network this one, such as
+            `--mean 0.5`.
         plan: Every section of the report in its order, without results.
         interrupted: Whether Ctrl-C ended the run; the sections are those finished by then.
     """
@@ -81,6 +83,7 @@ class TourReport:
     quick: bool = False
     dataset_folder: str | None = None
     dataset_sample: DatasetSubset | None = None
+    network_options: Sequence[str] = ()
     sections: list[ReportSection] = field(default_factory=list[ReportSection])
     plan: list[ReportSection] = field(default_factory=list[ReportSection])
     interrupted: bool = False
@@ -345,6 +348,7 @@ class TourReport:
         if method.name != NETWORK_FIRST:
             words += ["--model", network]
         words += self._format_weights(network)
+        words += self.network_options
         if method.subject == "image":
             words += self._format_size(parameters)
         if method.repaints:

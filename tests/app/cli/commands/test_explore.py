@@ -1,6 +1,7 @@
 """`sightline explore` and `sightline export`: what they print, write and refuse."""
 
 import json
+import shlex
 import socket
 from pathlib import Path
 from typing import Any
@@ -86,6 +87,24 @@ def test_explore_scans_serves_and_prints_the_link(
     assert served[1].model is None
     assert main([*words, "--model", "helpers:small_network"]) == 0
     assert served[2].model is not None
+
+
+@pytest.mark.parametrize("size", [(), ("--size", "32")], ids=["own size", "size"])
+def test_commands_on_pages_bring_the_network_and_its_settings(
+    size: tuple[str, ...], served: list[Explorer], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A store leads to no code, and to no settings of a network that is made by code."""
+    settings = ["--mean", "0.4", "0.5", "0.6", "--std", "0.2", "0.3", "0.4", *size]
+    network = ["--model", "helpers:small_network", "--labels", "ant,bee,cat,dog,elk", *settings]
+    words = ["explore", "photos", "--store", "my photos.scan", *network, "--port", "0", "--quiet"]
+    assert main(words) == 0
+    assert main([*shlex.split(served[0].command)[1:], "--port", "0", "--quiet"]) == 0
+
+    for explorer in served:
+        command = explorer.format_command("patches", "--layer", "conv1", "--unit", "3")
+        assert main([*shlex.split(command)[1:], "--quiet", "--out", "out"]) == 0
+        assert Path("out", "patches.png").is_file()
+    assert capsys.readouterr().err == ""
 
 
 @pytest.mark.slow

@@ -5,7 +5,7 @@ import shlex
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter, validators
 
@@ -249,6 +249,7 @@ def build_explorer(
         has_mistakes=sections.mistakes,
         is_served=is_served,
         command=command,
+        network_options=network.format_options() if network.is_named else (),
     )
     if sections.synthesis and explorer.model is None:
         raise SightlineError(f"--synthesis needs the network: {explorer.model_note}")
@@ -338,17 +339,10 @@ def format_explorer_command(
     words = ["sightline", name]
     words += [] if site is None else [str(site)]
     words += [] if folder is None else [folder]
-    named: dict[str, Any] = {
-        "--store": store,
-        "--model": network.model,
-        "--weights": network.weights,
-        "--labels": network.labels,
-        "--size": network.size,
-        "--compare": sections.compare,
-    }
-    for option, value in named.items():
-        if value is not None:
-            words += [option, str(value)]
+    words += [] if store is None else ["--store", str(store)]
+    words += network.format_options()
+    words += [] if network.size is None else ["--size", str(network.size)]
+    words += [] if sections.compare is None else ["--compare", str(sections.compare)]
     words += ["--synthesis"] if sections.synthesis else []
     words += ["--mistakes"] if sections.mistakes else []
     return shlex.join(words)

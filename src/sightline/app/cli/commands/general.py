@@ -32,6 +32,8 @@ from sightline.app.cli.options import (
     StdOption,
     StoredNetworkOption,
     WeightsOption,
+    format_ablation,
+    format_network_settings,
     read_network_settings,
     turn_units_off,
 )
@@ -110,6 +112,10 @@ def tour(
             label=label,
             quick=quick,
             dataset_folder=folder,
+            network_options=[
+                *format_network_settings(labels, mean, std),
+                *format_ablation(ablate, ablate_fill),
+            ],
         )
         display = stack.enter_context(make_progress_display("{task.description:<36}", quiet=quiet))
         task = display.add_task("starting", total=1.0)

@@ -1,6 +1,6 @@
 """Opens the explorer of a scan: the store, and the network that it names."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from sightline.app.web.explorer.explorer import Explorer
@@ -49,6 +49,7 @@ def open_explorer(
     has_mistakes: bool = False,
     is_served: bool = False,
     command: str = "",
+    network_options: Sequence[str] = (),
 ) -> Explorer:
     """The explorer of a scan, with its network where that can be had by name.
 
@@ -72,6 +73,7 @@ def open_explorer(
         has_mistakes=has_mistakes,
         is_served=is_served,
         command=command,
+        network_options=network_options,
     )
 
 

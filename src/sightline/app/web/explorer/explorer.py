@@ -49,7 +49,8 @@ class Explorer:
         has_mistakes: Whether a page shows the groups of mistakes, and what causes them.
         is_served: Whether a server answers, so that numbers may be made when they are asked for.
         command: What makes the site again.
-        serve_command: What serves it.
+        network_options: What a command needs to load the network, where the store alone does not
+            tell.
     """
 
     def __init__(
@@ -64,7 +65,7 @@ class Explorer:
         has_mistakes: bool = False,
         is_served: bool = False,
         command: str = "",
-        serve_command: str = "",
+        network_options: Sequence[str] = (),
     ) -> None:
         self.scan = scan
         self.model = model
@@ -75,15 +76,18 @@ class Explorer:
         self.has_mistakes = has_mistakes
         self.is_served = is_served
         self.command = command
-        self.serve_command = serve_command or shlex.join(
-            ["sightline", "explore", "--store", str(scan.path)]
-        )
+        self.network_options = list(network_options)
         self.spellings = LayerSpellings(scan.layers)
         self.script_makers: OrderedDict[str, Callable[[], object]] = OrderedDict()
         self._recent_images: OrderedDict[int, Tensor] = OrderedDict()
         self._recent_thumbnails: OrderedDict[int, bytes] = OrderedDict()
         self._lock = RLock()
         self._resources: ContextVar[set[str] | None] = ContextVar("resources", default=None)
+
+    def format_command(self, name: str, *options: str) -> str:
+        """A command line that asks this store."""
+        words = ["sightline", name, "--store", self.scan.path.name, *options]
+        return shlex.join([*words, *self.network_options])
 
     # ── addresses ──
 

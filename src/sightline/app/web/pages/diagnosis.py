@@ -53,9 +53,8 @@ def build_mistakes_page(explorer: Explorer) -> Page:
 
     Raises SightlineError for a scan that tells nothing of mistakes.
     """
-    words = ["sightline", "mistakes", "--store", explorer.scan.path.name]
     content = read_mistakes(explorer)
-    return make_diagnosis_page(explorer, "mistakes", content, shlex.join(words))
+    return make_diagnosis_page(explorer, "mistakes", content, explorer.format_command("mistakes"))
 
 
 def make_diagnosis_page(

@@ -43,7 +43,7 @@ def build_live_page(explorer: Explorer) -> Page:
                 for layer in scan.layers
             },
         },
-        "serve_command": explorer.serve_command,
+        "serve_command": explorer.format_command("explore"),
         "caution": CAUTION,
     }
     return Page("explorer/live.html", data, "Live")

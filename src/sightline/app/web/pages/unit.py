@@ -39,7 +39,7 @@ from sightline.app.web.pages.content.sheets import (
     make_unit_card,
     select_patches,
 )
-from sightline.data.store.reader import Scan, TopImages
+from sightline.data.store.reader import TopImages
 from sightline.errors import SightlineError, escape_for_display
 from sightline.models.model import Model
 from sightline.models.tracing.connections import (
@@ -103,8 +103,8 @@ def build_unit_page(explorer: Explorer, layer: str, unit: int) -> Page:
         "has_model": explorer.model is not None,
         "model_note": explorer.model_note,
         "effect": add_effect_script(explorer, layer, unit),
-        "patch_command": make_patch_command(scan, layer, unit),
-        "synthesis_command": f"sightline explore --store {scan.path.name} --synthesis",
+        "patch_command": explorer.format_command("patches", "--layer", layer, "--unit", str(unit)),
+        "synthesis_command": explorer.format_command("explore", "--synthesis"),
         "caution": CAUTION,
     }
     return Page("explorer/unit.html", data, title)
@@ -115,11 +115,6 @@ def link_unit(explorer: Explorer, table: UnitTable, unit: int) -> str:
     if not 0 <= unit < table.unit_count:
         return ""
     return explorer.link("unit", layer=table.layer, unit=unit)
-
-
-def make_patch_command(scan: Scan, layer: str, unit: int) -> str:
-    """The command that shows the unit's patches by themselves."""
-    return f"sightline patches --store {scan.path.name} --layer {layer} --unit {unit}"
 
 
 # ── numbers ──
