@@ -227,6 +227,42 @@ def test_the_middle_is_a_layer_that_the_answer_depends_on() -> None:
     assert [landmarks["middle"] for landmarks in middles] == ["asked.1", "other.3"]
 
 
+class Asked(Seeded):
+    """Queries ask the positions of a map, as those of a detector do; there are as many as fit."""
+
+    def __init__(self, queries: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, 4, stride=4)
+        self.queries = nn.Parameter(torch.randn(queries, 8))
+        self.norm = nn.LayerNorm(8)
+        self.fc = nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = self.conv(x).flatten(2).transpose(1, 2)
+        asked = self.queries.expand(len(x), -1, -1)
+        return self.fc(self.norm(F.scaled_dot_product_attention(asked, tokens, tokens)))
+
+
+@pytest.mark.parametrize("queries", [8, 9, 36, 100])
+def test_queries_are_no_positions(queries: int) -> None:
+    assert Model(Asked(queries).eval(), size=32).landmarks["last_conv"] == "conv"
+
+
+def test_tokens_of_an_image_that_the_network_resizes_are_positions() -> None:
+    class Resized(Seeded):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 8, 6, stride=6)
+            self.norm = nn.LayerNorm(8)
+            self.fc = nn.Linear(8, 5)
+
+        def forward(self, x: Tensor) -> Tensor:
+            tokens = self.conv(F.interpolate(x, (36, 36))).flatten(2).transpose(1, 2)
+            return self.fc(self.norm(tokens).tanh().mean(1))
+
+    assert Model(Resized().eval(), size=32).landmarks["last_conv"] == "norm"
+
+
 def test_given_landmarks_are_kept() -> None:
     model = Model(Convolutional().eval(), size=32, landmarks={"last_conv": "features.1"})
     assert model.landmarks["last_conv"] == "features.1"

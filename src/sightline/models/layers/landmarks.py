@@ -17,7 +17,11 @@ from sightline.models.layers.attention_matrices import drop_attention_matrices
 from sightline.models.layers.capture import Layer
 from sightline.models.layers.feature_maps import describe_views, find_view_layers
 from sightline.models.layers.layouts import FeatureLayout
-from sightline.models.layers.placement import ProbedModel, find_feature_layout
+from sightline.models.layers.placement import (
+    ProbedModel,
+    choose_layout_by_evidence,
+    find_feature_layout,
+)
 
 LANDMARK_NAMES = ("first", "middle", "last_conv", "penultimate", "logits")
 
@@ -403,13 +407,30 @@ def find_used_layout(
     # The anchors of a detector fill a grid of the image's shape by chance, at one of two sizes.
     own_shape = (layer.batch, *layer.shape)
     own_image_shape = (1, model.channels, *model.image_size)
-    if find_feature_layout(model, layer.name, own_shape, own_image_shape) is None:
+    own_layout = find_feature_layout(model, layer.name, own_shape, own_image_shape)
+    if own_layout is None:
         return None
+    if has_tokens_of_no_size(model, evidence, layer):
+        seen_layout = choose_layout_by_evidence(model, layer.name, model.image_size)
+        is_seen = seen_layout is not None and seen_layout.is_same_reading(own_layout)
+        if not is_seen or own_layout.order != layout.order:
+            return None
     try:
         used = (layout.arrange_as_maps(gradient) != 0).any(1)
     except RuntimeError:
         return None  # its tokens for this size of image are others than the layout's
     return layout if int(used.flatten(1).sum(1).min()) > 1 else None
+
+
+def has_tokens_of_no_size(model: InspectedModel, evidence: LayerEvidence, layer: Layer) -> bool:
+    """Whether a layer has as many tokens for images of two sizes, as queries and latents have.
+
+    So does a network that resizes its image; its tokens answer to their own part of it.
+    """
+    output = evidence.outputs[layer.name]
+    if evidence.shape[2:] == model.image_size or len(output) != evidence.shape[0]:
+        return False
+    return has_tokens(layer) and tuple(output.shape[1:]) == layer.shape
 
 
 def find_head_input(model: InspectedModel, used: Container[str]) -> str | None:
