@@ -227,6 +227,7 @@ class Model(NetworkRunner):
             return listing.layers
 
         with self.lock, torch.no_grad():
+            self.settle_inputs()
             return self.repeat_in_plain_layout(list_once)
 
     @cached_property

@@ -320,6 +320,22 @@ def test_a_double_network_behind_a_table_of_whole_numbers() -> None:
     torch.testing.assert_close(model.logits(IMAGE), expected)
 
 
+@pytest.mark.parametrize("is_listed", [True, False])
+def test_layers_are_counted_once_however_a_number_is_given(is_listed: bool) -> None:
+    class Aged(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.network = make_classifier()
+
+        def forward(self, image: Tensor, age: Tensor) -> Tensor:
+            return self.network(image) * age
+
+    model = Model(Aged().eval(), size=(20, 28), inputs={"age": 2.0})
+    if is_listed:
+        assert [name for name in model.layers if ":" in name] == []
+    assert model.features(IMAGE, "network.0")["network.0"].shape[0] == len(IMAGE)
+
+
 class Remembering(nn.Module):
     """Adds what it kept of the batch before."""
 

@@ -231,8 +231,7 @@ class NetworkRunner:
         Raises SightlineError with the network's own error for an image that it can't take, and
         LayoutError where it is to be run once more.
         """
-        if not self._inputs_settled:
-            self._settle_number_form()
+        self.settle_inputs()
         prepared = self.normalize(image)
         try:
             return self._call_fast_network(prepared, len(image))
@@ -329,6 +328,11 @@ class NetworkRunner:
             return False
         return True
 
+    def settle_inputs(self) -> None:
+        """Finds once how the further inputs are given; before a pass whose calls are counted."""
+        if not self._inputs_settled:
+            self._settle_number_form()
+
     def _settle_number_form(self) -> None:
         """Finds how the network takes a number among its inputs: as N×1, N or the number itself.
 
@@ -417,6 +421,7 @@ class NetworkRunner:
             return run_once(None) if capture.takes_gradient else (capture, output)
 
         with self.lock:
+            self.settle_inputs()
             capture, output = self.repeat_in_plain_layout(run_once)
             overwritten = capture.find_overwritten_calls()
             if overwritten:
