@@ -14,7 +14,7 @@ class SectionQueue:
     """
 
     def __init__(self, sections: Sequence[ReportSection]) -> None:
-        self._pending = sorted(sections, key=reads_scan)
+        self._pending = list(sections)
         self._is_scanning = False
         self._has_scan = False
         self._changed = threading.Condition()
