@@ -162,3 +162,18 @@ def test_network_changes_with_each_weight_and_with_preprocessing(
     monkeypatch.setattr(wide, "resize", 20)
     assert describe_network(wide, size=(48, 48)).short_side == 48  # the square has to fit
     assert plain.weights != describe(1e-7, mean=(0.5, 0.4, 0.3), std=(0.25, 0.2, 0.3)).weights
+
+
+@pytest.mark.filterwarnings("ignore:Sparse CSR")
+@pytest.mark.parametrize("layout", [torch.sparse_coo, torch.sparse_csr])
+def test_sparse_weights_are_told_apart_by_their_numbers(layout: torch.layout) -> None:
+    def describe(value: float) -> str:
+        weight = torch.zeros(5, 12)
+        weight[3, 7] = value
+        network = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.Flatten())
+        torch.nn.init.constant_(network[0].weight, 0.1)  # type: ignore[arg-type]
+        torch.nn.init.zeros_(network[0].bias)  # type: ignore[arg-type]
+        network.register_buffer("mixing", weight.to_sparse(layout=layout))
+        return describe_network(sl.load(network, size=32), size=(32, 32)).weights
+
+    assert describe(1.0) == describe(1.0) != describe(1.5)

@@ -24,6 +24,7 @@ from sightline.methods.evaluation.randomization import (
     group_weight_layers,
     merge_layer_groups,
     randomize_layer_groups,
+    shuffle_values,
 )
 
 
@@ -132,6 +133,18 @@ def test_randomized_networks_are_copies(make: Callable[[], nn.Module]) -> None:
 
     repeated = [cascade.logits(smooth()) for cascade, _ in randomize_layer_groups(model, groups, 3)]
     assert all(torch.equal(a, b) for a, b in zip(logits, repeated, strict=True))
+
+
+@pytest.mark.parametrize("layout", [torch.strided, torch.sparse_coo, torch.sparse_csr])
+def test_shuffled_weights_keep_their_numbers_and_their_layout(layout: torch.layout) -> None:
+    weights = smooth(side=12, seed=5)[0, 0, :7].clamp_min(0.5) - 0.5
+    stored = weights if layout == torch.strided else weights.to_sparse(layout=layout)
+    shuffled = shuffle_values(stored, seeded())
+    assert shuffled.layout == layout
+    dense = shuffled.to_dense()
+    assert dense.shape == (7, 12)
+    assert torch.equal(dense.flatten().sort().values, weights.flatten().sort().values)
+    assert not torch.equal(dense, weights)
 
 
 # ── similarity ──

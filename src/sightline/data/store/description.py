@@ -205,6 +205,8 @@ def _update_weights_digest(digest: Any, name: str, value: Any) -> None:
     tensor = value.detach().cpu()
     if tensor.is_quantized:
         tensor = tensor.int_repr()
+    elif tensor.layout != torch.strided:
+        tensor = tensor.to_dense()
     content = tensor.contiguous().flatten().view(torch.uint8)
     digest.update(content.numpy().data)
 

@@ -105,12 +105,16 @@ def collect_module_weights(model: Model, paths: list[str]) -> dict[str, Tensor]:
 
 
 def shuffle_values(weights: Tensor, generator: torch.Generator) -> Tensor:
-    """The same numbers in random order."""
+    """The same numbers in random order, the zeros of sparse weights among them."""
     # Adebayo 2018 draws from the initial distribution, which a trained network does not tell; with
     # torch's default initialization the signal vanishes in deep networks without norms. The layer's
     # own numbers keep its scale, and running variances positive.
     order = torch.randperm(weights.numel(), generator=generator).to(weights.device)
-    return weights.detach().flatten()[order].view(weights.shape)
+    if weights.layout == torch.strided:
+        return weights.detach().flatten()[order].view(weights.shape)
+    dense = weights.detach().to_dense()
+    shuffled: Tensor = dense.flatten()[order].view(weights.shape)
+    return shuffled.to_sparse(layout=weights.layout)
 
 
 def write_module_weights(model: Model, weights: Mapping[str, Tensor]) -> None:
