@@ -45,8 +45,8 @@ MAX_UNTESTED_LINES = 40
 TESTED_THROUGH = {
     "images/decode/pixels.py": "images/decode/test_picture.py",
     "images/decode/center_crop.py": "images/decode/test_picture.py",
-    "models/layers/attention_weights.py": "methods/attribution/test_attention.py",
-    "models/layers/attention_windows.py": "methods/attribution/test_attention.py",
+    "models/layers/attention/weights.py": "methods/attribution/test_attention.py",
+    "models/layers/attention/windows.py": "methods/attribution/test_attention.py",
     "models/tracing/occlusion_pass.py": "models/tracing/test_incremental.py",
 }
 

@@ -19,8 +19,8 @@ from sightline.images.plotting.maps import (
 )
 from sightline.models.heads.labels import ClassChoice
 from sightline.models.heads.target_text import TargetChoice
-from sightline.models.layers.attention_weights import AttentionLayer, AttentionRecorder
-from sightline.models.layers.attention_windows import (
+from sightline.models.layers.attention.weights import AttentionLayer, AttentionRecorder
+from sightline.models.layers.attention.windows import (
     WindowedAttention,
     average_window_gradients,
     check_global_places,

@@ -21,6 +21,7 @@ from sightline.images.validation import check_image
 from sightline.locks import ForkSafeLock
 from sightline.models.layers.capture import Capture, StopForwardPass, find_first_tensor
 from sightline.models.layers.functional_steps import edit_functional_steps
+from sightline.models.network.compilation import disable_compilation
 from sightline.models.network.copy import copy_network, make_private_network
 from sightline.models.network.guard import (
     MAX_TRIED_SIZES,
@@ -50,7 +51,6 @@ from sightline.models.network.preprocessing import (
 )
 from sightline.models.network.probe import make_probe_images
 from sightline.models.overrides.checkpointing import disable_checkpointing
-from sightline.models.overrides.compilation import disable_compilation
 from sightline.models.overrides.onednn import use_packed_weights
 from sightline.models.weights.known_input import check_known_weights_input
 
@@ -408,7 +408,7 @@ class NetworkRunner:
         where the network takes a gradient itself, which may be one through the leaf.
         """
 
-        def run_once(leaf: str | None = leaf) -> tuple[Capture, Any]:
+        def run_pass(leaf: str | None) -> tuple[Capture, Any]:
             capture = Capture(
                 self.network,
                 names,
@@ -417,8 +417,11 @@ class NetworkRunner:
                 leaf=leaf,
                 on_layer=on_layer,
             )
-            output = capture.run_forward_pass(lambda: self.run_network(image))
-            return run_once(None) if capture.takes_gradient else (capture, output)
+            return capture, capture.run_forward_pass(lambda: self.run_network(image))
+
+        def run_once() -> tuple[Capture, Any]:
+            capture, output = run_pass(leaf)
+            return run_pass(None) if capture.takes_gradient else (capture, output)
 
         with self.lock:
             self.settle_inputs()

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from sightline.errors import SightlineError
 from sightline.images.plotting.maps import upsample_maps
-from sightline.models.layers.attention_weights import (
+from sightline.models.layers.attention.weights import (
     AttentionCall,
     AttentionLayer,
     AttentionRecorder,

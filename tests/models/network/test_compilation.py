@@ -8,7 +8,7 @@ from torch import Tensor
 from zoo.odd_ways import CompiledMethod
 
 import sightline as sl
-from sightline.models.overrides.compilation import disable_compilation
+from sightline.models.network.compilation import disable_compilation
 
 
 class Counted:
