@@ -135,6 +135,7 @@ def test_randomized_networks_are_copies(make: Callable[[], nn.Module]) -> None:
     assert all(torch.equal(a, b) for a, b in zip(logits, repeated, strict=True))
 
 
+@pytest.mark.filterwarnings("ignore:Sparse CSR")
 @pytest.mark.parametrize("layout", [torch.strided, torch.sparse_coo, torch.sparse_csr])
 def test_shuffled_weights_keep_their_numbers_and_their_layout(layout: torch.layout) -> None:
     weights = smooth(side=12, seed=5)[0, 0, :7].clamp_min(0.5) - 0.5
