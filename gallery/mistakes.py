@@ -69,7 +69,7 @@ network = nn.Sequential(
 )
 images, labels = draw_many(900, (0.97, 0.01, 0.01), seed=1)
 optimizer = torch.optim.Adam(network.parameters(), 3e-3)
-for _ in range(120):
+for _ in range(250):
     batch = torch.randint(0, len(images), (64,))
     loss = F.cross_entropy(network((images[batch] - 0.5) / 0.25), labels[batch])
     optimizer.zero_grad()
