@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from sightline.app.machine import sharing
-from sightline.app.machine.sharing import count_available_processors, share_machine
+from sightline.app.machine.sharing import count_available_processors, count_threads, share_machine
 
 
 def test_threads_wait_passively_and_the_users_choice_stays() -> None:
@@ -48,3 +48,19 @@ def test_a_containers_quota(
     file.write_text(quota, encoding="ascii")
     assert count_available_processors(file) == count
     assert count_available_processors(tmp_path / "absent") == 8
+
+
+@pytest.mark.parametrize(
+    ("environment", "count"),
+    [
+        ({}, 5),
+        ({"OMP_NUM_THREADS": "3"}, 3),
+        ({"OMP_NUM_THREADS": "8", "MKL_NUM_THREADS": "1"}, 1),
+        ({"OMP_NUM_THREADS": "many"}, 5),
+    ],
+)
+def test_threads_are_the_fewest_that_were_chosen_or_processors(
+    environment: dict[str, str], count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sharing, "count_available_processors", lambda: 5)
+    assert count_threads(environment) == count

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from types import FrameType
 
-from sightline.app.machine.decoder_warnings import ignore_decoder_warnings
+from sightline.app.machine.process import ignore_decoder_warnings, remove_unfinished_files
 from sightline.errors import (
     SightlineError,
     escape_for_display,
@@ -165,9 +165,7 @@ def end_at_once(number: int, _frame: FrameType | None) -> None:
     A KeyboardInterrupt would end in the middle of whatever runs. Some libraries take it for a
     failed import, and C++ code aborts.
     """
-    files = sys.modules.get("sightline.images.files")
-    if files is not None:
-        files.remove_temporary_files()
+    remove_unfinished_files()
     processes = sys.modules.get("multiprocessing")
     if processes is not None:
         for process in processes.active_children():

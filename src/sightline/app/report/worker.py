@@ -15,7 +15,6 @@ import os
 import pickle
 import queue
 import signal
-import sys
 import warnings
 from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
@@ -25,7 +24,7 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Protocol, Self
 
-from sightline.app.machine.decoder_warnings import ignore_decoder_warnings
+from sightline.app.machine.process import ignore_decoder_warnings, remove_unfinished_files
 
 if TYPE_CHECKING:
     from sightline.app.web.report.section import ReportSection
@@ -235,7 +234,5 @@ def save_section(section: "ReportSection", folder: Path) -> str:
 
 def end_process(_number: int, _frame: FrameType | None) -> None:
     """Ends the process without leaving half-written files."""
-    files = sys.modules.get("sightline.images.files")
-    if files is not None:
-        files.remove_temporary_files()
+    remove_unfinished_files()
     os._exit(0)
