@@ -19,7 +19,7 @@ SOURCE = Path(sl.__file__).parent
 TESTS = Path(__file__).parents[1]
 # Lowest first. A package imports only from those on a lower floor, or from itself.
 FLOORS = (
-    ("errors", "locks"),
+    ("errors", "process"),
     ("images",),
     ("registry",),
     ("models",),

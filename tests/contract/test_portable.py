@@ -33,11 +33,13 @@ HEIGHT, WIDTH = 32, 40
 
 
 @pytest.fixture(autouse=True)
-def every_size(monkeypatch: pytest.MonkeyPatch) -> None:
+def every_size(tiny: sl.Model, monkeypatch: pytest.MonkeyPatch) -> None:
     """Small layers count as large, so that the fast operations take them."""
     monkeypatch.setattr(max_pooling, "MIN_COMPACT_POOL_ELEMENTS", 1)
     monkeypatch.setattr(frozen_layers, "MIN_SPARSE_LINEAR_ELEMENTS", 1)
     monkeypatch.setattr(frozen_layers, "MIN_PACKED_MULTIPLY_ADDS", 1)
+    monkeypatch.setattr(onednn, "MIN_FORWARD_WEIGHT_ELEMENTS", 1)
+    monkeypatch.setattr(tiny, "has_large_weights", True)
 
 
 def make_images(count: int) -> Tensor:

@@ -16,7 +16,6 @@ from torch import Tensor, nn
 
 from sightline.errors import SightlineError, escape_for_display, make_unknown_name_error
 from sightline.images.validation import check_image
-from sightline.locks import ForkSafeLock
 from sightline.models.ablation import AblatedModel, Ablation, AblationFill, make_ablation
 from sightline.models.heads.labels import ClassChoice, check_class_count, find_label_index
 from sightline.models.heads.output_head import (
@@ -60,6 +59,7 @@ from sightline.models.network.probe import (
 )
 from sightline.models.network.runner import NetworkRunner
 from sightline.models.overrides.mode import suspend_overrides
+from sightline.process.locks import ForkSafeLock
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)

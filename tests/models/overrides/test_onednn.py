@@ -15,6 +15,13 @@ from sightline.models.overrides import onednn
 from sightline.models.overrides.onednn import PackingDisabled, use_packed_weights
 
 
+@pytest.fixture(autouse=True)
+def every_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small weights count as large."""
+    monkeypatch.setattr(onednn, "MIN_FORWARD_WEIGHT_ELEMENTS", 0)
+    monkeypatch.setattr(onednn, "MIN_MEAN_WEIGHT_ELEMENTS", 0)
+
+
 def run_packed(module: nn.Module, x: Tensor) -> Tensor:
     with use_packed_weights():
         return module(x)
@@ -143,6 +150,58 @@ def test_what_is_packed_goes_with_the_weight() -> None:
 # ── left to torch ──
 
 
+def make_widening_network(width: int, convolutions: int) -> nn.Sequential:
+    """Convolutions of 8×8×3×3 weights, and one of 8×width×3×3."""
+    small = [nn.Conv2d(8, 8, 3, padding=1) for _ in range(convolutions)]
+    head = [nn.Conv2d(8, width, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+    return nn.Sequential(nn.Conv2d(3, 8, 3), *small, *head)
+
+
+@needs_onednn
+def test_a_pass_without_gradient_is_packed_where_weights_are_large_in_the_mean(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.undo()
+    monkeypatch.setattr(onednn, "MIN_FORWARD_WEIGHT_ELEMENTS", 5000)
+    monkeypatch.setattr(onednn, "MIN_MEAN_WEIGHT_ELEMENTS", 5000)
+    shapes: list[tuple[int, ...]] = []
+    get_packed_weight = onednn.get_packed_weight
+
+    def record(weight: Tensor, geometry: Any) -> Any:
+        shapes.append(tuple(weight.shape))
+        return get_packed_weight(weight, geometry)
+
+    monkeypatch.setattr(onednn, "get_packed_weight", record)
+    image = torch.rand(2, 3, 12, 13)
+    # 216 + 576 + 14,400 weights in three layers, and 4 · 576 more in seven.
+    for convolutions, expected in ((1, [(200, 8, 3, 3)]), (5, [])):
+        model = sl.load(make_widening_network(200, convolutions), size=12, device="cpu")
+        model.findings  # noqa: B018 - finds what the output means, with gradients
+        shapes.clear()
+        with torch.no_grad():
+            logits = model.run(image, ["logits"])["logits"]
+        assert shapes == expected
+        # A gradient always runs by packed weights, large or small.
+        leaf = image.clone().requires_grad_()
+        shapes.clear()
+        differentiated = model.logits(leaf)
+        torch.autograd.grad(differentiated[:, 0].sum(), leaf)
+        assert {shape[1:] for shape in shapes} == {(3, 3, 3), (8, 3, 3)}
+        assert_close(differentiated.detach(), logits)
+
+
+def test_which_networks_gain_by_packing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    side = 2 * round(onednn.MIN_MEAN_WEIGHT_ELEMENTS**0.5)
+    large = nn.Linear(side, side, bias=False)
+    assert onednn.has_large_weights(large)
+    assert not onednn.has_large_weights(nn.Sequential(large, *(nn.Linear(2, 2) for _ in range(4))))
+    assert not onednn.has_large_weights(nn.Sequential(nn.ReLU()))
+    assert onednn.has_large_weights(nn.Sequential(nn.MultiheadAttention(8, 2), nn.Linear(8, 2)))
+    # Weights that are computed for each pass are never packed.
+    assert not onednn.has_large_weights(nn.utils.parametrizations.weight_norm(large))
+
+
 def runs_unchanged(layer: nn.Module, x: Tensor, monkeypatch: pytest.MonkeyPatch) -> bool:
     """Whether neither a convolution nor a batch norm is replaced."""
     calls: list[str] = []
@@ -166,7 +225,7 @@ def runs_unchanged(layer: nn.Module, x: Tensor, monkeypatch: pytest.MonkeyPatch)
 def test_what_is_trained_or_of_another_precision_is_left_alone(
     layer: nn.Module, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    x = torch.rand(2, 3, 8, 8, dtype=next(layer.parameters()).dtype)
+    x = torch.rand(2, 3, 8, 8, dtype=next(layer.parameters()).dtype).requires_grad_()
     assert runs_unchanged(layer, x, monkeypatch)
 
 

@@ -14,7 +14,7 @@ from sightline.data.table_errors import convert_table_errors
 from sightline.errors import SightlineError
 from sightline.images.decode.center_crop import ImageSource
 from sightline.images.decode.source import MAX_PACKED_BYTES, check_file_size
-from sightline.locks import ForkSafeLock
+from sightline.process.locks import ForkSafeLock
 
 LANCE_BLOCK_ROWS = 512  # rows of a Lance table that are read at once
 LANCE_BATCH_ROWS = 16  # rows of them in memory before their size is looked at

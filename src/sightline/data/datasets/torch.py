@@ -12,7 +12,7 @@ from sightline.errors import SightlineError, get_first_error_line
 from sightline.images.decode.center_crop import ImageSource
 from sightline.images.decode.pixels import convert_tensor_to_pillow
 from sightline.images.validation import add_batch_axis, check_image
-from sightline.locks import ForkSafeLock
+from sightline.process.locks import ForkSafeLock
 
 FINGERPRINT_IMAGES = 16  # images that the digest of a dataset object depends on
 

@@ -25,7 +25,7 @@ from sightline.data.store.interface import (
     select_units,
 )
 from sightline.errors import SightlineError
-from sightline.locks import ForkSafeLock
+from sightline.process.locks import ForkSafeLock
 
 
 @dataclass(frozen=True)

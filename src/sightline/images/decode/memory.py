@@ -5,7 +5,7 @@ from collections import deque
 from collections.abc import Generator
 from contextlib import contextmanager
 
-from sightline.locks import register_for_forks
+from sightline.process.locks import register_for_forks
 
 # So many bytes may lie decoded at once: fourteen photographs of 12 megapixels.
 DECODING_BYTES = 2_000_000_000

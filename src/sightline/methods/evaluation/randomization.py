@@ -13,10 +13,10 @@ from torch import Tensor
 
 from sightline.errors import SightlineError
 from sightline.images.plotting.maps import find_heatmap_limit
-from sightline.locks import ForkSafeLock
 from sightline.models.model import Model
 from sightline.models.network.copy import copy_network
 from sightline.models.weights.checkpoint import RUNNING_STATISTICS
+from sightline.process.locks import ForkSafeLock
 
 # ── networks with shuffled weights ──
 

@@ -258,7 +258,11 @@ def split_call_name(network: nn.Module, name: str) -> tuple[str, str]:
 
 def is_module_path(network: nn.Module, path: str) -> bool:
     """Whether a network has a module of this path."""
-    return any(path == module_path for module_path, _ in network.named_modules())
+    try:
+        network.get_submodule(path)
+    except AttributeError:
+        return False
+    return True
 
 
 def find_first_tensor(value: Any) -> Tensor | None:

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from sightline.locks import ForkSafeLock
+from sightline.process.locks import ForkSafeLock
 
 # Without it nothing is compiled. Importing it takes seconds.
 COMPILER = "torch._dynamo"

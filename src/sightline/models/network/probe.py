@@ -186,8 +186,9 @@ def list_kept_values(network: nn.Module) -> list[tuple[Any, int]]:
     """
     values: list[Any] = []
     for module in network.modules():
-        values += module.buffers(recurse=False)
-        for name, value in vars(module).items():
+        attributes = vars(module)
+        values += attributes["_buffers"].values()
+        for name, value in attributes.items():
             if name in MODULE_DICTS:
                 continue
             values.append(value)

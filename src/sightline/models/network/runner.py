@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self, TypeVar, cast
@@ -18,7 +18,6 @@ from sightline.errors import (
 )
 from sightline.images.io.pictures import ImageOrPath, read_file_or_sample
 from sightline.images.validation import check_image
-from sightline.locks import ForkSafeLock
 from sightline.models.layers.capture import Capture, StopForwardPass, find_first_tensor
 from sightline.models.layers.functional_steps import edit_functional_steps
 from sightline.models.network.compilation import disable_compilation
@@ -51,8 +50,10 @@ from sightline.models.network.preprocessing import (
 )
 from sightline.models.network.probe import make_probe_images
 from sightline.models.overrides.checkpointing import disable_checkpointing
-from sightline.models.overrides.onednn import use_packed_weights
+from sightline.models.overrides.onednn import has_large_weights, use_packed_weights
 from sightline.models.weights.known_input import check_known_weights_input
+from sightline.process.locks import ForkSafeLock
+from sightline.process.memory import keep_freed_memory
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -128,7 +129,10 @@ class NetworkRunner:
         self.mean, self.std = statistics.view(2, 1, -1, 1, 1).unbind()
 
         self.overwritten_calls: set[str] = set()
+        if self.device.type == "cpu":
+            keep_freed_memory()
         self.has_plain_layout = False
+        self.has_large_weights = has_large_weights(self.network)
         self.lock = ForkSafeLock(reentrant=True)
         self._preprocess = preprocess if callable(preprocess) else None
         self._layout = () if callable(preprocess) else parse_layout_words(preprocess or ())
@@ -266,7 +270,9 @@ class NetworkRunner:
 
     def _call_fast_network(self, prepared: Any, batch: int) -> Any:
         """`call_network` by the faster operations, as far as the network takes their layout."""
-        packing = use_packed_weights(keeps_layout=self.has_plain_layout)
+        packing: AbstractContextManager[Any] = nullcontext()
+        if torch.is_grad_enabled() or self.has_large_weights:
+            packing = use_packed_weights(keeps_layout=self.has_plain_layout)
         with packing, disable_checkpointing():
             return self.call_network(prepared, batch)
 

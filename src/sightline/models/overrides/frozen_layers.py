@@ -43,9 +43,6 @@ PACKED_LINEAR_WEIGHTS: Any = WeakTensorKeyDictionary()  # weight → its PackedL
 # Larger convolutions of 1×1 are faster by oneDNN and a packed weight.
 MAX_LINEAR_MULTIPLY_ADDS = 20_000_000
 
-# A smaller batch norm without a gradient is as fast by torch's own kernel, which is called once.
-MIN_BATCH_NORM_ELEMENTS = 30_000
-
 
 @dataclass(kw_only=True)
 class PackedWeight:
@@ -317,12 +314,6 @@ def try_pointwise_linear(  # noqa: PLR0917 - torch's own signature
 # ── batch norms ──
 
 
-def is_large_in_channels_last(x: Tensor) -> bool:
-    """Whether x is large, and lies in memory with its channels last."""
-    is_large = x.numel() >= MIN_BATCH_NORM_ELEMENTS
-    return is_large and x.is_contiguous(memory_format=torch.channels_last)
-
-
 def try_frozen_batch_norm(  # noqa: PLR0917 - torch's own signature
     input: Tensor,
     running_mean: Tensor | None,
@@ -336,13 +327,11 @@ def try_frozen_batch_norm(  # noqa: PLR0917 - torch's own signature
     """`F.batch_norm` with running statistics, or None when it has to be torch's own.
 
     torch's backward pass would also compute gradients of the weight and the bias. Without a
-    gradient, torch's own takes twice as long for large inputs in channels_last, and a third of the
-    time for others.
+    gradient, torch's own is as fast.
     """
     if training or running_mean is None or running_var is None or input.ndim != 4:
         return None
-    has_gradient = input.requires_grad and torch.is_grad_enabled()
-    if not has_gradient and not is_large_in_channels_last(input):
+    if not input.requires_grad or not torch.is_grad_enabled():
         return None
     if not is_frozen_float32(input, running_mean, running_var, weight, bias):
         return None

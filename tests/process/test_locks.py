@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from sightline.locks import ForkSafeLock
+from sightline.process.locks import ForkSafeLock
 
 
 def is_free(lock: ForkSafeLock) -> bool:
