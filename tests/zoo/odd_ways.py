@@ -159,12 +159,32 @@ class Queries(Classifier):
         }
 
 
+class MarkedTensor(Tensor):
+    """A tensor of a class of its own, which all that is computed from it has, too."""
+
+
+def make_marked() -> nn.Module:
+    """A classifier whose weights are of that class."""
+    network = Classifier()
+    for module in network.modules():
+        for name, weight in list(module.named_parameters(recurse=False)):
+            marked = nn.Parameter(weight.detach().as_subclass(MarkedTensor))
+            setattr(module, name, marked)
+    return network
+
+
+def run_marked(network: nn.Module, images: Tensor) -> Tensor:
+    """The numbers of its scores."""
+    return network(images).as_subclass(Tensor)
+
+
 ODD_WAYS: dict[str, OddModel] = {
     "by_the_gradient": OddModel(ByTheGradient),
     "by_turns": OddModel(ByTurns),
     "compiled_method": OddModel(CompiledMethod, run_as_written),
     "float8_weights": OddModel(lambda: make_stored(torch.float8_e4m3fn)),
     "int8_weights": OddModel(lambda: make_stored(torch.int8)),
+    "marked_weights": OddModel(make_marked, run_marked),
     "plain_transformer": OddModel(PlainTransformer),
     "queries": OddModel(
         Queries, lambda net, x: net(x)["class_queries_logits"].amax(1), {}, "positions"

@@ -30,6 +30,7 @@ from sightline.models.heads.target_head import ScoredModel
 from sightline.models.heads.target_text import TargetChoice, make_target
 from sightline.models.layers.capture import (
     Layer,
+    make_plain_tensor,
     split_call_name,
 )
 from sightline.models.layers.feature_maps import describe_image_count
@@ -574,7 +575,7 @@ class Model(NetworkRunner):
         )
         capture.require_all_tensors(self.name)
         selected = head.select(output) if head.needs_output else None
-        scores = head.read_scores(selected, capture.tensors, image.shape)
+        scores = make_plain_tensor(head.read_scores(selected, capture.tensors, image.shape))
         if len(scores) != len(image):
             raise self._make_count_error(len(scores), len(image))
         check_score_count(head, scores, self.name)
@@ -587,7 +588,7 @@ class Model(NetworkRunner):
     def read_scores(self, output: Any, image_shape: Sequence[int]) -> Tensor:
         """Scores N×K from what the network returned for images of this shape N×C×H×W."""
         head = self.head
-        return head.read_scores(head.select(output), {}, image_shape)
+        return make_plain_tensor(head.read_scores(head.select(output), {}, image_shape))
 
     def run_with_output(
         self, image: Tensor, layers: Iterable[str]

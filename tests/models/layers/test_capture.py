@@ -7,7 +7,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils._pytree import tree_map
 
+import sightline as sl
 from sightline.errors import SightlineError
 from sightline.models.layers.capture import Capture, Layer, find_first_tensor, format_call_name
 from sightline.models.model import Model
@@ -37,6 +39,60 @@ CONV = F.conv2d(X, NETWORK.conv.weight, NETWORK.conv.bias)
 FIRST_RELU = CONV.clamp_min(0)
 SECOND_RELU = (FIRST_RELU.mean((2, 3)) - 0.2).clamp_min(0)
 LOGITS = SECOND_RELU @ NETWORK.fc.weight.T + NETWORK.fc.bias
+
+
+class MarkedTensor(Tensor):
+    """What is computed from one is one."""
+
+
+def test_tensors_of_a_subclass_are_recorded_as_plain_ones() -> None:
+    network = Twice()
+    network.conv.weight = nn.Parameter(network.conv.weight.detach().as_subclass(MarkedTensor))
+    capture = Capture(network, ["conv", "relu", "fc"], run_to_end=True)
+    output = capture.run_forward_pass(lambda: network(X))
+    assert {type(tensor) for tensor in capture.tensors.values()} == {Tensor}
+    torch.testing.assert_close(capture.tensors["relu"], FIRST_RELU)
+    gradients = torch.autograd.grad(output[:, 1].sum(), list(capture.tensors.values()))
+    assert all(gradient.any() for gradient in gradients)
+
+
+class StoredElsewhere(Tensor):
+    """A tensor without memory of its own, as all results of its operations are."""
+
+    numbers: Tensor
+
+    @staticmethod
+    def wrap(numbers: Any) -> Any:
+        if not isinstance(numbers, Tensor):
+            return numbers
+        wrapper: Any = Tensor._make_wrapper_subclass(
+            StoredElsewhere, numbers.shape, strides=numbers.stride(), dtype=numbers.dtype
+        )
+        wrapper.numbers = numbers
+        return wrapper
+
+    @classmethod
+    def __torch_dispatch__(
+        cls, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        def unwrap(value: Any) -> Any:
+            return value.numbers if isinstance(value, StoredElsewhere) else value
+
+        return tree_map(cls.wrap, func(*tree_map(unwrap, args), **tree_map(unwrap, kwargs or {})))
+
+
+def test_tensors_whose_numbers_are_elsewhere_are_refused() -> None:
+    network = Twice()
+    wrapped = StoredElsewhere.wrap(network.conv.weight.detach())
+    network.conv.weight = nn.Parameter(wrapped, requires_grad=False)
+    with torch.no_grad():
+        assert type(network(X)) is StoredElsewhere
+        with pytest.raises(SightlineError, match="of the class StoredElsewhere, whose numbers"):
+            Capture(network, ["conv"]).run_forward_pass(lambda: network(X))
+        model = Model(network, size=8)
+        for method in (sl.activations, sl.saliency, sl.filters):
+            with pytest.raises(SightlineError, match="make its weights plain tensors"):
+                method(model, *([] if method is sl.filters else [torch.rand(1, 3, 8, 8)]))
 
 
 def test_every_call_and_every_input_can_be_recorded() -> None:

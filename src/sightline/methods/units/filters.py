@@ -1,12 +1,13 @@
 """The filters of a convolution as images."""
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from torch import Tensor, nn
 
 from sightline.errors import SightlineError
 from sightline.images.plotting.maps import enlarge_pixels, make_contact_sheet, render_around_gray
 from sightline.models.model import Model
+from sightline.models.tracing.connections import read_weight
 from sightline.registry.method import register_method
 from sightline.registry.parameter import ValueRange
 from sightline.registry.result import Result
@@ -55,9 +56,7 @@ def filters(
         inputs: How many input channels of each filter, for layers that don't read colours.
     """
     conv_name = find_conv_layer(model, model.layer(layer))
-    # With weight or spectral normalization the weight is computed, and not a parameter.
-    convolution: Any = model.module(conv_name)
-    weight: Tensor = convolution.weight.detach().float().cpu()
+    weight = read_weight(model.module(conv_name))
     if conv_name != model.layer(layer):
         layer = model.layers[conv_name].alias or conv_name
     if weight.shape[1] == 3:

@@ -186,7 +186,8 @@ class Capture:
             tensor = tensor.detach().requires_grad_()
         if tensor.is_quantized:
             tensor = tensor.dequantize()
-        self.tensors[name] = tensor
+        recorded = tensor
+        self.tensors[name] = tensor = make_plain_tensor(recorded)
         self.tensor_versions[name] = count_writes(tensor)
         if self.on_layer is not None:
             # The overrides are meant for the network's operations only.
@@ -197,7 +198,8 @@ class Capture:
         # An in-place operation on a leaf would be an error, so the network goes on with a copy.
         if is_leaf or (is_replaceable and name in self.copied_calls):
             return tensor.clone()
-        return None
+        # Gradients for what is recorded need the network to go on with it.
+        return tensor if is_replaceable and tensor is not recorded else None
 
     def require_all_tensors(self, network_name: str) -> None:
         """Raises SightlineError for a wanted call that the network did not make for this image."""
@@ -280,3 +282,23 @@ def find_first_tensor(value: Any) -> Tensor | None:
     elif isinstance(value, (tuple, list)):
         items = value
     return next((item for item in items if isinstance(item, Tensor)), None)
+
+
+def make_plain_tensor(tensor: Tensor) -> Tensor:
+    """A tensor of torch's own class with the same numbers and graph.
+
+    Weights of a subclass make every feature one. Raises SightlineError for a subclass whose numbers
+    are elsewhere, which can't be read.
+    """
+    kind = type(tensor)
+    if kind in (Tensor, nn.Parameter, nn.Buffer):
+        return tensor
+    if getattr(kind, "__torch_dispatch__") is getattr(Tensor, "__torch_dispatch__"):  # noqa: B009
+        return tensor.as_subclass(Tensor)
+    gather: Callable[[], Tensor] | None = getattr(tensor, "full_tensor", None)
+    if gather is not None:  # one that is distributed over devices
+        return make_plain_tensor(gather())
+    raise SightlineError(
+        f"the network computes with tensors of the class {kind.__name__}, whose numbers can't be "
+        "read; make its weights plain tensors"
+    )

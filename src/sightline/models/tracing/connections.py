@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from sightline.errors import SightlineError
+from sightline.models.layers.capture import make_plain_tensor
 from sightline.models.model import Model
 
 # Channels that are tried: behind a ReLU the gradient of some is zero everywhere.
@@ -78,6 +79,16 @@ def find_weight_module(model: Model, layer: str) -> nn.Conv2d | nn.Linear | None
     return module if isinstance(module, (nn.Conv2d, nn.Linear)) else None
 
 
+def read_weight(module: nn.Module) -> Tensor:
+    """The weights of a convolution or linear layer, single precision, on the CPU.
+
+    With weight or spectral normalization they are computed, and are no parameter. Raises
+    SightlineError for weights of a class whose numbers can't be read.
+    """
+    weight: Any = module.weight
+    return make_plain_tensor(weight.detach().float().cpu())
+
+
 def read_channel_weights(model: Model, layer: str) -> Tensor:
     """How strongly each unit of a layer reads each channel of its input, units×channels.
 
@@ -89,7 +100,7 @@ def read_channel_weights(model: Model, layer: str) -> Tensor:
     module: Any = find_weight_module(model, layer)
     if module is None:
         raise SightlineError(f"{layer} has no weights that read channels")
-    weight: Tensor = module.weight.detach().float().cpu()
+    weight = read_weight(module)
     if weight.ndim == 2:
         return weight
     filters = weight.flatten(2)

@@ -36,6 +36,7 @@ from sightline.data.store.reader import Scan
 from sightline.errors import SightlineError, escape_for_display
 from sightline.methods.units.filters import find_conv_layer
 from sightline.models.model import Model
+from sightline.models.tracing.connections import read_weight
 
 MAX_MAP_IMAGES = 2000  # whose responses the map of the units is made from
 MAX_MAP_UNITS = 4096
@@ -147,7 +148,7 @@ def read_color_filters(model: Model | None, layer: str) -> Tensor | None:
     except SightlineError:
         return None
     convolution: Any = model.module(layer)
-    weight: Tensor = convolution.weight.detach().float().cpu()
+    weight = read_weight(convolution)
     return weight if weight.shape[1] == 3 and convolution.groups == 1 else None
 
 
