@@ -603,17 +603,18 @@ def test_pyramids_of_timm_are_followed_through_all_layers(
 
 
 class ChannelAttention(nn.Module):
-    """Attention among 16 channels of 16 tokens: 16×16 weights that say nothing about places."""
+    """Attention among the 32 channels of 16 tokens, whose weights say nothing about places."""
 
-    def __init__(self) -> None:
+    def __init__(self, heads: int = 1) -> None:
         super().__init__()
         torch.manual_seed(0)
-        self.embed, self.head = nn.Conv2d(3, 16, 8, stride=8), nn.Linear(16, 4)
+        self.heads = heads
+        self.embed, self.head = nn.Conv2d(3, 32, 8, stride=8), nn.Linear(32, 4)
 
     def forward(self, x: Tensor) -> Tensor:
-        channels = self.embed(x).flatten(2)[:, None]
+        channels = self.embed(x).flatten(2).unflatten(1, (self.heads, -1))
         weights = (channels @ channels.transpose(2, 3)).softmax(-1)
-        return self.head((weights @ channels)[:, 0].mean(2))
+        return self.head((weights @ channels).flatten(1, 2).mean(2))
 
 
 class TokensBehind(nn.Module):
@@ -631,9 +632,16 @@ class TokensBehind(nn.Module):
         return self.head(F.scaled_dot_product_attention(tokens, tokens, tokens)[:, 0, -1])
 
 
-@pytest.mark.parametrize("make", [ChannelAttention, TokensBehind])
-def test_tokens_that_lie_elsewhere_are_refused(make: Callable[[], nn.Module]) -> None:
-    with pytest.raises(sl.SightlineError, match="places in the image were not found") as caught:
+@pytest.mark.parametrize(
+    ("make", "why"),
+    [
+        (ChannelAttention, "attention among 32 channels, which are no places of the image"),
+        (lambda: ChannelAttention(2), "attention among 16 channels, which are no places"),
+        (TokensBehind, "attention among 25 tokens whose places in the image were not found"),
+    ],
+)
+def test_tokens_that_lie_elsewhere_are_refused(make: Callable[[], nn.Module], why: str) -> None:
+    with pytest.raises(sl.SightlineError, match=why) as caught:
         sl.attention(loaded(make().eval()), pictures(1))
     assert "\n" not in str(caught.value)
 

@@ -81,7 +81,7 @@ def check_global_places(model: ProbedModel, image: Tensor) -> None:
     layout = pick_agreeing_layout([tokens], size)
     sees_image = bool((tokens != tokens[:1]).any())
     if sees_image and (layout is None or layout.order == "NCT"):
-        raise make_no_places_error(model, tokens.shape[1], 1)
+        raise make_no_places_error(model, calls[0], size)
 
 
 def locate_attention_windows(
@@ -95,23 +95,29 @@ def locate_attention_windows(
     probes, calls = run_probes(model, image)
     size = (image.shape[-2], image.shape[-1])
     if len(calls) != len(layers):
-        windows, _, count = layers[0].weights.shape[1:4]
-        raise make_no_places_error(model, count, windows)
+        raise SightlineError(
+            f"{model.name} has {len(layers)} attention layers for this image and {len(calls)} for "
+            "others, so that the places of their tokens are not known; use gradcam or saliency"
+        )
     located: list[WindowedAttention] = []
     layouts: list[FeatureLayout] = []
     for layer, call in zip(layers, calls, strict=True):
         values = arrange_as_tokens(call, call.values, len(probes))
         by_channel = pick_agreeing_layout([values], size)
         if by_channel is not None and by_channel.order == "NCT":
-            raise make_no_places_error(model, values.shape[1], len(values) // len(probes))
-        keys = locate_tokens(model, values, size, layouts)
+            raise make_no_places_error(model, call, size)
+        keys = locate_tokens(values, size, layouts)
+        if keys is None:
+            raise make_no_places_error(model, call, size)
         layouts.append(keys.layout)
         queries = keys
         if call.query_count != call.weights.shape[-1]:
             # A query's weights change most where the query itself does.
             telling = call.weights.detach() if call.queries is None else call.queries
             tokens = arrange_as_tokens(call, telling, len(probes))
-            queries = locate_tokens(model, tokens, size, layouts)
+            queries = locate_tokens(tokens, size, layouts)
+            if queries is None:
+                raise make_no_places_error(model, call, size)
         layouts.append(queries.layout)
         located.append(WindowedAttention(layer.weights, layer.gradient, queries, keys))
     return located
@@ -127,29 +133,39 @@ def run_probes(model: ProbedModel, image: Tensor) -> tuple[Tensor, list[Attentio
 
 
 def locate_tokens(
-    model: ProbedModel, tokens: Tensor, size: tuple[int, int], known: Sequence[FeatureLayout]
-) -> TokenGrid:
-    """The places of tokens (N·K)×T×C of the probes.
+    tokens: Tensor, size: tuple[int, int], known: Sequence[FeatureLayout]
+) -> TokenGrid | None:
+    """The places of tokens (N·K)×T×C of the probes; None where they are not found.
 
-    Where these don't tell, as on the small grids of deep layers, the tokens are read as those of an
-    earlier layer. Raises SightlineError where there is none that is read so.
+    Where the probes don't tell, as on the small grids of deep layers, the tokens are read as those
+    of an earlier layer.
     """
-    windows = len(tokens) // LAYOUT_PROBES
-    count = tokens.shape[1]
     layout = pick_agreeing_layout([tokens], size, tokens_last=False)
     if layout is None:
         layouts = list_feature_layouts(tokens.shape, LAYOUT_PROBES, *size)
         layout = find_known_reading(layouts, known)
     if layout is None or layout.extra_tokens:
-        raise make_no_places_error(model, count, windows)
-    return TokenGrid(layout, windows, count)
+        return None
+    return TokenGrid(layout, len(tokens) // LAYOUT_PROBES, tokens.shape[1])
 
 
-def make_no_places_error(model: ProbedModel, tokens: int, windows: int) -> SightlineError:
-    """The error for attention whose tokens were not found in the image."""
+def make_no_places_error(
+    model: ProbedModel, call: AttentionCall, size: tuple[int, int]
+) -> SightlineError:
+    """The error for attention of the probes whose tokens were not found in the image."""
+    by_window = call.arrange_by_window(call.values, LAYOUT_PROBES)
+    windows, _, tokens, _ = by_window.shape[1:]
+    # XCiT and DaViT mix the channels of each head, N×channels×positions.
+    layout = pick_agreeing_layout([by_window[:, 0, 0]], size) if windows == 1 else None
+    if layout is not None and layout.order == "NCT":
+        return SightlineError(
+            f"{model.name} has attention among {tokens} channels, which are no places of the "
+            "image; use gradcam or saliency"
+        )
+    in_windows = f" in {windows} windows" if windows > 1 else ""
     return SightlineError(
-        f"{model.name} has attention among {tokens} tokens in {windows} windows whose "
-        "places in the image were not found; use gradcam or saliency"
+        f"{model.name} has attention among {tokens} tokens{in_windows} whose places in the image "
+        "were not found; use gradcam or saliency"
     )
 
 
