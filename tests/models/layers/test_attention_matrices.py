@@ -1,8 +1,10 @@
 """Attention's weights are told from maps by their values."""
 
+from pathlib import Path
+
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from zoo.odd_ways import PlainTransformer
 
 import sightline as sl
@@ -38,6 +40,37 @@ def test_rows_of_weights_sum_to_one(dtype: torch.dtype) -> None:
 )
 def test_other_outputs_are_no_weights(output: Tensor) -> None:
     assert not is_attention_matrix(output)
+
+
+class WrittenOut(nn.Module):
+    """Attention among 16 patches whose weights are the output of a module."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.embed = nn.Conv2d(3, 8, 8, stride=8)
+        self.drop = nn.Dropout()
+        self.head = nn.Linear(8, 4)
+
+    def forward(self, image: Tensor) -> Tensor:
+        tokens = self.embed(image).flatten(2).transpose(1, 2)[:, None]
+        weights = self.drop((tokens @ tokens.transpose(2, 3)).softmax(3))
+        return self.head((weights @ tokens)[:, 0].mean(1))
+
+
+def test_weights_that_are_asked_for_as_a_map_are_refused(tmp_path: Path) -> None:
+    model = sl.load(WrittenOut().eval(), size=32)
+    image = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    sl.write(image[:1], tmp_path / "image.png")
+    for run in (
+        lambda: sl.gradcam(model, image, layer="drop"),
+        lambda: sl.cam(model, image, layer="drop", kind="eigencam"),
+        lambda: sl.activations(model, image, layers=("drop",)),
+        lambda: sl.scan(model, tmp_path, layers=("drop",), store=tmp_path / "store"),
+    ):
+        with pytest.raises(sl.SightlineError, match="drop gives the weights of an attention"):
+            run()
+    assert sl.gradcam(model, image, layer="embed").values["cam"].shape == (2, 4, 4)
 
 
 def make_layer(name: str, output: Tensor) -> Layer:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
+from sightline.models.layers.attention_matrices import refuse_attention_matrix
 from sightline.models.layers.feature_maps import find_view_layers, reshape_to_unit_grid
 from sightline.models.model import Model
 
@@ -89,12 +90,16 @@ def list_convolutions(model: Model) -> list[str]:
 def measure_unit_grids(
     model: Model, layers: Sequence[str], size: tuple[int, int]
 ) -> dict[str, tuple[int, int, int]]:
-    """Units, rows and columns of layers for images of a height and width."""
+    """Units, rows and columns of layers for images of a height and width.
+
+    Raises SightlineError for a layer that has no positions in the image.
+    """
     blank = torch.full((1, model.channels, *size), 0.5, device=model.device)
     with torch.no_grad():
         outputs = model.run(blank, layers)
     grids: dict[str, tuple[int, int, int]] = {}
     for name in layers:
+        refuse_attention_matrix(outputs[name], name)
         _, units, rows, columns = reshape_to_unit_grid(outputs[name], blank, model, name).shape
         grids[name] = (units, rows, columns)
     return grids

@@ -15,6 +15,7 @@ from sightline.images.plotting.maps import upsample_maps
 from sightline.methods.attribution.gradients import compute_class_scores
 from sightline.models.heads.gradients import differentiate_scores
 from sightline.models.heads.labels import ClassChoice
+from sightline.models.layers.attention_matrices import refuse_attention_matrix
 from sightline.models.layers.feature_maps import reshape_to_feature_maps, reshape_to_unit_grid
 from sightline.models.model import Model
 from sightline.models.tracing.batch_size import choose_batch_size
@@ -104,6 +105,7 @@ def compute_gradient_free_cam(
     with torch.no_grad():
         outputs = model.run(image, [layer_name, "logits"])
     height, width = image.shape[-2:]
+    refuse_attention_matrix(outputs[layer_name], layer_name)
     maps = reshape_to_feature_maps(
         outputs[layer_name], height, width, batch=len(image), model=model, layer=layer_name
     )
@@ -166,6 +168,7 @@ def compute_maps_and_gradients(
         gradient = differentiate_scores(scores, outputs[layer], layer)
 
     height, width = image.shape[-2:]
+    refuse_attention_matrix(outputs[layer], layer)
     maps, gradients = (
         reshape_to_feature_maps(
             tensor.detach(), height, width, batch=len(image), model=model, layer=layer

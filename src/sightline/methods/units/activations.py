@@ -19,6 +19,7 @@ from sightline.images.plotting.maps import (
 )
 from sightline.images.transforms import resize_image
 from sightline.methods.units.activations_page import ChannelMaps, render_browse_page
+from sightline.models.layers.attention_matrices import refuse_attention_matrix
 from sightline.models.layers.feature_maps import reshape_to_feature_maps
 from sightline.models.model import Model
 from sightline.models.tracing.crops import PixelBox, find_receptive_box
@@ -82,6 +83,7 @@ def activations(
     maps_by_image: list[dict[str, ChannelMaps]] = [{} for _ in image]
     for layer in layers:
         name = layer.replace(".", "_").replace(":", "_").replace("/", "_")
+        refuse_attention_matrix(features[layer], layer)
         maps = reshape_to_feature_maps(
             features[layer].detach(),
             *image.shape[-2:],

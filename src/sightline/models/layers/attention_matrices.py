@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
+from sightline.errors import SightlineError
 from sightline.models.layers.capture import Layer
 
 ROW_SUM_TOLERANCE = 1e-3
@@ -38,12 +39,29 @@ def is_attention_matrix(output: Tensor) -> bool:
 
     The weights of a single token are all 1, which says nothing.
     """
-    if output.ndim != 4 or output.shape[3] < 2 or not output.is_floating_point():
+    if output.ndim != 4 or output.shape[3] < 2 or not output.numel():
         return False
-    values = output.detach().float()
-    tolerance = ROW_SUM_TOLERANCE if output.element_size() >= 4 else HALF_ROW_SUM_TOLERANCE
-    row_sums = values.sum(3)
+    if not output.is_floating_point() or output.is_meta:
+        return False
+    # The first row says no of nearly every map.
+    return _are_weights(output[:1, :1, :1]) and _are_weights(output)
+
+
+def _are_weights(rows: Tensor) -> bool:
+    """Whether numbers are at least 0 and sum to 1 along the last axis."""
+    values = rows.detach().float()
+    tolerance = ROW_SUM_TOLERANCE if rows.element_size() >= 4 else HALF_ROW_SUM_TOLERANCE
+    row_sums = values.sum(-1)
     return bool((values >= 0).all()) and bool(((row_sums - 1).abs() <= tolerance).all())
+
+
+def refuse_attention_matrix(output: Tensor, layer: str) -> None:
+    """Raises SightlineError where a layer that is to be laid on the image gives such weights."""
+    if is_attention_matrix(output):
+        raise SightlineError(
+            f"layer {layer} gives the weights of an attention, heads×queries×keys, which are no "
+            "map of the image; ask attention, or choose a layer with feature maps"
+        )
 
 
 def find_parent(name: str) -> str:
