@@ -489,3 +489,21 @@ def test_no_last_map_of_a_network_that_is_cut_off_is_told_by_its_cause() -> None
     with pytest.raises(SightlineError, match="no gradient with respect to its layers, as after no"):
         model.layer("last_conv")
     assert model.layer("first") == model.landmarks["first"]
+
+
+class Vectorized(Convolutional):
+    """Runs on the image and on a darker one at once, by `torch.vmap`."""
+
+    def forward(self, image: Tensor) -> Tensor:
+        return torch.vmap(super().forward)(torch.stack([image, 0.5 * image])).mean(0)
+
+
+def test_layers_inside_a_transform_are_told() -> None:
+    model = sl.load(Vectorized(), size=32)
+    for run in (sl.gradcam, sl.activations, sl.guided, sl.deepdream):
+        with pytest.raises(SightlineError, match=r"inside a transform of torch\.func") as caught:
+            run(model, model.blank())
+        assert "\n" not in str(caught.value)
+    plain = sl.load(Perceptron(), size=32)
+    with pytest.raises(SightlineError, match="none of its layers has rows and columns"):
+        plain.layer("last_conv")

@@ -6,6 +6,7 @@ which maps the answer depends on, and at how many positions, in the gradient of 
 
 import math
 from collections.abc import Collection, Container, Mapping, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
@@ -22,6 +23,7 @@ from sightline.models.layers.placement import (
     choose_layout_by_evidence,
     find_feature_layout,
 )
+from sightline.models.overrides.mode import is_transformed
 
 LANDMARK_NAMES = ("first", "middle", "last_conv", "penultimate", "logits")
 
@@ -46,6 +48,10 @@ MISSING_LANDMARKS = {
 CUT_OFF = (
     "its scores have no gradient with respect to its layers, as after no_grad, detach, rounding or "
     "quantization; methods that only run the network work, such as occlusion and rise"
+)
+TRANSFORMED = (
+    "it runs its layers inside a transform of torch.func, such as torch.vmap, where nothing can be "
+    "seen of them; load the network inside it, or ask saliency or occlusion, which need no layer"
 )
 # Layers that are proposed where a landmark is missing.
 MAX_PROPOSED_LAYERS = 5
@@ -150,6 +156,8 @@ def make_missing_landmark_error(name: str, model: InspectedModel) -> SightlineEr
         for layer in model.layers.values()
         if name == "penultimate" or has_positions(layer)
     ]
+    if not candidates and runs_in_transform(model):
+        return SightlineError(f"{model.name} has no {name}: {TRANSFORMED}")
     proposal = "; none of its layers has rows and columns or tokens"
     if candidates and name == "last_conv" and is_cut_off(model):
         return SightlineError(f"{model.name} has no {name}: {CUT_OFF}")
@@ -163,6 +171,22 @@ def is_cut_off(model: InspectedModel) -> bool:
     """Whether a network's scores have no gradient with respect to any of its layers."""
     evidence = collect_evidence(model)
     return evidence is not None and not evidence.gradients
+
+
+def runs_in_transform(model: InspectedModel) -> bool:
+    """Whether a network runs modules inside its own `torch.vmap`, or another such transform."""
+    network = model.module("")
+    found: list[bool] = []
+
+    def note_transform(_module: nn.Module, _inputs: Any) -> None:
+        found.append(is_transformed())
+
+    with ExitStack() as contexts:
+        for module in network.modules():
+            contexts.callback(module.register_forward_pre_hook(note_transform).remove)
+        with suppress(SightlineError), torch.no_grad():
+            model.run(model.blank(), ["logits"])
+    return any(found)
 
 
 def guess_landmarks_by_shape(model: InspectedModel, layers: Sequence[Layer]) -> dict[str, str]:
