@@ -504,6 +504,6 @@ def test_layers_inside_a_transform_are_told() -> None:
         with pytest.raises(SightlineError, match=r"inside a transform of torch\.func") as caught:
             run(model, model.blank())
         assert "\n" not in str(caught.value)
-    plain = sl.load(Perceptron(), size=32)
+    plain = sl.load(Perceptron(), size=(20, 24))
     with pytest.raises(SightlineError, match="none of its layers has rows and columns"):
         plain.layer("last_conv")
