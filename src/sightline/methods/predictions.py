@@ -45,7 +45,7 @@ def predictions(
         )
     if model.output_kind == "embedding":
         model.require_classes("predictions")
-    if model.output_kind == "regression":
+    if model.gives_numbers:
         return describe_numbers(model, image, logits, k)
 
     class_count = min(k, logits.shape[1])

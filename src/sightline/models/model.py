@@ -20,6 +20,7 @@ from sightline.models.ablation import AblatedModel, Ablation, AblationFill, make
 from sightline.models.heads.labels import ClassChoice, check_class_count, find_label_index
 from sightline.models.heads.output_head import (
     OUTPUT_KIND_DESCRIPTIONS,
+    PLACE_KINDS,
     DeclaredKind,
     Head,
     OutputHead,
@@ -182,8 +183,8 @@ class Model(NetworkRunner):
             return "no class scores"
         if self.output_kind == "binary":
             return "binary: one score, for no and yes"
-        nouns = {"regression": "numbers", "embedding": "dimensions", "target": "scores"}
-        noun = nouns.get(self.output_kind, "classes")
+        nouns = {"embedding": "dimensions", "target": "scores"}
+        noun = "numbers" if self.gives_numbers else nouns.get(self.output_kind, "classes")
         if count == 1:
             noun = noun.removesuffix("es" if noun == "classes" else "s")
         of_unit = f" in {self.unit}" if self.unit else ""
@@ -453,13 +454,22 @@ class Model(NetworkRunner):
         model._intact = self.intact
         return model
 
+    @property
+    def gives_numbers(self) -> bool:
+        """Whether the scores are numbers in their own unit, of the image or of its places."""
+        head = self.head
+        score_kind = head.score_kind if isinstance(head, OutputHead) else head.kind
+        return score_kind == "regression"
+
     def require_classes(self, method: str) -> None:
         """Raises SightlineError unless the scores are those of classes or labels."""
-        if self.output_kind in ("regression", "embedding"):
+        if self.gives_numbers or self.output_kind == "embedding":
+            description = OUTPUT_KIND_DESCRIPTIONS[self.output_kind]
+            if self.output_kind in PLACE_KINDS:
+                description = "numbers at every place"
             raise SightlineError(
-                f"{method} needs classes; {self.name} gives "
-                f"{OUTPUT_KIND_DESCRIPTIONS[self.output_kind]} ({self.output_kind}). If these are "
-                "class scores, say so: output_kind='logits'"
+                f"{method} needs classes; {self.name} gives {description} ({self.output_kind}). "
+                "If these are class scores, say so: output_kind='logits'"
             )
 
     @cached_property

@@ -1,7 +1,8 @@
-"""Locks between threads that survive a fork and can be sent to another process."""
+"""Locks between threads that survive a fork, and what a forked process undoes at its start."""
 
 import os
 import threading
+from contextlib import ExitStack
 from types import TracebackType
 from typing import Any, Protocol
 from weakref import WeakSet
@@ -74,3 +75,19 @@ class ForkSafeLock:
 
     def __reduce__(self) -> "tuple[type[ForkSafeLock], tuple[bool]]":
         return ForkSafeLock, (self.reentrant,)
+
+
+class ForkSafeCleanup(ExitStack):
+    """An ExitStack that is closed at once in a forked process.
+
+    It is for what one thread changes for a while in an object that others use: in the new process
+    there is no such thread to change it back.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        register_for_forks(self)
+
+    def reset_after_fork(self) -> None:
+        """Undoes everything."""
+        self.close()

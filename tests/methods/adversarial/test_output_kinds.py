@@ -134,6 +134,17 @@ def test_a_network_without_classes_is_refused(method: Callable[..., sl.Result], 
 # ── losses and captions ──
 
 
+def test_probabilities_at_every_place_need_a_score() -> None:
+    masks = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Sigmoid())
+    with pytest.raises(sl.SightlineError, match=r"probability of each label at every .*sl\.pixel"):
+        sl.adversarial(load(masks), make_images(1))
+    asked = sl.adversarial(load(masks), make_images(1), score=sl.pixel(4, 9, 2), steps=2)
+    assert asked.values["image"].shape == (1, 3, *SIZE)
+    depth = nn.Sequential(nn.Conv2d(3, 1, 3), nn.Softplus())
+    with pytest.raises(sl.SightlineError, match=r"an attack needs classes; .* at every place"):
+        sl.adversarial(load(depth), make_images(1))
+
+
 def test_losses_of_independent_labels_are_binary_cross_entropies() -> None:
     model = load(Pyramid(4), output_kind="multilabel")
     logits = make_input(5, 4)

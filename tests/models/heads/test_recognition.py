@@ -9,7 +9,6 @@ from torch import Tensor, nn
 
 from sightline.errors import SightlineError
 from sightline.methods.attribution.saliency import saliency
-from sightline.models.heads.recognition import find_last_operation
 from sightline.models.heads.targets import pixel, score
 from sightline.models.model import Model
 
@@ -258,12 +257,68 @@ def test_two_members_of_an_ensemble_are_no_images() -> None:
     torch.testing.assert_close(model.logits(IMAGE[1:]), expected[1:])
 
 
-def test_the_last_operation_is_found_behind_rearrangements() -> None:
-    x = torch.rand(2, 3, requires_grad=True)
-    assert find_last_operation(x.sigmoid()) == "SigmoidBackward0"
-    assert find_last_operation(x.sigmoid()[:, :2].T.reshape(-1).clone()) == "SigmoidBackward0"
-    assert find_last_operation(x.sigmoid() + 1) == "AddBackward0"
-    assert find_last_operation(x.detach()) == ""
+@pytest.mark.parametrize(
+    ("finish", "kind"),
+    [
+        (lambda y: y[:, :1].sigmoid().clamp(1e-6, 1 - 1e-6), "binary"),
+        (lambda y: y[:, :2].softmax(1)[:, 1:], "binary"),
+        (lambda y: y[:, :2].softmax(1)[:, 1], "binary"),
+        (lambda y: (y.sigmoid() + (2 * y).sigmoid()) / 2, "multilabel"),
+        (lambda y: (1 - y.sigmoid()).cumprod(1), "multilabel"),
+    ],
+    ids=["limited", "share of two", "share of two as a number", "two members", "survival"],
+)
+def test_combined_probabilities_get_no_second_sigmoid(
+    finish: Callable[[Tensor], Tensor], kind: str
+) -> None:
+    network = Wrapped(lambda features: finish(5 * features.mean((2, 3)))).eval()
+    model = Model(network, size=(20, 28))
+    assert model.output_kind == kind
+    expected = network(model.normalize(IMAGE))
+    if expected.ndim == 1:
+        expected = expected[:, None]
+    if kind == "binary":
+        expected = torch.cat([1 - expected, expected], 1)
+    torch.testing.assert_close(model.probabilities(IMAGE), expected)
+    torch.testing.assert_close(model.logits(IMAGE), torch.logit(expected))
+
+
+@pytest.mark.parametrize(
+    ("options", "finish", "read"),
+    [
+        ({}, lambda y: y.sigmoid(), lambda y: y.mean((2, 3))),
+        ({}, lambda y: y[:, :1].sigmoid(), lambda y: y.mean((2, 3))),
+        ({}, lambda y: y[:, :1], lambda y: y.mean((2, 3))),
+        ({"labels": ["road"]}, lambda y: y[:, :1], lambda y: y.mean((2, 3)).sigmoid()),
+        ({"output_kind": "multilabel"}, lambda y: y, lambda y: y.mean((2, 3)).sigmoid()),
+        ({"output_kind": "regression"}, lambda y: y, lambda y: y.mean((2, 3))),
+        ({}, lambda y: y, lambda y: y.mean((2, 3)).softmax(1)),
+        ({}, lambda y: queries(y).sigmoid(), lambda y: y.amax(1)),
+    ],
+    ids=["masks", "mask", "depth", "named", "multilabel", "regression", "classes", "queries"],
+)
+def test_probabilities_of_places(
+    options: dict[str, Any],
+    finish: Callable[[Tensor], Tensor],
+    read: Callable[[Tensor], Tensor],
+) -> None:
+    """A sigmoid at every place gets no softmax, and a depth is no share."""
+    network = Wrapped(lambda features: finish(3 * features)).eval()
+    model = Model(network, size=(20, 28), **options)
+    assert model.output_kind in ("dense", "positions")
+    expected = read(network(model.normalize(IMAGE)))
+    torch.testing.assert_close(model.probabilities(IMAGE), expected)
+
+
+def test_numbers_at_places_are_no_classes() -> None:
+    model = Model(Wrapped(lambda y: y[:, :1].exp()), size=20, output_kind="regression", unit="m")
+    assert "dense of 1 number in m" in repr(model)
+    with pytest.raises(SightlineError, match=r"an attack needs classes; .* numbers at every place"):
+        model.require_classes("an attack")
+
+
+def test_maps_may_be_declared_an_embedding() -> None:
+    assert Model(Wrapped(lambda y: y), size=20, output_kind="embedding").output_kind == "embedding"
 
 
 @pytest.mark.parametrize(

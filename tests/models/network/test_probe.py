@@ -376,7 +376,7 @@ def test_further_values_of_the_same_shape_are_told(make: Any) -> None:
         return make([scores, CLASSIFIER(images.flip(3)), scores.softmax(1), CLASSIFIER(1 - images)])
 
     findings = probe_network(run, IMAGES, HINTS)
-    assert findings.notes == ("the scores are value 0 of 3 of one shape: output= picks another",)
+    assert findings.notes == ("the scores are value 0 of 3 alike: output= picks another",)
     asked = probe_network(run, IMAGES, replace(HINTS, selector=1))
     assert asked.notes == ()
 

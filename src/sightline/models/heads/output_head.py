@@ -43,6 +43,9 @@ OUTPUT_KIND_DESCRIPTIONS: dict[str, str] = {
 # Kinds whose scores compete for the one class of an image.
 CLASS_KINDS = ("logits", "probabilities", "dense", "positions")
 
+# Kinds with scores at many places of an image.
+PLACE_KINDS = ("dense", "positions")
+
 # The smallest probability whose logarithm is taken.
 SMALLEST_PROBABILITY = 1e-12
 
@@ -101,6 +104,8 @@ class OutputHead:
         class_axis: the axis of the classes: 1, or 2 in N×positions×classes, 3 in N×H×W×classes, 0
             in N×H×W, which has none.
         unit: of a regression, «years».
+        place_kind: what the scores of each place of a dense output, or of each position, mean:
+            "logits", "probabilities", "multilabel" or "regression".
         axes: how many the output has for several images; 0 where that is not known.
     """
 
@@ -112,10 +117,21 @@ class OutputHead:
     batch_axis: int = 0
     class_axis: int = 1
     unit: str = ""
+    place_kind: OutputKind = "logits"
     axes: int = 0
 
     layers: tuple[str, ...] = ()
     needs_output: bool = True
+
+    @property
+    def score_kind(self) -> OutputKind:
+        """What a score means, whether there is one of each class or one of each at every place."""
+        return self.place_kind if self.kind in PLACE_KINDS else self.kind
+
+    @property
+    def has_mean_probabilities(self) -> bool:
+        """Whether a score is a mean, or the highest, of independent probabilities at places."""
+        return self.is_activated and self.kind in PLACE_KINDS and self.place_kind == "multilabel"
 
     def select(self, output: Any) -> Any:
         """The tensor, or list of detections, that holds the scores.
@@ -139,7 +155,8 @@ class OutputHead:
 
         A dense output is averaged over its places, one of positions gives the highest score of each
         class, and detections the score of the best detection of each class, 0 without one. One
-        score for yes or no becomes two, for no and for yes.
+        score for yes or no becomes two, for no and for yes. Independent probabilities of places
+        stay what they are.
         """
         del tensors, image_shape
         if self.kind == "detections":
@@ -153,7 +170,7 @@ class OutputHead:
             return torch.cat([-score, score], 1)
         if self.is_activated and self.kind == "multilabel":
             return invert_sigmoid(scores)
-        if self.is_activated:
+        if self.is_activated and not self.has_mean_probabilities:
             return scores.clamp_min(SMALLEST_PROBABILITY).log()
         return scores
 
@@ -170,11 +187,10 @@ class OutputHead:
 
     def to_probabilities(self, scores: Tensor) -> Tensor:
         """Softmax of scores that compete, sigmoid of independent ones; other scores as they are."""
-        if self.kind in CLASS_KINDS and self.count > 1:
-            return scores.softmax(1)
-        if self.kind in ("binary", "multilabel"):
-            return scores.sigmoid()
-        return scores
+        if self.score_kind in ("binary", "multilabel"):
+            return scores if self.has_mean_probabilities else scores.sigmoid()
+        is_class = self.kind in CLASS_KINDS and self.score_kind != "regression"
+        return scores.softmax(1) if is_class and self.count > 1 else scores
 
     def name_scores(self, labels: Sequence[str], network_name: str) -> tuple[str, ...]:
         """The labels, else names such as «class 3»; «no» and «yes» for one score."""
@@ -191,9 +207,9 @@ class OutputHead:
             return tuple(labels)
         if self.kind == "binary":
             return ("no", "yes")
-        if self.kind == "regression" and self.count == 1:
+        if self.score_kind == "regression" and self.count == 1:
             return ("output",)
-        word = {"regression": "output", "embedding": "dimension"}.get(self.kind, "class")
+        word = {"regression": "output", "embedding": "dimension"}.get(self.score_kind, "class")
         return tuple(f"{word} {i}" for i in range(self.count))
 
 

@@ -5,15 +5,14 @@ probabilities makes 99 % look like 0.3 %. So the network is run once, and its ou
 its values and by the last operation that made it.
 """
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
-import torch
 from torch import Tensor, nn
 
 from sightline.errors import SightlineError
+from sightline.models.heads.autograd_graph import is_made_of_probabilities
 from sightline.models.heads.output_head import OutputHead, OutputKind, require_tensor
 from sightline.models.heads.selection import (
     SCORE_FIELDS,
@@ -28,31 +27,14 @@ FEATURE_FIELDS = ("image_embeds", "pooler_output", "last_hidden_state", "feature
 # How far the sum of probabilities, and the length of a normalized embedding, may be from 1.
 SUM_TOLERANCE = 2e-3
 
+# How far probabilities that were added up may lie beyond 1.
+ROUNDING_TOLERANCE = 1e-5
+
+# Operations that end in probabilities, as torch's dispatcher names them.
+SQUASHING_NAMES = ("sigmoid", "sigmoid_", "hardsigmoid", "hardsigmoid_")
+
 # Fewer maps of different sizes may be scores and those of an auxiliary head.
 MIN_PYRAMID_LEVELS = 3
-
-# Operations that only rearrange or convert, named as autograd names them.
-REARRANGING_OPERATIONS = (
-    "View",
-    "UnsafeView",
-    "Reshape",
-    "Squeeze",
-    "Unsqueeze",
-    "Select",
-    "Slice",
-    "Alias",
-    "Clone",
-    "ToCopy",
-    "Permute",
-    "Transpose",
-    "TBackward",
-    "Split",
-    "Unbind",
-    "AsStrided",
-)
-
-# Operations that multiply by weights, named as autograd or their Function names them.
-WEIGHTED_OPERATIONS = re.compile(r"Addmm|Addbmm|Baddbmm|Mm|Bmm|Mv|Dot|Convolution|Linear|Cdist")
 
 
 @dataclass(frozen=True)
@@ -97,75 +79,6 @@ def recognize_output_head(output: Any, image_count: int, hints: HeadHints) -> Ou
     if is_single:
         refuse_whole_numbers(tensor, hints.network_name)
     return replace(head, axes=tensor.ndim) if image_count > 1 else head
-
-
-def choose_tuple_entry(output: Any) -> int:
-    """Which entry of a plain tuple or list holds the scores: 0, or that made from entry 0.
-
-    Networks return their features beside their scores, in either order. Features are what another
-    entry is computed from that has another shape. A softmax has the same shape as its scores. A
-    single number for each image is a score where weights made it, and else something that is told
-    of the scores: an entropy, a norm, the logarithm of a determinant.
-    """
-    is_named = hasattr(output, "_fields") or is_detection_list(output)
-    if not isinstance(output, (tuple, list)) or is_named:
-        return 0
-    entries = cast(Sequence[Any], output)
-    if not entries or not _has_graph(entries[0]):
-        return 0
-    features = entries[0]
-    for number, entry in enumerate(entries[1:], start=1):
-        if not _has_graph(entry) or entry.shape == features.shape:
-            continue
-        (gradient,) = torch.autograd.grad(
-            entry.sum(), features, retain_graph=True, allow_unused=True
-        )
-        is_single_number = entry.numel() <= max(1, len(features))
-        if gradient is None or (is_single_number and not _have_weights_between(entry, features)):
-            continue
-        return number
-    return 0
-
-
-def count_rival_entries(output: Any) -> int:
-    """How many entries of a plain tuple or list might be the scores just as well as the first.
-
-    They have its shape and are not computed from it: the scores of other depths or heads.
-    """
-    if not isinstance(output, (tuple, list)) or hasattr(output, "_fields"):
-        return 0
-    entries = cast(Sequence[Any], output)
-    if not entries or not _has_graph(entries[0]):
-        return 0
-    rivals = 0
-    for entry in entries[1:]:
-        if _has_graph(entry) and entry.shape == entries[0].shape:
-            (gradient,) = torch.autograd.grad(
-                entry.sum(), entries[0], retain_graph=True, allow_unused=True
-            )
-            rivals += gradient is None
-    return rivals
-
-
-def _have_weights_between(output: Tensor, features: Tensor) -> bool:
-    """Whether an operation with weights lies between features and what is computed from them."""
-    unseen: list[tuple[Any, bool]] = [(output.grad_fn, False)]
-    seen: set[tuple[Any, bool]] = set()
-    while unseen:
-        node, is_weighted = unseen.pop()
-        if node is features.grad_fn and is_weighted:
-            return True
-        if node is None or node is features.grad_fn or (node, is_weighted) in seen:
-            continue
-        seen.add((node, is_weighted))
-        is_weighted = is_weighted or WEIGHTED_OPERATIONS.search(node.name()) is not None
-        unseen += [(function, is_weighted) for function, _ in node.next_functions]
-    return False
-
-
-def _has_graph(value: Any) -> bool:
-    """Whether a value is a tensor of real numbers that autograd followed."""
-    return isinstance(value, Tensor) and value.is_floating_point() and value.grad_fn is not None
 
 
 def refuse_whole_numbers(tensor: Tensor, network_name: str) -> None:
@@ -277,10 +190,8 @@ def _recognize_vector(
     """The head of an output N×count."""
     count = scores.shape[1]
     values = scores.detach().float()
-    in_unit_interval = bool(((values >= 0) & (values <= 1)).all())
-    last_operation = find_last_operation(scores) or hints.last_operation.capitalize()
-    ends_in_sigmoid = last_operation.startswith("Sigmoid")
-    is_squashed = in_unit_interval and ends_in_sigmoid
+    in_unit_interval = _are_in_unit_interval(values)
+    is_squashed = _is_squashed(scores, hints)
     if hints.kind is not None:
         is_independent = hints.kind in ("binary", "multilabel")
         is_activated = is_squashed if is_independent else hints.kind == "probabilities"
@@ -314,7 +225,8 @@ def _recognize_positions(
     One that has the size of the images has a score at each pixel.
     """
     if _has_image_size(scores.shape[1:], hints):
-        return make_head(hints, "dense", 1, class_axis=0)
+        head = make_head(hints, "dense", 1, class_axis=0)
+        return _add_place_kind(head, scores[:, None], 1, hints)
     batch_axis = 0
     if scores.shape[0] != image_count and scores.shape[1] == image_count:
         batch_axis = 1  # T×N×C, as recurrent networks give
@@ -328,15 +240,8 @@ def _recognize_positions(
     if len(hints.labels) == by_image.shape[1] != by_image.shape[2]:
         class_axis = 1
     count = by_image.shape[class_axis]
-    is_activated = _are_class_probabilities(by_image, class_axis)
-    return make_head(
-        hints,
-        "positions",
-        count,
-        is_activated=is_activated,
-        batch_axis=batch_axis,
-        class_axis=class_axis,
-    )
+    head = make_head(hints, "positions", count, batch_axis=batch_axis, class_axis=class_axis)
+    return _add_place_kind(head, by_image, class_axis, hints)
 
 
 def _recognize_dense(scores: Tensor, output: Any, hints: HeadHints) -> OutputHead:
@@ -352,10 +257,40 @@ def _recognize_dense(scores: Tensor, output: Any, hints: HeadHints) -> OutputHea
     if _has_image_size(scores.shape[1:3], hints) and not _has_image_size(scores.shape[2:], hints):
         class_axis = 3  # N×H×W×classes
         count = scores.shape[3]
-    elif _has_no_classes(hints) or (_names_features(output, hints) and not hints.labels):
+    elif _holds_features(output, hints):
         return make_head(hints, "embedding", count)  # the mean over the positions
-    is_activated = _are_class_probabilities(scores, class_axis)
-    return make_head(hints, "dense", count, is_activated=is_activated, class_axis=class_axis)
+    head = make_head(hints, "dense", count, class_axis=class_axis)
+    return _add_place_kind(head, scores, class_axis, hints)
+
+
+def _holds_features(output: Any, hints: HeadHints) -> bool:
+    """Whether maps are features by what the caller, the network or their own name says."""
+    if hints.kind is not None:
+        return hints.kind == "embedding"
+    return _has_no_classes(hints) or (_names_features(output, hints) and not hints.labels)
+
+
+def _add_place_kind(
+    head: OutputHead, scores: Tensor, class_axis: int, hints: HeadHints
+) -> OutputHead:
+    """A head with what the scores of each place or position mean.
+
+    A single score is a number, unless a sigmoid made it or it has a label.
+    """
+    is_declared = hints.kind in (None, "probabilities")
+    if is_declared and _are_class_probabilities(scores, class_axis):
+        return replace(head, place_kind="probabilities", is_activated=True)
+    if hints.kind == "regression":
+        return replace(head, place_kind="regression")
+    is_squashed = _is_squashed(scores, hints)
+    is_independent = is_squashed or hints.kind in ("multilabel", "binary")
+    if head.count == 1 and not is_independent:
+        is_independent = bool(hints.labels) or hints.kind is not None
+        if not is_independent:
+            return replace(head, place_kind="regression")
+    if is_independent:
+        return replace(head, place_kind="multilabel", is_activated=is_squashed)
+    return head
 
 
 def _has_image_size(shape: Sequence[int], hints: HeadHints) -> bool:
@@ -399,22 +334,20 @@ def has_unit_sums(values: Tensor, axis: int) -> bool:
 def _are_class_probabilities(scores: Tensor, axis: int) -> bool:
     """Whether several classes have probabilities along an axis."""
     values = scores.detach().float()
-    in_unit_interval = bool(((values >= 0) & (values <= 1)).all())
-    return scores.shape[axis] > 1 and in_unit_interval and has_unit_sums(values, axis)
+    has_classes = scores.shape[axis] > 1
+    return has_classes and _are_in_unit_interval(values) and has_unit_sums(values, axis)
 
 
-def find_last_operation(tensor: Tensor) -> str:
-    """Autograd's name of the operation that made a tensor, «SigmoidBackward0»; may be empty.
+def _are_in_unit_interval(values: Tensor, tolerance: float = 0.0) -> bool:
+    """Whether all values lie in [0, 1]."""
+    return bool(((values >= -tolerance) & (values <= 1 + tolerance)).all())
 
-    Operations that only rearrange or convert the values are passed over.
-    """
-    node = tensor.grad_fn
-    while node is not None:
-        name = node.name()
-        if not name.startswith(REARRANGING_OPERATIONS) or not node.next_functions:
-            return name
-        node = node.next_functions[0][0]
-    return ""
+
+def _is_squashed(scores: Tensor, hints: HeadHints) -> bool:
+    """Whether scores are probabilities, since they are made of the results of sigmoids alone."""
+    if not _are_in_unit_interval(scores.detach().float(), ROUNDING_TOLERANCE):
+        return False
+    return hints.last_operation in SQUASHING_NAMES or is_made_of_probabilities(scores)
 
 
 def _is_embedding(values: Tensor, output: Any, hints: HeadHints) -> bool:

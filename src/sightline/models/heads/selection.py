@@ -43,8 +43,9 @@ def select_output(output: Any, selector: int | str | None, network_name: str) ->
 
     Raises SightlineError for a name that is not there, and where no field is obvious.
     """
+    path = "" if selector is None else str(selector)
     if selector is not None:
-        output = _follow_path(output, str(selector), selector, network_name)
+        output = _follow_path(output, path, selector, network_name)
     while not isinstance(output, Tensor) and not is_detection_list(output):
         named_fields = list_output_fields(output)
         if not named_fields:
@@ -52,8 +53,40 @@ def select_output(output: Any, selector: int | str | None, network_name: str) ->
         detections = split_detections(named_fields)
         if detections is not None:
             return detections
-        output = named_fields[_choose_field(output, named_fields, network_name)]
+        name = _choose_field(output, named_fields, path, network_name)
+        path = join_path(path, name)
+        output = named_fields[name]
     return output
+
+
+def find_sequence(output: Any, network_name: str) -> tuple[str, Any]:
+    """The first plain tuple or list on the way to the scores, and its path.
+
+    The output itself where there is none, and an empty path. Raises SightlineError as
+    `select_output` does.
+    """
+    path = ""
+    part = output
+    while not isinstance(part, Tensor) and not is_detection_list(part):
+        if is_plain_sequence(part):
+            return path, part
+        named_fields = list_output_fields(part)
+        if not named_fields or split_detections(named_fields) is not None:
+            break
+        name = _choose_field(part, named_fields, path, network_name)
+        path = join_path(path, name)
+        part = named_fields[name]
+    return "", output
+
+
+def join_path(path: str, name: str) -> str:
+    """«heads.sex»."""
+    return f"{path}.{name}" if path else name
+
+
+def is_plain_sequence(output: Any) -> bool:
+    """Whether an output is a tuple or list whose values have no names."""
+    return isinstance(output, (tuple, list)) and not hasattr(output, "_fields")
 
 
 def split_detections(named_fields: Mapping[str, Any]) -> list[dict[str, Tensor]] | None:
@@ -121,8 +154,7 @@ def _follow_path(output: Any, path: str, selector: int | str, network_name: str)
     name, _, rest = path.partition(".")
     if rest and name in named_fields:
         return _follow_path(named_fields[name], rest, selector, network_name)
-    is_sequence = isinstance(output, (tuple, list)) and not hasattr(output, "_fields")
-    if is_sequence:
+    if is_plain_sequence(output):
         last = len(named_fields) - 1
         if name.startswith("-") and name[1:].isdigit() and 1 <= int(name[1:]) <= last + 1:
             selected = named_fields[str(last + 1 - int(name[1:]))]
@@ -136,19 +168,32 @@ def _follow_path(output: Any, path: str, selector: int | str, network_name: str)
             f"output is {selector!r}; {network_name} returns a single {type(output).__name__}: "
             "leave output= out"
         )
-    raise make_unknown_name_error("output", path, named_fields)
+    raise make_unknown_name_error("output", path, list_paths(named_fields))
 
 
-def _choose_field(output: Any, named_fields: Mapping[str, Any], network_name: str) -> str:
-    """The field that holds the scores."""
+def list_paths(named_fields: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """The paths of all fields, and of those inside of them."""
+    paths: list[str] = []
+    for name, value in named_fields.items():
+        path = join_path(prefix, name)
+        paths.append(path)
+        if isinstance(value, Mapping):
+            paths += list_paths(list_output_fields(value), path)
+    return paths
+
+
+def _choose_field(
+    output: Any, named_fields: Mapping[str, Any], path: str, network_name: str
+) -> str:
+    """The field that holds the scores of what lies at a path."""
     for name in SCORE_FIELDS:
         if name in named_fields:
             return name
     names = list(named_fields)
-    is_sequence = isinstance(output, (tuple, list)) and not hasattr(output, "_fields")
-    if len(names) == 1 or is_sequence:
+    if len(names) == 1 or is_plain_sequence(output):
         return names[0]
+    paths = ", ".join(join_path(path, name) for name in names)
     raise SightlineError(
-        f"{network_name} returns several outputs ({', '.join(names)}); "
+        f"{network_name} returns several outputs ({paths}); "
         "say which one holds the scores: output='NAME', or 'NAME.NAME' for a nested one"
     )

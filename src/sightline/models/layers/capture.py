@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from sightline.errors import SightlineError
 from sightline.models.layers.functional_steps import STEP_KINDS, FunctionalStepMode
 from sightline.models.overrides.mode import ObservingMode, is_transformed, suspend_overrides
+from sightline.process.locks import ForkSafeCleanup
 
 
 @dataclass(frozen=True)
@@ -115,10 +116,11 @@ class Capture:
     def add_module_hooks(self, path: str, contexts: ExitStack) -> None:
         """Lets a module's calls be recorded until `contexts` are closed."""
         module = self.network.get_submodule(path)
+        hooks = contexts.enter_context(ForkSafeCleanup())
         input_hook = module.register_forward_pre_hook(self.make_input_hook(path), with_kwargs=True)
-        contexts.callback(input_hook.remove)
+        hooks.callback(input_hook.remove)
         output_hook = module.register_forward_hook(self.make_output_hook(path))
-        contexts.callback(output_hook.remove)
+        hooks.callback(output_hook.remove)
 
     def make_input_hook(self, path: str) -> Callable[..., None]:
         """The hook that records the input of a module's calls."""
@@ -186,6 +188,10 @@ class Capture:
             tensor = tensor.detach().requires_grad_()
         if tensor.is_quantized:
             tensor = tensor.dequantize()
+        if tensor.is_inference():
+            # Writes to it are not counted, so nothing would tell that it was overwritten.
+            with torch.inference_mode(False):
+                tensor = tensor.clone()
         recorded = tensor
         self.tensors[name] = tensor = make_plain_tensor(recorded)
         self.tensor_versions[name] = count_writes(tensor)
@@ -197,9 +203,10 @@ class Capture:
             raise StopForwardPass
         # An in-place operation on a leaf would be an error, so the network goes on with a copy.
         if is_leaf or (is_replaceable and name in self.copied_calls):
-            return tensor.clone()
+            return restore_class(tensor.clone(), recorded)
         # Gradients for what is recorded need the network to go on with it.
-        return tensor if is_replaceable and tensor is not recorded else None
+        is_converted = tensor is not recorded
+        return restore_class(tensor, recorded) if is_replaceable and is_converted else None
 
     def require_all_tensors(self, network_name: str) -> None:
         """Raises SightlineError for a wanted call that the network did not make for this image."""
@@ -259,29 +266,35 @@ def split_call_name(network: nn.Module, name: str) -> tuple[str, str]:
 
 
 def is_module_path(network: nn.Module, path: str) -> bool:
-    """Whether a network has a module of this path."""
-    try:
-        network.get_submodule(path)
-    except AttributeError:
-        return False
+    """Whether a network has a module of this path.
+
+    Attributes are not looked at: a module's own `__getattr__` may have any name, or raise anything.
+    """
+    module: nn.Module | None = network
+    for name in path.split("."):
+        if name:
+            module = vars(module)["_modules"].get(name)
+        if module is None:
+            return False
     return True
 
 
 def find_first_tensor(value: Any) -> Tensor | None:
     """The tensor itself, or the first one in a tuple, list or dict.
 
-    None inside a network's own `torch.vmap`, whose tensors can't be used outside.
+    None inside a network's own `torch.vmap`, whose tensors can't be used outside. Nested tensors,
+    which have no shape, don't count.
     """
     if is_transformed():
         return None
     if isinstance(value, Tensor):
-        return value
+        return None if value.is_nested else value
     items: Iterable[Any] = ()
     if isinstance(value, Mapping):
         items = value.values()
     elif isinstance(value, (tuple, list)):
         items = value
-    return next((item for item in items if isinstance(item, Tensor)), None)
+    return next((item for item in items if isinstance(item, Tensor) and not item.is_nested), None)
 
 
 def make_plain_tensor(tensor: Tensor) -> Tensor:
@@ -302,3 +315,16 @@ def make_plain_tensor(tensor: Tensor) -> Tensor:
         f"the network computes with tensors of the class {kind.__name__}, whose numbers can't be "
         "read; make its weights plain tensors"
     )
+
+
+def restore_class(plain: Tensor, original: Tensor) -> Tensor:
+    """A tensor from `make_plain_tensor` as one of the original's class, with its attributes.
+
+    It stays a plain one where the class holds its numbers elsewhere.
+    """
+    kind = type(original)
+    if type(plain) is kind or kind.__torch_dispatch__ is not Tensor.__torch_dispatch__:
+        return plain
+    restored = plain.as_subclass(kind)
+    vars(restored).update(vars(original))
+    return restored

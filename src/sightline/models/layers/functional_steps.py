@@ -5,8 +5,8 @@ and hooks on all modules tell which module's forward pass makes the call.
 """
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager, ExitStack, nullcontext
-from threading import local
+from contextlib import AbstractContextManager, nullcontext
+from threading import get_ident, local
 from typing import Any, Protocol, Self
 
 import torch
@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from sightline.models.layers.edits import CallEdits, edit_step_output, find_call_edits
 from sightline.models.overrides.mode import ObservingMode
+from sightline.process.locks import ForkSafeCleanup
 
 # The name of a step, and the module class that does the same.
 STEP_KINDS = {
@@ -97,7 +98,8 @@ class FunctionalStepMode(ObservingMode):
     """Context in which `handle_step` runs the functional steps of a network.
 
     A step belongs to the innermost module whose forward pass makes it. Those of torch's own layers
-    are left alone: the layer itself stands for them.
+    are left alone: the layer itself stands for them. So are those of threads that the network
+    starts, where no function mode sees them.
 
     Where the network has edits of its steps, the outermost mode of a pass makes them: what it hands
     to `handle_step` gives the edited output.
@@ -108,11 +110,13 @@ class FunctionalStepMode(ObservingMode):
         self.network = network
         self.handle_step = handle_step
         self.running_modules: list[tuple[str, nn.Module]] = []
-        self.hooks = ExitStack()
+        self.thread = get_ident()
+        self.hooks = ForkSafeCleanup()
         self.edits: list[CallEdits] = []
 
     def __enter__(self) -> Self:
         self.running_modules.clear()
+        self.thread = get_ident()
         is_outermost = not any(mode.observes(self.network) for mode in _ACTIVE.modes)
         self.edits = find_call_edits(self.network) if is_outermost else []
         _ACTIVE.modes.append(self)
@@ -137,15 +141,18 @@ class FunctionalStepMode(ObservingMode):
         """The hook that notes that a module's forward pass begins."""
 
         def start_module(module: nn.Module, _args: Any) -> None:
-            self.running_modules.append((path, module))
+            if get_ident() == self.thread:
+                self.running_modules.append((path, module))
 
         return start_module
 
     def end_module(self, module: nn.Module, _args: Any, _output: Any) -> None:
         """The hook that notes that a module's forward pass is over, with all inside it."""
-        while self.running_modules:
-            _, ended = self.running_modules.pop()
-            if ended is module:
+        if get_ident() != self.thread:
+            return
+        for index in reversed(range(len(self.running_modules))):
+            if self.running_modules[index][1] is module:
+                del self.running_modules[index:]
                 return
 
     def run_function(

@@ -11,14 +11,18 @@ from sightline.errors import SightlineError
 from sightline.models.heads.output_head import OutputHead
 from sightline.models.heads.recognition import (
     HeadHints,
-    choose_tuple_entry,
-    count_rival_entries,
     make_head,
     recognize_output_head,
     refuse_feature_pyramid,
     refuse_list_of_images,
 )
-from sightline.models.heads.selection import is_detection_list, select_output
+from sightline.models.heads.selection import (
+    find_sequence,
+    is_detection_list,
+    join_path,
+    select_output,
+)
+from sightline.models.heads.tuple_entries import choose_tuple_entry, count_rival_entries
 from sightline.models.layers.capture import count_writes
 from sightline.models.network.origin import find_traced_operation, is_without_history
 from sightline.models.network.turns import are_run_in_turn, watch_calls
@@ -171,12 +175,15 @@ def _choose_scores(
         return hints, ()
     refuse_list_of_images(together, apart, hints.network_name)
     refuse_feature_pyramid(apart, hints)
-    entry = choose_tuple_entry(apart)
+    path, entries = find_sequence(apart, hints.network_name)
+    entry = choose_tuple_entry(entries)
+    name = join_path(path, str(entry))
     if not entry:
-        count = 1 + count_rival_entries(apart)
-        note = f"the scores are value 0 of {count} of one shape: output= picks another"
+        count = 1 + count_rival_entries(entries)
+        note = f"the scores are value {name} of {count} alike: output= picks another"
         return hints, (note,) if count > 1 else ()
-    return replace(hints, selector=entry), (f"the scores are value {entry} of what it returns",)
+    note = f"the scores are value {name} of what it returns"
+    return replace(hints, selector=name if path else entry), (note,)
 
 
 def list_kept_values(network: nn.Module) -> list[tuple[Any, int]]:

@@ -148,6 +148,12 @@ class NetworkRunner:
         vars(self).update(state)
         self.lock = ForkSafeLock(reentrant=True)
 
+    def __copy__(self) -> Self:
+        """One with the same network, and so with the same lock."""
+        twin = object.__new__(type(self))
+        vars(twin).update(vars(self))
+        return twin
+
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         """A copy with weights of its own, whose hooks act on the copy."""
         twin = object.__new__(type(self))

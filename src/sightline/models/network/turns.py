@@ -25,7 +25,7 @@ def watch_calls(network: nn.Module) -> Generator[CallLengths]:
     def make_hook(module: nn.Module) -> Callable[[nn.Module, Any], None]:
         def note_call(_module: nn.Module, inputs: Any) -> None:
             if inputs and isinstance(inputs[0], Tensor) and inputs[0].ndim:
-                lengths[module].append(len(inputs[0]))
+                lengths[module].append(inputs[0].size(0))  # a nested tensor has no shape
 
         return note_call
 

@@ -42,7 +42,7 @@ from sightline.models.overrides.frozen_layers import (
     try_pointwise_linear,
 )
 from sightline.models.overrides.max_pooling import try_bypassed_relu, try_compact_max_pool
-from sightline.models.overrides.mode import OverrideMode, is_autocast_on, is_transformed
+from sightline.models.overrides.mode import OverrideMode, is_autocast_on
 from sightline.models.overrides.unsaved_inputs import UnsavedInputsMode, convolve_unsaved
 
 IntPair = tuple[int, int]
@@ -122,10 +122,21 @@ class PackedWeightsMode(OverrideMode):
     ) -> Any:
         """The faster result where there is one, else the function's own."""
         replace = _REPLACEMENTS.get(func)
-        if replace is None or is_autocast_on() or is_transformed():
-            return func(*args, **kwargs)  # under autocast, torch chooses each one's precision
+        if replace is None or is_left_to_torch(args):
+            return func(*args, **kwargs)
         output = replace(*args, **kwargs)
         return func(*args, **kwargs) if output is None else output
+
+
+def is_left_to_torch(args: tuple[Any, ...]) -> bool:
+    """Whether a network calls a function with these arguments where only torch's own will do.
+
+    It may observe or transform its operations itself. Under its autocast, torch chooses the
+    precision of each one. Nested tensors have no shape.
+    """
+    if is_autocast_on() or are_operations_observed():
+        return True
+    return bool(args) and isinstance(args[0], Tensor) and args[0].is_nested
 
 
 def try_unobserved_relu(*args: Any, **kwargs: Any) -> Tensor | None:

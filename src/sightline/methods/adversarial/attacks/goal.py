@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from sightline.errors import SightlineError
 from sightline.models.heads.gradients import differentiate_scores
+from sightline.models.heads.output_head import OutputHead
 from sightline.models.model import Model
 from sightline.optim.parameterizations.gray import make_gray_picture
 from sightline.registry.progress import Callback, Step
@@ -98,10 +99,18 @@ def make_class_goal(
 ) -> AttackGoal:
     """The goal for a model's classes, N each.
 
-    Raises SightlineError for a network that has no classes.
+    Raises SightlineError for a network that has no classes, and for one with a probability of each
+    label at every place, whose mean no boundary divides.
     """
     model.require_classes("an attack")
-    is_independent = model.output_kind in ("binary", "multilabel")
+    head = model.head
+    score_kind = head.score_kind if isinstance(head, OutputHead) else head.kind
+    is_independent = score_kind in ("binary", "multilabel")
+    if is_independent and isinstance(head, OutputHead) and head.has_mean_probabilities:
+        raise SightlineError(
+            f"{model.name} gives a probability of each label at every place; say what the attack "
+            "is to change, with score=sl.pixel(y, x, label), sl.region(mask, label) or a function"
+        )
     return AttackGoal(source_labels, target_labels, is_independent)
 
 
