@@ -19,6 +19,7 @@ from adversarial import (
     make_argument_parser,
     make_condition,
 )
+from average import round_significant_bits
 from imagenette import Photos, center_crop, normalize, random_crop, to_tensor
 from journal import read_averaged_weights, run_script
 from safetensors.torch import save_file
@@ -34,6 +35,8 @@ SIDE = 96
 STRIDE = 16  # of the deepest layer compared
 COMPARED_LAYERS = ("relu2_2", "relu3_2", "relu4_2", "relu5_2")
 STATISTICS_PHOTOS = 2048
+ROUNDED_WEIGHT = "penultimate.places.weight"
+ROUNDED_BITS = 9
 
 
 class FrozenSightnet:
@@ -228,13 +231,18 @@ def compute_losses(
 
 
 def export(folder: Path, path: Path) -> None:
-    """Writes the averaged weights of decoder and composer, each name under its layer."""
+    """Writes the averaged weights of decoder and composer, each name under its layer.
+
+    The largest one is rounded, which is not to be seen and saves a tenth of it in the wheel.
+    """
     tensors: dict[str, Tensor] = {}
     for layer in (LAYER, "penultimate"):
         for name, value in read_averaged_weights(folder / f"{layer}.pt").items():
             # The composer holds the decoder, too.
             if not name.startswith("decoder."):
                 tensors[f"{layer}.{name}"] = value.half().contiguous()
+    rounded = round_significant_bits(tensors[ROUNDED_WEIGHT].float(), ROUNDED_BITS)
+    tensors[ROUNDED_WEIGHT] = rounded.half()
     save_file(tensors, path)
     print(f"{path}: {path.stat().st_size / 1e6:.2f} MB, sha256 {hash_file(path)}")
 
