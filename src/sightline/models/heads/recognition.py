@@ -12,7 +12,7 @@ from typing import Any, cast
 from torch import Tensor, nn
 
 from sightline.errors import SightlineError
-from sightline.models.heads.autograd_graph import is_made_of_probabilities
+from sightline.models.heads.evidence.autograd_graph import is_made_of_probabilities
 from sightline.models.heads.output_head import OutputHead, OutputKind, require_tensor
 from sightline.models.heads.selection import (
     SCORE_FIELDS,

@@ -89,6 +89,13 @@ def is_plain_sequence(output: Any) -> bool:
     return isinstance(output, (tuple, list)) and not hasattr(output, "_fields")
 
 
+def list_plain_entries(output: Any) -> Sequence[Any]:
+    """The values of a plain tuple or list; none of anything else, and of a list of detections."""
+    if not is_plain_sequence(output) or is_detection_list(output):
+        return ()
+    return cast(Sequence[Any], output)
+
+
 def split_detections(named_fields: Mapping[str, Any]) -> list[dict[str, Tensor]] | None:
     """Detections that lie in one container as a list of one dict for each image; else None.
 

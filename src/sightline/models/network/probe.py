@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from sightline.errors import SightlineError
+from sightline.models.heads.evidence.tuple_entries import choose_tuple_entry, count_rival_entries
 from sightline.models.heads.output_head import OutputHead
 from sightline.models.heads.recognition import (
     HeadHints,
@@ -20,9 +21,9 @@ from sightline.models.heads.selection import (
     find_sequence,
     is_detection_list,
     join_path,
+    list_plain_entries,
     select_output,
 )
-from sightline.models.heads.tuple_entries import choose_tuple_entry, count_rival_entries
 from sightline.models.layers.capture import count_writes
 from sightline.models.network.origin import find_traced_operation, is_without_history
 from sightline.models.network.turns import are_run_in_turn, watch_calls
@@ -175,7 +176,8 @@ def _choose_scores(
         return hints, ()
     refuse_list_of_images(together, apart, hints.network_name)
     refuse_feature_pyramid(apart, hints)
-    path, entries = find_sequence(apart, hints.network_name)
+    path, sequence = find_sequence(apart, hints.network_name)
+    entries = list_plain_entries(sequence)
     entry = choose_tuple_entry(entries)
     name = join_path(path, str(entry))
     if not entry:
