@@ -1,16 +1,21 @@
 """Scores of detectors, against lists of boxes counted by hand."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch import Tensor
 
 from sightline.models.heads.detections import (
+    check_box_in_image,
     compute_box_overlaps,
+    find_nearest_box,
     find_query_boxes,
     make_no_boxes_error,
     read_box_detections,
     read_box_queries,
     read_class_detections,
+    warn_of_unmatched_box,
 )
 
 # Corners x0, y0, x1, y1; the second covers three quarters of the first.
@@ -53,6 +58,46 @@ def test_each_class_has_the_score_of_its_best_detection() -> None:
     scores[0, 2].backward()
     assert detections[0]["scores"].grad is not None
     assert detections[0]["scores"].grad.tolist() == [0, 0, 1]
+
+
+def test_a_box_outside_of_the_image_is_refused() -> None:
+    shape = (1, 3, 40, 60)
+    check_box_in_image(torch.tensor([50.0, 30, 90, 90]), shape)
+    for corners in ([60, 3, 70, 9], [3, 40, 9, 50], [-9, 3, 0, 9], [3, -9, 9, 0]):
+        with pytest.raises(ValueError, match="outside of the image of 40×60 pixels"):
+            check_box_in_image(torch.tensor(corners).float(), shape)
+
+
+def test_an_unmatched_box_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    detections = [make_detection([2, 3], [0.3, 0.7]), make_detection([], [])]
+    warn_of_unmatched_box(detections, BOXES[0], None)
+    warn_of_unmatched_box(detections, BOXES[1], 3)
+    assert not caplog.messages
+    warn_of_unmatched_box(detections, torch.tensor([10.0, 20, 29, 40]), None)
+    warn_of_unmatched_box(detections, BOXES[0], 7)
+    assert caplog.messages == [
+        "no detection overlaps the box by half (the best one by 47 %): its score is 0",
+        "no detection of class 7 overlaps the box by half (the best one by 0 %): its score is 0",
+    ]
+
+
+def test_the_nearest_query_where_none_overlaps() -> None:
+    assert find_nearest_box(BOXES, torch.tensor([21.0, 21, 49, 39])) == 1
+    assert find_nearest_box(BOXES, torch.tensor([75.0, 40, 80, 50])) == 2
+    assert find_nearest_box(BOXES.flip(0), torch.tensor([0.0, 25, 8, 35])) == 2
+
+
+def test_the_last_class_of_queries_without_no_object() -> None:
+    scores = torch.tensor([[[0.1, 0.3, 0.9], [0.2, 0.1, 0.0]]])
+    boxes = torch.tensor([[[0.2, 0.3, 0.2, 0.2], [0.8, 0.7, 0.2, 0.2]]])
+    box = torch.tensor([4.0, 8, 12, 16])
+
+    def read(scores: Tensor, **options: bool) -> float:
+        return float(read_box_queries(scores, boxes, box, None, (1, 3, 40, 40), **options))
+
+    assert read(scores) == pytest.approx(0.3)
+    assert read(scores, has_no_object=False) == pytest.approx(0.9)
+    assert read(scores[..., 2:]) == pytest.approx(0.9)
 
 
 def test_detections_without_classes_are_of_class_0() -> None:
@@ -111,6 +156,7 @@ def test_a_box_has_the_score_of_the_query_that_overlaps_it_most(
 def test_boxes_are_found_beside_the_scores() -> None:
     boxes = torch.rand(2, 5, 4)
     assert find_query_boxes({"logits": torch.rand(2, 5, 9), "pred_boxes": boxes}) is boxes
+    assert find_query_boxes(SimpleNamespace(pred_boxes=boxes)) is boxes
     for output in (boxes, {"logits": boxes}, {"pred_boxes": boxes[0]}, {"pred_boxes": [1]}, None):
         assert find_query_boxes(output) is None
     assert find_query_boxes({"pred_boxes": torch.rand(2, 5, 3)}) is None

@@ -310,6 +310,22 @@ def test_probabilities_of_places(
     torch.testing.assert_close(model.probabilities(IMAGE), expected)
 
 
+@pytest.mark.parametrize(
+    ("order", "index"), [((0, 2, 1), "[:, :, 4:]"), ((0, 1, 2), "[:, 4:]")], ids=["last", "first"]
+)
+def test_boxes_before_scores_are_told(order: tuple[int, int, int], index: str) -> None:
+    def finish(features: Tensor) -> Tensor:
+        rows = features.flatten(2)
+        scores = torch.cat([rows, rows[:, :2]], 1).sigmoid()
+        return torch.cat([20 * rows.exp(), scores], 1).permute(order)
+
+    model = Model(Wrapped(finish).eval(), size=(20, 28))
+    with pytest.raises(SightlineError, match="the four numbers of a box before the sc") as caught:
+        model.logits(IMAGE)
+    assert f"output{index}.amax((1, 2))" in str(caught.value)
+    assert model.with_target(lambda output: output.amax((1, 2))).logits(IMAGE).shape == (2, 1)
+
+
 def test_numbers_at_places_are_no_classes() -> None:
     model = Model(Wrapped(lambda y: y[:, :1].exp()), size=20, output_kind="regression", unit="m")
     assert "dense of 1 number in m" in repr(model)

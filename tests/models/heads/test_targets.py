@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -186,6 +187,59 @@ def test_an_image_file_is_fitted_to_the_network(tmp_path: Path) -> None:
     write(torch.rand(1, 3, 50, 90, generator=GENERATOR), tmp_path / "other.png")
     by_path = model.with_target(f"similar_to({str(tmp_path / 'other.png')!r})")
     assert by_path.logits(IMAGE).shape == (2, 1)
+
+
+def test_a_mask_may_be_an_array() -> None:
+    model = Model(Dense().eval(), size=(24, 36))
+    by_array = model.with_target(region(MASK.numpy(), 3)).logits(IMAGE)
+    assert torch.equal(by_array, model.with_target(region(MASK, 3)).logits(IMAGE))
+
+
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [
+        (pixel(3, 2, None), "label is None; give the number or the name of a class"),
+        (pixel(3, 2, 1.5), "label is 1.5; give the number or the name of a class"),
+        (region([[1, 0]], 1), "a region's mask is a tensor H×W or the path of a .*, not list"),
+        (region(MASK.T, 1), "a region's mask is H×W, 24×36; this one is 36×24: give mask.T"),
+        (unit("features", 1, position=3), r"position is 3; give \(row, column\)"),
+        (unit("features", 1, position=(3, 1, 0)), r"position is \(3, 1, 0\); give"),
+        (similar_to(255 * OTHER_IMAGE, layer="features"), r"an image in \[0, 1\]; this one is in"),
+    ],
+)
+def test_what_is_no_target_is_told_in_one_line(target: Any, message: str) -> None:
+    model = Model(Dense().eval(), size=(24, 36))
+    with pytest.raises(SightlineError, match=message):
+        model.with_target(target).logits(IMAGE)
+
+
+class OneClass(Queries):
+    """Three queries with one class, in an object."""
+
+    def forward(self, image: Tensor) -> Any:
+        output = super().forward(image)
+        output["logits"] = output["logits"][..., 3:4]
+        return SimpleNamespace(**output)
+
+
+def test_queries_of_one_class_are_positions() -> None:
+    network = OneClass().eval()
+    model = Model(network, size=(24, 36), labels=["cat"])
+    assert (model.output_kind, model.labels) == ("positions", ("cat",))
+    scores = network(model.normalize(IMAGE)).logits
+    torch.testing.assert_close(model.logits(IMAGE), scores.amax(1))
+    for target in (box(20, 8, 30, 20), box(20, 8, 30, 20, "cat")):
+        torch.testing.assert_close(model.with_target(target).logits(IMAGE), scores[:, 1])
+    with pytest.raises(SightlineError, match="outside of the image"):
+        model.with_target(box(40, 30, 50, 60)).logits(IMAGE)
+
+
+def test_all_named_classes_of_queries_count() -> None:
+    network = Queries().eval()
+    named = Model(network, size=(24, 36), labels=list("abcde"))
+    scores = network(named.normalize(IMAGE))["logits"][:, 1]
+    asked = named.with_target(box(20, 8, 30, 20)).logits(IMAGE)
+    torch.testing.assert_close(asked[:, 0], scores.amax(1))
 
 
 def test_a_box_that_no_detection_overlaps_scores_zero() -> None:

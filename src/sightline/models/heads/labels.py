@@ -1,7 +1,9 @@
 """Classes by number, by name, or by a part of the name."""
 
+import operator
 import re
 from collections.abc import Sequence
+from typing import SupportsIndex, cast
 
 from sightline.errors import SightlineError, escape_for_display, make_unknown_name_error
 
@@ -19,7 +21,7 @@ def find_label_index(labels: Sequence[str], label: int | str, network_name: str)
     to, and for a name that several classes have.
     """
     if not isinstance(label, str):
-        return _check_class_number(labels, int(label), network_name)
+        return _check_class_number(labels, _require_number(label), network_name)
     exact = [i for i, name in enumerate(labels) if name == label]
     if exact:
         return _require_one_class(label, exact, network_name)
@@ -70,6 +72,16 @@ def _require_one_class(label: str, indices: Sequence[int], network_name: str) ->
         f"label is {label!r}; {network_name} has {len(indices)} classes of that name: "
         f"give the number, {numbers}"
     )
+
+
+def _require_number(label: object) -> int:
+    """A whole number, also one of numpy or torch. Raises SightlineError for anything else."""
+    try:
+        return operator.index(cast(SupportsIndex, label))
+    except TypeError:
+        raise SightlineError(
+            f"label is {label!r:.60}; give the number or the name of a class"
+        ) from None
 
 
 def _check_class_number(labels: Sequence[str], number: int, network_name: str) -> int:

@@ -12,6 +12,7 @@ from typing import Any, cast
 from torch import Tensor, nn
 
 from sightline.errors import SightlineError
+from sightline.models.heads.detections import find_query_boxes
 from sightline.models.heads.evidence.autograd_graph import is_made_of_probabilities
 from sightline.models.heads.output_head import OutputHead, OutputKind, require_tensor
 from sightline.models.heads.selection import (
@@ -23,6 +24,9 @@ from sightline.models.heads.selection import (
 
 # Fields of networks without a head that hold features, not scores.
 FEATURE_FIELDS = ("image_embeds", "pooler_output", "last_hidden_state", "feature_maps")
+
+# The numbers of a box.
+BOX_NUMBERS = 4
 
 # How far the sum of probabilities, and the length of a normalized embedding, may be from 1.
 SUM_TOLERANCE = 2e-3
@@ -151,6 +155,28 @@ def _quote_path(prefix: str, number: int) -> str:
     return repr(f"{prefix}{number}") if prefix else str(number)
 
 
+def refuse_boxes_among_scores(by_image: Tensor, network_name: str) -> None:
+    """Raises SightlineError for positions with a box in pixels before the probabilities of each.
+
+    Detectors that work by a grid give these, as N×positions×(4 + classes) or with these two axes
+    the other way round. Boxes are told by numbers above 1 beside probabilities.
+    """
+    for axis, index in ((2, "[:, :, 4:]"), (1, "[:, 4:]")):
+        if by_image.shape[axis] <= BOX_NUMBERS:
+            continue
+        rows = by_image.detach().float().movedim(axis, 2)
+        boxes = rows[..., :BOX_NUMBERS]
+        scores = rows[..., BOX_NUMBERS:]
+        has_many = scores[0].numel() > 2 * BOX_NUMBERS
+        if has_many and _are_in_unit_interval(scores) and bool((boxes > 1).any(1).all()):
+            raise SightlineError(
+                f"{network_name} gives the four numbers of a box before the scores of each "
+                f"position; ask about the scores alone, such as with "
+                f"target=lambda output: output{index}.amax((1, 2)), or let it return a dict of "
+                "boxes, scores and labels"
+            )
+
+
 def require_image_axis(tensor: Tensor, image_count: int, network_name: str) -> None:
     """Raises SightlineError unless an axis of the output counts the images, or has length 1.
 
@@ -174,7 +200,8 @@ def _recognize_tensor(
     tensor = selected
     if tensor.ndim == 1:
         tensor = tensor[:, None]
-    if tensor.ndim > 2 and tensor.flatten(2).shape[2] == 1:
+    is_map_of_one = tensor.ndim > 2 and tensor.flatten(2).shape[2] == 1
+    if is_map_of_one and not _has_box_for_each(tensor, output):
         tensor = tensor.flatten(1)
     if tensor.ndim == 2:
         is_single_number = selected.ndim == 1
@@ -182,6 +209,12 @@ def _recognize_tensor(
     if tensor.ndim == 3:
         return _recognize_positions(tensor, output, image_count, hints)
     return _recognize_dense(tensor, output, hints)
+
+
+def _has_box_for_each(scores: Tensor, output: Any) -> bool:
+    """Whether scores N×queries×1 are those of queries with boxes, as of a detector of one class."""
+    boxes = find_query_boxes(output)
+    return boxes is not None and scores.shape[:-1] == boxes.shape[:-1]
 
 
 def _recognize_vector(
@@ -236,6 +269,7 @@ def _recognize_positions(
             f"{hints.network_name} gives features {tuple(by_image.shape[1:])} and no scores; "
             "pick a vector with output=, or ask with target=sl.score(function)"
         )
+    refuse_boxes_among_scores(by_image, hints.network_name)
     class_axis = 2
     if len(hints.labels) == by_image.shape[1] != by_image.shape[2]:
         class_axis = 1

@@ -8,9 +8,11 @@ with that score as it does with a class's.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -20,16 +22,22 @@ from sightline.errors import (
     make_out_of_range_error,
 )
 from sightline.images.io.pictures import read
+from sightline.images.validation import describe_out_of_range
 from sightline.models.heads.detections import (
+    check_box_in_image,
     find_query_boxes,
     make_no_boxes_error,
     read_box_detections,
     read_box_queries,
+    warn_of_unmatched_box,
 )
 from sightline.models.heads.output_head import OutputHead, require_tensor
 from sightline.models.heads.selection import is_detection_list
 from sightline.models.heads.target_head import ScoredModel, TargetHead
 from sightline.models.layers.feature_maps import reshape_to_feature_maps
+
+# How far an image may leave [0, 1].
+RANGE_TOLERANCE = 1e-4
 
 
 @dataclass(frozen=True)
@@ -92,11 +100,13 @@ class unit(Target):
             unit_map = units[:, self.channel]
             if self.position is None:
                 return unit_map.flatten(1).mean(1)
-            row, column = self.position
+            row, column = require_position(self.position)
             check_index(f"the row in {self.layer}", row, unit_map.shape[1])
             check_index(f"the column in {self.layer}", column, unit_map.shape[2])
             return unit_map[:, row, column]
 
+        if self.position is not None:
+            require_position(self.position)
         if len(shape) == 1:
             check_index(f"the unit of {self.layer}", self.channel, shape[0])
         if layer_name == "logits":
@@ -178,7 +188,7 @@ class region(Target):
         label: number or name of the class.
     """
 
-    mask: Tensor | str
+    mask: Tensor | NDArray[Any] | str
     label: int | str
 
     def bind(self, model: ScoredModel) -> TargetHead:
@@ -188,8 +198,9 @@ class region(Target):
         mask = load_mask(self.mask)
 
         def compute_score(
-            output: Any, _tensors: Mapping[str, Tensor], _image_shape: Sequence[int]
+            output: Any, _tensors: Mapping[str, Tensor], image_shape: Sequence[int]
         ) -> Tensor:
+            check_mask_axes(mask, image_shape)
             maps = dense.select(output)
             weights = F.adaptive_avg_pool2d(mask.to(maps)[None], maps.shape[-2:])[0]
             return (maps[:, index] * weights).flatten(1).sum(1) / weights.sum()
@@ -201,7 +212,8 @@ class region(Target):
 class box(Target):
     """The score of the detection that overlaps a box most, 0 where none overlaps it by half.
 
-    Of a detector with queries (DETR), the class score of the query whose box overlaps it most.
+    Of a detector with queries (DETR), the class score of the query whose box overlaps it most, or
+    is nearest to it. A box that matches nothing at the first run is told by a warning.
 
     Args:
         x0: left edge in pixels of the image.
@@ -224,23 +236,33 @@ class box(Target):
                 f"the box is x {self.x0:g} to {self.x1:g}, y {self.y0:g} to {self.y1:g}; "
                 "x0 must be below x1 and y0 below y1"
             )
+        if model.output_kind not in ("detections", "positions"):
+            raise make_no_boxes_error(model.name)
         index = None if self.label is None else model.index(self.label)
         corners = torch.tensor([self.x0, self.y0, self.x1, self.y1])
         scores_head = model.head
+        # The last column of a network with queries, unless all classes were given their names.
+        has_no_object = model.labels[-1] in ("no object", f"class {len(model.labels) - 1}")
+        is_first_run = True
 
         def compute_score(
             output: Any, _tensors: Mapping[str, Tensor], image_shape: Sequence[int]
         ) -> Tensor:
+            nonlocal is_first_run
+            check_box_in_image(corners, image_shape)
             selected = scores_head.select(output)
             if is_detection_list(selected):
+                if is_first_run:
+                    warn_of_unmatched_box(selected, corners, index)
+                is_first_run = False
                 return read_box_detections(selected, corners, index)
             query_boxes = find_query_boxes(output)
             if query_boxes is None:
                 raise make_no_boxes_error(model.name)
-            return read_box_queries(selected, query_boxes, corners, index, image_shape)
+            return read_box_queries(
+                selected, query_boxes, corners, index, image_shape, has_no_object=has_no_object
+            )
 
-        if model.output_kind not in ("detections", "positions"):
-            raise make_no_boxes_error(model.name)
         name = "detection" if index is None else model.labels[index]
         place = ", ".join(f"{edge:.4g}" for edge in (self.x0, self.y0, self.x1, self.y1))
         return TargetHead(f"{name} in the box ({place})", compute_score)
@@ -262,7 +284,13 @@ class similar_to(Target):
 
     def bind(self, model: ScoredModel) -> TargetHead:
         """Raises SightlineError for an image that can't be read or an output without features."""
-        image = self.image if isinstance(self.image, Tensor) else model.fit(read(self.image))
+        image = self.image
+        if isinstance(image, Tensor):
+            problem = describe_out_of_range(image, RANGE_TOLERANCE) if image.numel() else ""
+            if problem:
+                raise SightlineError(f"similar_to takes an image in [0, 1]; this one is {problem}")
+        else:
+            image = model.fit(read(image))
         if image.ndim != 4 or len(image) != 1:
             raise SightlineError(
                 f"similar_to takes one image 1×C×H×W; this one is {tuple(image.shape)}"
@@ -356,6 +384,14 @@ class score(Target):
         return f"score({name})"
 
 
+def require_position(position: Any) -> tuple[int, int]:
+    """A row and a column. Raises SightlineError for anything else."""
+    if not isinstance(position, (tuple, list)) or len(cast(Sequence[Any], position)) != 2:
+        raise SightlineError(f"position is {position!r:.60}; give (row, column)")
+    row, column = cast(Sequence[int], position)
+    return row, column
+
+
 def check_index(name: str, index: Any, count: int) -> None:
     """Raises SightlineError unless an index lies in 0 to count − 1."""
     if not isinstance(index, int) or not 0 <= index < count:
@@ -373,8 +409,17 @@ def require_dense_head(model: ScoredModel, target_name: str) -> OutputHead:
     return head
 
 
-def load_mask(mask: Tensor | str) -> Tensor:
-    """A mask H×W in [0, 1], from a tensor or a picture. Raises SightlineError for an empty one."""
+def load_mask(mask: Any) -> Tensor:
+    """A mask H×W in [0, 1], from a tensor, an array or a picture.
+
+    Raises SightlineError for an empty one, and for anything else.
+    """
+    if isinstance(mask, np.ndarray):
+        mask = torch.from_numpy(np.ascontiguousarray(mask))
+    if not isinstance(mask, (Tensor, str, Path)):
+        raise SightlineError(
+            f"a region's mask is a tensor H×W or the path of a picture, not {type(mask).__name__}"
+        )
     if not isinstance(mask, Tensor):
         mask = read(Path(mask))[0].mean(0)
     while mask.ndim > 2 and mask.shape[0] == 1:
@@ -385,6 +430,15 @@ def load_mask(mask: Tensor | str) -> Tensor:
     if not bool(values.isfinite().all()) or float(values.min()) < 0 or not float(values.sum()) > 0:
         raise SightlineError("a region's mask is 1 inside and 0 outside; this one marks no place")
     return values
+
+
+def check_mask_axes(mask: Tensor, image_shape: Sequence[int]) -> None:
+    """Raises SightlineError for a mask W×H of an image that is not square."""
+    height, width = image_shape[-2:]
+    if height != width and tuple(mask.shape) == (width, height):
+        raise SightlineError(
+            f"a region's mask is H×W, {height}×{width}; this one is {width}×{height}: give mask.T"
+        )
 
 
 def describe_tensor(tensor: Tensor) -> str:
