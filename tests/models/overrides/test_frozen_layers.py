@@ -251,3 +251,77 @@ def test_a_batch_norm_without_a_gradient_stays_torchs() -> None:
     assert frozen_layers.try_frozen_batch_norm(x.detach(), *statistics) is None
     with torch.no_grad():
         assert frozen_layers.try_frozen_batch_norm(x, *statistics) is None
+
+
+@pytest.mark.parametrize(
+    ("x", "weight", "is_frozen"),
+    [
+        (make_input(2, 3, 4, 5), make_input(3), True),
+        (make_input(2, 3), make_input(3), True),
+        (make_input(2, 3), None, True),
+        (make_input(2, 3, 4), make_input(3), False),
+        (make_input(0, 3), make_input(3), False),
+        (make_input(2, 3).double(), make_input(3), False),
+        (make_input(2, 3), make_input(3).double(), False),
+        (make_input(2, 3), make_input(3).requires_grad_(), False),
+        (nn.Parameter(make_input(2, 3)), make_input(3), False),
+        (make_input(2, 3).to("meta"), make_input(3), False),
+    ],
+)
+def test_what_counts_as_frozen(x: Tensor, weight: Tensor | None, is_frozen: bool) -> None:
+    assert frozen_layers.is_frozen_float32(x, weight) == is_frozen
+
+
+# ── convolutions of 1×1 ──
+
+
+@pytest.mark.parametrize("size", [(2, 9, 14), (1, 1, 1)])
+@pytest.mark.parametrize("bias", [True, False])
+def test_small_pointwise_convolutions(size: tuple[int, int, int], bias: bool) -> None:
+    layer = nn.Conv2d(5, 7, 1, bias=bias).requires_grad_(False)
+    x = make_input(size[0], 5, *size[1:])
+
+    def convolve(x: Tensor) -> Tensor:
+        output = frozen_layers.try_pointwise_linear(x, layer.weight, layer.bias, (1, 1), (0, 0))
+        assert output is not None
+        return output
+
+    assert convolve(x).is_contiguous(memory_format=torch.channels_last)
+    assert_close(convolve(x), layer(x))
+    derivatives = differentiate_twice(convolve, x)
+    for derivative, expected in zip(derivatives, differentiate_twice(layer, x), strict=True):
+        assert_close(derivative, expected)
+
+
+def test_a_pointwise_convolution_keeps_no_input() -> None:
+    layer = nn.Conv2d(5, 7, 1).requires_grad_(False)
+    x = make_input(1, 5, 6, 9).requires_grad_()
+    hidden = x * 2
+    output = frozen_layers.try_pointwise_linear(hidden, layer.weight, layer.bias)
+    assert output is not None
+    hidden.mul_(0)
+    output.sum().backward()
+    assert_close(x.grad, 2 * layer.weight.sum((0, 2, 3)).view(1, 5, 1, 1).expand(1, 5, 6, 9))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"kernel_size": 3}, {"stride": 2}, {"stride": (1, 2)}, {"padding": 1}, {"groups": 2}],
+    ids=["3×3", "stride 2", "stride 1 and 2", "padding", "groups"],
+)
+def test_other_convolutions_are_no_linear_layers(settings: dict[str, int]) -> None:
+    layer = nn.Conv2d(4, 6, **{"kernel_size": 1, **settings}).requires_grad_(False)
+    geometry = (layer.stride, layer.padding, layer.dilation, layer.groups)
+    x = make_input(1, 4, 6, 9)
+    assert frozen_layers.try_pointwise_linear(x, layer.weight, layer.bias, *geometry) is None
+
+
+def test_large_or_trained_pointwise_convolutions_are_no_linear_layers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    x = make_input(2, 4, 6, 9)
+    weight = make_input(5, 4, 1, 1)
+    monkeypatch.setattr(frozen_layers, "MAX_LINEAR_MULTIPLY_ADDS", 2 * 6 * 9 * 5 * 4)
+    assert frozen_layers.try_pointwise_linear(x, weight) is not None
+    assert frozen_layers.try_pointwise_linear(x.repeat(2, 1, 1, 1), weight) is None
+    assert frozen_layers.try_pointwise_linear(x, weight.requires_grad_()) is None
