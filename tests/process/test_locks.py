@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from sightline.process.locks import ForkSafeLock
+from sightline.process.locks import ForkSafeCleanup, ForkSafeLock
 
 
 def is_free(lock: ForkSafeLock) -> bool:
@@ -66,3 +66,13 @@ def test_a_forked_process_does_not_wait() -> None:
                 os._exit(7)
         _, status = os.waitpid(child, 0)
     assert os.waitstatus_to_exitcode(status) == 7
+
+
+def test_what_a_thread_changed_for_a_while_is_undone_after_a_fork() -> None:
+    events: list[str] = []
+    with ForkSafeCleanup() as cleanup:
+        cleanup.callback(events.append, "first")
+        cleanup.callback(events.append, "last")
+        cleanup.reset_after_fork()  # what a forked process does
+        assert events == ["last", "first"]
+    assert events == ["last", "first"]

@@ -1,5 +1,8 @@
 """A watched forward pass against one whose every step is written out."""
 
+import os
+import sys
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -11,7 +14,13 @@ from torch.utils._pytree import tree_map
 
 import sightline as sl
 from sightline.errors import SightlineError
-from sightline.models.layers.capture import Capture, Layer, find_first_tensor, format_call_name
+from sightline.models.layers.capture import (
+    Capture,
+    Layer,
+    find_first_tensor,
+    format_call_name,
+    is_module_path,
+)
 from sightline.models.model import Model
 from sightline.models.overrides.relu import backward
 
@@ -52,6 +61,52 @@ def test_tensors_of_a_subclass_are_recorded_as_plain_ones() -> None:
     output = capture.run_forward_pass(lambda: network(X))
     assert {type(tensor) for tensor in capture.tensors.values()} == {Tensor}
     torch.testing.assert_close(capture.tensors["relu"], FIRST_RELU)
+    gradients = torch.autograd.grad(output[:, 1].sum(), list(capture.tensors.values()))
+    assert all(gradient.any() for gradient in gradients)
+
+
+class ScaledTensor(Tensor):
+    """Its convolutions are scaled by an attribute that their results have as well."""
+
+    scale: float
+
+    @classmethod
+    def __torch_function__(
+        cls, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        output = super().__torch_function__(func, types, args, kwargs or {})
+        if isinstance(output, ScaledTensor) and isinstance(args[0], ScaledTensor):
+            output.scale = args[0].scale
+            if func is F.conv2d:
+                output = output * output.scale
+        return output
+
+
+class Scaled(Twice):
+    """Two convolutions of tensors of that class."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.second = nn.Conv2d(4, 4, 2).requires_grad_(False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        scaled: Any = x.as_subclass(ScaledTensor)
+        scaled.scale = 3.0
+        maps = self.second(self.conv(scaled))
+        return self.fc(maps.mean((2, 3)).as_subclass(Tensor))
+
+
+@pytest.mark.parametrize("copied", [(), ("conv",)])
+def test_the_network_goes_on_with_tensors_of_its_class(copied: tuple[str, ...]) -> None:
+    network = Scaled()
+    capture = Capture(network, ["conv", "second"], copied_calls=copied, run_to_end=True)
+    leaf = X.clone().requires_grad_()
+    output = capture.run_forward_pass(lambda: network(leaf))
+    maps = 3 * F.conv2d(3 * CONV, network.second.weight)
+    maps = maps + 3 * network.second.bias.view(1, -1, 1, 1)
+    torch.testing.assert_close(capture.tensors["conv"], 3 * CONV)
+    torch.testing.assert_close(capture.tensors["second"], maps)
+    torch.testing.assert_close(output.detach(), network(X))
     gradients = torch.autograd.grad(output[:, 1].sum(), list(capture.tensors.values()))
     assert all(gradient.any() for gradient in gradients)
 
@@ -299,6 +354,85 @@ class WithoutTracking(Twice):
 def test_tensors_of_inference_mode_are_recorded() -> None:
     model = Model(WithoutTracking().eval(), size=(6, 7), mean=(0,) * 3, std=(1,) * 3)
     torch.testing.assert_close(model.features(X, "conv")["conv"].clone(), CONV)
+
+
+class OverwrittenUntracked(Twice):
+    """Writes to its features in inference mode, which counts no writes."""
+
+    @torch.inference_mode()
+    def forward(self, x: Tensor) -> Tensor:
+        maps = self.conv(x)
+        F.relu(maps, inplace=True)
+        vectors = self.relu(maps.mean((2, 3)))
+        vectors += 2
+        return self.fc(vectors)
+
+
+def test_what_inference_mode_overwrites_is_recorded_as_it_was() -> None:
+    network = OverwrittenUntracked()
+    capture = Capture(network, ["conv", "relu", "/relu"], run_to_end=True)
+    output = capture.run_forward_pass(lambda: network(X))
+    assert torch.equal(output, network(X))
+    torch.testing.assert_close(capture.tensors["conv"], CONV)
+    torch.testing.assert_close(capture.tensors["/relu"], FIRST_RELU)
+    torch.testing.assert_close(capture.tensors["relu"], FIRST_RELU.mean((2, 3)))
+
+
+class WithoutAttributes(nn.Module):
+    """Has other attributes than modules have: any, or none that may be asked for."""
+
+    def __init__(self, answer: Any) -> None:
+        super().__init__()
+        self.inner = nn.ModuleDict({"a/relu": nn.ReLU()})
+        vars(self)["answer"] = answer
+
+    def __getattr__(self, name: str) -> Any:
+        if name in vars(self)["_modules"]:
+            return vars(self)["_modules"][name]
+        answer = vars(self)["answer"]
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+
+@pytest.mark.parametrize("answer", [nn.ReLU(), KeyError("no such table")])
+def test_module_paths_are_those_of_modules(answer: Any) -> None:
+    network = WithoutAttributes(answer)
+    for path in ("", "inner", "inner.a/relu"):
+        assert is_module_path(network, path)
+    for path in ("/relu", "relu", "inner/relu", "inner.a/relu.x", "inner.a"):
+        assert not is_module_path(network, path)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="forks are tried on Linux only")
+@pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:lance is not fork-safe")  # where another test imported it
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_forked_process_has_no_hooks_of_another_thread() -> None:
+    network = OverwrittenUntracked()
+    is_running = threading.Event()
+    may_end = threading.Event()
+
+    def wait_in_pass(_name: str, _tensor: Tensor) -> None:
+        is_running.set()
+        may_end.wait(20)
+
+    capture = Capture(network, ["conv", "/relu"], on_layer=wait_in_pass)
+    run = threading.Thread(target=lambda: capture.run_forward_pass(lambda: network(X)), daemon=True)
+    run.start()
+    assert is_running.wait(20)
+    child = os.fork()
+    if child == 0:
+        hooks = [
+            (*module._forward_hooks.values(), *module._forward_pre_hooks.values())
+            for module in network.modules()
+        ]
+        os._exit(8 if any(hooks) else 7)
+    _, status = os.waitpid(child, 0)
+    may_end.set()
+    run.join(20)
+    assert os.waitstatus_to_exitcode(status) == 7
+    assert set(capture.tensors) == {"conv", "/relu"}
 
 
 def test_a_run_from_within_is_not_recorded() -> None:

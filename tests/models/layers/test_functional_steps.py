@@ -1,6 +1,8 @@
 """Functional steps against the same network spelt with modules, and against explicit operations."""
 
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -226,3 +228,82 @@ def test_what_a_callback_computes_is_no_step_of_the_network() -> None:
         seen = model.run(IMAGES, names, on_layer=lambda _, tensor: F.relu(tensor * 0 + 7))
     for name in names:
         assert torch.equal(seen[name], expected[name])
+
+
+class Parallel(nn.Module):
+    """Two branches in threads of their own, and steps after: each begins before the other ends."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(2)
+        self.first = nn.Conv2d(3, 6, 3)
+        self.second = nn.Conv2d(3, 6, 3)
+        self.fc = nn.Linear(6, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        has_gradient = torch.is_grad_enabled()
+        first_began, second_began, first_ended = [threading.Event() for _ in range(3)]
+
+        def wait_in_first(_module: nn.Module, _inputs: object) -> None:
+            first_began.set()
+            assert second_began.wait(20)
+
+        def wait_in_second(_module: nn.Module, _inputs: object) -> None:
+            second_began.set()
+            assert first_ended.wait(20)
+
+        def run_first() -> Tensor:
+            with torch.set_grad_enabled(has_gradient):
+                output = self.first(x)
+            first_ended.set()
+            return output
+
+        def run_second() -> Tensor:
+            assert first_began.wait(20)
+            with torch.set_grad_enabled(has_gradient):
+                return self.second(x)
+
+        hooks = [
+            self.first.register_forward_pre_hook(wait_in_first),
+            self.second.register_forward_pre_hook(wait_in_second),
+        ]
+        with ThreadPoolExecutor(2) as pool:
+            branches = [pool.submit(run_first), pool.submit(run_second)]
+        for hook in hooks:
+            hook.remove()
+        first, second = [branch.result() for branch in branches]
+        return self.fc(F.relu(first + second).mean((2, 3)))
+
+
+def test_steps_beside_threads_of_the_network() -> None:
+    network = Parallel()
+    model = load(network)
+    assert list(model.layers) == ["first", "second", "/add", "/relu", "fc"]
+    features = model.features(IMAGES, list(model.layers))
+    normalized = model.normalize(IMAGES)
+    total = network.first(normalized) + network.second(normalized)
+    torch.testing.assert_close(features["/add"], total, check_stride=False)
+    torch.testing.assert_close(features["/relu"], F.relu(total), check_stride=False)
+
+
+class Catching(Spelled):
+    """Goes on without a module that refuses its input."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        maps = self.conv(x)
+        try:
+            self.fc(maps)
+        except RuntimeError:
+            maps = self.rectify(maps)
+        return self.fc(maps.mean((2, 3)))
+
+
+def test_steps_after_a_module_that_never_began() -> None:
+    network = Catching(F.relu)
+
+    def refuse_maps(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        if inputs[0].ndim == 4:
+            raise RuntimeError("no maps")
+
+    network.fc.register_forward_pre_hook(refuse_maps)
+    assert list(load(network).layers) == ["conv", "/relu", "fc"]

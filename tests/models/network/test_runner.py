@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -493,4 +494,25 @@ def test_a_model_can_be_copied_and_sent() -> None:
     expected = model.logits(IMAGE)
     for twin in (copy.copy(model), copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
         assert torch.equal(twin.logits(IMAGE), expected)
-        assert twin.lock is not model.lock
+        # Who runs the same network waits for its hooks to be gone.
+        assert (twin.lock is model.lock) == (twin.network is model.network)
+
+
+def test_a_shallow_copy_runs_after_a_pass_of_another_thread() -> None:
+    model = Model(make_classifier(), size=(20, 28))
+    expected = model.features(IMAGE, ["0", "logits"])
+    twin = copy.copy(model)
+    results: list[dict[str, Tensor]] = []
+    thread = threading.Thread(
+        target=lambda: results.append(twin.features(IMAGE, ["0", "logits"])), daemon=True
+    )
+
+    def start_other_run(_name: str, _tensor: Tensor) -> None:
+        thread.start()
+        thread.join(0.2)
+        assert thread.is_alive()
+
+    model.run(IMAGE, ["0"], on_layer=start_other_run)
+    thread.join(10)
+    assert torch.equal(results[0]["logits"], expected["logits"])
+    assert torch.equal(results[0]["0"], expected["0"])

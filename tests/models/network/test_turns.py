@@ -26,6 +26,14 @@ def test_calls_are_noted_while_they_are_watched() -> None:
     assert not network[0]._forward_pre_hooks
 
 
+@pytest.mark.filterwarnings("ignore:.*nested tensors is in prototype:UserWarning")
+def test_nested_tensors_count_by_their_rows() -> None:
+    network = nn.Linear(3, 2)
+    with watch_calls(network) as lengths:
+        network(torch.nested.nested_tensor([torch.rand(4, 3), torch.rand(2, 3), torch.rand(1, 3)]))
+    assert dict(lengths) == {network: [3]}
+
+
 @pytest.mark.parametrize(
     ("together", "apart", "expected"),
     [

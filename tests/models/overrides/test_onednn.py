@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 import sightline as sl
-from sightline.models.overrides import onednn
+from sightline.models.overrides import frozen_layers, onednn
 from sightline.models.overrides.onednn import PackingDisabled, use_packed_weights
 
 
@@ -200,6 +200,44 @@ def test_which_networks_gain_by_packing(monkeypatch: pytest.MonkeyPatch) -> None
     assert onednn.has_large_weights(nn.Sequential(nn.MultiheadAttention(8, 2), nn.Linear(8, 2)))
     # Weights that are computed for each pass are never packed.
     assert not onednn.has_large_weights(nn.utils.parametrizations.weight_norm(large))
+
+
+class Counting(nn.Module):
+    """Multiplies its answer by the operations that a mode of its own counts."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv = nn.Conv2d(3, 7, 3)
+        self.last = nn.Linear(7, 40)
+
+    def forward(self, x: Tensor) -> Tensor:
+        with FlopCounterMode(display=False) as counter:
+            output = self.last(self.conv(x).permute(0, 2, 3, 1))
+        return output * (counter.get_total_flops() / 1000)
+
+
+def test_a_network_that_observes_its_own_operations() -> None:
+    network = Counting().requires_grad_(False)
+    x = torch.rand(2, 3, 9, 8).requires_grad_()
+    expected = network(x)
+    assert expected.any()
+    output = run_packed(network, x)
+    assert torch.equal(output, expected)
+    gradients = [torch.autograd.grad(values[..., 1].sum(), x) for values in (output, expected)]
+    assert torch.equal(*gradients[0], *gradients[1])
+
+
+@pytest.mark.filterwarnings("ignore:.*nested tensors is in prototype:UserWarning")
+def test_nested_tensors_are_left_to_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(frozen_layers, "MIN_PACKED_MULTIPLY_ADDS", 1)
+    monkeypatch.setattr(frozen_layers, "MIN_PACKED_POSITIONS", 1)
+    layer = nn.Linear(5, 4).requires_grad_(False)
+    rows = [torch.rand(count, 5) for count in (2, 3)]
+    nested = torch.nested.nested_tensor(rows, layout=torch.strided)
+    output = run_packed(layer, nested)
+    for values, row in zip(output.unbind(), rows, strict=True):
+        assert_close(values, layer(row))
 
 
 def runs_unchanged(layer: nn.Module, x: Tensor, monkeypatch: pytest.MonkeyPatch) -> bool:
