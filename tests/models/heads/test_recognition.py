@@ -326,6 +326,46 @@ def test_boxes_before_scores_are_told(order: tuple[int, int, int], index: str) -
     assert model.with_target(lambda output: output.amax((1, 2))).logits(IMAGE).shape == (2, 1)
 
 
+@pytest.mark.parametrize("name", ["reconstruction", "sample", "flow"])
+def test_images_and_motions_are_no_classes(name: str) -> None:
+    def finish(features: Tensor) -> dict[str, Any]:
+        return {name: features, "hidden_states": None}
+
+    model = Model(Wrapped(finish).eval(), size=(20, 28))
+    assert model.gives_numbers
+    assert model.labels[1] == "output 1"
+    assert torch.equal(model.probabilities(IMAGE), model.logits(IMAGE))
+    named = Model(Wrapped(finish).eval(), size=(20, 28), labels=["a", "b", "c", "d"])
+    assert not named.gives_numbers
+    beside = Wrapped(lambda features: {name: features.exp(), "logits": features}).eval()
+    assert not Model(beside, size=(20, 28)).gives_numbers
+
+
+class TinyForSemanticSegmentation(Wrapped):
+    """A network that says what it does."""
+
+
+def test_a_mask_without_a_sigmoid_is_no_depth() -> None:
+    network = TinyForSemanticSegmentation(lambda features: features[:, 1:2]).eval()
+    model = Model(network, size=(20, 28))
+    assert not model.gives_numbers
+    expected = network(model.normalize(IMAGE)).mean((2, 3)).sigmoid()
+    torch.testing.assert_close(model.probabilities(IMAGE), expected)
+
+
+def test_queries_without_no_object_have_a_sigmoid_for_each_class() -> None:
+    def finish(features: Tensor) -> dict[str, Tensor]:
+        scores = queries(features)
+        return {"logits": scores, "pred_boxes": scores.sigmoid()}
+
+    network = Wrapped(finish).eval()
+    all_named = Model(network, size=(20, 28), labels=["a", "b", "c", "d"])
+    best = network(all_named.normalize(IMAGE))["logits"].amax(1)
+    torch.testing.assert_close(all_named.probabilities(IMAGE), best.sigmoid())
+    with_no_object = Model(network, size=(20, 28), labels=["a", "b", "c"])
+    torch.testing.assert_close(with_no_object.probabilities(IMAGE), best.softmax(1))
+
+
 def test_numbers_at_places_are_no_classes() -> None:
     model = Model(Wrapped(lambda y: y[:, :1].exp()), size=20, output_kind="regression", unit="m")
     assert "dense of 1 number in m" in repr(model)

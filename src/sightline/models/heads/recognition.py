@@ -25,6 +25,21 @@ from sightline.models.heads.selection import (
 # Fields of networks without a head that hold features, not scores.
 FEATURE_FIELDS = ("image_embeds", "pooler_output", "last_hidden_state", "feature_maps")
 
+# Fields that hold numbers at every place: images, depths and motions, no scores of classes.
+NUMBER_FIELDS = (
+    "reconstruction",
+    "recon",
+    "reconstructed",
+    "sample",
+    "predicted_depth",
+    "depth",
+    "disparity",
+    "flow",
+    "noise",
+    "denoised",
+    "normals",
+)
+
 # The numbers of a box.
 BOX_NUMBERS = 4
 
@@ -275,7 +290,12 @@ def _recognize_positions(
         class_axis = 1
     count = by_image.shape[class_axis]
     head = make_head(hints, "positions", count, batch_axis=batch_axis, class_axis=class_axis)
-    return _add_place_kind(head, by_image, class_axis, hints)
+    head = _add_place_kind(head, by_image, class_axis, hints)
+    # Queries whose classes are all named have no «no object», and so a sigmoid for each class.
+    is_independent = _has_box_for_each(by_image, output) and count in (1, len(hints.labels))
+    if hints.kind is None and is_independent and not head.is_activated:
+        return replace(head, place_kind="multilabel")
+    return head
 
 
 def _recognize_dense(scores: Tensor, output: Any, hints: HeadHints) -> OutputHead:
@@ -294,7 +314,24 @@ def _recognize_dense(scores: Tensor, output: Any, hints: HeadHints) -> OutputHea
     elif _holds_features(output, hints):
         return make_head(hints, "embedding", count)  # the mean over the positions
     head = make_head(hints, "dense", count, class_axis=class_axis)
+    if hints.kind is None and _names_numbers(output, hints):
+        return replace(head, place_kind="regression")
     return _add_place_kind(head, scores, class_axis, hints)
+
+
+def _names_numbers(output: Any, hints: HeadHints) -> bool:
+    """Whether maps without labels come under the name of an image, a depth or a motion."""
+    if hints.labels:
+        return False
+    if hints.selector is not None:
+        return not set(NUMBER_FIELDS).isdisjoint(str(hints.selector).split("."))
+    names = set(list_output_fields(output))
+    return bool(names & set(NUMBER_FIELDS)) and not names & set(SCORE_FIELDS)
+
+
+def _segments(network: nn.Module) -> bool:
+    """Whether a network says of itself that it segments, as those of Hugging Face and smp do."""
+    return "Segmentation" in type(network).__name__ or hasattr(network, "segmentation_head")
 
 
 def _holds_features(output: Any, hints: HeadHints) -> bool:
@@ -319,7 +356,8 @@ def _add_place_kind(
     is_squashed = _is_squashed(scores, hints)
     is_independent = is_squashed or hints.kind in ("multilabel", "binary")
     if head.count == 1 and not is_independent:
-        is_independent = bool(hints.labels) or hints.kind is not None
+        is_class = bool(hints.labels) or _segments(hints.network)
+        is_independent = is_class or hints.kind is not None
         if not is_independent:
             return replace(head, place_kind="regression")
     if is_independent:
