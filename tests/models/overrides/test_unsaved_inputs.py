@@ -71,6 +71,17 @@ def test_the_input_may_be_overwritten(name: str) -> None:
     assert_close(gradient, expected)
 
 
+@pytest.mark.parametrize("memory_format", [torch.channels_last, torch.contiguous_format])
+def test_the_gradient_lies_in_memory_as_torchs(memory_format: torch.memory_format) -> None:
+    # Another layout would have to be converted, in each layer and for each pass.
+    layer = make_conv().to(memory_format=memory_format)
+    leaf = make_layer_input("plain").contiguous(memory_format=memory_format).requires_grad_()
+    (expected,) = torch.autograd.grad(layer(leaf * 1).square().sum(), leaf)
+    (gradient,) = torch.autograd.grad(run_unsaved(layer, leaf * 1).square().sum(), leaf)
+    assert gradient.stride() == expected.stride()
+    assert_close(gradient, expected)
+
+
 def test_a_trained_weight_gets_its_gradient() -> None:
     layer = make_conv().requires_grad_()
     x = make_layer_input("plain").requires_grad_()

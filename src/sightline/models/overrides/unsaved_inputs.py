@@ -18,6 +18,9 @@ from sightline.models.overrides.frozen_layers import try_frozen_batch_norm
 from sightline.models.overrides.mode import OverrideMode, is_autocast_on
 
 
+MemoryLayout = tuple[torch.Size, tuple[int, ...]]
+
+
 class UnsavedInputsMode(OverrideMode):
     """Context in which frozen convolutions and batch norms don't save their input.
 
@@ -41,7 +44,7 @@ class UnsavedInputsMode(OverrideMode):
 
 
 def convolve_unsaved(input: Tensor, weight: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-    """`F.conv2d` that saves its input's shape in place of the input if the weight is frozen.
+    """`F.conv2d` that saves its input's shape and strides, not the input, if the weight is frozen.
 
     The bias and further settings are those of `F.conv2d`.
     """
@@ -49,14 +52,14 @@ def convolve_unsaved(input: Tensor, weight: Tensor, *args: Any, **kwargs: Any) -
     if not needs_input_gradient or weight.requires_grad:
         return F.conv2d(input, weight, *args, **kwargs)
 
-    def pack_tensor(saved: Tensor) -> Tensor | torch.Size:
-        return saved.shape if saved.is_set_to(input) else saved
+    def pack_tensor(saved: Tensor) -> Tensor | MemoryLayout:
+        return (saved.shape, saved.stride()) if saved.is_set_to(input) else saved
 
-    def unpack_tensor(packed: Tensor | torch.Size) -> Tensor:
+    def unpack_tensor(packed: Tensor | MemoryLayout) -> Tensor:
         if isinstance(packed, Tensor):
             return packed
-        # As in `torch.nn.grad.conv2d_input`: the values are not read.
-        return weight.new_empty(1).expand(packed)
+        # The values are not read. In another layout torch would convert the gradient to it.
+        return weight.new_empty(0).new_empty_strided(*packed)
 
     with ExitStack() as stack:
         # torch.func refuses such hooks; there the convolution is torch's own.
