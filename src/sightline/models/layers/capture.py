@@ -322,9 +322,15 @@ def restore_class(plain: Tensor, original: Tensor) -> Tensor:
 
     It stays a plain one where the class holds its numbers elsewhere.
     """
-    kind = type(original)
-    if type(plain) is kind or kind.__torch_dispatch__ is not Tensor.__torch_dispatch__:
+    if type(plain) is type(original) or has_own_dispatch(original):
         return plain
-    restored = plain.as_subclass(kind)
+    restored = plain.as_subclass(type(original))
     vars(restored).update(vars(original))
     return restored
+
+
+def has_own_dispatch(tensor: Tensor) -> bool:
+    """Whether a tensor's class runs the operations on it, and may hold its numbers elsewhere."""
+    tensor_classes: tuple[Any, ...] = (type(tensor), Tensor)
+    own, original = (kind.__torch_dispatch__ for kind in tensor_classes)
+    return own is not original
