@@ -17,7 +17,8 @@ logger = logging.getLogger(__name__)
 # steps and only after blocks of that size were freed (mallopt(3), M_MMAP_THRESHOLD).
 LARGEST_KEPT_BLOCK = 32 * 2**20
 
-# So many bytes at most are kept at the end of the heap.
+# So many bytes at most are kept at the end of a heap. Each of several threads at a time may have
+# one of its own, which glibc lets grow to 64 MiB.
 MOST_KEPT_BYTES = 128 * 2**20
 
 # Numbers of the settings in glibc's malloc.h.
@@ -32,7 +33,8 @@ USER_SETTINGS = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "GLIBC_TUNA
 def keep_freed_memory() -> bool:
     """Has the process keep up to 128 MiB that it freed; returns whether it does from now on.
 
-    Nothing changes without glibc, where the user has set its allocator by the environment, and with
+    Where several threads run networks at a time, each keeps up to 64 MiB more. Nothing changes
+    without glibc, where the user has set its allocator by the environment, and with
     SIGHTLINE_PORTABLE=1.
     """
     is_chosen = any(os.environ.get(name) for name in USER_SETTINGS)

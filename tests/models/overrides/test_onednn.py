@@ -190,11 +190,19 @@ def test_a_pass_without_gradient_is_packed_where_weights_are_large_in_the_mean(
         assert_close(differentiated.detach(), logits)
 
 
+class NamesItsOwnWay(nn.Linear):
+    """Has a method of torch's by another signature."""
+
+    def named_parameters(self) -> Any:  # type: ignore[override]
+        return super().named_parameters()
+
+
 def test_which_networks_gain_by_packing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
     side = 2 * round(onednn.MIN_MEAN_WEIGHT_ELEMENTS**0.5)
     large = nn.Linear(side, side, bias=False)
     assert onednn.has_large_weights(large)
+    assert onednn.has_large_weights(NamesItsOwnWay(side, side))
     assert not onednn.has_large_weights(nn.Sequential(large, *(nn.Linear(2, 2) for _ in range(4))))
     assert not onednn.has_large_weights(nn.Sequential(nn.ReLU()))
     assert onednn.has_large_weights(nn.Sequential(nn.MultiheadAttention(8, 2), nn.Linear(8, 2)))

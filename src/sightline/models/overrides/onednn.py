@@ -95,7 +95,8 @@ def has_large_weights(network: nn.Module) -> bool:
     if any(isinstance(module, nn.MultiheadAttention) for module in modules):
         return True
     layers = [module for module in modules if isinstance(module, (nn.Conv2d, nn.Linear))]
-    weights = [dict(layer.named_parameters(recurse=False)).get("weight") for layer in layers]
+    # Not by `named_parameters`, which some layers have in a way of their own.
+    weights = [vars(layer)["_parameters"].get("weight") for layer in layers]
     sizes = [weight.numel() for weight in weights if weight is not None]
     return bool(sizes) and sum(sizes) >= MIN_MEAN_WEIGHT_ELEMENTS * len(sizes)
 
