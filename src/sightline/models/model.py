@@ -61,6 +61,7 @@ from sightline.models.network.probe import (
 )
 from sightline.models.network.runner import NetworkRunner
 from sightline.models.overrides.mode import suspend_overrides
+from sightline.process.default_device import make_tensors_on_cpu
 from sightline.process.locks import ForkSafeLock
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -244,7 +245,8 @@ class Model(NetworkRunner):
         if reference is not None:
             return reference.landmarks
         custom = self._custom_landmarks
-        return {**find_landmarks(cast(InspectedModel, self), custom), **custom}
+        with make_tensors_on_cpu():
+            return {**find_landmarks(cast(InspectedModel, self), custom), **custom}
 
     def layer(self, name: str | int) -> str:
         """Resolves a layer's name, alias, landmark, index or pattern to its name.
@@ -336,7 +338,8 @@ class Model(NetworkRunner):
             network_name=self.name,
             image_size=size,
         )
-        images = make_probe_images((self.channels, *size), self.device)
+        with make_tensors_on_cpu():
+            images = make_probe_images((self.channels, *size), self.device)
         is_plain = self.has_plain_layout
 
         def run(images: Tensor) -> Any:
@@ -347,7 +350,7 @@ class Model(NetworkRunner):
                 return self.run_network(images)
 
         # Found once, so not under the backward rules and paddings of a single run.
-        with self.lock, suspend_overrides():
+        with self.lock, suspend_overrides(), make_tensors_on_cpu():
             findings = probe_network(run, images, hints, None if is_plain else run_plainly)
             if findings.needs_plain_layout:
                 self.use_plain_layout()

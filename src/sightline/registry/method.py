@@ -27,6 +27,7 @@ from sightline.errors import (
     make_unknown_name_error,
 )
 from sightline.images.validation import check_image
+from sightline.process.default_device import make_tensors_on_cpu
 from sightline.registry.docstring import (
     SHARED_PARAMETER_DOCS,
     MethodDocstring,
@@ -239,7 +240,8 @@ def _run_method(
     stop_steps: list[int] = []
     if parameters.get("callback"):
         parameters["callback"] = _record_stop(parameters["callback"], stop_steps)
-    with torch.inference_mode(False):  # in inference mode nothing has a gradient
+    # In inference mode nothing has a gradient.
+    with torch.inference_mode(False), make_tensors_on_cpu():
         if method.subject == "image" and len(positional) > 1:
             channels = getattr(positional[0], "channels", 3)
             positional[1] = _detach_image(positional[1], channels)

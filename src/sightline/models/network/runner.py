@@ -52,6 +52,7 @@ from sightline.models.network.probe import make_probe_images
 from sightline.models.overrides.checkpointing import disable_checkpointing
 from sightline.models.overrides.onednn import has_large_weights, use_packed_weights
 from sightline.models.weights.known_input import check_known_weights_input
+from sightline.process.default_device import use_default_device_of_user
 from sightline.process.locks import ForkSafeLock
 from sightline.process.memory import keep_freed_memory
 
@@ -223,7 +224,8 @@ class NetworkRunner:
             )
         image = image.to(self.mean)
         if self._preprocess is not None:
-            return call_preprocess(self._preprocess, image)
+            with use_default_device_of_user():
+                return call_preprocess(self._preprocess, image)
         if self.mean.shape[1] == 1:
             image = convert_to_luminance(image)
         normalized = (image - self.mean) / self.std
@@ -269,7 +271,8 @@ class NetworkRunner:
     def call_network(self, prepared: Any, batch: int) -> Any:
         """The network's answer to what `normalize` gives, with its further inputs."""
         extra = self._inputs.make_arguments(batch, self.mean)
-        with disable_compilation(), edit_functional_steps(self.network):
+        edits = edit_functional_steps(self.network)
+        with disable_compilation(), edits, use_default_device_of_user():
             if self._inputs.image_parameter:
                 return self.network(**{self._inputs.image_parameter: prepared}, **extra)
             return self.network(prepared, **extra)
