@@ -117,6 +117,27 @@ def described(**options):
 def overdescribed():
     return plain(), {"mean": (0.1, 0.2, 0.3), "color": "red"}
 
+class Scaled(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.network = plain()
+
+    def forward(self, picture, factor):
+        return self.network(picture) * factor
+
+def scaled():
+    settings = {"output_kind": "regression", "unit": "kg", "inputs": {"factor": 3.0}, "size": 20}
+    return Scaled(), {**settings, "preprocess": lambda x: x.flip(1), "labels": None}
+
+def independent():
+    return plain(), {"multilabel": True, "bands": [2, 1, 0], "size": 20}
+
+def contradictory():
+    return plain(), {"multilabel": True, "output_kind": "regression"}
+
+def unlabelled():
+    return plain(), {"labels": "ant bee"}
+
 def wrong():
     return "a network"
 """
@@ -152,6 +173,28 @@ def test_a_function_may_bring_its_preprocessing_and_labels(own_code: str) -> Non
     assert model.std.flatten().tolist() == pytest.approx([0.4, 0.5, 0.6])
     assert (model.size, model.resize, model.labels) == (24, 30, ("ant", "bee", "cat", "dog"))
     assert sl.load(f"{own_code}:described", size=16, device="cpu").size == 16
+
+
+def test_a_function_may_bring_every_setting_of_load(own_code: str) -> None:
+    image = torch.rand(2, 3, 20, 26)
+    plain = sl.load(f"{own_code}:plain", device="cpu", mean=[0] * 3, std=[1] * 3)
+    scaled = sl.load(f"{own_code}:scaled", device="cpu")
+    assert "regression of 4 numbers in kg" in repr(scaled)
+    torch.testing.assert_close(scaled.logits(image), 3 * plain.logits(image.flip(1)))
+    independent = sl.load(f"{own_code}:independent", device="cpu")
+    assert (independent.output_kind, tuple(independent.bands)) == ("multilabel", (2, 1, 0))
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("contradictory", "multilabel=True says that labels don't exclude each other"),
+        ("unlabelled", "labels is 'ant bee'; give a list with one name for each class"),
+    ],
+)
+def test_wrong_settings_of_a_function(own_code: str, name: str, message: str) -> None:
+    with pytest.raises(SightlineError, match=message):
+        sl.load(f"{own_code}:{name}", device="cpu")
 
 
 @pytest.mark.parametrize(

@@ -130,6 +130,16 @@ def check_unit(unit: object) -> None:
         raise SightlineError(f"unit is {unit!r:.60}; give a short text such as 'years'")
 
 
+def check_settings(settings: dict[str, Any]) -> None:
+    """Makes labels a tuple; raises SightlineError for settings that `Model` does not check."""
+    if "labels" in settings:
+        settings["labels"] = check_labels(settings["labels"])
+    if "output" in settings:
+        check_output(settings["output"])
+    if "unit" in settings:
+        check_unit(settings["unit"])
+
+
 def resolve_output_kind(output_kind: Any, multilabel: object) -> Any:
     """The kind of output; raises SightlineError where `multilabel` contradicts it."""
     if not isinstance(multilabel, bool):

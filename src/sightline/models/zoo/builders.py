@@ -12,7 +12,11 @@ from sightline.errors import SightlineError, get_first_error_line, make_unknown_
 from sightline.images.io.library import ASSETS_FOLDER
 from sightline.models.network.guard import describe_user_frame
 from sightline.models.weights.checkpoint import fill_network_weights, read_weights
-from sightline.models.zoo.arguments import check_not_a_file
+from sightline.models.zoo.arguments import (
+    check_not_a_file,
+    check_settings,
+    resolve_output_kind,
+)
 from sightline.models.zoo.libraries.construction import (
     build_network_with_weights,
     construct_network,
@@ -45,7 +49,20 @@ EMBEDDED_FILES = {
 }
 
 # What a user's own function may return beside the module.
-IMPORTED_SETTINGS = ("mean", "std", "size", "resize", "labels", "output")
+IMPORTED_SETTINGS = (
+    "mean",
+    "std",
+    "size",
+    "resize",
+    "labels",
+    "output",
+    "output_kind",
+    "multilabel",
+    "unit",
+    "inputs",
+    "preprocess",
+    "bands",
+)
 
 # How timm and others write what is `hf:` here.
 OTHER_HUB_PREFIXES = ("hf-hub:", "hf_hub:", "local-dir:")
@@ -155,7 +172,21 @@ def build_imported_network(name: str, weights: str | None, options: dict[str, An
     if weights is not None and weights != "random":
         path = Path(weights)
         fill_network_weights(network, read_weights(path), path, name)
-    return BuiltNetwork(network, ModelSettings(**settings))
+    return BuiltNetwork(network, _check_imported_settings(settings))
+
+
+def _check_imported_settings(settings: dict[str, Any]) -> ModelSettings:
+    """The settings as `Model` takes them; None stands for what is not set.
+
+    Raises SightlineError for what is wrong with them.
+    """
+    settings = {name: value for name, value in settings.items() if value is not None}
+    is_multilabel = settings.pop("multilabel", False)
+    kind = resolve_output_kind(settings.pop("output_kind", None), is_multilabel)
+    if kind is not None:
+        settings["output_kind"] = kind
+    check_settings(settings)
+    return ModelSettings(**settings)
 
 
 def call_imported_function(name: str, options: dict[str, Any]) -> Any:

@@ -15,10 +15,8 @@ from sightline.models.network.preprocessing import check_channel_statistics, che
 from sightline.models.weights.known_input import check_library_normalization
 from sightline.models.weights.local_files import find_local_weights
 from sightline.models.zoo.arguments import (
-    check_labels,
     check_network,
-    check_output,
-    check_unit,
+    check_settings,
     check_weights,
     resolve_output_kind,
     scale_resize,
@@ -54,9 +52,10 @@ def load(
         network: "sightnet"; a name of torchvision (detectors and segmentation too) or timm;
             "hf:NAME" or "hf:FOLDER" for transformers, with safetensors weights and without code;
             "package.module:function" for your own function that returns a module, or a module and a
-            dict of mean, std, size, resize, labels, output (this runs that code); or a module,
-            which is not changed and shares its weights. Modules of timm, transformers and
-            open_clip, and detectors of torchvision, bring mean, std, size and labels along.
+            dict of mean, std, size, resize, labels, output, output_kind, multilabel, unit, inputs,
+            preprocess, bands (this runs that code); or a module, which is not changed and shares
+            its weights. Modules of timm, transformers and open_clip, and detectors of torchvision,
+            bring mean, std, size and labels along.
         weights: file with a state dict (safetensors or torch, loaded with weights_only=True);
             "random" for a seeded random start; None for the pretrained weights of the name: a file
             NAME.safetensors, NAME.pth or NAME.pt in the folder that SIGHTLINE_WEIGHTS names, an
@@ -102,7 +101,7 @@ def load(
         "bands": bands,
     }
     settings = {name: value for name, value in arguments.items() if value is not None}
-    _check_settings(settings)
+    check_settings(settings)
     if isinstance(network, nn.Module):
         _check_module_arguments(weights, options)
         return Model(
@@ -154,16 +153,6 @@ def describe_weights(network: nn.Module, weights: str | None) -> str:
             "is a channel of the last feature map, averaged over the image."
         )
     return ""
-
-
-def _check_settings(settings: dict[str, Any]) -> None:
-    """Raises SightlineError for settings that `Model` does not check, and makes labels a tuple."""
-    if "labels" in settings:
-        settings["labels"] = check_labels(settings["labels"])
-    if "output" in settings:
-        check_output(settings["output"])
-    if "unit" in settings:
-        check_unit(settings["unit"])
 
 
 def _check_module_arguments(weights: object, options: Mapping[str, Any]) -> None:

@@ -7,6 +7,7 @@ from typing import Any, TypedDict
 from torch import nn
 
 from sightline.models.heads.output_head import OutputKind
+from sightline.models.network.inputs import ExtraInputs, Preprocess
 
 
 class ModelSettings(TypedDict, total=False):
@@ -19,7 +20,10 @@ class ModelSettings(TypedDict, total=False):
     labels: Sequence[str]
     output: int | str
     output_kind: OutputKind
-    preprocess: str
+    unit: str
+    inputs: ExtraInputs
+    preprocess: Preprocess
+    bands: Sequence[int]
     aliases: Mapping[str, str]
     landmarks: Mapping[str, str]
 
@@ -32,6 +36,5 @@ class BuiltNetwork:
     settings: ModelSettings
 
 
-# Called with the name, the weights (a file, "random" or None for the library's own) and constructor
-# options.
+# Called with the name, the weights (a file, "random" or None for the library's own) and options.
 NetworkBuilder = Callable[[str, str | None, dict[str, Any]], BuiltNetwork]
