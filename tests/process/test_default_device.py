@@ -81,6 +81,24 @@ def test_what_a_model_finds_and_gives() -> None:
     assert model.network.devices == {"meta"}
 
 
+def test_units_that_are_off_and_receptive_fields() -> None:
+    model = sl.load(Noting(), size=(24, 32), device="cpu")
+    references = IMAGE.flip(3)
+    fills = ("zero", "mean", "resample")
+
+    def measure() -> list[Tensor]:
+        ablated = [model.ablated({"conv": 2}, fill=fill, images=references) for fill in fills]
+        return [other.logits(IMAGE) for other in ablated]
+
+    expected = measure()
+    field = sl.receptive_field(model, "conv")
+    other_model = sl.load(Noting(), size=(24, 32), device="cpu")
+    with set_default_device("meta"):
+        for logits, values in zip(measure(), expected, strict=True):
+            torch.testing.assert_close(logits, values)
+        assert sl.receptive_field(other_model, "conv") == field
+
+
 def normalize(image: Tensor) -> Tensor:
     """ImageNet's normalization, by a function that relies on the device that was set."""
     assert torch.empty(1).device.type == "meta"

@@ -268,7 +268,7 @@ class LayerUnits:
 
     def make_mask(self) -> Tensor:
         """Which units of the layer are among these, in the axes of its output."""
-        is_chosen = torch.zeros(self.axes.count, dtype=torch.bool)
+        is_chosen = torch.zeros(self.axes.count, dtype=torch.bool, device="cpu")
         is_chosen[list(self.units)] = True
         return self.axes.spread(is_chosen)
 
@@ -288,7 +288,7 @@ def make_fill(
 def measure_unit_means(model: AblatedModel, chosen: LayerUnits, images: Tensor) -> Tensor:
     """The mean of each unit over the images and its positions, in the axes of the output."""
     axes = chosen.axes
-    total = torch.zeros(axes.count, dtype=torch.float64)
+    total = torch.zeros(axes.count, dtype=torch.float64, device="cpu")
     value_count = 0
     other_axes = [axis for axis in range(axes.ndim) if axis not in axes.lengths]
     for batch in images.split(REFERENCE_BATCH_SIZE):
@@ -303,7 +303,7 @@ def draw_unit_maps(model: AblatedModel, chosen: LayerUnits, images: Tensor, seed
     """The layer's output for one image, with each unit's from a reference image drawn for it."""
     axes = chosen.axes
     generator = torch.Generator().manual_seed(seed)
-    draws = torch.randint(len(images), (axes.count,), generator=generator)
+    draws = torch.randint(len(images), (axes.count,), generator=generator, device="cpu")
     image_numbers = draws[list(chosen.units)].unique().tolist()
     output = torch.empty(0)
     for number in image_numbers:

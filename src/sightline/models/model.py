@@ -338,8 +338,7 @@ class Model(NetworkRunner):
             network_name=self.name,
             image_size=size,
         )
-        with make_tensors_on_cpu():
-            images = make_probe_images((self.channels, *size), self.device)
+        images = make_probe_images((self.channels, *size), self.device)
         is_plain = self.has_plain_layout
 
         def run(images: Tensor) -> Any:

@@ -68,7 +68,7 @@ def make_probe_images(shape: tuple[int, int, int], device: torch.device) -> Tens
     Their brightness and contrast differ too, which a network may take from the whole batch.
     """
     generator = torch.Generator().manual_seed(0)
-    images = torch.rand(PROBE_COUNT, *shape, generator=generator, dtype=torch.float32)
+    images = torch.rand(PROBE_COUNT, *shape, generator=generator, dtype=torch.float32, device="cpu")
     images[-1] = 0.1 + 0.6 * images[-1]
     return images.to(device)
 

@@ -103,7 +103,12 @@ class CompactMaxPool(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:  # pyright: ignore
-        pool_input = torch.empty(ctx.input_shape, dtype=grad.dtype, memory_format=ctx.memory_format)
+        pool_input = torch.empty(
+            ctx.input_shape,
+            dtype=grad.dtype,
+            device=grad.device,
+            memory_format=ctx.memory_format,
+        )
         active_gradient = torch.where(ctx.indices < 0, 0, grad)
         input_gradient = backpropagate_max_pool(
             active_gradient.contiguous(memory_format=ctx.memory_format),

@@ -215,7 +215,7 @@ def _measure_receptive_fields(model: Model, height: int, width: int) -> dict[str
     columns = np.arange(width)
     image_spans = {2: ReceptiveSpan(0, rows, rows), 3: ReceptiveSpan(1, columns, columns)}
     capture = FieldCapture(model, trace, (height, width))
-    blank = torch.full((1, model.channels, height, width), 0.5)
+    blank = torch.full((1, model.channels, height, width), 0.5, device="cpu")
     # Of the image itself: what is made of it for the network may have other axes, or lie in a dict.
     trace.set_spans(blank, image_spans)
     for constant in (model.mean, model.std):
