@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import torchvision
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrizations, parametrize
+from torch.utils.flop_counter import FlopCounterMode
 from zoo.backbone import CLASSES, WIDTH, Backbone, Classifier, make_head
 from zoo.odd_answers import OddModel
 
@@ -339,6 +341,48 @@ def connect_locally(network: Any, features: Tensor) -> Tensor:
     return mixed.view(len(features), 1, 4, 4).expand(-1, WIDTH, -1, -1)
 
 
+def watch_operations(network: Any, features: Tensor) -> Tensor:
+    """A factor that a mode of the network's own counts: the operations for each image."""
+    with FlopCounterMode(display=False) as counter:
+        mixed = network.mix(features).relu()
+    return mixed * (counter.get_total_flops() / len(features) / 50_000)
+
+
+def run_in_threads(network: Any, features: Tensor) -> Tensor:
+    """Two branches at once, and a sum."""
+    has_gradient = torch.is_grad_enabled()
+
+    def run_branch(branch: nn.Module) -> Tensor:
+        with torch.set_grad_enabled(has_gradient):
+            return branch(features)
+
+    with ThreadPoolExecutor(2) as pool:
+        first, second = pool.map(run_branch, (network.first, network.second))
+    return F.relu(first + second)
+
+
+class Tripled(Tensor):
+    """Its convolutions have three times their values."""
+
+    @classmethod
+    def __torch_function__(
+        cls, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        output = super().__torch_function__(func, types, args, kwargs or {})
+        return output * 3 if func is F.conv2d else output
+
+
+def triple(network: Any, features: Tensor) -> Tensor:
+    """Two convolutions of a tensor class."""
+    mixed = network.second(network.first(features.as_subclass(Tripled)).relu())
+    return mixed.as_subclass(Tensor).relu()
+
+
+def make_mixer() -> nn.Module:
+    """A convolution that keeps the shape of the features."""
+    return nn.Conv2d(WIDTH, WIDTH, 3, padding=1)
+
+
 ODD_INSIDES: dict[str, OddModel] = {
     "reversed_gradient": between(lambda _, f: ReversedGradient.apply(f)),  # type: ignore[no-untyped-call]
     "hidden": OddModel(Hidden),
@@ -384,5 +428,8 @@ ODD_INSIDES: dict[str, OddModel] = {
     ),
     "instance_norm": between(lambda n, f: n.norm(f), norm=lambda: nn.InstanceNorm2d(WIDTH)),
     "group_norm": between(lambda n, f: n.norm(f).relu(), norm=lambda: nn.GroupNorm(4, WIDTH)),
+    "watched_operations": between(watch_operations, mix=make_mixer),
+    "threads": between(run_in_threads, first=make_mixer, second=make_mixer),
+    "tensor_class": between(triple, first=make_mixer, second=make_mixer),
     "dropout_in_evaluation": between(lambda n, f: n.drop(f), drop=lambda: nn.Dropout2d(0.5)),
 }
