@@ -325,3 +325,71 @@ def test_large_or_trained_pointwise_convolutions_are_no_linear_layers(
     assert frozen_layers.try_pointwise_linear(x, weight) is not None
     assert frozen_layers.try_pointwise_linear(x.repeat(2, 1, 1, 1), weight) is None
     assert frozen_layers.try_pointwise_linear(x, weight.requires_grad_()) is None
+
+
+def run_packed_norm(norm: nn.BatchNorm2d, x: Tensor) -> Tensor:
+    with use_packed_weights():
+        return norm(x)
+
+
+def make_written_norm() -> nn.BatchNorm2d:
+    norm = nn.BatchNorm2d(5).eval().requires_grad_(False)
+    for index, tensor in enumerate((norm.running_mean, norm.running_var, norm.weight, norm.bias)):
+        assert tensor is not None
+        tensor.copy_(make_input(5).abs() + 0.2 * index)
+    return norm
+
+
+@needs_fast_operations
+@pytest.mark.parametrize("name", ["running_mean", "running_var", "weight", "bias"])
+@pytest.mark.parametrize("way", ["in place", "data", "new data"])
+def test_a_batch_norm_that_was_written_to_is_computed_anew(name: str, way: str) -> None:
+    norm = make_written_norm()
+    x = make_input(2, 5, 7, 6).requires_grad_()
+    before = run_packed_norm(norm, x)
+    tensor: Tensor = getattr(norm, name)
+    if way == "in place":
+        tensor.mul_(1.5)
+    elif way == "data":
+        tensor.data.mul_(1.5)
+    else:
+        tensor.data = tensor * 1.5
+    output = run_packed_norm(norm, x)
+    assert not torch.allclose(output, before)
+    assert_close(output.detach(), norm(x).detach())
+
+
+@needs_fast_operations
+def test_factors_of_a_batch_norm_are_computed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[float] = []
+    compute = frozen_layers.compute_norm_factors
+
+    def record(statistics: frozen_layers.NormStatistics, eps: float) -> tuple[Tensor, Tensor]:
+        calls.append(eps)
+        return compute(statistics, eps)
+
+    monkeypatch.setattr(frozen_layers, "compute_norm_factors", record)
+    norm = make_written_norm()
+    x = make_input(2, 5, 7, 6).requires_grad_()
+    for _ in range(3):
+        assert_close(run_packed_norm(norm, x).detach(), norm(x).detach())
+    assert calls == [norm.eps]
+    # The same statistics with other weights, as of one norm for each domain, or another epsilon.
+    weights, bias = norm.weight, norm.bias
+    norm.weight = nn.Parameter(2 * weights, requires_grad=False)
+    assert_close(run_packed_norm(norm, x).detach(), norm(x).detach())
+    norm.weight = norm.bias = None  # type: ignore[assignment]
+    assert_close(run_packed_norm(norm, x).detach(), norm(x).detach())
+    norm.weight, norm.bias, norm.eps = weights, bias, 0.5
+    assert_close(run_packed_norm(norm, x).detach(), norm(x).detach())
+    assert len(calls) == 4
+
+
+@needs_fast_operations
+def test_factors_go_with_the_batch_norm() -> None:
+    count = len(frozen_layers.NORM_FACTORS)
+    norm = make_written_norm()
+    output = run_packed_norm(norm, make_input(2, 5, 7, 6).requires_grad_())
+    assert len(frozen_layers.NORM_FACTORS) == count + 1
+    del norm, output
+    assert len(frozen_layers.NORM_FACTORS) == count

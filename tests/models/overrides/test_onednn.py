@@ -125,6 +125,23 @@ def test_weights_that_are_written_to_are_packed_anew(write: str) -> None:
 
 
 @needs_onednn
+@pytest.mark.parametrize("layer", [nn.Conv2d(3, 4, 3), nn.Linear(9, 7)], ids=["conv", "linear"])
+def test_a_weight_that_was_given_other_memory_is_packed_anew(
+    layer: nn.Module, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(frozen_layers, "MIN_PACKED_MULTIPLY_ADDS", 1)
+    monkeypatch.setattr(frozen_layers, "MIN_PACKED_POSITIONS", 1)
+    layer.requires_grad_(False)
+    x = make_input(2, 3, 8, 9)
+    before = run_packed(layer, x)
+    weight: Any = layer.weight
+    weight.data = weight.data * 1.5
+    output = run_packed(layer, x)
+    assert not torch.allclose(output, before)
+    assert_close(output, layer(x))
+
+
+@needs_onednn
 def test_a_weight_written_to_before_the_backward_pass_is_packed_anew() -> None:
     convolution = nn.Conv2d(3, 4, (3, 2)).requires_grad_(False)
     x = make_input(1, 3, 8, 9).requires_grad_()

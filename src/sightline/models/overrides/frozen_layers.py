@@ -39,30 +39,32 @@ MAX_PACKED_WEIGHT_ELEMENTS = 32_000_000
 SAMPLED_ELEMENTS = 64
 
 PACKED_LINEAR_WEIGHTS: Any = WeakTensorKeyDictionary()  # weight → its PackedLinearWeight
+NORM_FACTORS: Any = WeakTensorKeyDictionary()  # running variance → its NormFactors
 
 # Larger convolutions of 1×1 are faster by oneDNN and a packed weight.
 MAX_LINEAR_MULTIPLY_ADDS = 20_000_000
 
 
 @dataclass(kw_only=True)
-class PackedWeight:
-    """A weight in oneDNN's layout, for each direction that was used.
+class WeightStamp:
+    """Tells whether a weight was written to since something was made of it.
 
-    `version` and `sample_bytes` are the weight's when it was packed; `sample_view` shows the same
-    sample of its values as they are now.
+    `address`, `version` and `sample_bytes` are the weight's of then; `sample_view` shows the same
+    sample of its values as they are now, and keeps their memory from being given to others.
     """
 
+    address: int
     version: int
     sample_view: NDArray[Any]
     sample_bytes: bytes
-    reordered: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
 
     @classmethod
     def begin(cls, weight: Tensor, **settings: Any) -> Self:
-        """What is packed of a weight as it is now: nothing yet."""
+        """The stamp of a weight as it is now."""
         stride = max(1, weight.numel() // SAMPLED_ELEMENTS)
         sample_view = weight.detach().numpy().reshape(-1)[::stride]
         return cls(
+            address=weight.data_ptr(),
             version=weight._version,
             sample_view=sample_view,
             sample_bytes=sample_view.tobytes(),
@@ -70,8 +72,16 @@ class PackedWeight:
         )
 
     def is_current(self, weight: Tensor) -> bool:
-        """Whether the weight was not written to since it was packed."""
-        return self.version == weight._version and self.sample_bytes == self.sample_view.tobytes()
+        """Whether this is the weight, and was not written to since."""
+        is_same = self.version == weight._version and self.address == weight.data_ptr()
+        return is_same and self.sample_bytes == self.sample_view.tobytes()
+
+
+@dataclass(kw_only=True)
+class PackedWeight(WeightStamp):
+    """A weight in oneDNN's layout, for each direction that was used."""
+
+    reordered: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
 
 
 def is_frozen_float32(x: Tensor, *weights: Tensor | None) -> bool:
@@ -314,6 +324,47 @@ def try_pointwise_linear(  # noqa: PLR0917 - torch's own signature
 # ── batch norms ──
 
 
+# Running mean and variance, weight and bias.
+NormStatistics = tuple[Tensor, Tensor, Tensor | None, Tensor | None]
+
+
+@dataclass(frozen=True)
+class NormFactors:
+    """A batch norm with running statistics as x · scale + shift, both 1×C×1×1.
+
+    `stamps` are those of the tensors that it was computed from, and None for a missing one.
+    """
+
+    eps: float
+    stamps: tuple[WeightStamp | None, ...]
+    scale: Tensor
+    shift: Tensor
+
+    @classmethod
+    def compute(cls, statistics: NormStatistics, eps: float) -> Self:
+        """The factors of a batch norm as it is now."""
+        stamps = (None if tensor is None else WeightStamp.begin(tensor) for tensor in statistics)
+        return cls(eps, tuple(stamps), *compute_norm_factors(statistics, eps))
+
+    def are_current(self, statistics: NormStatistics, eps: float) -> bool:
+        """Whether they are those of these tensors as they are now."""
+        return self.eps == eps and all(
+            stamp is None if tensor is None else stamp is not None and stamp.is_current(tensor)
+            for stamp, tensor in zip(self.stamps, statistics, strict=True)
+        )
+
+
+def compute_norm_factors(statistics: NormStatistics, eps: float) -> tuple[Tensor, Tensor]:
+    """Scale and shift of a batch norm, each 1×C×1×1."""
+    mean, variance, weight, bias = statistics
+    scale = (variance + eps).rsqrt()
+    if weight is not None:
+        scale = scale * weight
+    shift = mean * scale
+    shift = -shift if bias is None else bias - shift
+    return scale.view(1, -1, 1, 1), shift.view(1, -1, 1, 1)
+
+
 def try_frozen_batch_norm(  # noqa: PLR0917 - torch's own signature
     input: Tensor,
     running_mean: Tensor | None,
@@ -323,21 +374,30 @@ def try_frozen_batch_norm(  # noqa: PLR0917 - torch's own signature
     training: bool = False,
     momentum: float = 0.1,
     eps: float = 1e-5,
+    *,
+    keeps_factors: bool = False,
 ) -> Tensor | None:
     """`F.batch_norm` with running statistics, or None when it has to be torch's own.
 
     torch's backward pass would also compute gradients of the weight and the bias. Without a
-    gradient, torch's own is as fast.
+    gradient, torch's own is as fast. With `keeps_factors`, where nothing observes or transforms the
+    operations, what is computed from the statistics alone is computed once.
     """
     if training or running_mean is None or running_var is None or input.ndim != 4:
         return None
     if not input.requires_grad or not torch.is_grad_enabled():
         return None
-    if not is_frozen_float32(input, running_mean, running_var, weight, bias):
+    statistics = (running_mean, running_var, weight, bias)
+    if not is_frozen_float32(input, *statistics):
         return None
-    scale = (running_var + eps).rsqrt()
-    if weight is not None:
-        scale = scale * weight
-    shift = running_mean * scale
-    shift = -shift if bias is None else bias - shift
-    return torch.addcmul(shift.view(1, -1, 1, 1), input, scale.view(1, -1, 1, 1))
+    # Tensors of inference mode don't count the writes to them.
+    if not keeps_factors or any(
+        tensor is not None and tensor.is_inference() for tensor in statistics
+    ):
+        scale, shift = compute_norm_factors(statistics, eps)
+        return torch.addcmul(shift, input, scale)
+    factors: NormFactors | None = NORM_FACTORS.get(running_var)
+    if factors is None or not factors.are_current(statistics, eps):
+        factors = NormFactors.compute(statistics, eps)
+        NORM_FACTORS[running_var] = factors
+    return torch.addcmul(factors.shift, input, factors.scale)

@@ -14,6 +14,7 @@ import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from threading import local
 from typing import Any
 
@@ -215,7 +216,7 @@ _REPLACEMENTS: dict[Callable[..., Any], Callable[..., Tensor | None]] = {
     F.conv2d: convolve_packed,
     F.linear: try_positional_linear,
     F.multi_head_attention_forward: try_contiguous_attention,
-    F.batch_norm: try_frozen_batch_norm,
+    F.batch_norm: partial(try_frozen_batch_norm, keeps_factors=True),
     F.relu: try_unobserved_relu,
     F.max_pool2d: try_unobserved_max_pool,
 }

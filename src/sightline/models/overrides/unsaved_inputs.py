@@ -17,7 +17,6 @@ from torch.nn import functional as F
 from sightline.models.overrides.frozen_layers import try_frozen_batch_norm
 from sightline.models.overrides.mode import OverrideMode, is_autocast_on
 
-
 MemoryLayout = tuple[torch.Size, tuple[int, ...]]
 
 
