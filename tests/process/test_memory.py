@@ -1,11 +1,14 @@
 """Freed memory is kept for the next pass, unless the user has chosen otherwise."""
 
+import ctypes
 import os
 import platform
 import subprocess
 import sys
 
 import pytest
+
+from sightline.process.memory import keep_freed_memory
 
 PASSES = """
 import resource
@@ -39,5 +42,29 @@ def count_page_faults(**settings: str) -> int:
 def test_a_pass_reuses_the_memory_of_the_one_before() -> None:
     # A feature map takes 2,240 pages of 4 KiB.
     assert count_page_faults() < 500
-    assert count_page_faults(SIGHTLINE_PORTABLE="1", MALLOC_TRIM_THRESHOLD_="131072") > 2_000
     assert count_page_faults(MALLOC_TRIM_THRESHOLD_="131072") > 2_000
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("SIGHTLINE_PORTABLE", "1"),
+        ("MALLOC_TRIM_THRESHOLD_", "131072"),
+        ("MALLOC_MMAP_THRESHOLD_", "131072"),
+        ("GLIBC_TUNABLES", "glibc.malloc.trim_threshold=131072"),
+    ],
+)
+def test_the_users_choice_goes_first(
+    name: str, value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ctypes, "CDLL", lambda _: pytest.fail("the C library was asked"))
+    monkeypatch.setenv(name, value)
+    assert not keep_freed_memory.__wrapped__()
+
+
+def test_other_systems_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ctypes, "CDLL", lambda _: object())  # a C library without the setting
+    assert not keep_freed_memory.__wrapped__()
+    monkeypatch.setattr(sys, "platform", "darwin")
+    monkeypatch.setattr(ctypes, "CDLL", lambda _: pytest.fail("the C library was asked"))
+    assert not keep_freed_memory.__wrapped__()
