@@ -101,6 +101,27 @@ def test_a_function_gets_the_size_of_each_batch() -> None:
 # ── layouts ──
 
 
+def test_a_function_of_inputs_that_fails() -> None:
+    def fail_for_two(batch: int) -> dict[str, float]:
+        return {"age": {1: 40.0}[batch]}
+
+    def fail(batch: int) -> dict[str, float]:
+        raise ZeroDivisionError("by zero\nsecond line")
+
+    message = r"^the function given as inputs fails for 1 images \(ZeroDivisionError: by zero\)$"
+    with pytest.raises(SightlineError, match=message):
+        make_network_inputs(ImageFirst(), fail)
+    inputs = make_network_inputs(ImageFirst(), fail_for_two)
+    with pytest.raises(SightlineError, match=r"fails for 2 images \(KeyError: 2\)"):
+        inputs.make_arguments(2, torch.rand(2, 3))
+
+
+@pytest.mark.parametrize("preprocess", [3, {"bgr"}, 0.5])
+def test_what_is_no_preprocessing(preprocess: Any) -> None:
+    with pytest.raises(SightlineError, match=r"preprocess is .*; give a function .*bgr, 0\.\.255"):
+        Model(nn.Flatten(), preprocess=preprocess)
+
+
 def test_layouts_against_plain_indexing() -> None:
     generator = torch.Generator().manual_seed(0)
     image = torch.rand(2, 3, 4, 5, generator=generator) * 1.4 - 0.2

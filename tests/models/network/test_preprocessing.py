@@ -37,6 +37,7 @@ def test_statistics_from_any_list_of_numbers(values: Any) -> None:
         ([0.5, 0.5], [0.5, float("inf")], "all values finite"),
         ("05", "05", "mean is '05'; give a list"),
         (0.5, [0.5], "mean is 0.5; give a list"),
+        ([123.7, 0.5], [58.0, 1.0], r"mean is \(123.7, 0.5\); .*divide mean and std by 255"),
         ([0.5], [], r"std is \[\]; give a list"),
         (["a"], [0.5], "give a list with one number for each channel"),
     ],
@@ -126,6 +127,11 @@ def test_which_bands_are_shown(bands: Any, channels: int, expected: tuple[int, .
 def test_other_bands_are_refused(bands: Any) -> None:
     with pytest.raises(SightlineError, match="three numbers from 0 to 6"):
         check_bands(bands, 7)
+
+
+def test_preprocessing_that_returns_nothing() -> None:
+    with pytest.raises(SightlineError, match="preprocess returns None; it must return what the"):
+        call_preprocess(lambda image: None, torch.rand(1, 3, 4, 4))
 
 
 def test_what_fails_in_the_callers_own_preprocessing() -> None:

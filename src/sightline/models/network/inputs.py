@@ -8,7 +8,7 @@ from typing import Any, Literal, cast
 import torch
 from torch import Tensor, nn
 
-from sightline.errors import SightlineError, make_unknown_name_error
+from sightline.errors import SightlineError, get_first_error_line, make_unknown_name_error
 
 # What `preprocess` may say in words.
 LAYOUT_WORDS = ("bgr", "0..255", "nhwc", "uint8")
@@ -49,7 +49,7 @@ class NetworkInputs:
 
     def make_arguments(self, batch: int, reference: Tensor) -> dict[str, Any]:
         """The keyword arguments for a batch, on the device and in the precision of `reference`."""
-        values = self.extra(batch) if callable(self.extra) else self.extra
+        values = call_input_maker(self.extra, batch) if callable(self.extra) else self.extra
         return {name: self._repeat(value, batch, reference) for name, value in values.items()}
 
     def _repeat(self, value: Any, batch: int, reference: Tensor) -> Any:
@@ -99,7 +99,7 @@ def list_input_values(extra: Any) -> Mapping[str, Any]:
     Raises SightlineError for anything but a dict or a function that returns one.
     """
     if callable(extra):
-        values: Any = extra(1)
+        values = call_input_maker(extra, 1)
         if not isinstance(values, Mapping):
             raise SightlineError(
                 "inputs is a function; it must return a dict of the network's further inputs for "
@@ -112,6 +112,19 @@ def list_input_values(extra: Any) -> Mapping[str, Any]:
             "name, or a function of the batch size that returns it"
         )
     return cast(Mapping[str, Any], extra)
+
+
+def call_input_maker(make_inputs: Callable[[int], Any], batch: int) -> Any:
+    """What the caller's own function gives for a batch; raises SightlineError if it fails."""
+    try:
+        return make_inputs(batch)
+    except (SightlineError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # the caller's own code
+        raise SightlineError(
+            f"the function given as inputs fails for {batch} images "
+            f"({type(error).__name__}: {get_first_error_line(error):.200})"
+        ) from error
 
 
 def find_keyword_parameter(network: nn.Module) -> str:
@@ -129,6 +142,11 @@ def find_keyword_parameter(network: nn.Module) -> str:
 
 def parse_layout_words(preprocess: str | Sequence[str]) -> tuple[str, ...]:
     """The words of a layout such as "bgr 0..255 nhwc". Raises SightlineError for unknown ones."""
+    if not isinstance(cast(object, preprocess), (str, list, tuple)):
+        raise SightlineError(
+            f"preprocess is {preprocess!r:.60}; give a function of the image, or words: "
+            f"{', '.join(LAYOUT_WORDS)}"
+        )
     words = preprocess.split() if isinstance(preprocess, str) else list(preprocess)
     for word in words:
         if word not in LAYOUT_WORDS:

@@ -15,11 +15,14 @@ PICTURE_CHANNELS = (1, 3)
 
 MAX_SIDE = 16_384  # pixels
 
+# Above it, a mean is that of images in 0 to 255, or of 16 bits.
+LARGEST_MEAN = 2.0
+
 
 def check_channel_statistics(mean: Any, std: Any) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and std as tuples; raises SightlineError unless both have the same number of values.
 
-    Deviations must be above 0, and all values finite.
+    Deviations must be above 0, all values finite, and means those of images in [0, 1].
     """
     means = _read_channel_numbers("mean", mean)
     deviations = _read_channel_numbers("std", std)
@@ -32,6 +35,11 @@ def check_channel_statistics(mean: Any, std: Any) -> tuple[tuple[float, ...], tu
     if not is_finite or min(deviations) <= 0:
         raise SightlineError(
             f"std is {deviations}, mean is {means}; deviations must be above 0, all values finite"
+        )
+    if max(means) > LARGEST_MEAN:
+        raise SightlineError(
+            f"mean is {means}; images are in [0, 1] here, and so are their means: divide mean and "
+            "std by 255 (or by the largest value that a pixel had)"
         )
     return means, deviations
 
@@ -130,7 +138,7 @@ def check_bands(bands: Any, channels: int) -> tuple[int, int, int]:
 def call_preprocess(preprocess: Callable[[Tensor], Any], image: Tensor) -> Any:
     """What the caller's own preprocessing makes of an image; raises SightlineError if it fails."""
     try:
-        return preprocess(image)
+        network_input = preprocess(image)
     except (SightlineError, torch.OutOfMemoryError):
         raise
     except Exception as error:
@@ -138,3 +146,6 @@ def call_preprocess(preprocess: Callable[[Tensor], Any], image: Tensor) -> Any:
             f"preprocess fails on an image {tuple(image.shape)} "
             f"({type(error).__name__}: {str(error)[:200]})"
         ) from error
+    if network_input is None:
+        raise SightlineError("preprocess returns None; it must return what the network takes")
+    return network_input
