@@ -22,6 +22,7 @@ from sightline.models.layers.capture import Capture, StopForwardPass, find_first
 from sightline.models.layers.functional_steps import edit_functional_steps
 from sightline.models.network.compilation import disable_compilation
 from sightline.models.network.copy import copy_network, make_private_network
+from sightline.models.network.copying.weight_writes import separate_written_weights
 from sightline.models.network.guard import (
     MAX_TRIED_SIZES,
     list_nearby_sizes,
@@ -50,6 +51,7 @@ from sightline.models.network.preprocessing import (
 )
 from sightline.models.network.probe import make_probe_images
 from sightline.models.overrides.checkpointing import disable_checkpointing
+from sightline.models.overrides.mode import suspend_overrides
 from sightline.models.overrides.onednn import has_large_weights, use_packed_weights
 from sightline.models.weights.known_input import check_known_weights_input
 from sightline.process.default_device import use_default_device_of_user
@@ -139,6 +141,7 @@ class NetworkRunner:
         self._layout = () if callable(preprocess) else parse_layout_words(preprocess or ())
         self._inputs = make_network_inputs(self.network, inputs)
         self._inputs_settled = not self._inputs.holds_numbers
+        self._weights_settled = False
         check_known_weights_input(self.network, self.normalize, self.size, self.name)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -344,9 +347,20 @@ class NetworkRunner:
         return True
 
     def settle_inputs(self) -> None:
-        """Finds once how the further inputs are given; before a pass whose calls are counted."""
+        """Finds once how the further inputs are given, and whether a pass writes to weights.
+
+        It is called before a pass whose calls are counted.
+        """
         if not self._inputs_settled:
             self._settle_number_form()
+        if not self._weights_settled:
+            self._weights_settled = True
+            separate_written_weights(self.network, self._run_blank)
+
+    def _run_blank(self) -> Any:
+        """What the network returns for a gray image."""
+        with suspend_overrides():
+            return self.call_network(self.normalize(self.blank()), 1)
 
     def _settle_number_form(self) -> None:
         """Finds how the network takes a number among its inputs: as N×1, N or the number itself.

@@ -1,0 +1,107 @@
+"""Networks that write to their own weights when they run, which are the user's as well.
+
+A private copy shares the weights' memory. Some layers clip a parameter in each forward pass
+(`self.alpha.data.clamp_(0, 1)`), or scale a weight to length 1.
+"""
+
+import copy
+import dis
+from collections.abc import Callable, Collection, Iterator
+from contextlib import suppress
+from types import CodeType, FunctionType
+
+import torch
+from torch import Tensor, nn
+
+from sightline.models.layers.capture import has_own_dispatch
+
+# Libraries whose layers leave their weights alone.
+KNOWN_LIBRARIES = (
+    *("torch", "torchvision", "timm", "transformers", "open_clip"),
+    *("builtins", "typing", "sightline"),
+)
+
+# Methods that write to weights before the network runs.
+INITIALIZER_WORDS = ("init", "reset")
+
+
+def separate_written_weights(network: nn.Module, run: Callable[[], object]) -> bool:
+    """Gives a private copy weights of its own if `run` writes to them; returns whether it does.
+
+    The user's have their values again then. `run` is called only for networks whose code may write
+    to weights; whatever it raises is left to the next run.
+    """
+    if not may_write_weights(network):
+        return False
+    parameters = [
+        parameter
+        for parameter in network.parameters()
+        if not parameter.is_meta and not has_own_dispatch(parameter)
+    ]
+    # In one call, so that weights in one memory stay so.
+    before: list[Tensor] = copy.deepcopy([parameter.detach() for parameter in parameters])
+    shared = [parameter.detach() for parameter in parameters]
+    # The network's own code may raise anything.
+    with suppress(Exception), torch.no_grad():
+        run()
+    written = [
+        (values, original)
+        for values, original in zip(shared, before, strict=True)
+        if not torch.equal(values, original)
+    ]
+    if not written:
+        return False
+    for values, original in written:
+        values.copy_(original)
+    for parameter, own_values in zip(parameters, before, strict=True):
+        parameter.data = own_values
+    return True
+
+
+def may_write_weights(network: nn.Module) -> bool:
+    """Whether the code of a network's classes has an operation that may write to a weight."""
+    names = {name.rpartition(".")[2] for name, _ in network.named_parameters()}
+    if not names:
+        return False
+    classes = {kind for module in network.modules() for kind in type(module).__mro__}
+    return any(writes_in_place(code, names) for kind in classes for code in iterate_code(kind))
+
+
+def iterate_code(kind: type) -> Iterator[CodeType]:
+    """The code of a class's methods, and of functions in them, but for those that initialize."""
+    if kind.__module__.split(".")[0] in KNOWN_LIBRARIES:
+        return
+    for name, value in vars(kind).items():
+        function = getattr(value, "__wrapped__", value)  # such as of `torch.no_grad()`
+        is_initializer = any(word in name for word in INITIALIZER_WORDS)
+        if isinstance(function, FunctionType) and not is_initializer:
+            yield from iterate_nested_code(function.__code__)
+
+
+def iterate_nested_code(code: CodeType) -> Iterator[CodeType]:
+    """The code itself and that of all functions in it."""
+    yield code
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            yield from iterate_nested_code(constant)
+
+
+def writes_in_place(code: CodeType, weight_names: Collection[str]) -> bool:
+    """Whether code uses `.data`, a function such as `clamp_`, or writes as `self.scale *= 2`.
+
+    Other attributes than weights, such as counters, may be written so.
+    """
+    for name in code.co_names:
+        if name == "data" or (name.endswith("_") and not name.endswith("__")):
+            return True
+    is_augmented = False
+    for instruction in dis.get_instructions(code):
+        writes_part = instruction.opname == "STORE_SUBSCR"
+        writes_weight = instruction.opname == "STORE_ATTR" and instruction.argval in weight_names
+        if is_augmented and (writes_part or writes_weight):
+            return True
+        if instruction.opname == "BINARY_OP":
+            is_augmented = instruction.argrepr.endswith("=")
+        elif instruction.opname not in ("SWAP", "COPY", "LOAD_FAST"):
+            is_augmented = False
+    return False
