@@ -97,3 +97,24 @@ def test_more_classes_than_there_are(model: sl.Model) -> None:
     assert 0 <= panel.min() <= panel.max() <= 1
     with pytest.raises(sl.SightlineError, match="k is 0; it must lie between 1 and"):
         sl.predictions(model, make_images(1), k=0)
+
+
+def test_the_score_of_a_target_is_no_probability(model: sl.Model) -> None:
+    asked = model.with_target(sl.classes(0, 2))
+    image = torch.rand(2, 3, *model.image_size)
+    result = sl.predictions(asked, image)
+    scores = model.logits(image)
+    torch.testing.assert_close(result.values["numbers"][:, 0], scores[:, 0] + scores[:, 2])
+    assert "probabilities" not in result.values
+    assert "%" not in result.captions["predictions"]
+
+
+def test_the_numbers_of_a_depth() -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(3, 1, 3), nn.Softplus()).eval()
+    model = sl.load(network, size=16, output_kind="regression", unit="m")
+    image = torch.rand(1, 3, 16, 16)
+    depth = float(network(model.normalize(image)).mean().detach())
+    result = sl.predictions(model, image)
+    assert float(result.values["numbers"]) == pytest.approx(depth)
+    assert result.captions["predictions"].endswith(f"on this image: output {depth:.4g} m.")

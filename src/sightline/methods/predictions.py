@@ -45,7 +45,7 @@ def predictions(
         )
     if model.output_kind == "embedding":
         model.require_classes("predictions")
-    if model.gives_numbers:
+    if model.gives_numbers or model.output_kind == "target":
         return describe_numbers(model, image, logits, k)
 
     class_count = min(k, logits.shape[1])
@@ -73,11 +73,11 @@ def predictions(
 
 
 def describe_numbers(model: Model, image: Tensor, logits: Tensor, k: int) -> Result:
-    """The result for a regression: the image, and its numbers in words."""
+    """The result for a regression or a target: the image, and its numbers in words."""
     count = min(k, logits.shape[1])
     numbers = logits[:, :count]
     labels = [list(model.labels[:count]) for _ in logits]
-    unit = f" {model.unit}" if model.unit else ""
+    unit = f" {model.unit}" if model.unit and model.gives_numbers else ""
     listing = ", ".join(
         f"{name} {number:.4g}{unit}"
         for name, number in zip(labels[0], numbers[0].tolist(), strict=True)

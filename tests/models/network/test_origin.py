@@ -57,6 +57,24 @@ def test_several_labels_after_a_sigmoid(finish: Callable[[Tensor], Any]) -> None
         torch.testing.assert_close(model.probabilities(IMAGES), expected.sigmoid())
 
 
+@pytest.mark.parametrize(
+    "finish",
+    [
+        lambda scores: scores.sigmoid().clamp(1e-6, 1 - 1e-6),
+        lambda scores: 1 - scores.sigmoid(),
+        lambda scores: torch.stack([scores.sigmoid(), (2 * scores).sigmoid()]).mean(0),
+        lambda scores: torch.cat([scores.sigmoid(), scores.neg().sigmoid()[:, :1]], 1),
+        lambda scores: scores.softmax(1)[:, 1:],
+    ],
+    ids=["limited", "from 1", "mean", "joined", "share"],
+)
+def test_combined_probabilities(finish: Callable[[Tensor], Tensor]) -> None:
+    model = load(Cut(finish, classes=4))
+    assert model.output_kind == "multilabel"
+    expected = finish(model.network.score(IMAGES).detach())  # type: ignore[operator]
+    torch.testing.assert_close(model.probabilities(IMAGES), expected)
+
+
 def test_one_probability() -> None:
     network = Cut(torch.sigmoid, classes=1)
     model = load(network)

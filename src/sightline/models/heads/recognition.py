@@ -50,7 +50,7 @@ SUM_TOLERANCE = 2e-3
 ROUNDING_TOLERANCE = 1e-5
 
 # Operations that end in probabilities, as torch's dispatcher names them.
-SQUASHING_NAMES = ("sigmoid", "sigmoid_", "hardsigmoid", "hardsigmoid_")
+SQUASHING_NAMES = ("sigmoid", "sigmoid_", "hardsigmoid", "hardsigmoid_", "_softmax")
 
 # Fewer maps of different sizes may be scores and those of an auxiliary head.
 MIN_PYRAMID_LEVELS = 3

@@ -4,8 +4,8 @@ A network that ends in a sigmoid gives probabilities, which autograd's graph tel
 or after `detach`, there is no graph; then the network is run once more and watched.
 """
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -14,8 +14,10 @@ from sightline.models.heads.recognition import HeadHints
 from sightline.models.heads.selection import select_output
 from sightline.models.overrides.mode import DispatchContext
 
-# Operations that keep the values, and so what they mean, as torch's dispatcher names them.
+# Operations that keep the values, and so what they mean, as torch's dispatcher names them. Limited,
+# averaged, joined or taken from 1, probabilities are probabilities still.
 KEEPING_OPERATIONS = {
+    *("amax", "amin", "cat", "clamp", "clamp_max", "clamp_min", "mean", "rsub", "stack"),
     *("_reshape_alias", "_to_copy", "_unsafe_view", "alias", "as_strided", "clone", "contiguous"),
     *("copy_", "dequantize", "detach", "expand", "lift_fresh", "permute", "reshape", "select"),
     *("slice", "split", "squeeze", "t", "to", "transpose", "unbind", "unsqueeze", "view"),
@@ -37,13 +39,18 @@ class OriginTrace(DispatchContext):
         output = func(*args, **(kwargs or {}))
         name = func.overloadpacket.__name__
         if name in KEEPING_OPERATIONS:
-            source = args[1] if name == "copy_" else args[0]
-            name = self.find_operation(source) if isinstance(source, Tensor) else name
+            name = self.find_common_operation(args[1] if name == "copy_" else args[0]) or name
         for tensor in output if isinstance(output, (tuple, list)) else (output,):
             if isinstance(tensor, Tensor) and tensor.layout == torch.strided:
                 self.kept.append(tensor)
                 self.operations[tensor.untyped_storage().data_ptr()] = name
         return output
+
+    def find_common_operation(self, source: Any) -> str:
+        """The operation that made a tensor, or each of several; empty if there is no such one."""
+        tensors = cast(Sequence[Any], source) if isinstance(source, (tuple, list)) else [source]
+        names = {self.find_operation(item) if isinstance(item, Tensor) else "" for item in tensors}
+        return names.pop() if len(names) == 1 else ""
 
     def find_operation(self, tensor: Tensor) -> str:
         """The operation that made a tensor's values, such as «sigmoid»; empty if none is known."""

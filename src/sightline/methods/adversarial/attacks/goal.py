@@ -108,8 +108,8 @@ def make_class_goal(
     is_independent = score_kind in ("binary", "multilabel")
     if is_independent and isinstance(head, OutputHead) and head.has_mean_probabilities:
         raise SightlineError(
-            f"{model.name} gives a probability of each label at every place; say what the attack "
-            "is to change, with score=sl.pixel(y, x, label), sl.region(mask, label) or a function"
+            f"{model.name} gives a probability of each label at every place; `adversarial` takes a "
+            "score to change: score=sl.pixel(y, x, label), sl.region(mask, label) or a function"
         )
     return AttackGoal(source_labels, target_labels, is_independent)
 
