@@ -60,7 +60,7 @@ def select_output(output: Any, selector: int | str | None, network_name: str) ->
 
 
 def find_sequence(output: Any, network_name: str) -> tuple[str, Any]:
-    """The first plain tuple or list on the way to the scores, and its path.
+    """The path and value of the plain tuple or list on the way to the scores; the innermost one.
 
     The output itself where there is none, and an empty path. Raises SightlineError as
     `select_output` does.
@@ -68,9 +68,9 @@ def find_sequence(output: Any, network_name: str) -> tuple[str, Any]:
     path = ""
     part = output
     while not isinstance(part, Tensor) and not is_detection_list(part):
-        if is_plain_sequence(part):
-            return path, part
         named_fields = list_output_fields(part)
+        if is_plain_sequence(part) and not list_output_fields(named_fields.get("0")):
+            return path, part
         if not named_fields or split_detections(named_fields) is not None:
             break
         name = _choose_field(part, named_fields, path, network_name)

@@ -36,6 +36,8 @@ def weigh_by_attention(x: Tensor) -> Tensor:
         lambda x: 1 - F.logsigmoid(-x).exp(),
         F.hardsigmoid,
         weigh_by_attention,
+        lambda x: (x.softmax(1) * (2 * x).sigmoid()).sum(1),
+        lambda x: x.softmax(1)[:, 1:].sum(1),
     ],
 )
 def test_probabilities_that_are_combined_stay_probabilities(
@@ -54,6 +56,7 @@ def test_probabilities_that_are_combined_stay_probabilities(
         lambda x: torch.bmm(x.sigmoid()[:, None], WEIGHT.expand(2, 4, 4))[:, 0],
         lambda x: x.relu(),
         lambda x: x.detach().sigmoid(),
+        lambda x: (x.softmax(1) * torch.linspace(0, 1, 4)).sum(1),  # an expected value
     ],
 )
 def test_other_numbers_are_no_probabilities(finish: Callable[[Tensor], Tensor]) -> None:

@@ -111,3 +111,6 @@ def test_a_tuple_inside_of_a_dict_is_judged_too() -> None:
     assert model.findings.notes == (
         "the scores are value outputs.0 of 2 alike: output= picks another",
     )
+    network.finish = lambda x: ((x.mean((2, 3)), x.amax((2, 3))), x)
+    model = Model(network, size=20)
+    assert model.findings.notes == ("the scores are value 0.0 of 2 alike: output= picks another",)

@@ -76,13 +76,23 @@ def keeps_probabilities(node: Any) -> bool:
     """Whether an operation only rearranges or combines the values that it is given.
 
     A product of matrices does so where both are computed, as weights of attention and what they
-    weigh are; else one of them is a layer's weight.
+    weigh are; else one of them is a layer's weight. So does a sum of products; with constants it is
+    an expected value, in a unit of its own.
     """
     name = node.name()
     if name.startswith("Bmm"):
-        return all(function is not None for function, _ in node.next_functions)
+        return has_computed_inputs(node)
+    if name.startswith("Sum"):
+        summed = node.next_functions[0][0]
+        is_product = summed is not None and summed.name().startswith("Mul")
+        return not is_product or has_computed_inputs(summed)
     is_rearranging = name.startswith(REARRANGING_OPERATIONS)
     return is_rearranging or COMBINING_OPERATIONS.match(name) is not None
+
+
+def has_computed_inputs(node: Any) -> bool:
+    """Whether all that an operation takes is computed from the image, and nothing is constant."""
+    return all(function is not None for function, _ in node.next_functions)
 
 
 def list_names_between(output: Tensor, features: Tensor) -> tuple[set[str], bool]:
