@@ -1,6 +1,7 @@
 """Networks that write to their own weights leave the user's as they are."""
 
 from collections.abc import Callable
+from types import MethodType
 
 import pytest
 import torch
@@ -69,7 +70,30 @@ class ByIndex(Writing):
             weight[1] *= 0.5
 
 
-KINDS = (ByFunction, ByDivision, ByAssignment, ByIndex)
+def make_hooked() -> Writing:
+    """A network with a hook that clips a weight."""
+    network = Writing()
+
+    def clip(module: nn.Module, _inputs: object) -> None:
+        module.weight.data.clamp_(-0.1, 0.1)  # type: ignore[union-attr]
+
+    network.fc.register_forward_pre_hook(clip)
+    return network
+
+
+def make_replaced() -> Writing:
+    """A network with another forward than its class has."""
+    network = Writing()
+
+    def forward(self: Writing, x: Tensor) -> Tensor:
+        self.scale.data.clamp_(0, 1)
+        return Writing.forward(self, x)
+
+    network.forward = MethodType(forward, network)  # type: ignore[method-assign]
+    return network
+
+
+KINDS = (ByFunction, ByDivision, ByAssignment, ByIndex, make_hooked, make_replaced)
 
 
 def take_weights(network: nn.Module) -> dict[str, Tensor]:
@@ -80,13 +104,16 @@ def take_weights(network: nn.Module) -> dict[str, Tensor]:
 def test_the_users_weights_are_unchanged(kind: Callable[[], Writing]) -> None:
     network = kind()
     weights = take_weights(network)
+    versions = [parameter._version for parameter in network.parameters()]
     model = sl.load(network, size=(24, 32), device="cpu")
     gradient = sl.saliency(model, IMAGE, label=2).values["gradient"]
     sl.occlusion(model, IMAGE[:1], label=2)
     for name, values in network.state_dict().items():
         assert torch.equal(values, weights[name]), name
+    if kind in (ByFunction, make_hooked, make_replaced):  # which write to `data`
+        assert [parameter._version for parameter in network.parameters()] == versions
     # The weights of the network itself change with each of its passes, or with the first.
-    if kind in (ByFunction, ByDivision):
+    if kind not in (ByAssignment, ByIndex):
         leaf = IMAGE.clone().requires_grad_()
         network(model.normalize(leaf))[:, 2].sum().backward()
         torch.testing.assert_close(gradient, leaf.grad)

@@ -6,14 +6,17 @@ A private copy shares the weights' memory. Some layers clip a parameter in each 
 
 import copy
 import dis
+import inspect
 from collections.abc import Callable, Collection, Iterator
 from contextlib import suppress
-from types import CodeType, FunctionType
+from types import CodeType, FunctionType, MethodType
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from sightline.models.layers.capture import has_own_dispatch
+from sightline.models.network.copying.hooks import FORWARD_HOOKS
 
 # Libraries whose layers leave their weights alone.
 KNOWN_LIBRARIES = (
@@ -40,7 +43,8 @@ def separate_written_weights(network: nn.Module, run: Callable[[], object]) -> b
     ]
     # In one call, so that weights in one memory stay so.
     before: list[Tensor] = copy.deepcopy([parameter.detach() for parameter in parameters])
-    shared = [parameter.detach() for parameter in parameters]
+    # Not detached: what is written to `data` does not count as a write to the user's weight.
+    shared = [parameter.data for parameter in parameters]
     # The network's own code may raise anything.
     with suppress(Exception), torch.no_grad():
         run()
@@ -59,23 +63,44 @@ def separate_written_weights(network: nn.Module, run: Callable[[], object]) -> b
 
 
 def may_write_weights(network: nn.Module) -> bool:
-    """Whether the code of a network's classes has an operation that may write to a weight."""
+    """Whether the code of a network's classes and hooks may write to a weight."""
     names = {name.rpartition(".")[2] for name, _ in network.named_parameters()}
     if not names:
         return False
-    classes = {kind for module in network.modules() for kind in type(module).__mro__}
-    return any(writes_in_place(code, names) for kind in classes for code in iterate_code(kind))
+    return any(writes_in_place(code, names) for code in iterate_code(network))
 
 
-def iterate_code(kind: type) -> Iterator[CodeType]:
-    """The code of a class's methods, and of functions in them, but for those that initialize."""
-    if kind.__module__.split(".")[0] in KNOWN_LIBRARIES:
-        return
+def iterate_code(network: nn.Module) -> Iterator[CodeType]:
+    """The code that a pass of a network may run, as far as it is of no known library."""
+    classes: set[type] = set()
+    for module in network.modules():
+        classes.update(type(module).__mro__)
+        attributes = vars(module)
+        functions = [attributes.get("forward")]
+        for hooks in FORWARD_HOOKS:
+            functions += attributes[hooks].values()
+        for function in functions:
+            yield from iterate_function_code(function)
+    for kind in classes:
+        if kind.__module__.split(".")[0] not in KNOWN_LIBRARIES:
+            yield from iterate_class_code(kind)
+
+
+def iterate_class_code(kind: type) -> Iterator[CodeType]:
+    """The code of a class's methods, but for those that initialize."""
     for name, value in vars(kind).items():
-        function = getattr(value, "__wrapped__", value)  # such as of `torch.no_grad()`
-        is_initializer = any(word in name for word in INITIALIZER_WORDS)
-        if isinstance(function, FunctionType) and not is_initializer:
-            yield from iterate_nested_code(function.__code__)
+        if not any(word in name for word in INITIALIZER_WORDS):
+            yield from iterate_function_code(value)
+
+
+def iterate_function_code(value: Any) -> Iterator[CodeType]:
+    """The code of a function or a method, and of functions in it; none of anything else."""
+    is_bound = isinstance(value, (MethodType, classmethod, staticmethod))
+    function = value.__func__ if is_bound else value
+    if isinstance(function, FunctionType):
+        inner: Any = inspect.unwrap(function)  # such as of `torch.no_grad()`
+        if isinstance(inner, FunctionType):
+            yield from iterate_nested_code(inner.__code__)
 
 
 def iterate_nested_code(code: CodeType) -> Iterator[CodeType]:
