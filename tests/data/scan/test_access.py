@@ -12,6 +12,7 @@ from torch import Tensor
 
 import sightline as sl
 from sightline.data.scan import access
+from sightline.data.store.reader import compute_feature_vectors
 from sightline.images.decode.center_crop import fit_center_crop, stack_crops
 from sightline.images.transforms import crop_center, resize_image
 
@@ -70,7 +71,7 @@ def test_patches_read_a_store_of_another_batch_size(
 def test_vectors_of_images_are_the_stored_ones(wide: sl.Model, stored: sl.Scan) -> None:
     images = torch.cat([stored.image(id) for id in range(5)])
     for layer in ("conv2", "penultimate"):
-        vectors = access.compute_feature_vectors(wide, images, layer)
+        vectors = compute_feature_vectors(wide, images, layer)
         torch.testing.assert_close(vectors, stored.vectors(layer)[:5])
 
 
@@ -169,7 +170,7 @@ def test_something_stands_in_for_a_missing_penultimate_layer(
     assert scan.layers == units
     assert scan.vector_layers == vectors
     images = torch.cat([scan.image(id) for id in range(scan.images)])
-    expected = access.compute_feature_vectors(model, images, vectors[0])
+    expected = compute_feature_vectors(model, images, vectors[0])
     torch.testing.assert_close(scan.vectors(), expected)
     shown_name = "penultimate" if vectors[0].endswith(":in") else vectors[0]
     assert access.name_feature_layer(scan, "penultimate") == shown_name

@@ -725,3 +725,61 @@ def test_large_jpeg_is_decoded_small(tmp_path: Path) -> None:
     resized = resize_short_side(images.read(tmp_path / "big.jpg"), 64)
     assert (square.height, square.width) == (1200, 1600)
     assert (stack_crops([square]) - crop_center(resized, 64, 64)).abs().mean() < 0.01
+
+
+# ── the same weights in another network ──
+
+
+def make_activated(activation: nn.Module) -> sl.Model:
+    """Networks of the same weights with different activations; all are called `Sequential`."""
+    torch.manual_seed(3)
+    layers = [nn.Conv2d(3, 6, 3), activation, nn.Conv2d(6, 7, 3), activation]
+    network = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(7, 5))
+    return sl.load(network, size=32)
+
+
+def test_the_cache_tells_networks_apart_that_have_the_same_weights(photos: Path) -> None:
+    scans = [sl.scan(make_activated(each), photos, k=3) for each in (nn.ReLU(), nn.Tanh())]
+    assert scans[0].path != scans[1].path
+    for scan, activation in zip(scans, (nn.ReLU(), nn.Tanh()), strict=True):
+        model = make_activated(activation)
+        image = stack_crops(
+            [fit_center_crop(Path(path).read_bytes(), 32, 32) for path in scan.paths]
+        )
+        with torch.no_grad():
+            peaks = model.features(image, ["2"])["2"].flatten(2).max(2).values
+        torch.testing.assert_close(
+            scan.top("2").values, peaks.sort(0, descending=True).values[:3], rtol=1e-4, atol=1e-5
+        )
+        # The next scan of each finds its own.
+        assert sl.scan(model, photos, k=3).path == scan.path
+
+
+def test_a_store_of_the_same_weights_in_another_network_is_refused(
+    photos: Path, tmp_path: Path
+) -> None:
+    store = tmp_path / "a.scan"
+    scan = sl.scan(make_activated(nn.ReLU()), photos, store=store)
+    scan.require(make_activated(nn.ReLU()))
+    other = make_activated(nn.Tanh())
+    for ask in (
+        lambda: sl.scan(other, photos, store=store),
+        lambda: scan.require(other),
+        lambda: sl.neighbors(other, smooth(1), store=store, k=2),
+    ):
+        with pytest.raises(sl.SightlineError, match="that computes something else: features of"):
+            ask()
+    assert scan.measure_difference(make_activated(nn.ReLU())) < 1e-5
+
+
+def test_networks_that_can_not_be_compared_are_taken_at_their_weights(
+    photos: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "copies"
+    folder.mkdir()
+    for path in sorted(photos.rglob("*.png"))[:2] or sorted(photos.rglob("*.jpg"))[:2]:
+        (folder / path.name).write_bytes(path.read_bytes())
+    scan = sl.scan(make_activated(nn.ReLU()), folder, store=tmp_path / "a.scan", k=1)
+    for path in folder.iterdir():
+        path.unlink()
+    assert scan.measure_difference(make_activated(nn.Tanh())) == 0

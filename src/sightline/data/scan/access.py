@@ -16,7 +16,6 @@ from sightline.data.scan.true_classes import list_class_names
 from sightline.data.store.reader import Scan
 from sightline.errors import SightlineError
 from sightline.images.transforms import crop_center, resize_image
-from sightline.models.layers.feature_maps import reshape_to_unit_grid
 from sightline.models.model import Model
 
 PIXEL_VECTOR_SIDE = 32  # side of the thumbnails that are compared pixel by pixel
@@ -78,15 +77,6 @@ def name_feature_layer(dataset_scan: Scan, layer: str) -> str:
 def resolve_network(model: Model | Scan, dataset_scan: Scan) -> Model:
     """The network itself: the one given, else the one that the store names."""
     return dataset_scan.model() if isinstance(model, Scan) else model
-
-
-def compute_feature_vectors(model: Model, image: Tensor, layer: str) -> Tensor:
-    """The features N×d of images, averaged over positions, as a scan keeps them."""
-    with torch.no_grad():
-        features = model.features(image, layer)[layer]
-        if features.ndim != 2:
-            features = reshape_to_unit_grid(features, image, model, model.layer(layer)).mean((2, 3))
-        return features.float().cpu()
 
 
 def count_voters(dataset_scan: Scan, limit: int) -> int:

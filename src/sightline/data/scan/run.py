@@ -39,7 +39,7 @@ from sightline.data.store.interface import (
     count_response_bytes,
 )
 from sightline.data.store.lance_store import resolve_store
-from sightline.data.store.reader import Scan
+from sightline.data.store.reader import MAX_FEATURE_DIFFERENCE, Scan
 from sightline.errors import (
     SightlineError,
     convert_memory_errors,
@@ -143,14 +143,14 @@ def scan(
     description = replace(description, response_kinds=kinds)
     required_kinds = kinds if responses or mean_responses else ()
     if store is None:
-        store = choose_cached_store(description, required_kinds)
+        store = find_cached_store(model, description, required_kinds)
     store = resolve_store(store)
     if engine == "ray":
         from sightline.data.scan.ray import start_ray
 
         start_ray()  # before LanceDB is loaded
 
-    result = open_complete_scan(store, description, required_kinds)
+    result = open_complete_scan(model, store, description, required_kinds)
     if result is None:
         memory = convert_memory_errors("for the scan", "batch", "size")
         with memory, store.open_writer(description) as writer:
@@ -183,7 +183,10 @@ def list_response_kinds(responses: bool | None, mean_responses: bool) -> tuple[R
 
 
 def open_complete_scan(
-    store: ScanStore, description: ScanDescription, required_kinds: Sequence[ResponseKind] = ()
+    model: Model,
+    store: ScanStore,
+    description: ScanDescription,
+    required_kinds: Sequence[ResponseKind] = (),
 ) -> Scan | None:
     """The scan if the store has all of it; reading needs no lock, so nobody waits for anybody.
 
@@ -195,6 +198,7 @@ def open_complete_scan(
         logger.debug("%s is written: %s", store.path, error)
         return None
     require_same_scan(store.path, stored_scan.description, description)
+    stored_scan.require_same_features(model)
     require_responses(store.path, stored_scan.description, required_kinds)
     return stored_scan if stored_scan.complete else None
 
@@ -313,6 +317,31 @@ def choose_cached_store(
         if set(required_kinds) <= set(kinds)
     ]
     return next((path for path in paths if path.exists()), paths[0])
+
+
+def find_cached_store(
+    model: Model, description: ScanDescription, required_kinds: Sequence[ResponseKind]
+) -> Path:
+    """Where a scan of this network is kept in the user's cache.
+
+    A network that computes something else with the same weights, as with another activation, has a
+    store of its own beside the first one's.
+    """
+    path = first_path = choose_cached_store(description, required_kinds)
+    number = 1
+    while path.exists() and was_made_by_another_network(path, model):
+        number += 1
+        path = first_path.with_name(f"{first_path.stem}-{number}{first_path.suffix}")
+    return path
+
+
+def was_made_by_another_network(path: Path, model: Model) -> bool:
+    """Whether a store that can be read has other features than this network gives."""
+    try:
+        stored_scan = Scan.open(path)
+    except SightlineError:
+        return False  # what is wrong with it is told when it is used
+    return stored_scan.measure_difference(model) > MAX_FEATURE_DIFFERENCE
 
 
 class ScanPass:

@@ -1,5 +1,6 @@
 """A scan, read: what a network gives for the images of a dataset. Reading needs no network."""
 
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from functools import cached_property
@@ -31,14 +32,21 @@ from sightline.errors import (
     make_unknown_name_error,
 )
 from sightline.images.decode.center_crop import fit_center_crop, limit_long_side, stack_crops
+from sightline.models.layers.feature_maps import reshape_to_unit_grid
 from sightline.models.model import Model
 from sightline.models.network.preprocessing import format_size
+from sightline.models.network.probe import RANDOM_NOTE
 from sightline.models.zoo.reload import load_recipe_model
+
+logger = logging.getLogger(__name__)
 
 QUANTILE_LEVELS = tuple(number / 10 for number in range(11))
 
 # Rows from which on reading a whole column is faster than asking for ids.
 MAX_ROWS_BY_ID = 500
+
+# Features of the same image differ by less between devices, precisions and sizes of the batch.
+MAX_FEATURE_DIFFERENCE = 0.1
 
 RESPONSE_BLOCK_IMAGES = 4096  # of which responses are read together
 
@@ -454,9 +462,45 @@ class Scan:
         return model
 
     def require(self, model: Model) -> None:
-        """Raises SightlineError unless `model` has this scan's weights and preprocessing."""
+        """Raises SightlineError unless `model` is the network of this scan.
+
+        It has the same weights and preprocessing, and computes the same.
+        """
         network = describe_network(model, self.size)
         require_same_network(self.path, self.description, model.recipe, network)
+        self.require_same_features(model)
+
+    def require_same_features(self, model: Model) -> None:
+        """Raises SightlineError if the same weights give other features than the stored ones."""
+        difference = self.measure_difference(model)
+        if difference > MAX_FEATURE_DIFFERENCE:
+            raise SightlineError(
+                f"the store {self.path} was made by a network with these weights that computes "
+                f"something else: features of its first image differ by {difference:.0%}; "
+                "give another --store"
+            )
+
+    def measure_difference(self, model: Model) -> float:
+        """How far a network's features of the first image are from the stored ones.
+
+        As a share of these. 0 where it can't be told: without an image or vectors, where the file
+        is gone, or for a network that gives another answer each time.
+        """
+        if not self.images or not self.vector_layers or RANDOM_NOTE in model.findings.notes:
+            return 0.0
+        layer = self.vector_layers[0]
+        column = self.description.vector_columns[layer]
+        try:
+            image = self.image(0).to(model.device)
+            features = compute_feature_vectors(model, image, layer)[0]
+        except SightlineError as error:
+            logger.debug("the network of %s is not compared: %s", self.path, error)
+            return 0.0
+        stored = torch.tensor(self.read_rows([0], [column])[0][column])
+        if features.shape != stored.shape:
+            return 1.0
+        scale = max(float(stored.norm()), float(features.norm()))
+        return float((features - stored).norm()) / scale if scale else 0.0
 
     # ── reading ──
 
@@ -487,6 +531,15 @@ class Scan:
         if not 0 <= id < self.images:
             raise make_out_of_range_error("id", id, 0, self.images - 1)
         return int(id)
+
+
+def compute_feature_vectors(model: Model, image: Tensor, layer: str) -> Tensor:
+    """The features N×d of images, averaged over positions, as a scan keeps them."""
+    with torch.no_grad():
+        features = model.features(image, layer)[layer]
+        if features.ndim != 2:
+            features = reshape_to_unit_grid(features, image, model, model.layer(layer)).mean((2, 3))
+        return features.float().cpu()
 
 
 def check_indices(name: str, indices: Sequence[int], count: int) -> np.ndarray:

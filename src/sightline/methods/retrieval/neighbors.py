@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from sightline.data.scan.access import (
-    compute_feature_vectors,
     compute_pixel_vectors,
     count_voters,
     load_pixel_vectors,
@@ -26,7 +25,7 @@ from sightline.data.store.index import (
     read_vector_rows,
     search_vector_index,
 )
-from sightline.data.store.reader import Scan
+from sightline.data.store.reader import Scan, compute_feature_vectors
 from sightline.errors import SightlineError, make_out_of_range_error
 from sightline.images.plotting.captioned_rows import FigureRow, compose_figure_rows
 from sightline.images.plotting.figures import PictureRows
