@@ -67,6 +67,21 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             "occlusion dog.png church window 32",
             "did you mean --window? sightline occlusion dog.png",
         ),
+        (
+            "saliency dog.png --model mymodel:Net --output_kind regression",
+            "the function of --model FILE:FUNCTION brings it beside the network: return network, "
+            '{"output_kind": VALUE}',
+        ),
+        ("occlusion dog.png --inputs age=4", 'return network, {"inputs": VALUE}'),
+        (
+            "saliency dog.png --pixel 10,20,great crane",
+            "--pixel takes 3 words: sightline saliency dog.png --pixel 10 20 great crane",
+        ),
+        (
+            "saliency dog.png --pixel '3,4,crane, bird' --size 64",
+            "sightline saliency dog.png --pixel 3 4 'crane, bird' --size 64",
+        ),
+        ("saliency dog.png --pixel 10", "--pixel requires 3"),
         ("predictions dog.png other.png", "other.png is one word too many"),
         ("filters dog.png", "dog.png is a picture, and no network"),
         (

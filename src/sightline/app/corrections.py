@@ -53,6 +53,21 @@ FLAG_SYNONYMS = {
     "--cpu": ("--device", "cpu"),
 }
 
+# What `sl.load` takes of a network and no option can say; the function of `--model FILE:FUNCTION`
+# returns it.
+NETWORK_SETTINGS = {
+    "--output-kind": "output_kind",
+    "--inputs": "inputs",
+    "--preprocess": "preprocess",
+    "--bands": "bands",
+    "--multilabel": "multilabel",
+    "--unit": "unit",
+    "--resize": "resize",
+}
+
+# Options of several words, which people write with commas.
+SEVERAL_WORDS = {"--pixel": 3}
+
 # `mymodel.py:Net`, `nets/mymodel.py:Net` and `mymodel.py`.
 CODE_FILE = re.compile(r"(?P<path>.+)\.py(?::(?P<name>\w*))?")
 
@@ -91,10 +106,29 @@ def explain_unknown_option(words: Sequence[str], option: str, allowed: Collectio
     synonym = OPTION_SYNONYMS.get(name, "")
     if synonym in allowed:
         return f"{said}; did you mean {synonym}? {_correct(words, name, synonym)}"
+    setting = NETWORK_SETTINGS.get(name.replace("_", "-"))
+    if setting is not None and "--model" in allowed:
+        return (
+            f"{said}; the function of --model FILE:FUNCTION brings it beside the network: "
+            f'return network, {{"{setting}": VALUE}}'
+        )
     meant = find_closest_name(name, allowed)
     if meant is not None:
         return f"{said}; did you mean {meant}? {_correct(words, name, meant)}"
     return f"{said}; {format_command([*_find_command(words), '--help'])} lists those of the command"
+
+
+def split_at_commas(words: Sequence[str]) -> str | None:
+    """The line with the words of an option apart: --pixel 10,20,cat was meant as 10 20 cat."""
+    for option, count in SEVERAL_WORDS.items():
+        if option not in words[:-1]:
+            continue
+        value = words[words.index(option) + 1]
+        parts = value.split(",", count - 1)
+        if len(parts) == count:
+            corrected = replace_word(words, value, *parts)
+            return f"{option} takes {count} words: {format_command(corrected)}"
+    return None
 
 
 def explain_unused_words(

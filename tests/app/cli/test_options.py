@@ -104,6 +104,8 @@ def test_a_default_by_itself_becomes_a_list() -> None:
         ({"pixel": (10, 20, "281")}, "pixel(10, 20, 281)"),
         ({"box": ("1", "2.5", "30", "40")}, "box(1, 2.5, 30, 40)"),
         ({"box": ("1", "2", "30", "40", "it's")}, 'box(1, 2, 30, 40, label="it\'s")'),
+        ({"box": ("1,2.5,30,40",)}, "box(1, 2.5, 30, 40)"),
+        ({"box": ("1,2,30,40,crane, bird",)}, "box(1, 2, 30, 40, label='crane, bird')"),
     ],
 )
 def test_short_options_write_a_target(arguments: dict[str, Any], expected: str | None) -> None:

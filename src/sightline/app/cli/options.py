@@ -301,7 +301,10 @@ def compose_target_text(arguments: Mapping[str, Any]) -> str | None:
         return f"pixel({row}, {column}, {format_label(label)})"
     if named == ["like"]:
         return f"similar_to({str(Path(arguments['like']).absolute())!r})"
-    *corners, last = arguments["box"]
+    box: Sequence[str] = arguments["box"]
+    if len(box) == 1:
+        box = box[0].split(",", 4)  # a class may have commas in its name
+    *corners, last = box
     if len(corners) == 3:
         return f"box({', '.join(format_edge(edge) for edge in (*corners, last))})"
     if len(corners) == 4:
