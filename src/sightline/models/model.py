@@ -31,6 +31,7 @@ from sightline.models.heads.target_head import ScoredModel
 from sightline.models.heads.target_text import TargetChoice, make_target
 from sightline.models.layers.capture import (
     Layer,
+    is_module_path,
     make_plain_tensor,
     split_call_name,
 )
@@ -274,6 +275,11 @@ class Model(NetworkRunner):
             return find_layer_by_index(int(name), list(self.layers))
         if name in LANDMARK_NAMES:
             raise make_missing_landmark_error(name, self)
+        if is_module_path(self.network, resolved):
+            raise SightlineError(
+                f"{name} is a module of {self.name} and no layer: when the network runs, it gives "
+                "no tensor of features, or complex numbers; choose another"
+            )
         candidates = [*self.aliases, *self.landmarks, *self.layers]
         raise make_unknown_name_error("layer", name, candidates)
 

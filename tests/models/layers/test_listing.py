@@ -1,8 +1,10 @@
 """How layers are asked for."""
 
+from pathlib import Path
+
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import sightline as sl
 from sightline.models.model import Model
@@ -83,3 +85,41 @@ def test_where_several_layers_are_taken_a_pattern_stands_for_all_matches() -> No
     maps = {name.removesuffix("_maps") for name in values if name.endswith("_maps")}
     assert maps == {"stage1_conv", "stage2_conv", "5"}
     assert make_model().match_layers(["fc", "*.act"]) == ("fc", "stage1.act", "stage2.act")
+
+
+class Frequencies(nn.Module):
+    """Complex maps of the frequencies of features."""
+
+    def forward(self, maps: Tensor) -> Tensor:
+        return torch.fft.rfft2(maps)
+
+
+class BySpectrum(nn.Module):
+    """Classifies by the spectrum of its features; a container is never called."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.parts = nn.ModuleDict({"conv": nn.Conv2d(3, 6, 3), "spectrum": Frequencies()})
+        self.head = nn.Linear(6, 4)
+
+    def forward(self, image: Tensor) -> Tensor:
+        spectrum = self.parts["spectrum"](self.parts["conv"](image))
+        return self.head(spectrum.abs().mean((2, 3)))
+
+
+def test_modules_without_features_are_no_layers(tmp_path: Path) -> None:
+    model = sl.load(BySpectrum(), size=24)
+    assert list(model.layers) == ["parts.conv", "head"]
+    assert model.landmarks["last_conv"] == "parts.conv"
+    image = model.blank()
+    sl.write(image, tmp_path / "gray.png")
+    for name in ("parts.spectrum", "parts"):
+        for ask in (
+            lambda name=name: sl.gradcam(model, image, layer=name),
+            lambda name=name: sl.activations(model, image, layers=(name,)),
+            lambda name=name: sl.inversion(model, image, layer=name),
+            lambda name=name: sl.scan(model, tmp_path, layers=(name,), store=tmp_path / "s"),
+        ):
+            with pytest.raises(sl.SightlineError, match=f"{name} is a module of BySpectrum and no"):
+                ask()

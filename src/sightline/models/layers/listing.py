@@ -38,8 +38,8 @@ class LayerListing(Capture):
     def record_tensor(self, name: str, value: Any) -> None:
         """Adds the layer whose output this is; the network goes on with it."""
         tensor = find_first_tensor(value)
-        if tensor is None or tensor.ndim < 2:
-            return
+        if tensor is None or tensor.ndim < 2 or tensor.is_complex():
+            return  # methods order features by their size, and sum them
         call_path = name.split(":", maxsplit=1)[0]
         kind = self.module_kinds.get(call_path)
         step = ""
