@@ -1,5 +1,6 @@
 """Convolutions by packed weights are torch's own to rounding, also twice differentiated."""
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import sightline as sl
 from sightline.models.overrides import frozen_layers, onednn
 from sightline.models.overrides.onednn import PackingDisabled, use_packed_weights
+from sightline.models.overrides.unsaved_inputs import UnsavedInputsMode
 
 
 @pytest.fixture(autouse=True)
@@ -212,6 +214,84 @@ class NamesItsOwnWay(nn.Linear):
 
     def named_parameters(self) -> Any:  # type: ignore[override]
         return super().named_parameters()
+
+
+class Overwriting(nn.Module):
+    """Convolutions of 1×1 and in groups whose input is written to after them, in several ways."""
+
+    def __init__(self, write: Callable[[Tensor], object]) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.write = write
+        self.stem = nn.Conv2d(3, 8, 3, padding=1)
+        self.point = nn.Conv2d(8, 8, 1)
+        self.grouped = nn.Conv2d(8, 8, 3, padding=1, groups=4)
+        self.head = nn.Linear(8, 3)
+
+    def forward(self, image: Tensor) -> Tensor:
+        features = 1.5 * self.stem(image)
+        for layer in (self.point, self.grouped):
+            outputs = layer(features)
+            self.write(features)
+            outputs += features  # writes to what no convolution has saved
+            features = 0.7 * outputs
+        return self.head(features.mean((2, 3)))
+
+
+def write_part(features: Tensor) -> None:
+    features[:, :, 2] = 0.5
+
+
+WRITES: dict[str, Callable[[Tensor], object]] = {
+    "method": lambda features: features.mul_(2),
+    "function": torch.sigmoid_,
+    "flag": lambda features: F.relu(features, True),
+    "named flag": lambda features: F.hardtanh(features, inplace=True),
+    "part": write_part,
+    "view": lambda features: features[:, 2:5].add_(0.5),
+    "out": lambda features: torch.add(features.detach(), 1, out=features.detach()),
+}
+
+
+@needs_onednn
+@pytest.mark.parametrize("name", [*WRITES, "nothing"])
+def test_networks_that_overwrite_the_input_of_small_convolutions(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.undo()
+    network = Overwriting(WRITES.get(name, lambda features: features * 2)).eval()
+    model = sl.load(network, size=(12, 14), device="cpu")
+    assert not model.has_large_weights
+    calls: list[int] = []
+    convolve_unsaved = onednn.convolve_unsaved
+    monkeypatch.setattr(
+        onednn, "convolve_unsaved", lambda *args: calls.append(1) or convolve_unsaved(*args)
+    )
+    image = torch.rand(2, 3, 12, 14, generator=torch.Generator().manual_seed(1))
+    normalized = model.normalize(image)
+    leaf = normalized.clone().requires_grad_()
+    with PackingDisabled(), UnsavedInputsMode():
+        (expected,) = torch.autograd.grad(network.requires_grad_(False)(leaf)[:, 1].sum(), leaf)
+    for _ in range(3):
+        calls.clear()
+        leaf = image.clone().requires_grad_()
+        (gradient,) = torch.autograd.grad(model.logits(leaf)[:, 1].sum(), leaf)
+        assert_close(gradient * model.std, expected)
+    assert model.in_place_writes.is_known
+    assert model.in_place_writes.found == (name != "nothing")
+    # What overwrites nothing goes on with torch's own convolutions.
+    assert len(calls) == (0 if name == "nothing" else 2)
+
+
+@needs_onednn
+def test_a_pass_that_was_stopped_tells_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    model = sl.load(Overwriting(lambda features: features.mul_(2)), size=(12, 14), device="cpu")
+    leaf = torch.rand(1, 3, 12, 14).requires_grad_()
+    model.run(leaf, ["stem"])
+    assert not model.in_place_writes.is_known
+    (gradient,) = torch.autograd.grad(model.logits(leaf)[:, 0].sum(), leaf)
+    assert gradient.any()
 
 
 def test_which_networks_gain_by_packing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -52,7 +52,12 @@ from sightline.models.network.preprocessing import (
 from sightline.models.network.probe import make_probe_images
 from sightline.models.overrides.checkpointing import disable_checkpointing
 from sightline.models.overrides.mode import suspend_overrides
-from sightline.models.overrides.onednn import has_large_weights, use_packed_weights
+from sightline.models.overrides.onednn import (
+    SmallLayersMode,
+    has_large_weights,
+    use_packed_weights,
+)
+from sightline.models.overrides.unsaved_inputs import InPlaceWrites
 from sightline.models.weights.known_input import check_known_weights_input
 from sightline.process.default_device import use_default_device_of_user
 from sightline.process.locks import ForkSafeLock
@@ -136,6 +141,7 @@ class NetworkRunner:
             keep_freed_memory()
         self.has_plain_layout = False
         self.has_large_weights = has_large_weights(self.network)
+        self.in_place_writes = InPlaceWrites()
         self.lock = ForkSafeLock(reentrant=True)
         self._preprocess = preprocess if callable(preprocess) else None
         self._layout = () if callable(preprocess) else parse_layout_words(preprocess or ())
@@ -284,9 +290,14 @@ class NetworkRunner:
         """`call_network` by the faster operations, as far as the network takes their layout."""
         packing: AbstractContextManager[Any] = nullcontext()
         if torch.is_grad_enabled() or self.has_large_weights:
-            packing = use_packed_weights(keeps_layout=self.has_plain_layout)
-        with packing, disable_checkpointing():
-            return self.call_network(prepared, batch)
+            writes = None if self.has_large_weights else self.in_place_writes
+            packing = use_packed_weights(keeps_layout=self.has_plain_layout, writes=writes)
+        with packing as mode, disable_checkpointing():
+            output = self.call_network(prepared, batch)
+        # The pass was not stopped, and the mode saw all of it.
+        if isinstance(mode, SmallLayersMode) and not mode.is_suspended():
+            self.in_place_writes.is_known = True
+        return output
 
     def repeat_in_plain_layout(self, run: Callable[[], T]) -> T:
         """What `run` gives; it begins anew where the network turns out to need the plain layout."""

@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from torch.nn.grad import conv2d_input
 from torch.overrides import TorchFunctionMode
 
-from sightline.models.overrides.mode import suspend_overrides
+from sightline.models.overrides.mode import is_autocast_on, suspend_overrides
 
 FastOperation = Literal[
     "packed convolution",
@@ -141,6 +141,17 @@ def are_operations_observed() -> bool:
         or core._functorch.peek_interpreter_stack()
         or forward_ad._current_level >= 0  # pyright: ignore[reportPrivateUsage]
     )
+
+
+def is_left_to_torch(args: tuple[Any, ...]) -> bool:
+    """Whether a network calls a function with these arguments where only torch's own will do.
+
+    It may observe or transform its operations itself. Under its autocast, torch chooses the
+    precision of each one. Nested tensors have no shape.
+    """
+    if is_autocast_on() or are_operations_observed():
+        return True
+    return bool(args) and isinstance(args[0], Tensor) and args[0].is_nested
 
 
 def count_function_modes() -> int:

@@ -29,6 +29,7 @@ from sightline.models.overrides.fast_operations import (
     backpropagate_packed_convolution,
     count_function_modes,
     is_available,
+    is_left_to_torch,
     reorder_convolution_weight,
     reorder_transposed_weight,
     run_packed_convolution,
@@ -43,8 +44,14 @@ from sightline.models.overrides.frozen_layers import (
     try_pointwise_linear,
 )
 from sightline.models.overrides.max_pooling import try_bypassed_relu, try_compact_max_pool
-from sightline.models.overrides.mode import OverrideMode, is_autocast_on
-from sightline.models.overrides.unsaved_inputs import UnsavedInputsMode, convolve_unsaved
+from sightline.models.overrides.mode import OverrideMode
+from sightline.models.overrides.unsaved_inputs import (
+    InPlaceWrites,
+    UnsavedInputsMode,
+    convolve_unsaved,
+    get_address,
+    is_in_place,
+)
 
 IntPair = tuple[int, int]
 
@@ -70,12 +77,15 @@ class _PackingState(local):
 _STATE = _PackingState()
 
 
-def use_packed_weights(*, keeps_layout: bool = False) -> AbstractContextManager[Any]:
+def use_packed_weights(
+    *, keeps_layout: bool = False, writes: InPlaceWrites | None = None
+) -> AbstractContextManager[Any]:
     """Context in which the layers of a frozen network on the CPU run by packed weights.
 
     Nothing changes while something observes or transforms the operations: a dispatch mode,
     torch.func, a forward-mode derivative, `PackingDisabled`. With `keeps_layout` no weight is
-    packed: what comes out lies in memory as what goes in, as with torch's own operations.
+    packed: what comes out lies in memory as what goes in, as with torch's own operations. Nor is
+    one in a network of small layers, for which `writes` tells what is known of it.
     """
     if _STATE.packing_disabled:
         return nullcontext()
@@ -83,7 +93,9 @@ def use_packed_weights(*, keeps_layout: bool = False) -> AbstractContextManager[
         # Nothing tells without the counts whether the operations are observed, which this mode
         # allows.
         return UnsavedInputsMode()
-    return nullcontext() if are_operations_observed() else PackedWeightsMode()
+    if are_operations_observed():
+        return nullcontext()
+    return PackedWeightsMode() if writes is None else SmallLayersMode(writes)
 
 
 def has_large_weights(network: nn.Module) -> bool:
@@ -130,15 +142,55 @@ class PackedWeightsMode(OverrideMode):
         return func(*args, **kwargs) if output is None else output
 
 
-def is_left_to_torch(args: tuple[Any, ...]) -> bool:
-    """Whether a network calls a function with these arguments where only torch's own will do.
+class SmallLayersMode(PackedWeightsMode):
+    """The same for networks of small layers, whose 1×1 and grouped convolutions are torch's own.
 
-    It may observe or transform its operations itself. Under its autocast, torch chooses the
-    precision of each one. Nested tensors have no shape.
+    These are as fast so. Where the network may write to the input that they save, they don't save
+    it.
     """
-    if is_autocast_on() or are_operations_observed():
-        return True
-    return bool(args) and isinstance(args[0], Tensor) and args[0].is_nested
+
+    def __init__(self, writes: InPlaceWrites) -> None:
+        super().__init__()
+        self.writes = writes
+        # By address, and kept so that no other tensor gets it.
+        self.convolved: dict[int, Tensor] = {}
+
+    def run_function(
+        self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        """The faster result where there is one, else the function's own."""
+        if not self.writes.is_known:
+            self.note_writes(func, args, kwargs)
+        is_small = func is F.conv2d and is_thin_convolution(*args, **kwargs)
+        if not is_small or is_left_to_torch(args):
+            return super().run_function(func, args, kwargs)
+        run = convolve_unsaved if self.writes.may_occur else func
+        return run(*args, **kwargs)
+
+    def note_writes(
+        self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> None:
+        """Notes a convolution's input, and whether one is written to."""
+        target = kwargs.get("out") if not args or "out" in kwargs else args[0]
+        if func is F.conv2d:
+            image = kwargs.get("input", target)
+            if isinstance(image, Tensor):
+                self.convolved[get_address(image)] = image
+        elif isinstance(target, Tensor) and is_in_place(func, args, kwargs):
+            self.writes.found |= get_address(target) in self.convolved
+
+
+def is_thin_convolution(  # noqa: PLR0917 - torch's own signature
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
+) -> bool:
+    """Whether a convolution has one tap or several groups: few multiply-adds for each input."""
+    return groups != 1 or weight.shape[2:] == (1, 1)
 
 
 def try_unobserved_relu(*args: Any, **kwargs: Any) -> Tensor | None:

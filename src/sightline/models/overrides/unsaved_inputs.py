@@ -7,6 +7,7 @@ The gradient of the input itself needs only the input's shape.
 
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -40,6 +41,40 @@ class UnsavedInputsMode(OverrideMode):
             if output is not None:
                 return output
         return func(*args, **kwargs)
+
+
+@dataclass
+class InPlaceWrites:
+    """Whether a network writes to a convolution's input after it, as a whole pass of it showed.
+
+    torch can't differentiate such a convolution.
+    """
+
+    is_known: bool = False
+    found: bool = False
+
+    @property
+    def may_occur(self) -> bool:
+        """Whether a convolution's input may be overwritten."""
+        return self.found or not self.is_known
+
+
+def get_address(tensor: Tensor) -> int:
+    """Where the memory of a tensor begins, and of all that share it; 0 if it has none."""
+    try:
+        return tensor.untyped_storage().data_ptr()
+    except (NotImplementedError, RuntimeError):
+        return 0
+
+
+def is_in_place(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Whether a call may write to the first tensor that it is given, or to `out`."""
+    name = getattr(func, "__name__", "")
+    is_named_so = name.endswith("_") and not name.endswith("__")
+    # x += y is __iadd__, and `F.relu(x, True)` has its flag by position.
+    is_operator = name.startswith("__i") or name in ("__setitem__", "__set__")
+    has_flag = any(value is True for value in (*args, kwargs.get("inplace")))
+    return is_named_so or is_operator or has_flag or kwargs.get("out") is not None
 
 
 def convolve_unsaved(input: Tensor, weight: Tensor, *args: Any, **kwargs: Any) -> Tensor:
