@@ -380,9 +380,11 @@ def test_factors_of_a_batch_norm_are_computed_once(monkeypatch: pytest.MonkeyPat
     assert_close(run_packed_norm(norm, x).detach(), norm(x).detach())
     norm.weight = norm.bias = None  # type: ignore[assignment]
     assert_close(run_packed_norm(norm, x).detach(), norm(x).detach())
-    norm.weight, norm.bias, norm.eps = weights, bias, 0.5
-    assert_close(run_packed_norm(norm, x).detach(), norm(x).detach())
-    assert len(calls) == 4
+    norm.weight, norm.bias = weights, bias
+    for eps in (norm.eps, 0.5):
+        norm.eps = eps
+        assert_close(run_packed_norm(norm, x).detach(), norm(x).detach())
+    assert len(calls) == 5
 
 
 @needs_fast_operations
