@@ -55,18 +55,9 @@ FLAG_SYNONYMS = {
 
 # What `sl.load` takes of a network and no option can say; the function of `--model FILE:FUNCTION`
 # returns it.
-NETWORK_SETTINGS = {
-    "--output-kind": "output_kind",
-    "--inputs": "inputs",
-    "--preprocess": "preprocess",
-    "--bands": "bands",
-    "--multilabel": "multilabel",
-    "--unit": "unit",
-    "--resize": "resize",
-}
-
-# Options of several words, which people write with commas.
-SEVERAL_WORDS = {"--pixel": 3}
+NETWORK_SETTINGS = frozenset(
+    ("output_kind", "inputs", "preprocess", "bands", "multilabel", "unit", "resize")
+)
 
 # `mymodel.py:Net`, `nets/mymodel.py:Net` and `mymodel.py`.
 CODE_FILE = re.compile(r"(?P<path>.+)\.py(?::(?P<name>\w*))?")
@@ -106,8 +97,8 @@ def explain_unknown_option(words: Sequence[str], option: str, allowed: Collectio
     synonym = OPTION_SYNONYMS.get(name, "")
     if synonym in allowed:
         return f"{said}; did you mean {synonym}? {_correct(words, name, synonym)}"
-    setting = NETWORK_SETTINGS.get(name.replace("_", "-"))
-    if setting is not None and "--model" in allowed:
+    setting = name.removeprefix("--").replace("-", "_")
+    if setting in NETWORK_SETTINGS and "--model" in allowed:
         return (
             f"{said}; the function of --model FILE:FUNCTION brings it beside the network: "
             f'return network, {{"{setting}": VALUE}}'
@@ -118,17 +109,13 @@ def explain_unknown_option(words: Sequence[str], option: str, allowed: Collectio
     return f"{said}; {format_command([*_find_command(words), '--help'])} lists those of the command"
 
 
-def split_at_commas(words: Sequence[str]) -> str | None:
-    """The line with the words of an option apart: --pixel 10,20,cat was meant as 10 20 cat."""
-    for option, count in SEVERAL_WORDS.items():
-        if option not in words[:-1]:
-            continue
-        value = words[words.index(option) + 1]
-        parts = value.split(",", count - 1)
-        if len(parts) == count:
-            corrected = replace_word(words, value, *parts)
-            return f"{option} takes {count} words: {format_command(corrected)}"
-    return None
+def split_pixel(words: Sequence[str]) -> str | None:
+    """The line with the words of a pixel apart: --pixel 10,20,cat was meant as 10 20 cat."""
+    value = find_option_value(words, "--pixel")
+    if value is None or value not in words or value.count(",") < 2:
+        return None
+    parts = value.split(",", 2)
+    return f"--pixel takes 3 words: {format_command(replace_word(words, value, *parts))}"
 
 
 def explain_unused_words(

@@ -31,7 +31,7 @@ from sightline.app.corrections import (
     explain_unknown_option,
     explain_unused_words,
     find_option_value,
-    split_at_commas,
+    split_pixel,
 )
 from sightline.app.machine.sharing import share_machine
 
@@ -204,7 +204,7 @@ def explain_usage_error(error: CycloptsError, words: Sequence[str]) -> str:
         case UnusedCliTokensError() if error.unused_tokens:
             return explain_unused_words(words, error.unused_tokens, options)
         case _:
-            return split_at_commas(words) or " ".join(str(error).split())
+            return split_pixel(words) or " ".join(str(error).split())
 
 
 def fill_from_project(_app: App, commands: Sequence[str], arguments: ArgumentCollection) -> None:

@@ -365,7 +365,7 @@ def _write_target(
 ) -> None:
     """Sets the method's target to what an option such as --pixel writes."""
     name = next((item.name for item in declaration.parameters.values() if item.is_target), None)
-    target = compose_target_text(arguments)
+    target = None if name is None else compose_target_text(arguments)
     if name is None or target is None:
         return
     if parameters[name] is not None:

@@ -303,7 +303,7 @@ def compose_target_text(arguments: Mapping[str, Any]) -> str | None:
         return f"similar_to({str(Path(arguments['like']).absolute())!r})"
     box: Sequence[str] = arguments["box"]
     if len(box) == 1:
-        box = str(box[0]).split(",", 4)  # a class may have commas in its name
+        box = box[0].split(",", 4)  # a class may have commas in its name
     *corners, last = box
     if len(corners) == 3:
         return f"box({', '.join(format_edge(edge) for edge in (*corners, last))})"

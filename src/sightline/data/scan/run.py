@@ -142,6 +142,7 @@ def scan(
     kinds = list_response_kinds(responses, mean_responses)
     description = replace(description, response_kinds=kinds)
     required_kinds = kinds if responses or mean_responses else ()
+    is_cached = store is None
     if store is None:
         store = find_cached_store(model, description, required_kinds)
     store = resolve_store(store)
@@ -150,7 +151,9 @@ def scan(
 
         start_ray()  # before LanceDB is loaded
 
-    result = open_complete_scan(model, store, description, required_kinds)
+    # One of the cache was compared when it was found.
+    compared = None if is_cached else model
+    result = open_complete_scan(store, description, required_kinds, model=compared)
     if result is None:
         memory = convert_memory_errors("for the scan", "batch", "size")
         with memory, store.open_writer(description) as writer:
@@ -183,14 +186,16 @@ def list_response_kinds(responses: bool | None, mean_responses: bool) -> tuple[R
 
 
 def open_complete_scan(
-    model: Model,
     store: ScanStore,
     description: ScanDescription,
     required_kinds: Sequence[ResponseKind] = (),
+    *,
+    model: Model | None = None,
 ) -> Scan | None:
     """The scan if the store has all of it; reading needs no lock, so nobody waits for anybody.
 
-    Raises SightlineError if the store holds another scan, or lacks responses that it must have.
+    Raises SightlineError if the store holds another scan, or lacks responses that it must have, and
+    if `model`, where it is given, computes something else.
     """
     try:
         stored_scan = Scan.open(store)
@@ -198,7 +203,8 @@ def open_complete_scan(
         logger.debug("%s is written: %s", store.path, error)
         return None
     require_same_scan(store.path, stored_scan.description, description)
-    stored_scan.require_same_features(model)
+    if model is not None:
+        stored_scan.require_same_features(model)
     require_responses(store.path, stored_scan.description, required_kinds)
     return stored_scan if stored_scan.complete else None
 

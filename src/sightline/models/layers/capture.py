@@ -306,7 +306,7 @@ def make_plain_tensor(tensor: Tensor) -> Tensor:
     kind = type(tensor)
     if kind in (Tensor, nn.Parameter, nn.Buffer):
         return tensor
-    if getattr(kind, "__torch_dispatch__") is getattr(Tensor, "__torch_dispatch__"):  # noqa: B009
+    if not has_own_dispatch(tensor):
         return tensor.as_subclass(Tensor)
     gather: Callable[[], Tensor] | None = getattr(tensor, "full_tensor", None)
     if gather is not None:  # one that is distributed over devices

@@ -161,8 +161,7 @@ class SmallLayersMode(PackedWeightsMode):
         """The faster result where there is one, else the function's own."""
         if not self.writes.is_known:
             self.note_writes(func, args, kwargs)
-        is_small = func is F.conv2d and is_thin_convolution(*args, **kwargs)
-        if not is_small or is_left_to_torch(args):
+        if func is not F.conv2d or is_left_to_torch(args) or not is_thin_convolution(*args[:2]):
             return super().run_function(func, args, kwargs)
         run = convolve_unsaved if self.writes.may_occur else func
         return run(*args, **kwargs)
@@ -180,17 +179,15 @@ class SmallLayersMode(PackedWeightsMode):
             self.writes.found |= get_address(target) in self.convolved
 
 
-def is_thin_convolution(  # noqa: PLR0917 - torch's own signature
-    input: Tensor,
-    weight: Tensor,
-    bias: Tensor | None = None,
-    stride: Any = 1,
-    padding: Any = 0,
-    dilation: Any = 1,
-    groups: int = 1,
-) -> bool:
-    """Whether a convolution has one tap or several groups: few multiply-adds for each input."""
-    return groups != 1 or weight.shape[2:] == (1, 1)
+def is_thin_convolution(*tensors: Tensor) -> bool:
+    """Whether a convolution has one tap or several groups: few multiply-adds for each input.
+
+    Of input and weight; False where these are given by name.
+    """
+    if len(tensors) < 2:
+        return False
+    x, weight = tensors
+    return weight.shape[1] != x.shape[-3] or weight.shape[2:] == (1, 1)
 
 
 def try_unobserved_relu(*args: Any, **kwargs: Any) -> Tensor | None:
