@@ -191,7 +191,7 @@ def test_resampled_units_show_one_reference_image() -> None:
     candidates = plain.features(reference, "relu1")["relu1"]
     for unit in (0, 6):
         assert torch.equal(ours[0, unit], ours[3, unit])
-        assert any(torch.allclose(ours[0, unit], maps[unit]) for maps in candidates)
+        assert any(torch.allclose(ours[0, unit], maps[unit], atol=1e-5) for maps in candidates)
     assert torch.equal(ours[:, 1], plain.features(images, "relu1")["relu1"][:, 1])
     other = plain.ablated({"relu1": [0, 6]}, fill="resample", images=reference, seed=4)
     assert not torch.equal(other.features(images, "relu1")["relu1"], ours)

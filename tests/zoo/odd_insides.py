@@ -426,7 +426,7 @@ ODD_INSIDES: dict[str, OddModel] = {
     "shifted_channels": between(
         lambda _, f: torch.cat([f[:, :4].roll(1, 3), f[:, 4:].roll(-1, 2)], 1).relu()
     ),
-    "instance_norm": between(lambda n, f: n.norm(f), norm=lambda: nn.InstanceNorm2d(WIDTH)),
+    "instance_norm": between(lambda n, f: n.norm(f).relu(), norm=lambda: nn.InstanceNorm2d(WIDTH)),
     "group_norm": between(lambda n, f: n.norm(f).relu(), norm=lambda: nn.GroupNorm(4, WIDTH)),
     "watched_operations": between(watch_operations, mix=make_mixer),
     "threads": between(run_in_threads, first=make_mixer, second=make_mixer),

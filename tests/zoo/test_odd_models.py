@@ -59,7 +59,8 @@ def test_the_gradient_is_that_of_autograd(name: str) -> None:
     _, model = load(name)
     images = make_images(2).requires_grad_()
     (expected,) = torch.autograd.grad(score_plainly(name, images)[:, LABEL].sum(), images)
-    assert expected.any()
+    # A gradient that is zero in truth is rounding alone, which differs.
+    assert expected.abs().max() > 1e-5
     result = sl.saliency(model, images.detach(), label=LABEL, kind="gradient")
     scale = float(expected.abs().max())
     torch.testing.assert_close(

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers import IS_PORTABLE
 from torch import Tensor, nn
 
 import sightline as sl
@@ -91,12 +90,10 @@ def test_a_batch_has_a_page_for_each_image(model: sl.Model) -> None:
     assert list(pages) == ["browse_0", "browse_1"]
     for image, page in zip(images.split(1), pages.values(), strict=True):
         single = sl.activations(model, image, layers=("2",), k=3).pages["browse"]
-        if IS_PORTABLE:  # torch's own convolutions round a batch's images otherwise
-            assert flatten_numbers(read_layers(page)) == pytest.approx(
-                flatten_numbers(read_layers(single)), rel=1e-5, abs=1e-6
-            )
-        else:
-            assert page == single
+        # Some processors round a batch's images otherwise than a single image.
+        assert flatten_numbers(read_layers(page)) == pytest.approx(
+            flatten_numbers(read_layers(single)), rel=1e-5, abs=1e-6
+        )
 
 
 def test_the_page_stands_alone_and_escapes_names() -> None:
