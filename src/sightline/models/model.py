@@ -7,6 +7,7 @@ shares the weights' storage.
 import logging
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from html import escape
 from typing import Any, Self, cast, get_args
@@ -57,7 +58,6 @@ from sightline.models.network.inputs import (
 from sightline.models.network.probe import (
     RANDOM_NOTE,
     NetworkFindings,
-    make_probe_images,
     probe_network,
 )
 from sightline.models.network.runner import NetworkRunner
@@ -223,10 +223,17 @@ class Model(NetworkRunner):
 
     @cached_property
     def _listed_layers(self) -> Mapping[str, Layer]:
+        layers = self.findings.layers or self._list_layers_of_blank()
         alias_of = {path: alias for alias, path in self.aliases.items()}
+        return {
+            name: replace(layer, alias=alias_of.get(name, "")) for name, layer in layers.items()
+        }
+
+    def _list_layers_of_blank(self) -> Mapping[str, Layer]:
+        """The layers of a gray image's pass. Raises SightlineError for a network that fails."""
 
         def list_once() -> Mapping[str, Layer]:
-            listing = LayerListing(self.network, alias_of)
+            listing = LayerListing(self.network)
             listing.run_forward_pass(lambda: self.run_network(self.blank()))
             return listing.layers
 
@@ -344,7 +351,7 @@ class Model(NetworkRunner):
             network_name=self.name,
             image_size=size,
         )
-        images = make_probe_images((self.channels, *size), self.device)
+        images = self.make_probe_images(size)
         is_plain = self.has_plain_layout
 
         def run(images: Tensor) -> Any:
@@ -356,6 +363,7 @@ class Model(NetworkRunner):
 
         # Found once, so not under the backward rules and paddings of a single run.
         with self.lock, suspend_overrides(), make_tensors_on_cpu():
+            self.settle_inputs()
             findings = probe_network(run, images, hints, None if is_plain else run_plainly)
             if findings.needs_plain_layout:
                 self.use_plain_layout()
@@ -368,7 +376,7 @@ class Model(NetworkRunner):
         if self._target_head is None and self.findings.head is None and size != self.image_size:
             findings = self._probe(size)
             if findings.head is not None:
-                self.findings = findings
+                self.findings = replace(findings, layers={})  # layers have the network's own size
 
     @property
     def head(self) -> Head:

@@ -181,7 +181,7 @@ class UntrainedHead(ClassToken):
         (FullyConvolutional, "conv", "scores", "scores:in"),
         (KeywordHead, "conv", "/relu", "fc:in"),
         (TwoViews, "net.features.0", "net.features.7:1", "net.fc:1:in"),
-        (Branching, "weak", "weak", "fc:in"),
+        (Branching, "strong", "strong", "fc:in"),
     ],
     ids=lambda value: getattr(value, "__name__", None),
 )
@@ -197,7 +197,7 @@ def test_landmarks(
     assert landmarks["logits"] == "logits"
     inner = [name for landmark, name in landmarks.items() if landmark != "logits"]
     with torch.no_grad():
-        assert set(model.run(model.blank(), inner)) == set(inner)
+        assert set(model.run(model.make_probe_images(), inner)) == set(inner)
 
 
 @pytest.mark.parametrize(("convolutions", "middle"), [(3, "3"), (4, "5"), (5, "5"), (2, "2")])

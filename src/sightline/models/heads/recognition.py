@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from sightline.errors import SightlineError
 from sightline.models.heads.detections import find_query_boxes
-from sightline.models.heads.evidence.autograd_graph import is_made_of_probabilities
 from sightline.models.heads.output_head import OutputHead, OutputKind, require_tensor
 from sightline.models.heads.selection import (
     SCORE_FIELDS,
@@ -49,9 +48,6 @@ SUM_TOLERANCE = 2e-3
 # How far probabilities that were added up may lie beyond 1.
 ROUNDING_TOLERANCE = 1e-5
 
-# Operations that end in probabilities, as torch's dispatcher names them.
-SQUASHING_NAMES = ("sigmoid", "sigmoid_", "hardsigmoid", "hardsigmoid_", "_softmax")
-
 # Fewer maps of different sizes may be scores and those of an auxiliary head.
 MIN_PYRAMID_LEVELS = 3
 
@@ -68,7 +64,7 @@ class HeadHints:
         unit: of a regression.
         network_name: what messages call the network.
         image_size: height and width of the images; None where they are not known.
-        last_operation: what made the output, such as "sigmoid", where autograd does not tell.
+        is_squashed: whether the scores are made of the results of sigmoids or softmaxes alone.
     """
 
     network: nn.Module
@@ -78,7 +74,7 @@ class HeadHints:
     unit: str
     network_name: str
     image_size: tuple[int, int] | None = None
-    last_operation: str = ""
+    is_squashed: bool = False
 
 
 def recognize_output_head(output: Any, image_count: int, hints: HeadHints) -> OutputHead:
@@ -417,9 +413,7 @@ def _are_in_unit_interval(values: Tensor, tolerance: float = 0.0) -> bool:
 
 def _is_squashed(scores: Tensor, hints: HeadHints) -> bool:
     """Whether scores are probabilities, since they are made of the results of sigmoids alone."""
-    if not _are_in_unit_interval(scores.detach().float(), ROUNDING_TOLERANCE):
-        return False
-    return hints.last_operation in SQUASHING_NAMES or is_made_of_probabilities(scores)
+    return hints.is_squashed and _are_in_unit_interval(scores.detach().float(), ROUNDING_TOLERANCE)
 
 
 def _is_embedding(values: Tensor, output: Any, hints: HeadHints) -> bool:

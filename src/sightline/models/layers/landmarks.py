@@ -34,8 +34,6 @@ MIN_CONVOLUTIONS = 3
 LONG_SIDE_RATIO = 1.25
 SIDE_STEP = 32
 
-FAINT_CONTRAST = 0.01
-
 # Why a network has no such landmark.
 MISSING_LANDMARKS = {
     "first": "when it is run, no layer with weights sees the image",
@@ -68,18 +66,20 @@ class InspectedModel(ProbedModel, Protocol):
     @property
     def findings(self) -> Any: ...
 
+    def make_probe_images(self) -> Tensor: ...
+
 
 @dataclass(frozen=True)
 class LayerEvidence:
     """What two images show of the layers.
 
     Attributes:
-        shape: of the images, N×C×H×W.
+        shape: of the images: their number, channels, height and width.
         outputs: of the layers for the images, and their inputs as NAME:in.
         gradients: of the scores with respect to the outputs that they depend on.
     """
 
-    shape: tuple[int, int, int, int]
+    shape: tuple[int, ...]
     outputs: Mapping[str, Tensor]
     gradients: Mapping[str, Tensor]
 
@@ -211,20 +211,19 @@ def collect_evidence(model: InspectedModel, most_at_once: int = 2) -> LayerEvide
         return None  # its tensors have no values
     height, width = model.image_size
     longer = math.ceil(width * LONG_SIDE_RATIO / SIDE_STEP) * SIDE_STEP
-    attempts = (
-        (2, (height, longer), 1.0),
-        (2, (height, width), 1.0),
-        (1, (height, width), 1.0),
-        # Nearly gray, as the image by which the layers were listed: it takes the same branches.
-        (2, (height, width), FAINT_CONTRAST),
-    )
     if model.findings.runs_one_by_one:
         most_at_once = 1
-    for count, size, contrast in attempts:
-        if count > most_at_once:
-            continue
+    attempts: list[Tensor] = []
+    for count, size in ((2, (height, longer)), (2, (height, width)), (1, (height, width))):
+        if count <= most_at_once:
+            generator = torch.Generator().manual_seed(0)
+            noise = torch.rand(count, model.channels, *size, generator=generator)
+            attempts.append(noise.to(model.device))
+    # That by which the layers were listed: it takes the same branches.
+    attempts.append(model.make_probe_images()[-1:])
+    for images in attempts:
         try:
-            return run_evidence_pass(model, count, size, contrast)
+            return run_evidence_pass(model, images)
         except SightlineError:
             continue
     return None
@@ -244,19 +243,15 @@ def runs_images_in_turn(model: InspectedModel, evidence: LayerEvidence) -> bool:
     )
 
 
-def run_evidence_pass(
-    model: InspectedModel, count: int, size: tuple[int, int], contrast: float
-) -> LayerEvidence:
-    """One pass and one backward pass of random images; raises SightlineError as `Model.run`."""
-    generator = torch.Generator().manual_seed(0)
-    noise = torch.rand(count, model.channels, *size, generator=generator)
-    images = (0.5 + contrast * (noise - 0.5)).to(model.device)
+def run_evidence_pass(model: InspectedModel, images: Tensor) -> LayerEvidence:
+    """One pass and one backward pass of images; raises SightlineError as `Model.run`."""
     names = list(model.layers)
     inputs = [f"{name}:in" for name in names if is_weighted_layer(model, model.layers[name])]
     with torch.inference_mode(False), torch.enable_grad():
-        outputs = model.run(images.requires_grad_(), [*names, *inputs, "logits"])
+        outputs = model.run(images.clone().requires_grad_(), [*names, *inputs, "logits"])
         logits = outputs.pop("logits")
         # Any class may be asked for, so that each has a weight of its own.
+        generator = torch.Generator().manual_seed(1)
         weights = torch.rand(logits.shape, generator=generator).to(logits)
         gradients = differentiate_outputs((logits * weights).sum(), outputs)
         head_input = find_head_input(model, gradients)
@@ -264,7 +259,7 @@ def run_evidence_pass(
             # A head that was never trained may be zero; what it is given still tells.
             gradients |= differentiate_outputs(outputs[head_input].square().sum(), outputs)
     detached = {name: tensor.detach() for name, tensor in outputs.items()}
-    return LayerEvidence((count, model.channels, *size), detached, gradients)
+    return LayerEvidence(images.shape, detached, gradients)
 
 
 def differentiate_outputs(score: Tensor, outputs: Mapping[str, Tensor]) -> dict[str, Tensor]:

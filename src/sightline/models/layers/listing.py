@@ -1,7 +1,6 @@
 """The list of a network's layers, from one forward pass, and how they are asked for."""
 
-from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Collection, Sequence
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -10,6 +9,7 @@ from torch import nn
 from sightline.errors import MAX_LISTED_NAMES, SightlineError
 from sightline.models.layers.capture import Capture, Layer, find_first_tensor, split_call_name
 from sightline.models.layers.functional_steps import STEP_KINDS, FunctionalStepMode
+from sightline.process.locks import ForkSafeCleanup
 
 WILDCARDS = "*?["
 
@@ -17,28 +17,31 @@ WILDCARDS = "*?["
 class LayerListing(Capture):
     """A forward pass that lists every layer that gives features, in order, in `layers`."""
 
-    def __init__(self, network: nn.Module, alias_of: Mapping[str, str]) -> None:
+    def __init__(self, network: nn.Module) -> None:
         super().__init__(network, ())
-        self.alias_of = alias_of
         self.layers: dict[str, Layer] = {}
-        self.module_kinds = {
-            path: type(module).__name__
+        self.modules = {
+            path: module
             for path, module in network.named_modules()
             if path and not computes_weights(path)
         }
+        self.module_kinds = {path: type(module).__name__ for path, module in self.modules.items()}
 
     def run_forward_pass(self, forward: Callable[[], Any]) -> Any:
         """Returns what `forward` returns."""
-        with ExitStack() as contexts:
-            for path in self.module_kinds:
-                self.add_module_hooks(path, contexts)
-            contexts.enter_context(FunctionalStepMode(self.network, self.run_step))
+        with ForkSafeCleanup() as hooks, FunctionalStepMode(self.network, self.run_step):
+            for path, module in self.modules.items():
+                hook = module.register_forward_hook(self.make_output_hook(path))
+                hooks.callback(hook.remove)
             return forward()
 
     def record_tensor(self, name: str, value: Any) -> None:
         """Adds the layer whose output this is; the network goes on with it."""
         tensor = find_first_tensor(value)
-        if tensor is None or tensor.ndim < 2 or tensor.is_complex():
+        if tensor is None:
+            return
+        size = tensor.size()  # asked for once: here the function mode sees every such question
+        if len(size) < 2 or tensor.dtype.is_complex:
             return  # methods order features by their size, and sum them
         call_path = name.split(":", maxsplit=1)[0]
         kind = self.module_kinds.get(call_path)
@@ -48,9 +51,7 @@ class LayerListing(Capture):
             if not step or computes_weights(path):
                 return
             kind = STEP_KINDS[step]
-        shape = tuple(tensor.shape[1:])
-        alias = self.alias_of.get(name, "")
-        self.layers[name] = Layer(name, kind, shape, alias, step, batch=len(tensor))
+        self.layers[name] = Layer(name, kind, tuple(size[1:]), step=step, batch=size[0])
 
 
 def is_layer_pattern(name: object) -> bool:

@@ -10,9 +10,13 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from sightline.models.heads.evidence.autograd_graph import is_made_of_probabilities
 from sightline.models.heads.recognition import HeadHints
 from sightline.models.heads.selection import select_output
 from sightline.models.overrides.mode import DispatchContext
+
+# Operations that end in probabilities, as torch's dispatcher names them.
+SQUASHING_NAMES = ("sigmoid", "sigmoid_", "hardsigmoid", "hardsigmoid_", "_softmax")
 
 # Operations that keep the values, and so what they mean, as torch's dispatcher names them. Limited,
 # averaged, joined or taken from 1, probabilities are probabilities still.
@@ -57,14 +61,20 @@ class OriginTrace(DispatchContext):
         return self.operations.get(tensor.untyped_storage().data_ptr(), "")
 
 
-def is_without_history(output: Any, hints: HeadHints) -> bool:
-    """Whether the scores in an output may be probabilities, and autograd can't tell."""
+def is_made_by_squashing(output: Any, run: Callable[[], Any], hints: HeadHints) -> bool:
+    """Whether the scores in an output are made of the results of sigmoids or softmaxes alone.
+
+    Where autograd can't tell, `run` runs the network once more for the same output.
+    """
     selected = select_output(output, hints.selector, hints.network_name)
     if not isinstance(selected, Tensor) or not selected.is_floating_point():
         return False
-    if selected.grad_fn is not None or selected.layout != torch.strided or selected.is_nested:
+    if selected.grad_fn is not None:
+        return is_made_of_probabilities(selected)
+    if selected.layout != torch.strided or selected.is_nested:
         return False
-    return bool(((selected >= 0) & (selected <= 1)).all())
+    are_in_unit_interval = bool(((selected >= 0) & (selected <= 1)).all())
+    return are_in_unit_interval and find_traced_operation(run, hints) in SQUASHING_NAMES
 
 
 def find_traced_operation(run: Callable[[], Any], hints: HeadHints) -> str:

@@ -1,7 +1,7 @@
 """What a network does, found by running it once on two images, together and apart."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 import torch
@@ -24,9 +24,10 @@ from sightline.models.heads.selection import (
     list_plain_entries,
     select_output,
 )
-from sightline.models.layers.capture import count_writes
-from sightline.models.network.origin import find_traced_operation, is_without_history
-from sightline.models.network.turns import are_run_in_turn, watch_calls
+from sightline.models.layers.capture import Layer, count_writes
+from sightline.models.layers.listing import LayerListing
+from sightline.models.network.origin import is_made_by_squashing
+from sightline.models.network.turns import CallLengths, are_run_in_turn, watch_calls
 
 PROBE_COUNT = 2
 
@@ -39,7 +40,8 @@ SINGLE_IMAGE_NOTE = "takes one image at a time"
 IN_TURN_NOTE = "runs its layers for each image in turn: images are run one by one"
 RANDOM_NOTE = "gives another answer each time"
 
-MODULE_DICTS = ("_parameters", "_modules", "_buffers")
+# What every module has. Buffers are looked at by themselves.
+MODULE_ATTRIBUTES = frozenset(vars(nn.Module()))
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,7 @@ class NetworkFindings:
         needs_plain_layout: whether the answer is another one in torch's default memory layout, and
             so to be had in that; the rest is then not to be relied on.
         notes: what a user should know, for `repr`.
+        layers: those that the pass of a single image went through; empty if it failed.
     """
 
     head: OutputHead | None = None
@@ -60,6 +63,7 @@ class NetworkFindings:
     runs_one_by_one: bool = False
     needs_plain_layout: bool = False
     notes: tuple[str, ...] = ()
+    layers: Mapping[str, Layer] = field(default_factory=dict[str, Layer])
 
 
 def make_probe_images(shape: tuple[int, int, int], device: torch.device) -> Tensor:
@@ -82,19 +86,17 @@ def probe_network(
     """Runs a network on its probe images; never raises for what the network does.
 
     `run` gives the network's own output for images, and raises SightlineError where it fails;
-    `run_plainly` does so with images in torch's default memory layout, if that is another one. The
-    last operation is known only with gradients, which some networks can't be run with (those that
+    `run_plainly` does so with images in torch's default memory layout, if that is another one. What
+    made the output is told by autograd, without which some networks have to be run (those that
     leave torch for numpy).
     """
     with torch.inference_mode(False):
+        images = images.clone()  # what was made in inference mode never has a gradient
         if images.is_meta:
             return _judge_shapes(run, images, hints)
-        with torch.enable_grad():
-            leaf = images.detach().requires_grad_()
-            findings = _compare_runs(run, run_plainly or run, leaf, hints)
+        findings = Probe(run, run_plainly or run, images, hints, True).compare_runs()
         if findings.head is None:
-            with torch.no_grad():
-                findings = _compare_runs(run, run_plainly or run, images, hints)
+            findings = Probe(run, run_plainly or run, images, hints, False).compare_runs()
     return findings
 
 
@@ -113,56 +115,113 @@ def _judge_shapes(
     return NetworkFindings(make_head(hints, kind, selected.shape[1]))
 
 
-def _compare_runs(
-    run: Callable[[Tensor], Any],
-    run_plainly: Callable[[Tensor], Any],
-    images: Tensor,
-    hints: HeadHints,
-) -> NetworkFindings:
-    """The findings from running the images together and the last one apart, in the plain layout.
+@dataclass(frozen=True)
+class Probe:
+    """The comparison of two images run together with the last of them run apart.
 
     The last, since what comes later in a batch may depend on what comes before it: a limited number
     of places that are given away in turn, a recurrent network that takes the images for steps.
+
+    Attributes:
+        run: gives the network's own output for images, and raises SightlineError where it fails.
+        run_plainly: does so in torch's default memory layout; `run` itself where that is the same.
+        images: the probe images.
+        hints: what is known of the output.
+        with_gradient: whether autograd follows the pass of the single image. That of both needs no
+            gradient, and takes half the time without.
     """
-    with watch_calls(hints.network) as calls_together:
-        together = _run_or_none(run, images)
-    kept = list_kept_values(hints.network)
-    in_turn = False
-    try:
-        with watch_calls(hints.network) as calls_apart:
-            apart = run_plainly(images[-1:])
-        in_turn = are_run_in_turn(calls_together, calls_apart, PROBE_COUNT)
-        hints, notes = _choose_scores(together, apart, hints)
-        if is_without_history(apart, hints):
-            operation = find_traced_operation(lambda: run(images[-1:]), hints)
-            hints = replace(hints, last_operation=operation)
-        if together is None:
-            head = recognize_output_head(apart, 1, hints)
-            notes = (*notes, SINGLE_IMAGE_NOTE)
-            return NetworkFindings(head, runs_one_by_one=True, notes=notes)
-        head = recognize_output_head(together, PROBE_COUNT, hints)
-        head = replace(head, batch_axis=_find_batch_axis(head, apart, hints))
-    except SightlineError as error:
-        return NetworkFindings(head_error=error, runs_one_by_one=in_turn)
-    if in_turn:
-        notes = (*notes, IN_TURN_NOTE)
 
-    def is_same(first: Any, second: Any) -> bool:
-        return _is_last_answer_same(first, second, head)
+    run: Callable[[Tensor], Any]
+    run_plainly: Callable[[Tensor], Any]
+    images: Tensor
+    hints: HeadHints
+    with_gradient: bool
 
-    if is_same(together, apart):
-        # What keeps something from one run to the next may answer by the images before.
-        keeps_more = has_kept_more(kept, list_kept_values(hints.network))
-        if keeps_more and not is_same(run(images[-1:]), apart):
-            notes = (*notes, RANDOM_NOTE)
-        return NetworkFindings(head, runs_one_by_one=in_turn, notes=notes)
-    if not is_same(run(images[-1:]), apart):
-        is_random = run_plainly is run or not is_same(run_plainly(images[-1:]), apart)
-        if is_random:
-            notes = (*notes, RANDOM_NOTE)
-            return NetworkFindings(head, runs_one_by_one=in_turn, notes=notes)
-        return NetworkFindings(head, needs_plain_layout=True)
-    return NetworkFindings(head, runs_one_by_one=True, notes=(*notes, ONE_BY_ONE_NOTE))
+    def compare_runs(self) -> NetworkFindings:
+        """What the runs show."""
+        network = self.hints.network
+        together, calls_together = self.run_together()
+        kept = list_kept_values(network)
+        findings = NetworkFindings()
+        try:
+            listing = LayerListing(network)
+            with watch_calls(network) as calls_apart:
+                apart = listing.run_forward_pass(lambda: self.run_apart(self.run_plainly))
+            in_turn = are_run_in_turn(calls_together, calls_apart, PROBE_COUNT)
+            findings = NetworkFindings(runs_one_by_one=in_turn, layers=listing.layers)
+            hints, notes = _choose_scores(together, apart, self.hints)
+            is_squashed = is_made_by_squashing(apart, self.run_without_gradient, hints)
+            hints = replace(hints, is_squashed=is_squashed)
+            if together is None:
+                head = recognize_output_head(apart, 1, hints)
+                notes = (*notes, SINGLE_IMAGE_NOTE)
+                return replace(findings, head=head, runs_one_by_one=True, notes=notes)
+            head = recognize_output_head(together, PROBE_COUNT, hints)
+            head = replace(head, batch_axis=_find_batch_axis(head, apart, hints))
+        except SightlineError as error:
+            return replace(findings, head_error=error)
+        if in_turn:
+            notes = (*notes, IN_TURN_NOTE)
+        findings = replace(findings, head=head, notes=notes)
+        return self.compare_answers(findings, together, apart, kept)
+
+    def compare_answers(
+        self,
+        findings: NetworkFindings,
+        together: Any,
+        apart: Any,
+        kept: Sequence[tuple[Any, int]],
+    ) -> NetworkFindings:
+        """The findings with what the answers to the last image show.
+
+        `kept` is what the network held between the two runs.
+        """
+        head = cast(OutputHead, findings.head)
+        random_findings = replace(findings, notes=(*findings.notes, RANDOM_NOTE))
+
+        def is_same(first: Any, second: Any) -> bool:
+            return _is_last_answer_same(first, second, head)
+
+        if is_same(together, apart):
+            # What keeps something from one run to the next may answer by the images before.
+            keeps_more = has_kept_more(kept, list_kept_values(self.hints.network))
+            if keeps_more and not is_same(self.run_apart(self.run), apart):
+                return random_findings
+            return findings
+        if not is_same(self.run_apart(self.run), apart):
+            has_one_layout = self.run_plainly is self.run
+            if has_one_layout or not is_same(self.run_apart(self.run_plainly), apart):
+                return random_findings
+            return replace(findings, notes=(), needs_plain_layout=True)
+        if self.with_gradient and is_same(together, self.run_without_gradient()):
+            return findings  # it answers otherwise where autograd follows it
+        return replace(findings, runs_one_by_one=True, notes=(*findings.notes, ONE_BY_ONE_NOTE))
+
+    def run_together(self) -> tuple[Any, CallLengths]:
+        """The output for all images, or None where the network can't take them together; and the
+        calls of its layers.
+
+        A network that needs autograd itself is run once more with it.
+        """
+        with torch.no_grad(), watch_calls(self.hints.network) as calls:
+            output = _run_or_none(self.run, self.images.clone())
+        if output is None and self.with_gradient:
+            with torch.enable_grad(), watch_calls(self.hints.network) as calls:
+                output = _run_or_none(self.run, self.images.detach().requires_grad_())
+        return output, calls
+
+    def run_apart(self, run: Callable[[Tensor], Any]) -> Any:
+        """The output for the last image alone."""
+        if not self.with_gradient:
+            return self.run_without_gradient(run)
+        with torch.enable_grad():
+            leaf = self.images.detach().requires_grad_()
+            return run(leaf[-1:])
+
+    def run_without_gradient(self, run: Callable[[Tensor], Any] | None = None) -> Any:
+        """The output for the last image alone, which autograd does not follow."""
+        with torch.no_grad():
+            return (run or self.run)(self.images[-1:].clone())
 
 
 def _choose_scores(
@@ -198,7 +257,7 @@ def list_kept_values(network: nn.Module) -> list[tuple[Any, int]]:
         attributes = vars(module)
         values += attributes["_buffers"].values()
         for name, value in attributes.items():
-            if name in MODULE_DICTS:
+            if name in MODULE_ATTRIBUTES:
                 continue
             values.append(value)
             if isinstance(value, (list, tuple)):

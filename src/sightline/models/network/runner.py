@@ -190,6 +190,13 @@ class NetworkRunner:
         """A gray image of the network's own size, 1×channels×height×width."""
         return torch.full((1, self.channels, *self.image_size), 0.5, device=self.device)
 
+    def make_probe_images(self, size: tuple[int, int] | None = None) -> Tensor:
+        """Two different images, of the network's own size unless another is given, N×channels×H×W.
+
+        The layers are listed by the last one.
+        """
+        return make_probe_images((self.channels, *(size or self.image_size)), self.device)
+
     def fit(self, image: ImageOrPath | Sequence[ImageOrPath], size: int | None = None) -> Tensor:
         """What the network was made to see of an image, N×channels×height×width.
 
@@ -380,7 +387,7 @@ class NetworkRunner:
         that with the smallest output counts.
         """
         self._inputs_settled = True
-        images = make_probe_images((self.channels, *self.image_size), self.device)
+        images = self.make_probe_images()
         inputs = self._inputs
         output_sizes: dict[NumberForm, int] = {}
         for form in NUMBER_FORMS:
