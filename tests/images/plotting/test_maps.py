@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable
 
 import matplotlib
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -23,6 +24,17 @@ def maps(count: int = 2, height: int = 5, width: int = 7, seed: int = 0) -> Tens
 
 def pictures(count: int, height: int, width: int) -> Tensor:
     return torch.rand(count, 3, height, width, generator=torch.Generator().manual_seed(3))
+
+
+def test_the_shipped_colormaps_are_those_of_matplotlib() -> None:
+    with np.load(plotting.COLORMAP_FILE) as tables:
+        assert set(tables) == {"RdBu_r", "inferno", "viridis"}
+        for name, values in tables.items():
+            assert torch.equal(torch.from_numpy(values), table(name))
+    levels = torch.arange(256).view(1, 16, 16) / 255
+    for name in ("RdBu_r", "viridis", "magma"):  # the last one is not shipped
+        colors = plotting.apply_colormap(levels, name)
+        assert torch.equal(colors[0].flatten(1).T, table(name))
 
 
 def find_levels(colors: Tensor, name: str) -> Tensor:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any, cast
 
 import torch
@@ -18,11 +19,11 @@ from sightline.models.tracing.patch_rules.patches import (
     PatchedMaps,
     count_multiply_adds,
     find_functional_overload,
+    find_instances,
     make_call_key,
     replace_instances,
 )
 from sightline.models.tracing.patch_rules.table import apply_patch_rule
-from sightline.models.tracing.receptive_rules import iterate_nested_tensors
 
 aten: Any = torch.ops.aten
 
@@ -57,8 +58,8 @@ class OcclusionPass:
         largest_map: most numbers in a map.
         largest_kept: most numbers in the computed share of a map.
         layer_costs: of each localized layer the multiply-adds of one position, and its regions.
-        first_whole_operation: name of the first operation that ran on whole maps.
-        last_operation: name of the operation that was met last.
+        first_whole_operation: the first operation that ran on whole maps.
+        last_operation: the operation that was met last.
         whole_streak: multiply-adds since an operation was localized.
     """
 
@@ -76,8 +77,8 @@ class OcclusionPass:
     layer_costs: list[tuple[float, ChangedRegions]] = field(
         default_factory=list[tuple[float, ChangedRegions]]
     )
-    first_whole_operation: str = ""
-    last_operation: str = ""
+    first_whole_operation: Any = None
+    last_operation: Any = None
     whole_streak: float = 0.0
 
     @property
@@ -95,44 +96,39 @@ class OcclusionPass:
 
     def run_operation(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """One operation that the network calls on stand-ins."""
-        self.last_operation = str(func)
+        self.last_operation = func
         record = self.find_record(func, args, kwargs)
-        written = [
-            index
-            for index, argument in enumerate(func._schema.arguments)
-            if argument.alias_info and argument.alias_info.is_write
-        ]
-        if written:
-            return self.run_in_place_operation(func, args, kwargs, record, written)
+        effects = find_operation_effects(func)
+        if effects.written_arguments:
+            return self.run_in_place_operation(func, args, kwargs, record)
 
-        results = self.apply_operation(func, args, kwargs, record)
+        stand_ins = find_instances((args, kwargs), StandInTensor)
+        results = self.apply_operation(func, args, kwargs, record, stand_ins)
         wrapped = self.wrap_results(results, record.number)
-        returns_view = any(result.alias_info for result in func._schema.returns)
-        stand_ins = find_stand_ins((args, kwargs))
-        if returns_view and any(tensor.patched_maps or tensor.shared for tensor in stand_ins):
+        is_shared = any(tensor.patched_maps or tensor.shared for tensor in stand_ins)
+        if effects.returns_view and is_shared:
             # A view of what is kept in pieces does not follow later writes.
-            for tensor in (*stand_ins, *find_stand_ins(wrapped)):
+            for tensor in (*stand_ins, *find_instances((wrapped,), StandInTensor)):
                 tensor.shared = True
         return wrapped
 
     def run_in_place_operation(
-        self,
-        func: Any,
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        record: OperationRecord,
-        written: list[int],
+        self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], record: OperationRecord
     ) -> "StandInTensor":
         """An operation that writes to its first argument.
 
         Raises IncrementalUnsupported where another tensor may see what is written.
         """
-        target = args[0] if written == [0] and args else None
+        writes_first = find_operation_effects(func).written_arguments == (0,)
+        target = args[0] if writes_first and args else None
         if not isinstance(target, StandInTensor) or target.shared:
             raise IncrementalUnsupported(f"{func} writes to a tensor that others may see")
         if target.patched_maps:
             functional = find_functional_overload(func)
-            target.take_over_result(self.apply_operation(functional, args, kwargs, record))
+            stand_ins = find_instances((args, kwargs), StandInTensor)
+            target.take_over_result(
+                self.apply_operation(functional, args, kwargs, record, stand_ins)
+            )
         else:
             full_args = replace_instances(args, StandInTensor, StandInTensor.build_full_tensor)
             full_kwargs = replace_instances(kwargs, StandInTensor, StandInTensor.build_full_tensor)
@@ -144,27 +140,31 @@ class OcclusionPass:
         self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> OperationRecord:
         """What the survey left of this call, whichever way the network took to it."""
-
-        def get_number(tensor: Tensor) -> Any:
-            return tensor.number if isinstance(tensor, StandInTensor) else None
-
-        key = func, make_call_key((args, kwargs), get_number)
+        key = func, make_call_key((args, kwargs), get_stand_in_number)
         if not self.survey:
             self.last_unknown_number -= 1
             return self.records.get(key) or OperationRecord(self.last_unknown_number)
         constants = [
             tensor
-            for tensor in iterate_nested_tensors((args, kwargs))
+            for tensor in find_instances((args, kwargs), Tensor)
             if not isinstance(tensor, StandInTensor)
         ]
         record = OperationRecord(len(self.records), constants=constants)
         return self.records.setdefault(key, record)
 
     def apply_operation(
-        self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], record: OperationRecord
+        self,
+        func: Any,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        record: OperationRecord,
+        stand_ins: Sequence["StandInTensor"],
     ) -> Any:
-        """The operation on patches if it has a rule, else on whole maps."""
-        if all(tensor.patched_maps for tensor in find_stand_ins((args, kwargs))):
+        """The operation on patches if it has a rule, else on whole maps.
+
+        `stand_ins` are those among the arguments.
+        """
+        if all(tensor.patched_maps for tensor in stand_ins):
             results = self.apply_to_patches(func, args, kwargs, record)
             if results is not None:
                 return results
@@ -176,8 +176,8 @@ class OcclusionPass:
         """The operation on patches; None where it has no rule for this call."""
         call = PatchedCall(
             func,
-            replace_instances(args, StandInTensor, lambda tensor: tensor.patched_maps),
-            replace_instances(kwargs, StandInTensor, lambda tensor: tensor.patched_maps),
+            replace_instances(args, StandInTensor, get_patched_maps),
+            replace_instances(kwargs, StandInTensor, get_patched_maps),
             record,
             self.image_count,
             self.survey,
@@ -185,19 +185,17 @@ class OcclusionPass:
         results = apply_patch_rule(call)
         if isinstance(results, PatchedMaps):
             clean_result = results.clean_tensor
-            clean_args = replace_instances(
-                args, StandInTensor, lambda tensor: tensor.patched_maps.clean_tensor
-            )
-            multiply_adds = count_multiply_adds(func, clean_args, kwargs, clean_result)
+            if record.multiply_adds is None:
+                clean_args = replace_instances(args, StandInTensor, get_clean_tensor)
+                record.multiply_adds = count_multiply_adds(func, clean_args, kwargs, clean_result)
             self.note_map_size(clean_result.numel(), results.regions.map_share)
-            self.count_localized_operation(results, multiply_adds)
+            self.count_localized_operation(results, record.multiply_adds)
         return results
 
     def apply_to_whole_maps(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """The operation on whole maps."""
-        if not self.first_whole_operation:
-            self.first_whole_operation = str(func)
-        weights_are_constant = not find_stand_ins((args[1:], kwargs))
+        self.first_whole_operation = self.first_whole_operation or func
+        weights_are_constant = not find_instances((args[1:], kwargs), StandInTensor)
         args, kwargs = replace_instances(
             (args, kwargs), StandInTensor, StandInTensor.build_full_tensor
         )
@@ -230,9 +228,11 @@ class OcclusionPass:
         if multiply_adds:
             # Weights are seldom more than the multiply-adds for one image; those of a fully
             # connected layer are as many.
-            numbers_read = sum(tensor.numel() for tensor in iterate_nested_tensors(args))
+            numbers_read = sum(tensor.numel() for tensor in find_instances(args, Tensor))
             self.weights_read += int(min(multiply_adds, numbers_read))
-        sizes = [tensor.numel() // self.image_count for tensor in iterate_nested_tensors(results)]
+        sizes = [
+            tensor.numel() // self.image_count for tensor in find_instances((results,), Tensor)
+        ]
         self.note_map_size(max(sizes, default=0))
         self.whole_streak += multiply_adds
         if self.is_hopeless():
@@ -307,7 +307,7 @@ class StandInTensor(Tensor):
         cls, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        first_stand_in = find_stand_ins((args, kwargs))[0]
+        first_stand_in = find_instances((args, kwargs), StandInTensor)[0]
         return first_stand_in.occlusion_pass.run_operation(func, args, kwargs)
 
     def build_full_tensor(self) -> Tensor:
@@ -351,17 +351,44 @@ def make_stand_in(
     return stand_in
 
 
-def find_stand_ins(value: Any) -> list[StandInTensor]:
-    """The stand-ins in the nested tuples, lists and dicts that operations take and return."""
-    if isinstance(value, StandInTensor):
-        return [value]
-    stand_ins: list[StandInTensor] = []
-    if isinstance(value, dict):
-        value = tuple(cast(dict[str, Any], value).values())
-    if isinstance(value, (tuple, list)):
-        for item in cast(Sequence[Any], value):
-            stand_ins += find_stand_ins(item)
-    return stand_ins
+def get_stand_in_number(tensor: Tensor) -> Any:
+    """What names a stand-in in all passes; None for any other tensor."""
+    return tensor.number if isinstance(tensor, StandInTensor) else None
+
+
+def get_patched_maps(stand_in: StandInTensor) -> PatchedMaps | None:
+    """What a stand-in is, where it is clean but for patches."""
+    return stand_in.patched_maps
+
+
+def get_clean_tensor(stand_in: StandInTensor) -> Tensor:
+    """The clean map of a stand-in that has patches."""
+    return cast(PatchedMaps, stand_in.patched_maps).clean_tensor
+
+
+@dataclass(frozen=True)
+class OperationEffects:
+    """What an operation does beside returning new tensors.
+
+    Attributes:
+        written_arguments: the numbers of the arguments that it writes to.
+        returns_view: whether a result may share memory with an argument.
+    """
+
+    written_arguments: tuple[int, ...]
+    returns_view: bool
+
+
+@cache
+def find_operation_effects(func: Any) -> OperationEffects:
+    """What the declaration of an operation says."""
+    written = [
+        index
+        for index, argument in enumerate(func._schema.arguments)
+        if argument.alias_info and argument.alias_info.is_write
+    ]
+    returns_view = any(result.alias_info for result in func._schema.returns)
+    return OperationEffects(tuple(written), returns_view)
 
 
 class StandInDispatch(DispatchContext):
@@ -379,7 +406,7 @@ class StandInDispatch(DispatchContext):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         kwargs = kwargs or {}
-        stand_ins = find_stand_ins((args, kwargs))
+        stand_ins = find_instances((args, kwargs), StandInTensor)
         if not stand_ins:
             return func(*args, **kwargs)
         return stand_ins[0].occlusion_pass.run_operation(func, args, kwargs)

@@ -22,7 +22,7 @@ from sightline.models.tracing.patch_rules.patches import (
     count_multiply_adds,
     count_overlap,
     find_functional_overload,
-    find_patched_maps,
+    find_instances,
     make_call_key,
     require_patches,
     split_into_slices,
@@ -111,8 +111,9 @@ def test_slices_hold_the_indices(indices: list[int], slice_count: int) -> None:
 
 def test_patched_maps_in_nested_arguments() -> None:
     first, second = make_patched_maps(), make_patched_maps(seed=1)
-    assert find_patched_maps(([first, 3], (torch.ones(1), second))) == [first, second]
-    assert find_patched_maps({"maps": first}) == []
+    nested = ([first, 3], (torch.ones(1), second), None, {"maps": first, "dim": 2})
+    assert find_instances(nested, PatchedMaps) == [first, second, first]
+    assert find_instances((3, "x", [torch.float32]), PatchedMaps) == []
     with pytest.raises(TypeError, match="a survey has no patches"):
         require_patches(PatchedMaps(first.clean_map, first.regions))
 

@@ -1,9 +1,9 @@
 """Batches of maps that differ from one clean map inside a patch each, and operations on them."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
@@ -11,6 +11,12 @@ from torch import Tensor
 from torch.utils.flop_counter import flop_registry
 
 from sightline.models.tracing.patch_rules.intervals import ChangedRegions, IndexArray
+
+# What most arguments of operations are that hold no tensor. They are passed over, since each
+# operation's arguments are looked through several times.
+PLAIN_TYPES = frozenset({int, float, bool, str, type(None), torch.dtype, torch.device})
+
+T = TypeVar("T")
 
 # What stands beyond the border of a map: an index of the two extra rows of `CleanMap.pixel_rows`.
 ZERO_BORDER = 0
@@ -228,14 +234,16 @@ class OperationRecord:
         number: names the operation's result.
         clean_maps: its results for the clean image.
         constants: its other tensors, kept alive so that no other tensor takes their address.
+        multiply_adds: of running it for the clean image; None before they were counted.
     """
 
     number: int
     clean_maps: list[CleanMap] = field(default_factory=list[CleanMap])
     constants: list[Tensor] = field(default_factory=list[Tensor])
+    multiply_adds: float | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class PatchedCall:
     """One call of an operation with at least one `PatchedMaps` among its arguments.
 
@@ -263,7 +271,12 @@ class PatchedCall:
     @property
     def first_operand(self) -> PatchedMaps:
         """The first patched maps among the arguments."""
-        return find_patched_maps((*self.args, *self.kwargs.values()))[0]
+        return self.patched_maps[0]
+
+    @cached_property
+    def patched_maps(self) -> list[PatchedMaps]:
+        """All patched maps among the arguments."""
+        return find_instances((self.args, self.kwargs), PatchedMaps)
 
     def get_argument(self, position: int, name: str, default: Any = None) -> Any:
         """An argument by position or name."""
@@ -315,15 +328,19 @@ class PatchedCall:
 PatchRuleResult = PatchedMaps | Tensor | Sequence[PatchedMaps | None] | None
 
 
-def find_patched_maps(value: Any) -> list[PatchedMaps]:
-    """The patched maps in nested tuples and lists."""
-    if isinstance(value, PatchedMaps):
-        return [value]
-    patched: list[PatchedMaps] = []
-    if isinstance(value, (tuple, list)):
-        for item in value:
-            patched += find_patched_maps(item)
-    return patched
+def find_instances(values: Iterable[Any], kind: type[T]) -> list[T]:
+    """The instances of a type in the nested tuples, lists and dicts that operations take."""
+    instances: list[T] = []
+    for value in values:
+        if type(value) in PLAIN_TYPES:
+            continue
+        if isinstance(value, kind):
+            instances.append(value)
+        elif isinstance(value, (tuple, list)):
+            instances += find_instances(cast(Sequence[Any], value), kind)
+        elif isinstance(value, dict):
+            instances += find_instances(cast(dict[Any, Any], value).values(), kind)
+    return instances
 
 
 def replace_instances(value: Any, kind: type, convert: Callable[[Any], Any]) -> Any:
@@ -331,9 +348,16 @@ def replace_instances(value: Any, kind: type, convert: Callable[[Any], Any]) -> 
     if isinstance(value, kind):
         return convert(value)
     if isinstance(value, (tuple, list)):
-        return type(value)(replace_instances(item, kind, convert) for item in value)
+        items = cast(Sequence[Any], value)
+        return type(value)(
+            [
+                item if type(item) in PLAIN_TYPES else replace_instances(item, kind, convert)
+                for item in items
+            ]
+        )
     if isinstance(value, dict):
-        return {key: replace_instances(item, kind, convert) for key, item in value.items()}
+        entries = cast(dict[Any, Any], value).items()
+        return {key: replace_instances(item, kind, convert) for key, item in entries}
     return value
 
 
@@ -348,12 +372,18 @@ def make_call_key(value: Any, get_number: Callable[[Tensor], Any]) -> Any:
         if number is not None:
             return ("tensor", number)
         version = 0 if value.is_inference() else value._version
-        layout = (*value.shape, *value.stride())
-        return ("constant", value.data_ptr(), version, value.dtype, *layout)
+        return ("constant", value.data_ptr(), version, value.dtype, value.size(), value.stride())
     if isinstance(value, dict):
-        return tuple((key, make_call_key(item, get_number)) for key, item in value.items())
+        entries = cast(dict[Any, Any], value).items()
+        return tuple([(key, make_call_key(item, get_number)) for key, item in entries])
     if isinstance(value, (tuple, list)):
-        return tuple(make_call_key(item, get_number) for item in value)
+        items = cast(Sequence[Any], value)
+        return tuple(
+            [
+                item if type(item) in PLAIN_TYPES else make_call_key(item, get_number)
+                for item in items
+            ]
+        )
     return value
 
 
@@ -377,6 +407,9 @@ def count_multiply_adds(
         return float(count * tokens * width * (4 * width + 2 * tokens))
     if func is torch.ops.aten.linear.default:
         return float(result.numel() * args[0].shape[-1])
+    if func is torch.ops.aten.convolution.default and not args[6]:  # not transposed
+        weight = args[1]
+        return float(result.numel() * (weight.numel() // max(1, len(weight))))
     formula = flop_registry.get(func.overloadpacket)
     if formula is None:
         return 0.0

@@ -11,7 +11,6 @@ from sightline.models.tracing.patch_rules.patches import (
     PatchedCall,
     PatchedMaps,
     PatchRuleResult,
-    find_patched_maps,
 )
 
 aten: Any = torch.ops.aten
@@ -22,7 +21,7 @@ aten: Any = torch.ops.aten
 
 def apply_pointwise_to_patches(call: PatchedCall) -> PatchedMaps | None:
     """Functions of the elements at one position; constants must be the same at all positions."""
-    inputs = find_patched_maps((*call.args, *call.kwargs.values()))
+    inputs = call.patched_maps
     if not are_alike(inputs) or not has_uniform_constants(call, inputs[0]):
         return None
     return call.make_patched_maps(

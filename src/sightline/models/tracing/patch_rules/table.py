@@ -15,6 +15,7 @@ To add a rule for an operation:
 """
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import torch
@@ -31,7 +32,6 @@ from sightline.models.tracing.patch_rules.patches import (
     PatchedCall,
     PatchedMaps,
     PatchRuleResult,
-    find_patched_maps,
 )
 from sightline.models.tracing.patch_rules.pointwise import (
     apply_linear_to_patches,
@@ -94,14 +94,19 @@ def apply_patch_rule(call: PatchedCall) -> PatchRuleResult:
     operation = call.func.overloadpacket
     rule = LAYOUT_RULES.get(operation) or PLAIN_RULES.get(operation)
     if rule is not None:
-        patched = find_patched_maps((*call.args, *call.kwargs.values()))
-        is_only_operand = len(patched) == 1 and isinstance(call.args[0], PatchedMaps)
+        is_only_operand = len(call.patched_maps) == 1 and isinstance(call.args[0], PatchedMaps)
         if not is_only_operand:
             return None
         has_usual_axes = call.operand.axes is None
         return rule(call) if has_usual_axes or operation in LAYOUT_RULES else None
     if operation is aten.cat:
         return concatenate_patches(call)
-    if torch.Tag.pointwise in call.func.tags or operation in UNTAGGED_POINTWISE:
+    if is_pointwise(call.func):
         return apply_pointwise_to_patches(call)
     return None
+
+
+@cache
+def is_pointwise(func: Any) -> bool:
+    """Whether an operation is a function of single elements."""
+    return torch.Tag.pointwise in func.tags or func.overloadpacket in UNTAGGED_POINTWISE
