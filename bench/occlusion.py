@@ -94,6 +94,11 @@ def peak() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
 
 
+def choose_first(_: torch.Tensor) -> torch.Tensor:
+    """The first label."""
+    return torch.tensor([0])
+
+
 def compare(name: str, window: int, stride: int, rounds: int) -> None:
     model = sl.load(name, weights="random", device="cpu")
     image = torch.rand(1, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
@@ -104,12 +109,12 @@ def compare(name: str, window: int, stride: int, rounds: int) -> None:
     ]
     windows = OcclusionWindows(image, torch.full_like(image, 0.5), places, window)
     before, ours, theirs = peak(), list[tuple[float, float]](), list[tuple[float, float]]()
-    found = score_occluded_windows(model, windows, torch.tensor([0]))
+    found = score_occluded_windows(model, windows, choose_first)
     own_peak = peak()
     network = make_plain_network(name, model)
     at_once = best_at_once(network, model, image)
     for _ in range(rounds):
-        ours.append(seconds(lambda: score_occluded_windows(model, windows, torch.tensor([0])))[:2])
+        ours.append(seconds(lambda: score_occluded_windows(model, windows, choose_first))[:2])
         theirs.append(seconds(lambda: peer(network, model, image, (window, stride), at_once))[:2])
     own_times, other_times = min(ours, key=pick_time), min(theirs, key=pick_time)
     (own, own_clock), (other, other_clock) = own_times, other_times

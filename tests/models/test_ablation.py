@@ -161,9 +161,12 @@ def test_incremental_occlusion_follows_units_that_are_off() -> None:
     model = load(small_network(), 64).ablated({"conv1": [1], "conv2": [3, 4], "relu3": [0]})
     positions = [(row, column) for row in range(0, 49, 16) for column in range(0, 49, 16)]
     windows = OcclusionWindows(image, torch.full_like(image, 0.5), positions, 16)
-    labels = torch.tensor([2])
-    fast = score_occluded_windows(model, windows, labels)
-    slow = score_occluded_windows(model, windows, labels, incremental=False)
+
+    def choose_third(_: Tensor) -> Tensor:
+        return torch.tensor([2])
+
+    fast = score_occluded_windows(model, windows, choose_third)
+    slow = score_occluded_windows(model, windows, choose_third, incremental=False)
     assert not fast.fallback
     torch.testing.assert_close(fast.scores, slow.scores, rtol=1e-4, atol=1e-5)
 

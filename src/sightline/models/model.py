@@ -370,7 +370,7 @@ class Model(NetworkRunner):
                 findings = probe_network(run, images, hints)
             return findings
 
-    def _probe_at_size_of(self, image: Tensor) -> None:
+    def probe_at_size_of(self, image: Tensor) -> None:
         """Finds what the output means for images of this size, if it was not found for its own."""
         size = (image.shape[-2], image.shape[-1])
         if self._target_head is None and self.findings.head is None and size != self.image_size:
@@ -593,7 +593,7 @@ class Model(NetworkRunner):
             capture, _ = self.capture_layers(image, names, leaf, on_layer)
             capture.require_all_tensors(self.name)
             return capture.tensors
-        self._probe_at_size_of(image)
+        self.probe_at_size_of(image)
         head = self.head
         captured_layers = (names - {"logits"}) | set(head.layers)
         capture, output = self.capture_layers(

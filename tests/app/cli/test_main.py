@@ -614,13 +614,13 @@ def test_ctrl_c_before_there_is_anything(
     monkeypatch: pytest.MonkeyPatch,
     place: Path,
 ) -> None:
-    before, pass_ = contents(place), sl.Model.run
+    before, pass_ = contents(place), sl.Model.call_network
 
     def interrupted(self: sl.Model, *args: Any) -> Any:
         ctrl_c()
         return pass_(self, *args)
 
-    monkeypatch.setattr(sl.Model, "run", interrupted)
+    monkeypatch.setattr(sl.Model, "call_network", interrupted)
     ran = run(*words, "--out", "result")
     assert (ran.code, ran.out, ran.err.strip().splitlines()[-1]) == (
         130,

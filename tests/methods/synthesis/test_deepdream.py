@@ -427,6 +427,8 @@ def test_a_gradient_that_is_no_number_ends_the_dream(model: sl.Model) -> None:
 
     torch.manual_seed(0)
     broken = sl.load(Broken(), mean=(0.5,) * 3, std=(0.25,) * 3, size=48)
+    assert "relu2" in broken.layers
+    Broken.calls = 0  # from now on
     result = sl.deepdream(broken, pictures(), layer="relu2", octaves=1, steps=9, jitter=0)
     whole = sl.deepdream(model, pictures(), layer="relu2", octaves=1, steps=3, jitter=0)
     assert torch.equal(result.values["image"], whole.values["image"])

@@ -79,11 +79,16 @@ def test_gradients_are_taken_in_blocks_that_are_fast(tiny: sl.Model) -> None:
     plenty, side = 1e6, 32
     image = torch.zeros(1, 3, 4 * side, 4 * side)
     fastest = int(CACHE_FRIENDLY_BYTES / (4 * 16 * SIZES[0]))
-    assert choose_batch_size(tiny, image, plenty, image_count=100) == fastest
+    assert choose_batch_size(tiny, image, plenty, image_count=10 * fastest) == fastest
+    # Two batches of one size, for one that would be left over.
+    assert choose_batch_size(tiny, image, plenty, image_count=2 * fastest + 2) == fastest + 1
     assert choose_batch_size(tiny, image, plenty, image_count=3) == 3
     large = torch.zeros(1, 3, 100 * side, 100 * side)
     assert choose_batch_size(tiny, large, plenty, image_count=100) == 1
     assert choose_batch_size(tiny, image, 1e-9, image_count=100) == 1
+    # Memory goes first.
+    gigabytes = 5 * estimate_max_batch(tiny, image, 1e6) ** -1 * 1e6
+    assert choose_batch_size(tiny, image, gigabytes, image_count=11) <= 5
 
 
 def test_double_precision_takes_twice_as_much(tiny: sl.Model) -> None:
@@ -195,8 +200,11 @@ def test_little_work_is_not_timed_until_it_adds_up(
     assert clock.sizes == [1, 1, 2, 2, 4, 4, 8, 8, 16, 16, 32, 32]
 
 
-def test_batches_of_one_size() -> None:
-    assert list(map(list, split_into_batches(7, 3))) == [[0, 1, 2], [3, 4, 5], [6]]
+def test_batches_of_about_one_size() -> None:
+    assert list(map(list, split_into_batches(7, 3))) == [[0, 1], [2, 3], [4, 5, 6]]
+    assert list(map(list, split_into_batches(6, 3))) == [[0, 1, 2], [3, 4, 5]]
+    assert list(map(len, split_into_batches(37, 6))) == [5, 5, 5, 6, 5, 5, 6]
+    assert list(map(len, split_into_batches(2, 5))) == [2]
     assert split_into_batches(0, 3) == []
 
 

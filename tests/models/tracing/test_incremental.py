@@ -89,6 +89,11 @@ def literal(model: sl.Model, windows: OcclusionWindows) -> Tensor:
     return torch.stack(rows)
 
 
+def choose_all(logits: Tensor) -> Tensor:
+    """Every label."""
+    return torch.arange(logits.shape[1])
+
+
 def compared(
     network: nn.Module,
     height: int = 32,
@@ -108,7 +113,11 @@ def compared(
         window,
     )
     expected = literal(model, windows)
-    found = score_occluded_windows(model, windows, torch.arange(expected.shape[1]), **options)
+    found = score_occluded_windows(model, windows, choose_all, **options)
+    clean_scores = model.logits(windows.image)[0].detach()
+    torch.testing.assert_close(
+        found.clean_scores, clean_scores, rtol=0, atol=1e-5 * float(clean_scores.abs().max())
+    )
     spread = (expected.amax(0) - expected.amin(0)).max()
     assert (found.scores - expected).abs().max() <= max(
         1e-4 * spread, 3e-6 * expected.abs().max()
@@ -392,7 +401,7 @@ def test_a_network_at_fault_says_so() -> None:
         score_occluded_windows(
             loaded(Made(forward, **simple())),
             OcclusionWindows(picture(32, 32), picture(32, 32), grid(32, 32, 8, 8), 8),
-            torch.tensor([0]),
+            choose_all,
         )
 
 
@@ -432,7 +441,7 @@ def test_the_embedded_network() -> None:
     windows = OcclusionWindows(picture(96, 80), picture(96, 80, 2), grid(96, 80, 16, 16), 16)
     expected, found = (
         literal(model, windows),
-        score_occluded_windows(model, windows, torch.arange(10)),
+        score_occluded_windows(model, windows, choose_all),
     )
     assert (found.scores - expected).abs().max() <= 1e-4 * (
         expected.amax(0) - expected.amin(0)
@@ -589,7 +598,7 @@ def test_preprocessing_of_the_whole_image_is_run_whole(name: str) -> None:
     image = 0.8 * picture(40, 56)
     windows = OcclusionWindows(image, torch.full_like(image, 0.9), grid(40, 56, 8, 8), 8)
     for _ in range(2):
-        scores = score_occluded_windows(model, windows, torch.tensor([1, 3]))
+        scores = score_occluded_windows(model, windows, lambda _: torch.tensor([1, 3]))
         assert scores.fallback == "preprocess changes more than the covered window"
         torch.testing.assert_close(scores.scores, literal(model, windows)[:, [1, 3]])
 
@@ -599,7 +608,7 @@ def test_preprocessing_of_each_pixel_is_followed() -> None:
     model = load_with(lambda x: x.sqrt() * ramp)
     image = picture(40, 56)
     windows = OcclusionWindows(image, torch.full_like(image, 0.9), grid(40, 56, 8, 8), 8)
-    scores = score_occluded_windows(model, windows, torch.tensor([1, 3]))
+    scores = score_occluded_windows(model, windows, lambda _: torch.tensor([1, 3]))
     assert not scores.fallback
     torch.testing.assert_close(scores.scores, literal(model, windows)[:, [1, 3]])
 

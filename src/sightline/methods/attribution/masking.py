@@ -1,5 +1,6 @@
 """What occlusion and RISE share: fills that hide pixels, class indices, and the figure."""
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -35,12 +36,31 @@ def make_fill_images(image: Tensor, fill: float | str, window: int) -> Tensor:
     )
 
 
-def choose_class_indices(model: Model, label: LabelChoice, image: Tensor) -> Tensor:
-    """Class indices N×L of one label or of L labels. Raises SightlineError for an empty list."""
+def choose_class_indices(
+    model: Model, label: LabelChoice, image: Tensor, logits: Tensor | None = None
+) -> Tensor:
+    """Class indices N×L of one label or of L labels.
+
+    For "top" the model is run unless its `logits` N×classes are given. Raises SightlineError as
+    `check_labels`.
+    """
+    labels = list_label_choices(label)
+    return torch.stack([model.choose(choice, image, logits) for choice in labels], 1)
+
+
+def check_labels(model: Model, label: LabelChoice) -> None:
+    """Raises SightlineError for an empty list and for unknown labels, without running the model."""
+    for choice in list_label_choices(label):
+        if choice != "top":
+            model.index(choice)
+
+
+def list_label_choices(label: LabelChoice) -> Sequence[int | str]:
+    """One label, or a list of them, as a list. Raises SightlineError for an empty one."""
     labels = label if isinstance(label, (tuple, list)) else (label,)
     if not labels:
         raise SightlineError("label is an empty list; give one class or more")
-    return torch.stack([model.choose(choice, image) for choice in labels], 1)
+    return labels
 
 
 def squeeze_single_label(values: dict[str, Tensor], label: LabelChoice) -> dict[str, Tensor]:

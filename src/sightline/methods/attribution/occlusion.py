@@ -10,6 +10,7 @@ from sightline.images.plotting.figures import Heatmap
 from sightline.methods.attribution.masking import (
     FillKind,
     LabelChoice,
+    check_labels,
     choose_class_indices,
     describe_score_panel,
     draw_score_panel,
@@ -92,22 +93,25 @@ def occlusion(
     positions = [(row, column) for row in row_starts for column in column_starts]
 
     fills = make_fill_images(image, fill, window)
-    index = choose_class_indices(model, label, image)
-    with torch.no_grad():
-        clean_scores = model.run(image, ["logits"])["logits"].gather(1, index).cpu()
+    check_labels(model, label)
     runs: list[OcclusionScores] = []
-    for i, image_index in enumerate(index):
-        windows = OcclusionWindows(image[i : i + 1], fills[i : i + 1], positions, window)
+    for single_image, single_fill in zip(image.split(1), fills.split(1), strict=True):
+
+        def choose_labels(logits: Tensor, single_image: Tensor = single_image) -> Tensor:
+            return choose_class_indices(model, label, single_image, logits)[0]
+
         runs.append(
             score_occluded_windows(
                 model,
-                windows,
-                image_index,
+                OcclusionWindows(single_image, single_fill, positions, window),
+                choose_labels,
                 batch=batch,
                 gigabytes=memory,
                 incremental=incremental,
             )
         )
+    index = torch.stack([run.label_indices for run in runs])
+    clean_scores = torch.stack([run.clean_scores for run in runs]).cpu()
     occluded_scores = torch.stack([run.scores.T.cpu() for run in runs])  # N×L×windows
     grid = (len(row_starts), len(column_starts))
     drop = clean_scores[:, :, None, None] - occluded_scores.unflatten(2, grid)

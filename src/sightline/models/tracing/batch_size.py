@@ -6,9 +6,10 @@ the network itself. What was timed is kept for each model, size of the image, ki
 number of threads. Results depend on the number only to rounding.
 """
 
+import math
 import time
 from collections.abc import Callable, Hashable
-from math import prod
+from itertools import pairwise
 from weakref import WeakKeyDictionary
 
 import torch
@@ -21,10 +22,10 @@ from sightline.models.model import Model
 # for a convolution's workspace.
 MAPS_KEPT_WITHOUT_GRADIENTS = 3
 
-# Measured on five networks: once a layer's output is much larger than this, a processor takes up to
-# a third longer for each image. The output no longer fits the caches, and is new memory every time.
-# It decides where there is too little to do for a timing.
-CACHE_FRIENDLY_BYTES = 16e6
+# Measured on eight networks, with 1 to 16 images: about the largest output of a layer with which an
+# image takes least time. Fewer images wait longer for single operations, and the outputs of more
+# no longer fit the caches. It decides where there is too little to do for a timing.
+CACHE_FRIENDLY_BYTES = 24e6
 
 # The share of the images to run that the timing may cost.
 MAX_TIMED_SHARE = 0.1
@@ -130,13 +131,24 @@ def choose_batch_size(
         return min(max_batch, search.fastest_size)
     largest_output = max(list_output_bytes(model, image), default=1)
     cache_friendly = max(1, int(CACHE_FRIENDLY_BYTES / largest_output))
-    return min(max_batch, max(cache_friendly, search.fastest_size))
+    size = min(max_batch, max(cache_friendly, search.fastest_size))
+    return min(max_batch, spread_evenly(image_count, size))
+
+
+def spread_evenly(count: int, size: int) -> int:
+    """A number near `size`: the largest of as many batches as `count` images make about evenly."""
+    batch_count = max(1, round(count / size))
+    return math.ceil(count / batch_count)
 
 
 def split_into_batches(count: int, size: int) -> list[range]:
-    """The numbers below `count` in their order, `size` at a time."""
-    numbers = range(count)
-    return [numbers[start : start + size] for start in numbers[::size]]
+    """The numbers below `count` in their order, at most `size` at a time, and about evenly.
+
+    A last batch of a single image would take twice as long for it.
+    """
+    batch_count = math.ceil(count / size)
+    bounds = [count * number // max(1, batch_count) for number in range(batch_count + 1)]
+    return [range(start, end) for start, end in pairwise(bounds)]
 
 
 def run_without_gradient(model: Model, images: Tensor) -> None:
@@ -187,6 +199,7 @@ def estimate_max_batch(
 
 def list_output_bytes(model: Model, image: Tensor) -> list[float]:
     """The size in bytes of every layer's output for one image as large as this one."""
-    area_ratio = prod(image.shape[-2:]) / model.size**2
+    area_ratio = math.prod(image.shape[-2:]) / model.size**2
     bytes_per_number = model.mean.element_size()
-    return [bytes_per_number * area_ratio * prod(layer.shape) for layer in model.layers.values()]
+    bytes_per_position = bytes_per_number * area_ratio
+    return [bytes_per_position * math.prod(layer.shape) for layer in model.layers.values()]

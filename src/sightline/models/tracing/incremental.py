@@ -16,7 +16,7 @@ and never more than 64 windows. How many of these are fastest is found by timing
 """
 
 import logging
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from math import prod
 from weakref import WeakKeyDictionary
 
@@ -67,16 +67,21 @@ MAX_WINDOWS_AT_ONCE = 64
 _REFUSALS: WeakKeyDictionary[Model, dict[Hashable, str]] = WeakKeyDictionary()
 
 
+# Gives the indices of the labels whose scores are asked for, from the clean image's logits
+# 1×classes.
+ChooseLabels = Callable[[Tensor], Tensor]
+
+
 def score_occluded_windows(
     model: Model,
     windows: OcclusionWindows,
-    label_indices: Tensor,
+    choose_labels: ChooseLabels,
     *,
     batch: int | None = None,
     gigabytes: float = 1.0,
     incremental: bool = True,
 ) -> OcclusionScores:
-    """Scores of the labels with each window covered.
+    """Scores of the labels with each window covered, and with nothing covered.
 
     Equals running every covered image whole, to rounding. That is what is done where the network
     can't be followed incrementally, or where it would not pay; `fallback` says why.
@@ -85,6 +90,7 @@ def score_occluded_windows(
     None for as many whole images as are fastest and fit into `gigabytes`, or as many patches as
     fit.
     """
+    model.probe_at_size_of(windows.image)
     fallback = "incremental=False" if not incremental else ""
     if len(windows.positions) == 1:
         fallback = "there is one window"
@@ -98,21 +104,40 @@ def score_occluded_windows(
             try:
                 with model.lock:
                     occlusion = IncrementalOcclusion(model, windows, batch, gigabytes)
-                    return occlusion.score_windows(label_indices)
+                    return occlusion.score_windows(choose_labels)
             except IncrementalUnsupported as reason:
                 fallback = str(reason)
                 refusals[question] = fallback
                 logger.debug("%s: occluded images are run whole: %s", model.name, fallback)
-        count = len(windows.positions)
         # One number for all windows: the last bit of a score depends on it, and the recipe has it.
         batch = batch or choose_batch_size(
-            model, windows.image, gigabytes, image_count=count, gradients=False
+            model,
+            windows.image,
+            gigabytes,
+            image_count=1 + len(windows.positions),
+            gradients=False,
         )
-        batches = split_into_batches(count, batch)
-        scores = [
-            logits[:, label_indices] for logits in run_occluded_images(model, windows, batches)
-        ]
-        return OcclusionScores(torch.cat(scores), 0.0, 1.0, fallback, batch)
+        scores = score_windows_whole(model, windows, choose_labels, batch)
+        return scores._replace(fallback=fallback)
+
+
+def score_windows_whole(
+    model: Model, windows: OcclusionWindows, choose_labels: ChooseLabels, batch: int
+) -> OcclusionScores:
+    """Scores by running every covered image as a whole, and the clean one among the first."""
+    indices: list[int | None] = [None, *range(len(windows.positions))]
+    batches = [
+        [indices[number] for number in numbers]
+        for numbers in split_into_batches(len(indices), batch)
+    ]
+    label_indices = torch.empty(0)
+    scores: list[Tensor] = []
+    for logits in run_occluded_images(model, windows, batches):
+        if not scores:
+            label_indices = choose_labels(logits[:1])
+        scores.append(logits[:, label_indices])
+    clean_scores, window_scores = torch.cat(scores).split([1, len(windows.positions)])
+    return OcclusionScores(label_indices, clean_scores[0], window_scores, 0.0, 1.0, batch=batch)
 
 
 def estimate_multiply_adds(model: Model, image: Tensor) -> float:
@@ -162,13 +187,13 @@ class IncrementalOcclusion:
             if not torch.allclose(prepared, expected, rtol=1e-5, atol=1e-6):
                 raise IncrementalUnsupported("preprocess changes more than the covered window")
 
-    def score_windows(self, label_indices: Tensor) -> OcclusionScores:
-        """Scores of all windows, windows×labels.
+    def score_windows(self, choose_labels: ChooseLabels) -> OcclusionScores:
+        """Scores of all windows, windows×labels, and of the clean image.
 
         Raises IncrementalUnsupported where the network can't be followed, or it would not pay.
         """
         positions = np.array(self.windows.positions)
-        survey = self.run_survey(positions)
+        survey, clean_logits = self.run_survey(positions)
         if not survey.layer_costs or survey.speedup < MIN_SPEEDUP:
             raise IncrementalUnsupported(
                 f"it would save too little: {survey.speedup:.2f} times fewer multiply-adds; "
@@ -182,7 +207,9 @@ class IncrementalOcclusion:
             self.windows.positions, survey.layer_costs, operation_cost + weight_cost, max_batch
         )
 
-        scores = self.clean_image.tensor.new_empty(len(positions), len(label_indices))
+        label_indices = choose_labels(clean_logits)
+        clean_scores = clean_logits[0, label_indices]
+        scores = clean_scores.new_empty(len(positions), len(label_indices))
         spent_cost = survey.full_cost
         localized_cost = 0.0
         for indices in groups:
@@ -191,22 +218,28 @@ class IncrementalOcclusion:
             patches = self.windows.crop_windows(indices, self.fill)
             start_maps = PatchedMaps(self.clean_image, regions, patches)
             logits = self.compute_logits(batch_pass, start_maps)
-            scores[indices] = logits[:, label_indices].to(scores.dtype)
+            scores[indices] = logits[:, label_indices]
             spent_cost += batch_pass.spent_cost * len(indices)
             localized_cost += batch_pass.localized_cost * len(indices)
         whole_cost = survey.full_cost * len(positions)
-        return OcclusionScores(scores, localized_cost / whole_cost, whole_cost / spent_cost)
+        localized_share = localized_cost / whole_cost
+        speedup_bound = whole_cost / spent_cost
+        return OcclusionScores(label_indices, clean_scores, scores, localized_share, speedup_bound)
 
-    def run_survey(self, positions: IndexArray) -> OcclusionPass:
+    def run_survey(self, positions: IndexArray) -> tuple[OcclusionPass, Tensor]:
         """The pass that computes the clean maps and the regions of every distinct top and left.
 
-        Raises IncrementalUnsupported as soon as it is clear that it would not pay.
+        Returns the clean image's logits 1×classes as well. Raises IncrementalUnsupported as soon as
+        it is clear that it would not pay, and for an image that the network has no scores for.
         """
         network_cost = estimate_multiply_adds(self.model, self.windows.image)
         survey = OcclusionPass({}, SURVEY_BATCH_SIZE, survey=True, network_cost=network_cost)
         regions = self.locate_window_regions(np.unique(positions[:, 0]), np.unique(positions[:, 1]))
-        self.compute_logits(survey, PatchedMaps(self.clean_image, regions))
-        return survey
+        logits = self.compute_logits(survey, PatchedMaps(self.clean_image, regions))
+        is_whole_batch = len(logits) == survey.image_count
+        if not is_whole_batch or bool(logits.isnan().any()):
+            raise IncrementalUnsupported("there are no scores for this image")
+        return survey, logits[:1]
 
     def locate_window_regions(self, tops: IndexArray, lefts: IndexArray) -> ChangedRegions:
         """The windows themselves as regions of the image."""

@@ -14,6 +14,8 @@ class OcclusionScores(NamedTuple):
     """Scores of covered images, and how they were computed.
 
     Attributes:
+        label_indices: of the labels.
+        clean_scores: of the image with nothing covered, one for each label.
         scores: windows×labels.
         localized_share: share of the network's multiply-adds that were computed incrementally.
         speedup_bound: multiply-adds of running every covered image whole over those spent.
@@ -21,6 +23,8 @@ class OcclusionScores(NamedTuple):
         batch: how many covered images were run whole at once; 0 if incrementally.
     """
 
+    label_indices: Tensor
+    clean_scores: Tensor
     scores: Tensor
     localized_share: float
     speedup_bound: float
@@ -52,20 +56,28 @@ class OcclusionWindows:
             crops.append(source[:, :, top : top + self.side, left : left + self.side])
         return torch.cat(crops)
 
-    def occlude_windows(self, window_indices: Sequence[int]) -> Tensor:
-        """Copies of the image, each with one of these windows covered, windows×3×H×W."""
+    def occlude_windows(self, window_indices: Sequence[int | None]) -> Tensor:
+        """Copies of the image, each with one of these windows covered, windows×3×H×W.
+
+        None leaves the image as it is.
+        """
         images = self.image.repeat(len(window_indices), 1, 1, 1)
-        fills = self.crop_windows(window_indices, self.fill)
-        for image, fill, index in zip(images, fills, window_indices, strict=True):
-            top, left = self.positions[index]
-            image[:, top : top + self.side, left : left + self.side] = fill
+        for image, index in zip(images, window_indices, strict=True):
+            if index is not None:
+                top, left = self.positions[index]
+                rows = slice(top, top + self.side)
+                cols = slice(left, left + self.side)
+                image[:, rows, cols] = self.fill[0, :, rows, cols]
         return images
 
 
 def run_occluded_images(
-    model: Model, windows: OcclusionWindows, batches: Iterable[Sequence[int]]
+    model: Model, windows: OcclusionWindows, batches: Iterable[Sequence[int | None]]
 ) -> Iterator[Tensor]:
-    """Logits of the covered images of each batch of window indices, run whole."""
+    """Logits of the covered images of each batch of window indices, run whole.
+
+    None stands for the image with nothing covered.
+    """
     for indices in batches:
         images = windows.occlude_windows(indices)
         yield model.run(images, ["logits"])["logits"]
