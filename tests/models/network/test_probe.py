@@ -423,3 +423,89 @@ def test_a_layer_that_is_run_twice_for_a_whole_batch_is_not_run_in_turn() -> Non
     network = Twice(all_in_turn=False)
     findings = probe_network(network, IMAGES, replace(HINTS, network=network))
     assert (findings.runs_one_by_one, findings.notes) == (False, ())
+
+
+# ── with and without autograd ──
+
+
+def test_two_images_are_run_without_autograd_and_one_with_it() -> None:
+    runs: list[tuple[int, bool]] = []
+
+    def run(images: Tensor) -> Tensor:
+        runs.append((len(images), torch.is_grad_enabled() and images.requires_grad))
+        return CLASSIFIER(images)
+
+    assert probe_network(run, IMAGES, HINTS).head is not None
+    assert runs == [(2, False), (1, True)]
+
+
+def test_a_network_that_answers_otherwise_under_autograd_does_not_depend_on_its_batch() -> None:
+    def run(images: Tensor) -> Tensor:
+        return CLASSIFIER(images) + (3.0 if torch.is_grad_enabled() else 0.0)
+
+    findings = probe_network(run, IMAGES, HINTS)
+    assert findings.head is not None
+    assert not findings.runs_one_by_one
+    assert findings.notes == ()
+
+
+@pytest.mark.parametrize("is_mixed", [False, True])
+def test_a_network_that_takes_a_gradient_itself_takes_several_images(is_mixed: bool) -> None:
+    def run(images: Tensor) -> Tensor:
+        try:
+            (gradient,) = torch.autograd.grad(CLASSIFIER(images).square().sum(), images)
+        except RuntimeError as error:
+            raise SightlineError(str(error)) from error
+        scores = CLASSIFIER(gradient)
+        return scores - scores.mean(0) if is_mixed else scores
+
+    findings = probe_network(run, IMAGES, HINTS)
+    assert findings.head is not None
+    assert SINGLE_IMAGE_NOTE not in findings.notes
+    assert findings.runs_one_by_one == is_mixed
+
+
+def test_a_network_that_writes_to_its_images_is_given_the_same_ones_again() -> None:
+    def run(images: Tensor) -> Tensor:
+        with torch.no_grad():
+            images.mul_(0.5)
+        return CLASSIFIER(images)
+
+    before = IMAGES.clone()
+    findings = probe_network(run, IMAGES, HINTS)
+    assert torch.equal(IMAGES, before)
+    assert findings.head is not None
+    assert findings.notes == ()
+
+
+def test_the_layers_are_those_of_the_single_image() -> None:
+    findings = probe_network(CLASSIFIER, IMAGES, HINTS)
+    assert [(name, layer.kind, layer.shape) for name, layer in findings.layers.items()] == [
+        ("0", "Conv2d", (4, 10, 18)),
+        ("1", "ReLU", (4, 10, 18)),
+        ("2", "AdaptiveAvgPool2d", (4, 1, 1)),
+        ("3", "Flatten", (4,)),
+        ("4", "Linear", (5,)),
+    ]
+    assert all(layer.batch == 1 for layer in findings.layers.values())
+
+    def fail(images: Tensor) -> Tensor:
+        CLASSIFIER(images)
+        raise SightlineError("never ends")
+
+    assert probe_network(fail, IMAGES, HINTS).layers == {}
+
+
+def test_a_network_that_fails_when_it_is_asked_again() -> None:
+    answers: list[Tensor] = []
+
+    def run(images: Tensor) -> Tensor:
+        if len(answers) in (2, 5):
+            answers.append(torch.empty(0))
+            raise SightlineError("not a third time")
+        answers.append(torch.rand(len(images), 5, generator=torch.Generator().manual_seed(4)))
+        return answers[-1] + len(answers)
+
+    findings = probe_network(run, IMAGES, HINTS)
+    assert findings.head is None
+    assert "not a third time" in str(findings.head_error)

@@ -158,12 +158,12 @@ class Probe:
                 return replace(findings, head=head, runs_one_by_one=True, notes=notes)
             head = recognize_output_head(together, PROBE_COUNT, hints)
             head = replace(head, batch_axis=_find_batch_axis(head, apart, hints))
+            if in_turn:
+                notes = (*notes, IN_TURN_NOTE)
+            complete = replace(findings, head=head, notes=notes)
+            return self.compare_answers(complete, together, apart, kept)
         except SightlineError as error:
             return replace(findings, head_error=error)
-        if in_turn:
-            notes = (*notes, IN_TURN_NOTE)
-        findings = replace(findings, head=head, notes=notes)
-        return self.compare_answers(findings, together, apart, kept)
 
     def compare_answers(
         self,
@@ -193,8 +193,10 @@ class Probe:
             if has_one_layout or not is_same(self.run_apart(self.run_plainly), apart):
                 return random_findings
             return replace(findings, notes=(), needs_plain_layout=True)
-        if self.with_gradient and is_same(together, self.run_without_gradient()):
-            return findings  # it answers otherwise where autograd follows it
+        if self.with_gradient:
+            without_gradient = _run_or_none(self.run_without_gradient)
+            if without_gradient is not None and is_same(together, without_gradient):
+                return findings  # it answers otherwise where autograd follows it
         return replace(findings, runs_one_by_one=True, notes=(*findings.notes, ONE_BY_ONE_NOTE))
 
     def run_together(self) -> tuple[Any, CallLengths]:
@@ -204,10 +206,10 @@ class Probe:
         A network that needs autograd itself is run once more with it.
         """
         with torch.no_grad(), watch_calls(self.hints.network) as calls:
-            output = _run_or_none(self.run, self.images.clone())
+            output = _run_or_none(lambda: self.run(self.images.clone()))
         if output is None and self.with_gradient:
             with torch.enable_grad(), watch_calls(self.hints.network) as calls:
-                output = _run_or_none(self.run, self.images.detach().requires_grad_())
+                output = _run_or_none(lambda: self.run(self.images.detach().requires_grad_()))
         return output, calls
 
     def run_apart(self, run: Callable[[Tensor], Any]) -> Any:
@@ -296,10 +298,10 @@ def _is_last_answer_same(outputs: Any, other_outputs: Any, head: OutputHead) -> 
     return is_same_for_one_image(answers[0], answers[1], tolerance)
 
 
-def _run_or_none(run: Callable[[Tensor], Any], images: Tensor) -> Any:
-    """The output, or None where the network can't take these images together."""
+def _run_or_none(run: Callable[[], Any]) -> Any:
+    """The output, or None where the network fails."""
     try:
-        return run(images)
+        return run()
     except SightlineError:
         return None
 
