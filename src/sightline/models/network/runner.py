@@ -182,6 +182,11 @@ class NetworkRunner:
         return self.mean.shape[1] == 1 and self._preprocess is None
 
     @property
+    def has_preprocess_function(self) -> bool:
+        """Whether a function prepares images in place of normalization, which is for each pixel."""
+        return self._preprocess is not None
+
+    @property
     def has_further_inputs(self) -> bool:
         """Whether the network is given more than the image."""
         return callable(self._inputs.extra) or bool(self._inputs.extra)

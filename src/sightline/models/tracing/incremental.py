@@ -143,9 +143,10 @@ def score_windows_whole(
 def estimate_multiply_adds(model: Model, image: Tensor) -> float:
     """About the multiply-adds of one image, those of the linear layers and convolutions."""
     area_ratio = prod(image.shape[-2:]) / prod(model.image_size)
+    modules = dict(model.network.named_modules())
     total = 0.0
     for layer in model.layers.values():
-        module = None if layer.step else model.module(layer.name)
+        module = modules.get(layer.name.split(":")[0])
         weight = getattr(module, "weight", None)
         if isinstance(module, (nn.Linear, nn.Conv2d)) and isinstance(weight, Tensor):
             total += layer.batch * prod(layer.shape) * weight.numel() / max(1, len(weight))
@@ -177,6 +178,8 @@ class IncrementalOcclusion:
 
         A blur or a division by the image's own contrast does, which `preprocess` may hold.
         """
+        if not self.model.has_preprocess_function:
+            return
         for index in (0, len(self.windows.positions) - 1):
             top, left = self.windows.positions[index]
             rows = slice(top, top + self.windows.side)

@@ -33,7 +33,7 @@ MIN_SPEEDUP = 1.2
 
 # Where so large a share of the network ran on whole maps without a break, as behind attention, the
 # rest will as well.
-HOPELESS_SHARE = 0.25
+HOPELESS_SHARE = 0.1
 
 
 class IncrementalUnsupported(RuntimeError):  # noqa: N818 - not an error: the ordinary run takes over
