@@ -319,3 +319,62 @@ def test_no_strip_is_left_at_an_edge(window: int, stride: int) -> None:
     assert bool((values["attribution"][0, -1, :window] > 0).all())
     assert bool((values["attribution"][0, :window, -1] > 0).all())
     assert float(values["attribution"][0, -1, -1]) > 0
+
+
+def count_images(net: nn.Module, *, incremental: bool, label: object) -> list[int]:
+    """How many images the network saw in each pass of one occlusion, once it is known."""
+    model = loaded(net)
+    assert model.findings.head is not None
+    lengths: list[int] = []
+    normalize = model.normalize
+
+    def count(image: Tensor) -> Tensor:
+        lengths.append(len(image))
+        return normalize(image)
+
+    model.normalize = count  # type: ignore[method-assign]
+    options = {"window": 5, "stride": 4, "batch": 6, "incremental": incremental}
+    sl.occlusion(model, pictures(1), label=label, **options)
+    return lengths
+
+
+def test_the_clean_image_is_among_the_covered_ones() -> None:
+    """4×5 windows and the image itself, in four batches of about one size; "top" costs nothing."""
+    for label in (2, "top", ("top", "bee")):
+        assert count_images(network(), incremental=False, label=label) == [5, 5, 5, 6]
+
+
+def test_incremental_occlusion_runs_no_image_whole() -> None:
+    assert set(count_images(network(), incremental=True, label="top")) == {1}  # prepared, not run
+
+
+def test_an_unknown_label_is_refused_before_the_network_runs() -> None:
+    model = loaded(network())
+    assert model.findings.head is not None
+    calls: list[object] = []
+    model.network.register_forward_pre_hook(lambda *_: calls.append(0))
+    for label in ("wasp", ("top", "wasp"), 4):
+        with pytest.raises(sl.SightlineError, match=r"wasp|4"):
+            sl.occlusion(model, pictures(1), label=label)
+    assert calls == []
+
+
+@pytest.mark.parametrize("incremental", [True, False])
+def test_an_image_without_scores_does_not_spoil_the_next(incremental: bool) -> None:
+    """NaN is refused, with the layer; an image of the same size is then followed as before."""
+
+    class Root(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return (x + 0.9).sqrt()
+
+    model = loaded(nn.Sequential(Root(), *network()))
+    bright = 0.5 + 0.5 * pictures(1)
+    dark = bright.clone()
+    dark[:, 2, 9, 4] = 0.0
+    options = {"window": 5, "stride": 4, "label": 1, "incremental": incremental}
+    with pytest.raises(sl.SightlineError, match=r"gives NaN for this image .*layer with NaN is 0"):
+        sl.occlusion(model, dark, **options)
+    values = sl.occlusion(model, bright, **options).values
+    assert (values["incremental"] > 0) == incremental
+    fresh = sl.occlusion(loaded(nn.Sequential(Root(), *network())), bright, **options).values
+    assert torch.equal(values["drop"], fresh["drop"])

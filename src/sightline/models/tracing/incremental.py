@@ -66,7 +66,6 @@ MAX_WINDOWS_AT_ONCE = 64
 # finds it out takes as long as a few images.
 _REFUSALS: WeakKeyDictionary[Model, dict[Hashable, str]] = WeakKeyDictionary()
 
-
 # Gives the indices of the labels whose scores are asked for, from the clean image's logits
 # 1×classes.
 ChooseLabels = Callable[[Tensor], Tensor]
@@ -233,15 +232,16 @@ class IncrementalOcclusion:
         """The pass that computes the clean maps and the regions of every distinct top and left.
 
         Returns the clean image's logits 1×classes as well. Raises IncrementalUnsupported as soon as
-        it is clear that it would not pay, and for an image that the network has no scores for.
+        it is clear that it would not pay, and SightlineError for logits that are NaN.
         """
         network_cost = estimate_multiply_adds(self.model, self.windows.image)
         survey = OcclusionPass({}, SURVEY_BATCH_SIZE, survey=True, network_cost=network_cost)
         regions = self.locate_window_regions(np.unique(positions[:, 0]), np.unique(positions[:, 1]))
         logits = self.compute_logits(survey, PatchedMaps(self.clean_image, regions))
-        is_whole_batch = len(logits) == survey.image_count
-        if not is_whole_batch or bool(logits.isnan().any()):
-            raise IncrementalUnsupported("there are no scores for this image")
+        if len(logits) != survey.image_count:
+            raise IncrementalUnsupported("there are more or fewer scores than images")
+        if bool(logits.isnan().any()):
+            self.model.run(self.windows.image, ["logits"])  # says what is wrong
         return survey, logits[:1]
 
     def locate_window_regions(self, tops: IndexArray, lefts: IndexArray) -> ChangedRegions:
