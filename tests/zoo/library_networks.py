@@ -104,6 +104,8 @@ TORCHVISION_SEGMENTATION = """
     deeplabv3_mobilenet_v3_large fcn_resnet50 lraspp_mobilenet_v3_large
 """
 DETECTOR_SIDE = 96
+# With random weights everything is an object, and each takes as long as a small network.
+FEW_OBJECTS = {"rpn_post_nms_top_n_test": 24, "box_detections_per_img": 6}
 SMALLEST_INCEPTION = 96
 # Nothing is downloaded, and few classes.
 UNTRAINED = {"weights": None, "num_classes": CLASSES}
@@ -128,8 +130,10 @@ def list_torchvision_networks() -> dict[str, LibraryNetwork]:
     )
     networks["torchvision/vit"] = LibraryNetwork(transformer)
     for name in TORCHVISION_DETECTORS.split():
-        sizes = {} if name.startswith("ssd") else {"min_size": DETECTOR_SIDE}
-        build = partial(build_torchvision, name, weights_backbone=None, **sizes)
+        options = {} if name.startswith("ssd") else {"min_size": DETECTOR_SIDE}
+        if "rcnn" in name:
+            options |= FEW_OBJECTS
+        build = partial(build_torchvision, name, weights_backbone=None, **options)
         networks[f"torchvision/{name}"] = LibraryNetwork(build, side=DETECTOR_SIDE)
     for name in TORCHVISION_SEGMENTATION.split():
         build = partial(build_torchvision, name, weights_backbone=None)

@@ -237,7 +237,7 @@ class Model(NetworkRunner):
             listing.run_forward_pass(lambda: self.run_network(self.blank()))
             return listing.layers
 
-        with self.lock, torch.no_grad():
+        with self.lock, torch.inference_mode(False), torch.no_grad():
             self.settle_inputs()
             return self.repeat_in_plain_layout(list_once)
 
@@ -362,7 +362,9 @@ class Model(NetworkRunner):
                 return self.run_network(images)
 
         # Found once, so not under the backward rules and paddings of a single run.
-        with self.lock, suspend_overrides(), make_tensors_on_cpu():
+        # Weights that are laid out anew in inference mode would never have a gradient.
+        without_inference_mode = torch.inference_mode(False)
+        with self.lock, suspend_overrides(), make_tensors_on_cpu(), without_inference_mode:
             self.settle_inputs()
             findings = probe_network(run, images, hints, None if is_plain else run_plainly)
             if findings.needs_plain_layout:
@@ -376,7 +378,7 @@ class Model(NetworkRunner):
         if self._target_head is None and self.findings.head is None and size != self.image_size:
             findings = self._probe(size)
             if findings.head is not None:
-                self.findings = replace(findings, layers={})  # layers have the network's own size
+                self.findings = replace(findings, layers=self.findings.layers)
 
     @property
     def head(self) -> Head:

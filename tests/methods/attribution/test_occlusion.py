@@ -344,8 +344,8 @@ def test_the_clean_image_is_among_the_covered_ones() -> None:
         assert count_images(network(), incremental=False, label=label) == [5, 5, 5, 6]
 
 
-def test_incremental_occlusion_runs_no_image_whole() -> None:
-    assert set(count_images(network(), incremental=True, label="top")) == {1}  # prepared, not run
+def test_incremental_occlusion_prepares_single_images_only() -> None:
+    assert set(count_images(network(), incremental=True, label="top")) == {1}
 
 
 def test_an_unknown_label_is_refused_before_the_network_runs() -> None:

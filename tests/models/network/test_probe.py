@@ -500,8 +500,7 @@ def test_a_network_that_fails_when_it_is_asked_again() -> None:
     answers: list[Tensor] = []
 
     def run(images: Tensor) -> Tensor:
-        if len(answers) in (2, 5):
-            answers.append(torch.empty(0))
+        if len(answers) > 1:
             raise SightlineError("not a third time")
         answers.append(torch.rand(len(images), 5, generator=torch.Generator().manual_seed(4)))
         return answers[-1] + len(answers)

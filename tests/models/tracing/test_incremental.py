@@ -680,3 +680,86 @@ def test_a_whole_branch_beside_a_localized_one_does_not_end_the_survey() -> None
     assert result.values["incremental"] > 0.9
     whole = sl.occlusion(model, image, label=1, window=8, stride=8, incremental=False)
     torch.testing.assert_close(result.values["drop"], whole.values["drop"], rtol=1e-3, atol=1e-5)
+
+
+# ── what goes on behind the stand-in's back ──
+
+
+def scale_through_view(n: Any, x: Tensor) -> Tensor:
+    maps = F.group_norm(n.conv(x), 2)
+    flat = maps.view(len(maps), -1)
+    flat -= flat.min(1, keepdim=True)[0]
+    flat /= flat.max(1, keepdim=True)[0]
+    return n.fc(maps.mean((2, 3)))
+
+
+def read_by_strides(n: Any, x: Tensor) -> Tensor:
+    maps = n.conv(x).relu().contiguous()
+    batch, channels, height, width = maps.shape
+    strides = (channels * height * width, height * width, width, 1)
+    return n.fc(maps.as_strided((batch, channels, height - 3, width), strides).mean((2, 3)))
+
+
+def exchange_data(n: Any, x: Tensor) -> Tensor:
+    maps = n.conv(x).relu()
+    maps.data = maps * 2 + 1
+    return n.fc(maps.square().mean((2, 3)))
+
+
+def multiply_by_zeros(n: Any, x: Tensor) -> Tensor:
+    maps = n.conv(x).relu()
+    positive = (maps * 0.0 + 1e-30).sign() * torch.copysign(torch.ones(()), torch.tensor(0.0))
+    return n.fc(
+        (torch.where(torch.signbit(maps * -0.0 - 0.0), -maps, maps) * positive).mean((2, 3))
+    )
+
+
+def require_plain_tensor(n: Any, x: Tensor) -> Tensor:
+    if type(x) is not Tensor:
+        raise ValueError("only plain tensors")
+    return n.fc(n.conv(x).relu().mean((2, 3)))
+
+
+@pytest.mark.parametrize(
+    "forward",
+    [scale_through_view, read_by_strides, exchange_data, multiply_by_zeros, require_plain_tensor],
+    ids=lambda forward: forward.__name__,
+)
+def test_what_a_stand_in_can_not_follow_is_run_whole(forward: Any) -> None:
+    compared(Made(forward, conv=nn.Conv2d(3, 6, 3), fc=nn.Linear(6, 5)))
+
+
+@pytest.mark.parametrize("pool", ["mean", "avg_pool2d"])
+def test_sums_beyond_half_precision(pool: str) -> None:
+    def forward(n: Any, x: Tensor) -> Tensor:
+        maps = 3000 * n.conv(x).relu()
+        pooled = maps.mean((2, 3)) if pool == "mean" else F.avg_pool2d(maps, 8).mean((2, 3))
+        return n.fc(pooled / 3000)
+
+    network = lively(Made(forward, conv=nn.Conv2d(3, 6, 3, padding=1), fc=nn.Linear(6, 5)))
+    image, fill = picture(64, 64), picture(64, 64, 2)
+    windows = OcclusionWindows(image, fill, grid(64, 64, 16, 16), 16)
+    model = sl.load(network.half(), size=64)
+    found = score_occluded_windows(model, windows, choose_all)
+    assert found.localized_share > 0.3
+    expected = literal(model, windows).float()
+    assert (found.scores.float() - expected).abs().max() < 0.02 * expected.abs().max()
+
+
+def test_infinite_numbers_leave_the_next_image_as_it_was() -> None:
+    def forward(n: Any, x: Tensor) -> Tensor:
+        maps = n.conv(x.clamp(min=0))
+        scores = n.fc(maps.mean((2, 3))) + 0.0
+        bright = (1 / (2.6 - x).relu()).mean((2, 3))
+        return torch.cat([scores, bright[:, :1]], 1)
+
+    model = loaded(Made(forward, conv=nn.Conv2d(3, 6, 3), fc=nn.Linear(6, 5)))
+    calm = 0.2 + 0.5 * picture(32, 32)
+    glaring = calm.clone()
+    glaring[:, :, 12, 12] = 1.0
+    fill = torch.full_like(calm, 0.5)
+    for image in (glaring, calm):
+        windows = OcclusionWindows(image, fill, grid(32, 32, 8, 8), 8)
+        found = score_occluded_windows(model, windows, choose_all)
+        torch.testing.assert_close(found.scores, literal(model, windows), rtol=1e-4, atol=1e-4)
+    assert not found.fallback

@@ -127,8 +127,9 @@ class Probe:
         run_plainly: does so in torch's default memory layout; `run` itself where that is the same.
         images: the probe images.
         hints: what is known of the output.
-        with_gradient: whether autograd follows the pass of the single image. That of both needs no
-            gradient, and takes half the time without.
+        with_gradient: whether autograd follows the pass of the single image.
+        both_with_gradient: whether it follows that of both as well. This takes longer, and matters
+            only for networks that answer otherwise without.
     """
 
     run: Callable[[Tensor], Any]
@@ -136,6 +137,7 @@ class Probe:
     images: Tensor
     hints: HeadHints
     with_gradient: bool
+    both_with_gradient: bool = False
 
     def compare_runs(self) -> NetworkFindings:
         """What the runs show."""
@@ -188,15 +190,13 @@ class Probe:
             if keeps_more and not is_same(self.run_apart(self.run), apart):
                 return random_findings
             return findings
+        if self.with_gradient and not self.both_with_gradient:
+            return replace(self, both_with_gradient=True).compare_runs()
         if not is_same(self.run_apart(self.run), apart):
             has_one_layout = self.run_plainly is self.run
             if has_one_layout or not is_same(self.run_apart(self.run_plainly), apart):
                 return random_findings
             return replace(findings, notes=(), needs_plain_layout=True)
-        if self.with_gradient:
-            without_gradient = _run_or_none(self.run_without_gradient)
-            if without_gradient is not None and is_same(together, without_gradient):
-                return findings  # it answers otherwise where autograd follows it
         return replace(findings, runs_one_by_one=True, notes=(*findings.notes, ONE_BY_ONE_NOTE))
 
     def run_together(self) -> tuple[Any, CallLengths]:
@@ -205,25 +205,29 @@ class Probe:
 
         A network that needs autograd itself is run once more with it.
         """
-        with torch.no_grad(), watch_calls(self.hints.network) as calls:
-            output = _run_or_none(lambda: self.run(self.images.clone()))
+        output: Any = None
+        calls: CallLengths = {}
+        if not self.both_with_gradient:
+            with torch.no_grad(), watch_calls(self.hints.network) as calls:
+                output = _run_or_none(lambda: self.run(self.images.clone()))
         if output is None and self.with_gradient:
+            leaf = self.images.clone().requires_grad_()
             with torch.enable_grad(), watch_calls(self.hints.network) as calls:
-                output = _run_or_none(lambda: self.run(self.images.detach().requires_grad_()))
+                output = _run_or_none(lambda: self.run(leaf))
         return output, calls
 
     def run_apart(self, run: Callable[[Tensor], Any]) -> Any:
         """The output for the last image alone."""
         if not self.with_gradient:
-            return self.run_without_gradient(run)
+            with torch.no_grad():
+                return run(self.images[-1:].clone())
         with torch.enable_grad():
-            leaf = self.images.detach().requires_grad_()
+            leaf = self.images.clone().requires_grad_()
             return run(leaf[-1:])
 
-    def run_without_gradient(self, run: Callable[[Tensor], Any] | None = None) -> Any:
+    def run_without_gradient(self) -> Any:
         """The output for the last image alone, which autograd does not follow."""
-        with torch.no_grad():
-            return (run or self.run)(self.images[-1:].clone())
+        return replace(self, with_gradient=False).run_apart(self.run)
 
 
 def _choose_scores(

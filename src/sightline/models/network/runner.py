@@ -246,7 +246,8 @@ class NetworkRunner:
         image = image.to(self.mean)
         if self._preprocess is not None:
             with use_default_device_of_user():
-                return call_preprocess(self._preprocess, image)
+                # A copy: it may be handed on as it is to a network that writes to it.
+                return call_preprocess(self._preprocess, image.clone())
         if self.mean.shape[1] == 1:
             image = convert_to_luminance(image)
         normalized = (image - self.mean) / self.std

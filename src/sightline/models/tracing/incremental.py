@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from sightline.errors import get_first_error_line
+from sightline.errors import SightlineError, get_first_error_line, is_out_of_memory
 from sightline.models.model import Model
 from sightline.models.tracing.batch_size import (
     choose_batch_size,
@@ -58,6 +58,10 @@ SURVEY_BATCH_SIZE = 2
 # each weight that is read.
 OPERATION_OVERHEAD = 1e7
 WEIGHT_READ_OVERHEAD = 50
+
+# How far the clean image's logits may be from those of a plain run, as a share of the largest.
+LOGIT_TOLERANCE = 1e-3
+LOW_PRECISION_TOLERANCE = 3e-2
 
 # Most windows that are run at once. Patches are small, so that more are no faster.
 MAX_WINDOWS_AT_ONCE = 64
@@ -106,7 +110,8 @@ def score_occluded_windows(
                     return occlusion.score_windows(choose_labels)
             except IncrementalUnsupported as reason:
                 fallback = str(reason)
-                refusals[question] = fallback
+                if reason.is_lasting:
+                    refusals[question] = fallback
                 logger.debug("%s: occluded images are run whole: %s", model.name, fallback)
         # One number for all windows: the last bit of a score depends on it, and the recipe has it.
         batch = batch or choose_batch_size(
@@ -152,6 +157,18 @@ def estimate_multiply_adds(model: Model, image: Tensor) -> float:
     return area_ratio * total
 
 
+def are_same_logits(followed: Tensor, plain: Tensor) -> bool:
+    """Whether the clean image's logits are the same to rounding."""
+    if followed.shape != plain.shape:
+        return False
+    is_precise = plain.dtype in (torch.float32, torch.float64)
+    tolerance = LOGIT_TOLERANCE if is_precise else LOW_PRECISION_TOLERANCE
+    scale = float(plain.detach().float().nan_to_num(posinf=0, neginf=0).abs().max())
+    return torch.allclose(
+        followed.float(), plain.float(), rtol=0, atol=tolerance * scale, equal_nan=True
+    )
+
+
 class IncrementalOcclusion:
     """The passes over one image."""
 
@@ -179,7 +196,8 @@ class IncrementalOcclusion:
         """
         if not self.model.has_preprocess_function:
             return
-        for index in (0, len(self.windows.positions) - 1):
+        last = len(self.windows.positions) - 1
+        for index in (0, last // 2, last):
             top, left = self.windows.positions[index]
             rows = slice(top, top + self.windows.side)
             cols = slice(left, left + self.windows.side)
@@ -195,7 +213,7 @@ class IncrementalOcclusion:
         Raises IncrementalUnsupported where the network can't be followed, or it would not pay.
         """
         positions = np.array(self.windows.positions)
-        survey, clean_logits = self.run_survey(positions)
+        survey, survey_logits = self.run_survey(positions)
         if not survey.layer_costs or survey.speedup < MIN_SPEEDUP:
             raise IncrementalUnsupported(
                 f"it would save too little: {survey.speedup:.2f} times fewer multiply-adds; "
@@ -209,6 +227,11 @@ class IncrementalOcclusion:
             self.windows.positions, survey.layer_costs, operation_cost + weight_cost, max_batch
         )
 
+        clean_logits = self.model.run(self.windows.image, ["logits"])["logits"]
+        # What a network does to a stand-in out of sight, as by a view that it writes to later, is
+        # wrong without the windows as well.
+        if not are_same_logits(survey_logits, clean_logits):
+            raise IncrementalUnsupported("the network gives other scores where it is followed")
         label_indices = choose_labels(clean_logits)
         clean_scores = clean_logits[0, label_indices]
         scores = clean_scores.new_empty(len(positions), len(label_indices))
@@ -220,6 +243,8 @@ class IncrementalOcclusion:
             patches = self.windows.crop_windows(indices, self.fill)
             start_maps = PatchedMaps(self.clean_image, regions, patches)
             logits = self.compute_logits(batch_pass, start_maps)
+            if bool(logits.isnan().any()):  # an infinite number less another one, or the network's
+                raise IncrementalUnsupported("a covered image has NaN", is_lasting=False)
             scores[indices] = logits[:, label_indices]
             spent_cost += batch_pass.spent_cost * len(indices)
             localized_cost += batch_pass.localized_cost * len(indices)
@@ -232,16 +257,12 @@ class IncrementalOcclusion:
         """The pass that computes the clean maps and the regions of every distinct top and left.
 
         Returns the clean image's logits 1×classes as well. Raises IncrementalUnsupported as soon as
-        it is clear that it would not pay, and SightlineError for logits that are NaN.
+        it is clear that it would not pay.
         """
         network_cost = estimate_multiply_adds(self.model, self.windows.image)
         survey = OcclusionPass({}, SURVEY_BATCH_SIZE, survey=True, network_cost=network_cost)
         regions = self.locate_window_regions(np.unique(positions[:, 0]), np.unique(positions[:, 1]))
         logits = self.compute_logits(survey, PatchedMaps(self.clean_image, regions))
-        if len(logits) != survey.image_count:
-            raise IncrementalUnsupported("there are more or fewer scores than images")
-        if bool(logits.isnan().any()):
-            self.model.run(self.windows.image, ["logits"])  # says what is wrong
         return survey, logits[:1]
 
     def locate_window_regions(self, tops: IndexArray, lefts: IndexArray) -> ChangedRegions:
@@ -269,9 +290,11 @@ class IncrementalOcclusion:
                 output = self.model.call_network(stand_in, occlusion_pass.image_count)
             selected = build_full_outputs(head.select(output))
             return head.read_scores(selected, {}, image_shape)
-        except IncrementalUnsupported:
+        except (IncrementalUnsupported, SightlineError):
             raise
-        except (RuntimeError, TypeError) as error:
+        except Exception as error:
+            if is_out_of_memory(error):
+                raise
             operation = occlusion_pass.last_operation or "the network"
             reason = get_first_error_line(error) or type(error).__name__
             raise IncrementalUnsupported(

@@ -37,7 +37,15 @@ HOPELESS_SHARE = 0.1
 
 
 class IncrementalUnsupported(RuntimeError):  # noqa: N818 - not an error: the ordinary run takes over
-    """The network can't be followed incrementally; the text names the operation."""
+    """The network can't be followed incrementally; the text names the operation.
+
+    Attributes:
+        is_lasting: whether it can't for other images of this size either.
+    """
+
+    def __init__(self, reason: str, *, is_lasting: bool = True) -> None:
+        super().__init__(reason)
+        self.is_lasting = is_lasting
 
 
 @dataclass

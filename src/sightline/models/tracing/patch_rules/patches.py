@@ -367,6 +367,11 @@ def make_call_key(value: Any, get_number: Callable[[Tensor], Any]) -> Any:
     `get_number` gives the number that names a tensor, None for a constant, which its address,
     version and layout name.
     """
+    kind = type(value)
+    if kind is float or kind is bool:
+        return (kind.__name__, repr(value))  # to Python, True is 1, and 0.0 is -0.0
+    if kind in PLAIN_TYPES:
+        return value
     if isinstance(value, Tensor):
         number = get_number(value)
         if number is not None:
@@ -379,10 +384,7 @@ def make_call_key(value: Any, get_number: Callable[[Tensor], Any]) -> Any:
     if isinstance(value, (tuple, list)):
         items = cast(Sequence[Any], value)
         return tuple(
-            [
-                item if type(item) in PLAIN_TYPES else make_call_key(item, get_number)
-                for item in items
-            ]
+            [item if type(item) is int else make_call_key(item, get_number) for item in items]
         )
     return value
 

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 from sightline.models.tracing.patch_rules.patches import PatchedCall, require_patches
@@ -24,5 +25,8 @@ def average_patched_maps(call: PatchedCall, dims: Sequence[int] | None) -> Tenso
     if call.survey:
         return clean_mean.repeat(call.image_count, *[1] * (clean_mean.ndim - 1))
     clean_patches = maps.cut_regions(maps.regions, without_patches=True)
-    change = (require_patches(maps) - clean_patches).sum((-2, -1)) / math.prod(maps.map_size)
-    return clean_mean + change.reshape(len(change), *clean_mean.shape[1:])
+    difference = require_patches(maps) - clean_patches
+    # The sum over many positions may be beyond half precision.
+    wide_dtype = torch.promote_types(difference.dtype, torch.float32)
+    change = difference.sum((-2, -1), dtype=wide_dtype) / math.prod(maps.map_size)
+    return clean_mean + change.to(clean_mean).reshape(len(change), *clean_mean.shape[1:])

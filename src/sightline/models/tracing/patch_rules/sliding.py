@@ -116,13 +116,15 @@ def average_pool_patches(call: PatchedCall) -> PatchedMaps | None:
     )
 
     def pool(windows: Tensor, regions: ChangedRegions) -> Tensor:
-        total = F.avg_pool2d(windows, size, stride, divisor_override=1)
+        # A sum may be beyond half precision.
+        wide_dtype = torch.promote_types(windows.dtype, torch.float32)
+        total = F.avg_pool2d(windows.to(wide_dtype), size, stride, divisor_override=1)
         if divisor:
-            return total / divisor
+            return (total / divisor).to(windows)
         rows = rows_pooled[regions.rows.start[:, None] + np.arange(regions.height)]
         cols = cols_pooled[regions.cols.start[:, None] + np.arange(regions.width)]
         areas = rows[:, None, :, None] * cols[:, None, None, :]
-        return total / torch.from_numpy(areas).to(windows)
+        return (total / torch.from_numpy(areas).to(total)).to(windows)
 
     return slide_window_over_patches(call, window, ZERO_BORDER, pool)
 
