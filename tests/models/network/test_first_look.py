@@ -1,0 +1,116 @@
+"""The first look at a network, by way of a model: in which mode, at which size, on whose image."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import sightline as sl
+
+IMAGES = torch.rand(2, 3, 24, 32, generator=torch.Generator().manual_seed(5))
+
+
+class Small(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv = nn.Conv2d(3, 6, 3)
+        self.fc = nn.Linear(6, 5)
+
+    def score(self, x: Tensor) -> Tensor:
+        return self.fc(F.relu(self.conv(x)).mean((2, 3)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.score(x)
+
+
+class Clipping(Small):
+    """Writes to a weight in each pass, so that the private copy gets weights of its own."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.fc.bias.data.clamp_(-0.01, 0.01)
+        return self.score(x)
+
+
+class Flattening(Small):
+    """Takes images in torch's default layout only."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.score(x) + x.view(len(x), -1)[:, :5]
+
+
+@pytest.mark.parametrize("make", [Small, Clipping, Flattening])
+@pytest.mark.parametrize("question", ["findings", "layers", "labels", "landmarks"])
+def test_a_first_question_in_inference_mode_leaves_the_gradients(
+    make: type[Small], question: str
+) -> None:
+    network = make().to(memory_format=torch.channels_last).eval()
+    model = sl.load(network, size=(24, 32))
+    with torch.inference_mode():
+        getattr(model, question)
+    assert not any(weight.is_inference() for weight in model.network.parameters())
+    ours = sl.saliency(model, IMAGES, label=1, kind="gradient").values["gradient"]
+    fresh = sl.load(make().eval(), size=(24, 32))
+    expected = sl.saliency(fresh, IMAGES, label=1, kind="gradient").values["gradient"]
+    torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_scores_that_are_others_under_autograd_are_read_as_under_autograd() -> None:
+    class Switching(Small):
+        def forward(self, x: Tensor) -> Tensor:
+            scores = self.score(x)
+            return scores if torch.is_grad_enabled() else scores.softmax(1)
+
+    network = Switching().eval()
+    model = sl.load(network, size=(24, 32), mean=[0.0] * 3, std=[1.0] * 3)
+    assert model.output_kind == "logits"
+    assert model.findings.notes == ()
+    images = IMAGES.clone().requires_grad_()
+    (expected,) = torch.autograd.grad(network(images)[:, 3].sum(), images)
+    ours = sl.saliency(model, IMAGES, label=3, kind="gradient").values["gradient"]
+    torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_randomness_without_autograd_is_no_dependence_on_the_batch() -> None:
+    class Noisy(Small):
+        def forward(self, x: Tensor) -> Tensor:
+            scores = self.score(x)
+            return scores if torch.is_grad_enabled() else scores + torch.rand_like(scores)
+
+    assert not sl.load(Noisy().eval(), size=(24, 32)).findings.runs_one_by_one
+
+
+@pytest.mark.parametrize("asks_layers_first", [True, False])
+def test_layers_are_those_of_the_networks_own_size(asks_layers_first: bool) -> None:
+    class Sized(Small):
+        def __init__(self) -> None:
+            super().__init__()
+            self.extra = nn.Conv2d(6, 6, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            if x.shape[-1] != 48:
+                return F.relu(self.conv(x)).flatten(1).unsqueeze(1).unsqueeze(1).unsqueeze(1)
+            return self.fc(self.extra(F.relu(self.conv(x))).mean((2, 3)))
+
+    model = sl.load(Sized().eval(), size=32)
+    if asks_layers_first:
+        assert list(model.layers) == ["conv", "/relu"]
+    assert model.logits(torch.rand(1, 3, 48, 48)).shape == (1, 5)
+    assert list(model.layers) == ["conv", "/relu"]
+    assert model.layers["conv"].shape == (6, 30, 30)
+
+
+def test_a_preparation_that_changes_nothing_keeps_the_image_of_the_user() -> None:
+    class Writing(Small):
+        def forward(self, x: Tensor) -> Tensor:
+            x.data.mul_(0.5)
+            return self.score(x)
+
+    model = sl.load(Writing().eval(), size=(24, 32), preprocess=lambda x: x)
+    image = IMAGES.clone()
+    assert model.findings.notes == ()
+    scores = [model.logits(image) for _ in range(2)]
+    sl.saliency(model, image, label=1, kind="gradient")
+    sl.occlusion(model, image, label=1, window=8, stride=8)
+    assert torch.equal(image, IMAGES)
+    assert torch.equal(scores[0], scores[1])
