@@ -750,7 +750,7 @@ def test_infinite_numbers_leave_the_next_image_as_it_was() -> None:
     def forward(n: Any, x: Tensor) -> Tensor:
         maps = n.conv(x.clamp(min=0))
         scores = n.fc(maps.mean((2, 3))) + 0.0
-        bright = (1 / (2.6 - x).relu()).mean((2, 3))
+        bright = (1 / (2 - x).relu()).mean((2, 3))
         return torch.cat([scores, bright[:, :1]], 1)
 
     model = loaded(Made(forward, conv=nn.Conv2d(3, 6, 3), fc=nn.Linear(6, 5)))
@@ -762,4 +762,4 @@ def test_infinite_numbers_leave_the_next_image_as_it_was() -> None:
         windows = OcclusionWindows(image, fill, grid(32, 32, 8, 8), 8)
         found = score_occluded_windows(model, windows, choose_all)
         torch.testing.assert_close(found.scores, literal(model, windows), rtol=1e-4, atol=1e-4)
-    assert not found.fallback
+        assert bool(found.fallback) == (image is glaring)
