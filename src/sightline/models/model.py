@@ -351,7 +351,6 @@ class Model(NetworkRunner):
             network_name=self.name,
             image_size=size,
         )
-        images = self.make_probe_images(size)
         is_plain = self.has_plain_layout
 
         def run(images: Tensor) -> Any:
@@ -362,10 +361,10 @@ class Model(NetworkRunner):
                 return self.run_network(images)
 
         # Found once, so not under the backward rules and paddings of a single run.
-        # Weights that are laid out anew in inference mode would never have a gradient.
-        without_inference_mode = torch.inference_mode(False)
-        with self.lock, suspend_overrides(), make_tensors_on_cpu(), without_inference_mode:
+        # What is made in inference mode never has a gradient, such as weights laid out anew.
+        with self.lock, suspend_overrides(), make_tensors_on_cpu(), torch.inference_mode(False):
             self.settle_inputs()
+            images = self.make_probe_images(size)
             findings = probe_network(run, images, hints, None if is_plain else run_plainly)
             if findings.needs_plain_layout:
                 self.use_plain_layout()
@@ -451,7 +450,8 @@ class Model(NetworkRunner):
             raise SightlineError(
                 "this model was asked for a target; turn units off first, and then ask for it"
             )
-        with self.lock:
+        # What is made in inference mode never has a gradient.
+        with self.lock, torch.inference_mode(False), torch.no_grad():
             ablation, edits = make_ablation(
                 cast(AblatedModel, self), units, fill=fill, images=images, seed=seed
             )

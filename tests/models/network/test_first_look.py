@@ -1,5 +1,7 @@
 """The first look at a network, by way of a model: in which mode, at which size, on whose image."""
 
+import copy
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -39,6 +41,14 @@ class Flattening(Small):
         return self.score(x) + x.view(len(x), -1)[:, :5]
 
 
+def differentiate(model: sl.Model, label: int) -> Tensor:
+    return sl.saliency(model, IMAGES, label=label, kind="gradient").values["gradient"]
+
+
+def assert_gradient(model: sl.Model, label: int, expected: Tensor) -> None:
+    torch.testing.assert_close(differentiate(model, label), expected, rtol=1e-4, atol=1e-6)
+
+
 @pytest.mark.parametrize("make", [Small, Clipping, Flattening])
 @pytest.mark.parametrize("question", ["findings", "layers", "labels", "landmarks"])
 def test_a_first_question_in_inference_mode_leaves_the_gradients(
@@ -49,10 +59,8 @@ def test_a_first_question_in_inference_mode_leaves_the_gradients(
     with torch.inference_mode():
         getattr(model, question)
     assert not any(weight.is_inference() for weight in model.network.parameters())
-    ours = sl.saliency(model, IMAGES, label=1, kind="gradient").values["gradient"]
     fresh = sl.load(make().eval(), size=(24, 32))
-    expected = sl.saliency(fresh, IMAGES, label=1, kind="gradient").values["gradient"]
-    torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-6)
+    assert_gradient(model, 1, differentiate(fresh, 1))
 
 
 def test_scores_that_are_others_under_autograd_are_read_as_under_autograd() -> None:
@@ -67,8 +75,7 @@ def test_scores_that_are_others_under_autograd_are_read_as_under_autograd() -> N
     assert model.findings.notes == ()
     images = IMAGES.clone().requires_grad_()
     (expected,) = torch.autograd.grad(network(images)[:, 3].sum(), images)
-    ours = sl.saliency(model, IMAGES, label=3, kind="gradient").values["gradient"]
-    torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-6)
+    assert_gradient(model, 3, expected)
 
 
 def test_randomness_without_autograd_is_no_dependence_on_the_batch() -> None:
@@ -114,3 +121,18 @@ def test_a_preparation_that_changes_nothing_keeps_the_image_of_the_user() -> Non
     sl.occlusion(model, image, label=1, window=8, stride=8)
     assert torch.equal(image, IMAGES)
     assert torch.equal(scores[0], scores[1])
+
+
+@pytest.mark.parametrize("kind", ["ablated", "deepcopy", "target"])
+def test_a_model_that_is_made_of_another_in_inference_mode_has_its_gradients(kind: str) -> None:
+    def derive(model: sl.Model) -> sl.Model:
+        if kind == "ablated":
+            return model.ablated({"conv": [1, 4]}, fill="mean", images=IMAGES)
+        return copy.deepcopy(model) if kind == "deepcopy" else model.with_target(like)
+
+    like = sl.similar_to(IMAGES[:1])
+    label = 0 if kind == "target" else 1
+    with torch.inference_mode():
+        model = derive(sl.load(Small().eval(), size=(24, 32), output_kind="embedding"))
+    fresh = derive(sl.load(Small().eval(), size=(24, 32), output_kind="embedding"))
+    assert_gradient(model, label, differentiate(fresh, label))

@@ -87,7 +87,7 @@ def test_gradients_are_taken_in_blocks_that_are_fast(tiny: sl.Model) -> None:
     assert choose_batch_size(tiny, large, plenty, image_count=100) == 1
     assert choose_batch_size(tiny, image, 1e-9, image_count=100) == 1
     # Memory goes first.
-    gigabytes = 5 * estimate_max_batch(tiny, image, 1e6) ** -1 * 1e6
+    gigabytes = 5 * plenty / estimate_max_batch(tiny, image, plenty)
     assert choose_batch_size(tiny, image, gigabytes, image_count=11) <= 5
 
 

@@ -5,7 +5,7 @@ which maps the answer depends on, and at how many positions, in the gradient of 
 """
 
 import math
-from collections.abc import Collection, Container, Mapping, Sequence
+from collections.abc import Collection, Container, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import Any, Protocol, cast
@@ -209,24 +209,27 @@ def collect_evidence(model: InspectedModel, most_at_once: int = 2) -> LayerEvide
     """Runs two images, non-square where the network takes them; None where it takes no image."""
     if model.device.type == "meta":
         return None  # its tensors have no values
-    height, width = model.image_size
-    longer = math.ceil(width * LONG_SIDE_RATIO / SIDE_STEP) * SIDE_STEP
     if model.findings.runs_one_by_one:
         most_at_once = 1
-    attempts: list[Tensor] = []
-    for count, size in ((2, (height, longer)), (2, (height, width)), (1, (height, width))):
-        if count <= most_at_once:
-            generator = torch.Generator().manual_seed(0)
-            noise = torch.rand(count, model.channels, *size, generator=generator)
-            attempts.append(noise.to(model.device))
-    # That by which the layers were listed: it takes the same branches.
-    attempts.append(model.make_probe_images()[-1:])
-    for images in attempts:
+    for images in iterate_evidence_images(model, most_at_once):
         try:
             return run_evidence_pass(model, images)
         except SightlineError:
             continue
     return None
+
+
+def iterate_evidence_images(model: InspectedModel, most_at_once: int) -> Iterator[Tensor]:
+    """The images to try, one or two at once, until the network takes them."""
+    height, width = model.image_size
+    longer = math.ceil(width * LONG_SIDE_RATIO / SIDE_STEP) * SIDE_STEP
+    for count, size in ((2, (height, longer)), (2, (height, width)), (1, (height, width))):
+        if count <= most_at_once:
+            generator = torch.Generator().manual_seed(0)
+            noise = torch.rand(count, model.channels, *size, generator=generator)
+            yield noise.to(model.device)
+    # That by which the layers were listed: it takes the same branches.
+    yield model.make_probe_images()[-1:]
 
 
 def runs_images_in_turn(model: InspectedModel, evidence: LayerEvidence) -> bool:

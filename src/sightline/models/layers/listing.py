@@ -25,7 +25,6 @@ class LayerListing(Capture):
             for path, module in network.named_modules()
             if path and not computes_weights(path)
         }
-        self.module_kinds = {path: type(module).__name__ for path, module in self.modules.items()}
 
     def run_forward_pass(self, forward: Callable[[], Any]) -> Any:
         """Returns what `forward` returns."""
@@ -44,9 +43,10 @@ class LayerListing(Capture):
         if len(size) < 2 or tensor.dtype.is_complex:
             return  # methods order features by their size, and sum them
         call_path = name.split(":", maxsplit=1)[0]
-        kind = self.module_kinds.get(call_path)
+        module = self.modules.get(call_path)
+        kind = type(module).__name__
         step = ""
-        if kind is None:
+        if module is None:
             path, step = split_call_name(self.network, name)
             if not step or computes_weights(path):
                 return

@@ -90,13 +90,12 @@ def probe_network(
     made the output is told by autograd, without which some networks have to be run (those that
     leave torch for numpy).
     """
-    with torch.inference_mode(False):
-        images = images.clone()  # what was made in inference mode never has a gradient
-        if images.is_meta:
-            return _judge_shapes(run, images, hints)
-        findings = Probe(run, run_plainly or run, images, hints, True).compare_runs()
-        if findings.head is None:
-            findings = Probe(run, run_plainly or run, images, hints, False).compare_runs()
+    if images.is_meta:
+        return _judge_shapes(run, images, hints)
+    probe = Probe(run, run_plainly or run, images, hints, with_gradient=True)
+    findings = probe.compare_runs()
+    if findings.head is None:
+        return replace(probe, with_gradient=False).compare_runs()
     return findings
 
 

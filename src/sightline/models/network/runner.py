@@ -168,10 +168,11 @@ class NetworkRunner:
         """A copy with weights of its own, whose hooks act on the copy."""
         twin = object.__new__(type(self))
         memo[id(self)] = twin
-        with self.lock:  # not with the hooks of another thread's run
-            network = copy_network(self.network, share_parameters=False)
-        memo[id(self.network)] = network
-        twin.__setstate__(copy.deepcopy(self.__getstate__(), memo))
+        with torch.inference_mode(False):  # weights that are made there never have a gradient
+            with self.lock:  # not with the hooks of another thread's run
+                network = copy_network(self.network, share_parameters=False)
+            memo[id(self.network)] = network
+            twin.__setstate__(copy.deepcopy(self.__getstate__(), memo))
         return twin
 
     # ── images ──
