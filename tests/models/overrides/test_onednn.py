@@ -91,7 +91,7 @@ def test_networks(name: str) -> None:
 
 @pytest.mark.usefixtures("fast_or_portable")
 def test_one_size_after_another() -> None:
-    """The reordered weight is kept for images of any size and any number."""
+    """What is kept for one size and number of images does for others."""
     convolution = nn.Conv2d(3, 8, 7, 2, 3).requires_grad_(False)
     deep = nn.Conv2d(8, 6, (3, 2), 2, 1).requires_grad_(False)
     network = nn.Sequential(convolution, deep)
@@ -164,6 +164,75 @@ def test_what_is_packed_goes_with_the_weight() -> None:
     assert len(onednn.PACKED_WEIGHTS) == count + 1
     del model
     assert len(onednn.PACKED_WEIGHTS) == count
+
+
+def get_layouts(weight: Tensor) -> list[bytes]:
+    """The layouts in which a weight is kept."""
+    (packed,) = onednn.PACKED_WEIGHTS[weight].values()
+    return [onednn.get_packed_layout(reordered) for reordered in packed.reordered.values()]
+
+
+@needs_onednn
+@pytest.mark.parametrize(
+    ("channels", "settings"),
+    [((320, 64), {"kernel_size": 1}), ((64, 96), {"kernel_size": 3, "padding": 1})],
+)
+def test_each_size_runs_by_the_layout_that_is_best_for_it(
+    channels: tuple[int, int], settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the layout for another size a convolution can take forty times as long."""
+    convolution = nn.Conv2d(*channels, **settings).requires_grad_(False)
+    used: list[bytes] = []
+    run = onednn.run_packed_convolution
+
+    def record(x: Tensor, packed: Tensor, *rest: Any) -> Tensor:
+        used.append(onednn.get_packed_layout(packed))
+        return run(x, packed, *rest)
+
+    monkeypatch.setattr(onednn, "run_packed_convolution", record)
+    monkeypatch.setattr(frozen_layers, "MAX_LINEAR_MULTIPLY_ADDS", 0)
+    sizes = ((4, 3, 4), (1, 7, 7), (2, 28, 36), (1, 28, 28), (4, 3, 4))
+    expected: list[bytes] = []
+    for count, *size in sizes:
+        x = make_input(count, channels[0], *size)
+        assert_close(run_packed(convolution, x), convolution(x))
+        geometry = onednn.ConvGeometry((1, 1), convolution.padding)  # type: ignore[arg-type]
+        best = onednn.reorder_convolution_weight(convolution.weight, geometry, x.shape)
+        expected.append(onednn.get_packed_layout(best))
+    assert used == expected
+    assert sorted(get_layouts(convolution.weight)) == sorted(set(expected))
+
+
+@needs_onednn
+def test_a_shape_met_again_costs_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    shapes: list[tuple[int, ...]] = []
+    reorder = onednn.reorder_convolution_weight
+
+    def record(weight: Tensor, geometry: Any, shape: torch.Size) -> Tensor:
+        shapes.append(tuple(shape))
+        return reorder(weight, geometry, shape)
+
+    monkeypatch.setattr(onednn, "reorder_convolution_weight", record)
+    monkeypatch.setattr(onednn, "MAX_KEPT_SHAPES", 2)
+    convolution = nn.Conv2d(3, 4, 3).requires_grad_(False)
+    first, second, third = (make_input(1, 3, 8, width) for width in (9, 10, 11))
+    for x in (first, second, first, second, third, third, first):
+        assert_close(run_packed(convolution, x), convolution(x))
+    # The third made the other two forgotten; in one layout the weight is there once.
+    assert [shape[3] for shape in shapes] == [9, 10, 11, 9]
+    assert len(get_layouts(convolution.weight)) == 1
+
+
+@needs_onednn
+def test_directions_in_one_layout_are_apart() -> None:
+    """A square weight and its transpose are described alike, and hold other numbers."""
+    convolution = nn.Conv2d(16, 16, 3, padding=1).requires_grad_(False)
+    x = make_input(2, 16, 9, 10).requires_grad_()
+    output = run_packed(convolution, x)
+    (gradient,) = torch.autograd.grad(output[:, :5].sum(), x)
+    (expected,) = torch.autograd.grad(convolution(x)[:, :5].sum(), x)
+    assert_close(gradient, expected)
+    assert_close(run_packed(convolution, x).detach(), output.detach())
 
 
 # ── left to torch ──

@@ -6,6 +6,7 @@ small convolution of 1×1 is a linear layer. Linear layers of many positions, as
 them, run by weights that are packed once for each direction.
 """
 
+from collections.abc import Hashable
 from dataclasses import dataclass, field
 from typing import Any, Self
 
@@ -79,9 +80,9 @@ class WeightStamp:
 
 @dataclass(kw_only=True)
 class PackedWeight(WeightStamp):
-    """A weight in oneDNN's layout, for each direction that was used."""
+    """A weight in oneDNN's layouts, by direction and whatever else tells them apart."""
 
-    reordered: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
+    reordered: dict[Hashable, Tensor] = field(default_factory=dict[Hashable, Tensor])
 
 
 def is_frozen_float32(x: Tensor, *weights: Tensor | None) -> bool:

@@ -11,9 +11,9 @@ oneDNN's operations are not part of torch's public interface: `fast_operations` 
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from threading import local
 from typing import Any
@@ -28,6 +28,7 @@ from sightline.models.overrides.fast_operations import (
     are_operations_observed,
     backpropagate_packed_convolution,
     count_function_modes,
+    get_packed_layout,
     is_available,
     is_left_to_torch,
     reorder_convolution_weight,
@@ -60,6 +61,9 @@ MAX_PHASED_CHANNELS = 4
 
 # Without a gradient a smaller weight is reordered as fast as it is found among the packed ones.
 MIN_FORWARD_WEIGHT_ELEMENTS = 50_000
+
+# Shapes for which a weight's layout is remembered; beyond, each costs a reordering again.
+MAX_KEPT_SHAPES = 256
 
 # A mode is told of every function that a network calls, which takes a few microseconds each. Where
 # the weights are smaller than this in the mean, a pass without a gradient gains less than that.
@@ -307,9 +311,33 @@ class PackedConvolution(torch.autograd.Function):
 
 @dataclass
 class PackedConvWeight(PackedWeight):
-    """One convolution's weight in oneDNN's layout, for each direction that was used."""
+    """One convolution's weight in oneDNN's layouts, for each direction that was used.
+
+    Which layout is the fastest depends on the number of images and on their size: by that of
+    another size a convolution can take forty times as long. Most sizes share one, which is kept
+    once.
+
+    Attributes:
+        geometry: the convolution's settings.
+        by_shape: the weight as it is best for a direction and the shape of what goes in.
+    """
 
     geometry: ConvGeometry
+    by_shape: dict[Hashable, Tensor] = field(default_factory=dict[Hashable, Tensor])
+
+    def get_reordered(
+        self, direction: str, shape: Hashable, reorder: Callable[[], Tensor]
+    ) -> Tensor:
+        """The weight as it is best for a direction and a shape; `reorder` makes it."""
+        reordered = self.by_shape.get((direction, shape))
+        if reordered is None:
+            reordered = reorder()
+            layout = (direction, get_packed_layout(reordered))
+            reordered = self.reordered.setdefault(layout, reordered)
+            if len(self.by_shape) >= MAX_KEPT_SHAPES:
+                self.by_shape.clear()
+            self.by_shape[direction, shape] = reordered
+        return reordered
 
     def run_direction(
         self, x: Tensor, weight: Tensor, bias: Tensor | None, input_size: IntPair | None
@@ -321,9 +349,10 @@ class PackedConvWeight(PackedWeight):
 
     def convolve_input(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """The convolution."""
-        if "forward" not in self.reordered:
-            self.reordered["forward"] = reorder_convolution_weight(weight, self.geometry, x.shape)
-        return run_packed_convolution(x, self.reordered["forward"], bias, self.geometry)
+        reordered = self.get_reordered(
+            "forward", x.shape, lambda: reorder_convolution_weight(weight, self.geometry, x.shape)
+        )
+        return run_packed_convolution(x, reordered, bias, self.geometry)
 
     def backpropagate_gradient(self, grad: Tensor, weight: Tensor, input_size: IntPair) -> Tensor:
         """The gradient N×C×input_size of the convolution's input, from that of its output."""
@@ -339,13 +368,12 @@ class PackedConvWeight(PackedWeight):
             last_start = stride[axis] * (output_size[axis] - 1)
             covered = last_start + span - 2 * padding[axis]
             output_padding.append(input_size[axis] - covered)
-        if "backward" not in self.reordered:
-            self.reordered["backward"] = reorder_transposed_weight(
-                weight, self.geometry, output_padding, grad.shape
-            )
-        return backpropagate_packed_convolution(
-            grad, self.reordered["backward"], self.geometry, output_padding
+        reordered = self.get_reordered(
+            "backward",
+            (grad.shape, input_size),
+            lambda: reorder_transposed_weight(weight, self.geometry, output_padding, grad.shape),
         )
+        return backpropagate_packed_convolution(grad, reordered, self.geometry, output_padding)
 
     def backpropagate_by_phases(self, grad: Tensor, weight: Tensor, input_size: IntPair) -> Tensor:
         """The same gradient as one ordinary convolution with stride 1.
@@ -359,10 +387,11 @@ class PackedConvWeight(PackedWeight):
         # a in 0 … step - 1 that weight row exists where d lies between these two.
         first_offset = -((step - 1 + pad) // step)
         last_offset = (weight.shape[2] - 1 - pad) // step
-        if "backward" not in self.reordered:
+
+        def reorder_phases() -> Tensor:
             phases = _split_weight_into_phases(weight, step, pad, first_offset, last_offset)
             geometry = ConvGeometry(stride=(1, 1), padding=(last_offset, last_offset))
-            self.reordered["backward"] = reorder_convolution_weight(phases, geometry, grad.shape)
+            return reorder_convolution_weight(phases, geometry, grad.shape)
 
         # The padding gives a position to every i that some input row needs.
         margin = last_offset
@@ -370,7 +399,8 @@ class PackedConvWeight(PackedWeight):
             phase_length = math.ceil(length / step)
             margin = max(margin, phase_length - first_offset - gradient_length)
         geometry = ConvGeometry(stride=(1, 1), padding=(margin, margin))
-        phase_gradients = run_packed_convolution(grad, self.reordered["backward"], None, geometry)
+        reordered = self.get_reordered("backward", grad.shape, reorder_phases)
+        phase_gradients = run_packed_convolution(grad, reordered, None, geometry)
 
         interleaved = F.pixel_shuffle(phase_gradients, step)
         start = step * (margin - last_offset)
