@@ -1,6 +1,7 @@
 """What the output of a network means, found from its values and its last operation."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 
 from sightline.errors import SightlineError
 from sightline.methods.attribution.saliency import saliency
+from sightline.models.heads.recognition import HeadHints, recognize_output_head
 from sightline.models.heads.targets import pixel, score
 from sightline.models.model import Model
 
@@ -428,3 +430,29 @@ def test_an_array_is_no_tensor() -> None:
     model = Model(Wrapped(lambda features: features.detach().mean((2, 3)).numpy()), size=20)
     with pytest.raises(SightlineError, match=r"returns a NumPy array.*let it return the tensor"):
         model.logits(torch.rand(1, 3, 20, 20))
+
+
+@pytest.mark.parametrize("precision", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("classes", [2, 3, 7, 40])
+def test_half_precision_rounds_sums(classes: int, precision: torch.dtype) -> None:
+    """Probabilities in bfloat16 sum to 1 ± 0.003, and unit vectors have a length of 1 ± 0.006."""
+    hints = HeadHints(nn.Identity(), None, None, (), "", "a network", is_squashed=True)
+    generator = torch.Generator().manual_seed(classes)
+    for spread in (0.3, 1.0, 4.0):
+        scores = spread * torch.randn(200, classes, generator=generator)
+        head = recognize_output_head(scores.to(precision).softmax(1), len(scores), hints)
+        assert head.kind == "probabilities"
+        vectors = nn.functional.normalize(scores, dim=1).to(precision)
+        plain = replace(hints, is_squashed=False)
+        assert recognize_output_head(vectors, len(scores), plain).kind == "embedding"
+        labels = recognize_output_head(scores.to(precision).sigmoid(), len(scores), hints)
+        assert labels.kind == "multilabel"
+
+
+def test_a_network_in_half_precision_ends_in_a_softmax() -> None:
+    network = make_classifier(3, nn.Softmax(1)).bfloat16()
+    model = Model(network, size=8)
+    assert model.output_kind == "probabilities"
+    images = torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(5))
+    expected = network(images.bfloat16()).float()
+    torch.testing.assert_close(model.probabilities(images).float(), expected, atol=1e-2, rtol=0)

@@ -14,11 +14,14 @@ IMAGES = torch.rand(3, 3, 12, 16, generator=torch.Generator().manual_seed(1))
 
 
 class Cut(nn.Module):
-    """A network whose answer has no gradient."""
+    """A network whose answer has no gradient, unless it `keeps_gradient`."""
 
-    def __init__(self, finish: Callable[[Tensor], Any], classes: int) -> None:
+    def __init__(
+        self, finish: Callable[[Tensor], Any], classes: int, *, keeps_gradient: bool = False
+    ) -> None:
         super().__init__()
         torch.manual_seed(0)
+        self.keeps_gradient = keeps_gradient
         self.finish = finish
         self.body = nn.Sequential(nn.Conv2d(3, 5, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1))
         self.head = nn.Linear(5, classes)
@@ -28,7 +31,7 @@ class Cut(nn.Module):
         return 3 * self.head(self.body((images - 0.5) / 0.5).flatten(1))
 
     def forward(self, images: Tensor) -> Any:
-        with torch.no_grad():
+        with torch.set_grad_enabled(self.keeps_gradient and torch.is_grad_enabled()):
             return self.finish(3 * self.head(self.body(images).flatten(1)))
 
 
@@ -57,22 +60,62 @@ def test_several_labels_after_a_sigmoid(finish: Callable[[Tensor], Any]) -> None
         torch.testing.assert_close(model.probabilities(IMAGES), expected.sigmoid())
 
 
-@pytest.mark.parametrize(
-    "finish",
-    [
-        lambda scores: scores.sigmoid().clamp(1e-6, 1 - 1e-6),
-        lambda scores: 1 - scores.sigmoid(),
-        lambda scores: torch.stack([scores.sigmoid(), (2 * scores).sigmoid()]).mean(0),
-        lambda scores: torch.cat([scores.sigmoid(), scores.neg().sigmoid()[:, :1]], 1),
-        lambda scores: scores.softmax(1)[:, 1:],
-    ],
-    ids=["limited", "from 1", "mean", "joined", "share"],
-)
-def test_combined_probabilities(finish: Callable[[Tensor], Tensor]) -> None:
-    model = load(Cut(finish, classes=4))
+GATE = torch.linspace(0.2, 1.0, 4)
+
+# Probabilities of several labels, for scores N×4.
+COMBINED: dict[str, Callable[[Tensor], Tensor]] = {
+    "limited": lambda scores: scores.sigmoid().clamp(1e-6, 1 - 1e-6),
+    "from 1": lambda scores: 1 - scores.sigmoid(),
+    "mean": lambda scores: torch.stack([scores.sigmoid(), (2 * scores).sigmoid()]).mean(0),
+    "joined": lambda scores: torch.cat([scores.sigmoid(), scores.neg().sigmoid()[:, :1]], 1),
+    "share": lambda scores: scores.softmax(1)[:, 1:],
+    "sum": lambda scores: (scores.sigmoid() + (scores - 1).sigmoid()) / 2,
+    "product": lambda scores: scores.sigmoid() * scores.flip(1).softmax(1),
+    "either": lambda scores: torch.maximum(scores.sigmoid(), (scores / 3).sigmoid()),
+    "chosen": lambda scores: torch.where(scores > 0.1, scores.sigmoid(), (scores / 2).sigmoid()),
+    "zeroed": lambda scores: torch.where(scores > 2, torch.zeros_like(scores), scores.sigmoid()),
+    "power": lambda scores: scores.sigmoid().pow(1.5),
+    "smoothed": lambda scores: scores.sigmoid() * 0.9 + 0.05,
+    "by a gate": lambda scores: scores.sigmoid() * GATE,
+    "mixture": lambda scores: torch.lerp(scores.sigmoid(), scores.softmax(1), 0.25),
+    "by logarithm": lambda scores: scores.log_softmax(1).exp()[:, :3],
+    "written in place": lambda scores: scores.sigmoid().mul_(0.5).add_(0.25),
+    "noisy or": lambda scores: 1 - (1 - scores.sigmoid()) * (1 - (scores - 1).sigmoid()),
+}
+
+# Numbers between 0 and 1 that are none.
+NO_PROBABILITIES: dict[str, Callable[[Tensor], Tensor]] = {
+    "limited": lambda scores: scores.clamp(0, 1),
+    "size": lambda scores: scores.abs() / 10,
+    "gated": lambda scores: (scores.abs() / 10) * scores.sigmoid(),
+    "joined": lambda scores: torch.cat([scores.sigmoid(), scores.abs() / 10], 1),
+    "weighed": lambda scores: scores.sigmoid() @ torch.eye(4).roll(1, 0) / 2,
+    "expected": lambda scores: torch.stack(
+        [(scores.softmax(1) * GATE).sum(1), (scores.softmax(1) * GATE.flip(0)).sum(1)], 1
+    ),
+}
+
+
+@pytest.mark.parametrize("keeps_gradient", [False, True], ids=["cut", "with gradient"])
+@pytest.mark.parametrize("name", COMBINED)
+def test_combined_probabilities(name: str, keeps_gradient: bool) -> None:
+    finish = COMBINED[name]
+    model = load(Cut(finish, classes=4, keeps_gradient=keeps_gradient))
     assert model.output_kind == "multilabel"
     expected = finish(model.network.score(IMAGES).detach())  # type: ignore[operator]
     torch.testing.assert_close(model.probabilities(IMAGES), expected)
+
+
+@pytest.mark.parametrize("keeps_gradient", [False, True], ids=["cut", "with gradient"])
+@pytest.mark.parametrize("name", NO_PROBABILITIES)
+def test_other_numbers_between_0_and_1_are_no_probabilities(
+    name: str, keeps_gradient: bool
+) -> None:
+    finish = NO_PROBABILITIES[name]
+    network = Cut(finish, classes=4, keeps_gradient=keeps_gradient)
+    model = load(network)
+    assert model.output_kind == "logits"
+    torch.testing.assert_close(model.logits(IMAGES), finish(network.score(IMAGES)).detach())
 
 
 def test_one_probability() -> None:
@@ -85,31 +128,18 @@ def test_one_probability() -> None:
     torch.testing.assert_close(detached.probabilities(IMAGES)[:, 1], expected)
 
 
-@pytest.mark.parametrize(
-    "finish",
-    [
-        lambda scores: scores.sigmoid() * 0.5 + 0.1,
-        lambda scores: scores.clamp(0, 1),
-        lambda scores: scores.abs() / 10,
-    ],
-)
-def test_other_numbers_between_0_and_1_are_no_probabilities(
-    finish: Callable[[Tensor], Tensor],
-) -> None:
-    network = Cut(finish, classes=4)
-    model = load(network)
-    assert model.output_kind == "logits"
-    torch.testing.assert_close(model.logits(IMAGES), finish(network.score(IMAGES)).detach())
-
-
 def test_the_trace_names_the_last_operation() -> None:
     values = torch.linspace(-1, 1, 6).view(2, 3)
-    with OriginTrace() as trace:
+    with OriginTrace(values) as trace:
         halves = values.sigmoid().half().unbind()
         doubled = halves[0] * 2
+        constant = torch.ones(3) * 3
+        weighed = halves[0].float() @ torch.ones(3, 2)
         joined = torch.empty(3)
         joined.copy_(halves[1])
     assert trace.find_operation(halves[1]) == "sigmoid"
-    assert trace.find_operation(doubled) == "mul"
+    assert trace.find_operation(doubled) == "sigmoid"
+    assert trace.find_operation(constant) == ""
+    assert trace.find_operation(weighed) not in ("", "sigmoid")
     assert trace.find_operation(joined) == "sigmoid"
-    assert trace.find_operation(values) == ""
+    assert trace.find_operation(values) == "image"

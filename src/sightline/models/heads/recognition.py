@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
+import torch
 from torch import Tensor, nn
 
 from sightline.errors import SightlineError
@@ -42,7 +43,8 @@ NUMBER_FIELDS = (
 # The numbers of a box.
 BOX_NUMBERS = 4
 
-# How far the sum of probabilities, and the length of a normalized embedding, may be from 1.
+# How far the sum of probabilities, and the length of a normalized embedding, may be from 1; in half
+# precision as far as the precision goes, if that is farther.
 SUM_TOLERANCE = 2e-3
 
 # How far probabilities that were added up may lie beyond 1.
@@ -179,7 +181,7 @@ def refuse_boxes_among_scores(by_image: Tensor, network_name: str) -> None:
         boxes = rows[..., :BOX_NUMBERS]
         scores = rows[..., BOX_NUMBERS:]
         has_many = scores[0].numel() > 2 * BOX_NUMBERS
-        if has_many and _are_in_unit_interval(scores) and bool((boxes > 1).any(1).all()):
+        if has_many and are_in_unit_interval(scores) and bool((boxes > 1).any(1).all()):
             raise SightlineError(
                 f"{network_name} gives the four numbers of a box before the scores of each "
                 f"position; ask about the scores alone, such as with "
@@ -234,7 +236,7 @@ def _recognize_vector(
     """The head of an output N×count."""
     count = scores.shape[1]
     values = scores.detach().float()
-    in_unit_interval = _are_in_unit_interval(values)
+    in_unit_interval = are_in_unit_interval(values)
     is_squashed = _is_squashed(scores, hints)
     if hints.kind is not None:
         is_independent = hints.kind in ("binary", "multilabel")
@@ -244,16 +246,16 @@ def _recognize_vector(
         if is_single_number and not hints.labels and not is_squashed:
             return make_head(hints, "regression", 1)
         return make_head(hints, "binary", 2, is_activated=is_squashed)
-    if in_unit_interval and has_unit_sums(values, 1):
+    if in_unit_interval and has_unit_sums(scores, 1):
         return make_head(hints, "probabilities", count, is_activated=True)
     if is_squashed:
         return make_head(hints, "multilabel", count, is_activated=True)
-    return make_head(hints, _guess_plain_kind(values, output, hints), count)
+    return make_head(hints, _guess_plain_kind(scores, output, hints), count)
 
 
-def _guess_plain_kind(values: Tensor, output: Any, hints: HeadHints) -> OutputKind:
+def _guess_plain_kind(scores: Tensor, output: Any, hints: HeadHints) -> OutputKind:
     """The kind of several numbers that no softmax or sigmoid made."""
-    if _is_embedding(values, output, hints):
+    if _is_embedding(scores, output, hints):
         return "embedding"
     problem_type = get_problem_type(hints.network)
     if problem_type == "multi_label_classification":
@@ -393,35 +395,41 @@ def make_head(
 # ── evidence ──
 
 
-def has_unit_sums(values: Tensor, axis: int) -> bool:
-    """Whether the values along an axis sum to 1."""
-    sums = values.sum(axis)
-    return bool(((sums - 1).abs() <= SUM_TOLERANCE).all())
+def has_unit_sums(scores: Tensor, axis: int) -> bool:
+    """Whether the scores along an axis sum to 1."""
+    return are_ones(scores.detach().float().sum(axis), scores.dtype)
+
+
+def are_ones(values: Tensor, precision: torch.dtype) -> bool:
+    """Whether values that were computed from numbers of some precision are 1."""
+    tolerance = SUM_TOLERANCE
+    if precision.is_floating_point:
+        tolerance = max(tolerance, torch.finfo(precision).eps)
+    return bool(((values - 1).abs() <= tolerance).all())
 
 
 def _are_class_probabilities(scores: Tensor, axis: int) -> bool:
     """Whether several classes have probabilities along an axis."""
     values = scores.detach().float()
     has_classes = scores.shape[axis] > 1
-    return has_classes and _are_in_unit_interval(values) and has_unit_sums(values, axis)
+    return has_classes and are_in_unit_interval(values) and has_unit_sums(scores, axis)
 
 
-def _are_in_unit_interval(values: Tensor, tolerance: float = 0.0) -> bool:
+def are_in_unit_interval(values: Tensor, tolerance: float = 0.0) -> bool:
     """Whether all values lie in [0, 1]."""
     return bool(((values >= -tolerance) & (values <= 1 + tolerance)).all())
 
 
 def _is_squashed(scores: Tensor, hints: HeadHints) -> bool:
     """Whether scores are probabilities, since they are made of the results of sigmoids alone."""
-    return hints.is_squashed and _are_in_unit_interval(scores.detach().float(), ROUNDING_TOLERANCE)
+    return hints.is_squashed and are_in_unit_interval(scores.detach().float(), ROUNDING_TOLERANCE)
 
 
-def _is_embedding(values: Tensor, output: Any, hints: HeadHints) -> bool:
+def _is_embedding(scores: Tensor, output: Any, hints: HeadHints) -> bool:
     """Whether a vector holds features: of length 1, or of a network that says it has no classes."""
     if hints.labels:
         return False
-    lengths = values.norm(dim=1)
-    if bool(((lengths - 1).abs() <= SUM_TOLERANCE).all()):
+    if are_ones(scores.detach().float().norm(dim=1), scores.dtype):
         return True
     return _has_no_classes(hints) or _names_features(output, hints)
 

@@ -4,82 +4,131 @@ A network that ends in a sigmoid gives probabilities, which autograd's graph tel
 or after `detach`, there is no graph; then the network is run once more and watched.
 """
 
-from collections.abc import Callable, Sequence
-from typing import Any, cast
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils import _pytree as pytree
 
-from sightline.models.heads.evidence.autograd_graph import is_made_of_probabilities
-from sightline.models.heads.recognition import HeadHints
+from sightline.models.heads.evidence.autograd_graph import COMBINING_NAMES, is_made_of_probabilities
+from sightline.models.heads.recognition import (
+    ROUNDING_TOLERANCE,
+    HeadHints,
+    are_in_unit_interval,
+)
 from sightline.models.heads.selection import select_output
 from sightline.models.overrides.mode import DispatchContext
 
-# Operations that end in probabilities, as torch's dispatcher names them.
-SQUASHING_NAMES = ("sigmoid", "sigmoid_", "hardsigmoid", "hardsigmoid_", "_softmax")
+# Operations are named as torch's dispatcher does, without underscores around the name.
 
-# Operations that keep the values, and so what they mean, as torch's dispatcher names them. Limited,
-# averaged, joined or taken from 1, probabilities are probabilities still.
-KEEPING_OPERATIONS = {
-    *("amax", "amin", "cat", "clamp", "clamp_max", "clamp_min", "mean", "rsub", "stack"),
-    *("_reshape_alias", "_to_copy", "_unsafe_view", "alias", "as_strided", "clone", "contiguous"),
-    *("copy_", "dequantize", "detach", "expand", "lift_fresh", "permute", "reshape", "select"),
-    *("slice", "split", "squeeze", "t", "to", "transpose", "unbind", "unsqueeze", "view"),
+# Operations that end in probabilities, or their logarithms.
+SQUASHING_NAMES = {"sigmoid", "hardsigmoid", "softmax", "log_sigmoid_forward", "log_softmax"}
+
+# Operations that keep the values, and so what they mean.
+KEEPING_NAMES = {
+    *("alias", "as_strided", "clone", "contiguous", "copy", "dequantize", "detach", "lift_fresh"),
+    *("permute", "reshape", "reshape_alias", "select", "slice", "split", "squeeze", "t", "to"),
+    *("to_copy", "transpose", "unbind", "unsafe_view", "unsqueeze", "view"),
 }
 
 
 class OriginTrace(DispatchContext):
-    """Context that notes which operation made the values in each piece of memory."""
+    """Context that notes which operation made the values in each piece of memory.
 
-    def __init__(self) -> None:
+    Only what is computed from the images has one; all else is constant. Probabilities that are
+    averaged, limited, joined, or combined with constants keep the name of what made them.
+    """
+
+    def __init__(self, images: Tensor) -> None:
         self.operations: dict[int, str] = {}
+        # Memory that holds the product of something with constants.
+        self.weighted: set[int] = set()
         # So that no memory is given to another tensor meanwhile.
         self.kept: list[Tensor] = []
+        self.note_operation(images, "image")
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         """Runs the operation, and notes its name for its results."""
+        name = func.overloadpacket.__name__.strip("_")
+        sources = [
+            value
+            for value in pytree.tree_leaves((args, kwargs))
+            if isinstance(value, Tensor) and value.is_floating_point()
+        ]
+        if name == "copy":
+            sources = sources[1:]  # the first is overwritten
+        computed = [source for source in sources if self.find_operation(source)]
+        origin = self.choose_name(name, computed)
+        is_weighted = name == "mul" and len(computed) < 2
         output = func(*args, **(kwargs or {}))
-        name = func.overloadpacket.__name__
-        if name in KEEPING_OPERATIONS:
-            name = self.find_common_operation(args[1] if name == "copy_" else args[0]) or name
         for tensor in output if isinstance(output, (tuple, list)) else (output,):
             if isinstance(tensor, Tensor) and tensor.layout == torch.strided:
-                self.kept.append(tensor)
-                self.operations[tensor.untyped_storage().data_ptr()] = name
+                self.note_operation(tensor, origin, is_weighted=is_weighted)
         return output
 
-    def find_common_operation(self, source: Any) -> str:
-        """The operation that made a tensor, or each of several; empty if there is no such one."""
-        tensors = cast(Sequence[Any], source) if isinstance(source, (tuple, list)) else [source]
-        names = {self.find_operation(item) if isinstance(item, Tensor) else "" for item in tensors}
-        return names.pop() if len(names) == 1 else ""
+    def choose_name(self, name: str, computed: list[Tensor]) -> str:
+        """What an operation's results are said to be made by; empty if they are constant.
+
+        `computed` are the values it takes that are computed from the images.
+        """
+        if name in SQUASHING_NAMES:
+            return name
+        if not computed or name.startswith("new_") or name.endswith("_like"):
+            return ""
+        # An expected value has a unit of its own.
+        is_expectation = name == "sum" and get_address(computed[0]) in self.weighted
+        if is_expectation or name not in KEEPING_NAMES | set(COMBINING_NAMES):
+            return name
+        origins = {self.find_operation(tensor) for tensor in computed}
+        return origins.pop() if len(origins) == 1 or origins <= SQUASHING_NAMES else name
+
+    def note_operation(self, tensor: Tensor, name: str, *, is_weighted: bool = False) -> None:
+        """Notes what made a tensor's values."""
+        address = get_address(tensor)
+        self.kept.append(tensor)
+        self.operations[address] = name
+        (self.weighted.add if is_weighted else self.weighted.discard)(address)
 
     def find_operation(self, tensor: Tensor) -> str:
-        """The operation that made a tensor's values, such as «sigmoid»; empty if none is known."""
-        return self.operations.get(tensor.untyped_storage().data_ptr(), "")
+        """The operation that made a tensor's values, such as «sigmoid»; empty if it is constant."""
+        return self.operations.get(get_address(tensor), "") if has_address(tensor) else ""
 
 
-def is_made_by_squashing(output: Any, run: Callable[[], Any], hints: HeadHints) -> bool:
+def has_address(tensor: Tensor) -> bool:
+    """Whether a tensor lies in memory as strides tell, so that views of it can be found."""
+    return tensor.layout == torch.strided and not tensor.is_nested
+
+
+def get_address(tensor: Tensor) -> int:
+    """Where the memory begins that a tensor shares with its views."""
+    return tensor.untyped_storage().data_ptr()
+
+
+def is_made_by_squashing(
+    output: Any, run: Callable[[Tensor], Any], images: Tensor, hints: HeadHints
+) -> bool:
     """Whether the scores in an output are made of the results of sigmoids or softmaxes alone.
 
-    Where autograd can't tell, `run` runs the network once more for the same output.
+    Where autograd can't tell, `run` runs the network once more for the same images.
     """
     selected = select_output(output, hints.selector, hints.network_name)
     if not isinstance(selected, Tensor) or not selected.is_floating_point():
         return False
     if selected.grad_fn is not None:
         return is_made_of_probabilities(selected)
-    if selected.layout != torch.strided or selected.is_nested:
+    if not has_address(selected) or not are_in_unit_interval(selected.float(), ROUNDING_TOLERANCE):
         return False
-    are_in_unit_interval = bool(((selected >= 0) & (selected <= 1)).all())
-    return are_in_unit_interval and find_traced_operation(run, hints) in SQUASHING_NAMES
+    return find_traced_operation(run, images, hints) in SQUASHING_NAMES
 
 
-def find_traced_operation(run: Callable[[], Any], hints: HeadHints) -> str:
+def find_traced_operation(run: Callable[[Tensor], Any], images: Tensor, hints: HeadHints) -> str:
     """The operation that makes the scores when the network is run, such as «sigmoid»."""
-    with torch.no_grad(), OriginTrace() as trace:
-        output = run()
+    with torch.no_grad():
+        images = images.clone()
+        with OriginTrace(images) as trace:
+            output = run(images)
     selected = select_output(output, hints.selector, hints.network_name)
     return trace.find_operation(selected) if isinstance(selected, Tensor) else ""

@@ -151,7 +151,7 @@ class Probe:
             in_turn = are_run_in_turn(calls_together, calls_apart, PROBE_COUNT)
             findings = NetworkFindings(runs_one_by_one=in_turn, layers=listing.layers)
             hints, notes = _choose_scores(together, apart, self.hints)
-            is_squashed = is_made_by_squashing(apart, self.run_without_gradient, hints)
+            is_squashed = is_made_by_squashing(apart, self.run, self.images[-1:], hints)
             hints = replace(hints, is_squashed=is_squashed)
             if together is None:
                 head = recognize_output_head(apart, 1, hints)
@@ -223,10 +223,6 @@ class Probe:
         with torch.enable_grad():
             leaf = self.images.clone().requires_grad_()
             return run(leaf[-1:])
-
-    def run_without_gradient(self) -> Any:
-        """The output for the last image alone, which autograd does not follow."""
-        return replace(self, with_gradient=False).run_apart(self.run)
 
 
 def _choose_scores(

@@ -34,12 +34,30 @@ PICKING_OPERATIONS = re.compile(r"Topk|Sort|Kthvalue|Mode|Median|Gather")
 # Operations that make probabilities, or their logarithms, of any numbers.
 SQUASHING_OPERATIONS = ("Sigmoid", "Softmax", "Hardsigmoid", "LogSigmoid", "LogSoftmax")
 
-# Operations by which probabilities are averaged, limited, inverted, joined or chosen.
+# Operations by which probabilities are averaged, limited, inverted, joined or chosen, as torch's
+# dispatcher names them.
+COMBINING_NAMES = (
+    *("mean", "sum", "cumsum", "exp", "log", "log1p", "expm1", "sqrt", "clamp", "clamp_min"),
+    *("clamp_max", "hardtanh", "mul", "add", "sub", "rsub", "div", "neg", "pow", "prod", "cumprod"),
+    *("stack", "cat", "max", "amax", "maximum", "min", "amin", "minimum", "median", "topk", "sort"),
+    *(
+        "index",
+        "index_select",
+        "gather",
+        "where",
+        "masked_fill",
+        "expand",
+        "repeat",
+        "lerp",
+        "flip",
+    ),
+    *("nan_to_num", "adaptive_avg_pool2d", "avg_pool2d", "adaptive_max_pool2d"),
+    *("max_pool2d_with_indices", "upsample_bilinear2d", "upsample_nearest2d"),
+)
+
+# The same as autograd names them: «ClampMin», «AvgPool2D».
 COMBINING_OPERATIONS = re.compile(
-    r"(Mean|Sum|Cumsum|Exp|Log|Log1P|Expm1|Sqrt|Clamp|ClampMin|ClampMax|Hardtanh|Mul|Add|Sub|Rsub|Div|Neg|Pow|Prod|Cumprod"
-    r"|Stack|Cat|Max|Amax|Maximum|Min|Amin|Minimum|Median|Topk|Sort|Index|IndexSelect|Gather"
-    r"|Where|MaskedFill|Expand|Repeat|Lerp|Flip|NanToNum|AdaptiveAvgPool2D|AvgPool2D"
-    r"|AdaptiveMaxPool2D|MaxPool2DWithIndices|UpsampleBilinear2D|UpsampleNearest2D)Backward"
+    f"({'|'.join(name.title().replace('_', '') for name in COMBINING_NAMES)})Backward"
 )
 
 
