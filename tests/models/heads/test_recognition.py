@@ -451,7 +451,7 @@ def test_half_precision_rounds_sums(classes: int, precision: torch.dtype) -> Non
 
 def test_a_network_in_half_precision_ends_in_a_softmax() -> None:
     network = make_classifier(3, nn.Softmax(1)).bfloat16()
-    model = Model(network, size=8)
+    model = Model(network, size=8, mean=(0.0,) * 3, std=(1.0,) * 3)
     assert model.output_kind == "probabilities"
     images = torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(5))
     expected = network(images.bfloat16()).float()
