@@ -124,6 +124,7 @@ def test_words_are_joined_as_one_says_them() -> None:
         ("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes", True),
         ("could not create a primitive", True),
         ("could not create a primitive descriptor for the convolution forward propagation", False),
+        ("Its data is not allocated yet. You will need to actually allocate memory.", False),
         ("Given groups=1, weight of size [8, 5, 3, 3]", False),
     ],
 )

@@ -26,8 +26,9 @@ OUT_OF_MEMORY_WORDS = (
     "could not be made c-contiguous",  # numpy
 )
 
-# What oneDNN says of shapes that don't fit together, which is no lack of memory.
-UNFIT_SHAPES_WORDS = "could not create a primitive descriptor"
+# What sounds like it and is no lack of memory: oneDNN's words for shapes that don't fit together,
+# and torch's for a tensor without numbers.
+OTHER_LACK_WORDS = ("could not create a primitive descriptor", "data is not allocated yet")
 
 MAX_DISPLAY_LENGTH = 200  # characters of a name that are shown
 # A longer word, with what is shown of it as a group.
@@ -152,7 +153,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, OSError):
         return error.errno == errno.ENOMEM
     message = str(error).lower()
-    if UNFIT_SHAPES_WORDS in message:
+    if any(words in message for words in OTHER_LACK_WORDS):
         return False
     return any(words in message for words in OUT_OF_MEMORY_WORDS)
 

@@ -720,9 +720,23 @@ def require_plain_tensor(n: Any, x: Tensor) -> Tensor:
     return n.fc(n.conv(x).relu().mean((2, 3)))
 
 
+def hand_over_memory(n: Any, x: Tensor) -> Tensor:
+    maps = n.conv(x).relu().detach()
+    return n.fc(torch.from_dlpack(maps).square().mean((2, 3)))
+
+
+def hand_over_capsule(n: Any, x: Tensor) -> Tensor:
+    maps = n.conv(x).relu().detach()
+    shared = torch.utils.dlpack.from_dlpack(torch.utils.dlpack.to_dlpack(maps))  # type: ignore[attr-defined]
+    return n.fc(shared.square().mean((2, 3)))
+
+
 @pytest.mark.parametrize(
     "forward",
-    [scale_through_view, read_by_strides, exchange_data, multiply_by_zeros, require_plain_tensor],
+    [
+        *(scale_through_view, read_by_strides, exchange_data, multiply_by_zeros),
+        *(require_plain_tensor, hand_over_memory, hand_over_capsule),
+    ],
     ids=lambda forward: forward.__name__,
 )
 def test_what_a_stand_in_can_not_follow_is_run_whole(forward: Any) -> None:

@@ -24,7 +24,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from sightline.errors import SightlineError, get_first_error_line, is_out_of_memory
+from sightline.errors import (
+    SightlineError,
+    escape_for_display,
+    get_first_error_line,
+    is_out_of_memory,
+)
 from sightline.models.model import Model
 from sightline.models.tracing.batch_size import (
     choose_batch_size,
@@ -296,7 +301,7 @@ class IncrementalOcclusion:
             if is_out_of_memory(error):
                 raise
             operation = occlusion_pass.last_operation or "the network"
-            reason = get_first_error_line(error) or type(error).__name__
+            reason = escape_for_display(get_first_error_line(error) or type(error).__name__)
             raise IncrementalUnsupported(
                 f"{operation} does not take a stand-in ({reason})"
             ) from error

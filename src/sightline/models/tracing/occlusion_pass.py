@@ -351,6 +351,8 @@ def make_stand_in(
     stand_in = Tensor._make_wrapper_subclass(
         StandInTensor, shape, strides=strides, dtype=like.dtype, device=like.device
     )
+    # It has no memory; code that asks for it past torch's dispatcher would end the process.
+    torch._C._set_throw_on_mutable_data_ptr(stand_in)  # pyright: ignore[reportPrivateUsage]
     stand_in.occlusion_pass = occlusion_pass
     stand_in.number = number
     stand_in.patched_maps = patched_maps
