@@ -7,6 +7,7 @@ shares the weights' storage.
 import logging
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import cached_property
 from html import escape
@@ -223,18 +224,38 @@ class Model(NetworkRunner):
 
     @cached_property
     def _listed_layers(self) -> Mapping[str, Layer]:
-        layers = self.findings.layers or self._list_layers_of_blank()
+        blank = self.blank()
+        layers = self.findings.layers or self._list_layers_of(blank)
+        if self._repeats_weights(layers):
+            plain = (blank, torch.zeros_like(blank), torch.ones_like(blank))
+            for image in (*plain, self.make_probe_images()[:1]):
+                with suppress(SightlineError):
+                    common = self._list_layers_of(image)
+                    both = {name: layer for name, layer in layers.items() if name in common}
+                    layers = both or layers
         alias_of = {path: alias for alias, path in self.aliases.items()}
         return {
             name: replace(layer, alias=alias_of.get(name, "")) for name, layer in layers.items()
         }
 
-    def _list_layers_of_blank(self) -> Mapping[str, Layer]:
-        """The layers of a gray image's pass. Raises SightlineError for a network that fails."""
+    def _repeats_weights(self, layers: Mapping[str, Layer]) -> bool:
+        """Whether the network runs layers with weights repeatedly.
+
+        How often may then depend on the image; what several images pass is listed.
+        """
+        calls = [layer.name for layer in layers.values() if not layer.step]
+        return any(
+            name != split_call_name(self.network, name)[0]
+            and any(parameter.ndim > 1 for parameter in self.module(name).parameters())
+            for name in calls
+        )
+
+    def _list_layers_of(self, image: Tensor) -> Mapping[str, Layer]:
+        """The layers of an image's pass. Raises SightlineError for a network that fails."""
 
         def list_once() -> Mapping[str, Layer]:
             listing = LayerListing(self.network)
-            listing.run_forward_pass(lambda: self.run_network(self.blank()))
+            listing.run_forward_pass(lambda: self.run_network(image))
             return listing.layers
 
         with self.lock, torch.inference_mode(False), torch.no_grad():

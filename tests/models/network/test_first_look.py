@@ -1,6 +1,7 @@
 """The first look at a network, by way of a model: in which mode, at which size, on whose image."""
 
 import copy
+from typing import Any
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import sightline as sl
+from sightline.models.layers.listing import LayerListing
 
 IMAGES = torch.rand(2, 3, 24, 32, generator=torch.Generator().manual_seed(5))
 
@@ -136,3 +138,54 @@ def test_a_model_that_is_made_of_another_in_inference_mode_has_its_gradients(kin
         model = derive(sl.load(Small().eval(), size=(24, 32), output_kind="embedding"))
     fresh = derive(sl.load(Small().eval(), size=(24, 32), output_kind="embedding"))
     assert_gradient(model, label, differentiate(fresh, label))
+
+
+class Settling(nn.Module):
+    """Repeats a convolution until little changes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(2)
+        self.enter = nn.Conv2d(3, 6, 3, 2, 1)
+        self.again = nn.Conv2d(6, 6, 3, padding=1)
+        self.head = nn.Linear(6, 4)
+
+    def forward(self, image: Tensor) -> Tensor:
+        entered = self.enter(image)
+        state = entered
+        for _ in range(9):
+            change = 0.4 * torch.tanh(self.again(state) + entered) - 0.4 * state
+            state = state + change
+            if change.abs().max() < 0.05:
+                break
+        return self.head(state.mean((2, 3)))
+
+
+def test_landmarks_are_layers_that_every_image_passes() -> None:
+    """A network that loops as long as an image needs has a default layer for plain ones too."""
+    model = sl.load(Settling(), size=(20, 24))
+    noise = torch.rand(1, 3, 20, 24, generator=torch.Generator().manual_seed(3))
+    for image in (noise, 0.5 + 0.01 * noise, 0.2 * noise, torch.zeros_like(noise) + 0.7):
+        sl.cam(model, image, label=1)
+        names = [model.layer("middle"), model.layer("last_conv")]
+        assert all(output.isfinite().all() for output in model.run(image, names).values())
+
+
+def test_only_repeated_weights_cost_more_passes(monkeypatch: pytest.MonkeyPatch) -> None:
+    passes: list[int] = []
+    run = LayerListing.run_forward_pass
+
+    def count(listing: LayerListing, forward: Any) -> Any:
+        passes.append(1)
+        return run(listing, forward)
+
+    monkeypatch.setattr(LayerListing, "run_forward_pass", count)
+    relu = nn.ReLU()
+    plain = nn.Sequential(
+        nn.Conv2d(3, 6, 3), relu, nn.Conv2d(6, 6, 3), relu, nn.Flatten(), nn.LazyLinear(4)
+    )
+    plain(torch.rand(1, 3, 20, 24))
+    assert len(sl.load(plain, size=(20, 24)).layers) == 6
+    assert len(passes) == 1
+    assert sl.load(Settling(), size=(20, 24)).layers
+    assert len(passes) == 1 + 5

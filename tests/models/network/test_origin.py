@@ -1,6 +1,7 @@
 """What an output means that autograd did not follow: the operation that made it is found."""
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -14,14 +15,14 @@ IMAGES = torch.rand(3, 3, 12, 16, generator=torch.Generator().manual_seed(1))
 
 
 class Cut(nn.Module):
-    """A network whose answer has no gradient, unless it `keeps_gradient`."""
+    """A network whose answer has no gradient, or is computed in another `way`."""
 
     def __init__(
-        self, finish: Callable[[Tensor], Any], classes: int, *, keeps_gradient: bool = False
+        self, finish: Callable[[Tensor], Any], classes: int, way: Callable[[], Any] = torch.no_grad
     ) -> None:
         super().__init__()
         torch.manual_seed(0)
-        self.keeps_gradient = keeps_gradient
+        self.way = way
         self.finish = finish
         self.body = nn.Sequential(nn.Conv2d(3, 5, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1))
         self.head = nn.Linear(5, classes)
@@ -31,7 +32,7 @@ class Cut(nn.Module):
         return 3 * self.head(self.body((images - 0.5) / 0.5).flatten(1))
 
     def forward(self, images: Tensor) -> Any:
-        with torch.set_grad_enabled(self.keeps_gradient and torch.is_grad_enabled()):
+        with self.way():
             return self.finish(3 * self.head(self.body(images).flatten(1)))
 
 
@@ -60,6 +61,44 @@ def test_several_labels_after_a_sigmoid(finish: Callable[[Tensor], Any]) -> None
         torch.testing.assert_close(model.probabilities(IMAGES), expected.sigmoid())
 
 
+def write_pieces(first: Tensor, second: Tensor) -> Tensor:
+    pieces = torch.zeros_like(first)
+    pieces[:, :2] = first[:, :2]
+    pieces[:, 2:] = second[:, 2:]
+    return pieces
+
+
+def add_pieces(probabilities: Tensor) -> Tensor:
+    """As tiles that overlap are put together."""
+    total, counts = torch.zeros_like(probabilities), torch.zeros(4)
+    for start in (0, 1):
+        total[:, start : start + 3] += probabilities[:, start : start + 3]
+        counts[start : start + 3] += 1
+    return total / counts
+
+
+def take_out(probabilities: Tensor) -> Tensor:
+    probabilities = probabilities.clone()
+    probabilities[:, 0] = 0
+    return probabilities
+
+
+def squash_part(numbers: Tensor) -> Tensor:
+    numbers = numbers.clone()
+    numbers[:, 0].sigmoid_()
+    return numbers
+
+
+def make_table(scores: Tensor) -> Tensor:
+    return torch.stack([scores, 2 * scores, scores.flip(1), scores - 1], 1)
+
+
+WAYS: dict[str, Callable[[], Any]] = {
+    "cut": torch.no_grad,
+    "inference": torch.inference_mode,
+    "with gradient": nullcontext,
+}
+
 GATE = torch.linspace(0.2, 1.0, 4)
 
 # Probabilities of several labels, for scores N×4.
@@ -80,6 +119,17 @@ COMBINED: dict[str, Callable[[Tensor], Tensor]] = {
     "mixture": lambda scores: torch.lerp(scores.sigmoid(), scores.softmax(1), 0.25),
     "by logarithm": lambda scores: scores.log_softmax(1).exp()[:, :3],
     "written in place": lambda scores: scores.sigmoid().mul_(0.5).add_(0.25),
+    "limited again": lambda scores: scores.sigmoid().clip(0.01, 0.99),
+    "in pieces": lambda scores: torch.cat(scores.sigmoid().split([1, 3], 1)[::-1], 1),
+    "in chunks": lambda scores: torch.hstack(scores.sigmoid().chunk(2, 1)[::-1]),
+    "flattened": lambda scores: scores.sigmoid().unflatten(1, (2, 2)).movedim(1, 2).flatten(1),
+    "padded": lambda scores: nn.functional.pad(scores.sigmoid(), (0, 1)),
+    "rolled": lambda scores: scores.sigmoid().roll(1, 1),
+    "pieces written": lambda scores: write_pieces(scores.sigmoid(), (2 * scores).sigmoid()),
+    "pieces added": lambda scores: add_pieces(scores.sigmoid()),
+    "one taken out": lambda scores: take_out(scores.sigmoid()),
+    "attended": lambda scores: (scores.softmax(1)[:, None] @ make_table(scores).sigmoid())[:, 0],
+    "looked at": lambda scores: (scores.sigmoid(), scores.sigmoid().diagonal())[0],
     "noisy or": lambda scores: 1 - (1 - scores.sigmoid()) * (1 - (scores - 1).sigmoid()),
 }
 
@@ -89,6 +139,9 @@ NO_PROBABILITIES: dict[str, Callable[[Tensor], Tensor]] = {
     "size": lambda scores: scores.abs() / 10,
     "gated": lambda scores: (scores.abs() / 10) * scores.sigmoid(),
     "joined": lambda scores: torch.cat([scores.sigmoid(), scores.abs() / 10], 1),
+    "part": lambda scores: write_pieces(scores.sigmoid(), scores.abs() / 10),
+    "other part": lambda scores: write_pieces(scores.abs() / 10, scores.sigmoid()),
+    "part in place": lambda scores: squash_part(scores.abs() / 10),
     "weighed": lambda scores: scores.sigmoid() @ torch.eye(4).roll(1, 0) / 2,
     "expected": lambda scores: torch.stack(
         [(scores.softmax(1) * GATE).sum(1), (scores.softmax(1) * GATE.flip(0)).sum(1)], 1
@@ -96,23 +149,21 @@ NO_PROBABILITIES: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
-@pytest.mark.parametrize("keeps_gradient", [False, True], ids=["cut", "with gradient"])
+@pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("name", COMBINED)
-def test_combined_probabilities(name: str, keeps_gradient: bool) -> None:
+def test_combined_probabilities(name: str, way: str) -> None:
     finish = COMBINED[name]
-    model = load(Cut(finish, classes=4, keeps_gradient=keeps_gradient))
+    model = load(Cut(finish, classes=4, way=WAYS[way]))
     assert model.output_kind == "multilabel"
     expected = finish(model.network.score(IMAGES).detach())  # type: ignore[operator]
     torch.testing.assert_close(model.probabilities(IMAGES), expected)
 
 
-@pytest.mark.parametrize("keeps_gradient", [False, True], ids=["cut", "with gradient"])
+@pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("name", NO_PROBABILITIES)
-def test_other_numbers_between_0_and_1_are_no_probabilities(
-    name: str, keeps_gradient: bool
-) -> None:
+def test_other_numbers_between_0_and_1_are_no_probabilities(name: str, way: str) -> None:
     finish = NO_PROBABILITIES[name]
-    network = Cut(finish, classes=4, keeps_gradient=keeps_gradient)
+    network = Cut(finish, classes=4, way=WAYS[way])
     model = load(network)
     assert model.output_kind == "logits"
     torch.testing.assert_close(model.logits(IMAGES), finish(network.score(IMAGES)).detach())
@@ -143,3 +194,15 @@ def test_the_trace_names_the_last_operation() -> None:
     assert trace.find_operation(weighed) not in ("", "sigmoid")
     assert trace.find_operation(joined) == "sigmoid"
     assert trace.find_operation(values) == "image"
+
+
+def test_what_does_not_run_while_watched() -> None:
+    """Nothing is known of what made it, and the network is not at fault."""
+
+    def choose(scores: Tensor) -> Tensor:
+        return torch.cond(scores.sum() > 0, torch.abs, torch.neg, (scores,)).clamp(0, 1)
+
+    network = Cut(choose, classes=4)
+    model = load(network)
+    assert model.output_kind == "logits"
+    torch.testing.assert_close(model.logits(IMAGES), choose(network.score(IMAGES).detach()))

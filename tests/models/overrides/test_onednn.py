@@ -102,6 +102,52 @@ def test_one_size_after_another() -> None:
             assert_close(derivative, expected)
 
 
+def expand_bias(count: int) -> nn.Parameter:
+    return nn.Parameter(torch.tensor([0.3]).expand(count))
+
+
+def slice_bias(count: int) -> nn.Parameter:
+    return nn.Parameter(make_input(count, 2)[:, 1])
+
+
+@pytest.mark.usefixtures("fast_or_portable")
+@pytest.mark.parametrize("make_bias", [expand_bias, slice_bias])
+def test_biases_that_are_no_row_in_memory(make_bias: Callable[[int], nn.Parameter]) -> None:
+    """oneDNN would read what lies behind the first number."""
+    convolution = nn.Conv2d(5, 70, 3)
+    linear = nn.Linear(70, 90)
+    for layer in (convolution, linear):
+        layer.bias = make_bias(len(layer.weight))
+        layer.requires_grad_(False)
+    maps, vectors = make_input(2, 5, 8, 9), make_input(600, 70)
+    for layer, x in ((convolution, maps), (linear, vectors)):
+        assert_close(run_packed(layer, x), layer(x))
+
+
+@pytest.mark.usefixtures("fast_or_portable")
+@pytest.mark.parametrize("shape", [(), (1,), (1, 90), (600, 90)])
+def test_biases_of_another_shape(shape: tuple[int, ...]) -> None:
+    weight = nn.Parameter(make_input(90, 70), requires_grad=False)
+    bias = nn.Parameter(torch.full(shape, 0.4), requires_grad=False)
+    x = make_input(600, 70)
+    with use_packed_weights():
+        output = F.linear(x, weight, bias)
+    assert_close(output, F.linear(x, weight, bias))
+
+
+@pytest.mark.usefixtures("fast_or_portable")
+@pytest.mark.parametrize(
+    "settings",
+    [{"stride": 0}, {"dilation": 0}, {"padding": -1}, {"groups": 2}, {"stride": (1,) * 3}],
+)
+def test_settings_that_torch_refuses(settings: dict[str, Any]) -> None:
+    """oneDNN divides by a stride of 0, which ends the process."""
+    weight = nn.Parameter(make_input(7, 4 // settings.get("groups", 1), 3, 3), requires_grad=False)
+    arguments = {"stride": 1, "padding": 0, "dilation": 1, "groups": 1, **settings}
+    with use_packed_weights(), pytest.raises(RuntimeError):
+        F.conv2d(make_input(1, 4, 8, 9), weight, None, *arguments.values())
+
+
 # ── what is kept ──
 
 
@@ -141,6 +187,21 @@ def test_a_weight_that_was_given_other_memory_is_packed_anew(
     output = run_packed(layer, x)
     assert not torch.allclose(output, before)
     assert_close(output, layer(x))
+
+
+@needs_onednn
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
+@pytest.mark.parametrize("axis", [0, 1], ids=["filter", "input channel"])
+def test_what_is_pruned_by_data_is_packed_anew(axis: int, layout: torch.memory_format) -> None:
+    """Each filter and each input channel, in a weight of which only a sample is compared."""
+    convolution = nn.Conv2d(24, 36, 3).requires_grad_(False).to(memory_format=layout)
+    linear = nn.Linear(160, 100).requires_grad_(False)
+    maps, vectors = make_input(1, 24, 9, 8), make_input(300, 160)
+    for layer, x in ((convolution, maps), (linear, vectors)):
+        for index in range(0, layer.weight.shape[axis], 5):
+            run_packed(layer, x)
+            layer.weight.data.select(axis, index).zero_()
+            assert_close(run_packed(layer, x), layer(x))
 
 
 @needs_onednn

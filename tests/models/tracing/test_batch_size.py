@@ -75,7 +75,11 @@ def test_it_counts_the_layers_outputs(tiny: sl.Model) -> None:
     assert estimate_max_batch(tiny, smooth(), 1e-9) == 1
 
 
-def test_gradients_are_taken_in_blocks_that_are_fast(tiny: sl.Model) -> None:
+def test_gradients_are_taken_in_blocks_that_are_fast(
+    tiny: sl.Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A timing would depend on what else runs.
+    monkeypatch.setattr(BatchSizeSearch, "is_affordable", lambda _: False)
     plenty, side = 1e6, 32
     image = torch.zeros(1, 3, 4 * side, 4 * side)
     fastest = int(CACHE_FRIENDLY_BYTES / (4 * 16 * SIZES[0]))

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from sightline.errors import SightlineError
 from sightline.models.heads.evidence.autograd_graph import COMBINING_NAMES, is_made_of_probabilities
 from sightline.models.heads.recognition import (
     ROUNDING_TOLERANCE,
@@ -27,10 +28,14 @@ SQUASHING_NAMES = {"sigmoid", "hardsigmoid", "softmax", "log_sigmoid_forward", "
 
 # Operations that keep the values, and so what they mean.
 KEEPING_NAMES = {
-    *("alias", "as_strided", "clone", "contiguous", "copy", "dequantize", "detach", "lift_fresh"),
-    *("permute", "reshape", "reshape_alias", "select", "slice", "split", "squeeze", "t", "to"),
-    *("to_copy", "transpose", "unbind", "unsafe_view", "unsqueeze", "view"),
+    *("alias", "as_strided", "clone", "contiguous", "copy", "dequantize", "detach", "diagonal"),
+    *("lift_fresh", "permute", "reshape", "reshape_alias", "select", "slice", "split"),
+    *("split_with_sizes", "squeeze", "t", "to", "to_copy", "transpose", "unbind", "unfold"),
+    *("unsafe_view", "unsqueeze", "view"),
 }
+
+# What combines only values that are all computed; with constants these are weights.
+PRODUCT_NAMES = {"bmm", "mm"}
 
 
 class OriginTrace(DispatchContext):
@@ -52,6 +57,12 @@ class OriginTrace(DispatchContext):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         """Runs the operation, and notes its name for its results."""
+        kwargs = kwargs or {}
+        with self:
+            # In inference mode operations that are made of others come as they are.
+            output = func.decompose(*args, **kwargs)
+        if output is not NotImplemented:
+            return output
         name = func.overloadpacket.__name__.strip("_")
         sources = [
             value
@@ -61,18 +72,29 @@ class OriginTrace(DispatchContext):
         if name == "copy":
             sources = sources[1:]  # the first is overwritten
         computed = [source for source in sources if self.find_operation(source)]
-        origin = self.choose_name(name, computed)
+        is_complete = len(computed) == len(sources)
+        origin = self.choose_name(name, computed, is_complete=is_complete)
         is_weighted = name == "mul" and len(computed) < 2
-        output = func(*args, **(kwargs or {}))
+        output = func(*args, **kwargs)
+        is_in_place = func._schema.is_mutable
+        addresses = {get_address(source) for source in sources if has_address(source)}
         for tensor in output if isinstance(output, (tuple, list)) else (output,):
-            if isinstance(tensor, Tensor) and tensor.layout == torch.strided:
-                self.note_operation(tensor, origin, is_weighted=is_weighted)
+            if not isinstance(tensor, Tensor) or tensor.layout != torch.strided:
+                continue
+            is_view = not is_in_place and get_address(tensor) in addresses
+            if is_view and self.find_operation(tensor):
+                continue
+            previous = self.find_operation(tensor) if is_in_place and is_part(tensor) else ""
+            if previous not in SQUASHING_NAMES | {""}:
+                origin = previous  # what is beside the part is none that this made
+            self.note_operation(tensor, origin, is_weighted=is_weighted)
         return output
 
-    def choose_name(self, name: str, computed: list[Tensor]) -> str:
+    def choose_name(self, name: str, computed: list[Tensor], *, is_complete: bool) -> str:
         """What an operation's results are said to be made by; empty if they are constant.
 
-        `computed` are the values it takes that are computed from the images.
+        `computed` are the values it takes that are computed from the images, and complete if those
+        are all that it takes.
         """
         if name in SQUASHING_NAMES:
             return name
@@ -80,7 +102,8 @@ class OriginTrace(DispatchContext):
             return ""
         # An expected value has a unit of its own.
         is_expectation = name == "sum" and get_address(computed[0]) in self.weighted
-        if is_expectation or name not in KEEPING_NAMES | set(COMBINING_NAMES):
+        keeps_values = name in KEEPING_NAMES or name in COMBINING_NAMES
+        if is_expectation or not (keeps_values or (is_complete and name in PRODUCT_NAMES)):
             return name
         origins = {self.find_operation(tensor) for tensor in computed}
         return origins.pop() if len(origins) == 1 or origins <= SQUASHING_NAMES else name
@@ -95,6 +118,11 @@ class OriginTrace(DispatchContext):
     def find_operation(self, tensor: Tensor) -> str:
         """The operation that made a tensor's values, such as «sigmoid»; empty if it is constant."""
         return self.operations.get(get_address(tensor), "") if has_address(tensor) else ""
+
+
+def is_part(tensor: Tensor) -> bool:
+    """Whether a tensor is a view of a part of its memory."""
+    return tensor.numel() * tensor.element_size() < tensor.untyped_storage().nbytes()
 
 
 def has_address(tensor: Tensor) -> bool:
@@ -112,7 +140,8 @@ def is_made_by_squashing(
 ) -> bool:
     """Whether the scores in an output are made of the results of sigmoids or softmaxes alone.
 
-    Where autograd can't tell, `run` runs the network once more for the same images.
+    Where autograd can't tell, `run` runs the network once more for the same images. False where
+    that fails: some code does not run while it is watched.
     """
     selected = select_output(output, hints.selector, hints.network_name)
     if not isinstance(selected, Tensor) or not selected.is_floating_point():
@@ -121,7 +150,10 @@ def is_made_by_squashing(
         return is_made_of_probabilities(selected)
     if not has_address(selected) or not are_in_unit_interval(selected.float(), ROUNDING_TOLERANCE):
         return False
-    return find_traced_operation(run, images, hints) in SQUASHING_NAMES
+    try:
+        return find_traced_operation(run, images, hints) in SQUASHING_NAMES
+    except SightlineError:
+        return False
 
 
 def find_traced_operation(run: Callable[[Tensor], Any], images: Tensor, hints: HeadHints) -> str:

@@ -91,7 +91,7 @@ def get_packed_layout(packed_weight: Tensor) -> bytes:
 def run_packed_convolution(
     x: Tensor, packed_weight: Tensor, bias: Tensor | None, geometry: ConvGeometry
 ) -> Tensor:
-    """`F.conv2d` by a weight from `reorder_convolution_weight`."""
+    """`F.conv2d` by a weight from `reorder_convolution_weight`, and a contiguous bias."""
     onednn: Any = torch.ops.mkldnn
     stride, padding, dilation, groups = geometry
     return onednn._convolution_pointwise.default(
@@ -134,7 +134,7 @@ def reorder_linear_weight(weight: Tensor) -> Tensor:
 
 
 def run_packed_linear(x: Tensor, packed_weight: Tensor, bias: Tensor | None) -> Tensor:
-    """`F.linear` by a weight from `reorder_linear_weight`."""
+    """`F.linear` by a weight from `reorder_linear_weight`, and a contiguous bias."""
     onednn: Any = torch.ops.mkldnn
     return onednn._linear_pointwise.default(x, packed_weight, bias, "none", [], "")
 

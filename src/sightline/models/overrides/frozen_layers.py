@@ -6,6 +6,7 @@ small convolution of 1×1 is a linear layer. Linear layers of many positions, as
 them, run by weights that are packed once for each direction.
 """
 
+import math
 from collections.abc import Hashable
 from dataclasses import dataclass, field
 from typing import Any, Self
@@ -35,9 +36,8 @@ MIN_PACKED_POSITIONS = 32
 # The first linear layers of old networks have larger weights, and are given few positions.
 MAX_PACKED_WEIGHT_ELEMENTS = 32_000_000
 
-# Writes through `.data` leave no trace but the values. A sample of them is compared; writes that
-# matter change more than single values.
-SAMPLED_ELEMENTS = 64
+# Writes through `.data` leave no trace but the values. So many are compared, and of more a sample.
+FEW_ELEMENTS = 1024
 
 PACKED_LINEAR_WEIGHTS: Any = WeakTensorKeyDictionary()  # weight → its PackedLinearWeight
 NORM_FACTORS: Any = WeakTensorKeyDictionary()  # running variance → its NormFactors
@@ -62,8 +62,7 @@ class WeightStamp:
     @classmethod
     def begin(cls, weight: Tensor, **settings: Any) -> Self:
         """The stamp of a weight as it is now."""
-        stride = max(1, weight.numel() // SAMPLED_ELEMENTS)
-        sample_view = weight.detach().numpy().reshape(-1)[::stride]
+        sample_view = view_sample(weight)
         return cls(
             address=weight.data_ptr(),
             version=weight._version,
@@ -76,6 +75,29 @@ class WeightStamp:
         """Whether this is the weight, and was not written to since."""
         is_same = self.version == weight._version and self.address == weight.data_ptr()
         return is_same and self.sample_bytes == self.sample_view.tobytes()
+
+
+def view_sample(weight: Tensor) -> NDArray[Any]:
+    """A view of a weight's numbers, in large ones of some of each filter and each input channel.
+
+    So a filter that is pruned shows, also by `weight.data[3] = 0`, which counts as no write.
+    `weight` is dense in memory, contiguous or in channels_last.
+    """
+    values = weight.detach()
+    inner = 1
+    if values.ndim > 1 and values.is_contiguous():
+        inner = values[0, 0].numel()
+    elif values.ndim == 4:
+        values = values.permute(0, 2, 3, 1)  # as channels_last has them
+    flat = values.numpy().reshape(-1)
+    if weight.ndim < 2 or len(flat) <= FEW_ELEMENTS:
+        return flat
+    filters, channels = weight.shape[:2]
+    # Steps of a number of channels that shares no divisor with all of them pass by each of them.
+    step = min(filters, channels)
+    while math.gcd(step, channels) > 1:
+        step -= 1
+    return flat[:: step * inner]
 
 
 @dataclass(kw_only=True)
@@ -132,7 +154,17 @@ def is_worth_packing(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
     )
     if not is_large or x.shape[-1] != weight.shape[1] or not weight.is_contiguous():
         return False
+    if not is_plain_bias(bias, len(weight)):
+        return False
     return are_frozen_float32(x, weight, bias) and is_available("packed linear")
+
+
+def is_plain_bias(bias: Tensor | None, count: int) -> bool:
+    """Whether a bias is one number for each of `count` outputs, next to each other.
+
+    oneDNN reads it so, whatever its shape and strides are.
+    """
+    return bias is None or (bias.shape == (count,) and bias.is_contiguous())
 
 
 @dataclass(kw_only=True)

@@ -11,7 +11,7 @@ oneDNN's operations are not part of torch's public interface: `fast_operations` 
 """
 
 import math
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
@@ -40,6 +40,7 @@ from sightline.models.overrides.frozen_layers import (
     attend_contiguous_tokens,
     attend_to_oneself,
     is_frozen_float32,
+    is_plain_bias,
     try_frozen_batch_norm,
     try_frozen_linear,
     try_pointwise_linear,
@@ -61,6 +62,8 @@ MAX_PHASED_CHANNELS = 4
 
 # Without a gradient a smaller weight is reordered as fast as it is found among the packed ones.
 MIN_FORWARD_WEIGHT_ELEMENTS = 50_000
+
+DENSE_LAYOUTS = (torch.contiguous_format, torch.channels_last)
 
 # Shapes for which a weight's layout is remembered; beyond, each costs a reordering again.
 MAX_KEPT_SHAPES = 256
@@ -223,6 +226,15 @@ def expand_to_pair(value: int | tuple[int, ...]) -> IntPair:
     return (value, value) if isinstance(value, int) else (value[0], value[-1])
 
 
+def is_plain_setting(value: Any, least: int) -> bool:
+    """Whether a setting of a convolution is one or two whole numbers, none below `least`.
+
+    By others torch says what is wrong with them, and oneDNN may end the process.
+    """
+    values: Sequence[Any] = value if isinstance(value, (tuple, list)) else (value,)
+    return len(values) in (1, 2) and all(type(item) is int and item >= least for item in values)
+
+
 def try_packed_convolution(  # noqa: PLR0917 - torch's own signature
     x: Tensor,
     weight: Tensor,
@@ -239,16 +251,24 @@ def try_packed_convolution(  # noqa: PLR0917 - torch's own signature
         return None
     if isinstance(padding, str) or x.ndim != 4 or not is_frozen_float32(x, weight, bias):
         return None
-    # torch says what does not fit, oneDNN does not.
-    if x.shape[1] != groups * weight.shape[1] or not is_available("packed convolution"):
+    # What is part of another tensor or repeats itself is watched by no view of its numbers.
+    if not any(weight.is_contiguous(memory_format=layout) for layout in DENSE_LAYOUTS):
         return None
+    # torch says what does not fit, oneDNN does not.
+    if x.shape[1] != groups * weight.shape[1] or len(weight) % groups:
+        return None
+    if not is_plain_bias(bias, len(weight)) or not is_available("packed convolution"):
+        return None
+    settings = ((stride, 1), (padding, 0), (dilation, 1))
+    if not all(is_plain_setting(value, least) for value, least in settings):
+        return None
+    geometry = ConvGeometry(
+        expand_to_pair(stride), expand_to_pair(padding), expand_to_pair(dilation), groups
+    )
     has_gradient = x.requires_grad and torch.is_grad_enabled()
     if not has_gradient and weight.numel() < MIN_FORWARD_WEIGHT_ELEMENTS:
         return None
     x = x.contiguous(memory_format=torch.channels_last)
-    geometry = ConvGeometry(
-        expand_to_pair(stride), expand_to_pair(padding), expand_to_pair(dilation), groups
-    )
     if has_gradient:
         return PackedConvolution.apply(x, weight, bias, geometry, None)
     return get_packed_weight(weight, geometry).convolve_input(x, weight, bias)

@@ -23,6 +23,10 @@ REARRANGING_OPERATIONS = (
     "Split",
     "Unbind",
     "AsStrided",
+    "Diagonal",
+    "Unfold",
+    "torch::autograd::CopySlices",
+    "torch::autograd::CopyBackwards",
 )
 
 # Operations that multiply by weights, named as autograd or their Function names them.
@@ -52,7 +56,11 @@ COMBINING_NAMES = (
         "flip",
     ),
     *("nan_to_num", "adaptive_avg_pool2d", "avg_pool2d", "adaptive_max_pool2d"),
-    *("max_pool2d_with_indices", "upsample_bilinear2d", "upsample_nearest2d"),
+    *("max_pool2d_with_indices", "upsample_bilinear2d", "upsample_bilinear2d_aa"),
+    *("upsample_nearest2d", "upsample_nearest_exact2d", "upsample_bicubic2d"),
+    *("upsample_bicubic2d_aa", "constant_pad_nd", "grid_sampler_2d", "pixel_shuffle"),
+    *("pixel_unshuffle", "roll", "rot90", "round", "cummax", "masked_select", "fill", "zero"),
+    *("index_put", "index_add", "index_fill", "scatter", "scatter_add"),
 )
 
 # The same as autograd names them: «ClampMin», «AvgPool2D».
