@@ -4,7 +4,7 @@ A network that ends in a sigmoid gives probabilities, which autograd's graph tel
 or after `detach`, there is no graph; then the network is run once more and watched.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -63,6 +63,7 @@ class OriginTrace(DispatchContext):
             output = func.decompose(*args, **kwargs)
         if output is not NotImplemented:
             return output
+        output = func(*args, **kwargs)
         name = func.overloadpacket.__name__.strip("_")
         sources = [
             value
@@ -71,24 +72,32 @@ class OriginTrace(DispatchContext):
         ]
         if name == "copy":
             sources = sources[1:]  # the first is overwritten
-        computed = [source for source in sources if self.find_operation(source)]
-        is_complete = len(computed) == len(sources)
-        origin = self.choose_name(name, computed, is_complete=is_complete)
-        is_weighted = name == "mul" and len(computed) < 2
-        output = func(*args, **kwargs)
-        is_in_place = func._schema.is_mutable
-        addresses = {get_address(source) for source in sources if has_address(source)}
-        for tensor in output if isinstance(output, (tuple, list)) else (output,):
-            if not isinstance(tensor, Tensor) or tensor.layout != torch.strided:
-                continue
-            is_view = not is_in_place and get_address(tensor) in addresses
-            if is_view and self.find_operation(tensor):
-                continue
-            previous = self.find_operation(tensor) if is_in_place and is_part(tensor) else ""
-            if previous not in SQUASHING_NAMES | {""}:
-                origin = previous  # what is beside the part is none that this made
-            self.note_operation(tensor, origin, is_weighted=is_weighted)
+        results = output if isinstance(output, (tuple, list)) else (output,)
+        self.note_results(name, sources, results, writes=func._schema.is_mutable)
         return output
+
+    def note_results(
+        self, name: str, sources: Sequence[Tensor], results: Sequence[Any], *, writes: bool
+    ) -> None:
+        """Notes what made the results of an operation that took some sources.
+
+        `writes` tells of an operation that overwrites one of them.
+        """
+        computed = [source for source in sources if self.find_operation(source)]
+        origin = self.choose_name(name, computed, is_complete=len(computed) == len(sources))
+        is_weighted = name == "mul" and len(computed) < 2
+        addresses = {get_address(source) for source in computed}
+        for tensor in results:
+            if not isinstance(tensor, Tensor) or not has_address(tensor):
+                continue
+            if not writes and get_address(tensor) in addresses:
+                continue  # a view, of which all is known
+            previous = self.find_operation(tensor) if writes and is_part(tensor) else ""
+            if previous in SQUASHING_NAMES or not previous:
+                self.note_operation(tensor, origin, is_weighted=is_weighted)
+            else:
+                # A part of it is now something else; the rest is what it was.
+                self.note_operation(tensor, previous)
 
     def choose_name(self, name: str, computed: list[Tensor], *, is_complete: bool) -> str:
         """What an operation's results are said to be made by; empty if they are constant.
@@ -113,7 +122,10 @@ class OriginTrace(DispatchContext):
         address = get_address(tensor)
         self.kept.append(tensor)
         self.operations[address] = name
-        (self.weighted.add if is_weighted else self.weighted.discard)(address)
+        if is_weighted:
+            self.weighted.add(address)
+        else:
+            self.weighted.discard(address)
 
     def find_operation(self, tensor: Tensor) -> str:
         """The operation that made a tensor's values, such as «sigmoid»; empty if it is constant."""
