@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torchvision
 from captum.attr import GuidedBackprop, IntegratedGradients, LayerGradCam, NoiseTunnel, Saliency
 from occlusion import NETWORKS as OCCLUSION_NETWORKS
 from occlusion import make_plain_network
@@ -244,7 +245,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--threads", nargs="+", type=int, default=[1, 2])
     parser.add_argument("--kinds", nargs="+", default=KINDS, choices=KINDS)
-    parser.add_argument("--names", nargs="+", default=NETWORKS)
+    known = ["sightnet", *torchvision.models.list_models()]
+    parser.add_argument("--names", nargs="+", default=NETWORKS, choices=known, metavar="NAME")
     asked = parser.parse_args()
     warnings.filterwarnings("ignore")
     for threads in asked.threads:

@@ -137,7 +137,8 @@ def main() -> None:
     parser.add_argument("--windows", nargs="+", default=SETTINGS, help="WINDOW/STRIDE in pixels")
     parser.add_argument("--threads", nargs="+", type=int, default=[1, 2])
     parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--names", nargs="+", default=NETWORKS)
+    known = torchvision.models.list_models()
+    parser.add_argument("--names", nargs="+", default=NETWORKS, choices=known, metavar="NAME")
     asked = parser.parse_args()
     for threads in asked.threads:
         torch.set_num_threads(threads)
