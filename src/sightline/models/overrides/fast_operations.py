@@ -210,6 +210,8 @@ def _probe_packed_convolution() -> bool:
     weight = _make_values(6, 2, 3, 2)
     bias = _make_values(6)
     packed = reorder_convolution_weight(weight, geometry, x.shape)
+    packed_again = reorder_convolution_weight(weight, geometry, x.shape)
+    has_layouts = get_packed_layout(packed) == get_packed_layout(packed_again) != b""
     output = run_packed_convolution(x, packed, bias, geometry)
     expected = F.conv2d(x, weight, bias, *geometry)
 
@@ -220,11 +222,8 @@ def _probe_packed_convolution() -> bool:
     input_gradient = backpropagate_packed_convolution(gradient, packed, geometry, output_padding)
     settings: Any = geometry  # pairs, which the annotations of conv2d_input do not mention
     expected_gradient = conv2d_input(x.shape, weight, gradient, *settings)
-    return (
-        get_packed_layout(packed) == get_packed_layout(packed)
-        and _are_close(output, expected)
-        and _are_close(input_gradient, expected_gradient)
-    )
+    are_close = _are_close(output, expected) and _are_close(input_gradient, expected_gradient)
+    return has_layouts and are_close
 
 
 def _probe_packed_linear() -> bool:

@@ -36,7 +36,7 @@ MIN_PACKED_POSITIONS = 32
 # The first linear layers of old networks have larger weights, and are given few positions.
 MAX_PACKED_WEIGHT_ELEMENTS = 32_000_000
 
-# Writes through `.data` leave no trace but the values. So many are compared, and of more a sample.
+# Writes through `.data` leave no trace but the values. Of a weight with more, a sample is compared.
 FEW_ELEMENTS = 1024
 
 PACKED_LINEAR_WEIGHTS: Any = WeakTensorKeyDictionary()  # weight → its PackedLinearWeight

@@ -251,13 +251,16 @@ def try_packed_convolution(  # noqa: PLR0917 - torch's own signature
         return None
     if isinstance(padding, str) or x.ndim != 4 or not is_frozen_float32(x, weight, bias):
         return None
+    # torch says what does not fit, oneDNN does not.
+    if x.shape[1] != groups * weight.shape[1] or not is_available("packed convolution"):
+        return None
+    has_gradient = x.requires_grad and torch.is_grad_enabled()
+    if not has_gradient and weight.numel() < MIN_FORWARD_WEIGHT_ELEMENTS:
+        return None
     # What is part of another tensor or repeats itself is watched by no view of its numbers.
     if not any(weight.is_contiguous(memory_format=layout) for layout in DENSE_LAYOUTS):
         return None
-    # torch says what does not fit, oneDNN does not.
-    if x.shape[1] != groups * weight.shape[1] or len(weight) % groups:
-        return None
-    if not is_plain_bias(bias, len(weight)) or not is_available("packed convolution"):
+    if len(weight) % groups or not is_plain_bias(bias, len(weight)):
         return None
     settings = ((stride, 1), (padding, 0), (dilation, 1))
     if not all(is_plain_setting(value, least) for value, least in settings):
@@ -265,9 +268,6 @@ def try_packed_convolution(  # noqa: PLR0917 - torch's own signature
     geometry = ConvGeometry(
         expand_to_pair(stride), expand_to_pair(padding), expand_to_pair(dilation), groups
     )
-    has_gradient = x.requires_grad and torch.is_grad_enabled()
-    if not has_gradient and weight.numel() < MIN_FORWARD_WEIGHT_ELEMENTS:
-        return None
     x = x.contiguous(memory_format=torch.channels_last)
     if has_gradient:
         return PackedConvolution.apply(x, weight, bias, geometry, None)
