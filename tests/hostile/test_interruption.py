@@ -56,7 +56,6 @@ def test_boundary_hears_ctrl_c_while_it_classifies_the_plane(
         assert Path("second", path.name).read_bytes() == path.read_bytes(), path.name
 
 
-@pytest.mark.filterwarnings("ignore:lance is not fork-safe")
 @pytest.mark.parametrize("written_count", [0, 1, 2])
 def test_ctrl_c_while_saving_leaves_no_folder_without_a_recipe(
     written_count: int, place: Path

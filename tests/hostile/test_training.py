@@ -166,7 +166,6 @@ def run_and_kill(work: Callable[[], object], kill_before: str, kill_after: str) 
     assert child.exitcode == -signal.SIGKILL
 
 
-@pytest.mark.filterwarnings("ignore:lance is not fork-safe")
 @pytest.mark.parametrize(
     ("kill_before", "kill_after"),
     [
@@ -198,7 +197,6 @@ def test_killed_at_any_write_it_ends_with_the_same_bytes(
     assert_same_training(killed_plan.out, finished)
 
 
-@pytest.mark.filterwarnings("ignore:lance is not fork-safe")
 def test_killed_again_and_again(
     finished: Path, plan: TrainingPlan, train: Train, tmp_path: Path
 ) -> None:

@@ -54,9 +54,6 @@ def test_after_a_fork_it_is_free_and_the_block_ends_well() -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="forks are tried on Linux only")
-@pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
-@pytest.mark.filterwarnings("ignore:lance is not fork-safe")  # where another test imported it
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_forked_process_does_not_wait() -> None:
     lock = ForkSafeLock()
     with lock:

@@ -102,7 +102,6 @@ def test_the_learning_rate_falls_to_zero_over_the_last_quarter(
 
 # Another test of the same process may have loaded Lance, which warns of every fork; the child does
 # not use it.
-@pytest.mark.filterwarnings("ignore:lance is not fork-safe")
 def test_killed_and_resumed_it_ends_with_the_same_bits(
     plan: TrainingPlan, photos: PhotoDataset, tiny: sl.Model, make_fabric: MakeFabric
 ) -> None:

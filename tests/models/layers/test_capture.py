@@ -405,9 +405,6 @@ def test_module_paths_are_those_of_modules(answer: Any) -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="forks are tried on Linux only")
-@pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
-@pytest.mark.filterwarnings("ignore:lance is not fork-safe")  # where another test imported it
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_forked_process_has_no_hooks_of_another_thread() -> None:
     network = OverwrittenUntracked()
     is_running = threading.Event()
