@@ -22,7 +22,8 @@ def scan(tmp_path_factory: pytest.TempPathFactory) -> sl.Scan:
         path.parent.mkdir(exist_ok=True)
         sl.write(picture, path)
     model = Model(small_network().eval(), labels=LABELS, size=32, mean=(0.5,) * 3, std=(0.25,) * 3)
-    return sl.scan(model, root, store=root.parent / "a.scan", layers=["conv1", "conv2"])
+    store = tmp_path_factory.mktemp("store") / "a.scan"
+    return sl.scan(model, root, store=store, layers=["conv1", "conv2"])
 
 
 def test_names_are_those_among_all_units(scan: sl.Scan) -> None:

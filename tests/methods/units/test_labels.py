@@ -42,7 +42,7 @@ def stored(tiny: sl.Model, tmp_path_factory: pytest.TempPathFactory) -> Scan:
         path = folder / LABELS[class_index] / f"{number}.png"
         path.parent.mkdir(exist_ok=True)
         sl.write(smooth(seed=number, side=40)[:, :, :36], path)
-    return sl.scan(tiny, folder, store=folder.parent / "labels.scan", k=4)
+    return sl.scan(tiny, folder, store=tmp_path_factory.mktemp("store") / "labels.scan", k=4)
 
 
 def compute_peaks(model: sl.Model, scan: Scan, layer: str) -> Tensor:
@@ -191,7 +191,7 @@ def colors(tmp_path_factory: pytest.TempPathFactory) -> tuple[sl.Model, Scan]:
         nn.AvgPool2d(4), convolution, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(5, 5)
     )
     model = sl.load(network, mean=(0.0,) * 3, std=(1.0,) * 3, labels=LABELS, size=20)
-    store = folder.parent / "colors.scan"
+    store = tmp_path_factory.mktemp("store") / "colors.scan"
     return model, sl.scan(model, folder, store=store, layers=("1",))
 
 

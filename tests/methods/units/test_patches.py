@@ -31,7 +31,7 @@ def stored(tiny: sl.Model, tmp_path_factory: pytest.TempPathFactory) -> Scan:
         path = folder / LABELS[number % 2] / f"{number:02}.png"
         path.parent.mkdir(exist_ok=True)
         sl.write(smooth(seed=number, side=40)[:, :, :36], path)
-    return sl.scan(tiny, folder, store=folder.parent / "patches.scan")
+    return sl.scan(tiny, folder, store=tmp_path_factory.mktemp("store") / "patches.scan")
 
 
 @pytest.fixture
