@@ -16,6 +16,7 @@ import sightline as sl
 from sightline.methods import load_methods
 from sightline.models.overrides import frozen_layers, max_pooling, onednn
 from sightline.models.overrides.fast_operations import is_available
+from sightline.models.overrides.onednn import LayerSizes
 
 pytestmark = needs_fast_operations
 
@@ -38,8 +39,8 @@ def every_size(tiny: sl.Model, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(max_pooling, "MIN_COMPACT_POOL_ELEMENTS", 1)
     monkeypatch.setattr(frozen_layers, "MIN_SPARSE_LINEAR_ELEMENTS", 1)
     monkeypatch.setattr(frozen_layers, "MIN_PACKED_MULTIPLY_ADDS", 1)
-    monkeypatch.setattr(onednn, "MIN_FORWARD_WEIGHT_ELEMENTS", 1)
-    monkeypatch.setattr(tiny, "has_large_weights", True)
+    monkeypatch.setattr(onednn, "MIN_PACKED_WEIGHT_ELEMENTS", 1)
+    monkeypatch.setattr(tiny, "layer_sizes", LayerSizes.LARGE)
 
 
 def make_images(count: int) -> Tensor:

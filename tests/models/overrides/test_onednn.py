@@ -13,14 +13,20 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import sightline as sl
 from sightline.models.overrides import frozen_layers, onednn
-from sightline.models.overrides.onednn import PackingDisabled, use_packed_weights
+from sightline.models.overrides.fast_operations import count_function_modes
+from sightline.models.overrides.onednn import (
+    LayerSizes,
+    PackingDisabled,
+    find_layer_sizes,
+    use_packed_weights,
+)
 from sightline.models.overrides.unsaved_inputs import UnsavedInputsMode
 
 
 @pytest.fixture(autouse=True)
 def every_size(monkeypatch: pytest.MonkeyPatch) -> None:
     """Small weights count as large."""
-    monkeypatch.setattr(onednn, "MIN_FORWARD_WEIGHT_ELEMENTS", 0)
+    monkeypatch.setattr(onednn, "MIN_PACKED_WEIGHT_ELEMENTS", 0)
     monkeypatch.setattr(onednn, "MIN_MEAN_WEIGHT_ELEMENTS", 0)
 
 
@@ -311,7 +317,7 @@ def test_a_pass_without_gradient_is_packed_where_weights_are_large_in_the_mean(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.undo()
-    monkeypatch.setattr(onednn, "MIN_FORWARD_WEIGHT_ELEMENTS", 5000)
+    monkeypatch.setattr(onednn, "MIN_PACKED_WEIGHT_ELEMENTS", 5000)
     monkeypatch.setattr(onednn, "MIN_MEAN_WEIGHT_ELEMENTS", 5000)
     shapes: list[tuple[int, ...]] = []
     get_packed_weight = onednn.get_packed_weight
@@ -323,19 +329,20 @@ def test_a_pass_without_gradient_is_packed_where_weights_are_large_in_the_mean(
     monkeypatch.setattr(onednn, "get_packed_weight", record)
     image = torch.rand(2, 3, 12, 13)
     # 216 + 576 + 14,400 weights in three layers, and 4 · 576 more in seven.
-    for convolutions, expected in ((1, [(200, 8, 3, 3)]), (5, [])):
+    large, all_shapes = (200, 8, 3, 3), {(8, 3, 3, 3), (8, 8, 3, 3), (200, 8, 3, 3)}
+    for convolutions, expected, packed in ((1, [large], all_shapes), (5, [], {large})):
         model = sl.load(make_widening_network(200, convolutions), size=12, device="cpu")
         model.findings  # noqa: B018 - finds what the output means, with gradients
         shapes.clear()
         with torch.no_grad():
             logits = model.run(image, ["logits"])["logits"]
         assert shapes == expected
-        # A gradient always runs by packed weights, large or small.
+        # A gradient runs by packed weights, of all layers where they are large in the mean.
         leaf = image.clone().requires_grad_()
         shapes.clear()
         differentiated = model.logits(leaf)
         torch.autograd.grad(differentiated[:, 0].sum(), leaf)
-        assert {shape[1:] for shape in shapes} == {(3, 3, 3), (8, 3, 3)}
+        assert set(shapes) == packed
         assert_close(differentiated.detach(), logits)
 
 
@@ -391,7 +398,7 @@ def test_networks_that_overwrite_the_input_of_small_convolutions(
     monkeypatch.undo()
     network = Overwriting(WRITES.get(name, lambda features: features * 2)).eval()
     model = sl.load(network, size=(12, 14), device="cpu")
-    assert not model.has_large_weights
+    assert model.layer_sizes is LayerSizes.SMALL
     calls: list[int] = []
     convolve_unsaved = onednn.convolve_unsaved
     monkeypatch.setattr(
@@ -410,7 +417,7 @@ def test_networks_that_overwrite_the_input_of_small_convolutions(
     assert model.in_place_writes.is_known
     assert model.in_place_writes.found == (name != "nothing")
     # What overwrites nothing goes on with torch's own convolutions.
-    assert len(calls) == (0 if name == "nothing" else 2)
+    assert len(calls) == (0 if name == "nothing" else 3)
 
 
 @needs_onednn
@@ -424,17 +431,91 @@ def test_a_pass_that_was_stopped_tells_nothing(monkeypatch: pytest.MonkeyPatch) 
     assert gradient.any()
 
 
+class OverwritingThin(nn.Module):
+    """Thin layers whose input is written to after them; notes how many modes watch it."""
+
+    def __init__(self, write: Callable[[Tensor], object]) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.write = write
+        self.point = nn.Conv2d(3, 8, 1)
+        self.norm = nn.BatchNorm2d(8)
+        self.grouped = nn.Conv2d(8, 8, 3, padding=1, groups=4)
+        self.head = nn.Conv2d(8, 3, 1)
+        for values in (self.norm.running_mean, self.norm.bias):
+            nn.init.uniform_(values)
+        for values in (self.norm.running_var, self.norm.weight):
+            nn.init.uniform_(values, 0.5, 2)
+        self.mode_counts: list[int] = []
+
+    def forward(self, image: Tensor) -> Tensor:
+        self.mode_counts.append(count_function_modes())
+        features = 1.5 * self.point(image)
+        for layer in (self.norm, self.grouped):
+            outputs = layer(features)
+            self.write(features)
+            features = 0.7 * outputs
+        return self.head(features).mean((2, 3))
+
+
+@needs_onednn
+@pytest.mark.parametrize("name", [*WRITES, "nothing"])
+def test_networks_of_thin_layers_are_left_alone_where_they_overwrite_nothing(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.undo()
+    network = OverwritingThin(WRITES.get(name, lambda features: features * 2)).eval()
+    model = sl.load(network, size=(12, 14), device="cpu")
+    assert model.layer_sizes is LayerSizes.THIN
+    image = torch.rand(2, 3, 12, 14, generator=torch.Generator().manual_seed(1))
+    leaf = model.normalize(image).clone().requires_grad_()
+    with PackingDisabled(), UnsavedInputsMode():
+        (expected,) = torch.autograd.grad(network.requires_grad_(False)(leaf)[:, 1].sum(), leaf)
+
+    gradients: list[Tensor] = []
+    counts: list[int] = []
+    for _ in range(3):
+        leaf = image.clone().requires_grad_()
+        (gradient,) = torch.autograd.grad(model.logits(leaf)[:, 1].sum(), leaf)
+        gradients.append(gradient)
+        counts.append(model.network.mode_counts[-1])
+    assert_close(gradients[0] * model.std, expected)
+    # Whether it is watched changes nothing, not even the rounding.
+    assert torch.equal(gradients[1], gradients[0])
+    assert torch.equal(gradients[2], gradients[0])
+    assert model.in_place_writes.found == (name != "nothing")
+    assert counts == ([1, 0, 0] if name == "nothing" else [1, 1, 1])
+
+    # Of many pixels the faster batch norm gains more than the watching takes.
+    monkeypatch.setattr(onednn, "MIN_FAST_PIXELS", 2 * 12 * 14)
+    leaf = image.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(model.logits(leaf)[:, 1].sum(), leaf)
+    assert_close(gradient * model.std, expected)
+    assert model.network.mode_counts[-1] == 1
+    model.logits(image[:1, :, :11].clone().requires_grad_())
+    assert model.network.mode_counts[-1] == (name != "nothing")
+
+
 def test_which_networks_gain_by_packing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
     side = 2 * round(onednn.MIN_MEAN_WEIGHT_ELEMENTS**0.5)
     large = nn.Linear(side, side, bias=False)
-    assert onednn.has_large_weights(large)
-    assert onednn.has_large_weights(NamesItsOwnWay(side, side))
-    assert not onednn.has_large_weights(nn.Sequential(large, *(nn.Linear(2, 2) for _ in range(4))))
-    assert not onednn.has_large_weights(nn.Sequential(nn.ReLU()))
-    assert onednn.has_large_weights(nn.Sequential(nn.MultiheadAttention(8, 2), nn.Linear(8, 2)))
-    # Weights that are computed for each pass are never packed.
-    assert not onednn.has_large_weights(nn.utils.parametrizations.weight_norm(large))
+    small = nn.Linear(2, 2)
+    point, grouped, dense = nn.Conv2d(4, 4, 1), nn.Conv2d(4, 4, 3, groups=2), nn.Conv2d(80, 80, 3)
+    for layers, expected in (
+        ([large], LayerSizes.LARGE),
+        ([NamesItsOwnWay(side, side)], LayerSizes.LARGE),
+        ([nn.MultiheadAttention(8, 2), small], LayerSizes.LARGE),
+        ([large, *(nn.Linear(2, 2) for _ in range(4))], LayerSizes.SMALL),
+        ([nn.ReLU()], LayerSizes.SMALL),
+        # Weights that are computed for each pass are never packed.
+        ([nn.utils.parametrizations.weight_norm(nn.Linear(side, side))], LayerSizes.THIN),
+        ([point, grouped, nn.ReLU()], LayerSizes.THIN),
+        ([dense, *(nn.ReLU() for _ in range(9)), point], LayerSizes.SMALL),
+        ([dense, *(nn.ReLU() for _ in range(30)), point], LayerSizes.THIN),
+        ([small, *(nn.ReLU() for _ in range(15)), point], LayerSizes.SMALL),
+    ):
+        assert find_layer_sizes(nn.Sequential(*layers)) is expected, layers
 
 
 class Counting(nn.Module):

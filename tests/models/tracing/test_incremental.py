@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 import sightline as sl
 from sightline.methods.attribution.masking import make_fill_images
+from sightline.models.tracing import incremental
 from sightline.models.tracing.incremental import score_occluded_windows
 from sightline.models.tracing.patch_rules.intervals import (
     ChangedIntervals,
@@ -496,7 +497,7 @@ def test_classes_hold_each_window_once(places: list[tuple[int, int]], batch: int
     cone = ChangedRegions(
         ChangedIntervals(tops, tops % 3 + 1, 20), ChangedIntervals(lefts, lefts % 2 + 1, 20)
     )
-    found = group_window_positions(places, [(1.0, cone)], 1.0, batch)
+    found = group_window_positions(places, [(1.0, cone)], 1.0, batch).batches
     assert sorted(i for part in found for i in part) == list(range(len(places)))
     assert max(map(len, found)) <= batch
 
@@ -654,6 +655,46 @@ def test_the_survey_of_a_transformer_ends_early(monkeypatch: pytest.MonkeyPatch)
     other = sl.load(lively(TokensOfPatches(20)), size=64)
     assert "times fewer" in sl.occlusion(other, image, label=1).values["fallback"]
     assert early < (len(operations) - early) / 2
+
+
+def test_few_windows_are_run_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(incremental, "MIN_GAIN", 1.0)
+    layers = [nn.Conv2d(3, 64, 3, padding=1), nn.ReLU(), nn.Conv2d(64, 64, 3, padding=1)]
+    network = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 5))
+    model = sl.load(lively(network), size=(56, 64))
+    image = torch.rand(1, 3, 56, 64, generator=torch.Generator().manual_seed(0))
+    survey = incremental.IncrementalOcclusion.run_survey
+    surveys: list[int] = []
+
+    def note_survey(self: Any, positions: Any) -> Any:
+        surveys.append(len(positions))
+        return survey(self, positions)
+
+    monkeypatch.setattr(incremental.IncrementalOcclusion, "run_survey", note_survey)
+    for window, stride, count, is_followed in ((8, 8, 56, True), (40, 16, 6, False)):
+        surveys.clear()
+        result = sl.occlusion(model, image, label=1, window=window, stride=stride)
+        expected = sl.occlusion(
+            model, image, label=1, window=window, stride=stride, incremental=False
+        )
+        # The difference of two scores, each of which is right to rounding.
+        drops = result.tensors["drop"], expected.tensors["drop"]
+        torch.testing.assert_close(*drops, rtol=0, atol=1e-5)
+        assert surveys == [count]
+        reason = "" if is_followed else f"it would save too little: {count} windows take about 1."
+        assert result.values["fallback"].startswith(reason)
+        assert (result.values["incremental"] > 0) == is_followed
+        # What would not pay is not surveyed again.
+        sl.occlusion(model, image, label=1, window=window, stride=stride)
+        assert surveys == [count] * (2 if is_followed else 1)
+
+    # Each operation on patches takes time as well, which the multiply-adds of more layers do not.
+    many = [nn.Identity(), *(nn.Conv2d(64, 64, 1, groups=64) for _ in range(200))]
+    slow = sl.load(lively(nn.Sequential(*layers, *many, *network[3:])), size=(56, 64))
+    result = sl.occlusion(slow, image, label=1, window=16, stride=14)
+    assert result.values["fallback"].startswith("it would save too little: 20 windows take about")
+    quick = sl.occlusion(model, image, label=1, window=16, stride=14)
+    assert quick.values["fallback"] == ""
 
 
 def test_a_whole_branch_beside_a_localized_one_does_not_end_the_survey() -> None:

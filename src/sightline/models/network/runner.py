@@ -53,11 +53,11 @@ from sightline.models.network.probe import make_probe_images
 from sightline.models.overrides.checkpointing import disable_checkpointing
 from sightline.models.overrides.mode import suspend_overrides
 from sightline.models.overrides.onednn import (
-    SmallLayersMode,
-    has_large_weights,
+    LayerSizes,
+    find_layer_sizes,
     use_packed_weights,
 )
-from sightline.models.overrides.unsaved_inputs import InPlaceWrites
+from sightline.models.overrides.unsaved_inputs import InPlaceWrites, WriteWatchingMode
 from sightline.models.weights.known_input import check_known_weights_input
 from sightline.process.default_device import use_default_device_of_user
 from sightline.process.locks import ForkSafeLock
@@ -140,7 +140,7 @@ class NetworkRunner:
         if self.device.type == "cpu":
             keep_freed_memory()
         self.has_plain_layout = False
-        self.has_large_weights = has_large_weights(self.network)
+        self.layer_sizes = find_layer_sizes(self.network)
         self.in_place_writes = InPlaceWrites()
         self.lock = ForkSafeLock(reentrant=True)
         self._preprocess = preprocess if callable(preprocess) else None
@@ -269,7 +269,7 @@ class NetworkRunner:
         self.settle_inputs()
         prepared = self.normalize(image)
         try:
-            return self._call_fast_network(prepared, len(image))
+            return self._call_fast_network(prepared, image)
         except SightlineError:
             raise
         except Exception as error:
@@ -300,16 +300,20 @@ class NetworkRunner:
                 return self.network(**{self._inputs.image_parameter: prepared}, **extra)
             return self.network(prepared, **extra)
 
-    def _call_fast_network(self, prepared: Any, batch: int) -> Any:
+    def _call_fast_network(self, prepared: Any, image: Tensor) -> Any:
         """`call_network` by the faster operations, as far as the network takes their layout."""
         packing: AbstractContextManager[Any] = nullcontext()
-        if torch.is_grad_enabled() or self.has_large_weights:
-            writes = None if self.has_large_weights else self.in_place_writes
-            packing = use_packed_weights(keeps_layout=self.has_plain_layout, writes=writes)
+        if torch.is_grad_enabled() or self.layer_sizes is LayerSizes.LARGE:
+            packing = use_packed_weights(
+                keeps_layout=self.has_plain_layout,
+                sizes=self.layer_sizes,
+                writes=self.in_place_writes,
+                pixel_count=image[:, 0].numel(),
+            )
         with packing as mode, disable_checkpointing():
-            output = self.call_network(prepared, batch)
+            output = self.call_network(prepared, len(image))
         # The pass was not stopped, and the mode saw all of it.
-        if isinstance(mode, SmallLayersMode) and not mode.is_suspended():
+        if isinstance(mode, WriteWatchingMode) and not mode.is_suspended():
             self.in_place_writes.is_known = True
         return output
 
@@ -364,7 +368,7 @@ class NetworkRunner:
     def _takes(self, image: Tensor) -> bool:
         """Whether the network runs on an image, or as far as it is to run."""
         try:
-            self._call_fast_network(self.normalize(image), len(image))
+            self._call_fast_network(self.normalize(image), image)
         except StopForwardPass:
             return True
         except Exception:  # noqa: BLE001 - whatever it raises, it does not take the image

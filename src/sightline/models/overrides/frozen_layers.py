@@ -380,11 +380,17 @@ class NormFactors:
         return cls(eps, tuple(stamps), *compute_norm_factors(statistics, eps))
 
     def are_current(self, statistics: NormStatistics, eps: float) -> bool:
-        """Whether they are those of these tensors as they are now."""
-        return self.eps == eps and all(
-            stamp is None if tensor is None else stamp is not None and stamp.is_current(tensor)
-            for stamp, tensor in zip(self.stamps, statistics, strict=True)
-        )
+        """Whether they are those of these tensors as they are now, which are frozen."""
+        if self.eps != eps:
+            return False
+        for stamp, tensor in zip(self.stamps, statistics, strict=True):
+            if stamp is None or tensor is None:
+                if stamp is not tensor:
+                    return False
+            # Tensors of inference mode don't count the writes to them.
+            elif tensor.requires_grad or tensor.is_inference() or not stamp.is_current(tensor):
+                return False
+        return True
 
 
 def compute_norm_factors(statistics: NormStatistics, eps: float) -> tuple[Tensor, Tensor]:
@@ -421,16 +427,18 @@ def try_frozen_batch_norm(  # noqa: PLR0917 - torch's own signature
     if not input.requires_grad or not torch.is_grad_enabled():
         return None
     statistics = (running_mean, running_var, weight, bias)
+    factors: NormFactors | None = NORM_FACTORS.get(running_var) if keeps_factors else None
+    if factors is not None and factors.are_current(statistics, eps):
+        if not is_frozen_float32(input):
+            return None
+        return torch.addcmul(factors.shift, input, factors.scale)
     if not is_frozen_float32(input, *statistics):
         return None
-    # Tensors of inference mode don't count the writes to them.
     if not keeps_factors or any(
         tensor is not None and tensor.is_inference() for tensor in statistics
     ):
         scale, shift = compute_norm_factors(statistics, eps)
         return torch.addcmul(shift, input, scale)
-    factors: NormFactors | None = NORM_FACTORS.get(running_var)
-    if factors is None or not factors.are_current(statistics, eps):
-        factors = NormFactors.compute(statistics, eps)
-        NORM_FACTORS[running_var] = factors
+    factors = NormFactors.compute(statistics, eps)
+    NORM_FACTORS[running_var] = factors
     return torch.addcmul(factors.shift, input, factors.scale)

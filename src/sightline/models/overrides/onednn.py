@@ -14,6 +14,7 @@ import math
 from collections.abc import Callable, Hashable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from enum import Enum
 from functools import partial
 from threading import local
 from typing import Any
@@ -49,10 +50,10 @@ from sightline.models.overrides.max_pooling import try_bypassed_relu, try_compac
 from sightline.models.overrides.mode import OverrideMode
 from sightline.models.overrides.unsaved_inputs import (
     InPlaceWrites,
+    OwnLayersMode,
     UnsavedInputsMode,
+    WriteWatchingMode,
     convolve_unsaved,
-    get_address,
-    is_in_place,
 )
 
 IntPair = tuple[int, int]
@@ -60,17 +61,22 @@ IntPair = tuple[int, int]
 # The gradient of so few channels leaves oneDNN's vector registers nearly empty.
 MAX_PHASED_CHANNELS = 4
 
-# Without a gradient a smaller weight is reordered as fast as it is found among the packed ones.
-MIN_FORWARD_WEIGHT_ELEMENTS = 50_000
+# A smaller weight is reordered as fast as it is found among the packed ones.
+MIN_PACKED_WEIGHT_ELEMENTS = 50_000
 
 DENSE_LAYOUTS = (torch.contiguous_format, torch.channels_last)
 
 # Shapes for which a weight's layout is remembered; beyond, each costs a reordering again.
 MAX_KEPT_SHAPES = 256
 
-# A mode is told of every function that a network calls, which takes a few microseconds each. Where
+# A mode is told of every function that a network calls, which takes ten microseconds each. Where
 # the weights are smaller than this in the mean, a pass without a gradient gains less than that.
 MIN_MEAN_WEIGHT_ELEMENTS = 250_000
+
+# Nor does one with a gradient gain it where fewer of the layers run by packed weights, unless the
+# other gains, which grow with the pixels, are large: those of three or four images of 224×224.
+MIN_PACKED_SHARE = 1 / 20
+MIN_FAST_PIXELS = 150_528
 
 PACKED_WEIGHTS: Any = WeakTensorKeyDictionary()  # weight → its PackedConvWeight by ConvGeometry
 
@@ -84,15 +90,60 @@ class _PackingState(local):
 _STATE = _PackingState()
 
 
+class LayerSizes(Enum):
+    """What packed weights are worth to a network on the CPU."""
+
+    LARGE = "large"  # every pass is faster
+    SMALL = "small"  # passes with a gradient are
+    THIN = "thin"  # passes with a gradient are, of many pixels at once
+
+
+def find_layer_sizes(network: nn.Module) -> LayerSizes:
+    """What packed weights are worth to a network.
+
+    torch's multi-head attention of a frozen network takes several times as long without them, as
+    soon as anything watches it.
+    """
+    modules = list(network.modules())
+    if any(isinstance(module, nn.MultiheadAttention) for module in modules):
+        return LayerSizes.LARGE
+    layers = [module for module in modules if isinstance(module, (nn.Conv2d, nn.Linear))]
+    weights: list[Tensor] = []
+    packed_count = 0
+    for layer in layers:
+        # Not by `named_parameters`, which some layers have in a way of their own.
+        weight = vars(layer)["_parameters"].get("weight")
+        if weight is not None:
+            weights.append(weight)
+            packed_count += not is_thin_weight(weight, getattr(layer, "groups", 1))
+    weight_size = sum(weight.numel() for weight in weights)
+    if weights and weight_size >= MIN_MEAN_WEIGHT_ELEMENTS * len(weights):
+        return LayerSizes.LARGE
+    # Where there are no layers of these classes, it may call the functions itself.
+    call_count = sum(not any(module.children()) for module in modules)
+    if layers and packed_count < MIN_PACKED_SHARE * call_count:
+        return LayerSizes.THIN
+    return LayerSizes.SMALL
+
+
 def use_packed_weights(
-    *, keeps_layout: bool = False, writes: InPlaceWrites | None = None
+    *,
+    keeps_layout: bool = False,
+    sizes: LayerSizes = LayerSizes.LARGE,
+    writes: InPlaceWrites | None = None,
+    pixel_count: int = MIN_FAST_PIXELS,
 ) -> AbstractContextManager[Any]:
     """Context in which the layers of a frozen network on the CPU run by packed weights.
 
     Nothing changes while something observes or transforms the operations: a dispatch mode,
-    torch.func, a forward-mode derivative, `PackingDisabled`. With `keeps_layout` no weight is
-    packed: what comes out lies in memory as what goes in, as with torch's own operations. Nor is
-    one in a network of small layers, for which `writes` tells what is known of it.
+    torch.func, a forward-mode derivative, `PackingDisabled`. Nor where it would gain nothing.
+
+    Args:
+        keeps_layout: no weight is packed: what comes out lies in memory as what goes in, as with
+            torch's own operations.
+        sizes: what packed weights are worth to the network.
+        writes: what is known of a network whose layers are not large.
+        pixel_count: how many pixels the images of the pass have together.
     """
     if _STATE.packing_disabled:
         return nullcontext()
@@ -102,23 +153,12 @@ def use_packed_weights(
         return UnsavedInputsMode()
     if are_operations_observed():
         return nullcontext()
-    return PackedWeightsMode() if writes is None else SmallLayersMode(writes)
-
-
-def has_large_weights(network: nn.Module) -> bool:
-    """Whether packed weights make passes of a network faster that need no gradient.
-
-    They do where its layers have large weights. torch's multi-head attention of a frozen network
-    takes several times as long without them, as soon as anything watches it.
-    """
-    modules = list(network.modules())
-    if any(isinstance(module, nn.MultiheadAttention) for module in modules):
-        return True
-    layers = [module for module in modules if isinstance(module, (nn.Conv2d, nn.Linear))]
-    # Not by `named_parameters`, which some layers have in a way of their own.
-    weights = [vars(layer)["_parameters"].get("weight") for layer in layers]
-    sizes = [weight.numel() for weight in weights if weight is not None]
-    return bool(sizes) and sum(sizes) >= MIN_MEAN_WEIGHT_ELEMENTS * len(sizes)
+    if sizes is LayerSizes.LARGE:
+        return PackedWeightsMode()
+    writes = writes or InPlaceWrites()
+    if sizes is LayerSizes.SMALL or pixel_count >= MIN_FAST_PIXELS:
+        return SmallLayersMode(writes)
+    return OwnLayersMode(writes) if writes.may_occur else nullcontext()
 
 
 class PackingDisabled:
@@ -142,25 +182,15 @@ class PackedWeightsMode(OverrideMode):
         self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
         """The faster result where there is one, else the function's own."""
-        replace = _REPLACEMENTS.get(func)
-        if replace is None or is_left_to_torch(args):
-            return func(*args, **kwargs)
-        output = replace(*args, **kwargs)
-        return func(*args, **kwargs) if output is None else output
+        return run_faster(func, args, kwargs)
 
 
-class SmallLayersMode(PackedWeightsMode):
-    """The same for networks of small layers, whose 1×1 and grouped convolutions are torch's own.
+class SmallLayersMode(WriteWatchingMode):
+    """The same for networks of small layers, whose thin convolutions are torch's own.
 
     These are as fast so. Where the network may write to the input that they save, they don't save
     it.
     """
-
-    def __init__(self, writes: InPlaceWrites) -> None:
-        super().__init__()
-        self.writes = writes
-        # By address, and kept so that no other tensor gets it.
-        self.convolved: dict[int, Tensor] = {}
 
     def run_function(
         self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -168,33 +198,41 @@ class SmallLayersMode(PackedWeightsMode):
         """The faster result where there is one, else the function's own."""
         if not self.writes.is_known:
             self.note_writes(func, args, kwargs)
-        if func is not F.conv2d or is_left_to_torch(args) or not is_thin_convolution(*args[:2]):
-            return super().run_function(func, args, kwargs)
-        run = convolve_unsaved if self.writes.may_occur else func
-        return run(*args, **kwargs)
-
-    def note_writes(
-        self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> None:
-        """Notes a convolution's input, and whether one is written to."""
-        target = kwargs.get("out") if not args or "out" in kwargs else args[0]
-        if func is F.conv2d:
-            image = kwargs.get("input", target)
-            if isinstance(image, Tensor):
-                self.convolved[get_address(image)] = image
-        elif isinstance(target, Tensor) and is_in_place(func, args, kwargs):
-            self.writes.found |= get_address(target) in self.convolved
+        if func is not F.conv2d or not is_thin_convolution(args, kwargs):
+            return run_faster(func, args, kwargs)
+        if self.writes.may_occur and not is_left_to_torch(args):
+            return convolve_unsaved(*args, **kwargs)
+        return func(*args, **kwargs)
 
 
-def is_thin_convolution(*tensors: Tensor) -> bool:
-    """Whether a convolution has one tap or several groups: few multiply-adds for each input.
+def run_faster(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """The faster result where there is one, else the function's own."""
+    replace = _REPLACEMENTS.get(func)
+    if replace is None or is_left_to_torch(args):
+        return func(*args, **kwargs)
+    output = replace(*args, **kwargs)
+    return func(*args, **kwargs) if output is None else output
 
-    Of input and weight; False where these are given by name.
+
+def is_thin_convolution(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Whether a convolution gains nothing by a packed weight: of one tap, grouped, or small.
+
+    False where its weight is given by name.
     """
-    if len(tensors) < 2:
+    if len(args) < 2:
         return False
-    x, weight = tensors
-    return weight.shape[1] != x.shape[-3] or weight.shape[2:] == (1, 1)
+    groups = args[6] if len(args) > 6 else kwargs.get("groups", 1)
+    return is_thin_weight(args[1], groups)
+
+
+def is_thin_weight(weight: Tensor, groups: int) -> bool:
+    """`is_thin_convolution` by weight and number of groups. A linear layer's weight is not thin."""
+    if weight.ndim != 4:
+        return False
+    if groups != 1 or weight.shape[2:] == (1, 1):
+        return True
+    may_have_phases = weight.shape[1] <= MAX_PHASED_CHANNELS and weight.shape[2] > 2 * 2
+    return weight.numel() < MIN_PACKED_WEIGHT_ELEMENTS and not may_have_phases
 
 
 def try_unobserved_relu(*args: Any, **kwargs: Any) -> Tensor | None:
@@ -255,7 +293,7 @@ def try_packed_convolution(  # noqa: PLR0917 - torch's own signature
     if x.shape[1] != groups * weight.shape[1] or not is_available("packed convolution"):
         return None
     has_gradient = x.requires_grad and torch.is_grad_enabled()
-    if not has_gradient and weight.numel() < MIN_FORWARD_WEIGHT_ELEMENTS:
+    if not has_gradient and weight.numel() < MIN_PACKED_WEIGHT_ELEMENTS:
         return None
     # What is part of another tensor or repeats itself is watched by no view of its numbers.
     if not any(weight.is_contiguous(memory_format=layout) for layout in DENSE_LAYOUTS):

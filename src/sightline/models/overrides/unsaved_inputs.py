@@ -20,6 +20,9 @@ from sightline.models.overrides.mode import OverrideMode, is_autocast_on
 
 MemoryLayout = tuple[torch.Size, tuple[int, ...]]
 
+# The layers that save their input even where their weights are frozen.
+INPUT_SAVING_FUNCTIONS = (F.conv2d, F.batch_norm)
+
 
 class UnsavedInputsMode(OverrideMode):
     """Context in which frozen convolutions and batch norms don't save their input.
@@ -45,9 +48,9 @@ class UnsavedInputsMode(OverrideMode):
 
 @dataclass
 class InPlaceWrites:
-    """Whether a network writes to a convolution's input after it, as a whole pass of it showed.
+    """Whether a network writes to a layer's input after it, as a whole pass of it showed.
 
-    torch can't differentiate such a convolution.
+    torch can't differentiate a convolution or a batch norm whose input was overwritten.
     """
 
     is_known: bool = False
@@ -55,8 +58,51 @@ class InPlaceWrites:
 
     @property
     def may_occur(self) -> bool:
-        """Whether a convolution's input may be overwritten."""
+        """Whether a layer's input may be overwritten."""
         return self.found or not self.is_known
+
+
+class WriteWatchingMode(OverrideMode):
+    """A mode that notes in `writes`, until it is known, whether inputs are overwritten."""
+
+    def __init__(self, writes: InPlaceWrites) -> None:
+        super().__init__()
+        self.writes = writes
+        # By address, and kept so that no other tensor gets it.
+        self.layer_inputs: dict[int, Tensor] = {}
+
+    def note_writes(
+        self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> None:
+        """Notes a layer's input, and whether one is written to."""
+        target = kwargs.get("out") if not args or "out" in kwargs else args[0]
+        if func in INPUT_SAVING_FUNCTIONS:
+            layer_input = kwargs.get("input", target)
+            if isinstance(layer_input, Tensor):
+                self.layer_inputs[get_address(layer_input)] = layer_input
+        elif isinstance(target, Tensor) and is_in_place(func, args, kwargs):
+            self.writes.found |= get_address(target) in self.layer_inputs
+
+
+class OwnLayersMode(WriteWatchingMode):
+    """Context in which torch's own layers don't save an input that the network may overwrite.
+
+    What they compute is the same to the bit as without it.
+    """
+
+    def run_function(
+        self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        """The function's own result."""
+        if not self.writes.is_known:
+            self.note_writes(func, args, kwargs)
+        if is_autocast_on():
+            return func(*args, **kwargs)
+        if func is F.conv2d:
+            return convolve_unsaved(*args, **kwargs)
+        if func is F.batch_norm:
+            return normalize_copy(*args, **kwargs)
+        return func(*args, **kwargs)
 
 
 def get_address(tensor: Tensor) -> int:
@@ -100,3 +146,13 @@ def convolve_unsaved(input: Tensor, weight: Tensor, *args: Any, **kwargs: Any) -
         with suppress(RuntimeError):
             stack.enter_context(saved_tensors_hooks(pack_tensor, unpack_tensor))
         return F.conv2d(input, weight, *args, **kwargs)
+
+
+def normalize_copy(input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    """`F.batch_norm` that saves a copy of its input, where a gradient is needed.
+
+    The settings are those of `F.batch_norm`.
+    """
+    if input.requires_grad and torch.is_grad_enabled():
+        input = input.clone()
+    return F.batch_norm(input, *args, **kwargs)

@@ -64,6 +64,9 @@ SURVEY_BATCH_SIZE = 2
 OPERATION_OVERHEAD = 1e7
 WEIGHT_READ_OVERHEAD = 50
 
+# What whole images must take by this estimate, as a multiple of the incremental way, to be worse.
+MIN_GAIN = 1.0
+
 # How far the clean image's logits may be from those of a plain run, as a share of the largest.
 LOGIT_TOLERANCE = 1e-3
 LOW_PRECISION_TOLERANCE = 3e-2
@@ -227,10 +230,13 @@ class IncrementalOcclusion:
         kept_ratio = survey.largest_map / survey.largest_kept
         max_batch = max(1, min(MAX_WINDOWS_AT_ONCE, int(self.image_limit * kept_ratio)))
         operation_cost = OPERATION_OVERHEAD * len(survey.records)
-        weight_cost = WEIGHT_READ_OVERHEAD * survey.weights_read
+        batch_overhead = operation_cost + WEIGHT_READ_OVERHEAD * survey.weights_read
         groups = group_window_positions(
-            self.windows.positions, survey.layer_costs, operation_cost + weight_cost, max_batch
+            self.windows.positions, survey.layer_costs, batch_overhead, max_batch
         )
+        whole_part = survey.full_cost - survey.localized_cost
+        window_cost = groups.cost + whole_part * len(positions)
+        self.require_gain(survey.full_cost, batch_overhead, window_cost)
 
         clean_logits = self.model.run(self.windows.image, ["logits"])["logits"]
         # What a network does to a stand-in out of sight, as by a view that it writes to later, is
@@ -242,7 +248,7 @@ class IncrementalOcclusion:
         scores = clean_scores.new_empty(len(positions), len(label_indices))
         spent_cost = survey.full_cost
         localized_cost = 0.0
-        for indices in groups:
+        for indices in groups.batches:
             batch_pass = OcclusionPass(survey.records, len(indices))
             regions = self.locate_window_regions(*positions[indices].T)
             patches = self.windows.crop_windows(indices, self.fill)
@@ -257,6 +263,21 @@ class IncrementalOcclusion:
         localized_share = localized_cost / whole_cost
         speedup_bound = whole_cost / spent_cost
         return OcclusionScores(label_indices, clean_scores, scores, localized_share, speedup_bound)
+
+    def require_gain(self, full_cost: float, batch_overhead: float, window_cost: float) -> None:
+        """Raises IncrementalUnsupported where running every image whole takes no longer.
+
+        All costs are in multiply-adds: of one whole image, of a batch beyond its images, and of all
+        windows with their batches.
+        """
+        whole_cost = full_cost * (1 + len(self.windows.positions))
+        clean_image_count = SURVEY_BATCH_SIZE + 1  # the survey's, and the one that checks it
+        incremental_cost = clean_image_count * full_cost + batch_overhead + window_cost
+        if whole_cost <= MIN_GAIN * incremental_cost:
+            raise IncrementalUnsupported(
+                f"it would save too little: {len(self.windows.positions)} windows take about "
+                f"{incremental_cost / whole_cost:.1f} times as long as whole images"
+            )
 
     def run_survey(self, positions: IndexArray) -> tuple[OcclusionPass, Tensor]:
         """The pass that computes the clean maps and the regions of every distinct top and left.

@@ -180,9 +180,20 @@ def test_batches_hold_each_window_once(batch_overhead: float, max_batch: int) ->
     cols = make_intervals([0, 5, 9], [3, 5, 4], 13)
     positions = [(top, left) for top in (0, 3, 6, 9) for left in (0, 5, 9)]
     regions = ChangedRegions(rows, cols)
-    batches = group_window_positions(positions, [(2.0, regions)], batch_overhead, max_batch)
+    batches, cost = group_window_positions(positions, [(2.0, regions)], batch_overhead, max_batch)
     assert sorted(index for batch in batches for index in batch) == list(range(12))
     assert all(1 <= len(batch) <= max_batch for batch in batches)
+    # Each window is as large as the largest of its batch.
+    expected_cost = sum(
+        2.0
+        * len(batch)
+        * max(rows.size[i // 3] for i in batch)
+        * max(cols.size[i % 3] for i in batch)
+        for batch in batches
+    )
+    if max_batch == 100:
+        assert cost == expected_cost + batch_overhead * len(batches)
+    assert cost >= expected_cost + batch_overhead * len(batches)
     if batch_overhead == 1e9:  # as few batches as possible
         assert len(batches) == -(-12 // max_batch)
     if batch_overhead == 0 and max_batch == 100:  # each size by itself

@@ -13,6 +13,7 @@ whose regions have about one size in every layer, so that their patches fit into
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -142,13 +143,20 @@ class ChangedRegions:
 # ── which windows to run together ──
 
 
+class WindowGroups(NamedTuple):
+    """Windows by batches, as indices, and about what these cost together, in multiply-adds."""
+
+    batches: list[list[int]]
+    cost: float
+
+
 def group_window_positions(
     positions: Sequence[tuple[int, int]],
     layer_costs: Sequence[tuple[float, ChangedRegions]],
     batch_overhead: float,
     max_batch: int,
-) -> list[list[int]]:
-    """Batches of window indices that are cheap to run as patches of one shape.
+) -> WindowGroups:
+    """Batches of windows that are cheap to run as patches of one shape.
 
     Args:
         positions: (top, left) of each window.
@@ -165,8 +173,7 @@ def group_window_positions(
     widths = np.array([regions.cols.size for _, regions in layer_costs], float)
     widths = widths.reshape(len(layer_costs), len(lefts))
 
-    best_cost = np.inf
-    best_batches: list[list[int]] = []
+    best = WindowGroups([], np.inf)
     for row_classes in merge_size_classes(heights, position_costs * widths.mean(1)):
         for col_classes in merge_size_classes(widths, position_costs * heights.mean(1)):
             col_class_count = col_classes.max() + 1
@@ -181,10 +188,9 @@ def group_window_positions(
                 batch_count = -(-len(members) // max_batch)  # rounded up
                 total_cost += window_cost * len(members) + batch_overhead * batch_count
                 batches += [batch.tolist() for batch in np.array_split(members, batch_count)]
-            if total_cost < best_cost:
-                best_cost = total_cost
-                best_batches = batches
-    return best_batches
+            if total_cost < best.cost:
+                best = WindowGroups(batches, total_cost)
+    return best
 
 
 def merge_size_classes(
