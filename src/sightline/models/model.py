@@ -378,7 +378,7 @@ class Model(NetworkRunner):
             return self.repeat_in_plain_layout(lambda: self.run_network(images))
 
         def run_plainly(images: Tensor) -> Any:
-            with self.try_plain_layout():
+            with self.try_plain_layout(), self.watch_writes():
                 return self.run_network(images)
 
         # Found once, so not under the backward rules and paddings of a single run.

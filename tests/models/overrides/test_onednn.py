@@ -20,7 +20,7 @@ from sightline.models.overrides.onednn import (
     find_layer_sizes,
     use_packed_weights,
 )
-from sightline.models.overrides.unsaved_inputs import UnsavedInputsMode
+from sightline.models.overrides.unsaved_inputs import InPlaceWrites, UnsavedInputsMode
 
 
 @pytest.fixture(autouse=True)
@@ -409,6 +409,9 @@ def test_networks_that_overwrite_the_input_of_small_convolutions(
     leaf = normalized.clone().requires_grad_()
     with PackingDisabled(), UnsavedInputsMode():
         (expected,) = torch.autograd.grad(network.requires_grad_(False)(leaf)[:, 1].sum(), leaf)
+    model.findings  # noqa: B018
+    assert model.in_place_writes == InPlaceWrites(is_known=True, found=name != "nothing")
+    model.in_place_writes = InPlaceWrites()
     for _ in range(3):
         calls.clear()
         leaf = image.clone().requires_grad_()
@@ -472,6 +475,11 @@ def test_networks_of_thin_layers_are_left_alone_where_they_overwrite_nothing(
     with PackingDisabled(), UnsavedInputsMode():
         (expected,) = torch.autograd.grad(network.requires_grad_(False)(leaf)[:, 1].sum(), leaf)
 
+    # The look at what the network is shows it.
+    model.findings  # noqa: B018
+    assert model.in_place_writes == InPlaceWrites(is_known=True, found=name != "nothing")
+
+    model.in_place_writes = InPlaceWrites()
     gradients: list[Tensor] = []
     counts: list[int] = []
     for _ in range(3):

@@ -57,7 +57,11 @@ from sightline.models.overrides.onednn import (
     find_layer_sizes,
     use_packed_weights,
 )
-from sightline.models.overrides.unsaved_inputs import InPlaceWrites, WriteWatchingMode
+from sightline.models.overrides.unsaved_inputs import (
+    InPlaceWrites,
+    WriteObserver,
+    WriteWatchingMode,
+)
 from sightline.models.weights.known_input import check_known_weights_input
 from sightline.process.default_device import use_default_device_of_user
 from sightline.process.locks import ForkSafeLock
@@ -364,6 +368,16 @@ class NetworkRunner:
             yield
         finally:
             self.has_plain_layout = previous
+
+    @contextmanager
+    def watch_writes(self) -> Generator[None]:
+        """Context of a whole pass, which shows what the network overwrites if it has a gradient."""
+        if self.in_place_writes.is_known or not torch.is_grad_enabled():
+            yield
+            return
+        with WriteObserver(self.in_place_writes):
+            yield
+        self.in_place_writes.is_known = True
 
     def _takes(self, image: Tensor) -> bool:
         """Whether the network runs on an image, or as far as it is to run."""

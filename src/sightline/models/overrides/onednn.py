@@ -74,9 +74,9 @@ MAX_KEPT_SHAPES = 256
 MIN_MEAN_WEIGHT_ELEMENTS = 250_000
 
 # Nor does one with a gradient gain it where fewer of the layers run by packed weights, unless the
-# other gains, which grow with the pixels, are large: those of three or four images of 224×224.
+# other gains, which grow with the pixels, are large: those of three images of 224×224.
 MIN_PACKED_SHARE = 1 / 20
-MIN_FAST_PIXELS = 150_528
+MIN_FAST_PIXELS = 3 * 224**2
 
 PACKED_WEIGHTS: Any = WeakTensorKeyDictionary()  # weight → its PackedConvWeight by ConvGeometry
 

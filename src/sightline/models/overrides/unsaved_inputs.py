@@ -16,7 +16,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.nn import functional as F
 
 from sightline.models.overrides.frozen_layers import try_frozen_batch_norm
-from sightline.models.overrides.mode import OverrideMode, is_autocast_on
+from sightline.models.overrides.mode import ObservingMode, OverrideMode, is_autocast_on
 
 MemoryLayout = tuple[torch.Size, tuple[int, ...]]
 
@@ -82,6 +82,17 @@ class WriteWatchingMode(OverrideMode):
                 self.layer_inputs[get_address(layer_input)] = layer_input
         elif isinstance(target, Tensor) and is_in_place(func, args, kwargs):
             self.writes.found |= get_address(target) in self.layer_inputs
+
+
+class WriteObserver(WriteWatchingMode, ObservingMode):
+    """Context of a pass that shows whether inputs are overwritten, and changes nothing of it."""
+
+    def run_function(
+        self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        """The function's own result."""
+        self.note_writes(func, args, kwargs)
+        return func(*args, **kwargs)
 
 
 class OwnLayersMode(WriteWatchingMode):
