@@ -3,11 +3,13 @@
 `python bench/first_call.py [--windows WINDOW/STRIDE] [--rounds N] [--names NAME ...]`: random
 weights, one image of 224 px, two threads. Each round starts a process for us and one for each of
 captum's numbers of images at once; both have imported torch and made the network, and have run
-nothing yet. Timed are the import of the library with what it makes of the network, a first call and
-a second one. The best round of each counts, by the clock, and captum's best number.
+nothing yet. Both libraries are compiled to bytecode, as an installed package is. Timed are the
+import of the library with what it makes of the network, a first call and a second one. The best
+round of each counts, by the clock, and captum's best number.
 """
 
 import argparse
+import os
 import subprocess
 import sys
 import time
@@ -77,7 +79,8 @@ def time_calls(library: str, name: str, window: int, stride: int) -> list[float]
 def time_in_new_process(library: str, name: str, setting: str) -> list[float]:
     """`time_calls` in a process of its own."""
     command = [sys.executable, __file__, "--one", library, "--names", name, "--windows", setting]
-    finished = subprocess.run(command, check=True, capture_output=True, text=True)
+    environment = os.environ | {"PYTHONDONTWRITEBYTECODE": ""}
+    finished = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
     return [float(word) for word in finished.stdout.split()]
 
 

@@ -67,7 +67,8 @@ def occlusion(
     Of the first image, `values["incremental"]` is the share of the network's multiply-adds that
     were computed incrementally, and `values["speedup_bound"]` the multiply-adds of running every
     covered image whole over those spent. `values["fallback"]` says why nothing was computed
-    incrementally, and names the operation; it is empty where something was.
+    incrementally: the operation that can't be followed, or that it would take no less time. It is
+    empty where something was.
 
     Args:
         label: Class whose score is followed, or a list of them: an index, a name or an unambiguous
