@@ -388,6 +388,30 @@ def test_factors_of_a_batch_norm_are_computed_once(monkeypatch: pytest.MonkeyPat
 
 
 @needs_fast_operations
+@pytest.mark.parametrize("name", ["weight", "bias"])
+def test_a_batch_norm_that_is_trained_from_now_on_has_its_gradients(name: str) -> None:
+    norm = make_written_norm()
+    x = make_input(2, 5, 3, 4).requires_grad_()
+    run_packed_norm(norm, x)
+    trained = getattr(norm, name).requires_grad_()
+    gradients = [
+        torch.autograd.grad(output.square().sum(), (x, trained))
+        for output in (run_packed_norm(norm, x), norm(x))
+    ]
+    for gradient, expected in zip(*gradients, strict=True):
+        assert_close(gradient, expected)
+
+
+@needs_fast_operations
+def test_factors_are_not_used_for_other_precisions() -> None:
+    norm = make_written_norm()
+    x = make_input(2, 5, 3, 4)
+    run_packed_norm(norm, x.requires_grad_())
+    half = x.detach().bfloat16().requires_grad_()
+    assert torch.equal(run_packed_norm(norm, half), norm(half))
+
+
+@needs_fast_operations
 def test_factors_go_with_the_batch_norm() -> None:
     count = len(frozen_layers.NORM_FACTORS)
     norm = make_written_norm()

@@ -435,12 +435,13 @@ def test_a_pass_that_was_stopped_tells_nothing(monkeypatch: pytest.MonkeyPatch) 
 
 
 class OverwritingThin(nn.Module):
-    """Thin layers whose input is written to after them; notes how many modes watch it."""
+    """Thin layers; the input of one is written to after it. Notes how many modes watch it."""
 
-    def __init__(self, write: Callable[[Tensor], object]) -> None:
+    def __init__(self, write: Callable[[Tensor], object], layer: str) -> None:
         super().__init__()
         torch.manual_seed(0)
         self.write = write
+        self.layer = layer
         self.point = nn.Conv2d(3, 8, 1)
         self.norm = nn.BatchNorm2d(8)
         self.grouped = nn.Conv2d(8, 8, 3, padding=1, groups=4)
@@ -454,20 +455,22 @@ class OverwritingThin(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         self.mode_counts.append(count_function_modes())
         features = 1.5 * self.point(image)
-        for layer in (self.norm, self.grouped):
-            outputs = layer(features)
-            self.write(features)
+        for name in ("norm", "grouped"):
+            outputs = self.get_submodule(name)(features)
+            if name == self.layer:
+                self.write(features)
             features = 0.7 * outputs
         return self.head(features).mean((2, 3))
 
 
 @needs_onednn
+@pytest.mark.parametrize("layer", ["norm", "grouped"])
 @pytest.mark.parametrize("name", [*WRITES, "nothing"])
 def test_networks_of_thin_layers_are_left_alone_where_they_overwrite_nothing(
-    name: str, monkeypatch: pytest.MonkeyPatch
+    name: str, layer: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.undo()
-    network = OverwritingThin(WRITES.get(name, lambda features: features * 2)).eval()
+    network = OverwritingThin(WRITES.get(name, lambda features: features * 2), layer).eval()
     model = sl.load(network, size=(12, 14), device="cpu")
     assert model.layer_sizes is LayerSizes.THIN
     image = torch.rand(2, 3, 12, 14, generator=torch.Generator().manual_seed(1))
@@ -502,6 +505,34 @@ def test_networks_of_thin_layers_are_left_alone_where_they_overwrite_nothing(
     assert model.network.mode_counts[-1] == 1
     model.logits(image[:1, :, :11].clone().requires_grad_())
     assert model.network.mode_counts[-1] == (name != "nothing")
+
+
+@needs_onednn
+def test_small_layers_are_packed_where_it_pays(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Large dense convolutions do, and a first one whose gradient is faster by phases."""
+    monkeypatch.undo()
+    packed: list[nn.Module] = []
+    layers: dict[Tensor, nn.Module] = {}
+    get_packed_weight = onednn.get_packed_weight
+
+    def record(weight: Tensor, geometry: Any) -> Any:
+        packed.append(layers[weight])
+        return get_packed_weight(weight, geometry)
+
+    monkeypatch.setattr(onednn, "get_packed_weight", record)
+    stem = nn.Conv2d(3, 8, 7, 2)
+    small, dense = nn.Conv2d(8, 96, 3, padding=1), nn.Conv2d(96, 96, 3, padding=1)
+    grouped, point = nn.Conv2d(96, 300, 3, groups=2), nn.Conv2d(300, 200, 1)
+    network = nn.Sequential(stem, small, dense, grouped, point).requires_grad_(False)
+    layers |= {layer.weight: layer for layer in network}
+    x = make_input(1, 3, 19, 21).requires_grad_()
+    expected = network(x)
+    with use_packed_weights(sizes=LayerSizes.SMALL, writes=InPlaceWrites(is_known=True)):
+        output = network(x)
+    assert packed == [stem, dense]
+    assert_close(output.detach(), expected.detach())
+    gradients = [torch.autograd.grad(each[:, 7].sum(), x)[0] for each in (output, expected)]
+    assert_close(*gradients)
 
 
 def test_which_networks_gain_by_packing(monkeypatch: pytest.MonkeyPatch) -> None:
