@@ -697,6 +697,34 @@ def test_few_windows_are_run_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     assert quick.values["fallback"] == ""
 
 
+class GatedLate(nn.Module):
+    """A convolution that windows change in part, and one as costly that they change everywhere."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 64, 3, padding=1)
+        self.local = nn.Conv2d(64, 64, 3, padding=1)
+        self.everywhere = nn.Conv2d(64, 64, 3, padding=1)
+        self.head = nn.Linear(64, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        features = self.local(self.stem(x)).relu()
+        gated = features * features.mean((2, 3), keepdim=True).sigmoid()
+        return self.head(self.everywhere(gated).mean((2, 3)))
+
+
+def test_what_is_run_whole_counts_for_each_window(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(incremental, "MIN_GAIN", 1.0)
+    model = sl.load(lively(GatedLate()), size=(56, 64))
+    image = torch.rand(1, 3, 56, 64, generator=torch.Generator().manual_seed(0))
+    # 49 % of a map in one convolution and all of it in the other, for six windows, and three images
+    # beside them: more than seven images.
+    values = sl.occlusion(model, image, label=1, window=40, stride=16).values
+    assert values["fallback"].startswith("it would save too little: 6 windows take about 1.")
+    values = sl.occlusion(model, image, label=1, window=8, stride=16).values
+    assert values["fallback"] == ""
+
+
 def test_a_whole_branch_beside_a_localized_one_does_not_end_the_survey() -> None:
     class Gated(nn.Module):
         """A small part of the work is a gate of the whole image, as squeeze-and-excitation."""
