@@ -73,8 +73,8 @@ MAX_KEPT_SHAPES = 256
 # the weights are smaller than this in the mean, a pass without a gradient gains less than that.
 MIN_MEAN_WEIGHT_ELEMENTS = 250_000
 
-# Nor does one with a gradient gain it where fewer of the layers run by packed weights, unless the
-# other gains, which grow with the pixels, are large: those of three images of 224×224.
+# Nor does a pass with a gradient gain it where a smaller share of the layers run by packed weights:
+# not before faster batch norms, whose gain grows with the pixels, make up for it.
 MIN_PACKED_SHARE = 1 / 20
 MIN_FAST_PIXELS = 3 * 224**2
 
@@ -231,7 +231,8 @@ def is_thin_weight(weight: Tensor, groups: int) -> bool:
         return False
     if groups != 1 or weight.shape[2:] == (1, 1):
         return True
-    may_have_phases = weight.shape[1] <= MAX_PHASED_CHANNELS and weight.shape[2] > 2 * 2
+    # By phases its gradient gains at any size: kernels of more than twice a stride, which is two.
+    may_have_phases = weight.shape[1] <= MAX_PHASED_CHANNELS and weight.shape[2] > 4
     return weight.numel() < MIN_PACKED_WEIGHT_ELEMENTS and not may_have_phases
 
 
