@@ -56,6 +56,10 @@ class MemoryLackError(SightlineError):
     """A task that the memory is too small for: nothing is wrong with what it was given."""
 
 
+class OverwrittenInputError(SightlineError):
+    """A network overwrote in place what its gradient needs."""
+
+
 def escape_for_display(text: str, max_length: int = MAX_DISPLAY_LENGTH) -> str:
     """A name from outside as it may be shown: on one line, printable, and not too long.
 
@@ -198,13 +202,12 @@ def guard_backward() -> Generator[None]:
 def make_backward_error(error: Exception) -> SightlineError:
     """The error for a network whose backward pass fails, with what to try first."""
     reason = f"{type(error).__name__}: {get_first_error_line(error)[:200]}".removesuffix(": ")
-    hint = ""
+    failure = f"the network's backward pass fails ({reason})"
+    others = "methods that only run the network work, such as occlusion and rise"
     if "inplace operation" in str(error):
-        hint = "; it overwrites what its gradient needs: write y = y * 2 in place of y *= 2"
-    return SightlineError(
-        f"the network's backward pass fails ({reason}){hint}; methods that only run the network "
-        "work, such as occlusion and rise"
-    )
+        hint = "it overwrites what its gradient needs: write y = y * 2 in place of y *= 2"
+        return OverwrittenInputError(f"{failure}; {hint}; {others}")
+    return SightlineError(f"{failure}; {others}")
 
 
 def join_words(words: Sequence[str]) -> str:

@@ -374,8 +374,12 @@ class Model(NetworkRunner):
         )
         is_plain = self.has_plain_layout
 
+        # One of the runs has two images, one a gradient, and one the layout of all later ones.
         def run(images: Tensor) -> Any:
-            return self.repeat_in_plain_layout(lambda: self.run_network(images))
+            with self.watch_writes():
+                output = self.repeat_in_plain_layout(lambda: self.run_network(images))
+            self.in_place_writes.is_known = True
+            return output
 
         def run_plainly(images: Tensor) -> Any:
             with self.try_plain_layout(), self.watch_writes():

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from sightline.errors import (
+    OverwrittenInputError,
     SightlineError,
     convert_memory_errors,
     make_unknown_name_error,
@@ -246,7 +247,7 @@ def _run_method(
             channels = getattr(positional[0], "channels", 3)
             positional[1] = _detach_image(positional[1], channels)
         with convert_memory_errors(f"for {method.name}", *_list_quantities(method)):
-            result = function(*positional, **parameters)
+            result = _run_function(function, positional, parameters)
     _check_finite_attribution(method, result)
     result = _note_weights(result, positional[0])
 
@@ -254,6 +255,19 @@ def _run_method(
     if stop_steps:
         recipe["stopped_after"] = stop_steps[0]
     return replace(result, recipe=recipe)
+
+
+def _run_function(
+    function: Callable[..., Result], positional: Sequence[Any], parameters: Mapping[str, Any]
+) -> Result:
+    """What the method gives. It begins anew where a network turns out to overwrite inputs."""
+    try:
+        return function(*positional, **parameters)
+    except OverwrittenInputError:
+        expect_writes = getattr(positional[0], "expect_writes", None)
+        if expect_writes is None or not expect_writes():
+            raise
+        return function(*positional, **parameters)
 
 
 def resolve_layer_requests(model: Any, parameters: dict[str, Any]) -> None:

@@ -387,6 +387,13 @@ WRITES: dict[str, Callable[[Tensor], object]] = {
     "part": write_part,
     "view": lambda features: features[:, 2:5].add_(0.5),
     "out": lambda features: torch.add(features.detach(), 1, out=features.detach()),
+    "keyword": lambda features: torch.sigmoid_(input=features),
+    "list": lambda features: torch._foreach_mul_([features], 2.0),
+    "operation": torch.ops.aten.relu_.default,
+}
+# In torch's default layout this writes to a copy.
+WRITES_IN_CHANNELS_LAST = {
+    "layout": lambda features: features.permute(0, 2, 3, 1).contiguous().mul_(2),
 }
 
 
@@ -465,12 +472,13 @@ class OverwritingThin(nn.Module):
 
 @needs_onednn
 @pytest.mark.parametrize("layer", ["norm", "grouped"])
-@pytest.mark.parametrize("name", [*WRITES, "nothing"])
+@pytest.mark.parametrize("name", [*WRITES, *WRITES_IN_CHANNELS_LAST, "nothing"])
 def test_networks_of_thin_layers_are_left_alone_where_they_overwrite_nothing(
     name: str, layer: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.undo()
-    network = OverwritingThin(WRITES.get(name, lambda features: features * 2), layer).eval()
+    writes = WRITES | WRITES_IN_CHANNELS_LAST
+    network = OverwritingThin(writes.get(name, lambda features: features * 2), layer).eval()
     model = sl.load(network, size=(12, 14), device="cpu")
     assert model.layer_sizes is LayerSizes.THIN
     image = torch.rand(2, 3, 12, 14, generator=torch.Generator().manual_seed(1))
@@ -505,6 +513,81 @@ def test_networks_of_thin_layers_are_left_alone_where_they_overwrite_nothing(
     assert model.network.mode_counts[-1] == 1
     model.logits(image[:1, :, :11].clone().requires_grad_())
     assert model.network.mode_counts[-1] == (name != "nothing")
+
+
+def write_larger_maps(features: Tensor) -> None:
+    if features.shape[-1] > 14:
+        features.mul_(2)
+
+
+@needs_onednn
+@pytest.mark.parametrize("layer", ["norm", "grouped"])
+def test_writes_that_occur_for_some_images_only(
+    layer: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.undo()
+    network = OverwritingThin(write_larger_maps, layer).eval()
+    model = sl.load(network, size=(12, 14), device="cpu")
+    image = torch.rand(1, 3, 13, 17, generator=torch.Generator().manual_seed(1))
+    for number in range(2):
+        values = sl.saliency(model, image[..., : 14 + 3 * number], label=1).tensors
+        assert model.in_place_writes.found == (number == 1)
+    leaf = model.normalize(image).clone().requires_grad_()
+    with PackingDisabled(), UnsavedInputsMode():
+        (expected,) = torch.autograd.grad(network.requires_grad_(False)(leaf)[:, 1].sum(), leaf)
+    assert_close(values["gradient"] * model.std, expected)
+
+
+@needs_onednn
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("pixel_count", [1, onednn.MIN_FAST_PIXELS])
+def test_other_precisions_may_overwrite_inputs_of_norms(
+    dtype: torch.dtype, pixel_count: int
+) -> None:
+    network = OverwritingThin(WRITES["method"], "norm").eval().requires_grad_(False).to(dtype)
+    x = make_input(2, 3, 6, 7).to(dtype).requires_grad_()
+    writes = InPlaceWrites()
+    gradients: list[Tensor] = []
+    for _ in range(2):
+        with use_packed_weights(sizes=LayerSizes.THIN, writes=writes, pixel_count=pixel_count):
+            score = network(x)[:, 1].sum()
+        gradients += torch.autograd.grad(score, x)
+        writes.is_known = True
+    assert writes.found
+    network.write = lambda features: None
+    (expected,) = torch.autograd.grad(network(x)[:, 1].sum(), x)
+    assert_close(gradients[0], expected)
+    assert torch.equal(*gradients)
+
+
+@pytest.mark.parametrize("cut", ["half", "every second", "expanded"])
+def test_copied_inputs_change_no_bit(cut: str) -> None:
+    norm = nn.BatchNorm2d(6).eval().requires_grad_(False)
+    for statistic in (norm.running_mean, norm.running_var, norm.weight):
+        nn.init.uniform_(statistic, 0.3, 2)
+    leaf = make_input(2, 12, 5, 7).contiguous(memory_format=torch.channels_last).requires_grad_()
+    cuts = {
+        "half": leaf[:, 6:],
+        "every second": leaf[:, ::2],
+        "expanded": leaf[:, :1].expand(-1, 6, -1, -1),
+    }
+    results: list[Tensor] = []
+    for writes in (InPlaceWrites(is_known=True), InPlaceWrites()):
+        with use_packed_weights(sizes=LayerSizes.THIN, writes=writes, pixel_count=1):
+            output = norm(cuts[cut])
+        results += [output, *torch.autograd.grad(output.square().sum(), leaf, retain_graph=True)]
+    assert torch.equal(results[0], results[2])
+    assert torch.equal(results[1], results[3])
+
+
+def test_an_image_convolved_with_itself() -> None:
+    leaf = make_input(1, 3, 6, 7).requires_grad_()
+    maps = 1.5 * leaf
+    with UnsavedInputsMode():
+        score = F.conv2d(maps, maps.detach(), padding=1).square().sum()
+    expected = F.conv2d(1.5 * leaf, maps.detach(), padding=1).square().sum()
+    gradients = [torch.autograd.grad(each, leaf)[0] for each in (score, expected)]
+    assert torch.equal(*gradients)
 
 
 @needs_onednn

@@ -681,7 +681,7 @@ def test_few_windows_are_run_whole(monkeypatch: pytest.MonkeyPatch) -> None:
         drops = result.tensors["drop"], expected.tensors["drop"]
         torch.testing.assert_close(*drops, rtol=0, atol=1e-5)
         assert surveys == [count]
-        reason = "" if is_followed else f"it would save too little: {count} windows take about 1."
+        reason = "" if is_followed else f"it would save too little: {count} windows take as long"
         assert result.values["fallback"].startswith(reason)
         assert (result.values["incremental"] > 0) == is_followed
         # What would not pay is not surveyed again.
@@ -692,9 +692,33 @@ def test_few_windows_are_run_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     many = [nn.Identity(), *(nn.Conv2d(64, 64, 1, groups=64) for _ in range(200))]
     slow = sl.load(lively(nn.Sequential(*layers, *many, *network[3:])), size=(56, 64))
     result = sl.occlusion(slow, image, label=1, window=16, stride=14)
-    assert result.values["fallback"].startswith("it would save too little: 20 windows take about")
+    assert result.values["fallback"].startswith("it would save too little: 20 windows take as long")
     quick = sl.occlusion(model, image, label=1, window=16, stride=14)
     assert quick.values["fallback"] == ""
+
+
+def test_what_does_not_pay_in_small_batches_is_tried_in_large_ones(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(incremental, "MIN_GAIN", 1.0)
+    layers = [nn.Conv2d(3, 64, 3, padding=1), nn.ReLU(), nn.Conv2d(64, 64, 3, padding=1)]
+    network = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 5))
+    model = sl.load(lively(network), size=(56, 64))
+    image = torch.rand(1, 3, 56, 64, generator=torch.Generator().manual_seed(0))
+    monkeypatch.setattr(incremental, "OPERATION_OVERHEAD", 2.5e8)
+    options = {"label": 1, "window": 16, "stride": 8}
+    fallbacks = [
+        sl.occlusion(model, image, **options, **setting).values["fallback"]
+        for setting in ({"batch": 1}, {}, {"batch": 1})
+    ]
+    assert fallbacks[0].startswith("it would save too little: 42 windows")
+    assert fallbacks == [fallbacks[0], "", fallbacks[0]]
+
+
+def test_a_network_without_multiply_adds_says_so() -> None:
+    model = sl.load(nn.Sequential(nn.AvgPool2d(2), nn.AdaptiveAvgPool2d(1), nn.Flatten()), size=16)
+    values = sl.occlusion(model, torch.rand(1, 3, 16, 16), window=4, stride=4).values
+    assert values["fallback"] == "the network has no multiply-adds to save"
 
 
 class GatedLate(nn.Module):
@@ -720,7 +744,7 @@ def test_what_is_run_whole_counts_for_each_window(monkeypatch: pytest.MonkeyPatc
     # 49 % of a map in one convolution and all of it in the other, for six windows, and three images
     # beside them: more than seven images.
     values = sl.occlusion(model, image, label=1, window=40, stride=16).values
-    assert values["fallback"].startswith("it would save too little: 6 windows take about 1.")
+    assert values["fallback"].startswith("it would save too little: 6 windows take as long")
     values = sl.occlusion(model, image, label=1, window=8, stride=16).values
     assert values["fallback"] == ""
 

@@ -79,8 +79,8 @@ def occlusion(
             (black), "mean" (the image's mean colour), "blur" (the blurred image).
         batch: How many covered images are run at once; None for the fastest number that `memory`
             allows, at most 64.
-        incremental: Whether only what a window can affect is computed anew, which is faster and
-            gives the same scores, or every covered image as a whole.
+        incremental: Whether only what a window can affect is computed anew, where that is faster
+            (the scores are the same), or every covered image as a whole.
     """
     model = model.with_target(target)
     height, width = image.shape[-2:]

@@ -369,15 +369,20 @@ class NetworkRunner:
         finally:
             self.has_plain_layout = previous
 
-    @contextmanager
-    def watch_writes(self) -> Generator[None]:
-        """Context of a whole pass, which shows what the network overwrites if it has a gradient."""
-        if self.in_place_writes.is_known or not torch.is_grad_enabled():
-            yield
-            return
-        with WriteObserver(self.in_place_writes):
-            yield
-        self.in_place_writes.is_known = True
+    def watch_writes(self) -> AbstractContextManager[Any]:
+        """Context of a pass that shows whether the network overwrites inputs of its layers."""
+        if self.layer_sizes is LayerSizes.LARGE:
+            return nullcontext()  # its layers save none
+        return WriteObserver(self.in_place_writes)
+
+    def expect_writes(self) -> bool:
+        """Expects from now on that inputs of layers are overwritten; False where it did already.
+
+        Some networks do so for images of some sizes only.
+        """
+        expected_already = self.in_place_writes.found
+        self.in_place_writes.found = True
+        return not expected_already
 
     def _takes(self, image: Tensor) -> bool:
         """Whether the network runs on an image, or as far as it is to run."""

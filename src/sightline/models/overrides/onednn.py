@@ -54,6 +54,7 @@ from sightline.models.overrides.unsaved_inputs import (
     UnsavedInputsMode,
     WriteWatchingMode,
     convolve_unsaved,
+    normalize_copied,
 )
 
 IntPair = tuple[int, int]
@@ -115,7 +116,7 @@ def find_layer_sizes(network: nn.Module) -> LayerSizes:
         weight = vars(layer)["_parameters"].get("weight")
         if weight is not None:
             weights.append(weight)
-            packed_count += not is_thin_weight(weight, getattr(layer, "groups", 1))
+            packed_count += not is_thin_weight(weight, vars(layer).get("groups", 1))
     weight_size = sum(weight.numel() for weight in weights)
     if weights and weight_size >= MIN_MEAN_WEIGHT_ELEMENTS * len(weights):
         return LayerSizes.LARGE
@@ -197,12 +198,14 @@ class SmallLayersMode(WriteWatchingMode):
     ) -> Any:
         """The faster result where there is one, else the function's own."""
         if not self.writes.is_known:
-            self.note_writes(func, args, kwargs)
-        if func is not F.conv2d or not is_thin_convolution(args, kwargs):
-            return run_faster(func, args, kwargs)
-        if self.writes.may_occur and not is_left_to_torch(args):
-            return convolve_unsaved(*args, **kwargs)
-        return func(*args, **kwargs)
+            self.note_input(func, args, kwargs)
+        may_occur = self.writes.may_occur and not is_left_to_torch(args)
+        if func is F.conv2d and is_thin_convolution(args, kwargs):
+            return convolve_unsaved(*args, **kwargs) if may_occur else func(*args, **kwargs)
+        if func is F.batch_norm and may_occur:
+            output = try_cached_batch_norm(*args, **kwargs)
+            return normalize_copied(*args, **kwargs) if output is None else output
+        return run_faster(func, args, kwargs)
 
 
 def run_faster(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -323,12 +326,14 @@ def convolve_packed(*args: Any, **kwargs: Any) -> Tensor:
     return convolve_unsaved(*args, **kwargs) if output is None else output
 
 
+try_cached_batch_norm = partial(try_frozen_batch_norm, keeps_factors=True)
+
 # What takes the place of each function, or returns None where torch's own is as fast.
 _REPLACEMENTS: dict[Callable[..., Any], Callable[..., Tensor | None]] = {
     F.conv2d: convolve_packed,
     F.linear: try_positional_linear,
     F.multi_head_attention_forward: try_contiguous_attention,
-    F.batch_norm: partial(try_frozen_batch_norm, keeps_factors=True),
+    F.batch_norm: try_cached_batch_norm,
     F.relu: try_unobserved_relu,
     F.max_pool2d: try_unobserved_max_pool,
 }

@@ -5,10 +5,10 @@ the weight is frozen. A network that overwrites that input in place then can't b
 The gradient of the input itself needs only the input's shape.
 """
 
-from collections.abc import Callable
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Generator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor
@@ -16,9 +16,16 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.nn import functional as F
 
 from sightline.models.overrides.frozen_layers import try_frozen_batch_norm
-from sightline.models.overrides.mode import ObservingMode, OverrideMode, is_autocast_on
+from sightline.models.overrides.mode import (
+    ObservingMode,
+    OverrideMode,
+    is_autocast_on,
+    is_transformed,
+)
 
 MemoryLayout = tuple[torch.Size, tuple[int, ...]]
+
+T = TypeVar("T")
 
 # The layers that save their input even where their weights are frozen.
 INPUT_SAVING_FUNCTIONS = (F.conv2d, F.batch_norm)
@@ -46,6 +53,13 @@ class UnsavedInputsMode(OverrideMode):
         return func(*args, **kwargs)
 
 
+@dataclass(frozen=True)
+class Packed(Generic[T]):
+    """What is saved in place of a tensor."""
+
+    content: T
+
+
 @dataclass
 class InPlaceWrites:
     """Whether a network writes to a layer's input after it, as a whole pass of it showed.
@@ -63,25 +77,30 @@ class InPlaceWrites:
 
 
 class WriteWatchingMode(OverrideMode):
-    """A mode that notes in `writes`, until it is known, whether inputs are overwritten."""
+    """A mode that finds out, until it is known, whether inputs are overwritten."""
 
     def __init__(self, writes: InPlaceWrites) -> None:
         super().__init__()
         self.writes = writes
-        # By address, and kept so that no other tensor gets it.
-        self.layer_inputs: dict[int, Tensor] = {}
+        # Each with the number of writes to it so far. torch counts them, whoever makes them.
+        self.layer_inputs: list[tuple[Tensor, int]] = []
 
-    def note_writes(
+    def note_input(
         self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> None:
-        """Notes a layer's input, and whether one is written to."""
-        target = kwargs.get("out") if not args or "out" in kwargs else args[0]
-        if func in INPUT_SAVING_FUNCTIONS:
-            layer_input = kwargs.get("input", target)
-            if isinstance(layer_input, Tensor):
-                self.layer_inputs[get_address(layer_input)] = layer_input
-        elif isinstance(target, Tensor) and is_in_place(func, args, kwargs):
-            self.writes.found |= get_address(target) in self.layer_inputs
+        """Notes the input of a layer that saves it."""
+        if func not in INPUT_SAVING_FUNCTIONS or is_transformed():
+            return
+        layer_input = args[0] if args else kwargs.get("input")
+        if isinstance(layer_input, Tensor) and not layer_input.is_inference():
+            self.layer_inputs.append((layer_input, layer_input._version))
+
+    def __exit__(self, *error: Any) -> None:
+        super().__exit__(*error)
+        self.writes.found |= any(
+            layer_input._version != version for layer_input, version in self.layer_inputs
+        )
+        self.layer_inputs.clear()
 
 
 class WriteObserver(WriteWatchingMode, ObservingMode):
@@ -91,7 +110,7 @@ class WriteObserver(WriteWatchingMode, ObservingMode):
         self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
         """The function's own result."""
-        self.note_writes(func, args, kwargs)
+        self.note_input(func, args, kwargs)
         return func(*args, **kwargs)
 
 
@@ -106,32 +125,14 @@ class OwnLayersMode(WriteWatchingMode):
     ) -> Any:
         """The function's own result."""
         if not self.writes.is_known:
-            self.note_writes(func, args, kwargs)
+            self.note_input(func, args, kwargs)
         if is_autocast_on():
             return func(*args, **kwargs)
         if func is F.conv2d:
             return convolve_unsaved(*args, **kwargs)
         if func is F.batch_norm:
-            return normalize_copy(*args, **kwargs)
+            return normalize_copied(*args, **kwargs)
         return func(*args, **kwargs)
-
-
-def get_address(tensor: Tensor) -> int:
-    """Where the memory of a tensor begins, and of all that share it; 0 if it has none."""
-    try:
-        return tensor.untyped_storage().data_ptr()
-    except (NotImplementedError, RuntimeError):
-        return 0
-
-
-def is_in_place(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-    """Whether a call may write to the first tensor that it is given, or to `out`."""
-    name = getattr(func, "__name__", "")
-    is_named_so = name.endswith("_") and not name.endswith("__")
-    # x += y is __iadd__, and `F.relu(x, True)` has its flag by position.
-    is_operator = name.startswith("__i") or name in ("__setitem__", "__set__")
-    has_flag = any(value is True for value in (*args, kwargs.get("inplace")))
-    return is_named_so or is_operator or has_flag or kwargs.get("out") is not None
 
 
 def convolve_unsaved(input: Tensor, weight: Tensor, *args: Any, **kwargs: Any) -> Tensor:
@@ -140,30 +141,54 @@ def convolve_unsaved(input: Tensor, weight: Tensor, *args: Any, **kwargs: Any) -
     The bias and further settings are those of `F.conv2d`.
     """
     needs_input_gradient = input.requires_grad and torch.is_grad_enabled()
-    if not needs_input_gradient or weight.requires_grad:
+    if not needs_input_gradient or weight.requires_grad or is_transformed():
+        return F.conv2d(input, weight, *args, **kwargs)
+    if weight.is_set_to(input):  # and so is saved, too
         return F.conv2d(input, weight, *args, **kwargs)
 
-    def pack_tensor(saved: Tensor) -> Tensor | MemoryLayout:
-        return (saved.shape, saved.stride()) if saved.is_set_to(input) else saved
+    def note_layout(saved: Tensor) -> MemoryLayout:
+        return saved.shape, saved.stride()
 
-    def unpack_tensor(packed: Tensor | MemoryLayout) -> Tensor:
-        if isinstance(packed, Tensor):
-            return packed
+    def make_layout(layout: MemoryLayout) -> Tensor:
         # The values are not read. In another layout torch would convert the gradient to it.
-        return weight.new_empty(0).new_empty_strided(*packed)
+        return weight.new_empty(0).new_empty_strided(*layout)
 
-    with ExitStack() as stack:
-        # torch.func refuses such hooks; there the convolution is torch's own.
-        with suppress(RuntimeError):
-            stack.enter_context(saved_tensors_hooks(pack_tensor, unpack_tensor))
+    with replace_saved(input, note_layout, make_layout):
         return F.conv2d(input, weight, *args, **kwargs)
 
 
-def normalize_copy(input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+def normalize_copied(input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     """`F.batch_norm` that saves a copy of its input, where a gradient is needed.
 
     The settings are those of `F.batch_norm`.
     """
-    if input.requires_grad and torch.is_grad_enabled():
-        input = input.clone()
-    return F.batch_norm(input, *args, **kwargs)
+    if not input.requires_grad or not torch.is_grad_enabled():
+        return F.batch_norm(input, *args, **kwargs)
+    with replace_saved(input, copy_with_strides, lambda copied: copied):
+        return F.batch_norm(input, *args, **kwargs)
+
+
+def copy_with_strides(tensor: Tensor) -> Tensor:
+    """A copy that lies in memory as the tensor does, whose kernels torch chooses by that."""
+    memory = tensor.detach().untyped_storage().clone()
+    geometry = (tensor.storage_offset(), tensor.size(), tensor.stride())
+    return tensor.detach().new_empty(0).set_(memory, *geometry)
+
+
+@contextmanager
+def replace_saved(
+    input: Tensor, pack: Callable[[Tensor], T], unpack: Callable[[T], Tensor]
+) -> Generator[None]:
+    """Context in which operations save `pack(input)` in place of their input."""
+
+    def pack_tensor(saved: Tensor) -> Tensor | Packed[T]:
+        return Packed(pack(saved)) if saved.is_set_to(input) else saved
+
+    def unpack_tensor(saved: Tensor | Packed[T]) -> Tensor:
+        return unpack(saved.content) if isinstance(saved, Packed) else saved
+
+    with ExitStack() as stack:
+        # torch.func refuses such hooks; there the operation is torch's own.
+        with suppress(RuntimeError):
+            stack.enter_context(saved_tensors_hooks(pack_tensor, unpack_tensor))
+        yield
