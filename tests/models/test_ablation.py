@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from helpers import LABELS, small_network, smooth
+from helpers import LABELS, assert_close, small_network, smooth
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -132,6 +132,56 @@ def test_each_call_and_functional_step_has_units_of_its_own(layer: str) -> None:
             assert not ours[:, [1, 4]].any()
         theirs = expected.features(IMAGES, "fc")["fc"]
         torch.testing.assert_close(model.features(IMAGES, "fc")["fc"], theirs)
+
+
+class UsedByItsInput(nn.Module):
+    """A step that writes over its input, by which the network goes on."""
+
+    def __init__(self, spelling: str) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv = nn.Conv2d(3, 8, 3)
+        self.step = nn.ReLU(inplace=True)
+        self.kept = nn.Dropout(0.5)
+        self.head = nn.Conv2d(8, 5, 1)
+        self.spelling = spelling
+
+    def forward(self, x: Tensor) -> Tensor:
+        maps = self.conv(x)
+        if self.spelling == "method":
+            maps.relu_()
+        elif self.spelling == "function":
+            F.relu(maps, inplace=True)
+        else:
+            self.step(maps)
+        # What hands on its input has written nothing to it.
+        return self.head(maps + 0.5 * self.kept(maps)).mean((2, 3))
+
+
+@pytest.mark.parametrize("spelling", ["method", "function", "module"])
+def test_units_that_are_written_in_place_are_off_for_their_input_too(spelling: str) -> None:
+    network = UsedByItsInput(spelling).eval()
+    model = sl.load(network, size=(12, 14))
+    image = torch.rand(2, 3, 12, 14, generator=torch.Generator().manual_seed(1))
+    step = "step" if spelling == "module" else "/relu"
+    mask = torch.ones(8, 1, 1)
+    mask[[1, 4]] = 0
+
+    leaves = [image.clone().requires_grad_(), image.clone().requires_grad_()]
+    rectified = network.conv(model.normalize(leaves[0])).relu() * mask
+    expected = network.head(1.5 * rectified).mean((2, 3))
+    logits = model.ablated({step: [1, 4]}).logits(leaves[1])
+    assert_close(logits.detach(), expected.detach())
+    if spelling != "module":  # its gradient needs what was written over it
+        gradients = [
+            torch.autograd.grad(each[:, 2].sum(), leaf)[0]
+            for each, leaf in zip((expected, logits), leaves, strict=True)
+        ]
+        assert_close(*gradients)
+
+    maps = network.conv(model.normalize(image)).relu()
+    expected = network.head(maps + 0.5 * maps * mask).mean((2, 3))
+    assert_close(model.ablated({"kept": [1, 4]}).logits(image), expected.detach())
 
 
 def test_tokens_are_off_at_all_positions() -> None:

@@ -59,6 +59,7 @@ from sightline.models.network.inputs import (
 from sightline.models.network.probe import (
     RANDOM_NOTE,
     NetworkFindings,
+    is_last_answer_same,
     probe_network,
 )
 from sightline.models.network.runner import NetworkRunner
@@ -374,9 +375,10 @@ class Model(NetworkRunner):
         )
         is_plain = self.has_plain_layout
 
-        # One of the runs has two images, one a gradient, and one the layout of all later ones.
+        # One of the runs has two images, the layout of all later ones, and modules in place if they
+        # are. The other one has a gradient.
         def run(images: Tensor) -> Any:
-            with self.watch_writes():
+            with self.watch_writes(), self.modules_in_place():
                 output = self.repeat_in_plain_layout(lambda: self.run_network(images))
             self.in_place_writes.is_known = True
             return output
@@ -390,11 +392,30 @@ class Model(NetworkRunner):
         with self.lock, suspend_overrides(), make_tensors_on_cpu(), torch.inference_mode(False):
             self.settle_inputs()
             images = self.make_probe_images(size)
-            findings = probe_network(run, images, hints, None if is_plain else run_plainly)
+            has_two_ways = not is_plain or bool(self.in_place_modules)
+            findings = probe_network(run, images, hints, run_plainly if has_two_ways else None)
+            if self._goes_on_in_place(findings, images):
+                self.keep_in_place()
+                findings = probe_network(run, images, hints, None if is_plain else run_plainly)
             if findings.needs_plain_layout:
                 self.use_plain_layout()
                 findings = probe_network(run, images, hints)
             return findings
+
+    def _goes_on_in_place(self, findings: NetworkFindings, images: Tensor) -> bool:
+        """Whether the network goes on by what modules wrote over what they were given.
+
+        It does if it calls `self.relu(x)` and reads `x`, and has another answer otherwise.
+        """
+        head = findings.head
+        is_clear = not (findings.notes or findings.needs_plain_layout or findings.runs_one_by_one)
+        if not self.in_place_modules or head is None or is_clear or RANDOM_NOTE in findings.notes:
+            return False
+        with torch.no_grad():
+            output = self.run_network(images[-1:].clone())
+            with self.modules_in_place():
+                in_place_output = self.run_network(images[-1:].clone())
+        return not is_last_answer_same(in_place_output, output, head)
 
     def probe_at_size_of(self, image: Tensor) -> None:
         """Finds what the output means for images of this size, if it was not found for its own."""

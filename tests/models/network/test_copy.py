@@ -1,10 +1,13 @@
 """The private copy does what the network does, shares its parameters, and changes nothing of it."""
 
+import copy
+import pickle
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
+from helpers import assert_close
 from network_snapshots import take_full_snapshot
 from odd_networks import SIDE, Checkpointed, odd_networks
 from torch import nn
@@ -48,6 +51,57 @@ def test_the_copy_is_frozen_in_evaluation_mode_and_not_in_place() -> None:
     assert all(module.training for module in network.modules())
     assert all(parameter.requires_grad for parameter in network.parameters())
     assert network[2].inplace is True
+
+
+class GoesOnInPlace(nn.Module):
+    """Reads what a module wrote over its input, and by default throws away what it returns."""
+
+    def __init__(self, *, reads_input: bool = True) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv = nn.Conv2d(3, 6, 3)
+        self.norm = nn.BatchNorm2d(6)
+        self.act = nn.LeakyReLU(0.1, inplace=True)
+        self.head = nn.Linear(6, 4)
+        self.reads_input = reads_input
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        maps = self.norm(self.conv(x))
+        activated = self.act(maps)
+        return self.head((maps if self.reads_input else activated).mean((2, 3)))
+
+
+@pytest.mark.parametrize("reads_input", [True, False])
+@pytest.mark.parametrize("is_plain", [True, False])
+def test_networks_that_go_on_by_what_was_written_in_place(
+    reads_input: bool, is_plain: bool
+) -> None:
+    network = GoesOnInPlace(reads_input=reads_input).eval()
+    model = sl.load(network, size=(12, 10))
+    if is_plain:
+        model.use_plain_layout()
+    leaves = [IMAGE.clone().requires_grad_(), IMAGE.clone().requires_grad_()]
+    logits = model.logits(leaves[0])
+    expected = network(model.normalize(leaves[1]))
+    assert_close(logits.detach(), expected.detach())
+    gradients = [
+        torch.autograd.grad(each[:, 1].sum(), leaf)[0]
+        for each, leaf in zip((logits, expected), leaves, strict=True)
+    ]
+    assert_close(*gradients)
+    assert model.findings.notes == ()
+    # Where it makes no difference, features are kept.
+    assert model.network.get_submodule("act").inplace is reads_input  # type: ignore[union-attr]
+    assert network.act.inplace is True
+    with torch.no_grad():
+        maps = network.conv(model.normalize(IMAGE))
+        assert_close(model.features(IMAGE, ["conv"])["conv"], maps)
+        for copied in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+            assert torch.equal(copied.logits(IMAGE), model.logits(IMAGE))
+        ablated = model.ablated({"conv": [1]})
+        maps[:, 1] = 0
+        activated = network.act(network.norm(maps))
+        assert_close(ablated.logits(IMAGE), network.head(activated.mean((2, 3))))
 
 
 def test_parameters_are_shared_and_buffers_are_not() -> None:

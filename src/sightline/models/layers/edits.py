@@ -76,6 +76,10 @@ class CallEdits:
             return cast("tuple[Any, ...]", replace_first_tensor(args, edit)), kwargs
         return args, cast("dict[str, Any]", replace_first_tensor(kwargs, edit))
 
+    def has_edit_of(self, path: str) -> bool:
+        """Whether some call of this path has its output edited."""
+        return any(edited_path == path for edited_path, _ in self.output_edits)
+
     def has_step_edits(self, network: nn.Module) -> bool:
         """Whether some edits are of functional steps, which no module's hook reaches."""
         modules = dict(network.named_modules())
@@ -90,7 +94,11 @@ class OutputEditHook:
         self.path = path
 
     def __call__(self, module: nn.Module, args: Any, output: Any) -> Any:
-        return self.edits.edit_output(self.path, output)
+        edited = self.edits.edit_output(self.path, output)
+        is_in_place = getattr(module, "inplace", False) is True and bool(args)
+        if is_in_place and output is args[0] and edited is not output:
+            return output.copy_(edited)  # by which the network may go on
+        return edited
 
 
 class InputEditHook:

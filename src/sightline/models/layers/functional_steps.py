@@ -168,10 +168,32 @@ class FunctionalStepMode(ObservingMode):
             return func(*args, **kwargs)
 
         def call() -> Any:
-            output = func(*args, **kwargs)
-            return edit_step_output(self.edits, f"{path}/{step}", output)
+            step_path = f"{path}/{step}"
+            if any(call_edits.has_edit_of(step_path) for call_edits in self.edits):
+                return self.run_edited(step_path, func, args, kwargs)
+            return func(*args, **kwargs)
 
         return self.handle_step(path, step, call, inputs)
+
+    def run_edited(
+        self,
+        step_path: str,
+        func: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> Any:
+        """The edited result of a step. A step in place writes that, too, over what it is given."""
+        target = args[0] if args else kwargs.get("input")
+        if not isinstance(target, Tensor):
+            return edit_step_output(self.edits, step_path, func(*args, **kwargs))
+        # The gradient of the step may need what it writes itself, so it writes to a copy.
+        copied = target.clone()
+        version = copied._version
+        if not args:
+            kwargs = kwargs | {"input": copied}
+        output = func(copied, *args[1:], **kwargs) if args else func(**kwargs)
+        edited = edit_step_output(self.edits, step_path, output)
+        return edited if copied._version == version else target.copy_(edited)
 
 
 _ACTIVE = _ActiveModes()

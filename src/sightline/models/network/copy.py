@@ -1,5 +1,7 @@
 """Copies of a network that are safe to change: on the same weights, or on their own."""
 
+from collections.abc import Iterable
+
 import torch
 from torch import nn
 
@@ -8,7 +10,7 @@ from sightline.models.network.copying.copier import NetworkCopier, unwrap_networ
 
 
 def make_private_network(network: nn.Module, *, allow_meta: bool = True) -> nn.Module:
-    """A copy of the module tree on the same weights, in evaluation mode.
+    """A copy of the module tree on the same weights, in evaluation mode and not in place.
 
     It does what the network does, hooks included, and nothing that it does changes the network.
     Wrappers for several devices and for torch.compile are left out. `allow_meta` takes a network
@@ -20,10 +22,10 @@ def make_private_network(network: nn.Module, *, allow_meta: bool = True) -> nn.M
     check_network(unwrap_network(network), allow_meta=allow_meta)
     modules = [module for module in network.modules() if module.training]
     if not modules:
-        return copy_network(network, share_parameters=True)
+        return _write_out_of_place(copy_network(network, share_parameters=True))
     # A change of mode may change weights: some layers of LoRA add theirs to those they adapt.
     changes_weights = any(type(module).train is not nn.Module.train for module in modules)
-    copied = copy_network(network, share_parameters=not changes_weights)
+    copied = _write_out_of_place(copy_network(network, share_parameters=not changes_weights))
     try:
         return copied.eval()
     except NotImplementedError:
@@ -32,7 +34,7 @@ def make_private_network(network: nn.Module, *, allow_meta: bool = True) -> nn.M
 
 
 def copy_network(network: nn.Module, *, share_parameters: bool) -> nn.Module:
-    """A copy of a network with everything that its modules hold, frozen and not in place.
+    """A copy of a network with everything that its modules hold, frozen.
 
     Buffers, other tensors and containers are the copy's own, and so are the parameters unless
     `share_parameters` puts them on the same storage. Tensors of a graph are detached. Forward hooks
@@ -46,7 +48,24 @@ def copy_network(network: nn.Module, *, share_parameters: bool) -> nn.Module:
     without_draws = torch.random.fork_rng(devices=[])
     with without_draws, torch.inference_mode(False), torch.no_grad():
         copied = copier.copy_network(network)
-    for module in copied.modules():
-        if getattr(module, "inplace", False) is True:
-            module.inplace = False  # pyright: ignore
     return copied.requires_grad_(False)
+
+
+def find_in_place_modules(network: nn.Module) -> list[str]:
+    """The paths of the modules that write over what they are given, as ReLU does if asked to."""
+    modules = unwrap_network(network).named_modules()
+    return [path for path, module in modules if getattr(module, "inplace", False) is True]
+
+
+def _write_out_of_place(network: nn.Module) -> nn.Module:
+    """The network with no module in place, which overwrites features and what gradients need."""
+    set_in_place(network, find_in_place_modules(network), in_place=False)
+    return network
+
+
+def set_in_place(network: nn.Module, paths: Iterable[str], *, in_place: bool) -> None:
+    """Has the modules of these paths write over what they are given, or not."""
+    modules = dict(network.named_modules())
+    for path in paths:
+        if path in modules:
+            modules[path].inplace = in_place  # pyright: ignore

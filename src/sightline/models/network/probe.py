@@ -181,7 +181,7 @@ class Probe:
         random_findings = replace(findings, notes=(*findings.notes, RANDOM_NOTE))
 
         def is_same(first: Any, second: Any) -> bool:
-            return _is_last_answer_same(first, second, head)
+            return is_last_answer_same(first, second, head)
 
         if is_same(together, apart):
             # What keeps something from one run to the next may answer by the images before.
@@ -287,7 +287,7 @@ def _find_batch_axis(head: OutputHead, apart: Any, hints: HeadHints) -> int:
     return 1 if selected.shape[0] != 1 and selected.shape[1] == 1 else 0
 
 
-def _is_last_answer_same(outputs: Any, other_outputs: Any, head: OutputHead) -> bool:
+def is_last_answer_same(outputs: Any, other_outputs: Any, head: OutputHead) -> bool:
     """Whether two runs give the last image the same answer, to the output's precision."""
     answers: list[Any] = []
     for output in (outputs, other_outputs):

@@ -21,7 +21,12 @@ from sightline.images.validation import check_image
 from sightline.models.layers.capture import Capture, StopForwardPass, find_first_tensor
 from sightline.models.layers.functional_steps import edit_functional_steps
 from sightline.models.network.compilation import disable_compilation
-from sightline.models.network.copy import copy_network, make_private_network
+from sightline.models.network.copy import (
+    copy_network,
+    find_in_place_modules,
+    make_private_network,
+    set_in_place,
+)
 from sightline.models.network.copying.weight_writes import separate_written_weights
 from sightline.models.network.guard import (
     MAX_TRIED_SIZES,
@@ -133,6 +138,7 @@ class NetworkRunner:
 
         with torch.inference_mode(False):  # what is made in inference mode never has a gradient
             private = make_private_network(network)
+            self.in_place_modules = find_in_place_modules(network)
             first_weight = next(private.parameters(), torch.empty(0))
             self.device = torch.device(device) if device is not None else first_weight.device
             self.network = private.to(self.device)
@@ -368,6 +374,20 @@ class NetworkRunner:
             yield
         finally:
             self.has_plain_layout = previous
+
+    @contextmanager
+    def modules_in_place(self) -> Generator[None]:
+        """Context in which modules write over what they are given, as they are asked to."""
+        set_in_place(self.network, self.in_place_modules, in_place=True)
+        try:
+            yield
+        finally:
+            set_in_place(self.network, self.in_place_modules, in_place=False)
+
+    def keep_in_place(self) -> None:
+        """Has modules write over what they are given from now on."""
+        set_in_place(self.network, self.in_place_modules, in_place=True)
+        self.in_place_modules = []
 
     def watch_writes(self) -> AbstractContextManager[Any]:
         """Context of a pass that shows whether the network overwrites inputs of its layers."""
