@@ -189,10 +189,11 @@ class FunctionalStepMode(ObservingMode):
         # The gradient of the step may need what it writes itself, so it writes to a copy.
         copied = target.clone()
         version = copied._version
-        if not args:
+        if args:
+            args = (copied, *args[1:])
+        else:
             kwargs = kwargs | {"input": copied}
-        output = func(copied, *args[1:], **kwargs) if args else func(**kwargs)
-        edited = edit_step_output(self.edits, step_path, output)
+        edited = edit_step_output(self.edits, step_path, func(*args, **kwargs))
         return edited if copied._version == version else target.copy_(edited)
 
 
